@@ -1,0 +1,5 @@
+"""`python -m knit_workflows`: the worker process."""
+
+from knit_workflows.worker import main
+
+main()

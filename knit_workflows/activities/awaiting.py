@@ -1,0 +1,55 @@
+"""What a user's own workflow needs of knit: ask for a Run, and wait for its end."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from temporalio import activity
+
+from knit_workflows.activities.failures import translated
+from knit_workflows.activities.heartbeat import heartbeating
+from knit_workflows.contracts.runs import (
+    AwaitRunActivities,
+    EnsureRun,
+    FinishedRun,
+    OutputData,
+    RunRef,
+)
+from knit_workflows.domain.ids import KnitId, PlanId, RunId
+from knit_workflows.domain.ports import CatalogueStore
+
+
+class StoreAwaitRunActivities(AwaitRunActivities):
+    """The activities behind `knit_workflows.workflow.run_plan`, on the store alone."""
+
+    def __init__(self, store: CatalogueStore, fallback: timedelta) -> None:
+        self._store = store
+        self._fallback = fallback
+
+    @activity.defn(name="knit.ensure_run")
+    async def ensure_run(self, request: EnsureRun) -> RunRef:
+        """Find or create the Run; the Projector starts it like any other."""
+        inputs = {path: KnitId(knit_id) for path, knit_id in request.inputs.items()}
+        with translated():
+            key = await self._store.ensure_run(PlanId(request.plan_id), inputs)
+        return RunRef(run_id=key.run_id, generation=key.generation)
+
+    @activity.defn(name="knit.await_run")
+    async def await_run(self, request: RunRef) -> FinishedRun:
+        """Wait until the Run is final."""
+        with translated():
+            async with heartbeating():
+                run = await self._store.wait_final(RunId(request.run_id), fallback=self._fallback)
+        ended = run.summary.exit
+        return FinishedRun(
+            run_id=run.summary.run_id,
+            status=run.summary.status,
+            exit_code=ended.code if ended else None,
+            exit_message=ended.message if ended else "",
+            outputs=tuple(
+                OutputData(path=output.path, knit_id=output.knit_id)
+                for output in run.outputs
+                if output.knit_id is not None
+            ),
+            log=run.log.knit_id if run.log else None,
+        )

@@ -1,0 +1,47 @@
+"""How long a run pod may fail to start before its Run is given up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+from knit_workflows.compute.base import Observation, Phase, Trouble, TroubleKind
+
+
+@dataclass(slots=True)
+class Patience:
+    """Remembers since when a pod has had which kind of trouble.
+
+    Image trouble has `image`, transient trouble `transient` of time; a pod for which there is no
+    room waits for ever. Trouble that goes away is forgotten. Instants are monotonic seconds.
+    """
+
+    image: timedelta
+    transient: timedelta
+    _kind: TroubleKind | None = field(default=None, init=False)
+    _since: float = field(default=0.0, init=False)
+
+    def lost_with(self, observation: Observation, now: float) -> Trouble | None:
+        """Give the trouble that has lasted too long, else None."""
+        trouble = observation.trouble if observation.phase is Phase.PENDING else None
+        if trouble is None:
+            self._kind = None
+            return None
+        if trouble.kind is not self._kind:
+            self._kind, self._since = trouble.kind, now
+        limit = self._limit()
+        return trouble if limit is not None and now - self._since >= limit else None
+
+    def wakes_in(self, now: float) -> float | None:
+        """Give the seconds after which to ask again although nothing has changed; None: never."""
+        limit = self._limit()
+        return None if limit is None else max(0.0, self._since + limit - now)
+
+    def _limit(self) -> float | None:
+        match self._kind:
+            case TroubleKind.IMAGE:
+                return self.image.total_seconds()
+            case TroubleKind.TRANSIENT:
+                return self.transient.total_seconds()
+            case _:
+                return None

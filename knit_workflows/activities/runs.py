@@ -1,0 +1,259 @@
+"""What `knit.Run` does in the world: volumes, the run pod, and the Run's statuses in the store."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing, suppress
+from datetime import timedelta
+from typing import Final
+
+from temporalio import activity
+
+from knit_workflows import names
+from knit_workflows.activities.failures import translated
+from knit_workflows.activities.heartbeat import heartbeating
+from knit_workflows.activities.patience import Patience
+from knit_workflows.compute.base import (
+    ENDED,
+    ComputeBackend,
+    Mount,
+    Observation,
+    Phase,
+    RunPod,
+    Trouble,
+    Volume,
+)
+from knit_workflows.contracts.runs import (
+    Finalized,
+    Launched,
+    RunActivities,
+    RunRef,
+    Stopped,
+    StopRun,
+    Watched,
+)
+from knit_workflows.domain.errors import BackendRejected
+from knit_workflows.domain.ids import RunId
+from knit_workflows.domain.ports import MountedData, RunKey, RunOrder, RunStore, UsedResources
+from knit_workflows.domain.runs import LOST, STUCK_CODE, Exit, RunStatus
+from knit_workflows.settings import EngineSettings
+
+log = logging.getLogger(__name__)
+
+CANCELLED: Final = Exit(253, "cancelled in Temporal")
+ASK_AGAIN: Final = timedelta(seconds=10)
+"""How often a stop is repeated while the run pod is still there."""
+
+
+class ComputeRunActivities(RunActivities):
+    """The activities of `knit.Run`, on a store and a compute back-end."""
+
+    def __init__(self, store: RunStore, backend: ComputeBackend, settings: EngineSettings) -> None:
+        self._store = store
+        self._backend = backend
+        self._settings = settings
+
+    @activity.defn(name="knit.launch_run")
+    async def launch_run(self, request: RunRef) -> Launched:
+        """Create the volumes (→ ready) and the run pod (→ starting).
+
+        Where an earlier attempt stopped, this one goes on: the status in the store says how far
+        it came. Once the Run is starting, no pod is ever created again.
+        """
+        with translated():
+            order = await self._store.run_order(_key(request))
+            status = order.status
+            try:
+                if status is RunStatus.WAITING:
+                    await self._create_volumes(order)
+                    status = await self._store.advance(
+                        order.key, RunStatus.READY, cause="volumes created"
+                    )
+                if status is RunStatus.READY:
+                    await self._backend.launch(run_pod(order))
+                    status = await self._store.advance(
+                        order.key,
+                        RunStatus.STARTING,
+                        cause="run pod created",
+                        used=UsedResources(order.resources, order.service_account),
+                    )
+            except BackendRejected as error:
+                status = await self._store.advance(
+                    order.key,
+                    RunStatus.ABORTING,
+                    cause="refused by the compute back-end",
+                    exit=Exit(STUCK_CODE, error.reason),
+                )
+        _log(order.key, status)
+        return Launched(status=status)
+
+    @activity.defn(name="knit.watch_run")
+    async def watch_run(self, request: RunRef) -> Watched:
+        """Watch until the container has started (→ running) and ended (→ completing, aborting)."""
+        key = _key(request)
+        name = names.run_pod(key.run_id, key.generation)
+        with translated():
+            async with heartbeating(), aclosing(self._observations(name)) as observations:
+                running = False
+                async for observation, trouble in observations:
+                    if trouble is not None:
+                        return await self._give_up(key, _stuck(name, trouble), "run pod stuck")
+                    if observation.phase is Phase.ABSENT:
+                        return await self._give_up(key, LOST, "run pod lost")
+                    if observation.phase in ENDED:
+                        return await self._ended(key, observation)
+                    if observation.phase is Phase.RUNNING and not running:
+                        running = True
+                        await self._started(key, observation)
+        raise AssertionError("a watch ends only with its pod")
+
+    @activity.defn(name="knit.stop_run")
+    async def stop_run(self, request: StopRun) -> Stopped:
+        """Kill the run pod and wait until it is gone; a Run that never had one is fine."""
+        key = RunKey(RunId(request.run_id), request.generation)
+        name = names.run_pod(key.run_id, key.generation)
+        with translated():
+            async with heartbeating():
+                if request.abort:
+                    await self._store.advance(
+                        key, RunStatus.ABORTING, cause="cancelled in Temporal", exit=CANCELLED
+                    )
+                while not await self._stopped(name):
+                    log.info(
+                        "run pod is still there",
+                        extra={"action": "stop_repeated", "run_id": key.run_id},
+                    )
+                order = await self._store.run_order(key)
+        return Stopped(status=order.status)
+
+    @activity.defn(name="knit.finalize_run")
+    async def finalize_run(self, request: RunRef) -> Finalized:
+        """Commit the lineage (→ done, failed), then release the run pod.
+
+        Lineage first: a back-end that is away delays only the clean-up.
+        """
+        key = _key(request)
+        with translated():
+            status = await self._store.finalize(key, cause="run pod ended")
+            _log(key, status)
+            await self._backend.release(names.run_pod(key.run_id, key.generation))
+        return Finalized(status=status)
+
+    async def _create_volumes(self, order: RunOrder) -> None:
+        made = [*order.outputs, *([order.log] if order.log else [])]
+        await asyncio.gather(*(self._backend.create_volume(_volume(data)) for data in made))
+
+    async def _started(self, key: RunKey, observation: Observation) -> None:
+        status = await self._store.advance(
+            key,
+            RunStatus.RUNNING,
+            cause="container started",
+            image_digest=observation.image_digest,
+        )
+        _log(key, status)
+
+    async def _ended(self, key: RunKey, observation: Observation) -> Watched:
+        assert observation.exit is not None
+        succeeded = observation.phase is Phase.SUCCEEDED
+        status = await self._store.advance(
+            key,
+            RunStatus.COMPLETING if succeeded else RunStatus.ABORTING,
+            cause="run pod ended",
+            exit=observation.exit,
+            image_digest=observation.image_digest,
+        )
+        return _watched(key, status, observation.exit, pod_ended=True)
+
+    async def _give_up(self, key: RunKey, exit: Exit, cause: str) -> Watched:
+        status = await self._store.advance(key, RunStatus.ABORTING, cause=cause, exit=exit)
+        return _watched(key, status, exit, pod_ended=False)
+
+    async def _observations(
+        self, name: str
+    ) -> AsyncGenerator[tuple[Observation, Trouble | None], None]:
+        """Yield what is seen of a pod, with the trouble that has lasted too long, if any."""
+        patience = Patience(self._settings.image_patience, self._settings.transient_patience)
+        watch = self._backend.watch(name)
+        upcoming: asyncio.Future[Observation] | None = None
+        last: Observation | None = None
+        try:
+            while True:
+                upcoming = upcoming or asyncio.ensure_future(anext(watch))
+                now = time.monotonic()
+                timeout = patience.wakes_in(now) if last else None
+                done, _ = await asyncio.wait([upcoming], timeout=timeout)
+                if done:
+                    last, upcoming = upcoming.result(), None
+                assert last is not None
+                yield last, patience.lost_with(last, time.monotonic())
+        finally:
+            if upcoming is not None:
+                upcoming.cancel()
+                with suppress(asyncio.CancelledError, StopAsyncIteration):
+                    await upcoming
+
+    async def _stopped(self, name: str) -> bool:
+        """Ask for the stop and wait a while; give whether the pod is gone."""
+        await self._backend.stop(name, grace=self._settings.stop_grace)
+        patience = ASK_AGAIN + self._settings.stop_grace
+        try:
+            async with asyncio.timeout(patience.total_seconds()):
+                async for observation in self._backend.watch(name):
+                    if observation.phase is Phase.ABSENT:
+                        return True
+        except TimeoutError:
+            return False
+        return False
+
+
+def run_pod(order: RunOrder) -> RunPod:
+    """Say what pod carries out a Run; pure."""
+    return RunPod(
+        name=names.run_pod(order.key.run_id, order.key.generation),
+        run_id=order.key.run_id,
+        generation=order.key.generation,
+        plan_id=order.plan_id,
+        image=str(order.image) if order.image else "",
+        inputs=tuple(Mount(data.path, _volume(data)) for data in order.inputs),
+        outputs=tuple(Mount(data.path, _volume(data)) for data in order.outputs),
+        log=_volume(order.log) if order.log else None,
+        entrypoint=order.entrypoint,
+        args=order.args,
+        resources=order.resources,
+        on_node=order.on_node,
+        service_account=order.service_account,
+    )
+
+
+def _key(request: RunRef) -> RunKey:
+    return RunKey(RunId(request.run_id), request.generation)
+
+
+def _volume(data: MountedData) -> Volume:
+    return Volume(name=data.volume, knit_id=data.knit_id)
+
+
+def _stuck(name: str, trouble: Trouble) -> Exit:
+    return Exit(STUCK_CODE, f"(pod {name}) [{trouble.reason}] {trouble.message}")
+
+
+def _watched(key: RunKey, status: RunStatus, exit: Exit, *, pod_ended: bool) -> Watched:
+    _log(key, status, exit)
+    return Watched(
+        status=status, pod_ended=pod_ended, exit_code=exit.code, exit_message=exit.message
+    )
+
+
+def _log(key: RunKey, status: RunStatus, exit: Exit | None = None) -> None:
+    extra: dict[str, object] = {
+        "action": "run_status",
+        "run_id": key.run_id,
+        "generation": key.generation,
+        "status": str(status),
+    }
+    if exit is not None:
+        extra |= {"exit_code": exit.code, "exit_message": exit.message}
+    log.info("run is %s", status, extra=extra)

@@ -1,0 +1,146 @@
+"""What a process that serves users asks of Temporal: transfers, and a nudge for a stop.
+
+One `KnitClient` per process, never one per request. Temporal not answering is EngineUnavailable.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Final, Literal
+
+from temporalio.client import (
+    Client,
+    WithStartWorkflowOperation,
+    WorkflowUpdateFailedError,
+    WorkflowUpdateRPCTimeoutOrCancelledError,
+)
+from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
+from temporalio.service import RPCError, RPCStatusCode
+
+from knit_workflows import names
+from knit_workflows.contracts.messages import Nothing
+from knit_workflows.contracts.transfers import Closed, Finish, Opened, TransferInput
+from knit_workflows.domain import errors
+from knit_workflows.domain.ids import KnitId, RunId
+from knit_workflows.settings import QueueSettings
+from knit_workflows.workflows.transfer import TransferWorkflow
+
+RPC_TIMEOUT: Final = timedelta(seconds=10)
+ADVICE: Final = "Temporal does not answer at the moment; try again in some seconds"
+ANEW: Final = "start the transfer anew"
+
+
+@dataclass(frozen=True, slots=True)
+class OpenTransfer:
+    """A door that is open; where it leads stands in the store under `transfer_id`."""
+
+    transfer_id: str
+    knit_id: KnitId
+    run_id: RunId | None
+
+
+class KnitClient:
+    """knit's view of a Temporal client (connected with `KnitPlugin`)."""
+
+    def __init__(
+        self,
+        client: Client,
+        *,
+        lease: timedelta = timedelta(seconds=60),
+        queues: QueueSettings | None = None,
+    ) -> None:
+        self._client = client
+        self._lease = lease
+        self._queues = queues or QueueSettings()
+
+    async def ping(self) -> None:
+        """Answer when Temporal does; raises EngineUnavailable."""
+        with _translated():
+            if not await self._client.service_client.check_health(timeout=timedelta(seconds=2)):
+                raise errors.EngineUnavailable(advice=ADVICE)
+
+    async def open_upload(self) -> OpenTransfer:
+        """Make a new, empty Data with its upload Run, and open the door to it."""
+        run_id, knit_id = RunId(str(uuid.uuid4())), KnitId(str(uuid.uuid4()))
+        return await self._open("write", knit_id, run_id)
+
+    async def open_download(self, knit_id: KnitId) -> OpenTransfer:
+        """Open a door to read a Data. Raises DataNotFound."""
+        return await self._open("read", knit_id, None)
+
+    async def _open(
+        self, mode: Literal["read", "write"], knit_id: KnitId, run_id: RunId | None
+    ) -> OpenTransfer:
+        transfer_id = uuid.uuid4().hex
+        start = WithStartWorkflowOperation(
+            TransferWorkflow.run,
+            TransferInput(
+                transfer_id=transfer_id,
+                mode=mode,
+                knit_id=knit_id,
+                run_id=run_id or "",
+                lease=self._lease,
+                compute_queue=self._queues.compute,
+            ),
+            id=names.transfer_workflow(transfer_id),
+            task_queue=self._queues.engine,
+            id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+            id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
+        )
+        with _translated():
+            opened = await self._client.execute_update_with_start_workflow(
+                TransferWorkflow.open,
+                Nothing(),
+                id="open",
+                start_workflow_operation=start,
+                rpc_timeout=self._lease,
+            )
+        _raise_unless(opened)
+        return OpenTransfer(transfer_id, knit_id, run_id)
+
+    async def renew(self, transfer: OpenTransfer) -> None:
+        """Say that the client is still there; send it a few times per lease."""
+        handle = self._client.get_workflow_handle_for(
+            TransferWorkflow.run, names.transfer_workflow(transfer.transfer_id)
+        )
+        with _translated():
+            await handle.signal(TransferWorkflow.renew, rpc_timeout=RPC_TIMEOUT)
+
+    async def finish(self, transfer: OpenTransfer, *, ok: bool, reason: str = "") -> Closed:
+        """End the transfer and wait for its outcome; a second call gives the same answer."""
+        handle = self._client.get_workflow_handle_for(
+            TransferWorkflow.run, names.transfer_workflow(transfer.transfer_id)
+        )
+        with _translated():
+            return await handle.execute_update(
+                TransferWorkflow.finish,
+                Finish(ok=ok, reason=reason),
+                id="finish",
+                rpc_timeout=self._lease,
+            )
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """Turn what Temporal's client raises into the domain's words, in this one place."""
+    try:
+        yield
+    except RPCError as cause:
+        if cause.status is RPCStatusCode.NOT_FOUND:
+            raise errors.Conflict("the transfer is over", advice=ANEW) from cause
+        raise errors.EngineUnavailable(advice=ADVICE) from cause
+    except (WorkflowUpdateRPCTimeoutOrCancelledError, RuntimeError) as cause:
+        raise errors.EngineUnavailable(advice=ADVICE) from cause
+    except WorkflowUpdateFailedError as cause:
+        raise errors.Conflict(f"the transfer is over: {cause.cause}", advice=ANEW) from cause
+
+
+def _raise_unless(opened: Opened) -> None:
+    if opened.ok:
+        return
+    kind = getattr(errors, opened.kind, errors.KnitError)
+    raise kind(opened.reason, advice=opened.advice)

@@ -1,0 +1,1 @@
+"""Where run pods and volumes live: one contract (`base`) and its adapters."""

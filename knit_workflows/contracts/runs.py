@@ -1,0 +1,155 @@
+"""Carrying out one Run: messages and activities of `knit.Run`."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from datetime import timedelta
+
+from temporalio import activity
+
+from knit_workflows.contracts.messages import Message
+
+
+class RunInput(Message):
+    """One generation of a Run. Queue names and time-outs travel along, so replays see the same."""
+
+    run_id: str
+    generation: int
+    plan_id: str
+    image: str = ""
+    input_ids: tuple[str, ...] = ()
+    search_attributes: bool = False
+    """Whether the server knows knit's search attributes."""
+    compute_queue: str
+    watch_queue: str
+    heartbeat: timedelta = timedelta(seconds=20)
+
+
+class RunResult(Message):
+    """How the Run ended: a final status, and the exit when it had one."""
+
+    status: str
+    exit_code: int | None = None
+    exit_message: str = ""
+
+
+class RunRef(Message):
+    """One execution of a Run."""
+
+    run_id: str
+    generation: int
+
+
+class Launched(Message):
+    """After the launch: the Run's status. Anything but starting/running ends the watch before it
+    began: the user has stopped it, or the back-end refuses it."""
+
+    status: str
+
+
+class Watched(Message):
+    """The watch is over: the Run is completing or aborting (or was stopped meanwhile).
+
+    `pod_ended` False: the run pod may still be there (stuck, lost) and must be removed first.
+    """
+
+    status: str
+    pod_ended: bool = True
+    exit_code: int | None = None
+    exit_message: str = ""
+
+
+class StopRun(Message):
+    """Have the run pod gone. `abort` moves a Run that nobody stopped in the store yet to aborting
+    (a cancellation in Temporal)."""
+
+    run_id: str
+    generation: int
+    abort: bool
+
+
+class Stopped(Message):
+    """Nothing of the run pod can write any more; the Run's status as the store has it."""
+
+    status: str
+
+
+class Finalized(Message):
+    """The lineage is committed: the final status."""
+
+    status: str
+
+
+class StopRequest(Message):
+    """A user's stop: as a failure, or as good enough."""
+
+    fail: bool
+
+
+class StopAccepted(Message):
+    """The stop is on its way."""
+
+    phase: str
+
+
+class RunActivities(ABC):
+    """What `knit.Run` does in the world. Each may run twice or die half-way."""
+
+    @activity.defn(name="knit.launch_run")
+    @abstractmethod
+    async def launch_run(self, request: RunRef) -> Launched:
+        """Create the volumes (→ ready) and the run pod (→ starting)."""
+
+    @activity.defn(name="knit.watch_run")
+    @abstractmethod
+    async def watch_run(self, request: RunRef) -> Watched:
+        """Watch until the container has started (→ running) and ended (→ completing, aborting)."""
+
+    @activity.defn(name="knit.stop_run")
+    @abstractmethod
+    async def stop_run(self, request: StopRun) -> Stopped:
+        """Kill the run pod and wait until it is gone."""
+
+    @activity.defn(name="knit.finalize_run")
+    @abstractmethod
+    async def finalize_run(self, request: RunRef) -> Finalized:
+        """Commit the lineage (→ done, failed), then release the run pod."""
+
+
+class EnsureRun(Message):
+    """Ask for the Run of a Plan with exactly these inputs: path → knit id."""
+
+    plan_id: str
+    inputs: dict[str, str]
+
+
+class OutputData(Message):
+    """A Data that a Run made."""
+
+    path: str
+    knit_id: str
+
+
+class FinishedRun(Message):
+    """A final Run as a user's own workflow sees it; `log` is the log's knit id."""
+
+    run_id: str
+    status: str
+    exit_code: int | None = None
+    exit_message: str = ""
+    outputs: tuple[OutputData, ...] = ()
+    log: str | None = None
+
+
+class AwaitRunActivities(ABC):
+    """What `knit_workflows.workflow.run_plan` uses."""
+
+    @activity.defn(name="knit.ensure_run")
+    @abstractmethod
+    async def ensure_run(self, request: EnsureRun) -> RunRef:
+        """Find or create the Run."""
+
+    @activity.defn(name="knit.await_run")
+    @abstractmethod
+    async def await_run(self, request: RunRef) -> FinishedRun:
+        """Wait until the Run is final."""

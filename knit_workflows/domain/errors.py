@@ -1,0 +1,120 @@
+"""The one tree of expected failures; each class says by its place what a caller may do about it.
+
+```
+KnitError
+├─ InvalidRequest   InvalidTag, InvalidQuantity, InvalidPlan      400  never retried
+├─ NotFound         DataNotFound, PlanNotFound, RunNotFound       404  never retried
+├─ Conflict         EquivalentPlan, CyclicPlans, IllegalMove,
+│                   TooManyRuns, DataExists, Superseded           409  never retried
+├─ Unavailable      StoreUnavailable, BackendUnavailable,
+│                   EngineUnavailable, TransferNotReady           503  retried
+└─ BackendRejected                                                500  never retried
+```
+The class docstring is the default message. `advice` tells the user what to do next and `see` names
+the thing to look at (an id); both are shown by the API and the command line. A user's container
+that exits with 1 is an outcome, not an error; a bug is not in this tree.
+"""
+
+from __future__ import annotations
+
+
+class KnitError(Exception):
+    """Something knit knows about went wrong."""
+
+    def __init__(self, reason: str | None = None, *, advice: str = "", see: str = "") -> None:
+        self.reason = reason or (type(self).__doc__ or "").strip().splitlines()[0]
+        self.advice = advice
+        self.see = see
+        super().__init__(self.reason)
+
+
+class InvalidRequest(KnitError):
+    """The request is not valid."""
+
+
+class InvalidTag(InvalidRequest):
+    """The tag is not valid."""
+
+
+class InvalidQuantity(InvalidRequest):
+    """The quantity is not a Kubernetes quantity."""
+
+
+class InvalidPlan(InvalidRequest):
+    """The Plan is not valid."""
+
+
+class InvalidArchive(InvalidRequest):
+    """The archive is not one that knit unpacks."""
+
+
+class NotFound(KnitError):
+    """There is no such thing."""
+
+
+class DataNotFound(NotFound):
+    """There is no such Data."""
+
+
+class PlanNotFound(NotFound):
+    """There is no such Plan."""
+
+
+class RunNotFound(NotFound):
+    """There is no such Run."""
+
+
+class Conflict(KnitError):
+    """The present state does not allow it."""
+
+
+class EquivalentPlan(Conflict):
+    """An equivalent Plan is registered already."""
+
+
+class CyclicPlans(Conflict):
+    """The Plan would feed itself."""
+
+
+class TooManyRuns(Conflict):
+    """The Plan would at once create more Runs than the limit allows."""
+
+
+class IllegalMove(Conflict):
+    """The Run cannot go from its status to that one."""
+
+
+class DataExists(Conflict):
+    """The Data has content already."""
+
+
+class Superseded(Conflict):
+    """The Run has gone on to a later generation; this execution has nothing to do any more."""
+
+
+class Unavailable(KnitError):
+    """A part of knit does not answer at the moment."""
+
+
+class StoreUnavailable(Unavailable):
+    """The database does not answer."""
+
+
+class EngineUnavailable(Unavailable):
+    """Temporal does not answer."""
+
+
+class BackendUnavailable(Unavailable):
+    """The compute back-end does not answer."""
+
+
+class TransferNotReady(Unavailable):
+    """The transfer is not ready yet."""
+
+
+class StorageFull(Unavailable):
+    """There is no space left for the Data."""
+
+
+class BackendRejected(KnitError):
+    """The compute back-end refuses this for good."""

@@ -1,0 +1,175 @@
+"""Plans as values: what a Plan says, and how other things refer to it.
+
+The rules a Plan must keep are in `plan_rules`, its identity and the graph of Plans in `plan_graph`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Final
+
+from knit_workflows.domain.ids import PlanId
+from knit_workflows.domain.tags import Tag
+
+UPLOADED: Final = "knit#uploaded"
+"""Name of the built-in Plan whose Runs are uploads; its one output is at `/upload`."""
+IMPORTED: Final = "knit#imported"
+"""Name of the built-in Plan whose Runs are imports; its one output is at `/imported`."""
+LOG_PATH: Final = "/log"
+"""Path under which a Plan's log is kept among its outputs."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Annotation:
+    """A `key=value` note on a Plan; no influence on matching, identity or execution."""
+
+    key: str
+    value: str
+
+    def __str__(self) -> str:
+        return f"{self.key}={self.value}"
+
+
+class NodeMode(StrEnum):
+    """How strongly a Plan wishes for a kind of node."""
+
+    MAY = "may"
+    PREFER = "prefer"
+    MUST = "must"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class NodeRule:
+    """One `on_node` entry."""
+
+    mode: NodeMode
+    key: str
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """A container image by name: `repository` may hold a host; `image_tag` is never empty."""
+
+    repository: str
+    image_tag: str
+
+    def __str__(self) -> str:
+        return f"{self.repository}:{self.image_tag}"
+
+
+@dataclass(frozen=True, slots=True)
+class Requirement:
+    """What an input asks of a Data: every user tag, and optionally one id and one instant."""
+
+    tags: frozenset[Tag]
+    knit_id: str | None = None
+    timestamp: datetime | None = None
+
+    @property
+    def has_system_tag(self) -> bool:
+        """Whether it pins an id or an instant; such inputs never make a relation between Plans."""
+        return self.knit_id is not None or self.timestamp is not None
+
+
+@dataclass(frozen=True, slots=True)
+class PlanInput:
+    """A hole of a Plan that Data fills."""
+
+    path: str
+    requirement: Requirement
+
+
+@dataclass(frozen=True, slots=True)
+class PlanOutput:
+    """A place where a Run of the Plan leaves Data; its user tags are put on that Data."""
+
+    path: str
+    tags: frozenset[Tag]
+
+
+@dataclass(frozen=True, slots=True)
+class PlanSpec:
+    """One kind of computation, checked: every rule of `plan_rules` holds.
+
+    Inputs (one or more) and outputs (none or more) are sorted by path; `log` is None when no log
+    is kept; `resources` maps a resource name to a canonical Kubernetes quantity and always holds
+    `cpu` and `memory`.
+    """
+
+    image: Image
+    inputs: tuple[PlanInput, ...]
+    outputs: tuple[PlanOutput, ...] = ()
+    log: frozenset[Tag] | None = None
+    entrypoint: tuple[str, ...] = ()
+    args: tuple[str, ...] = ()
+    on_node: tuple[NodeRule, ...] = ()
+    resources: Mapping[str, str] = field(default_factory=dict)
+    service_account: str | None = None
+    annotations: tuple[Annotation, ...] = ()
+    active: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Mountpoint:
+    """A place of a Plan where Data goes in or comes out; the tags are the Plan's, sorted."""
+
+    path: str
+    tags: tuple[Tag, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PlanSummary:
+    """A Plan as other things refer to it: `image` of a user's Plan, or `name` of a built-in one."""
+
+    plan_id: PlanId
+    image: Image | None
+    name: str | None
+    entrypoint: tuple[str, ...] = ()
+    args: tuple[str, ...] = ()
+    annotations: tuple[Annotation, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PlanLink:
+    """A neighbour in the graph of Plans, and its mountpoint (path None: its log)."""
+
+    plan: PlanSummary
+    path: str | None
+    tags: tuple[Tag, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LinkedMountpoint:
+    """A mountpoint with the neighbours on its far side."""
+
+    mountpoint: Mountpoint
+    links: tuple[PlanLink, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PlanDetail:
+    """A Plan with its neighbours; mountpoints in path order."""
+
+    summary: PlanSummary
+    inputs: tuple[LinkedMountpoint, ...]
+    outputs: tuple[LinkedMountpoint, ...]
+    log: LinkedMountpoint | None
+    active: bool
+    on_node: tuple[NodeRule, ...]
+    resources: Mapping[str, str]
+    service_account: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class PlanQuery:
+    """What `plan find` asks for; `image_tag` None means any tag of the repository."""
+
+    active: bool | None = None
+    repository: str | None = None
+    image_tag: str | None = None
+    input_tags: tuple[Tag, ...] = ()
+    output_tags: tuple[Tag, ...] = ()

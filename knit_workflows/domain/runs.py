@@ -1,0 +1,159 @@
+"""Runs: their ten statuses, the legal moves between them, and how they end.
+
+```
+(new) ──► deactivated ◄──► waiting ──► ready ──► starting ──► running
+               │              │          ├──────────┴───────────┤
+               └──► aborting ◄┴──────────┴──────────┐           │
+                       │                            └─► completing
+                       ▼                                     ▼
+                     failed                                 done      (deleted: invalidated)
+```
+Only this module knows the legal moves. Retry and deletion bypass them, with checks of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Final
+
+from knit_workflows.domain.ids import KnitId, RunId
+from knit_workflows.domain.plans import PlanSummary
+from knit_workflows.domain.tags import Tag
+
+
+class RunStatus(StrEnum):
+    """Where a Run stands."""
+
+    DEACTIVATED = "deactivated"
+    WAITING = "waiting"
+    READY = "ready"
+    STARTING = "starting"
+    RUNNING = "running"
+    COMPLETING = "completing"
+    ABORTING = "aborting"
+    DONE = "done"
+    FAILED = "failed"
+    INVALIDATED = "invalidated"
+
+
+_S = RunStatus
+
+PROCESSING: Final = frozenset(
+    {
+        _S.DEACTIVATED,
+        _S.WAITING,
+        _S.READY,
+        _S.STARTING,
+        _S.RUNNING,
+        _S.COMPLETING,
+        _S.ABORTING,
+    }
+)
+"""Statuses of a Run that is not final."""
+
+ACTIVE: Final = frozenset({_S.READY, _S.STARTING, _S.RUNNING, _S.COMPLETING, _S.ABORTING})
+"""Statuses of a Run that may hold objects of a compute back-end."""
+
+MOVES: Final[Mapping[RunStatus, frozenset[RunStatus]]] = {
+    _S.DEACTIVATED: frozenset({_S.WAITING, _S.ABORTING}),
+    _S.WAITING: frozenset({_S.DEACTIVATED, _S.READY, _S.ABORTING}),
+    _S.READY: frozenset({_S.STARTING, _S.RUNNING, _S.ABORTING, _S.COMPLETING}),
+    _S.STARTING: frozenset({_S.RUNNING, _S.ABORTING, _S.COMPLETING}),
+    _S.RUNNING: frozenset({_S.ABORTING, _S.COMPLETING}),
+    _S.ABORTING: frozenset({_S.FAILED}),
+    _S.COMPLETING: frozenset({_S.DONE}),
+    _S.DONE: frozenset(),
+    _S.FAILED: frozenset(),
+    _S.INVALIDATED: frozenset(),
+}
+
+
+def may_move(current: RunStatus, target: RunStatus) -> bool:
+    """Say whether a Run may go from `current` to another status `target`."""
+    return target in MOVES[current]
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """How the run pod ended: a code of 0–255 and a sentence of at most 1024 characters."""
+
+    code: int
+    message: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "code", self.code & 0xFF)
+        object.__setattr__(self, "message", self.message[:1024])
+
+
+SUCCEEDED: Final = Exit(0, "")
+STOPPED_BY_USER: Final = Exit(0, "stopped by user")
+ABORTED_BY_USER: Final = Exit(253, "aborted by user")
+LOST: Final = Exit(254, "worker for the run is not found")
+STUCK_CODE: Final = 255
+"""Exit code of a Run whose pod could not be started at all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """A mountpoint of a Run and the Data tied to it (None: the Data was discarded)."""
+
+    path: str
+    tags: tuple[Tag, ...]
+    knit_id: KnitId | None
+
+
+@dataclass(frozen=True, slots=True)
+class LogAssignment:
+    """The log of a Run and its Data (None: the Data was discarded)."""
+
+    tags: tuple[Tag, ...]
+    knit_id: KnitId | None
+
+
+@dataclass(frozen=True, slots=True)
+class RunSummary:
+    """A Run as other things refer to it."""
+
+    run_id: RunId
+    status: RunStatus
+    updated_at: datetime
+    exit: Exit | None
+    plan: PlanSummary
+
+
+@dataclass(frozen=True, slots=True)
+class RunDetail:
+    """A Run with its assignments: one per input and output of its Plan, in path order."""
+
+    summary: RunSummary
+    generation: int
+    inputs: tuple[Assignment, ...]
+    outputs: tuple[Assignment, ...]
+    log: LogAssignment | None
+
+
+@dataclass(frozen=True, slots=True)
+class RunEvent:
+    """One change of a Run's status, append-only: when, from what to what, and why."""
+
+    at: datetime
+    generation: int
+    from_status: RunStatus | None
+    to_status: RunStatus
+    cause: str
+    exit: Exit | None
+
+
+@dataclass(frozen=True, slots=True)
+class RunQuery:
+    """What `run find` asks for: values of one field are alternatives, fields are combined."""
+
+    plan_ids: frozenset[str] = frozenset()
+    input_knit_ids: frozenset[str] = frozenset()
+    output_knit_ids: frozenset[str] = frozenset()
+    statuses: frozenset[RunStatus] = frozenset()
+    since: datetime | None = None
+    until: datetime | None = None

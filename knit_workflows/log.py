@@ -1,0 +1,44 @@
+"""Logs: one line per change of state; JSON lines for machines, rich on a terminal."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from datetime import UTC, datetime
+from typing import Final, Literal
+
+from rich.console import Console
+from rich.logging import RichHandler
+
+_STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object per line: at, level, logger, message, and whatever `extra` holds."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Render one record; values JSON does not know are shown as text."""
+        line: dict[str, object] = {
+            "at": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        line |= {k: v for k, v in vars(record).items() if k not in _STANDARD}
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str, ensure_ascii=False)
+
+
+def set_up(format: Literal["json", "rich", "auto"], level: str) -> None:
+    """Send all logs to stderr in one shape; a second call replaces the first."""
+    rich = format == "rich" or (format == "auto" and sys.stderr.isatty())
+    handler: logging.Handler
+    if rich:
+        handler = RichHandler(console=Console(stderr=True), show_path=False)
+    else:
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(JsonFormatter())
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    logging.getLogger("httpx").setLevel(logging.WARNING)

@@ -1,0 +1,79 @@
+"""Every string that crosses a process: workflow and activity names, task queues, object names.
+
+Ids of workflows and names of objects are computed from knit ids, so that starting twice finds the
+first one.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+PLUGIN: Final = "knit.KnitPlugin"
+
+RUN_WORKFLOW: Final = "knit.Run"
+PROJECTOR_WORKFLOW: Final = "knit.Projector"
+TRANSFER_WORKFLOW: Final = "knit.Transfer"
+
+ENGINE_QUEUE: Final = "knit"
+COMPUTE_QUEUE: Final = "knit-compute"
+WATCH_QUEUE: Final = "knit-watch"
+
+ATTRIBUTE_RUN_ID: Final = "KnitRunId"
+ATTRIBUTE_PLAN_ID: Final = "KnitPlanId"
+ATTRIBUTE_STATUS: Final = "KnitRunStatus"
+ATTRIBUTE_IMAGE: Final = "KnitImage"
+SEARCH_ATTRIBUTES: Final = (
+    ATTRIBUTE_RUN_ID,
+    ATTRIBUTE_PLAN_ID,
+    ATTRIBUTE_STATUS,
+    ATTRIBUTE_IMAGE,
+)
+"""All of type Keyword; optional on a server."""
+
+OUTBOX_CHANNEL: Final = "knit_outbox"
+"""PostgreSQL channel notified when the Projector has something to do."""
+RUN_CHANNEL: Final = "knit_run"
+"""PostgreSQL channel notified with a Run's id when that Run changes its status."""
+
+LABEL_RUN: Final = "knit/worker.runid"
+LABEL_RUN_ALIAS: Final = "knit/worker.run"
+LABEL_PLAN: Final = "knit/worker.plan"
+LABEL_GENERATION: Final = "knit/worker.generation"
+LABEL_KNIT_ID: Final = "knit/data.knitid"
+LABEL_AGENT_KNIT_ID: Final = "knit/dataagt.knitid"
+LABEL_AGENT_MODE: Final = "knit/dataagt.mode"
+
+
+def run_workflow(run_id: str, generation: int) -> str:
+    """Give the id of the workflow that carries out one generation of a Run."""
+    return f"knit.run:{run_id}:{generation}"
+
+
+def projector_workflow(shard: int) -> str:
+    """Give the id of the Projector of a shard; there is one per shard."""
+    return f"knit.projector:{shard}"
+
+
+def transfer_workflow(transfer_id: str) -> str:
+    """Give the id of the workflow that holds one transfer open."""
+    return f"knit.transfer:{transfer_id}"
+
+
+def run_pod(run_id: str, generation: int) -> str:
+    """Give the name of a Run's pod (on Kubernetes: of its Job).
+
+    The first generation has the name that Knitfab gives; later ones add their number, so that what
+    is left of an earlier generation can never be taken for this one.
+    """
+    suffix = "" if generation == 1 else f"-{generation}"
+    return f"worker-run-{run_id}{suffix}"
+
+
+def volume(knit_id: str) -> str:
+    """Give the name of the volume that holds a Data."""
+    return f"data-knitid-{knit_id}"
+
+
+def transfer(knit_id: str, mode: str, transfer_id: str) -> str:
+    """Give the name of a transfer's pod; the last part tells transfers of one Data apart."""
+    return f"knitid-{knit_id}-{mode}-{transfer_id[:10]}"

@@ -1,0 +1,256 @@
+"""The Temporal plugin: what makes a client and a worker speak knit.
+
+```python
+client = await Client.connect("localhost:7233", plugins=[KnitPlugin()])        # a client only
+worker = Worker(client, task_queue="knit", plugins=[KnitPlugin(deps=…)])       # a worker
+```
+A plugin given to the client works on its workers by itself; giving it to both is fine too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from enum import StrEnum
+from typing import Any, Final
+
+from temporalio import activity, workflow
+from temporalio.client import Client
+from temporalio.common import (
+    VersioningBehavior,
+    WorkflowIDConflictPolicy,
+    WorkflowIDReusePolicy,
+)
+from temporalio.contrib.pydantic import PydanticPayloadConverter, pydantic_data_converter
+from temporalio.converter import DataConverter, DefaultPayloadConverter
+from temporalio.plugin import SimplePlugin
+from temporalio.worker import Worker, WorkerConfig, WorkflowRunner
+from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
+
+from knit_workflows import names
+from knit_workflows.activities.awaiting import StoreAwaitRunActivities
+from knit_workflows.activities.projector import StoreProjectorActivities
+from knit_workflows.activities.runs import ComputeRunActivities
+from knit_workflows.activities.transfers import ComputeTransferActivities
+from knit_workflows.compute.base import ComputeBackend
+from knit_workflows.contracts.projector import ProjectorInput
+from knit_workflows.domain.errors import KnitError
+from knit_workflows.domain.ports import Store
+from knit_workflows.settings import EngineSettings, QueueSettings
+from knit_workflows.workflows.projector import ProjectorWorkflow
+from knit_workflows.workflows.run import RunWorkflow
+from knit_workflows.workflows.transfer import TransferWorkflow
+
+WORKFLOWS: Final = (RunWorkflow, ProjectorWorkflow, TransferWorkflow)
+MIN_SHUTDOWN: Final = timedelta(seconds=1)
+WATCH_SLOTS: Final = 2_000
+
+
+class Role(StrEnum):
+    """What a worker does; only `COMPUTE` needs rights on the compute back-end."""
+
+    ENGINE = "engine"
+    """Workflows, projection, waiting for Runs."""
+    COMPUTE = "compute"
+    """Launching, stopping, finalizing Runs; transfers."""
+    WATCH = "watch"
+    """Watching run pods."""
+
+
+ALL_ROLES: Final = frozenset(Role)
+
+
+class MisconfiguredWorker(ValueError):
+    """The worker or its client cannot work with knit; the message says what to change."""
+
+
+class Deps:
+    """The store and the back-end of a process, opened once however many workers share them."""
+
+    def __init__(
+        self,
+        store: Store,
+        backend: ComputeBackend,
+        *,
+        engine: EngineSettings | None = None,
+        queues: QueueSettings | None = None,
+    ) -> None:
+        self.store = store
+        self.backend = backend
+        self.engine = engine or EngineSettings()
+        self.queues = queues or QueueSettings()
+        self._users = 0
+        self._lock = asyncio.Lock()
+
+    @asynccontextmanager
+    async def opened(self) -> AsyncIterator[None]:
+        """Keep both open while inside; the first opens, the last closes."""
+        async with self._lock:
+            if self._users == 0:
+                await self.store.open()
+                await self.backend.open()
+            self._users += 1
+        try:
+            yield
+        finally:
+            async with self._lock:
+                self._users -= 1
+                if self._users == 0:
+                    await self.backend.aclose()
+                    await self.store.aclose()
+
+    def activities(self, roles: frozenset[Role]) -> list[Callable[..., Any]]:
+        """Give the activities of these roles, bound to the store and the back-end."""
+        runs = ComputeRunActivities(self.store, self.backend, self.engine)
+        transfers = ComputeTransferActivities(
+            self.store, self.backend, idle=self.engine.transfer_lease * 3
+        )
+        projector = StoreProjectorActivities(self.store, self.engine)
+        awaiting = StoreAwaitRunActivities(self.store, self.engine.fallback)
+        by_role: dict[Role, list[Callable[..., Any]]] = {
+            Role.ENGINE: [projector.drain_outbox, awaiting.ensure_run, awaiting.await_run],
+            Role.COMPUTE: [
+                runs.launch_run,
+                runs.stop_run,
+                runs.finalize_run,
+                transfers.open_transfer,
+                transfers.close_transfer,
+            ],
+            Role.WATCH: [runs.watch_run],
+        }
+        return [function for role in sorted(roles) for function in by_role[role]]
+
+
+class KnitPlugin(SimplePlugin):
+    """knit for a Temporal client, worker or replayer.
+
+    Without `deps` it gives the data converter and the workflows only: enough for clients and
+    replayers. With `deps` a worker also gets the activities of `roles`, opens store and back-end
+    while it runs, and, with the role `engine`, sees to it that the Projector runs.
+    """
+
+    def __init__(self, deps: Deps | None = None, *, roles: frozenset[Role] = ALL_ROLES) -> None:
+        self._deps = deps
+        self._roles = roles
+        super().__init__(
+            names.PLUGIN,
+            data_converter=_with_pydantic,
+            workflow_runner=_with_passthrough,
+            workflows=self._with_workflows,
+            activities=self._with_activities,
+            workflow_failure_exception_types=[KnitError],
+        )
+
+    def configure_worker(self, config: WorkerConfig) -> WorkerConfig:
+        """Check the worker before it starts, so that misuse fails in words and not at run time."""
+        _require_pydantic(config["client"])
+        if self._deps is not None:
+            if config.get("graceful_shutdown_timeout", timedelta()) < MIN_SHUTDOWN:
+                config["graceful_shutdown_timeout"] = timedelta(seconds=10)
+            if Role.WATCH in self._roles and not config.get("tuner"):
+                config["max_concurrent_activities"] = (
+                    config.get("max_concurrent_activities") or WATCH_SLOTS
+                )
+        _default_versioning(config)
+        return super().configure_worker(config)
+
+    async def run_worker(self, worker: Worker, next: Callable[[Worker], Any]) -> None:
+        """Keep what the activities need open while the worker runs."""
+        if self._deps is None:
+            await super().run_worker(worker, next)
+            return
+        async with self._deps.opened():
+            if Role.ENGINE in self._roles:
+                await ensure_projector(worker.client, self._deps)
+            await super().run_worker(worker, next)
+
+    def _with_workflows(self, existing: Sequence[type] | None) -> Sequence[type]:
+        wanted = WORKFLOWS if Role.ENGINE in self._roles or self._deps is None else ()
+        present = {_workflow_name(kind) for kind in existing or ()}
+        return [*(existing or ()), *(w for w in wanted if _workflow_name(w) not in present)]
+
+    def _with_activities(
+        self, existing: Sequence[Callable[..., Any]] | None
+    ) -> Sequence[Callable[..., Any]]:
+        wanted = self._deps.activities(self._roles) if self._deps else []
+        present = {_activity_name(function) for function in existing or ()}
+        return [*(existing or ()), *(f for f in wanted if _activity_name(f) not in present)]
+
+
+async def ensure_projector(client: Client, deps: Deps) -> None:
+    """Start the Projector of the only shard, or find it running."""
+    await client.start_workflow(
+        ProjectorWorkflow.run,
+        ProjectorInput(
+            engine_queue=deps.queues.engine,
+            compute_queue=deps.queues.compute,
+            watch_queue=deps.queues.watch,
+            heartbeat=deps.engine.projector_heartbeat,
+        ),
+        id=names.projector_workflow(0),
+        task_queue=deps.queues.engine,
+        id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+        id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
+        static_summary="turns commits into Runs",
+    )
+
+
+def _with_pydantic(existing: DataConverter | None) -> DataConverter:
+    if existing is None:
+        return pydantic_data_converter
+    converter = existing.payload_converter_class
+    if issubclass(converter, PydanticPayloadConverter):
+        return existing
+    if converter is DefaultPayloadConverter:
+        # Only the default part is replaced: the user's codec and failure converter stay.
+        return dataclasses.replace(existing, payload_converter_class=PydanticPayloadConverter)
+    raise MisconfiguredWorker(
+        f"knit's messages are pydantic models, which {converter.__name__} cannot carry: derive "
+        "your payload converter from temporalio.contrib.pydantic.PydanticPayloadConverter"
+    )
+
+
+def _with_passthrough(existing: WorkflowRunner | None) -> WorkflowRunner:
+    runner = existing or SandboxedWorkflowRunner()
+    if not isinstance(runner, SandboxedWorkflowRunner):
+        return runner
+    return dataclasses.replace(
+        runner,
+        restrictions=runner.restrictions.with_passthrough_modules(
+            "knit_workflows.contracts", "knit_workflows.names", "knit_workflows.workflows.options"
+        ),
+    )
+
+
+def _require_pydantic(client: Client) -> None:
+    active = client.config(active_config=True)["data_converter"]
+    if not issubclass(active.payload_converter_class, PydanticPayloadConverter):
+        raise MisconfiguredWorker(
+            "this worker's client does not speak knit: connect it with "
+            "Client.connect(…, plugins=[KnitPlugin(…)]); the plugin then reaches its workers by "
+            "itself"
+        )
+
+
+def _default_versioning(config: WorkerConfig) -> None:
+    deployment = config.get("deployment_config")
+    if (
+        deployment is not None
+        and deployment.use_worker_versioning
+        and deployment.default_versioning_behavior is VersioningBehavior.UNSPECIFIED
+    ):
+        # Runs live for days inside other people's workers: they follow the current version.
+        config["deployment_config"] = dataclasses.replace(
+            deployment, default_versioning_behavior=VersioningBehavior.AUTO_UPGRADE
+        )
+
+
+def _workflow_name(kind: type) -> str | None:
+    return workflow._Definition.must_from_class(kind).name
+
+
+def _activity_name(function: Callable[..., Any]) -> str | None:
+    return activity._Definition.must_from_callable(function).name

@@ -1,0 +1,136 @@
+"""The worker process: `python -m knit_workflows --roles engine,compute,watch`.
+
+The composition root of workers: here, and only here, the real store and back-end are chosen.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from datetime import timedelta
+from typing import Final
+
+from temporalio.client import Client
+from temporalio.envconfig import ClientConfigProfile
+from temporalio.worker import Worker
+
+from knit_workflows import log as logs
+from knit_workflows.compute.base import ComputeBackend
+from knit_workflows.plugin import WATCH_SLOTS, Deps, KnitPlugin, Role
+from knit_workflows.settings import ComputeSettings, QueueSettings, Settings
+from knit_workflows.store import PostgresStore
+
+log = logging.getLogger(__name__)
+
+SHUTDOWN: Final = timedelta(seconds=20)
+"""Time for activities to end after SIGTERM; watches are handed on at once."""
+
+
+def backend_from(settings: ComputeSettings) -> ComputeBackend:
+    """Build the back-end that the settings name; nothing is opened.
+
+    Adapters are imported here, when chosen: the Kubernetes client alone weighs more than the rest
+    of a worker.
+    """
+    match settings.kind:
+        case "kubernetes":
+            from knit_workflows.compute.kubernetes import KubernetesBackend, KubernetesSettings
+
+            return KubernetesBackend(KubernetesSettings(**settings.kubernetes.model_dump()))
+        case "memory":
+            from knit_workflows.compute.memory import MemoryBackend
+
+            return MemoryBackend(journal=settings.memory_journal)
+        case "local":
+            from knit_workflows.compute.local import LocalBackend, LocalSettings
+
+            return LocalBackend(LocalSettings(**settings.local.model_dump()))
+
+
+def deps_from(settings: Settings) -> Deps:
+    """Build what a worker with knit's activities needs; nothing is opened."""
+    return Deps(
+        PostgresStore(settings.store),
+        backend_from(settings.compute),
+        engine=settings.engine,
+        queues=settings.queues,
+    )
+
+
+async def connect() -> Client:
+    """Connect to Temporal as `TEMPORAL_…` variables or its configuration file say."""
+    config = ClientConfigProfile.load().to_client_connect_config()
+    config.setdefault("target_host", "localhost:7233")
+    return await Client.connect(**config, plugins=[KnitPlugin()])
+
+
+def workers(client: Client, deps: Deps, roles: frozenset[Role]) -> list[Worker]:
+    """Build one Worker per task queue that these roles serve."""
+    return [
+        Worker(
+            client,
+            task_queue=queue,
+            plugins=[KnitPlugin(deps, roles=served)],
+            max_concurrent_activities=WATCH_SLOTS if Role.WATCH in served else 200,
+            graceful_shutdown_timeout=SHUTDOWN,
+        )
+        for queue, served in _by_queue(deps.queues, roles).items()
+    ]
+
+
+def _by_queue(queues: QueueSettings, roles: frozenset[Role]) -> dict[str, frozenset[Role]]:
+    served: dict[str, frozenset[Role]] = {}
+    for role in sorted(roles):
+        queue: str = getattr(queues, role.value)
+        served[queue] = served.get(queue, frozenset()) | {role}
+    return served
+
+
+async def serve(settings: Settings, roles: frozenset[Role]) -> None:
+    """Run until SIGTERM or SIGINT; everything under way goes on elsewhere or after a restart."""
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    client = await connect()
+    deps = deps_from(settings)
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(deps.opened())
+        for worker in workers(client, deps, roles):
+            await stack.enter_async_context(worker)
+        log.info("worker is ready", extra={"action": "worker_ready", "roles": sorted(roles)})
+        await stopping.wait()
+        log.info("worker stops", extra={"action": "worker_stops"})
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Parse the command line, serve, and leave the process."""
+    parser = argparse.ArgumentParser(prog="python -m knit_workflows", description=__doc__)
+    parser.add_argument(
+        "--roles",
+        default=",".join(sorted(Role)),
+        help="what this worker does, comma-separated (default: all): engine, compute, watch",
+    )
+    options = parser.parse_args(arguments)
+    try:
+        roles = frozenset(Role(word.strip()) for word in options.roles.split(","))
+    except ValueError as error:
+        parser.error(f"{error}; roles are engine, compute, watch")
+    settings = Settings()
+    logs.set_up(settings.log_format, settings.log_level)
+    try:
+        asyncio.run(serve(settings, roles))
+    finally:
+        # A process that ran a Worker can crash in the interpreter's own shutdown.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        failed = sys.exc_info()[0] is not None
+        if failed:
+            log.exception("worker ended", extra={"action": "worker_ended"})
+        os._exit(1 if failed else 0)

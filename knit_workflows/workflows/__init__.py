@@ -1,0 +1,1 @@
+"""Workflows: they decide and wait, and never touch the world themselves."""

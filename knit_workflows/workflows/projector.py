@@ -1,0 +1,43 @@
+"""`knit.Projector`: keeps one long activity alive that turns commits into Runs."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Final
+
+from temporalio import workflow
+
+with workflow.unsafe.imports_passed_through():
+    from knit_workflows import names
+    from knit_workflows.contracts.messages import Nothing
+    from knit_workflows.contracts.projector import ProjectorActivities, ProjectorInput
+    from knit_workflows.workflows import options
+
+DRAINS_PER_EXECUTION: Final = 200
+"""About 1,600 history events: far below the server's hint to continue as new."""
+
+
+@workflow.defn(name=names.PROJECTOR_WORKFLOW)
+class ProjectorWorkflow:
+    """One shard's Projector; runs for ever."""
+
+    @workflow.run
+    async def run(self, request: ProjectorInput) -> Nothing:
+        """Drain, again and again; continue as new before the history grows long."""
+        for _ in range(DRAINS_PER_EXECUTION):
+            drained = await workflow.execute_activity_method(
+                ProjectorActivities.drain_outbox,
+                request,
+                task_queue=request.engine_queue,
+                start_to_close_timeout=timedelta(minutes=30),
+                heartbeat_timeout=request.heartbeat,
+                retry_policy=options.AT_ONCE,
+                summary="turn commits into Runs",
+            )
+            workflow.set_current_details(
+                f"last drain: {drained.events} events, {drained.runs_created} Runs created, "
+                f"{drained.runs_started} started"
+            )
+            if workflow.info().is_continue_as_new_suggested():
+                break
+        workflow.continue_as_new(request)

@@ -1,0 +1,151 @@
+"""`knit.Run`: carries out one generation of a Run.
+
+```
+launch_run ──► watch_run ──────────────► finalize_run
+     │             │ stop, cancellation       ▲
+     └─────────────┴────► stop_run ───────────┘
+```
+The store is moved by the activities, each change as it happens; this workflow owns the progress.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from temporalio import workflow
+from temporalio.common import SearchAttributeKey
+from temporalio.exceptions import is_cancelled_exception
+
+with workflow.unsafe.imports_passed_through():
+    from knit_workflows import names
+    from knit_workflows.contracts.runs import (
+        Launched,
+        RunActivities,
+        RunInput,
+        RunRef,
+        RunResult,
+        StopAccepted,
+        StopRequest,
+        StopRun,
+    )
+    from knit_workflows.workflows import options
+
+STATUS: Final = SearchAttributeKey.for_keyword(names.ATTRIBUTE_STATUS)
+UNDER_WAY: Final = frozenset({"starting", "running"})
+
+
+@workflow.defn(name=names.RUN_WORKFLOW)
+class RunWorkflow:
+    """One Run, from admission to done or failed."""
+
+    @workflow.init
+    def __init__(self, request: RunInput) -> None:
+        self._ref = RunRef(run_id=request.run_id, generation=request.generation)
+        self._queue = request.compute_queue
+        self._watch_queue = request.watch_queue
+        self._heartbeat = request.heartbeat
+        self._attributes = request.search_attributes
+        self._phase = "waiting"
+        self._stop: StopRequest | None = None
+        self._exit_code: int | None = None
+        self._exit_message = ""
+
+    @workflow.run
+    async def run(self, request: RunInput) -> RunResult:
+        """Launch, watch, finalize; a stop or a cancellation cuts the watch short."""
+        try:
+            await self._carry_out()
+            await self._finalize()
+        except Exception as error:
+            if not is_cancelled_exception(error):
+                raise
+            # Cancelled from outside knit: the same as a user's stop --fail, clean-up included.
+            await self._end_pod(abort=True)
+            await self._finalize()
+            raise
+        await workflow.wait_condition(workflow.all_handlers_finished)
+        return RunResult(
+            status=self._phase, exit_code=self._exit_code, exit_message=self._exit_message
+        )
+
+    @workflow.update
+    async def stop(self, request: StopRequest) -> StopAccepted:
+        """Accept a user's stop; the store has it already, this only makes it prompt."""
+        self._stop = self._stop or request
+        return StopAccepted(phase=self._phase)
+
+    @workflow.query
+    def status(self) -> str:
+        """Give the Run's status as this execution knows it."""
+        return self._phase
+
+    async def _carry_out(self) -> None:
+        launched = await self._launch()
+        self._enter(launched.status)
+        if launched.status not in UNDER_WAY:
+            await self._end_pod(abort=False)
+            return
+        watch = workflow.start_activity_method(
+            RunActivities.watch_run,
+            self._ref,
+            task_queue=self._watch_queue,
+            start_to_close_timeout=options.LONG,
+            heartbeat_timeout=self._heartbeat,
+            retry_policy=options.AT_ONCE,
+            cancellation_type=workflow.ActivityCancellationType.TRY_CANCEL,
+            summary="until the container has ended",
+        )
+        await workflow.wait_condition(lambda: watch.done() or self._stop is not None)
+        if watch.done():
+            watched = await watch
+            self._exit_code, self._exit_message = watched.exit_code, watched.exit_message
+            self._enter(watched.status)
+            if watched.pod_ended:
+                return
+        else:
+            watch.cancel()
+            self._enter("aborting" if self._stop and self._stop.fail else "completing")
+        await self._end_pod(abort=False)
+
+    async def _launch(self) -> Launched:
+        return await workflow.execute_activity_method(
+            RunActivities.launch_run,
+            self._ref,
+            task_queue=self._queue,
+            start_to_close_timeout=options.SHORT,
+            retry_policy=options.UNTIL_IT_WORKS,
+            cancellation_type=workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
+            summary="create volumes and the run pod",
+        )
+
+    async def _end_pod(self, *, abort: bool) -> None:
+        await workflow.execute_activity_method(
+            RunActivities.stop_run,
+            StopRun(run_id=self._ref.run_id, generation=self._ref.generation, abort=abort),
+            task_queue=self._queue,
+            start_to_close_timeout=options.LONG,
+            heartbeat_timeout=self._heartbeat,
+            retry_policy=options.UNTIL_IT_WORKS,
+            summary="kill the run pod, wait until it is gone",
+        )
+
+    async def _finalize(self) -> None:
+        finalized = await workflow.execute_activity_method(
+            RunActivities.finalize_run,
+            self._ref,
+            task_queue=self._queue,
+            start_to_close_timeout=options.SHORT,
+            retry_policy=options.UNTIL_IT_WORKS,
+            summary="commit the lineage, release the run pod",
+        )
+        self._enter(finalized.status)
+
+    def _enter(self, phase: str) -> None:
+        """Show where the Run stands in Temporal's Web UI."""
+        self._phase = phase
+        text = f"**{phase}**"
+        if self._exit_code is not None:
+            text += f", exit code {self._exit_code} {self._exit_message}"
+        workflow.set_current_details(text)
+        if self._attributes:
+            workflow.upsert_search_attributes([STATUS.value_set(phase)])

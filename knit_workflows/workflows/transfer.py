@@ -1,0 +1,125 @@
+"""`knit.Transfer`: holds one door to a Data open while a client pushes or pulls.
+
+```
+open ──► (client streams, renews its lease) ──► finish(ok) ──► closed
+  │                                                │
+  └─ could not be opened                           └─ or the lease ran out: closed as broken
+```
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from temporalio import workflow
+from temporalio.exceptions import ApplicationError, is_cancelled_exception
+
+with workflow.unsafe.imports_passed_through():
+    from knit_workflows import names
+    from knit_workflows.contracts.messages import Nothing
+    from knit_workflows.contracts.transfers import (
+        Closed,
+        CloseTransfer,
+        Finish,
+        Opened,
+        OpenTransfer,
+        TransferActivities,
+        TransferInput,
+    )
+    from knit_workflows.workflows import options
+
+
+@workflow.defn(name=names.TRANSFER_WORKFLOW)
+class TransferWorkflow:
+    """One transfer; the store and the back-end are reached through its two activities."""
+
+    def __init__(self) -> None:
+        self._opened: Opened | None = None
+        self._finish: Finish | None = None
+        self._closed: Closed | None = None
+        self._renewals = 0
+
+    @workflow.run
+    async def run(self, request: TransferInput) -> Closed:
+        """Open, wait for the client's end or the end of its lease, close."""
+        try:
+            self._opened = await self._open(request)
+            if self._opened.ok:
+                await self._until_finished(request.lease)
+                finish = self._finish or Finish(ok=False, reason="the client went silent")
+            else:
+                finish = Finish(ok=False, reason=self._opened.reason)
+        except Exception as error:
+            if not is_cancelled_exception(error):
+                raise
+            await self._close(request, Finish(ok=False, reason="cancelled in Temporal"))
+            raise
+        self._closed = await self._close(request, finish)
+        await workflow.wait_condition(workflow.all_handlers_finished)
+        return self._closed
+
+    @workflow.update
+    async def open(self, _: Nothing) -> Opened:
+        """Wait until the door is open, or could not be opened."""
+        await workflow.wait_condition(lambda: self._opened is not None)
+        assert self._opened is not None
+        return self._opened
+
+    @workflow.update
+    async def finish(self, request: Finish) -> Closed:
+        """End the transfer; the first end counts, every call waits for the outcome."""
+        self._finish = self._finish or request
+        await workflow.wait_condition(lambda: self._closed is not None)
+        assert self._closed is not None
+        return self._closed
+
+    @finish.validator
+    def _finish_is_possible(self, request: Finish) -> None:
+        if self._closed is not None and self._finish is None and request.ok:
+            raise ApplicationError("its lease ran out", type="TransferOver")
+
+    @workflow.signal
+    def renew(self) -> None:
+        """Prolong the lease: the client is still there."""
+        self._renewals += 1
+
+    async def _until_finished(self, lease: timedelta) -> None:
+        seen = -1
+        while self._finish is None and seen != self._renewals:
+            seen = self._renewals
+            try:
+                await workflow.wait_condition(lambda: self._finish is not None, timeout=lease)
+            except TimeoutError:
+                continue
+
+    async def _open(self, request: TransferInput) -> Opened:
+        return await workflow.execute_activity_method(
+            TransferActivities.open_transfer,
+            OpenTransfer(
+                transfer_id=request.transfer_id,
+                mode=request.mode,
+                knit_id=request.knit_id,
+                run_id=request.run_id,
+            ),
+            task_queue=request.compute_queue,
+            start_to_close_timeout=options.SHORT * 10,
+            heartbeat_timeout=options.SHORT,
+            retry_policy=options.UNTIL_IT_WORKS,
+            cancellation_type=workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
+            summary=f"open {request.mode} {request.knit_id}",
+        )
+
+    async def _close(self, request: TransferInput, finish: Finish) -> Closed:
+        return await workflow.execute_activity_method(
+            TransferActivities.close_transfer,
+            CloseTransfer(
+                transfer_id=request.transfer_id,
+                run_id=request.run_id,
+                ok=finish.ok,
+                reason=finish.reason,
+            ),
+            task_queue=request.compute_queue,
+            start_to_close_timeout=options.SHORT,
+            retry_policy=options.UNTIL_IT_WORKS,
+            summary="keep the Data" if finish.ok else f"discard: {finish.reason}"[:200],
+        )
