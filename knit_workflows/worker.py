@@ -28,8 +28,8 @@ from knit_workflows.store import PostgresStore
 
 log = logging.getLogger(__name__)
 
-SHUTDOWN: Final = timedelta(seconds=20)
-"""Time for activities to end after SIGTERM; watches are handed on at once."""
+SHUTDOWN: Final = timedelta(seconds=2)
+"""Short steps end within it after SIGTERM; watches are then handed on."""
 
 
 def backend_from(settings: ComputeSettings) -> ComputeBackend:

@@ -1,0 +1,61 @@
+# The project's commands. `make demo` and `make test` need nothing but a machine with Python ≥ 3.11.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.stamp-$(shell cat requirements/dev.txt pyproject.toml | sha256sum | cut -c1-16)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-tests demo test test-fast check bench soak cluster-up cluster-down format docs clean
+
+help: ## show this
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
+
+$(STAMP):
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --require-hashes -r requirements/dev.txt
+	$(BIN)/pip install --quiet --no-build-isolation --no-deps -e .
+	@rm -f $(VENV)/.stamp-*
+	@touch $@
+
+$(BIN)/temporal: $(STAMP)
+	@path=$$($(PYTHON) tools/temporal_server.py) && ln -sf "$$path" $@ \
+	  || echo "no Temporal CLI could be built here; the SDK's own download will be tried"
+
+setup: $(STAMP) $(BIN)/temporal ## Python environment, Temporal dev server, sandbox
+	@$(PYTHON) tools/sandbox.py >/dev/null
+
+demo: setup ## run the main job on the embedded stack
+	@$(BIN)/python examples/iris/demo.py
+
+setup-tests: setup
+	@$(PYTHON) tools/sandbox.py --for-tests >/dev/null
+
+test: setup-tests ## every test, the real Kubernetes node included where the machine allows one
+	@$(BIN)/python -m tests
+
+check: $(STAMP) $(BIN)/temporal ## the fast loop: format, lint, types, imports, quick tests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest -q -n 2 tests/unit tests/store tests/api tests/cli tests/docs -m "not slow"
+
+format: $(STAMP) ## format and mend what can be mended
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: setup-tests ## one JSON line per figure, each beside its baseline
+	@$(BIN)/python -m tests.bench
+
+soak: setup-tests ## the long versions of the race and fault tests
+	KNIT_RACE_SECONDS=60 KNIT_RACE_SEEDS=20 $(BIN)/pytest -q tests/store/test_race.py tests/chaos
+
+cluster-up: ## start (or find) the real single-node Kubernetes of the tests
+	@$(PYTHON) tests/cluster/up.py
+
+cluster-down: ## end it, leaving nothing behind
+	@$(PYTHON) tests/cluster/down.py
+
+clean: ## remove what was made in this folder (caches elsewhere stay)
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info

@@ -1,0 +1,156 @@
+"""For users' tests (and ours): a whole knit in one process, with real servers and no containers.
+
+```python
+async def test_my_workflow() -> None:
+    async with knit_environment() as knit:
+        data = await knit.push({"type": "dataset"})
+        run = await knit.run_of(plan_id)          # waits until it is final
+```
+PostgreSQL and Temporal are the real, embedded ones; only what would run containers is the
+in-memory back-end, which passes the same contract suite as the real ones.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+import uuid
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from datetime import timedelta
+from pathlib import Path
+
+from pydantic import SecretStr
+from temporalio.client import Client
+from temporalio.testing import WorkflowEnvironment
+
+from knit_workflows.client import KnitClient
+from knit_workflows.compute.base import ComputeBackend
+from knit_workflows.compute.memory import MemoryBackend
+from knit_workflows.domain.data import DataDetail, DataQuery, TagChange
+from knit_workflows.domain.ids import KnitId, PlanId, RunId
+from knit_workflows.domain.plan_rules import parse_plan
+from knit_workflows.domain.plans import PlanDetail
+from knit_workflows.domain.runs import RunDetail, RunQuery
+from knit_workflows.domain.tags import Tag
+from knit_workflows.embedded import EmbeddedPostgres, dev_server_settings, temporal_cli
+from knit_workflows.plugin import ALL_ROLES, Deps, KnitPlugin
+from knit_workflows.settings import EngineSettings, QueueSettings, StoreSettings
+from knit_workflows.store import PostgresStore, migrate
+from knit_workflows.worker import workers
+
+__all__ = ["KnitEnvironment", "MemoryBackend", "embedded_postgres", "knit_environment", "temporal"]
+
+QUICK = EngineSettings(
+    heartbeat=timedelta(seconds=3),
+    projector_heartbeat=timedelta(seconds=3),
+    image_patience=timedelta(seconds=1),
+    transient_patience=timedelta(seconds=2),
+    stop_grace=timedelta(milliseconds=200),
+    fallback=timedelta(seconds=2),
+)
+"""Time-outs that make a test's waits short."""
+
+
+@contextmanager
+def embedded_postgres() -> Iterator[EmbeddedPostgres]:
+    """Run a PostgreSQL server on a temporary folder; make databases on it with `.url(name)`."""
+    with tempfile.TemporaryDirectory(prefix="knit-pg-", ignore_cleanup_errors=True) as folder:
+        server = EmbeddedPostgres(Path(folder) / "pg")
+        server.start()
+        try:
+            yield server
+        finally:
+            server.stop()
+
+
+@asynccontextmanager
+async def temporal() -> AsyncIterator[Client]:
+    """Run Temporal's dev server in memory; gives a client that speaks knit."""
+    cli = temporal_cli()
+    server = await WorkflowEnvironment.start_local(
+        plugins=[KnitPlugin()],
+        dev_server_existing_path=str(cli) if cli else None,
+        dev_server_extra_args=dev_server_settings(file_database=False),
+        dev_server_startup_timeout=timedelta(seconds=60),
+        dev_server_log_level="error",
+    )
+    try:
+        yield server.client
+    finally:
+        await server.shutdown()
+
+
+class KnitEnvironment:
+    """A knit with everything in reach: the store, the back-end, Temporal, and a few shortcuts."""
+
+    def __init__(self, client: Client, deps: Deps, url: str) -> None:
+        self.temporal = client
+        self.store = deps.store
+        self.backend = deps.backend
+        self.deps = deps
+        self.url = url
+        self.knit = KnitClient(client, queues=deps.queues)
+
+    async def push(self, tags: Mapping[str, str]) -> KnitId:
+        """Upload an empty Data with these tags; it is done, and matched, when this returns."""
+        opened = await self.knit.open_upload()
+        change = TagChange(add=frozenset(Tag(key, value) for key, value in tags.items()))
+        await self.store.change_tags(opened.knit_id, change)
+        await self.knit.finish(opened, ok=True)
+        return opened.knit_id
+
+    async def apply(self, document: Mapping[str, object]) -> PlanDetail:
+        """Register a Plan given as a Plan file's document."""
+        return await self.store.register_plan(parse_plan(document), new_runs_limit=None)
+
+    async def runs_of(
+        self, plan_id: PlanId, count: int, *, within: timedelta = timedelta(seconds=30)
+    ) -> list[RunDetail]:
+        """Wait until a Plan has so many Runs and all of them are final; gives them."""
+        async with asyncio.timeout(within.total_seconds()):
+            while True:
+                runs = await self.store.find_runs(RunQuery(plan_ids=frozenset({plan_id})))
+                if len(runs) >= count:
+                    return [await self.final(run.summary.run_id) for run in runs]
+                await asyncio.sleep(0.02)
+
+    async def final(self, run_id: RunId) -> RunDetail:
+        """Wait until a Run is final; gives it."""
+        return await self.store.wait_final(run_id, fallback=timedelta(seconds=1))
+
+    async def data_with(self, tags: Mapping[str, str]) -> list[DataDetail]:
+        """Give the Data that carry all these tags."""
+        wanted = tuple(Tag(key, value) for key, value in tags.items())
+        return list(await self.store.find_data(DataQuery(tags=wanted)))
+
+
+@asynccontextmanager
+async def knit_environment(
+    *,
+    backend: ComputeBackend | None = None,
+    engine: EngineSettings = QUICK,
+    postgres: EmbeddedPostgres | None = None,
+    client: Client | None = None,
+    work: bool = True,
+) -> AsyncIterator[KnitEnvironment]:
+    """Run a knit of its own: database, Temporal server, workers.
+
+    What is given is used and stays; what is not is started and ended. `backend` defaults to a
+    `MemoryBackend` whose Runs succeed at once; `work=False` starts no worker.
+    """
+    async with AsyncExitStack() as stack:
+        server = postgres or stack.enter_context(embedded_postgres())
+        url = server.url(f"knit_{uuid.uuid4().hex}")
+        await migrate(url)
+        client = client or await stack.enter_async_context(temporal())
+        deps = Deps(
+            PostgresStore(StoreSettings(url=SecretStr(url))),
+            backend or MemoryBackend(),
+            engine=engine,
+            queues=QueueSettings(compute="knit"),
+        )
+        await stack.enter_async_context(deps.opened())
+        for worker in workers(client, deps, ALL_ROLES) if work else []:
+            await stack.enter_async_context(worker)
+        yield KnitEnvironment(client, deps, url)
