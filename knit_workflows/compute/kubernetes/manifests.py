@@ -1,0 +1,329 @@
+"""What knit creates in a cluster, as pure functions from values to manifests.
+
+Names, labels and containers are those of Knitfab, so that operators' tools go on working.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from knit_workflows import names
+from knit_workflows.compute.base import Mount, RunPod, Transfer, TransferMode, Volume
+from knit_workflows.compute.kubernetes.objects import JsonObject
+from knit_workflows.compute.kubernetes.placement import placement
+from knit_workflows.compute.kubernetes.security import (
+    knit_container_context,
+    pod_context,
+    user_container_context,
+)
+from knit_workflows.compute.kubernetes.settings import KubernetesSettings
+from knit_workflows.domain.errors import BackendRejected
+from knit_workflows.domain.plans import LOG_PATH
+
+MAIN: Final = "main"
+NURSE: Final = "nurse"
+CHECK: Final = "init-main"
+AGENT: Final = "dataagt"
+
+LABEL_INSTANCE: Final = "app.kubernetes.io/instance"
+"""On a Job, its pods, a claim or a transfer pod: the name that knit computed."""
+
+AGENT_FOLDER: Final = "/data"
+TOKEN_KEY: Final = "token"
+_TOKEN_FOLDER: Final = "/var/run/secrets/kubernetes.io/serviceaccount"
+_NURSE_VOLUME: Final = "serviceaccount"
+
+
+def labels(kind: str, instance: str, settings: KubernetesSettings) -> dict[str, str]:
+    """Give the recommended labels of a `worker`, `data` or `dataagt` object."""
+    return {
+        "app.kubernetes.io/version": settings.version,
+        "app.kubernetes.io/name": kind,
+        LABEL_INSTANCE: instance,
+        "app.kubernetes.io/component": kind,
+        "app.kubernetes.io/part-of": "knit",
+        "app.kubernetes.io/managed-by": "knit",
+    }
+
+
+def run_pod_labels(pod: RunPod, settings: KubernetesSettings) -> dict[str, str]:
+    """Give the labels of a Job and of its pods; they tell whose it is."""
+    return labels("worker", pod.name, settings) | {
+        names.LABEL_RUN: pod.run_id,
+        names.LABEL_RUN_ALIAS: pod.run_id,
+        names.LABEL_PLAN: pod.plan_id,
+        names.LABEL_GENERATION: str(pod.generation),
+    }
+
+
+def volume_claim(volume: Volume, settings: KubernetesSettings) -> JsonObject:
+    """Give the claim for a volume that many pods may mount at once."""
+    spec: JsonObject = {
+        "accessModes": ["ReadWriteMany"],
+        "resources": {"requests": {"storage": settings.initial_capacity}},
+    }
+    if settings.storage_class is not None:
+        spec["storageClassName"] = settings.storage_class
+    return {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {
+            "name": volume.name,
+            "labels": labels("data", volume.name, settings) | {names.LABEL_KNIT_ID: volume.knit_id},
+        },
+        "spec": spec,
+    }
+
+
+def run_job(pod: RunPod, settings: KubernetesSettings) -> JsonObject:
+    """Give the Job that runs a pod once, whatever becomes of it.
+
+    Raises BackendRejected when one volume would take two outputs: they would mix.
+    """
+    _check_outputs(pod)
+    own_labels = run_pod_labels(pod, settings)
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {"name": pod.name, "labels": own_labels},
+        "spec": {
+            "parallelism": 1,
+            "backoffLimit": 0,
+            # Labelled too, so that one watch sees all run pods of knit and nothing else.
+            "template": {"metadata": {"labels": own_labels}, "spec": _pod_spec(pod, settings)},
+        },
+    }
+
+
+def _check_outputs(pod: RunPod) -> None:
+    written = [mount.volume.knit_id for mount in _writable(pod)]
+    twice = {knit_id for knit_id in written if written.count(knit_id) > 1}
+    if twice:
+        raise BackendRejected(f"two outputs share one Data: {', '.join(sorted(twice))}")
+
+
+def _writable(pod: RunPod) -> list[Mount]:
+    log = [Mount(LOG_PATH, pod.log)] if pod.log is not None else []
+    return [*pod.outputs, *log]
+
+
+def _pod_spec(pod: RunPod, settings: KubernetesSettings) -> JsonObject:
+    spec: JsonObject = {
+        "restartPolicy": "Never",
+        "enableServiceLinks": False,
+        "automountServiceAccountToken": pod.service_account is not None,
+        "securityContext": pod_context(settings),
+        "containers": [_main(pod)],
+        "volumes": _volumes(pod, settings),
+        **placement(pod.on_node),
+    }
+    if pod.service_account is not None:
+        spec["serviceAccountName"] = pod.service_account
+    if settings.priority_class is not None:
+        spec["priorityClassName"] = settings.priority_class
+    if writable := _writable(pod):
+        spec["initContainers"] = [_check(writable, settings)]
+    if pod.log is not None:
+        spec["containers"].append(_nurse(pod.log, settings))
+    return spec
+
+
+def _volumes(pod: RunPod, settings: KubernetesSettings) -> list[JsonObject]:
+    mounted = {mount.volume.knit_id: mount.volume for mount in (*pod.inputs, *_writable(pod))}
+    volumes = [_claimed(knit_id, volume) for knit_id, volume in mounted.items()]
+    if pod.log is not None:
+        volumes.append({"name": _NURSE_VOLUME, "secret": {"secretName": settings.nurse_secret}})
+    return volumes
+
+
+def _claimed(name: str, volume: Volume) -> JsonObject:
+    return {"name": name, "persistentVolumeClaim": {"claimName": volume.name}}
+
+
+def _main(pod: RunPod) -> JsonObject:
+    container: JsonObject = {
+        "name": MAIN,
+        "image": pod.image,
+        "securityContext": user_container_context(),
+        "volumeMounts": [
+            *_mounts(pod.inputs, read_only=True),
+            *_mounts(pod.outputs, read_only=False),
+        ],
+    }
+    if pod.entrypoint:
+        container["command"] = list(pod.entrypoint)
+    if pod.args:
+        container["args"] = list(pod.args)
+    if pod.env:
+        container["env"] = [{"name": name, "value": value} for name, value in pod.env.items()]
+    if pod.resources:
+        container["resources"] = {
+            "limits": dict(pod.resources),
+            "requests": dict(pod.resources),
+        }
+    return container
+
+
+def _mounts(mounts: Iterable[Mount], *, read_only: bool) -> list[JsonObject]:
+    # Read-only here and not at the claim: the same claim may be mounted read-write elsewhere.
+    return [
+        {"name": mount.volume.knit_id, "mountPath": mount.path, "readOnly": read_only}
+        for mount in mounts
+    ]
+
+
+def _check(writable: Sequence[Mount], settings: KubernetesSettings) -> JsonObject:
+    """Give the init container that refuses to start on outputs with content.
+
+    One for outputs and log together (Knitfab has `init-log` besides): init containers run one
+    after another, and the kubelet takes about a second to see each of them end.
+    """
+    return _knit_container(CHECK, "empty", settings) | {
+        "args": [mount.path for mount in writable],
+        "volumeMounts": _mounts(writable, read_only=True),
+    }
+
+
+def _nurse(log: Volume, settings: KubernetesSettings) -> JsonObject:
+    """Give the sidecar that writes the log of `main` to its volume, with rights of its own."""
+    return _knit_container(NURSE, "nurse", settings) | {
+        "args": [MAIN, f"{LOG_PATH}/log"],
+        "env": [
+            _from_field("POD_NAME", "metadata.name"),
+            _from_field("NAMESPACE", "metadata.namespace"),
+        ],
+        "volumeMounts": [
+            *_mounts([Mount(LOG_PATH, log)], read_only=False),
+            {"name": _NURSE_VOLUME, "mountPath": _TOKEN_FOLDER, "readOnly": True},
+        ],
+    }
+
+
+def _from_field(name: str, path: str) -> JsonObject:
+    return {"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}}
+
+
+def _knit_container(name: str, program: str, settings: KubernetesSettings) -> JsonObject:
+    container: JsonObject = {
+        "name": name,
+        "image": settings.pod_image,
+        "command": ["python3", "-m", f"knit_workflows.pod.{program}"],
+        "securityContext": knit_container_context(settings),
+        # No limit of cpu: Knitfab's 50m would stretch the start of Python from 0.1 s to over 1 s.
+        "resources": {
+            "requests": {"cpu": "50m", "memory": "100Mi"},
+            "limits": {"memory": "100Mi"},
+        },
+        # What it prints before it fails becomes the message of the Run's exit.
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+    }
+    if settings.pod_image_pull_policy is not None:
+        container["imagePullPolicy"] = settings.pod_image_pull_policy
+    return container
+
+
+def transfer_pod(transfer: Transfer, settings: KubernetesSettings) -> JsonObject:
+    """Give the pod that opens a volume over HTTP to whoever has the transfer's token."""
+    reads = transfer.mode is TransferMode.READ
+    port = settings.transfer_port
+    agent = _knit_container(AGENT, "agent", settings) | {
+        "args": [
+            *("--path", AGENT_FOLDER, "--mode", transfer.mode.value),
+            *("--port", str(port), "--idle", f"{transfer.idle.total_seconds():g}"),
+        ],
+        "env": [{"name": "KNIT_TRANSFER_TOKEN", "valueFrom": {"secretKeyRef": _token(transfer)}}],
+        "ports": [{"name": "dataagt-port", "containerPort": port}],
+        "readinessProbe": {"httpGet": {"path": "/healthz", "port": port}, "periodSeconds": 1},
+        "resources": {
+            "requests": {"cpu": "50m", "memory": "100Mi"},
+            "limits": {"memory": "256Mi"},
+        },
+        "volumeMounts": [{"name": "the-volume", "mountPath": AGENT_FOLDER, "readOnly": reads}],
+    }
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": transfer.name, "labels": transfer_labels(transfer, settings)},
+        "spec": {
+            "restartPolicy": "Never",
+            "enableServiceLinks": False,
+            "automountServiceAccountToken": False,
+            "securityContext": pod_context(settings),
+            "containers": [agent],
+            "volumes": [_claimed("the-volume", transfer.volume)],
+        },
+    }
+
+
+def transfer_labels(transfer: Transfer, settings: KubernetesSettings) -> dict[str, str]:
+    """Give the labels of a transfer pod and its Secret."""
+    return labels("dataagt", transfer.name, settings) | {
+        names.LABEL_AGENT_KNIT_ID: transfer.volume.knit_id,
+        names.LABEL_AGENT_MODE: transfer.mode.value,
+    }
+
+
+def _token(transfer: Transfer) -> JsonObject:
+    return {"name": transfer.name, "key": TOKEN_KEY}
+
+
+def transfer_secret(transfer: Transfer, pod_uid: str, settings: KubernetesSettings) -> JsonObject:
+    """Give the Secret with a transfer's token; it goes when its pod goes."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {
+            "name": transfer.name,
+            "labels": transfer_labels(transfer, settings),
+            "ownerReferences": [
+                {"apiVersion": "v1", "kind": "Pod", "name": transfer.name, "uid": pod_uid}
+            ],
+        },
+        "immutable": True,
+        "stringData": {TOKEN_KEY: transfer.token},
+    }
+
+
+def prerequisites(settings: KubernetesSettings) -> list[JsonObject]:
+    """Give what must be in the namespace before a Run, in order of creation: the nurse's rights.
+
+    Charts own these on real installations.
+    """
+    account, role = settings.nurse_service_account, "read-log"
+    rules: list[JsonObject] = [
+        {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch"]},
+        {"apiGroups": [""], "resources": ["pods/log"], "verbs": ["get"]},
+    ]
+    rbac = "rbac.authorization.k8s.io"
+    subject = {"kind": "ServiceAccount", "name": account, "namespace": settings.kube_namespace}
+    return [
+        {
+            "apiVersion": "v1",
+            "kind": "ServiceAccount",
+            "metadata": {"name": account},
+            "automountServiceAccountToken": False,
+        },
+        {
+            "apiVersion": f"{rbac}/v1",
+            "kind": "Role",
+            "metadata": {"name": role},
+            "rules": rules,
+        },
+        {
+            "apiVersion": f"{rbac}/v1",
+            "kind": "RoleBinding",
+            "metadata": {"name": f"{account}-{role}"},
+            "roleRef": {"apiGroup": rbac, "kind": "Role", "name": role},
+            "subjects": [subject],
+        },
+        {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {
+                "name": settings.nurse_secret,
+                "annotations": {"kubernetes.io/service-account.name": account},
+            },
+            "type": "kubernetes.io/service-account-token",
+        },
+    ]

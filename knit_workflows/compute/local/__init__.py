@@ -1,0 +1,6 @@
+"""The local back-end: run pods as containers or sandboxes on this machine, volumes as folders."""
+
+from knit_workflows.compute.local.backend import LocalBackend
+from knit_workflows.compute.local.settings import LocalSettings
+
+__all__ = ["LocalBackend", "LocalSettings"]

@@ -1,0 +1,74 @@
+"""Hears the end of processes without waiting for them in a thread: our children and others."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from contextlib import suppress
+
+from knit_workflows.compute.local.processes import open_process
+
+
+class Deaths:
+    """Calls back once when one process has ended; follows one process at a time."""
+
+    def __init__(self, callback: Callable[[], object]) -> None:
+        self._callback = callback
+        self._loop = asyncio.get_running_loop()
+        self._descriptor: int | None = None
+        self._followed: tuple[int, int] | None = None
+        self.ended = False
+
+    def follow(self, process: tuple[int, int] | None) -> None:
+        """Follow this process (its number and birth); following it already: fine."""
+        if process is None or process == self._followed:
+            return
+        self.close()
+        self._followed, self._descriptor = process, open_process(*process)
+        self.ended = self._descriptor is None
+        if self._descriptor is not None:
+            self._loop.add_reader(self._descriptor, self._on_end)
+
+    def close(self) -> None:
+        """Follow nothing any more."""
+        if self._descriptor is not None:
+            self._loop.remove_reader(self._descriptor)
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def _on_end(self) -> None:
+        self.close()
+        self.ended = True
+        self._callback()
+
+
+class Children:
+    """Takes leave of our own children when they end, so that they do not stay as zombies."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._descriptors: dict[int, int] = {}
+
+    def adopt(self, pid: int) -> None:
+        """Reap this child once it has ended; may be called from any thread."""
+        self._loop.call_soon_threadsafe(self._adopt, pid)
+
+    def close(self) -> None:
+        """Leave the children that still run to whoever comes after this process."""
+        for descriptor in self._descriptors.values():
+            self._loop.remove_reader(descriptor)
+            os.close(descriptor)
+        self._descriptors.clear()
+
+    def _adopt(self, pid: int) -> None:
+        with suppress(ProcessLookupError):
+            self._descriptors[pid] = descriptor = os.pidfd_open(pid)
+            self._loop.add_reader(descriptor, self._reap, pid)
+
+    def _reap(self, pid: int) -> None:
+        descriptor = self._descriptors.pop(pid)
+        self._loop.remove_reader(descriptor)
+        os.close(descriptor)
+        with suppress(ChildProcessError):
+            os.waitpid(pid, os.WNOHANG)

@@ -1,0 +1,163 @@
+"""Starts a run pod's supervisor exactly once, however often asked and whenever killed.
+
+The pod's folder appears whole, by a rename. Who gets its lock may start a supervisor, which
+inherits the lock and, before anything else, writes `started` into the state. So a free lock means
+that there is no supervisor, and a state without `started` that none has ever done anything.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from knit_workflows.compute.base import RunPod
+from knit_workflows.compute.local import pod_folder, supervisor
+from knit_workflows.compute.local.engine import Engine, create_arguments
+from knit_workflows.compute.local.folders import StateFolder, disk_errors
+from knit_workflows.compute.local.host import sandbox_command
+from knit_workflows.compute.local.settings import LocalSettings
+from knit_workflows.domain.errors import BackendRejected, BackendUnavailable, InvalidRequest
+from knit_workflows.domain.plan_forms import parse_resource
+
+_PATIENCE: Final = 10.0
+"""Seconds to wait for another caller that is about to start the same pod."""
+LOG_FILE: Final = "log"
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """How to start a pod's supervisor."""
+
+    script: str
+    arguments: tuple[str, ...]
+    options: tuple[str, ...]
+    environment: Mapping[str, str]
+    engine: str | None
+    """The command of the container engine; None for a sandbox."""
+
+
+def check(pod: RunPod, state: StateFolder) -> None:
+    """Refuse what can never be started; raises BackendRejected."""
+    try:
+        for name, quantity in pod.resources.items():
+            parse_resource(name, quantity, f"resources.{name}")
+    except InvalidRequest as cause:
+        raise BackendRejected(cause.reason, advice=cause.advice, see=cause.see) from cause
+    for mount in (*pod.inputs, *pod.outputs):
+        state.volume(mount.volume)
+        if not mount.path.startswith("/") or any(ord(c) < 32 for c in mount.path):
+            raise BackendRejected(f"{mount.path!r} is not an absolute path")
+    if pod.log is not None:
+        state.volume(pod.log)
+
+
+def start_of(
+    pod: RunPod, state: StateFolder, settings: LocalSettings, engine: Engine | None
+) -> Start:
+    """Say how to start a pod: in the engine, or without one in a sandbox.
+
+    Raises BackendRejected.
+    """
+    head = _head(pod, state)
+    if engine is None:
+        sandbox = sandbox_command(pod, state, settings)
+        return Start(supervisor.SANDBOX, (*head, *sandbox.command), sandbox.options, {}, None)
+    created = create_arguments(pod, state, settings, engine.dialect)
+    words = (*head, engine.command, pod.image, pod.name, *created)
+    return Start(supervisor.CONTAINER, words, (), settings.environment, engine.command)
+
+
+def _head(pod: RunPod, state: StateFolder) -> list[str]:
+    """Say what every supervisor wants to know: the log's file, and what must be empty."""
+    log = state.volume(pod.log) if pod.log else None
+    words = [str(log / LOG_FILE) if log else ""]
+    for mount in pod.outputs:
+        words += [mount.path, str(state.volume(mount.volume))]
+    if log:
+        words += ["", str(log)]
+    return [*words, "--"]
+
+
+def launch(pod: RunPod, start: Start, state: StateFolder) -> int | None:
+    """Start the supervisor and give its process number; None when the pod was started before."""
+    folder = state.pod(pod.name)
+    give_up = time.monotonic() + _PATIENCE
+    while time.monotonic() < give_up:
+        if not folder.is_dir():
+            _prepare(folder, pod, start, state)
+        try:
+            with disk_errors():
+                lock = pod_folder.try_lock(folder / pod_folder.LOCK)
+        except BackendUnavailable as error:
+            if isinstance(error.__cause__, FileNotFoundError):
+                continue  # Released in this very moment; it may be launched again.
+            raise
+        if lock is not None:
+            try:
+                return _start_locked(folder, pod, start, lock)
+            finally:
+                os.close(lock)
+        if was_started(folder):
+            return None
+        time.sleep(0.002)
+    raise BackendUnavailable(f"{pod.name} is being started by another process, which takes long")
+
+
+def was_started(folder: Path) -> bool:
+    """Say whether a pod's supervisor has begun, or never may."""
+    account = pod_folder.read_account(folder)
+    if account is None:
+        return False
+    return account.supervisor is not None or pod_folder.stop_deadline(folder) is not None
+
+
+def _prepare(folder: Path, pod: RunPod, start: Start, state: StateFolder) -> None:
+    with state.draft() as draft:
+        document = {
+            "run_id": pod.run_id,
+            "generation": pod.generation,
+            "plan_id": pod.plan_id,
+            "image": pod.image,
+            "command": [*pod.entrypoint, *pod.args],
+            "engine": start.engine,
+            "log": str(state.volume(pod.log) / LOG_FILE) if pod.log else None,
+        }
+        (draft / pod_folder.POD).write_text(json.dumps(document, indent=1))
+        (draft / pod_folder.STATE).write_bytes(bytes(pod_folder.STATE_BYTES))
+        (draft / pod_folder.LOCK).touch()
+        options = b"".join(os.fsencode(word) + b"\0" for word in start.options)
+        (draft / pod_folder.ARGUMENTS).write_bytes(options)
+        try:
+            draft.rename(folder)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+
+
+def _start_locked(folder: Path, pod: RunPod, start: Start, lock: int) -> int | None:
+    if was_started(folder):
+        return None
+    with ExitStack() as stack, disk_errors():
+
+        def opened(name: str, flags: int) -> int:
+            descriptor = os.open(folder / name, flags | os.O_CLOEXEC)
+            stack.callback(os.close, descriptor)
+            return descriptor
+
+        return supervisor.spawn_supervisor(
+            folder,
+            start.script,
+            start.arguments,
+            state=opened(pod_folder.STATE, os.O_RDWR),
+            lock=lock,
+            options=opened(pod_folder.ARGUMENTS, os.O_RDONLY) if start.options else None,
+            with_log=pod.log is not None,
+            environment=start.environment,
+        )

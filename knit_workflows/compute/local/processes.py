@@ -1,0 +1,81 @@
+"""Reads the machine's processes and signals them without ever hitting a stranger.
+
+A process is known by its number *and* the time at which it was born, since numbers are used again.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+_PROC: Final = Path("/proc")
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """A process as `/proc/PID/stat` describes it; `born` is in clock ticks since boot."""
+
+    pid: int
+    parent: int
+    session: int
+    born: int
+
+
+def find_process(pid: int) -> Process | None:
+    """Give a living process; None when there is none or it is a zombie."""
+    try:
+        text = (_PROC / str(pid) / "stat").read_text(errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    # The second field is the command's name in parentheses and may hold anything.
+    fields = text[text.rindex(")") + 2 :].split()
+    if fields[0] in "ZX":
+        return None
+    return Process(pid, parent=int(fields[1]), session=int(fields[3]), born=int(fields[19]))
+
+
+def descendants(root: int) -> list[Process]:
+    """Give the living children of a process, their children, and so on; parents come first."""
+    children: dict[int, list[Process]] = {}
+    for entry in _PROC.iterdir():
+        process = find_process(int(entry.name)) if entry.name.isdigit() else None
+        if process is not None:
+            children.setdefault(process.parent, []).append(process)
+    found: list[Process] = []
+    ancestors = [root]
+    while ancestors:
+        nearest = children.get(ancestors.pop(), [])
+        found += nearest
+        ancestors += [process.pid for process in nearest]
+    return found
+
+
+def open_process(pid: int, born: int) -> int | None:
+    """Give a descriptor that becomes readable when the process ends; None when it has ended."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return None
+    process = find_process(pid)
+    if process is None or process.born != born:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def send(number: signal.Signals, processes: Iterable[Process]) -> None:
+    """Signal those of the processes that are still alive."""
+    for process in processes:
+        descriptor = open_process(process.pid, process.born)
+        if descriptor is None:
+            continue
+        try:
+            with suppress(ProcessLookupError, PermissionError):
+                signal.pidfd_send_signal(descriptor, number)
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,199 @@
+"""Starts the small shell programs that stay with a run pod and outlive knit.
+
+A *supervisor* holds the pod's lock, runs the pod and writes its `state`; a *reaper* kills a pod
+after its grace. Both are POSIX `sh` (no start-up time, one megabyte), in sessions of their own.
+The descriptors they get are: 3 the sandbox's options, 5 and 6 the ends of the pipe for the log,
+8 the lock, 9 the state; their own complaints go to the state as well.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Final
+
+SHELL: Final = "/bin/sh"
+
+_START: Final = r"""
+cd /
+umask 022
+set_born() { born=${20}; }
+read -r line </proc/$$/stat
+set_born ${line##*) }
+printf 'started %s %s\n' "$$" "$born" >&9
+folder=$1 log=$2
+shift 2
+while [ "$1" != -- ]; do
+  for entry in "$2"/* "$2"/.[!.]* "$2"/..?*; do
+    if [ -e "$entry" ] || [ -L "$entry" ]; then
+      printf 'full %s\n' "$1" >&9
+      exit
+    fi
+  done
+  shift 2
+done
+shift
+start_copier() {
+  if [ -n "$log" ]; then
+    cat <&5 >"$log" 6>&- 8>&- 9>&- &
+    copier=$!
+  fi
+  exec 5<&-
+}
+finish() {
+  exec 6>&-
+  copied=0
+  if [ -n "$log" ]; then
+    wait "$copier"
+    copied=$?
+  fi
+  printf 'exited %s %s\n' "$1" "$copied" >&9
+  exit
+}
+[ -e "$folder/stop" ] && exit
+"""
+"""Beginning of each supervisor: FOLDER LOG {PATH OUTPUT}… -- …
+
+It claims the pod, and looks into the outputs. PATH is what to call an output, and empty for the
+log; LOG is the log's file, or empty. Without a log, 6 goes nowhere and 5 is not there.
+"""
+
+SANDBOX: Final = (
+    _START
+    + r"""
+start_copier
+"$@" >&6 4>&9 6>&- </dev/null
+finish $?
+"""
+)
+"""… COMMAND… is run; it writes where its first process is to 4, and `running` to 9."""
+
+IN_SANDBOX: Final = 'echo running >&9; exec 2>&1 3<&- 4>&- 8>&- 9>&-; exec "$@"'
+"""First command inside a sandbox: says that it got so far, and becomes the user's command.
+
+Until then complaints go to the state, from then on into the log.
+"""
+
+CONTAINER: Final = (
+    _START
+    + r"""
+engine=$1 image=$2 name=$3
+shift 3
+last_line() { printf '%s' "$complaint" | tail -n 1 | cut -c 1-600; }
+find_image() {
+  found=$("$engine" image inspect --format '{{.Id}}{{range .RepoDigests}} {{.}}{{end}}' \
+    "$image" 2>/dev/null) && [ -n "$found" ]
+}
+pause=2
+until find_image; do
+  complaint=$("$engine" pull "$image" 2>&1 </dev/null) && find_image && break
+  printf 'trouble %s\n' "$(last_line)" >&9
+  sleep "$pause"
+  [ "$pause" -ge 60 ] || pause=$((pause * 2))
+done
+printf 'image %s\n' "$found" >&9
+if ! complaint=$("$engine" create "$@" 2>&1 >/dev/null); then
+  printf 'refused %s\n' "$(last_line)" >&9
+  exit
+fi
+start_copier
+echo running >&9
+"$engine" start --attach --sig-proxy=false "$name" >&6 2>&1 6>&- </dev/null
+code=$?
+exec 6>&-
+if [ "$code" != 0 ]; then
+  printf 'facts %s\n' "$("$engine" inspect --format \
+    '{{.State.ExitCode}} {{.State.OOMKilled}} {{.State.Running}}' "$name")" >&9
+fi
+finish "$code"
+"""
+)
+"""… ENGINE IMAGE NAME CREATE-ARGUMENT… : pulls the image until it is there, runs the container."""
+
+KILL_LATER: Final = r"""
+cd /
+set_born() { born=${20}; }
+sleep "$1"
+read -r line </proc/$2/stat && set_born ${line##*) } && [ "$born" = "$3" ] && kill -s KILL "$2"
+"""
+"""SECONDS PID BORN: kills a process after a time, if it is still the same one."""
+
+REMOVE_CONTAINER: Final = r"""
+cd /
+set_born() { born=${20}; }
+folder=$1 engine=$2 name=$3 grace=$4
+"$engine" stop --time "$grace" "$name" >/dev/null
+if read -r line </proc/$5/stat && set_born ${line##*) } && [ "$born" = "$6" ]; then
+  kill -s KILL -- "-$5"
+fi
+"$engine" rm --force "$name" >/dev/null
+left=$("$engine" ps --all --quiet --filter "name=^$name\$") && [ -z "$left" ] && : >"$folder/gone"
+"""
+"""FOLDER ENGINE NAME GRACE PID BORN: stops a container and its supervisor, and removes it."""
+
+
+def spawn(
+    script: str,
+    arguments: Sequence[str],
+    *,
+    descriptors: Mapping[int, int],
+    environment: Mapping[str, str],
+) -> int:
+    """Start a script in a session of its own and give its process number.
+
+    `descriptors` maps numbers in the script to open descriptors here; 2 is the null device unless
+    named. The caller keeps (and closes) its own. Raises OSError when no process can be made.
+    """
+    with ExitStack() as stack:
+        actions: list[tuple[int, int, str, int, int] | tuple[int, int, int]] = [
+            (os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_RDWR, 0) for number in (0, 1, 2)
+        ]
+        for number, descriptor in descriptors.items():
+            # Copies with high numbers, so that none is overwritten before its turn.
+            copy = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 20)
+            stack.callback(os.close, copy)
+            actions.append((os.POSIX_SPAWN_DUP2, copy, number))
+        return os.posix_spawn(
+            SHELL,
+            ["sh", "-c", script, "knit-supervisor", *arguments],
+            dict(environment),
+            file_actions=actions,
+            setsid=True,
+            setsigmask=[],
+            # Python ignores SIGPIPE, and whoever started it may ignore others: user code must not
+            # inherit that.
+            setsigdef=signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP},
+        )
+
+
+def spawn_supervisor(
+    folder: Path,
+    script: str,
+    arguments: Sequence[str],
+    *,
+    state: int,
+    lock: int,
+    options: int | None,
+    with_log: bool,
+    environment: Mapping[str, str],
+) -> int:
+    """Start a supervisor; `arguments` are what the script wants after FOLDER."""
+    with ExitStack() as stack:
+        descriptors = {2: state, 9: state, 8: lock}
+        if options is not None:
+            descriptors[3] = options
+        if with_log:
+            reading, writing = os.pipe2(os.O_CLOEXEC)
+            stack.callback(os.close, reading)
+            descriptors[5] = reading
+        else:
+            writing = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+        stack.callback(os.close, writing)
+        descriptors[6] = writing
+        return spawn(
+            script, [str(folder), *arguments], descriptors=descriptors, environment=environment
+        )

@@ -1,0 +1,1 @@
+"""Programs that run inside pods, and the archives they speak: standard library only."""

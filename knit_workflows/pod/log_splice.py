@@ -1,0 +1,197 @@
+"""Puts a container's log together from several readings of it: nothing lost, nothing twice.
+
+The log is asked for with timestamps, so each line comes as ``<stamp> <content>\\n``, and a reading
+can be resumed from a second on. How what is known already is told from what is new:
+
+* Kubernetes resumes by whole seconds, so known lines come again. Stamps may be equal, and those of
+  stdout and stderr may be out of order by a moment; but the order in the log never changes. So a
+  reading is resumed one second early, and as many lines are skipped as were seen from there on;
+* a reading may be cut within a line: then as many bytes of that line are skipped as were seen;
+* if the first line to skip does not come, the runtime has rotated the log meanwhile: then lines
+  pass from the first stamp on that is later than all seen.
+
+Since Kubernetes 1.26 only the start of a line has a stamp, also when the runtime stores a long line
+in pieces of 16 KiB.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from calendar import timegm
+from functools import lru_cache
+
+_STAMP = re.compile(rb"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(Z|[+-]\d\d:\d\d)", re.ASCII)
+_MOST_STAMP_BYTES = 40
+
+
+class NotALog(Exception):
+    """A line has no stamp: not the container speaks but the kubelet, about its troubles."""
+
+
+class LogSplice:
+    """Turns pieces of readings into the log's new content.
+
+    Give `feed` each piece of a reading; call `finish` when a reading ended by itself, and `resume`
+    before each reading but the first.
+    """
+
+    def __init__(self) -> None:
+        # Over all readings. For the newest second seen and the one before: the stamp of the first
+        # line from that second on, and how many complete lines there were since.
+        self._newest = 0
+        self._from: dict[int, tuple[bytes, int]] = {}
+        self._latest = (0, b"")
+        self._open_stamp: bytes | None = None  # of a line that has not ended yet
+        self._open_bytes = 0
+        # Within one reading.
+        self._rest = b""  # the start of a line, too short to know its stamp
+        self._stamp: bytes | None = None  # of the line being read; None between lines
+        self._passing = True
+        self._seek: bytes | None = None
+        self._skip_lines = 0
+        self._skip_bytes = 0
+        self._drop_line = False
+        self._alien: str | None = None
+        self._fragment: str | None = None
+
+    @property
+    def since(self) -> str | None:
+        """What to ask the next reading to start from, RFC 3339 in UTC; None for the start."""
+        if not self._from:
+            return None
+        return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self._newest - 1))
+
+    def resume(self) -> None:
+        """Gets ready for a reading that starts at `since`."""
+        self._rest, self._stamp = b"", None
+        self._seek, self._skip_lines = self._from.get(self._newest - 1, (None, 0))
+        self._skip_bytes = 0
+        self._passing = self._drop_line = False
+        self._alien = self._fragment = None
+
+    def feed(self, piece: bytes) -> bytes:
+        """The new content in the piece, maybe none.
+
+        Raises:
+            NotALog: something else than the log came, before this piece. All new content of the
+                pieces before has been returned.
+        """
+        if self._alien is not None:
+            raise NotALog(self._alien)
+        data = self._rest + piece
+        self._rest = b""
+        new: list[bytes] = []
+        at = 0
+        while at < len(data):
+            if self._stamp is None and not self._drop_line:
+                start = self._start_line(data, at)
+                if start is None:
+                    self._rest = data[at:]
+                    break
+                at = start
+                continue
+            end = data.find(b"\n", at) + 1
+            self._content(data[at : end or None], new)
+            if end:
+                self._end_line()
+            at = end or len(data)
+        return b"".join(new)
+
+    def finish(self) -> None:
+        """Raises NotALog if what the reading brought was, at its end or altogether, no log."""
+        if self._alien is None and self._seek is not None:
+            self._alien = self._fragment
+        if self._alien is not None:
+            raise NotALog(self._alien)
+
+    def _start_line(self, data: bytes, at: int) -> int | None:
+        """Where the line's content starts; None when there is none, or more is needed to know."""
+        head = data[at : at + _MOST_STAMP_BYTES]
+        stamp, space, _ = head.partition(b" ")
+        if not space and b"\n" not in head and len(head) < _MOST_STAMP_BYTES:
+            return None
+        key = _key(stamp) if space else None
+        if key is not None:
+            self._stamp = stamp
+            if not self._passing:
+                self._decide(stamp, key)
+            return at + len(stamp) + 1
+        text = data[at : at + 500].partition(b"\n")[0].decode("utf-8", "replace")
+        if self._seek is None and not self._skip_lines:
+            self._alien = text
+            return None
+        self._fragment = text
+        self._drop_line = True  # the end of a line that began before `since`
+        return at
+
+    def _decide(self, stamp: bytes, key: tuple[int, bytes]) -> None:
+        """Whether this line is known, and how much of it."""
+        if self._skip_lines and key > self._latest:
+            self._seek, self._skip_lines = None, 0  # rotated: what was to be skipped is gone
+        if self._seek is not None:
+            if stamp != self._seek:
+                self._drop_line = True
+                return
+            self._seek = None
+        if self._skip_lines:
+            self._skip_lines -= 1
+            self._drop_line = True
+            return
+        self._passing = True
+        if stamp == self._open_stamp:
+            self._skip_bytes = self._open_bytes
+        else:
+            self._open_stamp = None
+
+    def _content(self, content: bytes, new: list[bytes]) -> None:
+        if self._drop_line:
+            return
+        if self._open_stamp is None:
+            self._open_stamp, self._open_bytes = self._stamp, 0
+        skipped = min(self._skip_bytes, len(content))
+        self._skip_bytes -= skipped
+        self._open_bytes += len(content) - skipped
+        new.append(content[skipped:])
+
+    def _end_line(self) -> None:
+        if not self._drop_line and self._stamp is not None:
+            self._count(self._stamp)
+            self._open_stamp = None
+            self._skip_bytes = 0
+        self._stamp, self._drop_line = None, False
+
+    def _count(self, stamp: bytes) -> None:
+        key = _key(stamp)
+        assert key is not None, stamp
+        self._latest = max(self._latest, key)
+        second = key[0]
+        if second > self._newest:
+            self._from = {t: seen for t, seen in self._from.items() if t == second - 1}
+            self._newest = second
+        for tracked in (self._newest - 1, self._newest):
+            if second >= tracked:
+                first, count = self._from.get(tracked, (stamp, 0))
+                self._from[tracked] = (first, count + 1)
+
+
+def _key(stamp: bytes) -> tuple[int, bytes] | None:
+    """The stamp as seconds since 1970 and nanoseconds, to be compared; None if it is no stamp."""
+    match = _STAMP.fullmatch(stamp)
+    if match is None:
+        return None
+    second = _second(match[1], match[3])
+    return None if second is None else (second, (match[2] or b"").ljust(9, b"0"))
+
+
+@lru_cache(maxsize=4)  # of the thousands of lines in a second, one is parsed
+def _second(instant: bytes, zone: bytes) -> int | None:
+    fields = [int(field) for field in re.split(rb"[-T:]", instant)]
+    try:
+        second = timegm((*fields, 0, 0, 0))
+    except ValueError:
+        return None
+    if zone == b"Z":
+        return second
+    offset = int(zone[1:3]) * 3600 + int(zone[4:6]) * 60
+    return second - offset if zone.startswith(b"+") else second + offset

@@ -1,0 +1,6 @@
+"""Everything knit remembers: the one adapter of `domain.ports.Store`, on PostgreSQL."""
+
+from knit_workflows.store.migrations import migrate
+from knit_workflows.store.postgres import PostgresStore
+
+__all__ = ["PostgresStore", "migrate"]

@@ -1,0 +1,223 @@
+"""Connections to PostgreSQL: the pool, transactions, what is retried, and what an error means.
+
+psycopg is used directly: its own overhead is a third of that of an ORM's engine, and most calls
+are one statement, which needs no transaction around it. READ COMMITTED throughout.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, Final, TypeVar
+from urllib.parse import parse_qs, urlsplit
+
+import psycopg
+from psycopg import AsyncConnection
+from psycopg.pq import TransactionStatus
+from psycopg.rows import namedtuple_row
+from psycopg.types.string import TextLoader
+
+from knit_workflows.domain.errors import StoreUnavailable
+
+T = TypeVar("T")
+Params = Mapping[str, Any]
+
+SERIALIZATION_FAILURE: Final = "40001"
+DEADLOCK_DETECTED: Final = "40P01"
+_TRANSIENT: Final = frozenset({SERIALIZATION_FAILURE, DEADLOCK_DETECTED})
+_ATTEMPTS: Final = 10
+_UNAVAILABLE_CLASSES: Final = ("08", "28", "53", "57", "58", "3D")
+"""SQLSTATE classes: connection, authorization, resources, operator, system, no such database."""
+_READ_ONLY: Final = "25006"
+"""A stand-by answers during a failover."""
+_PATIENCE_SECONDS: Final = 30.0
+"""How long a call waits for a free connection, and for a new one to be made."""
+
+
+class Session:
+    """One connection in use; every method is one statement and one round trip."""
+
+    __slots__ = ("_connection",)
+
+    def __init__(self, connection: AsyncConnection[Any]) -> None:
+        self._connection = connection
+
+    async def rows(self, query: str, params: Params | None = None) -> list[Any]:
+        """Run a statement, return its rows as named tuples."""
+        cursor = await self._connection.execute(query.encode(), params)
+        return await cursor.fetchall()
+
+    async def row(self, query: str, params: Params | None = None) -> Any:
+        """Run a statement, return its first row or None."""
+        cursor = await self._connection.execute(query.encode(), params)
+        return await cursor.fetchone()
+
+    async def do(self, query: str, params: Params | None = None) -> int:
+        """Run a statement, return how many rows it changed."""
+        cursor = await self._connection.execute(query.encode(), params)
+        return cursor.rowcount
+
+
+class Database:
+    """A pool of at most `size` connections, and the only way to use them."""
+
+    def __init__(self, url: str, size: int) -> None:
+        self._url = url
+        self._slots = asyncio.Semaphore(size)
+        self._idle: list[AsyncConnection[Any]] = []
+        self._closed = False
+
+    async def aclose(self) -> None:
+        """Close the idle connections; those in use are closed when they are given back."""
+        self._closed = True
+        await self.drop_idle()
+
+    async def drop_idle(self) -> None:
+        """Close the idle connections: others of the same age are likely to be dead too."""
+        while self._idle:
+            await self._idle.pop().close()
+
+    async def rows(self, query: str, params: Params | None = None) -> list[Any]:
+        """Run one statement by itself; repeated when it lost a race or found a dead connection."""
+        return await self._attempt(lambda session: session.rows(query, params), bare=True)
+
+    async def row(self, query: str, params: Params | None = None) -> Any:
+        """Run one statement by itself as `rows` does; return its first row or None."""
+        return await self._attempt(lambda session: session.row(query, params), bare=True)
+
+    async def do(self, query: str, params: Params | None = None) -> int:
+        """Run one statement by itself as `rows` does; return how many rows it changed."""
+        return await self._attempt(lambda session: session.do(query, params), bare=True)
+
+    async def transaction(self, work: Callable[[Session], Awaitable[T]]) -> T:
+        """Run `work` in a transaction; it is run again from the start when it lost a race.
+
+        `work` must therefore change nothing but the database.
+        """
+        return await self._attempt(work, bare=False)
+
+    async def _attempt(self, work: Callable[[Session], Awaitable[T]], *, bare: bool) -> T:
+        stale = False
+        for attempt in range(_ATTEMPTS):
+            try:
+                return await self._once(work, bare=bare)
+            except _Lost as lost:
+                # A pooled connection may have died while idle: one more try on a new one. A lost
+                # COMMIT is not tried again: it may have worked.
+                if stale or lost.committing:
+                    raise unavailable(lost.cause) from lost.cause
+                stale = True
+            except psycopg.Error as cause:
+                if is_outage(cause):
+                    raise unavailable(cause) from cause
+                if cause.sqlstate not in _TRANSIENT or attempt == _ATTEMPTS - 1:
+                    raise
+                await asyncio.sleep(random.uniform(0, 0.01 * 2 ** min(attempt, 5)))
+        raise AssertionError("unreachable")
+
+    async def _once(self, work: Callable[[Session], Awaitable[T]], *, bare: bool) -> T:
+        committing = False
+        async with self._connection() as connection:
+            try:
+                if bare:
+                    return await work(Session(connection))
+                async with connection.transaction():
+                    result = await work(Session(connection))
+                    committing = True
+                return result
+            except psycopg.Error as cause:
+                if connection.closed or is_outage(cause):
+                    await connection.close()
+                    await self.drop_idle()
+                    raise _Lost(cause, committing) from cause
+                raise
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[AsyncConnection[Any]]:
+        try:
+            async with asyncio.timeout(_PATIENCE_SECONDS):
+                await self._slots.acquire()
+        except TimeoutError as cause:
+            raise StoreUnavailable("all connections to the database are busy") from cause
+        try:
+            connection = await self._take()
+            try:
+                yield connection
+            finally:
+                await self._give_back(connection)
+        finally:
+            self._slots.release()
+
+    async def _take(self) -> AsyncConnection[Any]:
+        while self._idle:
+            connection = self._idle.pop()
+            if not connection.closed:
+                return connection
+        return await connect(self._url)
+
+    async def _give_back(self, connection: AsyncConnection[Any]) -> None:
+        # Anything but idle means that a call was torn out of the middle of a transaction.
+        sound = connection.info.transaction_status == TransactionStatus.IDLE
+        if sound and not self._closed:
+            self._idle.append(connection)
+        else:
+            await connection.close()
+
+
+class _Lost(Exception):  # a signal between two functions here, never seen outside
+    def __init__(self, cause: psycopg.Error, committing: bool) -> None:
+        super().__init__()
+        self.cause = cause
+        self.committing = committing
+
+
+async def connect(url: str) -> AsyncConnection[Any]:
+    """Open one connection in autocommit mode, with ids as text; raises StoreUnavailable."""
+    url = url.replace("postgresql+psycopg:", "postgresql:", 1)
+    try:
+        connection = await AsyncConnection.connect(
+            url,
+            autocommit=True,
+            row_factory=namedtuple_row,
+            connect_timeout=int(_PATIENCE_SECONDS),
+            # Who only listens would otherwise notice a vanished server after two hours.
+            keepalives_idle=30,
+            keepalives_interval=10,
+            keepalives_count=3,
+            **_session_options(url),
+        )
+    except psycopg.Error as cause:
+        raise unavailable(cause) from cause
+    connection.adapters.register_loader("uuid", TextLoader)
+    return connection
+
+
+def _session_options(url: str) -> dict[str, Any]:
+    """Give the session parameters, unless the URL has some of its own."""
+    if "options" in parse_qs(urlsplit(url).query):
+        return {}
+    # Compiling costs more than any of our statements; UTC makes instants comparable at sight.
+    return {"options": "-c jit=off -c timezone=UTC"}
+
+
+def is_outage(error: psycopg.Error) -> bool:
+    """Say whether an error means that the database is away, rather than that we have a bug."""
+    state = error.sqlstate
+    if state is None:
+        return isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
+    return state[:2] in _UNAVAILABLE_CLASSES or state == _READ_ONLY
+
+
+def unavailable(cause: psycopg.Error) -> StoreUnavailable:
+    """Make the error that says that the database is away."""
+    return StoreUnavailable(
+        f"the database does not answer: {str(cause).strip() or type(cause).__name__}",
+        advice="check the database's address, and that it is up",
+    )
+
+
+def violated(error: psycopg.Error) -> str | None:
+    """Give the name of the constraint an error is about, or None."""
+    return error.diag.constraint_name

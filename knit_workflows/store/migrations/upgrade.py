@@ -1,0 +1,35 @@
+"""Runs Alembic on one locked connection."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Final
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import create_engine, text
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.pool import NullPool
+
+from knit_workflows.domain.errors import StoreUnavailable
+
+_one_at_a_time: Final = threading.Lock()
+"""Alembic keeps the running migration in globals: two threads must not share them."""
+
+
+def upgrade(url: str, *, lock: int, folder: Path) -> None:
+    """Upgrade to the newest revision while holding the advisory lock `lock`."""
+    config = Config()
+    config.set_main_option("script_location", str(folder).replace("%", "%%"))
+    engine = create_engine(make_url(url).set(drivername="postgresql+psycopg"), poolclass=NullPool)
+    try:
+        with _one_at_a_time, engine.connect() as connection:
+            connection.execute(text("SELECT pg_advisory_lock(:lock)"), {"lock": lock})
+            connection.commit()  # the lock is the session's, and stays
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+            connection.commit()
+    except OperationalError as cause:
+        raise StoreUnavailable(advice="check the database's address, and that it is up") from cause

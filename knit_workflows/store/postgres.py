@@ -1,0 +1,49 @@
+"""The store on PostgreSQL: the parts put together, opened and closed."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from knit_workflows.domain.errors import StoreUnavailable
+from knit_workflows.settings import StoreSettings
+from knit_workflows.store import queries
+from knit_workflows.store.admission import AdmissionRows
+from knit_workflows.store.connection import Database
+from knit_workflows.store.listening import Listener
+from knit_workflows.store.migrations import REVISION
+from knit_workflows.store.projection import ProjectionRows
+from knit_workflows.store.transfers import TransferRows
+
+_SQL: Final = queries.load("schema")
+
+
+class PostgresStore(AdmissionRows, ProjectionRows, TransferRows):
+    """Everything knit remembers, in one PostgreSQL database; implements `ports.Store`."""
+
+    def __init__(self, settings: StoreSettings) -> None:
+        url = settings.url.get_secret_value()
+        self._db = Database(url, settings.pool_size)
+        self._listener = Listener(url)
+
+    async def open(self) -> None:
+        """Connect and check the schema; raises StoreUnavailable that says what to do."""
+        found = None
+        if (await self._db.row(_SQL["revision"])).versions is not None:
+            row = await self._db.row(_SQL["current"])
+            found = None if row is None else row.revision
+        if found == REVISION:
+            return
+        has = "no tables of knit" if found is None else f"its tables in revision {found}"
+        raise StoreUnavailable(
+            f"the database has {has}, this knit needs revision {REVISION}",
+            advice="run the database migrations of this version of knit, then start again",
+        )
+
+    async def aclose(self) -> None:
+        """Close all connections; to be called once, when nothing uses the store any more."""
+        await self._listener.aclose()
+        await self._db.aclose()
+
+    async def ping(self) -> None:
+        """Answer when the database does; raises StoreUnavailable."""
+        await self._db.row(_SQL["ping"])

@@ -1,0 +1,172 @@
+-- name: take
+-- The oldest event that means Runs and that no other process holds.
+SELECT event_id, kind, subject, cursor
+  FROM outbox
+ WHERE kind <> 'stop_run'
+ ORDER BY event_id
+   FOR UPDATE SKIP LOCKED
+ LIMIT 1
+
+-- name: finish
+-- An event is worked off.
+DELETE FROM outbox WHERE event_id = %(event_id)s
+
+-- name: keep
+-- An event goes on from a cursor.
+UPDATE outbox SET cursor = %(cursor)s WHERE event_id = %(event_id)s
+
+-- name: notify
+-- The Projector has something to do.
+SELECT pg_notify(%(channel)s, '')
+
+-- name: fills
+-- The inputs that a Data fills now, and how many inputs each Plan has: those all of whose tags it has (relational division through
+-- the interned tags), and those that only pin its id or time. No rows when its Run is not done.
+WITH one AS MATERIALIZED (
+    SELECT d.knit_id, d.timestamp
+      FROM data d
+      JOIN run r USING (run_id)
+     WHERE d.knit_id = %(knit_id)s
+       AND r.status = 'done'
+), tagged AS (
+    SELECT t.input_id, count(*) AS hits
+      FROM data_tag dt
+      JOIN plan_input_tag t USING (tag_id)
+     WHERE dt.knit_id = %(knit_id)s
+     GROUP BY t.input_id
+), filled AS (
+    SELECT i.plan_id, i.position
+      FROM one
+     CROSS JOIN tagged
+      JOIN plan_input i ON i.input_id = tagged.input_id AND i.tag_count = tagged.hits
+     WHERE (i.pinned_knit_id IS NULL OR i.pinned_knit_id = one.knit_id::text)
+       AND (i.pinned_timestamp IS NULL OR i.pinned_timestamp = one.timestamp)
+     UNION ALL
+    SELECT i.plan_id, i.position
+      FROM one
+      JOIN plan_input i ON i.pinned_knit_id = one.knit_id::text
+     WHERE i.tag_count = 0
+       AND (i.pinned_timestamp IS NULL OR i.pinned_timestamp = one.timestamp)
+     UNION ALL
+    SELECT i.plan_id, i.position
+      FROM one
+      JOIN plan_input i ON i.pinned_timestamp = one.timestamp
+     WHERE i.tag_count = 0
+       AND i.pinned_knit_id IS NULL
+)
+SELECT f.plan_id, f.position,
+       (SELECT count(*) FROM plan_input i WHERE i.plan_id = f.plan_id) AS inputs
+  FROM filled f
+ ORDER BY f.plan_id, f.position
+
+-- name: candidates
+-- For every input of a Plan, the Data that fill it now, in order of their ids; one snapshot for
+-- all inputs. A pinned input starts from its pin; the others start from the one of their tags
+-- that the fewest Data have (counted up to a bound) and probe the rest.
+WITH wanted AS MATERIALIZED (
+    SELECT i.input_id, i.position, i.tag_count, i.pinned_knit_id, i.pinned_timestamp,
+           (SELECT t.tag_id
+              FROM plan_input_tag t
+             WHERE t.input_id = i.input_id
+             ORDER BY (SELECT count(*)
+                         FROM (SELECT FROM data_tag x WHERE x.tag_id = t.tag_id LIMIT 1000) few),
+                      t.tag_id
+             LIMIT 1) AS rarest
+      FROM plan_input i
+     WHERE i.plan_id = %(plan_id)s
+), possible AS (
+    SELECT w.*, dt.knit_id
+      FROM wanted w
+      JOIN data_tag dt ON dt.tag_id = w.rarest
+     WHERE w.pinned_knit_id IS NULL
+       AND w.pinned_timestamp IS NULL
+     UNION ALL
+    SELECT w.*, d.knit_id
+      FROM wanted w
+      JOIN data d ON d.timestamp = w.pinned_timestamp
+     WHERE w.pinned_knit_id IS NULL
+     UNION ALL
+    SELECT w.*, d.knit_id
+      FROM wanted w
+      JOIN data d ON d.knit_id =
+           CASE WHEN w.pinned_knit_id ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$'
+                THEN w.pinned_knit_id::uuid END
+     WHERE w.pinned_timestamp IS NULL OR w.pinned_timestamp = d.timestamp
+)
+), filled AS (
+    SELECT p.input_id, array_agg(p.knit_id ORDER BY p.knit_id)::text[] AS knit_ids
+      FROM possible p
+      JOIN data d USING (knit_id)
+      JOIN run r USING (run_id)
+     WHERE r.status = 'done'
+       AND (p.tag_count = 0
+            OR p.tag_count = 1 AND p.pinned_knit_id IS NULL AND p.pinned_timestamp IS NULL
+            OR p.tag_count = (SELECT count(*)
+                                FROM plan_input_tag t
+                                JOIN data_tag x ON x.tag_id = t.tag_id AND x.knit_id = p.knit_id
+                               WHERE t.input_id = p.input_id))
+     GROUP BY p.input_id
+)
+SELECT COALESCE(filled.knit_ids, '{}') AS knit_ids
+  FROM wanted
+  LEFT JOIN filled USING (input_id)
+ ORDER BY wanted.position
+
+-- name: known
+-- Which of these combinations have a Run already, whatever its status.
+SELECT a.place
+  FROM unnest(%(plan_ids)s::uuid[], %(hashes)s::bytea[])
+       WITH ORDINALITY AS a (plan_id, hash, place)
+  JOIN run r ON r.plan_id = a.plan_id AND r.assignment_hash = a.hash
+
+-- name: create
+-- Makes the Runs of these combinations that have none, with their inputs, Data, tags and history.
+-- Inserted in the order of the unique key, so that two processes cannot wait for each other.
+-- The Plans are share-locked first: whether they are active cannot change until these Runs are
+-- visible to whoever changes it.
+WITH asked AS MATERIALIZED (
+    SELECT run_id, plan_id, hash
+      FROM unnest(%(run_ids)s::uuid[], %(plan_ids)s::uuid[], %(hashes)s::bytea[])
+           AS a (run_id, plan_id, hash)
+), plans AS MATERIALIZED (
+    SELECT plan_id, active
+      FROM plan
+     WHERE plan_id IN (SELECT plan_id FROM asked)
+     ORDER BY plan_id
+       FOR SHARE
+), made AS (
+    INSERT INTO run (run_id, plan_id, assignment_hash, status, created_at, updated_at)
+    SELECT a.run_id, a.plan_id, a.hash,
+           CASE WHEN p.active THEN 'waiting' ELSE 'deactivated' END, at, at
+      FROM asked a
+      JOIN plans p USING (plan_id)
+     CROSS JOIN date_trunc('milliseconds', clock_timestamp()) AS at
+     ORDER BY a.plan_id, a.hash
+        ON CONFLICT (plan_id, assignment_hash) DO NOTHING
+ RETURNING run_id, plan_id, generation, status, created_at
+), assigned AS (
+    INSERT INTO run_input (run_id, input_id, knit_id)
+    SELECT made.run_id, i.input_id, a.knit_id
+      FROM unnest(%(input_run_ids)s::uuid[], %(positions)s::smallint[], %(knit_ids)s::uuid[])
+           AS a (run_id, position, knit_id)
+      JOIN made USING (run_id)
+      JOIN plan_input i ON i.plan_id = made.plan_id AND i.position = a.position
+), planned AS MATERIALIZED (
+    SELECT gen_random_uuid() AS knit_id, made.run_id, o.output_id
+      FROM made
+      JOIN plan_output o USING (plan_id)
+), filled AS (
+    INSERT INTO data (knit_id, run_id, output_id, volume)
+    SELECT knit_id, run_id, output_id, %(volume_prefix)s || knit_id::text
+      FROM planned
+), labelled AS (
+    INSERT INTO data_tag (tag_id, knit_id)
+    SELECT t.tag_id, planned.knit_id
+      FROM planned
+      JOIN plan_output_tag t USING (output_id)
+), noted AS (
+    INSERT INTO run_event (run_id, generation, at, to_status, cause)
+    SELECT run_id, generation, created_at, status, %(cause)s
+      FROM made
+)
+SELECT run_id, generation FROM made

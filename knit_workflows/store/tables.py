@@ -1,0 +1,347 @@
+"""The tables, as SQLModel classes: what the migrations must arrive at (a test compares them).
+
+Only migrations and tests import this module; statements are the named SQL of `queries`.
+
+```
+plan 1─n plan_input, plan_output n─m tag          run 1─n run_input n─1 data
+plan 1─n run 1─n data (one per plan_output) n─m tag      run 1─n run_event
+```
+Lineage is `data.run_id` (producer) and `run_input` (consumers). All instants are aware and whole
+milliseconds, the precision in which they are shown.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Final
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    ForeignKey,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    Text,
+    UniqueConstraint,
+    Uuid,
+    text,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB, TIMESTAMP
+from sqlmodel import Field, SQLModel
+
+NAMING: Final = {
+    "pk": "pk_%(table_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_name)s",
+}
+
+metadata: Final = MetaData(naming_convention=NAMING)
+
+_NOT_FINAL: Final = "status NOT IN ('done', 'failed', 'invalidated')"
+_QUEUED: Final = "status = 'waiting' AND admitted_at IS NULL"
+_STATUSES: Final = (
+    "status IN ('deactivated', 'waiting', 'ready', 'starting', 'running', 'completing',"
+    " 'aborting', 'done', 'failed', 'invalidated')"
+)
+
+
+class _Table(SQLModel):
+    metadata = metadata
+
+
+def _serial() -> Any:
+    return Field(sa_column=Column(BigInteger, Identity(always=True), primary_key=True))
+
+
+def _uuid_key() -> Any:
+    return Field(sa_column=Column(Uuid(as_uuid=False), primary_key=True))
+
+
+def _reference(target: str, *, key: bool = False) -> Any:
+    kind: Any = BigInteger if target.split(".")[1] in _SERIALS else Uuid(as_uuid=False)
+    return Field(sa_column=Column(kind, ForeignKey(target), primary_key=key, nullable=False))
+
+
+_SERIALS: Final = frozenset({"tag_id", "input_id", "output_id"})
+
+
+def _instant(*, nullable: bool = False) -> Any:
+    kind = TIMESTAMP(timezone=True, precision=3)
+    return Field(sa_column=Column(kind, nullable=nullable))
+
+
+def _text(*, nullable: bool = False) -> Any:
+    return Field(sa_column=Column(Text, nullable=nullable))
+
+
+def _json(default: str) -> Any:
+    return Field(sa_column=Column(JSONB, nullable=False, server_default=text(f"'{default}'")))
+
+
+def _texts() -> Any:
+    return Field(sa_column=Column(ARRAY(Text), nullable=False, server_default=text("'{}'")))
+
+
+class Tag(_Table, table=True):
+    """One `key:value` pair, interned: stored once, never removed.
+
+    Unique by a digest, since values are larger than what an index holds.
+    """
+
+    __tablename__ = "tag"
+    __table_args__ = (UniqueConstraint("digest", name="uq_tag_digest"),)
+
+    tag_id: int = _serial()
+    digest: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
+    key: str = _text()
+    value: str = _text()
+
+
+class Plan(_Table, table=True):
+    """A user's Plan (with an image and an identity) or a built-in one (with a name)."""
+
+    __tablename__ = "plan"
+    __table_args__ = (
+        UniqueConstraint("identity_hash", name="uq_plan_identity_hash"),
+        UniqueConstraint("name", name="uq_plan_name"),
+        CheckConstraint(
+            "(name IS NULL) = (repository IS NOT NULL AND image_tag IS NOT NULL"
+            " AND identity_hash IS NOT NULL)",
+            name="ck_plan_image_or_name",
+        ),
+    )
+
+    plan_id: str = _uuid_key()
+    identity_hash: str | None = _text(nullable=True)
+    name: str | None = _text(nullable=True)
+    repository: str | None = _text(nullable=True)
+    image_tag: str | None = _text(nullable=True)
+    entrypoint: list[str] = _texts()
+    args: list[str] = _texts()
+    on_node: list[list[str]] = _json("[]")
+    resources: dict[str, str] = _json("{}")
+    service_account: str | None = _text(nullable=True)
+    annotations: list[list[str]] = _json("[]")
+    active: bool = Field(sa_column_kwargs={"server_default": text("true")})
+    created_at: datetime = _instant()
+
+
+class PlanInput(_Table, table=True):
+    """A hole of a Plan. `position` counts in path order; `tag_count` counts its user tags."""
+
+    __tablename__ = "plan_input"
+    __table_args__ = (
+        UniqueConstraint("plan_id", "position", name="uq_plan_input_position"),
+        UniqueConstraint("plan_id", "path", name="uq_plan_input_path"),
+        Index(
+            "ix_plan_input_pinned_knit_id",
+            "pinned_knit_id",
+            postgresql_where=text("pinned_knit_id IS NOT NULL"),
+        ),
+        Index(
+            "ix_plan_input_pinned_timestamp",
+            "pinned_timestamp",
+            postgresql_where=text("pinned_timestamp IS NOT NULL"),
+        ),
+    )
+
+    input_id: int = _serial()
+    plan_id: str = _reference("plan.plan_id")
+    position: int = Field(sa_column=Column(SmallInteger, nullable=False))
+    path: str = _text()
+    tag_count: int = Field(sa_column=Column(Integer, nullable=False))
+    pinned_knit_id: str | None = _text(nullable=True)
+    pinned_timestamp: datetime | None = _instant(nullable=True)
+
+
+class PlanInputTag(_Table, table=True):
+    """A user tag an input asks for."""
+
+    __tablename__ = "plan_input_tag"
+    __table_args__ = (Index("ix_plan_input_tag_input", "input_id", "tag_id"),)
+
+    tag_id: int = _reference("tag.tag_id", key=True)
+    input_id: int = _reference("plan_input.input_id", key=True)
+
+
+class PlanOutput(_Table, table=True):
+    """A place where Runs leave Data; the log is one too."""
+
+    __tablename__ = "plan_output"
+    __table_args__ = (
+        UniqueConstraint("plan_id", "position", name="uq_plan_output_position"),
+        Index("ux_plan_output_log", "plan_id", unique=True, postgresql_where=text("is_log")),
+    )
+
+    output_id: int = _serial()
+    plan_id: str = _reference("plan.plan_id")
+    position: int = Field(sa_column=Column(SmallInteger, nullable=False))
+    path: str = _text()
+    is_log: bool = Field(sa_column_kwargs={"server_default": text("false")})
+
+
+class PlanOutputTag(_Table, table=True):
+    """A tag that an output puts on its Data."""
+
+    __tablename__ = "plan_output_tag"
+    __table_args__ = (Index("ix_plan_output_tag_output", "output_id", "tag_id"),)
+
+    tag_id: int = _reference("tag.tag_id", key=True)
+    output_id: int = _reference("plan_output.output_id", key=True)
+
+
+class Run(_Table, table=True):
+    """One combination of Data under a Plan. Uploads have no inputs and no `assignment_hash`.
+
+    `admitted_at` says that it may have a workflow, `workflow_started_at` that it has one;
+    `used_*` and `image_digest` are what its pod really got.
+    """
+
+    __tablename__ = "run"
+    __table_args__ = (
+        UniqueConstraint("plan_id", "assignment_hash", name="uq_run_assignment"),
+        CheckConstraint(_STATUSES, name="ck_run_status"),
+        Index("ix_run_updated", "updated_at", "run_id"),
+        Index(
+            "ix_run_queue",
+            text("priority DESC"),
+            "created_at",
+            "run_id",
+            postgresql_where=text(_QUEUED),
+        ),
+        Index(
+            "ix_run_queue_of_plan",
+            "plan_id",
+            text("priority DESC"),
+            "created_at",
+            "run_id",
+            postgresql_where=text(_QUEUED),
+        ),
+        Index("ix_run_deactivated", "plan_id", postgresql_where=text("status = 'deactivated'")),
+        Index(
+            "ix_run_admitted",
+            "plan_id",
+            postgresql_where=text(f"admitted_at IS NOT NULL AND {_NOT_FINAL}"),
+        ),
+        Index(
+            "ix_run_stopped_unadmitted",
+            "run_id",
+            postgresql_where=text("status = 'aborting' AND admitted_at IS NULL"),
+        ),
+    )
+
+    run_id: str = _uuid_key()
+    plan_id: str = _reference("plan.plan_id")
+    assignment_hash: bytes | None = Field(sa_column=Column(LargeBinary, nullable=True))
+    generation: int = Field(sa_column=Column(Integer, nullable=False, server_default=text("1")))
+    status: str = _text()
+    exit_code: int | None = Field(sa_column=Column(SmallInteger, nullable=True))
+    exit_message: str | None = _text(nullable=True)
+    priority: int = Field(sa_column=Column(Integer, nullable=False, server_default=text("0")))
+    admitted_at: datetime | None = _instant(nullable=True)
+    workflow_started_at: datetime | None = _instant(nullable=True)
+    created_at: datetime = _instant()
+    updated_at: datetime = _instant()
+    image_digest: str | None = _text(nullable=True)
+    used_resources: dict[str, str] | None = Field(sa_column=Column(JSONB, nullable=True))
+    used_service_account: str | None = _text(nullable=True)
+
+
+class Data(_Table, table=True):
+    """One immutable volume; its status is that of the Run that makes it."""
+
+    __tablename__ = "data"
+    __table_args__ = (
+        UniqueConstraint("run_id", "output_id", name="uq_data_run_output"),
+        Index("ix_data_timestamp", "timestamp", "knit_id"),
+    )
+
+    knit_id: str = _uuid_key()
+    run_id: str = _reference("run.run_id")
+    output_id: int = _reference("plan_output.output_id")
+    volume: str = _text()
+    timestamp: datetime | None = _instant(nullable=True)
+
+
+class DataTag(_Table, table=True):
+    """A user tag of a Data."""
+
+    __tablename__ = "data_tag"
+    __table_args__ = (Index("ix_data_tag_data", "knit_id", "tag_id"),)
+
+    tag_id: int = _reference("tag.tag_id", key=True)
+    knit_id: str = _reference("data.knit_id", key=True)
+
+
+class RunInput(_Table, table=True):
+    """Which Data a Run has at which input."""
+
+    __tablename__ = "run_input"
+    __table_args__ = (Index("ix_run_input_data", "knit_id", "run_id", "input_id"),)
+
+    run_id: str = _reference("run.run_id", key=True)
+    input_id: int = _reference("plan_input.input_id", key=True)
+    knit_id: str = _reference("data.knit_id")
+
+
+class RunEvent(_Table, table=True):
+    """One change of a Run's status; append-only."""
+
+    __tablename__ = "run_event"
+    __table_args__ = (Index("ix_run_event_run", "run_id", "event_id"),)
+
+    event_id: int = _serial()
+    run_id: str = _reference("run.run_id")
+    generation: int = Field(sa_column=Column(Integer, nullable=False))
+    at: datetime = _instant()
+    from_status: str | None = _text(nullable=True)
+    to_status: str = _text()
+    cause: str = _text()
+    exit_code: int | None = Field(sa_column=Column(SmallInteger, nullable=True))
+    exit_message: str | None = _text(nullable=True)
+
+
+class Outbox(_Table, table=True):
+    """What must follow a commit: `subject` is a Data, a Plan or a Run, as `kind` says.
+
+    `cursor` is where the next page of a long event begins.
+    """
+
+    __tablename__ = "outbox"
+    __table_args__ = (
+        CheckConstraint(
+            "kind IN ('data_ready', 'tags_changed', 'plan_registered', 'stop_run')",
+            name="ck_outbox_kind",
+        ),
+        Index("ix_outbox_projection", "event_id", postgresql_where=text("kind <> 'stop_run'")),
+        Index("ix_outbox_stop", "subject", postgresql_where=text("kind = 'stop_run'")),
+    )
+
+    event_id: int = _serial()
+    kind: str = _text()
+    subject: str = Field(sa_column=Column(Uuid(as_uuid=False), nullable=False))
+    payload: dict[str, Any] = _json("{}")
+    cursor: dict[str, Any] | None = Field(sa_column=Column(JSONB(none_as_null=True), nullable=True))
+    created_at: datetime = _instant()
+
+
+class Transfer(_Table, table=True):
+    """One open door to a Data; `endpoint` is empty until it answers."""
+
+    __tablename__ = "transfer"
+    __table_args__ = (
+        CheckConstraint("mode IN ('read', 'write')", name="ck_transfer_mode"),
+        Index("ux_transfer_write", "knit_id", unique=True, postgresql_where=text("mode = 'write'")),
+        Index("ix_transfer_data", "knit_id"),
+    )
+
+    transfer_id: str = Field(sa_column=Column(Text, primary_key=True))
+    knit_id: str = _reference("data.knit_id")
+    mode: str = _text()
+    token: str = _text()
+    endpoint: str = Field(sa_column=Column(Text, nullable=False, server_default=text("''")))
+    created_at: datetime = _instant()

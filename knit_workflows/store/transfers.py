@@ -1,0 +1,90 @@
+"""Uploads and downloads: the pseudo Run of an upload, and a row for every open door to a Data."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any, Final
+
+from psycopg.errors import UniqueViolation
+
+from knit_workflows import names
+from knit_workflows.domain.errors import DataExists, DataNotFound, NotFound
+from knit_workflows.domain.ids import KnitId, RunId
+from knit_workflows.domain.plans import UPLOADED
+from knit_workflows.domain.ports import TransferRecord
+from knit_workflows.store import queries
+from knit_workflows.store.connection import Database, Session
+from knit_workflows.store.ids import is_id
+
+_SQL: Final = queries.load("transfers")
+_TOKEN_BYTES: Final = 32
+
+
+class TransferRows:
+    """The part of the store that uploads and downloads use."""
+
+    _db: Database
+
+    async def begin_upload(
+        self, transfer_id: str, run_id: RunId, knit_id: KnitId
+    ) -> TransferRecord:
+        """Make the Run of `knit#uploaded`, its Data and the transfer's row, or give what is there.
+
+        Raises NotFound when these ids belong to a transfer that is closed already, DataExists
+        when the Data is another one's.
+        """
+        params = {
+            "transfer_id": transfer_id,
+            "run_id": run_id,
+            "knit_id": knit_id,
+            "plan": UPLOADED,
+            "volume": names.volume(knit_id),
+            "token": secrets.token_urlsafe(_TOKEN_BYTES),
+        }
+
+        async def begin(session: Session) -> TransferRecord:
+            await session.do(_SQL["begin_upload"], params)
+            return _record(
+                transfer_id, await session.row(_SQL["transfer"], {"transfer_id": transfer_id})
+            )
+
+        try:
+            return await self._db.transaction(begin)
+        except UniqueViolation as cause:
+            raise DataExists(f"the Data {knit_id} is written by another transfer") from cause
+
+    async def begin_download(self, transfer_id: str, knit_id: KnitId) -> TransferRecord:
+        """Make the row of a READ transfer, or give it; raises DataNotFound."""
+        if not is_id(knit_id):
+            raise DataNotFound(f"there is no Data {knit_id}", see=knit_id)
+        token = secrets.token_urlsafe(_TOKEN_BYTES)
+        params = {"transfer_id": transfer_id, "knit_id": knit_id, "token": token}
+
+        async def begin(session: Session) -> TransferRecord:
+            await session.do(_SQL["begin_download"], params)
+            row = await session.row(_SQL["transfer"], {"transfer_id": transfer_id})
+            if row is None:
+                raise DataNotFound(f"there is no Data {knit_id}", see=knit_id)
+            return _record(transfer_id, row)
+
+        return await self._db.transaction(begin)
+
+    async def transfer(self, transfer_id: str) -> TransferRecord:
+        """Give a transfer; raises NotFound."""
+        return _record(
+            transfer_id, await self._db.row(_SQL["transfer"], {"transfer_id": transfer_id})
+        )
+
+    async def opened(self, transfer_id: str, endpoint: str) -> None:
+        """Record where the transfer answers. Closed meanwhile: fine."""
+        await self._db.do(_SQL["opened"], {"transfer_id": transfer_id, "endpoint": endpoint})
+
+    async def closed(self, transfer_id: str) -> None:
+        """Remove the transfer's row. Gone already: fine."""
+        await self._db.do(_SQL["closed"], {"transfer_id": transfer_id})
+
+
+def _record(transfer_id: str, row: Any) -> TransferRecord:
+    if row is None:
+        raise NotFound(f"there is no transfer {transfer_id}", see=transfer_id)
+    return TransferRecord(**row._asdict())

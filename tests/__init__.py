@@ -1,0 +1,1 @@
+"""knit's tests; `python -m tests` runs them all."""

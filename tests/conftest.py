@@ -1,0 +1,35 @@
+"""Servers that many tests share, started once per session: PostgreSQL and Temporal, the real ones."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+from temporalio.client import Client
+
+from knit_workflows.embedded import EmbeddedPostgres
+from knit_workflows.testing import embedded_postgres, temporal
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_cmdline_main(config: pytest.Config) -> Iterator[None]:
+    """Leave the process at once: one that ran a Worker can crash in the interpreter's own end."""
+    result = yield
+    if not os.environ.get("PYTEST_XDIST_WORKER"):
+        os._exit(int(result))  # type: ignore[call-overload]
+    return result
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[EmbeddedPostgres]:
+    """A PostgreSQL server; each test makes its own database on it."""
+    with embedded_postgres() as server:
+        yield server
+
+
+@pytest.fixture
+async def temporal_client() -> AsyncIterator[Client]:
+    """A Temporal dev server of the test's own, so that Projectors never meet."""
+    async with temporal() as client:
+        yield client

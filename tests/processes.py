@@ -1,0 +1,60 @@
+"""Real worker processes for tests that kill them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+
+class WorkerProcess:
+    """`python -m knit_workflows` with these settings, on a log file of its own per start."""
+
+    def __init__(self, environment: Mapping[str, str], logs: Path) -> None:
+        self._environment = {**os.environ, **environment, "KNIT_LOG_FORMAT": "json"}
+        self._logs = logs
+        self._starts = 0
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def log(self) -> Path:
+        """The log of the present (or last) process."""
+        return self._logs / f"worker-{self._starts}.log"
+
+    def start(self) -> None:
+        """Start one; it is not ready yet."""
+        self._starts += 1
+        with self.log.open("wb") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "knit_workflows"],
+                env=self._environment,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    async def ready(self) -> None:
+        """Wait until it serves its queues."""
+        ends = time.monotonic() + 30
+        while '"worker_ready"' not in self.log.read_text():
+            assert self._process is not None
+            assert self._process.poll() is None, self.log.read_text()
+            assert time.monotonic() < ends, self.log.read_text()
+            await asyncio.sleep(0.02)
+
+    def kill(self) -> None:
+        """kill -9, and nothing else: what it started lives on."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGKILL)
+        self._process.wait()
+
+    def end(self) -> None:
+        """SIGTERM, and wait."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.terminate()
+            self._process.wait(30)

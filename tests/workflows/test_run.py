@@ -1,0 +1,271 @@
+"""`knit.Run` and `knit.Projector` on real servers: what a Run does, however it is disturbed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from datetime import timedelta
+
+import pytest
+from temporalio.api.enums.v1 import EventType
+from temporalio.client import WorkflowExecutionStatus
+
+from knit_workflows import names
+from knit_workflows.compute.base import RunPod, Trouble, TroubleKind
+from knit_workflows.domain.errors import IllegalMove
+from knit_workflows.domain.runs import Exit, RunDetail, RunQuery, RunStatus
+from knit_workflows.embedded import EmbeddedPostgres
+from knit_workflows.testing import KnitEnvironment, MemoryBackend, knit_environment
+
+TRAIN = {
+    "image": "registry.example/train:1",
+    "inputs": [{"path": "/in/data", "tags": ["type:dataset"]}],
+    "outputs": [{"path": "/out/model", "tags": ["type:model"]}],
+    "log": {"tags": ["type:log"]},
+}
+EVALUATE = {
+    "image": "registry.example/evaluate:1",
+    "inputs": [{"path": "/in/model", "tags": ["type:model"]}],
+    "outputs": [{"path": "/out/metrics", "tags": ["type:metrics"]}],
+}
+
+
+async def _statuses(knit: KnitEnvironment, run: RunDetail) -> list[str]:
+    events = await knit.store.run_events(run.summary.run_id)
+    return [event.to_status.value for event in events]
+
+
+async def _until(knit: KnitEnvironment, run_id: str, status: RunStatus) -> RunDetail:
+    async with asyncio.timeout(20):
+        while True:
+            run = await knit.store.run(run_id)  # type: ignore[arg-type]
+            if run.summary.status is status:
+                return run
+            await asyncio.sleep(0.01)
+
+
+async def _only_run(knit: KnitEnvironment, plan_id: str) -> RunDetail:
+    async with asyncio.timeout(20):
+        while True:
+            runs = await knit.store.find_runs(RunQuery(plan_ids=frozenset({plan_id})))
+            if runs:
+                return runs[0]
+            await asyncio.sleep(0.01)
+
+
+async def test_a_chain_runs_by_itself(postgres: EmbeddedPostgres) -> None:
+    """One push makes the first Run, whose output makes the second; every status is recorded."""
+    async with knit_environment(postgres=postgres) as knit:
+        train = await knit.apply(TRAIN)
+        evaluate = await knit.apply(EVALUATE)
+        await knit.push({"type": "dataset"})
+        [last] = await knit.runs_of(evaluate.summary.plan_id, 1)
+        [first] = await knit.runs_of(train.summary.plan_id, 1)
+        assert last.summary.status is RunStatus.DONE
+        assert last.inputs[0].knit_id == first.outputs[0].knit_id
+        assert await _statuses(knit, first) == [
+            "waiting",
+            "ready",
+            "starting",
+            "running",
+            "completing",
+            "done",
+        ]
+
+
+async def test_a_run_keeps_to_its_budget(postgres: EmbeddedPostgres) -> None:
+    """A Run costs Temporal at most 4 activities and 45 history events."""
+    async with knit_environment(postgres=postgres) as knit:
+        plan = await knit.apply(TRAIN)
+        await knit.push({"type": "dataset"})
+        [run] = await knit.runs_of(plan.summary.plan_id, 1)
+        handle = knit.temporal.get_workflow_handle(names.run_workflow(run.summary.run_id, 1))
+        await handle.result()
+        events = (await handle.fetch_history()).events
+        kinds = Counter(event.event_type for event in events)
+        assert kinds[EventType.EVENT_TYPE_ACTIVITY_TASK_SCHEDULED] <= 4
+        assert len(events) <= 45
+
+
+async def test_the_web_ui_tells_the_story(postgres: EmbeddedPostgres) -> None:
+    """A Run's workflow has a summary, details, search attributes, and a summary per activity."""
+    async with knit_environment(postgres=postgres) as knit:
+        plan = await knit.apply(TRAIN)
+        await knit.push({"type": "dataset"})
+        [run] = await knit.runs_of(plan.summary.plan_id, 1)
+        handle = knit.temporal.get_workflow_handle(names.run_workflow(run.summary.run_id, 1))
+        await handle.result()
+        description = await handle.describe()
+        assert "registry.example/train:1" in (await description.static_summary() or "")
+        assert run.summary.run_id in (await description.static_details() or "")
+        values = {pair.key.name: pair.value for pair in description.typed_search_attributes}
+        assert values[names.ATTRIBUTE_STATUS] == "done"
+        assert values[names.ATTRIBUTE_PLAN_ID] == plan.summary.plan_id
+        for event in (await handle.fetch_history()).events:
+            if event.event_type == EventType.EVENT_TYPE_ACTIVITY_TASK_SCHEDULED:
+                assert event.user_metadata.summary.data
+
+
+@pytest.mark.parametrize("code", [3, 137])
+async def test_a_failing_container_fails_its_run(postgres: EmbeddedPostgres, code: int) -> None:
+    """Its code and reason are kept, its Data never match anything."""
+
+    def fail(pod: RunPod) -> Exit:
+        return Exit(code, "(container main) Error")
+
+    async with knit_environment(postgres=postgres, backend=MemoryBackend(fail)) as knit:
+        plan = await knit.apply(TRAIN)
+        evaluate = await knit.apply(EVALUATE)
+        await knit.push({"type": "dataset"})
+        [run] = await knit.runs_of(plan.summary.plan_id, 1)
+        assert run.summary.status is RunStatus.FAILED
+        assert run.summary.exit == Exit(code, "(container main) Error")
+        assert await knit.store.find_runs(RunQuery(plan_ids={evaluate.summary.plan_id})) == []  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("fail", "status"), [(True, "failed"), (False, "done")])
+async def test_a_running_run_is_stopped(
+    postgres: EmbeddedPostgres, fail: bool, status: str
+) -> None:
+    """Its pod is gone before its Data become final; stopping twice is stopping once."""
+    backend = MemoryBackend()
+    backend.hold()
+    async with knit_environment(postgres=postgres, backend=backend) as knit:
+        plan = await knit.apply(TRAIN)
+        await knit.push({"type": "dataset"})
+        run = await _only_run(knit, plan.summary.plan_id)
+        await _until(knit, run.summary.run_id, RunStatus.RUNNING)
+        await knit.store.stop(run.summary.run_id, fail=fail)
+        await knit.store.stop(run.summary.run_id, fail=fail)
+        ended = await knit.final(run.summary.run_id)
+        assert ended.summary.status == status
+        assert ended.summary.exit == (
+            Exit(253, "aborted by user") if fail else Exit(0, "stopped by user")
+        )
+        assert await backend.run_pods() == []
+        with pytest.raises(IllegalMove):
+            await knit.store.stop(run.summary.run_id, fail=fail)
+
+
+async def test_a_run_that_never_started_is_aborted(postgres: EmbeddedPostgres) -> None:
+    """A deactivated Run has no workflow; the Projector ends it."""
+    async with knit_environment(postgres=postgres) as knit:
+        plan = await knit.apply({**TRAIN, "active": False})
+        await knit.push({"type": "dataset"})
+        run = await _only_run(knit, plan.summary.plan_id)
+        assert run.summary.status is RunStatus.DEACTIVATED
+        await knit.store.stop(run.summary.run_id, fail=True)
+        assert (await knit.final(run.summary.run_id)).summary.status is RunStatus.FAILED
+
+
+async def test_a_cancelled_workflow_aborts_its_run(postgres: EmbeddedPostgres) -> None:
+    """Cancel in Temporal's Web UI is a stop --fail, clean-up included."""
+    backend = MemoryBackend()
+    backend.hold()
+    async with knit_environment(postgres=postgres, backend=backend) as knit:
+        plan = await knit.apply(TRAIN)
+        await knit.push({"type": "dataset"})
+        run = await _only_run(knit, plan.summary.plan_id)
+        await _until(knit, run.summary.run_id, RunStatus.RUNNING)
+        handle = knit.temporal.get_workflow_handle(names.run_workflow(run.summary.run_id, 1))
+        await handle.cancel()
+        ended = await knit.final(run.summary.run_id)
+        assert ended.summary.status is RunStatus.FAILED
+        assert ended.summary.exit is not None
+        assert ended.summary.exit.code == 253
+        async with asyncio.timeout(10):
+            while (await handle.describe()).status is WorkflowExecutionStatus.RUNNING:
+                await asyncio.sleep(0.05)
+        assert (await handle.describe()).status is WorkflowExecutionStatus.CANCELED
+        assert await backend.run_pods() == []
+
+
+@pytest.mark.parametrize("kind", [TroubleKind.IMAGE, TroubleKind.TRANSIENT])
+async def test_a_pod_that_cannot_start_ends_its_run(
+    postgres: EmbeddedPostgres, kind: TroubleKind
+) -> None:
+    """After the patience for its kind of trouble; the reason is kept, the pod removed."""
+
+    class Troubled(MemoryBackend):
+        async def launch(self, pod: RunPod) -> None:
+            self.trouble(pod.name, Trouble(kind, "ErrImagePull", "no such image"))
+            await super().launch(pod)
+
+    backend = Troubled()
+    async with knit_environment(postgres=postgres, backend=backend) as knit:
+        plan = await knit.apply(TRAIN)
+        await knit.push({"type": "dataset"})
+        [run] = await knit.runs_of(plan.summary.plan_id, 1)
+        assert run.summary.status is RunStatus.FAILED
+        assert run.summary.exit is not None
+        assert run.summary.exit.code == 255
+        assert "[ErrImagePull] no such image" in run.summary.exit.message
+        assert await backend.run_pods() == []
+
+
+async def test_a_pod_without_room_waits(postgres: EmbeddedPostgres) -> None:
+    """Unschedulable is no failure: the Run stays starting, and goes on once there is room."""
+
+    class Crowded(MemoryBackend):
+        async def launch(self, pod: RunPod) -> None:
+            self.trouble(pod.name, Trouble(TroubleKind.UNSCHEDULABLE, "Unschedulable", "no node"))
+            await super().launch(pod)
+
+    backend = Crowded()
+    async with knit_environment(postgres=postgres, backend=backend) as knit:
+        plan = await knit.apply(TRAIN)
+        await knit.push({"type": "dataset"})
+        run = await _only_run(knit, plan.summary.plan_id)
+        await _until(knit, run.summary.run_id, RunStatus.STARTING)
+        await asyncio.sleep(3)  # longer than any patience of this environment
+        assert (await knit.store.run(run.summary.run_id)).summary.status is RunStatus.STARTING
+        backend.trouble(names.run_pod(run.summary.run_id, 1), None)
+        assert (await knit.final(run.summary.run_id)).summary.status is RunStatus.DONE
+
+
+async def test_a_lost_pod_fails_its_run(postgres: EmbeddedPostgres) -> None:
+    """A pod that vanishes is exit code 254; it is never started again."""
+    backend = MemoryBackend()
+    backend.hold()
+    async with knit_environment(postgres=postgres, backend=backend) as knit:
+        plan = await knit.apply(TRAIN)
+        await knit.push({"type": "dataset"})
+        run = await _only_run(knit, plan.summary.plan_id)
+        await _until(knit, run.summary.run_id, RunStatus.RUNNING)
+        backend.lose(names.run_pod(run.summary.run_id, 1))
+        ended = await knit.final(run.summary.run_id)
+        assert ended.summary.exit == Exit(254, "worker for the run is not found")
+        assert len(backend.launches) == 1
+
+
+async def test_twenty_data_make_twenty_runs_at_once(postgres: EmbeddedPostgres) -> None:
+    """A Plan that comes late finds all Data that satisfy it."""
+    async with knit_environment(postgres=postgres) as knit:
+        for _ in range(20):
+            await knit.push({"type": "dataset"})
+        plan = await knit.apply(TRAIN)
+        runs = await knit.runs_of(plan.summary.plan_id, 20)
+        assert len({run.inputs[0].knit_id for run in runs}) == 20
+        assert {run.summary.status for run in runs} == {RunStatus.DONE}
+
+
+async def test_admission_keeps_to_the_limit(postgres: EmbeddedPostgres) -> None:
+    """No more Runs are under way than the limit; the others wait as rows and follow."""
+    from knit_workflows.testing import QUICK
+
+    backend = MemoryBackend()
+    backend.hold()
+    engine = QUICK.model_copy(update={"max_active_runs": 2})
+    async with knit_environment(postgres=postgres, backend=backend, engine=engine) as knit:
+        plan = await knit.apply(TRAIN)
+        for _ in range(5):
+            await knit.push({"type": "dataset"})
+        for count in range(1, 6):
+            async with asyncio.timeout(20):
+                while len(backend.launches) < min(count + 1, 5):
+                    await asyncio.sleep(0.01)
+            await asyncio.sleep(0.1)
+            assert len(await backend.run_pods()) <= 2
+            backend.finish(backend.launches[count - 1])
+        runs = await knit.runs_of(plan.summary.plan_id, 5, within=timedelta(seconds=30))
+        assert {run.summary.status for run in runs} == {RunStatus.DONE}
