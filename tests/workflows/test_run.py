@@ -63,11 +63,12 @@ async def test_a_chain_runs_by_itself(postgres: EmbeddedPostgres) -> None:
         [first] = await knit.runs_of(train.summary.plan_id, 1)
         assert last.summary.status is RunStatus.DONE
         assert last.inputs[0].knit_id == first.outputs[0].knit_id
-        assert await _statuses(knit, first) == [
+        passed = await _statuses(knit, first)
+        # A container that ends at once may never be seen running.
+        assert [status for status in passed if status != "running"] == [
             "waiting",
             "ready",
             "starting",
-            "running",
             "completing",
             "done",
         ]

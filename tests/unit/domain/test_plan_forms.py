@@ -1,0 +1,256 @@
+from collections.abc import Mapping
+from datetime import date
+
+import pytest
+
+from knit_workflows.domain.errors import InvalidPlan, InvalidRequest, InvalidTag
+from knit_workflows.domain.plan_forms import (
+    parse_annotation,
+    parse_resource,
+    parse_service_account,
+    parse_tag_form,
+)
+from knit_workflows.domain.plan_rules import parse_plan
+from knit_workflows.domain.plans import Annotation, NodeMode, NodeRule, PlanSpec
+from knit_workflows.domain.tags import Tag
+
+LEAST: Mapping[str, object] = {"image": "ab", "inputs": [{"path": "/in", "tags": ["a:1"]}]}
+
+
+def plan(**changes: object) -> PlanSpec:
+    return parse_plan({**LEAST, **changes})
+
+
+def refused(**changes: object) -> InvalidPlan:
+    with pytest.raises(InvalidPlan) as caught:
+        plan(**changes)
+    assert caught.value.advice
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("text", "repository", "image_tag"),
+    [
+        ("train", "train", "latest"),
+        ("train:v2", "train", "v2"),
+        ("repo/train", "repo/train", "latest"),
+        ("localhost:30503/train", "localhost:30503/train", "latest"),
+        ("localhost:30503/train:v2", "localhost:30503/train", "v2"),
+        ("localhost/train:v2", "localhost/train", "v2"),
+        ("gcr.io/a/b-c_d.e:V.1_2-3", "gcr.io/a/b-c_d.e", "V.1_2-3"),
+        ("[::1]:5000/train:v2", "[::1]:5000/train", "v2"),
+        ("host/python:3.11", "host/python", "3.11"),
+        ("re" + "x" * 253 + ":" + "t" * 127, "re" + "x" * 253, "t" * 127),
+    ],
+)
+def test_an_image(text: str, repository: str, image_tag: str) -> None:
+    image = plan(image=text).image
+    assert (image.repository, image.image_tag) == (repository, image_tag)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "repo@sha256:" + "0" * 64,
+        "repo:v1@sha256:" + "0" * 64,
+        "a",
+        "Train",
+        "tr ain",
+        "train:v 1",
+        "train:" + "t" * 128,
+        "r" * 256,
+        "a//b",
+        "/train",
+        "train/",
+        "train:ä",
+        "localhost:port/x1",
+        "my.host:1:2/x1",
+        "localhost:30503/",
+        "x\n",
+        "-.example.com/" + "x" * 20,
+        "user:1/" * 100 + "x",
+        "x" * 300 + ".com/" + "y" * 250,
+    ],
+)
+def test_what_is_no_image_by_tag(text: str) -> None:
+    assert refused(image=text).see == "image"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "canonical"),
+    [
+        ("cpu", "1000m", "1"),
+        ("cpu", 2, "2"),
+        ("cpu", 0.5, "500m"),
+        ("cpu", 0, "0"),
+        ("memory", "1024Mi", "1Gi"),
+        ("memory", 1_000_000, "1M"),
+        ("ephemeral-storage", "10Gi", "10Gi"),
+        ("hugepages-2Mi", "4Mi", "4Mi"),
+        ("nvidia.com/gpu", 1, "1"),
+        ("nvidia.com/mig-1g.5gb", "2000m", "2"),
+        ("example.com/X_1", "1k", "1k"),
+    ],
+)
+def test_a_resource(name: str, value: object, canonical: str) -> None:
+    found = plan(resources={name: value}).resources
+    assert found[name] == canonical
+    assert {"cpu", "memory"} <= set(found)
+    assert list(found) == sorted(found)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "reason"),
+    [
+        ("cpu", "-1", "negative"),
+        ("memory", "-0.1n", "negative"),
+        ("nvidia.com/gpu", "500m", "whole"),
+        ("nvidia.com/gpu", 0.5, "whole"),
+        ("nvidia.com/gpu", -1, "negative"),
+        ("gpu", 1, "not a resource"),
+        ("", 1, "not a resource"),
+        ("CPU", 1, "not a resource"),
+        ("Nvidia.com/gpu", 1, "not a resource"),
+        ("nvidia.com/", 1, "not a resource"),
+        ("/gpu", 1, "not a resource"),
+        ("a.com/b/c", 1, "not a resource"),
+        ("a.com/" + "b" * 64, 1, "not a resource"),
+        ("a" * 64 + ".com/gpu", 1, "not a resource"),
+        ("a.com/b\n", 1, "not a resource"),
+        ("cpu", "1e400", "too large"),
+        ("cpu", float("inf"), "not a Kubernetes quantity"),
+    ],
+)
+def test_a_resource_that_kubernetes_would_refuse(name: str, value: object, reason: str) -> None:
+    error = refused(resources={name: value})
+    assert reason in error.reason
+    assert error.see == f"resources.{name}"
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        "a=b",
+        "accelerator=gpu",
+        "A-1=B-._2",
+        "kubernetes.io/arch=arm64",
+        "a.b-c.d/e-f=1",
+        f"{'k' * 63}={'v' * 63}",
+        f"{'.'.join(['p' * 63] * 3)}/k=v",
+        f"{'p.' * 126}p/k=v",
+    ],
+)
+def test_a_node_label(rule: str) -> None:
+    key, _, value = rule.partition("=")
+    assert plan(on_node={"must": [rule, rule]}).on_node == (NodeRule(NodeMode.MUST, key, value),)
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        "=b",
+        "a=",
+        "-a=b",
+        "a-=b",
+        "a_b=c",
+        "a.b=c",
+        "x.io/a_b=c",
+        "x.io/a.b=c",
+        "/a=b",
+        "x.io/=b",
+        "x/y/z=b",
+        "-x.io/a=b",
+        "x..io/a=b",
+        "X.io/a=b",
+        " a=b",
+        "a=b ",
+        "a=-b",
+        "a=b_",
+        "a=b c",
+        f"{'k' * 64}=v",
+        f"k={'v' * 64}",
+        f"{'p' * 64}.io/k=v",
+        f"{'p.' * 126}pp/k=v",
+        "ä=b",
+    ],
+)
+def test_what_is_no_node_label(rule: str) -> None:
+    assert refused(on_node={"prefer": ["ok=ok", rule]}).see == "on_node.prefer[1]"
+
+
+@pytest.mark.parametrize(
+    ("value", "tag"),
+    [
+        ("a:b:c", Tag("a", "b:c")),
+        (" a : b ", Tag("a", "b")),
+        ({"key": "a", "value": "b"}, Tag("a", "b")),
+        ({"key": " a:", "value": ""}, Tag(" a:", "")),
+        ("knit#id:d1", Tag("knit#id", "d1")),
+    ],
+)
+def test_a_tag_has_two_forms(value: object, tag: Tag) -> None:
+    assert parse_tag_form(value, "add[0]") == tag
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        1,
+        1.5,
+        True,
+        date(2024, 1, 1),
+        [],
+        ["a:b"],
+        "ab",
+        "a:b\0",
+        "a:\ud800",
+        {},
+        {"type": "x"},
+        {"key": "a"},
+        {"key": "a", "value": 1},
+        {"key": "a", "value": "b\n"},
+        {"key": "a", "value": "b", "x": 1},
+    ],
+)
+def test_what_is_no_tag_says_where_it_stands(value: object) -> None:
+    with pytest.raises(InvalidTag) as caught:
+        parse_tag_form(value, "add[3]")
+    assert caught.value.reason.startswith("add[3]")
+    assert caught.value.see.startswith("add[3]")
+    assert caught.value.advice
+
+
+def test_a_space_behind_the_colon_of_a_yaml_tag_is_explained() -> None:
+    error = refused(inputs=[{"path": "/in", "tags": [{"type": "dataset"}]}])
+    assert "without a space" in error.advice
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "value"),
+    [
+        ("a=b", "a", "b"),
+        (" a = b=c ", "a", "b=c"),
+        ("\u3000a\u3000=\u3000", "a", ""),
+        ("=b", "", "b"),
+        ("a=two\nlines", "a", "two\nlines"),
+    ],
+)
+def test_an_annotation(text: str, key: str, value: str) -> None:
+    assert parse_annotation(text, "add[0]") == Annotation(key, value)
+
+
+@pytest.mark.parametrize("name", ["a", "trainer", "team.trainer-1", "1" * 63])
+def test_a_service_account(name: str) -> None:
+    assert parse_service_account(name, "service_account") == name
+
+
+def test_single_values_are_refused_as_requests() -> None:
+    for call in (
+        lambda: parse_annotation("a", "add[0]"),
+        lambda: parse_service_account("-", "service_account"),
+        lambda: parse_resource("cpu", "x", "set.cpu"),
+    ):
+        with pytest.raises(InvalidRequest) as caught:
+            call()
+        assert caught.value.see in {"add[0]", "service_account", "set.cpu"}

@@ -1,0 +1,131 @@
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from knit_workflows.domain.errors import InvalidTag
+from knit_workflows.domain.tags import (
+    Tag,
+    checked_tag,
+    format_instant,
+    parse_instant,
+    parse_tag,
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "value"),
+    [
+        ("type:dataset", "type", "dataset"),
+        ("a:b:c", "a", "b:c"),
+        (" type : dataset ", "type", "dataset"),
+        ("\u3000type\u3000:\u3000dataset\u3000", "type", "dataset"),
+        ("two words:and more", "two words", "and more"),
+        (":", "", ""),
+        (":value", "", "value"),
+        ("key:", "key", ""),
+        ("Type:Dataset", "Type", "Dataset"),
+        ('quoted:"a\\b"', "quoted", '"a\\b"'),
+        ("種類:データ", "種類", "データ"),
+    ],
+)
+def test_text_is_split_at_the_first_colon_and_trimmed(text: str, key: str, value: str) -> None:
+    assert parse_tag(text) == Tag(key, value)
+
+
+@pytest.mark.parametrize("text", ["", "type", "type=dataset"])
+def test_a_tag_has_a_colon(text: str) -> None:
+    with pytest.raises(InvalidTag, match="':'") as caught:
+        parse_tag(text)
+    assert "key:value" in caught.value.advice
+
+
+@pytest.mark.parametrize("char", ["\0", "\n", "\t", "\x1f", "\x7f"])
+def test_control_characters_are_refused(char: str) -> None:
+    for key, value in ((f"a{char}b", "v"), ("k", f"a{char}b")):
+        with pytest.raises(InvalidTag, match="control"):
+            checked_tag(key, value)
+        with pytest.raises(InvalidTag, match="control"):
+            parse_tag(f"{key}:{value}")
+
+
+def test_keys_and_values_have_a_greatest_length() -> None:
+    assert checked_tag("k" * 1024, "v" * 1_048_576).key == "k" * 1024
+    for key, value in (("k" * 1025, "v"), ("k", "v" * 1_048_577)):
+        with pytest.raises(InvalidTag, match="too long"):
+            checked_tag(key, value)
+
+
+def test_parts_of_an_object_are_taken_as_they_are() -> None:
+    assert checked_tag(" k:1 ", " v ") == Tag(" k:1 ", " v ")
+
+
+@pytest.mark.parametrize(
+    ("key", "system"),
+    [
+        ("knit#id", True),
+        ("knit#", True),
+        ("knit#x", True),
+        ("knit", False),
+        ("Knit#id", False),
+        (" knit#id", False),
+    ],
+)
+def test_keys_beginning_with_knit_hash_are_reserved(key: str, system: bool) -> None:
+    assert Tag(key, "x").is_system is system
+
+
+def test_tags_are_ordered_by_key_then_value_and_collapse_in_sets() -> None:
+    tags = [Tag("b", "1"), Tag("a", "2"), Tag("a", "1"), Tag("a", "2")]
+    assert sorted(set(tags)) == [Tag("a", "1"), Tag("a", "2"), Tag("b", "1")]
+
+
+@given(st.text(), st.text())
+def test_a_tag_survives_its_text(key: str, value: str) -> None:
+    try:
+        tag = parse_tag(f"{key}:{value}")
+    except InvalidTag:
+        return
+    assert parse_tag(str(tag)) == tag
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "2024-11-18T04:25:32.07+00:00",
+        "2024-11-18T04:25:32.070Z",
+        "2024-11-18T13:25:32.07+09:00",
+        "2024-11-17T23:25:32.070000-05:00",
+    ],
+)
+def test_one_instant_has_many_texts(text: str) -> None:
+    instant = parse_instant(text)
+    assert instant == datetime(2024, 11, 18, 4, 25, 32, 70_000, UTC)
+    assert instant.tzinfo is UTC
+    assert format_instant(instant) == "2024-11-18T04:25:32.07+00:00"
+
+
+@pytest.mark.parametrize(
+    "text", ["", "now", "2024-11-18", "2024-11-18T04:25:32", "2024-13-01T00:00:00Z"]
+)
+def test_an_instant_without_a_zone_is_none(text: str) -> None:
+    with pytest.raises(InvalidTag) as caught:
+        parse_instant(text)
+    assert caught.value.advice
+
+
+@pytest.mark.parametrize(
+    ("micros", "shown"),
+    [(0, ""), (999, ""), (1000, ".001"), (70_000, ".07"), (500_999, ".5"), (999_999, ".999")],
+)
+def test_an_instant_is_shown_in_milliseconds(micros: int, shown: str) -> None:
+    instant = datetime(2024, 1, 2, 3, 4, 5, micros, UTC)
+    assert format_instant(instant) == f"2024-01-02T03:04:05{shown}+00:00"
+
+
+@given(st.datetimes(datetime(1000, 1, 1), datetime(9999, 12, 31), timezones=st.just(UTC)))  # noqa: DTZ001
+def test_what_is_shown_is_read_again(instant: datetime) -> None:
+    read = parse_instant(format_instant(instant))
+    assert timedelta() <= instant - read < timedelta(milliseconds=1)
+    assert format_instant(read) == format_instant(instant)

@@ -1,0 +1,75 @@
+"""`python -m tests.workflows.record VERSION`: records one history per scenario, to be replayed for ever.
+
+Run it when a scenario is new, never to make a failing replay pass: an old history that no longer
+replays is a Run under way that would break.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+
+from knit_workflows import names
+from knit_workflows.domain.runs import Exit, RunStatus
+from knit_workflows.testing import KnitEnvironment, MemoryBackend, knit_environment
+from tests.workflows.test_run import TRAIN, _only_run, _until
+
+HISTORIES = Path(__file__).parent / "histories"
+
+
+async def _save(knit: KnitEnvironment, workflow_id: str, scenario: str) -> None:
+    history = await knit.temporal.get_workflow_handle(workflow_id).fetch_history()
+    HISTORIES.mkdir(exist_ok=True)
+    target = HISTORIES / f"{scenario}.{sys.argv[1]}.json"
+    target.write_text(history.to_json() + "\n")
+
+
+async def _ended(code: int, scenario: str) -> None:
+    backend = MemoryBackend(lambda _: Exit(code, "" if code == 0 else "(container main) Error"))
+    async with knit_environment(backend=backend) as knit:
+        plan = await knit.apply(TRAIN)
+        knit_id = await knit.push({"type": "dataset"})
+        [run] = await knit.runs_of(plan.summary.plan_id, 1)
+        workflow_id = names.run_workflow(run.summary.run_id, 1)
+        await knit.temporal.get_workflow_handle(workflow_id).result()
+        await _save(knit, workflow_id, scenario)
+        if code == 0:
+            await _save(knit, names.projector_workflow(0), "projector.working")
+            opened = await knit.knit.open_download(knit_id)
+            await knit.knit.finish(opened, ok=True)
+            transfer = names.transfer_workflow(opened.transfer_id)
+            await knit.temporal.get_workflow_handle(transfer).result()
+            await _save(knit, transfer, "transfer.download")
+
+
+async def _stopped(cancel: bool, scenario: str) -> None:
+    backend = MemoryBackend()
+    backend.hold()
+    async with knit_environment(backend=backend) as knit:
+        plan = await knit.apply(TRAIN)
+        await knit.push({"type": "dataset"})
+        run = await _only_run(knit, plan.summary.plan_id)
+        await _until(knit, run.summary.run_id, RunStatus.RUNNING)
+        handle = knit.temporal.get_workflow_handle(names.run_workflow(run.summary.run_id, 1))
+        if cancel:
+            await handle.cancel()
+        else:
+            await knit.store.stop(run.summary.run_id, fail=True)
+        await knit.final(run.summary.run_id)
+        await asyncio.sleep(1)
+        await _save(knit, handle.id, scenario)
+
+
+async def main() -> None:
+    """Record every scenario."""
+    await _ended(0, "run.done")
+    await _ended(3, "run.failed")
+    await _stopped(False, "run.stopped")
+    await _stopped(True, "run.cancelled")
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
+    os._exit(0)

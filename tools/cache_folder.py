@@ -1,0 +1,88 @@
+"""Keeps what is slow to make in a cache folder, checked at each use and made only once."""
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+STAMP = "stamp.json"
+
+
+class SetUpError(Exception):
+    """A set-up step cannot go on; the message tells the user what to do about it."""
+
+
+def cache_root() -> Path:
+    """Returns `$KNIT_CACHE`, else `knit` in the user's cache folder; it exists afterwards."""
+    named = os.environ.get("KNIT_CACHE")
+    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    root = Path(named) if named else Path(base) / "knit"
+    root.mkdir(parents=True, exist_ok=True)
+    return root.resolve()
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Holds an exclusive lock on `path`; a second process waits, and a killed holder frees it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def content_key(*parts: str | bytes) -> str:
+    """Returns 16 hexadecimal digits that name these parts, in this order."""
+    digest = hashlib.sha256()
+    for part in parts:
+        raw = part.encode() if isinstance(part, str) else part
+        digest.update(f"{len(raw)}:".encode() + raw)
+    return digest.hexdigest()[:16]
+
+
+def file_digest(path: Path) -> str:
+    """Returns the sha256 of a file's content in hexadecimal."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def cached_folder(folder: Path, make: Callable[[Path], None]) -> Path:
+    """Returns `folder` with every file as `make` wrote it.
+
+    `make` gets an empty folder beside the final one, which takes its name only when complete.
+    A folder whose files no longer match its stamp is made anew. Concurrent callers make it once.
+    """
+    with locked(folder.parent / f".{folder.name}.lock"):
+        if not is_intact(folder):
+            _make_anew(folder, make)
+    return folder
+
+
+def is_intact(folder: Path) -> bool:
+    """Tells whether every file that the folder's stamp names is there with the stamped digest."""
+    try:
+        stamp = json.loads((folder / STAMP).read_text())
+        return bool(stamp) and all(file_digest(folder / n) == d for n, d in stamp.items())
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def _make_anew(folder: Path, make: Callable[[Path], None]) -> None:
+    for leftover in folder.parent.glob(f".{folder.name}.making-*"):
+        shutil.rmtree(leftover)  # We hold the lock, so whoever made it is dead.
+    making = Path(tempfile.mkdtemp(prefix=f".{folder.name}.making-", dir=folder.parent))
+    try:
+        make(making)
+        files = sorted(p for p in making.rglob("*") if p.is_file() and not p.is_symlink())
+        stamp = {str(p.relative_to(making)): file_digest(p) for p in files}
+        (making / STAMP).write_text(json.dumps(stamp, indent=1))
+        making.chmod(0o755)
+        if folder.exists():
+            shutil.rmtree(folder)
+        making.rename(folder)
+    finally:
+        shutil.rmtree(making, ignore_errors=True)
