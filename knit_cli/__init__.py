@@ -1,0 +1,1 @@
+"""The `knit` command line: a client of knit's Web API."""

@@ -1,0 +1,5 @@
+"""Lets `python -m knit_cli` stand for `knit`."""
+
+from knit_cli.main import main
+
+main()

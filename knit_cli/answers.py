@@ -1,0 +1,121 @@
+"""Turns what the network and the API answer into values, or into errors a user understands."""
+
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import httpx
+from pydantic import TypeAdapter, ValidationError
+
+from knit_api.schemas.errors import ErrorBody, ErrorDetail
+from knit_cli.errors import ApiBroken, ApiRefused, ApiUnreachable, CliError
+
+T = TypeVar("T")
+
+_MOST_REASON_CHARACTERS = 2000
+
+
+@contextmanager
+def network_errors(api_root: str, where: str) -> Iterator[None]:
+    """Translates what httpx raises; `where` names the file the address comes from."""
+    try:
+        yield
+    except httpx.ConnectError as cause:
+        raise _no_connection(cause, api_root, where) from cause
+    except httpx.ConnectTimeout as cause:
+        raise _silent(api_root, where, "the connection was not accepted in time") from cause
+    except httpx.TimeoutException as cause:
+        raise ApiUnreachable(
+            f"the API at {api_root} did not answer in time",
+            advice="try again later; if it stays so, look at the API's own log",
+        ) from cause
+    except (httpx.NetworkError, httpx.RemoteProtocolError) as cause:
+        raise ApiUnreachable(
+            f"the connection to the API at {api_root} was cut",
+            reason=str(cause) or None,
+            advice="try again; if it happens again, look at the API's own log",
+        ) from cause
+    except (httpx.HTTPError, httpx.InvalidURL) as cause:
+        raise ApiUnreachable(
+            f"cannot talk to the API at {api_root}",
+            reason=str(cause),
+            advice=f"check apiRoot in {where} and the proxy settings",
+        ) from cause
+
+
+def _no_connection(cause: httpx.ConnectError, api_root: str, where: str) -> CliError:
+    error: BaseException | None = cause
+    while error is not None:
+        if isinstance(error, ssl.SSLError):
+            return ApiUnreachable(
+                f"the API at {api_root} cannot be trusted",
+                reason=str(error),
+                advice=f"check apiRoot (http or https?) and cert.ca in {where}",
+            )
+        error = error.__cause__ or error.__context__
+    return _silent(api_root, where, str(cause))
+
+
+def _silent(api_root: str, where: str, reason: str) -> ApiUnreachable:
+    return ApiUnreachable(
+        f"the API at {api_root} does not answer",
+        reason=reason,
+        advice=f"start it with `knit dev up`, or check apiRoot in {where}",
+    )
+
+
+def refuse_unless_ok(answer: httpx.Response, failing: str) -> None:
+    """Raises ApiRefused or ApiBroken for any answer but 2xx; the body has been read then."""
+    if answer.is_success:
+        return
+    detail = _detail(answer)
+    kind = ApiRefused if answer.is_client_error else ApiBroken
+    raise kind(
+        failing,
+        status=answer.status_code,
+        reason=detail.reason,
+        advice=detail.advice or _usual_advice(answer.status_code),
+        see=detail.see,
+    )
+
+
+def _usual_advice(status: int) -> str | None:
+    if status == httpx.codes.SERVICE_UNAVAILABLE:
+        return "try again later"
+    if status >= httpx.codes.INTERNAL_SERVER_ERROR:
+        return "look at the API's own log"
+    return None
+
+
+def _detail(answer: httpx.Response) -> ErrorDetail:
+    """Reads the declared shape, and copes with `{"message": text}`, with text and with nothing."""
+    try:
+        body: Any = answer.json()
+    except ValueError:
+        body = None
+    if isinstance(body, dict):
+        message = body.get("message", body)
+        if isinstance(message, str):
+            return ErrorDetail(reason=message)
+        try:
+            return ErrorBody.model_validate({"message": message}).message
+        except ValidationError:
+            pass  # no shape we know: its text is the best reason there is
+    text = answer.text.strip()[:_MOST_REASON_CHARACTERS]
+    return ErrorDetail(reason=text or f"HTTP status {answer.status_code} {answer.reason_phrase}")
+
+
+def parsed(answer: httpx.Response, shape: TypeAdapter[T], failing: str) -> T:
+    """Gives the body as the wire type; raises ApiBroken when it is not one."""
+    try:
+        return shape.validate_json(answer.content)
+    except ValidationError as cause:
+        first = cause.errors(include_url=False, include_input=False)[0]
+        place = ".".join(str(part) for part in first["loc"]) or "the body"
+        raise ApiBroken(
+            failing,
+            status=answer.status_code,
+            reason=f"the answer is not what knit's API says: {place}: {first['msg']}",
+            advice="check that apiRoot in the profile is the address of a knit API (…/api)",
+        ) from cause

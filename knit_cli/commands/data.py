@@ -1,0 +1,158 @@
+"""`knit data`: push, pull, find, tag and trace Data."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from knit_api.schemas.data import Data
+from knit_api.schemas.tags import Tag, TagChange
+from knit_cli.commands.choices import YesNoBoth
+from knit_cli.commands.lineage import lineage
+from knit_cli.instants import read_duration, read_instant
+from knit_cli.invocation import invocation_of
+from knit_cli.output import print_bytes, print_json, say
+from knit_cli.progress import transfer_bar
+from knit_cli.session import api_of, environment_of
+from knit_cli.tagging import (
+    SYSTEM_PREFIX,
+    TRANSIENT,
+    read_query_tags,
+    read_user_tags,
+)
+from knit_cli.transfer import pull_archive, pull_file, pull_folder, push, survey
+
+app = typer.Typer()
+app.command()(lineage)
+
+_STDOUT = "-"
+
+
+@app.command("find")
+def find_data(
+    context: typer.Context,
+    tag: Annotated[
+        list[str] | None,
+        typer.Option("--tag", "-t", metavar="KEY:VALUE", help="Only Data with this tag. Repeat."),
+    ] = None,
+    transient: Annotated[
+        YesNoBoth, typer.Option(help="Only Data that are still processing or failed, or not.")
+    ] = YesNoBoth.BOTH,
+    since: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Only Data from this time on.")
+    ] = None,
+    duration: Annotated[
+        str | None,
+        typer.Option(metavar="DURATION", help="With --since: only for so long, such as 2h45m."),
+    ] = None,
+) -> None:
+    """Shows the Data that carry all the given tags, oldest first, as JSON."""
+    if duration is not None and since is None:
+        raise typer.BadParameter("it needs --since", param_hint="--duration")
+    tags = read_query_tags(tag or [], "--tag")
+    start = read_instant(since, "--since") if since is not None else None
+    if duration is not None:
+        read_duration(duration, "--duration")
+    with api_of(invocation_of(context)) as api:
+        found = api.find_data(tags, start, duration)
+    print_json([data for data in found if transient.allows(_is_transient(data))])
+
+
+def _is_transient(data: Data) -> bool:
+    return any(tag.key == TRANSIENT for tag in data.tags)
+
+
+@app.command("push")
+def push_data(
+    context: typer.Context,
+    source: Annotated[list[str], typer.Argument(help="Folders or files; each becomes one Data.")],
+    tag: Annotated[
+        list[str] | None,
+        typer.Option("--tag", "-t", metavar="KEY:VALUE", help="Put this tag on it. Repeat."),
+    ] = None,
+    name: Annotated[
+        bool, typer.Option("--name", "-n", help="Also tag it name:BASENAME of the source.")
+    ] = False,
+    dereference: Annotated[
+        bool, typer.Option("--dereference", "-L", help="Store what links lead to, not the links.")
+    ] = False,
+) -> None:
+    """Uploads each source as one Data, and shows it as JSON."""
+    invocation = invocation_of(context)
+    given = read_user_tags(tag or [], "--tag")
+    defaults = [tag for tag in environment_of(invocation).tags if not _is_system(tag)]
+    sources = [survey(invocation.path(text), text, dereference=dereference) for text in source]
+    with api_of(invocation) as api:
+        for one in sources:
+            named = [Tag(key="name", value=one.name)] if name else []
+            with transfer_bar(one.name, one.content_bytes, quiet=invocation.quiet) as on_bytes:
+                tags = _distinct([*given, *defaults, *named])
+                data = push(api, one, tags, dereference=dereference, on_bytes=on_bytes)
+            print_json(data)
+
+
+def _is_system(tag: Tag) -> bool:
+    return tag.key.startswith(SYSTEM_PREFIX)
+
+
+def _distinct(tags: Iterable[Tag]) -> list[Tag]:
+    return list(dict.fromkeys(tags))
+
+
+@app.command("pull")
+def pull_data(
+    context: typer.Context,
+    knit_id: Annotated[str, typer.Argument(metavar="KNIT_ID")],
+    dest: Annotated[str, typer.Argument(metavar="[DEST]", help="A folder, or - for stdout.")] = ".",
+    extract: Annotated[
+        bool, typer.Option("--extract", "-x", help="Unpack it as DEST/KNIT_ID/.")
+    ] = False,
+) -> None:
+    """Downloads a Data as DEST/KNIT_ID.tar.gz."""
+    invocation = invocation_of(context)
+    if dest == _STDOUT and extract:
+        raise typer.BadParameter("stdout cannot be unpacked into", param_hint="--extract")
+    if not _is_file_name(knit_id):
+        raise typer.BadParameter(f"{knit_id!r} is not an id of a Data", param_hint="KNIT_ID")
+    with (
+        api_of(invocation) as api,
+        transfer_bar(knit_id, None, quiet=invocation.quiet) as on_bytes,
+    ):
+        if dest == _STDOUT:
+            with pull_archive(api, knit_id, on_bytes=on_bytes) as pieces:
+                print_bytes(pieces)
+            return
+        pull = pull_folder if extract else pull_file
+        arrived = pull(api, knit_id, invocation.path(dest), on_bytes=on_bytes)
+    say(f"pulled {knit_id} to {arrived}")
+
+
+def _is_file_name(text: str) -> bool:
+    # The id becomes a name below DEST; nothing else may come out of it.
+    return text not in ("", ".", "..") and Path(text).name == text
+
+
+@app.command("tag")
+def tag_data(
+    context: typer.Context,
+    knit_id: Annotated[str, typer.Argument(metavar="KNIT_ID")],
+    add: Annotated[
+        list[str] | None, typer.Option(metavar="KEY:VALUE", help="Add this tag. Repeat.")
+    ] = None,
+    remove: Annotated[
+        list[str] | None, typer.Option(metavar="KEY:VALUE", help="Remove this tag. Repeat.")
+    ] = None,
+    remove_key: Annotated[
+        list[str] | None, typer.Option(metavar="KEY", help="Remove all tags of this key. Repeat.")
+    ] = None,
+) -> None:
+    """Removes, then adds tags, in one step."""
+    change = TagChange(
+        add=read_user_tags(add or [], "--add"),
+        remove=read_user_tags(remove or [], "--remove"),
+        remove_key=list(remove_key or []),
+    )
+    with api_of(invocation_of(context)) as api:
+        data = api.change_tags(knit_id, change)
+    say(f"{knit_id} now has the tags {', '.join(str(tag) for tag in data.tags)}")

@@ -1,0 +1,33 @@
+"""`knit init`: keeps a profile and makes this folder use it."""
+
+from typing import Annotated
+
+import typer
+
+from knit_cli.invocation import invocation_of
+from knit_cli.output import say
+from knit_cli.profile import mark_folder, read_profile, save_profile
+
+app = typer.Typer()
+
+
+@app.callback()
+def _group() -> None:
+    # With one command and no callback Typer would make the app the command itself.
+    pass
+
+
+@app.command()
+def init(
+    context: typer.Context,
+    knit_profile_file: Annotated[
+        str, typer.Argument(help="The knitprofile that your knit's administrator gave you.")
+    ],
+) -> None:
+    """Keeps the profile in the store, and makes this folder and all below use it."""
+    invocation = invocation_of(context)
+    profile = read_profile(invocation.path(knit_profile_file))
+    name = invocation.profile_name
+    save_profile(profile, store=invocation.store_path, name=name)
+    marker = mark_folder(invocation.surroundings.cwd, name)
+    say(f"profile {name} ({profile.api_root}) is in {invocation.store_path}; {marker} names it")

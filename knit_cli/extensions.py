@@ -1,0 +1,70 @@
+"""Extension commands: an executable `knit-NAME` on PATH is `knit NAME`."""
+
+import os
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from knit_cli.errors import CliError
+from knit_cli.invocation import Invocation
+
+_PREFIX = "knit-"
+_SUFFIXES = (".exe", ".bat", ".cmd", ".com")
+
+
+def find_extensions(invocation: Invocation) -> dict[str, Path]:
+    """Gives the executables by command name; the first on PATH wins."""
+    found: dict[str, Path] = {}
+    for entry in invocation.surroundings.variables.get("PATH", "").split(os.pathsep):
+        # Joining keeps an absolute entry as it is; an empty one stands for the current folder.
+        folder = invocation.surroundings.cwd / entry
+        for candidate in _candidates(folder):
+            found.setdefault(_command_name(candidate), candidate)
+    return found
+
+
+def _candidates(folder: Path) -> list[Path]:
+    try:
+        with os.scandir(folder) as entries:
+            names = sorted(entry.name for entry in entries if entry.name.startswith(_PREFIX))
+    except OSError:  # PATH often names folders that are not there
+        return []
+    paths = [folder / name for name in names if _command_name(Path(name))]
+    return [path for path in paths if path.is_file() and os.access(path, os.X_OK)]
+
+
+def _command_name(path: Path) -> str:
+    name = path.name.removeprefix(_PREFIX)
+    for suffix in _SUFFIXES:
+        if name.lower().endswith(suffix):
+            return name[: -len(suffix)]
+    return name
+
+
+def run_extension(executable: Path, arguments: Sequence[str], invocation: Invocation) -> None:
+    """Runs the extension in the foreground, telling it the effective common flags.
+
+    Raises:
+        CliError: it could not be started, or it failed; its own exit code is in the reason.
+    """
+    variables: Mapping[str, str] = {
+        **invocation.surroundings.variables,
+        "KNIT_PROFILE": invocation.profile_name,
+        "KNIT_PROFILE_STORE": str(invocation.store_path),
+        "KNIT_ENV": str(invocation.env_path),
+    }
+    try:
+        ended = subprocess.run(
+            [str(executable), *arguments],
+            env=dict(variables),
+            cwd=invocation.surroundings.cwd,
+            check=False,
+        )
+    except OSError as cause:
+        raise CliError(
+            f"cannot start {executable}",
+            reason=cause.strerror,
+            advice="check that it is a program for this machine",
+        ) from cause
+    if ended.returncode != 0:
+        raise CliError(f"{executable.name} failed", reason=f"exit code {ended.returncode}")

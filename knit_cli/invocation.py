@@ -1,0 +1,94 @@
+"""What one call of `knit` knows before its command starts: where it stands and the common flags."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:  # importing httpx takes 0.2 s, which `knit --help` does not need
+    import httpx
+
+PROFILE_MARKER = ".knitprofile"
+ENVIRONMENT_FILE = "knitenv"
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """The world outside the process. `main` makes it from the real one, tests from their own.
+
+    `transport` replaces the network under the API client.
+    """
+
+    cwd: Path
+    home: Path | None = None
+    variables: Mapping[str, str] = field(default_factory=dict)
+    transport: "httpx.BaseTransport | None" = None
+    sleep: Callable[[float], None] = time.sleep
+
+
+@dataclass(frozen=True)
+class Invocation:
+    """One call of `knit`: its surroundings and the common flags as given (None: not given)."""
+
+    surroundings: Surroundings
+    profile: str | None = None
+    profile_store: Path | None = None
+    env: Path | None = None
+    quiet: bool = False
+
+    @property
+    def profile_name(self) -> str:
+        """The key in the profile store: the flag, else the nearest `.knitprofile`, else the cwd.
+
+        An unreadable `.knitprofile` raises OSError.
+        """
+        if self.profile is not None:
+            return self.profile
+        cwd = self.surroundings.cwd
+        marker = find_upward(cwd, PROFILE_MARKER)
+        if marker is None:
+            return str(cwd.absolute())
+        return marker.read_text(encoding="utf-8").partition("\n")[0].strip()
+
+    @property
+    def store_path(self) -> Path:
+        """The profile store: the flag, else `~/.knit/profile`."""
+        if self.profile_store is not None:
+            return self.surroundings.cwd / self.profile_store
+        return (self.surroundings.home or self.surroundings.cwd) / ".knit" / "profile"
+
+    @property
+    def env_path(self) -> Path:
+        """The project defaults: the flag, else the nearest `knitenv`, else one in the cwd."""
+        cwd = self.surroundings.cwd
+        if self.env is not None:
+            return cwd / self.env
+        return find_upward(cwd, ENVIRONMENT_FILE) or cwd / ENVIRONMENT_FILE
+
+    def path(self, text: str) -> Path:
+        """Gives the path a user wrote: `~/` is home, a relative one starts at the cwd."""
+        home = self.surroundings.home
+        if home is not None and (text == "~" or text.startswith("~/")):
+            return home / text[2:]
+        return self.surroundings.cwd / text
+
+
+def find_upward(folder: Path, name: str) -> Path | None:
+    """Gives the nearest regular file of that name in the folder or one of its ancestors."""
+    start = folder.absolute()
+    for ancestor in (start, *start.parents):
+        candidate = ancestor / name
+        if candidate.is_file():
+            return candidate
+    return None
+
+
+def invocation_of(context: typer.Context) -> Invocation:
+    """Gives the call a command belongs to."""
+    found = context.find_object(Invocation)
+    if found is None:
+        raise RuntimeError("a command was started without the `knit` around it")
+    return found

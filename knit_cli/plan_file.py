@@ -1,0 +1,183 @@
+"""Reads a Plan written in YAML; whatever is wrong with it is told by line and column, offline."""
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from knit_api.schemas.plans import LogSpec, MountpointSpec, OnNodeSpec, PlanSpec
+from knit_cli.errors import BadInput
+
+Location = tuple[str | int, ...]
+
+_NULL = "tag:yaml.org,2002:null"
+# Anchors can make a small file stand for a huge one, or for an endless one.
+_MOST_NODES = 100_000
+_MOST_DEPTH = 20
+_SHAPES: Mapping[str, type[BaseModel]] = {
+    "inputs": MountpointSpec,
+    "outputs": MountpointSpec,
+    "log": LogSpec,
+    "on_node": OnNodeSpec,
+}
+_NOTHING_SENT = "correct the file; nothing was sent"
+
+
+def read_plan(path: Path, shown: str | None = None) -> PlanSpec:
+    """Gives the Plan in the file.
+
+    Args:
+        path: where it is.
+        shown: how the user wrote it, for messages.
+
+    Raises:
+        BadInput: the file cannot be read, is not YAML, or is not shaped as a Plan; the reason has
+            a line `FILE:LINE:COLUMN: …` per fault.
+    """
+    name = shown or str(path)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as cause:
+        raise BadInput(
+            f"cannot read {name}", reason=cause.strerror, advice="check the path and its rights"
+        ) from cause
+    except UnicodeDecodeError as cause:
+        raise BadInput(
+            f"{name} is not text in UTF-8", reason=str(cause), advice=_NOTHING_SENT
+        ) from cause
+    document = _Document(name, text)
+    try:
+        return PlanSpec.model_validate(document.content)
+    except ValidationError as cause:
+        faults = [_fault(found) for found in cause.errors(include_url=False)]
+        raise document.broken(list(dict.fromkeys(faults))) from cause
+
+
+class _Document:
+    """A YAML file as plain values, and where in the file each of them is.
+
+    Scalars are kept as they are written (`3`, `1.10`, `yes`): a Plan is made of texts, and only its
+    shape says which of them is a switch.
+    """
+
+    def __init__(self, name: str, text: str) -> None:
+        self._name = name
+        self._places: dict[Location, yaml.Mark] = {}
+        self._nodes = 0
+        self._checked: set[int] = set()
+        try:
+            self._loader = yaml.SafeLoader(text)
+            node = self._loader.get_single_node()
+            self.content = self._value(node, ()) if node is not None else {}
+        except yaml.MarkedYAMLError as cause:
+            mark = cause.problem_mark or cause.context_mark
+            words = " ".join(part for part in (cause.problem, cause.context) if part)
+            raise self._not_yaml(f"{self._at(mark)}{words}") from cause
+        except yaml.reader.ReaderError as cause:
+            raise self._not_yaml(str(cause)) from cause
+
+    def broken(self, faults: list[tuple[Location, str]]) -> BadInput:
+        """Gives the error that tells all the faults, in the order of the file."""
+        placed = [(self._place(location), words) for location, words in faults]
+        placed.sort(key=lambda fault: (fault[0].line, fault[0].column) if fault[0] else (0, 0))
+        return BadInput(
+            f"{self._name} is not a valid Plan",
+            reason="\n".join(f"{self._at(mark)}{words}" for mark, words in placed),
+            advice=_NOTHING_SENT,
+        )
+
+    def _not_yaml(self, reason: str) -> BadInput:
+        return BadInput(f"{self._name} is not valid YAML", reason=reason, advice=_NOTHING_SENT)
+
+    def _at(self, mark: yaml.Mark | None) -> str:
+        return f"{self._name}:{mark.line + 1}:{mark.column + 1}: " if mark is not None else ""
+
+    def _place(self, location: Location) -> yaml.Mark | None:
+        while location not in self._places and location:
+            location = location[:-1]
+        return self._places.get(location)
+
+    def _value(self, node: yaml.Node, location: Location) -> Any:
+        self._nodes += 1
+        if self._nodes > _MOST_NODES or len(location) > _MOST_DEPTH:
+            raise self.broken([(location[:1], "this is far too large or too deep for a Plan")])
+        self._places.setdefault(location, node.start_mark)
+        if isinstance(node, yaml.MappingNode):
+            return self._mapping(node, location)
+        if isinstance(node, yaml.SequenceNode):
+            return [self._value(item, (*location, i)) for i, item in enumerate(node.value)]
+        return None if node.tag == _NULL else node.value
+
+    def _mapping(self, node: yaml.MappingNode, location: Location) -> dict[str, Any]:
+        self._refuse_repeated_keys(node, location)
+        self._loader.flatten_mapping(node)  # `<<: *base`
+        values: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            here = (*location, key_node.value)
+            self._places[here] = key_node.start_mark
+            values[key_node.value] = self._value(value_node, here)
+        return values
+
+    def _refuse_repeated_keys(self, node: yaml.MappingNode, location: Location) -> None:
+        # Only as written: merging and then meeting the node again through an alias shows a key
+        # twice that is its own and that of what was merged.
+        if id(node) in self._checked:
+            return
+        self._checked.add(id(node))
+        seen: set[str] = set()
+        for key_node, _ in node.value:
+            plain = isinstance(key_node, yaml.ScalarNode)
+            if plain and key_node.value not in seen:
+                seen.add(key_node.value)
+                continue
+            here = (*location, key_node.value if plain else "")
+            self._places[here] = key_node.start_mark
+            words = f"the key {key_node.value!r} is here twice" if plain else "a key must be a word"
+            raise self.broken([(here, words)])
+
+
+def _fault(found: ErrorDetails) -> tuple[Location, str]:
+    """Gives where something is wrong, and what, in the words of the Plan's author."""
+    location = found["loc"]
+    if "tags" in location[:-1]:
+        # Whatever is wrong inside a tag, it is the tag as a whole that is not written as one.
+        location = location[: location.index("tags") + 2]
+        advice = 'write "key:value", in quotes or without a blank after the colon'
+        return location, f"{_shown(location)} is not a tag; {advice}"
+    if found["type"] == "extra_forbidden":
+        known = list(_shape_at(location).model_fields)
+        near = get_close_matches(str(location[-1]), known, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}"
+        return location, f"unknown key {_shown(location)!r}; {hint}"
+    return location, _words(_shown(location), found)
+
+
+def _words(name: str, found: ErrorDetails) -> str:
+    match found["type"]:
+        case "missing":
+            return f"{name!r} is missing"
+        case "string_type":
+            return f"{name} should be a text"
+        case "list_type":
+            return f"{name} should be a list; begin each item with '- '"
+        case "dict_type" | "model_type" | "model_attributes_type":
+            return f"{name} should be a mapping of keys to values"
+        case "bool_parsing" | "bool_type":
+            return f"{name} should be true or false"
+        case _:
+            return f"{name}: {found['msg']}"
+
+
+def _shown(location: Location) -> str:
+    words = ""
+    for part in location:
+        words += f"[{part}]" if isinstance(part, int) else f".{part}" if words else str(part)
+    return words or "the document"
+
+
+def _shape_at(location: Location) -> type[BaseModel]:
+    return _SHAPES.get(str(location[0]), PlanSpec) if len(location) > 1 else PlanSpec

@@ -1,0 +1,165 @@
+"""Profiles: at which address, trusting which CA, a project reaches its API."""
+
+import base64
+import binascii
+import re
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import yaml
+
+from knit_cli.errors import ProfileProblem
+from knit_cli.files import write_private
+from knit_cli.invocation import PROFILE_MARKER
+
+_PEM_CERTIFICATE = re.compile(
+    r"-----BEGIN CERTIFICATE-----\s[A-Za-z0-9+/=\s]+-----END CERTIFICATE-----"
+)
+_RUN_INIT = (
+    "run `knit init KNIT_PROFILE_FILE` here with the file your knit's administrator gave you, "
+    "or start a knit of your own: knit dev up"
+)
+
+
+@dataclass(frozen=True)
+class Profile:
+    """One verified profile: an absolute `api_root` without trailing `/`; `ca` is a PEM or None."""
+
+    api_root: str
+    ca: str | None = None
+
+    def trust(self) -> ssl.SSLContext:
+        """Gives the TLS context: with `ca` only that CA is trusted, else the system's."""
+        return ssl.create_default_context(cadata=self.ca)
+
+
+def read_profile(path: Path) -> Profile:
+    """Gives the profile in a knitprofile file, verified.
+
+    Raises:
+        ProfileProblem: the file cannot be read, or is no valid profile.
+    """
+    return _verified(_load_yaml(path), f"{path}")
+
+
+def load_profile(store: Path, name: str) -> Profile:
+    """Gives the profile of that name in the store, verified.
+
+    Raises:
+        ProfileProblem: there is no store, no such profile, or it is not valid.
+    """
+    if not store.exists():
+        raise ProfileProblem(
+            "there is no knit profile yet", reason=f"{store} does not exist", advice=_RUN_INIT
+        )
+    profiles = _load_store(store)
+    if name not in profiles:
+        raise ProfileProblem(
+            f"no profile named {name}", reason=f"{store} does not have it", advice=_RUN_INIT
+        )
+    return _verified(profiles[name], f"{store}, profile {name}")
+
+
+def save_profile(profile: Profile, *, store: Path, name: str) -> None:
+    """Keeps the profile under that name; other profiles in the store stay as they are.
+
+    The store is readable by its owner only. The second call replaces the first.
+
+    Raises:
+        ProfileProblem: the store cannot be read or written.
+    """
+    profiles = dict(_load_store(store)) if store.exists() else {}
+    entry: dict[str, Any] = {"apiRoot": profile.api_root}
+    if profile.ca is not None:
+        entry["cert"] = {"ca": base64.b64encode(profile.ca.encode()).decode("ascii")}
+    profiles[name] = entry
+    try:
+        write_private(store, yaml.safe_dump(profiles, allow_unicode=True))
+    except OSError as cause:
+        raise ProfileProblem(
+            f"cannot write {store}", reason=cause.strerror, advice="choose another --profile-store"
+        ) from cause
+
+
+def mark_folder(folder: Path, name: str) -> Path:
+    """Makes the folder and all below use the profile of that name; gives the file written.
+
+    Raises:
+        ProfileProblem: the folder cannot be written.
+    """
+    marker = folder / PROFILE_MARKER
+    try:
+        write_private(marker, name)
+    except OSError as cause:
+        raise ProfileProblem(
+            f"cannot write {marker}", reason=cause.strerror, advice="use a folder you may write to"
+        ) from cause
+    return marker
+
+
+def _load_store(store: Path) -> Mapping[str, Any]:
+    content = _load_yaml(store)
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ProfileProblem(
+            f"{store} is not a profile store",
+            reason="it should map profile names to profiles",
+            advice="move it away and run `knit init KNIT_PROFILE_FILE` again",
+        )
+    return content
+
+
+def _load_yaml(path: Path) -> Any:
+    try:
+        return yaml.safe_load(path.read_bytes())
+    except OSError as cause:
+        raise ProfileProblem(
+            f"cannot read {path}", reason=cause.strerror, advice="check the path and its rights"
+        ) from cause
+    except (yaml.YAMLError, UnicodeDecodeError) as cause:
+        raise ProfileProblem(
+            f"{path} is not valid YAML", reason=str(cause), advice="correct the file"
+        ) from cause
+
+
+def _verified(content: Any, where: str) -> Profile:
+    def broken(reason: str, advice: str) -> ProfileProblem:
+        return ProfileProblem(f"the profile in {where} is broken", reason=reason, advice=advice)
+
+    if not isinstance(content, dict):
+        raise broken("it is not a mapping with `apiRoot`", "write `apiRoot: https://HOST:PORT/api`")
+    api_root = content.get("apiRoot")
+    if not isinstance(api_root, str) or not _is_absolute(api_root):
+        raise broken(
+            f"`apiRoot` is not an absolute http or https URL: {api_root!r}",
+            "write `apiRoot: https://HOST:PORT/api`",
+        )
+    cert = content.get("cert") or {}
+    encoded = cert.get("ca") if isinstance(cert, dict) else cert
+    if not encoded:
+        return Profile(api_root.removesuffix("/"))
+    try:
+        pem = base64.b64decode(str(encoded), validate=True).decode("ascii")
+    except (binascii.Error, ValueError):
+        pem = ""
+    if _PEM_CERTIFICATE.search(pem) is None:
+        raise broken("`cert.ca` is not the base64 of a PEM certificate", "encode it: base64 -w0")
+    profile = Profile(api_root.removesuffix("/"), pem)
+    try:
+        profile.trust()
+    except ssl.SSLError as cause:
+        raise broken(f"`cert.ca` cannot be used: {cause}", "ask for a valid CA") from cause
+    return profile
+
+
+def _is_absolute(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is no number, or unbalanced brackets
+        return False

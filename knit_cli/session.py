@@ -1,0 +1,37 @@
+"""Gives a command its tools: the API client of its profile, and the project's defaults."""
+
+from typing import Any
+
+from knit_cli.client import ApiClient, open_api
+from knit_cli.environment import Environment, load_environment
+from knit_cli.invocation import Invocation
+from knit_cli.output import say
+from knit_cli.profile import load_profile
+
+
+def api_of(invocation: Invocation) -> ApiClient:
+    """Gives a client of the profile's API; a context manager. Nothing is sent yet.
+
+    Raises:
+        ProfileProblem: there is no profile, or it cannot work.
+    """
+    name = invocation.profile_name
+    profile = load_profile(invocation.store_path, name)
+    verify: Any = profile.trust() if profile.api_root.startswith("https:") else True
+    return open_api(
+        profile.api_root,
+        where=f"{invocation.store_path} (profile {name})",
+        verify=verify,
+        transport=invocation.surroundings.transport,
+        sleep=invocation.surroundings.sleep,
+        notify=say,
+    )
+
+
+def environment_of(invocation: Invocation) -> Environment:
+    """Gives the project's defaults from the nearest `knitenv`.
+
+    Raises:
+        BadInput: the file is broken.
+    """
+    return load_environment(invocation.env_path)

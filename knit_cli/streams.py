@@ -1,0 +1,135 @@
+"""Plumbing between streams of bytes: fetch ahead, gzip both ways, count, read as a file."""
+
+import io
+import queue
+import threading
+import zlib
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import suppress
+
+_AHEAD = 8  # pieces; with pieces of at most 1 MiB a transfer holds some 10 MiB, whatever its size
+_GZIP_WINDOW = 31  # zlib's way to say: gzip framing, largest window
+_FAST = 1  # the link or the disk, not the compressor, should be the slowest part
+_LOOK_EVERY = 0.1  # seconds until the thread notices that nobody reads any more
+
+
+class DamagedStream(ValueError):
+    """A compressed stream is broken or ends too early."""
+
+
+class _End:
+    """Marks the end of a stream in the queue, with what it ended by."""
+
+    def __init__(self, error: BaseException | None = None) -> None:
+        self.error = error
+
+
+def read_ahead(pieces: Iterable[bytes]) -> Generator[bytes, None, None]:
+    """Gives the same pieces, fetched by a thread a few pieces ahead of the reader.
+
+    An error in the source is raised here, after the pieces before it. When this iterator is closed
+    early, the source is left where it stands and the thread ends.
+    """
+    pending: queue.Queue[bytes | _End] = queue.Queue(_AHEAD)
+    abandoned = threading.Event()
+
+    def put(item: bytes | _End) -> bool:
+        while not abandoned.is_set():
+            with suppress(queue.Full):
+                pending.put(item, timeout=_LOOK_EVERY)
+                return True
+        return False
+
+    def fetch() -> None:
+        try:
+            for piece in pieces:
+                if not put(piece):
+                    return
+        except BaseException as error:  # noqa: BLE001  carried over to the reader, whatever it is
+            put(_End(error))
+        else:
+            put(_End())
+
+    thread = threading.Thread(target=fetch, name="knit-read-ahead", daemon=True)
+    thread.start()
+    try:
+        while True:
+            item = pending.get()
+            if isinstance(item, _End):
+                if item.error is not None:
+                    raise item.error
+                return
+            yield item
+    finally:
+        abandoned.set()
+
+
+def counted(pieces: Iterable[bytes], on_bytes: Callable[[int], None]) -> Iterator[bytes]:
+    """Gives the same pieces, reporting the length of each as it is passed on."""
+    for piece in pieces:
+        on_bytes(len(piece))
+        yield piece
+
+
+def gzipped(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """Gives the pieces as one gzip stream."""
+    compressor = zlib.compressobj(_FAST, wbits=_GZIP_WINDOW)
+    for piece in pieces:
+        if out := compressor.compress(piece):
+            yield out
+    yield compressor.flush()
+
+
+def gunzipped(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """Gives the content of a gzip stream (of several, one after the other).
+
+    Raises:
+        DamagedStream: it is not gzip, its checksum is wrong, or it ends too early.
+    """
+    decompressor = zlib.decompressobj(_GZIP_WINDOW)
+    started = False
+    try:
+        for piece in pieces:
+            rest = piece
+            while rest:
+                if decompressor.eof:
+                    decompressor = zlib.decompressobj(_GZIP_WINDOW)
+                started = True
+                # Bounded: a few compressed bytes can stand for gigabytes of zeros.
+                if out := decompressor.decompress(rest, 1 << 20):
+                    yield out
+                rest = decompressor.unconsumed_tail or decompressor.unused_data
+            while not decompressor.eof and (out := decompressor.decompress(b"", 1 << 20)):
+                yield out
+    except zlib.error as cause:
+        raise DamagedStream(f"the gzip stream is damaged: {cause}") from cause
+    if not started or not decompressor.eof:
+        raise DamagedStream("the gzip stream ends too early")
+
+
+class PiecesReader(io.RawIOBase):
+    """Reads pieces of bytes as one binary file, forward only."""
+
+    def __init__(self, pieces: Iterable[bytes]) -> None:
+        self._pieces = iter(pieces)
+        self._rest = memoryview(b"")
+
+    def readable(self) -> bool:
+        """Is always so."""
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        """Gives up to so many bytes; empty at the end. A short answer is not the end."""
+        if size < 0:
+            return self.readall()
+        while not self._rest:
+            piece = next(self._pieces, None)
+            if piece is None:
+                return b""
+            self._rest = memoryview(piece)
+        taken, self._rest = self._rest[:size], self._rest[size:]
+        return bytes(taken)
+
+    def readall(self) -> bytes:
+        """Gives everything that is left."""
+        return b"".join([bytes(self._rest), *self._pieces])

@@ -1,0 +1,75 @@
+"""Reads the tags people type after flags, and says early what the server would refuse."""
+
+from collections.abc import Iterable
+
+import typer
+
+from knit_api.schemas.tags import Tag
+from knit_api.schemas.times import parse_time
+from knit_cli.errors import BadInput
+
+SYSTEM_PREFIX = "knit#"
+TRANSIENT = "knit#transient"
+TIMESTAMP = "knit#timestamp"
+_TRANSIENT_VALUES = ("processing", "failed")
+
+
+def read_tags(texts: Iterable[str], flag: str) -> list[Tag]:
+    """Gives the tags written as `key:value`.
+
+    Raises:
+        BadInput: one has no colon; `flag` names where it was given.
+    """
+    try:
+        return [Tag.parse(text) for text in texts]
+    except ValueError as cause:
+        raise BadInput(
+            f"cannot use a value of {flag}", reason=str(cause), advice="write --tag KEY:VALUE"
+        ) from cause
+
+
+def read_user_tags(texts: Iterable[str], flag: str) -> list[Tag]:
+    """Gives tags that a user may put on Data.
+
+    Raises:
+        BadInput: one has no colon.
+        typer.BadParameter: one is a system tag; those are knit's own.
+    """
+    tags = read_tags(texts, flag)
+    for tag in tags:
+        if tag.key.startswith(SYSTEM_PREFIX):
+            raise typer.BadParameter(
+                f"{tag} is a system tag; only knit itself sets or removes {SYSTEM_PREFIX}…",
+                param_hint=flag,
+            )
+    return tags
+
+
+def read_query_tags(texts: Iterable[str], flag: str) -> list[Tag]:
+    """Gives tags to search for; of system tags the value is checked.
+
+    Raises:
+        BadInput: one has no colon, or a system tag has a value that no Data can have.
+    """
+    tags = read_tags(texts, flag)
+    for tag in tags:
+        if tag.key == TRANSIENT and tag.value not in _TRANSIENT_VALUES:
+            raise BadInput(
+                f"{flag} {tag} matches nothing",
+                reason=f"{TRANSIENT} is either processing or failed",
+                advice=f"write {TRANSIENT}:processing or {TRANSIENT}:failed",
+            )
+        if tag.key == TIMESTAMP:
+            _check_timestamp(tag, flag)
+    return tags
+
+
+def _check_timestamp(tag: Tag, flag: str) -> None:
+    try:
+        parse_time(tag.value)
+    except ValueError as cause:
+        raise BadInput(
+            f"{flag} {tag} is not a time",
+            reason=str(cause),
+            advice=f"write {TIMESTAMP}:2024-11-18T04:25:32.07+00:00",
+        ) from cause

@@ -1,0 +1,262 @@
+"""Moves the files of a Data: push packs and uploads them, pull downloads and places them.
+
+A Data arrives whole or not at all: an upload that cannot go on is cut, so that the server drops it,
+and what is pulled shows under its name only when it is complete. The completeness of a download is
+known from the chunked framing and from gzip's checksum; httpx gives no access to trailers, so the
+`x-checksum-md5` one is not looked at.
+"""
+
+import os
+import stat
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from shutil import rmtree
+
+from knit_api.schemas.data import Data
+from knit_api.schemas.tags import Tag, TagChange
+from knit_cli.client import GZIPPED_TAR, PLAIN_TAR, ApiClient, Stream
+from knit_cli.errors import ApiRefused, BadInput, CliError, TransferFailed
+from knit_cli.streams import DamagedStream, PiecesReader, counted, gunzipped, gzipped, read_ahead
+from knit_workflows.pod.archive import ArchiveRefused, CannotPack, iter_pack, unpack
+
+OnBytes = Callable[[int], None]
+
+_UNSUPPORTED_MEDIA_TYPE = 415
+_NOTHING_SENT = "nothing was uploaded"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A folder or file that can be pushed; `content_bytes` is the sum of its files."""
+
+    path: Path
+    content_bytes: int
+
+    @property
+    def name(self) -> str:
+        """The base name, also of `.` and `..`."""
+        return Path(os.path.abspath(self.path)).name  # noqa: PTH100  resolve() would follow links
+
+
+def survey(path: Path, shown: str, *, dereference: bool) -> Source:
+    """Looks a push source through before anything is sent; reads no content.
+
+    Args:
+        path: where it is.
+        shown: how the user wrote it, for messages.
+        dereference: whether links are followed, as in the push itself.
+
+    Raises:
+        BadInput: it is missing, or something in it cannot be read.
+    """
+    total = 0
+    try:
+        info = path.stat()
+        if not (stat.S_ISDIR(info.st_mode) or stat.S_ISREG(info.st_mode)):
+            raise BadInput(
+                f"cannot push {shown}",
+                reason="it is neither a folder nor a file",
+                advice=f"push a folder; {_NOTHING_SENT}",
+            )
+        for file, size in _files(path, info, dereference):
+            if not os.access(file, os.R_OK):
+                raise PermissionError(13, "Permission denied", str(file))
+            total += size
+    except FileNotFoundError as cause:
+        what = shown if cause.filename in (str(path), None) else f"{shown}: {cause.filename}"
+        raise BadInput(
+            f"cannot push {what}", reason="there is no such file or folder", advice=_NOTHING_SENT
+        ) from cause
+    except OSError as cause:
+        raise BadInput(
+            f"cannot push {shown}",
+            reason=f"{cause.strerror}: {cause.filename}",
+            advice=f"make it readable; {_NOTHING_SENT}",
+        ) from cause
+    return Source(path, total)
+
+
+def _files(path: Path, info: os.stat_result, dereference: bool) -> Iterator[tuple[Path, int]]:
+    if stat.S_ISREG(info.st_mode):
+        yield path, info.st_size
+        return
+    seen = {(info.st_dev, info.st_ino)}
+    waiting = [path]
+    while waiting:
+        with os.scandir(waiting.pop()) as entries:
+            for entry in entries:
+                found = entry.stat(follow_symlinks=dereference)
+                if stat.S_ISREG(found.st_mode):
+                    yield Path(entry.path), found.st_size
+                elif stat.S_ISDIR(found.st_mode) and (found.st_dev, found.st_ino) not in seen:
+                    # A loop of links would never end here; packing reports it properly.
+                    seen.add((found.st_dev, found.st_ino))
+                    waiting.append(Path(entry.path))
+
+
+def push(
+    api: ApiClient, source: Source, tags: Sequence[Tag], *, dereference: bool, on_bytes: OnBytes
+) -> Data:
+    """Uploads the source as one Data with these tags; the second call makes a second Data.
+
+    The tags travel with the upload. Where they cannot (too many, or a server that does not know
+    this) they follow in a second request, and for a moment the Data is there without them.
+
+    Raises:
+        TransferFailed: the files could not be packed to the end, or the tags did not arrive; then
+            `see` is the id of the Data without them.
+        CliError: the API did not take it.
+    """
+    together = list(tags) if api.tags_fit_in_upload(tags) else []
+    try:
+        data = _upload(api, source, PLAIN_TAR, together, dereference, on_bytes)
+    except ApiRefused as refused:
+        if refused.status != _UNSUPPORTED_MEDIA_TYPE:
+            raise
+        # An older server: only gzip, and no tags in the query.
+        data = _upload(api, source, GZIPPED_TAR, [], dereference, on_bytes)
+    missing = [tag for tag in tags if tag not in data.tags]
+    if not missing:
+        return data
+    try:
+        return api.change_tags(data.knit_id, TagChange(add=missing))
+    except CliError as cause:
+        raise TransferFailed(
+            f"{source.path} was pushed as {data.knit_id}, but without its tags",
+            reason=cause.reason or cause.summary,
+            advice=f"tag it: knit data tag {data.knit_id} --add KEY:VALUE",
+            see=data.knit_id,
+        ) from cause
+
+
+def _upload(
+    api: ApiClient,
+    source: Source,
+    media_type: str,
+    tags: Sequence[Tag],
+    dereference: bool,
+    on_bytes: OnBytes,
+) -> Data:
+    # The source itself may be a link, even where links inside stay links: a folder is meant as
+    # such, and a file, packed as a folder with only that file in it, keeps the link's name.
+    if source.path.is_dir():
+        archive = iter_pack(source.path.resolve(), dereference=dereference)
+    else:
+        archive = iter_pack(source.path, dereference=True)
+    packed: Iterable[bytes] = counted(archive, on_bytes)
+    content = read_ahead(gzipped(packed) if media_type == GZIPPED_TAR else packed)
+    try:
+        with closing(content):
+            return api.upload(content, media_type, tags)
+    except CannotPack as cause:
+        raise TransferFailed(
+            f"cannot push {source.path}",
+            reason=str(cause),
+            advice="take it out, or push a copy; nothing of this upload is kept",
+        ) from cause
+    except OSError as cause:
+        raise TransferFailed(
+            f"cannot push {source.path}",
+            reason=f"{cause.strerror}: {cause.filename}",
+            advice="nothing of this upload is kept; push again when the file can be read",
+        ) from cause
+
+
+def pull_folder(api: ApiClient, knit_id: str, folder: Path, *, on_bytes: OnBytes) -> Path:
+    """Downloads a Data and unpacks it as `folder/KNIT_ID`, which appears when it is complete.
+
+    Raises:
+        BadInput: there is already something there.
+        TransferFailed: the archive is damaged or dangerous, or cannot be stored.
+        CliError: the API did not give it.
+    """
+    target = folder / knit_id
+    _refuse_occupied(target)
+    with (
+        _placing(folder, knit_id),
+        api.download(knit_id, f"{PLAIN_TAR}, {GZIPPED_TAR};q=0.5") as stream,
+        _neighbour(folder, knit_id) as temporary,
+    ):
+        content = temporary / "content"
+        content.mkdir()
+        with closing(read_ahead(counted(stream.chunks, on_bytes))) as pieces:
+            unpack(PiecesReader(_plain(stream, pieces)), content)
+        content.rename(target)  # takes the place of an empty folder, of nothing else
+    return target
+
+
+def pull_file(api: ApiClient, knit_id: str, folder: Path, *, on_bytes: OnBytes) -> Path:
+    """Downloads a Data as `folder/KNIT_ID.tar.gz`, which is replaced only when all is there.
+
+    Raises:
+        TransferFailed: the archive is damaged, or cannot be stored.
+        CliError: the API did not give it.
+    """
+    target = folder / f"{knit_id}.tar.gz"
+    with (
+        _placing(folder, knit_id),
+        pull_archive(api, knit_id, on_bytes=on_bytes) as pieces,
+        _neighbour(folder, knit_id) as temporary,
+    ):
+        archive = temporary / "archive"
+        with archive.open("wb") as file:
+            for piece in pieces:
+                file.write(piece)
+        archive.replace(target)
+    return target
+
+
+@contextmanager
+def pull_archive(api: ApiClient, knit_id: str, *, on_bytes: OnBytes) -> Iterator[Iterator[bytes]]:
+    """Opens the tar.gz of a Data as it comes from the API. Raises CliError, also while reading."""
+    with api.download(knit_id, GZIPPED_TAR) as stream:
+        pieces = counted(stream.chunks, on_bytes)
+        yield gzipped(pieces) if stream.media_type == PLAIN_TAR else pieces
+
+
+def _plain(stream: Stream, pieces: Iterable[bytes]) -> Iterable[bytes]:
+    return pieces if stream.media_type == PLAIN_TAR else gunzipped(pieces)
+
+
+def _refuse_occupied(target: Path) -> None:
+    if not os.path.lexists(target):
+        return
+    if target.is_dir() and not target.is_symlink() and not any(target.iterdir()):
+        return
+    raise BadInput(
+        f"{target} is there already",
+        reason="pulling into it would mix two things",
+        advice="remove it, or pull into another folder: knit data pull -x KNIT_ID DEST",
+    )
+
+
+@contextmanager
+def _neighbour(folder: Path, knit_id: str) -> Iterator[Path]:
+    """Makes a folder beside the target, on the same disk, that is gone afterwards."""
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=folder, prefix=f".{knit_id}.", suffix=".part"))
+    try:
+        yield temporary
+    finally:
+        rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def _placing(folder: Path, knit_id: str) -> Iterator[None]:
+    try:
+        yield
+    except (ArchiveRefused, DamagedStream) as cause:
+        raise TransferFailed(
+            f"cannot pull {knit_id}",
+            reason=str(cause),
+            advice="pull it again; if it happens again, the Data itself is damaged",
+        ) from cause
+    except OSError as cause:
+        raise TransferFailed(
+            f"cannot pull {knit_id} into {folder}",
+            reason=cause.strerror or str(cause),
+            advice="nothing was left behind; make room, or choose another DEST",
+        ) from cause

@@ -1,0 +1,333 @@
+"""A small knit API in memory, faithful on the wire, behind httpx's transport seam.
+
+It knows no rules of the engine: Plans are registered as they come, Runs are what a test puts in.
+"""
+
+import io
+import itertools
+import json
+import tarfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import httpx
+
+from knit_api.schemas.data import Data, DataDownstream, DataUpstream
+from knit_api.schemas.plans import (
+    LogPoint,
+    Mountpoint,
+    Plan,
+    PlanInput,
+    PlanLog,
+    PlanOutput,
+    PlanSpec,
+    PlanSummary,
+)
+from knit_api.schemas.runs import Assignment, Exit, LogAssignment, Run
+from knit_api.schemas.tags import Tag, TagChange
+from knit_api.schemas.times import format_time, parse_duration, parse_time
+from knit_api.schemas.wire import to_wire
+from knit_cli.streams import gunzipped, gzipped
+
+API_ROOT = "http://knit.test/api"
+START = datetime(2025, 2, 1, 10, 0, 0, 120_000, tzinfo=UTC)
+
+Answer = httpx.Response | Callable[[httpx.Request], httpx.Response]
+
+
+def plain_tar(files: dict[str, bytes]) -> bytes:
+    """A plain tar of files by name."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as archive:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return out.getvalue()
+
+
+def files_of(archive: bytes) -> dict[str, bytes | str]:
+    """The files (bytes) and links (their targets) in a plain tar."""
+    found: dict[str, bytes | str] = {}
+    with tarfile.open(fileobj=io.BytesIO(archive)) as opened:
+        for member in opened:
+            if member.issym():
+                found[member.name] = member.linkname
+            elif member.isfile():
+                content = opened.extractfile(member)
+                assert content is not None
+                found[member.name] = content.read()
+    return found
+
+
+def error(status: int, reason: str, advice: str | None = None, see: str | None = None):
+    """An answer in the declared shape."""
+    message = {"reason": reason, "advice": advice, "see": see}
+    body = {"message": {key: value for key, value in message.items() if value}}
+    return httpx.Response(status, json=body)
+
+
+@dataclass
+class FakeApi:
+    """What the API has, and what was asked of it.
+
+    `interrupt[(method, path)]` answers instead of the API, once per item; `pushes_tags` and
+    `takes_plain_tar` switched off make it an older server.
+    """
+
+    data: dict[str, Data] = field(default_factory=dict)
+    archives: dict[str, bytes] = field(default_factory=dict)
+    plans: dict[str, Plan] = field(default_factory=dict)
+    runs: dict[str, Run] = field(default_factory=dict)
+    logs: dict[str, bytes] = field(default_factory=dict)
+    requests: list[httpx.Request] = field(default_factory=list)
+    interrupt: dict[tuple[str, str], list[Answer]] = field(default_factory=dict)
+    pushes_tags: bool = True
+    takes_plain_tar: bool = True
+    _numbers: Any = field(default_factory=lambda: itertools.count(1))
+
+    def transport(self) -> httpx.MockTransport:
+        """The seam."""
+        return httpx.MockTransport(self.handle)
+
+    def handle(self, request: httpx.Request) -> httpx.Response:
+        """Answers one request."""
+        self.requests.append(request)
+        path = request.url.path.removeprefix("/api")
+        waiting = self.interrupt.get((request.method, path))
+        if waiting:
+            answer = waiting.pop(0)
+            return answer(request) if callable(answer) else answer
+        noun, *rest = path.strip("/").split("/")
+        handlers = {"data": self._data, "plans": self._plans, "runs": self._runs}
+        if noun not in handlers:
+            return httpx.Response(404, json={"message": "Not Found"})
+        return handlers[noun](request, rest)
+
+    def asked(self) -> list[str]:
+        """Method and path of every request so far."""
+        return [f"{one.method} {one.url.path.removeprefix('/api')}" for one in self.requests]
+
+    # ------------------------------------------------------------ what tests put in
+
+    def new_id(self, kind: str) -> str:
+        return f"{kind}-{next(self._numbers)}"
+
+    def add_data(self, *tags: str, archive: bytes = b"", made_by: Run | None = None) -> Data:
+        """An uploaded Data that is done, or the output of a Run."""
+        run = made_by or self._upload_run()
+        return self._store(self.new_id("data"), [Tag.parse(tag) for tag in tags], run, archive)
+
+    def add_run(
+        self,
+        inputs: dict[str, Data],
+        outputs: dict[str, str],
+        *,
+        status: str = "done",
+        log: bool = False,
+    ) -> tuple[Run, dict[str, Data]]:
+        """A Run of a Plan of its own, and the Data it makes by path (the log is `/log`)."""
+        run_id = self.new_id("run")
+        ids = {path: self.new_id("data") for path in [*outputs, *(["/log"] if log else [])]}
+        run = Run(
+            run_id=run_id,
+            status=status,
+            updated_at=START,
+            exit=Exit(code=0, message="") if status == "done" else None,
+            plan=PlanSummary(plan_id=self.new_id("plan"), image="example/work:v1"),
+            inputs=[
+                Assignment(path=path, tags=[], knit_id=data.knit_id)
+                for path, data in inputs.items()
+            ],
+            outputs=[
+                Assignment(path=path, tags=[Tag.parse(tag)], knit_id=ids[path])
+                for path, tag in outputs.items()
+            ],
+            log=LogAssignment(tags=[], knit_id=ids["/log"]) if log else None,
+        )
+        self.runs[run_id] = run
+        for path, data in inputs.items():
+            used = DataDownstream(mountpoint=Mountpoint(path=path, tags=[]), run=run)
+            before = self.data[data.knit_id]
+            self.data[data.knit_id] = before.model_copy(
+                update={"downstreams": [*before.downstreams, used]}
+            )
+        made = {
+            path: self._store(ids[path], [Tag.parse(outputs.get(path, "type:log"))], run, b"", path)
+            for path in ids
+        }
+        return run, made
+
+    def _upload_run(self) -> Run:
+        run_id = self.new_id("run")
+        run = Run(
+            run_id=run_id,
+            status="done",
+            updated_at=START,
+            plan=PlanSummary(plan_id="plan-uploaded", name="knit#uploaded"),
+            inputs=[],
+            outputs=[],
+        )
+        self.runs[run_id] = run
+        return run
+
+    def _store(
+        self, knit_id: str, tags: list[Tag], run: Run, archive: bytes, path: str = "/upload"
+    ) -> Data:
+        system = [Tag(key="knit#id", value=knit_id)]
+        finished = START + timedelta(seconds=len(self.data))
+        system.append(
+            Tag(key="knit#timestamp", value=format_time(finished))
+            if run.status in ("done", "failed")
+            else Tag(key="knit#transient", value="processing")
+        )
+        if path == "/upload":
+            assigned = Assignment(path=path, tags=[], knit_id=knit_id)
+            self.runs[run.run_id] = run.model_copy(update={"outputs": [assigned]})
+        is_log = path == "/log"
+        data = Data(
+            knit_id=knit_id,
+            tags=_sorted([*tags, *system]),
+            upstream=DataUpstream(
+                mountpoint=None if is_log else Mountpoint(path=path, tags=[]),
+                log=LogPoint(tags=[]) if is_log else None,
+                run=run,
+            ),
+            downstreams=[],
+            nomination=[],
+        )
+        self.data[knit_id] = data
+        self.archives[knit_id] = archive
+        return data
+
+    # ------------------------------------------------------------ Data
+
+    def _data(self, request: httpx.Request, rest: list[str]) -> httpx.Response:
+        match request.method, rest:
+            case "GET", []:
+                return _json(self._found_data(request.url.params))
+            case "POST", []:
+                return self._uploaded(request)
+            case "GET", [knit_id] if knit_id in self.data:
+                return self._archive(request, knit_id)
+            case "PUT", [knit_id] if knit_id in self.data:
+                return _json(self._tagged(knit_id, json.loads(request.content)))
+        return error(404, "not found", "check the id")
+
+    def _found_data(self, query: httpx.QueryParams) -> list[Data]:
+        wanted = {Tag.parse(text) for text in query.get_list("tag")}
+        found = [data for data in self.data.values() if wanted <= set(data.tags)]
+        if "since" in query:
+            since = parse_time(query["since"])
+            until = since + parse_duration(query.get("duration", "1000000h"))
+            found = [data for data in found if since <= _time(data) < until]
+        return found
+
+    def _uploaded(self, request: httpx.Request) -> httpx.Response:
+        plain = request.headers["Content-Type"] == "application/x-tar"
+        assert request.headers["Transfer-Encoding"] == "chunked"
+        if plain and not self.takes_plain_tar:
+            return error(415, "unsupported media type")
+        archive = request.content if plain else b"".join(gunzipped([request.content]))
+        tags = request.url.params.get_list("tag") if self.pushes_tags else []
+        return _json(self.add_data(*tags, archive=archive))
+
+    def _archive(self, request: httpx.Request, knit_id: str) -> httpx.Response:
+        first = request.headers["Accept"].partition(",")[0]
+        content = self.archives[knit_id]
+        if first == "application/tar+gzip" or not self.takes_plain_tar:
+            first, content = "application/tar+gzip", b"".join(gzipped([content]))
+        return httpx.Response(200, headers={"Content-Type": first}, content=iter([content]))
+
+    def _tagged(self, knit_id: str, body: dict[str, Any]) -> Data:
+        change = TagChange.model_validate(body)
+        data = self.data[knit_id]
+        kept = [
+            tag
+            for tag in data.tags
+            if tag not in change.remove and tag.key not in change.remove_key
+        ]
+        tags = _sorted({*kept, *change.add})
+        self.data[knit_id] = data.model_copy(update={"tags": tags})
+        return self.data[knit_id]
+
+    # ------------------------------------------------------------ Plans
+
+    def _plans(self, request: httpx.Request, rest: list[str]) -> httpx.Response:
+        match request.method, rest:
+            case "GET", []:
+                return _json(list(self.plans.values()))
+            case "POST", []:
+                return self._registered(request)
+            case "GET", [plan_id] if plan_id in self.plans:
+                return _json(self.plans[plan_id])
+            case ("PUT" | "DELETE") as method, [plan_id, "active"] if plan_id in self.plans:
+                changed = self.plans[plan_id].model_copy(update={"active": method == "PUT"})
+                self.plans[plan_id] = changed
+                return _json(changed)
+        return error(404, "not found", "check the id")
+
+    def _registered(self, request: httpx.Request) -> httpx.Response:
+        assert request.headers["Content-Type"] == "application/json"
+        spec = PlanSpec.model_validate_json(request.content)
+        plan = Plan(
+            plan_id=self.new_id("plan"),
+            image=spec.image if ":" in spec.image else f"{spec.image}:latest",
+            entrypoint=spec.entrypoint,
+            args=spec.args,
+            annotations=sorted(spec.annotations),
+            inputs=[PlanInput(path=i.path, tags=i.tags, upstreams=[]) for i in spec.inputs],
+            outputs=[PlanOutput(path=o.path, tags=o.tags, downstreams=[]) for o in spec.outputs],
+            log=PlanLog(tags=spec.log.tags, downstreams=[]) if spec.log else None,
+            active=spec.active,
+            resources={"cpu": "1", "memory": "1Gi", **spec.resources},
+            service_account=spec.service_account,
+        )
+        for known in self.plans.values():
+            if (known.image, known.inputs, known.outputs) == (
+                plan.image,
+                plan.inputs,
+                plan.outputs,
+            ):
+                return error(
+                    409, "an equivalent Plan is registered", "use that one", see=known.plan_id
+                )
+        self.plans[plan.plan_id] = plan
+        return _json(plan)
+
+    # ------------------------------------------------------------ Runs
+
+    def _runs(self, request: httpx.Request, rest: list[str]) -> httpx.Response:
+        match request.method, rest:
+            case "GET", []:
+                wanted = request.url.params.get("status", "").split(",")
+                found = [
+                    one for one in self.runs.values() if wanted == [""] or one.status in wanted
+                ]
+                return _json(found)
+            case "GET", [run_id] if run_id in self.runs:
+                return _json(self.runs[run_id])
+            case "GET", [run_id, "log"] if run_id in self.logs:
+                pieces = self.logs[run_id].splitlines(keepends=True)
+                kind = {"Content-Type": "application/octet-stream"}
+                return httpx.Response(200, headers=kind, content=iter(pieces))
+            case "PUT", [run_id, ("abort" | "tearoff") as how] if run_id in self.runs:
+                status = "aborting" if how == "abort" else "completing"
+                self.runs[run_id] = self.runs[run_id].model_copy(update={"status": status})
+                return _json(self.runs[run_id])
+        return error(404, "not found", "check the id")
+
+
+def _json(value: Any) -> httpx.Response:
+    return httpx.Response(200, text=json.dumps(to_wire(value)) + "\n")
+
+
+def _sorted(tags: Any) -> list[Tag]:
+    return sorted(tags, key=lambda tag: (tag.key, tag.value))
+
+
+def _time(data: Data) -> datetime:
+    (stamp,) = (tag.value for tag in data.tags if tag.key == "knit#timestamp")
+    return parse_time(stamp)

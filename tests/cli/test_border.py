@@ -1,0 +1,247 @@
+"""The outermost border: exit codes, messages, patience, and that nothing else comes out."""
+
+import ssl
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from knit_cli.main import KnitGroup
+from tests.cli.fake_api import API_ROOT, error
+
+
+def raising(problem):
+    def answer(request):
+        raise problem
+
+    return answer
+
+
+# ------------------------------------------------------------ trouble with the API
+
+
+def test_an_api_that_is_not_there(knit, api):
+    api.interrupt[("GET", "/runs")] = [raising(httpx.ConnectError("Connection refused"))]
+    ended = knit("run", "find")
+    assert (ended.code, ended.out) == (1, b"")
+    assert ended.err == (
+        f"error: the API at {API_ROOT} does not answer\n"
+        "reason: Connection refused\n"
+        "hint: start it with `knit dev up`, or check apiRoot in "
+        f"{knit.store} (profile {knit.cwd})\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("problem", "said"),
+    [
+        (httpx.ConnectTimeout("t"), "does not answer"),
+        (httpx.ReadTimeout("t"), "did not answer in time"),
+        (httpx.ReadError("reset"), "was cut"),
+        (httpx.RemoteProtocolError("gone"), "was cut"),
+        (httpx.UnsupportedProtocol("x"), "cannot talk"),
+    ],
+)
+def test_what_the_network_does_is_told_in_words(knit, api, problem, said):
+    api.interrupt[("GET", "/runs")] = [raising(problem)]
+    ended = knit("run", "find")
+    assert ended.code == 1
+    assert said in ended.err
+    assert "hint: " in ended.err
+
+
+def test_a_certificate_that_is_not_trusted(knit, api):
+    problem = httpx.ConnectError("x")
+    problem.__cause__ = ssl.SSLCertVerificationError(1, "self-signed")
+    api.interrupt[("GET", "/runs")] = [raising(problem)]
+    ended = knit("run", "find")
+    assert "cannot be trusted" in ended.err
+    assert "cert.ca" in ended.err
+
+
+def test_reading_waits_while_the_api_is_not_available_and_says_so(knit, api):
+    api.interrupt[("GET", "/runs")] = [error(503, "no"), error(503, "no"), error(503, "no")]
+    ended = knit("run", "find")
+    assert (ended.code, ended.out) == (0, b"[]\n")
+    assert knit.slept == [0.5, 1.0, 2.0]
+    assert ended.err.count("not available at the moment") == 3
+
+
+def test_reading_gives_up_after_some_ten_seconds(knit, api):
+    api.interrupt[("GET", "/runs")] = [error(503, "Postgres is away") for _ in range(9)]
+    ended = knit("run", "find")
+    assert ended.code == 1
+    assert sum(knit.slept) <= 10
+    assert "reason: Postgres is away\nhint: try again later\n" in ended.err
+
+
+def test_the_pause_the_server_asks_for_is_kept(knit, api):
+    later = error(503, "no")
+    later.headers["Retry-After"] = "4"
+    api.interrupt[("GET", "/runs")] = [later, error(503, "no")]
+    assert knit("run", "find").code == 0
+    assert knit.slept == [4.0, 1.0]
+
+
+def test_a_pause_that_is_too_long_is_not_begun(knit, api):
+    later = error(503, "no")
+    later.headers["Retry-After"] = "120"
+    api.interrupt[("GET", "/runs")] = [later]
+    assert knit("run", "find").code == 1
+    assert knit.slept == []
+
+
+def test_changing_is_never_repeated(knit, api):
+    api.interrupt[("PUT", "/runs/r/abort")] = [error(503, "no")]
+    assert knit("run", "stop", "r", "--fail").code == 1
+    assert len(api.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ('{"message": {"reason": "why", "advice": "do", "see": "x"}}', "reason: why\nhint: do\n"),
+        ('{"message": "why\\nmore"}', "reason: why\n    more\n"),
+        ('{"reason": "why"}', "reason: why\n"),
+        ('{"message": {"odd": 1}}', 'reason: {"message": {"odd": 1}}\n'),
+        ("plain", "reason: plain\n"),
+        ("", "reason: HTTP status 500 Internal Server Error\n"),
+        ("\x1b[2J\x07evil", "reason: ?[2J?evil\n"),
+    ],
+)
+def test_error_bodies_of_every_shape_are_shown(knit, api, body, said):
+    api.interrupt[("GET", "/runs")] = [httpx.Response(500, text=body)]
+    ended = knit("run", "find")
+    assert ended.code == 1
+    assert said in ended.err
+
+
+def test_a_redirect_is_no_answer(knit, api):
+    api.interrupt[("GET", "/runs")] = [httpx.Response(302, headers={"Location": "/login"})]
+    assert "HTTP status 302" in knit("run", "find").err
+
+
+# ------------------------------------------------------------ trouble with the program
+
+
+def test_a_bug_shows_no_traceback_but_keeps_one(knit, api, tmp_path):
+    api.interrupt[("GET", "/runs")] = [raising(ZeroDivisionError("a bug"))]
+    ended = knit("run", "find")
+    assert ended.code == 1
+    assert "Traceback" not in ended.err
+    assert "reason: ZeroDivisionError: a bug" in ended.err
+    file = Path(ended.err.partition("with the file ")[2].strip())
+    assert "Traceback" in file.read_text()
+    file.unlink()
+
+
+def test_interrupting_ends_cleanly_with_1(knit, api):
+    api.interrupt[("GET", "/runs")] = [raising(KeyboardInterrupt())]
+    ended = knit("run", "find")
+    assert (ended.code, ended.out, ended.err) == (1, b"", "interrupted\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        ([], 2),
+        (["nonsense"], 2),
+        (["data"], 2),
+        (["data", "nonsense"], 2),
+        (["--help"], 0),
+        (["-h"], 0),
+        (["data", "--help"], 0),
+        (["data", "push", "--help"], 0),
+    ],
+)
+def test_usage(bare_knit, arguments, code):
+    ended = bare_knit(*arguments)
+    assert ended.code == code
+    assert "Usage: knit" in (ended.err if code else ended.out.decode())
+
+
+def test_a_typing_error_is_met_with_the_near_name(bare_knit):
+    assert "Did you mean 'data'?" in bare_knit("dta").err
+
+
+def test_version_has_no_line_end(bare_knit):
+    ended = bare_knit("version")
+    assert ended.out.startswith(b"v")
+    assert ended.out.endswith(b")")
+
+
+def test_license_names_what_is_used(bare_knit):
+    text = bare_knit("license").out.decode()
+    assert "knit: Apache-2.0" in text
+
+
+@pytest.mark.filterwarnings("ignore:XDG_RUNTIME_DIR")  # said by what `knit dev` imports
+@pytest.mark.parametrize("name", KnitGroup.entries)
+def test_every_command_has_a_help_page(bare_knit, name):
+    ended = bare_knit(name, "--help")
+    assert ended.code == 0
+    assert f"Usage: knit {name}" in ended.out.decode()
+
+
+def test_help_imports_neither_httpx_nor_pydantic():
+    """A measured need: with them the help takes four times as long."""
+    program = (
+        "import sys; from pathlib import Path\n"
+        "from knit_cli.main import run; from knit_cli.invocation import Surroundings\n"
+        "assert run(['--help'], Surroundings(cwd=Path.cwd())) == 0\n"
+        "heavy = {'httpx', 'pydantic', 'yaml', 'rich', 'asyncio'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
+
+
+def test_a_reader_that_leaves_early_is_no_trouble(tmp_path):
+    """`knit license | head -1`: the real program on a real pipe."""
+    command = f"{sys.executable} -m knit_cli license | head -c 1"
+    ended = subprocess.run(command, shell=True, capture_output=True, cwd=tmp_path, check=False)
+    assert ended.stderr == b""
+
+
+# ------------------------------------------------------------ extensions
+
+
+def extension(knit, name, script):
+    path = knit.write(f"bin/{name}", f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    knit.variables["PATH"] = f"/nowhere:{path.parent}:/bin:/usr/bin"
+
+
+def test_an_executable_on_path_is_a_command(knit):
+    extension(knit, "knit-hello.cmd", 'echo "$@" "$KNIT_PROFILE" "$KNIT_PROFILE_STORE" > said')
+    assert "hello" in knit("--help").out.decode()
+    ended = knit("hello", "a b", "--flag", "-x", "--profile", "mine")
+    assert ended.code == 0
+    assert (knit.cwd / "said").read_text() == f"a b --flag -x mine {knit.store}\n"
+
+
+def test_a_failing_extension_makes_knit_fail_with_1(knit):
+    extension(knit, "knit-fail", "exit 7")
+    ended = knit("fail")
+    assert ended.code == 1
+    assert "exit code 7" in ended.err
+
+
+def test_a_builtin_command_wins_over_an_extension(knit):
+    extension(knit, "knit-version", "exit 7")
+    assert knit("version").code == 0
+
+
+def test_a_file_that_is_not_executable_is_no_command(knit):
+    knit.write("bin/knit-plain").chmod(0o644)
+    knit.variables["PATH"] = str(knit.cwd / "bin")
+    assert knit("plain").code == 2
+
+
+def test_starting_is_quick():
+    """Not a timed test: it only catches an import of something enormous."""
+    began = time.perf_counter()
+    subprocess.run([sys.executable, "-m", "knit_cli", "--help"], check=True, capture_output=True)
+    assert time.perf_counter() - began < 10

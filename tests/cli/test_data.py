@@ -1,0 +1,366 @@
+"""`knit data find`, `push`, `pull` and `tag`."""
+
+import os
+import tarfile
+from io import BytesIO
+
+import httpx
+import pytest
+
+from tests.cli.fake_api import error, files_of, plain_tar
+
+# ------------------------------------------------------------ find
+
+
+def test_find_shows_data_with_all_the_tags_as_json(knit, api):
+    wanted = api.add_data("type:dataset", "project:demo")
+    api.add_data("type:dataset")
+    ended = knit("data", "find", "-t", "type:dataset", "--tag", "project:demo")
+    assert ended.code == 0
+    assert [one["knitId"] for one in ended.json] == [wanted.knit_id]
+    assert ended.err == ""
+    assert b'\n    {\n        "knitId"' in ended.out  # four blanks
+
+
+def test_find_shows_an_empty_list_when_there_is_nothing(knit):
+    ended = knit("data", "find")
+    assert (ended.code, ended.out, ended.err) == (0, b"[]\n", "")
+
+
+def test_short_flags_take_their_value_after_an_equals_sign(knit, api):
+    api.add_data("type:dataset")
+    assert len(knit("data", "find", "-t=type:dataset").json) == 1
+
+
+@pytest.mark.parametrize(
+    ("value", "statuses"),
+    [
+        ("both", ["done", "running"]),
+        ("yes", ["running"]),
+        ("true", ["running"]),
+        ("no", ["done"]),
+        ("false", ["done"]),
+    ],
+)
+def test_find_filters_transient_data_itself(knit, api, value, statuses):
+    for status in ("done", "running"):
+        api.add_run({}, {"/out": "type:x"}, status=status)
+    found = knit("data", "find", "--transient", value).json
+    assert [one["upstream"]["run"]["status"] for one in found] == statuses
+    assert "transient" not in str(api.requests[-1].url)
+
+
+def test_find_sends_times_with_a_numeric_offset(knit, api):
+    ended = knit("data", "find", "--since", "2025-02-01 10:00Z", "--duration", "1.5h")
+    assert ended.code == 0
+    query = api.requests[-1].url.params
+    assert query["since"] == "2025-02-01T10:00:00+00:00"
+    assert query["duration"] == "1.5h"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["--tag", "no-colon"], 1, "has no ':'"),
+        (["--tag", "knit#timestamp:yesterday"], 1, "is not a time"),
+        (["--tag", "knit#transient:maybe"], 1, "processing or failed"),
+        (["--since", "2025-02-30"], 1, "--since is not a time"),
+        (["--since", "2025-02-01", "--duration", "1 hour"], 1, "--duration is not a duration"),
+        (["--duration", "1h"], 2, "needs --since"),
+        (["--transient", "perhaps"], 2, "perhaps"),
+        (["--unknown"], 2, "--unknown"),
+        (["surplus"], 2, "surplus"),
+    ],
+)
+def test_find_refuses_bad_input_without_asking_the_api(knit, api, arguments, code, said):
+    ended = knit("data", "find", *arguments)
+    assert (ended.code, ended.out) == (code, b"")
+    assert said in ended.err
+    assert api.requests == []
+
+
+# ------------------------------------------------------------ push
+
+
+def test_push_uploads_a_folder_with_its_tags_in_one_request(knit, api):
+    knit.write("set/a.txt", "alpha")
+    knit.write("set/deep/b.bin", b"\0" * 3_000_000)
+    (knit.cwd / "set" / "link").symlink_to("a.txt")
+    ended = knit("data", "push", "set", "--tag", "type:dataset", "-n", "-t", "note:a b&c:d")
+    assert ended.code == 0
+    assert api.asked() == ["POST /data"]
+    tags = [tag for tag in ended.json["tags"] if not tag.startswith("knit#")]
+    assert tags == ["name:set", "note:a b&c:d", "type:dataset"]
+    archive = api.archives[ended.json["knitId"]]
+    assert files_of(archive) == {
+        "a.txt": b"alpha",
+        "deep/b.bin": b"\0" * 3_000_000,
+        "link": "a.txt",
+    }
+
+
+def test_push_of_a_file_makes_a_folder_with_that_file(knit, api):
+    knit.write("one.csv", "1,2")
+    (knit.cwd / "latest.csv").symlink_to("one.csv")
+    ended = knit("data", "push", "latest.csv", "--name")
+    assert files_of(api.archives[ended.json["knitId"]]) == {"latest.csv": b"1,2"}
+    assert "name:latest.csv" in ended.json["tags"]
+
+
+def test_push_takes_the_current_folder_and_a_link_to_a_folder(knit, api):
+    knit.write("real/x", "x")
+    (knit.cwd / "latest").symlink_to("real")
+    ended = knit("data", "push", "latest", "-n")
+    assert files_of(api.archives[ended.json["knitId"]]) == {"x": b"x"}
+    ended = knit("data", "push", ".", "-n", cwd=knit.cwd / "real")
+    assert ended.code == 1  # no profile there
+    ended = knit("--profile", str(knit.cwd), "data", "push", ".", "-n", cwd=knit.cwd / "real")
+    assert "name:real" in ended.json["tags"]
+
+
+def test_dereference_stores_what_links_lead_to(knit, api):
+    knit.write("outside", "content")
+    knit.write("set/file")
+    (knit.cwd / "set" / "link").symlink_to("../outside")
+    for flag in ("--dereference", "-L"):
+        ended = knit("data", "push", "set", flag)
+        assert files_of(api.archives[ended.json["knitId"]])["link"] == b"content"
+
+
+def test_push_shows_each_source_as_json(knit, api):
+    knit.write("a/x")
+    knit.write("b/y")
+    ended = knit("data", "push", "a", "b")
+    assert ended.out.count(b'"knitId"') == len(api.data) == 2
+
+
+def test_push_adds_the_tags_of_the_project_but_no_system_tags(knit, api):
+    knit.write("knitenv", 'tag: ["project:demo", "knit#id:x", "owner: alice "]')
+    knit.write("sub/set/x")
+    ended = knit("--profile", str(knit.cwd), "data", "push", "set", cwd=knit.cwd / "sub")
+    tags = [tag for tag in ended.json["tags"] if not tag.startswith("knit#")]
+    assert tags == ["owner:alice", "project:demo"]
+
+
+def test_a_missing_source_stops_everything_before_anything_is_uploaded(knit, api):
+    knit.write("a/x")
+    ended = knit("data", "push", "a", "nowhere")
+    assert (ended.code, ended.out) == (1, b"")
+    assert "nowhere" in ended.err
+    assert "nothing was uploaded" in ended.err
+    assert api.requests == []
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root can read everything")
+def test_an_unreadable_file_stops_everything_before_anything_is_uploaded(knit, api):
+    knit.write("a/x").chmod(0)
+    ended = knit("data", "push", "a")
+    assert ended.code == 1
+    assert "x" in ended.err
+    assert api.requests == []
+
+
+def test_what_cannot_be_packed_cuts_the_upload(knit, api):
+    knit.write("a/b/x")
+    os.mkfifo(knit.cwd / "a" / "c")
+    ended = knit("data", "push", "a")
+    assert (ended.code, ended.out) == (1, b"")
+    assert "named pipe" in ended.err
+    assert api.data == {}
+
+
+def test_a_loop_of_links_is_an_error_with_dereference(knit, api):
+    knit.write("a/x")
+    (knit.cwd / "a" / "self").symlink_to(".")
+    ended = knit("data", "push", "a", "-L")
+    assert ended.code == 1
+    assert "self" in ended.err
+    assert api.data == {}
+
+
+def test_system_tags_are_refused_before_anything_is_uploaded(knit, api):
+    knit.write("a/x")
+    ended = knit("data", "push", "a", "--tag", "knit#id:x")
+    assert ended.code == 2
+    assert "system tag" in ended.err
+    assert api.requests == []
+
+
+def test_push_without_a_source_is_wrong_usage(knit):
+    assert knit("data", "push").code == 2
+
+
+@pytest.mark.parametrize("older", ["pushes_tags", "takes_plain_tar"])
+def test_push_to_an_older_server_tags_in_a_second_request(knit, api, older):
+    setattr(api, older, False)
+    api.pushes_tags = False
+    knit.write("a/x", "content")
+    ended = knit("data", "push", "a", "-t", "type:x")
+    assert ended.code == 0
+    assert "type:x" in ended.json["tags"]
+    assert files_of(api.archives[ended.json["knitId"]]) == {"x": b"content"}
+    assert api.asked()[-1] == f"PUT /data/{ended.json['knitId']}"
+
+
+def test_too_many_tags_for_a_query_follow_in_a_second_request(knit, api):
+    knit.write("a/x")
+    tags = [f"key{number}:{'v' * 200}" for number in range(100)]
+    knit.write("knitenv", "tag: [" + ", ".join(f'"{tag}"' for tag in tags) + "]")
+    ended = knit("data", "push", "a")
+    assert set(tags) <= set(ended.json["tags"])
+    assert api.requests[0].url.query == b""
+    assert len(api.requests) == 2
+
+
+def test_a_push_that_could_not_be_tagged_says_which_data_is_left(knit, api):
+    api.pushes_tags = False
+    api.interrupt[("PUT", "/data/data-2")] = [error(500, "unexpected error")]
+    knit.write("a/x")
+    ended = knit("data", "push", "a", "-t", "type:x")
+    assert ended.code == 1
+    assert "without its tags" in ended.err
+    assert "see: data-2" in ended.err
+
+
+def test_a_refused_push_shows_reason_and_advice(knit, api):
+    api.interrupt[("POST", "/data")] = [error(400, "bad request", "use other tags", "a-url")]
+    knit.write("a/x")
+    ended = knit("data", "push", "a")
+    assert (ended.code, ended.out) == (1, b"")
+    assert ended.err == (
+        "error: cannot push\nreason: bad request\nhint: use other tags\nsee: a-url\n"
+    )
+
+
+# ------------------------------------------------------------ pull
+
+
+def test_pull_keeps_the_archive_under_the_id(knit, api):
+    data = api.add_data(archive=plain_tar({"x/y.txt": b"content"}))
+    ended = knit("data", "pull", data.knit_id, "into/it")
+    assert (ended.code, ended.out) == (0, b"")
+    archive = knit.cwd / "into" / "it" / f"{data.knit_id}.tar.gz"
+    assert list(archive.parent.iterdir()) == [archive]
+    with tarfile.open(archive, "r:gz") as opened:
+        assert opened.getnames() == ["x/y.txt"]
+    assert archive.stat().st_mode & 0o044  # not private, as a temporary file would be
+
+
+def test_pull_extracts_below_the_id(knit, api):
+    data = api.add_data(archive=plain_tar({"x/y.txt": b"content"}))
+    assert knit("data", "pull", "-x", data.knit_id).code == 0
+    assert (knit.cwd / data.knit_id / "x" / "y.txt").read_bytes() == b"content"
+    assert (knit.cwd / data.knit_id).stat().st_mode & 0o055
+    assert api.requests[-1].headers["Accept"] == "application/x-tar, application/tar+gzip;q=0.5"
+
+
+def test_pull_extracts_what_an_older_server_gives(knit, api):
+    api.takes_plain_tar = False
+    data = api.add_data(archive=plain_tar({"y": b"content" * 1_000_000}))
+    assert knit("data", "pull", "-x", data.knit_id, "~/down").code == 0
+    assert (knit.home / "down" / data.knit_id / "y").stat().st_size == 7_000_000
+
+
+def test_pull_to_stdout_is_the_raw_archive(knit, api):
+    data = api.add_data(archive=plain_tar({"y": b"content"}))
+    ended = knit("data", "pull", data.knit_id, "-")
+    assert ended.err == ""
+    with tarfile.open(fileobj=BytesIO(ended.out), mode="r:gz") as opened:
+        assert opened.getnames() == ["y"]
+
+
+def test_pull_does_not_mix_into_a_folder_that_is_there(knit, api):
+    data = api.add_data(archive=plain_tar({"y": b"new"}))
+    kept = knit.write(f"{data.knit_id}/z", "old")
+    ended = knit("data", "pull", "-x", data.knit_id)
+    assert ended.code == 1
+    assert "is there already" in ended.err
+    assert "hint: remove it" in ended.err
+    assert list(kept.parent.iterdir()) == [kept]
+    assert api.requests == []
+
+
+def test_pull_fills_an_empty_folder_that_is_there(knit, api):
+    data = api.add_data(archive=plain_tar({"y": b"new"}))
+    (knit.cwd / data.knit_id).mkdir()
+    assert knit("data", "pull", "-x", data.knit_id).code == 0
+    assert (knit.cwd / data.knit_id / "y").read_bytes() == b"new"
+
+
+@pytest.mark.parametrize("name", ["../evil", "/tmp/evil-knit"])
+def test_a_dangerous_archive_leaves_nothing(knit, api, name):
+    data = api.add_data(archive=plain_tar({"fine": b"", name: b"evil"}))
+    ended = knit("data", "pull", "-x", data.knit_id, "dest")
+    assert ended.code == 1
+    assert "evil" in ended.err
+    assert list((knit.cwd / "dest").iterdir()) == []
+
+
+@pytest.mark.parametrize("flags", [["-x"], []])
+def test_a_connection_that_breaks_leaves_nothing(knit, api, flags):
+    def broken(_request):
+        def pieces():
+            yield plain_tar({"y": b"content"})[:700]
+            raise httpx.RemoteProtocolError("peer closed connection")
+
+        kind = {"Content-Type": "application/x-tar"}
+        return httpx.Response(200, headers=kind, content=pieces())
+
+    data = api.add_data()
+    api.interrupt[("GET", f"/data/{data.knit_id}")] = [broken]
+    ended = knit("data", "pull", *flags, data.knit_id, "dest")
+    assert ended.code == 1
+    assert "was cut" in ended.err
+    assert list((knit.cwd / "dest").iterdir()) == []
+
+
+@pytest.mark.parametrize("content", [b"no gzip", b"\x1f\x8b\x08\0\0\0\0\0\0\3"])
+def test_a_damaged_archive_leaves_nothing(knit, api, content):
+    data = api.add_data()
+    kind = {"Content-Type": "application/tar+gzip"}
+    answer = httpx.Response(200, headers=kind, content=iter([content]))
+    api.interrupt[("GET", f"/data/{data.knit_id}")] = [answer]
+    ended = knit("data", "pull", "-x", data.knit_id, "dest")
+    assert ended.code == 1
+    assert "gzip" in ended.err
+    assert list((knit.cwd / "dest").iterdir()) == []
+
+
+def test_pull_of_something_unknown(knit):
+    ended = knit("data", "pull", "nothing")
+    assert ended.code == 1
+    assert ended.err.startswith("error: cannot pull nothing\nreason: not found\nhint: ")
+    assert not list(knit.cwd.iterdir())
+
+
+@pytest.mark.parametrize("arguments", [["id", "-", "-x"], ["../x"], [".."], []])
+def test_pull_refuses_wrong_usage(knit, api, arguments):
+    assert knit("data", "pull", *arguments).code == 2
+    assert api.requests == []
+
+
+# ------------------------------------------------------------ tag
+
+
+def test_tag_changes_tags_in_one_request_and_says_so_on_stderr(knit, api):
+    data = api.add_data("version:latest", "old:1", "old:2")
+    ended = knit(
+        *("data", "tag", data.knit_id, "--add", "version:3"),
+        *("--remove", "version:latest", "--remove-key", "old"),
+    )
+    assert (ended.code, ended.out) == (0, b"")
+    assert "version:3" in ended.err
+    assert api.asked() == [f"PUT /data/{data.knit_id}"]
+    tags = [str(tag) for tag in api.data[data.knit_id].tags if not tag.key.startswith("knit#")]
+    assert tags == ["version:3"]
+
+
+@pytest.mark.parametrize("flag", ["--add", "--remove"])
+def test_tag_refuses_system_tags(knit, api, flag):
+    assert knit("data", "tag", "some-id", flag, "knit#id:x").code == 2
+    assert api.requests == []
+
+
+def test_the_api_refuses_system_keys(knit, api):
+    api.interrupt[("PUT", "/data/some-id")] = [error(400, "format error", "no system tags")]
+    assert knit("data", "tag", "some-id", "--remove-key", "knit#id").code == 1

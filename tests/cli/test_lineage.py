@@ -1,0 +1,174 @@
+"""`knit data lineage`, and the walk behind it."""
+
+import itertools
+import re
+import shutil
+import subprocess
+
+import pytest
+
+
+def chain(api, length):
+    """Data → Run → Data → … ; gives all Data and Runs in order."""
+    data = [api.add_data("step:0")]
+    runs = []
+    for step in range(1, length + 1):
+        run, made = api.add_run({"/in": data[-1]}, {"/out": f"step:{step}"})
+        runs.append(run)
+        data.append(made["/out"])
+    return data, runs
+
+
+def graph(knit, *arguments):
+    return knit("data", "lineage", *arguments, "--format", "json").json
+
+
+def ids(graph):
+    return {one["knitId"] for one in graph["data"]}
+
+
+def test_both_directions_and_three_runs_far_by_default(knit, api):
+    data, _ = chain(api, 9)
+    found = graph(knit, data[4].knit_id)
+    assert ids(found) == {one.knit_id for one in data[1:8]}
+
+
+@pytest.mark.parametrize(
+    ("flags", "reached"),
+    [
+        (["-u"], range(1, 5)),
+        (["--downstream"], range(4, 8)),
+        (["-d", "-n", "1"], range(4, 6)),
+        (["-u", "--numbers", "all"], range(5)),
+        (["-n", "all"], range(10)),
+    ],
+)
+def test_direction_and_distance(knit, api, flags, reached):
+    data, _ = chain(api, 9)
+    found = graph(knit, data[4].knit_id, *flags)
+    assert ids(found) == {data[step].knit_id for step in reached}
+
+
+def test_side_data_are_shown_but_not_followed(knit, api):
+    side_source = api.add_data("side:source")
+    _, side = api.add_run({"/in": side_source}, {"/out": "side:made"})
+    start = api.add_data("start:yes")
+    run, made = api.add_run(
+        {"/a": start, "/b": side["/out"]}, {"/out": "out:1", "/more": "out:2"}, log=True
+    )
+    found = graph(knit, start.knit_id, "-d", "-n", "all")
+    assert ids(found) == {
+        start.knit_id,
+        side["/out"].knit_id,
+        *(one.knit_id for one in made.values()),
+    }
+    ends = {(edge["from"], edge["to"], edge["label"]) for edge in found["edges"]}
+    assert (side["/out"].knit_id, run.run_id, "/b") in ends
+    assert (run.run_id, made["/log"].knit_id, "(log)") in ends
+    up = graph(knit, made["/out"].knit_id, "-u", "-n", "1")
+    assert made["/more"].knit_id in ids(up)
+    assert side_source.knit_id not in ids(up)
+
+
+def test_everything_is_asked_for_once(knit, api):
+    data, _ = chain(api, 6)
+    graph(knit, data[3].knit_id, "-n", "all")
+    asked = [str(request.url) for request in api.requests]
+    assert len(asked) == len(set(asked)) == len(data) + len(api.runs)
+
+
+def test_a_diamond_is_walked_once(knit, api):
+    top = api.add_data("top:1")
+    _, left = api.add_run({"/in": top}, {"/out": "left:1"})
+    _, right = api.add_run({"/in": top}, {"/out": "right:1"})
+    _, bottom = api.add_run({"/a": left["/out"], "/b": right["/out"]}, {"/out": "bottom:1"})
+    found = graph(knit, bottom["/out"].knit_id, "-u", "-n", "all")
+    assert len(found["runs"]) == 4
+    ended = knit("data", "lineage", bottom["/out"].knit_id, "-u", "-n", "all", "--format", "tree")
+    assert ended.out.decode().count(" (shown above)") == 1
+
+
+def test_dot_is_the_default_where_stdout_is_no_terminal(knit, api):
+    data, runs = chain(api, 2)
+    ended = knit("data", "lineage", data[1].knit_id)
+    text = ended.out.decode()
+    assert text.startswith("digraph G {\n") and text.endswith("}\n")
+    nodes = re.findall(r'^    "(\w[^"]*)" \[', text, re.MULTILINE)
+    assert sorted(nodes) == sorted(
+        [
+            *(f"d{one.knit_id}" for one in data),
+            *(f"r{run.run_id}" for run in runs),
+            f"r{data[0].upstream.run.run_id}",
+            "root#0",
+        ]
+    )
+    assert f'"d{data[1].knit_id}" -> "r{runs[1].run_id}" [label="/in"];' in text
+    assert f'"r{runs[1].run_id}" -> "d{data[2].knit_id}" [label="/out"];' in text
+    assert f'"root#0" -> "r{data[0].upstream.run.run_id}"' in text
+    assert text.count("#d4ecc6") == 1
+
+
+def test_dot_escapes_what_users_write(knit, api):
+    data = api.add_data('a<b>&:"quoted" </TABLE>')
+    api.add_run({'/in"x\\y': data}, {"/out": "x:y"})
+    text = knit("data", "lineage", data.knit_id).out.decode()
+    assert "<B>a&lt;b&gt;&amp;</B>:&quot;quoted&quot; &lt;/TABLE&gt;" in text
+    assert '[label="/in\\"x\\\\y"]' in text
+
+
+@pytest.mark.skipif(shutil.which("dot") is None, reason="Graphviz is not here")
+def test_graphviz_reads_it(knit, api):
+    data, _ = chain(api, 2)
+    text = knit("data", "lineage", data[0].knit_id).out
+    subprocess.run(["dot", "-Tsvg"], input=text, check=True, capture_output=True)
+
+
+def test_tree_names_data_runs_and_paths(knit, api):
+    start = api.add_data("type:dataset")
+    run, made = api.add_run({"/in/data": start}, {"/out/model": "type:model"}, log=True)
+    text = knit("data", "lineage", start.knit_id, "--format", "tree").out.decode()
+    lines = [line.rstrip() for line in text.splitlines()]
+    assert lines[0] == "came from"
+    below = lines[lines.index("went into") :]
+    assert re.search(rf"Data {start.knit_id} type:dataset 2025", below[1])
+    assert below[2].strip("└─│ ") == f"Run {run.run_id} done image = example/work:v1"
+    assert f"/out/model Data {made['/out/model'].knit_id} type:model" in below[3]
+    assert f"(log) Data {made['/log'].knit_id} type:log" in below[4]
+
+
+def test_tree_of_a_long_chain(knit, api):
+    """Deeper than Python's recursion limit would allow a naive drawing to be."""
+    data, _ = chain(api, 600)
+    ended = knit("data", "lineage", data[0].knit_id, "-d", "-n", "all", "--format", "tree")
+    assert ended.code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["nothing"], 1),
+        (["x", "-n", "many"], 1),
+        (["x", "-n", "0"], 2),
+        (["x", "--format", "svg"], 2),
+        ([], 2),
+    ],
+)
+def test_bad_input(knit, arguments, code):
+    ended = knit("data", "lineage", *arguments)
+    assert (ended.code, ended.out) == (code, b"")
+    assert ended.err
+
+
+def test_what_vanishes_meanwhile_is_left_out(knit, api):
+    data, runs = chain(api, 3)
+    del api.runs[runs[1].run_id]
+    found = graph(knit, data[0].knit_id, "-d", "-n", "all")
+    assert ids(found) == {data[0].knit_id, data[1].knit_id}
+
+
+def test_every_edge_has_both_ends(knit, api):
+    data, _ = chain(api, 4)
+    for start, hops in itertools.product(data, ("1", "2", "all")):
+        found = graph(knit, start.knit_id, "-n", hops)
+        nodes = ids(found) | {run["runId"] for run in found["runs"]}
+        assert all(edge["from"] in nodes and edge["to"] in nodes for edge in found["edges"])

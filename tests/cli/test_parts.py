@@ -1,0 +1,174 @@
+"""The small pure parts: arguments, times, streams, quantities."""
+
+import gzip
+import itertools
+import random
+import threading
+import time
+from datetime import UTC, datetime, timedelta, timezone
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from knit_cli.arguments import arrange
+from knit_cli.errors import BadInput
+from knit_cli.instants import read_instant
+from knit_cli.plan_difference import _amount
+from knit_cli.streams import DamagedStream, PiecesReader, gunzipped, gzipped, read_ahead
+
+# A loaded machine is slow, which is not a property of the code.
+unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+# ------------------------------------------------------------ arguments
+
+
+@pytest.mark.parametrize(
+    ("given", "arranged"),
+    [
+        ("data find", "data find"),
+        ("data --profile x find", "--profile x data find"),
+        ("data find --env=y -t=a:b", "--env=y data find -t a:b"),
+        ("data find --quiet --profile-store p", "--quiet --profile-store p data find"),
+        ("ext -- --profile x -a=b", "ext -- --profile x -a=b"),
+        ("data find --profile", "--profile data find"),
+    ],
+)
+def test_common_flags_go_first(given, arranged):
+    assert arrange(given.split()) == arranged.split()
+
+
+WORDS = ["data", "--", "--profile", "--env=x", "--quiet", "-t", "--tag=a:b", "a:b", "", "-"]
+
+
+@unhurried
+@given(st.lists(st.sampled_from(WORDS), max_size=8))
+def test_no_word_is_lost_or_invented(words):
+    arranged = arrange(words)
+    assert sorted(arranged) == sorted(words)
+    if "--" in words:
+        at = words.index("--")
+        assert arranged[at:] == words[at:] or words[at - 1] == "--profile"
+
+
+# ------------------------------------------------------------ times
+
+TOKYO = timezone(timedelta(hours=9))
+
+
+@pytest.mark.parametrize(
+    ("text", "instant"),
+    [
+        ("2025-02-01", datetime(2025, 2, 1, tzinfo=TOKYO)),
+        ("2025-02-01T10", datetime(2025, 2, 1, 10, tzinfo=TOKYO)),
+        ("2025-02-01 10:11", datetime(2025, 2, 1, 10, 11, tzinfo=TOKYO)),
+        ("2025-02-01 10:11:12.5Z", datetime(2025, 2, 1, 10, 11, 12, 500_000, UTC)),
+        ("2025-02-01-03:30", datetime(2025, 2, 1, 3, 30, tzinfo=UTC)),
+        ("2025-02-01T10:11:12.123456789+09:00", datetime(2025, 2, 1, 10, 11, 12, 123456, TOKYO)),
+    ],
+)
+def test_loose_times(text, instant):
+    assert read_instant(text, "--since", local=TOKYO) == instant
+    assert read_instant(text, "--since").tzinfo is not None
+
+
+@pytest.mark.parametrize("text", ["", "today", "2025", "2025-13-01", "2025-02-01T24", "25-01-01"])
+def test_what_is_no_time(text):
+    with pytest.raises(BadInput):
+        read_instant(text, "--since")
+
+
+# ------------------------------------------------------------ streams
+
+
+@unhurried
+@given(st.lists(st.binary(max_size=300)), st.integers(1, 50))
+def test_gzip_there_and_back_in_any_pieces(pieces, size):
+    packed = b"".join(gzipped(pieces))
+    assert gzip.decompress(packed) == b"".join(pieces)
+    cut = [packed[at : at + size] for at in range(0, len(packed), size)]
+    assert b"".join(gunzipped(cut)) == b"".join(pieces)
+
+
+def test_gunzip_takes_several_members_and_bounded_pieces():
+    packed = gzip.compress(b"a" * 50_000_000) + gzip.compress(b"b")
+    sizes = [len(piece) for piece in gunzipped([packed])]
+    assert sum(sizes) == 50_000_001
+    assert max(sizes) <= 1 << 20
+
+
+@pytest.mark.parametrize("cut", [0, 1, 9, 15, 100])
+def test_a_gzip_stream_that_ends_early_is_damaged(cut):
+    packed = gzip.compress(random.Random(1).randbytes(1000))
+    with pytest.raises(DamagedStream):
+        list(gunzipped([packed[:cut]]))
+
+
+def test_a_gzip_stream_with_a_wrong_checksum_is_damaged():
+    packed = bytearray(gzip.compress(b"content"))
+    packed[-5] ^= 1
+    with pytest.raises(DamagedStream):
+        list(gunzipped([bytes(packed)]))
+
+
+def test_reading_ahead_keeps_order_and_passes_errors_after_what_came_before():
+    def source():
+        yield from (b"%d" % number for number in range(100))
+        raise OSError("disk")
+
+    pieces = read_ahead(source())
+    assert list(itertools.islice(pieces, 100)) == [b"%d" % number for number in range(100)]
+    with pytest.raises(OSError, match="disk"):
+        next(pieces)
+
+
+def test_reading_ahead_is_bounded_and_its_thread_ends():
+    fetched = []
+
+    def source():
+        for number in itertools.count():
+            fetched.append(number)
+            yield b"x"
+
+    before = threading.active_count()
+    pieces = read_ahead(source())
+    next(pieces)
+    time.sleep(0.3)
+    assert len(fetched) < 20
+    pieces.close()
+    until = time.monotonic() + 5
+    while threading.active_count() > before and time.monotonic() < until:
+        time.sleep(0.01)
+    assert threading.active_count() == before
+
+
+@unhurried
+@given(st.lists(st.binary(max_size=20)), st.integers(1, 30))
+def test_pieces_read_as_a_file(pieces, size):
+    reader = PiecesReader(pieces)
+    got = b"".join(iter(lambda: reader.read(size), b""))
+    assert got == b"".join(pieces)
+    assert PiecesReader(pieces).read() == b"".join(pieces)
+
+
+# ------------------------------------------------------------ quantities
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("1", "1000m"),
+        ("1Gi", "1024Mi"),
+        ("1k", "1000"),
+        ("1e3", "1k"),
+        ("0.5", "500m"),
+        ("1E", "1e18"),
+    ],
+)
+def test_equal_amounts(one, other):
+    assert _amount(one) == _amount(other)
+
+
+@pytest.mark.parametrize(("one", "other"), [("1", "2"), ("1G", "1Gi"), ("junk", "junk2")])
+def test_different_amounts(one, other):
+    assert _amount(one) != _amount(other)

@@ -1,0 +1,163 @@
+"""`knit plan template`."""
+
+import io
+import json
+import subprocess
+import sys
+import tarfile
+
+import pytest
+import yaml
+
+from knit_cli.plan_file import read_plan
+
+CONFIG = {
+    "os": "linux",
+    "rootfs": {"type": "layers", "diff_ids": []},
+    "config": {
+        "Entrypoint": ["python", "-u", "train.py", "/in/dataset"],
+        "Cmd": ["--out=/out/model", "in/params", "https://host/in/x", "plain"],
+        "Volumes": {"/data/out": {}},
+        "WorkingDir": "/app",
+    },
+}
+DIGEST = "a" * 64
+MANIFEST_DIGEST = "b" * 64
+
+
+def archive(files: dict[str, object]) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as opened:
+        for name, content in files.items():
+            encoded = content if isinstance(content, bytes) else json.dumps(content).encode()
+            member = tarfile.TarInfo(name)
+            member.size = len(encoded)
+            opened.addfile(member, io.BytesIO(encoded))
+    return out.getvalue()
+
+
+def docker_archive(*names: str, config: object = CONFIG) -> bytes:
+    """As `docker save` writes it: a layer first, the manifest last."""
+    manifest = [{"Config": "c.json", "RepoTags": list(names) or None, "Layers": ["l/layer.tar"]}]
+    return archive({"l/layer.tar": b"\0" * 10_000, "c.json": config, "manifest.json": manifest})
+
+
+def oci_archive() -> bytes:
+    attestation = {"os": "unknown", "rootfs": {}, "config": {}}
+    return archive(
+        {
+            "oci-layout": {"imageLayoutVersion": "1.0.0"},
+            "index.json": {
+                "manifests": [
+                    {
+                        "digest": f"sha256:{MANIFEST_DIGEST}",
+                        "annotations": {"io.containerd.image.name": "host:5000/train:v1"},
+                    },
+                    {"digest": f"sha256:{'c' * 64}"},
+                ]
+            },
+            f"blobs/sha256/{MANIFEST_DIGEST}": {"config": {"digest": f"sha256:{DIGEST}"}},
+            f"blobs/sha256/{DIGEST}": CONFIG,
+            f"blobs/sha256/{'c' * 64}": {"config": {"digest": f"sha256:{'d' * 64}"}},
+            f"blobs/sha256/{'d' * 64}": attestation,
+        }
+    )
+
+
+@pytest.mark.parametrize("content", [docker_archive("host:5000/train:v1"), oci_archive()])
+def test_inputs_and_outputs_are_guessed_from_what_the_image_runs(bare_knit, api, content):
+    knit = bare_knit  # needs no profile
+    knit.write("knitenv", 'tag: ["project:demo"]\nresource: {cpu: "4"}')
+    knit.write("image.tar", content)
+    ended = knit("plan", "template", "-i", "image.tar")
+    assert (ended.code, ended.err) == (0, "")
+    assert yaml.safe_load(ended.out) == {
+        "annotations": [],
+        "image": "host:5000/train:v1",
+        "entrypoint": ["python", "-u", "train.py", "/in/dataset"],
+        "args": ["--out=/out/model", "in/params", "https://host/in/x", "plain"],
+        "inputs": [
+            {"path": "/in/dataset", "tags": ["project:demo", "type:dataset"]},
+            {"path": "/app/in/params", "tags": ["project:demo", "type:params"]},
+        ],
+        "outputs": [
+            {"path": "/out/model", "tags": ["project:demo", "type:model"]},
+            {"path": "/data/out", "tags": ["project:demo", "type:data"]},
+        ],
+        "log": {"tags": ["type:log", "project:demo"]},
+        "active": True,
+        "resources": {"cpu": "4", "memory": "1Gi"},
+    }
+    knit.write("plan.yaml", ended.out)
+    assert read_plan(knit.cwd / "plan.yaml").image == "host:5000/train:v1"
+    assert api.requests == []
+
+
+def test_scratch_gives_one_input_and_one_output(bare_knit):
+    ended = bare_knit("plan", "template", "--scratch")
+    plan = yaml.safe_load(ended.out)
+    assert plan["image"] == "image:version"
+    assert plan["inputs"] == [{"path": "/in", "tags": ["example:tag"]}]
+    assert plan["outputs"] == [{"path": "/out", "tags": ["example:tag"]}]
+
+
+def test_an_image_without_a_name_is_left_to_the_user(bare_knit):
+    bare_knit.write("image.tar", docker_archive())
+    ended = bare_knit("plan", "template", "-i", "image.tar")
+    assert yaml.safe_load(ended.out)["image"] == "IMAGE:TAG"
+
+
+def test_the_argument_chooses_an_image(bare_knit):
+    bare_knit.write("image.tar", docker_archive("a:1", "b:2"))
+    ended = bare_knit("plan", "template", "b:2", "--input", "image.tar")
+    assert yaml.safe_load(ended.out)["image"] == "b:2"
+    ended = bare_knit("plan", "template", "c:3", "--input", "image.tar")
+    assert (ended.code, ended.out) == (1, b"")
+    assert "a:1, b:2" in ended.err
+
+
+def test_several_images_need_an_argument(bare_knit):
+    other = {**CONFIG, "config": {}}
+    manifest = [
+        {"Config": "1.json", "RepoTags": ["a:1"]},
+        {"Config": "2.json", "RepoTags": ["b:2"]},
+    ]
+    files = {"1.json": CONFIG, "2.json": other, "manifest.json": manifest}
+    bare_knit.write("image.tar", archive(files))
+    ended = bare_knit("plan", "template", "-i", "image.tar")
+    assert ended.code == 1
+    assert "more than one image" in ended.err
+    ended = bare_knit("plan", "template", "b:2", "-i", "image.tar")
+    assert yaml.safe_load(ended.out)["inputs"] == []
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"no tar at all" * 100, archive({"x": {}}), docker_archive("a:1")[:5000]]
+)
+def test_what_is_no_image_is_an_error(bare_knit, content):
+    bare_knit.write("image.tar", content)
+    ended = bare_knit("plan", "template", "-i", "image.tar")
+    assert (ended.code, ended.out) == (1, b"")
+    assert "archive" in ended.err
+
+
+def test_a_file_that_is_not_there(bare_knit):
+    ended = bare_knit("plan", "template", "-i", "nowhere.tar")
+    assert ended.code == 1
+    assert "nowhere.tar" in ended.err
+
+
+def test_scratch_takes_no_image(bare_knit):
+    assert bare_knit("plan", "template", "a:1", "--scratch").code == 2
+
+
+def test_the_archive_may_come_through_a_pipe(tmp_path):
+    """The real program, since only it has a real stdin."""
+    ended = subprocess.run(
+        [sys.executable, "-m", "knit_cli", "plan", "template"],
+        input=docker_archive("a:1"),
+        cwd=tmp_path,
+        capture_output=True,
+        check=True,
+    )
+    assert yaml.safe_load(ended.stdout)["image"] == "a:1"

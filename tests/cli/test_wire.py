@@ -1,0 +1,172 @@
+"""The real program against a real socket: what the transport seam cannot show."""
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from knit_cli.profile import Profile, save_profile
+
+Answer = Callable[[socket.socket], None]
+
+
+@contextmanager
+def serving(answer: Answer) -> Iterator[str]:
+    """Gives the address of a server that hands its one connection to `answer`."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(30)
+
+        def serve() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.settimeout(30)
+                answer(connection)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}/api"
+        thread.join()
+
+
+def started(folder: Path, api_root: str, *arguments: str) -> "subprocess.Popen[bytes]":
+    store = folder / "profiles"
+    save_profile(Profile(api_root), store=store, name="here")
+    common = ["--profile", "here", "--profile-store", str(store)]
+    return subprocess.Popen(
+        [sys.executable, "-m", "knit_cli", *common, *arguments],
+        cwd=folder,
+        # A proxy that is not there: the machine's own API must be reached without it.
+        env={**os.environ, "HTTP_PROXY": "http://127.0.0.1:9", "http_proxy": "http://127.0.0.1:9"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+def read_head(connection: socket.socket) -> bytes:
+    head = b""
+    while b"\r\n\r\n" not in head:
+        head += connection.recv(1)
+    return head
+
+
+def test_a_followed_log_is_shown_as_it_comes(tmp_path):
+    seen = threading.Event()
+
+    def answer(connection):
+        assert read_head(connection).startswith(b"GET /api/runs/r/log?follow")
+        connection.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        connection.sendall(b"6\r\nfirst\n\r\n")
+        assert seen.wait(30)  # only when it was read does the Run go on
+        connection.sendall(b"7\r\nsecond\n\r\n0\r\n\r\n")
+
+    with (
+        serving(answer) as api_root,
+        started(tmp_path, api_root, "run", "show", "r", "--log", "--follow") as knit,
+    ):
+        assert knit.stdout is not None
+        assert knit.stdout.read(6) == b"first\n"
+        seen.set()
+        assert knit.communicate() == (b"second\n", b"")
+        assert knit.returncode == 0
+
+
+def test_an_upload_that_cannot_go_on_is_cut_and_not_ended(tmp_path):
+    """The server must be able to tell half an archive from a whole one."""
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "a").write_bytes(os.urandom(3_000_000))
+    os.mkfifo(tmp_path / "set" / "b")
+    received = bytearray()
+
+    def answer(connection):
+        assert b"transfer-encoding: chunked" in read_head(connection).lower()
+        while piece := connection.recv(1 << 20):
+            received.extend(piece)
+
+    with (
+        serving(answer) as api_root,
+        started(tmp_path, api_root, "data", "push", "set", "-t", "a:b") as knit,
+    ):
+        out, err = knit.communicate()
+    assert (knit.returncode, out) == (1, b"")
+    assert b"named pipe" in err
+    assert len(received) > 1_000_000
+    assert not received.endswith(b"0\r\n\r\n")
+
+
+def test_a_server_that_refuses_early_is_heard(tmp_path):
+    """The answer may come, and the connection end, before all is sent."""
+    (tmp_path / "big").write_bytes(os.urandom(30_000_000))
+
+    def answer(connection):
+        read_head(connection)
+        body = b'{"message": {"reason": "not today", "advice": "come tomorrow"}}'
+        connection.sendall(
+            b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n"
+            b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+        )
+        while connection.recv(1 << 20):
+            pass
+
+    with serving(answer) as api_root, started(tmp_path, api_root, "data", "push", "big") as knit:
+        _, err = knit.communicate()
+    assert knit.returncode == 1
+    assert err == b"error: cannot push\nreason: not today\nhint: come tomorrow\n"
+
+
+def test_an_answer_that_ends_too_early_leaves_nothing(tmp_path):
+    def answer(connection):
+        read_head(connection)
+        connection.sendall(
+            b"HTTP/1.1 200 OK\r\nContent-Type: application/tar+gzip\r\n"
+            b"Transfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n"
+        )
+
+    with (
+        serving(answer) as api_root,
+        started(tmp_path, api_root, "data", "pull", "id", "dest") as knit,
+    ):
+        _, err = knit.communicate()
+    assert knit.returncode == 1
+    assert b"was cut" in err
+    assert list((tmp_path / "dest").iterdir()) == []
+
+
+def test_nobody_there(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    with started(tmp_path, f"http://127.0.0.1:{port}/api", "run", "find") as knit:
+        _, err = knit.communicate()
+    assert knit.returncode == 1
+    assert b"does not answer" in err
+    assert b"knit dev up" in err
+
+
+def test_ctrl_c_during_a_transfer(tmp_path):
+    asked = threading.Event()
+    done = threading.Event()
+
+    def answer(connection):
+        read_head(connection)
+        connection.sendall(
+            b"HTTP/1.1 200 OK\r\nContent-Type: application/x-tar\r\n"
+            b"Transfer-Encoding: chunked\r\n\r\n"
+        )
+        asked.set()
+        done.wait(30)
+
+    with (
+        serving(answer) as api_root,
+        started(tmp_path, api_root, "data", "pull", "-x", "id", "dest") as knit,
+    ):
+        assert asked.wait(30)
+        while not (tmp_path / "dest").exists():
+            assert knit.poll() is None
+        knit.send_signal(2)
+        _, err = knit.communicate(timeout=30)
+        done.set()
+    assert (knit.returncode, err) == (1, b"interrupted\n")
+    assert list((tmp_path / "dest").iterdir()) == []
