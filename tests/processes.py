@@ -26,6 +26,12 @@ class WorkerProcess:
         """The log of the present (or last) process."""
         return self._logs / f"worker-{self._starts}.log"
 
+    @property
+    def pid(self) -> int:
+        """The process id of the present process."""
+        assert self._process is not None
+        return self._process.pid
+
     def start(self) -> None:
         """Start one; it is not ready yet."""
         self._starts += 1

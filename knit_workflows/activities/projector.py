@@ -110,7 +110,7 @@ class StoreProjectorActivities(ProjectorActivities):
                     extra={
                         "action": "runs_created",
                         "event_kind": step.event_kind,
-                        "created": step.created,
+                        "runs": step.created,
                     },
                 )
         return EVENTS_PER_ROUND

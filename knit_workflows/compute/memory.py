@@ -49,6 +49,7 @@ class _Entry:
     ended_at: datetime | None = None
     trouble: Trouble | None = None
     work: asyncio.Task[None] | None = None
+    cancelled: bool = False
 
 
 class MemoryBackend:
@@ -138,14 +139,13 @@ class MemoryBackend:
             if not path.is_dir():
                 raise KeyError(volume.name)
             return path
-        path_or_none = self._volumes[volume.name]
-        if path_or_none is None:
-            path_or_none = self._volumes_root() / volume.name
-            path_or_none.mkdir()
-            self._volumes[volume.name] = path_or_none
+        made = self._volumes[volume.name]
+        if made is None:
+            made = self._volumes[volume.name] = self._volumes_root() / volume.name
+            made.mkdir()
             if volume.name in self._logs:
-                (path_or_none / "log").touch()
-        return path_or_none
+                (made / "log").touch()
+        return made
 
     # --- the contract --------------------------------------------------------------------------
 
@@ -277,6 +277,8 @@ class MemoryBackend:
             entry = self._entries[pod_name] = _Entry(record.pod)
         entry.exit, entry.ended_at = record.exit, record.ended_at
         entry.trouble = record.trouble
+        if entry.exit is not None:
+            self._cancel(entry)  # Another process has finished it.
         if record.stopping and not self._cancel(entry) and self._journal.carry(pod_name):
             self._remove(pod_name)
             return None
@@ -345,7 +347,9 @@ class MemoryBackend:
         """Give whether the pod has to let go first; it removes itself then, unless it has ended."""
         if entry.work is None or entry.work.done():
             return False
-        entry.work.cancel()
+        # Once: a second time would interrupt its tidying up.
+        if not entry.cancelled:
+            entry.cancelled = entry.work.cancel()
         return True
 
     def _remove_if_same(self, entry: _Entry) -> None:

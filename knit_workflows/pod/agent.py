@@ -29,7 +29,7 @@ import sys
 import threading
 import time
 from contextlib import suppress
-from http.server import BaseHTTPRequestHandler
+from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,6 +41,7 @@ from knit_workflows.pod.http_body import (
     send_chunk,
     send_last_chunk,
 )
+from knit_workflows.pod.http_request import BadRequest, Request, read_request
 from knit_workflows.pod.termination import explain
 from knit_workflows.pod.volume import Volume, VolumeBusy
 
@@ -123,18 +124,17 @@ def _listen(port: int) -> socket.socket:
     return socket.create_server(("", port))
 
 
-class Handler(BaseHTTPRequestHandler):
-    """The requests of one connection."""
+class Handler(socketserver.StreamRequestHandler):
+    """The requests of one connection, one after another."""
 
-    protocol_version = "HTTP/1.1"
-    server_version = "knit-agent"
-    sys_version = ""
     rbufsize = 64 << 10
     disable_nagle_algorithm = True
     server: Server
+    last: bool
+    """Whether the connection ends after the answer under way."""
 
     def setup(self) -> None:
-        """Opens the connection to be ended from outside."""
+        """Lets the connection be ended from outside."""
         super().setup()
         self.connection.settimeout(self.server.stall_seconds)
         self.server.connections.add(self.connection)
@@ -145,81 +145,61 @@ class Handler(BaseHTTPRequestHandler):
         with suppress(OSError):
             super().finish()
 
-    def do_GET(self) -> None:
-        """Answers a request; `_dispatch` knows which."""
-        self._dispatch()
-
-    do_POST = do_DELETE = do_PUT = do_HEAD = do_GET  # noqa: N815  names are http.server's
-
-    def handle_expect_100(self) -> bool:
-        """Says no before the client has sent the body, where that is known already."""
-        try:
-            self._check_allowed()
-            if self.command == "POST" and self.server.mode == "write":
-                self._check_writable()
-        except Refused as refused:
-            self._refuse(refused)
-            return False
-        return super().handle_expect_100()
-
-    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """What http.server finds wrong with a request, in our shape."""
-        self._refuse(Refused(code, message or explain or "the request is malformed"))
-
-    def log_message(self, format: str, *args: object) -> None:
-        """One line per answer; probes are left out."""
-        if getattr(self, "path", "") != "/healthz":
-            _say(f"{self.address_string()} {format % args}")
+    def handle(self) -> None:
+        """Answers until the client has no more requests, or one went wrong."""
+        self.last = False
+        while not self.last:
+            try:
+                request = read_request(self.rfile)
+            except BadRequest as bad:
+                self._refuse(Refused(bad.status, str(bad)))
+                return
+            if request is None:
+                return
+            self.last = request.is_last
+            self._dispatch(request)
 
     # --- what is asked for ----------------------------------------------------------------------
 
-    def _dispatch(self) -> None:
-        path, _, query = self.path.partition("?")
+    def _dispatch(self, request: Request) -> None:
         try:
-            if path == "/healthz":
-                self._answer(200, b"")
+            if request.path == "/healthz":
+                self._answer(200, b"{}")
                 return
-            self._check_allowed()
+            if not self.server.allows(request.header("Authorization")):
+                raise Refused(401, "the transfer token is missing or wrong")
             with self.server.activity.request():
-                self._serve(path, query)
+                self._serve(request)
         except Refused as refused:
+            _say(f"{request.method} {request.path}: {refused.status} {refused}")
             self._refuse(refused)
         except Ending:
             self._refuse(Refused(503, "the agent is ending"))
 
-    def _check_allowed(self) -> None:
-        if not self.server.allows(self.headers.get("Authorization")):
-            raise Refused(401, "the transfer token is missing or wrong")
-
-    def _check_writable(self) -> None:
-        try:
-            self.server.volume.check_writable()
-        except VolumeBusy as busy:
-            raise Refused(409, str(busy)) from None
-
-    def _serve(self, path: str, query: str) -> None:
-        match self.server.mode, self.command, path:
+    def _serve(self, request: Request) -> None:
+        match self.server.mode, request.method, request.path:
             case "write", "POST", "/":
-                self._write()
+                self._write(request)
             case "write", "DELETE", "/":
                 self._clear()
             case "read", "GET", "/":
                 pieces = archive.iter_pack(self.server.volume.root)
                 self._stream("application/x-tar", pieces)
             case "read", "GET", "/log":
-                follow = "follow" in {part.partition("=")[0] for part in query.split("&")}
+                follow = "follow" in {part.partition("=")[0] for part in request.query.split("&")}
                 pieces = self.server.volume.log(follow=follow, wait=self._wait_for_more)
                 self._stream("application/octet-stream", pieces)
-            case _, _, "/" | "/log":
-                reason = f"{self.command} {path} is not served in {self.server.mode} mode"
-                raise Refused(405, reason)
+            case _, method, "/" | "/log":
+                raise Refused(405, f"{method} is not served here in {self.server.mode} mode")
             case _:
-                raise Refused(404, f"there is nothing at {path}")
+                raise Refused(404, "there is nothing at this path")
 
-    def _write(self) -> None:
-        self._check_writable()
+    def _write(self, request: Request) -> None:
         try:
-            summary = self.server.volume.write(request_body(self.rfile, self.headers.get))
+            self.server.volume.check_writable()
+            if request.expects_continue:
+                self.connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+            summary = self.server.volume.write(request_body(self.rfile, request.header))
         except VolumeBusy as busy:
             raise Refused(409, str(busy)) from None
         except archive.ArchiveRefused as refused:
@@ -227,7 +207,7 @@ class Handler(BaseHTTPRequestHandler):
         except BadBody as bad:
             raise Refused(bad.status, str(bad)) from None
         except (ConnectionError, TimeoutError) as cut:
-            self.close_connection = True
+            self.last = True
             _say(f"the upload was cut and undone: {cut}")
         except OSError as error:
             raise _refused_by_disk(error) from error
@@ -246,26 +226,22 @@ class Handler(BaseHTTPRequestHandler):
 
     def _stream(self, content_type: str, pieces: Iterator[bytes]) -> None:
         """Sends the pieces as chunks. What fails before the first still gets a proper answer."""
-        if self.request_version == "HTTP/1.0":
-            raise Refused(505, "HTTP/1.0 cannot tell a complete body from a broken one")
         try:
             first = next(pieces, b"")
         except archive.CannotPack as refused:
             raise Refused(500, refused.reason, refused.member) from None
         except OSError as error:
             raise _refused_by_disk(error) from error
-        self.send_response(200)
-        self.send_header("Content-Type", content_type)
-        self.send_header("Transfer-Encoding", "chunked")
-        self.end_headers()
+        head = f"Content-Type: {content_type}\r\nTransfer-Encoding: chunked"
         try:
+            self.connection.sendall(f"HTTP/1.1 200 OK\r\n{head}\r\n\r\n".encode())
             send_chunk(self.connection, first)
             for piece in pieces:
                 send_chunk(self.connection, piece)
             send_last_chunk(self.connection)
         except (archive.CannotPack, OSError) as error:
             # Without the last chunk the reader knows that it has not got everything.
-            self.close_connection = True
+            self.last = True
             _say(f"the download was cut: {error}")
 
     def _wait_for_more(self) -> bool:
@@ -276,19 +252,16 @@ class Handler(BaseHTTPRequestHandler):
     # --- answers --------------------------------------------------------------------------------
 
     def _answer(self, status: int, body: bytes) -> None:
-        self.send_response(status)
+        lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}"]
         if status != 204:
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(body)))
-        if self.close_connection:
-            self.send_header("Connection", "close")
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
+            lines += ["Content-Type: application/json", f"Content-Length: {len(body)}"]
+        if self.last:
+            lines.append("Connection: close")
+        self.connection.sendall("\r\n".join([*lines, "\r\n"]).encode() + body)
 
     def _refuse(self, refused: Refused) -> None:
         """Answers, then closes: of a refused body an unknown part is still under way."""
-        self.close_connection = True
+        self.last = True
         body = json.dumps({"reason": refused.reason, "member": refused.member}).encode()
         with suppress(OSError):
             self._answer(refused.status, body)
@@ -311,8 +284,8 @@ def _refused_by_disk(error: OSError) -> Refused:
 
 
 def _say(line: str) -> None:
-    sys.stderr.write(f"agent: {line}\n")
-    sys.stderr.flush()
+    with suppress(OSError):  # straight to the descriptor: whole lines, from many threads
+        os.write(2, f"agent: {line}\n".encode("utf-8", "backslashreplace"))
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -341,4 +314,5 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    # Threads may still answer strangers; an interpreter that shuts down under them would abort.
+    os._exit(main())

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
 _MOST_LINE_BYTES = 1024
 _MOST_TRAILERS = 32
+_READ_BYTES = 256 << 10
 _SEPARATE_BYTES = 64 << 10
 
 
@@ -32,7 +33,7 @@ class BadBody(ValueError):
 class Stream(Protocol):
     """A connection's receiving side; both methods give nothing only when it has ended."""
 
-    def read(self, size: int, /) -> bytes: ...  # noqa: D102
+    def read1(self, size: int, /) -> bytes: ...  # noqa: D102
     def readline(self, most: int, /) -> bytes: ...  # noqa: D102
 
 
@@ -62,7 +63,7 @@ class LengthBody:
         """Raises BodyCut when the connection ends first."""
         if not self._left:
             return b""
-        piece = self._stream.read(min(size, self._left))
+        piece = self._stream.read1(min(size, self._left, _READ_BYTES))
         if not piece:
             raise BodyCut("the connection was cut within the body")
         self._left -= len(piece)
@@ -83,7 +84,7 @@ class ChunkedBody:
             self._next_chunk()
         if self._ended:
             return b""
-        piece = self._stream.read(min(size, self._left))
+        piece = self._stream.read1(min(size, self._left, _READ_BYTES))
         if not piece:
             raise BodyCut("the connection was cut within a chunk")
         self._left -= len(piece)

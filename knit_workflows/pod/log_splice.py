@@ -4,11 +4,13 @@ The log is asked for with timestamps, so each line comes as ``<stamp> <content>\
 can be resumed from a second on. How what is known already is told from what is new:
 
 * Kubernetes resumes by whole seconds, so known lines come again. Stamps may be equal, and those of
-  stdout and stderr may be out of order by a moment; but the order in the log never changes. So a
-  reading is resumed one second early, and as many lines are skipped as were seen from there on;
+  stdout and stderr may be out of order by a moment; but the order in the log never changes. So the
+  *anchor*, the first line of the newest second, is looked for, and from it on as many lines are
+  skipped as were seen. The reading starts a second before it, since where it starts it is ragged:
+  there, of lines and of pieces of lines, some are left out by their stamp;
 * a reading may be cut within a line: then as many bytes of that line are skipped as were seen;
-* if the first line to skip does not come, the runtime has rotated the log meanwhile: then lines
-  pass from the first stamp on that is later than all seen.
+* if the anchor does not come, the runtime has rotated the log meanwhile: then lines pass from the
+  first stamp on that is later than all seen.
 
 Since Kubernetes 1.26 only the start of a line has a stamp, also when the runtime stores a long line
 in pieces of 16 KiB.
@@ -37,10 +39,10 @@ class LogSplice:
     """
 
     def __init__(self) -> None:
-        # Over all readings. For the newest second seen and the one before: the stamp of the first
-        # line from that second on, and how many complete lines there were since.
-        self._newest = 0
-        self._from: dict[int, tuple[bytes, int]] = {}
+        # Over all readings.
+        self._anchor: bytes | None = None
+        self._anchor_second = 0
+        self._since_anchor = 0  # complete lines, the anchor included
         self._latest = (0, b"")
         self._open_stamp: bytes | None = None  # of a line that has not ended yet
         self._open_bytes = 0
@@ -58,14 +60,14 @@ class LogSplice:
     @property
     def since(self) -> str | None:
         """What to ask the next reading to start from, RFC 3339 in UTC; None for the start."""
-        if not self._from:
+        if self._anchor is None:
             return None
-        return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self._newest - 1))
+        return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self._anchor_second - 1))
 
     def resume(self) -> None:
         """Gets ready for a reading that starts at `since`."""
         self._rest, self._stamp = b"", None
-        self._seek, self._skip_lines = self._from.get(self._newest - 1, (None, 0))
+        self._seek, self._skip_lines = self._anchor, self._since_anchor
         self._skip_bytes = 0
         self._passing = self._drop_line = False
         self._alien = self._fragment = None
@@ -165,14 +167,9 @@ class LogSplice:
         key = _key(stamp)
         assert key is not None, stamp
         self._latest = max(self._latest, key)
-        second = key[0]
-        if second > self._newest:
-            self._from = {t: seen for t, seen in self._from.items() if t == second - 1}
-            self._newest = second
-        for tracked in (self._newest - 1, self._newest):
-            if second >= tracked:
-                first, count = self._from.get(tracked, (stamp, 0))
-                self._from[tracked] = (first, count + 1)
+        if key[0] > self._anchor_second:
+            self._anchor, self._anchor_second, self._since_anchor = stamp, key[0], 0
+        self._since_anchor += 1
 
 
 def _key(stamp: bytes) -> tuple[int, bytes] | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from datetime import timedelta
 from typing import Any, Final
 
@@ -79,7 +79,7 @@ class AdmissionRows(RunRows):
             finished += 1
         return finished
 
-    async def work(self, *, fallback: timedelta) -> AsyncIterator[None]:
+    async def work(self, *, fallback: timedelta) -> AsyncGenerator[None, None]:
         """Yield at once, then whenever there may be work: on NOTIFY, or after `fallback`."""
         with self._listener.subscribed(names.OUTBOX_CHANNEL) as bell:
             while True:

@@ -91,6 +91,13 @@ class Database:
         """Run one statement by itself as `rows` does; return how many rows it changed."""
         return await self._attempt(lambda session: session.do(query, params), bare=True)
 
+    async def reading(self, work: Callable[[Session], Awaitable[T]]) -> T:
+        """Run several reading statements on one connection, without a transaction.
+
+        Each sees its own snapshot: `work` must bear with rows that have gone in between.
+        """
+        return await self._attempt(work, bare=True)
+
     async def transaction(self, work: Callable[[Session], Awaitable[T]]) -> T:
         """Run `work` in a transaction; it is run again from the start when it lost a race.
 

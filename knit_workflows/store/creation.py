@@ -46,12 +46,12 @@ async def create_runs(session: Session, combinations: Sequence[Combination], *, 
     """Make the Runs of those combinations that have none; give how many were made.
 
     A Run is waiting, or deactivated when its Plan is inactive; its Data exist from now on, with
-    the tags of the Plan's outputs.
+    the tags of the Plan's outputs. Wakes the Projector, which admits them.
     """
     if not combinations:
         return 0
     run_ids = [str(uuid4()) for _ in combinations]
-    made = await session.rows(
+    row = await session.row(
         _SQL["create"],
         {
             "run_ids": run_ids,
@@ -66,9 +66,10 @@ async def create_runs(session: Session, combinations: Sequence[Combination], *, 
             "knit_ids": [knit_id for one in combinations for knit_id in one.knit_ids],
             "volume_prefix": names.volume(""),
             "cause": cause,
+            "channel": names.OUTBOX_CHANNEL,
         },
     )
-    return len(made)
+    return int(row.made)
 
 
 async def notify_projector(session: Session) -> None:

@@ -8,6 +8,9 @@ from knit_workflows.domain.errors import StoreUnavailable
 from knit_workflows.settings import StoreSettings
 from knit_workflows.store import queries
 from knit_workflows.store.admission import AdmissionRows
+from knit_workflows.store.catalogue_data import DataCatalogue
+from knit_workflows.store.catalogue_plans import PlanCatalogue
+from knit_workflows.store.catalogue_runs import RunCatalogue
 from knit_workflows.store.connection import Database
 from knit_workflows.store.listening import Listener
 from knit_workflows.store.migrations import REVISION
@@ -17,7 +20,9 @@ from knit_workflows.store.transfers import TransferRows
 _SQL: Final = queries.load("schema")
 
 
-class PostgresStore(AdmissionRows, ProjectionRows, TransferRows):
+class PostgresStore(
+    AdmissionRows, ProjectionRows, TransferRows, DataCatalogue, PlanCatalogue, RunCatalogue
+):
     """Everything knit remembers, in one PostgreSQL database; implements `ports.Store`."""
 
     def __init__(self, settings: StoreSettings) -> None:

@@ -79,9 +79,8 @@ class ProjectionRows:
             if len(wanted) > page_size:
                 wanted = await _bounded(session, harvest, page_size)
             created = await create_runs(session, wanted, cause="projected")
-            await _settle(session, event.event_id, harvest.next)
-            if created or harvest.next is not None:
-                await notify_projector(session)
+            if harvest.next is not None:
+                await _put_back(session, event, harvest.next)
             return Projection(event.kind, created)
 
         return await self._db.transaction(step)
@@ -149,8 +148,16 @@ async def _bounded(session: Session, harvest: _Harvest, page_size: int) -> list[
     return [combination for _, combination in new]
 
 
-async def _settle(session: Session, event_id: int, rest: _Place | None) -> None:
-    if rest is None:
-        await session.do(_SQL["finish"], {"event_id": event_id})
-    else:
-        await session.do(_SQL["keep"], {"event_id": event_id, "cursor": Jsonb(rest.to_json())})
+async def _put_back(session: Session, event: Any, rest: _Place) -> None:
+    """Let the event go on from a place, in its turn."""
+    await session.do(
+        _SQL["put_back"],
+        {
+            "event_id": event.event_id,
+            "kind": event.kind,
+            "subject": event.subject,
+            "cursor": Jsonb(rest.to_json()),
+            "created_at": event.created_at,
+        },
+    )
+    await notify_projector(session)

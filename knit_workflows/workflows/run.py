@@ -10,6 +10,7 @@ The store is moved by the activities, each change as it happens; this workflow o
 
 from __future__ import annotations
 
+import asyncio
 from typing import Final
 
 from temporalio import workflow
@@ -56,7 +57,7 @@ class RunWorkflow:
         try:
             await self._carry_out()
             await self._finalize()
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
             if not is_cancelled_exception(error):
                 raise
             # Cancelled from outside knit: the same as a user's stop --fail, clean-up included.

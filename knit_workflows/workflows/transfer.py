@@ -9,6 +9,7 @@ open ──► (client streams, renews its lease) ──► finish(ok) ──►
 
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta
 
 from temporalio import workflow
@@ -49,7 +50,7 @@ class TransferWorkflow:
                 finish = self._finish or Finish(ok=False, reason="the client went silent")
             else:
                 finish = Finish(ok=False, reason=self._opened.reason)
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
             if not is_cancelled_exception(error):
                 raise
             await self._close(request, Finish(ok=False, reason="cancelled in Temporal"))

@@ -36,7 +36,7 @@ class Remains:
     status: str
     exit_code: int | None
     history: tuple[str, ...]
-    """Statuses in order, each once."""
+    """Statuses in order, each once; without running, which a killed worker may never see."""
     starts: int
     """How often the task was started, by the counter it writes itself."""
     output: str
@@ -109,4 +109,5 @@ class Sweep:
 
 async def history_of(store: Store, run: RunDetail) -> tuple[str, ...]:
     """Give the statuses of a Run in order."""
-    return tuple(event.to_status for event in await store.run_events(run.summary.run_id))
+    events = await store.run_events(run.summary.run_id)
+    return tuple(event.to_status for event in events if event.to_status != "running")

@@ -126,10 +126,10 @@ class KubernetesBackend:
                     seen = await self._look_patiently(pod_name)
                     source_at = clock()
                 version = seen.version
-                if seen.observation != last:
+                if observing.is_news(last, seen.observation):
                     last = seen.observation
                     yield last
-                await _set_within(changed, self._interval(last))
+                await _set_within(changed, self._interval(seen.observation))
 
     async def stop(self, pod_name: str, *, grace: timedelta) -> None:
         """Delete pods and Job; `observe` says ABSENT once the kubelet has confirmed."""

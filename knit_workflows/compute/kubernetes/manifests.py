@@ -152,17 +152,24 @@ def _main(pod: RunPod) -> JsonObject:
         ],
     }
     if pod.entrypoint:
-        container["command"] = list(pod.entrypoint)
+        container["command"] = [_literal(word) for word in pod.entrypoint]
     if pod.args:
-        container["args"] = list(pod.args)
+        container["args"] = [_literal(word) for word in pod.args]
     if pod.env:
-        container["env"] = [{"name": name, "value": value} for name, value in pod.env.items()]
+        container["env"] = [
+            {"name": name, "value": _literal(value)} for name, value in pod.env.items()
+        ]
     if pod.resources:
         container["resources"] = {
             "limits": dict(pod.resources),
             "requests": dict(pod.resources),
         }
     return container
+
+
+def _literal(word: str) -> str:
+    """Guard a word from the kubelet, which puts variables in for $(NAME) and $ for $$."""
+    return word.replace("$", "$$")
 
 
 def _mounts(mounts: Iterable[Mount], *, read_only: bool) -> list[JsonObject]:

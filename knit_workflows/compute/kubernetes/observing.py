@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Final
 
 from knit_workflows.compute.base import Observation, Phase, Trouble, TroubleKind
@@ -26,6 +26,26 @@ from knit_workflows.compute.kubernetes.troubles import Warned, trouble_of_job, t
 from knit_workflows.domain.runs import LOST, STUCK_CODE, SUCCEEDED, Exit
 
 ABSENT: Final = Observation(Phase.ABSENT)
+_ORDER: Final = {
+    Phase.PENDING: 0,
+    Phase.RUNNING: 1,
+    Phase.SUCCEEDED: 2,
+    Phase.FAILED: 2,
+    Phase.ABSENT: 3,
+}
+
+
+def is_news(last: Observation | None, present: Observation) -> bool:
+    """Say whether a watcher who knows `last` wants to hear of `present`.
+
+    A pod only goes forward. What seems to go back is its removal: an ended pod looks like one
+    taken away then, and a Job that has just lost its pod like one that never had any.
+    """
+    if last is None or last.phase is Phase.ABSENT:
+        return present != last
+    if present.phase is last.phase:
+        return present != last and last.exit is None
+    return _ORDER[present.phase] > _ORDER[last.phase]
 
 
 def slim(pod: JsonObject) -> JsonObject:
@@ -63,14 +83,13 @@ def observe_pod(pod: JsonObject, warnings: Sequence[Warned], now: datetime) -> O
     """Say how a run pod is."""
     main = _status_of(pod, MAIN)
     digest = _digest(main)
-    finished = _finished_at(main)
     if _ended(pod):
         result = _exit(pod)
         phase = Phase.SUCCEEDED if result == SUCCEEDED else Phase.FAILED
-        return Observation(phase, exit=result, image_digest=digest, ended_at=finished)
+        return Observation(phase, exit=result, image_digest=digest, ended_at=_finished_at(main))
     state = main.get("state") or {}
     if "running" in state or "terminated" in state:
-        return Observation(Phase.RUNNING, image_digest=digest, ended_at=finished)
+        return Observation(Phase.RUNNING, image_digest=digest)
     return Observation(
         Phase.PENDING, trouble=trouble_of_pod(pod, warnings, now), image_digest=digest
     )
@@ -81,7 +100,9 @@ def observe_job(job: JsonObject | None, warnings: Sequence[Warned]) -> Observati
     if job is None:
         return ABSENT
     status = job.get("status", {})
-    had_pods = any(status.get(count) for count in ("succeeded", "failed", "terminating"))
+    counts = ("succeeded", "failed", "terminating")
+    uncounted = status.get("uncountedTerminatedPods") or {}
+    had_pods = any(status.get(count) or uncounted.get(count) for count in counts)
     if had_pods or condition_is(job, "Failed") or condition_is(job, "Complete"):
         return ABSENT  # its pod was there and has been removed
     if being_deleted(job):
@@ -188,8 +209,8 @@ def _taken_away(pod: JsonObject) -> str | None:
     """Give how the pod was deleted while it worked, or None if it was not.
 
     A program that ends with 0 on SIGTERM was interrupted all the same: its outputs are not what
-    its Plan promises. Deleting an ended pod, as a release does, has a grace period of 0 and the
-    instant of the request is not before the end.
+    its Plan promises. The instants are whole seconds of two clocks, so what is not clearly a
+    deletion after the end counts as an interruption: an ended pod has a grace period of 0.
     """
     metadata = pod["metadata"]
     expires = instant(metadata.get("deletionTimestamp"))
@@ -197,8 +218,7 @@ def _taken_away(pod: JsonObject) -> str | None:
         return None
     grace = metadata.get("deletionGracePeriodSeconds") or 0
     finished = _finished_at(_status_of(pod, MAIN))
-    early = finished is None or expires - timedelta(seconds=grace) < finished
-    if grace == 0 and not early:
+    if grace == 0 and finished is not None and finished < expires:
         return None
     disrupted = condition(pod, "DisruptionTarget")
     if disrupted is None:

@@ -6,13 +6,13 @@ from typing import Final
 
 import httpx
 
-from knit_workflows.compute.base import Endpoint, Transfer, TroubleKind
+from knit_workflows.compute.base import Endpoint, Transfer, TransferMode, TroubleKind
 from knit_workflows.compute.kubernetes import manifests
 from knit_workflows.compute.kubernetes.objects import JsonObject, being_deleted, condition_is, now
 from knit_workflows.compute.kubernetes.server import ApiServer
 from knit_workflows.compute.kubernetes.settings import KubernetesSettings
 from knit_workflows.compute.kubernetes.troubles import trouble_of_pod
-from knit_workflows.domain.errors import BackendRejected, TransferNotReady
+from knit_workflows.domain.errors import BackendRejected, DataExists, TransferNotReady
 
 _SOON: Final = 0.5
 """Seconds for the agent's answer to a health check; it answers from memory."""
@@ -50,7 +50,8 @@ class Transfers:
         address: str = pod.get("status", {}).get("podIP") or ""
         if phase == "Running" and address:
             url = _url(address, self._settings.transfer_port)
-            if condition_is(pod, "Ready") or await self._answers(url):
+            if await self._answers(url) or condition_is(pod, "Ready"):
+                await self._check_empty(transfer, url)
                 return Endpoint(url)
         await self._judge_pending(transfer, pod)
         raise TransferNotReady("the transfer is being opened", see=transfer.name)
@@ -71,6 +72,22 @@ class Transfers:
             return (await self._http.get(f"{url}healthz")).is_success
         except httpx.HTTPError:
             return False  # not up yet, or out of our reach: then the kubelet's probe decides
+
+    async def _check_empty(self, transfer: Transfer, url: str) -> None:
+        """Raise DataExists if the door is for writing and there is content behind it.
+
+        The agent says so before it takes a body; the path is none of its own, so that an empty
+        volume stays as it is. Where it cannot be asked, the upload itself is answered so.
+        """
+        if transfer.mode is not TransferMode.WRITE:
+            return
+        headers = {"Authorization": f"Bearer {transfer.token}", "Expect": "100-continue"}
+        try:
+            answer = await self._http.post(f"{url}writable", headers=headers, content=b"")
+        except httpx.HTTPError:
+            return
+        if answer.status_code == httpx.codes.CONFLICT:
+            raise DataExists(see=transfer.volume.knit_id)
 
     async def _judge_ended(self, transfer: Transfer, pod: JsonObject) -> None:
         """Make room for a new door if the old one closed itself; a broken agent is final."""

@@ -27,8 +27,10 @@ from knit_workflows.domain.errors import BackendUnavailable
 log = logging.getLogger(__name__)
 
 _ABSENT: Final = Observation(Phase.ABSENT)
+_RUNNING: Final = Observation(Phase.RUNNING)
 _BLIND: Final = 1.0
 _SOON: Final = 0.1
+_VERY_SOON: Final = 0.002
 """Seconds between two looks at what is about to vanish, of which no notification comes."""
 
 
@@ -111,10 +113,12 @@ class LocalBackend:
                 if now != last:
                     last = now
                     yield now
-                account = pod_folder.read_account(folder)
-                supervisor.follow(account.supervisor if account else None)
+                account = pod_folder.read_account(folder) or Account()
+                supervisor.follow(account.supervisor)
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(self._patience(folder, now, supervisor.ended)):
+                    async with asyncio.timeout(
+                        self._patience(folder, account, now, supervisor.ended)
+                    ):
                         await bell.wait()
 
     async def stop(self, pod_name: str, *, grace: timedelta) -> None:
@@ -164,8 +168,8 @@ class LocalBackend:
         if account is None:
             return _ABSENT
         if stopping.is_alive(folder, account):
-            await self._kill_if_overdue(folder, account)
-            return observation_of(account)
+            await self._kill_if_due(folder, account)
+            return _RUNNING if account.ended else observation_of(account)
         # It may have ended between the two looks.
         account = pod_folder.read_account(folder) or account
         stopped = pod_folder.stop_deadline(folder) is not None
@@ -174,18 +178,17 @@ class LocalBackend:
             return observation_of(account)
         if not stopping.is_gone(folder, account):
             await asyncio.to_thread(self._kill, folder, account, 0.0)
-            return Observation(Phase.RUNNING)
+            return _RUNNING
         if stopped:
             self._discard(folder)
         # Otherwise it was lost; its folder stays, so that it is never started again.
         return _ABSENT
 
-    async def _kill_if_overdue(self, folder: Path, account: Account) -> None:
-        """Do what a killed knit has left undone."""
+    async def _kill_if_due(self, folder: Path, account: Account) -> None:
+        """Do what a killed knit has left undone, and end what nobody supervises any more."""
         deadline = pod_folder.stop_deadline(folder)
-        if deadline is None:
-            return
-        if not account.running or pod_folder.is_overdue(deadline):
+        overdue = deadline is not None and (not account.running or pod_folder.is_overdue(deadline))
+        if overdue or account.ended or stopping.is_orphaned(account):
             await asyncio.to_thread(self._kill, folder, account, 0.0)
 
     def _kill(self, folder: Path, account: Account, left: float) -> None:
@@ -203,9 +206,14 @@ class LocalBackend:
             await asyncio.to_thread(_sync, written)
         self._durable.add(folder.name)
 
-    def _patience(self, folder: Path, now: Observation, supervisor_ended: bool) -> float:
-        if supervisor_ended and now.phase in (Phase.PENDING, Phase.RUNNING):
-            return _SOON
+    def _patience(
+        self, folder: Path, account: Account, now: Observation, supervisor_ended: bool
+    ) -> float:
+        if now.phase in (Phase.PENDING, Phase.RUNNING):
+            if account.ended:
+                return _VERY_SOON
+            if supervisor_ended:
+                return _SOON
         longest = _BLIND if self._notices.blind else self._settings.reread.total_seconds()
         deadline = pod_folder.stop_deadline(folder)
         if deadline is None:

@@ -49,6 +49,7 @@ class Children:
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._descriptors: dict[int, int] = {}
+        self._closed = False
 
     def adopt(self, pid: int) -> None:
         """Reap this child once it has ended; may be called from any thread."""
@@ -56,12 +57,15 @@ class Children:
 
     def close(self) -> None:
         """Leave the children that still run to whoever comes after this process."""
+        self._closed = True
         for descriptor in self._descriptors.values():
             self._loop.remove_reader(descriptor)
             os.close(descriptor)
         self._descriptors.clear()
 
     def _adopt(self, pid: int) -> None:
+        if self._closed:
+            return
         with suppress(ProcessLookupError):
             self._descriptors[pid] = descriptor = os.pidfd_open(pid)
             self._loop.add_reader(descriptor, self._reap, pid)

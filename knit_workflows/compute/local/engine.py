@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Final
 
@@ -145,7 +147,8 @@ def _limits(pod: RunPod, dialect: str) -> Iterator[str]:
     for name, text in pod.resources.items():
         amount = parse_quantity(text)
         if name == "cpu" and amount > 0:
-            yield from ("--cpus", f"{amount:f}")
+            # Some engines refuse more than there are.
+            yield from ("--cpus", f"{min(amount, Decimal(os.cpu_count() or 1)):f}")
         elif name == "memory" and amount > 0:
             size = str(max(int(amount), _LEAST_MEMORY))
             yield from ("--memory", size, "--memory-swap", size)

@@ -1,8 +1,8 @@
 """Starts a run pod's supervisor exactly once, however often asked and whenever killed.
 
-The pod's folder appears whole, by a rename. Who gets its lock may start a supervisor, which
-inherits the lock and, before anything else, writes `started` into the state. So a free lock means
-that there is no supervisor, and a state without `started` that none has ever done anything.
+The pod's folder appears whole, by a rename. Who locks its `state` may start a supervisor, which
+inherits the lock and, before anything else, writes `started` into it. So a free lock means that
+there is no supervisor, and a state without `started` that none has ever done anything.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import json
 import os
 import time
 from collections.abc import Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -94,16 +93,16 @@ def launch(pod: RunPod, start: Start, state: StateFolder) -> int | None:
             _prepare(folder, pod, start, state)
         try:
             with disk_errors():
-                lock = pod_folder.try_lock(folder / pod_folder.LOCK)
+                locked_state = pod_folder.try_lock(folder / pod_folder.STATE)
         except BackendUnavailable as error:
             if isinstance(error.__cause__, FileNotFoundError):
                 continue  # Released in this very moment; it may be launched again.
             raise
-        if lock is not None:
+        if locked_state is not None:
             try:
-                return _start_locked(folder, pod, start, lock)
+                return _start_locked(folder, pod, start, locked_state)
             finally:
-                os.close(lock)
+                os.close(locked_state)
         if was_started(folder):
             return None
         time.sleep(0.002)
@@ -131,9 +130,6 @@ def _prepare(folder: Path, pod: RunPod, start: Start, state: StateFolder) -> Non
         }
         (draft / pod_folder.POD).write_text(json.dumps(document, indent=1))
         (draft / pod_folder.STATE).write_bytes(bytes(pod_folder.STATE_BYTES))
-        (draft / pod_folder.LOCK).touch()
-        options = b"".join(os.fsencode(word) + b"\0" for word in start.options)
-        (draft / pod_folder.ARGUMENTS).write_bytes(options)
         try:
             draft.rename(folder)
         except OSError as error:
@@ -141,23 +137,23 @@ def _prepare(folder: Path, pod: RunPod, start: Start, state: StateFolder) -> Non
                 raise
 
 
-def _start_locked(folder: Path, pod: RunPod, start: Start, lock: int) -> int | None:
+def _start_locked(folder: Path, pod: RunPod, start: Start, locked_state: int) -> int | None:
     if was_started(folder):
         return None
-    with ExitStack() as stack, disk_errors():
-
-        def opened(name: str, flags: int) -> int:
-            descriptor = os.open(folder / name, flags | os.O_CLOEXEC)
-            stack.callback(os.close, descriptor)
-            return descriptor
-
+    try:
         return supervisor.spawn_supervisor(
             folder,
             start.script,
             start.arguments,
-            state=opened(pod_folder.STATE, os.O_RDWR),
-            lock=lock,
-            options=opened(pod_folder.ARGUMENTS, os.O_RDONLY) if start.options else None,
+            state=locked_state,
+            options=start.options,
             with_log=pod.log is not None,
             environment=start.environment,
         )
+    except OSError as error:
+        if error.errno == errno.E2BIG:
+            raise BackendRejected(
+                "the command line is too long for this machine",
+                advice="put long arguments into a file of an input",
+            ) from error
+        raise BackendUnavailable(f"no process can be started: {error}") from error

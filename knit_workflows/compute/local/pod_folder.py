@@ -3,9 +3,8 @@
 ```
 pods/<pod>/
   pod.json    what was asked for, for humans; and the container engine, if one runs it
-  arguments   the sandbox's options (they hold the environment, so not on a command line)
-  lock        locked (flock) by the supervisor and what it started: free means nothing runs
-  state       what the supervisor says, line by line; see below
+  state       what the supervisor says, line by line, see below; and locked (flock) by it and by
+              what it started: free means that nothing runs
   stop        asked to stop: the instant (seconds since boot) from which on it is killed
   reaper      locked by the program that removes a container; `gone` when that has succeeded
 ```
@@ -13,7 +12,7 @@ pods/<pod>/
 recorded on a full disk. Its lines, in this order:
 
 ```
-started PID BORN         the supervisor; never again is anything started under this name
+started PID BORN BOOT    the supervisor; never again is anything started under this name
 full PATH                this output was not empty (PATH empty: the log); nothing was run
 trouble TEXT             the image cannot be pulled, so far
 image ID [DIGEST…]       the image is there
@@ -39,8 +38,6 @@ from pathlib import Path
 from typing import Final
 
 POD: Final = "pod.json"
-ARGUMENTS: Final = "arguments"
-LOCK: Final = "lock"
 STATE: Final = "state"
 STOP: Final = "stop"
 REAPER: Final = "reaper"
@@ -56,7 +53,8 @@ class Account:
     """What the supervisor has said of its pod so far."""
 
     supervisor: tuple[int, int] | None = None
-    """Its process number and birth."""
+    """Its process number and birth, which mean something only until the machine is booted anew."""
+    boot: str | None = None
     full_output: str | None = None
     trouble: str | None = None
     image: str | None = None
@@ -99,8 +97,9 @@ def parse_account(text: str) -> Account:
         parts = rest.split()
         sandbox = _SANDBOX.fullmatch(line)
         match word:
-            case "started" if len(parts) == 2:
-                account = replace(account, supervisor=(int(parts[0]), int(parts[1])))
+            case "started" if len(parts) == 3:
+                known = (int(parts[0]), int(parts[1]))
+                account = replace(account, supervisor=known, boot=parts[2])
             case "full":
                 account = replace(account, full_output=rest)
             case "trouble":
@@ -126,9 +125,12 @@ def parse_account(text: str) -> Account:
 # --- locks -------------------------------------------------------------------------------------
 
 
-def try_lock(path: Path) -> int | None:
-    """Take a lock and give its descriptor, to be passed on or closed; None when it is taken."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+def try_lock(path: Path, *, make: bool = False) -> int | None:
+    """Lock a file and give its descriptor, to be passed on or closed; None when it is locked.
+
+    Raises FileNotFoundError when there is no such file, unless it is to be made.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if make else 0), 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +26,11 @@ class Process:
     born: int
 
 
+def boot_id() -> str:
+    """Name the time since the machine was booted; process numbers have no meaning beyond it."""
+    return (_PROC / "sys/kernel/random/boot_id").read_text().strip()
+
+
 def find_process(pid: int) -> Process | None:
     """Give a living process; None when there is none or it is a zombie."""
     try:
@@ -39,13 +44,16 @@ def find_process(pid: int) -> Process | None:
     return Process(pid, parent=int(fields[1]), session=int(fields[3]), born=int(fields[19]))
 
 
+def in_session(session: int) -> list[Process]:
+    """Give the living processes of a session."""
+    return [process for process in _living() if process.session == session]
+
+
 def descendants(root: int) -> list[Process]:
     """Give the living children of a process, their children, and so on; parents come first."""
     children: dict[int, list[Process]] = {}
-    for entry in _PROC.iterdir():
-        process = find_process(int(entry.name)) if entry.name.isdigit() else None
-        if process is not None:
-            children.setdefault(process.parent, []).append(process)
+    for process in _living():
+        children.setdefault(process.parent, []).append(process)
     found: list[Process] = []
     ancestors = [root]
     while ancestors:
@@ -53,6 +61,13 @@ def descendants(root: int) -> list[Process]:
         found += nearest
         ancestors += [process.pid for process in nearest]
     return found
+
+
+def _living() -> Iterator[Process]:
+    for entry in _PROC.iterdir():
+        process = find_process(int(entry.name)) if entry.name.isdigit() else None
+        if process is not None:
+            yield process
 
 
 def open_process(pid: int, born: int) -> int | None:

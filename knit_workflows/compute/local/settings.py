@@ -33,5 +33,5 @@ class LocalSettings:
     """Whether run pods may use the network."""
     reread: timedelta = timedelta(seconds=30)
     """How often a watch looks by itself, in case a notification was missed."""
-    environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
+    environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ), repr=False)
     """Environment of the container engine's command (its socket, its context); never the pods'."""

@@ -13,7 +13,14 @@ from pathlib import Path
 from knit_workflows.compute.local import pod_folder, supervisor
 from knit_workflows.compute.local.folders import disk_errors
 from knit_workflows.compute.local.pod_folder import Account
-from knit_workflows.compute.local.processes import Process, descendants, find_process, send
+from knit_workflows.compute.local.processes import (
+    Process,
+    boot_id,
+    descendants,
+    find_process,
+    in_session,
+    send,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +40,18 @@ def read_asked(folder: Path) -> Asked:
 
 def is_alive(folder: Path, account: Account) -> bool:
     """Say whether a process of the pod may still run here (containers: see `is_gone`)."""
-    if account.ended:
-        return False
-    if pod_folder.is_locked(folder / pod_folder.LOCK):
+    if not account.ended and pod_folder.is_locked(folder / pod_folder.STATE):
         return True
-    # A sandbox lets go of the lock an instant before the kernel kills what is in it.
+    # A sandbox reports its end, and lets go of the lock, an instant before the kernel has killed
+    # what the command left in the background. Its first process is the last to go.
     return _sandbox(account) is not None
+
+
+def is_orphaned(account: Account) -> bool:
+    """Say whether what is alive has lost its supervisor, so that its end cannot be recorded."""
+    if account.supervisor is None or account.ended:
+        return False
+    return account.boot != boot_id() or _supervisor(account) is None
 
 
 def is_gone(folder: Path, account: Account) -> bool:
@@ -59,14 +72,11 @@ def kill(folder: Path, account: Account, left: float, environment: Mapping[str, 
         return None  # Its supervisor looks for the request before it starts anything.
     engine = read_asked(folder).engine
     if engine is not None:
-        return _reap(folder, account.supervisor, engine, left, environment)
+        supervising = account.supervisor if account.boot == boot_id() else (0, 0)
+        return _reap(folder, supervising, engine, left, environment)
     sandbox = _sandbox(account)
     if sandbox is None or not account.running:
-        # The user's command has not begun. Children first: the sandbox dies with its parent only
-        # from the moment on when it has asked for that.
-        supervising = find_process(account.supervisor[0])
-        send(signal.SIGKILL, _tree(account.supervisor))
-        send(signal.SIGKILL, [supervising] if supervising else [])
+        _kill_session(account)
         return None
     if left <= 0:
         send(signal.SIGKILL, [sandbox])
@@ -78,7 +88,7 @@ def kill(folder: Path, account: Account, left: float, environment: Mapping[str, 
 
 def _sandbox(account: Account) -> Process | None:
     """Find the first process of a pod's sandbox; it is in the session that its supervisor made."""
-    if account.sandbox is None or account.supervisor is None:
+    if account.sandbox is None or account.supervisor is None or account.boot != boot_id():
         return None
     process = find_process(account.sandbox)
     if process is None or process.session != account.supervisor[0]:
@@ -86,10 +96,24 @@ def _sandbox(account: Account) -> Process | None:
     return process
 
 
-def _tree(process: tuple[int, int]) -> list[Process]:
-    pid, born = process
-    root = find_process(pid)
-    return descendants(pid) if root is not None and root.born == born else []
+def _supervisor(account: Account) -> Process | None:
+    assert account.supervisor is not None
+    pid, born = account.supervisor
+    process = find_process(pid)
+    return process if process is not None and process.born == born else None
+
+
+def _kill_session(account: Account) -> None:
+    """Kill what is there before the user's command begins; to be repeated while the lock is held.
+
+    The supervisor first, or it would go on; a sandbox dies with its parent only from the moment
+    on when it has asked for that. While a process of the session holds the lock, the session's
+    number is not used again.
+    """
+    supervising = _supervisor(account) if account.boot == boot_id() else None
+    send(signal.SIGKILL, [supervising] if supervising else [])
+    if account.supervisor is not None and account.boot == boot_id():
+        send(signal.SIGKILL, in_session(account.supervisor[0]))
 
 
 def _reap(
@@ -100,7 +124,7 @@ def _reap(
     environment: Mapping[str, str],
 ) -> int | None:
     with disk_errors():
-        lock = pod_folder.try_lock(folder / pod_folder.REAPER)
+        lock = pod_folder.try_lock(folder / pod_folder.REAPER, make=True)
     if lock is None:
         return None
     try:
@@ -110,7 +134,7 @@ def _reap(
         return supervisor.spawn(
             supervisor.REMOVE_CONTAINER,
             arguments,
-            descriptors={8: lock},
+            descriptors={9: lock},
             environment=environment,
         )
     finally:

@@ -3,7 +3,7 @@
 A *supervisor* holds the pod's lock, runs the pod and writes its `state`; a *reaper* kills a pod
 after its grace. Both are POSIX `sh` (no start-up time, one megabyte), in sessions of their own.
 The descriptors they get are: 3 the sandbox's options, 5 and 6 the ends of the pipe for the log,
-8 the lock, 9 the state; their own complaints go to the state as well.
+9 the locked state; their own complaints go to the state as well.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import fcntl
 import os
 import signal
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Final
 
@@ -24,7 +24,8 @@ umask 022
 set_born() { born=${20}; }
 read -r line </proc/$$/stat
 set_born ${line##*) }
-printf 'started %s %s\n' "$$" "$born" >&9
+read -r boot </proc/sys/kernel/random/boot_id
+printf 'started %s %s %s\n' "$$" "$born" "$boot" >&9
 folder=$1 log=$2
 shift 2
 while [ "$1" != -- ]; do
@@ -39,7 +40,7 @@ done
 shift
 start_copier() {
   if [ -n "$log" ]; then
-    cat <&5 >"$log" 6>&- 8>&- 9>&- &
+    cat <&5 >"$log" 6>&- 9>&- &
     copier=$!
   fi
   exec 5<&-
@@ -72,7 +73,7 @@ finish $?
 )
 """… COMMAND… is run; it writes where its first process is to 4, and `running` to 9."""
 
-IN_SANDBOX: Final = 'echo running >&9; exec 2>&1 3<&- 4>&- 8>&- 9>&-; exec "$@"'
+IN_SANDBOX: Final = 'echo running >&9; exec 2>&1 3<&- 4>&- 9>&-; exec "$@"'
 """First command inside a sandbox: says that it got so far, and becomes the user's command.
 
 Until then complaints go to the state, from then on into the log.
@@ -149,9 +150,10 @@ def spawn(
     named. The caller keeps (and closes) its own. Raises OSError when no process can be made.
     """
     with ExitStack() as stack:
-        actions: list[tuple[int, int, str, int, int] | tuple[int, int, int]] = [
-            (os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_RDWR, 0) for number in (0, 1, 2)
+        actions: list[tuple[int, int, str, int, int] | tuple[int, int, int] | tuple[int, int]] = [
+            (os.POSIX_SPAWN_CLOSE, number) for number in _leaking()
         ]
+        actions += [(os.POSIX_SPAWN_OPEN, n, os.devnull, os.O_RDWR, 0) for n in (0, 1, 2)]
         for number, descriptor in descriptors.items():
             # Copies with high numbers, so that none is overwritten before its turn.
             copy = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 20)
@@ -170,22 +172,40 @@ def spawn(
         )
 
 
+def _leaking() -> list[int]:
+    """Descriptors that other code of this process has made inheritable; user code must not see."""
+    found = []
+    for entry in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):
+            number = int(entry.name)
+            if number > 2 and os.get_inheritable(number):
+                found.append(number)
+    return found
+
+
 def spawn_supervisor(
     folder: Path,
     script: str,
     arguments: Sequence[str],
     *,
     state: int,
-    lock: int,
-    options: int | None,
+    options: Sequence[str],
     with_log: bool,
     environment: Mapping[str, str],
 ) -> int:
-    """Start a supervisor; `arguments` are what the script wants after FOLDER."""
+    """Start a supervisor, which takes over the lock that `state` holds.
+
+    `arguments` are what the script wants after FOLDER, `options` those of a sandbox.
+    """
     with ExitStack() as stack:
-        descriptors = {2: state, 9: state, 8: lock}
-        if options is not None:
-            descriptors[3] = options
+        descriptors = {2: state, 9: state}
+        if options:
+            # They hold the container's environment, which belongs neither into a command line,
+            # where everybody can read it, nor on the disk.
+            descriptors[3] = os.memfd_create("knit-options")
+            stack.callback(os.close, descriptors[3])
+            os.write(descriptors[3], b"".join(os.fsencode(word) + b"\0" for word in options))
+            os.lseek(descriptors[3], 0, os.SEEK_SET)
         if with_log:
             reading, writing = os.pipe2(os.O_CLOEXEC)
             stack.callback(os.close, reading)

@@ -1,19 +1,23 @@
 -- name: take
--- The oldest event that means Runs and that no other process holds.
-SELECT event_id, kind, subject, cursor
-  FROM outbox
- WHERE kind <> 'stop_run'
- ORDER BY event_id
-   FOR UPDATE SKIP LOCKED
- LIMIT 1
+-- Takes the oldest event that means Runs and that no other process holds out of the outbox. It is
+-- back there when the transaction fails.
+WITH oldest AS MATERIALIZED (
+    SELECT event_id
+      FROM outbox
+     WHERE kind <> 'stop_run'
+     ORDER BY event_id
+       FOR UPDATE SKIP LOCKED
+     LIMIT 1
+)
+DELETE FROM outbox
+ USING oldest
+ WHERE outbox.event_id = oldest.event_id
+RETURNING outbox.event_id, kind, subject, cursor, created_at
 
--- name: finish
--- An event is worked off.
-DELETE FROM outbox WHERE event_id = %(event_id)s
-
--- name: keep
--- An event goes on from a cursor.
-UPDATE outbox SET cursor = %(cursor)s WHERE event_id = %(event_id)s
+-- name: put_back
+-- Puts an event back in its place, to go on from a cursor.
+INSERT INTO outbox (event_id, kind, subject, cursor, created_at) OVERRIDING SYSTEM VALUE
+VALUES (%(event_id)s, %(kind)s, %(subject)s, %(cursor)s, %(created_at)s)
 
 -- name: notify
 -- The Projector has something to do.
@@ -92,7 +96,6 @@ WITH wanted AS MATERIALIZED (
            CASE WHEN w.pinned_knit_id ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$'
                 THEN w.pinned_knit_id::uuid END
      WHERE w.pinned_timestamp IS NULL OR w.pinned_timestamp = d.timestamp
-)
 ), filled AS (
     SELECT p.input_id, array_agg(p.knit_id ORDER BY p.knit_id)::text[] AS knit_ids
       FROM possible p
@@ -169,4 +172,5 @@ WITH asked AS MATERIALIZED (
     SELECT run_id, generation, created_at, status, %(cause)s
       FROM made
 )
-SELECT run_id, generation FROM made
+SELECT count(*) AS made, CASE WHEN count(*) > 0 THEN pg_notify(%(channel)s, '')::text END AS told
+  FROM made

@@ -1,0 +1,385 @@
+"""Archives that are broken or mean harm are refused, and nothing of them remains anywhere."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from knit_workflows.pod import archive
+from knit_workflows.pod.archive import ArchiveRefused, Limits
+
+END = bytes(1024)
+REPOSITORY = Path(__file__).parents[3]
+Entry = Callable[..., bytes]
+
+
+@pytest.fixture
+def refuse(root: Path) -> Callable[..., ArchiveRefused]:
+    """Unpacks, expects a refusal, and that nothing changed inside or outside the root."""
+    outer = root.parent
+    (outer / "victim").write_bytes(b"untouched")
+
+    def refuse(stream: bytes, limits: Limits = archive.DEFAULT_LIMITS) -> ArchiveRefused:
+        with pytest.raises(ArchiveRefused) as caught:
+            archive.unpack(io.BytesIO(stream), root, limits)
+        assert list(root.iterdir()) == []
+        assert sorted(path.name for path in outer.iterdir()) == ["root", "victim"]
+        assert (outer / "victim").read_bytes() == b"untouched"
+        return caught.value
+
+    return refuse
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        b"/etc/x",
+        b"../x",
+        b"a/../../x",
+        b"a/..",
+        b"..",
+        b"./../x",
+        b"//x",
+        b"",
+        b".",
+        b"lost+found/x",
+    ],
+)
+@pytest.mark.parametrize("kind", [b"0", b"2", b"1"])
+def test_names_that_lead_elsewhere_are_refused(
+    refuse: Callable[..., ArchiveRefused], entry: Entry, name: bytes, kind: bytes
+) -> None:
+    link = b"ok" if kind != b"0" else b""
+    refuse(entry(b"ok", b"fine") + entry(name, kind=kind, link=link) + END)
+
+
+@pytest.mark.parametrize("name", [b"/abs/", b"../up/", b"a/../../b/"])
+def test_folders_that_lead_elsewhere_are_refused(refuse, entry: Entry, name: bytes) -> None:
+    refuse(entry(name, kind=b"5") + END)
+
+
+@pytest.mark.parametrize(
+    "target",
+    [b"/etc/passwd", b"..", b"../victim", b"sub/../../victim", b"x/..", b"", b"./../victim"],
+)
+def test_symlinks_that_lead_out_are_refused(refuse, entry: Entry, target: bytes) -> None:
+    assert refuse(entry(b"link", kind=b"2", link=target) + END).member == "link"
+
+
+def test_a_link_that_leads_out_by_way_of_another_link_is_refused(refuse, entry: Entry) -> None:
+    """By its text `y` stays inside; behind `x`, which is the root itself, it does not."""
+    refuse(
+        entry(b"y", kind=b"2", link=b"a/b/c/x/../../victim")
+        + entry(b"a/b/c/x", kind=b"2", link=b"../../..")
+        + END
+    )
+
+
+def test_a_link_up_to_the_root_from_below_is_fine(root: Path, entry: Entry) -> None:
+    archive.unpack(io.BytesIO(entry(b"a/b/up", kind=b"2", link=b"../..") + END), root)
+    assert (root / "a/b/up").resolve() == root.resolve()
+
+
+@pytest.mark.parametrize("target", [b".", b"sub"])
+def test_nothing_is_written_through_a_link_of_the_same_archive(refuse, entry, target) -> None:
+    first = entry(b"sub/", kind=b"5") + entry(b"swap", kind=b"2", link=target)
+    refuse(first + entry(b"swap/file", b"x") + END)
+    refuse(first + entry(b"swap/deep/file", b"x") + END)
+    refuse(first + entry(b"swap/", kind=b"5") + END)
+    refuse(first + entry(b"swap", b"x") + END)
+    refuse(first + entry(b"swap/again", kind=b"2", link=b"x") + END)
+
+
+def test_nothing_is_written_below_a_file(refuse, entry: Entry) -> None:
+    refuse(entry(b"file", b"x") + entry(b"file/below", b"x") + END)
+
+
+@pytest.mark.parametrize(
+    "target", [b"../victim", b"/etc/passwd", b"missing", b"folder", b"link", b"way/real", b""]
+)
+def test_hard_links_only_go_to_files_unpacked_before(refuse, entry: Entry, target: bytes) -> None:
+    before = (
+        entry(b"folder/real", b"x")
+        + entry(b"link", kind=b"2", link=b"folder/real")
+        + entry(b"way", kind=b"2", link=b"folder")
+    )
+    refuse(before + entry(b"hard", kind=b"1", link=target) + END)
+
+
+@pytest.mark.parametrize("kind", [b"3", b"4", b"6"])
+def test_devices_and_pipes_are_refused(refuse, entry: Entry, kind: bytes) -> None:
+    assert "cannot be Data" in refuse(entry(b"ok", b"x") + entry(b"dev", kind=kind) + END).reason
+
+
+@pytest.mark.parametrize("kind", [b"S", b"M", b"V", b"D", b"N", b"?"])
+def test_kinds_we_do_not_know_are_refused(refuse, entry: Entry, kind: bytes) -> None:
+    refuse(entry(b"odd", kind=kind) + END)
+
+
+def test_a_name_may_be_255_bytes_and_not_more(refuse, root: Path, entry, pax) -> None:
+    refuse(pax({b"path": b"n" * 256}) + entry(b"x", b"1") + END)
+    refuse(pax({b"path": "é".encode() * 128}) + entry(b"x", b"1") + END)
+    archive.unpack(io.BytesIO(pax({b"path": b"n" * 255}) + entry(b"x", b"1") + END), root)
+
+
+def test_a_path_may_be_4096_bytes_and_not_more(refuse, root: Path, entry, pax) -> None:
+    path = b"/".join([b"d" * 240] * 17)[:4096]
+    assert len(path) == 4096
+    refuse(pax({b"path": b"./" + path}) + entry(b"x", b"1") + END)
+    archive.unpack(io.BytesIO(pax({b"path": path}) + entry(b"x", b"1") + END), root)
+
+
+def test_too_deep_a_path_is_refused(refuse, entry, pax) -> None:
+    refuse(pax({b"path": b"d/" * 129 + b"x"}) + entry(b"x", b"1") + END)
+
+
+def test_too_many_entries_and_too_many_bytes_are_refused(refuse, entry: Entry) -> None:
+    stream = b"".join(entry(b"f%d" % n, b"12345") for n in range(10)) + END
+    refuse(stream, Limits(entries=9))
+    refuse(stream, Limits(content_bytes=49))
+    refuse(stream[:512] + END, Limits(content_bytes=4))
+
+
+def test_a_lying_size_is_refused_before_anything_is_written(refuse, entry, pax) -> None:
+    refuse(entry(b"x", size=0o77777777777) + END)
+    refuse(pax({b"size": b"99999999999999999999999"}) + entry(b"x") + END)
+    refuse(pax({b"size": b"-5"}) + entry(b"x") + END)
+
+
+def test_the_same_name_twice_is_refused(refuse, entry: Entry) -> None:
+    file, link = entry(b"x", b"1"), entry(b"x", kind=b"2", link=b"y")
+    for pair in (file + file, file + link, link + link, file + entry(b"./x", b"2")):
+        assert "twice" in refuse(pair + END).reason
+    refuse(entry(b"x/", kind=b"5") + file + END)
+    refuse(file + entry(b"x/", kind=b"5") + END)
+
+
+def test_a_folder_stated_twice_or_after_its_content_is_harmless(root: Path, entry: Entry) -> None:
+    folder = entry(b"d/", kind=b"5", mode=0o0)
+    archive.unpack(io.BytesIO(entry(b"d/x", b"1") + folder + folder + entry(b"d/y") + END), root)
+    assert sorted(path.name for path in (root / "d").iterdir()) == ["x", "y"]
+
+
+def test_a_giant_header_extension_is_refused_without_reading_it(root: Path, entry: Entry) -> None:
+    for kind in (b"x", b"g", b"L", b"K"):
+        source = io.BytesIO(entry(b"pax", kind=kind, size=1 << 30))
+        with pytest.raises(ArchiveRefused, match="too large"):
+            archive.unpack(source, root)
+
+
+def test_endless_header_extensions_are_refused(refuse, entry: Entry, pax) -> None:
+    refuse(pax({b"comment": b"x"}) * 1000 + entry(b"x") + END)
+    refuse(pax({b"comment": b"x"}, kind=b"g") * 1000 + entry(b"x") + END)
+    refuse(entry(b"x") + pax({b"comment": b"x"}) + END)
+
+
+@pytest.mark.parametrize(
+    "text", [b"x", b"5 a=b", b"9999 path=x\n", b"6 a=b\n6 ", b"5 ab\n", b"0 a=\n", b"-6 a=b\n"]
+)
+def test_malformed_header_extensions_are_refused(refuse, entry: Entry, text: bytes) -> None:
+    refuse(entry(b"pax", text, kind=b"x") + entry(b"x") + END)
+
+
+def test_header_extensions_with_traps_are_refused(refuse, entry: Entry, pax) -> None:
+    refuse(pax({b"path": b"/etc/x"}) + entry(b"x") + END)
+    refuse(pax({b"path": b"a\0b"}) + entry(b"x") + END)
+    refuse(pax({b"linkpath": b"../victim"}) + entry(b"x", kind=b"2", link=b"ok") + END)
+    refuse(pax({b"path": b"x"}, kind=b"g") + entry(b"y") + END)
+    refuse(pax({b"GNU.sparse.major": b"1"}) + entry(b"y") + END)
+    refuse(entry(b"l", b"../x\0", kind=b"L") + entry(b"y") + END)
+    refuse(entry(b"l", b"../x\0", kind=b"K") + entry(b"y", kind=b"2", link=b"ok") + END)
+
+
+def test_links_and_folders_with_content_are_refused(refuse, entry: Entry) -> None:
+    for kind in (b"1", b"2", b"5"):
+        refuse(entry(b"f", b"1") + entry(b"x", b"data", kind=kind, link=b"f") + END)
+
+
+def test_a_harmless_global_header_is_fine(root: Path, entry: Entry, pax) -> None:
+    stream = pax({b"comment": b"commit"}, kind=b"g") + entry(b"x", b"1") + END
+    assert archive.unpack(io.BytesIO(stream), root).files == 1
+
+
+def test_other_streams_are_refused(refuse, entry: Entry) -> None:
+    refuse(b"")
+    refuse(b"\x1f\x8b" + os.urandom(4000))
+    refuse(os.urandom(4096))
+    refuse(b"hello")
+    refuse(bytes(512) + entry(b"x") + END)
+
+
+def test_what_follows_the_end_is_refused_unless_it_is_padding(
+    refuse, root: Path, entry: Entry
+) -> None:
+    one = entry(b"x", b"1") + END
+    refuse(one + entry(b"second", b"2") + END)
+    refuse(one + b"\0" * 511 + b"!")
+    archive.unpack(io.BytesIO(one + bytes(9000)), root)
+
+
+def test_a_damaged_header_is_refused(refuse, entry: Entry) -> None:
+    stream = bytearray(entry(b"x", b"1") + END)
+    stream[3] ^= 1
+    refuse(bytes(stream))
+
+
+def test_a_stream_cut_at_any_block_is_refused(refuse, entry: Entry, pax) -> None:
+    whole = (
+        entry(b"d/", kind=b"5") + entry(b"d/x", b"1" * 1500) + entry(b"l", kind=b"2", link=b"d")
+        + pax({b"path": b"p" * 200}) + entry(b"short", b"2" * 512) + END
+    )  # fmt: skip
+    for cut in range(0, len(whole), 512):
+        refuse(whole[:cut])
+    for cut in range(1, len(whole), 97):
+        refuse(whole[:cut])
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_no_damage_makes_it_touch_anything_else(tmp_path_factory, data: st.DataObject) -> None:
+    """Whatever bytes change, unpacking succeeds or refuses; it neither crashes nor escapes."""
+    outer = tmp_path_factory.mktemp("outer")
+    root = outer / "root"
+    root.mkdir()
+    source = bytearray(data.draw(st.sampled_from(list(_seeds()))))
+    for _ in range(data.draw(st.integers(1, 4))):
+        at = data.draw(st.integers(0, len(source) - 1))
+        source[at] = data.draw(st.integers(0, 255))
+        start = at - at % 512
+        block = source[start : start + 512]
+        block[148:156] = b" " * 8
+        source[start + 148 : start + 156] = b"%06o\0 " % sum(block)
+    try:
+        archive.unpack(io.BytesIO(bytes(source)), root)
+    except ArchiveRefused:
+        assert list(root.iterdir()) == []
+    except OSError as error:  # a name the file system itself does not take
+        assert list(root.iterdir()) == [], error
+    assert [path.name for path in outer.iterdir()] == ["root"]
+    for path in root.rglob("*"):
+        assert path.resolve().is_relative_to(root) or not path.exists()
+
+
+def _seeds() -> Iterator[bytes]:
+    import tarfile
+
+    for form in (tarfile.PAX_FORMAT, tarfile.GNU_FORMAT):
+        sink = io.BytesIO()
+        with tarfile.open(fileobj=sink, mode="w", format=form) as made:
+            for name, kind in (("d", b"5"), ("d/x", b"0"), ("d/l", b"2"), ("n" * 120, b"0")):
+                info = tarfile.TarInfo(name)
+                info.type, info.linkname = kind, "x" if kind == b"2" else ""
+                info.size = 3 if kind == b"0" else 0
+                made.addfile(info, io.BytesIO(b"abc"))
+        yield sink.getvalue()
+
+
+def test_a_source_that_fails_leaves_nothing(root: Path, entry: Entry) -> None:
+    class Failing:
+        def __init__(self) -> None:
+            self.pieces = [entry(b"x", b"1"), entry(b"y", b"2", size=5000)]
+
+        def read(self, size: int) -> bytes:
+            if not self.pieces:
+                raise ConnectionResetError("gone")
+            return self.pieces.pop(0)
+
+    with pytest.raises(ConnectionResetError):
+        archive.unpack(Failing(), root)
+    assert list(root.iterdir()) == []
+
+
+def test_a_file_larger_than_allowed_by_the_system_leaves_nothing(root: Path, entry: Entry) -> None:
+    """RLIMIT_FSIZE stands in for a full disk: the error comes in the middle of a write."""
+    code = (
+        "import resource, sys; from pathlib import Path; from knit_workflows.pod import archive\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
+        "try: archive.unpack(sys.stdin.buffer, Path(sys.argv[1]))\n"
+        "except OSError as error: print(error.errno)"
+    )
+    stream = entry(b"a/small", b"1") + entry(b"a/large", bytes(300_000)) + END
+    done = subprocess.run(
+        [sys.executable, "-c", code, root],
+        input=stream, capture_output=True, check=True, cwd=REPOSITORY,
+    )  # fmt: skip
+    assert done.stdout.strip() == b"27"
+    assert list(root.iterdir()) == []
+
+
+@pytest.fixture
+def tiny_disk(tmp_path: Path) -> Iterator[Path]:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)]
+    if os.getuid() != 0 or subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("may not mount a small disk here")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_full_disk_leaves_nothing(tiny_disk: Path, entry: Entry) -> None:
+    stream = b"".join(entry(b"f%d" % n, bytes(300_000)) for n in range(10)) + END
+    with pytest.raises(OSError, match="No space left"):
+        archive.unpack(io.BytesIO(stream), tiny_disk)
+    assert list(tiny_disk.iterdir()) == []
+
+
+MEASURE = """
+import sys
+from pathlib import Path
+from knit_workflows.pod import archive
+
+def peak():
+    text = Path("/proc/self/status").read_text()
+    return int(next(l for l in text.splitlines() if l.startswith("VmHWM")).split()[1])
+
+class Stream:
+    def __init__(self, pieces):
+        self.pieces, self.buffer = pieces, b""
+    def read(self, size):
+        self.buffer = self.buffer or next(self.pieces, b"")
+        piece, self.buffer = self.buffer[:size], self.buffer[size:]
+        return piece
+
+before = peak()
+if sys.argv[2] == "unpack":
+    archive.unpack(Stream(iter(lambda: sys.stdin.buffer.read(1 << 20), b"")), Path(sys.argv[1]))
+else:
+    archive.pack(Path(sys.argv[1]), lambda piece: None)
+print(peak() - before)
+"""
+
+
+def test_memory_is_bounded_whatever_the_size(root: Path, entry: Entry) -> None:
+    def measured(action: str, stream: Iterator[bytes]) -> int:
+        process = subprocess.Popen(
+            [sys.executable, "-c", MEASURE, root, action],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=REPOSITORY,
+        )  # fmt: skip
+        assert process.stdin is not None
+        assert process.stdout is not None
+        with process, process.stdin:
+            for piece in stream:
+                process.stdin.write(piece)
+            process.stdin.close()
+            return int(process.stdout.read())
+
+    def stream() -> Iterator[bytes]:
+        yield entry(b"large", size=290 << 20)
+        for _ in range(290):
+            yield bytes(1 << 20)
+        for number in range(5000):
+            yield entry(b"many/f%d" % number, bytes(1000))
+        yield END
+
+    assert measured("unpack", stream()) < 30 << 10
+    assert (root / "large").stat().st_size == 290 << 20
+    assert measured("pack", iter([])) < 30 << 10

@@ -1,0 +1,160 @@
+"""However a log is read in parts, what is put together is the log."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from knit_workflows.pod.log_splice import LogSplice, NotALog
+
+SECOND = 1_000_000_000
+Record = tuple[int, bytes]  # nanoseconds since 1970, what the runtime stored in one piece
+
+
+def stamp(nanoseconds: int) -> bytes:
+    import time
+
+    whole = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(nanoseconds // SECOND))
+    return f"{whole}.{nanoseconds % SECOND:09d}Z".encode()
+
+
+def reading(records: list[Record], since: str | None) -> bytes:
+    """What the kubelet sends: pieces from `since` on, stamped where a line starts."""
+    sent = b""
+    line_starts = True
+    for at, content in records:
+        second = stamp(at // SECOND * SECOND)[:19].decode() + "Z"
+        if since is None or second >= since:
+            sent += (stamp(at) + b" " if line_starts else b"") + content
+        line_starts = content.endswith(b"\n")
+    return sent
+
+
+def pieces_of(stream: bytes, sizes: list[int]) -> list[bytes]:
+    pieces = []
+    for size in sizes:
+        pieces.append(stream[:size])
+        stream = stream[size:]
+    return [*pieces, stream]
+
+
+content = st.one_of(
+    st.binary(max_size=12).map(lambda b: b.replace(b"\n", b"")),
+    st.sampled_from([b"", b"2026-01-02T03:04:05.000000006Z ", b" ", b"x" * 60, b"same"]),
+)
+records = st.lists(
+    st.tuples(
+        st.sampled_from([0, 0, 1, 1000, 300_000_000, 999_999_999, SECOND, 3 * SECOND, -50_000_000]),
+        content,
+        st.sampled_from([b"\n", b"\n", b"\n", b""]),
+    ),
+    max_size=25,
+)
+
+
+def timed(steps: list[tuple[int, bytes, bytes]]) -> list[Record]:
+    """Pieces within a line never begin like a stamp: with pieces of 16 KiB that does not happen."""
+    now, made = 1_700_000_000 * SECOND, []
+    for step, text, end in steps:
+        now += step
+        if made and not made[-1][1].endswith(b"\n"):
+            text = text.removeprefix(b"2026-01-02T")
+        if text or end:
+            made.append((now, text + end))
+    return made
+
+
+@settings(max_examples=600, deadline=None)
+@given(
+    steps=records,
+    cuts=st.lists(st.tuples(st.integers(0, 400), st.integers(0, 25)), max_size=6),
+    sizes=st.lists(st.integers(0, 30), max_size=20),
+)
+def test_cut_anywhere_it_comes_out_whole(
+    steps: list[tuple[int, bytes, bytes]], cuts: list[tuple[int, int]], sizes: list[int]
+) -> None:
+    """Each reading sees the log so far, and is cut after some bytes; the last one is complete."""
+    log = timed(steps)
+    whole = b"".join(text for _, text in log)
+    splice, got = LogSplice(), b""
+    grown = 0
+    for cut, growth in cuts:
+        grown = min(len(log), grown + growth)
+        for piece in pieces_of(reading(log[:grown], splice.since)[:cut], sizes):
+            got += splice.feed(piece)
+        assert whole.startswith(got)
+        splice.resume()
+    for piece in pieces_of(reading(log, splice.since), sizes):
+        got += splice.feed(piece)
+    splice.finish()
+    assert got == whole
+
+
+@pytest.mark.parametrize("cut", range(1, 400, 7))
+def test_a_line_stored_in_pieces_comes_out_unbroken(cut: int) -> None:
+    start = 1_700_000_000 * SECOND
+    log = [(start + n * SECOND // 3, b"x" * 100) for n in range(9)] + [(start + 4 * SECOND, b"\n")]
+    stream = reading(log, None)
+    splice = LogSplice()
+    got = splice.feed(stream[:cut])
+    splice.resume()
+    assert splice.since is None
+    got += splice.feed(stream)
+    assert got == b"x" * 900 + b"\n"
+
+
+def test_what_comes_again_is_limited_to_two_seconds() -> None:
+    splice = LogSplice()
+    start = 1_700_000_000 * SECOND
+    splice.feed(reading([(start + n * SECOND // 10, b"line\n") for n in range(100)], None))
+    assert splice.since == "2023-11-14T22:13:28Z"  # the last line's second is 29
+
+
+def test_after_a_rotation_only_later_lines_pass() -> None:
+    """The new file starts in the middle of what is known, or after it."""
+    start = 1_700_000_000 * SECOND
+    log = [(start + n * SECOND // 4, b"line %d\n" % n) for n in range(40)]
+    for kept_from in (8, 18, 19, 20, 30):
+        splice = LogSplice()
+        got = splice.feed(reading(log[:20], None))
+        splice.resume()
+        got += splice.feed(reading(log[kept_from:], splice.since))
+        expected = [text for at, text in log[:20]] + [text for _, text in log[max(20, kept_from) :]]
+        assert got == b"".join(expected)
+
+
+@pytest.mark.parametrize("zone", [b"+09:00", b"-03:30", b"Z"])
+def test_stamps_of_any_zone_and_precision_are_understood(zone: bytes) -> None:
+    splice = LogSplice()
+    line = b"2024-02-29T23:59:59.5" + zone + b" a\n2024-02-29T23:59:59" + zone + b" b\n"
+    assert splice.feed(line) == b"a\nb\n"
+    expected = {b"+09:00": "2024-02-29T14:59:58Z", b"-03:30": "2024-03-01T03:29:58Z"}
+    assert splice.since == expected.get(zone, "2024-02-29T23:59:58Z")
+
+
+@pytest.mark.parametrize(
+    "text", [b"unable to retrieve container logs\n", b"\n", b"2024-13-45T00:00:00Z x\n", b"x" * 90]
+)
+def test_words_of_the_kubelet_are_no_log(text: bytes) -> None:
+    """Whether they come alone, after lines, or in place of what should come again."""
+    alone = LogSplice()
+    assert alone.feed(text) == b""
+    with pytest.raises(NotALog):
+        alone.finish()
+    after = LogSplice()
+    assert after.feed(stamp(SECOND) + b" line\n" + text) == b"line\n"
+    with pytest.raises(NotALog):
+        after.feed(b"more")
+    after.resume()
+    assert after.feed(text) == b""
+    with pytest.raises(NotALog):
+        after.finish()
+    after.resume()
+    assert after.feed(stamp(SECOND) + b" line\n" + text) == b""
+    with pytest.raises(NotALog):
+        after.finish()
+    after.resume()
+    log = stamp(SECOND) + b" line\n" + stamp(SECOND) + b" next\n"
+    assert after.feed(log) == b"next\n"
+    after.finish()
