@@ -145,7 +145,7 @@ async def knit_environment(
         server = postgres or stack.enter_context(embedded_postgres())
         url = server.url(f"knit_{uuid.uuid4().hex}")
         await migrate(url)
-        client = client or await stack.enter_async_context(temporal())
+        connected = client or await stack.enter_async_context(temporal())
         deps = Deps(
             PostgresStore(StoreSettings(url=SecretStr(url))),
             backend or MemoryBackend(),
@@ -153,6 +153,6 @@ async def knit_environment(
             queues=QueueSettings(compute="knit"),
         )
         await stack.enter_async_context(deps.opened())
-        for worker in workers(client, deps, ALL_ROLES) if work else []:
+        for worker in workers(connected, deps, ALL_ROLES) if work else []:
             await stack.enter_async_context(worker)
-        yield KnitEnvironment(client, deps, url)
+        yield KnitEnvironment(connected, deps, url)

@@ -83,7 +83,7 @@ def wait_for_metrics(plan_id: str, count: int) -> list[dict[str, Any]]:
 def show_results(runs: list[dict[str, Any]]) -> None:
     """Pull the metrics of each Run and show them as a table, best first."""
     table = Table("rate", "epochs", "accuracy", "metrics", box=None, padding=(0, 2, 0, 0))
-    rows = []
+    rows: list[tuple[float, float, int, str]] = []
     for run in runs:
         knit_id = run["outputs"][0]["knitId"]
         with tempfile.TemporaryDirectory() as folder:

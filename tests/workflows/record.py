@@ -1,4 +1,4 @@
-"""`python -m tests.workflows.record VERSION`: records one history per scenario, to be replayed for ever.
+"""`python -m tests.workflows.record VERSION` records one history per scenario, to be replayed.
 
 Run it when a scenario is new, never to make a failing replay pass: an old history that no longer
 replays is a Run under way that would break.

@@ -213,7 +213,10 @@ class KubernetesBackend:
         if self._warnings.fresh:
             return self._warnings.get(_about(kind, name))
         fields = f"type=Warning,involvedObject.kind={kind},involvedObject.name={name}"
-        events, _ = await self._server.list("Event", {"fieldSelector": fields})
+        try:
+            events, _ = await self._server.list("Event", {"fieldSelector": fields})
+        except BackendUnavailable:
+            return []  # they only explain; the pod itself has been seen
         return [read_warning(event) for event in events]
 
 

@@ -23,6 +23,7 @@ from knit_workflows.domain.errors import BackendRejected, BackendUnavailable
 
 _PASSING: Final = frozenset({401, 408, 425, 429})
 """Answers below 500 that may be another one next time; 401: credentials are being renewed."""
+_CONNECTIONS: Final = 32
 _PAGE: Final = 500
 _QUIET: Final = 90.0
 """Seconds without a byte after which a watch counts as broken; bookmarks come every minute."""
@@ -66,7 +67,8 @@ class ApiServer:
     async def open(self) -> None:
         """Load the credentials. No connection is made yet."""
         if self._client is None:
-            configuration = client.Configuration()
+            # More would only queue in the server, and each takes a third of a MiB.
+            configuration = client.Configuration(connection_pool_maxsize=_CONNECTIONS)
             await self._load_credentials(configuration)
             self._client = client.ApiClient(configuration)
 

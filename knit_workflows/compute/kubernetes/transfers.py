@@ -76,8 +76,9 @@ class Transfers:
     async def _check_empty(self, transfer: Transfer, url: str) -> None:
         """Raise DataExists if the door is for writing and there is content behind it.
 
-        The agent says so before it takes a body; the path is none of its own, so that an empty
-        volume stays as it is. Where it cannot be asked, the upload itself is answered so.
+        The agent says so before it takes a body, also while a body is on its way; the path is none
+        of its own, so that an empty volume stays as it is. Where it cannot be asked, the upload
+        itself is answered so.
         """
         if transfer.mode is not TransferMode.WRITE:
             return

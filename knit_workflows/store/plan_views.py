@@ -1,0 +1,146 @@
+"""Plans as rows become Plans as values: a constant number of statements, however many."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from knit_workflows.domain.ids import PlanId
+from knit_workflows.domain.plans import (
+    Annotation,
+    Image,
+    LinkedMountpoint,
+    Mountpoint,
+    NodeMode,
+    NodeRule,
+    PlanDetail,
+    PlanLink,
+    PlanSummary,
+)
+from knit_workflows.domain.tags import KEY_ID, KEY_TIMESTAMP, Tag, format_instant
+from knit_workflows.store import queries
+from knit_workflows.store.connection import Session
+
+_SQL: Final = queries.load("plans")
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPlan:
+    """A Plan without its neighbours; mountpoints by their number, in path order."""
+
+    summary: PlanSummary
+    inputs: Mapping[int, Mountpoint]
+    outputs: Mapping[int, Mountpoint]
+    log_id: int | None
+    active: bool
+    on_node: tuple[NodeRule, ...]
+    resources: Mapping[str, str]
+    service_account: str | None
+
+    def output_path(self, output_id: int) -> str | None:
+        """Give the path of an output, None for the log."""
+        return None if output_id == self.log_id else self.outputs[output_id].path
+
+
+async def load_plans(session: Session, plan_ids: Collection[str]) -> dict[str, StoredPlan]:
+    """Give these Plans by id; one statement."""
+    if not plan_ids:
+        return {}
+    rows = await session.rows(_SQL["plans"], {"plan_ids": sorted(set(plan_ids))})
+    return {row.plan_id: _stored(row) for row in rows}
+
+
+async def plan_details(session: Session, plan_ids: Sequence[str]) -> list[PlanDetail]:
+    """Give these Plans with their neighbours, in this order; three statements."""
+    plans = await load_plans(session, plan_ids)
+    links = await session.rows(_SQL["links"], {"plan_ids": sorted(plans)}) if plans else []
+    ends = {end for link in links for end in (link.consumer, link.producer)}
+    everyone = {**plans, **await load_plans(session, ends - plans.keys())}
+    upstream: dict[int, list[PlanLink]] = defaultdict(list)
+    downstream: dict[int, list[PlanLink]] = defaultdict(list)
+    for link in links:
+        producer, consumer = everyone[link.producer], everyone[link.consumer]
+        upstream[link.input_id].append(
+            PlanLink(
+                producer.summary,
+                producer.output_path(link.output_id),
+                producer.outputs[link.output_id].tags,
+            )
+        )
+        into = consumer.inputs[link.input_id]
+        downstream[link.output_id].append(PlanLink(consumer.summary, into.path, into.tags))
+    return [_detail(plans[one], upstream, downstream) for one in plan_ids if one in plans]
+
+
+def _detail(
+    plan: StoredPlan,
+    upstream: Mapping[int, Sequence[PlanLink]],
+    downstream: Mapping[int, Sequence[PlanLink]],
+) -> PlanDetail:
+    outputs = {
+        number: _linked(mountpoint, downstream.get(number, ()))
+        for number, mountpoint in plan.outputs.items()
+    }
+    log = None if plan.log_id is None else outputs.pop(plan.log_id)
+    return PlanDetail(
+        summary=plan.summary,
+        inputs=tuple(
+            _linked(mountpoint, upstream.get(number, ()))
+            for number, mountpoint in plan.inputs.items()
+        ),
+        outputs=tuple(outputs.values()),
+        log=log,
+        active=plan.active,
+        on_node=plan.on_node,
+        resources=plan.resources,
+        service_account=plan.service_account,
+    )
+
+
+def _linked(mountpoint: Mountpoint, links: Iterable[PlanLink]) -> LinkedMountpoint:
+    ordered = sorted(links, key=lambda link: (link.plan.plan_id, link.path or ""))
+    return LinkedMountpoint(mountpoint, tuple(ordered))
+
+
+def _stored(row: Any) -> StoredPlan:
+    outputs = row.outputs or []
+    return StoredPlan(
+        summary=PlanSummary(
+            plan_id=PlanId(row.plan_id),
+            image=None if row.repository is None else Image(row.repository, row.image_tag),
+            name=row.name,
+            entrypoint=tuple(row.entrypoint),
+            args=tuple(row.args),
+            annotations=tuple(Annotation(key, value) for key, value in row.annotations),
+        ),
+        inputs={
+            number: Mountpoint(path, _input_tags(tags, knit_id, timestamp))
+            for number, path, tags, knit_id, timestamp in row.inputs or []
+        },
+        outputs={number: Mountpoint(path, _tags(tags)) for number, path, tags, _ in outputs},
+        log_id=next((number for number, _, _, is_log in outputs if is_log), None),
+        active=row.active,
+        on_node=tuple(NodeRule(NodeMode(mode), key, value) for mode, key, value in row.on_node),
+        resources=row.resources,
+        service_account=row.service_account,
+    )
+
+
+def _tags(pairs: Iterable[tuple[str, str]] | None) -> tuple[Tag, ...]:
+    return tuple(sorted(Tag(key, value) for key, value in pairs or ()))
+
+
+def _input_tags(
+    pairs: Iterable[tuple[str, str]] | None, knit_id: str | None, timestamp: str | None
+) -> tuple[Tag, ...]:
+    """Give an input's tags as a user writes them, the pins among them."""
+    pins = []
+    if knit_id is not None:
+        pins.append(Tag(KEY_ID, knit_id))
+    if timestamp is not None:
+        instant = datetime.fromisoformat(timestamp)
+        pins.append(Tag(KEY_TIMESTAMP, format_instant(instant)))
+    return tuple(sorted([*_tags(pairs), *pins]))

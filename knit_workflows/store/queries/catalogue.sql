@@ -1,0 +1,109 @@
+-- name: find_data
+-- Data by time (none last), then id; the conditions are put in where the comment stands.
+SELECT d.knit_id
+  FROM data d
+  JOIN run r USING (run_id)
+ WHERE /*where*/ true
+ ORDER BY d.timestamp, d.knit_id
+ LIMIT %(limit)s
+
+-- name: data_place
+-- Where a Data stands in that order.
+SELECT timestamp FROM data WHERE knit_id = %(knit_id)s
+
+-- name: lock_data
+-- Changes of one Data's tags come one after the other.
+SELECT knit_id FROM data WHERE knit_id = %(knit_id)s FOR NO KEY UPDATE
+
+-- name: remove_tags
+-- Takes away tags by pair and by key.
+DELETE FROM data_tag dt
+ USING tag
+ WHERE dt.knit_id = %(knit_id)s
+   AND tag.tag_id = dt.tag_id
+   AND (tag.digest = ANY (%(digests)s::bytea[]) OR tag.key = ANY (%(keys)s::text[]))
+
+-- name: add_tags
+-- Puts tags on a Data, which is to be matched anew. Always, done or not: its Run may be getting
+-- done in this moment, and be matched before these tags are there.
+WITH added AS (
+    INSERT INTO data_tag (tag_id, knit_id)
+    SELECT tag_id, %(knit_id)s FROM unnest(%(tag_ids)s::bigint[]) AS tag_id
+        ON CONFLICT DO NOTHING
+), queued AS (
+    INSERT INTO outbox (kind, subject, created_at)
+    VALUES ('tags_changed', %(knit_id)s, date_trunc('milliseconds', clock_timestamp()))
+)
+SELECT pg_notify(%(outbox_channel)s, '')
+
+-- name: find_runs
+-- Runs by the time of the last change, then id; conditions as above.
+SELECT r.run_id
+  FROM run r
+ WHERE /*where*/ true
+ ORDER BY r.updated_at, r.run_id
+ LIMIT %(limit)s
+
+-- name: run_place
+-- Where a Run stands in that order.
+SELECT updated_at FROM run WHERE run_id = %(run_id)s
+
+-- name: run_events
+-- Every change of a Run's status, oldest first. No row: there is no such Run.
+SELECT e.at, e.generation, e.from_status, e.to_status, e.cause, e.exit_code, e.exit_message
+  FROM run r
+  LEFT JOIN run_event e USING (run_id)
+ WHERE r.run_id = %(run_id)s
+ ORDER BY e.event_id
+
+-- name: lock_run
+-- A Run, locked against every other change.
+SELECT run_id, generation, status, admitted_at, assignment_hash IS NOT NULL AS projected
+  FROM run
+ WHERE run_id = %(run_id)s
+   FOR NO KEY UPDATE
+
+-- name: stop
+-- A user's stop: status, exit, history; and, when an execution may be there, the order for it.
+WITH moved AS (
+    UPDATE run
+       SET status = %(target)s,
+           exit_code = %(exit_code)s,
+           exit_message = %(exit_message)s,
+           updated_at = date_trunc('milliseconds', clock_timestamp())
+     WHERE run_id = %(run_id)s
+ RETURNING run_id, generation, status, updated_at, exit_code, exit_message
+), noted AS (
+    INSERT INTO run_event (run_id, generation, at, from_status, to_status, cause,
+                           exit_code, exit_message)
+    SELECT run_id, generation, updated_at, %(before)s, status, %(cause)s, exit_code, exit_message
+      FROM moved
+), ordered AS (
+    INSERT INTO outbox (kind, subject, payload, created_at)
+    SELECT 'stop_run', run_id,
+           jsonb_build_object('generation', generation, 'fail', %(fail)s::boolean), updated_at
+      FROM moved
+     WHERE %(has_execution)s
+)
+SELECT pg_notify(%(run_channel)s, run_id::text)::text || pg_notify(%(outbox_channel)s, '')::text
+       AS told
+  FROM moved
+
+-- name: inputs
+-- A user's Plan's inputs, in order of their positions.
+SELECT i.path
+  FROM plan p
+  JOIN plan_input i USING (plan_id)
+ WHERE p.plan_id = %(plan_id)s
+ ORDER BY i.position
+
+-- name: present
+-- Which of these Data exist.
+SELECT knit_id FROM data WHERE knit_id = ANY (%(knit_ids)s::uuid[])
+
+-- name: assigned_run
+-- The Run of an assignment.
+SELECT run_id, generation
+  FROM run
+ WHERE plan_id = %(plan_id)s
+   AND assignment_hash = %(hash)s
