@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.stamp-$(shell cat requirements/dev.txt pyproject.toml | sha256sum | cut -c1-16)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-tests demo test test-fast check bench soak cluster-up cluster-down format docs clean
+.PHONY: help setup demo test test-fast check bench soak cluster-up cluster-down format docs clean
 
 help: ## show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -28,10 +28,7 @@ setup: $(STAMP) $(BIN)/temporal ## Python environment, Temporal dev server, sand
 demo: setup ## run the main job on the embedded stack
 	@$(BIN)/python examples/iris/demo.py
 
-setup-tests: setup
-	@$(PYTHON) tools/sandbox.py --for-tests >/dev/null
-
-test: setup-tests ## every test, the real Kubernetes node included where the machine allows one
+test: setup ## every test, the real Kubernetes node included where the machine allows one
 	@$(BIN)/python -m tests
 
 check: $(STAMP) $(BIN)/temporal ## the fast loop: format, lint, types, imports, quick tests
@@ -39,16 +36,16 @@ check: $(STAMP) $(BIN)/temporal ## the fast loop: format, lint, types, imports, 
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest -q -n 2 tests/unit tests/store tests/api tests/cli tests/docs -m "not slow"
+	$(BIN)/pytest -q -n 2 tests/unit tests/store tests/api tests/cli tests/docs -m "not slow and not cluster"
 
 format: $(STAMP) ## format and mend what can be mended
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: setup-tests ## one JSON line per figure, each beside its baseline
+bench: setup ## one JSON line per figure, each beside its baseline
 	@$(BIN)/python -m tests.bench
 
-soak: setup-tests ## the long versions of the race and fault tests
+soak: setup ## the long versions of the race and fault tests
 	KNIT_RACE_SECONDS=60 KNIT_RACE_SEEDS=20 $(BIN)/pytest -q tests/store/test_race.py tests/chaos
 
 cluster-up: ## start (or find) the real single-node Kubernetes of the tests

@@ -1,4 +1,4 @@
-"""Servers that many tests share, started once per session: PostgreSQL and Temporal, the real ones."""
+"""Servers that many tests share, the real ones: PostgreSQL and Temporal."""
 
 from __future__ import annotations
 

@@ -1,0 +1,84 @@
+"""Small archives for tests: good ones and hostile ones."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import tarfile
+
+HELLO = {"a.txt": b"hello", "sub/b.bin": bytes(range(256)) * 10}
+
+
+def tar_of(files: dict[str, bytes]) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as archive:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return out.getvalue()
+
+
+def tar_with(*members: tarfile.TarInfo) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as archive:
+        archive.addfile(_file("good.txt", 4), io.BytesIO(b"good"))
+        for member in members:
+            archive.addfile(member, io.BytesIO(bytes(member.size)))
+    return out.getvalue()
+
+
+def files_in(archive: bytes) -> dict[str, bytes]:
+    with tarfile.open(fileobj=io.BytesIO(archive)) as opened:
+        return {
+            member.name: opened.extractfile(member).read()  # type: ignore[union-attr]
+            for member in opened
+            if member.isfile()
+        }
+
+
+def _file(name: str, size: int = 0) -> tarfile.TarInfo:
+    member = tarfile.TarInfo(name)
+    member.size = size
+    return member
+
+
+def _special(name: str, kind: bytes, link: str = "") -> tarfile.TarInfo:
+    member = tarfile.TarInfo(name)
+    member.type = kind
+    member.linkname = link
+    return member
+
+
+_GOOD = tar_of(HELLO)
+_GZIPPED = gzip.compress(_GOOD)
+
+HOSTILE: dict[str, tuple[str, bytes]] = {
+    "a path above": ("application/x-tar", tar_with(_file("../evil", 3))),
+    "an absolute path": ("application/x-tar", tar_with(_file("/tmp/evil", 3))),
+    "a link outside": ("application/x-tar", tar_with(_special("l", tarfile.SYMTYPE, "../../x"))),
+    "through a link": (
+        "application/x-tar",
+        tar_with(_special("l", tarfile.SYMTYPE, "sub"), _file("l/evil", 3)),
+    ),
+    "a device": ("application/x-tar", tar_with(_special("d", tarfile.CHRTYPE))),
+    "a pipe": ("application/x-tar", tar_with(_special("p", tarfile.FIFOTYPE))),
+    "a hard link outside": ("application/x-tar", tar_with(_special("h", tarfile.LNKTYPE, "/etc"))),
+    "one name twice": ("application/x-tar", tar_with(_file("good.txt", 1))),
+    "cut tar": ("application/x-tar", _GOOD[: len(_GOOD) // 3]),
+    "cut tar on a block": ("application/x-tar", _GOOD[:1024]),
+    "no bytes": ("application/x-tar", b""),
+    "no gzip bytes": ("application/tar+gzip", b""),
+    "cut gzip": ("application/tar+gzip", _GZIPPED[:-9]),
+    "gzip without its end": ("application/tar+gzip", _GZIPPED[:-1]),
+    "damaged gzip": (
+        "application/tar+gzip",
+        _GZIPPED[:100] + bytes([_GZIPPED[100] ^ 0xFF]) + _GZIPPED[101:],
+    ),
+    "wrong CRC": ("application/tar+gzip", _GZIPPED[:-8] + b"\0\0\0\0" + _GZIPPED[-4:]),
+    "something behind the gzip": ("application/tar+gzip", _GZIPPED + b"more"),
+    "not gzip": ("application/tar+gzip", _GOOD),
+    "not tar": ("application/tar+gzip", gzip.compress(b"hello" * 1000)),
+    "a second archive": ("application/x-tar", _GOOD + tar_of({"late": b"x"})),
+    "text": ("application/x-tar", b"<html>not found</html>" * 100),
+}

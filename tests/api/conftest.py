@@ -1,0 +1,60 @@
+"""One app per test, on a store in memory and doors to folders."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from pathlib import Path
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from knit_api.app import create_app
+from knit_api.deps import Deps, Lazy
+from tests.api.fake_store import FakeStore
+from tests.api.fake_transfers import FakeTransfers
+from tests.api.live_server import serving
+
+
+@pytest.fixture
+def store() -> FakeStore:
+    return FakeStore()
+
+
+@pytest.fixture
+def transfers(store: FakeStore, tmp_path: Path) -> FakeTransfers:
+    return FakeTransfers(store, tmp_path / "volumes")
+
+
+@pytest.fixture
+async def deps(store: FakeStore, transfers: FakeTransfers) -> AsyncIterator[Deps]:
+    deps = Deps(store=Lazy.of(store), transfers=Lazy.of(transfers), lease=timedelta(seconds=0.9))
+    yield deps
+    await deps.aclose()
+
+
+@pytest.fixture(scope="session")
+def one_app() -> FastAPI:
+    """Made once, since that takes a quarter of a second; it holds nothing but its `deps`."""
+    return create_app(Deps(store=Lazy.of(FakeStore()), transfers=Lazy.of(None)))
+
+
+@pytest.fixture
+def app(one_app: FastAPI, deps: Deps) -> FastAPI:
+    one_app.state.deps = deps
+    return one_app
+
+
+@pytest.fixture
+async def client(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://api.test/api") as client:
+        yield client
+
+
+@pytest.fixture
+async def port(app: FastAPI) -> AsyncIterator[int]:
+    """The same app behind a real socket."""
+    async with serving(app) as port:
+        yield port

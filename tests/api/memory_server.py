@@ -1,0 +1,26 @@
+"""The app on fakes in a process of its own: `python -m tests.api.memory_server FOLDER`."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+
+from knit_api.app import create_app
+from knit_api.deps import Deps, Lazy
+from tests.api.fake_store import FakeStore
+from tests.api.fake_transfers import FakeTransfers
+from tests.api.live_server import serving
+
+
+async def main() -> None:
+    store = FakeStore()
+    transfers = FakeTransfers(store, Path(sys.argv[1]))
+    app = create_app(Deps(store=Lazy.of(store), transfers=Lazy.of(transfers)))
+    async with serving(app) as port:
+        print(port, flush=True)
+        await asyncio.to_thread(sys.stdin.read)
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

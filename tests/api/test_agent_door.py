@@ -1,0 +1,196 @@
+"""The door of a cluster: the API's side of the transfer agent, with the real agent."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from knit_api import logs
+from knit_workflows.domain.runs import RunStatus
+from tests.api.archives import HELLO, HOSTILE, files_in, tar_of
+from tests.api.live_server import chunk, talk, unchunked
+from tests.api.test_uploads import GZIP, TAR, until, with_trailer
+
+TOKEN = "a-secret"
+
+
+@contextmanager
+def agent(folder: Path, mode: str) -> Iterator[tuple[str, str]]:
+    """Run the agent on a folder; gives its endpoint and token."""
+    command = [sys.executable, "-m", "knit_workflows.pod.agent", "--path", folder, "--mode", mode]
+    with subprocess.Popen(
+        [*command, "--port", "0"],
+        env={**os.environ, "KNIT_TRANSFER_TOKEN": TOKEN},
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            assert process.stderr is not None
+            line = process.stderr.readline()
+            assert "on port" in line, line
+            yield f"http://127.0.0.1:{line.split()[-1]}/", TOKEN
+        finally:
+            process.terminate()
+            process.communicate(timeout=30)
+
+
+@pytest.fixture
+def volume(tmp_path: Path) -> Path:
+    folder = tmp_path / "volume"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def writer(volume: Path, transfers) -> Iterator[None]:
+    with agent(volume, "write") as transfers.endpoint:
+        yield
+
+
+@pytest.fixture
+def reader(volume: Path, transfers) -> Iterator[None]:
+    for name, content in HELLO.items():
+        (volume / name).parent.mkdir(exist_ok=True)
+        (volume / name).write_bytes(content)
+    with agent(volume, "read") as transfers.endpoint:
+        yield
+
+
+def content(volume: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(volume)): path.read_bytes()
+        for path in volume.rglob("*")
+        if path.is_file()
+    }
+
+
+@pytest.mark.usefixtures("writer")
+@pytest.mark.parametrize(
+    ("headers", "body"), [(GZIP, gzip.compress(tar_of(HELLO))), (TAR, tar_of(HELLO))]
+)
+async def test_an_upload_through_an_agent(client, volume, headers, body):
+    answer = await client.post("/data", content=body, headers=headers)
+    assert answer.status_code == 200, answer.text
+    assert content(volume) == HELLO
+    again = await client.post("/data", content=body, headers=headers)
+    assert again.status_code == 409
+
+
+@pytest.mark.usefixtures("writer")
+@pytest.mark.parametrize("name", ["a path above", "cut gzip", "not tar", "a second archive"])
+async def test_what_is_refused_leaves_the_volume_empty(client, volume, transfers, name):
+    media_type, body = HOSTILE[name]
+    answer = await client.post("/data", content=body, headers={"Content-Type": media_type})
+    assert answer.status_code == 400, answer.text
+    assert transfers.failures
+    await until(lambda: not list(volume.iterdir()))
+    # … and ready for the next one.
+    assert (await client.post("/data", content=tar_of(HELLO), headers=TAR)).status_code == 200
+
+
+@pytest.mark.usefixtures("writer")
+async def test_a_wrong_checksum_never_completes_the_agents_body(port, volume, transfers):
+    answer = await talk(port, with_trailer(gzip.compress(tar_of(HELLO)), "0" * 32))
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    await until(lambda: not list(volume.iterdir()))
+
+
+@pytest.mark.usefixtures("writer")
+async def test_a_client_that_hangs_up_is_passed_on(port, volume, transfers):
+    head = b"POST /api/data HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-tar\r\n"
+    head += b"Transfer-Encoding: chunked\r\n\r\n"
+    _, stream = await asyncio.open_connection("127.0.0.1", port)
+    stream.write(head + chunk(tar_of(HELLO)[:600]))
+    await until(lambda: list(volume.iterdir()))
+    stream.transport.abort()
+    await until(lambda: transfers.ended and not list(volume.iterdir()))
+    assert transfers.failures
+
+
+@pytest.mark.usefixtures("reader")
+@pytest.mark.parametrize("accept", ["application/x-tar", "application/tar+gzip"])
+async def test_a_download_through_an_agent(client, store, transfers, accept):
+    knit_id = store.add_run().outputs[0].knit_id
+    answer = await client.get(f"/data/{knit_id}", headers={"Accept": accept})
+    assert answer.status_code == 200, answer.text
+    body = answer.content if accept == "application/x-tar" else gzip.decompress(answer.content)
+    assert files_in(body) == HELLO
+    assert not transfers.open
+
+
+async def test_an_agent_that_dies_in_the_middle_cuts_the_download(port, store, transfers, volume):
+    (volume / "big").write_bytes(os.urandom(1))
+    os.truncate(volume / "big", 1 << 30)
+    knit_id = store.add_run().outputs[0].knit_id
+    with agent(volume, "read") as transfers.endpoint:
+        stream, out = await asyncio.open_connection("127.0.0.1", port)
+        request = (
+            f"GET /api/data/{knit_id} HTTP/1.1\r\nHost: x\r\nAccept: application/x-tar\r\n\r\n"
+        )
+        out.write(request.encode())
+        await stream.read(1 << 20)
+    rest = await asyncio.wait_for(stream.read(), 20)
+    out.close()
+    assert not rest.endswith(b"0\r\n\r\n")
+    assert transfers.failures
+
+
+async def test_no_agent_is_503(client, store, transfers):
+    transfers.endpoint = ("http://127.0.0.1:1/", TOKEN)
+    knit_id = store.add_run().outputs[0].knit_id
+    assert (await client.get(f"/data/{knit_id}")).status_code == 503
+    assert (await client.post("/data", content=tar_of(HELLO), headers=TAR)).status_code == 503
+    assert len(transfers.failures) == 2
+
+
+@pytest.mark.usefixtures("writer")
+async def test_a_wrong_token_is_no_answer_to_the_client(client, transfers):
+    transfers.endpoint = (transfers.endpoint[0], "wrong")
+    answer = await client.post("/data", content=tar_of(HELLO), headers=TAR)
+    assert answer.status_code == 503
+    assert TOKEN not in answer.text
+
+
+async def test_a_log_through_an_agent(client, port, store, transfers, volume, monkeypatch):
+    monkeypatch.setattr(logs, "ASK_SECONDS", 0.05)
+    (volume / "log").write_text("one\n")
+    run_id = store.add_run(RunStatus.RUNNING, log=True).summary.run_id
+    with agent(volume, "read") as transfers.endpoint:
+        assert (await client.get(f"/runs/{run_id}/log")).text == "one\n"
+        stream, out = await asyncio.open_connection("127.0.0.1", port)
+        out.write(f"GET /api/runs/{run_id}/log?follow HTTP/1.1\r\nHost: x\r\n".encode())
+        out.write(b"Connection: close\r\n\r\n")
+        await stream.readuntil(b"one\n")
+        with (volume / "log").open("a") as log:
+            log.write("two\n")
+        await asyncio.wait_for(stream.readuntil(b"two\n"), 5)
+        store.set_status(run_id, RunStatus.DONE)
+        rest = await asyncio.wait_for(stream.read(), 5)
+        out.close()
+        await until(lambda: not transfers.open)
+    assert unchunked(rest.partition(b"\r\n")[2])[2]
+
+
+async def test_the_agents_answer_comes_through_while_the_client_still_sends(
+    client, transfers, volume
+):
+    """A full volume, say: the client must not push a terabyte before it learns of it."""
+    (volume / "there").write_text("x")
+
+    async def endless() -> AsyncIterator[bytes]:
+        yield tar_of({"a": bytes(1000)})[:512]
+        while True:
+            await asyncio.sleep(0.001)
+            yield bytes(100_000)
+
+    with agent(volume, "write") as transfers.endpoint:
+        answer = await asyncio.wait_for(client.post("/data", content=endless(), headers=TAR), 30)
+    assert answer.status_code == 409

@@ -1,0 +1,168 @@
+"""GET /api/data/{id}: the content as an archive, or visibly not."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import hashlib
+import os
+from pathlib import Path
+
+import pytest
+
+from knit_api import trailers
+from knit_workflows.domain.errors import BackendUnavailable, EngineUnavailable
+from knit_workflows.domain.runs import RunStatus
+from tests.api.archives import HELLO, files_in
+from tests.api.fake_store import UNKNOWN, FakeStore
+from tests.api.fake_transfers import FakeTransfers
+from tests.api.live_server import talk, unchunked
+from tests.api.test_uploads import until
+
+
+def a_data(store: FakeStore, transfers: FakeTransfers, status=RunStatus.DONE, files=HELLO) -> str:
+    knit_id = store.add_run(status).outputs[0].knit_id
+    for name, content in files.items():
+        path = transfers.folder(knit_id) / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    return knit_id
+
+
+def get(knit_id: str, *headers: str) -> bytes:
+    lines = [f"GET /api/data/{knit_id} HTTP/1.1", "Host: x", "Connection: close", *headers, "", ""]
+    return "\r\n".join(lines).encode()
+
+
+@pytest.mark.parametrize(
+    "accept",
+    ["", "*/*", "application/tar+gzip", "application/tar+gzip, application/x-tar;q=0.5", "text/x"],
+)
+async def test_gzip_is_the_default(client, store, transfers, accept):
+    answer = await client.get(f"/data/{a_data(store, transfers)}", headers={"Accept": accept})
+    assert answer.status_code == 200
+    assert answer.headers["content-type"] == "application/tar+gzip"
+    assert "content-length" not in answer.headers
+    assert files_in(gzip.decompress(answer.content)) == HELLO
+    assert [ok for _, ok, _ in transfers.ended] == [True]
+    assert not transfers.open
+
+
+async def test_plain_tar_for_who_asks_for_it(client, store, transfers):
+    answer = await client.get(
+        f"/data/{a_data(store, transfers)}/", headers={"Accept": "application/x-tar"}
+    )
+    assert answer.headers["content-type"] == "application/x-tar"
+    assert files_in(answer.content) == HELLO
+    assert "trailer" not in answer.headers
+
+
+async def test_the_checksum_of_what_was_sent_comes_behind_it(port, store, transfers):
+    head, _, body = (await talk(port, get(a_data(store, transfers)))).partition(b"\r\n\r\n")
+    content, sent, complete = unchunked(body)
+    assert complete
+    assert b"trailer: x-checksum-md5" in head.lower()
+    assert sent == {"x-checksum-md5": hashlib.md5(content).hexdigest()}
+
+
+@pytest.mark.parametrize(
+    "status",
+    [RunStatus.READY, RunStatus.RUNNING, RunStatus.COMPLETING, RunStatus.ABORTING,
+     RunStatus.FAILED],
+)  # fmt: skip
+async def test_unfinished_and_failed_data_can_be_had(client, store, transfers, status):
+    answer = await client.get(f"/data/{a_data(store, transfers, status)}")
+    assert answer.status_code == 200
+
+
+@pytest.mark.parametrize("status", [RunStatus.WAITING, RunStatus.DEACTIVATED])
+async def test_without_a_volume_it_is_too_early(client, store, transfers, status):
+    answer = await client.get(f"/data/{a_data(store, transfers, status)}")
+    assert answer.status_code == 503
+    assert answer.json()["message"]["advice"]
+    assert not transfers.ended
+
+
+@pytest.mark.parametrize("knit_id", [UNKNOWN, "x", "%00", "..%2F..", "%ff" * 30])
+async def test_unknown_data_is_404(client, knit_id):
+    answer = await client.get(f"/data/{knit_id}")
+    assert answer.status_code == 404
+    assert answer.json()["message"]["reason"]
+
+
+async def test_data_that_never_got_content_is_404(client, store, transfers):
+    """Aborted before its volume was made."""
+    answer = await client.get(f"/data/{store.add_run(RunStatus.FAILED).outputs[0].knit_id}")
+    assert answer.status_code == 404
+    assert transfers.ended
+    assert not transfers.open
+
+
+@pytest.mark.parametrize("error", [EngineUnavailable(), BackendUnavailable()])
+async def test_a_door_that_cannot_be_opened_is_503(client, store, transfers, error):
+    transfers.broken = error
+    answer = await client.get(f"/data/{a_data(store, transfers)}")
+    assert answer.status_code == 503
+
+
+async def test_a_failure_before_the_first_byte_is_a_proper_answer(client, store, transfers):
+    knit_id = a_data(store, transfers, files={})
+    transfers.folder(knit_id).mkdir(parents=True)
+    os.mkfifo(transfers.folder(knit_id) / "pipe")
+    answer = await client.get(f"/data/{knit_id}")
+    assert answer.status_code == 500
+    assert "pipe" in answer.json()["message"]["reason"]
+    assert transfers.failures
+
+
+@pytest.mark.parametrize("accept", ["application/x-tar", "application/tar+gzip"])
+async def test_a_failure_in_the_middle_cuts_the_connection(port, store, transfers, accept):
+    knit_id = a_data(store, transfers, files={"a": os.urandom(3 << 20)})
+    os.mkfifo(transfers.folder(knit_id) / "pipe")
+    response = await talk(port, get(knit_id, f"Accept: {accept}"))
+    head, _, body = response.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200 ")
+    content, sent, complete = unchunked(body)
+    assert len(content) > 1 << 20
+    assert not complete
+    assert not sent
+    assert transfers.failures
+    assert not transfers.open
+
+
+async def test_a_client_that_hangs_up_ends_the_transfer(port, store, transfers, tmp_path):
+    knit_id = a_data(store, transfers, files={})
+    large(transfers.folder(knit_id) / "big")
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(get(knit_id, "Accept: application/x-tar"))
+    await reader.read(100_000)
+    writer.transport.abort()
+    await until(lambda: transfers.ended)
+    assert transfers.failures
+    assert not transfers.open
+
+
+async def test_a_client_that_takes_nothing_is_given_up(port, store, transfers, monkeypatch):
+    monkeypatch.setattr(trailers, "LINGER_SECONDS", 0.3)
+    monkeypatch.setattr("knit_api.responses.SILENCE_SECONDS", 0.5)
+    knit_id = a_data(store, transfers, files={})
+    large(transfers.folder(knit_id) / "big")
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(get(knit_id, "Accept: application/x-tar"))
+    await until(lambda: transfers.ended)
+    assert transfers.failures
+    assert transfers.renewals >= 1
+    await asyncio.sleep(0.4)
+    got = b""
+    while piece := await reader.read(1 << 20):
+        got += piece
+    assert len(got) < 64 << 20
+    assert not got.endswith(b"0\r\n\r\n")
+    writer.close()
+
+
+def large(path: Path) -> None:
+    """Far more than all buffers between here and a client, and yet nothing on the disk."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        file.truncate(1 << 30)

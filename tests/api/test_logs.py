@@ -1,0 +1,194 @@
+"""GET /api/runs/{id}/log: what there is, or also what is still being written."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import httpx
+import pytest
+
+from knit_api import logs
+from knit_api.deps import Deps
+from knit_workflows.domain.errors import StoreUnavailable
+from knit_workflows.domain.runs import RunStatus
+from tests.api.fake_store import FakeStore, new_id
+from tests.api.fake_transfers import FakeTransfers
+from tests.api.test_uploads import until
+
+S = RunStatus
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "ASK_SECONDS", 0.05)
+    monkeypatch.setattr(logs, "QUIET_SECONDS", 0.1)
+    monkeypatch.setattr(logs, "QUIET_WHILE_ENDING_SECONDS", 0.6)
+
+
+def a_run(store: FakeStore, transfers: FakeTransfers, status: RunStatus, text: str | None = None):
+    run = store.add_run(status, log=True)
+    folder = transfers.folder(run.log.knit_id)
+    folder.mkdir(parents=True)
+    if text is not None:
+        (folder / "log").write_text(text)
+    return run.summary.run_id, folder
+
+
+@pytest.mark.parametrize("query", ["", "?follow"])
+@pytest.mark.parametrize(
+    ("status", "wanted"),
+    [
+        (S.DEACTIVATED, 503), (S.WAITING, 503), (S.READY, 503), (S.STARTING, 200),
+        (S.RUNNING, 200), (S.COMPLETING, 200), (S.ABORTING, 200), (S.DONE, 200), (S.FAILED, 200),
+        (S.INVALIDATED, 404),
+    ],
+)  # fmt: skip
+async def test_every_status_has_its_answer(client, store, transfers, status, wanted, query):
+    run_id, _ = a_run(store, transfers, status, "so far\n")
+    asking = asyncio.create_task(client.get(f"/runs/{run_id}/log{query}"))
+    await asyncio.sleep(0.05)
+    store.set_status(run_id, S.DONE if wanted == 200 else status)
+    answer = await asking
+    assert answer.status_code == wanted
+    if wanted == 200:
+        assert answer.headers["content-type"] == "application/octet-stream"
+        assert answer.text == "so far\n"
+        assert not transfers.open
+    else:
+        assert answer.json()["message"]["advice"]
+        assert not transfers.ended
+
+
+async def test_a_plan_without_log_and_an_unknown_run_are_404(client, store):
+    run = store.add_run(S.DONE)
+    for run_id in (run.summary.run_id, new_id(), "x"):
+        assert (await client.get(f"/runs/{run_id}/log")).status_code == 404
+
+
+async def test_all_files_of_a_log_data_are_joined_in_order(client, store, transfers):
+    run_id, folder = a_run(store, transfers, S.DONE, "two\n")
+    (folder / "before").write_text("one\n")
+    (folder / "sub").mkdir()
+    (folder / "sub" / "z").write_text("three\n")
+    assert (await client.get(f"/runs/{run_id}/log/")).text == "one\ntwo\nthree\n"
+
+
+async def test_an_empty_log_is_an_empty_answer(client, store, transfers):
+    run_id, _ = a_run(store, transfers, S.DONE)
+    answer = await client.get(f"/runs/{run_id}/log")
+    assert (answer.status_code, answer.content) == (200, b"")
+
+
+async def test_a_run_that_never_had_a_volume_is_404(client, store, transfers):
+    run_id, folder = a_run(store, transfers, S.FAILED)
+    folder.rmdir()
+    assert (await client.get(f"/runs/{run_id}/log")).status_code == 404
+
+
+async def test_following_shows_each_line_as_it_comes_and_ends_with_the_run(port, store, transfers):
+    """The file need not be there yet; what comes at the very end is not lost."""
+    run_id, folder = a_run(store, transfers, S.STARTING)
+    reader, writer = await follow(port, run_id)
+    await reader.readuntil(b"\r\n\r\n")
+    with (folder / "log").open("w") as log:
+        for line in ("one\n", "two\n"):
+            log.write(line)
+            log.flush()
+            assert await asyncio.wait_for(reader.readuntil(line.encode()), 2)
+        store.set_status(run_id, S.RUNNING)
+        await asyncio.sleep(0.2)
+        log.write("last words\n")
+        store.set_status(run_id, S.DONE)
+    rest = await asyncio.wait_for(reader.read(), 5)
+    assert b"last words\n" in rest
+    assert rest.endswith(b"0\r\n\r\n")
+    writer.close()
+    await until(lambda: not transfers.open)
+
+
+async def test_a_stopped_run_may_have_a_last_word(port, store, transfers):
+    run_id, folder = a_run(store, transfers, S.RUNNING, "begun\n")
+    reader, writer = await follow(port, run_id)
+    await reader.readuntil(b"begun\n")
+    store.set_status(run_id, S.COMPLETING)
+    await asyncio.sleep(0.3)
+    with (folder / "log").open("a") as log:
+        log.write("SIGTERM taken\n")
+    await reader.readuntil(b"SIGTERM taken\n")
+    store.set_status(run_id, S.DONE)
+    assert (await asyncio.wait_for(reader.read(), 5)).endswith(b"0\r\n\r\n")
+    writer.close()
+
+
+async def test_following_outlives_a_store_that_is_away(port, store, transfers):
+    run_id, folder = a_run(store, transfers, S.RUNNING, "one\n")
+    reader, writer = await follow(port, run_id)
+    await reader.readuntil(b"one\n")
+    store.broken = StoreUnavailable()
+    await asyncio.sleep(0.2)
+    with (folder / "log").open("a") as log:
+        log.write("two\n")
+    await asyncio.wait_for(reader.readuntil(b"two\n"), 2)
+    store.broken = None
+    store.set_status(run_id, S.FAILED)
+    assert (await asyncio.wait_for(reader.read(), 5)).endswith(b"0\r\n\r\n")
+    writer.close()
+
+
+async def test_a_deleted_run_ends_the_following(port, store, transfers):
+    run_id, _ = a_run(store, transfers, S.RUNNING, "one\n")
+    reader, writer = await follow(port, run_id)
+    await reader.readuntil(b"one\n")
+    del store.runs[run_id]
+    assert (await asyncio.wait_for(reader.read(), 5)).endswith(b"0\r\n\r\n")
+    writer.close()
+
+
+async def test_a_follower_who_leaves_a_silent_run_is_noticed(port, store, transfers):
+    run_id, _ = a_run(store, transfers, S.RUNNING)
+    _, writer = await follow(port, run_id)
+    await until(lambda: transfers.open)
+    writer.transport.abort()
+    await until(lambda: not transfers.open)
+
+
+async def test_followers_do_not_outlive_the_server(port, store, transfers, deps: Deps):
+    run_id, _ = a_run(store, transfers, S.RUNNING, "one\n")
+    reader, writer = await follow(port, run_id)
+    await reader.readuntil(b"one\n")
+    deps.stopping.set()
+    assert (await asyncio.wait_for(reader.read(), 2)).endswith(b"0\r\n\r\n")
+    writer.close()
+
+
+async def test_many_followers_leave_room_for_others(client: httpx.AsyncClient, store, transfers):
+    run_id, _ = a_run(store, transfers, S.RUNNING, "one\n")
+    following = [asyncio.create_task(client.get(f"/runs/{run_id}/log?follow")) for _ in range(50)]
+    await asyncio.sleep(0.3)
+    done_id, _ = a_run(store, transfers, S.DONE, "other\n")
+    answer = await asyncio.wait_for(client.get(f"/runs/{done_id}/log"), 2)
+    assert answer.text == "other\n"
+    store.set_status(run_id, S.DONE)
+    assert {answer.text for answer in await asyncio.gather(*following)} == {"one\n"}
+
+
+async def follow(port: int, run_id: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    request = f"GET /api/runs/{run_id}/log?follow=false HTTP/1.1\r\nHost: x\r\n"
+    writer.write(request.encode() + b"Connection: close\r\n\r\n")
+    return reader, writer
+
+
+async def test_a_link_in_place_of_the_log_is_not_followed(client, store, transfers, tmp_path: Path):
+    run_id, folder = a_run(store, transfers, S.RUNNING)
+    (tmp_path / "secret").write_text("secret")
+    (folder / "log").symlink_to(tmp_path / "secret")
+    asking = asyncio.create_task(client.get(f"/runs/{run_id}/log?follow"))
+    await asyncio.sleep(0.2)
+    store.set_status(run_id, S.DONE)
+    try:
+        answer = await asking
+        assert "secret" not in answer.text
+    except Exception as error:  # the response may be cut
+        assert "secret" not in str(error)

@@ -1,0 +1,149 @@
+"""The API as a process: what it needs to start, how it ends, and how much memory it takes."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+
+MIB = 1 << 20
+SIZE = 300 * MIB
+
+
+def memory_of(pid: int, field: str) -> int:
+    """A figure of a process in MiB: VmRSS (now) or VmHWM (the most so far)."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    found = re.search(rf"^{field}:\s+(\d+) kB", status, re.MULTILINE)
+    assert found
+    return int(found[1]) // 1024
+
+
+@dataclass
+class Api:
+    """A process of the API, its address, and what it logs."""
+
+    process: subprocess.Popen[bytes]
+    log: Path
+    url: str = ""
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def end(self) -> str:
+        """SIGTERM, and wait; gives the log."""
+        self.process.send_signal(signal.SIGTERM)
+        self.process.wait(20)
+        return self.log.read_text()
+
+
+@contextmanager
+def api(folder: Path, *arguments: str, **environment: str) -> Iterator[Api]:
+    """Run `python -m knit_api` on a port of its own choice; it logs into the folder."""
+    command = [sys.executable, "-m", "knit_api", "--port", "0", *arguments]
+    log = folder / "api.log"
+    with (
+        log.open("wb") as output,
+        subprocess.Popen(
+            command, env={**os.environ, "KNIT_LOG_FORMAT": "json", **environment}, stderr=output
+        ) as process,
+    ):
+        one = Api(process, log)
+        try:
+            until = time.monotonic() + 60
+            while not (ready := re.search(r'"api_ready".*"port": (\d+)', log.read_text())):
+                assert process.poll() is None, log.read_text()
+                assert time.monotonic() < until, log.read_text()
+                time.sleep(0.05)
+            one.url = f"http://127.0.0.1:{ready[1]}"
+            yield one
+        finally:
+            if process.poll() is None:
+                process.kill()
+
+
+NOBODY = {
+    "KNIT_STORE__URL": "postgresql://127.0.0.1:1/none",
+    "TEMPORAL_ADDRESS": "127.0.0.1:1",
+}
+
+
+def test_it_starts_and_answers_while_everything_is_away_and_ends_when_told(tmp_path: Path):
+    with (
+        api(tmp_path, **NOBODY) as running,
+        httpx.Client(base_url=running.url, trust_env=False, timeout=30) as client,
+    ):
+        assert client.get("/healthz").status_code == 200
+        for path in ("/api/data", "/readyz", "/api/runs"):
+            answer = client.get(path)
+            assert answer.status_code == 503
+            assert answer.json()["message"]["advice"]
+        assert memory_of(running.pid, "VmRSS") <= 120
+        running.end()
+        assert running.process.returncode in (0, -signal.SIGTERM)
+
+
+def test_it_does_not_listen_where_others_could_come():
+    command = [sys.executable, "-m", "knit_api", "--host", "0.0.0.0", "--port", "0"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert "--insecure-bind" in done.stderr
+
+
+@contextmanager
+def memory_server(folder: Path) -> Iterator[tuple[int, str]]:
+    with subprocess.Popen(
+        [sys.executable, "-m", "tests.api.memory_server", folder],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        port = int(process.stdout.readline())
+        yield process.pid, f"http://127.0.0.1:{port}/api/data"
+        process.communicate("")
+
+
+def archive_pieces(gzipped: bool) -> Iterator[bytes]:
+    """A tar of one large file, as many gzip members if wanted, without holding it."""
+    member = tarfile.TarInfo("big")
+    member.size = SIZE
+    block = random.Random(1).randbytes(MIB // 64) * 64
+    packed = gzip.compress(block, 1) if gzipped else block
+    head, end = member.tobuf(), bytes(1024)
+    yield gzip.compress(head) if gzipped else head
+    for _ in range(SIZE // MIB):
+        yield packed
+    yield gzip.compress(end) if gzipped else end
+
+
+@pytest.mark.parametrize("media_type", ["application/tar+gzip", "application/x-tar"])
+def test_memory_does_not_grow_with_the_data(tmp_path: Path, media_type: str):
+    gzipped = media_type == "application/tar+gzip"
+    with (
+        memory_server(tmp_path) as (pid, url),
+        httpx.Client(trust_env=False, timeout=110) as client,
+    ):
+        assert client.get(url).status_code == 200
+        before = memory_of(pid, "VmHWM")
+        answer = client.post(
+            url, content=archive_pieces(gzipped), headers={"Content-Type": media_type}
+        )
+        assert answer.status_code == 200, answer.text
+        knit_id = answer.json()["knitId"]
+        assert (tmp_path / knit_id / "big").stat().st_size == SIZE
+        with client.stream("GET", f"{url}/{knit_id}", headers={"Accept": media_type}) as download:
+            got = sum(len(piece) for piece in download.iter_raw())
+        assert got > (0 if gzipped else SIZE)
+        assert memory_of(pid, "VmHWM") - before <= 40

@@ -1,0 +1,32 @@
+"""`python -m tests.bench [NAME…]`: all figures, or those of the named benches."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Awaitable, Callable
+
+from tests.bench import engine
+
+BENCHES: dict[str, Callable[[], Awaitable[None]]] = {
+    "latencies": lambda: engine.latencies(100),
+    "chain": lambda: engine.chain(200),
+    "fan-out": lambda: engine.fan_out(1000),
+    "memory": engine.memory,
+}
+
+
+def main() -> None:
+    """Run the benches named on the command line, or all."""
+    wanted = sys.argv[1:] or list(BENCHES)
+    unknown = set(wanted) - set(BENCHES)
+    if unknown:
+        sys.exit(f"no such bench: {', '.join(sorted(unknown))}; there are {', '.join(BENCHES)}")
+    for name in wanted:
+        asyncio.run(BENCHES[name]())
+    sys.stdout.flush()
+    os._exit(0)
+
+
+main()

@@ -1,0 +1,146 @@
+"""What the engine costs: latency at both ends of a Run, chains, fan-out, memory."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+
+from knit_workflows.domain.ids import PlanId, RunId
+from knit_workflows.domain.runs import RunQuery, RunStatus
+from knit_workflows.domain.tags import Tag
+from tests.bench import bare
+from tests.bench.figures import figure, percentile
+from tests.bench.stack import Stack, stack
+
+DATASET = Tag("type", "dataset")
+
+
+def _plan(image: str, before: str, after: str, **more: object) -> dict[str, object]:
+    return {
+        "image": image,
+        "inputs": [{"path": "/in", "tags": [before]}],
+        "outputs": [{"path": "/out", "tags": [after]}],
+        **more,
+    }
+
+
+async def latencies(samples: int) -> None:
+    """Commit of the last input → process created; container exit → lineage committed."""
+    with tempfile.TemporaryDirectory(prefix="knit-local-") as folder:
+        settings = {"KNIT_COMPUTE__KIND": "local", "KNIT_COMPUTE__LOCAL__STATE": folder}
+        async with stack(settings) as knit:
+            clock = ["sh", "-c", "date +%s.%N > /out/begun; date +%s.%N > /out/ended"]
+            plan = _plan("host/sh:1", str(DATASET), "type:times", entrypoint=clock)
+            plan_id = await knit.apply(plan)
+            before, after = [], []
+            async with knit.endings() as endings:
+                for number in range(samples + 5):
+                    knit_id = await knit.commit_data(DATASET)
+                    committed = time.time()
+                    run_id, seen = await _ended(knit, endings, plan_id, knit_id)
+                    times = await _times(knit, run_id, Path(folder))
+                    if number >= 5:  # the first ones warm the worker up
+                        before.append((times["begun"] - committed) * 1000)
+                        after.append((seen - times["ended"]) * 1000)
+    for name, values, target in (
+        ("commit of the last input to process created", before, "p50 <= 60, p99 <= 250"),
+        ("container exit to lineage committed", after, "p99 <= 300"),
+    ):
+        figure(
+            name,
+            percentile(values, 0.5),
+            "ms",
+            target,
+            p99=round(percentile(values, 0.99), 1),
+            samples=len(values),
+            back_end="local",
+        )
+
+
+async def _ended(
+    knit: Stack, endings: object, plan_id: PlanId, knit_id: str
+) -> tuple[RunId, float]:
+    query = RunQuery(plan_ids=frozenset({plan_id}), input_knit_ids=frozenset({knit_id}))
+    async for run_id in endings:  # type: ignore[attr-defined]
+        seen = time.time()
+        run = await knit.store.run(run_id)
+        if run.summary.status is RunStatus.DONE and run.inputs and run.inputs[0].knit_id == knit_id:
+            return run_id, seen
+    raise AssertionError(f"no Run of {query}")
+
+
+async def _times(knit: Stack, run_id: RunId, folder: Path) -> dict[str, float]:
+    run = await knit.store.run(run_id)
+    volume = folder / "volumes" / f"data-knitid-{run.outputs[0].knit_id}"
+    return {name: float((volume / name).read_text()) for name in ("begun", "ended")}
+
+
+async def chain(length: int) -> None:
+    """Seconds per Run in a chain, no-op executor; beside as many no-op activities in a row."""
+    async with stack({"KNIT_COMPUTE__KIND": "memory"}) as knit:
+        for step in range(length):
+            await knit.apply(_plan("example/step:1", f"step:{step}", f"step:{step + 1}"))
+        await _settle(knit)
+        begun = time.perf_counter()
+        await knit.commit_data(Tag("step", "0"))
+        await _all_done(knit, length)
+        took = time.perf_counter() - begun
+        baseline = await bare.one_after_the_other(knit.temporal, 3 * length)
+    figure(
+        f"chain of {length} Runs",
+        took / length,
+        "s per Run",
+        "<= 0.15",
+        baseline=round(baseline / length, 3),
+        baseline_is="a bare workflow with three no-op activities per Run",
+    )
+
+
+async def fan_out(width: int) -> None:
+    """Runs per second when a Plan finds many Data; beside bare workflows with one activity."""
+    async with stack({"KNIT_COMPUTE__KIND": "memory"}) as knit:
+        baseline = width / await bare.side_by_side(knit.temporal, width)
+        for _ in range(width):
+            await knit.commit_data(DATASET)
+        await _settle(knit)
+        begun = time.perf_counter()
+        await knit.apply(_plan("example/fan:1", str(DATASET), "type:model"))
+        await _all_done(knit, width)
+        rate = width / (time.perf_counter() - begun)
+    figure(
+        f"fan-out of {width} Runs",
+        rate,
+        "Runs/s",
+        ">= 60 % of the baseline",
+        baseline=round(baseline, 1),
+        ratio=round(rate / baseline, 2),
+        baseline_is="bare workflows with one no-op activity, per second",
+    )
+
+
+async def _settle(knit: Stack) -> None:
+    """Wait until the Projector has nothing left to do."""
+    while await knit.scalar("select count(*) from outbox"):
+        await asyncio.sleep(0.1)
+
+
+async def _all_done(knit: Stack, count: int) -> None:
+    """Wait until so many Runs (uploads not counted) are done, seldom enough not to disturb."""
+    done = "select count(*) from run where status = 'done' and exists "
+    inputs = "(select 1 from run_input where run_input.run_id = run.run_id)"
+    while await knit.scalar(done + inputs) < count:
+        await asyncio.sleep(0.1)
+
+
+async def memory() -> None:
+    """Resident memory of an idle worker (all roles, local back-end)."""
+    with tempfile.TemporaryDirectory(prefix="knit-local-") as folder:
+        settings = {"KNIT_COMPUTE__KIND": "local", "KNIT_COMPUTE__LOCAL__STATE": folder}
+        async with stack(settings) as knit:
+            await asyncio.sleep(5)
+            resident = psutil.Process(knit.worker.pid).memory_info().rss / 2**20
+    figure("worker idle", resident, "MiB", "<= 160", back_end="local")

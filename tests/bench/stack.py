@@ -1,0 +1,105 @@
+"""The servers and the worker process that benches run against."""
+
+from __future__ import annotations
+
+import tempfile
+import uuid
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import psycopg
+from pydantic import SecretStr
+from temporalio.client import Client
+
+from knit_workflows import names
+from knit_workflows.client import KnitClient
+from knit_workflows.domain.data import TagChange
+from knit_workflows.domain.ids import KnitId, PlanId, RunId
+from knit_workflows.domain.plan_rules import parse_plan
+from knit_workflows.domain.ports import RunKey
+from knit_workflows.domain.runs import RunStatus
+from knit_workflows.domain.tags import Tag
+from knit_workflows.settings import QueueSettings, StoreSettings
+from knit_workflows.store import PostgresStore, migrate
+from knit_workflows.testing import embedded_postgres, temporal
+from tests.processes import WorkerProcess
+
+
+@dataclass
+class Stack:
+    """Everything of one bench; the worker is a process of its own."""
+
+    temporal: Client
+    store: PostgresStore
+    url: str
+    worker: WorkerProcess
+    knit: KnitClient
+
+    async def commit_data(self, *tags: Tag) -> KnitId:
+        """Make a done Data with these tags by the store alone: what the end of an upload does."""
+        run_id, knit_id = RunId(str(uuid.uuid4())), KnitId(str(uuid.uuid4()))
+        transfer_id = uuid.uuid4().hex
+        await self.store.begin_upload(transfer_id, run_id, knit_id)
+        await self.store.change_tags(knit_id, TagChange(add=frozenset(tags)))
+        await self.store.closed(transfer_id)
+        key = RunKey(run_id, 1)
+        await self.store.advance(key, RunStatus.COMPLETING, cause="bench")
+        await self.store.finalize(key, cause="bench")
+        return knit_id
+
+    async def apply(self, document: Mapping[str, object]) -> PlanId:
+        """Register a Plan; gives its id."""
+        plan = await self.store.register_plan(parse_plan(document), new_runs_limit=None)
+        return plan.summary.plan_id
+
+    async def scalar(self, statement: str) -> int:
+        """Give the one number that a query finds."""
+        async with await psycopg.AsyncConnection.connect(self.url) as connection:
+            row = await (await connection.execute(statement)).fetchone()
+        assert row is not None
+        return int(row[0])
+
+    @asynccontextmanager
+    async def endings(self) -> AsyncIterator[AsyncIterator[RunId]]:
+        """Give the ids of Runs that change their status, as their commits become visible."""
+        async with await psycopg.AsyncConnection.connect(self.url, autocommit=True) as connection:
+            await connection.execute(f"LISTEN {names.RUN_CHANNEL}")
+
+            async def stream() -> AsyncIterator[RunId]:
+                async for notice in connection.notifies():
+                    yield RunId(notice.payload)
+
+            yield stream()
+
+
+@asynccontextmanager
+async def stack(environment: Mapping[str, str]) -> AsyncIterator[Stack]:
+    """Start PostgreSQL, Temporal on a file, and one worker process with these settings."""
+    with tempfile.TemporaryDirectory(prefix="knit-bench-") as folder, embedded_postgres() as server:
+        url = server.url(f"bench_{uuid.uuid4().hex}")
+        await migrate(url)
+        async with temporal(database=Path(folder) / "temporal.db") as client:
+            store = PostgresStore(StoreSettings(url=SecretStr(url)))
+            worker = WorkerProcess(
+                {
+                    "KNIT_STORE__URL": url,
+                    "KNIT_QUEUES__COMPUTE": "knit",
+                    "TEMPORAL_ADDRESS": client.service_client.config.target_host,
+                    **environment,
+                },
+                Path(folder),
+            )
+            worker.start()
+            try:
+                await worker.ready()
+                await store.open()
+                knit = KnitClient(
+                    client, lease=timedelta(seconds=60), queues=QueueSettings(compute="knit")
+                )
+                yield Stack(client, store, url, worker, knit)
+            finally:
+                await store.aclose()
+                worker.end()

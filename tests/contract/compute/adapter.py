@@ -1,0 +1,115 @@
+"""What the compute contract suite needs of a back-end under test, besides the contract itself."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
+from datetime import timedelta
+from enum import Enum, auto
+from pathlib import Path
+from types import MappingProxyType
+from typing import ClassVar
+from urllib.parse import unquote, urlsplit
+
+import pytest
+
+from knit_workflows.compute.base import ComputeBackend, Endpoint, RunPod, Transfer, Volume
+
+
+class Ability(Enum):
+    """What not every back-end can do; an adapter that lacks one says why the tests skip."""
+
+    READ_ONLY_INPUTS = auto()
+    """The container cannot write to its inputs."""
+    IMAGES = auto()
+    """There is such a thing as an image that is missing."""
+    MEMORY_LIMIT = auto()
+    """A container that uses more memory than its `memory` is killed."""
+    TELLS_MEMORY = auto()
+    """That this was the reason is told."""
+    GRACE = auto()
+    """A stopped container gets SIGTERM first."""
+    OUTLIVES = auto()
+    """Another backend object, in another process, finds what this one has started."""
+
+
+class ComputeAdapter(ABC):
+    """A back-end, opened, and ways around it to look at its volumes.
+
+    An adapter is opened once per test module and used by many tests, which take fresh names.
+    """
+
+    image: ClassVar[str] = "knit/contract:1"
+    """An image with a POSIX `sh` and the usual small commands."""
+    missing_image: ClassVar[str] = ""
+    """An image that is nowhere (with Ability.IMAGES)."""
+    patience: ClassVar[timedelta] = timedelta(seconds=20)
+    """The time in which a pod starts, or ends, or goes away, even on a busy machine."""
+    kills: ClassVar[int] = 40
+    """How many launches are killed at different lines."""
+    lacks: Mapping[Ability, str] = MappingProxyType({})
+    """Why which tests are skipped."""
+
+    @property
+    @abstractmethod
+    def backend(self) -> ComputeBackend:
+        """The back-end under test."""
+
+    @abstractmethod
+    def another(self) -> AbstractAsyncContextManager[ComputeBackend]:
+        """A second object on the same state, as a new process has it (with Ability.OUTLIVES)."""
+
+    @abstractmethod
+    async def write_volume(self, volume: Volume, files: Mapping[str, bytes]) -> None:
+        """Put files into an existing volume, past the back-end."""
+
+    @abstractmethod
+    async def read_volume(self, volume: Volume) -> dict[str, bytes]:
+        """Read all files of a volume by relative path, past the back-end."""
+
+    async def send(
+        self, endpoint: Endpoint, transfer: Transfer, files: Mapping[str, bytes]
+    ) -> None:
+        """Write files through the open door of a transfer."""
+        write_folder(_folder(endpoint), files)
+
+    async def receive(self, endpoint: Endpoint, transfer: Transfer) -> dict[str, bytes]:
+        """Read all files through the open door of a transfer."""
+        return read_folder(_folder(endpoint))
+
+    async def starts(self, pod: RunPod) -> int:
+        """How often a pod was started that writes a line into `starts` of its first output."""
+        return (await self.read_volume(pod.outputs[0].volume)).get("starts", b"").count(b"\n")
+
+    def crash_recipe(self) -> dict[str, object] | None:
+        """How `crashing_launch.py` builds this back-end in a process to be killed; None: cannot."""
+        return None
+
+    def need(self, ability: Ability) -> None:
+        """Skip the running test, with the reason, when the back-end lacks the ability."""
+        if ability in self.lacks:
+            pytest.skip(self.lacks[ability])
+
+
+def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write files by relative path."""
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+
+
+def read_folder(folder: Path) -> dict[str, bytes]:
+    """Read all files by relative path."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def _folder(endpoint: Endpoint) -> Path:
+    parts = urlsplit(endpoint.url)
+    assert parts.scheme == "file"
+    return Path(unquote(parts.path))

@@ -1,0 +1,172 @@
+"""The Kubernetes back-end under the contract suite: a namespace of its own in a real cluster."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import subprocess
+import sys
+import tarfile
+import uuid
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, ClassVar
+
+import httpx
+import pytest
+from kubernetes.aio import client, config
+
+from knit_workflows import names
+from knit_workflows.compute.base import ComputeBackend, Endpoint, RunPod, Transfer, Volume
+from knit_workflows.compute.kubernetes import KubernetesBackend, KubernetesSettings
+from tests.contract.compute.adapter import ComputeAdapter, read_folder, write_folder
+
+_UP = Path(__file__).parents[2] / "cluster" / "up.py"
+
+
+class KubernetesAdapter(ComputeAdapter):
+    """Run pods on a node; volumes are looked at in the node's own file system, which is ours."""
+
+    # Containers start and end in whole seconds here, and other builds may take the processors.
+    patience: ClassVar[timedelta] = timedelta(seconds=90)
+
+    def __init__(self, settings: KubernetesSettings, cluster: Cluster) -> None:
+        self._settings = settings
+        self._cluster = cluster
+        self._backend = KubernetesBackend(settings)
+
+    @property
+    def backend(self) -> KubernetesBackend:
+        """The back-end under test."""
+        return self._backend
+
+    @property
+    def cluster(self) -> Cluster:
+        """The cluster, to act behind the back-end's back."""
+        return self._cluster
+
+    @asynccontextmanager
+    async def another(self) -> AsyncIterator[ComputeBackend]:
+        """Give a second object on the same namespace."""
+        backend = KubernetesBackend(self._settings)
+        await backend.open()
+        try:
+            yield backend
+        finally:
+            await backend.aclose()
+
+    async def write_volume(self, volume: Volume, files: Mapping[str, bytes]) -> None:
+        """Write to the folder behind the claim."""
+        folder = await self._cluster.folder(volume)
+        await asyncio.to_thread(write_folder, folder, files)
+
+    async def read_volume(self, volume: Volume) -> dict[str, bytes]:
+        """Read the folder behind the claim."""
+        folder = await self._cluster.folder(volume)
+        return await asyncio.to_thread(read_folder, folder)
+
+    async def send(
+        self, endpoint: Endpoint, transfer: Transfer, files: Mapping[str, bytes]
+    ) -> None:
+        """Post a tar archive to the transfer pod."""
+        content = io.BytesIO()
+        with tarfile.open(fileobj=content, mode="w") as archive:
+            for name, text in files.items():
+                member = tarfile.TarInfo(name)
+                member.size = len(text)
+                archive.addfile(member, io.BytesIO(text))
+        async with _to(transfer) as http:
+            (await http.post(endpoint.url, content=content.getvalue())).raise_for_status()
+
+    async def receive(self, endpoint: Endpoint, transfer: Transfer) -> dict[str, bytes]:
+        """Get a tar archive from the transfer pod."""
+        async with _to(transfer) as http:
+            answer = (await http.get(endpoint.url)).raise_for_status()
+        with tarfile.open(fileobj=io.BytesIO(answer.content)) as archive:
+            members = {each.name: archive.extractfile(each) for each in archive}
+        return {name.removeprefix("./"): f.read() for name, f in members.items() if f is not None}
+
+
+def _to(transfer: Transfer) -> httpx.AsyncClient:
+    headers = {"Authorization": f"Bearer {transfer.token}"}
+    return httpx.AsyncClient(headers=headers, trust_env=False, timeout=30)
+
+
+class Cluster:
+    """The cluster seen past the back-end: its namespaces, and the folders behind its claims."""
+
+    def __init__(self, api: Any, namespace: str) -> None:
+        self._core = client.CoreV1Api(api)
+        self._namespace = namespace
+
+    async def create(self, standard: str) -> None:
+        """Make the namespace, closed to pods below a Pod Security Standard."""
+        enforced = {"pod-security.kubernetes.io/enforce": standard}
+        about = client.V1ObjectMeta(name=self._namespace, labels=enforced)
+        await self._core.create_namespace(client.V1Namespace(metadata=about))
+
+    async def remove(self) -> None:
+        """Have the namespace removed, with all that is in it; this is not waited for."""
+        await self._core.delete_namespace(self._namespace)
+
+    async def delete_pod(self, pod: RunPod) -> None:
+        """Delete a run pod as an operator or an eviction would, with the pod's own grace."""
+        mine = f"{names.LABEL_RUN}={pod.run_id}"
+        await self._core.delete_collection_namespaced_pod(self._namespace, label_selector=mine)
+
+    async def delete_secret(self, name: str) -> None:
+        """Delete a Secret."""
+        await self._core.delete_namespaced_secret(name, self._namespace)
+
+    async def folder(self, volume: Volume) -> Path:
+        """Give the folder of a bound claim; skip where it is not on this machine."""
+        claims = self._core.read_namespaced_persistent_volume_claim
+        async with asyncio.timeout(KubernetesAdapter.patience.total_seconds()):
+            while (claim := await claims(volume.name, self._namespace)).status.phase != "Bound":
+                await asyncio.sleep(0.05)
+        spec = (await self._core.read_persistent_volume(claim.spec.volume_name)).spec
+        source = spec.host_path or spec.local
+        if source is None or not Path(source.path).is_dir():
+            pytest.skip("the cluster's volumes are not on this machine")
+        return Path(source.path)
+
+
+@asynccontextmanager
+async def kubernetes_adapter(
+    folder: Path | None = None, **changed: Any
+) -> AsyncIterator[KubernetesAdapter]:
+    """Give the adapter on a fresh namespace; skip with the reason when there is no cluster.
+
+    `changed` are settings other than the default; `folder` is for other adapters.
+    """
+    done = await asyncio.to_thread(
+        subprocess.run, [sys.executable, str(_UP)], capture_output=True, text=True
+    )
+    if done.returncode != 0:
+        pytest.skip((done.stderr.strip() or "tests/cluster/up.py failed").splitlines()[-1])
+    found = json.loads(done.stdout)
+    if "knit" not in found["images"]:
+        pytest.skip("the cluster has no registry for the tests' images")
+    KubernetesAdapter.image = found["images"]["busybox"]
+    KubernetesAdapter.missing_image = f"{found['registry']}/knit-contract/never-made:1"
+    settings = KubernetesSettings(
+        kubeconfig=Path(found["kubeconfig"]),
+        kube_namespace=f"knit-contract-{uuid.uuid4().hex[:8]}",
+        pod_image=found["images"]["knit"],
+        **changed,
+    )
+    api = await config.new_client_from_config(found["kubeconfig"], persist_config=False)
+    cluster = Cluster(api, settings.kube_namespace)
+    async with api:
+        await cluster.create("restricted" if settings.restricted else "baseline")
+        try:
+            adapter = KubernetesAdapter(settings, cluster)
+            await adapter.backend.open()
+            await adapter.backend.ensure_prerequisites()
+            yield adapter
+            await adapter.backend.aclose()
+        finally:
+            await cluster.remove()

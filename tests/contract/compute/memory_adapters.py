@@ -1,0 +1,132 @@
+"""The in-memory back-end under the contract suite: pods are shell commands of this machine."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from pathlib import Path
+from types import MappingProxyType
+
+from knit_workflows.compute.base import ComputeBackend, RunPod, Volume
+from knit_workflows.compute.memory import MemoryBackend
+from knit_workflows.domain.runs import SUCCEEDED, Exit
+from tests.contract.compute.adapter import Ability, ComputeAdapter, read_folder, write_folder
+
+_NO_SANDBOX = "the memory back-end does not isolate what it runs"
+
+
+class MemoryAdapter(ComputeAdapter):
+    """Nothing outlives the object."""
+
+    lacks: Mapping[Ability, str] = MappingProxyType(
+        {
+            Ability.READ_ONLY_INPUTS: _NO_SANDBOX,
+            Ability.MEMORY_LIMIT: _NO_SANDBOX,
+            Ability.IMAGES: "the memory back-end has no images",
+            Ability.GRACE: "the memory back-end cancels what it runs",
+            Ability.OUTLIVES: "the memory back-end without a journal ends with its process",
+        }
+    )
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._backend = self.make()
+
+    def make(self) -> MemoryBackend:
+        """Build a back-end object."""
+        shell = Shell()
+        shell.backend = backend = MemoryBackend(shell.run, folder=self._folder)
+        return backend
+
+    @property
+    def backend(self) -> ComputeBackend:
+        """The back-end under test."""
+        return self._backend
+
+    def another(self) -> AbstractAsyncContextManager[ComputeBackend]:
+        """There is none."""
+        raise AssertionError("see `lacks`")
+
+    async def write_volume(self, volume: Volume, files: Mapping[str, bytes]) -> None:
+        """Write to the volume's folder."""
+        write_folder(self._backend.folder(volume), files)
+
+    async def read_volume(self, volume: Volume) -> dict[str, bytes]:
+        """Read the volume's folder."""
+        return read_folder(self._backend.folder(volume))
+
+
+class MemoryJournalAdapter(MemoryAdapter):
+    """A journal outlives the object."""
+
+    lacks: Mapping[Ability, str] = MappingProxyType(
+        {
+            ability: why
+            for ability, why in MemoryAdapter.lacks.items()
+            if ability != Ability.OUTLIVES
+        }
+    )
+
+    def make(self) -> MemoryBackend:
+        """Build a back-end object on the journal."""
+        shell = Shell()
+        shell.backend = backend = MemoryBackend(shell.run, journal=self._folder)
+        return backend
+
+    @asynccontextmanager
+    async def another(self) -> AsyncIterator[ComputeBackend]:
+        """Give a second object on the journal."""
+        backend = self.make()
+        await backend.open()
+        try:
+            yield backend
+        finally:
+            await backend.aclose()
+
+    async def starts(self, pod: RunPod) -> int:
+        """As the journal has it."""
+        return self._backend.launches.count(pod.name)
+
+    def crash_recipe(self) -> dict[str, object] | None:
+        """Pods of the killed process end at once; those that have not are run by this one."""
+        return {"kind": "memory", "journal": str(self._folder)}
+
+
+class Shell:
+    """A behaviour that runs a pod's command here, its mountpoints replaced by folders."""
+
+    backend: MemoryBackend
+
+    async def run(self, pod: RunPod) -> Exit:
+        """Run the command to its end; cancelled, kill it with all its children."""
+        log = self.backend.folder(pod.log) / "log" if pod.log else Path(os.devnull)
+        words = [self._localized(pod, word) for word in (*pod.entrypoint, *pod.args)]
+        with log.open("ab") as output:
+            try:
+                process = await asyncio.create_subprocess_exec(
+                    *words,
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=output,
+                    start_new_session=True,
+                    env={"PATH": os.defpath, **pod.env},
+                )
+            except FileNotFoundError as error:
+                return Exit(127, f"(container main) {error}")
+        try:
+            code = await process.wait()
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            await process.wait()
+        if code < 0:
+            return Exit(128 - code, f"(container main) killed by {signal.Signals(-code).name}")
+        return Exit(code, "(container main) Error") if code else SUCCEEDED
+
+    def _localized(self, pod: RunPod, word: str) -> str:
+        for mount in (*pod.inputs, *pod.outputs):
+            word = word.replace(mount.path, str(self.backend.folder(mount.volume)))
+        return word

@@ -1,0 +1,137 @@
+"""Short ways to make Plans, Data and Runs in a store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Any
+from uuid import uuid4
+
+import psycopg
+from psycopg.rows import dict_row
+
+from knit_workflows.domain.data import TagChange
+from knit_workflows.domain.ids import KnitId, PlanId, RunId
+from knit_workflows.domain.plans import Image, PlanInput, PlanOutput, PlanSpec, Requirement
+from knit_workflows.domain.ports import AdmissionLimits, RunKey
+from knit_workflows.domain.runs import Exit, RunStatus
+from knit_workflows.domain.tags import KEY_ID, KEY_TIMESTAMP, Tag, parse_instant, parse_tag
+from knit_workflows.store import PostgresStore
+
+Wishes = Mapping[str, str]
+"""Path → tags, written as in `type:dataset project:demo`."""
+
+
+def tags(text: str) -> frozenset[Tag]:
+    return frozenset(parse_tag(one) for one in text.split())
+
+
+def requirement(text: str) -> Requirement:
+    """Read tags of an input; `knit#id` and `knit#timestamp` become pins."""
+    pins = {tag.key: tag.value for tag in tags(text) if tag.is_system}
+    instant = pins.get(KEY_TIMESTAMP)
+    return Requirement(
+        frozenset(tag for tag in tags(text) if not tag.is_system),
+        pins.get(KEY_ID),
+        None if instant is None else parse_instant(instant),
+    )
+
+
+def spec(
+    inputs: Wishes,
+    outputs: Wishes | None = None,
+    *,
+    log: str | None = None,
+    image: str = "demo:1",
+    **more: Any,
+) -> PlanSpec:
+    repository, image_tag = image.split(":")
+    return PlanSpec(
+        image=Image(repository, image_tag),
+        inputs=tuple(PlanInput(path, requirement(text)) for path, text in sorted(inputs.items())),
+        outputs=tuple(
+            PlanOutput(path, tags(text)) for path, text in sorted((outputs or {}).items())
+        ),
+        log=None if log is None else tags(log),
+        resources={"cpu": "1", "memory": "1Gi"},
+        **more,
+    )
+
+
+async def register(store: PostgresStore, plan: PlanSpec) -> PlanId:
+    return (await store.register_plan(plan, new_runs_limit=None)).summary.plan_id
+
+
+async def begin(store: PostgresStore) -> tuple[RunKey, KnitId]:
+    """Begin an upload; its Run is running."""
+    run_id, knit_id = RunId(str(uuid4())), KnitId(str(uuid4()))
+    await store.begin_upload(f"transfer-{knit_id}", run_id, knit_id)
+    return RunKey(run_id, 1), knit_id
+
+
+async def upload(store: PostgresStore, text: str = "") -> KnitId:
+    """Upload a Data with these tags; its Run is done."""
+    key, knit_id = await begin(store)
+    if text:
+        await store.change_tags(knit_id, TagChange(add=tags(text)))
+    await end(store, key)
+    return knit_id
+
+
+async def end(store: PostgresStore, key: RunKey, *, fail: bool = False) -> RunStatus:
+    """Bring a Run to its end from wherever it is."""
+    if fail:
+        await store.advance(key, RunStatus.ABORTING, cause="test", exit=Exit(1, "broken"))
+    else:
+        await store.advance(key, RunStatus.READY, cause="test")
+        await store.advance(key, RunStatus.COMPLETING, cause="test", exit=Exit(0, ""))
+    return await store.finalize(key, cause="test")
+
+
+async def drain(store: PostgresStore, *, page_size: int = 100) -> int:
+    """Project until no event is left; gives how many Runs were made."""
+    made = 0
+    while (step := await store.project(page_size=page_size)) is not None:
+        made += step.created
+    return made
+
+
+async def admit_all(store: PostgresStore) -> list[RunKey]:
+    """Admit everything that waits and say that it was started."""
+    keys = [one.key for one in await store.admit(AdmissionLimits(total=1_000_000))]
+    await store.started(keys)
+    return keys
+
+
+def fetch(url: str, query: str, *parameters: Any) -> list[dict[str, Any]]:
+    """Look into the database behind the store's back."""
+    with psycopg.connect(url, row_factory=dict_row) as connection:
+        cursor = connection.execute(query.encode(), parameters)
+        return cursor.fetchall() if cursor.description else []
+
+
+def runs_in(url: str) -> dict[tuple[str, tuple[str, ...]], str]:
+    """Give all projected Runs: (Plan, Data by position) → status. Fails on doubles."""
+    found: dict[tuple[str, tuple[str, ...]], str] = {}
+    rows = fetch(
+        url,
+        """SELECT r.plan_id::text, r.status,
+                  array_agg(ri.knit_id::text ORDER BY i.position) AS knit_ids
+             FROM run r JOIN run_input ri USING (run_id) JOIN plan_input i USING (input_id)
+            GROUP BY r.run_id""",
+    )
+    for row in rows:
+        run = (row["plan_id"], tuple(row["knit_ids"]))
+        assert run not in found, f"twice: {run}"
+        found[run] = row["status"]
+    return found
+
+
+def only(items: Iterable[Any]) -> Any:
+    (item,) = items
+    return item
+
+
+def millis(instant: datetime) -> bool:
+    """Say whether an instant is a whole number of milliseconds."""
+    return instant.microsecond % 1000 == 0

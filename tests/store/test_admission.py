@@ -1,0 +1,338 @@
+"""Which Runs may start, which have, and stops on their way."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+
+import pytest
+
+from knit_workflows.domain.errors import IllegalMove, PlanNotFound, Superseded
+from knit_workflows.domain.ids import PlanId
+from knit_workflows.domain.ports import AdmissionLimits, RunKey
+from knit_workflows.domain.runs import Exit, RunStatus
+from knit_workflows.store import PostgresStore
+from tests.store.build import (
+    admit_all,
+    begin,
+    drain,
+    end,
+    fetch,
+    only,
+    register,
+    runs_in,
+    spec,
+    upload,
+)
+
+S = RunStatus
+MANY = AdmissionLimits(total=1000)
+
+
+async def waiting(store: PostgresStore, count: int, *, image: str = "demo:1") -> PlanId:
+    """Make a Plan with `count` waiting Runs."""
+    plan = await register(store, spec({"/a": f"k:{image}"}, image=image))
+    for _ in range(count):
+        await upload(store, f"k:{image}")
+    await drain(store)
+    return plan
+
+
+async def admit(store: PostgresStore, total: int, per_plan: int | None = None) -> list[RunKey]:
+    return [one.key for one in await store.admit(AdmissionLimits(total, per_plan))]
+
+
+async def test_admitted_runs_are_given_until_they_are_started(store: PostgresStore) -> None:
+    plan = await waiting(store, 2)
+    first = await store.admit(MANY)
+    assert len(first) == 2
+    assert {one.plan_id for one in first} == {plan}
+    assert {one.image for one in first} == {"demo:1"}
+    assert all(len(one.input_ids) == 1 for one in first)
+    assert await store.admit(MANY) == first
+    await store.started([first[0].key])
+    assert await store.admit(MANY) == first[1:]
+    await store.started([one.key for one in first])
+    assert await store.admit(MANY) == []
+
+
+async def test_no_more_than_the_limit_are_under_way(store: PostgresStore) -> None:
+    await waiting(store, 5)
+    first = await admit(store, 3)
+    assert len(first) == 3
+    await store.started(first)
+    assert await admit(store, 3) == []
+    await end(store, first[0])
+    second = await admit(store, 3)
+    assert len(second) == 1
+    assert await admit(store, 1) == second
+
+
+async def test_the_limit_per_plan(store: PostgresStore) -> None:
+    one = await waiting(store, 4, image="one:1")
+    two = await waiting(store, 3, image="two:1")
+    first = await store.admit(AdmissionLimits(total=10, per_plan=2))
+    assert sorted(run.plan_id for run in first) == sorted([one, one, two, two])
+    assert await store.admit(AdmissionLimits(total=10, per_plan=2)) == first
+    assert len(await store.admit(AdmissionLimits(total=5, per_plan=3))) == 5
+    assert len(await store.admit(AdmissionLimits(total=10, per_plan=3))) == 6
+
+
+async def test_higher_priority_then_older_first(store: PostgresStore, url: str) -> None:
+    await waiting(store, 5)
+    ids = [
+        row["run_id"]
+        for row in fetch(
+            url, "SELECT run_id::text FROM run WHERE status = 'waiting' ORDER BY run_id"
+        )
+    ]
+    for place, run_id in enumerate(ids):
+        fetch(
+            url,
+            "UPDATE run SET priority = %s, created_at = now() + %s * interval '1s'"
+            " WHERE run_id = %s",
+            int(place == 4), -place, run_id,
+        )  # fmt: skip
+    for per_plan in (None, 100):
+        order = [one.run_id for one in await admit(store, 2, per_plan)]
+        assert order == [ids[4], ids[3]]
+    assert [one.run_id for one in await admit(store, 9)] == [ids[i] for i in (4, 3, 2, 1, 0)]
+
+
+async def test_uploads_are_neither_admitted_nor_counted(store: PostgresStore) -> None:
+    await begin(store)
+    await waiting(store, 1)
+    assert len(await admit(store, 1)) == 1
+
+
+async def test_processes_that_admit_at_once_keep_the_limit(store: PostgresStore) -> None:
+    await waiting(store, 20)
+    answers = await asyncio.gather(*(admit(store, 7) for _ in range(8)))
+    assert len({key for answer in answers for key in answer}) == 7
+
+
+async def test_a_stop_before_admission_is_finished_without_a_workflow(
+    store: PostgresStore, url: str
+) -> None:
+    await waiting(store, 1)
+    run_id = only(fetch(url, "SELECT run_id::text FROM run WHERE status = 'waiting'"))["run_id"]
+    detail = await store.stop(run_id, fail=True)
+    assert detail.summary.status is S.ABORTING
+    assert detail.summary.exit == Exit(253, "aborted by user")
+    assert fetch(url, "SELECT * FROM outbox") == []
+    assert await admit(store, 9) == []
+    assert await store.finish_unstarted() == 1
+    assert await store.finish_unstarted() == 0
+    assert (await store.run(run_id)).summary.status is S.FAILED
+    statuses = [one.to_status for one in await store.run_events(run_id)]
+    assert statuses == [S.WAITING, S.ABORTING, S.FAILED]
+
+
+async def test_a_stop_after_admission_waits_for_the_workflow(store: PostgresStore) -> None:
+    await waiting(store, 1)
+    key = only(await admit(store, 9))
+    await store.stop(key.run_id, fail=True)
+    assert await store.finish_unstarted() == 0
+    assert await store.stop_orders() == []
+    assert await admit(store, 9) == [key]
+    await store.started([key])
+    order = only(await store.stop_orders())
+    assert (order.key, order.fail) == (key, True)
+    await store.close_event(order.event_id)
+    await store.close_event(order.event_id)
+    assert await store.stop_orders() == []
+
+
+async def test_stop_orders_come_oldest_first_and_only_while_they_mean_something(
+    store: PostgresStore, url: str
+) -> None:
+    await waiting(store, 3)
+    keys = await admit_all(store)
+    for key in keys:
+        await store.advance(key, S.READY, cause="x")
+        await store.stop(key.run_id, fail=False)
+    orders = await store.stop_orders()
+    assert [one.key for one in orders] == keys
+    assert not any(one.fail for one in orders)
+    await store.finalize(keys[0], cause="x")
+    fetch(url, "UPDATE run SET generation = 2 WHERE run_id = %s", keys[1].run_id)
+    assert [one.key for one in await store.stop_orders()] == [keys[2]]
+    assert len(fetch(url, "SELECT * FROM outbox WHERE kind = 'stop_run'")) == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "fail", "after"),
+    [
+        (S.DEACTIVATED, True, S.ABORTING),
+        (S.DEACTIVATED, False, None),
+        (S.WAITING, True, S.ABORTING),
+        (S.WAITING, False, None),
+        (S.READY, True, S.ABORTING),
+        (S.READY, False, S.COMPLETING),
+        (S.STARTING, True, S.ABORTING),
+        (S.STARTING, False, S.COMPLETING),
+        (S.RUNNING, True, S.ABORTING),
+        (S.RUNNING, False, S.COMPLETING),
+        (S.ABORTING, True, S.ABORTING),
+        (S.ABORTING, False, None),
+        (S.COMPLETING, True, None),
+        (S.COMPLETING, False, S.COMPLETING),
+        (S.DONE, True, None),
+        (S.DONE, False, None),
+        (S.FAILED, True, None),
+        (S.FAILED, False, None),
+        (S.INVALIDATED, True, None),
+        (S.INVALIDATED, False, None),
+    ],
+)
+async def test_the_stop_matrix(
+    store: PostgresStore, url: str, status: S, fail: bool, after: S | None
+) -> None:
+    await waiting(store, 1)
+    key = only(await admit_all(store))
+    fetch(url, "UPDATE run SET status = %s WHERE run_id = %s", status.value, key.run_id)
+    before = await store.run(key.run_id)
+    if after is None:
+        with pytest.raises(IllegalMove):
+            await store.stop(key.run_id, fail=fail)
+        assert await store.run(key.run_id) == before
+    elif after is status:
+        assert await store.stop(key.run_id, fail=fail) == before
+        assert await store.stop_orders() == []
+    else:
+        detail = await store.stop(key.run_id, fail=fail)
+        assert detail.summary.status is after
+        wanted = Exit(253, "aborted by user") if fail else Exit(0, "stopped by user")
+        assert detail.summary.exit == wanted
+        assert only(await store.stop_orders()).fail is fail
+
+
+async def test_deactivating_moves_waiting_runs_and_back(store: PostgresStore, url: str) -> None:
+    plan = await waiting(store, 3)
+    other = await waiting(store, 1, image="other:1")
+    assert (await store.set_active(plan, False)).active is False
+    await store.set_active(plan, False)
+    statuses = {run: status for run, status in runs_in(url).items() if run[0] == plan}
+    assert set(statuses.values()) == {"deactivated"}
+    assert {one.plan_id for one in await store.admit(MANY)} == {other}
+    assert (await store.set_active(plan, True)).active is True
+    assert len(await store.admit(MANY)) == 4
+    events = fetch(
+        url,
+        "SELECT e.from_status, e.to_status, e.cause FROM run_event e JOIN run r USING (run_id)"
+        " WHERE r.plan_id = %s ORDER BY event_id",
+        plan,
+    )
+    assert [one["to_status"] for one in events] == [
+        *["waiting"] * 3, *["deactivated"] * 3, *["waiting"] * 3,
+    ]  # fmt: skip
+    assert events[-1]["cause"] == "Plan activated"
+
+
+async def test_runs_that_have_begun_go_on_under_an_inactive_plan(store: PostgresStore) -> None:
+    plan = await waiting(store, 1)
+    key = only(await admit_all(store))
+    await store.advance(key, S.READY, cause="x")
+    await store.set_active(plan, False)
+    assert await store.advance(key, S.STARTING, cause="x") is S.STARTING
+
+
+async def test_an_admitted_run_that_is_deactivated_gets_a_new_execution(
+    store: PostgresStore,
+) -> None:
+    plan = await waiting(store, 1)
+    old = only(await admit_all(store))
+    await store.set_active(plan, False)
+    with pytest.raises(Superseded):
+        await store.advance(old, S.READY, cause="x")
+    assert await admit(store, 9) == []
+    await store.set_active(plan, True)
+    new = only(await admit(store, 9))
+    assert new == RunKey(old.run_id, 2)
+    assert await store.advance(new, S.READY, cause="x") is S.READY
+
+
+async def test_built_in_and_unknown_plans_cannot_be_deactivated(store: PostgresStore) -> None:
+    key, _ = await begin(store)
+    uploaded = (await store.run(key.run_id)).summary.plan.plan_id
+    for plan in (uploaded, PlanId("00000000-0000-4000-8000-000000000000"), PlanId("x")):
+        with pytest.raises(PlanNotFound):
+            await store.set_active(plan, False)
+
+
+@asynccontextmanager
+async def counted(store: PostgresStore, fallback: timedelta) -> AsyncIterator[list[int]]:
+    """Count the turns of `work` in the background."""
+    turns = [0]
+
+    async def follow() -> None:
+        async for _ in store.work(fallback=fallback):
+            turns[0] += 1
+
+    task = asyncio.create_task(follow())
+    try:
+        yield turns
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def grows(turns: list[int], beyond: int) -> None:
+    async with asyncio.timeout(10):
+        while turns[0] <= beyond:
+            await asyncio.sleep(0.01)
+
+
+async def test_work_yields_at_once_and_on_notification(store: PostgresStore) -> None:
+    async with counted(store, timedelta(seconds=30)) as turns:
+        await grows(turns, 1)  # at once, and when the listener has connected
+        plan = await register(store, spec({"/a": "k:a"}))
+        for change in (
+            lambda: upload(store, "k:a"),
+            lambda: drain(store),
+            lambda: store.set_active(plan, False),
+            lambda: store.set_active(plan, True),
+        ):
+            await asyncio.sleep(0.2)
+            before = turns[0]
+            await change()
+            await grows(turns, before)
+
+
+async def test_work_falls_back_to_looking_by_itself(store: PostgresStore) -> None:
+    turns = store.work(fallback=timedelta(milliseconds=50))
+    async with asyncio.timeout(10):
+        for _ in range(4):
+            await anext(turns)
+    await turns.aclose()
+
+
+async def test_work_survives_a_lost_connection(store: PostgresStore, url: str) -> None:
+    async with counted(store, timedelta(seconds=60)) as turns:
+        await grows(turns, 1)
+        fetch(
+            url,
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND query LIKE 'LISTEN%%'",
+        )
+        await grows(turns, 2)  # reconnected: something may have been missed
+        await register(store, spec({"/a": "k:a"}))
+        await grows(turns, 3)
+
+
+async def test_wait_final_returns_when_the_run_is_final(store: PostgresStore) -> None:
+    key, _ = await begin(store)
+    async with asyncio.timeout(10):
+        waiters = [
+            asyncio.ensure_future(store.wait_final(key.run_id, fallback=timedelta(seconds=60)))
+            for _ in range(5)
+        ]
+        await asyncio.sleep(0.3)
+        assert not any(one.done() for one in waiters)
+        await end(store, key)
+        details = await asyncio.gather(*waiters)
+    assert {one.summary.status for one in details} == {S.DONE}
+    again = await store.wait_final(key.run_id, fallback=timedelta(seconds=60))
+    assert again.summary.status is S.DONE

@@ -1,0 +1,144 @@
+"""Connections: what is retried, what is unavailable, what is a bug; nothing is left half done."""
+
+from __future__ import annotations
+
+import asyncio
+
+import psycopg
+import pytest
+
+from knit_workflows.domain.errors import StoreUnavailable
+from knit_workflows.store.connection import Database, Session
+from tests.store.build import fetch
+
+KILL_OTHERS = (
+    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+    " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+)
+
+
+@pytest.fixture
+async def db(url: str):  # type: ignore[no-untyped-def]
+    fetch(url, "CREATE TABLE count (id int PRIMARY KEY, n int NOT NULL)")
+    fetch(url, "INSERT INTO count VALUES (1, 0), (2, 0)")
+    database = Database(url, 4)
+    yield database
+    await database.aclose()
+
+
+async def bump(session: Session, number: int = 1) -> None:
+    await session.do("UPDATE count SET n = n + 1 WHERE id = %(id)s", {"id": number})
+
+
+def counts(url: str) -> list[int]:
+    return [row["n"] for row in fetch(url, "SELECT n FROM count ORDER BY id")]
+
+
+async def test_a_connection_that_died_idle_is_replaced(db: Database, url: str) -> None:
+    await asyncio.gather(*(db.row("SELECT pg_sleep(0.05)") for _ in range(4)))
+    fetch(url, KILL_OTHERS)
+    await db.transaction(bump)
+    assert counts(url) == [1, 0]
+    fetch(url, KILL_OTHERS)
+    assert (await db.row("SELECT 1 AS one")).one == 1
+
+
+async def test_a_connection_that_dies_in_a_transaction_is_tried_once_more(
+    db: Database, url: str
+) -> None:
+    tries = 0
+
+    async def work(session: Session) -> None:
+        nonlocal tries
+        tries += 1
+        await bump(session)
+        if tries == 1:
+            await asyncio.to_thread(fetch, url, KILL_OTHERS)
+        await bump(session, 2)
+
+    await db.transaction(work)
+    assert tries == 2
+    assert counts(url) == [1, 1]
+
+
+async def test_a_database_that_stays_away_is_unavailable(db: Database, url: str) -> None:
+    async def work(session: Session) -> None:
+        await asyncio.to_thread(fetch, url, KILL_OTHERS)
+        await bump(session)
+
+    with pytest.raises(StoreUnavailable):
+        await db.transaction(work)
+    nowhere = Database("postgresql://127.0.0.1:1/x", 1)
+    with pytest.raises(StoreUnavailable):
+        await nowhere.row("SELECT 1")
+
+
+async def test_a_bug_is_not_unavailable(db: Database) -> None:
+    with pytest.raises(psycopg.errors.UndefinedTable):
+        await db.row("SELECT * FROM nothing")
+    with pytest.raises(psycopg.errors.CheckViolation):
+        await db.do("INSERT INTO transfer VALUES ('t', gen_random_uuid(), 'x', '', '', now())")
+
+
+async def test_deadlocks_are_run_again(db: Database, url: str) -> None:
+    both = asyncio.Barrier(2)
+    tries = []
+
+    def crossing(first: int, second: int):  # type: ignore[no-untyped-def]
+        async def work(session: Session) -> None:
+            tries.append(first)
+            await bump(session, first)
+            if len(tries) <= 2:
+                await both.wait()
+            await bump(session, second)
+
+        return work
+
+    await asyncio.gather(db.transaction(crossing(1, 2)), db.transaction(crossing(2, 1)))
+    assert counts(url) == [2, 2]
+    assert len(tries) == 3
+
+
+async def test_a_failure_rolls_back_and_frees_the_connection(db: Database, url: str) -> None:
+    async def work(session: Session) -> None:
+        await bump(session)
+        raise LookupError
+
+    for _ in range(10):
+        with pytest.raises(LookupError):
+            await db.transaction(work)
+    assert counts(url) == [0, 0]
+
+
+async def test_a_cancelled_transaction_leaves_nothing(db: Database, url: str) -> None:
+    async def work(session: Session) -> None:
+        await bump(session)
+        await session.row("SELECT pg_sleep(30)")
+
+    for _ in range(8):
+        task = asyncio.create_task(db.transaction(work))
+        await asyncio.sleep(0.05)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    assert counts(url) == [0, 0]
+    await db.transaction(bump)
+    assert counts(url) == [1, 0]
+
+
+async def test_more_callers_than_connections_wait(db: Database, url: str) -> None:
+    await asyncio.gather(*(db.transaction(bump) for _ in range(50)))
+    assert counts(url) == [50, 0]
+    backends = fetch(
+        url, "SELECT count(*) AS n FROM pg_stat_activity WHERE datname = current_database()"
+    )
+    assert backends[0]["n"] <= 5
+
+
+async def test_ids_come_as_text_and_instants_in_utc(db: Database) -> None:
+    row = await db.row(
+        "SELECT gen_random_uuid() AS id, now() AS at, ARRAY[gen_random_uuid()] AS ids"
+    )
+    assert isinstance(row.id, str)
+    assert isinstance(row.ids[0], str)
+    assert row.at.utcoffset().total_seconds() == 0

@@ -1,0 +1,196 @@
+"""Carrying out a Run: legal moves only, once, by the present generation."""
+
+from __future__ import annotations
+
+import asyncio
+from uuid import uuid4
+
+import pytest
+
+from knit_workflows.domain.errors import IllegalMove, RunNotFound, Superseded
+from knit_workflows.domain.ids import RunId
+from knit_workflows.domain.plans import Image, NodeMode, NodeRule
+from knit_workflows.domain.ports import RunKey, UsedResources
+from knit_workflows.domain.runs import Exit, RunStatus
+from knit_workflows.store import PostgresStore
+from tests.store.build import (
+    admit_all,
+    begin,
+    drain,
+    end,
+    fetch,
+    millis,
+    only,
+    register,
+    spec,
+    upload,
+)
+
+S = RunStatus
+
+
+async def a_run(store: PostgresStore, **more: object) -> RunKey:
+    plan = spec({"/in": "type:a"}, {"/out/1": "type:b", "/out/2": ""}, log="type:log", **more)
+    await register(store, plan)
+    await upload(store, "type:a")
+    await drain(store)
+    return only(await admit_all(store))
+
+
+async def test_an_order_says_all_that_is_needed(store: PostgresStore) -> None:
+    rules = (NodeRule(NodeMode.MUST, "gpu", "yes"),)
+    key = await a_run(
+        store, entrypoint=("run",), args=("-x", "1"), on_node=rules, service_account="sa"
+    )
+    order = await store.run_order(key)
+    assert order.key == key
+    assert order.status is S.WAITING
+    assert order.image == Image("demo", "1")
+    assert (order.entrypoint, order.args) == (("run",), ("-x", "1"))
+    assert [one.path for one in order.inputs] == ["/in"]
+    assert [one.path for one in order.outputs] == ["/out/1", "/out/2"]
+    assert order.log is not None
+    assert order.log.path == "/log"
+    volumes = {one.volume for one in (*order.inputs, *order.outputs, order.log)}
+    assert len(volumes) == 4
+    assert order.inputs[0].volume == f"data-knitid-{order.inputs[0].knit_id}"
+    assert order.on_node == rules
+    assert order.service_account == "sa"
+    assert order.resources == {"cpu": "1", "memory": "1Gi"}
+    assert (await store.run(key.run_id)).summary.plan.plan_id == order.plan_id
+
+
+async def test_an_order_of_no_run_or_another_generation(store: PostgresStore) -> None:
+    key = await a_run(store)
+    with pytest.raises(RunNotFound):
+        await store.run_order(RunKey(RunId(str(uuid4())), 1))
+    with pytest.raises(RunNotFound):
+        await store.run_order(RunKey(RunId("no id"), 1))
+    with pytest.raises(Superseded):
+        await store.run_order(RunKey(key.run_id, 2))
+
+
+async def test_moves_are_recorded_with_exit_digest_and_resources(
+    store: PostgresStore, url: str
+) -> None:
+    key = await a_run(store)
+    assert await store.advance(key, S.READY, cause="volumes") is S.READY
+    used = UsedResources({"cpu": "2"}, "sa")
+    assert await store.advance(key, S.STARTING, cause="launch", used=used) is S.STARTING
+    running = await store.advance(key, S.RUNNING, cause="seen", image_digest="sha256:1")
+    assert running is S.RUNNING
+    done = await store.advance(key, S.COMPLETING, cause="ended", exit=Exit(0, "fine"))
+    assert done is S.COMPLETING
+    row = only(fetch(url, "SELECT * FROM run WHERE run_id = %s", key.run_id))
+    assert row["used_resources"] == {"cpu": "2"}
+    assert row["used_service_account"] == "sa"
+    assert row["image_digest"] == "sha256:1"
+    assert (await store.run(key.run_id)).summary.exit == Exit(0, "fine")
+    events = await store.run_events(key.run_id)
+    assert [(one.from_status, one.to_status, one.cause) for one in events] == [
+        (None, S.WAITING, "projected"),
+        (S.WAITING, S.READY, "volumes"),
+        (S.READY, S.STARTING, "launch"),
+        (S.STARTING, S.RUNNING, "seen"),
+        (S.RUNNING, S.COMPLETING, "ended"),
+    ]
+    assert events[-1].exit == Exit(0, "fine")
+    assert events[1].exit is None
+    assert all(one.generation == 1 and millis(one.at) for one in events)
+    assert sorted(one.at for one in events) == [one.at for one in events]
+
+
+async def test_the_same_or_an_illegal_move_changes_nothing(store: PostgresStore) -> None:
+    key = await a_run(store)
+    await store.advance(key, S.READY, cause="x")
+    before = await store.run(key.run_id)
+    assert await store.advance(key, S.READY, cause="again", exit=Exit(1, "no")) is S.READY
+    assert await store.advance(key, S.WAITING, cause="back", exit=Exit(1, "no")) is S.READY
+    assert await store.run(key.run_id) == before
+    assert len(await store.run_events(key.run_id)) == 2
+
+
+async def test_a_stopped_run_answers_its_status(store: PostgresStore) -> None:
+    key = await a_run(store)
+    await store.stop(key.run_id, fail=True)
+    assert await store.advance(key, S.READY, cause="late") is S.ABORTING
+    assert (await store.run(key.run_id)).summary.exit == Exit(253, "aborted by user")
+    assert await store.advance(key, S.ABORTING, cause="x", exit=Exit(1, "no")) is S.ABORTING
+    assert (await store.run(key.run_id)).summary.exit == Exit(253, "aborted by user")
+
+
+async def test_advance_is_not_for_final_statuses(store: PostgresStore) -> None:
+    key = await a_run(store)
+    for target in (S.DONE, S.FAILED, S.INVALIDATED):
+        with pytest.raises(ValueError, match="final"):
+            await store.advance(key, target, cause="x")
+
+
+@pytest.mark.parametrize("generation", [0, 2])
+async def test_another_generation_is_superseded(store: PostgresStore, generation: int) -> None:
+    key = await a_run(store)
+    other = RunKey(key.run_id, generation)
+    with pytest.raises(Superseded):
+        await store.advance(other, S.READY, cause="x")
+    with pytest.raises(Superseded):
+        await store.finalize(other, cause="x")
+    assert (await store.run(key.run_id)).summary.status is S.WAITING
+
+
+async def test_of_moves_at_once_one_wins_and_all_learn_the_status(store: PostgresStore) -> None:
+    for _ in range(20):
+        key, _ = await begin(store)
+        answers = await asyncio.gather(
+            *(store.advance(key, S.COMPLETING, cause="a", exit=Exit(0, "")) for _ in range(4)),
+            *(store.advance(key, S.ABORTING, cause="b", exit=Exit(1, "")) for _ in range(4)),
+        )
+        assert len(set(answers)) == 1
+        events = await store.run_events(key.run_id)
+        assert len(events) == 2
+        assert events[-1].to_status is answers[0]
+
+
+async def test_done_gives_every_data_its_time_and_an_event(store: PostgresStore, url: str) -> None:
+    key = await a_run(store)
+    await store.advance(key, S.READY, cause="x")
+    await store.advance(key, S.COMPLETING, cause="x")
+    assert await store.finalize(key, cause="end") is S.DONE
+    run = await store.run(key.run_id)
+    rows = fetch(url, "SELECT knit_id::text, timestamp FROM data WHERE run_id = %s", key.run_id)
+    assert len(rows) == 3
+    assert {row["timestamp"] for row in rows} == {run.summary.updated_at}
+    assert millis(run.summary.updated_at)
+    events = fetch(url, "SELECT kind, subject::text FROM outbox ORDER BY event_id")
+    assert [one["kind"] for one in events] == ["data_ready"] * 3
+    assert {one["subject"] for one in events} == {row["knit_id"] for row in rows}
+    assert (await store.run_events(key.run_id))[-1].to_status is S.DONE
+
+
+async def test_failed_gives_data_their_time_and_no_event(store: PostgresStore, url: str) -> None:
+    key = await a_run(store)
+    assert await end(store, key, fail=True) is S.FAILED
+    rows = fetch(url, "SELECT timestamp FROM data WHERE run_id = %s", key.run_id)
+    assert all(row["timestamp"] is not None for row in rows)
+    assert fetch(url, "SELECT * FROM outbox") == []
+
+
+async def test_finalizing_again_or_at_once_changes_nothing(store: PostgresStore, url: str) -> None:
+    key = await a_run(store)
+    await store.advance(key, S.READY, cause="x")
+    await store.advance(key, S.COMPLETING, cause="x")
+    answers = await asyncio.gather(*(store.finalize(key, cause="x") for _ in range(6)))
+    assert set(answers) == {S.DONE}
+    before = await store.run(key.run_id)
+    assert await store.finalize(key, cause="again") is S.DONE
+    assert await store.run(key.run_id) == before
+    assert len(fetch(url, "SELECT * FROM outbox")) == 3
+    finals = [one for one in await store.run_events(key.run_id) if one.to_status is S.DONE]
+    assert len(finals) == 1
+
+
+async def test_a_run_that_has_not_ended_cannot_be_finalized(store: PostgresStore) -> None:
+    key = await a_run(store)
+    with pytest.raises(IllegalMove):
+        await store.finalize(key, cause="x")
+    with pytest.raises(RunNotFound):
+        await store.finalize(RunKey(RunId(str(uuid4())), 1), cause="x")

@@ -1,0 +1,364 @@
+"""The adapter against an API server that refuses, forgets, hangs up and lags."""
+
+import asyncio
+from contextlib import aclosing, asynccontextmanager, suppress
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+from aiohttp import web
+
+from knit_workflows.compute.base import Mount, Phase, RunPod, Transfer, TransferMode, Volume
+from knit_workflows.compute.kubernetes import KubernetesBackend
+from knit_workflows.domain.errors import (
+    BackendRejected,
+    BackendUnavailable,
+    DataExists,
+    TransferNotReady,
+)
+
+POD = RunPod(
+    name="worker-run-r1",
+    run_id="r1",
+    generation=1,
+    plan_id="p1",
+    image="x:1",
+    inputs=(Mount("/in", Volume("data-knitid-a", "a")),),
+)
+VOLUME = Volume("data-knitid-a", "a")
+TRANSFER = Transfer("knitid-a-read-1", VOLUME, TransferMode.READ, "s3cret")
+
+
+def with_pod(api, phase: str, state: dict | None = None, name: str = "worker-run-r1") -> None:
+    labels = {"knit/worker.runid": "r1", "app.kubernetes.io/instance": name}
+    statuses = [{"name": "main", "state": state}] if state else []
+    status = {"phase": phase, "containerStatuses": statuses}
+    about = {"name": f"{name}-x", "labels": labels, "creationTimestamp": "2026-01-02T03:04:05Z"}
+    spec = {"containers": [{"name": "main"}]}
+    api.put("pods", {"metadata": about, "spec": spec, "status": status})
+
+
+RUNNING = {"running": {}}
+ENDED = {"terminated": {"exitCode": 0, "finishedAt": "2026-01-02T03:04:09Z"}}
+
+
+@asynccontextmanager
+async def agent(answer: int):
+    """Stand in for a transfer agent that gives one answer to every upload."""
+
+    async def handle(request: web.Request) -> web.Response:
+        if request.path == "/healthz":
+            return web.Response()
+        assert request.headers["Authorization"] == "Bearer s3cret"
+        return web.Response(status=answer)
+
+    runner = web.ServerRunner(web.Server(handle))
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    yield runner.addresses[0][1]
+    await runner.cleanup()
+
+
+class TestLaunch:
+    async def test_twice_is_once(self, api, backend):
+        await backend.launch(POD)
+        assert api.requests == ["POST jobs"]
+        await backend.launch(POD)
+        assert len([each for each in api.objects if each[0] == "jobs"]) == 1
+
+    async def test_a_name_taken_by_another_run_is_refused(self, api, backend):
+        await backend.launch(POD)
+        with pytest.raises(BackendRejected, match="taken"):
+            await backend.launch(replace(POD, generation=2))
+
+    async def test_a_job_being_deleted_is_waited_for(self, api, backend):
+        await backend.launch(POD)
+        api.objects["jobs", POD.name]["metadata"]["deletionTimestamp"] = "2026-01-02T03:04:05Z"
+        with pytest.raises(BackendUnavailable, match="being deleted"):
+            await backend.launch(POD)
+
+    @pytest.mark.parametrize("code", [400, 403, 422])
+    async def test_the_servers_own_words_tell_why_it_can_never_be(self, api, backend, code):
+        api.answers.append((code, "spec.containers[0]: Invalid value"))
+        with pytest.raises(BackendRejected, match="Invalid value"):
+            await backend.launch(POD)
+
+    @pytest.mark.parametrize("code", [429, 500, 503])
+    async def test_what_may_pass_is_worth_another_try(self, api, backend, code):
+        api.answers.append((code, "later"))
+        with pytest.raises(BackendUnavailable, match="later"):
+            await backend.launch(POD)
+
+    async def test_expired_credentials_are_read_again(self, api, backend):
+        api.answers.append((401, "expired"))
+        await backend.launch(POD)
+        assert ("jobs", POD.name) in api.objects
+
+    async def test_nobody_answers(self, api, settings, tmp_path):
+        elsewhere = tmp_path / "elsewhere"
+        elsewhere.write_text(settings.kubeconfig.read_text().replace(api.url, "http://127.0.0.1:1"))
+        backend = KubernetesBackend(replace(settings, kubeconfig=elsewhere))
+        await backend.open()
+        with pytest.raises(BackendUnavailable):
+            await backend.launch(POD)
+        await backend.aclose()
+
+    async def test_no_credentials(self, settings, tmp_path):
+        with pytest.raises(BackendRejected, match="credentials"):
+            await KubernetesBackend(replace(settings, kubeconfig=tmp_path / "none")).open()
+
+
+class TestObserve:
+    async def test_absent_then_pending_then_what_the_pod_says(self, api, backend):
+        assert (await backend.observe(POD.name)).phase is Phase.ABSENT
+        await backend.launch(POD)
+        assert (await backend.observe(POD.name)).phase is Phase.PENDING
+        with_pod(api, "Running", RUNNING)
+        assert (await backend.observe(POD.name)).phase is Phase.RUNNING
+
+    async def test_a_pod_without_its_job_may_still_write(self, api, backend):
+        with_pod(api, "Running", RUNNING)
+        assert (await backend.observe(POD.name)).phase is Phase.RUNNING
+
+    async def test_an_old_pending_pod_is_asked_for_its_events(self, api, backend):
+        with_pod(api, "Pending", {"waiting": {"reason": "ContainerCreating"}})
+        event = {
+            "metadata": {"name": "e"},
+            "involvedObject": {"kind": "Pod", "name": "worker-run-r1-x"},
+            "type": "Warning",
+            "reason": "FailedMount",
+            "message": "no server",
+        }
+        api.put("events", event)
+        assert (await backend.observe(POD.name)).trouble.reason == "FailedMount"
+
+    async def test_events_only_explain(self, api, backend):
+        with_pod(api, "Pending", {"waiting": {"reason": "ContainerCreating"}})
+        api.answers_to["GET events"] = (403, "events is forbidden")
+        assert (await backend.observe(POD.name)).phase is Phase.PENDING
+
+    async def test_a_lost_right_to_look_is_no_verdict_about_runs(self, api, backend):
+        api.answers.append((403, "pods is forbidden"))
+        with pytest.raises(BackendUnavailable, match="forbidden"):
+            await backend.observe(POD.name)
+
+
+class TestStopAndRelease:
+    async def test_both_are_fine_with_nothing_there(self, backend):
+        await backend.stop(POD.name, grace=timedelta(0))
+        await backend.release(POD.name)
+
+    async def test_stop_deletes_pods_then_the_job(self, api, backend):
+        await backend.launch(POD)
+        with_pod(api, "Running", RUNNING)
+        with_pod(api, "Running", RUNNING, name="worker-run-other")
+        await backend.stop(POD.name, grace=timedelta(seconds=5))
+        assert set(api.objects) == {("pods", "worker-run-other-x")}
+        assert api.requests[-2:] == ["DELETE pods", f"DELETE jobs/{POD.name}"]
+
+    async def test_release_removes_a_pod_whose_job_is_gone(self, api, backend):
+        with_pod(api, "Succeeded", ENDED)
+        await backend.release(POD.name)
+        assert not api.objects
+
+    async def test_run_pods_are_jobs_with_our_label(self, api, backend):
+        await backend.launch(POD)
+        api.put("jobs", {"metadata": {"name": "foreign"}})
+        assert await backend.run_pods() == [POD.name]
+
+    async def test_more_than_a_page_of_run_pods(self, api, backend):
+        for number in range(1001):
+            labels = {"knit/worker.runid": str(number)}
+            api.put("jobs", {"metadata": {"name": f"j{number}", "labels": labels}})
+        assert len(await backend.run_pods()) == 1001
+        assert api.count("GET jobs") == 3
+
+
+class TestVolumes:
+    async def test_create_and_delete_may_be_repeated(self, api, backend):
+        for _ in range(2):
+            await backend.create_volume(VOLUME)
+        assert ("persistentvolumeclaims", VOLUME.name) in api.objects
+        for _ in range(2):
+            await backend.delete_volume(VOLUME)
+        assert not api.objects
+
+    async def test_a_claim_on_its_way_out_is_not_taken_for_a_new_one(self, api, backend):
+        await backend.create_volume(VOLUME)
+        claim = api.objects["persistentvolumeclaims", VOLUME.name]
+        claim["metadata"]["deletionTimestamp"] = "2026-01-02T03:04:05Z"
+        with pytest.raises(BackendUnavailable, match="being deleted"):
+            await backend.create_volume(VOLUME)
+
+
+class TestWatch:
+    async def collect(self, backend, into: list, name: str = POD.name) -> None:
+        async with aclosing(backend.watch(name)) as observations:
+            async for observation in observations:
+                into.append(observation.phase)
+
+    async def until(self, predicate, seconds: float = 20) -> None:
+        async with asyncio.timeout(seconds):
+            while not predicate():
+                await asyncio.sleep(0.01)
+
+    @pytest.fixture
+    async def phases(self, backend):
+        seen: list[Phase] = []
+        task = asyncio.create_task(self.collect(backend, seen))
+        yield seen
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+    async def test_each_change_is_told_without_asking_again(self, api, backend, phases):
+        await backend.launch(POD)
+        await self.until(lambda: Phase.PENDING in phases and api.watches == 2)
+        with_pod(api, "Running", RUNNING)
+        await self.until(lambda: Phase.RUNNING in phases)
+        asked = len(api.requests)
+        with_pod(api, "Succeeded", ENDED)
+        await self.until(lambda: phases[-1] is Phase.SUCCEEDED)
+        assert len(api.requests) == asked
+        api.remove("pods", "worker-run-r1-x")
+        api.remove("jobs", POD.name)
+        await self.until(lambda: phases[-1] is Phase.ABSENT)
+
+    async def test_a_broken_watch_goes_on(self, api, backend, phases):
+        with_pod(api, "Running", RUNNING)
+        await self.until(lambda: phases and api.watches == 2)
+        api.hang_up()
+        await self.until(lambda: api.watches == 0)
+        with_pod(api, "Succeeded", ENDED)
+        await self.until(lambda: phases[-1] is Phase.SUCCEEDED)
+
+    async def test_a_forgotten_version_is_listed_anew(self, api, backend, phases):
+        with_pod(api, "Running", RUNNING)
+        await self.until(lambda: phases and api.watches == 2)
+        api.hang_up()
+        await self.until(lambda: api.watches == 0)
+        with_pod(api, "Succeeded", ENDED)
+        api.forget()
+        await self.until(lambda: phases[-1] is Phase.SUCCEEDED)
+
+    async def test_an_outage_is_borne_for_a_while_then_told(self, api, settings):
+        backend = KubernetesBackend(replace(settings, unavailable_after=timedelta(seconds=0.3)))
+        await backend.open()
+        api.answers.extend([(503, "away")] * 50)
+        with pytest.raises(BackendUnavailable):
+            await self.collect(backend, [])
+        assert api.count("GET pods") > 1
+        await backend.aclose()
+
+    async def test_a_short_outage_is_not_told(self, api, backend, phases):
+        with_pod(api, "Running", RUNNING)
+        api.answers.extend([(503, "away")] * 2)
+        await self.until(lambda: Phase.RUNNING in phases)
+
+    async def test_many_watches_share_one_connection(self, api, backend):
+        seen: list[Phase] = []
+        tasks = []
+        for number in range(200):
+            with_pod(api, "Running", RUNNING, name=f"w{number}")
+            tasks.append(asyncio.create_task(self.collect(backend, seen, f"w{number}")))
+        await self.until(lambda: len(seen) == 200)
+        await self.until(lambda: api.watches == 2)
+        for number in range(200):
+            with_pod(api, "Succeeded", ENDED, name=f"w{number}")
+        await self.until(lambda: seen.count(Phase.SUCCEEDED) == 200)
+        assert api.count("GET pods?watch") == 1
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+class TestTransfers:
+    async def test_the_pod_then_its_secret_are_made_once(self, api, backend):
+        for _ in range(2):
+            with pytest.raises(TransferNotReady):
+                await backend.open_transfer(TRANSFER)
+        assert api.count("POST pods") == api.count("POST secrets") == 1
+        secret = api.objects["secrets", TRANSFER.name]
+        assert secret["metadata"]["ownerReferences"][0]["uid"] == f"uid-{TRANSFER.name}"
+
+    def put(self, api, **status: object) -> None:
+        api.objects["pods", TRANSFER.name]["status"] = status
+
+    async def opening(self, backend) -> None:
+        with pytest.raises(TransferNotReady):
+            await backend.open_transfer(TRANSFER)
+
+    async def test_a_ready_pod_is_an_open_door(self, api, backend):
+        await self.opening(backend)
+        ready = [{"type": "Ready", "status": "True"}]
+        self.put(api, phase="Running", podIP="10.1.2.3", conditions=ready)
+        assert (await backend.open_transfer(TRANSFER)).url == "http://10.1.2.3:18082/"
+        self.put(api, phase="Running", podIP="fd00::1", conditions=ready)
+        assert (await backend.open_transfer(TRANSFER)).url == "http://[fd00::1]:18082/"
+
+    async def test_a_running_pod_is_asked_itself(self, api, backend):
+        await self.opening(backend)
+        self.put(api, phase="Running", podIP="127.0.0.1")
+        await self.opening(backend)
+
+    @pytest.mark.parametrize("content", [False, True])
+    async def test_a_door_to_content_is_not_opened_for_writing(self, api, settings, content):
+        async with agent(409 if content else 404) as port:
+            backend = KubernetesBackend(replace(settings, transfer_port=port))
+            await backend.open()
+            writing = replace(TRANSFER, mode=TransferMode.WRITE)
+            await self.opening(backend)
+            self.put(api, phase="Running", podIP="127.0.0.1")
+            if content:
+                with pytest.raises(DataExists):
+                    await backend.open_transfer(writing)
+            else:
+                assert (await backend.open_transfer(writing)).url == f"http://127.0.0.1:{port}/"
+            await backend.aclose()
+
+    async def test_an_image_that_cannot_be_had_is_final(self, api, backend):
+        await self.opening(backend)
+        waiting = {"waiting": {"reason": "ErrImagePull", "message": "not found"}}
+        self.put(api, phase="Pending", containerStatuses=[{"name": "dataagt", "state": waiting}])
+        with pytest.raises(BackendRejected, match="not found"):
+            await backend.open_transfer(TRANSFER)
+
+    async def test_a_missing_secret_is_made_good(self, api, backend):
+        await self.opening(backend)
+        api.remove("secrets", TRANSFER.name)
+        waiting = {"waiting": {"reason": "CreateContainerConfigError", "message": "secret"}}
+        self.put(api, phase="Pending", containerStatuses=[{"name": "dataagt", "state": waiting}])
+        await self.opening(backend)
+        assert ("secrets", TRANSFER.name) in api.objects
+
+    async def test_a_door_that_closed_itself_is_opened_anew(self, api, backend):
+        await self.opening(backend)
+        self.put(api, phase="Succeeded", containerStatuses=[{"name": "dataagt", "state": ENDED}])
+        await self.opening(backend)
+        assert ("pods", TRANSFER.name) not in api.objects
+        await self.opening(backend)
+        assert ("pods", TRANSFER.name) in api.objects
+
+    async def test_a_broken_agent_is_final(self, api, backend):
+        await self.opening(backend)
+        broken = {"terminated": {"exitCode": 1, "reason": "Error", "message": "no such folder"}}
+        self.put(api, phase="Failed", containerStatuses=[{"name": "dataagt", "state": broken}])
+        with pytest.raises(BackendRejected, match="no such folder"):
+            await backend.open_transfer(TRANSFER)
+
+    async def test_closing_twice_is_fine(self, api, backend):
+        await self.opening(backend)
+        for _ in range(2):
+            await backend.close_transfer(TRANSFER)
+        assert ("pods", TRANSFER.name) not in api.objects
+
+
+async def test_prerequisites_may_be_there(api, backend):
+    for _ in range(2):
+        await backend.ensure_prerequisites()
+    assert {kind for kind, _ in api.objects} == {
+        "serviceaccounts",
+        "roles",
+        "rolebindings",
+        "secrets",
+    }

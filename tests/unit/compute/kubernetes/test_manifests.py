@@ -1,0 +1,248 @@
+"""Manifests are Knitfab's, hardened."""
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from knit_workflows.compute.base import Mount, RunPod, Transfer, TransferMode, Volume
+from knit_workflows.compute.kubernetes import KubernetesSettings, manifests
+from knit_workflows.domain.errors import BackendRejected
+from knit_workflows.domain.plans import NodeMode, NodeRule
+
+SETTINGS = KubernetesSettings(kube_namespace="ns", pod_image="pod:1", version="v9")
+IN = Volume("data-knitid-aa", "aa")
+OUT = Volume("data-knitid-bb", "bb")
+LOG = Volume("data-knitid-cc", "cc")
+POD = RunPod(
+    name="worker-run-r1-2",
+    run_id="r1",
+    generation=2,
+    plan_id="p1",
+    image="localhost:30503/trainer:v1",
+    inputs=(Mount("/in/1", IN), Mount("/in/2", IN)),
+    outputs=(Mount("/out", OUT),),
+    log=LOG,
+    entrypoint=("python",),
+    args=("train.py", "--deep"),
+    resources={"cpu": "2", "memory": "4Gi", "nvidia.com/gpu": "1"},
+    env={"A": "b"},
+)
+
+
+def spec_of(pod: RunPod, settings: KubernetesSettings = SETTINGS) -> dict:
+    return manifests.run_job(pod, settings)["spec"]["template"]["spec"]
+
+
+def container(spec: dict, name: str) -> dict:
+    everyone = [*spec["containers"], *spec.get("initContainers", [])]
+    return next(each for each in everyone if each["name"] == name)
+
+
+def test_job_and_pods_are_labelled_alike():
+    job = manifests.run_job(POD, SETTINGS)
+    assert job["metadata"]["name"] == "worker-run-r1-2"
+    assert job["metadata"]["labels"] == {
+        "app.kubernetes.io/version": "v9",
+        "app.kubernetes.io/name": "worker",
+        "app.kubernetes.io/instance": "worker-run-r1-2",
+        "app.kubernetes.io/component": "worker",
+        "app.kubernetes.io/part-of": "knit",
+        "app.kubernetes.io/managed-by": "knit",
+        "knit/worker.runid": "r1",
+        "knit/worker.run": "r1",
+        "knit/worker.plan": "p1",
+        "knit/worker.generation": "2",
+    }
+    assert job["spec"]["template"]["metadata"]["labels"] == job["metadata"]["labels"]
+
+
+def test_a_job_runs_its_pod_once():
+    job = manifests.run_job(POD, SETTINGS)
+    assert job["spec"]["backoffLimit"] == 0
+    assert job["spec"]["parallelism"] == 1
+    spec = spec_of(POD)
+    assert spec["restartPolicy"] == "Never"
+    assert spec["enableServiceLinks"] is False
+
+
+def test_main_gets_what_the_plan_says_and_not_the_log():
+    main = container(spec_of(POD), "main")
+    assert main["image"] == "localhost:30503/trainer:v1"
+    assert main["command"] == ["python"]
+    assert main["args"] == ["train.py", "--deep"]
+    assert main["env"] == [{"name": "A", "value": "b"}]
+    assert main["volumeMounts"] == [
+        {"name": "aa", "mountPath": "/in/1", "readOnly": True},
+        {"name": "aa", "mountPath": "/in/2", "readOnly": True},
+        {"name": "bb", "mountPath": "/out", "readOnly": False},
+    ]
+    assert main["resources"]["limits"] == POD.resources
+    assert main["resources"]["requests"] == POD.resources
+    assert "imagePullPolicy" not in main
+
+
+def test_dollars_reach_the_container_as_they_are():
+    main = container(
+        spec_of(replace(POD, entrypoint=("$0",), args=("$$", "$(A)"), env={"B": "$(A)"})), "main"
+    )
+    assert main["command"] == ["$$0"]
+    assert main["args"] == ["$$$$", "$$(A)"]
+    assert main["env"] == [{"name": "B", "value": "$$(A)"}]
+
+
+def test_empty_command_and_arguments_are_the_images_own():
+    main = container(spec_of(replace(POD, entrypoint=(), args=(), env={})), "main")
+    assert not {"command", "args", "env"} & main.keys()
+
+
+def test_a_volume_is_declared_once_under_its_knit_id():
+    claims = {
+        each["name"]: each["persistentVolumeClaim"]["claimName"]
+        for each in spec_of(POD)["volumes"]
+        if "persistentVolumeClaim" in each
+    }
+    assert claims == {"aa": "data-knitid-aa", "bb": "data-knitid-bb", "cc": "data-knitid-cc"}
+
+
+def test_outputs_and_log_are_checked_to_be_empty_before_main():
+    (check,) = spec_of(POD)["initContainers"]
+    assert check["command"] == ["python3", "-m", "knit_workflows.pod.empty"]
+    assert check["args"] == ["/out", "/log"]
+    assert check["volumeMounts"] == [
+        {"name": "bb", "mountPath": "/out", "readOnly": True},
+        {"name": "cc", "mountPath": "/log", "readOnly": True},
+    ]
+
+
+def test_the_nurse_has_rights_of_its_own():
+    spec = spec_of(POD)
+    nurse = container(spec, "nurse")
+    assert nurse["args"] == ["main", "/log/log"]
+    fields = {each["name"]: each["valueFrom"]["fieldRef"]["fieldPath"] for each in nurse["env"]}
+    assert fields == {"POD_NAME": "metadata.name", "NAMESPACE": "metadata.namespace"}
+    assert {each["mountPath"]: each["name"] for each in nurse["volumeMounts"]} == {
+        "/log": "cc",
+        "/var/run/secrets/kubernetes.io/serviceaccount": "serviceaccount",
+    }
+    assert {"name": "serviceaccount", "secret": {"secretName": "knit-nurse-secret"}} in (
+        spec["volumes"]
+    )
+
+
+def test_without_outputs_and_log_main_is_alone():
+    spec = spec_of(replace(POD, outputs=(), log=None))
+    assert [each["name"] for each in spec["containers"]] == ["main"]
+    assert "initContainers" not in spec
+    assert [each["name"] for each in spec["volumes"]] == ["aa"]
+
+
+def test_the_service_account_is_the_plans_or_none_is_told():
+    spec = spec_of(POD)
+    assert spec["automountServiceAccountToken"] is False
+    assert "serviceAccountName" not in spec
+    spec = spec_of(replace(POD, service_account="trainer"))
+    assert spec["automountServiceAccountToken"] is True
+    assert spec["serviceAccountName"] == "trainer"
+
+
+def test_priority_class_and_placement():
+    spec = spec_of(
+        replace(POD, on_node=(NodeRule(NodeMode.MAY, "gpu", "yes"),)),
+        replace(SETTINGS, priority_class="knit-worker-priority"),
+    )
+    assert spec["priorityClassName"] == "knit-worker-priority"
+    assert spec["tolerations"][0]["key"] == "gpu"
+    assert not {"priorityClassName", "tolerations", "affinity"} & spec_of(POD).keys()
+
+
+def test_two_outputs_never_share_a_volume():
+    with pytest.raises(BackendRejected, match="bb"):
+        manifests.run_job(replace(POD, outputs=(Mount("/a", OUT), Mount("/b", OUT))), SETTINGS)
+    with pytest.raises(BackendRejected, match="bb"):
+        manifests.run_job(replace(POD, log=OUT), SETTINGS)
+
+
+@pytest.mark.parametrize("restricted", [False, True])
+def test_no_container_may_gain_privileges(restricted):
+    settings = replace(SETTINGS, restricted=restricted)
+    transfer = Transfer("t", IN, TransferMode.READ, "secret")
+    for spec in (spec_of(POD, settings), manifests.transfer_pod(transfer, settings)["spec"]):
+        assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        for each in [*spec["containers"], *spec.get("initContainers", [])]:
+            context = each["securityContext"]
+            assert context["allowPrivilegeEscalation"] is False
+            assert context["capabilities"]["drop"] == ["ALL"]
+
+
+def test_restricted_pods_have_one_user_and_no_capability():
+    spec = spec_of(POD, replace(SETTINGS, restricted=True))
+    assert spec["securityContext"]["runAsNonRoot"] is True
+    assert spec["securityContext"]["runAsUser"] == spec["securityContext"]["fsGroup"] == 65532
+    for each in [*spec["containers"], *spec["initContainers"]]:
+        assert "add" not in each["securityContext"]["capabilities"]
+        assert "runAsUser" not in each["securityContext"]
+
+
+def test_knits_containers_write_nowhere_but_to_volumes():
+    spec = spec_of(POD)
+    for name in ("init-main", "nurse"):
+        assert container(spec, name)["securityContext"]["readOnlyRootFilesystem"] is True
+        assert container(spec, name)["resources"]["limits"]["memory"] == "100Mi"
+        assert container(spec, name)["terminationMessagePolicy"] == "FallbackToLogsOnError"
+    assert "readOnlyRootFilesystem" not in container(spec, "main")["securityContext"]
+
+
+def test_a_claim_may_be_mounted_by_many():
+    claim = manifests.volume_claim(OUT, replace(SETTINGS, storage_class="fast"))
+    assert claim["metadata"]["name"] == "data-knitid-bb"
+    assert claim["metadata"]["labels"]["knit/data.knitid"] == "bb"
+    assert claim["metadata"]["labels"]["app.kubernetes.io/name"] == "data"
+    assert claim["spec"] == {
+        "accessModes": ["ReadWriteMany"],
+        "resources": {"requests": {"storage": "1Gi"}},
+        "storageClassName": "fast",
+    }
+    assert "storageClassName" not in manifests.volume_claim(OUT, SETTINGS)["spec"]
+
+
+def test_a_transfer_pod_opens_one_volume():
+    transfer = Transfer(
+        "knitid-aa-write-0", IN, TransferMode.WRITE, "s3cret", timedelta(seconds=90)
+    )
+    pod = manifests.transfer_pod(transfer, SETTINGS)
+    assert pod["metadata"]["labels"]["knit/dataagt.knitid"] == "aa"
+    assert pod["metadata"]["labels"]["knit/dataagt.mode"] == "write"
+    (agent,) = pod["spec"]["containers"]
+    assert agent["name"] == "dataagt"
+    assert agent["args"] == [
+        *("--path", "/data", "--mode", "write", "--port", "18082", "--idle", "90")
+    ]
+    assert agent["volumeMounts"] == [
+        {"name": "the-volume", "mountPath": "/data", "readOnly": False}
+    ]
+    assert pod["spec"]["automountServiceAccountToken"] is False
+    reading = manifests.transfer_pod(replace(transfer, mode=TransferMode.READ), SETTINGS)
+    assert reading["spec"]["containers"][0]["volumeMounts"][0]["readOnly"] is True
+
+
+def test_the_token_is_only_in_the_secret_that_goes_with_the_pod():
+    transfer = Transfer("t", IN, TransferMode.READ, "s3cret")
+    assert "s3cret" not in str(manifests.transfer_pod(transfer, SETTINGS))
+    secret = manifests.transfer_secret(transfer, "uid-1", SETTINGS)
+    assert secret["stringData"] == {"token": "s3cret"}
+    assert secret["metadata"]["ownerReferences"][0]["uid"] == "uid-1"
+
+
+def test_prerequisites_give_the_nurse_the_right_to_read_logs():
+    account, role, binding, secret = manifests.prerequisites(SETTINGS)
+    assert account["metadata"]["name"] == "knit-nurse"
+    granted = {tuple(rule["resources"]): rule["verbs"] for rule in role["rules"]}
+    assert granted == {("pods",): ["get", "list", "watch"], ("pods/log",): ["get"]}
+    assert binding["subjects"][0] == {
+        "kind": "ServiceAccount",
+        "name": "knit-nurse",
+        "namespace": "ns",
+    }
+    assert secret["type"] == "kubernetes.io/service-account-token"
+    assert secret["metadata"]["annotations"] == {"kubernetes.io/service-account.name": "knit-nurse"}

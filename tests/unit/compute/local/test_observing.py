@@ -1,0 +1,115 @@
+"""What a pod's account means."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from knit_workflows.compute.base import Observation, Phase, Trouble, TroubleKind
+from knit_workflows.compute.local.observing import observation_of
+from knit_workflows.compute.local.pod_folder import Account
+from knit_workflows.domain.runs import SUCCEEDED, Exit
+
+STARTED = Account(supervisor=(1, 2))
+RUNNING = replace(STARTED, running=True)
+
+
+def test_a_pod_is_pending_until_its_command_is_started() -> None:
+    """Then it is running."""
+    assert observation_of(STARTED) == Observation(Phase.PENDING)
+    assert observation_of(RUNNING) == Observation(Phase.RUNNING)
+
+
+@pytest.mark.parametrize(
+    ("account", "exit"),
+    [
+        (replace(RUNNING, exit=(0, 0)), SUCCEEDED),
+        (replace(RUNNING, exit=(3, 0)), Exit(3, "(container main) Error")),
+        (
+            replace(RUNNING, exit=(127, 0)),
+            Exit(127, "(container main) Error: a command was not found"),
+        ),
+        (
+            replace(RUNNING, exit=(126, 0)),
+            Exit(126, "(container main) Error: a command cannot be executed"),
+        ),
+        (
+            replace(RUNNING, exit=(143, 0)),
+            Exit(143, "(container main) killed by signal SIGTERM"),
+        ),
+        (replace(RUNNING, exit=(255, 0)), Exit(255, "(container main) Error")),
+        (
+            replace(RUNNING, exit=(137, 0), facts=(137, True, False)),
+            Exit(137, "(container main) OOMKilled"),
+        ),
+        (
+            replace(RUNNING, exit=(1, 0), facts=(127, False, False)),
+            Exit(127, "(container main) Error: a command was not found"),
+        ),
+        (
+            replace(RUNNING, exit=(1, 0), facts=(0, False, True)),
+            Exit(255, "(container main) the connection to the container engine was lost"),
+        ),
+        (
+            replace(RUNNING, exit=(141, 1), complaints=("cat: No space left on device",)),
+            Exit(1, "(container log) the log could not be written: cat: No space left on device"),
+        ),
+        (
+            replace(RUNNING, exit=(0, 137)),
+            Exit(1, "(container log) the log could not be written: the copier was killed"),
+        ),
+        (
+            replace(STARTED, exit=(1, 0), complaints=("bwrap: Can't mkdir /usr/x",)),
+            Exit(128, "(container main) StartError: bwrap: Can't mkdir /usr/x"),
+        ),
+        (
+            replace(STARTED, full_output="/out"),
+            Exit(1, "(container init-main) the output /out is not empty"),
+        ),
+        (
+            replace(STARTED, full_output=""),
+            Exit(1, "(container init-log) the log is not empty"),
+        ),
+        (
+            replace(STARTED, refusal="invalid mount"),
+            Exit(128, "(container main) CreateError: invalid mount"),
+        ),
+    ],
+)
+def test_an_end_has_a_code_and_names_its_container(account: Account, exit: Exit) -> None:
+    """Success is only what really succeeded, log included."""
+    seen = observation_of(account)
+    assert seen.exit == exit
+    assert seen.phase is (Phase.SUCCEEDED if exit == SUCCEEDED else Phase.FAILED)
+
+
+@pytest.mark.parametrize(
+    ("complaint", "kind", "reason"),
+    [
+        ("Error: invalid reference format", TroubleKind.IMAGE, "InvalidImageName"),
+        ("manifest unknown: not found", TroubleKind.IMAGE, "ImagePull"),
+        ("denied: requested access to the resource is denied", TroubleKind.IMAGE, "ImagePull"),
+        ("dial tcp: lookup x: no such host", TroubleKind.TRANSIENT, "RegistryUnreachable"),
+        ("read: connection reset by peer", TroubleKind.TRANSIENT, "RegistryUnreachable"),
+    ],
+)
+def test_trouble_with_an_image_is_told_from_an_unreachable_registry(
+    complaint: str, kind: TroubleKind, reason: str
+) -> None:
+    """The one is given up soon, the other may pass."""
+    seen = observation_of(replace(STARTED, trouble=complaint))
+    assert seen == Observation(Phase.PENDING, trouble=Trouble(kind, reason, complaint))
+
+
+@pytest.mark.parametrize(
+    ("image", "digest"),
+    [
+        ("sha256:ab registry/name@sha256:cd", "sha256:cd"),
+        ("sha256:ab", "sha256:ab"),
+        ("ab", "sha256:ab"),
+    ],
+)
+def test_the_digest_is_the_registrys_else_the_images_own(image: str, digest: str) -> None:
+    """Engines print it with and without its algorithm."""
+    assert observation_of(replace(RUNNING, image=image)).image_digest == digest
