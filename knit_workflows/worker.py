@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 
 SHUTDOWN: Final = timedelta(seconds=2)
 """Short steps end within it after SIGTERM; watches are then handed on."""
+STICKY: Final = timedelta(seconds=3)
 
 
 def backend_from(settings: ComputeSettings) -> ComputeBackend:
@@ -81,6 +82,8 @@ def workers(client: Client, deps: Deps, roles: frozenset[Role]) -> list[Worker]:
             plugins=[KnitPlugin(deps, roles=served)],
             max_concurrent_activities=WATCH_SLOTS if Role.WATCH in served else 200,
             graceful_shutdown_timeout=SHUTDOWN,
+            # How long a killed worker's workflows wait for it before another one takes them.
+            sticky_queue_schedule_to_start_timeout=STICKY,
         )
         for queue, served in _by_queue(deps.queues, roles).items()
     ]

@@ -1,4 +1,4 @@
-"""The main job on the embedded stack: push, apply three chained Plans, watch, trace, pull.
+"""The main job on the embedded stack: apply three chained Plans, push, watch, trace, pull.
 
 `python examples/iris/demo.py [--down]` shows every `knit` command before it runs it. The stack
 goes on running afterwards, unless `--down` is given.
@@ -8,93 +8,139 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from rich.console import Console
 from rich.table import Table
+from rich.tree import Tree
+
+Json: TypeAlias = dict[str, Any]
 
 HERE = Path(__file__).parent
 PROJECT = "project:iris"
 NAMES = ("hasty", "steady", "patient")
-WITHIN = 60.0
+RESULTS = ".knit/results"
+WITHIN = 120.0
+LOOK_EVERY = 0.2
 console = Console(highlight=False)
 
 
-def knit(*arguments: str, show: bool = True) -> str:
+def knit(*arguments: str, show: bool = True, note: str = "") -> str:
     """Run one `knit` command and give what it printed; ends the demo when it fails."""
     if show:
-        console.print(f"[bold]$ knit {' '.join(_short(word) for word in arguments)}[/bold]")
+        line = f"$ knit {' '.join(_short(word) for word in arguments)}"
+        console.print(f"[bold]{line}[/bold]{note and f'   [dim]# {note}[/dim]'}", soft_wrap=True)
     command = [sys.executable, "-m", "knit_cli", *arguments]
-    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"{done.stderr.strip()}\nthe demo ends: `knit {' '.join(arguments)}` failed")
+    return done.stdout
 
 
-def push(folder: Path, *tags: str) -> None:
-    """Push a folder with these tags, unless a Data with all of them is there from an earlier run.
-
-    Pushing the same again would be new Data, and every combination with it a new Run.
-    """
-    words = [word for tag in (PROJECT, *tags) for word in ("--tag", tag)]
-    if not json.loads(knit("data", "find", *words, show=False)):
-        knit("data", "push", *words, str(folder))
+def push(tags: list[str], *sources: Path, name: bool = False) -> None:
+    """Push folders with these tags; with `name` each is also tagged with its own name."""
+    words = [word for tag in (PROJECT, *tags) for word in ("-t", tag)]
+    knit("data", "push", *words, *(["--name"] if name else []), *map(str, sources))
 
 
 def apply(plan: str) -> str:
     """Register one Plan of the example, or find it registered; gives its id."""
-    applied: dict[str, Any] = json.loads(knit("plan", "apply", str(HERE / "plans" / plan)))
+    applied: Json = json.loads(knit("plan", "apply", str(HERE / "plans" / plan)))
     return str(applied["planId"])
 
 
-def push_parameters() -> int:
-    """Push the three sets of parameters, or in later runs one more; gives how many there are."""
-    find = ("data", "find", "--tag", PROJECT, "--tag", "type:parameters")
-    known = len(json.loads(knit(*find, show=False)))
-    if known < len(NAMES):
-        for name in NAMES:
-            push(HERE / "parameters" / name, "type:parameters", f"name:{name}")
+def push_inputs() -> int:
+    """Push what is not there yet from an earlier demo; gives how many sets of parameters are.
+
+    Pushing the same again would be new Data, and every combination with it a new Run. So a later
+    demo pushes one more set of parameters, and only what is new with it is run.
+    """
+    found = json.loads(knit("data", "find", "-t", PROJECT, show=False))
+    known = [tag for data in found for tag in data["tags"]]
+    if "type:code" not in known:
+        push(["type:code"], HERE / "code")
+    if "type:flowers" not in known:
+        push(["type:flowers"], HERE / "data")
+    count = known.count("type:parameters")
+    if count == 0:
+        push(["type:parameters"], *(HERE / "parameters" / name for name in NAMES), name=True)
         return len(NAMES)
     with tempfile.TemporaryDirectory() as folder:
-        more = {"rate": 0.005, "epochs": 50 * (known + 1)}
-        (Path(folder) / "parameters.json").write_text(json.dumps(more))
-        push(Path(folder), "type:parameters", f"name:more-{known}")
-    return known + 1
+        more = Path(folder) / f"more-{count}"
+        more.mkdir()
+        (more / "parameters.json").write_text(json.dumps({"rate": 0.005, "epochs": 50 * count}))
+        push(["type:parameters"], more, name=True)
+    return count + 1
 
 
-def wait_for_metrics(plan_id: str, count: int) -> list[dict[str, Any]]:
+def wait_for_metrics(plan_ids: list[str], count: int) -> list[Json]:
     """Wait until one evaluation for every set of parameters is done; gives their Runs."""
     console.print("[dim]# nobody starts anything: the Runs appear by themselves[/dim]")
+    wanted = [word for plan_id in plan_ids for word in ("--planid", plan_id)]
     ends = time.monotonic() + WITHIN
+    shown: set[str] = set()
     while time.monotonic() < ends:
-        failed = json.loads(knit("run", "find", "--status", "failed", show=False))
-        if failed:
-            sys.exit(f"a Run failed: knit run show {failed[0]['runId']}")
-        find = ("run", "find", "--planid", plan_id, "--status", "done")
-        done: list[dict[str, Any]] = json.loads(knit(*find, show=False))
-        if len(done) >= count:
-            return done
-        time.sleep(0.1)
+        runs: list[Json] = json.loads(knit("run", "find", *wanted, show=False))
+        for run in runs:
+            if run["status"] == "failed":
+                sys.exit(f"a Run failed; see it with: knit run show {run['runId']}")
+            if run["status"] == "done" and run["runId"] not in shown:
+                shown.add(run["runId"])
+                console.print(f"  {_work(run['plan']):9}{run['runId']}  [green]done[/green]")
+        done = [run for run in runs if run["runId"] in shown]
+        metrics = [run for run in done if run["plan"]["planId"] == plan_ids[-1]]
+        if len(metrics) >= count:
+            return metrics
+        time.sleep(LOOK_EVERY)
     sys.exit("the evaluations did not end in time; look at `knit run find`")
 
 
-def show_results(runs: list[dict[str, Any]]) -> None:
-    """Pull the metrics of each Run and show them as a table, best first."""
-    table = Table("rate", "epochs", "accuracy", "metrics", box=None, padding=(0, 2, 0, 0))
-    rows: list[tuple[float, float, int, str]] = []
+def show_results(runs: list[Json]) -> str:
+    """Pull the metrics of each Run and show them as a table, best first; gives the best's id."""
+    shutil.rmtree(RESULTS, ignore_errors=True)
+    rows = []
     for run in runs:
         knit_id = run["outputs"][0]["knitId"]
-        with tempfile.TemporaryDirectory() as folder:
-            knit("data", "pull", "-x", knit_id, folder, show=not rows)
-            text = (Path(folder) / knit_id / "metrics.json").read_text()
-        metrics = json.loads(text)
-        parameters = metrics["parameters"]
-        rows.append((metrics["accuracy"], parameters["rate"], parameters["epochs"], knit_id))
-    for accuracy, rate, epochs, knit_id in sorted(rows, reverse=True):
-        table.add_row(str(rate), str(epochs), f"[green]{accuracy:.0%}[/green]", knit_id)
+        knit("data", "pull", "--extract", knit_id, RESULTS, show=not rows)
+        metrics = json.loads((Path(RESULTS) / knit_id / "metrics.json").read_text())
+        asked = metrics["parameters"]
+        rows.append((metrics["accuracy"], asked["rate"], asked["epochs"], knit_id))
+    table = Table("accuracy", "rate", "epochs", "metrics", box=None, padding=(0, 3, 0, 2))
+    rows.sort(reverse=True)
+    for accuracy, rate, epochs, knit_id in rows:
+        table.add_row(f"[green]{accuracy:.0%}[/green]", str(rate), str(epochs), knit_id)
     console.print(table)
+    return str(rows[0][-1])
+
+
+def show_lineage(knit_id: str) -> None:
+    """Draw what a Data came from: every Data by its kind, every Run by its program."""
+    words = ("data", "lineage", "--upstream", "-n", "all", "--format", "json", knit_id)
+    graph: Json = json.loads(knit(*words, note="drawn shorter"))
+    data = {one["knitId"]: one for one in graph["data"]}
+    runs = {one["runId"]: one for one in graph["runs"]}
+    shown: set[str] = set()
+
+    def grow(parent: Tree, knit_id: str) -> None:
+        branch = parent.add(_kind(data[knit_id]))
+        run = runs[data[knit_id]["upstream"]["run"]["runId"]]
+        if knit_id not in shown and run["inputs"]:
+            twig = branch.add(f"[dark_orange]{_work(run['plan'])}[/dark_orange]")
+            for used in run["inputs"]:
+                grow(twig, used["knitId"])
+        elif run["inputs"]:
+            branch.label = f"{branch.label} [dim](see above)[/dim]"
+        shown.add(knit_id)
+
+    root = Tree("", guide_style="dim", hide_root=True)
+    grow(root, knit_id)
+    console.print(root)
 
 
 def main() -> None:
@@ -103,17 +149,13 @@ def main() -> None:
     parser.add_argument("--down", action="store_true", help="end the stack afterwards")
     down = parser.parse_args().down
     begun = time.monotonic()
-    console.print(knit("dev", "up", "--detach"), end="")
-    plans = [apply(plan) for plan in ("split.yaml", "train.yaml", "evaluate.yaml")]
-    push(HERE / "code", "type:code")
-    push(HERE / "data", "type:flowers")
-    runs = wait_for_metrics(plans[-1], push_parameters())
-    best = runs[-1]["outputs"][0]["knitId"]
-    console.print(knit("data", "lineage", "--upstream", "-n", "all", "--format", "tree", best))
-    show_results(runs)
-    console.print(f"[dim]# {time.monotonic() - begun:.1f} s in all[/dim]")
+    console.print(knit("dev", "up", "--detach").rstrip())
+    plan_ids = [apply(plan) for plan in ("split.yaml", "train.yaml", "evaluate.yaml")]
+    count = push_inputs()
+    show_lineage(show_results(wait_for_metrics(plan_ids, count)))
+    console.print(f"[dim]# {time.monotonic() - begun:.0f} s in all[/dim]")
     status = json.loads(knit("dev", "status", "--json", show=False))
-    console.print(f"API [cyan]{status['api']}[/cyan]   Temporal Web UI {status['webUi']}")
+    console.print(f"API [cyan]{status['api']}[/cyan]   Temporal Web UI [cyan]{status['webUi']}[/]")
     if down:
         knit("dev", "down")
     else:
@@ -122,6 +164,18 @@ def main() -> None:
 
 def _short(word: str) -> str:
     return str(Path(word).relative_to(HERE)) if word.startswith(str(HERE)) else word
+
+
+def _work(plan: Json) -> str:
+    """Name a Plan by the program that it runs."""
+    return Path(plan["entrypoint"][-1]).stem
+
+
+def _kind(data: Json) -> str:
+    """Name a Data by its tags, and the beginning of its id."""
+    tags = dict(tag.split(":", 1) for tag in data["tags"])
+    name = f" {tags['name']}" if "name" in tags else ""
+    return f"[green]{tags.get('type', 'Data')}[/green]{name} [dim]{data['knitId'][:8]}[/dim]"
 
 
 if __name__ == "__main__":

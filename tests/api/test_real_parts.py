@@ -106,7 +106,8 @@ async def test_a_process_killed_in_an_upload_leaves_a_failed_run_after_its_lease
 
         async def deadly() -> AsyncIterator[bytes]:
             yield tar_of(HELLO)[:700]
-            await asyncio.sleep(0.3)
+            while not await knit.data_with({"type": "orphan"}):
+                await asyncio.sleep(0.05)
             running.process.kill()
             yield tar_of(HELLO)[700:]
 
@@ -121,9 +122,11 @@ async def test_a_process_killed_in_an_upload_leaves_a_failed_run_after_its_lease
 
 async def test_temporal_away(postgres: EmbeddedPostgres, tmp_path: Path):
     """What needs no Temporal goes on; what does is refused soon, and nothing is made of it."""
-    async with temporal() as client:
-        async with knit_environment(postgres=postgres, client=client, work=False) as knit:
-            environment = environment_of(knit)
+    async with (
+        temporal() as client,
+        knit_environment(postgres=postgres, client=client, work=False) as knit,
+    ):
+        environment = environment_of(knit)
     with api(tmp_path, **environment) as running:
         async with httpx.AsyncClient(base_url=f"{running.url}/api", trust_env=False) as client:
             client.timeout = httpx.Timeout(15)

@@ -175,8 +175,9 @@ class ApiServer:
         body: JsonObject | None = None,
         accept: Collection[int] = (),
     ) -> Reply:
+        # No limit in total: waiting for one of our own connections says nothing about the server.
         limits = aiohttp.ClientTimeout(
-            total=self._settings.request_timeout.total_seconds(), sock_connect=5
+            total=None, sock_connect=5, sock_read=self._settings.request_timeout.total_seconds()
         )
         path, sent_at = self._path(kind, name), time.monotonic()
         try:

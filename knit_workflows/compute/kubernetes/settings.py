@@ -41,6 +41,7 @@ class KubernetesSettings:
     version: str = field(default_factory=_own_version)
     """Value of the label `app.kubernetes.io/version`."""
     request_timeout: timedelta = timedelta(seconds=15)
+    """For how long the API server may be silent while it answers a request."""
     reread: timedelta = timedelta(seconds=60)
     """What a missed notification costs at most."""
     pending_reread: timedelta = timedelta(seconds=3)

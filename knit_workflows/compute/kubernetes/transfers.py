@@ -14,8 +14,8 @@ from knit_workflows.compute.kubernetes.settings import KubernetesSettings
 from knit_workflows.compute.kubernetes.troubles import trouble_of_pod
 from knit_workflows.domain.errors import BackendRejected, DataExists, TransferNotReady
 
-_SOON: Final = 0.5
-"""Seconds for the agent's answer to a health check; it answers from memory."""
+_SOON: Final = 1.0
+"""Seconds for the agent's answer to a question; it answers from memory."""
 _SECOND: Final = {"gracePeriodSeconds": 1}
 """The shortest deletion that the kubelet confirms. With 0 the pod vanishes from sight while its
 process may go on writing, and its claim could be removed under it."""
@@ -76,15 +76,17 @@ class Transfers:
     async def _check_empty(self, transfer: Transfer, url: str) -> None:
         """Raise DataExists if the door is for writing and there is content behind it.
 
-        The agent says so before it takes a body, also while a body is on its way; the path is none
-        of its own, so that an empty volume stays as it is. Where it cannot be asked, the upload
-        itself is answered so.
+        Asked by an upload that announces no body: the agent first says whether there may be one
+        (409, also while one is on its way), then that this is none (411), and has changed nothing.
+        Where it cannot be asked, the upload itself is answered so.
         """
         if transfer.mode is not TransferMode.WRITE:
             return
-        headers = {"Authorization": f"Bearer {transfer.token}", "Expect": "100-continue"}
+        headers = {"Authorization": f"Bearer {transfer.token}"}
+        upload = self._http.build_request("POST", url, headers=headers)
+        del upload.headers["Content-Length"]
         try:
-            answer = await self._http.post(f"{url}writable", headers=headers, content=b"")
+            answer = await self._http.send(upload)
         except httpx.HTTPError:
             return
         if answer.status_code == httpx.codes.CONFLICT:

@@ -44,6 +44,17 @@ def find_process(pid: int) -> Process | None:
     return Process(pid, parent=int(fields[1]), session=int(fields[3]), born=int(fields[19]))
 
 
+def has_children(process: Process) -> bool:
+    """Say whether a process has children, zombies included; yes where the kernel does not tell.
+
+    That there is none is reliable, since the first child is looked up under the kernel's lock.
+    """
+    try:
+        return bool((_PROC / f"{process.pid}/task/{process.pid}/children").read_text())
+    except (FileNotFoundError, ProcessLookupError):
+        return find_process(process.pid) == process
+
+
 def in_session(session: int) -> list[Process]:
     """Give the living processes of a session."""
     return [process for process in _living() if process.session == session]

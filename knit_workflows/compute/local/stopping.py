@@ -18,6 +18,7 @@ from knit_workflows.compute.local.processes import (
     boot_id,
     descendants,
     find_process,
+    has_children,
     in_session,
     send,
 )
@@ -43,8 +44,10 @@ def is_alive(folder: Path, account: Account) -> bool:
     if not account.ended and pod_folder.is_locked(folder / pod_folder.STATE):
         return True
     # A sandbox reports its end, and lets go of the lock, an instant before the kernel has killed
-    # what the command left in the background. Its first process is the last to go.
-    return _sandbox(account) is not None
+    # what the command left in the background. All of that are children of its first process,
+    # which itself touches nothing and takes its time to go.
+    sandbox = _sandbox(account)
+    return sandbox is not None and has_children(sandbox)
 
 
 def is_orphaned(account: Account) -> bool:

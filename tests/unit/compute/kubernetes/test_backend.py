@@ -50,6 +50,7 @@ async def agent(answer: int):
         if request.path == "/healthz":
             return web.Response()
         assert request.headers["Authorization"] == "Bearer s3cret"
+        assert not {"Content-Length", "Transfer-Encoding"} & request.headers.keys()
         return web.Response(status=answer)
 
     runner = web.ServerRunner(web.Server(handle))
@@ -303,7 +304,7 @@ class TestTransfers:
 
     @pytest.mark.parametrize("content", [False, True])
     async def test_a_door_to_content_is_not_opened_for_writing(self, api, settings, content):
-        async with agent(409 if content else 404) as port:
+        async with agent(409 if content else 411) as port:
             backend = KubernetesBackend(replace(settings, transfer_port=port))
             await backend.open()
             writing = replace(TRANSFER, mode=TransferMode.WRITE)

@@ -1,0 +1,134 @@
+"""The API process: `python -m knit_api --host 127.0.0.1 --port 8080`.
+
+The composition root: here, and only here, the real store and Temporal are chosen.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import socket
+from collections.abc import Awaitable, Callable, Sequence
+from types import FrameType
+from typing import Final
+
+import uvicorn
+from temporalio.client import Client
+from temporalio.contrib.pydantic import pydantic_data_converter
+from temporalio.envconfig import ClientConfigProfile
+
+from knit_api.app import create_app
+from knit_api.auth import BindRefused, check_bind, is_loopback
+from knit_api.deps import ApiStore, Deps, Lazy, Transfers
+from knit_api.trailers import TrailersProtocol
+from knit_workflows import log as logs
+from knit_workflows.client import KnitClient
+from knit_workflows.domain.errors import EngineUnavailable, StoreUnavailable
+from knit_workflows.settings import Settings
+from knit_workflows.store import PostgresStore
+
+log = logging.getLogger(__name__)
+
+GRACE_SECONDS: Final = 10
+"""How long requests under way may take to end after SIGTERM."""
+
+
+def deps_from(settings: Settings) -> Deps:
+    """Give the API's parts as the settings say; nothing is connected."""
+
+    async def connect_store() -> ApiStore:
+        store = PostgresStore(settings.store)
+        try:
+            await store.open()
+        except BaseException:
+            await store.aclose()
+            raise
+        return store
+
+    async def close_store() -> None:
+        if isinstance(store.connected, PostgresStore):
+            await store.connected.aclose()
+
+    store: Lazy[ApiStore] = Lazy(connect_store, StoreUnavailable)
+    return Deps(
+        store=store,
+        transfers=Lazy(_transfers(settings), EngineUnavailable),
+        lease=settings.engine.transfer_lease,
+        new_runs=settings.engine.new_runs,
+        close_store=close_store,
+    )
+
+
+def _transfers(settings: Settings) -> Callable[[], Awaitable[Transfers]]:
+    # Read at once: a configuration that cannot be read is to be told at the start.
+    config = ClientConfigProfile.load().to_client_connect_config()
+    config.setdefault("target_host", "localhost:7233")
+
+    async def connect() -> Transfers:
+        # Not with the plugin: it brings the worker's half of Temporal's SDK, some 10 MiB.
+        client = await Client.connect(**config, data_converter=pydantic_data_converter)
+        return KnitClient(client, lease=settings.engine.transfer_lease, queues=settings.queues)
+
+    return connect
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server, that tells the app at once when it is asked to end."""
+
+    def __init__(self, config: uvicorn.Config, stopping: asyncio.Event) -> None:
+        super().__init__(config)
+        self._stopping = stopping
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, and say where: whoever asked for port 0 learns it here."""
+        await super().startup(sockets)
+        if self.started:
+            host, port, *_ = self.servers[0].sockets[0].getsockname()
+            log.info("API is ready", extra={"action": "api_ready", "host": host, "port": port})
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Take a signal; streams without an end look at the event a few times per second."""
+        self._stopping.set()
+        super().handle_exit(sig, frame)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Parse the command line and serve until SIGTERM or SIGINT."""
+    parser = argparse.ArgumentParser(
+        prog="python -m knit_api", description="Serves knit's Web API."
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
+    parser.add_argument("--port", type=int, default=8080, help="0 takes a free one")
+    parser.add_argument(
+        "--insecure-bind",
+        action="store_true",
+        help="allow a --host that others can reach, although knit cannot tell who they are",
+    )
+    options = parser.parse_args(arguments)
+    try:
+        check_bind(options.host, insecure=options.insecure_bind)
+    except BindRefused as refused:
+        parser.error(str(refused))
+    settings = Settings()
+    logs.set_up(settings.log_format, settings.log_level)
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)  # what it tells, we tell
+    deps = deps_from(settings)
+    app = create_app(deps, loopback_names_only=is_loopback(options.host))
+    config = uvicorn.Config(
+        app,
+        host=options.host,
+        port=options.port,
+        http=TrailersProtocol,
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=GRACE_SECONDS,
+    )
+    Server(config, deps.stopping).run()
+
+
+if __name__ == "__main__":
+    main()

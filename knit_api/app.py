@@ -1,0 +1,73 @@
+"""Composes the Web API: routes, layers, and what they work with."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import PackageNotFoundError, version
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from knit_api import openapi
+from knit_api.auth import LoopbackNamesOnly
+from knit_api.deps import Deps
+from knit_api.errors import ErrorAnswers, on_http_exception, on_validation_error
+from knit_api.routes import data, health, plans, runs
+
+
+def create_app(deps: Deps, *, loopback_names_only: bool = False) -> FastAPI:
+    """Give the app; nothing is connected yet, and `deps` are closed with its lifespan."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        try:
+            yield
+        finally:
+            await deps.aclose()
+
+    app = FastAPI(
+        title="knit",
+        summary="Runs containers when the data they need exists, and remembers what came from what",
+        version=_version(),
+        openapi_url=openapi.PATH,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        lifespan=lifespan,
+        exception_handlers={
+            HTTPException: on_http_exception,
+            RequestValidationError: on_validation_error,
+        },
+    )
+    app.state.deps = deps
+    for routes in (health, data, plans, runs):
+        app.include_router(routes.router)
+    openapi.install(app)
+    app.add_middleware(EitherSlash)
+    if loopback_names_only:
+        app.add_middleware(LoopbackNamesOnly)
+    app.add_middleware(ErrorAnswers)
+    return app
+
+
+class EitherSlash:
+    """Makes `/api/data/` and `/api/data` the same path."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] == "http" and scope["path"] != "/" and scope["path"].endswith("/"):
+            scope = {**scope, "path": scope["path"].rstrip("/") or "/"}
+        await self._app(scope, receive, send)
+
+
+def _version() -> str:
+    try:
+        return version("knit")
+    except PackageNotFoundError:  # run from a folder, not installed
+        return "0"

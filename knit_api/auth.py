@@ -1,0 +1,66 @@
+"""Who may speak to the API: the one place that decides it.
+
+Accounts, tokens and roles come with the deployment on clusters. Until then whoever reaches the API
+may do everything, so it must be reached from this machine only: it listens on a loopback address,
+unless its operator says in so many words that something else guards it (`--insecure-bind`).
+On loopback it also wants to be *called* by a loopback name: otherwise a web page in a browser on
+this machine could reach it under a name of its own that leads to 127.0.0.1 (DNS rebinding).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from knit_api.errors import error_response
+
+
+class BindRefused(Exception):
+    """Listening there would open knit to everybody; the message says what to do."""
+
+
+def check_bind(host: str, *, insecure: bool) -> None:
+    """Raise BindRefused when others than this machine could reach that address."""
+    if not insecure and not is_loopback(host):
+        raise BindRefused(
+            f"the API has no authentication yet, so it does not listen on {host!r}: use 127.0.0.1, "
+            "or --insecure-bind if something else decides who may reach it"
+        )
+
+
+def is_loopback(host: str) -> bool:
+    """Say whether a name or address, without port, is this machine's own."""
+    if host.lower().rstrip(".") in ("localhost", "ip6-localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+class LoopbackNamesOnly:
+    """Refuses requests that call this machine by another name than a loopback one."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve or refuse one request."""
+        if scope["type"] == "http" and not is_loopback(_called(scope)):
+            refusal = error_response(
+                403,
+                "this API answers to loopback names only",
+                "call it as http://127.0.0.1, or let its operator start it with --insecure-bind",
+            )
+            await refusal(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+
+def _called(scope: Scope) -> str:
+    host: bytes = next((value for name, value in scope["headers"] if name == b"host"), b"")
+    name = host.decode("latin-1")
+    if name.startswith("["):
+        return name.partition("]")[0]
+    return name.partition(":")[0]

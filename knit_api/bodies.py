@@ -1,0 +1,77 @@
+"""Reads JSON bodies: bounded, and with the place of what is wrong."""
+
+from __future__ import annotations
+
+from typing import Any, Final, TypeVar
+
+import pydantic_core
+from pydantic import BaseModel, ValidationError
+from starlette.requests import ClientDisconnect, Request
+
+from knit_api.errors import ClientGone, HttpProblem
+from knit_workflows.domain.errors import InvalidRequest
+
+MOST_BYTES: Final = 4 << 20
+
+M = TypeVar("M", bound=BaseModel)
+
+
+async def json_body(request: Request) -> Any:
+    """Give the decoded body. Raises InvalidRequest with line and column, HttpProblem (413)."""
+    raw = await _read(request)
+    try:
+        return pydantic_core.from_json(raw, allow_inf_nan=False)
+    except ValueError as error:
+        raise InvalidRequest(
+            f"bad request: the body is not JSON: {error}", advice="correct the JSON at that place"
+        ) from error
+
+
+async def model_body(request: Request, model: type[M]) -> M:
+    """Give the body as a wire type. Raises InvalidRequest that names the keys at fault."""
+    document = await json_body(request)
+    try:
+        return model.model_validate(document)
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(map(str, one['loc'])) or 'the body'}: {one['msg']}"
+            for one in error.errors(include_url=False, include_input=False)
+        )
+        raise InvalidRequest(
+            f"bad request: {problems[:2000]}", advice=f"the keys are {', '.join(_keys(model))}"
+        ) from error
+
+
+def require_json(request: Request) -> None:
+    """Raise InvalidRequest unless the Content-Type is exactly JSON, without parameters."""
+    given = request.headers.get("content-type", "")
+    if given.strip().lower() != "application/json":
+        raise InvalidRequest(
+            f"bad request: the Content-Type is {given[:80]!r}",
+            advice="send exactly: Content-Type: application/json",
+        )
+
+
+async def _read(request: Request) -> bytes:
+    announced = request.headers.get("content-length", "0")
+    if announced.isdigit() and int(announced) > MOST_BYTES:
+        raise _too_large()
+    body = bytearray()
+    try:
+        async for piece in request.stream():
+            body += piece
+            if len(body) > MOST_BYTES:
+                raise _too_large()
+    except ClientDisconnect as error:
+        raise ClientGone("the client closed the connection within the body") from error
+    return bytes(body)
+
+
+def _too_large() -> HttpProblem:
+    return HttpProblem(
+        413, "the body is too large", f"a JSON body has at most {MOST_BYTES >> 20} MiB"
+    )
+
+
+def _keys(model: type[BaseModel]) -> list[str]:
+    return [str(field.validation_alias or name) for name, field in model.model_fields.items()]

@@ -1,0 +1,159 @@
+"""What lies between a body on the wire and a plain tar: gzip, and a checksum of the wire bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import zlib
+from typing import Final, Protocol
+
+from knit_workflows.domain.errors import InvalidArchive
+
+GZIPPED_TAR: Final = "application/tar+gzip"
+PLAIN_TAR: Final = "application/x-tar"
+CHECKSUM_TRAILER: Final = "x-checksum-md5"
+
+_MOST_BYTES: Final = 1 << 20
+_GZIP: Final = 31  # zlib's number for "a gzip header, the largest window"
+_FAST: Final = 1
+
+
+class _Encoding(Protocol):
+    """One way a tar is encoded on the wire."""
+
+    def feed(self, data: bytes) -> None: ...
+    def read(self) -> bytes: ...
+    def finish(self) -> None: ...
+
+
+class Decoder:
+    """Turns the pieces of a body into pieces of plain tar of at most 1 MiB, in constant memory.
+
+    Feed a piece, then read until nothing comes; `finish` at the end of the body judges the whole.
+    Not for several threads at once.
+    """
+
+    def __init__(self, media_type: str, *, with_checksum: bool) -> None:
+        self._encoding: _Encoding = _Inflater() if media_type == GZIPPED_TAR else _Plain()
+        self._md5 = hashlib.md5(usedforsecurity=False) if with_checksum else None
+
+    def feed(self, data: bytes) -> None:
+        """Take a piece of the body."""
+        if self._md5 is not None:
+            self._md5.update(data)
+        self._encoding.feed(data)
+
+    def read(self) -> bytes:
+        """Give plain tar; empty when more of the body is needed. Raises InvalidArchive."""
+        return self._encoding.read()
+
+    def finish(self, checksum: str | None) -> None:
+        """Judge the body as a whole. Raises InvalidArchive when it is cut or was changed.
+
+        `checksum` is what the client says at the end; None (it says nothing, or a proxy dropped it)
+        leaves the archive's own checksums.
+        """
+        self._encoding.finish()
+        if self._md5 is None or checksum is None:
+            return
+        if not hmac.compare_digest(
+            checksum.strip().lower().encode(), self._md5.hexdigest().encode()
+        ):
+            raise InvalidArchive(
+                "the checksum does not match: the body was changed on its way",
+                advice="push again; if it happens again, look for a proxy that changes bodies",
+            )
+
+
+class _Plain:
+    """No encoding."""
+
+    def __init__(self) -> None:
+        self._pending = b""
+
+    def feed(self, data: bytes) -> None:
+        self._pending += data
+
+    def read(self) -> bytes:
+        piece, self._pending = self._pending, b""
+        return piece
+
+    def finish(self) -> None:
+        pass
+
+
+class _Inflater:
+    """gzip: one or more members, possibly with zeros behind them (as some tools leave)."""
+
+    def __init__(self) -> None:
+        self._pending = b""
+        self._member: zlib._Decompress | None = None
+        self._members = 0
+
+    def feed(self, data: bytes) -> None:
+        self._pending += data
+
+    def read(self) -> bytes:
+        while True:
+            if self._member is None:
+                if self._members:
+                    self._pending = self._pending.lstrip(b"\0")
+                if not self._pending:
+                    return b""
+                self._member = zlib.decompressobj(_GZIP)
+            if not self._pending:
+                return b""
+            piece = self._inflate(self._member)
+            if piece:
+                return piece
+
+    def _inflate(self, member: zlib._Decompress) -> bytes:
+        try:
+            piece = member.decompress(self._pending, _MOST_BYTES)
+        except zlib.error as error:
+            raise InvalidArchive(
+                f"the body is not gzip, or it is damaged ({error})",
+                advice=f"send gzip(tar) as {GZIPPED_TAR}, or plain tar as {PLAIN_TAR}",
+            ) from error
+        if member.eof:
+            self._pending = member.unused_data
+            self._member = None
+            self._members += 1
+        else:
+            self._pending = member.unconsumed_tail
+        return piece
+
+    def finish(self) -> None:
+        if self._member is not None or not self._members:
+            raise InvalidArchive(
+                "the gzip stream is cut off", advice="push again; the connection may have broken"
+            )
+
+
+class Encoder:
+    """Turns pieces of plain tar into a body, and knows the checksum of what it gave."""
+
+    def __init__(self, media_type: str) -> None:
+        # Fast rather than small: the network is seldom slower than zlib at its best.
+        self._deflater = zlib.compressobj(_FAST, wbits=_GZIP) if media_type == GZIPPED_TAR else None
+        self._md5 = hashlib.md5(usedforsecurity=False)
+
+    def encode(self, piece: bytes) -> bytes:
+        """Give what is to be sent now; may be empty."""
+        if self._deflater is None:
+            return piece
+        data = self._deflater.compress(piece)
+        self._md5.update(data)
+        return data
+
+    def finish(self) -> bytes:
+        """Give the rest."""
+        if self._deflater is None:
+            return b""
+        data = self._deflater.flush()
+        self._md5.update(data)
+        return data
+
+    def checksum(self) -> str:
+        """Give the MD5 of everything encoded, in lower-case hex; for gzip only."""
+        return self._md5.hexdigest()

@@ -1,0 +1,37 @@
+"""Wire types that knit adds to the contract: a Run's history, the process's health and version."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from knit_api.schemas.runs import Exit
+from knit_api.schemas.times import WireTime
+from knit_api.schemas.wire import Response, is_absent
+
+
+class RunEvent(Response):
+    """One change of a Run's status: when, in which execution, from what to what, and why.
+
+    `from` is left out for the Run's creation.
+    """
+
+    at: WireTime
+    generation: int
+    from_status: str | None = Field(
+        default=None, validation_alias="from", serialization_alias="from", exclude_if=is_absent
+    )
+    to_status: str = Field(validation_alias="to", serialization_alias="to")
+    cause: str
+    exit: Exit | None = Field(default=None, exclude_if=is_absent)
+
+
+class Health(Response):
+    """How each part the API needs is: `ok`, or what is the matter."""
+
+    parts: dict[str, str]
+
+
+class Version(Response):
+    """Which knit answers."""
+
+    version: str

@@ -1,0 +1,178 @@
+"""Reads query strings into the domain's queries; what cannot be read is a 400 that says why."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Final
+
+from starlette.datastructures import QueryParams
+
+from knit_api.schemas.times import parse_duration, parse_time
+from knit_workflows.domain.data import DataQuery
+from knit_workflows.domain.errors import DataNotFound, InvalidRequest, PlanNotFound, RunNotFound
+from knit_workflows.domain.ids import KnitId, PlanId, RunId
+from knit_workflows.domain.plans import PlanQuery
+from knit_workflows.domain.runs import RunQuery, RunStatus
+from knit_workflows.domain.tags import KEY_TIMESTAMP, Tag, parse_instant, parse_tag
+
+_ID: Final = re.compile(r"[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
+_STATUSES: Final = {s.value: s for s in RunStatus if s is not RunStatus.INVALIDATED}
+
+
+def knit_id(text: str) -> KnitId:
+    """Give the id of a Data. Raises DataNotFound for what can be no id."""
+    if not _ID.fullmatch(text):
+        raise DataNotFound(see=text[:80])
+    return KnitId(text.lower())
+
+
+def plan_id(text: str) -> PlanId:
+    """Give the id of a Plan. Raises PlanNotFound for what can be no id."""
+    if not _ID.fullmatch(text):
+        raise PlanNotFound(see=text[:80])
+    return PlanId(text.lower())
+
+
+def run_id(text: str) -> RunId:
+    """Give the id of a Run. Raises RunNotFound for what can be no id."""
+    if not _ID.fullmatch(text):
+        raise RunNotFound(see=text[:80])
+    return RunId(text.lower())
+
+
+def data_query(query: QueryParams) -> DataQuery:
+    """Read the filter of `GET /data`. Raises InvalidRequest."""
+    since, until = _window(query)
+    return DataQuery(tags=_tags(query.getlist("tag")), since=since, until=until)
+
+
+def user_tags(query: QueryParams) -> frozenset[Tag]:
+    """Read the tags that an upload is to get. Raises InvalidRequest for system tags too."""
+    tags = _tags(query.getlist("tag"))
+    refuse_system_keys(tag.key for tag in tags)
+    return frozenset(tags)
+
+
+def refuse_system_keys(keys: Iterable[str]) -> None:
+    """Raise InvalidRequest when one of the keys is knit's own."""
+    for key in keys:
+        if Tag(key, "").is_system:
+            raise InvalidRequest(
+                f"format error: the tag key {key[:80]!r} is knit's own",
+                advice="leave tags that begin with knit# out; knit itself gives and removes them",
+            )
+
+
+def plan_query(query: QueryParams) -> PlanQuery:
+    """Read the filter of `GET /plans`. Raises InvalidRequest."""
+    repository, image_tag = _image(_first(query, "image"))
+    return PlanQuery(
+        active=_active(_first(query, "active")),
+        repository=repository,
+        image_tag=image_tag,
+        input_tags=_tags(query.getlist("in_tag")),
+        output_tags=_tags(query.getlist("out_tag")),
+    )
+
+
+def run_query(query: QueryParams) -> RunQuery | None:
+    """Read the filter of `GET /runs`; None when nothing can match it. Raises InvalidRequest."""
+    since, until = _window(query)
+    statuses = frozenset(map(_status, _listed(query, "status")))
+    ids = {}
+    for name in ("plan", "knitIdInput", "knitIdOutput"):
+        asked = _listed(query, name)
+        ids[name] = frozenset(one.lower() for one in asked if _ID.fullmatch(one))
+        if asked and not ids[name]:
+            return None
+    return RunQuery(
+        plan_ids=ids["plan"],
+        input_knit_ids=ids["knitIdInput"],
+        output_knit_ids=ids["knitIdOutput"],
+        statuses=statuses,
+        since=since,
+        until=until,
+    )
+
+
+def flag(query: QueryParams, name: str) -> bool:
+    """Read a yes-or-no parameter; absent means no. Raises InvalidRequest."""
+    return bool(_boolean(name, _first(query, name) or "false"))
+
+
+def _first(query: QueryParams, name: str) -> str | None:
+    """Give the first value of a parameter; an empty one counts as absent."""
+    return next(iter(query.getlist(name)), None) or None
+
+
+def _listed(query: QueryParams, name: str) -> list[str]:
+    values = (one.strip() for value in query.getlist(name) for one in value.split(","))
+    return [value for value in values if value]
+
+
+def _tags(texts: Iterable[str]) -> tuple[Tag, ...]:
+    tags = dict.fromkeys(parse_tag(text) for text in texts)
+    for tag in tags:
+        if tag.key == KEY_TIMESTAMP:
+            parse_instant(tag.value)
+    return tuple(tags)
+
+
+def _window(query: QueryParams) -> tuple[datetime | None, datetime | None]:
+    start, length = _first(query, "since"), _first(query, "duration")
+    if start is None:
+        if length is not None:
+            raise InvalidRequest(
+                "bad request: duration is given without since",
+                advice="give since too: the time where the duration begins",
+            )
+        return None, None
+    try:
+        since = parse_time(start).astimezone(UTC)
+    except (ValueError, OverflowError) as error:
+        # In a query an unescaped plus is a blank, and that is nearly always what went wrong.
+        hint = "write %2B for the + of its offset" if " " in start else "write it as RFC 3339"
+        raise InvalidRequest(f"bad request: since: {error}", advice=hint) from error
+    if length is None:
+        return since, None
+    try:
+        return since, since + parse_duration(length)
+    except (ValueError, OverflowError) as error:
+        raise InvalidRequest(
+            f"bad request: duration: {error}", advice="write it like 300ms, 1.5h or 2h45m"
+        ) from error
+
+
+def _active(text: str | None) -> bool | None:
+    return None if text is None else _boolean("active", text)
+
+
+def _boolean(name: str, text: str) -> bool:
+    if text not in ("true", "false"):
+        raise InvalidRequest(f"bad request: {name} is {text[:80]!r}", advice="write true or false")
+    return text == "true"
+
+
+def _image(text: str | None) -> tuple[str | None, str | None]:
+    if text is None:
+        return None, None
+    # The port of a registry stands before a slash, the image's tag behind the last one.
+    folder, slash, last = text.rpartition("/")
+    name, _, image_tag = last.partition(":")
+    if not name or "\0" in text:
+        raise InvalidRequest(
+            f"bad request: the image {text[:80]!r} has no name",
+            advice="write repository or repository:tag",
+        )
+    return f"{folder}{slash}{name}", image_tag or None
+
+
+def _status(text: str) -> RunStatus:
+    if text not in _STATUSES:
+        raise InvalidRequest(
+            f"bad request: there is no status {text[:80]!r} to look for",
+            advice=f"statuses are {', '.join(_STATUSES)}",
+        )
+    return _STATUSES[text]

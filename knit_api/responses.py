@@ -1,0 +1,119 @@
+"""Responses: JSON as the contract writes it, and streams that end well or are visibly cut."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
+from typing import Any, Final, TypeVar
+
+from pydantic import BaseModel, TypeAdapter
+from starlette.responses import Response
+from starlette.types import Message, Receive, Scope, Send
+
+from knit_api.streams import cancelled
+from knit_api.trailers import ResponseCut
+
+T = TypeVar("T")
+Trailers = Callable[[], Mapping[str, str]]
+"""Asked once the body is complete."""
+
+SILENCE_SECONDS: Final = 60.0
+"""A client that takes nothing for so long is taken for gone."""
+
+_THREAD_ABOVE: Final = 200
+_ANYTHING: Final[TypeAdapter[Any]] = TypeAdapter(Any)
+
+
+def json_response(
+    value: BaseModel | Sequence[BaseModel],
+    *,
+    status: int = 200,
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    """Give the wire JSON of a wire type or a list of them, ended by a newline."""
+    if isinstance(value, BaseModel):
+        content = value.model_dump_json().encode()
+    else:
+        content = _ANYTHING.dump_json(value)
+    return Response(content + b"\n", status, dict(headers or {}), media_type="application/json")
+
+
+async def json_list_response(items: Sequence[T], to_wire: Callable[[T], BaseModel]) -> Response:
+    """Give a list as JSON; a long one is written in a thread, so that others are served too."""
+
+    def render() -> Response:
+        return json_response([to_wire(item) for item in items])
+
+    return await asyncio.to_thread(render) if len(items) > _THREAD_ABOVE else render()
+
+
+class StreamedResponse(Response):
+    """A body of unknown length.
+
+    When `pieces` fails, the connection is cut without the last chunk, so that the client cannot
+    take the part for the whole. `resources` is closed at the end, however it comes: also when the
+    client goes or takes nothing any more.
+    """
+
+    def __init__(
+        self,
+        pieces: AsyncGenerator[bytes, None],
+        resources: AsyncExitStack,
+        media_type: str,
+        *,
+        trailers: Trailers | None = None,
+        trailer_names: str = "",
+    ) -> None:
+        headers = {"Trailer": trailer_names} if trailers else {}
+        super().__init__(None, 200, headers, media_type)
+        del self.headers["content-length"]
+        self._pieces = pieces
+        self._resources = resources
+        self._trailers = trailers
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send everything; raises ResponseCut when that is not possible."""
+        async with self._resources:
+            sending = asyncio.ensure_future(self._send_all(scope, send))
+            leaving = asyncio.ensure_future(_until_gone(receive))
+            try:
+                await asyncio.wait({sending, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                done = sending.done()
+                await cancelled(sending, leaving)
+                await self._pieces.aclose()
+            if not done:
+                raise ResponseCut("the client has gone")
+            sending.result()
+
+    async def _send_all(self, scope: Scope, send: Send) -> None:
+        with_trailers = self._trailers is not None and "http.response.trailers" in scope.get(
+            "extensions", {}
+        )
+        if not with_trailers and "trailer" in self.headers:
+            del self.headers["trailer"]
+        start: Message = {
+            "type": "http.response.start",
+            "status": self.status_code,
+            "headers": self.raw_headers,
+        }
+        await send({**start, "trailers": True} if with_trailers else start)
+        async for piece in self._pieces:
+            await self._send_piece(send, piece)
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+        if with_trailers and self._trailers is not None:
+            pairs = [(k.encode(), v.encode()) for k, v in self._trailers().items()]
+            await send({"type": "http.response.trailers", "headers": pairs})
+
+    async def _send_piece(self, send: Send, piece: bytes) -> None:
+        try:
+            async with asyncio.timeout(SILENCE_SECONDS):
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+        except TimeoutError as error:
+            raise ResponseCut("the client takes nothing any more") from error
+
+
+async def _until_gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

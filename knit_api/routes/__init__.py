@@ -1,0 +1,1 @@
+"""The endpoints, by the noun in their path."""

@@ -1,0 +1,103 @@
+"""`/api/data`: find, upload, download and tag Data."""
+
+from __future__ import annotations
+
+import logging
+
+from fastapi import APIRouter, Request, Response
+
+from knit_api import openapi, queries, transfers
+from knit_api.bodies import model_body
+from knit_api.codecs import GZIPPED_TAR, PLAIN_TAR
+from knit_api.deps import DepsOf, StoreOf
+from knit_api.mapping import data_to_wire
+from knit_api.openapi import failures, gives_stream, takes, takes_archive
+from knit_api.responses import json_list_response, json_response
+from knit_api.schemas.data import Data
+from knit_api.schemas.tags import TagChange as WireTagChange
+from knit_api.upload_body import upload_body, wanted_type
+from knit_workflows.domain.data import TagChange
+from knit_workflows.domain.tags import Tag, checked_tag
+
+log = logging.getLogger(__name__)
+
+router = APIRouter(prefix="/api/data", tags=["data"])
+
+
+@router.get(
+    "",
+    response_model=list[Data],
+    responses=failures(400, 503),
+    openapi_extra={
+        "parameters": [
+            openapi.query("tag", "`key:value`; a Data has all of them", many=True),
+            openapi.query("since", "RFC 3339; the first instant"),
+            openapi.query("duration", "as Go writes it (`1h30m`); from `since` on, exclusive"),
+        ]
+    },
+)
+async def find_data(request: Request, store: StoreOf) -> Response:
+    """Find Data by tags and time: oldest first, those without a time last."""
+    found = await store.find_data(queries.data_query(request.query_params))
+    return await json_list_response(found, data_to_wire)
+
+
+@router.post(
+    "",
+    response_model=Data,
+    responses=failures(400, 408, 409, 415, 503, 507),
+    openapi_extra=takes_archive()
+    | {"parameters": [openapi.query("tag", "`key:value`; the Data begins with it", many=True)]},
+)
+async def upload_data(request: Request, deps: DepsOf) -> Response:
+    """Upload an archive as a new Data, with its tags if given; all of it or nothing.
+
+    The optional trailer `x-checksum-md5`, announced by the header `Trailer`, is the MD5 of the body
+    as it was sent.
+    """
+    tags = queries.user_tags(request.query_params)
+    body = upload_body(request, deps.lease)
+    one = await transfers.upload(deps, body, tags)
+    log.info("Data is uploaded", extra={"action": "data_uploaded", "knit_id": one.knit_id})
+    return json_response(data_to_wire(one))
+
+
+@router.get(
+    "/{knit_id}",
+    response_model=None,
+    responses=gives_stream(GZIPPED_TAR, PLAIN_TAR) | failures(404, 503),
+)
+async def download_data(knit_id: str, request: Request, deps: DepsOf) -> Response:
+    """Download the content of a Data as gzip(tar), or as plain tar if that is accepted first.
+
+    Whatever its Run's status is, if it has a volume. The trailer `x-checksum-md5` of a gzip(tar)
+    is the MD5 of the body as it was sent.
+    """
+    accepted = wanted_type(request.headers.get("accept", ""))
+    return await transfers.download(deps, queries.knit_id(knit_id), accepted)
+
+
+@router.put(
+    "/{knit_id}",
+    response_model=Data,
+    responses=failures(400, 404, 413, 503),
+    openapi_extra=takes(WireTagChange),
+)
+async def change_tags(knit_id: str, request: Request, store: StoreOf) -> Response:
+    """Change the user tags of a Data: removals first, then additions; idempotent."""
+    wire = await model_body(request, WireTagChange)
+    change = TagChange(
+        add=frozenset(map(_tag, wire.add)),
+        remove=frozenset(map(_tag, wire.remove)),
+        remove_keys=frozenset(checked_tag(key, "").key for key in wire.remove_key),
+    )
+    queries.refuse_system_keys(
+        [*(tag.key for tag in change.add | change.remove), *change.remove_keys]
+    )
+    one = await store.change_tags(queries.knit_id(knit_id), change)
+    log.info("Data is tagged", extra={"action": "data_tagged", "knit_id": one.knit_id})
+    return json_response(data_to_wire(one))
+
+
+def _tag(tag: object) -> Tag:
+    return checked_tag(tag.key, tag.value)  # type: ignore[attr-defined]

@@ -1,0 +1,99 @@
+"""`/api/runs`: find, show and stop Runs, read their logs and histories."""
+
+from __future__ import annotations
+
+import logging
+
+from fastapi import APIRouter, Request, Response
+
+from knit_api import logs, openapi, queries
+from knit_api.deps import ApiStore, DepsOf, StoreOf
+from knit_api.events import RunEvent
+from knit_api.mapping import event_to_wire, run_to_wire
+from knit_api.openapi import failures, gives_stream
+from knit_api.responses import json_list_response, json_response
+from knit_api.schemas.runs import Run
+
+log = logging.getLogger(__name__)
+
+router = APIRouter(prefix="/api/runs", tags=["runs"])
+
+
+@router.get(
+    "",
+    response_model=list[Run],
+    responses=failures(400, 503),
+    openapi_extra={
+        "parameters": [
+            openapi.query("plan", "comma-separated ids of Plans"),
+            openapi.query("knitIdInput", "comma-separated ids of Data that are an input"),
+            openapi.query("knitIdOutput", "comma-separated ids of Data that are an output or log"),
+            openapi.query("status", "comma-separated statuses"),
+            openapi.query("since", "RFC 3339; the first instant of the last change"),
+            openapi.query("duration", "as Go writes it (`1h30m`); from `since` on, exclusive"),
+        ]
+    },
+)
+async def find_runs(request: Request, store: StoreOf) -> Response:
+    """Find Runs: values of one filter are alternatives, filters are combined; oldest change first.
+
+    Invalidated (deleted) Runs are not among them.
+    """
+    query = queries.run_query(request.query_params)
+    found = await store.find_runs(query) if query is not None else []
+    return await json_list_response(found, run_to_wire)
+
+
+@router.get("/{run_id}", response_model=Run, responses=failures(404, 503))
+async def show_run(run_id: str, store: StoreOf) -> Response:
+    """Show a Run; invalidated ones too."""
+    return json_response(run_to_wire(await store.run(queries.run_id(run_id))))
+
+
+@router.get("/{run_id}/events", response_model=list[RunEvent], responses=failures(404, 503))
+async def run_events(run_id: str, store: StoreOf) -> Response:
+    """List every change of the Run's status, oldest first, with its cause."""
+    events = await store.run_events(queries.run_id(run_id))
+    return await json_list_response(events, event_to_wire)
+
+
+@router.get(
+    "/{run_id}/log",
+    response_model=None,
+    responses=gives_stream(logs.MEDIA_TYPE) | failures(404, 503),
+    openapi_extra={
+        "parameters": [
+            openapi.query("follow", "any value: go on with what is added, until the Run has ended")
+        ]
+    },
+)
+async def run_log(run_id: str, request: Request, deps: DepsOf) -> Response:
+    """Give the log of a Run that has started; 404 when its Plan keeps none."""
+    follow = "follow" in request.query_params
+    return await logs.run_log(deps, queries.run_id(run_id), follow=follow)
+
+
+@router.put("/{run_id}/abort", response_model=Run, responses=failures(404, 409, 503))
+async def abort_run(run_id: str, store: StoreOf) -> Response:
+    """Stop a Run as failed; its outputs are kept and never used."""
+    return await _stop(store, run_id, fail=True)
+
+
+@router.put("/{run_id}/tearoff", response_model=Run, responses=failures(404, 409, 503))
+async def tear_off_run(run_id: str, store: StoreOf) -> Response:
+    """Stop a Run as done: what it has written so far is good enough."""
+    return await _stop(store, run_id, fail=False)
+
+
+async def _stop(store: ApiStore, run_id: str, *, fail: bool) -> Response:
+    run = await store.stop(queries.run_id(run_id), fail=fail)
+    log.info(
+        "Run is being stopped",
+        extra={
+            "action": "run_stopped",
+            "run_id": run_id,
+            "fail": fail,
+            "status": run.summary.status.value,
+        },
+    )
+    return json_response(run_to_wire(run))

@@ -1,0 +1,140 @@
+"""HTTP/1.1 trailers for uvicorn: it drops those of requests and cannot send those of responses.
+
+Both directions are done at the one object between uvicorn and the wire, the `h11.Connection`, so
+that nothing of uvicorn's own state machine is repeated here:
+
+* the last event of a request carries its trailers; they are kept and reachable by the app with
+  `request_trailers(scope)` once the body has been read to its end;
+* the last event of a response gets the headers of the ASGI message `http.response.trailers`.
+
+Besides: a response that is cut on purpose (`ResponseCut`) closes the connection quietly, and a
+client that goes on sending a body nobody wants is not listened to for ever.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any, Final, cast
+
+import h11
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
+
+EXTENSION: Final = "http.response.trailers"
+REQUEST_EXTENSION: Final = "knit.request.trailers"
+LINGER_SECONDS: Final = 5.0
+"""How long a refused body, or a cut response, may take to drain before the connection is reset."""
+
+
+class ResponseCut(Exception):
+    """The response cannot be completed; the connection must end without its last chunk."""
+
+
+def request_trailers(scope: Scope) -> Mapping[str, str]:
+    """Give the request's trailers, names in lower case; complete when the body is."""
+    trailers: Mapping[str, str] = scope.get("extensions", {}).get(REQUEST_EXTENSION, {})
+    return trailers
+
+
+class TrailerConnection(h11.Connection):
+    """An h11 connection that keeps request trailers and adds response trailers."""
+
+    def __init__(self, max_incomplete_event_size: int) -> None:
+        super().__init__(h11.SERVER, max_incomplete_event_size)
+        self.request_trailers: dict[str, str] = {}
+        self.response_trailers: list[tuple[bytes, bytes]] = []
+
+    def next_event(self) -> Any:
+        """Give the next event, as the base class does."""
+        event = super().next_event()
+        if isinstance(event, h11.Request):
+            self.request_trailers = {}
+            self.response_trailers = []
+        elif isinstance(event, h11.EndOfMessage):
+            # The dictionary is filled, not replaced: the app may hold it since the request began.
+            self.request_trailers.update(
+                (name.decode("latin-1"), value.decode("latin-1")) for name, value in event.headers
+            )
+        return event
+
+    def send(self, event: Any) -> Any:
+        """Give the bytes of an event, as the base class does."""
+        if isinstance(event, h11.EndOfMessage) and self.response_trailers:
+            event = h11.EndOfMessage(headers=self.response_trailers)
+            self.response_trailers = []
+        return super().send(event)
+
+
+class TrailersProtocol(H11Protocol):
+    """uvicorn's HTTP/1.1 protocol with trailers; pass it as the setting `http`."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.conn = TrailerConnection(self.conn._max_incomplete_event_size)
+        self._inner = cast(ASGIApp, self.app)
+        self.app = self._serve
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # No other request of this connection can begin before this one's response is complete, so
+        # both are this request's.
+        cycle = self.cycle
+        connection = cast(TrailerConnection, self.conn)
+        extensions = {REQUEST_EXTENSION: connection.request_trailers}
+        if scope["http_version"] != "1.0":  # HTTP/1.0 has no chunks, hence no trailers
+            extensions[EXTENSION] = {}
+        scope["extensions"] = {**scope.get("extensions", {}), **extensions}
+        try:
+            await self._inner(scope, receive, _with_trailers(send, connection))
+        except ResponseCut:
+            self._cut(cycle)
+
+    def on_response_complete(self) -> None:
+        """Take the next request; stop listening if this one's body has not come to its end."""
+        super().on_response_complete()
+        if self.conn.their_state is h11.SEND_BODY:
+            self._reset_later()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the connection."""
+        if self._timer is not None:
+            self._timer.cancel()
+        super().connection_lost(exc)
+
+    def _cut(self, cycle: RequestResponseCycle) -> None:
+        cycle.disconnected = True  # uvicorn has nothing to complain of
+        self.transport.close()
+        self._reset_later()  # a client that reads nothing would keep the closed connection
+
+    def _reset_later(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self.loop.call_later(LINGER_SECONDS, self._reset, self.cycle)
+
+    def _reset(self, cycle: RequestResponseCycle) -> None:
+        if self.transport.is_closing() or (
+            self.cycle is cycle and self.conn.their_state is h11.SEND_BODY
+        ):
+            self.transport.abort()
+
+
+def _with_trailers(send: Send, connection: TrailerConnection) -> Send:
+    """Hold the end of the body back until the trailers are there, where they are announced."""
+    announced = False
+
+    async def sending(message: Message) -> None:
+        nonlocal announced
+        kind = message["type"]
+        if kind == "http.response.start":
+            announced = message.get("trailers", False)
+        elif kind == "http.response.body" and announced:
+            message = {**message, "more_body": True}
+        elif kind == EXTENSION:
+            connection.response_trailers += message["headers"]
+            if message.get("more_trailers", False):
+                return
+            message = {"type": "http.response.body", "body": b"", "more_body": False}
+        await send(message)
+
+    return sending

@@ -1,0 +1,203 @@
+"""Carries an upload or a download from its opening to its end, whatever happens in between."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from datetime import timedelta
+from typing import Final
+
+from knit_api.codecs import CHECKSUM_TRAILER, GZIPPED_TAR, Encoder
+from knit_api.deps import ApiStore, Deps, Transfers
+from knit_api.doors import Door, Pieces, open_door
+from knit_api.responses import StreamedResponse
+from knit_api.streams import cancelled, completed
+from knit_api.upload_body import UploadBody
+from knit_workflows.client import OpenTransfer
+from knit_workflows.domain import errors
+from knit_workflows.domain.data import DataDetail, TagChange
+from knit_workflows.domain.ids import KnitId
+from knit_workflows.domain.runs import RunStatus
+from knit_workflows.domain.tags import Tag
+
+log = logging.getLogger(__name__)
+
+FINISH_SECONDS: Final = 30.0
+"""How long the end of a complete upload is tried while Temporal does not answer."""
+
+_NO_VOLUME: Final = (RunStatus.DEACTIVATED, RunStatus.WAITING)
+_MOST_REASON_CHARS: Final = 200
+
+
+async def upload(deps: Deps, body: UploadBody, tags: frozenset[Tag]) -> DataDetail:
+    """Make a Data of a body; it is done together with its tags, or there is a failed Run at most.
+
+    On any failure, the client's leaving and the end of this process included, the content is
+    removed and the transfer is ended as broken before the error is raised.
+    """
+    store = await deps.store.get()
+    transfers = await deps.transfers.get()
+    await transfers.ping()  # opening may take long for good reasons; Temporal's absence is none
+    transfer = await transfers.open_upload()
+    door: Door | None = None
+    try:
+        async with _renewed(transfers, transfer, deps.lease):
+            door = await _door(deps, store, transfer)
+            if tags:  # before the end, so that nothing ever matches the Data without them
+                await store.change_tags(transfer.knit_id, TagChange(add=tags))
+            await door.put(body)
+    except BaseException as error:
+        await completed(_give_up(transfers, transfer, error))
+        raise
+    await completed(_finish(transfers, transfer, door))
+    return await store.data(transfer.knit_id)
+
+
+async def download(deps: Deps, knit_id: KnitId, media_type: str) -> StreamedResponse:
+    """Give a Data as an archive of that type. Raises DataNotFound, Unavailable."""
+    store = await deps.store.get()
+    detail = await store.data(knit_id)
+    if detail.upstream.run.status in _NO_VOLUME:
+        raise errors.TransferNotReady(
+            "the Data has no volume yet: its Run has not started",
+            advice="wait for its Run, or pull a Data that is done",
+            see=detail.upstream.run.run_id,
+        )
+    encoder = Encoder(media_type)
+    async with AsyncExitStack() as stack:
+        door = await stack.enter_async_context(reading(deps, knit_id))
+        pieces = await primed(stack, door.archive())
+        with_checksum = media_type == GZIPPED_TAR
+        return StreamedResponse(
+            _encoded(pieces, encoder, deps),
+            stack.pop_all(),
+            media_type,
+            trailers=(lambda: {CHECKSUM_TRAILER: encoder.checksum()}) if with_checksum else None,
+            trailer_names=CHECKSUM_TRAILER,
+        )
+
+
+@asynccontextmanager
+async def reading(deps: Deps, knit_id: KnitId) -> AsyncIterator[Door]:
+    """Hold a door to read a Data open. Raises DataNotFound, Unavailable."""
+    store = await deps.store.get()
+    transfers = await deps.transfers.get()
+    await transfers.ping()
+    transfer = await transfers.open_download(knit_id)
+    try:
+        async with _renewed(transfers, transfer, deps.lease):
+            yield await _door(deps, store, transfer)
+    except BaseException as error:
+        await completed(_give_up(transfers, transfer, error))
+        raise
+    await completed(_release(transfers, transfer))
+
+
+async def primed(stack: AsyncExitStack, pieces: Pieces) -> AsyncGenerator[bytes, None]:
+    """Fetch the first piece, so that what cannot be read at all still gets a proper answer.
+
+    The pieces are closed with the stack.
+    """
+    stack.push_async_callback(pieces.aclose)
+    first = await anext(pieces, None)
+
+    async def all_pieces() -> AsyncGenerator[bytes, None]:
+        if first is not None:
+            yield first
+            async for piece in pieces:
+                yield piece
+
+    return all_pieces()
+
+
+async def _encoded(
+    pieces: AsyncIterator[bytes], encoder: Encoder, deps: Deps
+) -> AsyncGenerator[bytes, None]:
+    loop = asyncio.get_running_loop()
+    async for piece in pieces:
+        if data := await loop.run_in_executor(deps.threads.steps, encoder.encode, piece):
+            yield data
+    if rest := encoder.finish():
+        yield rest
+
+
+async def _door(deps: Deps, store: ApiStore, transfer: OpenTransfer) -> Door:
+    record = await store.transfer(transfer.transfer_id)
+    return open_door(record, deps.threads, deps.agents)
+
+
+async def _finish(transfers: Transfers, transfer: OpenTransfer, door: Door) -> None:
+    """Make the Data done. From the first try on the content stays: the end may have arrived."""
+    loop = asyncio.get_running_loop()
+    until, pause = loop.time() + FINISH_SECONDS, 0.5
+    while True:
+        try:
+            closed = await transfers.finish(transfer, ok=True)
+            break
+        except errors.EngineUnavailable as error:
+            if loop.time() + pause > until:
+                raise errors.EngineUnavailable(
+                    "the content has arrived, but Temporal does not answer",
+                    advice="the Data may still become done; look before you push again",
+                    see=transfer.knit_id,
+                ) from error
+        except errors.Conflict:  # its lease ran out: the Run has failed and cannot change any more
+            with suppress(errors.KnitError):
+                await door.clear()
+            raise
+        await asyncio.sleep(pause)
+        pause *= 2
+    if closed.status != RunStatus.DONE:
+        raise errors.Conflict(
+            f"the upload ended as {closed.status or 'nothing'}: somebody stopped it",
+            advice="push again",
+            see=transfer.run_id or "",
+        )
+
+
+async def _give_up(transfers: Transfers, transfer: OpenTransfer, error: BaseException) -> None:
+    reason = str(error) or type(error).__name__
+    try:
+        await transfers.finish(transfer, ok=False, reason=reason[:_MOST_REASON_CHARS])
+    except errors.KnitError as failure:  # the lease will end it
+        log.warning(
+            "transfer could not be ended: %s",
+            failure,
+            extra={"action": "transfer_left", "transfer_id": transfer.transfer_id},
+        )
+    log.info(
+        "transfer is broken: %s",
+        reason,
+        extra={
+            "action": "transfer_broken",
+            "transfer_id": transfer.transfer_id,
+            "knit_id": transfer.knit_id,
+            "run_id": transfer.run_id,
+        },
+    )
+
+
+async def _release(transfers: Transfers, transfer: OpenTransfer) -> None:
+    with suppress(errors.KnitError):  # the lease will end it
+        await transfers.finish(transfer, ok=True)
+
+
+@asynccontextmanager
+async def _renewed(
+    transfers: Transfers, transfer: OpenTransfer, lease: timedelta
+) -> AsyncIterator[None]:
+    """Renew the lease three times per lease while inside."""
+    renewing = asyncio.ensure_future(_renew(transfers, transfer, lease.total_seconds() / 3))
+    try:
+        yield
+    finally:
+        await cancelled(renewing)
+
+
+async def _renew(transfers: Transfers, transfer: OpenTransfer, seconds: float) -> None:
+    while True:
+        await asyncio.sleep(seconds)
+        with suppress(errors.KnitError):  # the next one may succeed; if none does, `finish` says so
+            await transfers.renew(transfer)

@@ -1,0 +1,77 @@
+"""The body of an upload as it comes in: pieces, its decoder, and the checksum at its end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from typing import Final
+
+from starlette.requests import ClientDisconnect, Request
+
+from knit_api.codecs import CHECKSUM_TRAILER, GZIPPED_TAR, PLAIN_TAR, Decoder
+from knit_api.errors import ClientGone, HttpProblem
+from knit_api.trailers import request_trailers
+
+_TYPES: Final = (GZIPPED_TAR, PLAIN_TAR)
+
+
+class UploadBody:
+    """Iterates once over the pieces of a request's body as they were sent.
+
+    Raises HttpProblem (408) when the client sends nothing for `silence`, ClientGone when it leaves.
+    """
+
+    def __init__(self, request: Request, media_type: str, silence: timedelta) -> None:
+        self._request = request
+        self._silence = silence.total_seconds()
+        announced = request.headers.get("trailer", "").lower()
+        # Hashing is half of an upload's work, so it is done only for those who will compare.
+        self.decoder = Decoder(media_type, with_checksum=CHECKSUM_TRAILER in announced)
+
+    def checksum(self) -> str | None:
+        """Give what the client said at the end of the body; None when it said nothing."""
+        return request_trailers(self._request.scope).get(CHECKSUM_TRAILER)
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        pieces = aiter(self._request.stream())
+        while True:
+            try:
+                async with asyncio.timeout(self._silence):
+                    piece = await anext(pieces, None)
+            except TimeoutError as error:
+                raise HttpProblem(
+                    408, "the client sent nothing for too long", "push again"
+                ) from error
+            except ClientDisconnect as error:
+                raise ClientGone("the client closed the connection within the body") from error
+            if piece is None:
+                return
+            if piece:
+                yield piece
+
+
+def upload_body(request: Request, silence: timedelta) -> UploadBody:
+    """Give the request's body as an archive. Raises HttpProblem (415) for other types."""
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    encoding = request.headers.get("content-encoding", "identity").lower()
+    if media_type not in _TYPES or encoding != "identity":
+        raise HttpProblem(
+            415,
+            f"the media type {media_type[:80]!r} is not one of an archive",
+            f"send gzip(tar) as {GZIPPED_TAR} or plain tar as {PLAIN_TAR}",
+            headers={"Accept": ", ".join(_TYPES)},
+        )
+    return UploadBody(request, media_type, silence)
+
+
+def wanted_type(accept: str) -> str:
+    """Give the type of archive to send: plain tar for who asks for it, else gzip(tar).
+
+    Of a list the first type that we have counts; weights are not looked at.
+    """
+    for part in accept.split(","):
+        media_type = part.partition(";")[0].strip().lower()
+        if media_type in _TYPES:
+            return media_type
+    return GZIPPED_TAR
