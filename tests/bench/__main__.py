@@ -7,13 +7,15 @@ import os
 import sys
 from collections.abc import Awaitable, Callable
 
-from tests.bench import engine
+from tests.bench import cluster, engine
 
 BENCHES: dict[str, Callable[[], Awaitable[None]]] = {
     "latencies": lambda: engine.latencies(100),
     "chain": lambda: engine.chain(200),
     "fan-out": lambda: engine.fan_out(1000),
     "memory": engine.memory,
+    "one-run": lambda: cluster.one_run(10),
+    "many-runs": lambda: cluster.many_runs(20),
 }
 
 

@@ -84,10 +84,10 @@ async def chain(length: int) -> None:
     async with stack({"KNIT_COMPUTE__KIND": "memory"}) as knit:
         for step in range(length):
             await knit.apply(_plan("example/step:1", f"step:{step}", f"step:{step + 1}"))
-        await _settle(knit)
+        await knit.settled()
         begun = time.perf_counter()
         await knit.commit_data(Tag("step", "0"))
-        await _all_done(knit, length)
+        await knit.until_done(length)
         took = time.perf_counter() - begun
         baseline = await bare.one_after_the_other(knit.temporal, 3 * length)
     figure(
@@ -106,10 +106,10 @@ async def fan_out(width: int) -> None:
         baseline = width / await bare.side_by_side(knit.temporal, width)
         for _ in range(width):
             await knit.commit_data(DATASET)
-        await _settle(knit)
+        await knit.settled()
         begun = time.perf_counter()
         await knit.apply(_plan("example/fan:1", str(DATASET), "type:model"))
-        await _all_done(knit, width)
+        await knit.until_done(width)
         rate = width / (time.perf_counter() - begun)
     figure(
         f"fan-out of {width} Runs",
@@ -120,20 +120,6 @@ async def fan_out(width: int) -> None:
         ratio=round(rate / baseline, 2),
         baseline_is="bare workflows with one no-op activity, per second",
     )
-
-
-async def _settle(knit: Stack) -> None:
-    """Wait until the Projector has nothing left to do."""
-    while await knit.scalar("select count(*) from outbox"):
-        await asyncio.sleep(0.1)
-
-
-async def _all_done(knit: Stack, count: int) -> None:
-    """Wait until so many Runs (uploads not counted) are done, seldom enough not to disturb."""
-    done = "select count(*) from run where status = 'done' and exists "
-    inputs = "(select 1 from run_input where run_input.run_id = run.run_id)"
-    while await knit.scalar(done + inputs) < count:
-        await asyncio.sleep(0.1)
 
 
 async def memory() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import tempfile
 import uuid
 from collections.abc import AsyncIterator, Mapping
@@ -20,7 +21,7 @@ from knit_workflows.domain.data import TagChange
 from knit_workflows.domain.ids import KnitId, PlanId, RunId
 from knit_workflows.domain.plan_rules import parse_plan
 from knit_workflows.domain.ports import RunKey
-from knit_workflows.domain.runs import RunStatus
+from knit_workflows.domain.runs import RunQuery, RunStatus
 from knit_workflows.domain.tags import Tag
 from knit_workflows.settings import QueueSettings, StoreSettings
 from knit_workflows.store import PostgresStore, migrate
@@ -38,9 +39,9 @@ class Stack:
     worker: WorkerProcess
     knit: KnitClient
 
-    async def commit_data(self, *tags: Tag) -> KnitId:
+    async def commit_data(self, *tags: Tag, knit_id: KnitId | None = None) -> KnitId:
         """Make a done Data with these tags by the store alone: what the end of an upload does."""
-        run_id, knit_id = RunId(str(uuid.uuid4())), KnitId(str(uuid.uuid4()))
+        run_id, knit_id = RunId(str(uuid.uuid4())), knit_id or KnitId(str(uuid.uuid4()))
         transfer_id = uuid.uuid4().hex
         await self.store.begin_upload(transfer_id, run_id, knit_id)
         await self.store.change_tags(knit_id, TagChange(add=frozenset(tags)))
@@ -54,6 +55,26 @@ class Stack:
         """Register a Plan; gives its id."""
         plan = await self.store.register_plan(parse_plan(document), new_runs_limit=None)
         return plan.summary.plan_id
+
+    async def run_of(self, plan_id: PlanId, knit_id: KnitId) -> None:
+        """Wait until the Run of a Plan with this Data as an input is final, by notifications."""
+        query = RunQuery(plan_ids=frozenset({plan_id}), input_knit_ids=frozenset({str(knit_id)}))
+        async with self.endings() as endings:
+            while not (runs := await self.store.find_runs(query)):
+                await anext(endings)
+            await self.store.wait_final(runs[0].summary.run_id, fallback=timedelta(seconds=5))
+
+    async def settled(self) -> None:
+        """Wait until the Projector has nothing left to do."""
+        while await self.scalar("select count(*) from outbox"):
+            await asyncio.sleep(0.1)
+
+    async def until_done(self, count: int) -> None:
+        """Wait until so many Runs (uploads not counted) are done, without asking often."""
+        done = "select count(*) from run where status = 'done' and exists "
+        inputs = "(select 1 from run_input where run_input.run_id = run.run_id)"
+        while await self.scalar(done + inputs) < count:
+            await asyncio.sleep(0.1)
 
     async def scalar(self, statement: str) -> int:
         """Give the one number that a query finds."""

@@ -47,11 +47,12 @@ SELECT knit_id, run_id, (SELECT output_id FROM plan_output WHERE path = '/upload
        'data-knitid-' || knit_id, now() - n * interval '1s'
   FROM bulk;
 INSERT INTO data_tag (tag_id, knit_id)
-SELECT t.tag_id, b.knit_id
-  FROM bulk b
-  JOIN tag t ON (t.key, t.value) IN (('project', 'p' || b.n %% %(projects)s),
-                                     ('type', 't' || b.n / %(projects)s %% %(types)s),
-                                     ('serial', 's' || b.n));
+SELECT t.tag_id, b.knit_id FROM bulk b
+  JOIN tag t ON t.key = 'project' AND t.value = 'p' || b.n %% %(projects)s UNION ALL
+SELECT t.tag_id, b.knit_id FROM bulk b
+  JOIN tag t ON t.key = 'type' AND t.value = 't' || b.n / %(projects)s %% %(types)s UNION ALL
+SELECT t.tag_id, b.knit_id FROM bulk b
+  JOIN tag t ON t.key = 'serial' AND t.value = 's' || b.n;
 ANALYZE;
 """
 

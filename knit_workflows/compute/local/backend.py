@@ -145,9 +145,10 @@ class LocalBackend:
         if stopping.is_alive(folder, account):
             await self.stop(pod_name, grace=timedelta())
             return
-        engine = stopping.read_asked(folder).engine
-        if engine is not None and account.supervisor is not None:
-            await self._engines.remove(engine, pod_name)
+        with suppress(FileNotFoundError):  # Released by somebody else in this very moment.
+            engine = stopping.read_asked(folder).engine
+            if engine is not None and account.supervisor is not None:
+                await self._engines.remove(engine, pod_name)
         self._discard(folder)
 
     async def run_pods(self) -> list[str]:
@@ -170,8 +171,8 @@ class LocalBackend:
         if stopping.is_alive(folder, account):
             await self._kill_if_due(folder, account)
             return _RUNNING if account.ended else observation_of(account)
-        # It may have ended between the two looks.
-        account = pod_folder.read_account(folder) or account
+        if pod_folder.read_account(folder) != account:
+            return await self._look(folder)  # It went on, or ended, between the two looks.
         stopped = pod_folder.stop_deadline(folder) is not None
         if account.ended and not stopped:
             await self._make_durable(folder)

@@ -16,6 +16,7 @@ import re
 import shutil
 import tempfile
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -67,12 +68,11 @@ class StateFolder:
 
     def bury(self, folder: Path) -> Path | None:
         """Take a folder's name away at once; gives what is to be removed, None if it was gone."""
+        grave = self._trash / f"{folder.name}.{uuid.uuid4().hex}"
         with disk_errors():
-            grave = Path(tempfile.mkdtemp(dir=self._trash))
             try:
-                folder.rename(grave / folder.name)
+                folder.rename(grave)
             except FileNotFoundError:
-                grave.rmdir()
                 return None
         return grave
 

@@ -129,7 +129,7 @@ def _prepare(folder: Path, pod: RunPod, start: Start, state: StateFolder) -> Non
             "log": str(state.volume(pod.log) / LOG_FILE) if pod.log else None,
         }
         (draft / pod_folder.POD).write_text(json.dumps(document, indent=1))
-        (draft / pod_folder.STATE).write_bytes(bytes(pod_folder.STATE_BYTES))
+        pod_folder.reserve(draft)
         try:
             draft.rename(folder)
         except OSError as error:

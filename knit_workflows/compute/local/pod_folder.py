@@ -5,11 +5,11 @@ pods/<pod>/
   pod.json    what was asked for, for humans; and the container engine, if one runs it
   state       what the supervisor says, line by line, see below; and locked (flock) by it and by
               what it started: free means that nothing runs
-  stop        asked to stop: the instant (seconds since boot) from which on it is killed
+  stop        blank, or asked to stop: the instant (seconds since boot) from which on it is killed
   reaper      locked by the program that removes a container; `gone` when that has succeeded
 ```
-`state` has a block of disk reserved and is overwritten in place, so that the end of a Run can be
-recorded on a full disk. Its lines, in this order:
+`state` and `stop` have their place on the disk reserved and are overwritten there, so that a Run
+can end, and be stopped, on a full disk. The lines of `state`, in this order:
 
 ```
 started PID BORN BOOT    the supervisor; never again is anything started under this name
@@ -43,7 +43,8 @@ STOP: Final = "stop"
 REAPER: Final = "reaper"
 GONE: Final = "gone"
 
-STATE_BYTES: Final = 4096
+_STATE_BYTES: Final = 4096
+_STOP_BYTES: Final = 32
 
 _SANDBOX: Final = re.compile(r'\s*"child-pid": (\d+),?')
 
@@ -72,6 +73,12 @@ class Account:
     def ended(self) -> bool:
         """Whether there is nothing more to come."""
         return self.exit is not None or self.full_output is not None or self.refusal is not None
+
+
+def reserve(folder: Path) -> None:
+    """Make the files of a pod that are overwritten later."""
+    (folder / STATE).write_bytes(bytes(_STATE_BYTES))
+    (folder / STOP).write_bytes(b"\n".rjust(_STOP_BYTES))
 
 
 def read_account(folder: Path) -> Account | None:
@@ -167,9 +174,8 @@ def request_stop(folder: Path, grace: timedelta) -> float:
     deadline = now + grace.total_seconds()
     earlier = stop_deadline(folder)
     if earlier is None or deadline < earlier:
-        draft = folder / f"{STOP}.{os.getpid()}.{time.monotonic_ns()}"
-        draft.write_text(f"{deadline}\n")
-        draft.replace(folder / STOP)
+        with (folder / STOP).open("r+b") as file:
+            file.write(f"{deadline:.6f}\n".rjust(_STOP_BYTES).encode())
         return deadline - now
     return max(0.0, earlier - now)
 

@@ -55,12 +55,13 @@ finish() {
   printf 'exited %s %s\n' "$1" "$copied" >&9
   exit
 }
-[ -e "$folder/stop" ] && exit
+read -r asked <"$folder/stop" && [ -z "$asked" ] || exit
 """
 """Beginning of each supervisor: FOLDER LOG {PATH OUTPUT}… -- …
 
-It claims the pod, and looks into the outputs. PATH is what to call an output, and empty for the
-log; LOG is the log's file, or empty. Without a log, 6 goes nowhere and 5 is not there.
+It claims the pod, looks into the outputs, and ends if a stop was asked for. PATH is what to call
+an output, and empty for the log; LOG is the log's file, or empty. Without a log, 6 goes nowhere and
+5 is not there.
 """
 
 SANDBOX: Final = (

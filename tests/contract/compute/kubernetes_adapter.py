@@ -44,6 +44,11 @@ class KubernetesAdapter(ComputeAdapter):
         return self._backend
 
     @property
+    def settings(self) -> KubernetesSettings:
+        """Namespace, images and rights, for another process that works here too."""
+        return self._settings
+
+    @property
     def cluster(self) -> Cluster:
         """The cluster, to act behind the back-end's back."""
         return self._cluster

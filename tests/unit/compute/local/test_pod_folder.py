@@ -14,7 +14,9 @@ from knit_workflows.compute.local.pod_folder import Account, parse_account, read
 
 def write_state(folder: Path, text: str) -> None:
     """Write as a supervisor does: over a block of zeros."""
-    (folder / "state").write_bytes(text.encode().ljust(pod_folder.STATE_BYTES, b"\0"))
+    pod_folder.reserve(folder)
+    with (folder / "state").open("r+b") as state:
+        state.write(text.encode())
 
 
 def test_a_state_is_read_line_by_line() -> None:
@@ -89,6 +91,8 @@ def test_a_lock_is_held_by_whoever_inherits_it(tmp_path: Path) -> None:
 
 def test_a_stop_can_be_made_earlier_but_not_later(tmp_path: Path) -> None:
     """The first grace counts, unless a shorter one follows."""
+    pod_folder.reserve(tmp_path)
+    assert pod_folder.stop_deadline(tmp_path) is None
     assert pod_folder.request_stop(tmp_path, timedelta(seconds=30)) == pytest.approx(30, abs=1)
     assert pod_folder.request_stop(tmp_path, timedelta(seconds=90)) == pytest.approx(30, abs=1)
     assert pod_folder.request_stop(tmp_path, timedelta()) == pytest.approx(0, abs=0.1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -305,6 +306,23 @@ async def test_a_log_on_a_full_disk_fails_the_run(
         assert end.exit.message.startswith("(container log) the log could not be written: ")
         assert "No space left on device" in end.exit.message
         await backend.release("pod")
+    finally:
+        await backend.aclose()
+
+
+async def test_a_pod_can_be_stopped_on_a_full_disk(
+    settings: LocalSettings, make_pod: MakePod, small_disk: Path
+) -> None:
+    """Its folder has room reserved for that."""
+    backend = LocalBackend(replace(settings, state=small_disk))
+    await backend.open()
+    try:
+        pod = make_pod("dd if=/dev/zero of=/out/fill bs=4k 2>/dev/null; echo >/dev/null; sleep 60")
+        ending = asyncio.create_task(ended(backend, pod))
+        await eventually(lambda: shutil.disk_usage(small_disk).free == 0)
+        await backend.stop("pod", grace=timedelta())
+        async with asyncio.timeout(10):
+            assert (await ending).phase is Phase.ABSENT
     finally:
         await backend.aclose()
 
