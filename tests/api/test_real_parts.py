@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from knit_workflows.embedded import EmbeddedPostgres
-from knit_workflows.testing import KnitEnvironment, knit_environment, temporal
+from knit_workflows.testing import KnitEnvironment, embedded_postgres, knit_environment, temporal
 from tests.api.archives import HELLO, HOSTILE, files_in, tar_of
 from tests.api.test_processes import api, memory_of
 from tests.api.test_uploads import TAR
@@ -158,24 +158,21 @@ async def test_temporal_going_away(postgres: EmbeddedPostgres, tmp_path: Path):
 
 
 async def test_postgres_away_and_back(tmp_path: Path):
-    server = EmbeddedPostgres(tmp_path / "pg")
-    server.start()
-    try:
+    with embedded_postgres() as server:
         async with knit_environment(postgres=server, work=False) as knit:
             with api(tmp_path, **environment_of(knit)) as running:
-                async with httpx.AsyncClient(trust_env=False, timeout=30) as client:
-                    assert (await client.get(f"{running.url}/api/data")).status_code == 200
-                    assert (await client.get(f"{running.url}/readyz")).status_code == 200
+                async with httpx.AsyncClient(base_url=running.url, trust_env=False) as client:
+                    client.timeout = httpx.Timeout(30)
+                    assert (await client.get("/api/data")).status_code == 200
+                    assert (await client.get("/readyz")).status_code == 200
                     server.stop()
-                    answer = await client.get(f"{running.url}/api/data")
+                    answer = await client.get("/api/data")
                     assert answer.status_code == 503
                     assert answer.json()["message"]["advice"]
-                    assert (await client.get(f"{running.url}/readyz")).status_code == 503
-                    assert (await client.get(f"{running.url}/healthz")).status_code == 200
+                    assert (await client.get("/readyz")).status_code == 503
+                    assert (await client.get("/healthz")).status_code == 200
                     server.start()
                     async with asyncio.timeout(20):
-                        while (await client.get(f"{running.url}/readyz")).status_code != 200:
+                        while (await client.get("/readyz")).status_code != 200:
                             await asyncio.sleep(0.1)
-                    assert (await client.get(f"{running.url}/api/data")).status_code == 200
-    finally:
-        server.stop()
+                    assert (await client.get("/api/data")).status_code == 200

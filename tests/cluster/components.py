@@ -200,6 +200,8 @@ def _kubelet(layout: Layout) -> dict[str, Any]:
         "volumePluginDir": str(KUBELET_FOLDER / "volume-plugins"),
         "serializeImagePulls": False,
         "registryPullQPS": 0,
+        # containerd 1.6 can lose what a container says while its log file is rotated.
+        "containerLogMaxSize": "1Gi",
         "eventRecordQPS": 0,
         "imageGCHighThresholdPercent": 100,
         "evictionHard": {"memory.available": "100Mi", "nodefs.available": "1%"},

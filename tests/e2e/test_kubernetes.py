@@ -135,13 +135,15 @@ async def test_push_run_log_pull(knit: Knit) -> None:
         ("signal", ["sh", "-c", "sh -c 'kill -KILL $$'; exit $?"], {}, 137, "main"),
         ("nothing", ["/no/such/command"], {}, 128, "no such file"),
         ("glutton", ["sh", "-c", "tail /dev/zero"], {}, 137, "OOMKilled"),
-        ("imageless", ["true"], {"image": "localhost:1/never/made:1"}, 255, "Image"),
+        ("imageless", ["true"], {"image": "MISSING"}, 255, "Image"),
     ],
 )
 async def test_what_fails_says_why(
     knit: Knit, kind: str, command: list[str], more: dict[str, object], code: int, reason: str
 ) -> None:
     """The Run is failed, with the code and a reason that a user understands."""
+    if "image" in more:
+        more = {"image": knit.adapter.missing_image}
     plan_id = await asyncio.to_thread(knit.apply, kind, command, **more)
     await asyncio.to_thread(knit.push, kind, word="x")
     run = await asyncio.to_thread(knit.run_of, plan_id, "done", "failed")

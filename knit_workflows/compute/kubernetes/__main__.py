@@ -1,0 +1,15 @@
+"""`python -m knit_workflows.compute.kubernetes | kubectl apply -f -`: what a namespace needs once.
+
+Prints, for the namespace that `KNIT_COMPUTE__KUBERNETES__…` names, the ServiceAccount, Role,
+RoleBinding and Secret with which the nurse reads logs, as one JSON List.
+"""
+
+import json
+import sys
+
+from knit_workflows.compute.kubernetes import KubernetesSettings, prerequisites
+from knit_workflows.settings import Settings
+
+settings = KubernetesSettings(**Settings().compute.kubernetes.model_dump())
+manifests = {"apiVersion": "v1", "kind": "List", "items": prerequisites(settings)}
+sys.stdout.write(json.dumps(manifests, indent=2) + "\n")
