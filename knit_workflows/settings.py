@@ -43,6 +43,8 @@ class EngineSettings(BaseModel):
     """How long the Projector waits for a notification before it looks by itself."""
     heartbeat: timedelta = timedelta(seconds=20)
     """A worker that has been silent for so long is taken for dead, its watches go elsewhere."""
+    step_timeout: timedelta = timedelta(seconds=10)
+    """How long a worker that was killed may hold a Run's next step."""
     projector_heartbeat: timedelta = timedelta(seconds=5)
     """The same for the one Projector, whose absence everybody notices."""
     image_patience: timedelta = timedelta(seconds=20)

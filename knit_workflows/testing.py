@@ -145,7 +145,7 @@ async def knit_environment(
         server = postgres or stack.enter_context(embedded_postgres())
         url = server.url(f"knit_{uuid.uuid4().hex}")
         await migrate(url)
-        connected = client or await stack.enter_async_context(temporal())
+        connected = client if client else await stack.enter_async_context(temporal())
         deps = Deps(
             PostgresStore(StoreSettings(url=SecretStr(url))),
             backend or MemoryBackend(),

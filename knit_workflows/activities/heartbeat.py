@@ -11,16 +11,15 @@ from temporalio import activity
 
 @asynccontextmanager
 async def heartbeating() -> AsyncIterator[None]:
-    """Send heartbeats at a third of the activity's heartbeat time-out, from the first moment.
+    """Send heartbeats at a third of the activity's heartbeat time-out.
 
-    A task of its own sends them, so they stop when the process dies or its event loop hangs, and
-    only then.
+    The first one comes after that time: a step that is done sooner costs no request more. A task of
+    its own sends them, so they stop when the process dies or its event loop hangs, and only then.
     """
     timeout = activity.info().heartbeat_timeout
     if timeout is None:
         yield
         return
-    activity.heartbeat()
     beating = asyncio.create_task(_beat(timeout.total_seconds() / 3))
     try:
         yield

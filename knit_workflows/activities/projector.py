@@ -75,7 +75,7 @@ class StoreProjectorActivities(ProjectorActivities):
         with translated():
             async with heartbeating():
                 attributes = await search_attributes_known(client)
-                starter = _Starter(client, request, attributes, self._settings.heartbeat)
+                starter = _Starter(client, request, attributes, self._settings)
                 work = self._store.work(fallback=self._settings.fallback)
                 async with aclosing(work):
                     async for _ in work:
@@ -129,12 +129,12 @@ class _Starter:
     """Starts and stops Run workflows; starting twice finds the first one."""
 
     def __init__(
-        self, client: Client, request: ProjectorInput, attributes: bool, heartbeat: timedelta
+        self, client: Client, request: ProjectorInput, attributes: bool, settings: EngineSettings
     ) -> None:
         self._client = client
         self._request = request
         self._attributes = attributes
-        self._heartbeat = heartbeat
+        self._settings = settings
 
     async def start(self, runs: Sequence[StartableRun]) -> None:
         """Start the workflows of these Runs, some at a time."""
@@ -163,12 +163,13 @@ class _Starter:
                     search_attributes=self._attributes,
                     compute_queue=self._request.compute_queue,
                     watch_queue=self._request.watch_queue,
-                    heartbeat=self._heartbeat,
+                    heartbeat=self._settings.heartbeat,
                 ),
                 id=names.run_workflow(key.run_id, key.generation),
                 task_queue=self._request.engine_queue,
                 id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
                 id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+                task_timeout=self._settings.step_timeout,
                 static_summary=f"{run.image} ← {len(run.input_ids)} Data"[:200],
                 static_details=_story(run),
                 search_attributes=_attributes(run) if self._attributes else None,

@@ -64,29 +64,17 @@ class ComputeRunActivities(RunActivities):
         it came. Once the Run is starting, no pod is ever created again.
         """
         with translated():
-            order = await self._store.run_order(_key(request))
-            status = order.status
-            try:
-                if status is RunStatus.WAITING:
-                    await self._create_volumes(order)
-                    status = await self._store.advance(
-                        order.key, RunStatus.READY, cause="volumes created"
-                    )
-                if status is RunStatus.READY:
-                    await self._backend.launch(run_pod(order))
+            async with heartbeating():
+                order = await self._store.run_order(_key(request))
+                try:
+                    status = await self._launched(order)
+                except BackendRejected as error:
                     status = await self._store.advance(
                         order.key,
-                        RunStatus.STARTING,
-                        cause="run pod created",
-                        used=UsedResources(order.resources, order.service_account),
+                        RunStatus.ABORTING,
+                        cause="refused by the compute back-end",
+                        exit=Exit(STUCK_CODE, error.reason),
                     )
-            except BackendRejected as error:
-                status = await self._store.advance(
-                    order.key,
-                    RunStatus.ABORTING,
-                    cause="refused by the compute back-end",
-                    exit=Exit(STUCK_CODE, error.reason),
-                )
         _log(order.key, status)
         return Launched(status=status)
 
@@ -137,10 +125,27 @@ class ComputeRunActivities(RunActivities):
         """
         key = _key(request)
         with translated():
-            status = await self._store.finalize(key, cause="run pod ended")
-            _log(key, status)
-            await self._backend.release(names.run_pod(key.run_id, key.generation))
+            async with heartbeating():
+                status = await self._store.finalize(key, cause="run pod ended")
+                _log(key, status)
+                await self._backend.release(names.run_pod(key.run_id, key.generation))
         return Finalized(status=status)
+
+    async def _launched(self, order: RunOrder) -> RunStatus:
+        """Go on from the status an order has; give the one reached."""
+        status = order.status
+        if status is RunStatus.WAITING:
+            await self._create_volumes(order)
+            status = await self._store.advance(order.key, RunStatus.READY, cause="volumes created")
+        if status is RunStatus.READY:
+            await self._backend.launch(run_pod(order))
+            status = await self._store.advance(
+                order.key,
+                RunStatus.STARTING,
+                cause="run pod created",
+                used=UsedResources(order.resources, order.service_account),
+            )
+        return status
 
     async def _create_volumes(self, order: RunOrder) -> None:
         made = [*order.outputs, *([order.log] if order.log else [])]

@@ -71,14 +71,15 @@ class ComputeTransferActivities(TransferActivities):
         """Finalize the upload, close the door, remove the transfer's row. Twice is once."""
         status = ""
         with translated():
-            if request.run_id:
-                status = await self._finalize_upload(request)
-            try:
-                record = await self._store.transfer(request.transfer_id)
-            except NotFound:
-                return Closed(status=status)
-            await self._backend.close_transfer(self._transfer(record))
-            await self._store.closed(request.transfer_id)
+            async with heartbeating():
+                if request.run_id:
+                    status = await self._finalize_upload(request)
+                try:
+                    record = await self._store.transfer(request.transfer_id)
+                except NotFound:
+                    return Closed(status=status)
+                await self._backend.close_transfer(self._transfer(record))
+                await self._store.closed(request.transfer_id)
         return Closed(status=status)
 
     async def _record(self, request: OpenTransfer) -> TransferRecord:

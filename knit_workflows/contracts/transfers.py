@@ -19,6 +19,7 @@ class TransferInput(Message):
     knit_id: str
     run_id: str = ""
     lease: timedelta = timedelta(seconds=60)
+    heartbeat: timedelta = timedelta(seconds=20)
     compute_queue: str
 
 

@@ -114,6 +114,7 @@ class RunWorkflow:
             self._ref,
             task_queue=self._queue,
             start_to_close_timeout=options.SHORT,
+            heartbeat_timeout=self._heartbeat,
             retry_policy=options.UNTIL_IT_WORKS,
             cancellation_type=workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
             summary="create volumes and the run pod",
@@ -136,6 +137,7 @@ class RunWorkflow:
             self._ref,
             task_queue=self._queue,
             start_to_close_timeout=options.SHORT,
+            heartbeat_timeout=self._heartbeat,
             retry_policy=options.UNTIL_IT_WORKS,
             summary="commit the lineage, release the run pod",
         )

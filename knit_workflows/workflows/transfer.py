@@ -104,7 +104,7 @@ class TransferWorkflow:
             ),
             task_queue=request.compute_queue,
             start_to_close_timeout=options.SHORT * 10,
-            heartbeat_timeout=options.SHORT,
+            heartbeat_timeout=request.heartbeat,
             retry_policy=options.UNTIL_IT_WORKS,
             cancellation_type=workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
             summary=f"open {request.mode} {request.knit_id}",
@@ -121,6 +121,7 @@ class TransferWorkflow:
             ),
             task_queue=request.compute_queue,
             start_to_close_timeout=options.SHORT,
+            heartbeat_timeout=request.heartbeat,
             retry_policy=options.UNTIL_IT_WORKS,
             summary="keep the Data" if finish.ok else f"discard: {finish.reason}"[:200],
         )

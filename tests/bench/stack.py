@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import tempfile
 import uuid
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -89,11 +89,14 @@ class Stack:
         async with await psycopg.AsyncConnection.connect(self.url, autocommit=True) as connection:
             await connection.execute(f"LISTEN {names.RUN_CHANNEL}")
 
-            async def stream() -> AsyncIterator[RunId]:
-                async for notice in connection.notifies():
-                    yield RunId(notice.payload)
+            async def stream() -> AsyncGenerator[RunId, None]:
+                async with aclosing(connection.notifies()) as notices:
+                    async for notice in notices:
+                        yield RunId(notice.payload)
 
-            yield stream()
+            # A generator of notices that is merely left would hold the connection's lock.
+            async with aclosing(stream()) as runs:
+                yield runs
 
 
 @asynccontextmanager

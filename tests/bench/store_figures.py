@@ -10,7 +10,7 @@ import json
 import sys
 import time
 import warnings
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 from uuid import uuid4
 
@@ -19,9 +19,10 @@ from pydantic import SecretStr
 
 warnings.filterwarnings("ignore", message="XDG_RUNTIME_DIR")
 
-from knit_workflows.domain.data import TagChange  # noqa: E402
+from knit_workflows.domain.data import DataQuery, TagChange  # noqa: E402
+from knit_workflows.domain.plans import PlanQuery  # noqa: E402
 from knit_workflows.domain.ports import AdmissionLimits  # noqa: E402
-from knit_workflows.domain.runs import RunStatus  # noqa: E402
+from knit_workflows.domain.runs import RunQuery, RunStatus  # noqa: E402
 from knit_workflows.settings import StoreSettings  # noqa: E402
 from knit_workflows.store import PostgresStore, migrate  # noqa: E402
 from knit_workflows.testing import embedded_postgres  # noqa: E402
@@ -108,14 +109,13 @@ async def one_run(store: PostgresStore, url: str) -> None:
 
 
 async def known(store: PostgresStore, url: str) -> None:
-    """10,000 known combinations, evaluated again: 100 × 100, and 10,000 × one input."""
+    """10,000 known combinations (100 × 100), evaluated again."""
     await register(store, spec({"/a": "k:a", "/b": "k:b"}, image="square:1"))
     for kind in ("k:a", "k:b"):
         for _ in range(100):
             await upload(store, kind)
     await drain(store, page_size=500)
-    for seconds, shape in [(await _again(store, url, "square"), "100x100")]:
-        emit("store.known_10000_combinations", [seconds], shape=shape)
+    emit("store.known_10000_combinations", [await _again(store, url, "square")])
 
 
 async def _again(store: PostgresStore, url: str, repository: str) -> float:
@@ -165,12 +165,32 @@ async def crowd(store: PostgresStore, url: str) -> None:
         await timed(drain(store, page_size=500), late)
     emit("store.register_plan_100k_x_1k", registered)
     emit("store.project_late_plan_100_runs", late)
+    await lists(store)
     await register(store, spec({"/a": "project:p3"}, image="wide:1"))
     began = time.perf_counter()
     created = await drain(store, page_size=500)
     emit("store.project_late_plan", [time.perf_counter() - began], runs=created)
     again.append(await _again(store, url, "wide"))
     emit("store.known_combinations_one_input", again, runs=created)
+
+
+async def lists(store: PostgresStore) -> None:
+    """The lists of the API in a crowded store."""
+    both = DataQuery(tags=tuple(tags("project:p1 type:t1")))
+    waiting = RunQuery(statuses=frozenset({RunStatus.WAITING}))
+    calls: dict[str, Callable[[], Awaitable[Sequence[object]]]] = {
+        "find_plans_1k": lambda: store.find_plans(PlanQuery()),
+        "find_plans_page_100": lambda: store.find_plans(PlanQuery(), limit=100),
+        "find_data_page_100": lambda: store.find_data(DataQuery(), limit=100),
+        "find_data_by_tags": lambda: store.find_data(both),
+        "find_runs_page_100": lambda: store.find_runs(RunQuery(), limit=100),
+        "find_waiting_runs_page_100": lambda: store.find_runs(waiting, limit=100),
+    }
+    for figure, find in calls.items():
+        took: list[float] = []
+        for _ in range(5):
+            found = await timed(find(), took)
+        emit(f"store.{figure}_of_100k_x_1k", took, found=len(found))
 
 
 FIGURES: dict[str, Callable[[PostgresStore, str], Awaitable[None]]] = {

@@ -21,6 +21,7 @@ from tests.processes import WorkerProcess
 
 RECOVERY_SETTINGS = {
     "KNIT_ENGINE__HEARTBEAT": "PT2S",
+    "KNIT_ENGINE__STEP_TIMEOUT": "PT2S",
     "KNIT_ENGINE__PROJECTOR_HEARTBEAT": "PT2S",
     "KNIT_ENGINE__FALLBACK": "PT2S",
     "KNIT_QUEUES__COMPUTE": "knit",

@@ -13,7 +13,16 @@ import knit_workflows
 WORKFLOWS = Path(knit_workflows.__file__).parent / "workflows"
 MODULES = sorted(WORKFLOWS.glob("*.py"))
 IMPURE = {"time", "random", "uuid", "os", "socket", "secrets", "threading", "subprocess"}
-LONG_LIVED = {"watch_run", "stop_run", "drain_outbox", "open_transfer", "await_run"}
+LONG_LIVED = {
+    "launch_run",
+    "watch_run",
+    "stop_run",
+    "finalize_run",
+    "drain_outbox",
+    "await_run",
+    "open_transfer",
+    "close_transfer",
+}
 
 
 def _calls(module: Path) -> Iterator[ast.Call]:
