@@ -7,17 +7,16 @@ from typing import Final
 
 from temporalio import workflow
 
-with workflow.unsafe.imports_passed_through():
-    from knit_workflows import names
-    from knit_workflows.contracts.messages import Nothing
-    from knit_workflows.contracts.projector import ProjectorActivities, ProjectorInput
-    from knit_workflows.workflows import options
+from knit_workflows import names
+from knit_workflows.contracts.messages import Nothing
+from knit_workflows.contracts.projector import ProjectorActivities, ProjectorInput
+from knit_workflows.workflows import options
 
 DRAINS_PER_EXECUTION: Final = 200
 """About 1,600 history events: far below the server's hint to continue as new."""
 
 
-@workflow.defn(name=names.PROJECTOR_WORKFLOW)
+@workflow.defn(name=names.PROJECTOR_WORKFLOW, sandboxed=False)
 class ProjectorWorkflow:
     """One shard's Projector; runs for ever."""
 

@@ -17,25 +17,24 @@ from temporalio import workflow
 from temporalio.common import SearchAttributeKey
 from temporalio.exceptions import is_cancelled_exception
 
-with workflow.unsafe.imports_passed_through():
-    from knit_workflows import names
-    from knit_workflows.contracts.runs import (
-        Launched,
-        RunActivities,
-        RunInput,
-        RunRef,
-        RunResult,
-        StopAccepted,
-        StopRequest,
-        StopRun,
-    )
-    from knit_workflows.workflows import options
+from knit_workflows import names
+from knit_workflows.contracts.runs import (
+    Launched,
+    RunActivities,
+    RunInput,
+    RunRef,
+    RunResult,
+    StopAccepted,
+    StopRequest,
+    StopRun,
+)
+from knit_workflows.workflows import options
 
 STATUS: Final = SearchAttributeKey.for_keyword(names.ATTRIBUTE_STATUS)
 UNDER_WAY: Final = frozenset({"starting", "running"})
 
 
-@workflow.defn(name=names.RUN_WORKFLOW)
+@workflow.defn(name=names.RUN_WORKFLOW, sandboxed=False)
 class RunWorkflow:
     """One Run, from admission to done or failed."""
 

@@ -15,22 +15,21 @@ from datetime import timedelta
 from temporalio import workflow
 from temporalio.exceptions import ApplicationError, is_cancelled_exception
 
-with workflow.unsafe.imports_passed_through():
-    from knit_workflows import names
-    from knit_workflows.contracts.messages import Nothing
-    from knit_workflows.contracts.transfers import (
-        Closed,
-        CloseTransfer,
-        Finish,
-        Opened,
-        OpenTransfer,
-        TransferActivities,
-        TransferInput,
-    )
-    from knit_workflows.workflows import options
+from knit_workflows import names
+from knit_workflows.contracts.messages import Nothing
+from knit_workflows.contracts.transfers import (
+    Closed,
+    CloseTransfer,
+    Finish,
+    Opened,
+    OpenTransfer,
+    TransferActivities,
+    TransferInput,
+)
+from knit_workflows.workflows import options
 
 
-@workflow.defn(name=names.TRANSFER_WORKFLOW)
+@workflow.defn(name=names.TRANSFER_WORKFLOW, sandboxed=False)
 class TransferWorkflow:
     """One transfer; the store and the back-end are reached through its two activities."""
 
