@@ -11,7 +11,6 @@ import json
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -31,16 +30,21 @@ LOOK_EVERY = 0.2
 console = Console(highlight=False)
 
 
-def knit(*arguments: str, show: bool = True, note: str = "") -> str:
-    """Run one `knit` command and give what it printed; ends the demo when it fails."""
+def knit(*arguments: str, show: bool = True, note: str = "", keep: bool = True) -> str:
+    """Run one `knit` command and give what it printed; ends the demo when it fails.
+
+    With `keep=False` it prints to the terminal itself.
+    """
     if show:
         line = f"$ knit {' '.join(_short(word) for word in arguments)}"
-        console.print(f"[bold]{line}[/bold]{note and f'   [dim]# {note}[/dim]'}", soft_wrap=True)
+        console.print(f"[bold]{line}[/bold]{note and f'   [dim]# {note}[/dim]'}")
     command = [sys.executable, "-m", "knit_cli", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    pipe = subprocess.PIPE if keep else None
+    done = subprocess.run(command, stdout=pipe, stderr=pipe, text=True, check=False)
     if done.returncode:
-        sys.exit(f"{done.stderr.strip()}\nthe demo ends: `knit {' '.join(arguments)}` failed")
-    return done.stdout
+        reason = f"{done.stderr.strip()}\n" if keep else ""
+        sys.exit(f"{reason}the demo ends: `knit {' '.join(arguments)}` failed")
+    return done.stdout or ""
 
 
 def push(tags: list[str], *sources: Path, name: bool = False) -> None:
@@ -71,11 +75,10 @@ def push_inputs() -> int:
     if count == 0:
         push(["type:parameters"], *(HERE / "parameters" / name for name in NAMES), name=True)
         return len(NAMES)
-    with tempfile.TemporaryDirectory() as folder:
-        more = Path(folder) / f"more-{count}"
-        more.mkdir()
-        (more / "parameters.json").write_text(json.dumps({"rate": 0.005, "epochs": 50 * count}))
-        push(["type:parameters"], more, name=True)
+    more = Path(".knit") / f"more-{count}"
+    more.mkdir(exist_ok=True)
+    (more / "parameters.json").write_text(json.dumps({"rate": 0.005, "epochs": 50 * count}))
+    push(["type:parameters"], more, name=True)
     return count + 1
 
 
@@ -104,7 +107,7 @@ def wait_for_metrics(plan_ids: list[str], count: int) -> list[Json]:
 def show_results(runs: list[Json]) -> str:
     """Pull the metrics of each Run and show them as a table, best first; gives the best's id."""
     shutil.rmtree(RESULTS, ignore_errors=True)
-    rows = []
+    rows: list[tuple[float, float, int, str]] = []
     for run in runs:
         knit_id = run["outputs"][0]["knitId"]
         knit("data", "pull", "--extract", knit_id, RESULTS, show=not rows)
@@ -116,12 +119,12 @@ def show_results(runs: list[Json]) -> str:
     for accuracy, rate, epochs, knit_id in rows:
         table.add_row(f"[green]{accuracy:.0%}[/green]", str(rate), str(epochs), knit_id)
     console.print(table)
-    return str(rows[0][-1])
+    return rows[0][-1]
 
 
 def show_lineage(knit_id: str) -> None:
     """Draw what a Data came from: every Data by its kind, every Run by its program."""
-    words = ("data", "lineage", "--upstream", "-n", "all", "--format", "json", knit_id)
+    words = ("data", "lineage", "-u", "-n", "all", "--format", "json", knit_id)
     graph: Json = json.loads(knit(*words, note="drawn shorter"))
     data = {one["knitId"]: one for one in graph["data"]}
     runs = {one["runId"]: one for one in graph["runs"]}
@@ -130,13 +133,14 @@ def show_lineage(knit_id: str) -> None:
     def grow(parent: Tree, knit_id: str) -> None:
         branch = parent.add(_kind(data[knit_id]))
         run = runs[data[knit_id]["upstream"]["run"]["runId"]]
-        if knit_id not in shown and run["inputs"]:
-            twig = branch.add(f"[dark_orange]{_work(run['plan'])}[/dark_orange]")
-            for used in run["inputs"]:
-                grow(twig, used["knitId"])
-        elif run["inputs"]:
-            branch.label = f"{branch.label} [dim](see above)[/dim]"
-        shown.add(knit_id)
+        if not run["inputs"]:
+            return  # it was pushed
+        again = run["runId"] in shown
+        shown.add(run["runId"])
+        name = f"[dark_orange]{_work(run['plan'])}[/dark_orange]"
+        twig = branch.add(f"{name} [dim]{run['runId'][:8]}{' (see above)' if again else ''}[/dim]")
+        for used in [] if again else run["inputs"]:
+            grow(twig, used["knitId"])
 
     root = Tree("", guide_style="dim", hide_root=True)
     grow(root, knit_id)
@@ -149,7 +153,7 @@ def main() -> None:
     parser.add_argument("--down", action="store_true", help="end the stack afterwards")
     down = parser.parse_args().down
     begun = time.monotonic()
-    console.print(knit("dev", "up", "--detach").rstrip())
+    knit("dev", "up", "--detach", keep=False)
     plan_ids = [apply(plan) for plan in ("split.yaml", "train.yaml", "evaluate.yaml")]
     count = push_inputs()
     show_lineage(show_results(wait_for_metrics(plan_ids, count)))

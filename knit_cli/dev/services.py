@@ -3,100 +3,95 @@
 from __future__ import annotations
 
 import os
-import socket
+import signal
 import sys
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
+from knit_cli.dev.database import DevDatabase
+from knit_cli.dev.ports import LOOPBACK, listens
 from knit_cli.dev.state import Ports, StateFolder
 from knit_cli.errors import BadInput
 from knit_workflows import embedded
 
-LOOPBACK = "127.0.0.1"
+OWNER: Final = "KNIT_DEV_STATE"
+"""In the environment of every process: the state folder it belongs to."""
+FORMS: Final = (("-m", "knit_workflows"), ("-m", "knit_api"), ("server", "start-dev"))
+"""What the command lines of our processes have in common, besides PostgreSQL's."""
 
 
 @dataclass(frozen=True)
 class Service:
-    """One process: its command, its environment besides ours, and a quick test of readiness."""
+    """One process: how it is started and ended, and a quick test of readiness by process id."""
 
     name: str
     command: tuple[str, ...]
     environment: Mapping[str, str]
-    is_ready: Callable[[], bool]
-    address: str = ""
+    is_ready: Callable[[int], bool]
+    needs: tuple[str, ...] = ()
+    """Services that must be ready before this one is started."""
+    user: str | None = None
+    group: int | None = None
+    """The system's user that runs it, and its group, if it is not ours."""
+    end_signal: signal.Signals = signal.SIGTERM
+    prepare: Callable[[], None] = field(default=lambda: None)
+    """Called before every start; blocks."""
+    made_ready: Callable[[], None] = field(default=lambda: None)
+    """Called when it has become ready, before what needs it is started; blocks."""
 
 
-def services(folder: StateFolder, ports: Ports, database_url: str) -> list[Service]:
-    """Give Temporal, worker and API, in the order in which they are started."""
-    environment = _environment(folder, ports, database_url)
+def services(
+    folder: StateFolder, ports: Ports, database: DevDatabase, migrate: Callable[[], None]
+) -> list[Service]:
+    """Give PostgreSQL, Temporal, worker and API, in the order in which they are started."""
+    environment = _environment(folder, ports, database.url())
+    python = (sys.executable, "-P", "-m")  # -P: modules are never taken from the working folder
     return [
         Service(
+            "postgres",
+            database.command(),
+            environment,
+            database.is_ready,
+            user=database.user,
+            group=database.group,
+            end_signal=signal.SIGINT,  # fast: SIGTERM would wait for its clients
+            prepare=database.before_start,
+            made_ready=migrate,
+        ),
+        Service(
             "temporal",
-            tuple(
-                embedded.dev_server_command(
-                    _temporal_cli(),
-                    folder.temporal_database,
-                    port=ports.temporal,
-                    ui_port=ports.web_ui,
-                )
-            ),
-            {},
-            lambda: _accepts(ports.temporal),
-            f"http://{LOOPBACK}:{ports.web_ui}",
+            _temporal(folder, ports),
+            environment,
+            lambda pid: listens(pid, ports.temporal) and listens(pid, ports.web_ui),
         ),
         Service(
             "worker",
-            (sys.executable, "-m", "knit_workflows"),
+            (*python, "knit_workflows"),
             environment,
-            lambda: _has_line(folder.logs / "worker.log", '"worker_ready"'),
+            lambda _: _has_line(folder.log("worker"), '"worker_ready"'),
+            needs=("postgres", "temporal"),
         ),
         Service(
             "api",
-            (sys.executable, "-m", "knit_api", "--host", LOOPBACK, "--port", str(ports.api)),
+            (*python, "knit_api", "--host", LOOPBACK, "--port", str(ports.api)),
             environment,
-            lambda: _answers(f"http://{LOOPBACK}:{ports.api}/readyz"),
-            api_root(ports),
+            lambda pid: listens(pid, ports.api) and _answers(f"{_origin(ports)}/readyz"),
+            needs=("postgres", "temporal"),
         ),
     ]
 
 
 def api_root(ports: Ports) -> str:
     """Give the address that goes into the profile."""
-    return f"http://{LOOPBACK}:{ports.api}/api"
+    return f"{_origin(ports)}/api"
 
 
-def choose_ports(chosen: Mapping[str, int | None], last: Ports | None) -> Ports:
-    """Take what the user chose, else the last start's port if it is free, else any free one."""
-
-    def port(name: str) -> int:
-        given = chosen.get(name)
-        if given:
-            return given
-        before = getattr(last, name) if last else 0
-        return before if before and not _accepts(before) else embedded.free_port()
-
-    return Ports(api=port("api"), temporal=port("temporal"), web_ui=port("web_ui"))
-
-
-def _environment(folder: StateFolder, ports: Ports, database_url: str) -> dict[str, str]:
-    return {
-        "KNIT_STORE__URL": database_url,
-        "KNIT_COMPUTE__KIND": os.environ.get("KNIT_COMPUTE__KIND", "local"),
-        "KNIT_COMPUTE__LOCAL__STATE": str(folder.compute),
-        # One process does it all here, so the short activities may share the workflows' queue,
-        # where Temporal can hand them over without a round trip.
-        "KNIT_QUEUES__COMPUTE": "knit",
-        "KNIT_LOG_FORMAT": "json",
-        "TEMPORAL_ADDRESS": f"{LOOPBACK}:{ports.temporal}",
-        "TEMPORAL_NAMESPACE": "default",
-        "PYTHONUNBUFFERED": "1",
-    }
-
-
-def _temporal_cli() -> Path:
+def require_temporal() -> Path:
+    """Give Temporal's command line. Raises BadInput when this machine has none."""
     cli = embedded.temporal_cli()
     if cli is None:
         raise BadInput(
@@ -107,15 +102,42 @@ def _temporal_cli() -> Path:
     return cli
 
 
-def _accepts(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.settimeout(0.5)
-        return probe.connect_ex((LOOPBACK, port)) == 0
+def _temporal(folder: StateFolder, ports: Ports) -> tuple[str, ...]:
+    cli, database = require_temporal(), folder.temporal_database
+    return tuple(
+        embedded.dev_server_command(cli, database, port=ports.temporal, ui_port=ports.web_ui)
+    )
+
+
+def _origin(ports: Ports) -> str:
+    return f"http://{LOOPBACK}:{ports.api}"
+
+
+def _environment(folder: StateFolder, ports: Ports, database_url: str) -> dict[str, str]:
+    # What the user has set for another Temporal (TLS, a key, a profile) must not get into ours.
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("TEMPORAL_")}
+    return {
+        **inherited,
+        OWNER: str(folder.root),
+        "KNIT_STORE__URL": database_url,
+        "KNIT_COMPUTE__KIND": os.environ.get("KNIT_COMPUTE__KIND", "local"),
+        "KNIT_COMPUTE__LOCAL__STATE": str(folder.compute),
+        # One process does it all here, so the short activities may share the workflows' queue,
+        # where Temporal can hand them over without a round trip.
+        "KNIT_QUEUES__COMPUTE": "knit",
+        "KNIT_LOG_FORMAT": "json",
+        "TEMPORAL_CONFIG_FILE": os.devnull,
+        "TEMPORAL_ADDRESS": f"{LOOPBACK}:{ports.temporal}",
+        "TEMPORAL_NAMESPACE": "default",
+        "PYTHONUNBUFFERED": "1",
+    }
 
 
 def _answers(url: str) -> bool:
+    # Not by the proxy that HTTP_PROXY may name: it cannot reach this machine's own API.
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with urllib.request.urlopen(url, timeout=2) as response:
+        with direct.open(url, timeout=4) as response:
             return bool(response.status == 200)
     except (urllib.error.URLError, OSError):
         return False

@@ -2,43 +2,65 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Final
 
 import psutil
 
 from knit_cli.errors import BadInput
 from knit_cli.files import write_private
 
+_LOCK_WITHIN: Final = 1.0
+"""Whoever only asks whether the folder is held, holds it for an instant."""
+_BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
+
 
 @dataclass(frozen=True)
 class ProcessMark:
-    """A process by its id and the instant (epoch seconds) it was started: ids are used again."""
+    """A process by its id and its birth: ids are used again."""
 
     pid: int
-    started: float
+    born: str
 
     @classmethod
     def of(cls, pid: int) -> ProcessMark:
         """Mark a process that runs now; one that is gone already gets a mark that matches none."""
-        try:
-            return cls(pid, psutil.Process(pid).create_time())
-        except psutil.NoSuchProcess:
-            return cls(pid, 0.0)
+        return cls(pid, _born(pid) or "gone")
 
     def process(self) -> psutil.Process | None:
         """Give the very process that was marked, or None when it is gone (or only a zombie)."""
+        if _born(self.pid) != self.born:
+            return None
         try:
             process = psutil.Process(self.pid)
-            alive = process.status() != psutil.STATUS_ZOMBIE
-            return process if alive and process.create_time() == self.started else None
+            return process if process.status() != psutil.STATUS_ZOMBIE else None
         except psutil.NoSuchProcess:
             return None
+
+
+def _born(pid: int) -> str | None:
+    """Name the birth of a process; unlike a time of day it stays when the clock is corrected."""
+    try:
+        # The second field is the command's name in parentheses and may hold anything.
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+        return f"{_BOOT_ID.read_text().strip()} {text[text.rindex(')') + 2 :].split()[19]}"
+    except ProcessLookupError:
+        return None
+    except FileNotFoundError:
+        if _BOOT_ID.exists():
+            return None
+    try:  # not Linux
+        return str(psutil.Process(pid).create_time())
+    except psutil.NoSuchProcess:
+        return None
 
 
 @dataclass(frozen=True)
@@ -58,30 +80,32 @@ class DevState:
     supervisor: ProcessMark | None = None
     processes: dict[str, ProcessMark] = field(default_factory=dict)
     ready: bool = False
+    since: float = 0.0
+    """When it was started, in seconds of the epoch; for humans."""
 
 
 class StateFolder:
     """The folder that holds everything of one embedded stack."""
 
     def __init__(self, root: Path) -> None:
-        self.root = root.absolute()
+        # Resolved: processes are found again by it, and the system names folders like this.
+        self.root = root.resolve()
         self.logs = self.root / "logs"
         self.postgres = self.root / "postgres"
         self.compute = self.root / "compute"
         self.temporal_database = self.root / "temporal.db"
         self._record = self.root / "state.json"
+        self._lock = self.root / "lock"
 
     def create(self) -> None:
-        """Make the folder; there already: fine. Raises BadInput when it cannot be made."""
+        """Make the folder; there already: fine. Raises BadInput when it cannot be used."""
         try:
             for folder in (self.root, self.logs, self.compute):
                 folder.mkdir(parents=True, exist_ok=True)
+                if not os.access(folder, os.W_OK | os.X_OK):
+                    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
         except OSError as cause:
-            raise BadInput(
-                f"cannot make the state folder {self.root}",
-                reason=cause.strerror,
-                advice="choose another with --state",
-            ) from cause
+            raise _unusable(self.root, cause) from cause
 
     def load(self) -> DevState | None:
         """Give what the last start left, or None."""
@@ -92,24 +116,68 @@ class StateFolder:
                 supervisor=ProcessMark(**record["supervisor"]) if record["supervisor"] else None,
                 processes={k: ProcessMark(**v) for k, v in record["processes"].items()},
                 ready=record["ready"],
+                since=record["since"],
             )
-        except (FileNotFoundError, ValueError, KeyError, TypeError):
-            return None  # None, or torn by a crash: the stack itself is found by its folders.
+        except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
+            return None  # None, or of another version: the processes are found by the folder.
+
+    def running(self) -> DevState | None:
+        """Give the record of a stack whose supervisor lives, else None."""
+        record = self.load()
+        if record is None or record.supervisor is None or record.supervisor.process() is None:
+            return None
+        return record
 
     def save(self, state: DevState) -> None:
         """Replace the record, whole or not at all."""
         write_private(self._record, json.dumps(asdict(state), indent=2))
 
+    def log(self, name: str) -> Path:
+        """Say where a process writes its log."""
+        return self.logs / f"{name}.log"
+
     @contextmanager
     def locked(self) -> Iterator[bool]:
         """Hold the folder for one supervisor; yields False when another one holds it."""
-        handle = os.open(self.root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                yield False
-            else:
-                yield True
+            handle = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as cause:
+            raise _unusable(self.root, cause) from cause
+        try:
+            yield _lock(handle)
         finally:
             os.close(handle)
+
+    def is_held(self) -> bool:
+        """Say whether a supervisor, or somebody who ends what one has left, holds the folder."""
+        with suppress(FileNotFoundError, NotADirectoryError):
+            handle = os.open(self._lock, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+            finally:
+                os.close(handle)
+        return False
+
+
+def _lock(handle: int) -> bool:
+    deadline = time.monotonic() + _LOCK_WITHIN
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.02)
+        else:
+            return True
+
+
+def _unusable(root: Path, cause: OSError) -> BadInput:
+    place = f": {cause.filename}" if cause.filename else ""
+    return BadInput(
+        f"the state folder {root} cannot be used",
+        reason=f"{cause.strerror}{place}",
+        advice="make it writable, or choose another with --state",
+    )

@@ -3,48 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
-import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Final
 
-import psutil
-
-from knit_cli.dev.services import Service, services
+from knit_cli.dev.children import READY_WITHIN, Child
+from knit_cli.dev.database import DevDatabase
+from knit_cli.dev.ending import end_leftovers
+from knit_cli.dev.ports import choose_ports
+from knit_cli.dev.services import require_temporal, services
 from knit_cli.dev.state import DevState, Ports, ProcessMark, StateFolder
 from knit_cli.errors import CliError
-from knit_workflows.embedded import EmbeddedPostgres
 from knit_workflows.store import migrate
 
-START_WITHIN: Final = 60.0
-END_WITHIN: Final = 15.0
+log = logging.getLogger(__name__)
+
 LOOK_EVERY: Final = 0.1
-MAX_BACK_OFF: Final = 5.0
-
-
-@dataclass
-class Child:
-    """One process as the supervisor knows it."""
-
-    service: Service
-    process: subprocess.Popen[bytes] | None = None
-    since: float = 0.0
-    restarts: int = 0
-    start_at: float = 0.0
-    """Monotonic instant before which it is not started again."""
-    back_off: float = 0.25
-    was_ready: bool = False
-
-    @property
-    def state(self) -> str:
-        """One word: stopped, starting or ready."""
-        if self.process is None or self.process.poll() is not None:
-            return "stopped"
-        return "ready" if self.was_ready else "starting"
+LOOK_OFTEN: Final = 0.03
+MOST_DEATHS: Final = 3
+"""In a row, without having been ready: then the start of the stack has failed."""
 
 
 @dataclass
@@ -52,163 +34,121 @@ class Supervisor:
     """Starts PostgreSQL, Temporal, worker and API; starts again what dies; ends them in turn."""
 
     folder: StateFolder
-    ports: Ports
+    chosen_ports: Mapping[str, int | None]
+    started: Callable[[Ports], None] = lambda _: None
+    """Called when the addresses are known, before anything listens there."""
     changed: Callable[[Supervisor], None] = lambda _: None
-    children: list[Child] = field(default_factory=list)
-    _postgres: EmbeddedPostgres | None = None
-    _postgres_pid: int = 0
+    """Called at every look; what it raises because a terminal has gone is ignored."""
+    ports: Ports = field(init=False)
+    children: list[Child] = field(init=False, default_factory=list)
+    _since: float = field(init=False, default_factory=time.time)
+    _ending: bool = field(init=False, default=False)
 
     @property
     def ready(self) -> bool:
         """Whether every process is ready."""
-        return bool(self.children) and all(child.state == "ready" for child in self.children)
+        return bool(self.children) and all(child.is_ready for child in self.children)
 
     def run(self, until: Callable[[], bool]) -> None:
         """Start everything, keep it running until `until` says so, then end it.
 
-        What an earlier supervisor left behind (it was killed) is ended first; PostgreSQL is
-        simply taken over. Raises CliError when something does not start in time.
+        The caller holds the folder. What an earlier supervisor left behind (it was killed) is
+        ended first. Raises CliError when something does not start.
         """
-        end_processes(self.folder.load())
+        require_temporal()
+        last = self.folder.load()
+        end_leftovers(self.folder)
+        # After that: the ports of what was left are free again, and the addresses stay.
+        self.ports = choose_ports(self.chosen_ports, last.ports if last else None)
         try:
-            self._start()
-            self._save(ready=True)
+            self._save()
+            self.started(self.ports)
+            self.children = self._make_children()
+            self._start(until)
             while not until():
                 self._look()
-                self.changed(self)
-                time.sleep(LOOK_EVERY)
+                time.sleep(LOOK_EVERY if self.ready else LOOK_OFTEN)
         finally:
             self._end()
 
-    def _start(self) -> None:
-        self._postgres = EmbeddedPostgres(self.folder.postgres)
-        url = self._start_postgres()
-        asyncio.run(migrate(url))
-        self.children = [Child(service) for service in services(self.folder, self.ports, url)]
-        temporal, *others = self.children
-        self._spawn(temporal)
-        self._wait_for([temporal])
-        for child in others:
-            self._spawn(child)
-        self._wait_for(others)
-
-    def _start_postgres(self) -> str:
-        assert self._postgres is not None
+    def _make_children(self) -> list[Child]:
+        database = DevDatabase(self.folder.postgres)
         try:
-            self._postgres.start()
+            database.prepare()
         except (OSError, subprocess.SubprocessError) as cause:
             raise CliError(
-                "PostgreSQL does not start",
+                "PostgreSQL cannot be set up",
                 reason=str(cause),
-                advice=f"look into {self.folder.postgres / 'log'}",
+                advice=f"see that there is room in {self.folder.root}, and that it is yours",
             ) from cause
-        self._postgres_pid = self._postgres.pid()
-        return self._postgres.url()
+        migrated = False
 
-    def _spawn(self, child: Child) -> None:
-        service = child.service
-        log = self.folder.logs / f"{service.name}.log"
-        with log.open("wb") as output:
-            # Its own session: a Ctrl-C in the terminal reaches the supervisor alone, which then
-            # ends its children in order.
-            child.process = subprocess.Popen(
-                service.command,
-                env={**os.environ, **service.environment},
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                cwd=self.folder.root,
-                start_new_session=True,
-            )
-        child.since, child.was_ready = time.monotonic(), False
-        self._save(ready=False)
+        def migrate_once() -> None:
+            nonlocal migrated
+            if not migrated:
+                database.create()
+                asyncio.run(migrate(database.url()))
+                migrated = True
 
-    def _wait_for(self, children: list[Child]) -> None:
-        deadline = time.monotonic() + START_WITHIN
-        while not all(child.was_ready for child in children):
-            for child in children:
-                self._check(child, deadline)
-            self.changed(self)
-            time.sleep(LOOK_EVERY / 2)
+        made = services(self.folder, self.ports, database, migrate_once)
+        return [Child(service, self.folder) for service in made]
 
-    def _check(self, child: Child, deadline: float) -> None:
-        assert child.process is not None
-        child.was_ready = child.was_ready or child.service.is_ready()
-        if child.process.poll() is not None or time.monotonic() > deadline:
-            log = self.folder.logs / f"{child.service.name}.log"
-            raise CliError(
-                f"{child.service.name} does not start",
-                reason=_last_lines(log.read_text(encoding="utf-8", errors="replace")),
-                advice=f"look into {log}",
-            )
+    def _start(self, until: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + READY_WITHIN
+        while not self.ready and not until():
+            self._look()
+            for child in self.children:
+                if child.deaths >= MOST_DEATHS or time.monotonic() > deadline:
+                    raise CliError(
+                        f"{child.name} does not start",
+                        reason=child.last_words or "it takes too long",
+                        advice=f"look into {self.folder.log(child.name)}",
+                    )
+            time.sleep(LOOK_OFTEN)
 
     def _look(self) -> None:
-        """Start again what has died, with a growing pause; look whether what started is ready."""
-        assert self._postgres is not None
-        if not psutil.pid_exists(self._postgres_pid):
-            self._start_postgres()
-        now = time.monotonic()
-        for child in self.children:
-            if child.process is None or child.process.poll() is not None:
-                if child.process is not None:
-                    child.process, child.restarts = None, child.restarts + 1
-                    child.start_at = now + child.back_off
-                    child.back_off = min(child.back_off * 2, MAX_BACK_OFF)
-                elif now >= child.start_at:
-                    self._spawn(child)
-            elif not child.was_ready:
-                child.was_ready = child.service.is_ready()
-                if child.was_ready:
-                    self._save(ready=self.ready)
-            elif now - child.since > 10 * MAX_BACK_OFF:
-                child.back_off = 0.25
+        ready = {child.name for child in self.children if child.is_ready}
+        changes = [
+            child.look(may_start=ready.issuperset(child.service.needs)) for child in self.children
+        ]
+        if any(changes):
+            self._save()
+        with suppress(OSError, ValueError):
+            self.changed(self)
 
     def _end(self) -> None:
-        for child in reversed(self.children):
-            if child.process is not None:
-                _end_one(child.process)
-            child.was_ready = False
-            self.changed(self)
-        if self._postgres is not None:
-            self._postgres.stop()
-        self.folder.save(DevState(ports=self.ports))
+        self._ending = True
+        self._save()  # Who starts the stack now waits for its end.
+        for together in _in_order_of_end(self.children):
+            for child in together:
+                child.ask_to_end()
+            for child in together:
+                child.end()
+            with suppress(OSError, ValueError):
+                self.changed(self)
+        end_leftovers(self.folder)
+        with suppress(OSError):
+            self.folder.save(DevState(ports=self.ports))
 
-    def _save(self, *, ready: bool) -> None:
-        running = {
-            child.service.name: ProcessMark.of(child.process.pid)
-            for child in self.children
-            if child.process is not None
-        }
+    def _save(self) -> None:
         state = DevState(
-            ports=self.ports, supervisor=ProcessMark.of(os.getpid()), processes=running
+            ports=self.ports,
+            supervisor=ProcessMark.of(os.getpid()),
+            processes={
+                child.name: ProcessMark.of(child.process.pid)
+                for child in self.children
+                if child.process is not None
+            },
+            ready=self.ready and not self._ending,
+            since=self._since,
         )
-        self.folder.save(replace(state, ready=ready))
+        try:
+            self.folder.save(state)
+        except OSError as error:  # a full disk must not end what runs
+            log.warning("the record is out of date: %s", error, extra={"action": "record_kept"})
 
 
-def end_processes(state: DevState | None) -> None:
-    """End what a record names, each by its id and only if it is still the same process."""
-    for mark in state.processes.values() if state else ():
-        process = mark.process()
-        if process is None:
-            continue
-        with suppress(psutil.NoSuchProcess):
-            process.terminate()
-            try:
-                process.wait(END_WITHIN)
-            except psutil.TimeoutExpired:
-                process.kill()
-                process.wait(END_WITHIN)
-
-
-def _end_one(process: subprocess.Popen[bytes]) -> None:
-    with suppress(ProcessLookupError):
-        process.send_signal(signal.SIGTERM)
-    try:
-        process.wait(END_WITHIN)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-
-
-def _last_lines(text: str, count: int = 5) -> str:
-    return "\n".join(text.strip().splitlines()[-count:]) or "it said nothing"
+def _in_order_of_end(children: list[Child]) -> list[list[Child]]:
+    """Put together who may end at the same time: first those who need others."""
+    users = [child for child in children if child.service.needs]
+    return [users, *([child] for child in reversed(children) if child not in users)]

@@ -9,33 +9,30 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from knit_cli.dev.services import LOOPBACK, api_root
-from knit_cli.dev.state import DevState, Ports, StateFolder
-from knit_cli.dev.supervisor import Child, Supervisor
+from knit_cli.dev.children import Child
+from knit_cli.dev.ports import LOOPBACK
+from knit_cli.dev.services import api_root
+from knit_cli.dev.state import DevState, Ports, ProcessMark, StateFolder
+from knit_cli.dev.supervisor import Supervisor
 
 _STYLES = {"ready": "green", "starting": "yellow", "stopped": "red"}
 
 
 def live(supervisor: Supervisor, folder: StateFolder) -> RenderableType:
     """Give the picture of a running supervisor: one row per process, addresses below."""
-    rows = [_row(child) for child in supervisor.children]
     state = "ready" if supervisor.ready else "starting"
     return Group(
         Text.assemble("knit is ", (state, _STYLES[state])),
-        _table([("postgres", "ready", "", ""), *rows]),
+        _table([_row(child) for child in supervisor.children]),
         addresses(supervisor.ports),
         Text(f"state and logs in {folder.root}; Ctrl-C ends it, nothing is lost", style="dim"),
     )
 
 
-def still(state: DevState) -> RenderableType:
+def still(record: DevState) -> RenderableType:
     """Give the picture of a stack as its record and its processes tell."""
-    rows = []
-    for name, mark in state.processes.items():
-        process = mark.process()
-        since = _span(time.time() - mark.started) if process else ""
-        rows.append((name, "ready" if process else "stopped", since, str(mark.pid)))
-    return Group(_table(rows), addresses(state.ports))
+    rows = [_still_row(name, mark, record) for name, mark in record.processes.items()]
+    return Group(_table(rows), addresses(record.ports))
 
 
 def addresses(ports: Ports) -> RenderableType:
@@ -52,13 +49,19 @@ def addresses(ports: Ports) -> RenderableType:
 
 def _row(child: Child) -> tuple[str, str, str, str]:
     since = _span(time.monotonic() - child.since) if child.process else ""
-    restarts = f"{since}, restarted {child.restarts}×" if child.restarts else since
-    return (
-        child.service.name,
-        child.state,
-        restarts,
-        str(child.process.pid) if child.process else "",
-    )
+    if child.restarts:
+        since = f"{since}, restarted {child.restarts}×".removeprefix(", ")
+    if child.state == "stopped" and child.last_words:
+        since += f": {child.last_words.splitlines()[-1][:100]}"
+    return child.name, child.state, since, str(child.process.pid) if child.process else ""
+
+
+def _still_row(name: str, mark: ProcessMark, record: DevState) -> tuple[str, str, str, str]:
+    process = mark.process()
+    if process is None:
+        return name, "stopped", "", ""
+    since = _span(time.time() - process.create_time())
+    return name, "ready" if record.ready else "starting", since, str(mark.pid)
 
 
 def _table(rows: Sequence[tuple[str, str, str, str]]) -> Table:
@@ -71,5 +74,5 @@ def _table(rows: Sequence[tuple[str, str, str, str]]) -> Table:
 
 
 def _span(seconds: float) -> str:
-    minutes, rest = divmod(int(seconds), 60)
+    minutes, rest = divmod(max(0, int(seconds)), 60)
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -12,23 +12,54 @@ _SQL: Final = queries.load("projection")
 
 
 @dataclass(frozen=True, slots=True)
-class FilledPlan:
-    """A Plan with those of its inputs (by position) that one Data fills, and all it has."""
+class FilledInput:
+    """An input (by position) of a Plan that a Data fills; `inputs` is how many the Plan has."""
 
     plan_id: str
-    positions: tuple[int, ...]
+    position: int
     inputs: int
 
 
-async def plans_filled_by(session: Session, knit_id: str) -> list[FilledPlan]:
-    """Give the Plans of which a Data fills an input, by id; none unless its Run is done."""
-    found: dict[str, tuple[list[int], int]] = {}
-    for row in await session.rows(_SQL["fills"], {"knit_id": knit_id}):
-        found.setdefault(row.plan_id, ([], row.inputs))[0].append(row.position)
-    return [FilledPlan(plan_id, tuple(at), width) for plan_id, (at, width) in found.items()]
+@dataclass(frozen=True, slots=True)
+class Trigger:
+    """A Data that stands at one input; other Data there are of no interest."""
+
+    position: int
+    knit_id: str
 
 
-async def candidates_of(session: Session, plan_id: str) -> list[list[str]]:
+@dataclass(frozen=True, slots=True)
+class Window:
+    """At most `most` Data of one input, from the id `low` on (None: from the first)."""
+
+    position: int
+    low: str | None
+    most: int
+
+
+async def inputs_filled_by(session: Session, knit_id: str) -> list[FilledInput]:
+    """Give the inputs a Data fills, by Plan and position; none unless its Run is done."""
+    rows = await session.rows(_SQL["fills"], {"knit_id": knit_id})
+    return [FilledInput(row.plan_id, row.position, row.inputs) for row in rows]
+
+
+async def candidates_of(
+    session: Session,
+    plan_id: str,
+    *,
+    trigger: Trigger | None = None,
+    window: Window | None = None,
+) -> list[list[str]]:
     """Give the Data that fill each input of a Plan, sorted; all inputs in one snapshot."""
-    rows = await session.rows(_SQL["candidates"], {"plan_id": plan_id})
+    rows = await session.rows(
+        _SQL["candidates"],
+        {
+            "plan_id": plan_id,
+            "pivot": None if trigger is None else trigger.position,
+            "trigger": None if trigger is None else trigger.knit_id,
+            "slow": None if window is None else window.position,
+            "low": None if window is None else window.low,
+            "most": None if window is None else window.most,
+        },
+    )
     return [row.knit_ids for row in rows]

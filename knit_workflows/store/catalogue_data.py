@@ -99,7 +99,9 @@ class DataCatalogue:
 
 def missing_data(knit_id: str) -> DataNotFound:
     """Make the error that says so."""
-    return DataNotFound(f"there is no Data {knit_id}", see=knit_id)
+    return DataNotFound(
+        f"there is no Data {knit_id}", advice="look for it with: knit data find", see=knit_id
+    )
 
 
 async def _conditions(db: Database, query: DataQuery) -> _Conditions | None:

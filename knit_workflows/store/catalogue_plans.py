@@ -54,8 +54,8 @@ class PlanCatalogue:
         async def step(session: Session) -> None:
             await lock_registrations(session)
             await refuse_equivalent(session, registration.identity)
-            await refuse_cycle(session, registration)
             await insert_plan(session, registration)
+            await refuse_cycle(session, registration)
             if new_runs_limit is not None:
                 await _refuse_flood(session, registration.plan_id, new_runs_limit)
             await session.do(_SQL["announce"], {"plan_id": registration.plan_id})
@@ -116,20 +116,20 @@ class PlanCatalogue:
         if is_id(plan_id):
             found = await self._db.reading(lambda session: plan_details(session, [plan_id]))
         if not found:
-            raise _missing(plan_id)
+            raise missing_plan(plan_id)
         return found[0]
 
     async def set_active(self, plan_id: PlanId, active: bool) -> PlanDetail:
         """Move all its Runs waiting ⇄ deactivated; raises PlanNotFound for built-in Plans too."""
         if not is_id(plan_id):
-            raise _missing(plan_id)
+            raise missing_plan(plan_id)
         ends = (RunStatus.DEACTIVATED.value, RunStatus.WAITING.value)
         source, target = ends if active else reversed(ends)
 
         async def step(session: Session) -> None:
             parameters = {"plan_id": plan_id, "active": active}
             if await session.row(_SQL["set_active"], parameters) is None:
-                raise _missing(plan_id)
+                raise missing_plan(plan_id)
             await session.do(
                 _SQL["move_runs"],
                 {
@@ -214,5 +214,10 @@ async def _refuse_flood(session: Session, plan_id: str, limit: int) -> None:
         )
 
 
-def _missing(plan_id: str) -> PlanNotFound:
-    return PlanNotFound(f"there is no Plan {plan_id}", see=plan_id)
+def missing_plan(plan_id: str) -> PlanNotFound:
+    """Make the error that says so; built-in Plans are not there for their users."""
+    return PlanNotFound(
+        f"there is no Plan {plan_id} of yours",
+        advice="look for it with: knit plan find",
+        see=plan_id,
+    )

@@ -8,10 +8,8 @@ from typing import Any, Final
 
 from knit_workflows import names
 from knit_workflows.domain.errors import (
-    DataNotFound,
     IllegalMove,
     InvalidRequest,
-    PlanNotFound,
     RunNotFound,
 )
 from knit_workflows.domain.ids import KnitId, PlanId, RunId
@@ -27,7 +25,9 @@ from knit_workflows.domain.runs import (
     may_move,
 )
 from knit_workflows.store import queries
-from knit_workflows.store.candidates import plans_filled_by
+from knit_workflows.store.candidates import inputs_filled_by
+from knit_workflows.store.catalogue_data import missing_data
+from knit_workflows.store.catalogue_plans import missing_plan
 from knit_workflows.store.connection import Database, Session
 from knit_workflows.store.creation import Combination, create_runs
 from knit_workflows.store.ids import is_id, only_ids
@@ -47,6 +47,15 @@ _CONDITIONS: Final = {
     "until": "r.updated_at < %(until)s",
     "after": "(r.updated_at, r.run_id) > (%(place)s, %(after)s::uuid)",
 }
+
+
+_ADVICE: Final = {
+    RunStatus.DEACTIVATED: "it has not begun: end it with --fail",
+    RunStatus.WAITING: "it has not begun: end it with --fail",
+    RunStatus.COMPLETING: "wait until it is done",
+    RunStatus.ABORTING: "wait until it has failed",
+}
+"""What a user may do about a Run that cannot be stopped as wished."""
 
 
 class RunCatalogue:
@@ -135,7 +144,7 @@ class RunCatalogue:
     async def ensure_run(self, plan_id: PlanId, inputs: Mapping[str, KnitId]) -> RunKey:
         """Give the Run of exactly these inputs, creating it when there is none."""
         if not is_id(plan_id):
-            raise PlanNotFound(f"there is no Plan {plan_id}", see=plan_id)
+            raise missing_plan(plan_id)
 
         async def step(session: Session) -> RunKey:
             combination = await _combination(session, plan_id, inputs)
@@ -160,7 +169,9 @@ class RunCatalogue:
 
 
 def _missing(run_id: str) -> RunNotFound:
-    return RunNotFound(f"there is no Run {run_id}", see=run_id)
+    return RunNotFound(
+        f"there is no Run {run_id}", advice="look for it with: knit run find", see=run_id
+    )
 
 
 async def _place(session: Session, cursor: str) -> Any:
@@ -181,7 +192,9 @@ async def _stop(session: Session, row: Any, fail: bool) -> None:
         return
     if not may_move(before, target):
         raise IllegalMove(
-            f"the Run {row.run_id} is {before} and cannot become {target}", see=row.run_id
+            f"the Run {row.run_id} is {before} and cannot become {target}",
+            advice=_ADVICE.get(before, "there is nothing left to stop"),
+            see=row.run_id,
         )
     exit = ABORTED_BY_USER if fail else STOPPED_BY_USER
     await session.do(
@@ -206,7 +219,7 @@ async def _combination(session: Session, plan_id: str, inputs: Mapping[str, Knit
     """Put the Data in the order of the Plan's inputs; raises when a path or a Data is unknown."""
     paths = [row.path for row in await session.rows(_SQL["inputs"], {"plan_id": plan_id})]
     if not paths:
-        raise PlanNotFound(f"there is no Plan {plan_id} with inputs", see=plan_id)
+        raise missing_plan(plan_id)
     if set(paths) != set(inputs):
         raise InvalidRequest(
             f"the Plan {plan_id} has the inputs {', '.join(paths)}",
@@ -216,18 +229,16 @@ async def _combination(session: Session, plan_id: str, inputs: Mapping[str, Knit
     present = await session.rows(_SQL["present"], {"knit_ids": only_ids(set(inputs.values()))})
     unknown = set(inputs.values()) - {row.knit_id for row in present}
     if unknown:
-        first = min(unknown)
-        raise DataNotFound(f"there is no Data {first}", see=first)
+        raise missing_data(min(unknown))
     return Combination(plan_id, tuple(inputs[path] for path in paths))
 
 
 async def _check_fills(session: Session, combination: Combination) -> None:
     """Raise InvalidRequest when a Data does not fill its input."""
     for position, knit_id in enumerate(combination.knit_ids):
-        filled = await plans_filled_by(session, knit_id)
-        if not any(
-            plan.plan_id == combination.plan_id and position in plan.positions for plan in filled
-        ):
+        filled = await inputs_filled_by(session, knit_id)
+        place = (combination.plan_id, position)
+        if place not in {(one.plan_id, one.position) for one in filled}:
             raise InvalidRequest(
                 f"the Data {knit_id} does not satisfy input {position + 1} of the Plan",
                 advice="compare its tags with the input's; its Run must be done",

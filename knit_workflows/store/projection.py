@@ -4,6 +4,9 @@ An event names what changed, not what follows from it: it is evaluated against t
 its turn comes, with a snapshot younger than its commit. Of two commits that only together mean a
 Run, the one that came second therefore always sees the other; the Run's unique key absorbs it when
 both do.
+
+An event is a row of *rounds*: one per input that its Data fills, or a single one for a new Plan.
+A long event stops between two combinations and is put back with that place.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from psycopg.types.json import Jsonb
 from knit_workflows.domain.matching import Cursor, page
 from knit_workflows.domain.ports import Projection
 from knit_workflows.store import queries
-from knit_workflows.store.candidates import FilledPlan, candidates_of, plans_filled_by
+from knit_workflows.store.candidates import Trigger, Window, candidates_of, inputs_filled_by
 from knit_workflows.store.connection import Database, Session
 from knit_workflows.store.creation import (
     Combination,
@@ -32,34 +35,41 @@ _EXAMINED_PER_CREATED: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
-    """Where a long event goes on: behind a combination of a Plan, or at its first one."""
+class _Round:
+    """All combinations of a Plan, or those with the trigger at one input."""
 
     plan_id: str
-    after: Cursor | None
+    trigger: Trigger | None
+    inputs: int | None
+
+    @property
+    def order(self) -> tuple[str, int]:
+        """The place of this round in the event."""
+        return self.plan_id, -1 if self.trigger is None else self.trigger.position
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a long event goes on: in a round, behind a combination (None: at its first)."""
+
+    order: tuple[str, int]
+    last: tuple[str, ...] | None
 
     def to_json(self) -> dict[str, Any]:
-        return {"plan_id": self.plan_id, "after": self.after and self.after.to_json()}
+        return {"round": list(self.order), "last": self.last and list(self.last)}
 
     @classmethod
     def from_json(cls, value: Any) -> _Place:
-        after = value["after"]
-        return cls(value["plan_id"], None if after is None else Cursor.from_json(after))
+        plan_id, position = value["round"]
+        return cls((plan_id, position), value["last"] and tuple(value["last"]))
 
 
 @dataclass(slots=True)
 class _Harvest:
-    """The combinations found in one transaction, and where the event goes on (None: finished)."""
+    """The combinations found in one transaction, each with its place, and where to go on."""
 
-    combinations: list[Combination]
-    cursors: list[Cursor]
+    found: list[tuple[Combination, _Place]]
     next: _Place | None = None
-
-    def cut(self, length: int) -> None:
-        """Keep the first `length` combinations; the event goes on behind them."""
-        last = length - 1
-        self.next = _Place(self.combinations[last].plan_id, self.cursors[last])
-        del self.combinations[length:], self.cursors[length:]
 
 
 class ProjectionRows:
@@ -75,7 +85,7 @@ class ProjectionRows:
             if event is None:
                 return None
             harvest = await _harvest(session, event, page_size * _EXAMINED_PER_CREATED)
-            wanted = harvest.combinations
+            wanted = [combination for combination, _ in harvest.found]
             if len(wanted) > page_size:
                 wanted = await _bounded(session, harvest, page_size)
             created = await create_runs(session, wanted, cause="projected")
@@ -89,61 +99,58 @@ class ProjectionRows:
 async def _harvest(session: Session, event: Any, limit: int) -> _Harvest:
     """Collect at most `limit` combinations the event means, from its cursor on."""
     start = None if event.cursor is None else _Place.from_json(event.cursor)
-    harvest = _Harvest([], [])
-    for plan in await _plans_of(session, event):
-        after = None
-        if start is not None:
-            if plan.plan_id < start.plan_id:
-                continue
-            after = start.after if plan.plan_id == start.plan_id else None
-        if len(harvest.combinations) >= limit:
-            harvest.next = _Place(plan.plan_id, after)
-            break
-        await _harvest_plan(session, harvest, plan, event, after, limit)
+    harvest = _Harvest([])
+    for one in await _rounds(session, event):
+        if start is not None and one.order < start.order:
+            continue
+        last = start.last if start is not None and one.order == start.order else None
+        if len(harvest.found) >= limit:
+            harvest.next = _Place(one.order, last)
+        else:
+            await _go_round(session, harvest, one, last, limit)
         if harvest.next is not None:
             break
     return harvest
 
 
-async def _plans_of(session: Session, event: Any) -> list[FilledPlan]:
+async def _rounds(session: Session, event: Any) -> list[_Round]:
     if event.kind == "plan_registered":
-        return [FilledPlan(event.subject, (), 0)]
-    return await plans_filled_by(session, event.subject)
+        return [_Round(event.subject, None, None)]
+    return [
+        _Round(one.plan_id, Trigger(one.position, event.subject), one.inputs)
+        for one in await inputs_filled_by(session, event.subject)
+    ]
 
 
-async def _harvest_plan(
-    session: Session,
-    harvest: _Harvest,
-    plan: FilledPlan,
-    event: Any,
-    after: Cursor | None,
-    limit: int,
+async def _go_round(
+    session: Session, harvest: _Harvest, one: _Round, last: tuple[str, ...] | None, limit: int
 ) -> None:
-    trigger = dict.fromkeys(plan.positions, event.subject) or None
-    if plan.inputs == 1:
-        candidates = [[event.subject]]  # the only input is filled, in the snapshot that said so
+    room = limit - len(harvest.found)
+    pivot = None if one.trigger is None else one.trigger.position
+    if one.trigger is not None and one.inputs == 1:
+        candidates = [[one.trigger.knit_id]]  # filled in the very snapshot that said so
     else:
-        candidates = await candidates_of(session, plan.plan_id)
-    found = page(candidates, trigger, after, limit - len(harvest.combinations))
-    for knit_ids in found.items:
-        harvest.combinations.append(Combination(plan.plan_id, knit_ids))
-        harvest.cursors.append(_cursor_at(knit_ids, trigger))
+        # Combinations come in lexicographic order: of the input that changes most slowly only a
+        # window is needed. One more than fits, and one that may be used up, tell that it goes on.
+        slow = 1 if pivot == 0 else 0
+        window = Window(slow, None if last is None else last[slow], room + 2)
+        candidates = await candidates_of(session, one.plan_id, trigger=one.trigger, window=window)
+    trigger = None if one.trigger is None else {one.trigger.position: one.trigger.knit_id}
+    after = None if last is None else Cursor(pivot, last)
+    found = page(candidates, trigger, after, room)
+    harvest.found += [
+        (Combination(one.plan_id, knit_ids), _Place(one.order, knit_ids))
+        for knit_ids in found.items
+    ]
     if found.next is not None:
-        harvest.next = _Place(plan.plan_id, found.next)
-
-
-def _cursor_at(knit_ids: tuple[str, ...], trigger: dict[int, str] | None) -> Cursor:
-    """Give the cursor of a combination: its pivot is the first input that holds the trigger."""
-    if trigger is None:
-        return Cursor(None, knit_ids)
-    return Cursor(min(at for at, data in trigger.items() if knit_ids[at] == data), knit_ids)
+        harvest.next = _Place(one.order, found.next.last)
 
 
 async def _bounded(session: Session, harvest: _Harvest, page_size: int) -> list[Combination]:
-    """Give the combinations without a Run, at most `page_size`; cuts the harvest behind them."""
-    new = await without_run(session, harvest.combinations)
+    """Give the combinations without a Run, at most `page_size`; the event goes on behind them."""
+    new = await without_run(session, [combination for combination, _ in harvest.found])
     if len(new) > page_size:
-        harvest.cut(new[page_size - 1][0] + 1)
+        harvest.next = harvest.found[new[page_size - 1][0]][1]
         del new[page_size:]
     return [combination for _, combination in new]
 

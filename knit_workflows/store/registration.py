@@ -63,11 +63,18 @@ async def refuse_equivalent(session: Session, identity: str) -> None:
 
 
 async def refuse_cycle(session: Session, registration: Registration) -> None:
-    """Raise CyclicPlans when the new Plan would feed itself.
+    """Raise CyclicPlans when the new Plan, just inserted, feeds itself.
 
-    The search compares sets of tags only, so the numbers of the tags stand for them here.
+    The whole graph is read only when the Plan has neighbours on both sides. The search compares
+    sets of tags only, so the numbers of the tags stand for them here.
     """
-    cycle = find_cycle(_numbered(registration), await _graph(session))
+    me = registration.plan_id
+    links = await session.rows(_SQL["links"], {"plan_ids": [me]})
+    if me not in {one.consumer for one in links} or me not in {one.producer for one in links}:
+        return
+    graph = await _graph(session)
+    del graph[me]
+    cycle = find_cycle(_numbered(registration), graph)
     if cycle is None:
         return
     way = " → ".join(["the new Plan", *cycle, "the new Plan"])

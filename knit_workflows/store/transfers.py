@@ -8,11 +8,12 @@ from typing import Any, Final
 from psycopg.errors import UniqueViolation
 
 from knit_workflows import names
-from knit_workflows.domain.errors import DataExists, DataNotFound, NotFound
+from knit_workflows.domain.errors import DataExists, NotFound
 from knit_workflows.domain.ids import KnitId, RunId
 from knit_workflows.domain.plans import UPLOADED
 from knit_workflows.domain.ports import TransferRecord
 from knit_workflows.store import queries
+from knit_workflows.store.catalogue_data import missing_data
 from knit_workflows.store.connection import Database, Session
 from knit_workflows.store.ids import is_id
 
@@ -51,12 +52,16 @@ class TransferRows:
         try:
             return await self._db.transaction(begin)
         except UniqueViolation as cause:
-            raise DataExists(f"the Data {knit_id} is written by another transfer") from cause
+            raise DataExists(
+                f"the Data {knit_id} is written by another transfer",
+                advice="begin the upload again with a new id",
+                see=knit_id,
+            ) from cause
 
     async def begin_download(self, transfer_id: str, knit_id: KnitId) -> TransferRecord:
         """Make the row of a READ transfer, or give it; raises DataNotFound."""
         if not is_id(knit_id):
-            raise DataNotFound(f"there is no Data {knit_id}", see=knit_id)
+            raise missing_data(knit_id)
         token = secrets.token_urlsafe(_TOKEN_BYTES)
         params = {"transfer_id": transfer_id, "knit_id": knit_id, "token": token}
 
@@ -64,7 +69,7 @@ class TransferRows:
             await session.do(_SQL["begin_download"], params)
             row = await session.row(_SQL["transfer"], {"transfer_id": transfer_id})
             if row is None:
-                raise DataNotFound(f"there is no Data {knit_id}", see=knit_id)
+                raise missing_data(knit_id)
             return _record(transfer_id, row)
 
         return await self._db.transaction(begin)

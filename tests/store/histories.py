@@ -5,20 +5,21 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
 from knit_workflows.domain.data import TagChange
 from knit_workflows.domain.errors import CyclicPlans, EquivalentPlan, StoreUnavailable
 from knit_workflows.domain.ids import KnitId
-from knit_workflows.domain.plans import PlanSpec, Requirement
-from knit_workflows.domain.tags import KEY_TIMESTAMP, Tag, parse_instant
+from knit_workflows.domain.plans import PlanSpec
+from knit_workflows.domain.tags import Tag
 from knit_workflows.store import PostgresStore
 from tests.store.build import begin, drain, end, fetch, runs_in, spec
 from tests.store.model import ModelData, ModelPlan, ModelRun, expected_runs
 
 KINDS = ("a", "b", "c")
+MOST_DATA, MOST_PLANS, MOST_PAIRS = 90, 40, 6
+"""Runs grow with the square of the Data: bounds that keep a history to some 10,000."""
 VERSIONS = ("1", "2")
 
 
@@ -33,7 +34,10 @@ class History:
     done: dict[KnitId, bool] = field(default_factory=dict)
     plans: list[tuple[str, PlanSpec]] = field(default_factory=list)
     locks: dict[KnitId, asyncio.Lock] = field(default_factory=dict)
+    pace: float = 1.0
+    """How much slower than usual the writers are, so that a long history grows all the time."""
     images: int = 0
+    pairs: int = 0
     killed: int = 0
 
 
@@ -42,14 +46,14 @@ async def write(store: PostgresStore, history: History, number: int, ends: float
     dice = random.Random(f"{history.seed}:{number}")
     while time.monotonic() < ends:
         turn = dice.random()
-        if turn < 0.45:
+        if turn < 0.45 and len(history.data) < MOST_DATA:
             await _new_data(store, history, dice)
-        elif turn < 0.93 or len(history.plans) > 40:
+        elif turn < 0.93 or len(history.plans) >= MOST_PLANS:
             await _change(store, history, dice)
         else:
             await _new_plan(store, history, dice)
-        # Counts grow with the square of the Data: leave the consumers time to be in the middle.
-        await asyncio.sleep(dice.random() * 0.02 * (1 + len(history.data) / 50))
+        # The more there is, the longer consumers need: they should be in the middle, not behind.
+        await asyncio.sleep(history.pace * dice.random() * 0.02 * (1 + len(history.data) / 50))
 
 
 def _some_tags(dice: random.Random) -> set[Tag]:
@@ -96,7 +100,9 @@ async def _change(store: PostgresStore, history: History, dice: random.Random) -
 async def _new_plan(store: PostgresStore, history: History, dice: random.Random) -> None:
     history.images += 1
     wishes = {}
-    for place in range(dice.choice((1, 1, 2))):
+    width = dice.choice((1, 1, 2)) if history.pairs < MOST_PAIRS else 1
+    history.pairs += width == 2
+    for place in range(width):
         wish = f"kind:{dice.choice(KINDS)}"
         if dice.random() < 0.6:
             wish += f" v:{dice.choice(VERSIONS)}"
@@ -154,7 +160,7 @@ async def run_history(
         consume(store, ends, 7),
         kill_consumers(victim, history, ends, url=url, page_size=3),
     )
-    await drain(store, page_size=50)
+    await drain(store, page_size=500)
 
 
 def model(url: str, history: History, *, ever: bool = False) -> set[ModelRun]:
@@ -194,11 +200,3 @@ def sound(url: str) -> None:
 
 def projected(url: str) -> set[ModelRun]:
     return set(runs_in(url))
-
-
-def requirement_at(text: str) -> Requirement:
-    return Requirement(frozenset(), timestamp=parse_instant(text))
-
-
-def timestamps(tags: Sequence[Tag]) -> list[str]:
-    return [tag.value for tag in tags if tag.key == KEY_TIMESTAMP]

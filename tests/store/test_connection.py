@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import psycopg
 import pytest
@@ -18,7 +19,7 @@ KILL_OTHERS = (
 
 
 @pytest.fixture
-async def db(url: str):  # type: ignore[no-untyped-def]
+async def db(url: str) -> AsyncIterator[Database]:
     fetch(url, "CREATE TABLE count (id int PRIMARY KEY, n int NOT NULL)")
     fetch(url, "INSERT INTO count VALUES (1, 0), (2, 0)")
     database = Database(url, 4)
@@ -84,7 +85,7 @@ async def test_deadlocks_are_run_again(db: Database, url: str) -> None:
     both = asyncio.Barrier(2)
     tries = []
 
-    def crossing(first: int, second: int):  # type: ignore[no-untyped-def]
+    def crossing(first: int, second: int) -> Callable[[Session], Awaitable[None]]:
         async def work(session: Session) -> None:
             tries.append(first)
             await bump(session, first)

@@ -21,6 +21,7 @@ from tests.store.build import drain, fetch, register, runs_in, spec, upload
 from tests.store.histories import History, model, projected, run_history, sound
 
 SECONDS = float(os.environ.get("KNIT_RACE_SECONDS", "10"))
+PACE = max(1.0, SECONDS / 10)
 SEEDS = range(int(os.environ.get("KNIT_RACE_SEEDS", "3")))
 
 pytestmark = pytest.mark.timeout(60 + 10 * SECONDS)
@@ -40,7 +41,7 @@ async def victim(url: str) -> AsyncIterator[PostgresStore]:
 async def test_growing_histories_give_exactly_the_cross_product(
     store: PostgresStore, victim: PostgresStore, url: str, seed: int
 ) -> None:
-    history = History(seed)
+    history = History(seed, pace=PACE)
     await run_history(store, victim, url, history, SECONDS)
     expected = model(url, history)
     there = projected(url)
@@ -58,8 +59,8 @@ async def test_growing_histories_give_exactly_the_cross_product(
 async def test_histories_with_removals_give_justified_runs_and_all_that_hold_at_the_end(
     store: PostgresStore, victim: PostgresStore, url: str, seed: int
 ) -> None:
-    history = History(1000 + seed, removals=True)
-    await run_history(store, victim, url, history, SECONDS)
+    history = History(1000 + seed, removals=True, pace=PACE / 2)
+    await run_history(store, victim, url, history, SECONDS / 2)
     there = projected(url)
     assert model(url, history) <= there
     assert there <= model(url, history, ever=True)
@@ -74,7 +75,7 @@ async def test_no_run_waits_under_an_inactive_plan(
     plans = [
         await register(store, spec({"/a": "k:a", "/b": "k:a"}, image=f"x:{n}")) for n in range(3)
     ]
-    ends = time.monotonic() + SECONDS / 2
+    ends = time.monotonic() + SECONDS / 4
 
     async def flip() -> None:
         while time.monotonic() < ends:

@@ -65,54 +65,82 @@ SELECT f.plan_id, f.position,
 
 -- name: candidates
 -- For every input of a Plan, the Data that fill it now, in order of their ids; one snapshot for
--- all inputs. A pinned input starts from its pin; the others start from the one of their tags
--- that the fewest Data have (counted up to a bound) and probe the rest.
+-- all inputs. At the input `pivot` only the Data `trigger` is looked at; of the input `slow` only
+-- `most` Data from the id `low` on. A pinned input starts from its pin; the others start from the
+-- one of their tags that the fewest Data have (counted up to a bound) and probe the rest:
+-- (tag_id, knit_id) is an index, so that a window is a range of it.
 WITH wanted AS MATERIALIZED (
     SELECT i.input_id, i.position, i.tag_count, i.pinned_knit_id, i.pinned_timestamp,
+           i.pinned_knit_id IS NOT NULL OR i.pinned_timestamp IS NOT NULL AS is_pinned,
+           CASE i.position WHEN %(pivot)s THEN %(trigger)s::uuid
+                           WHEN %(slow)s THEN COALESCE(%(low)s::uuid, uuid_first)
+                           ELSE uuid_first END AS low,
+           CASE i.position WHEN %(pivot)s THEN %(trigger)s::uuid ELSE uuid_last END AS high,
+           CASE i.position WHEN %(slow)s THEN %(most)s::bigint END AS most,
            (SELECT t.tag_id
               FROM plan_input_tag t
              WHERE t.input_id = i.input_id
-             ORDER BY (SELECT count(*)
-                         FROM (SELECT FROM data_tag x WHERE x.tag_id = t.tag_id LIMIT 1000) few),
-                      t.tag_id
+             ORDER BY CASE WHEN i.tag_count > 1 AND i.position IS DISTINCT FROM %(pivot)s THEN
+                          (SELECT count(*)
+                             FROM (SELECT FROM data_tag x
+                                    WHERE x.tag_id = t.tag_id LIMIT 10000) few)
+                      END, t.tag_id
              LIMIT 1) AS rarest
-      FROM plan_input i
+      FROM plan_input i,
+           CAST('00000000-0000-0000-0000-000000000000' AS uuid) AS uuid_first,
+           CAST('ffffffff-ffff-ffff-ffff-ffffffffffff' AS uuid) AS uuid_last
      WHERE i.plan_id = %(plan_id)s
 ), possible AS (
-    SELECT w.*, dt.knit_id
+    SELECT w.position, c.knit_id
       FROM wanted w
-      JOIN data_tag dt ON dt.tag_id = w.rarest
-     WHERE w.pinned_knit_id IS NULL
-       AND w.pinned_timestamp IS NULL
+     CROSS JOIN LATERAL (
+        SELECT dt.knit_id
+          FROM data_tag dt
+          JOIN data d ON d.knit_id = dt.knit_id
+          JOIN run r ON r.run_id = d.run_id AND r.status = 'done'
+         WHERE dt.tag_id = w.rarest
+           AND dt.knit_id BETWEEN w.low AND w.high
+           AND (w.tag_count = 1
+                OR w.tag_count = (SELECT count(*)
+                                    FROM plan_input_tag t
+                                    JOIN data_tag x
+                                      ON x.tag_id = t.tag_id AND x.knit_id = dt.knit_id
+                                   WHERE t.input_id = w.input_id))
+         ORDER BY dt.knit_id
+         LIMIT w.most
+     ) c
+     WHERE NOT w.is_pinned
      UNION ALL
-    SELECT w.*, d.knit_id
+    SELECT w.position, p.knit_id
       FROM wanted w
-      JOIN data d ON d.timestamp = w.pinned_timestamp
-     WHERE w.pinned_knit_id IS NULL
-     UNION ALL
-    SELECT w.*, d.knit_id
-      FROM wanted w
-      JOIN data d ON d.knit_id =
-           CASE WHEN w.pinned_knit_id ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$'
-                THEN w.pinned_knit_id::uuid END
-     WHERE w.pinned_timestamp IS NULL OR w.pinned_timestamp = d.timestamp
+     CROSS JOIN LATERAL (
+        SELECT d.knit_id, d.run_id
+          FROM data d
+         WHERE d.timestamp = w.pinned_timestamp
+           AND w.pinned_knit_id IS NULL
+         UNION ALL
+        SELECT d.knit_id, d.run_id
+          FROM data d
+         WHERE d.knit_id =
+               CASE WHEN w.pinned_knit_id ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$'
+                    THEN w.pinned_knit_id::uuid END
+           AND (w.pinned_timestamp IS NULL OR w.pinned_timestamp = d.timestamp)
+     ) p
+      JOIN run r ON r.run_id = p.run_id AND r.status = 'done'
+     WHERE w.is_pinned
+       AND p.knit_id BETWEEN w.low AND w.high
+       AND w.tag_count = (SELECT count(*)
+                            FROM plan_input_tag t
+                            JOIN data_tag x ON x.tag_id = t.tag_id AND x.knit_id = p.knit_id
+                           WHERE t.input_id = w.input_id)
 ), filled AS (
-    SELECT p.input_id, array_agg(p.knit_id ORDER BY p.knit_id)::text[] AS knit_ids
-      FROM possible p
-      JOIN data d USING (knit_id)
-      JOIN run r USING (run_id)
-     WHERE r.status = 'done'
-       AND (p.tag_count = 0
-            OR p.tag_count = 1 AND p.pinned_knit_id IS NULL AND p.pinned_timestamp IS NULL
-            OR p.tag_count = (SELECT count(*)
-                                FROM plan_input_tag t
-                                JOIN data_tag x ON x.tag_id = t.tag_id AND x.knit_id = p.knit_id
-                               WHERE t.input_id = p.input_id))
-     GROUP BY p.input_id
+    SELECT position, array_agg(knit_id ORDER BY knit_id)::text[] AS knit_ids
+      FROM possible
+     GROUP BY position
 )
 SELECT COALESCE(filled.knit_ids, '{}') AS knit_ids
   FROM wanted
-  LEFT JOIN filled USING (input_id)
+  LEFT JOIN filled USING (position)
  ORDER BY wanted.position
 
 -- name: known
