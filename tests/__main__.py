@@ -1,7 +1,7 @@
 """`python -m tests`: every test, tier by tier; a tier that cannot run here is reported by name.
 
-The tiers are pytest runs of their own: quick tests share both cores; slow ones, and those on the real
-node, run one at a time. The node's programs are built meanwhile where they are not cached.
+The tiers are pytest runs of their own: quick tests share both cores; slow ones, and those on the
+real node, run one at a time. The node's programs are built meanwhile where they are not cached.
 """
 
 from __future__ import annotations

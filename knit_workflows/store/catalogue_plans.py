@@ -71,9 +71,9 @@ class PlanCatalogue:
         return await self.plan(registration.plan_id)
 
     async def runs_if_registered(self, spec: PlanSpec) -> int:
-        """Say how many Runs the Plan would create now; it is inserted and rolled back.
+        """Say how many Runs the Plan would create now; none when an equivalent one is registered.
 
-        None when an equivalent Plan is registered.
+        It is inserted and rolled back: what is counted is what would be created.
         """
         registration = Registration.of(spec, await tags.intern(self._db, tags_of(spec)))
 

@@ -18,7 +18,7 @@ from tests.store.build import begin, drain, end, fetch, runs_in, spec
 from tests.store.model import ModelData, ModelPlan, ModelRun, expected_runs
 
 KINDS = ("a", "b", "c")
-MOST_DATA, MOST_PLANS, MOST_PAIRS = 90, 40, 6
+MOST_DATA, MOST_PLANS, MOST_PAIRS = 60, 40, 4
 """Runs grow with the square of the Data: bounds that keep a history to some 10,000."""
 VERSIONS = ("1", "2")
 

@@ -1,0 +1,41 @@
+"""The supervisor as a process of its own: what `knit dev up --detach` leaves behind.
+
+What keeps it from starting it says on stderr, in JSON, for the `knit` that has started it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from pathlib import Path
+
+from knit_cli.dev.starting import HELD, supervise
+from knit_cli.dev.state import StateFolder
+from knit_cli.errors import CliError
+
+log = logging.getLogger(__name__)
+
+
+def main() -> int:
+    """Supervise until a signal comes; gives the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m knit_cli.dev", description=__doc__)
+    parser.add_argument("state", type=Path)
+    for name in ("--api-port", "--temporal-port", "--web-port"):
+        parser.add_argument(name, type=int)
+    given = parser.parse_args()
+    ports = {"api": given.api_port, "temporal": given.temporal_port, "web_ui": given.web_port}
+    try:
+        return 0 if supervise(StateFolder(given.state), ports) else HELD
+    except CliError as error:
+        words = {"summary": error.summary, "reason": error.reason, "advice": error.advice}
+        sys.stderr.write(f"\n{json.dumps(words)}\n")
+        return error.exit_code
+    except Exception:
+        log.exception("the supervisor has ended", extra={"action": "supervisor_failed"})
+        raise
+
+
+if __name__ == "__main__":
+    sys.exit(main())

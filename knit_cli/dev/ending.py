@@ -1,0 +1,82 @@
+"""Ends processes of the stack, each by its id and only if it is still the same process."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Final
+
+import psutil
+
+from knit_cli.dev.children import END_WITHIN
+from knit_cli.dev.database import DevDatabase
+from knit_cli.dev.services import FORMS, OWNER
+from knit_cli.dev.state import ProcessMark, StateFolder
+from knit_cli.errors import CliError
+
+STACK_ENDS_WITHIN: Final = 60.0
+_KILLED_WITHIN: Final = 10.0
+
+
+def end_leftovers(folder: StateFolder) -> int:
+    """End what an earlier supervisor has left running; gives how many processes that were.
+
+    To be called while the folder is held. Runs are not among them: they outlive knit.
+    """
+    found = leftovers(folder)
+    for process in found:
+        with suppress(psutil.NoSuchProcess):
+            process.terminate()
+    _, stubborn = psutil.wait_procs(found, timeout=END_WITHIN)
+    for process in stubborn:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(stubborn, timeout=_KILLED_WITHIN)
+    # Last, as it serves the others.
+    database = DevDatabase(folder.postgres)
+    servers = database.processes()
+    if servers:
+        database.clear()
+    return len(found) + len(servers)
+
+
+def leftovers(folder: StateFolder) -> list[psutil.Process]:
+    """Give our processes, besides PostgreSQL: found by their own marks, no record is needed.
+
+    A supervisor that is killed between a start and its record, or whose record cannot be written,
+    leaves processes that stand nowhere.
+    """
+    owner = str(folder.root)
+    return [process for process in psutil.process_iter(["cmdline"]) if _belongs_to(process, owner)]
+
+
+def end_supervisor(mark: ProcessMark) -> None:
+    """Ask a supervisor to end the stack, and wait; one that does not is killed."""
+    process = mark.process()
+    if process is None:
+        return
+    try:
+        process.terminate()
+        process.wait(STACK_ENDS_WITHIN)
+    except psutil.TimeoutExpired:
+        process.kill()
+        process.wait(_KILLED_WITHIN)
+    except psutil.AccessDenied as cause:
+        raise CliError(
+            "this stack belongs to another user",
+            reason=f"its process {mark.pid} may not be ended",
+            advice="end it as the user who started it",
+        ) from cause
+    except psutil.NoSuchProcess:
+        return
+
+
+def _belongs_to(process: psutil.Process, owner: str) -> bool:
+    words = tuple(process.info["cmdline"] or ())
+    # `python -P -m MODULE …` and `temporal server start-dev …`
+    if not any(words[1:3] == form or words[2:4] == form for form in FORMS):
+        return False
+    try:
+        alive = process.status() != psutil.STATUS_ZOMBIE
+        return alive and process.environ().get(OWNER) == owner
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return False

@@ -1,0 +1,130 @@
+"""Starts the supervisor: in this process, or detached, waiting until the stack is ready."""
+
+from __future__ import annotations
+
+import json
+import logging
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from types import FrameType
+from typing import IO, Final
+
+from knit_cli.dev.children import READY_WITHIN, last_lines
+from knit_cli.dev.state import DevState, Ports, StateFolder
+from knit_cli.dev.supervisor import Supervisor
+from knit_cli.errors import CliError
+from knit_workflows.log import JsonFormatter
+
+HELD: Final = 75
+"""Exit code of a supervisor that finds another one at work."""
+_MARGIN: Final = 30.0
+"""Seconds for what comes before and after the processes' own start."""
+_FLAGS: Final = {"api": "--api-port", "temporal": "--temporal-port", "web_ui": "--web-port"}
+
+
+def supervise(
+    folder: StateFolder,
+    ports: Mapping[str, int | None],
+    *,
+    started: Callable[[Ports], None] = lambda _: None,
+    changed: Callable[[Supervisor], None] = lambda _: None,
+) -> bool:
+    """Supervise until SIGTERM, SIGINT or SIGHUP; False: another supervisor holds the folder."""
+    stopping: list[int] = []
+
+    def stop(number: int, _: FrameType | None) -> None:
+        stopping.append(number)
+        # A second signal while it is ending must not interrupt the end.
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, stop)
+    with folder.locked() as mine:
+        if not mine:
+            return False
+        _log_to(folder)
+        supervisor = Supervisor(folder, ports, started=started, changed=changed)
+        supervisor.run(until=lambda: bool(stopping))
+    return True
+
+
+def settled(folder: StateFolder) -> DevState | None:
+    """Give the record of a stack that runs and is ready, else None: none runs, or it takes long.
+
+    One that is being started or ended by another command is waited for.
+    """
+    deadline = time.monotonic() + READY_WITHIN + _MARGIN
+    while time.monotonic() < deadline:
+        record = folder.running()
+        if record is None or record.ready:
+            return record
+        time.sleep(0.05)
+    return None
+
+
+def running_detached(folder: StateFolder, ports: Mapping[str, int | None]) -> DevState:
+    """Give the running stack's record once it is ready; start a supervisor if there is none.
+
+    Raises CliError, with the supervisor's own words, when it does not start.
+    """
+    deadline = time.monotonic() + READY_WITHIN + _MARGIN
+    process: subprocess.Popen[bytes] | None = None
+    with tempfile.TemporaryFile(dir=folder.logs) as words:
+        while time.monotonic() < deadline:
+            record = folder.running()
+            if record is not None and record.ready:
+                return record
+            if process is None:
+                if not folder.is_held():
+                    process = _spawn(folder, ports, words)
+            elif process.poll() == HELD:
+                process = None  # Another start was quicker, or the last one is still ending.
+            elif process.returncode is not None:
+                raise _failure(folder, process.returncode, words)
+            time.sleep(0.05)
+    raise CliError(
+        "knit does not start", reason="it takes too long", advice=f"look into {folder.logs}"
+    )
+
+
+def _spawn(
+    folder: StateFolder, ports: Mapping[str, int | None], words: IO[bytes]
+) -> subprocess.Popen[bytes]:
+    # -P: the user's folder may hold files that are named like modules.
+    command = [sys.executable, "-P", "-m", "knit_cli.dev", str(folder.root)]
+    for name, port in ports.items():
+        command += [_FLAGS[name], str(port)] if port else []
+    return subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=words,
+        stderr=words,
+        cwd=folder.root,
+        start_new_session=True,
+    )
+
+
+def _failure(folder: StateFolder, code: int, words: IO[bytes]) -> CliError:
+    words.seek(0)
+    said = words.read().decode(errors="replace").strip().splitlines()
+    try:
+        document = json.loads(said[-1])
+        return CliError(document["summary"], reason=document["reason"], advice=document["advice"])
+    except (IndexError, ValueError, TypeError, KeyError):
+        reason = "\n".join(said[-5:]) or last_lines(folder.log("supervisor"))
+        how = f"its supervisor was killed by signal {-code}" if code < 0 else reason
+        return CliError(
+            "knit does not start", reason=how, advice=f"try again, or look into {folder.logs}"
+        )
+
+
+def _log_to(folder: StateFolder) -> None:
+    """Log into the folder: the terminal, if there is one, shows the live status."""
+    handler = logging.FileHandler(folder.log("supervisor"), mode="w", encoding="utf-8")
+    handler.setFormatter(JsonFormatter())
+    ours = logging.getLogger("knit_cli.dev")
+    ours.handlers, ours.propagate = [handler], False
+    ours.setLevel(logging.INFO)

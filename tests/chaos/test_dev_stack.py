@@ -1,0 +1,460 @@
+"""Whatever of an embedded stack is ended or killed: nothing is lost, and nothing happens twice."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import pty
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import termios
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.contract.compute.local_adapters import need_bubblewrap
+from tests.e2e.stack import DevStack, command, dev_folder, dev_stack, shell_plan, until
+
+pytestmark = [pytest.mark.timeout(300), pytest.mark.engine, pytest.mark.slow]
+
+GATED = "echo x >> /out/counter; until [ -e /out/go ]; do sleep 0.05; done; echo end > /out/end"
+"""Counts its own starts, then waits for the test."""
+AT_ONCE = 3
+"""Runs under way at once; the others wait as rows."""
+
+
+@pytest.fixture(scope="module")
+def stack() -> Iterator[DevStack]:
+    """One stack, which every test finds up and leaves up."""
+    need_bubblewrap()
+    # What an unlucky heartbeat costs is not the question here.
+    quick = {"KNIT_ENGINE__HEARTBEAT": "PT2S", "KNIT_ENGINE__PROJECTOR_HEARTBEAT": "PT2S"}
+    with dev_stack(**quick, KNIT_ENGINE__MAX_ACTIVE_RUNS=str(AT_ONCE)) as one:
+        one.up()
+        yield one
+
+
+@pytest.fixture
+def own() -> Iterator[DevStack]:
+    """A stack of the test's own, not up."""
+    with dev_stack() as one:
+        yield one
+        one.down()
+        assert one.processes() == []
+
+
+# --- Runs in the middle -------------------------------------------------------------------------
+
+
+class Runs:
+    """Runs of one gated Plan; the test lets each of them go on by hand."""
+
+    def __init__(self, stack: DevStack, tag: str, count: int) -> None:
+        self.stack = stack
+        self.count = count
+        self.plan = stack.apply(shell_plan(GATED, tag))
+        for number in range(count):
+            stack.push(str(number), tag)
+        started = min(count, AT_ONCE)
+        until(lambda: len(self.statuses("running")) == started and len(self.counters()) == started)
+
+    def statuses(self, *wanted: str) -> list[str]:
+        """The ids of the Runs in these statuses."""
+        return [run["runId"] for run in self.stack.runs(self.plan) if run["status"] in wanted]
+
+    def counters(self) -> list[Path]:
+        """The counters of the tasks that have been started and wait still."""
+        found = (self.stack.state / "compute" / "volumes").glob("*/counter")
+        return [counter for counter in found if not (counter.parent / "go").exists()]
+
+    def let_go(self) -> None:
+        """Let every task end that waits."""
+        for counter in self.counters():
+            (counter.parent / "go").touch()
+
+    def finish(self) -> None:
+        """Let all go on, in turn; see that each has run exactly once and whole."""
+
+        def all_final() -> bool:
+            self.let_go()
+            return len(self.statuses("done", "failed")) == self.count
+
+        until(all_final)
+        runs = self.stack.runs(self.plan)
+        assert [run["status"] for run in runs] == ["done"] * self.count
+        for run in runs:
+            files = self.stack.pulled(run["outputs"][0]["knitId"])
+            assert files == {"counter": "x\n", "go": "", "end": "end\n"}
+        assert len({run["inputs"][0]["knitId"] for run in runs}) == self.count
+
+
+def pid_of(stack: DevStack, name: str) -> int:
+    """The process id of one of the stack's processes."""
+    status = stack.ready()
+    return int(status["supervisor"] if name == "supervisor" else status["processes"][name])
+
+
+def kill(pid: int) -> None:
+    """kill -9, and wait until it is gone."""
+    process = psutil.Process(pid)
+    process.kill()
+    until(lambda: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE)
+
+
+def test_down_in_the_middle_of_runs_and_up_again(stack: DevStack) -> None:
+    """Tasks outlive knit: one ends while it is down and is found so, the others go on; those that
+
+    had to wait are started afterwards. Addresses stay; while it is down nothing of it is left.
+    """
+    runs = Runs(stack, "chaos:down", AT_ONCE + 2)
+    before = stack.status()
+    stack.down()
+    tasks = [process for process in stack.processes() if "postgres" in process.name()]
+    assert tasks == []
+    assert stack.status() == {"running": False}
+    first = runs.counters()[0].parent
+    (first / "go").touch()
+    until(lambda: (first / "end").exists())
+    stack.up()
+    after = stack.ready()
+    assert {key: after[key] for key in ("api", "temporal", "webUi")} == {
+        key: before[key] for key in ("api", "temporal", "webUi")
+    }
+    runs.finish()
+
+
+@pytest.mark.parametrize("name", ["worker", "api", "temporal", "postgres"])
+def test_a_killed_process_is_started_again(stack: DevStack, name: str) -> None:
+    """kill -9 in the middle of Runs: it comes back by itself, and the Runs go on."""
+    runs = Runs(stack, f"chaos:{name}", 2)
+    before = stack.ready()
+    kill(before["processes"][name])
+
+    def another() -> bool:
+        now = stack.status()
+        return now["ready"] and now["processes"][name] != before["processes"][name]
+
+    until(another)
+    after = stack.status()
+    unharmed = set(before["processes"]) - {name}
+    assert all(after["processes"][other] == before["processes"][other] for other in unharmed)
+    runs.finish()
+
+
+def test_a_killed_supervisor_leaves_what_up_finds(stack: DevStack) -> None:
+    """Without its supervisor knit goes on, unsupervised; `up` starts all anew where it was."""
+    runs = Runs(stack, "chaos:supervisor", 2)
+    before = stack.ready()
+    kill(before["supervisor"])
+    assert stack.status() == {"running": False}
+    stack.up()
+    after = stack.ready()
+    assert after["api"] == before["api"]
+    assert not any(psutil.pid_exists(pid) for pid in before["processes"].values())
+    runs.finish()
+
+
+def test_all_killed_at_once(stack: DevStack) -> None:
+    """The machine's worst moment short of losing its disk."""
+    runs = Runs(stack, "chaos:all", 2)
+    status = stack.ready()
+    for pid in (status["supervisor"], *status["processes"].values()):
+        os.kill(pid, signal.SIGKILL)
+    stack.up()
+    stack.ready()
+    runs.finish()
+
+
+def test_a_server_whose_orphan_hangs_is_started_again(stack: DevStack) -> None:
+    """An orphan that cannot notice its server's death holds the shared memory: it is killed."""
+    status = stack.ready()
+    postgres = psutil.Process(status["processes"]["postgres"])
+    orphan = postgres.children()[0]
+    orphan.suspend()
+    kill(postgres.pid)
+    until(lambda: pid_of(stack, "postgres") != postgres.pid)
+    assert not orphan.is_running() or orphan.status() == psutil.STATUS_ZOMBIE
+    assert stack.knit("plan", "find").json()
+
+
+# --- half dead ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "dead", [("supervisor",), ("supervisor", "worker", "postgres"), ("supervisor", "temporal")]
+)
+def test_down_ends_what_a_killed_supervisor_has_left(own: DevStack, dead: tuple[str, ...]) -> None:
+    """Also when the record of the processes is lost."""
+    own.up()
+    for pid in [pid_of(own, name) for name in dead]:
+        kill(pid)
+    (own.state / "state.json").unlink()
+    assert own.processes()
+    own.down()
+    assert own.processes() == []
+    assert "not running here" in own.knit("dev", "down").err
+
+
+def started_so_far(stack: DevStack) -> set[str]:
+    """Names of the processes in the record."""
+    with suppress(FileNotFoundError):
+        return set(json.loads((stack.state / "state.json").read_text())["processes"])
+    return set()
+
+
+STAGES: dict[str, Callable[[DevStack], bool]] = {
+    "before anything": lambda stack: (stack.state / "state.json").exists(),
+    "while the database is made": lambda stack: any(stack.state.glob("postgres.*")),
+    "before the database is ready": lambda stack: "postgres" in started_so_far(stack),
+    "while the worker starts": lambda stack: "worker" in started_so_far(stack),
+}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_supervisor_killed_during_its_start_is_no_obstacle(own: DevStack, stage: str) -> None:
+    """The `up` that waits for it says so and ends; the next one works, on whatever is left."""
+    with own.start("dev", "up", "--detach") as waiting:
+        until(lambda: STAGES[stage](own))
+        record = json.loads((own.state / "state.json").read_text())
+        kill(record["supervisor"]["pid"])
+        assert waiting.wait(60) == 1
+    own.up()
+    assert own.knit("plan", "find").json()
+
+
+def test_down_in_the_middle_of_a_start(own: DevStack) -> None:
+    """It ends what is being started; the `up` that waited for it says that it was ended."""
+    with own.start("dev", "up", "--detach") as waiting:
+        until(lambda: "temporal" in started_so_far(own))
+        own.down()
+        waiting.wait(150)
+        # It may have begun anew, if it looked in the very moment between two supervisors.
+    if own.status()["running"]:
+        own.down()
+    assert own.processes() == []
+
+
+def test_a_process_id_that_was_used_again_is_no_obstacle(own: DevStack) -> None:
+    """After a reboot the numbers in old records belong to strangers, who are left alone."""
+    own.up()
+    for process in own.processes():
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    until(lambda: not own.processes())
+    with subprocess.Popen(["sleep", "600"]) as stranger:
+        try:
+            pid_file = own.state / "postgres" / "postmaster.pid"
+            first, _, rest = pid_file.read_text().partition("\n")
+            pid_file.write_text(f"{stranger.pid}\n{rest}")
+            record = json.loads((own.state / "state.json").read_text())
+            for mark in (record["supervisor"], *record["processes"].values()):
+                mark["pid"] = stranger.pid
+            (own.state / "state.json").write_text(json.dumps(record))
+            assert first != str(stranger.pid)
+            assert "not running here" in own.knit("dev", "down").err
+            own.up()
+            own.down()
+            assert stranger.poll() is None
+        finally:
+            stranger.kill()
+
+
+# --- two at once, ports, folders ----------------------------------------------------------------
+
+
+def test_two_ups_at_once_make_one_stack(own: DevStack) -> None:
+    """Both succeed and show the same; there is one supervisor."""
+    with own.start("dev", "up", "-d") as one, own.start("dev", "up", "-d") as other:
+        for process in (one, other):
+            shown, _ = process.communicate(timeout=200)
+            assert process.returncode == 0, shown
+            assert own.status()["api"].encode() in shown
+    supervisors = [p for p in own.processes() if "knit_cli.dev" in p.cmdline()]
+    assert len(supervisors) == 1
+
+
+def test_up_right_after_down_waits_for_the_end(own: DevStack) -> None:
+    """A stack that is ending is not taken for one that runs."""
+    own.up()
+    before = own.ready()
+    with own.start("dev", "down") as ending:
+        until(lambda: not own.status().get("ready"))
+        own.up()
+        assert ending.wait(60) in (0, 1)  # 1: it says that knit is being started again
+    assert own.ready()["supervisor"] != before["supervisor"]
+
+
+@contextmanager
+def taken(port: int) -> Iterator[None]:
+    """Listen on a port."""
+    with socket.socket() as stranger:
+        stranger.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        stranger.bind(("127.0.0.1", port))
+        stranger.listen()
+        yield
+
+
+def port_of(status: dict[str, Any], name: str) -> int:
+    """The port of an address in the status."""
+    return int(status[name].removesuffix("/api").rpartition(":")[2])
+
+
+def test_ports_taken_meanwhile(own: DevStack) -> None:
+    """Between two starts: others are found, and the profile follows. Chosen by the user: said."""
+    own.up()
+    before = own.status()
+    own.down()
+    with taken(port_of(before, "api")), taken(port_of(before, "webUi")):
+        for flag, name in (("--api-port", "api"), ("--web-port", "webUi")):
+            port = str(port_of(before, name))
+            said = own.knit("dev", "up", "--detach", flag, port, code=1)
+            assert f"{flag} {port}" in said.err
+            assert "hint: " in said.err
+        assert own.processes() == []
+        own.up()
+        after = own.status()
+        assert after["api"] != before["api"]
+        assert after["webUi"] != before["webUi"]
+        assert after["temporal"] == before["temporal"]
+        assert own.knit("plan", "find").json()
+
+
+def test_a_port_taken_in_the_moment_of_a_restart_is_waited_for(own: DevStack) -> None:
+    """The API is started again and again, ever more slowly, and says why; its address stays."""
+    own.up()
+    before = own.status()
+    os.kill(before["processes"]["api"], signal.SIGKILL)
+    with taken(port_of(before, "api")):
+        log = own.state / "logs" / "supervisor.log"
+        until(lambda: log.read_text().count('"process_died"') >= 3)
+        assert "address already in use" in log.read_text()
+        assert not own.status()["ready"]
+    after = own.ready()
+    assert after["api"] == before["api"]
+    assert after["processes"]["worker"] == before["processes"]["worker"]
+
+
+def test_a_state_folder_that_cannot_be_used(tmp_path: Path) -> None:
+    """A file in its place, a folder without the right to write: an error with place and advice."""
+    stack = DevStack(tmp_path)
+    (tmp_path / "file").write_text("")
+    locked = tmp_path / "locked"
+    locked.mkdir(0o555)
+    (tmp_path / "half").mkdir()
+    for name in ("logs", "compute"):
+        (tmp_path / "half" / name).mkdir()
+    (tmp_path / "half").chmod(0o555)
+    if os.geteuid() == 0 and shutil.which("setpriv") is None:
+        pytest.skip("root writes everywhere, and there is no setpriv to take that away")
+    root = os.geteuid() == 0
+    under = ("setpriv", "--bounding-set=-dac_override,-dac_read_search") if root else ()
+    for place in ("file", "file/below", "locked/below", "half"):
+        for more in (("--detach",), ()):
+            said = stack.knit("dev", "up", *more, "--state", place, under=under, code=1)
+            assert f"{tmp_path}/{place.split('/')[0]}" in said.err
+            assert "--state" in said.err
+            assert "Traceback" not in said.err
+    assert stack.processes() == []
+    for command_ in ("status", "down"):
+        stack.knit("dev", command_, "--state", "nowhere", code=None)
+    assert not (tmp_path / "nowhere").exists()
+
+
+# --- in a terminal ------------------------------------------------------------------------------
+
+
+@contextmanager
+def terminal(stack: DevStack) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """`knit dev up` in a terminal of its own; gives the process and the terminal's other side."""
+    master, slave = pty.openpty()
+    process = subprocess.Popen(
+        command("dev", "up"),
+        cwd=stack.folder, env=stack.environ() | {"TERM": "xterm"},
+        stdin=slave, stdout=slave, stderr=slave, start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    )  # fmt: skip
+    os.close(slave)
+    try:
+        yield process, master
+    finally:
+        with suppress(OSError):
+            os.close(master)
+        process.wait(120)
+
+
+def read_until(master: int, word: bytes) -> bytes:
+    """Read what is shown until a word comes."""
+    seen, ends = b"", time.monotonic() + 120
+    while word not in seen:
+        assert time.monotonic() < ends, seen[-2000:]
+        if select.select([master], [], [], 1)[0]:
+            seen += os.read(master, 65536)
+    return seen
+
+
+def test_ctrl_c_ends_the_stack_in_order(own: DevStack) -> None:
+    """The live picture says when it is ready; Ctrl-C ends all, with exit code 0."""
+    with terminal(own) as (process, master):
+        read_until(master, b"knit is \x1b[32mready")
+        assert own.knit("plan", "find").json()
+        said = own.knit("dev", "up")
+        assert "running already" in said.err
+        os.write(master, b"\x03")
+        while True:
+            try:
+                if not os.read(master, 65536):
+                    break
+            except OSError:
+                break
+        assert process.wait(60) == 0
+    assert own.processes() == []
+
+
+def test_a_closed_terminal_ends_the_stack_in_order(own: DevStack) -> None:
+    """SIGHUP, and nowhere to write to: still every process is ended."""
+    with terminal(own) as (process, master):
+        read_until(master, b"knit is \x1b[32mready")
+        os.close(master)
+        process.wait(60)
+    assert own.processes() == []
+
+
+def test_signals_to_a_detached_supervisor_end_the_stack(own: DevStack) -> None:
+    """SIGTERM and SIGHUP, several of them at once: the end is not disturbed."""
+    own.up()
+    supervisor = pid_of(own, "supervisor")
+    for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGINT, signal.SIGTERM):
+        os.kill(supervisor, number)
+    until(lambda: not own.processes())
+
+
+# --- surroundings -------------------------------------------------------------------------------
+
+
+def test_the_users_folder_and_variables_do_not_get_in_the_way() -> None:
+    """Files named like modules, another Temporal's settings, a proxy, blanks in the path."""
+    with dev_folder() as folder:
+        place = folder / "a folder's name — with blanks"
+        others = {
+            "TEMPORAL_TLS": "true",
+            "TEMPORAL_ADDRESS": "elsewhere:1",
+            "TEMPORAL_API_KEY": "x",
+        }
+        with dev_stack(place, **others) as stack:
+            for name in ("yaml.py", "psutil.py", "queue.py", "knit_api.py"):
+                (place / name).write_text("raise SystemExit('the wrong module')")
+            stack.knit("dev", "up", "--detach")
+            plan = stack.apply(shell_plan("cat /in/word > /out/word", "odd:place"))
+            stack.push("x", "odd:place")
+            assert stack.run_in(plan, "done", "failed")["status"] == "done"
+            stack.down()
+            assert stack.processes() == []

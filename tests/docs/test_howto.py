@@ -1,0 +1,78 @@
+"""The programs in the how-to pages are programs, and do what the pages say."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+from psycopg import AsyncConnection
+
+from knit_workflows.embedded import EmbeddedPostgres
+from tests.docs.blocks import blocks
+
+ROOT = Path(__file__).parents[2]
+HOW_TO = ROOT / "docs" / "how-to"
+PATH = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+
+
+@pytest.mark.parametrize("page", sorted(HOW_TO.glob("*.md")), ids=lambda page: page.stem)
+def test_every_python_block_is_python(page: Path) -> None:
+    for block in blocks(page, "python"):
+        code = compile(block, page.name, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+        imports = [node for node in ast.parse(block).body if isinstance(node, ast.ImportFrom)]
+        exec(compile(ast.Module(imports, []), page.name, "exec"), {})  # what is imported exists
+        assert code is not None
+
+
+async def test_the_test_in_the_page_passes() -> None:
+    [block, *_] = blocks(HOW_TO / "test-your-workflow.md", "python")
+    scope: dict[str, object] = {}
+    exec(compile(block, "test-your-workflow.md", "exec"), scope)
+    tests: list[Callable[[], Awaitable[None]]] = [
+        value
+        for name, value in scope.items()
+        if name.startswith("test_") and inspect.iscoroutinefunction(value)
+    ]
+    assert tests
+    for test in tests:
+        await test()
+
+
+def test_the_namespace_prerequisites_are_what_the_page_pipes_into_kubectl() -> None:
+    [block] = [b for b in blocks(HOW_TO / "kubernetes.md", "sh") if "kubectl" in b]
+    script = block.replace("| kubectl apply --namespace knit -f -", "")
+    listed = json.loads(_run(script))
+    kinds = [item["kind"] for item in listed["items"]]
+    assert kinds == ["ServiceAccount", "Role", "RoleBinding", "Secret"]
+
+
+async def test_the_migration_in_the_page_makes_the_tables(postgres: EmbeddedPostgres) -> None:
+    [block] = [b for b in blocks(HOW_TO / "kubernetes.md", "sh") if "migrate" in b]
+    url = postgres.url("docs_migration")
+    lines = [line for line in block.splitlines() if "KNIT_STORE__URL=" not in line]
+    for _ in range(2):  # a second call changes nothing
+        _run("\n".join(lines), KNIT_STORE__URL=url)
+    async with await AsyncConnection.connect(url) as connection:
+        found = await connection.execute("select count(*) from plan")
+        [count] = await found.fetchone() or [0]
+    assert count >= 2, "the built-in Plans are there"
+
+
+def _run(script: str, **environment: str) -> str:
+    done = subprocess.run(
+        ["bash", "-euc", script],
+        env={**os.environ, "PATH": PATH, **environment},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout

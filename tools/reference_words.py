@@ -1,0 +1,196 @@
+"""The sentences of `docs/reference/` that the code itself does not say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+COMMAND_LINE: Final = """\
+Results go to stdout, talk, progress and errors to stderr. The exit code is 0 when all went well, 2
+when the command line itself is wrong, 1 for everything else. An error says what could not be done,
+why, and what to do next.
+
+`knit NAME` for any other name runs an executable `knit-NAME` that is on `PATH`, with the effective
+common flags in `KNIT_PROFILE`, `KNIT_PROFILE_STORE` and `KNIT_ENV`.
+
+| file | holds |
+|---|---|
+| `.knitprofile` | the name of the profile that this folder and all below it use |
+| `~/.knit/profile` | the profiles by name, in YAML: `apiRoot`, and `cert.ca` for a CA of its own |
+| `knitenv` | a project's defaults, in YAML: `tag` for Data, `resource` for `plan template` |
+"""
+
+SETTINGS: Final = """\
+What the API and the workers read from their environment when they start. `knit dev` sets them for
+the processes it starts, so a stack on a laptop needs none. API and workers of one knit must agree
+on `KNIT_STORE__URL` and the queues. Lists are JSON (`["/opt/data"]`), lengths of time are seconds
+or ISO 8601 (`PT15S`).
+
+Where Temporal is, and how to reach it, is Temporal's own to say: `TEMPORAL_ADDRESS`,
+`TEMPORAL_NAMESPACE`, `TEMPORAL_API_KEY`, `TEMPORAL_TLS_…`, or a profile in its configuration file.
+"""
+
+SETTINGS_WORDS: Final[Mapping[str, str]] = {
+    "KNIT_ENGINE__MAX_ACTIVE_RUNS_PER_PLAN": "The same for one Plan; not set: no limit.",
+    "KNIT_COMPUTE__LOCAL__STATE": "Folder that holds volumes, logs and what runs; on a local disk.",
+    "KNIT_COMPUTE__KUBERNETES__KUBE_NAMESPACE": "Where claims and pods are made.",
+    "KNIT_COMPUTE__KUBERNETES__INITIAL_CAPACITY": "What each claim asks for.",
+    "KNIT_COMPUTE__KUBERNETES__PRIORITY_CLASS": "Of the pods of Runs; not set: the cluster's own.",
+    "KNIT_LOG_FORMAT": "`json` lines, `rich` for people, or `auto`: rich on a terminal, else json.",
+    "KNIT_LOG_LEVEL": "`DEBUG`, `INFO`, `WARNING`, `ERROR`.",
+}
+"""For settings that have no docstring where they are defined, nor in their back-end."""
+
+OTHER_VARIABLES: Final = (
+    ("`KNIT_TEMPORAL_CLI`", "`knit dev`, `make`, tests", "The `temporal` command to use."),
+    ("`KNIT_CACHE`", "`make`, tests", "Folder for programs that are built once."),
+    (
+        "`KNIT_TEST_KUBECONFIG`",
+        "tests",
+        "A cluster to test on, instead of one made for the tests.",
+    ),
+    (
+        "`KNIT_TEST_ENGINE`",
+        "tests",
+        "The container engine to test with; `make test` finds one itself.",
+    ),
+    ("`KNIT_RACE_SECONDS`, `KNIT_RACE_SEEDS`", "tests", "Length and number of the race tests."),
+    ("`KNIT_TRANSFER_TOKEN`", "transfer pods", "Set by knit: the secret that opens their door."),
+    (
+        "`KNIT_PROFILE`, `KNIT_PROFILE_STORE`, `KNIT_ENV`",
+        "extensions",
+        "Set by `knit` for the commands it is extended with.",
+    ),
+)
+"""Names (a cell may hold several), who reads them, what for."""
+
+PLAN_FILE: Final = """\
+# Plan file
+
+A Plan is one kind of computation: an image, and the mountpoints through which Data go in and come
+out, described by tags. `knit plan apply FILE` reads it as YAML; the API takes the same as JSON.
+
+```yaml
+image: localhost:5000/train:v2
+entrypoint: ["python", "-u", "train.py"]
+args: ["--epochs", "3"]
+inputs:
+  - path: /in/dataset
+    tags: ["type:dataset", "project:demo"]
+outputs:
+  - path: /out/model
+    tags: ["type:model", "project:demo"]
+log:
+  tags: ["type:log", "project:demo"]
+resources: {{cpu: "2", memory: 4Gi}}
+```
+
+{table}
+
+A key that is not in this table is refused, with the line and the nearest key there is.
+
+## Rules
+
+* There is at least one input, and every input has at least one tag.
+* Paths are absolute and clean: no `.`, `..`, `//`, colon or control character; one `/` at the end
+  is dropped. No two paths may be equal or nested; `/in/1` and `/in/10` are two folders. `/log`
+  belongs to the log, if there is one.
+* A tag is split at its first colon, and trimmed; a key has at most {tag_key}, a value {tag_value}
+  characters. Quote tags: YAML reads `{{a: b}}` where you mean `"a:b"`.
+* Keys that begin with `knit#` are knit's own. An input may ask for `knit#id:…` and
+  `knit#timestamp:…`, one value of each; outputs and the log may have none.
+* Quantities are those of Kubernetes (`500m`, `2`, `1Gi`). An extended resource has a domain in its
+  name (`nvidia.com/gpu`) and comes in whole numbers.
+* Inputs and outputs together are at most {mountpoints}.
+
+## When two Plans are the same
+
+Image, entrypoint, args, inputs, outputs, log and `on_node` make a Plan what it is; the order of
+mountpoints and tags does not matter, that of words does. Registering the same Plan again gives the
+one that is there. `resources`, `service_account`, `annotations` and `active` do not count: if one
+of those differs, `knit plan apply` refuses and shows the difference.
+
+## Which Plans may not stand together
+
+A Plan whose output or log would, by its tags, become an input of the same Plan, directly or through
+others, is refused: it would run for ever. Inputs with `knit#…` tags do not count.
+
+## Images of the machine itself
+
+On a laptop, an image named `host/NAME:TAG` stands for the machine's own programs in a sandbox:
+`/usr`, `/etc` and knit's Python are there, read-only, inputs at their paths read-only, outputs at
+theirs. Its resources are not limited. All other images run in a container engine, or on Kubernetes.
+"""
+
+PLAN_KEYS: Final[Mapping[str, tuple[str, str, str]]] = {
+    "image": ("text", "", "`[host[:port]/]repository[:tag]`; no tag means `latest`, no digest."),
+    "entrypoint": ("", "the image's", "The command, word by word; no shell reads it."),
+    "args": ("", "the image's", "The arguments, word by word."),
+    "inputs": ("list", "required", "What a Run needs: one Data for each entry. At least one."),
+    "inputs[].path": ("text", "", "Where the Data is, read-only."),
+    "inputs[].tags": (
+        "list of tags",
+        "required",
+        "Data that have all of these fit. At least one.",
+    ),
+    "outputs": ("list", "none", "What a Run makes: one new Data for each entry."),
+    "outputs[].path": ("text", "", "An empty folder, which becomes the Data."),
+    "outputs[].tags": ("list of tags", "none", "What the new Data is tagged with."),
+    "log": ("mapping", "no log is kept", "Keeps what the container prints, as one more Data."),
+    "log.tags": ("list of tags", "none", "What that Data is tagged with."),
+    "on_node": ("mapping", "anywhere", "On Kubernetes: which nodes, by labels `key=value`."),
+    "on_node.may": ("", "none", "Nodes tainted so are tolerated."),
+    "on_node.prefer": ("", "none", "Tolerated, and taken if there is room."),
+    "on_node.must": ("", "none", "Tolerated, and no other will do."),
+    "resources": (
+        "mapping of name to quantity",
+        "`cpu: {cpu}`, `memory: {memory}`, each by itself",
+        "What the container may use; on Kubernetes also what it is promised.",
+    ),
+    "service_account": ("text", "none", "On Kubernetes: whose token the container gets."),
+    "annotations": ("", "none", "Notes `key=value` for people; they change nothing else."),
+    "active": ("true or false", "`true`", "Whether its Runs may start."),
+}
+"""By key: its form (empty: as the schema says), its default, and what it is."""
+
+ENDPOINTS: Final = """\
+The document itself is served as `/api/openapi.json` (OpenAPI 3.1). The API listens on a loopback
+address; it has no authentication yet, and refuses to listen elsewhere without `--insecure-bind`.
+
+Every error has the same shape, and says what to do next:
+
+```json
+{"message": {"reason": "the Plan has no input", "advice": "give it an input with tags", "see": ""}}
+```
+
+`see` is the id or the place to look at. Answers with 503 may be tried again, after `Retry-After`
+seconds. Times are RFC 3339 with an offset, in answers and in filters alike.
+"""
+
+STATUSES: Final[Mapping[str, str]] = {
+    "deactivated": "would be waiting, but its Plan is inactive",
+    "waiting": "created; not begun",
+    "ready": "its volumes exist",
+    "starting": "its pod exists; the container has not started",
+    "running": "its container has started",
+    "completing": "ended well, or stopped as good enough",
+    "aborting": "ended badly, or stopped as a failure",
+    "done": "final: its outputs are Data that match",
+    "failed": "final: its outputs are kept and never match",
+    "invalidated": "deleted; the tombstone keeps the combination from running again",
+}
+
+EXITS: Final = """\
+## Exit codes
+
+| code | message | meaning |
+|---|---|---|
+| 0 | | success |
+| 0 | {} | stopped as good enough: `knit run stop` |
+| 1–252 | `(container main) …` | the container's own code, and the reason |
+| 137 | `(container main) OOMKilled` | killed for memory |
+| 253 | {} | `knit run stop --fail` |
+| 253 | `cancelled in Temporal` | its workflow was cancelled |
+| 254 | {} | the run pod vanished |
+| 255 | `(pod NAME) [REASON] …` | the run pod could not be started |
+"""
