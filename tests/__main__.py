@@ -1,7 +1,8 @@
 """`python -m tests`: every test, tier by tier; a tier that cannot run here is reported by name.
 
-The tiers are pytest runs of their own: quick tests share both cores; slow ones, and those on the
-real node, run one at a time. The node's programs are built meanwhile where they are not cached.
+The tiers are pytest runs of their own. The quick ones share both cores. Those that kill processes and
+those on the real node follow, side by side: they mostly wait. The node's programs are built during
+the quick ones where they are not cached.
 """
 
 from __future__ import annotations
@@ -29,11 +30,9 @@ class Tier:
     arguments: tuple[str, ...]
 
 
-TIERS = (
-    Tier("quick", ("-n", "2", "-m", "not slow and not cluster")),
-    Tier("slow", ("-m", "slow and not cluster")),
-    Tier("kubernetes", ("-m", "cluster")),
-)
+QUICK = Tier("quick", ("-n", "2", "-m", "not slow and not cluster"))
+SLOW = Tier("slow", ("-m", "slow and not cluster", "--durations=10"))
+KUBERNETES = Tier("kubernetes", ("-m", "cluster", "--durations=10"))
 
 
 @dataclass
@@ -61,33 +60,50 @@ def main() -> int:
     """Run the tiers; gives the exit code."""
     os.chdir(ROOT)
     environment = {**os.environ, **_engine()}
-    building = subprocess.Popen([sys.executable, str(CLUSTER / "up.py")], stdout=subprocess.PIPE)
-    count, skipped = Count(), []
-    for tier in TIERS:
-        if tier.name == "kubernetes" and building.wait() != 0:
-            reason = "the real node could not be started (see above)"
-            skipped.append(f"{tier.name}: {reason}")
-            # Where it is known to be possible, not having it is a failure.
-            count.failed += os.geteuid() == 0 and shutil.which("apt-get") is not None
-            continue
-        _run(tier, environment, count)
-    if building.wait() == 0:
+    node = subprocess.Popen([sys.executable, str(CLUSTER / "up.py")], stdout=subprocess.PIPE)
+    count = Count()
+    _Started(QUICK, environment).end(count)
+    slow = _Started(SLOW, environment)
+    if node.wait() == 0:
+        on_node = _Started(KUBERNETES, environment)
+        slow.end(count)
+        on_node.end(count)
         subprocess.run([sys.executable, str(CLUSTER / "down.py")], check=False)
-    for line in skipped:
-        print(f"SKIPPED TIER {line}")
+    else:
+        slow.end(count)
+        print(f"SKIPPED TIER {KUBERNETES.name}: the real node could not be started (see above)")
+        # Where it is known to be possible, not having it is a failure.
+        count.failed += os.geteuid() == 0 and shutil.which("apt-get") is not None
     print(f"{count.passed} passed, {count.failed} failed, {count.skipped} skipped")
     return 1 if count.failed else 0
 
 
-def _run(tier: Tier, environment: dict[str, str], count: Count) -> None:
-    print(f"=== {tier.name} tests", flush=True)
-    begun = time.monotonic()
-    with tempfile.TemporaryDirectory() as folder:
-        report = Path(folder) / "report.xml"
-        command = [sys.executable, "-m", "pytest", "-q", f"--junitxml={report}", *tier.arguments]
-        subprocess.run(command, env=environment, check=False)
-        count.add(report)
-    print(f"=== {tier.name} tests took {time.monotonic() - begun:.0f} s", flush=True)
+class _Started:
+    """A tier under way; what it prints is shown when it has ended."""
+
+    def __init__(self, tier: Tier, environment: dict[str, str]) -> None:
+        self._tier = tier
+        self._begun = time.monotonic()
+        self._folder = tempfile.TemporaryDirectory(prefix="knit-tier-")
+        self._report = Path(self._folder.name) / "report.xml"
+        self._output = Path(self._folder.name) / "output"
+        command = [sys.executable, "-m", "pytest", "-q", f"--junitxml={self._report}"]
+        with self._output.open("wb") as output:
+            self._process = subprocess.Popen(
+                [*command, *tier.arguments],
+                env=environment,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+
+    def end(self, count: Count) -> None:
+        """Wait for its end, show it, count it."""
+        self._process.wait()
+        print(f"=== {self._tier.name} tests")
+        print(self._output.read_text(errors="replace"))
+        print(f"=== took {time.monotonic() - self._begun:.0f} s", flush=True)
+        count.add(self._report)
+        self._folder.cleanup()
 
 
 def _engine() -> dict[str, str]:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import tempfile
 import time
 import uuid
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 
+import httpx
 import psutil
 
 from knit_workflows import names
@@ -17,6 +21,7 @@ from knit_workflows.compute.local import LocalBackend, LocalSettings
 from knit_workflows.domain.ids import KnitId, PlanId, RunId
 from knit_workflows.domain.runs import RunStatus
 from knit_workflows.domain.tags import Tag
+from knit_workflows.embedded import free_port
 from tests.bench import bare
 from tests.bench.figures import figure, percentile
 from tests.bench.stack import Stack, stack
@@ -139,10 +144,33 @@ async def fan_out(width: int) -> None:
 
 
 async def memory() -> None:
-    """Resident memory of an idle worker (all roles, local back-end)."""
+    """Resident memory of an idle worker (all roles, local back-end) and of an idle API."""
     with tempfile.TemporaryDirectory(prefix="knit-local-") as folder:
         settings = {"KNIT_COMPUTE__KIND": "local", "KNIT_COMPUTE__LOCAL__STATE": folder}
         async with stack(settings) as knit:
-            await asyncio.sleep(5)
-            resident = psutil.Process(knit.worker.pid).memory_info().rss / 2**20
-    figure("worker idle", resident, "MiB", "<= 160", back_end="local")
+            port = free_port()
+            command = (sys.executable, "-m", "knit_api", "--port", str(port))
+            api = subprocess.Popen(command, env=knit.environment, stderr=subprocess.DEVNULL)
+            try:
+                await _ready(port)
+                await asyncio.sleep(5)
+                worker, api_idle = _resident(knit.worker.pid), _resident(api.pid)
+            finally:
+                api.terminate()
+                api.wait()
+    figure("worker idle", worker, "MiB", "<= 160", back_end="local")
+    figure("API idle", api_idle, "MiB", "<= 120")
+
+
+async def _ready(port: int) -> None:
+    """Wait until the API answers, connected to both servers."""
+    async with httpx.AsyncClient(trust_env=False) as http, asyncio.timeout(60):
+        while True:
+            with suppress(httpx.HTTPError):
+                if (await http.get(f"http://127.0.0.1:{port}/readyz")).status_code == 200:
+                    return
+            await asyncio.sleep(0.1)
+
+
+def _resident(pid: int) -> float:
+    return float(psutil.Process(pid).memory_info().rss) / 2**20

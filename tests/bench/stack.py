@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import tempfile
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
@@ -38,6 +39,8 @@ class Stack:
     url: str
     worker: WorkerProcess
     knit: KnitClient
+    environment: Mapping[str, str]
+    """What another process of the same stack needs."""
 
     async def commit_data(self, *tags: Tag, knit_id: KnitId | None = None) -> KnitId:
         """Make a done Data with these tags by the store alone: what the end of an upload does."""
@@ -107,15 +110,14 @@ async def stack(environment: Mapping[str, str]) -> AsyncIterator[Stack]:
         await migrate(url)
         async with temporal(database=Path(folder) / "temporal.db") as client:
             store = PostgresStore(StoreSettings(url=SecretStr(url)))
-            worker = WorkerProcess(
-                {
-                    "KNIT_STORE__URL": url,
-                    "KNIT_QUEUES__COMPUTE": "knit",
-                    "TEMPORAL_ADDRESS": client.service_client.config.target_host,
-                    **environment,
-                },
-                Path(folder),
-            )
+            whole = {
+                **os.environ,
+                "KNIT_STORE__URL": url,
+                "KNIT_QUEUES__COMPUTE": "knit",
+                "TEMPORAL_ADDRESS": client.service_client.config.target_host,
+                **environment,
+            }
+            worker = WorkerProcess(whole, Path(folder))
             worker.start()
             try:
                 await worker.ready()
@@ -123,7 +125,7 @@ async def stack(environment: Mapping[str, str]) -> AsyncIterator[Stack]:
                 knit = KnitClient(
                     client, lease=timedelta(seconds=60), queues=QueueSettings(compute="knit")
                 )
-                yield Stack(client, store, url, worker, knit)
+                yield Stack(client, store, url, worker, knit, whole)
             finally:
                 await store.aclose()
                 worker.end()

@@ -3,40 +3,87 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pytest
 from pydantic import SecretStr
 from temporalio.client import Client
 
-from knit_workflows.client import KnitClient
-from knit_workflows.compute.base import ComputeBackend
+from knit_workflows import names
+from knit_workflows.compute.base import ComputeBackend, Volume
 from knit_workflows.compute.local import LocalBackend, LocalSettings
-from knit_workflows.compute.memory import MemoryBackend
 from knit_workflows.domain.data import TagChange
-from knit_workflows.domain.ids import KnitId
+from knit_workflows.domain.ids import KnitId, RunId
 from knit_workflows.domain.plan_rules import parse_plan
-from knit_workflows.domain.runs import RunDetail
+from knit_workflows.domain.ports import RunKey
+from knit_workflows.domain.runs import RunDetail, RunStatus
 from knit_workflows.domain.tags import Tag
 from knit_workflows.embedded import EmbeddedPostgres
-from knit_workflows.settings import QueueSettings, StoreSettings
+from knit_workflows.settings import StoreSettings
 from knit_workflows.store import PostgresStore, migrate
 from tests.chaos.sweep import RECOVERY_SETTINGS, Remains, Sweep, history_of
+from tests.contract.compute.kubernetes_adapter import kubernetes_adapter
 from tests.processes import WorkerProcess
 
-pytestmark = [pytest.mark.timeout(900), pytest.mark.slow]
+pytestmark = pytest.mark.timeout(1200)
 
 TASK = "echo x >> /out/counter; echo said; cat /in/word; sleep 0.2; echo whole > /out/result"
-PLAN = {
-    "image": "host/sh:1",
-    "entrypoint": ["sh", "-c", TASK],
-    "inputs": [{"path": "/in", "tags": ["type:dataset"]}],
-    "outputs": [{"path": "/out", "tags": ["type:result"]}],
-    "log": {"tags": ["type:log"]},
-}
+FolderOf = Callable[[Volume], Awaitable[Path]]
+
+
+def _plan(image: str) -> dict[str, object]:
+    return {
+        "image": image,
+        "entrypoint": ["sh", "-c", TASK],
+        "inputs": [{"path": "/in", "tags": ["type:dataset"]}],
+        "outputs": [{"path": "/out", "tags": ["type:result"]}],
+        "log": {"tags": ["type:log"]},
+        "resources": {"cpu": "50m", "memory": "64Mi"},
+    }
+
+
+class Onlooker:
+    """Makes inputs and looks at what Runs leave, past the worker that is killed."""
+
+    def __init__(self, store: PostgresStore, backend: ComputeBackend, folder_of: FolderOf) -> None:
+        self._store = store
+        self._backend = backend
+        self._folder_of = folder_of
+
+    async def push(self) -> KnitId:
+        """Make a done Data with one file, as an upload would."""
+        run_id, knit_id = RunId(str(uuid.uuid4())), KnitId(str(uuid.uuid4()))
+        volume = Volume(names.volume(knit_id), knit_id)
+        await self._backend.create_volume(volume)
+        (await self._folder_of(volume) / "word").write_text("given\n")
+        transfer_id = uuid.uuid4().hex
+        await self._store.begin_upload(transfer_id, run_id, knit_id)
+        await self._store.change_tags(knit_id, TagChange(add=frozenset({Tag("type", "dataset")})))
+        await self._store.closed(transfer_id)
+        await self._store.advance(RunKey(run_id, 1), RunStatus.COMPLETING, cause="pushed")
+        await self._store.finalize(RunKey(run_id, 1), cause="pushed")
+        return knit_id
+
+    async def remains(self, run: RunDetail) -> Remains:
+        """Look at the database, the files and the objects of an ended Run."""
+        assert run.log is not None
+        files = await self._files(run.outputs[0].knit_id)
+        return Remains(
+            status=run.summary.status,
+            exit_code=run.summary.exit.code if run.summary.exit else None,
+            history=await history_of(self._store, run),
+            starts=files.get("counter", "").count("x"),
+            output=files.get("result", ""),
+            log=(await self._files(run.log.knit_id)).get("log", ""),
+            pods=sum(run.summary.run_id in name for name in await self._backend.run_pods()),
+        )
+
+    async def _files(self, knit_id: KnitId | None) -> dict[str, str]:
+        assert knit_id is not None
+        folder = await self._folder_of(Volume(names.volume(knit_id), knit_id))
+        return {file.name: file.read_text() for file in folder.iterdir()}
 
 
 @asynccontextmanager
@@ -44,60 +91,25 @@ async def sweep(
     postgres: EmbeddedPostgres,
     client: Client,
     compute: Mapping[str, str],
-    folder: Path,
+    logs: Path,
     backend: ComputeBackend,
+    folder_of: FolderOf,
+    image: str,
 ) -> AsyncIterator[Sweep]:
     """A worker process with these settings; `backend` looks at the same objects from outside."""
     url = postgres.url(f"chaos_{uuid.uuid4().hex}")
     await migrate(url)
     store = PostgresStore(StoreSettings(url=SecretStr(url)))
-    knit = KnitClient(client, queues=QueueSettings(compute="knit"))
     address = client.service_client.config.target_host
-    worker = WorkerProcess(
-        {**RECOVERY_SETTINGS, **compute, "KNIT_STORE__URL": url, "TEMPORAL_ADDRESS": address},
-        folder,
-    )
-
-    async def door(knit_id: KnitId) -> dict[str, str]:
-        opened = await knit.open_download(knit_id)
-        record = await store.transfer(opened.transfer_id)
-        files = sorted(Path(urlsplit(record.endpoint).path).iterdir())
-        content = {file.name: file.read_text() for file in files}
-        await knit.finish(opened, ok=True)
-        return content
-
-    async def push() -> KnitId:
-        opened = await knit.open_upload()
-        record = await store.transfer(opened.transfer_id)
-        (Path(urlsplit(record.endpoint).path) / "word").write_text("given\n")
-        tags = frozenset({Tag("type", "dataset")})
-        await store.change_tags(opened.knit_id, TagChange(add=tags))
-        await knit.finish(opened, ok=True)
-        return opened.knit_id
-
-    async def remains(run: RunDetail) -> Remains:
-        output = run.outputs[0].knit_id
-        assert output is not None
-        assert run.log is not None
-        assert run.log.knit_id is not None
-        files = await door(output)
-        log = await door(run.log.knit_id)
-        return Remains(
-            status=run.summary.status,
-            exit_code=run.summary.exit.code if run.summary.exit else None,
-            history=await history_of(store, run),
-            starts=files.get("counter", "").count("x"),
-            output=files.get("result", ""),
-            log=log.get("log", ""),
-            pods=sum(run.summary.run_id in name for name in await backend.run_pods()),
-        )
-
+    settings = {"KNIT_STORE__URL": url, "TEMPORAL_ADDRESS": address}
+    worker = WorkerProcess({**RECOVERY_SETTINGS, **compute, **settings}, logs)
+    onlooker = Onlooker(store, backend, folder_of)
     await store.open()
     worker.start()
     try:
         await worker.ready()
-        plan = await store.register_plan(parse_plan(PLAN), new_runs_limit=None)
-        yield Sweep(client, store, worker, plan.summary.plan_id, push, remains)
+        plan = await store.register_plan(parse_plan(_plan(image)), new_runs_limit=None)
+        yield Sweep(client, store, worker, plan.summary.plan_id, onlooker.push, onlooker.remains)
     finally:
         worker.end()
         await store.aclose()
@@ -112,6 +124,7 @@ async def carry_out(sweep: Sweep) -> None:
 
 
 @pytest.mark.engine
+@pytest.mark.slow
 async def test_the_local_back_end_survives(
     postgres: EmbeddedPostgres, temporal_client: Client, tmp_path: Path
 ) -> None:
@@ -119,17 +132,43 @@ async def test_the_local_back_end_survives(
     state = tmp_path / "state"
     compute = {"KNIT_COMPUTE__KIND": "local", "KNIT_COMPUTE__LOCAL__STATE": str(state)}
     backend = LocalBackend(LocalSettings(state=state))
-    async with sweep(postgres, temporal_client, compute, tmp_path, backend) as swept:
+
+    async def folder_of(volume: Volume) -> Path:
+        return state / "volumes" / volume.name
+
+    async with sweep(
+        postgres, temporal_client, compute, tmp_path, backend, folder_of, "host/sh:1"
+    ) as swept:
+        expected, _ = await swept.undisturbed()
+        assert (expected.starts, expected.output, expected.log, expected.pods) == (
+            1,
+            "whole\n",
+            "said\ngiven\n",
+            0,
+        )
         await carry_out(swept)
 
 
-async def test_the_journal_of_the_memory_back_end_survives(
+@pytest.mark.cluster
+async def test_the_kubernetes_back_end_survives(
     postgres: EmbeddedPostgres, temporal_client: Client, tmp_path: Path
 ) -> None:
-    """The quick twin: starts are counted by the journal instead of the task."""
-    journal = tmp_path / "journal"
-    compute = {"KNIT_COMPUTE__KIND": "memory", "KNIT_COMPUTE__MEMORY_JOURNAL": str(journal)}
-    backend = MemoryBackend(journal=journal)
-    async with sweep(postgres, temporal_client, compute, tmp_path, backend) as swept:
-        await carry_out(swept)
-        assert len(backend.launches) == len(set(backend.launches))
+    """On the real node: one Job per Run, its task runs once, nothing of it is left."""
+    async with kubernetes_adapter() as adapter:
+        settings = adapter.settings
+        compute = {
+            "KNIT_COMPUTE__KIND": "kubernetes",
+            "KNIT_COMPUTE__KUBERNETES__KUBECONFIG": str(settings.kubeconfig),
+            "KNIT_COMPUTE__KUBERNETES__KUBE_NAMESPACE": settings.kube_namespace,
+            "KNIT_COMPUTE__KUBERNETES__POD_IMAGE": settings.pod_image,
+        }
+        async with sweep(
+            postgres,
+            temporal_client,
+            compute,
+            tmp_path,
+            adapter.backend,
+            adapter.cluster.folder,
+            adapter.image,
+        ) as swept:
+            await carry_out(swept)
