@@ -54,5 +54,8 @@ cluster-up: ## start (or find) the real single-node Kubernetes of the tests
 cluster-down: ## end it, leaving nothing behind
 	@$(PYTHON) tests/cluster/down.py
 
+docs: $(STAMP) ## write docs/reference from the code
+	@$(BIN)/python tools/reference.py
+
 clean: ## remove what was made in this folder (caches elsewhere stay)
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info

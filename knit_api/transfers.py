@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import timedelta
 from typing import Final
@@ -24,6 +24,9 @@ from knit_workflows.domain.tags import Tag
 
 log = logging.getLogger(__name__)
 
+ASK_AGAIN_SECONDS: Final = 3.0
+"""How often database and Temporal are asked whether they are there, while a transfer is opened."""
+ANSWER_SECONDS: Final = 3.0
 FINISH_SECONDS: Final = 30.0
 """How long the end of a complete upload is tried while Temporal does not answer."""
 
@@ -39,8 +42,7 @@ async def upload(deps: Deps, body: UploadBody, tags: frozenset[Tag]) -> DataDeta
     """
     store = await deps.store.get()
     transfers = await deps.transfers.get()
-    await transfers.ping()  # opening may take long for good reasons; Temporal's absence is none
-    transfer = await transfers.open_upload()
+    transfer = await _opened(store, transfers, transfers.open_upload)
     door: Door | None = None
     try:
         async with _renewed(transfers, transfer, deps.lease):
@@ -84,8 +86,7 @@ async def reading(deps: Deps, knit_id: KnitId) -> AsyncIterator[Door]:
     """Hold a door to read a Data open. Raises DataNotFound, Unavailable."""
     store = await deps.store.get()
     transfers = await deps.transfers.get()
-    await transfers.ping()
-    transfer = await transfers.open_download(knit_id)
+    transfer = await _opened(store, transfers, lambda: transfers.open_download(knit_id))
     try:
         async with _renewed(transfers, transfer, deps.lease):
             yield await _door(deps, store, transfer)
@@ -93,6 +94,33 @@ async def reading(deps: Deps, knit_id: KnitId) -> AsyncIterator[Door]:
         await completed(_give_up(transfers, transfer, error))
         raise
     await completed(_release(transfers, transfer))
+
+
+async def _opened(
+    store: ApiStore, transfers: Transfers, opening: Callable[[], Awaitable[OpenTransfer]]
+) -> OpenTransfer:
+    """Open a transfer, for as long as the database and Temporal answer; raises Unavailable.
+
+    Opening may take long for good reasons, such as a pod that has to start; their absence is none.
+    A transfer that opens after that is ended by its lease.
+    """
+    await _ask(store, transfers)
+    task = asyncio.ensure_future(opening())
+    try:
+        while not (await asyncio.wait({task}, timeout=ASK_AGAIN_SECONDS))[0]:
+            await _ask(store, transfers)
+        return task.result()
+    finally:
+        await cancelled(task)
+
+
+async def _ask(store: ApiStore, transfers: Transfers) -> None:
+    try:
+        async with asyncio.timeout(ANSWER_SECONDS):
+            await store.ping()
+    except TimeoutError as error:
+        raise errors.StoreUnavailable from error
+    await transfers.ping()
 
 
 async def primed(stack: AsyncExitStack, pieces: Pieces) -> AsyncGenerator[bytes, None]:

@@ -5,6 +5,7 @@ One `KnitClient` per process, never one per request. Temporal not answering is E
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -92,13 +93,14 @@ class KnitClient:
             id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
         )
         with _translated():
-            opened = await self._client.execute_update_with_start_workflow(
-                TransferWorkflow.open,
-                Nothing(),
-                id="open",
-                start_workflow_operation=start,
-                rpc_timeout=self._lease,
-            )
+            async with asyncio.timeout(self._lease.total_seconds()):
+                opened = await self._client.execute_update_with_start_workflow(
+                    TransferWorkflow.open,
+                    Nothing(),
+                    id="open",
+                    start_workflow_operation=start,
+                    rpc_timeout=self._lease,
+                )
         _raise_unless(opened)
         return OpenTransfer(transfer_id, knit_id, run_id)
 
@@ -135,6 +137,10 @@ def _translated() -> Iterator[None]:
         raise errors.EngineUnavailable(advice=ADVICE) from cause
     except (WorkflowUpdateRPCTimeoutOrCancelledError, RuntimeError) as cause:
         raise errors.EngineUnavailable(advice=ADVICE) from cause
+    except TimeoutError as cause:
+        raise errors.EngineUnavailable(
+            "nobody has taken up the transfer", advice="see that knit's workers run, then try again"
+        ) from cause
     except WorkflowUpdateFailedError as cause:
         raise errors.Conflict(f"the transfer is over: {cause.cause}", advice=ANEW) from cause
 

@@ -47,12 +47,20 @@ def bubblewrap_works() -> bool:
 def ensure_sandbox() -> str:
     """Returns the name of what can run containers here, after installing bubblewrap if need be.
 
+    Bubblewrap comes first: `host/…` images, which the demo uses, need it.
+
     Raises:
         SetUpError: there is nothing, and nothing can be installed.
     """
-    if engine := answering_engine():
+    try:
+        ensure_bubblewrap()
+    except SetUpError as error:
+        engine = answering_engine()
+        if engine is None:
+            raise
+        print(f"sandbox: {error}", file=sys.stderr)
+        print(f"sandbox: {engine} runs images; `host/…` images cannot run here", file=sys.stderr)
         return engine
-    ensure_bubblewrap()
     return "bwrap"
 
 

@@ -170,7 +170,7 @@ class _Starter:
                 id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
                 id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
                 task_timeout=self._settings.step_timeout,
-                static_summary=f"{run.image} ← {len(run.input_ids)} Data"[:200],
+                static_summary=_summary(run),
                 static_details=_story(run),
                 search_attributes=_attributes(run) if self._attributes else None,
             )
@@ -194,6 +194,11 @@ class _Starter:
             # A workflow that has ended needs no stop; anything else is tried again.
             return error.status is RPCStatusCode.NOT_FOUND
         return True
+
+
+def _summary(run: StartableRun) -> str:
+    command = " ".join(run.command) or "its own command"
+    return f"{run.image}: {command} ← {len(run.input_ids)} Data"[:200]
 
 
 def _story(run: StartableRun) -> str:

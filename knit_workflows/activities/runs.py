@@ -6,11 +6,12 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator
-from contextlib import aclosing, suppress
+from contextlib import AsyncExitStack, aclosing, suppress
 from datetime import timedelta
 from typing import Final
 
 from temporalio import activity
+from temporalio.service import RPCError
 
 from knit_workflows import names
 from knit_workflows.activities.failures import translated
@@ -44,6 +45,8 @@ from knit_workflows.settings import EngineSettings
 log = logging.getLogger(__name__)
 
 CANCELLED: Final = Exit(253, "cancelled in Temporal")
+TELL_AFTER: Final = timedelta(seconds=2)
+"""How long a container has run before its workflow is told."""
 ASK_AGAIN: Final = timedelta(seconds=10)
 """How often a stop is repeated while the run pod is still there."""
 
@@ -84,8 +87,11 @@ class ComputeRunActivities(RunActivities):
         key = _key(request)
         name = names.run_pod(key.run_id, key.generation)
         with translated():
-            async with heartbeating(), aclosing(self._observations(name)) as observations:
-                running = False
+            async with AsyncExitStack() as stack:
+                await stack.enter_async_context(heartbeating())
+                observations = await stack.enter_async_context(aclosing(self._observations(name)))
+                telling: asyncio.Task[None] | None = None
+                stack.callback(lambda: telling and telling.cancel())
                 async for observation, trouble in observations:
                     if trouble is not None:
                         return await self._give_up(key, _stuck(name, trouble), "run pod stuck")
@@ -93,9 +99,9 @@ class ComputeRunActivities(RunActivities):
                         return await self._give_up(key, LOST, "run pod lost")
                     if observation.phase in ENDED:
                         return await self._ended(key, observation)
-                    if observation.phase is Phase.RUNNING and not running:
-                        running = True
+                    if observation.phase is Phase.RUNNING and telling is None:
                         await self._started(key, observation)
+                        telling = asyncio.create_task(_tell_workflow())
         raise AssertionError("a watch ends only with its pod")
 
     @activity.defn(name="knit.stop_run")
@@ -212,6 +218,26 @@ class ComputeRunActivities(RunActivities):
         except TimeoutError:
             return False
         return False
+
+
+async def _tell_workflow() -> None:
+    """Let the Web UI show a Run that has been running for a while as running.
+
+    A signal costs a workflow task, which the many short Runs shall not pay. It is a comfort: the
+    store has the status already, so what goes wrong is only logged.
+    """
+    await asyncio.sleep(TELL_AFTER.total_seconds())
+    info = activity.info()
+    if info.workflow_id is None:
+        return
+    workflow = activity.client().get_workflow_handle(info.workflow_id)
+    try:
+        await workflow.signal("started", rpc_timeout=TELL_AFTER)
+    except RPCError as error:
+        log.info(
+            "workflow was not told that its container runs",
+            extra={"action": "signal_lost", "reason": str(error.status)},
+        )
 
 
 def run_pod(order: RunOrder) -> RunPod:

@@ -63,6 +63,8 @@ class StartableRun:
     key: RunKey
     plan_id: PlanId
     image: str
+    command: tuple[str, ...]
+    """Entrypoint and args as the Plan gives them; empty: the image's own."""
     input_ids: tuple[KnitId, ...]
 
 

@@ -40,6 +40,7 @@ class AdmissionRows(RunRows):
                 key=RunKey(RunId(row.run_id), row.generation),
                 plan_id=PlanId(row.plan_id),
                 image=f"{row.repository}:{row.image_tag}",
+                command=tuple(row.command),
                 input_ids=tuple(KnitId(one) for one in row.input_ids),
             )
             for row in await self._db.transaction(step)

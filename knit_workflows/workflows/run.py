@@ -74,6 +74,12 @@ class RunWorkflow:
         self._stop = self._stop or request
         return StopAccepted(phase=self._phase)
 
+    @workflow.signal
+    def started(self) -> None:
+        """Hear from the watch that the container runs; only told of those that run for a while."""
+        if self._phase == "starting":
+            self._enter("running")
+
     @workflow.query
     def status(self) -> str:
         """Give the Run's status as this execution knows it."""

@@ -151,15 +151,6 @@ def test_a_missing_source_stops_everything_before_anything_is_uploaded(knit, api
     assert api.requests == []
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root can read everything")
-def test_an_unreadable_file_stops_everything_before_anything_is_uploaded(knit, api):
-    knit.write("a/x").chmod(0)
-    ended = knit("data", "push", "a")
-    assert ended.code == 1
-    assert "x" in ended.err
-    assert api.requests == []
-
-
 def test_what_cannot_be_packed_cuts_the_upload(knit, api):
     knit.write("a/b/x")
     os.mkfifo(knit.cwd / "a" / "c")

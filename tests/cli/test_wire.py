@@ -1,6 +1,7 @@
 """The real program against a real socket: what the transport seam cannot show."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -43,6 +44,8 @@ def started(folder: Path, api_root: str, *arguments: str) -> "subprocess.Popen[b
         env={**os.environ, "HTTP_PROXY": "http://127.0.0.1:9", "http_proxy": "http://127.0.0.1:9"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        # Tests run in the background of a shell have SIGINT ignored, and hand that on.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
 
 

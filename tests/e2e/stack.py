@@ -194,7 +194,7 @@ class DevStack:
 
 def command(*arguments: str | Path) -> list[str]:
     """Give the command line of a `knit` command."""
-    return [sys.executable, "-m", "knit_cli", *map(str, arguments)]
+    return [str(Path(sys.executable).parent / "knit"), *map(str, arguments)]
 
 
 def until(look: Callable[[], T | None], within: float = WITHIN) -> T:

@@ -53,7 +53,7 @@ async def write(store: PostgresStore, history: History, number: int, ends: float
         else:
             await _new_plan(store, history, dice)
         # The more there is, the longer consumers need: they should be in the middle, not behind.
-        await asyncio.sleep(history.pace * dice.random() * 0.02 * (1 + len(history.data) / 50))
+        await asyncio.sleep(history.pace * dice.random() * 0.04 * (1 + len(history.data) / 50))
 
 
 def _some_tags(dice: random.Random) -> set[Tag]:

@@ -107,6 +107,23 @@ async def test_the_web_ui_tells_the_story(postgres: EmbeddedPostgres) -> None:
                 assert event.user_metadata.summary.data
 
 
+async def test_the_web_ui_shows_a_long_run_as_running(postgres: EmbeddedPostgres) -> None:
+    """The watch tells the workflow of a container that has been running for a while."""
+    backend = MemoryBackend()
+    backend.hold()
+    async with knit_environment(postgres=postgres, backend=backend) as knit:
+        plan = await knit.apply(TRAIN)
+        await knit.push({"type": "dataset"})
+        run = await _only_run(knit, plan.summary.plan_id)
+        await _until(knit, run.summary.run_id, RunStatus.RUNNING)
+        handle = knit.temporal.get_workflow_handle(names.run_workflow(run.summary.run_id, 1))
+        async with asyncio.timeout(20):
+            while await handle.query("status") != "running":
+                await asyncio.sleep(0.1)
+        backend.finish(names.run_pod(run.summary.run_id, 1))
+        assert (await knit.final(run.summary.run_id)).summary.status is RunStatus.DONE
+
+
 @pytest.mark.parametrize("code", [3, 137])
 async def test_a_failing_container_fails_its_run(postgres: EmbeddedPostgres, code: int) -> None:
     """Its code and reason are kept, its Data never match anything."""

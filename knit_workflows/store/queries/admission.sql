@@ -68,6 +68,7 @@ UPDATE run
 -- name: startable
 -- Admitted Runs whose workflow is not known to have been started, however long ago.
 SELECT r.run_id, r.generation, r.plan_id, p.repository, p.image_tag,
+       p.entrypoint || p.args AS command,
        ARRAY(SELECT ri.knit_id::text
                FROM run_input ri
                JOIN plan_input i USING (input_id)

@@ -1,0 +1,297 @@
+"""PostgreSQL or Temporal is away for half a minute while Runs are under way.
+
+Real processes: the servers, a worker, the API. Requests are refused soon and with advice, Runs go
+on by themselves afterwards, and every task has run once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import signal
+import subprocess
+import tarfile
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+import pytest
+
+from knit_workflows.embedded import EmbeddedPostgres, dev_server_command, free_port, temporal_cli
+from knit_workflows.store import migrate
+from tests.api.test_processes import Api, api
+from tests.contract.compute.local_adapters import need_bubblewrap
+from tests.e2e.stack import dev_folder
+from tests.processes import WorkerProcess
+
+pytestmark = [pytest.mark.timeout(400), pytest.mark.engine, pytest.mark.slow]
+
+AWAY: Final = 30.0
+"""Seconds, as the issue says."""
+AT_MOST: Final = 15.0
+"""Seconds within which a request is answered, whatever is away."""
+WITHIN: Final = 120.0
+GATED = "echo x >> /out/counter; until [ -e /out/go ]; do sleep 0.05; done; echo end > /out/end"
+QUICK = "echo x >> /out/counter; echo end > /out/end"
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that PostgreSQL reaches although it runs as another user."""
+    with dev_folder() as folder:
+        yield folder
+
+
+class Temporal:
+    """Temporal's dev server as a process on one file and one port, which may be stopped."""
+
+    def __init__(self, folder: Path) -> None:
+        cli = temporal_cli()
+        if cli is None:
+            pytest.skip("there is no Temporal command line on this machine")
+        self.address = f"127.0.0.1:{free_port()}"
+        port = int(self.address.rpartition(":")[2])
+        database = folder / "temporal.db"
+        self._command = dev_server_command(cli, database, port=port, ui_port=free_port())
+        self._log = folder / "temporal.log"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    async def start(self) -> None:
+        with self._log.open("ab") as log:
+            self.process = subprocess.Popen(
+                self._command, stdout=log, stderr=log, stdin=subprocess.DEVNULL
+            )
+        host, _, port = self.address.partition(":")
+        async with asyncio.timeout(WITHIN):
+            while True:
+                assert self.process.poll() is None, self._log.read_text()
+                try:
+                    _, writer = await asyncio.open_connection(host, int(port))
+                except OSError:
+                    await asyncio.sleep(0.05)
+                else:
+                    writer.close()
+                    return
+
+    def kill(self) -> None:
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+    def signal(self, number: signal.Signals) -> None:
+        assert self.process is not None
+        self.process.send_signal(number)
+
+
+@dataclass
+class Knit:
+    """All processes of an installation on this machine, and a client of its API."""
+
+    postgres: EmbeddedPostgres
+    temporal: Temporal
+    worker: WorkerProcess
+    api: Api
+    client: httpx.AsyncClient
+    volumes: Path
+
+    async def plan(self, script: str, tag: str) -> str:
+        """Register a Plan for Data with this tag."""
+        document = {
+            "image": "host/sh:1",
+            "entrypoint": ["sh", "-c", script],
+            "inputs": [{"path": "/in", "tags": [tag]}],
+            "outputs": [{"path": "/out", "tags": [f"of:{tag.replace(':', '-')}"]}],
+            "log": {"tags": [f"log-of:{tag.replace(':', '-')}"]},
+        }
+        answer = await self.client.post("/plans", json=document)
+        assert answer.status_code == 200, answer.text
+        return str(answer.json()["planId"])
+
+    async def push(self, tag: str) -> httpx.Response:
+        """Upload a Data with this tag."""
+        archive = io.BytesIO()
+        with tarfile.open(fileobj=archive, mode="w") as tar:
+            member = tarfile.TarInfo("word")
+            member.size = 4
+            tar.addfile(member, io.BytesIO(b"word"))
+        return await self.client.post(
+            "/data",
+            params={"tag": tag},
+            content=archive.getvalue(),
+            headers={"Content-Type": "application/x-tar"},
+        )
+
+    async def runs(self, plan: str) -> list[dict[str, Any]]:
+        """Give the Runs of a Plan."""
+        answer = await self.client.get("/runs", params={"plan": plan})
+        assert answer.status_code == 200, answer.text
+        found: list[dict[str, Any]] = answer.json()
+        return found
+
+    async def until(self, plan: str, count: int, *statuses: str) -> list[dict[str, Any]]:
+        """Wait until so many Runs of a Plan have one of these statuses."""
+        async with asyncio.timeout(WITHIN):
+            while True:
+                found = [run for run in await self.runs(plan) if run["status"] in statuses]
+                if len(found) == count:
+                    return found
+                await asyncio.sleep(0.1)
+
+    def counters(self) -> list[str]:
+        """What tasks have written about their own starts."""
+        return [counter.read_text() for counter in self.volumes.glob("*/counter")]
+
+    def let_go(self) -> None:
+        """Let every task end that waits, at its next look."""
+        for counter in self.volumes.glob("*/counter"):
+            (counter.parent / "go").touch()
+
+
+@asynccontextmanager
+async def installation(folder: Path) -> AsyncIterator[Knit]:
+    """Start all; at the end all are ended, whatever state they are in."""
+    need_bubblewrap()
+    postgres, temporal = EmbeddedPostgres(folder / "pg"), Temporal(folder)
+    postgres.start()
+    worker: WorkerProcess | None = None
+    try:
+        await temporal.start()
+        url = postgres.url("knit")
+        await migrate(url)
+        environment = {
+            "KNIT_STORE__URL": url,
+            "KNIT_QUEUES__COMPUTE": "knit",
+            "KNIT_COMPUTE__KIND": "local",
+            "KNIT_COMPUTE__LOCAL__STATE": str(folder / "compute"),
+            "TEMPORAL_ADDRESS": temporal.address,
+        }
+        worker = WorkerProcess(environment, folder)
+        worker.start()
+        await worker.ready()
+        with api(folder, **environment) as running:
+            base = f"{running.url}/api"
+            async with httpx.AsyncClient(base_url=base, trust_env=False, timeout=60) as client:
+                volumes = folder / "compute" / "volumes"
+                yield Knit(postgres, temporal, worker, running, client, volumes)
+    finally:
+        if temporal.process is not None:
+            temporal.signal(signal.SIGCONT)
+        if worker is not None:
+            worker.end()
+        if temporal.process is not None:
+            temporal.kill()
+        postgres.start()
+        postgres.stop()
+
+
+@dataclass
+class Answers:
+    """How the API answers while something is away."""
+
+    knit: Knit
+    tag: str
+
+    async def check(self, *, all_refused: bool) -> None:
+        """Ask for everything at once; each is answered soon, and refused with advice.
+
+        Without `all_refused` only what needs Temporal is refused, the rest is carried out.
+        """
+        client = self.knit.client
+        plan = {
+            "image": "host/sh:1",
+            "inputs": [{"path": "/in", "tags": [f"outage:{time.monotonic_ns()}"]}],
+        }
+        data = (await client.get("/data")).json() if not all_refused else []
+        uploaded = self.knit.push(f"{self.tag}-refused")
+        requests = {
+            "find": client.get("/data"),
+            "runs": client.get("/runs"),
+            "plans": client.get("/plans"),
+            "register": client.post("/plans", json=plan),
+            "upload": uploaded,
+        }
+        if data:
+            requests["download"] = client.get(f"/data/{data[0]['knitId']}")
+        begun = time.monotonic()
+        answers = dict(zip(requests, await asyncio.gather(*requests.values()), strict=True))
+        assert time.monotonic() - begun <= AT_MOST, answers
+        for name, answer in answers.items():
+            if all_refused or name in ("upload", "download"):
+                assert answer.status_code == 503, (name, answer.text)
+                assert answer.json()["message"]["reason"], name
+                assert answer.json()["message"]["advice"], name
+                assert answer.headers["Retry-After"]
+            else:
+                assert answer.status_code == 200, (name, answer.text)
+
+    async def during(self, seconds: float, *, all_refused: bool) -> None:
+        """Ask again and again for so long."""
+        ends = time.monotonic() + seconds
+        while time.monotonic() < ends:
+            await self.check(all_refused=all_refused)
+            await asyncio.sleep(1)
+
+    async def nothing_came_of_refusals(self) -> None:
+        """What was refused is not there, failed Runs aside."""
+        answer = await self.knit.client.get("/data", params={"tag": f"{self.tag}-refused"})
+        assert all("knit#transient:failed" in data["tags"] for data in answer.json())
+
+
+async def under_way(knit: Knit, tag: str) -> tuple[str, str]:
+    """Have three Runs that wait, and a Plan for what they make; gives the ids of the Plans."""
+    plan, after = await knit.plan(GATED, tag), await knit.plan(QUICK, f"of:{tag.replace(':', '-')}")
+    for _ in range(3):
+        answer = await knit.push(tag)
+        assert answer.status_code == 200, answer.text
+    await knit.until(plan, 3, "running")
+    async with asyncio.timeout(WITHIN):
+        while len(knit.counters()) < 3:
+            await asyncio.sleep(0.05)
+    return plan, after
+
+
+async def all_end_by_themselves(knit: Knit, plan: str, after: str) -> None:
+    """Every Run ends as done, those after them appear and end too; each task ran once."""
+    await knit.until(plan, 3, "done", "failed")
+    assert len(await knit.until(after, 3, "done")) == 3
+    assert {run["status"] for run in await knit.runs(plan)} == {"done"}
+    assert knit.counters() == ["x\n"] * 6
+
+
+async def test_postgres_is_away(open_folder: Path) -> None:
+    """Its containers end while it is away; their ends are found when it is back."""
+    async with installation(open_folder) as knit:
+        plan, after = await under_way(knit, "outage:postgres")
+        answers = Answers(knit, "outage:postgres")
+        await asyncio.to_thread(knit.postgres.stop)
+        knit.let_go()
+        await answers.during(AWAY, all_refused=True)
+        await asyncio.to_thread(knit.postgres.start)
+        await all_end_by_themselves(knit, plan, after)
+        await answers.nothing_came_of_refusals()
+        assert (await knit.push("outage:after")).status_code == 200
+
+
+@pytest.mark.parametrize("how", ["it hangs", "it is killed"])
+async def test_temporal_is_away(open_folder: Path, how: str) -> None:
+    """What needs no Temporal goes on; Runs that end meanwhile are found when it is back."""
+    async with installation(open_folder) as knit:
+        plan, after = await under_way(knit, "outage:temporal")
+        answers = Answers(knit, "outage:temporal")
+        if how == "it hangs":
+            knit.temporal.signal(signal.SIGSTOP)
+        else:
+            knit.temporal.kill()
+        knit.let_go()
+        await answers.during(AWAY, all_refused=False)
+        if how == "it hangs":
+            knit.temporal.signal(signal.SIGCONT)
+        else:
+            await knit.temporal.start()
+        await all_end_by_themselves(knit, plan, after)
+        await answers.nothing_came_of_refusals()
+        assert (await knit.push("outage:after")).status_code == 200
