@@ -29,6 +29,8 @@ ASK_AGAIN_SECONDS: Final = 3.0
 ANSWER_SECONDS: Final = 3.0
 FINISH_SECONDS: Final = 30.0
 """How long the end of a complete upload is tried while Temporal does not answer."""
+GIVE_UP_SECONDS: Final = 5.0
+"""How long the client of a broken transfer waits for its clean-up, which goes on without it."""
 
 _NO_VOLUME: Final = (RunStatus.DEACTIVATED, RunStatus.WAITING)
 _MOST_REASON_CHARS: Final = 200
@@ -188,10 +190,11 @@ async def _finish(transfers: Transfers, transfer: OpenTransfer, door: Door) -> N
 async def _give_up(transfers: Transfers, transfer: OpenTransfer, error: BaseException) -> None:
     reason = str(error) or type(error).__name__
     try:
-        await transfers.finish(transfer, ok=False, reason=reason[:_MOST_REASON_CHARS])
-    except errors.KnitError as failure:  # the lease will end it
+        async with asyncio.timeout(GIVE_UP_SECONDS):
+            await transfers.finish(transfer, ok=False, reason=reason[:_MOST_REASON_CHARS])
+    except (errors.KnitError, TimeoutError) as failure:  # the lease will end it
         log.warning(
-            "transfer could not be ended: %s",
+            "transfer could not be ended: %r",
             failure,
             extra={"action": "transfer_left", "transfer_id": transfer.transfer_id},
         )

@@ -107,7 +107,7 @@ async def chain(length: int) -> None:
             await knit.apply(_plan("example/step:1", f"step:{step}", f"step:{step + 1}"))
         await knit.settled()
         begun = time.perf_counter()
-        await knit.commit_data(Tag("step", "0"))
+        await knit.upload(Tag("step", "0"))
         await knit.until_done(length)
         took = time.perf_counter() - begun
         baseline = await bare.one_after_the_other(knit.temporal, 3 * length)
@@ -125,8 +125,13 @@ async def fan_out(width: int) -> None:
     """Runs per second when a Plan finds many Data; beside bare workflows with one activity."""
     async with stack({"KNIT_COMPUTE__KIND": "memory"}) as knit:
         baseline = width / await bare.side_by_side(knit.temporal, width)
-        for _ in range(width):
-            await knit.commit_data(DATASET)
+        gate = asyncio.Semaphore(16)
+
+        async def upload() -> None:
+            async with gate:
+                await knit.upload(DATASET)
+
+        await asyncio.gather(*(upload() for _ in range(width)))
         await knit.settled()
         begun = time.perf_counter()
         await knit.apply(_plan("example/fan:1", str(DATASET), "type:model"))

@@ -54,6 +54,13 @@ class Stack:
         await self.store.finalize(key, cause="bench")
         return knit_id
 
+    async def upload(self, *tags: Tag) -> KnitId:
+        """Make a done Data by a real upload, so that its volume is there for the worker too."""
+        opened = await self.knit.open_upload()
+        await self.store.change_tags(opened.knit_id, TagChange(add=frozenset(tags)))
+        await self.knit.finish(opened, ok=True)
+        return opened.knit_id
+
     async def apply(self, document: Mapping[str, object]) -> PlanId:
         """Register a Plan; gives its id."""
         plan = await self.store.register_plan(parse_plan(document), new_runs_limit=None)
@@ -77,6 +84,8 @@ class Stack:
         done = "select count(*) from run where status = 'done' and exists "
         inputs = "(select 1 from run_input where run_input.run_id = run.run_id)"
         while await self.scalar(done + inputs) < count:
+            failed = await self.scalar("select count(*) from run where status = 'failed'")
+            assert not failed, f"{failed} Runs failed: {self.worker.log.read_text()[-2000:]}"
             await asyncio.sleep(0.1)
 
     async def scalar(self, statement: str) -> int:

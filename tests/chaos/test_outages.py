@@ -111,17 +111,25 @@ class Knit:
         assert answer.status_code == 200, answer.text
         return str(answer.json()["planId"])
 
-    async def push(self, tag: str) -> httpx.Response:
-        """Upload a Data with this tag."""
+    async def push(self, tag: str, go_on: asyncio.Event | None = None) -> httpx.Response:
+        """Upload a Data with this tag; the second half of it not before `go_on`."""
         archive = io.BytesIO()
         with tarfile.open(fileobj=archive, mode="w") as tar:
             member = tarfile.TarInfo("word")
             member.size = 4
             tar.addfile(member, io.BytesIO(b"word"))
+        whole = archive.getvalue()
+
+        async def halves() -> AsyncIterator[bytes]:
+            yield whole[:1000]
+            if go_on is not None:
+                await go_on.wait()
+            yield whole[1000:]
+
         return await self.client.post(
             "/data",
             params={"tag": tag},
-            content=archive.getvalue(),
+            content=halves(),
             headers={"Content-Type": "application/x-tar"},
         )
 
@@ -254,6 +262,24 @@ async def under_way(knit: Knit, tag: str) -> tuple[str, str]:
     return plan, after
 
 
+@asynccontextmanager
+async def upload_in_the_middle(knit: Knit) -> AsyncIterator[asyncio.Event]:
+    """Have an upload under way meanwhile; it must become a Data with its tags."""
+    go_on = asyncio.Event()
+    upload = asyncio.create_task(knit.push("outage:slow", go_on))
+    find = {"tag": "outage:slow"}
+    try:
+        async with asyncio.timeout(WITHIN):
+            while not (await knit.client.get("/data", params=find)).json():
+                await asyncio.sleep(0.05)
+        yield go_on
+        answer = await upload
+        assert answer.status_code == 200, answer.text
+        assert "outage:slow" in answer.json()["tags"]
+    finally:
+        upload.cancel()
+
+
 async def all_end_by_themselves(knit: Knit, plan: str, after: str) -> None:
     """Every Run ends as done, those after them appear and end too; each task ran once."""
     await knit.until(plan, 3, "done", "failed")
@@ -264,11 +290,12 @@ async def all_end_by_themselves(knit: Knit, plan: str, after: str) -> None:
 
 async def test_postgres_is_away(open_folder: Path) -> None:
     """Its containers end while it is away; their ends are found when it is back."""
-    async with installation(open_folder) as knit:
+    async with installation(open_folder) as knit, upload_in_the_middle(knit) as go_on:
         plan, after = await under_way(knit, "outage:postgres")
         answers = Answers(knit, "outage:postgres")
         await asyncio.to_thread(knit.postgres.stop)
         knit.let_go()
+        go_on.set()  # Its end falls into the outage, and waits.
         await answers.during(AWAY, all_refused=True)
         await asyncio.to_thread(knit.postgres.start)
         await all_end_by_themselves(knit, plan, after)
@@ -276,10 +303,10 @@ async def test_postgres_is_away(open_folder: Path) -> None:
         assert (await knit.push("outage:after")).status_code == 200
 
 
-@pytest.mark.parametrize("how", ["it hangs", "it is killed"])
-async def test_temporal_is_away(open_folder: Path, how: str) -> None:
+@pytest.mark.parametrize(("how", "seconds"), [("it hangs", AWAY), ("it is killed", AWAY / 3)])
+async def test_temporal_is_away(open_folder: Path, how: str, seconds: float) -> None:
     """What needs no Temporal goes on; Runs that end meanwhile are found when it is back."""
-    async with installation(open_folder) as knit:
+    async with installation(open_folder) as knit, upload_in_the_middle(knit) as go_on:
         plan, after = await under_way(knit, "outage:temporal")
         answers = Answers(knit, "outage:temporal")
         if how == "it hangs":
@@ -287,11 +314,12 @@ async def test_temporal_is_away(open_folder: Path, how: str) -> None:
         else:
             knit.temporal.kill()
         knit.let_go()
-        await answers.during(AWAY, all_refused=False)
+        await answers.during(seconds, all_refused=False)
         if how == "it hangs":
             knit.temporal.signal(signal.SIGCONT)
         else:
             await knit.temporal.start()
+        go_on.set()
         await all_end_by_themselves(knit, plan, after)
         await answers.nothing_came_of_refusals()
         assert (await knit.push("outage:after")).status_code == 200
