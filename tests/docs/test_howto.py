@@ -54,7 +54,7 @@ def test_the_namespace_prerequisites_are_what_the_page_pipes_into_kubectl() -> N
 
 
 async def test_the_migration_in_the_page_makes_the_tables(postgres: EmbeddedPostgres) -> None:
-    [block] = [b for b in blocks(HOW_TO / "kubernetes.md", "sh") if "migrate" in b]
+    [block] = [b for b in blocks(HOW_TO / "kubernetes.md", "sh") if "knit_workflows.store" in b]
     url = postgres.url("docs_migration")
     lines = [line for line in block.splitlines() if "KNIT_STORE__URL=" not in line]
     for _ in range(2):  # a second call changes nothing
