@@ -9,7 +9,7 @@ import psutil
 
 from knit_cli.dev.children import END_WITHIN
 from knit_cli.dev.database import DevDatabase
-from knit_cli.dev.services import FORMS, OWNER
+from knit_cli.dev.services import FORMS, OWNER, TEMPORAL
 from knit_cli.dev.state import ProcessMark, StateFolder
 from knit_cli.errors import CliError
 
@@ -23,20 +23,29 @@ def end_leftovers(folder: StateFolder) -> int:
     To be called while the folder is held. Runs are not among them: they outlive knit.
     """
     found = leftovers(folder)
-    for process in found:
+    # First those who use Temporal: without it they cannot end in order.
+    servers = [process for process in found if _is_temporal(process)]
+    _end([process for process in found if process not in servers])
+    _end(servers)
+    database = DevDatabase(folder.postgres)
+    found += database.processes()
+    database.clear()
+    return len(found)
+
+
+def _end(processes: list[psutil.Process]) -> None:
+    for process in processes:
         with suppress(psutil.NoSuchProcess):
             process.terminate()
-    _, stubborn = psutil.wait_procs(found, timeout=END_WITHIN)
+    _, stubborn = psutil.wait_procs(processes, timeout=END_WITHIN)
     for process in stubborn:
         with suppress(psutil.NoSuchProcess):
             process.kill()
     psutil.wait_procs(stubborn, timeout=_KILLED_WITHIN)
-    # Last, as it serves the others.
-    database = DevDatabase(folder.postgres)
-    servers = database.processes()
-    if servers:
-        database.clear()
-    return len(found) + len(servers)
+
+
+def _is_temporal(process: psutil.Process) -> bool:
+    return tuple(process.info["cmdline"][1:3]) == TEMPORAL
 
 
 def leftovers(folder: StateFolder) -> list[psutil.Process]:

@@ -20,7 +20,8 @@ from knit_workflows import embedded
 
 OWNER: Final = "KNIT_DEV_STATE"
 """In the environment of every process: the state folder it belongs to."""
-FORMS: Final = (("-m", "knit_workflows"), ("-m", "knit_api"), ("server", "start-dev"))
+TEMPORAL: Final = ("server", "start-dev")
+FORMS: Final = (("-m", "knit_workflows"), ("-m", "knit_api"), TEMPORAL)
 """What the command lines of our processes have in common, besides PostgreSQL's."""
 
 

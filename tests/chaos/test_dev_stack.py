@@ -21,6 +21,7 @@ from typing import Any
 import psutil
 import pytest
 
+from knit_cli.dev.state import StateFolder
 from tests.contract.compute.local_adapters import need_bubblewrap
 from tests.e2e.stack import DevStack, command, dev_folder, dev_stack, shell_plan, until
 
@@ -140,8 +141,12 @@ def test_a_killed_process_is_started_again(stack: DevStack, name: str) -> None:
     kill(before["processes"][name])
 
     def another() -> bool:
-        now = stack.status()
-        return now["ready"] and now["processes"][name] != before["processes"][name]
+        record = StateFolder(stack.state).running()
+        return (
+            record is not None
+            and record.ready
+            and record.processes[name].pid != before["processes"][name]
+        )
 
     until(another)
     after = stack.status()
@@ -199,7 +204,7 @@ def test_up_right_after_down_waits_for_the_end(stack: DevStack) -> None:
     """A stack that is ending is not taken for one that runs."""
     before = stack.ready()
     with stack.start("dev", "down") as ending:
-        until(lambda: not stack.status().get("ready"))
+        until(lambda: not ((record := StateFolder(stack.state).load()) and record.ready))
         stack.up()
         assert ending.wait(60) in (0, 1)  # 1: it says that knit is being started again
     assert stack.ready()["supervisor"] != before["supervisor"]
@@ -212,7 +217,8 @@ def test_a_server_whose_orphan_hangs_is_started_again(stack: DevStack) -> None:
     orphan = postgres.children()[0]
     orphan.suspend()
     kill(postgres.pid)
-    until(lambda: pid_of(stack, "postgres") != postgres.pid)
+    until(lambda: "postgres" in started_so_far(stack, but=postgres.pid))
+    stack.ready()
     assert not orphan.is_running() or orphan.status() == psutil.STATUS_ZOMBIE
     assert stack.knit("plan", "find").json()
 
@@ -232,11 +238,11 @@ def test_down_ends_what_a_killed_supervisor_has_left(own: DevStack) -> None:
     assert "not running here" in own.knit("dev", "down").err
 
 
-def started_so_far(stack: DevStack) -> set[str]:
-    """Names of the processes in the record."""
-    with suppress(FileNotFoundError):
-        return set(json.loads((stack.state / "state.json").read_text())["processes"])
-    return set()
+def started_so_far(stack: DevStack, but: int = 0) -> set[str]:
+    """Names of the processes in the record, besides one."""
+    record = StateFolder(stack.state).load()
+    marks = record.processes.items() if record is not None else ()
+    return {name for name, mark in marks if mark.pid != but}
 
 
 STAGES: tuple[Callable[[DevStack], bool], ...] = (

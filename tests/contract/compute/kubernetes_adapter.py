@@ -33,6 +33,9 @@ class KubernetesAdapter(ComputeAdapter):
     # Containers start and end in whole seconds here, and other builds may take the processors.
     patience: ClassVar[timedelta] = timedelta(seconds=90)
 
+    # containerd 1.6 on a busy machine can lose what is still in its pipe (64 KiB) at the exit.
+    last_moment: ClassVar[str] = "sleep 3"
+
     def __init__(self, settings: KubernetesSettings, cluster: Cluster) -> None:
         self._settings = settings
         self._cluster = cluster

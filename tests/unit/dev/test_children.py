@@ -1,0 +1,185 @@
+"""One process of the stack: it is started again when it dies, ever more slowly."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from knit_cli.dev import children
+from knit_cli.dev.children import LONGEST_PAUSE, Child
+from knit_cli.dev.services import Service
+from knit_cli.dev.state import StateFolder
+
+
+class Clock:
+    """The time as the child sees it."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(children, "time", clock)
+    return clock
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Iterator[Callable[..., Child]]:
+    folder = StateFolder(tmp_path / "state")
+    folder.create()
+    made: list[Child] = []
+
+    def one(script: str, **more: Any) -> Child:
+        ready = more.pop("is_ready", lambda _: True)
+        service = Service("it", ("sh", "-c", script), dict(os.environ), ready, **more)
+        made.append(Child(service, folder))
+        return made[-1]
+
+    yield one
+    for child in made:
+        child.end()
+
+
+def settle(child: Child) -> None:
+    """Wait, in real time, until its process has ended, and have that noticed."""
+    assert child.process is not None
+    child.process.wait(60)
+    assert child.look(may_start=False)
+
+
+def test_pauses_double_up_to_the_longest(make: Callable[..., Child], clock: Clock) -> None:
+    """It is not started before its pause is over."""
+    child, pauses = make("echo last words; exit 3"), []
+    for _ in range(8):
+        assert child.look(may_start=True)
+        settle(child)
+        begun = clock.now
+        while child.process is None:
+            clock.now += 0.25
+            child.look(may_start=True)
+        pauses.append(clock.now - begun)
+        settle(child)
+        clock.now += LONGEST_PAUSE
+    assert pauses[0] <= 0.5
+    assert pauses == sorted(pauses)
+    assert pauses[-1] == LONGEST_PAUSE
+    assert child.deaths == child.restarts == 16
+    assert "exit code 3" in child.last_words
+    assert "last words" in child.last_words
+
+
+def test_a_healthy_life_shortens_the_next_pause(make: Callable[..., Child], clock: Clock) -> None:
+    """Who has been ready for long is started again at once."""
+    child = make("exec sleep 600")
+    for _ in range(5):
+        child.look(may_start=True)
+        assert child.process is not None
+        child.process.send_signal(signal.SIGKILL)
+        settle(child)
+        clock.now += LONGEST_PAUSE
+    child.look(may_start=True)
+    child.look(may_start=True)
+    assert child.state == "ready"
+    assert child.deaths == 0
+    clock.now += children.HEALTHY_AFTER + 1
+    child.look(may_start=True)
+    assert child.process is not None
+    child.process.kill()
+    settle(child)
+    assert "killed by signal 9" in child.last_words
+    clock.now += children.FIRST_PAUSE
+    assert child.look(may_start=True)
+
+
+def test_it_waits_for_what_it_needs(make: Callable[..., Child], clock: Clock) -> None:
+    """Without permission nothing is started, however often it looks."""
+    child = make("true")
+    for _ in range(3):
+        assert not child.look(may_start=False)
+    assert child.state == "stopped"
+
+
+def test_the_log_of_the_life_before_is_kept(make: Callable[..., Child], clock: Clock) -> None:
+    """One tells why it died, the other how it is now."""
+    child = make("echo $$")
+    for _ in range(2):
+        child.look(may_start=True)
+        settle(child)
+        clock.now += LONGEST_PAUSE
+    new = child.folder.log("it")
+    assert new.read_text() != new.with_name("it.log.old").read_text() != ""
+
+
+def test_a_command_that_cannot_be_started_is_tried_again(
+    make: Callable[..., Child], clock: Clock
+) -> None:
+    """Also when what comes before it fails, such as on a full disk."""
+
+    def fail() -> None:
+        raise OSError("no room")
+
+    child = make("true", prepare=fail)
+    assert child.look(may_start=True)
+    assert child.deaths == 1
+    assert "no room" in child.last_words
+
+
+def test_who_does_not_become_ready_is_killed_at_last(
+    make: Callable[..., Child], clock: Clock
+) -> None:
+    """And then started again as if it had died by itself."""
+    child = make("exec sleep 600", is_ready=lambda _: False)
+    child.look(may_start=True)
+    clock.now += children.READY_WITHIN + 1
+    child.look(may_start=True)
+    settle(child)
+    assert child.deaths == 1
+
+
+def test_what_follows_readiness_is_tried_again(make: Callable[..., Child], clock: Clock) -> None:
+    """Migrations of a database that dies in this moment; but not at every look."""
+    calls = []
+
+    def fail_once() -> None:
+        calls.append(clock.now)
+        if len(calls) == 1:
+            raise RuntimeError("gone")
+
+    child = make("exec sleep 600", made_ready=fail_once)
+    for _ in range(5):
+        child.look(may_start=True)
+    assert child.state == "starting"
+    assert len(calls) == 1
+    clock.now += children.ASK_AGAIN
+    child.look(may_start=True)
+    assert child.state == "ready"
+
+
+def test_who_does_not_end_is_killed(
+    make: Callable[..., Child], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that takes SIGTERM lightly does not keep the stack up."""
+    monkeypatch.setattr(children, "END_WITHIN", 0.2)
+    child = make("trap '' TERM; echo trapped; while :; do sleep 1; done")
+    child.look(may_start=True)
+    until = time.monotonic() + 60
+    while "trapped" not in child.folder.log("it").read_text():
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    assert child.process is not None
+    pid = child.process.pid
+    child.end()
+    assert child.state == "stopped"
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
