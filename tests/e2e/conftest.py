@@ -6,7 +6,9 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -27,11 +29,50 @@ def sandbox() -> dict[str, str]:
     return found
 
 
+class _EmptyRegistry(BaseHTTPRequestHandler):
+    """An image registry that has no image."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        body = b"{}"
+        if self.path.rstrip("/") != "/v2":
+            body = b'{"errors":[{"code":"MANIFEST_UNKNOWN","message":"manifest unknown"}]}'
+        self.send_response(200 if body == b"{}" else 404)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Docker-Distribution-Api-Version", "registry/2.0")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body if self.command == "GET" else b"")
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture(scope="session")
+def registry() -> Iterator[str]:
+    """The host and port of an image registry without images."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), _EmptyRegistry) as server:
+        thread = Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield f"127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+        thread.join()
+
+
 @pytest.fixture(scope="module")
-def stack(sandbox: dict[str, str]) -> Iterator[DevStack]:
+def stack(
+    sandbox: dict[str, str], registry: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[DevStack]:
     """A stack that is up."""
+    plain = tmp_path_factory.mktemp("registries") / "registries.conf"
+    plain.write_text(f'[[registry]]\nlocation = "{registry}"\ninsecure = true\n')
     environment = {key: value for key, value in sandbox.items() if not key.startswith("KNIT_")}
     environment |= {
+        "CONTAINERS_REGISTRIES_CONF": str(plain),
         "KNIT_COMPUTE__LOCAL__ENGINE": sandbox["KNIT_TEST_ENGINE"],
         # The tests' machine need not be able to set up networks of containers.
         "KNIT_COMPUTE__LOCAL__NETWORK": "false",

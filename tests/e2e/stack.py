@@ -122,7 +122,7 @@ class DevStack:
         """`knit dev down`."""
         self.knit("dev", "down")
 
-    def get(self, path: str, **query: str) -> Any:
+    def get(self, path: str, **query: str | list[str]) -> Any:
         """Ask the API directly, which is quicker than the command; waits while it is away."""
 
         def ask() -> Any:

@@ -26,8 +26,7 @@ WITHOUT_OVERRIDE = ("setpriv", "--bounding-set=-dac_override,-dac_read_search")
 
 def failed(stack: DevStack, *tags: str) -> list[dict[str, Any]]:
     """Failed Data with these tags."""
-    words = [word for tag in ("knit#transient:failed", *tags) for word in ("--tag", tag)]
-    found: list[dict[str, Any]] = stack.knit("data", "find", *words).json()
+    found: list[dict[str, Any]] = stack.get("/data", tag=["knit#transient:failed", *tags])
     return found
 
 
@@ -142,12 +141,11 @@ def test_a_connection_cut_in_the_middle_leaves_a_failed_run_at_most(
             + half + b"\r\n"
         )  # fmt: skip
         # The upload has begun when its Data is there.
-        find = ("data", "find", "--tag", tag)
-        until(lambda: stack.knit(*find, "--transient", "yes").json() or None)
+        until(lambda: stack.get("/data", tag=tag) or None)
         if reset:
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
     (data,) = until(lambda: failed(stack, tag) or None)
-    assert stack.knit(*find, "--transient", "no").json() == []
+    assert stack.get("/data", tag=tag) == [data]
     assert stack.runs(plan) == []
     assert stack.pulled(data["knitId"]) == {}
 
@@ -240,9 +238,8 @@ def ended(stack: DevStack, tag: str, document: dict[str, Any]) -> dict[str, Any]
     stack.push("x", tag)
     run = stack.run_in(plan, "done", "failed")
     assert run["status"] == "failed"
-    outputs = ("data", "find", "--tag", f"of:{tag.replace(':', '-')}", "--transient")
-    assert stack.knit(*outputs, "no").json() == []
-    assert stack.knit(*outputs, "yes").json()
+    made = f"of:{tag.replace(':', '-')}"
+    assert len(stack.get("/data", tag=made)) == len(failed(stack, made)) == 1
     return run
 
 
@@ -295,12 +292,15 @@ def test_a_container_runs(stack: DevStack, image: str) -> None:
     assert stack.pulled(run["outputs"][0]["knitId"]) == {"word": "boxed"}
 
 
-def test_a_missing_image_ends_the_run_after_a_short_patience(stack: DevStack, image: str) -> None:
-    """The reason names the image."""
-    name = "localhost/knit-never-made:7"
+def test_a_missing_image_ends_the_run_after_a_short_patience(
+    stack: DevStack, image: str, registry: str
+) -> None:
+    """A registry answers that it has no such image: the reason names it."""
+    name = f"{registry}/knit/never-made:7"
     run = ended(stack, "fails:image", shell_plan("true", "fails:image", image=name))
     assert run["exit"]["code"] != 0
-    assert "knit-never-made" in run["exit"]["message"]
+    assert "knit/never-made" in run["exit"]["message"]
+    assert "ImagePull" in run["exit"]["message"]
 
 
 def test_a_container_out_of_memory_is_killed(stack: DevStack, image: str) -> None:
