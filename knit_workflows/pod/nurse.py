@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 _REFUSED_SECONDS = 60.0
 _LAST_SECONDS = 5.0
-_MUCH = 1 << 20  # bytes in one reading
-_SETTLE_SECONDS = 1.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 15.0
 _WATCH_SECONDS = 300
 
@@ -60,10 +58,6 @@ class Patience:
         """Forgets all trouble."""
         self._pause = _FIRST_PAUSE
         self._refused_since = None
-
-    def settle(self) -> None:
-        """Waits for a runtime that was told much at the end, and may still be writing it down."""
-        self._sleep(_SETTLE_SECONDS)
 
     def failed(self, trouble: Exception) -> None:
         """Waits before the next attempt: 0.1 s doubling to 15 s, and a little by chance.
@@ -187,8 +181,6 @@ class Nurse:
             else:
                 self._patience.succeeded()
                 ends = 1 if fresh else ends + 1
-                if fresh >= _MUCH:
-                    self._patience.settle()
             splice.resume()
 
     def _read(self, splice: LogSplice, destination: int) -> int:

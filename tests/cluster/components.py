@@ -200,7 +200,7 @@ def _kubelet(layout: Layout) -> dict[str, Any]:
         "volumePluginDir": str(KUBELET_FOLDER / "volume-plugins"),
         "serializeImagePulls": False,
         "registryPullQPS": 0,
-        # containerd 1.6 can lose what a container says while its log file is rotated.
+        # Rotation by the kubelet is not what the contract's tests of long logs are about.
         "containerLogMaxSize": "1Gi",
         "eventRecordQPS": 0,
         "imageGCHighThresholdPercent": 100,
