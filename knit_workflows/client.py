@@ -135,12 +135,14 @@ def _translated() -> Iterator[None]:
         if cause.status is RPCStatusCode.NOT_FOUND:
             raise errors.Conflict("the transfer is over", advice=ANEW) from cause
         raise errors.EngineUnavailable(advice=ADVICE) from cause
-    except (WorkflowUpdateRPCTimeoutOrCancelledError, RuntimeError) as cause:
-        raise errors.EngineUnavailable(advice=ADVICE) from cause
-    except TimeoutError as cause:
+    except (TimeoutError, WorkflowUpdateRPCTimeoutOrCancelledError) as cause:
+        # Temporal has the request, or hangs: from here, the two look the same.
         raise errors.EngineUnavailable(
-            "nobody has taken up the transfer", advice="see that knit's workers run, then try again"
+            "nobody has taken up the transfer in time",
+            advice="see that Temporal and knit's workers run, then try again",
         ) from cause
+    except RuntimeError as cause:
+        raise errors.EngineUnavailable(advice=ADVICE) from cause
     except WorkflowUpdateFailedError as cause:
         raise errors.Conflict(f"the transfer is over: {cause.cause}", advice=ANEW) from cause
 

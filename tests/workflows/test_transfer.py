@@ -13,7 +13,7 @@ import pytest
 from knit_workflows import names
 from knit_workflows.client import KnitClient
 from knit_workflows.domain.data import TagChange
-from knit_workflows.domain.errors import Conflict, DataNotFound, NotFound
+from knit_workflows.domain.errors import Conflict, DataNotFound, EngineUnavailable, NotFound
 from knit_workflows.domain.ids import KnitId
 from knit_workflows.domain.runs import RunStatus
 from knit_workflows.domain.tags import Tag
@@ -97,3 +97,12 @@ async def test_a_cancelled_transfer_is_closed(postgres: EmbeddedPostgres) -> Non
         handle = knit.temporal.get_workflow_handle(names.transfer_workflow(upload.transfer_id))
         await handle.cancel()
         assert (await knit.final(upload.run_id)).summary.status is RunStatus.FAILED
+
+
+async def test_a_push_that_no_worker_takes_up_ends_with_advice(postgres: EmbeddedPostgres) -> None:
+    """Temporal is there, the workers are not: the sentence names them, after one lease."""
+    async with knit_environment(postgres=postgres, work=False) as knit:
+        client = KnitClient(knit.temporal, lease=timedelta(seconds=1), queues=knit.deps.queues)
+        with pytest.raises(EngineUnavailable) as refused:
+            await client.open_upload()
+        assert "workers" in refused.value.advice

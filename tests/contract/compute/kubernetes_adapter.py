@@ -33,8 +33,8 @@ class KubernetesAdapter(ComputeAdapter):
     # Containers start and end in whole seconds here, and other builds may take the processors.
     patience: ClassVar[timedelta] = timedelta(seconds=90)
 
-    # containerd 1.6 drops what is in its pipes at the exit (its issue 7289): the node's own log file
-    # lacks it too, so no reader of that file can do better.
+    # containerd 1.6 drops what is in its pipes at the exit (its issue 7289): the node's own log
+    # file lacks it too, so no reader of that file can do better.
     last_moment: ClassVar[str] = "sleep 3"
 
     def __init__(self, settings: KubernetesSettings, cluster: Cluster) -> None:
