@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Iterator
 
+# Its pytest plugin would import it when the session is over, and CPython 3.11 can then refuse to
+# compile it ("AST constructor recursion depth mismatch"), which fails the session.
+import hypothesis  # noqa: F401
 import pytest
 from temporalio.client import Client
 
