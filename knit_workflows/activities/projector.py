@@ -170,6 +170,8 @@ class _Starter:
                 id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
                 id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
                 task_timeout=self._settings.step_timeout,
+                # Where this very process carries out Runs, the first step needs no poll.
+                request_eager_start=True,
                 static_summary=_summary(run),
                 static_details=_story(run),
                 search_attributes=_attributes(run) if self._attributes else None,

@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, aclosing, suppress
 from datetime import timedelta
+from math import inf
 from typing import Final
 
 from temporalio import activity
@@ -29,12 +30,11 @@ from knit_workflows.compute.base import (
 )
 from knit_workflows.contracts.runs import (
     Finalized,
-    Launched,
+    Progress,
     RunActivities,
     RunRef,
     Stopped,
     StopRun,
-    Watched,
 )
 from knit_workflows.domain.errors import BackendRejected
 from knit_workflows.domain.ids import RunId
@@ -45,8 +45,12 @@ from knit_workflows.settings import EngineSettings
 log = logging.getLogger(__name__)
 
 CANCELLED: Final = Exit(253, "cancelled in Temporal")
+UNDER_WAY: Final = frozenset({RunStatus.STARTING, RunStatus.RUNNING})
 TELL_AFTER: Final = timedelta(seconds=2)
 """How long a container has run before its workflow is told."""
+LINGER: Final = timedelta(seconds=1)
+"""How long a launch stays to see the end: activities are what a Run costs, and so a short one costs
+one instead of three."""
 ASK_AGAIN: Final = timedelta(seconds=10)
 """How often a stop is repeated while the run pod is still there."""
 
@@ -60,8 +64,8 @@ class ComputeRunActivities(RunActivities):
         self._settings = settings
 
     @activity.defn(name="knit.launch_run")
-    async def launch_run(self, request: RunRef) -> Launched:
-        """Create the volumes (→ ready) and the run pod (→ starting).
+    async def launch_run(self, request: RunRef) -> Progress:
+        """Create the volumes (→ ready) and the run pod (→ starting); see a short one through.
 
         Where an earlier attempt stopped, this one goes on: the status in the store says how far
         it came. Once the Run is starting, no pod is ever created again.
@@ -78,30 +82,30 @@ class ComputeRunActivities(RunActivities):
                         cause="refused by the compute back-end",
                         exit=Exit(STUCK_CODE, error.reason),
                     )
-        _log(order.key, status)
-        return Launched(status=status)
+                _log(order.key, status)
+                progress = Progress(status=status)
+                if status in UNDER_WAY:
+                    async with aclosing(self._progress(order.key, for_=LINGER)) as changes:
+                        async for change in changes:
+                            progress = change
+                if progress.pod_ended:
+                    status = await self._finalized(order.key)
+                    progress = progress.model_copy(update={"status": status})
+        return progress
 
     @activity.defn(name="knit.watch_run")
-    async def watch_run(self, request: RunRef) -> Watched:
+    async def watch_run(self, request: RunRef) -> Progress:
         """Watch until the container has started (→ running) and ended (→ completing, aborting)."""
-        key = _key(request)
-        name = names.run_pod(key.run_id, key.generation)
         with translated():
             async with AsyncExitStack() as stack:
                 await stack.enter_async_context(heartbeating())
-                observations = await stack.enter_async_context(aclosing(self._observations(name)))
+                changes = await stack.enter_async_context(aclosing(self._progress(_key(request))))
                 telling: asyncio.Task[None] | None = None
                 stack.callback(lambda: telling and telling.cancel())
-                async for observation, trouble in observations:
-                    if trouble is not None:
-                        return await self._give_up(key, _stuck(name, trouble), "run pod stuck")
-                    if observation.phase is Phase.ABSENT:
-                        return await self._give_up(key, LOST, "run pod lost")
-                    if observation.phase in ENDED:
-                        return await self._ended(key, observation)
-                    if observation.phase is Phase.RUNNING and telling is None:
-                        await self._started(key, observation)
-                        telling = asyncio.create_task(_tell_workflow())
+                async for progress in changes:
+                    if progress.status not in UNDER_WAY:
+                        return progress
+                    telling = telling or asyncio.create_task(_tell_workflow())
         raise AssertionError("a watch ends only with its pod")
 
     @activity.defn(name="knit.stop_run")
@@ -125,16 +129,10 @@ class ComputeRunActivities(RunActivities):
 
     @activity.defn(name="knit.finalize_run")
     async def finalize_run(self, request: RunRef) -> Finalized:
-        """Commit the lineage (→ done, failed), then release the run pod.
-
-        Lineage first: a back-end that is away delays only the clean-up.
-        """
-        key = _key(request)
+        """Commit the lineage (→ done, failed), then release the run pod."""
         with translated():
             async with heartbeating():
-                status = await self._store.finalize(key, cause="run pod ended")
-                _log(key, status)
-                await self._backend.release(names.run_pod(key.run_id, key.generation))
+                status = await self._finalized(_key(request))
         return Finalized(status=status)
 
     async def _launched(self, order: RunOrder) -> RunStatus:
@@ -157,7 +155,28 @@ class ComputeRunActivities(RunActivities):
         made = [*order.outputs, *([order.log] if order.log else [])]
         await asyncio.gather(*(self._backend.create_volume(_volume(data)) for data in made))
 
-    async def _started(self, key: RunKey, observation: Observation) -> None:
+    async def _progress(
+        self, key: RunKey, for_: timedelta | None = None
+    ) -> AsyncGenerator[Progress, None]:
+        """Record what becomes of the run pod, yield each change; ends with the pod or in time."""
+        name = names.run_pod(key.run_id, key.generation)
+        started = False
+        async with aclosing(self._observations(name, for_)) as observations:
+            async for observation, trouble in observations:
+                if trouble is not None:
+                    yield await self._give_up(key, _stuck(name, trouble), "run pod stuck")
+                    return
+                if observation.phase is Phase.ABSENT:
+                    yield await self._give_up(key, LOST, "run pod lost")
+                    return
+                if observation.phase in ENDED:
+                    yield await self._ended(key, observation)
+                    return
+                if observation.phase is Phase.RUNNING and not started:
+                    started = True
+                    yield await self._started(key, observation)
+
+    async def _started(self, key: RunKey, observation: Observation) -> Progress:
         status = await self._store.advance(
             key,
             RunStatus.RUNNING,
@@ -165,8 +184,9 @@ class ComputeRunActivities(RunActivities):
             image_digest=observation.image_digest,
         )
         _log(key, status)
+        return Progress(status=status)
 
-    async def _ended(self, key: RunKey, observation: Observation) -> Watched:
+    async def _ended(self, key: RunKey, observation: Observation) -> Progress:
         assert observation.exit is not None
         succeeded = observation.phase is Phase.SUCCEEDED
         status = await self._store.advance(
@@ -176,35 +196,45 @@ class ComputeRunActivities(RunActivities):
             exit=observation.exit,
             image_digest=observation.image_digest,
         )
-        return _watched(key, status, observation.exit, pod_ended=True)
+        return _ended_with(key, status, observation.exit, pod_ended=True)
 
-    async def _give_up(self, key: RunKey, exit: Exit, cause: str) -> Watched:
+    async def _give_up(self, key: RunKey, exit: Exit, cause: str) -> Progress:
         status = await self._store.advance(key, RunStatus.ABORTING, cause=cause, exit=exit)
-        return _watched(key, status, exit, pod_ended=False)
+        return _ended_with(key, status, exit, pod_ended=False)
 
     async def _observations(
-        self, name: str
+        self, name: str, for_: timedelta | None
     ) -> AsyncGenerator[tuple[Observation, Trouble | None], None]:
         """Yield what is seen of a pod, with the trouble that has lasted too long, if any."""
         patience = Patience(self._settings.image_patience, self._settings.transient_patience)
         watch = self._backend.watch(name)
         upcoming: asyncio.Future[Observation] | None = None
         last: Observation | None = None
+        ends = inf if for_ is None else time.monotonic() + for_.total_seconds()
         try:
-            while True:
+            while (now := time.monotonic()) < ends:
                 upcoming = upcoming or asyncio.ensure_future(anext(watch))
-                now = time.monotonic()
-                timeout = patience.wakes_in(now) if last else None
-                done, _ = await asyncio.wait([upcoming], timeout=timeout)
+                wakes_in = patience.wakes_in(now) if last else None
+                timeout = min(inf if wakes_in is None else wakes_in, ends - now)
+                done, _ = await asyncio.wait(
+                    [upcoming], timeout=None if timeout == inf else timeout
+                )
                 if done:
                     last, upcoming = upcoming.result(), None
-                assert last is not None
-                yield last, patience.lost_with(last, time.monotonic())
+                if last is not None:
+                    yield last, patience.lost_with(last, time.monotonic())
         finally:
             if upcoming is not None:
                 upcoming.cancel()
                 with suppress(asyncio.CancelledError, StopAsyncIteration):
                     await upcoming
+
+    async def _finalized(self, key: RunKey) -> RunStatus:
+        """End the Run. Lineage first: a back-end that is away delays only the clean-up."""
+        status = await self._store.finalize(key, cause="run pod ended")
+        _log(key, status)
+        await self._backend.release(names.run_pod(key.run_id, key.generation))
+        return status
 
     async def _stopped(self, name: str) -> bool:
         """Ask for the stop and wait a while; give whether the pod is gone."""
@@ -271,9 +301,9 @@ def _stuck(name: str, trouble: Trouble) -> Exit:
     return Exit(STUCK_CODE, f"(pod {name}) [{trouble.reason}] {trouble.message}")
 
 
-def _watched(key: RunKey, status: RunStatus, exit: Exit, *, pod_ended: bool) -> Watched:
+def _ended_with(key: RunKey, status: RunStatus, exit: Exit, *, pod_ended: bool) -> Progress:
     _log(key, status, exit)
-    return Watched(
+    return Progress(
         status=status, pod_ended=pod_ended, exit_code=exit.code, exit_message=exit.message
     )
 

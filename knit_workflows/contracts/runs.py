@@ -40,21 +40,16 @@ class RunRef(Message):
     generation: int
 
 
-class Launched(Message):
-    """After the launch: the Run's status. Anything but starting/running ends the watch before it
-    began: the user has stopped it, or the back-end refuses it."""
+class Progress(Message):
+    """How far the Run is, and its exit once it has one.
 
-    status: str
-
-
-class Watched(Message):
-    """The watch is over: the Run is completing or aborting (or was stopped meanwhile).
-
-    `pod_ended` False: the run pod may still be there (stuck, lost) and must be removed first.
+    `pod_ended` True: the run pod has ended by itself. False while it is under way, and where it
+    may still be there although the Run is not (stuck, lost, stopped, refused): it must be removed
+    first.
     """
 
     status: str
-    pod_ended: bool = True
+    pod_ended: bool = False
     exit_code: int | None = None
     exit_message: str = ""
 
@@ -97,12 +92,12 @@ class RunActivities(ABC):
 
     @activity.defn(name="knit.launch_run")
     @abstractmethod
-    async def launch_run(self, request: RunRef) -> Launched:
-        """Create the volumes (→ ready) and the run pod (→ starting)."""
+    async def launch_run(self, request: RunRef) -> Progress:
+        """Create the volumes (→ ready) and the run pod (→ starting); see a short one through."""
 
     @activity.defn(name="knit.watch_run")
     @abstractmethod
-    async def watch_run(self, request: RunRef) -> Watched:
+    async def watch_run(self, request: RunRef) -> Progress:
         """Watch until the container has started (→ running) and ended (→ completing, aborting)."""
 
     @activity.defn(name="knit.stop_run")

@@ -1,9 +1,10 @@
 """`knit.Run`: carries out one generation of a Run.
 
 ```
-launch_run ──► watch_run ──────────────► finalize_run
-     │             │ stop, cancellation       ▲
-     └─────────────┴────► stop_run ───────────┘
+launch_run ──► watch_run ──────────────► finalize_run ──►
+     │  │          │ stop, cancellation       ▲
+     │  └──────────┴────► stop_run ───────────┘
+     └── a short Run is over already ───────────────────►
 ```
 The store is moved by the activities, each change as it happens; this workflow owns the progress.
 """
@@ -19,7 +20,7 @@ from temporalio.exceptions import is_cancelled_exception
 
 from knit_workflows import names
 from knit_workflows.contracts.runs import (
-    Launched,
+    Progress,
     RunActivities,
     RunInput,
     RunRef,
@@ -32,6 +33,7 @@ from knit_workflows.workflows import options
 
 STATUS: Final = SearchAttributeKey.for_keyword(names.ATTRIBUTE_STATUS)
 UNDER_WAY: Final = frozenset({"starting", "running"})
+FINAL: Final = frozenset({"done", "failed"})
 
 
 @workflow.defn(name=names.RUN_WORKFLOW, sandboxed=False)
@@ -55,7 +57,6 @@ class RunWorkflow:
         """Launch, watch, finalize; a stop or a cancellation cuts the watch short."""
         try:
             await self._carry_out()
-            await self._finalize()
         except (Exception, asyncio.CancelledError) as error:
             if not is_cancelled_exception(error):
                 raise
@@ -78,7 +79,7 @@ class RunWorkflow:
     def started(self) -> None:
         """Hear from the watch that the container runs; only told of those that run for a while."""
         if self._phase == "starting":
-            self._enter("running")
+            self._enter(Progress(status="running"))
 
     @workflow.query
     def status(self) -> str:
@@ -86,11 +87,35 @@ class RunWorkflow:
         return self._phase
 
     async def _carry_out(self) -> None:
-        launched = await self._launch()
-        self._enter(launched.status)
-        if launched.status not in UNDER_WAY:
+        progress = await self._launch()
+        self._enter(progress)
+        if progress.status in UNDER_WAY:
+            progress = await self._watch()
+            self._enter(progress)
+        if not progress.pod_ended:
             await self._end_pod(abort=False)
-            return
+        if progress.status not in FINAL:
+            await self._finalize()
+
+    async def _launch(self) -> Progress:
+        progress = await workflow.execute_activity_method(
+            RunActivities.launch_run,
+            self._ref,
+            task_queue=self._queue,
+            start_to_close_timeout=options.SHORT,
+            heartbeat_timeout=self._heartbeat,
+            retry_policy=options.UNTIL_IT_WORKS,
+            cancellation_type=workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
+            summary="create volumes and the run pod; see a short one through",
+        )
+        if workflow.cancellation_reason() is not None and progress.status not in FINAL:
+            # The launch is waited for, as no pod may be started behind a stop; that it ended well
+            # has made this coroutine forget the cancellation.
+            raise asyncio.CancelledError
+        return progress
+
+    async def _watch(self) -> Progress:
+        """Watch the run pod to its end, or until the user stops the Run."""
         watch = workflow.start_activity_method(
             RunActivities.watch_run,
             self._ref,
@@ -103,27 +128,9 @@ class RunWorkflow:
         )
         await workflow.wait_condition(lambda: watch.done() or self._stop is not None)
         if watch.done():
-            watched = await watch
-            self._exit_code, self._exit_message = watched.exit_code, watched.exit_message
-            self._enter(watched.status)
-            if watched.pod_ended:
-                return
-        else:
-            watch.cancel()
-            self._enter("aborting" if self._stop and self._stop.fail else "completing")
-        await self._end_pod(abort=False)
-
-    async def _launch(self) -> Launched:
-        return await workflow.execute_activity_method(
-            RunActivities.launch_run,
-            self._ref,
-            task_queue=self._queue,
-            start_to_close_timeout=options.SHORT,
-            heartbeat_timeout=self._heartbeat,
-            retry_policy=options.UNTIL_IT_WORKS,
-            cancellation_type=workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
-            summary="create volumes and the run pod",
-        )
+            return await watch
+        watch.cancel()
+        return Progress(status="aborting" if self._stop and self._stop.fail else "completing")
 
     async def _end_pod(self, *, abort: bool) -> None:
         await workflow.execute_activity_method(
@@ -146,14 +153,16 @@ class RunWorkflow:
             retry_policy=options.UNTIL_IT_WORKS,
             summary="commit the lineage, release the run pod",
         )
-        self._enter(finalized.status)
+        self._enter(Progress(status=finalized.status))
 
-    def _enter(self, phase: str) -> None:
-        """Show where the Run stands in Temporal's Web UI."""
-        self._phase = phase
-        text = f"**{phase}**"
+    def _enter(self, progress: Progress) -> None:
+        """Take note of how far the Run is, and show it in Temporal's Web UI."""
+        self._phase = progress.status
+        if progress.exit_code is not None:
+            self._exit_code, self._exit_message = progress.exit_code, progress.exit_message
+        text = f"**{self._phase}**"
         if self._exit_code is not None:
             text += f", exit code {self._exit_code} {self._exit_message}"
         workflow.set_current_details(text)
         if self._attributes:
-            workflow.upsert_search_attributes([STATUS.value_set(phase)])
+            workflow.upsert_search_attributes([STATUS.value_set(self._phase)])

@@ -136,6 +136,7 @@ async def fan_out(width: int) -> None:
         begun = time.perf_counter()
         await knit.apply(_plan("example/fan:1", str(DATASET), "type:model"))
         await knit.until_done(width)
+        await knit.until_closed()
         rate = width / (time.perf_counter() - begun)
     figure(
         f"fan-out of {width} Runs",

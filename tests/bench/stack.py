@@ -88,6 +88,12 @@ class Stack:
             assert not failed, f"{failed} Runs failed: {self.worker.log.read_text()[-2000:]}"
             await asyncio.sleep(0.1)
 
+    async def until_closed(self) -> None:
+        """Wait until Temporal has no Run workflow left that is under way."""
+        query = f"WorkflowType = '{names.RUN_WORKFLOW}' AND ExecutionStatus = 'Running'"
+        while (await self.temporal.count_workflows(query)).count:
+            await asyncio.sleep(0.1)
+
     async def scalar(self, statement: str) -> int:
         """Give the one number that a query finds."""
         async with await psycopg.AsyncConnection.connect(self.url) as connection:

@@ -1,4 +1,4 @@
-"""The crash sweep: kill -9 of the worker after each history event of a Run, in turn.
+"""The crash sweep: kill -9 of the worker after each event and each status of a Run, in turn.
 
 What is left behind afterwards must be what an undisturbed Run leaves.
 """
@@ -65,10 +65,14 @@ class Sweep:
         await handle.result()
         return remains, len((await handle.fetch_history()).events)
 
-    async def killed_after(self, event: int) -> Remains:
-        """Kill the worker as soon as the Run's history has so many events; start another."""
+    async def killed_after(self, moment: int | str) -> Remains:
+        """Kill the worker as soon as the Run's history has so many events, or the Run has had this
+        status; start another."""
         run_id = await self._run_of(await self.push())
-        await self._seen(run_id, event)
+        if isinstance(moment, int):
+            await self._seen(run_id, moment)
+        else:
+            await self._had(run_id, moment)
         self.worker.kill()
         self.worker.start()
         return await self._end(run_id)
@@ -83,6 +87,11 @@ class Sweep:
                 if runs:
                     return runs[0].summary.run_id
                 await asyncio.sleep(0.005)
+
+    async def _had(self, run_id: RunId, status: str) -> None:
+        async with asyncio.timeout(WITHIN.total_seconds()):
+            while status not in {event.to_status for event in await self.store.run_events(run_id)}:
+                await asyncio.sleep(0.001)
 
     async def _seen(self, run_id: RunId, event: int) -> None:
         handle = self.temporal.get_workflow_handle(names.run_workflow(run_id, 1))

@@ -29,14 +29,18 @@ from tests.processes import WorkerProcess
 
 pytestmark = pytest.mark.timeout(1200)
 
-TASK = "echo x >> /out/counter; echo said; cat /in/word; sleep 0.2; echo whole > /out/result"
+SHORT, LONG = "0.2", "1.5"
+"""Seconds: one activity sees a short Run through, a long one is watched."""
 FolderOf = Callable[[Volume], Awaitable[Path]]
 
 
-def _plan(image: str) -> dict[str, object]:
+def _plan(image: str, lasts: str) -> dict[str, object]:
+    task = (
+        f"echo x >> /out/counter; echo said; cat /in/word; sleep {lasts}; echo whole > /out/result"
+    )
     return {
         "image": image,
-        "entrypoint": ["sh", "-c", TASK],
+        "entrypoint": ["sh", "-c", task],
         "inputs": [{"path": "/in", "tags": ["type:dataset"]}],
         "outputs": [{"path": "/out", "tags": ["type:result"]}],
         "log": {"tags": ["type:log"]},
@@ -95,6 +99,7 @@ async def sweep(
     backend: ComputeBackend,
     folder_of: FolderOf,
     image: str,
+    lasts: str,
 ) -> AsyncIterator[Sweep]:
     """A worker process with these settings; `backend` looks at the same objects from outside."""
     url = postgres.url(f"chaos_{uuid.uuid4().hex}")
@@ -108,7 +113,7 @@ async def sweep(
     worker.start()
     try:
         await worker.ready()
-        plan = await store.register_plan(parse_plan(_plan(image)), new_runs_limit=None)
+        plan = await store.register_plan(parse_plan(_plan(image, lasts)), new_runs_limit=None)
         yield Sweep(client, store, worker, plan.summary.plan_id, onlooker.push, onlooker.remains)
     finally:
         worker.end()
@@ -116,17 +121,18 @@ async def sweep(
 
 
 async def carry_out(sweep: Sweep) -> None:
-    """Compare a Run killed after each of its events with an undisturbed one."""
+    """Compare a Run killed after each of its events and statuses with an undisturbed one."""
     expected, events = await sweep.undisturbed()
     assert expected.status == "done"
-    for event in range(1, events + 1):
-        assert await sweep.killed_after(event) == expected, f"killed after event {event}"
+    for moment in [*range(1, events + 1), *expected.history]:
+        assert await sweep.killed_after(moment) == expected, f"killed after {moment}"
 
 
 @pytest.mark.engine
 @pytest.mark.slow
+@pytest.mark.parametrize("lasts", [SHORT, LONG])
 async def test_the_local_back_end_survives(
-    postgres: EmbeddedPostgres, temporal_client: Client, tmp_path: Path
+    postgres: EmbeddedPostgres, temporal_client: Client, tmp_path: Path, lasts: str
 ) -> None:
     """Processes outlive knit: the task runs once, its result and whole log are found."""
     state = tmp_path / "state"
@@ -137,7 +143,7 @@ async def test_the_local_back_end_survives(
         return state / "volumes" / volume.name
 
     async with sweep(
-        postgres, temporal_client, compute, tmp_path, backend, folder_of, "host/sh:1"
+        postgres, temporal_client, compute, tmp_path, backend, folder_of, "host/sh:1", lasts
     ) as swept:
         expected, _ = await swept.undisturbed()
         assert (expected.starts, expected.output, expected.log, expected.pods) == (
@@ -170,5 +176,6 @@ async def test_the_kubernetes_back_end_survives(
             adapter.backend,
             adapter.cluster.folder,
             adapter.image,
+            SHORT,
         ) as swept:
             await carry_out(swept)

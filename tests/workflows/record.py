@@ -9,9 +9,12 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 from knit_workflows import names
+from knit_workflows.activities.runs import LINGER
+from knit_workflows.compute.base import RunPod
 from knit_workflows.domain.runs import Exit, RunStatus
 from knit_workflows.testing import KnitEnvironment, MemoryBackend, knit_environment
 from tests.workflows.test_run import TRAIN, _only_run, _until
@@ -26,8 +29,12 @@ async def _save(knit: KnitEnvironment, workflow_id: str, scenario: str) -> None:
     target.write_text(history.to_json() + "\n")
 
 
-async def _ended(code: int, scenario: str) -> None:
-    backend = MemoryBackend(lambda _: Exit(code, "" if code == 0 else "(container main) Error"))
+async def _ended(code: int, scenario: str, *, lasts: timedelta = timedelta()) -> None:
+    async def behave(_: RunPod) -> Exit:
+        await asyncio.sleep(lasts.total_seconds())
+        return Exit(code, "" if code == 0 else "(container main) Error")
+
+    backend = MemoryBackend(behave)
     async with knit_environment(backend=backend) as knit:
         plan = await knit.apply(TRAIN)
         knit_id = await knit.push({"type": "dataset"})
@@ -35,7 +42,7 @@ async def _ended(code: int, scenario: str) -> None:
         workflow_id = names.run_workflow(run.summary.run_id, 1)
         await knit.temporal.get_workflow_handle(workflow_id).result()
         await _save(knit, workflow_id, scenario)
-        if code == 0:
+        if code == 0 and lasts:
             await _save(knit, names.projector_workflow(0), "projector.working")
             opened = await knit.knit.open_download(knit_id)
             await knit.knit.finish(opened, ok=True)
@@ -64,8 +71,9 @@ async def _stopped(cancel: bool, scenario: str) -> None:
 
 async def main() -> None:
     """Record every scenario."""
-    await _ended(0, "run.done")
-    await _ended(3, "run.failed")
+    await _ended(0, "run.short")
+    await _ended(0, "run.done", lasts=LINGER * 2)
+    await _ended(3, "run.failed", lasts=LINGER * 2)
     await _stopped(False, "run.stopped")
     await _stopped(True, "run.cancelled")
 

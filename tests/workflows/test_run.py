@@ -11,9 +11,10 @@ from temporalio.api.enums.v1 import EventType
 from temporalio.client import WorkflowExecutionStatus
 
 from knit_workflows import names
+from knit_workflows.activities.runs import LINGER
 from knit_workflows.compute.base import RunPod, Trouble, TroubleKind
 from knit_workflows.domain.errors import IllegalMove
-from knit_workflows.domain.runs import Exit, RunDetail, RunQuery, RunStatus
+from knit_workflows.domain.runs import SUCCEEDED, Exit, RunDetail, RunQuery, RunStatus
 from knit_workflows.embedded import EmbeddedPostgres
 from knit_workflows.testing import KnitEnvironment, MemoryBackend, knit_environment
 
@@ -74,18 +75,28 @@ async def test_a_chain_runs_by_itself(postgres: EmbeddedPostgres) -> None:
         ]
 
 
-async def test_a_run_keeps_to_its_budget(postgres: EmbeddedPostgres) -> None:
-    """A Run costs Temporal at most 4 activities and 45 history events."""
-    async with knit_environment(postgres=postgres) as knit:
+@pytest.mark.parametrize(
+    ("lasts", "activities", "events"), [(timedelta(), 1, 12), (LINGER * 2, 3, 27)]
+)
+async def test_a_run_keeps_to_its_budget(
+    postgres: EmbeddedPostgres, lasts: timedelta, activities: int, events: int
+) -> None:
+    """A short Run costs Temporal one activity, a longer one three."""
+
+    async def behave(_: RunPod) -> Exit:
+        await asyncio.sleep(lasts.total_seconds())
+        return SUCCEEDED
+
+    async with knit_environment(postgres=postgres, backend=MemoryBackend(behave)) as knit:
         plan = await knit.apply(TRAIN)
         await knit.push({"type": "dataset"})
         [run] = await knit.runs_of(plan.summary.plan_id, 1)
         handle = knit.temporal.get_workflow_handle(names.run_workflow(run.summary.run_id, 1))
         await handle.result()
-        events = (await handle.fetch_history()).events
-        kinds = Counter(event.event_type for event in events)
-        assert kinds[EventType.EVENT_TYPE_ACTIVITY_TASK_SCHEDULED] <= 4
-        assert len(events) <= 45
+        history = (await handle.fetch_history()).events
+        kinds = Counter(event.event_type for event in history)
+        assert kinds[EventType.EVENT_TYPE_ACTIVITY_TASK_SCHEDULED] == activities
+        assert len(history) <= events
 
 
 async def test_the_web_ui_tells_the_story(postgres: EmbeddedPostgres) -> None:

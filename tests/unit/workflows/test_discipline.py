@@ -12,6 +12,9 @@ import knit_workflows
 
 WORKFLOWS = Path(knit_workflows.__file__).parent / "workflows"
 MODULES = sorted(WORKFLOWS.glob("*.py"))
+TREES = {path: ast.parse(path.read_text()) for path in [*MODULES, WORKFLOWS.parent / "workflow.py"]}
+"""Parsed at collection: CPython 3.11 fails when two threads build syntax trees at once, and a
+worker's sandbox of an earlier test may still be importing."""
 IMPURE = {"time", "random", "uuid", "os", "socket", "secrets", "threading", "subprocess"}
 LONG_LIVED = {
     "launch_run",
@@ -26,16 +29,15 @@ LONG_LIVED = {
 
 
 def _calls(module: Path) -> Iterator[ast.Call]:
-    for node in ast.walk(ast.parse(module.read_text())):
+    for node in ast.walk(TREES[module]):
         if isinstance(node, ast.Call):
             yield node
 
 
 def _activity_calls() -> list[tuple[str, ast.Call]]:
-    modules = [*MODULES, WORKFLOWS.parent / "workflow.py"]
     return [
         (f"{module.stem}:{call.lineno}", call)
-        for module in modules
+        for module in TREES
         for call in _calls(module)
         if isinstance(call.func, ast.Attribute)
         and call.func.attr in {"execute_activity_method", "start_activity_method"}
@@ -45,7 +47,7 @@ def _activity_calls() -> list[tuple[str, ast.Call]]:
 @pytest.mark.parametrize("module", MODULES, ids=lambda path: path.stem)
 def test_no_clock_no_chance_no_world(module: Path) -> None:
     """A workflow takes time and chance from Temporal, and the world through activities."""
-    for node in ast.walk(ast.parse(module.read_text())):
+    for node in ast.walk(TREES[module]):
         names: list[str] = []
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
