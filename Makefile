@@ -47,6 +47,8 @@ bench: setup ## one JSON line per figure, each beside its baseline
 
 soak: setup ## the long versions of the race and fault tests
 	KNIT_RACE_SECONDS=60 KNIT_RACE_SEEDS=20 $(BIN)/pytest -q tests/store/test_race.py tests/chaos
+	KNIT_FUZZ_CASES=100000 $(BIN)/pytest -q tests/api/test_fuzz.py
+	KNIT_MODEL_STEPS=100000 $(BIN)/pytest -q -rP -n 2 tests/model
 
 cluster-up: ## start (or find) the real single-node Kubernetes of the tests
 	@$(PYTHON) tests/cluster/up.py

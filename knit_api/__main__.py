@@ -21,7 +21,8 @@ from temporalio.envconfig import ClientConfigProfile
 from knit_api.app import create_app
 from knit_api.auth import BindRefused, check_bind, is_loopback
 from knit_api.deps import ApiStore, Deps, Lazy, Transfers
-from knit_api.trailers import TrailersProtocol
+from knit_api.patience import patient
+from knit_api.wire import WireProtocol
 from knit_workflows import log as logs
 from knit_workflows.client import KnitClient
 from knit_workflows.domain.errors import EngineUnavailable, StoreUnavailable
@@ -44,10 +45,10 @@ def deps_from(settings: Settings) -> Deps:
         except BaseException:
             await store.aclose()
             raise
-        return store
+        return patient(store)
 
     async def close_store() -> None:
-        if isinstance(store.connected, PostgresStore):
+        if store.connected is not None:
             await store.connected.aclose()
 
     store: Lazy[ApiStore] = Lazy(connect_store, StoreUnavailable)
@@ -119,7 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         app,
         host=options.host,
         port=options.port,
-        http=TrailersProtocol,
+        http=WireProtocol,
         ws="none",
         lifespan="on",
         log_config=None,

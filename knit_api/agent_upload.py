@@ -27,7 +27,7 @@ class AgentLost(Exception):
 
 
 async def send_body(
-    url: str, headers: dict[str, str], pieces: AsyncIterator[bytes]
+    url: str, headers: dict[str, str], pieces: AsyncIterator[bytes | memoryview]
 ) -> tuple[int, bytes]:
     """POST pieces as a chunked body; give the answer's status and body.
 
@@ -62,12 +62,12 @@ async def send_body(
 async def _send_pieces(
     wire: h11.Connection,
     writer: asyncio.StreamWriter,
-    pieces: AsyncIterator[bytes],
+    pieces: AsyncIterator[bytes | memoryview],
     answer: asyncio.Future[tuple[int, bytes]],
 ) -> None:
     """Send up to the end, or until there is an answer already or nobody takes any more."""
     async for piece in pieces:
-        if answer.done() or not await _sent(writer, wire.send(h11.Data(data=piece))):
+        if answer.done() or not await _sent(writer, wire.send(h11.Data(data=bytes(piece)))):
             return
     if not answer.done():
         await _sent(writer, wire.send(h11.EndOfMessage()))

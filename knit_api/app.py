@@ -15,7 +15,7 @@ from knit_api import openapi
 from knit_api.auth import LoopbackNamesOnly
 from knit_api.deps import Deps
 from knit_api.errors import ErrorAnswers, on_http_exception, on_validation_error
-from knit_api.routes import data, health, plans, runs
+from knit_api.routes import data, docs, health, lineage, plans, runs
 
 
 def create_app(deps: Deps, *, loopback_names_only: bool = False) -> FastAPI:
@@ -36,6 +36,7 @@ def create_app(deps: Deps, *, loopback_names_only: bool = False) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        generate_unique_id_function=lambda route: route.name,
         lifespan=lifespan,
         exception_handlers={
             HTTPException: on_http_exception,
@@ -43,7 +44,7 @@ def create_app(deps: Deps, *, loopback_names_only: bool = False) -> FastAPI:
         },
     )
     app.state.deps = deps
-    for routes in (health, data, plans, runs):
+    for routes in (health, data, lineage, plans, runs, docs):
         app.include_router(routes.router)
     openapi.install(app)
     app.add_middleware(EitherSlash)

@@ -21,8 +21,8 @@ _FAST: Final = 1
 class _Encoding(Protocol):
     """One way a tar is encoded on the wire."""
 
-    def feed(self, data: bytes) -> None: ...
-    def read(self) -> bytes: ...
+    def feed(self, data: bytes | memoryview) -> None: ...
+    def read(self) -> bytes | memoryview: ...
     def finish(self) -> None: ...
 
 
@@ -37,13 +37,13 @@ class Decoder:
         self._encoding: _Encoding = _Inflater() if media_type == GZIPPED_TAR else _Plain()
         self._md5 = hashlib.md5(usedforsecurity=False) if with_checksum else None
 
-    def feed(self, data: bytes) -> None:
-        """Take a piece of the body."""
+    def feed(self, data: bytes | memoryview) -> None:
+        """Take a piece of the body; it must stay as it is until `read` gives nothing."""
         if self._md5 is not None:
             self._md5.update(data)
         self._encoding.feed(data)
 
-    def read(self) -> bytes:
+    def read(self) -> bytes | memoryview:
         """Give plain tar; empty when more of the body is needed. Raises InvalidArchive."""
         return self._encoding.read()
 
@@ -69,12 +69,12 @@ class _Plain:
     """No encoding."""
 
     def __init__(self) -> None:
-        self._pending = b""
+        self._pending: bytes | memoryview = b""
 
-    def feed(self, data: bytes) -> None:
-        self._pending += data
+    def feed(self, data: bytes | memoryview) -> None:
+        self._pending = data
 
-    def read(self) -> bytes:
+    def read(self) -> bytes | memoryview:
         piece, self._pending = self._pending, b""
         return piece
 
@@ -90,7 +90,7 @@ class _Inflater:
         self._member: zlib._Decompress | None = None
         self._members = 0
 
-    def feed(self, data: bytes) -> None:
+    def feed(self, data: bytes | memoryview) -> None:
         self._pending += data
 
     def read(self) -> bytes:

@@ -15,6 +15,7 @@ import httpx
 from fastapi import Depends, Request
 
 from knit_api.doors import Threads
+from knit_api.patience import in_time
 from knit_api.streams import settle
 from knit_workflows.client import OpenTransfer
 from knit_workflows.contracts.transfers import Closed
@@ -38,6 +39,9 @@ class ApiStore(CatalogueStore, Protocol):
 
     async def transfer(self, transfer_id: str) -> TransferRecord:
         """Give a transfer. Raises NotFound."""
+
+    async def aclose(self) -> None:
+        """Close all connections."""
 
 
 class Transfers(Protocol):
@@ -102,8 +106,7 @@ class Lazy(Generic[T]):
 
     async def _try(self) -> T:
         try:
-            async with asyncio.timeout(self._seconds):
-                value = await self._connect()
+            value = await in_time(self._connect(), self._seconds)
         except Exception as error:  # whatever a driver raises: it is away
             self._failed_at = time.monotonic()
             log.warning(

@@ -6,12 +6,12 @@ import asyncio
 import errno
 import json
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, NoReturn, Protocol
+from typing import Any, Final, NoReturn, Protocol, TypeVar
 from urllib.parse import unquote, urlsplit
 
 import httpx
@@ -23,6 +23,9 @@ from knit_api.upload_body import UploadBody
 from knit_workflows.domain import errors
 from knit_workflows.domain.ports import TransferRecord
 from knit_workflows.pod import archive
+from knit_workflows.pod.archive import Span
+
+T = TypeVar("T")
 
 FOLLOW_SECONDS: Final = 0.1
 """How often a followed log is looked at."""
@@ -45,6 +48,19 @@ class Pieces(Protocol):
     async def aclose(self) -> None: ...  # noqa: D102
 
 
+class Inlet(Protocol):
+    """Where a thread gets a body from: a pipe that the event loop feeds, or the socket itself."""
+
+    def get(self) -> bytes | memoryview:
+        """Wait for the next piece, good until the next call; empty at the end."""
+
+    def abandon(self) -> None:
+        """Say, from the thread, that nothing will be read any more."""
+
+    def break_off(self) -> None:
+        """Make the reader's next call raise, unless everything is there."""
+
+
 class Door(Protocol):
     """One open door to one volume."""
 
@@ -60,6 +76,9 @@ class Door(Protocol):
     def archive(self) -> Pieces:
         """Give the volume as plain tar."""
 
+    def spans(self) -> Generator[bytes | Span, None, None] | None:
+        """Give the same for a thread, large files unread; None where they are not at hand."""
+
     def content(self) -> Pieces:
         """Give the content of all files, one after another."""
 
@@ -72,19 +91,25 @@ class Door(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Threads:
-    """Threads for work that blocks: an upload keeps one, other work takes one for a moment."""
+    """Threads for work that blocks: a transfer keeps one, other work takes one for a moment."""
 
     uploads: ThreadPoolExecutor
+    downloads: ThreadPoolExecutor
     steps: ThreadPoolExecutor
 
     @classmethod
     def start(cls) -> Threads:
         """Give pools that grow as they are used."""
-        return cls(ThreadPoolExecutor(64, "upload"), ThreadPoolExecutor(8, "step"))
+        return cls(
+            ThreadPoolExecutor(64, "upload"),
+            ThreadPoolExecutor(256, "download"),
+            ThreadPoolExecutor(8, "step"),
+        )
 
     def shutdown(self) -> None:
         """Let the threads end; none is waited for."""
         self.uploads.shutdown(wait=False, cancel_futures=True)
+        self.downloads.shutdown(wait=False, cancel_futures=True)
         self.steps.shutdown(wait=False, cancel_futures=True)
 
 
@@ -107,14 +132,25 @@ class FolderDoor:
 
     async def put(self, body: UploadBody) -> None:
         """See `Door`."""
-        pipe = BytePipe()
+        with body.taken() as taken:
+            if taken is not None:
+                await self._put(taken, body, None)
+            else:
+                pipe = BytePipe()
+                await self._put(pipe, body, _feed(pipe, body))
+
+    async def _put(
+        self, inlet: Inlet, body: UploadBody, feeding: Coroutine[Any, Any, None] | None
+    ) -> None:
         loop = asyncio.get_running_loop()
-        job = loop.run_in_executor(self._threads.uploads, self._unpack, pipe, body)
+        job = loop.run_in_executor(self._threads.uploads, self._unpack, inlet, body)
         try:
-            await _feed(pipe, body)
-            await completed(job)
+            if feeding is not None:
+                await feeding
+            await asyncio.wait({job})
+            job.result()
         except BaseException:
-            pipe.break_off()
+            inlet.break_off()
             await completed(asyncio.wait({job}))
             if job.exception() is None:  # it had got everything before we were interrupted
                 await self.clear()
@@ -128,6 +164,10 @@ class FolderDoor:
     def archive(self) -> Pieces:
         """See `Door`."""
         return ThreadIterator(self._threads.steps, lambda: _readable(archive.iter_pack(self._root)))
+
+    def spans(self) -> Generator[bytes | Span, None, None]:
+        """See `Door`."""
+        return _readable(archive.iter_spans(self._root))
 
     def content(self) -> Pieces:
         """See `Door`."""
@@ -148,9 +188,9 @@ class FolderDoor:
         finally:
             tail.close()
 
-    def _unpack(self, pipe: BytePipe, body: UploadBody) -> None:
+    def _unpack(self, inlet: Inlet, body: UploadBody) -> None:
         try:
-            archive.unpack(_PipeReader(pipe, body), self._root, sync=True)
+            archive.unpack(_BodyReader(inlet, body), self._root, sync=True)
         except archive.ArchiveRefused as error:
             raise _refused(error.reason, error.member) from error
         except FileExistsError as error:
@@ -158,24 +198,24 @@ class FolderDoor:
         except OSError as error:
             _raise_for_disk(error)
         finally:
-            pipe.abandon()
+            inlet.abandon()
 
 
-class _PipeReader:
-    """What `archive.unpack` reads from, in its thread: plain tar out of the body in a pipe."""
+class _BodyReader:
+    """What `archive.unpack` reads from, in its thread: plain tar out of the body."""
 
-    def __init__(self, pipe: BytePipe, body: UploadBody) -> None:
-        self._pipe = pipe
+    def __init__(self, inlet: Inlet, body: UploadBody) -> None:
+        self._inlet = inlet
         self._body = body
         self._ended = False
 
-    def read(self, size: int, /) -> bytes:
+    def read(self, size: int, /) -> bytes | memoryview:
         """Give the next piece; empty once the body is complete and was found good."""
         decoder = self._body.decoder
         while not (piece := decoder.read()):
             if self._ended:
                 return b""
-            wire = self._pipe.get()
+            wire = self._inlet.get()
             if wire:
                 decoder.feed(wire)
             else:
@@ -239,6 +279,9 @@ class AgentDoor:
         """See `Door`."""
         return self._get("/", _PATIENCE)
 
+    def spans(self) -> None:
+        """See `Door`."""
+
     def content(self) -> Pieces:
         """See `Door`."""
         return self._get("/log", _PATIENCE)
@@ -276,7 +319,7 @@ class AgentDoor:
             except httpx.HTTPError as error:
                 raise _agent_lost(error) from error
 
-    async def _plain(self, body: UploadBody) -> AsyncGenerator[bytes, None]:
+    async def _plain(self, body: UploadBody) -> AsyncGenerator[bytes | memoryview, None]:
         loop = asyncio.get_running_loop()
         decoder = body.decoder
         async for wire in body:
@@ -295,7 +338,7 @@ async def _feed(pipe: BytePipe, body: UploadBody) -> None:
     pipe.end()
 
 
-def _readable(pieces: Iterator[bytes]) -> Iterator[bytes]:
+def _readable(pieces: Iterator[T]) -> Generator[T, None, None]:
     """Name in the domain's words what keeps a folder from being read."""
     try:
         yield from pieces

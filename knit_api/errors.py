@@ -10,6 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from knit_api.responses import json_response
@@ -44,6 +45,8 @@ _ADVICE: Final[Mapping[type[Exception], str]] = {
     domain.KnitError: "ask the operator of this knit; its logs say more",
 }
 """What to do, where the error itself does not say so."""
+
+_METHODS: Final = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
 
 RETRY_AFTER: Final = "2"
 """Seconds, for a 503."""
@@ -100,7 +103,19 @@ async def on_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     known = {404: "check the path; /api/openapi.json lists them", 405: "see the header Allow"}
     advice = known.get(error.status_code, "")
-    return error_response(error.status_code, str(error.detail), advice, headers=error.headers)
+    # The router names the methods of the first route of that path only; there is one for each.
+    headers = _allowed(request) if error.status_code == 405 else error.headers
+    return error_response(error.status_code, str(error.detail), advice, headers=headers)
+
+
+def _allowed(request: Request) -> Mapping[str, str]:
+    asked = ({**request.scope, "method": method} for method in _METHODS)
+    allowed = [
+        scope["method"]
+        for scope in asked
+        if any(route.matches(scope)[0] is Match.FULL for route in request.app.routes)
+    ]
+    return {"Allow": ", ".join(allowed)}
 
 
 async def on_validation_error(request: Request, error: Exception) -> Response:

@@ -45,6 +45,19 @@ def plan_to_wire(plan: plans.PlanDetail) -> wire_plans.Plan:
         on_node=_on_node(plan.on_node),
         resources=dict(plan.resources),
         service_account=plan.service_account,
+        priority=plan.priority,
+    )
+
+
+def preview_to_wire(preview: plans.PlanPreview) -> wire_plans.PlanPreview:
+    """Give what registering a Plan would do."""
+    return wire_plans.PlanPreview(
+        runs=preview.runs,
+        inputs=[
+            wire_plans.InputPreview(path=path, data=data)
+            for path, data in preview.candidates.items()
+        ],
+        assignments=[dict(one) for one in preview.assignments],
     )
 
 
@@ -125,6 +138,10 @@ def run_to_wire(run: runs.RunDetail) -> wire_runs.Run:
         inputs=[_assignment(one) for one in run.inputs],
         outputs=[_assignment(one) for one in run.outputs],
         log=None if run.log is None else _log_assignment(run.log),
+        generation=run.generation,
+        priority=run.priority,
+        used=None if run.used is None else _used(run.used),
+        waiting=None if run.waiting is None else _waiting(run.waiting),
     )
 
 
@@ -142,6 +159,18 @@ def event_to_wire(event: runs.RunEvent) -> RunEvent:
 
 def _exit(ending: runs.Exit | None) -> wire_runs.Exit | None:
     return None if ending is None else wire_runs.Exit(code=ending.code, message=ending.message)
+
+
+def _used(used: runs.Used) -> wire_runs.Used:
+    return wire_runs.Used(
+        resources=dict(used.resources),
+        service_account=used.service_account,
+        image_digest=used.image_digest,
+    )
+
+
+def _waiting(waiting: runs.Waiting) -> wire_runs.Waiting:
+    return wire_runs.Waiting(place=waiting.place, reason=waiting.reason)
 
 
 def _assignment(one: runs.Assignment) -> wire_runs.Assignment:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
 from starlette.datastructures import QueryParams
 
 from knit_api.schemas.times import parse_duration, parse_time
+from knit_workflows.domain.cursors import parse_cursor
 from knit_workflows.domain.data import DataQuery
 from knit_workflows.domain.errors import DataNotFound, InvalidRequest, PlanNotFound, RunNotFound
 from knit_workflows.domain.ids import KnitId, PlanId, RunId
@@ -19,6 +21,14 @@ from knit_workflows.domain.tags import KEY_TIMESTAMP, Tag, parse_instant, parse_
 
 _ID: Final = re.compile(r"[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
 _STATUSES: Final = {s.value: s for s in RunStatus if s is not RunStatus.INVALIDATED}
+
+MOST_ITEMS: Final = 1000
+"""Items that one page of a list may have."""
+MOST_IN_FULL: Final = 10_000
+"""Data that one answer about lineage may have; each takes some KiB."""
+MOST_IDS: Final = 100_000
+_HOPS: Final = 3
+_COUNT: Final = re.compile(r"[0-9]{1,9}")
 
 
 def knit_id(text: str) -> KnitId:
@@ -40,6 +50,29 @@ def run_id(text: str) -> RunId:
     if not _ID.fullmatch(text):
         raise RunNotFound(see=text[:80])
     return RunId(text.lower())
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Which part of a list is wanted: after that cursor; `limit` None: all of the rest."""
+
+    limit: int | None
+    after: str | None
+
+
+def page(query: QueryParams) -> Page:
+    """Read `limit` and `cursor` of a list. Raises InvalidRequest."""
+    limit, cursor = query.get("limit"), query.get("cursor")  # an empty one is a mistake here
+    after = None if cursor is None else str(parse_cursor(cursor))
+    return Page(None if limit is None else _limit(limit), after)
+
+
+def _limit(text: str) -> int:
+    advice = f"write a number from 1 to {MOST_ITEMS}, or leave it out"
+    limit = _count("limit", text, advice)
+    if not 1 <= limit <= MOST_ITEMS:
+        raise InvalidRequest(f"bad request: limit is {limit}", advice=advice)
+    return limit
 
 
 def data_query(query: QueryParams) -> DataQuery:
@@ -95,6 +128,51 @@ def run_query(query: QueryParams) -> RunQuery | None:
         since=since,
         until=until,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class LineageQuery:
+    """How far to go each way in Runs (None: all), and how many Data and Runs there may be."""
+
+    upstream: int | None
+    downstream: int | None
+    limit: int
+    only_ids: bool
+
+
+def lineage_query(query: QueryParams) -> LineageQuery:
+    """Read what `GET /data/{knitId}/lineage` asks for. Raises InvalidRequest."""
+    only_ids = _only_ids(_first(query, "fields"))
+    most = MOST_IDS if only_ids else MOST_IN_FULL
+    limit = _count("limit", query.get("limit", str(MOST_IN_FULL)))
+    if not 1 <= limit <= most:
+        raise InvalidRequest(
+            f"bad request: limit is {limit}", advice=f"write a number from 1 to {most}"
+        )
+    upstream, downstream = _first(query, "upstream"), _first(query, "downstream")
+    if upstream is None and downstream is None:
+        return LineageQuery(_HOPS, _HOPS, limit, only_ids)
+    return LineageQuery(
+        _hops("upstream", upstream), _hops("downstream", downstream), limit, only_ids
+    )
+
+
+def _only_ids(text: str | None) -> bool:
+    if text not in (None, "ids"):
+        raise InvalidRequest(
+            f"bad request: fields is {text[:80]!r}", advice="write ids, or leave it out"
+        )
+    return text is not None
+
+
+def _hops(name: str, text: str | None) -> int | None:
+    return None if text == "all" else _count(name, text or "0", "write a number, or all")
+
+
+def _count(name: str, text: str, advice: str = "write a number") -> int:
+    if not _COUNT.fullmatch(text):
+        raise InvalidRequest(f"bad request: {name} is {text[:80]!r}", advice=advice)
+    return int(text)
 
 
 def flag(query: QueryParams, name: str) -> bool:

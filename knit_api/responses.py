@@ -39,11 +39,16 @@ def json_response(
     return Response(content + b"\n", status, dict(headers or {}), media_type="application/json")
 
 
-async def json_list_response(items: Sequence[T], to_wire: Callable[[T], BaseModel]) -> Response:
+async def json_list_response(
+    items: Sequence[T],
+    to_wire: Callable[[T], BaseModel],
+    *,
+    headers: Mapping[str, str] | None = None,
+) -> Response:
     """Give a list as JSON; a long one is written in a thread, so that others are served too."""
 
     def render() -> Response:
-        return json_response([to_wire(item) for item in items])
+        return json_response([to_wire(item) for item in items], headers=headers)
 
     return await asyncio.to_thread(render) if len(items) > _THREAD_ABOVE else render()
 
@@ -99,12 +104,15 @@ class StreamedResponse(Response):
             "headers": self.raw_headers,
         }
         await send({**start, "trailers": True} if with_trailers else start)
-        async for piece in self._pieces:
-            await self._send_piece(send, piece)
+        await self._send_pieces(scope, send)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
         if with_trailers and self._trailers is not None:
             pairs = [(k.encode(), v.encode()) for k, v in self._trailers().items()]
             await send({"type": "http.response.trailers", "headers": pairs})
+
+    async def _send_pieces(self, scope: Scope, send: Send) -> None:
+        async for piece in self._pieces:
+            await self._send_piece(send, piece)
 
     async def _send_piece(self, send: Send, piece: bytes) -> None:
         try:

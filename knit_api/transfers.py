@@ -9,8 +9,9 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import timedelta
 from typing import Final
 
-from knit_api.codecs import CHECKSUM_TRAILER, GZIPPED_TAR, Encoder
+from knit_api.codecs import CHECKSUM_TRAILER, GZIPPED_TAR, PLAIN_TAR, Encoder
 from knit_api.deps import ApiStore, Deps, Transfers
+from knit_api.direct_archive import DirectArchive
 from knit_api.doors import Door, Pieces, open_door
 from knit_api.responses import StreamedResponse
 from knit_api.streams import cancelled, completed
@@ -59,8 +60,13 @@ async def upload(deps: Deps, body: UploadBody, tags: frozenset[Tag]) -> DataDeta
     return await store.data(transfer.knit_id)
 
 
-async def download(deps: Deps, knit_id: KnitId, media_type: str) -> StreamedResponse:
-    """Give a Data as an archive of that type. Raises DataNotFound, Unavailable."""
+async def download(
+    deps: Deps, knit_id: KnitId, media_type: str, *, direct: bool = False
+) -> StreamedResponse:
+    """Give a Data as an archive of that type. Raises DataNotFound, Unavailable.
+
+    With `direct` a thread may write it to the client's connection.
+    """
     store = await deps.store.get()
     detail = await store.data(knit_id)
     if detail.upstream.run.status in _NO_VOLUME:
@@ -72,6 +78,12 @@ async def download(deps: Deps, knit_id: KnitId, media_type: str) -> StreamedResp
     encoder = Encoder(media_type)
     async with AsyncExitStack() as stack:
         door = await stack.enter_async_context(reading(deps, knit_id))
+        spans = door.spans() if direct and media_type == PLAIN_TAR else None
+        if spans is not None:
+            loop = asyncio.get_running_loop()
+            first = await completed(loop.run_in_executor(deps.threads.steps, next, spans, b""))
+            threads = deps.threads.downloads
+            return DirectArchive(first, spans, stack.pop_all(), media_type, threads)
         pieces = await primed(stack, door.archive())
         with_checksum = media_type == GZIPPED_TAR
         return StreamedResponse(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Final
 
@@ -12,18 +13,20 @@ from starlette.requests import ClientDisconnect, Request
 from knit_api.codecs import CHECKSUM_TRAILER, GZIPPED_TAR, PLAIN_TAR, Decoder
 from knit_api.errors import ClientGone, HttpProblem
 from knit_api.trailers import request_trailers
+from knit_api.wire import TakenBody, taken_body
 
 _TYPES: Final = (GZIPPED_TAR, PLAIN_TAR)
 
 
 class UploadBody:
-    """Iterates once over the pieces of a request's body as they were sent.
+    """Iterates once over the pieces of a request's body as they were sent; or `taken` gives them.
 
     Raises HttpProblem (408) when the client sends nothing for `silence`, ClientGone when it leaves.
     """
 
     def __init__(self, request: Request, media_type: str, silence: timedelta) -> None:
         self._request = request
+        self._taken: TakenBody | None = None
         self._silence = silence.total_seconds()
         announced = request.headers.get("trailer", "").lower()
         # Hashing is half of an upload's work, so it is done only for those who will compare.
@@ -31,7 +34,15 @@ class UploadBody:
 
     def checksum(self) -> str | None:
         """Give what the client said at the end of the body; None when it said nothing."""
+        if self._taken is not None:
+            return self._taken.trailer(CHECKSUM_TRAILER)
         return request_trailers(self._request.scope).get(CHECKSUM_TRAILER)
+
+    @contextmanager
+    def taken(self) -> Iterator[TakenBody | None]:
+        """Hold the body for a thread that reads it from its socket; None: iterate instead."""
+        with taken_body(self._request.scope, self._silence) as self._taken:
+            yield self._taken
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         pieces = aiter(self._request.stream())

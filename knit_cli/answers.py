@@ -1,7 +1,7 @@
 """Turns what the network and the API answer into values, or into errors a user understands."""
 
 import ssl
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -9,7 +9,7 @@ import httpx
 from pydantic import TypeAdapter, ValidationError
 
 from knit_api.schemas.errors import ErrorBody, ErrorDetail
-from knit_cli.errors import ApiBroken, ApiRefused, ApiUnreachable, CliError
+from knit_cli.errors import ApiBroken, ApiRefused, ApiUnreachable, ConnectionCut
 
 T = TypeVar("T")
 
@@ -24,14 +24,18 @@ def network_errors(api_root: str, where: str) -> Iterator[None]:
     except httpx.ConnectError as cause:
         raise _no_connection(cause, api_root, where) from cause
     except httpx.ConnectTimeout as cause:
-        raise _silent(api_root, where, "the connection was not accepted in time") from cause
+        raise ApiUnreachable(
+            f"the API at {api_root} does not answer",
+            reason="the connection was not accepted in time",
+            advice=_start_or_check(where),
+        ) from cause
     except httpx.TimeoutException as cause:
         raise ApiUnreachable(
             f"the API at {api_root} did not answer in time",
             advice="try again later; if it stays so, look at the API's own log",
         ) from cause
     except (httpx.NetworkError, httpx.RemoteProtocolError) as cause:
-        raise ApiUnreachable(
+        raise ConnectionCut(
             f"the connection to the API at {api_root} was cut",
             reason=str(cause) or None,
             advice="try again; if it happens again, look at the API's own log",
@@ -44,7 +48,7 @@ def network_errors(api_root: str, where: str) -> Iterator[None]:
         ) from cause
 
 
-def _no_connection(cause: httpx.ConnectError, api_root: str, where: str) -> CliError:
+def _no_connection(cause: httpx.ConnectError, api_root: str, where: str) -> ApiUnreachable:
     error: BaseException | None = cause
     while error is not None:
         if isinstance(error, ssl.SSLError):
@@ -54,15 +58,17 @@ def _no_connection(cause: httpx.ConnectError, api_root: str, where: str) -> CliE
                 advice=f"check apiRoot (http or https?) and cert.ca in {where}",
             )
         error = error.__cause__ or error.__context__
-    return _silent(api_root, where, str(cause))
-
-
-def _silent(api_root: str, where: str, reason: str) -> ApiUnreachable:
-    return ApiUnreachable(
+    refused = ConnectionCut(
         f"the API at {api_root} does not answer",
-        reason=reason,
-        advice=f"start it with `knit dev up`, or check apiRoot in {where}",
+        reason=str(cause),
+        advice=_start_or_check(where),
     )
+    refused.harmless = True
+    return refused
+
+
+def _start_or_check(where: str) -> str:
+    return f"start it with `knit dev up`, or check apiRoot in {where}"
 
 
 def refuse_unless_ok(answer: httpx.Response, failing: str) -> None:
@@ -80,12 +86,21 @@ def refuse_unless_ok(answer: httpx.Response, failing: str) -> None:
     )
 
 
-def _usual_advice(status: int) -> str | None:
-    if status == httpx.codes.SERVICE_UNAVAILABLE:
-        return "try again later"
-    if status >= httpx.codes.INTERNAL_SERVER_ERROR:
-        return "look at the API's own log"
-    return None
+_USUAL_ADVICE: Mapping[int, str] = {
+    httpx.codes.UNAUTHORIZED: "ask your knit's administrator for access",
+    httpx.codes.FORBIDDEN: "ask your knit's administrator for access",
+    httpx.codes.NOT_FOUND: "check the id, and apiRoot in the profile",
+    httpx.codes.METHOD_NOT_ALLOWED: "the API may be older than this knit; use what it knows",
+    httpx.codes.CONFLICT: "look at its present state, then decide anew",
+    httpx.codes.SERVICE_UNAVAILABLE: "try again later",
+}
+"""What to do where the answer does not say so: older servers leave it out."""
+
+
+def _usual_advice(status: int) -> str:
+    broken = status >= httpx.codes.INTERNAL_SERVER_ERROR
+    otherwise = "look at the API's own log" if broken else "correct the command, and try again"
+    return _USUAL_ADVICE.get(status, otherwise)
 
 
 def _detail(answer: httpx.Response) -> ErrorDetail:

@@ -1,11 +1,16 @@
-"""Rearranges a command line so that Typer reads it as knit's contract does."""
+"""Rearranges a command line so that Typer reads it as knit's contract, and bash, mean it."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 
 _COMMON_WITH_VALUE = ("--profile", "--profile-store", "--env")
 _COMMON_SWITCHES = ("--quiet",)
+_SAYS_YES = ("true", "on", "yes", "1")
+_SAYS_NO = ("false", "off", "no", "0")
+BASH_PREFIX = "KNIT_COMPLETE_PREFIX"
+"""Variable with what bash has split off the word that is being completed."""
+
 _SHORT_WITH_EQUALS = re.compile(r"(-[A-Za-z])=(.*)", re.DOTALL)
 
 
@@ -31,3 +36,67 @@ def arrange(arguments: Sequence[str]) -> list[str]:
         else:
             rest.append(word)
     return common + rest
+
+
+def settle_switches(words: Sequence[str], switches: Mapping[str, str | None]) -> list[str]:
+    """Gives the words of a command with its switches bare, turned round, or left out.
+
+    The contract takes `--fail`, `--fail yes` and `--fail=no`; any other next word is none of the
+    switch's. What follows `--` is left alone, and so is a value that is neither yes nor no.
+
+    Args:
+        words: what follows the command's name.
+        switches: each with the one that says the opposite; None: leaving it out says so.
+    """
+    settled: list[str] = []
+    ahead = iter([*words, None])
+    word = next(ahead)
+    while word is not None:
+        if word == "--":
+            settled += [word, *(rest for rest in ahead if rest is not None)]
+            break
+        following = next(ahead)
+        name, equals, value = word.partition("=")
+        if name not in switches or (equals and _said(value) is None):
+            settled.append(word)
+        elif equals:
+            settled += _bare(name, switches[name], _said(value))
+        elif following is not None and _said(following) is not None:
+            settled += _bare(name, switches[name], _said(following))
+            following = next(ahead)
+        else:
+            settled.append(word)
+        word = following
+    return settled
+
+
+def _bare(name: str, opposite: str | None, said: bool | None) -> list[str]:
+    return [name] if said else [opposite] if opposite else []
+
+
+def _said(value: str) -> bool | None:
+    value = value.lower()
+    return True if value in _SAYS_YES else False if value in _SAYS_NO else None
+
+
+def join_bash_words(words: Sequence[str], current: int) -> tuple[list[str], str]:
+    """Gives the words up to the one that is being completed, and what is before it in its word.
+
+    Bash takes a colon for the end of a word, `type:da` for three words; it replaces only the last.
+    """
+    joined: list[str] = []
+    split_off = ""
+    after_colon = False
+    for word in words[: current + 1]:
+        is_colon = bool(word) and not word.strip(":")
+        if len(joined) > 1 and (is_colon or after_colon):
+            joined[-1] += word
+            head, colon, _ = joined[-1].rpartition(":")
+            split_off = head + colon
+        else:
+            joined.append(word)
+            split_off = ""
+        after_colon = is_colon
+    if split_off:
+        joined[-1] = joined[-1].removeprefix(split_off)
+    return joined, split_off

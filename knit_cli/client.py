@@ -1,7 +1,7 @@
 """Speaks knit's Web API: one method per request, wire types in and out, errors of our tree."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Self, TypeVar
@@ -10,12 +10,25 @@ from urllib.parse import quote
 import httpx
 from pydantic import TypeAdapter
 
+from knit_api.events import RunEvent
 from knit_api.schemas.data import Data
-from knit_api.schemas.plans import Plan, PlanSpec
+from knit_api.schemas.lineage import Lineage
+from knit_api.schemas.plans import (
+    CONFIRM,
+    AnnotationsChange,
+    Plan,
+    PlanPreview,
+    PlanSpec,
+    PriorityChange,
+    ResourcesChange,
+    ServiceAccountChange,
+)
 from knit_api.schemas.runs import Run
 from knit_api.schemas.tags import Tag, TagChange
-from knit_api.schemas.wire import to_wire
+from knit_api.schemas.wire import Request, to_wire
 from knit_cli.answers import network_errors, parsed, refuse_unless_ok
+from knit_cli.archive_transport import archive_transport
+from knit_cli.errors import ApiRefused, ApiUnreachable, ConnectionCut
 from knit_cli.retry import Retry
 from knit_cli.version import version
 
@@ -28,9 +41,6 @@ GZIPPED_TAR = "application/tar+gzip"
 # Beyond this a query is likely to be refused by a server or a proxy on the way.
 MOST_QUERY_BYTES = 16 * 1024
 
-# Archives are handed on in large pieces: fewer changes between threads. A log is not.
-_ARCHIVE_CHUNK_BYTES = 512 * 1024
-
 _PATIENCE = httpx.Timeout(60.0, connect=10.0)
 # A transfer may have to wait for a pod, and the answer to an upload for all to be stored.
 _TRANSFER_PATIENCE = httpx.Timeout(60.0, connect=10.0, read=600.0)
@@ -41,8 +51,11 @@ _DATA = TypeAdapter(Data)
 _DATA_LIST = TypeAdapter(list[Data])
 _PLAN = TypeAdapter(Plan)
 _PLAN_LIST = TypeAdapter(list[Plan])
+_PLAN_PREVIEW = TypeAdapter(PlanPreview)
 _RUN = TypeAdapter(Run)
 _RUN_LIST = TypeAdapter(list[Run])
+_EVENTS = TypeAdapter(list[RunEvent])
+_LINEAGE = TypeAdapter(Lineage)
 
 
 @dataclass(frozen=True)
@@ -57,7 +70,8 @@ class ApiClient:
     """A synchronous client of one API; a context manager that closes its connections.
 
     Every method raises ApiUnreachable, ApiRefused (4xx) or ApiBroken. Requests that only read are
-    tried again for about ten seconds while the API answers 503. May be used by several threads.
+    tried again for about ten seconds while the API answers 503; those, and changes that have no
+    second effect, up to three times when the connection breaks. May be used by several threads.
 
     Args:
         http: carries the requests; its base URL is the profile's `apiRoot`.
@@ -79,10 +93,18 @@ class ApiClient:
     # ------------------------------------------------------------ Data
 
     def find_data(
-        self, tags: Iterable[Tag] = (), since: datetime | None = None, duration: str | None = None
+        self,
+        tags: Iterable[Tag] = (),
+        since: datetime | None = None,
+        duration: str | None = None,
+        *,
+        limit: int | None = None,
     ) -> list[Data]:
-        """Gives the Data that carry all the tags, oldest first, Data without a time last."""
-        query = [("tag", str(tag)) for tag in tags] + _window(since, duration)
+        """Gives the Data that carry all the tags, oldest first, Data without a time last.
+
+        An older server does not know `limit` and gives all.
+        """
+        query = [("tag", str(tag)) for tag in tags] + _window(since, duration) + _most(limit)
         return self._read("/data", query, _DATA_LIST, "cannot find Data")
 
     def get_data(self, knit_id: str) -> Data | None:
@@ -90,20 +112,64 @@ class ApiClient:
         found = self.find_data([Tag(key="knit#id", value=knit_id)])
         return found[0] if found else None
 
-    def upload(self, content: Iterable[bytes], media_type: str, tags: Sequence[Tag] = ()) -> Data:
+    def lineage(self, knit_id: str, hops: Mapping[str, int | None]) -> Lineage | None:
+        """Gives the Data and Runs around a Data, nearest first, or None.
+
+        Args:
+            knit_id: where to begin.
+            hops: how many Runs far `upstream` and `downstream`, None without end; at least one.
+
+        None: there is no such Data, or the server is an older one that cannot be asked for this.
+        """
+        query = [(way, "all" if far is None else str(far)) for way, far in hops.items()]
+        path, failing = f"/data/{_id(knit_id)}/lineage", f"cannot trace {knit_id}"
+        try:
+            return self._read(path, query, _LINEAGE, failing)
+        except ApiRefused as refused:
+            if refused.status in (httpx.codes.NOT_FOUND, httpx.codes.METHOD_NOT_ALLOWED):
+                return None
+            raise
+
+    def upload(
+        self,
+        pack: Callable[[], Generator[bytes, None, None]],
+        media_type: str,
+        tags: Sequence[Tag] = (),
+    ) -> Data:
         """Sends an archive as it is produced; the Data exists with these tags, or not at all.
 
-        What `content` raises cuts the connection, so that the server drops the upload, and passes.
-        Not repeated: the second call makes a second Data.
+        What `pack` raises cuts the connection, so that the server drops the upload, and passes.
+        A connection that breaks before the end of the archive was sent makes no Data, so `pack` is
+        called anew. After that the upload is not repeated: the second call makes a second Data.
         """
-        with self._talking():
-            answer = self._http.post(
-                "/data",
-                params=_tag_query(tags),
-                content=_chunked(content),
-                headers={"Content-Type": media_type},
-                timeout=_TRANSFER_PATIENCE,
-            )
+        return self._retry.on_cut(lambda: self._sent(pack, media_type, tags), repeatable=False)
+
+    def _sent(
+        self,
+        pack: Callable[[], Generator[bytes, None, None]],
+        media_type: str,
+        tags: Sequence[Tag],
+    ) -> Data:
+        with closing(pack()) as pieces:
+            body = _Body(pieces)
+            try:
+                with self._talking():
+                    answer = self._http.post(
+                        "/data",
+                        params=_tag_query(tags),
+                        content=body.chunks(),
+                        headers={"Content-Type": media_type},
+                        timeout=_TRANSFER_PATIENCE,
+                    )
+            except ApiUnreachable as cause:
+                if body.ended:
+                    cause.advice = (
+                        "it may have arrived all the same; look for it before you push again: "
+                        "knit data find --since TIME"
+                    )
+                elif isinstance(cause, ConnectionCut):
+                    cause.harmless = True
+                raise
         return self._parsed(answer, _DATA, "cannot push")
 
     @staticmethod
@@ -127,7 +193,6 @@ class ApiClient:
             f"cannot pull {knit_id}",
             headers=headers,
             timeout=_TRANSFER_PATIENCE,
-            chunk_bytes=_ARCHIVE_CHUNK_BYTES,
         )
 
     # ------------------------------------------------------------ Plans
@@ -152,15 +217,50 @@ class ApiClient:
         """Gives the Plan."""
         return self._read(f"/plans/{_id(plan_id)}", (), _PLAN, f"cannot show Plan {plan_id}")
 
-    def register_plan(self, spec: PlanSpec) -> Plan:
-        """Registers a new Plan; an equivalent one is refused with 409 and its id in `see`."""
-        return self._change("POST", "/plans", _PLAN, "cannot register the Plan", to_wire(spec))
+    def register_plan(self, spec: PlanSpec, *, confirmed: bool = False) -> Plan:
+        """Registers a new Plan; an equivalent one is refused with 409 and its id in `see`.
+
+        So is, with CONFIRM in `see`, one that creates very many Runs at once, unless `confirmed`.
+        """
+        path = f"/plans?{CONFIRM}" if confirmed else "/plans"
+        return self._change("POST", path, _PLAN, "cannot register the Plan", to_wire(spec))
+
+    def preview_plan(self, spec: PlanSpec) -> PlanPreview:
+        """Gives the Runs that a Plan would create; refused as `register_plan` is, but for many."""
+        failing = "the Plan cannot be registered"
+        return self._change("POST", "/plans?dry_run=true", _PLAN_PREVIEW, failing, to_wire(spec))
 
     def activate_plan(self, plan_id: str, active: bool) -> Plan:
         """Lets waiting Runs of the Plan start, or not. The second call changes nothing more."""
         method = "PUT" if active else "DELETE"
         failing = f"cannot {'activate' if active else 'deactivate'} Plan {plan_id}"
         return self._change(method, f"/plans/{_id(plan_id)}/active", _PLAN, failing)
+
+    def change_resources(self, plan_id: str, change: ResourcesChange) -> Plan:
+        """Unsets, then sets what later Runs may use. The second call changes nothing more."""
+        return self._change_plan(plan_id, "resources", "resources", change)
+
+    def change_annotations(self, plan_id: str, change: AnnotationsChange) -> Plan:
+        """Removes, then adds annotations. The second call changes nothing more."""
+        return self._change_plan(plan_id, "annotations", "annotations", change)
+
+    def set_service_account(self, plan_id: str, name: str | None) -> Plan:
+        """Lets later Runs have a service account, or none. The second call changes nothing more."""
+        change = None if name is None else ServiceAccountChange(service_account=name)
+        return self._change_plan(plan_id, "serviceaccount", "service account", change)
+
+    def set_priority(self, plan_id: str, priority: int) -> Plan:
+        """Lets waiting Runs go before those of a lower one. The second call changes nothing."""
+        return self._change_plan(plan_id, "priority", "priority", PriorityChange(priority=priority))
+
+    def _change_plan(self, plan_id: str, part: str, words: str, change: Request | None) -> Plan:
+        return self._change(
+            "DELETE" if change is None else "PUT",
+            f"/plans/{_id(plan_id)}/{part}",
+            _PLAN,
+            f"cannot change the {words} of Plan {plan_id}",
+            None if change is None else to_wire(change),
+        )
 
     # ------------------------------------------------------------ Runs
 
@@ -172,8 +272,13 @@ class ApiClient:
         statuses: Sequence[str] = (),
         since: datetime | None = None,
         duration: str | None = None,
+        *,
+        limit: int | None = None,
     ) -> list[Run]:
-        """Gives the Runs, oldest change first: values of one kind are OR-ed, kinds are AND-ed."""
+        """Gives the Runs, oldest change first: values of one kind are OR-ed, kinds are AND-ed.
+
+        An older server does not know `limit` and gives all.
+        """
         lists = {
             "plan": plans,
             "knitIdInput": inputs,
@@ -181,7 +286,8 @@ class ApiClient:
             "status": statuses,
         }
         query = [(name, ",".join(values)) for name, values in lists.items() if values]
-        return self._read("/runs", query + _window(since, duration), _RUN_LIST, "cannot find Runs")
+        query += _window(since, duration) + _most(limit)
+        return self._read("/runs", query, _RUN_LIST, "cannot find Runs")
 
     def get_run(self, run_id: str) -> Run:
         """Gives the Run."""
@@ -204,24 +310,72 @@ class ApiClient:
         path = f"/runs/{_id(run_id)}/{'abort' if fail else 'tearoff'}"
         return self._change("PUT", path, _RUN, f"cannot stop Run {run_id}")
 
+    def retry_run(self, run_id: str) -> None:
+        """Lets a Run that has ended be done anew: its outputs are discarded.
+
+        Not repeated when its answer is lost: the Run may have ended again meanwhile.
+        """
+        path, failing = f"/runs/{_id(run_id)}/retry", f"cannot retry Run {run_id}"
+        self._retry.on_cut(lambda: self._order("PUT", path, failing), repeatable=False)
+
+    def delete_run(self, run_id: str) -> None:
+        """Deletes a Run and what it made; nobody finds it any more. Unknown ids are refused."""
+        cut_before = False
+
+        def attempt() -> None:
+            nonlocal cut_before
+            try:
+                self._order("DELETE", f"/runs/{_id(run_id)}", f"cannot delete Run {run_id}")
+            except ConnectionCut as cut:
+                cut_before = cut_before or not cut.harmless
+                raise
+            except ApiRefused as refused:
+                # Then it was the first attempt that deleted it, and only its answer got lost.
+                if not (cut_before and refused.status == httpx.codes.NOT_FOUND):
+                    raise
+
+        self._retry.on_cut(attempt, repeatable=True)
+
+    def run_events(self, run_id: str) -> list[RunEvent]:
+        """Gives every change of the Run's status, oldest first."""
+        path = f"/runs/{_id(run_id)}/events"
+        return self._read(path, (), _EVENTS, f"cannot show the history of Run {run_id}")
+
     # ------------------------------------------------------------ requests
 
     def _talking(self) -> AbstractContextManager[None]:
         return network_errors(str(self._http.base_url).rstrip("/"), self._where)
 
+    def when_cut_again(self, attempt: Callable[[], T], *, repeatable: bool) -> T:
+        """Gives what a transfer gives that is begun anew when its connection breaks: see Retry."""
+        return self._retry.on_cut(attempt, repeatable=repeatable)
+
     def _read(self, path: str, query: Query, shape: TypeAdapter[T], failing: str) -> T:
-        with self._talking():
-            answer = self._retry.on_unavailable(
-                lambda: self._http.get(path, params=list(query), timeout=_PATIENCE)
-            )
-        return self._parsed(answer, shape, failing)
+        def attempt() -> httpx.Response:
+            with self._talking():
+                return self._retry.on_unavailable(
+                    lambda: self._http.get(path, params=list(query), timeout=_PATIENCE)
+                )
+
+        return self._parsed(self._retry.on_cut(attempt, repeatable=True), shape, failing)
 
     def _change(
         self, method: str, path: str, shape: TypeAdapter[T], failing: str, body: Any = None
     ) -> T:
-        with self._talking():
-            answer = self._http.request(method, path, json=body, timeout=_PATIENCE)
+        """Changes something; with PUT and DELETE the second call changes nothing more."""
+
+        def attempt() -> httpx.Response:
+            with self._talking():
+                return self._http.request(method, path, json=body, timeout=_PATIENCE)
+
+        answer = self._retry.on_cut(attempt, repeatable=method in ("PUT", "DELETE"))
         return self._parsed(answer, shape, failing)
+
+    def _order(self, method: str, path: str, failing: str) -> None:
+        """Asks once for something that is answered without content."""
+        with self._talking():
+            answer = self._http.request(method, path, timeout=_PATIENCE)
+        refuse_unless_ok(answer, failing)
 
     def _parsed(self, answer: httpx.Response, shape: TypeAdapter[T], failing: str) -> T:
         refuse_unless_ok(answer, failing)
@@ -237,7 +391,6 @@ class ApiClient:
         headers: Mapping[str, str],
         timeout: httpx.Timeout,
         patient: bool = True,
-        chunk_bytes: int | None = None,
     ) -> Iterator[Stream]:
         def ask() -> httpx.Response:
             request = self._http.build_request(
@@ -252,7 +405,7 @@ class ApiClient:
                     answer.read()
                 refuse_unless_ok(answer, failing)
                 media_type = answer.headers.get("Content-Type", "").partition(";")[0].strip()
-                yield Stream(media_type.lower(), answer.iter_raw(chunk_bytes))
+                yield Stream(media_type.lower(), answer.iter_raw())
             finally:
                 answer.close()
 
@@ -276,13 +429,14 @@ def open_api(
         sleep: waits so many seconds.
         notify: tells the user, in a line, that something takes longer.
     """
+    # No proxy can reach this machine's own API, whatever HTTP_PROXY says.
+    proxies = httpx.URL(api_root).host not in ("localhost", "127.0.0.1", "::1")
     http = httpx.Client(
         base_url=api_root,
         verify=verify,
-        transport=transport,
+        transport=transport or archive_transport(api_root, verify, proxies=proxies),
         headers={"User-Agent": f"knit/{version()}"},
-        # No proxy can reach this machine's own API, whatever HTTP_PROXY says.
-        trust_env=httpx.URL(api_root).host not in ("localhost", "127.0.0.1", "::1"),
+        trust_env=proxies,
     )
     return ApiClient(http, where=where, retry=Retry(sleep, notify))
 
@@ -301,10 +455,22 @@ def _window(since: datetime | None, duration: str | None) -> list[tuple[str, str
     return query
 
 
+def _most(limit: int | None) -> list[tuple[str, str]]:
+    return [] if limit is None else [("limit", str(limit))]
+
+
 def _tag_query(tags: Iterable[Tag]) -> httpx.QueryParams:
     return httpx.QueryParams([("tag", str(tag)) for tag in tags])
 
 
-def _chunked(content: Iterable[bytes]) -> Iterator[bytes]:
-    # httpx would send bytes or a list with a Content-Length; an iterator goes out chunked.
-    yield from content
+class _Body:
+    """The body of an upload; `ended`: all of it was taken, its end may have been sent."""
+
+    def __init__(self, pieces: Iterable[bytes]) -> None:
+        self._pieces = pieces
+        self.ended = False
+
+    def chunks(self) -> Iterator[bytes]:
+        """Gives the pieces; httpx sends what an iterator gives chunked, without a length."""
+        yield from self._pieces
+        self.ended = True

@@ -3,7 +3,8 @@
 CliError                exit 1
 ├─ BadInput             a flag's value or a file that cannot be used
 ├─ ProfileProblem       no profile, or one that cannot work
-├─ ApiUnreachable       nobody answers at the API's address, or the answer was cut
+├─ ApiUnreachable       nobody answers at the API's address, or not in time
+│  └─ ConnectionCut     no connection came about, or it broke
 ├─ ApiRefused           the API answered with 4xx
 ├─ ApiBroken            the API answered with 5xx, or not as knit's API does
 └─ TransferFailed       bytes or files of a Data could not be moved
@@ -55,7 +56,16 @@ class ProfileProblem(CliError):
 
 
 class ApiUnreachable(CliError):
-    """Nobody answers at the API's address, or the answer was cut short."""
+    """Nobody answers at the API's address, or not in time."""
+
+
+class ConnectionCut(ApiUnreachable):
+    """No connection came about, or it broke before the whole answer was there.
+
+    `harmless`: the API cannot have done what was asked for, so that it may be asked again.
+    """
+
+    harmless = False
 
 
 class ApiRefused(CliError):

@@ -1,7 +1,10 @@
-"""Writes small files of the user so that they are there whole or not at all."""
+"""Writes small files of the user whole or not at all, and one writer at a time."""
 
 import os
+import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -24,3 +27,23 @@ def write_private(path: Path, text: str) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def sole_writer(path: Path) -> Iterator[None]:
+    """Waits until no other process is in this block for the same path. Raises OSError.
+
+    The lock is a file beside it, which stays: the file itself is replaced by every write. It is let
+    go of with the process, however that ends. Windows has no such lock; there it is not waited.
+    """
+    target = path.resolve()
+    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    lock = os.open(target.with_name(f".{target.name}.lock"), os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        if sys.platform != "win32":
+            import fcntl  # not there on Windows
+
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import typer
-from typer.core import TyperCommand, TyperGroup
+from typer.core import TyperCommand, TyperGroup, TyperOption
 from typer.main import get_group
 
+from knit_cli.arguments import arrange, settle_switches
 from knit_cli.extensions import find_extensions, run_extension
 from knit_cli.invocation import Invocation
 
@@ -41,6 +42,10 @@ class LazyGroup(TyperGroup):
             # A stand-in that is enough for `--help` and for suggestions after a typing error.
             self.commands[name] = TyperCommand(name=name, help=entry.help)
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Reads the common flags, wherever on the line they are."""
+        return super().parse_args(ctx, arrange(args))
+
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Finds the command to run: here it is really loaded."""
         name = args[0] if args else ""
@@ -60,11 +65,33 @@ class LazyGroup(TyperGroup):
         return super().list_commands(ctx)
 
 
+class NounGroup(TyperGroup):
+    """The commands of one noun, their switches as the contract has them."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Finds the command to run, and settles its switches: only it knows which they are."""
+        name, command, rest = super().resolve_command(ctx, args)
+        if command is None:  # while completing
+            return name, command, rest
+        switches = {
+            flag: next(iter(one.secondary_opts), None)
+            for one in command.params
+            if _is_switch(one)
+            for flag in one.opts
+        }
+        return name, command, settle_switches(rest, switches)
+
+
+def _is_switch(parameter: Any) -> bool:
+    return isinstance(parameter, TyperOption) and parameter.is_flag
+
+
 def load(name: str, entry: Entry) -> Any:
     """Imports the module of an entry and gives its command."""
     module, _, attribute = entry.target.partition(":")
     app: typer.Typer = getattr(import_module(module), attribute)
     app.rich_markup_mode = None  # help looks the same everywhere, see main
+    app.info.cls = NounGroup
     group = get_group(app)
     if entry.single:
         return group.commands[name]

@@ -4,7 +4,7 @@ import os
 import sys
 import tempfile
 import traceback
-from collections.abc import Sequence
+from collections.abc import MutableMapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 from typer.main import get_command
 
-from knit_cli.arguments import arrange
+from knit_cli.arguments import BASH_PREFIX, join_bash_words
 from knit_cli.errors import EXIT_FAILURE, CliError, render
 from knit_cli.invocation import Invocation, Surroundings, invocation_of
 from knit_cli.lazy import Entry, LazyGroup
@@ -27,7 +27,7 @@ class KnitGroup(LazyGroup):
         "init": Entry("knit_cli.commands.init:app", "Use a knit: keep its profile.", single=True),
         "data": Entry("knit_cli.commands.data:app", "Push, pull, find, tag and trace Data."),
         "plan": Entry("knit_cli.commands.plan:app", "Register, show and switch Plans."),
-        "run": Entry("knit_cli.commands.run:app", "Find, show and stop Runs."),
+        "run": Entry("knit_cli.commands.run:app", "Find, show, stop, retry and delete Runs."),
         "dev": Entry("knit_cli.dev.app:dev_app", "A whole knit on this machine."),
         "version": Entry("knit_cli.commands.about:app", "Show the version.", single=True),
         "license": Entry("knit_cli.commands.about:app", "Show the licences.", single=True),
@@ -79,7 +79,7 @@ def run(arguments: Sequence[str], surroundings: Surroundings) -> int:
     """
     command = get_command(app)
     try:
-        command.main(arrange(arguments), prog_name="knit", obj=Invocation(surroundings))
+        command.main(list(arguments), prog_name="knit", obj=Invocation(surroundings))
     except SystemExit as end:
         return _exit_code(end)
     except KeyboardInterrupt:  # before or after Typer looks out for it
@@ -105,15 +105,16 @@ def _exit_code(end: SystemExit) -> int:
 
 
 def _bug() -> CliError:
-    handle, name = tempfile.mkstemp(prefix="knit-error-", suffix=".txt")
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        file.write(traceback.format_exc())
-    last = traceback.format_exc().strip().rpartition("\n")[2]
-    return CliError(
-        "knit failed in a way it should not",
-        reason=last,
-        advice=f"please report it with the file {name}",
-    )
+    story = traceback.format_exc()
+    try:
+        handle, name = tempfile.mkstemp(prefix="knit-error-", suffix=".txt")
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(story)
+        advice = f"please report it with the file {name}"
+    except OSError:  # such as a full disk, which may be the trouble itself
+        advice = "please report it with the command you typed"
+    last = story.strip().rpartition("\n")[2]
+    return CliError("knit failed in a way it should not", reason=last, advice=advice)
 
 
 def _complain(text: str) -> None:
@@ -121,11 +122,29 @@ def _complain(text: str) -> None:
     sys.stderr.flush()
 
 
+def _mend_bash_completion(variables: MutableMapping[str, str]) -> None:
+    """Puts together the words that bash has split at colons: tags are full of them."""
+    current = variables.get("COMP_CWORD", "")
+    if variables.get("_KNIT_COMPLETE") != "complete_bash" or not current.isdecimal():
+        return
+    words = variables.get("COMP_WORDS", "").split("\n")
+    joined, split_off = join_bash_words(words, int(current))
+    variables["COMP_WORDS"] = "\n".join(joined)
+    variables["COMP_CWORD"] = str(len(joined) - 1)
+    variables[BASH_PREFIX] = split_off
+
+
 def main() -> None:
     """Is the `knit` program."""
+    _mend_bash_completion(os.environ)
     home = os.environ.get("HOME") or os.environ.get("USERPROFILE")
+    try:
+        cwd = Path.cwd()
+    except OSError:
+        _complain(render(CliError("the current folder is gone", advice="go to one that is there")))
+        sys.exit(EXIT_FAILURE)
     surroundings = Surroundings(
-        cwd=Path.cwd(),
+        cwd=cwd,
         home=Path(home) if home else None,
         variables=dict(os.environ),
     )

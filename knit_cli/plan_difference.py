@@ -44,12 +44,13 @@ def same_work(spec: PlanSpec, plan: Plan) -> bool:
 
 
 def differences(spec: PlanSpec, plan: Plan) -> list[Difference]:
-    """Gives what differs between the file and an equal Plan, in the order active to annotations."""
+    """Gives what differs between the file and an equal Plan, in the order active to priority."""
     return [
         *_active(spec, plan),
         *_resources(spec, plan),
         *_service_account(spec, plan),
         *_annotations(spec, plan),
+        *_priority(spec, plan),
     ]
 
 
@@ -144,6 +145,13 @@ def _annotations(spec: PlanSpec, plan: Plan) -> list[Difference]:
         for entry in sorted(there - wanted)
     ]
     return found
+
+
+def _priority(spec: PlanSpec, plan: Plan) -> list[Difference]:
+    if spec.priority == plan.priority:
+        return []
+    words = f"priority is {plan.priority}, the file says {spec.priority}"
+    return [Difference(words, f"knit plan priority {plan.plan_id} {spec.priority}")]
 
 
 def _amount(quantity: str) -> Decimal | str:

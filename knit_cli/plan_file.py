@@ -9,8 +9,11 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from knit_api.schemas.plans import LogSpec, MountpointSpec, OnNodeSpec, PlanSpec
+from knit_api.schemas.plans import InputSpec, LogSpec, OnNodeSpec, OutputSpec, PlanSpec
+from knit_api.schemas.wire import to_wire
 from knit_cli.errors import BadInput
+from knit_workflows.domain.errors import InvalidPlan
+from knit_workflows.domain.plan_rules import parse_plan
 
 Location = tuple[str | int, ...]
 
@@ -19,16 +22,36 @@ _NULL = "tag:yaml.org,2002:null"
 _MOST_NODES = 100_000
 _MOST_DEPTH = 20
 _SHAPES: Mapping[str, type[BaseModel]] = {
-    "inputs": MountpointSpec,
-    "outputs": MountpointSpec,
+    "inputs": InputSpec,
+    "outputs": OutputSpec,
     "log": LogSpec,
     "on_node": OnNodeSpec,
 }
 _NOTHING_SENT = "correct the file; nothing was sent"
 
 
-def read_plan(path: Path, shown: str | None = None) -> PlanSpec:
-    """Gives the Plan in the file.
+class PlanFile:
+    """A Plan as it is written in a file: what it says, and where it says it."""
+
+    def __init__(self, spec: PlanSpec, document: "_Document") -> None:
+        self.spec = spec
+        self._document = document
+
+    def at(self, place: str) -> str:
+        """Gives `FILE:LINE:COLUMN: ` of a place such as `inputs[0].path`, or of what is nearest."""
+        return self._document.at(place)
+
+    def check_rules(self) -> None:
+        """Raises BadInput, with the place, when the Plan breaks a rule that servers check, too."""
+        try:
+            parse_plan(to_wire(self.spec))
+        except InvalidPlan as cause:
+            words = f"{self.at(cause.see)}{cause.reason}; {cause.advice}"
+            raise self._document.invalid([words]) from cause
+
+
+def read_plan(path: Path, shown: str | None = None) -> PlanFile:
+    """Gives the Plan in the file; only the shape is checked, not the rules.
 
     Args:
         path: where it is.
@@ -51,7 +74,7 @@ def read_plan(path: Path, shown: str | None = None) -> PlanSpec:
         ) from cause
     document = _Document(name, text)
     try:
-        return PlanSpec.model_validate(document.content)
+        return PlanFile(PlanSpec.model_validate(document.content), document)
     except ValidationError as cause:
         faults = [_fault(found) for found in cause.errors(include_url=False)]
         raise document.broken(list(dict.fromkeys(faults))) from cause
@@ -84,11 +107,19 @@ class _Document:
         """Gives the error that tells all the faults, in the order of the file."""
         placed = [(self._place(location), words) for location, words in faults]
         placed.sort(key=lambda fault: (fault[0].line, fault[0].column) if fault[0] else (0, 0))
+        return self.invalid([f"{self._at(mark)}{words}" for mark, words in placed])
+
+    def invalid(self, faults: list[str]) -> BadInput:
+        """Gives the error that tells faults whose places are written already."""
         return BadInput(
-            f"{self._name} is not a valid Plan",
-            reason="\n".join(f"{self._at(mark)}{words}" for mark, words in placed),
-            advice=_NOTHING_SENT,
+            f"{self._name} is not a valid Plan", reason="\n".join(faults), advice=_NOTHING_SENT
         )
+
+    def at(self, place: str) -> str:
+        """Gives where in the file a place is, or the nearest thing around it that is there."""
+        around = [one for one in self._places if place.startswith(_shown(one)) or not one]
+        nearest = max(around, key=lambda one: len(_shown(one)) if one else 0, default=())
+        return self._at(self._places.get(nearest))
 
     def _not_yaml(self, reason: str) -> BadInput:
         return BadInput(f"{self._name} is not valid YAML", reason=reason, advice=_NOTHING_SENT)
@@ -168,6 +199,8 @@ def _words(name: str, found: ErrorDetails) -> str:
             return f"{name} should be a mapping of keys to values"
         case "bool_parsing" | "bool_type":
             return f"{name} should be true or false"
+        case "int_parsing" | "int_type" | "int_from_float":
+            return f"{name} should be a whole number"
         case _:
             return f"{name}: {found['msg']}"
 

@@ -10,6 +10,7 @@ from knit_api.schemas.tags import Tag
 from knit_cli.environment import Environment
 from knit_cli.image_archive import ImageConfig
 from knit_cli.plan_difference import DEFAULT_RESOURCES
+from knit_cli.plan_schema import SCHEMA_FILE
 
 _FLAG_WITH_VALUE = re.compile(r"-[^=/\s]*=(.*)", re.DOTALL)
 
@@ -24,7 +25,10 @@ _TAIL = """\
 #   must: ["accelerator=gpu"]
 
 # service_account: the Kubernetes service account it runs as.
-# service_account: name"""
+# service_account: name
+
+# priority: its Runs go before those of Plans with a lower one, from -1000 to 1000.
+# priority: 0"""
 
 
 @dataclass(frozen=True)
@@ -99,6 +103,9 @@ def _document(
     log_tags = (Tag(key="type", value="log"), *environment.tags)
     return "\n".join(
         [
+            # Editors read this line; `knit plan schema` writes the file.
+            f"# yaml-language-server: $schema={SCHEMA_FILE}",
+            "",
             "# annotations: notes of yours, key=value each. They change nothing.",
             "annotations: []",
             "",

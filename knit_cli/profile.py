@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import yaml
 
 from knit_cli.errors import ProfileProblem
-from knit_cli.files import write_private
+from knit_cli.files import sole_writer, write_private
 from knit_cli.invocation import PROFILE_MARKER
 
 _PEM_CERTIFICATE = re.compile(
@@ -67,18 +67,20 @@ def load_profile(store: Path, name: str) -> Profile:
 def save_profile(profile: Profile, *, store: Path, name: str) -> None:
     """Keeps the profile under that name; other profiles in the store stay as they are.
 
-    The store is readable by its owner only. The second call replaces the first.
+    The store is readable by its owner only. The second call replaces the first; two at once are
+    both kept.
 
     Raises:
         ProfileProblem: the store cannot be read or written.
     """
-    profiles = dict(_load_store(store)) if store.exists() else {}
     entry: dict[str, Any] = {"apiRoot": profile.api_root}
     if profile.ca is not None:
         entry["cert"] = {"ca": base64.b64encode(profile.ca.encode()).decode("ascii")}
-    profiles[name] = entry
     try:
-        write_private(store, yaml.safe_dump(profiles, allow_unicode=True))
+        with sole_writer(store):
+            profiles = dict(_load_store(store)) if store.exists() else {}
+            profiles[name] = entry
+            write_private(store, yaml.safe_dump(profiles, allow_unicode=True))
     except OSError as cause:
         raise ProfileProblem(
             f"cannot write {store}", reason=cause.strerror, advice="choose another --profile-store"

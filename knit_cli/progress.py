@@ -1,33 +1,79 @@
 """Progress bars of transfers: on stderr, on a terminal, and only if the user wants them."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 from rich.console import Console
 from rich.progress import (
     BarColumn,
     DownloadColumn,
     Progress,
+    ProgressColumn,
+    TaskID,
     TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
     TransferSpeedColumn,
 )
 
+from knit_cli.errors import printable
+
+
+class Meter(Protocol):
+    """Is told what goes through; threads other than the one that made it may do so."""
+
+    def add(self, count: int) -> None:
+        """So many bytes went through."""
+
+    def restart(self) -> None:
+        """The transfer begins anew: nothing has gone through yet."""
+
+
+class Silent:
+    """A meter that shows nothing."""
+
+    def add(self, count: int) -> None:
+        """Does nothing."""
+
+    def restart(self) -> None:
+        """Does nothing."""
+
+
+class _Bar:
+    def __init__(self, progress: Progress, task: TaskID) -> None:
+        self._progress = progress
+        self._task = task
+
+    def add(self, count: int) -> None:
+        self._progress.advance(self._task, count)
+
+    def restart(self) -> None:
+        self._progress.reset(self._task)
+
 
 @contextmanager
-def transfer_bar(
-    label: str, total_bytes: int | None, *, quiet: bool
-) -> Iterator[Callable[[int], None]]:
-    """Shows a bar while the block runs; call what it gives with the bytes that went through.
+def transfer_bar(label: str, total_bytes: int | None, *, quiet: bool) -> Iterator[Meter]:
+    """Shows bytes, rate and time while the block runs; tell what it gives what went through.
 
-    With an unknown total (None) the bar shows how much and how fast. Without a terminal on stderr,
-    or when quiet, nothing is shown.
+    With a known total it shows the time left, else (None) the time gone. Without a terminal on
+    stderr, or when quiet, nothing is shown. The bar is gone afterwards.
     """
     if quiet or not sys.stderr.isatty():
-        yield lambda _count: None
+        yield Silent()
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, TransferSpeedColumn(), console=console, transient=True) as progress:
-        task = progress.add_task(label, total=total_bytes)
-        yield lambda count: progress.advance(task, count)
+    time_column: ProgressColumn = TimeElapsedColumn()
+    if total_bytes is not None:
+        time_column = TimeRemainingColumn()
+    with Progress(
+        TextColumn("{task.description}", markup=False),  # a file may be named like markup
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        time_column,
+        console=Console(stderr=True),
+        transient=True,
+        redirect_stdout=False,  # what goes there is a result, not talk
+    ) as progress:
+        yield _Bar(progress, progress.add_task(printable(label), total=total_bytes))

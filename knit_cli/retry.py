@@ -1,15 +1,27 @@
-"""Waits while the API says that it is not available, for a short time and with a growing pause."""
+"""Asks again: while the API says that it is not available, and when a connection breaks.
+
+What may be repeated is the caller's to say: a connection that never came about is an obstacle to
+nothing, one that broke only to what has an effect each time.
+"""
 
 from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import httpx
+
+from knit_cli.errors import ConnectionCut
+
+T = TypeVar("T")
+
+TRIES = 3
+"""How often something is tried whose connection breaks."""
 
 _FIRST_PAUSE = 0.5
 _LONGEST_WAIT = 10.0
 
 
 class Retry:
-    """Repeats a request that only reads while it is answered with 503.
+    """Repeats requests, with a growing pause, and says so.
 
     Args:
         sleep: waits so many seconds.
@@ -35,6 +47,27 @@ class Retry:
             self._sleep(pause)
             waited += pause
         raise AssertionError("pauses never end")
+
+    def on_cut(self, attempt: Callable[[], T], *, repeatable: bool) -> T:
+        """Gives what the attempt gives, which is made up to three times.
+
+        Args:
+            attempt: does all of it, from the start; raises errors of our tree.
+            repeatable: whether it may be done twice; else only a harmless cut is an occasion.
+
+        Raises:
+            ConnectionCut: the last attempt's.
+        """
+        for number, pause in zip(range(2, TRIES + 1), _pauses(), strict=False):
+            try:
+                return attempt()
+            except ConnectionCut as cut:
+                if not (repeatable or cut.harmless):
+                    raise
+                again = f"trying again in {pause:g} s ({number} of {TRIES})"
+                self._notify(f"{cut.summary}, {again}")
+            self._sleep(pause)
+        return attempt()
 
 
 def _pauses() -> Iterator[float]:

@@ -1,5 +1,6 @@
 """Gives a command its tools: the API client of its profile, and the project's defaults."""
 
+from collections.abc import Callable
 from typing import Any
 
 from knit_cli.client import ApiClient, open_api
@@ -9,8 +10,10 @@ from knit_cli.output import say
 from knit_cli.profile import load_profile
 
 
-def api_of(invocation: Invocation) -> ApiClient:
+def api_of(invocation: Invocation, *, notify: Callable[[str], None] = say) -> ApiClient:
     """Gives a client of the profile's API; a context manager. Nothing is sent yet.
+
+    `notify` is told, in a line, when something takes longer.
 
     Raises:
         ProfileProblem: there is no profile, or it cannot work.
@@ -24,7 +27,7 @@ def api_of(invocation: Invocation) -> ApiClient:
         verify=verify,
         transport=invocation.surroundings.transport,
         sleep=invocation.surroundings.sleep,
-        notify=say,
+        notify=notify,
     )
 
 

@@ -1,6 +1,5 @@
 """Plumbing between streams of bytes: fetch ahead, gzip both ways, count, read as a file."""
 
-import io
 import queue
 import threading
 import zlib
@@ -64,7 +63,9 @@ def read_ahead(pieces: Iterable[bytes]) -> Generator[bytes, None, None]:
         abandoned.set()
 
 
-def counted(pieces: Iterable[bytes], on_bytes: Callable[[int], None]) -> Iterator[bytes]:
+def counted(
+    pieces: Iterable[bytes], on_bytes: Callable[[int], None]
+) -> Generator[bytes, None, None]:
     """Gives the same pieces, reporting the length of each as it is passed on."""
     for piece in pieces:
         on_bytes(len(piece))
@@ -80,7 +81,7 @@ def gzipped(pieces: Iterable[bytes]) -> Iterator[bytes]:
     yield compressor.flush()
 
 
-def gunzipped(pieces: Iterable[bytes]) -> Iterator[bytes]:
+def gunzipped(pieces: Iterable[bytes]) -> Generator[bytes, None, None]:
     """Gives the content of a gzip stream (of several, one after the other).
 
     Raises:
@@ -107,29 +108,19 @@ def gunzipped(pieces: Iterable[bytes]) -> Iterator[bytes]:
         raise DamagedStream("the gzip stream ends too early")
 
 
-class PiecesReader(io.RawIOBase):
-    """Reads pieces of bytes as one binary file, forward only."""
+class PiecesReader:
+    """Reads pieces of bytes as one stream, without copying them."""
 
     def __init__(self, pieces: Iterable[bytes]) -> None:
         self._pieces = iter(pieces)
         self._rest = memoryview(b"")
 
-    def readable(self) -> bool:
-        """Is always so."""
-        return True
-
-    def read(self, size: int = -1) -> bytes:
+    def read(self, size: int, /) -> memoryview:
         """Gives up to so many bytes; empty at the end. A short answer is not the end."""
-        if size < 0:
-            return self.readall()
         while not self._rest:
             piece = next(self._pieces, None)
             if piece is None:
-                return b""
+                break
             self._rest = memoryview(piece)
         taken, self._rest = self._rest[:size], self._rest[size:]
-        return bytes(taken)
-
-    def readall(self) -> bytes:
-        """Gives everything that is left."""
-        return b"".join([bytes(self._rest), *self._pieces])
+        return taken

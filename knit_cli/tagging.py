@@ -24,7 +24,7 @@ def read_tags(texts: Iterable[str], flag: str) -> list[Tag]:
         return [Tag.parse(text) for text in texts]
     except ValueError as cause:
         raise BadInput(
-            f"cannot use a value of {flag}", reason=str(cause), advice="write --tag KEY:VALUE"
+            f"cannot use a value of {flag}", reason=str(cause), advice=f"write {flag} KEY:VALUE"
         ) from cause
 
 

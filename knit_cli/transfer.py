@@ -9,7 +9,7 @@ known from the chunked framing and from gzip's checksum; httpx gives no access t
 import os
 import stat
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,22 +18,22 @@ from shutil import rmtree
 from knit_api.schemas.data import Data
 from knit_api.schemas.tags import Tag, TagChange
 from knit_cli.client import GZIPPED_TAR, PLAIN_TAR, ApiClient, Stream
-from knit_cli.errors import ApiRefused, BadInput, CliError, TransferFailed
+from knit_cli.errors import ApiRefused, BadInput, CliError, ConnectionCut, TransferFailed
+from knit_cli.progress import Meter
 from knit_cli.streams import DamagedStream, PiecesReader, counted, gunzipped, gzipped, read_ahead
 from knit_workflows.pod.archive import ArchiveRefused, CannotPack, iter_pack, unpack
 
-OnBytes = Callable[[int], None]
-
 _UNSUPPORTED_MEDIA_TYPE = 415
 _NOTHING_SENT = "nothing was uploaded"
+_TAR_BLOCK = 512  # bytes; a file takes one for its head, and its content in whole ones
 
 
 @dataclass(frozen=True)
 class Source:
-    """A folder or file that can be pushed; `content_bytes` is the sum of its files."""
+    """A folder or file that can be pushed; `archive_bytes` is about what its tar will have."""
 
     path: Path
-    content_bytes: int
+    archive_bytes: int
 
     @property
     def name(self) -> str:
@@ -64,7 +64,7 @@ def survey(path: Path, shown: str, *, dereference: bool) -> Source:
         for file, size in _files(path, info, dereference):
             if not os.access(file, os.R_OK):
                 raise PermissionError(13, "Permission denied", str(file))
-            total += size
+            total += _TAR_BLOCK + -(-size // _TAR_BLOCK) * _TAR_BLOCK
     except FileNotFoundError as cause:
         what = shown if cause.filename in (str(path), None) else f"{shown}: {cause.filename}"
         raise BadInput(
@@ -98,7 +98,7 @@ def _files(path: Path, info: os.stat_result, dereference: bool) -> Iterator[tupl
 
 
 def push(
-    api: ApiClient, source: Source, tags: Sequence[Tag], *, dereference: bool, on_bytes: OnBytes
+    api: ApiClient, source: Source, tags: Sequence[Tag], *, dereference: bool, meter: Meter
 ) -> Data:
     """Uploads the source as one Data with these tags; the second call makes a second Data.
 
@@ -112,12 +112,12 @@ def push(
     """
     together = list(tags) if api.tags_fit_in_upload(tags) else []
     try:
-        data = _upload(api, source, PLAIN_TAR, together, dereference, on_bytes)
+        data = _upload(api, source, PLAIN_TAR, together, dereference, meter)
     except ApiRefused as refused:
         if refused.status != _UNSUPPORTED_MEDIA_TYPE:
             raise
         # An older server: only gzip, and no tags in the query.
-        data = _upload(api, source, GZIPPED_TAR, [], dereference, on_bytes)
+        data = _upload(api, source, GZIPPED_TAR, [], dereference, meter)
     missing = [tag for tag in tags if tag not in data.tags]
     if not missing:
         return data
@@ -138,19 +138,15 @@ def _upload(
     media_type: str,
     tags: Sequence[Tag],
     dereference: bool,
-    on_bytes: OnBytes,
+    meter: Meter,
 ) -> Data:
-    # The source itself may be a link, even where links inside stay links: a folder is meant as
-    # such, and a file, packed as a folder with only that file in it, keeps the link's name.
-    if source.path.is_dir():
-        archive = iter_pack(source.path.resolve(), dereference=dereference)
-    else:
-        archive = iter_pack(source.path, dereference=True)
-    packed: Iterable[bytes] = counted(archive, on_bytes)
-    content = read_ahead(gzipped(packed) if media_type == GZIPPED_TAR else packed)
+    def pack() -> Generator[bytes, None, None]:
+        meter.restart()
+        packed: Iterable[bytes] = counted(_archive(source, dereference), meter.add)
+        return read_ahead(gzipped(packed) if media_type == GZIPPED_TAR else packed)
+
     try:
-        with closing(content):
-            return api.upload(content, media_type, tags)
+        return api.upload(pack, media_type, tags)
     except CannotPack as cause:
         raise TransferFailed(
             f"cannot push {source.path}",
@@ -165,8 +161,18 @@ def _upload(
         ) from cause
 
 
-def pull_folder(api: ApiClient, knit_id: str, folder: Path, *, on_bytes: OnBytes) -> Path:
+def _archive(source: Source, dereference: bool) -> Iterable[bytes]:
+    # The source itself may be a link, even where links inside stay links: a folder is meant as
+    # such, and a file, packed as a folder with only that file in it, keeps the link's name.
+    if source.path.is_dir():
+        return iter_pack(source.path.resolve(), dereference=dereference)
+    return iter_pack(source.path, dereference=True)
+
+
+def pull_folder(api: ApiClient, knit_id: str, folder: Path, *, meter: Meter) -> Path:
     """Downloads a Data and unpacks it as `folder/KNIT_ID`, which appears when it is complete.
+
+    A download whose connection breaks is begun anew.
 
     Raises:
         BadInput: there is already something there.
@@ -175,50 +181,86 @@ def pull_folder(api: ApiClient, knit_id: str, folder: Path, *, on_bytes: OnBytes
     """
     target = folder / knit_id
     _refuse_occupied(target)
-    with (
-        _placing(folder, knit_id),
-        api.download(knit_id, f"{PLAIN_TAR}, {GZIPPED_TAR};q=0.5") as stream,
-        _neighbour(folder, knit_id) as temporary,
-    ):
-        content = temporary / "content"
-        content.mkdir()
-        with closing(read_ahead(counted(stream.chunks, on_bytes))) as pieces:
-            unpack(PiecesReader(_plain(stream, pieces)), content)
-        content.rename(target)  # takes the place of an empty folder, of nothing else
+
+    def attempt() -> None:
+        with (
+            _placing(folder, knit_id),
+            api.download(knit_id, f"{PLAIN_TAR}, {GZIPPED_TAR};q=0.5") as stream,
+            _neighbour(folder, knit_id) as temporary,
+        ):
+            meter.restart()
+            content = temporary / "content"
+            content.mkdir()
+            with closing(_plain(stream, counted(stream.chunks, meter.add))) as pieces:
+                unpack(PiecesReader(pieces), content)
+            content.rename(target)  # takes the place of an empty folder, of nothing else
+
+    api.when_cut_again(attempt, repeatable=True)
     return target
 
 
-def pull_file(api: ApiClient, knit_id: str, folder: Path, *, on_bytes: OnBytes) -> Path:
+def pull_file(api: ApiClient, knit_id: str, folder: Path, *, meter: Meter) -> Path:
     """Downloads a Data as `folder/KNIT_ID.tar.gz`, which is replaced only when all is there.
+
+    A download whose connection breaks is begun anew.
 
     Raises:
         TransferFailed: the archive is damaged, or cannot be stored.
         CliError: the API did not give it.
     """
     target = folder / f"{knit_id}.tar.gz"
-    with (
-        _placing(folder, knit_id),
-        pull_archive(api, knit_id, on_bytes=on_bytes) as pieces,
-        _neighbour(folder, knit_id) as temporary,
-    ):
-        archive = temporary / "archive"
-        with archive.open("wb") as file:
-            for piece in pieces:
-                file.write(piece)
-        archive.replace(target)
+
+    def attempt() -> None:
+        with (
+            _placing(folder, knit_id),
+            _opened(api, knit_id, meter) as pieces,
+            _neighbour(folder, knit_id) as temporary,
+        ):
+            archive = temporary / "archive"
+            with archive.open("wb") as file:
+                for piece in pieces:
+                    file.write(piece)
+            archive.replace(target)
+
+    api.when_cut_again(attempt, repeatable=True)
     return target
 
 
+def pull_stream(
+    api: ApiClient, knit_id: str, write: Callable[[bytes], None], *, meter: Meter
+) -> None:
+    """Downloads a Data as tar.gz and hands it on piece by piece.
+
+    What was handed on cannot be taken back: only before that is a broken connection tried again.
+    """
+
+    def attempt() -> None:
+        handed_on = False
+        try:
+            with _opened(api, knit_id, meter) as pieces:
+                for piece in pieces:
+                    handed_on = True
+                    write(piece)
+        except ConnectionCut as cut:
+            cut.harmless = not handed_on
+            raise
+
+    api.when_cut_again(attempt, repeatable=False)
+
+
 @contextmanager
-def pull_archive(api: ApiClient, knit_id: str, *, on_bytes: OnBytes) -> Iterator[Iterator[bytes]]:
+def _opened(api: ApiClient, knit_id: str, meter: Meter) -> Iterator[Iterator[bytes]]:
     """Opens the tar.gz of a Data as it comes from the API. Raises CliError, also while reading."""
     with api.download(knit_id, GZIPPED_TAR) as stream:
-        pieces = counted(stream.chunks, on_bytes)
+        meter.restart()
+        pieces = counted(stream.chunks, meter.add)
         yield gzipped(pieces) if stream.media_type == PLAIN_TAR else pieces
 
 
-def _plain(stream: Stream, pieces: Iterable[bytes]) -> Iterable[bytes]:
-    return pieces if stream.media_type == PLAIN_TAR else gunzipped(pieces)
+def _plain(stream: Stream, pieces: Generator[bytes, None, None]) -> Generator[bytes, None, None]:
+    if stream.media_type == PLAIN_TAR:
+        return pieces  # the kernel receives ahead; a thread of ours would only be in its way
+    return gunzipped(read_ahead(pieces))
 
 
 def _refuse_occupied(target: Path) -> None:

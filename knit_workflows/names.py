@@ -6,6 +6,7 @@ first one.
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 PLUGIN: Final = "knit.KnitPlugin"
@@ -13,6 +14,9 @@ PLUGIN: Final = "knit.KnitPlugin"
 RUN_WORKFLOW: Final = "knit.Run"
 PROJECTOR_WORKFLOW: Final = "knit.Projector"
 TRANSFER_WORKFLOW: Final = "knit.Transfer"
+GC_WORKFLOW: Final = "knit.gc"
+HOUSEKEEPING_WORKFLOW: Final = "knit.housekeep"
+"""The last two are the names of their schedules too."""
 
 ENGINE_QUEUE: Final = "knit"
 COMPUTE_QUEUE: Final = "knit-compute"
@@ -44,6 +48,11 @@ LABEL_AGENT_KNIT_ID: Final = "knit/dataagt.knitid"
 LABEL_AGENT_MODE: Final = "knit/dataagt.mode"
 
 
+_RUN_POD: Final = re.compile(
+    r"worker-run-([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})(?:-([0-9]{1,9}))?"
+)
+
+
 def run_workflow(run_id: str, generation: int) -> str:
     """Give the id of the workflow that carries out one generation of a Run."""
     return f"knit.run:{run_id}:{generation}"
@@ -67,6 +76,12 @@ def run_pod(run_id: str, generation: int) -> str:
     """
     suffix = "" if generation == 1 else f"-{generation}"
     return f"worker-run-{run_id}{suffix}"
+
+
+def run_of_pod(pod_name: str) -> tuple[str, int] | None:
+    """Give the Run and the generation of a run pod; None for what is none of knit's names."""
+    found = _RUN_POD.fullmatch(pod_name)
+    return None if found is None else (found[1], int(found[2] or 1))
 
 
 def volume(knit_id: str) -> str:

@@ -15,15 +15,23 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from enum import StrEnum
+from functools import partial
 from typing import Any, Final
 
 from temporalio import activity, workflow
-from temporalio.client import Client
-from temporalio.common import (
-    VersioningBehavior,
-    WorkflowIDConflictPolicy,
-    WorkflowIDReusePolicy,
+from temporalio.client import (
+    Client,
+    Schedule,
+    ScheduleActionStartWorkflow,
+    ScheduleAlreadyRunningError,
+    ScheduleIntervalSpec,
+    ScheduleOverlapPolicy,
+    SchedulePolicy,
+    ScheduleSpec,
+    ScheduleUpdate,
+    ScheduleUpdateInput,
 )
+from temporalio.common import VersioningBehavior
 from temporalio.contrib.pydantic import PydanticPayloadConverter, pydantic_data_converter
 from temporalio.converter import DataConverter, DefaultPayloadConverter
 from temporalio.plugin import SimplePlugin
@@ -32,19 +40,32 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
 from knit_workflows import names
 from knit_workflows.activities.awaiting import StoreAwaitRunActivities
+from knit_workflows.activities.housekeeping import StoreHousekeepingActivities
 from knit_workflows.activities.projector import StoreProjectorActivities
 from knit_workflows.activities.runs import ComputeRunActivities
+from knit_workflows.activities.starting import start_projector
 from knit_workflows.activities.transfers import ComputeTransferActivities
 from knit_workflows.compute.base import ComputeBackend
+from knit_workflows.contracts.housekeeping import HousekeepingInput
 from knit_workflows.contracts.projector import ProjectorInput
 from knit_workflows.domain.errors import KnitError
 from knit_workflows.domain.ports import Store
 from knit_workflows.settings import EngineSettings, QueueSettings
+from knit_workflows.workflows.housekeeping import (
+    GarbageCollectionWorkflow,
+    HousekeepingWorkflow,
+)
 from knit_workflows.workflows.projector import ProjectorWorkflow
 from knit_workflows.workflows.run import RunWorkflow
 from knit_workflows.workflows.transfer import TransferWorkflow
 
-WORKFLOWS: Final = (RunWorkflow, ProjectorWorkflow, TransferWorkflow)
+WORKFLOWS: Final = (
+    RunWorkflow,
+    ProjectorWorkflow,
+    TransferWorkflow,
+    GarbageCollectionWorkflow,
+    HousekeepingWorkflow,
+)
 MIN_SHUTDOWN: Final = timedelta(seconds=1)
 WATCH_SLOTS: Final = 2_000
 
@@ -102,6 +123,15 @@ class Deps:
                     await self.backend.aclose()
                     await self.store.aclose()
 
+    def projector_input(self) -> ProjectorInput:
+        """Say where the Projector and the Runs it starts do their work."""
+        return ProjectorInput(
+            engine_queue=self.queues.engine,
+            compute_queue=self.queues.compute,
+            watch_queue=self.queues.watch,
+            heartbeat=self.engine.projector_heartbeat,
+        )
+
     def activities(self, roles: frozenset[Role]) -> list[Callable[..., Any]]:
         """Give the activities of these roles, bound to the store and the back-end."""
         runs = ComputeRunActivities(self.store, self.backend, self.engine)
@@ -110,14 +140,23 @@ class Deps:
         )
         projector = StoreProjectorActivities(self.store, self.engine)
         awaiting = StoreAwaitRunActivities(self.store, self.engine.fallback)
+        tidying = StoreHousekeepingActivities(self.store, self.backend, transfers, self.engine)
         by_role: dict[Role, list[Callable[..., Any]]] = {
-            Role.ENGINE: [projector.drain_outbox, awaiting.ensure_run, awaiting.await_run],
+            Role.ENGINE: [
+                projector.drain_outbox,
+                awaiting.ensure_run,
+                awaiting.await_run,
+                tidying.restart_lost_runs,
+            ],
             Role.COMPUTE: [
                 runs.launch_run,
                 runs.stop_run,
                 runs.finalize_run,
                 transfers.open_transfer,
                 transfers.close_transfer,
+                tidying.collect_garbage,
+                tidying.end_lost_transfers,
+                tidying.remove_leftover_pods,
             ],
             Role.WATCH: [runs.watch_run],
         }
@@ -164,7 +203,8 @@ class KnitPlugin(SimplePlugin):
             return
         async with self._deps.opened():
             if Role.ENGINE in self._roles:
-                await ensure_projector(worker.client, self._deps)
+                await start_projector(worker.client, self._deps.projector_input())
+                await ensure_schedules(worker.client, self._deps)
             await super().run_worker(worker, next)
 
     def _with_workflows(self, existing: Sequence[type] | None) -> Sequence[type]:
@@ -180,22 +220,33 @@ class KnitPlugin(SimplePlugin):
         return [*(existing or ()), *(f for f in wanted if _activity_name(f) not in present)]
 
 
-async def ensure_projector(client: Client, deps: Deps) -> None:
-    """Start the Projector of the only shard, or find it running."""
-    await client.start_workflow(
-        ProjectorWorkflow.run,
-        ProjectorInput(
-            engine_queue=deps.queues.engine,
-            compute_queue=deps.queues.compute,
-            watch_queue=deps.queues.watch,
-            heartbeat=deps.engine.projector_heartbeat,
-        ),
-        id=names.projector_workflow(0),
-        task_queue=deps.queues.engine,
-        id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
-        id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
-        static_summary="turns commits into Runs",
-    )
+async def ensure_schedules(client: Client, deps: Deps) -> None:
+    """Make the schedules of tidying up, or bring them to the present settings."""
+    for kind, name in (
+        (GarbageCollectionWorkflow.run, names.GC_WORKFLOW),
+        (HousekeepingWorkflow.run, names.HOUSEKEEPING_WORKFLOW),
+    ):
+        schedule = Schedule(
+            action=ScheduleActionStartWorkflow(
+                kind,
+                HousekeepingInput(projector=deps.projector_input(), grace=deps.engine.tidy_grace),
+                id=name,
+                task_queue=deps.queues.engine,
+            ),
+            spec=ScheduleSpec(intervals=[ScheduleIntervalSpec(every=deps.engine.tidy_every)]),
+            # After an outage one turn is enough.
+            policy=SchedulePolicy(
+                overlap=ScheduleOverlapPolicy.SKIP, catchup_window=deps.engine.tidy_every
+            ),
+        )
+        try:
+            await client.create_schedule(name, schedule)
+        except ScheduleAlreadyRunningError:
+            await client.get_schedule_handle(name).update(partial(_replaced, schedule))
+
+
+def _replaced(schedule: Schedule, _: ScheduleUpdateInput) -> ScheduleUpdate:
+    return ScheduleUpdate(schedule)
 
 
 def _with_pydantic(existing: DataConverter | None) -> DataConverter:

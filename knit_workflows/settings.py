@@ -55,6 +55,10 @@ class EngineSettings(BaseModel):
     """What a stopped container gets between SIGTERM and SIGKILL."""
     transfer_lease: timedelta = timedelta(seconds=60)
     """A transfer whose client has been silent for so long is aborted."""
+    tidy_every: timedelta = timedelta(minutes=1)
+    """How often discarded volumes are deleted, and what was lost or left behind is looked for."""
+    tidy_grace: timedelta = timedelta(minutes=5)
+    """What is younger is never touched when tidying up."""
 
 
 class LocalComputeSettings(BaseModel):

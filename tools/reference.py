@@ -39,6 +39,7 @@ from knit_api.app import create_app
 from knit_api.schemas.plans import PlanSpec
 from knit_cli.lazy import load
 from knit_cli.main import KnitGroup, app
+from knit_cli.plan_schema import plan_schema_text
 from knit_workflows.compute.kubernetes.settings import KubernetesSettings
 from knit_workflows.compute.local.settings import LocalSettings
 from knit_workflows.domain import runs
@@ -239,9 +240,9 @@ def plan_page() -> str:
         found.add(key)
         if key not in PLAN_KEYS:
             raise WordsMissing(f"the Plan's key {key} is not described in reference_words.py")
-        form, default, words = PLAN_KEYS[key]
+        form, default = PLAN_KEYS[key]
         needed = "required" if required else default
-        rows.append((f"`{key}`", form or _form(part), needed.format(**facts), words))
+        rows.append((f"`{key}`", form or _form(part), needed.format(**facts), part["description"]))
     if lost := set(PLAN_KEYS) - found:
         raise WordsMissing(f"a Plan has no such keys: {sorted(lost)}")
     table = _table(("key", "form", "default", ""), rows)
@@ -267,6 +268,11 @@ def _form(part: Json) -> str:
     names = {"string": "text", "array": "list of text", "boolean": "true or false"}
     found = [form.get("type", "") for form in part.get("anyOf", [part])]
     return " or ".join(names.get(kind, kind) for kind in found if kind != "null")
+
+
+def plan_schema_page() -> str:
+    """Give the JSON Schema of a Plan file, as `knit plan schema` prints it."""
+    return plan_schema_text() + "\n"
 
 
 # --- the API ---
@@ -351,6 +357,7 @@ PAGES: Final[Mapping[str, Callable[[], str]]] = {
     "cli.md": cli_page,
     "settings.md": settings_page,
     "plan-file.md": plan_page,
+    "plan.schema.json": plan_schema_page,
     "api.md": api_page,
     "statuses.md": statuses_page,
 }

@@ -13,6 +13,9 @@ why, and what to do next.
 `knit NAME` for any other name runs an executable `knit-NAME` that is on `PATH`, with the effective
 common flags in `KNIT_PROFILE`, `KNIT_PROFILE_STORE` and `KNIT_ENV`.
 
+How it behaves in scripts and when a connection breaks, and where it differs from Knitfab's command
+of the same name, is told in [Work on the command line](../how-to/command-line.md).
+
 | file | holds |
 |---|---|
 | `.knitprofile` | the name of the profile that this folder and all below it use |
@@ -55,6 +58,7 @@ OTHER_VARIABLES: Final = (
         "The container engine to test with; `make test` finds one itself.",
     ),
     ("`KNIT_RACE_SECONDS`, `KNIT_RACE_SEEDS`", "tests", "Length and number of the race tests."),
+    ("`KNIT_FUZZ_CASES`", "tests", "How many requests the fuzz test of the API makes."),
     ("`KNIT_TRANSFER_TOKEN`", "transfer pods", "Set by knit: the secret that opens their door."),
     (
         "`KNIT_PROFILE`, `KNIT_PROFILE_STORE`, `KNIT_ENV`",
@@ -88,6 +92,7 @@ resources: {{cpu: "2", memory: 4Gi}}
 {table}
 
 A key that is not in this table is refused, with the line and the nearest key there is.
+[`plan.schema.json`](plan.schema.json) is the table for editors; `knit plan schema` prints it.
 
 ## Rules
 
@@ -107,8 +112,9 @@ A key that is not in this table is refused, with the line and the nearest key th
 
 Image, entrypoint, args, inputs, outputs, log and `on_node` make a Plan what it is; the order of
 mountpoints and tags does not matter, that of words does. Registering the same Plan again gives the
-one that is there. `resources`, `service_account`, `annotations` and `active` do not count: if one
-of those differs, `knit plan apply` refuses and shows the difference.
+one that is there. `resources`, `service_account`, `annotations`, `active` and `priority` do not
+count: if one of those differs, `knit plan apply` refuses and shows the difference, and the command
+that changes it: see [Work with Plans](../how-to/plans.md).
 
 ## Which Plans may not stand together
 
@@ -122,40 +128,37 @@ On a laptop, an image named `host/NAME:TAG` stands for the machine's own program
 theirs. Its resources are not limited. All other images run in a container engine, or on Kubernetes.
 """
 
-PLAN_KEYS: Final[Mapping[str, tuple[str, str, str]]] = {
-    "image": ("text", "", "`[host[:port]/]repository[:tag]`; no tag means `latest`, no digest."),
-    "entrypoint": ("", "the image's", "The command, word by word; no shell reads it."),
-    "args": ("", "the image's", "The arguments, word by word."),
-    "inputs": ("list", "required", "What a Run needs: one Data for each entry. At least one."),
-    "inputs[].path": ("text", "", "Where the Data is, read-only."),
-    "inputs[].tags": (
-        "list of tags",
-        "required",
-        "Data that have all of these fit. At least one.",
-    ),
-    "outputs": ("list", "none", "What a Run makes: one new Data for each entry."),
-    "outputs[].path": ("text", "", "An empty folder, which becomes the Data."),
-    "outputs[].tags": ("list of tags", "none", "What the new Data is tagged with."),
-    "log": ("mapping", "no log is kept", "Keeps what the container prints, as one more Data."),
-    "log.tags": ("list of tags", "none", "What that Data is tagged with."),
-    "on_node": ("mapping", "anywhere", "On Kubernetes: which nodes, by labels `key=value`."),
-    "on_node.may": ("", "none", "Nodes tainted so are tolerated."),
-    "on_node.prefer": ("", "none", "Tolerated, and taken if there is room."),
-    "on_node.must": ("", "none", "Tolerated, and no other will do."),
+PLAN_KEYS: Final[Mapping[str, tuple[str, str]]] = {
+    "image": ("text", ""),
+    "entrypoint": ("", "the image's"),
+    "args": ("", "the image's"),
+    "inputs": ("list", "required"),
+    "inputs[].path": ("text", ""),
+    "inputs[].tags": ("list of tags", "required"),
+    "outputs": ("list", "none"),
+    "outputs[].path": ("text", ""),
+    "outputs[].tags": ("list of tags", "none"),
+    "log": ("mapping", "no log is kept"),
+    "log.tags": ("list of tags", "none"),
+    "on_node": ("mapping", "anywhere"),
+    "on_node.may": ("", "none"),
+    "on_node.prefer": ("", "none"),
+    "on_node.must": ("", "none"),
     "resources": (
         "mapping of name to quantity",
         "`cpu: {cpu}`, `memory: {memory}`, each by itself",
-        "What the container may use; on Kubernetes also what it is promised.",
     ),
-    "service_account": ("text", "none", "On Kubernetes: whose token the container gets."),
-    "annotations": ("", "none", "Notes `key=value` for people; they change nothing else."),
-    "active": ("true or false", "`true`", "Whether its Runs may start."),
+    "service_account": ("text", "none"),
+    "annotations": ("", "none"),
+    "active": ("true or false", "`true`"),
+    "priority": ("whole number", "`0`"),
 }
-"""By key: its form (empty: as the schema says), its default, and what it is."""
+"""By key: its form (empty: as the schema says) and its default."""
 
 ENDPOINTS: Final = """\
-The document itself is served as `/api/openapi.json` (OpenAPI 3.1). The API listens on a loopback
-address; it has no authentication yet, and refuses to listen elsewhere without `--insecure-bind`.
+The document itself is served as `/api/openapi.json` (OpenAPI 3.1), and as a page for people under
+`/api/docs`. The API listens on a loopback address; it has no authentication yet, and refuses to
+listen elsewhere without `--insecure-bind`.
 
 Every error has the same shape, and says what to do next:
 
@@ -165,6 +168,48 @@ Every error has the same shape, and says what to do next:
 
 `see` is the id or the place to look at. Answers with 503 may be tried again, after `Retry-After`
 seconds. Times are RFC 3339 with an offset, in answers and in filters alike.
+
+## Pages
+
+Lists are plain arrays of all there is, unless `limit` (1 to 1000) is given. Then, when there is
+more, the header `X-Next-Cursor` holds the `cursor` of the next page, and `Link` its whole address
+(`rel="next"`). A cursor is a place in the order of the list: what changes, moves or is deleted
+meanwhile hides nothing else. A Run that changes between two pages appears again, as the newest.
+
+## When the database is slow, or frozen
+
+A request waits for a database that works, up to a minute; one that does not answer at all is given
+up within ten seconds, with 503. What such a request was to change may or may not have happened.
+Uploads, downloads and followed logs that have begun go on.
+
+## Where it differs from Knitfab's
+
+The API takes and gives what Knitfab v1.6 does, so its clients work. It differs on purpose:
+
+| there | here |
+|---|---|
+| an error's body is one text | the declared object; the id of the equivalent Plan is in `see` |
+| 404 and 405 of no route are texts | the same object; `Allow` names every method of the path |
+| a bug, `duration` without `since`: the connection is dropped | 500 with a body; 400 |
+| a malformed `knit#timestamp` in `tag`: 500 | 400 |
+| a tag nobody has in `in_tag`, `out_tag` is ignored | it matches nothing |
+| unknown keys of a JSON body are ignored | 400 that names them: they were meant for something |
+| an empty tag change of an unknown Data: 500 | 404 |
+| invalidated Runs are listed | they are not; `GET /api/runs/{runId}` still shows them |
+| an archive that is broken or no gzip: 500 | 400 |
+| paths and links that lead out of an archive are stored | 400 |
+| devices and pipes in an archive are skipped | 400 |
+| another Content-Type of an upload is not looked at | 415 |
+| tag values with quotes make answers fail | escaped; control characters are refused (400) |
+| a Data shows one nomination | all of them |
+| `set` and `unset` of one resource: unset wins | set wins; no `cpu` or `memory`: the default |
+| waiting and deactivated Runs cannot be deleted | they can |
+| a web console at `/`, from `KNIT_PUBLIC` | none |
+
+Beyond it are: `limit` and `cursor`, `/metadata`, `/lineage`, `/events`, `/priority`, `tag` of an
+upload, `confirm` and `dry_run` of a Plan, plain tar, `/api/version`, `/healthz`, `/readyz`.
+
+## Endpoints
 """
 
 STATUSES: Final[Mapping[str, str]] = {

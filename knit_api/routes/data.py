@@ -6,13 +6,14 @@ import logging
 
 from fastapi import APIRouter, Request, Response
 
-from knit_api import openapi, queries, transfers
+from knit_api import openapi, paging, queries, transfers, wire
 from knit_api.bodies import model_body
 from knit_api.codecs import GZIPPED_TAR, PLAIN_TAR
 from knit_api.deps import DepsOf, StoreOf
 from knit_api.mapping import data_to_wire
 from knit_api.openapi import failures, gives_stream, takes, takes_archive
-from knit_api.responses import json_list_response, json_response
+from knit_api.paging import page_response
+from knit_api.responses import json_response
 from knit_api.schemas.data import Data
 from knit_api.schemas.tags import TagChange as WireTagChange
 from knit_api.upload_body import upload_body, wanted_type
@@ -27,19 +28,37 @@ router = APIRouter(prefix="/api/data", tags=["data"])
 @router.get(
     "",
     response_model=list[Data],
-    responses=failures(400, 503),
+    responses=paging.RESPONSES | failures(400, 503),
     openapi_extra={
         "parameters": [
-            openapi.query("tag", "`key:value`; a Data has all of them", many=True),
-            openapi.query("since", "RFC 3339; the first instant"),
-            openapi.query("duration", "as Go writes it (`1h30m`); from `since` on, exclusive"),
+            openapi.query(
+                "tag",
+                "`key:value`; a Data has all of them",
+                many=True,
+                schema=openapi.TAG,
+                example="type:dataset",
+            ),
+            openapi.query(
+                "since",
+                "RFC 3339; the first instant",
+                schema=openapi.INSTANT,
+                example="2026-01-02T00:00:00Z",
+            ),
+            openapi.query(
+                "duration",
+                "as Go writes it (`1h30m`); from `since`, which must be there, on; exclusive",
+                schema=openapi.LENGTH,
+                example="24h",
+            ),
+            *paging.PARAMETERS,
         ]
     },
 )
 async def find_data(request: Request, store: StoreOf) -> Response:
     """Find Data by tags and time: oldest first, those without a time last."""
-    found = await store.find_data(queries.data_query(request.query_params))
-    return await json_list_response(found, data_to_wire)
+    query, page = queries.data_query(request.query_params), queries.page(request.query_params)
+    found = await store.find_data(query, **paging.bounds(page))
+    return await page_response(request, page, found, data_to_wire, paging.data_cursor)
 
 
 @router.post(
@@ -47,7 +66,17 @@ async def find_data(request: Request, store: StoreOf) -> Response:
     response_model=Data,
     responses=failures(400, 408, 409, 415, 503, 507),
     openapi_extra=takes_archive()
-    | {"parameters": [openapi.query("tag", "`key:value`; the Data begins with it", many=True)]},
+    | {
+        "parameters": [
+            openapi.query(
+                "tag",
+                "`key:value`; the Data begins with it",
+                many=True,
+                schema=openapi.TAG,
+                example="type:dataset",
+            )
+        ]
+    },
 )
 async def upload_data(request: Request, deps: DepsOf) -> Response:
     """Upload an archive as a new Data, with its tags if given; all of it or nothing.
@@ -65,7 +94,7 @@ async def upload_data(request: Request, deps: DepsOf) -> Response:
 @router.get(
     "/{knit_id}",
     response_model=None,
-    responses=gives_stream(GZIPPED_TAR, PLAIN_TAR) | failures(404, 503),
+    responses=gives_stream(GZIPPED_TAR, PLAIN_TAR) | failures(404, 500, 503),
 )
 async def download_data(knit_id: str, request: Request, deps: DepsOf) -> Response:
     """Download the content of a Data as gzip(tar), or as plain tar if that is accepted first.
@@ -74,7 +103,14 @@ async def download_data(knit_id: str, request: Request, deps: DepsOf) -> Respons
     is the MD5 of the body as it was sent.
     """
     accepted = wanted_type(request.headers.get("accept", ""))
-    return await transfers.download(deps, queries.knit_id(knit_id), accepted)
+    direct = wire.is_offered(request.scope)
+    return await transfers.download(deps, queries.knit_id(knit_id), accepted, direct=direct)
+
+
+@router.get("/{knit_id}/metadata", response_model=Data, responses=failures(404, 503))
+async def show_data(knit_id: str, store: StoreOf) -> Response:
+    """Show a Data with its tags and neighbours, but not its content."""
+    return json_response(data_to_wire(await store.data(queries.knit_id(knit_id))))
 
 
 @router.put(

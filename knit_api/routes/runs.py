@@ -1,4 +1,4 @@
-"""`/api/runs`: find, show and stop Runs, read their logs and histories."""
+"""`/api/runs`: find, show, stop, retry and delete Runs, read their logs and histories."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import logging
 
 from fastapi import APIRouter, Request, Response
 
-from knit_api import logs, openapi, queries
+from knit_api import logs, openapi, paging, queries
 from knit_api.deps import ApiStore, DepsOf, StoreOf
 from knit_api.events import RunEvent
 from knit_api.mapping import event_to_wire, run_to_wire
 from knit_api.openapi import failures, gives_stream
+from knit_api.paging import page_response
 from knit_api.responses import json_list_response, json_response
 from knit_api.schemas.runs import Run
 
@@ -22,15 +23,22 @@ router = APIRouter(prefix="/api/runs", tags=["runs"])
 @router.get(
     "",
     response_model=list[Run],
-    responses=failures(400, 503),
+    responses=paging.RESPONSES | failures(400, 503),
     openapi_extra={
         "parameters": [
             openapi.query("plan", "comma-separated ids of Plans"),
             openapi.query("knitIdInput", "comma-separated ids of Data that are an input"),
             openapi.query("knitIdOutput", "comma-separated ids of Data that are an output or log"),
-            openapi.query("status", "comma-separated statuses"),
-            openapi.query("since", "RFC 3339; the first instant of the last change"),
-            openapi.query("duration", "as Go writes it (`1h30m`); from `since` on, exclusive"),
+            openapi.query("status", "comma-separated statuses", example="running,done"),
+            openapi.query(
+                "since", "RFC 3339; the first instant of the last change", schema=openapi.INSTANT
+            ),
+            openapi.query(
+                "duration",
+                "as Go writes it (`1h30m`); from `since`, which must be there, on; exclusive",
+                schema=openapi.LENGTH,
+            ),
+            *paging.PARAMETERS,
         ]
     },
 )
@@ -39,9 +47,9 @@ async def find_runs(request: Request, store: StoreOf) -> Response:
 
     Invalidated (deleted) Runs are not among them.
     """
-    query = queries.run_query(request.query_params)
-    found = await store.find_runs(query) if query is not None else []
-    return await json_list_response(found, run_to_wire)
+    query, page = queries.run_query(request.query_params), queries.page(request.query_params)
+    found = [] if query is None else await store.find_runs(query, **paging.bounds(page))
+    return await page_response(request, page, found, run_to_wire, paging.run_cursor)
 
 
 @router.get("/{run_id}", response_model=Run, responses=failures(404, 503))
@@ -60,7 +68,7 @@ async def run_events(run_id: str, store: StoreOf) -> Response:
 @router.get(
     "/{run_id}/log",
     response_model=None,
-    responses=gives_stream(logs.MEDIA_TYPE) | failures(404, 503),
+    responses=gives_stream(logs.MEDIA_TYPE) | failures(404, 500, 503),
     openapi_extra={
         "parameters": [
             openapi.query("follow", "any value: go on with what is added, until the Run has ended")
@@ -83,6 +91,32 @@ async def abort_run(run_id: str, store: StoreOf) -> Response:
 async def tear_off_run(run_id: str, store: StoreOf) -> Response:
     """Stop a Run as done: what it has written so far is good enough."""
     return await _stop(store, run_id, fail=False)
+
+
+@router.put(
+    "/{run_id}/retry",
+    status_code=200,
+    response_class=Response,
+    responses=failures(404, 409, 503),
+)
+async def retry_run(run_id: str, store: StoreOf) -> Response:
+    """Carry out a done or failed Run once more, as its next generation with new outputs."""
+    run = await store.retry(queries.run_id(run_id))
+    log.info(
+        "Run is retried",
+        extra={"action": "run_retried", "run_id": run_id, "generation": run.generation},
+    )
+    return Response(status_code=200)
+
+
+@router.delete(
+    "/{run_id}", status_code=204, response_class=Response, responses=failures(404, 409, 503)
+)
+async def delete_run(run_id: str, store: StoreOf) -> Response:
+    """Delete a Run that is not under way, and its outputs with it; it never runs again."""
+    await store.delete_run(queries.run_id(run_id))
+    log.info("Run is deleted", extra={"action": "run_deleted", "run_id": run_id})
+    return Response(status_code=204)
 
 
 async def _stop(store: ApiStore, run_id: str, *, fail: bool) -> Response:

@@ -13,6 +13,10 @@ from knit_api.schemas.wire import (
     is_empty,
     null_as_list,
 )
+from knit_workflows.domain.plan_forms import MAX_PRIORITY
+
+CONFIRM = "confirm=true"
+"""What `see` of a refusal says when this in the query would make the server do it."""
 
 # ---------------------------------------------------------------- what a client sends
 
@@ -32,6 +36,14 @@ def _null_as_true(value: Any) -> Any:
     return True if value is None else value
 
 
+def _null_as_zero(value: Any) -> Any:
+    return 0 if value is None else value
+
+
+def _is_zero(value: int) -> bool:
+    return value == 0
+
+
 Quantity = Annotated[str, BeforeValidator(_number_as_text, json_schema_input_type=str | float)]
 """A Kubernetes quantity as text (`500m`, `1Gi`); whether it is one the engine decides."""
 
@@ -41,6 +53,9 @@ Quantities = Annotated[
 ]
 
 
+_Priority = Annotated[int, Field(ge=-MAX_PRIORITY, le=MAX_PRIORITY)]
+
+
 class MountpointSpec(Request):
     """A hole of a Plan to be filled with Data: where it is mounted and which tags it asks for."""
 
@@ -48,24 +63,44 @@ class MountpointSpec(Request):
     tags: RequestTags = Field(default_factory=list)
 
 
+class InputSpec(MountpointSpec):
+    """What a Run needs: one Data for each entry."""
+
+    path: str = Field(description="Where the Data is, read-only.")
+    tags: RequestTags = Field(
+        default_factory=list, description="Data that have all of these fit. At least one."
+    )
+
+
+class OutputSpec(MountpointSpec):
+    """What a Run makes: one new Data for each entry."""
+
+    path: str = Field(description="An empty folder, which becomes the Data.")
+    tags: RequestTags = Field(default_factory=list, description="What the new Data is tagged with.")
+
+
 class LogSpec(Request):
     """The tags that the log of each Run of the Plan gets."""
 
-    tags: RequestTags = Field(default_factory=list)
+    tags: RequestTags = Field(default_factory=list, description="What that Data is tagged with.")
 
 
-MountpointSpecs = Annotated[
-    list[MountpointSpec],
-    BeforeValidator(null_as_list, json_schema_input_type=list[MountpointSpec] | None),
+InputSpecs = Annotated[
+    list[InputSpec], BeforeValidator(null_as_list, json_schema_input_type=list[InputSpec] | None)
+]
+OutputSpecs = Annotated[
+    list[OutputSpec], BeforeValidator(null_as_list, json_schema_input_type=list[OutputSpec] | None)
 ]
 
 
 class OnNodeSpec(Request):
     """On which nodes Runs may, would rather, or must be placed; entries are `key=value`."""
 
-    may: Texts = Field(default_factory=list)
-    prefer: Texts = Field(default_factory=list)
-    must: Texts = Field(default_factory=list)
+    may: Texts = Field(default_factory=list, description="Nodes tainted so are tolerated.")
+    prefer: Texts = Field(
+        default_factory=list, description="Tolerated, and taken if there is room."
+    )
+    must: Texts = Field(default_factory=list, description="Tolerated, and no other will do.")
 
 
 class PlanSpec(Request):
@@ -74,19 +109,51 @@ class PlanSpec(Request):
     `active` and the resources have defaults in the engine: absent and `null` mean the same.
     """
 
-    image: str
-    entrypoint: Texts = Field(default_factory=list)
-    args: Texts = Field(default_factory=list)
-    inputs: MountpointSpecs = Field(default_factory=list)
-    outputs: MountpointSpecs = Field(default_factory=list)
-    log: LogSpec | None = None
-    on_node: OnNodeSpec | None = None
-    resources: Quantities = Field(default_factory=dict)
-    service_account: str | None = None
-    annotations: Texts = Field(default_factory=list)
-    active: Annotated[bool, BeforeValidator(_null_as_true, json_schema_input_type=bool | None)] = (
-        True
+    image: str = Field(
+        description="`[host[:port]/]repository[:tag]`; no tag means `latest`, no digest."
     )
+    entrypoint: Texts = Field(
+        default_factory=list, description="The command, word by word; no shell reads it."
+    )
+    args: Texts = Field(default_factory=list, description="The arguments, word by word.")
+    inputs: InputSpecs = Field(
+        default_factory=list,
+        description="What a Run needs: one Data for each entry. At least one.",
+    )
+    outputs: OutputSpecs = Field(
+        default_factory=list, description="What a Run makes: one new Data for each entry."
+    )
+    log: LogSpec | None = Field(
+        default=None, description="Keeps what the container prints, as one more Data."
+    )
+    on_node: OnNodeSpec | None = Field(
+        default=None, description="On Kubernetes: which nodes, by labels `key=value`."
+    )
+    resources: Quantities = Field(
+        default_factory=dict,
+        description="What the container may use; on Kubernetes also what it is promised.",
+    )
+    service_account: str | None = Field(
+        default=None, description="On Kubernetes: whose token the container gets."
+    )
+    annotations: Texts = Field(
+        default_factory=list,
+        description="Notes `key=value` for people; they change nothing else.",
+    )
+    active: Annotated[
+        bool,
+        BeforeValidator(_null_as_true, json_schema_input_type=bool | None),
+        Field(description="Whether its Runs may start."),
+    ] = True
+    # Left out when 0, so that servers that know no priorities take the Plan.
+    priority: Annotated[
+        int,
+        BeforeValidator(_null_as_zero, json_schema_input_type=_Priority | None),
+        Field(
+            description=f"From -{MAX_PRIORITY} to {MAX_PRIORITY}; Runs of a higher one go first.",
+            exclude_if=_is_zero,
+        ),
+    ] = 0
 
 
 class ResourcesChange(Request):
@@ -108,6 +175,12 @@ class ServiceAccountChange(Request):
     """The body of `PUT /plans/{planId}/serviceaccount`."""
 
     service_account: str
+
+
+class PriorityChange(Request):
+    """The body of `PUT /plans/{planId}/priority`; Runs of a higher one go first."""
+
+    priority: _Priority
 
 
 # ---------------------------------------------------------------- what the server answers
@@ -196,3 +269,22 @@ class Plan(PlanSummary):
     on_node: OnNode | None = Field(default=None, exclude_if=_places_nothing)
     resources: dict[str, str] = Field(default_factory=dict, exclude_if=is_empty)
     service_account: str | None = Field(default=None, exclude_if=is_empty)
+    priority: int = Field(default=0, exclude_if=_is_zero)
+
+
+class InputPreview(Response):
+    """How many Data fill an input now."""
+
+    path: str
+    data: int
+
+
+class PlanPreview(Response):
+    """What registering a Plan would do at once.
+
+    `runs` is how many Runs it would create; `assignments` (path → knitId) are the first of them.
+    """
+
+    runs: int
+    inputs: list[InputPreview]
+    assignments: list[dict[str, str]]

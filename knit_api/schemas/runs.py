@@ -1,10 +1,26 @@
 """Runs on the wire."""
 
+from typing import Any
+
 from pydantic import Field
 
 from knit_api.schemas.plans import LogPoint, Mountpoint, PlanSummary
 from knit_api.schemas.times import WireTime
 from knit_api.schemas.wire import Response, is_absent
+
+
+def _is_zero(value: int) -> bool:
+    return value == 0
+
+
+def _left_out_when_absent(wire_name: str) -> Any:
+    """Makes a `?` field with a name of its own: a Run's are in camelCase, a Plan's are not."""
+    return Field(
+        default=None,
+        exclude_if=is_absent,
+        validation_alias=wire_name,
+        serialization_alias=wire_name,
+    )
 
 
 class Exit(Response):
@@ -43,9 +59,36 @@ class RunSummary(Response):
     plan: PlanSummary
 
 
+class Used(Response):
+    """What the pod of a Run really got, whatever its Plan says by now."""
+
+    resources: dict[str, str]
+    service_account: str | None = _left_out_when_absent("serviceAccount")
+    image_digest: str | None = _left_out_when_absent("imageDigest")
+
+
+class Waiting(Response):
+    """Why a Run has not begun, in words; `place` 1 is the next of the queue.
+
+    No place: it is far behind in the queue, or not in it.
+    """
+
+    place: int | None = Field(default=None, exclude_if=is_absent)
+    reason: str
+
+
 class Run(RunSummary):
-    """One Run in full. `log` is always there, null for a Plan that keeps none."""
+    """One Run in full. `log` is always there, null for a Plan that keeps none.
+
+    Beyond the contract: `generation` counts how often the Run was carried out (a retry is the
+    next), `priority` is left out when it is 0, `used` until a pod was launched, `waiting` unless
+    the Run waits. Servers that are no knit send none of them.
+    """
 
     inputs: list[Assignment]
     outputs: list[Assignment]
     log: LogAssignment | None = None
+    generation: int | None = Field(default=None, exclude_if=is_absent)
+    priority: int = Field(default=0, exclude_if=_is_zero)
+    used: Used | None = Field(default=None, exclude_if=is_absent)
+    waiting: Waiting | None = Field(default=None, exclude_if=is_absent)

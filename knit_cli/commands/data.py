@@ -10,6 +10,7 @@ from knit_api.schemas.data import Data
 from knit_api.schemas.tags import Tag, TagChange
 from knit_cli.commands.choices import YesNoBoth
 from knit_cli.commands.lineage import lineage
+from knit_cli.completion import complete_data, complete_tag, complete_tag_key
 from knit_cli.instants import read_duration, read_instant
 from knit_cli.invocation import invocation_of
 from knit_cli.output import print_bytes, print_json, say
@@ -21,12 +22,14 @@ from knit_cli.tagging import (
     read_query_tags,
     read_user_tags,
 )
-from knit_cli.transfer import pull_archive, pull_file, pull_folder, push, survey
+from knit_cli.transfer import pull_file, pull_folder, pull_stream, push, survey
 
 app = typer.Typer()
 app.command()(lineage)
 
 _STDOUT = "-"
+
+KnitId = Annotated[str, typer.Argument(metavar="KNIT_ID", autocompletion=complete_data)]
 
 
 @app.command("find")
@@ -34,7 +37,13 @@ def find_data(
     context: typer.Context,
     tag: Annotated[
         list[str] | None,
-        typer.Option("--tag", "-t", metavar="KEY:VALUE", help="Only Data with this tag. Repeat."),
+        typer.Option(
+            "--tag",
+            "-t",
+            metavar="KEY:VALUE",
+            help="Only Data with this tag. Repeat.",
+            autocompletion=complete_tag,
+        ),
     ] = None,
     transient: Annotated[
         YesNoBoth, typer.Option(help="Only Data that are still processing or failed, or not.")
@@ -69,7 +78,13 @@ def push_data(
     source: Annotated[list[str], typer.Argument(help="Folders or files; each becomes one Data.")],
     tag: Annotated[
         list[str] | None,
-        typer.Option("--tag", "-t", metavar="KEY:VALUE", help="Put this tag on it. Repeat."),
+        typer.Option(
+            "--tag",
+            "-t",
+            metavar="KEY:VALUE",
+            help="Put this tag on it. Repeat.",
+            autocompletion=complete_tag,
+        ),
     ] = None,
     name: Annotated[
         bool, typer.Option("--name", "-n", help="Also tag it name:BASENAME of the source.")
@@ -86,9 +101,9 @@ def push_data(
     with api_of(invocation) as api:
         for one in sources:
             named = [Tag(key="name", value=one.name)] if name else []
-            with transfer_bar(one.name, one.content_bytes, quiet=invocation.quiet) as on_bytes:
+            with transfer_bar(one.name, one.archive_bytes, quiet=invocation.quiet) as meter:
                 tags = _distinct([*given, *defaults, *named])
-                data = push(api, one, tags, dereference=dereference, on_bytes=on_bytes)
+                data = push(api, one, tags, dereference=dereference, meter=meter)
             print_json(data)
 
 
@@ -103,7 +118,7 @@ def _distinct(tags: Iterable[Tag]) -> list[Tag]:
 @app.command("pull")
 def pull_data(
     context: typer.Context,
-    knit_id: Annotated[str, typer.Argument(metavar="KNIT_ID")],
+    knit_id: KnitId,
     dest: Annotated[str, typer.Argument(metavar="[DEST]", help="A folder, or - for stdout.")] = ".",
     extract: Annotated[
         bool, typer.Option("--extract", "-x", help="Unpack it as DEST/KNIT_ID/.")
@@ -117,14 +132,13 @@ def pull_data(
         raise typer.BadParameter(f"{knit_id!r} is not an id of a Data", param_hint="KNIT_ID")
     with (
         api_of(invocation) as api,
-        transfer_bar(knit_id, None, quiet=invocation.quiet) as on_bytes,
+        transfer_bar(knit_id, None, quiet=invocation.quiet) as meter,
     ):
         if dest == _STDOUT:
-            with pull_archive(api, knit_id, on_bytes=on_bytes) as pieces:
-                print_bytes(pieces)
+            pull_stream(api, knit_id, lambda piece: print_bytes([piece]), meter=meter)
             return
         pull = pull_folder if extract else pull_file
-        arrived = pull(api, knit_id, invocation.path(dest), on_bytes=on_bytes)
+        arrived = pull(api, knit_id, invocation.path(dest), meter=meter)
     say(f"pulled {knit_id} to {arrived}")
 
 
@@ -136,15 +150,26 @@ def _is_file_name(text: str) -> bool:
 @app.command("tag")
 def tag_data(
     context: typer.Context,
-    knit_id: Annotated[str, typer.Argument(metavar="KNIT_ID")],
+    knit_id: KnitId,
     add: Annotated[
-        list[str] | None, typer.Option(metavar="KEY:VALUE", help="Add this tag. Repeat.")
+        list[str] | None,
+        typer.Option(
+            metavar="KEY:VALUE", help="Add this tag. Repeat.", autocompletion=complete_tag
+        ),
     ] = None,
     remove: Annotated[
-        list[str] | None, typer.Option(metavar="KEY:VALUE", help="Remove this tag. Repeat.")
+        list[str] | None,
+        typer.Option(
+            metavar="KEY:VALUE", help="Remove this tag. Repeat.", autocompletion=complete_tag
+        ),
     ] = None,
     remove_key: Annotated[
-        list[str] | None, typer.Option(metavar="KEY", help="Remove all tags of this key. Repeat.")
+        list[str] | None,
+        typer.Option(
+            metavar="KEY",
+            help="Remove all tags of this key. Repeat.",
+            autocompletion=complete_tag_key,
+        ),
     ] = None,
 ) -> None:
     """Removes, then adds tags, in one step."""

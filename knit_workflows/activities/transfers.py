@@ -69,17 +69,19 @@ class ComputeTransferActivities(TransferActivities):
     @activity.defn(name="knit.close_transfer")
     async def close_transfer(self, request: CloseTransfer) -> Closed:
         """Finalize the upload, close the door, remove the transfer's row. Twice is once."""
-        status = ""
         with translated():
             async with heartbeating():
-                if request.run_id:
-                    status = await self._finalize_upload(request)
-                try:
-                    record = await self._store.transfer(request.transfer_id)
-                except NotFound:
-                    return Closed(status=status)
-                await self._backend.close_transfer(self._transfer(record))
-                await self._store.closed(request.transfer_id)
+                return await self.close(request)
+
+    async def close(self, request: CloseTransfer) -> Closed:
+        """Do what `close_transfer` says; for other activities too."""
+        status = await self._finalize_upload(request) if request.run_id else ""
+        try:
+            record = await self._store.transfer(request.transfer_id)
+        except NotFound:
+            return Closed(status=status)
+        await self._backend.close_transfer(self._transfer(record))
+        await self._store.closed(request.transfer_id)
         return Closed(status=status)
 
     async def _record(self, request: OpenTransfer) -> TransferRecord:

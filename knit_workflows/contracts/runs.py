@@ -26,7 +26,11 @@ class RunInput(Message):
 
 
 class RunResult(Message):
-    """How the Run ended: a final status, and the exit when it had one."""
+    """How the Run ended: a final status, and the exit when it had one.
+
+    `superseded`: this execution had nothing more to do, as the Run was deleted, retried or
+    deactivated meanwhile.
+    """
 
     status: str
     exit_code: int | None = None

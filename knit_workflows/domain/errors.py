@@ -5,7 +5,8 @@ KnitError
 ├─ InvalidRequest   InvalidTag, InvalidQuantity, InvalidPlan      400  never retried
 ├─ NotFound         DataNotFound, PlanNotFound, RunNotFound       404  never retried
 ├─ Conflict         EquivalentPlan, CyclicPlans, IllegalMove,
-│                   TooManyRuns, DataExists, Superseded           409  never retried
+│                   TooManyRuns, DataExists, Superseded,
+│                   TooLarge                                      409  never retried
 ├─ Unavailable      StoreUnavailable, BackendUnavailable,
 │                   EngineUnavailable, TransferNotReady           503  retried
 └─ BackendRejected                                                500  never retried
@@ -86,6 +87,10 @@ class IllegalMove(Conflict):
 
 class DataExists(Conflict):
     """The Data has content already."""
+
+
+class TooLarge(Conflict):
+    """The answer would be larger than the limit allows."""
 
 
 class Superseded(Conflict):

@@ -20,6 +20,8 @@ from knit_workflows.domain.tags import Tag, checked_tag, parse_tag
 _MAX_REPOSITORY_CHARS: Final = 512
 _MAX_ANNOTATION_KEY_CHARS: Final = 253
 _MAX_ANNOTATION_VALUE_CHARS: Final = 1_048_576
+MAX_PRIORITY: Final = 1000
+"""Priorities go from minus this to plus this."""
 
 _ALNUM: Final = "[A-Za-z0-9]"
 _DNS_LABEL: Final = "[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?"
@@ -126,6 +128,27 @@ def parse_service_account(value: object, place: str) -> str | None:
         advice = "use at most 63 lower-case letters, digits, '-' and '.', as Kubernetes does"
         raise refuse(place, f"{name[:70]!r} is not the name of a service account", advice)
     return name or None
+
+
+def parse_priority(value: object, place: str) -> int:
+    """Read a priority; null is 0. Raises InvalidPlan."""
+    if value is None:
+        return 0
+    advice = f"write a whole number from -{MAX_PRIORITY} to {MAX_PRIORITY}; more goes first"
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise wrong_type(place, "a whole number", value, advice)
+    if not -MAX_PRIORITY <= value <= MAX_PRIORITY:
+        raise refuse(place, "the priority is out of range", advice)
+    return value
+
+
+def read_resources(value: object, place: str) -> Mapping[str, object]:
+    """Read a mapping of whatever names; null is an empty one."""
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise wrong_type(place, "a mapping", value, "write e.g. {cpu: 2, memory: 4Gi}")
+    return {str(name): quantity for name, quantity in value.items()}
 
 
 def parse_resource(name: str, value: object, place: str) -> str:

@@ -28,11 +28,13 @@ from knit_workflows.domain.plan_forms import (
     NODE_VALUE,
     parse_annotation,
     parse_image,
+    parse_priority,
     parse_resource,
     parse_service_account,
     parse_tag_form,
     read_list,
     read_mapping,
+    read_resources,
     read_text,
     read_texts,
     refuse,
@@ -72,7 +74,7 @@ MAX_MOUNTPOINTS: Final = 1000
 _MAX_PATH_CHARS: Final = 4096
 _KEYS: Final = (
     "annotations", "image", "entrypoint", "args", "inputs", "outputs", "log", "active", "on_node",
-    "resources", "service_account",
+    "resources", "service_account", "priority",
 )  # fmt: skip
 
 
@@ -91,9 +93,9 @@ _PlacedRule = tuple[NodeRule, str]
 def parse_plan(document: Mapping[str, object]) -> PlanSpec:
     """Read and check a decoded YAML or JSON document; raises InvalidPlan.
 
-    Fills the defaults in: image tag `latest`, cpu and memory, active. Tags, on_node entries and
-    annotations become sets, mountpoints are sorted by path, quantities are canonical, instants are
-    cut to milliseconds. So equal results mean equal Plans, however they were written.
+    Fills the defaults in: image tag `latest`, cpu and memory, active, priority. Tags, on_node
+    entries and annotations become sets, mountpoints are sorted by path, quantities are canonical,
+    instants are cut to milliseconds. So equal results mean equal Plans, however they were written.
     """
     try:
         return _parse_plan(document)
@@ -115,6 +117,7 @@ def _parse_plan(document: object) -> PlanSpec:
     notes = enumerate(read_list(top.get("annotations"), "annotations"))
     annotations = {parse_annotation(note, f"annotations[{i}]") for i, note in notes}
     active = _active(top.get("active"))
+    priority = parse_priority(top.get("priority"), "priority")
 
     _check_node_rules(on_node)
     if not (image.repository and image.image_tag):
@@ -137,6 +140,7 @@ def _parse_plan(document: object) -> PlanSpec:
         service_account=service_account,
         annotations=tuple(sorted(annotations)),
         active=active,
+        priority=priority,
     )
 
 
@@ -186,11 +190,8 @@ def _node_rules(value: object) -> list[_PlacedRule]:
 def _resources(value: object) -> dict[str, str]:
     """Return quantities by name, in the order of the names, the defaults among them."""
     found = dict(DEFAULT_RESOURCES)
-    if value is not None:
-        if not isinstance(value, Mapping):
-            raise wrong_type("resources", "a mapping", value, "write e.g. {cpu: 2, memory: 4Gi}")
-        for name, quantity in value.items():
-            found[str(name)] = parse_resource(str(name), quantity, f"resources.{name}")
+    for name, quantity in read_resources(value, "resources").items():
+        found[name] = parse_resource(name, quantity, f"resources.{name}")
     return dict(sorted(found.items()))
 
 
@@ -330,6 +331,7 @@ def plan_document(spec: PlanSpec) -> dict[str, object]:
         "args": list(spec.args),
         "on_node": by_mode,
         "service_account": spec.service_account,
+        "priority": spec.priority,
         "log": None if spec.log is None else {"tags": _tag_forms(spec.log)},
     }
     document: dict[str, object] = {

@@ -11,7 +11,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Final
 
-from knit_workflows.domain.ids import PlanId
+from knit_workflows.domain.ids import KnitId, PlanId
 from knit_workflows.domain.tags import Tag
 
 UPLOADED: Final = "knit#uploaded"
@@ -111,6 +111,7 @@ class PlanSpec:
     service_account: str | None = None
     annotations: tuple[Annotation, ...] = ()
     active: bool = True
+    priority: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +163,37 @@ class PlanDetail:
     on_node: tuple[NodeRule, ...]
     resources: Mapping[str, str]
     service_account: str | None
+    priority: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PlanPreview:
+    """What registering a Plan would do at once.
+
+    `candidates` says how many Data fill each input, by path in path order; `runs` how many Runs
+    there would be, and `assignments` gives the first of them (path → Data), by id.
+    """
+
+    runs: int
+    candidates: Mapping[str, int]
+    assignments: tuple[Mapping[str, KnitId], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ResourceChange:
+    """A change of what run pods ask for: names to canonical quantities; set beats unset."""
+
+    set: Mapping[str, str] = field(default_factory=dict)
+    unset: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class AnnotationChange:
+    """A change of a Plan's annotations: removals first, then additions."""
+
+    add: frozenset[Annotation] = frozenset()
+    remove: frozenset[Annotation] = frozenset()
+    remove_keys: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,17 @@ from typing import Protocol
 
 from knit_workflows.domain.data import DataDetail, DataQuery, TagChange
 from knit_workflows.domain.ids import KnitId, PlanId, RunId
-from knit_workflows.domain.plans import Image, NodeRule, PlanDetail, PlanQuery, PlanSpec
+from knit_workflows.domain.lineage import Lineage, LineageGraph
+from knit_workflows.domain.plans import (
+    AnnotationChange,
+    Image,
+    NodeRule,
+    PlanDetail,
+    PlanPreview,
+    PlanQuery,
+    PlanSpec,
+    ResourceChange,
+)
 from knit_workflows.domain.runs import Exit, RunDetail, RunEvent, RunQuery, RunStatus
 
 
@@ -114,6 +124,14 @@ class TransferRecord:
     endpoint: str
 
 
+@dataclass(frozen=True, slots=True)
+class Discarded:
+    """A volume whose Data was retried or deleted away; nobody can ask for it any more."""
+
+    knit_id: KnitId
+    volume: str
+
+
 class RunStore(Protocol):
     """What carrying out a Run needs."""
 
@@ -181,8 +199,9 @@ class ProjectorStore(Protocol):
         """
 
     async def admit(self, limits: AdmissionLimits) -> Sequence[StartableRun]:
-        """Admit waiting Runs of active Plans up to the limits: higher priority, then older, first.
+        """Admit waiting Runs of active Plans up to the limits, a bounded number of them.
 
+        Higher priority first; then those of the Plan with fewer Runs under way; then older ones.
         Gives all admitted Runs whose workflow is not known to have been started, those admitted
         earlier (by a process that died since) too.
         """
@@ -203,13 +222,40 @@ class ProjectorStore(Protocol):
         """Yield at once, then whenever there may be work: on NOTIFY, or after `fallback`."""
 
 
+class HousekeepingStore(Protocol):
+    """What tidying up needs; `older_than` keeps it away from what others are just working on."""
+
+    async def discarded(self, *, older_than: timedelta, limit: int) -> Sequence[Discarded]:
+        """Give volumes to delete, those discarded first before the others."""
+
+    async def collected(self, knit_ids: Sequence[KnitId]) -> None:
+        """Record that these volumes are gone. Recorded already: fine."""
+
+    async def under_way(
+        self, *, older_than: timedelta, after: RunId | None, limit: int
+    ) -> Sequence[StartableRun]:
+        """Give Runs that are not final, whose workflow was started, and that have not changed for
+        some time; by id, after the cursor."""
+
+    async def over(self, keys: Sequence[RunKey], *, older_than: timedelta) -> frozenset[RunKey]:
+        """Say which of these executions are over: their Run is final or has gone on, for some time.
+
+        Of a Run that is not there at all nothing is said: it may be another installation's.
+        """
+
+    async def stale_transfers(
+        self, *, older_than: timedelta, limit: int
+    ) -> Sequence[TransferRecord]:
+        """Give transfers that were opened some time ago, oldest first."""
+
+
 class CatalogueStore(Protocol):
     """What the API asks and changes. Lists have the orders of the Web API's contract."""
 
     async def find_data(
         self, query: DataQuery, *, limit: int | None = None, after: str | None = None
     ) -> Sequence[DataDetail]:
-        """By timestamp (none last), then id; after the cursor (an id), at most `limit`."""
+        """By timestamp (none last), then id; after the cursor (or an id), at most `limit`."""
 
     async def data(self, knit_id: KnitId) -> DataDetail:
         """Raises DataNotFound."""
@@ -220,8 +266,11 @@ class CatalogueStore(Protocol):
     async def register_plan(self, spec: PlanSpec, *, new_runs_limit: int | None) -> PlanDetail:
         """Raises EquivalentPlan (`see`: its id), CyclicPlans, TooManyRuns (limit None: never)."""
 
-    async def runs_if_registered(self, spec: PlanSpec) -> int:
-        """Say how many Runs the Plan would create now."""
+    async def preview_plan(self, spec: PlanSpec, *, most: int) -> PlanPreview:
+        """Say which Runs the Plan would create now, at most `most` of them one by one.
+
+        Nothing is registered. Raises EquivalentPlan and CyclicPlans as `register_plan` does.
+        """
 
     async def find_plans(
         self, query: PlanQuery, *, limit: int | None = None, after: str | None = None
@@ -233,6 +282,37 @@ class CatalogueStore(Protocol):
 
     async def set_active(self, plan_id: PlanId, active: bool) -> PlanDetail:
         """Moves all its Runs waiting ⇄ deactivated. Raises PlanNotFound for built-in Plans too."""
+
+    async def change_resources(self, plan_id: PlanId, change: ResourceChange) -> PlanDetail:
+        """Unset first, then set; without `cpu` or `memory` their defaults hold. For later launches.
+
+        Raises PlanNotFound for built-in Plans too, InvalidQuantity.
+        """
+
+    async def change_annotations(self, plan_id: PlanId, change: AnnotationChange) -> PlanDetail:
+        """Removals first, then additions; idempotent. Raises PlanNotFound, built-in ones too."""
+
+    async def set_service_account(self, plan_id: PlanId, name: str | None) -> PlanDetail:
+        """For later launches; None: none. Raises PlanNotFound for built-in Plans too."""
+
+    async def set_priority(self, plan_id: PlanId, priority: int) -> PlanDetail:
+        """Its waiting Runs, and those to come, go before those of a lower priority.
+
+        Raises PlanNotFound for built-in Plans too.
+        """
+
+    async def lineage(
+        self, knit_id: KnitId, *, upstream: int | None, downstream: int | None, limit: int
+    ) -> Lineage:
+        """Give what a Data came from and what came of it, so many Runs deep (None: all).
+
+        Raises DataNotFound, TooLarge beyond `limit` Data or Runs.
+        """
+
+    async def lineage_graph(
+        self, knit_id: KnitId, *, upstream: int | None, downstream: int | None, limit: int
+    ) -> LineageGraph:
+        """Give the same part of the graph as ids alone; for large ones."""
 
     async def find_runs(
         self, query: RunQuery, *, limit: int | None = None, after: str | None = None
@@ -251,6 +331,20 @@ class CatalogueStore(Protocol):
         Raises IllegalMove as the stop matrix says. While it is so already: changes nothing.
         """
 
+    async def retry(self, run_id: RunId) -> RunDetail:
+        """Carry out a done or failed Run once more: next generation, new output Data.
+
+        Waiting again, or deactivated under an inactive Plan. Its former outputs are discarded.
+        Raises RunNotFound (for a deleted one too), IllegalMove as `spec/run-lifecycle.md` §5 says.
+        """
+
+    async def delete_run(self, run_id: RunId) -> None:
+        """Delete a Run that is waiting, deactivated, done or failed, and discard its outputs.
+
+        One with inputs leaves a tombstone (invalidated), so that it never runs again; an upload
+        vanishes. Raises RunNotFound (for a deleted one too), IllegalMove.
+        """
+
     async def ensure_run(self, plan_id: PlanId, inputs: Mapping[str, KnitId]) -> RunKey:
         """Give the Run of exactly these inputs (path → Data), creating it when there is none.
 
@@ -265,7 +359,7 @@ class CatalogueStore(Protocol):
         """Answer when the database does."""
 
 
-class Store(RunStore, TransferStore, ProjectorStore, CatalogueStore, Protocol):
+class Store(RunStore, TransferStore, ProjectorStore, HousekeepingStore, CatalogueStore, Protocol):
     """All of it."""
 
     async def open(self) -> None:

@@ -125,14 +125,37 @@ class RunSummary:
 
 
 @dataclass(frozen=True, slots=True)
+class Used:
+    """What the run pod really got, recorded when it was launched and when it started."""
+
+    resources: Mapping[str, str]
+    service_account: str | None
+    image_digest: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """Why a Run has not begun: its place in the queue (1: next; None: far behind), in words."""
+
+    place: int | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class RunDetail:
-    """A Run with its assignments: one per input and output of its Plan, in path order."""
+    """A Run with its assignments: one per input and output of its Plan, in path order.
+
+    `used` is None before its pod is launched, `waiting` unless it waits.
+    """
 
     summary: RunSummary
     generation: int
     inputs: tuple[Assignment, ...]
     outputs: tuple[Assignment, ...]
     log: LogAssignment | None
+    priority: int = 0
+    used: Used | None = None
+    waiting: Waiting | None = None
 
 
 @dataclass(frozen=True, slots=True)

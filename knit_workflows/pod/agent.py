@@ -39,9 +39,11 @@ from knit_workflows.pod.http_body import (
     BadBody,
     request_body,
     send_chunk,
+    send_file_chunk,
     send_last_chunk,
 )
 from knit_workflows.pod.http_request import BadRequest, Request, read_request
+from knit_workflows.pod.inflow import Inflow
 from knit_workflows.pod.termination import explain
 from knit_workflows.pod.volume import Volume, VolumeBusy
 
@@ -127,9 +129,9 @@ def _listen(port: int) -> socket.socket:
 class Handler(socketserver.StreamRequestHandler):
     """The requests of one connection, one after another."""
 
-    rbufsize = 64 << 10
     disable_nagle_algorithm = True
     server: Server
+    inflow: Inflow
     last: bool
     """Whether the connection ends after the answer under way."""
 
@@ -137,6 +139,7 @@ class Handler(socketserver.StreamRequestHandler):
         """Lets the connection be ended from outside."""
         super().setup()
         self.connection.settimeout(self.server.stall_seconds)
+        self.inflow = Inflow(self.connection)
         self.server.connections.add(self.connection)
 
     def finish(self) -> None:
@@ -150,7 +153,7 @@ class Handler(socketserver.StreamRequestHandler):
         self.last = False
         while not self.last:
             try:
-                request = read_request(self.rfile)
+                request = read_request(self.inflow)
             except BadRequest as bad:
                 self._refuse(Refused(bad.status, str(bad)))
                 return
@@ -183,8 +186,7 @@ class Handler(socketserver.StreamRequestHandler):
             case "write", "DELETE", "/":
                 self._clear()
             case "read", "GET", "/":
-                pieces = archive.iter_pack(self.server.volume.root)
-                self._stream("application/x-tar", pieces)
+                self._stream("application/x-tar", archive.iter_spans(self.server.volume.root))
             case "read", "GET", "/log":
                 follow = "follow" in {part.partition("=")[0] for part in request.query.split("&")}
                 pieces = self.server.volume.log(follow=follow, wait=self._wait_for_more)
@@ -199,7 +201,7 @@ class Handler(socketserver.StreamRequestHandler):
             self.server.volume.check_writable()
             if request.expects_continue:
                 self.connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
-            summary = self.server.volume.write(request_body(self.rfile, request.header))
+            summary = self.server.volume.write(request_body(self.inflow, request.header))
         except VolumeBusy as busy:
             raise Refused(409, str(busy)) from None
         except archive.ArchiveRefused as refused:
@@ -224,7 +226,7 @@ class Handler(socketserver.StreamRequestHandler):
             raise _refused_by_disk(error) from error
         self._answer(204, b"")
 
-    def _stream(self, content_type: str, pieces: Iterator[bytes]) -> None:
+    def _stream(self, content_type: str, pieces: Iterator[bytes | archive.Span]) -> None:
         """Sends the pieces as chunks. What fails before the first still gets a proper answer."""
         try:
             first = next(pieces, b"")
@@ -235,14 +237,20 @@ class Handler(socketserver.StreamRequestHandler):
         head = f"Content-Type: {content_type}\r\nTransfer-Encoding: chunked"
         try:
             self.connection.sendall(f"HTTP/1.1 200 OK\r\n{head}\r\n\r\n".encode())
-            send_chunk(self.connection, first)
+            self._send(first)
             for piece in pieces:
-                send_chunk(self.connection, piece)
+                self._send(piece)
             send_last_chunk(self.connection)
         except (archive.CannotPack, OSError) as error:
             # Without the last chunk the reader knows that it has not got everything.
             self.last = True
             _say(f"the download was cut: {error}")
+
+    def _send(self, piece: bytes | archive.Span) -> None:
+        if isinstance(piece, bytes):
+            send_chunk(self.connection, piece)
+        else:
+            send_file_chunk(self.connection, piece.descriptor, piece.size)
 
     def _wait_for_more(self) -> bool:
         """Pauses a follower shortly; False when the client has gone, or speaks out of turn."""
@@ -272,7 +280,7 @@ class Handler(socketserver.StreamRequestHandler):
         self.connection.shutdown(socket.SHUT_WR)
         until = time.monotonic() + _LINGER_SECONDS
         self.connection.settimeout(_LINGER_SECONDS)
-        while time.monotonic() < until and self.rfile.read1(64 << 10):
+        while time.monotonic() < until and self.inflow.read1(64 << 10):
             pass
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import select
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -16,6 +18,10 @@ _SEPARATE_BYTES = 64 << 10
 
 class BodyCut(ConnectionError):
     """The connection ended before the body did."""
+
+
+class FileShrank(OSError):
+    """A file ended before the bytes it was said to have."""
 
 
 class BadBody(ValueError):
@@ -33,7 +39,7 @@ class BadBody(ValueError):
 class Stream(Protocol):
     """A connection's receiving side; both methods give nothing only when it has ended."""
 
-    def read1(self, size: int, /) -> bytes: ...  # noqa: D102
+    def read1(self, size: int, /) -> bytes | memoryview: ...  # noqa: D102
     def readline(self, most: int, /) -> bytes: ...  # noqa: D102
 
 
@@ -53,13 +59,16 @@ def request_body(stream: Stream, header: Callable[[str], str | None]) -> LengthB
 
 
 class LengthBody:
-    """A body of a known length; `read` gives between 1 and `size` bytes, or none at the end."""
+    """A body of a known length; `read` gives between 1 and `size` bytes, or none at the end.
+
+    What it gives is good until the next call.
+    """
 
     def __init__(self, stream: Stream, length: int) -> None:
         self._stream = stream
         self._left = length
 
-    def read(self, size: int, /) -> bytes:
+    def read(self, size: int, /) -> bytes | memoryview:
         """Raises BodyCut when the connection ends first."""
         if not self._left:
             return b""
@@ -71,38 +80,53 @@ class LengthBody:
 
 
 class ChunkedBody:
-    """A chunked body; `read` gives between 1 and `size` bytes, or none at the end."""
+    """A chunked body; `read` gives between 1 and `size` bytes, or none at the end.
+
+    What it gives is good until the next call.
+
+    Attributes:
+        trailers: lines `name: value` behind the last chunk, complete when the body is.
+        complete: whether the body has been read to its proper end.
+    """
 
     def __init__(self, stream: Stream) -> None:
+        self.trailers: list[bytes] = []
         self._stream = stream
         self._left = 0
-        self._ended = False
+        self._begun = False
+        self.complete = False
 
-    def read(self, size: int, /) -> bytes:
+    def read(self, size: int, /) -> bytes | memoryview:
         """Raises BodyCut when the connection ends first, BadBody when the chunks are malformed."""
-        if not self._left and not self._ended:
+        if not self._left:
             self._next_chunk()
-        if self._ended:
+        if self.complete:
             return b""
         piece = self._stream.read1(min(size, self._left, _READ_BYTES))
         if not piece:
             raise BodyCut("the connection was cut within a chunk")
         self._left -= len(piece)
-        if not self._left and self._line():
-            raise BadBody("a chunk is longer than it says")
         return piece
 
     def _next_chunk(self) -> None:
+        if self.complete:
+            return
+        # Only now: reading the line would overwrite the piece that was given last.
+        if self._begun and self._line():
+            raise BadBody("a chunk is longer than it says")
+        self._begun = True
         digits = self._line().partition(b";")[0].strip()
         if not digits or len(digits) > 15 or digits.strip(b"0123456789abcdefABCDEF"):
             raise BadBody("a chunk's size is not a number")
         self._left = int(digits, 16)
         if self._left:
             return
-        self._ended = True
         for _ in range(_MOST_TRAILERS):
-            if not self._line():
+            line = self._line()
+            if not line:
+                self.complete = True
                 return
+            self.trailers.append(line)
         raise BadBody("too many trailers")
 
     def _line(self) -> bytes:
@@ -125,6 +149,33 @@ def send_chunk(connection: socket.socket, piece: bytes) -> None:
     connection.sendall(head)
     connection.sendall(piece)
     connection.sendall(b"\r\n")
+
+
+def send_file_chunk(connection: socket.socket, descriptor: int, size: int) -> None:
+    """Sends so many bytes, not 0, from a file's beginning as one chunk, without reading them.
+
+    Raises FileShrank, TimeoutError, OSError; what was sent is no whole chunk then.
+    """
+    connection.sendall(b"%x\r\n" % size)
+    done = 0
+    while done < size:
+        try:
+            sent = os.sendfile(connection.fileno(), descriptor, done, size - done)
+        except BlockingIOError:
+            _wait_for_room(connection)
+            continue
+        if not sent:
+            raise FileShrank("a file became shorter while it was sent")
+        done += sent
+    connection.sendall(b"\r\n")
+
+
+def _wait_for_room(connection: socket.socket) -> None:
+    seconds = connection.gettimeout()
+    room = select.poll()
+    room.register(connection, select.POLLOUT)
+    if not room.poll(None if seconds is None else seconds * 1000):
+        raise TimeoutError("nothing was taken for too long")
 
 
 def send_last_chunk(connection: socket.socket) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from knit_workflows.pod import tar, tree
 from knit_workflows.pod.tar import Member
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _STREAM_BYTES = 256 << 10
+_CHANGED = "its size changed while it was read; try again later"
 _READ_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # a pipe must not block
 _NOT_DATA = {stat.S_IFSOCK: "socket", stat.S_IFIFO: "named pipe", stat.S_IFCHR: "character device",
              stat.S_IFBLK: "block device"}  # fmt: skip
@@ -33,6 +34,15 @@ class CannotPack(ValueError):
         super().__init__(f"{member!r}: {reason}")
         self.reason = reason
         self.member = member
+
+
+class Span(NamedTuple):
+    """The content of one file, not read yet."""
+
+    descriptor: int
+    """Good until the next item is asked for; its offset is not used."""
+    size: int
+    """Bytes, from the file's beginning; never 0."""
 
 
 class Writable(Protocol):
@@ -70,6 +80,14 @@ def iter_pack(root: Path, *, dereference: bool = False) -> Iterator[bytes]:
     return _Packer(root, dereference).stream()
 
 
+def iter_spans(root: Path) -> Iterator[bytes | Span]:
+    """The same stream as `iter_pack` gives, but large files as spans, for the kernel to move.
+
+    Whoever finds a span shorter than it says must break the stream. Raises as `pack` does.
+    """
+    return _Packer(root, dereference=False).items(spans=True)
+
+
 def _write_all(sink: Writable | Callable[[bytes], object], piece: bytes) -> None:
     if callable(sink):
         sink(piece)
@@ -86,28 +104,36 @@ class _Packer:
     def __init__(self, root: Path, dereference: bool) -> None:
         self._root = root
         self._dereference = dereference
+        self._spans = False
         self.files = 0
         self.bytes = 0
 
     def stream(self) -> Iterator[bytes]:
+        """The archive in pieces, files included."""
+        for item in self.items(spans=False):
+            assert isinstance(item, bytes)
+            yield item
+
+    def items(self, *, spans: bool) -> Iterator[bytes | Span]:
         """Gathers headers and small files into pieces worth sending; large ones pass untouched."""
+        self._spans = spans
         gathered: list[bytes] = []
         size = 0
-        for piece in self._entries():
-            if len(piece) < _STREAM_BYTES:
-                gathered.append(piece)
-                size += len(piece)
+        for item in self._entries():
+            small = isinstance(item, bytes) and len(item) < _STREAM_BYTES
+            if isinstance(item, bytes) and small:
+                gathered.append(item)
+                size += len(item)
                 if size < _STREAM_BYTES:
                     continue
-                piece = b""
             if gathered:
                 yield b"".join(gathered)
                 gathered, size = [], 0
-            if piece:
-                yield piece
+            if not small:
+                yield item
         yield b"".join(gathered)
 
-    def _entries(self) -> Iterator[bytes]:
+    def _entries(self) -> Iterator[bytes | Span]:
         with self._named(""):
             info = self._root.stat()
         if stat.S_ISDIR(info.st_mode):
@@ -119,7 +145,9 @@ class _Packer:
                 yield from self._entry(folder, name, name, info, [])
         yield tar.END_OF_ARCHIVE
 
-    def _folder(self, folder: int, prefix: str, above: list[tuple[int, int]]) -> Iterator[bytes]:
+    def _folder(
+        self, folder: int, prefix: str, above: list[tuple[int, int]]
+    ) -> Iterator[bytes | Span]:
         if len(above) > MAX_DEPTH:
             raise CannotPack(f"the path is deeper than {MAX_DEPTH} folders", prefix)
         for name in sorted(os.listdir(folder)):
@@ -132,7 +160,7 @@ class _Packer:
 
     def _entry(
         self, folder: int, name: str, path: str, info: os.stat_result, above: list[tuple[int, int]]
-    ) -> Iterator[bytes]:
+    ) -> Iterator[bytes | Span]:
         kind = stat.S_IFMT(info.st_mode)
         if kind == stat.S_IFREG:
             yield from self._file(folder, name, path)
@@ -154,7 +182,7 @@ class _Packer:
         else:
             raise CannotPack(f"a {_NOT_DATA.get(kind, 'special file')} cannot be Data", path)
 
-    def _file(self, folder: int, name: str, path: str) -> Iterator[bytes]:
+    def _file(self, folder: int, name: str, path: str) -> Iterator[bytes | Span]:
         with self._named(path):
             descriptor = os.open(name, self._flags(_READ_FILE), dir_fd=folder)
         try:
@@ -162,21 +190,29 @@ class _Packer:
             if not stat.S_ISREG(info.st_mode):
                 raise CannotPack("it was replaced while being read", path)
             yield _header(tar.FILE, path, info, size=info.st_size)
-            done = 0
-            while True:
-                with self._named(path):
-                    piece = os.read(descriptor, tar.CHUNK)
-                done += len(piece)
-                if done > info.st_size or (not piece and done < info.st_size):
-                    raise CannotPack("its size changed while it was read; try again later", path)
-                if not piece:
-                    break
-                yield piece
-            yield bytes(-done % tar.BLOCK)
+            if self._spans and info.st_size >= _STREAM_BYTES:
+                yield Span(descriptor, info.st_size)
+                if os.fstat(descriptor).st_size != info.st_size:
+                    raise CannotPack(_CHANGED, path)
+            else:
+                yield from self._content(descriptor, info.st_size, path)
+            yield bytes(-info.st_size % tar.BLOCK)
             self.files += 1
-            self.bytes += done
+            self.bytes += info.st_size
         finally:
             os.close(descriptor)
+
+    def _content(self, descriptor: int, size: int, path: str) -> Iterator[bytes]:
+        done = 0
+        while True:
+            with self._named(path):
+                piece = os.read(descriptor, min(tar.CHUNK, size - done + 1))
+            done += len(piece)
+            if done > size or (not piece and done < size):
+                raise CannotPack(_CHANGED, path)
+            if not piece:
+                return
+            yield piece
 
     def _flags(self, flags: int) -> int:
         return flags & ~os.O_NOFOLLOW if self._dereference else flags

@@ -41,9 +41,12 @@ class ArchiveRefused(ValueError):
 
 
 class Readable(Protocol):
-    """What an archive is read from; a short answer is fine, an empty one is the end."""
+    """What an archive is read from; a short answer is fine, an empty one is the end.
 
-    def read(self, size: int, /) -> bytes: ...  # noqa: D102
+    What it gives need be good only until the next call, so that it can use one buffer for all.
+    """
+
+    def read(self, size: int, /) -> bytes | memoryview: ...  # noqa: D102
 
 
 class Member(NamedTuple):

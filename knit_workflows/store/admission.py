@@ -14,6 +14,7 @@ from knit_workflows.store import queries
 from knit_workflows.store.connection import Database, Session
 from knit_workflows.store.listening import Listener
 from knit_workflows.store.runs import RunRows
+from knit_workflows.store.waiting import admit_next
 
 _SQL: Final = queries.load("admission")
 _LOCK: Final = 5_640_102
@@ -27,24 +28,18 @@ class AdmissionRows(RunRows):
     _listener: Listener
 
     async def admit(self, limits: AdmissionLimits) -> Sequence[StartableRun]:
-        """Admit waiting Runs up to the limits; give all admitted ones without a workflow."""
-        query = _SQL["admit"] if limits.per_plan is None else _SQL["admit_per_plan"]
+        """Admit waiting Runs up to the limits; give all admitted ones without a workflow.
+
+        At most `ADMITTED_AT_ONCE` are admitted, in the order of `queries/waiting.sql`: call again
+        until none is given.
+        """
 
         async def step(session: Session) -> list[Any]:
             await session.do(_SQL["lock"], {"lock": _LOCK})
-            await session.do(query, {"total": limits.total, "per_plan": limits.per_plan})
+            await admit_next(session, limits)
             return await session.rows(_SQL["startable"])
 
-        return [
-            StartableRun(
-                key=RunKey(RunId(row.run_id), row.generation),
-                plan_id=PlanId(row.plan_id),
-                image=f"{row.repository}:{row.image_tag}",
-                command=tuple(row.command),
-                input_ids=tuple(KnitId(one) for one in row.input_ids),
-            )
-            for row in await self._db.transaction(step)
-        ]
+        return [startable_run(row) for row in await self._db.transaction(step)]
 
     async def started(self, keys: Sequence[RunKey]) -> None:
         """Record that these Runs' workflows exist."""
@@ -86,3 +81,14 @@ class AdmissionRows(RunRows):
             while True:
                 yield
                 await bell.wait(fallback)
+
+
+def startable_run(row: Any) -> StartableRun:
+    """Read a row of `startable`."""
+    return StartableRun(
+        key=RunKey(RunId(row.run_id), row.generation),
+        plan_id=PlanId(row.plan_id),
+        image=f"{row.repository}:{row.image_tag}",
+        command=tuple(row.command),
+        input_ids=tuple(KnitId(one) for one in row.input_ids),
+    )

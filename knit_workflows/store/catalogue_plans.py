@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 
 from psycopg.errors import UniqueViolation
+from psycopg.types.json import Jsonb
 
 from knit_workflows import names
 from knit_workflows.domain.errors import EquivalentPlan, PlanNotFound, TooManyRuns
-from knit_workflows.domain.ids import PlanId
-from knit_workflows.domain.matching import count
-from knit_workflows.domain.plans import PlanDetail, PlanQuery, PlanSpec
+from knit_workflows.domain.ids import KnitId, PlanId
+from knit_workflows.domain.matching import count, page
+from knit_workflows.domain.plan_rules import DEFAULT_RESOURCES
+from knit_workflows.domain.plans import (
+    Annotation,
+    AnnotationChange,
+    PlanDetail,
+    PlanPreview,
+    PlanQuery,
+    PlanSpec,
+    ResourceChange,
+)
+from knit_workflows.domain.quantities import canonical_quantity
 from knit_workflows.domain.runs import RunStatus
 from knit_workflows.domain.tags import KEY_ID, KEY_TIMESTAMP, Tag, parse_instant
 from knit_workflows.store import queries, tags
@@ -32,12 +43,14 @@ from knit_workflows.store.registration import (
 from knit_workflows.store.times import floor_ms
 
 _SQL: Final = queries.load("plans")
+_PAGE: Final = 5_000
+"""How many waiting Runs get another priority in one transaction."""
 
 
 class _RolledBackError(Exception):
     """Carries an answer out of a transaction that must leave nothing behind."""
 
-    def __init__(self, answer: int) -> None:
+    def __init__(self, answer: PlanPreview) -> None:
         super().__init__()
         self.answer = answer
 
@@ -61,6 +74,34 @@ class PlanCatalogue:
             await session.do(_SQL["announce"], {"plan_id": registration.plan_id})
             await notify_projector(session)
 
+        await self._transaction_of(registration, step)
+        return await self.plan(registration.plan_id)
+
+    async def preview_plan(self, spec: PlanSpec, *, most: int) -> PlanPreview:
+        """Say which Runs the Plan would create now; raises EquivalentPlan, CyclicPlans.
+
+        It is inserted and rolled back: what is counted is what would be created. Other
+        registrations need not wait for it.
+        """
+        registration = Registration.of(spec, await tags.intern(self._db, tags_of(spec)))
+
+        async def step(session: Session) -> None:
+            await refuse_equivalent(session, registration.identity)
+            await insert_plan(session, registration)
+            await refuse_cycle(session, registration)
+            found = await candidates_of(session, registration.plan_id)
+            raise _RolledBackError(_preview(spec, found, most))
+
+        try:
+            await self._transaction_of(registration, step)
+        except _RolledBackError as answer:
+            return answer.answer
+        raise AssertionError("the transaction always ends by an exception")
+
+    async def _transaction_of(
+        self, registration: Registration, step: Callable[[Session], Awaitable[None]]
+    ) -> None:
+        """Run a transaction that inserts the Plan; raises EquivalentPlan if another was faster."""
         try:
             await self._db.transaction(step)
         except UniqueViolation as cause:
@@ -68,28 +109,6 @@ class PlanCatalogue:
                 raise
             await self._db.reading(lambda one: refuse_equivalent(one, registration.identity))
             raise EquivalentPlan from cause
-        return await self.plan(registration.plan_id)
-
-    async def runs_if_registered(self, spec: PlanSpec) -> int:
-        """Say how many Runs the Plan would create now; none when an equivalent one is registered.
-
-        It is inserted and rolled back: what is counted is what would be created.
-        """
-        registration = Registration.of(spec, await tags.intern(self._db, tags_of(spec)))
-
-        async def step(session: Session) -> None:
-            await insert_plan(session, registration)
-            found = count(await candidates_of(session, registration.plan_id), None)
-            raise _RolledBackError(found)
-
-        try:
-            await self._db.transaction(step)
-        except _RolledBackError as answer:
-            return answer.answer
-        except UniqueViolation as cause:
-            if violated(cause) != IDENTITY_CONSTRAINT:
-                raise
-        return 0
 
     async def find_plans(
         self, query: PlanQuery, *, limit: int | None = None, after: str | None = None
@@ -121,15 +140,11 @@ class PlanCatalogue:
 
     async def set_active(self, plan_id: PlanId, active: bool) -> PlanDetail:
         """Move all its Runs waiting ⇄ deactivated; raises PlanNotFound for built-in Plans too."""
-        if not is_id(plan_id):
-            raise missing_plan(plan_id)
         ends = (RunStatus.DEACTIVATED.value, RunStatus.WAITING.value)
         source, target = ends if active else reversed(ends)
 
         async def step(session: Session) -> None:
-            parameters = {"plan_id": plan_id, "active": active}
-            if await session.row(_SQL["set_active"], parameters) is None:
-                raise missing_plan(plan_id)
+            await _set(session, "set_active", {"plan_id": plan_id, "active": active})
             await session.do(
                 _SQL["move_runs"],
                 {
@@ -142,8 +157,77 @@ class PlanCatalogue:
             )
             await notify_projector(session)
 
+        return await self._changed(plan_id, step)
+
+    async def change_resources(self, plan_id: PlanId, change: ResourceChange) -> PlanDetail:
+        """Unset first, then set; raises PlanNotFound for built-in Plans too, InvalidQuantity."""
+        parameters = {
+            "plan_id": plan_id,
+            "defaults": Jsonb(dict(DEFAULT_RESOURCES)),
+            "unset": sorted(change.unset),
+            "set": Jsonb({name: canonical_quantity(text) for name, text in change.set.items()}),
+        }
+        return await self._changed(
+            plan_id, lambda session: _set(session, "change_resources", parameters)
+        )
+
+    async def change_annotations(self, plan_id: PlanId, change: AnnotationChange) -> PlanDetail:
+        """Removals first, then additions; raises PlanNotFound for built-in Plans too."""
+
+        async def step(session: Session) -> None:
+            row = await session.row(_SQL["lock_annotations"], {"plan_id": plan_id})
+            if row is None:
+                raise missing_plan(plan_id)
+            notes = {Annotation(key, value) for key, value in row.annotations} - change.remove
+            notes = {note for note in notes if note.key not in change.remove_keys} | change.add
+            pairs = Jsonb([[note.key, note.value] for note in sorted(notes)])
+            await session.do(_SQL["set_annotations"], {"plan_id": plan_id, "annotations": pairs})
+
+        return await self._changed(plan_id, step)
+
+    async def set_service_account(self, plan_id: PlanId, name: str | None) -> PlanDetail:
+        """For later launches; raises PlanNotFound for built-in Plans too."""
+        parameters = {"plan_id": plan_id, "service_account": name}
+        return await self._changed(
+            plan_id, lambda session: _set(session, "set_service_account", parameters)
+        )
+
+    async def set_priority(self, plan_id: PlanId, priority: int) -> PlanDetail:
+        """Its waiting Runs take it too; raises PlanNotFound for built-in Plans too.
+
+        They do so page by page, so that a long queue locks nobody out; when that is cut short, the
+        second call goes on.
+        """
+        parameters = {"plan_id": plan_id, "priority": priority}
+        await self._changed(plan_id, lambda session: _set(session, "set_priority", parameters))
+        while await self._db.do(_SQL["move_in_queue"], {"plan_id": plan_id, "most": _PAGE}):
+            pass
+        return await self.plan(plan_id)
+
+    async def _changed(
+        self, plan_id: PlanId, step: Callable[[Session], Awaitable[None]]
+    ) -> PlanDetail:
+        """Run a transaction that changes a Plan, and give the Plan."""
+        if not is_id(plan_id):
+            raise missing_plan(plan_id)
         await self._db.transaction(step)
         return await self.plan(plan_id)
+
+
+async def _set(session: Session, statement: str, parameters: Mapping[str, Any]) -> None:
+    """Run a statement that gives a row when there was such a Plan of a user's."""
+    if await session.row(_SQL[statement], parameters) is None:
+        raise missing_plan(parameters["plan_id"])
+
+
+def _preview(spec: PlanSpec, found: Sequence[Sequence[str]], most: int) -> PlanPreview:
+    paths = [one.path for one in spec.inputs]
+    first = page(found, None, None, most)
+    return PlanPreview(
+        runs=count(found, None),
+        candidates=dict(zip(paths, map(len, found), strict=True)),
+        assignments=tuple(dict(zip(paths, map(KnitId, one), strict=True)) for one in first.items),
+    )
 
 
 async def _conditions(db: Database, query: PlanQuery) -> tuple[list[str], dict[str, Any]] | None:

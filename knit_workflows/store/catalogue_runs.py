@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import Any, Final
 
 from knit_workflows import names
+from knit_workflows.domain.cursors import Cursor, parse_cursor
 from knit_workflows.domain.errors import (
     IllegalMove,
     InvalidRequest,
@@ -32,22 +33,11 @@ from knit_workflows.store.connection import Database, Session
 from knit_workflows.store.creation import Combination, create_runs
 from knit_workflows.store.ids import is_id, only_ids
 from knit_workflows.store.listening import Listener
+from knit_workflows.store.run_search import search_runs
 from knit_workflows.store.runs import FINAL
 from knit_workflows.store.views import exit_of, run_details
 
 _SQL: Final = queries.load("catalogue")
-
-_CONDITIONS: Final = {
-    "plan_ids": "r.plan_id = ANY (%(plan_ids)s::uuid[])",
-    "input_knit_ids": "r.run_id IN (SELECT run_id FROM run_input"
-    " WHERE knit_id = ANY (%(input_knit_ids)s::uuid[]))",
-    "output_knit_ids": "r.run_id IN (SELECT run_id FROM data"
-    " WHERE knit_id = ANY (%(output_knit_ids)s::uuid[]))",
-    "since": "r.updated_at >= %(since)s",
-    "until": "r.updated_at < %(until)s",
-    "after": "(r.updated_at, r.run_id) > (%(place)s, %(after)s::uuid)",
-}
-
 
 _ADVICE: Final = {
     RunStatus.DEACTIVATED: "it has not begun: end it with --fail",
@@ -69,29 +59,12 @@ class RunCatalogue:
     ) -> Sequence[RunDetail]:
         """By time of the last change, then id. Invalidated Runs only when asked for.
 
-        Raises InvalidRequest when there is no Run of the cursor's id.
+        Raises InvalidRequest when it is no cursor, or there is no Run of that id.
         """
-        parameters: dict[str, Any] = {
-            "plan_ids": only_ids(query.plan_ids) if query.plan_ids else None,
-            "input_knit_ids": only_ids(query.input_knit_ids) if query.input_knit_ids else None,
-            "output_knit_ids": only_ids(query.output_knit_ids) if query.output_knit_ids else None,
-            "since": query.since,
-            "until": query.until,
-            "after": after,
-            "statuses": sorted(status.value for status in query.statuses),
-            "limit": limit,
-        }
-        conditions = [text for name, text in _CONDITIONS.items() if parameters[name] is not None]
-        if query.statuses:
-            conditions.append("r.status = ANY (%(statuses)s::text[])")
-        else:
-            conditions.append("r.status <> 'invalidated'")
-        statement = _SQL["find_runs"].replace("/*where*/ true", " AND ".join(conditions))
 
         async def read(session: Session) -> list[RunDetail]:
-            place = None if after is None else await _place(session, after)
-            rows = await session.rows(statement, {**parameters, "place": place})
-            return await run_details(session, [row.run_id for row in rows])
+            place = None if after is None else await _located(session, parse_cursor(after))
+            return await run_details(session, await search_runs(session, query, place, limit))
 
         return await self._db.reading(read)
 
@@ -101,7 +74,7 @@ class RunCatalogue:
         if is_id(run_id):
             found = await self._db.reading(lambda session: run_details(session, [run_id]))
         if not found:
-            raise _missing(run_id)
+            raise missing_run(run_id)
         return found[0]
 
     async def run_events(self, run_id: RunId) -> Sequence[RunEvent]:
@@ -110,7 +83,7 @@ class RunCatalogue:
         if is_id(run_id):
             rows = await self._db.rows(_SQL["run_events"], {"run_id": run_id})
         if not rows:
-            raise _missing(run_id)
+            raise missing_run(run_id)
         return [
             RunEvent(
                 at=row.at,
@@ -130,12 +103,12 @@ class RunCatalogue:
         Raises RunNotFound, IllegalMove. While it is so already: changes nothing.
         """
         if not is_id(run_id):
-            raise _missing(run_id)
+            raise missing_run(run_id)
 
         async def step(session: Session) -> None:
             row = await session.row(_SQL["lock_run"], {"run_id": run_id})
             if row is None:
-                raise _missing(run_id)
+                raise missing_run(run_id)
             await _stop(session, row, fail)
 
         await self._db.transaction(step)
@@ -160,29 +133,36 @@ class RunCatalogue:
 
     async def wait_final(self, run_id: RunId, *, fallback: timedelta) -> RunDetail:
         """Wait until the Run is final; by NOTIFY, re-read every `fallback`."""
+        if not is_id(run_id):
+            raise missing_run(run_id)
         with self._listener.subscribed(names.RUN_CHANNEL, run_id) as bell:
             while True:
-                detail = await self.run(run_id)
-                if detail.summary.status in FINAL:
-                    return detail
+                # Only its status: thousands may wait here, and why a Run waits is dear to say.
+                row = await self._db.row(_SQL["run_status"], {"run_id": run_id})
+                if row is None or row.status in FINAL:
+                    detail = await self.run(run_id)
+                    if detail.summary.status in FINAL:  # not retried in between
+                        return detail
                 await bell.wait(fallback)
 
 
-def _missing(run_id: str) -> RunNotFound:
+def missing_run(run_id: str) -> RunNotFound:
+    """Make the error that says so."""
     return RunNotFound(
         f"there is no Run {run_id}", advice="look for it with: knit run find", see=run_id
     )
 
 
-async def _place(session: Session, cursor: str) -> Any:
-    row = None
-    if is_id(cursor):
-        row = await session.row(_SQL["run_place"], {"run_id": cursor})
+async def _located(session: Session, cursor: Cursor) -> Cursor:
+    """Give the cursor with its instant; of an id alone, that of the Run as it is now."""
+    if cursor.instant is not None:
+        return cursor
+    row = await session.row(_SQL["run_place"], {"run_id": cursor.id})
     if row is None:
         raise InvalidRequest(
             f"the cursor {cursor} is no Run's id", advice="start again without a cursor"
         )
-    return row.updated_at
+    return Cursor(cursor.id, row.updated_at)
 
 
 async def _stop(session: Session, row: Any, fail: bool) -> None:

@@ -26,7 +26,9 @@ Params = Mapping[str, Any]
 
 SERIALIZATION_FAILURE: Final = "40001"
 DEADLOCK_DETECTED: Final = "40P01"
-_TRANSIENT: Final = frozenset({SERIALIZATION_FAILURE, DEADLOCK_DETECTED})
+FOREIGN_KEY_VIOLATION: Final = "23503"
+"""A row it refers to was deleted after it had been seen: looking again tells."""
+_TRANSIENT: Final = frozenset({SERIALIZATION_FAILURE, DEADLOCK_DETECTED, FOREIGN_KEY_VIOLATION})
 _ATTEMPTS: Final = 10
 _UNAVAILABLE_CLASSES: Final = ("08", "28", "53", "57", "58", "3D")
 """SQLSTATE classes: connection, authorization, resources, operator, system, no such database."""

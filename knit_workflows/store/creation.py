@@ -45,8 +45,8 @@ async def without_run(
 async def create_runs(session: Session, combinations: Sequence[Combination], *, cause: str) -> int:
     """Make the Runs of those combinations that have none; give how many were made.
 
-    A Run is waiting, or deactivated when its Plan is inactive; its Data exist from now on, with
-    the tags of the Plan's outputs. Wakes the Projector, which admits them.
+    A Run is waiting, or deactivated when its Plan is inactive, with its Plan's priority; its Data
+    exist from now on, with the tags of the Plan's outputs. Wakes the Projector, which admits them.
     """
     if not combinations:
         return 0

@@ -39,6 +39,7 @@ class StoredPlan:
     on_node: tuple[NodeRule, ...]
     resources: Mapping[str, str]
     service_account: str | None
+    priority: int
 
     def output_path(self, output_id: int) -> str | None:
         """Give the path of an output, None for the log."""
@@ -97,6 +98,7 @@ def _detail(
         on_node=plan.on_node,
         resources=plan.resources,
         service_account=plan.service_account,
+        priority=plan.priority,
     )
 
 
@@ -126,6 +128,7 @@ def _stored(row: Any) -> StoredPlan:
         on_node=tuple(NodeRule(NodeMode(mode), key, value) for mode, key, value in row.on_node),
         resources=row.resources,
         service_account=row.service_account,
+        priority=row.priority,
     )
 
 

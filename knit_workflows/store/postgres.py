@@ -10,8 +10,10 @@ from knit_workflows.store import queries
 from knit_workflows.store.admission import AdmissionRows
 from knit_workflows.store.catalogue_data import DataCatalogue
 from knit_workflows.store.catalogue_plans import PlanCatalogue
-from knit_workflows.store.catalogue_runs import RunCatalogue
 from knit_workflows.store.connection import Database
+from knit_workflows.store.housekeeping import HousekeepingRows
+from knit_workflows.store.lifecycle import LifecycleRows
+from knit_workflows.store.lineage import LineageRows
 from knit_workflows.store.listening import Listener
 from knit_workflows.store.migrations import REVISION
 from knit_workflows.store.projection import ProjectionRows
@@ -21,7 +23,14 @@ _SQL: Final = queries.load("schema")
 
 
 class PostgresStore(
-    AdmissionRows, ProjectionRows, TransferRows, DataCatalogue, PlanCatalogue, RunCatalogue
+    AdmissionRows,
+    ProjectionRows,
+    TransferRows,
+    DataCatalogue,
+    PlanCatalogue,
+    LifecycleRows,
+    LineageRows,
+    HousekeepingRows,
 ):
     """Everything knit remembers, in one PostgreSQL database; implements `ports.Store`."""
 

@@ -141,6 +141,7 @@ def _parameters(registration: Registration) -> dict[str, Any]:
         "service_account": spec.service_account,
         "annotations": Jsonb([[one.key, one.value] for one in sorted(spec.annotations)]),
         "active": spec.active,
+        "priority": spec.priority,
         "input_positions": list(range(len(wishes))),
         "input_paths": [one.path for one in spec.inputs],
         "tag_counts": [len(one.tags) for one in wishes],

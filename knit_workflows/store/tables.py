@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     CheckConstraint,
     Column,
     ForeignKey,
@@ -127,6 +128,7 @@ class Plan(_Table, table=True):
     service_account: str | None = _text(nullable=True)
     annotations: list[list[str]] = _json("[]")
     active: bool = Field(sa_column_kwargs={"server_default": text("true")})
+    priority: int = Field(sa_column=Column(Integer, nullable=False, server_default=text("0")))
     created_at: datetime = _instant()
 
 
@@ -205,14 +207,8 @@ class Run(_Table, table=True):
     __table_args__ = (
         UniqueConstraint("plan_id", "assignment_hash", name="uq_run_assignment"),
         CheckConstraint(_STATUSES, name="ck_run_status"),
-        Index("ix_run_updated", "updated_at", "run_id"),
-        Index(
-            "ix_run_queue",
-            text("priority DESC"),
-            "created_at",
-            "run_id",
-            postgresql_where=text(_QUEUED),
-        ),
+        Index("ix_run_status", "status", "updated_at", "run_id"),
+        Index("ix_run_plan", "plan_id", "status", "updated_at", "run_id"),
         Index(
             "ix_run_queue_of_plan",
             "plan_id",
@@ -268,13 +264,21 @@ class Data(_Table, table=True):
 
 
 class DataTag(_Table, table=True):
-    """A user tag of a Data."""
+    """A user tag of a Data.
+
+    `timestamp` is that of the Data: a trigger copies it when it is set, and who adds a tag later
+    does so under a lock on the Data.
+    """
 
     __tablename__ = "data_tag"
-    __table_args__ = (Index("ix_data_tag_data", "knit_id", "tag_id"),)
+    __table_args__ = (
+        Index("ix_data_tag_data", "knit_id", "tag_id"),
+        Index("ix_data_tag_time", "tag_id", "timestamp", "knit_id"),
+    )
 
     tag_id: int = _reference("tag.tag_id", key=True)
     knit_id: str = _reference("data.knit_id", key=True)
+    timestamp: datetime | None = _instant(nullable=True)
 
 
 class RunInput(_Table, table=True):
@@ -345,3 +349,27 @@ class Transfer(_Table, table=True):
     token: str = _text()
     endpoint: str = Field(sa_column=Column(Text, nullable=False, server_default=text("''")))
     created_at: datetime = _instant()
+
+
+class Discarded(_Table, table=True):
+    """A volume to delete: its Data was retried or deleted away."""
+
+    __tablename__ = "discarded"
+    __table_args__ = (Index("ix_discarded_at", "at", "knit_id"),)
+
+    knit_id: str = _uuid_key()
+    volume: str = _text()
+    at: datetime = _instant()
+
+
+class Admission(_Table, table=True):
+    """The limits that are in force, in its one row, so that everybody can say why a Run waits."""
+
+    __tablename__ = "admission"
+    __table_args__ = (CheckConstraint("singleton", name="ck_admission_singleton"),)
+
+    singleton: bool = Field(
+        sa_column=Column(Boolean, primary_key=True, server_default=text("true"))
+    )
+    total: int = Field(sa_column=Column(Integer, nullable=False))
+    per_plan: int | None = Field(sa_column=Column(Integer, nullable=True))

@@ -16,6 +16,8 @@ from knit_workflows.domain.runs import (
     RunDetail,
     RunStatus,
     RunSummary,
+    Used,
+    Waiting,
 )
 from knit_workflows.domain.tags import (
     KEY_ID,
@@ -29,6 +31,7 @@ from knit_workflows.domain.tags import (
 from knit_workflows.store import queries
 from knit_workflows.store.connection import Session
 from knit_workflows.store.plan_views import StoredPlan, load_plans
+from knit_workflows.store.waiting import why_waiting
 
 _SQL: Final = queries.load("views")
 
@@ -36,7 +39,10 @@ Plans = Mapping[str, StoredPlan]
 
 
 async def run_details(session: Session, run_ids: Sequence[str]) -> list[RunDetail]:
-    """Give these Runs in this order, without those that are gone; four statements."""
+    """Give these Runs in this order, without those that are gone.
+
+    Four statements, and one more when Runs among them wait in the queue.
+    """
     wanted = {"run_ids": list(run_ids)}
     rows = {row.run_id: row for row in await session.rows(_SQL["runs"], wanted)}
     if not rows:
@@ -48,8 +54,9 @@ async def run_details(session: Session, run_ids: Sequence[str]) -> list[RunDetai
     for one in await session.rows(_SQL["run_outputs"], wanted):
         made[one.run_id][one.output_id] = one.knit_id
     plans = await load_plans(session, {row.plan_id for row in rows.values()})
+    waiting = await why_waiting(session, rows.values())
     return [
-        _run_detail(rows[run_id], plans, assigned[run_id], made[run_id])
+        _run_detail(rows[run_id], plans, assigned[run_id], made[run_id], waiting.get(run_id))
         for run_id in run_ids
         if run_id in rows
     ]
@@ -104,7 +111,11 @@ def _summary(row: Any, plans: Plans) -> RunSummary:
 
 
 def _run_detail(
-    row: Any, plans: Plans, assigned: Mapping[int, KnitId], made: Mapping[int, KnitId]
+    row: Any,
+    plans: Plans,
+    assigned: Mapping[int, KnitId],
+    made: Mapping[int, KnitId],
+    waiting: Waiting | None,
 ) -> RunDetail:
     plan = plans[row.plan_id]
     log = None
@@ -123,7 +134,16 @@ def _run_detail(
             if number != plan.log_id
         ),
         log=log,
+        priority=row.priority,
+        used=_used(row),
+        waiting=waiting,
     )
+
+
+def _used(row: Any) -> Used | None:
+    if row.used_resources is None:
+        return None
+    return Used(row.used_resources, row.used_service_account, row.image_digest)
 
 
 def _upstream(row: Any, plans: Plans) -> Upstream:

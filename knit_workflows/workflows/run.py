@@ -16,7 +16,7 @@ from typing import Final
 
 from temporalio import workflow
 from temporalio.common import SearchAttributeKey
-from temporalio.exceptions import is_cancelled_exception
+from temporalio.exceptions import ActivityError, ApplicationError, is_cancelled_exception
 
 from knit_workflows import names
 from knit_workflows.contracts.runs import (
@@ -58,6 +58,8 @@ class RunWorkflow:
         try:
             await self._carry_out()
         except (Exception, asyncio.CancelledError) as error:
+            if _superseded(error):
+                return RunResult(status="superseded")
             if not is_cancelled_exception(error):
                 raise
             # Cancelled from outside knit: the same as a user's stop --fail, clean-up included.
@@ -166,3 +168,9 @@ class RunWorkflow:
         workflow.set_current_details(text)
         if self._attributes:
             workflow.upsert_search_attributes([STATUS.value_set(self._phase)])
+
+
+def _superseded(error: BaseException) -> bool:
+    """Say whether the Run was deleted, retried or deactivated away from this execution."""
+    cause = error.cause if isinstance(error, ActivityError) else None
+    return isinstance(cause, ApplicationError) and cause.type in {"Superseded", "RunNotFound"}

@@ -50,6 +50,15 @@ def _special(name: str, kind: bytes, link: str = "") -> tarfile.TarInfo:
     return member
 
 
+def _claiming(size: int, form: int) -> bytes:
+    """An archive whose one file is said to be so large, and has no content at all."""
+    return _file("huge", size).tobuf(form) + bytes(1024)
+
+
+def _named(name: str, form: int) -> bytes:
+    return _file(name).tobuf(form) + bytes(1024)
+
+
 _GOOD = tar_of(HELLO)
 _GZIPPED = gzip.compress(_GOOD)
 
@@ -80,5 +89,16 @@ HOSTILE: dict[str, tuple[str, bytes]] = {
     "not gzip": ("application/tar+gzip", _GOOD),
     "not tar": ("application/tar+gzip", gzip.compress(b"hello" * 1000)),
     "a second archive": ("application/x-tar", _GOOD + tar_of({"late": b"x"})),
+    "a block device": ("application/x-tar", tar_with(_special("d", tarfile.BLKTYPE))),
+    "a hard link to a link": (
+        "application/x-tar",
+        tar_with(_special("l", tarfile.SYMTYPE, "good.txt"), _special("h", tarfile.LNKTYPE, "l")),
+    ),
+    "a name of 10,000 bytes (pax)": ("application/x-tar", _named("n" * 10_000, tarfile.PAX_FORMAT)),
+    "a name of 10,000 bytes (GNU)": ("application/x-tar", _named("n" * 10_000, tarfile.GNU_FORMAT)),
+    "a path of 10,000 bytes": ("application/x-tar", _named("d/" * 5_000 + "x", tarfile.PAX_FORMAT)),
+    "8 EiB (binary)": ("application/x-tar", _claiming((1 << 63) - 1, tarfile.GNU_FORMAT)),
+    "8 EiB (pax)": ("application/x-tar", _claiming(1 << 63, tarfile.PAX_FORMAT)),
+    "less than nothing": ("application/x-tar", _claiming(-512, tarfile.GNU_FORMAT)),
     "text": ("application/x-tar", b"<html>not found</html>" * 100),
 }

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 import uvicorn
 from starlette.types import ASGIApp
 
-from knit_api.trailers import TrailersProtocol
+from knit_api.wire import WireProtocol
 
 
 @asynccontextmanager
@@ -19,7 +19,7 @@ async def serving(app: ASGIApp, *, grace: int = 1) -> AsyncIterator[int]:
     listener = socket.create_server(("127.0.0.1", 0))
     config = uvicorn.Config(
         app,
-        http=TrailersProtocol,
+        http=WireProtocol,
         ws="none",
         lifespan="off",
         log_config=None,

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from datetime import UTC, datetime
 
 import pytest
 
 from knit_workflows.domain.plans import UPLOADED, Annotation, Image, PlanSummary
-from knit_workflows.domain.runs import RunStatus
+from knit_workflows.domain.runs import RunStatus, Used, Waiting
 from knit_workflows.domain.tags import Tag
 from tests.api.fake_store import new_id
 
 S = RunStatus
+MORE = {"generation", "priority", "used", "waiting"}
+"""What a Run of ours says beyond the contract."""
 JSON = {"Content-Type": "application/json"}
 PLAN = {
     "image": "localhost:30503/train:v2",
@@ -169,12 +172,39 @@ async def test_the_wire_shape_of_a_run(client, store):
         "inputs": [],
         "outputs": [{"path": "/upload", "tags": [], "knitId": run.outputs[0].knit_id}],
         "log": {"tags": ["type:log"], "knitId": run.log.knit_id},
+        "generation": 1,
     }  # fmt: skip
     assert (await client.get(f"/runs/{run_id}")).json() == wanted
     assert (await client.get(f"/runs/{run_id}/")).json() == wanted
     assert (await client.get("/runs")).json() == [wanted]
     bare = store.add_run(S.DONE)
     assert (await client.get(f"/runs/{bare.summary.run_id}")).json()["log"] is None
+
+
+async def test_what_a_run_used_and_why_it_waits(client, store):
+    """Additions to the contract: absent unless there is something to say."""
+    run = store.add_run(S.WAITING)
+    run_id = run.summary.run_id
+
+    async def shown(**more) -> dict:
+        store.runs[run_id] = dataclasses.replace(run, **more)
+        answer = (await client.get(f"/runs/{run_id}")).json()
+        return {key: answer[key] for key in answer if key in MORE}
+
+    assert await shown() == {"generation": 1}
+    assert await shown(generation=3, priority=-2) == {"generation": 3, "priority": -2}
+    next_one = Waiting(1, "1st in queue, limit of 2 Runs under way reached")
+    assert (await shown(waiting=next_one))["waiting"] == {"place": 1, "reason": next_one.reason}
+    inactive = Waiting(None, "its Plan is not active")
+    assert (await shown(waiting=inactive))["waiting"] == {"reason": inactive.reason}
+    bare = Used({"cpu": "1"}, None, None)
+    assert (await shown(used=bare))["used"] == {"resources": {"cpu": "1"}}
+    full = Used({"cpu": "500m"}, "trainer", "sha256:abc")
+    assert (await shown(used=full))["used"] == {
+        "resources": {"cpu": "500m"}, "serviceAccount": "trainer", "imageDigest": "sha256:abc",
+    }  # fmt: skip
+    (listed,) = (await client.get("/runs")).json()
+    assert listed["used"]["imageDigest"] == "sha256:abc"
 
 
 async def test_the_history_of_a_run(client, store):

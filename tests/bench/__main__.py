@@ -7,13 +7,16 @@ import os
 import sys
 from collections.abc import Awaitable, Callable
 
-from tests.bench import cluster, engine
+from tests.bench import api_figures, cluster, engine, store_figures, transfers
 
 BENCHES: dict[str, Callable[[], Awaitable[None]]] = {
     "latencies": lambda: engine.latencies(100),
     "chain": lambda: engine.chain(200),
     "fan-out": lambda: engine.fan_out(1000),
     "memory": engine.memory,
+    "transfers": transfers.transfers,
+    "store": store_figures.figures,
+    "api-at-size": api_figures.at_size,
     "one-run": lambda: cluster.one_run(10),
     "many-runs": lambda: cluster.many_runs(20),
 }

@@ -54,6 +54,7 @@ SELECT t.tag_id, b.knit_id FROM bulk b
   JOIN tag t ON t.key = 'type' AND t.value = 't' || b.n / %(projects)s %% %(types)s UNION ALL
 SELECT t.tag_id, b.knit_id FROM bulk b
   JOIN tag t ON t.key = 'serial' AND t.value = 's' || b.n;
+UPDATE data_tag SET timestamp = data.timestamp FROM data WHERE data.knit_id = data_tag.knit_id;
 ANALYZE;
 """
 
@@ -174,6 +175,53 @@ async def crowd(store: PostgresStore, url: str) -> None:
     emit("store.known_combinations_one_input", again, runs=created)
 
 
+QUEUES: dict[str, tuple[int, int]] = {"of_1_plan": (1, 1_000_000), "of_1k_plans": (1_000, 1_000)}
+"""Plans, and Runs of each that wait: a million in all."""
+
+FILL_QUEUE = """
+INSERT INTO run (run_id, plan_id, assignment_hash, status, priority, created_at, updated_at)
+SELECT gen_random_uuid(), plan_id, decode(md5(plan_id::text || n), 'hex'), 'waiting',
+       place %% 3, now() - n * interval '1ms', now()
+  FROM (SELECT plan_id, row_number() OVER (ORDER BY plan_id) AS place
+          FROM plan WHERE repository = %(image)s) AS plans
+ CROSS JOIN generate_series(1, %(runs)s) AS n;
+ANALYZE run;
+"""
+
+
+async def queue(store: PostgresStore, url: str) -> None:
+    """Admission among a million waiting Runs, and what it costs to say why one of them waits."""
+    for name, (plans, runs) in QUEUES.items():
+        for number in range(plans):
+            wish = {"/a": f"project:{name} serial:{number}"}
+            await register(store, spec(wish, image=f"{name}:{number}"))
+        await drain(store)
+        with (
+            psycopg.connect(url, autocommit=True) as connection,
+            psycopg.ClientCursor(connection) as cursor,
+        ):
+            cursor.execute(FILL_QUEUE, {"image": name, "runs": runs})
+        await _admit_among(store, name)
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute("TRUNCATE run_event, run_input, data_tag, data, run, transfer")
+
+
+async def _admit_among(store: PostgresStore, name: str) -> None:
+    waiting = RunQuery(statuses=frozenset({RunStatus.WAITING}))
+    admitting: list[float] = []
+    for turn in range(1, 21):
+        admitted = await timed(store.admit(AdmissionLimits(total=64 * turn)), admitting)
+        await store.started([run.key for run in admitted])
+    emit(f"store.admit_64_of_1m_waiting_{name}", admitting, admitted=len(admitted))
+    full: list[float] = []
+    reading: list[float] = []
+    for _ in range(20):
+        await timed(store.admit(AdmissionLimits(total=64 * 20)), full)
+        await timed(store.find_runs(waiting, limit=100), reading)
+    emit(f"store.admit_none_of_1m_waiting_{name}", full)
+    emit(f"store.find_waiting_runs_page_100_of_1m_{name}", reading)
+
+
 async def lists(store: PostgresStore) -> None:
     """The lists of the API in a crowded store."""
     both = DataQuery(tags=tuple(tags("project:p1 type:t1")))
@@ -197,6 +245,7 @@ FIGURES: dict[str, Callable[[PostgresStore, str], Awaitable[None]]] = {
     "one_run": one_run,
     "known": known,
     "crowd": crowd,
+    "queue": queue,
 }
 
 
@@ -210,11 +259,12 @@ async def measure(name: str, url: str) -> None:
         await store.aclose()
 
 
-def main() -> None:
+async def figures(*names: str) -> None:
+    """Measure these, or all; each on a database of its own."""
     with embedded_postgres() as server:
-        for name in sys.argv[1:] or FIGURES:
-            asyncio.run(measure(name, server.url(f"bench_{name}")))
+        for name in names or FIGURES:
+            await measure(name, server.url(f"bench_{name}"))
 
 
 if __name__ == "__main__":
-    main()
+    asyncio.run(figures(*sys.argv[1:]))

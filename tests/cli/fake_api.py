@@ -14,21 +14,25 @@ from typing import Any
 
 import httpx
 
+from knit_api.events import RunEvent
 from knit_api.schemas.data import Data, DataDownstream, DataUpstream
 from knit_api.schemas.plans import (
     LogPoint,
     Mountpoint,
     Plan,
+    PlanDownstream,
     PlanInput,
     PlanLog,
     PlanOutput,
     PlanSpec,
     PlanSummary,
+    PlanUpstream,
 )
 from knit_api.schemas.runs import Assignment, Exit, LogAssignment, Run
 from knit_api.schemas.tags import Tag, TagChange
 from knit_api.schemas.times import format_time, parse_duration, parse_time
 from knit_api.schemas.wire import to_wire
+from knit_cli.lineage import walk
 from knit_cli.streams import gunzipped, gzipped
 
 API_ROOT = "http://knit.test/api"
@@ -73,8 +77,8 @@ def error(status: int, reason: str, advice: str | None = None, see: str | None =
 class FakeApi:
     """What the API has, and what was asked of it.
 
-    `interrupt[(method, path)]` answers instead of the API, once per item; `pushes_tags` and
-    `takes_plain_tar` switched off make it an older server.
+    `interrupt[(method, path)]` answers instead of the API, once per item; `pushes_tags`,
+    `takes_plain_tar` and `traces` switched off make it an older server.
     """
 
     data: dict[str, Data] = field(default_factory=dict)
@@ -82,10 +86,12 @@ class FakeApi:
     plans: dict[str, Plan] = field(default_factory=dict)
     runs: dict[str, Run] = field(default_factory=dict)
     logs: dict[str, bytes] = field(default_factory=dict)
+    events: dict[str, list[RunEvent]] = field(default_factory=dict)
     requests: list[httpx.Request] = field(default_factory=list)
     interrupt: dict[tuple[str, str], list[Answer]] = field(default_factory=dict)
     pushes_tags: bool = True
     takes_plain_tar: bool = True
+    traces: bool = True
     _numbers: Any = field(default_factory=lambda: itertools.count(1))
 
     def transport(self) -> httpx.MockTransport:
@@ -212,6 +218,8 @@ class FakeApi:
                 return self._uploaded(request)
             case "GET", [knit_id] if knit_id in self.data:
                 return self._archive(request, knit_id)
+            case "GET", [knit_id, "lineage"] if self.traces and knit_id in self.data:
+                return self._traced(request.url.params, knit_id)
             case "PUT", [knit_id] if knit_id in self.data:
                 return _json(self._tagged(knit_id, json.loads(request.content)))
         return error(404, "not found", "check the id")
@@ -233,6 +241,18 @@ class FakeApi:
         archive = request.content if plain else b"".join(gunzipped([request.content]))
         tags = request.url.params.get_list("tag") if self.pushes_tags else []
         return _json(self.add_data(*tags, archive=archive))
+
+    def _traced(self, query: httpx.QueryParams, knit_id: str) -> httpx.Response:
+        hops = {way: None if query[way] == "all" else int(query[way]) for way in query}
+        assert hops and hops.keys() <= {"upstream", "downstream"}
+        found = walk(
+            self.data[knit_id],
+            upstream=hops.get("upstream", 0),
+            downstream=hops.get("downstream", 0),
+            fetch_data=lambda ids: {one: self.data[one] for one in ids if one in self.data},
+            fetch_runs=lambda ids: {one: self.runs[one] for one in ids if one in self.runs},
+        )
+        return _json({"data": list(found.data.values()), "runs": list(found.runs.values())})
 
     def _archive(self, request: httpx.Request, knit_id: str) -> httpx.Response:
         first = request.headers["Accept"].partition(",")[0]
@@ -267,7 +287,42 @@ class FakeApi:
                 changed = self.plans[plan_id].model_copy(update={"active": method == "PUT"})
                 self.plans[plan_id] = changed
                 return _json(changed)
+            case (("PUT" | "DELETE"), [plan_id, part]) if plan_id in self.plans:
+                body = json.loads(request.content or "null")
+                return _json(self._changed_plan(plan_id, part, body))
         return error(404, "not found", "check the id")
+
+    def _changed_plan(self, plan_id: str, part: str, body: Any) -> Plan:
+        plan = self.plans[plan_id]
+        match part:
+            case "resources":
+                kept = {k: v for k, v in plan.resources.items() if k not in body["unset"]}
+                update = {"resources": {"cpu": "1", "memory": "1Gi", **kept, **body["set"]}}
+            case "annotations":
+                keys = tuple(f"{key}=" for key in body["remove_key"])
+                kept = {one for one in plan.annotations if not one.startswith(keys)}
+                update = {"annotations": sorted((kept - set(body["remove"])) | set(body["add"]))}
+            case "serviceaccount":
+                update = {"service_account": body and body["service_account"]}
+            case "priority":
+                update = {"priority": body["priority"]}
+        self.plans[plan_id] = plan.model_copy(update=update)
+        return self.plans[plan_id]
+
+    def link_plans(self, output: tuple[str, str | None], into: tuple[str, str]) -> None:
+        """Lets an output (Plan, path; None: its log) feed an input (Plan, path)."""
+        (producer, path), (consumer, hole) = output, into
+        up, down = self.plans[producer], self.plans[consumer]
+        to = Mountpoint(path=hole, tags=[])
+        link = PlanDownstream(plan=PlanSummary(plan_id=consumer), mountpoint=to)
+        end = next(one for one in up.outputs if one.path == path) if path else up.log
+        end.downstreams.append(link)
+        back = PlanUpstream(
+            plan=PlanSummary(plan_id=producer),
+            mountpoint=Mountpoint(path=path, tags=[]) if path else None,
+            log=None if path else LogPoint(tags=[]),
+        )
+        next(one for one in down.inputs if one.path == hole).upstreams.append(back)
 
     def _registered(self, request: httpx.Request) -> httpx.Response:
         assert request.headers["Content-Type"] == "application/json"
@@ -284,6 +339,7 @@ class FakeApi:
             active=spec.active,
             resources={"cpu": "1", "memory": "1Gi", **spec.resources},
             service_account=spec.service_account,
+            priority=spec.priority,
         )
         for known in self.plans.values():
             if (known.image, known.inputs, known.outputs) == (
@@ -317,6 +373,14 @@ class FakeApi:
                 status = "aborting" if how == "abort" else "completing"
                 self.runs[run_id] = self.runs[run_id].model_copy(update={"status": status})
                 return _json(self.runs[run_id])
+            case "PUT", [run_id, "retry"] if run_id in self.runs:
+                self.runs[run_id] = self.runs[run_id].model_copy(update={"status": "waiting"})
+                return httpx.Response(200)
+            case "DELETE", [run_id] if run_id in self.runs:
+                del self.runs[run_id]
+                return httpx.Response(204)
+            case "GET", [run_id, "events"] if run_id in self.events:
+                return _json(self.events[run_id])
         return error(404, "not found", "check the id")
 
 

@@ -1,5 +1,6 @@
 """The outermost border: exit codes, messages, patience, and that nothing else comes out."""
 
+import os
 import ssl
 import subprocess
 import sys
@@ -24,10 +25,12 @@ def raising(problem):
 
 
 def test_an_api_that_is_not_there(knit, api):
-    api.interrupt[("GET", "/runs")] = [raising(httpx.ConnectError("Connection refused"))]
+    api.interrupt[("GET", "/runs")] = [raising(httpx.ConnectError("Connection refused"))] * 3
     ended = knit("run", "find")
     assert (ended.code, ended.out) == (1, b"")
     assert ended.err == (
+        f"knit: the API at {API_ROOT} does not answer, trying again in 0.5 s (2 of 3)\n"
+        f"knit: the API at {API_ROOT} does not answer, trying again in 1 s (3 of 3)\n"
         f"error: the API at {API_ROOT} does not answer\n"
         "reason: Connection refused\n"
         "hint: start it with `knit dev up`, or check apiRoot in "
@@ -46,7 +49,7 @@ def test_an_api_that_is_not_there(knit, api):
     ],
 )
 def test_what_the_network_does_is_told_in_words(knit, api, problem, said):
-    api.interrupt[("GET", "/runs")] = [raising(problem)]
+    api.interrupt[("GET", "/runs")] = [raising(problem)] * 3
     ended = knit("run", "find")
     assert ended.code == 1
     assert said in ended.err
@@ -94,10 +97,58 @@ def test_a_pause_that_is_too_long_is_not_begun(knit, api):
     assert knit.slept == []
 
 
-def test_changing_is_never_repeated(knit, api):
+def test_what_is_refused_is_never_changed_again(knit, api):
     api.interrupt[("PUT", "/runs/r/abort")] = [error(503, "no")]
     assert knit("run", "stop", "r", "--fail").code == 1
     assert len(api.requests) == 1
+
+
+CUT = raising(httpx.ReadError("reset"))
+REFUSED = raising(httpx.ConnectError("refused"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "method", "path"),
+    [
+        (["run", "find"], "GET", "/runs"),
+        (["data", "tag", "data-2", "--add", "a:b"], "PUT", "/data/data-2"),
+        (["run", "stop", "run-1"], "PUT", "/runs/run-1/tearoff"),
+        (["run", "rm", "run-1"], "DELETE", "/runs/run-1"),
+    ],
+)
+def test_what_may_be_done_twice_is_tried_three_times(knit, api, arguments, method, path):
+    """A connection that breaks says nothing about what was done."""
+    api.add_data()  # data-2, made by run-1
+    api.interrupt[(method, path)] = [CUT, CUT]
+    ended = knit(*arguments)
+    assert ended.code == 0
+    assert knit.slept == [0.5, 1.0]
+    assert "trying again in 1 s (3 of 3)" in ended.err
+
+
+def test_a_push_is_tried_again_when_nothing_was_sent(knit, api):
+    knit.write("a/x", "content")
+    api.interrupt[("POST", "/data")] = [REFUSED, REFUSED]
+    ended = knit("data", "push", "a")
+    assert ended.code == 0
+    assert len(api.data) == 1
+    assert ended.err.count("trying again") == 2
+
+
+def test_a_run_is_not_retried_again_when_the_answer_was_lost(knit, api):
+    """It may have ended again meanwhile, and would be done a third time."""
+    run, _ = api.add_run({}, {})
+    api.interrupt[("PUT", f"/runs/{run.run_id}/retry")] = [CUT]
+    assert knit("run", "retry", run.run_id).code == 1
+    assert len(api.requests) == 1
+
+
+def test_a_certificate_is_not_tried_again(knit, api):
+    problem = httpx.ConnectError("x")
+    problem.__cause__ = ssl.SSLCertVerificationError(1, "self-signed")
+    api.interrupt[("GET", "/runs")] = [raising(problem)]
+    assert knit("run", "find").code == 1
+    assert knit.slept == []
 
 
 @pytest.mark.parametrize(
@@ -136,6 +187,35 @@ def test_a_bug_shows_no_traceback_but_keeps_one(knit, api, tmp_path):
     file = Path(ended.err.partition("with the file ")[2].strip())
     assert "Traceback" in file.read_text()
     file.unlink()
+
+
+def test_a_bug_on_a_full_disk_is_told_too(knit, api, monkeypatch):
+    """What goes wrong while telling of it must not become a traceback."""
+
+    def full(**_kind):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("tempfile.mkstemp", full)
+    api.interrupt[("GET", "/runs")] = [raising(ZeroDivisionError("inside"))]
+    ended = knit("run", "find")
+    assert (ended.code, ended.out) == (1, b"")
+    assert ended.err == (
+        "error: knit failed in a way it should not\n"
+        "reason: ZeroDivisionError: inside\n"
+        "hint: please report it with the command you typed\n"
+    )
+
+
+def test_a_folder_that_is_gone_is_told_in_words(tmp_path):
+    gone = tmp_path / "gone"
+    command = f"mkdir {gone}; cd {gone}; rmdir {gone}; {sys.executable} -m knit_cli version"
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    ended = subprocess.run(
+        command, shell=True, capture_output=True, text=True, check=False, env=environment
+    )
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert "Traceback" not in ended.stderr
+    assert "current folder is gone" in ended.stderr
 
 
 def test_interrupting_ends_cleanly_with_1(knit, api):

@@ -298,11 +298,50 @@ def test_a_connection_that_breaks_leaves_nothing(knit, api, flags):
         return httpx.Response(200, headers=kind, content=pieces())
 
     data = api.add_data()
-    api.interrupt[("GET", f"/data/{data.knit_id}")] = [broken]
+    api.interrupt[("GET", f"/data/{data.knit_id}")] = [broken] * 3
     ended = knit("data", "pull", *flags, data.knit_id, "dest")
     assert ended.code == 1
     assert "was cut" in ended.err
     assert list((knit.cwd / "dest").iterdir()) == []
+
+
+@pytest.mark.parametrize("arguments", [["-x"], [], ["-"]])
+def test_a_pull_is_begun_anew_when_its_connection_breaks(knit, api, arguments):
+    """Into a folder always; into a pipe only before something went through it."""
+    data = api.add_data(archive=plain_tar({"y": b"content"}))
+
+    def broken(_request):
+        def pieces():
+            if arguments != ["-"]:
+                yield plain_tar({"y": b"content"})[:700]
+            raise httpx.RemoteProtocolError("peer closed connection")
+
+        kind = {"Content-Type": "application/x-tar"}
+        return httpx.Response(200, headers=kind, content=pieces())
+
+    api.interrupt[("GET", f"/data/{data.knit_id}")] = [broken, broken]
+    ended = knit("data", "pull", data.knit_id, *arguments)
+    assert ended.code == 0
+    assert ended.err.count("trying again") == 2
+    if arguments == ["-x"]:
+        assert (knit.cwd / data.knit_id / "y").read_bytes() == b"content"
+
+
+def test_what_went_through_a_pipe_is_not_sent_again(knit, api):
+    data = api.add_data()
+
+    def broken(_request):
+        def pieces():
+            yield b"first piece"
+            raise httpx.RemoteProtocolError("peer closed connection")
+
+        kind = {"Content-Type": "application/tar+gzip"}
+        return httpx.Response(200, headers=kind, content=pieces())
+
+    api.interrupt[("GET", f"/data/{data.knit_id}")] = [broken]
+    ended = knit("data", "pull", data.knit_id, "-")
+    assert (ended.code, ended.out) == (1, b"first piece")
+    assert len(api.requests) == 1
 
 
 @pytest.mark.parametrize("content", [b"no gzip", b"\x1f\x8b\x08\0\0\0\0\0\0\3"])

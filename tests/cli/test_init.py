@@ -2,6 +2,8 @@
 
 import base64
 import stat
+import subprocess
+import sys
 
 import pytest
 import yaml
@@ -43,6 +45,29 @@ def test_init_leaves_other_profiles_as_they_are(bare_knit):
     assert store["mine"] == {"apiRoot": API_ROOT}
     assert stat.S_IMODE(bare_knit.store.stat().st_mode) == 0o600
     assert (bare_knit.cwd / ".knitprofile").read_text() == "mine"
+
+
+def test_many_inits_at_once_lose_nothing(bare_knit):
+    """Each process reads the store and writes it whole; without a lock the last would win."""
+    program = (
+        "import sys; from pathlib import Path\n"
+        "from knit_cli.profile import Profile, save_profile\n"
+        "sys.stdin.read()\n"
+        "for number in range(20):\n"
+        "    name = f'{sys.argv[2]}-{number}'\n"
+        "    save_profile(Profile('http://x/api'), store=Path(sys.argv[1]), name=name)\n"
+    )
+    writers = [
+        subprocess.Popen(
+            [sys.executable, "-c", program, str(bare_knit.store), name], stdin=subprocess.PIPE
+        )
+        for name in "abc"
+    ]
+    for writer in writers:  # all have been started, then all begin
+        assert writer.stdin is not None
+        writer.stdin.close()
+    assert [writer.wait(60) for writer in writers] == [0, 0, 0]
+    assert len(yaml.safe_load(bare_knit.store.read_text())) == 60
 
 
 def test_init_below_a_marked_folder_renews_the_profile_of_that_folder(knit):

@@ -5,6 +5,8 @@ import re
 
 import pytest
 
+from tests.cli.fake_api import error
+
 
 def chain(api, length):
     """Data → Run → Data → … ; gives all Data and Runs in order."""
@@ -15,6 +17,12 @@ def chain(api, length):
         runs.append(run)
         data.append(made["/out"])
     return data, runs
+
+
+@pytest.fixture(params=["in one answer", "step by step"], autouse=True)
+def traces(request, api):
+    """Every rule holds with a server that gives the graph at once, and with one that does not."""
+    api.traces = request.param == "in one answer"
 
 
 def graph(knit, *arguments):
@@ -71,8 +79,8 @@ def test_side_data_are_shown_but_not_followed(knit, api):
 def test_everything_is_asked_for_once(knit, api):
     data, _ = chain(api, 6)
     graph(knit, data[3].knit_id, "-n", "all")
-    asked = [str(request.url) for request in api.requests]
-    assert len(asked) == len(set(asked)) == len(data) + len(api.runs)
+    asked = [str(request.url) for request in api.requests if "lineage" not in request.url.path]
+    assert len(asked) == len(set(asked)) == (0 if api.traces else len(data) + len(api.runs))
 
 
 def test_a_diamond_is_walked_once(knit, api):
@@ -90,7 +98,7 @@ def test_dot_is_the_default_where_stdout_is_no_terminal(knit, api):
     data, runs = chain(api, 2)
     ended = knit("data", "lineage", data[1].knit_id)
     text = ended.out.decode()
-    assert text.startswith("digraph G {\n") and text.endswith("}\n")
+    assert text.startswith("digraph G {\n") and text.endswith("\n}")
     nodes = re.findall(r'^    "(\w[^"]*)" \[', text, re.MULTILINE)
     assert sorted(nodes) == sorted(
         [
@@ -112,6 +120,41 @@ def test_dot_escapes_what_users_write(knit, api):
     text = knit("data", "lineage", data.knit_id).out.decode()
     assert "<B>a&lt;b&gt;&amp;</B>:&quot;quoted&quot; &lt;/TABLE&gt;" in text
     assert '[label="/in\\"x\\\\y"]' in text
+
+
+def test_dot_begins_and_ends_as_the_contract_says(knit, api):
+    """No line end after the last brace; what a Run and a Data show of themselves."""
+    data, runs = chain(api, 1)
+    text = knit("data", "lineage", data[0].knit_id, "--format", "dot").out.decode()
+    lines = text.split("\n")
+    assert lines[0] == "digraph G {"
+    assert lines[1].strip() == "node [shape=record fontsize=10]"
+    assert lines[2].strip() == "edge [fontsize=10]"
+    assert lines[-1] == "}"
+    (run,) = [line for line in lines if line.startswith(f'    "r{runs[0].run_id}" [')]
+    for shown in ("#FFA500", ">Run<", "#007700", "done", "last updated: ", "image = example/"):
+        assert shown in run
+    (start,) = [line for line in lines if line.startswith(f'    "d{data[0].knit_id}" [')]
+    for shown in ("#1c9930", ">Data<", f"knit#id: {data[0].knit_id}", "#d4ecc6", "<B>step</B>:0"):
+        assert shown in start
+    assert '"root#0" [shape=Mdiamond];' in text
+
+
+def test_mermaid_shows_the_same_graph(knit, api):
+    data, _ = chain(api, 2)
+    text = knit("data", "lineage", data[0].knit_id, "--format", "mermaid").out.decode()
+    assert text.startswith("flowchart LR\n")
+    found = graph(knit, data[0].knit_id)
+    assert text.count("-->") == len(found["edges"]) + 1  # and the root's
+
+
+def test_a_lineage_that_is_too_large_says_what_to_do(knit, api):
+    data, _ = chain(api, 1)
+    refusal = error(409, "the lineage is too large", "ask for fewer hops")
+    api.interrupt[("GET", f"/data/{data[0].knit_id}/lineage")] = [refusal]
+    ended = knit("data", "lineage", data[0].knit_id)
+    assert (ended.code, ended.out) == (1, b"")
+    assert "hint: ask for fewer hops" in ended.err
 
 
 def test_tree_names_data_runs_and_paths(knit, api):

@@ -1,6 +1,7 @@
 """The small pure parts: arguments, times, streams, quantities."""
 
 import gzip
+import io
 import itertools
 import random
 import threading
@@ -15,6 +16,7 @@ from knit_cli.arguments import arrange
 from knit_cli.errors import BadInput
 from knit_cli.instants import read_instant
 from knit_cli.plan_difference import _amount
+from knit_cli.progress import transfer_bar
 from knit_cli.streams import DamagedStream, PiecesReader, gunzipped, gzipped, read_ahead
 
 # A loaded machine is slow, which is not a property of the code.
@@ -76,6 +78,49 @@ def test_loose_times(text, instant):
 def test_what_is_no_time(text):
     with pytest.raises(BadInput):
         read_instant(text, "--since")
+
+
+# ------------------------------------------------------------ progress
+
+
+class Terminal(io.StringIO):
+    """A stderr that somebody looks at."""
+
+    def isatty(self):
+        return True
+
+
+def terminal(monkeypatch):
+    shown = Terminal()
+    monkeypatch.setattr("sys.stderr", shown)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "200")
+    return shown
+
+
+def test_a_bar_shows_name_bytes_and_rate(monkeypatch):
+    """The name is a file's: it must not steer the terminal."""
+    shown = terminal(monkeypatch)
+    with transfer_bar("[red]\x1b]0;set", 4000, quiet=False) as meter:
+        meter.add(3000)
+        meter.restart()
+        meter.add(1000)
+    text = shown.getvalue()
+    assert "[red]?]0;set" in text
+    assert "1.0/4.0 kB" in text
+
+
+def test_no_bar_when_quiet_or_when_nobody_looks(monkeypatch):
+    shown = terminal(monkeypatch)
+    with transfer_bar("set", None, quiet=True) as meter:
+        meter.add(1)
+    assert shown.getvalue() == ""
+    pipe = io.StringIO()
+    monkeypatch.setattr("sys.stderr", pipe)
+    with transfer_bar("set", None, quiet=False) as meter:
+        meter.add(1)
+        meter.restart()
+    assert pipe.getvalue() == ""
 
 
 # ------------------------------------------------------------ streams
@@ -146,9 +191,8 @@ def test_reading_ahead_is_bounded_and_its_thread_ends():
 @given(st.lists(st.binary(max_size=20)), st.integers(1, 30))
 def test_pieces_read_as_a_file(pieces, size):
     reader = PiecesReader(pieces)
-    got = b"".join(iter(lambda: reader.read(size), b""))
+    got = b"".join(iter(lambda: bytes(reader.read(size)), b""))
     assert got == b"".join(pieces)
-    assert PiecesReader(pieces).read() == b"".join(pieces)
 
 
 # ------------------------------------------------------------ quantities

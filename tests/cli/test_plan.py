@@ -1,9 +1,14 @@
-"""`knit plan apply`, `show`, `find` and `active`."""
+"""`knit plan apply`, `validate`, `schema`, `show`, `find` and `active`."""
 
+import io
 import json
+import sys
+from pathlib import Path
 
 import httpx
+import jsonschema_rs
 import pytest
+import yaml
 
 from tests.cli.fake_api import error
 
@@ -62,6 +67,7 @@ def test_strict_restores_the_plain_error(knit):
         ("resources: {cpu: 3}", "resources.cpu is 2, the file says 3", "resource --set cpu=3 {}"),
         ("resources: {cpu: 2, gpu: 1}", "resources.gpu is not set", "resource --set gpu=1 {}"),
         ("annotations: [a=b c]", "a=b c is only in the file", "annotate --add 'a=b c' {}"),
+        ("priority: 5", "priority is 0, the file says 5", "knit plan priority {} 5"),
         ("annotations: []", "owner=alice is not in the file", "annotate --remove owner=alice {}"),
     ],
 )
@@ -111,6 +117,7 @@ def test_another_conflict_is_not_taken_for_the_same_plan(knit, api):
         (PLAN.replace('["type:model"]', '"type:model"'), "outputs[0].tags should be a list"),
         (PLAN + "active: maybe", "plan.yaml:13:1: active should be true or false"),
         (PLAN + "on_node: [a=b]", "on_node should be a mapping"),
+        (PLAN + "priority: high", "plan.yaml:13:1: priority should be a whole number"),
         ("- a\n- b", "the document should be a mapping"),
         ("just words", "the document should be a mapping"),
         ("", "'image' is missing"),
@@ -224,3 +231,164 @@ def test_a_login_page_is_not_taken_for_an_answer(knit, api):
     assert ended.code == 1
     assert "not what knit's API says" in ended.err
     assert "apiRoot" in ended.err
+
+
+# ------------------------------------------------------------ dry runs, and very many Runs
+
+PREVIEW = {
+    "runs": 3,
+    "inputs": [{"path": "/in/data", "data": 3}],
+    "assignments": [{"/in/data": "one"}],
+}
+MANY = ("the Plan would at once create 20000 Runs", "confirm it", "confirm=true")
+
+
+def test_a_dry_run_shows_the_runs_there_would_be(knit, api):
+    knit.write("plan.yaml", PLAN)
+    api.interrupt[("POST", "/plans")] = [httpx.Response(200, json=PREVIEW)]
+    ended = knit("plan", "apply", "--dry-run", "plan.yaml")
+    assert ended.json == PREVIEW
+    assert "would create Runs at once: 3, of which the first 1 are shown" in ended.err
+    assert api.requests[-1].url.query == b"dry_run=true"
+
+
+def test_a_dry_run_of_a_plan_that_is_there_says_so(knit, api):
+    knit.write("plan.yaml", PLAN)
+    plan = knit("plan", "apply", "plan.yaml").json
+    ended = knit("plan", "apply", "plan.yaml", "--dry-run")
+    assert ended.json == plan
+    assert "nothing differs" in ended.err
+
+
+def test_very_many_runs_must_be_confirmed(knit, api):
+    """Where nobody can be asked, it is refused, with what to type."""
+    knit.write("plan.yaml", PLAN)
+    api.interrupt[("POST", "/plans")] = [error(409, *MANY)]
+    ended = knit("plan", "apply", "plan.yaml")
+    assert (ended.code, ended.out) == (1, b"")
+    assert "20000 Runs" in ended.err
+    assert "--yes" in ended.err
+    assert api.asked() == ["POST /plans"]
+    assert knit("plan", "apply", "plan.yaml", "--yes").code == 0
+    assert api.requests[-1].url.query == b"confirm=true"
+
+
+class Terminal(io.StringIO):
+    """Somebody who has typed an answer."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(("answer", "code"), [("y\n", 0), ("n\n", 1), ("\n", 1), ("", 1)])
+def test_on_a_terminal_very_many_runs_are_asked_for(knit, api, monkeypatch, answer, code):
+    """Any answer but yes registers nothing."""
+    knit.write("plan.yaml", PLAN)
+    api.interrupt[("POST", "/plans")] = [error(409, *MANY)]
+    said = Terminal()
+    monkeypatch.setattr(sys, "stdin", Terminal(answer))
+    monkeypatch.setattr(sys, "stderr", said)
+    ended = knit("plan", "apply", "plan.yaml")
+    assert ended.code == code
+    assert "20000 Runs" in said.getvalue()
+    assert "Register it all the same?" in said.getvalue()
+    assert len(api.plans) == (1 if code == 0 else 0)
+
+
+def test_a_refusal_of_the_server_is_shown_at_its_place_in_the_file(knit, api):
+    knit.write("plan.yaml", PLAN)
+    refusal = error(400, "outputs[0].path: overlaps", "move it", "outputs[0].path")
+    api.interrupt[("POST", "/plans")] = [refusal]
+    ended = knit("plan", "apply", "plan.yaml")
+    assert "reason: plan.yaml:7:5: outputs[0].path: overlaps" in ended.err
+
+
+# ------------------------------------------------------------ without a server
+
+
+def test_a_valid_file_needs_no_server_and_no_profile(bare_knit, api):
+    bare_knit.write("plan.yaml", PLAN)
+    ended = bare_knit("plan", "validate", "plan.yaml")
+    assert (ended.code, ended.out) == (0, b"")
+    assert "plan.yaml is a valid Plan" in ended.err
+    assert api.requests == []
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (PLAN.replace("log:", "logs:"), "plan.yaml:9:1: unknown key 'logs'; did you mean 'log'?"),
+        (PLAN.replace("train:v1", "Train:v1"), "plan.yaml:1:1: image: "),
+        (PLAN.replace("train:v1", "train@sha256:0"), "plan.yaml:1:1: image: "),
+        (PLAN.replace("/in/data", "in/data"), "plan.yaml:4:5: inputs[0].path: 'in/data' is not "),
+        (PLAN.replace("/in/data", "/out/model/x"), "plan.yaml:4:5: inputs[0].path: "),
+        (PLAN.replace("type:model", "knit#id:x"), "plan.yaml:8:5: outputs[0].tags: the system"),
+        (PLAN.replace("type:log", "knit#id:x"), "plan.yaml:10:3: log.tags: the system tag"),
+        (PLAN.replace("type:dataset", "knit#transient:failed"), "plan.yaml:5:5: inputs[0].tags: "),
+        (PLAN.replace("cpu: 2", "cpu: 2x"), "plan.yaml:11:13: resources.cpu: '2x' is not a Kub"),
+        (PLAN.replace("cpu: 2", "gpu: 1"), "plan.yaml:11:13: resources.gpu: 'gpu' is not a res"),
+        (PLAN.replace("cpu: 2", "a.com/gpu: 0.5"), "plan.yaml:11:13: resources.a.com/gpu: "),
+        (PLAN.replace("owner=alice", "owner"), "plan.yaml:12:15: annotations[0]: 'owner' has no"),
+        (PLAN + "on_node: {must: [a_b=c]}", "plan.yaml:13:18: on_node.must[0]: 'a_b' is not "),
+        (PLAN + "priority: 1001", "plan.yaml:13:1: priority: the priority is out of range; write"),
+        (PLAN + "service_account: No", "plan.yaml:13:1: service_account: 'No' is not the name"),
+        (PLAN.replace("outputs:\n  - path: /out/model", "outputs:\n  - path: /log"), ":7:5: "),
+        ("image: a/b\ninputs: []", "plan.yaml:2:1: inputs: the Plan has no input; give it"),
+        ("image: a/b", "plan.yaml:1:1: inputs: the Plan has no input"),
+        ("image: [", "plan.yaml:1:9: expected the node content"),
+    ],
+)
+def test_a_broken_rule_is_told_by_its_place(bare_knit, content, said):
+    bare_knit.write("plan.yaml", content)
+    ended = bare_knit("plan", "validate", "plan.yaml")
+    assert (ended.code, ended.out) == (1, b"")
+    assert said in ended.err
+
+
+def test_all_files_are_checked(bare_knit):
+    """One that is broken, or not there, does not hide what is wrong with the next."""
+    bare_knit.write("good.yaml", PLAN)
+    bare_knit.write("bad.yaml", "immage: x")
+    bare_knit.write("worse.yaml", PLAN.replace("/in/data", "/"))
+    ended = bare_knit("plan", "validate", "bad.yaml", "no.yaml", "good.yaml", "worse.yaml")
+    assert ended.code == 1
+    for words in (
+        "3 of 4 files are not valid Plans",
+        "bad.yaml:1:1: unknown key 'immage'",
+        "cannot read no.yaml",
+        "good.yaml is a valid Plan",
+        "worse.yaml:4:5: inputs[0].path: the path is empty",
+    ):
+        assert words in ended.err
+    assert bare_knit("plan", "validate").code == 2
+
+
+def test_the_schema_accepts_what_is_valid_and_refuses_typing_errors(bare_knit):
+    """As far as a schema can: it is JSON Schema, and about the file as YAML reads it."""
+    schema = bare_knit("plan", "schema").json
+    check = jsonschema_rs.Draft202012Validator(schema)
+    plans = sorted((Path(__file__).parents[2] / "examples").rglob("plans/*.yaml"))
+    assert plans
+    for text in (PLAN, *(path.read_text() for path in plans)):
+        assert check.is_valid(yaml.safe_load(text))
+    everything = yaml.safe_load(PLAN) | {
+        "active": None, "priority": -5, "log": None, "on_node": {"may": ["a=b"]},
+        "service_account": "me", "entrypoint": None,
+        "outputs": [{"path": "/out", "tags": [{"key": "a:b", "value": "c"}]}],
+    }  # fmt: skip
+    assert check.is_valid(everything)
+    for change in (
+        {"logs": {}}, {"inputs": []}, {"inputs": [{"path": "/in"}]}, {"outputs": [{"path": "x"}]},
+        {"priority": 1001}, {"image": None}, {"args": "x"}, {"on_node": {"maybe": []}},
+        {"inputs": [{"path": "/a", "tags": []}]}, {"log": {"tags": ["none"]}},
+    ):  # fmt: skip
+        assert not check.is_valid(everything | change), change
+
+
+def test_a_template_names_the_schema_and_is_valid(bare_knit):
+    bare_knit.use_profile()
+    ended = bare_knit("plan", "template", "--scratch")
+    first = ended.out.decode().splitlines()[0]
+    assert first == "# yaml-language-server: $schema=plan.schema.json"
+    bare_knit.write("plan.yaml", ended.out)
+    assert bare_knit("plan", "validate", "plan.yaml").code == 0

@@ -89,7 +89,7 @@ def test_inputs_and_outputs_are_guessed_from_what_the_image_runs(bare_knit, api,
         "resources": {"cpu": "4", "memory": "1Gi"},
     }
     knit.write("plan.yaml", ended.out)
-    assert read_plan(knit.cwd / "plan.yaml").image == "host:5000/train:v1"
+    assert read_plan(knit.cwd / "plan.yaml").spec.image == "host:5000/train:v1"
     assert api.requests == []
 
 

@@ -1,9 +1,12 @@
-"""`knit run find`, `show` and `stop`."""
+"""`knit run find`, `show`, `stop`, `retry` and `rm`."""
 
 import httpx
 import pytest
 
-from tests.cli.fake_api import error
+from knit_api.events import RunEvent
+from knit_api.schemas.runs import Exit, Used, Waiting
+from knit_cli.run_view import print_history, remarks
+from tests.cli.fake_api import START, error
 
 
 def test_find_joins_the_values_of_one_flag(knit, api):
@@ -99,10 +102,47 @@ def test_a_log_that_breaks_shows_what_came_and_fails(knit, api):
 
         return httpx.Response(200, content=pieces())
 
-    api.interrupt[("GET", "/runs/r/log")] = [broken]
+    api.interrupt[("GET", "/runs/r/log")] = [broken] * 6
     ended = knit("run", "show", "r", "--log", "--follow")
     assert (ended.code, ended.out) == (1, b"first\n")
     assert "was cut" in ended.err
+
+
+def test_a_log_that_breaks_goes_on_where_it_was(knit, api):
+    """Nothing is shown twice, nothing left out, wherever the cuts are."""
+    run, _ = api.add_run({}, {}, log=True)
+    whole = b"first\nsecond\nthird\n"
+    api.logs[run.run_id] = whole
+
+    def broken(upto):
+        def pieces():
+            yield whole[:4]
+            yield whole[4:upto]
+            raise httpx.ReadError("reset")
+
+        return lambda _request: httpx.Response(200, content=pieces())
+
+    cuts = [broken(upto) for upto in (5, 8, 8, 13, 13)]
+    api.interrupt[("GET", f"/runs/{run.run_id}/log")] = cuts
+    ended = knit("run", "show", run.run_id, "--log", "--follow")
+    assert (ended.code, ended.out) == (0, whole)
+
+
+def test_a_log_that_became_another_one_is_not_mixed(knit, api):
+    run, _ = api.add_run({}, {}, log=True)
+    api.logs[run.run_id] = b"new\n"
+
+    def broken(_request):
+        def pieces():
+            yield b"what the first execution said\n"
+            raise httpx.ReadError("reset")
+
+        return httpx.Response(200, content=pieces())
+
+    api.interrupt[("GET", f"/runs/{run.run_id}/log")] = [broken]
+    ended = knit("run", "show", run.run_id, "--log", "--follow")
+    assert (ended.code, ended.out) == (1, b"what the first execution said\n")
+    assert "retried" in ended.err
 
 
 @pytest.mark.parametrize(
@@ -124,3 +164,135 @@ def test_a_run_that_cannot_be_stopped(knit, api):
     assert ended.err == (
         "error: cannot stop Run r\nreason: prohibited operation\nhint: it is done\n"
     )
+
+
+# ------------------------------------------------------------ retry and rm
+
+
+def test_retry_says_so_on_stderr_only(knit, api):
+    run, _ = api.add_run({}, {})
+    ended = knit("run", "retry", run.run_id)
+    assert (ended.code, ended.out) == (0, b"")
+    assert "done anew" in ended.err
+    assert api.asked() == [f"PUT /runs/{run.run_id}/retry"]
+
+
+def test_rm_says_so_on_stderr_only_and_only_once(knit, api):
+    run, _ = api.add_run({}, {})
+    ended = knit("run", "rm", run.run_id)
+    assert (ended.code, ended.out, ended.err) == (0, b"", f"knit: Run {run.run_id} is deleted\n")
+    assert api.runs == {}
+    assert knit("run", "rm", run.run_id).code == 1
+
+
+def test_rm_whose_answer_was_lost_finds_the_run_gone(knit, api):
+    """Gone is what was asked for, whichever attempt did it."""
+    run, _ = api.add_run({}, {})
+
+    def lost(_request):
+        del api.runs[run.run_id]
+        raise httpx.ReadError("reset")
+
+    api.interrupt[("DELETE", f"/runs/{run.run_id}")] = [lost]
+    assert knit("run", "rm", run.run_id).code == 0
+
+
+@pytest.mark.parametrize("verb", ["retry", "rm"])
+def test_a_run_in_use_is_refused_with_the_way_out(knit, api, verb):
+    method, path = {"retry": ("PUT", "/runs/r/retry"), "rm": ("DELETE", "/runs/r")}[verb]
+    api.interrupt[(method, path)] = [error(409, "output of the run is in use", "delete r2", "r2")]
+    ended = knit("run", verb, "r")
+    assert ended.code == 1
+    assert "reason: output of the run is in use\nhint: delete r2\nsee: r2\n" in ended.err
+
+
+# ------------------------------------------------------------ switches
+
+
+@pytest.mark.parametrize(
+    ("words", "how"),
+    [
+        (["--fail", "true"], "abort"),
+        (["-x", "ON"], "abort"),
+        (["--fail=1"], "abort"),
+        (["-x=yes"], "abort"),
+        (["--fail", "false"], "tearoff"),
+        (["--fail=no"], "tearoff"),
+        (["-x", "0"], "tearoff"),
+    ],
+)
+def test_a_switch_may_be_followed_by_yes_or_no(knit, api, words, how):
+    run, _ = api.add_run({}, {}, status="running")
+    for arguments in ([*words, run.run_id], [run.run_id, *words]):
+        assert knit("run", "stop", *arguments).code == 0
+        assert api.asked()[-1] == f"PUT /runs/{run.run_id}/{how}"
+
+
+def test_a_switch_leaves_any_other_word_alone(knit, api):
+    run, _ = api.add_run({}, {}, status="running")
+    assert knit("run", "stop", "--fail", run.run_id).code == 0
+    assert knit("run", "stop", "--fail=perhaps", run.run_id).code == 2
+
+
+# ------------------------------------------------------------ history
+
+
+def history(*statuses):
+    pairs = zip([None, *statuses], statuses, strict=False)
+    return [
+        RunEvent(
+            at=START,
+            generation=1,
+            from_status=before,
+            to_status=after,
+            cause=f"because [of] {after}",
+            exit=Exit(code=1, message="Error") if after == "failed" else None,
+        )
+        for before, after in pairs
+    ]
+
+
+def test_the_history_is_json_when_piped(knit, api):
+    api.events["r"] = history("waiting", "ready")
+    found = knit("run", "show", "--events", "r").json
+    assert [one["to"] for one in found] == ["waiting", "ready"]
+    assert found[1]["from"] == "waiting"
+
+
+def test_log_and_history_are_two_things(knit, api):
+    assert knit("run", "show", "--events", "--log", "r").code == 2
+    assert api.requests == []
+
+
+def test_on_a_terminal_the_history_is_a_table(capsys):
+    print_history(history("waiting", "failed"))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["when", "change", "why", "exit"]
+    assert lines[2].split()[1:] == [
+        "waiting",
+        "→",
+        "failed",
+        "because",
+        "[of]",
+        "failed",
+        "1:",
+        "Error",
+    ]
+
+
+def test_remarks_tell_why_it_waits_what_it_used_and_how_it_went(api):
+    run, _ = api.add_run({}, {}, status="waiting")
+    told = run.model_copy(
+        update={
+            "waiting": Waiting(place=3, reason="2 Runs are before it"),
+            "used": Used(resources={"memory": "1Gi", "cpu": "1"}, image_digest="sha256:ab"),
+        }
+    )
+    lines = remarks(told, history(*["waiting", "ready"] * 4))
+    assert lines[:2] == [
+        "waiting: 2 Runs are before it",
+        "used: cpu 1, memory 1Gi, image sha256:ab",
+    ]
+    assert "knit run show --events" in lines[2]
+    assert len(lines) == 3 + 5
+    assert remarks(run, []) == []

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from knit_cli.profile import Profile, save_profile
@@ -16,16 +16,17 @@ Answer = Callable[[socket.socket], None]
 
 
 @contextmanager
-def serving(answer: Answer) -> Iterator[str]:
-    """Gives the address of a server that hands its one connection to `answer`."""
+def serving(*answers: Answer) -> Iterator[str]:
+    """Gives the address of a server that hands one connection to each of the answers in turn."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.settimeout(30)
 
         def serve() -> None:
-            connection, _ = listener.accept()
-            with connection:
-                connection.settimeout(30)
-                answer(connection)
+            for answer in answers:
+                connection, _ = listener.accept()
+                with connection:
+                    connection.settimeout(30)
+                    answer(connection)
 
         thread = threading.Thread(target=serve)
         thread.start()
@@ -129,13 +130,95 @@ def test_an_answer_that_ends_too_early_leaves_nothing(tmp_path):
         )
 
     with (
-        serving(answer) as api_root,
+        serving(answer, answer, answer) as api_root,
         started(tmp_path, api_root, "data", "pull", "id", "dest") as knit,
     ):
         _, err = knit.communicate()
     assert knit.returncode == 1
     assert b"was cut" in err
+    assert err.count(b"trying again") == 2
     assert list((tmp_path / "dest").iterdir()) == []
+
+
+def read_body(connection: socket.socket) -> bytes:
+    """Reads a chunked body to its end."""
+    body = b""
+    while not body.endswith(b"\r\n0\r\n\r\n"):
+        body += connection.recv(1 << 20)
+    return body
+
+
+def test_an_upload_that_is_cut_before_its_end_is_sent_anew(tmp_path):
+    """Half an archive makes no Data, so that the second one is the only one."""
+    (tmp_path / "set").write_bytes(os.urandom(30_000_000))
+    bodies = []
+
+    def cut(connection):
+        read_head(connection)
+        connection.recv(1 << 16)
+        # Ends with a reset, as when the server dies, and not with an answer.
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+
+    def refuse(connection):
+        read_head(connection)
+        bodies.append(read_body(connection))
+        connection.sendall(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 5\r\n\r\nheard")
+
+    with (
+        serving(cut, refuse) as api_root,
+        started(tmp_path, api_root, "data", "push", "set") as knit,
+    ):
+        _, err = knit.communicate()
+    assert b"trying again in 0.5 s (2 of 3)" in err
+    assert b"reason: heard" in err
+    assert len(bodies) == 1
+    assert len(bodies[0]) > 30_000_000
+
+
+def test_an_upload_whose_answer_is_lost_is_not_repeated(tmp_path):
+    """It may have made a Data; a second one would be there for ever."""
+    (tmp_path / "set").write_bytes(b"content")
+
+    def silent(connection):
+        read_head(connection)
+        read_body(connection)
+
+    with (
+        serving(silent) as api_root,
+        started(tmp_path, api_root, "data", "push", "set") as knit,
+    ):
+        _, err = knit.communicate()
+    assert knit.returncode == 1
+    assert b"trying again" not in err
+    assert b"hint: it may have arrived all the same" in err
+
+
+def test_ctrl_c_during_an_upload_cuts_it(tmp_path):
+    """The server sees half an archive, and the user one word."""
+    (tmp_path / "set").write_bytes(os.urandom(30_000_000))
+    begun = threading.Event()
+    received = bytearray()
+
+    def answer(connection):
+        read_head(connection)
+        received.extend(connection.recv(1 << 16))
+        begun.set()
+        with suppress(ConnectionError):
+            while piece := connection.recv(1 << 20):
+                received.extend(piece)
+                pause.wait(0.2)
+
+    pause = threading.Event()
+    with (
+        serving(answer) as api_root,
+        started(tmp_path, api_root, "data", "push", "set") as knit,
+    ):
+        assert begun.wait(30)
+        knit.send_signal(2)
+        pause.set()
+        out, err = knit.communicate(timeout=30)
+    assert (knit.returncode, out, err) == (1, b"", b"interrupted\n")
+    assert not received.endswith(b"\r\n0\r\n\r\n")
 
 
 def test_nobody_there(tmp_path):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from datetime import datetime
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
@@ -17,6 +17,8 @@ from knit_workflows.domain.ports import AdmissionLimits, RunKey
 from knit_workflows.domain.runs import Exit, RunStatus
 from knit_workflows.domain.tags import KEY_ID, KEY_TIMESTAMP, Tag, parse_instant, parse_tag
 from knit_workflows.store import PostgresStore
+
+QUEUED_AT = datetime(2026, 1, 2, tzinfo=UTC)
 
 Wishes = Mapping[str, str]
 """Path → tags, written as in `type:dataset project:demo`."""
@@ -98,9 +100,32 @@ async def drain(store: PostgresStore, *, page_size: int = 100) -> int:
 
 async def admit_all(store: PostgresStore) -> list[RunKey]:
     """Admit everything that waits and say that it was started."""
-    keys = [one.key for one in await store.admit(AdmissionLimits(total=1_000_000))]
-    await store.started(keys)
+    keys: list[RunKey] = []
+    while admitted := [one.key for one in await store.admit(AdmissionLimits(total=1_000_000))]:
+        await store.started(admitted)
+        keys += admitted
     return keys
+
+
+def queue_up(
+    url: str, plan_id: str, ages: Sequence[int], *, priority: int = 0, admitted: int = 0
+) -> None:
+    """Put Runs, so many seconds old, into the queue; the first `admitted` are under way already.
+
+    They have no inputs: what admits them does not ask.
+    """
+    fetch(
+        url,
+        """INSERT INTO run (run_id, plan_id, assignment_hash, status, priority, admitted_at,
+                            workflow_started_at, created_at, updated_at)
+           SELECT gen_random_uuid(), %s, sha256(gen_random_uuid()::text::bytea), status, %s, at,
+                  at, %s - age * interval '1s', %s
+             FROM unnest(%s::int[]) WITH ORDINALITY AS one (age, place)
+            CROSS JOIN LATERAL (
+                SELECT CASE WHEN place <= %s THEN 'running' ELSE 'waiting' END AS status,
+                       CASE WHEN place <= %s THEN now() END AS at) AS state""",
+        plan_id, priority, QUEUED_AT, QUEUED_AT, list(ages), admitted, admitted,
+    )  # fmt: skip
 
 
 def fetch(url: str, query: str, *parameters: Any) -> list[dict[str, Any]]:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import random
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 
 import pytest
+from pydantic import SecretStr
 
-from knit_workflows.domain.errors import IllegalMove, PlanNotFound, Superseded
-from knit_workflows.domain.ids import PlanId
+from knit_workflows.domain.errors import IllegalMove, PlanNotFound, RunNotFound, Superseded
+from knit_workflows.domain.ids import PlanId, RunId
 from knit_workflows.domain.ports import AdmissionLimits, RunKey
 from knit_workflows.domain.runs import Exit, RunStatus
+from knit_workflows.settings import StoreSettings
 from knit_workflows.store import PostgresStore
+from knit_workflows.store.waiting import ADMITTED_AT_ONCE
 from tests.store.build import (
     admit_all,
     begin,
@@ -21,6 +26,7 @@ from tests.store.build import (
     end,
     fetch,
     only,
+    queue_up,
     register,
     runs_in,
     spec,
@@ -99,6 +105,177 @@ async def test_higher_priority_then_older_first(store: PostgresStore, url: str) 
         order = [one.run_id for one in await admit(store, 2, per_plan)]
         assert order == [ids[4], ids[3]]
     assert [one.run_id for one in await admit(store, 9)] == [ids[i] for i in (4, 3, 2, 1, 0)]
+
+
+# --- fairness ---
+
+
+async def a_plan(store: PostgresStore, name: str) -> PlanId:
+    """Make a Plan that nothing fits."""
+    return await register(store, spec({"/a": f"k:{name}"}, image=f"{name}:1"))
+
+
+async def admitted_plans(
+    store: PostgresStore, total: int, per_plan: int | None = None
+) -> list[str]:
+    """Admit once; give the Plans of the Runs that were, and say that they were started."""
+    admitted = await store.admit(AdmissionLimits(total, per_plan))
+    await store.started([one.key for one in admitted])
+    return [one.plan_id for one in admitted]
+
+
+@pytest.mark.parametrize("per_plan", [None, 50])
+async def test_a_plan_with_one_run_does_not_wait_behind_the_hundred_of_another(
+    store: PostgresStore, url: str, per_plan: int | None
+) -> None:
+    """Each Plan gets one place before any gets two, however many Runs it has and how old."""
+    many, one = await a_plan(store, "many"), await a_plan(store, "one")
+    queue_up(url, many, range(1000, 1100))
+    queue_up(url, one, [1])
+    assert sorted(await admitted_plans(store, 2, per_plan)) == sorted([many, one])
+    assert await admitted_plans(store, 4, per_plan) == [many] * 2
+
+
+async def test_the_plan_with_fewer_runs_under_way_goes_first(
+    store: PostgresStore, url: str
+) -> None:
+    """Runs under way count as much as those chosen in the same round."""
+    busy, idle = await a_plan(store, "busy"), await a_plan(store, "idle")
+    queue_up(url, busy, range(100, 110), admitted=3)
+    queue_up(url, idle, range(10))
+    assert await admitted_plans(store, 6) == [idle] * 3
+    assert sorted(await admitted_plans(store, 8)) == sorted([busy, idle])
+
+
+async def test_a_higher_priority_goes_before_fairness(store: PostgresStore, url: str) -> None:
+    """Priority first: a Plan keeps all places as long as it has Runs of a higher one."""
+    urgent, usual = await a_plan(store, "urgent"), await a_plan(store, "usual")
+    queue_up(url, usual, range(100, 110))
+    queue_up(url, urgent, range(5), priority=1)
+    queue_up(url, urgent, range(200, 205), priority=-1)
+    assert await admitted_plans(store, 5) == [urgent] * 5
+    assert await admitted_plans(store, 15) == [usual] * 10
+    assert await admitted_plans(store, 20) == [urgent] * 5
+
+
+async def test_runs_take_over_the_priority_of_their_plan(store: PostgresStore, url: str) -> None:
+    """A new Run has its Plan's priority; an earlier one keeps its own until the Plan's is set."""
+    plan = await waiting(store, 1)
+    fetch(url, "UPDATE plan SET priority = 7 WHERE plan_id = %s", plan)
+    await upload(store, "k:demo:1")
+    await drain(store)
+    found = fetch(url, "SELECT priority FROM run WHERE plan_id = %s ORDER BY created_at", plan)
+    assert [row["priority"] for row in found] == [0, 7]
+    newer, older = [one.key.run_id for one in await store.admit(MANY)]
+    assert ((await store.run(newer)).priority, (await store.run(older)).priority) == (7, 0)
+
+
+async def test_the_priority_of_a_plan_moves_its_waiting_runs(
+    store: PostgresStore, url: str
+) -> None:
+    """Set later, it holds for what waits, for what is retried, and for what waits again."""
+    first, second = await a_plan(store, "first"), await a_plan(store, "second")
+    queue_up(url, first, range(100, 103), admitted=1)
+    queue_up(url, second, range(3))
+    assert await store.set_active(second, False)
+    await store.set_priority(second, 1)
+    assert await store.set_active(second, True)
+    assert await admitted_plans(store, 3) == [second] * 2
+    await store.set_priority(first, 2)
+    [done] = fetch(url, "SELECT run_id::text FROM run WHERE status = 'running'")
+    fetch(url, "UPDATE run SET status = 'failed' WHERE run_id = %s", done["run_id"])
+    assert (await store.retry(done["run_id"])).priority == 2
+    assert await admitted_plans(store, 5) == [first] * 3
+
+
+async def test_one_call_admits_a_bounded_number(store: PostgresStore, url: str) -> None:
+    """A flood is admitted in rounds, so that its first Runs start at once."""
+    plan = await a_plan(store, "flood")
+    queue_up(url, plan, range(ADMITTED_AT_ONCE + 10))
+    assert len(await admitted_plans(store, 1000)) == ADMITTED_AT_ONCE
+    assert len(await admitted_plans(store, 1000)) == 10
+    assert await admitted_plans(store, 1000) == []
+
+
+async def test_processes_that_admit_at_once_keep_both_limits(
+    store: PostgresStore, url: str
+) -> None:
+    """Two processes and two tasks each: neither limit is exceeded, nothing is left over."""
+    for name in "abc":
+        queue_up(url, await a_plan(store, name), range(20))
+    other = PostgresStore(StoreSettings(url=SecretStr(url)))
+    await other.open()
+    try:
+        await asyncio.gather(*(admit(one, 7, 3) for one in (store, other) * 4))
+    finally:
+        await other.aclose()
+    found = fetch(
+        url, "SELECT count(*) AS runs FROM run WHERE admitted_at IS NOT NULL GROUP BY plan_id"
+    )
+    assert sorted(row["runs"] for row in found) == [2, 2, 3]
+
+
+@pytest.mark.parametrize("seed", range(12))
+async def test_admission_is_what_the_plain_model_says(
+    store: PostgresStore, url: str, seed: int
+) -> None:
+    """Whatever waits and is under way: taking the best Run one by one gives the same."""
+    dice = random.Random(seed)
+    for number in range(dice.choice((1, 3, 12, 90))):
+        plan = await a_plan(store, f"p{number}")
+        for priority in dice.sample(range(-1, 3), dice.choice((1, 1, 2))):
+            ages = [dice.randrange(30) for _ in range(dice.choice((1, 2, 9, 40, 100)))]
+            under_way = dice.choice((0, 0, 1, 3))
+            queue_up(url, plan, ages, priority=priority, admitted=under_way)
+    under_way = only(fetch(url, "SELECT count(*) FROM run WHERE admitted_at IS NOT NULL"))["count"]
+    limits = AdmissionLimits(under_way + dice.choice((0, 1, 5, 64, 200)), dice.choice((None, 1, 4)))
+    wanted = modelled(url, limits)
+    assert {one.key.run_id for one in await store.admit(limits)} == set(wanted)
+
+
+def modelled(url: str, limits: AdmissionLimits) -> list[str]:
+    """Take the next Run as often as the limits allow, one after the other."""
+    runs = fetch(url, "SELECT run_id::text, plan_id::text, priority, created_at, status FROM run")
+    under_way = Counter(run["plan_id"] for run in runs if run["status"] == "running")
+    queue = [run for run in runs if run["status"] == "waiting"]
+    chosen: list[str] = []
+    while len(chosen) < ADMITTED_AT_ONCE and under_way.total() < limits.total:
+        able = [
+            run
+            for run in queue
+            if limits.per_plan is None or under_way[run["plan_id"]] < limits.per_plan
+        ]
+        if not able:
+            break
+        best = min(
+            able,
+            key=lambda run: (
+                -run["priority"], under_way[run["plan_id"]], run["created_at"], run["run_id"],
+            ),
+        )  # fmt: skip
+        chosen.append(best["run_id"])
+        under_way[best["plan_id"]] += 1
+        queue.remove(best)
+    return chosen
+
+
+async def test_the_limits_in_force_are_recorded_when_they_change(
+    store: PostgresStore, url: str
+) -> None:
+    """One row, written only when it says something else: admission is called all the time."""
+
+    def recorded() -> dict[str, object]:
+        return only(fetch(url, "SELECT total, per_plan, xmin::text, xmax::text FROM admission"))
+
+    await admit(store, 20)
+    first = recorded()
+    assert (first["total"], first["per_plan"]) == (20, None)
+    await admit(store, 20)
+    assert recorded() == first
+    await admit(store, 20, 3)
+    assert (recorded()["total"], recorded()["per_plan"]) == (20, 3)
+    await admit(store, 10**12)
+    assert (recorded()["total"], recorded()["per_plan"]) == (2**31 - 1, None)
 
 
 async def test_uploads_are_neither_admitted_nor_counted(store: PostgresStore) -> None:
@@ -336,3 +513,10 @@ async def test_wait_final_returns_when_the_run_is_final(store: PostgresStore) ->
     assert {one.summary.status for one in details} == {S.DONE}
     again = await store.wait_final(key.run_id, fallback=timedelta(seconds=60))
     assert again.summary.status is S.DONE
+
+
+@pytest.mark.parametrize("run_id", ["00000000-0000-4000-8000-000000000000", "x", "\0"])
+async def test_nobody_waits_for_a_run_that_is_not_there(store: PostgresStore, run_id: str) -> None:
+    """An unknown id, or what can be none, is refused at once instead of waited for."""
+    with pytest.raises(RunNotFound):
+        await store.wait_final(RunId(run_id), fallback=timedelta(seconds=60))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from datetime import timedelta
 
+import psycopg
 import pytest
 
 from knit_workflows.domain.data import DataDetail, DataQuery, TagChange
@@ -190,3 +191,59 @@ async def test_equal_tags_at_once_are_stored_once(store: PostgresStore, url: str
     await asyncio.gather(*(store.change_tags(one, TagChange(add=wanted)) for one in data))
     assert len(fetch(url, "SELECT * FROM tag")) == 20
     assert len(fetch(url, "SELECT * FROM data_tag")) == 160
+
+
+async def test_data_of_a_tag_come_by_time_whenever_it_was_added(
+    store: PostgresStore, url: str
+) -> None:
+    """Before the Data was finished, after it, and by a transaction that its end waits for."""
+    key, data = await begin(store)
+    await store.change_tags(data, TagChange(add=tags("before:x")))
+    await store.advance(key, RunStatus.COMPLETING, cause="test")
+    waiting = (
+        "SELECT pid FROM pg_stat_activity"
+        " WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    )
+    add = "INSERT INTO data_tag SELECT tag_id, %s FROM tag WHERE key = 'during'"
+    await store.change_tags(await upload(store, "during:x"), TagChange(remove=tags("during:x")))
+    with psycopg.connect(url) as connection:
+        connection.execute("SELECT FROM data WHERE knit_id = %s FOR NO KEY UPDATE", [data])
+        ending = asyncio.create_task(store.finalize(key, cause="test"))
+        while not fetch(url, waiting):
+            await asyncio.sleep(0.01)
+        connection.execute(add, [data])
+    await ending
+    await store.change_tags(data, TagChange(add=tags("after:x")))
+    await upload(store, "before:x during:x after:x")
+    for tag in ("before:x", "during:x", "after:x", "before:x during:x after:x"):
+        first = await store.find_data(DataQuery(tags=tuple(tags(tag))), limit=1)
+        assert [one.knit_id for one in first] == [data]
+    stamps = fetch(url, "SELECT DISTINCT timestamp FROM data_tag WHERE knit_id = %s", data)
+    assert len(stamps) == 1
+
+
+async def test_pages_by_tags_and_time_join_into_the_whole_list(
+    store: PostgresStore, url: str
+) -> None:
+    """Whatever the length of a page; done, failed and unfinished Data, with one tag or two."""
+    made = [await upload(store, f"k:a n:{n % 2}") for n in range(6)]
+    made += [(await begin(store))[1] for _ in range(3)]
+    broken_key, broken = await begin(store)
+    for one in [*made[-3:], broken]:
+        await store.change_tags(one, TagChange(add=tags("k:a n:1")))
+    await end(store, broken_key, fail=True)
+    order = [*made[:6], broken, *sorted(made[6:])]
+    whole = {"k:a": order, "k:a n:1": [*made[1:6:2], broken, *sorted(made[6:])]}
+    for text, expected in whole.items():
+        assert await found(store, text) == expected
+        for limit in (1, 2, 4):
+            query, seen = DataQuery(tags=tuple(tags(text))), list[str]()
+            while page := await store.find_data(
+                query, limit=limit, after=seen[-1] if seen else None
+            ):
+                seen += [one.knit_id for one in page]
+            assert seen == expected
+    at = only(fetch(url, "SELECT timestamp FROM data WHERE knit_id = %s", made[4]))["timestamp"]
+    assert set(await found(store, "k:a", since=at)) == {*order[4:]}
+    assert await found(store, "k:a n:1 knit#transient:failed") == [broken]
+    assert await found(store, f"k:a knit#id:{made[2]}") == [made[2]]

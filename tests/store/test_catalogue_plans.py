@@ -9,11 +9,20 @@ import pytest
 from knit_workflows.domain.errors import (
     CyclicPlans,
     EquivalentPlan,
+    InvalidQuantity,
     PlanNotFound,
     TooManyRuns,
 )
 from knit_workflows.domain.ids import KnitId, PlanId
-from knit_workflows.domain.plans import Annotation, NodeMode, NodeRule, PlanQuery
+from knit_workflows.domain.plans import (
+    Annotation,
+    AnnotationChange,
+    NodeMode,
+    NodeRule,
+    PlanQuery,
+    ResourceChange,
+)
+from knit_workflows.domain.ports import AdmissionLimits
 from knit_workflows.domain.runs import RunStatus
 from knit_workflows.domain.tags import Tag
 from knit_workflows.store import PostgresStore
@@ -97,7 +106,7 @@ async def test_too_many_runs_leave_no_plan(store: PostgresStore, url: str) -> No
         await upload(store, "k:a")
     await drain(store)
     wanted = spec({"/a": "k:a", "/b": "k:a"})
-    assert await store.runs_if_registered(wanted) == 16
+    assert (await store.preview_plan(wanted, most=1)).runs == 16
     with pytest.raises(TooManyRuns, match="16") as failure:
         await store.register_plan(wanted, new_runs_limit=15)
     assert failure.value.advice
@@ -105,8 +114,44 @@ async def test_too_many_runs_leave_no_plan(store: PostgresStore, url: str) -> No
     assert len(await store.find_plans(PlanQuery())) == 2
     await store.register_plan(wanted, new_runs_limit=16)
     assert await drain(store) == 16
-    assert await store.runs_if_registered(wanted) == 0
-    assert await store.runs_if_registered(spec({"/x": "k:a", "/y": "k:none"})) == 0
+
+
+async def test_a_preview_says_what_registering_would_create(store: PostgresStore, url: str) -> None:
+    """Counts and the first combinations; afterwards nothing is there, not even an event."""
+    ids = sorted([await upload(store, "k:a") for _ in range(3)])
+    other = await upload(store, "k:b")
+    await drain(store)
+    wanted = spec({"/b": "k:b", "/a": "k:a"}, {"/out": "k:c"})
+    for _ in range(2):
+        preview = await store.preview_plan(wanted, most=2)
+        assert preview.runs == 3
+        assert preview.candidates == {"/a": 3, "/b": 1}
+        assert preview.assignments == tuple({"/a": one, "/b": other} for one in ids[:2])
+    assert fetch(url, "SELECT FROM plan WHERE name IS NULL") == []
+    assert fetch(url, "SELECT FROM outbox") == []
+    made = await register(store, wanted)
+    assert await drain(store) == 3
+    with pytest.raises(EquivalentPlan) as equivalent:
+        await store.preview_plan(wanted, most=2)
+    assert equivalent.value.see == made
+    with pytest.raises(CyclicPlans):
+        await store.preview_plan(spec({"/in": "k:c"}, {"/out": "k:a"}), most=2)
+    unfilled = await store.preview_plan(spec({"/x": "k:a", "/y": "k:none"}), most=2)
+    assert (unfilled.runs, unfilled.assignments) == (0, ())
+    assert unfilled.candidates == {"/x": 3, "/y": 0}
+
+
+async def test_a_preview_of_what_somebody_else_registers_meanwhile(store: PostgresStore) -> None:
+    """It answers as if it had come before or after; it never hinders the other."""
+    for number in range(5):
+        wanted = spec({"/a": f"k:{number}"})
+        results = await asyncio.gather(
+            *(store.preview_plan(wanted, most=1) for _ in range(3)),
+            register(store, wanted),
+            return_exceptions=True,
+        )
+        assert isinstance(results.pop(), str)
+        assert {type(one).__name__ for one in results} <= {"PlanPreview", "EquivalentPlan"}
 
 
 async def test_plans_are_found(store: PostgresStore) -> None:
@@ -170,3 +215,139 @@ async def test_a_plan_that_is_not_there(store: PostgresStore, plan_id: str) -> N
         await store.plan(PlanId(plan_id))
     with pytest.raises(PlanNotFound):
         await store.ensure_run(PlanId(plan_id), {"/a": KnitId(NOWHERE)})
+
+
+async def test_resources_are_set_and_unset(store: PostgresStore) -> None:
+    """Set beats unset; cpu and memory fall back to their defaults, others are gone."""
+    plan_id = await register(store, spec({"/a": "k:a"}))
+
+    async def change(unset: str = "", **values: str) -> dict[str, str]:
+        names = {name.replace("_", "/"): text for name, text in values.items()}
+        changed = await store.change_resources(
+            plan_id, ResourceChange(names, frozenset(unset.split()))
+        )
+        assert await store.plan(plan_id) == changed
+        return dict(changed.resources)
+
+    assert await change(cpu="2000m", a_gpu="1") == {"cpu": "2", "memory": "1Gi", "a/gpu": "1"}
+    assert await change(unset="cpu a/gpu none") == {"cpu": "1", "memory": "1Gi"}
+    both = await change(unset="cpu memory", cpu="3", memory="2Gi")
+    assert both == {"cpu": "3", "memory": "2Gi"}
+    assert await change() == both
+    with pytest.raises(InvalidQuantity):
+        await change(cpu="many")
+    assert await change() == both
+
+
+async def test_annotations_are_removed_then_added(store: PostgresStore) -> None:
+    plan_id = await register(
+        store, spec({"/a": "k:a"}, annotations=(Annotation("k", "1"), Annotation("k", "2")))
+    )
+
+    async def change(add: str = "", remove: str = "", keys: str = "") -> list[str]:
+        changed = await store.change_annotations(
+            plan_id, AnnotationChange(notes(add), notes(remove), frozenset(keys.split()))
+        )
+        assert await store.plan(plan_id) == changed
+        return [str(one) for one in changed.summary.annotations]
+
+    assert await change(add="k=3 a=b k=1") == ["a=b", "k=1", "k=2", "k=3"]
+    assert await change(remove="k=1 k=9 x=y") == ["a=b", "k=2", "k=3"]
+    assert await change(add="k=2 k=4", remove="k=4", keys="k") == ["a=b", "k=2", "k=4"]
+    for _ in range(2):
+        assert await change(keys="a k none") == []
+
+
+def notes(text: str) -> frozenset[Annotation]:
+    return frozenset(Annotation(*one.split("=")) for one in text.split())
+
+
+async def test_notes_added_at_once_are_all_kept(store: PostgresStore) -> None:
+    """Each change reads what the one before it wrote."""
+    plan_id = await register(store, spec({"/a": "k:a"}))
+    wanted = [Annotation("k", str(number)) for number in range(12)]
+    await asyncio.gather(
+        *(store.change_annotations(plan_id, AnnotationChange(frozenset([one]))) for one in wanted)
+    )
+    plan = await store.plan(plan_id)
+    assert set(plan.summary.annotations) == set(wanted)
+
+
+async def test_a_service_account_is_set_and_unset(store: PostgresStore) -> None:
+    plan_id = await register(store, spec({"/a": "k:a"}))
+    for name in ("trainer", "trainer", "other", None, None):
+        assert (await store.set_service_account(plan_id, name)).service_account == name
+        assert (await store.plan(plan_id)).service_account == name
+
+
+async def test_a_priority_reaches_the_runs_that_have_no_place_yet(
+    store: PostgresStore, url: str
+) -> None:
+    """Those of other Plans, and those that were admitted, keep theirs; later ones take it."""
+    for _ in range(3):
+        await upload(store, "k:a")
+    plan_id = await register(store, spec({"/a": "k:a"}, priority=7))
+    other = await register(store, spec({"/b": "k:a"}, priority=-3, active=False))
+    assert (await store.plan(plan_id)).priority == 7
+    await drain(store)
+    assert len(await store.admit(AdmissionLimits(total=1))) == 1
+    fetch(url, "UPDATE run SET priority = 1")
+    assert (await store.set_priority(plan_id, -5)).priority == -5
+
+    def priorities(of: PlanId) -> list[int]:
+        rows = fetch(url, "SELECT priority FROM run WHERE plan_id = %s ORDER BY 1", of)
+        return [row["priority"] for row in rows]
+
+    assert priorities(plan_id) == [-5, -5, 1]
+    assert priorities(other) == [1, 1, 1]
+    await store.set_priority(other, 9)
+    assert priorities(other) == [9, 9, 9]
+    await store.set_active(plan_id, False)  # what was admitted goes back into the queue
+    assert priorities(plan_id) == [-5, -5, -5]
+
+
+async def test_the_order_of_a_priority_and_new_runs_does_not_matter(
+    store: PostgresStore, url: str
+) -> None:
+    """A Run that is made while its Plan's priority changes ends up with the new one."""
+    plan_id = await register(store, spec({"/a": "k:a"}))
+    for number in range(1, 6):
+        await upload(store, "k:a")
+        await asyncio.gather(drain(store), store.set_priority(plan_id, number))
+        rows = fetch(url, "SELECT DISTINCT priority FROM run WHERE plan_id = %s", plan_id)
+        assert [row["priority"] for row in rows] == [number]
+
+
+async def test_a_long_queue_moves_page_by_page(store: PostgresStore, url: str) -> None:
+    """However long it is, and whoever sets another priority meanwhile: the last one counts."""
+    plan_id = await register(store, spec({"/a": "k:a"}))
+    fetch(
+        url,
+        """INSERT INTO run (run_id, plan_id, assignment_hash, status, priority, created_at,
+                             updated_at)
+           SELECT gen_random_uuid(), %s, uuid_send(gen_random_uuid()),
+                  (ARRAY['waiting', 'deactivated'])[1 + n %% 2], n %% 3 - 1, now(), now()
+             FROM generate_series(1, 12000) n""",
+        plan_id,
+    )
+    await asyncio.gather(*(store.set_priority(plan_id, number) for number in (1, 0, -1)))
+    last = (await store.plan(plan_id)).priority
+    rows = fetch(url, "SELECT DISTINCT priority FROM run WHERE plan_id = %s", plan_id)
+    assert [row["priority"] for row in rows] == [last]
+
+
+@pytest.mark.parametrize("which", [NOWHERE, "x", "built-in"])
+async def test_only_plans_of_users_can_be_changed(store: PostgresStore, which: str) -> None:
+    built_in = next(one for one in await store.find_plans(PlanQuery()) if one.summary.name)
+    plan_id = built_in.summary.plan_id if which == "built-in" else PlanId(which)
+    for change in (
+        store.set_active(plan_id, False),
+        store.change_resources(plan_id, ResourceChange({"cpu": "1"})),
+        store.change_annotations(plan_id, AnnotationChange()),
+        store.set_service_account(plan_id, None),
+        store.set_priority(plan_id, 1),
+    ):
+        with pytest.raises(PlanNotFound) as failure:
+            await change
+        assert failure.value.see == plan_id
+    assert await store.plan(built_in.summary.plan_id) == built_in

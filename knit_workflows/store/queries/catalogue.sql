@@ -1,12 +1,3 @@
--- name: find_data
--- Data by time (none last), then id; the conditions are put in where the comment stands.
-SELECT d.knit_id
-  FROM data d
-  JOIN run r USING (run_id)
- WHERE /*where*/ true
- ORDER BY d.timestamp, d.knit_id
- LIMIT %(limit)s
-
 -- name: data_place
 -- Where a Data stands in that order.
 SELECT timestamp FROM data WHERE knit_id = %(knit_id)s
@@ -27,8 +18,10 @@ DELETE FROM data_tag dt
 -- Puts tags on a Data, which is to be matched anew. Always, done or not: its Run may be getting
 -- done in this moment, and be matched before these tags are there.
 WITH added AS (
-    INSERT INTO data_tag (tag_id, knit_id)
-    SELECT tag_id, %(knit_id)s FROM unnest(%(tag_ids)s::bigint[]) AS tag_id
+    INSERT INTO data_tag (tag_id, knit_id, timestamp)
+    SELECT wanted.tag_id, d.knit_id, d.timestamp
+      FROM unnest(%(tag_ids)s::bigint[]) AS wanted (tag_id), data d
+     WHERE d.knit_id = %(knit_id)s
         ON CONFLICT DO NOTHING
 ), queued AS (
     INSERT INTO outbox (kind, subject, created_at)
@@ -36,17 +29,13 @@ WITH added AS (
 )
 SELECT pg_notify(%(outbox_channel)s, '')
 
--- name: find_runs
--- Runs by the time of the last change, then id; conditions as above.
-SELECT r.run_id
-  FROM run r
- WHERE /*where*/ true
- ORDER BY r.updated_at, r.run_id
- LIMIT %(limit)s
-
 -- name: run_place
 -- Where a Run stands in that order.
 SELECT updated_at FROM run WHERE run_id = %(run_id)s
+
+-- name: run_status
+-- How far a Run is.
+SELECT status FROM run WHERE run_id = %(run_id)s
 
 -- name: run_events
 -- Every change of a Run's status, oldest first. No row: there is no such Run.

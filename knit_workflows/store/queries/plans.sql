@@ -22,10 +22,10 @@ SELECT o.plan_id, false,
 -- A Plan with its mountpoints and their tags.
 WITH made AS (
     INSERT INTO plan (plan_id, identity_hash, repository, image_tag, entrypoint, args, on_node,
-                      resources, service_account, annotations, active, created_at)
+                      resources, service_account, annotations, active, priority, created_at)
     VALUES (%(plan_id)s, %(identity_hash)s, %(repository)s, %(image_tag)s, %(entrypoint)s::text[],
             %(args)s::text[], %(on_node)s, %(resources)s, %(service_account)s, %(annotations)s,
-            %(active)s, date_trunc('milliseconds', clock_timestamp()))
+            %(active)s, %(priority)s, date_trunc('milliseconds', clock_timestamp()))
 ), input AS (
     INSERT INTO plan_input (plan_id, position, path, tag_count, pinned_knit_id, pinned_timestamp)
     SELECT %(plan_id)s, i.*
@@ -67,7 +67,8 @@ UPDATE plan
 
 -- name: move_runs
 -- The Plan's Runs that have not begun, one way or the other. One that was admitted already may
--- have a workflow: its execution is over, it will get another one when the Plan is active again.
+-- have a workflow: its execution is over, it will get another one when the Plan is active again,
+-- in the place in the queue that the Plan has by then.
 WITH cur AS MATERIALIZED (
     SELECT run_id, status, admitted_at
       FROM run
@@ -80,7 +81,8 @@ WITH cur AS MATERIALIZED (
            generation = run.generation
                         + CASE WHEN cur.admitted_at IS NULL THEN 0 ELSE 1 END,
            admitted_at = NULL,
-           workflow_started_at = NULL
+           workflow_started_at = NULL,
+           priority = (SELECT p.priority FROM plan p WHERE p.plan_id = run.plan_id)
       FROM cur
      WHERE run.run_id = cur.run_id
        AND cur.status = %(source)s
@@ -93,10 +95,81 @@ WITH cur AS MATERIALIZED (
 )
 SELECT count(pg_notify(%(run_channel)s, run_id::text)::text) FROM moved
 
+-- name: change_resources
+-- What is unset falls back to its default, if it has one; what is set wins.
+UPDATE plan
+   SET resources = %(defaults)s::jsonb || (resources - %(unset)s::text[]) || %(set)s::jsonb
+ WHERE plan_id = %(plan_id)s
+   AND name IS NULL
+ RETURNING plan_id
+
+-- name: lock_annotations
+-- The Plan's notes, kept from every other change until this transaction ends.
+SELECT annotations
+  FROM plan
+ WHERE plan_id = %(plan_id)s
+   AND name IS NULL
+   FOR NO KEY UPDATE
+
+-- name: set_annotations
+-- All notes of a Plan.
+UPDATE plan SET annotations = %(annotations)s WHERE plan_id = %(plan_id)s
+
+-- name: set_service_account
+-- Whose token the pods of later launches get.
+UPDATE plan
+   SET service_account = %(service_account)s
+ WHERE plan_id = %(plan_id)s
+   AND name IS NULL
+ RETURNING plan_id
+
+-- name: set_priority
+-- Waits for those who are creating Runs of the Plan, which take their priority from it.
+UPDATE plan
+   SET priority = %(priority)s
+ WHERE plan_id = %(plan_id)s
+   AND name IS NULL
+ RETURNING plan_id
+
+-- name: move_in_queue
+-- Some of the Plan's Runs that have no place yet (deactivated ones may wait again) get the priority
+-- that the Plan has now, whoever set it. Each part has a range of an index: neither the Plan's
+-- history is looked at, nor what has been moved already.
+WITH wanted AS MATERIALIZED (
+    SELECT plan_id, priority
+      FROM plan
+     WHERE plan_id = %(plan_id)s
+       FOR SHARE
+), queued AS (
+    SELECT r.run_id
+      FROM wanted w
+      JOIN run r ON r.plan_id = w.plan_id AND r.priority < w.priority
+     WHERE r.status = 'waiting'
+       AND r.admitted_at IS NULL
+     UNION ALL
+    SELECT r.run_id
+      FROM wanted w
+      JOIN run r ON r.plan_id = w.plan_id AND r.priority > w.priority
+     WHERE r.status = 'waiting'
+       AND r.admitted_at IS NULL
+     UNION ALL
+    SELECT r.run_id
+      FROM wanted w
+      JOIN run r ON r.plan_id = w.plan_id AND r.priority <> w.priority
+     WHERE r.status = 'deactivated'
+     LIMIT %(most)s
+)
+UPDATE run
+   SET priority = (SELECT priority FROM wanted)
+ WHERE run_id = ANY (ARRAY(SELECT run_id FROM queued))
+   AND status IN ('waiting', 'deactivated')
+   AND admitted_at IS NULL
+   AND priority <> (SELECT priority FROM wanted)
+
 -- name: plans
 -- Plans with their mountpoints (inputs and outputs in path order).
 SELECT p.plan_id, p.name, p.repository, p.image_tag, p.entrypoint, p.args, p.on_node, p.resources,
-       p.service_account, p.annotations, p.active,
+       p.service_account, p.annotations, p.active, p.priority,
        (SELECT json_agg(json_build_array(
                    i.input_id, i.path,
                    (SELECT json_agg(json_build_array(tag.key, tag.value))

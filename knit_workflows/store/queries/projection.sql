@@ -153,22 +153,22 @@ SELECT a.place
 -- name: create
 -- Makes the Runs of these combinations that have none, with their inputs, Data, tags and history.
 -- Inserted in the order of the unique key, so that two processes cannot wait for each other.
--- The Plans are share-locked first: whether they are active cannot change until these Runs are
--- visible to whoever changes it.
+-- The Plans are share-locked first: whether they are active, and their priority, cannot change
+-- until these Runs are visible to whoever changes it.
 WITH asked AS MATERIALIZED (
     SELECT run_id, plan_id, hash
       FROM unnest(%(run_ids)s::uuid[], %(plan_ids)s::uuid[], %(hashes)s::bytea[])
            AS a (run_id, plan_id, hash)
 ), plans AS MATERIALIZED (
-    SELECT plan_id, active
+    SELECT plan_id, active, priority
       FROM plan
      WHERE plan_id IN (SELECT plan_id FROM asked)
      ORDER BY plan_id
        FOR SHARE
 ), made AS (
-    INSERT INTO run (run_id, plan_id, assignment_hash, status, created_at, updated_at)
+    INSERT INTO run (run_id, plan_id, assignment_hash, status, priority, created_at, updated_at)
     SELECT a.run_id, a.plan_id, a.hash,
-           CASE WHEN p.active THEN 'waiting' ELSE 'deactivated' END, at, at
+           CASE WHEN p.active THEN 'waiting' ELSE 'deactivated' END, p.priority, at, at
       FROM asked a
       JOIN plans p USING (plan_id)
      CROSS JOIN date_trunc('milliseconds', clock_timestamp()) AS at

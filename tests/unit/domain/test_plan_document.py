@@ -37,7 +37,7 @@ ARGS = st.lists(
 )
 
 
-EXCHANGEABLE = ["image", "entrypoint", "args", "log", "on_node", "resources", "active"]
+EXCHANGEABLE = ["image", "entrypoint", "args", "log", "on_node", "resources", "active", "priority"]
 
 
 @st.composite
@@ -64,6 +64,7 @@ def documents(draw: st.DrawFn) -> dict[str, object]:
         "service_account": draw(st.none() | LABELS),
         "annotations": draw(st.lists(st.builds("{}={}".format, TEXT, TEXT), max_size=3)),
         "active": draw(st.none() | st.booleans()),
+        "priority": draw(st.none() | st.integers(-1000, 1000)),
     }
     keys = draw(st.permutations(sorted(everything)))
     return {key: everything[key] for key in keys}
@@ -108,7 +109,7 @@ def test_order_and_repetition_mean_nothing(
 def test_the_identity_is_the_document_without_its_mutable_parts(
     one: dict[str, object], other: dict[str, object], taken: set[str]
 ) -> None:
-    mutable = ("active", "annotations", "resources", "service_account")
+    mutable = ("active", "annotations", "priority", "resources", "service_account")
     specs = [parse_plan(one), parse_plan({**one, **{key: other[key] for key in taken}})]
     fixed = [
         {key: part for key, part in plan_document(spec).items() if key not in mutable}

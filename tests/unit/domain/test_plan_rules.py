@@ -32,6 +32,7 @@ FULL: Mapping[str, object] = {
     "resources": {"cpu": "2000m", "memory": "4096Mi", "nvidia.com/gpu": "1"},
     "service_account": "trainer",
     "active": True,
+    "priority": -7,
 }
 INPUT: Mapping[str, object] = {"path": "/in", "tags": ["a:1"]}
 LEAST: Mapping[str, object] = {"image": "repo/x", "inputs": [INPUT]}
@@ -79,6 +80,7 @@ def test_a_full_document() -> None:
             Annotation("owner", "bob"),
         ),
         active=True,
+        priority=-7,
     )
 
 
@@ -171,6 +173,11 @@ def test_an_unknown_key_near_to_none_lists_them_all() -> None:
         ({"annotations": ["a" * 254 + "=b"]}, "annotations[0]"),
         ({"annotations": ["a=" + "b" * 1_048_577]}, "annotations[0]"),
         ({"active": "yes"}, "active"),
+        ({"priority": "1"}, "priority"),
+        ({"priority": 1.5}, "priority"),
+        ({"priority": True}, "priority"),
+        ({"priority": 1001}, "priority"),
+        ({"priority": -1001}, "priority"),
     ],
 )
 def test_a_value_of_the_wrong_kind_is_refused_at_its_place(

@@ -1,0 +1,177 @@
+"""What the OpenAPI document shows: one example per operation, all of the same small story.
+
+A Plan `train` turns a Data of the type `dataset` into a model and a log. Examples are plain JSON,
+as a client sees it; a test holds them against the schemas of the document.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+TAGS: Final[Mapping[str, str]] = {
+    "data": "immutable things with tags, and what came of them",
+    "plans": "kinds of computation, described by the tags they take and give",
+    "runs": "computations: one per Plan and combination of Data",
+    "health": "whether knit is up",
+}
+IDS: Final[Mapping[str, str]] = {
+    "knit_id": "8d0b9f10-6a3c-4f9e-9d8e-0a1f5a4b2c01",
+    "plan_id": "3f6c1a52-2d47-4c0b-8f5d-7b1e9c3d4a02",
+    "run_id": "c5e2d7a4-91b8-4e36-a2f0-5d8c6b7e1f03",
+}
+
+_DATASET: Final = IDS["knit_id"]
+_MODEL: Final = "1b7e4c93-5f20-4d8a-b6c1-e9a2d3f40804"
+_LOG: Final = "64a9f8d1-0c3e-47b5-9e72-1f5b8d6c2a05"
+_UPLOAD: Final = "e0d47b68-3a91-4c5f-8b2e-96f1a7c35d06"
+_UPLOADED_AT: Final = "2026-01-02T03:04:05.678+00:00"
+_ENDED_AT: Final = "2026-01-02T03:14:15.9+00:00"
+
+_IN: Final[dict[str, Any]] = {"path": "/in/dataset", "tags": ["type:dataset"]}
+_OUT: Final[dict[str, Any]] = {"path": "/out/model", "tags": ["type:model"]}
+_LOGGED: Final[dict[str, Any]] = {"tags": ["type:log"]}
+_SUMMARY: Final = {
+    "planId": IDS["plan_id"],
+    "image": "localhost:5000/train:v2",
+    "args": ["--epochs", "3"],
+    "annotations": ["owner=alice"],
+}
+_SPEC: Final = {
+    "image": "localhost:5000/train:v2",
+    "args": ["--epochs", "3"],
+    "annotations": ["owner=alice"],
+    "inputs": [_IN],
+    "outputs": [_OUT],
+    "log": _LOGGED,
+    "resources": {"cpu": "1", "memory": "1Gi"},
+}
+_PLAN: Final = {
+    **_SUMMARY,
+    "inputs": [{**_IN, "upstreams": []}],
+    "outputs": [{**_OUT, "downstreams": []}],
+    "log": {**_LOGGED, "downstreams": []},
+    "active": True,
+    "resources": {"cpu": "1", "memory": "1Gi"},
+}
+_RUN_SUMMARY: Final[dict[str, Any]] = {
+    "runId": IDS["run_id"],
+    "status": "done",
+    "updatedAt": _ENDED_AT,
+    "exit": {"code": 0, "message": "(container main) Completed"},
+    "plan": _SUMMARY,
+}
+_RUN: Final = {
+    **_RUN_SUMMARY,
+    "inputs": [{**_IN, "knitId": _DATASET}],
+    "outputs": [{**_OUT, "knitId": _MODEL}],
+    "log": {**_LOGGED, "knitId": _LOG},
+}
+_STOPPED: Final = {
+    **_RUN,
+    "status": "aborting",
+    "exit": {"code": 253, "message": "aborted by user"},
+}
+_TORN_OFF: Final = {
+    **_RUN,
+    "status": "completing",
+    "exit": {"code": 0, "message": "stopped by user"},
+}
+_DATA: Final = {
+    "knitId": _DATASET,
+    "tags": [f"knit#id:{_DATASET}", f"knit#timestamp:{_UPLOADED_AT}", "type:dataset"],
+    "upstream": {
+        "mountpoint": {"path": "/upload", "tags": []},
+        "run": {
+            "runId": _UPLOAD,
+            "status": "done",
+            "updatedAt": _UPLOADED_AT,
+            "plan": {
+                "planId": "92c7e5b0-48d3-4a16-b9f4-d01e8a6f7b07",
+                "name": "knit#uploaded",
+            },
+        },
+    },
+    "downstreams": [{"mountpoint": _IN, "run": _RUN_SUMMARY}],
+    "nomination": [{**_IN, "plan": _SUMMARY}],
+}
+_EVENTS: Final = [
+    {"at": _UPLOADED_AT, "generation": 1, "to": "waiting", "cause": "projected"},
+    {
+        "at": _ENDED_AT,
+        "generation": 1,
+        "from": "completing",
+        "to": "done",
+        "cause": "finalized",
+        "exit": {"code": 0, "message": "(container main) Completed"},
+    },
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """What may be sent to an operation, and what it then answers with 200; None: no JSON."""
+
+    answer: Any = None
+    request: Any = None
+
+
+NOTHING: Final = Example()
+
+OPERATIONS: Final[Mapping[str, Example]] = {
+    "healthz": Example({"parts": {}}),
+    "readyz": Example({"parts": {"store": "ok", "engine": "ok"}}),
+    "show_version": Example({"version": "0.1.0"}),
+    "find_data": Example([_DATA]),
+    "upload_data": Example({**_DATA, "downstreams": [], "nomination": []}),
+    "show_data": Example(_DATA),
+    "change_tags": Example(_DATA, {"add": ["type:dataset"], "remove_key": ["draft"]}),
+    "show_lineage": Example({"data": [_DATA], "runs": [_RUN]}),
+    "find_plans": Example([_PLAN]),
+    "register_plan": Example(_PLAN, _SPEC),
+    "show_plan": Example(_PLAN),
+    "activate_plan": Example(_PLAN),
+    "deactivate_plan": Example({**_PLAN, "active": False}),
+    "change_resources": Example(
+        {**_PLAN, "resources": {"cpu": "2", "memory": "1Gi"}},
+        {"set": {"cpu": "2"}, "unset": ["memory"]},
+    ),
+    "change_annotations": Example(_PLAN, {"add": ["owner=alice"], "remove_key": ["reviewer"]}),
+    "set_service_account": Example(
+        {**_PLAN, "service_account": "trainer"}, {"service_account": "trainer"}
+    ),
+    "unset_service_account": Example(_PLAN),
+    "set_priority": Example({**_PLAN, "priority": 10}, {"priority": 10}),
+    "find_runs": Example([_RUN]),
+    "show_run": Example(_RUN),
+    "run_events": Example(_EVENTS),
+    "abort_run": Example(_STOPPED),
+    "tear_off_run": Example(_TORN_OFF),
+}
+"""By the name of the route's function."""
+
+
+def _error(reason: str, advice: str, see: str | None = None) -> dict[str, Any]:
+    detail = {"reason": reason, "advice": advice}
+    return {"message": detail if see is None else {**detail, "see": see}}
+
+
+ERRORS: Final[Mapping[int, dict[str, Any]]] = {
+    400: _error("the tag 'x' has no ':'", "write it as key:value"),
+    404: _error("there is no such thing", "check the id", IDS["knit_id"]),
+    408: _error("the client sent nothing for too long", "push again"),
+    409: _error(
+        "the present state does not allow it",
+        "look at its present state, then decide anew",
+        IDS["run_id"],
+    ),
+    413: _error("the body is too large", "a JSON body has at most 4 MiB"),
+    415: _error(
+        "the media type 'text/plain' is not one of an archive",
+        "send gzip(tar) as application/tar+gzip or plain tar as application/x-tar",
+    ),
+    500: _error("the Data cannot be packed", "ask the operator of this knit; its logs say more"),
+    503: _error("the database does not answer", "try again in some seconds"),
+    507: _error("there is no space left for the Data", "make room where Data is kept"),
+}

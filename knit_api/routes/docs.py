@@ -1,0 +1,16 @@
+"""`/api/docs`: the OpenAPI document for people; for programs it is `/api/openapi.json`."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request, Response
+
+from knit_api import document_page
+
+router = APIRouter(prefix="/api/docs", include_in_schema=False)
+
+
+@router.get("")
+async def show_document(request: Request) -> Response:
+    """Show every operation with its parameters, bodies, statuses and an example."""
+    page = document_page.render(request.app.openapi())
+    return Response(page, media_type=document_page.MEDIA_TYPE, headers=document_page.HEADERS)

@@ -1,0 +1,184 @@
+"""Carries archives over a connection of their own, with few copies; all else goes the usual way.
+
+httpx's own transport copies each byte of a body several times and reads 64 KiB at a time: for a
+gigabyte that is more work than packing it. So this is an httpx transport, put in its place behind
+the same seam, that sends and receives the bodies of archives with the standard library alone.
+"""
+
+import http.client
+import select
+import socket
+import ssl
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+from urllib.request import getproxies, proxy_bypass
+
+import httpx
+
+from knit_workflows.pod.http_body import send_chunk, send_last_chunk
+
+_READ_BYTES = 120 * 1024  # of 128 KiB and more, malloc has the kernel make each anew
+_ARCHIVES = ("application/x-tar", "application/tar+gzip")
+
+
+def archive_transport(
+    api_root: str, verify: Any, *, proxies: bool = True
+) -> httpx.BaseTransport | None:
+    """Gives the transport to the API at that root; None where a proxy leads there.
+
+    Args:
+        api_root: absolute URL.
+        verify: an `ssl.SSLContext`, or True for the usual trust.
+        proxies: whether those of the environment are to be used.
+    """
+    url = httpx.URL(api_root)
+    if proxies and {url.scheme, "all"} & getproxies().keys() and not proxy_bypass(url.host):
+        return None
+    return ArchiveTransport(httpx.HTTPTransport(verify=verify), verify)
+
+
+class ArchiveTransport(httpx.BaseTransport):
+    """Speaks HTTP/1.1 for requests that send or ask for an archive; a connection for each.
+
+    Raises what httpx's own transport does. What the body of a request raises passes as it is, and
+    cuts the connection.
+
+    Args:
+        usual: carries the other requests.
+        verify: an `ssl.SSLContext`, or True for the usual trust.
+    """
+
+    def __init__(self, usual: httpx.BaseTransport, verify: Any) -> None:
+        self._usual = usual
+        self._trust = verify if isinstance(verify, ssl.SSLContext) else None
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        """Sends the request; gives the response as soon as its head is there."""
+        if not _is_archive(request):
+            return self._usual.handle_request(request)
+        connection = self._connection(request)
+        try:
+            with suppress(httpx.WriteError):  # it may have answered before it closed
+                _send(connection, request)
+            with _network_errors(httpx.ReadError, httpx.ReadTimeout):
+                _wait_at_most(connection, request, "read")
+                answer = connection.getresponse()
+            headers = [
+                (name.encode(), text.encode("latin-1")) for name, text in answer.getheaders()
+            ]
+            return httpx.Response(
+                answer.status, headers=headers, stream=_Content(connection, answer)
+            )
+        except BaseException:
+            connection.close()
+            raise
+
+    def close(self) -> None:
+        """Closes what the other requests left open."""
+        self._usual.close()
+
+    def _connection(self, request: httpx.Request) -> http.client.HTTPConnection:
+        host, seconds = request.url.host, _seconds(request, "connect")
+        connection = (
+            http.client.HTTPSConnection(
+                host, request.url.port or 443, timeout=seconds, context=self._trust
+            )
+            if request.url.scheme == "https"
+            else http.client.HTTPConnection(host, request.url.port or 80, timeout=seconds)
+        )
+        with _network_errors(httpx.ConnectError, httpx.ConnectTimeout):
+            connection.connect()
+        return connection
+
+
+def _is_archive(request: httpx.Request) -> bool:
+    sent: str = request.headers.get("Content-Type", "")
+    wanted: str = request.headers.get("Accept", "")
+    return sent.startswith(_ARCHIVES) or wanted.startswith(_ARCHIVES)
+
+
+def _send(connection: http.client.HTTPConnection, request: httpx.Request) -> None:
+    with _network_errors(httpx.WriteError, httpx.WriteTimeout):
+        _wait_at_most(connection, request, "write")
+        target = request.url.raw_path.decode("ascii")
+        connection.putrequest(request.method, target, skip_host=True, skip_accept_encoding=True)
+        for name, value in request.headers.raw:
+            connection.putheader(name.decode("ascii"), value)
+        connection.endheaders()
+    if request.headers.get("Transfer-Encoding") == "chunked":
+        assert isinstance(request.stream, Iterable)
+        _send_pieces(connection.sock, request.stream)
+
+
+def _send_pieces(connection: socket.socket, pieces: Iterable[bytes]) -> None:
+    """Sends the body in chunks, up to its end or until there is an answer already."""
+    answered = _answer_detector(connection)
+    for piece in pieces:
+        with _network_errors(httpx.WriteError, httpx.WriteTimeout):
+            if answered.poll(0):
+                return
+            send_chunk(connection, piece)
+    with _network_errors(httpx.WriteError, httpx.WriteTimeout):
+        send_last_chunk(connection)
+
+
+def _answer_detector(connection: socket.socket) -> select.poll:
+    """Sees, when polled, whether something came in. Under TLS that need not be an answer: never."""
+    detector = select.poll()
+    if not isinstance(connection, ssl.SSLSocket):
+        detector.register(connection, select.POLLIN)
+    return detector
+
+
+class _Content(httpx.SyncByteStream):
+    """The body of a response, in pieces as they come, once; ends the connection."""
+
+    def __init__(
+        self, connection: http.client.HTTPConnection, answer: http.client.HTTPResponse
+    ) -> None:
+        self._connection = connection
+        self._answer = answer
+
+    def __iter__(self) -> Iterator[bytes]:
+        while True:
+            with _network_errors(httpx.ReadError, httpx.ReadTimeout):
+                piece = self._answer.read1(_READ_BYTES)
+            if not piece:
+                return
+            yield piece
+
+    def close(self) -> None:
+        self._answer.close()
+        self._connection.close()
+
+
+def _seconds(request: httpx.Request, what: str) -> float | None:
+    timeouts: dict[str, float | None] = request.extensions.get("timeout", {})
+    return timeouts.get(what)
+
+
+def _wait_at_most(
+    connection: http.client.HTTPConnection, request: httpx.Request, what: str
+) -> None:
+    connection.sock.settimeout(_seconds(request, what))
+
+
+@contextmanager
+def _network_errors(
+    broken: type[httpx.NetworkError], late: type[httpx.TimeoutException]
+) -> Iterator[None]:
+    try:
+        yield
+    except TimeoutError as error:
+        raise late(str(error)) from error
+    except OSError as error:
+        raise broken(str(error)) from error
+    except http.client.HTTPException as error:
+        raise httpx.RemoteProtocolError(_told(error)) from error
+
+
+def _told(error: http.client.HTTPException) -> str:
+    if isinstance(error, http.client.IncompleteRead):
+        return "the answer ended before its last chunk"
+    return str(error) or type(error).__name__

@@ -1,0 +1,53 @@
+"""Tells people about a Run what its JSON does not say at a glance: why it waits, how it went."""
+
+from collections.abc import Iterable
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from knit_api.events import RunEvent
+from knit_api.schemas.runs import Exit, Run, Used
+from knit_api.schemas.times import format_time
+from knit_cli.errors import printable
+
+_LATEST = 5  # changes in the short history; all of them are a command of their own
+
+
+def remarks(run: Run, events: list[RunEvent]) -> list[str]:
+    """Gives the lines that follow a Run on a terminal: why it waits, what it used, how it went."""
+    lines = [f"waiting: {run.waiting.reason}"] if run.waiting else []
+    lines += _used(run.used) if run.used else []
+    if len(events) > _LATEST:
+        lines.append(f"… all with `knit run show --events {run.run_id}`")
+    return lines + [" ".join(filter(None, _cells(event))) for event in events[-_LATEST:]]
+
+
+def _used(used: Used) -> list[str]:
+    words = [f"{name} {quantity}" for name, quantity in sorted(used.resources.items())]
+    if used.service_account:
+        words.append(f"service account {used.service_account}")
+    if used.image_digest:
+        words.append(f"image {used.image_digest}")
+    return [f"used: {', '.join(words)}"] if words else []
+
+
+def print_history(events: Iterable[RunEvent]) -> None:
+    """Prints a history to stdout as a table, oldest change first."""
+    table = Table("when", "change", "why", "exit", box=None, pad_edge=False, header_style="dim")
+    for event in events:
+        # Text, not markup: a cause may hold brackets.
+        table.add_row(*map(Text, map(printable, _cells(event))))
+    Console(highlight=False).print(table)
+
+
+def _cells(event: RunEvent) -> tuple[str, str, str, str]:
+    change = f"{event.from_status} → {event.to_status}" if event.from_status else event.to_status
+    when = format_time(event.at.astimezone())
+    return when, change, event.cause, _exit_words(event.exit)
+
+
+def _exit_words(ending: Exit | None) -> str:
+    if ending is None:
+        return ""
+    return f"{ending.code}: {ending.message}" if ending.message else str(ending.code)

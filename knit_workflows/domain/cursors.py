@@ -1,0 +1,50 @@
+"""Cursors: where the next page of a list begins, also when what stood there has moved or gone."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from knit_workflows.domain.errors import InvalidRequest
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND: Final = timedelta(milliseconds=1)
+_FORM: Final = re.compile(
+    r"(?:(?P<millis>[0-9]{1,14})?(?P<dot>\.))?"
+    r"(?P<id>[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """The last item of a page: its id and the instant it was listed by.
+
+    `instant` is None for what had none then; `known` False: only the id is given, and the instant
+    is that which the item has now.
+    """
+
+    id: str
+    instant: datetime | None = None
+    known: bool = True
+
+    def __str__(self) -> str:
+        """Give its text, which may stand in a URL as it is: `1767323045678.<id>`, `.<id>`."""
+        if not self.known:
+            return self.id
+        millis = "" if self.instant is None else (self.instant - _EPOCH) // _MILLISECOND
+        return f"{millis}.{self.id}"
+
+
+def parse_cursor(text: str) -> Cursor:
+    """Read a cursor's text, or an id alone. Raises InvalidRequest."""
+    found = _FORM.fullmatch(text)
+    if found is None:
+        raise InvalidRequest(
+            f"bad request: {text[:80]!r} is no cursor",
+            advice="take it from the header X-Next-Cursor, or start again without one",
+        )
+    millis = found["millis"]
+    instant = None if millis is None else _EPOCH + int(millis) * _MILLISECOND
+    return Cursor(found["id"], instant, known=found["dot"] is not None)

@@ -1,0 +1,60 @@
+"""What tidying up asks of the database: what is left over, and for how long it has been."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Final
+
+from knit_workflows.domain.ids import KnitId, RunId
+from knit_workflows.domain.ports import Discarded, RunKey, StartableRun, TransferRecord
+from knit_workflows.store import queries
+from knit_workflows.store.admission import startable_run
+from knit_workflows.store.connection import Database
+
+_SQL: Final = queries.load("housekeeping")
+
+
+class HousekeepingRows:
+    """The part of the store that tidying up uses."""
+
+    _db: Database
+
+    async def discarded(self, *, older_than: timedelta, limit: int) -> Sequence[Discarded]:
+        """Give volumes to delete, those discarded first before the others."""
+        rows = await self._db.rows(_SQL["discarded"], {"older_than": older_than, "limit": limit})
+        return [Discarded(KnitId(row.knit_id), row.volume) for row in rows]
+
+    async def collected(self, knit_ids: Sequence[KnitId]) -> None:
+        """Record that these volumes are gone. Recorded already: fine."""
+        await self._db.do(_SQL["collected"], {"knit_ids": list(knit_ids)})
+
+    async def under_way(
+        self, *, older_than: timedelta, after: RunId | None, limit: int
+    ) -> Sequence[StartableRun]:
+        """Give Runs that should have a workflow and have been quiet for a while, by id."""
+        rows = await self._db.rows(
+            _SQL["under_way"], {"older_than": older_than, "after": after, "limit": limit}
+        )
+        return [startable_run(row) for row in rows]
+
+    async def over(self, keys: Sequence[RunKey], *, older_than: timedelta) -> frozenset[RunKey]:
+        """Say which of these executions have been over for a while."""
+        rows = await self._db.rows(
+            _SQL["over"],
+            {
+                "run_ids": [key.run_id for key in keys],
+                "generations": [key.generation for key in keys],
+                "older_than": older_than,
+            },
+        )
+        return frozenset(RunKey(RunId(row.run_id), row.generation) for row in rows)
+
+    async def stale_transfers(
+        self, *, older_than: timedelta, limit: int
+    ) -> Sequence[TransferRecord]:
+        """Give transfers that were opened some time ago, oldest first."""
+        rows = await self._db.rows(
+            _SQL["stale_transfers"], {"older_than": older_than, "limit": limit}
+        )
+        return [TransferRecord(**row._asdict()) for row in rows]

@@ -1,0 +1,114 @@
+"""What came from what: the walk through Runs and Data, in both directions by one statement."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from knit_workflows.domain.errors import TooLarge
+from knit_workflows.domain.ids import KnitId, RunId
+from knit_workflows.domain.lineage import Lineage, LineageGraph, Tie
+from knit_workflows.domain.runs import RunDetail
+from knit_workflows.store import queries
+from knit_workflows.store.catalogue_data import missing_data
+from knit_workflows.store.connection import Database, Session
+from knit_workflows.store.ids import is_id
+from knit_workflows.store.views import data_details, run_details
+
+_SQL: Final = queries.load("lineage")
+
+_ALL: Final = 2_147_483_647
+"""More hops than any lineage has."""
+
+
+class LineageRows:
+    """The part of the store that lineage is read with."""
+
+    _db: Database
+
+    async def lineage(
+        self, knit_id: KnitId, *, upstream: int | None, downstream: int | None, limit: int
+    ) -> Lineage:
+        """Give what a Data came from and what came of it, so many Runs deep (None: all).
+
+        Raises DataNotFound, TooLarge beyond `limit` Data or Runs.
+        """
+
+        async def read(session: Session) -> Lineage:
+            run_ids = await _walk(session, knit_id, upstream, downstream, limit)
+            runs = await run_details(session, run_ids)
+            knit_ids = _distinct(knit_id, _assigned(runs), limit)
+            return Lineage(tuple(await data_details(session, knit_ids)), tuple(runs))
+
+        return await self._db.reading(read)
+
+    async def lineage_graph(
+        self, knit_id: KnitId, *, upstream: int | None, downstream: int | None, limit: int
+    ) -> LineageGraph:
+        """Give the same part of the graph as ids alone, some thirty times as fast."""
+
+        async def read(session: Session) -> LineageGraph:
+            run_ids = await _walk(session, knit_id, upstream, downstream, limit)
+            ties = await _ties(session, run_ids)
+            knit_ids = _distinct(knit_id, (tie.knit_id for tie in ties), limit)
+            return LineageGraph(tuple(knit_ids), tuple(map(RunId, run_ids)), tuple(ties))
+
+        return await self._db.reading(read)
+
+
+async def _walk(
+    session: Session, knit_id: str, upstream: int | None, downstream: int | None, limit: int
+) -> list[str]:
+    """Give the Runs, nearest first; raises DataNotFound, TooLarge beyond `limit` of them."""
+    if not is_id(knit_id) or await session.row(_SQL["exists"], {"knit_id": knit_id}) is None:
+        raise missing_data(knit_id)
+    row = await session.row(
+        _SQL["walk"],
+        {
+            "knit_id": knit_id,
+            "upstream": _hops(upstream),
+            "downstream": _hops(downstream),
+            "most": limit + 1,
+        },
+    )
+    # Only by a cycle, which nothing but a hand in the database can make, one is in both directions.
+    run_ids = list(dict.fromkeys(row.run_ids or ()))
+    _check_size(len(run_ids), limit, "Runs")
+    return run_ids
+
+
+async def _ties(session: Session, run_ids: list[str]) -> list[Tie]:
+    """Give what the Runs have at their inputs and outputs, Run by Run in this order."""
+    if not run_ids:
+        return []
+    row = await session.row(_SQL["ties"], {"run_ids": run_ids})
+    columns = (row.run_ids, row.knit_ids, row.paths, row.into_run)
+    return list(map(Tie, *columns)) if row.run_ids else []
+
+
+def _hops(wanted: int | None) -> int:
+    return _ALL if wanted is None else min(wanted, _ALL)
+
+
+def _assigned(runs: Iterable[RunDetail]) -> Iterable[KnitId]:
+    """Give the Data of these Runs, Run by Run: inputs, outputs, log; deleted ones are none."""
+    for run in runs:
+        log = () if run.log is None else (run.log,)
+        for one in (*run.inputs, *run.outputs, *log):
+            if one.knit_id is not None:
+                yield one.knit_id
+
+
+def _distinct(start: KnitId, others: Iterable[KnitId], limit: int) -> list[KnitId]:
+    """Give all these Data once, `start` first; raises TooLarge beyond `limit`."""
+    found = list(dict.fromkeys([start, *others]))
+    _check_size(len(found), limit, "Data")
+    return found
+
+
+def _check_size(size: int, limit: int, what: str) -> None:
+    if size > limit:
+        raise TooLarge(
+            f"the lineage has more than {limit} {what}",
+            advice="ask for fewer hops (upstream, downstream), or raise limit",
+        )

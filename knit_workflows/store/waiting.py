@@ -1,0 +1,93 @@
+"""The queue of waiting Runs: whose turn it is, and why a Run still waits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from knit_workflows.domain.ports import AdmissionLimits
+from knit_workflows.domain.runs import RunStatus, Waiting
+from knit_workflows.store import queries
+from knit_workflows.store.connection import Session
+
+_SQL: Final = queries.load("waiting")
+
+
+def _with_turns(name: str) -> str:
+    return _SQL[name].replace("/*turns*/", _SQL["turns"])
+
+
+_ADMIT: Final = _with_turns("admit")
+_PLACES: Final = _with_turns("places")
+
+ADMITTED_AT_ONCE: Final = 64
+"""Runs admitted by one call at most: the first of a flood start while the others are chosen."""
+_SEEN: Final = 1000
+"""How far the queue is looked through for somebody's place in it."""
+_UNLIMITED: Final = 2**31 - 1
+"""What a limit that is larger comes to: the most that its column holds."""
+
+_DEACTIVATED: Final = Waiting(None, "its Plan is not active")
+_ADMITTED: Final = Waiting(None, "its workflow is being started")
+_STARTED: Final = Waiting(None, "its workflow has been started, it gets ready next")
+
+
+async def admit_next(session: Session, limits: AdmissionLimits) -> int:
+    """Admit those Runs whose turn it is, at most `ADMITTED_AT_ONCE`; give how many.
+
+    Records the limits, as those in force. One process at a time: the caller holds a lock.
+    """
+    per_plan = None if limits.per_plan is None else min(limits.per_plan, _UNLIMITED)
+    parameters = {"total": min(limits.total, _UNLIMITED), "per_plan": per_plan}
+    await session.do(_SQL["limits"], parameters)
+    return await session.do(_ADMIT, {**parameters, "most": ADMITTED_AT_ONCE})
+
+
+async def why_waiting(session: Session, rows: Iterable[Any]) -> Mapping[str, Waiting]:
+    """Say why those of these rows of `run` wait that do, by Run.
+
+    One statement, and none when no Run is in the queue. The place is that in the order of
+    admission, be the Run's Plan at its limit or not.
+    """
+    reasons: dict[str, Waiting] = {}
+    queued = []
+    for row in rows:
+        if row.status == RunStatus.DEACTIVATED:
+            reasons[row.run_id] = _DEACTIVATED
+        elif row.status == RunStatus.WAITING and row.admitted_at is None:
+            queued.append(row.run_id)
+        elif row.status == RunStatus.WAITING:
+            reasons[row.run_id] = _ADMITTED if row.workflow_started_at is None else _STARTED
+    if queued:
+        wanted = {"run_ids": queued, "most": _SEEN, "total": None, "per_plan": None}
+        places = {row.run_id: row for row in await session.rows(_PLACES, wanted)}
+        # Without a row it has been admitted since its own row was read.
+        reasons |= {one: _queued(places[one]) if one in places else _ADMITTED for one in queued}
+    return reasons
+
+
+def _queued(row: Any) -> Waiting:
+    where = f"behind the first {_SEEN:,}" if row.place is None else _ordinal(row.place)
+    return Waiting(row.place, f"{where} in queue, {_held_by(row)}")
+
+
+def _held_by(row: Any) -> str:
+    """Give what must change before the Run is admitted; a Plan's limit is the narrower one."""
+    if row.total is None:
+        return "no worker has admitted any Run yet: start one with the role engine"
+    if row.per_plan is not None and row.of_plan >= row.per_plan:
+        return f"limit of {_runs(row.per_plan)} of this Plan under way reached"
+    if row.of_all >= row.total:
+        return f"limit of {_runs(row.total)} under way reached"
+    return "a place is free: a worker of the role engine admits it next"
+
+
+def _runs(count: int) -> str:
+    return f"{count:,} Run{'' if count == 1 else 's'}"
+
+
+def _ordinal(number: int) -> str:
+    """Give a place in words: 1st, 2nd, 3rd, 4th, … 11th, … 1,000th."""
+    teens = number % 100 in (11, 12, 13)
+    suffix = "th" if teens else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number:,}{suffix}"

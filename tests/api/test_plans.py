@@ -1,0 +1,248 @@
+"""Changes of Plans and dry runs over HTTP, on the real store."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Iterator
+
+import httpx
+import pytest
+from pydantic import SecretStr
+
+from knit_api.app import create_app
+from knit_api.deps import Deps, Lazy
+from knit_workflows.domain.plan_forms import MAX_PRIORITY
+from knit_workflows.embedded import EmbeddedPostgres
+from knit_workflows.settings import StoreSettings
+from knit_workflows.store import PostgresStore
+from tests.api.fake_store import UNKNOWN
+from tests.postgres import Databases
+from tests.store.build import drain, upload
+
+PLAN = {
+    "image": "localhost:30503/train:v2",
+    "inputs": [{"path": "/in/a", "tags": ["k:a"]}],
+    "outputs": [{"path": "/out", "tags": ["k:model"]}],
+    "annotations": ["owner=alice", "owner=bob"],
+    "resources": {"cpu": 2, "nvidia.com/gpu": 1},
+    "service_account": "trainer",
+    "priority": 5,
+}
+CHANGES = {
+    "resources": {"set": {"cpu": "1"}},
+    "annotations": {"add": ["a=b"]},
+    "serviceaccount": {"service_account": "me"},
+    "priority": {"priority": 1},
+}
+
+
+@pytest.fixture(scope="module")
+def databases(postgres: EmbeddedPostgres) -> Iterator[Databases]:
+    made = Databases(postgres.url("postgres"))
+    yield made
+    made.close()
+
+
+@pytest.fixture
+async def store(databases: Databases) -> AsyncIterator[PostgresStore]:
+    url = await databases.migrated()
+    opened = PostgresStore(StoreSettings(url=SecretStr(url)))
+    await opened.open()
+    yield opened
+    await opened.aclose()
+    databases.drop(url)
+
+
+@pytest.fixture
+async def deps(store: PostgresStore) -> AsyncIterator[Deps]:
+    deps = Deps(store=Lazy.of(store), transfers=Lazy.of(None))
+    yield deps
+    await deps.aclose()
+
+
+@pytest.fixture
+async def client(deps: Deps) -> AsyncIterator[httpx.AsyncClient]:
+    transport = httpx.ASGITransport(create_app(deps))
+    async with httpx.AsyncClient(transport=transport, base_url="http://api.test/api") as client:
+        yield client
+
+
+@pytest.fixture
+async def plan(client: httpx.AsyncClient) -> dict[str, object]:
+    answer = await client.post("/plans", json=PLAN)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+async def changed(client: httpx.AsyncClient, plan: dict, what: str, body: object) -> dict:
+    """Sends a change twice, since the second changes nothing more; gives the Plan."""
+    path = f"/plans/{plan['planId']}/{what}"
+    answers = [await client.put(path, json=body), await client.put(f"{path}/", json=body)]
+    for answer in answers:
+        assert answer.status_code == 200, answer.text
+        assert answer.json() == answers[0].json()
+    shown = (await client.get(f"/plans/{plan['planId']}")).json()
+    assert shown == answers[0].json()
+    return shown
+
+
+async def refused(answering, status: int) -> dict[str, str]:
+    answer = await answering
+    assert answer.status_code == status, answer.text
+    message = answer.json()["message"]
+    assert message["reason"]
+    assert message["advice"]
+    return message
+
+
+async def test_resources(client, plan):
+    """Set beats unset; cpu and memory fall back; null is as good as nothing."""
+    change = {"set": {"memory": "2048Mi", "cpu": 0.5}, "unset": ["nvidia.com/gpu", "cpu", "x"]}
+    now = await changed(client, plan, "resources", change)
+    assert now == plan | {"resources": {"cpu": "500m", "memory": "2Gi"}}
+    now = await changed(client, plan, "resources", {"unset": ["cpu", "memory"], "set": None})
+    assert now["resources"] == {"cpu": "1", "memory": "1Gi"}
+    assert await changed(client, plan, "resources", {}) == now
+
+
+async def test_annotations(client, plan):
+    """Removals come first, then additions; keys and values are trimmed."""
+    change = {"add": [" x = 1=2 ", "owner=carol"], "remove": ["owner=alice"], "remove_key": None}
+    now = await changed(client, plan, "annotations", change)
+    assert now == plan | {"annotations": ["owner=bob", "owner=carol", "x=1=2"]}
+    change = {"add": ["owner=dan"], "remove_key": [" owner ", "none"], "remove": ["x=3"]}
+    now = await changed(client, plan, "annotations", change)
+    assert now["annotations"] == ["owner=dan", "x=1=2"]
+    now = await changed(client, plan, "annotations", {"remove_key": ["owner", "x"]})
+    assert "annotations" not in now
+
+
+async def test_service_account(client, plan):
+    now = await changed(client, plan, "serviceaccount", {"service_account": "other"})
+    assert now == plan | {"service_account": "other"}
+    for _ in range(2):
+        answer = await client.delete(f"/plans/{plan['planId']}/serviceaccount")
+        assert "service_account" not in answer.json()
+
+
+async def test_priority(client, plan):
+    """Shown unless it is 0, which is what Plans begin with; it is no part of their identity."""
+    assert plan["priority"] == 5
+    for number in (-MAX_PRIORITY, MAX_PRIORITY):
+        now = await changed(client, plan, "priority", {"priority": number})
+        assert now == plan | {"priority": number}
+    now = await changed(client, plan, "priority", {"priority": 0})
+    assert "priority" not in now
+    again = await refused(client.post("/plans", json=PLAN | {"priority": 9}), 409)
+    assert again["see"] == plan["planId"]
+
+
+@pytest.mark.parametrize("what", CHANGES)
+async def test_changes_of_what_is_no_plan_of_a_user_are_404(client, what):
+    plans = (await client.get("/plans")).json()
+    built_in = [one["planId"] for one in plans if "name" in one]
+    assert built_in
+    for plan_id in (UNKNOWN, "no-id", "%00", *built_in):
+        await refused(client.put(f"/plans/{plan_id}/{what}", json=CHANGES[what]), 404)
+    await refused(client.delete(f"/plans/{built_in[0]}/serviceaccount"), 404)
+    assert (await client.get("/plans")).json() == plans
+
+
+@pytest.mark.parametrize("what", CHANGES)
+async def test_a_change_is_json_and_nothing_else(client, plan, what):
+    path, body = f"/plans/{plan['planId']}/{what}", json.dumps(CHANGES[what]).encode()
+    for media_type in ("text/plain", "application/json; charset=utf-8", ""):
+        headers = {"Content-Type": media_type} if media_type else {}
+        await refused(client.put(path, content=body, headers=headers), 400)
+    assert (await client.get(f"/plans/{plan['planId']}")).json() == plan
+    upper = {"Content-Type": "Application/JSON"}
+    assert (await client.put(path, content=body, headers=upper)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("what", "body", "place"),
+    [
+        ("resources", {"set": {"cpu": "many"}}, "set.cpu"),
+        ("resources", {"set": {"cpu": True}}, "set.cpu"),
+        ("resources", {"set": {"cpu": None}}, "set.cpu"),
+        ("resources", {"set": {"cpu": "-1"}}, "set.cpu"),
+        ("resources", {"set": {"gpu": "1"}}, "set.gpu"),
+        ("resources", {"set": {"nvidia.com/gpu": "0.5"}}, "set.nvidia.com/gpu"),
+        ("resources", {"set": ["cpu=1"]}, "set"),
+        ("resources", {"unset": "cpu"}, "unset"),
+        ("resources", {"unset": ["cpu", 1]}, "unset[1]"),
+        ("resources", {"unset": ["a\0"]}, "unset[0]"),
+        ("resources", {"sett": {}}, "sett"),
+        ("annotations", {"add": ["none"]}, "add[0]"),
+        ("annotations", {"remove": ["a=b", "none"]}, "remove[1]"),
+        ("annotations", {"add": ["a" * 300 + "=b"]}, "add[0]"),
+        ("annotations", {"add": {"a": "b"}}, "add"),
+        ("annotations", {"remove_key": [None]}, "remove_key[0]"),
+        ("annotations", {"removekey": ["a"]}, "removekey"),
+        ("serviceaccount", {}, "service_account"),
+        ("serviceaccount", {"service_account": ""}, "service_account"),
+        ("serviceaccount", {"service_account": None}, "service_account"),
+        ("serviceaccount", {"service_account": "No Name"}, "service_account"),
+        ("serviceaccount", {"service_account": "a" * 64}, "service_account"),
+        ("serviceaccount", {"serviceAccount": "a"}, "serviceAccount"),
+        ("priority", {}, "priority"),
+        ("priority", {"priority": None}, "priority"),
+        ("priority", {"priority": "1"}, "priority"),
+        ("priority", {"priority": 1.5}, "priority"),
+        ("priority", {"priority": True}, "priority"),
+        ("priority", {"priority": MAX_PRIORITY + 1}, "priority"),
+        ("priority", {"priority": -(10**30)}, "priority"),
+        ("priority", [1], ""),
+        ("resources", None, ""),
+        ("annotations", "a=b", ""),
+    ],
+)
+async def test_what_is_no_change_is_refused_at_its_place(client, plan, what, body, place):
+    """Nothing is changed then, not even the part that was right."""
+    message = await refused(client.put(f"/plans/{plan['planId']}/{what}", json=body), 400)
+    assert message.get("see", "") == place
+    assert (await client.get(f"/plans/{plan['planId']}")).json() == plan
+
+
+async def test_a_dry_run_says_which_runs_would_appear(client, store):
+    ids = sorted([await upload(store, "k:a") for _ in range(3)])
+    await drain(store)
+    answer = await client.post("/plans?dry_run=true", json=PLAN)
+    assert answer.status_code == 200, answer.text
+    assert answer.json() == {
+        "runs": 3,
+        "inputs": [{"path": "/in/a", "data": 3}],
+        "assignments": [{"/in/a": one} for one in ids],
+    }
+    assert not [one for one in (await client.get("/plans")).json() if "image" in one]
+
+
+async def test_a_dry_run_gives_the_first_hundred(client, store):
+    """However many there would be: it is not refused for their number, either."""
+    for _ in range(11):
+        await upload(store, "k:a")
+    await drain(store)
+    two = PLAN | {"inputs": [{"path": f"/{name}", "tags": ["k:a"]} for name in "ab"]}
+    answer = (await client.post("/plans?dry_run=true", json=two)).json()
+    assert answer["runs"] == 121
+    assert len(answer["assignments"]) == 100
+    assert len({tuple(one.items()) for one in answer["assignments"]}) == 100
+
+
+async def test_a_dry_run_refuses_what_registering_would_refuse(client, plan):
+    path = "/plans?dry_run=true"
+    assert (await refused(client.post(path, json=PLAN), 409))["see"] == plan["planId"]
+    looping = PLAN | {"outputs": [{"path": "/out", "tags": ["k:a"]}]}
+    assert "feed itself" in (await refused(client.post(path, json=looping), 409))["reason"]
+    await refused(client.post(path, json=PLAN | {"inputs": []}), 400)
+    await refused(client.post("/plans?dry_run=maybe", json=PLAN), 400)
+    await refused(client.post(path, content=b"{}"), 400)
+
+
+async def test_too_many_runs_point_at_the_confirmation(client, deps, store):
+    """So that a client can tell this conflict from others without reading the sentence."""
+    await upload(store, "k:a")
+    object.__setattr__(deps, "new_runs", 0)
+    message = await refused(client.post("/plans", json=PLAN), 409)
+    assert message["see"] == "confirm=true"
+    assert (await client.post(f"/plans?{message['see']}", json=PLAN)).status_code == 200

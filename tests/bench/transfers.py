@@ -1,0 +1,273 @@
+"""How fast the real command pushes and pulls through a real API, beside `tar` on the same disk."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+from knit_workflows.embedded import free_port
+from tests.bench.figures import figure
+from tests.bench.stack import stack
+
+DISK = Path("/var/tmp")  # by its definition not in memory, as /tmp may be
+MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class Case:
+    """Some files to move, and what is wanted of it."""
+
+    name: str
+    files: int
+    file_bytes: int
+    rounds: int = 3
+    """The best one counts on either side: what else the machine does is not ours to measure."""
+
+    @property
+    def mib(self) -> float:
+        """The content."""
+        return self.files * self.file_bytes / MIB
+
+    def write(self, folder: Path) -> Path:
+        """Make the files, of random bytes, a hundred per folder; they have reached the disk."""
+        for number in range(self.files):
+            path = folder / f"part-{number // 100:03d}" / f"file-{number:05d}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("wb") as file:
+                for left in range(self.file_bytes, 0, -MIB):
+                    file.write(os.urandom(min(left, MIB)))
+        subprocess.run(("sync", "-f", folder), check=True)
+        return folder
+
+
+LARGE = Case("1 GiB in 8 files", 8, 128 * MIB)
+GZIPPED = Case("256 MiB in 2 files", 2, 128 * MIB, rounds=1)
+SMALL = Case("10,000 files of 3 KB", 10_000, 3000)
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What a command, or several, took."""
+
+    seconds: float
+    peak_mib: float = 0.0
+
+
+@dataclass(frozen=True)
+class Installation:
+    """An API with its stack, a user's folder on the disk, and `knit` in it."""
+
+    folder: Path
+    port: int
+    api_pid: int
+
+    @property
+    def root(self) -> str:
+        """The API's address."""
+        return f"http://127.0.0.1:{self.port}/api"
+
+    async def knit(self, *words: object) -> tuple[Spent, str]:
+        """Run the command; gives what it took and what it printed."""
+        program = (sys.executable, "-m", "knit_cli", "--profile-store", str(self.folder / "store"))
+        command = (*program, *map(str, words))
+        return await asyncio.to_thread(_measured, command, self.folder, dict(os.environ))
+
+    def forget_peak(self) -> None:
+        """Make the API's peak of memory begin anew."""
+        Path(f"/proc/{self.api_pid}/clear_refs").write_text("5")
+
+    @property
+    def api_peak_mib(self) -> float:
+        """The most memory the API had since then."""
+        return _peak_mib(self.api_pid)
+
+
+async def transfers() -> None:
+    """Push and pull of large and of many small files, then the old format."""
+    with tempfile.TemporaryDirectory(prefix="knit-bench-", dir=DISK) as folder:
+        async with _installed(Path(folder)) as knit:
+            await _moved(knit, SMALL, target="<= 3 s")
+            await _moved(knit, LARGE, target=">= 0.8 x the baseline's rate")
+            await _moved_gzipped(knit, GZIPPED)
+
+
+@asynccontextmanager
+async def _installed(folder: Path) -> AsyncIterator[Installation]:
+    state = folder / "state"
+    settings = {"KNIT_COMPUTE__KIND": "local", "KNIT_COMPUTE__LOCAL__STATE": str(state)}
+    async with stack(settings) as running:
+        port = free_port()
+        command = (sys.executable, "-m", "knit_api", "--port", str(port))
+        with (folder / "api.log").open("wb") as log:
+            api = subprocess.Popen(command, env=running.environment, stderr=log)
+        try:
+            knit = Installation(folder, port, api.pid)
+            await _ready(port)
+            (folder / "profile.yaml").write_text(json.dumps({"apiRoot": knit.root}))
+            await knit.knit("init", folder / "profile.yaml")
+            yield knit
+        finally:
+            api.terminate()
+            api.wait()
+
+
+async def _ready(port: int) -> None:
+    async with httpx.AsyncClient(trust_env=False) as http, asyncio.timeout(60):
+        while True:
+            with suppress(httpx.HTTPError):
+                if (await http.get(f"http://127.0.0.1:{port}/readyz")).status_code == 200:
+                    return
+            await asyncio.sleep(0.1)
+
+
+async def _moved(knit: Installation, case: Case, target: str) -> None:
+    """Print how long push and pull take, each beside `tar` with the same promise of durability."""
+    source = case.write(_fresh(knit.folder / "source"))
+    pushed, pulled, stored, copied = [], [], [], []
+    knit.forget_peak()
+    for _ in range(case.rounds):
+        copied.append(await _copied(source, knit.folder / "copy", durable=False))
+        stored.append(await _copied(source, knit.folder / "copy", durable=True))
+        _forget(source)
+        spent, printed = await knit.knit("data", "push", source)
+        pushed.append(spent)
+        knit_id = json.loads(printed)["knitId"]
+        _forget(knit.folder / "state")
+        spent, _ = await knit.knit("data", "pull", "-x", knit_id, knit.folder / "pulled")
+        pulled.append(spent)
+        _same(source, knit.folder / "pulled" / knit_id)
+        _fresh(knit.folder / "pulled")
+        _drop(knit.folder / "state" / "volumes")
+    for verb, ours, theirs in (("push", pushed, stored), ("pull", pulled, copied)):
+        best, baseline = min(one.seconds for one in ours), min(one.seconds for one in theirs)
+        figure(
+            f"{verb} of {case.name}",
+            best,
+            "s",
+            target,
+            mib_per_second=round(case.mib / best),
+            baseline=round(baseline, 3),
+            baseline_is="tar | tar on the same disk" + (", then sync -f" if verb == "push" else ""),
+            ratio=round(baseline / best, 2),
+            rounds=[round(one.seconds, 2) for one in ours],
+            client_peak_mib=round(max(one.peak_mib for one in ours)),
+            api_peak_mib=round(knit.api_peak_mib),
+        )
+
+
+async def _copied(source: Path, target: Path, *, durable: bool) -> Spent:
+    """Copy with tar, from a disk whose content is not in memory."""
+    _forget(source)
+    _fresh(target)
+    ends = f" && sync -f {target}" if durable else ""
+    script = f"tar cf - -C {source} . | tar xf - -C {target}{ends}"
+    spent, _ = await asyncio.to_thread(_measured, ("sh", "-c", script), target.parent, os.environ)
+    _fresh(target)
+    return spent
+
+
+async def _moved_gzipped(knit: Installation, case: Case) -> None:
+    """Print how fast the old format is: what a client of before sends, and asks for."""
+    source = case.write(_fresh(knit.folder / "source"))
+    address = f"{knit.root}/data"
+    begun = time.perf_counter()
+    knit_id = await asyncio.to_thread(_push_gzipped, address, source)
+    pushed = case.mib / (time.perf_counter() - begun)
+    begun = time.perf_counter()
+    await asyncio.to_thread(_pull_gzipped, f"{address}/{knit_id}", _fresh(knit.folder / "pulled"))
+    pulled = case.mib / (time.perf_counter() - begun)
+    _same(source, knit.folder / "pulled")
+    for verb, rate in (("push", pushed), ("pull", pulled)):
+        figure(f"{verb} of gzip(tar), {case.name}", rate, "MiB/s", "<= 1/5 of the plain rate")
+
+
+def _push_gzipped(address: str, source: Path) -> str:
+    command = ("tar", "czf", "-", "-C", source, ".")
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as packing:
+        assert packing.stdout is not None
+        pieces = iter(lambda: packing.stdout.read(MIB), b"")  # type: ignore[union-attr]
+        headers = {"Content-Type": "application/tar+gzip"}
+        answer = httpx.post(address, content=pieces, headers=headers, timeout=600, trust_env=False)
+    answer.raise_for_status()
+    return str(answer.json()["knitId"])
+
+
+def _pull_gzipped(address: str, target: Path) -> None:
+    command = ("tar", "xzf", "-", "-C", target)
+    with (
+        subprocess.Popen(command, stdin=subprocess.PIPE) as unpacking,
+        httpx.stream("GET", address, timeout=600, trust_env=False) as answer,
+    ):
+        assert unpacking.stdin is not None
+        for piece in answer.raise_for_status().iter_raw():
+            unpacking.stdin.write(piece)
+        unpacking.stdin.close()
+    assert unpacking.returncode == 0
+
+
+def _measured(
+    command: Sequence[str], folder: Path, environment: Mapping[str, str]
+) -> tuple[Spent, str]:
+    """Run a command to its good end. The peak is the command's own, not that of what it starts."""
+    begun = time.perf_counter()
+    with subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE) as process:
+        peak = 0.0
+        while process.poll() is None:
+            with suppress(OSError):
+                peak = max(peak, _peak_mib(process.pid))
+            time.sleep(0.01)
+        seconds = time.perf_counter() - begun
+        assert process.stdout is not None
+        printed = process.stdout.read().decode()
+    assert process.returncode == 0, f"{command} ended with {process.returncode}"
+    return Spent(seconds, peak), printed
+
+
+def _peak_mib(pid: int) -> float:
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) / 1024
+    return 0.0  # it has just ended
+
+
+def _forget(folder: Path) -> None:
+    """Take the files out of the page cache, so that reading them means the disk."""
+    subprocess.run(("sync", "-f", folder), check=True)
+    for path in _files(folder):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        finally:
+            os.close(descriptor)
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    for inside, _, names in os.walk(folder):
+        yield from (Path(inside, name) for name in names)
+
+
+def _fresh(folder: Path) -> Path:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return folder
+
+
+def _drop(volumes: Path) -> None:
+    for one in volumes.iterdir():
+        shutil.rmtree(one)
+
+
+def _same(source: Path, arrived: Path) -> None:
+    subprocess.run(("diff", "-r", source, arrived), check=True)

@@ -1,0 +1,133 @@
+"""Completion on the command line: what is offered, and that it never disturbs."""
+
+import os
+import subprocess
+import sys
+
+import httpx
+import pytest
+
+from knit_cli.arguments import join_bash_words
+from knit_cli.completion import STATUSES
+from knit_workflows.domain.runs import RunStatus
+
+
+@pytest.fixture
+def complete(knit, monkeypatch):
+    """Gives what is offered for the last of the words."""
+
+    def offered(*words, prefix=""):
+        # Typer looks at the environment of the process itself.
+        monkeypatch.setenv("_KNIT_COMPLETE", "complete_bash")
+        monkeypatch.setenv("COMP_WORDS", "\n".join(["knit", *words]))
+        monkeypatch.setenv("COMP_CWORD", str(len(words)))
+        knit.variables["KNIT_COMPLETE_PREFIX"] = prefix
+        ended = knit()
+        assert (ended.code, ended.err) == (0, "")
+        return ended.out.decode().split()
+
+    return offered
+
+
+def test_names_of_commands(complete):
+    assert complete("ru") == ["run"]
+    assert complete("run", "re") == ["retry"]
+
+
+def test_ids_of_data_and_runs(complete, knit, api):
+    data = api.add_data("type:x")
+    run, _ = api.add_run({}, {})
+    assert complete("data", "pull", "dat") == [data.knit_id]
+    assert run.run_id in complete("run", "show", "run-")
+    assert complete("run", "show", "no") == []
+    assert complete("run", "find", "--in-knitid", "d") == [data.knit_id]
+
+
+def test_tags_statuses_and_keys(complete, api):
+    api.add_data("type:x", "type:y", "note:z")
+    assert complete("data", "find", "--tag", "ty") == ["type:x", "type:y"]
+    assert complete("data", "tag", "id", "--remove-key", "t") == ["type"]
+    assert complete("run", "find", "-s", "d") == ["deactivated", "done"]
+
+
+def test_what_bash_split_off_is_not_repeated(complete, api):
+    """Bash replaces only what is behind the colon."""
+    api.add_data("type:x", "type:y", "other:x")
+    assert complete("data", "find", "--tag", "", prefix="type:") == ["x", "y"]
+    assert complete("data", "find", "--tag", "y", prefix="type:") == ["y"]
+
+
+def test_the_common_flags_on_the_line_count(complete, knit, api):
+    api.add_data("type:x")
+    assert complete("data", "find", "--profile", "another", "--tag", "t") == []
+    assert complete("data", "find", "--profile", str(knit.cwd), "--tag", "t") == ["type:x"]
+
+
+def test_the_api_is_asked_once_in_some_seconds(complete, api):
+    api.add_data("type:x")
+    assert complete("data", "find", "--tag", "t") == ["type:x"]
+    asked = len(api.requests)
+    assert complete("data", "find", "--tag", "t") == ["type:x"]
+    assert len(api.requests) == asked
+    assert all(int(one.url.params["limit"]) <= 1000 for one in api.requests)
+
+
+@pytest.mark.parametrize("trouble", ["away", "broken", "no profile", "no room to remember"])
+def test_nothing_is_offered_and_nothing_said_when_something_is_wrong(complete, knit, api, trouble):
+    if trouble == "no profile":
+        knit.store.unlink()
+    elif trouble == "no room to remember":
+        (knit.home / ".cache").write_text("no folder")
+    else:
+        api.interrupt[("GET", "/data")] = [
+            httpx.Response(500, text="oops") if trouble == "broken" else _refuse
+        ] * 3
+    assert complete("data", "find", "--tag", "t") == []
+
+
+def _refuse(_request):
+    raise httpx.ConnectError("refused")
+
+
+def test_all_statuses_a_run_can_be_found_by():
+    assert set(STATUSES) == set(RunStatus) - {RunStatus.INVALIDATED}
+
+
+@pytest.mark.parametrize(
+    ("words", "joined", "split_off"),
+    [
+        ("knit data find", "knit data find", ""),
+        ("knit find --tag type : da", "knit find --tag da", "type:"),
+        ("knit find --tag a : b -t c", "knit find --tag a:b -t c", ""),
+        ("knit find --tag a : b : c", "knit find --tag c", "a:b:"),
+        ("knit find --tag type:da", "knit find --tag type:da", ""),
+    ],
+)
+def test_words_that_bash_split_are_joined(words, joined, split_off):
+    given = words.split()
+    assert join_bash_words(given, len(given) - 1) == (joined.split(), split_off)
+
+
+def test_behind_a_colon_everything_is_still_open():
+    words = ["knit", "find", "--tag", "type", ":"]
+    assert join_bash_words(words, 4) == (["knit", "find", "--tag", ""], "type:")
+
+
+def test_the_real_program_in_a_real_bash(tmp_path):
+    """The script that `--show-completion` prints, as bash runs it."""
+    (tmp_path / "knit").write_text(f'#!/bin/sh\nexec {sys.executable} -m knit_cli "$@"\n')
+    (tmp_path / "knit").chmod(0o755)
+    script = """
+    eval "$(knit --show-completion)"
+    COMP_WORDS=(knit run find --status c); COMP_CWORD=4
+    _knit_completion knit
+    echo "${COMPREPLY[@]}"
+    """
+    ended = subprocess.run(
+        ["bash", "--norc", "-c", script],
+        env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert (ended.stdout, ended.stderr) == ("completing\n", "")

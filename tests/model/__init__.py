@@ -1,0 +1,1 @@
+"""knit compared, step by step, with a plain-Python model of its specification."""

@@ -1,0 +1,250 @@
+"""What knit does, in plain Python: the specification that the real system is compared with.
+
+Ids are numbers, never used twice. What is refused raises `Refused` with the HTTP status of the
+answer and changes nothing. Tags are texts; the pins of an input (`knit#id:3`) are tags like others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from itertools import count, pairwise, product
+from typing import TypeVar
+
+MOVES = {
+    "deactivated": ["waiting", "aborting"],
+    "waiting": ["deactivated", "ready", "aborting"],
+    "ready": ["starting", "running", "aborting", "completing"],
+    "starting": ["running", "aborting", "completing"],
+    "running": ["aborting", "completing"],
+    "completing": ["done"],
+    "aborting": ["failed"],
+} | {final: [] for final in ("done", "failed", "invalidated")}
+SYSTEM, PINS = "knit#", ("knit#id:", "knit#timestamp:")
+LOG = "(log)"  # stands for the path of a log
+Mounts = tuple[tuple[str, frozenset[str]], ...]  # paths with their tags, in path order
+T = TypeVar("T")
+
+
+class Refused(Exception):
+    status = property(lambda self: self.args[0])
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A Plan as its user writes it; two that are equal are equivalent."""
+
+    image: str
+    inputs: Mounts
+    outputs: Mounts
+    active: bool = field(default=True, compare=False)
+
+    def well_formed(self) -> bool:
+        wished = [tags for _, tags in self.inputs]
+        paths = sorted(path + "/" for path, _ in [*self.inputs, *self.outputs])
+        return (
+            bool(wished)
+            and all(wished)
+            and not any(inner.startswith(outer) for outer, inner in pairwise(paths))
+            and all(tag.startswith(PINS) or SYSTEM not in tag for one in wished for tag in one)
+            and not any(tag.startswith(SYSTEM) for _, tags in self.outputs for tag in tags)
+        )
+
+    def feeds(self, other: Spec) -> bool:
+        """Only declared tags count; nobody feeds an input with a pin."""
+        wished = [
+            tags for _, tags in other.inputs if not any(tag.startswith(SYSTEM) for tag in tags)
+        ]
+        return any(wish <= tags for _, tags in self.outputs for wish in wished)
+
+
+@dataclass
+class Plan:
+    id: int
+    spec: Spec
+    active: bool
+
+
+@dataclass
+class Run:
+    """`plan` None: an upload. `admitted`, `started`: how far the engine is with this generation."""
+
+    id: int
+    plan: Plan | None
+    inputs: tuple[int, ...]
+    status: str
+    exit: int | None = None
+    generation: int = 1
+    admitted: bool = False
+    started: bool = False
+    stop_ordered: bool = False
+    outputs: dict[str, int | None] = field(default_factory=dict)
+    history: list[tuple[int, str | None, str]] = field(default_factory=list)
+
+    def move(self, target: str) -> None:
+        self.history.append((self.generation, self.status, target))
+        self.status = target
+
+    def begin_anew(self, generation: int) -> None:
+        self.generation = generation
+        self.move("waiting" if self.plan and self.plan.active else "deactivated")
+        self.admitted = self.started = self.stop_ordered = False
+
+
+@dataclass
+class Data:
+    id: int
+    run: Run
+    tags: frozenset[str]
+    timestamp: str | None = None
+    transfers: int = 0
+
+    def shown_tags(self) -> frozenset[str]:
+        state = {"failed": "failed", "done": None}.get(self.run.status, "processing")
+        system = {"id": str(self.id), "timestamp": self.timestamp, "transient": state}
+        return self.tags | {SYSTEM + f"{key}:{value}" for key, value in system.items() if value}
+
+    def fills(self, wish: frozenset[str]) -> bool:
+        return self.run.status == "done" and wish <= self.shown_tags()
+
+
+class Model:
+    """All there is: first what users do, from `project` on what the engine does.
+
+    `clock` says when a Run got done or failed: only the real system knows that.
+    """
+
+    def __init__(self, clock: Callable[[Run], str]) -> None:
+        self.plans: dict[int, Plan] = {}
+        self.runs: dict[int, Run] = {}
+        self.data: dict[int, Data] = {}
+        self._ids, self._clock = count(1), clock
+
+    def register(self, spec: Spec) -> Plan:
+        others = [plan.spec for plan in self.plans.values()]
+        if not spec.well_formed():
+            raise Refused(400)
+        reached = [spec]
+        for one in reached:
+            if one.feeds(spec) or spec in others:
+                raise Refused(409)
+            reached += [other for other in others if one.feeds(other) and other not in reached]
+        plan_id = next(self._ids)
+        return self.plans.setdefault(plan_id, Plan(plan_id, spec, spec.active))
+
+    def begin_upload(self) -> Run:
+        run = self._create(None, (), "running")
+        self.read(run.outputs["/upload"], 1)
+        return run
+
+    def end_upload(self, run_id: int, ok: bool) -> None:
+        self.advance(run_id, 1, "completing" if ok else "aborting", None if ok else 1)
+        self.finalize(run_id, 1)  # how it ends, a stop may have decided already
+        self.read(self.runs[run_id].outputs["/upload"], -1)
+
+    def tag(self, data_id: int, add: set[str], remove: set[str], remove_keys: set[str]) -> None:
+        if any(one.startswith(SYSTEM) for one in add | remove | remove_keys):
+            raise Refused(400)
+        data = found(self.data, data_id)
+        kept = {tag for tag in data.tags - remove if tag.partition(":")[0] not in remove_keys}
+        data.tags = frozenset(kept | add)
+
+    def set_active(self, plan_id: int, active: bool) -> None:
+        plan = found(self.plans, plan_id)
+        plan.active = active
+        for run in self.runs.values():
+            if run.plan is plan and run.status == ("deactivated" if active else "waiting"):
+                run.begin_anew(run.generation + run.admitted)  # ends a workflow there may be
+
+    def stop(self, run_id: int, fail: bool) -> None:
+        run = found(self.runs, run_id)
+        target = "aborting" if fail else "completing"
+        if target in MOVES[run.status]:
+            run.move(target)
+            run.exit, run.stop_ordered = (253 if fail else 0), run.admitted
+        elif run.status != target:
+            raise Refused(409)
+
+    def retry(self, run_id: int) -> None:
+        run = self._discarded(run_id, {"done", "failed"}, again=True)
+        run.begin_anew(run.generation + 1)
+        self._make_outputs(run)
+
+    def delete(self, run_id: int) -> None:
+        run = self._discarded(run_id, {"done", "failed", "waiting", "deactivated"})
+        run.generation += run.admitted
+        run.move("invalidated")
+        if run.plan is None:
+            del self.runs[run.id]
+
+    def read(self, data_id: int | None, readers: int) -> None:  # begins: 1, ends: -1
+        found(self.data, data_id).transfers += readers
+
+    def project(self) -> None:
+        """Every combination of satisfying Data gets one Run; a tombstone counts as one."""
+        known = {(run.plan.id, run.inputs) for run in self.runs.values() if run.plan}
+        for plan in self.plans.values():
+            wished = [tags for _, tags in plan.spec.inputs]
+            fitting = [[one.id for one in self.data.values() if one.fills(tags)] for tags in wished]
+            for inputs in product(*fitting):
+                if (plan.id, inputs) not in known:
+                    self._create(plan, inputs, "waiting" if plan.active else "deactivated")
+
+    def admit(self) -> list[Run]:
+        """Give the admitted Runs whose workflow is to be started."""
+        for run in self.runs.values():
+            run.admitted |= run.status == "waiting"
+        return [r for r in self.runs.values() if r.admitted and not r.started and MOVES[r.status]]
+
+    def advance(self, run_id: int, generation: int, target: str, exit: int | None = None) -> None:
+        run = found(self.runs, run_id, generation)
+        if target in MOVES[run.status]:
+            run.move(target)
+            run.exit = run.exit if exit is None else exit
+
+    def finalize(self, run_id: int, generation: int) -> None:
+        run = found(self.runs, run_id, generation)
+        if len(MOVES[run.status]) > 1:
+            raise Refused(409)
+        for target in MOVES[run.status]:
+            run.move(target)
+            for data_id in run.outputs.values():
+                found(self.data, data_id).timestamp = self._clock(run)
+
+    def deliver_stops(self) -> None:
+        for run in self.runs.values():
+            unstarted = run.plan and run.status == "aborting" and not run.admitted
+            if unstarted or (run.stop_ordered and run.started and MOVES[run.status]):
+                self.finalize(run.id, run.generation)
+
+    def _create(self, plan: Plan | None, inputs: tuple[int, ...], status: str) -> Run:
+        run = Run(next(self._ids), plan, inputs, status, history=[(1, None, status)])
+        self._make_outputs(run)
+        return self.runs.setdefault(run.id, run)
+
+    def _make_outputs(self, run: Run) -> None:
+        for path, tags in run.plan.spec.outputs if run.plan else (("/upload", frozenset()),):
+            data = Data(next(self._ids), run, tags)
+            self.data[data.id], run.outputs[path] = data, data.id
+
+    def _discarded(self, run_id: int, wanted: set[str], *, again: bool = False) -> Run:
+        """A Run that has lost its end and its Data, which nobody used but tombstones: they go."""
+        run = found(self.runs, run_id)
+        made = {data_id for data_id in run.outputs.values() if data_id is not None}
+        users = [user for user in self.runs.values() if made & set(user.inputs)]
+        in_use = any(self.data[data_id].transfers for data_id in made)
+        in_use |= any(user.status != "invalidated" for user in users)
+        if run.status not in wanted or in_use or (again and run.plan is None):
+            raise Refused(404 if run.status == "invalidated" else 409)
+        self.runs = {one: run for one, run in self.runs.items() if run not in users}
+        self.data = {one: data for one, data in self.data.items() if one not in made}
+        run.exit, run.outputs = None, dict.fromkeys(run.outputs)
+        return run
+
+
+def found(table: Mapping[int, T], one: int | None, generation: int | None = None) -> T:
+    if one is None or one not in table:
+        raise Refused(404)
+    if generation not in (None, getattr(table[one], "generation", None)):
+        raise Refused(409)
+    return table[one]

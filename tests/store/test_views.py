@@ -1,0 +1,191 @@
+"""What a Run's details say beyond its assignments: why it waits, and what it used."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from knit_workflows.domain.ids import PlanId
+from knit_workflows.domain.ports import AdmissionLimits, RunKey, UsedResources
+from knit_workflows.domain.runs import Exit, RunQuery, RunStatus, Used, Waiting
+from knit_workflows.store import PostgresStore
+from tests.store.build import QUEUED_AT, begin, fetch, only, queue_up, register, spec
+
+S = RunStatus
+WAITING = RunQuery(statuses=frozenset({S.WAITING}))
+
+
+async def a_plan(store: PostgresStore, name: str = "a") -> PlanId:
+    """Make a Plan that nothing fits."""
+    return await register(store, spec({"/a": f"k:{name}"}, image=f"{name}:1"))
+
+
+async def why(store: PostgresStore, plan_id: str) -> list[Waiting | None]:
+    """Give why the waiting Runs of a Plan wait, those first that are oldest."""
+    query = RunQuery(plan_ids=frozenset({plan_id}), statuses=frozenset({S.WAITING, S.DEACTIVATED}))
+    found = await store.find_runs(query)
+    return [one.waiting for one in sorted(found, key=lambda one: -int(one.priority))]
+
+
+def places(reasons: list[Waiting | None]) -> list[int | None]:
+    return [None if one is None else one.place for one in reasons]
+
+
+def reason_of(reasons: list[Waiting | None]) -> str:
+    """Give what all of them say after the place."""
+    return only({one.reason.split(" in queue, ")[1] for one in reasons if one is not None})
+
+
+async def admit(store: PostgresStore, total: int, per_plan: int | None = None) -> list[RunKey]:
+    return [one.key for one in await store.admit(AdmissionLimits(total, per_plan))]
+
+
+async def test_a_run_that_waits_for_a_place_says_which_is_its_own(
+    store: PostgresStore, url: str
+) -> None:
+    """`3rd in queue, limit of 2 Runs under way reached`; whatever is admitted makes it earlier."""
+    plan = await a_plan(store)
+    for priority in range(24, 0, -1):
+        queue_up(url, plan, [1], priority=priority)
+    assert len(await admit(store, 2)) == 2
+    reasons = (await why(store, plan))[2:]
+    assert places(reasons) == list(range(1, 23))
+    assert {one.reason for one in reasons if one is not None} == {
+        f"{place} in queue, limit of 2 Runs under way reached"
+        for place in ("1st", "2nd", "3rd", *(f"{n}th" for n in range(4, 21)), "21st", "22nd")
+    }
+    await admit(store, 3)
+    assert places((await why(store, plan))[3:]) == list(range(1, 22))
+
+
+async def test_the_place_is_that_in_the_order_of_admission(store: PostgresStore, url: str) -> None:
+    """Runs are admitted in the order of their places, across Plans and priorities."""
+    for number, (count, priority, under_way) in enumerate(
+        [(5, 0, 2), (4, 0, 0), (1, 3, 0), (3, -1, 1), (9, 0, 1)]
+    ):
+        plan = await a_plan(store, f"p{number}")
+        ages = [number + 3 * n for n in range(count)]
+        queue_up(url, plan, ages, priority=priority, admitted=under_way)
+    under_way = 4
+    queue = {one.summary.run_id: one.waiting for one in await store.find_runs(WAITING)}
+    found = {one.place: run_id for run_id, one in queue.items() if one is not None}
+    assert sorted(found) == list(range(1, len(queue) + 1))
+    for place in sorted(found):
+        [key] = await admit(store, under_way + place)
+        assert key.run_id == found[place]
+        await store.started([key])
+
+
+async def test_a_plan_at_its_own_limit_says_so(store: PostgresStore, url: str) -> None:
+    """The narrower limit is the one named, with a single Run in the singular."""
+    one, two = await a_plan(store, "one"), await a_plan(store, "two")
+    queue_up(url, one, range(3))
+    queue_up(url, two, range(5))
+    assert len(await admit(store, 2, 1)) == 2
+    waiting = [why for why in await why(store, one) if why and why.place]
+    assert reason_of(waiting) == "limit of 1 Run of this Plan under way reached"
+    assert len(await admit(store, 6, 4)) == 6
+    assert reason_of([one for one in await why(store, two) if one and one.place]) == (
+        "limit of 6 Runs under way reached"
+    )
+
+
+async def test_far_behind_in_the_queue_there_is_no_place(store: PostgresStore, url: str) -> None:
+    """The queue is looked through up to a bound; what it says behind that is still true."""
+    plan, other = await a_plan(store), await a_plan(store, "other")
+    queue_up(url, plan, range(1, 1300))
+    queue_up(url, other, [0])
+    await admit(store, 1)
+    await store.started(await admit(store, 1))
+    found = places(await why(store, plan))
+    assert sorted(place for place in found if place is not None) == list(range(2, 1001))
+    assert found.count(None) == 300
+    last = only({one for one in await why(store, plan) if one and one.reason.startswith("behind")})
+    assert last.reason == "behind the first 1,000 in queue, limit of 1 Run under way reached"
+    assert only(await why(store, other)).place == 1
+
+
+async def test_before_and_between_admissions(store: PostgresStore, url: str) -> None:
+    """A queue that nobody works off says what to look at."""
+    plan = await a_plan(store)
+    queue_up(url, plan, [1])
+    assert only(await why(store, plan)).reason == (
+        "1st in queue, no worker has admitted any Run yet: start one with the role engine"
+    )
+    key = only(await admit(store, 1))
+    queue_up(url, plan, [0])
+    assert {one.place for one in await why(store, plan) if one} == {None, 1}
+    await admit(store, 2)
+    queue_up(url, plan, [0])
+    fetch(url, "UPDATE run SET status = 'failed' WHERE run_id = %s", key.run_id)
+    assert [one.reason for one in await why(store, plan) if one and one.place] == [
+        "1st in queue, a place is free: a worker of the role engine admits it next"
+    ]
+
+
+async def test_an_admitted_run_waits_for_its_workflow(store: PostgresStore, url: str) -> None:
+    """Out of the queue, a Run waits only for what is being done for it."""
+    plan = await a_plan(store)
+    queue_up(url, plan, [1])
+    key = only(await admit(store, 1))
+    assert (await store.run(key.run_id)).waiting == Waiting(None, "its workflow is being started")
+    await store.started([key])
+    assert (await store.run(key.run_id)).waiting == Waiting(
+        None, "its workflow has been started, it gets ready next"
+    )
+    await store.advance(key, S.READY, cause="test")
+    assert (await store.run(key.run_id)).waiting is None
+
+
+async def test_a_deactivated_run_waits_for_its_plan(store: PostgresStore, url: str) -> None:
+    """It has no place in the queue, and takes none from others."""
+    plan, other = await a_plan(store), await a_plan(store, "other")
+    queue_up(url, plan, [5])
+    queue_up(url, other, [1])
+    await store.set_active(plan, False)
+    assert await why(store, plan) == [Waiting(None, "its Plan is not active")]
+    assert only(await why(store, other)).place == 1
+
+
+@pytest.mark.parametrize("status", [one for one in S if one not in (S.WAITING, S.DEACTIVATED)])
+async def test_other_runs_do_not_wait(store: PostgresStore, url: str, status: RunStatus) -> None:
+    """Only a Run that has not begun waits; uploads begin at once."""
+    key, _ = await begin(store)
+    fetch(url, "UPDATE run SET status = %s WHERE run_id = %s", status.value, key.run_id)
+    assert (await store.run(key.run_id)).waiting is None
+
+
+async def test_what_a_run_used_is_what_its_pod_got(store: PostgresStore, url: str) -> None:
+    """Nothing before the launch; then what was recorded, whatever the Plan says by then."""
+    plan = await a_plan(store)
+    queue_up(url, plan, [1], priority=4)
+    key = only(await admit(store, 1))
+    await store.started([key])
+    before = await store.run(key.run_id)
+    assert (before.used, before.priority, before.generation) == (None, 4, 1)
+    await store.advance(key, S.READY, cause="test")
+    used = UsedResources({"cpu": "500m", "memory": "1Gi"}, "trainer")
+    await store.advance(key, S.STARTING, cause="test", used=used)
+    launched = Used({"cpu": "500m", "memory": "1Gi"}, "trainer", None)
+    assert (await store.run(key.run_id)).used == launched
+    fetch(url, "UPDATE plan SET resources = '{}', service_account = NULL")
+    await store.advance(key, S.RUNNING, cause="test", image_digest="sha256:abc")
+    await store.advance(key, S.COMPLETING, cause="test", exit=Exit(0, ""))
+    await store.finalize(key, cause="test")
+    done = await store.run(key.run_id)
+    assert done.used == Used(launched.resources, "trainer", "sha256:abc")
+    assert only(await store.find_runs(RunQuery(plan_ids=frozenset({plan})))) == done
+
+
+async def test_a_page_of_runs_mixes_all_of_them(store: PostgresStore, url: str) -> None:
+    """Each Run of a list has its own reason; the window by time still holds."""
+    plan = await a_plan(store)
+    queue_up(url, plan, range(5), admitted=2)
+    await admit(store, 3)
+    since = RunQuery(plan_ids=frozenset({plan}), since=QUEUED_AT - timedelta(seconds=1))
+    reasons = [one.waiting for one in await store.find_runs(since)]
+    assert len(reasons) == 5
+    assert sorted(one.place for one in reasons if one and one.place) == [1, 2]
+    assert reasons.count(Waiting(None, "its workflow is being started")) == 1
+    assert reasons.count(None) == 2

@@ -1,0 +1,227 @@
+"""Retry, deletion and tidying up, on the real store and a real Temporal server."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+
+import pytest
+from temporalio.client import WorkflowExecutionStatus
+
+from knit_workflows import names
+from knit_workflows.compute.base import RunPod
+from knit_workflows.domain.data import TagChange
+from knit_workflows.domain.errors import BackendUnavailable, IllegalMove, RunNotFound
+from knit_workflows.domain.ids import KnitId
+from knit_workflows.domain.runs import Exit, RunQuery, RunStatus
+from knit_workflows.domain.tags import Tag
+from knit_workflows.embedded import EmbeddedPostgres
+from knit_workflows.settings import EngineSettings
+from knit_workflows.testing import QUICK, KnitEnvironment, MemoryBackend, knit_environment
+from knit_workflows.workflows.options import SHORT
+from tests.workflows.test_run import TRAIN, _only_run, _until
+
+TIDY = QUICK.model_copy(
+    update={"tidy_every": timedelta(seconds=1), "tidy_grace": timedelta(seconds=1)}
+)
+
+
+async def eventually(condition: Callable[[], Awaitable[bool]]) -> None:
+    async with asyncio.timeout(60):
+        while not await condition():
+            await asyncio.sleep(0.05)
+
+
+def gone(backend: MemoryBackend, knit_ids: set[KnitId | None]) -> Callable[[], Awaitable[bool]]:
+    async def is_gone() -> bool:
+        return not any(f"data-knitid-{one}" in backend._volumes for one in knit_ids)
+
+    return is_gone
+
+
+async def test_a_retried_run_runs_again(postgres: EmbeddedPostgres) -> None:
+    """The second generation is an execution of its own; the volumes of the first are deleted."""
+    codes = iter([3, 0])
+    backend = MemoryBackend(lambda _: Exit(next(codes), ""))
+    async with knit_environment(postgres=postgres, backend=backend, engine=TIDY) as knit:
+        plan = await knit.apply(TRAIN)
+        await knit.push({"type": "dataset"})
+        [failed] = await knit.runs_of(plan.summary.plan_id, 1)
+        assert failed.summary.status is RunStatus.FAILED
+        await knit.store.retry(failed.summary.run_id)
+        done = await knit.final(failed.summary.run_id)
+        assert done.summary.status is RunStatus.DONE
+        assert done.generation == 2
+        assert backend.launches == [names.run_pod(done.summary.run_id, n) for n in (1, 2)]
+        await eventually(gone(backend, {failed.outputs[0].knit_id}))
+        assert f"data-knitid-{done.outputs[0].knit_id}" in backend._volumes
+
+
+async def test_a_deleted_run_s_volumes_are_collected(postgres: EmbeddedPostgres) -> None:
+    """After the grace; one volume that resists does not keep the others, and is tried again."""
+
+    class Resisting(MemoryBackend):
+        refusals = 2
+
+        async def delete_volume(self, volume: object) -> None:
+            if self.refusals:
+                self.refusals -= 1
+                raise BackendUnavailable("busy")
+            await super().delete_volume(volume)  # type: ignore[arg-type]
+
+    backend = Resisting()
+    async with knit_environment(postgres=postgres, backend=backend, engine=TIDY) as knit:
+        plan = await knit.apply(TRAIN)
+        await knit.push({"type": "dataset"})
+        [run] = await knit.runs_of(plan.summary.plan_id, 1)
+        made = {run.outputs[0].knit_id, run.log.knit_id if run.log else None}
+        await knit.store.delete_run(run.summary.run_id)
+        await eventually(gone(backend, made))
+        assert backend.refusals == 0
+
+        async def collected() -> bool:
+            return not await knit.store.discarded(older_than=timedelta(0), limit=1)
+
+        await eventually(collected)
+
+
+async def test_nothing_younger_than_the_grace_is_touched(postgres: EmbeddedPostgres) -> None:
+    backend = MemoryBackend()
+    patient = TIDY.model_copy(update={"tidy_grace": timedelta(hours=1)})
+    async with knit_environment(postgres=postgres, backend=backend, engine=patient) as knit:
+        plan = await knit.apply(TRAIN)
+        await knit.push({"type": "dataset"})
+        [run] = await knit.runs_of(plan.summary.plan_id, 1)
+        await knit.store.delete_run(run.summary.run_id)
+        await _turns(knit, names.GC_WORKFLOW, 2)
+        assert f"data-knitid-{run.outputs[0].knit_id}" in backend._volumes
+
+
+async def test_a_terminated_workflow_is_healed(postgres: EmbeddedPostgres) -> None:
+    """Its Run goes on where it was: the same pod, started once."""
+    backend = MemoryBackend()
+    backend.hold()
+    async with knit_environment(postgres=postgres, backend=backend, engine=TIDY) as knit:
+        plan = await knit.apply(TRAIN)
+        await knit.push({"type": "dataset"})
+        run = await _only_run(knit, plan.summary.plan_id)
+        await _until(knit, run.summary.run_id, RunStatus.RUNNING)
+        handle = knit.temporal.get_workflow_handle(names.run_workflow(run.summary.run_id, 1))
+        await handle.terminate("by hand")
+
+        async def is_back() -> bool:
+            return (await handle.describe()).status is WorkflowExecutionStatus.RUNNING
+
+        await eventually(is_back)
+        pod = names.run_pod(run.summary.run_id, 1)
+        backend.finish(pod)
+        assert (await knit.final(run.summary.run_id)).summary.status is RunStatus.DONE
+        assert backend.launches == [pod]
+
+
+async def test_a_terminated_projector_is_healed(postgres: EmbeddedPostgres) -> None:
+    """Otherwise no commit would become a Run any more."""
+    async with knit_environment(postgres=postgres, engine=TIDY) as knit:
+        plan = await knit.apply(TRAIN)
+        await knit.temporal.get_workflow_handle(names.projector_workflow(0)).terminate("by hand")
+        await knit.push({"type": "dataset"})
+        assert await knit.runs_of(plan.summary.plan_id, 1, within=timedelta(seconds=60))
+
+
+async def test_an_upload_whose_workflow_is_terminated_fails(postgres: EmbeddedPostgres) -> None:
+    """It leaves a failed Run and no transfer that would keep it from being deleted."""
+    async with knit_environment(postgres=postgres, engine=TIDY) as knit:
+        opened = await knit.knit.open_upload()
+        assert opened.run_id is not None
+        workflow_id = names.transfer_workflow(opened.transfer_id)
+        await knit.temporal.get_workflow_handle(workflow_id).terminate("by hand")
+        assert (await knit.final(opened.run_id)).summary.status is RunStatus.FAILED
+
+        async def is_deleted() -> bool:
+            try:
+                await knit.store.delete_run(opened.run_id)  # type: ignore[arg-type]
+            except RunNotFound:
+                return True
+            except IllegalMove:  # its transfer is still being closed
+                return False
+            return True
+
+        await eventually(is_deleted)
+
+
+async def test_a_leftover_pod_is_removed(postgres: EmbeddedPostgres) -> None:
+    """Of a Run that is final; a pod of a Run that the store does not know is left alone."""
+    backend = MemoryBackend()
+    async with knit_environment(postgres=postgres, backend=backend, engine=TIDY) as knit:
+        plan = await knit.apply(TRAIN)
+        await knit.push({"type": "dataset"})
+        [run] = await knit.runs_of(plan.summary.plan_id, 1)
+        foreign = names.run_pod("11111111-2222-4333-8444-555555555555", 1)
+        left = names.run_pod(run.summary.run_id, 1)
+        for name in (left, foreign):
+            await backend.launch(RunPod(name, run.summary.run_id, 1, "plan", "image:1", ()))
+
+        async def is_removed() -> bool:
+            return await backend.run_pods() == [foreign]
+
+        await eventually(is_removed)
+
+
+async def test_a_run_deleted_while_it_waits_ends_its_workflow(postgres: EmbeddedPostgres) -> None:
+    """The execution that was on its way says that it is superseded; nothing was launched."""
+    armed, launching, go_on = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    class Slow(MemoryBackend):
+        async def create_volume(self, volume: object) -> None:
+            await super().create_volume(volume)  # type: ignore[arg-type]
+            if armed.is_set() and not launching.is_set():
+                launching.set()
+                await go_on.wait()
+
+    backend = Slow()
+    async with knit_environment(postgres=postgres, backend=backend, engine=TIDY) as knit:
+        plan = await knit.apply(TRAIN)
+        opened = await knit.knit.open_upload()
+        armed.set()
+        await knit.store.change_tags(
+            opened.knit_id, TagChange(add=frozenset({Tag("type", "dataset")}))
+        )
+        await knit.knit.finish(opened, ok=True)
+        await launching.wait()
+        [run] = await knit.store.find_runs(RunQuery(plan_ids=frozenset({plan.summary.plan_id})))
+        await knit.store.delete_run(run.summary.run_id)
+        go_on.set()
+        handle = knit.temporal.get_workflow_handle(names.run_workflow(run.summary.run_id, 1))
+        assert (await handle.result())["status"] == "superseded"
+        assert backend.launches == []
+
+
+async def _turns(knit: KnitEnvironment, schedule: str, count: int) -> None:
+    """Wait until a schedule has had so many more turns."""
+    handle = knit.temporal.get_schedule_handle(schedule)
+    before = (await handle.describe()).info.num_actions
+
+    async def done() -> bool:
+        return (await handle.describe()).info.num_actions >= before + count
+
+    await eventually(done)
+
+
+def test_the_default_grace_outlasts_a_launch() -> None:
+    """A launch that was overtaken by a deletion may make volumes for as long as it may take."""
+    assert EngineSettings().tidy_grace > SHORT
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        (names.run_pod("11111111-2222-4333-8444-555555555555", 1), 1),
+        (names.run_pod("11111111-2222-4333-8444-555555555555", 12), 12),
+        ("worker-run-x", None),
+        ("somebody-else", None),
+    ],
+)
+def test_pods_name_their_runs(name: str, expected: int | None) -> None:
+    found = names.run_of_pod(name)
+    assert (found[1] if found else None) == expected
