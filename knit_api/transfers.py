@@ -34,6 +34,7 @@ GIVE_UP_SECONDS: Final = 5.0
 """How long the client of a broken transfer waits for its clean-up, which goes on without it."""
 
 _NO_VOLUME: Final = (RunStatus.DEACTIVATED, RunStatus.WAITING)
+_STOPPED: Final = (RunStatus.ABORTING, RunStatus.FAILED)
 _MOST_REASON_CHARS: Final = 200
 
 
@@ -100,7 +101,7 @@ async def reading(deps: Deps, knit_id: KnitId) -> AsyncIterator[Door]:
     """Hold a door to read a Data open. Raises DataNotFound, Unavailable."""
     store = await deps.store.get()
     transfers = await deps.transfers.get()
-    transfer = await _opened(store, transfers, lambda: transfers.open_download(knit_id))
+    transfer = await _opened_to_read(store, transfers, knit_id)
     try:
         async with _renewed(transfers, transfer, deps.lease):
             yield await _door(deps, store, transfer)
@@ -108,6 +109,20 @@ async def reading(deps: Deps, knit_id: KnitId) -> AsyncIterator[Door]:
         await completed(_give_up(transfers, transfer, error))
         raise
     await completed(_release(transfers, transfer))
+
+
+async def _opened_to_read(store: ApiStore, transfers: Transfers, knit_id: KnitId) -> OpenTransfer:
+    try:
+        return await _opened(store, transfers, lambda: transfers.open_download(knit_id))
+    except errors.BackendRejected as error:
+        # A Run that is stopped before it begins ends without volumes: nothing is broken.
+        if (await store.data(knit_id)).upstream.run.status not in _STOPPED:
+            raise
+        raise errors.DataNotFound(
+            "the Data has no content: its Run ended before it could write any",
+            advice="look at its Run: knit run show",
+            see=knit_id,
+        ) from error
 
 
 async def _opened(

@@ -10,7 +10,7 @@ from knit_api import openapi, paging, queries, transfers, wire
 from knit_api.bodies import model_body
 from knit_api.codecs import GZIPPED_TAR, PLAIN_TAR
 from knit_api.deps import DepsOf, StoreOf
-from knit_api.mapping import data_to_wire
+from knit_api.mapping import ToWire
 from knit_api.openapi import failures, gives_stream, takes, takes_archive
 from knit_api.paging import page_response
 from knit_api.responses import json_response
@@ -58,7 +58,7 @@ async def find_data(request: Request, store: StoreOf) -> Response:
     """Find Data by tags and time: oldest first, those without a time last."""
     query, page = queries.data_query(request.query_params), queries.page(request.query_params)
     found = await store.find_data(query, **paging.bounds(page))
-    return await page_response(request, page, found, data_to_wire, paging.data_cursor)
+    return await page_response(request, page, found, ToWire().data, paging.data_cursor)
 
 
 @router.post(
@@ -88,7 +88,7 @@ async def upload_data(request: Request, deps: DepsOf) -> Response:
     body = upload_body(request, deps.lease)
     one = await transfers.upload(deps, body, tags)
     log.info("Data is uploaded", extra={"action": "data_uploaded", "knit_id": one.knit_id})
-    return json_response(data_to_wire(one))
+    return json_response(ToWire().data(one))
 
 
 @router.get(
@@ -110,7 +110,7 @@ async def download_data(knit_id: str, request: Request, deps: DepsOf) -> Respons
 @router.get("/{knit_id}/metadata", response_model=Data, responses=failures(404, 503))
 async def show_data(knit_id: str, store: StoreOf) -> Response:
     """Show a Data with its tags and neighbours, but not its content."""
-    return json_response(data_to_wire(await store.data(queries.knit_id(knit_id))))
+    return json_response(ToWire().data(await store.data(queries.knit_id(knit_id))))
 
 
 @router.put(
@@ -132,7 +132,7 @@ async def change_tags(knit_id: str, request: Request, store: StoreOf) -> Respons
     )
     one = await store.change_tags(queries.knit_id(knit_id), change)
     log.info("Data is tagged", extra={"action": "data_tagged", "knit_id": one.knit_id})
-    return json_response(data_to_wire(one))
+    return json_response(ToWire().data(one))
 
 
 def _tag(tag: object) -> Tag:

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request, Response
 
 from knit_api import openapi, queries
 from knit_api.deps import StoreOf
-from knit_api.mapping import data_to_wire, run_to_wire
+from knit_api.mapping import ToWire
 from knit_api.openapi import failures
 from knit_api.responses import json_response
 from knit_api.schemas.lineage import Lineage, LineageGraph
@@ -57,9 +57,10 @@ async def show_lineage(knit_id: str, request: Request, store: StoreOf) -> Respon
 def _response(found: domain.Lineage | domain.LineageGraph) -> Response:
     if isinstance(found, domain.LineageGraph):
         return _graph_response(found)
+    to_wire = ToWire()
     wire = Lineage(
-        data=[data_to_wire(one) for one in found.data],
-        runs=[run_to_wire(one) for one in found.runs],
+        data=[to_wire.data(one) for one in found.data],
+        runs=[to_wire.run(one) for one in found.runs],
     )
     return json_response(wire)
 

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request, Response
 from knit_api import openapi, paging, queries
 from knit_api.bodies import json_body, require_json
 from knit_api.deps import ApiStore, DepsOf, StoreOf
-from knit_api.mapping import plan_to_wire, preview_to_wire
+from knit_api.mapping import ToWire, preview_to_wire
 from knit_api.openapi import failures, takes
 from knit_api.paging import page_response
 from knit_api.responses import json_response
@@ -71,7 +71,7 @@ async def find_plans(request: Request, store: StoreOf) -> Response:
     """Find Plans, in the order of their ids; the built-in ones are among them."""
     query, page = queries.plan_query(request.query_params), queries.page(request.query_params)
     found = await store.find_plans(query, **paging.bounds(page))
-    return await page_response(request, page, found, plan_to_wire, paging.plan_cursor)
+    return await page_response(request, page, found, ToWire().plan, paging.plan_cursor)
 
 
 @router.post(
@@ -112,13 +112,13 @@ async def register_plan(request: Request, deps: DepsOf, store: StoreOf) -> Respo
         "Plan is registered",
         extra={"action": "plan_registered", "plan_id": plan.summary.plan_id},
     )
-    return json_response(plan_to_wire(plan))
+    return json_response(ToWire().plan(plan))
 
 
 @router.get("/{plan_id}", response_model=Plan, responses=failures(404, 503))
 async def show_plan(plan_id: str, store: StoreOf) -> Response:
     """Show a Plan with its neighbours."""
-    return json_response(plan_to_wire(await store.plan(queries.plan_id(plan_id))))
+    return json_response(ToWire().plan(await store.plan(queries.plan_id(plan_id))))
 
 
 @router.put("/{plan_id}/active", response_model=Plan, responses=failures(404, 503))
@@ -208,4 +208,4 @@ def _changed(plan: PlanDetail, action: str, **facts: object) -> Response:
     """Note a change that was made, and give the Plan as it is now."""
     told = {"action": action, "plan_id": plan.summary.plan_id, **facts}
     log.info("Plan is changed", extra=told)
-    return json_response(plan_to_wire(plan))
+    return json_response(ToWire().plan(plan))

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request, Response
 from knit_api import logs, openapi, paging, queries
 from knit_api.deps import ApiStore, DepsOf, StoreOf
 from knit_api.events import RunEvent
-from knit_api.mapping import event_to_wire, run_to_wire
+from knit_api.mapping import ToWire, event_to_wire
 from knit_api.openapi import failures, gives_stream
 from knit_api.paging import page_response
 from knit_api.responses import json_list_response, json_response
@@ -49,13 +49,13 @@ async def find_runs(request: Request, store: StoreOf) -> Response:
     """
     query, page = queries.run_query(request.query_params), queries.page(request.query_params)
     found = [] if query is None else await store.find_runs(query, **paging.bounds(page))
-    return await page_response(request, page, found, run_to_wire, paging.run_cursor)
+    return await page_response(request, page, found, ToWire().run, paging.run_cursor)
 
 
 @router.get("/{run_id}", response_model=Run, responses=failures(404, 503))
 async def show_run(run_id: str, store: StoreOf) -> Response:
     """Show a Run; invalidated ones too."""
-    return json_response(run_to_wire(await store.run(queries.run_id(run_id))))
+    return json_response(ToWire().run(await store.run(queries.run_id(run_id))))
 
 
 @router.get("/{run_id}/events", response_model=list[RunEvent], responses=failures(404, 503))
@@ -130,4 +130,4 @@ async def _stop(store: ApiStore, run_id: str, *, fail: bool) -> Response:
             "status": run.summary.status.value,
         },
     )
-    return json_response(run_to_wire(run))
+    return json_response(ToWire().run(run))

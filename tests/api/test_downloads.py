@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from knit_api import trailers
-from knit_workflows.domain.errors import BackendUnavailable, EngineUnavailable
+from knit_workflows.domain.errors import BackendRejected, BackendUnavailable, EngineUnavailable
 from knit_workflows.domain.runs import RunStatus
 from tests.api.archives import HELLO, files_in
 from tests.api.fake_store import UNKNOWN, FakeStore
@@ -166,3 +166,22 @@ def large(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as file:
         file.truncate(1 << 30)
+
+
+@pytest.mark.parametrize(
+    ("status", "wanted"),
+    [(RunStatus.FAILED, 404), (RunStatus.ABORTING, 404), (RunStatus.DONE, 500)],
+)
+@pytest.mark.parametrize("what", ["data", "log"])
+async def test_a_run_stopped_before_it_began_has_no_content(
+    client, store, transfers, status, wanted, what
+):
+    """It never had volumes, which is nobody's fault; that a done one's is missing is a fault."""
+    run = store.add_run(status, log=True)
+    transfers.broken = BackendRejected("there is no volume")
+    path = (
+        f"/data/{run.outputs[0].knit_id}" if what == "data" else f"/runs/{run.summary.run_id}/log"
+    )
+    answer = await client.get(path)
+    assert answer.status_code == wanted, answer.text
+    assert answer.json()["message"]["advice"]

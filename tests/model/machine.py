@@ -184,7 +184,7 @@ class UserRules(RuleBasedStateMachine, Generic[W]):
         for spec in setting:
             self._register(spec)
         for tags in pushed if setting else []:
-            self.push(tags | {"t:a"})
+            self.push(tags | {"t:a"}, True)
         for _ in range(rounds if setting else 0):
             self.go_on(ends)
 
@@ -287,14 +287,14 @@ class UserRules(RuleBasedStateMachine, Generic[W]):
     # --- Data
 
     @precondition(lambda self: self._room())
-    @rule(tags=WISHES)
-    def push(self, tags: frozenset[str]) -> None:
+    @rule(tags=WISHES, ok=st.sampled_from([True, True, True, False]))
+    def push(self, tags: frozenset[str], ok: bool) -> None:
         """The way it is usually done: begun, tagged, ended at once."""
         self._begin_upload()
         run = self.uploads()[-1]
         made: Any = run.outputs["/upload"]
         self._tag(made, set(tags), set(), set())
-        self._end_upload(run, True)
+        self._end_upload(run, ok)
 
     def _begin_upload(self) -> None:
         run_id, knit_id = self.wait(self.world.begin_upload())
@@ -386,6 +386,8 @@ class UserRules(RuleBasedStateMachine, Generic[W]):
         used = {one for run in runs if run.status != "invalidated" for one in run.inputs}
         used |= {data.id for data in self.model.data.values() if data.transfers}
         fit = [run.id for run in runs if run.status in ORDERS[order]]
+        if order == "retry":
+            fit = [one for one in fit if self.model.runs[one].plan]
         if order in ("retry", "delete"):
             fit = [one for one in fit if not used & set(self.model.runs[one].outputs.values())]
         return self.pick(number, fit if fitting and fit else self.model.runs)
