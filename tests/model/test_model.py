@@ -64,7 +64,7 @@ def test_the_api_and_the_store_do_what_the_model_does(
     def machine() -> FastMachine:
         return FastMachine(loop, FastWorld.opened(app, databases))
 
-    walk(machine, first_seed=half, steps=STEPS // HALVES, examples=25, length=40)
+    walk(machine, first_seed=half, steps=STEPS // HALVES, examples=10, length=40)
 
 
 @pytest.mark.slow
