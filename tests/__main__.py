@@ -31,7 +31,9 @@ class Tier:
 
 
 QUICK = Tier("quick", ("-n", "2", "-m", "not slow and not cluster"))
-SLOW = Tier("slow", ("-m", "slow and not cluster", "--durations=10"))
+SLOW = Tier(
+    "slow", ("-n", "2", "--dist", "loadfile", "-m", "slow and not cluster", "--durations=10")
+)
 KUBERNETES = Tier("kubernetes", ("-m", "cluster", "--durations=10"))
 
 

@@ -204,6 +204,7 @@ The API takes and gives what Knitfab v1.6 does, so its clients work. It differs 
 | a Data shows one nomination | all of them |
 | `set` and `unset` of one resource: unset wins | set wins; no `cpu` or `memory`: the default |
 | waiting and deactivated Runs cannot be deleted | they can |
+| a stop that comes again, or too late, replaces the exit | the exit stays what it was |
 | a folder of static files is served at `/` | none |
 
 Beyond it are: `limit` and `cursor`, `/metadata`, `/lineage`, `/events`, `/priority`, `tag` of an
