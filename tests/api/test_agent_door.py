@@ -92,8 +92,13 @@ async def test_what_is_refused_leaves_the_volume_empty(client, volume, transfers
     assert answer.status_code == 400, answer.text
     assert transfers.failures
     await until(lambda: not list(volume.iterdir()))
-    # … and ready for the next one.
-    assert (await client.post("/data", content=tar_of(HELLO), headers=TAR)).status_code == 200
+    # … and ready for the next one, once the agent has let go of the emptied volume.
+    async with asyncio.timeout(10):
+        while (
+            answer := await client.post("/data", content=tar_of(HELLO), headers=TAR)
+        ).status_code == 409:
+            await asyncio.sleep(0.01)
+    assert answer.status_code == 200
 
 
 @pytest.mark.usefixtures("writer")
