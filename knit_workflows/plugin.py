@@ -221,7 +221,10 @@ class KnitPlugin(SimplePlugin):
 
 
 async def ensure_schedules(client: Client, deps: Deps) -> None:
-    """Make the schedules of tidying up, or bring them to the present settings."""
+    """Make the schedules of tidying up, or bring them to the present settings.
+
+    One that somebody has paused stays paused.
+    """
     for kind, name in (
         (GarbageCollectionWorkflow.run, names.GC_WORKFLOW),
         (HousekeepingWorkflow.run, names.HOUSEKEEPING_WORKFLOW),
@@ -245,8 +248,9 @@ async def ensure_schedules(client: Client, deps: Deps) -> None:
             await client.get_schedule_handle(name).update(partial(_replaced, schedule))
 
 
-def _replaced(schedule: Schedule, _: ScheduleUpdateInput) -> ScheduleUpdate:
-    return ScheduleUpdate(schedule)
+def _replaced(wanted: Schedule, found: ScheduleUpdateInput) -> ScheduleUpdate:
+    state = found.description.schedule.state
+    return ScheduleUpdate(dataclasses.replace(wanted, state=state))
 
 
 def _with_pydantic(existing: DataConverter | None) -> DataConverter:

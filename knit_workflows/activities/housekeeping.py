@@ -30,7 +30,7 @@ from knit_workflows.contracts.housekeeping import (
 from knit_workflows.contracts.transfers import CloseTransfer
 from knit_workflows.domain.errors import EngineUnavailable, KnitError
 from knit_workflows.domain.ids import RunId
-from knit_workflows.domain.ports import HousekeepingStore, RunKey, StartableRun
+from knit_workflows.domain.ports import HousekeepingStore, RunKey, StartableRun, TransferRecord
 from knit_workflows.settings import EngineSettings
 
 log = logging.getLogger(__name__)
@@ -98,23 +98,21 @@ class StoreHousekeepingActivities(HousekeepingActivities):
     @activity.defn(name="knit.end_lost_transfers")
     async def end_lost_transfers(self, request: HousekeepingInput) -> Tidied:
         """Close transfers that no workflow looks after any more."""
-        done = 0
+        done, failed = 0, 0
         with translated():
             async with heartbeating():
                 client = activity.client()
-                for one in await self._store.stale_transfers(older_than=request.grace, limit=BATCH):
+                for one in await self._store.stale_transfers(older_than=request.grace):
                     if await _is_running(client, names.transfer_workflow(one.transfer_id)):
                         continue
-                    await self._transfers.close(
-                        CloseTransfer(
-                            transfer_id=one.transfer_id,
-                            run_id=one.run_id if one.mode == "write" else "",
-                            ok=False,
-                            reason="its workflow was lost",
-                        )
-                    )
+                    try:
+                        await self._transfers.close(_lost(one))
+                    except KnitError as error:
+                        failed += 1
+                        _failed("transfer is not closed", error, knit_id=one.knit_id)
+                        continue
                     done += 1
-        return _told("transfers_ended", Tidied(done=done))
+        return _told("transfers_ended", Tidied(done=done, failed=failed))
 
     @activity.defn(name="knit.restart_lost_runs")
     async def restart_lost_runs(self, request: HousekeepingInput) -> Tidied:
@@ -159,6 +157,15 @@ async def _is_running(client: Client, workflow_id: str) -> bool:
             return False
         raise EngineUnavailable from error
     return description.status is WorkflowExecutionStatus.RUNNING
+
+
+def _lost(transfer: TransferRecord) -> CloseTransfer:
+    return CloseTransfer(
+        transfer_id=transfer.transfer_id,
+        run_id=transfer.run_id if transfer.mode == "write" else "",
+        ok=False,
+        reason="its workflow was lost",
+    )
 
 
 def _key(pod_name: str) -> RunKey | None:

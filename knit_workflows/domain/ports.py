@@ -243,10 +243,8 @@ class HousekeepingStore(Protocol):
         Of a Run that is not there at all nothing is said: it may be another installation's.
         """
 
-    async def stale_transfers(
-        self, *, older_than: timedelta, limit: int
-    ) -> Sequence[TransferRecord]:
-        """Give transfers that were opened some time ago, oldest first."""
+    async def stale_transfers(self, *, older_than: timedelta) -> Sequence[TransferRecord]:
+        """Give all transfers that were opened some time ago, oldest first."""
 
 
 class CatalogueStore(Protocol):

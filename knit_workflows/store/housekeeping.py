@@ -50,11 +50,7 @@ class HousekeepingRows:
         )
         return frozenset(RunKey(RunId(row.run_id), row.generation) for row in rows)
 
-    async def stale_transfers(
-        self, *, older_than: timedelta, limit: int
-    ) -> Sequence[TransferRecord]:
-        """Give transfers that were opened some time ago, oldest first."""
-        rows = await self._db.rows(
-            _SQL["stale_transfers"], {"older_than": older_than, "limit": limit}
-        )
+    async def stale_transfers(self, *, older_than: timedelta) -> Sequence[TransferRecord]:
+        """Give all transfers that were opened some time ago, oldest first."""
+        rows = await self._db.rows(_SQL["stale_transfers"], {"older_than": older_than})
         return [TransferRecord(**row._asdict()) for row in rows]

@@ -10,13 +10,19 @@ import pytest
 from temporalio.client import WorkflowExecutionStatus
 
 from knit_workflows import names
-from knit_workflows.compute.base import RunPod
+from knit_workflows.compute.base import RunPod, Transfer
 from knit_workflows.domain.data import TagChange
-from knit_workflows.domain.errors import BackendUnavailable, IllegalMove, RunNotFound
+from knit_workflows.domain.errors import (
+    BackendRejected,
+    BackendUnavailable,
+    IllegalMove,
+    RunNotFound,
+)
 from knit_workflows.domain.ids import KnitId
 from knit_workflows.domain.runs import Exit, RunQuery, RunStatus
 from knit_workflows.domain.tags import Tag
 from knit_workflows.embedded import EmbeddedPostgres
+from knit_workflows.plugin import Deps, ensure_schedules
 from knit_workflows.settings import EngineSettings
 from knit_workflows.testing import QUICK, KnitEnvironment, MemoryBackend, knit_environment
 from knit_workflows.workflows.options import SHORT
@@ -206,6 +212,49 @@ async def _turns(knit: KnitEnvironment, schedule: str, count: int) -> None:
         return (await handle.describe()).info.num_actions >= before + count
 
     await eventually(done)
+
+
+async def test_a_paused_schedule_stays_paused(postgres: EmbeddedPostgres) -> None:
+    """A worker that starts brings it to its settings, and leaves the pause to who made it."""
+    async with knit_environment(postgres=postgres, engine=TIDY) as knit:
+        await knit.push({"type": "dataset"})  # by then the worker has made its schedules
+        schedule = knit.temporal.get_schedule_handle(names.GC_WORKFLOW)
+        await schedule.pause(note="by hand")
+        seldom = TIDY.model_copy(update={"tidy_every": timedelta(hours=3)})
+        await ensure_schedules(
+            knit.temporal, Deps(knit.store, knit.backend, engine=seldom, queues=knit.deps.queues)
+        )
+        found = (await schedule.describe()).schedule
+        assert found.state.paused
+        assert found.spec.intervals[0].every == timedelta(hours=3)
+
+
+async def test_one_transfer_that_resists_does_not_keep_the_others(
+    postgres: EmbeddedPostgres,
+) -> None:
+    """Its door cannot be closed at first; the other's is, and later its own too."""
+
+    class Resisting(MemoryBackend):
+        refused = False
+
+        async def close_transfer(self, transfer: Transfer) -> None:
+            if not self.refused:
+                self.refused = True
+                raise BackendRejected("busy")
+            await super().close_transfer(transfer)
+
+    backend = Resisting()
+    async with knit_environment(postgres=postgres, backend=backend, engine=TIDY) as knit:
+        for _ in range(2):
+            opened = await knit.knit.open_upload()
+            workflow_id = names.transfer_workflow(opened.transfer_id)
+            await knit.temporal.get_workflow_handle(workflow_id).terminate("by hand")
+
+        async def all_closed() -> bool:
+            return not await knit.store.stale_transfers(older_than=timedelta(0))
+
+        await eventually(all_closed)
+        assert backend.refused
 
 
 def test_the_default_grace_outlasts_a_launch() -> None:

@@ -45,4 +45,3 @@ SELECT t.transfer_id, t.knit_id, d.run_id, d.volume, t.mode, t.token, t.endpoint
   JOIN data d USING (knit_id)
  WHERE t.created_at < clock_timestamp() - %(older_than)s
  ORDER BY t.created_at, t.transfer_id
- LIMIT %(limit)s
