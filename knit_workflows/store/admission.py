@@ -17,6 +17,14 @@ from knit_workflows.store.runs import RunRows
 from knit_workflows.store.waiting import admit_next
 
 _SQL: Final = queries.load("admission")
+
+
+def of_runs_to_start(statement: str) -> str:
+    """Put what a start needs to know where the statement has its place for it."""
+    return statement.replace("/*runs_to_start*/", _SQL["runs_to_start"])
+
+
+_STARTABLE: Final = of_runs_to_start(_SQL["startable"])
 _LOCK: Final = 5_640_102
 _BATCH: Final = 500
 
@@ -37,7 +45,7 @@ class AdmissionRows(RunRows):
         async def step(session: Session) -> list[Any]:
             await session.do(_SQL["lock"], {"lock": _LOCK})
             await admit_next(session, limits)
-            return await session.rows(_SQL["startable"])
+            return await session.rows(_STARTABLE)
 
         return [startable_run(row) for row in await self._db.transaction(step)]
 
@@ -84,7 +92,7 @@ class AdmissionRows(RunRows):
 
 
 def startable_run(row: Any) -> StartableRun:
-    """Read a row of `startable`."""
+    """Read a row of `runs_to_start`."""
     return StartableRun(
         key=RunKey(RunId(row.run_id), row.generation),
         plan_id=PlanId(row.plan_id),

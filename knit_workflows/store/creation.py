@@ -15,6 +15,14 @@ from knit_workflows.store.connection import Session
 _SQL: Final = queries.load("projection")
 
 
+def with_new_data(statement: str) -> str:
+    """Put the making of Data where the statement has its place for it."""
+    return statement.replace("/*new_data*/", _SQL["new_data"])
+
+
+_CREATE: Final = with_new_data(_SQL["create"])
+
+
 @dataclass(frozen=True, slots=True)
 class Combination:
     """A Plan and one Data per input, in the order of the inputs' positions."""
@@ -52,7 +60,7 @@ async def create_runs(session: Session, combinations: Sequence[Combination], *, 
         return 0
     run_ids = [str(uuid4()) for _ in combinations]
     row = await session.row(
-        _SQL["create"],
+        _CREATE,
         {
             "run_ids": run_ids,
             "plan_ids": [one.plan_id for one in combinations],

@@ -9,10 +9,11 @@ from typing import Final
 from knit_workflows.domain.ids import KnitId, RunId
 from knit_workflows.domain.ports import Discarded, RunKey, StartableRun, TransferRecord
 from knit_workflows.store import queries
-from knit_workflows.store.admission import startable_run
+from knit_workflows.store.admission import of_runs_to_start, startable_run
 from knit_workflows.store.connection import Database
 
 _SQL: Final = queries.load("housekeeping")
+_UNDER_WAY: Final = of_runs_to_start(_SQL["under_way"])
 
 
 class HousekeepingRows:
@@ -34,7 +35,7 @@ class HousekeepingRows:
     ) -> Sequence[StartableRun]:
         """Give Runs that should have a workflow and have been quiet for a while, by id."""
         rows = await self._db.rows(
-            _SQL["under_way"], {"older_than": older_than, "after": after, "limit": limit}
+            _UNDER_WAY, {"older_than": older_than, "after": after, "limit": limit}
         )
         return [startable_run(row) for row in rows]
 

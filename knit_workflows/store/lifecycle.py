@@ -16,9 +16,11 @@ from knit_workflows.domain.runs import RunDetail, RunStatus
 from knit_workflows.store import queries
 from knit_workflows.store.catalogue_runs import RunCatalogue, missing_run
 from knit_workflows.store.connection import Session
+from knit_workflows.store.creation import with_new_data
 from knit_workflows.store.ids import is_id
 
 _SQL: Final = queries.load("lifecycle")
+_RETRY: Final = with_new_data(_SQL["retry"])
 
 _RETRIED: Final = frozenset({RunStatus.DONE, RunStatus.FAILED})
 _DELETED: Final = _RETRIED | {RunStatus.WAITING, RunStatus.DEACTIVATED}
@@ -42,7 +44,7 @@ class LifecycleRows(RunCatalogue):
             await _discard_outputs(session, run_id)
             target = RunStatus.WAITING if run.active else RunStatus.DEACTIVATED
             await session.do(
-                _SQL["retry"],
+                _RETRY,
                 {
                     **_channels(),
                     "run_id": run_id,

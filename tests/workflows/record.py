@@ -15,8 +15,13 @@ from pathlib import Path
 from knit_workflows import names
 from knit_workflows.activities.runs import LINGER
 from knit_workflows.compute.base import RunPod
+from knit_workflows.contracts.housekeeping import HousekeepingInput
 from knit_workflows.domain.runs import Exit, RunStatus
 from knit_workflows.testing import KnitEnvironment, MemoryBackend, knit_environment
+from knit_workflows.workflows.housekeeping import (
+    GarbageCollectionWorkflow,
+    HousekeepingWorkflow,
+)
 from tests.workflows.test_run import TRAIN, _only_run, _until
 
 HISTORIES = Path(__file__).parent / "histories"
@@ -69,6 +74,23 @@ async def _stopped(cancel: bool, scenario: str) -> None:
         await _save(knit, handle.id, scenario)
 
 
+async def _tidied() -> None:
+    async with knit_environment() as knit:
+        for kind, name in (
+            (GarbageCollectionWorkflow.run, names.GC_WORKFLOW),
+            (HousekeepingWorkflow.run, names.HOUSEKEEPING_WORKFLOW),
+        ):
+            request = HousekeepingInput(
+                projector=knit.deps.projector_input(), grace=knit.deps.engine.tidy_grace
+            )
+            queue = knit.deps.queues.engine
+            handle = await knit.temporal.start_workflow(
+                kind, request, id=f"recorded-{name}", task_queue=queue
+            )
+            await handle.result()
+            await _save(knit, handle.id, name.removeprefix("knit."))
+
+
 async def main() -> None:
     """Record every scenario."""
     await _ended(0, "run.short")
@@ -76,6 +98,7 @@ async def main() -> None:
     await _ended(3, "run.failed", lasts=LINGER * 2)
     await _stopped(False, "run.stopped")
     await _stopped(True, "run.cancelled")
+    await _tidied()
 
 
 if __name__ == "__main__":

@@ -3,8 +3,8 @@
 -- of its own, so that the next one counts what the process before has admitted.
 SELECT pg_advisory_xact_lock(%(lock)s)
 
--- name: startable
--- Admitted Runs whose workflow is not known to have been started, however long ago.
+-- name: runs_to_start
+-- Part of other statements: Runs, and what the start of a workflow needs to know of them.
 SELECT r.run_id, r.generation, r.plan_id, p.repository, p.image_tag,
        p.entrypoint || p.args AS command,
        ARRAY(SELECT ri.knit_id::text
@@ -14,6 +14,10 @@ SELECT r.run_id, r.generation, r.plan_id, p.repository, p.image_tag,
               ORDER BY i.position) AS input_ids
   FROM run r
   JOIN plan p USING (plan_id)
+
+-- name: startable
+-- Admitted Runs whose workflow is not known to have been started, however long ago.
+/*runs_to_start*/
  WHERE r.admitted_at IS NOT NULL
    AND r.workflow_started_at IS NULL
    AND r.status NOT IN ('done', 'failed', 'invalidated')

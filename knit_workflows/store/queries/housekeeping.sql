@@ -12,15 +12,7 @@ DELETE FROM discarded WHERE knit_id = ANY (%(knit_ids)s::uuid[])
 
 -- name: under_way
 -- Runs that should have a workflow and have been quiet for a while, by id.
-SELECT r.run_id, r.generation, r.plan_id, p.repository, p.image_tag,
-       p.entrypoint || p.args AS command,
-       ARRAY(SELECT ri.knit_id::text
-               FROM run_input ri
-               JOIN plan_input i USING (input_id)
-              WHERE ri.run_id = r.run_id
-              ORDER BY i.position) AS input_ids
-  FROM run r
-  JOIN plan p USING (plan_id)
+/*runs_to_start*/
  WHERE r.admitted_at IS NOT NULL
    AND r.status NOT IN ('done', 'failed', 'invalidated')
    AND r.workflow_started_at < clock_timestamp() - %(older_than)s

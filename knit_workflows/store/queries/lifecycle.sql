@@ -52,7 +52,7 @@ SELECT knit_id, volume, date_trunc('milliseconds', clock_timestamp()) FROM gone
 
 -- name: retry
 -- The next generation of a Run: nothing of the former one but its history, and new Data.
-WITH moved AS (
+WITH made AS (
     UPDATE run
        SET status = %(target)s,
            generation = generation + 1,
@@ -63,27 +63,14 @@ WITH moved AS (
            image_digest = NULL, used_resources = NULL, used_service_account = NULL
      WHERE run_id = %(run_id)s
  RETURNING run_id, plan_id, generation, status, updated_at
-), planned AS MATERIALIZED (
-    SELECT gen_random_uuid() AS knit_id, moved.run_id, o.output_id
-      FROM moved
-      JOIN plan_output o USING (plan_id)
-), filled AS (
-    INSERT INTO data (knit_id, run_id, output_id, volume)
-    SELECT knit_id, run_id, output_id, %(volume_prefix)s || knit_id::text
-      FROM planned
-), labelled AS (
-    INSERT INTO data_tag (tag_id, knit_id)
-    SELECT t.tag_id, planned.knit_id
-      FROM planned
-      JOIN plan_output_tag t USING (output_id)
-), noted AS (
+), /*new_data*/, noted AS (
     INSERT INTO run_event (run_id, generation, at, from_status, to_status, cause)
     SELECT run_id, generation, updated_at, %(before)s, status, 'retried'
-      FROM moved
+      FROM made
 )
 SELECT pg_notify(%(run_channel)s, run_id::text)::text || pg_notify(%(outbox_channel)s, '')::text
        AS told
-  FROM moved
+  FROM made
 
 -- name: invalidate
 -- A tombstone: the combination never runs again. One that was admitted may have a workflow; its

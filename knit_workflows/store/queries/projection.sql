@@ -150,6 +150,24 @@ SELECT a.place
        WITH ORDINALITY AS a (plan_id, hash, place)
   JOIN run r ON r.plan_id = a.plan_id AND r.assignment_hash = a.hash
 
+-- name: new_data
+-- Part of `create` and of a retry: the Data that the Runs in `made` are to make, with the tags of
+-- the Plan's outputs.
+planned AS MATERIALIZED (
+    SELECT gen_random_uuid() AS knit_id, made.run_id, o.output_id
+      FROM made
+      JOIN plan_output o USING (plan_id)
+), filled AS (
+    INSERT INTO data (knit_id, run_id, output_id, volume)
+    SELECT knit_id, run_id, output_id, %(volume_prefix)s || knit_id::text
+      FROM planned
+), labelled AS (
+    INSERT INTO data_tag (tag_id, knit_id)
+    SELECT t.tag_id, planned.knit_id
+      FROM planned
+      JOIN plan_output_tag t USING (output_id)
+)
+
 -- name: create
 -- Makes the Runs of these combinations that have none, with their inputs, Data, tags and history.
 -- Inserted in the order of the unique key, so that two processes cannot wait for each other.
@@ -182,20 +200,7 @@ WITH asked AS MATERIALIZED (
            AS a (run_id, position, knit_id)
       JOIN made USING (run_id)
       JOIN plan_input i ON i.plan_id = made.plan_id AND i.position = a.position
-), planned AS MATERIALIZED (
-    SELECT gen_random_uuid() AS knit_id, made.run_id, o.output_id
-      FROM made
-      JOIN plan_output o USING (plan_id)
-), filled AS (
-    INSERT INTO data (knit_id, run_id, output_id, volume)
-    SELECT knit_id, run_id, output_id, %(volume_prefix)s || knit_id::text
-      FROM planned
-), labelled AS (
-    INSERT INTO data_tag (tag_id, knit_id)
-    SELECT t.tag_id, planned.knit_id
-      FROM planned
-      JOIN plan_output_tag t USING (output_id)
-), noted AS (
+), /*new_data*/, noted AS (
     INSERT INTO run_event (run_id, generation, at, to_status, cause)
     SELECT run_id, generation, created_at, status, %(cause)s
       FROM made
