@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 from pathlib import Path
 
@@ -57,6 +58,7 @@ class FakeTransfers:
         self.renewals += 1
 
     async def finish(self, transfer: OpenTransfer, *, ok: bool, reason: str = "") -> Closed:
+        await asyncio.sleep(0.02)  # as the real one does: who looks too early finds nothing
         if self.finish_errors:
             raise self.finish_errors.pop(0)
         self.open.pop(transfer.transfer_id, None)

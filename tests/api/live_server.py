@@ -4,21 +4,35 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import uvicorn
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from knit_api.wire import WireProtocol
+
+_UNDER_WAY: Counter[tuple[int, int]] = Counter()
+"""How many calls of the app have not returned, by the ports of server and client."""
 
 
 @asynccontextmanager
 async def serving(app: ASGIApp, *, grace: int = 1) -> AsyncIterator[int]:
     """Serve an app as `python -m knit_api` does; gives the port."""
     listener = socket.create_server(("127.0.0.1", 0))
+    port = listener.getsockname()[1]
+
+    async def counted(scope: Scope, receive: Receive, send: Send) -> None:
+        connection = port, scope["client"][1]
+        _UNDER_WAY[connection] += 1
+        try:
+            await app(scope, receive, send)
+        finally:
+            _UNDER_WAY[connection] -= 1
+
     config = uvicorn.Config(
-        app,
+        counted,
         http=WireProtocol,
         ws="none",
         lifespan="off",
@@ -31,25 +45,34 @@ async def serving(app: ASGIApp, *, grace: int = 1) -> AsyncIterator[int]:
     while not server.started:
         await asyncio.sleep(0.005)
     try:
-        yield listener.getsockname()[1]
+        yield port
     finally:
         server.should_exit = True
         await task
 
 
 async def talk(port: int, request: bytes, *, half_close: bool = False) -> bytes:
-    """Send raw bytes and give all that comes back until the server closes."""
+    """Send raw bytes and give all that comes back until the server closes.
+
+    What the server does behind its last byte is done too: a client sees the end of an answer before
+    the transfer behind it is closed, and a test that looks at once would race with that.
+    """
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    connection = port, writer.get_extra_info("sockname")[1]
     writer.write(request)
     await writer.drain()
     if half_close:
         writer.write_eof()
     try:
-        return await asyncio.wait_for(reader.read(), 20)
+        answer = await asyncio.wait_for(reader.read(), 20)
     except ConnectionResetError:
-        return b""
+        answer = b""
     finally:
         writer.close()
+    async with asyncio.timeout(20):
+        while _UNDER_WAY[connection]:
+            await asyncio.sleep(0.005)
+    return answer
 
 
 def chunk(data: bytes) -> bytes:
