@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import logging
 import socket
 from collections.abc import Awaitable, Callable, Sequence
@@ -85,6 +86,10 @@ class Server(uvicorn.Server):
         """Listen, and say where: whoever asked for port 0 learns it here."""
         await super().startup(sockets)
         if self.started:
+            # What is there by now stays: to look through it for garbage again and again would hold
+            # up a request in a hundred for longer than it takes.
+            gc.collect()
+            gc.freeze()
             host, port, *_ = self.servers[0].sockets[0].getsockname()
             log.info("API is ready", extra={"action": "api_ready", "host": host, "port": port})
 

@@ -17,7 +17,9 @@ import psycopg
 from psycopg import AsyncConnection
 from psycopg.pq import TransactionStatus
 from psycopg.rows import namedtuple_row
+from psycopg.types.json import set_json_loads
 from psycopg.types.string import TextLoader
+from pydantic_core import from_json
 
 from knit_workflows.domain.errors import StoreUnavailable
 
@@ -39,12 +41,16 @@ _PATIENCE_SECONDS: Final = 30.0
 
 
 class Session:
-    """One connection in use; every method is one statement and one round trip."""
+    """One connection in use; every method is one statement and one round trip.
 
-    __slots__ = ("_connection",)
+    `memory` is this database's: what modules have read and need not read again, by names of theirs.
+    """
 
-    def __init__(self, connection: AsyncConnection[Any]) -> None:
+    __slots__ = ("_connection", "memory")
+
+    def __init__(self, connection: AsyncConnection[Any], memory: dict[str, Any]) -> None:
         self._connection = connection
+        self.memory = memory
 
     async def rows(self, query: str, params: Params | None = None) -> list[Any]:
         """Run a statement, return its rows as named tuples."""
@@ -69,6 +75,7 @@ class Database:
         self._url = url
         self._slots = asyncio.Semaphore(size)
         self._idle: list[AsyncConnection[Any]] = []
+        self._memory: dict[str, Any] = {}
         self._closed = False
 
     async def aclose(self) -> None:
@@ -129,11 +136,12 @@ class Database:
     async def _once(self, work: Callable[[Session], Awaitable[T]], *, bare: bool) -> T:
         committing = False
         async with self._connection() as connection:
+            session = Session(connection, self._memory)
             try:
                 if bare:
-                    return await work(Session(connection))
+                    return await work(session)
                 async with connection.transaction():
-                    result = await work(Session(connection))
+                    result = await work(session)
                     committing = True
                 return result
             except psycopg.Error as cause:
@@ -200,6 +208,7 @@ async def connect(url: str) -> AsyncConnection[Any]:
     except psycopg.Error as cause:
         raise unavailable(cause) from cause
     connection.adapters.register_loader("uuid", TextLoader)
+    set_json_loads(from_json, connection)  # a page has hundreds of small values
     return connection
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final
 
@@ -25,6 +25,8 @@ from knit_workflows.store import queries
 from knit_workflows.store.connection import Session
 
 _SQL: Final = queries.load("plans")
+_REMEMBERED: Final = 4096
+"""Plans that a process keeps in mind: some 3 KiB each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,15 +49,27 @@ class StoredPlan:
 
 
 async def load_plans(session: Session, plan_ids: Collection[str]) -> dict[str, StoredPlan]:
-    """Give these Plans by id; one statement."""
-    if not plan_ids:
-        return {}
-    rows = await session.rows(_SQL["plans"], {"plan_ids": sorted(set(plan_ids))})
-    return {row.plan_id: _stored(row) for row in rows}
+    """Give these Plans by id; one statement, and one for those that were never read before.
+
+    What identifies a Plan never changes, and is most of it: only the rest is read again.
+    """
+    memory: dict[str, StoredPlan] = session.memory.setdefault(__name__, {})
+    known = {one: memory[one] for one in set(plan_ids) if one in memory}
+    found: dict[str, StoredPlan] = {}
+    if known:
+        rows = await session.rows(_SQL["changeable"], {"plan_ids": sorted(known)})
+        found = {row.plan_id: _as_of(known[row.plan_id], row) for row in rows}
+    if unknown := set(plan_ids) - known.keys():
+        rows = await session.rows(_SQL["plans"], {"plan_ids": sorted(unknown)})
+        found |= {row.plan_id: _stored(row) for row in rows}
+    memory |= found
+    while len(memory) > _REMEMBERED:
+        del memory[next(iter(memory))]
+    return found
 
 
 async def plan_details(session: Session, plan_ids: Sequence[str]) -> list[PlanDetail]:
-    """Give these Plans with their neighbours, in this order; three statements."""
+    """Give these Plans with their neighbours, in this order; five statements at most."""
     plans = await load_plans(session, plan_ids)
     links = await session.rows(_SQL["links"], {"plan_ids": sorted(plans)}) if plans else []
     ends = {end for link in links for end in (link.consumer, link.producer)}
@@ -116,7 +130,7 @@ def _stored(row: Any) -> StoredPlan:
             name=row.name,
             entrypoint=tuple(row.entrypoint),
             args=tuple(row.args),
-            annotations=tuple(Annotation(key, value) for key, value in row.annotations),
+            annotations=_annotations(row),
         ),
         inputs={
             number: Mountpoint(path, _input_tags(tags, knit_id, timestamp))
@@ -130,6 +144,22 @@ def _stored(row: Any) -> StoredPlan:
         service_account=row.service_account,
         priority=row.priority,
     )
+
+
+def _as_of(known: StoredPlan, row: Any) -> StoredPlan:
+    """Give the Plan with what may have changed since it was read."""
+    return replace(
+        known,
+        summary=replace(known.summary, annotations=_annotations(row)),
+        active=row.active,
+        resources=row.resources,
+        service_account=row.service_account,
+        priority=row.priority,
+    )
+
+
+def _annotations(row: Any) -> tuple[Annotation, ...]:
+    return tuple(Annotation(key, value) for key, value in row.annotations)
 
 
 def _tags(pairs: Iterable[tuple[str, str]] | None) -> tuple[Tag, ...]:

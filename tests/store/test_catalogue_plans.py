@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from pydantic import SecretStr
 
 from knit_workflows.domain.errors import (
     CyclicPlans,
@@ -25,6 +26,7 @@ from knit_workflows.domain.plans import (
 from knit_workflows.domain.ports import AdmissionLimits
 from knit_workflows.domain.runs import RunStatus
 from knit_workflows.domain.tags import Tag
+from knit_workflows.settings import StoreSettings
 from knit_workflows.store import PostgresStore
 from tests.store.build import (
     drain,
@@ -351,3 +353,21 @@ async def test_only_plans_of_users_can_be_changed(store: PostgresStore, which: s
             await change
         assert failure.value.see == plan_id
     assert await store.plan(built_in.summary.plan_id) == built_in
+
+
+async def test_what_another_process_changes_is_seen(store: PostgresStore, url: str) -> None:
+    """Mountpoints are remembered, for they never change; what can change is read each time."""
+    plan = await register(store, spec({"/a": "k:a"}, {"/b": "k:b"}))
+    before = await store.plan(plan)
+    other = PostgresStore(StoreSettings(url=SecretStr(url)))
+    await other.set_active(plan, False)
+    await other.set_priority(plan, 7)
+    await other.set_service_account(plan, "robot")
+    await other.change_resources(plan, ResourceChange(set={"cpu": "3"}))
+    await other.change_annotations(plan, AnnotationChange(add=frozenset({Annotation("by", "me")})))
+    await other.aclose()
+    after = await store.plan(plan)
+    assert (after.active, after.priority, after.service_account) == (False, 7, "robot")
+    assert after.resources["cpu"] == "3"
+    assert after.summary.annotations == (Annotation("by", "me"),)
+    assert after.inputs == before.inputs

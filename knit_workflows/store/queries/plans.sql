@@ -192,6 +192,12 @@ SELECT p.plan_id, p.name, p.repository, p.image_tag, p.entrypoint, p.args, p.on_
  WHERE p.plan_id = ANY (%(plan_ids)s::uuid[])
  ORDER BY p.plan_id
 
+-- name: changeable
+-- What can change in a Plan: the rest of it, identity and mountpoints, never does.
+SELECT plan_id, resources, service_account, annotations, active, priority
+  FROM plan
+ WHERE plan_id = ANY (%(plan_ids)s::uuid[])
+
 -- name: links
 -- Which outputs feed which inputs, where one of the two belongs to these Plans: all tags of the
 -- input are among those of the output, and the input pins nothing.
