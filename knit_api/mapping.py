@@ -1,228 +1,220 @@
-"""Domain values to wire types: the one place where their names meet.
+"""Domain values to what goes over the wire: the one place where their names meet.
 
-A page of Data mentions the same few Plans and mountpoints, and the same tags, thousands of times: a
-`ToWire` maps each once.
+What is written is plain values in the contract's words, as the types of `schemas` describe them:
+a page of Data holds thousands, and to make an object of each and take it apart again would be most
+of the work of a request. That both say the same is tested.
+
+A page of Data also mentions the same few Plans, Runs and mountpoints again and again: a `ToWire`
+writes each once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import UTC
+from datetime import UTC, datetime
 
-from knit_api.events import RunEvent
-from knit_api.schemas import data as wire_data
-from knit_api.schemas import plans as wire_plans
-from knit_api.schemas import runs as wire_runs
-from knit_api.schemas.tags import Tag
-from knit_workflows.domain import data as domain_data
-from knit_workflows.domain import plans, runs
-from knit_workflows.domain import tags as domain_tags
+from knit_api.responses import Wire
+from knit_api.schemas.times import format_time
+from knit_workflows.domain import data, plans, runs
+from knit_workflows.domain.tags import Tag
 
 
 class ToWire:
-    """Maps the domain values of one response: a Plan, a Run, a mountpoint, a tag each once.
+    """Writes the domain values of one response: a Plan, a Run, a mountpoint each once.
 
-    Mountpoints are known by identity, so what it is given must live as long as it does.
+    Mountpoints are known by identity, so what it is given must live as long as it does. What it
+    gives has parts in common: it is to be written out, not changed.
     """
 
     def __init__(self) -> None:
-        self._tag_of: dict[domain_tags.Tag, Tag] = {}
-        self._plan_of: dict[str, wire_plans.PlanSummary] = {}
-        self._run_of: dict[str, wire_runs.RunSummary] = {}
-        self._mountpoint_of: dict[int, wire_plans.Mountpoint] = {}
+        self._plan_of: dict[str, Wire] = {}
+        self._run_of: dict[str, Wire] = {}
+        self._mountpoint_of: dict[int, Wire] = {}
 
-    def _tags(self, tags: Iterable[domain_tags.Tag]) -> list[Tag]:
-        """Give tags in the order they come."""
-        return [self._tag(tag) for tag in tags]
-
-    def _tag(self, tag: domain_tags.Tag) -> Tag:
-        known = self._tag_of.get(tag)
-        if known is None:
-            known = self._tag_of[tag] = Tag(key=tag.key, value=tag.value)
-        return known
-
-    def _plan_summary(self, plan: plans.PlanSummary) -> wire_plans.PlanSummary:
+    def _plan_summary(self, plan: plans.PlanSummary) -> Wire:
         known = self._plan_of.get(plan.plan_id)
         if known is None:
             known = self._plan_of[plan.plan_id] = _plan_summary(plan)
         return known
 
-    def _mountpoint(self, point: plans.Mountpoint) -> wire_plans.Mountpoint:
+    def _mountpoint(self, point: plans.Mountpoint) -> Wire:
         known = self._mountpoint_of.get(id(point))
         if known is None:
-            known = wire_plans.Mountpoint(path=point.path, tags=self._tags(point.tags))
-            self._mountpoint_of[id(point)] = known
+            known = self._mountpoint_of[id(point)] = _mountpoint(point.path, point.tags)
         return known
 
-    def _run_summary(self, run: runs.RunSummary) -> wire_runs.RunSummary:
+    def _run_summary(self, run: runs.RunSummary) -> Wire:
         known = self._run_of.get(run.run_id)
         if known is None:
-            known = self._run_of[run.run_id] = wire_runs.RunSummary(
-                run_id=run.run_id,
-                status=run.status.value,
-                updated_at=run.updated_at.astimezone(UTC),
-                exit=_exit(run.exit),
-                plan=self._plan_summary(run.plan),
-            )
+            known = self._run_of[run.run_id] = {
+                "runId": run.run_id,
+                "status": run.status.value,
+                "updatedAt": _instant(run.updated_at),
+                **_present(exit=_exit(run.exit)),
+                "plan": self._plan_summary(run.plan),
+            }
         return known
 
-    def plan(self, plan: plans.PlanDetail) -> wire_plans.Plan:
-        """Give a Plan in full."""
-        return wire_plans.Plan(
-            **dict(self._plan_summary(plan.summary)),
-            inputs=[self._input(one) for one in plan.inputs],
-            outputs=[self._output(one) for one in plan.outputs],
-            log=None if plan.log is None else self._log(plan.log),
-            active=plan.active,
-            on_node=_on_node(plan.on_node),
-            resources=dict(plan.resources),
-            service_account=plan.service_account,
-            priority=plan.priority,
-        )
+    def plan(self, plan: plans.PlanDetail) -> Wire:
+        """Give a `schemas.plans.Plan`."""
+        return {
+            **self._plan_summary(plan.summary),
+            "inputs": [
+                {
+                    **self._mountpoint(point.mountpoint),
+                    "upstreams": [self._upstream(link) for link in point.links],
+                }
+                for point in plan.inputs
+            ],
+            "outputs": [
+                {**self._mountpoint(point.mountpoint), "downstreams": self._downstreams(point)}
+                for point in plan.outputs
+            ],
+            **_present(log=None if plan.log is None else self._log(plan.log)),
+            "active": plan.active,
+            **_filled(
+                on_node=_on_node(plan.on_node),
+                resources=dict(plan.resources),
+                service_account=plan.service_account,
+                priority=plan.priority,
+            ),
+        }
 
-    def _input(self, point: plans.LinkedMountpoint) -> wire_plans.PlanInput:
-        return wire_plans.PlanInput(
-            path=point.mountpoint.path,
-            tags=self._tags(point.mountpoint.tags),
-            upstreams=[self._upstream(link) for link in point.links],
-        )
+    def _log(self, point: plans.LinkedMountpoint) -> Wire:
+        return {"tags": _tags(point.mountpoint.tags), "downstreams": self._downstreams(point)}
 
-    def _output(self, point: plans.LinkedMountpoint) -> wire_plans.PlanOutput:
-        return wire_plans.PlanOutput(
-            path=point.mountpoint.path,
-            tags=self._tags(point.mountpoint.tags),
-            downstreams=[self._downstream(link) for link in point.links],
-        )
+    def _upstream(self, link: plans.PlanLink) -> Wire:
+        return {"plan": self._plan_summary(link.plan), **_origin(link.path, link.tags)}
 
-    def _log(self, point: plans.LinkedMountpoint) -> wire_plans.PlanLog:
-        return wire_plans.PlanLog(
-            tags=self._tags(point.mountpoint.tags),
-            downstreams=[self._downstream(link) for link in point.links],
-        )
-
-    def _upstream(self, link: plans.PlanLink) -> wire_plans.PlanUpstream:
-        plan, tags = self._plan_summary(link.plan), self._tags(link.tags)
-        if link.path is None:
-            return wire_plans.PlanUpstream(plan=plan, log=wire_plans.LogPoint(tags=tags))
-        mountpoint = wire_plans.Mountpoint(path=link.path, tags=tags)
-        return wire_plans.PlanUpstream(plan=plan, mountpoint=mountpoint)
-
-    def _downstream(self, link: plans.PlanLink) -> wire_plans.PlanDownstream:
+    def _downstreams(self, point: plans.LinkedMountpoint) -> list[Wire]:
         # What consumes is always an input, and an input has a path.
-        return wire_plans.PlanDownstream(
-            plan=self._plan_summary(link.plan),
-            mountpoint=wire_plans.Mountpoint(path=link.path or "", tags=self._tags(link.tags)),
-        )
+        return [
+            {
+                "plan": self._plan_summary(link.plan),
+                "mountpoint": _mountpoint(link.path or "", link.tags),
+            }
+            for link in point.links
+        ]
 
-    def run(self, run: runs.RunDetail) -> wire_runs.Run:
-        """Give a Run in full."""
-        return wire_runs.Run(
-            **dict(self._run_summary(run.summary)),
-            inputs=[self._assignment(one) for one in run.inputs],
-            outputs=[self._assignment(one) for one in run.outputs],
-            log=None if run.log is None else self._log_assignment(run.log),
-            generation=run.generation,
-            priority=run.priority,
-            used=None if run.used is None else _used(run.used),
-            waiting=None if run.waiting is None else _waiting(run.waiting),
-        )
+    def run(self, run: runs.RunDetail) -> Wire:
+        """Give a `schemas.runs.Run`."""
+        return {
+            **self._run_summary(run.summary),
+            "inputs": [_assignment(one) for one in run.inputs],
+            "outputs": [_assignment(one) for one in run.outputs],
+            "log": None
+            if run.log is None
+            else {"tags": _tags(run.log.tags), "knitId": run.log.knit_id or ""},
+            "generation": run.generation,
+            **_filled(priority=run.priority),
+            **_present(used=_used(run.used), waiting=_waiting(run.waiting)),
+        }
 
-    def _assignment(self, one: runs.Assignment) -> wire_runs.Assignment:
-        return wire_runs.Assignment(
-            path=one.path, tags=self._tags(one.tags), knit_id=one.knit_id or ""
-        )
-
-    def _log_assignment(self, log: runs.LogAssignment) -> wire_runs.LogAssignment:
-        return wire_runs.LogAssignment(tags=self._tags(log.tags), knit_id=log.knit_id or "")
-
-    def data(self, one: domain_data.DataDetail) -> wire_data.Data:
-        """Give a Data with its neighbours."""
-        return wire_data.Data(
-            knit_id=one.knit_id,
-            tags=self._tags(one.tags),
-            upstream=self._data_upstream(one.upstream),
-            downstreams=[
-                wire_data.DataDownstream(
-                    mountpoint=self._mountpoint(down.mountpoint), run=self._run_summary(down.run)
-                )
-                for down in one.downstreams
+    def data(self, one: data.DataDetail) -> Wire:
+        """Give a `schemas.data.Data`."""
+        return {
+            "knitId": one.knit_id,
+            "tags": _tags(one.tags),
+            "upstream": {
+                **_origin(one.upstream.path, one.upstream.tags),
+                "run": self._run_summary(one.upstream.run),
+            },
+            "downstreams": [
+                {"mountpoint": self._mountpoint(use.mountpoint), "run": self._run_summary(use.run)}
+                for use in one.downstreams
             ],
-            nomination=[
-                wire_data.Nomination(
-                    **dict(self._mountpoint(nominated.mountpoint)),
-                    plan=self._plan_summary(nominated.plan),
-                )
-                for nominated in one.nominations
+            "nomination": [
+                {**self._mountpoint(fit.mountpoint), "plan": self._plan_summary(fit.plan)}
+                for fit in one.nominations
             ],
-        )
-
-    def _data_upstream(self, upstream: domain_data.Upstream) -> wire_data.DataUpstream:
-        run, tags = self._run_summary(upstream.run), self._tags(upstream.tags)
-        if upstream.path is None:
-            return wire_data.DataUpstream(run=run, log=wire_plans.LogPoint(tags=tags))
-        mountpoint = wire_plans.Mountpoint(path=upstream.path, tags=tags)
-        return wire_data.DataUpstream(run=run, mountpoint=mountpoint)
+        }
 
 
-def preview_to_wire(preview: plans.PlanPreview) -> wire_plans.PlanPreview:
-    """Give what registering a Plan would do."""
-    return wire_plans.PlanPreview(
-        runs=preview.runs,
-        inputs=[
-            wire_plans.InputPreview(path=path, data=data)
-            for path, data in preview.candidates.items()
-        ],
-        assignments=[dict(one) for one in preview.assignments],
-    )
+def preview_to_wire(preview: plans.PlanPreview) -> Wire:
+    """Give a `schemas.plans.PlanPreview`."""
+    return {
+        "runs": preview.runs,
+        "inputs": [{"path": path, "data": many} for path, many in preview.candidates.items()],
+        "assignments": [dict(one) for one in preview.assignments],
+    }
 
 
-def _on_node(rules: Iterable[plans.NodeRule]) -> wire_plans.OnNode | None:
-    by_mode: dict[plans.NodeMode, list[str]] = {mode: [] for mode in plans.NodeMode}
+def event_to_wire(event: runs.RunEvent) -> Wire:
+    """Give an `events.RunEvent`."""
+    return {
+        "at": _instant(event.at),
+        "generation": event.generation,
+        **_present(**{"from": event.from_status and event.from_status.value}),
+        "to": event.to_status.value,
+        "cause": event.cause,
+        **_present(exit=_exit(event.exit)),
+    }
+
+
+def _present(**optional: object) -> Wire:
+    """Give those that are there, even if there is nothing in them."""
+    return {name: value for name, value in optional.items() if value is not None}
+
+
+def _filled(**optional: object) -> Wire:
+    """Give those with something in them."""
+    return {name: value for name, value in optional.items() if value}
+
+
+def _tags(tags: Iterable[Tag]) -> list[str]:
+    return [f"{tag.key}:{tag.value}" for tag in tags]
+
+
+def _instant(instant: datetime) -> str:
+    return format_time(instant.astimezone(UTC))
+
+
+def _mountpoint(path: str, tags: Iterable[Tag]) -> Wire:
+    return {"path": path, "tags": _tags(tags)}
+
+
+def _origin(path: str | None, tags: Iterable[Tag]) -> Wire:
+    """Give the output something came out of; what has no path is the log."""
+    if path is None:
+        return {"log": {"tags": _tags(tags)}}
+    return {"mountpoint": _mountpoint(path, tags)}
+
+
+def _assignment(one: runs.Assignment) -> Wire:
+    return {**_mountpoint(one.path, one.tags), "knitId": one.knit_id or ""}
+
+
+def _on_node(rules: Iterable[plans.NodeRule]) -> Wire:
+    by_mode: dict[str, list[str]] = {mode.value: [] for mode in plans.NodeMode}
     for rule in rules:
-        by_mode[rule.mode].append(f"{rule.key}={rule.value}")
-    if not any(by_mode.values()):
+        by_mode[rule.mode.value].append(f"{rule.key}={rule.value}")
+    return _filled(**by_mode)
+
+
+def _exit(ending: runs.Exit | None) -> Wire | None:
+    return None if ending is None else {"code": ending.code, "message": ending.message}
+
+
+def _used(used: runs.Used | None) -> Wire | None:
+    if used is None:
         return None
-    return wire_plans.OnNode(
-        may=by_mode[plans.NodeMode.MAY],
-        prefer=by_mode[plans.NodeMode.PREFER],
-        must=by_mode[plans.NodeMode.MUST],
-    )
+    return {
+        "resources": dict(used.resources),
+        **_present(serviceAccount=used.service_account, imageDigest=used.image_digest),
+    }
 
 
-def event_to_wire(event: runs.RunEvent) -> RunEvent:
-    """Give one change of a Run's status."""
-    return RunEvent(
-        at=event.at.astimezone(UTC),
-        generation=event.generation,
-        from_status=event.from_status.value if event.from_status else None,
-        to_status=event.to_status.value,
-        cause=event.cause,
-        exit=_exit(event.exit),
-    )
+def _waiting(waiting: runs.Waiting | None) -> Wire | None:
+    if waiting is None:
+        return None
+    return {**_present(place=waiting.place), "reason": waiting.reason}
 
 
-def _exit(ending: runs.Exit | None) -> wire_runs.Exit | None:
-    return None if ending is None else wire_runs.Exit(code=ending.code, message=ending.message)
-
-
-def _used(used: runs.Used) -> wire_runs.Used:
-    return wire_runs.Used(
-        resources=dict(used.resources),
-        service_account=used.service_account,
-        image_digest=used.image_digest,
-    )
-
-
-def _waiting(waiting: runs.Waiting) -> wire_runs.Waiting:
-    return wire_runs.Waiting(place=waiting.place, reason=waiting.reason)
-
-
-def _plan_summary(plan: plans.PlanSummary) -> wire_plans.PlanSummary:
-    return wire_plans.PlanSummary(
-        plan_id=plan.plan_id,
-        image=str(plan.image) if plan.image else None,
-        name=plan.name,
-        entrypoint=list(plan.entrypoint),
-        args=list(plan.args),
-        annotations=[str(note) for note in plan.annotations],
-    )
+def _plan_summary(plan: plans.PlanSummary) -> Wire:
+    return {
+        "planId": plan.plan_id,
+        **_present(image=str(plan.image) if plan.image else None),
+        **_filled(entrypoint=list(plan.entrypoint), args=list(plan.args)),
+        **_present(name=plan.name),
+        **_filled(annotations=[str(note) for note in plan.annotations]),
+    }

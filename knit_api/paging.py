@@ -6,13 +6,12 @@ from collections.abc import Callable, Sequence
 from typing import Final, TypedDict, TypeVar
 from urllib.parse import urlencode
 
-from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
 from knit_api import openapi
 from knit_api.queries import MOST_ITEMS, Page
-from knit_api.responses import json_list_response
+from knit_api.responses import Wire, json_list_response
 from knit_workflows.domain.cursors import Cursor
 from knit_workflows.domain.data import DataDetail
 from knit_workflows.domain.plans import PlanDetail
@@ -56,7 +55,7 @@ async def page_response(
     request: Request,
     page: Page,
     found: Sequence[T],
-    to_wire: Callable[[T], BaseModel],
+    to_wire: Callable[[T], Wire],
     cursor_of: Callable[[T], str],
 ) -> Response:
     """Give what was found within the page's `bounds`, and where the next page begins."""

@@ -7,7 +7,8 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import Any, Final, TypeVar
 
-from pydantic import BaseModel, TypeAdapter
+from pydantic import BaseModel
+from pydantic_core import to_json
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
@@ -15,6 +16,9 @@ from knit_api.streams import cancelled
 from knit_api.trailers import ResponseCut
 
 T = TypeVar("T")
+Wire = dict[str, Any]
+"""Plain values in the words of the wire."""
+
 Trailers = Callable[[], Mapping[str, str]]
 """Asked once the body is complete."""
 
@@ -22,26 +26,22 @@ SILENCE_SECONDS: Final = 60.0
 """A client that takes nothing for so long is taken for gone."""
 
 _THREAD_ABOVE: Final = 200
-_ANYTHING: Final[TypeAdapter[Any]] = TypeAdapter(Any)
 
 
 def json_response(
-    value: BaseModel | Sequence[BaseModel],
+    value: BaseModel | Wire | Sequence[Wire],
     *,
     status: int = 200,
     headers: Mapping[str, str] | None = None,
 ) -> Response:
-    """Give the wire JSON of a wire type or a list of them, ended by a newline."""
-    if isinstance(value, BaseModel):
-        content = value.model_dump_json().encode()
-    else:
-        content = _ANYTHING.dump_json(value)
-    return Response(content + b"\n", status, dict(headers or {}), media_type="application/json")
+    """Give the JSON of a wire type or of plain values, ended by a newline."""
+    content = to_json(value) + b"\n"
+    return Response(content, status, dict(headers or {}), media_type="application/json")
 
 
 async def json_list_response(
     items: Sequence[T],
-    to_wire: Callable[[T], BaseModel],
+    to_wire: Callable[[T], Wire],
     *,
     headers: Mapping[str, str] | None = None,
 ) -> Response:

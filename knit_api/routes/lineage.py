@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 
 from fastapi import APIRouter, Request, Response
 
@@ -58,15 +57,15 @@ def _response(found: domain.Lineage | domain.LineageGraph) -> Response:
     if isinstance(found, domain.LineageGraph):
         return _graph_response(found)
     to_wire = ToWire()
-    wire = Lineage(
-        data=[to_wire.data(one) for one in found.data],
-        runs=[to_wire.run(one) for one in found.runs],
+    return json_response(
+        {
+            "data": [to_wire.data(one) for one in found.data],
+            "runs": [to_wire.run(one) for one in found.runs],
+        }
     )
-    return json_response(wire)
 
 
 def _graph_response(graph: domain.LineageGraph) -> Response:
-    # As plain dictionaries, not as `LineageGraph`: there may be 100,000 of them.
     edges = [
         {
             "from": tie.knit_id if tie.into_run else tie.run_id,
@@ -75,6 +74,4 @@ def _graph_response(graph: domain.LineageGraph) -> Response:
         }
         for tie in graph.ties
     ]
-    wire = {"data": graph.data, "runs": graph.runs, "edges": edges}
-    content = json.dumps(wire, ensure_ascii=False, separators=(",", ":")).encode()
-    return Response(content + b"\n", media_type="application/json")
+    return json_response({"data": graph.data, "runs": graph.runs, "edges": edges})

@@ -1,0 +1,57 @@
+"""What is written as plain values is what the types of `schemas` describe: to the word."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pydantic import BaseModel
+from pydantic_core import to_json
+
+from knit_api.events import RunEvent
+from knit_api.mapping import ToWire, event_to_wire, preview_to_wire
+from knit_api.schemas.data import Data
+from knit_api.schemas.plans import Plan, PlanPreview
+from knit_api.schemas.runs import Run
+from knit_api.schemas.wire import to_wire
+from knit_workflows.domain import data, plans, runs
+from knit_workflows.domain.tags import Tag
+
+st.register_type_strategy(
+    Tag, st.builds(Tag, st.text("abc#", min_size=1, max_size=3), st.text("abc:", max_size=3))
+)
+st.register_type_strategy(datetime, st.datetimes(timezones=st.just(UTC)))
+
+
+def objects(value: BaseModel) -> Iterator[BaseModel]:
+    """Give a value of the wire and all within it."""
+    yield value
+    for _, inside in value:
+        for one in inside if isinstance(inside, list) else [inside]:
+            if isinstance(one, BaseModel):
+                yield from objects(one)
+
+
+@pytest.mark.parametrize(
+    ("kind", "write", "described"),
+    [
+        (data.DataDetail, lambda one: ToWire().data(one), Data),
+        (plans.PlanDetail, lambda one: ToWire().plan(one), Plan),
+        (plans.PlanPreview, preview_to_wire, PlanPreview),
+        (runs.RunDetail, lambda one: ToWire().run(one), Run),
+        (runs.RunEvent, event_to_wire, RunEvent),
+    ],
+)
+@settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@given(lot=st.data())
+def test_as_the_types_say(lot: Any, kind: Any, write: Any, described: type[BaseModel]) -> None:
+    """The same keys in the same order, the same are left out, and none is unknown."""
+    written = to_json(write(lot.draw(st.from_type(kind))))
+    read = described.model_validate_json(written)
+    assert json.dumps(to_wire(read)) == json.dumps(json.loads(written))
+    assert [one.model_extra for one in objects(read) if one.model_extra] == []
