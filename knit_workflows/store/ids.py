@@ -17,3 +17,11 @@ def is_id(text: str) -> bool:
 def only_ids(texts: Iterable[str]) -> list[str]:
     """Give those texts that can be ids, sorted."""
     return sorted(text for text in texts if is_id(text))
+
+
+def id_array(ids: Iterable[str]) -> str:
+    """Give ids from the database as a parameter for `%(…)s::uuid[]`.
+
+    psycopg looks at each element of a list to find its type: for ten thousand, 30 ms of it.
+    """
+    return "{" + ",".join(ids) + "}"

@@ -12,7 +12,7 @@ from knit_workflows.domain.runs import RunDetail
 from knit_workflows.store import queries
 from knit_workflows.store.catalogue_data import missing_data
 from knit_workflows.store.connection import Database, Session
-from knit_workflows.store.ids import is_id
+from knit_workflows.store.ids import id_array, is_id
 from knit_workflows.store.views import data_details, run_details
 
 _SQL: Final = queries.load("lineage")
@@ -81,7 +81,7 @@ async def _ties(session: Session, run_ids: list[str]) -> list[Tie]:
     """Give what the Runs have at their inputs and outputs, Run by Run in this order."""
     if not run_ids:
         return []
-    row = await session.row(_SQL["ties"], {"run_ids": run_ids})
+    row = await session.row(_SQL["ties"], {"run_ids": id_array(run_ids)})
     columns = (row.run_ids, row.knit_ids, row.paths, row.into_run)
     return list(map(Tie, *columns)) if row.run_ids else []
 

@@ -23,6 +23,7 @@ from knit_workflows.domain.plans import (
 from knit_workflows.domain.tags import KEY_ID, KEY_TIMESTAMP, Tag, format_instant
 from knit_workflows.store import queries
 from knit_workflows.store.connection import Session
+from knit_workflows.store.ids import id_array
 
 _SQL: Final = queries.load("plans")
 _REMEMBERED: Final = 4096
@@ -57,10 +58,10 @@ async def load_plans(session: Session, plan_ids: Collection[str]) -> dict[str, S
     known = {one: memory[one] for one in set(plan_ids) if one in memory}
     found: dict[str, StoredPlan] = {}
     if known:
-        rows = await session.rows(_SQL["changeable"], {"plan_ids": sorted(known)})
+        rows = await session.rows(_SQL["changeable"], {"plan_ids": id_array(known)})
         found = {row.plan_id: _as_of(known[row.plan_id], row) for row in rows}
     if unknown := set(plan_ids) - known.keys():
-        rows = await session.rows(_SQL["plans"], {"plan_ids": sorted(unknown)})
+        rows = await session.rows(_SQL["plans"], {"plan_ids": id_array(unknown)})
         found |= {row.plan_id: _stored(row) for row in rows}
     memory |= found
     while len(memory) > _REMEMBERED:
@@ -71,7 +72,7 @@ async def load_plans(session: Session, plan_ids: Collection[str]) -> dict[str, S
 async def plan_details(session: Session, plan_ids: Sequence[str]) -> list[PlanDetail]:
     """Give these Plans with their neighbours, in this order; five statements at most."""
     plans = await load_plans(session, plan_ids)
-    links = await session.rows(_SQL["links"], {"plan_ids": sorted(plans)}) if plans else []
+    links = await session.rows(_SQL["links"], {"plan_ids": id_array(plans)}) if plans else []
     ends = {end for link in links for end in (link.consumer, link.producer)}
     everyone = {**plans, **await load_plans(session, ends - plans.keys())}
     upstream: dict[int, list[PlanLink]] = defaultdict(list)

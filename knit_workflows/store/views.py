@@ -30,6 +30,7 @@ from knit_workflows.domain.tags import (
 )
 from knit_workflows.store import queries
 from knit_workflows.store.connection import Session
+from knit_workflows.store.ids import id_array
 from knit_workflows.store.plan_views import StoredPlan, load_plans
 from knit_workflows.store.waiting import why_waiting
 
@@ -43,7 +44,7 @@ async def run_details(session: Session, run_ids: Sequence[str]) -> list[RunDetai
 
     Four statements, and one more when Runs among them wait in the queue.
     """
-    wanted = {"run_ids": list(run_ids)}
+    wanted = {"run_ids": id_array(run_ids)}
     rows = {row.run_id: row for row in await session.rows(_SQL["runs"], wanted)}
     if not rows:
         return []
@@ -64,7 +65,7 @@ async def run_details(session: Session, run_ids: Sequence[str]) -> list[RunDetai
 
 async def data_details(session: Session, knit_ids: Sequence[str]) -> list[DataDetail]:
     """Give these Data in this order, without those that are gone; four statements."""
-    wanted = {"knit_ids": list(knit_ids)}
+    wanted = {"knit_ids": id_array(knit_ids)}
     rows = {row.knit_id: row for row in await session.rows(_SQL["data"], wanted)}
     if not rows:
         return []

@@ -276,7 +276,9 @@ class UserRules(RuleBasedStateMachine, Generic[W]):
 
     @rule(number=NUMBERS, active=st.booleans())
     def activate(self, number: int, active: bool) -> None:
-        picked: Any = self.pick(number, self.model.plans)
+        self._set_active(self.pick(number, self.model.plans), active)
+
+    def _set_active(self, picked: Any, active: bool) -> None:
         path = f"/plans/{self.ids.real(picked)}/active"
         self.act(
             f"{'activate' if active else 'deactivate'} plan {picked}",
@@ -362,9 +364,13 @@ class UserRules(RuleBasedStateMachine, Generic[W]):
             lambda: self.model.stop(picked, order == "abort"),
         )
 
-    @rule(number=NUMBERS, fitting=FITTING)
-    def retry(self, number: int, fitting: bool) -> None:
+    @rule(number=NUMBERS, fitting=FITTING, inactive=st.sampled_from([False, False, True]))
+    def retry(self, number: int, fitting: bool, inactive: bool) -> None:
+        """Also under a Plan that is not active: by chance the two would seldom meet."""
         picked = self._pick_for("retry", number, fitting)
+        run = self.model.runs.get(picked)
+        if inactive and run and run.plan:
+            self._set_active(run.plan.id, False)
         self.act(
             f"retry run {picked}",
             self.ask("PUT", f"/runs/{self.ids.real(picked)}/retry"),
