@@ -70,7 +70,13 @@ def _transfers(settings: Settings) -> Callable[[], Awaitable[Transfers]]:
     async def connect() -> Transfers:
         # Not with the plugin: it brings the worker's half of Temporal's SDK, some 10 MiB.
         client = await Client.connect(**config, data_converter=pydantic_data_converter)
-        return KnitClient(client, lease=settings.engine.transfer_lease, queues=settings.queues)
+        return KnitClient(
+            client,
+            lease=settings.engine.transfer_lease,
+            heartbeat=settings.engine.heartbeat,
+            step_timeout=settings.engine.step_timeout,
+            queues=settings.queues,
+        )
 
     return connect
 

@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Annotated, Final, Generic, Protocol, TypeVar
+from uuid import UUID
 
 import httpx
 from fastapi import Depends, Request
@@ -48,7 +49,7 @@ class Transfers(Protocol):
     """What the API asks of Temporal; `knit_workflows.client.KnitClient` is it."""
 
     async def ping(self) -> None: ...  # noqa: D102
-    async def open_upload(self) -> OpenTransfer: ...  # noqa: D102
+    async def open_upload(self, key: UUID | None = None) -> OpenTransfer: ...  # noqa: D102
     async def open_download(self, knit_id: KnitId) -> OpenTransfer: ...  # noqa: D102
     async def renew(self, transfer: OpenTransfer) -> None: ...  # noqa: D102
     async def finish(  # noqa: D102

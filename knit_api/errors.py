@@ -39,6 +39,8 @@ _ADVICE: Final[Mapping[type[Exception], str]] = {
     domain.PlanNotFound: "list what there is with `knit plan find`",
     domain.RunNotFound: "list what there is with `knit run find`",
     domain.NotFound: "check the id",
+    domain.UploadUnderWay: "wait some seconds, then ask again with the same key",
+    domain.UploadKeySpent: "upload again with another key",
     domain.Conflict: "look at its present state, then decide anew",
     domain.StorageFull: "make room where Data is kept, then try again",
     domain.Unavailable: "try again in some seconds",
@@ -49,7 +51,7 @@ _ADVICE: Final[Mapping[type[Exception], str]] = {
 _METHODS: Final = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
 
 RETRY_AFTER: Final = "2"
-"""Seconds, for a 503."""
+"""Seconds, for a 503 and whatever else only needs time."""
 
 
 class HttpProblem(Exception):
@@ -74,7 +76,8 @@ def answer(error: Exception) -> Response:
     if isinstance(error, domain.KnitError):
         status = nearest(STATUS, error, 500)
         advice = error.advice or nearest(_ADVICE, error, "")
-        headers = {"Retry-After": RETRY_AFTER} if status == 503 else None
+        needs_time = status == 503 or isinstance(error, domain.UploadUnderWay)
+        headers = {"Retry-After": RETRY_AFTER} if needs_time else None
         return error_response(status, error.reason, advice, error.see, headers)
     if isinstance(error, HttpProblem):
         return error_response(error.status, error.reason, error.advice, headers=error.headers)

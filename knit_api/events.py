@@ -32,6 +32,10 @@ class Health(Response):
 
 
 class Version(Response):
-    """Which knit answers."""
+    """Which knit answers, and what a client cannot find out by trying.
+
+    `upload_keys`: a key sent with an upload makes it one Data, however often it is sent.
+    """
 
     version: str
+    upload_keys: bool = False  # what an older server means by not saying it

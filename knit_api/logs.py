@@ -99,13 +99,15 @@ async def _followed(pieces: Pieces, deps: Deps, watch: _Watch) -> AsyncGenerator
     """Pass on what comes until the Run has ended and it is quiet, or this process ends."""
     loop = asyncio.get_running_loop()
     asking = asyncio.ensure_future(watch.keep_asking())
-    last = loop.time()
+    last, over = loop.time(), False
     try:
         async for piece in pieces:
             if piece:
-                last = loop.time()
+                last, over = loop.time(), False
                 yield piece
-            elif deps.stopping.is_set() or watch.is_over(last):
+            elif deps.stopping.is_set() or over:
                 return
+            else:  # one more look: a busy machine may have kept this one's answer for long
+                over = watch.is_over(last)
     finally:
         await cancelled(asking)

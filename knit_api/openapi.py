@@ -38,6 +38,7 @@ LENGTH: Final = {
     "type": "string",
     "pattern": r"^([+-]?(0|(([0-9]+\.?[0-9]*|\.[0-9]+)(ns|us|µs|μs|ms|s|m|h))+))?$",
 }
+UUID: Final = {"type": "string", "pattern": f"^{_ID_PATTERN}$"}
 TAG: Final = {"type": "string", "pattern": ":"}
 
 _ABOUT: Final = """\
@@ -155,6 +156,11 @@ def query(
     if example is not None:
         described["example"] = [example] if many else example
     return described
+
+
+def request_header(name: str, description: str, *, schema: Extra) -> Extra:
+    """Describe a header that the route reads itself, and that may be left out."""
+    return {**query(name, description, schema=schema), "in": "header"}
 
 
 def install(app: FastAPI) -> None:

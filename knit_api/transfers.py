@@ -6,8 +6,10 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
+from uuid import UUID
 
 from knit_api.codecs import CHECKSUM_TRAILER, GZIPPED_TAR, PLAIN_TAR, Encoder
 from knit_api.deps import ApiStore, Deps, Transfers
@@ -16,6 +18,7 @@ from knit_api.doors import Door, Pieces, open_door
 from knit_api.responses import StreamedResponse
 from knit_api.streams import cancelled, completed
 from knit_api.upload_body import UploadBody
+from knit_api.upload_keys import made_before
 from knit_workflows.client import OpenTransfer
 from knit_workflows.domain import errors
 from knit_workflows.domain.data import DataDetail, TagChange
@@ -38,15 +41,44 @@ _STOPPED: Final = (RunStatus.ABORTING, RunStatus.FAILED)
 _MOST_REASON_CHARS: Final = 200
 
 
-async def upload(deps: Deps, body: UploadBody, tags: frozenset[Tag]) -> DataDetail:
+@dataclass(frozen=True, slots=True)
+class Uploaded:
+    """A Data that was uploaded; `before`: by an earlier request, and this one's body is unread."""
+
+    data: DataDetail
+    before: bool = False
+
+
+async def upload(
+    deps: Deps, body: UploadBody, tags: frozenset[Tag], key: UUID | None = None
+) -> Uploaded:
     """Make a Data of a body; it is done together with its tags, or there is a failed Run at most.
 
     On any failure, the client's leaving and the end of this process included, the content is
-    removed and the transfer is ended as broken before the error is raised.
+    removed and the transfer is ended as broken before the error is raised. Of all requests with
+    one key, one at most makes a Data; to the others it is the answer, whatever body and tags they
+    have. Raises UploadUnderWay, UploadKeySpent.
     """
     store = await deps.store.get()
     transfers = await deps.transfers.get()
-    transfer = await _opened(store, transfers, transfers.open_upload)
+    if key is not None and (made := await made_before(store, key)):
+        return Uploaded(made, before=True)
+    try:
+        transfer = await _opened(store, transfers, lambda: transfers.open_upload(key))
+    except (errors.UploadUnderWay, errors.UploadKeySpent):
+        # Another request with the key was quicker: it may have come to its end by now.
+        if key is not None and (made := await made_before(store, key)):
+            return Uploaded(made, before=True)
+        raise
+    return Uploaded(await _filled(deps, transfer, body, tags))
+
+
+async def _filled(
+    deps: Deps, transfer: OpenTransfer, body: UploadBody, tags: frozenset[Tag]
+) -> DataDetail:
+    """Bring an upload that is open to its end, whichever that is."""
+    store = await deps.store.get()
+    transfers = await deps.transfers.get()
     door: Door | None = None
     try:
         async with _renewed(transfers, transfer, deps.lease):
@@ -57,7 +89,7 @@ async def upload(deps: Deps, body: UploadBody, tags: frozenset[Tag]) -> DataDeta
     except BaseException as error:
         await completed(_give_up(transfers, transfer, error))
         raise
-    await completed(_finish(transfers, transfer, door))
+    await completed(_finish(store, transfers, transfer, door))
     return await store.data(transfer.knit_id)
 
 
@@ -185,7 +217,9 @@ async def _door(deps: Deps, store: ApiStore, transfer: OpenTransfer) -> Door:
     return open_door(record, deps.threads, deps.agents)
 
 
-async def _finish(transfers: Transfers, transfer: OpenTransfer, door: Door) -> None:
+async def _finish(
+    store: ApiStore, transfers: Transfers, transfer: OpenTransfer, door: Door
+) -> None:
     """Make the Data done. From the first try on the content stays: the end may have arrived."""
     loop = asyncio.get_running_loop()
     until, pause = loop.time() + FINISH_SECONDS, 0.5
@@ -200,18 +234,45 @@ async def _finish(transfers: Transfers, transfer: OpenTransfer, door: Door) -> N
                     advice="the Data may still become done; look before you push again",
                     see=transfer.knit_id,
                 ) from error
-        except errors.Conflict:  # its lease ran out: the Run has failed and cannot change any more
-            with suppress(errors.KnitError):
-                await door.clear()
-            raise
+        except errors.Conflict as error:
+            await _ended_by_others(store, transfer, door, error)
+            return
         await asyncio.sleep(pause)
         pause *= 2
     if closed.status != RunStatus.DONE:
+        if closed.status == RunStatus.FAILED:
+            with suppress(errors.KnitError):
+                await door.clear()
         raise errors.Conflict(
             f"the upload ended as {closed.status or 'nothing'}: somebody stopped it",
             advice="push again",
             see=transfer.run_id or "",
         )
+
+
+async def _ended_by_others(
+    store: ApiStore, transfer: OpenTransfer, door: Door, error: errors.Conflict
+) -> None:
+    """Say what became of an upload whose workflow is over; raises Conflict unless it is done.
+
+    Its content is removed only when its Run has failed, which is for ever (its lease ran out). Else
+    somebody has ended the workflow in the moment of the commit: the Data may yet become done.
+    """
+    try:
+        status = (await store.data(transfer.knit_id)).upstream.run.status
+    except errors.KnitError:
+        raise error from None
+    if status is RunStatus.DONE:
+        return
+    if status is RunStatus.FAILED:
+        with suppress(errors.KnitError):
+            await door.clear()
+        raise error
+    raise errors.Conflict(
+        "the upload's workflow was ended by others",
+        advice="the Data may still become done; look before you push again",
+        see=transfer.knit_id,
+    ) from error
 
 
 async def _give_up(transfers: Transfers, transfer: OpenTransfer, error: BaseException) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Final
 
 from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from knit_api.codecs import CHECKSUM_TRAILER, GZIPPED_TAR, PLAIN_TAR, Decoder
 from knit_api.errors import ClientGone, HttpProblem
@@ -60,6 +62,31 @@ class UploadBody:
                 return
             if piece:
                 yield piece
+
+
+class AnswerAhead(Response):
+    """An answer that does not need the request's body: whatever of that comes is thrown away.
+
+    Who looks for an answer while sending sees it at once and may hang up; who looks only after the
+    last byte finds it then, and not a connection that was broken off under the body.
+    """
+
+    def __init__(self, answer: Response, request: Request, body: UploadBody) -> None:
+        super().__init__(answer.body, answer.status_code, media_type=answer.media_type)
+        self._body = body
+        # Such a client waits for leave to send a body, and takes the answer for a no.
+        self._comes = "expect" not in request.headers
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the answer, then listen to the end of the body, the client's leaving or silence."""
+        start = {"status": self.status_code, "headers": self.raw_headers}
+        await send({"type": "http.response.start", **start})
+        await send({"type": "http.response.body", "body": self.body, "more_body": True})
+        if self._comes:
+            with suppress(ClientGone, HttpProblem):
+                async for _ in self._body:
+                    pass
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 def upload_body(request: Request, silence: timedelta) -> UploadBody:

@@ -10,6 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from knit_api.schemas.errors import ErrorBody, ErrorDetail
 from knit_cli.errors import ApiBroken, ApiRefused, ApiUnreachable, ConnectionCut
+from knit_cli.retry import retry_after
 
 T = TypeVar("T")
 
@@ -77,13 +78,15 @@ def refuse_unless_ok(answer: httpx.Response, failing: str) -> None:
         return
     detail = _detail(answer)
     kind = ApiRefused if answer.is_client_error else ApiBroken
-    raise kind(
+    refused = kind(
         failing,
         status=answer.status_code,
         reason=detail.reason,
         advice=detail.advice or _usual_advice(answer.status_code),
         see=detail.see,
     )
+    refused.retry_after = retry_after(answer)
+    raise refused
 
 
 _USUAL_ADVICE: Mapping[int, str] = {

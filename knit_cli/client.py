@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Self, TypeVar
 from urllib.parse import quote
+from uuid import UUID
 
 import httpx
 from pydantic import TypeAdapter
 
-from knit_api.events import RunEvent
+from knit_api.events import RunEvent, Version
 from knit_api.schemas.data import Data
 from knit_api.schemas.lineage import Lineage
 from knit_api.schemas.plans import (
@@ -31,6 +32,7 @@ from knit_cli.answers import network_errors, parsed, refuse_unless_ok
 from knit_cli.archive_transport import archive_transport
 from knit_cli.errors import ApiRefused, ApiUnreachable, ConnectionCut
 from knit_cli.retry import Retry
+from knit_cli.uploading import KEY_HEADER, MAY_HAVE_ARRIVED, KeyedUpload
 from knit_cli.version import version
 
 T = TypeVar("T")
@@ -57,6 +59,7 @@ _RUN = TypeAdapter(Run)
 _RUN_LIST = TypeAdapter(list[Run])
 _EVENTS = TypeAdapter(list[RunEvent])
 _LINEAGE = TypeAdapter(Lineage)
+_VERSION = TypeAdapter(Version)
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,7 @@ class ApiClient:
         self._http = http
         self._where = where
         self._retry = retry
+        self._upload_keys: bool | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -141,16 +145,44 @@ class ApiClient:
 
         What `pack` raises cuts the connection, so that the server drops the upload, and passes.
         A connection that breaks before the end of the archive was sent makes no Data, so `pack` is
-        called anew. After that the upload is not repeated: the second call makes a second Data.
+        called anew. After that, too, if the server knows keys; for another one the second upload
+        would be a second Data. The second call makes a second Data in any case.
         """
-        return self._retry.on_cut(lambda: self._sent(pack, media_type, tags), repeatable=False)
+
+        def send(key: UUID | None) -> Data:
+            return self._sent(pack, media_type, tags, key)
+
+        if self._knows_upload_keys():
+            return KeyedUpload(send, self._retry).run()
+        return self._retry.on_cut(lambda: send(None), repeatable=False)
+
+    def _knows_upload_keys(self) -> bool:
+        # Asked before anything is sent: the server that answers after a cut may be a newer one.
+        if self._upload_keys is None:
+            try:
+                self._upload_keys = self._version().upload_keys
+            except ApiRefused:  # it is no knit, or an old one
+                self._upload_keys = False
+        return self._upload_keys
+
+    def _version(self) -> Version:
+        def ask() -> httpx.Response:
+            with self._talking():
+                return self._http.get("/version", timeout=_PATIENCE)
+
+        answer = self._retry.on_cut(ask, repeatable=True)
+        return self._parsed(answer, _VERSION, "cannot ask for the API's version")
 
     def _sent(
         self,
         pack: Callable[[], Generator[bytes, None, None]],
         media_type: str,
         tags: Sequence[Tag],
+        key: UUID | None,
     ) -> Data:
+        headers = {"Content-Type": media_type}
+        if key is not None:
+            headers[KEY_HEADER] = str(key)
         with closing(pack()) as pieces:
             body = _Body(pieces)
             try:
@@ -159,15 +191,12 @@ class ApiClient:
                         "/data",
                         params=_tag_query(tags),
                         content=body.chunks(),
-                        headers={"Content-Type": media_type},
+                        headers=headers,
                         timeout=_TRANSFER_PATIENCE,
                     )
             except ApiUnreachable as cause:
                 if body.ended:
-                    cause.advice = (
-                        "it may have arrived all the same; look for it before you push again: "
-                        "knit data find --since TIME"
-                    )
+                    cause.advice = MAY_HAVE_ARRIVED
                 elif isinstance(cause, ConnectionCut):
                     cause.harmless = True
                 raise

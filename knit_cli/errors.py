@@ -69,7 +69,12 @@ class ConnectionCut(ApiUnreachable):
 
 
 class ApiRefused(CliError):
-    """The API answered with 4xx; `status` is the HTTP status."""
+    """The API answered with 4xx; `status` is the HTTP status.
+
+    `retry_after`: after so many seconds it may be another answer; None: the API did not say so.
+    """
+
+    retry_after: float | None = None
 
     def __init__(
         self,

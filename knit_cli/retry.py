@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import httpx
 
-from knit_cli.errors import ConnectionCut
+from knit_cli.errors import ApiRefused, ConnectionCut
 
 T = TypeVar("T")
 
@@ -18,6 +18,9 @@ TRIES = 3
 
 _FIRST_PAUSE = 0.5
 _LONGEST_WAIT = 10.0
+_LONGEST_PAUSE = 10.0
+# As long as the answer to an upload may take: what was received is still written to a disk.
+_LONGEST_UNDER_WAY = 600.0
 
 
 class Retry:
@@ -39,33 +42,59 @@ class Retry:
             answer = ask()
             if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE:
                 return answer
-            pause = max(pause, _retry_after(answer))
+            pause = max(pause, retry_after(answer) or 0.0)
             if waited + pause > _LONGEST_WAIT:
                 return answer
             answer.close()
-            self._notify(f"the API is not available at the moment, asking again in {pause:g} s")
+            self.tell(f"the API is not available at the moment, asking again in {pause:g} s")
             self._sleep(pause)
             waited += pause
         raise AssertionError("pauses never end")
 
-    def on_cut(self, attempt: Callable[[], T], *, repeatable: bool) -> T:
-        """Gives what the attempt gives, which is made up to three times.
+    def while_under_way(self, ask: Callable[[], T]) -> T:
+        """Gives the answer, once the server does not say any more that it takes some time.
+
+        Raises:
+            ApiRefused: after ten minutes, the server's word that it still does.
+        """
+        waited = 0.0
+        for pause in _pauses():
+            try:
+                return ask()
+            except ApiRefused as refused:
+                if refused.status != httpx.codes.CONFLICT or refused.retry_after is None:
+                    raise
+                pause = min(max(pause, refused.retry_after), _LONGEST_PAUSE)
+                if waited + pause > _LONGEST_UNDER_WAY:
+                    raise
+                self.tell(f"the API is still busy with it, asking again in {pause:g} s")
+            self._sleep(pause)
+            waited += pause
+        raise AssertionError("pauses never end")
+
+    def tell(self, text: str) -> None:
+        """Tells the user, in a line, that it takes longer."""
+        self._notify(text)
+
+    def on_cut(self, attempt: Callable[[], T], *, repeatable: bool, tries: int = TRIES) -> T:
+        """Gives what the attempt gives, which is made up to `tries` times.
 
         Args:
             attempt: does all of it, from the start; raises errors of our tree.
             repeatable: whether it may be done twice; else only a harmless cut is an occasion.
+            tries: how often at most.
 
         Raises:
             ConnectionCut: the last attempt's.
         """
-        for number, pause in zip(range(2, TRIES + 1), _pauses(), strict=False):
+        for number, pause in zip(range(2, tries + 1), _pauses(), strict=False):
             try:
                 return attempt()
             except ConnectionCut as cut:
                 if not (repeatable or cut.harmless):
                     raise
-                again = f"trying again in {pause:g} s ({number} of {TRIES})"
-                self._notify(f"{cut.summary}, {again}")
+                again = f"trying again in {pause:g} s ({number} of {tries})"
+                self.tell(f"{cut.summary}, {again}")
             self._sleep(pause)
         return attempt()
 
@@ -77,9 +106,9 @@ def _pauses() -> Iterator[float]:
         pause *= 2
 
 
-def _retry_after(answer: httpx.Response) -> float:
+def retry_after(answer: httpx.Response) -> float | None:
     """Gives the seconds the server asks for; its other form, a date, is not used by knit."""
     try:
-        return max(0.0, float(answer.headers.get("Retry-After", "0")))
-    except ValueError:
-        return 0.0
+        return max(0.0, float(answer.headers["Retry-After"]))
+    except (KeyError, ValueError):
+        return None

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final, Literal
@@ -16,10 +16,12 @@ from typing import Final, Literal
 from temporalio.client import (
     Client,
     WithStartWorkflowOperation,
+    WorkflowExecutionStatus,
     WorkflowUpdateFailedError,
     WorkflowUpdateRPCTimeoutOrCancelledError,
 )
 from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
+from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
 from knit_workflows import names
@@ -44,6 +46,16 @@ class OpenTransfer:
     run_id: RunId | None
 
 
+def keyed_upload(key: uuid.UUID) -> OpenTransfer:
+    """Give the ids of the one upload that a client's key stands for, whether it has begun or not.
+
+    Nothing else has such ids, whatever the key: those of Plans' Runs and of their Data are UUIDs of
+    another version.
+    """
+    transfer_id, knit_id, run_id = (uuid.uuid5(key, part) for part in ("transfer", "data", "run"))
+    return OpenTransfer(transfer_id.hex, KnitId(str(knit_id)), RunId(str(run_id)))
+
+
 class KnitClient:
     """knit's view of a Temporal client (connected with `KnitPlugin`)."""
 
@@ -52,10 +64,15 @@ class KnitClient:
         client: Client,
         *,
         lease: timedelta = timedelta(seconds=60),
+        heartbeat: timedelta = timedelta(seconds=20),
+        step_timeout: timedelta = timedelta(seconds=10),
         queues: QueueSettings | None = None,
     ) -> None:
+        """The times are those of `EngineSettings`."""
         self._client = client
         self._lease = lease
+        self._heartbeat = heartbeat
+        self._step_timeout = step_timeout
         self._queues = queues or QueueSettings()
 
     async def ping(self) -> None:
@@ -64,45 +81,69 @@ class KnitClient:
             if not await self._client.service_client.check_health(timeout=timedelta(seconds=2)):
                 raise errors.EngineUnavailable(advice=ADVICE)
 
-    async def open_upload(self) -> OpenTransfer:
-        """Make a new, empty Data with its upload Run, and open the door to it."""
-        run_id, knit_id = RunId(str(uuid.uuid4())), KnitId(str(uuid.uuid4()))
-        return await self._open("write", knit_id, run_id)
+    async def open_upload(self, key: uuid.UUID | None = None) -> OpenTransfer:
+        """Make a new, empty Data with its upload Run, and open the door to it.
+
+        The door of a key opens once, for one caller. For all others, at the same time or later:
+        raises UploadUnderWay, or UploadKeySpent when it is over, whatever became of the Data.
+        """
+        upload = keyed_upload(key or uuid.uuid4())
+        try:
+            return await self._open("write", upload)
+        except errors.NotFound as error:
+            if key is None:
+                raise
+            raise errors.UploadKeySpent(see=upload.run_id or "") from error
 
     async def open_download(self, knit_id: KnitId) -> OpenTransfer:
         """Open a door to read a Data. Raises DataNotFound."""
-        return await self._open("read", knit_id, None)
+        return await self._open("read", OpenTransfer(uuid.uuid4().hex, knit_id, None))
 
-    async def _open(
-        self, mode: Literal["read", "write"], knit_id: KnitId, run_id: RunId | None
-    ) -> OpenTransfer:
-        transfer_id = uuid.uuid4().hex
+    async def _open(self, mode: Literal["read", "write"], transfer: OpenTransfer) -> OpenTransfer:
         start = WithStartWorkflowOperation(
             TransferWorkflow.run,
             TransferInput(
-                transfer_id=transfer_id,
+                transfer_id=transfer.transfer_id,
                 mode=mode,
-                knit_id=knit_id,
-                run_id=run_id or "",
+                knit_id=transfer.knit_id,
+                run_id=transfer.run_id or "",
                 lease=self._lease,
+                heartbeat=self._heartbeat,
                 compute_queue=self._queues.compute,
             ),
-            id=names.transfer_workflow(transfer_id),
+            id=names.transfer_workflow(transfer.transfer_id),
             task_queue=self._queues.engine,
-            id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+            # Whose request it was that started it is known to Temporal: only that one, and what
+            # the SDK makes of it while the network fails, gets the door.
+            id_conflict_policy=WorkflowIDConflictPolicy.FAIL,
             id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
+            task_timeout=self._step_timeout,
         )
-        with _translated():
-            async with asyncio.timeout(self._lease.total_seconds()):
-                opened = await self._client.execute_update_with_start_workflow(
-                    TransferWorkflow.open,
-                    Nothing(),
-                    id="open",
-                    start_workflow_operation=start,
-                    rpc_timeout=self._lease,
-                )
+        try:
+            with _translated():
+                async with asyncio.timeout(self._lease.total_seconds()):
+                    opened = await self._client.execute_update_with_start_workflow(
+                        TransferWorkflow.open,
+                        Nothing(),
+                        # The outcome of an update is given to whoever asks with its id.
+                        id=f"open:{uuid.uuid4()}",
+                        start_workflow_operation=start,
+                        rpc_timeout=self._lease,
+                    )
+        except WorkflowAlreadyStartedError as error:
+            with suppress(WorkflowAlreadyStartedError):
+                await start.workflow_handle()  # it says so too; unheard, that would be logged
+            raise await self._begun_before(transfer) from error
         _raise_unless(opened)
-        return OpenTransfer(transfer_id, knit_id, run_id)
+        return transfer
+
+    async def _begun_before(self, upload: OpenTransfer) -> errors.Conflict:
+        handle = self._client.get_workflow_handle(names.transfer_workflow(upload.transfer_id))
+        with _translated():
+            description = await handle.describe(rpc_timeout=RPC_TIMEOUT)
+        if description.status is WorkflowExecutionStatus.RUNNING:
+            return errors.UploadUnderWay(see=upload.run_id or "")
+        return errors.UploadKeySpent(see=upload.run_id or "")
 
     async def renew(self, transfer: OpenTransfer) -> None:
         """Say that the client is still there; send it a few times per lease."""

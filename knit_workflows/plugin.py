@@ -232,9 +232,14 @@ async def ensure_schedules(client: Client, deps: Deps) -> None:
         schedule = Schedule(
             action=ScheduleActionStartWorkflow(
                 kind,
-                HousekeepingInput(projector=deps.projector_input(), grace=deps.engine.tidy_grace),
+                HousekeepingInput(
+                    projector=deps.projector_input(),
+                    grace=deps.engine.tidy_grace,
+                    heartbeat=deps.engine.heartbeat,
+                ),
                 id=name,
                 task_queue=deps.queues.engine,
+                task_timeout=deps.engine.step_timeout,
             ),
             spec=ScheduleSpec(intervals=[ScheduleIntervalSpec(every=deps.engine.tidy_every)]),
             # After an outage one turn is enough.

@@ -294,14 +294,16 @@ def api_page() -> str:
 
 
 def _operation(title: str, operation: Json, first: str, rest: str) -> str:
-    parts = [f"## `{title}`", first.replace("\n", " "), rest.replace("\n", " ")]
-    query = [
-        (f"`{one['name']}`", _repeats(one) + one.get("description", ""))
-        for one in operation.get("parameters", [])
-        if one["in"] == "query"
-    ]
-    if query:
-        parts.append(_table(("query", ""), query))
+    paragraphs = (part.replace("\n", " ") for part in (first, *rest.split("\n\n")))
+    parts = [f"## `{title}`", *paragraphs]
+    for place in ("query", "header"):
+        rows = [
+            (f"`{one['name']}`", _repeats(one) + one.get("description", ""))
+            for one in operation.get("parameters", [])
+            if one["in"] == place
+        ]
+        if rows:
+            parts.append(_table((place, ""), rows))
     if body := operation.get("requestBody", {}).get("content"):
         parts.append(f"Takes {_contents(body)}.")
     answers = [

@@ -6,7 +6,7 @@ import logging
 
 from fastapi import APIRouter, Request, Response
 
-from knit_api import openapi, paging, queries, transfers, wire
+from knit_api import openapi, paging, queries, transfers, upload_keys, wire
 from knit_api.bodies import model_body
 from knit_api.codecs import GZIPPED_TAR, PLAIN_TAR
 from knit_api.deps import DepsOf, StoreOf
@@ -16,7 +16,7 @@ from knit_api.paging import page_response
 from knit_api.responses import json_response
 from knit_api.schemas.data import Data
 from knit_api.schemas.tags import TagChange as WireTagChange
-from knit_api.upload_body import upload_body, wanted_type
+from knit_api.upload_body import AnswerAhead, upload_body, wanted_type
 from knit_workflows.domain.data import TagChange
 from knit_workflows.domain.tags import Tag, checked_tag
 
@@ -68,13 +68,19 @@ async def find_data(request: Request, store: StoreOf) -> Response:
     openapi_extra=takes_archive()
     | {
         "parameters": [
+            openapi.request_header(
+                upload_keys.HEADER,
+                "the key of this upload, a random UUID: sent again with it, whatever became of "
+                "the first answer, the upload still makes one Data only",
+                schema=openapi.UUID,
+            ),
             openapi.query(
                 "tag",
                 "`key:value`; the Data begins with it",
                 many=True,
                 schema=openapi.TAG,
                 example="type:dataset",
-            )
+            ),
         ]
     },
 )
@@ -83,12 +89,22 @@ async def upload_data(request: Request, deps: DepsOf) -> Response:
 
     The optional trailer `x-checksum-md5`, announced by the header `Trailer`, is the MD5 of the body
     as it was sent.
+
+    With a key that has made a Data already, the answer is that Data as it is now; body and tags of
+    this request are not looked at. A key whose upload is under way is 409 with `Retry-After`; one
+    whose upload has failed, or whose Data was deleted, is 409 without, and stays so.
     """
     tags = queries.user_tags(request.query_params)
+    key = upload_keys.upload_key(request.headers)
     body = upload_body(request, deps.lease)
-    one = await transfers.upload(deps, body, tags)
+    uploaded = await transfers.upload(deps, body, tags, key)
+    one = uploaded.data
+    answer = json_response(ToWire().data(one))
+    if uploaded.before:
+        log.info("Data is asked for", extra={"action": "upload_repeated", "knit_id": one.knit_id})
+        return AnswerAhead(answer, request, body)
     log.info("Data is uploaded", extra={"action": "data_uploaded", "knit_id": one.knit_id})
-    return json_response(ToWire().data(one))
+    return answer
 
 
 @router.get(

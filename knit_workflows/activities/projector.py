@@ -31,8 +31,6 @@ from knit_workflows.workflows.run import RunWorkflow
 
 log = logging.getLogger(__name__)
 
-DRAIN_FOR: Final = timedelta(minutes=10)
-"""How long one drain lasts; it ends at the next pause after that."""
 EVENTS_PER_ROUND: Final = 16
 """Events projected before the Runs they made are started: keeps the first Run from waiting."""
 STOP_TIMEOUT: Final = timedelta(seconds=5)
@@ -57,9 +55,9 @@ class StoreProjectorActivities(ProjectorActivities):
 
     @activity.defn(name="knit.drain_outbox")
     async def drain_outbox(self, request: ProjectorInput) -> Drained:
-        """Do all there is to do, whenever there is; return after `DRAIN_FOR`."""
+        """Do all there is to do, whenever there is; return after `drain_for`."""
         tally = _Tally()
-        ends = time.monotonic() + DRAIN_FOR.total_seconds()
+        ends = time.monotonic() + request.drain_for.total_seconds()
         client = activity.client()
         with translated():
             async with heartbeating():

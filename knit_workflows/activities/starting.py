@@ -41,6 +41,7 @@ async def start_projector(client: Client, request: ProjectorInput) -> None:
         task_queue=request.engine_queue,
         id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
         id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
+        task_timeout=request.heartbeat,
         static_summary="turns commits into Runs",
     )
 

@@ -18,6 +18,8 @@ class ProjectorInput(Message):
     compute_queue: str
     watch_queue: str
     heartbeat: timedelta = timedelta(seconds=5)
+    drain_for: timedelta = timedelta(minutes=10)
+    """How long one drain lasts; it ends at the next pause after that."""
 
 
 class Drained(Message):

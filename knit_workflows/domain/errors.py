@@ -6,7 +6,7 @@ KnitError
 ├─ NotFound         DataNotFound, PlanNotFound, RunNotFound       404  never retried
 ├─ Conflict         EquivalentPlan, CyclicPlans, IllegalMove,
 │                   TooManyRuns, DataExists, Superseded,
-│                   TooLarge                                      409  never retried
+│                   TooLarge, UploadUnderWay, UploadKeySpent      409  never retried
 ├─ Unavailable      StoreUnavailable, BackendUnavailable,
 │                   EngineUnavailable, TransferNotReady           503  retried
 └─ BackendRejected                                                500  never retried
@@ -87,6 +87,14 @@ class IllegalMove(Conflict):
 
 class DataExists(Conflict):
     """The Data has content already."""
+
+
+class UploadUnderWay(Conflict):
+    """An upload with this key is under way."""
+
+
+class UploadKeySpent(Conflict):
+    """The upload with this key is over, and there is no Data of it."""
 
 
 class TooLarge(Conflict):

@@ -31,8 +31,8 @@ class TransferRows:
     ) -> TransferRecord:
         """Make the Run of `knit#uploaded`, its Data and the transfer's row, or give what is there.
 
-        Raises NotFound when these ids belong to a transfer that is closed already, DataExists
-        when the Data is another one's.
+        Raises NotFound when these ids belong to a transfer that is closed already, or to a Data
+        whose deletion is under way; DataExists when the Data is another one's.
         """
         params = {
             "transfer_id": transfer_id,

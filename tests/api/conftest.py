@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 from pathlib import Path
 
@@ -29,9 +29,15 @@ def transfers(store: FakeStore, tmp_path: Path) -> FakeTransfers:
 
 @pytest.fixture
 async def deps(store: FakeStore, transfers: FakeTransfers) -> AsyncIterator[Deps]:
-    deps = Deps(store=Lazy.of(store), transfers=Lazy.of(transfers), lease=timedelta(seconds=0.9))
+    deps = Deps(store=Lazy.of(store), transfers=Lazy.of(transfers), lease=timedelta(minutes=5))
     yield deps
     await deps.aclose()
+
+
+@pytest.fixture
+def set_lease(deps: Deps) -> Callable[[float], None]:
+    """Sets how many seconds a transfer may be silent; else no test comes near the end of it."""
+    return lambda seconds: object.__setattr__(deps, "lease", timedelta(seconds=seconds))
 
 
 @pytest.fixture(scope="session")

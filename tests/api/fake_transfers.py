@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 from pathlib import Path
+from uuid import UUID
 
 from knit_workflows.client import OpenTransfer
 from knit_workflows.contracts.transfers import Closed
@@ -41,7 +42,7 @@ class FakeTransfers:
         if self.broken is not None:
             raise self.broken
 
-    async def open_upload(self) -> OpenTransfer:
+    async def open_upload(self, _: UUID | None = None) -> OpenTransfer:
         await self.ping()
         run = self._store.add_run(RunStatus.RUNNING)
         knit_id = run.outputs[0].knit_id

@@ -6,12 +6,13 @@ import asyncio
 import socket
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from knit_api.wire import WireProtocol
+from tests.waiting import PATIENCE, until
 
 _UNDER_WAY: Counter[tuple[int, int]] = Counter()
 """How many calls of the app have not returned, by the ports of server and client."""
@@ -63,15 +64,15 @@ async def talk(port: int, request: bytes, *, half_close: bool = False) -> bytes:
     await writer.drain()
     if half_close:
         writer.write_eof()
+    answer = b""
     try:
-        answer = await asyncio.wait_for(reader.read(), 20)
-    except ConnectionResetError:
-        answer = b""
+        async with asyncio.timeout(PATIENCE):
+            with suppress(ConnectionResetError):
+                while piece := await reader.read(1 << 16):
+                    answer += piece
     finally:
         writer.close()
-    async with asyncio.timeout(20):
-        while _UNDER_WAY[connection]:
-            await asyncio.sleep(0.005)
+    await until(lambda: not _UNDER_WAY[connection])
     return answer
 
 

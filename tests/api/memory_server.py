@@ -6,14 +6,17 @@ import asyncio
 import sys
 from pathlib import Path
 
+from knit_api import trailers
 from knit_api.app import create_app
 from knit_api.deps import Deps, Lazy
 from tests.api.fake_store import FakeStore
 from tests.api.fake_transfers import FakeTransfers
 from tests.api.live_server import serving
+from tests.waiting import PATIENCE
 
 
 async def main() -> None:
+    trailers.LINGER_SECONDS = PATIENCE  # or a client that is slow to send might miss its answer
     store = FakeStore()
     transfers = FakeTransfers(store, Path(sys.argv[1]))
     app = create_app(Deps(store=Lazy.of(store), transfers=Lazy.of(transfers)))

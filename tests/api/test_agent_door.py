@@ -17,7 +17,8 @@ from knit_api import logs
 from knit_workflows.domain.runs import RunStatus
 from tests.api.archives import HELLO, HOSTILE, files_in, tar_of
 from tests.api.live_server import chunk, talk, unchunked
-from tests.api.test_uploads import GZIP, TAR, until, with_trailer
+from tests.api.test_uploads import GZIP, TAR, with_trailer
+from tests.waiting import PATIENCE, until
 
 TOKEN = "a-secret"
 
@@ -39,7 +40,7 @@ def agent(folder: Path, mode: str) -> Iterator[tuple[str, str]]:
             yield f"http://127.0.0.1:{line.split()[-1]}/", TOKEN
         finally:
             process.terminate()
-            process.communicate(timeout=30)
+            process.communicate(timeout=PATIENCE)
 
 
 @pytest.fixture
@@ -93,7 +94,7 @@ async def test_what_is_refused_leaves_the_volume_empty(client, volume, transfers
     assert transfers.failures
     await until(lambda: not list(volume.iterdir()))
     # … and ready for the next one, once the agent has let go of the emptied volume.
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         while (
             answer := await client.post("/data", content=tar_of(HELLO), headers=TAR)
         ).status_code == 409:
@@ -142,10 +143,10 @@ async def test_an_agent_that_dies_in_the_middle_cuts_the_download(port, store, t
         )
         out.write(request.encode())
         await stream.read(1 << 20)
-    rest = await asyncio.wait_for(stream.read(), 20)
+    rest = await asyncio.wait_for(stream.read(), PATIENCE)
     out.close()
     assert not rest.endswith(b"0\r\n\r\n")
-    assert transfers.failures
+    await until(lambda: transfers.failures)
 
 
 async def test_no_agent_is_503(client, store, transfers):
@@ -176,9 +177,9 @@ async def test_a_log_through_an_agent(client, port, store, transfers, volume, mo
         await stream.readuntil(b"one\n")
         with (volume / "log").open("a") as log:
             log.write("two\n")
-        await asyncio.wait_for(stream.readuntil(b"two\n"), 5)
+        await asyncio.wait_for(stream.readuntil(b"two\n"), PATIENCE)
         store.set_status(run_id, RunStatus.DONE)
-        rest = await asyncio.wait_for(stream.read(), 5)
+        rest = await asyncio.wait_for(stream.read(), PATIENCE)
         out.close()
         await until(lambda: not transfers.open)
     assert unchunked(rest.partition(b"\r\n")[2])[2]
@@ -197,5 +198,6 @@ async def test_the_agents_answer_comes_through_while_the_client_still_sends(
             yield bytes(100_000)
 
     with agent(volume, "write") as transfers.endpoint:
-        answer = await asyncio.wait_for(client.post("/data", content=endless(), headers=TAR), 30)
+        async with asyncio.timeout(PATIENCE):
+            answer = await client.post("/data", content=endless(), headers=TAR)
     assert answer.status_code == 409

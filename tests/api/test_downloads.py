@@ -17,7 +17,7 @@ from tests.api.archives import HELLO, files_in
 from tests.api.fake_store import UNKNOWN, FakeStore
 from tests.api.fake_transfers import FakeTransfers
 from tests.api.live_server import talk, unchunked
-from tests.api.test_uploads import until
+from tests.waiting import until
 
 
 def a_data(store: FakeStore, transfers: FakeTransfers, status=RunStatus.DONE, files=HELLO) -> str:
@@ -142,7 +142,10 @@ async def test_a_client_that_hangs_up_ends_the_transfer(port, store, transfers, 
     assert not transfers.open
 
 
-async def test_a_client_that_takes_nothing_is_given_up(port, store, transfers, monkeypatch):
+async def test_a_client_that_takes_nothing_is_given_up(
+    port, store, transfers, monkeypatch, set_lease
+):
+    set_lease(0.06)
     monkeypatch.setattr(trailers, "LINGER_SECONDS", 0.3)
     monkeypatch.setattr("knit_api.responses.SILENCE_SECONDS", 0.5)
     knit_id = a_data(store, transfers, files={})
@@ -152,7 +155,6 @@ async def test_a_client_that_takes_nothing_is_given_up(port, store, transfers, m
     await until(lambda: transfers.ended)
     assert transfers.failures
     assert transfers.renewals >= 1
-    await asyncio.sleep(0.4)
     got = b""
     while piece := await reader.read(1 << 20):
         got += piece

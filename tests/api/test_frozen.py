@@ -21,6 +21,7 @@ from tests.api.test_catalogue import refused
 from tests.api.test_processes import api
 from tests.api.test_real_parts import PLAN, environment_of
 from tests.api.test_uploads import TAR
+from tests.waiting import PATIENCE
 
 
 class Stuck:
@@ -47,15 +48,15 @@ class Stuck:
 @pytest.fixture
 def stuck(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stuck]:
     monkeypatch.setattr(patience, "LOOK_SECONDS", 0.05)
-    monkeypatch.setattr(patience, "ANSWER_SECONDS", 0.05)
     store = Stuck()
     yield store
     store.go_on.set()
 
 
-async def test_a_call_is_given_up_when_the_database_does_not_answer(stuck: Stuck):
+async def test_a_call_is_given_up_when_the_database_does_not_answer(stuck: Stuck, monkeypatch):
+    monkeypatch.setattr(patience, "ANSWER_SECONDS", 0.05)
     stuck.alive = False
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         with pytest.raises(StoreUnavailable) as caught:
             await patient(stuck).plan("x")
     assert caught.value.advice
@@ -74,7 +75,7 @@ async def test_a_slow_call_is_waited_for_while_the_database_answers(stuck: Stuck
 
 async def test_no_call_is_waited_for_without_end(stuck: Stuck, monkeypatch):
     monkeypatch.setattr(patience, "MOST_SECONDS", 0.2)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         with pytest.raises(StoreUnavailable, match="too long"):
             await patient(stuck).plan("x")
 
@@ -85,7 +86,7 @@ async def test_who_leaves_is_not_held_by_work_that_ignores_it(stuck: Stuck):
     asking = asyncio.create_task(patient(stuck).plan("x"))
     await asyncio.sleep(0.01)
     asking.cancel()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         with pytest.raises(asyncio.CancelledError):
             await asking
 
@@ -104,6 +105,7 @@ def frozen(server: EmbeddedPostgres) -> Iterator[None]:
             one.send_signal(signal.SIGCONT)
 
 
+@pytest.mark.patient
 async def test_every_plain_request_ends_while_postgres_is_stopped(tmp_path: Path):
     """With 503 and advice, whether its connection was there before or has to be made."""
     with embedded_postgres() as server:
@@ -111,7 +113,7 @@ async def test_every_plain_request_ends_while_postgres_is_stopped(tmp_path: Path
             environment = environment_of(knit)
             with api(tmp_path, **environment) as running:
                 async with httpx.AsyncClient(
-                    base_url=running.url, trust_env=False, timeout=25
+                    base_url=running.url, trust_env=False, timeout=50
                 ) as client:
                     plan = (await client.post("/api/plans", json=PLAN)).json()
                     one = f"/api/plans/{plan['planId']}"
@@ -133,17 +135,18 @@ async def test_every_plain_request_ends_while_postgres_is_stopped(tmp_path: Path
                         ]
                         await asyncio.gather(*(refused(one, 503) for one in requests))
                         assert (await client.get("/healthz")).status_code == 200
-                    async with asyncio.timeout(30):
+                    async with asyncio.timeout(PATIENCE):
                         while (await client.get(one)).status_code != 200:
                             await asyncio.sleep(0.1)
 
 
+@pytest.mark.patient
 async def test_the_api_ends_when_told_while_postgres_is_stopped(tmp_path: Path):
     with embedded_postgres() as server:
         async with knit_environment(postgres=server, work=False) as knit:
             with api(tmp_path, **environment_of(knit)) as running:
                 async with httpx.AsyncClient(
-                    base_url=running.url, trust_env=False, timeout=25
+                    base_url=running.url, trust_env=False, timeout=50
                 ) as client:
                     assert (await client.get("/api/data")).status_code == 200
                     with frozen(server):

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 import requests
 import schemathesis
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from hypothesis.errors import FlakyStrategyDefinition
 from schemathesis import Case, CheckContext, GenerationMode, HookContext, Response
@@ -137,7 +137,7 @@ def a_plan(version: str) -> dict[str, Any]:
     }
 
 
-def ask_everything(client: Client) -> None:
+def ask_everything(client: Client, number: int) -> None:
     """Ask every operation for valid and invalid things; those without parameters once."""
     for found in client.schema.get_all_operations():
         operation = found.ok()
@@ -145,10 +145,10 @@ def ask_everything(client: Client) -> None:
         modes = list(GenerationMode) if "parameters" in raw else [GenerationMode.POSITIVE]
         for mode in modes:
             asking = given(case=operation.as_strategy(generation_mode=mode))(client.ask)
-            SETTINGS(asking)()
+            SETTINGS(seed(number)(asking))()
 
 
-def follow_links(client: Client) -> None:
+def follow_links(client: Client, number: int) -> None:
     """Walk from operation to operation, each taking ids from the answers before."""
 
     class Walk(client.schema.as_state_machine()):  # type: ignore[misc]
@@ -165,18 +165,22 @@ def follow_links(client: Client) -> None:
 
     # The server remembers, so the same steps may find another state when Hypothesis repeats them.
     with suppress(FlakyStrategyDefinition):
-        Walk.run(settings=settings(SETTINGS, max_examples=WALKS, stateful_step_count=STEPS))
+        seed(number)(Walk).run(
+            settings=settings(SETTINGS, max_examples=WALKS, stateful_step_count=STEPS)
+        )
     for failure in client.failures:
         raise failure
 
 
 def fuzz(base: str) -> Client:
     client = Client(base)
-    while client.answers.total() < CASES:
+    for number in itertools.count():  # each round asks for other things, every time for the same
+        if client.answers.total() >= CASES:
+            return client
         client.get_ready(base)
-        ask_everything(client)
-        follow_links(client)
-    return client
+        ask_everything(client, number)
+        follow_links(client, number)
+    raise AssertionError("there is always another round")
 
 
 @pytest.mark.slow

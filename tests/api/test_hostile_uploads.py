@@ -24,6 +24,9 @@ MOST_GROWTH = 60
 """MiB; far more than is needed, far less than what is sent."""
 
 
+pytestmark = pytest.mark.patient
+
+
 def header(name: str, size: int = 0) -> bytes:
     member = tarfile.TarInfo(name)
     member.size = size

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import httpx
@@ -10,11 +11,12 @@ import pytest
 
 from knit_api import logs
 from knit_api.deps import Deps
+from knit_api.doors import FolderDoor
 from knit_workflows.domain.errors import StoreUnavailable
 from knit_workflows.domain.runs import RunStatus
 from tests.api.fake_store import FakeStore, new_id
 from tests.api.fake_transfers import FakeTransfers
-from tests.api.test_uploads import until
+from tests.waiting import PATIENCE, until
 
 S = RunStatus
 
@@ -23,7 +25,7 @@ S = RunStatus
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logs, "ASK_SECONDS", 0.05)
     monkeypatch.setattr(logs, "QUIET_SECONDS", 0.1)
-    monkeypatch.setattr(logs, "QUIET_WHILE_ENDING_SECONDS", 0.6)
+    monkeypatch.setattr(logs, "QUIET_WHILE_ENDING_SECONDS", PATIENCE)
 
 
 def a_run(store: FakeStore, transfers: FakeTransfers, status: RunStatus, text: str | None = None):
@@ -95,12 +97,12 @@ async def test_following_shows_each_line_as_it_comes_and_ends_with_the_run(port,
         for line in ("one\n", "two\n"):
             log.write(line)
             log.flush()
-            assert await asyncio.wait_for(reader.readuntil(line.encode()), 2)
+            assert await asyncio.wait_for(reader.readuntil(line.encode()), PATIENCE)
         store.set_status(run_id, S.RUNNING)
         await asyncio.sleep(0.2)
         log.write("last words\n")
         store.set_status(run_id, S.DONE)
-    rest = await asyncio.wait_for(reader.read(), 5)
+    rest = await asyncio.wait_for(reader.read(), PATIENCE)
     assert b"last words\n" in rest
     assert rest.endswith(b"0\r\n\r\n")
     writer.close()
@@ -117,7 +119,7 @@ async def test_a_stopped_run_may_have_a_last_word(port, store, transfers):
         log.write("SIGTERM taken\n")
     await reader.readuntil(b"SIGTERM taken\n")
     store.set_status(run_id, S.DONE)
-    assert (await asyncio.wait_for(reader.read(), 5)).endswith(b"0\r\n\r\n")
+    assert (await asyncio.wait_for(reader.read(), PATIENCE)).endswith(b"0\r\n\r\n")
     writer.close()
 
 
@@ -129,11 +131,28 @@ async def test_following_outlives_a_store_that_is_away(port, store, transfers):
     await asyncio.sleep(0.2)
     with (folder / "log").open("a") as log:
         log.write("two\n")
-    await asyncio.wait_for(reader.readuntil(b"two\n"), 2)
+    await asyncio.wait_for(reader.readuntil(b"two\n"), PATIENCE)
     store.broken = None
     store.set_status(run_id, S.FAILED)
-    assert (await asyncio.wait_for(reader.read(), 5)).endswith(b"0\r\n\r\n")
+    assert (await asyncio.wait_for(reader.read(), PATIENCE)).endswith(b"0\r\n\r\n")
     writer.close()
+
+
+async def test_a_look_that_took_long_is_not_the_last(client, store, transfers, monkeypatch):
+    """It may have been made before the last words were written, however late its answer came."""
+    run_id, _ = a_run(store, transfers, S.RUNNING)
+
+    async def followed(_: FolderDoor) -> AsyncIterator[bytes]:
+        store.set_status(run_id, S.DONE)
+        await asyncio.sleep(1)  # longer than a Run that has ended may be silent
+        yield b""
+        yield b"last words\n"
+        while True:
+            await asyncio.sleep(0.01)
+            yield b""
+
+    monkeypatch.setattr(FolderDoor, "followed", followed)
+    assert (await client.get(f"/runs/{run_id}/log?follow")).text == "last words\n"
 
 
 async def test_a_deleted_run_ends_the_following(port, store, transfers):
@@ -141,7 +160,7 @@ async def test_a_deleted_run_ends_the_following(port, store, transfers):
     reader, writer = await follow(port, run_id)
     await reader.readuntil(b"one\n")
     del store.runs[run_id]
-    assert (await asyncio.wait_for(reader.read(), 5)).endswith(b"0\r\n\r\n")
+    assert (await asyncio.wait_for(reader.read(), PATIENCE)).endswith(b"0\r\n\r\n")
     writer.close()
 
 
@@ -158,16 +177,16 @@ async def test_followers_do_not_outlive_the_server(port, store, transfers, deps:
     reader, writer = await follow(port, run_id)
     await reader.readuntil(b"one\n")
     deps.stopping.set()
-    assert (await asyncio.wait_for(reader.read(), 2)).endswith(b"0\r\n\r\n")
+    assert (await asyncio.wait_for(reader.read(), PATIENCE)).endswith(b"0\r\n\r\n")
     writer.close()
 
 
 async def test_many_followers_leave_room_for_others(client: httpx.AsyncClient, store, transfers):
     run_id, _ = a_run(store, transfers, S.RUNNING, "one\n")
     following = [asyncio.create_task(client.get(f"/runs/{run_id}/log?follow")) for _ in range(50)]
-    await asyncio.sleep(0.3)
+    await until(lambda: len(transfers.open) == len(following))
     done_id, _ = a_run(store, transfers, S.DONE, "other\n")
-    answer = await asyncio.wait_for(client.get(f"/runs/{done_id}/log"), 2)
+    answer = await asyncio.wait_for(client.get(f"/runs/{done_id}/log"), PATIENCE)
     assert answer.text == "other\n"
     store.set_status(run_id, S.DONE)
     assert {answer.text for answer in await asyncio.gather(*following)} == {"one\n"}

@@ -19,6 +19,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.waiting import PATIENCE
+
 MIB = 1 << 20
 SIZE = 300 * MIB
 
@@ -46,7 +48,7 @@ class Api:
     def end(self) -> str:
         """SIGTERM, and wait; gives the log."""
         self.process.send_signal(signal.SIGTERM)
-        self.process.wait(20)
+        self.process.wait(PATIENCE)
         return self.log.read_text()
 
 
@@ -63,7 +65,7 @@ def api(folder: Path, *arguments: str, **environment: str) -> Iterator[Api]:
     ):
         one = Api(process, log)
         try:
-            until = time.monotonic() + 60
+            until = time.monotonic() + PATIENCE
             while not (ready := re.search(r'"api_ready".*"port": (\d+)', log.read_text())):
                 assert process.poll() is None, log.read_text()
                 assert time.monotonic() < until, log.read_text()
@@ -84,7 +86,7 @@ NOBODY = {
 def test_it_starts_and_answers_while_everything_is_away_and_ends_when_told(tmp_path: Path):
     with (
         api(tmp_path, **NOBODY) as running,
-        httpx.Client(base_url=running.url, trust_env=False, timeout=30) as client,
+        httpx.Client(base_url=running.url, trust_env=False, timeout=PATIENCE) as client,
     ):
         assert client.get("/healthz").status_code == 200
         for path in ("/api/data", "/readyz", "/api/runs"):
@@ -98,7 +100,7 @@ def test_it_starts_and_answers_while_everything_is_away_and_ends_when_told(tmp_p
 
 def test_it_does_not_listen_where_others_could_come():
     command = [sys.executable, "-m", "knit_api", "--host", "0.0.0.0", "--port", "0"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.returncode == 2
     assert "--insecure-bind" in done.stderr
 
@@ -128,12 +130,13 @@ def archive_pieces(gzipped: bool) -> Iterator[bytes]:
     yield gzip.compress(end) if gzipped else end
 
 
+@pytest.mark.patient
 @pytest.mark.parametrize("media_type", ["application/tar+gzip", "application/x-tar"])
 def test_memory_does_not_grow_with_the_data(tmp_path: Path, media_type: str):
     gzipped = media_type == "application/tar+gzip"
     with (
         memory_server(tmp_path) as (pid, url),
-        httpx.Client(trust_env=False, timeout=110) as client,
+        httpx.Client(trust_env=False, timeout=PATIENCE) as client,
     ):
         assert client.get(url).status_code == 200
         before = memory_of(pid, "VmHWM")

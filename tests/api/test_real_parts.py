@@ -14,6 +14,7 @@ from knit_workflows.testing import KnitEnvironment, embedded_postgres, knit_envi
 from tests.api.archives import HELLO, HOSTILE, files_in, tar_of
 from tests.api.test_processes import api, memory_of
 from tests.api.test_uploads import TAR
+from tests.waiting import PATIENCE
 
 PLAN = {
     "image": "memory/train:v1",
@@ -34,14 +35,13 @@ def environment_of(knit: KnitEnvironment) -> dict[str, str]:
         "KNIT_STORE__URL": knit.url,
         "TEMPORAL_ADDRESS": knit.temporal.service_client.config.target_host,
         "KNIT_QUEUES__COMPUTE": "knit",
-        "KNIT_ENGINE__TRANSFER_LEASE": "PT3S",
     }
 
 
 async def test_from_push_to_pull(knit: KnitEnvironment, tmp_path: Path):
     with api(tmp_path, **environment_of(knit)) as running:
         async with httpx.AsyncClient(
-            base_url=f"{running.url}/api", trust_env=False, timeout=30
+            base_url=f"{running.url}/api", trust_env=False, timeout=PATIENCE
         ) as client:
             plan = (await client.post("/plans", json=PLAN)).json()
             pushed = await client.post("/data?tag=type:raw", content=tar_of(HELLO), headers=TAR)
@@ -76,7 +76,7 @@ async def test_from_push_to_pull(knit: KnitEnvironment, tmp_path: Path):
 async def test_what_is_refused_or_cut_never_matches(knit: KnitEnvironment, tmp_path: Path):
     with api(tmp_path, **environment_of(knit)) as running:
         async with httpx.AsyncClient(
-            base_url=f"{running.url}/api", trust_env=False, timeout=30
+            base_url=f"{running.url}/api", trust_env=False, timeout=PATIENCE
         ) as client:
             hungry = PLAN | {"inputs": [{"path": "/in", "tags": ["type:hostile"]}]}
             plan = (await client.post("/plans", json=hungry)).json()
@@ -93,16 +93,17 @@ async def test_what_is_refused_or_cut_never_matches(knit: KnitEnvironment, tmp_p
             with pytest.raises(ZeroDivisionError):
                 await client.post("/data?tag=type:hostile", content=cut(), headers=TAR)
             failed = "/data?tag=knit%23transient:failed&tag=type:hostile"
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(PATIENCE):
                 while len((await client.get(failed)).json()) < 2:
                     await asyncio.sleep(0.05)
             assert (await client.get(f"/runs?plan={plan['planId']}")).json() == []
 
 
+@pytest.mark.patient
 async def test_a_process_killed_in_an_upload_leaves_a_failed_run_after_its_lease(
     knit: KnitEnvironment, tmp_path: Path
 ):
-    with api(tmp_path, **environment_of(knit)) as running:
+    with api(tmp_path, **environment_of(knit), KNIT_ENGINE__TRANSFER_LEASE="PT5S") as running:
 
         async def deadly() -> AsyncIterator[bytes]:
             yield tar_of(HELLO)[:700]
@@ -115,11 +116,12 @@ async def test_a_process_killed_in_an_upload_leaves_a_failed_run_after_its_lease
             with pytest.raises(httpx.TransportError):
                 target = f"{running.url}/api/data?tag=type:orphan"
                 await client.post(target, content=deadly(), headers=TAR)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE):
         while not await knit.data_with({"type": "orphan", "knit#transient": "failed"}):
             await asyncio.sleep(0.1)
 
 
+@pytest.mark.patient
 async def test_temporal_away(postgres: EmbeddedPostgres, tmp_path: Path):
     """What needs no Temporal goes on; what does is refused soon, and nothing is made of it."""
     async with (
@@ -129,7 +131,7 @@ async def test_temporal_away(postgres: EmbeddedPostgres, tmp_path: Path):
         environment = environment_of(knit)
     with api(tmp_path, **environment) as running:
         async with httpx.AsyncClient(base_url=f"{running.url}/api", trust_env=False) as client:
-            client.timeout = httpx.Timeout(15)
+            client.timeout = httpx.Timeout(PATIENCE)
             assert (await client.post("/plans", json=PLAN)).status_code == 200
             answer = await client.post("/data", content=tar_of(HELLO), headers=TAR)
             assert answer.status_code == 503
@@ -140,6 +142,7 @@ async def test_temporal_away(postgres: EmbeddedPostgres, tmp_path: Path):
             assert "store" not in ready.json()["message"]["reason"]
 
 
+@pytest.mark.patient
 async def test_temporal_going_away(postgres: EmbeddedPostgres, tmp_path: Path):
     server = temporal()
     connection = await server.__aenter__()
@@ -147,7 +150,7 @@ async def test_temporal_going_away(postgres: EmbeddedPostgres, tmp_path: Path):
         environment = environment_of(knit)
     with api(tmp_path, **environment) as running:
         async with httpx.AsyncClient(base_url=running.url, trust_env=False) as client:
-            client.timeout = httpx.Timeout(20)
+            client.timeout = httpx.Timeout(PATIENCE)
             ready = (await client.get("/readyz")).status_code
             await server.__aexit__(None, None, None)
             assert ready == 200
@@ -157,12 +160,13 @@ async def test_temporal_going_away(postgres: EmbeddedPostgres, tmp_path: Path):
             assert (await client.get("/api/data")).json() == []
 
 
+@pytest.mark.patient
 async def test_postgres_away_and_back(tmp_path: Path):
     with embedded_postgres() as server:
         async with knit_environment(postgres=server, work=False) as knit:
             with api(tmp_path, **environment_of(knit)) as running:
                 async with httpx.AsyncClient(base_url=running.url, trust_env=False) as client:
-                    client.timeout = httpx.Timeout(30)
+                    client.timeout = httpx.Timeout(PATIENCE)
                     assert (await client.get("/api/data")).status_code == 200
                     assert (await client.get("/readyz")).status_code == 200
                     server.stop()
@@ -172,7 +176,7 @@ async def test_postgres_away_and_back(tmp_path: Path):
                     assert (await client.get("/readyz")).status_code == 503
                     assert (await client.get("/healthz")).status_code == 200
                     server.start()
-                    async with asyncio.timeout(20):
+                    async with asyncio.timeout(PATIENCE):
                         while (await client.get("/readyz")).status_code != 200:
                             await asyncio.sleep(0.1)
                     assert (await client.get("/api/data")).status_code == 200

@@ -13,6 +13,7 @@ from starlette.types import Receive, Scope, Send
 from knit_api import trailers
 from knit_api.trailers import ResponseCut, request_trailers
 from tests.api.live_server import chunk, serving, talk, unchunked
+from tests.waiting import PATIENCE
 
 HEAD = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n"
 
@@ -132,7 +133,7 @@ async def test_a_body_nobody_wants_is_not_listened_to_for_ever(monkeypatch):
         writer.write(HEAD + b"\r\n")
         assert (await reader.readuntil(b"no")).startswith(b"HTTP/1.1 415 ")
         with pytest.raises(ConnectionError):
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(PATIENCE):
                 while True:
                     writer.write(chunk(bytes(10_000)))
                     await writer.drain()
@@ -140,7 +141,9 @@ async def test_a_body_nobody_wants_is_not_listened_to_for_ever(monkeypatch):
         writer.close()
 
 
-async def test_a_refused_body_that_ends_in_time_leaves_the_connection_usable():
+async def test_a_refused_body_that_ends_in_time_leaves_the_connection_usable(monkeypatch):
+    monkeypatch.setattr(trailers, "LINGER_SECONDS", PATIENCE)
+
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 415, "headers": []})
         await send({"type": "http.response.body", "body": b"no"})
@@ -195,6 +198,7 @@ func main() {
 """
 
 
+@pytest.mark.patient
 @pytest.mark.skipif(not shutil.which("go"), reason="there is no go")
 async def test_a_client_in_go_as_existing_ones_are(tmp_path: Path):
     (tmp_path / "main.go").write_text(GO_CLIENT)

@@ -7,7 +7,6 @@ import errno
 import gzip
 import hashlib
 from collections.abc import AsyncIterator
-from datetime import timedelta
 
 import httpx
 import pytest
@@ -15,7 +14,6 @@ from fastapi import FastAPI
 
 from knit_api import trailers
 from knit_api import transfers as flows
-from knit_api.deps import Deps
 from knit_workflows.domain.errors import Conflict, EngineUnavailable, TransferNotReady
 from knit_workflows.domain.runs import RunStatus
 from knit_workflows.pod import archive
@@ -23,6 +21,7 @@ from tests.api.archives import HELLO, HOSTILE, tar_of
 from tests.api.fake_store import FakeStore
 from tests.api.fake_transfers import FakeTransfers
 from tests.api.live_server import chunk, serving, talk
+from tests.waiting import PATIENCE, until
 
 GZIP = {"Content-Type": "application/tar+gzip"}
 TAR = {"Content-Type": "application/x-tar"}
@@ -135,7 +134,10 @@ async def test_a_body_cut_by_its_sender_leaves_nothing(port, store, transfers):
     assert_nothing_is_left(store, transfers)
 
 
-async def test_a_silent_client_is_given_up_after_the_lease(port, store, transfers, monkeypatch):
+async def test_a_silent_client_is_given_up_after_the_lease(
+    port, store, transfers, monkeypatch, set_lease
+):
+    set_lease(0.5)
     monkeypatch.setattr(trailers, "LINGER_SECONDS", 0.5)
     head = b"POST /api/data HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-tar\r\n"
     head += b"Transfer-Encoding: chunked\r\n\r\n"
@@ -144,21 +146,28 @@ async def test_a_silent_client_is_given_up_after_the_lease(port, store, transfer
     assert_nothing_is_left(store, transfers)
 
 
-async def test_the_lease_is_renewed_while_a_slow_client_sends(client, deps, transfers):
-    body = tar_of(HELLO)
+async def test_the_lease_is_renewed_while_a_slow_client_sends(
+    client, transfers, monkeypatch, set_lease
+):
+    """As often as the lease asks for; how long this client may be silent was settled before."""
+
+    async def open_upload(*_: object) -> object:
+        set_lease(0.06)
+        return await original()
 
     async def slowly() -> AsyncIterator[bytes]:
-        for start in range(0, len(body), 1500):
-            await asyncio.sleep(0.15)
-            yield body[start : start + 1500]
+        yield tar_of(HELLO)[:600]
+        await until(lambda: transfers.renewals >= 2)
+        yield tar_of(HELLO)[600:]
 
+    original = transfers.open_upload
+    monkeypatch.setattr(transfers, "open_upload", open_upload)
     answer = await client.post("/data", content=slowly(), headers=TAR)
-    assert answer.status_code == 200
-    assert transfers.renewals >= 2
+    assert answer.status_code == 200, answer.text
 
 
 async def test_a_volume_with_content_is_a_conflict(client, store, transfers, monkeypatch):
-    async def occupied() -> object:
+    async def occupied(*_: object) -> object:
         opened = await original()
         (transfers.folder(opened.knit_id) / "there").write_text("mine")
         return opened
@@ -252,11 +261,44 @@ async def test_content_stays_when_the_outcome_is_unknown(client, transfers, monk
     assert stored(transfers, knit_id) == HELLO
 
 
-async def test_content_goes_when_the_lease_had_run_out(client, transfers):
-    transfers.finish_errors = [Conflict("the transfer is over", advice="start anew")]
+OVER = Conflict("the transfer is over", advice="start anew")
+
+
+async def test_content_goes_when_the_lease_had_run_out(client, store, transfers, monkeypatch):
+    monkeypatch.setattr(transfers, "finish", ended_as(store, RunStatus.FAILED))
     answer = await client.post("/data", content=tar_of(HELLO), headers=TAR)
     assert answer.status_code == 409
     assert [list(folder.iterdir()) for folder in transfers.root.iterdir()] == [[]]
+
+
+async def test_content_stays_when_the_workflow_is_over_but_not_the_run(
+    client, store, transfers, monkeypatch
+):
+    """Somebody ended the workflow while its Run was completing: the Data may yet become done."""
+    monkeypatch.setattr(transfers, "finish", ended_as(store, RunStatus.COMPLETING))
+    answer = await client.post("/data", content=tar_of(HELLO), headers=TAR)
+    assert answer.status_code == 409
+    assert "look before you push again" in answer.json()["message"]["advice"]
+    assert stored(transfers, answer.json()["message"]["see"]) == HELLO
+
+
+async def test_an_upload_that_others_have_brought_to_its_end_is_done(
+    client, store, transfers, monkeypatch
+):
+    monkeypatch.setattr(transfers, "finish", ended_as(store, RunStatus.DONE))
+    answer = await client.post("/data", content=tar_of(HELLO), headers=TAR)
+    assert answer.status_code == 200
+    assert stored(transfers, answer.json()["knitId"]) == HELLO
+
+
+def ended_as(store, status):
+    """Gives a `finish` that comes too late: the workflow is over, and the Run is at `status`."""
+
+    async def finish(transfer, *, ok, reason=""):
+        store.set_status(transfer.run_id, status)
+        raise OVER
+
+    return finish
 
 
 async def test_ending_the_server_in_the_middle_leaves_nothing(
@@ -284,9 +326,8 @@ async def test_ending_the_server_in_the_middle_leaves_nothing(
 
 
 async def test_many_uploads_at_once_do_not_wait_for_slow_ones(
-    client: httpx.AsyncClient, deps: Deps
+    client: httpx.AsyncClient, transfers: FakeTransfers
 ):
-    object.__setattr__(deps, "lease", timedelta(seconds=20))
     release = asyncio.Event()
 
     async def stuck() -> AsyncIterator[bytes]:
@@ -296,14 +337,9 @@ async def test_many_uploads_at_once_do_not_wait_for_slow_ones(
     slow = [
         asyncio.create_task(client.post("/data", content=stuck(), headers=TAR)) for _ in range(30)
     ]
-    await asyncio.sleep(0.1)
-    answer = await asyncio.wait_for(client.post("/data", content=tar_of(HELLO), headers=TAR), 5)
+    await until(lambda: len(transfers.open) == len(slow))
+    async with asyncio.timeout(PATIENCE):
+        answer = await client.post("/data", content=tar_of(HELLO), headers=TAR)
     assert answer.status_code == 200
     release.set()
     assert {answer.status_code for answer in await asyncio.gather(*slow)} == {200}
-
-
-async def until(condition) -> None:
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0.01)

@@ -14,7 +14,8 @@ from knit_workflows.pod import archive
 from tests.api.archives import HELLO, files_in, tar_of
 from tests.api.live_server import chunk, talk, unchunked
 from tests.api.test_downloads import a_data, get
-from tests.api.test_uploads import assert_nothing_is_left, until
+from tests.api.test_uploads import assert_nothing_is_left
+from tests.waiting import until
 
 LARGE = {"large": os.urandom(3 << 20), "small": b"x", "sub/other": os.urandom(700_001)}
 END = b"0\r\n\r\n"

@@ -22,6 +22,7 @@ from tests.bench.figures import figure
 from tests.bench.stack import stack
 
 DISK = Path("/var/tmp")  # by its definition not in memory, as /tmp may be
+MEMORY = Path("/dev/shm")
 MIB = 1 << 20
 
 
@@ -52,7 +53,7 @@ class Case:
         return folder
 
 
-LARGE = Case("1 GiB in 8 files", 8, 128 * MIB)
+LARGE = Case("1 GiB in 8 files", 8, 128 * MIB, rounds=5)
 GZIPPED = Case("256 MiB in 2 files", 2, 128 * MIB, rounds=1)
 SMALL = Case("10,000 files of 3 KB", 10_000, 3000)
 
@@ -95,16 +96,28 @@ class Installation:
 
 
 async def transfers() -> None:
-    """Push and pull of large and of many small files, then the old format."""
-    with tempfile.TemporaryDirectory(prefix="knit-bench-", dir=DISK) as folder:
-        async with _installed(Path(folder)) as knit:
-            await _moved(knit, SMALL, target="<= 3 s")
-            await _moved(knit, LARGE, target=">= 0.8 x the baseline's rate")
-            await _moved_gzipped(knit, GZIPPED)
+    """Push and pull of large and of many small files, then the old format.
+
+    Small files also where the disk has no part in it: to make ten thousand takes some disks longer
+    than all the rest.
+    """
+    async with _installed(DISK) as knit:
+        await _moved(knit, LARGE, "on the same disk", target=">= 0.8 x the baseline's rate")
+        await _moved(knit, SMALL, "on the same disk", target="<= 3 s")
+        await _moved_gzipped(knit, GZIPPED)
+    async with _installed(MEMORY) as knit:
+        await _moved(knit, SMALL, "in memory", target="<= 3 s")
 
 
 @asynccontextmanager
-async def _installed(folder: Path) -> AsyncIterator[Installation]:
+async def _installed(where: Path) -> AsyncIterator[Installation]:
+    with tempfile.TemporaryDirectory(prefix="knit-bench-", dir=where) as folder:
+        async with _running(Path(folder)) as knit:
+            yield knit
+
+
+@asynccontextmanager
+async def _running(folder: Path) -> AsyncIterator[Installation]:
     state = folder / "state"
     settings = {"KNIT_COMPUTE__KIND": "local", "KNIT_COMPUTE__LOCAL__STATE": str(state)}
     async with stack(settings) as running:
@@ -132,7 +145,7 @@ async def _ready(port: int) -> None:
             await asyncio.sleep(0.1)
 
 
-async def _moved(knit: Installation, case: Case, target: str) -> None:
+async def _moved(knit: Installation, case: Case, where: str, target: str) -> None:
     """Print how long push and pull take, each beside `tar` with the same promise of durability."""
     source = case.write(_fresh(knit.folder / "source"))
     pushed, pulled, stored, copied = [], [], [], []
@@ -153,13 +166,14 @@ async def _moved(knit: Installation, case: Case, target: str) -> None:
     for verb, ours, theirs in (("push", pushed, stored), ("pull", pulled, copied)):
         best, baseline = min(one.seconds for one in ours), min(one.seconds for one in theirs)
         figure(
-            f"{verb} of {case.name}",
+            f"{verb} of {case.name}, {where}",
             best,
             "s",
             target,
             mib_per_second=round(case.mib / best),
             baseline=round(baseline, 3),
-            baseline_is="tar | tar on the same disk" + (", then sync -f" if verb == "push" else ""),
+            baseline_is=f"tar | tar {where}" + (", then sync -f" if verb == "push" else ""),
+            baselines=[round(one.seconds, 2) for one in theirs],
             ratio=round(baseline / best, 2),
             rounds=[round(one.seconds, 2) for one in ours],
             client_peak_mib=round(max(one.peak_mib for one in ours)),

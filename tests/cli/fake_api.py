@@ -78,7 +78,8 @@ class FakeApi:
     """What the API has, and what was asked of it.
 
     `interrupt[(method, path)]` answers instead of the API, once per item; `pushes_tags`,
-    `takes_plain_tar` and `traces` switched off make it an older server.
+    `takes_plain_tar`, `traces` and `knows_keys` switched off make it an older server. Who asks only
+    for its version is not noted in `requests`.
     """
 
     data: dict[str, Data] = field(default_factory=dict)
@@ -92,6 +93,9 @@ class FakeApi:
     pushes_tags: bool = True
     takes_plain_tar: bool = True
     traces: bool = True
+    knows_keys: bool = True
+    keys: dict[str, str] = field(default_factory=dict)
+    """Which Data each key of an upload has made."""
     _numbers: Any = field(default_factory=lambda: itertools.count(1))
 
     def transport(self) -> httpx.MockTransport:
@@ -100,8 +104,11 @@ class FakeApi:
 
     def handle(self, request: httpx.Request) -> httpx.Response:
         """Answers one request."""
-        self.requests.append(request)
         path = request.url.path.removeprefix("/api")
+        if path == "/version" and self.knows_keys:
+            return httpx.Response(200, json={"version": "1", "upload_keys": True})
+        if path != "/version":
+            self.requests.append(request)
         waiting = self.interrupt.get((request.method, path))
         if waiting:
             answer = waiting.pop(0)
@@ -238,9 +245,16 @@ class FakeApi:
         assert request.headers["Transfer-Encoding"] == "chunked"
         if plain and not self.takes_plain_tar:
             return error(415, "unsupported media type")
+        key = request.headers.get("Idempotency-Key")
+        assert (key is not None) == self.knows_keys
+        if key in self.keys:
+            return _json(self.data[self.keys[key]])
         archive = request.content if plain else b"".join(gunzipped([request.content]))
         tags = request.url.params.get_list("tag") if self.pushes_tags else []
-        return _json(self.add_data(*tags, archive=archive))
+        made = self.add_data(*tags, archive=archive)
+        if key is not None:
+            self.keys[key] = made.knit_id
+        return _json(made)
 
     def _traced(self, query: httpx.QueryParams, knit_id: str) -> httpx.Response:
         hops = {way: None if query[way] == "all" else int(query[way]) for way in query}

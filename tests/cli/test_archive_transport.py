@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from knit_cli.archive_transport import ArchiveTransport, archive_transport
+from tests.waiting import PATIENCE
 
 TAR = {"Content-Type": "application/x-tar"}
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/x-tar\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -29,18 +30,20 @@ def served() -> Iterator[Callable[[Callable[[socket.socket], None]], httpx.Clien
         def start(serve: Callable[[socket.socket], None]) -> httpx.Client:
             def accept() -> None:
                 connection, _ = listener.accept()
-                connection.settimeout(10)
+                connection.settimeout(PATIENCE)
                 with connection:
                     serve(connection)
 
             threads.append(threading.Thread(target=accept))
             threads[0].start()
             url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-            return httpx.Client(base_url=url, transport=ArchiveTransport(Usual(), True), timeout=10)
+            return httpx.Client(
+                base_url=url, transport=ArchiveTransport(Usual(), True), timeout=PATIENCE
+            )
 
         yield start
         for thread in threads:
-            thread.join(10)
+            thread.join(PATIENCE)
             assert not thread.is_alive()
 
 
@@ -91,11 +94,12 @@ def test_an_early_refusal_ends_the_sending(served):
 
 def test_what_the_body_raises_passes_and_cuts_the_connection(served):
     """An error of the disk is not one of the network, and the server must see no last chunk."""
-    seen = bytearray()
+    seen, ended = bytearray(), threading.Event()
 
     def serve(connection: socket.socket) -> None:
         while piece := connection.recv(1000):
             seen.extend(piece)
+        ended.set()
 
     def failing() -> Iterator[bytes]:
         yield b"abc"
@@ -103,6 +107,8 @@ def test_what_the_body_raises_passes_and_cuts_the_connection(served):
 
     with served(serve) as client, pytest.raises(PermissionError):
         client.post("/data", content=failing(), headers=TAR)
+    assert ended.wait(PATIENCE)
+    assert seen.endswith(b"3\r\nabc\r\n")
     assert not seen.endswith(b"0\r\n\r\n")
 
 
@@ -124,11 +130,12 @@ def test_a_server_that_is_silent_is_given_up(served):
 
     def serve(connection: socket.socket) -> None:
         head_of(connection)
-        done.wait(10)
+        done.wait(PATIENCE)
 
+    impatient = httpx.Timeout(PATIENCE, read=0.1)
     with served(serve) as client:
         with pytest.raises(httpx.ReadTimeout):
-            client.get("/data/x", headers={"Accept": "application/x-tar"}, timeout=0.1)
+            client.get("/data/x", headers={"Accept": "application/x-tar"}, timeout=impatient)
         done.set()
 
 

@@ -18,6 +18,7 @@ from knit_cli.instants import read_instant
 from knit_cli.plan_difference import _amount
 from knit_cli.progress import transfer_bar
 from knit_cli.streams import DamagedStream, PiecesReader, gunzipped, gzipped, read_ahead
+from tests.waiting import wait_until
 
 # A loaded machine is slow, which is not a property of the code.
 unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -175,16 +176,13 @@ def test_reading_ahead_is_bounded_and_its_thread_ends():
             fetched.append(number)
             yield b"x"
 
-    before = threading.active_count()
+    before = set(threading.enumerate())
     pieces = read_ahead(source())
     next(pieces)
     time.sleep(0.3)
     assert len(fetched) < 20
     pieces.close()
-    until = time.monotonic() + 5
-    while threading.active_count() > before and time.monotonic() < until:
-        time.sleep(0.01)
-    assert threading.active_count() == before
+    wait_until(lambda: set(threading.enumerate()) <= before)
 
 
 @unhurried

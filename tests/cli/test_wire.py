@@ -6,11 +6,13 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from knit_cli.profile import Profile, save_profile
+from tests.waiting import PATIENCE
 
 Answer = Callable[[socket.socket], None]
 
@@ -19,13 +21,13 @@ Answer = Callable[[socket.socket], None]
 def serving(*answers: Answer) -> Iterator[str]:
     """Gives the address of a server that hands one connection to each of the answers in turn."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        listener.settimeout(30)
+        listener.settimeout(PATIENCE)
 
         def serve() -> None:
             for answer in answers:
                 connection, _ = listener.accept()
                 with connection:
-                    connection.settimeout(30)
+                    connection.settimeout(PATIENCE)
                     answer(connection)
 
         thread = threading.Thread(target=serve)
@@ -50,6 +52,12 @@ def started(folder: Path, api_root: str, *arguments: str) -> "subprocess.Popen[b
     )
 
 
+def an_old_api(connection: socket.socket) -> None:
+    """Answers the question whether keys of uploads are known."""
+    assert read_head(connection).startswith(b"GET /api/version ")
+    connection.sendall(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
+
+
 def read_head(connection: socket.socket) -> bytes:
     head = b""
     while b"\r\n\r\n" not in head:
@@ -64,7 +72,7 @@ def test_a_followed_log_is_shown_as_it_comes(tmp_path):
         assert read_head(connection).startswith(b"GET /api/runs/r/log?follow")
         connection.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
         connection.sendall(b"6\r\nfirst\n\r\n")
-        assert seen.wait(30)  # only when it was read does the Run go on
+        assert seen.wait(PATIENCE)  # only when it was read does the Run go on
         connection.sendall(b"7\r\nsecond\n\r\n0\r\n\r\n")
 
     with (
@@ -91,7 +99,7 @@ def test_an_upload_that_cannot_go_on_is_cut_and_not_ended(tmp_path):
             received.extend(piece)
 
     with (
-        serving(answer) as api_root,
+        serving(an_old_api, answer) as api_root,
         started(tmp_path, api_root, "data", "push", "set", "-t", "a:b") as knit,
     ):
         out, err = knit.communicate()
@@ -115,7 +123,10 @@ def test_a_server_that_refuses_early_is_heard(tmp_path):
         while connection.recv(1 << 20):
             pass
 
-    with serving(answer) as api_root, started(tmp_path, api_root, "data", "push", "big") as knit:
+    with (
+        serving(an_old_api, answer) as api_root,
+        started(tmp_path, api_root, "data", "push", "big") as knit,
+    ):
         _, err = knit.communicate()
     assert knit.returncode == 1
     assert err == b"error: cannot push\nreason: not today\nhint: come tomorrow\n"
@@ -165,7 +176,7 @@ def test_an_upload_that_is_cut_before_its_end_is_sent_anew(tmp_path):
         connection.sendall(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 5\r\n\r\nheard")
 
     with (
-        serving(cut, refuse) as api_root,
+        serving(an_old_api, cut, refuse) as api_root,
         started(tmp_path, api_root, "data", "push", "set") as knit,
     ):
         _, err = knit.communicate()
@@ -175,8 +186,8 @@ def test_an_upload_that_is_cut_before_its_end_is_sent_anew(tmp_path):
     assert len(bodies[0]) > 30_000_000
 
 
-def test_an_upload_whose_answer_is_lost_is_not_repeated(tmp_path):
-    """It may have made a Data; a second one would be there for ever."""
+def test_an_upload_whose_answer_is_lost_is_not_repeated_without_keys(tmp_path):
+    """It may have made a Data; where there are no keys, a second one would be there for ever."""
     (tmp_path / "set").write_bytes(b"content")
 
     def silent(connection):
@@ -184,7 +195,7 @@ def test_an_upload_whose_answer_is_lost_is_not_repeated(tmp_path):
         read_body(connection)
 
     with (
-        serving(silent) as api_root,
+        serving(an_old_api, silent) as api_root,
         started(tmp_path, api_root, "data", "push", "set") as knit,
     ):
         _, err = knit.communicate()
@@ -206,17 +217,17 @@ def test_ctrl_c_during_an_upload_cuts_it(tmp_path):
         with suppress(ConnectionError):
             while piece := connection.recv(1 << 20):
                 received.extend(piece)
-                pause.wait(0.2)
+                stopped.wait(PATIENCE)  # far from the end, however fast it is sent
 
-    pause = threading.Event()
+    stopped = threading.Event()
     with (
-        serving(answer) as api_root,
+        serving(an_old_api, answer) as api_root,
         started(tmp_path, api_root, "data", "push", "set") as knit,
     ):
-        assert begun.wait(30)
+        assert begun.wait(PATIENCE)
         knit.send_signal(2)
-        pause.set()
-        out, err = knit.communicate(timeout=30)
+        stopped.set()
+        out, err = knit.communicate(timeout=PATIENCE)
     assert (knit.returncode, out, err) == (1, b"", b"interrupted\n")
     assert not received.endswith(b"\r\n0\r\n\r\n")
 
@@ -242,17 +253,18 @@ def test_ctrl_c_during_a_transfer(tmp_path):
             b"Transfer-Encoding: chunked\r\n\r\n"
         )
         asked.set()
-        done.wait(30)
+        done.wait(PATIENCE)
 
     with (
         serving(answer) as api_root,
         started(tmp_path, api_root, "data", "pull", "-x", "id", "dest") as knit,
     ):
-        assert asked.wait(30)
+        assert asked.wait(PATIENCE)
         while not (tmp_path / "dest").exists():
             assert knit.poll() is None
+            time.sleep(0.01)
         knit.send_signal(2)
-        _, err = knit.communicate(timeout=30)
+        _, err = knit.communicate(timeout=PATIENCE)
         done.set()
     assert (knit.returncode, err) == (1, b"interrupted\n")
     assert list((tmp_path / "dest").iterdir()) == []

@@ -17,7 +17,7 @@ import pytest
 
 from tests.contract.compute.kubernetes_adapter import KubernetesAdapter, kubernetes_adapter
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 WITHIN = 120.0
 
 
@@ -113,7 +113,8 @@ async def _gone(knit: Knit, run_id: str) -> None:
 
 async def test_push_run_log_pull(knit: Knit) -> None:
     """What is pushed is what the container sees; what it makes and says is what is pulled."""
-    command = ["sh", "-c", "echo to stdout; echo to stderr >&2; tr a-z A-Z < /in/word > /out/word"]
+    script = "echo to stdout; echo to stderr >&2; tr a-z A-Z < /in/word > /out/word"
+    command = ["sh", "-c", f"{script}; {knit.adapter.last_moment}"]
     plan_id = await asyncio.to_thread(knit.apply, "word", command)
     knit_id = await asyncio.to_thread(knit.push, "word", word="knit")
     run = await asyncio.to_thread(knit.run_of, plan_id, "done", "failed")

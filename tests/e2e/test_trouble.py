@@ -18,7 +18,7 @@ import pytest
 
 from tests.e2e.stack import DevStack, dev_folder, dev_stack, shell_plan, until
 
-pytestmark = [pytest.mark.timeout(300), pytest.mark.engine, pytest.mark.slow]
+pytestmark = [pytest.mark.timeout(900), pytest.mark.engine, pytest.mark.slow]
 
 WITHOUT_OVERRIDE = ("setpriv", "--bounding-set=-dac_override,-dac_read_search")
 """Root that may read only what its rights say, as everybody else."""

@@ -106,8 +106,13 @@ class FastWorld:
             pass
 
     async def admit(self, start: bool) -> list[tuple[str, int]]:
-        """Give what is to be started; without `start` the engine dies before it has noted that."""
-        keys = [run.key for run in await self.store.admit(EVERYTHING)]
+        """Give what is to be started; without `start` the engine dies before it has noted that.
+
+        The store admits so many at once; what is not started yet, it gives again.
+        """
+        keys: list[RunKey] = []
+        while len(found := await self.store.admit(EVERYTHING)) > len(keys):
+            keys = [run.key for run in found]
         if start:
             await self.store.started(keys)
         return [(key.run_id, key.generation) for key in keys]

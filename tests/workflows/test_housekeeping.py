@@ -26,6 +26,7 @@ from knit_workflows.plugin import Deps, ensure_schedules
 from knit_workflows.settings import EngineSettings
 from knit_workflows.testing import QUICK, KnitEnvironment, MemoryBackend, knit_environment
 from knit_workflows.workflows.options import SHORT
+from tests.waiting import PATIENCE
 from tests.workflows.test_run import TRAIN, _only_run, _until
 
 TIDY = QUICK.model_copy(
@@ -34,7 +35,7 @@ TIDY = QUICK.model_copy(
 
 
 async def eventually(condition: Callable[[], Awaitable[bool]]) -> None:
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE):
         while not await condition():
             await asyncio.sleep(0.05)
 

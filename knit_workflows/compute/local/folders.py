@@ -31,6 +31,7 @@ from knit_workflows.domain.errors import (
 )
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,254}")
+_GRAVE: Final = re.compile(r".+\.[0-9a-f]{32}")
 _LONG_AGO: Final = 600.0
 """Seconds after which what is in the trash is nobody's draft any more."""
 
@@ -55,7 +56,8 @@ class StateFolder:
         """Remove what a killed process left half removed."""
         for item in self._trash.iterdir():
             with suppress(FileNotFoundError):
-                if time.time() - item.stat().st_mtime > _LONG_AGO:
+                # A grave is removed by several at once without harm; a draft may be in the making.
+                if _GRAVE.fullmatch(item.name) or time.time() - item.stat().st_mtime > _LONG_AGO:
                     _remove(item)
 
     def pod(self, name: str) -> Path:

@@ -1,10 +1,12 @@
 -- name: begin_upload
 -- The Run of an upload, its Data and its door, all at once or, when the Run is there, not at all.
+-- Nor while a volume of that name, of a Data deleted since, is still to be deleted.
 WITH made AS (
     INSERT INTO run (run_id, plan_id, status, created_at, updated_at)
     SELECT %(run_id)s, plan_id, 'running', at, at
       FROM plan, date_trunc('milliseconds', clock_timestamp()) AS at
      WHERE name = %(plan)s
+       AND NOT EXISTS (SELECT FROM discarded WHERE knit_id = %(knit_id)s)
         ON CONFLICT (run_id) DO NOTHING
  RETURNING run_id, plan_id, generation, status, created_at
 ), filled AS (

@@ -21,6 +21,7 @@ from knit_workflows.compute.base import (
 from knit_workflows.compute.memory import MemoryBackend
 from knit_workflows.domain.errors import BackendRejected
 from knit_workflows.domain.runs import SUCCEEDED, Exit
+from tests.waiting import PATIENCE
 
 IN, OUT, LOG = Volume("in", "i"), Volume("out", "o"), Volume("log", "l")
 NO_GRACE = timedelta()
@@ -152,7 +153,7 @@ async def test_a_journal_carries_control_across_processes(tmp_path: Path) -> Non
     await first.launch(pod())
     assert (await second.observe("pod")).phase is Phase.RUNNING
     assert second.launches == ["pod"]
-    async with asyncio.timeout(5), aclosing(first.watch("pod")) as watch:
+    async with asyncio.timeout(PATIENCE), aclosing(first.watch("pod")) as watch:
         assert (await anext(watch)).phase is Phase.RUNNING
         second.finish("pod", Exit(3, "(container main) Error"))
         assert (await anext(watch)).exit == Exit(3, "(container main) Error")

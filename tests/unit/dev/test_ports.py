@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import socket
 from collections.abc import Iterator
@@ -11,7 +12,14 @@ import pytest
 from knit_cli.dev.ports import choose_ports, listens, why_not_free
 from knit_cli.dev.state import Ports
 from knit_cli.errors import BadInput
-from knit_workflows.embedded import free_port
+
+_numbers = itertools.count(10_000 + os.getpid() % 20_000)
+
+
+def free_port() -> int:
+    """A port that nobody is given by chance: connections and free ports get higher numbers."""
+    return next(number for number in _numbers if why_not_free(number) is None)
+
 
 NONE: dict[str, int | None] = {"api": None, "temporal": None, "web_ui": None}
 

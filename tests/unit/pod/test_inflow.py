@@ -9,6 +9,7 @@ import pytest
 
 from knit_workflows.pod.http_body import BadBody, BodyCut, ChunkedBody
 from knit_workflows.pod.inflow import Inflow
+from tests.waiting import PATIENCE
 
 
 @pytest.fixture
@@ -16,8 +17,8 @@ def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
     """Two ends of one connection."""
     here, there = socket.socketpair()
     with here, there:
-        here.settimeout(5)
-        there.settimeout(5)
+        here.settimeout(PATIENCE)
+        there.settimeout(PATIENCE)
         yield here, there
 
 

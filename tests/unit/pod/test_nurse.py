@@ -21,6 +21,7 @@ import pytest
 from knit_workflows.pod import nurse
 from knit_workflows.pod.kube_api import ApiRefused, ApiTrouble, KubeApi
 from knit_workflows.pod.log_splice import NotALog
+from tests.waiting import PATIENCE
 
 REPOSITORY = Path(__file__).parents[3]
 START = 1_700_000_000
@@ -67,7 +68,7 @@ class Api(ThreadingHTTPServer):
     def api(self) -> KubeApi:
         port = self.server_address[1]
         return KubeApi(
-            lambda: HTTPConnection("127.0.0.1", port, timeout=20), lambda: next(self.token)
+            lambda: HTTPConnection("127.0.0.1", port, timeout=PATIENCE), lambda: next(self.token)
         )
 
     def of(self, path_end: str) -> list[dict[str, str]]:
@@ -233,7 +234,13 @@ def test_what_is_written_can_be_followed_live(server: Api) -> None:
     seen = [threading.Event(), threading.Event()]
     first, second = lines(0, 2)
     server.logs = [
-        [first[:35], lambda: seen[0].wait(10), first[35:], lambda: seen[1].wait(10), second],
+        [
+            first[:35],
+            lambda: seen[0].wait(PATIENCE),
+            first[35:],
+            lambda: seen[1].wait(PATIENCE),
+            second,
+        ],
         [first, second],
     ]
     running = nurse.Nurse(server.api(), "ns", "pod-1", "main", impatient())
@@ -244,7 +251,7 @@ def test_what_is_written_can_be_followed_live(server: Api) -> None:
     assert os.read(reader, 100) == first[35:]
     seen[1].set()
     assert os.read(reader, 100) == b"line 1\n"
-    thread.join(10)
+    thread.join(PATIENCE)
     os.close(reader)
     os.close(writer)
 
@@ -296,7 +303,7 @@ from knit_workflows.pod.kube_api import KubeApi
 port, log, termination_log, refused = sys.argv[1:]
 nurse._REFUSED_SECONDS = float(refused)
 nurse.Patience.__init__.__defaults__ = (float(refused), *nurse.Patience.__init__.__defaults__[1:])
-api = KubeApi(lambda: HTTPConnection("127.0.0.1", int(port), timeout=20), lambda: "token")
+api = KubeApi(lambda: HTTPConnection("127.0.0.1", int(port), timeout=100), lambda: "token")
 environ = {"NAMESPACE": "ns", "POD_NAME": "pod-1"}
 sys.exit(nurse.main(["main", log], environ, api, termination_log))
 """
@@ -318,14 +325,14 @@ def process(server: Api, tmp_path: Path) -> Callable[..., subprocess.Popen[bytes
 
 def test_as_a_process_it_ends_with_zero(server: Api, process, tmp_path: Path) -> None:
     server.logs = [lines(0, 3)]
-    assert process(tmp_path / "log").wait(20) == 0
+    assert process(tmp_path / "log").wait(PATIENCE) == 0
     assert (tmp_path / "log").read_bytes() == plain(0, 3)
     assert (tmp_path / "termination-log").read_text() == ""
 
 
 def test_a_log_that_exists_is_not_overwritten(process, tmp_path: Path) -> None:
     (tmp_path / "log").write_bytes(b"old")
-    assert process(tmp_path / "log").wait(20) == 1
+    assert process(tmp_path / "log").wait(PATIENCE) == 1
     assert "exists" in (tmp_path / "termination-log").read_text()
     assert (tmp_path / "log").read_bytes() == b"old"
 
@@ -336,7 +343,7 @@ def test_lasting_refusal_is_explained(
     server: Api, process, tmp_path: Path, status: int, of: str
 ) -> None:
     setattr(server, of, [status])
-    assert process(tmp_path / "log", refused=0.3).wait(20) == 3
+    assert process(tmp_path / "log", refused=0.3).wait(PATIENCE) == 3
     assert f"scripted {status}" in (tmp_path / "termination-log").read_text()
 
 
@@ -344,24 +351,27 @@ def test_a_container_the_pod_does_not_have_is_explained(server, process, tmp_pat
     event = pod("running")
     event["object"]["spec"]["containers"] = [{"name": "other"}]
     server.watches = [[event]]
-    assert process(tmp_path / "log").wait(20) == 3
+    assert process(tmp_path / "log").wait(PATIENCE) == 3
     assert "no container 'main'" in (tmp_path / "termination-log").read_text()
 
 
+@pytest.mark.patient
 def test_sigterm_leaves_five_seconds_to_read_on(
     server: Api, process, tmp_path: Path, until
 ) -> None:
     told = threading.Event()
-    server.logs = [[*lines(0, 2), lambda: told.wait(20), *lines(2, 4), lambda: told.wait(20)]]
+    server.logs = [
+        [*lines(0, 2), lambda: told.wait(PATIENCE), *lines(2, 4), lambda: told.wait(PATIENCE)]
+    ]
     release = threading.Event()
-    server.logs[0][-1] = lambda: release.wait(30)
+    server.logs[0][-1] = lambda: release.wait(3 * PATIENCE)
     running = process(tmp_path / "log")
     until(lambda: (tmp_path / "log").exists() and (tmp_path / "log").read_bytes() == plain(0, 2))
     before = time.monotonic()
     running.send_signal(signal.SIGTERM)
     told.set()
-    assert running.wait(20) == 0
-    assert 4.5 < time.monotonic() - before < 8
+    assert running.wait(PATIENCE) == 0
+    assert time.monotonic() - before > 4.5
     assert (tmp_path / "log").read_bytes() == plain(0, 4)
     release.set()
 

@@ -21,6 +21,7 @@ from knit_workflows.compute.local.pod_folder import Account, read_account
 from knit_workflows.compute.local.processes import find_process
 from knit_workflows.domain.errors import BackendRejected
 from knit_workflows.domain.runs import Exit
+from tests.waiting import PATIENCE
 
 from .conftest import MakePod, ended, until
 
@@ -221,7 +222,7 @@ async def test_a_supervisor_killed_early_leaves_nothing_running(
     """A sandbox that is just being set up does not yet die with its parent."""
     pod = make_pod("while :; do echo more >> /out/count; sleep 0.005; done")
     ending = asyncio.create_task(ended(backend, pod))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         while (account := read_account(settings.state / "pods" / "pod") or Account()) == Account():
             await asyncio.sleep(0)
     assert account.supervisor is not None
@@ -299,7 +300,7 @@ async def test_a_log_on_a_full_disk_fails_the_run(
     backend = LocalBackend(replace(settings, state=small_disk))
     await backend.open()
     try:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE):
             end = await ended(backend, make_pod("seq 1 2000000; echo $? >&2; exit 0"))
         assert end.phase is Phase.FAILED
         assert end.exit is not None
@@ -321,7 +322,7 @@ async def test_a_pod_can_be_stopped_on_a_full_disk(
         ending = asyncio.create_task(ended(backend, pod))
         await eventually(lambda: shutil.disk_usage(small_disk).free == 0)
         await backend.stop("pod", grace=timedelta())
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             assert (await ending).phase is Phase.ABSENT
     finally:
         await backend.aclose()
@@ -368,6 +369,6 @@ async def test_nothing_is_left_behind(
 
 async def eventually(condition: Callable[[], bool]) -> None:
     """Wait until the condition holds."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         while not condition():
             await asyncio.sleep(0.01)

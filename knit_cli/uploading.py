@@ -1,0 +1,84 @@
+"""One upload, sent until it is known what became of it: one Data at the end, or an error.
+
+A key tells the server that several requests mean the same upload. Half an archive makes no Data, so
+what was cut within its body is sent anew under another key. What was cut behind it may have
+arrived: it is sent again under its own key, and a server that has made a Data of it answers with
+that; one that is just doing so says so; and one where it came to nothing says that too, so that it
+is safe to begin anew.
+"""
+
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import Generic, TypeVar
+from uuid import UUID, uuid4
+
+from knit_cli.errors import ApiBroken, ApiRefused, ApiUnreachable, ConnectionCut
+from knit_cli.retry import Retry
+
+T = TypeVar("T")
+
+KEY_HEADER = "Idempotency-Key"
+MAY_HAVE_ARRIVED = (
+    "it may have arrived all the same; look for it before you push again: "
+    "knit data find --since TIME"
+)
+
+_TRIES = 6
+"""With their pauses, they outlast the restart of a server."""
+_LOST_BY_A_PROXY = (HTTPStatus.BAD_GATEWAY, HTTPStatus.GATEWAY_TIMEOUT)
+
+
+class KeyedUpload(Generic[T]):
+    """One upload to a server that knows what keys are for.
+
+    Args:
+        send: sends all of it once, under that key; raises errors of our tree.
+        retry: how to wait.
+    """
+
+    def __init__(self, send: Callable[[UUID], T], retry: Retry) -> None:
+        self._send = send
+        self._retry = retry
+        self._key = uuid4()
+        self._lost = False  # whether an answer to this key was
+
+    def run(self) -> T:
+        """Gives what became of it. Raises what `send` does."""
+        try:
+            return self._retry.on_cut(self._attempt, repeatable=True, tries=_TRIES)
+        except ApiUnreachable as unreachable:
+            if self._lost:
+                unreachable.advice = MAY_HAVE_ARRIVED
+            raise
+
+    def _attempt(self) -> T:
+        try:
+            return self._retry.while_under_way(self._once)
+        except ApiRefused as refused:
+            if not self._lost:
+                raise
+            if refused.retry_after is not None:
+                refused.advice = MAY_HAVE_ARRIVED
+            if refused.retry_after is not None or refused.status != HTTPStatus.CONFLICT:
+                raise
+        self._retry.tell("what was sent before has not become a Data, sending it anew")
+        self._key, self._lost = uuid4(), False
+        return self._once()
+
+    def _once(self) -> T:
+        try:
+            return self._send(self._key)
+        except ConnectionCut as cut:
+            self._lost = self._lost or not cut.harmless
+            if not self._lost:
+                self._key = uuid4()
+            raise
+        except ApiBroken as broken:
+            by_proxy = broken.status in _LOST_BY_A_PROXY
+            unavailable = broken.status == HTTPStatus.SERVICE_UNAVAILABLE
+            if not (by_proxy or (self._lost and unavailable)):
+                raise
+            self._lost = True
+            raise ConnectionCut("nothing is known of the upload yet", reason=broken.reason) from (
+                broken
+            )

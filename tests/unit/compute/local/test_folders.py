@@ -1,0 +1,33 @@
+"""The trash of the state folder: what a killed process left in it goes, what is in use stays."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from knit_workflows.compute.base import Volume
+from knit_workflows.compute.local.folders import StateFolder
+
+
+def test_what_was_being_removed_is_removed_at_the_next_start(tmp_path: Path) -> None:
+    """However young: a killed worker is started again at once, and nobody else would do it."""
+    state = StateFolder(tmp_path)
+    state.make()
+    volume = Volume("data-knitid-1", "1")
+    state.create_volume(volume)
+    (state.volume_path(volume) / "large").write_text("x")
+    assert state.bury(state.volume_path(volume)) is not None
+    StateFolder(tmp_path).empty_trash()
+    assert list((tmp_path / "trash").iterdir()) == []
+
+
+def test_a_draft_of_another_process_stays(tmp_path: Path) -> None:
+    """Until it is so old that its process must have died."""
+    state = StateFolder(tmp_path)
+    state.make()
+    with state.draft() as draft:
+        StateFolder(tmp_path).empty_trash()
+        assert draft.exists()
+        os.utime(draft, (0, 0))
+        StateFolder(tmp_path).empty_trash()
+        assert not draft.exists()
