@@ -5,6 +5,9 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.stamp-$(shell cat requirements/dev.txt pyproject.toml | sha256sum | cut -c1-16)
 
+# Without bytecode every process, of which tests start hundreds, would compile all it imports anew.
+export PYTHONDONTWRITEBYTECODE :=
+
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-fast check bench soak cluster-up cluster-down format docs clean
 
@@ -36,7 +39,9 @@ check: $(STAMP) $(BIN)/temporal ## the fast loop: format, lint, types, imports, 
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest -q -n 2 tests/unit tests/store tests/api tests/cli tests/docs -m "not slow and not cluster"
+	KNIT_RACE_SECONDS=1 KNIT_RACE_SEEDS=1 $(BIN)/pytest -q -n 2 \
+	  tests/unit tests/store tests/api tests/cli tests/docs --ignore tests/api/test_fuzz.py \
+	  -m "not patient and not slow and not cluster"
 
 format: $(STAMP) ## format and mend what can be mended
 	$(BIN)/ruff format .
@@ -46,8 +51,10 @@ bench: setup ## one JSON line per figure, each beside its baseline
 	@$(BIN)/python -m tests.bench
 
 soak: setup ## the long versions of the race and fault tests
-	KNIT_RACE_SECONDS=60 KNIT_RACE_SEEDS=20 $(BIN)/pytest -q tests/store/test_race.py tests/chaos
+	KNIT_RACE_SECONDS=60 KNIT_RACE_SEEDS=20 KNIT_SWEEP_MOMENTS=1000 \
+	  $(BIN)/pytest -q tests/store/test_race.py tests/chaos
 	KNIT_FUZZ_CASES=100000 $(BIN)/pytest -q tests/api/test_fuzz.py
+	$(BIN)/pytest -q -n 2 --hypothesis-profile=exploring tests/unit tests/api/test_mapping.py
 	KNIT_MODEL_STEPS=100000 $(BIN)/pytest -q -rP -n 2 tests/model
 
 cluster-up: ## start (or find) the real single-node Kubernetes of the tests

@@ -7,12 +7,19 @@ from collections.abc import AsyncIterator, Iterator
 
 # Its pytest plugin would import it when the session is over, and CPython 3.11 can then refuse to
 # compile it ("AST constructor recursion depth mismatch"), which fails the session.
-import hypothesis  # noqa: F401
+import hypothesis
 import pytest
 from temporalio.client import Client
 
 from knit_workflows.embedded import EmbeddedPostgres
 from knit_workflows.testing import embedded_postgres, temporal
+
+# Properties are about results; the time of an example depends on what else runs.
+_UNHURRIED = {"deadline": None, "suppress_health_check": [hypothesis.HealthCheck.too_slow]}
+hypothesis.settings.register_profile("exploring", **_UNHURRIED)
+# The same examples every time, so that whoever changes nothing sees nothing change.
+hypothesis.settings.register_profile("repeating", derandomize=True, **_UNHURRIED)
+hypothesis.settings.load_profile("repeating")
 
 
 @pytest.hookimpl(wrapper=True)

@@ -11,6 +11,8 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from tests.waiting import PATIENCE
+
 
 class WorkerProcess:
     """`python -m knit_workflows` with these settings, on a log file of its own per start."""
@@ -46,7 +48,7 @@ class WorkerProcess:
 
     async def ready(self) -> None:
         """Wait until it serves its queues."""
-        ends = time.monotonic() + 30
+        ends = time.monotonic() + PATIENCE
         while '"worker_ready"' not in self.log.read_text():
             assert self._process is not None
             assert self._process.poll() is None, self.log.read_text()
@@ -63,4 +65,4 @@ class WorkerProcess:
         """SIGTERM, and wait."""
         if self._process is not None and self._process.poll() is None:
             self._process.terminate()
-            self._process.wait(30)
+            self._process.wait(PATIENCE)

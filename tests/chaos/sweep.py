@@ -10,13 +10,13 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import timedelta
 
-from temporalio.client import Client, WorkflowHistoryEventFilterType
-from temporalio.service import RPCError
+from temporalio.client import Client
 
 from knit_workflows import names
 from knit_workflows.domain.ids import KnitId, PlanId, RunId
 from knit_workflows.domain.ports import Store
 from knit_workflows.domain.runs import RunDetail, RunQuery
+from tests.chaos.moments import reached
 from tests.processes import WorkerProcess
 
 RECOVERY_SETTINGS = {
@@ -26,7 +26,7 @@ RECOVERY_SETTINGS = {
     "KNIT_ENGINE__FALLBACK": "PT2S",
     "KNIT_QUEUES__COMPUTE": "knit",
 }
-"""Short time-outs: a killed worker is missed soon."""
+"""Short time-outs: a killed worker is missed soon. For the sweeps of all types of workflows."""
 WITHIN = timedelta(seconds=90)
 
 
@@ -70,7 +70,7 @@ class Sweep:
         status; start another."""
         run_id = await self._run_of(await self.push())
         if isinstance(moment, int):
-            await self._seen(run_id, moment)
+            await reached(self.temporal.get_workflow_handle(names.run_workflow(run_id, 1)), moment)
         else:
             await self._had(run_id, moment)
         self.worker.kill()
@@ -92,22 +92,6 @@ class Sweep:
         async with asyncio.timeout(WITHIN.total_seconds()):
             while status not in {event.to_status for event in await self.store.run_events(run_id)}:
                 await asyncio.sleep(0.001)
-
-    async def _seen(self, run_id: RunId, event: int) -> None:
-        handle = self.temporal.get_workflow_handle(names.run_workflow(run_id, 1))
-        async with asyncio.timeout(WITHIN.total_seconds()):
-            while True:
-                try:
-                    history = handle.fetch_history_events(
-                        wait_new_event=True,
-                        event_filter_type=WorkflowHistoryEventFilterType.ALL_EVENT,
-                    )
-                    async for seen in history:
-                        if seen.event_id >= event:
-                            return
-                    return  # It ended in fewer events than the undisturbed one.
-                except RPCError:
-                    await asyncio.sleep(0.005)  # Its workflow is not there yet.
 
     async def _end(self, run_id: RunId) -> Remains:
         async with asyncio.timeout(WITHIN.total_seconds()):

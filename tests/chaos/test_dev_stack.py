@@ -23,9 +23,9 @@ import pytest
 
 from knit_cli.dev.state import StateFolder
 from tests.contract.compute.local_adapters import need_bubblewrap
-from tests.e2e.stack import DevStack, command, dev_folder, dev_stack, shell_plan, until
+from tests.e2e.stack import WITHIN, DevStack, command, dev_folder, dev_stack, shell_plan, until
 
-pytestmark = [pytest.mark.timeout(300), pytest.mark.engine, pytest.mark.slow]
+pytestmark = [pytest.mark.timeout(900), pytest.mark.engine, pytest.mark.slow]
 
 GATED = "echo x >> /out/counter; until [ -e /out/go ]; do sleep 0.05; done; echo end > /out/end"
 """Counts its own starts, then waits for the test."""
@@ -206,7 +206,7 @@ def test_up_right_after_down_waits_for_the_end(stack: DevStack) -> None:
     with stack.start("dev", "down") as ending:
         until(lambda: not ((record := StateFolder(stack.state).load()) and record.ready))
         stack.up()
-        assert ending.wait(60) in (0, 1)  # 1: it says that knit is being started again
+        assert ending.wait(WITHIN) in (0, 1)  # 1: it says that knit is being started again
     assert stack.ready()["supervisor"] != before["supervisor"]
 
 
@@ -246,7 +246,8 @@ def started_so_far(stack: DevStack, but: int = 0) -> set[str]:
 
 
 STAGES: tuple[Callable[[DevStack], bool], ...] = (
-    lambda stack: any(stack.state.glob("postgres.*")),  # while the database is made
+    # While the database is made; or right after it, for who looks too late.
+    lambda stack: any(stack.state.glob("postgres.*")) or "postgres" in started_so_far(stack),
     lambda stack: "postgres" in started_so_far(stack),
     lambda stack: "worker" in started_so_far(stack),
 )
@@ -260,7 +261,10 @@ def test_a_supervisor_killed_during_its_start_is_no_obstacle(own: DevStack) -> N
             until(lambda stage=stage: stage(own))  # type: ignore[misc]
             record = json.loads((own.state / "state.json").read_text())
             kill(record["supervisor"]["pid"])
-            assert waiting.wait(60) == 1
+            left = StateFolder(own.state).load()
+            ended = waiting.wait(WITHIN)
+            # On a loaded machine the start may have come to its end before it was disturbed.
+            assert ended == 1 or (left is not None and left.ready)
     own.up()
     assert own.knit("plan", "find").json()
 
@@ -322,8 +326,11 @@ def test_ports_taken_meanwhile(own: DevStack) -> None:
     """
     own.up()
     before = own.status()
+    supervisor = psutil.Process(before["supervisor"])
+    supervisor.suspend()  # or it might be quicker than we
     os.kill(before["processes"]["api"], signal.SIGKILL)
     with taken(port_of(before, "api")):
+        supervisor.resume()
         log = own.state / "logs" / "supervisor.log"
         until(
             lambda: (
@@ -422,7 +429,7 @@ def test_ctrl_c_ends_the_stack_in_order(own: DevStack) -> None:
                     break
             except OSError:
                 break
-        assert process.wait(60) == 0
+        assert process.wait(WITHIN) == 0
     assert own.processes() == []
 
 
@@ -431,7 +438,7 @@ def test_a_closed_terminal_ends_the_stack_in_order(own: DevStack) -> None:
     with terminal(own) as (process, master):
         read_until(master, b"knit is \x1b[32mready")
         os.close(master)
-        process.wait(60)
+        process.wait(WITHIN)
     assert own.processes() == []
 
 

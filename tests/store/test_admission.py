@@ -217,7 +217,7 @@ async def test_processes_that_admit_at_once_keep_both_limits(
 
 
 @pytest.mark.parametrize(
-    "seed", [*range(3), *(pytest.param(seed, marks=pytest.mark.patient) for seed in range(3, 12))]
+    "seed", [0, *(pytest.param(seed, marks=pytest.mark.patient) for seed in range(1, 12))]
 )
 async def test_admission_is_what_the_plain_model_says(
     store: PostgresStore, url: str, seed: int

@@ -6,32 +6,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
-from enum import Enum, auto
 from pathlib import Path
-from types import MappingProxyType
 from typing import ClassVar
 from urllib.parse import unquote, urlsplit
 
-import pytest
-
 from knit_workflows.compute.base import ComputeBackend, Endpoint, RunPod, Transfer, Volume
-
-
-class Ability(Enum):
-    """What not every back-end can do; an adapter that lacks one says why the tests skip."""
-
-    READ_ONLY_INPUTS = auto()
-    """The container cannot write to its inputs."""
-    IMAGES = auto()
-    """There is such a thing as an image that is missing."""
-    MEMORY_LIMIT = auto()
-    """A container that uses more memory than its `memory` is killed."""
-    TELLS_MEMORY = auto()
-    """That this was the reason is told."""
-    GRACE = auto()
-    """A stopped container gets SIGTERM first."""
-    OUTLIVES = auto()
-    """Another backend object, in another process, finds what this one has started."""
+from tests.waiting import PATIENCE
 
 
 class ComputeAdapter(ABC):
@@ -44,14 +24,14 @@ class ComputeAdapter(ABC):
     """An image with a POSIX `sh` and the usual small commands."""
     missing_image: ClassVar[str] = ""
     """An image that is nowhere (with Ability.IMAGES)."""
-    patience: ClassVar[timedelta] = timedelta(seconds=20)
+    patience: ClassVar[timedelta] = timedelta(seconds=PATIENCE)
     """The time in which a pod starts, or ends, or goes away, even on a busy machine."""
     kills: ClassVar[int] = 40
     """How many launches are killed at different lines."""
     last_moment: ClassVar[str] = "true"
     """A command after which what a container has said before is sure to be kept."""
-    lacks: Mapping[Ability, str] = MappingProxyType({})
-    """Why which tests are skipped."""
+    out_of_memory: str = "(container main) OOMKilled"
+    """What is told of a container that was killed for its memory (with Ability.MEMORY_LIMIT)."""
 
     @property
     @abstractmethod
@@ -84,14 +64,12 @@ class ComputeAdapter(ABC):
         """How often a pod was started that writes a line into `starts` of its first output."""
         return (await self.read_volume(pod.outputs[0].volume)).get("starts", b"").count(b"\n")
 
-    def crash_recipe(self) -> dict[str, object] | None:
-        """How `crashing_launch.py` builds this back-end in a process to be killed; None: cannot."""
-        return None
+    def crash_recipe(self) -> dict[str, object]:
+        """How `crashing_launch.py` builds this back-end in a process to be killed.
 
-    def need(self, ability: Ability) -> None:
-        """Skip the running test, with the reason, when the back-end lacks the ability."""
-        if ability in self.lacks:
-            pytest.skip(self.lacks[ability])
+        With Ability.HALF_LAUNCHES.
+        """
+        raise AssertionError("see `abilities.LACKS`")
 
 
 def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.contract.compute.abilities import is_lacking
 from tests.contract.compute.adapter import ComputeAdapter
 from tests.contract.compute.local_adapters import (
     LocalEngineAdapter,
@@ -33,6 +34,14 @@ def _adapters() -> list[object]:
     if importlib.util.find_spec(_KUBERNETES):
         found.append(pytest.param("kubernetes", marks=pytest.mark.cluster))
     return found
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what does not apply to a back-end: it is no gap that could be filled."""
+    lacking = [item for item in items if is_lacking(item)]
+    if lacking:
+        config.hook.pytest_deselected(items=lacking)
+        items[:] = [item for item in items if item not in set(lacking)]
 
 
 @asynccontextmanager

@@ -23,6 +23,7 @@ from knit_workflows import names
 from knit_workflows.compute.base import ComputeBackend, Endpoint, RunPod, Transfer, Volume
 from knit_workflows.compute.kubernetes import KubernetesBackend, KubernetesSettings
 from tests.contract.compute.adapter import ComputeAdapter, read_folder, write_folder
+from tests.waiting import PATIENCE
 
 _UP = Path(__file__).parents[2] / "cluster" / "up.py"
 
@@ -31,7 +32,7 @@ class KubernetesAdapter(ComputeAdapter):
     """Run pods on a node; volumes are looked at in the node's own file system, which is ours."""
 
     # Containers start and end in whole seconds here, and other builds may take the processors.
-    patience: ClassVar[timedelta] = timedelta(seconds=90)
+    patience: ClassVar[timedelta] = timedelta(seconds=PATIENCE)
 
     # containerd 1.6 drops what is in its pipes at the exit (its issue 7289): the node's own log
     # file lacks it too, so no reader of that file can do better.
@@ -101,7 +102,7 @@ class KubernetesAdapter(ComputeAdapter):
 
 def _to(transfer: Transfer) -> httpx.AsyncClient:
     headers = {"Authorization": f"Bearer {transfer.token}"}
-    return httpx.AsyncClient(headers=headers, trust_env=False, timeout=30)
+    return httpx.AsyncClient(headers=headers, trust_env=False, timeout=PATIENCE)
 
 
 class Cluster:

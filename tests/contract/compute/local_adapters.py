@@ -13,16 +13,14 @@ import tempfile
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
-from types import MappingProxyType
 from typing import ClassVar
 
 import pytest
 
 from knit_workflows.compute.base import ComputeBackend, Volume
 from knit_workflows.compute.local import LocalBackend, LocalSettings
-from tests.contract.compute.adapter import Ability, ComputeAdapter, read_folder, write_folder
+from tests.contract.compute.adapter import ComputeAdapter, read_folder, write_folder
 
 TOOLS = Path(__file__).parents[3] / "tools"
 _APPLETS = ("sh", "cat", "dd", "echo", "env", "mkdir", "printf", "seq", "sleep", "touch", "true")
@@ -32,12 +30,6 @@ class LocalHostAdapter(ComputeAdapter):
     """Commands of this machine under bubblewrap."""
 
     image: ClassVar[str] = "host/contract:1"
-    lacks: Mapping[Ability, str] = MappingProxyType(
-        {
-            Ability.IMAGES: "an image of the machine itself is never missing",
-            Ability.MEMORY_LIMIT: "bubblewrap does not limit memory",
-        }
-    )
 
     def __init__(self, state: Path) -> None:
         self._state = state
@@ -69,7 +61,7 @@ class LocalHostAdapter(ComputeAdapter):
         """Read the volume's folder."""
         return read_folder(self._state / "volumes" / volume.name)
 
-    def crash_recipe(self) -> dict[str, object] | None:
+    def crash_recipe(self) -> dict[str, object]:
         """The killed process uses the same state folder."""
         return {"kind": "local", "state": str(self._state), "engine": "none"}
 
@@ -79,15 +71,14 @@ class LocalEngineAdapter(LocalHostAdapter):
 
     image: ClassVar[str] = "localhost/knit-contract:1"
     missing_image: ClassVar[str] = "localhost/Knit-Contract/never-made:1"
-    patience: ClassVar[timedelta] = timedelta(seconds=60)
     kills: ClassVar[int] = 10
 
     def __init__(self, state: Path, engine: Engine) -> None:
         self._engine = engine
         old_cgroups = not Path("/sys/fs/cgroup/cgroup.controllers").exists()
-        self.lacks = {}
         if old_cgroups and "podman" in engine.command:
-            self.lacks[Ability.TELLS_MEMORY] = "podman on cgroups v1 does not say OOMKilled"
+            # It does not say OOMKilled there.
+            self.out_of_memory = "(container main) killed by signal SIGKILL"
         super().__init__(state)
 
     def _settings(self) -> LocalSettings:
@@ -99,7 +90,7 @@ class LocalEngineAdapter(LocalHostAdapter):
             network=False,
         )
 
-    def crash_recipe(self) -> dict[str, object] | None:
+    def crash_recipe(self) -> dict[str, object]:
         """The killed process uses the same state folder and engine."""
         return {
             "kind": "local",

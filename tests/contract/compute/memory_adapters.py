@@ -8,28 +8,15 @@ import signal
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from pathlib import Path
-from types import MappingProxyType
 
 from knit_workflows.compute.base import ComputeBackend, RunPod, Volume
 from knit_workflows.compute.memory import MemoryBackend
 from knit_workflows.domain.runs import SUCCEEDED, Exit
-from tests.contract.compute.adapter import Ability, ComputeAdapter, read_folder, write_folder
-
-_NO_SANDBOX = "the memory back-end does not isolate what it runs"
+from tests.contract.compute.adapter import ComputeAdapter, read_folder, write_folder
 
 
 class MemoryAdapter(ComputeAdapter):
     """Nothing outlives the object."""
-
-    lacks: Mapping[Ability, str] = MappingProxyType(
-        {
-            Ability.READ_ONLY_INPUTS: _NO_SANDBOX,
-            Ability.MEMORY_LIMIT: _NO_SANDBOX,
-            Ability.IMAGES: "the memory back-end has no images",
-            Ability.GRACE: "the memory back-end cancels what it runs",
-            Ability.OUTLIVES: "the memory back-end without a journal ends with its process",
-        }
-    )
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -48,7 +35,7 @@ class MemoryAdapter(ComputeAdapter):
 
     def another(self) -> AbstractAsyncContextManager[ComputeBackend]:
         """There is none."""
-        raise AssertionError("see `lacks`")
+        raise AssertionError("see `abilities.LACKS`")
 
     async def write_volume(self, volume: Volume, files: Mapping[str, bytes]) -> None:
         """Write to the volume's folder."""
@@ -61,14 +48,6 @@ class MemoryAdapter(ComputeAdapter):
 
 class MemoryJournalAdapter(MemoryAdapter):
     """A journal outlives the object."""
-
-    lacks: Mapping[Ability, str] = MappingProxyType(
-        {
-            ability: why
-            for ability, why in MemoryAdapter.lacks.items()
-            if ability != Ability.OUTLIVES
-        }
-    )
 
     def make(self) -> MemoryBackend:
         """Build a back-end object on the journal."""
@@ -90,7 +69,7 @@ class MemoryJournalAdapter(MemoryAdapter):
         """As the journal has it."""
         return self._backend.launches.count(pod.name)
 
-    def crash_recipe(self) -> dict[str, object] | None:
+    def crash_recipe(self) -> dict[str, object]:
         """Pods of the killed process end at once; those that have not are run by this one."""
         return {"kind": "memory", "journal": str(self._folder)}
 

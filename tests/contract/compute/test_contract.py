@@ -11,7 +11,8 @@ import pytest
 from knit_workflows.compute.base import Phase, TroubleKind
 from knit_workflows.domain.errors import BackendRejected
 from knit_workflows.domain.runs import SUCCEEDED
-from tests.contract.compute.adapter import Ability, ComputeAdapter
+from tests.contract.compute.abilities import Ability
+from tests.contract.compute.adapter import ComputeAdapter
 from tests.contract.compute.pods import INPUT, NO_GRACE, OTHER_OUTPUT, OUTPUT, Pods
 
 TOO_MUCH = "dd if=/dev/zero of=/dev/null bs=200M count=1"
@@ -91,9 +92,9 @@ async def test_launching_an_ended_pod_does_nothing(pods: Pods) -> None:
     assert await pods.output(pod, "starts") == "started\n"
 
 
+@pytest.mark.needs(Ability.READ_ONLY_INPUTS)
 async def test_an_input_cannot_be_written_to(pods: Pods, adapter: ComputeAdapter) -> None:
     """Neither its files nor its folder, whatever the container's user is."""
-    adapter.need(Ability.READ_ONLY_INPUTS)
     pod = await pods.make(
         f"echo more >> {INPUT}/words && echo written",
         f"echo new > {INPUT}/new && echo written",
@@ -242,28 +243,27 @@ async def test_a_command_that_does_not_exist_is_an_outcome(pods: Pods) -> None:
     assert end.exit.message.startswith("(container main) ")
 
 
-async def test_a_container_out_of_memory_is_killed(pods: Pods, adapter: ComputeAdapter) -> None:
+@pytest.mark.needs(Ability.MEMORY_LIMIT)
+async def test_a_container_out_of_memory_is_killed(pods: Pods) -> None:
     """Its limit is enforced."""
-    adapter.need(Ability.MEMORY_LIMIT)
     end = await pods.ran(await pods.make(TOO_MUCH, memory="32Mi"))
     assert end.exit is not None
     assert end.exit.code == 137
 
 
+@pytest.mark.needs(Ability.MEMORY_LIMIT)
 async def test_running_out_of_memory_is_told(pods: Pods, adapter: ComputeAdapter) -> None:
-    """In the words of Kubernetes."""
-    adapter.need(Ability.MEMORY_LIMIT)
-    adapter.need(Ability.TELLS_MEMORY)
+    """In the words of Kubernetes, where the engine knows it."""
     end = await pods.ran(await pods.make(TOO_MUCH, memory="32Mi"))
     assert end.exit is not None
-    assert end.exit.message == "(container main) OOMKilled"
+    assert end.exit.message == adapter.out_of_memory
 
 
+@pytest.mark.needs(Ability.IMAGES)
 async def test_a_missing_image_is_trouble_of_a_pending_pod(
     pods: Pods, adapter: ComputeAdapter
 ) -> None:
     """The pod waits, says why, and can be stopped."""
-    adapter.need(Ability.IMAGES)
     pod = await pods.make("true", image=adapter.missing_image)
     await pods.backend.launch(pod)
     seen = await pods.until(pod.name, lambda seen: seen.trouble is not None)

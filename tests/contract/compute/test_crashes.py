@@ -12,13 +12,15 @@ from pathlib import Path
 import pytest
 
 from knit_workflows.compute.base import Phase
+from tests.contract.compute.abilities import Ability
 from tests.contract.compute.adapter import ComputeAdapter
 from tests.contract.compute.pods import OUTPUT, Pods
 
 REPOSITORY = Path(__file__).parents[3]
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.needs(Ability.HALF_LAUNCHES)
+@pytest.mark.timeout(900)
 async def test_a_launch_killed_at_any_line_is_repeated_once(
     pods: Pods, adapter: ComputeAdapter, tmp_path: Path
 ) -> None:
@@ -26,9 +28,6 @@ async def test_a_launch_killed_at_any_line_is_repeated_once(
 
     Its end and its log are found, whether the killed process had started it or not.
     """
-    recipe = adapter.crash_recipe()
-    if recipe is None:
-        pytest.skip("this back-end keeps nothing that a killed process could leave half done")
     made = [
         await pods.make(f"echo started >> {OUTPUT}/starts", "echo said", "exit 3")
         for _ in range(adapter.kills + 1)
@@ -36,7 +35,7 @@ async def test_a_launch_killed_at_any_line_is_repeated_once(
     (tmp_path / "pods").write_bytes(pickle.dumps(made))
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "tests.contract.compute.crashing_launch"),
-        *(json.dumps(recipe), str(tmp_path / "pods")),
+        *(json.dumps(adapter.crash_recipe()), str(tmp_path / "pods")),
         cwd=REPOSITORY,
         env=os.environ,
         stdout=asyncio.subprocess.PIPE,

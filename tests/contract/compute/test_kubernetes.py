@@ -15,7 +15,7 @@ from tests.contract.compute.kubernetes_adapter import KubernetesAdapter, kuberne
 from tests.contract.compute.pods import INPUT, OUTPUT, Pods
 from tests.contract.compute.test_transfers_and_restarts import opened
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
 OBEDIENT = ("trap 'exit 0' TERM", "while true; do sleep 0.1; done")
 

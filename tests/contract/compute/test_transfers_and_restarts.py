@@ -8,7 +8,8 @@ import pytest
 
 from knit_workflows.compute.base import Endpoint, Phase, Transfer, TransferMode
 from knit_workflows.domain.errors import DataExists, TransferNotReady
-from tests.contract.compute.adapter import Ability, ComputeAdapter
+from tests.contract.compute.abilities import Ability
+from tests.contract.compute.adapter import ComputeAdapter
 from tests.contract.compute.pods import NO_GRACE, OUTPUT, Pods
 
 FILES = {"a": b"one", "deep/er/b": bytes(range(256)) * 100, "empty": b""}
@@ -70,11 +71,11 @@ async def test_a_transfer_can_be_closed_twice(pods: Pods) -> None:
 # --- restarts ----------------------------------------------------------------------------------
 
 
+@pytest.mark.needs(Ability.OUTLIVES)
 async def test_another_process_finds_what_runs_and_its_end(
     pods: Pods, adapter: ComputeAdapter
 ) -> None:
     """Its phase, its end and its log."""
-    adapter.need(Ability.OUTLIVES)
     pod = await pods.launched("echo before", "sleep 0.7", "echo after", "exit 3")
     await pods.running(pod.name)
     async with adapter.another() as other:
@@ -87,9 +88,9 @@ async def test_another_process_finds_what_runs_and_its_end(
         assert await pods.file(pod.log, "log") == "before\nafter\n"
 
 
+@pytest.mark.needs(Ability.OUTLIVES)
 async def test_another_process_starts_nothing_twice(pods: Pods, adapter: ComputeAdapter) -> None:
     """Whether the two come one after the other or at once."""
-    adapter.need(Ability.OUTLIVES)
     pod = await pods.make(f"echo started >> {OUTPUT}/starts", "sleep 0.2")
     async with adapter.another() as other:
         await asyncio.gather(*(one.launch(pod) for one in (pods.backend, other) * 4))
@@ -98,11 +99,11 @@ async def test_another_process_starts_nothing_twice(pods: Pods, adapter: Compute
     assert await pods.output(pod, "starts") == "started\n"
 
 
+@pytest.mark.needs(Ability.OUTLIVES)
 async def test_what_runs_outlives_the_object_that_started_it(
     pods: Pods, adapter: ComputeAdapter
 ) -> None:
     """Closing a back-end ends nothing."""
-    adapter.need(Ability.OUTLIVES)
     pod = await pods.make("sleep 0.4", "echo end")
     async with adapter.another() as other:
         await other.launch(pod)
@@ -110,9 +111,9 @@ async def test_what_runs_outlives_the_object_that_started_it(
     assert await pods.file(pod.log, "log") == "end\n"
 
 
+@pytest.mark.needs(Ability.OUTLIVES)
 async def test_another_process_can_stop_what_runs(pods: Pods, adapter: ComputeAdapter) -> None:
     """And the first one sees it."""
-    adapter.need(Ability.OUTLIVES)
     pod = await pods.launched("sleep 60")
     await pods.running(pod.name)
     async with adapter.another() as other:

@@ -358,6 +358,7 @@ print(peak() - before)
 """
 
 
+@pytest.mark.patient
 def test_memory_is_bounded_whatever_the_size(root: Path, entry: Entry) -> None:
     def measured(action: str, stream: Iterator[bytes]) -> int:
         process = subprocess.Popen(

@@ -65,6 +65,7 @@ def timed(steps: list[tuple[int, bytes, bytes]]) -> list[Record]:
     return made
 
 
+@pytest.mark.patient
 @settings(max_examples=600, deadline=None)
 @given(
     steps=records,
