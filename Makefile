@@ -41,7 +41,7 @@ check: $(STAMP) $(BIN)/temporal ## the fast loop: format, lint, types, imports, 
 	$(BIN)/lint-imports
 	KNIT_RACE_SECONDS=1 KNIT_RACE_SEEDS=1 $(BIN)/pytest -q -n 2 \
 	  tests/unit tests/store tests/api tests/cli tests/docs --ignore tests/api/test_fuzz.py \
-	  -m "not patient and not slow and not cluster"
+	  --hypothesis-profile=quick -m "not patient and not slow and not cluster"
 
 format: $(STAMP) ## format and mend what can be mended
 	$(BIN)/ruff format .

@@ -16,7 +16,7 @@ from tests.waiting import PATIENCE
 
 T = TypeVar("T")
 
-MOST: Final = int(os.environ.get("KNIT_SWEEP_MOMENTS", "8"))
+MOST: Final = int(os.environ.get("KNIT_SWEEP_MOMENTS", "6"))
 """How many moments of one sweep are taken; `make soak` takes every one."""
 
 

@@ -319,7 +319,7 @@ async def test_schedules_go_on(
         site = prepared.site
         for kind in KINDS:
             await temporal_client.get_schedule_handle(kind).unpause(note=NOTE)
-        for _ in range(3):
+        for _ in range(2):
             lost = await lose(prepared)
             deleted, _ = await site.made()
             await site.store.delete_run(deleted)
