@@ -3,7 +3,7 @@
 ```
       1 …  100,000   uploads
 100,001 …  400,000   300 chains of 1,000 Runs, each behind an upload
-400,001 …  800,000   40 trees of 10,000 Runs: every Data is used by ten more (the leaves not)
+400,001 …  800,000   80 trees of 5,000 Runs: every Data is used by ten more (the leaves not)
 800,001 … 1,000,000  500 lattices of 100 layers of four Runs; two inputs are of the layer before
 ```
 Runs are numbered in the order of time, so that what belongs together lies together, as in life.
@@ -59,16 +59,16 @@ SELECT t.tag_id, o.output_id
 _SHAPES: Final = """
 CREATE TEMP TABLE bulk AS
 SELECT n, gen_random_uuid() AS run_id, gen_random_uuid() AS knit_id,
-       CASE WHEN n > 800000 THEN 700 + k % 300 WHEN n > 400000 THEN 300 + k / 10000 * 10
+       CASE WHEN n > 800000 THEN 700 + k % 300 WHEN n > 400000 THEN 300 + k / 5000 * 5
             WHEN n > 100000 THEN k % 300 END AS stage,
        CASE WHEN n > 800000 AND k % 400 >= 4 THEN n - 4
-            WHEN n > 400000 AND n <= 800000 AND k % 10000 > 0
-            THEN n - k % 10000 + (k % 10000 - 1) / 10
+            WHEN n > 400000 AND n <= 800000 AND k % 5000 > 0
+            THEN n - k % 5000 + (k % 5000 - 1) / 10
             WHEN n > 100000 AND n <= 400000 AND k % 1000 > 0 THEN n - 1
             WHEN n > 100000 THEN n / 10 END AS a,
        CASE WHEN n > 800000 AND k % 400 >= 4 THEN n - 4 - k % 4 + (k + 1) % 4
             WHEN n > 800000 THEN n / 10 + 1 END AS b,
-       CASE WHEN n <= 400000 OR n > 800000 OR k % 10000 < 1000 THEN 'done'
+       CASE WHEN n <= 400000 OR n > 800000 OR k % 5000 < 500 THEN 'done'
             WHEN n % 100 < 10 THEN 'waiting' WHEN n % 100 < 13 THEN 'deactivated'
             WHEN n % 100 < 22 THEN 'failed' WHEN n % 100 < 25 THEN 'invalidated'
             WHEN n % 3600 = 26 THEN 'running' ELSE 'done' END AS status,
