@@ -26,6 +26,7 @@ from knit_api.patience import patient
 from knit_api.wire import WireProtocol
 from knit_workflows import log as logs
 from knit_workflows.client import KnitClient
+from knit_workflows.core_log import set_up_core
 from knit_workflows.domain.errors import EngineUnavailable, StoreUnavailable
 from knit_workflows.settings import Settings
 from knit_workflows.store import PostgresStore
@@ -124,6 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error(str(refused))
     settings = Settings()
     logs.set_up(settings.log_format, settings.log_level)
+    set_up_core(settings.log_format)
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)  # what it tells, we tell
     deps = deps_from(settings)
     app = create_app(deps, loopback_names_only=is_loopback(options.host))

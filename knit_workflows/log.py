@@ -11,6 +11,8 @@ from typing import Final, Literal
 from rich.console import Console
 from rich.logging import RichHandler
 
+LogFormat = Literal["json", "rich", "auto"]
+
 _STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
 
 
@@ -31,11 +33,15 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line, default=str, ensure_ascii=False)
 
 
-def set_up(format: Literal["json", "rich", "auto"], level: str) -> None:
+def is_for_people(format: LogFormat) -> bool:
+    """Say whether the logs are read on a terminal, rather than by programs."""
+    return format == "rich" or (format == "auto" and sys.stderr.isatty())
+
+
+def set_up(format: LogFormat, level: str) -> None:
     """Send all logs to stderr in one shape; a second call replaces the first."""
-    rich = format == "rich" or (format == "auto" and sys.stderr.isatty())
     handler: logging.Handler
-    if rich:
+    if is_for_people(format):
         handler = RichHandler(console=Console(stderr=True), show_path=False)
     else:
         handler = logging.StreamHandler(sys.stderr)

@@ -23,6 +23,7 @@ from temporalio.worker import Worker
 
 from knit_workflows import log as logs
 from knit_workflows.compute.base import ComputeBackend
+from knit_workflows.core_log import set_up_core
 from knit_workflows.plugin import WATCH_SLOTS, Deps, KnitPlugin, Role
 from knit_workflows.settings import ComputeSettings, QueueSettings, Settings
 from knit_workflows.store import PostgresStore
@@ -129,6 +130,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error(f"{error}; roles are engine, compute, watch")
     settings = Settings()
     logs.set_up(settings.log_format, settings.log_level)
+    set_up_core(settings.log_format)
     try:
         asyncio.run(serve(settings, roles))
     finally:

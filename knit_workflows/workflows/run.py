@@ -131,6 +131,8 @@ class RunWorkflow:
         await workflow.wait_condition(lambda: watch.done() or self._stop is not None)
         if watch.done():
             return await watch
+        # Nobody waits for its end; unheard, it would be logged as a fault when the handle goes.
+        watch.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
         watch.cancel()
         return Progress(status="aborting" if self._stop and self._stop.fail else "completing")
 

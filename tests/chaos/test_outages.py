@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
 import signal
 import subprocess
 import tarfile
@@ -249,6 +250,13 @@ class Answers:
         assert all("knit#transient:failed" in data["tags"] for data in answer.json())
 
 
+def assert_all_json(log: Path) -> None:
+    """What knit says, and what Temporal's core says of the outage."""
+    whole, _, _ = log.read_text().rpartition("\n")  # the last line may be half written
+    for line in whole.splitlines():
+        json.loads(line)
+
+
 async def under_way(knit: Knit, tag: str) -> tuple[str, str]:
     """Have three Runs that wait, and a Plan for what they make; gives the ids of the Plans."""
     plan, after = await knit.plan(GATED, tag), await knit.plan(QUICK, f"of:{tag.replace(':', '-')}")
@@ -301,6 +309,7 @@ async def test_postgres_is_away(open_folder: Path) -> None:
         await all_end_by_themselves(knit, plan, after)
         await answers.nothing_came_of_refusals()
         assert (await knit.push("outage:after")).status_code == 200
+        assert_all_json(knit.worker.log)
 
 
 @pytest.mark.parametrize(("how", "seconds"), [("it hangs", AWAY), ("it is killed", AWAY / 3)])
@@ -323,3 +332,4 @@ async def test_temporal_is_away(open_folder: Path, how: str, seconds: float) -> 
         await all_end_by_themselves(knit, plan, after)
         await answers.nothing_came_of_refusals()
         assert (await knit.push("outage:after")).status_code == 200
+        assert_all_json(knit.worker.log)

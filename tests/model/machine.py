@@ -58,6 +58,8 @@ FITTING = st.sampled_from([True, True, True, False])
 ENDS = st.lists(st.sampled_from([True, True, False]), min_size=4, max_size=4)
 SLOW_PATIENCE = 30.0
 """Seconds in which the real engine comes to rest."""
+LATER = "final"
+"""Stands for an instant that the model does not know."""
 
 
 class UserRules(RuleBasedStateMachine, Generic[W]):
@@ -242,6 +244,8 @@ class UserRules(RuleBasedStateMachine, Generic[W]):
         if key == "id":
             return f"knit#id:{picked or 0}"
         at = self.model.data[picked].timestamp if picked in self.model.data else None
+        if at == LATER:
+            at = None
         return f"knit#timestamp:{at or '2024-01-01T00:00:00+00:00'}"
 
     def _register(self, spec: Spec) -> None:
@@ -592,7 +596,7 @@ class WholeMachine(UserRules[WholeWorld]):
 
     def clock(self, run: Run) -> str:
         """The engine has not come so far yet: a word that the real instant is shown as, too."""
-        return "final"
+        return LATER
 
     @precondition(lambda self: self._running())
     @rule(number=NUMBERS, ok=st.sampled_from([True, True, False]))
@@ -645,5 +649,5 @@ class WholeMachine(UserRules[WholeWorld]):
 def _without_instants(picture: Picture) -> Picture:
     for one in picture["data"].values():
         pairs = [tag.partition("timestamp:") for tag in one["tags"]]
-        one["tags"] = [head + word + ("final" if word else rest) for head, word, rest in pairs]
+        one["tags"] = [head + word + (LATER if word else rest) for head, word, rest in pairs]
     return picture
