@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from knit_workflows import names
+from knit_workflows.log import LogFormat
 
 
 class StoreSettings(BaseModel):
@@ -133,5 +134,5 @@ class Settings(BaseSettings):
     engine: EngineSettings = EngineSettings()
     compute: ComputeSettings = ComputeSettings()
     queues: QueueSettings = QueueSettings()
-    log_format: Literal["json", "rich", "auto"] = "auto"
+    log_format: LogFormat = "auto"
     log_level: str = "INFO"

@@ -25,6 +25,7 @@ from knit_workflows import names
 from knit_workflows.domain.ids import KnitId, RunId
 from knit_workflows.domain.runs import RunQuery, RunStatus
 from knit_workflows.embedded import EmbeddedPostgres
+from tests.api.archives import tar_of
 from tests.api.test_processes import Api, api
 from tests.chaos.gates import Gate
 from tests.chaos.installation import Facts, Installation, eventually, installation
@@ -118,20 +119,9 @@ async def serving(stack: AsyncExitStack, site: Installation) -> Counter:
     return Counter(site, running, http)
 
 
-def packed() -> bytes:
-    """Give the files as an archive."""
-    archive = io.BytesIO()
-    with tarfile.open(fileobj=archive, mode="w") as tar:
-        for name, content in FILES.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            tar.addfile(member, io.BytesIO(content))
-    return archive.getvalue()
-
-
 async def push(counter: Counter, tag: str, go_on: asyncio.Event) -> httpx.Response:
     """Upload the files with a tag; the second half of the archive not before `go_on`."""
-    whole = packed()
+    whole = tar_of(FILES)
     middle = len(whole) // 2
 
     async def halves() -> AsyncIterator[bytes]:
