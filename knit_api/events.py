@@ -12,7 +12,8 @@ from knit_api.schemas.wire import Response, is_absent
 class RunEvent(Response):
     """One change of a Run's status: when, in which execution, from what to what, and why.
 
-    `from` is left out for the Run's creation.
+    `from` is left out for the Run's creation. Where `from` and `to` are the same, the Run stays as
+    it is for the reason that `cause` gives.
     """
 
     at: WireTime

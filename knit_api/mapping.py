@@ -169,6 +169,10 @@ def _instant(instant: datetime) -> str:
     return format_time(instant.astimezone(UTC))
 
 
+def _maybe_instant(instant: datetime | None) -> str | None:
+    return None if instant is None else _instant(instant)
+
+
 def _mountpoint(path: str, tags: Iterable[Tag]) -> Wire:
     return {"path": path, "tags": _tags(tags)}
 
@@ -207,7 +211,13 @@ def _used(used: runs.Used | None) -> Wire | None:
 def _waiting(waiting: runs.Waiting | None) -> Wire | None:
     if waiting is None:
         return None
-    return {**_present(place=waiting.place), "reason": waiting.reason}
+    return {
+        **_present(place=waiting.place),
+        "reason": waiting.reason,
+        **_filled(kind=waiting.kind.value, code=waiting.code),
+        **_present(since=_maybe_instant(waiting.since), until=_maybe_instant(waiting.until)),
+        **_filled(outlook=waiting.outlook),
+    }
 
 
 def _plan_summary(plan: plans.PlanSummary) -> Wire:

@@ -1,13 +1,14 @@
 """Tells people about a Run what its JSON does not say at a glance: why it waits, how it went."""
 
 from collections.abc import Iterable
+from datetime import datetime
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from knit_api.events import RunEvent
-from knit_api.schemas.runs import Exit, Run, Used
+from knit_api.schemas.runs import Exit, Run, Used, Waiting
 from knit_api.schemas.times import format_time
 from knit_cli.errors import printable
 
@@ -16,11 +17,22 @@ _LATEST = 5  # changes in the short history; all of them are a command of their 
 
 def remarks(run: Run, events: list[RunEvent]) -> list[str]:
     """Gives the lines that follow a Run on a terminal: why it waits, what it used, how it went."""
-    lines = [f"waiting: {run.waiting.reason}"] if run.waiting else []
+    lines = [f"{run.status}: {_waiting(run.waiting)}"] if run.waiting else []
     lines += _used(run.used) if run.used else []
     if len(events) > _LATEST:
         lines.append(f"… all with `knit run show --events {run.run_id}`")
     return lines + [" ".join(filter(None, _cells(event))) for event in events[-_LATEST:]]
+
+
+def _waiting(waiting: Waiting) -> str:
+    words = [f"[{waiting.code}] {waiting.reason}" if waiting.code else waiting.reason]
+    if waiting.since:
+        words.append(f"since {_when(waiting.since)}")
+    if waiting.outlook:
+        words.append(waiting.outlook)
+    if waiting.until:
+        words.append(f"given up at {_when(waiting.until)}")
+    return "; ".join(words)
 
 
 def _used(used: Used) -> list[str]:
@@ -42,9 +54,13 @@ def print_history(events: Iterable[RunEvent]) -> None:
 
 
 def _cells(event: RunEvent) -> tuple[str, str, str, str]:
-    change = f"{event.from_status} → {event.to_status}" if event.from_status else event.to_status
-    when = format_time(event.at.astimezone())
-    return when, change, event.cause, _exit_words(event.exit)
+    stays = event.from_status in (None, event.to_status)
+    change = event.to_status if stays else f"{event.from_status} → {event.to_status}"
+    return _when(event.at), change, event.cause, _exit_words(event.exit)
+
+
+def _when(instant: datetime) -> str:
+    return format_time(instant.astimezone())
 
 
 def _exit_words(ending: Exit | None) -> str:

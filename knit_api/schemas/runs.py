@@ -13,6 +13,10 @@ def _is_zero(value: int) -> bool:
     return value == 0
 
 
+def _is_nothing(value: str) -> bool:
+    return value == ""
+
+
 def _left_out_when_absent(wire_name: str) -> Any:
     """Makes a `?` field with a name of its own: a Run's are in camelCase, a Plan's are not."""
     return Field(
@@ -68,13 +72,23 @@ class Used(Response):
 
 
 class Waiting(Response):
-    """Why a Run has not begun, in words; `place` 1 is the next of the queue.
+    """Why a Run that is waiting, ready or starting has not started its container.
 
-    No place: it is far behind in the queue, or not in it.
+    `reason` is a sentence, `kind` the class of the reason, one of a few words, and `code` the word
+    of who runs its container, such as `ErrImagePull`. `place` 1 is the next of the queue; without
+    one it is far behind in it, or not in it. `since` is when this kind of reason began; if it lasts
+    until `until`, the Run fails. `outlook` says what knit does about it by itself.
+
+    All but `reason` may be left out, and older servers send only `place` and `reason`.
     """
 
     place: int | None = Field(default=None, exclude_if=is_absent)
     reason: str
+    kind: str = Field(default="", exclude_if=_is_nothing)
+    code: str = Field(default="", exclude_if=_is_nothing)
+    since: WireTime | None = Field(default=None, exclude_if=is_absent)
+    until: WireTime | None = Field(default=None, exclude_if=is_absent)
+    outlook: str = Field(default="", exclude_if=_is_nothing)
 
 
 class Run(RunSummary):
@@ -82,7 +96,7 @@ class Run(RunSummary):
 
     Beyond the contract: `generation` counts how often the Run was carried out (a retry is the
     next), `priority` is left out when it is 0, `used` until a pod was launched, `waiting` unless
-    the Run waits. Servers that are no knit send none of them.
+    there is a reason why its container has not started. Servers that are no knit send none of them.
     """
 
     inputs: list[Assignment]

@@ -25,7 +25,7 @@ from knit_workflows.domain.plans import (
     PlanSpec,
     ResourceChange,
 )
-from knit_workflows.domain.runs import Exit, RunDetail, RunEvent, RunQuery, RunStatus
+from knit_workflows.domain.runs import Exit, Holdup, RunDetail, RunEvent, RunQuery, RunStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +153,17 @@ class RunStore(Protocol):
         The same target again, or a target that is no longer legal (e.g. the user stopped the Run
         meanwhile), changes nothing: callers look at the answer. `exit` is recorded only with a
         real move. Not for final statuses: see `finalize`. Raises RunNotFound, Superseded.
+        """
+
+    async def hold_up(
+        self, key: RunKey, holdup: Holdup | None, *, at: frozenset[RunStatus]
+    ) -> bool:
+        """Record what keeps a Run from starting (None: nothing any more).
+
+        Changes nothing unless its status is one of `at`, nor when it is the same kind and code
+        again. Every real move of the Run clears it. Gives whether it was news, which is kept in
+        the Run's history: another kind or code than before, and not too many of them so far.
+        Raises RunNotFound, Superseded.
         """
 
     async def finalize(self, key: RunKey, *, cause: str) -> RunStatus:

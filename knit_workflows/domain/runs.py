@@ -133,19 +133,69 @@ class Used:
     image_digest: str | None
 
 
+class WaitKind(StrEnum):
+    """What a Run waits for that is waiting, ready or starting; decides what knit does about it."""
+
+    INACTIVE = "inactive"
+    """Its Plan, which is not active."""
+    QUEUE = "queue"
+    """Its place among the Runs under way."""
+    WORKER = "worker"
+    """A worker that takes its next step."""
+    BACKEND = "backend"
+    """The compute back-end, which does not answer."""
+    UNSCHEDULABLE = "unschedulable"
+    """Room for its pod."""
+    IMAGE = "image"
+    """Its image, which cannot be had."""
+    TRANSIENT = "transient"
+    """A mount, a network, a registry: what fails now and often works later."""
+    PROGRESS = "progress"
+    """What is being done for it, such as pulling its image."""
+
+
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """Why a Run has not begun: its place in the queue (1: next; None: far behind), in words."""
+    """Why a Run that is to start has not started its container, and what becomes of it.
+
+    `place` is that in the queue (1: next; None: far behind, or not in it) and `reason` a sentence.
+    What a back-end tells also has its own word for it (`code`, such as `ErrImagePull`). `since` is
+    when this kind of reason began, `until` when the Run is given up if it lasts (None: never), and
+    `outlook` says what knit does about it by itself.
+    """
 
     place: int | None
     reason: str
+    kind: WaitKind = WaitKind.QUEUE
+    code: str = ""
+    since: datetime | None = None
+    until: datetime | None = None
+    outlook: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Holdup:
+    """What keeps a Run from starting, as a back-end tells it; `until` is when knit gives it up.
+
+    `message` becomes one line of at most 1024 characters: it may be a program's output.
+    """
+
+    kind: WaitKind
+    code: str
+    message: str
+    until: datetime | None = None
+
+    def __post_init__(self) -> None:
+        words = " ".join(self.message.replace("\0", " ").split())
+        object.__setattr__(self, "message", words[:1024])
 
 
 @dataclass(frozen=True, slots=True)
 class RunDetail:
     """A Run with its assignments: one per input and output of its Plan, in path order.
 
-    `used` is None before its pod is launched, `waiting` unless it waits.
+    `used` is None before its pod is launched, `waiting` unless there is a reason why it has not
+    started.
     """
 
     summary: RunSummary
@@ -160,7 +210,10 @@ class RunDetail:
 
 @dataclass(frozen=True, slots=True)
 class RunEvent:
-    """One change of a Run's status, append-only: when, from what to what, and why."""
+    """One change of a Run's status, append-only: when, from what to what, and why.
+
+    From a status to the same: the Run stays there for the reason that `cause` says.
+    """
 
     at: datetime
     generation: int

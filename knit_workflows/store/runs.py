@@ -12,7 +12,7 @@ from knit_workflows.domain.errors import IllegalMove, RunNotFound, Superseded
 from knit_workflows.domain.ids import KnitId, PlanId
 from knit_workflows.domain.plans import Image, NodeMode, NodeRule
 from knit_workflows.domain.ports import MountedData, RunKey, RunOrder, UsedResources
-from knit_workflows.domain.runs import MOVES, Exit, RunStatus, may_move
+from knit_workflows.domain.runs import MOVES, Exit, Holdup, RunStatus, may_move
 from knit_workflows.store import queries
 from knit_workflows.store.connection import Database
 from knit_workflows.store.ids import is_id
@@ -21,6 +21,10 @@ _SQL: Final = queries.load("runs")
 
 FINAL: Final = frozenset({RunStatus.DONE, RunStatus.FAILED, RunStatus.INVALIDATED})
 """Statuses that only retry and deletion leave."""
+
+_MOST_HOLDUPS: Final = 20
+"""How many changes of what keeps it from starting the history of one execution holds: two reasons
+may take turns for days."""
 
 _SOURCES: Final = {
     target: sorted(status.value for status in MOVES if may_move(status, target)) for target in MOVES
@@ -84,6 +88,27 @@ class RunRows:
         )
         _guard(key, row)
         return RunStatus(row.status)
+
+    async def hold_up(
+        self, key: RunKey, holdup: Holdup | None, *, at: frozenset[RunStatus]
+    ) -> bool:
+        """Record what keeps a Run from starting, give whether that is news; see the port."""
+        row = await self._db.row(
+            _SQL["hold_up"],
+            {
+                "run_id": _checked(key),
+                "generation": key.generation,
+                "at": sorted(status.value for status in at),
+                "kind": holdup and holdup.kind.value,
+                "code": holdup and holdup.code,
+                "message": holdup and holdup.message,
+                "until": holdup and holdup.until,
+                "cause": holdup and f"[{holdup.code}] {holdup.message}",
+                "most": _MOST_HOLDUPS,
+            },
+        )
+        _guard(key, row)
+        return bool(row.is_news)
 
     async def finalize(self, key: RunKey, *, cause: str) -> RunStatus:
         """Make a completing Run done, an aborting one failed; give the final status."""

@@ -245,6 +245,7 @@ class Run(_Table, table=True):
     image_digest: str | None = _text(nullable=True)
     used_resources: dict[str, str] | None = Field(sa_column=Column(JSONB, nullable=True))
     used_service_account: str | None = _text(nullable=True)
+    holdup: dict[str, Any] | None = Field(sa_column=Column(JSONB(none_as_null=True), nullable=True))
 
 
 class Data(_Table, table=True):

@@ -1,12 +1,13 @@
-"""The queue of waiting Runs: whose turn it is, and why a Run still waits."""
+"""The queue of waiting Runs: whose turn it is; and why a Run has not started yet."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from knit_workflows.domain.ports import AdmissionLimits
-from knit_workflows.domain.runs import RunStatus, Waiting
+from knit_workflows.domain.runs import RunStatus, Waiting, WaitKind
 from knit_workflows.store import queries
 from knit_workflows.store.connection import Session
 
@@ -27,9 +28,41 @@ _SEEN: Final = 1000
 _UNLIMITED: Final = 2**31 - 1
 """What a limit that is larger comes to: the most that its column holds."""
 
-_DEACTIVATED: Final = Waiting(None, "its Plan is not active")
-_ADMITTED: Final = Waiting(None, "its workflow is being started")
-_STARTED: Final = Waiting(None, "its workflow has been started, it gets ready next")
+_DEACTIVATED: Final = Waiting(None, "its Plan is not active", WaitKind.INACTIVE)
+_ADMITTED: Final = Waiting(None, "its workflow is being started", WaitKind.WORKER)
+_STARTED: Final = Waiting(
+    None, "its workflow has been started, it gets ready next", WaitKind.WORKER
+)
+
+_UNHEARD_AFTER: Final = {
+    RunStatus.WAITING: timedelta(seconds=15),
+    RunStatus.READY: timedelta(seconds=15),
+    # A back-end has said by then what it knows, if only that there is nothing to be known.
+    RunStatus.STARTING: timedelta(seconds=45),
+}
+"""For how long it is the usual course of things that an admitted Run stands there and no worker
+has said why."""
+_UNHEARD: Final = {
+    RunStatus.WAITING: "no worker has taken it up: those of the role compute are busy, or none is "
+    "there",
+    RunStatus.READY: "no worker has launched it yet: the one that began is slow, or gone",
+    RunStatus.STARTING: "no worker says what its pod does: those of the role watch are busy, or "
+    "none is there",
+}
+_UNSTARTED: Final = (
+    "its workflow has not been started: Temporal does not answer, or no worker with the role "
+    "engine is there"
+)
+
+_OUTLOOK: Final = {
+    WaitKind.WORKER: "goes on as soon as a worker takes it up",
+    WaitKind.BACKEND: "tried again and again, for as long as it takes",
+    WaitKind.UNSCHEDULABLE: "waits for room, for as long as it takes",
+    WaitKind.IMAGE: "tried again; the Run fails if it lasts",
+    WaitKind.TRANSIENT: "tried again; the Run fails if it lasts",
+    WaitKind.PROGRESS: "goes on by itself",
+}
+"""What knit does about it by itself."""
 
 
 async def admit_next(session: Session, limits: AdmissionLimits) -> int:
@@ -44,7 +77,7 @@ async def admit_next(session: Session, limits: AdmissionLimits) -> int:
 
 
 async def why_waiting(session: Session, rows: Iterable[Any]) -> Mapping[str, Waiting]:
-    """Say why those of these rows of `run` wait that do, by Run.
+    """Say why those of these rows of `run` have not started that are to, by Run.
 
     One statement, and none when no Run is in the queue. The place is that in the order of
     admission, be the Run's Plan at its limit or not.
@@ -56,14 +89,45 @@ async def why_waiting(session: Session, rows: Iterable[Any]) -> Mapping[str, Wai
             reasons[row.run_id] = _DEACTIVATED
         elif row.status == RunStatus.WAITING and row.admitted_at is None:
             queued.append(row.run_id)
-        elif row.status == RunStatus.WAITING:
-            reasons[row.run_id] = _ADMITTED if row.workflow_started_at is None else _STARTED
+        elif (found := _under_way(row)) is not None:
+            reasons[row.run_id] = found
     if queued:
         wanted = {"run_ids": queued, "most": _SEEN, "total": None, "per_plan": None}
         places = {row.run_id: row for row in await session.rows(_PLACES, wanted)}
         # Without a row it has been admitted since its own row was read.
         reasons |= {one: _queued(places[one]) if one in places else _ADMITTED for one in queued}
     return reasons
+
+
+def _under_way(row: Any) -> Waiting | None:
+    """Say why an admitted Run has not started; None: it goes its usual course, or has."""
+    if row.status not in _UNHEARD_AFTER:
+        return None
+    if row.holdup is not None:
+        return _held_up(row.holdup)
+    waits = row.status == RunStatus.WAITING
+    since: datetime = (row.workflow_started_at or row.admitted_at) if waits else row.updated_at
+    if row.seen_at - since > _UNHEARD_AFTER[row.status]:
+        unstarted = waits and row.workflow_started_at is None
+        reason = _UNSTARTED if unstarted else _UNHEARD[row.status]
+        outlook = _OUTLOOK[WaitKind.WORKER]
+        return Waiting(None, reason, WaitKind.WORKER, since=since, outlook=outlook)
+    if not waits:
+        return None
+    return _ADMITTED if row.workflow_started_at is None else _STARTED
+
+
+def _held_up(holdup: Mapping[str, Any]) -> Waiting:
+    kind, until = WaitKind(holdup["kind"]), holdup["until"]
+    return Waiting(
+        place=None,
+        reason=holdup["message"] or holdup["code"],
+        kind=kind,
+        code=holdup["code"],
+        since=datetime.fromisoformat(holdup["since"]),
+        until=until and datetime.fromisoformat(until),
+        outlook=_OUTLOOK.get(kind, ""),
+    )
 
 
 def _queued(row: Any) -> Waiting:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from knit_workflows.domain.plans import UPLOADED, Annotation, Image, PlanSummary
-from knit_workflows.domain.runs import RunStatus, Used, Waiting
+from knit_workflows.domain.runs import RunStatus, Used, Waiting, WaitKind
 from knit_workflows.domain.tags import Tag
 from tests.api.fake_store import new_id
 
@@ -194,9 +194,18 @@ async def test_what_a_run_used_and_why_it_waits(client, store):
     assert await shown() == {"generation": 1}
     assert await shown(generation=3, priority=-2) == {"generation": 3, "priority": -2}
     next_one = Waiting(1, "1st in queue, limit of 2 Runs under way reached")
-    assert (await shown(waiting=next_one))["waiting"] == {"place": 1, "reason": next_one.reason}
-    inactive = Waiting(None, "its Plan is not active")
-    assert (await shown(waiting=inactive))["waiting"] == {"reason": inactive.reason}
+    assert (await shown(waiting=next_one))["waiting"] == {
+        "place": 1, "reason": next_one.reason, "kind": "queue",
+    }  # fmt: skip
+    at = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+    stuck = Waiting(
+        None, "no such image", WaitKind.IMAGE, "ErrImagePull", at, at + timedelta(1), "tried again"
+    )
+    assert (await shown(waiting=stuck))["waiting"] == {
+        "reason": "no such image", "kind": "image", "code": "ErrImagePull",
+        "since": "2026-01-02T03:04:05+00:00", "until": "2026-01-03T03:04:05+00:00",
+        "outlook": "tried again",
+    }  # fmt: skip
     bare = Used({"cpu": "1"}, None, None)
     assert (await shown(used=bare))["used"] == {"resources": {"cpu": "1"}}
     full = Used({"cpu": "500m"}, "trainer", "sha256:abc")

@@ -5,6 +5,7 @@ import pytest
 
 from knit_api.events import RunEvent
 from knit_api.schemas.runs import Exit, Used, Waiting
+from knit_api.schemas.times import format_time
 from knit_cli.run_view import print_history, remarks
 from tests.cli.fake_api import START, error
 
@@ -296,3 +297,27 @@ def test_remarks_tell_why_it_waits_what_it_used_and_how_it_went(api):
     assert "knit run show --events" in lines[2]
     assert len(lines) == 3 + 5
     assert remarks(run, []) == []
+
+
+def test_remarks_tell_why_it_has_not_started_and_what_becomes_of_it(api):
+    run, _ = api.add_run({}, {}, status="starting")
+    stuck = Waiting(
+        reason="connection refused",
+        kind="transient",
+        code="RegistryUnreachable",
+        since=START,
+        until=START,
+        outlook="tried again; the Run fails if it lasts",
+    )
+    when = format_time(START.astimezone())
+    assert remarks(run.model_copy(update={"waiting": stuck}), history("starting")) == [
+        f"starting: [RegistryUnreachable] connection refused; since {when}; "
+        f"tried again; the Run fails if it lasts; given up at {when}",
+        f"{when} starting because [of] starting",
+    ]
+
+
+def test_a_reason_to_stay_is_shown_as_the_status_it_stays_in(capsys):
+    stays = history("starting")[0].model_copy(update={"from_status": "starting"})
+    print_history([stays])
+    assert capsys.readouterr().out.splitlines()[1].split()[1:3] == ["starting", "because"]

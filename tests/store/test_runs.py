@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
@@ -12,7 +14,7 @@ from knit_workflows.domain.errors import IllegalMove, RunNotFound, Superseded
 from knit_workflows.domain.ids import RunId
 from knit_workflows.domain.plans import Image, NodeMode, NodeRule
 from knit_workflows.domain.ports import RunKey, UsedResources
-from knit_workflows.domain.runs import Exit, RunStatus
+from knit_workflows.domain.runs import Exit, Holdup, RunStatus, WaitKind
 from knit_workflows.store import PostgresStore
 from tests.store.build import (
     admit_all,
@@ -196,3 +198,102 @@ async def test_a_run_that_has_not_ended_cannot_be_finalized(store: PostgresStore
         await store.finalize(key, cause="x")
     with pytest.raises(RunNotFound):
         await store.finalize(RunKey(RunId(str(uuid4())), 1), cause="x")
+
+
+# --- what keeps it from starting ----------------------------------------------------------------
+
+STARTING = frozenset({S.STARTING})
+REFUSED = Holdup(WaitKind.TRANSIENT, "RegistryUnreachable", "connection refused")
+
+
+async def a_starting_run(store: PostgresStore) -> RunKey:
+    key = await a_run(store)
+    await store.advance(key, S.READY, cause="x")
+    await store.advance(key, S.STARTING, cause="x")
+    return key
+
+
+async def reasons(store: PostgresStore, key: RunKey) -> list[tuple[RunStatus, str]]:
+    """What the history says of a Run that stays where it is."""
+    events = await store.run_events(key.run_id)
+    return [(one.to_status, one.cause) for one in events if one.from_status is one.to_status]
+
+
+async def test_what_holds_a_run_up_is_written_once_per_reason(
+    store: PostgresStore, url: str
+) -> None:
+    """Another message is none; another kind begins anew, another word of one kind does not."""
+    key = await a_starting_run(store)
+
+    async def since() -> Any:
+        waiting = (await store.run(key.run_id)).waiting
+        assert waiting is not None
+        return waiting.since
+
+    assert await store.hold_up(key, REFUSED, at=STARTING)
+    begun, changed = await since(), (await store.run(key.run_id)).summary.updated_at
+    assert not await store.hold_up(key, replace(REFUSED, message="for 2 s"), at=STARTING)
+    assert await store.hold_up(key, replace(REFUSED, code="RegistryBusy"), at=STARTING)
+    assert await since() == begun
+    await asyncio.sleep(0.01)
+    missing = Holdup(WaitKind.IMAGE, "ImageNotFound", "none")
+    assert await store.hold_up(key, missing, at=STARTING)
+    assert await since() > begun
+    assert await reasons(store, key) == [
+        (S.STARTING, "[RegistryUnreachable] connection refused"),
+        (S.STARTING, "[RegistryBusy] connection refused"),
+        (S.STARTING, "[ImageNotFound] none"),
+    ]
+    # Lists are by the last change of a status, which this is not.
+    assert (await store.run(key.run_id)).summary.updated_at == changed
+
+
+async def test_another_deadline_is_no_other_reason(store: PostgresStore) -> None:
+    """A watch that begins anew counts anew: shown, and not one more line of the history."""
+    key = await a_starting_run(store)
+    first, second = (datetime(2026, 1, 1, hour, tzinfo=UTC) for hour in (1, 2))
+    assert await store.hold_up(key, replace(REFUSED, until=first), at=STARTING)
+    assert not await store.hold_up(key, replace(REFUSED, until=second), at=STARTING)
+    waiting = (await store.run(key.run_id)).waiting
+    assert waiting is not None
+    assert waiting.until == second
+    assert len(await reasons(store, key)) == 1
+
+
+async def test_nothing_holds_a_run_up_any_more(store: PostgresStore) -> None:
+    """Told once, and kept out of the history."""
+    key = await a_starting_run(store)
+    assert not await store.hold_up(key, None, at=STARTING)
+    await store.hold_up(key, REFUSED, at=STARTING)
+    assert await store.hold_up(key, None, at=STARTING)
+    assert not await store.hold_up(key, None, at=STARTING)
+    assert (await store.run(key.run_id)).waiting is None
+    assert len(await reasons(store, key)) == 1
+
+
+async def test_two_reasons_that_take_turns_do_not_fill_the_history(store: PostgresStore) -> None:
+    """The row has the last one all the same."""
+    key = await a_starting_run(store)
+    turns = [replace(REFUSED, code=code) for _ in range(30) for code in ("Busy", "Back")]
+    news = [await store.hold_up(key, one, at=STARTING) for one in turns]
+    assert news == [True] * 20 + [False] * 40
+    assert len(await reasons(store, key)) == 20
+    waiting = (await store.run(key.run_id)).waiting
+    assert waiting is not None
+    assert waiting.code == "Back"
+
+
+async def test_only_what_has_not_gone_on_is_held_up(store: PostgresStore, url: str) -> None:
+    """A late word of an older step changes nothing; a stop or a retry clears what was said."""
+    key = await a_starting_run(store)
+    assert not await store.hold_up(key, REFUSED, at=frozenset({S.WAITING, S.READY}))
+    with pytest.raises(Superseded):
+        await store.hold_up(RunKey(key.run_id, 2), REFUSED, at=STARTING)
+    with pytest.raises(RunNotFound):
+        await store.hold_up(RunKey(RunId(str(uuid4())), 1), REFUSED, at=STARTING)
+    assert await store.hold_up(key, REFUSED, at=STARTING)
+    await store.stop(key.run_id, fail=True)
+    assert not await store.hold_up(key, REFUSED, at=STARTING)
+    assert only(fetch(url, "SELECT holdup FROM run WHERE run_id = %s", key.run_id)) == {
+        "holdup": None
+    }

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+import dataclasses
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from knit_workflows.domain.ids import PlanId
 from knit_workflows.domain.ports import AdmissionLimits, RunKey, UsedResources
-from knit_workflows.domain.runs import Exit, RunQuery, RunStatus, Used, Waiting
+from knit_workflows.domain.runs import (
+    Exit,
+    Holdup,
+    RunQuery,
+    RunStatus,
+    Used,
+    Waiting,
+    WaitKind,
+)
 from knit_workflows.store import PostgresStore
 from tests.store.build import QUEUED_AT, begin, fetch, only, queue_up, register, spec
 
@@ -129,10 +138,12 @@ async def test_an_admitted_run_waits_for_its_workflow(store: PostgresStore, url:
     plan = await a_plan(store)
     queue_up(url, plan, [1])
     key = only(await admit(store, 1))
-    assert (await store.run(key.run_id)).waiting == Waiting(None, "its workflow is being started")
+    assert (await store.run(key.run_id)).waiting == Waiting(
+        None, "its workflow is being started", WaitKind.WORKER
+    )
     await store.started([key])
     assert (await store.run(key.run_id)).waiting == Waiting(
-        None, "its workflow has been started, it gets ready next"
+        None, "its workflow has been started, it gets ready next", WaitKind.WORKER
     )
     await store.advance(key, S.READY, cause="test")
     assert (await store.run(key.run_id)).waiting is None
@@ -144,8 +155,65 @@ async def test_a_deactivated_run_waits_for_its_plan(store: PostgresStore, url: s
     queue_up(url, plan, [5])
     queue_up(url, other, [1])
     await store.set_active(plan, False)
-    assert await why(store, plan) == [Waiting(None, "its Plan is not active")]
+    assert await why(store, plan) == [Waiting(None, "its Plan is not active", WaitKind.INACTIVE)]
     assert only(await why(store, other)).place == 1
+
+
+async def launched(store: PostgresStore, url: str, upto: RunStatus = S.READY) -> RunKey:
+    """Make a Run that is on its way."""
+    queue_up(url, await a_plan(store), [1])
+    key = only(await admit(store, 1))
+    await store.started([key])
+    for status in (S.READY, S.STARTING, S.RUNNING):
+        await store.advance(key, status, cause="test")
+        if status is upto:
+            break
+    return key
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        (S.WAITING, "no worker has taken it up"),
+        (S.READY, "no worker has launched it yet"),
+        (S.STARTING, "no worker says what its pod does"),
+    ],
+)
+async def test_a_run_that_no_worker_looks_after_says_so(
+    store: PostgresStore, url: str, status: RunStatus, words: str
+) -> None:
+    """By its age: what nobody says anything of, nobody works on."""
+    key = await launched(store, url)
+    fetch(url, "UPDATE run SET status = %s WHERE run_id = %s", status.value, key.run_id)
+    fetch(
+        url,
+        "UPDATE run SET updated_at = updated_at - interval '1 minute',"
+        " workflow_started_at = workflow_started_at - interval '1 minute'",
+    )
+    waiting = (await store.run(key.run_id)).waiting
+    assert waiting is not None
+    assert waiting.reason.startswith(words)
+    assert (waiting.kind, waiting.place) == (WaitKind.WORKER, None)
+    assert waiting.since is not None
+    assert "worker" in waiting.outlook
+
+
+@pytest.mark.parametrize("kind", list(WaitKind))
+async def test_what_holds_a_run_up_is_told(store: PostgresStore, url: str, kind: WaitKind) -> None:
+    """Whatever a back-end says, with since when and until when, in details and lists alike."""
+    key = await launched(store, url, S.STARTING)
+    until = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+    held = Holdup(kind, "ErrImagePull", "no\n such \0 image", until)
+    assert await store.hold_up(key, held, at=frozenset({S.STARTING}))
+    run = await store.run(key.run_id)
+    assert run.waiting is not None
+    assert run.waiting.since is not None
+    assert dataclasses.replace(run.waiting, since=None, outlook="") == Waiting(
+        None, "no such image", kind, "ErrImagePull", until=until
+    )
+    assert run in await store.find_runs(RunQuery(statuses=frozenset({S.STARTING})))
+    await store.advance(key, S.RUNNING, cause="test")
+    assert (await store.run(key.run_id)).waiting is None
 
 
 @pytest.mark.parametrize("status", [one for one in S if one not in (S.WAITING, S.DEACTIVATED)])
@@ -187,5 +255,5 @@ async def test_a_page_of_runs_mixes_all_of_them(store: PostgresStore, url: str) 
     reasons = [one.waiting for one in await store.find_runs(since)]
     assert len(reasons) == 5
     assert sorted(one.place for one in reasons if one and one.place) == [1, 2]
-    assert reasons.count(Waiting(None, "its workflow is being started")) == 1
+    assert reasons.count(Waiting(None, "its workflow is being started", WaitKind.WORKER)) == 1
     assert reasons.count(None) == 2

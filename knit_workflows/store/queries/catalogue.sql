@@ -59,6 +59,7 @@ WITH moved AS (
        SET status = %(target)s,
            exit_code = %(exit_code)s,
            exit_message = %(exit_message)s,
+           holdup = NULL,
            updated_at = date_trunc('milliseconds', clock_timestamp())
      WHERE run_id = %(run_id)s
  RETURNING run_id, generation, status, updated_at, exit_code, exit_message

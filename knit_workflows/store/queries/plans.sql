@@ -82,6 +82,7 @@ WITH cur AS MATERIALIZED (
                         + CASE WHEN cur.admitted_at IS NULL THEN 0 ELSE 1 END,
            admitted_at = NULL,
            workflow_started_at = NULL,
+           holdup = NULL,
            priority = (SELECT p.priority FROM plan p WHERE p.plan_id = run.plan_id)
       FROM cur
      WHERE run.run_id = cur.run_id

@@ -36,7 +36,8 @@ WITH cur AS MATERIALIZED (
            used_resources = COALESCE(%(used_resources)s::jsonb, run.used_resources),
            used_service_account = CASE WHEN %(used_resources)s::jsonb IS NULL
                                        THEN run.used_service_account
-                                       ELSE %(used_service_account)s::text END
+                                       ELSE %(used_service_account)s::text END,
+           holdup = NULL
       FROM cur
      WHERE run.run_id = cur.run_id
        AND cur.generation = %(generation)s
@@ -54,6 +55,52 @@ SELECT cur.generation, COALESCE(moved.status, cur.status) AS status,
             THEN pg_notify(%(run_channel)s, moved.run_id::text)::text END AS told
   FROM cur
   LEFT JOIN moved USING (run_id)
+
+-- name: hold_up
+-- What keeps a Run from starting (`kind` NULL: nothing any more), while it is `at` such a status.
+-- The same reason again is not written, whatever its message says by now; another one is one more
+-- line of the history, up to `most` of them. `since` stays while the kind does.
+WITH cur AS MATERIALIZED (
+    SELECT run_id, generation, status, holdup
+      FROM run
+     WHERE run_id = %(run_id)s
+       FOR NO KEY UPDATE
+), wanted AS (
+    SELECT cur.*, date_trunc('milliseconds', clock_timestamp()) AS now,
+           (holdup->>'kind', holdup->>'code') IS DISTINCT FROM (%(kind)s::text, %(code)s::text)
+               AS is_other
+      FROM cur
+     WHERE generation = %(generation)s
+       AND status = ANY (%(at)s::text[])
+       AND (holdup->>'kind', holdup->>'code', (holdup->>'until')::timestamptz)
+           IS DISTINCT FROM (%(kind)s::text, %(code)s::text, %(until)s::timestamptz)
+), changed AS (
+    UPDATE run
+       SET holdup = CASE WHEN %(kind)s::text IS NOT NULL THEN jsonb_build_object(
+               'kind', %(kind)s::text, 'code', %(code)s::text, 'message', %(message)s::text,
+               'until', %(until)s::timestamptz,
+               'since', CASE WHEN wanted.holdup->>'kind' = %(kind)s::text
+                             THEN (wanted.holdup->>'since')::timestamptz
+                             ELSE wanted.now END) END
+      FROM wanted
+     WHERE run.run_id = wanted.run_id
+ RETURNING run.run_id, run.generation, run.status, wanted.now, wanted.is_other
+), news AS (
+    SELECT changed.*
+      FROM changed
+     WHERE is_other
+       AND %(most)s > (SELECT count(*)
+                         FROM run_event e
+                        WHERE e.run_id = changed.run_id
+                          AND e.generation = changed.generation
+                          AND e.from_status = e.to_status)
+), noted AS (
+    INSERT INTO run_event (run_id, generation, at, from_status, to_status, cause)
+    SELECT run_id, generation, now, status, status, %(cause)s
+      FROM news
+     WHERE %(kind)s::text IS NOT NULL
+)
+SELECT cur.generation, cur.status, EXISTS (SELECT FROM news) AS is_news FROM cur
 
 -- name: finalize
 -- The end of a Run: its status, the time of its Data, the history, and one event per Data if done.
