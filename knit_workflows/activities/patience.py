@@ -12,8 +12,9 @@ from knit_workflows.compute.base import Observation, Phase, Trouble, TroubleKind
 class Patience:
     """Remembers since when a pod has had which kind of trouble.
 
-    Image trouble has `image`, transient trouble `transient` of time; a pod for which there is no
-    room waits for ever. Trouble that goes away is forgotten. Instants are monotonic seconds.
+    Image trouble has `image`, transient trouble `transient` of time; a pod that waits for room, for
+    the back-end, or for what is being done has no end to it. Trouble that goes away is forgotten.
+    Instants are monotonic seconds.
     """
 
     image: timedelta
@@ -33,7 +34,7 @@ class Patience:
         return trouble if limit is not None and now - self._since >= limit else None
 
     def wakes_in(self, now: float) -> float | None:
-        """Give the seconds after which to ask again although nothing has changed; None: never."""
+        """Give the seconds after which present trouble has lasted too long; None: never."""
         limit = self._limit()
         return None if limit is None else max(0.0, self._since + limit - now)
 

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack, aclosing, suppress
+from contextlib import AsyncExitStack, aclosing
 from datetime import timedelta
-from math import inf
 from typing import Final
 
 from temporalio import activity
-from temporalio.service import RPCError
 
 from knit_workflows import names
 from knit_workflows.activities.failures import translated
 from knit_workflows.activities.heartbeat import heartbeating
+from knit_workflows.activities.holdups import Holdups, tell_workflow
+from knit_workflows.activities.observations import observations
 from knit_workflows.activities.patience import Patience
 from knit_workflows.compute.base import (
     ENDED,
@@ -85,9 +84,9 @@ class ComputeRunActivities(RunActivities):
                 _log(order.key, status)
                 progress = Progress(status=status)
                 if status in UNDER_WAY:
-                    async with aclosing(self._progress(order.key, for_=LINGER)) as changes:
-                        async for change in changes:
-                            progress = change
+                    # A launch clears what was said before; one found done may have left a word.
+                    launched_now = order.status not in UNDER_WAY
+                    progress = await self._lingered(order.key, progress, nothing_said=launched_now)
                 if progress.pod_ended:
                     status = await self._finalized(order.key)
                     progress = progress.model_copy(update={"status": status})
@@ -99,7 +98,11 @@ class ComputeRunActivities(RunActivities):
         with translated():
             async with AsyncExitStack() as stack:
                 await stack.enter_async_context(heartbeating())
-                changes = await stack.enter_async_context(aclosing(self._progress(_key(request))))
+                holdups = Holdups(self._store, _key(request), nothing_said=False)
+                await stack.enter_async_context(holdups.failures(RunStatus.STARTING))
+                changes = await stack.enter_async_context(
+                    aclosing(self._progress(_key(request), holdups))
+                )
                 telling: asyncio.Task[None] | None = None
                 stack.callback(lambda: telling and telling.cancel())
                 async for progress in changes:
@@ -138,11 +141,14 @@ class ComputeRunActivities(RunActivities):
     async def _launched(self, order: RunOrder) -> RunStatus:
         """Go on from the status an order has; give the one reached."""
         status = order.status
+        holdups = Holdups(self._store, order.key, nothing_said=False)
         if status is RunStatus.WAITING:
-            await self._create_volumes(order)
+            async with holdups.failures(status):
+                await self._create_volumes(order)
             status = await self._store.advance(order.key, RunStatus.READY, cause="volumes created")
         if status is RunStatus.READY:
-            await self._backend.launch(run_pod(order))
+            async with holdups.failures(status):
+                await self._backend.launch(run_pod(order))
             status = await self._store.advance(
                 order.key,
                 RunStatus.STARTING,
@@ -151,21 +157,37 @@ class ComputeRunActivities(RunActivities):
             )
         return status
 
+    async def _lingered(self, key: RunKey, progress: Progress, *, nothing_said: bool) -> Progress:
+        """See a short Run through; give how far one is that takes longer."""
+        holdups = Holdups(self._store, key, nothing_said=nothing_said)
+        async with (
+            holdups.failures(RunStatus.STARTING),
+            aclosing(self._progress(key, holdups, for_=LINGER)) as changes,
+        ):
+            async for change in changes:
+                progress = change
+        return progress
+
     async def _create_volumes(self, order: RunOrder) -> None:
         made = [*order.outputs, *([order.log] if order.log else [])]
         await asyncio.gather(*(self._backend.create_volume(_volume(data)) for data in made))
 
     async def _progress(
-        self, key: RunKey, for_: timedelta | None = None
+        self, key: RunKey, holdups: Holdups, for_: timedelta | None = None
     ) -> AsyncGenerator[Progress, None]:
         """Record what becomes of the run pod, yield each change; ends with the pod or in time."""
         name = names.run_pod(key.run_id, key.generation)
+        patience = Patience(self._settings.image_patience, self._settings.transient_patience)
         started = False
-        async with aclosing(self._observations(name, for_)) as observations:
-            async for observation, trouble in observations:
-                if trouble is not None:
-                    yield await self._give_up(key, _stuck(name, trouble), "run pod stuck")
+        async with aclosing(observations(self._backend, name, patience, for_)) as changes:
+            async for seen in changes:
+                observation = seen.observation
+                if seen.lost_with is not None:
+                    exit = _stuck(name, seen.lost_with)
+                    yield await self._give_up(key, exit, "run pod stuck")
                     return
+                if observation.phase is Phase.PENDING:
+                    await holdups.trouble(observation.trouble, seen.given_up_at)
                 if observation.phase is Phase.ABSENT:
                     yield await self._give_up(key, LOST, "run pod lost")
                     return
@@ -202,33 +224,6 @@ class ComputeRunActivities(RunActivities):
         status = await self._store.advance(key, RunStatus.ABORTING, cause=cause, exit=exit)
         return _ended_with(key, status, exit, pod_ended=False)
 
-    async def _observations(
-        self, name: str, for_: timedelta | None
-    ) -> AsyncGenerator[tuple[Observation, Trouble | None], None]:
-        """Yield what is seen of a pod, with the trouble that has lasted too long, if any."""
-        patience = Patience(self._settings.image_patience, self._settings.transient_patience)
-        watch = self._backend.watch(name)
-        upcoming: asyncio.Future[Observation] | None = None
-        last: Observation | None = None
-        ends = inf if for_ is None else time.monotonic() + for_.total_seconds()
-        try:
-            while (now := time.monotonic()) < ends:
-                upcoming = upcoming or asyncio.ensure_future(anext(watch))
-                wakes_in = patience.wakes_in(now) if last else None
-                timeout = min(inf if wakes_in is None else wakes_in, ends - now)
-                done, _ = await asyncio.wait(
-                    [upcoming], timeout=None if timeout == inf else timeout
-                )
-                if done:
-                    last, upcoming = upcoming.result(), None
-                if last is not None:
-                    yield last, patience.lost_with(last, time.monotonic())
-        finally:
-            if upcoming is not None:
-                upcoming.cancel()
-                with suppress(asyncio.CancelledError, StopAsyncIteration):
-                    await upcoming
-
     async def _finalized(self, key: RunKey) -> RunStatus:
         """End the Run. Lineage first: a back-end that is away delays only the clean-up."""
         status = await self._store.finalize(key, cause="run pod ended")
@@ -253,21 +248,10 @@ class ComputeRunActivities(RunActivities):
 async def _tell_workflow() -> None:
     """Let the Web UI show a Run that has been running for a while as running.
 
-    A signal costs a workflow task, which the many short Runs shall not pay. It is a comfort: the
-    store has the status already, so what goes wrong is only logged.
+    A signal costs a workflow task, which the many short Runs shall not pay.
     """
     await asyncio.sleep(TELL_AFTER.total_seconds())
-    info = activity.info()
-    if info.workflow_id is None:
-        return
-    workflow = activity.client().get_workflow_handle(info.workflow_id)
-    try:
-        await workflow.signal("started", rpc_timeout=TELL_AFTER)
-    except RPCError as error:
-        log.info(
-            "workflow was not told that its container runs",
-            extra={"action": "signal_lost", "reason": str(error.status)},
-        )
+    await tell_workflow("started")
 
 
 def run_pod(order: RunOrder) -> RunPod:

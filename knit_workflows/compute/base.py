@@ -95,11 +95,19 @@ class TroubleKind(StrEnum):
     """A mount, network or sandbox fails; often passes. Ends the Run after a long while."""
     UNSCHEDULABLE = "unschedulable"
     """No room for it; waits for as long as it takes, and says so."""
+    BACKEND = "backend"
+    """What would start it does not answer; waits for as long as it takes, and says so."""
+    PROGRESS = "progress"
+    """None really: it is being done, such as pulling the image, and takes its time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """What keeps a pending pod from starting: `reason` is one word, `message` a sentence."""
+    """What keeps a pending pod from starting: `reason` is one word, `message` a sentence.
+
+    It is told as soon as it is known, and anew when it changes. What only counts (attempts,
+    seconds) changes the message at most, never the kind or the reason.
+    """
 
     kind: TroubleKind
     reason: str

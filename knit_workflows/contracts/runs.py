@@ -58,6 +58,13 @@ class Progress(Message):
     exit_message: str = ""
 
 
+class HeldUp(Message):
+    """What keeps a Run from starting while it has a status; no reason: nothing any more."""
+
+    status: str
+    reason: str = ""
+
+
 class StopRun(Message):
     """Have the run pod gone. `abort` moves a Run that nobody stopped in the store yet to aborting
     (a cancellation in Temporal)."""

@@ -155,13 +155,11 @@ class RunStore(Protocol):
         real move. Not for final statuses: see `finalize`. Raises RunNotFound, Superseded.
         """
 
-    async def hold_up(
-        self, key: RunKey, holdup: Holdup | None, *, at: frozenset[RunStatus]
-    ) -> bool:
+    async def hold_up(self, key: RunKey, holdup: Holdup | None, *, at: RunStatus) -> bool:
         """Record what keeps a Run from starting (None: nothing any more).
 
-        Changes nothing unless its status is one of `at`, nor when it is the same kind and code
-        again. Every real move of the Run clears it. Gives whether it was news, which is kept in
+        Changes nothing unless its status is `at`, nor when it is the same kind and code again.
+        Every real move of the Run clears it. Gives whether it was news, which is kept in
         the Run's history: another kind or code than before, and not too many of them so far.
         Raises RunNotFound, Superseded.
         """

@@ -89,16 +89,14 @@ class RunRows:
         _guard(key, row)
         return RunStatus(row.status)
 
-    async def hold_up(
-        self, key: RunKey, holdup: Holdup | None, *, at: frozenset[RunStatus]
-    ) -> bool:
+    async def hold_up(self, key: RunKey, holdup: Holdup | None, *, at: RunStatus) -> bool:
         """Record what keeps a Run from starting, give whether that is news; see the port."""
         row = await self._db.row(
             _SQL["hold_up"],
             {
                 "run_id": _checked(key),
                 "generation": key.generation,
-                "at": sorted(status.value for status in at),
+                "at": at.value,
                 "kind": holdup and holdup.kind.value,
                 "code": holdup and holdup.code,
                 "message": holdup and holdup.message,

@@ -38,7 +38,7 @@ _UNHEARD_AFTER: Final = {
     RunStatus.WAITING: timedelta(seconds=15),
     RunStatus.READY: timedelta(seconds=15),
     # A back-end has said by then what it knows, if only that there is nothing to be known.
-    RunStatus.STARTING: timedelta(seconds=45),
+    RunStatus.STARTING: timedelta(seconds=90),
 }
 """For how long it is the usual course of things that an admitted Run stands there and no worker
 has said why."""

@@ -20,6 +20,7 @@ from temporalio.exceptions import ActivityError, ApplicationError, is_cancelled_
 
 from knit_workflows import names
 from knit_workflows.contracts.runs import (
+    HeldUp,
     Progress,
     RunActivities,
     RunInput,
@@ -33,6 +34,8 @@ from knit_workflows.workflows import options
 
 STATUS: Final = SearchAttributeKey.for_keyword(names.ATTRIBUTE_STATUS)
 UNDER_WAY: Final = frozenset({"starting", "running"})
+BEFORE_RUNNING: Final = frozenset({"waiting", "starting"})
+"""What this execution takes a Run for that has not started its container."""
 FINAL: Final = frozenset({"done", "failed"})
 
 
@@ -82,6 +85,13 @@ class RunWorkflow:
         """Hear from the watch that the container runs; only told of those that run for a while."""
         if self._phase == "starting":
             self._enter(Progress(status="running"))
+
+    @workflow.signal
+    def held_up(self, told: HeldUp) -> None:
+        """Hear what keeps the Run from starting, for whoever looks at it in the Web UI."""
+        if self._phase in BEFORE_RUNNING:
+            reason = f": {told.reason}" if told.reason else ""
+            workflow.set_current_details(f"**{told.status}**{reason}")
 
     @workflow.query
     def status(self) -> str:

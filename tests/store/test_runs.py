@@ -202,7 +202,6 @@ async def test_a_run_that_has_not_ended_cannot_be_finalized(store: PostgresStore
 
 # --- what keeps it from starting ----------------------------------------------------------------
 
-STARTING = frozenset({S.STARTING})
 REFUSED = Holdup(WaitKind.TRANSIENT, "RegistryUnreachable", "connection refused")
 
 
@@ -230,14 +229,14 @@ async def test_what_holds_a_run_up_is_written_once_per_reason(
         assert waiting is not None
         return waiting.since
 
-    assert await store.hold_up(key, REFUSED, at=STARTING)
+    assert await store.hold_up(key, REFUSED, at=S.STARTING)
     begun, changed = await since(), (await store.run(key.run_id)).summary.updated_at
-    assert not await store.hold_up(key, replace(REFUSED, message="for 2 s"), at=STARTING)
-    assert await store.hold_up(key, replace(REFUSED, code="RegistryBusy"), at=STARTING)
+    assert not await store.hold_up(key, replace(REFUSED, message="for 2 s"), at=S.STARTING)
+    assert await store.hold_up(key, replace(REFUSED, code="RegistryBusy"), at=S.STARTING)
     assert await since() == begun
     await asyncio.sleep(0.01)
     missing = Holdup(WaitKind.IMAGE, "ImageNotFound", "none")
-    assert await store.hold_up(key, missing, at=STARTING)
+    assert await store.hold_up(key, missing, at=S.STARTING)
     assert await since() > begun
     assert await reasons(store, key) == [
         (S.STARTING, "[RegistryUnreachable] connection refused"),
@@ -252,8 +251,8 @@ async def test_another_deadline_is_no_other_reason(store: PostgresStore) -> None
     """A watch that begins anew counts anew: shown, and not one more line of the history."""
     key = await a_starting_run(store)
     first, second = (datetime(2026, 1, 1, hour, tzinfo=UTC) for hour in (1, 2))
-    assert await store.hold_up(key, replace(REFUSED, until=first), at=STARTING)
-    assert not await store.hold_up(key, replace(REFUSED, until=second), at=STARTING)
+    assert await store.hold_up(key, replace(REFUSED, until=first), at=S.STARTING)
+    assert not await store.hold_up(key, replace(REFUSED, until=second), at=S.STARTING)
     waiting = (await store.run(key.run_id)).waiting
     assert waiting is not None
     assert waiting.until == second
@@ -263,10 +262,10 @@ async def test_another_deadline_is_no_other_reason(store: PostgresStore) -> None
 async def test_nothing_holds_a_run_up_any_more(store: PostgresStore) -> None:
     """Told once, and kept out of the history."""
     key = await a_starting_run(store)
-    assert not await store.hold_up(key, None, at=STARTING)
-    await store.hold_up(key, REFUSED, at=STARTING)
-    assert await store.hold_up(key, None, at=STARTING)
-    assert not await store.hold_up(key, None, at=STARTING)
+    assert not await store.hold_up(key, None, at=S.STARTING)
+    await store.hold_up(key, REFUSED, at=S.STARTING)
+    assert await store.hold_up(key, None, at=S.STARTING)
+    assert not await store.hold_up(key, None, at=S.STARTING)
     assert (await store.run(key.run_id)).waiting is None
     assert len(await reasons(store, key)) == 1
 
@@ -275,7 +274,7 @@ async def test_two_reasons_that_take_turns_do_not_fill_the_history(store: Postgr
     """The row has the last one all the same."""
     key = await a_starting_run(store)
     turns = [replace(REFUSED, code=code) for _ in range(30) for code in ("Busy", "Back")]
-    news = [await store.hold_up(key, one, at=STARTING) for one in turns]
+    news = [await store.hold_up(key, one, at=S.STARTING) for one in turns]
     assert news == [True] * 20 + [False] * 40
     assert len(await reasons(store, key)) == 20
     waiting = (await store.run(key.run_id)).waiting
@@ -286,14 +285,14 @@ async def test_two_reasons_that_take_turns_do_not_fill_the_history(store: Postgr
 async def test_only_what_has_not_gone_on_is_held_up(store: PostgresStore, url: str) -> None:
     """A late word of an older step changes nothing; a stop or a retry clears what was said."""
     key = await a_starting_run(store)
-    assert not await store.hold_up(key, REFUSED, at=frozenset({S.WAITING, S.READY}))
+    assert not await store.hold_up(key, REFUSED, at=S.READY)
     with pytest.raises(Superseded):
-        await store.hold_up(RunKey(key.run_id, 2), REFUSED, at=STARTING)
+        await store.hold_up(RunKey(key.run_id, 2), REFUSED, at=S.STARTING)
     with pytest.raises(RunNotFound):
-        await store.hold_up(RunKey(RunId(str(uuid4())), 1), REFUSED, at=STARTING)
-    assert await store.hold_up(key, REFUSED, at=STARTING)
+        await store.hold_up(RunKey(RunId(str(uuid4())), 1), REFUSED, at=S.STARTING)
+    assert await store.hold_up(key, REFUSED, at=S.STARTING)
     await store.stop(key.run_id, fail=True)
-    assert not await store.hold_up(key, REFUSED, at=STARTING)
+    assert not await store.hold_up(key, REFUSED, at=S.STARTING)
     assert only(fetch(url, "SELECT holdup FROM run WHERE run_id = %s", key.run_id)) == {
         "holdup": None
     }

@@ -187,8 +187,8 @@ async def test_a_run_that_no_worker_looks_after_says_so(
     fetch(url, "UPDATE run SET status = %s WHERE run_id = %s", status.value, key.run_id)
     fetch(
         url,
-        "UPDATE run SET updated_at = updated_at - interval '1 minute',"
-        " workflow_started_at = workflow_started_at - interval '1 minute'",
+        "UPDATE run SET updated_at = updated_at - interval '2 minutes',"
+        " workflow_started_at = workflow_started_at - interval '2 minutes'",
     )
     waiting = (await store.run(key.run_id)).waiting
     assert waiting is not None
@@ -204,7 +204,7 @@ async def test_what_holds_a_run_up_is_told(store: PostgresStore, url: str, kind:
     key = await launched(store, url, S.STARTING)
     until = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
     held = Holdup(kind, "ErrImagePull", "no\n such \0 image", until)
-    assert await store.hold_up(key, held, at=frozenset({S.STARTING}))
+    assert await store.hold_up(key, held, at=S.STARTING)
     run = await store.run(key.run_id)
     assert run.waiting is not None
     assert run.waiting.since is not None

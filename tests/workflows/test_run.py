@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import AsyncGenerator
 from datetime import timedelta
 
 import pytest
@@ -13,11 +14,11 @@ from temporalio.client import WorkflowExecutionStatus
 from knit_workflows import names
 from knit_workflows.activities import runs
 from knit_workflows.activities.runs import LINGER
-from knit_workflows.compute.base import RunPod, Trouble, TroubleKind
-from knit_workflows.domain.errors import IllegalMove
-from knit_workflows.domain.runs import SUCCEEDED, Exit, RunDetail, RunQuery, RunStatus
+from knit_workflows.compute.base import Observation, RunPod, Trouble, TroubleKind, Volume
+from knit_workflows.domain.errors import BackendUnavailable, IllegalMove, StorageFull
+from knit_workflows.domain.runs import SUCCEEDED, Exit, RunDetail, RunQuery, RunStatus, WaitKind
 from knit_workflows.embedded import EmbeddedPostgres
-from knit_workflows.testing import KnitEnvironment, MemoryBackend, knit_environment
+from knit_workflows.testing import QUICK, KnitEnvironment, MemoryBackend, knit_environment
 from tests.waiting import PATIENCE
 
 TRAIN = {
@@ -241,6 +242,143 @@ async def test_a_pod_that_cannot_start_ends_its_run(
         assert await backend.run_pods() == []
 
 
+async def _held_up(knit: KnitEnvironment, run_id: str, code: str) -> RunDetail:
+    """Wait until a Run says that this keeps it from starting; gives the Run."""
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            run = await knit.store.run(run_id)  # type: ignore[arg-type]
+            if run.waiting is not None and run.waiting.code == code:
+                return run
+            await asyncio.sleep(0.02)
+
+
+async def _details_say(knit: KnitEnvironment, run_id: str, words: str) -> None:
+    """Wait until the Web UI's current details of a Run's workflow say so."""
+    handle = knit.temporal.get_workflow_handle(names.run_workflow(run_id, 1))
+    async with asyncio.timeout(PATIENCE):
+        while words not in (await handle.query("__temporal_workflow_metadata")).current_details:
+            await asyncio.sleep(0.05)
+
+
+@pytest.mark.parametrize("step", ["create_volume", "launch"])
+@pytest.mark.parametrize(
+    "error",
+    [
+        BackendUnavailable("no container engine answers", advice="start it"),
+        StorageFull("there is no space left"),
+        OSError("something nobody has thought of"),
+    ],
+)
+async def test_a_backend_that_is_away_is_waited_for_and_named(
+    postgres: EmbeddedPostgres, step: str, error: Exception
+) -> None:
+    """For as long as it takes; the Run says so where it stands, and goes on when it is back."""
+
+    class Away(MemoryBackend):
+        gone = False
+
+        async def create_volume(self, volume: Volume) -> None:
+            if self.gone and step == "create_volume":
+                raise error
+            await super().create_volume(volume)
+
+        async def launch(self, pod: RunPod) -> None:
+            if self.gone and step == "launch":
+                raise error
+            await super().launch(pod)
+
+    backend = Away()
+    async with knit_environment(postgres=postgres, backend=backend) as knit:
+        await knit.push({"type": "dataset"})
+        backend.gone = True
+        plan = await knit.apply(TRAIN)
+        run = await _only_run(knit, plan.summary.plan_id)
+        run = await _held_up(knit, run.summary.run_id, type(error).__name__)
+        stands = RunStatus.WAITING if step == "create_volume" else RunStatus.READY
+        assert run.summary.status is stands
+        assert run.waiting is not None
+        assert str(error) in run.waiting.reason
+        assert run.waiting.kind is WaitKind.BACKEND
+        assert run.waiting.until is None
+        await _details_say(knit, run.summary.run_id, str(error))
+        backend.gone = False
+        ended = await knit.final(run.summary.run_id)
+        assert (ended.summary.status, ended.waiting) == (RunStatus.DONE, None)
+        told = [
+            (event.to_status, event.cause)
+            for event in await knit.store.run_events(run.summary.run_id)
+            if event.from_status is event.to_status
+        ]
+        [(status, cause)] = told
+        assert status is stands
+        assert str(error) in cause
+
+
+async def test_a_watch_whose_backend_is_away_names_it(postgres: EmbeddedPostgres) -> None:
+    """While the pod is pending: whether it starts is not known then."""
+
+    class Away(MemoryBackend):
+        gone = True
+
+        async def launch(self, pod: RunPod) -> None:
+            self.trouble(pod.name, Trouble(TroubleKind.PROGRESS, "PullingImage", "pulling"))
+            await super().launch(pod)
+
+        async def watch(self, pod_name: str) -> AsyncGenerator[Observation, None]:
+            yield await self.observe(pod_name)
+            if self.gone:
+                raise BackendUnavailable("the API server does not answer")
+            async for observation in super().watch(pod_name):
+                yield observation
+
+    backend = Away()
+    async with knit_environment(postgres=postgres, backend=backend) as knit:
+        plan = await knit.apply(TRAIN)
+        await knit.push({"type": "dataset"})
+        run = await _only_run(knit, plan.summary.plan_id)
+        run = await _held_up(knit, run.summary.run_id, "BackendUnavailable")
+        assert run.summary.status is RunStatus.STARTING
+        backend.gone = False
+        await _held_up(knit, run.summary.run_id, "PullingImage")
+        backend.trouble(names.run_pod(run.summary.run_id, 1), None)
+        assert (await knit.final(run.summary.run_id)).summary.status is RunStatus.DONE
+
+
+async def test_trouble_is_told_with_its_end_and_taken_back(postgres: EmbeddedPostgres) -> None:
+    """Each reason as it comes, until when it may last; nothing once the pod is on its way."""
+    backend = MemoryBackend()
+    backend.hold()
+    engine = QUICK.model_copy(update={"transient_patience": timedelta(minutes=10)})
+    async with knit_environment(postgres=postgres, backend=backend, engine=engine) as knit:
+        plan = await knit.apply(TRAIN)
+        make = backend.launch
+
+        async def launch(pod: RunPod) -> None:
+            backend.trouble(pod.name, Trouble(TroubleKind.PROGRESS, "PullingImage", "pulling it"))
+            await make(pod)
+
+        backend.launch = launch  # type: ignore[method-assign]
+        await knit.push({"type": "dataset"})
+        run = await _only_run(knit, plan.summary.plan_id)
+        pulling = await _held_up(knit, run.summary.run_id, "PullingImage")
+        pod = names.run_pod(run.summary.run_id, 1)
+        backend.trouble(pod, Trouble(TroubleKind.TRANSIENT, "RegistryUnreachable", "refused"))
+        refused = await _held_up(knit, run.summary.run_id, "RegistryUnreachable")
+        assert pulling.waiting is not None
+        assert pulling.waiting.until is None
+        assert refused.waiting is not None
+        assert refused.waiting.since is not None
+        assert refused.waiting.until is not None
+        left = refused.waiting.until - refused.waiting.since
+        assert timedelta(minutes=9) < left < timedelta(minutes=11)
+        await _details_say(knit, run.summary.run_id, "[RegistryUnreachable] refused; given up at")
+        backend.trouble(pod, None)
+        await _until(knit, run.summary.run_id, RunStatus.RUNNING)
+        assert (await knit.store.run(run.summary.run_id)).waiting is None
+        backend.finish(pod)
+        assert (await knit.final(run.summary.run_id)).summary.status is RunStatus.DONE
+
+
 async def test_a_pod_without_room_waits(postgres: EmbeddedPostgres) -> None:
     """Unschedulable is no failure: the Run stays starting, and goes on once there is room."""
 
@@ -256,7 +394,10 @@ async def test_a_pod_without_room_waits(postgres: EmbeddedPostgres) -> None:
         run = await _only_run(knit, plan.summary.plan_id)
         await _until(knit, run.summary.run_id, RunStatus.STARTING)
         await asyncio.sleep(3)  # longer than any patience of this environment
-        assert (await knit.store.run(run.summary.run_id)).summary.status is RunStatus.STARTING
+        run = await knit.store.run(run.summary.run_id)
+        assert run.summary.status is RunStatus.STARTING
+        assert run.waiting is not None
+        assert (run.waiting.code, run.waiting.reason) == ("Unschedulable", "no node")
         backend.trouble(names.run_pod(run.summary.run_id, 1), None)
         assert (await knit.final(run.summary.run_id)).summary.status is RunStatus.DONE
 
@@ -289,8 +430,6 @@ async def test_twenty_data_make_twenty_runs_at_once(postgres: EmbeddedPostgres) 
 
 async def test_admission_keeps_to_the_limit(postgres: EmbeddedPostgres) -> None:
     """No more Runs are under way than the limit; the others wait as rows and follow."""
-    from knit_workflows.testing import QUICK
-
     backend = MemoryBackend()
     backend.hold()
     engine = QUICK.model_copy(update={"max_active_runs": 2})

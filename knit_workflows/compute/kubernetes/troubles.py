@@ -21,6 +21,7 @@ from knit_workflows.compute.kubernetes.objects import (
     created_at,
     instant,
 )
+from knit_workflows.compute.pulling import UNKNOWN, meaning_of_pull
 
 _PULL_REASONS: Final = frozenset(
     {"ErrImagePull", "ImagePullBackOff", "ImageInspectError", "RegistryUnavailable"}
@@ -30,21 +31,6 @@ _IMAGE_REASONS: Final = frozenset(
 )
 _CREATE_REASONS: Final = frozenset({"CreateContainerConfigError", "CreateContainerError"})
 
-_FINAL_ANSWER: Final = re.compile(
-    r"not ?found|manifest unknown|name unknown|denied|unauthorized|forbidden"
-    r"|authentication required|does not exist|invalid reference"
-    r"|no match for platform|no matching manifest",
-    re.IGNORECASE,
-)
-"""What a registry says that answered: the image is not to be had."""
-_NO_ANSWER: Final = re.compile(
-    r"time-?out|timed out|deadline ?exceeded|refused|reset by peer|broken pipe|no such host"
-    r"|temporary failure|server misbehaving|unreachable|no route to host|tls handshake|\bEOF\b"
-    r"|too ?many ?requests|\b429\b|qps exceeded|\b5\d\d\b|service unavailable|bad gateway"
-    r"|internal server error|connection closed|no space left",
-    re.IGNORECASE,
-)
-"""What tells of a network, registry or disk that may recover."""
 _UNFIT_IMAGE: Final = re.compile(
     r"run as root|runAsNonRoot|non-numeric user|no command specified|unable to find user"
     r"|unable to find group|no matching entries",
@@ -142,17 +128,11 @@ def _of_waiting(name: str, waiting: JsonObject, warnings: Sequence[Warned]) -> T
 
 
 def _kind_of_pull(reason: str, message: str) -> TroubleKind:
-    if _FINAL_ANSWER.search(_without_names(message)):
-        return TroubleKind.IMAGE
-    if reason != "ErrImagePull" and reason != "ImagePullBackOff":
+    kind, meaning = meaning_of_pull(message)
+    says_nothing = meaning == UNKNOWN
+    if says_nothing and reason not in ("ErrImagePull", "ImagePullBackOff"):
         return TroubleKind.TRANSIENT
-    passing = _NO_ANSWER.search(_without_names(message))
-    return TroubleKind.TRANSIENT if passing else TroubleKind.IMAGE
-
-
-def _without_names(message: str) -> str:
-    """Drop what is quoted and all addresses: an image called `denied:503` proves nothing."""
-    return re.sub(r'"[^"]*"|\S+://\S+|\S+[:@/]\S*\d\S*', " ", message)
+    return kind
 
 
 def _of_scheduling(pod: JsonObject, now: datetime) -> Trouble | None:

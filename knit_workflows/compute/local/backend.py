@@ -8,11 +8,21 @@ import os
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import closing, suppress
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
-from knit_workflows.compute.base import Endpoint, Observation, Phase, RunPod, Transfer, Volume
+from knit_workflows.compute.base import (
+    Endpoint,
+    Observation,
+    Phase,
+    RunPod,
+    Transfer,
+    Trouble,
+    TroubleKind,
+    Volume,
+)
 from knit_workflows.compute.local import launching, pod_folder, stopping
 from knit_workflows.compute.local.children import Children, Deaths
 from knit_workflows.compute.local.engine import EngineFinder
@@ -22,12 +32,20 @@ from knit_workflows.compute.local.notices import PodNotices
 from knit_workflows.compute.local.observing import observation_of
 from knit_workflows.compute.local.pod_folder import Account
 from knit_workflows.compute.local.settings import LocalSettings
+from knit_workflows.compute.local.troubles import BACKEND_AWAY
 from knit_workflows.domain.errors import BackendUnavailable
 
 log = logging.getLogger(__name__)
 
 _ABSENT: Final = Observation(Phase.ABSENT)
 _RUNNING: Final = Observation(Phase.RUNNING)
+_SILENT: Final = 20.0
+"""Seconds in which an engine, or a sandbox, has started or said something."""
+_NOTHING_HEARD: Final = Trouble(
+    TroubleKind.BACKEND,
+    BACKEND_AWAY,
+    "nothing is heard of what was asked to start the container; it may hang, or be overloaded",
+)
 _BLIND: Final = 1.0
 _SOON: Final = 0.1
 _VERY_SOON: Final = 0.002
@@ -170,7 +188,7 @@ class LocalBackend:
             return _ABSENT
         if stopping.is_alive(folder, account):
             await self._kill_if_due(folder, account)
-            return _RUNNING if account.ended else observation_of(account)
+            return _RUNNING if account.ended else _with_silence(observation_of(account), folder)
         if pod_folder.read_account(folder) != account:
             return await self._look(folder)  # It went on, or ended, between the two looks.
         stopped = pod_folder.stop_deadline(folder) is not None
@@ -234,6 +252,14 @@ class LocalBackend:
         future = asyncio.get_running_loop().run_in_executor(None, _attempt, chore)
         self._chores.add(future)
         future.add_done_callback(self._chores.discard)
+
+
+def _with_silence(observation: Observation, folder: Path) -> Observation:
+    """Say of a pending pod of which nothing is known that nothing is heard of it."""
+    if observation.phase is not Phase.PENDING or observation.trouble is not None:
+        return observation
+    silent = time.time() - (folder / pod_folder.STATE).stat().st_mtime
+    return observation if silent < _SILENT else replace(observation, trouble=_NOTHING_HEARD)
 
 
 def _attempt(chore: Callable[[], None]) -> None:

@@ -33,19 +33,22 @@ class Engine:
 
 
 class EngineFinder:
-    """Finds the container engine once; one that does not answer yet is asked again."""
+    """Finds the container engine once; one that does not answer yet is asked again.
+
+    Whoever asks while an engine is being asked gets the same answer: it may take long, and many
+    may wait for it.
+    """
 
     def __init__(self, settings: LocalSettings) -> None:
         self._settings = settings
-        self._found: Engine | None = None
-        self._asking = asyncio.Lock()
+        self._asked: asyncio.Task[Engine] | None = None
 
     async def engine(self) -> Engine:
         """Give the engine; raises BackendUnavailable, or BackendRejected when there is none."""
-        async with self._asking:
-            if self._found is None:
-                self._found = await self._find()
-            return self._found
+        asked = self._asked
+        if asked is None or (asked.done() and (asked.cancelled() or asked.exception())):
+            asked = self._asked = asyncio.create_task(self._find())
+        return await asyncio.shield(asked)
 
     async def run(self, command: str, *arguments: str) -> tuple[int, str]:
         """Run a short command of an engine; gives its exit code and all it said."""
@@ -96,15 +99,19 @@ class EngineFinder:
                 advice="install podman or docker, or use an image named host/…",
             )
         refusals = []
-        for command in commands:
-            # The command may be there without its daemon, so it is asked.
-            code, said = await self.run(command, "info")
+        # A command may be there without its daemon, so it is asked; all at once, as one may hang.
+        answers = await asyncio.gather(*(self.run(command, "info") for command in commands))
+        for command, (code, said) in zip(commands, answers, strict=True):
             if code == 0:
                 return Engine(command, _dialect(command, said))
             refusals.append(f"{Path(command).name}: {said.splitlines()[-1] if said else code}")
+        refused = "; ".join(refusals)
         raise BackendUnavailable(
-            f"no container engine answers ({'; '.join(refusals)})",
-            advice="start the engine, e.g. with `systemctl start docker`",
+            f"no container engine answers ({refused})",
+            advice="let the user that knit runs as use the engine, e.g. by making it a member of "
+            "its group"
+            if "permission denied" in refused.lower()
+            else "start the engine, e.g. with `systemctl start docker`",
         )
 
 

@@ -1,13 +1,13 @@
-"""Says what a pod's account means: its phase, its exit, its trouble. Pure."""
+"""Says what a pod's account means: its phase, its exit. Pure."""
 
 from __future__ import annotations
 
-import re
 import signal
 from typing import Final
 
-from knit_workflows.compute.base import Observation, Phase, Trouble, TroubleKind
+from knit_workflows.compute.base import Observation, Phase
 from knit_workflows.compute.local.pod_folder import Account
+from knit_workflows.compute.local.troubles import trouble_of
 from knit_workflows.domain.runs import SUCCEEDED, Exit
 
 START_ERROR: Final = 128
@@ -15,14 +15,6 @@ START_ERROR: Final = 128
 _NO_PERMISSION: Final = 126
 _NOT_FOUND: Final = 127
 _KILLED: Final = 128 + signal.SIGKILL
-
-_UNREACHABLE: Final = re.compile(
-    r"timeout|timed out|deadline exceeded|connection refused|connection reset|no such host"
-    r"|network is unreachable|name resolution|server misbehaving|\bEOF\b|no route to host"
-    r"|\b50[0-4]\b|too many requests|no space left",
-    re.IGNORECASE,
-)
-_MALFORMED: Final = re.compile(r"invalid reference|must be lowercase", re.IGNORECASE)
 
 
 def observation_of(account: Account) -> Observation:
@@ -34,8 +26,7 @@ def observation_of(account: Account) -> Observation:
         return Observation(phase, exit=exit, image_digest=digest, ended_at=account.ended_at)
     if account.running:
         return Observation(Phase.RUNNING, image_digest=digest)
-    trouble = _trouble(account.trouble) if account.trouble is not None else None
-    return Observation(Phase.PENDING, trouble=trouble, image_digest=digest)
+    return Observation(Phase.PENDING, trouble=trouble_of(account), image_digest=digest)
 
 
 def _exit(account: Account) -> Exit:
@@ -73,14 +64,6 @@ def _sentence(code: int) -> str:
     if with_number in signal.valid_signals():
         return f"(container main) killed by signal {signal.Signals(with_number).name}"
     return "(container main) Error"
-
-
-def _trouble(complaint: str) -> Trouble:
-    if _MALFORMED.search(complaint):
-        return Trouble(TroubleKind.IMAGE, "InvalidImageName", complaint)
-    if _UNREACHABLE.search(complaint):
-        return Trouble(TroubleKind.TRANSIENT, "RegistryUnreachable", complaint)
-    return Trouble(TroubleKind.IMAGE, "ImagePull", complaint)
 
 
 def _digest(image: str) -> str | None:

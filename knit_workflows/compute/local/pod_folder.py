@@ -14,7 +14,9 @@ can end, and be stopped, on a full disk. The lines of `state`, in this order:
 ```
 started PID BORN BOOT    the supervisor; never again is anything started under this name
 full PATH                this output was not empty (PATH empty: the log); nothing was run
-trouble TEXT             the image cannot be pulled, so far
+pulling IMAGE            the image is not here: the engine is told to pull it
+answered                 the registry has been reached
+trouble TEXT             the image cannot be pulled, or the container not be made, so far
 image ID [DIGEST…]       the image is there
 refused TEXT             the container could not be made
 "child-pid": PID         the first process in the sandbox
@@ -57,6 +59,10 @@ class Account:
     """Its process number and birth, which mean something only until the machine is booted anew."""
     boot: str | None = None
     full_output: str | None = None
+    pulling: str | None = None
+    """The image that is not here."""
+    answered: bool = False
+    """Whether a registry has answered the pull."""
     trouble: str | None = None
     image: str | None = None
     refusal: str | None = None
@@ -109,6 +115,10 @@ def parse_account(text: str) -> Account:
                 account = replace(account, supervisor=known, boot=parts[2])
             case "full":
                 account = replace(account, full_output=rest)
+            case "pulling":
+                account = replace(account, pulling=rest)
+            case "answered":
+                account = replace(account, answered=True)
             case "trouble":
                 account = replace(account, trouble=rest)
             case "image":

@@ -85,23 +85,56 @@ CONTAINER: Final = (
     + r"""
 engine=$1 image=$2 name=$3
 shift 3
-last_line() { printf '%s' "$complaint" | tail -n 1 | cut -c 1-600; }
 find_image() {
   found=$("$engine" image inspect --format '{{.Id}}{{range .RepoDigests}} {{.}}{{end}}' \
     "$image" 2>/dev/null) && [ -n "$found" ]
 }
-pause=2
-until find_image; do
-  complaint=$("$engine" pull "$image" 2>&1 </dev/null) && find_image && break
-  printf 'trouble %s\n' "$(last_line)" >&9
+pull() {
+  "$engine" pull "$image" 2>&1 </dev/null | {
+    answered= last=
+    while read -r line || [ -n "$line" ]; do
+      case $line in
+        '') continue ;;
+        *level=warning*) [ -n "$told" ] || printf 'trouble %.600s\n' "$line" >&9; told=$line ;;
+        *'Pulling from '* | 'Getting image '* | 'Copying '*)
+          [ -n "$answered" ] || echo answered >&9
+          answered=yes ;;
+      esac
+      last=$line
+    done
+    printf %s "$last"
+  }
+}
+answers() { "$engine" version >/dev/null 2>&1 </dev/null; }
+told= pause=2
+try_later() {
+  [ "$1" = "$told" ] || printf 'trouble %.600s\n' "$1" >&9
+  told=$1
   sleep "$pause"
   [ "$pause" -ge 60 ] || pause=$((pause * 2))
+  until answers; do sleep 5; done
+}
+find_image || printf 'pulling %s\n' "$image" >&9
+until find_image; do
+  complaint=$(pull)
+  find_image || try_later "$complaint"
 done
 printf 'image %s\n' "$found" >&9
-if ! complaint=$("$engine" create "$@" 2>&1 >/dev/null); then
-  printf 'refused %s\n' "$(last_line)" >&9
-  exit
-fi
+told= pause=2 refusals=0
+until complaint=$("$engine" create "$@" 2>&1 >/dev/null </dev/null); do
+  complaint=$(printf %s "$complaint" | tail -n 1)
+  if answers; then
+    refusals=$((refusals + 1))
+    if [ "$refusals" = 2 ]; then
+      printf 'refused %.600s\n' "$complaint" >&9
+      exit
+    fi
+  else
+    refusals=0
+    try_later "$complaint"
+  fi
+  "$engine" container inspect "$name" >/dev/null 2>&1 </dev/null && break
+done
 start_copier
 echo running >&9
 "$engine" start --attach --sig-proxy=false "$name" >&6 2>&1 6>&- </dev/null
@@ -114,7 +147,12 @@ fi
 finish "$code"
 """
 )
-"""… ENGINE IMAGE NAME CREATE-ARGUMENT… : pulls the image until it is there, runs the container."""
+"""… ENGINE IMAGE NAME CREATE-ARGUMENT… : pulls the image until it is there, runs the container.
+
+An engine that does not answer is waited for. Only one that answers can refuse a container, and
+does so twice: it may have come back in between. One that has gone away while it made the container
+may have made it.
+"""
 
 KILL_LATER: Final = r"""
 cd /

@@ -57,7 +57,7 @@ SELECT cur.generation, COALESCE(moved.status, cur.status) AS status,
   LEFT JOIN moved USING (run_id)
 
 -- name: hold_up
--- What keeps a Run from starting (`kind` NULL: nothing any more), while it is `at` such a status.
+-- What keeps a Run from starting (`kind` NULL: nothing any more), while its status is `at`.
 -- The same reason again is not written, whatever its message says by now; another one is one more
 -- line of the history, up to `most` of them. `since` stays while the kind does.
 WITH cur AS MATERIALIZED (
@@ -71,7 +71,7 @@ WITH cur AS MATERIALIZED (
                AS is_other
       FROM cur
      WHERE generation = %(generation)s
-       AND status = ANY (%(at)s::text[])
+       AND status = %(at)s
        AND (holdup->>'kind', holdup->>'code', (holdup->>'until')::timestamptz)
            IS DISTINCT FROM (%(kind)s::text, %(code)s::text, %(until)s::timestamptz)
 ), changed AS (

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from knit_workflows.compute.base import Observation, Phase, Trouble, TroubleKind
+from knit_workflows.compute.base import Observation, Phase
 from knit_workflows.compute.local.observing import observation_of
 from knit_workflows.compute.local.pod_folder import Account
 from knit_workflows.domain.runs import SUCCEEDED, Exit
@@ -82,24 +82,6 @@ def test_an_end_has_a_code_and_names_its_container(account: Account, exit: Exit)
     seen = observation_of(account)
     assert seen.exit == exit
     assert seen.phase is (Phase.SUCCEEDED if exit == SUCCEEDED else Phase.FAILED)
-
-
-@pytest.mark.parametrize(
-    ("complaint", "kind", "reason"),
-    [
-        ("Error: invalid reference format", TroubleKind.IMAGE, "InvalidImageName"),
-        ("manifest unknown: not found", TroubleKind.IMAGE, "ImagePull"),
-        ("denied: requested access to the resource is denied", TroubleKind.IMAGE, "ImagePull"),
-        ("dial tcp: lookup x: no such host", TroubleKind.TRANSIENT, "RegistryUnreachable"),
-        ("read: connection reset by peer", TroubleKind.TRANSIENT, "RegistryUnreachable"),
-    ],
-)
-def test_trouble_with_an_image_is_told_from_an_unreachable_registry(
-    complaint: str, kind: TroubleKind, reason: str
-) -> None:
-    """The one is given up soon, the other may pass."""
-    seen = observation_of(replace(STARTED, trouble=complaint))
-    assert seen == Observation(Phase.PENDING, trouble=Trouble(kind, reason, complaint))
 
 
 @pytest.mark.parametrize(

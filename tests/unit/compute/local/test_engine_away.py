@@ -1,0 +1,236 @@
+"""A container engine that is away, slow or hangs: waited for, and told; by engines of scripts."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from knit_workflows.compute.base import Observation, Phase, RunPod, TroubleKind
+from knit_workflows.compute.local import LocalBackend, LocalSettings
+from knit_workflows.compute.local import backend as local_backend
+from knit_workflows.domain.errors import BackendUnavailable
+from knit_workflows.domain.runs import Exit
+from tests.waiting import PATIENCE
+
+from .conftest import MakePod
+
+NO_DAEMON = "Cannot connect to the Docker daemon at unix:///var/run/docker.sock."
+SCRIPT = """#!/bin/sh
+cd "$(dirname "$0")" || exit
+echo "$1" >> asked
+[ "$1" = info ] || [ ! -e down ] || { cat down >&2; exit 1; }
+case $1 in
+  info) [ ! -e away ] || { cat away; exit 1; } ;;
+  version) [ ! -e mute ] ;;
+  image) [ ! -e stuck ] || exec sleep 300; [ -e image ] && echo sha256:ab ;;
+  pull) cat said >&2; [ ! -e hangs ] || exec sleep 300 ;;
+  create) [ ! -e refuses ] || { cat refuses >&2; exit 125; } ;;
+  container) [ -e made ] ;;
+  start) echo said by the container ;;
+esac
+"""
+"""`down`: it went away after it had been found. `mute`, `refuses`: in the middle of a container."""
+
+
+@dataclass
+class FakeEngine:
+    """A `docker` of a shell script, whose world is files beside it."""
+
+    folder: Path
+
+    def write(self, name: str, text: str = "") -> None:
+        """Change its world."""
+        draft = self.folder / f".{name}"
+        draft.write_text(f"{text}\n" if text else "")
+        draft.rename(self.folder / name)
+
+    def remove(self, name: str) -> None:
+        """Change it back."""
+        (self.folder / name).unlink()
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> FakeEngine:
+    """An engine that answers, without any image."""
+    made = FakeEngine(tmp_path / "bin")
+    made.folder.mkdir()
+    (made.folder / "docker").write_text(SCRIPT)
+    (made.folder / "docker").chmod(0o755)
+    made.write("said", "manifest unknown")
+    return made
+
+
+@pytest.fixture
+async def backend(engine: FakeEngine, tmp_path: Path) -> AsyncIterator[LocalBackend]:
+    """A back-end with this engine."""
+    environment = {**os.environ, "PATH": f"{engine.folder}:{os.environ['PATH']}"}
+    settings = LocalSettings(
+        state=tmp_path / "state",
+        engine="docker",
+        environment=environment,
+        reread=timedelta(seconds=1),
+    )
+    made = LocalBackend(settings)
+    await made.open()
+    yield made
+    for name in await made.run_pods():
+        await made.stop(name, grace=timedelta())
+    await made.aclose()
+
+
+@pytest.fixture
+def pod(make_pod: MakePod) -> RunPod:
+    """A pod in a container."""
+    return make_pod("true", image="registry.example/a:1")
+
+
+async def with_volumes(backend: LocalBackend, pod: RunPod) -> None:
+    """Make the volumes of a pod."""
+    for volume in (pod.inputs[0].volume, pod.outputs[0].volume, *([pod.log] if pod.log else [])):
+        await backend.create_volume(volume)
+
+
+async def launched(backend: LocalBackend, pod: RunPod) -> None:
+    """Launch a pod, with its volumes."""
+    await with_volumes(backend, pod)
+    await backend.launch(pod)
+
+
+async def until(
+    backend: LocalBackend, pod: RunPod, wanted: Callable[[Observation], bool]
+) -> Observation:
+    """Watch a pod until it is seen so."""
+    async with asyncio.timeout(PATIENCE), aclosing(backend.watch(pod.name)) as watch:
+        async for seen in watch:
+            if wanted(seen):
+                return seen
+    raise AssertionError("a watch never ends by itself")
+
+
+def has_ended(seen: Observation) -> bool:
+    """Whether it is over."""
+    return seen.exit is not None
+
+
+def told(reason: str) -> Callable[[Observation], bool]:
+    """Whether this word is the trouble."""
+    return lambda seen: seen.trouble is not None and seen.trouble.reason == reason
+
+
+async def test_a_daemon_that_goes_away_is_no_missing_image(
+    backend: LocalBackend, engine: FakeEngine, pod: RunPod
+) -> None:
+    """It is waited for without end; once it is back, the pod goes on, and says what else is."""
+    engine.write("down", NO_DAEMON)
+    await launched(backend, pod)
+    seen = await until(backend, pod, told("BackendUnavailable"))
+    assert seen.trouble is not None
+    assert seen.trouble.kind is TroubleKind.BACKEND
+    assert NO_DAEMON in seen.trouble.message
+    engine.remove("down")
+    await until(backend, pod, told("ImageNotFound"))
+    engine.write("image")
+    assert (await until(backend, pod, has_ended)).phase is Phase.SUCCEEDED
+
+
+@pytest.mark.parametrize("made", [False, True])
+async def test_an_engine_that_is_away_refuses_no_container(
+    backend: LocalBackend, engine: FakeEngine, pod: RunPod, made: bool
+) -> None:
+    """It went away while it made the container, and may have made it."""
+    engine.write("image")
+    engine.write("refuses", NO_DAEMON)
+    engine.write("mute")
+    await launched(backend, pod)
+    await until(backend, pod, told("BackendUnavailable"))
+    if made:
+        engine.write("made")
+    else:
+        engine.remove("refuses")
+    engine.remove("mute")
+    assert (await until(backend, pod, has_ended)).phase is Phase.SUCCEEDED
+
+
+async def test_an_engine_that_answers_refuses_for_good(
+    backend: LocalBackend, engine: FakeEngine, pod: RunPod
+) -> None:
+    """Its words are how the pod ends."""
+    engine.write("image")
+    engine.write("refuses", "Error: invalid mount")
+    await launched(backend, pod)
+    end = await until(backend, pod, has_ended)
+    assert end.exit == Exit(128, "(container main) CreateError: Error: invalid mount")
+
+
+@pytest.mark.parametrize(
+    ("said", "reason", "kind"),
+    [
+        ("Trying to pull registry.example/a:1...", "RegistrySilent", TroubleKind.TRANSIENT),
+        ("1: Pulling from a", "PullingImage", TroubleKind.PROGRESS),
+        ("Getting image source signatures", "PullingImage", TroubleKind.PROGRESS),
+        (
+            'time="x" level=warning msg="Failed, retrying in 1s ... (1/3). Error: EOF"',
+            "RegistryUnreachable",
+            TroubleKind.TRANSIENT,
+        ),
+    ],
+)
+async def test_a_pull_that_takes_long_says_what_it_is_at(
+    backend: LocalBackend,
+    engine: FakeEngine,
+    pod: RunPod,
+    said: str,
+    reason: str,
+    kind: TroubleKind,
+) -> None:
+    """While it lasts, not only when it has failed; and it can be stopped."""
+    engine.write("said", said)
+    engine.write("hangs")
+    await launched(backend, pod)
+    seen = await until(backend, pod, told(reason))
+    assert seen.trouble is not None
+    assert seen.trouble.kind is kind
+    await backend.stop(pod.name, grace=timedelta())
+    await until(backend, pod, lambda seen: seen.phase is Phase.ABSENT)
+
+
+async def test_an_engine_that_hangs_is_told_of(
+    backend: LocalBackend, engine: FakeEngine, pod: RunPod, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is no word of it that could be repeated."""
+    monkeypatch.setattr(local_backend, "_SILENT", 0.5)
+    engine.write("stuck")
+    await launched(backend, pod)
+    seen = await until(backend, pod, told("BackendUnavailable"))
+    assert seen.trouble is not None
+    assert "nothing is heard" in seen.trouble.message
+
+
+@pytest.mark.parametrize(
+    ("said", "advice"),
+    [
+        (NO_DAEMON, "start the engine"),
+        ("dial unix /var/run/docker.sock: connect: permission denied", "let the user"),
+    ],
+)
+async def test_many_launches_ask_an_absent_engine_once(
+    backend: LocalBackend, engine: FakeEngine, pod: RunPod, said: str, advice: str
+) -> None:
+    """It may take long to say no, and none shall wait for the answers to all the others."""
+    engine.write("away", said)
+    await with_volumes(backend, pod)
+    answers = await asyncio.gather(
+        *(backend.launch(replace(pod, name=f"pod-{n}")) for n in range(20)), return_exceptions=True
+    )
+    for answer in answers:
+        assert isinstance(answer, BackendUnavailable)
+        assert said in answer.reason
+        assert answer.advice.startswith(advice)
+    assert (engine.folder / "asked").read_text().split() == ["info"]
