@@ -5,12 +5,21 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Final
 
 from knit_workflows import names
-from knit_workflows.compute.base import Endpoint, Observation, Phase, RunPod, Transfer, Volume
+from knit_workflows.compute.base import (
+    Endpoint,
+    Observation,
+    Phase,
+    RunPod,
+    Transfer,
+    Trouble,
+    Volume,
+)
 from knit_workflows.compute.kubernetes import manifests, observing
 from knit_workflows.compute.kubernetes.informer import Informer
 from knit_workflows.compute.kubernetes.manifests import LABEL_INSTANCE
@@ -23,6 +32,7 @@ from knit_workflows.compute.kubernetes.objects import (
 )
 from knit_workflows.compute.kubernetes.server import ApiServer
 from knit_workflows.compute.kubernetes.settings import KubernetesSettings
+from knit_workflows.compute.kubernetes.silence import claims_of, why_silent
 from knit_workflows.compute.kubernetes.transfers import Transfers
 from knit_workflows.compute.kubernetes.troubles import Warned, read_warning
 from knit_workflows.compute.kubernetes.volumes import Volumes
@@ -39,6 +49,15 @@ class _Seen:
 
     observation: Observation
     version: int
+
+
+@dataclass(slots=True)
+class _Silence:
+    """Since when a pod has been pending without a word, and what looking closer has told."""
+
+    began: float | None = None
+    asked: float = float("-inf")
+    trouble: Trouble | None = None
 
 
 class KubernetesBackend:
@@ -116,6 +135,7 @@ class KubernetesBackend:
         clock = asyncio.get_running_loop().time
         last: Observation | None = None
         source_at, version = float("-inf"), 0
+        silence = _Silence()
         with self._pods.listen(pod_name) as changed:
             while True:
                 changed.clear()
@@ -126,8 +146,9 @@ class KubernetesBackend:
                     seen = await self._look_patiently(pod_name)
                     source_at = clock()
                 version = seen.version
-                if observing.is_news(last, seen.observation):
-                    last = seen.observation
+                present = await self._explained(pod_name, seen.observation, silence)
+                if observing.is_news(last, present):
+                    last = present
                     yield last
                 await _set_within(changed, self._interval(seen.observation))
 
@@ -182,6 +203,37 @@ class KubernetesBackend:
             return None  # the watch lags behind what we have read ourselves
         warnings = self._warnings.get(_about("Pod", pod["metadata"]["name"]))
         return _Seen(observing.observe_pod(pod, warnings, now()), version_of(pod))
+
+    async def _explained(
+        self, pod_name: str, observation: Observation, silence: _Silence
+    ) -> Observation:
+        """Give a pending pod of which nothing is known for a while what there is to say of it."""
+        if observation.phase is not Phase.PENDING or observation.trouble is not None:
+            silence.began = None
+            return observation
+        clock = asyncio.get_running_loop().time()
+        if silence.began is None:
+            silence.began, silence.asked, silence.trouble = clock, float("-inf"), None
+        patience = self._settings.silent_after.total_seconds()
+        if clock - silence.began >= patience and clock - silence.asked >= patience:
+            silence.asked = clock
+            with suppress(BackendUnavailable):  # the watch itself tells of that
+                silence.trouble = await self._why_silent(pod_name)
+        return replace(observation, trouble=silence.trouble)
+
+    async def _why_silent(self, pod_name: str) -> Trouble:
+        pods, _ = await self._server.list("Pod", {"labelSelector": _selector(pod_name)})
+        if not pods:
+            return why_silent(None, {}, ())
+        pod = observing.foremost(pods)
+        claims = {}
+        for name in claims_of(pod):
+            claim = await self._server.get("PersistentVolumeClaim", name)
+            claims[name] = claim.get("status", {}).get("phase", "Pending") if claim else "missing"
+        about = f"involvedObject.kind=Pod,involvedObject.name={pod['metadata']['name']}"
+        events, _ = await self._server.list("Event", {"fieldSelector": about})
+        events.sort(key=lambda event: event.get("lastTimestamp") or event.get("eventTime") or "")
+        return why_silent(pod, claims, events)
 
     async def _look_patiently(self, pod_name: str) -> _Seen:
         """Look, bearing for a while that the API server does not answer."""

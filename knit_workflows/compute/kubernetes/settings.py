@@ -46,5 +46,7 @@ class KubernetesSettings:
     """What a missed notification costs at most."""
     pending_reread: timedelta = timedelta(seconds=3)
     """How often a pod that does not start is judged anew (from the cache, where there is one)."""
+    silent_after: timedelta = timedelta(seconds=30)
+    """For how long nothing need be known of a pod that does not start; then one looks closer."""
     unavailable_after: timedelta = timedelta(seconds=60)
     """For how long a watch bears that the API server does not answer."""

@@ -24,6 +24,8 @@ class ComputeAdapter(ABC):
     """An image with a POSIX `sh` and the usual small commands."""
     missing_image: ClassVar[str] = ""
     """An image that is nowhere (with Ability.IMAGES)."""
+    unreachable_image: ClassVar[str] = "127.0.0.1:9/knit/contract:1"
+    """An image whose registry refuses connections (with Ability.IMAGES)."""
     patience: ClassVar[timedelta] = timedelta(seconds=PATIENCE)
     """The time in which a pod starts, or ends, or goes away, even on a busy machine."""
     kills: ClassVar[int] = 40

@@ -275,6 +275,23 @@ async def test_a_missing_image_is_trouble_of_a_pending_pod(
     await pods.gone(pod.name)
 
 
+@pytest.mark.needs(Ability.IMAGES)
+async def test_a_registry_that_is_away_is_trouble_that_may_pass(pods: Pods) -> None:
+    """It is told as such, however often it is tried again."""
+    pod = await pods.make("true", image=pods.adapter.unreachable_image)
+    await pods.backend.launch(pod)
+    seen = await pods.until(
+        pod.name,
+        lambda seen: seen.trouble is not None and "refused" in seen.trouble.message,
+    )
+    assert seen.phase is Phase.PENDING
+    assert seen.trouble is not None
+    assert seen.trouble.kind is TroubleKind.TRANSIENT
+    assert " " not in seen.trouble.reason
+    await pods.backend.stop(pod.name, grace=NO_GRACE)
+    await pods.gone(pod.name)
+
+
 # --- observe, release, housekeeping ------------------------------------------------------------
 
 
