@@ -68,6 +68,21 @@ _RUN: Final = {
     "outputs": [{**_OUT, "knitId": _MODEL}],
     "log": {**_LOGGED, "knitId": _LOG},
 }
+_HELD_UP: Final = {
+    **{key: value for key, value in _RUN.items() if key != "exit"},
+    "runId": "7a2e9d41-c0b5-4f86-9d13-28e6b4f5a708",
+    "status": "starting",
+    "outputs": [{**_OUT, "knitId": "5c8f1e20-7b3d-4a69-8e04-d1f2a6b39c09"}],
+    "log": {**_LOGGED, "knitId": "b3d60a97-2e5c-4178-a4f9-60c7e8d15b10"},
+    "waiting": {
+        "reason": "pinging container registry localhost:5000: connection refused",
+        "kind": "transient",
+        "code": "RegistryUnreachable",
+        "since": _ENDED_AT,
+        "until": "2026-01-02T03:24:15+00:00",
+        "outlook": "tried again; the Run fails if it lasts",
+    },
+}
 _STOPPED: Final = {
     **_RUN,
     "status": "aborting",
@@ -143,7 +158,7 @@ OPERATIONS: Final[Mapping[str, Example]] = {
     ),
     "unset_service_account": Example(_PLAN),
     "set_priority": Example({**_PLAN, "priority": 10}, {"priority": 10}),
-    "find_runs": Example([_RUN]),
+    "find_runs": Example([_RUN, _HELD_UP]),
     "show_run": Example(_RUN),
     "run_events": Example(_EVENTS),
     "abort_run": Example(_STOPPED),

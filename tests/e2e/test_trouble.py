@@ -300,7 +300,7 @@ def test_a_missing_image_ends_the_run_after_a_short_patience(
     run = ended(stack, "fails:image", shell_plan("true", "fails:image", image=name))
     assert run["exit"]["code"] != 0
     assert "knit/never-made" in run["exit"]["message"]
-    assert "ImagePull" in run["exit"]["message"]
+    assert "[ImageNotFound]" in run["exit"]["message"]
 
 
 def test_a_container_out_of_memory_is_killed(stack: DevStack, image: str) -> None:
