@@ -34,8 +34,6 @@ from knit_workflows.workflows import options
 
 STATUS: Final = SearchAttributeKey.for_keyword(names.ATTRIBUTE_STATUS)
 UNDER_WAY: Final = frozenset({"starting", "running"})
-BEFORE_RUNNING: Final = frozenset({"waiting", "starting"})
-"""What this execution takes a Run for that has not started its container."""
 FINAL: Final = frozenset({"done", "failed"})
 
 
@@ -51,6 +49,7 @@ class RunWorkflow:
         self._heartbeat = request.heartbeat
         self._attributes = request.search_attributes
         self._phase = "waiting"
+        self._held_up: HeldUp | None = None
         self._stop: StopRequest | None = None
         self._exit_code: int | None = None
         self._exit_message = ""
@@ -89,9 +88,8 @@ class RunWorkflow:
     @workflow.signal
     def held_up(self, told: HeldUp) -> None:
         """Hear what keeps the Run from starting, for whoever looks at it in the Web UI."""
-        if self._phase in BEFORE_RUNNING:
-            reason = f": {told.reason}" if told.reason else ""
-            workflow.set_current_details(f"**{told.status}**{reason}")
+        self._held_up = told
+        self._show()
 
     @workflow.query
     def status(self) -> str:
@@ -174,12 +172,19 @@ class RunWorkflow:
         self._phase = progress.status
         if progress.exit_code is not None:
             self._exit_code, self._exit_message = progress.exit_code, progress.exit_message
+        self._show()
+        if self._attributes:
+            workflow.upsert_search_attributes([STATUS.value_set(self._phase)])
+
+    def _show(self) -> None:
         text = f"**{self._phase}**"
+        held_up = self._held_up
+        # This execution does not hear of `ready`: until its launch is over, the teller is right.
+        if held_up and held_up.reason and self._phase in ("waiting", held_up.status):
+            text = f"**{held_up.status}**: {held_up.reason}"
         if self._exit_code is not None:
             text += f", exit code {self._exit_code} {self._exit_message}"
         workflow.set_current_details(text)
-        if self._attributes:
-            workflow.upsert_search_attributes([STATUS.value_set(self._phase)])
 
 
 def _superseded(error: BaseException) -> bool:

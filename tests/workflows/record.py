@@ -7,22 +7,25 @@ replays is a Run under way that would break.
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import sys
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 from knit_workflows import names
 from knit_workflows.activities.runs import LINGER
-from knit_workflows.compute.base import RunPod
+from knit_workflows.compute.base import RunPod, Trouble, TroubleKind
 from knit_workflows.contracts.housekeeping import HousekeepingInput
+from knit_workflows.domain.errors import BackendUnavailable
 from knit_workflows.domain.runs import Exit, RunStatus
 from knit_workflows.testing import KnitEnvironment, MemoryBackend, knit_environment
 from knit_workflows.workflows.housekeeping import (
     GarbageCollectionWorkflow,
     HousekeepingWorkflow,
 )
-from tests.workflows.test_run import TRAIN, _only_run, _until
+from tests.workflows.test_run import TRAIN, _held_up_by, _only_run, _until
 
 HISTORIES = Path(__file__).parent / "histories"
 
@@ -31,7 +34,14 @@ async def _save(knit: KnitEnvironment, workflow_id: str, scenario: str) -> None:
     history = await knit.temporal.get_workflow_handle(workflow_id).fetch_history()
     HISTORIES.mkdir(exist_ok=True)
     target = HISTORIES / f"{scenario}.{sys.argv[1]}.json"
-    target.write_text(history.to_json() + "\n")
+    target.write_text(json.dumps(_without_paths(json.loads(history.to_json())), indent=2) + "\n")
+
+
+def _without_paths(value: Any) -> Any:
+    """Drop stack traces, which name the folders of the machine and play no part in a replay."""
+    if isinstance(value, dict):
+        return {key: _without_paths(one) for key, one in value.items() if key != "stackTrace"}
+    return [_without_paths(one) for one in value] if isinstance(value, list) else value
 
 
 async def _ended(code: int, scenario: str, *, lasts: timedelta = timedelta()) -> None:
@@ -74,6 +84,31 @@ async def _stopped(cancel: bool, scenario: str) -> None:
         await _save(knit, handle.id, scenario)
 
 
+async def _held_up(scenario: str) -> None:
+    class Away(MemoryBackend):
+        gone = True
+
+        async def launch(self, pod: RunPod) -> None:
+            self.trouble(pod.name, Trouble(TroubleKind.PROGRESS, "PullingImage", "pulling"))
+            if self.gone:
+                self.gone = False
+                raise BackendUnavailable("no container engine answers")
+            await super().launch(pod)
+
+    backend = Away()
+    async with knit_environment(backend=backend) as knit:
+        plan = await knit.apply(TRAIN)
+        await knit.push({"type": "dataset"})
+        run = await _only_run(knit, plan.summary.plan_id)
+        await _held_up_by(knit, run.summary.run_id, "PullingImage")
+        await asyncio.sleep(LINGER.total_seconds())
+        backend.trouble(names.run_pod(run.summary.run_id, 1), None)
+        await knit.final(run.summary.run_id)
+        handle = knit.temporal.get_workflow_handle(names.run_workflow(run.summary.run_id, 1))
+        await handle.result()
+        await _save(knit, handle.id, scenario)
+
+
 async def _tidied() -> None:
     async with knit_environment() as knit:
         for kind, name in (
@@ -98,6 +133,7 @@ async def main() -> None:
     await _ended(3, "run.failed", lasts=LINGER * 2)
     await _stopped(False, "run.stopped")
     await _stopped(True, "run.cancelled")
+    await _held_up("run.held_up")
     await _tidied()
 
 

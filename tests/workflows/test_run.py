@@ -242,7 +242,7 @@ async def test_a_pod_that_cannot_start_ends_its_run(
         assert await backend.run_pods() == []
 
 
-async def _held_up(knit: KnitEnvironment, run_id: str, code: str) -> RunDetail:
+async def _held_up_by(knit: KnitEnvironment, run_id: str, code: str) -> RunDetail:
     """Wait until a Run says that this keeps it from starting; gives the Run."""
     async with asyncio.timeout(PATIENCE):
         while True:
@@ -293,7 +293,7 @@ async def test_a_backend_that_is_away_is_waited_for_and_named(
         backend.gone = True
         plan = await knit.apply(TRAIN)
         run = await _only_run(knit, plan.summary.plan_id)
-        run = await _held_up(knit, run.summary.run_id, type(error).__name__)
+        run = await _held_up_by(knit, run.summary.run_id, type(error).__name__)
         stands = RunStatus.WAITING if step == "create_volume" else RunStatus.READY
         assert run.summary.status is stands
         assert run.waiting is not None
@@ -336,10 +336,10 @@ async def test_a_watch_whose_backend_is_away_names_it(postgres: EmbeddedPostgres
         plan = await knit.apply(TRAIN)
         await knit.push({"type": "dataset"})
         run = await _only_run(knit, plan.summary.plan_id)
-        run = await _held_up(knit, run.summary.run_id, "BackendUnavailable")
+        run = await _held_up_by(knit, run.summary.run_id, "BackendUnavailable")
         assert run.summary.status is RunStatus.STARTING
         backend.gone = False
-        await _held_up(knit, run.summary.run_id, "PullingImage")
+        await _held_up_by(knit, run.summary.run_id, "PullingImage")
         backend.trouble(names.run_pod(run.summary.run_id, 1), None)
         assert (await knit.final(run.summary.run_id)).summary.status is RunStatus.DONE
 
@@ -360,10 +360,16 @@ async def test_trouble_is_told_with_its_end_and_taken_back(postgres: EmbeddedPos
         backend.launch = launch  # type: ignore[method-assign]
         await knit.push({"type": "dataset"})
         run = await _only_run(knit, plan.summary.plan_id)
-        pulling = await _held_up(knit, run.summary.run_id, "PullingImage")
+        pulling = await _held_up_by(knit, run.summary.run_id, "PullingImage")
+        handle = knit.temporal.get_workflow_handle(names.run_workflow(run.summary.run_id, 1))
+        async with asyncio.timeout(PATIENCE):
+            while await handle.query("status") != "starting":
+                await asyncio.sleep(0.05)
+        # What the launch has told is still so when the watch goes on.
+        await _details_say(knit, run.summary.run_id, "**starting**: [PullingImage] pulling it")
         pod = names.run_pod(run.summary.run_id, 1)
         backend.trouble(pod, Trouble(TroubleKind.TRANSIENT, "RegistryUnreachable", "refused"))
-        refused = await _held_up(knit, run.summary.run_id, "RegistryUnreachable")
+        refused = await _held_up_by(knit, run.summary.run_id, "RegistryUnreachable")
         assert pulling.waiting is not None
         assert pulling.waiting.until is None
         assert refused.waiting is not None

@@ -56,11 +56,12 @@ WITH made AS (
     UPDATE run
        SET status = %(target)s,
            generation = generation + 1,
+           holdup = NULL,
            updated_at = date_trunc('milliseconds', clock_timestamp()),
            exit_code = NULL, exit_message = NULL,
            admitted_at = NULL, workflow_started_at = NULL,
            priority = (SELECT p.priority FROM plan p WHERE p.plan_id = run.plan_id),
-           image_digest = NULL, used_resources = NULL, used_service_account = NULL, holdup = NULL
+           image_digest = NULL, used_resources = NULL, used_service_account = NULL
      WHERE run_id = %(run_id)s
  RETURNING run_id, plan_id, generation, status, updated_at
 ), /*new_data*/, noted AS (
@@ -78,9 +79,10 @@ SELECT pg_notify(%(run_channel)s, run_id::text)::text || pg_notify(%(outbox_chan
 WITH moved AS (
     UPDATE run
        SET status = 'invalidated',
+           holdup = NULL,
            generation = generation + CASE WHEN %(admitted)s THEN 1 ELSE 0 END,
            updated_at = date_trunc('milliseconds', clock_timestamp()),
-           exit_code = NULL, exit_message = NULL, holdup = NULL
+           exit_code = NULL, exit_message = NULL
      WHERE run_id = %(run_id)s
  RETURNING run_id, generation, status, updated_at
 ), noted AS (

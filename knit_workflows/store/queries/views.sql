@@ -1,7 +1,8 @@
 -- name: runs
 -- Runs by id.
 SELECT r.run_id, r.plan_id, r.generation, r.status, r.updated_at, r.exit_code, r.exit_message,
-       r.priority, r.admitted_at, r.workflow_started_at, r.holdup, clock_timestamp() AS seen_at,
+       r.holdup, clock_timestamp() AS seen_at,
+       r.priority, r.admitted_at, r.workflow_started_at,
        r.used_resources, r.used_service_account, r.image_digest
   FROM run r
  WHERE r.run_id = ANY (%(run_ids)s::uuid[])
