@@ -74,6 +74,8 @@ class Used(Response):
 class Waiting(Response):
     """Why a Run that is waiting, ready or starting has not started its container.
 
+    Also why one that is completing or aborting does not end.
+
     `reason` is a sentence, `kind` the class of the reason, one of a few words, and `code` the word
     of who runs its container, such as `ErrImagePull`. `place` 1 is the next of the queue; without
     one it is far behind in it, or not in it. `since` is when this kind of reason began; if it lasts

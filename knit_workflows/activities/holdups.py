@@ -1,4 +1,4 @@
-"""Says what keeps a Run from starting: in the store, and in Temporal's Web UI."""
+"""Says what keeps a Run from starting, or from ending: in the store, and in Temporal's Web UI."""
 
 from __future__ import annotations
 
@@ -23,6 +23,12 @@ TELL_WITHIN: Final = timedelta(seconds=2)
 """How long telling a workflow may take."""
 PASSING: Final = (BackendUnavailable, StorageFull)
 """What a back-end says when it is to be asked again."""
+STOPPING: Final = (RunStatus.ABORTING, RunStatus.COMPLETING)
+NOT_GONE: Final = Holdup(
+    WaitKind.BACKEND,
+    "PodNotGone",
+    "its pod has been told to end, and something of it is still there",
+)
 
 
 class Holdups:
@@ -43,29 +49,37 @@ class Holdups:
 
         Raises StoreUnavailable, RunNotFound, Superseded.
         """
-        if trouble is None:
-            await self._tell(RunStatus.STARTING, None)
-            return
-        kind = WaitKind(trouble.kind.value)
-        await self._tell(RunStatus.STARTING, Holdup(kind, trouble.reason, trouble.message, until))
+        holdup = None
+        if trouble is not None:
+            kind = WaitKind(trouble.kind.value)
+            holdup = Holdup(kind, trouble.reason, trouble.message, until)
+        await self._tell(holdup, RunStatus.STARTING)
+
+    async def not_gone(self) -> None:
+        """Tell that the pod of a stopped Run does not end."""
+        await self._tell_anyhow(NOT_GONE, *STOPPING)
 
     @asynccontextmanager
-    async def failures(self, status: RunStatus) -> AsyncIterator[None]:
-        """Tell of an error that the activity is retried for, which nobody would hear of else."""
+    async def failures(self, *statuses: RunStatus) -> AsyncIterator[None]:
+        """Tell of an error that the activity is retried for, which nobody would hear of else.
+
+        `statuses`: those, one of which the Run has as long as it fails.
+        """
         try:
             yield
         except KnitError as error:
             if isinstance(error, PASSING):
-                await self._tell_of(status, error)
+                await self._tell_anyhow(_holdup_of(error), *statuses)
             raise
         except Exception as error:
             # A bug, or a machine in trouble: retried all the same, so it is told all the same.
-            await self._tell_of(status, error)
+            await self._tell_anyhow(_holdup_of(error), *statuses)
             raise
 
-    async def _tell_of(self, status: RunStatus, error: Exception) -> None:
+    async def _tell_anyhow(self, holdup: Holdup, *statuses: RunStatus) -> None:
+        """Tell, or go on without: what is to be done matters more."""
         try:
-            await self._tell(status, _holdup_of(error))
+            await self._tell(holdup, *statuses)
         except KnitError as again:
             log.warning(
                 "cannot record why the Run is held up: %s",
@@ -73,14 +87,17 @@ class Holdups:
                 extra={"action": "holdup_lost", "run_id": self._key.run_id},
             )
 
-    async def _tell(self, status: RunStatus, holdup: Holdup | None) -> None:
+    async def _tell(self, holdup: Holdup | None, *statuses: RunStatus) -> None:
         said = None if holdup is None else (holdup.kind, holdup.code)
         if self._is_known and said == self._said:
             return
-        is_news = await self._store.hold_up(self._key, holdup, at=status)
+        for status in statuses:
+            if await self._store.hold_up(self._key, holdup, at=status):
+                await self._tell_others(holdup, status)
         self._said, self._is_known = said, True
-        if not is_news:
-            return
+
+    async def _tell_others(self, holdup: Holdup | None, status: RunStatus) -> None:
+        """Tell the log and the Web UI."""
         extra = {"action": "run_held_up", "run_id": self._key.run_id, "status": str(status)}
         if holdup is None:
             log.info("run is no longer held up", extra=extra)

@@ -14,7 +14,7 @@ from temporalio import activity
 from knit_workflows import names
 from knit_workflows.activities.failures import translated
 from knit_workflows.activities.heartbeat import heartbeating
-from knit_workflows.activities.holdups import Holdups, tell_workflow
+from knit_workflows.activities.holdups import STOPPING, Holdups, tell_workflow
 from knit_workflows.activities.observations import observations
 from knit_workflows.activities.patience import Patience
 from knit_workflows.compute.base import (
@@ -122,11 +122,14 @@ class ComputeRunActivities(RunActivities):
                     await self._store.advance(
                         key, RunStatus.ABORTING, cause="cancelled in Temporal", exit=CANCELLED
                     )
-                while not await self._stopped(name):
-                    log.info(
-                        "run pod is still there",
-                        extra={"action": "stop_repeated", "run_id": key.run_id},
-                    )
+                holdups = Holdups(self._store, key, nothing_said=False)
+                async with holdups.failures(*STOPPING):
+                    while not await self._stopped(name):
+                        log.info(
+                            "run pod is still there",
+                            extra={"action": "stop_repeated", "run_id": key.run_id},
+                        )
+                        await holdups.not_gone()
                 order = await self._store.run_order(key)
         return Stopped(status=order.status)
 

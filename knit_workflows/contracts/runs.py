@@ -59,7 +59,7 @@ class Progress(Message):
 
 
 class HeldUp(Message):
-    """What keeps a Run from starting while it has a status; no reason: nothing any more."""
+    """What holds a Run up while it has a status; no reason: nothing any more."""
 
     status: str
     reason: str = ""

@@ -156,7 +156,7 @@ class RunStore(Protocol):
         """
 
     async def hold_up(self, key: RunKey, holdup: Holdup | None, *, at: RunStatus) -> bool:
-        """Record what keeps a Run from starting (None: nothing any more).
+        """Record what keeps a Run from starting, or from ending (None: nothing any more).
 
         Changes nothing unless its status is `at`, nor when it is the same kind and code again.
         Every real move of the Run clears it. Gives whether it was news, which is kept in

@@ -158,6 +158,8 @@ class WaitKind(StrEnum):
 class Waiting:
     """Why a Run that is to start has not started its container, and what becomes of it.
 
+    Also why one that has been stopped does not end.
+
     `place` is that in the queue (1: next; None: far behind, or not in it) and `reason` a sentence.
     What a back-end tells also has its own word for it (`code`, such as `ErrImagePull`). `since` is
     when this kind of reason began, `until` when the Run is given up if it lasts (None: never), and

@@ -42,6 +42,8 @@ _UNHEARD_AFTER: Final = {
 }
 """For how long it is the usual course of things that an admitted Run stands there and no worker
 has said why."""
+_HELD_UP: Final = frozenset({*_UNHEARD_AFTER, RunStatus.COMPLETING, RunStatus.ABORTING})
+"""Statuses a Run may be held up in: those it goes through without its container."""
 _UNHEARD: Final = {
     RunStatus.WAITING: "no worker has taken it up: those of the role compute are busy, or none is "
     "there",
@@ -100,11 +102,11 @@ async def why_waiting(session: Session, rows: Iterable[Any]) -> Mapping[str, Wai
 
 
 def _under_way(row: Any) -> Waiting | None:
-    """Say why an admitted Run has not started; None: it goes its usual course, or has."""
+    """Say why an admitted Run has not started, or does not end; None: it goes its usual course."""
+    if row.status in _HELD_UP and row.holdup is not None:
+        return _held_up(row.holdup)
     if row.status not in _UNHEARD_AFTER:
         return None
-    if row.holdup is not None:
-        return _held_up(row.holdup)
     waits = row.status == RunStatus.WAITING
     since: datetime = (row.workflow_started_at or row.admitted_at) if waits else row.updated_at
     if row.seen_at - since > _UNHEARD_AFTER[row.status]:

@@ -87,7 +87,7 @@ class RunWorkflow:
 
     @workflow.signal
     def held_up(self, told: HeldUp) -> None:
-        """Hear what keeps the Run from starting, for whoever looks at it in the Web UI."""
+        """Hear what holds the Run up, for whoever looks at it in the Web UI."""
         self._held_up = told
         self._show()
 

@@ -109,6 +109,9 @@ def test_a_daemon_that_is_away_is_named_and_waited_for(
     assert "[BackendUnavailable]" in told["cause"]
     with daemon(sandbox, engine_socket):
         assert stack.run_in(first, "done", "failed")["status"] == "done"
+    for_naught = begun(stack, "daemon:stopped", IMAGE)
+    waits(stack, for_naught, "BackendUnavailable")
+    assert stopped(stack, for_naught)["exit"]["code"] == 253
     again = begun(stack, "daemon:again", IMAGE)
     run = waits(stack, again, "BackendUnavailable")
     assert (run["status"], run["waiting"]["kind"]) == ("starting", "backend")

@@ -216,6 +216,22 @@ async def test_what_holds_a_run_up_is_told(store: PostgresStore, url: str, kind:
     assert (await store.run(key.run_id)).waiting is None
 
 
+@pytest.mark.parametrize("fail", [False, True])
+async def test_what_keeps_a_stopped_run_from_ending_is_told(
+    store: PostgresStore, url: str, fail: bool
+) -> None:
+    """Until it has ended."""
+    key = await launched(store, url, S.RUNNING)
+    await store.stop(key.run_id, fail=fail)
+    held = Holdup(WaitKind.BACKEND, "PodNotGone", "it is still there")
+    assert await store.hold_up(key, held, at=S.ABORTING if fail else S.COMPLETING)
+    waiting = (await store.run(key.run_id)).waiting
+    assert waiting is not None
+    assert (waiting.code, waiting.reason) == ("PodNotGone", "it is still there")
+    await store.finalize(key, cause="test")
+    assert (await store.run(key.run_id)).waiting is None
+
+
 @pytest.mark.parametrize("status", [one for one in S if one not in (S.WAITING, S.DEACTIVATED)])
 async def test_other_runs_do_not_wait(store: PostgresStore, url: str, status: RunStatus) -> None:
     """Only a Run that has not begun waits; uploads begin at once."""

@@ -186,6 +186,40 @@ async def test_a_running_run_is_stopped(
             await knit.store.stop(run.summary.run_id, fail=fail)
 
 
+async def test_a_stop_that_takes_long_says_why(
+    postgres: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A back-end that is away, then a pod that does not end: its Run stays until it is gone."""
+    monkeypatch.setattr(runs, "ASK_AGAIN", timedelta(seconds=0.2))
+
+    class Stubborn(MemoryBackend):
+        answer: Exception | None = BackendUnavailable("no container engine answers")
+        ends = False
+
+        async def stop(self, pod_name: str, *, grace: timedelta) -> None:
+            if self.answer is not None:
+                raise self.answer
+            if self.ends:
+                await super().stop(pod_name, grace=grace)
+
+    backend = Stubborn()
+    backend.hold()
+    async with knit_environment(postgres=postgres, backend=backend) as knit:
+        plan = await knit.apply(TRAIN)
+        await knit.push({"type": "dataset"})
+        run = await _only_run(knit, plan.summary.plan_id)
+        await _until(knit, run.summary.run_id, RunStatus.RUNNING)
+        await knit.store.stop(run.summary.run_id, fail=True)
+        away = await _held_up_by(knit, run.summary.run_id, "BackendUnavailable")
+        assert away.summary.status is RunStatus.ABORTING
+        await _details_say(knit, run.summary.run_id, "**aborting**: [BackendUnavailable]")
+        backend.answer = None
+        await _held_up_by(knit, run.summary.run_id, "PodNotGone")
+        backend.ends = True
+        ended = await knit.final(run.summary.run_id)
+        assert (ended.summary.status, ended.waiting) == (RunStatus.FAILED, None)
+
+
 async def test_a_run_that_never_started_is_aborted(postgres: EmbeddedPostgres) -> None:
     """A deactivated Run has no workflow; the Projector ends it."""
     async with knit_environment(postgres=postgres) as knit:

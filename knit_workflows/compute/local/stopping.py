@@ -58,9 +58,13 @@ def is_orphaned(account: Account) -> bool:
 
 
 def is_gone(folder: Path, account: Account) -> bool:
-    """Say, once nothing is alive on this machine, whether the pod's container is gone as well."""
+    """Say, once nothing is alive on this machine, whether the pod's container is gone as well.
+
+    Without its image none was ever asked for, whatever has become of the engine since.
+    """
     return (
         account.supervisor is None
+        or account.image is None
         or read_asked(folder).engine is None
         or (folder / pod_folder.GONE).exists()
     )

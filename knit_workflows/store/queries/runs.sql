@@ -57,7 +57,7 @@ SELECT cur.generation, COALESCE(moved.status, cur.status) AS status,
   LEFT JOIN moved USING (run_id)
 
 -- name: hold_up
--- What keeps a Run from starting (`kind` NULL: nothing any more), while its status is `at`.
+-- What keeps a Run from starting, or ending (`kind` NULL: nothing any more), in the status `at`.
 -- The same reason again is not written, whatever its message says by now; another one is one more
 -- line of the history, up to `most` of them. `since` stays while the kind does.
 WITH cur AS MATERIALIZED (
@@ -114,6 +114,7 @@ WITH cur AS MATERIALIZED (
 ), moved AS (
     UPDATE run
        SET status = cur.target,
+           holdup = NULL,
            updated_at = date_trunc('milliseconds', clock_timestamp())
       FROM cur
      WHERE run.run_id = cur.run_id

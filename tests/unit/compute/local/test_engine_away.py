@@ -140,6 +140,17 @@ async def test_a_daemon_that_goes_away_is_no_missing_image(
     assert (await until(backend, pod, has_ended)).phase is Phase.SUCCEEDED
 
 
+async def test_a_pod_that_waits_for_its_engine_can_be_stopped(
+    backend: LocalBackend, engine: FakeEngine, pod: RunPod
+) -> None:
+    """No container was ever asked for, so there is nothing that only the engine could end."""
+    engine.write("down", NO_DAEMON)
+    await launched(backend, pod)
+    await until(backend, pod, told("BackendUnavailable"))
+    await backend.stop(pod.name, grace=timedelta())
+    await until(backend, pod, lambda seen: seen.phase is Phase.ABSENT)
+
+
 @pytest.mark.parametrize("made", [False, True])
 async def test_an_engine_that_is_away_refuses_no_container(
     backend: LocalBackend, engine: FakeEngine, pod: RunPod, made: bool
