@@ -124,7 +124,7 @@ def test_a_daemon_that_is_away_is_named_and_waited_for(
 def test_a_registry_that_is_away_is_named_with_its_deadline(
     stack: DevStack, sandbox: dict[str, str], engine_socket: Path
 ) -> None:
-    """One that refuses, and one that takes every connection and never says a word."""
+    """One that refuses; and without one, a registry that takes connections and says nothing."""
     with (
         daemon(sandbox, engine_socket),
         socket.socket() as silent,
@@ -134,7 +134,7 @@ def test_a_registry_that_is_away_is_named_with_its_deadline(
         mute = begun(stack, "registry:mute", f"127.0.0.1:{silent.getsockname()[1]}/knit/x:1")
         away = begun(stack, "registry:away", "127.0.0.1:9/knit/x:1")
         run = waits(stack, mute, "RegistrySilent")
-        assert (run["status"], run["waiting"]["kind"]) == ("starting", "transient")
+        assert (run["status"], run["waiting"]["kind"]) == ("starting", "backend")
         run = waits(stack, away, "RegistryUnreachable")
         assert "connection refused" in run["waiting"]["reason"]
         assert run["waiting"]["until"] > run["waiting"]["since"]

@@ -96,7 +96,7 @@ pull() {
       case $line in
         '') continue ;;
         *level=warning*) [ -n "$told" ] || printf 'trouble %.600s\n' "$line" >&9; told=$line ;;
-        *'Pulling from '* | 'Getting image '* | 'Copying '*)
+        *'Pulling from '* | *': resolved'* | 'Getting image '* | 'Copying '*)
           [ -n "$answered" ] || echo answered >&9
           answered=yes ;;
       esac

@@ -35,8 +35,9 @@ def trouble_of(account: Account) -> Trouble | None:
         return Trouble(
             TroubleKind.PROGRESS, "PullingImage", f"the image {account.pulling} is being pulled"
         )
+    # Not one that is given up: engines differ in what they say of a pull that goes well.
     return Trouble(
-        TroubleKind.TRANSIENT,
+        TroubleKind.BACKEND,
         "RegistrySilent",
         f"the image {account.pulling} has been asked for; neither the container engine nor the "
         "registry has answered yet",

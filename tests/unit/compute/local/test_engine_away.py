@@ -183,8 +183,9 @@ async def test_an_engine_that_answers_refuses_for_good(
 @pytest.mark.parametrize(
     ("said", "reason", "kind"),
     [
-        ("Trying to pull registry.example/a:1...", "RegistrySilent", TroubleKind.TRANSIENT),
+        ("Trying to pull registry.example/a:1...", "RegistrySilent", TroubleKind.BACKEND),
         ("1: Pulling from a", "PullingImage", TroubleKind.PROGRESS),
+        ("docker.io/library/a:1: resolved", "PullingImage", TroubleKind.PROGRESS),
         ("Getting image source signatures", "PullingImage", TroubleKind.PROGRESS),
         (
             'time="x" level=warning msg="Failed, retrying in 1s ... (1/3). Error: EOF"',

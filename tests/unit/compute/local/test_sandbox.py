@@ -205,7 +205,7 @@ async def test_a_pod_whose_supervisor_was_killed_is_lost(
     pod = make_pod("echo started >> /out/starts; sleep 60")
     ending = asyncio.create_task(ended(backend, pod))
     starts = settings.state / "volumes" / "pod-out" / "starts"
-    await eventually(starts.exists)
+    await eventually(lambda: starts.exists() and starts.read_text() != "")
     supervisor, sandbox = sandbox_of(settings)
     os.kill(supervisor, signal.SIGKILL)
     assert (await ending).phase is Phase.ABSENT

@@ -147,7 +147,7 @@ def test_the_count_of_retries_is_no_part_of_the_reason() -> None:
     ("lines", "told"),
     [
         ("", None),
-        ("pulling a:1\n", (TRANSIENT, "RegistrySilent")),
+        ("pulling a:1\n", (BACKEND, "RegistrySilent")),
         ("pulling a:1\nanswered\n", (PROGRESS, "PullingImage")),
         ("pulling a:1\ntrouble manifest unknown\n", (IMAGE, "ImageNotFound")),
         ("pulling a:1\ntrouble manifest unknown\nimage sha256:ab\n", None),
