@@ -114,11 +114,10 @@ try_later() {
   [ "$pause" -ge 60 ] || pause=$((pause * 2))
   until answers; do sleep 5; done
 }
-find_image || printf 'pulling %s\n' "$image" >&9
-until find_image; do
-  complaint=$(pull)
-  find_image || try_later "$complaint"
-done
+if ! find_image; then
+  printf 'pulling %s\n' "$image" >&9
+  until complaint=$(pull); find_image; do try_later "$complaint"; done
+fi
 printf 'image %s\n' "$found" >&9
 told= pause=2 refusals=0
 until complaint=$("$engine" create "$@" 2>&1 >/dev/null </dev/null); do

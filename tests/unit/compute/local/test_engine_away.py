@@ -124,6 +124,16 @@ def told(reason: str) -> Callable[[Observation], bool]:
     return lambda seen: seen.trouble is not None and seen.trouble.reason == reason
 
 
+async def test_an_image_that_is_here_costs_one_question(
+    backend: LocalBackend, engine: FakeEngine, pod: RunPod
+) -> None:
+    """It is what every Run pays."""
+    engine.write("image")
+    await launched(backend, pod)
+    assert (await until(backend, pod, has_ended)).phase is Phase.SUCCEEDED
+    assert (engine.folder / "asked").read_text().split() == ["info", "image", "create", "start"]
+
+
 async def test_a_daemon_that_goes_away_is_no_missing_image(
     backend: LocalBackend, engine: FakeEngine, pod: RunPod
 ) -> None:
