@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
-from cache_folder import SetUpError
+from knit_workflows.provision.cache import SetUpError
 
 
 def missing_packages(packages: Sequence[str]) -> list[str]:
