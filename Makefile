@@ -21,11 +21,10 @@ $(STAMP):
 	@rm -f $(VENV)/.stamp-*
 	@touch $@
 
-.PHONY: temporal
-temporal: $(STAMP)
-	@$(BIN)/python -m knit_workflows.provision.temporal_cli >/dev/null
+$(BIN)/temporal: $(STAMP)
+	@path=$$($(BIN)/python -m knit_workflows.provision.temporal_cli) && ln -sf "$$path" $@
 
-setup: $(STAMP) temporal ## Python environment, Temporal dev server, sandbox
+setup: $(STAMP) $(BIN)/temporal ## Python environment, Temporal dev server, sandbox
 	@$(BIN)/python tools/sandbox.py >/dev/null
 
 demo: setup ## run the main job on the embedded stack
@@ -34,7 +33,7 @@ demo: setup ## run the main job on the embedded stack
 test: setup ## every test, the real Kubernetes node included where the machine allows one
 	@$(BIN)/python -m tests
 
-check: $(STAMP) temporal ## the fast loop: format, lint, types, imports, quick tests
+check: $(STAMP) $(BIN)/temporal ## the fast loop: format, lint, types, imports, quick tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy

@@ -1,7 +1,7 @@
 """Decides which `temporal` program (Temporal's command line, with its dev server) is used.
 
-The first that works: `$KNIT_TEMPORAL_CLI`, `temporal` on PATH, the cache. When there is none it can
-be had: by the SDK's own download, else by a build with Go.
+The first that works: `$KNIT_TEMPORAL_CLI`, `temporal` on PATH, in the cache, beside this Python.
+When there is none it can be had: by the SDK's own download, else by a build with Go.
 
 `python -m knit_workflows.provision.temporal_cli` prints the path of one that works, after getting
 it if need be; when there is none: a sentence on stderr and exit code 3.
@@ -64,7 +64,7 @@ def find_temporal() -> Path | None:
         if problem is None:
             return Path(on_path).resolve()
         sys.stderr.write(f"{on_path} {problem}: looking for another one\n")
-    return next((program for program in _cached() if _problem(program) is None), None)
+    return next((program for program in _kept() if _problem(program) is None), None)
 
 
 def obtain_temporal(*, quiet: bool = False, silence: float = SILENCE) -> Path:
@@ -91,9 +91,11 @@ def obtain_temporal(*, quiet: bool = False, silence: float = SILENCE) -> Path:
         ) from error
 
 
-def _cached() -> Iterator[Path]:
+def _kept() -> Iterator[Path]:
     yield download_folder() / PROGRAM
     yield PROGRAMS.folder() / PROGRAM
+    # `make setup` puts a link there, which is found by users whose cache is another one, too.
+    yield Path(sys.executable).parent / PROGRAM
 
 
 def _checked(program: Path) -> Path:

@@ -17,8 +17,12 @@ OLD = 'echo "temporal version 0.10.0 (server 1.21.2) (ui 2.16.2)"'
 
 
 @pytest.fixture(autouse=True)
-def nothing_else(stand_in: Stand) -> None:
-    """No `temporal` and no `go` of this machine is on PATH."""
+def nothing_else(stand_in: Stand, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No `temporal` and no `go` of this machine is on PATH, nor beside the Python used."""
+    python = tmp_path / "venv" / "python"
+    python.parent.mkdir()
+    python.symlink_to(sys.executable)
+    monkeypatch.setattr(sys, "executable", str(python))
 
 
 def cached(script: str, folder: Path) -> Path:
@@ -73,6 +77,14 @@ def test_the_one_named_comes_first_and_must_work(
 def test_what_was_built_is_found_too(stand_in: Stand) -> None:
     built = cached(GOOD, temporal_cli.PROGRAMS.folder())
     assert temporal_cli.find_temporal() == built
+
+
+def test_one_beside_this_python_is_found_whatever_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beside = cached(GOOD, tmp_path / "another venv")
+    monkeypatch.setattr(sys, "executable", str(beside.parent / "python"))
+    assert temporal_cli.find_temporal() == beside
 
 
 def test_after_a_failed_download_it_is_built(
