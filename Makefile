@@ -22,11 +22,10 @@ $(STAMP):
 	@touch $@
 
 $(BIN)/temporal: $(STAMP)
-	@path=$$($(PYTHON) tools/temporal_server.py) && ln -sf "$$path" $@ \
-	  || echo "no Temporal CLI could be built here; the SDK's own download will be tried"
+	@path=$$($(BIN)/python -m knit_workflows.provision.temporal_cli) && ln -sf "$$path" $@
 
 setup: $(STAMP) $(BIN)/temporal ## Python environment, Temporal dev server, sandbox
-	@$(PYTHON) tools/sandbox.py >/dev/null
+	@$(BIN)/python tools/sandbox.py >/dev/null
 
 demo: setup ## run the main job on the embedded stack
 	@$(BIN)/python examples/iris/demo.py
@@ -57,11 +56,11 @@ soak: setup ## the long versions of the race and fault tests
 	$(BIN)/pytest -q -n 2 --hypothesis-profile=exploring tests/unit tests/api/test_mapping.py
 	KNIT_MODEL_STEPS=100000 $(BIN)/pytest -q -rP -n 2 tests/model
 
-cluster-up: ## start (or find) the real single-node Kubernetes of the tests
-	@$(PYTHON) tests/cluster/up.py
+cluster-up: $(STAMP) ## start (or find) the real single-node Kubernetes of the tests
+	@$(BIN)/python tests/cluster/up.py
 
-cluster-down: ## end it, leaving nothing behind
-	@$(PYTHON) tests/cluster/down.py
+cluster-down: $(STAMP) ## end it, leaving nothing behind
+	@$(BIN)/python tests/cluster/down.py
 
 docs: $(STAMP) ## write docs/reference from the code
 	@$(BIN)/python tools/reference.py

@@ -16,6 +16,7 @@ from knit_cli.arguments import BASH_PREFIX, join_bash_words
 from knit_cli.errors import EXIT_FAILURE, CliError, render
 from knit_cli.invocation import Invocation, Surroundings, invocation_of
 from knit_cli.lazy import Entry, LazyGroup
+from knit_cli.version import version
 
 _INTERRUPTED = 130  # what Typer makes of Ctrl-C
 
@@ -45,6 +46,12 @@ app = typer.Typer(
 )
 
 
+def _show_version(asked: bool) -> None:
+    if asked:
+        sys.stdout.write(f"knit {version()}\n")
+        raise typer.Exit
+
+
 @app.callback()
 def knit(
     context: typer.Context,
@@ -64,6 +71,12 @@ def knit(
         typer.Option(metavar="PATH", help="Project defaults (default: the nearest knitenv)."),
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress bars.")] = False,
+    _: Annotated[
+        bool,
+        typer.Option(
+            "--version", is_eager=True, callback=_show_version, help="Show the version and exit."
+        ),
+    ] = False,
 ) -> None:
     """Runs containers when the data they need exists, and remembers what came from what."""
     context.obj = replace(

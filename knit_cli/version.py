@@ -1,13 +1,12 @@
 """Says which knit this is."""
 
-import json
-from importlib import metadata
-
 _DISTRIBUTION = "knit"
 
 
 def version() -> str:
     """Gives the installed version, such as `0.1.0`; `0+source` when knit is run uninstalled."""
+    from importlib import metadata  # here and below: `knit --help` does without
+
     try:
         return metadata.version(_DISTRIBUTION)
     except metadata.PackageNotFoundError:
@@ -16,6 +15,9 @@ def version() -> str:
 
 def commit() -> str:
     """Gives the commit knit was installed from, or `unknown`; a package index does not tell it."""
+    import json
+    from importlib import metadata
+
     try:
         origin = metadata.distribution(_DISTRIBUTION).read_text("direct_url.json")
     except metadata.PackageNotFoundError:

@@ -5,10 +5,7 @@ Used by `knit dev`, by `knit_workflows.testing` and by the benches; installation
 
 from __future__ import annotations
 
-import os
-import shutil
 import socket
-import sys
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -28,17 +25,6 @@ DYNAMIC_CONFIG: Final[Mapping[str, str]] = {
 }
 SQLITE_PRAGMAS: Final[Mapping[str, str]] = {"journal_mode": "wal", "synchronous": "normal"}
 """The dev server's own defaults make a file database five times slower."""
-
-
-def temporal_cli() -> Path | None:
-    """Find a `temporal` command: `KNIT_TEMPORAL_CLI`, beside this Python, on PATH; else None.
-
-    None means that the SDK may download one (`WorkflowEnvironment.start_local` does).
-    """
-    given = os.environ.get("KNIT_TEMPORAL_CLI")
-    beside = Path(sys.executable).parent / "temporal"
-    found = given or (str(beside) if beside.exists() else shutil.which("temporal"))
-    return Path(found) if found else None
 
 
 def dev_server_settings(*, file_database: bool) -> list[str]:

@@ -34,8 +34,9 @@ from knit_workflows.domain.plan_rules import parse_plan
 from knit_workflows.domain.plans import PlanDetail
 from knit_workflows.domain.runs import RunDetail, RunQuery
 from knit_workflows.domain.tags import Tag
-from knit_workflows.embedded import EmbeddedPostgres, dev_server_settings, temporal_cli
+from knit_workflows.embedded import EmbeddedPostgres, dev_server_settings
 from knit_workflows.plugin import ALL_ROLES, Deps
+from knit_workflows.provision.temporal_cli import obtain_temporal
 from knit_workflows.settings import EngineSettings, QueueSettings, StoreSettings
 from knit_workflows.store import PostgresStore, migrate
 from knit_workflows.worker import workers
@@ -67,11 +68,17 @@ def embedded_postgres() -> Iterator[EmbeddedPostgres]:
 
 @asynccontextmanager
 async def temporal(database: Path | None = None) -> AsyncIterator[Client]:
-    """Run Temporal's dev server, in memory or on a file; gives a client that speaks knit."""
-    cli = temporal_cli()
+    """Run Temporal's dev server, in memory or on a file; gives a client that speaks knit.
+
+    A machine without Temporal's program gets it now, once, which may take minutes.
+
+    Raises:
+        SetUpError: it cannot be had.
+    """
+    cli = await asyncio.to_thread(obtain_temporal)
     server = await WorkflowEnvironment.start_local(
         data_converter=pydantic_data_converter,
-        dev_server_existing_path=str(cli) if cli else None,
+        dev_server_existing_path=str(cli),
         dev_server_database_filename=str(database) if database else None,
         dev_server_extra_args=dev_server_settings(file_database=database is not None),
         dev_server_startup_timeout=timedelta(seconds=60),

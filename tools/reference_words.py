@@ -45,8 +45,16 @@ SETTINGS_WORDS: Final[Mapping[str, str]] = {
 """For settings that have no docstring where they are defined, nor in their back-end."""
 
 OTHER_VARIABLES: Final = (
-    ("`KNIT_TEMPORAL_CLI`", "`knit dev`, `make`, tests", "The `temporal` command to use."),
-    ("`KNIT_CACHE`", "`make`, tests", "Folder for programs that are built once."),
+    (
+        "`KNIT_TEMPORAL_CLI`",
+        "`knit dev`, `make`, tests",
+        "The `temporal` program to use; see [Install knit](../how-to/install.md).",
+    ),
+    (
+        "`KNIT_CACHE`",
+        "`knit dev`, `make`, tests",
+        "Folder for programs that are fetched or built once; not set: `~/.cache/knit`.",
+    ),
     (
         "`KNIT_TEST_KUBECONFIG`",
         "tests",

@@ -1,7 +1,7 @@
 """Makes sure that containers can run here: a container engine that answers, else bubblewrap.
 
-python3 tools/sandbox.py              one of them is there afterwards; its name is printed
-python3 tools/sandbox.py --for-tests  both podman and bubblewrap are; prints the environment as JSON
+python tools/sandbox.py              one of them is there afterwards; its name is printed
+python tools/sandbox.py --for-tests  both podman and bubblewrap are; prints the environment as JSON
 When that cannot be: a sentence on stderr and exit code 3.
 """
 
@@ -14,16 +14,13 @@ import sys
 import tempfile
 from pathlib import Path
 
-from cache_folder import SetUpError, cache_root
 from debian_packages import ensure_packages
+
+from knit_workflows.provision.cache import SetUpError, cache_root
+from knit_workflows.provision.sandbox import PACKAGE, sandbox_problem
 
 EXIT_NONE = 3
 ENGINES = ("docker", "podman", "nerdctl")
-_BUBBLEWRAP_PROBE = (
-    *("bwrap", "--tmpfs", "/", "--ro-bind", "/usr", "/usr", "--proc", "/proc", "--dev", "/dev"),
-    *("--symlink", "usr/lib", "/lib", "--symlink", "usr/lib64", "/lib64"),
-    *("--unshare-net", "--die-with-parent", "/usr/bin/true"),
-)
 # crun refuses hybrid cgroups, and where limits may not be raised the defaults are refused too.
 _TEST_ENGINE_SETTINGS = """[containers]
 default_ulimits = ["nofile=1024:1024", "nproc=1024:1024"]
@@ -37,11 +34,6 @@ events_logger = "file"
 def answering_engine() -> str | None:
     """Returns the first container engine that answers; a command without its daemon does not."""
     return next((name for name in ENGINES if _works(name, "info")), None)
-
-
-def bubblewrap_works() -> bool:
-    """Tells whether a sandbox really starts, which the kernel's settings may forbid."""
-    return _works(*_BUBBLEWRAP_PROBE)
 
 
 def ensure_sandbox() -> str:
@@ -66,14 +58,11 @@ def ensure_sandbox() -> str:
 
 def ensure_bubblewrap() -> None:
     """Makes bubblewrap present and sees it work."""
-    if bubblewrap_works():
+    if sandbox_problem() is None:
         return
-    ensure_packages(["bubblewrap"], "running containers without an engine")
-    if not bubblewrap_works():
-        raise SetUpError(
-            "bubblewrap is installed but cannot start a sandbox (unprivileged user namespaces may "
-            "be switched off): start Docker or Podman instead."
-        )
+    ensure_packages([PACKAGE], "running containers without an engine")
+    if problem := sandbox_problem():
+        raise SetUpError(problem)
 
 
 def ensure_test_engine() -> dict[str, str]:

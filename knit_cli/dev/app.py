@@ -13,6 +13,7 @@ from rich.live import Live
 
 from knit_cli.dev.ending import end_leftovers, end_supervisor, leftovers
 from knit_cli.dev.ports import LOOPBACK
+from knit_cli.dev.prerequisites import obtain_prerequisites
 from knit_cli.dev.services import api_root
 from knit_cli.dev.starting import running_detached, settled, supervise
 from knit_cli.dev.state import DevState, Ports, StateFolder
@@ -54,8 +55,11 @@ def up(
     record = settled(folder)
     if record is not None:
         say("knit is running already")
-    elif detach:
-        record = running_detached(folder, ports)
+    else:
+        # Here and not in the supervisor, because it may take minutes, which the user should see.
+        obtain_prerequisites(quiet=invocation.quiet)
+        if detach:
+            record = running_detached(folder, ports)
     if record is not None:
         _use_here(invocation, record.ports)
         Console().print(still(record))

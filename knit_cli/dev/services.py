@@ -14,8 +14,8 @@ from typing import Final
 
 from knit_cli.dev.database import DevDatabase
 from knit_cli.dev.ports import LOOPBACK, listens
+from knit_cli.dev.prerequisites import require_temporal
 from knit_cli.dev.state import Ports, StateFolder
-from knit_cli.errors import BadInput
 from knit_workflows import embedded
 
 OWNER: Final = "KNIT_DEV_STATE"
@@ -89,18 +89,6 @@ def services(
 def api_root(ports: Ports) -> str:
     """Give the address that goes into the profile."""
     return f"{_origin(ports)}/api"
-
-
-def require_temporal() -> Path:
-    """Give Temporal's command line. Raises BadInput when this machine has none."""
-    cli = embedded.temporal_cli()
-    if cli is None:
-        raise BadInput(
-            "there is no Temporal command line on this machine",
-            reason="neither KNIT_TEMPORAL_CLI, nor PATH, nor this Python's folder has `temporal`",
-            advice="install Temporal's CLI, or run `make setup` in knit's repository to build it",
-        )
-    return cli
 
 
 def _temporal(folder: StateFolder, ports: Ports) -> tuple[str, ...]:

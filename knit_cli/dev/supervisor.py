@@ -16,7 +16,8 @@ from knit_cli.dev.children import READY_WITHIN, Child
 from knit_cli.dev.database import DevDatabase
 from knit_cli.dev.ending import end_leftovers
 from knit_cli.dev.ports import choose_ports
-from knit_cli.dev.services import require_temporal, services
+from knit_cli.dev.prerequisites import require_temporal
+from knit_cli.dev.services import services
 from knit_cli.dev.state import DevState, Ports, ProcessMark, StateFolder
 from knit_cli.errors import CliError
 from knit_workflows.store import migrate

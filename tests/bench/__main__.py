@@ -7,9 +7,10 @@ import os
 import sys
 from collections.abc import Awaitable, Callable
 
-from tests.bench import api_figures, cluster, engine, store_figures, transfers
+from tests.bench import api_figures, cluster, cold_start, engine, store_figures, transfers
 
 BENCHES: dict[str, Callable[[], Awaitable[None]]] = {
+    "cold-start": cold_start.cold_start,
     "latencies": lambda: engine.latencies(100),
     "chain": lambda: engine.chain(200),
     "fan-out": lambda: engine.fan_out(1000),

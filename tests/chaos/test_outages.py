@@ -22,7 +22,8 @@ from typing import Any, Final
 import httpx
 import pytest
 
-from knit_workflows.embedded import EmbeddedPostgres, dev_server_command, free_port, temporal_cli
+from knit_workflows.embedded import EmbeddedPostgres, dev_server_command, free_port
+from knit_workflows.provision.temporal_cli import obtain_temporal
 from knit_workflows.store import migrate
 from tests.api.test_processes import Api, api
 from tests.contract.compute.local_adapters import need_bubblewrap
@@ -51,9 +52,7 @@ class Temporal:
     """Temporal's dev server as a process on one file and one port, which may be stopped."""
 
     def __init__(self, folder: Path) -> None:
-        cli = temporal_cli()
-        if cli is None:
-            pytest.skip("there is no Temporal command line on this machine")
+        cli = obtain_temporal()
         self.address = f"127.0.0.1:{free_port()}"
         port = int(self.address.rpartition(":")[2])
         database = folder / "temporal.db"

@@ -4,6 +4,7 @@ import os
 import ssl
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import httpx
@@ -250,6 +251,12 @@ def test_version_has_no_line_end(bare_knit):
     ended = bare_knit("version")
     assert ended.out.startswith(b"v")
     assert ended.out.endswith(b")")
+
+
+def test_the_version_flag_gives_name_and_number(bare_knit):
+    ended = bare_knit("--version")
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.out.decode() == f"knit {metadata.version('knit')}\n"
 
 
 def test_license_names_what_is_used(bare_knit):

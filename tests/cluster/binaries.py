@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from debian_packages import ensure_packages
-from go_build import GoPrograms, build_if_needed
+
+from knit_workflows.provision.go_build import GoPrograms, build_if_needed
 
 VERSION = "1.34.4"
 PACKAGES = (

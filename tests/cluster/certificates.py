@@ -6,7 +6,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from cache_folder import SetUpError
+from knit_workflows.provision.cache import SetUpError
 
 _DAYS = "30"
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from cache_folder import SetUpError
+from knit_workflows.provision.cache import SetUpError
 
 MOUNT = Path("/sys/fs/cgroup")
 NODE = "knit-test-cluster"

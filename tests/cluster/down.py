@@ -6,8 +6,9 @@ from pathlib import Path
 # What the cluster shares with other set-up programs lies there.
 sys.path.insert(1, str(Path(__file__).resolve().parents[2] / "tools"))
 
-from cache_folder import SetUpError
 from lifecycle import down
+
+from knit_workflows.provision.cache import SetUpError
 
 
 def main() -> int:

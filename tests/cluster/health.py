@@ -5,10 +5,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from cache_folder import SetUpError
 from kube_api import ApiError, KubeApi, Object
 from layout import NODE_NAME, STORAGE_CLASS
 from provisioner import NAME as PROVISIONER
+
+from knit_workflows.provision.cache import SetUpError
 
 _NAMESPACE = "/api/v1/namespaces/default"
 _PROBE = "knit-test-probe"

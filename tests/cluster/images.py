@@ -8,10 +8,11 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from cache_folder import SetUpError, cache_root, content_key
 from debian_packages import ensure_packages
 from layout import images_folder
 from registry import ImageSettings, has_image, push_tree
+
+from knit_workflows.provision.cache import SetUpError, cache_root, content_key
 
 # Raise it when the way of making the trees changes: it is part of every image's tag.
 FORMAT = "2"

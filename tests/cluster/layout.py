@@ -6,8 +6,9 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from cache_folder import cache_root
 from network import AddressPlan, free_addresses, free_port
+
+from knit_workflows.provision.cache import cache_root
 
 NODE_NAME = "knit-test"
 STORAGE_CLASS = "knit-test-folders"

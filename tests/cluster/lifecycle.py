@@ -14,13 +14,14 @@ import cgroups
 import health
 import network
 from binaries import ensure_node_packages, kubernetes_folder
-from cache_folder import SetUpError, cache_root, locked
 from components import write_configuration
 from images import ensure_images, forget_if_large
 from kube_api import Access, KubeApi
 from layout import CNI_FOLDER, KUBELET_FOLDER, Layout, images_folder
 from node import ENDED
 from record import LOCK, RECORD, Record, boot_id
+
+from knit_workflows.provision.cache import SetUpError, cache_root, locked
 
 _LAYOUT = "layout.json"
 

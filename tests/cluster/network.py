@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from cache_folder import SetUpError
+from knit_workflows.provision.cache import SetUpError
 
 BRIDGE = "knit-test0"
 CNI_NETWORK = "knit-test"

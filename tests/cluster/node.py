@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import NoReturn
 
 import cgroups
-from cache_folder import SetUpError
 from components import Command, first_commands, later_commands
 from kube_api import Access, KubeApi
 from layout import CNI_FOLDER, KUBELET_FOLDER, Layout
+
+from knit_workflows.provision.cache import SetUpError
 
 _CLONE_NEWNS = 0x00020000
 _CLONE_NEWPID = 0x20000000

@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from cache_folder import SetUpError
+from knit_workflows.provision.cache import SetUpError
 
 # One place per machine, not per cache folder: bridge, cgroups and address ranges are the machine's.
 RECORD = Path("/run/knit-test-cluster.json")

@@ -1,6 +1,6 @@
 """Gives tests a real Kubernetes, started if needed, and prints where it is as one JSON object.
 
-python3 tests/cluster/up.py [--with-app]
+.venv/bin/python tests/cluster/up.py [--with-app]
 A cluster named in KNIT_TEST_KUBECONFIG is used as it is and only asked whether it answers.
 """
 
@@ -16,8 +16,9 @@ from pathlib import Path
 # What the cluster shares with other set-up programs lies there.
 sys.path.insert(1, str(Path(__file__).resolve().parents[2] / "tools"))
 
-from cache_folder import SetUpError
 from lifecycle import up
+
+from knit_workflows.provision.cache import SetUpError
 
 
 def main() -> int:

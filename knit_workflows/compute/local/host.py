@@ -15,6 +15,7 @@ from knit_workflows.compute.local.folders import StateFolder
 from knit_workflows.compute.local.settings import LocalSettings
 from knit_workflows.compute.local.supervisor import IN_SANDBOX
 from knit_workflows.domain.errors import BackendRejected
+from knit_workflows.provision.sandbox import PACKAGE, install_advice
 
 PREFIX: Final = "host/"
 
@@ -50,7 +51,7 @@ def sandbox_command(pod: RunPod, state: StateFolder, settings: LocalSettings) ->
     if bubblewrap is None:
         raise BackendRejected(
             f"the image {pod.image} needs bubblewrap, which is not installed",
-            advice="install the package bubblewrap, or use a container image",
+            advice=f"{install_advice(PACKAGE)}, or use a container image",
         )
     options = tuple(_options(pod, state, settings))
     if any("\0" in text for text in (*options, *pod.entrypoint, *pod.args)):

@@ -1,10 +1,13 @@
 """Keeps what is slow to make in a cache folder, checked at each use and made only once."""
 
+from __future__ import annotations
+
 import fcntl
 import hashlib
 import json
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -28,10 +31,17 @@ def cache_root() -> Path:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Holds an exclusive lock on `path`; a second process waits, and a killed holder frees it."""
+    """Holds an exclusive lock on `path`; a killed holder frees it.
+
+    A second process waits, and says so on stderr.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            sys.stderr.write(f"waiting for another process, which holds {path} ...\n")
+            fcntl.flock(handle, fcntl.LOCK_EX)
         yield
 
 

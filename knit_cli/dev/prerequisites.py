@@ -1,0 +1,48 @@
+"""What the embedded stack needs beside Python's packages: Temporal's program, and a sandbox."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from knit_cli.errors import CliError
+from knit_cli.output import say
+from knit_workflows.provision.cache import SetUpError
+from knit_workflows.provision.sandbox import sandbox_problem
+from knit_workflows.provision.temporal_cli import ADVICE, find_temporal, obtain_temporal
+
+T = TypeVar("T")
+
+
+def obtain_prerequisites(*, quiet: bool) -> None:
+    """Gets Temporal's program, for minutes if it must; says what will not work without a sandbox.
+
+    Raises:
+        CliError: Temporal's program cannot be had.
+    """
+    _temporal(lambda: obtain_temporal(quiet=quiet))
+    if os.environ.get("KNIT_COMPUTE__KIND", "local") == "local" and (problem := sandbox_problem()):
+        say(f"Runs of `host/…` images will fail: {problem}")
+
+
+def require_temporal() -> Path:
+    """Gives the Temporal program that is on this machine.
+
+    Raises:
+        CliError: there is none.
+    """
+    found = _temporal(find_temporal)
+    if found is None:
+        raise CliError("there is no Temporal command line on this machine", advice=ADVICE)
+    return found
+
+
+def _temporal(get: Callable[[], T]) -> T:
+    try:
+        return get()
+    except SetUpError as error:
+        raise CliError(
+            "Temporal's dev server cannot be had", reason=str(error), advice=ADVICE
+        ) from error
