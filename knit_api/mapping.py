@@ -108,6 +108,7 @@ class ToWire:
             "generation": run.generation,
             **_filled(priority=run.priority),
             **_present(used=_used(run.used), waiting=_waiting(run.waiting)),
+            **_filled(notes=list(run.notes)),
         }
 
     def data(self, one: data.DataDetail) -> Wire:

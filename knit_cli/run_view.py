@@ -16,9 +16,10 @@ _LATEST = 5  # changes in the short history; all of them are a command of their 
 
 
 def remarks(run: Run, events: list[RunEvent]) -> list[str]:
-    """Gives the lines that follow a Run on a terminal: why it waits, what it used, how it went."""
+    """Gives the lines that follow a Run on a terminal: why it waits, what it used and left."""
     lines = [f"{run.status}: {_waiting(run.waiting)}"] if run.waiting else []
     lines += _used(run.used) if run.used else []
+    lines += run.notes
     if len(events) > _LATEST:
         lines.append(f"… all with `knit run show --events {run.run_id}`")
     return lines + [" ".join(filter(None, _cells(event))) for event in events[-_LATEST:]]

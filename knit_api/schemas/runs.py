@@ -17,6 +17,10 @@ def _is_nothing(value: str) -> bool:
     return value == ""
 
 
+def _is_empty(value: list[str]) -> bool:
+    return not value
+
+
 def _left_out_when_absent(wire_name: str) -> Any:
     """Makes a `?` field with a name of its own: a Run's are in camelCase, a Plan's are not."""
     return Field(
@@ -98,7 +102,8 @@ class Run(RunSummary):
 
     Beyond the contract: `generation` counts how often the Run was carried out (a retry is the
     next), `priority` is left out when it is 0, `used` until a pod was launched, `waiting` unless
-    there is a reason why its container has not started. Servers that are no knit send none of them.
+    there is a reason why its container has not started, `notes` if all of its outputs can be kept:
+    they say what cannot, in words. Servers that are no knit send none of them.
     """
 
     inputs: list[Assignment]
@@ -108,3 +113,4 @@ class Run(RunSummary):
     priority: int = Field(default=0, exclude_if=_is_zero)
     used: Used | None = Field(default=None, exclude_if=is_absent)
     waiting: Waiting | None = Field(default=None, exclude_if=is_absent)
+    notes: list[str] = Field(default_factory=list, exclude_if=_is_empty)

@@ -217,11 +217,14 @@ class ComputeRunActivities(RunActivities):
         status = await self._store.advance(
             key,
             RunStatus.COMPLETING if succeeded else RunStatus.ABORTING,
-            cause="run pod ended",
+            # In the history too, which stays when the Run is retried.
+            cause="; ".join(("run pod ended", *observation.notes)),
             exit=observation.exit,
             image_digest=observation.image_digest,
+            notes=observation.notes,
         )
-        return _ended_with(key, status, observation.exit, pod_ended=True)
+        progress = _ended_with(key, status, observation.exit, pod_ended=True)
+        return progress.model_copy(update={"notes": observation.notes})
 
     async def _give_up(self, key: RunKey, exit: Exit, cause: str) -> Progress:
         status = await self._store.advance(key, RunStatus.ABORTING, cause=cause, exit=exit)

@@ -119,6 +119,8 @@ class Observation:
     """A run pod as it is now. `exit` is set iff the phase is SUCCEEDED or FAILED.
 
     `ended_at` is the instant (UTC) at which the user's container ended, as the back-end knows it.
+    `notes` are sentences about the outputs of a pod that has ended, at most one for each, in path
+    order: what in them cannot be kept. A comfort: a back-end that could not look says nothing.
     """
 
     phase: Phase
@@ -126,6 +128,7 @@ class Observation:
     trouble: Trouble | None = None
     image_digest: str | None = None
     ended_at: datetime | None = None
+    notes: tuple[str, ...] = ()
 
 
 class TransferMode(StrEnum):

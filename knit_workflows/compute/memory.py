@@ -32,6 +32,7 @@ from knit_workflows.compute.memory_journal import MemoryJournal
 from knit_workflows.domain.errors import BackendRejected, DataExists, InvalidRequest
 from knit_workflows.domain.plan_forms import parse_resource
 from knit_workflows.domain.runs import SUCCEEDED, Exit
+from knit_workflows.pod.survey import remark, survey
 
 Behaviour = Callable[[RunPod], Awaitable[Exit] | Exit]
 """What a run pod does: called once per pod, at its start; an exception is taken for exit code 1."""
@@ -47,6 +48,7 @@ class _Entry:
     pod: RunPod
     exit: Exit | None = None
     ended_at: datetime | None = None
+    notes: tuple[str, ...] = ()
     trouble: Trouble | None = None
     work: asyncio.Task[None] | None = None
     cancelled: bool = False
@@ -275,7 +277,7 @@ class MemoryBackend:
             return None
         if entry is None:
             entry = self._entries[pod_name] = _Entry(record.pod)
-        entry.exit, entry.ended_at = record.exit, record.ended_at
+        entry.exit, entry.ended_at, entry.notes = record.exit, record.ended_at, record.notes
         entry.trouble = record.trouble
         if entry.exit is not None:
             self._cancel(entry)  # Another process has finished it.
@@ -312,8 +314,18 @@ class MemoryBackend:
         return None
 
     def _has_content(self, volume: Volume) -> bool:
-        path = self._journal.volumes / volume.name if self._journal else self._volumes[volume.name]
+        path = self._path(volume)
         return path is not None and any(path.iterdir())
+
+    def _survey(self, pod: RunPod) -> tuple[str, ...]:
+        outputs = sorted((mount.path, self._path(mount.volume)) for mount in pod.outputs)
+        return tuple(filter(None, (remark(path, survey(one)) for path, one in outputs if one)))
+
+    def _path(self, volume: Volume) -> Path | None:
+        """Give the folder of a volume, None as long as it has no need of any."""
+        if self._journal:
+            return self._journal.volumes / volume.name
+        return self._volumes.get(volume.name)
 
     async def _work(self, entry: _Entry, behaviour: Behaviour) -> None:
         try:
@@ -339,8 +351,9 @@ class MemoryBackend:
                     (folder / "log").touch()
             self._logs.add(log.name)
         entry.exit, entry.ended_at = exit, datetime.now(UTC)
+        entry.notes = self._survey(entry.pod)
         if self._journal:
-            self._journal.finish(entry.pod.name, exit, entry.ended_at)
+            self._journal.finish(entry.pod.name, exit, entry.ended_at, entry.notes)
         self._ring(entry.pod.name)
 
     def _cancel(self, entry: _Entry) -> bool:
@@ -370,7 +383,7 @@ class MemoryBackend:
             return Observation(Phase.ABSENT)
         if entry.exit is not None:
             phase = Phase.SUCCEEDED if entry.exit.code == 0 else Phase.FAILED
-            return Observation(phase, exit=entry.exit, ended_at=entry.ended_at)
+            return Observation(phase, exit=entry.exit, ended_at=entry.ended_at, notes=entry.notes)
         if entry.trouble is not None:
             return Observation(Phase.PENDING, trouble=entry.trouble)
         return Observation(Phase.RUNNING)

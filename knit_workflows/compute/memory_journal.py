@@ -38,6 +38,7 @@ class Record:
     pod: RunPod
     exit: Exit | None
     ended_at: datetime | None
+    notes: tuple[str, ...]
     trouble: Trouble | None
     stopping: bool
 
@@ -79,13 +80,13 @@ class MemoryJournal:
         except FileNotFoundError:
             self._let_go(name)
             return None
-        exit, ended_at = None, None
+        exit, ended_at, notes = None, None, ()
         with suppress(FileNotFoundError):
             ended = json.loads((folder / "exit").read_text())
             exit = Exit(ended["code"], ended["message"])
-            ended_at = datetime.fromisoformat(ended["at"])
+            ended_at, notes = datetime.fromisoformat(ended["at"]), tuple(ended["notes"])
         stopping = (folder / "stop").exists()
-        return Record(pod, exit, ended_at, self._trouble(name), stopping)
+        return Record(pod, exit, ended_at, notes, self._trouble(name), stopping)
 
     def carry(self, name: str) -> bool:
         """Become the process in which a pod runs; False while another one lives that is it."""
@@ -116,9 +117,10 @@ class MemoryJournal:
             return self._starts.read_text().split()
         return []
 
-    def finish(self, name: str, exit: Exit, at: datetime) -> None:
+    def finish(self, name: str, exit: Exit, at: datetime, notes: tuple[str, ...]) -> None:
         """Record how a pod ended; the first word counts."""
-        text = json.dumps({"code": exit.code, "message": exit.message, "at": at.isoformat()})
+        ended = {"code": exit.code, "message": exit.message, "at": at.isoformat(), "notes": notes}
+        text = json.dumps(ended)
         with suppress(FileNotFoundError):
             self._write_once(self._pods / name / "exit", text)
 

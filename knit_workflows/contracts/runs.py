@@ -56,6 +56,8 @@ class Progress(Message):
     pod_ended: bool = False
     exit_code: int | None = None
     exit_message: str = ""
+    notes: tuple[str, ...] = ()
+    """What cannot be kept of its outputs, in words."""
 
 
 class HeldUp(Message):

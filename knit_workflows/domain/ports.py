@@ -147,12 +147,14 @@ class RunStore(Protocol):
         exit: Exit | None = None,
         image_digest: str | None = None,
         used: UsedResources | None = None,
+        notes: Sequence[str] = (),
     ) -> RunStatus:
         """Move a Run to `target` if that is legal from its status, and give its status afterwards.
 
         The same target again, or a target that is no longer legal (e.g. the user stopped the Run
-        meanwhile), changes nothing: callers look at the answer. `exit` is recorded only with a
-        real move. Not for final statuses: see `finalize`. Raises RunNotFound, Superseded.
+        meanwhile), changes nothing: callers look at the answer. `exit` and `notes` (sentences
+        about its outputs) are recorded only with a real move. Not for final statuses: see
+        `finalize`. Raises RunNotFound, Superseded.
         """
 
     async def hold_up(self, key: RunKey, holdup: Holdup | None, *, at: RunStatus) -> bool:

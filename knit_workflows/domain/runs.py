@@ -197,7 +197,7 @@ class RunDetail:
     """A Run with its assignments: one per input and output of its Plan, in path order.
 
     `used` is None before its pod is launched, `waiting` unless there is a reason why it has not
-    started.
+    started. `notes` are sentences about its outputs, at most one each: what in them cannot be kept.
     """
 
     summary: RunSummary
@@ -208,6 +208,7 @@ class RunDetail:
     priority: int = 0
     used: Used | None = None
     waiting: Waiting | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

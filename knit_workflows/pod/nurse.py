@@ -1,7 +1,11 @@
 """Records the log of a container of its own pod: the sidecar that makes a Run's log Data.
 
-Run as ``python3 -m knit_workflows.pod.nurse CONTAINER DEST`` with POD_NAME and NAMESPACE in the
-environment. The account needs `watch` on pods and `get` on pods/log.
+Run as ``python3 -m knit_workflows.pod.nurse CONTAINER DEST [FOLDER OUTPUT…]`` with POD_NAME and
+NAMESPACE in the environment. The account needs `watch` on pods and `get` on pods/log.
+
+Once the container has ended, each OUTPUT (a path of the container, seen here below FOLDER) is
+looked through, and what cannot be kept of it stands in the termination log, a line per output. What
+goes wrong with that is no failure.
 
 Exit codes: 0 the container has ended and DEST holds its whole log, or SIGTERM came and DEST holds
 what could be read in five seconds; 1 DEST cannot be written; 2 started wrongly; 3 the API kept
@@ -15,11 +19,13 @@ import os
 import signal
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from knit_workflows.pod.kube_api import ApiRefused, ApiTrouble, KubeApi
 from knit_workflows.pod.log_splice import LogSplice, NotALog
-from knit_workflows.pod.termination import TERMINATION_LOG, explain
+from knit_workflows.pod.survey import remark, survey
+from knit_workflows.pod.termination import TERMINATION_LOG, explain, tell
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -222,16 +228,30 @@ def _end_soon_on_sigterm() -> None:
     signal.signal(signal.SIGINT, end_soon)
 
 
-def _record(nurse: Nurse, destination: int) -> None:
-    """Records, and lets nothing go before it is on the disk."""
+def _record(nurse: Nurse, destination: int, remarks: Callable[[], list[str]]) -> list[str]:
+    """Records, and lets nothing go before it is on the disk; gives what to say of the outputs.
+
+    Nothing when SIGTERM came before the end.
+    """
     _end_soon_on_sigterm()
     try:
         nurse.record(destination)
+        said = remarks()
         signal.setitimer(signal.ITIMER_REAL, 0)
     except TimeIsUp:
-        pass
+        return []
     finally:
         os.fsync(destination)
+    return said
+
+
+def _remarks(outputs: list[str]) -> list[str]:
+    """Looks through the outputs, whose arguments are a folder and their paths below it."""
+    if not outputs:
+        return []
+    folder, *paths = outputs
+    found = [remark(path, survey(Path(f"{folder}{path}"))) for path in paths]
+    return [line for line in found if line]
 
 
 def main(
@@ -242,7 +262,7 @@ def main(
 ) -> int:
     """Records to the end; the exit code. Every failure is explained in the termination log."""
     try:
-        container, path = arguments
+        container, path, *outputs = arguments
         namespace, pod = environ["NAMESPACE"], environ["POD_NAME"]
         api = api or KubeApi.from_pod(environ)
     except ValueError:
@@ -254,7 +274,8 @@ def main(
     try:
         destination = os.open(path, _NEW_FILE, 0o644)
         try:
-            _record(Nurse(api, namespace, pod, container, Patience()), destination)
+            nurse = Nurse(api, namespace, pod, container, Patience())
+            said = _record(nurse, destination, lambda: _remarks(outputs))
         finally:
             os.close(destination)
     except GivenUp as reason:
@@ -263,6 +284,7 @@ def main(
     except OSError as error:
         explain(f"nurse: cannot write the log to {path}: {error.strerror}", termination_log)
         return 1
+    tell(said, termination_log)
     return 0
 
 

@@ -65,6 +65,7 @@ class RunRows:
         exit: Exit | None = None,
         image_digest: str | None = None,
         used: UsedResources | None = None,
+        notes: Sequence[str] = (),
     ) -> RunStatus:
         """Move a Run to `target` if that is legal, give its status afterwards."""
         if target in FINAL:
@@ -83,6 +84,7 @@ class RunRows:
                 "image_digest": image_digest,
                 "used_resources": None if used is None else Jsonb(dict(used.resources)),
                 "used_service_account": None if used is None else used.service_account,
+                "notes": list(notes) or None,
                 "run_channel": names.RUN_CHANNEL,
             },
         )

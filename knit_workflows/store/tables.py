@@ -200,7 +200,7 @@ class Run(_Table, table=True):
     """One combination of Data under a Plan. Uploads have no inputs and no `assignment_hash`.
 
     `admitted_at` says that it may have a workflow, `workflow_started_at` that it has one;
-    `used_*` and `image_digest` are what its pod really got.
+    `used_*` and `image_digest` are what its pod really got, `notes` is about its outputs.
     """
 
     __tablename__ = "run"
@@ -246,6 +246,7 @@ class Run(_Table, table=True):
     used_resources: dict[str, str] | None = Field(sa_column=Column(JSONB, nullable=True))
     used_service_account: str | None = _text(nullable=True)
     holdup: dict[str, Any] | None = Field(sa_column=Column(JSONB(none_as_null=True), nullable=True))
+    notes: list[str] | None = Field(sa_column=Column(ARRAY(Text), nullable=True))
 
 
 class Data(_Table, table=True):
@@ -364,7 +365,10 @@ class Discarded(_Table, table=True):
 
 
 class Admission(_Table, table=True):
-    """The limits that are in force, in its one row, so that everybody can say why a Run waits."""
+    """The limits that are in force, in its one row, so that everybody can say why a Run waits.
+
+    `held` says why no Run is admitted at all.
+    """
 
     __tablename__ = "admission"
     __table_args__ = (CheckConstraint("singleton", name="ck_admission_singleton"),)
@@ -374,3 +378,4 @@ class Admission(_Table, table=True):
     )
     total: int = Field(sa_column=Column(Integer, nullable=False))
     per_plan: int | None = Field(sa_column=Column(Integer, nullable=True))
+    held: str | None = _text(nullable=True)

@@ -138,6 +138,7 @@ def _run_detail(
         priority=row.priority,
         used=_used(row),
         waiting=waiting,
+        notes=tuple(row.notes or ()),
     )
 
 

@@ -53,6 +53,7 @@ class RunWorkflow:
         self._stop: StopRequest | None = None
         self._exit_code: int | None = None
         self._exit_message = ""
+        self._notes: tuple[str, ...] = ()
 
     @workflow.run
     async def run(self, request: RunInput) -> RunResult:
@@ -184,6 +185,8 @@ class RunWorkflow:
             text = f"**{held_up.status}**: {held_up.reason}"
         if self._exit_code is not None:
             text += f", exit code {self._exit_code} {self._exit_message}"
+        self._notes = progress.notes or self._notes
+        text += "".join(f"\n\n{note}" for note in self._notes)
         workflow.set_current_details(text)
 
 

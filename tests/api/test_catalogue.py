@@ -214,6 +214,8 @@ async def test_what_a_run_used_and_why_it_waits(client, store):
     }  # fmt: skip
     (listed,) = (await client.get("/runs")).json()
     assert listed["used"]["imageDigest"] == "sha256:abc"
+    told = ("output /out: 1 socket is not kept: worker.sock",)
+    assert (await shown(notes=told))["notes"] == list(told)
 
 
 async def test_the_history_of_a_run(client, store):

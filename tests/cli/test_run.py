@@ -287,15 +287,17 @@ def test_remarks_tell_why_it_waits_what_it_used_and_how_it_went(api):
         update={
             "waiting": Waiting(place=3, reason="2 Runs are before it"),
             "used": Used(resources={"memory": "1Gi", "cpu": "1"}, image_digest="sha256:ab"),
+            "notes": ["output /out: 1 socket is not kept: s"],
         }
     )
     lines = remarks(told, history(*["waiting", "ready"] * 4))
-    assert lines[:2] == [
+    assert lines[:3] == [
         "waiting: 2 Runs are before it",
         "used: cpu 1, memory 1Gi, image sha256:ab",
+        "output /out: 1 socket is not kept: s",
     ]
-    assert "knit run show --events" in lines[2]
-    assert len(lines) == 3 + 5
+    assert "knit run show --events" in lines[3]
+    assert len(lines) == 4 + 5
     assert remarks(run, []) == []
 
 

@@ -262,6 +262,25 @@ async def test_what_a_run_used_is_what_its_pod_got(store: PostgresStore, url: st
     assert only(await store.find_runs(RunQuery(plan_ids=frozenset({plan})))) == done
 
 
+async def test_what_is_noted_of_outputs_stays_until_they_are_discarded(
+    store: PostgresStore, url: str
+) -> None:
+    """With the end, whatever comes after it; a retry discards the outputs, and what was noted."""
+    plan = await a_plan(store)
+    queue_up(url, plan, [1])
+    key = only(await admit(store, 1))
+    await store.started([key])
+    notes = ("output /out: 1 socket is not kept: worker.sock",)
+    for target in (S.READY, S.STARTING, S.RUNNING):
+        await store.advance(key, target, cause="test")
+    await store.advance(key, S.COMPLETING, cause="test", exit=Exit(0, ""), notes=notes)
+    # Again, as a worker does that follows on a killed one: the end counts that came first.
+    await store.advance(key, S.COMPLETING, cause="test", exit=Exit(0, ""), notes=("other",))
+    await store.finalize(key, cause="test")
+    assert (await store.run(key.run_id)).notes == notes
+    assert (await store.retry(key.run_id)).notes == ()
+
+
 async def test_a_page_of_runs_mixes_all_of_them(store: PostgresStore, url: str) -> None:
     """Each Run of a list has its own reason; the window by time still holds."""
     plan = await a_plan(store)

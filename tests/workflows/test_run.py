@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections import Counter
 from collections.abc import AsyncGenerator
 from datetime import timedelta
@@ -107,6 +108,35 @@ async def test_a_run_keeps_to_its_budget(
         kinds = Counter(event.event_type for event in history)
         assert kinds[EventType.EVENT_TYPE_ACTIVITY_TASK_SCHEDULED] == activities
         assert len(history) <= events
+
+
+@pytest.mark.parametrize("linger", [timedelta(), timedelta(minutes=1)])
+async def test_what_cannot_be_kept_is_told_when_the_run_ends(
+    postgres: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch, linger: timedelta
+) -> None:
+    """In its history, with the Run, and in Temporal's Web UI; whoever saw its end."""
+    monkeypatch.setattr(runs, "LINGER", linger)
+
+    def behave(pod: RunPod) -> Exit:
+        with socket.socket(socket.AF_UNIX) as left:
+            left.bind(str(backend.folder(pod.outputs[0].volume) / "worker.sock"))
+        return SUCCEEDED
+
+    backend = MemoryBackend(behave)
+    note = "output /out/model: 1 socket is not kept: worker.sock"
+    async with knit_environment(postgres=postgres, backend=backend) as knit:
+        plan = await knit.apply(TRAIN)
+        await knit.push({"type": "dataset"})
+        [run] = await knit.runs_of(plan.summary.plan_id, 1)
+        assert (run.summary.status, run.notes) == (RunStatus.DONE, (note,))
+        events = await knit.store.run_events(run.summary.run_id)
+        assert [e.cause for e in events if e.to_status is RunStatus.COMPLETING] == [
+            f"run pod ended; {note}"
+        ]
+        handle = knit.temporal.get_workflow_handle(names.run_workflow(run.summary.run_id, 1))
+        await handle.result()
+        metadata = await handle.query("__temporal_workflow_metadata", result_type=dict)
+        assert metadata["currentDetails"].endswith(f"\n\n{note}")
 
 
 async def test_the_web_ui_tells_the_story(postgres: EmbeddedPostgres) -> None:

@@ -30,6 +30,8 @@ LABEL_INSTANCE: Final = "app.kubernetes.io/instance"
 """On a Job, its pods, a claim or a transfer pod: the name that knit computed."""
 
 AGENT_FOLDER: Final = "/data"
+OUTPUTS_FOLDER: Final = "/outputs"
+"""Where the nurse sees the outputs, each at its path below."""
 TOKEN_KEY: Final = "token"
 _TOKEN_FOLDER: Final = "/var/run/secrets/kubernetes.io/serviceaccount"
 _NURSE_VOLUME: Final = "serviceaccount"
@@ -125,7 +127,7 @@ def _pod_spec(pod: RunPod, settings: KubernetesSettings) -> JsonObject:
     if writable := _writable(pod):
         spec["initContainers"] = [_check(writable, settings)]
     if pod.log is not None:
-        spec["containers"].append(_nurse(pod.log, settings))
+        spec["containers"].append(_nurse(pod.log, pod.outputs, settings))
     return spec
 
 
@@ -192,16 +194,22 @@ def _check(writable: Sequence[Mount], settings: KubernetesSettings) -> JsonObjec
     }
 
 
-def _nurse(log: Volume, settings: KubernetesSettings) -> JsonObject:
-    """Give the sidecar that writes the log of `main` to its volume, with rights of its own."""
+def _nurse(log: Volume, outputs: Sequence[Mount], settings: KubernetesSettings) -> JsonObject:
+    """Give the sidecar that writes the log of `main` to its volume, with rights of its own.
+
+    It also looks through the outputs afterwards, below a folder of its own: one of them may have
+    the path of something in its image.
+    """
+    seen = [Mount(f"{OUTPUTS_FOLDER}{mount.path}", mount.volume) for mount in outputs]
     return _knit_container(NURSE, "nurse", settings) | {
-        "args": [MAIN, f"{LOG_PATH}/log"],
+        "args": [MAIN, f"{LOG_PATH}/log", OUTPUTS_FOLDER, *(mount.path for mount in outputs)],
         "env": [
             _from_field("POD_NAME", "metadata.name"),
             _from_field("NAMESPACE", "metadata.namespace"),
         ],
         "volumeMounts": [
             *_mounts([Mount(LOG_PATH, log)], read_only=False),
+            *_mounts(seen, read_only=True),
             {"name": _NURSE_VOLUME, "mountPath": _TOKEN_FOLDER, "readOnly": True},
         ],
     }

@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import Final
 
 from knit_workflows.compute.base import Observation, Phase, Trouble, TroubleKind
-from knit_workflows.compute.kubernetes.manifests import MAIN
+from knit_workflows.compute.kubernetes.manifests import MAIN, NURSE
 from knit_workflows.compute.kubernetes.objects import (
     JsonObject,
     being_deleted,
@@ -86,7 +86,13 @@ def observe_pod(pod: JsonObject, warnings: Sequence[Warned], now: datetime) -> O
     if _ended(pod):
         result = _exit(pod)
         phase = Phase.SUCCEEDED if result == SUCCEEDED else Phase.FAILED
-        return Observation(phase, exit=result, image_digest=digest, ended_at=_finished_at(main))
+        return Observation(
+            phase,
+            exit=result,
+            image_digest=digest,
+            ended_at=_finished_at(main),
+            notes=_notes(pod),
+        )
     state = main.get("state") or {}
     if "running" in state or "terminated" in state:
         return Observation(Phase.RUNNING, image_digest=digest)
@@ -132,6 +138,14 @@ def _status_of(pod: JsonObject, name: str) -> JsonObject:
 def _digest(container: JsonObject) -> str | None:
     image_id: str = container.get("imageID") or ""
     return image_id.rpartition("@")[2].rpartition("://")[2] or None
+
+
+def _notes(pod: JsonObject) -> tuple[str, ...]:
+    """Give what the nurse says of the outputs, a line each; what it says when it fails is none."""
+    terminated = _status_of(pod, NURSE).get("state", {}).get("terminated") or {}
+    if terminated.get("exitCode") != 0:
+        return ()
+    return tuple(filter(None, (terminated.get("message") or "").splitlines()))
 
 
 def _finished_at(container: JsonObject) -> datetime | None:

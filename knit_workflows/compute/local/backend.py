@@ -34,6 +34,7 @@ from knit_workflows.compute.local.pod_folder import Account
 from knit_workflows.compute.local.settings import LocalSettings
 from knit_workflows.compute.local.troubles import BACKEND_AWAY
 from knit_workflows.domain.errors import BackendUnavailable
+from knit_workflows.pod.survey import remark, survey
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +64,7 @@ class LocalBackend:
         self._settings = settings
         self._state = StateFolder(settings.state)
         self._engines = EngineFinder(settings)
-        self._durable: set[str] = set()
+        self._notes: dict[str, tuple[str, ...]] = {}
         self._chores: set[asyncio.Future[None]] = set()
 
     async def open(self) -> None:
@@ -193,8 +194,7 @@ class LocalBackend:
             return await self._look(folder)  # It went on, or ended, between the two looks.
         stopped = pod_folder.stop_deadline(folder) is not None
         if account.ended and not stopped:
-            await self._make_durable(folder)
-            return observation_of(account)
+            return replace(observation_of(account), notes=await self._settled(folder))
         if not stopping.is_gone(folder, account):
             await asyncio.to_thread(self._kill, folder, account, 0.0)
             return _RUNNING
@@ -216,14 +216,13 @@ class LocalBackend:
             if pid is not None:
                 self._children.adopt(pid)
 
-    async def _make_durable(self, folder: Path) -> None:
-        """Have the log on the disk before anybody hears of the end."""
-        if folder.name in self._durable:
-            return
-        written = stopping.read_asked(folder).log
-        if written is not None:
-            await asyncio.to_thread(_sync, written)
-        self._durable.add(folder.name)
+    async def _settled(self, folder: Path) -> tuple[str, ...]:
+        """Have the log on the disk before anybody hears of the end; give what to say of outputs."""
+        known = self._notes.get(folder.name)
+        if known is None:
+            asked = stopping.read_asked(folder)
+            known = self._notes[folder.name] = await asyncio.to_thread(_settle, asked)
+        return known
 
     def _patience(
         self, folder: Path, account: Account, now: Observation, supervisor_ended: bool
@@ -244,7 +243,7 @@ class LocalBackend:
 
     def _discard(self, folder: Path) -> None:
         grave = self._state.bury(folder)
-        self._durable.discard(folder.name)
+        self._notes.pop(folder.name, None)
         if grave is not None:
             self._do_later(lambda: self._state.remove(grave))
 
@@ -268,6 +267,13 @@ def _attempt(chore: Callable[[], None]) -> None:
     except Exception:
         # Nobody waits for it; the next start of knit tries again.
         log.exception("could not empty the trash", extra={"action": "trash_kept"})
+
+
+def _settle(asked: stopping.Asked) -> tuple[str, ...]:
+    if asked.log is not None:
+        _sync(asked.log)
+    outputs = sorted(asked.outputs.items())
+    return tuple(filter(None, (remark(path, survey(folder)) for path, folder in outputs)))
 
 
 def _sync(path: Path) -> None:

@@ -127,6 +127,7 @@ def _prepare(folder: Path, pod: RunPod, start: Start, state: StateFolder) -> Non
             "command": [*pod.entrypoint, *pod.args],
             "engine": start.engine,
             "log": str(state.volume(pod.log) / LOG_FILE) if pod.log else None,
+            "outputs": {mount.path: str(state.volume(mount.volume)) for mount in pod.outputs},
         }
         (draft / pod_folder.POD).write_text(json.dumps(document, indent=1))
         pod_folder.reserve(draft)

@@ -30,13 +30,17 @@ class Asked:
 
     engine: str | None
     log: Path | None
+    outputs: Mapping[str, Path]
+    """The folder behind each path."""
 
 
 def read_asked(folder: Path) -> Asked:
     """Read a pod's `pod.json`; raises FileNotFoundError when there is no such pod."""
     document = json.loads((folder / pod_folder.POD).read_text())
     log = document["log"]
-    return Asked(document["engine"], Path(log) if log else None)
+    # A pod of an older knit says nothing of its outputs.
+    outputs = {path: Path(folder) for path, folder in document.get("outputs", {}).items()}
+    return Asked(document["engine"], Path(log) if log else None, outputs)
 
 
 def is_alive(folder: Path, account: Account) -> bool:

@@ -61,7 +61,7 @@ WITH made AS (
            exit_code = NULL, exit_message = NULL,
            admitted_at = NULL, workflow_started_at = NULL,
            priority = (SELECT p.priority FROM plan p WHERE p.plan_id = run.plan_id),
-           image_digest = NULL, used_resources = NULL, used_service_account = NULL
+           image_digest = NULL, notes = NULL, used_resources = NULL, used_service_account = NULL
      WHERE run_id = %(run_id)s
  RETURNING run_id, plan_id, generation, status, updated_at
 ), /*new_data*/, noted AS (
@@ -82,7 +82,7 @@ WITH moved AS (
            holdup = NULL,
            generation = generation + CASE WHEN %(admitted)s THEN 1 ELSE 0 END,
            updated_at = date_trunc('milliseconds', clock_timestamp()),
-           exit_code = NULL, exit_message = NULL
+           exit_code = NULL, exit_message = NULL, notes = NULL
      WHERE run_id = %(run_id)s
  RETURNING run_id, generation, status, updated_at
 ), noted AS (

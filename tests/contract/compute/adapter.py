@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
@@ -52,6 +54,10 @@ class ComputeAdapter(ABC):
     async def read_volume(self, volume: Volume) -> dict[str, bytes]:
         """Read all files of a volume by relative path, past the back-end."""
 
+    @abstractmethod
+    async def leave_socket(self, volume: Volume, name: str) -> None:
+        """Make a socket in a volume, as a program does that ends without removing its own."""
+
     async def send(
         self, endpoint: Endpoint, transfer: Transfer, files: Mapping[str, bytes]
     ) -> None:
@@ -80,6 +86,16 @@ def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
+
+
+def bind_socket(path: Path) -> None:
+    """Make a socket, and let go of it; the path may be longer than an address."""
+    folder = os.open(path.parent, os.O_PATH | os.O_CLOEXEC)
+    try:
+        with socket.socket(socket.AF_UNIX) as left:
+            left.bind(f"/proc/self/fd/{folder}/{path.name}")
+    finally:
+        os.close(folder)
 
 
 def read_folder(folder: Path) -> dict[str, bytes]:

@@ -22,7 +22,7 @@ from kubernetes.aio import client, config
 from knit_workflows import names
 from knit_workflows.compute.base import ComputeBackend, Endpoint, RunPod, Transfer, Volume
 from knit_workflows.compute.kubernetes import KubernetesBackend, KubernetesSettings
-from tests.contract.compute.adapter import ComputeAdapter, read_folder, write_folder
+from tests.contract.compute.adapter import ComputeAdapter, bind_socket, read_folder, write_folder
 from tests.waiting import PATIENCE
 
 _UP = Path(__file__).parents[2] / "cluster" / "up.py"
@@ -72,6 +72,11 @@ class KubernetesAdapter(ComputeAdapter):
         """Write to the folder behind the claim."""
         folder = await self._cluster.folder(volume)
         await asyncio.to_thread(write_folder, folder, files)
+
+    async def leave_socket(self, volume: Volume, name: str) -> None:
+        """Make it in the folder behind the claim."""
+        folder = await self._cluster.folder(volume)
+        await asyncio.to_thread(bind_socket, folder / name)
 
     async def read_volume(self, volume: Volume) -> dict[str, bytes]:
         """Read the folder behind the claim."""

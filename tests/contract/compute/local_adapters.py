@@ -20,7 +20,7 @@ import pytest
 
 from knit_workflows.compute.base import ComputeBackend, Volume
 from knit_workflows.compute.local import LocalBackend, LocalSettings
-from tests.contract.compute.adapter import ComputeAdapter, read_folder, write_folder
+from tests.contract.compute.adapter import ComputeAdapter, bind_socket, read_folder, write_folder
 
 TOOLS = Path(__file__).parents[3] / "tools"
 _APPLETS = ("sh", "cat", "dd", "echo", "env", "mkdir", "printf", "seq", "sleep", "touch", "true")
@@ -56,6 +56,10 @@ class LocalHostAdapter(ComputeAdapter):
     async def write_volume(self, volume: Volume, files: Mapping[str, bytes]) -> None:
         """Write to the volume's folder."""
         write_folder(self._state / "volumes" / volume.name, files)
+
+    async def leave_socket(self, volume: Volume, name: str) -> None:
+        """Make it in the volume's folder."""
+        bind_socket(self._state / "volumes" / volume.name / name)
 
     async def read_volume(self, volume: Volume) -> dict[str, bytes]:
         """Read the volume's folder."""

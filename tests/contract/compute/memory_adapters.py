@@ -12,7 +12,7 @@ from pathlib import Path
 from knit_workflows.compute.base import ComputeBackend, RunPod, Volume
 from knit_workflows.compute.memory import MemoryBackend
 from knit_workflows.domain.runs import SUCCEEDED, Exit
-from tests.contract.compute.adapter import ComputeAdapter, read_folder, write_folder
+from tests.contract.compute.adapter import ComputeAdapter, bind_socket, read_folder, write_folder
 
 
 class MemoryAdapter(ComputeAdapter):
@@ -40,6 +40,10 @@ class MemoryAdapter(ComputeAdapter):
     async def write_volume(self, volume: Volume, files: Mapping[str, bytes]) -> None:
         """Write to the volume's folder."""
         write_folder(self._backend.folder(volume), files)
+
+    async def leave_socket(self, volume: Volume, name: str) -> None:
+        """Make it in the volume's folder."""
+        bind_socket(self._backend.folder(volume) / name)
 
     async def read_volume(self, volume: Volume) -> dict[str, bytes]:
         """Read the volume's folder."""

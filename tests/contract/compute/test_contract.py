@@ -294,6 +294,38 @@ async def test_a_registry_that_is_away_is_trouble_that_may_pass(pods: Pods) -> N
     await pods.gone(pod.name)
 
 
+# --- what is left of it ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("code", [0, 3])
+async def test_what_cannot_be_kept_of_an_output_is_noted_with_the_end(
+    pods: Pods, code: int
+) -> None:
+    """However it ended, each time it is asked; of an output that can be kept nothing is said."""
+    pod = await pods.launched(
+        COUNT_START, f"while [ ! -e {OUTPUT}/go ]; do sleep 0.05; done", f"exit {code}"
+    )
+    await pods.until_output(pod, "starts")
+    assert (await pods.backend.observe(pod.name)).notes == ()
+    await pods.adapter.leave_socket(pod.outputs[0].volume, "worker.sock")
+    await pods.adapter.write_volume(pod.outputs[0].volume, {"go": b""})
+    noted = (f"output {OUTPUT}: 1 socket is not kept: worker.sock",)
+    assert (await pods.ended(pod.name)).notes == noted
+    assert (await pods.backend.observe(pod.name)).notes == noted
+
+
+@pytest.mark.needs(Ability.OUTLIVES)
+async def test_another_process_notes_the_same(pods: Pods, adapter: ComputeAdapter) -> None:
+    """A killed worker's successor looks again, or finds what was noted."""
+    pod = await pods.launched(COUNT_START, f"while [ ! -e {OUTPUT}/go ]; do sleep 0.05; done")
+    await pods.until_output(pod, "starts")
+    await pods.adapter.leave_socket(pod.outputs[0].volume, "worker.sock")
+    await pods.adapter.write_volume(pod.outputs[0].volume, {"go": b""})
+    end = await pods.ended(pod.name)
+    async with adapter.another() as other:
+        assert (await other.observe(pod.name)).notes == end.notes != ()
+
+
 # --- observe, release, housekeeping ------------------------------------------------------------
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -21,6 +22,7 @@ import pytest
 from knit_workflows.pod import nurse
 from knit_workflows.pod.kube_api import ApiRefused, ApiTrouble, KubeApi
 from knit_workflows.pod.log_splice import NotALog
+from knit_workflows.pod.termination import tell
 from tests.waiting import PATIENCE
 
 REPOSITORY = Path(__file__).parents[3]
@@ -295,28 +297,29 @@ def test_pauses_grow_and_refusals_end_after_a_minute() -> None:
         forgiven.succeeded()
 
 
+Process = subprocess.Popen[bytes]
 SCRIPT = """
 import sys
 from http.client import HTTPConnection
 from knit_workflows.pod import nurse
 from knit_workflows.pod.kube_api import KubeApi
-port, log, termination_log, refused = sys.argv[1:]
+port, log, termination_log, refused, *outputs = sys.argv[1:]
 nurse._REFUSED_SECONDS = float(refused)
 nurse.Patience.__init__.__defaults__ = (float(refused), *nurse.Patience.__init__.__defaults__[1:])
 api = KubeApi(lambda: HTTPConnection("127.0.0.1", int(port), timeout=100), lambda: "token")
 environ = {"NAMESPACE": "ns", "POD_NAME": "pod-1"}
-sys.exit(nurse.main(["main", log], environ, api, termination_log))
+sys.exit(nurse.main(["main", log, *outputs], environ, api, termination_log))
 """
 
 
 @pytest.fixture
-def process(server: Api, tmp_path: Path) -> Callable[..., subprocess.Popen[bytes]]:
+def process(server: Api, tmp_path: Path) -> Callable[..., Process]:
     (tmp_path / "termination-log").touch()
 
-    def process(log: Path, refused: float = 60) -> subprocess.Popen[bytes]:
+    def process(log: Path, refused: float = 60, outputs: Sequence[str] = ()) -> Process:
         return subprocess.Popen(
             [sys.executable, "-c", SCRIPT, str(server.server_address[1]), log,
-             tmp_path / "termination-log", str(refused)],
+             tmp_path / "termination-log", str(refused), *outputs],
             cwd=REPOSITORY, stderr=subprocess.DEVNULL,
         )  # fmt: skip
 
@@ -328,6 +331,29 @@ def test_as_a_process_it_ends_with_zero(server: Api, process, tmp_path: Path) ->
     assert process(tmp_path / "log").wait(PATIENCE) == 0
     assert (tmp_path / "log").read_bytes() == plain(0, 3)
     assert (tmp_path / "termination-log").read_text() == ""
+
+
+def test_it_tells_what_of_the_outputs_cannot_be_kept(server: Api, process, tmp_path: Path) -> None:
+    """A line for each output that has such a thing; one that is not there is no failure."""
+    server.logs = [lines(0, 3)]
+    for name in ("fine", "not"):
+        (tmp_path / "outputs" / name).mkdir(parents=True)
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(tmp_path / "outputs" / "not" / "s"))
+    outputs = [f"{tmp_path}/outputs", "/fine", "/not", "/gone"]
+    assert process(tmp_path / "log", outputs=outputs).wait(PATIENCE) == 0
+    assert (tmp_path / "termination-log").read_text() == (
+        "output /not: 1 socket is not kept: s\n"
+        "output /gone: it was not looked through to the end: No such file or directory\n"
+    )
+
+
+def test_a_termination_log_holds_whole_lines(tmp_path: Path) -> None:
+    """As many as Kubernetes reads."""
+    log = tmp_path / "termination-log"
+    log.touch()
+    tell(["x" * 2000, "y" * 2000, "z" * 2000], str(log))
+    assert log.read_text().split("\n") == ["x" * 2000, "y" * 2000, ""]
 
 
 def test_a_log_that_exists_is_not_overwritten(process, tmp_path: Path) -> None:

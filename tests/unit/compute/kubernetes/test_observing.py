@@ -98,6 +98,19 @@ class TestPhases:
         assert observation.ended_at == NOW
         assert observation.trouble is None
 
+    def test_what_the_nurse_says_of_the_outputs_is_noted(self):
+        told = "output /a: 1 socket is not kept: s\noutput /b: 2 sockets are not kept: s, t\n"
+        for main in (ended(0), ended(3)):
+            phase = "Succeeded" if main == ended(0) else "Failed"
+            observation = seen(pod(phase, main=main, nurse=ended(0, message=told)))
+            assert observation.notes == tuple(told.splitlines())
+            assert "socket" not in observation.exit.message
+
+    def test_why_the_nurse_failed_is_no_note(self):
+        observation = seen(pod("Failed", main=ended(0), nurse=ended(3, message="cannot read")))
+        assert observation.notes == ()
+        assert "cannot read" in observation.exit.message
+
     def test_pods_are_cut_down_without_changing_what_is_seen(self):
         whole = pod("Failed", main=ended(3))
         whole["spec"]["nodeName"] = "n"

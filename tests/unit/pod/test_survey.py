@@ -1,0 +1,138 @@
+"""Looking through an output: what is left out is found and named, within bounds."""
+
+from __future__ import annotations
+
+import os
+import resource
+import socket
+from pathlib import Path
+
+from knit_workflows.pod.survey import Survey, remark, survey
+
+
+def bind(path: Path) -> None:
+    """Leave a socket there, however long its path is."""
+    with socket.socket(socket.AF_UNIX) as left:
+        here = Path.cwd()
+        os.chdir(path.parent)
+        try:
+            left.bind(path.name)
+        finally:
+            os.chdir(here)
+
+
+def test_only_what_cannot_be_data_is_left_out(tmp_path: Path) -> None:
+    """Files, folders, links (broken ones too) and named pipes are Data."""
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / "file").write_text("x")
+    (tmp_path / "link").symlink_to("nowhere")
+    (tmp_path / "into").symlink_to("/")
+    os.mkfifo(tmp_path / "pipe")
+    bind(tmp_path / "a" / "b" / "worker.sock")
+    found = survey(tmp_path)
+    assert found == Survey(7, (("a/b/worker.sock", "socket"),), {"socket": 1})
+    assert remark("/out", found) == "output /out: 1 socket is not kept: a/b/worker.sock"
+
+
+def test_there_is_nothing_to_say_of_what_is_kept(tmp_path: Path) -> None:
+    """Nor of the file system's own folder at the top, whatever it holds."""
+    (tmp_path / "lost+found").mkdir()
+    bind(tmp_path / "lost+found" / "s")
+    assert survey(tmp_path) == Survey(0)
+    assert remark("/out", survey(tmp_path)) == ""
+    (tmp_path / "a" / "lost+found").mkdir(parents=True)
+    bind(tmp_path / "a" / "lost+found" / "s")
+    assert survey(tmp_path).left_out == (("a/lost+found/s", "socket"),)
+
+
+def test_the_first_ones_are_named_and_all_are_counted(tmp_path: Path) -> None:
+    """In name order, wherever they are."""
+    for number in range(45):
+        folder = tmp_path / f"{number % 3}"
+        folder.mkdir(exist_ok=True)
+        bind(folder / f"{number:02}.sock")
+    found = survey(tmp_path)
+    assert found.left_out_count == 45
+    assert [path for path, _ in found.left_out] == sorted(
+        f"{number % 3}/{number:02}.sock" for number in range(45)
+    )[:20]
+    assert remark("/o", found).startswith("output /o: 45 sockets are not kept: 0/00.sock, 0/03.")
+    assert remark("/o", found).endswith(" and 25 more")
+
+
+def test_devices_are_left_out_too() -> None:
+    """Each kind is counted by itself."""
+    found = survey(Path("/dev"))
+    assert found.kinds["character device"] >= 1
+    words = remark("/out", Survey(2, (("null", ""), ("s", "")), {"socket": 1, "block device": 2}))
+    assert words == "output /out: 2 block devices and 1 socket are not kept: null, s and 1 more"
+
+
+def test_folders_may_be_deep(tmp_path: Path) -> None:
+    """Deeper than there are descriptors, and longer than a path may be; no recursion."""
+    depth = 2_000  # 5,000 takes 0.4 s to look through, and some disks 10 s to remove
+    home = os.open(".", os.O_RDONLY)
+    try:
+        os.chdir(tmp_path)
+        for _ in range(depth):
+            Path("a-folder").mkdir()
+            os.chdir("a-folder")
+        with socket.socket(socket.AF_UNIX) as left:
+            left.bind("s")
+        os.fchdir(home)
+        before = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (64, before[1]))
+        try:
+            found = survey(tmp_path)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    finally:
+        os.fchdir(home)
+        os.close(home)
+        _remove_chain(tmp_path, "a-folder")
+    assert (found.entries, found.left_out_count, found.trouble) == (depth + 1, 1, "")
+    assert len(remark("/out", found)) < 300
+
+
+def _remove_chain(top: Path, name: str) -> None:
+    """Remove folders within folders: pytest's own way of tidying up is too shallow."""
+    while (top / name).exists():
+        second = top / name / name
+        if second.exists():
+            second.rename(top / "next")
+        for file in (top / name).iterdir():
+            file.unlink()
+        (top / name).rmdir()
+        if (top / "next").exists():
+            (top / "next").rename(top / name)
+
+
+def test_a_giant_folder_is_not_looked_through_to_the_end(tmp_path: Path) -> None:
+    """By number or by time; what was found until then is told."""
+    bind(tmp_path / "s")
+    for number in range(5):
+        (tmp_path / "d").mkdir(exist_ok=True)
+        (tmp_path / "d" / str(number)).touch()
+    some = survey(tmp_path, most_entries=4)
+    assert (some.entries, some.left_out_count) == (4, 1)
+    assert remark("/out", some) == (
+        "output /out: 1 socket is not kept: s; it was not looked through to the end: it has more "
+        "than 4 entries"
+    )
+    assert "it takes too long" in survey(tmp_path, most_seconds=0).trouble
+
+
+def test_what_cannot_be_looked_into_is_told(tmp_path: Path) -> None:
+    """It is no failure."""
+    gone = survey(tmp_path / "gone")
+    assert remark("/out", gone) == (
+        "output /out: it was not looked through to the end: No such file or directory"
+    )
+
+
+def test_names_cannot_break_a_line(tmp_path: Path) -> None:
+    """Control characters and bytes that are no text are written out."""
+    bind(tmp_path / "a\n\x1b[31m")
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(os.fsencode(tmp_path) + b"/b\xff")
+    assert remark("/out", survey(tmp_path)).endswith(": a\\n\\x1b[31m, b\\xff")
