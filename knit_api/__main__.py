@@ -59,6 +59,7 @@ def deps_from(settings: Settings) -> Deps:
         transfers=Lazy(_transfers(settings), EngineUnavailable),
         lease=settings.engine.transfer_lease,
         new_runs=settings.engine.new_runs,
+        disk=settings.store.folder,
         close_store=close_store,
     )
 

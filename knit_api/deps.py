@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
+from pathlib import Path
 from typing import Annotated, Final, Generic, Protocol, TypeVar
 from uuid import UUID
 
@@ -136,13 +137,14 @@ class Deps:
     """All that one API process holds.
 
     `lease` is how long a transfer may be silent; `new_runs` how many Runs a Plan may create at once
-    without being confirmed.
+    without being confirmed. `disk` is the database's folder, if it is on this machine.
     """
 
     store: Lazy[ApiStore]
     transfers: Lazy[Transfers]
     lease: timedelta = timedelta(seconds=60)
     new_runs: int = 10_000
+    disk: Path | None = None
     close_store: Callable[[], Awaitable[None]] | None = None
     threads: Threads = field(default_factory=Threads.start)
     agents: httpx.AsyncClient = field(default_factory=agent_client)

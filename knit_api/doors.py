@@ -20,6 +20,7 @@ from knit_api.agent_upload import AgentLost, send_body
 from knit_api.codecs import PLAIN_TAR
 from knit_api.streams import BytePipe, ThreadIterator, cancelled, completed
 from knit_api.upload_body import UploadBody
+from knit_workflows.disk import FULL, storage_full
 from knit_workflows.domain import errors
 from knit_workflows.domain.ports import TransferRecord
 from knit_workflows.pod import archive
@@ -33,7 +34,7 @@ AGENT_SILENCE_SECONDS: Final = 0.5
 """A followed agent that sends nothing for so long, longer than its own interval, has nothing."""
 LOG_FILE: Final = "log"
 
-_DISK_FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_DISK_FULL: Final = FULL | {errno.EFBIG}
 _BAD_NAME: Final = (errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL)
 _READ_LOG: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _PATIENCE: Final = httpx.Timeout(60.0, connect=10.0)
@@ -196,7 +197,7 @@ class FolderDoor:
         except FileExistsError as error:
             raise errors.DataExists from error
         except OSError as error:
-            _raise_for_disk(error)
+            _raise_for_disk(error, self._root)
         finally:
             inlet.abandon()
 
@@ -360,9 +361,9 @@ def _refused(reason: str, member: str | None) -> errors.InvalidArchive:
     )
 
 
-def _raise_for_disk(error: OSError) -> NoReturn:
+def _raise_for_disk(error: OSError, folder: Path) -> NoReturn:
     if error.errno in _DISK_FULL:
-        raise errors.StorageFull from error
+        raise storage_full(error, folder) from error
     if error.errno in _BAD_NAME:
         raise _refused(f"the storage refuses a name ({error.strerror})", None) from error
     raise errors.BackendUnavailable(f"the volume cannot be written: {error.strerror}") from error
@@ -387,7 +388,7 @@ def _raise_for_agent(status: int, body: bytes) -> None:
     if status == 409:
         raise errors.DataExists
     if status == 507:
-        raise errors.StorageFull
+        raise errors.StorageFull(f"there is no room left in the Data's volume: {reason}")
     if status == 503:
         raise errors.TransferNotReady(reason)
     raise errors.BackendUnavailable(f"the volume's agent failed: {reason}")

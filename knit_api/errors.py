@@ -27,6 +27,8 @@ STATUS: Final[Mapping[type[Exception], int]] = {
     domain.NotFound: 404,
     domain.Conflict: 409,
     domain.StorageFull: 507,
+    domain.StoreFull: 507,
+    domain.EngineFull: 507,
     domain.Unavailable: 503,
     domain.BackendRejected: 500,
     domain.KnitError: 500,
@@ -43,6 +45,8 @@ _ADVICE: Final[Mapping[type[Exception], str]] = {
     domain.UploadKeySpent: "upload again with another key",
     domain.Conflict: "look at its present state, then decide anew",
     domain.StorageFull: "make room where Data is kept, then try again",
+    domain.StoreFull: "make room on the disk of the database, then try again",
+    domain.EngineFull: "make room on the disk of Temporal's database, then try again",
     domain.Unavailable: "try again in some seconds",
     domain.KnitError: "ask the operator of this knit; its logs say more",
 }

@@ -66,7 +66,7 @@ _WORDS: Final = {
     415: "not a type of archive",
     500: "it cannot be done, and never will be without a change of the system",
     503: "a part of knit does not answer, or it is too early; try again",
-    507: "there is no space left for the Data",
+    507: "a disk is full; room must be made first",
 }
 _ID_WORDS: Final = {
     "knit_id": "the id of a Data",
@@ -87,8 +87,9 @@ Extra = dict[str, Any]
 
 
 def failures(*statuses: int) -> dict[int | str, Extra]:
-    """Describe the errors a route may answer with."""
-    return {status: _failure(status) for status in statuses}
+    """Describe the errors a route may answer with; 507 wherever a part may be away."""
+    full = {507} if 503 in statuses else set()
+    return {status: _failure(status) for status in sorted({*statuses, *full})}
 
 
 def _failure(status: int) -> Extra:

@@ -15,6 +15,7 @@ from knit_api.codecs import CHECKSUM_TRAILER, GZIPPED_TAR, PLAIN_TAR, Encoder
 from knit_api.deps import ApiStore, Deps, Transfers
 from knit_api.direct_archive import DirectArchive
 from knit_api.doors import Door, Pieces, open_door
+from knit_api.full_disk import naming_full_disk
 from knit_api.responses import StreamedResponse
 from knit_api.streams import cancelled, completed
 from knit_api.upload_body import UploadBody
@@ -64,7 +65,8 @@ async def upload(
     if key is not None and (made := await made_before(store, key)):
         return Uploaded(made, before=True)
     try:
-        transfer = await _opened(store, transfers, lambda: transfers.open_upload(key))
+        with naming_full_disk(deps.disk):
+            transfer = await _opened(store, transfers, lambda: transfers.open_upload(key))
     except (errors.UploadUnderWay, errors.UploadKeySpent):
         # Another request with the key was quicker: it may have come to its end by now.
         if key is not None and (made := await made_before(store, key)):
@@ -133,7 +135,8 @@ async def reading(deps: Deps, knit_id: KnitId) -> AsyncIterator[Door]:
     """Hold a door to read a Data open. Raises DataNotFound, Unavailable."""
     store = await deps.store.get()
     transfers = await deps.transfers.get()
-    transfer = await _opened_to_read(store, transfers, knit_id)
+    with naming_full_disk(deps.disk):
+        transfer = await _opened_to_read(store, transfers, knit_id)
     try:
         async with _renewed(transfers, transfer, deps.lease):
             yield await _door(deps, store, transfer)

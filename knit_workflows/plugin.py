@@ -138,7 +138,7 @@ class Deps:
         transfers = ComputeTransferActivities(
             self.store, self.backend, idle=self.engine.transfer_lease * 3
         )
-        projector = StoreProjectorActivities(self.store, self.engine)
+        projector = StoreProjectorActivities(self.store, self.backend, self.engine)
         awaiting = StoreAwaitRunActivities(self.store, self.engine.fallback)
         tidying = StoreHousekeepingActivities(self.store, self.backend, transfers, self.engine)
         by_role: dict[Role, list[Callable[..., Any]]] = {

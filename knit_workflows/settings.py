@@ -26,6 +26,10 @@ class StoreSettings(BaseModel):
     """A PostgreSQL URL."""
     pool_size: int = Field(default=8, ge=2)
     """Connections a process holds at most, besides one that listens."""
+    folder: Path | None = None
+    """Folder of the database, if it is on this machine: when its disk is full, errors say so."""
+    reserve: Path | None = None
+    """File on that disk whose room stops and deletions may use when the disk is full."""
 
 
 class EngineSettings(BaseModel):
@@ -74,6 +78,9 @@ class LocalComputeSettings(BaseModel):
     """Further folders of this machine that `host/…` images see, read-only."""
     network: bool = True
     """Whether tasks may use the network."""
+    floor: int = Field(default=256 << 20, ge=0)
+    """Bytes that must be free on the disk of `state`, or a twentieth of it if that is less: below,
+    uploads are refused and new Runs wait."""
 
 
 class KubernetesComputeSettings(BaseModel):

@@ -64,7 +64,7 @@ async def find_data(request: Request, store: StoreOf) -> Response:
 @router.post(
     "",
     response_model=Data,
-    responses=failures(400, 408, 409, 415, 503, 507),
+    responses=failures(400, 408, 409, 415, 503),
     openapi_extra=takes_archive()
     | {
         "parameters": [

@@ -17,7 +17,7 @@ from knit_cli.dev.prerequisites import obtain_prerequisites
 from knit_cli.dev.services import api_root
 from knit_cli.dev.starting import running_detached, settled, supervise
 from knit_cli.dev.state import DevState, Ports, StateFolder
-from knit_cli.dev.view import live, still
+from knit_cli.dev.view import disk_facts, disk_line, live, still
 from knit_cli.errors import CliError
 from knit_cli.invocation import Invocation, invocation_of
 from knit_cli.output import say
@@ -77,9 +77,9 @@ def status(
     folder = StateFolder(invocation_of(context).path(state))
     running = folder.running()
     if as_json or not sys.stdout.isatty():
-        print(json.dumps(_as_json(running), indent=4))  # noqa: T201  the command's result
+        print(json.dumps(_as_json(running, folder), indent=4))  # noqa: T201  its result
     elif running is not None:
-        Console().print(still(running))
+        Console().print(still(running), disk_line(folder, running))
     elif leftovers(folder):
         say("its supervisor was killed, other processes are left: `knit dev up` starts it again")
     else:
@@ -153,7 +153,7 @@ def _use_here(invocation: Invocation, ports: Ports) -> None:
     mark_folder(folder, name)
 
 
-def _as_json(record: DevState | None) -> dict[str, object]:
+def _as_json(record: DevState | None, folder: StateFolder) -> dict[str, object]:
     if record is None:
         return {"running": False}
     return {
@@ -164,4 +164,5 @@ def _as_json(record: DevState | None) -> dict[str, object]:
         "webUi": f"http://{LOOPBACK}:{record.ports.web_ui}",
         "processes": {name: mark.pid for name, mark in record.processes.items()},
         "supervisor": record.supervisor.pid if record.supervisor else None,
+        "disk": disk_facts(folder, record),
     }

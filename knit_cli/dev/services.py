@@ -109,6 +109,8 @@ def _environment(folder: StateFolder, ports: Ports, database_url: str) -> dict[s
         **inherited,
         OWNER: str(folder.root),
         "KNIT_STORE__URL": database_url,
+        "KNIT_STORE__FOLDER": str(folder.postgres),
+        "KNIT_STORE__RESERVE": str(folder.reserve),
         "KNIT_COMPUTE__KIND": os.environ.get("KNIT_COMPUTE__KIND", "local"),
         "KNIT_COMPUTE__LOCAL__STATE": str(folder.compute),
         # One process does it all here, so the short activities may share the workflows' queue,

@@ -82,6 +82,8 @@ class DevState:
     ready: bool = False
     since: float = 0.0
     """When it was started, in seconds of the epoch; for humans."""
+    floor: int = 0
+    """Bytes of its disk below which nothing new begins."""
 
 
 class StateFolder:
@@ -94,6 +96,7 @@ class StateFolder:
         self.postgres = self.root / "postgres"
         self.compute = self.root / "compute"
         self.temporal_database = self.root / "temporal.db"
+        self.reserve = self.root / "reserve"
         self._record = self.root / "state.json"
         self._lock = self.root / "lock"
 
@@ -117,6 +120,7 @@ class StateFolder:
                 processes={k: ProcessMark(**v) for k, v in record["processes"].items()},
                 ready=record["ready"],
                 since=record["since"],
+                floor=record.get("floor", 0),
             )
         except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
             return None  # None, or of another version: the processes are found by the folder.

@@ -17,15 +17,20 @@ from knit_cli.dev.database import DevDatabase
 from knit_cli.dev.ending import end_leftovers
 from knit_cli.dev.ports import choose_ports
 from knit_cli.dev.prerequisites import require_temporal
+from knit_cli.dev.room import Guard
 from knit_cli.dev.services import services
 from knit_cli.dev.state import DevState, Ports, ProcessMark, StateFolder
 from knit_cli.errors import CliError
+from knit_workflows.disk import Reserve
+from knit_workflows.settings import Settings
 from knit_workflows.store import migrate
 
 log = logging.getLogger(__name__)
 
 LOOK_EVERY: Final = 0.1
 LOOK_OFTEN: Final = 0.03
+WRITERS: Final = ("postgres", "temporal")
+"""Without room they do not come up."""
 MOST_DEATHS: Final = 3
 """In a row, without having been ready: then the start of the stack has failed."""
 
@@ -44,6 +49,12 @@ class Supervisor:
     children: list[Child] = field(init=False, default_factory=list)
     _since: float = field(init=False, default_factory=time.time)
     _ending: bool = field(init=False, default=False)
+    _floor: int = field(init=False, default_factory=lambda: Settings().compute.local.floor)
+    _guard: Guard = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Watch over the folder's disk."""
+        self._guard = Guard(self.folder.root, Reserve(self.folder.reserve), self._floor)
 
     @property
     def ready(self) -> bool:
@@ -109,6 +120,7 @@ class Supervisor:
 
     def _look(self) -> None:
         ready = {child.name for child in self.children if child.is_ready}
+        self._guard.look(in_need=not ready.issuperset(WRITERS))
         changes = [
             child.look(may_start=ready.issuperset(child.service.needs)) for child in self.children
         ]
@@ -142,6 +154,7 @@ class Supervisor:
             },
             ready=self.ready and not self._ending,
             since=self._since,
+            floor=self._floor,
         )
         try:
             self.folder.save(state)

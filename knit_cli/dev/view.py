@@ -14,6 +14,7 @@ from knit_cli.dev.ports import LOOPBACK
 from knit_cli.dev.services import api_root
 from knit_cli.dev.state import DevState, Ports, ProcessMark, StateFolder
 from knit_cli.dev.supervisor import Supervisor
+from knit_workflows.disk import Reserve, Room, in_words
 
 _STYLES = {"ready": "green", "starting": "yellow", "stopped": "red"}
 
@@ -45,6 +46,33 @@ def addresses(ports: Ports) -> RenderableType:
         ("\nTemporal         ", "bold"),
         f"{LOOPBACK}:{ports.temporal}",
     )
+
+
+def disk_facts(folder: StateFolder, record: DevState) -> dict[str, object]:
+    """Give how full the disk of a running stack is, in bytes, and in a word what follows."""
+    room = Room.of(folder.root)
+    floor = room.share(record.floor)
+    below = "full" if room.is_almost_full else "low"
+    return {
+        "folder": str(folder.root),
+        "state": "ok" if room.free >= floor else below,
+        "freeBytes": room.free,
+        "floorBytes": floor,
+        "reserveBytes": Reserve(folder.reserve).size(),
+    }
+
+
+def disk_line(folder: StateFolder, record: DevState) -> RenderableType:
+    """Give the same as a line for people."""
+    room = Room.of(folder.root)
+    floor = in_words(room.share(record.floor))
+    reserve = in_words(Reserve(folder.reserve).size())
+    if disk_facts(folder, record)["state"] == "ok":
+        words = f"{in_words(room.free)} free; nothing new begins below {floor}; reserve {reserve}"
+        return Text.assemble(("Disk             ", "bold"), words)
+    words = f"{room.left()}, less than {floor}: uploads are refused, new Runs wait"
+    hint = f"; reserve {reserve}; make room, for example with `knit run rm`"
+    return Text.assemble(("Disk             ", "bold"), (words, "red"), hint)
 
 
 def _row(child: Child) -> tuple[str, str, str, str]:

@@ -28,7 +28,7 @@ from knit_workflows.contracts.housekeeping import (
     Tidied,
 )
 from knit_workflows.contracts.transfers import CloseTransfer
-from knit_workflows.domain.errors import EngineUnavailable, KnitError
+from knit_workflows.domain.errors import EngineUnavailable, KnitError, StorageFull
 from knit_workflows.domain.ids import RunId
 from knit_workflows.domain.ports import HousekeepingStore, RunKey, StartableRun, TransferRecord
 from knit_workflows.settings import EngineSettings
@@ -36,6 +36,8 @@ from knit_workflows.settings import EngineSettings
 log = logging.getLogger(__name__)
 
 BATCH: Final = 100
+SHORT_GRACE: Final = timedelta(seconds=5)
+"""For a launch that was under way when its Run was deleted: it makes empty volumes at most."""
 
 
 class StoreHousekeepingActivities(HousekeepingActivities):
@@ -59,10 +61,9 @@ class StoreHousekeepingActivities(HousekeepingActivities):
         done, failed = 0, 0
         with translated():
             async with heartbeating():
+                grace = await self._grace(request)
                 while failed < BATCH:
-                    found = await self._store.discarded(
-                        older_than=request.grace, limit=BATCH + failed
-                    )
+                    found = await self._store.discarded(older_than=grace, limit=BATCH + failed)
                     if len(found) <= failed:
                         break
                     # Those that resisted come first again.
@@ -76,6 +77,14 @@ class StoreHousekeepingActivities(HousekeepingActivities):
                         await self._store.collected([one.knit_id])
                         done += 1
         return _told("volumes_collected", Tidied(done=done, failed=failed))
+
+    async def _grace(self, request: HousekeepingInput) -> timedelta:
+        """Give how long a discarded volume is kept: not for long while there is no room."""
+        try:
+            await self._backend.require_room()
+        except StorageFull:
+            return min(request.grace, SHORT_GRACE)
+        return request.grace
 
     @activity.defn(name="knit.remove_leftover_pods")
     async def remove_leftover_pods(self, request: HousekeepingInput) -> Tidied:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Final
 
@@ -19,8 +19,10 @@ from knit_workflows.activities.failures import translated
 from knit_workflows.activities.heartbeat import heartbeating
 from knit_workflows.activities.search_attributes import search_attributes_known
 from knit_workflows.activities.starting import RunStarter
+from knit_workflows.compute.base import ComputeBackend
 from knit_workflows.contracts.projector import Drained, ProjectorActivities, ProjectorInput
 from knit_workflows.contracts.runs import StopRequest
+from knit_workflows.domain.errors import StorageFull
 from knit_workflows.domain.ports import (
     AdmissionLimits,
     ProjectorStore,
@@ -44,10 +46,16 @@ class _Tally:
 
 
 class StoreProjectorActivities(ProjectorActivities):
-    """The activity of `knit.Projector`, on the store and the worker's own Temporal client."""
+    """The activity of `knit.Projector`, on the store and the worker's own Temporal client.
 
-    def __init__(self, store: ProjectorStore, settings: EngineSettings) -> None:
+    The back-end is only asked whether it has room.
+    """
+
+    def __init__(
+        self, store: ProjectorStore, backend: ComputeBackend, settings: EngineSettings
+    ) -> None:
         self._store = store
+        self._backend = backend
         self._settings = settings
         self._limits = AdmissionLimits(
             total=settings.max_active_runs, per_plan=settings.max_active_runs_per_plan
@@ -74,7 +82,7 @@ class StoreProjectorActivities(ProjectorActivities):
     async def _round_until_idle(self, client: Client, starter: RunStarter, tally: _Tally) -> None:
         while True:
             events = await self._project(tally)
-            startable = await self._store.admit(self._limits)
+            startable = await self._store.admit(replace(self._limits, held=await self._held()))
             if startable:
                 await starter.start(startable)
                 await self._store.started([run.key for run in startable])
@@ -82,6 +90,14 @@ class StoreProjectorActivities(ProjectorActivities):
             delivered = await self._deliver_stops(client)
             if not (events or startable or delivered):
                 return
+
+    async def _held(self) -> str:
+        """Say why no Run may begin now; empty: none."""
+        try:
+            await self._backend.require_room()
+        except StorageFull as error:
+            return error.reason
+        return ""
 
     async def _project(self, tally: _Tally) -> int:
         for count in range(EVENTS_PER_ROUND):

@@ -20,7 +20,14 @@ from knit_workflows.contracts.transfers import (
     OpenTransfer,
     TransferActivities,
 )
-from knit_workflows.domain.errors import KnitError, NotFound, TransferNotReady, Unavailable
+from knit_workflows.domain.errors import (
+    KnitError,
+    NotFound,
+    StorageFull,
+    StoreFull,
+    TransferNotReady,
+    Unavailable,
+)
 from knit_workflows.domain.ids import KnitId, RunId
 from knit_workflows.domain.ports import RunKey, RunStore, TransferRecord, TransferStore
 from knit_workflows.domain.runs import Exit, RunStatus
@@ -30,6 +37,8 @@ log = logging.getLogger(__name__)
 NOT_YET: Final = timedelta(milliseconds=100)
 """How soon a door that needs more time is asked for again."""
 BROKEN_CODE: Final = 1
+NO_ROOM: Final = (StorageFull, StoreFull)
+"""What may pass, but not while a client waits."""
 
 
 class TransferPort(RunStore, TransferStore, Protocol):
@@ -48,17 +57,20 @@ class ComputeTransferActivities(TransferActivities):
     async def open_transfer(self, request: OpenTransfer) -> Opened:
         """Make the rows and the volume, open the door, record the endpoint.
 
-        What can never succeed is an answer, not an error: the client is waiting for it.
+        What can never succeed is an answer, not an error: the client is waiting for it. So is a
+        full disk.
         """
         async with heartbeating():
             try:
+                if request.mode == "write":
+                    await self._backend.require_room()
                 record = await self._record(request)
                 if request.mode == "write":
                     await self._backend.create_volume(_volume(record))
                 endpoint = await self._door(record)
                 await self._store.opened(record.transfer_id, endpoint)
             except KnitError as error:
-                if isinstance(error, Unavailable):
+                if isinstance(error, Unavailable) and not isinstance(error, NO_ROOM):
                     with translated():
                         raise
                 return Opened(

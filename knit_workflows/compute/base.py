@@ -173,6 +173,12 @@ class ComputeBackend(Protocol):
     async def aclose(self) -> None:
         """Let go of connections and watchers; what runs goes on running."""
 
+    async def require_room(self) -> None:
+        """Raise StorageFull, naming the disk, while there is too little room to begin anything new.
+
+        A back-end that cannot know raises nothing.
+        """
+
     async def create_volume(self, volume: Volume) -> None:
         """Make an empty volume. There already: left as it is, with its content."""
 

@@ -29,7 +29,7 @@ from knit_workflows.compute.base import (
     Volume,
 )
 from knit_workflows.compute.memory_journal import MemoryJournal
-from knit_workflows.domain.errors import BackendRejected, DataExists, InvalidRequest
+from knit_workflows.domain.errors import BackendRejected, DataExists, InvalidRequest, StorageFull
 from knit_workflows.domain.plan_forms import parse_resource
 from knit_workflows.domain.runs import SUCCEEDED, Exit
 from knit_workflows.pod.survey import remark, survey
@@ -83,6 +83,8 @@ class MemoryBackend:
         self._hold_all = False
         self._troubles: dict[str, Trouble] = {}
         self._launches: list[RunPod] = []
+        self.short_of_room = ""
+        """Why nothing new may begin; set by a test."""
 
     # --- what a test sees and does -------------------------------------------------------------
 
@@ -158,6 +160,11 @@ class MemoryBackend:
 
     async def aclose(self) -> None:
         """Do nothing: pods run on."""
+
+    async def require_room(self) -> None:
+        """Raise what `short_of_room` says."""
+        if self.short_of_room:
+            raise StorageFull(self.short_of_room)
 
     async def create_volume(self, volume: Volume) -> None:
         """Make an empty volume; its folder is made when first asked for."""

@@ -9,6 +9,7 @@ KnitError
 │                   TooLarge, UploadUnderWay, UploadKeySpent      409  never retried
 ├─ Unavailable      StoreUnavailable, BackendUnavailable,
 │                   EngineUnavailable, TransferNotReady           503  retried
+│                   StoreFull, EngineFull, StorageFull            507  retried
 └─ BackendRejected                                                500  never retried
 ```
 The class docstring is the default message. `advice` tells the user what to do next and `see` names
@@ -113,8 +114,16 @@ class StoreUnavailable(Unavailable):
     """The database does not answer."""
 
 
+class StoreFull(StoreUnavailable):
+    """The disk of the database is full."""
+
+
 class EngineUnavailable(Unavailable):
     """Temporal does not answer."""
+
+
+class EngineFull(EngineUnavailable):
+    """The disk of Temporal is full."""
 
 
 class BackendUnavailable(Unavailable):

@@ -97,10 +97,14 @@ class Projection:
 
 @dataclass(frozen=True, slots=True)
 class AdmissionLimits:
-    """How many Runs may be under way (ready … aborting) at once; `per_plan` None: no such limit."""
+    """How many Runs may be under way (ready … aborting) at once; `per_plan` None: no such limit.
+
+    `held` says why none is to be admitted now, however few there are; empty: nothing is in the way.
+    """
 
     total: int = 500
     per_plan: int | None = None
+    held: str = ""
 
 
 @dataclass(frozen=True, slots=True)

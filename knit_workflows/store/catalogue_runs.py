@@ -111,7 +111,7 @@ class RunCatalogue:
                 raise missing_run(run_id)
             await _stop(session, row, fail)
 
-        await self._db.transaction(step)
+        await self._db.freeing(step)
         return await self.run(run_id)
 
     async def ensure_run(self, plan_id: PlanId, inputs: Mapping[str, KnitId]) -> RunKey:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, Final, TypeVar
 from urllib.parse import parse_qs, urlsplit
 
@@ -21,7 +23,8 @@ from psycopg.types.json import set_json_loads
 from psycopg.types.string import TextLoader
 from pydantic_core import from_json
 
-from knit_workflows.domain.errors import StoreUnavailable
+from knit_workflows.disk import Reserve, Room
+from knit_workflows.domain.errors import StoreFull, StoreUnavailable
 
 T = TypeVar("T")
 Params = Mapping[str, Any]
@@ -36,6 +39,10 @@ _UNAVAILABLE_CLASSES: Final = ("08", "28", "53", "57", "58", "3D")
 """SQLSTATE classes: connection, authorization, resources, operator, system, no such database."""
 _READ_ONLY: Final = "25006"
 """A stand-by answers during a failover."""
+_DISK_FULL: Final = "53100"
+_NO_SPACE: Final = re.compile(r"no space left on device|disk quota exceeded", re.IGNORECASE)
+_AFTER_GIVING_SECONDS: Final = 0.2
+"""A server that was killed by the full disk needs some time to come back."""
 _PATIENCE_SECONDS: Final = 30.0
 """How long a call waits for a free connection, and for a new one to be made."""
 
@@ -71,8 +78,13 @@ class Session:
 class Database:
     """A pool of at most `size` connections, and the only way to use them."""
 
-    def __init__(self, url: str, size: int) -> None:
+    def __init__(
+        self, url: str, size: int, *, folder: Path | None = None, reserve: Path | None = None
+    ) -> None:
+        """See `StoreSettings` for folder and reserve."""
         self._url = url
+        self._folder = folder
+        self._reserve = Reserve(reserve) if reserve else None
         self._slots = asyncio.Semaphore(size)
         self._idle: list[AsyncConnection[Any]] = []
         self._memory: dict[str, Any] = {}
@@ -114,6 +126,16 @@ class Database:
         """
         return await self._attempt(work, bare=False)
 
+    async def freeing(self, work: Callable[[Session], Awaitable[T]]) -> T:
+        """Run `work`, of which room comes, as `transaction` does; it may use the reserve for it."""
+        while True:
+            try:
+                return await self.transaction(work)
+            except StoreFull:
+                if self._reserve is None or not self._reserve.give():
+                    raise
+                await asyncio.sleep(_AFTER_GIVING_SECONDS)
+
     async def _attempt(self, work: Callable[[Session], Awaitable[T]], *, bare: bool) -> T:
         stale = False
         for attempt in range(_ATTEMPTS):
@@ -122,12 +144,12 @@ class Database:
             except _Lost as lost:
                 # A pooled connection may have died while idle: one more try on a new one. A lost
                 # COMMIT is not tried again: it may have worked.
-                if stale or lost.committing:
-                    raise unavailable(lost.cause) from lost.cause
+                if stale or lost.committing or is_disk_full(lost.cause):
+                    raise unavailable(lost.cause, self._folder) from lost.cause
                 stale = True
             except psycopg.Error as cause:
                 if is_outage(cause):
-                    raise unavailable(cause) from cause
+                    raise unavailable(cause, self._folder) from cause
                 if cause.sqlstate not in _TRANSIENT or attempt == _ATTEMPTS - 1:
                     raise
                 await asyncio.sleep(random.uniform(0, 0.01 * 2 ** min(attempt, 5)))
@@ -172,7 +194,7 @@ class Database:
             connection = self._idle.pop()
             if not connection.closed:
                 return connection
-        return await connect(self._url)
+        return await connect(self._url, self._folder)
 
     async def _give_back(self, connection: AsyncConnection[Any]) -> None:
         # Anything but idle means that a call was torn out of the middle of a transaction.
@@ -190,8 +212,11 @@ class _Lost(Exception):  # a signal between two functions here, never seen outsi
         self.committing = committing
 
 
-async def connect(url: str) -> AsyncConnection[Any]:
-    """Open one connection in autocommit mode, with ids as text; raises StoreUnavailable."""
+async def connect(url: str, folder: Path | None = None) -> AsyncConnection[Any]:
+    """Open one connection in autocommit mode, with ids as text; raises StoreUnavailable.
+
+    `folder` is the database's, if it is on this machine.
+    """
     url = url.replace("postgresql+psycopg:", "postgresql:", 1)
     try:
         connection = await AsyncConnection.connect(
@@ -206,7 +231,7 @@ async def connect(url: str) -> AsyncConnection[Any]:
             **_session_options(url),
         )
     except psycopg.Error as cause:
-        raise unavailable(cause) from cause
+        raise unavailable(cause, folder) from cause
     connection.adapters.register_loader("uuid", TextLoader)
     set_json_loads(from_json, connection)  # a page has hundreds of small values
     return connection
@@ -228,10 +253,26 @@ def is_outage(error: psycopg.Error) -> bool:
     return state[:2] in _UNAVAILABLE_CLASSES or state == _READ_ONLY
 
 
-def unavailable(cause: psycopg.Error) -> StoreUnavailable:
-    """Make the error that says that the database is away."""
+def is_disk_full(error: psycopg.Error) -> bool:
+    """Say whether the server tells that its disk is full."""
+    # A server that refuses a connection gives no code, only its words.
+    return error.sqlstate == _DISK_FULL or bool(_NO_SPACE.search(str(error)))
+
+
+def unavailable(cause: psycopg.Error, folder: Path | None = None) -> StoreUnavailable:
+    """Make the error that says that the database is away, or that its disk is full.
+
+    A server that died of a full disk does not answer: with its `folder` we look for ourselves.
+    """
+    said = " ".join(str(cause).split()) or type(cause).__name__
+    if is_disk_full(cause) or (folder is not None and Room.of(folder).is_almost_full):
+        disk = f" of {folder}" if folder else ""
+        return StoreFull(
+            f"the disk of the database is full: {said}",
+            advice=f"make room on the disk{disk}, with `knit run rm` or by hand, then try again",
+        )
     return StoreUnavailable(
-        f"the database does not answer: {str(cause).strip() or type(cause).__name__}",
+        f"the database does not answer: {said}",
         advice="check the database's address, and that it is up",
     )
 

@@ -70,7 +70,7 @@ class LifecycleRows(RunCatalogue):
             else:
                 await session.do(_SQL["remove_runs"], {"run_ids": [run_id]})
 
-        await self._db.transaction(step)
+        await self._db.freeing(step)
 
 
 async def _locked(session: Session, run_id: RunId) -> Any:

@@ -36,7 +36,9 @@ class PostgresStore(
 
     def __init__(self, settings: StoreSettings) -> None:
         url = settings.url.get_secret_value()
-        self._db = Database(url, settings.pool_size)
+        self._db = Database(
+            url, settings.pool_size, folder=settings.folder, reserve=settings.reserve
+        )
         self._listener = Listener(url)
 
     async def open(self) -> None:

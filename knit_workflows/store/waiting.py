@@ -74,7 +74,9 @@ async def admit_next(session: Session, limits: AdmissionLimits) -> int:
     """
     per_plan = None if limits.per_plan is None else min(limits.per_plan, _UNLIMITED)
     parameters = {"total": min(limits.total, _UNLIMITED), "per_plan": per_plan}
-    await session.do(_SQL["limits"], parameters)
+    await session.do(_SQL["limits"], {**parameters, "held": limits.held or None})
+    if limits.held:
+        return 0
     return await session.do(_ADMIT, {**parameters, "most": ADMITTED_AT_ONCE})
 
 
@@ -141,6 +143,8 @@ def _held_by(row: Any) -> str:
     """Give what must change before the Run is admitted; a Plan's limit is the narrower one."""
     if row.total is None:
         return "no worker has admitted any Run yet: start one with the role engine"
+    if row.held is not None:
+        return str(row.held)
     if row.per_plan is not None and row.of_plan >= row.per_plan:
         return f"limit of {_runs(row.per_plan)} of this Plan under way reached"
     if row.of_all >= row.total:

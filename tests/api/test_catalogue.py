@@ -14,7 +14,7 @@ from knit_workflows.domain.tags import Tag
 from tests.api.fake_store import new_id
 
 S = RunStatus
-MORE = {"generation", "priority", "used", "waiting"}
+MORE = {"generation", "priority", "used", "waiting", "notes"}
 """What a Run of ours says beyond the contract."""
 JSON = {"Content-Type": "application/json"}
 PLAN = {

@@ -28,6 +28,8 @@ FAMILIES = {
     domain.NotFound: 404,
     domain.Conflict: 409,
     domain.StorageFull: 507,
+    domain.StoreFull: 507,
+    domain.EngineFull: 507,
     domain.Unavailable: 503,
     domain.KnitError: 500,
 }

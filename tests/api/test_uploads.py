@@ -194,6 +194,7 @@ async def test_trouble_of_the_disk_is_told_apart(
     answer = await client.post("/data", content=tar_of(HELLO), headers=TAR)
     assert answer.status_code == status
     assert answer.json()["message"]["advice"]
+    assert ("the disk of " in answer.json()["message"]["reason"]) is (status == 507)
     assert_nothing_is_left(store, transfers)
 
 

@@ -16,6 +16,7 @@ from typing import Any, Final, TypeVar
 
 import httpx
 import psutil
+import pytest
 import yaml
 
 from knit_cli.dev.services import api_root
@@ -245,6 +246,19 @@ def dev_folder() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="knit-e2e-", ignore_cleanup_errors=True) as folder:
         Path(folder).chmod(0o755)
         yield Path(folder).resolve()
+
+
+@contextmanager
+def small_disk(place: Path, size: str) -> Iterator[None]:
+    """A file system of this size at this place, which is made."""
+    place.mkdir(parents=True)
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "knit-test", str(place)]
+    if subprocess.run(mount, capture_output=True, timeout=30).returncode != 0:
+        pytest.skip("a small file system cannot be mounted here")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", str(place)], check=True, timeout=30)
 
 
 @contextmanager

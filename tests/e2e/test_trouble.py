@@ -9,14 +9,13 @@ import socket
 import subprocess
 import tarfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 
-from tests.e2e.stack import DevStack, dev_folder, dev_stack, shell_plan, until
+from tests.e2e.stack import DevStack, dev_folder, dev_stack, shell_plan, small_disk, until
 
 pytestmark = [pytest.mark.timeout(900), pytest.mark.engine, pytest.mark.slow]
 
@@ -177,25 +176,12 @@ def test_archives_that_lie_are_refused(stack: DevStack, tmp_path: Path) -> None:
 # --- a full disk --------------------------------------------------------------------------------
 
 
-@contextmanager
-def small_disk(place: Path) -> Iterator[None]:
-    """A file system of 8 MiB at this place."""
-    place.mkdir(parents=True)
-    mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "knit-test", str(place)]
-    if subprocess.run(mount, capture_output=True, timeout=30).returncode != 0:
-        pytest.skip("a small file system cannot be mounted here")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", "--lazy", str(place)], check=True, timeout=30)
-
-
 @pytest.fixture(scope="module")
 def cramped() -> Iterator[DevStack]:
     """A stack whose Data have 8 MiB of room."""
     with (
         dev_folder() as folder,
-        small_disk(folder / ".knit" / "dev" / "compute"),
+        small_disk(folder / ".knit" / "dev" / "compute", "8m"),
         dev_stack(folder) as stack,
     ):
         stack.up()

@@ -15,7 +15,7 @@ from pydantic import SecretStr
 from knit_workflows.domain.errors import IllegalMove, PlanNotFound, RunNotFound, Superseded
 from knit_workflows.domain.ids import PlanId, RunId
 from knit_workflows.domain.ports import AdmissionLimits, RunKey
-from knit_workflows.domain.runs import Exit, RunStatus
+from knit_workflows.domain.runs import Exit, RunQuery, RunStatus
 from knit_workflows.settings import StoreSettings
 from knit_workflows.store import PostgresStore
 from knit_workflows.store.waiting import ADMITTED_AT_ONCE
@@ -279,6 +279,19 @@ async def test_the_limits_in_force_are_recorded_when_they_change(
     assert (recorded()["total"], recorded()["per_plan"]) == (20, 3)
     await admit(store, 10**12)
     assert (recorded()["total"], recorded()["per_plan"]) == (2**31 - 1, None)
+
+
+async def test_nothing_is_admitted_while_there_is_a_reason(store: PostgresStore, url: str) -> None:
+    """It is told with each waiting Run, whatever the limits; and forgotten when it has gone."""
+    plan = await register(store, spec({"/in": "type:data"}))
+    queue_up(url, plan, [1, 2])
+    query = RunQuery(plan_ids=frozenset({plan}))
+    assert await store.admit(AdmissionLimits(total=5, held="the disk has 3 MiB left")) == []
+    reasons = [one.waiting.reason for one in await store.find_runs(query) if one.waiting]
+    assert reasons == [f"{place} in queue, the disk has 3 MiB left" for place in ("1st", "2nd")]
+    assert len(await store.admit(AdmissionLimits(total=1))) == 1
+    reasons = [one.waiting.reason for one in await store.find_runs(query) if one.waiting]
+    assert "1st in queue, limit of 1 Run under way reached" in reasons
 
 
 async def test_uploads_are_neither_admitted_nor_counted(store: PostgresStore) -> None:

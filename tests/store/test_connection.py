@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 
 import psycopg
 import pytest
 
-from knit_workflows.domain.errors import StoreUnavailable
-from knit_workflows.store.connection import Database, Session
+from knit_workflows.disk import RESERVE_BYTES, Reserve, Room
+from knit_workflows.domain.errors import StoreFull, StoreUnavailable
+from knit_workflows.store.connection import Database, Session, unavailable
 from tests.store.build import fetch
 from tests.waiting import until
 
@@ -73,6 +75,60 @@ async def test_a_database_that_stays_away_is_unavailable(db: Database, url: str)
     nowhere = Database("postgresql://127.0.0.1:1/x", 1)
     with pytest.raises(StoreUnavailable):
         await nowhere.row("SELECT 1")
+
+
+FULL = "DO $$ BEGIN RAISE 'could not extend file' USING ERRCODE = 'disk_full'; END $$"
+"""What PostgreSQL says of a full disk, with its code."""
+
+
+async def test_a_full_disk_is_told_as_such(db: Database, tmp_path: Path) -> None:
+    """By its code, in the words of a refused connection, or as we see it on a dead server's disk;
+    never as a wrong address."""
+    with pytest.raises(StoreFull) as failure:
+        await db.transaction(lambda session: session.do(FULL))
+    assert "the disk of the database is full: could not extend file" in failure.value.reason
+    assert "knit run rm" in failure.value.advice
+    assert "address" not in failure.value.advice
+    words = "connection failed: FATAL:  could not write init file: No space left on device"
+    assert isinstance(unavailable(psycopg.OperationalError(words)), StoreFull)
+    away = psycopg.OperationalError("connection refused")
+    assert not isinstance(unavailable(away, tmp_path), StoreFull)
+
+
+async def test_a_server_that_died_of_a_full_disk_is_told_by_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder is named: that is where room is to be made."""
+    monkeypatch.setattr(Room, "of", lambda folder: Room(folder, 4096, 1 << 30))
+    nowhere = Database("postgresql://127.0.0.1:1/x", 1, folder=tmp_path)
+    with pytest.raises(StoreFull) as failure:
+        await nowhere.row("SELECT 1")
+    assert str(tmp_path) in failure.value.advice
+
+
+async def test_what_makes_room_may_use_the_reserve(url: str, db: Database, tmp_path: Path) -> None:
+    """As much of it as it needs; others get an error; without any left, it gets one too."""
+    reserve = Reserve(tmp_path / "reserve")
+    reserve.fill(RESERVE_BYTES)
+
+    async def work(session: Session) -> None:
+        await bump(session)
+        if reserve.size() > RESERVE_BYTES // 2:
+            await session.do(FULL)
+
+    other = Database(url, 1, reserve=tmp_path / "reserve")
+    with pytest.raises(StoreFull):
+        await other.transaction(work)
+    assert reserve.size() == RESERVE_BYTES
+    await other.freeing(work)
+    assert reserve.size() == RESERVE_BYTES // 2
+    assert counts(url) == [1, 0]
+    with pytest.raises(StoreFull):
+        await other.freeing(lambda session: session.do(FULL))
+    assert reserve.size() == 0
+    with pytest.raises(StoreFull):
+        await db.freeing(lambda session: session.do(FULL))
+    await other.aclose()
 
 
 async def test_a_bug_is_not_unavailable(db: Database) -> None:

@@ -10,6 +10,7 @@ import pytest
 from temporalio.client import WorkflowExecutionStatus
 
 from knit_workflows import names
+from knit_workflows.activities import housekeeping
 from knit_workflows.compute.base import RunPod, Transfer
 from knit_workflows.domain.data import TagChange
 from knit_workflows.domain.errors import (
@@ -91,6 +92,22 @@ async def test_a_deleted_run_s_volumes_are_collected(postgres: EmbeddedPostgres)
             return not await knit.store.discarded(older_than=timedelta(0), limit=1)
 
         await eventually(collected)
+
+
+async def test_without_room_volumes_are_collected_soon(
+    postgres: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever deletes a Run on a full disk waits for the room it took."""
+    monkeypatch.setattr(housekeeping, "SHORT_GRACE", timedelta(milliseconds=10))
+    patient = TIDY.model_copy(update={"tidy_grace": timedelta(hours=1)})
+    backend = MemoryBackend()
+    async with knit_environment(postgres=postgres, backend=backend, engine=patient) as knit:
+        plan = await knit.apply(TRAIN)
+        await knit.push({"type": "dataset"})
+        [run] = await knit.runs_of(plan.summary.plan_id, 1)
+        await knit.store.delete_run(run.summary.run_id)
+        backend.short_of_room = "the disk has 3 MiB left"
+        await eventually(gone(backend, {run.outputs[0].knit_id}))
 
 
 async def test_nothing_younger_than_the_grace_is_touched(postgres: EmbeddedPostgres) -> None:

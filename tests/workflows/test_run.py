@@ -16,8 +16,10 @@ from knit_workflows import names
 from knit_workflows.activities import runs
 from knit_workflows.activities.runs import LINGER
 from knit_workflows.compute.base import Observation, RunPod, Trouble, TroubleKind, Volume
+from knit_workflows.domain.data import TagChange
 from knit_workflows.domain.errors import BackendUnavailable, IllegalMove, StorageFull
 from knit_workflows.domain.runs import SUCCEEDED, Exit, RunDetail, RunQuery, RunStatus, WaitKind
+from knit_workflows.domain.tags import Tag
 from knit_workflows.embedded import EmbeddedPostgres
 from knit_workflows.testing import QUICK, KnitEnvironment, MemoryBackend, knit_environment
 from tests.waiting import PATIENCE
@@ -110,6 +112,27 @@ async def test_a_run_keeps_to_its_budget(
         assert len(history) <= events
 
 
+async def test_a_run_waits_for_room(postgres: EmbeddedPostgres) -> None:
+    """It says so; it goes on by itself when there is some."""
+    backend = MemoryBackend()
+    async with knit_environment(postgres=postgres, backend=backend) as knit:
+        plan = await knit.apply(TRAIN)
+        await knit.push({"type": "other"})
+        backend.short_of_room = "the disk has 3 MiB left"
+        [data] = await knit.data_with({"type": "other"})
+        await knit.store.change_tags(
+            data.knit_id, TagChange(add=frozenset({Tag("type", "dataset")}))
+        )
+        run = await _only_run(knit, plan.summary.plan_id)
+        async with asyncio.timeout(PATIENCE):
+            while run.waiting is None or "3 MiB" not in run.waiting.reason:
+                await asyncio.sleep(0.02)
+                run = await knit.store.run(run.summary.run_id)
+        assert run.waiting.reason == "1st in queue, the disk has 3 MiB left"
+        backend.short_of_room = ""
+        assert (await knit.final(run.summary.run_id)).summary.status is RunStatus.DONE
+
+
 @pytest.mark.parametrize("linger", [timedelta(), timedelta(minutes=1)])
 async def test_what_cannot_be_kept_is_told_when_the_run_ends(
     postgres: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch, linger: timedelta
@@ -135,8 +158,8 @@ async def test_what_cannot_be_kept_is_told_when_the_run_ends(
         ]
         handle = knit.temporal.get_workflow_handle(names.run_workflow(run.summary.run_id, 1))
         await handle.result()
-        metadata = await handle.query("__temporal_workflow_metadata", result_type=dict)
-        assert metadata["currentDetails"].endswith(f"\n\n{note}")
+        metadata = await handle.query("__temporal_workflow_metadata")
+        assert metadata.current_details.endswith(f"\n\n{note}")
 
 
 async def test_the_web_ui_tells_the_story(postgres: EmbeddedPostgres) -> None:

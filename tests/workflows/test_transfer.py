@@ -14,12 +14,18 @@ import pytest
 from knit_workflows import names
 from knit_workflows.client import KnitClient, OpenTransfer
 from knit_workflows.domain.data import TagChange
-from knit_workflows.domain.errors import Conflict, DataNotFound, EngineUnavailable, NotFound
+from knit_workflows.domain.errors import (
+    Conflict,
+    DataNotFound,
+    EngineUnavailable,
+    NotFound,
+    StorageFull,
+)
 from knit_workflows.domain.ids import KnitId
-from knit_workflows.domain.runs import RunStatus
+from knit_workflows.domain.runs import RunQuery, RunStatus
 from knit_workflows.domain.tags import Tag
 from knit_workflows.embedded import EmbeddedPostgres
-from knit_workflows.testing import KnitEnvironment, knit_environment
+from knit_workflows.testing import KnitEnvironment, MemoryBackend, knit_environment
 
 
 async def _folder(knit: object, transfer_id: str) -> Path:
@@ -92,6 +98,18 @@ async def test_a_silent_client_loses_its_lease(postgres: EmbeddedPostgres) -> No
         await handle.result()
         with pytest.raises(Conflict):
             await knit.knit.finish(upload, ok=True)
+
+
+async def test_an_upload_without_room_is_refused_at_once(postgres: EmbeddedPostgres) -> None:
+    """In the back-end's words, without a trace; with room again the next one is taken."""
+    backend = MemoryBackend()
+    async with knit_environment(postgres=postgres, backend=backend) as knit:
+        backend.short_of_room = "the disk has 3 MiB left"
+        with pytest.raises(StorageFull, match="the disk has 3 MiB left"):
+            await knit.knit.open_upload()
+        assert await knit.store.find_runs(RunQuery()) == []
+        backend.short_of_room = ""
+        await knit.push({"type": "dataset"})
 
 
 async def test_unknown_data_cannot_be_opened(postgres: EmbeddedPostgres) -> None:

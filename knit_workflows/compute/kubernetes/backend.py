@@ -101,6 +101,9 @@ class KubernetesBackend:
         for manifest in manifests.prerequisites(self._settings):
             await self._server.create(manifest["kind"], manifest)
 
+    async def require_room(self) -> None:
+        """Say nothing: storage classes do not tell how much room they have."""
+
     async def create_volume(self, volume: Volume) -> None:
         """Create a claim. It need not be bound when this returns."""
         await self._volumes.create(volume)

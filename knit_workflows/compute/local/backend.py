@@ -33,6 +33,7 @@ from knit_workflows.compute.local.observing import observation_of
 from knit_workflows.compute.local.pod_folder import Account
 from knit_workflows.compute.local.settings import LocalSettings
 from knit_workflows.compute.local.troubles import BACKEND_AWAY
+from knit_workflows.disk import require_room
 from knit_workflows.domain.errors import BackendUnavailable
 from knit_workflows.pod.survey import remark, survey
 
@@ -81,6 +82,11 @@ class LocalBackend:
         await asyncio.gather(*self._chores)
 
     # --- volumes and transfers -----------------------------------------------------------------
+
+    async def require_room(self) -> None:
+        """Look at the disk of the state folder."""
+        with disk_errors():
+            require_room(self._state.path, self._settings.floor)
 
     async def create_volume(self, volume: Volume) -> None:
         """Make the volume's folder."""

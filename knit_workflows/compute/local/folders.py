@@ -10,7 +10,6 @@ trash/                 what is being removed
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import shutil
@@ -23,11 +22,11 @@ from pathlib import Path
 from typing import Final
 
 from knit_workflows.compute.base import Transfer, TransferMode, Volume
+from knit_workflows.disk import FULL, storage_full
 from knit_workflows.domain.errors import (
     BackendRejected,
     BackendUnavailable,
     DataExists,
-    StorageFull,
 )
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,254}")
@@ -147,8 +146,8 @@ def disk_errors() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise StorageFull(see=str(error.filename or "")) from error
+        if error.errno in FULL:
+            raise storage_full(error) from error
         raise BackendUnavailable(
             f"the state folder cannot be used: {error}",
             advice="check that it exists, is on a healthy local disk, and belongs to you",

@@ -31,6 +31,8 @@ class LocalSettings:
     host_paths: tuple[Path, ...] = ()
     network: bool = True
     """Whether run pods may use the network."""
+    floor: int = 0
+    """Bytes that must be free on the disk, or a twentieth of it, for anything new to begin."""
     reread: timedelta = timedelta(seconds=30)
     """How often a watch looks by itself, in case a notification was missed."""
     environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ), repr=False)

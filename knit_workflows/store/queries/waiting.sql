@@ -116,7 +116,7 @@ WITH RECURSIVE /*turns*/
 SELECT r.run_id, turns.place,
        COALESCE(u.runs, 0) AS of_plan,
        (SELECT COALESCE(sum(runs), 0)::bigint FROM under_way) AS of_all,
-       a.total, a.per_plan
+       a.total, a.per_plan, a.held
   FROM run r
   LEFT JOIN turns USING (run_id)
   LEFT JOIN under_way u USING (plan_id)
@@ -127,11 +127,12 @@ SELECT r.run_id, turns.place,
 
 -- name: limits
 -- The limits in force, for whoever asks why a Run waits. Nothing is written while they stay.
-INSERT INTO admission (total, per_plan)
-SELECT %(total)s::int, %(per_plan)s::int
+INSERT INTO admission (total, per_plan, held)
+SELECT %(total)s::int, %(per_plan)s::int, %(held)s::text
  WHERE NOT EXISTS (SELECT
                      FROM admission a
                     WHERE a.total = %(total)s::int
-                      AND a.per_plan IS NOT DISTINCT FROM %(per_plan)s::int)
+                      AND a.per_plan IS NOT DISTINCT FROM %(per_plan)s::int
+                      AND a.held IS NOT DISTINCT FROM %(held)s::text)
     ON CONFLICT (singleton) DO UPDATE
-   SET total = excluded.total, per_plan = excluded.per_plan
+   SET total = excluded.total, per_plan = excluded.per_plan, held = excluded.held

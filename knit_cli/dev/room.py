@@ -1,0 +1,73 @@
+"""Keeps a reserve on the disk of a state folder, and gives it back when the disk is full.
+
+```
+free ≥ floor + reserve   the reserve is made, or made whole again
+free < almost nothing    a slice is given back, at most every few seconds, down to half of it
+… and PostgreSQL or Temporal is down, or a deletion asks for it: the other half too
+```
+Whatever fills the disk would take all of it otherwise. A slice is enough for a stop and a deletion:
+they write little.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from knit_workflows.disk import RESERVE_BYTES, Reserve, Room, in_words
+
+log = logging.getLogger(__name__)
+
+LOOK_EVERY: Final = 1.0
+GIVE_EVERY: Final = 5.0
+START_BYTES: Final = 40 << 20
+"""What PostgreSQL may want to come up again: two segments of its log."""
+
+
+@dataclass
+class Guard:
+    """Looks at the disk now and then; `floor` is that of the local back-end, in bytes."""
+
+    folder: Path
+    reserve: Reserve
+    floor: int
+    _look_at: float = field(init=False, default=0.0)
+    _give_at: float = field(init=False, default=0.0)
+
+    def look(self, *, in_need: bool) -> None:
+        """Give back a slice, or make the reserve, if it is time. Never raises OSError.
+
+        `in_need`: something that has to write is down.
+        """
+        now = time.monotonic()
+        if now < self._look_at:
+            return
+        self._look_at = now + LOOK_EVERY
+        try:
+            self._look(now, in_need)
+        except OSError as error:
+            log.warning("the reserve: %s", error, extra={"action": "reserve_failed"})
+
+    def _look(self, now: float, in_need: bool) -> None:
+        room = Room.of(self.folder)
+        whole, present = room.share(RESERVE_BYTES), self.reserve.size()
+        if room.is_almost_full or (in_need and room.free < START_BYTES):
+            if now >= self._give_at and (in_need or present > whole // 2):
+                self._give_at = now + GIVE_EVERY
+                self._give(room)
+        elif present < whole and room.free + present >= whole + room.share(self.floor):
+            self.reserve.fill(whole)
+            log.info("%s are reserved", in_words(whole), extra={"action": "reserve_made"})
+
+    def _give(self, room: Room) -> None:
+        given = self.reserve.give()
+        if given:
+            log.warning(
+                "%s: %s of the reserve are given back",
+                room.left(),
+                in_words(given),
+                extra={"action": "reserve_given", "bytes": given},
+            )
