@@ -20,7 +20,8 @@ def naming_full_disk(folder: Path | None) -> Iterator[None]:
     try:
         yield
     except errors.EngineUnavailable as error:
-        if folder is None or not (room := Room.of(folder)).is_almost_full:
+        room = Room.if_almost_full(folder)
+        if room is None:
             raise
         raise errors.EngineFull(
             f"{room.left()}, and Temporal does not answer",

@@ -55,6 +55,14 @@ class Room:
         """Whether programs that write a little now and then begin to fail."""
         return self.free < ALMOST_FULL
 
+    @classmethod
+    def if_almost_full(cls, folder: Path | None) -> Room | None:
+        """Measure it, give it if it is almost full; None also of a disk that is not known."""
+        with suppress(OSError):
+            room = None if folder is None else cls.of(folder)
+            return room if room is not None and room.is_almost_full else None
+        return None
+
     def left(self) -> str:
         """Say it in words."""
         return f"the disk of {self.folder} has {in_words(self.free)} left"

@@ -26,8 +26,8 @@ of the same name, is told in [Work on the command line](../how-to/command-line.m
 SETTINGS: Final = """\
 What the API and the workers read from their environment when they start. `knit dev` sets them for
 the processes it starts, so a stack on a laptop needs none. API and workers of one knit must agree
-on `KNIT_STORE__URL` and the queues. Lists are JSON (`["/opt/data"]`), lengths of time are seconds
-or ISO 8601 (`PT15S`).
+on `KNIT_STORE__URL` and the queues. Lists are JSON (`["/opt/data"]`), lengths of time are
+ISO 8601 (`PT15S`) or `HH:MM:SS`.
 
 Where Temporal is, and how to reach it, is Temporal's own to say: `TEMPORAL_ADDRESS`,
 `TEMPORAL_NAMESPACE`, `TEMPORAL_API_KEY`, `TEMPORAL_TLS_…`, or a profile in its configuration file.

@@ -12,6 +12,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
+from pydantic import ValidationError
+
 from knit_cli.dev.children import READY_WITHIN, Child
 from knit_cli.dev.database import DevDatabase
 from knit_cli.dev.ending import end_leftovers
@@ -20,7 +22,7 @@ from knit_cli.dev.prerequisites import require_temporal
 from knit_cli.dev.room import Guard
 from knit_cli.dev.services import services
 from knit_cli.dev.state import DevState, Ports, ProcessMark, StateFolder
-from knit_cli.errors import CliError
+from knit_cli.errors import BadInput, CliError
 from knit_workflows.disk import Reserve
 from knit_workflows.settings import Settings
 from knit_workflows.store import migrate
@@ -49,11 +51,11 @@ class Supervisor:
     children: list[Child] = field(init=False, default_factory=list)
     _since: float = field(init=False, default_factory=time.time)
     _ending: bool = field(init=False, default=False)
-    _floor: int = field(init=False, default_factory=lambda: Settings().compute.local.floor)
+    _floor: int = field(init=False, default_factory=lambda: _settings().compute.local.floor)
     _guard: Guard = field(init=False)
 
     def __post_init__(self) -> None:
-        """Watch over the folder's disk."""
+        """Watch over the folder's disk. Raises BadInput."""
         self._guard = Guard(self.folder.root, Reserve(self.folder.reserve), self._floor)
 
     @property
@@ -160,6 +162,20 @@ class Supervisor:
             self.folder.save(state)
         except OSError as error:  # a full disk must not end what runs
             log.warning("the record is out of date: %s", error, extra={"action": "record_kept"})
+
+
+def _settings() -> Settings:
+    """Read what the processes will read; raises BadInput before they fail of it, one by one."""
+    try:
+        return Settings()
+    except ValidationError as cause:
+        one = cause.errors()[0]
+        variable = "KNIT_" + "__".join(str(part).upper() for part in one["loc"])
+        raise BadInput(
+            f"the variable {variable} cannot be used",
+            reason=f"{one['msg']}: {one['input']!r}",
+            advice="docs/reference/settings.md says what it takes",
+        ) from cause
 
 
 def _in_order_of_end(children: list[Child]) -> list[list[Child]]:

@@ -265,7 +265,7 @@ def unavailable(cause: psycopg.Error, folder: Path | None = None) -> StoreUnavai
     A server that died of a full disk does not answer: with its `folder` we look for ourselves.
     """
     said = " ".join(str(cause).split()) or type(cause).__name__
-    if is_disk_full(cause) or (folder is not None and Room.of(folder).is_almost_full):
+    if is_disk_full(cause) or Room.if_almost_full(folder):
         disk = f" of {folder}" if folder else ""
         return StoreFull(
             f"the disk of the database is full: {said}",

@@ -173,6 +173,7 @@ class RunWorkflow:
         self._phase = progress.status
         if progress.exit_code is not None:
             self._exit_code, self._exit_message = progress.exit_code, progress.exit_message
+        self._notes = progress.notes or self._notes
         self._show()
         if self._attributes:
             workflow.upsert_search_attributes([STATUS.value_set(self._phase)])
@@ -185,7 +186,6 @@ class RunWorkflow:
             text = f"**{held_up.status}**: {held_up.reason}"
         if self._exit_code is not None:
             text += f", exit code {self._exit_code} {self._exit_message}"
-        self._notes = progress.notes or self._notes
         text += "".join(f"\n\n{note}" for note in self._notes)
         workflow.set_current_details(text)
 

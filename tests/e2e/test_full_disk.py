@@ -57,7 +57,10 @@ def test_a_run_that_filled_the_disk_is_deleted_and_all_goes_on(stack: DevStack) 
     run = stack.run_in(plan, "failed")
     assert run["exit"]["code"] == 3 or "No space left" in run["exit"]["message"], run
     assert disk(stack)["state"] != "ok"
-    assert str(stack.state) in stack.knit("data", "push", stack.folder / "word", code=1).err
+    (stack.folder / "refused").write_text("x")
+    said = stack.knit("data", "push", stack.folder / "refused", code=1).err
+    assert f"the disk of {stack.state}" in said
+    assert "hint: make room there" in said
 
     waits = stack.apply(shell_plan("cp /in/word /out/word", "full:later"))
     waiting = until(
