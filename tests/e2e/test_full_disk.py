@@ -14,6 +14,7 @@ pytestmark = [pytest.mark.timeout(900), pytest.mark.engine, pytest.mark.slow]
 
 FILL = "cat /dev/zero > /out/all; exit 3"
 PERSIST = "until head -c 4194304 /dev/zero > /out/all; do sleep 0.1; done; echo written > /out/word"
+GREEDY = "while :; do cat /dev/zero >> /out/all; sleep 0.02; done 2>/dev/null"
 SMALL = 1 << 20
 
 
@@ -87,6 +88,19 @@ def test_a_run_under_way_goes_on_when_there_is_room_again(stack: DevStack) -> No
     run = stack.run_in(plan, "done", "failed")
     assert run["status"] == "done", run
     assert stack.pulled(run["outputs"][0]["knitId"])["word"] == "written\n"
+
+
+def test_a_run_that_takes_all_it_gets_can_be_stopped_and_deleted(stack: DevStack) -> None:
+    """It pauses, so that there is something left of the reserve for those who make room."""
+    until(lambda: relieved(stack))
+    before = free(stack)
+    plan = stack.apply(shell_plan(GREEDY, "full:greedy"))
+    stack.push("x", "full:greedy")
+    until(lambda: disk(stack)["state"] == "full")
+    stack.knit("run", "stop", "--fail", stack.runs(plan)[0]["runId"])
+    run = stack.run_in(plan, "failed")
+    stack.knit("run", "rm", run["runId"])
+    until(lambda: free(stack) > before - 20 * SMALL)
 
 
 def fill(file: Any) -> None:

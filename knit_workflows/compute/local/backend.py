@@ -30,6 +30,7 @@ from knit_workflows.compute.local.folders import StateFolder, disk_errors
 from knit_workflows.compute.local.host import is_host_image
 from knit_workflows.compute.local.notices import PodNotices
 from knit_workflows.compute.local.observing import observation_of
+from knit_workflows.compute.local.pausing import Pauser
 from knit_workflows.compute.local.pod_folder import Account
 from knit_workflows.compute.local.settings import LocalSettings
 from knit_workflows.compute.local.troubles import BACKEND_AWAY
@@ -67,6 +68,7 @@ class LocalBackend:
         self._engines = EngineFinder(settings)
         self._notes: dict[str, tuple[str, ...]] = {}
         self._chores: set[asyncio.Future[None]] = set()
+        self._pausing: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
         """Make the state folder and listen to it."""
@@ -74,9 +76,15 @@ class LocalBackend:
         self._notices = PodNotices(self._state.pods)
         self._children = Children()
         self._do_later(self._state.empty_trash)
+        if self._settings.floor:
+            pauser = Pauser(self._state, self._settings.floor)
+            self._pausing = asyncio.create_task(pauser.run())
 
     async def aclose(self) -> None:
         """Stop listening; pods run on."""
+        if self._pausing is not None:
+            self._pausing.cancel()
+            await asyncio.wait({self._pausing})
         self._notices.close()
         self._children.close()
         await asyncio.gather(*self._chores)

@@ -50,7 +50,7 @@ def is_alive(folder: Path, account: Account) -> bool:
     # A sandbox reports its end, and lets go of the lock, an instant before the kernel has killed
     # what the command left in the background. All of that are children of its first process,
     # which itself touches nothing and takes its time to go.
-    sandbox = _sandbox(account)
+    sandbox = sandbox_of(account)
     return sandbox is not None and has_children(sandbox)
 
 
@@ -85,7 +85,7 @@ def kill(folder: Path, account: Account, left: float, environment: Mapping[str, 
     if engine is not None:
         supervising = account.supervisor if account.boot == boot_id() else (0, 0)
         return _reap(folder, supervising, engine, left, environment)
-    sandbox = _sandbox(account)
+    sandbox = sandbox_of(account)
     if sandbox is None or not account.running:
         _kill_session(account)
         return None
@@ -97,7 +97,7 @@ def kill(folder: Path, account: Account, left: float, environment: Mapping[str, 
     return supervisor.spawn(supervisor.KILL_LATER, arguments, descriptors={}, environment={})
 
 
-def _sandbox(account: Account) -> Process | None:
+def sandbox_of(account: Account) -> Process | None:
     """Find the first process of a pod's sandbox; it is in the session that its supervisor made."""
     if account.sandbox is None or account.supervisor is None or account.boot != boot_id():
         return None
