@@ -20,6 +20,7 @@ RESERVE_BYTES: Final = 64 << 20
 _SHARE: Final = 20
 """Floor and reserve take a twentieth of a disk at most, however small it is."""
 _SLICES: Final = 8
+_LEAST_SLICE: Final = 1 << 20
 _MAKE_ROOM: Final = (
     "make room there: delete Runs that are not needed with `knit run rm`, or what else fills it"
 )
@@ -127,7 +128,9 @@ class Reserve:
     def give(self) -> int:
         """Give back a slice, an eighth of a whole reserve; gives its bytes, 0 when none is left."""
         before = self.size()
-        after = max(0, before - RESERVE_BYTES // _SLICES)
-        if after < before:
-            os.truncate(self._path, after)
+        if not before:
+            return 0
+        whole = Room.of(self._path.parent).share(RESERVE_BYTES)
+        after = max(0, before - max(whole // _SLICES, _LEAST_SLICE))
+        os.truncate(self._path, after)
         return before - after

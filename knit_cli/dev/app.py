@@ -73,7 +73,7 @@ def status(
     state: StateOption = DEFAULT_STATE,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Shows whether the stack runs, and where it listens; exit code 1 when it does not run."""
+    """Shows whether it runs, where it listens, how full its disk is; exit code 1 if it is down."""
     folder = StateFolder(invocation_of(context).path(state))
     running = folder.running()
     if as_json or not sys.stdout.isatty():

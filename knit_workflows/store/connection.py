@@ -41,8 +41,8 @@ _READ_ONLY: Final = "25006"
 """A stand-by answers during a failover."""
 _DISK_FULL: Final = "53100"
 _NO_SPACE: Final = re.compile(r"no space left on device|disk quota exceeded", re.IGNORECASE)
-_AFTER_GIVING_SECONDS: Final = 0.2
-"""A server that was killed by the full disk needs some time to come back."""
+_AFTER_GIVING_SECONDS: Final = (0.1, 0.3, 1.0, 3.0, 3.0, 3.0, 3.0, 3.0)
+"""How long to wait after each slice of the reserve."""
 _PATIENCE_SECONDS: Final = 30.0
 """How long a call waits for a free connection, and for a new one to be made."""
 
@@ -127,14 +127,19 @@ class Database:
         return await self._attempt(work, bare=False)
 
     async def freeing(self, work: Callable[[Session], Awaitable[T]]) -> T:
-        """Run `work`, of which room comes, as `transaction` does; it may use the reserve for it."""
-        while True:
+        """Run `work`, of which room comes, as `transaction` does; it may use the reserve for it.
+
+        Not in a hurry: programs that eat what is given back pause after some seconds, and a server
+        that died of the full disk comes back.
+        """
+        for pause in _AFTER_GIVING_SECONDS:
             try:
                 return await self.transaction(work)
             except StoreFull:
                 if self._reserve is None or not self._reserve.give():
                     raise
-                await asyncio.sleep(_AFTER_GIVING_SECONDS)
+                await asyncio.sleep(pause)
+        return await self.transaction(work)
 
     async def _attempt(self, work: Callable[[Session], Awaitable[T]], *, bare: bool) -> T:
         stale = False

@@ -73,6 +73,20 @@ def test_a_reserve_is_real_room_and_is_given_back_in_slices(tmp_path: Path) -> N
     assert reserve.size() == RESERVE_BYTES
 
 
+def test_a_small_disks_reserve_has_small_slices(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many of them, but none too small to be of use."""
+    size = [400 << 20]
+    room = classmethod(lambda cls, at: cls(at, size[0], size[0]))
+    monkeypatch.setattr(disk.Room, "of", room)
+    reserve = Reserve(tmp_path / "reserve")
+    reserve.fill(20 << 20)
+    assert reserve.give() == (20 << 20) // 8
+    size[0] = 40 << 20
+    assert reserve.give() == 1 << 20
+
+
 def test_a_reserve_that_finds_no_room_stays_as_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
