@@ -1,11 +1,11 @@
 """Records the log of a container of its own pod: the sidecar that makes a Run's log Data.
 
-Run as ``python3 -m knit_workflows.pod.nurse CONTAINER DEST [FOLDER OUTPUT…]`` with POD_NAME and
-NAMESPACE in the environment. The account needs `watch` on pods and `get` on pods/log.
+Run as ``python3 -m knit_workflows.pod.nurse CONTAINER DEST`` with POD_NAME and NAMESPACE in the
+environment. The account needs `watch` on pods and `get` on pods/log.
 
-Once the container has ended, each OUTPUT (a path of the container, seen here below FOLDER) is
-looked through, and what cannot be kept of it stands in the termination log, a line per output. What
-goes wrong with that is no failure.
+OUTPUTS may map paths of the container to folders here, in JSON: once the container has ended they
+are looked through, and what cannot be kept of them stands in the termination log, a line for each.
+What goes wrong with that is no failure.
 
 Exit codes: 0 the container has ended and DEST holds its whole log, or SIGTERM came and DEST holds
 what could be read in five seconds; 1 DEST cannot be written; 2 started wrongly; 3 the API kept
@@ -245,12 +245,9 @@ def _record(nurse: Nurse, destination: int, remarks: Callable[[], list[str]]) ->
     return said
 
 
-def _remarks(outputs: list[str]) -> list[str]:
-    """Looks through the outputs, whose arguments are a folder and their paths below it."""
-    if not outputs:
-        return []
-    folder, *paths = outputs
-    found = [remark(path, survey(Path(f"{folder}{path}"))) for path in paths]
+def _remarks(outputs: str) -> list[str]:
+    """Looks through the outputs; `outputs` is JSON, as OUTPUTS has it."""
+    found = [remark(path, survey(Path(folder))) for path, folder in json.loads(outputs).items()]
     return [line for line in found if line]
 
 
@@ -262,7 +259,8 @@ def main(
 ) -> int:
     """Records to the end; the exit code. Every failure is explained in the termination log."""
     try:
-        container, path, *outputs = arguments
+        container, path = arguments
+        outputs = environ.get("OUTPUTS", "{}")
         namespace, pod = environ["NAMESPACE"], environ["POD_NAME"]
         api = api or KubeApi.from_pod(environ)
     except ValueError:

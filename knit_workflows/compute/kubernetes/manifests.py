@@ -5,6 +5,7 @@ Names, labels and containers are those of Knitfab, so that operators' tools go o
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from typing import Final
 
@@ -198,14 +199,17 @@ def _nurse(log: Volume, outputs: Sequence[Mount], settings: KubernetesSettings) 
     """Give the sidecar that writes the log of `main` to its volume, with rights of its own.
 
     It also looks through the outputs afterwards, below a folder of its own: one of them may have
-    the path of something in its image.
+    the path of something in its image. They are no arguments, which a nurse of an older image would
+    not take.
     """
     seen = [Mount(f"{OUTPUTS_FOLDER}{mount.path}", mount.volume) for mount in outputs]
+    folders = {mount.path: f"{OUTPUTS_FOLDER}{mount.path}" for mount in outputs}
     return _knit_container(NURSE, "nurse", settings) | {
-        "args": [MAIN, f"{LOG_PATH}/log", OUTPUTS_FOLDER, *(mount.path for mount in outputs)],
+        "args": [MAIN, f"{LOG_PATH}/log"],
         "env": [
             _from_field("POD_NAME", "metadata.name"),
             _from_field("NAMESPACE", "metadata.namespace"),
+            {"name": "OUTPUTS", "value": _literal(json.dumps(folders))},
         ],
         "volumeMounts": [
             *_mounts([Mount(LOG_PATH, log)], read_only=False),

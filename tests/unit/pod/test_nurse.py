@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -303,12 +303,12 @@ import sys
 from http.client import HTTPConnection
 from knit_workflows.pod import nurse
 from knit_workflows.pod.kube_api import KubeApi
-port, log, termination_log, refused, *outputs = sys.argv[1:]
+port, log, termination_log, refused, outputs = sys.argv[1:]
 nurse._REFUSED_SECONDS = float(refused)
 nurse.Patience.__init__.__defaults__ = (float(refused), *nurse.Patience.__init__.__defaults__[1:])
 api = KubeApi(lambda: HTTPConnection("127.0.0.1", int(port), timeout=100), lambda: "token")
-environ = {"NAMESPACE": "ns", "POD_NAME": "pod-1"}
-sys.exit(nurse.main(["main", log, *outputs], environ, api, termination_log))
+environ = {"NAMESPACE": "ns", "POD_NAME": "pod-1", **({"OUTPUTS": outputs} if outputs else {})}
+sys.exit(nurse.main(["main", log], environ, api, termination_log))
 """
 
 
@@ -316,10 +316,10 @@ sys.exit(nurse.main(["main", log, *outputs], environ, api, termination_log))
 def process(server: Api, tmp_path: Path) -> Callable[..., Process]:
     (tmp_path / "termination-log").touch()
 
-    def process(log: Path, refused: float = 60, outputs: Sequence[str] = ()) -> Process:
+    def process(log: Path, refused: float = 60, outputs: str = "") -> Process:
         return subprocess.Popen(
             [sys.executable, "-c", SCRIPT, str(server.server_address[1]), log,
-             tmp_path / "termination-log", str(refused), *outputs],
+             tmp_path / "termination-log", str(refused), outputs],
             cwd=REPOSITORY, stderr=subprocess.DEVNULL,
         )  # fmt: skip
 
@@ -340,8 +340,8 @@ def test_it_tells_what_of_the_outputs_cannot_be_kept(server: Api, process, tmp_p
         (tmp_path / "outputs" / name).mkdir(parents=True)
     with socket.socket(socket.AF_UNIX) as left:
         left.bind(str(tmp_path / "outputs" / "not" / "s"))
-    outputs = [f"{tmp_path}/outputs", "/fine", "/not", "/gone"]
-    assert process(tmp_path / "log", outputs=outputs).wait(PATIENCE) == 0
+    outputs = {f"/{name}": f"{tmp_path}/outputs/{name}" for name in ("fine", "not", "gone")}
+    assert process(tmp_path / "log", outputs=json.dumps(outputs)).wait(PATIENCE) == 0
     assert (tmp_path / "termination-log").read_text() == (
         "output /not: 1 socket is not kept: s\n"
         "output /gone: it was not looked through to the end: No such file or directory\n"

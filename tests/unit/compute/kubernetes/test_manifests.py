@@ -1,5 +1,6 @@
 """Manifests are Knitfab's, hardened."""
 
+import json
 from dataclasses import replace
 from datetime import timedelta
 
@@ -118,8 +119,12 @@ def test_outputs_and_log_are_checked_to_be_empty_before_main():
 def test_the_nurse_has_rights_of_its_own():
     spec = spec_of(POD)
     nurse = container(spec, "nurse")
-    assert nurse["args"] == ["main", "/log/log", "/outputs", "/out"]
-    fields = {each["name"]: each["valueFrom"]["fieldRef"]["fieldPath"] for each in nurse["env"]}
+    assert nurse["args"] == ["main", "/log/log"]
+    fields = {
+        each["name"]: each["valueFrom"]["fieldRef"]["fieldPath"]
+        for each in nurse["env"]
+        if "valueFrom" in each
+    }
     assert fields == {"POD_NAME": "metadata.name", "NAMESPACE": "metadata.namespace"}
     assert {each["mountPath"]: each["name"] for each in nurse["volumeMounts"]} == {
         "/log": "cc",
@@ -133,11 +138,15 @@ def test_the_nurse_has_rights_of_its_own():
 
 def test_the_nurse_looks_at_outputs_and_changes_nothing():
     """Below a folder of its own: an output may be called like something in its image."""
-    outputs = (Mount("/usr/lib", OUT), Mount("/work/out", Volume("data-knitid-dd", "dd")))
+    outputs = (Mount("/usr/lib", OUT), Mount("/a$(B)", Volume("data-knitid-dd", "dd")))
     nurse = container(spec_of(replace(POD, outputs=outputs)), "nurse")
-    assert nurse["args"][2:] == ["/outputs", "/usr/lib", "/work/out"]
+    told = next(each["value"] for each in nurse["env"] if each["name"] == "OUTPUTS")
+    assert json.loads(told.replace("$$", "$")) == {
+        "/usr/lib": "/outputs/usr/lib", "/a$(B)": "/outputs/a$(B)",
+    }  # fmt: skip
+    assert "$$(B)" in told
     seen = {each["mountPath"]: each["readOnly"] for each in nurse["volumeMounts"]}
-    assert seen["/outputs/usr/lib"] and seen["/outputs/work/out"] and not seen["/log"]
+    assert seen["/outputs/usr/lib"] and seen["/outputs/a$(B)"] and not seen["/log"]
 
 
 def test_without_outputs_and_log_main_is_alone():
