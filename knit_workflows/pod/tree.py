@@ -105,7 +105,9 @@ class Tree:
         """Makes a named pipe."""
         folder = self.folder(parts[:-1])
         with _taken_is_refused(parts):
-            os.mkfifo(parts[-1], mode & _PERMISSIONS | _OWNER_READS, dir_fd=folder)
+            os.mkfifo(parts[-1], 0o600, dir_fd=folder)
+        # By name, as opening it would wait for a writer; it is ours, and links are made later.
+        os.chmod(parts[-1], mode & _PERMISSIONS | _OWNER_READS, dir_fd=folder)
         os.utime(parts[-1], (mtime, mtime), dir_fd=folder, follow_symlinks=False)
 
     def symlink(self, parts: list[bytes], target: bytes, mtime: int) -> None:

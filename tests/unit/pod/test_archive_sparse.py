@@ -203,6 +203,26 @@ def test_extensions_that_lie_are_refused(after: Path, entry, pax, records) -> No
     assert list(after.iterdir()) == []
 
 
+def test_a_map_without_end_is_refused_before_it_is_gathered(after: Path, entry) -> None:
+    header = bytearray(entry(b"x", kind=b"S", magic=b"ustar  \0", size=1 << 30))
+    header[482:483] = b"\1"
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    more = (b"00000000001\0" * 42).ljust(504, b"\0") + b"\1" + bytes(7)
+
+    class Endless:
+        pieces = 0
+
+        def read(self, size: int) -> bytes:
+            self.pieces += 1
+            return bytes(header) if self.pieces == 1 else more * 256
+
+    source = Endless()
+    with pytest.raises(ArchiveRefused, match="more than 262144 segments"):
+        archive.unpack(source, after)
+    assert source.pieces < 200
+
+
 def test_what_holes_expand_to_counts(after: Path, entry, pax) -> None:
     stream = version_1(b"1\n0\n3\n", b"abc", b"1000", entry, pax)
     with pytest.raises(ArchiveRefused, match="more than 999 bytes"):
