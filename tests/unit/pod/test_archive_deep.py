@@ -60,6 +60,7 @@ def listing(root: Path) -> list[tuple[int, int, bytes]]:
     ]
 
 
+@pytest.mark.patient
 @pytest.mark.parametrize(("depth", "name"), [(5000, "d"), (200, "n" * 255), (1300, "ünï")])
 def test_deep_trees_come_out_as_they_went_in(
     folders: tuple[Path, Path], depth: int, name: str
@@ -86,6 +87,7 @@ class Pieces:
         return next(self._pieces, b"")
 
 
+@pytest.mark.patient
 def test_files_and_links_alone_also_come_out_of_the_deep(folders: tuple[Path, Path]) -> None:
     before, after = folders
     build(before, 3000, "d")
@@ -94,6 +96,7 @@ def test_files_and_links_alone_also_come_out_of_the_deep(folders: tuple[Path, Pa
     assert found == [text for _, _, text in listing(before) if text]
 
 
+@pytest.mark.patient
 def test_what_no_archive_can_hold_is_left_out_and_named(folders: tuple[Path, Path]) -> None:
     before, _ = folders
     build(before, 4200, "n" * 255)
