@@ -16,7 +16,7 @@ from knit_cli.invocation import invocation_of
 from knit_cli.left_out import LeftOut
 from knit_cli.output import print_bytes, print_json, say
 from knit_cli.progress import transfer_bar
-from knit_cli.push_source import survey
+from knit_cli.push_source import Source, survey
 from knit_cli.session import api_of, environment_of
 from knit_cli.tagging import (
     SYSTEM_PREFIX,
@@ -113,12 +113,10 @@ def push_data(
     invocation = invocation_of(context)
     given = read_user_tags(tag or [], "--tag")
     defaults = [tag for tag in environment_of(invocation).tags if not _is_system(tag)]
-    sources = []
-    for text in source:
-        left_out = LeftOut()
-        path = invocation.path(text)
-        sources.append(survey(path, text, left_out, dereference=dereference, links=links))
-        left_out.tell(text)
+    sources = [
+        _surveyed(invocation.path(text), text, dereference=dereference, links=links)
+        for text in source
+    ]
     with api_of(invocation) as api:
         for one in sources:
             named = [Tag(key="name", value=one.name)] if name else []
@@ -126,6 +124,13 @@ def push_data(
                 tags = _distinct([*given, *defaults, *named])
                 data = push(api, one, tags, meter=meter)
             print_json(data)
+
+
+def _surveyed(path: Path, shown: str, *, dereference: bool, links: bool) -> Source:
+    left_out = LeftOut()
+    source = survey(path, shown, left_out, dereference=dereference, links=links)
+    left_out.tell(shown)
+    return source
 
 
 def _is_system(tag: Tag) -> bool:

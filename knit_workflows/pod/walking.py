@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 from typing import TYPE_CHECKING, NamedTuple
@@ -154,10 +153,3 @@ def named(error: OSError, root: Path, path: str) -> OSError:
     """The same error with the whole path: calls on descriptors know only a base name, or none."""
     error.filename = str(root / path if path else root)
     return error
-
-
-def unreadable(error: OSError) -> str:
-    """Why something could not be read, as a sentence fragment, for who follows links."""
-    if error.errno == errno.ELOOP:
-        return "a link leads back to itself"
-    return error.strerror or str(error)
