@@ -66,7 +66,7 @@ def _write_item(connection: socket.socket, item: bytes | Span) -> None:
     if isinstance(item, bytes):
         send_chunk(connection, item)
     else:
-        send_file_chunk(connection, item.descriptor, item.size)
+        send_file_chunk(connection, item.descriptor, item.size, item.start)
 
 
 async def _nothing() -> AsyncGenerator[bytes, None]:

@@ -24,7 +24,7 @@ from knit_workflows.disk import FULL, storage_full
 from knit_workflows.domain import errors
 from knit_workflows.domain.ports import TransferRecord
 from knit_workflows.pod import archive
-from knit_workflows.pod.archive import Span
+from knit_workflows.pod.archive import Form, Span
 
 T = TypeVar("T")
 
@@ -74,10 +74,10 @@ class Door(Protocol):
     async def clear(self) -> None:
         """Empty the volume again."""
 
-    def archive(self) -> Pieces:
+    def archive(self, form: Form) -> Pieces:
         """Give the volume as plain tar."""
 
-    def spans(self) -> Generator[bytes | Span, None, None] | None:
+    def spans(self, form: Form) -> Generator[bytes | Span, None, None] | None:
         """Give the same for a thread, large files unread; None where they are not at hand."""
 
     def content(self) -> Pieces:
@@ -162,13 +162,15 @@ class FolderDoor:
         loop = asyncio.get_running_loop()
         await completed(loop.run_in_executor(self._threads.steps, archive.clear, self._root))
 
-    def archive(self) -> Pieces:
+    def archive(self, form: Form) -> Pieces:
         """See `Door`."""
-        return ThreadIterator(self._threads.steps, lambda: _readable(archive.iter_pack(self._root)))
+        return ThreadIterator(
+            self._threads.steps, lambda: _readable(archive.iter_pack(self._root, form))
+        )
 
-    def spans(self) -> Generator[bytes | Span, None, None]:
+    def spans(self, form: Form) -> Generator[bytes | Span, None, None]:
         """See `Door`."""
-        return _readable(archive.iter_spans(self._root))
+        return _readable(archive.iter_spans(self._root, form))
 
     def content(self) -> Pieces:
         """See `Door`."""
@@ -276,11 +278,11 @@ class AgentDoor:
             raise _agent_lost(error) from error
         _raise_for_agent(answer.status_code, answer.content)
 
-    def archive(self) -> Pieces:
+    def archive(self, form: Form) -> Pieces:
         """See `Door`."""
-        return self._get("/", _PATIENCE)
+        return self._get(f"/?{form.query()}", _PATIENCE)
 
-    def spans(self) -> None:
+    def spans(self, form: Form) -> None:
         """See `Door`."""
 
     def content(self) -> Pieces:

@@ -137,7 +137,7 @@ NOTHING: Final = Example()
 OPERATIONS: Final[Mapping[str, Example]] = {
     "healthz": Example({"parts": {}}),
     "readyz": Example({"parts": {"store": "ok", "engine": "ok"}}),
-    "show_version": Example({"version": "0.1.0", "upload_keys": True}),
+    "show_version": Example({"version": "0.1.0", "upload_keys": True, "sparse_files": True}),
     "find_data": Example([_DATA]),
     "upload_data": Example({**_DATA, "downstreams": [], "nomination": []}),
     "show_data": Example(_DATA),

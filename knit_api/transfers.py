@@ -26,6 +26,7 @@ from knit_workflows.domain.data import DataDetail, TagChange
 from knit_workflows.domain.ids import KnitId
 from knit_workflows.domain.runs import RunStatus
 from knit_workflows.domain.tags import Tag
+from knit_workflows.pod.archive import Form
 
 log = logging.getLogger(__name__)
 
@@ -96,9 +97,9 @@ async def _filled(
 
 
 async def download(
-    deps: Deps, knit_id: KnitId, media_type: str, *, direct: bool = False
+    deps: Deps, knit_id: KnitId, media_type: str, form: Form, *, direct: bool = False
 ) -> StreamedResponse:
-    """Give a Data as an archive of that type. Raises DataNotFound, Unavailable.
+    """Give a Data as an archive of that type and form. Raises DataNotFound, Unavailable.
 
     With `direct` a thread may write it to the client's connection.
     """
@@ -113,13 +114,13 @@ async def download(
     encoder = Encoder(media_type)
     async with AsyncExitStack() as stack:
         door = await stack.enter_async_context(reading(deps, knit_id))
-        spans = door.spans() if direct and media_type == PLAIN_TAR else None
+        spans = door.spans(form) if direct and media_type == PLAIN_TAR else None
         if spans is not None:
             loop = asyncio.get_running_loop()
             first = await completed(loop.run_in_executor(deps.threads.steps, next, spans, b""))
             threads = deps.threads.downloads
             return DirectArchive(first, spans, stack.pop_all(), media_type, threads)
-        pieces = await primed(stack, door.archive())
+        pieces = await primed(stack, door.archive(form))
         with_checksum = media_type == GZIPPED_TAR
         return StreamedResponse(
             _encoded(pieces, encoder, deps),

@@ -16,6 +16,7 @@ from knit_api.codecs import CHECKSUM_TRAILER, GZIPPED_TAR, PLAIN_TAR, Decoder
 from knit_api.errors import ClientGone, HttpProblem
 from knit_api.trailers import request_trailers
 from knit_api.wire import TakenBody, taken_body
+from knit_workflows.pod.archive import FILES_AND_LINKS, Form
 
 _TYPES: Final = (GZIPPED_TAR, PLAIN_TAR)
 
@@ -103,13 +104,15 @@ def upload_body(request: Request, silence: timedelta) -> UploadBody:
     return UploadBody(request, media_type, silence)
 
 
-def wanted_type(accept: str) -> str:
-    """Give the type of archive to send: plain tar for who asks for it, else gzip(tar).
+def wanted_archive(accept: str) -> tuple[str, Form]:
+    """Give type and form of the archive to send: plain tar for who asks for it, else gzip(tar).
 
-    Of a list the first type that we have counts; weights are not looked at.
+    Of a list the first type that we have counts; weights are not looked at. Folders and holes go
+    only to who asks for them with parameters of that type: others make files of them.
     """
     for part in accept.split(","):
-        media_type = part.partition(";")[0].strip().lower()
+        media_type, *parameters = (word.strip().lower() for word in part.split(";"))
         if media_type in _TYPES:
-            return media_type
-    return GZIPPED_TAR
+            asked = dict(word.partition("=")[::2] for word in parameters)
+            return media_type, Form.asked(asked.get("entries"), asked.get("holes"))
+    return GZIPPED_TAR, FILES_AND_LINKS

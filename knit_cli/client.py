@@ -165,6 +165,13 @@ class ApiClient:
                 self._upload_keys = False
         return self._upload_keys
 
+    def takes_sparse_files(self) -> bool:
+        """Tells whether an archive that is sent may have holes in its files."""
+        try:
+            return self._version().sparse_files
+        except ApiRefused:  # it is no knit, or an old one
+            return False
+
     def _version(self) -> Version:
         def ask() -> httpx.Response:
             with self._talking():

@@ -7,99 +7,27 @@ known from the chunked framing and from gzip's checksum; httpx gives no access t
 """
 
 import os
-import stat
 import tempfile
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from shutil import rmtree
 
 from knit_api.schemas.data import Data
 from knit_api.schemas.tags import Tag, TagChange
 from knit_cli.client import GZIPPED_TAR, PLAIN_TAR, ApiClient, Stream
 from knit_cli.errors import ApiRefused, BadInput, CliError, ConnectionCut, TransferFailed
+from knit_cli.left_out import LeftOut
 from knit_cli.progress import Meter
+from knit_cli.push_source import Source
 from knit_cli.streams import DamagedStream, PiecesReader, counted, gunzipped, gzipped, read_ahead
-from knit_workflows.pod.archive import ArchiveRefused, CannotPack, iter_pack, unpack
+from knit_workflows.pod.archive import ArchiveRefused, CannotPack, remove, unpack
 
 _UNSUPPORTED_MEDIA_TYPE = 415
-_NOTHING_SENT = "nothing was uploaded"
-_TAR_BLOCK = 512  # bytes; a file takes one for its head, and its content in whole ones
+_WHOLE_FOLDER = f"{PLAIN_TAR};entries=all;holes=kept, {GZIPPED_TAR};entries=all;holes=kept;q=0.5"
+_WHOLE_FILE = f"{GZIPPED_TAR};entries=all"  # holes filled: it may be read by any tool, much later
 
 
-@dataclass(frozen=True)
-class Source:
-    """A folder or file that can be pushed; `archive_bytes` is about what its tar will have."""
-
-    path: Path
-    archive_bytes: int
-
-    @property
-    def name(self) -> str:
-        """The base name, also of `.` and `..`."""
-        return Path(os.path.abspath(self.path)).name  # noqa: PTH100  resolve() would follow links
-
-
-def survey(path: Path, shown: str, *, dereference: bool) -> Source:
-    """Looks a push source through before anything is sent; reads no content.
-
-    Args:
-        path: where it is.
-        shown: how the user wrote it, for messages.
-        dereference: whether links are followed, as in the push itself.
-
-    Raises:
-        BadInput: it is missing, or something in it cannot be read.
-    """
-    total = 0
-    try:
-        info = path.stat()
-        if not (stat.S_ISDIR(info.st_mode) or stat.S_ISREG(info.st_mode)):
-            raise BadInput(
-                f"cannot push {shown}",
-                reason="it is neither a folder nor a file",
-                advice=f"push a folder; {_NOTHING_SENT}",
-            )
-        for file, size in _files(path, info, dereference):
-            if not os.access(file, os.R_OK):
-                raise PermissionError(13, "Permission denied", str(file))
-            total += _TAR_BLOCK + -(-size // _TAR_BLOCK) * _TAR_BLOCK
-    except FileNotFoundError as cause:
-        what = shown if cause.filename in (str(path), None) else f"{shown}: {cause.filename}"
-        raise BadInput(
-            f"cannot push {what}", reason="there is no such file or folder", advice=_NOTHING_SENT
-        ) from cause
-    except OSError as cause:
-        raise BadInput(
-            f"cannot push {shown}",
-            reason=f"{cause.strerror}: {cause.filename}",
-            advice=f"make it readable; {_NOTHING_SENT}",
-        ) from cause
-    return Source(path, total)
-
-
-def _files(path: Path, info: os.stat_result, dereference: bool) -> Iterator[tuple[Path, int]]:
-    if stat.S_ISREG(info.st_mode):
-        yield path, info.st_size
-        return
-    seen = {(info.st_dev, info.st_ino)}
-    waiting = [path]
-    while waiting:
-        with os.scandir(waiting.pop()) as entries:
-            for entry in entries:
-                found = entry.stat(follow_symlinks=dereference)
-                if stat.S_ISREG(found.st_mode):
-                    yield Path(entry.path), found.st_size
-                elif stat.S_ISDIR(found.st_mode) and (found.st_dev, found.st_ino) not in seen:
-                    # A loop of links would never end here; packing reports it properly.
-                    seen.add((found.st_dev, found.st_ino))
-                    waiting.append(Path(entry.path))
-
-
-def push(
-    api: ApiClient, source: Source, tags: Sequence[Tag], *, dereference: bool, meter: Meter
-) -> Data:
+def push(api: ApiClient, source: Source, tags: Sequence[Tag], *, meter: Meter) -> Data:
     """Uploads the source as one Data with these tags; the second call makes a second Data.
 
     The tags travel with the upload. Where they cannot (too many, or a server that does not know
@@ -112,12 +40,12 @@ def push(
     """
     together = list(tags) if api.tags_fit_in_upload(tags) else []
     try:
-        data = _upload(api, source, PLAIN_TAR, together, dereference, meter)
+        data = _upload(api, source, PLAIN_TAR, together, meter)
     except ApiRefused as refused:
         if refused.status != _UNSUPPORTED_MEDIA_TYPE:
             raise
         # An older server: only gzip, and no tags in the query.
-        data = _upload(api, source, GZIPPED_TAR, [], dereference, meter)
+        data = _upload(api, source, GZIPPED_TAR, [], meter)
     missing = [tag for tag in tags if tag not in data.tags]
     if not missing:
         return data
@@ -137,12 +65,13 @@ def _upload(
     source: Source,
     media_type: str,
     tags: Sequence[Tag],
-    dereference: bool,
     meter: Meter,
 ) -> Data:
+    holes = source.has_holes and media_type == PLAIN_TAR and api.takes_sparse_files()
+
     def pack() -> Generator[bytes, None, None]:
         meter.restart()
-        packed: Iterable[bytes] = counted(_archive(source, dereference), meter.add)
+        packed: Iterable[bytes] = counted(source.pack(holes=holes), meter.add)
         return read_ahead(gzipped(packed) if media_type == GZIPPED_TAR else packed)
 
     try:
@@ -161,18 +90,19 @@ def _upload(
         ) from cause
 
 
-def _archive(source: Source, dereference: bool) -> Iterable[bytes]:
-    # The source itself may be a link, even where links inside stay links: a folder is meant as
-    # such, and a file, packed as a folder with only that file in it, keeps the link's name.
-    if source.path.is_dir():
-        return iter_pack(source.path.resolve(), dereference=dereference)
-    return iter_pack(source.path, dereference=True)
-
-
-def pull_folder(api: ApiClient, knit_id: str, folder: Path, *, meter: Meter) -> Path:
+def pull_folder(
+    api: ApiClient,
+    knit_id: str,
+    folder: Path,
+    left_out: LeftOut,
+    *,
+    links: bool = True,
+    meter: Meter,
+) -> Path:
     """Downloads a Data and unpacks it as `folder/KNIT_ID`, which appears when it is complete.
 
-    A download whose connection breaks is begun anew.
+    A download whose connection breaks is begun anew. `left_out` is told what the Data has that no
+    archive can hold, and without `links` its symbolic links.
 
     Raises:
         BadInput: there is already something there.
@@ -185,14 +115,15 @@ def pull_folder(api: ApiClient, knit_id: str, folder: Path, *, meter: Meter) -> 
     def attempt() -> None:
         with (
             _placing(folder, knit_id),
-            api.download(knit_id, f"{PLAIN_TAR}, {GZIPPED_TAR};q=0.5") as stream,
+            api.download(knit_id, _WHOLE_FOLDER) as stream,
             _neighbour(folder, knit_id) as temporary,
         ):
             meter.restart()
+            left_out.restart()
             content = temporary / "content"
             content.mkdir()
             with closing(_plain(stream, counted(stream.chunks, meter.add))) as pieces:
-                unpack(PiecesReader(pieces), content)
+                unpack(PiecesReader(pieces), content, links=links, left_out=left_out)
             content.rename(target)  # takes the place of an empty folder, of nothing else
 
     api.when_cut_again(attempt, repeatable=True)
@@ -251,7 +182,7 @@ def pull_stream(
 @contextmanager
 def _opened(api: ApiClient, knit_id: str, meter: Meter) -> Iterator[Iterator[bytes]]:
     """Opens the tar.gz of a Data as it comes from the API. Raises CliError, also while reading."""
-    with api.download(knit_id, GZIPPED_TAR) as stream:
+    with api.download(knit_id, _WHOLE_FILE) as stream:
         meter.restart()
         pieces = counted(stream.chunks, meter.add)
         yield gzipped(pieces) if stream.media_type == PLAIN_TAR else pieces
@@ -283,7 +214,8 @@ def _neighbour(folder: Path, knit_id: str) -> Iterator[Path]:
     try:
         yield temporary
     finally:
-        rmtree(temporary, ignore_errors=True)
+        with suppress(OSError):
+            remove(temporary)
 
 
 @contextmanager

@@ -205,8 +205,8 @@ The API takes and gives what Knitfab v1.6 does, so its clients work. It differs 
 | an empty tag change of an unknown Data: 500 | 404 |
 | invalidated Runs are listed | they are not; `GET /api/runs/{runId}` still shows them |
 | an archive that is broken or no gzip: 500 | 400 |
-| paths and links that lead out of an archive are stored | 400 |
-| devices and pipes in an archive are skipped | 400 |
+| paths that lead out of an archive are stored | 400; links are data, and never followed |
+| devices in an archive are skipped, pipes become files | 400; pipes are kept |
 | another Content-Type of an upload is not looked at | 415 |
 | tag values with quotes make answers fail | escaped; control characters are refused (400) |
 | a Data shows one nomination | all of them |

@@ -16,7 +16,7 @@ from knit_api.paging import page_response
 from knit_api.responses import json_response
 from knit_api.schemas.data import Data
 from knit_api.schemas.tags import TagChange as WireTagChange
-from knit_api.upload_body import AnswerAhead, upload_body, wanted_type
+from knit_api.upload_body import AnswerAhead, upload_body, wanted_archive
 from knit_workflows.domain.data import TagChange
 from knit_workflows.domain.tags import Tag, checked_tag
 
@@ -115,12 +115,18 @@ async def upload_data(request: Request, deps: DepsOf) -> Response:
 async def download_data(knit_id: str, request: Request, deps: DepsOf) -> Response:
     """Download the content of a Data as gzip(tar), or as plain tar if that is accepted first.
 
+    It has files and links, as they are. `Accept: application/tar+gzip;entries=all` (or
+    `application/x-tar;entries=all`) adds folders with their permissions and times, named pipes, and
+    global headers whose `comment` is `left out by knit: KIND: PATH` for each thing that no archive
+    can hold; with `holes=kept`, too, holes of files are kept as GNU tar's sparse format 1.0 does.
+
     Whatever its Run's status is, if it has a volume. The trailer `x-checksum-md5` of a gzip(tar)
     is the MD5 of the body as it was sent.
     """
-    accepted = wanted_type(request.headers.get("accept", ""))
+    media_type, form = wanted_archive(request.headers.get("accept", ""))
     direct = wire.is_offered(request.scope)
-    return await transfers.download(deps, queries.knit_id(knit_id), accepted, direct=direct)
+    one = queries.knit_id(knit_id)
+    return await transfers.download(deps, one, media_type, form, direct=direct)
 
 
 @router.get("/{knit_id}/metadata", response_model=Data, responses=failures(404, 503))

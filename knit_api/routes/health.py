@@ -50,7 +50,7 @@ async def readyz(deps: DepsOf) -> Response:
 @router.get("/api/version", response_model=Version)
 async def show_version(request: Request) -> Response:
     """Say which knit this is."""
-    return json_response(Version(version=request.app.version, upload_keys=True))
+    return json_response(Version(version=request.app.version, upload_keys=True, sparse_files=True))
 
 
 async def _probe(asking: Awaitable[None]) -> str:

@@ -13,8 +13,10 @@ from knit_cli.commands.lineage import lineage
 from knit_cli.completion import complete_data, complete_tag, complete_tag_key
 from knit_cli.instants import read_duration, read_instant
 from knit_cli.invocation import invocation_of
+from knit_cli.left_out import LeftOut
 from knit_cli.output import print_bytes, print_json, say
 from knit_cli.progress import transfer_bar
+from knit_cli.push_source import Source, survey
 from knit_cli.session import api_of, environment_of
 from knit_cli.tagging import (
     SYSTEM_PREFIX,
@@ -22,7 +24,7 @@ from knit_cli.tagging import (
     read_query_tags,
     read_user_tags,
 )
-from knit_cli.transfer import pull_file, pull_folder, pull_stream, push, survey
+from knit_cli.transfer import pull_file, pull_folder, pull_stream, push
 
 app = typer.Typer()
 app.command()(lineage)
@@ -90,21 +92,45 @@ def push_data(
         bool, typer.Option("--name", "-n", help="Also tag it name:BASENAME of the source.")
     ] = False,
     dereference: Annotated[
-        bool, typer.Option("--dereference", "-L", help="Store what links lead to, not the links.")
+        bool,
+        typer.Option(
+            "--dereference/--no-dereference",
+            "-L",
+            help="Store what links lead to, or the links as they are.",
+        ),
     ] = False,
+    links: Annotated[
+        bool, typer.Option("--links/--no-links", help="Store links, or leave them out.")
+    ] = True,
 ) -> None:
-    """Uploads each source as one Data, and shows it as JSON."""
+    """Uploads each source as one Data, and shows it as JSON.
+
+    What cannot be stored (sockets, devices) is left out, and named before anything is sent.
+    """
+    if dereference and not links:
+        raise typer.BadParameter("it leaves out what --dereference would store",
+                                 param_hint="--no-links")  # fmt: skip
     invocation = invocation_of(context)
     given = read_user_tags(tag or [], "--tag")
     defaults = [tag for tag in environment_of(invocation).tags if not _is_system(tag)]
-    sources = [survey(invocation.path(text), text, dereference=dereference) for text in source]
+    sources = [
+        _surveyed(invocation.path(text), text, dereference=dereference, links=links)
+        for text in source
+    ]
     with api_of(invocation) as api:
         for one in sources:
             named = [Tag(key="name", value=one.name)] if name else []
             with transfer_bar(one.name, one.archive_bytes, quiet=invocation.quiet) as meter:
                 tags = _distinct([*given, *defaults, *named])
-                data = push(api, one, tags, dereference=dereference, meter=meter)
+                data = push(api, one, tags, meter=meter)
             print_json(data)
+
+
+def _surveyed(path: Path, shown: str, *, dereference: bool, links: bool) -> Source:
+    left_out = LeftOut()
+    source = survey(path, shown, left_out, dereference=dereference, links=links)
+    left_out.tell(shown)
+    return source
 
 
 def _is_system(tag: Tag) -> bool:
@@ -123,11 +149,20 @@ def pull_data(
     extract: Annotated[
         bool, typer.Option("--extract", "-x", help="Unpack it as DEST/KNIT_ID/.")
     ] = False,
+    links: Annotated[
+        bool,
+        typer.Option(
+            "--links/--no-links", help="With -x: make links as they are, or leave them out."
+        ),
+    ] = True,
 ) -> None:
     """Downloads a Data as DEST/KNIT_ID.tar.gz."""
     invocation = invocation_of(context)
+    left_out = LeftOut()
     if dest == _STDOUT and extract:
         raise typer.BadParameter("stdout cannot be unpacked into", param_hint="--extract")
+    if not links and not extract:
+        raise typer.BadParameter("it needs --extract", param_hint="--no-links")
     if not _is_file_name(knit_id):
         raise typer.BadParameter(f"{knit_id!r} is not an id of a Data", param_hint="KNIT_ID")
     with (
@@ -137,8 +172,12 @@ def pull_data(
         if dest == _STDOUT:
             pull_stream(api, knit_id, lambda piece: print_bytes([piece]), meter=meter)
             return
-        pull = pull_folder if extract else pull_file
-        arrived = pull(api, knit_id, invocation.path(dest), meter=meter)
+        folder = invocation.path(dest)
+        if extract:
+            arrived = pull_folder(api, knit_id, folder, left_out, links=links, meter=meter)
+        else:
+            arrived = pull_file(api, knit_id, folder, meter=meter)
+    left_out.tell(knit_id)
     say(f"pulled {knit_id} to {arrived}")
 
 

@@ -32,6 +32,7 @@ from knit_workflows.compute.memory_journal import MemoryJournal
 from knit_workflows.domain.errors import BackendRejected, DataExists, InvalidRequest, StorageFull
 from knit_workflows.domain.plan_forms import parse_resource
 from knit_workflows.domain.runs import SUCCEEDED, Exit
+from knit_workflows.pod import archive
 from knit_workflows.pod.survey import remark, survey
 
 Behaviour = Callable[[RunPod], Awaitable[Exit] | Exit]
@@ -179,7 +180,7 @@ class MemoryBackend:
         if self._journal:
             path = self._journal.volumes / volume.name
         if path is not None:
-            await asyncio.to_thread(shutil.rmtree, path, ignore_errors=True)
+            await asyncio.to_thread(archive.remove, path)
 
     async def launch(self, pod: RunPod) -> None:
         """Start a pod's behaviour, unless the pod is there already."""

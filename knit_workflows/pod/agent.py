@@ -6,7 +6,9 @@ caller's. It ends by itself when nobody has asked for anything for a while.
 
     write   POST /           204; 400 refused, 409 has content, 507 disk full, 500 else
             DELETE /         204, the volume is empty and may be written again
-    read    GET /            the volume as tar; GET /log: all files, one after another;
+    read    GET /            the volume's files and links as tar; with ?entries=all also folders,
+                             pipes and notes, with ?holes=kept holes as GNU's sparse format 1.0;
+            GET /log         all files, one after another;
             GET /log?follow  the same, then what is added to the file `log`, until the client goes
     both    GET /healthz     200, needs no token and does not count as use
 
@@ -186,9 +188,11 @@ class Handler(socketserver.StreamRequestHandler):
             case "write", "DELETE", "/":
                 self._clear()
             case "read", "GET", "/":
-                self._stream("application/x-tar", archive.iter_spans(self.server.volume.root))
+                form = archive.Form.asked(request.argument("entries"), request.argument("holes"))
+                pieces = archive.iter_spans(self.server.volume.root, form)
+                self._stream("application/x-tar", pieces)
             case "read", "GET", "/log":
-                follow = "follow" in {part.partition("=")[0] for part in request.query.split("&")}
+                follow = request.argument("follow") is not None
                 pieces = self.server.volume.log(follow=follow, wait=self._wait_for_more)
                 self._stream("application/octet-stream", pieces)
             case _, method, "/" | "/log":
@@ -250,7 +254,7 @@ class Handler(socketserver.StreamRequestHandler):
         if isinstance(piece, bytes):
             send_chunk(self.connection, piece)
         else:
-            send_file_chunk(self.connection, piece.descriptor, piece.size)
+            send_file_chunk(self.connection, piece.descriptor, piece.size, piece.start)
 
     def _wait_for_more(self) -> bool:
         """Pauses a follower shortly; False when the client has gone, or speaks out of turn."""

@@ -2,35 +2,47 @@
 
 The transfer agent uses it in pods, the API for local volumes, the command line for pull.
 Compression and checksums are the caller's. `lost+found` at the top of a folder is the file system's
-own: neither packed nor unpacked.
+own: neither packed nor unpacked. Links are data: packed and unpacked as they are, and followed by
+nothing here unless its caller says so.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from knit_workflows.pod import tree
+from knit_workflows.pod import removal, tree
+from knit_workflows.pod.descent import opened_folder
 from knit_workflows.pod.packing import (
-    CannotPack,
+    FILES_AND_LINKS,
+    WHOLE,
+    Contents,
+    Form,
     Span,
     Writable,
     iter_pack,
     iter_spans,
+    look_through,
     open_files,
     pack,
     read_concatenated,
 )
+from knit_workflows.pod.removal import remove
 from knit_workflows.pod.tar import ArchiveRefused, Readable
 from knit_workflows.pod.tree import Summary
 from knit_workflows.pod.unpacking import DEFAULT_LIMITS, Limits, unpack
+from knit_workflows.pod.walking import CannotPack
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 __all__ = [
     "DEFAULT_LIMITS",
+    "FILES_AND_LINKS",
+    "WHOLE",
     "ArchiveRefused",
     "CannotPack",
+    "Contents",
+    "Form",
     "Limits",
     "Readable",
     "Span",
@@ -40,20 +52,22 @@ __all__ = [
     "is_empty",
     "iter_pack",
     "iter_spans",
+    "look_through",
     "open_files",
     "pack",
     "read_concatenated",
+    "remove",
     "unpack",
 ]
 
 
 def is_empty(root: Path) -> bool:
     """Whether the folder has no entry besides `lost+found`. Raises OSError if it cannot be read."""
-    with tree.opened_folder(root) as folder:
+    with opened_folder(root) as folder:
         return tree.is_empty(folder)
 
 
 def clear(root: Path) -> None:
     """Removes everything in the folder but `lost+found`; again is fine. The folder stays."""
-    with tree.opened_folder(root) as folder:
-        tree.clear(folder)
+    with opened_folder(root) as folder:
+        removal.clear(folder)

@@ -6,7 +6,8 @@ import ctypes
 import errno
 import os
 
-_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+from knit_workflows.pod.descent import Descent, bottom_up
+
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -34,12 +35,14 @@ def sync_file_system(descriptor: int) -> None:
 
 def sync_folders(folder: int) -> None:
     """Fsyncs the folder and all below it, so that the names in them last; not files' content."""
-    with os.scandir(folder) as entries:
-        children = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
-    for name in children:
-        child = os.open(name, _FOLDER, dir_fd=folder)
-        try:
-            sync_folders(child)
-        finally:
-            os.close(child)
+
+    def enter(descent: Descent[str], name: str) -> bool:
+        descent.enter(name)
+        return True
+
+    def leave(descent: Descent[str]) -> None:
+        os.fsync(descent.here)
+        descent.leave()
+
+    bottom_up(folder, enter, leave)
     os.fsync(folder)

@@ -151,8 +151,8 @@ def send_chunk(connection: socket.socket, piece: bytes) -> None:
     connection.sendall(b"\r\n")
 
 
-def send_file_chunk(connection: socket.socket, descriptor: int, size: int) -> None:
-    """Sends so many bytes, not 0, from a file's beginning as one chunk, without reading them.
+def send_file_chunk(connection: socket.socket, descriptor: int, size: int, start: int = 0) -> None:
+    """Sends so many bytes of a file, not 0, as one chunk, without reading them.
 
     Raises FileShrank, TimeoutError, OSError; what was sent is no whole chunk then.
     """
@@ -160,7 +160,7 @@ def send_file_chunk(connection: socket.socket, descriptor: int, size: int) -> No
     done = 0
     while done < size:
         try:
-            sent = os.sendfile(connection.fileno(), descriptor, done, size - done)
+            sent = os.sendfile(connection.fileno(), descriptor, start + done, size - done)
         except BlockingIOError:
             _wait_for_room(connection)
             continue

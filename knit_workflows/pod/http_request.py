@@ -41,6 +41,10 @@ class Request(NamedTuple):
         """The header's value; upper and lower case are the same."""
         return self.headers.get(name.lower())
 
+    def argument(self, name: str) -> str | None:
+        """The value of an argument of the query, "" if it has none; None if it is not there."""
+        return dict(part.partition("=")[::2] for part in self.query.split("&")).get(name)
+
     @property
     def expects_continue(self) -> bool:
         """Whether the client waits to be asked for the body."""

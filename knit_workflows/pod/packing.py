@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
-from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from knit_workflows.pod import tar, tree
+from knit_workflows.pod import sparse, tar
 from knit_workflows.pod.tar import Member
-from knit_workflows.pod.tree import MAX_DEPTH, Summary
+from knit_workflows.pod.tree import Summary
+from knit_workflows.pod.walking import CannotPack, Found, named, walk
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -18,31 +20,46 @@ if TYPE_CHECKING:
 _STREAM_BYTES = 256 << 10
 _CHANGED = "its size changed while it was read; try again later"
 _READ_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # a pipe must not block
-_NOT_DATA = {stat.S_IFSOCK: "socket", stat.S_IFIFO: "named pipe", stat.S_IFCHR: "character device",
-             stat.S_IFBLK: "block device"}  # fmt: skip
+_STAT_BLOCK = 512  # what st_blocks counts, whatever the file system's own are
 
 
-class CannotPack(ValueError):
-    """Something in the folder cannot go into an archive.
+@dataclass(frozen=True)
+class Form:
+    """What an archive has besides files and links, which every reader understands."""
 
-    Attributes:
-        reason: one sentence fragment for people.
-        member: the path at fault, relative to the folder.
-    """
+    everything: bool = False
+    """Also folders, with their permissions and times, and named pipes."""
+    holes: bool = False
+    """Holes of files stay holes, as GNU tar's format 1.0 has them; else they are zeros."""
+    notes: bool = False
+    """Global headers that say what was left out."""
 
-    def __init__(self, reason: str, member: str) -> None:
-        super().__init__(f"{member!r}: {reason}")
-        self.reason = reason
-        self.member = member
+    @classmethod
+    def asked(cls, entries: str | None, holes: str | None) -> Form:
+        """The form that a reader asks for with ``entries=all`` and ``holes=kept``."""
+        everything = entries == "all"
+        return cls(everything=everything, holes=holes == "kept", notes=everything)
+
+    def query(self) -> str:
+        """The same as a query, for the agent."""
+        words = ("entries=all", self.everything), ("holes=kept", self.holes)
+        return "&".join([word for word, asked in words if asked])
+
+
+FILES_AND_LINKS = Form()
+WHOLE = Form(everything=True, holes=True)
+"""For who knows already what is left out."""
 
 
 class Span(NamedTuple):
-    """The content of one file, not read yet."""
+    """A part of the content of one file, not read yet."""
 
     descriptor: int
     """Good until the next item is asked for; its offset is not used."""
     size: int
-    """Bytes, from the file's beginning; never 0."""
+    """Bytes, never 0."""
+    start: int = 0
+    """Where in the file it begins."""
 
 
 class Writable(Protocol):
@@ -52,40 +69,92 @@ class Writable(Protocol):
 
 
 def pack(
-    root: Path, sink: Writable | Callable[[bytes], object], *, dereference: bool = False
+    root: Path,
+    sink: Writable | Callable[[bytes], object],
+    form: Form = WHOLE,
+    *,
+    dereference: bool = False,
+    links: bool = True,
 ) -> Summary:
     """Writes the folder as a plain tar stream; the same folder gives the same bytes.
 
     Entries come in name order with paths relative to `root`. Links stay links, unless `dereference`
-    puts what they point to in their place. Hard links become files of their own. When `root` is a
-    file, the archive holds that one file under its base name.
+    puts what they point to in their place, or without `links` they are left out. Hard links become
+    files of their own. When `root` is a file, the archive holds that one file under its base name.
+    What cannot be packed is left out: see `walking.walk`.
 
     Raises:
-        CannotPack: a socket, pipe or device, a loop of links, or a file that changed while it was
-            read.
+        CannotPack: a loop of links, or a file that changed while it was read.
         OSError: something could not be read; its `filename` says what.
     """
-    packer = _Packer(root, dereference)
+    packer = _Packer(root, form, dereference, links)
     for piece in packer.stream():
         _write_all(sink, piece)
     return Summary(packer.files, packer.bytes)
 
 
-def iter_pack(root: Path, *, dereference: bool = False) -> Iterator[bytes]:
+def iter_pack(
+    root: Path, form: Form = WHOLE, *, dereference: bool = False, links: bool = True
+) -> Iterator[bytes]:
     """The same stream as `pack` in pieces of 256 KiB to 1 MiB (the last may be smaller), for HTTP.
 
     Raises as `pack` does, at the piece where it happens: whoever sends them must then break the
     stream.
     """
-    return _Packer(root, dereference).stream()
+    return _Packer(root, form, dereference, links).stream()
 
 
-def iter_spans(root: Path) -> Iterator[bytes | Span]:
+def iter_spans(root: Path, form: Form) -> Iterator[bytes | Span]:
     """The same stream as `iter_pack` gives, but large files as spans, for the kernel to move.
 
     Whoever finds a span shorter than it says must break the stream. Raises as `pack` does.
     """
-    return _Packer(root, dereference=False).items(spans=True)
+    return _Packer(root, form, dereference=False, links=True).items(spans=True)
+
+
+class Contents(NamedTuple):
+    """What packing a folder would give."""
+
+    archive_bytes: int
+    """About the size of the archive."""
+    has_holes: bool
+
+
+def look_through(
+    root: Path,
+    left_out: Callable[[str, str], object],
+    *,
+    dereference: bool = False,
+    links: bool = True,
+) -> Contents:
+    """Sees all that `pack` will see, but reads no content.
+
+    Args:
+        root: as for `pack`.
+        left_out: is told the path of each thing that cannot be packed, and what it is.
+        dereference: as for `pack`.
+        links: as for `pack`.
+
+    Raises:
+        CannotPack, OSError: as `pack` would, a file that may not be read included.
+    """
+    total = len(tar.END_OF_ARCHIVE)
+    has_holes = False
+    for found in walk(root, dereference=dereference, links=links):
+        if found.left_out is not None:
+            left_out(found.path, found.left_out)
+            continue
+        total += tar.BLOCK
+        info = found.info
+        if not stat.S_ISREG(info.st_mode):
+            continue
+        if not os.access(found.name, os.R_OK, dir_fd=found.folder):
+            error = PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+            raise named(error, root, found.path)
+        stored = min(info.st_size, info.st_blocks * _STAT_BLOCK)
+        has_holes = has_holes or stored < info.st_size
+        total += -(-stored // tar.BLOCK) * tar.BLOCK
+    return Contents(total, has_holes)
 
 
 def _write_all(sink: Writable | Callable[[bytes], object], piece: bytes) -> None:
@@ -101,9 +170,11 @@ def _write_all(sink: Writable | Callable[[bytes], object], piece: bytes) -> None
 class _Packer:
     """One pass over one folder, counting."""
 
-    def __init__(self, root: Path, dereference: bool) -> None:
+    def __init__(self, root: Path, form: Form, dereference: bool, links: bool) -> None:
         self._root = root
+        self._form = form
         self._dereference = dereference
+        self._links = links
         self._spans = False
         self.files = 0
         self.bytes = 0
@@ -134,110 +205,87 @@ class _Packer:
         yield b"".join(gathered)
 
     def _entries(self) -> Iterator[bytes | Span]:
-        with self._named(""):
-            info = self._root.stat()
-        if stat.S_ISDIR(info.st_mode):
-            with tree.opened_folder(self._root) as folder:
-                yield from self._folder(folder, "", [_identity(info)])
-        else:
-            with tree.opened_folder(self._root.parent) as folder:
-                name = self._root.name
-                yield from self._entry(folder, name, name, info, [])
+        for found in walk(self._root, dereference=self._dereference, links=self._links):
+            kind = stat.S_IFMT(found.info.st_mode)
+            if found.left_out is not None:
+                if self._form.notes:
+                    yield _header(tar.NOTE, found.path, found.info, link=found.left_out)
+            elif kind == stat.S_IFREG:
+                yield from self._file(found)
+            elif kind == stat.S_IFLNK:
+                yield self._link(found)
+            elif self._form.everything:
+                self.files += kind == stat.S_IFIFO
+                is_folder = kind == stat.S_IFDIR
+                path = found.path + "/" if is_folder else found.path
+                yield _header(tar.FOLDER if is_folder else tar.PIPE, path, found.info)
         yield tar.END_OF_ARCHIVE
 
-    def _folder(
-        self, folder: int, prefix: str, above: list[tuple[int, int]]
-    ) -> Iterator[bytes | Span]:
-        if len(above) > MAX_DEPTH:
-            raise CannotPack(f"the path is deeper than {MAX_DEPTH} folders", prefix)
-        for name in sorted(os.listdir(folder)):
-            if not prefix and name == tree.LOST_AND_FOUND:
-                continue
-            path = prefix + name
-            with self._named(path):
-                info = os.stat(name, dir_fd=folder, follow_symlinks=self._dereference)
-            yield from self._entry(folder, name, path, info, above)
+    def _link(self, found: Found) -> bytes:
+        try:
+            target = os.readlink(found.name, dir_fd=found.folder)
+        except OSError as error:
+            raise named(error, self._root, found.path) from None
+        self.files += 1
+        return _header(tar.SYMLINK, found.path, found.info, link=target)
 
-    def _entry(
-        self, folder: int, name: str, path: str, info: os.stat_result, above: list[tuple[int, int]]
-    ) -> Iterator[bytes | Span]:
-        kind = stat.S_IFMT(info.st_mode)
-        if kind == stat.S_IFREG:
-            yield from self._file(folder, name, path)
-        elif kind == stat.S_IFDIR:
-            if _identity(info) in above:
-                raise CannotPack("the link leads back to a folder above it", path)
-            yield _header(tar.FOLDER, path + "/", info)
-            with self._named(path):
-                child = os.open(name, self._flags(tree.FOLDER_FLAGS), dir_fd=folder)
-            try:
-                yield from self._folder(child, path + "/", [*above, _identity(info)])
-            finally:
-                os.close(child)
-        elif kind == stat.S_IFLNK:
-            with self._named(path):
-                target = os.readlink(name, dir_fd=folder)
-            self.files += 1
-            yield _header(tar.SYMLINK, path, info, link=target)
-        else:
-            raise CannotPack(f"a {_NOT_DATA.get(kind, 'special file')} cannot be Data", path)
-
-    def _file(self, folder: int, name: str, path: str) -> Iterator[bytes | Span]:
-        with self._named(path):
-            descriptor = os.open(name, self._flags(_READ_FILE), dir_fd=folder)
+    def _file(self, found: Found) -> Iterator[bytes | Span]:
+        flags = _READ_FILE & ~os.O_NOFOLLOW if self._dereference else _READ_FILE
+        try:
+            descriptor = os.open(found.name, flags, dir_fd=found.folder)
+        except OSError as error:
+            raise named(error, self._root, found.path) from None
         try:
             info = os.fstat(descriptor)
             if not stat.S_ISREG(info.st_mode):
-                raise CannotPack("it was replaced while being read", path)
-            yield _header(tar.FILE, path, info, size=info.st_size)
-            if self._spans and info.st_size >= _STREAM_BYTES:
-                yield Span(descriptor, info.st_size)
-                if os.fstat(descriptor).st_size != info.st_size:
-                    raise CannotPack(_CHANGED, path)
+                raise CannotPack("it was replaced while being read", found.path)
+            segments = None
+            if self._form.holes and info.st_blocks * _STAT_BLOCK < info.st_size:
+                segments = sparse.segments_of(descriptor, info.st_size)
+            yield _header(tar.FILE, found.path, info, size=info.st_size, segments=segments)
+            stored = info.st_size
+            if segments is None:
+                yield from self._content(descriptor, 0, stored, found.path)
             else:
-                yield from self._content(descriptor, info.st_size, path)
-            yield bytes(-info.st_size % tar.BLOCK)
+                stored = sparse.stored_bytes(segments)
+                for start, size in sparse.pairs(segments):
+                    yield from self._content(descriptor, start, size, found.path)
+            if os.fstat(descriptor).st_size != info.st_size:
+                raise CannotPack(_CHANGED, found.path)
+            yield bytes(-stored % tar.BLOCK)
             self.files += 1
             self.bytes += info.st_size
         finally:
             os.close(descriptor)
 
-    def _content(self, descriptor: int, size: int, path: str) -> Iterator[bytes]:
-        done = 0
-        while True:
-            with self._named(path):
-                piece = os.read(descriptor, min(tar.CHUNK, size - done + 1))
-            done += len(piece)
-            if done > size or (not piece and done < size):
-                raise CannotPack(_CHANGED, path)
+    def _content(self, descriptor: int, start: int, size: int, path: str) -> Iterator[bytes | Span]:
+        if self._spans and size >= _STREAM_BYTES:
+            yield Span(descriptor, size, start)
+            return
+        end = start + size
+        while start < end:
+            try:
+                piece = os.pread(descriptor, min(tar.CHUNK, end - start), start)
+            except OSError as error:
+                raise named(error, self._root, path) from None
             if not piece:
-                return
+                raise CannotPack(_CHANGED, path)
+            start += len(piece)
             yield piece
-
-    def _flags(self, flags: int) -> int:
-        return flags & ~os.O_NOFOLLOW if self._dereference else flags
-
-    @contextmanager
-    def _named(self, path: str) -> Iterator[None]:
-        """Calls on descriptors know only a base name, or none: completes it in the error."""
-        try:
-            yield
-        except OSError as error:
-            error.filename = str(self._root / path if path else self._root)
-            raise
-
-
-def _identity(info: os.stat_result) -> tuple[int, int]:
-    return info.st_dev, info.st_ino
 
 
 def _header(
-    kind: bytes, path: str, info: os.stat_result, *, size: int = 0, link: str = ""
+    kind: bytes,
+    path: str,
+    info: os.stat_result,
+    *,
+    size: int = 0,
+    link: str = "",
+    segments: sparse.Segments | None = None,
 ) -> bytes:
-    mode = stat.S_IMODE(info.st_mode)
-    return tar.encode(
-        Member(kind, os.fsencode(path), os.fsencode(link), mode, int(info.st_mtime), size)
-    )
+    name, mode = os.fsencode(path), stat.S_IMODE(info.st_mode)
+    member = Member(kind, name, os.fsencode(link), mode, int(info.st_mtime), size, segments)
+    return tar.encode(member)
 
 
 def open_files(root: Path) -> Iterator[tuple[str, int]]:
@@ -245,26 +293,12 @@ def open_files(root: Path) -> Iterator[tuple[str, int]]:
 
     Links are not followed. A descriptor is closed when the next file is asked for.
     """
-    with tree.opened_folder(root) as folder:
-        yield from _open_files(folder, "")
-
-
-def _open_files(folder: int, prefix: str) -> Iterator[tuple[str, int]]:
-    with os.scandir(folder) as found:
-        entries = sorted(found, key=lambda entry: entry.name)
-    for entry in entries:
-        is_folder = entry.is_dir(follow_symlinks=False)
-        if not (is_folder or entry.is_file(follow_symlinks=False)):
+    for found in walk(root):
+        if found.left_out is not None or not stat.S_ISREG(found.info.st_mode):
             continue
-        if not prefix and entry.name == tree.LOST_AND_FOUND:
-            continue
-        flags = tree.FOLDER_FLAGS if is_folder else _READ_FILE
-        descriptor = os.open(entry.name, flags, dir_fd=folder)
+        descriptor = os.open(found.name, _READ_FILE, dir_fd=found.folder)
         try:
-            if is_folder:
-                yield from _open_files(descriptor, f"{prefix}{entry.name}/")
-            else:
-                yield prefix + entry.name, descriptor
+            yield found.path, descriptor
         finally:
             os.close(descriptor)
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from knit_workflows.pod import sparse
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -15,12 +17,33 @@ BLOCK = 512
 CHUNK = 1 << 20
 END_OF_ARCHIVE = bytes(2 * BLOCK)
 
-FILE, HARD_LINK, SYMLINK, FOLDER = b"0", b"1", b"2", b"5"
+FILE, HARD_LINK, SYMLINK, FOLDER, PIPE = b"0", b"1", b"2", b"5", b"6"
+NOTE = b"g"
+"""Not an entry: says what was left out of the archive, and why."""
+
+MAX_PATH_BYTES = 1 << 20
+"""Longer paths are neither packed nor unpacked: 4,000 folders whose names have 255 bytes."""
+MAX_DEPTH = 1 << 16
+"""More folders inside folders are neither packed nor unpacked."""
 
 _ZERO_BLOCK = bytes(BLOCK)
 _PLAIN_FILES = (b"0", b"\0", b"7")
-_NOT_DATA = {b"3": "character device", b"4": "block device", b"6": "named pipe"}
-_MAX_META_BYTES = 256 << 10  # two paths of 4 KiB and some attributes of up to 64 KiB
+_OLD_SPARSE = b"S"
+_KINDS = (HARD_LINK, SYMLINK, FOLDER, PIPE)
+_REFUSED = {
+    b"3": "a character device cannot be Data",
+    b"4": "a block device cannot be Data",
+    b"V": "it is a volume label, which cannot be Data; pack without --label",
+    b"M": "it continues a file of another archive; pack without --multi-volume",
+    b"D": "it is the listing of an incremental backup; pack without --listed-incremental",
+    b"N": "it is a list of long names as very old tools wrote it; pack with another tool",
+    b"A": "it is an access list as Solaris writes it; pack without them",
+    b"E": "it is an attribute as Solaris writes it; pack without them",
+    b"I": "it is an entry without content, as Solaris writes it; pack with another tool",
+}
+_NOTE_START = b"left out by knit: "
+_MAX_META_BYTES = (2 * MAX_PATH_BYTES) + (256 << 10)  # two paths and some attributes
+_SHOWN_BYTES = 2048
 _MAX_META_IN_A_ROW = 4  # long name, long link, pax, and one global header
 _MAX_PADDING_BYTES = 16 << 20
 _MAX_OCTAL_SIZE = 0o77777777777
@@ -53,19 +76,23 @@ class Member(NamedTuple):
     """One entry as the archive states it; nothing in it has been judged yet."""
 
     kind: bytes
-    """One of FILE, HARD_LINK, SYMLINK, FOLDER."""
+    """One of FILE, HARD_LINK, SYMLINK, FOLDER, PIPE, NOTE."""
     name: bytes
     link: bytes
-    """Where a link points to, else empty."""
+    """Where a link points to; in a note what the thing is; else empty."""
     mode: int
     mtime: int
     """Seconds since 1970, UTC."""
     size: int
-    """Bytes of content that follow; 0 for everything but files."""
+    """Bytes of the file, holes included; 0 for everything but files."""
+    segments: sparse.Segments | None = None
+    """Where the content that follows belongs in a file with holes."""
 
 
 def shown(name: bytes) -> str:
-    """The name as text that can always be printed."""
+    """The name as text that can always be printed; a very long one without its middle."""
+    if len(name) > 2 * _SHOWN_BYTES:
+        name = name[:_SHOWN_BYTES] + b" ... " + name[-_SHOWN_BYTES:]
     return name.decode("utf-8", "backslashreplace")
 
 
@@ -88,17 +115,22 @@ class TarReader:
         """
         meta: dict[bytes, bytes] = {}
         in_a_row = 0
+        extended = False  # whether what comes next must be a member
         while (block := self._next_header()) is not None:
             kind = block[156:157]
             if kind in b"xXgLK":
+                note = self._read_meta(kind, block, meta)
+                if note is not None and not extended:
+                    yield note
+                    continue
                 in_a_row += 1
                 if in_a_row > _MAX_META_IN_A_ROW:
                     raise ArchiveRefused("too many header extensions in a row")
-                self._read_meta(kind, block, meta)
+                extended = extended or kind != b"g"
                 continue
             yield self._member(kind, block, meta)
-            meta, in_a_row = {}, 0
-        if in_a_row and meta:
+            meta, in_a_row, extended = {}, 0, False
+        if extended:
             raise ArchiveRefused("the archive ends after a header extension")
         self._expect_only_padding()
 
@@ -164,44 +196,100 @@ class TarReader:
 
     # --- headers --------------------------------------------------------------------------------
 
-    def _read_meta(self, kind: bytes, block: bytes, meta: dict[bytes, bytes]) -> None:
+    def _read_meta(self, kind: bytes, block: bytes, meta: dict[bytes, bytes]) -> Member | None:
+        """Takes what a header extension says about the next member; a note is a member itself."""
         size = _number(block[124:136], "size")
         if size > _MAX_META_BYTES:
             raise ArchiveRefused(f"a header extension of {size} bytes is too large")
         text = self._exactly(size) if size else b""
         self._padding = -size % BLOCK
-        if kind == b"L":
-            meta[b"L"] = text.rstrip(b"\0")
-        elif kind == b"K":
-            meta[b"K"] = text.rstrip(b"\0")
-        else:
-            records = dict(_pax_records(text))
-            if any(key.startswith(b"GNU.sparse") for key in records):
-                raise ArchiveRefused("sparse files are not supported; pack without --sparse")
-            if kind == b"g":
-                if not records.keys().isdisjoint((b"path", b"linkpath", b"size")):
-                    raise ArchiveRefused("a global header gives every entry the same name or size")
-                return
-            meta.update(records)
+        if kind in b"LK":
+            meta[kind] = text.rstrip(b"\0")
+            return None
+        if kind == b"g":
+            return _global_note(text)
+        segments: list[bytes] = []
+        for key, value in _pax_records(text):
+            if key in (b"path", b"linkpath", b"size") or key.startswith(b"GNU.sparse"):
+                meta[key] = value
+            if key in (b"GNU.sparse.offset", b"GNU.sparse.numbytes"):  # format 0.0: many of each
+                segments.append(value)
+        if segments:
+            meta[b"GNU.sparse.map"] = b",".join(segments)
+        return None
 
     def _member(self, kind: bytes, block: bytes, meta: dict[bytes, bytes]) -> Member:
-        name = meta.get(b"path") or meta.get(b"L") or _short_name(block)
+        name = (
+            meta.get(b"GNU.sparse.name") or meta.get(b"path") or meta.get(b"L")
+            or _short_name(block)
+        )  # fmt: skip
         link = meta.get(b"linkpath") or meta.get(b"K") or block[157:257].partition(b"\0")[0]
         if kind in _PLAIN_FILES:
             kind = FOLDER if kind == b"\0" and name.endswith(b"/") else FILE  # as before POSIX
-        elif kind not in (HARD_LINK, SYMLINK, FOLDER):
-            what = _NOT_DATA.get(kind)
-            reason = f"a {what} cannot be Data" if what else f"kind {kind!r} is not supported"
+        elif kind not in _KINDS and kind != _OLD_SPARSE:
+            reason = _REFUSED.get(kind, f"entries of kind {kind.decode('latin-1')!r} are not known")
             raise ArchiveRefused(reason, shown(name))
-        size = _pax_size(meta[b"size"]) if b"size" in meta else _number(block[124:136], "size")
-        if size and kind != FILE:
-            raise ArchiveRefused("a link or folder comes with content", shown(name))
-        self._left, self._padding = size, -size % BLOCK
+        stored = _pax_size(meta[b"size"]) if b"size" in meta else _number(block[124:136], "size")
+        if stored and kind not in (FILE, _OLD_SPARSE):
+            raise ArchiveRefused("what has no content comes with content", shown(name))
+        self._left, self._padding = stored, -stored % BLOCK
+        try:
+            segments = self._segments(kind, block, meta)
+            size = stored if segments is None else _expanded_size(kind, block, meta)
+            if segments is not None:
+                sparse.check(segments, size, self._left)
+        except sparse.BadMap as bad:
+            raise ArchiveRefused(str(bad), shown(name)) from None
+        kind = FILE if kind == _OLD_SPARSE else kind
         link = link if kind in (HARD_LINK, SYMLINK) else b""
         mode = _number(block[100:108], "mode")
         before_1970 = block[136] == 0xFF
         mtime = 0 if before_1970 else min(_number(block[136:148], "time"), _MAX_OCTAL_SIZE)
-        return Member(kind, name, link, mode, mtime, size)
+        return Member(kind, name, link, mode, mtime, size, segments)
+
+    def _segments(
+        self, kind: bytes, block: bytes, meta: dict[bytes, bytes]
+    ) -> sparse.Segments | None:
+        """Where the data of a file with holes belongs; None for other members."""
+        if kind == _OLD_SPARSE:
+            return sparse.read_gnu_header(block, lambda: self._exactly(BLOCK))
+        if kind != FILE:
+            return None
+        if b"GNU.sparse.map" in meta:
+            text = meta[b"GNU.sparse.map"]
+            return sparse.read_numbers(text.split(b",") if text else [])
+        if b"GNU.sparse.major" not in meta:
+            return None
+        version = meta[b"GNU.sparse.major"], meta.get(b"GNU.sparse.minor", b"0")
+        if version != (b"1", b"0"):
+            raise sparse.BadMap("a sparse file is stored in an unknown way")
+        return sparse.read_map_block(self._map_block)
+
+    def _map_block(self) -> bytes:
+        if self._left < BLOCK:
+            raise sparse.BadMap("the map of a sparse file is cut off")
+        self._left -= BLOCK
+        return self._exactly(BLOCK)
+
+
+def _expanded_size(kind: bytes, block: bytes, meta: dict[bytes, bytes]) -> int:
+    if kind == _OLD_SPARSE:
+        return _number(block[483:495], "size")
+    text = meta.get(b"GNU.sparse.realsize") or meta.get(b"GNU.sparse.size")
+    if text is None:
+        raise sparse.BadMap("a sparse file does not say its size")
+    return _pax_size(text)
+
+
+def _global_note(text: bytes) -> Member | None:
+    """The note in a global header, if it is one of ours; others may say nothing about entries."""
+    for key, value in _pax_records(text):
+        if key in (b"path", b"linkpath", b"size") or key.startswith(b"GNU.sparse"):
+            raise ArchiveRefused("a global header gives every entry the same name or size")
+        if key == b"comment" and value.startswith(_NOTE_START):
+            what, _, path = value[len(_NOTE_START) :].partition(b": ")
+            return Member(NOTE, path, what, 0, 0, 0)
+    return None
 
 
 def _short_name(block: bytes) -> bytes:
@@ -229,7 +317,7 @@ def _number(field: bytes, what: str) -> int:
 
 
 def _pax_size(text: bytes) -> int:
-    if not text.isdigit() or len(text) > 19:
+    if not text.isdigit() or len(text) > 19 or int(text) >= 1 << 63:
         raise ArchiveRefused("a header extension has an absurd size")
     return int(text)
 
@@ -250,8 +338,11 @@ def _pax_records(text: bytes) -> Iterator[tuple[bytes, bytes]]:
 def encode(member: Member) -> bytes:
     """The header of a member: one block, preceded by a pax header where a field does not fit.
 
-    Owners are always 0 and nameless: whose account made a file is nobody's business elsewhere.
+    Owners are always 0 and nameless: whose account made a file is nobody's business elsewhere. For
+    the same reason set-id bits are dropped: unpacked by root, they would lend root's rights.
     """
+    if member.kind == NOTE:
+        return _encoded_note(member)
     records = b""
     prefix, name = _split_name(member.name)
     if name is None:
@@ -260,15 +351,33 @@ def encode(member: Member) -> bytes:
     if len(member.link) > 100:
         records += _pax_record(b"linkpath", member.link)
     size = member.size
+    before_content = b""
+    if member.segments is not None:
+        # Tools that do not know sparse files unpack map and data under this other name.
+        prefix, name = b"", b"GNUSparseFile.0/" + member.name.rpartition(b"/")[2][:80]
+        before_content = sparse.map_block(member.segments)
+        records = b"".join([
+            _pax_record(b"GNU.sparse.major", b"1"),
+            _pax_record(b"GNU.sparse.minor", b"0"),
+            _pax_record(b"GNU.sparse.name", member.name),
+            _pax_record(b"GNU.sparse.realsize", b"%d" % member.size),
+        ])  # fmt: skip
+        size = len(before_content) + sparse.stored_bytes(member.segments)
     if size > _MAX_OCTAL_SIZE:
         records += _pax_record(b"size", b"%d" % size)
         size = 0
-    block = _block(member.kind, name, prefix, member, size)
-    if not records:
-        return block
-    extension = Member(b"x", b"", b"", 0o644, member.mtime, 0)
-    head = _block(b"x", b"././@PaxHeader", b"", extension, len(records))
-    return head + records + bytes(-len(records) % BLOCK) + block
+    block = _block(member.kind, name, prefix, member, size) + before_content
+    return _extension(b"x", b"././@PaxHeader", records, member.mtime) + block if records else block
+
+
+def _encoded_note(note: Member) -> bytes:
+    text = _NOTE_START + note.link + b": " + note.name
+    return _extension(b"g", b"pax_global_header", _pax_record(b"comment", text), 0)
+
+
+def _extension(kind: bytes, name: bytes, records: bytes, mtime: int) -> bytes:
+    block = _block(kind, name, b"", Member(kind, b"", b"", 0o644, mtime, 0), len(records))
+    return block + records + bytes(-len(records) % BLOCK)
 
 
 def _split_name(name: bytes) -> tuple[bytes, bytes | None]:
@@ -292,7 +401,7 @@ def _pax_record(key: bytes, value: bytes) -> bytes:
 def _block(kind: bytes, name: bytes, prefix: bytes, member: Member, size: int) -> bytes:
     mtime = min(max(member.mtime, 0), _MAX_OCTAL_SIZE)
     head = b"%s%07o\0%07o\0%07o\0%011o\0%011o\0" % (
-        name.ljust(100, b"\0"), member.mode & 0o7777, 0, 0, size, mtime,
+        name.ljust(100, b"\0"), member.mode & 0o777, 0, 0, size, mtime,
     )  # fmt: skip
     tail = b"%s%sustar\0%s%07o\0%07o\0%s" % (
         kind, member.link[:100].ljust(100, b"\0"), b"00" + bytes(64), 0, 0,

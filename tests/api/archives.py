@@ -61,17 +61,32 @@ def _named(name: str, form: int) -> bytes:
 
 _GOOD = tar_of(HELLO)
 _GZIPPED = gzip.compress(_GOOD)
+ODD = tar_with(
+    _special("up", tarfile.SYMTYPE, "../.."),
+    _special("root", tarfile.SYMTYPE, "/etc/passwd"),
+    _special("nowhere", tarfile.SYMTYPE, "no/where"),
+    _special("again", tarfile.LNKTYPE, "up"),
+    _special("pipe", tarfile.FIFOTYPE),
+    _special("empty", tarfile.DIRTYPE),
+)
+"""Links wherever they lead, and what else is data."""
 
 HOSTILE: dict[str, tuple[str, bytes]] = {
     "a path above": ("application/x-tar", tar_with(_file("../evil", 3))),
     "an absolute path": ("application/x-tar", tar_with(_file("/tmp/evil", 3))),
-    "a link outside": ("application/x-tar", tar_with(_special("l", tarfile.SYMTYPE, "../../x"))),
     "through a link": (
         "application/x-tar",
         tar_with(_special("l", tarfile.SYMTYPE, "sub"), _file("l/evil", 3)),
     ),
+    "through a link outside": (
+        "application/x-tar",
+        tar_with(_special("l", tarfile.SYMTYPE, "../.."), _file("l/evil", 3)),
+    ),
+    "a link through a link": (
+        "application/x-tar",
+        tar_with(_special("l", tarfile.SYMTYPE, "/"), _special("l/evil", tarfile.SYMTYPE, "x")),
+    ),
     "a device": ("application/x-tar", tar_with(_special("d", tarfile.CHRTYPE))),
-    "a pipe": ("application/x-tar", tar_with(_special("p", tarfile.FIFOTYPE))),
     "a hard link outside": ("application/x-tar", tar_with(_special("h", tarfile.LNKTYPE, "/etc"))),
     "one name twice": ("application/x-tar", tar_with(_file("good.txt", 1))),
     "cut tar": ("application/x-tar", _GOOD[: len(_GOOD) // 3]),
@@ -90,13 +105,15 @@ HOSTILE: dict[str, tuple[str, bytes]] = {
     "not tar": ("application/tar+gzip", gzip.compress(b"hello" * 1000)),
     "a second archive": ("application/x-tar", _GOOD + tar_of({"late": b"x"})),
     "a block device": ("application/x-tar", tar_with(_special("d", tarfile.BLKTYPE))),
-    "a hard link to a link": (
+    "a hard link through a link": (
         "application/x-tar",
-        tar_with(_special("l", tarfile.SYMTYPE, "good.txt"), _special("h", tarfile.LNKTYPE, "l")),
+        tar_with(_special("l", tarfile.SYMTYPE, ".."), _special("h", tarfile.LNKTYPE, "l/x")),
     ),
+    "a volume label": ("application/x-tar", tar_with(_special("v", b"V"))),
     "a name of 10,000 bytes (pax)": ("application/x-tar", _named("n" * 10_000, tarfile.PAX_FORMAT)),
     "a name of 10,000 bytes (GNU)": ("application/x-tar", _named("n" * 10_000, tarfile.GNU_FORMAT)),
-    "a path of 10,000 bytes": ("application/x-tar", _named("d/" * 5_000 + "x", tarfile.PAX_FORMAT)),
+    "a path of 1.1 MB": ("application/x-tar", _named("d/" * 550_000 + "x", tarfile.PAX_FORMAT)),
+    "too deep a path": ("application/x-tar", _named("d/" * 66_000 + "x", tarfile.PAX_FORMAT)),
     "8 EiB (binary)": ("application/x-tar", _claiming((1 << 63) - 1, tarfile.GNU_FORMAT)),
     "8 EiB (pax)": ("application/x-tar", _claiming(1 << 63, tarfile.PAX_FORMAT)),
     "less than nothing": ("application/x-tar", _claiming(-512, tarfile.GNU_FORMAT)),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 
 import uvicorn
@@ -52,8 +52,16 @@ async def serving(app: ASGIApp, *, grace: int = 1) -> AsyncIterator[int]:
         await task
 
 
-async def talk(port: int, request: bytes, *, half_close: bool = False) -> bytes:
+async def talk(
+    port: int,
+    request: bytes,
+    *,
+    half_close: bool = False,
+    meanwhile: Callable[[int], None] = lambda count: None,
+) -> bytes:
     """Send raw bytes and give all that comes back until the server closes.
+
+    `meanwhile` is told again and again how many bytes have come.
 
     What the server does behind its last byte is done too: a client sees the end of an answer before
     the transfer behind it is closed, and a test that looks at once would race with that.
@@ -70,6 +78,7 @@ async def talk(port: int, request: bytes, *, half_close: bool = False) -> bytes:
             with suppress(ConnectionResetError):
                 while piece := await reader.read(1 << 16):
                     answer += piece
+                    meanwhile(len(answer))
     finally:
         writer.close()
     await until(lambda: not _UNDER_WAY[connection])

@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import gzip
 import hashlib
+import io
 import os
+import stat
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -98,6 +101,51 @@ async def test_data_that_never_got_content_is_404(client, store, transfers):
     assert not transfers.open
 
 
+def odd_volume(folder: Path) -> None:
+    (folder / "empty").mkdir()
+    (folder / "empty").chmod(0o750)
+    (folder / "up").symlink_to("../..")
+    os.mkfifo(folder / "pipe")
+    (folder / "holes").touch()
+    os.truncate(folder / "holes", 1 << 20)
+    os.mknod(folder / "s", stat.S_IFSOCK | 0o600)
+
+
+KNITFAB = [("holes", b"0"), ("up", b"2")]
+ALL = [("empty", b"5"), ("holes", b"0"), ("pipe", b"6"), ("up", b"2")]
+
+
+@pytest.mark.parametrize(
+    ("accept", "entries", "holes"),
+    [
+        ("", KNITFAB, False),
+        ("application/x-tar", KNITFAB, False),
+        ("application/tar+gzip", KNITFAB, False),
+        ("application/x-tar;entries=all", ALL, False),
+        ("application/tar+gzip; entries=all", ALL, False),
+        ("application/x-tar;entries=all;holes=kept, application/tar+gzip;q=0.5", ALL, True),
+        ("application/x-tar;entries=some;holes=kept", KNITFAB, True),
+    ],
+)
+async def test_folders_and_holes_go_only_to_who_asks_for_them(
+    client, store, transfers, accept, entries, holes
+):
+    """Knitfab's client makes a file of every entry that is no link, a global header included."""
+    knit_id = a_data(store, transfers, files={})
+    transfers.folder(knit_id).mkdir(parents=True)
+    odd_volume(transfers.folder(knit_id))
+    answer = await client.get(f"/data/{knit_id}", headers={"Accept": accept})
+    assert answer.status_code == 200
+    content = answer.content
+    if answer.headers["Content-Type"] == "application/tar+gzip":
+        content = gzip.decompress(content)
+    with tarfile.open(fileobj=io.BytesIO(content)) as opened:
+        found = opened.getmembers()
+    assert [(one.name, one.type) for one in found] == entries
+    assert [one.name for one in found if one.issparse()] == ["holes"] * holes
+    assert (b"comment=left out by knit: socket: s\n" in content) == (entries == ALL)
+
+
 @pytest.mark.parametrize("error", [EngineUnavailable(), BackendUnavailable()])
 async def test_a_door_that_cannot_be_opened_is_503(client, store, transfers, error):
     transfers.broken = error
@@ -107,19 +155,27 @@ async def test_a_door_that_cannot_be_opened_is_503(client, store, transfers, err
 
 async def test_a_failure_before_the_first_byte_is_a_proper_answer(client, store, transfers):
     knit_id = a_data(store, transfers, files={})
-    transfers.folder(knit_id).mkdir(parents=True)
-    os.mkfifo(transfers.folder(knit_id) / "pipe")
+    loop = transfers.folder(knit_id)
+    loop.parent.mkdir(exist_ok=True)
+    loop.symlink_to(loop)
     answer = await client.get(f"/data/{knit_id}")
-    assert answer.status_code == 500
-    assert "pipe" in answer.json()["message"]["reason"]
+    assert answer.status_code == 503
+    assert "cannot be read" in answer.json()["message"]["reason"]
     assert transfers.failures
 
 
 @pytest.mark.parametrize("accept", ["application/x-tar", "application/tar+gzip"])
 async def test_a_failure_in_the_middle_cuts_the_connection(port, store, transfers, accept):
     knit_id = a_data(store, transfers, files={"a": os.urandom(3 << 20)})
-    os.mkfifo(transfers.folder(knit_id) / "pipe")
-    response = await talk(port, get(knit_id, f"Accept: {accept}"))
+    changing = transfers.folder(knit_id) / "b"
+    changing.touch()
+    os.truncate(changing, 1 << 30)
+
+    def change(received: int) -> None:
+        if received > (3 << 20) + (64 << 10):
+            os.truncate(changing, 0)
+
+    response = await talk(port, get(knit_id, f"Accept: {accept}"), meanwhile=change)
     head, _, body = response.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 200 ")
     content, sent, complete = unchunked(body)

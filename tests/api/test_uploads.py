@@ -17,7 +17,7 @@ from knit_api import transfers as flows
 from knit_workflows.domain.errors import Conflict, EngineUnavailable, TransferNotReady
 from knit_workflows.domain.runs import RunStatus
 from knit_workflows.pod import archive
-from tests.api.archives import HELLO, HOSTILE, tar_of
+from tests.api.archives import HELLO, HOSTILE, ODD, files_in, tar_of
 from tests.api.fake_store import FakeStore
 from tests.api.fake_transfers import FakeTransfers
 from tests.api.live_server import chunk, serving, talk
@@ -96,6 +96,20 @@ async def test_other_media_types_are_refused(client, store, headers):
     assert answer.status_code == 415
     assert "application/tar+gzip" in answer.json()["message"]["advice"]
     assert not store.runs
+
+
+async def test_links_are_data_wherever_they_lead(client, transfers):
+    answer = await client.post("/data", content=ODD, headers=TAR)
+    assert answer.status_code == 200, answer.text
+    root = transfers.folder(answer.json()["knitId"])
+    links = {path.name: str(path.readlink()) for path in root.iterdir() if path.is_symlink()}
+    assert links == {
+        "up": "../..", "again": "../..", "root": "/etc/passwd", "nowhere": "no/where",
+    }  # fmt: skip
+    assert (root / "pipe").is_fifo()
+    assert (root / "empty").is_dir()
+    answer = await client.get(f"/data/{root.name}", headers={"Accept": "application/x-tar"})
+    assert files_in(answer.content) == {"good.txt": b"good"}
 
 
 @pytest.mark.parametrize("name", HOSTILE)

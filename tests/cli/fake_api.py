@@ -106,7 +106,9 @@ class FakeApi:
         """Answers one request."""
         path = request.url.path.removeprefix("/api")
         if path == "/version" and self.knows_keys:
-            return httpx.Response(200, json={"version": "1", "upload_keys": True})
+            return httpx.Response(
+                200, json={"version": "1", "upload_keys": True, "sparse_files": True}
+            )
         if path != "/version":
             self.requests.append(request)
         waiting = self.interrupt.get((request.method, path))
@@ -269,7 +271,7 @@ class FakeApi:
         return _json({"data": list(found.data.values()), "runs": list(found.runs.values())})
 
     def _archive(self, request: httpx.Request, knit_id: str) -> httpx.Response:
-        first = request.headers["Accept"].partition(",")[0]
+        first = request.headers["Accept"].partition(",")[0].partition(";")[0]
         content = self.archives[knit_id]
         if first == "application/tar+gzip" or not self.takes_plain_tar:
             first, content = "application/tar+gzip", b"".join(gzipped([content]))

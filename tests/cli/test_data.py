@@ -1,12 +1,15 @@
 """`knit data find`, `push`, `pull` and `tag`."""
 
 import os
+import stat
 import tarfile
 from io import BytesIO
+from pathlib import Path
 
 import httpx
 import pytest
 
+from knit_workflows.pod.archive import Form, iter_pack
 from tests.cli.fake_api import error, files_of, plain_tar
 
 # ------------------------------------------------------------ find
@@ -151,22 +154,87 @@ def test_a_missing_source_stops_everything_before_anything_is_uploaded(knit, api
     assert api.requests == []
 
 
-def test_what_cannot_be_packed_cuts_the_upload(knit, api):
-    knit.write("a/b/x")
-    os.mkfifo(knit.cwd / "a" / "c")
+def test_what_cannot_be_packed_is_left_out_and_named_before_anything_is_sent(knit, api):
+    knit.write("a/b/x", "x")
+    knit.write("a/lost+found/y")
+    os.mkfifo(knit.cwd / "a" / "pipe")
+    os.mknod(knit.cwd / "a" / "b" / "s", stat.S_IFSOCK | 0o600)
     ended = knit("data", "push", "a")
-    assert (ended.code, ended.out) == (1, b"")
-    assert "named pipe" in ended.err
-    assert api.data == {}
+    assert ended.code == 0
+    assert ended.err.splitlines() == [
+        "knit: left out of a: 2 things",
+        "knit:   b/s (socket)",
+        "knit:   lost+found (folder of the file system)",
+    ]
+    with tarfile.open(fileobj=BytesIO(api.archives[ended.json["knitId"]])) as opened:
+        kinds = {member.name: member.type for member in opened}
+    assert kinds == {"b": b"5", "b/x": b"0", "pipe": b"6"}
 
 
-def test_a_loop_of_links_is_an_error_with_dereference(knit, api):
+def test_of_very_many_things_left_out_the_first_are_named_and_all_counted(knit, api):
     knit.write("a/x")
-    (knit.cwd / "a" / "self").symlink_to(".")
+    for number in range(25):
+        (knit.cwd / "a" / f"l{number:02}").symlink_to("x")
+    ended = knit("data", "push", "a", "--no-links")
+    assert ended.code == 0
+    assert "left out of a: 25 things" in ended.err
+    assert "l19 (link)" in ended.err
+    assert "l20" not in ended.err
+    assert ended.err.endswith("and 5 more\n")
+    assert files_of(api.archives[ended.json["knitId"]]) == {"x": b""}
+
+
+def test_no_links_and_dereference_are_wrong_usage(knit, api):
+    knit.write("a/x")
+    ended = knit("data", "push", "a", "--no-links", "--dereference")
+    assert ended.code == 2
+    assert api.requests == []
+
+
+def test_links_are_pushed_as_they_are_wherever_they_lead(knit, api):
+    knit.write("a/x", "x")
+    for name, target in {"abs": "/etc/passwd", "up": "../..", "dangling": "no/where"}.items():
+        (knit.cwd / "a" / name).symlink_to(target)
+    for flags in ([], ["--no-dereference"], ["--links"]):
+        ended = knit("data", "push", "a", *flags)
+        assert (ended.code, ended.err) == (0, "")
+        assert files_of(api.archives[ended.json["knitId"]]) == {
+            "abs": "/etc/passwd", "up": "../..", "dangling": "no/where", "x": b"x",
+        }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        (".", "leads back to a folder above"),
+        ("loop", "leads back to itself"),
+        ("nowhere", "leads to nothing"),
+    ],
+)
+def test_links_that_cannot_be_followed_are_an_error_before_anything_is_sent(
+    knit, api, target, said
+):
+    knit.write("a/x")
+    (knit.cwd / "a" / "loop").symlink_to(target)
     ended = knit("data", "push", "a", "-L")
     assert ended.code == 1
-    assert "self" in ended.err
-    assert api.data == {}
+    assert "a/loop" in ended.err or "'loop'" in ended.err
+    assert said in ended.err
+    assert "without --dereference" in ended.err
+    assert api.requests == []
+
+
+@pytest.mark.parametrize(("server", "kept"), [("new", True), ("old", False)])
+def test_holes_are_pushed_as_holes_to_a_server_that_takes_them(knit, api, server, kept):
+    knit.write("a/x")
+    os.truncate(knit.cwd / "a" / "x", 8 << 20)
+    api.knows_keys = server == "new"
+    ended = knit("data", "push", "a")
+    archive = api.archives[ended.json["knitId"]]
+    assert (len(archive) < 1 << 14) == kept
+    with tarfile.open(fileobj=BytesIO(archive)) as opened:
+        (member,) = opened.getmembers()
+        assert (member.name, member.size) == ("x", 8 << 20)
 
 
 def test_system_tags_are_refused_before_anything_is_uploaded(knit, api):
@@ -242,7 +310,9 @@ def test_pull_extracts_below_the_id(knit, api):
     assert knit("data", "pull", "-x", data.knit_id).code == 0
     assert (knit.cwd / data.knit_id / "x" / "y.txt").read_bytes() == b"content"
     assert (knit.cwd / data.knit_id).stat().st_mode & 0o055
-    assert api.requests[-1].headers["Accept"] == "application/x-tar, application/tar+gzip;q=0.5"
+    whole = "entries=all;holes=kept"
+    accepted = f"application/x-tar;{whole}, application/tar+gzip;{whole};q=0.5"
+    assert api.requests[-1].headers["Accept"] == accepted
 
 
 def test_pull_extracts_what_an_older_server_gives(knit, api):
@@ -250,6 +320,29 @@ def test_pull_extracts_what_an_older_server_gives(knit, api):
     data = api.add_data(archive=plain_tar({"y": b"content" * 1_000_000}))
     assert knit("data", "pull", "-x", data.knit_id, "~/down").code == 0
     assert (knit.home / "down" / data.knit_id / "y").stat().st_size == 7_000_000
+
+
+def test_pull_names_what_the_data_has_that_no_archive_can_hold(knit, api):
+    (knit.cwd / "set").mkdir()
+    os.mknod(knit.cwd / "set" / "s", stat.S_IFSOCK | 0o600)
+    (knit.cwd / "set" / "link").symlink_to("/etc/passwd")
+    form = Form(everything=True, holes=True, notes=True)
+    data = api.add_data(archive=b"".join(iter_pack(knit.cwd / "set", form)))
+    ended = knit("data", "pull", "-x", data.knit_id)
+    assert ended.code == 0
+    assert f"left out of {data.knit_id}: 1 thing\nknit:   s (socket)\n" in ended.err
+    assert (knit.cwd / data.knit_id / "link").readlink() == Path("/etc/passwd")
+    ended = knit("data", "pull", "-x", "--no-links", data.knit_id, "other")
+    assert ended.code == 0
+    assert f"left out of {data.knit_id}: 2 things" in ended.err
+    assert "  link (link)" in ended.err
+    assert list((knit.cwd / "other" / data.knit_id).iterdir()) == []
+
+
+def test_a_pull_to_a_file_asks_for_what_any_tool_can_read(knit, api):
+    data = api.add_data(archive=plain_tar({"y": b"content"}))
+    assert knit("data", "pull", data.knit_id).code == 0
+    assert api.requests[-1].headers["Accept"] == "application/tar+gzip;entries=all"
 
 
 def test_pull_to_stdout_is_the_raw_archive(knit, api):
@@ -363,7 +456,9 @@ def test_pull_of_something_unknown(knit):
     assert not list(knit.cwd.iterdir())
 
 
-@pytest.mark.parametrize("arguments", [["id", "-", "-x"], ["../x"], [".."], []])
+@pytest.mark.parametrize(
+    "arguments", [["id", "-", "-x"], ["../x"], [".."], [], ["id", "--no-links"]]
+)
 def test_pull_refuses_wrong_usage(knit, api, arguments):
     assert knit("data", "pull", *arguments).code == 2
     assert api.requests == []

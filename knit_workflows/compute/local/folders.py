@@ -10,9 +10,7 @@ trash/                 what is being removed
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 import tempfile
 import time
 import uuid
@@ -28,6 +26,7 @@ from knit_workflows.domain.errors import (
     BackendUnavailable,
     DataExists,
 )
+from knit_workflows.pod import archive
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,254}")
 _GRAVE: Final = re.compile(r".+\.[0-9a-f]{32}")
@@ -90,7 +89,8 @@ class StateFolder:
             with disk_errors():
                 yield draft
         finally:
-            shutil.rmtree(draft, ignore_errors=True)
+            with suppress(OSError):
+                archive.remove(draft)
 
     # --- volumes and transfers -----------------------------------------------------------------
 
@@ -156,17 +156,10 @@ def disk_errors() -> Iterator[None]:
 
 def _remove(folder: Path) -> None:
     """Remove a tree, also where programs left folders that nobody may write to."""
-    with suppress(FileNotFoundError):
-        shutil.rmtree(folder, ignore_errors=True)
-        if not folder.exists():
-            return
-        for parent, _, _ in os.walk(folder):
-            with suppress(PermissionError):
-                Path(parent).chmod(0o700)
-        try:
-            shutil.rmtree(folder)
-        except PermissionError as error:
-            raise BackendRejected(
-                f"{error.filename} belongs to another user, so it stays in the trash",
-                advice=f"remove it as that user or as root: {folder}",
-            ) from error
+    try:
+        archive.remove(folder)
+    except PermissionError as error:
+        raise BackendRejected(
+            f"{error.filename} belongs to another user, so it stays in the trash",
+            advice=f"remove it as that user or as root: {folder}",
+        ) from error

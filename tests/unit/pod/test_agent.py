@@ -10,8 +10,10 @@ import re
 import resource
 import signal
 import socket
+import stat
 import subprocess
 import sys
+import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
@@ -357,17 +359,44 @@ def test_a_download_is_the_volume_as_tar(start: Start, root: Path, tmp_path: Pat
 
 
 def test_a_download_that_fails_midway_is_seen_to_be_incomplete(start: Start, root: Path) -> None:
-    (root / "a").write_bytes(bytes(3_000_000))
-    os.mkfifo(root / "z")
-    with pytest.raises(http.client.IncompleteRead):
-        start("read").ask("GET")
+    (root / "a").write_bytes(b"")
+    os.truncate(root / "a", 1 << 30)
+    agent = start("read")
+    with closing(agent.connect()) as connection:
+        connection.request("GET", "/", headers=BEARER)
+        answer = connection.getresponse()
+        answer.read(4096)
+        os.truncate(root / "a", 0)
+        with pytest.raises(http.client.IncompleteRead):
+            answer.read()
+
+
+def test_folders_holes_and_notes_only_for_who_asks(start: Start, root: Path) -> None:
+    (root / "sub").mkdir()
+    os.mkfifo(root / "pipe")
+    os.mknod(root / "s", stat.S_IFSOCK | 0o600)
+    (root / "holes").write_bytes(b"")
+    os.truncate(root / "holes", 1 << 20)
+    agent = start("read")
+    _, plain = agent.ask("GET")
+    with tarfile.open(fileobj=io.BytesIO(plain)) as opened:
+        assert [(one.name, one.type) for one in opened] == [("holes", b"0")]
+    assert b"left out by knit" not in plain
+    assert len(plain) > 1 << 20
+    _, whole = agent.ask("GET", "/?entries=all&holes=kept")
+    with tarfile.open(fileobj=io.BytesIO(whole)) as opened:
+        kinds = [(one.name, one.type, one.issparse()) for one in opened]
+    assert kinds == [("holes", b"0", True), ("pipe", b"6", False), ("sub", b"5", False)]
+    assert b"comment=left out by knit: socket: s\n" in whole
+    assert len(whole) < 1 << 14
 
 
 def test_a_download_that_fails_at_once_says_why(start: Start, root: Path) -> None:
-    os.mkfifo(root / "pipe")
-    status, body = start("read").ask("GET")
+    agent = start("read")
+    root.rename(root.parent / "moved")
+    status, body = agent.ask("GET")
     assert status == 500
-    assert json.loads(body)["member"] == "pipe"
+    assert json.loads(body) == {"reason": "No such file or directory", "member": str(root)}
 
 
 def test_the_log_is_all_files_one_after_another(start: Start, root: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import socket
 import subprocess
 import sys
 import tarfile
@@ -184,18 +183,6 @@ def test_a_link_to_itself_or_to_nothing_is_an_error_when_dereferencing(root: Pat
     (root / "nothing").symlink_to("nowhere")
     with pytest.raises(FileNotFoundError, match="root/nothing"):
         packed(root, dereference=True)
-
-
-def test_pipes_and_sockets_are_refused_by_name(root: Path) -> None:
-    (root / "sub").mkdir()
-    os.mkfifo(root / "sub" / "pipe")
-    with pytest.raises(archive.CannotPack, match=r"sub/pipe.*named pipe"):
-        packed(root)
-    (root / "sub" / "pipe").unlink()
-    with socket.socket(socket.AF_UNIX) as server:
-        server.bind(str(root / "s"))
-        with pytest.raises(archive.CannotPack, match="socket"):
-            packed(root)
 
 
 @pytest.mark.parametrize("change", [3_000_000, 10])

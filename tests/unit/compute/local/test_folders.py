@@ -7,6 +7,7 @@ from pathlib import Path
 
 from knit_workflows.compute.base import Volume
 from knit_workflows.compute.local.folders import StateFolder
+from knit_workflows.pod.descent import Descent, opened_folder
 
 
 def test_what_was_being_removed_is_removed_at_the_next_start(tmp_path: Path) -> None:
@@ -31,3 +32,24 @@ def test_a_draft_of_another_process_stays(tmp_path: Path) -> None:
         os.utime(draft, (0, 0))
         StateFolder(tmp_path).empty_trash()
         assert not draft.exists()
+
+
+def test_a_volume_is_removed_however_deep_it_is(tmp_path: Path) -> None:
+    """Also where the program left folders that not even its owner may enter."""
+    state = StateFolder(tmp_path)
+    state.make()
+    volume = Volume("deep", "id")
+    state.create_volume(volume)
+    with opened_folder(state.volume(volume)) as folder:
+        descent: Descent[str] = Descent(folder)
+        for _ in range(1500):
+            os.mkdir("d", dir_fd=descent.here)
+            descent.enter("d")
+        os.mkdir("shut", 0, dir_fd=descent.here)
+        os.symlink("/", "link", dir_fd=descent.here)
+        descent.close()
+    grave = state.bury(state.volume(volume))
+    assert grave is not None
+    state.remove(grave)
+    assert not grave.exists()
+    state.remove(grave)
