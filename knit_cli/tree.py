@@ -68,7 +68,9 @@ class _Way:
                 parent.add(_side_words(self._lineage.data[knit_id], edge))
         return above.below[0]
 
-    def _data(self, parent: Branch, data: Data, label: str) -> list[tuple[Branch, Edge | None, str]]:
+    def _data(
+        self, parent: Branch, data: Data, label: str
+    ) -> list[tuple[Branch, Edge | None, str]]:
         """Adds a Data and the Runs on its far side; gives what is behind those, to be added."""
         runs = list(dict.fromkeys(self._ahead.get(data.knit_id, [])))
         again = data.knit_id in self._shown and bool(runs)

@@ -51,9 +51,7 @@ def lineage(
         found = _found(api, knit_id, {way: hops for way, wanted in asked.items() if wanted})
     match output or (GraphFormat.TREE if sys.stdout.isatty() else GraphFormat.DOT):
         case GraphFormat.TREE:
-            farther = print_tree(
-                found, upstream=asked["upstream"], downstream=asked["downstream"]
-            )
+            farther = print_tree(found, upstream=asked["upstream"], downstream=asked["downstream"])
             if farther:
                 say(f"Runs farther away that are not shown: {farther}; --numbers all shows all")
         case GraphFormat.DOT:
