@@ -6,6 +6,7 @@ remembers for some seconds, since a user presses the key more than once.
 
 import hashlib
 import json
+import os
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -142,7 +143,7 @@ def _remembered(
 def _memory(invocation: Invocation, kind: str) -> Path:
     # Whatever the profile is called, and wherever it is kept, it makes a file name.
     whose = f"{invocation.store_path}\0{invocation.profile_name}\0{kind}"
-    name = hashlib.sha256(whose.encode()).hexdigest()[:16]
+    name = hashlib.sha256(os.fsencode(whose)).hexdigest()[:16]
     variables: Mapping[str, str] = invocation.surroundings.variables
     home = invocation.surroundings.home or invocation.surroundings.cwd
     caches = Path(variables.get("XDG_CACHE_HOME") or home / ".cache")

@@ -102,6 +102,8 @@ class _Document:
             raise self._not_yaml(f"{self._at(mark)}{words}") from cause
         except yaml.reader.ReaderError as cause:
             raise self._not_yaml(str(cause)) from cause
+        except RecursionError as cause:
+            raise self._not_yaml("it is nested far too deep") from cause
 
     def broken(self, faults: list[tuple[Location, str]]) -> BadInput:
         """Gives the error that tells all the faults, in the order of the file."""

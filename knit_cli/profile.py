@@ -61,11 +61,14 @@ def load_profile(store: Path, name: str) -> Profile:
     Raises:
         ProfileProblem: there is no store, no such profile, or it is not valid.
     """
-    if not store.exists():
+    try:
+        profiles = _load_store(store)
+    except ProfileProblem as problem:
+        if not isinstance(problem.__cause__, (FileNotFoundError, NotADirectoryError)):
+            raise
         raise ProfileProblem(
             "there is no knit profile yet", reason=f"{store} does not exist", advice=_RUN_INIT
-        )
-    profiles = _load_store(store)
+        ) from problem.__cause__
     if name not in profiles:
         raise ProfileProblem(
             f"no profile named {name}", reason=f"{store} does not have it", advice=_RUN_INIT
@@ -132,7 +135,7 @@ def _load_yaml(path: Path) -> Any:
         raise ProfileProblem(
             f"cannot read {path}", reason=cause.strerror, advice="check the path and its rights"
         ) from cause
-    except (yaml.YAMLError, UnicodeDecodeError) as cause:
+    except (yaml.YAMLError, ValueError, RecursionError) as cause:  # a date such as 2026-99-99
         raise ProfileProblem(
             f"{path} is not valid YAML", reason=str(cause), advice="correct the file"
         ) from cause

@@ -101,7 +101,9 @@ def _read(invocation: Invocation, source: str, image: str | None) -> ImageConfig
             return read_image(file, image)
     except OSError as cause:
         raise BadInput(
-            f"cannot read {source}", reason=cause.strerror, advice="check the path and its rights"
+            "cannot read stdin" if source == _STDIN else f"cannot read {source}",
+            reason=cause.strerror,
+            advice="give it a file, with --input, or check the path and its rights",
         ) from cause
 
 

@@ -22,13 +22,6 @@ pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptio
 FAR = "http://knit.test/api"
 
 
-@pytest.fixture(autouse=True)
-def collected():
-    """Sees to it that these sockets are noticed here, and not in a later test."""
-    yield
-    gc.collect()
-
-
 # ------------------------------------------------------------ which one
 
 
@@ -185,6 +178,7 @@ def listening(answer):
         finally:
             ended.set()
             thread.join()
+            gc.collect()  # so that these sockets are noticed here, and not in a later test
 
 
 def head(connection):
