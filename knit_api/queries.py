@@ -28,6 +28,7 @@ MOST_IN_FULL: Final = 10_000
 """Data that one answer about lineage may have; each takes some KiB."""
 MOST_IDS: Final = 100_000
 _HOPS: Final = 3
+_COMPLETIONS: Final = 100
 _COUNT: Final = re.compile(r"[0-9]{1,9}")
 
 
@@ -173,6 +174,22 @@ def _count(name: str, text: str, advice: str = "write a number") -> int:
     if not _COUNT.fullmatch(text):
         raise InvalidRequest(f"bad request: {name} is {text[:80]!r}", advice=advice)
     return int(text)
+
+
+@dataclass(frozen=True, slots=True)
+class CompletionQuery:
+    """How things begin (empty: anyhow), and how many of them are wanted."""
+
+    prefix: str
+    limit: int
+
+
+def completion_query(query: QueryParams) -> CompletionQuery:
+    """Read what is to be completed. Raises InvalidRequest."""
+    prefix = _first(query, "prefix") or ""
+    if "\0" in prefix:
+        raise InvalidRequest("bad request: prefix has a NUL", advice="leave it out")
+    return CompletionQuery(prefix, _limit(query.get("limit", str(_COMPLETIONS))))
 
 
 def flag(query: QueryParams, name: str) -> bool:

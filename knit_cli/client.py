@@ -13,6 +13,7 @@ import httpx
 from pydantic import TypeAdapter
 
 from knit_api.events import RunEvent, Version
+from knit_api.schemas.completions import Completion
 from knit_api.schemas.data import Data
 from knit_api.schemas.lineage import Lineage
 from knit_api.schemas.plans import (
@@ -60,6 +61,7 @@ _RUN = TypeAdapter(Run)
 _RUN_LIST = TypeAdapter(list[Run])
 _EVENTS = TypeAdapter(list[RunEvent])
 _LINEAGE = TypeAdapter(Lineage)
+_COMPLETIONS = TypeAdapter(list[Completion])
 _VERSION = TypeAdapter(Version)
 
 
@@ -135,6 +137,22 @@ class ApiClient:
         path, failing = f"/data/{_id(knit_id)}/lineage", f"cannot trace {knit_id}"
         try:
             return self._read(path, query, _LINEAGE, failing)
+        except ApiRefused as refused:
+            if refused.status in (httpx.codes.NOT_FOUND, httpx.codes.METHOD_NOT_ALLOWED):
+                return None
+            raise
+
+    def completions(self, noun: str, prefix: str, *, limit: int) -> list[Completion] | None:
+        """Gives some of what begins like this, newest first; None: the server is an older one.
+
+        Args:
+            noun: `data`, `runs`, `plans`, `tags` or `keys`.
+            prefix: how the id, tag or key begins.
+            limit: how many at most.
+        """
+        query = [("prefix", prefix), ("limit", str(limit))]
+        try:
+            return self._read(f"/completions/{noun}", query, _COMPLETIONS, "cannot complete")
         except ApiRefused as refused:
             if refused.status in (httpx.codes.NOT_FOUND, httpx.codes.METHOD_NOT_ALLOWED):
                 return None
