@@ -84,6 +84,10 @@ class DevState:
     """When it was started, in seconds of the epoch; for humans."""
 
 
+RECORD: Final = "state.json"
+"""The file in a state folder that says what was started; it stays when the stack has ended."""
+
+
 class StateFolder:
     """The folder that holds everything of one embedded stack."""
 
@@ -94,7 +98,7 @@ class StateFolder:
         self.postgres = self.root / "postgres"
         self.compute = self.root / "compute"
         self.temporal_database = self.root / "temporal.db"
-        self._record = self.root / "state.json"
+        self._record = self.root / RECORD
         self._lock = self.root / "lock"
 
     def create(self) -> None:
