@@ -150,9 +150,9 @@ class ApiClient:
             prefix: how the id, tag or key begins.
             limit: how many at most.
         """
-        query = [("prefix", prefix), ("limit", str(limit))]
+        query = [("of", noun), ("prefix", prefix), ("limit", str(limit))]
         try:
-            return self._read(f"/completions/{noun}", query, _COMPLETIONS, "cannot complete")
+            return self._read("/completions", query, _COMPLETIONS, "cannot complete")
         except ApiRefused as refused:
             if refused.status in (httpx.codes.NOT_FOUND, httpx.codes.METHOD_NOT_ALLOWED):
                 return None

@@ -229,7 +229,7 @@ class FakeApi:
             "plans": self.plans,
             "tags": sorted(map(str, tags)),
             "keys": sorted({tag.key for tag in tags}),
-        }[rest[0]]
+        }[request.url.params["of"]]
         found = [{"value": one, "words": ""} for one in known if one.startswith(prefix)]
         return httpx.Response(200, json=found[:limit])
 

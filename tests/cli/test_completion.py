@@ -99,7 +99,7 @@ def test_nothing_is_offered_and_nothing_said_when_something_is_wrong(complete, k
         (knit.home / ".cache").write_text("no folder")
     else:
         answer = httpx.Response(500, text="oops") if trouble == "broken" else _refuse
-        for path in ("/data", "/completions/tags"):
+        for path in ("/data", "/completions"):
             api.interrupt[("GET", path)] = [answer] * 3
     assert complete("data", "find", "--tag", "t") == []
 
