@@ -9,17 +9,21 @@ STAMP  := $(VENV)/.stamp-$(shell cat requirements/dev.txt pyproject.toml | sha25
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast check bench soak cluster-up cluster-down format docs clean
+.PHONY: help environment setup demo test test-fast check bench soak cluster-up cluster-down format docs clean
 
 help: ## show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
 
+# One at a time: of two that begin at once, the second finds it done.
 $(STAMP):
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --require-hashes -r requirements/dev.txt
-	$(BIN)/pip install --quiet --no-build-isolation --no-deps -e .
-	@rm -f $(VENV)/.stamp-*
-	@touch $@
+	@$(PYTHON) tools/alone.py .make.lock $(MAKE) --no-print-directory environment STAMP=$@
+
+environment:
+	@test -e $(STAMP) || { set -ex; \
+	  $(PYTHON) -m venv $(VENV); \
+	  $(BIN)/pip install --quiet --require-hashes -r requirements/dev.txt; \
+	  $(BIN)/pip install --quiet --no-build-isolation --no-deps -e .; \
+	  rm -f $(VENV)/.stamp-*; touch $(STAMP); }
 
 $(BIN)/temporal: $(STAMP)
 	@path=$$($(BIN)/python -m knit_workflows.provision.temporal_cli) && ln -sf "$$path" $@
@@ -66,4 +70,4 @@ docs: $(STAMP) ## write docs/reference from the code
 	@$(BIN)/python tools/reference.py
 
 clean: ## remove what was made in this folder (caches elsewhere stay)
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+	rm -rf $(VENV) .make.lock .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info

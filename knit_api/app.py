@@ -15,7 +15,7 @@ from knit_api import openapi
 from knit_api.auth import LoopbackNamesOnly
 from knit_api.deps import Deps
 from knit_api.errors import ErrorAnswers, on_http_exception, on_validation_error
-from knit_api.routes import data, docs, health, lineage, plans, runs
+from knit_api.routes import completions, data, docs, health, lineage, plans, runs
 
 
 def create_app(deps: Deps, *, loopback_names_only: bool = False) -> FastAPI:
@@ -44,7 +44,7 @@ def create_app(deps: Deps, *, loopback_names_only: bool = False) -> FastAPI:
         },
     )
     app.state.deps = deps
-    for routes in (health, data, lineage, plans, runs, docs):
+    for routes in (health, data, lineage, plans, runs, completions, docs):
         app.include_router(routes.router)
     openapi.install(app)
     app.add_middleware(EitherSlash)

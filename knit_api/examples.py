@@ -14,6 +14,7 @@ TAGS: Final[Mapping[str, str]] = {
     "data": "immutable things with tags, and what came of them",
     "plans": "kinds of computation, described by the tags they take and give",
     "runs": "computations: one per Plan and combination of Data",
+    "completions": "what a shell offers when a key is pressed",
     "health": "whether knit is up",
 }
 IDS: Final[Mapping[str, str]] = {
@@ -143,6 +144,7 @@ OPERATIONS: Final[Mapping[str, Example]] = {
     "show_data": Example(_DATA),
     "change_tags": Example(_DATA, {"add": ["type:dataset"], "remove_key": ["draft"]}),
     "show_lineage": Example({"data": [_DATA], "runs": [_RUN]}),
+    "complete": Example([{"value": "type:dataset", "words": ""}]),
     "find_plans": Example([_PLAN]),
     "register_plan": Example(_PLAN, _SPEC),
     "show_plan": Example(_PLAN),

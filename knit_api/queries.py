@@ -11,6 +11,7 @@ from typing import Final
 from starlette.datastructures import QueryParams
 
 from knit_api.schemas.times import parse_duration, parse_time
+from knit_workflows.domain.completions import Noun
 from knit_workflows.domain.cursors import parse_cursor
 from knit_workflows.domain.data import DataQuery
 from knit_workflows.domain.errors import DataNotFound, InvalidRequest, PlanNotFound, RunNotFound
@@ -28,6 +29,7 @@ MOST_IN_FULL: Final = 10_000
 """Data that one answer about lineage may have; each takes some KiB."""
 MOST_IDS: Final = 100_000
 _HOPS: Final = 3
+_COMPLETIONS: Final = 100
 _COUNT: Final = re.compile(r"[0-9]{1,9}")
 
 
@@ -173,6 +175,27 @@ def _count(name: str, text: str, advice: str = "write a number") -> int:
     if not _COUNT.fullmatch(text):
         raise InvalidRequest(f"bad request: {name} is {text[:80]!r}", advice=advice)
     return int(text)
+
+
+@dataclass(frozen=True, slots=True)
+class CompletionQuery:
+    """Which things, how they begin (empty: anyhow), and how many of them are wanted."""
+
+    noun: Noun
+    prefix: str
+    limit: int
+
+
+def completion_query(query: QueryParams) -> CompletionQuery:
+    """Read what is to be completed. Raises InvalidRequest."""
+    noun, prefix = _first(query, "of") or "", _first(query, "prefix") or ""
+    if noun not in list(Noun):
+        raise InvalidRequest(
+            f"bad request: of is {noun[:80]!r}", advice=f"write one of {', '.join(Noun)}"
+        )
+    if "\0" in prefix:
+        raise InvalidRequest("bad request: prefix has a NUL", advice="leave it out")
+    return CompletionQuery(Noun(noun), prefix, _limit(query.get("limit", str(_COMPLETIONS))))
 
 
 def flag(query: QueryParams, name: str) -> bool:

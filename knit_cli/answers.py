@@ -9,8 +9,10 @@ import httpx
 from pydantic import TypeAdapter, ValidationError
 
 from knit_api.schemas.errors import ErrorBody, ErrorDetail
+from knit_cli.between import is_page, page_detail
 from knit_cli.errors import ApiBroken, ApiRefused, ApiUnreachable, ConnectionCut
 from knit_cli.retry import retry_after
+from knit_cli.trust import why_refused
 
 T = TypeVar("T")
 
@@ -53,10 +55,9 @@ def _no_connection(cause: httpx.ConnectError, api_root: str, where: str) -> ApiU
     error: BaseException | None = cause
     while error is not None:
         if isinstance(error, ssl.SSLError):
+            reason, advice = why_refused(error, where)
             return ApiUnreachable(
-                f"the API at {api_root} cannot be trusted",
-                reason=str(error),
-                advice=f"check apiRoot (http or https?) and cert.ca in {where}",
+                f"the API at {api_root} cannot be trusted", reason=reason, advice=advice
             )
         error = error.__cause__ or error.__context__
     refused = ConnectionCut(
@@ -76,7 +77,7 @@ def refuse_unless_ok(answer: httpx.Response, failing: str) -> None:
     """Raises ApiRefused or ApiBroken for any answer but 2xx; the body has been read then."""
     if answer.is_success:
         return
-    detail = _detail(answer)
+    detail = page_detail(answer) if is_page(answer) else _detail(answer)
     kind = ApiRefused if answer.is_client_error else ApiBroken
     refused = kind(
         failing,
@@ -129,6 +130,11 @@ def parsed(answer: httpx.Response, shape: TypeAdapter[T], failing: str) -> T:
     try:
         return shape.validate_json(answer.content)
     except ValidationError as cause:
+        if is_page(answer):
+            page = page_detail(answer)
+            raise ApiBroken(
+                failing, status=answer.status_code, reason=page.reason, advice=page.advice
+            ) from cause
         first = cause.errors(include_url=False, include_input=False)[0]
         place = ".".join(str(part) for part in first["loc"]) or "the body"
         raise ApiBroken(

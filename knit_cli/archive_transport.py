@@ -11,8 +11,6 @@ import socket
 import ssl
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
-from urllib.request import getproxies, proxy_bypass
 
 import httpx
 
@@ -20,22 +18,6 @@ from knit_workflows.pod.http_body import send_chunk, send_last_chunk
 
 _READ_BYTES = 120 * 1024  # of 128 KiB and more, malloc has the kernel make each anew
 _ARCHIVES = ("application/x-tar", "application/tar+gzip")
-
-
-def archive_transport(
-    api_root: str, verify: Any, *, proxies: bool = True
-) -> httpx.BaseTransport | None:
-    """Gives the transport to the API at that root; None where a proxy leads there.
-
-    Args:
-        api_root: absolute URL.
-        verify: an `ssl.SSLContext`, or True for the usual trust.
-        proxies: whether those of the environment are to be used.
-    """
-    url = httpx.URL(api_root)
-    if proxies and {url.scheme, "all"} & getproxies().keys() and not proxy_bypass(url.host):
-        return None
-    return ArchiveTransport(httpx.HTTPTransport(verify=verify), verify)
 
 
 class ArchiveTransport(httpx.BaseTransport):
@@ -46,12 +28,12 @@ class ArchiveTransport(httpx.BaseTransport):
 
     Args:
         usual: carries the other requests.
-        verify: an `ssl.SSLContext`, or True for the usual trust.
+        trust: whom to trust under TLS.
     """
 
-    def __init__(self, usual: httpx.BaseTransport, verify: Any) -> None:
+    def __init__(self, usual: httpx.BaseTransport, trust: ssl.SSLContext) -> None:
         self._usual = usual
-        self._trust = verify if isinstance(verify, ssl.SSLContext) else None
+        self._trust = trust
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """Sends the request; gives the response as soon as its head is there."""

@@ -13,6 +13,7 @@ import httpx
 from pydantic import TypeAdapter
 
 from knit_api.events import RunEvent, Version
+from knit_api.schemas.completions import Completion
 from knit_api.schemas.data import Data
 from knit_api.schemas.lineage import Lineage
 from knit_api.schemas.plans import (
@@ -29,8 +30,9 @@ from knit_api.schemas.runs import Run
 from knit_api.schemas.tags import Tag, TagChange
 from knit_api.schemas.wire import Request, to_wire
 from knit_cli.answers import network_errors, parsed, refuse_unless_ok
-from knit_cli.archive_transport import archive_transport
+from knit_cli.archive_transport import ArchiveTransport
 from knit_cli.errors import ApiRefused, ApiUnreachable, ConnectionCut
+from knit_cli.proxies import Proxy, proxy_errors
 from knit_cli.retry import Retry
 from knit_cli.uploading import KEY_HEADER, MAY_HAVE_ARRIVED, KeyedUpload
 from knit_cli.version import version
@@ -59,6 +61,7 @@ _RUN = TypeAdapter(Run)
 _RUN_LIST = TypeAdapter(list[Run])
 _EVENTS = TypeAdapter(list[RunEvent])
 _LINEAGE = TypeAdapter(Lineage)
+_COMPLETIONS = TypeAdapter(list[Completion])
 _VERSION = TypeAdapter(Version)
 
 
@@ -81,11 +84,15 @@ class ApiClient:
         http: carries the requests; its base URL is the profile's `apiRoot`.
         where: names the file the address comes from, for messages.
         retry: how to wait while the API answers 503.
+        proxy: leads there, if one does; for messages.
     """
 
-    def __init__(self, http: httpx.Client, *, where: str, retry: Retry) -> None:
+    def __init__(
+        self, http: httpx.Client, *, where: str, retry: Retry, proxy: Proxy | None = None
+    ) -> None:
         self._http = http
         self._where = where
+        self._proxy = proxy
         self._retry = retry
         self._upload_keys: bool | None = None
 
@@ -130,6 +137,22 @@ class ApiClient:
         path, failing = f"/data/{_id(knit_id)}/lineage", f"cannot trace {knit_id}"
         try:
             return self._read(path, query, _LINEAGE, failing)
+        except ApiRefused as refused:
+            if refused.status in (httpx.codes.NOT_FOUND, httpx.codes.METHOD_NOT_ALLOWED):
+                return None
+            raise
+
+    def completions(self, noun: str, prefix: str, *, limit: int) -> list[Completion] | None:
+        """Gives some of what begins like this, newest first; None: the server is an older one.
+
+        Args:
+            noun: `data`, `runs`, `plans`, `tags` or `keys`.
+            prefix: how the id, tag or key begins.
+            limit: how many at most.
+        """
+        query = [("of", noun), ("prefix", prefix), ("limit", str(limit))]
+        try:
+            return self._read("/completions", query, _COMPLETIONS, "cannot complete")
         except ApiRefused as refused:
             if refused.status in (httpx.codes.NOT_FOUND, httpx.codes.METHOD_NOT_ALLOWED):
                 return None
@@ -380,8 +403,12 @@ class ApiClient:
 
     # ------------------------------------------------------------ requests
 
-    def _talking(self) -> AbstractContextManager[None]:
-        return network_errors(str(self._http.base_url).rstrip("/"), self._where)
+    @contextmanager
+    def _talking(self) -> Iterator[None]:
+        root, proxy = str(self._http.base_url).rstrip("/"), self._proxy
+        place = root if proxy is None else f"{root} through the proxy {proxy}"
+        with network_errors(place, self._where), proxy_errors(proxy, root):
+            yield
 
     def when_cut_again(self, attempt: Callable[[], T], *, repeatable: bool) -> T:
         """Gives what a transfer gives that is begun anew when its connection breaks: see Retry."""
@@ -451,7 +478,8 @@ def open_api(
     api_root: str,
     *,
     where: str,
-    verify: Any = True,
+    verify: ssl.SSLContext | None,
+    proxy: Proxy | None = None,
     transport: httpx.BaseTransport | None = None,
     sleep: Callable[[float], None],
     notify: Callable[[str], None],
@@ -461,25 +489,28 @@ def open_api(
     Args:
         api_root: absolute URL, such as `http://127.0.0.1:8080/api`.
         where: the file the address comes from, for messages.
-        verify: an `ssl.SSLContext`, or True for the usual trust.
+        verify: whom to trust; None: there is nobody to be trusted on the way.
+        proxy: leads there, if one does.
         transport: replaces the network.
         sleep: waits so many seconds.
         notify: tells the user, in a line, that something takes longer.
     """
-    # No proxy can reach this machine's own API, whatever HTTP_PROXY says.
-    url = httpx.URL(api_root)
-    proxies = url.host not in ("localhost", "127.0.0.1", "::1")
-    if url.scheme == "http" and not proxies:
-        # Nobody is to be trusted, and loading the certificates of everybody takes 0.1 s.
-        verify = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    # An empty one is made at once; loading the certificates of everybody takes 0.1 s.
+    trust = verify or ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     http = httpx.Client(
         base_url=api_root,
-        verify=verify,
-        transport=transport or archive_transport(api_root, verify, proxies=proxies),
+        verify=trust,
+        transport=transport or _transport(trust, proxy),
         headers={"User-Agent": f"knit/{version()}"},
-        trust_env=proxies,
+        trust_env=False,  # what is in it was looked at before
     )
-    return ApiClient(http, where=where, retry=Retry(sleep, notify))
+    return ApiClient(http, where=where, retry=Retry(sleep, notify), proxy=proxy)
+
+
+def _transport(trust: ssl.SSLContext, proxy: Proxy | None) -> httpx.BaseTransport:
+    if proxy is not None:
+        return httpx.HTTPTransport(verify=trust, proxy=proxy.for_httpx(trust))
+    return ArchiveTransport(httpx.HTTPTransport(verify=trust), trust)
 
 
 def _id(text: str) -> str:

@@ -1,22 +1,22 @@
 """Completes ids, tags and statuses on the command line, as far as the API knows them.
 
 A completion must never disturb: it answers within a second or with nothing, says nothing, and
-remembers for some seconds, since a user presses the key more than once.
+remembers for some seconds, since a user presses the key more than once. So the API is asked for
+little, and for what begins like the word on the line: Data and Runs in full would take longer.
 """
 
 import hashlib
 import json
+import os
 import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import typer
 
-from knit_api.schemas.data import Data
 from knit_cli.arguments import BASH_PREFIX
 from knit_cli.client import ApiClient
 from knit_cli.files import write_private
@@ -41,34 +41,32 @@ STATUSES = (
 
 _PATIENCE = 1.0  # seconds; a key was pressed
 _REMEMBERED = 10.0  # seconds
-_RECENT = timedelta(days=7)  # what somebody completes is what they have just worked with
-_MOST = 1000
+_MOST = 100  # more, nobody reads in a terminal; who types on gets the rest
 
 
 def complete_data(context: typer.Context, incomplete: str) -> Candidates:
-    """Gives the ids of recent Data (of any, where nothing is recent), each with its tags."""
-    return _completed(context, incomplete, "data", _recent_data)
+    """Gives ids of Data, the newest if none is begun, each with its tags."""
+    return _completed(context, incomplete, "data", _some_data)
 
 
 def complete_run(context: typer.Context, incomplete: str) -> Candidates:
-    """Gives the ids of Runs that changed recently, each with its status and Plan."""
-    return _completed(context, incomplete, "runs", _recent_runs)
+    """Gives ids of Runs, those that changed last if none is begun, with status and Plan."""
+    return _completed(context, incomplete, "runs", _some_runs)
 
 
 def complete_plan(context: typer.Context, incomplete: str) -> Candidates:
-    """Gives the ids of Plans, each with its image."""
+    """Gives ids of Plans, each with its image."""
     return _completed(context, incomplete, "plans", _plans)
 
 
 def complete_tag(context: typer.Context, incomplete: str) -> Candidates:
-    """Gives the tags of recent Data."""
-    return _completed(context, incomplete, "tags", _recent_tags)
+    """Gives tags."""
+    return _completed(context, incomplete, "tags", _some_tags)
 
 
 def complete_tag_key(context: typer.Context, incomplete: str) -> Candidates:
-    """Gives the keys of the tags of recent Data."""
-    keys = [(tag.partition(":")[0], "") for tag, _ in complete_tag(context, incomplete)]
-    return list(dict.fromkeys(keys))
+    """Gives keys of tags."""
+    return _completed(context, incomplete, "keys", _some_keys)
 
 
 def complete_status(incomplete: str) -> Candidates:
@@ -76,30 +74,31 @@ def complete_status(incomplete: str) -> Candidates:
     return [(status, "") for status in STATUSES if status.startswith(incomplete)]
 
 
-def _recent_data(api: ApiClient) -> Candidates:
-    return [(data.knit_id, " ".join(map(str, user_tags(data)))) for data in _found_data(api)]
+# What an older server is asked, which knows no completions: of so few, whatever begins like this.
 
 
-def _recent_tags(api: ApiClient) -> Candidates:
-    tags = {str(tag) for data in _found_data(api) for tag in user_tags(data)}
+def _some_data(api: ApiClient) -> Candidates:
+    found = api.find_data(limit=_MOST)
+    return [(data.knit_id, " ".join(map(str, user_tags(data)))) for data in found]
+
+
+def _some_tags(api: ApiClient) -> Candidates:
+    tags = {str(tag) for data in api.find_data(limit=_MOST) for tag in user_tags(data)}
     return [(tag, "") for tag in sorted(tags)]
 
 
-def _found_data(api: ApiClient) -> list[Data]:
-    return api.find_data(since=_recently(), limit=_MOST) or api.find_data(limit=_MOST)
+def _some_keys(api: ApiClient) -> Candidates:
+    keys = [(tag.partition(":")[0], "") for tag, _ in _some_tags(api)]
+    return list(dict.fromkeys(keys))
 
 
-def _recent_runs(api: ApiClient) -> Candidates:
-    runs = api.find_runs(since=_recently(), limit=_MOST) or api.find_runs(limit=_MOST)
-    return [(run.run_id, f"{run.status} {plan_words(run.plan)}") for run in runs]
+def _some_runs(api: ApiClient) -> Candidates:
+    found = api.find_runs(limit=_MOST)
+    return [(run.run_id, f"{run.status} {plan_words(run.plan)}") for run in found]
 
 
 def _plans(api: ApiClient) -> Candidates:
     return [(plan.plan_id, plan_words(plan)) for plan in api.find_plans()]
-
-
-def _recently() -> datetime:
-    return datetime.now(UTC) - _RECENT
 
 
 def _completed(
@@ -108,7 +107,7 @@ def _completed(
     try:
         invocation = _invocation_of(context)
         prefix = invocation.surroundings.variables.get(BASH_PREFIX, "")
-        found = _remembered(invocation, kind, fetch)
+        found = _remembered(invocation, kind, prefix + incomplete, fetch)
     except Exception:  # noqa: BLE001  the border to the shell: nothing may show on the user's line
         return []
     wanted = [(value, words) for value, words in found if value.startswith(prefix + incomplete)]
@@ -125,33 +124,41 @@ def _invocation_of(context: typer.Context) -> Invocation:
 
 
 def _remembered(
-    invocation: Invocation, kind: str, fetch: Callable[[ApiClient], Candidates]
+    invocation: Invocation, kind: str, begun: str, fetch: Callable[[ApiClient], Candidates]
 ) -> Candidates:
+    """Gives what begins like this, and perhaps more."""
     memory = _memory(invocation, kind)
     try:
         if time.time() - memory.stat().st_mtime < _REMEMBERED:
-            return [(value, words) for value, words in json.loads(memory.read_bytes())]
-    except (OSError, ValueError):
+            before, is_all, found = json.loads(memory.read_bytes())
+            if before == begun or (is_all and begun.startswith(before)):
+                return [(value, words) for value, words in found]
+    except (OSError, ValueError, TypeError):
         pass  # nothing remembered, or cut short: ask
     # Nothing is remembered too: an API that is away shall not cost a second each time.
-    found = _in_time(lambda: _asked(invocation, fetch))
-    write_private(memory, json.dumps(found))
+    found = _in_time(lambda: _asked(invocation, kind, begun, fetch))
+    write_private(memory, json.dumps((begun, len(found) < _MOST, found)))
     return found
 
 
 def _memory(invocation: Invocation, kind: str) -> Path:
     # Whatever the profile is called, and wherever it is kept, it makes a file name.
     whose = f"{invocation.store_path}\0{invocation.profile_name}\0{kind}"
-    name = hashlib.sha256(whose.encode()).hexdigest()[:16]
+    name = hashlib.sha256(os.fsencode(whose)).hexdigest()[:16]
     variables: Mapping[str, str] = invocation.surroundings.variables
     home = invocation.surroundings.home or invocation.surroundings.cwd
     caches = Path(variables.get("XDG_CACHE_HOME") or home / ".cache")
     return caches / "knit" / f"complete-{name}.json"
 
 
-def _asked(invocation: Invocation, fetch: Callable[[ApiClient], Candidates]) -> Candidates:
+def _asked(
+    invocation: Invocation, kind: str, begun: str, fetch: Callable[[ApiClient], Candidates]
+) -> Candidates:
     with api_of(invocation, notify=lambda _text: None) as api:
-        return fetch(api)
+        found = api.completions(kind, begun, limit=_MOST)
+        if found is None:
+            return fetch(api)
+        return [(one.value, one.words) for one in found]
 
 
 def _in_time(ask: Callable[[], Candidates]) -> Candidates:

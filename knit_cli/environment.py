@@ -28,7 +28,7 @@ def load_environment(path: Path) -> Environment:
         content = yaml.safe_load(path.read_bytes())
     except OSError:
         return Environment()
-    except (yaml.YAMLError, UnicodeDecodeError) as cause:
+    except (yaml.YAMLError, ValueError, RecursionError) as cause:  # a date such as 2026-99-99
         raise BadInput(
             f"{path} is not valid YAML", reason=str(cause), advice="correct the file"
         ) from cause

@@ -18,6 +18,7 @@ EXIT_FAILURE = 1
 
 # A server's text or a file's name must not be able to steer the terminal.
 _CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
+_NOT_UTF8 = re.compile(r"[\udc80-\udcff]")  # how Python keeps such a byte of a file's name
 
 
 class CliError(Exception):
@@ -114,5 +115,9 @@ def _indented(text: str) -> str:
 
 
 def printable(text: str) -> str:
-    """Gives the text with control characters, but not line ends, replaced by `?`."""
+    """Gives the text with control characters, but not line ends, replaced by `?`.
+
+    A byte of a file's name that is not UTF-8 is shown as `\\xe9`.
+    """
+    text = _NOT_UTF8.sub(lambda found: f"\\x{ord(found[0]) - 0xDC00:02x}", text)
     return _CONTROL.sub("?", text)

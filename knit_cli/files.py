@@ -19,7 +19,8 @@ def write_private(path: Path, text: str) -> None:
     # mkstemp creates with 0600: the text is never readable by others, not even for a moment.
     handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
+        # Names of folders need not be UTF-8.
+        with os.fdopen(handle, "w", encoding="utf-8", errors="surrogateescape") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())

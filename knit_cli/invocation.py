@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -51,7 +52,9 @@ class Invocation:
         marker = find_upward(cwd, PROFILE_MARKER)
         if marker is None:
             return str(cwd.absolute())
-        return marker.read_text(encoding="utf-8").partition("\n")[0].strip()
+        # Names are paths at first, and those need not be UTF-8.
+        text = marker.read_text(encoding="utf-8", errors="surrogateescape")
+        return text.partition("\n")[0].strip()
 
     @property
     def store_path(self) -> Path:
@@ -81,8 +84,9 @@ def find_upward(folder: Path, name: str) -> Path | None:
     start = folder.absolute()
     for ancestor in (start, *start.parents):
         candidate = ancestor / name
-        if candidate.is_file():
-            return candidate
+        with suppress(OSError):  # an ancestor that may not be looked into
+            if candidate.is_file():
+                return candidate
     return None
 
 

@@ -5,6 +5,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import MutableMapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -16,6 +17,8 @@ from knit_cli.arguments import BASH_PREFIX, join_bash_words
 from knit_cli.errors import EXIT_FAILURE, CliError, render
 from knit_cli.invocation import Invocation, Surroundings, invocation_of
 from knit_cli.lazy import Entry, LazyGroup
+from knit_cli.machine_trouble import cannot_write_result, explained
+from knit_cli.standard_streams import close_quietly, open_missing
 from knit_cli.version import version
 
 _INTERRUPTED = 130  # what Typer makes of Ctrl-C
@@ -100,12 +103,8 @@ def run(arguments: Sequence[str], surroundings: Surroundings) -> int:
     except CliError as error:
         _complain(render(error))
         return error.exit_code
-    except OSError as error:
-        place = f": {error.filename}" if error.filename else ""
-        _complain(render(CliError(f"{error.strerror or error}{place}")))
-        return EXIT_FAILURE
-    except Exception:  # noqa: BLE001  the outermost border: a bug must not show its inside
-        _complain(render(_bug()))
+    except Exception as error:  # noqa: BLE001  the outermost border: a bug must not show its inside
+        _complain(render(explained(error) or _bug()))
         return EXIT_FAILURE
     return 0
 
@@ -131,8 +130,9 @@ def _bug() -> CliError:
 
 
 def _complain(text: str) -> None:
-    sys.stderr.write(f"{text}\n")
-    sys.stderr.flush()
+    with suppress(OSError, ValueError):  # nobody listens: the exit code has to say it
+        sys.stderr.write(f"{text}\n")
+        sys.stderr.flush()
 
 
 def _mend_bash_completion(variables: MutableMapping[str, str]) -> None:
@@ -149,16 +149,26 @@ def _mend_bash_completion(variables: MutableMapping[str, str]) -> None:
 
 def main() -> None:
     """Is the `knit` program."""
+    open_missing()
     _mend_bash_completion(os.environ)
-    home = os.environ.get("HOME") or os.environ.get("USERPROFILE")
     try:
         cwd = Path.cwd()
     except OSError:
         _complain(render(CliError("the current folder is gone", advice="go to one that is there")))
         sys.exit(EXIT_FAILURE)
-    surroundings = Surroundings(
-        cwd=cwd,
-        home=Path(home) if home else None,
-        variables=dict(os.environ),
-    )
-    sys.exit(run(sys.argv[1:], surroundings))
+    code = run(sys.argv[1:], Surroundings(cwd=cwd, home=_home(), variables=dict(os.environ)))
+    lost = close_quietly()
+    if lost is not None and code == 0:
+        _complain(render(cannot_write_result(lost)))
+        code = EXIT_FAILURE
+    sys.exit(code)
+
+
+def _home() -> Path | None:
+    """Gives the user's folder: what the environment says, else the system; None: there is none."""
+    said = os.environ.get("HOME") or os.environ.get("USERPROFILE")
+    if said:
+        return Path(said)
+    with suppress(RuntimeError, KeyError):  # nobody of that number is known here
+        return Path.home()
+    return None

@@ -3,12 +3,14 @@
 import json
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
 from pydantic import BaseModel
 
 from knit_api.schemas.wire import to_wire
 from knit_cli.errors import printable
+from knit_cli.machine_trouble import cannot_write_result
 
 
 def print_json(value: BaseModel | list[Any] | dict[str, Any]) -> None:
@@ -22,14 +24,28 @@ def print_text(text: str) -> None:
 
 
 def print_bytes(chunks: Iterable[bytes]) -> None:
-    """Copies chunks to stdout as they come, each visible at once."""
-    sys.stdout.flush()
+    """Copies chunks to stdout as they come, each visible at once.
+
+    Raises CliError when stdout does not take it; BrokenPipeError when its reader has left.
+    """
+    _write(b"")
     for chunk in chunks:
+        _write(chunk)
+
+
+def _write(chunk: bytes) -> None:
+    try:
+        sys.stdout.flush()
         sys.stdout.buffer.write(chunk)
         sys.stdout.buffer.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as cause:
+        raise cannot_write_result(cause) from cause
 
 
 def say(text: str) -> None:
-    """Writes one line of talk to stderr."""
-    sys.stderr.write(f"knit: {printable(text)}\n")
-    sys.stderr.flush()
+    """Writes one line of talk to stderr; where nobody listens, that is no trouble."""
+    with suppress(OSError, ValueError):
+        sys.stderr.write(f"knit: {printable(text)}\n")
+        sys.stderr.flush()

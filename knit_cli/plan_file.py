@@ -12,6 +12,7 @@ from pydantic_core import ErrorDetails
 from knit_api.schemas.plans import InputSpec, LogSpec, OnNodeSpec, OutputSpec, PlanSpec
 from knit_api.schemas.wire import to_wire
 from knit_cli.errors import BadInput
+from knit_cli.image_archive import PLACEHOLDER
 from knit_workflows.domain.errors import InvalidPlan
 from knit_workflows.domain.plan_rules import parse_plan
 
@@ -74,10 +75,14 @@ def read_plan(path: Path, shown: str | None = None) -> PlanFile:
         ) from cause
     document = _Document(name, text)
     try:
-        return PlanFile(PlanSpec.model_validate(document.content), document)
+        spec = PlanSpec.model_validate(document.content)
     except ValidationError as cause:
         faults = [_fault(found) for found in cause.errors(include_url=False)]
         raise document.broken(list(dict.fromkeys(faults))) from cause
+    if spec.image.startswith(f"{PLACEHOLDER}:"):
+        open_still = f"image: {PLACEHOLDER} is still to be filled in: write the name of the image"
+        raise document.invalid([f"{document.at('image')}{open_still}"])
+    return PlanFile(spec, document)
 
 
 class _Document:
@@ -102,6 +107,8 @@ class _Document:
             raise self._not_yaml(f"{self._at(mark)}{words}") from cause
         except yaml.reader.ReaderError as cause:
             raise self._not_yaml(str(cause)) from cause
+        except RecursionError as cause:
+            raise self._not_yaml("it is nested far too deep") from cause
 
     def broken(self, faults: list[tuple[Location, str]]) -> BadInput:
         """Gives the error that tells all the faults, in the order of the file."""

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 
 from knit_api.schemas.tags import Tag
 from knit_cli.environment import Environment
-from knit_cli.image_archive import ImageConfig
+from knit_cli.image_archive import PLACEHOLDER, ImageConfig
 from knit_cli.plan_difference import DEFAULT_RESOURCES
 from knit_cli.plan_schema import SCHEMA_FILE
 
 _FLAG_WITH_VALUE = re.compile(r"-[^=/\s]*=(.*)", re.DOTALL)
+
+_FILL_IN = f"# Write its name for {PLACEHOLDER}: the archive does not have all of it."
 
 _TAIL = """\
 # on_node: on which nodes it runs, by their labels and taints.
@@ -65,7 +67,7 @@ def from_image(image: ImageConfig, environment: Environment) -> str:
             path = posixpath.normpath(posixpath.join("/", image.working_dir, word))
             side.setdefault(path, _Hole(path, _hole_tags(parts, environment)))
     return _document(
-        image=image.name or "IMAGE:TAG",
+        image=image.name or f"{PLACEHOLDER}:TAG",
         entrypoint=image.entrypoint,
         args=image.cmd,
         inputs=list(inputs.values()),
@@ -110,6 +112,7 @@ def _document(
             "annotations: []",
             "",
             "# image: the container image, NAME:TAG.",
+            *([_FILL_IN] if image.startswith(f"{PLACEHOLDER}:") else []),
             f"image: {_quoted(image)}",
             "",
             "# entrypoint, args: what is run in it. Without them, what the image says.",

@@ -4,9 +4,9 @@ import sys
 
 from rich.console import Console
 from rich.text import Text
-from rich.tree import Tree
 
 from knit_api.schemas.plans import Plan
+from knit_cli.branches import Branch, draw
 from knit_cli.plan_graph import Link, Plans
 from knit_cli.wording import plan_words
 
@@ -20,12 +20,12 @@ def print_tree(found: Plans, *, upstream: bool, downstream: bool) -> None:
     """
     console = Console(highlight=False, width=None if sys.stdout.isatty() else _FILE_COLUMNS)
     if upstream:
-        console.print(_grown(found, "is fed by", up=True))
+        draw(_grown(found, "is fed by", up=True), console)
     if downstream or not upstream:
-        console.print(_grown(found, "feeds", up=False))
+        draw(_grown(found, "feeds", up=False), console)
 
 
-def _grown(found: Plans, title: str, *, up: bool) -> Tree:
+def _grown(found: Plans, title: str, *, up: bool) -> Branch:
     """Gives the tree that begins at the Plan asked for, depth first.
 
     The work is kept in a list, not in calls: a long chain is no reason to fail.
@@ -33,7 +33,7 @@ def _grown(found: Plans, title: str, *, up: bool) -> Tree:
     ahead: dict[str, list[Link]] = {}
     for link in found.links:
         ahead.setdefault(link.consumer if up else link.producer, []).append(link)
-    root = Tree(_words(found.plans[found.start], is_start=True).append(f" {title}", "dim"))
+    root = Branch(_words(found.plans[found.start], is_start=True).append(f" {title}", "dim"))
     shown = {found.start}
     waiting = [(root, link) for link in reversed(ahead.get(found.start, []))]
     while waiting:

@@ -2,7 +2,6 @@
 
 import base64
 import binascii
-import re
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,10 +14,8 @@ import yaml
 from knit_cli.errors import ProfileProblem
 from knit_cli.files import sole_writer, write_private
 from knit_cli.invocation import PROFILE_MARKER
+from knit_cli.trust import read_certificates, refuse_expired, trust_in, usual_trust
 
-_PEM_CERTIFICATE = re.compile(
-    r"-----BEGIN CERTIFICATE-----\s[A-Za-z0-9+/=\s]+-----END CERTIFICATE-----"
-)
 _RUN_INIT = (
     "run `knit init KNIT_PROFILE_FILE` here with the file your knit's administrator gave you, "
     "or start a knit of your own: knit dev up"
@@ -32,9 +29,21 @@ class Profile:
     api_root: str
     ca: str | None = None
 
-    def trust(self) -> ssl.SSLContext:
-        """Gives the TLS context: with `ca` only that CA is trusted, else the system's."""
-        return ssl.create_default_context(cadata=self.ca)
+    def trust(self, variables: Mapping[str, str], where: str) -> ssl.SSLContext:
+        """Gives the TLS context: with `ca` only that CA is trusted, else the system's.
+
+        Args:
+            variables: the environment, which may name other certificates than the system's.
+            where: names the profile, for messages.
+
+        Raises:
+            ProfileProblem: the CA has expired, or what the environment names cannot be used.
+        """
+        if self.ca is None:
+            return usual_trust(variables)
+        context = trust_in(self.ca)
+        refuse_expired(context, where)
+        return context
 
 
 def read_profile(path: Path) -> Profile:
@@ -52,11 +61,14 @@ def load_profile(store: Path, name: str) -> Profile:
     Raises:
         ProfileProblem: there is no store, no such profile, or it is not valid.
     """
-    if not store.exists():
+    try:
+        profiles = _load_store(store)
+    except ProfileProblem as problem:
+        if not isinstance(problem.__cause__, (FileNotFoundError, NotADirectoryError)):
+            raise
         raise ProfileProblem(
             "there is no knit profile yet", reason=f"{store} does not exist", advice=_RUN_INIT
-        )
-    profiles = _load_store(store)
+        ) from problem.__cause__
     if name not in profiles:
         raise ProfileProblem(
             f"no profile named {name}", reason=f"{store} does not have it", advice=_RUN_INIT
@@ -123,7 +135,7 @@ def _load_yaml(path: Path) -> Any:
         raise ProfileProblem(
             f"cannot read {path}", reason=cause.strerror, advice="check the path and its rights"
         ) from cause
-    except (yaml.YAMLError, UnicodeDecodeError) as cause:
+    except (yaml.YAMLError, ValueError, RecursionError) as cause:  # a date such as 2026-99-99
         raise ProfileProblem(
             f"{path} is not valid YAML", reason=str(cause), advice="correct the file"
         ) from cause
@@ -145,18 +157,17 @@ def _verified(content: Any, where: str) -> Profile:
     encoded = cert.get("ca") if isinstance(cert, dict) else cert
     if not encoded:
         return Profile(api_root.removesuffix("/"))
+    encode = "encode the file of the CA's certificate: base64 -w0"
     try:
-        pem = base64.b64decode(str(encoded), validate=True).decode("ascii")
-    except (binascii.Error, ValueError):
-        pem = ""
-    if _PEM_CERTIFICATE.search(pem) is None:
-        raise broken("`cert.ca` is not the base64 of a PEM certificate", "encode it: base64 -w0")
-    profile = Profile(api_root.removesuffix("/"), pem)
-    try:
-        profile.trust()
+        pem = read_certificates(base64.b64decode("".join(str(encoded).split()), validate=True))
+        trust_in(pem)
+    except binascii.Error as cause:
+        raise broken(f"`cert.ca` is not base64: {cause}", encode) from cause
     except ssl.SSLError as cause:
         raise broken(f"`cert.ca` cannot be used: {cause}", "ask for a valid CA") from cause
-    return profile
+    except ValueError as cause:
+        raise broken(f"`cert.ca` is not a certificate in PEM or DER: {cause}", encode) from cause
+    return Profile(api_root.removesuffix("/"), pem)
 
 
 def _is_absolute(url: str) -> bool:

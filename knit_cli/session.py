@@ -1,13 +1,13 @@
 """Gives a command its tools: the API client of its profile, and the project's defaults."""
 
 from collections.abc import Callable
-from typing import Any
 
 from knit_cli.client import ApiClient, open_api
 from knit_cli.environment import Environment, load_environment
 from knit_cli.invocation import Invocation
 from knit_cli.output import say
 from knit_cli.profile import load_profile
+from knit_cli.proxies import proxy_to
 
 
 def api_of(invocation: Invocation, *, notify: Callable[[str], None] = say) -> ApiClient:
@@ -20,11 +20,15 @@ def api_of(invocation: Invocation, *, notify: Callable[[str], None] = say) -> Ap
     """
     name = invocation.profile_name
     profile = load_profile(invocation.store_path, name)
-    verify: Any = profile.trust() if profile.api_root.startswith("https:") else True
+    where = f"{invocation.store_path} (profile {name})"
+    variables = invocation.surroundings.variables
+    proxy = proxy_to(profile.api_root, variables)
+    encrypted = profile.api_root.startswith("https:") or (proxy and proxy.is_encrypted)
     return open_api(
         profile.api_root,
-        where=f"{invocation.store_path} (profile {name})",
-        verify=verify,
+        where=where,
+        verify=profile.trust(variables, where) if encrypted else None,
+        proxy=proxy,
         transport=invocation.surroundings.transport,
         sleep=invocation.surroundings.sleep,
         notify=notify,

@@ -7,6 +7,7 @@ import typer
 from knit_api.schemas.tags import Tag
 from knit_api.schemas.times import parse_time
 from knit_cli.errors import BadInput
+from knit_cli.machine_trouble import not_utf8
 
 SYSTEM_PREFIX = "knit#"
 TRANSIENT = "knit#transient"
@@ -20,12 +21,37 @@ def read_tags(texts: Iterable[str], flag: str) -> list[Tag]:
     Raises:
         BadInput: one has no colon; `flag` names where it was given.
     """
+    given = list(texts)
+    for text in given:
+        refuse_unless_utf8(text)
     try:
-        return [Tag.parse(text) for text in texts]
+        return [Tag.parse(text) for text in given]
     except ValueError as cause:
         raise BadInput(
             f"cannot use a value of {flag}", reason=str(cause), advice=f"write {flag} KEY:VALUE"
         ) from cause
+
+
+def name_tag(name: str) -> Tag:
+    """Gives the tag with the base name of what is pushed.
+
+    Raises:
+        BadInput: it is not UTF-8, which file systems allow.
+    """
+    try:
+        refuse_unless_utf8(name)
+    except BadInput as cause:
+        cause.advice = "leave --name out, and give it a name of yours: --tag name:NAME"
+        raise
+    return Tag(key="name", value=name)
+
+
+def refuse_unless_utf8(text: str) -> None:
+    """Raises BadInput when a text came from the command line or a file system and is not UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as cause:
+        raise not_utf8(text) from cause
 
 
 def read_user_tags(texts: Iterable[str], flag: str) -> list[Tag]:

@@ -4,10 +4,10 @@ import sys
 
 from rich.console import Console
 from rich.text import Text
-from rich.tree import Tree
 
 from knit_api.schemas.data import Data
 from knit_api.schemas.runs import Run
+from knit_cli.branches import Branch, draw
 from knit_cli.lineage import Edge, Lineage, edges_of
 from knit_cli.wording import plan_words, state_words, user_tags
 
@@ -21,23 +21,29 @@ _STATUS_STYLES = {
 _FILE_COLUMNS = 400  # a line of a file need not be wrapped
 
 
-def print_tree(lineage: Lineage, *, upstream: bool, downstream: bool) -> None:
+def print_tree(lineage: Lineage, *, upstream: bool, downstream: bool) -> int:
     """Prints the directions asked for to stdout, on a terminal as wide as that is.
 
-    What was shown already is named again but not unfolded again.
+    What was shown already is named again but not unfolded again. Gives how many Runs were not
+    shown because they are farther away than was asked for.
     """
     console = Console(highlight=False, width=None if sys.stdout.isatty() else _FILE_COLUMNS)
-    both = upstream and downstream
-    if upstream:
-        console.print(_Branch(lineage, up=True).grown(Text("came from"), hide_root=not both))
-    if downstream:
-        console.print(_Branch(lineage, up=False).grown(Text("went into"), hide_root=not both))
+    both, farther = upstream and downstream, 0
+    for asked, way in ((upstream, _Way(lineage, up=True)), (downstream, _Way(lineage, up=False))):
+        if asked:
+            if both:
+                console.print(way.title)
+            draw(way.grown(), console)
+            farther += len(way.farther)
+    return farther
 
 
-class _Branch:
-    """One direction of one lineage."""
+class _Way:
+    """One direction of one lineage; `farther` are the Runs it does not have."""
 
     def __init__(self, lineage: Lineage, *, up: bool) -> None:
+        self.title = "came from" if up else "went into"
+        self.farther: set[str] = set()
         self._lineage = lineage
         self._up = up
         self._shown: set[str] = set()
@@ -46,13 +52,13 @@ class _Branch:
             if edge.into_run is not up:
                 self._ahead.setdefault(edge.knit_id, []).append(edge.run_id)
 
-    def grown(self, title: Text, *, hide_root: bool) -> Tree:
+    def grown(self) -> Branch:
         """Gives the tree that starts at the Data asked for, depth first.
 
         The work is kept in a list, not in calls: a chain of a thousand Runs is no reason to fail.
         """
-        root = Tree(title, guide_style="dim", hide_root=hide_root)
-        waiting: list[tuple[Tree, Edge | None, str]] = [(root, None, self._lineage.start)]
+        above = Branch(Text())
+        waiting: list[tuple[Branch, Edge | None, str]] = [(above, None, self._lineage.start)]
         while waiting:
             parent, edge, knit_id = waiting.pop()
             if edge is None or edge.into_run is self._up:
@@ -60,15 +66,20 @@ class _Branch:
                 waiting += reversed(self._data(parent, self._lineage.data[knit_id], label))
             else:
                 parent.add(_side_words(self._lineage.data[knit_id], edge))
-        return root
+        return above.below[0]
 
-    def _data(self, parent: Tree, data: Data, label: str) -> list[tuple[Tree, Edge | None, str]]:
+    def _data(
+        self, parent: Branch, data: Data, label: str
+    ) -> list[tuple[Branch, Edge | None, str]]:
         """Adds a Data and the Runs on its far side; gives what is behind those, to be added."""
         runs = list(dict.fromkeys(self._ahead.get(data.knit_id, [])))
         again = data.knit_id in self._shown and bool(runs)
         self._shown.add(data.knit_id)
-        branch = parent.add(_data_words(data, label, data.knit_id == self._lineage.start, again))
-        behind: list[tuple[Tree, Edge | None, str]] = []
+        words = _data_words(data, label, data.knit_id == self._lineage.start, again)
+        if farther := self._not_here(data):
+            words.append(f" … {len(farther)} more Run{'s' * (len(farther) > 1)}", style="dim")
+        branch = parent.add(words)
+        behind: list[tuple[Branch, Edge | None, str]] = []
         for run_id in [] if again else runs:
             run = self._lineage.runs[run_id]
             twig = branch.add(_run_words(run, run_id in self._shown))
@@ -77,10 +88,24 @@ class _Branch:
             self._shown.add(run_id)
             behind += [
                 (twig, edge, edge.knit_id)
-                for edge in edges_of(run)
+                for edge in self._asides_first(edges_of(run))
                 if edge.knit_id in self._lineage.data and edge.knit_id != data.knit_id
             ]
         return behind
+
+    def _asides_first(self, edges: list[Edge]) -> list[Edge]:
+        return sorted(edges, key=lambda edge: edge.into_run is self._up)
+
+    def _not_here(self, data: Data) -> set[str]:
+        """Gives the Runs next to a Data, on its far side, that were not asked for."""
+        beside = {data.upstream.run.run_id} if self._up else _users(data)
+        missing = beside - self._lineage.runs.keys()
+        self.farther |= missing
+        return missing
+
+
+def _users(data: Data) -> set[str]:
+    return {use.run.run_id for use in data.downstreams}
 
 
 def _data_words(data: Data, label: str, is_start: bool, again: bool) -> Text:

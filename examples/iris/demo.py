@@ -7,11 +7,14 @@ goes on running afterwards, unless `--down` is given.
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
 import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -152,6 +155,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--down", action="store_true", help="end the stack afterwards")
     down = parser.parse_args().down
+    with alone():
+        run(down=down)
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Wait for another demo in this folder: each counts what is there before it pushes more."""
+    lock = Path(".knit") / "demo.lock"
+    lock.parent.mkdir(exist_ok=True)
+    with lock.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            console.print("[dim]# another demo runs in this folder; waiting for its end[/dim]")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def run(*, down: bool) -> None:
+    """Do it all, and show every command."""
     begun = time.monotonic()
     knit("dev", "up", "--detach", keep=False)
     plan_ids = [apply(plan) for plan in ("split.yaml", "train.yaml", "evaluate.yaml")]

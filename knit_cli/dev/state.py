@@ -86,6 +86,10 @@ class DevState:
     """Bytes of its disk below which nothing new begins."""
 
 
+RECORD: Final = "state.json"
+"""The file in a state folder that says what was started; it stays when the stack has ended."""
+
+
 class StateFolder:
     """The folder that holds everything of one embedded stack."""
 
@@ -97,7 +101,7 @@ class StateFolder:
         self.compute = self.root / "compute"
         self.temporal_database = self.root / "temporal.db"
         self.reserve = self.root / "reserve"
-        self._record = self.root / "state.json"
+        self._record = self.root / RECORD
         self._lock = self.root / "lock"
 
     def create(self) -> None:

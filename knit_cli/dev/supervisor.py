@@ -15,7 +15,7 @@ from typing import Final
 from pydantic import ValidationError
 
 from knit_cli.dev.children import READY_WITHIN, Child
-from knit_cli.dev.database import DevDatabase
+from knit_cli.dev.database import DevDatabase, refuse_nameless_user
 from knit_cli.dev.ending import end_leftovers
 from knit_cli.dev.ports import choose_ports
 from knit_cli.dev.prerequisites import require_temporal
@@ -86,6 +86,7 @@ class Supervisor:
             self._end()
 
     def _make_children(self) -> list[Child]:
+        refuse_nameless_user()
         database = DevDatabase(self.folder.postgres)
         try:
             database.prepare()

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Protocol
 
+from knit_workflows.domain.completions import Completion, Noun
 from knit_workflows.domain.data import DataDetail, DataQuery, TagChange
 from knit_workflows.domain.ids import KnitId, PlanId, RunId
 from knit_workflows.domain.lineage import Lineage, LineageGraph
@@ -326,6 +327,9 @@ class CatalogueStore(Protocol):
         self, knit_id: KnitId, *, upstream: int | None, downstream: int | None, limit: int
     ) -> LineageGraph:
         """Give the same part of the graph as ids alone; for large ones."""
+
+    async def completions(self, noun: Noun, prefix: str, *, limit: int) -> Sequence[Completion]:
+        """Give at most so many ids, tags or keys that begin like this, at once however many."""
 
     async def find_runs(
         self, query: RunQuery, *, limit: int | None = None, after: str | None = None

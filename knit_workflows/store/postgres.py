@@ -10,6 +10,7 @@ from knit_workflows.store import queries
 from knit_workflows.store.admission import AdmissionRows
 from knit_workflows.store.catalogue_data import DataCatalogue
 from knit_workflows.store.catalogue_plans import PlanCatalogue
+from knit_workflows.store.completions import CompletionRows
 from knit_workflows.store.connection import Database
 from knit_workflows.store.housekeeping import HousekeepingRows
 from knit_workflows.store.lifecycle import LifecycleRows
@@ -30,6 +31,7 @@ class PostgresStore(
     PlanCatalogue,
     LifecycleRows,
     LineageRows,
+    CompletionRows,
     HousekeepingRows,
 ):
     """Everything knit remembers, in one PostgreSQL database; implements `ports.Store`."""

@@ -6,6 +6,7 @@ import dataclasses
 import uuid
 from datetime import UTC, datetime
 
+from knit_workflows.domain.completions import Completion, Noun
 from knit_workflows.domain.data import DataDetail, DataQuery, TagChange, Upstream
 from knit_workflows.domain.errors import (
     DataNotFound,
@@ -117,6 +118,10 @@ class FakeStore:
         if transfer_id not in self.transfers:
             raise NotFound
         return self.transfers[transfer_id]
+
+    async def completions(self, noun: Noun, prefix: str, *, limit: int) -> list[Completion]:
+        known = self.things if noun is Noun.DATA else {}
+        return [Completion(one, "") for one in known if one.startswith(prefix)][:limit]
 
     async def find_data(self, query: DataQuery, **_: object) -> list[DataDetail]:
         self._check()

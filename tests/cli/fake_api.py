@@ -78,8 +78,8 @@ class FakeApi:
     """What the API has, and what was asked of it.
 
     `interrupt[(method, path)]` answers instead of the API, once per item; `pushes_tags`,
-    `takes_plain_tar`, `traces` and `knows_keys` switched off make it an older server. Who asks only
-    for its version is not noted in `requests`.
+    `takes_plain_tar`, `traces`, `knows_keys` and `completes` switched off make it an older server.
+    Who asks only for its version is not noted in `requests`.
     """
 
     data: dict[str, Data] = field(default_factory=dict)
@@ -94,6 +94,7 @@ class FakeApi:
     takes_plain_tar: bool = True
     traces: bool = True
     knows_keys: bool = True
+    completes: bool = True
     keys: dict[str, str] = field(default_factory=dict)
     """Which Data each key of an upload has made."""
     _numbers: Any = field(default_factory=lambda: itertools.count(1))
@@ -117,6 +118,8 @@ class FakeApi:
             return answer(request) if callable(answer) else answer
         noun, *rest = path.strip("/").split("/")
         handlers = {"data": self._data, "plans": self._plans, "runs": self._runs}
+        if self.completes:
+            handlers["completions"] = self._completions
         if noun not in handlers:
             return httpx.Response(404, json={"message": "Not Found"})
         return handlers[noun](request, rest)
@@ -216,6 +219,21 @@ class FakeApi:
         self.data[knit_id] = data
         self.archives[knit_id] = archive
         return data
+
+    # ------------------------------------------------------------ completions
+
+    def _completions(self, request: httpx.Request, rest: list[str]) -> httpx.Response:
+        prefix, limit = request.url.params["prefix"], int(request.url.params["limit"])
+        tags = {tag for one in self.data.values() for tag in one.tags if "#" not in tag.key}
+        known = {
+            "data": self.data,
+            "runs": self.runs,
+            "plans": self.plans,
+            "tags": sorted(map(str, tags)),
+            "keys": sorted({tag.key for tag in tags}),
+        }[request.url.params["of"]]
+        found = [{"value": one, "words": ""} for one in known if one.startswith(prefix)]
+        return httpx.Response(200, json=found[:limit])
 
     # ------------------------------------------------------------ Data
 

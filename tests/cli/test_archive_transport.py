@@ -1,15 +1,17 @@
 """The transport of archives against a raw socket: what httpx's own would do, with fewer copies."""
 
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 
 import httpx
 import pytest
 
-from knit_cli.archive_transport import ArchiveTransport, archive_transport
+from knit_cli.archive_transport import ArchiveTransport
 from tests.waiting import PATIENCE
 
+NOBODY = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 TAR = {"Content-Type": "application/x-tar"}
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/x-tar\r\nTransfer-Encoding: chunked\r\n\r\n"
 
@@ -38,7 +40,7 @@ def served() -> Iterator[Callable[[Callable[[socket.socket], None]], httpx.Clien
             threads[0].start()
             url = f"http://127.0.0.1:{listener.getsockname()[1]}"
             return httpx.Client(
-                base_url=url, transport=ArchiveTransport(Usual(), True), timeout=PATIENCE
+                base_url=url, transport=ArchiveTransport(Usual(), NOBODY), timeout=PATIENCE
             )
 
         yield start
@@ -144,7 +146,7 @@ def test_nobody_there_is_a_connect_error():
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     with (
-        httpx.Client(base_url=url, transport=ArchiveTransport(Usual(), True)) as client,
+        httpx.Client(base_url=url, transport=ArchiveTransport(Usual(), NOBODY)) as client,
         pytest.raises(httpx.ConnectError),
     ):
         client.get("/data/x", headers={"Accept": "application/x-tar"})
@@ -152,16 +154,6 @@ def test_nobody_there_is_a_connect_error():
 
 def test_other_requests_go_the_usual_way():
     """Small requests share connections, as httpx does it."""
-    with httpx.Client(base_url="http://x", transport=ArchiveTransport(Usual(), True)) as client:
+    with httpx.Client(base_url="http://x", transport=ArchiveTransport(Usual(), NOBODY)) as client:
         assert client.get("/data").text == "usual GET"
         assert client.put("/data/x", json={}).text == "usual PUT"
-
-
-def test_where_a_proxy_leads_httpx_does_it_all(monkeypatch):
-    """How to speak to proxies is httpx's to know."""
-    monkeypatch.setenv("http_proxy", "http://proxy:3128")
-    monkeypatch.setenv("no_proxy", "inside.example")
-    assert archive_transport("http://outside.example/api", True) is None
-    assert archive_transport("http://inside.example/api", True) is not None
-    assert archive_transport("http://outside.example/api", True, proxies=False) is not None
-    assert archive_transport("https://outside.example/api", True) is not None

@@ -29,6 +29,12 @@ def complete(knit, monkeypatch):
     return offered
 
 
+@pytest.fixture(params=["as it is", "older"], autouse=True)
+def completes(request, api):
+    """Every rule holds with a server that does not know completions, too."""
+    api.completes = request.param == "as it is"
+
+
 def test_names_of_commands(complete):
     assert complete("ru") == ["run"]
     assert complete("run", "re") == ["retry"]
@@ -69,7 +75,20 @@ def test_the_api_is_asked_once_in_some_seconds(complete, api):
     asked = len(api.requests)
     assert complete("data", "find", "--tag", "t") == ["type:x"]
     assert len(api.requests) == asked
-    assert all(int(one.url.params["limit"]) <= 1000 for one in api.requests)
+    assert all(int(one.url.params.get("limit", 0)) <= 100 for one in api.requests)
+
+
+def test_what_was_cut_off_is_asked_for_again(complete, api):
+    """Of 12,000 Runs some are offered, and whoever types on gets those that are meant."""
+    if not api.completes:
+        return
+    for _ in range(400):
+        api.add_run({}, {})
+    assert len(complete("run", "show", "run-")) == 100
+    assert "run-377" in complete("run", "show", "run-3")
+    asked = len(api.requests)
+    assert complete("run", "show", "run-377") == ["run-377"]  # of what is remembered
+    assert len(api.requests) == asked
 
 
 @pytest.mark.parametrize("trouble", ["away", "broken", "no profile", "no room to remember"])
@@ -79,9 +98,9 @@ def test_nothing_is_offered_and_nothing_said_when_something_is_wrong(complete, k
     elif trouble == "no room to remember":
         (knit.home / ".cache").write_text("no folder")
     else:
-        api.interrupt[("GET", "/data")] = [
-            httpx.Response(500, text="oops") if trouble == "broken" else _refuse
-        ] * 3
+        answer = httpx.Response(500, text="oops") if trouble == "broken" else _refuse
+        for path in ("/data", "/completions"):
+            api.interrupt[("GET", path)] = [answer] * 3
     assert complete("data", "find", "--tag", "t") == []
 
 
@@ -113,7 +132,7 @@ def test_behind_a_colon_everything_is_still_open():
     assert join_bash_words(words, 4) == (["knit", "find", "--tag", ""], "type:")
 
 
-def test_the_real_program_in_a_real_bash(tmp_path):
+def test_the_real_program_in_a_real_bash(tmp_path, api):
     """The script that `--show-completion` prints, as bash runs it."""
     (tmp_path / "knit").write_text(f'#!/bin/sh\nexec {sys.executable} -m knit_cli "$@"\n')
     (tmp_path / "knit").chmod(0o755)

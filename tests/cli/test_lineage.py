@@ -173,9 +173,39 @@ def test_tree_names_data_runs_and_paths(knit, api):
 @pytest.mark.patient
 def test_tree_of_a_long_chain(knit, api):
     """Deeper than Python's recursion limit would allow a naive drawing to be."""
-    data, _ = chain(api, 600)
+    data, runs = chain(api, 600)
     ended = knit("data", "lineage", data[0].knit_id, "-d", "-n", "all", "--format", "tree")
-    assert ended.code == 0
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.out.decode().count("│ Run run-") == len(runs)
+
+
+def test_a_tree_keeps_the_largest_way_in_the_same_column(knit, api):
+    data, runs = chain(api, 2)
+    other = api.add_data("side:1")
+    run, made = api.add_run({"/a": data[-1], "/b": other}, {"/out": "type:end"}, log=True)
+    text = knit("data", "lineage", made["/out"].knit_id, "-u", "--format", "tree").out.decode()
+    heads = [line.split(" 2025")[0] for line in text.splitlines()]
+    uploads = [one.upstream.run.run_id for one in (other, data[0])]
+    assert heads[:10] == [
+        f"Data {made['/out'].knit_id} type:end",
+        f"│ Run {run.run_id} done image = example/work:v1",
+        f"├── also made (log) Data {made['/log'].knit_id} type:log",
+        f"├── /b Data {other.knit_id} side:1",
+        f"│   └── Run {uploads[0]} done knit#uploaded",
+        f"│ /a Data {data[2].knit_id} step:2",
+        f"│ Run {runs[1].run_id} done image = example/work:v1",
+        f"│ /in Data {data[1].knit_id} step:1",
+        f"│ Run {runs[0].run_id} done image = example/work:v1",
+        f"└── /in Data {data[0].knit_id} step:0",
+    ]
+
+
+def test_a_tree_says_what_is_farther_away_than_asked_for(knit, api):
+    data, _ = chain(api, 9)
+    ended = knit("data", "lineage", data[4].knit_id, "--format", "tree")
+    assert ended.out.decode().count(" … 1 more Run") == 2
+    assert ended.err == "knit: Runs farther away that are not shown: 2; --numbers all shows all\n"
+    assert knit("data", "lineage", data[4].knit_id, "--format", "tree", "-n", "all").err == ""
 
 
 @pytest.mark.parametrize(

@@ -116,9 +116,9 @@ def test_a_tree_shows_the_ways(knit, plans):
     up, _, down = tree.partition("feeds\n")
     assert f"/out → /in Plan {plans[1]} inactive image = step:1" in up
     assert plans[3] not in up
-    assert re.search(rf"^├── /out → /in Plan {plans[3]} image = step:3$", down, re.MULTILINE)
-    assert re.search(rf"^│   └── /out → /in Plan {plans[4]} ", down, re.MULTILINE)
-    assert re.search(rf"^└── \(log\) → /in Plan {plans[4]} ", down, re.MULTILINE)
+    assert re.search(rf"^│ /out → /in Plan {plans[3]} image = step:3$", down, re.MULTILINE)
+    assert re.search(rf"^└── /out → /in Plan {plans[4]} ", down, re.MULTILINE)
+    assert re.search(rf"^├── \(log\) → /in Plan {plans[4]} ", down, re.MULTILINE)
 
 
 @pytest.mark.parametrize(

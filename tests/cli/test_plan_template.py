@@ -1,5 +1,6 @@
 """`knit plan template`."""
 
+import hashlib
 import io
 import json
 import subprocess
@@ -145,6 +146,141 @@ def test_a_file_that_is_not_there(bare_knit):
     ended = bare_knit("plan", "template", "-i", "nowhere.tar")
     assert ended.code == 1
     assert "nowhere.tar" in ended.err
+
+
+# ------------------------------------------------------------ as the tools write them
+
+
+def blob(files, document):
+    """Puts a document into the files of an OCI layout; gives its descriptor."""
+    content = json.dumps(document).encode()
+    digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
+    files[f"blobs/{digest.replace(':', '/')}"] = content
+    return {"digest": digest, "size": len(content)}
+
+
+def layout(*entries):
+    """An oci-archive as buildah and skopeo write it.
+
+    An entry is its `ref.name` (None: without), and configs by platform: one is there as it is, of
+    several there is an index.
+    """
+    files, listed = {"oci-layout": {"imageLayoutVersion": "1.0.0"}}, []
+    for name, configs in entries:
+        manifests = []
+        for platform, config in configs.items():
+            system, architecture, *variant = platform.split("/")
+            where = {
+                "os": system,
+                "architecture": architecture,
+                **dict.fromkeys(["variant"][: len(variant)], *variant),
+            }
+            described = blob(files, {**config, **where})
+            manifest = {"schemaVersion": 2, "config": described, "layers": []}
+            manifests.append({**blob(files, manifest), "platform": where})
+        one = manifests[0] if len(configs) == 1 else blob(files, {"manifests": manifests})
+        note = {"annotations": {"org.opencontainers.image.ref.name": name}} if name else {}
+        listed.append({**one, **note})
+    return archive({**files, "index.json": {"schemaVersion": 2, "manifests": listed}})
+
+
+BOTH = {"linux/amd64": CONFIG, "linux/arm64/v8": CONFIG}
+OTHER = {**CONFIG, "config": {"Cmd": ["other", "/out/x"]}}
+
+
+@pytest.fixture
+def template(bare_knit):
+    """Gives the Plan that the template of an archive has, or what it says instead."""
+
+    def written(content, *arguments):
+        bare_knit.write("image.tar", content)
+        ended = bare_knit("plan", "template", "-i", "image.tar", *arguments)
+        assert (ended.code == 0) != bool(ended.err)
+        return yaml.safe_load(ended.out) if ended.code == 0 else ended.err
+
+    return written
+
+
+@pytest.mark.parametrize(
+    ("name", "asked", "image"),
+    [
+        ("v1", [], "IMAGE:v1"),  # skopeo copy … oci-archive:x.tar:v1
+        ("v1", ["v1"], "IMAGE:v1"),
+        ("v1", ["host:5000/t:v1"], "host:5000/t:v1"),  # who knows the name may say it
+        ("localhost/t:v1", [], "localhost/t:v1"),  # podman
+        (None, [], "IMAGE:TAG"),
+        ("docker.io/library/t:v1", ["t:v1"], "t:v1"),
+        ("docker.io/me/t:v1", ["me/t:v1"], "me/t:v1"),
+        ("docker.io/library/t:latest", ["t"], "t"),
+        ("t:v1", ["docker.io/library/t:v1"], "docker.io/library/t:v1"),
+    ],
+)
+@pytest.mark.parametrize("configs", [{"linux/amd64": CONFIG}, BOTH])
+def test_names_of_oci_archives(template, name, asked, image, configs):
+    assert template(layout((name, configs)), *asked)["image"] == image
+
+
+@pytest.mark.parametrize(
+    ("names", "asked"),
+    [
+        (["docker.io/library/t:v1", "localhost/t:v1"], "t:v1"),  # buildah gives both
+        (["docker.io/library/t:v1", "localhost/t:v1"], "localhost/t:v1"),
+        (["docker.io/library/t:v1"], "t:v1"),
+    ],
+)
+def test_names_of_docker_archives(template, names, asked):
+    assert template(docker_archive(*names))["image"] == names[0]
+    assert template(docker_archive(*names), asked)["image"] == asked
+
+
+@pytest.mark.parametrize("asked", ["t:v2", "me/t:v1", "localhost/t:v1", "v1", "t"])
+def test_a_name_that_means_another_image_is_not_found(template, asked):
+    assert "there is: docker.io/library/t:v1" in template(
+        docker_archive("docker.io/library/t:v1"), asked
+    )
+
+
+def test_a_name_word_for_word_goes_before_one_that_means_the_same(template):
+    both = layout(
+        ("docker.io/library/t:v1", {"linux/amd64": OTHER}), ("t:v1", {"linux/amd64": CONFIG})
+    )
+    assert template(both, "t:v1")["args"] == CONFIG["config"]["Cmd"]
+
+
+def test_platforms_that_are_listed_without_an_index_are_one_image_too(template):
+    flat = layout((None, {"linux/amd64": CONFIG}), (None, {"linux/arm64": CONFIG}))
+    assert template(flat)["args"] == CONFIG["config"]["Cmd"]
+    flat = layout(("t:v1", {"linux/amd64": CONFIG}), ("t:v1", {"linux/arm64": CONFIG}))
+    assert template(flat)["image"] == "t:v1"
+
+
+def test_two_images_of_one_platform_are_two(template):
+    both = layout((None, {"linux/amd64": CONFIG}), (None, {"linux/amd64": OTHER}))
+    assert "several without a name" in template(both)
+    both = layout(("a", {"linux/amd64": CONFIG}), ("b", {"linux/amd64": OTHER}))
+    assert "there is: a, b" in template(both)
+
+
+def test_platforms_that_run_different_things_are_asked_for(template):
+    image = layout(("v1", {"linux/amd64": CONFIG, "linux/arm64": OTHER}))
+    said = template(image)
+    assert (
+        "there is: linux/amd64, linux/arm64\nhint: say for which one: --platform linux/amd64"
+        in said
+    )
+    assert template(image, "--platform", "linux/arm64")["args"] == ["other", "/out/x"]
+    assert "not there for linux/s390x" in template(image, "--platform", "linux/s390x")
+
+
+@pytest.mark.parametrize("command", ["validate", "apply"])
+def test_what_is_left_open_must_be_filled_in(knit, api, command):
+    knit.write("image.tar", layout(("v1", BOTH)))
+    knit.write("plan.yaml", knit("plan", "template", "-i", "image.tar").out)
+    ended = knit("plan", command, "plan.yaml")
+    assert (ended.code, ended.out) == (1, b"")
+    assert "IMAGE is still to be filled in: write the name of the image" in ended.err
+    assert "plan.yaml:8:" in ended.err
+    assert api.requests == []
 
 
 def test_scratch_takes_no_image(bare_knit):

@@ -1,0 +1,70 @@
+"""What the shell completes: by how it begins, the newest first, deleted things never."""
+
+from __future__ import annotations
+
+import pytest
+
+from knit_workflows.domain.completions import Completion, Noun
+from knit_workflows.store import PostgresStore
+from knit_workflows.store.completions import _bounds
+from tests.store.build import admit_all, drain, end, register, spec, upload
+
+
+async def values(store: PostgresStore, noun: Noun, prefix: str = "", limit: int = 100) -> list[str]:
+    return [one.value for one in await store.completions(noun, prefix, limit=limit)]
+
+
+async def test_ids_by_how_they_begin(store: PostgresStore) -> None:
+    made = [await upload(store, f"k:{number} project:x") for number in range(20)]
+    assert sorted(await values(store, Noun.DATA)) == sorted(made)
+    assert len(await values(store, Noun.DATA, limit=3)) == 3
+    for length in (1, 2, 8, 9, 13, 14, 35, 36):
+        for one in made:
+            begun = one[:length]
+            found = await values(store, Noun.DATA, begun)
+            assert found == sorted(other for other in made if other.startswith(begun))
+            assert await values(store, Noun.DATA, begun.upper()) == found
+    (told,) = await store.completions(Noun.DATA, made[3], limit=9)
+    assert told == Completion(made[3], "k:3 project:x")
+
+
+async def test_runs_with_their_status_and_plan(store: PostgresStore) -> None:
+    plan_id = await register(store, spec({"/in": "k:1"}, {"/out": "k:2"}, image="work:v1"))
+    await upload(store, "k:1")
+    await drain(store)
+    (key,) = await admit_all(store)
+    await end(store, key)
+    run_id = key.run_id
+    told = {one.value: one.words for one in await store.completions(Noun.RUNS, "", limit=9)}
+    assert len(told) == 2  # the upload is one, too
+    assert told[run_id] == "done image = work:v1"
+    assert next(iter(told)) == run_id
+    (one,) = await store.completions(Noun.RUNS, run_id[:20], limit=9)
+    assert one == Completion(run_id, "done image = work:v1")
+    assert Completion(plan_id, "image = work:v1") in await store.completions(
+        Noun.PLANS, plan_id[:4], limit=9
+    )
+
+
+async def test_tags_and_keys(store: PostgresStore) -> None:
+    await upload(store, "type:b type:a owner:a%b owner:a_b long:" + "x" * 3000)
+    assert await values(store, Noun.TAGS, "type:") == ["type:a", "type:b"]
+    assert await values(store, Noun.TAGS, "owner:a%") == ["owner:a%b"]
+    assert await values(store, Noun.TAGS, "long") == []  # nobody types that
+    assert await values(store, Noun.KEYS) == ["long", "owner", "type"]
+    assert await values(store, Noun.KEYS, "t") == ["type"]
+    assert await values(store, Noun.TAGS, limit=1) == ["owner:a%b"]
+
+
+@pytest.mark.parametrize("noun", [Noun.DATA, Noun.RUNS, Noun.PLANS])
+@pytest.mark.parametrize("prefix", ["x", "0-", "0000000000", "é", "'", "%", "0" * 37, "-"])
+async def test_what_no_id_begins_with(store: PostgresStore, noun: Noun, prefix: str) -> None:
+    await upload(store, "k:1")
+    assert await values(store, noun, prefix) == []
+
+
+def test_the_bounds_of_a_beginning() -> None:
+    assert _bounds("12345678-9") == (
+        "12345678-9000-0000-0000-000000000000",
+        "12345678-9fff-ffff-ffff-ffffffffffff",
+    )
