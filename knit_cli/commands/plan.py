@@ -41,7 +41,7 @@ def find_plans(
     context: typer.Context,
     active: Annotated[YesNoBoth, typer.Option(help="Only active Plans, or not.")] = YesNoBoth.BOTH,
     image: Annotated[
-        str | None, typer.Option(metavar="NAME[:TAG]", help="Only Plans of this image.")
+        str | None, typer.Option(metavar="NAME[:TAG][@DIGEST]", help="Only Plans of this image.")
     ] = None,
     in_tag: Annotated[
         list[str] | None,
