@@ -17,6 +17,7 @@ from knit_cli.errors import EXIT_FAILURE, CliError, render
 from knit_cli.invocation import Invocation, Surroundings, invocation_of
 from knit_cli.lazy import Entry, LazyGroup
 from knit_cli.version import version
+from knit_workflows.domain.os_errors import advice_for, reason_of
 
 _INTERRUPTED = 130  # what Typer makes of Ctrl-C
 
@@ -101,8 +102,12 @@ def run(arguments: Sequence[str], surroundings: Surroundings) -> int:
         _complain(render(error))
         return error.exit_code
     except OSError as error:
-        place = f": {error.filename}" if error.filename else ""
-        _complain(render(CliError(f"{error.strerror or error}{place}")))
+        refused = CliError(
+            "the system refuses something that knit needs",
+            reason=reason_of(error),
+            advice=advice_for(error, "check this machine's disks, rights and limits"),
+        )
+        _complain(render(refused))
         return EXIT_FAILURE
     except Exception:  # noqa: BLE001  the outermost border: a bug must not show its inside
         _complain(render(_bug()))

@@ -21,6 +21,7 @@ from knit_cli.client import GZIPPED_TAR, PLAIN_TAR, ApiClient, Stream
 from knit_cli.errors import ApiRefused, BadInput, CliError, ConnectionCut, TransferFailed
 from knit_cli.progress import Meter
 from knit_cli.streams import DamagedStream, PiecesReader, counted, gunzipped, gzipped, read_ahead
+from knit_workflows.domain.os_errors import advice_for, reason_of
 from knit_workflows.pod.archive import ArchiveRefused, CannotPack, iter_pack, unpack
 
 _UNSUPPORTED_MEDIA_TYPE = 415
@@ -73,10 +74,16 @@ def survey(path: Path, shown: str, *, dereference: bool) -> Source:
     except OSError as cause:
         raise BadInput(
             f"cannot push {shown}",
-            reason=f"{cause.strerror}: {cause.filename}",
-            advice=f"make it readable; {_NOTHING_SENT}",
+            reason=reason_of(cause),
+            advice=f"{_readable(cause)}; {_NOTHING_SENT}",
         ) from cause
     return Source(path, total)
+
+
+def _readable(cause: OSError) -> str:
+    if isinstance(cause, PermissionError):
+        return "make it readable, or take it out"
+    return advice_for(cause, "take it out, or push a copy")
 
 
 def _files(path: Path, info: os.stat_result, dereference: bool) -> Iterator[tuple[Path, int]]:
@@ -156,8 +163,8 @@ def _upload(
     except OSError as cause:
         raise TransferFailed(
             f"cannot push {source.path}",
-            reason=f"{cause.strerror}: {cause.filename}",
-            advice="nothing of this upload is kept; push again when the file can be read",
+            reason=reason_of(cause),
+            advice=f"{_readable(cause)}; nothing of this upload is kept",
         ) from cause
 
 
@@ -299,6 +306,6 @@ def _placing(folder: Path, knit_id: str) -> Iterator[None]:
     except OSError as cause:
         raise TransferFailed(
             f"cannot pull {knit_id} into {folder}",
-            reason=cause.strerror or str(cause),
-            advice="nothing was left behind; make room, or choose another DEST",
+            reason=reason_of(cause),
+            advice=f"{advice_for(cause, 'choose another DEST')}; nothing was left behind",
         ) from cause

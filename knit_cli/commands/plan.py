@@ -25,6 +25,7 @@ from knit_cli.output import print_json, print_text
 from knit_cli.plan_template import from_image, scratch
 from knit_cli.session import api_of, environment_of
 from knit_cli.tagging import read_tags
+from knit_workflows.domain.os_errors import advice_for, reason_of
 
 app = typer.Typer()
 
@@ -101,7 +102,7 @@ def _read(invocation: Invocation, source: str, image: str | None) -> ImageConfig
             return read_image(file, image)
     except OSError as cause:
         raise BadInput(
-            f"cannot read {source}", reason=cause.strerror, advice="check the path and its rights"
+            f"cannot read {source}", reason=reason_of(cause), advice=advice_for(cause)
         ) from cause
 
 

@@ -29,6 +29,7 @@ from knit_workflows.domain.errors import (
     DataExists,
     StorageFull,
 )
+from knit_workflows.domain.os_errors import advice_for, reason_of
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,254}")
 _GRAVE: Final = re.compile(r".+\.[0-9a-f]{32}")
@@ -150,8 +151,8 @@ def disk_errors() -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StorageFull(see=str(error.filename or "")) from error
         raise BackendUnavailable(
-            f"the state folder cannot be used: {error}",
-            advice="check that it exists, is on a healthy local disk, and belongs to you",
+            f"the state folder cannot be used: {reason_of(error)}",
+            advice=advice_for(error, "check that it is on a healthy local disk, and yours"),
         ) from error
 
 
