@@ -40,7 +40,7 @@ SETTINGS_WORDS: Final[Mapping[str, str]] = {
     "KNIT_COMPUTE__KUBERNETES__INITIAL_CAPACITY": "What each claim asks for.",
     "KNIT_COMPUTE__KUBERNETES__PRIORITY_CLASS": "Of the pods of Runs; not set: the cluster's own.",
     "KNIT_LOG_FORMAT": "`json` lines, `rich` for people, or `auto`: rich on a terminal, else json.",
-    "KNIT_LOG_LEVEL": "`DEBUG`, `INFO`, `WARNING`, `ERROR`.",
+    "KNIT_LOG_LEVEL": "How much is told.",
 }
 """For settings that have no docstring where they are defined, nor in their back-end."""
 
