@@ -1,0 +1,79 @@
+"""Makes each Python process of a test run tell which texts of the product it used.
+
+On the `PYTHONPATH` of `python -m tests.messages`; `KNIT_MESSAGES` is the folder for what is told.
+"""
+
+import ast
+import importlib.util
+import marshal
+import os
+import sys
+from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
+from pathlib import Path
+from types import CodeType
+
+FOLDER = Path(os.environ["KNIT_MESSAGES"])
+PACKAGES = ("knit_api", "knit_cli", "knit_workflows")
+
+_spec = importlib.util.spec_from_file_location("_places", Path(__file__).parents[1] / "places.py")
+assert _spec is not None
+assert _spec.loader is not None
+places = importlib.util.module_from_spec(_spec)
+sys.modules["_places"] = places
+_spec.loader.exec_module(places)
+
+
+class Recorder:
+    """Writes each place of one module down once per process."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._said: set[str] = set()
+
+    def __call__(self, place: str) -> None:
+        if place not in self._said:
+            self._said.add(place)
+            line = f"{self._name} {place}\n".encode()
+            handle = os.open(FOLDER / "said", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+            os.write(handle, line)
+            os.close(handle)
+
+
+class RecordingLoader(SourceFileLoader):
+    """Loads a module that tells; what was compiled once is kept for the other processes."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        kept = FOLDER / f"{fullname}.code"
+        try:
+            return marshal.loads(kept.read_bytes())
+        except (OSError, EOFError, ValueError):
+            tree, _ = places.recording(ast.parse(self.get_data(self.path)))
+            code = compile(tree, self.path, "exec", dont_inherit=True)
+            draft = FOLDER / f"{fullname}.{os.getpid()}"
+            draft.write_bytes(marshal.dumps(code))
+            draft.replace(kept)
+            return code
+
+    def exec_module(self, module) -> None:
+        module.__dict__[places.RECORD] = Recorder(self.name)
+        super().exec_module(module)
+
+
+class RecordingFinder:
+    """Finds the product's modules before anybody else does."""
+
+    @staticmethod
+    def find_spec(name: str, path=None, target=None) -> ModuleSpec | None:
+        if name.partition(".")[0] not in PACKAGES:
+            return None
+        spec = PathFinder.find_spec(name, path, target)
+        if spec is not None and type(spec.loader) is SourceFileLoader:
+            spec.loader = RecordingLoader(spec.loader.name, spec.loader.path)
+        return spec
+
+
+# What runs as `python -m` gets no module of ours, and looks a recorder up among the built-ins.
+import builtins  # noqa: E402
+
+setattr(builtins, places.RECORD, lambda place: Recorder("__main__")(place))
+sys.meta_path.insert(0, RecordingFinder)
