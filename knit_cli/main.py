@@ -103,7 +103,7 @@ def run(arguments: Sequence[str], surroundings: Surroundings) -> int:
         return error.exit_code
     except OSError as error:
         refused = CliError(
-            "the system refuses something that knit needs",
+            "the operating system refused something that knit needs",
             reason=reason_of(error),
             advice=advice_for(error, "check this machine's disks, rights and limits"),
         )
@@ -159,7 +159,9 @@ def main() -> None:
     try:
         cwd = Path.cwd()
     except OSError:
-        _complain(render(CliError("the current folder is gone", advice="go to one that is there")))
+        _complain(
+            render(CliError("the current folder is gone", advice="change to one that exists"))
+        )
         sys.exit(EXIT_FAILURE)
     surroundings = Surroundings(
         cwd=cwd,

@@ -193,7 +193,7 @@ def _words(name: str, found: ErrorDetails) -> str:
         case "missing":
             return f"{name!r} is missing"
         case "string_type":
-            return f"{name} should be a text"
+            return f"{name} should be text"
         case "list_type":
             return f"{name} should be a list; begin each item with '- '"
         case "dict_type" | "model_type" | "model_attributes_type":

@@ -77,7 +77,7 @@ def read_text(value: object, place: str) -> str:
     if not isinstance(value, str):
         raise wrong_type(place, "text", value, "write it in quotes")
     if "\0" in value or any("\ud800" <= char <= "\udfff" for char in value):
-        raise refuse(place, "the text holds a character that is none", "remove it (NUL, surrogate)")
+        raise refuse(place, "the text holds NUL or half a character (a surrogate)", "take it out")
     return value
 
 

@@ -413,7 +413,7 @@ def test_whatever_the_system_refuses_has_a_reason_and_a_hint(knit, api):
     ended = knit("run", "find")
     assert ended.code == 1
     assert ended.err == (
-        "error: the system refuses something that knit needs\n"
+        "error: the operating system refused something that knit needs\n"
         "reason: the file system does not take this: /x?\n"
         "hint: check the name for characters that are special there, or choose a place on another "
         "file system\n"

@@ -10,6 +10,7 @@ text was never used, or a test failed.
 from __future__ import annotations
 
 import ast
+import marshal
 import os
 import subprocess
 import sys
@@ -29,15 +30,21 @@ QUICK: Final = (
 )
 
 
-def texts() -> dict[str, dict[str, Place]]:
-    """Give all texts: by module, then by place."""
+def texts(folder: Path | None = None) -> dict[str, dict[str, Place]]:
+    """Give all texts: by module, then by place; their modules' code that tells goes into a folder.
+
+    So what is run is what was looked through, whoever edits meanwhile.
+    """
     found = {}
     for package in PACKAGES:
         for path in sorted((ROOT / package).rglob("*.py")):
             parts = path.relative_to(ROOT).with_suffix("").parts
             name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-            _, places = recording(ast.parse(path.read_bytes()))
+            tree, places = recording(ast.parse(path.read_bytes()))
             found[name] = {place.key: place for place in places}
+            if folder is not None:
+                code = compile(tree, str(path), "exec", dont_inherit=True)
+                (folder / f"{name}.code").write_bytes(marshal.dumps(code))
     return found
 
 
@@ -58,6 +65,7 @@ def main(arguments: list[str]) -> int:
         # Everybody may write here: some tests run programs as other users.
         folder.chmod(0o777)
         (folder / "said").chmod(0o666)
+        everything = texts(folder)
         hook = Path(__file__).parent / "hook"
         environment = {
             **os.environ,
@@ -67,7 +75,7 @@ def main(arguments: list[str]) -> int:
         command = [sys.executable, "-m", "pytest", *(arguments or QUICK)]
         code = subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
         said = used(folder)
-    return _report(texts(), said, whole=not arguments) or int(code != 0)
+    return _report(everything, said, whole=not arguments) or int(code != 0)
 
 
 def _report(all_texts: dict[str, dict[str, Place]], said: dict[str, set[str]], whole: bool) -> int:

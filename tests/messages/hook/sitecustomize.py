@@ -3,8 +3,6 @@
 On the `PYTHONPATH` of `python -m tests.messages`; `KNIT_MESSAGES` is the folder for what is told.
 """
 
-import ast
-import importlib.util
 import marshal
 import os
 import sys
@@ -15,12 +13,8 @@ from types import CodeType
 FOLDER = Path(os.environ["KNIT_MESSAGES"])
 PACKAGES = ("knit_api", "knit_cli", "knit_workflows")
 
-_spec = importlib.util.spec_from_file_location("_places", Path(__file__).parents[1] / "places.py")
-assert _spec is not None
-assert _spec.loader is not None
-places = importlib.util.module_from_spec(_spec)
-sys.modules["_places"] = places
-_spec.loader.exec_module(places)
+RECORD = "__knit_said__"
+"""The name in `places`."""
 
 
 class Recorder:
@@ -40,22 +34,14 @@ class Recorder:
 
 
 class RecordingLoader(SourceFileLoader):
-    """Loads a module that tells; what was compiled once is kept for the other processes."""
+    """Loads the code of a module that tells."""
 
     def get_code(self, fullname: str) -> CodeType:
-        kept = FOLDER / f"{fullname}.code"
-        try:
-            return marshal.loads(kept.read_bytes())
-        except (OSError, EOFError, ValueError):
-            tree, _ = places.recording(ast.parse(self.get_data(self.path)))
-            code = compile(tree, self.path, "exec", dont_inherit=True)
-            draft = FOLDER / f"{fullname}.{os.getpid()}"
-            draft.write_bytes(marshal.dumps(code))
-            draft.replace(kept)
-            return code
+        """Give what `python -m tests.messages` has made of it."""
+        return marshal.loads((FOLDER / f"{self.name}.code").read_bytes())
 
     def exec_module(self, module) -> None:
-        module.__dict__[places.RECORD] = Recorder(self.name)
+        module.__dict__[RECORD] = Recorder(self.name)
         super().exec_module(module)
 
 
@@ -75,5 +61,5 @@ class RecordingFinder:
 # What runs as `python -m` gets no module of ours, and looks a recorder up among the built-ins.
 import builtins  # noqa: E402
 
-setattr(builtins, places.RECORD, lambda place: Recorder("__main__")(place))
+setattr(builtins, RECORD, lambda place: Recorder("__main__")(place))
 sys.meta_path.insert(0, RecordingFinder)
