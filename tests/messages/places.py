@@ -2,7 +2,8 @@
 
 A text is a string of three words or more inside a function, docstrings aside: what is raised, shown
 or logged, its reasons and hints. An exception raised without a text is one too, since its docstring
-is then its message.
+is then its message. SQL is none, nor what only a bug in knit brings about (`assert`,
+AssertionError, RuntimeError).
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from typing import Final
 
 RECORD: Final = "__knit_said__"
 _WORDS: Final = re.compile(r"[^\W\d_]{2,}[,;:]? [^\n]*?[^\W\d_]{2,}[,;:]? [^\n]*?[^\W\d_]{2,}")
-_FUNCTIONS: Final = (ast.FunctionDef, ast.AsyncFunctionDef)
+_SQL: Final = re.compile(r"^(SELECT|select|AS| AND) |%\(|IS (NOT )?NULL$")
+_BUGS: Final = ("AssertionError", "RuntimeError")
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,10 @@ def recording(tree: ast.Module) -> tuple[ast.Module, list[Place]]:
     return module, recorder.places
 
 
+def _is_text(text: str) -> bool:
+    return bool(_WORDS.search(text)) and not _SQL.search(text)
+
+
 class _Recorder(ast.NodeTransformer):
     def __init__(self) -> None:
         self.places: list[Place] = []
@@ -51,6 +57,9 @@ class _Recorder(ast.NodeTransformer):
 
     def visit_Raise(self, node: ast.Raise) -> ast.AST:
         """An exception without arguments: its docstring is the text."""
+        raised = node.exc.func if isinstance(node.exc, ast.Call) else None
+        if isinstance(raised, ast.Name) and raised.id in _BUGS:
+            return node
         self.generic_visit(node)
         bare = node.exc.func if isinstance(node.exc, ast.Call) and not node.exc.args else node.exc
         if self._inside and isinstance(bare, ast.Name | ast.Attribute):
@@ -59,16 +68,19 @@ class _Recorder(ast.NodeTransformer):
                 node.exc = self._noted(node.exc, f"({name})")
         return node
 
+    def visit_Assert(self, node: ast.Assert) -> ast.AST:
+        return node
+
     def visit_JoinedStr(self, node: ast.JoinedStr) -> ast.AST:
         parts = (one.value for one in node.values if isinstance(one, ast.Constant))
         text = "…".join(str(part) for part in parts)
         for value in node.values:
             if isinstance(value, ast.FormattedValue):
                 value.value = self.visit(value.value)
-        return self._noted(node, text) if self._inside and _WORDS.search(text) else node
+        return self._noted(node, text) if self._inside and _is_text(text) else node
 
     def visit_Constant(self, node: ast.Constant) -> ast.AST:
-        if self._inside and isinstance(node.value, str) and _WORDS.search(node.value):
+        if self._inside and isinstance(node.value, str) and _is_text(node.value):
             return self._noted(node, node.value)
         return node
 
