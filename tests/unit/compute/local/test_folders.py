@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
+import pytest
+
 from knit_workflows.compute.base import Volume
-from knit_workflows.compute.local.folders import StateFolder
+from knit_workflows.compute.local.folders import StateFolder, disk_errors
+from knit_workflows.domain.errors import BackendUnavailable, KnitError, StorageFull
 
 
 def test_what_was_being_removed_is_removed_at_the_next_start(tmp_path: Path) -> None:
@@ -31,3 +35,22 @@ def test_a_draft_of_another_process_stays(tmp_path: Path) -> None:
         os.utime(draft, (0, 0))
         StateFolder(tmp_path).empty_trash()
         assert not draft.exists()
+
+
+@pytest.mark.parametrize(
+    ("code", "kind", "hint"),
+    [
+        (errno.ENOSPC, StorageFull, ""),
+        (errno.EDQUOT, StorageFull, ""),
+        (errno.EACCES, BackendUnavailable, "right"),
+        (errno.EROFS, BackendUnavailable, "read-only"),
+        (errno.EDOM, BackendUnavailable, "healthy local disk"),
+    ],
+)
+def test_what_the_disk_answers_is_told_in_words(
+    code: int, kind: type[KnitError], hint: str
+) -> None:
+    with pytest.raises(kind) as caught, disk_errors():
+        raise OSError(code, os.strerror(code), "/state/x")
+    assert hint in caught.value.advice
+    assert "/state/x" in caught.value.reason + caught.value.see
