@@ -80,9 +80,7 @@ def main(arguments: list[str]) -> int:
 def _report(all_texts: dict[str, dict[str, Place]], said: dict[str, set[str]], whole: bool) -> int:
     left, count, excused = [], 0, 0
     for name, places in all_texts.items():
-        seen = said.get(name, set()) | (
-            said.get("__main__", set()) if "__main__" in name else set()
-        )
+        seen = said.get(name, set())
         count += len(places)
         for key, place in places.items():
             if key in seen:

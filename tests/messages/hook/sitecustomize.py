@@ -61,5 +61,7 @@ class RecordingFinder:
 # What runs as `python -m` gets no module of ours, and looks a recorder up among the built-ins.
 import builtins  # noqa: E402
 
-setattr(builtins, RECORD, lambda place: Recorder("__main__")(place))
+setattr(
+    builtins, RECORD, lambda place: Recorder(sys._getframe(1).f_globals["__spec__"].name)(place)
+)
 sys.meta_path.insert(0, RecordingFinder)
