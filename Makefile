@@ -9,7 +9,7 @@ STAMP  := $(VENV)/.stamp-$(shell cat requirements/dev.txt pyproject.toml | sha25
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help environment setup demo test test-fast check bench soak cluster-up cluster-down format docs clean
+.PHONY: help environment setup demo test test-fast check bench messages soak cluster-up cluster-down format docs clean
 
 help: ## show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -52,6 +52,9 @@ format: $(STAMP) ## format and mend what can be mended
 
 bench: setup ## one JSON line per figure, each beside its baseline
 	@$(BIN)/python -m tests.bench
+
+messages: setup ## the texts for people that none of the quick tests brings about
+	@$(BIN)/python -m tests.messages
 
 soak: setup ## the long versions of the race and fault tests
 	KNIT_RACE_SECONDS=60 KNIT_RACE_SEEDS=20 KNIT_SWEEP_MOMENTS=1000 \

@@ -17,7 +17,6 @@ from typing import Final
 import uvicorn
 from temporalio.client import Client
 from temporalio.contrib.pydantic import pydantic_data_converter
-from temporalio.envconfig import ClientConfigProfile
 
 from knit_api.app import create_app
 from knit_api.auth import BindRefused, check_bind, is_loopback
@@ -28,8 +27,9 @@ from knit_workflows import log as logs
 from knit_workflows.client import KnitClient
 from knit_workflows.core_log import set_up_core
 from knit_workflows.domain.errors import EngineUnavailable, StoreUnavailable
-from knit_workflows.settings import Settings
+from knit_workflows.settings import Settings, SettingsRefused, read_settings
 from knit_workflows.store import PostgresStore
+from knit_workflows.temporal_config import client_config
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ GRACE_SECONDS: Final = 10
 
 
 def deps_from(settings: Settings) -> Deps:
-    """Give the API's parts as the settings say; nothing is connected."""
+    """Give the API's parts as the settings say; nothing is connected. Raises SettingsRefused."""
 
     async def connect_store() -> ApiStore:
         store = PostgresStore(settings.store)
@@ -66,8 +66,7 @@ def deps_from(settings: Settings) -> Deps:
 
 def _transfers(settings: Settings) -> Callable[[], Awaitable[Transfers]]:
     # Read at once: a configuration that cannot be read is to be told at the start.
-    config = ClientConfigProfile.load().to_client_connect_config()
-    config.setdefault("target_host", "localhost:7233")
+    config = client_config()
 
     async def connect() -> Transfers:
         # Not with the plugin: it brings the worker's half of Temporal's SDK, some 10 MiB.
@@ -107,13 +106,20 @@ class Server(uvicorn.Server):
         super().handle_exit(sig, frame)
 
 
+def _port(text: str) -> int:
+    port = int(text)
+    if not 0 <= port <= 65535:
+        raise argparse.ArgumentTypeError(f"{port} is not a port: they go from 0 to 65535")
+    return port
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line and serve until SIGTERM or SIGINT."""
     parser = argparse.ArgumentParser(
         prog="python -m knit_api", description="Serves knit's Web API."
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
-    parser.add_argument("--port", type=int, default=8080, help="0 takes a free one")
+    parser.add_argument("--port", type=_port, default=8080, help="0 takes a free one")
     parser.add_argument(
         "--insecure-bind",
         action="store_true",
@@ -122,13 +128,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     try:
         check_bind(options.host, insecure=options.insecure_bind)
-    except BindRefused as refused:
+        settings = read_settings()
+        deps = deps_from(settings)
+    except (BindRefused, SettingsRefused) as refused:
         parser.error(str(refused))
-    settings = Settings()
     logs.set_up(settings.log_format, settings.log_level)
     set_up_core(settings.log_format)
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)  # what it tells, we tell
-    deps = deps_from(settings)
     app = create_app(deps, loopback_names_only=is_loopback(options.host))
     config = uvicorn.Config(
         app,

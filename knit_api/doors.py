@@ -22,6 +22,7 @@ from knit_api.streams import BytePipe, ThreadIterator, cancelled, completed
 from knit_api.upload_body import UploadBody
 from knit_workflows.disk import FULL, storage_full
 from knit_workflows.domain import errors
+from knit_workflows.domain.os_errors import advice_for
 from knit_workflows.domain.ports import TransferRecord
 from knit_workflows.pod import archive
 from knit_workflows.pod.archive import Form, Span
@@ -352,7 +353,7 @@ def _readable(pieces: Iterator[T]) -> Generator[T, None, None]:
             "the Data has no content", advice="its Run ended before it could write anything"
         ) from error
     except OSError as error:
-        raise errors.BackendUnavailable(f"the volume cannot be read: {error.strerror}") from error
+        raise _volume_trouble("read", error) from error
 
 
 def _refused(reason: str, member: str | None) -> errors.InvalidArchive:
@@ -368,7 +369,14 @@ def _raise_for_disk(error: OSError, folder: Path) -> NoReturn:
         raise storage_full(error, folder) from error
     if error.errno in _BAD_NAME:
         raise _refused(f"the storage refuses a name ({error.strerror})", None) from error
-    raise errors.BackendUnavailable(f"the volume cannot be written: {error.strerror}") from error
+    raise _volume_trouble("written", error) from error
+
+
+def _volume_trouble(what: str, error: OSError) -> errors.BackendUnavailable:
+    return errors.BackendUnavailable(
+        f"the volume cannot be {what}: {error.strerror or error}",
+        advice=f"tell the operator, who can help where Data is kept: {advice_for(error)}",
+    )
 
 
 def _agent_lost(error: Exception) -> errors.BackendUnavailable:

@@ -109,7 +109,7 @@ async def on_http_exception(request: Request, error: Exception) -> Response:
     """Answer what the router raises: no such path, or not with this method."""
     assert isinstance(error, HTTPException)
     known = {404: "check the path; /api/openapi.json lists them", 405: "see the header Allow"}
-    advice = known.get(error.status_code, "")
+    advice = known.get(error.status_code, _ADVICE[domain.InvalidRequest])
     # The router names the methods of the first route of that path only; there is one for each.
     headers = _allowed(request) if error.status_code == 405 else error.headers
     return error_response(error.status_code, str(error.detail), advice, headers=headers)

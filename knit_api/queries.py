@@ -102,11 +102,12 @@ def refuse_system_keys(keys: Iterable[str]) -> None:
 
 def plan_query(query: QueryParams) -> PlanQuery:
     """Read the filter of `GET /plans`. Raises InvalidRequest."""
-    repository, image_tag = _image(_first(query, "image"))
+    repository, image_tag, digest = _image(_first(query, "image"))
     return PlanQuery(
         active=_active(_first(query, "active")),
         repository=repository,
         image_tag=image_tag,
+        image_digest=digest,
         input_tags=_tags(query.getlist("in_tag")),
         output_tags=_tags(query.getlist("out_tag")),
     )
@@ -256,18 +257,20 @@ def _boolean(name: str, text: str) -> bool:
     return text == "true"
 
 
-def _image(text: str | None) -> tuple[str | None, str | None]:
+def _image(text: str | None) -> tuple[str | None, str | None, str | None]:
+    """Give repository, tag and digest: what is not named may be any."""
     if text is None:
-        return None, None
+        return None, None, None
+    named, _, digest = text.partition("@")
     # The port of a registry stands before a slash, the image's tag behind the last one.
-    folder, slash, last = text.rpartition("/")
+    folder, slash, last = named.rpartition("/")
     name, _, image_tag = last.partition(":")
     if not name or "\0" in text:
         raise InvalidRequest(
             f"bad request: the image {text[:80]!r} has no name",
-            advice="write repository or repository:tag",
+            advice="write repository[:tag][@digest]",
         )
-    return f"{folder}{slash}{name}", image_tag or None
+    return f"{folder}{slash}{name}", image_tag or None, digest or None
 
 
 def _status(text: str) -> RunStatus:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from knit_cli.errors import CliError
 from knit_cli.invocation import Invocation
+from knit_workflows.domain.os_errors import advice_for, reason_of
 
 _PREFIX = "knit-"
 _SUFFIXES = (".exe", ".bat", ".cmd", ".com")
@@ -63,8 +64,8 @@ def run_extension(executable: Path, arguments: Sequence[str], invocation: Invoca
     except OSError as cause:
         raise CliError(
             f"cannot start {executable}",
-            reason=cause.strerror,
-            advice="check that it is a program for this machine",
+            reason=reason_of(cause),
+            advice=advice_for(cause, "check that it is a program for this machine"),
         ) from cause
     if ended.returncode != 0:
         raise CliError(f"{executable.name} failed", reason=f"exit code {ended.returncode}")

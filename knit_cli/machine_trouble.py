@@ -1,28 +1,13 @@
 """Tells what is the machine's or its owner's trouble from a bug of knit, in words."""
 
 import errno
-from collections.abc import Mapping
 
 from knit_cli.errors import BadInput, CliError
+from knit_workflows.domain.os_errors import advice_for, reason_of
 
-_ADVICE: Mapping[int, str] = {
-    errno.EACCES: "see that you may use it, and every folder above it",
-    errno.EPERM: "see that you may do this here",
-    errno.ENOSPC: "make room on the disk it is on, and try again",
-    errno.EDQUOT: "make room below your quota, and try again",
-    errno.EROFS: "use a place that can be written to",
-    errno.EMFILE: "raise the number of files that may be open (ulimit -n), and try again",
-    errno.ENFILE: "end programs that hold many files open, and try again",
-    errno.ENOMEM: "end other programs, or raise the limit (ulimit -v), and try again",
-    errno.EAGAIN: "raise the number of processes you may have (ulimit -u), and try again",
-    errno.EIO: "look at the disk or the terminal it is on",
-    errno.EBADF: "start knit with stdin, stdout and stderr open; /dev/null will do",
-    errno.ENAMETOOLONG: "use a shorter name",
-    errno.ELOOP: "look at the links on the way to it",
-    errno.ENOTDIR: "look at the path: something on the way is no folder",
-    errno.ENOENT: "look at the path",
-}
-_USUAL_ADVICE = "look at what it names, and try again"
+_NO_MEMORY = "end other programs, or raise the limit (ulimit -v), then try again"
+_NO_PROCESS = "raise the number of processes you may have (ulimit -u), then try again"
+_OPEN_STREAMS = "start knit with stdin, stdout and stderr open; /dev/null will do"
 _NO_THREAD = "can't start new thread"  # how Python says it, without a kind of its own
 
 
@@ -30,17 +15,17 @@ def explained(error: Exception) -> CliError | None:
     """Gives the error in words; None: it is a bug."""
     match error:
         case OSError():
-            place = f": {error.filename}" if error.filename else ""
             return CliError(
-                f"{error.strerror or error}{place}",
-                advice=_ADVICE.get(error.errno or 0, _USUAL_ADVICE),
+                "the operating system refused something that knit needs",
+                reason=reason_of(error),
+                advice=_advice(error),
             )
         case UnicodeEncodeError() if any("\udc80" <= one <= "\udcff" for one in error.object):
             return not_utf8(error.object)
         case MemoryError():
-            return CliError("there is not enough memory", advice=_ADVICE[errno.ENOMEM])
+            return CliError("there is not enough memory", advice=_NO_MEMORY)
         case RuntimeError() if str(error) == _NO_THREAD:
-            return CliError("no more threads can be started", advice=_ADVICE[errno.EAGAIN])
+            return CliError("no more threads can be started", advice=_NO_PROCESS)
         case ImportError():
             return CliError(
                 "a part of knit cannot be loaded",
@@ -63,6 +48,12 @@ def cannot_write_result(error: OSError) -> CliError:
     """Gives the error about a result that stdout does not take."""
     return CliError(
         "the result cannot be written",
-        reason=f"stdout: {error.strerror or error}",
-        advice=_ADVICE.get(error.errno or 0, _USUAL_ADVICE),
+        reason=f"stdout: {reason_of(error)}",
+        advice=_advice(error),
     )
+
+
+def _advice(error: OSError) -> str:
+    if error.errno == errno.EBADF:
+        return _OPEN_STREAMS
+    return advice_for(error, "check this machine's disks, rights and limits")

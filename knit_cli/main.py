@@ -154,7 +154,9 @@ def main() -> None:
     try:
         cwd = Path.cwd()
     except OSError:
-        _complain(render(CliError("the current folder is gone", advice="go to one that is there")))
+        _complain(
+            render(CliError("the current folder is gone", advice="change to one that exists"))
+        )
         sys.exit(EXIT_FAILURE)
     code = run(sys.argv[1:], Surroundings(cwd=cwd, home=_home(), variables=dict(os.environ)))
     lost = close_quietly()

@@ -55,7 +55,7 @@ def differences(spec: PlanSpec, plan: Plan) -> list[Difference]:
 
 
 def _with_version(image: str) -> str:
-    return image if ":" in image.rpartition("/")[2] else f"{image}:latest"
+    return image if "@" in image or ":" in image.rpartition("/")[2] else f"{image}:latest"
 
 
 def _mountpoints(

@@ -14,6 +14,7 @@ from knit_api.schemas.wire import to_wire
 from knit_cli.errors import BadInput
 from knit_cli.image_archive import PLACEHOLDER
 from knit_workflows.domain.errors import InvalidPlan
+from knit_workflows.domain.os_errors import advice_for, reason_of
 from knit_workflows.domain.plan_rules import parse_plan
 
 Location = tuple[str | int, ...]
@@ -67,7 +68,7 @@ def read_plan(path: Path, shown: str | None = None) -> PlanFile:
         text = path.read_text(encoding="utf-8-sig")
     except OSError as cause:
         raise BadInput(
-            f"cannot read {name}", reason=cause.strerror, advice="check the path and its rights"
+            f"cannot read {name}", reason=reason_of(cause), advice=advice_for(cause)
         ) from cause
     except UnicodeDecodeError as cause:
         raise BadInput(
@@ -199,7 +200,7 @@ def _words(name: str, found: ErrorDetails) -> str:
         case "missing":
             return f"{name!r} is missing"
         case "string_type":
-            return f"{name} should be a text"
+            return f"{name} should be text"
         case "list_type":
             return f"{name} should be a list; begin each item with '- '"
         case "dict_type" | "model_type" | "model_attributes_type":

@@ -15,6 +15,7 @@ from knit_cli.errors import ProfileProblem
 from knit_cli.files import sole_writer, write_private
 from knit_cli.invocation import PROFILE_MARKER
 from knit_cli.trust import read_certificates, refuse_expired, trust_in, usual_trust
+from knit_workflows.domain.os_errors import advice_for, reason_of
 
 _RUN_INIT = (
     "run `knit init KNIT_PROFILE_FILE` here with the file your knit's administrator gave you, "
@@ -95,7 +96,9 @@ def save_profile(profile: Profile, *, store: Path, name: str) -> None:
             write_private(store, yaml.safe_dump(profiles, allow_unicode=True))
     except OSError as cause:
         raise ProfileProblem(
-            f"cannot write {store}", reason=cause.strerror, advice="choose another --profile-store"
+            f"cannot write {store}",
+            reason=reason_of(cause),
+            advice=f"{advice_for(cause)} (--profile-store)",
         ) from cause
 
 
@@ -110,7 +113,7 @@ def mark_folder(folder: Path, name: str) -> Path:
         write_private(marker, name)
     except OSError as cause:
         raise ProfileProblem(
-            f"cannot write {marker}", reason=cause.strerror, advice="use a folder you may write to"
+            f"cannot write {marker}", reason=reason_of(cause), advice=advice_for(cause)
         ) from cause
     return marker
 
@@ -133,7 +136,7 @@ def _load_yaml(path: Path) -> Any:
         return yaml.safe_load(path.read_bytes())
     except OSError as cause:
         raise ProfileProblem(
-            f"cannot read {path}", reason=cause.strerror, advice="check the path and its rights"
+            f"cannot read {path}", reason=reason_of(cause), advice=advice_for(cause)
         ) from cause
     except (yaml.YAMLError, ValueError, RecursionError) as cause:  # a date such as 2026-99-99
         raise ProfileProblem(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from knit_cli.errors import BadInput
+from knit_workflows.domain.os_errors import advice_for, reason_of
 from knit_workflows.pod.archive import CannotPack, Form, iter_pack, look_through
 
 _NOTHING_SENT = "nothing was uploaded"
@@ -100,7 +101,13 @@ def _unreadable(cause: OSError, path: Path, shown: str, dereference: bool) -> Ba
         reason = "the link leads back to itself"
         advice = _AS_LINK if inside is not None else f"push what it should lead to; {_NOTHING_SENT}"
     else:
-        reason = cause.strerror or str(cause)
-        readable = "make it readable" if isinstance(cause, PermissionError) else "look after it"
-        advice = f"{readable}, then push again; {_NOTHING_SENT}"
+        reason = reason_of(cause)
+        advice = f"{unreadable_advice(cause)}; {_NOTHING_SENT}"
     return BadInput(what, reason=reason, advice=advice)
+
+
+def unreadable_advice(cause: OSError) -> str:
+    """Says what to do about something in a source that cannot be read."""
+    if isinstance(cause, PermissionError):
+        return "make it readable, or take it out"
+    return advice_for(cause, "take it out, or push a copy")

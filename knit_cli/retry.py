@@ -16,6 +16,11 @@ T = TypeVar("T")
 TRIES = 3
 """How often something is tried whose connection breaks."""
 
+_NEED_TIME = (
+    httpx.codes.TOO_MANY_REQUESTS,
+    httpx.codes.BAD_GATEWAY,  # of a proxy, while the API starts
+    httpx.codes.SERVICE_UNAVAILABLE,
+)
 _FIRST_PAUSE = 0.5
 _LONGEST_WAIT = 10.0
 _LONGEST_PAUSE = 10.0
@@ -36,11 +41,11 @@ class Retry:
         self._notify = notify
 
     def on_unavailable(self, ask: Callable[[], httpx.Response]) -> httpx.Response:
-        """Gives the first answer that is not 503, or after about ten seconds the last 503."""
+        """Gives the first answer that needs no time, or after about ten seconds the last one."""
         waited = 0.0
         for pause in _pauses():
             answer = ask()
-            if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE:
+            if answer.status_code not in _NEED_TIME:
                 return answer
             pause = max(pause, retry_after(answer) or 0.0)
             if waited + pause > _LONGEST_WAIT:

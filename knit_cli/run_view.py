@@ -18,7 +18,7 @@ _LATEST = 5  # changes in the short history; all of them are a command of their 
 def remarks(run: Run, events: list[RunEvent]) -> list[str]:
     """Gives the lines that follow a Run on a terminal: why it waits, what it used and left."""
     lines = [f"{run.status}: {_waiting(run.waiting)}"] if run.waiting else []
-    lines += _used(run.used) if run.used else []
+    lines += _used(run.used, run.plan.image or "") if run.used else []
     lines += run.notes
     if len(events) > _LATEST:
         lines.append(f"… all with `knit run show --events {run.run_id}`")
@@ -36,13 +36,20 @@ def _waiting(waiting: Waiting) -> str:
     return "; ".join(words)
 
 
-def _used(used: Used) -> list[str]:
+def _used(used: Used, image: str) -> list[str]:
     words = [f"{name} {quantity}" for name, quantity in sorted(used.resources.items())]
     if used.service_account:
         words.append(f"service account {used.service_account}")
     if used.image_digest:
         words.append(f"image {used.image_digest}")
-    return [f"used: {', '.join(words)}"] if words else []
+    lines = [f"used: {', '.join(words)}"] if words else []
+    pinned = image.partition("@")[2]
+    if pinned and used.image_digest and pinned != used.image_digest:
+        lines.append(
+            f"the Plan asks for {pinned}: what ran has another digest, which may be that of the "
+            "same image under another name, or of its part for one platform"
+        )
+    return lines
 
 
 def print_history(events: Iterable[RunEvent]) -> None:

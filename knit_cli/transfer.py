@@ -18,8 +18,9 @@ from knit_cli.client import GZIPPED_TAR, PLAIN_TAR, ApiClient, Stream
 from knit_cli.errors import ApiRefused, BadInput, CliError, ConnectionCut, TransferFailed
 from knit_cli.left_out import LeftOut
 from knit_cli.progress import Meter
-from knit_cli.push_source import Source
+from knit_cli.push_source import Source, unreadable_advice
 from knit_cli.streams import DamagedStream, PiecesReader, counted, gunzipped, gzipped, read_ahead
+from knit_workflows.domain.os_errors import advice_for, reason_of
 from knit_workflows.pod.archive import ArchiveRefused, CannotPack, remove, unpack
 
 _UNSUPPORTED_MEDIA_TYPE = 415
@@ -85,8 +86,8 @@ def _upload(
     except OSError as cause:
         raise TransferFailed(
             f"cannot push {source.path}",
-            reason=f"{cause.strerror}: {cause.filename}",
-            advice="nothing of this upload is kept; push again when the file can be read",
+            reason=reason_of(cause),
+            advice=f"{unreadable_advice(cause)}; nothing of this upload is kept",
         ) from cause
 
 
@@ -231,6 +232,6 @@ def _placing(folder: Path, knit_id: str) -> Iterator[None]:
     except OSError as cause:
         raise TransferFailed(
             f"cannot pull {knit_id} into {folder}",
-            reason=cause.strerror or str(cause),
-            advice="nothing was left behind; make room, or choose another DEST",
+            reason=reason_of(cause),
+            advice=f"{advice_for(cause, 'choose another DEST')}; nothing was left behind",
         ) from cause

@@ -8,13 +8,23 @@ from __future__ import annotations
 
 from datetime import timedelta
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic_core import ErrorDetails
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from knit_workflows import names
+from knit_workflows.domain.errors import InvalidQuantity
+from knit_workflows.domain.quantities import canonical_quantity
 from knit_workflows.log import LogFormat
+
+LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
+
+_PREFIX: Final = "KNIT_"
+_BETWEEN: Final = "__"
+_SPAN = Annotated[timedelta, Field(gt=timedelta())]
+_GRACE = Annotated[timedelta, Field(ge=timedelta())]
 
 
 class StoreSettings(BaseModel):
@@ -44,25 +54,25 @@ class EngineSettings(BaseModel):
     """A Plan that would at once create more Runs than this is refused until confirmed."""
     page_size: int = Field(default=500, ge=1)
     """Runs created in one transaction at most."""
-    fallback: timedelta = timedelta(seconds=15)
+    fallback: _SPAN = timedelta(seconds=15)
     """How long the Projector waits for a notification before it looks by itself."""
-    heartbeat: timedelta = timedelta(seconds=20)
+    heartbeat: _SPAN = timedelta(seconds=20)
     """A worker that has been silent for so long is taken for dead, its watches go elsewhere."""
-    step_timeout: timedelta = timedelta(seconds=10)
+    step_timeout: _SPAN = timedelta(seconds=10)
     """How long a worker that was killed may hold a Run's next step."""
-    projector_heartbeat: timedelta = timedelta(seconds=5)
+    projector_heartbeat: _SPAN = timedelta(seconds=5)
     """The same for the one Projector, whose absence everybody notices."""
-    image_patience: timedelta = timedelta(seconds=20)
+    image_patience: _GRACE = timedelta(seconds=20)
     """A Run whose image cannot be had fails after this time."""
-    transient_patience: timedelta = timedelta(minutes=10)
+    transient_patience: _GRACE = timedelta(minutes=10)
     """A Run whose pod cannot start for mounts, network or sandbox fails after this time."""
-    stop_grace: timedelta = timedelta(seconds=5)
+    stop_grace: _GRACE = timedelta(seconds=5)
     """What a stopped container gets between SIGTERM and SIGKILL."""
-    transfer_lease: timedelta = timedelta(seconds=60)
+    transfer_lease: _SPAN = timedelta(seconds=60)
     """A transfer whose client has been silent for so long is aborted."""
-    tidy_every: timedelta = timedelta(minutes=1)
+    tidy_every: _SPAN = timedelta(minutes=1)
     """How often discarded volumes are deleted, and what was lost or left behind is looked for."""
-    tidy_grace: timedelta = timedelta(minutes=5)
+    tidy_grace: _GRACE = timedelta(minutes=5)
     """What is younger is never touched when tidying up."""
 
 
@@ -97,6 +107,15 @@ class KubernetesComputeSettings(BaseModel):
     priority_class: str | None = None
     restricted: bool = False
     """Whether run pods must satisfy the restricted Pod Security Standard (non-root)."""
+
+    @field_validator("initial_capacity")
+    @classmethod
+    def _is_quantity(cls, text: str) -> str:
+        try:
+            canonical_quantity(text)
+        except InvalidQuantity as cause:
+            raise ValueError(cause.reason) from cause
+        return text
 
 
 class ComputeSettings(BaseModel):
@@ -134,7 +153,7 @@ class Settings(BaseSettings):
     """All of a process; nested fields by two underscores: `KNIT_STORE__URL`."""
 
     model_config = SettingsConfigDict(
-        env_prefix="KNIT_", env_nested_delimiter="__", frozen=True, extra="ignore"
+        env_prefix=_PREFIX, env_nested_delimiter=_BETWEEN, frozen=True, extra="ignore"
     )
 
     store: StoreSettings = StoreSettings()
@@ -142,4 +161,33 @@ class Settings(BaseSettings):
     compute: ComputeSettings = ComputeSettings()
     queues: QueueSettings = QueueSettings()
     log_format: LogFormat = "auto"
-    log_level: str = "INFO"
+    log_level: LogLevel = "INFO"
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _in_capitals(cls, text: object) -> object:
+        return text.upper() if isinstance(text, str) else text
+
+
+class SettingsRefused(Exception):
+    """A variable of the environment has a value that it cannot have; the message says which."""
+
+
+def read_settings() -> Settings:
+    """Read the environment; raises SettingsRefused, in words for who has set it."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        faults = [_fault(one) for one in error.errors(include_url=False)]
+    except SettingsError as error:
+        faults = [f"{error}: write its parts as {_PREFIX}GROUP{_BETWEEN}NAME, or all as JSON"]
+    advice = "correct it, or leave it out; docs/reference/settings.md has them all"
+    raise SettingsRefused(f"{'; '.join(faults)}; {advice}") from None
+
+
+def _fault(error: ErrorDetails) -> str:
+    """Name the variable and what it says, but never the value of one that may hold a secret."""
+    variable = _PREFIX + _BETWEEN.join(str(part) for part in error["loc"]).upper()
+    value = error["input"]
+    shown = f" is {value!r}" if isinstance(value, str) and "URL" not in variable else ""
+    return f"{variable}{shown}: {error['msg'].removeprefix('Value error, ')}"

@@ -18,15 +18,22 @@ from typing import Final
 
 from temporalio.client import Client
 from temporalio.contrib.pydantic import pydantic_data_converter
-from temporalio.envconfig import ClientConfigProfile
 from temporalio.worker import Worker
 
 from knit_workflows import log as logs
 from knit_workflows.compute.base import ComputeBackend
 from knit_workflows.core_log import set_up_core
+from knit_workflows.domain.errors import EngineUnavailable, KnitError
 from knit_workflows.plugin import WATCH_SLOTS, Deps, KnitPlugin, Role
-from knit_workflows.settings import ComputeSettings, QueueSettings, Settings
+from knit_workflows.settings import (
+    ComputeSettings,
+    QueueSettings,
+    Settings,
+    SettingsRefused,
+    read_settings,
+)
 from knit_workflows.store import PostgresStore
+from knit_workflows.temporal_config import client_config
 
 log = logging.getLogger(__name__)
 
@@ -67,11 +74,16 @@ def deps_from(settings: Settings) -> Deps:
 
 
 async def connect() -> Client:
-    """Connect to Temporal as `TEMPORAL_…` variables or its configuration file say."""
-    config = ClientConfigProfile.load().to_client_connect_config()
-    config.setdefault("target_host", "localhost:7233")
-    # Not the plugin: each Worker gets its own, for its roles, and the SDK warns of two of a type.
-    return await Client.connect(**config, data_converter=pydantic_data_converter)
+    """Connect to Temporal as the environment says; raises SettingsRefused, EngineUnavailable."""
+    config = client_config()
+    try:
+        # Not the plugin: each Worker gets its own, for its roles; the SDK warns of two of a type.
+        return await Client.connect(**config, data_converter=pydantic_data_converter)
+    except RuntimeError as cause:  # so the SDK says that nobody answers
+        raise EngineUnavailable(
+            f"Temporal does not answer at {config.get('target_host')}: {cause}",
+            advice="start it, or set TEMPORAL_ADDRESS",
+        ) from cause
 
 
 def workers(client: Client, deps: Deps, roles: frozenset[Role]) -> list[Worker]:
@@ -128,16 +140,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
         roles = frozenset(Role(word.strip()) for word in options.roles.split(","))
     except ValueError as error:
         parser.error(f"{error}; roles are engine, compute, watch")
-    settings = Settings()
+    try:
+        settings = read_settings()
+        client_config()
+    except SettingsRefused as refused:
+        parser.error(str(refused))
     logs.set_up(settings.log_format, settings.log_level)
     set_up_core(settings.log_format)
+    code = 1
     try:
         asyncio.run(serve(settings, roles))
+        code = 0
+    except KnitError as error:
+        # It says what is the matter; only of what is not known the stack is worth its space.
+        words = "; ".join(filter(None, (error.reason, error.advice)))
+        log.error("worker ended: %s", words, extra={"action": "worker_ended"})
+    except BaseException:
+        log.exception("worker ended", extra={"action": "worker_ended"})
     finally:
         # A process that ran a Worker can crash in the interpreter's own shutdown.
         sys.stdout.flush()
         sys.stderr.flush()
-        failed = sys.exc_info()[0] is not None
-        if failed:
-            log.exception("worker ended", extra={"action": "worker_ended"})
-        os._exit(1 if failed else 0)
+        os._exit(code)

@@ -40,7 +40,7 @@ SETTINGS_WORDS: Final[Mapping[str, str]] = {
     "KNIT_COMPUTE__KUBERNETES__INITIAL_CAPACITY": "What each claim asks for.",
     "KNIT_COMPUTE__KUBERNETES__PRIORITY_CLASS": "Of the pods of Runs; not set: the cluster's own.",
     "KNIT_LOG_FORMAT": "`json` lines, `rich` for people, or `auto`: rich on a terminal, else json.",
-    "KNIT_LOG_LEVEL": "`DEBUG`, `INFO`, `WARNING`, `ERROR`.",
+    "KNIT_LOG_LEVEL": "How much is told.",
 }
 """For settings that have no docstring where they are defined, nor in their back-end."""
 
@@ -105,15 +105,25 @@ A key that is not in this table is refused, with the line and the nearest key th
 ## Rules
 
 * There is at least one input, and every input has at least one tag.
+* An image is named as container engines name it, `[host[:port]/]repository[:tag][@digest]`:
+  the repository in lower case and at most 255 characters, the tag at most 128. The part before the
+  first `/` is a host if it is `localhost`, or has a dot, a colon or a capital letter. A digest
+  (`sha256:` and 64 hexadecimal digits) pins what is run, with a tag beside it or without.
 * Paths are absolute and clean: no `.`, `..`, `//`, colon or control character; one `/` at the end
-  is dropped. No two paths may be equal or nested; `/in/1` and `/in/10` are two folders. `/log`
+  is dropped. They have at most 4095 bytes, 255 between two slashes, and are not in `/proc` or
+  `/sys`. No two paths may be equal or nested; `/in/1` and `/in/10` are two folders. `/log`
   belongs to the log, if there is one.
 * A tag is split at its first colon, and trimmed; a key has at most {tag_key}, a value {tag_value}
   characters. Quote tags: YAML reads `{{a: b}}` where you mean `"a:b"`.
-* Keys that begin with `knit#` are knit's own. An input may ask for `knit#id:…` and
-  `knit#timestamp:…`, one value of each; outputs and the log may have none.
-* Quantities are those of Kubernetes (`500m`, `2`, `1Gi`). An extended resource has a domain in its
-  name (`nvidia.com/gpu`) and comes in whole numbers.
+* Keys that begin with `knit#` are knit's own. An input may ask for `knit#id:ID` of a Data and
+  `knit#timestamp:TIME`, one value of each; outputs and the log may have none.
+* Quantities are those of Kubernetes (`500m`, `2`, `1Gi`). `cpu` is at least `1m`, `memory` at least
+  `1Mi` (0: no limit). Memory and storage are whole bytes: `512m` would be half a byte, and is asked
+  about; behind many bytes (`1.1Gi`) the fraction is rounded up. `hugepages-SIZE` is whole pages. An
+  extended resource has a domain in its name (`nvidia.com/gpu`) and comes in whole numbers.
+* `on_node` takes what Kubernetes takes as a label, `[domain/]name=value`, the value possibly empty:
+  `nvidia.com/gpu.product=NVIDIA-L4`, `node_type=gpu`, `dedicated=`.
+* One word of entrypoint or args has at most 131,071 bytes, as on Linux; together they have 1 MiB.
 * Inputs and outputs together are at most {mountpoints}.
 
 ## When two Plans are the same

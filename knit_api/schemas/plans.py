@@ -110,7 +110,7 @@ class PlanSpec(Request):
     """
 
     image: str = Field(
-        description="`[host[:port]/]repository[:tag]`; no tag means `latest`, no digest."
+        description="`[host[:port]/]repository[:tag][@digest]`; without both, the tag is `latest`."
     )
     entrypoint: Texts = Field(
         default_factory=list, description="The command, word by word; no shell reads it."
@@ -202,7 +202,8 @@ class LogPoint(Response):
 class PlanSummary(Response):
     """What identifies a Plan wherever it is mentioned.
 
-    `image` (`repository:tag`) for a Plan of a user, `name` for a built-in one; never both.
+    `image` (`repository[:tag][@digest]`) for a Plan of a user, `name` for a built-in one; never
+    both.
     Annotations are `key=value`, sorted by key, then value.
     """
 

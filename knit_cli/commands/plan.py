@@ -25,6 +25,7 @@ from knit_cli.output import print_json, print_text
 from knit_cli.plan_template import from_image, scratch
 from knit_cli.session import api_of, environment_of
 from knit_cli.tagging import read_tags
+from knit_workflows.domain.os_errors import advice_for, reason_of
 
 app = typer.Typer()
 
@@ -41,7 +42,7 @@ def find_plans(
     context: typer.Context,
     active: Annotated[YesNoBoth, typer.Option(help="Only active Plans, or not.")] = YesNoBoth.BOTH,
     image: Annotated[
-        str | None, typer.Option(metavar="NAME[:TAG]", help="Only Plans of this image.")
+        str | None, typer.Option(metavar="NAME[:TAG][@DIGEST]", help="Only Plans of this image.")
     ] = None,
     in_tag: Annotated[
         list[str] | None,
@@ -110,8 +111,8 @@ def _read(
     except OSError as cause:
         raise BadInput(
             "cannot read stdin" if source == _STDIN else f"cannot read {source}",
-            reason=cause.strerror,
-            advice="give it a file, with --input, or check the path and its rights",
+            reason=reason_of(cause),
+            advice=advice_for(cause, "give it a file, with --input"),
         ) from cause
 
 

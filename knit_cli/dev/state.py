@@ -17,6 +17,7 @@ import psutil
 
 from knit_cli.errors import BadInput
 from knit_cli.files import write_private
+from knit_workflows.domain.os_errors import advice_for, reason_of
 
 _LOCK_WITHIN: Final = 1.0
 """Whoever only asks whether the folder is held, holds it for an instant."""
@@ -183,9 +184,8 @@ def _lock(handle: int) -> bool:
 
 
 def _unusable(root: Path, cause: OSError) -> BadInput:
-    place = f": {cause.filename}" if cause.filename else ""
     return BadInput(
         f"the state folder {root} cannot be used",
-        reason=f"{cause.strerror}{place}",
-        advice="make it writable, or choose another with --state",
+        reason=reason_of(cause),
+        advice=f"{advice_for(cause)} (--state)",
     )

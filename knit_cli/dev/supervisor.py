@@ -24,6 +24,7 @@ from knit_cli.dev.services import services
 from knit_cli.dev.state import DevState, Ports, ProcessMark, StateFolder
 from knit_cli.errors import BadInput, CliError
 from knit_workflows.disk import Reserve
+from knit_workflows.domain.os_errors import advice_for, reason_of
 from knit_workflows.settings import Settings
 from knit_workflows.store import migrate
 
@@ -93,8 +94,10 @@ class Supervisor:
         except (OSError, subprocess.SubprocessError) as cause:
             raise CliError(
                 "PostgreSQL cannot be set up",
-                reason=str(cause),
-                advice=f"see that there is room in {self.folder.root}, and that it is yours",
+                reason=reason_of(cause) if isinstance(cause, OSError) else str(cause),
+                advice=advice_for(cause)
+                if isinstance(cause, OSError)
+                else f"see that there is room in {self.folder.root}, and that it is yours",
             ) from cause
         migrated = False
 

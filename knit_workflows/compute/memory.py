@@ -30,7 +30,7 @@ from knit_workflows.compute.base import (
 )
 from knit_workflows.compute.memory_journal import MemoryJournal
 from knit_workflows.domain.errors import BackendRejected, DataExists, InvalidRequest, StorageFull
-from knit_workflows.domain.plan_forms import parse_resource
+from knit_workflows.domain.plan_resources import parse_resource
 from knit_workflows.domain.runs import SUCCEEDED, Exit
 from knit_workflows.pod import archive
 from knit_workflows.pod.survey import remark, survey

@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
-from typing import NewType
+import re
+from typing import Final, NewType
 
 PlanId = NewType("PlanId", str)
 RunId = NewType("RunId", str)
 KnitId = NewType("KnitId", str)
+
+_ID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+
+def is_id(text: str) -> bool:
+    """Say whether a text can be an id of ours; what cannot is simply not found."""
+    return _ID.fullmatch(text) is not None

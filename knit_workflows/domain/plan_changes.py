@@ -11,14 +11,13 @@ from typing import Final
 from knit_workflows.domain.plan_forms import (
     parse_annotation,
     parse_priority,
-    parse_resource,
     parse_service_account,
     read_list,
     read_mapping,
-    read_resources,
     read_texts,
     refuse,
 )
+from knit_workflows.domain.plan_resources import parse_resource, read_resources
 from knit_workflows.domain.plans import Annotation, AnnotationChange, ResourceChange
 
 _RESOURCES: Final = ("set", "unset")

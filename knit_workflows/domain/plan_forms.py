@@ -12,31 +12,28 @@ from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from typing import Final
 
-from knit_workflows.domain.errors import InvalidPlan, InvalidQuantity, InvalidTag
-from knit_workflows.domain.plans import Annotation, Image
-from knit_workflows.domain.quantities import canonical_quantity, parse_quantity
+from knit_workflows.domain.errors import InvalidPlan, InvalidTag
+from knit_workflows.domain.plans import Annotation, NodeMode, NodeRule
 from knit_workflows.domain.tags import Tag, checked_tag, parse_tag
 
-_MAX_REPOSITORY_CHARS: Final = 512
 _MAX_ANNOTATION_KEY_CHARS: Final = 253
 _MAX_ANNOTATION_VALUE_CHARS: Final = 1_048_576
 MAX_PRIORITY: Final = 1000
 """Priorities go from minus this to plus this."""
 
 _ALNUM: Final = "[A-Za-z0-9]"
-_DNS_LABEL: Final = "[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?"
-_DNS_NAME: Final = rf"(?=.{{1,253}}(?:/|$)){_DNS_LABEL}(?:\.{_DNS_LABEL})*"
-_LABEL: Final = rf"{_ALNUM}(?:[-_.A-Za-z0-9]{{0,61}}{_ALNUM})?"
-NODE_KEY: Final = re.compile(rf"(?:{_DNS_NAME}/)?{_ALNUM}(?:[-A-Za-z0-9]{{0,61}}{_ALNUM})?")
-"""A node label's key; narrower than Kubernetes: no `_` and `.` behind the slash."""
-NODE_VALUE: Final = re.compile(_LABEL)
-_EXTENDED_RESOURCE: Final = re.compile(rf"{_DNS_NAME}/{_LABEL}")
-_PLAIN_RESOURCE: Final = re.compile(rf"cpu|memory|ephemeral-storage|hugepages-{_LABEL}")
-_SERVICE_ACCOUNT: Final = re.compile(rf"(?=.{{1,63}}$){_DNS_NAME}")
-_HOST_NAME: Final = rf"{_ALNUM}(?:[-.A-Za-z0-9]*{_ALNUM})?"
-_REGISTRY: Final = re.compile(rf"(?:{_HOST_NAME}|\[[0-9a-f:]+\])(?::[0-9]+)?")
-_REPOSITORY: Final = re.compile(r"(?=.{2,255}$)[a-z0-9_.-]+(?:/[a-z0-9_.-]+)*")
-_IMAGE_TAG: Final = re.compile(r"[A-Za-z0-9_.-]{1,127}")
+_DNS_PART: Final = "[a-z0-9](?:[-a-z0-9]*[a-z0-9])?"
+DNS_NAME: Final = rf"(?=[^/]{{1,253}}(?:/|$)){_DNS_PART}(?:\.{_DNS_PART})*"
+"""A DNS name as Kubernetes checks it: 253 characters in all, any number in a part."""
+LABEL: Final = rf"{_ALNUM}(?:[-_.A-Za-z0-9]{{0,61}}{_ALNUM})?"
+"""The name part of a key, or a value that is not empty, of Kubernetes' labels."""
+_NODE_KEY: Final = re.compile(rf"(?:{DNS_NAME}/)?{LABEL}")
+_NODE_VALUE: Final = re.compile(rf"(?:{LABEL})?")
+_SERVICE_ACCOUNT: Final = re.compile(DNS_NAME)
+_MAX_WORD_BYTES: Final = 128 * 1024 - 1
+"""Linux starts no program with a longer word (MAX_ARG_STRLEN, with the NUL at its end)."""
+MAX_COMMAND_BYTES: Final = 1024 * 1024
+"""Entrypoint and args together: half of what Linux takes, less than what a cluster stores."""
 
 
 def refuse(place: str, problem: str, advice: str) -> InvalidPlan:
@@ -80,7 +77,7 @@ def read_text(value: object, place: str) -> str:
     if not isinstance(value, str):
         raise wrong_type(place, "text", value, "write it in quotes")
     if "\0" in value or any("\ud800" <= char <= "\udfff" for char in value):
-        raise refuse(place, "the text holds a character that is none", "remove it (NUL, surrogate)")
+        raise refuse(place, "the text holds NUL or half a character (a surrogate)", "take it out")
     return value
 
 
@@ -125,7 +122,7 @@ def parse_service_account(value: object, place: str) -> str | None:
     """Read the name of a service account; null and empty text are None. Raises InvalidPlan."""
     name = read_text("" if value is None else value, place)
     if name and not _SERVICE_ACCOUNT.fullmatch(name):
-        advice = "use at most 63 lower-case letters, digits, '-' and '.', as Kubernetes does"
+        advice = "use at most 253 lower-case letters, digits, '-' and '.', as Kubernetes does"
         raise refuse(place, f"{name[:70]!r} is not the name of a service account", advice)
     return name or None
 
@@ -142,62 +139,40 @@ def parse_priority(value: object, place: str) -> int:
     return value
 
 
-def read_resources(value: object, place: str) -> Mapping[str, object]:
-    """Read a mapping of whatever names; null is an empty one."""
-    if value is None:
-        return {}
-    if not isinstance(value, Mapping):
-        raise wrong_type(place, "a mapping", value, "write e.g. {cpu: 2, memory: 4Gi}")
-    return {str(name): quantity for name, quantity in value.items()}
+def parse_node_rule(mode: NodeMode, text: str, place: str) -> NodeRule:
+    """Read `key=value`, the two as Kubernetes takes them in a label; raises InvalidPlan.
 
-
-def parse_resource(name: str, value: object, place: str) -> str:
-    """Check a resource's name and return its quantity in canonical form.
-
-    Plain YAML numbers are welcome. Raises InvalidPlan, or InvalidQuantity for the quantity itself.
+    The value may be empty. Parts that no label can have are let through for `check_node_rule`.
     """
-    extended = _EXTENDED_RESOURCE.fullmatch(name) is not None
-    if not extended and not _PLAIN_RESOURCE.fullmatch(name):
-        advice = "use cpu, memory, ephemeral-storage, or a name with a domain, e.g. nvidia.com/gpu"
-        raise refuse(place, f"{name[:80]!r} is not a resource of Kubernetes", advice)
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        value = str(value)
-    text = read_text(value, place)
-    try:
-        amount = parse_quantity(text)
-    except InvalidQuantity as cause:
-        raise InvalidQuantity(f"{place}: {cause.reason}", advice=cause.advice, see=place) from cause
-    if amount < 0:
-        raise refuse(place, f"{text} is negative", "ask for zero or more")
-    if extended and amount != amount.to_integral_value():
-        raise refuse(place, f"{text} is not a whole number", f"{name} comes in whole pieces only")
-    return canonical_quantity(text)
+    key, equals, value = text.partition("=")
+    if not equals:
+        advice = "write key=value, or key= for a label without a value"
+        raise refuse(place, f"{text[:140]!r} has no '='", advice)
+    return NodeRule(mode, key, value)
 
 
-def parse_image(text: str, place: str) -> Image:
-    """Read `[host[:port]/]repository[:tag]`; a missing tag is `latest`. Raises InvalidPlan.
+def check_node_rule(rule: NodeRule, place: str) -> None:
+    """Raise InvalidPlan when no node can have such a label."""
+    if not _NODE_KEY.fullmatch(rule.key):
+        advice = (
+            "a key is [domain/]name: the domain in lower case, the name with at most 63 letters, "
+            "digits, '-', '_' and '.', no sign at its ends"
+        )
+        raise refuse(place, f"{rule.key[:80]!r} is not the key of a node label", advice)
+    if not _NODE_VALUE.fullmatch(rule.value):
+        advice = "a value has at most 63 letters, digits, '-', '_' and '.', no sign at its ends"
+        raise refuse(place, f"{rule.value[:80]!r} is not the value of a node label", advice)
 
-    Empty parts are let through for `plan_rules` to refuse in their turn. The name is not resolved.
-    """
-    if "@" in text:
-        advice = "name the image by a tag; knit records the digest that ran with each Run"
-        raise refuse(place, f"{text[:100]!r} names an image by digest", advice)
-    repository, colon, image_tag = text.rpartition(":")
-    if not colon or "/" in image_tag:  # that colon belongs to the registry's port
-        repository, image_tag = text, "latest"
-    if not (repository and image_tag):
-        return Image(repository, image_tag)
-    host, slash, path = repository.partition("/")
-    if not slash or not (host == "localhost" or "." in host or ":" in host):
-        host, path = "", repository
-    if (
-        len(repository) > _MAX_REPOSITORY_CHARS
-        or (host and not _REGISTRY.fullmatch(host))
-        or not _REPOSITORY.fullmatch(path)
-    ):
-        advice = "write [host[:port]/]repository[:tag], the repository in lower case"
-        raise refuse(place, f"{repository[:100]!r} is not the name of an image", advice)
-    if not _IMAGE_TAG.fullmatch(image_tag):
-        advice = "a tag has at most 127 letters, digits, '_', '.' and '-'"
-        raise refuse(place, f"{image_tag[:130]!r} is not the tag of an image", advice)
-    return Image(repository, image_tag)
+
+def check_command(entrypoint: Sequence[str], args: Sequence[str]) -> None:
+    """Raise InvalidPlan when no Linux could start a program with these words."""
+    advice = "put long texts into a file of an input, or into the image"
+    for place, words in (("entrypoint", entrypoint), ("args", args)):
+        for i, word in enumerate(words):
+            if len(word.encode()) > _MAX_WORD_BYTES:
+                problem = f"the word is longer than the {_MAX_WORD_BYTES:,} bytes that Linux takes"
+                raise refuse(f"{place}[{i}]", problem, advice)
+    total = sum(len(word.encode()) + 9 for word in (*entrypoint, *args))  # NUL, and a pointer
+    if total > MAX_COMMAND_BYTES:
+        problem = f"entrypoint and args are {total:,} bytes, {MAX_COMMAND_BYTES:,} at most"
+        raise refuse("args" if args else "entrypoint", problem, advice)

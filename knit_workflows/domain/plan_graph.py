@@ -41,8 +41,9 @@ def identity_hash(spec: PlanSpec) -> str:
     count; the last two in their order, everything else as sets. Resources, active, service account
     and annotations do not count. Stored in databases: the encoding must never change.
     """
+    image = [spec.image.repository, spec.image.image_tag]
     parts = [
-        ["image", spec.image.repository, spec.image.image_tag],
+        ["image", *image, *([spec.image.digest] if spec.image.digest else [])],
         ["on_node", sorted({(rule.mode.value, rule.key, rule.value) for rule in spec.on_node})],
         ["inputs", sorted([one.path, *_wish(one.requirement)] for one in spec.inputs)],
         ["outputs", sorted([one.path, _pairs(one.tags)] for one in spec.outputs)],

@@ -23,23 +23,24 @@ from datetime import datetime
 from typing import Final
 
 from knit_workflows.domain.errors import InvalidPlan, InvalidQuantity, InvalidTag
+from knit_workflows.domain.ids import is_id
 from knit_workflows.domain.plan_forms import (
-    NODE_KEY,
-    NODE_VALUE,
+    check_command,
+    check_node_rule,
     parse_annotation,
-    parse_image,
+    parse_node_rule,
     parse_priority,
-    parse_resource,
     parse_service_account,
     parse_tag_form,
     read_list,
     read_mapping,
-    read_resources,
     read_text,
     read_texts,
     refuse,
     wrong_type,
 )
+from knit_workflows.domain.plan_images import parse_image
+from knit_workflows.domain.plan_resources import parse_resource, read_resources
 from knit_workflows.domain.plans import (
     LOG_PATH,
     NodeMode,
@@ -71,7 +72,11 @@ DEFAULT_RESOURCES: Final[Mapping[str, str]] = {"cpu": "1", "memory": "1Gi"}
 """What a Plan gets of a resource it does not mention."""
 MAX_MOUNTPOINTS: Final = 1000
 """Inputs and outputs of one Plan together; far more than a Pod can mount."""
-_MAX_PATH_CHARS: Final = 4096
+_MAX_PATH_BYTES: Final = 4095
+_MAX_NAME_BYTES: Final = 255
+"""What Linux takes as a path (PATH_MAX, with its NUL) and as one name in it (NAME_MAX)."""
+_KERNELS: Final = ("proc", "sys")
+"""Folders that the kernel fills, where no container may mount anything."""
 _KEYS: Final = (
     "annotations", "image", "entrypoint", "args", "inputs", "outputs", "log", "active", "on_node",
     "resources", "service_account", "priority",
@@ -108,6 +113,7 @@ def _parse_plan(document: object) -> PlanSpec:
     image = parse_image(read_text(top.get("image") or "", "image"), "image")
     entrypoint = read_texts(top.get("entrypoint"), "entrypoint")
     args = read_texts(top.get("args"), "args")
+    check_command(entrypoint, args)
     inputs = _drafts(top.get("inputs"), "inputs")
     outputs = _drafts(top.get("outputs"), "outputs")
     log = _log(top.get("log"))
@@ -119,8 +125,9 @@ def _parse_plan(document: object) -> PlanSpec:
     active = _active(top.get("active"))
     priority = parse_priority(top.get("priority"), "priority")
 
-    _check_node_rules(on_node)
-    if not (image.repository and image.image_tag):
+    for rule, place in on_node:
+        check_node_rule(rule, place)
+    if not (image.repository and (image.image_tag or image.digest)):
         raise refuse("image", "the image has no name or no tag", "write repository:tag")
     _check_mountpoints(inputs, outputs)
     checked_inputs = tuple(
@@ -178,12 +185,7 @@ def _node_rules(value: object) -> list[_PlacedRule]:
     for mode in NodeMode:
         for i, text in enumerate(read_texts(modes.get(mode.value), f"on_node.{mode}")):
             place = f"on_node.{mode}[{i}]"
-            parts = text.split("=")
-            if len(parts) != 2:
-                raise refuse(
-                    place, f"{text[:140]!r} is not one key and one value", "write key=value"
-                )
-            rules.append((NodeRule(mode, parts[0], parts[1]), place))
+            rules.append((parse_node_rule(mode, text, place), place))
     return sorted(rules)
 
 
@@ -204,16 +206,6 @@ def _active(value: object) -> bool:
 
 
 # --- checking (1 to 7) ---
-
-
-def _check_node_rules(rules: Iterable[_PlacedRule]) -> None:
-    for rule, place in rules:
-        if not NODE_KEY.fullmatch(rule.key):
-            advice = "a key is [domain/]name; the name has at most 63 letters, digits and '-'"
-            raise refuse(place, f"{rule.key[:80]!r} is not the key of a node label", advice)
-        if not NODE_VALUE.fullmatch(rule.value):
-            advice = "a value has 1 to 63 letters, digits, '-', '.' and '_', no sign at its ends"
-            raise refuse(place, f"{rule.value[:80]!r} is not the value of a node label", advice)
 
 
 def _check_mountpoints(inputs: Sequence[_Draft], outputs: Sequence[_Draft]) -> None:
@@ -248,9 +240,11 @@ def _checked_output(draft: _Draft, following: Sequence[_Draft]) -> PlanOutput:
 
 def _check_path(draft: _Draft) -> None:
     place, path = f"{draft.place}.path", draft.path
-    if len(path) > _MAX_PATH_CHARS:
-        raise refuse(place, "the path is too long", f"use at most {_MAX_PATH_CHARS} characters")
     root, *parts = path.split("/")
+    long_name = any(len(part.encode()) > _MAX_NAME_BYTES for part in parts)
+    if long_name or len(path.encode()) > _MAX_PATH_BYTES:
+        advice = f"Linux takes {_MAX_PATH_BYTES} bytes, and {_MAX_NAME_BYTES} between two slashes"
+        raise refuse(place, "the path is too long", advice)
     if root or not parts or any(part in ("", ".", "..") for part in parts):
         advice = "write an absolute path without '.', '..' and '//', e.g. /in/dataset"
         raise refuse(place, f"{path[:100]!r} is not absolute and clean", advice)
@@ -258,6 +252,9 @@ def _check_path(draft: _Draft) -> None:
     if any(char == ":" or ord(char) < 32 or ord(char) == 127 for char in path):
         advice = "leave colons, line breaks and other control characters out of paths"
         raise refuse(place, f"{path[:100]!r} cannot be mounted", advice)
+    if parts[0] in _KERNELS:
+        advice = "choose another folder, e.g. /in/dataset"
+        raise refuse(place, f"nothing can be mounted in /{parts[0]}, the kernel's own", advice)
 
 
 def _requirement(draft: _Draft) -> Requirement:
@@ -265,18 +262,31 @@ def _requirement(draft: _Draft) -> Requirement:
     ids: set[str] = set()
     instants: set[datetime] = set()
     for tag in sorted(tag for tag in draft.tags if tag.is_system):
-        if tag.key == KEY_ID and tag.value:
-            ids.add(tag.value)
+        if tag.key == KEY_ID:
+            ids.add(_knit_id(tag.value, place))
         elif tag.key == KEY_TIMESTAMP:
             instants.add(_instant(tag.value, place))
         else:
-            advice = f"an input may ask for {KEY_ID} and {KEY_TIMESTAMP} only"
+            advice = (
+                f"of knit's own tags an input may ask for {KEY_ID}:ID of a Data and "
+                f"{KEY_TIMESTAMP}:TIME only; it waits for finished Data by itself"
+            )
             raise refuse(place, f"the system tag {str(tag)[:100]!r} is not allowed here", advice)
     if len(ids) > 1 or len(instants) > 1:
         key = KEY_ID if len(ids) > 1 else KEY_TIMESTAMP
         raise refuse(place, f"there are two values of {key}", "keep one: a Data has only one")
     users = frozenset(tag for tag in draft.tags if not tag.is_system)
     return Requirement(users, next(iter(ids), None), next(iter(instants), None))
+
+
+def _knit_id(text: str, place: str) -> str:
+    if not is_id(text.lower()):
+        advice = (
+            f"write {KEY_ID}: and the id of a Data, 36 characters such as "
+            "11aa22bb-0000-4000-8000-333333333333; `knit data find` shows them"
+        )
+        raise refuse(place, f"{text[:100]!r} is not the id of a Data", advice)
+    return text.lower()
 
 
 def _instant(text: str, place: str) -> datetime:

@@ -52,13 +52,18 @@ class NodeRule:
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """A container image by name: `repository` may hold a host; `image_tag` is never empty."""
+    """A container image by name: `repository` may hold a host.
+
+    Tag and digest (`sha256:…`) are as the user gave them; one of them may be empty, never both.
+    """
 
     repository: str
     image_tag: str
+    digest: str = ""
 
     def __str__(self) -> str:
-        return f"{self.repository}:{self.image_tag}"
+        tag = f":{self.image_tag}" if self.image_tag or not self.digest else ""
+        return f"{self.repository}{tag}" + (f"@{self.digest}" if self.digest else "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,10 +203,11 @@ class AnnotationChange:
 
 @dataclass(frozen=True, slots=True)
 class PlanQuery:
-    """What `plan find` asks for; `image_tag` None means any tag of the repository."""
+    """What `plan find` asks for; None as tag or digest means any of the repository's."""
 
     active: bool | None = None
     repository: str | None = None
     image_tag: str | None = None
+    image_digest: str | None = None
     input_tags: tuple[Tag, ...] = ()
     output_tags: tuple[Tag, ...] = ()

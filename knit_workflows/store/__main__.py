@@ -3,9 +3,27 @@
 Run it before the first start and before each upgrade; a second run changes nothing.
 """
 
+import argparse
 import asyncio
 
-from knit_workflows.settings import Settings
+from knit_workflows.domain.errors import StoreUnavailable
+from knit_workflows.settings import SettingsRefused, read_settings
 from knit_workflows.store import migrate
 
-asyncio.run(migrate(Settings().store.url.get_secret_value()))
+
+def main() -> None:
+    """Migrate, or say in words why not: exit code 2 for a wrong setting, 1 for a database away."""
+    parser = argparse.ArgumentParser(prog="python -m knit_workflows.store", description=__doc__)
+    parser.parse_args()
+    try:
+        url = read_settings().store.url.get_secret_value()
+    except SettingsRefused as refused:
+        parser.error(str(refused))
+    try:
+        asyncio.run(migrate(url))
+    except StoreUnavailable as error:
+        parser.exit(1, f"error: {error.reason}\nhint: {error.advice or 'check KNIT_STORE__URL'}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -12,6 +12,7 @@ from knit_workflows.domain.ids import KnitId, PlanId, RunId
 from knit_workflows.domain.ports import AdmissionLimits, RunKey, StartableRun, StopOrder
 from knit_workflows.store import queries
 from knit_workflows.store.connection import Database, Session
+from knit_workflows.store.images import image_of
 from knit_workflows.store.listening import Listener
 from knit_workflows.store.runs import RunRows
 from knit_workflows.store.waiting import admit_next
@@ -96,7 +97,7 @@ def startable_run(row: Any) -> StartableRun:
     return StartableRun(
         key=RunKey(RunId(row.run_id), row.generation),
         plan_id=PlanId(row.plan_id),
-        image=f"{row.repository}:{row.image_tag}",
+        image=str(image_of(row)),
         command=tuple(row.command),
         input_ids=tuple(KnitId(one) for one in row.input_ids),
     )

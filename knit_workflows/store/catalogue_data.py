@@ -9,11 +9,10 @@ from knit_workflows import names
 from knit_workflows.domain.cursors import Cursor, parse_cursor
 from knit_workflows.domain.data import DataDetail, DataQuery, TagChange
 from knit_workflows.domain.errors import DataNotFound, InvalidRequest
-from knit_workflows.domain.ids import KnitId
+from knit_workflows.domain.ids import KnitId, is_id
 from knit_workflows.store import queries, tags
 from knit_workflows.store.connection import Database, Session
 from knit_workflows.store.data_search import DataSearch
-from knit_workflows.store.ids import is_id
 from knit_workflows.store.views import data_details
 
 _SQL: Final = queries.load("catalogue")

@@ -10,7 +10,7 @@ from psycopg.types.json import Jsonb
 
 from knit_workflows import names
 from knit_workflows.domain.errors import EquivalentPlan, PlanNotFound, TooManyRuns
-from knit_workflows.domain.ids import KnitId, PlanId
+from knit_workflows.domain.ids import KnitId, PlanId, is_id
 from knit_workflows.domain.matching import count, page
 from knit_workflows.domain.plan_rules import DEFAULT_RESOURCES
 from knit_workflows.domain.plans import (
@@ -29,7 +29,6 @@ from knit_workflows.store import queries, tags
 from knit_workflows.store.candidates import candidates_of
 from knit_workflows.store.connection import Database, Session, violated
 from knit_workflows.store.creation import notify_projector
-from knit_workflows.store.ids import is_id
 from knit_workflows.store.plan_views import plan_details
 from knit_workflows.store.registration import (
     IDENTITY_CONSTRAINT,
@@ -237,10 +236,11 @@ async def _conditions(db: Database, query: PlanQuery) -> tuple[list[str], dict[s
         "active": query.active,
         "repository": query.repository,
         "image_tag": query.image_tag,
+        "image_digest": query.image_digest,
     }
     conditions += [
         f"p.{column} = %({column})s"
-        for column in ("active", "repository", "image_tag")
+        for column in ("active", "repository", "image_tag", "image_digest")
         if parameters[column] is not None
     ]
     known = await tags.find(db, {*query.input_tags, *query.output_tags})

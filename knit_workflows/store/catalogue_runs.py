@@ -13,7 +13,7 @@ from knit_workflows.domain.errors import (
     InvalidRequest,
     RunNotFound,
 )
-from knit_workflows.domain.ids import KnitId, PlanId, RunId
+from knit_workflows.domain.ids import KnitId, PlanId, RunId, is_id
 from knit_workflows.domain.ports import RunKey
 from knit_workflows.domain.runs import (
     ABORTED_BY_USER,
@@ -31,7 +31,7 @@ from knit_workflows.store.catalogue_data import missing_data
 from knit_workflows.store.catalogue_plans import missing_plan
 from knit_workflows.store.connection import Database, Session
 from knit_workflows.store.creation import Combination, create_runs
-from knit_workflows.store.ids import is_id, only_ids
+from knit_workflows.store.ids import only_ids
 from knit_workflows.store.listening import Listener
 from knit_workflows.store.run_search import search_runs
 from knit_workflows.store.runs import FINAL

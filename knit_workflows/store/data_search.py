@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from knit_workflows.domain.cursors import Cursor
 from knit_workflows.domain.data import DataQuery
+from knit_workflows.domain.ids import is_id
 from knit_workflows.domain.runs import PROCESSING, RunStatus
 from knit_workflows.domain.tags import (
     KEY_ID,
@@ -28,7 +29,6 @@ from knit_workflows.domain.tags import (
 )
 from knit_workflows.store import queries
 from knit_workflows.store.connection import Session
-from knit_workflows.store.ids import is_id
 from knit_workflows.store.times import floor_ms
 
 _SQL: Final = queries.load("search")

@@ -2,16 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
-from typing import Final
 
-_UUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-
-
-def is_id(text: str) -> bool:
-    """Say whether a text can be an id of ours; what cannot is simply not found."""
-    return _UUID.fullmatch(text) is not None
+from knit_workflows.domain.ids import is_id
 
 
 def only_ids(texts: Iterable[str]) -> list[str]:

@@ -11,13 +11,12 @@ from typing import Any, Final
 
 from knit_workflows import names
 from knit_workflows.domain.errors import IllegalMove
-from knit_workflows.domain.ids import RunId
+from knit_workflows.domain.ids import RunId, is_id
 from knit_workflows.domain.runs import RunDetail, RunStatus
 from knit_workflows.store import queries
 from knit_workflows.store.catalogue_runs import RunCatalogue, missing_run
 from knit_workflows.store.connection import Session
 from knit_workflows.store.creation import with_new_data
-from knit_workflows.store.ids import is_id
 
 _SQL: Final = queries.load("lifecycle")
 _RETRY: Final = with_new_data(_SQL["retry"])

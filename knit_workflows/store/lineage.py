@@ -6,13 +6,13 @@ from collections.abc import Iterable
 from typing import Final
 
 from knit_workflows.domain.errors import TooLarge
-from knit_workflows.domain.ids import KnitId, RunId
+from knit_workflows.domain.ids import KnitId, RunId, is_id
 from knit_workflows.domain.lineage import Lineage, LineageGraph, Tie
 from knit_workflows.domain.runs import RunDetail
 from knit_workflows.store import queries
 from knit_workflows.store.catalogue_data import missing_data
 from knit_workflows.store.connection import Database, Session
-from knit_workflows.store.ids import id_array, is_id
+from knit_workflows.store.ids import id_array
 from knit_workflows.store.views import data_details, run_details
 
 _SQL: Final = queries.load("lineage")

@@ -11,7 +11,6 @@ from typing import Any, Final
 from knit_workflows.domain.ids import PlanId
 from knit_workflows.domain.plans import (
     Annotation,
-    Image,
     LinkedMountpoint,
     Mountpoint,
     NodeMode,
@@ -24,6 +23,7 @@ from knit_workflows.domain.tags import KEY_ID, KEY_TIMESTAMP, Tag, format_instan
 from knit_workflows.store import queries
 from knit_workflows.store.connection import Session
 from knit_workflows.store.ids import id_array
+from knit_workflows.store.images import image_of
 
 _SQL: Final = queries.load("plans")
 _REMEMBERED: Final = 4096
@@ -127,7 +127,7 @@ def _stored(row: Any) -> StoredPlan:
     return StoredPlan(
         summary=PlanSummary(
             plan_id=PlanId(row.plan_id),
-            image=None if row.repository is None else Image(row.repository, row.image_tag),
+            image=image_of(row),
             name=row.name,
             entrypoint=tuple(row.entrypoint),
             args=tuple(row.args),

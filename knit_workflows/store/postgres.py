@@ -54,7 +54,7 @@ class PostgresStore(
         has = "no tables of knit" if found is None else f"its tables in revision {found}"
         raise StoreUnavailable(
             f"the database has {has}, this knit needs revision {REVISION}",
-            advice="run the database migrations of this version of knit, then start again",
+            advice="run the database migrations (python -m knit_workflows.store), then start again",
         )
 
     async def aclose(self) -> None:

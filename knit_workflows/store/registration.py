@@ -134,6 +134,7 @@ def _parameters(registration: Registration) -> dict[str, Any]:
         "identity_hash": registration.identity,
         "repository": spec.image.repository,
         "image_tag": spec.image.image_tag,
+        "image_digest": spec.image.digest,
         "entrypoint": list(spec.entrypoint),
         "args": list(spec.args),
         "on_node": Jsonb([[one.mode, one.key, one.value] for one in sorted(spec.on_node)]),

@@ -9,13 +9,13 @@ from psycopg.types.json import Jsonb
 
 from knit_workflows import names
 from knit_workflows.domain.errors import IllegalMove, RunNotFound, Superseded
-from knit_workflows.domain.ids import KnitId, PlanId
-from knit_workflows.domain.plans import Image, NodeMode, NodeRule
+from knit_workflows.domain.ids import KnitId, PlanId, is_id
+from knit_workflows.domain.plans import NodeMode, NodeRule
 from knit_workflows.domain.ports import MountedData, RunKey, RunOrder, UsedResources
 from knit_workflows.domain.runs import MOVES, Exit, Holdup, RunStatus, may_move
 from knit_workflows.store import queries
 from knit_workflows.store.connection import Database
-from knit_workflows.store.ids import is_id
+from knit_workflows.store.images import image_of
 
 _SQL: Final = queries.load("runs")
 
@@ -45,7 +45,7 @@ class RunRows:
             key=key,
             status=RunStatus(row.status),
             plan_id=PlanId(row.plan_id),
-            image=None if row.repository is None else Image(row.repository, row.image_tag),
+            image=image_of(row),
             entrypoint=tuple(row.entrypoint),
             args=tuple(row.args),
             inputs=tuple(_mounted(one) for one in row.inputs or []),

@@ -121,6 +121,7 @@ class Plan(_Table, table=True):
     name: str | None = _text(nullable=True)
     repository: str | None = _text(nullable=True)
     image_tag: str | None = _text(nullable=True)
+    image_digest: str = Field(sa_column=Column(Text, nullable=False, server_default=text("''")))
     entrypoint: list[str] = _texts()
     args: list[str] = _texts()
     on_node: list[list[str]] = _json("[]")

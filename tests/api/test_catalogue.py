@@ -90,16 +90,19 @@ async def test_the_filters_of_plans(client, store):
 @pytest.mark.parametrize(
     ("image", "wanted"),
     [
-        ("localhost:30503/train", ("localhost:30503/train", None)),
-        ("train:v2", ("train", "v2")),
-        ("train", ("train", None)),
-        ("train:", ("train", None)),
-        ("", (None, None)),
+        ("localhost:30503/train", ("localhost:30503/train", None, None)),
+        ("train:v2", ("train", "v2", None)),
+        ("train", ("train", None, None)),
+        ("train:", ("train", None, None)),
+        ("train@sha256:ab", ("train", None, "sha256:ab")),
+        ("a:1/train:v2@sha256:ab", ("a:1/train", "v2", "sha256:ab")),
+        ("", (None, None, None)),
     ],
 )
 async def test_the_port_of_a_registry_is_no_image_tag(client, store, image, wanted):
     assert (await client.get("/plans", params={"image": image})).status_code == 200
-    assert (store.asked[0].repository, store.asked[0].image_tag) == wanted
+    asked = store.asked[0]
+    assert (asked.repository, asked.image_tag, asked.image_digest) == wanted
 
 
 @pytest.mark.parametrize(

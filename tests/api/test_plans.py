@@ -95,6 +95,42 @@ async def refused(answering, status: int) -> dict[str, str]:
     return message
 
 
+DIGEST = f"sha256:{'0a' * 32}"
+
+
+@pytest.mark.parametrize("image", [f"train@{DIGEST}", f"localhost:5000/train:v2@{DIGEST}"])
+async def test_an_image_may_be_pinned_by_its_digest(client, plan, image):
+    """It is shown as it is given, and makes another Plan of what is the same but for it."""
+    pinned = PLAN | {"image": image}
+    first = await client.post("/plans", json=pinned)
+    assert (first.status_code, first.json()["image"]) == (200, image)
+    assert first.json()["planId"] != plan["planId"]
+    again = await refused(client.post("/plans", json=pinned), 409)
+    assert again["see"] == first.json()["planId"]
+    other = await client.post("/plans", json=pinned | {"image": image.replace("0a", "0b")})
+    assert other.status_code == 200
+    found = await client.get("/plans", params={"image": image})
+    assert [one["image"] for one in found.json()] == [image]
+
+
+async def test_labels_are_whatever_kubernetes_takes(client):
+    rules = ["nvidia.com/gpu.product=NVIDIA-A100-SXM4-40GB", "node_type=gpu", "dedicated="]
+    answer = await client.post("/plans", json=PLAN | {"on_node": {"must": rules, "may": rules}})
+    assert answer.status_code == 200
+    assert sorted(answer.json()["on_node"]["must"]) == sorted(rules)
+
+
+@pytest.mark.parametrize("quantity", ["512m", 0.5, "1.5", "100m"])
+async def test_a_fraction_of_a_byte_is_asked_about(client, plan, quantity):
+    made = await refused(
+        client.post("/plans", json=PLAN | {"resources": {"memory": quantity}}), 400
+    )
+    path = f"/plans/{plan['planId']}/resources"
+    changed = await refused(client.put(path, json={"set": {"memory": quantity}}), 400)
+    assert "did you mean" in made["advice"]
+    assert "did you mean" in changed["advice"]
+
+
 async def test_resources(client, plan):
     """Set beats unset; cpu and memory fall back; null is as good as nothing."""
     change = {"set": {"memory": "2048Mi", "cpu": 0.5}, "unset": ["nvidia.com/gpu", "cpu", "x"]}
@@ -183,7 +219,7 @@ async def test_a_change_is_json_and_nothing_else(client, plan, what):
         ("serviceaccount", {"service_account": ""}, "service_account"),
         ("serviceaccount", {"service_account": None}, "service_account"),
         ("serviceaccount", {"service_account": "No Name"}, "service_account"),
-        ("serviceaccount", {"service_account": "a" * 64}, "service_account"),
+        ("serviceaccount", {"service_account": "a" * 254}, "service_account"),
         ("serviceaccount", {"serviceAccount": "a"}, "serviceAccount"),
         ("priority", {}, "priority"),
         ("priority", {"priority": None}, "priority"),

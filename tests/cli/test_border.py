@@ -341,3 +341,104 @@ def test_starting_is_quick():
     enormous = {"fastapi", "kubernetes", "psycopg", "sqlalchemy", "sqlmodel", "temporalio"}
     assert "knit_cli" in done.stderr
     assert not {name for name in enormous if f"'{name}'" in done.stderr}
+
+
+# ------------------------------------------------------------ what stands between
+
+
+PAGE = "<html><head><title>413 Request Entity\nToo&nbsp;Large</title></head><h1>no</h1></html>"
+
+
+def page(status: int, text: str = PAGE, **headers: str) -> httpx.Response:
+    return httpx.Response(status, html=text, headers=headers)
+
+
+@pytest.mark.parametrize(
+    ("status", "hint"),
+    [
+        (301, "check apiRoot in the profile: it leads to "),
+        (400, "check apiRoot in the profile, and the proxy"),
+        (401, "administrator"),
+        (403, "administrator"),
+        (404, "apiRoot in the profile"),
+        (405, "may be older"),
+        (407, "name and password of the proxy"),
+        (408, "time-outs of the proxy"),
+        (413, "raise the size of bodies that the proxy"),
+        (414, "ask for less at once"),
+        (415, "may be older"),
+        (421, "host name of apiRoot"),
+        (429, "ask less often"),
+        (431, "raise the size of headers"),
+        (500, "check apiRoot in the profile, and the proxy"),
+        (502, "see that the API runs"),
+        (503, "try again later"),
+        (504, "raise the time-outs"),
+        (507, "make room for Data"),
+        (511, "with a browser"),
+    ],
+)
+def test_the_hint_fits_what_a_proxy_says(knit, api, status, hint):
+    api.interrupt[("GET", "/runs")] = [page(status, Server="nginx") for _ in range(9)]
+    ended = knit("run", "find")
+    assert ended.code == 1
+    assert hint in ended.err
+    assert "correct the command" not in ended.err
+    said = "what answers is a web page of nginx, not knit's API: 413 Request Entity Too Large"
+    assert f"reason: {said}\n" in ended.err
+
+
+def test_a_page_without_a_title_is_told_by_its_status(knit, api):
+    api.interrupt[("GET", "/runs")] = [page(410, "<p>gone")]
+    said = "what answers is a web page, not knit's API: 410 Gone\n"
+    assert said in knit("run", "find").err
+
+
+def test_the_time_a_proxy_asks_for_is_told(knit, api):
+    api.interrupt[("PUT", "/runs/r/abort")] = [httpx.Response(429, headers={"Retry-After": "30"})]
+    assert "hint: try again in 30 s\n" in knit("run", "stop", "r", "--fail").err
+
+
+def test_reading_waits_while_a_proxy_finds_no_api(knit, api):
+    api.interrupt[("GET", "/runs")] = [page(502), httpx.Response(429)]
+    assert knit("run", "find").code == 0
+    assert knit.slept == [0.5, 1.0]
+
+
+# ------------------------------------------------------------ trouble with this machine
+
+
+def test_whatever_the_system_refuses_has_a_reason_and_a_hint(knit, api):
+    api.interrupt[("GET", "/runs")] = [raising(OSError(22, "Invalid argument", "/x\x07"))]
+    ended = knit("run", "find")
+    assert ended.code == 1
+    assert ended.err == (
+        "error: the operating system refused something that knit needs\n"
+        "reason: the file system does not take this: /x?\n"
+        "hint: check the name for characters that are special there, or choose a place on another "
+        "file system\n"
+    )
+
+
+def test_a_loop_of_links_is_not_called_unreadable(knit, api):
+    knit.write("folder/file", "x")
+    (knit.cwd / "folder" / "loop").symlink_to("loop")
+    ended = knit("data", "push", "--dereference", "folder")
+    assert ended.code == 1
+    assert "reason: a link leads back to itself: " in ended.err
+    assert "hint: remove or mend the link; nothing was uploaded\n" in ended.err
+    assert "readable" not in ended.err
+
+
+def test_a_right_that_is_missing_is_not_called_a_lack_of_room(knit, api, monkeypatch):
+    data = api.add_data()
+
+    def refused(*_arguments, **_more):
+        raise PermissionError(13, "Permission denied", "/there")
+
+    monkeypatch.setattr("knit_cli.transfer.tempfile.mkdtemp", refused)
+    ended = knit("data", "pull", data.knit_id)
+    assert ended.code == 1
+    assert "reason: Permission denied: /there\n" in ended.err
+    assert "hint: get the right to it" in ended.err
+    assert "room" not in ended.err

@@ -145,7 +145,7 @@ def test_all_faults_are_told_at_once_in_the_order_of_the_file(knit):
 
 def test_a_yaml_tag_constructs_nothing(knit, api):
     knit.write("plan.yaml", "image: !!python/object/apply:os.abort []\n")
-    assert "image should be a text" in knit("plan", "apply", "plan.yaml").err
+    assert "image should be text" in knit("plan", "apply", "plan.yaml").err
     knit.write("plan.yaml", PLAN.replace("image: ", "image: !!python/name:os.system "))
     assert knit("plan", "apply", "plan.yaml").json["image"] == "localhost:5000/train:v1"
 
@@ -329,7 +329,10 @@ def test_a_valid_file_needs_no_server_and_no_profile(bare_knit, api):
         (PLAN.replace("cpu: 2", "gpu: 1"), "plan.yaml:11:13: resources.gpu: 'gpu' is not a res"),
         (PLAN.replace("cpu: 2", "a.com/gpu: 0.5"), "plan.yaml:11:13: resources.a.com/gpu: "),
         (PLAN.replace("owner=alice", "owner"), "plan.yaml:12:15: annotations[0]: 'owner' has no"),
-        (PLAN + "on_node: {must: [a_b=c]}", "plan.yaml:13:18: on_node.must[0]: 'a_b' is not "),
+        (PLAN + "on_node: {must: [_b=c]}", "plan.yaml:13:18: on_node.must[0]: '_b' is not "),
+        (PLAN + "on_node: {must: [ab]}", "plan.yaml:13:18: on_node.must[0]: 'ab' has no '='; "),
+        (PLAN.replace("1Gi", "512m"), "did you mean 512Mi? Mi and Gi count bytes, m is a "),
+        (PLAN.replace("type:dataset", "knit#id:nonsense"), "'nonsense' is not the id of a Data"),
         (PLAN + "priority: 1001", "plan.yaml:13:1: priority: the priority is out of range; write"),
         (PLAN + "service_account: No", "plan.yaml:13:1: service_account: 'No' is not the name"),
         (PLAN.replace("outputs:\n  - path: /out/model", "outputs:\n  - path: /log"), ":7:5: "),

@@ -132,6 +132,17 @@ def test_several_images_need_an_argument(bare_knit):
     assert yaml.safe_load(ended.out)["inputs"] == []
 
 
+def test_images_without_names_cannot_be_chosen(bare_knit):
+    bare_knit.write("one.tar", docker_archive())
+    ended = bare_knit("plan", "template", "b:2", "-i", "one.tar")
+    assert "reason: there is: one without a name\n" in ended.err
+    manifest = [{"Config": name, "RepoTags": None} for name in ("1.json", "2.json")]
+    files = {"1.json": CONFIG, "2.json": {**CONFIG, "config": {}}, "manifest.json": manifest}
+    bare_knit.write("two.tar", archive(files))
+    ended = bare_knit("plan", "template", "-i", "two.tar")
+    assert "reason: there is: several without a name\n" in ended.err
+
+
 @pytest.mark.parametrize(
     "content", [b"", b"no tar at all" * 100, archive({"x": {}}), docker_archive("a:1")[:5000]]
 )

@@ -323,3 +323,14 @@ def test_a_reason_to_stay_is_shown_as_the_status_it_stays_in(capsys):
     stays = history("starting")[0].model_copy(update={"from_status": "starting"})
     print_history([stays])
     assert capsys.readouterr().out.splitlines()[1].split()[1:3] == ["starting", "because"]
+
+
+def test_a_run_says_when_the_digest_that_ran_is_not_the_pinned_one(api):
+    run, _ = api.add_run({}, {})
+    plan = run.plan.model_copy(update={"image": "a/b:1@sha256:ab"})
+    for ran, lines in (("sha256:ab", 1), ("sha256:cd", 2)):
+        used = Used(resources={}, image_digest=ran)
+        told = remarks(run.model_copy(update={"plan": plan, "used": used}), [])
+        assert told[0] == f"used: image {ran}"
+        assert len(told) == lines
+    assert told[1].startswith("the Plan asks for sha256:ab: what ran has another digest")

@@ -47,9 +47,10 @@ def spec(
     image: str = "demo:1",
     **more: Any,
 ) -> PlanSpec:
-    repository, image_tag = image.split(":")
+    name, _, digest = image.partition("@")
+    repository, _, image_tag = name.partition(":")
     return PlanSpec(
-        image=Image(repository, image_tag),
+        image=Image(repository, image_tag, digest),
         inputs=tuple(PlanInput(path, requirement(text)) for path, text in sorted(inputs.items())),
         outputs=tuple(
             PlanOutput(path, tags(text)) for path, text in sorted((outputs or {}).items())

@@ -156,6 +156,22 @@ async def test_a_preview_of_what_somebody_else_registers_meanwhile(store: Postgr
         assert {type(one).__name__ for one in results} <= {"PlanPreview", "EquivalentPlan"}
 
 
+async def test_a_digest_is_part_of_a_plan(store: PostgresStore) -> None:
+    images = ["r:1", "r:1@sha256:a", "r@sha256:a", "r:1@sha256:b"]
+    ids = [await register(store, spec({"/a": "k:a"}, image=image)) for image in images]
+    assert [str((await store.plan(one)).summary.image) for one in ids] == images
+
+    async def find(**query: str) -> list[str]:
+        plans = await store.find_plans(PlanQuery(repository="r", **query))  # type: ignore[arg-type]
+        return [plan.summary.plan_id for plan in plans]
+
+    assert await find(image_digest="sha256:a") == sorted(ids[1:3])
+    assert await find(image_tag="1", image_digest="sha256:a") == [ids[1]]
+    assert await find(image_tag="1") == sorted([ids[0], ids[1], ids[3]])
+    with pytest.raises(EquivalentPlan):
+        await register(store, spec({"/a": "k:a"}, image=images[2]))
+
+
 async def test_plans_are_found(store: PostgresStore) -> None:
     one = await register(store, spec({"/a": "k:a x:1", "/b": "k:b"}, {"/o": "k:o"}, image="r:1"))
     two = await register(

@@ -64,6 +64,11 @@ async def test_an_order_says_all_that_is_needed(store: PostgresStore) -> None:
     assert (await store.run(key.run_id)).summary.plan.plan_id == order.plan_id
 
 
+async def test_an_order_has_the_digest_of_its_image(store: PostgresStore) -> None:
+    order = await store.run_order(await a_run(store, image="demo:1@sha256:a"))
+    assert order.image == Image("demo", "1", "sha256:a")
+
+
 async def test_an_order_of_no_run_or_another_generation(store: PostgresStore) -> None:
     key = await a_run(store)
     with pytest.raises(RunNotFound):

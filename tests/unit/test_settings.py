@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
-from knit_workflows.settings import Settings
+from knit_workflows.settings import Settings, SettingsRefused, read_settings
+from knit_workflows.temporal_config import client_config
+from tests.waiting import PATIENCE
 
 
 def test_nested_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -33,3 +40,93 @@ def test_a_wrong_value_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KNIT_ENGINE__PAGE_SIZE", "0")
     with pytest.raises(ValidationError, match="page_size"):
         Settings()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("KNIT_ENGINE__PAGE_SIZE", "0", "KNIT_ENGINE__PAGE_SIZE is '0': Input should be greater"),
+        ("KNIT_ENGINE__HEARTBEAT", "soon", "KNIT_ENGINE__HEARTBEAT is 'soon': "),
+        ("KNIT_ENGINE__HEARTBEAT", "PT0S", "KNIT_ENGINE__HEARTBEAT: Input should be greater"),
+        ("KNIT_ENGINE__STOP_GRACE", "-PT1S", "KNIT_ENGINE__STOP_GRACE: Input should be greater"),
+        ("KNIT_ENGINE", "fast", "KNIT_GROUP__NAME, or all as JSON"),
+        ("KNIT_COMPUTE__KIND", "docker", "'local', 'kubernetes' or 'memory'"),
+        ("KNIT_COMPUTE__KUBERNETES__INITIAL_CAPACITY", "big", "'big' is not a Kubernetes quantity"),
+        ("KNIT_LOG_LEVEL", "loud", "KNIT_LOG_LEVEL is 'LOUD': "),
+        ("KNIT_LOG_FORMAT", "xml", "KNIT_LOG_FORMAT is 'xml': "),
+    ],
+)
+def test_a_wrong_value_is_told_in_words(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, said: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsRefused) as caught:
+        read_settings()
+    assert said in str(caught.value)
+    assert "correct it, or leave it out" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_level_may_be_written_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KNIT_LOG_LEVEL", "debug")
+    assert read_settings().log_level == "DEBUG"
+
+
+def test_temporals_configuration_is_read_in_words(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    broken = tmp_path / "temporal.toml"
+    broken.write_text("[profile")
+    monkeypatch.setenv("TEMPORAL_CONFIG_FILE", str(broken))
+    with pytest.raises(SettingsRefused, match="Temporal's configuration cannot be used"):
+        client_config()
+
+
+PROCESSES = ["knit_api", "knit_workflows", "knit_workflows.store"]
+
+
+@pytest.mark.parametrize("module", [*PROCESSES, "knit_workflows.compute.kubernetes"])
+def test_a_process_says_which_variable_is_wrong(module: str, tmp_path: Path) -> None:
+    ended = process(module, tmp_path, KNIT_ENGINE__PAGE_SIZE="0")
+    assert "KNIT_ENGINE__PAGE_SIZE is '0'" in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert ended.returncode in (1, 2)
+
+
+@pytest.mark.parametrize("module", ["knit_workflows", "knit_workflows.store"])
+def test_a_process_says_who_does_not_answer(module: str, tmp_path: Path) -> None:
+    nowhere = {
+        "KNIT_STORE__URL": "postgresql://127.0.0.1:1/x", "TEMPORAL_ADDRESS": "127.0.0.1:1",
+    }  # fmt: skip
+    ended = process(module, tmp_path, **nowhere)
+    assert ended.returncode == 1
+    assert "Traceback" not in ended.stderr
+    assert ("Temporal does not answer at 127.0.0.1:1" in ended.stderr) or ("hint: " in ended.stderr)
+
+
+@pytest.mark.parametrize("port", ["70000", "-1", "x"])
+def test_a_port_that_is_none_is_refused(port: str, tmp_path: Path) -> None:
+    ended = process("knit_api", tmp_path, arguments=["--port", port])
+    assert ended.returncode == 2
+    assert "--port" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_role_that_is_none_is_refused(tmp_path: Path) -> None:
+    ended = process("knit_workflows", tmp_path, arguments=["--roles", "cook"])
+    assert ended.returncode == 2
+    assert "'cook' is not a valid Role; roles are engine, compute, watch" in ended.stderr
+
+
+def process(
+    module: str, cwd: Path, *, arguments: Sequence[str] = (), **variables: str
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", module, *arguments],
+        cwd=cwd,
+        env={**os.environ, **variables},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )

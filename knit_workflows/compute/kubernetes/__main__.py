@@ -8,8 +8,12 @@ import json
 import sys
 
 from knit_workflows.compute.kubernetes import KubernetesSettings, prerequisites
-from knit_workflows.settings import Settings
+from knit_workflows.settings import SettingsRefused, read_settings
 
-settings = KubernetesSettings(**Settings().compute.kubernetes.model_dump())
+try:
+    read = read_settings()
+except SettingsRefused as refused:
+    sys.exit(f"error: {refused}")
+settings = KubernetesSettings(**read.compute.kubernetes.model_dump())
 manifests = {"apiVersion": "v1", "kind": "List", "items": prerequisites(settings)}
 sys.stdout.write(json.dumps(manifests, indent=2) + "\n")

@@ -85,7 +85,7 @@ class ApiServer:
         except (config.ConfigException, OSError) as error:
             raise BackendRejected(
                 f"no credentials for the cluster: {error}",
-                advice="Name a kubeconfig, or run inside the cluster with a service account.",
+                advice="set KNIT_COMPUTE__KUBERNETES__KUBECONFIG, or run in a pod with rights",
             ) from error
 
     async def _renew_credentials(self, refused: float) -> None:
@@ -242,7 +242,7 @@ def _judge(status: int, text: bytes, *, reading: bool = True) -> None:
         # A right that was taken away may come back; Runs that go on must not fail for it.
         raise BackendUnavailable(
             f"the Kubernetes API server does not let us look: {message}",
-            advice="Give knit's service account the rights that its chart lists.",
+            advice="give knit's service account the rights that docs/how-to/kubernetes.md lists",
         )
     raise BackendRejected(f"the Kubernetes API server refuses: {message}")
 

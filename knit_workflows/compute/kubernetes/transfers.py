@@ -110,7 +110,7 @@ class Transfers:
         if trouble.kind is TroubleKind.IMAGE:
             raise BackendRejected(
                 f"the transfer pod cannot start: {trouble.reason}: {trouble.message}",
-                advice="Check the image of knit's own pods in the settings.",
+                advice="check the image in KNIT_COMPUTE__KUBERNETES__POD_IMAGE",
                 see=transfer.name,
             )
         if trouble.reason == "CreateContainerConfigError":

@@ -88,7 +88,7 @@ class EngineFinder:
         if named == NO_ENGINE:
             raise BackendRejected(
                 "container images are not allowed here",
-                advice="use an image named host/…, or set the container engine",
+                advice="use an image named host/…, or set KNIT_COMPUTE__LOCAL__ENGINE",
             )
         search = self._settings.environment.get("PATH")
         names = KNOWN if named == AUTO else (named,)

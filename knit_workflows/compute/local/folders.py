@@ -26,6 +26,7 @@ from knit_workflows.domain.errors import (
     BackendUnavailable,
     DataExists,
 )
+from knit_workflows.domain.os_errors import advice_for, reason_of
 from knit_workflows.pod import archive
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,254}")
@@ -149,8 +150,8 @@ def disk_errors() -> Iterator[None]:
         if error.errno in FULL:
             raise storage_full(error) from error
         raise BackendUnavailable(
-            f"the state folder cannot be used: {error}",
-            advice="check that it exists, is on a healthy local disk, and belongs to you",
+            f"the state folder cannot be used: {reason_of(error)}",
+            advice=advice_for(error, "check that it is on a healthy local disk, and yours"),
         ) from error
 
 

@@ -45,7 +45,7 @@ def sandbox_command(pod: RunPod, state: StateFolder, settings: LocalSettings) ->
     if not settings.host_images:
         raise BackendRejected(
             f"images of the machine itself are not allowed here: {pod.image}",
-            advice="use a container image, or set host_images",
+            advice="use a container image",
         )
     bubblewrap = shutil.which("bwrap", path=settings.environment.get("PATH", os.defpath))
     if bubblewrap is None:
@@ -55,7 +55,10 @@ def sandbox_command(pod: RunPod, state: StateFolder, settings: LocalSettings) ->
         )
     options = tuple(_options(pod, state, settings))
     if any("\0" in text for text in (*options, *pod.entrypoint, *pod.args)):
-        raise BackendRejected("a command, a path or an environment variable holds a NUL character")
+        raise BackendRejected(
+            "a command, a path or an environment variable holds a NUL character",
+            advice="no program can be given one: take it out",
+        )
     user_command = (*pod.entrypoint, *pod.args)
     if not user_command:
         # There is no image whose own command could be meant.

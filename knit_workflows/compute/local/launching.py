@@ -23,7 +23,8 @@ from knit_workflows.compute.local.folders import StateFolder, disk_errors
 from knit_workflows.compute.local.host import sandbox_command
 from knit_workflows.compute.local.settings import LocalSettings
 from knit_workflows.domain.errors import BackendRejected, BackendUnavailable, InvalidRequest
-from knit_workflows.domain.plan_forms import parse_resource
+from knit_workflows.domain.os_errors import advice_for, reason_of
+from knit_workflows.domain.plan_resources import parse_resource
 
 _PATIENCE: Final = 10.0
 """Seconds to wait for another caller that is about to start the same pod."""
@@ -157,4 +158,7 @@ def _start_locked(folder: Path, pod: RunPod, start: Start, locked_state: int) ->
                 "the command line is too long for this machine",
                 advice="put long arguments into a file of an input",
             ) from error
-        raise BackendUnavailable(f"no process can be started: {error}") from error
+        raise BackendUnavailable(
+            f"no process can be started: {reason_of(error)}",
+            advice=advice_for(error, "raise this machine's limits of processes (ulimit -u)"),
+        ) from error

@@ -118,6 +118,12 @@ if ! find_image; then
   printf 'pulling %s\n' "$image" >&9
   until complaint=$(pull); find_image; do try_later "$complaint"; done
 fi
+case $image in
+*@*)
+  # It has a name in each registry it was pulled from: the one that was asked for counts.
+  case "$found " in *"@${image##*@} "*) found="${found%% *} $image ${found#* }" ;; esac
+  ;;
+esac
 printf 'image %s\n' "$found" >&9
 told= pause=2 refusals=0
 until complaint=$("$engine" create "$@" 2>&1 >/dev/null </dev/null); do

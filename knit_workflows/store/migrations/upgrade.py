@@ -32,4 +32,8 @@ def upgrade(url: str, *, lock: int, folder: Path) -> None:
             command.upgrade(config, "head")
             connection.commit()
     except OperationalError as cause:
-        raise StoreUnavailable(advice="check the database's address, and that it is up") from cause
+        words = " ".join(str(cause.orig or cause).split())
+        raise StoreUnavailable(
+            f"the database does not answer: {words}",
+            advice="check the database's address, and that it is up",
+        ) from cause

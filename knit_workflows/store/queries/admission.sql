@@ -5,7 +5,7 @@ SELECT pg_advisory_xact_lock(%(lock)s)
 
 -- name: runs_to_start
 -- Part of other statements: Runs, and what the start of a workflow needs to know of them.
-SELECT r.run_id, r.generation, r.plan_id, p.repository, p.image_tag,
+SELECT r.run_id, r.generation, r.plan_id, p.repository, p.image_tag, p.image_digest,
        p.entrypoint || p.args AS command,
        ARRAY(SELECT ri.knit_id::text
                FROM run_input ri

@@ -21,10 +21,10 @@ SELECT o.plan_id, false,
 -- name: insert
 -- A Plan with its mountpoints and their tags.
 WITH made AS (
-    INSERT INTO plan (plan_id, identity_hash, repository, image_tag, entrypoint, args, on_node,
-                      resources, service_account, annotations, active, priority, created_at)
-    VALUES (%(plan_id)s, %(identity_hash)s, %(repository)s, %(image_tag)s, %(entrypoint)s::text[],
-            %(args)s::text[], %(on_node)s, %(resources)s, %(service_account)s, %(annotations)s,
+    INSERT INTO plan (plan_id, identity_hash, repository, image_tag, image_digest, entrypoint, args,
+                      on_node, resources, service_account, annotations, active, priority, created_at)
+    VALUES (%(plan_id)s, %(identity_hash)s, %(repository)s, %(image_tag)s, %(image_digest)s,
+            %(entrypoint)s::text[], %(args)s::text[], %(on_node)s, %(resources)s, %(service_account)s, %(annotations)s,
             %(active)s, %(priority)s, date_trunc('milliseconds', clock_timestamp()))
 ), input AS (
     INSERT INTO plan_input (plan_id, position, path, tag_count, pinned_knit_id, pinned_timestamp)
@@ -169,8 +169,8 @@ UPDATE run
 
 -- name: plans
 -- Plans with their mountpoints (inputs and outputs in path order).
-SELECT p.plan_id, p.name, p.repository, p.image_tag, p.entrypoint, p.args, p.on_node, p.resources,
-       p.service_account, p.annotations, p.active, p.priority,
+SELECT p.plan_id, p.name, p.repository, p.image_tag, p.image_digest, p.entrypoint, p.args,
+       p.on_node, p.resources, p.service_account, p.annotations, p.active, p.priority,
        (SELECT json_agg(json_build_array(
                    i.input_id, i.path,
                    (SELECT json_agg(json_build_array(tag.key, tag.value))

@@ -1,7 +1,7 @@
 -- name: order
 -- Everything needed to carry out a Run.
-SELECT r.generation, r.status, r.plan_id, p.repository, p.image_tag, p.entrypoint, p.args,
-       p.on_node, p.resources, p.service_account,
+SELECT r.generation, r.status, r.plan_id, p.repository, p.image_tag, p.image_digest,
+       p.entrypoint, p.args, p.on_node, p.resources, p.service_account,
        (SELECT jsonb_agg(jsonb_build_array(i.path, d.knit_id, d.volume) ORDER BY i.position)
           FROM run_input ri
           JOIN plan_input i USING (input_id)

@@ -365,3 +365,15 @@ async def test_a_released_pod_is_gone_and_its_volumes_stay(pods: Pods) -> None:
 async def test_what_was_never_launched_can_be_released(pods: Pods) -> None:
     """Gone already: fine."""
     await pods.backend.release((await pods.make("true")).name)
+
+
+@pytest.mark.needs(Ability.IMAGES)
+async def test_an_image_pinned_by_its_digest_runs(pods: Pods) -> None:
+    """With its tag or without, and the digest that ran is the one that was asked for."""
+    by_tag = await pods.ran(await pods.make("true"))
+    assert by_tag.image_digest is not None
+    image = pods.adapter.image
+    for name in (image, image.rpartition(":")[0]):
+        pinned = await pods.make("true", image=f"{name}@{by_tag.image_digest}")
+        seen = await pods.ran(pinned)
+        assert (seen.phase, seen.image_digest) == (Phase.SUCCEEDED, by_tag.image_digest)

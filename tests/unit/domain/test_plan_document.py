@@ -1,6 +1,7 @@
 import json
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
+from uuid import UUID
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -36,7 +37,9 @@ ARGS = st.lists(
     max_size=3,
 )
 
-
+KNIT_ID = f"knit#id:{UUID(int=7)}"
+QUANTITIES = st.sampled_from(["1", "2000m", 3, "1024Ki", "1e3"])
+PINNED = f"sha256:{'0a' * 32}"
 EXCHANGEABLE = ["image", "entrypoint", "args", "log", "on_node", "resources", "active", "priority"]
 
 
@@ -46,7 +49,9 @@ def documents(draw: st.DrawFn) -> dict[str, object]:
     paths = [f"/{name}" + draw(st.sampled_from(["", "/", "/deep"])) for name in names]
     cut = draw(st.integers(1, len(paths)))
     everything = {
-        "image": draw(st.sampled_from(["a/b", "localhost:5000/ab:v1", "gcr.io/ab:1.0"])),
+        "image": draw(
+            st.sampled_from(["a/b", "localhost:5000/ab:v1", "gcr.io/ab:1.0", f"ab@{PINNED}"])
+        ),
         "inputs": [{"path": path, "tags": draw(INPUT_TAGS)} for path in paths[:cut]],
         "outputs": [
             {"path": path, "tags": draw(st.lists(USER_TAGS, max_size=2))} for path in paths[cut:]
@@ -56,10 +61,8 @@ def documents(draw: st.DrawFn) -> dict[str, object]:
         "args": draw(ARGS),
         "on_node": {mode: draw(RULES) for mode in ("may", "prefer", "must")},
         "resources": draw(
-            st.dictionaries(
-                st.sampled_from(["cpu", "memory", "nvidia.com/gpu"]),
-                st.sampled_from(["1", "2000m", 3, "1024Ki", "1e3"]),
-            )
+            st.dictionaries(st.sampled_from(["cpu", "nvidia.com/gpu"]), QUANTITIES)
+            | st.dictionaries(st.just("memory"), st.sampled_from(["1024Ki", "0.1Gi", 2**40]))
         ),
         "service_account": draw(st.none() | LABELS),
         "annotations": draw(st.lists(st.builds("{}={}".format, TEXT, TEXT), max_size=3)),
@@ -132,7 +135,7 @@ def test_what_is_not_given_is_left_out() -> None:
 def test_a_document_is_written_in_the_order_of_the_template() -> None:
     everything = {
         "service_account": "s", "on_node": {"may": ["a=b"]}, "resources": {}, "active": False,
-        "log": {}, "outputs": [], "inputs": [{"path": "/in", "tags": ["knit#id:x"]}], "args": ["1"],
+        "log": {}, "outputs": [], "inputs": [{"path": "/in", "tags": [KNIT_ID]}], "args": ["1"],
         "entrypoint": ["e"], "image": "ab", "annotations": ["a=b"],
     }  # fmt: skip
     written = plan_document(parse_plan(everything))
@@ -151,7 +154,7 @@ def test_a_document_is_written_in_the_order_of_the_template() -> None:
     ]
     assert written["log"] == {"tags": []}
     assert written["on_node"] == {"may": ["a=b"]}
-    assert written["inputs"] == [{"path": "/in", "tags": ["knit#id:x"]}]
+    assert written["inputs"] == [{"path": "/in", "tags": [KNIT_ID]}]
 
 
 def test_a_tag_that_text_cannot_hold_is_written_as_an_object() -> None:

@@ -6,10 +6,10 @@ import pytest
 from knit_workflows.domain.errors import InvalidPlan, InvalidRequest, InvalidTag
 from knit_workflows.domain.plan_forms import (
     parse_annotation,
-    parse_resource,
     parse_service_account,
     parse_tag_form,
 )
+from knit_workflows.domain.plan_resources import parse_resource
 from knit_workflows.domain.plan_rules import parse_plan
 from knit_workflows.domain.plans import Annotation, NodeMode, NodeRule, PlanSpec
 from knit_workflows.domain.tags import Tag
@@ -29,105 +29,6 @@ def refused(**changes: object) -> InvalidPlan:
 
 
 @pytest.mark.parametrize(
-    ("text", "repository", "image_tag"),
-    [
-        ("train", "train", "latest"),
-        ("train:v2", "train", "v2"),
-        ("repo/train", "repo/train", "latest"),
-        ("localhost:30503/train", "localhost:30503/train", "latest"),
-        ("localhost:30503/train:v2", "localhost:30503/train", "v2"),
-        ("localhost/train:v2", "localhost/train", "v2"),
-        ("gcr.io/a/b-c_d.e:V.1_2-3", "gcr.io/a/b-c_d.e", "V.1_2-3"),
-        ("[::1]:5000/train:v2", "[::1]:5000/train", "v2"),
-        ("host/python:3.11", "host/python", "3.11"),
-        ("re" + "x" * 253 + ":" + "t" * 127, "re" + "x" * 253, "t" * 127),
-    ],
-)
-def test_an_image(text: str, repository: str, image_tag: str) -> None:
-    image = plan(image=text).image
-    assert (image.repository, image.image_tag) == (repository, image_tag)
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "repo@sha256:" + "0" * 64,
-        "repo:v1@sha256:" + "0" * 64,
-        "a",
-        "Train",
-        "tr ain",
-        "train:v 1",
-        "train:" + "t" * 128,
-        "r" * 256,
-        "a//b",
-        "/train",
-        "train/",
-        "train:ä",
-        "localhost:port/x1",
-        "my.host:1:2/x1",
-        "localhost:30503/",
-        "x\n",
-        "-.example.com/" + "x" * 20,
-        "user:1/" * 100 + "x",
-        "x" * 300 + ".com/" + "y" * 250,
-    ],
-)
-def test_what_is_no_image_by_tag(text: str) -> None:
-    assert refused(image=text).see == "image"
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "canonical"),
-    [
-        ("cpu", "1000m", "1"),
-        ("cpu", 2, "2"),
-        ("cpu", 0.5, "500m"),
-        ("cpu", 0, "0"),
-        ("memory", "1024Mi", "1Gi"),
-        ("memory", 1_000_000, "1M"),
-        ("ephemeral-storage", "10Gi", "10Gi"),
-        ("hugepages-2Mi", "4Mi", "4Mi"),
-        ("nvidia.com/gpu", 1, "1"),
-        ("nvidia.com/mig-1g.5gb", "2000m", "2"),
-        ("example.com/X_1", "1k", "1k"),
-    ],
-)
-def test_a_resource(name: str, value: object, canonical: str) -> None:
-    found = plan(resources={name: value}).resources
-    assert found[name] == canonical
-    assert {"cpu", "memory"} <= set(found)
-    assert list(found) == sorted(found)
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "reason"),
-    [
-        ("cpu", "-1", "negative"),
-        ("memory", "-0.1n", "negative"),
-        ("nvidia.com/gpu", "500m", "whole"),
-        ("nvidia.com/gpu", 0.5, "whole"),
-        ("nvidia.com/gpu", -1, "negative"),
-        ("gpu", 1, "not a resource"),
-        ("", 1, "not a resource"),
-        ("CPU", 1, "not a resource"),
-        ("Nvidia.com/gpu", 1, "not a resource"),
-        ("nvidia.com/", 1, "not a resource"),
-        ("/gpu", 1, "not a resource"),
-        ("a.com/b/c", 1, "not a resource"),
-        ("a.com/" + "b" * 64, 1, "not a resource"),
-        ("a" * 64 + ".com/gpu", 1, "not a resource"),
-        ("a.com/b\n", 1, "not a resource"),
-        ("cpu", "1e400", "too large"),
-        ("cpu", float("inf"), "not a Kubernetes quantity"),
-    ],
-)
-def test_a_resource_that_kubernetes_would_refuse(name: str, value: object, reason: str) -> None:
-    error = refused(resources={name: value})
-    assert reason in error.reason
-    assert error.see == f"resources.{name}"
-
-
-@pytest.mark.parametrize(
     "rule",
     [
         "a=b",
@@ -138,6 +39,12 @@ def test_a_resource_that_kubernetes_would_refuse(name: str, value: object, reaso
         f"{'k' * 63}={'v' * 63}",
         f"{'.'.join(['p' * 63] * 3)}/k=v",
         f"{'p.' * 126}p/k=v",
+        f"{'p' * 64}.io/k=v",
+        "nvidia.com/gpu.product=NVIDIA-A100-SXM4-40GB",
+        "node_type=gpu",
+        "x.io/a_b.c=1",
+        "dedicated=",
+        "node-role.kubernetes.io/control-plane=",
     ],
 )
 def test_a_node_label(rule: str) -> None:
@@ -149,13 +56,12 @@ def test_a_node_label(rule: str) -> None:
     "rule",
     [
         "=b",
-        "a=",
+        "a",
         "-a=b",
         "a-=b",
-        "a_b=c",
-        "a.b=c",
-        "x.io/a_b=c",
-        "x.io/a.b=c",
+        "_a=c",
+        "a.=c",
+        "a=b=c",
         "/a=b",
         "x.io/=b",
         "x/y/z=b",
@@ -169,9 +75,9 @@ def test_a_node_label(rule: str) -> None:
         "a=b c",
         f"{'k' * 64}=v",
         f"k={'v' * 64}",
-        f"{'p' * 64}.io/k=v",
         f"{'p.' * 126}pp/k=v",
         "ä=b",
+        "a=ä",
     ],
 )
 def test_what_is_no_node_label(rule: str) -> None:
@@ -240,7 +146,7 @@ def test_an_annotation(text: str, key: str, value: str) -> None:
     assert parse_annotation(text, "add[0]") == Annotation(key, value)
 
 
-@pytest.mark.parametrize("name", ["a", "trainer", "team.trainer-1", "1" * 63])
+@pytest.mark.parametrize("name", ["a", "trainer", "team.trainer-1", "1" * 253])
 def test_a_service_account(name: str) -> None:
     assert parse_service_account(name, "service_account") == name
 

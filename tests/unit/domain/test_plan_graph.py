@@ -39,6 +39,11 @@ def of(*texts: str) -> frozenset[Tag]:
     return frozenset(map(parse_tag, texts))
 
 
+def test_the_identity_of_stored_plans_never_changes() -> None:
+    known = "20d0526b3e568001b1bb90446abc2919873b8a1bd04b2ab931fae109ce96b004"
+    assert identity_hash(parse_plan(DOCUMENT)) == known
+
+
 def changed(**changes: object) -> str:
     return identity_hash(parse_plan({**DOCUMENT, **changes}))
 
@@ -84,7 +89,15 @@ def test_what_makes_no_new_plan(changes: dict[str, object]) -> None:
         {"image": "localhost:30504/train:v2"},
         {"inputs": INPUTS[:1]},
         {"inputs": [INPUTS[0], {"path": "/in/model", "tags": ["type:model"]}]},
-        {"inputs": [INPUTS[0], {"path": "/in/model", "tags": ["type:model", "knit#id:x"]}]},
+        {
+            "inputs": [
+                INPUTS[0],
+                {
+                    "path": "/in/model",
+                    "tags": ["type:model", "knit#id:8fbc7cfa-3102-4793-9dfe-679d40957a21"],
+                },
+            ]
+        },
         {"inputs": [{**INPUTS[0], "path": "/in/other"}, INPUTS[1]]},
         {"outputs": OUTPUTS[:1]},
         {"outputs": [OUTPUTS[0], {"path": "/out/b", "tags": ["x:2"]}]},
@@ -123,6 +136,9 @@ def test_parts_cannot_be_mistaken_for_one_another() -> None:
         replace(plain, inputs=(PlanInput("/in", replace(one, timestamp=NOON)),)),
         replace(plain, image=Image("i:t", "t")),
         replace(plain, image=Image("i", "t:t")),
+        replace(plain, image=Image("i", "t", "sha256:1")),
+        replace(plain, image=Image("i", "t", "sha256:2")),
+        replace(plain, image=Image("i", "", "sha256:1")),
         replace(plain, on_node=(NodeRule(NodeMode.MAY, "k", "v"),)),
         replace(plain, on_node=(NodeRule(NodeMode.MAY, "v", "k"),)),
         replace(plain, on_node=(NodeRule(NodeMode.MUST, "k", "v"),)),

@@ -34,6 +34,7 @@ FULL: Mapping[str, object] = {
     "active": True,
     "priority": -7,
 }
+KNIT_ID = "8fbc7cfa-3102-4793-9dfe-679d40957a21"
 INPUT: Mapping[str, object] = {"path": "/in", "tags": ["a:1"]}
 LEAST: Mapping[str, object] = {"image": "repo/x", "inputs": [INPUT]}
 
@@ -161,12 +162,16 @@ def test_an_unknown_key_near_to_none_lists_them_all() -> None:
         ({"on_node": {"may": ["a=b", 1]}}, "on_node.may[1]"),
         ({"on_node": {"may": ["a"]}}, "on_node.may[0]"),
         ({"on_node": {"may": ["a=b=c"]}}, "on_node.may[0]"),
+        ({"entrypoint": ["sh", "ä" * 65_536]}, "entrypoint[1]"),
+        ({"args": ["x" * 131_072]}, "args[0]"),
+        ({"args": ["x" * 131_071] * 8}, "args"),
+        ({"entrypoint": ["x" * 131_071] * 8}, "entrypoint"),
         ({"resources": ["cpu=1"]}, "resources"),
         ({"resources": {"cpu": "one"}}, "resources.cpu"),
         ({"resources": {"cpu": None}}, "resources.cpu"),
         ({"resources": {"cpu": True}}, "resources.cpu"),
         ({"service_account": 7}, "service_account"),
-        ({"service_account": "a" * 64}, "service_account"),
+        ({"service_account": "a" * 254}, "service_account"),
         ({"service_account": "Trainer_1"}, "service_account"),
         ({"annotations": "a=b"}, "annotations"),
         ({"annotations": ["a=b", "owner"]}, "annotations[1]"),
@@ -237,7 +242,9 @@ def test_a_path_is_not_empty(path: object) -> None:
         ("/a b/ä", "/a b/ä"),
         ("/..a/.b", "/..a/.b"),
         ("/log", "/log"),
-        ("/" + "x" * 4095, "/" + "x" * 4095),
+        ("/dev/data", "/dev/data"),
+        ("/process", "/process"),
+        (f"/{'x' * 255}" * 15 + f"/{'y' * 254}", f"/{'x' * 255}" * 15 + f"/{'y' * 254}"),
     ],
 )
 def test_a_clean_path_loses_one_slash_at_its_end(path: str, kept: str) -> None:
@@ -261,7 +268,12 @@ def test_a_clean_path_loses_one_slash_at_its_end(path: str, kept: str) -> None:
         "/in\n",
         "/i\0n",
         "/in:x",
-        "/" + "x" * 4096,
+        f"/{'x' * 255}" * 16,
+        "/in/" + "x" * 256,
+        "/in/" + "ä" * 128,
+        "/proc",
+        "/proc/self/x",
+        "/sys/",
         "in/",
         " /in",
     ],
@@ -280,6 +292,24 @@ def test_an_input_has_tags_but_outputs_and_log_need_none(tags: object) -> None:
     assert (spec.outputs[0].tags, spec.log) == (frozenset(), frozenset())
 
 
+@pytest.mark.parametrize(
+    ("tag", "reason", "advice"),
+    [
+        ("knit#id:nonsense", "'nonsense' is not the id of a Data", "knit data find"),
+        ("knit#timestamp:nonsense", "'nonsense' is not an RFC 3339 time", "2024-11-18T04:25:32"),
+        ("knit#timestamp:2024-11-18T04:25:32", "no zone", "Z or an offset"),
+        ("knit#transient:nonsense", "not allowed here", "knit#id:ID of a Data"),
+        ("knit#other:1", "not allowed here", "knit#timestamp:TIME"),
+    ],
+)
+def test_a_pin_that_nothing_can_fit_is_refused_with_what_may_be_written(
+    tag: str, reason: str, advice: str
+) -> None:
+    error = refused(inputs=[{"path": "/in", "tags": [tag]}])
+    assert reason in error.reason
+    assert advice in error.advice
+
+
 def requirement(*tags: str) -> Requirement:
     return plan(inputs=[{"path": "/in", "tags": list(tags)}]).inputs[0].requirement
 
@@ -288,13 +318,13 @@ def test_an_input_may_pin_an_id_and_an_instant() -> None:
     instant = datetime(2024, 11, 18, 4, 25, 32, 70_000, UTC)
     pinned = requirement(
         "a:1",
-        "knit#id:d1",
-        "knit#id: d1 ",
+        f"knit#id:{KNIT_ID}",
+        f"knit#id: {KNIT_ID.upper()} ",
         "knit#timestamp:2024-11-18T04:25:32.0709Z",
         "knit#timestamp:2024-11-18T13:25:32.07+09:00",
     )
-    assert pinned == Requirement(of("a:1"), "d1", instant)
-    assert requirement("knit#id:d1") == Requirement(frozenset(), "d1")
+    assert pinned == Requirement(of("a:1"), KNIT_ID, instant)
+    assert requirement(f"knit#id:{KNIT_ID}") == Requirement(frozenset(), KNIT_ID)
     assert requirement("knit#timestamp:2024-11-18T04:25:32.07Z").timestamp == instant
 
 
@@ -307,14 +337,17 @@ def test_an_input_may_pin_an_id_and_an_instant() -> None:
         ["knit#other:1"],
         ["knit#:1"],
         ["knit#id:"],
-        ["knit#id:d1", "knit#id:d2"],
+        ["knit#id:nonsense"],
+        [f"knit#id:{KNIT_ID}0"],
+        [f"knit#id:{KNIT_ID}", f"knit#id:{KNIT_ID[:-1]}0"],
         ["knit#timestamp:2024-11-18T04:25:32Z", "knit#timestamp:2024-11-18T04:25:33Z"],
-        ["knit#timestamp:yesterday"],
+        ["knit#timestamp:nonsense"],
         ["knit#timestamp:2024-11-18T04:25:32"],
         [{"key": "knit#x", "value": ""}],
     ],
 )
 def test_other_system_tags_are_refused_on_inputs(tags: list[object]) -> None:
+    """Also those that no Data can ever have, and always with what may stand there."""
     assert refused(inputs=[{"path": "/in", "tags": ["a:1", *tags]}]).see == "inputs[0].tags"
 
 

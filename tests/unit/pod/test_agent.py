@@ -42,7 +42,7 @@ class Agent:
             [sys.executable, "-m", "knit_workflows.pod.agent",
              "--path", path, "--mode", mode, "--port", "0", "--idle", str(idle)],
             stderr=subprocess.PIPE, text=True, cwd=REPOSITORY, preexec_fn=limited,
-            env={"KNIT_TRANSFER_TOKEN": SECRET, "PATH": os.environ["PATH"]},
+            env={**os.environ, "KNIT_TRANSFER_TOKEN": SECRET},
         )  # fmt: skip
         match = re.search(r"port (\d+)", self.hear("serving"))
         assert match is not None
@@ -465,7 +465,7 @@ def test_without_a_token_or_folder_it_does_not_start(root: Path) -> None:
             path,
         ]
         return subprocess.run(
-            command, env=environ, cwd=REPOSITORY, capture_output=True, check=False
+            command, env=os.environ | environ, cwd=REPOSITORY, capture_output=True, check=False
         ).returncode
 
     assert code(root) == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -45,3 +46,20 @@ def test_no_path_is_wrong_use(told: Path) -> None:
 def test_outside_a_pod_no_termination_log_is_made(tmp_path: Path) -> None:
     assert empty.main([str(tmp_path / "missing")], str(tmp_path / "none")) == 1
     assert not (tmp_path / "none").exists()
+
+
+def test_a_folder_that_cannot_be_read_is_told(
+    tmp_path: Path, told: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> bool:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(empty.tree, "is_empty", broken)
+    assert (
+        empty.complaint(str(tmp_path))
+        == f"{tmp_path} cannot be read: [Errno 5] Input/output error."
+    )
+    loop = tmp_path / "loop"
+    loop.symlink_to("loop")
+    assert empty.main([str(loop)], str(told)) == 1
+    assert "cannot be read" in told.read_text()

@@ -21,6 +21,16 @@ def test_no_rules_leave_the_pod_alone():
     assert placement([]) == {}
 
 
+def test_a_label_without_a_value_is_one_all_the_same():
+    spec = placement([NodeRule(MUST, "dedicated", ""), NodeRule(PREFER, "x.io/a.b_c", "")])
+    assert tolerated(spec, "NoSchedule") == {("dedicated", ""), ("x.io/a.b_c", "")}
+    node = spec["affinity"]["nodeAffinity"]
+    (term,) = node["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
+    assert expressions(term) == {"dedicated": [""]}
+    (wish,) = node["preferredDuringSchedulingIgnoredDuringExecution"]
+    assert expressions(wish["preference"]) == {"x.io/a.b_c": [""]}
+
+
 def test_all_modes_together():
     spec = placement(
         [

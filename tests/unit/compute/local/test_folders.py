@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
+import pytest
+
 from knit_workflows.compute.base import Volume
-from knit_workflows.compute.local.folders import StateFolder
+from knit_workflows.compute.local.folders import StateFolder, disk_errors
+from knit_workflows.domain.errors import BackendUnavailable, KnitError, StorageFull
 from knit_workflows.pod.descent import Descent, opened_folder
 
 
@@ -53,3 +57,22 @@ def test_a_volume_is_removed_however_deep_it_is(tmp_path: Path) -> None:
     state.remove(grave)
     assert not grave.exists()
     state.remove(grave)
+
+
+@pytest.mark.parametrize(
+    ("code", "kind", "hint"),
+    [
+        (errno.ENOSPC, StorageFull, ""),
+        (errno.EDQUOT, StorageFull, ""),
+        (errno.EACCES, BackendUnavailable, "right"),
+        (errno.EROFS, BackendUnavailable, "read-only"),
+        (errno.EDOM, BackendUnavailable, "healthy local disk"),
+    ],
+)
+def test_what_the_disk_answers_is_told_in_words(
+    code: int, kind: type[KnitError], hint: str
+) -> None:
+    with pytest.raises(kind) as caught, disk_errors():
+        raise OSError(code, os.strerror(code), "/state/x")
+    assert hint in caught.value.advice
+    assert "/state/x" in caught.value.reason + caught.value.see

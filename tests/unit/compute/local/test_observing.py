@@ -88,6 +88,7 @@ def test_an_end_has_a_code_and_names_its_container(account: Account, exit: Exit)
     ("image", "digest"),
     [
         ("sha256:ab registry/name@sha256:cd", "sha256:cd"),
+        ("sha256:ab name:v1@sha256:ef registry/name@sha256:cd name@sha256:ef", "sha256:ef"),
         ("sha256:ab", "sha256:ab"),
         ("ab", "sha256:ab"),
     ],

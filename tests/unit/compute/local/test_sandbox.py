@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import shutil
 import signal
@@ -19,7 +20,7 @@ from knit_workflows.compute.base import Mount, Phase, Volume
 from knit_workflows.compute.local import LocalBackend, LocalSettings
 from knit_workflows.compute.local.pod_folder import Account, read_account
 from knit_workflows.compute.local.processes import find_process
-from knit_workflows.domain.errors import BackendRejected
+from knit_workflows.domain.errors import BackendRejected, BackendUnavailable, KnitError
 from knit_workflows.domain.runs import Exit
 from tests.waiting import PATIENCE
 
@@ -163,6 +164,7 @@ async def test_a_command_killed_by_a_signal_names_it(
         ({"outputs": (Mount("/out", Volume("never-made", "o")),)}, "no volume"),
         ({"outputs": (Mount("/out", Volume("../../etc", "o")),)}, "cannot be the name"),
         ({"entrypoint": ("a\0b",)}, "NUL"),
+        ({"outputs": (Mount("out", Volume("pod-out", "o")),)}, "not an absolute path"),
         ({"image": "busybox:1"}, "container images are not allowed"),
     ],
 )
@@ -176,6 +178,36 @@ async def test_what_can_never_run_is_rejected(
     with pytest.raises(BackendRejected, match=reason):
         await backend.launch(pod)
     assert await backend.run_pods() == []
+
+
+@pytest.mark.parametrize(
+    ("code", "kind", "said", "hint"),
+    [
+        (errno.E2BIG, BackendRejected, "the command line is too long", "file of an input"),
+        (errno.EAGAIN, BackendUnavailable, "no process can be started", "try again"),
+        (errno.ENOMEM, BackendUnavailable, "no process can be started", "memory"),
+        (errno.EDOM, BackendUnavailable, "no process can be started", "ulimit -u"),
+    ],
+)
+async def test_why_no_process_could_be_started(
+    backend: LocalBackend,
+    make_pod: MakePod,
+    monkeypatch: pytest.MonkeyPatch,
+    code: int,
+    kind: type[KnitError],
+    said: str,
+    hint: str,
+) -> None:
+    def refuse(*_: object, **__: object) -> int:
+        raise OSError(code, os.strerror(code))
+
+    pod = make_pod("true")
+    for name in ("pod-in", "pod-out", "pod-log"):
+        await backend.create_volume(Volume(name, "k"))
+    monkeypatch.setattr("knit_workflows.compute.local.supervisor.spawn_supervisor", refuse)
+    with pytest.raises(kind, match=said) as caught:
+        await backend.launch(pod)
+    assert hint in caught.value.advice
 
 
 async def test_without_bubblewrap_a_host_image_is_rejected(

@@ -1,0 +1,106 @@
+"""Messages that no other test brings about: each says why, and what to do."""
+
+import errno
+import os
+import subprocess
+import sys
+
+import pytest
+
+from knit_cli.errors import BadInput
+from knit_cli.plan_difference import differences
+from knit_cli.plan_file import read_plan
+from knit_cli.transfer import survey
+from tests.cli.test_plan import PLAN
+
+
+def test_a_template_needs_an_image_or_none(bare_knit, monkeypatch):
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    ended = bare_knit("plan", "template")
+    assert ended.code == 2
+    assert "pipe an image in" in ended.err
+
+
+def test_a_plan_that_is_no_text(bare_knit):
+    bare_knit.write("plan.yaml", b"image: \xff\xfe\n")
+    ended = bare_knit("plan", "validate", "plan.yaml")
+    assert ended.code == 1
+    assert "plan.yaml is not text in UTF-8" in ended.err
+    assert "nothing was sent" in ended.err
+
+
+def test_what_is_neither_a_folder_nor_a_file_is_not_pushed(knit, api):
+    os.mkfifo(knit.cwd / "pipe")
+    ended = knit("data", "push", "pipe")
+    assert ended.code == 1
+    assert "reason: it is neither a folder nor a file\n" in ended.err
+    assert "hint: push a folder; nothing was uploaded\n" in ended.err
+    assert api.requests == []
+
+
+@pytest.mark.parametrize(
+    ("code", "hint"),
+    [
+        (errno.EACCES, "make it readable, or take it out; nothing was uploaded"),
+        (errno.EIO, "look into the system's log (dmesg), and check the disk; nothing was uploaded"),
+        (errno.EDOM, "take it out, or push a copy; nothing was uploaded"),
+    ],
+)
+def test_what_cannot_be_read_is_told_before_anything_is_sent(tmp_path, monkeypatch, code, hint):
+    (tmp_path / "file").touch()
+
+    def refuse(_path, _mode):
+        raise OSError(code, os.strerror(code), str(tmp_path / "file"))
+
+    monkeypatch.setattr(os, "access", refuse)
+    with pytest.raises(BadInput) as caught:
+        survey(tmp_path, "folder", dereference=False)
+    assert caught.value.advice == hint
+    assert str(caught.value.reason).endswith(": " + str(tmp_path / "file"))
+
+
+def test_what_breaks_while_it_is_sent_is_told(knit, api, monkeypatch):
+    knit.write("folder/file", "x")
+
+    def broken(*_arguments, **_more):
+        raise OSError(errno.EIO, os.strerror(errno.EIO), "/folder/file")
+        yield b""
+
+    monkeypatch.setattr("knit_cli.transfer.iter_pack", broken)
+    ended = knit("data", "push", "folder")
+    assert ended.code == 1
+    assert "reason: the disk reports an error: /folder/file\n" in ended.err
+    assert "check the disk; nothing of this upload is kept\n" in ended.err
+
+
+def test_a_resource_that_only_the_plan_has_is_a_difference(knit, api):
+    path = knit.write("plan.yaml", PLAN)
+    assert knit("plan", "apply", "plan.yaml").code == 0
+    plan = next(iter(api.plans.values()))
+    more = plan.model_copy(update={"resources": {**plan.resources, "a.b/gpu": "1"}})
+    [difference] = differences(read_plan(path).spec, more)
+    assert difference.words == "resources.a.b/gpu is 1, the file has none"
+    assert difference.command == f"knit plan resource --unset a.b/gpu {plan.plan_id}"
+
+
+def test_an_extension_that_is_no_program_for_this_machine(knit, tmp_path):
+    program = tmp_path / "knit-odd"
+    program.write_bytes(b"\x7fELF nonsense")
+    program.chmod(0o755)
+    knit.variables["PATH"] = str(tmp_path)
+    ended = knit("odd")
+    assert ended.code == 1
+    assert "hint: it is not a program for this machine: check what it is\n" in ended.err
+
+
+def test_a_folder_that_is_gone(tmp_path):
+    gone = tmp_path / "gone"
+    script = f"import os; os.mkdir({str(gone)!r}); os.chdir({str(gone)!r}); os.rmdir({str(gone)!r})"
+    ended = subprocess.run(
+        [sys.executable, "-c", f"{script}\nfrom knit_cli.main import main; main()"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 1
+    assert ended.stderr == "error: the current folder is gone\nhint: change to one that exists\n"

@@ -1,0 +1,217 @@
+"""What `knit dev` says when there is nothing to show, or when it cannot do what is asked."""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import psutil
+import pytest
+from rich.console import Console
+
+from knit_cli.dev import __main__ as own_process
+from knit_cli.dev import app, ending, services, starting, supervisor, view
+from knit_cli.dev.state import DevState, Ports, ProcessMark, StateFolder
+from knit_cli.errors import BadInput, CliError, render
+from knit_cli.invocation import Surroundings
+from knit_cli.main import run
+
+PORTS = Ports(api=1, temporal=2, web_ui=3)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> StateFolder:
+    folder = StateFolder(tmp_path / ".knit" / "dev")
+    folder.create()
+    return folder
+
+
+@pytest.fixture
+def knit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Runs `knit dev …` in the folder and gives what it said, after its exit code."""
+
+    def call(*arguments: str) -> str:
+        code = run(["dev", *arguments], Surroundings(tmp_path, home=tmp_path))
+        out, err = capsys.readouterr()
+        return f"{code}\n{out}{err}"
+
+    return call
+
+
+def on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+
+
+def test_without_a_stack(monkeypatch: pytest.MonkeyPatch, knit: Callable[..., str]) -> None:
+    assert knit("down") == "0\nknit: knit is not running here\n"
+    on_a_terminal(monkeypatch)
+    assert knit("status") == "1\nknit: knit is not running here; start it with `knit dev up`\n"
+
+
+def test_after_a_stack(
+    monkeypatch: pytest.MonkeyPatch, knit: Callable[..., str], folder: StateFolder
+) -> None:
+    assert "knit is not running here" in knit("down")
+    monkeypatch.setattr(app, "end_leftovers", lambda _: True)
+    assert f"knit is down; its state stays in {folder.root}\n" in knit("down")
+    on_a_terminal(monkeypatch)
+    monkeypatch.setattr(app, "leftovers", lambda _: [1])
+    assert "its supervisor was killed, other processes are left" in knit("status")
+
+
+def test_a_stack_that_is_just_started_is_not_ended(
+    knit: Callable[..., str], folder: StateFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("knit_cli.dev.state._LOCK_WITHIN", 0.0)
+    with folder.locked():
+        said = knit("down")
+    assert "error: knit is being started again\n" in said
+    assert f"reason: another command holds {folder.root}\n" in said
+    assert "hint: look at it with `knit dev status`\n" in said
+
+
+def test_a_stack_that_runs_is_shown(
+    monkeypatch: pytest.MonkeyPatch, knit: Callable[..., str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(app, "settled", lambda _: DevState(ports=PORTS))
+    said = knit("up")
+    assert "knit: knit is running already\n" in said
+    assert "Temporal Web UI" in said
+    assert (tmp_path / ".knitprofile").exists()
+
+
+def test_a_folder_that_another_start_holds(
+    monkeypatch: pytest.MonkeyPatch, knit: Callable[..., str]
+) -> None:
+    monkeypatch.setattr(app, "supervise", lambda *_, **__: False)
+    said = knit("up")
+    assert "error: another `knit dev up` holds this state folder\n" in said
+    assert "choose another --state" in said
+
+
+def test_a_stack_of_somebody_else_is_not_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Theirs:
+        def terminate(self) -> None:
+            raise psutil.AccessDenied
+
+    monkeypatch.setattr(ProcessMark, "process", lambda _: Theirs())
+    with pytest.raises(CliError) as caught:
+        ending.end_supervisor(ProcessMark(7, "b"))
+    assert render(caught.value) == (
+        "error: this stack belongs to another user\n"
+        "reason: its process 7 may not be ended\n"
+        "hint: end it as the user who started it"
+    )
+
+
+def test_a_machine_without_temporal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(services.embedded, "temporal_cli", lambda: None)
+    with pytest.raises(BadInput, match="no Temporal command line") as caught:
+        services.require_temporal()
+    assert "make setup" in str(caught.value.advice)
+
+
+@pytest.mark.parametrize(
+    ("code", "words", "reason"),
+    [
+        (-9, "", "its supervisor was killed by signal 9"),
+        (1, "Traceback\nKeyError: 'x'", "Traceback\nKeyError: 'x'"),
+        (1, json.dumps({"summary": "s", "reason": "r", "advice": "a"}), "r"),
+    ],
+)
+def test_why_a_detached_start_failed(
+    folder: StateFolder, code: int, words: str, reason: str
+) -> None:
+    failure = starting._failure(folder, code, io.BytesIO(words.encode()))
+    assert failure.reason == reason
+    assert failure.advice
+
+
+def test_a_detached_start_that_takes_too_long(
+    folder: StateFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    times = iter(range(0, 10**9, 10**6))
+    clock = SimpleNamespace(monotonic=lambda: next(times), sleep=lambda _: None)
+    alive = SimpleNamespace(poll=lambda: None, returncode=None)
+    monkeypatch.setattr(starting, "time", clock)
+    monkeypatch.setattr(starting, "_spawn", lambda *_: alive)
+    with pytest.raises(CliError, match="knit does not start") as caught:
+        starting.running_detached(folder, {})
+    assert caught.value.reason == "it takes too long"
+
+
+def test_the_supervisor_tells_whoever_started_it(
+    folder: StateFolder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    def failing(error: Exception) -> Callable[..., Any]:
+        def fail(*_: Any) -> None:
+            raise error
+
+        return fail
+
+    monkeypatch.setattr(sys, "argv", ["knit", str(folder.root)])
+    monkeypatch.setattr(own_process, "supervise", failing(CliError("s", reason="r", advice="a")))
+    assert own_process.main() == 1
+    assert json.loads(capsys.readouterr().err) == {"summary": "s", "reason": "r", "advice": "a"}
+    monkeypatch.setattr(own_process, "supervise", failing(ZeroDivisionError()))
+    with pytest.raises(ZeroDivisionError):
+        own_process.main()
+    assert "the supervisor has ended" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("cause", "hint"),
+    [
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/x"), "make room"),
+        (OSError(errno.EACCES, os.strerror(errno.EACCES), "/x"), "right"),
+        (supervisor.subprocess.CalledProcessError(1, ["initdb"]), "see that there is room in"),
+    ],
+)
+def test_a_database_that_cannot_be_made(
+    folder: StateFolder, monkeypatch: pytest.MonkeyPatch, cause: Exception, hint: str
+) -> None:
+    def fail(_: Any) -> None:
+        raise cause
+
+    monkeypatch.setattr(supervisor.DevDatabase, "prepare", fail)
+    one = supervisor.Supervisor(folder, {})
+    one.ports = PORTS
+    with pytest.raises(CliError, match="PostgreSQL cannot be set up") as caught:
+        one._make_children()
+    assert hint in str(caught.value.advice)
+
+
+def test_a_process_that_does_not_start(folder: StateFolder) -> None:
+    one = supervisor.Supervisor(folder, {})
+    one.ports = PORTS
+    dying = SimpleNamespace(name="api", deaths=10**6, last_words="", is_ready=False, process=None,
+                            service=SimpleNamespace(needs=()), look=lambda **_: False)  # fmt: skip
+    one.children = [dying]  # type: ignore[list-item]
+    with pytest.raises(CliError, match="api does not start") as caught:
+        one._start(lambda: False)
+    assert caught.value.reason == "it takes too long"
+    one.children = []
+    console = Console(file=io.StringIO(), width=200)
+    console.print(view.live(one, folder))
+    assert "Ctrl-C ends it, nothing is lost" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_a_record_that_cannot_be_written_ends_nothing(
+    folder: StateFolder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(StateFolder, "save", fail)
+    one = supervisor.Supervisor(folder, {})
+    one.ports = PORTS
+    one._save()
+    assert "the record is out of date" in caplog.text
