@@ -17,9 +17,9 @@ import pytest
 from rich.console import Console
 
 from knit_cli.dev import __main__ as own_process
-from knit_cli.dev import app, ending, services, starting, supervisor, view
+from knit_cli.dev import app, ending, prerequisites, starting, supervisor, view
 from knit_cli.dev.state import DevState, Ports, ProcessMark, StateFolder
-from knit_cli.errors import BadInput, CliError, render
+from knit_cli.errors import CliError, render
 from knit_cli.invocation import Surroundings
 from knit_cli.main import run
 
@@ -112,10 +112,10 @@ def test_a_stack_of_somebody_else_is_not_ended(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_machine_without_temporal(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(services.embedded, "temporal_cli", lambda: None)
-    with pytest.raises(BadInput, match="no Temporal command line") as caught:
-        services.require_temporal()
-    assert "make setup" in str(caught.value.advice)
+    monkeypatch.setattr(prerequisites, "find_temporal", lambda: None)
+    with pytest.raises(CliError, match="no Temporal command line") as caught:
+        prerequisites.require_temporal()
+    assert caught.value.advice == prerequisites.ADVICE
 
 
 @pytest.mark.parametrize(
