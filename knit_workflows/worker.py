@@ -1,4 +1,4 @@
-"""The worker process: `python -m knit_workflows --roles engine,compute,watch`.
+"""The worker process: `python -m knit_workflows --roles engine,compute,watch,interactive`.
 
 The composition root of workers: here, and only here, the real store and back-end are chosen.
 """
@@ -121,13 +121,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--roles",
         default=",".join(sorted(Role)),
-        help="what this worker does, comma-separated (default: all): engine, compute, watch",
+        help=f"what this worker does, comma-separated (default: all): {', '.join(Role)}",
     )
     options = parser.parse_args(arguments)
     try:
         roles = frozenset(Role(word.strip()) for word in options.roles.split(","))
     except ValueError as error:
-        parser.error(f"{error}; roles are engine, compute, watch")
+        parser.error(f"{error}; roles are {', '.join(Role)}")
     settings = Settings()
     logs.set_up(settings.log_format, settings.log_level)
     set_up_core(settings.log_format)

@@ -8,7 +8,7 @@ KnitError
 │                   TooManyRuns, DataExists, Superseded,
 │                   TooLarge, UploadUnderWay, UploadKeySpent      409  never retried
 ├─ Unavailable      StoreUnavailable, BackendUnavailable,
-│                   EngineUnavailable, TransferNotReady           503  retried
+│                   EngineUnavailable, TransferNotReady, Busy     503  retried
 └─ BackendRejected                                                500  never retried
 ```
 The class docstring is the default message. `advice` tells the user what to do next and `see` names
@@ -123,6 +123,10 @@ class BackendUnavailable(Unavailable):
 
 class TransferNotReady(Unavailable):
     """The transfer is not ready yet."""
+
+
+class Busy(Unavailable):
+    """The system is busy, and could not do it in time."""
 
 
 class StorageFull(Unavailable):
