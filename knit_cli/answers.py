@@ -76,7 +76,7 @@ def refuse_unless_ok(answer: httpx.Response, failing: str) -> None:
     """Raises ApiRefused or ApiBroken for any answer but 2xx; the body has been read then."""
     if answer.is_success:
         return
-    detail = _detail(answer)
+    detail = detail_of(answer)
     kind = ApiRefused if answer.is_client_error else ApiBroken
     refused = kind(
         failing,
@@ -106,7 +106,7 @@ def _usual_advice(status: int) -> str:
     return _USUAL_ADVICE.get(status, otherwise)
 
 
-def _detail(answer: httpx.Response) -> ErrorDetail:
+def detail_of(answer: httpx.Response) -> ErrorDetail:
     """Reads the declared shape, and copes with `{"message": text}`, with text and with nothing."""
     try:
         body: Any = answer.json()

@@ -70,7 +70,7 @@ def test_reading_waits_while_the_api_is_not_available_and_says_so(knit, api):
     ended = knit("run", "find")
     assert (ended.code, ended.out) == (0, b"[]\n")
     assert knit.slept == [0.5, 1.0, 2.0]
-    assert ended.err.count("not available at the moment") == 3
+    assert ended.err.count("not available at the moment: no; asking again") == 3
 
 
 def test_reading_gives_up_after_some_ten_seconds(knit, api):
