@@ -69,9 +69,6 @@ WORKFLOWS: Final = (
 INTERACTIVE_WORKFLOWS: Final = (TransferWorkflow,)
 MIN_SHUTDOWN: Final = timedelta(seconds=1)
 WATCH_SLOTS: Final = 2_000
-HEARTBEAT_THROTTLE: Final = timedelta(seconds=1)
-"""The SDK's own would hold heartbeats back for up to four fifths of their time-out, and so let a
-worker that is frozen for a fifth of it be taken for dead."""
 
 
 class Role(StrEnum):
@@ -207,9 +204,12 @@ class KnitPlugin(SimplePlugin):
         if self._deps is not None:
             if config.get("graceful_shutdown_timeout", timedelta()) < MIN_SHUTDOWN:
                 config["graceful_shutdown_timeout"] = timedelta(seconds=10)
+            # The SDK would hold heartbeats back for four fifths of their time-out, and so let a
+            # worker that is frozen for one fifth be taken for dead. They come once in a third.
+            times = self._deps.engine
+            longest = min(times.heartbeat, times.projector_heartbeat) / 6
             config["max_heartbeat_throttle_interval"] = min(
-                config.get("max_heartbeat_throttle_interval", HEARTBEAT_THROTTLE),
-                HEARTBEAT_THROTTLE,
+                config.get("max_heartbeat_throttle_interval", longest), longest
             )
             if Role.WATCH in self._roles and not config.get("tuner"):
                 config["max_concurrent_activities"] = (
