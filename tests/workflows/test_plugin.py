@@ -32,7 +32,6 @@ from knit_workflows.plugin import (
     KnitPlugin,
     MisconfiguredWorker,
     Role,
-    _activity_name,
 )
 from knit_workflows.settings import EngineSettings, QueueSettings, StoreSettings
 from knit_workflows.store import PostgresStore, migrate
