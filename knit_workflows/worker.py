@@ -86,11 +86,12 @@ def workers(client: Client, deps: Deps, roles: frozenset[Role]) -> list[Worker]:
             # How long a killed worker's workflows wait for it before another one takes them.
             sticky_queue_schedule_to_start_timeout=STICKY,
         )
-        for queue, served in _by_queue(deps.queues, roles).items()
+        for queue, served in by_queue(deps.queues, roles).items()
     ]
 
 
-def _by_queue(queues: QueueSettings, roles: frozenset[Role]) -> dict[str, frozenset[Role]]:
+def by_queue(queues: QueueSettings, roles: frozenset[Role]) -> dict[str, frozenset[Role]]:
+    """Say which of the roles each task queue serves; several may share one."""
     served: dict[str, frozenset[Role]] = {}
     for role in sorted(roles):
         queue: str = getattr(queues, role.value)

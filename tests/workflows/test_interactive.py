@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
+
+from temporalio.worker import Worker
 
 from knit_workflows import names
 from knit_workflows.client import KnitClient
 from knit_workflows.compute.base import Phase, RunPod
 from knit_workflows.domain.runs import RunQuery, RunStatus
 from knit_workflows.embedded import EmbeddedPostgres
-from knit_workflows.testing import MemoryBackend, knit_environment
+from knit_workflows.plugin import ALL_ROLES, KnitPlugin
+from knit_workflows.testing import KnitEnvironment, MemoryBackend, knit_environment
+from knit_workflows.worker import by_queue
 from tests.waiting import PATIENCE
 
-SLOTS = 200
-SIDE = 15
+SLOTS = 6
+"""Activities that each Worker does at once; one of the engine's is the Projector."""
+SIDE = 3
 """Data at either input of the flood: more Runs than slots."""
 
 
@@ -24,15 +31,39 @@ class Choked(MemoryBackend):
     def __init__(self) -> None:
         super().__init__()
         self.choked = False
-        self.waiting = 0
+        self.waiting = self.given_up = 0
         self.free = asyncio.Event()
 
     async def launch(self, pod: RunPod) -> None:
         """Launch, or wait."""
         if self.choked:
             self.waiting += 1
-            await self.free.wait()
+            try:
+                await self.free.wait()
+            except asyncio.CancelledError:
+                self.given_up += 1
+                raise
         await super().launch(pod)
+
+
+@asynccontextmanager
+async def crowded(
+    postgres: EmbeddedPostgres, backend: MemoryBackend
+) -> AsyncIterator[KnitEnvironment]:
+    """A knit with a Worker for each queue, as a worker process has them, but with few slots."""
+    async with (
+        knit_environment(postgres=postgres, backend=backend, work=False) as knit,
+        AsyncExitStack() as stack,
+    ):
+        for queue, roles in by_queue(knit.deps.queues, ALL_ROLES).items():
+            worker = Worker(
+                knit.temporal,
+                task_queue=queue,
+                plugins=[KnitPlugin(knit.deps, roles=roles)],
+                max_concurrent_activities=SLOTS,
+            )
+            await stack.enter_async_context(worker)
+        yield knit
 
 
 def _plan(image: str, *inputs: str) -> dict[str, object]:
@@ -46,7 +77,7 @@ def _plan(image: str, *inputs: str) -> dict[str, object]:
 async def test_pushes_pulls_and_stops_do_not_queue_behind_runs(postgres: EmbeddedPostgres) -> None:
     backend = Choked()
     backend.hold()
-    async with knit_environment(postgres=postgres, backend=backend) as knit:
+    async with crowded(postgres, backend) as knit:
         plan = await knit.apply(_plan("example/long:1", "long:yes"))
         await knit.push({"long": "yes"})
         async with asyncio.timeout(PATIENCE):
@@ -59,7 +90,7 @@ async def test_pushes_pulls_and_stops_do_not_queue_behind_runs(postgres: Embedde
         backend.choked = True
         await knit.apply(_plan("example/flood:1", "a:a", "b:b"))
         async with asyncio.timeout(PATIENCE):
-            while backend.waiting < SLOTS:
+            while backend.waiting < SLOTS - 1:
                 await asyncio.sleep(0.05)
 
         client = KnitClient(
@@ -73,7 +104,7 @@ async def test_pushes_pulls_and_stops_do_not_queue_behind_runs(postgres: Embedde
         async with asyncio.timeout(PATIENCE):
             while (await backend.observe(pod)).phase is not Phase.ABSENT:
                 await asyncio.sleep(0.02)
-        assert backend.waiting >= SLOTS  # nobody has made room
+        assert (backend.waiting, backend.given_up) == (SLOTS - 1, 0)  # nobody has made room
 
         backend.choked = False
         backend.free.set()
