@@ -56,6 +56,8 @@ _METHODS: Final = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
 
 RETRY_AFTER: Final = "2"
 """Seconds, for a 503 and whatever else only needs time."""
+RETRY_BUSY_AFTER: Final = "5"
+"""The same where there is too much to do: to ask sooner would only add to it."""
 
 
 class HttpProblem(Exception):
@@ -81,7 +83,8 @@ def answer(error: Exception) -> Response:
         status = nearest(STATUS, error, 500)
         advice = error.advice or nearest(_ADVICE, error, "")
         needs_time = status == 503 or isinstance(error, domain.UploadUnderWay)
-        headers = {"Retry-After": RETRY_AFTER} if needs_time else None
+        seconds = RETRY_BUSY_AFTER if isinstance(error, domain.Busy) else RETRY_AFTER
+        headers = {"Retry-After": seconds} if needs_time else None
         return error_response(status, error.reason, advice, error.see, headers)
     if isinstance(error, HttpProblem):
         return error_response(error.status, error.reason, error.advice, headers=error.headers)

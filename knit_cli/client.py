@@ -29,7 +29,7 @@ from knit_api.schemas.plans import (
 from knit_api.schemas.runs import Run
 from knit_api.schemas.tags import Tag, TagChange
 from knit_api.schemas.wire import Request, to_wire
-from knit_cli.answers import network_errors, parsed, refuse_unless_ok
+from knit_cli.answers import detail_of, network_errors, parsed, refuse_unless_ok
 from knit_cli.archive_transport import ArchiveTransport
 from knit_cli.errors import ApiRefused, ApiUnreachable, ConnectionCut
 from knit_cli.proxies import Proxy, proxy_errors
@@ -418,7 +418,7 @@ class ApiClient:
         def attempt() -> httpx.Response:
             with self._talking():
                 return self._retry.on_unavailable(
-                    lambda: self._http.get(path, params=list(query), timeout=_PATIENCE)
+                    lambda: self._http.get(path, params=list(query), timeout=_PATIENCE), _reason
                 )
 
         return self._parsed(self._retry.on_cut(attempt, repeatable=True), shape, failing)
@@ -463,7 +463,7 @@ class ApiClient:
             return self._http.send(request, stream=True)
 
         with self._talking():
-            answer = self._retry.on_unavailable(ask) if patient else ask()
+            answer = self._retry.on_unavailable(ask, _reason) if patient else ask()
             try:
                 if answer.is_error or answer.is_redirect:
                     answer.read()
@@ -472,6 +472,10 @@ class ApiClient:
                 yield Stream(media_type.lower(), answer.iter_raw())
             finally:
                 answer.close()
+
+
+def _reason(answer: httpx.Response) -> str:
+    return detail_of(answer).reason
 
 
 def open_api(

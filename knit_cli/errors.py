@@ -64,9 +64,11 @@ class ConnectionCut(ApiUnreachable):
     """No connection came about, or it broke before the whole answer was there.
 
     `harmless`: the API cannot have done what was asked for, so that it may be asked again.
+    `retry_after`: not before so many seconds; None: nobody has said so.
     """
 
     harmless = False
+    retry_after: float | None = None
 
 
 class ApiRefused(CliError):

@@ -40,8 +40,15 @@ class Retry:
         self._sleep = sleep
         self._notify = notify
 
-    def on_unavailable(self, ask: Callable[[], httpx.Response]) -> httpx.Response:
-        """Gives the first answer that needs no time, or after about ten seconds the last one."""
+    def on_unavailable(
+        self, ask: Callable[[], httpx.Response], why: Callable[[httpx.Response], str]
+    ) -> httpx.Response:
+        """Gives the first answer that needs no time, or after about ten seconds the last one.
+
+        Args:
+            ask: sends the request.
+            why: gives the reason in such an answer.
+        """
         waited = 0.0
         for pause in _pauses():
             answer = ask()
@@ -50,8 +57,9 @@ class Retry:
             pause = max(pause, retry_after(answer) or 0.0)
             if waited + pause > _LONGEST_WAIT:
                 return answer
+            answer.read()
             answer.close()
-            self.tell(f"the API is not available at the moment, asking again in {pause:g} s")
+            self.tell(f"not available at the moment: {why(answer)}; asking again in {pause:g} s")
             self._sleep(pause)
             waited += pause
         raise AssertionError("pauses never end")
@@ -98,6 +106,7 @@ class Retry:
             except ConnectionCut as cut:
                 if not (repeatable or cut.harmless):
                     raise
+                pause = max(pause, cut.retry_after or 0.0)
                 again = f"trying again in {pause:g} s ({number} of {tries})"
                 self.tell(f"{cut.summary}, {again}")
             self._sleep(pause)

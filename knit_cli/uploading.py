@@ -4,7 +4,7 @@ A key tells the server that several requests mean the same upload. Half an archi
 what was cut within its body is sent anew under another key. What was cut behind it may have
 arrived: it is sent again under its own key, and a server that has made a Data of it answers with
 that; one that is just doing so says so; and one where it came to nothing says that too, so that it
-is safe to begin anew.
+is safe to begin anew. A server that cannot do it now is asked again some times, likewise.
 """
 
 from collections.abc import Callable
@@ -41,6 +41,7 @@ class KeyedUpload(Generic[T]):
         self._retry = retry
         self._key = uuid4()
         self._lost = False  # whether an answer to this key was
+        self._put_off = False  # whether the answer to this key was "not now"
 
     def run(self) -> T:
         """Gives what became of it. Raises what `send` does."""
@@ -49,20 +50,22 @@ class KeyedUpload(Generic[T]):
         except ApiUnreachable as unreachable:
             if self._lost:
                 unreachable.advice = MAY_HAVE_ARRIVED
+            elif isinstance(unreachable.__cause__, ApiBroken):  # it does answer, and says why not
+                raise unreachable.__cause__ from None
             raise
 
     def _attempt(self) -> T:
         try:
             return self._retry.while_under_way(self._once)
         except ApiRefused as refused:
-            if not self._lost:
+            if not (self._lost or self._put_off):
                 raise
             if refused.retry_after is not None:
                 refused.advice = MAY_HAVE_ARRIVED
             if refused.retry_after is not None or refused.status != HTTPStatus.CONFLICT:
                 raise
         self._retry.tell("what was sent before has not become a Data, sending it anew")
-        self._key, self._lost = uuid4(), False
+        self._key, self._lost, self._put_off = uuid4(), False, False
         return self._once()
 
     def _once(self) -> T:
@@ -74,11 +77,12 @@ class KeyedUpload(Generic[T]):
                 self._key = uuid4()
             raise
         except ApiBroken as broken:
-            by_proxy = broken.status in _LOST_BY_A_PROXY
-            unavailable = broken.status == HTTPStatus.SERVICE_UNAVAILABLE
-            if not (by_proxy or (self._lost and unavailable)):
+            if broken.status in _LOST_BY_A_PROXY:
+                self._lost = True
+            elif broken.status == HTTPStatus.SERVICE_UNAVAILABLE:
+                self._put_off = True
+            else:
                 raise
-            self._lost = True
-            raise ConnectionCut("nothing is known of the upload yet", reason=broken.reason) from (
-                broken
-            )
+            again = ConnectionCut(f"no upload yet: {broken.reason}")
+            again.retry_after = broken.retry_after
+            raise again from broken

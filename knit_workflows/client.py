@@ -8,11 +8,12 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
+from temporalio.api.enums.v1 import PendingActivityState
 from temporalio.client import (
     Client,
     WithStartWorkflowOperation,
@@ -29,7 +30,9 @@ from knit_workflows.contracts.messages import Nothing
 from knit_workflows.contracts.transfers import Closed, Finish, Opened, TransferInput
 from knit_workflows.domain import errors
 from knit_workflows.domain.ids import KnitId, RunId
+from knit_workflows.queue_state import queue_state
 from knit_workflows.settings import QueueSettings
+from knit_workflows.workflows import options
 from knit_workflows.workflows.transfer import TransferWorkflow
 
 RPC_TIMEOUT: Final = timedelta(seconds=10)
@@ -109,10 +112,11 @@ class KnitClient:
                 run_id=transfer.run_id or "",
                 lease=self._lease,
                 heartbeat=self._heartbeat,
-                compute_queue=self._queues.compute,
+                compute_queue=self._queues.interactive,
             ),
             id=names.transfer_workflow(transfer.transfer_id),
-            task_queue=self._queues.engine,
+            task_queue=self._queues.interactive,
+            priority=options.AT_HAND,
             # Whose request it was that started it is known to Temporal: only that one, and what
             # the SDK makes of it while the network fails, gets the door.
             id_conflict_policy=WorkflowIDConflictPolicy.FAIL,
@@ -130,12 +134,42 @@ class KnitClient:
                         start_workflow_operation=start,
                         rpc_timeout=self._lease,
                     )
+        except _Late as error:
+            await _heard(start)
+            raise await self._not_opened(transfer) from error
         except WorkflowAlreadyStartedError as error:
-            with suppress(WorkflowAlreadyStartedError):
-                await start.workflow_handle()  # it says so too; unheard, that would be logged
+            await _heard(start)
             raise await self._begun_before(transfer) from error
         _raise_unless(opened)
         return transfer
+
+    async def _not_opened(self, transfer: OpenTransfer) -> errors.Unavailable:
+        """Say why a transfer has not been opened in time, and see that it does not open later."""
+        handle = self._client.get_workflow_handle(names.transfer_workflow(transfer.transfer_id))
+        seconds = f"{self._lease.total_seconds():g} s"
+        with _translated():
+            description = await handle.describe(rpc_timeout=RPC_TIMEOUT)
+            await handle.cancel(rpc_timeout=RPC_TIMEOUT)
+            steps = description.raw_description.pending_activities
+            if steps and (failure := steps[0].last_failure.message):
+                return errors.BackendUnavailable(f"the transfer cannot be opened yet: {failure}")
+            if steps and steps[0].state == PendingActivityState.PENDING_ACTIVITY_STATE_STARTED:
+                return errors.TransferNotReady(
+                    f"the way to the Data was not ready within {seconds}: where Data is kept, it "
+                    "takes long",
+                    advice="try again; the pods of transfers, if there are any, may say more",
+                )
+            queue = await queue_state(self._client, self._queues.interactive)
+        if not queue.workers:
+            return errors.EngineUnavailable(
+                "no worker is up that opens transfers",
+                advice="see that a worker with the role interactive runs, then try again",
+            )
+        others = f"; {queue.waiting:,} steps wait with it" if queue.waiting > 1 else ""
+        return errors.Busy(
+            f"the system is busy: the transfer was not opened within {seconds}{others}",
+            advice="try again in some seconds; more workers with the role interactive would help",
+        )
 
     async def _begun_before(self, upload: OpenTransfer) -> errors.Conflict:
         handle = self._client.get_workflow_handle(names.transfer_workflow(upload.transfer_id))
@@ -167,6 +201,15 @@ class KnitClient:
             )
 
 
+async def _heard(start: WithStartWorkflowOperation[Any, Any]) -> None:
+    """Hear from a start too what its update has said already; unheard, that would be logged."""
+    await asyncio.gather(start.workflow_handle(), return_exceptions=True)
+
+
+class _Late(errors.EngineUnavailable):
+    """A request was not answered in time; seen outside as its parent."""
+
+
 @contextmanager
 def _translated() -> Iterator[None]:
     """Turn what Temporal's client raises into the domain's words, in this one place."""
@@ -178,9 +221,9 @@ def _translated() -> Iterator[None]:
         raise errors.EngineUnavailable(advice=ADVICE) from cause
     except (TimeoutError, WorkflowUpdateRPCTimeoutOrCancelledError) as cause:
         # Temporal has the request, or hangs: from here, the two look the same.
-        raise errors.EngineUnavailable(
-            "nobody has taken up the transfer in time",
-            advice="see that Temporal and knit's workers run, then try again",
+        raise _Late(
+            "knit's workers, or Temporal, have not answered in time",
+            advice="see that both run, then try again",
         ) from cause
     except RuntimeError as cause:
         raise errors.EngineUnavailable(advice=ADVICE) from cause

@@ -21,6 +21,7 @@ HOUSEKEEPING_WORKFLOW: Final = "knit.housekeep"
 ENGINE_QUEUE: Final = "knit"
 COMPUTE_QUEUE: Final = "knit-compute"
 WATCH_QUEUE: Final = "knit-watch"
+INTERACTIVE_QUEUE: Final = "knit-interactive"
 
 ATTRIBUTE_RUN_ID: Final = "KnitRunId"
 ATTRIBUTE_PLAN_ID: Final = "KnitPlanId"

@@ -66,19 +66,22 @@ WORKFLOWS: Final = (
     GarbageCollectionWorkflow,
     HousekeepingWorkflow,
 )
+INTERACTIVE_WORKFLOWS: Final = (TransferWorkflow,)
 MIN_SHUTDOWN: Final = timedelta(seconds=1)
 WATCH_SLOTS: Final = 2_000
 
 
 class Role(StrEnum):
-    """What a worker does; only `COMPUTE` needs rights on the compute back-end."""
+    """What a worker does; all but `ENGINE` need rights on the compute back-end."""
 
     ENGINE = "engine"
     """Workflows, projection, waiting for Runs."""
     COMPUTE = "compute"
-    """Launching, stopping, finalizing Runs; transfers."""
+    """Launching and finalizing Runs; tidying up."""
     WATCH = "watch"
     """Watching run pods."""
+    INTERACTIVE = "interactive"
+    """Transfers and stops: somebody waits for them, so they never wait behind Runs."""
 
 
 ALL_ROLES: Final = frozenset(Role)
@@ -129,6 +132,7 @@ class Deps:
             engine_queue=self.queues.engine,
             compute_queue=self.queues.compute,
             watch_queue=self.queues.watch,
+            interactive_queue=self.queues.interactive,
             heartbeat=self.engine.projector_heartbeat,
         )
 
@@ -138,7 +142,13 @@ class Deps:
         transfers = ComputeTransferActivities(
             self.store, self.backend, idle=self.engine.transfer_lease * 3
         )
-        projector = StoreProjectorActivities(self.store, self.backend, self.engine)
+        projector = StoreProjectorActivities(
+            self.store,
+            self.backend,
+            self.engine,
+            max_active_runs=self.engine.max_active_runs or self.backend.suggested_runs(),
+            interactive_queue=self.queues.interactive,
+        )
         awaiting = StoreAwaitRunActivities(self.store, self.engine.fallback)
         tidying = StoreHousekeepingActivities(self.store, self.backend, transfers, self.engine)
         by_role: dict[Role, list[Callable[..., Any]]] = {
@@ -159,8 +169,14 @@ class Deps:
                 tidying.remove_leftover_pods,
             ],
             Role.WATCH: [runs.watch_run],
+            Role.INTERACTIVE: [
+                runs.stop_run,
+                transfers.open_transfer,
+                transfers.close_transfer,
+            ],
         }
-        return [function for role in sorted(roles) for function in by_role[role]]
+        # Stops and transfers of before they had a queue of their own are with COMPUTE too.
+        return list(dict.fromkeys(one for role in sorted(roles) for one in by_role[role]))
 
 
 class KnitPlugin(SimplePlugin):
@@ -189,6 +205,13 @@ class KnitPlugin(SimplePlugin):
         if self._deps is not None:
             if config.get("graceful_shutdown_timeout", timedelta()) < MIN_SHUTDOWN:
                 config["graceful_shutdown_timeout"] = timedelta(seconds=10)
+            # The SDK would hold heartbeats back for four fifths of their time-out, and so let a
+            # worker that is frozen for one fifth be taken for dead. They come once in a third.
+            times = self._deps.engine
+            longest = min(times.heartbeat, times.projector_heartbeat) / 6
+            config["max_heartbeat_throttle_interval"] = min(
+                config.get("max_heartbeat_throttle_interval", longest), longest
+            )
             if Role.WATCH in self._roles and not config.get("tuner"):
                 config["max_concurrent_activities"] = (
                     config.get("max_concurrent_activities") or WATCH_SLOTS
@@ -208,9 +231,14 @@ class KnitPlugin(SimplePlugin):
             await super().run_worker(worker, next)
 
     def _with_workflows(self, existing: Sequence[type] | None) -> Sequence[type]:
-        wanted = WORKFLOWS if Role.ENGINE in self._roles or self._deps is None else ()
+        wanted = self._workflows()
         present = {_workflow_name(kind) for kind in existing or ()}
         return [*(existing or ()), *(w for w in wanted if _workflow_name(w) not in present)]
+
+    def _workflows(self) -> Sequence[type]:
+        if Role.ENGINE in self._roles or self._deps is None:
+            return WORKFLOWS
+        return INTERACTIVE_WORKFLOWS if Role.INTERACTIVE in self._roles else ()
 
     def _with_activities(
         self, existing: Sequence[Callable[..., Any]] | None

@@ -47,8 +47,8 @@ class EngineSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    max_active_runs: int = Field(default=500, ge=1)
-    """Runs under way at once; the others wait as rows."""
+    max_active_runs: int | None = Field(default=None, ge=1)
+    """Runs under way at once; the others wait as rows. None: as many as suit the back-end."""
     max_active_runs_per_plan: int | None = Field(default=None, ge=1)
     new_runs: int = Field(default=10_000, ge=1)
     """A Plan that would at once create more Runs than this is refused until confirmed."""
@@ -57,7 +57,11 @@ class EngineSettings(BaseModel):
     fallback: _SPAN = timedelta(seconds=15)
     """How long the Projector waits for a notification before it looks by itself."""
     heartbeat: _SPAN = timedelta(seconds=20)
-    """A worker that has been silent for so long is taken for dead, its watches go elsewhere."""
+    """A worker that has been silent for so long is taken for dead, its watches go elsewhere.
+
+    One that works says so three times as often: frozen for less than two thirds of it, it keeps
+    them.
+    """
     step_timeout: _SPAN = timedelta(seconds=10)
     """How long a worker that was killed may hold a Run's next step."""
     projector_heartbeat: _SPAN = timedelta(seconds=5)
@@ -142,11 +146,13 @@ class QueueSettings(BaseModel):
     """What touches the compute back-end; only these workers need its rights."""
     watch: str = names.WATCH_QUEUE
     """Watches: long and many, so they have slots of their own."""
+    interactive: str = names.INTERACTIVE_QUEUE
+    """What somebody waits for: transfers and stops, which must not queue behind Runs."""
 
     @classmethod
     def single(cls, name: str) -> QueueSettings:
         """Give everything one queue: for one Worker that does all."""
-        return cls(engine=name, compute=name, watch=name)
+        return cls(engine=name, compute=name, watch=name, interactive=name)
 
 
 class Settings(BaseSettings):

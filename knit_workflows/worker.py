@@ -1,4 +1,4 @@
-"""The worker process: `python -m knit_workflows --roles engine,compute,watch`.
+"""The worker process: `python -m knit_workflows --roles engine,compute,watch,interactive`.
 
 The composition root of workers: here, and only here, the real store and back-end are chosen.
 """
@@ -98,11 +98,12 @@ def workers(client: Client, deps: Deps, roles: frozenset[Role]) -> list[Worker]:
             # How long a killed worker's workflows wait for it before another one takes them.
             sticky_queue_schedule_to_start_timeout=STICKY,
         )
-        for queue, served in _by_queue(deps.queues, roles).items()
+        for queue, served in by_queue(deps.queues, roles).items()
     ]
 
 
-def _by_queue(queues: QueueSettings, roles: frozenset[Role]) -> dict[str, frozenset[Role]]:
+def by_queue(queues: QueueSettings, roles: frozenset[Role]) -> dict[str, frozenset[Role]]:
+    """Say which of the roles each task queue serves; several may share one."""
     served: dict[str, frozenset[Role]] = {}
     for role in sorted(roles):
         queue: str = getattr(queues, role.value)
@@ -133,13 +134,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--roles",
         default=",".join(sorted(Role)),
-        help="what this worker does, comma-separated (default: all): engine, compute, watch",
+        help=f"what this worker does, comma-separated (default: all): {', '.join(Role)}",
     )
     options = parser.parse_args(arguments)
     try:
         roles = frozenset(Role(word.strip()) for word in options.roles.split(","))
     except ValueError as error:
-        parser.error(f"{error}; roles are engine, compute, watch")
+        parser.error(f"{error}; roles are {', '.join(Role)}")
     try:
         settings = read_settings()
         client_config()

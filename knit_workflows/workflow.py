@@ -21,6 +21,7 @@ from datetime import timedelta
 from temporalio import workflow
 
 from knit_workflows import names
+from knit_workflows.contracts import shown
 from knit_workflows.contracts.runs import AwaitRunActivities, EnsureRun, FinishedRun
 from knit_workflows.workflows import options
 
@@ -41,7 +42,7 @@ async def run_plan(
         task_queue=task_queue,
         start_to_close_timeout=options.SHORT,
         retry_policy=options.UNTIL_IT_WORKS,
-        summary=f"ask for a Run of {plan_id}",
+        summary=shown.summary(f"ask for a Run of {plan_id}"),
     )
     return await workflow.execute_activity_method(
         AwaitRunActivities.await_run,

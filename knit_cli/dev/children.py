@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import subprocess
 import time
 from contextlib import suppress
@@ -110,6 +111,9 @@ class Child:
         except (OSError, subprocess.SubprocessError) as error:
             self._later(f"it cannot be started: {error}")
             return True
+        with suppress(ProcessLookupError):  # its death is noticed by the next look
+            ours = os.getpriority(os.PRIO_PROCESS, 0)
+            os.setpriority(os.PRIO_PROCESS, self.process.pid, ours + service.niceness)
         self.since, self.is_ready = time.monotonic(), False
         log.info("%s is started", self.name, extra=self._extra("process_started"))
         return True

@@ -23,6 +23,8 @@ OWNER: Final = "KNIT_DEV_STATE"
 TEMPORAL: Final = ("server", "start-dev")
 FORMS: Final = (("-m", "knit_workflows"), ("-m", "knit_api"), TEMPORAL)
 """What the command lines of our processes have in common, besides PostgreSQL's."""
+NICENESS: Final = 5
+"""How much the worker that carries out Runs stands back behind what people wait for."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,7 @@ class Service:
     user: str | None = None
     group: int | None = None
     """The system's user that runs it, and its group, if it is not ours."""
+    niceness: int = 0
     end_signal: signal.Signals = signal.SIGTERM
     prepare: Callable[[], None] = field(default=lambda: None)
     """Called before every start; blocks."""
@@ -48,9 +51,20 @@ class Service:
 def services(
     folder: StateFolder, ports: Ports, database: DevDatabase, migrate: Callable[[], None]
 ) -> list[Service]:
-    """Give PostgreSQL, Temporal, worker and API, in the order in which they are started."""
+    """Give PostgreSQL, Temporal, workers and API, in the order in which they are started."""
     environment = _environment(folder, ports, database.url())
     python = (sys.executable, "-P", "-m")  # -P: modules are never taken from the working folder
+
+    def worker(name: str, roles: str, niceness: int = 0) -> Service:
+        return Service(
+            name,
+            (*python, "knit_workflows", "--roles", roles),
+            environment,
+            lambda _: _has_line(folder.log(name), '"worker_ready"'),
+            needs=("postgres", "temporal"),
+            niceness=niceness,
+        )
+
     return [
         Service(
             "postgres",
@@ -69,13 +83,10 @@ def services(
             environment,
             lambda pid: listens(pid, ports.temporal) and listens(pid, ports.web_ui),
         ),
-        Service(
-            "worker",
-            (*python, "knit_workflows"),
-            environment,
-            lambda _: _has_line(folder.log("worker"), '"worker_ready"'),
-            needs=("postgres", "temporal"),
-        ),
+        worker("worker", "engine,compute,watch", niceness=NICENESS),
+        # A process of its own, so that a burst of Runs neither fills its slots nor holds up its
+        # event loop, nor takes the core from it.
+        worker("worker-interactive", "interactive"),
         Service(
             "api",
             (*python, "knit_api", "--host", LOOPBACK, "--port", str(ports.api)),

@@ -34,7 +34,9 @@ from knit_workflows.workflows.run import RunWorkflow
 log = logging.getLogger(__name__)
 
 EVENTS_PER_ROUND: Final = 16
-"""Events projected before the Runs they made are started: keeps the first Run from waiting."""
+PROJECT_FOR: Final = timedelta(milliseconds=250)
+"""Events projected, and for how long, before Runs are started and stops delivered: neither the
+first Run of a flood nor a stop shall wait for the last page of it."""
 STOP_TIMEOUT: Final = timedelta(seconds=5)
 
 
@@ -52,18 +54,27 @@ class StoreProjectorActivities(ProjectorActivities):
     """
 
     def __init__(
-        self, store: ProjectorStore, backend: ComputeBackend, settings: EngineSettings
+        self,
+        store: ProjectorStore,
+        backend: ComputeBackend,
+        settings: EngineSettings,
+        *,
+        max_active_runs: int,
+        interactive_queue: str,
     ) -> None:
         self._store = store
         self._backend = backend
         self._settings = settings
         self._limits = AdmissionLimits(
-            total=settings.max_active_runs, per_plan=settings.max_active_runs_per_plan
+            total=max_active_runs, per_plan=settings.max_active_runs_per_plan
         )
+        self._interactive_queue = interactive_queue
 
     @activity.defn(name="knit.drain_outbox")
     async def drain_outbox(self, request: ProjectorInput) -> Drained:
         """Do all there is to do, whenever there is; return after `drain_for`."""
+        if not request.interactive_queue:  # its workflow is older than that queue, and goes on
+            request = request.model_copy(update={"interactive_queue": self._interactive_queue})
         tally = _Tally()
         ends = time.monotonic() + request.drain_for.total_seconds()
         client = activity.client()
@@ -100,7 +111,10 @@ class StoreProjectorActivities(ProjectorActivities):
         return ""
 
     async def _project(self, tally: _Tally) -> int:
+        ends = time.monotonic() + PROJECT_FOR.total_seconds()
         for count in range(EVENTS_PER_ROUND):
+            if count and time.monotonic() >= ends:
+                return count
             step = await self._store.project(page_size=self._settings.page_size)
             if step is None:
                 return count

@@ -9,6 +9,7 @@ from typing import Final
 
 from temporalio.client import Client
 from temporalio.common import (
+    Priority,
     SearchAttributeKey,
     SearchAttributePair,
     TypedSearchAttributes,
@@ -19,11 +20,13 @@ from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError
 
 from knit_workflows import names
+from knit_workflows.contracts import shown
 from knit_workflows.contracts.projector import ProjectorInput
 from knit_workflows.contracts.runs import RunInput
 from knit_workflows.domain.errors import EngineUnavailable
 from knit_workflows.domain.ports import StartableRun
 from knit_workflows.settings import EngineSettings
+from knit_workflows.workflows import options
 from knit_workflows.workflows.projector import ProjectorWorkflow
 from knit_workflows.workflows.run import RunWorkflow
 
@@ -42,6 +45,7 @@ async def start_projector(client: Client, request: ProjectorInput) -> None:
         id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
         id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
         task_timeout=request.heartbeat,
+        priority=options.AT_HAND,
         static_summary="turns commits into Runs",
     )
 
@@ -89,6 +93,7 @@ class RunStarter:
                     search_attributes=self._attributes,
                     compute_queue=self._queues.compute_queue,
                     watch_queue=self._queues.watch_queue,
+                    interactive_queue=self._queues.interactive_queue,
                     heartbeat=self._settings.heartbeat,
                 ),
                 id=names.run_workflow(key.run_id, key.generation),
@@ -96,6 +101,8 @@ class RunStarter:
                 id_reuse_policy=reuse.ALLOW_DUPLICATE if again else reuse.REJECT_DUPLICATE,
                 id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
                 task_timeout=self._settings.step_timeout,
+                # One Plan's flood and another's only Run take turns, on servers that know it.
+                priority=Priority(fairness_key=str(run.plan_id)),
                 # Where this very process carries out Runs, the first step needs no poll.
                 request_eager_start=True,
                 static_summary=_summary(run),
@@ -108,12 +115,12 @@ class RunStarter:
 
 def _summary(run: StartableRun) -> str:
     command = " ".join(run.command) or "its own command"
-    return f"{run.image}: {command} ← {len(run.input_ids)} Data"[:200]
+    return shown.summary(f"{run.image}: {command} ← {len(run.input_ids)} Data")
 
 
 def _story(run: StartableRun) -> str:
     inputs = "\n".join(f"* `{knit_id}`" for knit_id in run.input_ids[:50])
-    return (
+    return shown.details(
         f"Run `{run.key.run_id}`, generation {run.key.generation}, of Plan `{run.plan_id}`\n\n"
         f"image `{run.image}`\n\ninputs\n\n{inputs}\n\n"
         f"see `knit run show {run.key.run_id}`"
@@ -129,7 +136,7 @@ def _attributes_of(run: StartableRun) -> TypedSearchAttributes:
     }
     return TypedSearchAttributes(
         [
-            SearchAttributePair(SearchAttributeKey.for_keyword(name), value)
+            SearchAttributePair(SearchAttributeKey.for_keyword(name), shown.keyword(value))
             for name, value in values.items()
         ]
     )

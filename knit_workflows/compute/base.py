@@ -18,7 +18,7 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Protocol
+from typing import Final, Protocol
 
 from knit_workflows.domain.plans import NodeRule
 from knit_workflows.domain.runs import Exit
@@ -82,6 +82,9 @@ class Phase(StrEnum):
     FAILED = "failed"
     """It ended badly and its log is complete; `exit` is set, its message says which container."""
 
+
+MANY_RUNS: Final = 500
+"""How many Runs at once suit a back-end that has a scheduler of its own: enough to keep it busy."""
 
 ENDED = frozenset({Phase.SUCCEEDED, Phase.FAILED})
 
@@ -172,6 +175,13 @@ class ComputeBackend(Protocol):
 
     async def aclose(self) -> None:
         """Let go of connections and watchers; what runs goes on running."""
+
+    def suggested_runs(self) -> int:
+        """Say how many Runs under way at once suit it, where no limit has been set.
+
+        Asked before `open` too, and by processes without rights on it: it looks at nothing that
+        needs them.
+        """
 
     async def require_room(self) -> None:
         """Raise StorageFull, naming the disk, while there is too little room to begin anything new.

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from knit_workflows.compute.base import (
+    MANY_RUNS,
     Endpoint,
     Observation,
     Phase,
@@ -153,6 +154,10 @@ class MemoryBackend:
         return made
 
     # --- the contract --------------------------------------------------------------------------
+
+    def suggested_runs(self) -> int:
+        """Give many: what runs here costs next to nothing."""
+        return MANY_RUNS
 
     async def open(self) -> None:
         """Take up what the journal says another process has left behind."""

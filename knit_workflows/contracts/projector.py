@@ -17,6 +17,7 @@ class ProjectorInput(Message):
     engine_queue: str
     compute_queue: str
     watch_queue: str
+    interactive_queue: str = ""
     heartbeat: timedelta = timedelta(seconds=5)
     drain_for: timedelta = timedelta(minutes=10)
     """How long one drain lasts; it ends at the next pause after that."""

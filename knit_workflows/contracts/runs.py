@@ -22,6 +22,8 @@ class RunInput(Message):
     """Whether the server knows knit's search attributes."""
     compute_queue: str
     watch_queue: str
+    interactive_queue: str = ""
+    """Where stops are carried out; empty, as in histories of before there was one: with Runs."""
     heartbeat: timedelta = timedelta(seconds=20)
 
 

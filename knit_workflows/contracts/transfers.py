@@ -21,6 +21,7 @@ class TransferInput(Message):
     lease: timedelta = timedelta(seconds=60)
     heartbeat: timedelta = timedelta(seconds=20)
     compute_queue: str
+    """Where its activities are carried out; once it was that of Runs."""
 
 
 class Opened(Message):

@@ -8,7 +8,7 @@ KnitError
 │                   TooManyRuns, DataExists, Superseded,
 │                   TooLarge, UploadUnderWay, UploadKeySpent      409  never retried
 ├─ Unavailable      StoreUnavailable, BackendUnavailable,
-│                   EngineUnavailable, TransferNotReady           503  retried
+│                   EngineUnavailable, TransferNotReady, Busy     503  retried
 │                   StoreFull, EngineFull, StorageFull            507  retried
 └─ BackendRejected                                                500  never retried
 ```
@@ -132,6 +132,10 @@ class BackendUnavailable(Unavailable):
 
 class TransferNotReady(Unavailable):
     """The transfer is not ready yet."""
+
+
+class Busy(Unavailable):
+    """The system is busy, and could not do it in time."""
 
 
 class StorageFull(Unavailable):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Final
 
-from temporalio.common import RetryPolicy
+from temporalio.common import Priority, RetryPolicy
 
 UNTIL_IT_WORKS: Final = RetryPolicy(
     initial_interval=timedelta(milliseconds=500),
@@ -20,6 +20,9 @@ AT_ONCE: Final = RetryPolicy(
     maximum_interval=timedelta(seconds=10),
 )
 """For watches: a killed worker's watch resumes elsewhere as soon as it is missed."""
+
+AT_HAND: Final = Priority(priority_key=1)
+"""For what somebody waits for. It counts where a queue is shared, on servers that know it."""
 
 SHORT: Final = timedelta(seconds=60)
 """A step that asks for a state and does not wait for it."""

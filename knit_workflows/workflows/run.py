@@ -19,6 +19,7 @@ from temporalio.common import SearchAttributeKey
 from temporalio.exceptions import ActivityError, ApplicationError, is_cancelled_exception
 
 from knit_workflows import names
+from knit_workflows.contracts import shown
 from knit_workflows.contracts.runs import (
     HeldUp,
     Progress,
@@ -46,6 +47,7 @@ class RunWorkflow:
         self._ref = RunRef(run_id=request.run_id, generation=request.generation)
         self._queue = request.compute_queue
         self._watch_queue = request.watch_queue
+        self._stop_queue = request.interactive_queue or request.compute_queue
         self._heartbeat = request.heartbeat
         self._attributes = request.search_attributes
         self._phase = "waiting"
@@ -149,7 +151,8 @@ class RunWorkflow:
         await workflow.execute_activity_method(
             RunActivities.stop_run,
             StopRun(run_id=self._ref.run_id, generation=self._ref.generation, abort=abort),
-            task_queue=self._queue,
+            task_queue=self._stop_queue,
+            priority=options.AT_HAND,
             start_to_close_timeout=options.LONG,
             heartbeat_timeout=self._heartbeat,
             retry_policy=options.UNTIL_IT_WORKS,
@@ -176,7 +179,7 @@ class RunWorkflow:
         self._notes = progress.notes or self._notes
         self._show()
         if self._attributes:
-            workflow.upsert_search_attributes([STATUS.value_set(self._phase)])
+            workflow.upsert_search_attributes([STATUS.value_set(shown.keyword(self._phase))])
 
     def _show(self) -> None:
         text = f"**{self._phase}**"
@@ -187,7 +190,7 @@ class RunWorkflow:
         if self._exit_code is not None:
             text += f", exit code {self._exit_code} {self._exit_message}"
         text += "".join(f"\n\n{note}" for note in self._notes)
-        workflow.set_current_details(text)
+        workflow.set_current_details(shown.details(text))
 
 
 def _superseded(error: BaseException) -> bool:

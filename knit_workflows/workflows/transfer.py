@@ -16,6 +16,7 @@ from temporalio import workflow
 from temporalio.exceptions import ApplicationError, is_cancelled_exception
 
 from knit_workflows import names
+from knit_workflows.contracts import shown
 from knit_workflows.contracts.messages import Nothing
 from knit_workflows.contracts.transfers import (
     Closed,
@@ -52,6 +53,8 @@ class TransferWorkflow:
         except (Exception, asyncio.CancelledError) as error:
             if not is_cancelled_exception(error):
                 raise
+            if self._opened is None and workflow.patched("a-cancelled-opening-is-answered"):
+                self._opened = Opened(ok=False, kind="Conflict", reason="cancelled in Temporal")
             await self._close(request, Finish(ok=False, reason="cancelled in Temporal"))
             raise
         self._closed = await self._close(request, finish)
@@ -122,5 +125,5 @@ class TransferWorkflow:
             start_to_close_timeout=options.SHORT,
             heartbeat_timeout=request.heartbeat,
             retry_policy=options.UNTIL_IT_WORKS,
-            summary="keep the Data" if finish.ok else f"discard: {finish.reason}"[:200],
+            summary=shown.summary("keep the Data" if finish.ok else f"discard: {finish.reason}"),
         )

@@ -46,6 +46,14 @@ def test_every_domain_error_has_a_status_a_reason_and_advice(kind):
     assert ("retry-after" in response.headers) == needs_time
 
 
+def test_who_is_too_busy_asks_for_a_longer_pause():
+    """To ask sooner would only add to what there is to do."""
+    busy, away = (
+        answer(kind()).headers["retry-after"] for kind in (domain.Busy, domain.Unavailable)
+    )
+    assert int(busy) > int(away)
+
+
 def test_what_an_error_says_itself_comes_first():
     body = answer(domain.EquivalentPlan("there is one", advice="look", see="42")).body
     assert body == b'{"message":{"reason":"there is one","advice":"look","see":"42"}}\n'

@@ -7,7 +7,15 @@ import os
 import sys
 from collections.abc import Awaitable, Callable
 
-from tests.bench import api_figures, cluster, cold_start, engine, store_figures, transfers
+from tests.bench import (
+    api_figures,
+    burst,
+    cluster,
+    cold_start,
+    engine,
+    store_figures,
+    transfers,
+)
 
 BENCHES: dict[str, Callable[[], Awaitable[None]]] = {
     "cold-start": cold_start.cold_start,
@@ -15,6 +23,8 @@ BENCHES: dict[str, Callable[[], Awaitable[None]]] = {
     "chain": lambda: engine.chain(200),
     "fan-out": lambda: engine.fan_out(1000),
     "memory": engine.memory,
+    "burst": burst.burst,
+    "oracle": burst.oracle,
     "transfers": transfers.transfers,
     "store": store_figures.figures,
     "api-at-size": api_figures.at_size,

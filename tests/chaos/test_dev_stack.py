@@ -133,7 +133,7 @@ def test_down_in_the_middle_of_runs_and_up_again(stack: DevStack) -> None:
     runs.finish()
 
 
-@pytest.mark.parametrize("name", ["worker", "api", "temporal", "postgres"])
+@pytest.mark.parametrize("name", ["worker", "worker-interactive", "api", "temporal", "postgres"])
 def test_a_killed_process_is_started_again(stack: DevStack, name: str) -> None:
     """kill -9 in the middle of Runs: it comes back by itself, and the Runs go on."""
     runs = Runs(stack, f"chaos:{name}", 2)

@@ -341,10 +341,10 @@ def test_a_connection_that_a_proxy_cuts_names_it(far):
 )
 def test_a_web_page_is_not_taken_for_the_apis_answer(knit, api, status, title, advice):
     body = f"<html>\n<head><title>{title}</title></head><body>Words</body></html>"
-    answer = httpx.Response(
-        status, headers={"Server": "nginx/1.25", "Content-Type": "text/html"}, text=body
-    )
-    api.interrupt[("GET", "/runs")] = [answer]
+    headers = {"Server": "nginx/1.25", "Content-Type": "text/html"}
+    api.interrupt[("GET", "/runs")] = [
+        httpx.Response(status, headers=headers, text=body) for _ in range(9)
+    ]
     ended = knit("run", "find")
     assert (ended.code, ended.out) == (1, b"")
     assert f"something on the way to it (nginx/1.25): HTTP status {status}" in ended.err

@@ -189,8 +189,9 @@ def test_a_home_that_cannot_be_written(shell):
     assert code == 1
     assert err == (
         "error: cannot write /dev/null/.knit/profile\n"
-        "reason: Not a directory\n"
-        "hint: choose another --profile-store\n"
+        "reason: Not a directory: /dev/null/.knit\n"
+        "hint: a part of the path is a file, where a folder is needed: check the path "
+        "(--profile-store)\n"
     )
 
 

@@ -123,12 +123,38 @@ def test_an_answer_that_a_proxy_lost_is_asked_for_again(api, push, status):
 
 
 def test_a_server_that_is_just_back_is_given_time(api, push):
-    """Its database may need longer than itself. Before anything was lost, 503 is the answer."""
+    """Its database may need longer than itself."""
     ended = push(swallowed(api), *[error(503, "the database does not answer")] * 3)
     assert [ended.json["knitId"]] == list(api.data)
-    ended = push(error(503, "the database does not answer"))
+
+
+def busy():
+    """What a server says that has too much to do."""
+    answer = error(503, "the system is busy: 7 wait", "try again in some seconds")
+    answer.headers["Retry-After"] = "5"
+    return answer
+
+
+def test_a_busy_server_is_asked_again_when_it_says_so_under_the_same_key(knit, api, push):
+    ended = push(busy(), busy())
+    assert [ended.json["knitId"]] == list(api.data)
+    assert knit.slept == [5.0, 5.0]
+    assert "the system is busy: 7 wait, trying again in 5 s (2 of 6)" in ended.err
+    assert len(set(keys(api))) == 1
+
+
+def test_an_upload_that_the_busy_server_has_given_up_is_sent_anew(api, push):
+    ended = push(busy(), SPENT)
+    assert [ended.json["knitId"]] == list(api.data)
+    assert len(set(keys(api))) == 2
+
+
+def test_a_server_that_stays_busy_says_so_in_the_end(api, push):
+    """Nothing was lost, so nothing can have arrived."""
+    ended = push(*(busy() for _ in range(6)))
     assert ended.code == 1
-    assert "hint: it may have arrived" not in ended.err
+    assert "reason: the system is busy: 7 wait\nhint: try again in some seconds" in ended.err
+    assert len(keys(api)) == 6
 
 
 def test_what_is_refused_in_the_end_says_why(api, push):

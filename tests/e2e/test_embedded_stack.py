@@ -42,7 +42,13 @@ def test_up_makes_knit_work_in_its_folder_and_below(stack: DevStack) -> None:
     name = (stack.folder / ".knitprofile").read_text()
     profiles = yaml.safe_load((stack.folder / ".knit" / "profile").read_text())
     assert profiles[name]["apiRoot"] == status["api"]
-    assert set(status["processes"]) == {"postgres", "temporal", "worker", "api"}
+    assert set(status["processes"]) == {
+        "postgres",
+        "temporal",
+        "worker",
+        "worker-interactive",
+        "api",
+    }
     below = stack.folder / "below" / "it"
     below.mkdir(parents=True)
     assert stack.knit("plan", "find", cwd=below).json()

@@ -31,8 +31,9 @@ from knit_workflows.plugin import (
     Deps,
     KnitPlugin,
     MisconfiguredWorker,
+    Role,
 )
-from knit_workflows.settings import QueueSettings, StoreSettings
+from knit_workflows.settings import EngineSettings, QueueSettings, StoreSettings
 from knit_workflows.store import PostgresStore, migrate
 from knit_workflows.testing import KnitEnvironment, MemoryBackend
 from tests.workflows.test_run import TRAIN
@@ -127,6 +128,47 @@ async def test_a_versioned_worker_upgrades_by_default(temporal_client: Client) -
     deployment = configured["deployment_config"]
     assert deployment is not None
     assert deployment.default_versioning_behavior is VersioningBehavior.AUTO_UPGRADE
+
+
+@pytest.mark.parametrize("of_the_user", [None, 0.2, 40])
+async def test_heartbeats_are_not_held_back(
+    temporal_client: Client, of_the_user: float | None
+) -> None:
+    """The SDK would hold them back for most of their time-out; a shorter pause stays as it is."""
+    chosen = (
+        {}
+        if of_the_user is None
+        else {"max_heartbeat_throttle_interval": timedelta(seconds=of_the_user)}
+    )
+    worker = Worker(
+        temporal_client,
+        task_queue=names.ENGINE_QUEUE,
+        plugins=[KnitPlugin(_deps())],
+        **chosen,  # type: ignore[arg-type]
+    )
+    longest = worker.config(active_config=True)["max_heartbeat_throttle_interval"]
+    a_third = EngineSettings().projector_heartbeat / 3
+    assert longest == timedelta(seconds=of_the_user) if of_the_user == 0.2 else longest < a_third
+
+
+def test_what_people_wait_for_has_a_queue_and_a_worker_of_its_own() -> None:
+    """Its workflows and activities only; those of before it had one are served as they were."""
+    deps = _deps()
+
+    def served(*roles: Role) -> set[str]:
+        return {str(_activity_name(one)) for one in deps.activities(frozenset(roles))}
+
+    wanted = {"knit.stop_run", "knit.open_transfer", "knit.close_transfer"}
+    assert served(Role.INTERACTIVE) == wanted
+    assert wanted < served(Role.COMPUTE)
+    assert not served(Role.ENGINE) & wanted
+    everything = [_activity_name(one) for one in deps.activities(ALL_ROLES)]
+    assert len(everything) == len(set(everything))
+    assert QueueSettings().interactive not in {
+        QueueSettings().engine,
+        QueueSettings().compute,
+        QueueSettings().watch,
+    }
 
 
 def test_a_client_only_process_stays_light() -> None:

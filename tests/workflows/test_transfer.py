@@ -4,28 +4,39 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from temporalio.client import WorkflowFailureError
+from temporalio.exceptions import CancelledError
+from temporalio.worker import Worker
 
 from knit_workflows import names
-from knit_workflows.client import KnitClient, OpenTransfer
+from knit_workflows.client import KnitClient, OpenTransfer, keyed_upload
+from knit_workflows.compute.base import Endpoint, Transfer
 from knit_workflows.domain.data import TagChange
 from knit_workflows.domain.errors import (
+    BackendUnavailable,
+    Busy,
     Conflict,
     DataNotFound,
     EngineUnavailable,
     NotFound,
     StorageFull,
+    TransferNotReady,
+    Unavailable,
 )
 from knit_workflows.domain.ids import KnitId
 from knit_workflows.domain.runs import RunQuery, RunStatus
 from knit_workflows.domain.tags import Tag
 from knit_workflows.embedded import EmbeddedPostgres
+from knit_workflows.plugin import KnitPlugin, Role
 from knit_workflows.testing import KnitEnvironment, MemoryBackend, knit_environment
+from knit_workflows.worker import workers
 
 
 async def _folder(knit: object, transfer_id: str) -> Path:
@@ -74,7 +85,7 @@ async def test_a_broken_upload_leaves_a_failed_run(postgres: EmbeddedPostgres) -
 async def _renewed(knit: KnitEnvironment, lease: float) -> OpenTransfer | None:
     """Open an upload and renew its lease for two leases; None where that did not keep it."""
     client = KnitClient(knit.temporal, lease=timedelta(seconds=lease), queues=knit.deps.queues)
-    with suppress(Conflict, EngineUnavailable, NotFound):
+    with suppress(Conflict, Unavailable, NotFound):
         upload = await client.open_upload()
         assert upload.run_id is not None
         for _ in range(6):
@@ -135,4 +146,84 @@ async def test_a_push_that_no_worker_takes_up_ends_with_advice(postgres: Embedde
         client = KnitClient(knit.temporal, lease=timedelta(seconds=1), queues=knit.deps.queues)
         with pytest.raises(EngineUnavailable) as refused:
             await client.open_upload()
-        assert "workers" in refused.value.advice
+        assert refused.value.reason == "no worker is up that opens transfers"
+        assert "role interactive" in refused.value.advice
+
+
+class Slow(MemoryBackend):
+    """One whose doors never open, for the reason it is given."""
+
+    def __init__(self, error: type[Unavailable], reason: str | None = None) -> None:
+        super().__init__()
+        self._error = error, reason
+
+    async def open_transfer(self, transfer: Transfer) -> Endpoint:
+        """Refuse."""
+        kind, reason = self._error
+        raise kind(reason)
+
+
+@asynccontextmanager
+async def attended_by_one(
+    postgres: EmbeddedPostgres, backend: MemoryBackend
+) -> AsyncIterator[Callable[[float], KnitClient]]:
+    """A knit whose transfers have one slot; gives what makes a client with a lease in seconds."""
+    async with knit_environment(postgres=postgres, backend=backend, work=False) as knit:
+        worker = Worker(
+            knit.temporal,
+            task_queue=knit.deps.queues.interactive,
+            plugins=[KnitPlugin(knit.deps, roles=frozenset({Role.INTERACTIVE}))],
+            max_concurrent_activities=1,
+        )
+
+        def client(lease: float) -> KnitClient:
+            seconds = timedelta(seconds=lease)
+            return KnitClient(
+                knit.temporal,
+                lease=seconds,
+                heartbeat=timedelta(seconds=1),
+                queues=knit.deps.queues,
+            )
+
+        async with worker:
+            yield client
+
+
+async def test_what_waits_behind_others_is_told_that_the_system_is_busy(
+    postgres: EmbeddedPostgres,
+) -> None:
+    """And what has its turn, but is not ready, that it takes long: neither is the other."""
+    async with attended_by_one(postgres, Slow(TransferNotReady)) as client:
+        first = asyncio.create_task(client(10).open_upload())
+        await asyncio.sleep(1)
+        with pytest.raises(Busy) as busy:
+            await client(2).open_upload()
+        assert busy.value.reason.startswith("the system is busy: the transfer was not opened")
+        assert "within 2 s" in busy.value.reason
+        with pytest.raises(TransferNotReady) as slow:
+            await first
+        assert "not ready within 10 s" in slow.value.reason
+
+
+async def test_a_back_end_that_does_not_answer_is_named(postgres: EmbeddedPostgres) -> None:
+    reason = "the cluster does not answer"
+    async with attended_by_one(postgres, Slow(BackendUnavailable, reason)) as client:
+        with pytest.raises(BackendUnavailable, match=reason):
+            await client(3).open_upload()
+
+
+async def test_what_was_not_opened_in_time_is_not_opened_later(postgres: EmbeddedPostgres) -> None:
+    """Nobody would use the door, and others would wait behind it."""
+    async with knit_environment(postgres=postgres, work=False) as knit:
+        client = KnitClient(knit.temporal, lease=timedelta(seconds=1), queues=knit.deps.queues)
+        key = uuid.uuid4()
+        with pytest.raises(EngineUnavailable):
+            await client.open_upload(key)
+        handle = knit.temporal.get_workflow_handle(
+            names.transfer_workflow(keyed_upload(key).transfer_id)
+        )
+        for worker in workers(knit.temporal, knit.deps, frozenset({Role.INTERACTIVE})):
+            async with worker:
+                with pytest.raises(WorkflowFailureError) as ended:
+                    await handle.result()
+        assert isinstance(ended.value.cause, CancelledError)

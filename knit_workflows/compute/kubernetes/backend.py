@@ -12,6 +12,7 @@ from typing import Final
 
 from knit_workflows import names
 from knit_workflows.compute.base import (
+    MANY_RUNS,
     Endpoint,
     Observation,
     Phase,
@@ -84,6 +85,10 @@ class KubernetesBackend:
             ),
             read=read_warning,
         )
+
+    def suggested_runs(self) -> int:
+        """Give what keeps a cluster's scheduler busy."""
+        return MANY_RUNS
 
     async def open(self) -> None:
         """Load the credentials; the watches start with the first `watch`."""

@@ -23,7 +23,7 @@ from knit_workflows.compute.base import (
     TroubleKind,
     Volume,
 )
-from knit_workflows.compute.local import launching, pod_folder, stopping
+from knit_workflows.compute.local import launching, machine, pod_folder, stopping
 from knit_workflows.compute.local.children import Children, Deaths
 from knit_workflows.compute.local.engine import EngineFinder
 from knit_workflows.compute.local.folders import StateFolder, disk_errors
@@ -69,6 +69,10 @@ class LocalBackend:
         self._notes: dict[str, tuple[str, ...]] = {}
         self._chores: set[asyncio.Future[None]] = set()
         self._pausing: asyncio.Task[None] | None = None
+
+    def suggested_runs(self) -> int:
+        """Give a few per core, and fewer where memory is scarce."""
+        return machine.suggested_runs()
 
     async def open(self) -> None:
         """Make the state folder and listen to it."""

@@ -10,13 +10,17 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import signal
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
+from functools import cache
 from pathlib import Path
 from typing import Final
 
 SHELL: Final = "/bin/sh"
+NICENESS: Final = 10
+"""How much run pods stand back behind other processes: about a tenth of their share of a core."""
 
 _START: Final = r"""
 cd /
@@ -187,11 +191,13 @@ def spawn(
     *,
     descriptors: Mapping[int, int],
     environment: Mapping[str, str],
+    by: Sequence[str] = (),
 ) -> int:
     """Start a script in a session of its own and give its process number.
 
-    `descriptors` maps numbers in the script to open descriptors here; 2 is the null device unless
-    named. The caller keeps (and closes) its own. Raises OSError when no process can be made.
+    `by` is a command that becomes the shell, such as `nice`. `descriptors` maps numbers in the
+    script to open descriptors here; 2 is the null device unless named. The caller keeps (and
+    closes) its own. Raises OSError when no process can be made.
     """
     with ExitStack() as stack:
         actions: list[tuple[int, int, str, int, int] | tuple[int, int, int] | tuple[int, int]] = [
@@ -203,9 +209,10 @@ def spawn(
             copy = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 20)
             stack.callback(os.close, copy)
             actions.append((os.POSIX_SPAWN_DUP2, copy, number))
+        command = [*by, SHELL, "-c", script, "knit-supervisor", *arguments]
         return os.posix_spawn(
-            SHELL,
-            ["sh", "-c", script, "knit-supervisor", *arguments],
+            command[0],
+            command,
             dict(environment),
             file_actions=actions,
             setsid=True,
@@ -214,6 +221,17 @@ def spawn(
             # inherit that.
             setsigdef=signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP},
         )
+
+
+@cache
+def _gentle() -> Sequence[str]:
+    """Give what makes a process leave the cores to others that want them.
+
+    What people wait for on this machine, knit's own processes and theirs, shall not share the cores
+    with each of many Runs alike. Alone, a Run is as quick as ever.
+    """
+    nice = shutil.which("nice", path=os.defpath)
+    return () if nice is None else (nice, "-n", str(NICENESS))
 
 
 def _leaking() -> list[int]:
@@ -259,5 +277,9 @@ def spawn_supervisor(
         stack.callback(os.close, writing)
         descriptors[6] = writing
         return spawn(
-            script, [str(folder), *arguments], descriptors=descriptors, environment=environment
+            script,
+            [str(folder), *arguments],
+            descriptors=descriptors,
+            environment=environment,
+            by=_gentle(),
         )

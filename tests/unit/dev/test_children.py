@@ -183,3 +183,12 @@ def test_who_does_not_end_is_killed(
     assert child.state == "stopped"
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+def test_who_stands_back_does_so_from_its_start(make: Callable[..., Child]) -> None:
+    """By so much more than we do ourselves."""
+    child = make("sleep 60", niceness=3)
+    child.look(may_start=True)
+    assert child.process is not None
+    ours = os.getpriority(os.PRIO_PROCESS, 0)
+    assert os.getpriority(os.PRIO_PROCESS, child.process.pid) == ours + 3

@@ -20,6 +20,7 @@ from knit_workflows.compute.base import Mount, Phase, Volume
 from knit_workflows.compute.local import LocalBackend, LocalSettings
 from knit_workflows.compute.local.pod_folder import Account, read_account
 from knit_workflows.compute.local.processes import find_process
+from knit_workflows.compute.local.supervisor import NICENESS
 from knit_workflows.domain.errors import BackendRejected, BackendUnavailable, KnitError
 from knit_workflows.domain.runs import Exit
 from tests.waiting import PATIENCE
@@ -78,6 +79,15 @@ async def test_a_sandbox_has_no_capability(
     script = "grep CapEff /proc/self/status; grep NoNewPrivs /proc/self/status"
     assert (await ended(backend, make_pod(script))).phase is Phase.SUCCEEDED
     assert output(settings).split() == ["CapEff:", "0" * 16, "NoNewPrivs:", "1"]
+
+
+async def test_a_sandbox_leaves_the_cores_to_others(
+    backend: LocalBackend, settings: LocalSettings, make_pod: MakePod
+) -> None:
+    """People wait for pushes and pulls, and for what else they do on this machine."""
+    assert (await ended(backend, make_pod("nice"))).phase is Phase.SUCCEEDED
+    ours = os.getpriority(os.PRIO_PROCESS, 0)
+    assert int(output(settings)) == min(19, ours + NICENESS)
 
 
 @pytest.mark.parametrize("network", [True, False])

@@ -1,0 +1,100 @@
+"""In what order the Projector does what there is, and how many Runs it lets be under way."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from datetime import timedelta
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from temporalio.service import RPCError, RPCStatusCode
+from temporalio.testing import ActivityEnvironment
+
+from knit_workflows.activities.projector import PROJECT_FOR
+from knit_workflows.compute.memory import MemoryBackend
+from knit_workflows.contracts.projector import ProjectorInput
+from knit_workflows.domain.ports import AdmissionLimits, Projection, StartableRun, StopOrder
+from knit_workflows.plugin import Deps, Role
+from knit_workflows.settings import EngineSettings
+
+REQUEST = ProjectorInput(
+    engine_queue="e", compute_queue="c", watch_queue="w", drain_for=timedelta()
+)
+
+
+class Store:
+    """A store with so many events, each of which takes its time."""
+
+    def __init__(self, events: int, seconds: float) -> None:
+        self.left, self.seconds = events, seconds
+        self.calls: list[str] = []
+        self.limits: list[AdmissionLimits] = []
+
+    async def project(self, *, page_size: int) -> Projection | None:
+        if not self.left:
+            return None
+        self.calls.append("project")
+        self.left -= 1
+        await asyncio.sleep(self.seconds)
+        return Projection("data_done", page_size)
+
+    async def admit(self, limits: AdmissionLimits) -> Sequence[StartableRun]:
+        self.limits.append(limits)
+        return []
+
+    async def finish_unstarted(self) -> int:
+        return 0
+
+    async def stop_orders(self) -> Sequence[StopOrder]:
+        self.calls.append("stops")
+        return []
+
+    async def work(self, *, fallback: timedelta) -> AsyncGenerator[None, None]:
+        yield
+
+
+class Client:
+    """A client of a Temporal that does not tell its search attributes."""
+
+    namespace = "default"
+
+    def __init__(self) -> None:
+        self.operator_service = SimpleNamespace(list_search_attributes=self._refuse)
+
+    async def _refuse(self, _request: object) -> None:
+        raise RPCError("no", RPCStatusCode.PERMISSION_DENIED, b"")
+
+
+class Machine(MemoryBackend):
+    """One that suits seven Runs."""
+
+    def suggested_runs(self) -> int:
+        return 7
+
+
+async def drained(store: Store, **settings: Any) -> None:
+    """Let the Projector do all there is."""
+    deps = Deps(store, Machine(), engine=EngineSettings(**settings))  # type: ignore[arg-type]
+    [drain] = [
+        one for one in deps.activities(frozenset({Role.ENGINE})) if one.__name__ == "drain_outbox"
+    ]
+    environment = ActivityEnvironment(client=Client())  # type: ignore[arg-type]
+    await environment.run(drain, REQUEST)
+
+
+async def test_stops_do_not_wait_for_the_last_page_of_a_flood() -> None:
+    """A page may be slow: after a while it is the stops' turn, then the pages go on."""
+    store = Store(3, PROJECT_FOR.total_seconds() * 1.1)
+    await drained(store)
+    assert store.calls == ["project", "stops"] * 3 + ["stops"]
+
+
+@pytest.mark.parametrize(("set_to", "limit"), [(None, 7), (2, 2), (1000, 1000)])
+async def test_the_back_end_says_how_many_runs_unless_the_settings_do(
+    set_to: int | None, limit: int
+) -> None:
+    store = Store(0, 0)
+    await drained(store, max_active_runs=set_to)
+    assert {one.total for one in store.limits} == {limit}
