@@ -14,13 +14,15 @@ from knit_workflows.pod.packing import (
     CannotPack,
     Span,
     Writable,
+    iter_content_spans,
     iter_pack,
     iter_spans,
+    length_of,
     open_files,
     pack,
     read_concatenated,
 )
-from knit_workflows.pod.tar import ArchiveRefused, Readable
+from knit_workflows.pod.tar import ArchiveCut, ArchiveRefused, Readable, TarReader
 from knit_workflows.pod.tree import Summary
 from knit_workflows.pod.unpacking import DEFAULT_LIMITS, Limits, unpack
 
@@ -29,17 +31,21 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DEFAULT_LIMITS",
+    "ArchiveCut",
     "ArchiveRefused",
     "CannotPack",
     "Limits",
     "Readable",
     "Span",
     "Summary",
+    "TarReader",
     "Writable",
     "clear",
     "is_empty",
+    "iter_content_spans",
     "iter_pack",
     "iter_spans",
+    "length_of",
     "open_files",
     "pack",
     "read_concatenated",

@@ -12,7 +12,7 @@ from knit_workflows.pod.tar import Member
 from knit_workflows.pod.tree import MAX_DEPTH, Summary
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
 _STREAM_BYTES = 256 << 10
@@ -86,6 +86,17 @@ def iter_spans(root: Path) -> Iterator[bytes | Span]:
     Whoever finds a span shorter than it says must break the stream. Raises as `pack` does.
     """
     return _Packer(root, dereference=False).items(spans=True)
+
+
+def iter_content_spans(root: Path) -> Iterator[Span]:
+    """What `read_concatenated` gives at this moment, unread."""
+    for _, descriptor in open_files(root):
+        yield Span(descriptor, os.fstat(descriptor).st_size)
+
+
+def length_of(pieces: Iterable[bytes | Span]) -> int:
+    """How many bytes the pieces are together; nothing of a span is read."""
+    return sum(len(piece) if isinstance(piece, bytes) else piece.size for piece in pieces)
 
 
 def _write_all(sink: Writable | Callable[[bytes], object], piece: bytes) -> None:
