@@ -16,6 +16,13 @@ T = TypeVar("T")
 TRIES = 3
 """How often something is tried whose connection breaks."""
 
+AWAY = (
+    httpx.codes.BAD_GATEWAY,
+    httpx.codes.SERVICE_UNAVAILABLE,
+    httpx.codes.GATEWAY_TIMEOUT,
+)
+"""What is answered while the API, or a part of it, is not there."""
+
 _FIRST_PAUSE = 0.5
 _LONGEST_WAIT = 10.0
 _LONGEST_PAUSE = 10.0
@@ -36,11 +43,14 @@ class Retry:
         self._notify = notify
 
     def on_unavailable(self, ask: Callable[[], httpx.Response]) -> httpx.Response:
-        """Gives the first answer that is not 503, or after about ten seconds the last 503."""
+        """Gives the first answer of an API that is there, or after about ten seconds the last one.
+
+        It is not there when it says so itself (503), or a proxy before it does (502, 504).
+        """
         waited = 0.0
         for pause in _pauses():
             answer = ask()
-            if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE:
+            if answer.status_code not in AWAY:
                 return answer
             pause = max(pause, retry_after(answer) or 0.0)
             if waited + pause > _LONGEST_WAIT:
@@ -71,6 +81,10 @@ class Retry:
             self._sleep(pause)
             waited += pause
         raise AssertionError("pauses never end")
+
+    def wait(self, seconds: float) -> None:
+        """Waits so many seconds."""
+        self._sleep(seconds)
 
     def tell(self, text: str) -> None:
         """Tells the user, in a line, that it takes longer."""

@@ -1,27 +1,26 @@
 """Moves the files of a Data: push packs and uploads them, pull downloads and places them.
 
 A Data arrives whole or not at all: an upload that cannot go on is cut, so that the server drops it,
-and what is pulled shows under its name only when it is complete. The completeness of a download is
-known from the chunked framing and from gzip's checksum; httpx gives no access to trailers, so the
-`x-checksum-md5` one is not looked at.
+and what is pulled shows under its name only when it is complete, whatever ends the command. A
+download that ends before the archive does is an error, and begun anew: see `proof`.
 """
 
 import os
 import stat
-import tempfile
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from shutil import rmtree
 
 from knit_api.schemas.data import Data
 from knit_api.schemas.tags import Tag, TagChange
-from knit_cli.client import GZIPPED_TAR, PLAIN_TAR, ApiClient, Stream
+from knit_cli.client import GZIPPED_TAR, PLAIN_TAR, ApiClient
 from knit_cli.errors import ApiRefused, BadInput, CliError, ConnectionCut, TransferFailed
 from knit_cli.progress import Meter
-from knit_cli.streams import DamagedStream, PiecesReader, counted, gunzipped, gzipped, read_ahead
-from knit_workflows.pod.archive import ArchiveRefused, CannotPack, iter_pack, unpack
+from knit_cli.proof import hand_on, plain_tar
+from knit_cli.streams import DamagedStream, PiecesReader, StreamCut, counted, gzipped, read_ahead
+from knit_cli.workplace import put_in_place, sync, workplace
+from knit_workflows.pod.archive import ArchiveCut, ArchiveRefused, CannotPack, iter_pack, unpack
 
 _UNSUPPORTED_MEDIA_TYPE = 415
 _NOTHING_SENT = "nothing was uploaded"
@@ -184,16 +183,15 @@ def pull_folder(api: ApiClient, knit_id: str, folder: Path, *, meter: Meter) -> 
 
     def attempt() -> None:
         with (
-            _placing(folder, knit_id),
+            _placing(knit_id, folder),
             api.download(knit_id, f"{PLAIN_TAR}, {GZIPPED_TAR};q=0.5") as stream,
-            _neighbour(folder, knit_id) as temporary,
+            workplace(folder) as content,
         ):
             meter.restart()
-            content = temporary / "content"
             content.mkdir()
-            with closing(_plain(stream, counted(stream.chunks, meter.add))) as pieces:
-                unpack(PiecesReader(pieces), content)
-            content.rename(target)  # takes the place of an empty folder, of nothing else
+            with closing(plain_tar(stream, meter.add)) as pieces:
+                unpack(PiecesReader(pieces), content, sync=True)
+            put_in_place(content, target)
 
     api.when_cut_again(attempt, repeatable=True)
     return target
@@ -212,15 +210,15 @@ def pull_file(api: ApiClient, knit_id: str, folder: Path, *, meter: Meter) -> Pa
 
     def attempt() -> None:
         with (
-            _placing(folder, knit_id),
-            _opened(api, knit_id, meter) as pieces,
-            _neighbour(folder, knit_id) as temporary,
+            _placing(knit_id, folder),
+            api.download(knit_id, GZIPPED_TAR) as stream,
+            workplace(folder) as archive,
         ):
-            archive = temporary / "archive"
+            meter.restart()
             with archive.open("wb") as file:
-                for piece in pieces:
-                    file.write(piece)
-            archive.replace(target)
+                hand_on(stream, meter.add, file.write)
+            sync(archive)
+            put_in_place(archive, target)
 
     api.when_cut_again(attempt, repeatable=True)
     return target
@@ -232,35 +230,30 @@ def pull_stream(
     """Downloads a Data as tar.gz and hands it on piece by piece.
 
     What was handed on cannot be taken back: only before that is a broken connection tried again.
+
+    Raises:
+        TransferFailed: the archive is damaged.
+        CliError: the API did not give it, or not all of it.
     """
+    handed_on = False
+
+    def writing(piece: bytes) -> None:
+        nonlocal handed_on
+        handed_on = True
+        write(piece)
 
     def attempt() -> None:
-        handed_on = False
         try:
-            with _opened(api, knit_id, meter) as pieces:
-                for piece in pieces:
-                    handed_on = True
-                    write(piece)
+            with _reading(knit_id), api.download(knit_id, GZIPPED_TAR) as stream:
+                meter.restart()
+                hand_on(stream, meter.add, writing)
         except ConnectionCut as cut:
             cut.harmless = not handed_on
+            if handed_on:
+                cut.advice = "what was written to stdout is not all of it: drop it, and pull again"
             raise
 
     api.when_cut_again(attempt, repeatable=False)
-
-
-@contextmanager
-def _opened(api: ApiClient, knit_id: str, meter: Meter) -> Iterator[Iterator[bytes]]:
-    """Opens the tar.gz of a Data as it comes from the API. Raises CliError, also while reading."""
-    with api.download(knit_id, GZIPPED_TAR) as stream:
-        meter.restart()
-        pieces = counted(stream.chunks, meter.add)
-        yield gzipped(pieces) if stream.media_type == PLAIN_TAR else pieces
-
-
-def _plain(stream: Stream, pieces: Generator[bytes, None, None]) -> Generator[bytes, None, None]:
-    if stream.media_type == PLAIN_TAR:
-        return pieces  # the kernel receives ahead; a thread of ours would only be in its way
-    return gunzipped(read_ahead(pieces))
 
 
 def _refuse_occupied(target: Path) -> None:
@@ -276,29 +269,33 @@ def _refuse_occupied(target: Path) -> None:
 
 
 @contextmanager
-def _neighbour(folder: Path, knit_id: str) -> Iterator[Path]:
-    """Makes a folder beside the target, on the same disk, that is gone afterwards."""
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=folder, prefix=f".{knit_id}.", suffix=".part"))
+def _placing(knit_id: str, folder: Path) -> Iterator[None]:
+    """Translates what goes wrong between the API and the folder."""
     try:
-        yield temporary
-    finally:
-        rmtree(temporary, ignore_errors=True)
-
-
-@contextmanager
-def _placing(folder: Path, knit_id: str) -> Iterator[None]:
-    try:
-        yield
-    except (ArchiveRefused, DamagedStream) as cause:
-        raise TransferFailed(
-            f"cannot pull {knit_id}",
-            reason=str(cause),
-            advice="pull it again; if it happens again, the Data itself is damaged",
-        ) from cause
+        with _reading(knit_id):
+            yield
     except OSError as cause:
         raise TransferFailed(
             f"cannot pull {knit_id} into {folder}",
             reason=cause.strerror or str(cause),
             advice="nothing was left behind; make room, or choose another DEST",
+        ) from cause
+
+
+@contextmanager
+def _reading(knit_id: str) -> Iterator[None]:
+    """Translates what is wrong with an archive that was received."""
+    try:
+        yield
+    except (ArchiveCut, StreamCut) as cause:
+        raise ConnectionCut(
+            f"the download of {knit_id} was cut",
+            reason=f"{cause}, although the connection was closed in order",
+            advice="pull it again; if it happens again, look for a proxy on the way that cuts",
+        ) from cause
+    except (ArchiveRefused, DamagedStream) as cause:
+        raise TransferFailed(
+            f"cannot pull {knit_id}",
+            reason=str(cause),
+            advice="pull it again; if it happens again, the Data itself is damaged",
         ) from cause

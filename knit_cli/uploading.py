@@ -7,7 +7,7 @@ that; one that is just doing so says so; and one where it came to nothing says t
 is safe to begin anew.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from http import HTTPStatus
 from typing import Generic, TypeVar
 from uuid import UUID, uuid4
@@ -82,3 +82,16 @@ class KeyedUpload(Generic[T]):
             raise ConnectionCut("nothing is known of the upload yet", reason=broken.reason) from (
                 broken
             )
+
+
+class UploadedBody:
+    """The body of an upload; `ended`: all of it was taken, its end may have been sent."""
+
+    def __init__(self, pieces: Iterable[bytes]) -> None:
+        self._pieces = pieces
+        self.ended = False
+
+    def chunks(self) -> Iterator[bytes]:
+        """Gives the pieces; httpx sends what an iterator gives chunked, without a length."""
+        yield from self._pieces
+        self.ended = True
