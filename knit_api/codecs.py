@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import struct
 import zlib
 from typing import Final, Protocol
 
@@ -16,6 +17,7 @@ CHECKSUM_TRAILER: Final = "x-checksum-md5"
 _MOST_BYTES: Final = 1 << 20
 _GZIP: Final = 31  # zlib's number for "a gzip header, the largest window"
 _FAST: Final = 1
+_BLOCK_BYTES: Final = 0xFFFF  # the most that one stored block can hold
 
 
 class _Encoding(Protocol):
@@ -130,27 +132,80 @@ class _Inflater:
             )
 
 
-class Encoder:
-    """Turns pieces of plain tar into a body, and knows the checksum of what it gave."""
+class _Packer(Protocol):
+    """One way to write gzip; zlib's own compressors are it."""
 
-    def __init__(self, media_type: str) -> None:
-        # Fast rather than small: the network is seldom slower than zlib at its best.
-        self._deflater = zlib.compressobj(_FAST, wbits=_GZIP) if media_type == GZIPPED_TAR else None
+    def compress(self, data: bytes, /) -> bytes: ...
+    def flush(self) -> bytes: ...
+
+
+class _Storing:
+    """gzip that does not compress (RFC 1951, 3.2.4), so that its length is known beforehand."""
+
+    def __init__(self) -> None:
+        self._pending = bytearray()
+        self._crc = 0
+        self._size = 0
+        self._head = b"\x1f\x8b\x08\0\0\0\0\0\x04\xff"
+
+    def compress(self, data: bytes, /) -> bytes:
+        self._crc = zlib.crc32(data, self._crc)
+        self._size += len(data)
+        self._pending += data
+        whole = len(self._pending) // _BLOCK_BYTES * _BLOCK_BYTES
+        blocks = [
+            self._block(bytes(self._pending[start : start + _BLOCK_BYTES]), last=False)
+            for start in range(0, whole, _BLOCK_BYTES)
+        ]
+        del self._pending[:whole]
+        head, self._head = self._head, b""
+        return head + b"".join(blocks)
+
+    def flush(self) -> bytes:
+        tail = struct.pack("<LL", self._crc, self._size & 0xFFFFFFFF)
+        return self._head + self._block(bytes(self._pending), last=True) + tail
+
+    @staticmethod
+    def _block(content: bytes, *, last: bool) -> bytes:
+        size = len(content)
+        return struct.pack("<BHH", last, size, size ^ 0xFFFF) + content
+
+    @staticmethod
+    def length(size: int) -> int:
+        return 10 + size + 5 * (size // _BLOCK_BYTES + 1) + 8
+
+
+class Encoder:
+    """Turns pieces of plain tar into a body, and knows the checksum of what it gave.
+
+    With `stored`, gzip is not compressed: see `stored_bytes`.
+    """
+
+    def __init__(self, media_type: str, *, stored: bool = False) -> None:
+        self._packer: _Packer | None = None
+        if media_type == GZIPPED_TAR:
+            # Fast rather than small: the network is seldom slower than zlib at its best.
+            self._packer = _Storing() if stored else zlib.compressobj(_FAST, wbits=_GZIP)
         self._md5 = hashlib.md5(usedforsecurity=False)
+
+    @staticmethod
+    def stored_bytes(media_type: str, size: int) -> int:
+        """Give how long the body of a plain tar of that size is, when it is `stored`."""
+        return _Storing.length(size) if media_type == GZIPPED_TAR else size
 
     def encode(self, piece: bytes) -> bytes:
         """Give what is to be sent now; may be empty."""
-        if self._deflater is None:
+        if self._packer is None:
             return piece
-        data = self._deflater.compress(piece)
+        data = self._packer.compress(piece)
         self._md5.update(data)
         return data
 
     def finish(self) -> bytes:
         """Give the rest."""
-        if self._deflater is None:
+        if self._packer is None:
             return b""
-        data = self._deflater.flush()
+        data = self._packer.flush()
         self._md5.update(data)
         return data
 

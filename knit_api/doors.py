@@ -6,7 +6,14 @@ import asyncio
 import errno
 import json
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Generator, Iterator
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Callable,
+    Coroutine,
+    Generator,
+    Iterator,
+)
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -81,8 +88,14 @@ class Door(Protocol):
     def spans(self, form: Form) -> Generator[bytes | Span, None, None] | None:
         """Give the same for a thread, large files unread; None where they are not at hand."""
 
+    async def archive_bytes(self, form: Form) -> int | None:
+        """Give how long that archive is, as long as nothing changes; None: it cannot be told."""
+
     def content(self) -> Pieces:
         """Give the content of all files, one after another."""
+
+    async def content_bytes(self) -> int | None:
+        """Give how long that content is now; None: it cannot be told."""
 
     def followed(self) -> Pieces:
         """Give the content of the log, then what is added to it, without end.
@@ -173,10 +186,24 @@ class FolderDoor:
         """See `Door`."""
         return _readable(archive.iter_spans(self._root, form))
 
+    async def archive_bytes(self, form: Form) -> int:
+        """See `Door`."""
+        return await self._measured(lambda: self.spans(form))
+
     def content(self) -> Pieces:
         """See `Door`."""
         return ThreadIterator(
             self._threads.steps, lambda: _readable(archive.read_concatenated(self._root))
+        )
+
+    async def content_bytes(self) -> int:
+        """See `Door`."""
+        return await self._measured(lambda: _readable(archive.iter_content_spans(self._root)))
+
+    async def _measured(self, spans: Callable[[], Iterator[bytes | Span]]) -> int:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(
+            self._threads.downloads, lambda: archive.length_of(spans())
         )
 
     async def followed(self) -> AsyncGenerator[bytes, None]:
@@ -286,9 +313,29 @@ class AgentDoor:
     def spans(self, form: Form) -> None:
         """See `Door`."""
 
+    async def archive_bytes(self, form: Form) -> int | None:
+        """See `Door`."""
+        return await self._measured(f"/?{form.query()}")
+
     def content(self) -> Pieces:
         """See `Door`."""
         return self._get("/log", _PATIENCE)
+
+    async def content_bytes(self) -> int | None:
+        """See `Door`."""
+        return await self._measured("/log")
+
+    async def _measured(self, path: str) -> int | None:
+        try:
+            answer = await self._http.head(
+                self._url + path, headers=self._headers, timeout=_PATIENCE
+            )
+        except httpx.HTTPError as error:
+            raise _agent_lost(error) from error
+        if answer.status_code == 405:  # an agent of an older release
+            return None
+        _raise_for_agent(answer.status_code, b"")
+        return int(answer.headers["Content-Length"])
 
     async def followed(self) -> AsyncGenerator[bytes, None]:
         """See `Door`."""
@@ -318,6 +365,11 @@ class AgentDoor:
                 answer = await stack.enter_async_context(request)
                 if answer.status_code != 200:
                     _raise_for_agent(answer.status_code, await answer.aread())
+                if not {"content-length", "transfer-encoding"} & answer.headers.keys():
+                    raise errors.BackendUnavailable(
+                        "something between the API and the transfer agent hides where bodies end",
+                        advice="let whatever proxies inside the cluster speak HTTP/1.1",
+                    )
                 async for piece in answer.aiter_raw():
                     yield piece
             except httpx.HTTPError as error:

@@ -188,6 +188,11 @@ ERRORS: Final[Mapping[int, dict[str, Any]]] = {
         "the media type 'text/plain' is not one of an archive",
         "send gzip(tar) as application/tar+gzip or plain tar as application/x-tar",
     ),
+    426: _error(
+        "a log that is followed has no length yet, and over HTTP/1.0 nobody could tell whether it "
+        "is complete",
+        "speak HTTP/1.1; where a proxy is on the way, let it (nginx: proxy_http_version 1.1;)",
+    ),
     500: _error("the Data cannot be packed", "ask the operator of this knit; its logs say more"),
     503: _error("the database does not answer", "try again in some seconds"),
     507: _error(

@@ -64,6 +64,7 @@ _WORDS: Final = {
     409: "the present state does not allow it",
     413: "the body is too large",
     415: "not a type of archive",
+    426: "over HTTP/1.0 nobody could tell whether the answer is complete",
     500: "it cannot be done, and never will be without a change of the system",
     503: "a part of knit does not answer, or it is too early; try again",
     507: "a disk is full; room must be made first",
@@ -124,6 +125,14 @@ def gives_stream(*media_types: str) -> dict[int | str, Extra]:
     if GZIPPED_TAR in media_types:
         words = f"`{CHECKSUM_TRAILER}`, of {GZIPPED_TAR}: the MD5 of the body as it was sent"
         described["headers"] = {"Trailer": _header(words, "string")}
+    else:
+        described["headers"] = {
+            "Log-Offset": _header("how many bytes were left out, as `offset` asked", "integer"),
+            "Log-Size": _header(
+                "how many bytes there are in all, unless it is followed", "integer"
+            ),
+            "Log-Knit-Id": _header("the log's Data: another one once the Run is retried", "string"),
+        }
     return {200: described}
 
 

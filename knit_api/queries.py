@@ -77,6 +77,11 @@ def _limit(text: str) -> int:
     return limit
 
 
+def log_offset(query: QueryParams) -> int:
+    """Read how many bytes of a log are to be left out. Raises InvalidRequest."""
+    return _count("offset", query.get("offset", "0"))
+
+
 def data_query(query: QueryParams) -> DataQuery:
     """Read the filter of `GET /data`. Raises InvalidRequest."""
     since, until = _window(query)

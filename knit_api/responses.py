@@ -54,11 +54,11 @@ async def json_list_response(
 
 
 class StreamedResponse(Response):
-    """A body of unknown length.
+    """A body that comes piece by piece: of a known length, or in chunks.
 
-    When `pieces` fails, the connection is cut without the last chunk, so that the client cannot
-    take the part for the whole. `resources` is closed at the end, however it comes: also when the
-    client goes or takes nothing any more.
+    When `pieces` fails, or is not of that length, the connection is cut before the end, so that the
+    client cannot take the part for the whole. `resources` is closed at the end, however it comes:
+    also when the client goes or takes nothing any more.
     """
 
     def __init__(
@@ -69,10 +69,16 @@ class StreamedResponse(Response):
         *,
         trailers: Trailers | None = None,
         trailer_names: str = "",
+        length: int | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
-        headers = {"Trailer": trailer_names} if trailers else {}
-        super().__init__(None, 200, headers, media_type)
-        del self.headers["content-length"]
+        announced = {"Trailer": trailer_names} if trailers else {}
+        super().__init__(None, 200, {**(headers or {}), **announced}, media_type)
+        if length is None:
+            del self.headers["content-length"]
+        else:
+            self.headers["content-length"] = str(length)
+        self._left = length
         self._pieces = pieces
         self._resources = resources
         self._trailers = trailers
@@ -80,6 +86,8 @@ class StreamedResponse(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send everything; raises ResponseCut when that is not possible."""
         async with self._resources:
+            # Else its end would be that of the connection; `framing` is there to see to that.
+            assert self._left is not None or scope["http_version"] != "1.0"
             sending = asyncio.ensure_future(self._send_all(scope, send))
             leaving = asyncio.ensure_future(_until_gone(receive))
             try:
@@ -105,6 +113,8 @@ class StreamedResponse(Response):
         }
         await send({**start, "trailers": True} if with_trailers else start)
         await self._send_pieces(scope, send)
+        if self._left:
+            raise ResponseCut("the body became shorter while it was sent")
         await send({"type": "http.response.body", "body": b"", "more_body": False})
         if with_trailers and self._trailers is not None:
             pairs = [(k.encode(), v.encode()) for k, v in self._trailers().items()]
@@ -115,6 +125,10 @@ class StreamedResponse(Response):
             await self._send_piece(send, piece)
 
     async def _send_piece(self, send: Send, piece: bytes) -> None:
+        if self._left is not None:
+            self._left -= len(piece)
+            if self._left < 0:
+                raise ResponseCut("the body became longer while it was sent")
         try:
             async with asyncio.timeout(SILENCE_SECONDS):
                 await send({"type": "http.response.body", "body": piece, "more_body": True})

@@ -96,6 +96,19 @@ class TrailersProtocol(H11Protocol):
         if self.conn.their_state is h11.SEND_BODY:
             self._reset_later()
 
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is no HTTP, as the base class does, but with a length."""
+        body = f"{msg}\n".encode("ascii")
+        headers = [
+            (b"content-type", b"text/plain; charset=utf-8"),
+            (b"content-length", str(len(body)).encode("ascii")),
+            (b"connection", b"close"),
+        ]
+        start = h11.Response(status_code=400, headers=headers, reason="Bad Request")
+        for event in (start, h11.Data(data=body), h11.EndOfMessage()):
+            self.transport.write(self.conn.send(event))
+        self.transport.close()
+
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection."""
         if self._timer is not None:

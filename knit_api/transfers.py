@@ -15,6 +15,7 @@ from knit_api.codecs import CHECKSUM_TRAILER, GZIPPED_TAR, PLAIN_TAR, Encoder
 from knit_api.deps import ApiStore, Deps, Transfers
 from knit_api.direct_archive import DirectArchive
 from knit_api.doors import Door, Pieces, open_door
+from knit_api.framing import needs_http_1_1
 from knit_api.full_disk import naming_full_disk
 from knit_api.responses import StreamedResponse
 from knit_api.streams import cancelled, completed
@@ -97,11 +98,18 @@ async def _filled(
 
 
 async def download(
-    deps: Deps, knit_id: KnitId, media_type: str, form: Form, *, direct: bool = False
+    deps: Deps,
+    knit_id: KnitId,
+    media_type: str,
+    form: Form,
+    *,
+    direct: bool = False,
+    chunks: bool = True,
 ) -> StreamedResponse:
     """Give a Data as an archive of that type and form. Raises DataNotFound, Unavailable.
 
-    With `direct` a thread may write it to the client's connection.
+    With `direct` a thread may write it to the client's connection. Without `chunks` it is looked
+    through first, so that it has a length, and not compressed.
     """
     store = await deps.store.get()
     detail = await store.data(knit_id)
@@ -111,9 +119,10 @@ async def download(
             advice="wait for its Run, or pull a Data that is done",
             see=detail.upstream.run.run_id,
         )
-    encoder = Encoder(media_type)
+    encoder = Encoder(media_type, stored=not chunks)
     async with AsyncExitStack() as stack:
         door = await stack.enter_async_context(reading(deps, knit_id))
+        length = None if chunks else await _stored_bytes(door, media_type, form)
         spans = door.spans(form) if direct and media_type == PLAIN_TAR else None
         if spans is not None:
             loop = asyncio.get_running_loop()
@@ -128,7 +137,15 @@ async def download(
             media_type,
             trailers=(lambda: {CHECKSUM_TRAILER: encoder.checksum()}) if with_checksum else None,
             trailer_names=CHECKSUM_TRAILER,
+            length=length,
         )
+
+
+async def _stored_bytes(door: Door, media_type: str, form: Form) -> int:
+    size = await door.archive_bytes(form)
+    if size is None:
+        raise needs_http_1_1("the archive")
+    return Encoder.stored_bytes(media_type, size)
 
 
 @asynccontextmanager

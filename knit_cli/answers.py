@@ -125,8 +125,16 @@ def detail_of(answer: httpx.Response) -> ErrorDetail:
     return ErrorDetail(reason=text or f"HTTP status {answer.status_code} {answer.reason_phrase}")
 
 
+def is_framed(answer: httpx.Response) -> bool:
+    """Tells whether the head says where the body ends; else nothing tells a cut from the end."""
+    return bool({"content-length", "transfer-encoding"} & answer.headers.keys())
+
+
 def parsed(answer: httpx.Response, shape: TypeAdapter[T], failing: str) -> T:
-    """Gives the body as the wire type; raises ApiBroken when it is not one."""
+    """Gives the body as the wire type; raises ApiBroken when it is not one, ConnectionCut if cut.
+
+    No part of a JSON document from its beginning is one, so that a cut is seen in any case.
+    """
     try:
         return shape.validate_json(answer.content)
     except ValidationError as cause:
@@ -136,6 +144,12 @@ def parsed(answer: httpx.Response, shape: TypeAdapter[T], failing: str) -> T:
                 failing, status=answer.status_code, reason=page.reason, advice=page.advice
             ) from cause
         first = cause.errors(include_url=False, include_input=False)[0]
+        if first["type"] == "json_invalid" and not is_framed(answer):
+            raise ConnectionCut(
+                "the API's answer was cut",
+                reason=f"{first['msg']}, although the connection was closed in order",
+                advice="try again; if it happens again, look for a proxy on the way that cuts",
+            ) from cause
         place = ".".join(str(part) for part in first["loc"]) or "the body"
         raise ApiBroken(
             failing,

@@ -3,7 +3,6 @@
 import ssl
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Self, TypeVar
 from urllib.parse import quote
@@ -33,8 +32,9 @@ from knit_cli.answers import detail_of, network_errors, parsed, refuse_unless_ok
 from knit_cli.archive_transport import ArchiveTransport
 from knit_cli.errors import ApiRefused, ApiUnreachable, ConnectionCut
 from knit_cli.proxies import Proxy, proxy_errors
-from knit_cli.retry import Retry
-from knit_cli.uploading import KEY_HEADER, MAY_HAVE_ARRIVED, KeyedUpload
+from knit_cli.received import Stream, stream_of
+from knit_cli.retry import TRIES, Retry
+from knit_cli.uploading import KEY_HEADER, MAY_HAVE_ARRIVED, KeyedUpload, UploadedBody
 from knit_cli.version import version
 
 T = TypeVar("T")
@@ -49,8 +49,6 @@ MOST_QUERY_BYTES = 16 * 1024
 _PATIENCE = httpx.Timeout(60.0, connect=10.0)
 # A transfer may have to wait for a pod, and the answer to an upload for all to be stored.
 _TRANSFER_PATIENCE = httpx.Timeout(60.0, connect=10.0, read=600.0)
-# A log that is followed may be silent for as long as the Run is.
-_ENDLESS = httpx.Timeout(60.0, connect=10.0, read=None)
 
 _DATA = TypeAdapter(Data)
 _DATA_LIST = TypeAdapter(list[Data])
@@ -65,25 +63,17 @@ _COMPLETIONS = TypeAdapter(list[Completion])
 _VERSION = TypeAdapter(Version)
 
 
-@dataclass(frozen=True)
-class Stream:
-    """A body that is being received: its media type without parameters, and its chunks, once."""
-
-    media_type: str
-    chunks: Iterator[bytes]
-
-
 class ApiClient:
     """A synchronous client of one API; a context manager that closes its connections.
 
     Every method raises ApiUnreachable, ApiRefused (4xx) or ApiBroken. Requests that only read are
-    tried again for about ten seconds while the API answers 503; those, and changes that have no
-    second effect, up to three times when the connection breaks. May be used by several threads.
+    tried again for about ten seconds while the API is away; those, and changes that have no second
+    effect, up to three times when the connection breaks. May be used by several threads.
 
     Args:
         http: carries the requests; its base URL is the profile's `apiRoot`.
         where: names the file the address comes from, for messages.
-        retry: how to wait while the API answers 503.
+        retry: how to wait while the API is away.
         proxy: leads there, if one does; for messages.
     """
 
@@ -196,12 +186,12 @@ class ApiClient:
             return False
 
     def _version(self) -> Version:
-        def ask() -> httpx.Response:
+        def ask() -> Version:
             with self._talking():
-                return self._http.get("/version", timeout=_PATIENCE)
+                answer = self._http.get("/version", timeout=_PATIENCE)
+            return self._parsed(answer, _VERSION, "cannot ask for the API's version")
 
-        answer = self._retry.on_cut(ask, repeatable=True)
-        return self._parsed(answer, _VERSION, "cannot ask for the API's version")
+        return self._retry.on_cut(ask, repeatable=True)
 
     def _sent(
         self,
@@ -214,7 +204,7 @@ class ApiClient:
         if key is not None:
             headers[KEY_HEADER] = str(key)
         with closing(pack()) as pieces:
-            body = _Body(pieces)
+            body = UploadedBody(pieces)
             try:
                 with self._talking():
                     answer = self._http.post(
@@ -224,13 +214,13 @@ class ApiClient:
                         headers=headers,
                         timeout=_TRANSFER_PATIENCE,
                     )
+                return self._parsed(answer, _DATA, "cannot push")
             except ApiUnreachable as cause:
                 if body.ended:
                     cause.advice = MAY_HAVE_ARRIVED
                 elif isinstance(cause, ConnectionCut):
                     cause.harmless = True
                 raise
-        return self._parsed(answer, _DATA, "cannot push")
 
     @staticmethod
     def tags_fit_in_upload(tags: Sequence[Tag]) -> bool:
@@ -353,14 +343,22 @@ class ApiClient:
         """Gives the Run."""
         return self._read(f"/runs/{_id(run_id)}", (), _RUN, f"cannot show Run {run_id}")
 
-    def open_log(self, run_id: str, *, follow: bool) -> AbstractContextManager[Stream]:
-        """Opens the log of a Run: what there is, or with `follow` until the container ends."""
+    def open_log(
+        self, run_id: str, *, follow: bool, offset: int = 0
+    ) -> AbstractContextManager[Stream]:
+        """Opens the log of a Run: what there is, or with `follow` until the container ends.
+
+        Without the first `offset` bytes, if the server can do that: see the stream's own.
+        """
+        query = {"follow": "true"} if follow else {}
+        if offset:
+            query["offset"] = str(offset)
         return self._stream(
             f"/runs/{_id(run_id)}/log",
-            {"follow": "true"} if follow else {},
+            query,
             f"cannot show the log of Run {run_id}",
-            headers={"Accept-Encoding": "identity"},
-            timeout=_ENDLESS,
+            headers={"Accept": "application/octet-stream", "Accept-Encoding": "identity"},
+            timeout=_TRANSFER_PATIENCE,
             # Somebody who only looks is told at once that the Run has not started.
             patient=follow,
         )
@@ -410,30 +408,37 @@ class ApiClient:
         with network_errors(place, self._where), proxy_errors(proxy, root):
             yield
 
-    def when_cut_again(self, attempt: Callable[[], T], *, repeatable: bool) -> T:
+    def when_cut_again(
+        self, attempt: Callable[[], T], *, repeatable: bool, tries: int = TRIES
+    ) -> T:
         """Gives what a transfer gives that is begun anew when its connection breaks: see Retry."""
-        return self._retry.on_cut(attempt, repeatable=repeatable)
+        return self._retry.on_cut(attempt, repeatable=repeatable, tries=tries)
+
+    def pause(self, seconds: float) -> None:
+        """Waits, as between two tries."""
+        self._retry.wait(seconds)
 
     def _read(self, path: str, query: Query, shape: TypeAdapter[T], failing: str) -> T:
-        def attempt() -> httpx.Response:
+        def attempt() -> T:
             with self._talking():
-                return self._retry.on_unavailable(
+                answer = self._retry.on_unavailable(
                     lambda: self._http.get(path, params=list(query), timeout=_PATIENCE), _reason
                 )
+            return self._parsed(answer, shape, failing)
 
-        return self._parsed(self._retry.on_cut(attempt, repeatable=True), shape, failing)
+        return self._retry.on_cut(attempt, repeatable=True)
 
     def _change(
         self, method: str, path: str, shape: TypeAdapter[T], failing: str, body: Any = None
     ) -> T:
         """Changes something; with PUT and DELETE the second call changes nothing more."""
 
-        def attempt() -> httpx.Response:
+        def attempt() -> T:
             with self._talking():
-                return self._http.request(method, path, json=body, timeout=_PATIENCE)
+                answer = self._http.request(method, path, json=body, timeout=_PATIENCE)
+            return self._parsed(answer, shape, failing)
 
-        answer = self._retry.on_cut(attempt, repeatable=method in ("PUT", "DELETE"))
-        return self._parsed(answer, shape, failing)
+        return self._retry.on_cut(attempt, repeatable=method in ("PUT", "DELETE"))
 
     def _order(self, method: str, path: str, failing: str) -> None:
         """Asks once for something that is answered without content."""
@@ -468,8 +473,7 @@ class ApiClient:
                 if answer.is_error or answer.is_redirect:
                     answer.read()
                 refuse_unless_ok(answer, failing)
-                media_type = answer.headers.get("Content-Type", "").partition(";")[0].strip()
-                yield Stream(media_type.lower(), answer.iter_raw())
+                yield stream_of(answer)
             finally:
                 answer.close()
 
@@ -537,16 +541,3 @@ def _most(limit: int | None) -> list[tuple[str, str]]:
 
 def _tag_query(tags: Iterable[Tag]) -> httpx.QueryParams:
     return httpx.QueryParams([("tag", str(tag)) for tag in tags])
-
-
-class _Body:
-    """The body of an upload; `ended`: all of it was taken, its end may have been sent."""
-
-    def __init__(self, pieces: Iterable[bytes]) -> None:
-        self._pieces = pieces
-        self.ended = False
-
-    def chunks(self) -> Iterator[bytes]:
-        """Gives the pieces; httpx sends what an iterator gives chunked, without a length."""
-        yield from self._pieces
-        self.ended = True

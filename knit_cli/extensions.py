@@ -55,17 +55,21 @@ def run_extension(executable: Path, arguments: Sequence[str], invocation: Invoca
         "KNIT_ENV": str(invocation.env_path),
     }
     try:
-        ended = subprocess.run(
+        with subprocess.Popen(
             [str(executable), *arguments],
             env=dict(variables),
             cwd=invocation.surroundings.cwd,
-            check=False,
-        )
+        ) as process:
+            try:
+                code = process.wait()
+            except SystemExit:  # a signal was meant for the whole command
+                process.terminate()
+                raise
     except OSError as cause:
         raise CliError(
             f"cannot start {executable}",
             reason=reason_of(cause),
             advice=advice_for(cause, "check that it is a program for this machine"),
         ) from cause
-    if ended.returncode != 0:
-        raise CliError(f"{executable.name} failed", reason=f"exit code {ended.returncode}")
+    if code != 0:
+        raise CliError(f"{executable.name} failed", reason=f"exit code {code}")

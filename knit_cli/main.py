@@ -18,6 +18,7 @@ from knit_cli.errors import EXIT_FAILURE, CliError, render
 from knit_cli.invocation import Invocation, Surroundings, invocation_of
 from knit_cli.lazy import Entry, LazyGroup
 from knit_cli.machine_trouble import cannot_write_result, explained
+from knit_cli.signals import end_on_signals, ended_by
 from knit_cli.standard_streams import close_quietly, open_missing
 from knit_cli.version import version
 
@@ -90,6 +91,8 @@ def knit(
 def run(arguments: Sequence[str], surroundings: Surroundings) -> int:
     """Runs one command line and gives its exit code: 0 fine, 2 wrong usage, 1 anything else.
 
+    Ended by a signal other than Ctrl-C: 128 and its number.
+
     Results go to stdout, talk and errors to stderr. Nothing but SystemExit can come out, and only
     where an embedding program raised it.
     """
@@ -113,6 +116,9 @@ def _exit_code(end: SystemExit) -> int:
     if end.code == _INTERRUPTED:
         _complain("interrupted")
         return EXIT_FAILURE
+    if words := ended_by(end.code):
+        with suppress(OSError):  # the terminal may have been what ended us, by going
+            _complain(words)
     return end.code if isinstance(end.code, int) else EXIT_FAILURE if end.code else 0
 
 
@@ -150,6 +156,7 @@ def _mend_bash_completion(variables: MutableMapping[str, str]) -> None:
 def main() -> None:
     """Is the `knit` program."""
     open_missing()
+    end_on_signals()
     _mend_bash_completion(os.environ)
     try:
         cwd = Path.cwd()

@@ -16,11 +16,14 @@ T = TypeVar("T")
 TRIES = 3
 """How often something is tried whose connection breaks."""
 
-_NEED_TIME = (
+AWAY = (
     httpx.codes.TOO_MANY_REQUESTS,
-    httpx.codes.BAD_GATEWAY,  # of a proxy, while the API starts
+    httpx.codes.BAD_GATEWAY,
     httpx.codes.SERVICE_UNAVAILABLE,
+    httpx.codes.GATEWAY_TIMEOUT,
 )
+"""What is answered while the API, or a part of it, is not there or has no time."""
+
 _FIRST_PAUSE = 0.5
 _LONGEST_WAIT = 10.0
 _LONGEST_PAUSE = 10.0
@@ -43,7 +46,9 @@ class Retry:
     def on_unavailable(
         self, ask: Callable[[], httpx.Response], why: Callable[[httpx.Response], str]
     ) -> httpx.Response:
-        """Gives the first answer that needs no time, or after about ten seconds the last one.
+        """Gives the first answer of an API that is there, or after about ten seconds the last one.
+
+        It is not there when it says so itself (503), or a proxy before it does (502, 504, 429).
 
         Args:
             ask: sends the request.
@@ -52,7 +57,7 @@ class Retry:
         waited = 0.0
         for pause in _pauses():
             answer = ask()
-            if answer.status_code not in _NEED_TIME:
+            if answer.status_code not in AWAY:
                 return answer
             pause = max(pause, retry_after(answer) or 0.0)
             if waited + pause > _LONGEST_WAIT:
@@ -84,6 +89,10 @@ class Retry:
             self._sleep(pause)
             waited += pause
         raise AssertionError("pauses never end")
+
+    def wait(self, seconds: float) -> None:
+        """Waits so many seconds."""
+        self._sleep(seconds)
 
     def tell(self, text: str) -> None:
         """Tells the user, in a line, that it takes longer."""

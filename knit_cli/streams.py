@@ -13,7 +13,11 @@ _LOOK_EVERY = 0.1  # seconds until the thread notices that nobody reads any more
 
 
 class DamagedStream(ValueError):
-    """A compressed stream is broken or ends too early."""
+    """A stream is not what it was when it was made, or never was what it is said to be."""
+
+
+class StreamCut(DamagedStream):
+    """A compressed stream ends before its own end: what came of it is fine, and not all."""
 
 
 class _End:
@@ -81,11 +85,33 @@ def gzipped(pieces: Iterable[bytes]) -> Iterator[bytes]:
     yield compressor.flush()
 
 
+def gzipped_to(
+    write: Callable[[bytes], object], pieces: Iterable[bytes]
+) -> Generator[bytes, None, None]:
+    """Gives the pieces as they are, and writes them as one gzip stream."""
+    compressor = zlib.compressobj(_FAST, wbits=_GZIP_WINDOW)
+    for piece in pieces:
+        if out := compressor.compress(piece):
+            write(out)
+        yield piece
+    write(compressor.flush())
+
+
+def copied_to(
+    write: Callable[[bytes], object], pieces: Iterable[bytes]
+) -> Generator[bytes, None, None]:
+    """Gives the pieces, and writes each before it is passed on."""
+    for piece in pieces:
+        write(piece)
+        yield piece
+
+
 def gunzipped(pieces: Iterable[bytes]) -> Generator[bytes, None, None]:
-    """Gives the content of a gzip stream (of several, one after the other).
+    """Gives the content of a gzip stream: of all its members, zeros behind which are padding.
 
     Raises:
-        DamagedStream: it is not gzip, its checksum is wrong, or it ends too early.
+        DamagedStream: it is not gzip, its checksum is wrong, or something else follows it.
+        StreamCut: it ends within a member, or before the first.
     """
     decompressor = zlib.decompressobj(_GZIP_WINDOW)
     started = False
@@ -94,6 +120,9 @@ def gunzipped(pieces: Iterable[bytes]) -> Generator[bytes, None, None]:
             rest = piece
             while rest:
                 if decompressor.eof:
+                    rest = rest.lstrip(b"\0")
+                    if not rest:
+                        break
                     decompressor = zlib.decompressobj(_GZIP_WINDOW)
                 started = True
                 # Bounded: a few compressed bytes can stand for gigabytes of zeros.
@@ -105,7 +134,7 @@ def gunzipped(pieces: Iterable[bytes]) -> Generator[bytes, None, None]:
     except zlib.error as cause:
         raise DamagedStream(f"the gzip stream is damaged: {cause}") from cause
     if not started or not decompressor.eof:
-        raise DamagedStream("the gzip stream ends too early")
+        raise StreamCut("the gzip stream ends too early")
 
 
 class PiecesReader:

@@ -1,27 +1,27 @@
 """Moves the files of a Data: push packs and uploads them, pull downloads and places them.
 
 A Data arrives whole or not at all: an upload that cannot go on is cut, so that the server drops it,
-and what is pulled shows under its name only when it is complete. The completeness of a download is
-known from the chunked framing and from gzip's checksum; httpx gives no access to trailers, so the
-`x-checksum-md5` one is not looked at.
+and what is pulled shows under its name only when it is complete, whatever ends the command. A
+download that ends before the archive does is an error, and begun anew: see `proof`.
 """
 
 import os
-import tempfile
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from knit_api.schemas.data import Data
 from knit_api.schemas.tags import Tag, TagChange
-from knit_cli.client import GZIPPED_TAR, PLAIN_TAR, ApiClient, Stream
+from knit_cli.client import GZIPPED_TAR, PLAIN_TAR, ApiClient
 from knit_cli.errors import ApiRefused, BadInput, CliError, ConnectionCut, TransferFailed
 from knit_cli.left_out import LeftOut
 from knit_cli.progress import Meter
+from knit_cli.proof import hand_on, plain_tar
 from knit_cli.push_source import Source, unreadable_advice
-from knit_cli.streams import DamagedStream, PiecesReader, counted, gunzipped, gzipped, read_ahead
+from knit_cli.streams import DamagedStream, PiecesReader, StreamCut, counted, gzipped, read_ahead
+from knit_cli.workplace import put_in_place, sync, workplace
 from knit_workflows.domain.os_errors import advice_for, reason_of
-from knit_workflows.pod.archive import ArchiveRefused, CannotPack, remove, unpack
+from knit_workflows.pod.archive import ArchiveCut, ArchiveRefused, CannotPack, unpack
 
 _UNSUPPORTED_MEDIA_TYPE = 415
 _WHOLE_FOLDER = f"{PLAIN_TAR};entries=all;holes=kept, {GZIPPED_TAR};entries=all;holes=kept;q=0.5"
@@ -115,26 +115,27 @@ def pull_folder(
 
     def attempt() -> None:
         with (
-            _placing(folder, knit_id),
+            _placing(knit_id, folder),
             api.download(knit_id, _WHOLE_FOLDER) as stream,
-            _neighbour(folder, knit_id) as temporary,
+            workplace(folder) as content,
         ):
             meter.restart()
             left_out.restart()
-            content = temporary / "content"
             content.mkdir()
-            with closing(_plain(stream, counted(stream.chunks, meter.add))) as pieces:
-                unpack(PiecesReader(pieces), content, links=links, left_out=left_out)
-            content.rename(target)  # takes the place of an empty folder, of nothing else
+            with closing(plain_tar(stream, meter.add)) as pieces:
+                unpack(PiecesReader(pieces), content, sync=True, links=links, left_out=left_out)
+            put_in_place(content, target)
 
     api.when_cut_again(attempt, repeatable=True)
     return target
 
 
-def pull_file(api: ApiClient, knit_id: str, folder: Path, *, meter: Meter) -> Path:
+def pull_file(
+    api: ApiClient, knit_id: str, folder: Path, left_out: LeftOut, *, meter: Meter
+) -> Path:
     """Downloads a Data as `folder/KNIT_ID.tar.gz`, which is replaced only when all is there.
 
-    A download whose connection breaks is begun anew.
+    A download whose connection breaks is begun anew. `left_out` as for `pull_folder`.
 
     Raises:
         TransferFailed: the archive is damaged, or cannot be stored.
@@ -144,55 +145,57 @@ def pull_file(api: ApiClient, knit_id: str, folder: Path, *, meter: Meter) -> Pa
 
     def attempt() -> None:
         with (
-            _placing(folder, knit_id),
-            _opened(api, knit_id, meter) as pieces,
-            _neighbour(folder, knit_id) as temporary,
+            _placing(knit_id, folder),
+            api.download(knit_id, _WHOLE_FILE) as stream,
+            workplace(folder) as archive,
         ):
-            archive = temporary / "archive"
+            meter.restart()
+            left_out.restart()
             with archive.open("wb") as file:
-                for piece in pieces:
-                    file.write(piece)
-            archive.replace(target)
+                hand_on(stream, meter.add, file.write, left_out)
+            sync(archive)
+            put_in_place(archive, target)
 
     api.when_cut_again(attempt, repeatable=True)
     return target
 
 
 def pull_stream(
-    api: ApiClient, knit_id: str, write: Callable[[bytes], None], *, meter: Meter
+    api: ApiClient,
+    knit_id: str,
+    write: Callable[[bytes], None],
+    left_out: LeftOut,
+    *,
+    meter: Meter,
 ) -> None:
-    """Downloads a Data as tar.gz and hands it on piece by piece.
+    """Downloads a Data as tar.gz and hands it on piece by piece; `left_out` as for `pull_folder`.
 
     What was handed on cannot be taken back: only before that is a broken connection tried again.
+
+    Raises:
+        TransferFailed: the archive is damaged.
+        CliError: the API did not give it, or not all of it.
     """
+    handed_on = False
+
+    def writing(piece: bytes) -> None:
+        nonlocal handed_on
+        handed_on = True
+        write(piece)
 
     def attempt() -> None:
-        handed_on = False
         try:
-            with _opened(api, knit_id, meter) as pieces:
-                for piece in pieces:
-                    handed_on = True
-                    write(piece)
+            with _reading(knit_id), api.download(knit_id, _WHOLE_FILE) as stream:
+                meter.restart()
+                left_out.restart()
+                hand_on(stream, meter.add, writing, left_out)
         except ConnectionCut as cut:
             cut.harmless = not handed_on
+            if handed_on:
+                cut.advice = "what was written to stdout is not all of it: drop it, and pull again"
             raise
 
     api.when_cut_again(attempt, repeatable=False)
-
-
-@contextmanager
-def _opened(api: ApiClient, knit_id: str, meter: Meter) -> Iterator[Iterator[bytes]]:
-    """Opens the tar.gz of a Data as it comes from the API. Raises CliError, also while reading."""
-    with api.download(knit_id, _WHOLE_FILE) as stream:
-        meter.restart()
-        pieces = counted(stream.chunks, meter.add)
-        yield gzipped(pieces) if stream.media_type == PLAIN_TAR else pieces
-
-
-def _plain(stream: Stream, pieces: Generator[bytes, None, None]) -> Generator[bytes, None, None]:
-    if stream.media_type == PLAIN_TAR:
-        return pieces  # the kernel receives ahead; a thread of ours would only be in its way
-    return gunzipped(read_ahead(pieces))
 
 
 def _refuse_occupied(target: Path) -> None:
@@ -208,30 +211,33 @@ def _refuse_occupied(target: Path) -> None:
 
 
 @contextmanager
-def _neighbour(folder: Path, knit_id: str) -> Iterator[Path]:
-    """Makes a folder beside the target, on the same disk, that is gone afterwards."""
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=folder, prefix=f".{knit_id}.", suffix=".part"))
+def _placing(knit_id: str, folder: Path) -> Iterator[None]:
+    """Translates what goes wrong between the API and the folder."""
     try:
-        yield temporary
-    finally:
-        with suppress(OSError):
-            remove(temporary)
-
-
-@contextmanager
-def _placing(folder: Path, knit_id: str) -> Iterator[None]:
-    try:
-        yield
-    except (ArchiveRefused, DamagedStream) as cause:
-        raise TransferFailed(
-            f"cannot pull {knit_id}",
-            reason=str(cause),
-            advice="pull it again; if it happens again, the Data itself is damaged",
-        ) from cause
+        with _reading(knit_id):
+            yield
     except OSError as cause:
         raise TransferFailed(
             f"cannot pull {knit_id} into {folder}",
             reason=reason_of(cause),
             advice=f"{advice_for(cause, 'choose another DEST')}; nothing was left behind",
+        ) from cause
+
+
+@contextmanager
+def _reading(knit_id: str) -> Iterator[None]:
+    """Translates what is wrong with an archive that was received."""
+    try:
+        yield
+    except (ArchiveCut, StreamCut) as cause:
+        raise ConnectionCut(
+            f"the download of {knit_id} was cut",
+            reason=f"{cause}, although the connection was closed in order",
+            advice="pull it again; if it happens again, look for a proxy on the way that cuts",
+        ) from cause
+    except (ArchiveRefused, DamagedStream) as cause:
+        raise TransferFailed(
+            f"cannot pull {knit_id}",
+            reason=str(cause),
+            advice="pull it again; if it happens again, the Data itself is damaged",
         ) from cause

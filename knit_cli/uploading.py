@@ -7,7 +7,7 @@ that; one that is just doing so says so; and one where it came to nothing says t
 is safe to begin anew. A server that cannot do it now is asked again some times, likewise.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from http import HTTPStatus
 from typing import Generic, TypeVar
 from uuid import UUID, uuid4
@@ -86,3 +86,16 @@ class KeyedUpload(Generic[T]):
             again = ConnectionCut(f"no upload yet: {broken.reason}")
             again.retry_after = broken.retry_after
             raise again from broken
+
+
+class UploadedBody:
+    """The body of an upload; `ended`: all of it was taken, its end may have been sent."""
+
+    def __init__(self, pieces: Iterable[bytes]) -> None:
+        self._pieces = pieces
+        self.ended = False
+
+    def chunks(self) -> Iterator[bytes]:
+        """Gives the pieces; httpx sends what an iterator gives chunked, without a length."""
+        yield from self._pieces
+        self.ended = True

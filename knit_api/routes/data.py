@@ -10,6 +10,7 @@ from knit_api import openapi, paging, queries, transfers, upload_keys, wire
 from knit_api.bodies import model_body
 from knit_api.codecs import GZIPPED_TAR, PLAIN_TAR
 from knit_api.deps import DepsOf, StoreOf
+from knit_api.framing import takes_chunks
 from knit_api.mapping import ToWire
 from knit_api.openapi import failures, gives_stream, takes, takes_archive
 from knit_api.paging import page_response
@@ -110,7 +111,7 @@ async def upload_data(request: Request, deps: DepsOf) -> Response:
 @router.get(
     "/{knit_id}",
     response_model=None,
-    responses=gives_stream(GZIPPED_TAR, PLAIN_TAR) | failures(404, 500, 503),
+    responses=gives_stream(GZIPPED_TAR, PLAIN_TAR) | failures(404, 426, 500, 503),
 )
 async def download_data(knit_id: str, request: Request, deps: DepsOf) -> Response:
     """Download the content of a Data as gzip(tar), or as plain tar if that is accepted first.
@@ -121,12 +122,14 @@ async def download_data(knit_id: str, request: Request, deps: DepsOf) -> Respons
     can hold; with `holes=kept`, too, holes of files are kept as GNU tar's sparse format 1.0 does.
 
     Whatever its Run's status is, if it has a volume. The trailer `x-checksum-md5` of a gzip(tar)
-    is the MD5 of the body as it was sent.
+    is the MD5 of the body as it was sent. Over HTTP/1.0 it has a length instead of chunks, and the
+    gzip is not compressed.
     """
     media_type, form = wanted_archive(request.headers.get("accept", ""))
     direct = wire.is_offered(request.scope)
     one = queries.knit_id(knit_id)
-    return await transfers.download(deps, one, media_type, form, direct=direct)
+    chunks = takes_chunks(request.scope)
+    return await transfers.download(deps, one, media_type, form, direct=direct, chunks=chunks)
 
 
 @router.get("/{knit_id}/metadata", response_model=Data, responses=failures(404, 503))

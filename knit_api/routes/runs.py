@@ -9,6 +9,7 @@ from fastapi import APIRouter, Request, Response
 from knit_api import logs, openapi, paging, queries
 from knit_api.deps import ApiStore, DepsOf, StoreOf
 from knit_api.events import RunEvent
+from knit_api.framing import takes_chunks
 from knit_api.mapping import ToWire, event_to_wire
 from knit_api.openapi import failures, gives_stream
 from knit_api.paging import page_response
@@ -68,17 +69,32 @@ async def run_events(run_id: str, store: StoreOf) -> Response:
 @router.get(
     "/{run_id}/log",
     response_model=None,
-    responses=gives_stream(logs.MEDIA_TYPE) | failures(404, 500, 503),
+    responses=gives_stream(logs.MEDIA_TYPE) | failures(400, 404, 409, 426, 500, 503),
     openapi_extra={
         "parameters": [
-            openapi.query("follow", "any value: go on with what is added, until the Run has ended")
+            openapi.query("follow", "any value: go on with what is added, until the Run has ended"),
+            openapi.query(
+                "offset",
+                "leave so many bytes out; a server that does says so in the header `Log-Offset`",
+                kind="integer",
+            ),
         ]
     },
 )
 async def run_log(run_id: str, request: Request, deps: DepsOf) -> Response:
-    """Give the log of a Run that has started; 404 when its Plan keeps none."""
-    follow = "follow" in request.query_params
-    return await logs.run_log(deps, queries.run_id(run_id), follow=follow)
+    """Give the log of a Run that has started; 404 when its Plan keeps none.
+
+    What there is has a length. What is followed comes in chunks, and ends without the last one when
+    this server ends before the Run; over HTTP/1.0 it is refused (426). An offset behind the end is
+    409: it is another log than the one that was so long.
+    """
+    return await logs.run_log(
+        deps,
+        queries.run_id(run_id),
+        follow="follow" in request.query_params,
+        offset=queries.log_offset(request.query_params),
+        chunks=takes_chunks(request.scope),
+    )
 
 
 @router.put("/{run_id}/abort", response_model=Run, responses=failures(404, 409, 503))

@@ -170,16 +170,17 @@ def pull_data(
         api_of(invocation) as api,
         transfer_bar(knit_id, None, quiet=invocation.quiet) as meter,
     ):
-        if dest == _STDOUT:
-            pull_stream(api, knit_id, lambda piece: print_bytes([piece]), meter=meter)
-            return
         folder = invocation.path(dest)
-        if extract:
+        if dest == _STDOUT:
+            arrived = None
+            pull_stream(api, knit_id, lambda piece: print_bytes([piece]), left_out, meter=meter)
+        elif extract:
             arrived = pull_folder(api, knit_id, folder, left_out, links=links, meter=meter)
         else:
-            arrived = pull_file(api, knit_id, folder, meter=meter)
+            arrived = pull_file(api, knit_id, folder, left_out, meter=meter)
     left_out.tell(knit_id)
-    say(f"pulled {knit_id} to {arrived}")
+    if arrived is not None:
+        say(f"pulled {knit_id} to {arrived}")
 
 
 def _is_file_name(text: str) -> bool:

@@ -10,6 +10,7 @@ caller's. It ends by itself when nobody has asked for anything for a while.
                              pipes and notes, with ?holes=kept holes as GNU's sparse format 1.0;
             GET /log         all files, one after another;
             GET /log?follow  the same, then what is added to the file `log`, until the client goes
+            HEAD / and /log  how long what GET gives would be now
     both    GET /healthz     200, needs no token and does not count as use
 
 Errors have the body ``{"reason": …, "member": …}``. A response that breaks off without its final
@@ -188,9 +189,13 @@ class Handler(socketserver.StreamRequestHandler):
             case "write", "DELETE", "/":
                 self._clear()
             case "read", "GET", "/":
-                form = archive.Form.asked(request.argument("entries"), request.argument("holes"))
-                pieces = archive.iter_spans(self.server.volume.root, form)
-                self._stream("application/x-tar", pieces)
+                form = _form_of(request)
+                self._stream("application/x-tar", archive.iter_spans(self.server.volume.root, form))
+            case "read", "HEAD", "/":
+                form = _form_of(request)
+                self._measure(archive.iter_spans(self.server.volume.root, form))
+            case "read", "HEAD", "/log":
+                self._measure(archive.iter_content_spans(self.server.volume.root))
             case "read", "GET", "/log":
                 follow = request.argument("follow") is not None
                 pieces = self.server.volume.log(follow=follow, wait=self._wait_for_more)
@@ -256,6 +261,16 @@ class Handler(socketserver.StreamRequestHandler):
         else:
             send_file_chunk(self.connection, piece.descriptor, piece.size, piece.start)
 
+    def _measure(self, pieces: Iterator[bytes | archive.Span]) -> None:
+        """Answers with the length that the pieces have together, and not with them."""
+        try:
+            length = archive.length_of(pieces)
+        except archive.CannotPack as refused:
+            raise Refused(500, refused.reason, refused.member) from None
+        except OSError as error:
+            raise _refused_by_disk(error) from error
+        self._answer(200, b"", length)
+
     def _wait_for_more(self) -> bool:
         """Pauses a follower shortly; False when the client has gone, or speaks out of turn."""
         readable, _, _ = select.select([self.connection], [], [], _FOLLOW_SECONDS)
@@ -263,10 +278,12 @@ class Handler(socketserver.StreamRequestHandler):
 
     # --- answers --------------------------------------------------------------------------------
 
-    def _answer(self, status: int, body: bytes) -> None:
+    def _answer(self, status: int, body: bytes, length: int | None = None) -> None:
+        """Sends an answer; `length` is that of the body, where it is not sent."""
         lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}"]
         if status != 204:
-            lines += ["Content-Type: application/json", f"Content-Length: {len(body)}"]
+            length = len(body) if length is None else length
+            lines += ["Content-Type: application/json", f"Content-Length: {length}"]
         if self.last:
             lines.append("Connection: close")
         self.connection.sendall("\r\n".join([*lines, "\r\n"]).encode() + body)
@@ -293,6 +310,10 @@ def _refused_by_disk(error: OSError) -> Refused:
         return Refused(507, "the volume is full")
     member = str(error.filename) if error.filename is not None else None
     return Refused(500, error.strerror or str(error), member)
+
+
+def _form_of(request: Request) -> archive.Form:
+    return archive.Form.asked(request.argument("entries"), request.argument("holes"))
 
 
 def _say(line: str) -> None:

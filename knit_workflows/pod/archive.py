@@ -19,15 +19,17 @@ from knit_workflows.pod.packing import (
     Form,
     Span,
     Writable,
+    iter_content_spans,
     iter_pack,
     iter_spans,
+    length_of,
     look_through,
     open_files,
     pack,
     read_concatenated,
 )
 from knit_workflows.pod.removal import remove
-from knit_workflows.pod.tar import ArchiveRefused, Readable
+from knit_workflows.pod.tar import ArchiveCut, ArchiveRefused, Readable, TarReader
 from knit_workflows.pod.tree import Summary
 from knit_workflows.pod.unpacking import DEFAULT_LIMITS, Limits, unpack
 from knit_workflows.pod.walking import CannotPack
@@ -39,6 +41,7 @@ __all__ = [
     "DEFAULT_LIMITS",
     "FILES_AND_LINKS",
     "WHOLE",
+    "ArchiveCut",
     "ArchiveRefused",
     "CannotPack",
     "Contents",
@@ -47,11 +50,14 @@ __all__ = [
     "Readable",
     "Span",
     "Summary",
+    "TarReader",
     "Writable",
     "clear",
     "is_empty",
+    "iter_content_spans",
     "iter_pack",
     "iter_spans",
+    "length_of",
     "look_through",
     "open_files",
     "pack",

@@ -14,7 +14,7 @@ from knit_workflows.pod.tree import Summary
 from knit_workflows.pod.walking import CannotPack, Found, named, walk
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
 _STREAM_BYTES = 256 << 10
@@ -155,6 +155,18 @@ def look_through(
         has_holes = has_holes or stored < info.st_size
         total += -(-stored // tar.BLOCK) * tar.BLOCK
     return Contents(total, has_holes)
+
+
+def iter_content_spans(root: Path) -> Iterator[Span]:
+    """What `read_concatenated` gives at this moment, unread."""
+    for _, descriptor in open_files(root):
+        if size := os.fstat(descriptor).st_size:
+            yield Span(descriptor, size)
+
+
+def length_of(pieces: Iterable[bytes | Span]) -> int:
+    """How many bytes the pieces are together; nothing of a span is read."""
+    return sum(len(piece) if isinstance(piece, bytes) else piece.size for piece in pieces)
 
 
 def _write_all(sink: Writable | Callable[[bytes], object], piece: bytes) -> None:

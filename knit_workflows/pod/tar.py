@@ -63,6 +63,10 @@ class ArchiveRefused(ValueError):
         self.member = member
 
 
+class ArchiveCut(ArchiveRefused):
+    """The archive ends before its own end: what came of it is fine, and not all."""
+
+
 class Readable(Protocol):
     """What an archive is read from; a short answer is fine, an empty one is the end.
 
@@ -148,7 +152,7 @@ class TarReader:
         if not self._buffer:
             self._buffer = memoryview(self._source.read(CHUNK))
             if not self._buffer:
-                raise ArchiveRefused("the archive is cut off")
+                raise ArchiveCut("the archive is cut off")
         piece, self._buffer = self._buffer[:most], self._buffer[most:]
         return piece
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import gzip
 import os
+import socket
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -201,3 +203,89 @@ async def test_the_agents_answer_comes_through_while_the_client_still_sends(
         async with asyncio.timeout(PATIENCE):
             answer = await client.post("/data", content=endless(), headers=TAR)
     assert answer.status_code == 409
+
+
+@pytest.mark.usefixtures("reader")
+@pytest.mark.parametrize("accept", ["application/x-tar", "application/tar+gzip"])
+async def test_a_download_through_an_agent_has_a_length_over_http_1_0(port, store, accept):
+    knit_id = store.add_run(RunStatus.DONE).outputs[0].knit_id
+    request = f"GET /api/data/{knit_id} HTTP/1.0\r\nHost: x\r\nAccept: {accept}\r\n\r\n"
+    head, _, body = (await talk(port, request.encode())).partition(b"\r\n\r\n")
+    assert f"content-length: {len(body)}".encode() in head.lower()
+    assert files_in(gzip.decompress(body) if "gzip" in accept else body) == HELLO
+
+
+@pytest.mark.usefixtures("reader")
+async def test_a_log_through_an_agent_has_a_length_and_an_offset(port, store):
+    run = store.add_run(RunStatus.DONE, log=True)
+    whole = b"".join(content for _, content in sorted(HELLO.items()))
+    for offset in (0, 7, len(whole)):
+        path = f"/api/runs/{run.summary.run_id}/log?offset={offset}"
+        request = f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+        head, _, body = (await talk(port, request.encode())).partition(b"\r\n\r\n")
+        assert f"content-length: {len(whole) - offset}".encode() in head.lower()
+        assert body == whole[offset:]
+
+
+@contextmanager
+def bare_agent(answer: bytes) -> Iterator[tuple[str, str]]:
+    """Something that answers each request so, and closes: an agent that is cut, or is none."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            with suppress(OSError):
+                while True:
+                    connection, _ = listener.accept()
+                    with connection:
+                        asked = connection.recv(1 << 16)
+                        if asked.startswith(b"HEAD"):
+                            connection.sendall(b"HTTP/1.1 405 No\r\nContent-Length: 0\r\n\r\n")
+                        else:
+                            connection.sendall(answer)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}/", TOKEN
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join(PATIENCE)
+
+
+WHOLE = tar_of(HELLO)
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/x-tar\r\n"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        HEAD + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n" % (len(WHOLE), WHOLE),
+        HEAD + b"Content-Length: %d\r\n\r\n%s" % (len(WHOLE) + 1, WHOLE),
+        HEAD + b"\r\n" + WHOLE,
+    ],
+    ids=["without the last chunk", "shorter than its length", "to the close"],
+)
+@pytest.mark.parametrize("what", ["data", "log"])
+async def test_an_agent_whose_answer_is_not_known_to_be_whole(port, store, transfers, answer, what):
+    """All of it may be there, but nothing says so; neither does what the API passes on."""
+    run = store.add_run(RunStatus.DONE, log=True)
+    path = f"data/{run.outputs[0].knit_id}" if what == "data" else f"runs/{run.summary.run_id}/log"
+    with bare_agent(answer) as transfers.endpoint:
+        request = f"GET /api/{path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+        head, _, body = (await talk(port, request.encode())).partition(b"\r\n\r\n")
+    if head.startswith(b"HTTP/1.1 200 "):
+        assert not unchunked(body)[2]
+    else:
+        assert head.startswith(b"HTTP/1.1 503 ")
+    assert transfers.failures
+
+
+async def test_an_older_agent_that_cannot_measure_is_not_read_over_http_1_0(port, store, transfers):
+    run = store.add_run(RunStatus.DONE, log=True)
+    whole = HEAD + b"Transfer-Encoding: chunked\r\n\r\n3\r\nold\r\n0\r\n\r\n"
+    with bare_agent(whole) as transfers.endpoint:
+        for path in (f"data/{run.outputs[0].knit_id}", f"runs/{run.summary.run_id}/log"):
+            request = f"GET /api/{path} HTTP/1.0\r\nHost: x\r\n\r\n"
+            assert (await talk(port, request.encode())).startswith(b"HTTP/1.1 426 ")
+        path = f"runs/{run.summary.run_id}/log?offset=1"
+        request = f"GET /api/{path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+        _, _, body = (await talk(port, request.encode())).partition(b"\r\n\r\n")
+        assert unchunked(body) == (b"ld", {}, True)

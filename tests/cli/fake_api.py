@@ -95,6 +95,7 @@ class FakeApi:
     traces: bool = True
     knows_keys: bool = True
     completes: bool = True
+    knows_offsets: bool = True
     keys: dict[str, str] = field(default_factory=dict)
     """Which Data each key of an upload has made."""
     _numbers: Any = field(default_factory=lambda: itertools.count(1))
@@ -400,9 +401,7 @@ class FakeApi:
             case "GET", [run_id] if run_id in self.runs:
                 return _json(self.runs[run_id])
             case "GET", [run_id, "log"] if run_id in self.logs:
-                pieces = self.logs[run_id].splitlines(keepends=True)
-                kind = {"Content-Type": "application/octet-stream"}
-                return httpx.Response(200, headers=kind, content=iter(pieces))
+                return self._log(request, run_id)
             case "PUT", [run_id, ("abort" | "tearoff") as how] if run_id in self.runs:
                 status = "aborting" if how == "abort" else "completing"
                 self.runs[run_id] = self.runs[run_id].model_copy(update={"status": status})
@@ -416,6 +415,17 @@ class FakeApi:
             case "GET", [run_id, "events"] if run_id in self.events:
                 return _json(self.events[run_id])
         return error(404, "not found", "check the id")
+
+    def _log(self, request: httpx.Request, run_id: str) -> httpx.Response:
+        offset = int(request.url.params.get("offset", "0")) if self.knows_offsets else 0
+        if offset > len(self.logs[run_id]):
+            return error(409, "there are not so many bytes")
+        headers = {"Content-Type": "application/octet-stream"}
+        if self.knows_offsets:
+            headers["Log-Offset"] = str(offset)
+            headers["Log-Knit-Id"] = self.runs[run_id].log.knit_id
+        pieces = self.logs[run_id][offset:].splitlines(keepends=True)
+        return httpx.Response(200, headers=headers, content=iter(pieces))
 
 
 def _json(value: Any) -> httpx.Response:

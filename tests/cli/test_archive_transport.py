@@ -8,11 +8,14 @@ from collections.abc import Callable, Iterator
 import httpx
 import pytest
 
-from knit_cli.archive_transport import ArchiveTransport
+from knit_cli.answers import is_framed
+from knit_cli.archive_transport import TRAILERS, ArchiveTransport
 from tests.waiting import PATIENCE
 
 NOBODY = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 TAR = {"Content-Type": "application/x-tar"}
+SHORT = b"HTTP/1.1 200 OK\r\nContent-Type: application/x-tar\r\nContent-Length: 4\r\n\r\nabc"
+STRANGE = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: br, chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/x-tar\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
@@ -114,7 +117,13 @@ def test_what_the_body_raises_passes_and_cuts_the_connection(served):
     assert not seen.endswith(b"0\r\n\r\n")
 
 
-@pytest.mark.parametrize("sent", [OK + b"3\r\nab", OK + b"3\r\nabc\r\n", b"", b"HTTP/1.1 2"])
+@pytest.mark.parametrize(
+    "sent",
+    [
+        OK + b"3\r\nab", OK + b"3\r\nabc\r\n", OK + b"3\r\nabc\r\n0\r\nx: y\r\n",
+        OK + b"x\r\n", OK + b"3\r\nabcdef\r\n", SHORT, STRANGE, b"", b"HTTP/1.1 2",
+    ],
+)  # fmt: skip
 def test_an_answer_that_breaks_off_is_an_error(served, sent):
     """What came of it must never pass for the whole."""
 
@@ -124,6 +133,26 @@ def test_an_answer_that_breaks_off_is_an_error(served, sent):
 
     with served(serve) as client, pytest.raises(httpx.TransportError):
         client.get("/data/x", headers={"Accept": "application/x-tar"})
+
+
+@pytest.mark.parametrize(
+    ("sent", "framed", "trailers"),
+    [
+        (OK + b"3\r\nabc\r\n0\r\nX-A: b\r\n\r\n", True, {"x-a": "b"}),
+        (SHORT.replace(b"4", b"3"), True, {}),
+        (b"HTTP/1.0 200 OK\r\n\r\nabc", False, {}),
+    ],
+)
+def test_what_says_where_it_ends_is_known_and_trailers_come_through(served, sent, framed, trailers):
+    def serve(connection: socket.socket) -> None:
+        head_of(connection)
+        connection.sendall(sent)
+
+    with served(serve) as client:
+        answer = client.get("/data/x", headers={"Accept": "application/x-tar"})
+    assert answer.content == b"abc"
+    assert is_framed(answer) == framed
+    assert answer.extensions[TRAILERS] == trailers
 
 
 def test_a_server_that_is_silent_is_given_up(served):

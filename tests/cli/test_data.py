@@ -1,5 +1,7 @@
 """`knit data find`, `push`, `pull` and `tag`."""
 
+import gzip
+import io
 import os
 import stat
 import tarfile
@@ -11,6 +13,43 @@ import pytest
 
 from knit_workflows.pod.archive import Form, iter_pack
 from tests.cli.fake_api import error, files_of, plain_tar
+
+WHOLE_TAR = plain_tar({"y": b"content"})
+PACKED = gzip.compress(WHOLE_TAR)
+HALF = len(WHOLE_TAR) // 2
+
+WHOLE = {
+    "one member": PACKED,
+    "several members": gzip.compress(WHOLE_TAR[:HALF]) + gzip.compress(WHOLE_TAR[HALF:]),
+    "zeros behind it": PACKED + bytes(1024),
+    "zeros between members": gzip.compress(WHOLE_TAR[:HALF]) + bytes(3) + gzip.compress(
+        WHOLE_TAR[HALF:]
+    ),
+}  # fmt: skip
+CUT = {
+    "in the gzip header": PACKED[:7],
+    "in the middle": PACKED[: len(PACKED) // 2],
+    "within the checksum": PACKED[:-5],
+    "one byte before the end": PACKED[:-1],
+    "between members": gzip.compress(WHOLE_TAR[:700]),
+    "before the second zero block": gzip.compress(WHOLE_TAR[:1536]),
+    "nothing": b"",
+}
+DAMAGED = {
+    "no gzip": b"no gzip",
+    "no tar": gzip.compress(b"no tar" * 1000),
+    "another checksum": PACKED[:-8] + b"\0\0\0\0" + PACKED[-4:],
+    "another length": PACKED[:-4] + b"\1\1\1\1",
+    "something behind it": PACKED + b"more",
+    "something behind the tar": gzip.compress(WHOLE_TAR + b"more"),
+    "a second archive": PACKED + PACKED,
+}
+
+
+def gzipped_answer(content: bytes) -> httpx.Response:
+    kind = {"Content-Type": "application/tar+gzip"}
+    return httpx.Response(200, headers=kind, content=iter([content]))
+
 
 # ------------------------------------------------------------ find
 
@@ -437,16 +476,85 @@ def test_what_went_through_a_pipe_is_not_sent_again(knit, api):
     assert len(api.requests) == 1
 
 
-@pytest.mark.parametrize("content", [b"no gzip", b"\x1f\x8b\x08\0\0\0\0\0\0\3"])
-def test_a_damaged_archive_leaves_nothing(knit, api, content):
+@pytest.mark.parametrize("flags", [["-x"], []])
+@pytest.mark.parametrize("content", DAMAGED.values(), ids=DAMAGED)
+def test_a_damaged_archive_leaves_nothing(knit, api, content, flags):
+    """It came whole, so that it is not asked for again."""
     data = api.add_data()
-    kind = {"Content-Type": "application/tar+gzip"}
-    answer = httpx.Response(200, headers=kind, content=iter([content]))
-    api.interrupt[("GET", f"/data/{data.knit_id}")] = [answer]
-    ended = knit("data", "pull", "-x", data.knit_id, "dest")
+    api.interrupt[("GET", f"/data/{data.knit_id}")] = [gzipped_answer(content)]
+    ended = knit("data", "pull", *flags, data.knit_id, "dest")
     assert ended.code == 1
-    assert "gzip" in ended.err
+    assert f"error: cannot pull {data.knit_id}\nreason: " in ended.err
+    assert "trying again" not in ended.err
     assert list((knit.cwd / "dest").iterdir()) == []
+
+
+@pytest.mark.parametrize("flags", [["-x"], []])
+@pytest.mark.parametrize("content", CUT.values(), ids=CUT)
+def test_an_archive_that_ends_too_early_is_asked_for_again(knit, api, content, flags):
+    """Although the answer itself ended in order, as behind a proxy that was cut itself."""
+    data = api.add_data(archive=plain_tar({"y": b"content"}))
+    answers = [gzipped_answer(content) for _ in range(2)]
+    api.interrupt[("GET", f"/data/{data.knit_id}")] = answers
+    ended = knit("data", "pull", *flags, data.knit_id, "dest")
+    assert ended.code == 0, ended.err
+    assert ended.err.count("was cut, trying again") == 2
+    assert len(list((knit.cwd / "dest").iterdir())) == 1
+    answers += [gzipped_answer(content) for _ in range(3)]
+    ended = knit("data", "pull", *flags, data.knit_id, "elsewhere")
+    assert ended.code == 1
+    assert "although the connection was closed in order" in ended.err
+    assert list((knit.cwd / "elsewhere").iterdir()) == []
+
+
+@pytest.mark.parametrize("status", [502, 503, 504])
+def test_a_pull_waits_a_little_for_an_api_that_is_away(knit, api, status):
+    """As a proxy before it says, too."""
+    data = api.add_data(archive=plain_tar({"y": b"content"}))
+    api.interrupt[("GET", f"/data/{data.knit_id}")] = [error(status, "away"), error(status, "away")]
+    ended = knit("data", "pull", data.knit_id)
+    assert ended.code == 0
+    assert ended.err.count("not available at the moment") == 2
+
+
+@pytest.mark.parametrize("content", WHOLE.values(), ids=WHOLE)
+def test_members_and_padding_belong_to_gzip(knit, api, content):
+    data = api.add_data()
+    answers = [gzipped_answer(content), gzipped_answer(content)]
+    api.interrupt[("GET", f"/data/{data.knit_id}")] = answers
+    assert knit("data", "pull", data.knit_id).code == 0
+    assert (knit.cwd / f"{data.knit_id}.tar.gz").read_bytes() == content
+    assert knit("data", "pull", "-x", data.knit_id).code == 0
+    assert (knit.cwd / data.knit_id / "y").read_bytes() == b"content"
+
+
+def test_an_archive_is_kept_with_what_we_would_not_unpack(knit, api):
+    """Who cannot have it unpacked can still have it, and look for themselves."""
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w:gz") as archive:
+        pipe = tarfile.TarInfo("pipe")
+        pipe.type = tarfile.FIFOTYPE
+        archive.addfile(pipe)
+    data = api.add_data()
+    api.interrupt[("GET", f"/data/{data.knit_id}")] = [gzipped_answer(content.getvalue())]
+    assert knit("data", "pull", data.knit_id).code == 0
+    assert (knit.cwd / f"{data.knit_id}.tar.gz").read_bytes() == content.getvalue()
+
+
+@pytest.mark.parametrize("arguments", [["-x"], [], ["-"]])
+@pytest.mark.parametrize("plain", [True, False])
+def test_what_comes_is_what_is_kept(knit, api, arguments, plain):
+    """Also from an older server, and of more than one piece."""
+    api.takes_plain_tar = plain
+    content = os.urandom(3_000_000)
+    data = api.add_data(archive=plain_tar({"y": content}))
+    ended = knit("data", "pull", data.knit_id, *arguments)
+    assert ended.code == 0, ended.err
+    if arguments == ["-x"]:
+        assert (knit.cwd / data.knit_id / "y").read_bytes() == content
+        return
+    kept = ended.out if arguments else (knit.cwd / f"{data.knit_id}.tar.gz").read_bytes()
+    assert files_of(gzip.decompress(kept)) == {"y": content}
 
 
 def test_pull_of_something_unknown(knit):

@@ -10,7 +10,7 @@ import pytest
 from knit_cli.errors import BadInput
 from knit_cli.plan_difference import differences
 from knit_cli.plan_file import read_plan
-from knit_cli.transfer import survey
+from knit_cli.push_source import survey
 from tests.cli.test_plan import PLAN
 
 
@@ -54,7 +54,7 @@ def test_what_cannot_be_read_is_told_before_anything_is_sent(tmp_path, monkeypat
 
     monkeypatch.setattr(os, "access", refuse)
     with pytest.raises(BadInput) as caught:
-        survey(tmp_path, "folder", dereference=False)
+        survey(tmp_path, "folder", lambda *_: None, dereference=False)
     assert caught.value.advice == hint
     assert str(caught.value.reason).endswith(": " + str(tmp_path / "file"))
 
@@ -66,7 +66,7 @@ def test_what_breaks_while_it_is_sent_is_told(knit, api, monkeypatch):
         raise OSError(errno.EIO, os.strerror(errno.EIO), "/folder/file")
         yield b""
 
-    monkeypatch.setattr("knit_cli.transfer.iter_pack", broken)
+    monkeypatch.setattr("knit_cli.push_source.iter_pack", broken)
     ended = knit("data", "push", "folder")
     assert ended.code == 1
     assert "reason: the disk reports an error: /folder/file\n" in ended.err

@@ -17,7 +17,7 @@ from knit_cli.errors import BadInput
 from knit_cli.instants import read_instant
 from knit_cli.plan_difference import _amount
 from knit_cli.progress import transfer_bar
-from knit_cli.streams import DamagedStream, PiecesReader, gunzipped, gzipped, read_ahead
+from knit_cli.streams import DamagedStream, PiecesReader, StreamCut, gunzipped, gzipped, read_ahead
 from tests.waiting import wait_until
 
 # A loaded machine is slow, which is not a property of the code.
@@ -144,9 +144,9 @@ def test_gunzip_takes_several_members_and_bounded_pieces():
 
 
 @pytest.mark.parametrize("cut", [0, 1, 9, 15, 100])
-def test_a_gzip_stream_that_ends_early_is_damaged(cut):
+def test_a_gzip_stream_that_ends_early_is_cut(cut):
     packed = gzip.compress(random.Random(1).randbytes(1000))
-    with pytest.raises(DamagedStream):
+    with pytest.raises(StreamCut):
         list(gunzipped([packed[:cut]]))
 
 

@@ -68,8 +68,12 @@ def test_log_copies_the_bytes_to_stdout(knit, api):
     for flags in (["--log"], ["--log", "--follow"], ["-f", "--log"]):
         ended = knit("run", "show", run.run_id, *flags)
         assert (ended.code, ended.out, ended.err) == (0, b"line 1\nline \xff 2\nno end", "")
+    log = f"GET /runs/{run.run_id}/log"
+    # What ends a log that is followed is the Run's status; what is there then is all.
+    follow = [log, f"GET /runs/{run.run_id}", log]
+    assert api.asked() == [log, *follow, *follow]
     follows = ["follow" in request.url.params for request in api.requests]
-    assert follows == [False, True, True]
+    assert follows == [False, True, False, False, True, False, False]
 
 
 def test_follow_alone_shows_the_run(knit, api):
@@ -95,55 +99,171 @@ def test_follow_waits_a_little_for_the_run_to_start(knit, api):
     assert knit.slept == [0.5, 1.0]
 
 
-def test_a_log_that_breaks_shows_what_came_and_fails(knit, api):
-    def broken(_request):
-        def pieces():
-            yield b"first\n"
+def broken_after(*pieces: bytes):
+    """An answer that says where it ends, and breaks off behind these pieces."""
+
+    def answer(_request):
+        def coming():
+            yield from pieces
             raise httpx.ReadError("reset")
 
-        return httpx.Response(200, content=pieces())
+        return httpx.Response(200, content=coming())
 
-    api.interrupt[("GET", "/runs/r/log")] = [broken] * 6
-    ended = knit("run", "show", "r", "--log", "--follow")
+    return answer
+
+
+def test_a_log_that_breaks_shows_what_came_and_fails(knit, api):
+    api.interrupt[("GET", "/runs/r/log")] = [broken_after(b"first\n")] * 6
+    ended = knit("run", "show", "r", "--log")
     assert (ended.code, ended.out) == (1, b"first\n")
     assert "was cut" in ended.err
 
 
-def test_a_log_that_breaks_goes_on_where_it_was(knit, api):
-    """Nothing is shown twice, nothing left out, wherever the cuts are."""
+@pytest.mark.parametrize("knows_offsets", [True, False])
+@pytest.mark.parametrize("flags", [["--log"], ["--log", "--follow"]])
+def test_a_log_that_breaks_goes_on_where_it_was(knit, api, flags, knows_offsets):
+    """Nothing is shown twice, nothing left out, wherever the cuts are; of an older server too."""
     run, _ = api.add_run({}, {}, log=True)
+    api.knows_offsets = knows_offsets
     whole = b"first\nsecond\nthird\n"
     api.logs[run.run_id] = whole
 
     def broken(upto):
-        def pieces():
-            yield whole[:4]
-            yield whole[4:upto]
-            raise httpx.ReadError("reset")
+        def answer(request):
+            offset = int(request.url.params.get("offset", "0")) if knows_offsets else 0
+            told = broken_after(whole[offset : max(offset, 4)], whole[max(offset, 4) : upto])
+            answered = told(request)
+            if knows_offsets:
+                answered.headers["Log-Offset"] = str(offset)
+            return answered
 
-        return lambda _request: httpx.Response(200, content=pieces())
+        return answer
 
     cuts = [broken(upto) for upto in (5, 8, 8, 13, 13)]
     api.interrupt[("GET", f"/runs/{run.run_id}/log")] = cuts
-    ended = knit("run", "show", run.run_id, "--log", "--follow")
+    ended = knit("run", "show", run.run_id, *flags)
     assert (ended.code, ended.out) == (0, whole)
+    assert cuts == []
 
 
-def test_a_log_that_became_another_one_is_not_mixed(knit, api):
+@pytest.mark.parametrize("knows_offsets", [True, False])
+@pytest.mark.parametrize("flags", [["--log"], ["--log", "--follow"]])
+def test_a_log_that_became_another_one_is_not_mixed(knit, api, flags, knows_offsets):
     run, _ = api.add_run({}, {}, log=True)
+    api.knows_offsets = knows_offsets
     api.logs[run.run_id] = b"new\n"
-
-    def broken(_request):
-        def pieces():
-            yield b"what the first execution said\n"
-            raise httpx.ReadError("reset")
-
-        return httpx.Response(200, content=pieces())
-
-    api.interrupt[("GET", f"/runs/{run.run_id}/log")] = [broken]
-    ended = knit("run", "show", run.run_id, "--log", "--follow")
-    assert (ended.code, ended.out) == (1, b"what the first execution said\n")
+    said = b"what the first execution said\n"
+    api.interrupt[("GET", f"/runs/{run.run_id}/log")] = [broken_after(said)]
+    ended = knit("run", "show", run.run_id, *flags)
+    assert (ended.code, ended.out) == (1, said)
     assert "retried" in ended.err
+
+
+@pytest.mark.parametrize("flags", [["--log"], ["--log", "--follow"]])
+@pytest.mark.parametrize("status", ["running", "done"])
+def test_a_log_that_is_another_and_longer_one_is_not_mixed(knit, api, flags, status):
+    """How long it is tells nothing: each generation has its own Data."""
+    run, _ = api.add_run({}, {}, status=status, log=True)
+    api.logs[run.run_id] = b"the log of the second generation\n"
+
+    def first(request):
+        answer = broken_after(b"first\n")(request)
+        answer.headers["Log-Knit-Id"] = "data-of-the-first"
+        return answer
+
+    api.interrupt[("GET", f"/runs/{run.run_id}/log")] = [first]
+    ended = knit("run", "show", run.run_id, *flags)
+    assert (ended.code, ended.out) == (1, b"first\n")
+    assert "retried" in ended.err
+
+
+def test_a_silent_run_is_followed_for_as_long_as_it_goes_on(knit, api):
+    """However often a proxy takes its silence for an idle connection; and without a word of it."""
+    run, _ = api.add_run({}, {}, status="running", log=True)
+    api.logs[run.run_id] = b"begun\nended\n"
+    idle_cuts = 50
+
+    def silent(request):
+        offset = int(request.url.params.get("offset", "0"))
+        answer = broken_after(b"begun\n"[offset:])(request)
+        answer.headers["Log-Offset"] = str(offset)
+        return answer
+
+    def last(request):
+        api.runs[run.run_id] = run.model_copy(update={"status": "done"})
+        return silent(request)
+
+    api.interrupt[("GET", f"/runs/{run.run_id}/log")] = [silent] * idle_cuts + [last]
+    ended = knit("run", "show", run.run_id, "--log", "--follow")
+    assert (ended.code, ended.out, ended.err) == (0, b"begun\nended\n", "")
+    assert len(knit.slept) == idle_cuts
+    assert max(knit.slept) == 5.0
+
+
+def test_a_log_that_ends_before_its_run_does_is_followed_on(knit, api):
+    """An API that is restarted, or a proxy before it, may end the answer in faultless order."""
+    run, _ = api.add_run({}, {}, status="running", log=True)
+    api.logs[run.run_id] = b"begun\nended\n"
+
+    def ended_in_order(_request):
+        return httpx.Response(200, content=iter([b"begun\n"]))
+
+    def then_done(request):
+        api.runs[run.run_id] = run.model_copy(update={"status": "done"})
+        return error(503, "the API is starting")
+
+    api.interrupt[("GET", f"/runs/{run.run_id}/log")] = [ended_in_order, then_done]
+    ended = knit("run", "show", run.run_id, "--log", "--follow")
+    assert (ended.code, ended.out) == (0, b"begun\nended\n")
+
+
+def test_following_outlives_an_api_that_is_away_for_a_moment(knit, api):
+    run, _ = api.add_run({}, {}, status="running", log=True)
+    api.logs[run.run_id] = b"begun\nended\n"
+
+    def unreachable(_request):
+        raise httpx.ConnectError("refused")
+
+    def back(_request):
+        done = run.model_copy(update={"status": "done"})
+        api.runs[run.run_id] = done
+        return httpx.Response(200, text=done.model_dump_json(by_alias=True))
+
+    bad_gateway = error(502, "nobody there")
+    api.interrupt[("GET", f"/runs/{run.run_id}/log")] = [broken_after(b"begun\n")]
+    away = [unreachable] * 4 + [bad_gateway]
+    api.interrupt[("GET", f"/runs/{run.run_id}")] = [*away, back]
+    ended = knit("run", "show", run.run_id, "--log", "--follow")
+    assert (ended.code, ended.out) == (0, b"begun\nended\n")
+    assert "does not answer" in ended.err
+
+
+def test_an_api_that_stays_away_ends_the_following(knit, api):
+    run, _ = api.add_run({}, {}, status="running", log=True)
+
+    def unreachable(_request):
+        raise httpx.ConnectError("refused")
+
+    api.interrupt[("GET", f"/runs/{run.run_id}/log")] = [broken_after(b"begun\n")]
+    api.interrupt[("GET", f"/runs/{run.run_id}")] = [unreachable] * 100
+    ended = knit("run", "show", run.run_id, "--log", "--follow")
+    assert (ended.code, ended.out) == (1, b"begun\n")
+    assert "does not answer" in ended.err
+
+
+def test_a_log_whose_end_nothing_proves_is_shown_and_fails(knit, api):
+    """A proxy that speaks HTTP/1.0 to us leaves out what says where it ends."""
+
+    def bare(_request):
+        answer = httpx.Response(200, content=iter([b"all of it?\n"]))
+        del answer.headers["Transfer-Encoding"]
+        return answer
+
+    api.interrupt[("GET", "/runs/r/log")] = [bare]
+    ended = knit("run", "show", "r", "--log")
+    assert (ended.code, ended.out) == (1, b"all of it?\n")
+    assert "may be incomplete" in ended.err
+    assert "HTTP/1.1" in ended.err
 
 
 @pytest.mark.parametrize(

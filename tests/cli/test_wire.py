@@ -12,9 +12,20 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
+from pydantic_core import to_json
 
 from knit_cli.profile import Profile, save_profile
 from tests.waiting import PATIENCE
+
+A_RUN = {
+    "runId": "r",
+    "status": "done",
+    "updatedAt": "2025-02-01T10:00:00+00:00",
+    "plan": {"planId": "p", "image": "example/work:v1"},
+    "inputs": [],
+    "outputs": [],
+    "log": {"tags": [], "knitId": "d"},
+}
 
 Answer = Callable[[socket.socket], None]
 
@@ -60,6 +71,11 @@ def an_old_api(connection: socket.socket) -> None:
     connection.sendall(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
 
 
+def answer_with(connection: socket.socket, body: bytes) -> None:
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n"
+    connection.sendall(b"%sContent-Length: %d\r\n\r\n%s" % (head, len(body), body))
+
+
 def read_head(connection: socket.socket) -> bytes:
     head = b""
     while b"\r\n\r\n" not in head:
@@ -77,8 +93,16 @@ def test_a_followed_log_is_shown_as_it_comes(tmp_path):
         assert seen.wait(PATIENCE)  # only when it was read does the Run go on
         connection.sendall(b"7\r\nsecond\n\r\n0\r\n\r\n")
 
+    def status(connection):
+        assert read_head(connection).startswith(b"GET /api/runs/r HTTP")
+        answer_with(connection, to_json(A_RUN))
+
+    def rest(connection):
+        assert read_head(connection).startswith(b"GET /api/runs/r/log?offset=13 ")
+        connection.sendall(b"HTTP/1.1 200 OK\r\nLog-Offset: 13\r\nContent-Length: 0\r\n\r\n")
+
     with (
-        serving(answer) as api_root,
+        serving(answer, status, rest) as api_root,
         started(tmp_path, api_root, "run", "show", "r", "--log", "--follow") as knit,
     ):
         assert knit.stdout is not None
@@ -142,7 +166,7 @@ def test_an_answer_that_ends_too_early_leaves_nothing(tmp_path):
         read_head(connection)
         connection.sendall(
             b"HTTP/1.1 200 OK\r\nContent-Type: application/tar+gzip\r\n"
-            b"Transfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n"
+            b"Transfer-Encoding: chunked\r\n\r\n4\r\n\x1f\x8b\x08\0\r\n"
         )
 
     with (

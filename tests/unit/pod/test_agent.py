@@ -405,6 +405,22 @@ def test_the_log_is_all_files_one_after_another(start: Start, root: Path) -> Non
     assert start("read").ask("GET", "/log") == (200, b"one\ntwo\n")
 
 
+@pytest.mark.parametrize("path", ["/", "/log"])
+def test_how_long_an_answer_would_be_is_known_before(start: Start, root: Path, path: str) -> None:
+    """For readers that need a length; and the connection is good for the answer itself."""
+    for name, size in (("a", 3), ("b", 300_000), ("c", 0)):
+        (root / name).write_bytes(os.urandom(size))
+    with closing(start("read").connect()) as connection:
+        connection.request("HEAD", path, headers=BEARER)
+        with connection.getresponse() as measured:
+            assert measured.status == 200
+            length = int(measured.headers["Content-Length"])
+            measured.read()
+        connection.request("GET", path, headers=BEARER)
+        with connection.getresponse() as response:
+            assert len(response.read()) == length
+
+
 def test_a_followed_log_grows_until_the_client_goes(start: Start, root: Path) -> None:
     def follow(agent: Agent) -> http.client.HTTPConnection:
         connection = agent.connect()

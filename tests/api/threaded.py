@@ -1,0 +1,62 @@
+"""The real API on fakes, behind a real socket, in a thread: for tests of programs that block."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from knit_api.app import create_app
+from knit_api.deps import Deps, Lazy
+from tests.api.fake_store import FakeStore
+from tests.api.fake_transfers import FakeTransfers
+from tests.api.live_server import serving
+from tests.waiting import PATIENCE
+
+
+@dataclass(frozen=True)
+class LiveApi:
+    """The API's port, and what it has; both sides may look at it and change it."""
+
+    port: int
+    store: FakeStore
+    transfers: FakeTransfers
+
+    @property
+    def root(self) -> str:
+        return f"http://127.0.0.1:{self.port}/api"
+
+
+@contextmanager
+def live_api(folder: Path) -> Iterator[LiveApi]:
+    """Serves, with volumes below the folder, until the block ends."""
+    started: list[tuple[LiveApi, asyncio.AbstractEventLoop, asyncio.Event]] = []
+    ready = threading.Event()
+
+    async def serve() -> None:
+        store = FakeStore()
+        transfers = FakeTransfers(store, folder)
+        deps = Deps(store=Lazy.of(store), transfers=Lazy.of(transfers))
+        ending = asyncio.Event()
+        async with serving(create_app(deps)) as port:
+            api = LiveApi(port, store, transfers)
+            started.append((api, asyncio.get_running_loop(), ending))
+            ready.set()
+            await ending.wait()
+            deps.stopping.set()
+        await deps.aclose()
+
+    thread = threading.Thread(target=lambda: asyncio.run(serve()))
+    thread.start()
+    try:
+        assert ready.wait(PATIENCE)
+        api, loop, ending = started[0]
+        yield api
+    finally:
+        if started:
+            loop.call_soon_threadsafe(ending.set)
+        thread.join(PATIENCE)
+        assert not thread.is_alive()
