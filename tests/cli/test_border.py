@@ -437,7 +437,7 @@ def test_a_right_that_is_missing_is_not_called_a_lack_of_room(knit, api, monkeyp
     def refused(*_arguments, **_more):
         raise PermissionError(13, "Permission denied", "/there")
 
-    monkeypatch.setattr("knit_cli.transfer.tempfile.mkdtemp", refused)
+    monkeypatch.setattr("tempfile.mkdtemp", refused)
     ended = knit("data", "pull", data.knit_id)
     assert ended.code == 1
     assert "reason: Permission denied: /there\n" in ended.err

@@ -16,6 +16,7 @@ import pytest
 from knit_api.doors import LOG_FILE
 from knit_cli.client import ApiClient, open_api
 from knit_cli.errors import ConnectionCut, TransferFailed
+from knit_cli.left_out import LeftOut
 from knit_cli.progress import Silent
 from knit_cli.run_log import copy_log
 from knit_cli.transfer import pull_file, pull_folder, pull_stream
@@ -56,6 +57,7 @@ def client(hop: Hop, request: pytest.FixtureRequest) -> Iterator[ApiClient]:
     with open_api(
         f"http://127.0.0.1:{hop.port}/api",
         where="a test",
+        verify=None,
         transport=None if request.param == "our transport" else httpx.HTTPTransport(),
         sleep=lambda _: time.sleep(0.01),
         notify=lambda _: None,
@@ -78,14 +80,16 @@ def test_what_arrives_is_whole_wherever_it_was_cut_before(api, hop, client, form
         if form == "stream":
             hop.cuts[:] = [0]
             out: list[bytes] = []
-            pull_stream(client, knit_id, out.append, meter=Silent())
+            pull_stream(client, knit_id, out.append, LeftOut(), meter=Silent())
             assert files_of(gzip.decompress(b"".join(out))) == FILES
             continue
         hop.cuts[:] = [offset, offset]
         if form == "folder":
-            assert content_of(pull_folder(client, knit_id, dest, meter=Silent())) == FILES
+            assert (
+                content_of(pull_folder(client, knit_id, dest, LeftOut(), meter=Silent())) == FILES
+            )
         else:
-            arrived = pull_file(client, knit_id, dest, meter=Silent())
+            arrived = pull_file(client, knit_id, dest, LeftOut(), meter=Silent())
             assert files_of(gzip.decompress(arrived.read_bytes())) == FILES
         assert len(list(dest.iterdir())) == 1
         assert hop.cuts == []
@@ -99,9 +103,9 @@ def test_what_is_always_cut_is_an_error_and_leaves_nothing(api, hop, client, for
         hop.cuts[:] = [offset] * 3
         with pytest.raises(ConnectionCut) as raised:
             if form == "stream":
-                pull_stream(client, knit_id, lambda _: None, meter=Silent())
+                pull_stream(client, knit_id, lambda _: None, LeftOut(), meter=Silent())
             else:
-                pull[form](client, knit_id, tmp_path / "dest", meter=Silent())
+                pull[form](client, knit_id, tmp_path / "dest", LeftOut(), meter=Silent())
         assert raised.value.advice
         hop.cuts.clear()
     if form != "stream":
@@ -120,6 +124,7 @@ def test_an_archive_that_was_changed_on_its_way_is_damaged(api, form, tmp_path):
         hop_to(api.port, change=changed) as hop,
         open_api(
             f"http://127.0.0.1:{hop.port}/api", where="a test",
+            verify=None,
             sleep=lambda _: None, notify=lambda _: None,
         ) as client,
     ):  # fmt: skip
@@ -127,7 +132,7 @@ def test_an_archive_that_was_changed_on_its_way_is_damaged(api, form, tmp_path):
             hop.accept = b"application/tar+gzip"
         pull = pull_folder if form == "folder" else pull_file
         with pytest.raises(TransferFailed) as raised:
-            pull(client, knit_id, tmp_path, meter=Silent())
+            pull(client, knit_id, tmp_path, LeftOut(), meter=Silent())
     assert "checksum" in (raised.value.reason or "")
     assert list(tmp_path.iterdir()) == []
 

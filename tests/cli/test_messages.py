@@ -49,7 +49,7 @@ def test_what_is_neither_a_folder_nor_a_file_is_not_pushed(knit, api):
 def test_what_cannot_be_read_is_told_before_anything_is_sent(tmp_path, monkeypatch, code, hint):
     (tmp_path / "file").touch()
 
-    def refuse(_path, _mode):
+    def refuse(_path, _mode, **_more):
         raise OSError(code, os.strerror(code), str(tmp_path / "file"))
 
     monkeypatch.setattr(os, "access", refuse)
