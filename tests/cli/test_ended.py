@@ -28,6 +28,15 @@ WHOLE = plain_tar({"y": b"content"})
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/x-tar\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
+@pytest.fixture(autouse=True)
+def nothing_ignored() -> Iterator[None]:
+    """Commands inherit what is ignored, and these tests may themselves be run under nohup."""
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in ENDINGS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 class Stalled:
     """A download that stops in the middle until it is told to go on."""
 
