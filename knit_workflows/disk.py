@@ -84,12 +84,13 @@ def require_room(folder: Path, floor: int) -> None:
 
 
 def storage_full(error: OSError, folder: Path | None = None) -> StorageFull:
-    """Make the error for a write that found no room, naming the disk; chain it to its cause."""
-    place = folder or (Path(os.fsdecode(error.filename)) if error.filename else None)
+    """Make the error for a write that found no room, with disk and file; chain it to its cause."""
+    file = os.fsdecode(error.filename) if error.filename else ""
+    place = folder or (Path(file) if file else None)
     reason = f"there is no room left ({error.strerror})"
     with suppress(OSError):
         reason = f"{Room.of(place).left()} ({error.strerror})" if place else reason
-    return StorageFull(reason, advice=_MAKE_ROOM)
+    return StorageFull(reason, advice=_MAKE_ROOM, see=file)
 
 
 def in_words(size: int) -> str:
