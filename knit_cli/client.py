@@ -1,10 +1,13 @@
-"""Speaks knit's Web API: one method per request, wire types in and out, errors of our tree."""
+"""Speaks knit's Web API: one method per request, wire types in and out, errors of our tree.
+
+How a request travels and is tried again is `requests`'.
+"""
 
 import ssl
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, closing
 from datetime import datetime
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 from urllib.parse import quote
 from uuid import UUID
 
@@ -28,27 +31,22 @@ from knit_api.schemas.plans import (
 from knit_api.schemas.runs import Run
 from knit_api.schemas.tags import Tag, TagChange
 from knit_api.schemas.wire import Request, to_wire
-from knit_cli.answers import detail_of, network_errors, parsed, refuse_unless_ok
 from knit_cli.archive_transport import ArchiveTransport
 from knit_cli.errors import ApiRefused, ApiUnreachable, ConnectionCut
-from knit_cli.proxies import Proxy, proxy_errors
-from knit_cli.received import Stream, stream_of
+from knit_cli.proxies import Proxy
+from knit_cli.received import Stream
+from knit_cli.requests import TRANSFER_PATIENCE, Requests
 from knit_cli.retry import TRIES, Retry
 from knit_cli.uploading import KEY_HEADER, MAY_HAVE_ARRIVED, KeyedUpload, UploadedBody
 from knit_cli.version import version
 
 T = TypeVar("T")
-Query = Sequence[tuple[str, str]]
 
 PLAIN_TAR = "application/x-tar"
 GZIPPED_TAR = "application/tar+gzip"
 
 # Beyond this a query is likely to be refused by a server or a proxy on the way.
 MOST_QUERY_BYTES = 16 * 1024
-
-_PATIENCE = httpx.Timeout(60.0, connect=10.0)
-# A transfer may have to wait for a pod, and the answer to an upload for all to be stored.
-_TRANSFER_PATIENCE = httpx.Timeout(60.0, connect=10.0, read=600.0)
 
 _DATA = TypeAdapter(Data)
 _DATA_LIST = TypeAdapter(list[Data])
@@ -69,28 +67,27 @@ class ApiClient:
     Every method raises ApiUnreachable, ApiRefused (4xx) or ApiBroken. Requests that only read are
     tried again for about ten seconds while the API is away; those, and changes that have no second
     effect, up to three times when the connection breaks. May be used by several threads.
-
-    Args:
-        http: carries the requests; its base URL is the profile's `apiRoot`.
-        where: names the file the address comes from, for messages.
-        retry: how to wait while the API is away.
-        proxy: leads there, if one does; for messages.
     """
 
-    def __init__(
-        self, http: httpx.Client, *, where: str, retry: Retry, proxy: Proxy | None = None
-    ) -> None:
-        self._http = http
-        self._where = where
-        self._proxy = proxy
-        self._retry = retry
+    def __init__(self, requests: Requests) -> None:
+        self._requests = requests
         self._upload_keys: bool | None = None
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_exc: object) -> None:
-        self._http.close()
+        self._requests.close()
+
+    def when_cut_again(
+        self, attempt: Callable[[], T], *, repeatable: bool, tries: int = TRIES
+    ) -> T:
+        """Gives what a transfer gives that is begun anew when its connection breaks: see Retry."""
+        return self._requests.retry.on_cut(attempt, repeatable=repeatable, tries=tries)
+
+    def pause(self, seconds: float) -> None:
+        """Waits, as between two tries."""
+        self._requests.retry.wait(seconds)
 
     # ------------------------------------------------------------ Data
 
@@ -107,7 +104,7 @@ class ApiClient:
         An older server does not know `limit` and gives all.
         """
         query = [("tag", str(tag)) for tag in tags] + _window(since, duration) + _most(limit)
-        return self._read("/data", query, _DATA_LIST, "cannot find Data")
+        return self._requests.read("/data", query, _DATA_LIST, "cannot find Data")
 
     def get_data(self, knit_id: str) -> Data | None:
         """Gives the Data of that id, or None."""
@@ -126,7 +123,7 @@ class ApiClient:
         query = [(way, "all" if far is None else str(far)) for way, far in hops.items()]
         path, failing = f"/data/{_id(knit_id)}/lineage", f"cannot trace {knit_id}"
         try:
-            return self._read(path, query, _LINEAGE, failing)
+            return self._requests.read(path, query, _LINEAGE, failing)
         except ApiRefused as refused:
             if refused.status in (httpx.codes.NOT_FOUND, httpx.codes.METHOD_NOT_ALLOWED):
                 return None
@@ -142,7 +139,7 @@ class ApiClient:
         """
         query = [("of", noun), ("prefix", prefix), ("limit", str(limit))]
         try:
-            return self._read("/completions", query, _COMPLETIONS, "cannot complete")
+            return self._requests.read("/completions", query, _COMPLETIONS, "cannot complete")
         except ApiRefused as refused:
             if refused.status in (httpx.codes.NOT_FOUND, httpx.codes.METHOD_NOT_ALLOWED):
                 return None
@@ -166,8 +163,8 @@ class ApiClient:
             return self._sent(pack, media_type, tags, key)
 
         if self._knows_upload_keys():
-            return KeyedUpload(send, self._retry).run()
-        return self._retry.on_cut(lambda: send(None), repeatable=False)
+            return KeyedUpload(send, self._requests.retry).run()
+        return self._requests.retry.on_cut(lambda: send(None), repeatable=False)
 
     def _knows_upload_keys(self) -> bool:
         # Asked before anything is sent: the server that answers after a cut may be a newer one.
@@ -187,11 +184,10 @@ class ApiClient:
 
     def _version(self) -> Version:
         def ask() -> Version:
-            with self._talking():
-                answer = self._http.get("/version", timeout=_PATIENCE)
-            return self._parsed(answer, _VERSION, "cannot ask for the API's version")
+            failing = "cannot ask for the API's version"
+            return self._requests.once("GET", "/version", _VERSION, failing)
 
-        return self._retry.on_cut(ask, repeatable=True)
+        return self._requests.retry.on_cut(ask, repeatable=True)
 
     def _sent(
         self,
@@ -206,15 +202,16 @@ class ApiClient:
         with closing(pack()) as pieces:
             body = UploadedBody(pieces)
             try:
-                with self._talking():
-                    answer = self._http.post(
-                        "/data",
-                        params=_tag_query(tags),
-                        content=body.chunks(),
-                        headers=headers,
-                        timeout=_TRANSFER_PATIENCE,
-                    )
-                return self._parsed(answer, _DATA, "cannot push")
+                return self._requests.once(
+                    "POST",
+                    "/data",
+                    _DATA,
+                    "cannot push",
+                    params=_tag_query(tags),
+                    content=body.chunks(),
+                    headers=headers,
+                    timeout=TRANSFER_PATIENCE,
+                )
             except ApiUnreachable as cause:
                 if body.ended:
                     cause.advice = MAY_HAVE_ARRIVED
@@ -229,7 +226,7 @@ class ApiClient:
 
     def change_tags(self, knit_id: str, change: TagChange) -> Data:
         """Removes, then adds tags. The second call changes nothing more."""
-        return self._change(
+        return self._requests.change(
             "PUT", f"/data/{_id(knit_id)}", _DATA, f"cannot tag {knit_id}", to_wire(change)
         )
 
@@ -237,12 +234,11 @@ class ApiClient:
         """Opens the archive of a Data, in one of the accepted media types."""
         # A transport encoding on top would hide where the archive ends.
         headers = {"Accept": accept, "Accept-Encoding": "identity"}
-        return self._stream(
+        return self._requests.stream(
             f"/data/{_id(knit_id)}",
             {},
             f"cannot pull {knit_id}",
             headers=headers,
-            timeout=_TRANSFER_PATIENCE,
         )
 
     # ------------------------------------------------------------ Plans
@@ -261,11 +257,13 @@ class ApiClient:
             query.append(("active", "true" if active else "false"))
         if image is not None:
             query.append(("image", image))
-        return self._read("/plans", query, _PLAN_LIST, "cannot find Plans")
+        return self._requests.read("/plans", query, _PLAN_LIST, "cannot find Plans")
 
     def get_plan(self, plan_id: str) -> Plan:
         """Gives the Plan."""
-        return self._read(f"/plans/{_id(plan_id)}", (), _PLAN, f"cannot show Plan {plan_id}")
+        return self._requests.read(
+            f"/plans/{_id(plan_id)}", (), _PLAN, f"cannot show Plan {plan_id}"
+        )
 
     def register_plan(self, spec: PlanSpec, *, confirmed: bool = False) -> Plan:
         """Registers a new Plan; an equivalent one is refused with 409 and its id in `see`.
@@ -273,18 +271,20 @@ class ApiClient:
         So is, with CONFIRM in `see`, one that creates very many Runs at once, unless `confirmed`.
         """
         path = f"/plans?{CONFIRM}" if confirmed else "/plans"
-        return self._change("POST", path, _PLAN, "cannot register the Plan", to_wire(spec))
+        return self._requests.change("POST", path, _PLAN, "cannot register the Plan", to_wire(spec))
 
     def preview_plan(self, spec: PlanSpec) -> PlanPreview:
         """Gives the Runs that a Plan would create; refused as `register_plan` is, but for many."""
         failing = "the Plan cannot be registered"
-        return self._change("POST", "/plans?dry_run=true", _PLAN_PREVIEW, failing, to_wire(spec))
+        return self._requests.change(
+            "POST", "/plans?dry_run=true", _PLAN_PREVIEW, failing, to_wire(spec)
+        )
 
     def activate_plan(self, plan_id: str, active: bool) -> Plan:
         """Lets waiting Runs of the Plan start, or not. The second call changes nothing more."""
         method = "PUT" if active else "DELETE"
         failing = f"cannot {'activate' if active else 'deactivate'} Plan {plan_id}"
-        return self._change(method, f"/plans/{_id(plan_id)}/active", _PLAN, failing)
+        return self._requests.change(method, f"/plans/{_id(plan_id)}/active", _PLAN, failing)
 
     def change_resources(self, plan_id: str, change: ResourcesChange) -> Plan:
         """Unsets, then sets what later Runs may use. The second call changes nothing more."""
@@ -304,7 +304,7 @@ class ApiClient:
         return self._change_plan(plan_id, "priority", "priority", PriorityChange(priority=priority))
 
     def _change_plan(self, plan_id: str, part: str, words: str, change: Request | None) -> Plan:
-        return self._change(
+        return self._requests.change(
             "DELETE" if change is None else "PUT",
             f"/plans/{_id(plan_id)}/{part}",
             _PLAN,
@@ -337,11 +337,11 @@ class ApiClient:
         }
         query = [(name, ",".join(values)) for name, values in lists.items() if values]
         query += _window(since, duration) + _most(limit)
-        return self._read("/runs", query, _RUN_LIST, "cannot find Runs")
+        return self._requests.read("/runs", query, _RUN_LIST, "cannot find Runs")
 
     def get_run(self, run_id: str) -> Run:
         """Gives the Run."""
-        return self._read(f"/runs/{_id(run_id)}", (), _RUN, f"cannot show Run {run_id}")
+        return self._requests.read(f"/runs/{_id(run_id)}", (), _RUN, f"cannot show Run {run_id}")
 
     def open_log(
         self, run_id: str, *, follow: bool, offset: int = 0
@@ -353,12 +353,11 @@ class ApiClient:
         query = {"follow": "true"} if follow else {}
         if offset:
             query["offset"] = str(offset)
-        return self._stream(
+        return self._requests.stream(
             f"/runs/{_id(run_id)}/log",
             query,
             f"cannot show the log of Run {run_id}",
             headers={"Accept": "application/octet-stream", "Accept-Encoding": "identity"},
-            timeout=_TRANSFER_PATIENCE,
             # Somebody who only looks is told at once that the Run has not started.
             patient=follow,
         )
@@ -366,7 +365,7 @@ class ApiClient:
     def stop_run(self, run_id: str, *, fail: bool) -> Run:
         """Asks the Run to end, as failed or as done; it ends later."""
         path = f"/runs/{_id(run_id)}/{'abort' if fail else 'tearoff'}"
-        return self._change("PUT", path, _RUN, f"cannot stop Run {run_id}")
+        return self._requests.change("PUT", path, _RUN, f"cannot stop Run {run_id}")
 
     def retry_run(self, run_id: str) -> None:
         """Lets a Run that has ended be done anew: its outputs are discarded.
@@ -374,7 +373,9 @@ class ApiClient:
         Not repeated when its answer is lost: the Run may have ended again meanwhile.
         """
         path, failing = f"/runs/{_id(run_id)}/retry", f"cannot retry Run {run_id}"
-        self._retry.on_cut(lambda: self._order("PUT", path, failing), repeatable=False)
+        self._requests.retry.on_cut(
+            lambda: self._requests.order("PUT", path, failing), repeatable=False
+        )
 
     def delete_run(self, run_id: str) -> None:
         """Deletes a Run and what it made; nobody finds it any more. Unknown ids are refused."""
@@ -383,7 +384,9 @@ class ApiClient:
         def attempt() -> None:
             nonlocal cut_before
             try:
-                self._order("DELETE", f"/runs/{_id(run_id)}", f"cannot delete Run {run_id}")
+                self._requests.order(
+                    "DELETE", f"/runs/{_id(run_id)}", f"cannot delete Run {run_id}"
+                )
             except ConnectionCut as cut:
                 cut_before = cut_before or not cut.harmless
                 raise
@@ -392,94 +395,12 @@ class ApiClient:
                 if not (cut_before and refused.status == httpx.codes.NOT_FOUND):
                     raise
 
-        self._retry.on_cut(attempt, repeatable=True)
+        self._requests.retry.on_cut(attempt, repeatable=True)
 
     def run_events(self, run_id: str) -> list[RunEvent]:
         """Gives every change of the Run's status, oldest first."""
         path = f"/runs/{_id(run_id)}/events"
-        return self._read(path, (), _EVENTS, f"cannot show the history of Run {run_id}")
-
-    # ------------------------------------------------------------ requests
-
-    @contextmanager
-    def _talking(self) -> Iterator[None]:
-        root, proxy = str(self._http.base_url).rstrip("/"), self._proxy
-        place = root if proxy is None else f"{root} through the proxy {proxy}"
-        with network_errors(place, self._where), proxy_errors(proxy, root):
-            yield
-
-    def when_cut_again(
-        self, attempt: Callable[[], T], *, repeatable: bool, tries: int = TRIES
-    ) -> T:
-        """Gives what a transfer gives that is begun anew when its connection breaks: see Retry."""
-        return self._retry.on_cut(attempt, repeatable=repeatable, tries=tries)
-
-    def pause(self, seconds: float) -> None:
-        """Waits, as between two tries."""
-        self._retry.wait(seconds)
-
-    def _read(self, path: str, query: Query, shape: TypeAdapter[T], failing: str) -> T:
-        def attempt() -> T:
-            with self._talking():
-                answer = self._retry.on_unavailable(
-                    lambda: self._http.get(path, params=list(query), timeout=_PATIENCE), _reason
-                )
-            return self._parsed(answer, shape, failing)
-
-        return self._retry.on_cut(attempt, repeatable=True)
-
-    def _change(
-        self, method: str, path: str, shape: TypeAdapter[T], failing: str, body: Any = None
-    ) -> T:
-        """Changes something; with PUT and DELETE the second call changes nothing more."""
-
-        def attempt() -> T:
-            with self._talking():
-                answer = self._http.request(method, path, json=body, timeout=_PATIENCE)
-            return self._parsed(answer, shape, failing)
-
-        return self._retry.on_cut(attempt, repeatable=method in ("PUT", "DELETE"))
-
-    def _order(self, method: str, path: str, failing: str) -> None:
-        """Asks once for something that is answered without content."""
-        with self._talking():
-            answer = self._http.request(method, path, timeout=_PATIENCE)
-        refuse_unless_ok(answer, failing)
-
-    def _parsed(self, answer: httpx.Response, shape: TypeAdapter[T], failing: str) -> T:
-        refuse_unless_ok(answer, failing)
-        return parsed(answer, shape, failing)
-
-    @contextmanager
-    def _stream(
-        self,
-        path: str,
-        query: Mapping[str, str],
-        failing: str,
-        *,
-        headers: Mapping[str, str],
-        timeout: httpx.Timeout,
-        patient: bool = True,
-    ) -> Iterator[Stream]:
-        def ask() -> httpx.Response:
-            request = self._http.build_request(
-                "GET", path, params=query, headers=headers, timeout=timeout
-            )
-            return self._http.send(request, stream=True)
-
-        with self._talking():
-            answer = self._retry.on_unavailable(ask, _reason) if patient else ask()
-            try:
-                if answer.is_error or answer.is_redirect:
-                    answer.read()
-                refuse_unless_ok(answer, failing)
-                yield stream_of(answer)
-            finally:
-                answer.close()
-
-
-def _reason(answer: httpx.Response) -> str:
-    return detail_of(answer).reason
+        return self._requests.read(path, (), _EVENTS, f"cannot show the history of Run {run_id}")
 
 
 def open_api(
@@ -512,7 +433,7 @@ def open_api(
         headers={"User-Agent": f"knit/{version()}"},
         trust_env=False,  # what is in it was looked at before
     )
-    return ApiClient(http, where=where, retry=Retry(sleep, notify), proxy=proxy)
+    return ApiClient(Requests(http, where=where, retry=Retry(sleep, notify), proxy=proxy))
 
 
 def _transport(trust: ssl.SSLContext, proxy: Proxy | None) -> httpx.BaseTransport:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -82,12 +84,13 @@ def require_room(folder: Path, floor: int) -> None:
 
 
 def storage_full(error: OSError, folder: Path | None = None) -> StorageFull:
-    """Make the error for a write that found no room, naming the disk; chain it to its cause."""
-    place = folder or (Path(os.fsdecode(error.filename)) if error.filename else None)
+    """Make the error for a write that found no room, with disk and file; chain it to its cause."""
+    file = os.fsdecode(error.filename) if error.filename else ""
+    place = folder or (Path(file) if file else None)
     reason = f"there is no room left ({error.strerror})"
     with suppress(OSError):
         reason = f"{Room.of(place).left()} ({error.strerror})" if place else reason
-    return StorageFull(reason, advice=_MAKE_ROOM)
+    return StorageFull(reason, advice=_MAKE_ROOM, see=file)
 
 
 def in_words(size: int) -> str:
@@ -113,24 +116,35 @@ class Reserve:
 
     def fill(self, size: int) -> None:
         """Reserve so much; what is reserved already stays. Raises OSError when there is no room."""
-        before = self.size()
-        if before >= size:
-            return
-        handle = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            os.posix_fallocate(handle, 0, size)
-        except OSError:
-            os.ftruncate(handle, before)
-            raise
-        finally:
-            os.close(handle)
+        with self._held(os.O_CREAT) as handle:
+            before = os.fstat(handle).st_size
+            if before >= size:
+                return
+            try:
+                os.posix_fallocate(handle, 0, size)
+            except OSError:
+                os.ftruncate(handle, before)
+                raise
 
     def give(self) -> int:
         """Give back a slice, an eighth of a whole reserve; gives its bytes, 0 when none is left."""
-        before = self.size()
-        if not before:
+        try:
+            with self._held() as handle:
+                before = os.fstat(handle).st_size
+                whole = Room.of(self._path.parent).share(RESERVE_BYTES)
+                after = max(0, before - max(whole // _SLICES, _LEAST_SLICE))
+                os.ftruncate(handle, after)
+                return before - after
+        except FileNotFoundError:
             return 0
-        whole = Room.of(self._path.parent).share(RESERVE_BYTES)
-        after = max(0, before - max(whole // _SLICES, _LEAST_SLICE))
-        os.truncate(self._path, after)
-        return before - after
+
+    @contextmanager
+    def _held(self, flags: int = 0) -> Iterator[int]:
+        """Open the file, alone: to shorten it by what is true no more would make it longer, by a
+        hole that is no room."""
+        handle = os.open(self._path, os.O_WRONLY | os.O_CLOEXEC | flags, 0o600)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield handle
+        finally:
+            os.close(handle)

@@ -12,8 +12,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
-from pydantic import ValidationError
-
 from knit_cli.dev.children import READY_WITHIN, Child
 from knit_cli.dev.database import DevDatabase, refuse_nameless_user
 from knit_cli.dev.ending import end_leftovers
@@ -25,7 +23,7 @@ from knit_cli.dev.state import DevState, Ports, ProcessMark, StateFolder
 from knit_cli.errors import BadInput, CliError
 from knit_workflows.disk import Reserve
 from knit_workflows.domain.os_errors import advice_for, reason_of
-from knit_workflows.settings import Settings
+from knit_workflows.settings import Settings, SettingsRefused, read_settings
 from knit_workflows.store import migrate
 
 log = logging.getLogger(__name__)
@@ -171,15 +169,9 @@ class Supervisor:
 def _settings() -> Settings:
     """Read what the processes will read; raises BadInput before they fail of it, one by one."""
     try:
-        return Settings()
-    except ValidationError as cause:
-        one = cause.errors()[0]
-        variable = "KNIT_" + "__".join(str(part).upper() for part in one["loc"])
-        raise BadInput(
-            f"the variable {variable} cannot be used",
-            reason=f"{one['msg']}: {one['input']!r}",
-            advice="docs/reference/settings.md says what it takes",
-        ) from cause
+        return read_settings()
+    except SettingsRefused as refused:
+        raise BadInput("the settings cannot be used", reason=str(refused)) from refused
 
 
 def _in_order_of_end(children: list[Child]) -> list[list[Child]]:

@@ -88,14 +88,14 @@ class Descent(Generic[AnyStr]):
             if identity(os.fstat(above)) == wanted:
                 return above
             os.close(above)  # we came by a link
-        found = walk(self._root, self.names[:depth], self._flags)
+        found = folder_at(self._root, self.names[:depth], self._flags)
         if identity(os.fstat(found)) != wanted:
             os.close(found)
             raise OSError(errno.ESTALE, "a folder was moved meanwhile")
         return found
 
 
-def walk(root: int, names: Sequence[str | bytes], flags: int = FOLDER_FLAGS) -> int:
+def folder_at(root: int, names: Sequence[str | bytes], flags: int = FOLDER_FLAGS) -> int:
     """A new descriptor of the folder that these names lead to, one below the other."""
     folder = os.dup(root)
     for name in names:

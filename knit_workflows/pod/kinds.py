@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import stat
 
 LOST_AND_FOUND = "lost+found"
 """Made by mkfs at the top of a disk; belongs to the file system and is never Data."""
+MKFS_FOLDER = "folder of the file system"
+"""What a folder of that name is called that stands at the top of anything else."""
 
 _LEFT_OUT = {
     stat.S_IFSOCK: "socket",
@@ -23,3 +26,16 @@ def left_out_kind(mode: int) -> str | None:
     """
     kind = stat.S_IFMT(mode)
     return None if kind in _CAN_BE_DATA else _LEFT_OUT.get(kind, "special file")
+
+
+def is_top_of_file_system(folder: int) -> bool:
+    """Whether `lost+found` in this folder (a descriptor) can be mkfs's; True where none can tell.
+
+    In any other folder it is left out, since no volume could tell it from its own.
+    """
+    try:
+        above = os.stat("..", dir_fd=folder)
+    except PermissionError:
+        return True
+    here = os.fstat(folder)
+    return above.st_dev != here.st_dev or above.st_ino == here.st_ino

@@ -6,7 +6,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from knit_workflows.pod.descent import Descent, bottom_up, opened_folder, walk
+from knit_workflows.pod.descent import Descent, bottom_up, folder_at, opened_folder
 from knit_workflows.pod.kinds import LOST_AND_FOUND
 
 _ALL = 0o700
@@ -28,7 +28,7 @@ def remove(path: Path) -> None:
     """Removes the folder with all that is in it, as `clear` does; fine if there is none."""
     with suppress(FileNotFoundError), opened_folder(path.parent) as parent:
         _make_usable(parent, path.name)
-        folder = walk(parent, [path.name])
+        folder = folder_at(parent, [path.name])
         try:
             _Removal(folder, keep=None).run()
         finally:

@@ -8,7 +8,13 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
-from knit_workflows.pod.kinds import LOST_AND_FOUND, left_out_kind
+from knit_workflows.pod.descent import Descent, opened_folder
+from knit_workflows.pod.kinds import (
+    LOST_AND_FOUND,
+    MKFS_FOLDER,
+    is_top_of_file_system,
+    left_out_kind,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,7 +27,6 @@ MOST_ENTRIES = 200_000
 MOST_SECONDS = 2.0
 """A Run's end waits for no longer: this is a comfort."""
 
-_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _MOST_NAME_CHARS = 120
 _CLOCK_EVERY = 256
 
@@ -30,7 +35,7 @@ class Survey(NamedTuple):
     """What was seen in a folder."""
 
     entries: int
-    """Files, folders, links and all others, `lost+found` at the top not among them."""
+    """Files, folders, links and all others, but not the `lost+found` that mkfs made."""
     left_out: tuple[tuple[str, str], ...] = ()
     """Path and kind of those that cannot be Data: the first twenty, in name order."""
     kinds: Mapping[str, int] = {}
@@ -49,8 +54,8 @@ def survey(
 ) -> Survey:
     """Looks at the kinds of all entries below a folder, without following links. Never raises.
 
-    Two descriptors are open at a time, however deep the folders are. Only names are read, no
-    file's own data, which over a network would cost a round trip for each.
+    Few descriptors are open at a time, however deep the folders are. Only names are read, no file's
+    own data, which over a network would cost a round trip for each.
     """
     walk = _Walk(most_entries, time.monotonic() + most_seconds)
     try:
@@ -79,7 +84,7 @@ class _Enough(Exception):
 
 
 class _Walk:
-    """One way through the folders: down by names, up by `..`, which must be where it came from."""
+    """One way through the folders; what may not be looked into is passed over, and told."""
 
     def __init__(self, most_entries: int, deadline: float) -> None:
         self.entries = 0
@@ -89,7 +94,6 @@ class _Walk:
         self._most = most_entries
         self._deadline = deadline
         self._names: list[str] = []
-        self._above: list[tuple[int, int]] = []
 
     def path(self, name: str = "") -> str:
         """Where the walk is, or an entry of that folder, relative to the root."""
@@ -97,30 +101,33 @@ class _Walk:
 
     def through(self, root: Path) -> None:
         """Visits everything."""
-        here = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            waiting = [self._look(here)]
-            while True:
-                if waiting[-1]:
-                    child = self._entered(here, waiting[-1].pop())
-                    if child is None:
-                        continue
-                    here = _instead(child, here)
-                    waiting.append(self._look(here))
-                elif len(waiting) == 1:
-                    return
-                else:
-                    waiting.pop()
-                    here = _instead(self._left(here), here)
-        finally:
-            os.close(here)
+        with opened_folder(root) as folder:
+            descent: Descent[str] = Descent(folder)
+            self._names = descent.names
+            waiting = [self._look(folder)]
+            try:
+                while True:
+                    if waiting[-1]:
+                        if self._entered(descent, waiting[-1].pop()):
+                            waiting.append(self._look(descent.here))
+                    elif len(waiting) == 1:
+                        return
+                    else:
+                        waiting.pop()
+                        descent.leave()
+            finally:
+                self._names = list(descent.names)
+                descent.close()
 
     def _look(self, folder: int) -> list[str]:
         """Counts what is in a folder; gives the names of its folders, last ones first."""
         folders = []
         with os.scandir(folder) as entries:
             for entry in entries:
-                if not self._names and entry.name == LOST_AND_FOUND:
+                if entry.name == LOST_AND_FOUND and not self._names:
+                    if not is_top_of_file_system(folder):
+                        self._count()
+                        self._leave_out(entry.name, MKFS_FOLDER)
                     continue
                 self._count()
                 if entry.is_dir(follow_symlinks=False):
@@ -137,43 +144,23 @@ class _Walk:
         self.entries += 1
 
     def _other(self, folder: int, name: str) -> None:
-        mode = os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode
-        kind = left_out_kind(mode)
-        if kind is None:
-            return
+        kind = left_out_kind(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode)
+        if kind is not None:
+            self._leave_out(name, kind)
+
+    def _leave_out(self, name: str, kind: str) -> None:
         self.kinds[kind] += 1
         self.first.append((self.path(name), kind))
         if len(self.first) > 2 * MOST_NAMED:
             self.first = heapq.nsmallest(MOST_NAMED, self.first)
 
-    def _entered(self, here: int, name: str) -> int | None:
-        """A descriptor of a folder of this one; None if it may not be looked into."""
+    def _entered(self, descent: Descent[str], name: str) -> bool:
         try:
-            child = os.open(name, _FOLDER, dir_fd=here)
+            descent.enter(name)
         except OSError as error:
             self.trouble = self.trouble or _words(error, self.path(name))
-            return None
-        self._above.append(_identity(here))
-        self._names.append(name)
-        return child
-
-    def _left(self, here: int) -> int:
-        above = os.open("..", _FOLDER, dir_fd=here)
-        self._names.pop()
-        if _identity(above) != self._above.pop():
-            os.close(above)
-            raise _Enough("a folder was moved meanwhile")
-        return above
-
-
-def _instead(new: int, old: int) -> int:
-    os.close(old)
-    return new
-
-
-def _identity(descriptor: int) -> tuple[int, int]:
-    info = os.fstat(descriptor)
-    return info.st_dev, info.st_ino
+            return False
+        return True
 
 
 def _words(error: OSError, path: str) -> str:

@@ -8,7 +8,7 @@ from errno import EEXIST, ELOOP, ENOENT, ENOTDIR
 from stat import S_ISLNK, S_ISREG
 from typing import TYPE_CHECKING, NamedTuple
 
-from knit_workflows.pod.descent import Descent, walk
+from knit_workflows.pod.descent import Descent, folder_at
 from knit_workflows.pod.kinds import LOST_AND_FOUND
 from knit_workflows.pod.sparse import write_segments
 from knit_workflows.pod.tar import ArchiveRefused, Member, shown
@@ -123,7 +123,7 @@ class Tree:
         It is reached by folders alone.
         """
         try:
-            source = walk(self._root, existing[:-1])
+            source = folder_at(self._root, existing[:-1])
         except OSError as error:
             if error.errno in (ENOENT, ENOTDIR, ELOOP):
                 return False

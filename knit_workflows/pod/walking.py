@@ -7,7 +7,12 @@ import stat
 from typing import TYPE_CHECKING, NamedTuple
 
 from knit_workflows.pod.descent import FOLDER_FLAGS, Descent, identity, opened_folder
-from knit_workflows.pod.kinds import LOST_AND_FOUND, left_out_kind
+from knit_workflows.pod.kinds import (
+    LOST_AND_FOUND,
+    MKFS_FOLDER,
+    is_top_of_file_system,
+    left_out_kind,
+)
 from knit_workflows.pod.tar import MAX_DEPTH, MAX_PATH_BYTES
 
 if TYPE_CHECKING:
@@ -124,13 +129,13 @@ class _Walk:
             names = sorted(os.listdir(folder), reverse=True)
         except OSError as error:
             raise named(error, self._root, prefix) from None
-        if top and LOST_AND_FOUND in names and _is_top_of_file_system(folder):
+        if top and LOST_AND_FOUND in names and is_top_of_file_system(folder):
             names.remove(LOST_AND_FOUND)
         return names
 
     def _left_out(self, path: str, mode: int, depth: int) -> str | None:
         if depth == 1 and path == LOST_AND_FOUND:
-            return "folder of the file system"
+            return MKFS_FOLDER
         if depth > MAX_DEPTH:
             return f"more than {MAX_DEPTH} folders deep"
         if len(path) > _LONG and len(os.fsencode(path)) > MAX_PATH_BYTES:
@@ -138,15 +143,6 @@ class _Walk:
         if not self._links and stat.S_ISLNK(mode):
             return "link"
         return left_out_kind(mode)
-
-
-def _is_top_of_file_system(folder: int) -> bool:
-    try:
-        above = os.stat("..", dir_fd=folder)
-    except PermissionError:
-        return True
-    here = os.fstat(folder)
-    return above.st_dev != here.st_dev or above.st_ino == here.st_ino
 
 
 def named(error: OSError, root: Path, path: str) -> OSError:

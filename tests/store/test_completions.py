@@ -46,6 +46,19 @@ async def test_runs_with_their_status_and_plan(store: PostgresStore) -> None:
     )
 
 
+@pytest.mark.parametrize("image", ["work:v1@sha256:abc", "work@sha256:abc"])
+async def test_an_image_is_named_with_its_digest(store: PostgresStore, image: str) -> None:
+    plan_id = await register(store, spec({"/in": "k:1"}, {"/out": "k:2"}, image=image))
+    await upload(store, "k:1")
+    await drain(store)
+    (key,) = await admit_all(store)
+    for begun in ("", key.run_id):
+        told = {one.value: one.words for one in await store.completions(Noun.RUNS, begun, limit=9)}
+        assert told[key.run_id] == f"waiting image = {image}"
+    (plan,) = await store.completions(Noun.PLANS, plan_id, limit=9)
+    assert plan.words == f"image = {image}"
+
+
 async def test_tags_and_keys(store: PostgresStore) -> None:
     await upload(store, "type:b type:a owner:a%b owner:a_b long:" + "x" * 3000)
     assert await values(store, Noun.TAGS, "type:") == ["type:a", "type:b"]

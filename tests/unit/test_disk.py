@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -49,6 +52,7 @@ def test_a_write_that_finds_no_room_names_its_disk(tmp_path: Path, number: int) 
     for full in (storage_full(error), storage_full(error, tmp_path)):
         assert full.reason.startswith(f"the disk of {tmp_path} has ")
         assert os.strerror(number) in full.reason
+        assert full.see == str(tmp_path / "file")
     assert "no room left" in storage_full(OSError(number, "no")).reason
 
 
@@ -102,3 +106,25 @@ def test_a_reserve_that_finds_no_room_stays_as_it_was(
     with pytest.raises(OSError, match="no"):
         reserve.fill(RESERVE_BYTES)
     assert reserve.size() == 1 << 20
+
+
+def test_each_slice_is_given_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also when several ask at the same moment: what is given never comes back as a hole."""
+    reserve = Reserve(tmp_path / "reserve")
+    reserve.fill(RESERVE_BYTES)
+    askers = threading.Barrier(4)
+    shorten = os.ftruncate
+
+    def slowly(handle: int, size: int) -> None:
+        time.sleep(0.01)
+        shorten(handle, size)
+
+    def ask() -> list[int]:
+        askers.wait()
+        return [reserve.give() for _ in range(3)]
+
+    monkeypatch.setattr(os, "ftruncate", slowly)
+    with ThreadPoolExecutor(4) as threads:
+        given = [one for asked in [threads.submit(ask) for _ in range(4)] for one in asked.result()]
+    assert sorted(given) == [0] * 4 + [RESERVE_BYTES // 8] * 8
+    assert reserve.size() == 0

@@ -115,7 +115,9 @@ def test_a_port_that_is_none_is_refused(port: str, tmp_path: Path) -> None:
 def test_a_role_that_is_none_is_refused(tmp_path: Path) -> None:
     ended = process("knit_workflows", tmp_path, arguments=["--roles", "cook"])
     assert ended.returncode == 2
-    assert "'cook' is not a valid Role; roles are engine, compute, watch" in ended.stderr
+    assert (
+        "'cook' is not a valid Role; roles are engine, compute, watch, interactive" in ended.stderr
+    )
 
 
 def process(

@@ -1,3 +1,8 @@
+-- name: plan_words
+-- Part of other statements: how a Plan is named to people, its image as it was given.
+coalesce('image = ' || p.repository || coalesce(':' || nullif(p.image_tag, ''), '')
+                    || coalesce('@' || nullif(p.image_digest, ''), ''), p.name)
+
 -- name: data
 -- The Data whose ids are in a range of the key, with their tags. `words` is cut: it is for a line.
 SELECT d.knit_id::text AS value, left(coalesce(tags.words, ''), 200) AS words
@@ -32,8 +37,7 @@ SELECT d.knit_id::text AS value, left(coalesce(tags.words, ''), 200) AS words
 
 -- name: runs
 -- The Runs whose ids are in a range of the key.
-SELECT r.run_id::text AS value,
-       r.status || ' ' || coalesce('image = ' || p.repository || ':' || p.image_tag, p.name) AS words
+SELECT r.run_id::text AS value, r.status || ' ' || /*plan_words*/ AS words
   FROM run r
   JOIN plan p USING (plan_id)
  WHERE r.run_id BETWEEN %(first)s::uuid AND %(last)s::uuid
@@ -43,9 +47,7 @@ SELECT r.run_id::text AS value,
 
 -- name: recent_runs
 -- The Runs that changed last: the end of each range of their index, merged.
-SELECT found.run_id::text AS value,
-       found.status || ' ' || coalesce('image = ' || p.repository || ':' || p.image_tag, p.name)
-           AS words
+SELECT found.run_id::text AS value, found.status || ' ' || /*plan_words*/ AS words
   FROM (SELECT latest.*
           FROM unnest(%(statuses)s::text[]) AS of_status (status)
          CROSS JOIN LATERAL (
@@ -62,8 +64,7 @@ SELECT found.run_id::text AS value,
 
 -- name: plans
 -- Plans are few, compared with Runs; the newest first.
-SELECT p.plan_id::text AS value,
-       coalesce('image = ' || p.repository || ':' || p.image_tag, p.name) AS words
+SELECT p.plan_id::text AS value, /*plan_words*/ AS words
   FROM plan p
  WHERE p.plan_id BETWEEN %(first)s::uuid AND %(last)s::uuid
  ORDER BY p.created_at DESC, p.plan_id

@@ -11,12 +11,20 @@ from knit_cli.dev.supervisor import Supervisor
 from knit_cli.errors import BadInput
 
 
+@pytest.mark.parametrize(
+    ("variable", "value", "told"),
+    [
+        ("KNIT_COMPUTE__LOCAL__FLOOR", "much", "KNIT_COMPUTE__LOCAL__FLOOR is 'much'"),
+        ("KNIT_STORE__POOL_SIZE", "0", "KNIT_STORE__POOL_SIZE is '0'"),
+        ("KNIT_COMPUTE", "no JSON", "KNIT_GROUP__NAME"),
+    ],
+)
 def test_a_setting_that_cannot_be_used_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, told: str
 ) -> None:
-    """Before its processes fail of it one after another."""
-    monkeypatch.setenv("KNIT_COMPUTE__LOCAL__FLOOR", "much")
+    """Before its processes fail of it one after another, and in the words they would use."""
+    monkeypatch.setenv(variable, value)
     with pytest.raises(BadInput) as refused:
         Supervisor(StateFolder(tmp_path), {})
-    assert "KNIT_COMPUTE__LOCAL__FLOOR" in refused.value.summary
-    assert "'much'" in (refused.value.reason or "")
+    assert told in (refused.value.reason or "")
+    assert "docs/reference/settings.md" in (refused.value.reason or "")

@@ -7,6 +7,9 @@ import resource
 import socket
 from pathlib import Path
 
+import pytest
+
+from knit_workflows.pod.archive import look_through
 from knit_workflows.pod.survey import Survey, remark, survey
 
 
@@ -34,15 +37,37 @@ def test_only_what_cannot_be_data_is_left_out(tmp_path: Path) -> None:
     assert remark("/out", found) == "output /out: 1 socket is not kept: a/b/worker.sock"
 
 
-def test_there_is_nothing_to_say_of_what_is_kept(tmp_path: Path) -> None:
-    """Nor of the file system's own folder at the top, whatever it holds."""
+def test_what_mkfs_made_is_no_part_of_an_output(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever it holds; in another folder than the top it is one like all others."""
     (tmp_path / "lost+found").mkdir()
     bind(tmp_path / "lost+found" / "s")
-    assert survey(tmp_path) == Survey(0)
-    assert remark("/out", survey(tmp_path)) == ""
+    with monkeypatch.context() as at_the_top:
+        at_the_top.setattr("knit_workflows.pod.survey.is_top_of_file_system", lambda _: True)
+        assert survey(tmp_path) == Survey(0)
+        assert remark("/out", survey(tmp_path)) == ""
+    (tmp_path / "lost+found" / "s").unlink()
+    (tmp_path / "lost+found").rmdir()
     (tmp_path / "a" / "lost+found").mkdir(parents=True)
     bind(tmp_path / "a" / "lost+found" / "s")
     assert survey(tmp_path).left_out == (("a/lost+found/s", "socket"),)
+
+
+def test_a_program_s_own_lost_and_found_is_told(tmp_path: Path) -> None:
+    """As a pull of it leaves it out: the two say the same."""
+    (tmp_path / "lost+found").mkdir()
+    (tmp_path / "lost+found" / "model").write_text("x")
+    (tmp_path / "pipe.sock").touch()
+    bind(tmp_path / "s")
+    told: list[tuple[str, str]] = []
+    look_through(tmp_path, lambda path, what: told.append((path, what)))
+    found = survey(tmp_path)
+    assert list(found.left_out) == told
+    assert found.entries == 3
+    assert remark("/out", found) == (
+        "output /out: 1 folder of the file system and 1 socket are not kept: lost+found, s"
+    )
 
 
 def test_the_first_ones_are_named_and_all_are_counted(tmp_path: Path) -> None:
