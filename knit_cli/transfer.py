@@ -124,7 +124,11 @@ def pull_folder(
             content.mkdir()
             with closing(plain_tar(stream, meter.add)) as pieces:
                 unpack(PiecesReader(pieces), content, sync=True, links=links, left_out=left_out)
-            put_in_place(content, target)
+            try:
+                put_in_place(content, target)
+            except OSError:
+                _refuse_occupied(target)  # another pull was first
+                raise
 
     api.when_cut_again(attempt, repeatable=True)
     return target

@@ -403,6 +403,22 @@ def test_pull_does_not_mix_into_a_folder_that_is_there(knit, api):
     assert api.requests == []
 
 
+def test_of_two_pulls_at_once_the_later_one_says_that_the_folder_is_there(knit, api, monkeypatch):
+    data = api.add_data(archive=plain_tar({"y": b"content"}))
+    answer = api._archive
+
+    def when_another_was_first(request, knit_id):
+        knit.write(f"{knit_id}/y", "content")
+        return answer(request, knit_id)
+
+    monkeypatch.setattr(api, "_archive", when_another_was_first)
+    ended = knit("data", "pull", "-x", data.knit_id)
+    assert ended.code == 1
+    assert f"{data.knit_id} is there already" in ended.err
+    assert ".part" not in ended.err
+    assert [path.name for path in (knit.cwd / data.knit_id).iterdir()] == ["y"]
+
+
 def test_pull_fills_an_empty_folder_that_is_there(knit, api):
     data = api.add_data(archive=plain_tar({"y": b"new"}))
     (knit.cwd / data.knit_id).mkdir()
