@@ -11,6 +11,9 @@ from knit_cli.errors import BadInput
 from knit_workflows.domain.os_errors import advice_for, reason_of
 from knit_workflows.pod.archive import CannotPack, Form, iter_pack, look_through
 
+STACK = Path(".knit", "dev", "state.json")
+"""What `knit dev up` keeps below the folder it was started in."""
+
 _NOTHING_SENT = "nothing was uploaded"
 _AS_LINK = f"push without --dereference to keep it as a link; {_NOTHING_SENT}"
 
@@ -72,6 +75,7 @@ def survey(
                 reason="it is neither a folder nor a file",
                 advice=f"push a folder; {_NOTHING_SENT}",
             )
+        _refuse_running_stack(path, shown)
         root, follow = _root(path, dereference)
         contents = look_through(root, left_out, dereference=follow, links=links)
     except CannotPack as cause:
@@ -79,6 +83,16 @@ def survey(
     except OSError as cause:
         raise _unreadable(cause, path, shown, dereference) from cause
     return Source(path, contents.archive_bytes, contents.has_holes, dereference, links)
+
+
+def _refuse_running_stack(path: Path, shown: str) -> None:
+    """Refuses the folder of a `knit dev`: its database and volumes would go into the Data."""
+    if (path / STACK).exists():
+        raise BadInput(
+            f"cannot push {shown}",
+            reason=f"{STACK} in it is the state of an embedded knit, with all its Data",
+            advice=f"push a folder below it; {_NOTHING_SENT}",
+        )
 
 
 def _root(path: Path, dereference: bool) -> tuple[Path, bool]:

@@ -89,6 +89,8 @@ def write_template(
             raise typer.BadParameter("with --scratch there is no image", param_hint="IMAGE:TAG")
         print_text(scratch(environment))
         return
+    if source == _STDIN and image is not None and invocation.path(image).is_file():
+        raise typer.BadParameter(f"to read that file, write --input {image}", param_hint=image)
     if source == _STDIN and sys.stdin.isatty():
         raise typer.BadParameter(
             "pipe an image in (docker save IMAGE | knit plan template), or use --scratch",

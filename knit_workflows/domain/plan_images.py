@@ -72,7 +72,8 @@ def _check_repository(repository: str, place: str) -> None:
     if not _PATH.fullmatch(path):
         advice = "write [host[:port]/]repository[:tag][@digest]"
         if path != path.lower() and _PATH.fullmatch(path.lower()):
-            advice = f"write the repository in lower case: {path.lower()[:200]}"
+            lower = f"{host}/{path.lower()}" if host else path.lower()
+            advice = f"write the repository in lower case: {lower[:200]}"
         raise refuse(place, f"{repository[:100]!r} is not the name of an image", advice)
     official = host in ("", "docker.io", "index.docker.io") and "/" not in path
     most = _MAX_PATH_CHARS - (len(_OFFICIAL) if official else 0)

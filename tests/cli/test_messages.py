@@ -4,13 +4,16 @@ import errno
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from knit_cli.dev.app import DEFAULT_STATE
+from knit_cli.dev.state import RECORD
 from knit_cli.errors import BadInput
 from knit_cli.plan_difference import differences
 from knit_cli.plan_file import read_plan
-from knit_cli.push_source import survey
+from knit_cli.push_source import STACK, survey
 from tests.cli.test_plan import PLAN
 
 
@@ -36,6 +39,26 @@ def test_what_is_neither_a_folder_nor_a_file_is_not_pushed(knit, api):
     assert "reason: it is neither a folder nor a file\n" in ended.err
     assert "hint: push a folder; nothing was uploaded\n" in ended.err
     assert api.requests == []
+
+
+def test_the_folder_of_an_embedded_stack_is_not_pushed(knit, api):
+    """Its own database and volumes would go into the Data, while they change."""
+    assert Path(DEFAULT_STATE, RECORD) == STACK
+    knit.write(f"project/{STACK}", "{}")
+    knit.write("project/set/file", "x")
+    ended = knit("data", "push", "project")
+    assert ended.code == 1
+    assert "is the state of an embedded knit" in ended.err
+    assert "hint: push a folder below it; nothing was uploaded\n" in ended.err
+    assert api.requests == []
+    assert knit("data", "push", "project/set").code == 0
+
+
+def test_an_archive_given_as_an_image_is_told_to_be_a_file(bare_knit):
+    bare_knit.write("x.tar", "")
+    ended = bare_knit("plan", "template", "x.tar")
+    assert ended.code == 2
+    assert "to read that file, write --input x.tar" in " ".join(ended.err.replace("│", " ").split())
 
 
 @pytest.mark.parametrize(

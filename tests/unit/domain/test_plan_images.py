@@ -51,7 +51,7 @@ def test_an_image_is_kept_as_it_is_named(text: str, image: Image) -> None:
     ("text", "reason", "advice"),
     [
         ("Train", "not the name", "lower case: train"),
-        ("localhost:5000/Train", "not the name", "lower case: train"),
+        ("localhost:5000/Train", "not the name", "lower case: localhost:5000/train"),
         ("a/B", "not the name", "lower case: a/b"),
         ("tr ain", "not the name", "repository"),
         ("a//b", "not the name", "repository"),
