@@ -19,6 +19,7 @@ import os
 import pickle
 import shutil
 import tempfile
+import uuid
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
@@ -61,6 +62,7 @@ class MemoryJournal:
         plain = replace(pod, resources=dict(pod.resources), env=dict(pod.env))
         draft = Path(tempfile.mkdtemp(prefix=_HIDDEN, dir=self._pods))
         (draft / "pod").write_bytes(pickle.dumps(plain))
+        (draft / "id").write_text(uuid.uuid4().hex)  # another launch under this name is another pod
         try:
             draft.rename(self._pods / pod.name)
         except OSError:
@@ -105,16 +107,21 @@ class MemoryJournal:
         return True
 
     def note_start(self, name: str) -> None:
-        """Record that a pod starts; once, even if an earlier carrier died after that."""
-        with suppress(FileExistsError, FileNotFoundError):
-            (self._pods / name / "started").touch(exist_ok=False)
-            with self._starts.open("a") as starts:
-                starts.write(f"{name}\n")
+        """Record that a pod starts; once, even if an earlier carrier died after that.
+
+        Only its carrier calls this, so nobody else writes the same line meanwhile.
+        """
+        with suppress(FileNotFoundError):
+            line = f"{name} {(self._pods / name / 'id').read_text()}\n"
+            with self._starts.open("a+") as starts:
+                starts.seek(0)
+                if line not in starts:
+                    starts.write(line)
 
     def starts(self) -> list[str]:
         """Names of the pods that were started, in order."""
         with suppress(FileNotFoundError):
-            return self._starts.read_text().split()
+            return [line.split()[0] for line in self._starts.read_text().splitlines()]
         return []
 
     def finish(self, name: str, exit: Exit, at: datetime, notes: tuple[str, ...]) -> None:

@@ -11,6 +11,7 @@ from fastapi import FastAPI
 
 from knit_api.doors import FolderDoor
 from knit_workflows.domain.runs import RunStatus
+from knit_workflows.pod.archive import Form
 from tests.api.archives import HELLO, files_in
 from tests.api.live_server import talk, unchunked
 from tests.api.test_downloads import a_data
@@ -114,8 +115,8 @@ async def test_an_archive_that_changes_meanwhile_is_cut(
     knit_id = a_data(store, transfers, files={"x": b"x" * 2000})
     measured = FolderDoor.archive_bytes
 
-    async def then_changed(door: FolderDoor) -> int:
-        size = await measured(door)
+    async def then_changed(door: FolderDoor, form: Form) -> int:
+        size = await measured(door, form)
         path = transfers.folder(knit_id) / "x"
         path.write_bytes(b"x" * (9000 if change == "longer" else 3))
         return size
