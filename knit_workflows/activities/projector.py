@@ -24,6 +24,7 @@ from knit_workflows.contracts.projector import Drained, ProjectorActivities, Pro
 from knit_workflows.contracts.runs import StopRequest
 from knit_workflows.domain.errors import StorageFull
 from knit_workflows.domain.ports import (
+    ADMITTED_AT_ONCE,
     AdmissionLimits,
     ProjectorStore,
     StopOrder,
@@ -91,15 +92,16 @@ class StoreProjectorActivities(ProjectorActivities):
         return Drained(events=tally.events, runs_created=tally.created, runs_started=tally.started)
 
     async def _round_until_idle(self, client: Client, starter: RunStarter, tally: _Tally) -> None:
+        """Go on while a round has left something; what comes in meanwhile rings the bell."""
         while True:
-            events = await self._project(tally)
+            is_drained = await self._project(tally)
             startable = await self._store.admit(replace(self._limits, held=await self._held()))
             if startable:
                 await starter.start(startable)
                 await self._store.started([run.key for run in startable])
                 tally.started += len(startable)
             delivered = await self._deliver_stops(client)
-            if not (events or startable or delivered):
+            if is_drained and len(startable) < ADMITTED_AT_ONCE and not delivered:
                 return
 
     async def _held(self) -> str:
@@ -110,14 +112,15 @@ class StoreProjectorActivities(ProjectorActivities):
             return error.reason
         return ""
 
-    async def _project(self, tally: _Tally) -> int:
+    async def _project(self, tally: _Tally) -> bool:
+        """Project some events; give whether none is left."""
         ends = time.monotonic() + PROJECT_FOR.total_seconds()
         for count in range(EVENTS_PER_ROUND):
             if count and time.monotonic() >= ends:
-                return count
+                return False
             step = await self._store.project(page_size=self._settings.page_size)
             if step is None:
-                return count
+                return True
             tally.events += 1
             tally.created += step.created
             if step.created:
@@ -130,7 +133,7 @@ class StoreProjectorActivities(ProjectorActivities):
                         "runs": step.created,
                     },
                 )
-        return EVENTS_PER_ROUND
+        return False
 
     async def _deliver_stops(self, client: Client) -> int:
         await self._store.finish_unstarted()

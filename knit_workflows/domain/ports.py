@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Protocol
+from typing import Final, Protocol
 
 from knit_workflows.domain.completions import Completion, Noun
 from knit_workflows.domain.data import DataDetail, DataQuery, TagChange
@@ -96,9 +96,16 @@ class Projection:
     created: int
 
 
+ADMITTED_AT_ONCE: Final = 64
+"""Runs admitted by one call at most: the first of a flood start while the others are chosen."""
+
+
 @dataclass(frozen=True, slots=True)
 class AdmissionLimits:
     """How many Runs may be under way (ready … aborting) at once; `per_plan` None: no such limit.
+
+    What is held up is not counted in `total`: ten times as many, or 500, may be under way with it,
+    but of one Plan no more than `total` in any case.
 
     `held` says why none is to be admitted now, however few there are; empty: nothing is in the way.
     """
@@ -215,7 +222,7 @@ class ProjectorStore(Protocol):
         """
 
     async def admit(self, limits: AdmissionLimits) -> Sequence[StartableRun]:
-        """Admit waiting Runs of active Plans up to the limits, a bounded number of them.
+        """Admit waiting Runs of active Plans up to the limits, at most `ADMITTED_AT_ONCE`.
 
         Higher priority first; then those of the Plan with fewer Runs under way; then older ones.
         Gives all admitted Runs whose workflow is not known to have been started, those admitted

@@ -105,6 +105,7 @@ class RunRows:
                 "until": holdup and holdup.until,
                 "cause": holdup and f"[{holdup.code}] {holdup.message}",
                 "most": _MOST_HOLDUPS,
+                "outbox_channel": names.OUTBOX_CHANNEL,
             },
         )
         _guard(key, row)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from knit_workflows.domain.ports import AdmissionLimits
+from knit_workflows.domain.ports import ADMITTED_AT_ONCE, AdmissionLimits
 from knit_workflows.domain.runs import RunStatus, Waiting, WaitKind
 from knit_workflows.store import queries
 from knit_workflows.store.connection import Session
@@ -21,10 +21,10 @@ def _with_turns(name: str) -> str:
 _ADMIT: Final = _with_turns("admit")
 _PLACES: Final = _with_turns("places")
 
-ADMITTED_AT_ONCE: Final = 64
-"""Runs admitted by one call at most: the first of a flood start while the others are chosen."""
 _SEEN: Final = 1000
 """How far the queue is looked through for somebody's place in it."""
+_WITH_HELD_UP: Final = 10
+_MOST_WITH_HELD_UP: Final = 500
 _UNLIMITED: Final = 2**31 - 1
 """What a limit that is larger comes to: the most that its column holds."""
 
@@ -72,12 +72,27 @@ async def admit_next(session: Session, limits: AdmissionLimits) -> int:
 
     Records the limits, as those in force. One process at a time: the caller holds a lock.
     """
+    total = min(limits.total, _UNLIMITED)
     per_plan = None if limits.per_plan is None else min(limits.per_plan, _UNLIMITED)
-    parameters = {"total": min(limits.total, _UNLIMITED), "per_plan": per_plan}
-    await session.do(_SQL["limits"], {**parameters, "held": limits.held or None})
+    await session.do(
+        _SQL["limits"], {"total": total, "per_plan": per_plan, "held": limits.held or None}
+    )
     if limits.held:
         return 0
-    return await session.do(_ADMIT, {**parameters, "most": ADMITTED_AT_ONCE})
+    wanted = {
+        "total": total,
+        "ceiling": _ceiling(total),
+        # One Plan's Runs, held up for one reason, are not to fill all of that: nor are they all to
+        # go on at once when it is over.
+        "per_plan": total if per_plan is None else min(per_plan, total),
+        "most": ADMITTED_AT_ONCE,
+    }
+    return await session.do(_ADMIT, wanted)
+
+
+def _ceiling(total: int) -> int:
+    """Say how many Runs may be under way with those that are held up, given the limit without."""
+    return max(total, min(_WITH_HELD_UP * total, _MOST_WITH_HELD_UP))
 
 
 async def why_waiting(session: Session, rows: Iterable[Any]) -> Mapping[str, Waiting]:
@@ -96,7 +111,8 @@ async def why_waiting(session: Session, rows: Iterable[Any]) -> Mapping[str, Wai
         elif (found := _under_way(row)) is not None:
             reasons[row.run_id] = found
     if queued:
-        wanted = {"run_ids": queued, "most": _SEEN, "total": None, "per_plan": None}
+        unlimited = dict.fromkeys(("total", "ceiling", "per_plan"))
+        wanted = {"run_ids": queued, "most": _SEEN, **unlimited}
         places = {row.run_id: row for row in await session.rows(_PLACES, wanted)}
         # Without a row it has been admitted since its own row was read.
         reasons |= {one: _queued(places[one]) if one in places else _ADMITTED for one in queued}
@@ -147,8 +163,14 @@ def _held_by(row: Any) -> str:
         return str(row.held)
     if row.per_plan is not None and row.of_plan >= row.per_plan:
         return f"limit of {_runs(row.per_plan)} of this Plan under way reached"
-    if row.of_all >= row.total:
+    if row.of_all - row.of_all_held_up >= row.total:
         return f"limit of {_runs(row.total)} under way reached"
+    if row.of_plan >= row.total:
+        reached = f"limit of {_runs(row.total)} of this Plan under way reached"
+        return f"{reached}, {row.of_plan_held_up:,} held up"
+    if row.of_all >= (ceiling := _ceiling(row.total)):
+        reached = f"limit of {_runs(ceiling)} under way or held up reached"
+        return f"{reached}, {row.of_all_held_up:,} held up"
     return "a place is free: a worker of the role engine admits it next"
 
 

@@ -14,11 +14,10 @@ from pydantic import SecretStr
 
 from knit_workflows.domain.errors import IllegalMove, PlanNotFound, RunNotFound, Superseded
 from knit_workflows.domain.ids import PlanId, RunId
-from knit_workflows.domain.ports import AdmissionLimits, RunKey
+from knit_workflows.domain.ports import ADMITTED_AT_ONCE, AdmissionLimits, RunKey
 from knit_workflows.domain.runs import Exit, RunQuery, RunStatus
 from knit_workflows.settings import StoreSettings
 from knit_workflows.store import PostgresStore
-from knit_workflows.store.waiting import ADMITTED_AT_ONCE
 from tests.store.build import (
     admit_all,
     begin,

@@ -7,8 +7,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-RUNS_PER_CORE: Final = 2
-"""One of them waits for a disk or the network at times; more would only share the cores."""
+RUNS_PER_CORE: Final = 4
+"""Some of them wait for a disk, the network, or their next step. The figures behind it are in
+docs/decisions/0013-four-runs-per-core.md."""
 MEMORY_PER_RUN: Final = 256 << 20
 """Bytes; a machine with less than this per Run gets fewer of them."""
 FEWEST_RUNS: Final = 2

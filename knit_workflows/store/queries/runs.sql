@@ -60,7 +60,8 @@ SELECT cur.generation, COALESCE(moved.status, cur.status) AS status,
 -- name: hold_up
 -- What keeps a Run from starting, or ending (`kind` NULL: nothing any more), in the status `at`.
 -- The same reason again is not written, whatever its message says by now; another one is one more
--- line of the history, up to `most` of them. `since` stays while the kind does.
+-- line of the history, up to `most` of them. `since` stays while the kind does. The Projector is
+-- told of another reason: a Run that is held up leaves its place to others.
 WITH cur AS MATERIALIZED (
     SELECT run_id, generation, status, holdup
       FROM run
@@ -101,7 +102,9 @@ WITH cur AS MATERIALIZED (
       FROM news
      WHERE %(kind)s::text IS NOT NULL
 )
-SELECT cur.generation, cur.status, EXISTS (SELECT FROM news) AS is_news FROM cur
+SELECT cur.generation, cur.status, EXISTS (SELECT FROM news) AS is_news,
+       (SELECT count(pg_notify(%(outbox_channel)s, '')::text) FROM changed WHERE is_other) AS told
+  FROM cur
 
 -- name: finalize
 -- The end of a Run: its status, the time of its Data, the history, and one event per Data if done.

@@ -2,7 +2,8 @@
 -- Part of the statements below: `turns`, the first `most` waiting Runs in the order in which they
 -- are admitted. A higher priority goes first; of one priority, the Run that would be its Plan's
 -- earliest: its turn counts the Plan's Runs under way and those that go before it; then the older.
--- `total` and `per_plan` leave out what the limits forbid now; NULL: no limit.
+-- `total`, `ceiling` and `per_plan` leave out what the limits forbid now; NULL: no limit. A Run that
+-- is held up uses nothing, so `total` does not count it; `ceiling` and `per_plan` do.
 --
 -- The cost follows the Plans that have waiting Runs, and `most`, never how many Runs wait:
 -- * `heads` leaps from Plan to Plan through `ix_run_queue_of_plan`. Nothing is looked at when no
@@ -14,7 +15,8 @@
 -- * `BETWEEN` one id and the same, and ids made arrays: with `=` and joins, the planner may take
 --   the few for many and read the queues of all Plans, or the table.
 under_way AS MATERIALIZED (
-    SELECT plan_id, count(*) AS runs
+    SELECT plan_id, count(*) AS runs,
+           count(*) FILTER (WHERE holdup->>'kind' <> 'progress') AS held_up
       FROM run
      WHERE admitted_at IS NOT NULL
        AND status NOT IN ('done', 'failed', 'invalidated')
@@ -22,7 +24,8 @@ under_way AS MATERIALIZED (
 ), bound AS MATERIALIZED (
     SELECT places, ceil(sqrt(places))::bigint AS front
       FROM (SELECT greatest(0, least(%(most)s::bigint,
-                                     %(total)s::bigint - COALESCE(sum(runs), 0)))::bigint AS places
+                                     %(total)s::bigint - COALESCE(sum(runs - held_up), 0),
+                                     %(ceiling)s::bigint - COALESCE(sum(runs), 0)))::bigint AS places
               FROM under_way) AS free
 ), heads AS (
     (SELECT plan_id, priority, created_at, run_id
@@ -111,11 +114,14 @@ UPDATE run
 
 -- name: places
 -- Where these Runs stand in the queue (NULL: behind its first), and what they wait for: how many
--- Runs are under way, of their Plan and of all, and the limits. No row: it waits no more.
+-- Runs are under way and how many of these are held up, of their Plan and of all, and the limits.
+-- No row: it waits no more.
 WITH RECURSIVE /*turns*/
 SELECT r.run_id, turns.place,
        COALESCE(u.runs, 0) AS of_plan,
+       COALESCE(u.held_up, 0) AS of_plan_held_up,
        (SELECT COALESCE(sum(runs), 0)::bigint FROM under_way) AS of_all,
+       (SELECT COALESCE(sum(held_up), 0)::bigint FROM under_way) AS of_all_held_up,
        a.total, a.per_plan, a.held
   FROM run r
   LEFT JOIN turns USING (run_id)

@@ -12,10 +12,18 @@ import pytest
 from temporalio.service import RPCError, RPCStatusCode
 from temporalio.testing import ActivityEnvironment
 
-from knit_workflows.activities.projector import PROJECT_FOR
+from knit_workflows.activities.projector import EVENTS_PER_ROUND, PROJECT_FOR
 from knit_workflows.compute.memory import MemoryBackend
 from knit_workflows.contracts.projector import ProjectorInput
-from knit_workflows.domain.ports import AdmissionLimits, Projection, StartableRun, StopOrder
+from knit_workflows.domain.ids import KnitId, PlanId, RunId
+from knit_workflows.domain.ports import (
+    ADMITTED_AT_ONCE,
+    AdmissionLimits,
+    Projection,
+    RunKey,
+    StartableRun,
+    StopOrder,
+)
 from knit_workflows.plugin import Deps, Role
 from knit_workflows.settings import EngineSettings
 
@@ -31,6 +39,7 @@ class Store:
         self.left, self.seconds = events, seconds
         self.calls: list[str] = []
         self.limits: list[AdmissionLimits] = []
+        self.startable: list[list[StartableRun]] = []
 
     async def project(self, *, page_size: int) -> Projection | None:
         if not self.left:
@@ -42,7 +51,10 @@ class Store:
 
     async def admit(self, limits: AdmissionLimits) -> Sequence[StartableRun]:
         self.limits.append(limits)
-        return []
+        return self.startable.pop(0) if self.startable else []
+
+    async def started(self, keys: Sequence[RunKey]) -> None:
+        self.calls.append(f"started {len(keys)}")
 
     async def finish_unstarted(self) -> int:
         return 0
@@ -62,6 +74,9 @@ class Client:
 
     def __init__(self) -> None:
         self.operator_service = SimpleNamespace(list_search_attributes=self._refuse)
+
+    async def start_workflow(self, *_arguments: object, **_options: object) -> None:
+        """Take any workflow."""
 
     async def _refuse(self, _request: object) -> None:
         raise RPCError("no", RPCStatusCode.PERMISSION_DENIED, b"")
@@ -89,6 +104,36 @@ async def test_stops_do_not_wait_for_the_last_page_of_a_flood() -> None:
     store = Store(3, PROJECT_FOR.total_seconds() * 1.1)
     await drained(store)
     assert store.calls == ["project", "stops"] * 3 + ["stops"]
+
+
+def startable(count: int) -> list[StartableRun]:
+    """Give so many admitted Runs."""
+    return [
+        StartableRun(RunKey(RunId(f"r{n}"), 1), PlanId("p"), "demo:1", (), (KnitId("d"),))
+        for n in range(count)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("events", "admitted", "looks"),
+    [
+        (0, [], 1),
+        (EVENTS_PER_ROUND - 1, [3], 1),
+        (EVENTS_PER_ROUND, [3], 2),
+        (0, [ADMITTED_AT_ONCE, ADMITTED_AT_ONCE, 1], 3),
+    ],
+)
+async def test_the_projector_looks_again_only_when_something_may_be_left(
+    events: int, admitted: list[int], looks: int
+) -> None:
+    """What comes in meanwhile rings its bell; a round that left nothing is not repeated."""
+    store = Store(events, 0)
+    store.startable = [startable(count) for count in admitted]
+    await drained(store)
+    assert len(store.limits) == looks
+    assert [one for one in store.calls if one.startswith("started")] == [
+        f"started {count}" for count in admitted
+    ]
 
 
 @pytest.mark.parametrize(("set_to", "limit"), [(None, 7), (2, 2), (1000, 1000)])
