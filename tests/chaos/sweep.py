@@ -27,7 +27,7 @@ RECOVERY_SETTINGS = {
     "KNIT_QUEUES__COMPUTE": "knit",
 }
 """Short time-outs: a killed worker is missed soon. For the sweeps of all types of workflows."""
-WITHIN = timedelta(seconds=90)
+WITHIN = timedelta(seconds=300)
 
 
 @dataclass(frozen=True)

@@ -144,6 +144,10 @@ def _controller_manager_command(layout: Layout, kubernetes: Path) -> Command:
         f"--service-account-private-key-file={folder / 'sa.key'}",
         f"--root-ca-file={folder / 'ca.crt'}",
         "--leader-elect=false",  # There is one, and a lease costs a write every two seconds.
+        # At the default of 20 a second, the removal of one test's namespace holds up the claims
+        # and pods of the next for minutes.
+        "--kube-api-qps=500",
+        "--kube-api-burst=1000",
         "--secure-port=0",
         "--profiling=false",
     ]
@@ -153,7 +157,7 @@ def _scheduler(layout: Layout) -> dict[str, Any]:
     return {
         "apiVersion": "kubescheduler.config.k8s.io/v1",
         "kind": "KubeSchedulerConfiguration",
-        "clientConnection": {"kubeconfig": str(layout.kubeconfig)},
+        "clientConnection": {"kubeconfig": str(layout.kubeconfig), "qps": 500, "burst": 1000},
         "leaderElection": {"leaderElect": False},
         "enableProfiling": False,
     }

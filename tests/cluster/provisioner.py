@@ -84,8 +84,11 @@ class Provisioner:
         }
 
 
+RELIST_SECONDS = 10
+
+
 def follow(access: Access, path: str, see: Callable[[Object], None]) -> None:
-    """Shows `see` every object of a collection now and at each change, for ever."""
+    """Shows `see` every object of a collection now, at each change, and again from time to time."""
     api = KubeApi(access)
     while True:
         try:
@@ -93,7 +96,7 @@ def follow(access: Access, path: str, see: Callable[[Object], None]) -> None:
             for found in listed["items"]:
                 _seen_safely(see, found)
             version = listed["metadata"]["resourceVersion"]
-            for event in api.watch(path, version):
+            for event in api.watch(path, version, seconds=RELIST_SECONDS):
                 if event["type"] in ("ADDED", "MODIFIED"):
                     _seen_safely(see, event["object"])
         except (OSError, http.client.HTTPException, ApiError, ValueError) as error:
@@ -102,7 +105,8 @@ def follow(access: Access, path: str, see: Callable[[Object], None]) -> None:
 
 
 def _seen_safely(see: Callable[[Object], None], found: Object) -> None:
-    # One bad object must not stop the service of the others; the next list tries it again.
+    # One bad object must not stop the service of the others; the next list, RELIST_SECONDS away at
+    # most, tries it again.
     try:
         see(found)
     except (OSError, http.client.HTTPException, ApiError, KeyError) as error:

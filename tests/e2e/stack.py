@@ -24,7 +24,7 @@ from knit_cli.dev.state import StateFolder
 
 T = TypeVar("T")
 
-WITHIN: Final = 90.0
+WITHIN: Final = 300.0
 """Seconds for anything to happen on a crowded machine; never a measurement."""
 NOWHERE: Final = "http://127.0.0.1:9"
 """A proxy that does not exist: nothing of the stack may ask it."""

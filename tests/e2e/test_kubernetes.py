@@ -18,7 +18,7 @@ import pytest
 from tests.contract.compute.kubernetes_adapter import KubernetesAdapter, kubernetes_adapter
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
-WITHIN = 120.0
+WITHIN = 400.0
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import uuid
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -124,8 +125,20 @@ class Cluster:
         await self._core.create_namespace(client.V1Namespace(metadata=about))
 
     async def remove(self) -> None:
-        """Have the namespace removed, with all that is in it; this is not waited for."""
+        """Remove the namespace with all that is in it, so that the next test has the node alone."""
         await self._core.delete_namespace(self._namespace)
+        async with asyncio.timeout(KubernetesAdapter.patience.total_seconds()):
+            while await self._is_there():
+                await asyncio.sleep(0.5)
+
+    async def _is_there(self) -> bool:
+        try:
+            await self._core.read_namespace(self._namespace)
+        except client.ApiException as error:
+            if error.status != HTTPStatus.NOT_FOUND:
+                raise
+            return False
+        return True
 
     async def delete_pod(self, pod: RunPod) -> None:
         """Delete a run pod as an operator or an eviction would, with the pod's own grace."""
