@@ -1,1 +1,1 @@
-"""The Web API of knit; `knit_api.schemas` alone loads without the server."""
+"""The Web API of knit; `knit_workflows.wire` alone loads without the server."""

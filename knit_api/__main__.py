@@ -22,7 +22,7 @@ from knit_api.app import create_app
 from knit_api.auth import BindRefused, check_bind, is_loopback
 from knit_api.deps import ApiStore, Deps, Lazy, Transfers
 from knit_api.patience import patient
-from knit_api.wire import WireProtocol
+from knit_api.server.sockets import WireProtocol
 from knit_workflows import log as logs
 from knit_workflows.client import KnitClient
 from knit_workflows.core_log import set_up_core

@@ -11,10 +11,10 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from knit_api import openapi
 from knit_api.auth import LoopbackNamesOnly
 from knit_api.deps import Deps
 from knit_api.errors import ErrorAnswers, on_http_exception, on_validation_error
+from knit_api.openapi import document
 from knit_api.routes import completions, data, docs, health, lineage, plans, runs
 
 
@@ -32,7 +32,7 @@ def create_app(deps: Deps, *, loopback_names_only: bool = False) -> FastAPI:
         title="knit",
         summary="Runs containers when the data they need exists, and remembers what came from what",
         version=_version(),
-        openapi_url=openapi.PATH,
+        openapi_url=document.PATH,
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
@@ -46,7 +46,7 @@ def create_app(deps: Deps, *, loopback_names_only: bool = False) -> FastAPI:
     app.state.deps = deps
     for routes in (health, data, lineage, plans, runs, completions, docs):
         app.include_router(routes.router)
-    openapi.install(app)
+    document.install(app)
     app.add_middleware(EitherSlash)
     if loopback_names_only:
         app.add_middleware(LoopbackNamesOnly)

@@ -16,9 +16,9 @@ from uuid import UUID
 import httpx
 from fastapi import Depends, Request
 
-from knit_api.doors import Threads
 from knit_api.patience import in_time
-from knit_api.streams import settle
+from knit_api.server.streams import settle
+from knit_api.transfers.doors import Threads
 from knit_workflows.client import OpenTransfer
 from knit_workflows.contracts.transfers import Closed
 from knit_workflows.domain.errors import KnitError, Unavailable

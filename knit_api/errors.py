@@ -14,9 +14,9 @@ from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from knit_api.responses import json_response
-from knit_api.schemas.errors import ErrorBody, ErrorDetail
-from knit_api.trailers import ResponseCut
+from knit_api.server.trailers import ResponseCut
 from knit_workflows.domain import errors as domain
+from knit_workflows.wire.errors import ErrorBody, ErrorDetail
 
 log = logging.getLogger(__name__)
 

@@ -9,12 +9,12 @@ from urllib.parse import urlencode
 from starlette.requests import Request
 from starlette.responses import Response
 
-from knit_api import openapi
+from knit_api.openapi import document
 from knit_api.queries import MOST_ITEMS, Page
 from knit_api.responses import Wire, json_list_response
 from knit_workflows.domain.cursors import Cursor
 from knit_workflows.domain.data import DataDetail
-from knit_workflows.domain.plans import PlanDetail
+from knit_workflows.domain.plans.model import PlanDetail
 from knit_workflows.domain.runs import RunDetail
 from knit_workflows.domain.tags import KEY_TIMESTAMP, parse_instant
 
@@ -23,20 +23,20 @@ T = TypeVar("T")
 NEXT_HEADER: Final = "X-Next-Cursor"
 
 PARAMETERS: Final = [
-    openapi.query(
+    document.query(
         "limit",
         f"1 to {MOST_ITEMS}: as many items at most; absent: all",
         schema={"type": "integer", "minimum": 1, "maximum": MOST_ITEMS},
         example=100,
     ),
-    openapi.query(
+    document.query(
         "cursor",
         f"the header `{NEXT_HEADER}` of the page before; its other filters are to be given again",
-        schema=openapi.CURSOR,
+        schema=document.CURSOR,
     ),
 ]
 
-RESPONSES: Final = openapi.gives_page(NEXT_HEADER)
+RESPONSES: Final = document.gives_page(NEXT_HEADER)
 
 
 class Bounds(TypedDict):

@@ -10,15 +10,15 @@ from typing import Final
 
 from starlette.datastructures import QueryParams
 
-from knit_api.schemas.times import parse_duration, parse_time
 from knit_workflows.domain.completions import Noun
 from knit_workflows.domain.cursors import parse_cursor
 from knit_workflows.domain.data import DataQuery
 from knit_workflows.domain.errors import DataNotFound, InvalidRequest, PlanNotFound, RunNotFound
 from knit_workflows.domain.ids import KnitId, PlanId, RunId
-from knit_workflows.domain.plans import PlanQuery
+from knit_workflows.domain.plans.model import PlanQuery
 from knit_workflows.domain.runs import RunQuery, RunStatus
 from knit_workflows.domain.tags import KEY_TIMESTAMP, Tag, parse_instant, parse_tag
+from knit_workflows.wire.times import parse_duration, parse_time
 
 _ID: Final = re.compile(r"[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
 _STATUSES: Final = {s.value: s for s in RunStatus if s is not RunStatus.INVALIDATED}

@@ -12,8 +12,8 @@ from pydantic_core import to_json
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from knit_api.streams import cancelled
-from knit_api.trailers import ResponseCut
+from knit_api.server.streams import cancelled
+from knit_api.server.trailers import ResponseCut
 
 T = TypeVar("T")
 Wire = dict[str, Any]

@@ -3,8 +3,8 @@
 import re
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
 
-from knit_api.schemas.times import parse_duration
 from knit_cli.errors import BadInput
+from knit_workflows.wire.times import parse_duration
 
 _LOOSE = re.compile(
     r"(?P<date>\d{4}-\d\d-\d\d)"

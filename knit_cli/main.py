@@ -13,11 +13,11 @@ from typing import Annotated
 import typer
 from typer.main import get_command
 
-from knit_cli.arguments import BASH_PREFIX, join_bash_words
 from knit_cli.errors import EXIT_FAILURE, CliError, render
 from knit_cli.invocation import Invocation, Surroundings, invocation_of
-from knit_cli.lazy import Entry, LazyGroup
 from knit_cli.machine_trouble import cannot_write_result, explained
+from knit_cli.shell.arguments import BASH_PREFIX, join_bash_words
+from knit_cli.shell.lazy import Entry, LazyGroup
 from knit_cli.signals import end_on_signals, ended_by
 from knit_cli.standard_streams import close_quietly, open_missing
 from knit_cli.version import version

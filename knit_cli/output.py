@@ -8,9 +8,9 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from knit_api.schemas.wire import to_wire
 from knit_cli.errors import printable
 from knit_cli.machine_trouble import cannot_write_result
+from knit_workflows.wire.base import to_wire
 
 
 def print_json(value: BaseModel | list[Any] | dict[str, Any]) -> None:

@@ -2,12 +2,12 @@
 
 from collections.abc import Callable
 
-from knit_cli.client import ApiClient, open_api
-from knit_cli.environment import Environment, load_environment
+from knit_cli.api.client import ApiClient, open_api
+from knit_cli.api.proxies import proxy_to
+from knit_cli.config.knitenv import Environment, load_environment
+from knit_cli.config.profile import load_profile
 from knit_cli.invocation import Invocation
 from knit_cli.output import say
-from knit_cli.profile import load_profile
-from knit_cli.proxies import proxy_to
 
 
 def api_of(invocation: Invocation, *, notify: Callable[[str], None] = say) -> ApiClient:

@@ -4,10 +4,10 @@ from collections.abc import Iterable
 
 import typer
 
-from knit_api.schemas.tags import Tag
-from knit_api.schemas.times import parse_time
 from knit_cli.errors import BadInput
 from knit_cli.machine_trouble import not_utf8
+from knit_workflows.wire.tags import Tag
+from knit_workflows.wire.times import parse_time
 
 SYSTEM_PREFIX = "knit#"
 TRANSIENT = "knit#transient"

@@ -36,16 +36,16 @@ from typer.main import get_command
 
 from knit_api.__main__ import deps_from
 from knit_api.app import create_app
-from knit_api.schemas.plans import PlanSpec
-from knit_cli.lazy import load
 from knit_cli.main import KnitGroup, app
-from knit_cli.plan_schema import plan_schema_text
+from knit_cli.plans.schema import plan_schema_text
+from knit_cli.shell.lazy import load
 from knit_workflows.compute.kubernetes.settings import KubernetesSettings
 from knit_workflows.compute.local.settings import LocalSettings
 from knit_workflows.domain import runs
-from knit_workflows.domain.plan_rules import DEFAULT_RESOURCES, MAX_MOUNTPOINTS
+from knit_workflows.domain.plans.rules import DEFAULT_RESOURCES, MAX_MOUNTPOINTS
 from knit_workflows.domain.tags import MAX_KEY_CHARS, MAX_VALUE_CHARS
 from knit_workflows.settings import Settings
+from knit_workflows.wire.plans import PlanSpec
 
 Json: TypeAlias = dict[str, Any]
 Row: TypeAlias = tuple[str, ...]

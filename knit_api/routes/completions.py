@@ -6,12 +6,13 @@ from dataclasses import asdict
 
 from fastapi import APIRouter, Request, Response
 
-from knit_api import openapi, queries
+from knit_api import queries
 from knit_api.deps import StoreOf
-from knit_api.openapi import failures
+from knit_api.openapi import document
+from knit_api.openapi.document import failures
 from knit_api.responses import json_response
-from knit_api.schemas.completions import Completion
 from knit_workflows.domain.completions import Noun
+from knit_workflows.wire.completions import Completion
 
 router = APIRouter(prefix="/api/completions", tags=["completions"])
 
@@ -22,14 +23,14 @@ router = APIRouter(prefix="/api/completions", tags=["completions"])
     responses=failures(400, 503),
     openapi_extra={
         "parameters": [
-            openapi.query(
+            document.query(
                 "of",
                 "what: ids, tags, or keys of tags",
                 schema={"type": "string", "enum": list(Noun)},
                 example=Noun.TAGS.value,
             ),
-            openapi.query("prefix", "how they begin; absent: the newest", example="type:"),
-            openapi.query("limit", "at most so many: 1 to 1000 (100)", kind="integer"),
+            document.query("prefix", "how they begin; absent: the newest", example="type:"),
+            document.query("limit", "at most so many: 1 to 1000 (100)", kind="integer"),
         ]
     },
 )

@@ -6,20 +6,23 @@ import logging
 
 from fastapi import APIRouter, Request, Response
 
-from knit_api import openapi, paging, queries, transfers, upload_keys, wire
+from knit_api import paging, queries
 from knit_api.bodies import model_body
-from knit_api.codecs import GZIPPED_TAR, PLAIN_TAR
 from knit_api.deps import DepsOf, StoreOf
-from knit_api.framing import takes_chunks
-from knit_api.mapping import ToWire
-from knit_api.openapi import failures, gives_stream, takes, takes_archive
+from knit_api.openapi import document
+from knit_api.openapi.document import failures, gives_stream, takes, takes_archive
 from knit_api.paging import page_response
 from knit_api.responses import json_response
-from knit_api.schemas.data import Data
-from knit_api.schemas.tags import TagChange as WireTagChange
-from knit_api.upload_body import AnswerAhead, upload_body, wanted_archive
+from knit_api.server import sockets
+from knit_api.server.framing import takes_chunks
+from knit_api.transfers import transfers, upload_keys
+from knit_api.transfers.codecs import GZIPPED_TAR, PLAIN_TAR
+from knit_api.transfers.upload_body import AnswerAhead, upload_body, wanted_archive
 from knit_workflows.domain.data import TagChange
 from knit_workflows.domain.tags import Tag, checked_tag
+from knit_workflows.wire.data import Data
+from knit_workflows.wire.mapping import ToWire
+from knit_workflows.wire.tags import TagChange as WireTagChange
 
 log = logging.getLogger(__name__)
 
@@ -32,23 +35,23 @@ router = APIRouter(prefix="/api/data", tags=["data"])
     responses=paging.RESPONSES | failures(400, 503),
     openapi_extra={
         "parameters": [
-            openapi.query(
+            document.query(
                 "tag",
                 "`key:value`; a Data has all of them",
                 many=True,
-                schema=openapi.TAG,
+                schema=document.TAG,
                 example="type:dataset",
             ),
-            openapi.query(
+            document.query(
                 "since",
                 "RFC 3339; the first instant",
-                schema=openapi.INSTANT,
+                schema=document.INSTANT,
                 example="2026-01-02T00:00:00Z",
             ),
-            openapi.query(
+            document.query(
                 "duration",
                 "as Go writes it (`1h30m`); from `since`, which must be there, on; exclusive",
-                schema=openapi.LENGTH,
+                schema=document.LENGTH,
                 example="24h",
             ),
             *paging.PARAMETERS,
@@ -69,17 +72,17 @@ async def find_data(request: Request, store: StoreOf) -> Response:
     openapi_extra=takes_archive()
     | {
         "parameters": [
-            openapi.request_header(
+            document.request_header(
                 upload_keys.HEADER,
                 "the key of this upload, a random UUID: sent again with it, whatever became of "
                 "the first answer, the upload still makes one Data only",
-                schema=openapi.UUID,
+                schema=document.UUID,
             ),
-            openapi.query(
+            document.query(
                 "tag",
                 "`key:value`; the Data begins with it",
                 many=True,
-                schema=openapi.TAG,
+                schema=document.TAG,
                 example="type:dataset",
             ),
         ]
@@ -126,7 +129,7 @@ async def download_data(knit_id: str, request: Request, deps: DepsOf) -> Respons
     gzip is not compressed.
     """
     media_type, form = wanted_archive(request.headers.get("accept", ""))
-    direct = wire.is_offered(request.scope)
+    direct = sockets.is_offered(request.scope)
     one = queries.knit_id(knit_id)
     chunks = takes_chunks(request.scope)
     return await transfers.download(deps, one, media_type, form, direct=direct, chunks=chunks)
@@ -146,11 +149,11 @@ async def show_data(knit_id: str, store: StoreOf) -> Response:
 )
 async def change_tags(knit_id: str, request: Request, store: StoreOf) -> Response:
     """Change the user tags of a Data: removals first, then additions; idempotent."""
-    wire = await model_body(request, WireTagChange)
+    asked = await model_body(request, WireTagChange)
     change = TagChange(
-        add=frozenset(map(_tag, wire.add)),
-        remove=frozenset(map(_tag, wire.remove)),
-        remove_keys=frozenset(checked_tag(key, "").key for key in wire.remove_key),
+        add=frozenset(map(_tag, asked.add)),
+        remove=frozenset(map(_tag, asked.remove)),
+        remove_keys=frozenset(checked_tag(key, "").key for key in asked.remove_key),
     )
     queries.refuse_system_keys(
         [*(tag.key for tag in change.add | change.remove), *change.remove_keys]

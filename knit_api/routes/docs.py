@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request, Response
 
-from knit_api import document_page
+from knit_api.openapi import page
 
 router = APIRouter(prefix="/api/docs", include_in_schema=False)
 
@@ -12,5 +12,5 @@ router = APIRouter(prefix="/api/docs", include_in_schema=False)
 @router.get("")
 async def show_document(request: Request) -> Response:
     """Show every operation with its parameters, bodies, statuses and an example."""
-    page = document_page.render(request.app.openapi())
-    return Response(page, media_type=document_page.MEDIA_TYPE, headers=document_page.HEADERS)
+    text = page.render(request.app.openapi())
+    return Response(text, media_type=page.MEDIA_TYPE, headers=page.HEADERS)

@@ -6,26 +6,27 @@ import asyncio
 
 from fastapi import APIRouter, Request, Response
 
-from knit_api import openapi, queries
+from knit_api import queries
 from knit_api.deps import StoreOf
-from knit_api.mapping import ToWire
-from knit_api.openapi import failures
+from knit_api.openapi import document
+from knit_api.openapi.document import failures
 from knit_api.responses import json_response
-from knit_api.schemas.lineage import Lineage, LineageGraph
 from knit_workflows.domain import lineage as domain
+from knit_workflows.wire.lineage import Lineage, LineageGraph
+from knit_workflows.wire.mapping import ToWire
 
 router = APIRouter(prefix="/api/data", tags=["data"])
 
 _PARAMETERS = [
-    openapi.query("upstream", "how many Runs far back, or `all`; both absent: 3 both ways"),
-    openapi.query("downstream", "how many Runs far on, or `all`; both absent: 3 both ways"),
-    openapi.query(
+    document.query("upstream", "how many Runs far back, or `all`; both absent: 3 both ways"),
+    document.query("downstream", "how many Runs far on, or `all`; both absent: 3 both ways"),
+    document.query(
         "limit",
         f"at most so many Data, and Runs: 1 to {queries.MOST_IN_FULL} (the default),"
         f" with `fields=ids` to {queries.MOST_IDS}; a larger lineage is a conflict",
         kind="integer",
     ),
-    openapi.query("fields", "`ids`: nothing but ids and edges, some ten times as fast"),
+    document.query("fields", "`ids`: nothing but ids and edges, some ten times as fast"),
 ]
 
 

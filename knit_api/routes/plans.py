@@ -7,14 +7,24 @@ from typing import Final
 
 from fastapi import APIRouter, Request, Response
 
-from knit_api import openapi, paging, queries
+from knit_api import paging, queries
 from knit_api.bodies import json_body, require_json
 from knit_api.deps import ApiStore, DepsOf, StoreOf
-from knit_api.mapping import ToWire, preview_to_wire
-from knit_api.openapi import failures, takes
+from knit_api.openapi import document
+from knit_api.openapi.document import failures, takes
 from knit_api.paging import page_response
 from knit_api.responses import json_response
-from knit_api.schemas.plans import (
+from knit_workflows.domain.errors import TooManyRuns
+from knit_workflows.domain.plans.changes import (
+    parse_annotation_change,
+    parse_priority_change,
+    parse_resource_change,
+    parse_service_account_change,
+)
+from knit_workflows.domain.plans.model import PlanDetail
+from knit_workflows.domain.plans.rules import parse_plan
+from knit_workflows.wire.mapping import ToWire, preview_to_wire
+from knit_workflows.wire.plans import (
     CONFIRM,
     AnnotationsChange,
     Plan,
@@ -24,15 +34,6 @@ from knit_api.schemas.plans import (
     ResourcesChange,
     ServiceAccountChange,
 )
-from knit_workflows.domain.errors import TooManyRuns
-from knit_workflows.domain.plan_changes import (
-    parse_annotation_change,
-    parse_priority_change,
-    parse_resource_change,
-    parse_service_account_change,
-)
-from knit_workflows.domain.plan_rules import parse_plan
-from knit_workflows.domain.plans import PlanDetail
 
 log = logging.getLogger(__name__)
 
@@ -48,20 +49,20 @@ router = APIRouter(prefix="/api/plans", tags=["plans"])
     responses=paging.RESPONSES | failures(400, 503),
     openapi_extra={
         "parameters": [
-            openapi.query("active", "`true` or `false`", schema=openapi.FLAG, example="true"),
-            openapi.query(
+            document.query("active", "`true` or `false`", schema=document.FLAG, example="true"),
+            document.query(
                 "image",
                 "`repository` or `repository:tag`, exactly",
                 example="localhost:5000/train:v2",
             ),
-            openapi.query(
-                "in_tag", "`key:value`; one input has all of them", many=True, schema=openapi.TAG
+            document.query(
+                "in_tag", "`key:value`; one input has all of them", many=True, schema=document.TAG
             ),
-            openapi.query(
+            document.query(
                 "out_tag",
                 "`key:value`; one output or the log has them",
                 many=True,
-                schema=openapi.TAG,
+                schema=document.TAG,
             ),
             *paging.PARAMETERS,
         ]
@@ -81,13 +82,13 @@ async def find_plans(request: Request, store: StoreOf) -> Response:
     openapi_extra=takes(PlanSpec)
     | {
         "parameters": [
-            openapi.query(
-                "confirm", "`true`: however many Runs it creates at once", schema=openapi.FLAG
+            document.query(
+                "confirm", "`true`: however many Runs it creates at once", schema=document.FLAG
             ),
-            openapi.query(
+            document.query(
                 "dry_run",
                 "`true`: register nothing, say which Runs there would be",
-                schema=openapi.FLAG,
+                schema=document.FLAG,
             ),
         ]
     },

@@ -6,15 +6,17 @@ import logging
 
 from fastapi import APIRouter, Request, Response
 
-from knit_api import logs, openapi, paging, queries
+from knit_api import paging, queries
 from knit_api.deps import ApiStore, DepsOf, StoreOf
-from knit_api.events import RunEvent
-from knit_api.framing import takes_chunks
-from knit_api.mapping import ToWire, event_to_wire
-from knit_api.openapi import failures, gives_stream
+from knit_api.openapi import document
+from knit_api.openapi.document import failures, gives_stream
 from knit_api.paging import page_response
 from knit_api.responses import json_list_response, json_response
-from knit_api.schemas.runs import Run
+from knit_api.server.framing import takes_chunks
+from knit_api.transfers.run_log import MEDIA_TYPE, log_response
+from knit_workflows.wire.events import RunEvent
+from knit_workflows.wire.mapping import ToWire, event_to_wire
+from knit_workflows.wire.runs import Run
 
 log = logging.getLogger(__name__)
 
@@ -27,17 +29,17 @@ router = APIRouter(prefix="/api/runs", tags=["runs"])
     responses=paging.RESPONSES | failures(400, 503),
     openapi_extra={
         "parameters": [
-            openapi.query("plan", "comma-separated ids of Plans"),
-            openapi.query("knitIdInput", "comma-separated ids of Data that are an input"),
-            openapi.query("knitIdOutput", "comma-separated ids of Data that are an output or log"),
-            openapi.query("status", "comma-separated statuses", example="running,done"),
-            openapi.query(
-                "since", "RFC 3339; the first instant of the last change", schema=openapi.INSTANT
+            document.query("plan", "comma-separated ids of Plans"),
+            document.query("knitIdInput", "comma-separated ids of Data that are an input"),
+            document.query("knitIdOutput", "comma-separated ids of Data that are an output or log"),
+            document.query("status", "comma-separated statuses", example="running,done"),
+            document.query(
+                "since", "RFC 3339; the first instant of the last change", schema=document.INSTANT
             ),
-            openapi.query(
+            document.query(
                 "duration",
                 "as Go writes it (`1h30m`); from `since`, which must be there, on; exclusive",
-                schema=openapi.LENGTH,
+                schema=document.LENGTH,
             ),
             *paging.PARAMETERS,
         ]
@@ -69,11 +71,13 @@ async def run_events(run_id: str, store: StoreOf) -> Response:
 @router.get(
     "/{run_id}/log",
     response_model=None,
-    responses=gives_stream(logs.MEDIA_TYPE) | failures(400, 404, 409, 426, 500, 503),
+    responses=gives_stream(MEDIA_TYPE) | failures(400, 404, 409, 426, 500, 503),
     openapi_extra={
         "parameters": [
-            openapi.query("follow", "any value: go on with what is added, until the Run has ended"),
-            openapi.query(
+            document.query(
+                "follow", "any value: go on with what is added, until the Run has ended"
+            ),
+            document.query(
                 "offset",
                 "leave so many bytes out; a server that does says so in the header `Log-Offset`",
                 kind="integer",
@@ -88,7 +92,7 @@ async def run_log(run_id: str, request: Request, deps: DepsOf) -> Response:
     this server ends before the Run; over HTTP/1.0 it is refused (426). An offset behind the end is
     409: it is another log than the one that was so long.
     """
-    return await logs.run_log(
+    return await log_response(
         deps,
         queries.run_id(run_id),
         follow="follow" in request.query_params,

@@ -6,18 +6,13 @@ from typing import Annotated
 
 import typer
 
-from knit_api.schemas.data import Data
-from knit_api.schemas.tags import Tag, TagChange
 from knit_cli.commands.choices import YesNoBoth
 from knit_cli.commands.lineage import lineage
-from knit_cli.completion import complete_data, complete_tag, complete_tag_key
 from knit_cli.instants import read_duration, read_instant
 from knit_cli.invocation import invocation_of
-from knit_cli.left_out import LeftOut
 from knit_cli.output import print_bytes, print_json, say
-from knit_cli.progress import transfer_bar
-from knit_cli.push_source import Source, survey
 from knit_cli.session import api_of, environment_of
+from knit_cli.shell.completion import complete_data, complete_tag, complete_tag_key
 from knit_cli.tagging import (
     SYSTEM_PREFIX,
     TRANSIENT,
@@ -25,7 +20,12 @@ from knit_cli.tagging import (
     read_query_tags,
     read_user_tags,
 )
-from knit_cli.transfer import pull_file, pull_folder, pull_stream, push
+from knit_cli.transfer.left_out import LeftOut
+from knit_cli.transfer.progress import transfer_bar
+from knit_cli.transfer.push_source import Source, survey
+from knit_cli.transfer.transfer import pull_file, pull_folder, pull_stream, push
+from knit_workflows.wire.data import Data
+from knit_workflows.wire.tags import Tag, TagChange
 
 app = typer.Typer()
 app.command()(lineage)

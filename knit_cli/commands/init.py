@@ -4,9 +4,9 @@ from typing import Annotated
 
 import typer
 
+from knit_cli.config.profile import mark_folder, read_profile, save_profile
 from knit_cli.invocation import invocation_of
 from knit_cli.output import say
-from knit_cli.profile import mark_folder, read_profile, save_profile
 
 app = typer.Typer()
 

@@ -7,18 +7,18 @@ from typing import Annotated, TypeVar
 
 import typer
 
-from knit_api.schemas.runs import Run
-from knit_cli.client import ApiClient
+from knit_cli.api.client import ApiClient
 from knit_cli.commands.choices import read_hops
-from knit_cli.completion import complete_data
 from knit_cli.errors import ApiRefused, CliError
-from knit_cli.graphs import GraphFormat, to_dot, to_json, to_mermaid
+from knit_cli.graphs.formats import GraphFormat, to_dot, to_json, to_mermaid
+from knit_cli.graphs.lineage import Lineage, walk
+from knit_cli.graphs.lineage_graph import to_graph
+from knit_cli.graphs.lineage_tree import print_tree
 from knit_cli.invocation import invocation_of
-from knit_cli.lineage import Lineage, walk
-from knit_cli.lineage_graph import to_graph
 from knit_cli.output import print_bytes, print_json, print_text, say
 from knit_cli.session import api_of
-from knit_cli.tree import print_tree
+from knit_cli.shell.completion import complete_data
+from knit_workflows.wire.runs import Run
 
 T = TypeVar("T")
 

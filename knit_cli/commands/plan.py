@@ -19,10 +19,10 @@ from knit_cli.commands.plan_change import (
 from knit_cli.commands.plan_check import print_schema, validate_plans
 from knit_cli.commands.plan_graph import graph_plans
 from knit_cli.errors import BadInput
-from knit_cli.image_archive import ImageConfig, read_image
 from knit_cli.invocation import Invocation, invocation_of
 from knit_cli.output import print_json, print_text
-from knit_cli.plan_template import from_image, scratch
+from knit_cli.plans.image import ImageConfig, read_image
+from knit_cli.plans.template import from_image, scratch
 from knit_cli.session import api_of, environment_of
 from knit_cli.tagging import read_tags
 from knit_workflows.domain.os_errors import advice_for, reason_of

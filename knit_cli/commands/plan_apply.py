@@ -5,14 +5,14 @@ from typing import Annotated
 
 import typer
 
-from knit_api.schemas.plans import CONFIRM, Plan, PlanPreview, PlanSpec
-from knit_cli.client import ApiClient
+from knit_cli.api.client import ApiClient
 from knit_cli.errors import ApiRefused, CliError
 from knit_cli.invocation import invocation_of
 from knit_cli.output import print_json, say
-from knit_cli.plan_difference import differences, same_work
-from knit_cli.plan_file import PlanFile, read_plan
+from knit_cli.plans.difference import differences, same_work
+from knit_cli.plans.file import PlanFile, read_plan
 from knit_cli.session import api_of
+from knit_workflows.wire.plans import CONFIRM, Plan, PlanPreview, PlanSpec
 
 _BAD_REQUEST = 400
 _CONFLICT = 409

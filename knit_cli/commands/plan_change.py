@@ -7,16 +7,16 @@ from typing import Annotated
 
 import typer
 
-from knit_api.schemas.plans import AnnotationsChange, ResourcesChange
-from knit_api.schemas.wire import to_wire
-from knit_cli.completion import complete_plan
 from knit_cli.errors import BadInput
 from knit_cli.invocation import invocation_of
 from knit_cli.output import print_bytes, print_json, say
 from knit_cli.session import api_of
+from knit_cli.shell.completion import complete_plan
 from knit_workflows.domain.errors import InvalidQuantity
-from knit_workflows.domain.plan_forms import MAX_PRIORITY
+from knit_workflows.domain.plans.forms import MAX_PRIORITY
 from knit_workflows.domain.quantities import parse_quantity
+from knit_workflows.wire.base import to_wire
+from knit_workflows.wire.plans import AnnotationsChange, ResourcesChange
 
 PlanId = Annotated[str, typer.Argument(metavar="PLAN_ID", autocompletion=complete_plan)]
 

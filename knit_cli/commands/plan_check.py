@@ -7,8 +7,8 @@ import typer
 from knit_cli.errors import BadInput
 from knit_cli.invocation import Invocation, invocation_of
 from knit_cli.output import print_text, say
-from knit_cli.plan_file import read_plan
-from knit_cli.plan_schema import plan_schema_text
+from knit_cli.plans.file import read_plan
+from knit_cli.plans.schema import plan_schema_text
 
 
 def validate_plans(

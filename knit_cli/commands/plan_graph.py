@@ -7,16 +7,16 @@ from typing import Annotated
 
 import typer
 
-from knit_api.schemas.plans import Plan
-from knit_cli.client import ApiClient
+from knit_cli.api.client import ApiClient
 from knit_cli.commands.choices import read_hops
 from knit_cli.commands.plan_change import PlanId
-from knit_cli.graphs import GraphFormat, to_dot, to_json, to_mermaid
+from knit_cli.graphs.formats import GraphFormat, to_dot, to_json, to_mermaid
+from knit_cli.graphs.plan_graph import Plans, to_graph, walk
+from knit_cli.graphs.plan_tree import print_tree
 from knit_cli.invocation import invocation_of
 from knit_cli.output import print_bytes, print_json, print_text
-from knit_cli.plan_graph import Plans, to_graph, walk
-from knit_cli.plan_tree import print_tree
 from knit_cli.session import api_of
+from knit_workflows.wire.plans import Plan
 
 _AT_ONCE = 8  # requests; the graph is fetched level by level
 

@@ -5,15 +5,15 @@ from typing import Annotated
 
 import typer
 
-from knit_cli.client import ApiClient
-from knit_cli.completion import complete_data, complete_plan, complete_run, complete_status
+from knit_cli.api.client import ApiClient
 from knit_cli.errors import CliError
 from knit_cli.instants import read_duration, read_instant
 from knit_cli.invocation import invocation_of
 from knit_cli.output import print_bytes, print_json, say
-from knit_cli.run_log import copy_log
 from knit_cli.run_view import print_history, remarks
 from knit_cli.session import api_of
+from knit_cli.shell.completion import complete_data, complete_plan, complete_run, complete_status
+from knit_cli.transfer.run_log import copy_log
 
 app = typer.Typer()
 

@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.live import Live
 
+from knit_cli.config.profile import Profile, mark_folder, save_profile
 from knit_cli.dev.ending import end_leftovers, end_supervisor, leftovers
 from knit_cli.dev.ports import LOOPBACK
 from knit_cli.dev.prerequisites import obtain_prerequisites
@@ -21,7 +22,6 @@ from knit_cli.dev.view import disk_facts, disk_line, live, still
 from knit_cli.errors import CliError
 from knit_cli.invocation import Invocation, find_upward, invocation_of
 from knit_cli.output import say
-from knit_cli.profile import Profile, mark_folder, save_profile
 
 dev_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 

@@ -15,8 +15,8 @@ from typing import Final
 
 import psutil
 
+from knit_cli.config.files import write_private
 from knit_cli.errors import BadInput
-from knit_cli.files import write_private
 from knit_workflows.domain.os_errors import advice_for, reason_of
 
 _LOCK_WITHIN: Final = 1.0

@@ -20,7 +20,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final, Protocol
 
-from knit_workflows.domain.plans import NodeRule
+from knit_workflows.domain.plans.model import NodeRule
 from knit_workflows.domain.runs import Exit
 
 

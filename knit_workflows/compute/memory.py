@@ -18,6 +18,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
+from knit_workflows import archive
+from knit_workflows.archive.survey import remark, survey
 from knit_workflows.compute.base import (
     MANY_RUNS,
     Endpoint,
@@ -31,10 +33,8 @@ from knit_workflows.compute.base import (
 )
 from knit_workflows.compute.memory_journal import MemoryJournal
 from knit_workflows.domain.errors import BackendRejected, DataExists, InvalidRequest, StorageFull
-from knit_workflows.domain.plan_resources import parse_resource
+from knit_workflows.domain.plans.resources import parse_resource
 from knit_workflows.domain.runs import SUCCEEDED, Exit
-from knit_workflows.pod import archive
-from knit_workflows.pod.survey import remark, survey
 
 Behaviour = Callable[[RunPod], Awaitable[Exit] | Exit]
 """What a run pod does: called once per pod, at its start; an exception is taken for exit code 1."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from knit_workflows.domain.ids import KnitId
-from knit_workflows.domain.plans import Mountpoint, PlanSummary
+from knit_workflows.domain.plans.model import Mountpoint, PlanSummary
 from knit_workflows.domain.runs import RunSummary
 from knit_workflows.domain.tags import Tag
 

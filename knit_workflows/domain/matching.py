@@ -25,7 +25,7 @@ from datetime import UTC, datetime
 from itertools import islice
 from math import prod
 
-from knit_workflows.domain.plans import Requirement
+from knit_workflows.domain.plans.model import Requirement
 from knit_workflows.domain.tags import Tag
 
 

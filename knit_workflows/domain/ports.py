@@ -16,7 +16,7 @@ from knit_workflows.domain.completions import Completion, Noun
 from knit_workflows.domain.data import DataDetail, DataQuery, TagChange
 from knit_workflows.domain.ids import KnitId, PlanId, RunId
 from knit_workflows.domain.lineage import Lineage, LineageGraph
-from knit_workflows.domain.plans import (
+from knit_workflows.domain.plans.model import (
     AnnotationChange,
     Image,
     NodeRule,

@@ -20,7 +20,7 @@ from enum import StrEnum
 from typing import Final
 
 from knit_workflows.domain.ids import KnitId, RunId
-from knit_workflows.domain.plans import PlanSummary
+from knit_workflows.domain.plans.model import PlanSummary
 from knit_workflows.domain.tags import Tag
 
 

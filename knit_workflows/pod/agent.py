@@ -36,19 +36,19 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from knit_workflows.pod import archive
-from knit_workflows.pod.activity import Activity, Ending
-from knit_workflows.pod.http_body import (
+from knit_workflows import archive
+from knit_workflows.archive.volume import Volume, VolumeBusy
+from knit_workflows.http1.body import (
     BadBody,
     request_body,
     send_chunk,
     send_file_chunk,
     send_last_chunk,
 )
-from knit_workflows.pod.http_request import BadRequest, Request, read_request
-from knit_workflows.pod.inflow import Inflow
+from knit_workflows.http1.inflow import Inflow
+from knit_workflows.http1.request import BadRequest, Request, read_request
+from knit_workflows.pod.activity import Activity, Ending
 from knit_workflows.pod.termination import explain
-from knit_workflows.pod.volume import Volume, VolumeBusy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

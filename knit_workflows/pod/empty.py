@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 
-from knit_workflows.pod import tree
+from knit_workflows.archive import tree
 from knit_workflows.pod.termination import TERMINATION_LOG, explain
 
 

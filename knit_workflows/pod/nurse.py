@@ -22,9 +22,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from knit_workflows.archive.survey import remark, survey
 from knit_workflows.pod.kube_api import ApiRefused, ApiTrouble, KubeApi
 from knit_workflows.pod.log_splice import LogSplice, NotALog
-from knit_workflows.pod.survey import remark, survey
 from knit_workflows.pod.termination import TERMINATION_LOG, explain, tell
 
 if TYPE_CHECKING:

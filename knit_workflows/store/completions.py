@@ -8,10 +8,10 @@ from typing import Final
 
 from knit_workflows.domain.completions import Completion, Noun
 from knit_workflows.domain.runs import RunStatus
-from knit_workflows.store import queries
+from knit_workflows.store import named_sql
 from knit_workflows.store.connection import Database
 
-_SQL: Final = queries.load("completions")
+_SQL: Final = named_sql.beside(__file__)
 
 _SHOWN: Final = sorted(status.value for status in RunStatus if status is not RunStatus.INVALIDATED)
 _TAGS_LOOKED_AT: Final = 100_000

@@ -8,11 +8,11 @@ from typing import Final
 
 from knit_workflows.domain.ids import KnitId, RunId
 from knit_workflows.domain.ports import Discarded, RunKey, StartableRun, TransferRecord
-from knit_workflows.store import queries
-from knit_workflows.store.admission import of_runs_to_start, startable_run
+from knit_workflows.store import named_sql
 from knit_workflows.store.connection import Database
+from knit_workflows.store.runs.admission import of_runs_to_start, startable_run
 
-_SQL: Final = queries.load("housekeeping")
+_SQL: Final = named_sql.beside(__file__)
 _UNDER_WAY: Final = of_runs_to_start(_SQL["under_way"])
 
 

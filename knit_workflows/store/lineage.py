@@ -9,13 +9,13 @@ from knit_workflows.domain.errors import TooLarge
 from knit_workflows.domain.ids import KnitId, RunId, is_id
 from knit_workflows.domain.lineage import Lineage, LineageGraph, Tie
 from knit_workflows.domain.runs import RunDetail
-from knit_workflows.store import queries
-from knit_workflows.store.catalogue_data import missing_data
+from knit_workflows.store import named_sql
 from knit_workflows.store.connection import Database, Session
+from knit_workflows.store.data.catalogue import missing_data
 from knit_workflows.store.ids import id_array
-from knit_workflows.store.views import data_details, run_details
+from knit_workflows.store.runs.details import data_details, run_details
 
-_SQL: Final = queries.load("lineage")
+_SQL: Final = named_sql.beside(__file__)
 
 _ALL: Final = 2_147_483_647
 """More hops than any lineage has."""

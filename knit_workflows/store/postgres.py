@@ -6,21 +6,21 @@ from typing import Final
 
 from knit_workflows.domain.errors import StoreUnavailable
 from knit_workflows.settings import StoreSettings
-from knit_workflows.store import queries
-from knit_workflows.store.admission import AdmissionRows
-from knit_workflows.store.catalogue_data import DataCatalogue
-from knit_workflows.store.catalogue_plans import PlanCatalogue
+from knit_workflows.store import named_sql
 from knit_workflows.store.completions import CompletionRows
 from knit_workflows.store.connection import Database
+from knit_workflows.store.data.catalogue import DataCatalogue
 from knit_workflows.store.housekeeping import HousekeepingRows
-from knit_workflows.store.lifecycle import LifecycleRows
 from knit_workflows.store.lineage import LineageRows
 from knit_workflows.store.listening import Listener
 from knit_workflows.store.migrations import REVISION
-from knit_workflows.store.projection import ProjectionRows
+from knit_workflows.store.plans.catalogue import PlanCatalogue
+from knit_workflows.store.projection.projection import ProjectionRows
+from knit_workflows.store.runs.admission import AdmissionRows
+from knit_workflows.store.runs.lifecycle import LifecycleRows
 from knit_workflows.store.transfers import TransferRows
 
-_SQL: Final = queries.load("schema")
+_SQL: Final = named_sql.beside(__file__)
 
 
 class PostgresStore(

@@ -1,6 +1,6 @@
 """The tables, as SQLModel classes: what the migrations must arrive at (a test compares them).
 
-Only migrations and tests import this module; statements are the named SQL of `queries`.
+Only migrations and tests import this module; statements are the named SQL beside each module.
 
 ```
 plan 1─n plan_input, plan_output n─m tag          run 1─n run_input n─1 data

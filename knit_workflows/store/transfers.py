@@ -10,13 +10,13 @@ from psycopg.errors import UniqueViolation
 from knit_workflows import names
 from knit_workflows.domain.errors import DataExists, NotFound
 from knit_workflows.domain.ids import KnitId, RunId, is_id
-from knit_workflows.domain.plans import UPLOADED
+from knit_workflows.domain.plans.model import UPLOADED
 from knit_workflows.domain.ports import TransferRecord
-from knit_workflows.store import queries
-from knit_workflows.store.catalogue_data import missing_data
+from knit_workflows.store import named_sql
 from knit_workflows.store.connection import Database, Session
+from knit_workflows.store.data.catalogue import missing_data
 
-_SQL: Final = queries.load("transfers")
+_SQL: Final = named_sql.beside(__file__)
 _TOKEN_BYTES: Final = 32
 
 

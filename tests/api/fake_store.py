@@ -18,8 +18,7 @@ from knit_workflows.domain.errors import (
     TooManyRuns,
 )
 from knit_workflows.domain.ids import KnitId, PlanId, RunId
-from knit_workflows.domain.plan_rules import plan_document, requirement_tags
-from knit_workflows.domain.plans import (
+from knit_workflows.domain.plans.model import (
     UPLOADED,
     LinkedMountpoint,
     Mountpoint,
@@ -28,6 +27,7 @@ from knit_workflows.domain.plans import (
     PlanSpec,
     PlanSummary,
 )
+from knit_workflows.domain.plans.rules import plan_document, requirement_tags
 from knit_workflows.domain.ports import TransferRecord
 from knit_workflows.domain.runs import (
     ABORTED_BY_USER,

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager, suppress
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from knit_api.wire import WireProtocol
+from knit_api.server.sockets import WireProtocol
 from tests.waiting import PATIENCE, until
 
 _UNDER_WAY: Counter[tuple[int, int]] = Counter()

@@ -6,9 +6,9 @@ import asyncio
 import sys
 from pathlib import Path
 
-from knit_api import trailers
 from knit_api.app import create_app
 from knit_api.deps import Deps, Lazy
+from knit_api.server import trailers
 from tests.api.fake_store import FakeStore
 from tests.api.fake_transfers import FakeTransfers
 from tests.api.live_server import serving

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from knit_workflows.domain.plans import UPLOADED, Annotation, Image, PlanSummary
+from knit_workflows.domain.plans.model import UPLOADED, Annotation, Image, PlanSummary
 from knit_workflows.domain.runs import RunStatus, Used, Waiting, WaitKind
 from knit_workflows.domain.tags import Tag
 from tests.api.fake_store import new_id

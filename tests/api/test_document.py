@@ -13,8 +13,8 @@ import pytest
 from fastapi import FastAPI
 from starlette.routing import Match
 
-from knit_api import examples
-from knit_api.openapi import operations
+from knit_api.openapi import examples
+from knit_api.openapi.document import operations
 
 JSON = "application/json"
 

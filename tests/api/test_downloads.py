@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from knit_api import trailers
+from knit_api.server import trailers
 from knit_workflows.domain.errors import BackendRejected, BackendUnavailable, EngineUnavailable
 from knit_workflows.domain.runs import RunStatus
 from tests.api.archives import HELLO, files_in

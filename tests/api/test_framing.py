@@ -9,9 +9,9 @@ import re
 import pytest
 from fastapi import FastAPI
 
-from knit_api.doors import FolderDoor
+from knit_api.transfers.doors import FolderDoor
+from knit_workflows.archive import Form
 from knit_workflows.domain.runs import RunStatus
-from knit_workflows.pod.archive import Form
 from tests.api.archives import HELLO, files_in
 from tests.api.live_server import talk, unchunked
 from tests.api.test_downloads import a_data

@@ -9,9 +9,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from knit_api import logs
 from knit_api.deps import Deps
-from knit_api.doors import FolderDoor
+from knit_api.transfers import run_log
+from knit_api.transfers.doors import FolderDoor
 from knit_workflows.domain.errors import StoreUnavailable
 from knit_workflows.domain.runs import RunStatus
 from tests.api.fake_store import FakeStore, new_id
@@ -23,9 +23,9 @@ S = RunStatus
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logs, "ASK_SECONDS", 0.05)
-    monkeypatch.setattr(logs, "QUIET_SECONDS", 0.1)
-    monkeypatch.setattr(logs, "QUIET_WHILE_ENDING_SECONDS", PATIENCE)
+    monkeypatch.setattr(run_log, "ASK_SECONDS", 0.05)
+    monkeypatch.setattr(run_log, "QUIET_SECONDS", 0.1)
+    monkeypatch.setattr(run_log, "QUIET_WHILE_ENDING_SECONDS", PATIENCE)
 
 
 def a_run(store: FakeStore, transfers: FakeTransfers, status: RunStatus, text: str | None = None):

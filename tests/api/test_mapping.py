@@ -13,14 +13,15 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 from pydantic_core import to_json
 
-from knit_api.events import RunEvent
-from knit_api.mapping import ToWire, event_to_wire, preview_to_wire
-from knit_api.schemas.data import Data
-from knit_api.schemas.plans import Plan, PlanPreview
-from knit_api.schemas.runs import Run
-from knit_api.schemas.wire import to_wire
-from knit_workflows.domain import data, plans, runs
+from knit_workflows.domain import data, runs
+from knit_workflows.domain.plans import model
 from knit_workflows.domain.tags import Tag
+from knit_workflows.wire.base import to_wire
+from knit_workflows.wire.data import Data
+from knit_workflows.wire.events import RunEvent
+from knit_workflows.wire.mapping import ToWire, event_to_wire, preview_to_wire
+from knit_workflows.wire.plans import Plan, PlanPreview
+from knit_workflows.wire.runs import Run
 
 st.register_type_strategy(
     Tag, st.builds(Tag, st.text("abc#", min_size=1, max_size=3), st.text("abc:", max_size=3))
@@ -41,8 +42,8 @@ def objects(value: BaseModel) -> Iterator[BaseModel]:
     ("kind", "write", "described"),
     [
         (data.DataDetail, lambda one: ToWire().data(one), Data),
-        (plans.PlanDetail, lambda one: ToWire().plan(one), Plan),
-        (plans.PlanPreview, preview_to_wire, PlanPreview),
+        (model.PlanDetail, lambda one: ToWire().plan(one), Plan),
+        (model.PlanPreview, preview_to_wire, PlanPreview),
         (runs.RunDetail, lambda one: ToWire().run(one), Run),
         (runs.RunEvent, event_to_wire, RunEvent),
     ],

@@ -11,7 +11,7 @@ from pydantic import SecretStr
 
 from knit_api.app import create_app
 from knit_api.deps import Deps, Lazy
-from knit_workflows.domain.plan_forms import MAX_PRIORITY
+from knit_workflows.domain.plans.forms import MAX_PRIORITY
 from knit_workflows.embedded import EmbeddedPostgres
 from knit_workflows.settings import StoreSettings
 from knit_workflows.store import PostgresStore

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from knit_api import trailers
-from knit_api.trailers import ResponseCut, request_trailers
+from knit_api.server import trailers
+from knit_api.server.trailers import ResponseCut, request_trailers
 from tests.api.live_server import chunk, serving, talk, unchunked
 from tests.waiting import PATIENCE
 

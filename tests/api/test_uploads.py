@@ -12,11 +12,11 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from knit_api import trailers
-from knit_api import transfers as flows
+from knit_api.server import trailers
+from knit_api.transfers import transfers as flows
+from knit_workflows import archive
 from knit_workflows.domain.errors import Conflict, EngineUnavailable, TransferNotReady
 from knit_workflows.domain.runs import RunStatus
-from knit_workflows.pod import archive
 from tests.api.archives import HELLO, HOSTILE, ODD, files_in, tar_of
 from tests.api.fake_store import FakeStore
 from tests.api.fake_transfers import FakeTransfers

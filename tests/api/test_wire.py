@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from knit_api import wire
+from knit_api.server import sockets
+from knit_workflows import archive
 from knit_workflows.domain.runs import RunStatus
-from knit_workflows.pod import archive
 from tests.api.archives import HELLO, files_in, tar_of
 from tests.api.live_server import chunk, talk, unchunked
 from tests.api.test_downloads import a_data, get
@@ -33,13 +33,13 @@ def taken(monkeypatch) -> list[str]:
     seen: list[str] = []
 
     def watched(name: str) -> None:
-        original: Any = getattr(wire.WireProtocol, name)
+        original: Any = getattr(sockets.WireProtocol, name)
 
-        def watching(self: wire.WireProtocol) -> Any:
+        def watching(self: sockets.WireProtocol) -> Any:
             seen.append(name)
             return original(self)
 
-        monkeypatch.setattr(wire.WireProtocol, name, watching)
+        monkeypatch.setattr(sockets.WireProtocol, name, watching)
 
     watched("take_body")
     watched("take_response")
@@ -73,7 +73,7 @@ async def test_a_client_that_waits_to_be_asked_is_asked(port, transfers):
 @pytest.mark.parametrize("bad", [b"zz\r\n", b"3\r\nabcd\r\n", b"\r\n"])
 async def test_chunks_that_lie_are_refused(port, store, transfers, monkeypatch, bad):
     """And the connection ends, since nobody knows where the next request begins."""
-    monkeypatch.setattr("knit_api.trailers.LINGER_SECONDS", 0.2)
+    monkeypatch.setattr("knit_api.server.trailers.LINGER_SECONDS", 0.2)
     answer = await talk(port, post() + chunk(tar_of(HELLO)[:600]) + bad + END + post())
     assert answer.startswith(b"HTTP/1.1 400 "), answer
     assert answer.count(b"HTTP/1.1 ") == 1
@@ -140,7 +140,7 @@ async def test_a_file_that_changes_cuts_the_download(port, store, transfers, mon
             yield item
 
     original = archive.iter_spans
-    monkeypatch.setattr("knit_workflows.pod.archive.iter_spans", shrinking)
+    monkeypatch.setattr("knit_workflows.archive.iter_spans", shrinking)
     response = await talk(port, get(knit_id, "Accept: application/x-tar"))
     assert not response.endswith(END)
     await until(lambda: transfers.ended)

@@ -20,7 +20,7 @@ from knit_workflows import names
 from knit_workflows.client import KnitClient
 from knit_workflows.domain.data import TagChange
 from knit_workflows.domain.ids import KnitId, PlanId, RunId
-from knit_workflows.domain.plan_rules import parse_plan
+from knit_workflows.domain.plans.rules import parse_plan
 from knit_workflows.domain.ports import RunKey
 from knit_workflows.domain.runs import RunQuery, RunStatus
 from knit_workflows.domain.tags import Tag

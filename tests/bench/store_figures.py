@@ -20,7 +20,7 @@ from pydantic import SecretStr
 warnings.filterwarnings("ignore", message="XDG_RUNTIME_DIR")
 
 from knit_workflows.domain.data import DataQuery, TagChange  # noqa: E402
-from knit_workflows.domain.plans import PlanQuery  # noqa: E402
+from knit_workflows.domain.plans.model import PlanQuery  # noqa: E402
 from knit_workflows.domain.ports import AdmissionLimits  # noqa: E402
 from knit_workflows.domain.runs import RunQuery, RunStatus  # noqa: E402
 from knit_workflows.settings import StoreSettings  # noqa: E402

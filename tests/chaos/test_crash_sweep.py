@@ -16,7 +16,7 @@ from knit_workflows.compute.base import ComputeBackend, Volume
 from knit_workflows.compute.local import LocalBackend, LocalSettings
 from knit_workflows.domain.data import TagChange
 from knit_workflows.domain.ids import KnitId, RunId
-from knit_workflows.domain.plan_rules import parse_plan
+from knit_workflows.domain.plans.rules import parse_plan
 from knit_workflows.domain.ports import RunKey
 from knit_workflows.domain.runs import RunDetail, RunStatus
 from knit_workflows.domain.tags import Tag

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from knit_cli.config.profile import Profile, save_profile
 from knit_cli.invocation import Surroundings
 from knit_cli.main import run
-from knit_cli.profile import Profile, save_profile
 from tests.cli.fake_api import API_ROOT, FakeApi
 
 

@@ -14,9 +14,12 @@ from typing import Any
 
 import httpx
 
-from knit_api.events import RunEvent
-from knit_api.schemas.data import Data, DataDownstream, DataUpstream
-from knit_api.schemas.plans import (
+from knit_cli.graphs.lineage import walk
+from knit_cli.transfer.streams import gunzipped, gzipped
+from knit_workflows.wire.base import to_wire
+from knit_workflows.wire.data import Data, DataDownstream, DataUpstream
+from knit_workflows.wire.events import RunEvent
+from knit_workflows.wire.plans import (
     LogPoint,
     Mountpoint,
     Plan,
@@ -28,12 +31,9 @@ from knit_api.schemas.plans import (
     PlanSummary,
     PlanUpstream,
 )
-from knit_api.schemas.runs import Assignment, Exit, LogAssignment, Run
-from knit_api.schemas.tags import Tag, TagChange
-from knit_api.schemas.times import format_time, parse_duration, parse_time
-from knit_api.schemas.wire import to_wire
-from knit_cli.lineage import walk
-from knit_cli.streams import gunzipped, gzipped
+from knit_workflows.wire.runs import Assignment, Exit, LogAssignment, Run
+from knit_workflows.wire.tags import Tag, TagChange
+from knit_workflows.wire.times import format_time, parse_duration, parse_time
 
 API_ROOT = "http://knit.test/api"
 START = datetime(2025, 2, 1, 10, 0, 0, 120_000, tzinfo=UTC)

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 import httpx
 import pytest
 
-from knit_cli.answers import is_framed
-from knit_cli.archive_transport import TRAILERS, ArchiveTransport
+from knit_cli.api.answers import is_framed
+from knit_cli.api.archive_transport import TRAILERS, ArchiveTransport
 from tests.waiting import PATIENCE
 
 NOBODY = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

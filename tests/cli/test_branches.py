@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 from rich.text import Text
 
-from knit_cli.branches import Branch, draw
+from knit_cli.graphs.branches import Branch, draw
 
 
 def drawn(root, columns, encoding="utf-8"):

@@ -7,8 +7,8 @@ import sys
 import httpx
 import pytest
 
-from knit_cli.arguments import join_bash_words
-from knit_cli.completion import STATUSES
+from knit_cli.shell.arguments import join_bash_words
+from knit_cli.shell.completion import STATUSES
 from knit_workflows.domain.runs import RunStatus
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from knit_workflows.pod.archive import Form, iter_pack
+from knit_workflows.archive import Form, iter_pack
 from tests.cli.fake_api import error, files_of, plain_tar
 
 WHOLE_TAR = plain_tar({"y": b"content"})

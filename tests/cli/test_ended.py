@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from knit_cli.workplace import workplace
+from knit_cli.transfer.workplace import workplace
 from tests.cli.fake_api import plain_tar
 from tests.cli.test_wire import an_old_api, read_head, serving, started
 from tests.waiting import PATIENCE, wait_until

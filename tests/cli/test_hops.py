@@ -13,13 +13,13 @@ from pathlib import Path
 import httpx
 import pytest
 
-from knit_api.doors import LOG_FILE
-from knit_cli.client import ApiClient, open_api
+from knit_api.transfers.doors import LOG_FILE
+from knit_cli.api.client import ApiClient, open_api
 from knit_cli.errors import ConnectionCut, TransferFailed
-from knit_cli.left_out import LeftOut
-from knit_cli.progress import Silent
-from knit_cli.run_log import copy_log
-from knit_cli.transfer import pull_file, pull_folder, pull_stream
+from knit_cli.transfer.left_out import LeftOut
+from knit_cli.transfer.progress import Silent
+from knit_cli.transfer.run_log import copy_log
+from knit_cli.transfer.transfer import pull_file, pull_folder, pull_stream
 from knit_workflows.domain.runs import RunStatus
 from tests.api.test_downloads import a_data
 from tests.api.threaded import LiveApi, live_api

@@ -52,7 +52,7 @@ def test_many_inits_at_once_lose_nothing(bare_knit):
     """Each process reads the store and writes it whole; without a lock the last would win."""
     program = (
         "import sys; from pathlib import Path\n"
-        "from knit_cli.profile import Profile, save_profile\n"
+        "from knit_cli.config.profile import Profile, save_profile\n"
         "sys.stdin.read()\n"
         "for number in range(20):\n"
         "    name = f'{sys.argv[2]}-{number}'\n"

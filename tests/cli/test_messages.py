@@ -11,9 +11,9 @@ import pytest
 from knit_cli.dev.app import DEFAULT_STATE
 from knit_cli.dev.state import RECORD
 from knit_cli.errors import BadInput
-from knit_cli.plan_difference import differences
-from knit_cli.plan_file import read_plan
-from knit_cli.push_source import STACK, survey
+from knit_cli.plans.difference import differences
+from knit_cli.plans.file import read_plan
+from knit_cli.transfer.push_source import STACK, survey
 from tests.cli.test_plan import PLAN
 
 
@@ -89,7 +89,7 @@ def test_what_breaks_while_it_is_sent_is_told(knit, api, monkeypatch):
         raise OSError(errno.EIO, os.strerror(errno.EIO), "/folder/file")
         yield b""
 
-    monkeypatch.setattr("knit_cli.push_source.iter_pack", broken)
+    monkeypatch.setattr("knit_cli.transfer.push_source.iter_pack", broken)
     ended = knit("data", "push", "folder")
     assert ended.code == 1
     assert "reason: the disk reports an error: /folder/file\n" in ended.err

@@ -12,12 +12,19 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from knit_cli.arguments import arrange
 from knit_cli.errors import BadInput
 from knit_cli.instants import read_instant
-from knit_cli.plan_difference import _amount
-from knit_cli.progress import transfer_bar
-from knit_cli.streams import DamagedStream, PiecesReader, StreamCut, gunzipped, gzipped, read_ahead
+from knit_cli.plans.difference import _amount
+from knit_cli.shell.arguments import arrange
+from knit_cli.transfer.progress import transfer_bar
+from knit_cli.transfer.streams import (
+    DamagedStream,
+    PiecesReader,
+    StreamCut,
+    gunzipped,
+    gzipped,
+    read_ahead,
+)
 from tests.waiting import wait_until
 
 # A loaded machine is slow, which is not a property of the code.

@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from knit_cli.graphs import Edge, Graph, Kind, Node, Row, Words, to_dot, to_json, to_mermaid
+from knit_cli.graphs.formats import Edge, Graph, Kind, Node, Row, Words, to_dot, to_json, to_mermaid
 
 
 @pytest.fixture

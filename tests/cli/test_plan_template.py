@@ -10,7 +10,7 @@ import tarfile
 import pytest
 import yaml
 
-from knit_cli.plan_file import read_plan
+from knit_cli.plans.file import read_plan
 
 CONFIG = {
     "os": "linux",

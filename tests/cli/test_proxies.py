@@ -9,11 +9,11 @@ from contextlib import contextmanager
 import httpx
 import pytest
 
+from knit_cli.api.proxies import proxy_to
+from knit_cli.config.profile import Profile, save_profile
 from knit_cli.errors import ProfileProblem
 from knit_cli.invocation import Surroundings
 from knit_cli.main import run
-from knit_cli.profile import Profile, save_profile
-from knit_cli.proxies import proxy_to
 from tests.waiting import PATIENCE
 
 # httpcore leaves the socket of a SOCKS handshake that failed to the garbage collector.

@@ -3,10 +3,10 @@
 import httpx
 import pytest
 
-from knit_api.events import RunEvent
-from knit_api.schemas.runs import Exit, Used, Waiting
-from knit_api.schemas.times import format_time
 from knit_cli.run_view import print_history, remarks
+from knit_workflows.wire.events import RunEvent
+from knit_workflows.wire.runs import Exit, Used, Waiting
+from knit_workflows.wire.times import format_time
 from tests.cli.fake_api import START, error
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from knit_cli.config.profile import Profile, save_profile
 from knit_cli.machine_trouble import explained
-from knit_cli.profile import Profile, save_profile
 
 NOT_UTF8 = os.fsdecode(b"caf\xe9")
 

@@ -8,11 +8,11 @@ import threading
 
 import pytest
 
+from knit_cli.api.trust import read_certificates, refuse_expired, trust_in
+from knit_cli.config.profile import read_profile
 from knit_cli.errors import ProfileProblem
 from knit_cli.invocation import Surroundings
 from knit_cli.main import run
-from knit_cli.profile import read_profile
-from knit_cli.trust import read_certificates, refuse_expired, trust_in
 from tests.waiting import PATIENCE
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from pydantic_core import to_json
 
-from knit_cli.profile import Profile, save_profile
+from knit_cli.config.profile import Profile, save_profile
 from tests.waiting import PATIENCE
 
 A_RUN = {

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from knit_api.schemas.plans import PlanPreview
 from knit_cli.invocation import Surroundings
 from knit_cli.main import run
+from knit_workflows.wire.plans import PlanPreview
 from tests.docs.blocks import blocks
 
 PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "plans.md"

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import psutil
 import pytest
 
-from knit_cli.profile import Profile, save_profile
+from knit_cli.config.profile import Profile, save_profile
 from tests.e2e.stack import DevStack, shell_plan
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.engine, pytest.mark.slow]

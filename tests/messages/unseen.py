@@ -18,10 +18,10 @@ _CLUSTER: Final[Mapping[str, Sequence[str]]] = {
 """The tier on the real node does."""
 
 _SLOW: Final[Mapping[str, Sequence[str]]] = {
-    "knit_api.doors": ("(StorageFull)",),
+    "knit_api.transfers.doors": ("(StorageFull)",),
     "knit_api.responses": ("the client takes nothing any more",),
-    "knit_api.streams": ("(PipeBroken)",),
-    "knit_api.upload_body": ("the client sent nothing for too long",),
+    "knit_api.server.streams": ("(PipeBroken)",),
+    "knit_api.transfers.upload_body": ("the client sent nothing for too long",),
     "knit_workflows.activities.holdups": ("is no longer held up", "cannot record", "was not told"),
     "knit_workflows.activities.housekeeping": ("run pod is not removed", "(EngineUnavailable)"),
     "knit_workflows.activities.runs": ("refused by the compute", "run pod is still there"),
@@ -44,8 +44,8 @@ _MACHINE: Final[Mapping[str, Sequence[str]]] = {
     "knit_workflows.compute.local.notices": (
         "needs Linux", "workers on Linux", "cannot watch", "refuses to watch",
     ),
-    "knit_workflows.pod.packing": ("it was replaced while being read",),
-    "knit_workflows.pod.unpacking": ("could not be removed",),
+    "knit_workflows.archive.packing": ("it was replaced while being read",),
+    "knit_workflows.archive.unpacking": ("could not be removed",),
 }  # fmt: skip
 """Only a machine that is broken, or not Linux, does."""
 

@@ -12,7 +12,7 @@ from psycopg.rows import dict_row
 
 from knit_workflows.domain.data import TagChange
 from knit_workflows.domain.ids import KnitId, PlanId, RunId
-from knit_workflows.domain.plans import Image, PlanInput, PlanOutput, PlanSpec, Requirement
+from knit_workflows.domain.plans.model import Image, PlanInput, PlanOutput, PlanSpec, Requirement
 from knit_workflows.domain.ports import AdmissionLimits, RunKey
 from knit_workflows.domain.runs import Exit, RunStatus
 from knit_workflows.domain.tags import KEY_ID, KEY_TIMESTAMP, Tag, parse_instant, parse_tag

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from knit_workflows.domain.data import TagChange
 from knit_workflows.domain.errors import CyclicPlans, EquivalentPlan, StoreUnavailable
 from knit_workflows.domain.ids import KnitId
-from knit_workflows.domain.plans import PlanSpec
+from knit_workflows.domain.plans.model import PlanSpec
 from knit_workflows.domain.tags import Tag
 from knit_workflows.store import PostgresStore
 from tests.store.build import begin, drain, end, fetch, runs_in, spec

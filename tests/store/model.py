@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from itertools import product
 
-from knit_workflows.domain.plans import Requirement
+from knit_workflows.domain.plans.model import Requirement
 from knit_workflows.domain.tags import Tag
 
 

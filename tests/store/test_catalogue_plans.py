@@ -15,7 +15,7 @@ from knit_workflows.domain.errors import (
     TooManyRuns,
 )
 from knit_workflows.domain.ids import KnitId, PlanId
-from knit_workflows.domain.plans import (
+from knit_workflows.domain.plans.model import (
     Annotation,
     AnnotationChange,
     NodeMode,

@@ -14,7 +14,7 @@ from knit_workflows.domain.errors import (
     RunNotFound,
 )
 from knit_workflows.domain.ids import KnitId, RunId
-from knit_workflows.domain.plans import PlanQuery
+from knit_workflows.domain.plans.model import PlanQuery
 from knit_workflows.domain.ports import RunKey
 from knit_workflows.domain.runs import RunQuery, RunStatus
 from knit_workflows.store import PostgresStore

@@ -12,7 +12,7 @@ import pytest
 
 from knit_workflows.domain.errors import IllegalMove, RunNotFound, Superseded
 from knit_workflows.domain.ids import RunId
-from knit_workflows.domain.plans import Image, NodeMode, NodeRule
+from knit_workflows.domain.plans.model import Image, NodeMode, NodeRule
 from knit_workflows.domain.ports import RunKey, UsedResources
 from knit_workflows.domain.runs import Exit, Holdup, RunStatus, WaitKind
 from knit_workflows.store import PostgresStore

@@ -20,7 +20,7 @@ from knit_workflows.compute.kubernetes.security import (
 )
 from knit_workflows.compute.kubernetes.settings import KubernetesSettings
 from knit_workflows.domain.errors import BackendRejected
-from knit_workflows.domain.plans import LOG_PATH
+from knit_workflows.domain.plans.model import LOG_PATH
 
 MAIN: Final = "main"
 NURSE: Final = "nurse"

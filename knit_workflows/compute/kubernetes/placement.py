@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from knit_workflows.compute.kubernetes.objects import JsonObject
-from knit_workflows.domain.plans import NodeMode, NodeRule
+from knit_workflows.domain.plans.model import NodeMode, NodeRule
 
 
 def placement(rules: Sequence[NodeRule]) -> JsonObject:

@@ -13,6 +13,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
+from knit_workflows.archive.survey import remark, survey
 from knit_workflows.compute.base import (
     Endpoint,
     Observation,
@@ -36,7 +37,6 @@ from knit_workflows.compute.local.settings import LocalSettings
 from knit_workflows.compute.local.troubles import BACKEND_AWAY
 from knit_workflows.disk import require_room
 from knit_workflows.domain.errors import BackendUnavailable
-from knit_workflows.pod.survey import remark, survey
 
 log = logging.getLogger(__name__)
 

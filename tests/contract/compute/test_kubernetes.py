@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from knit_workflows.compute.base import Observation, Phase, TransferMode, TroubleKind
-from knit_workflows.domain.plans import NodeMode, NodeRule
+from knit_workflows.domain.plans.model import NodeMode, NodeRule
 from tests.contract.compute.kubernetes_adapter import KubernetesAdapter, kubernetes_adapter
 from tests.contract.compute.pods import INPUT, OUTPUT, Pods
 from tests.contract.compute.test_transfers_and_restarts import opened

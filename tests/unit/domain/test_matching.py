@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from knit_workflows.domain.matching import Cursor, Page, assignment_hash, count, page, satisfies
-from knit_workflows.domain.plans import Requirement
+from knit_workflows.domain.plans.model import Requirement
 from knit_workflows.domain.tags import Tag
 
 A, B, C = Tag("a", "1"), Tag("b", "2"), Tag("a", "3")

@@ -8,8 +8,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from knit_workflows.domain.errors import InvalidPlan
-from knit_workflows.domain.plan_graph import identity_hash
-from knit_workflows.domain.plan_rules import parse_plan, plan_document
+from knit_workflows.domain.plans.graph import identity_hash
+from knit_workflows.domain.plans.rules import parse_plan, plan_document
 
 TEXT = st.text(
     st.characters(exclude_categories=["Cs", "Cc"]) | st.sampled_from(":=# '\"\\"), max_size=8

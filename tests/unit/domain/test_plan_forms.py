@@ -4,14 +4,14 @@ from datetime import date
 import pytest
 
 from knit_workflows.domain.errors import InvalidPlan, InvalidRequest, InvalidTag
-from knit_workflows.domain.plan_forms import (
+from knit_workflows.domain.plans.forms import (
     parse_annotation,
     parse_service_account,
     parse_tag_form,
 )
-from knit_workflows.domain.plan_resources import parse_resource
-from knit_workflows.domain.plan_rules import parse_plan
-from knit_workflows.domain.plans import Annotation, NodeMode, NodeRule, PlanSpec
+from knit_workflows.domain.plans.model import Annotation, NodeMode, NodeRule, PlanSpec
+from knit_workflows.domain.plans.resources import parse_resource
+from knit_workflows.domain.plans.rules import parse_plan
 from knit_workflows.domain.tags import Tag
 
 LEAST: Mapping[str, object] = {"image": "ab", "inputs": [{"path": "/in", "tags": ["a:1"]}]}

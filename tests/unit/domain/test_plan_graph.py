@@ -7,9 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from knit_workflows.domain.ids import PlanId
-from knit_workflows.domain.plan_graph import PlanNode, feeds, find_cycle, identity_hash, node_of
-from knit_workflows.domain.plan_rules import parse_plan
-from knit_workflows.domain.plans import (
+from knit_workflows.domain.plans.graph import PlanNode, feeds, find_cycle, identity_hash, node_of
+from knit_workflows.domain.plans.model import (
     Image,
     NodeMode,
     NodeRule,
@@ -18,6 +17,7 @@ from knit_workflows.domain.plans import (
     PlanSpec,
     Requirement,
 )
+from knit_workflows.domain.plans.rules import parse_plan
 from knit_workflows.domain.tags import Tag, parse_tag
 
 NOON = datetime(2024, 11, 18, 12, 0, 0, 70_000, UTC)

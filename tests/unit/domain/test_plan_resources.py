@@ -1,9 +1,9 @@
 import pytest
 
 from knit_workflows.domain.errors import InvalidPlan, InvalidRequest
-from knit_workflows.domain.plan_changes import parse_resource_change
-from knit_workflows.domain.plan_resources import parse_resource
-from knit_workflows.domain.plan_rules import parse_plan
+from knit_workflows.domain.plans.changes import parse_resource_change
+from knit_workflows.domain.plans.resources import parse_resource
+from knit_workflows.domain.plans.rules import parse_plan
 
 
 @pytest.mark.parametrize(

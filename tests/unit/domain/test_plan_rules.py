@@ -4,8 +4,7 @@ from datetime import UTC, datetime
 import pytest
 
 from knit_workflows.domain.errors import InvalidPlan
-from knit_workflows.domain.plan_rules import MAX_MOUNTPOINTS, parse_plan
-from knit_workflows.domain.plans import (
+from knit_workflows.domain.plans.model import (
     Annotation,
     Image,
     NodeMode,
@@ -15,6 +14,7 @@ from knit_workflows.domain.plans import (
     PlanSpec,
     Requirement,
 )
+from knit_workflows.domain.plans.rules import MAX_MOUNTPOINTS, parse_plan
 from knit_workflows.domain.tags import Tag, parse_tag
 
 FULL: Mapping[str, object] = {

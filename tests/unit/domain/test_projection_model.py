@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from knit_workflows.domain.matching import assignment_hash, count, page, satisfies
-from knit_workflows.domain.plans import Requirement
+from knit_workflows.domain.plans.model import Requirement
 from knit_workflows.domain.tags import Tag
 from tests.store.model import ModelData, ModelPlan, ModelRun, expected_runs
 

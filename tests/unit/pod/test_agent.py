@@ -21,7 +21,7 @@ from typing import TypeVar
 
 import pytest
 
-from knit_workflows.pod import archive
+from knit_workflows import archive
 from tests.waiting import PATIENCE
 
 REPOSITORY = Path(__file__).parents[3]

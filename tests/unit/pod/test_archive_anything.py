@@ -13,7 +13,8 @@ from typing import NamedTuple
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from knit_workflows.pod import archive, walking
+from knit_workflows import archive
+from knit_workflows.archive import walking
 
 
 class Link(NamedTuple):

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from knit_workflows.pod import archive, walking
-from knit_workflows.pod.descent import Descent, opened_folder
-from knit_workflows.pod.durability import sync_folders
+from knit_workflows import archive
+from knit_workflows.archive import walking
+from knit_workflows.archive.descent import Descent, opened_folder
+from knit_workflows.archive.durability import sync_folders
 
 
 @pytest.fixture(autouse=True)

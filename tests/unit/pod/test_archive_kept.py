@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from knit_workflows.pod import archive
+from knit_workflows import archive
 
 PAGE = Path(__file__).parents[3] / "docs" / "how-to" / "push-and-pull.md"
 LONG_AGO = 1_000_000_000

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from knit_workflows.pod import archive
+from knit_workflows import archive
 
 TARGETS = {"abs": "/etc/passwd", "up": "../../..", "dots": "b/../../c/f", "dangling": "no/where"}
 

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from knit_workflows.pod import archive
+from knit_workflows import archive
 
 names = st.one_of(
     st.text(

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from knit_workflows.pod import archive, sparse
-from knit_workflows.pod.archive import ArchiveRefused, Limits
+from knit_workflows import archive
+from knit_workflows.archive import ArchiveRefused, Limits, sparse
 
 END = bytes(1024)
 DIALECTS = [

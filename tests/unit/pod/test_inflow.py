@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from knit_workflows.pod.http_body import BadBody, BodyCut, ChunkedBody
-from knit_workflows.pod.inflow import Inflow
+from knit_workflows.http1.body import BadBody, BodyCut, ChunkedBody
+from knit_workflows.http1.inflow import Inflow
 from tests.waiting import PATIENCE
 
 

@@ -10,9 +10,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from knit_api.schemas.data import Data, DataDownstream, DataUpstream, Nomination
-from knit_api.schemas.errors import ErrorBody, ErrorDetail
-from knit_api.schemas.plans import (
+from knit_workflows.wire.base import to_wire
+from knit_workflows.wire.data import Data, DataDownstream, DataUpstream, Nomination
+from knit_workflows.wire.errors import ErrorBody, ErrorDetail
+from knit_workflows.wire.plans import (
     AnnotationsChange,
     LogPoint,
     Mountpoint,
@@ -28,10 +29,9 @@ from knit_api.schemas.plans import (
     ResourcesChange,
     ServiceAccountChange,
 )
-from knit_api.schemas.runs import Assignment, Exit, LogAssignment, Run, RunSummary
-from knit_api.schemas.tags import Tag, TagChange
-from knit_api.schemas.times import WireTime, format_time, parse_duration, parse_time
-from knit_api.schemas.wire import to_wire
+from knit_workflows.wire.runs import Assignment, Exit, LogAssignment, Run, RunSummary
+from knit_workflows.wire.tags import Tag, TagChange
+from knit_workflows.wire.times import WireTime, format_time, parse_duration, parse_time
 
 # A loaded machine is slow, which is not a property of the code.
 unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -464,7 +464,7 @@ def test_json_schema_tells_tags_in_both_forms_apart():
 
 def test_the_types_load_without_the_server():
     program = (
-        "import sys, knit_api.schemas.data, knit_api.schemas.errors\n"
+        "import sys, knit_workflows.wire.data, knit_workflows.wire.errors\n"
         "loaded = {'fastapi', 'sqlmodel', 'sqlalchemy', 'temporalio', 'httpx'} & set(sys.modules)\n"
         "assert not loaded, loaded\n"
     )

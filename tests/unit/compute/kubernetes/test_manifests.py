@@ -9,7 +9,7 @@ import pytest
 from knit_workflows.compute.base import Mount, RunPod, Transfer, TransferMode, Volume
 from knit_workflows.compute.kubernetes import KubernetesSettings, manifests
 from knit_workflows.domain.errors import BackendRejected
-from knit_workflows.domain.plans import NodeMode, NodeRule
+from knit_workflows.domain.plans.model import NodeMode, NodeRule
 
 SETTINGS = KubernetesSettings(kube_namespace="ns", pod_image="pod:1", version="v9")
 IN = Volume("data-knitid-aa", "aa")

@@ -1,7 +1,7 @@
 """`on_node` rules become tolerations and affinity as Knitfab's do."""
 
 from knit_workflows.compute.kubernetes.placement import placement
-from knit_workflows.domain.plans import NodeMode, NodeRule
+from knit_workflows.domain.plans.model import NodeMode, NodeRule
 
 MAY, PREFER, MUST = NodeMode.MAY, NodeMode.PREFER, NodeMode.MUST
 

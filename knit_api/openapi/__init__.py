@@ -1,0 +1,1 @@
+"""The OpenAPI document, for programs and for people."""

@@ -1,0 +1,1 @@
+"""Below the framework: sockets, trailers, and threads that block."""

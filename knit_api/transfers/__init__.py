@@ -1,0 +1,1 @@
+"""What flows through the API: uploads, downloads and logs."""

@@ -1,0 +1,75 @@
+"""An archive that goes from files to the client's connection without passing through Python."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncGenerator, Generator
+from concurrent.futures import Executor
+from contextlib import AsyncExitStack, closing, suppress
+from itertools import chain
+
+from starlette.types import Scope, Send
+
+from knit_api import responses
+from knit_api.server.sockets import taken_response
+from knit_api.server.streams import completed
+from knit_api.server.trailers import ResponseCut
+from knit_workflows.archive import Span
+from knit_workflows.http1.body import send_chunk, send_file_chunk
+
+
+class DirectArchive(responses.StreamedResponse):
+    """An archive that a thread writes to the connection itself; whoever makes one saw it offered.
+
+    `spans` is read by no one else, `first` comes before it.
+    """
+
+    def __init__(
+        self,
+        first: bytes | Span,
+        spans: Generator[bytes | Span, None, None],
+        resources: AsyncExitStack,
+        media_type: str,
+        threads: Executor,
+    ) -> None:
+        super().__init__(_nothing(), resources, media_type)
+        self._first = first
+        self._spans = spans
+        self._threads = threads
+
+    async def _send_pieces(self, scope: Scope, send: Send) -> None:
+        async with taken_response(scope, responses.SILENCE_SECONDS) as connection:
+            if connection is None:
+                raise ResponseCut("the client has gone")
+            loop = asyncio.get_running_loop()
+            writing = loop.run_in_executor(self._threads, self._write, connection)
+            try:
+                await asyncio.wait({writing})
+                writing.result()
+            except BaseException:
+                with suppress(OSError):  # wakes the thread, should it still be writing
+                    connection.shutdown(socket.SHUT_RDWR)
+                await completed(asyncio.wait({writing}))
+                raise
+
+    def _write(self, connection: socket.socket) -> None:
+        with closing(self._spans):
+            for item in chain((self._first,), self._spans):
+                try:
+                    _write_item(connection, item)
+                except OSError as error:  # what the folder has to say is no OSError any more
+                    raise ResponseCut(str(error)) from error
+
+
+def _write_item(connection: socket.socket, item: bytes | Span) -> None:
+    if isinstance(item, bytes):
+        send_chunk(connection, item)
+    else:
+        send_file_chunk(connection, item.descriptor, item.size, item.start)
+
+
+async def _nothing() -> AsyncGenerator[bytes, None]:
+    nothing: tuple[bytes, ...] = ()
+    for piece in nothing:
+        yield piece

@@ -1,0 +1,159 @@
+"""Turns what the network and the API answer into values, or into errors a user understands."""
+
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import httpx
+from pydantic import TypeAdapter, ValidationError
+
+from knit_cli.api.between import ADVICE, is_page, page_detail
+from knit_cli.api.retry import retry_after
+from knit_cli.api.trust import why_refused
+from knit_cli.errors import ApiBroken, ApiRefused, ApiUnreachable, ConnectionCut
+from knit_workflows.wire.errors import ErrorBody, ErrorDetail
+
+T = TypeVar("T")
+
+_MOST_REASON_CHARACTERS = 2000
+_NOT_NOW = (httpx.codes.TOO_MANY_REQUESTS, httpx.codes.SERVICE_UNAVAILABLE)
+
+
+@contextmanager
+def network_errors(api_root: str, where: str) -> Iterator[None]:
+    """Translates what httpx raises; `where` names the file the address comes from."""
+    try:
+        yield
+    except httpx.ConnectError as cause:
+        raise _no_connection(cause, api_root, where) from cause
+    except httpx.ConnectTimeout as cause:
+        raise ApiUnreachable(
+            f"the API at {api_root} does not answer",
+            reason="the connection was not accepted in time",
+            advice=_start_or_check(where),
+        ) from cause
+    except httpx.TimeoutException as cause:
+        raise ApiUnreachable(
+            f"the API at {api_root} did not answer in time",
+            advice="try again later; if it stays so, look at the API's own log",
+        ) from cause
+    except (httpx.NetworkError, httpx.RemoteProtocolError) as cause:
+        raise ConnectionCut(
+            f"the connection to the API at {api_root} was cut",
+            reason=str(cause) or None,
+            advice="try again; if it happens again, look at the API's own log",
+        ) from cause
+    except (httpx.HTTPError, httpx.InvalidURL) as cause:
+        raise ApiUnreachable(
+            f"cannot talk to the API at {api_root}",
+            reason=str(cause),
+            advice=f"check apiRoot in {where} and the proxy settings",
+        ) from cause
+
+
+def _no_connection(cause: httpx.ConnectError, api_root: str, where: str) -> ApiUnreachable:
+    error: BaseException | None = cause
+    while error is not None:
+        if isinstance(error, ssl.SSLError):
+            reason, advice = why_refused(error, where)
+            return ApiUnreachable(
+                f"the API at {api_root} cannot be trusted", reason=reason, advice=advice
+            )
+        error = error.__cause__ or error.__context__
+    refused = ConnectionCut(
+        f"the API at {api_root} does not answer",
+        reason=str(cause),
+        advice=_start_or_check(where),
+    )
+    refused.harmless = True
+    return refused
+
+
+def _start_or_check(where: str) -> str:
+    return f"start it with `knit dev up`, or check apiRoot in {where}"
+
+
+def refuse_unless_ok(answer: httpx.Response, failing: str) -> None:
+    """Raises ApiRefused or ApiBroken for any answer but 2xx; the body has been read then."""
+    if answer.is_success:
+        return
+    detail = detail_of(answer)
+    kind = ApiRefused if answer.is_client_error else ApiBroken
+    refused = kind(
+        failing,
+        status=answer.status_code,
+        reason=detail.reason,
+        advice=detail.advice or _usual_advice(answer),
+        see=detail.see,
+    )
+    refused.retry_after = retry_after(answer)
+    raise refused
+
+
+def _usual_advice(answer: httpx.Response) -> str:
+    wait = retry_after(answer)
+    if wait is not None and answer.status_code in _NOT_NOW:
+        return f"try again in {wait:g} s"
+    if answer.status_code in ADVICE:
+        return ADVICE[answer.status_code]
+    if answer.is_server_error:
+        return "look at the API's own log"
+    return "correct the command, and try again"
+
+
+def detail_of(answer: httpx.Response) -> ErrorDetail:
+    """Reads the declared shape, and copes with `{"message": text}`, with text and with nothing.
+
+    A web page is somebody else's: what it says comes without its markup.
+    """
+    if is_page(answer):
+        return page_detail(answer)
+    try:
+        body: Any = answer.json()
+    except ValueError:
+        body = None
+    if isinstance(body, dict):
+        message = body.get("message", body)
+        if isinstance(message, str):
+            return ErrorDetail(reason=message)
+        try:
+            return ErrorBody.model_validate({"message": message}).message
+        except ValidationError:
+            pass  # no shape we know: its text is the best reason there is
+    text = answer.text.strip()[:_MOST_REASON_CHARACTERS]
+    return ErrorDetail(reason=text or f"HTTP status {answer.status_code} {answer.reason_phrase}")
+
+
+def is_framed(answer: httpx.Response) -> bool:
+    """Tells whether the head says where the body ends; else nothing tells a cut from the end."""
+    return bool({"content-length", "transfer-encoding"} & answer.headers.keys())
+
+
+def parsed(answer: httpx.Response, shape: TypeAdapter[T], failing: str) -> T:
+    """Gives the body as the wire type; raises ApiBroken when it is not one, ConnectionCut if cut.
+
+    No part of a JSON document from its beginning is one, so that a cut is seen in any case.
+    """
+    try:
+        return shape.validate_json(answer.content)
+    except ValidationError as cause:
+        if is_page(answer):
+            page = page_detail(answer)
+            raise ApiBroken(
+                failing, status=answer.status_code, reason=page.reason, advice=page.advice
+            ) from cause
+        first = cause.errors(include_url=False, include_input=False)[0]
+        if first["type"] == "json_invalid" and not is_framed(answer):
+            raise ConnectionCut(
+                "the API's answer was cut",
+                reason=f"{first['msg']}, although the connection was closed in order",
+                advice="try again; if it happens again, look for a proxy on the way that cuts",
+            ) from cause
+        place = ".".join(str(part) for part in first["loc"]) or "the body"
+        raise ApiBroken(
+            failing,
+            status=answer.status_code,
+            reason=f"the answer is not what knit's API says: {place}: {first['msg']}",
+            advice="check that apiRoot in the profile is the address of a knit API (…/api)",
+        ) from cause

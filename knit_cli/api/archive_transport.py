@@ -1,0 +1,229 @@
+"""Carries archives and logs over connections of their own; all else goes the usual way.
+
+httpx's own transport copies each byte of a body several times and reads 64 KiB at a time: for a
+gigabyte that is more work than packing it; and it drops trailers. So this is an httpx transport,
+put in its place behind the same seam, that sends and receives such bodies with the standard library
+and with what the programs in pods use.
+"""
+
+import http.client
+import select
+import socket
+import ssl
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Protocol
+
+import httpx
+
+from knit_workflows.http1.body import (
+    BadBody,
+    ChunkedBody,
+    LengthBody,
+    Stream,
+    send_chunk,
+    send_last_chunk,
+)
+
+TRAILERS = "knit.trailers"
+"""The extension of a response that has its trailers by lower-case name, once it was read."""
+
+_READ_BYTES = 120 * 1024  # of 128 KiB and more, malloc has the kernel make each anew
+_ARCHIVES = ("application/x-tar", "application/tar+gzip")
+_LOG = "application/octet-stream"
+# A connection that says nothing for long may be forgotten by what it leads through, and one whose
+# other end is gone looks the same as one that is silent: the kernel asks the other end.
+_KEEP_ALIVE = (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 6))
+
+
+class ArchiveTransport(httpx.BaseTransport):
+    """Speaks HTTP/1.1 for requests that send or ask for an archive or log; a connection for each.
+
+    Raises what httpx's own transport does. What the body of a request raises passes as it is, and
+    cuts the connection.
+
+    Args:
+        usual: carries the other requests.
+        trust: whom to trust under TLS.
+    """
+
+    def __init__(self, usual: httpx.BaseTransport, trust: ssl.SSLContext) -> None:
+        self._usual = usual
+        self._trust = trust
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        """Sends the request; gives the response as soon as its head is there."""
+        if not _is_ours(request):
+            return self._usual.handle_request(request)
+        connection = self._connection(request)
+        try:
+            with suppress(httpx.WriteError):  # it may have answered before it closed
+                _send(connection, request)
+            with _network_errors(httpx.ReadError, httpx.ReadTimeout):
+                _wait_at_most(connection, request, "read")
+                answer = connection.getresponse()
+            headers = [
+                (name.encode(), text.encode("latin-1")) for name, text in answer.getheaders()
+            ]
+            content = _Content(connection, answer)
+            return httpx.Response(
+                answer.status,
+                headers=headers,
+                stream=content,
+                extensions={TRAILERS: content.trailers},
+            )
+        except BaseException:
+            connection.close()
+            raise
+
+    def close(self) -> None:
+        """Closes what the other requests left open."""
+        self._usual.close()
+
+    def _connection(self, request: httpx.Request) -> http.client.HTTPConnection:
+        host, seconds = request.url.host, _seconds(request, "connect")
+        connection = (
+            http.client.HTTPSConnection(
+                host, request.url.port or 443, timeout=seconds, context=self._trust
+            )
+            if request.url.scheme == "https"
+            else http.client.HTTPConnection(host, request.url.port or 80, timeout=seconds)
+        )
+        with _network_errors(httpx.ConnectError, httpx.ConnectTimeout):
+            connection.connect()
+            _keep_alive(connection.sock)
+        return connection
+
+
+def _is_ours(request: httpx.Request) -> bool:
+    sent: str = request.headers.get("Content-Type", "")
+    wanted: str = request.headers.get("Accept", "")
+    return sent.startswith(_ARCHIVES) or wanted.startswith((*_ARCHIVES, _LOG))
+
+
+def _keep_alive(connection: socket.socket) -> None:
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in _KEEP_ALIVE:
+        if hasattr(socket, name):  # macOS and Windows have other names for some
+            connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
+def _send(connection: http.client.HTTPConnection, request: httpx.Request) -> None:
+    with _network_errors(httpx.WriteError, httpx.WriteTimeout):
+        _wait_at_most(connection, request, "write")
+        target = request.url.raw_path.decode("ascii")
+        connection.putrequest(request.method, target, skip_host=True, skip_accept_encoding=True)
+        for name, value in request.headers.raw:
+            connection.putheader(name.decode("ascii"), value)
+        connection.endheaders()
+    if request.headers.get("Transfer-Encoding") == "chunked":
+        assert isinstance(request.stream, Iterable)
+        _send_pieces(connection.sock, request.stream)
+
+
+def _send_pieces(connection: socket.socket, pieces: Iterable[bytes]) -> None:
+    """Sends the body in chunks, up to its end or until there is an answer already."""
+    answered = _answer_detector(connection)
+    for piece in pieces:
+        with _network_errors(httpx.WriteError, httpx.WriteTimeout):
+            if answered.poll(0):
+                return
+            send_chunk(connection, piece)
+    with _network_errors(httpx.WriteError, httpx.WriteTimeout):
+        send_last_chunk(connection)
+
+
+def _answer_detector(connection: socket.socket) -> select.poll:
+    """Sees, when polled, whether something came in. Under TLS that need not be an answer: never."""
+    detector = select.poll()
+    if not isinstance(connection, ssl.SSLSocket):
+        detector.register(connection, select.POLLIN)
+    return detector
+
+
+class _Body(Protocol):
+    def read(self, size: int, /) -> bytes | memoryview: ...
+
+
+class _ToTheEnd:
+    """A body that says nowhere where it ends: all that comes before the connection is closed."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+
+    def read(self, size: int, /) -> bytes | memoryview:
+        return self._stream.read1(size)
+
+
+def _body_of(answer: http.client.HTTPResponse) -> _Body:
+    """Gives the body as its head announces it. Raises HTTPException where it does so in no way.
+
+    `HTTPResponse.read1` takes a body with a length that ends too early for a whole one.
+    """
+    assert answer.fp is not None
+    encoding = answer.getheader("Transfer-Encoding")
+    if answer.length is not None:  # also where there is no body: 0
+        return LengthBody(answer.fp, answer.length)
+    if encoding is None:
+        return _ToTheEnd(answer.fp)
+    if not answer.chunked:
+        raise http.client.HTTPException(f"the answer is encoded as {encoding[:80]!r}")
+    return ChunkedBody(answer.fp)
+
+
+class _Content(httpx.SyncByteStream):
+    """The body of a response, in pieces as they come, once; ends the connection.
+
+    Attributes:
+        trailers: those of the response by lower-case name, there when all was read.
+    """
+
+    def __init__(
+        self, connection: http.client.HTTPConnection, answer: http.client.HTTPResponse
+    ) -> None:
+        self._connection = connection
+        self._answer = answer
+        with _network_errors(httpx.ReadError, httpx.ReadTimeout):
+            self._body = _body_of(answer)
+        self.trailers: dict[str, str] = {}
+
+    def __iter__(self) -> Iterator[bytes]:
+        while True:
+            with _network_errors(httpx.ReadError, httpx.ReadTimeout):
+                piece = self._body.read(_READ_BYTES)
+            if not piece:
+                break
+            yield bytes(piece)
+        if isinstance(self._body, ChunkedBody):
+            for line in self._body.trailers:
+                name, _, value = line.decode("latin-1").partition(":")
+                self.trailers[name.strip().lower()] = value.strip()
+
+    def close(self) -> None:
+        self._answer.close()
+        self._connection.close()
+
+
+def _seconds(request: httpx.Request, what: str) -> float | None:
+    timeouts: dict[str, float | None] = request.extensions.get("timeout", {})
+    return timeouts.get(what)
+
+
+def _wait_at_most(
+    connection: http.client.HTTPConnection, request: httpx.Request, what: str
+) -> None:
+    connection.sock.settimeout(_seconds(request, what))
+
+
+@contextmanager
+def _network_errors(
+    broken: type[httpx.NetworkError], late: type[httpx.TimeoutException]
+) -> Iterator[None]:
+    try:
+        yield
+    except TimeoutError as error:
+        raise late(str(error)) from error
+    except OSError as error:
+        raise broken(str(error)) from error
+    except (http.client.HTTPException, BadBody) as error:
+        raise httpx.RemoteProtocolError(str(error) or type(error).__name__) from error

@@ -1,0 +1,464 @@
+"""Speaks knit's Web API: one method per request, wire types in and out, errors of our tree.
+
+How a request travels and is tried again is `requests`'.
+"""
+
+import ssl
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, closing
+from datetime import datetime
+from typing import Self, TypeVar
+from urllib.parse import quote
+from uuid import UUID
+
+import httpx
+from pydantic import TypeAdapter
+
+from knit_cli.api.archive_transport import ArchiveTransport
+from knit_cli.api.proxies import Proxy
+from knit_cli.api.received import Stream
+from knit_cli.api.requests import TRANSFER_PATIENCE, Requests
+from knit_cli.api.retry import TRIES, Retry
+from knit_cli.api.uploading import KEY_HEADER, MAY_HAVE_ARRIVED, KeyedUpload, UploadedBody
+from knit_cli.errors import ApiRefused, ApiUnreachable, ConnectionCut
+from knit_cli.version import version
+from knit_workflows.wire.base import Request, to_wire
+from knit_workflows.wire.completions import Completion
+from knit_workflows.wire.data import Data
+from knit_workflows.wire.events import RunEvent, Version
+from knit_workflows.wire.lineage import Lineage
+from knit_workflows.wire.plans import (
+    CONFIRM,
+    AnnotationsChange,
+    Plan,
+    PlanPreview,
+    PlanSpec,
+    PriorityChange,
+    ResourcesChange,
+    ServiceAccountChange,
+)
+from knit_workflows.wire.runs import Run
+from knit_workflows.wire.tags import Tag, TagChange
+
+T = TypeVar("T")
+
+PLAIN_TAR = "application/x-tar"
+GZIPPED_TAR = "application/tar+gzip"
+
+# Beyond this a query is likely to be refused by a server or a proxy on the way.
+MOST_QUERY_BYTES = 16 * 1024
+
+_DATA = TypeAdapter(Data)
+_DATA_LIST = TypeAdapter(list[Data])
+_PLAN = TypeAdapter(Plan)
+_PLAN_LIST = TypeAdapter(list[Plan])
+_PLAN_PREVIEW = TypeAdapter(PlanPreview)
+_RUN = TypeAdapter(Run)
+_RUN_LIST = TypeAdapter(list[Run])
+_EVENTS = TypeAdapter(list[RunEvent])
+_LINEAGE = TypeAdapter(Lineage)
+_COMPLETIONS = TypeAdapter(list[Completion])
+_VERSION = TypeAdapter(Version)
+
+
+class ApiClient:
+    """A synchronous client of one API; a context manager that closes its connections.
+
+    Every method raises ApiUnreachable, ApiRefused (4xx) or ApiBroken. Requests that only read are
+    tried again for about ten seconds while the API is away; those, and changes that have no second
+    effect, up to three times when the connection breaks. May be used by several threads.
+    """
+
+    def __init__(self, requests: Requests) -> None:
+        self._requests = requests
+        self._upload_keys: bool | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self._requests.close()
+
+    def when_cut_again(
+        self, attempt: Callable[[], T], *, repeatable: bool, tries: int = TRIES
+    ) -> T:
+        """Gives what a transfer gives that is begun anew when its connection breaks: see Retry."""
+        return self._requests.retry.on_cut(attempt, repeatable=repeatable, tries=tries)
+
+    def pause(self, seconds: float) -> None:
+        """Waits, as between two tries."""
+        self._requests.retry.wait(seconds)
+
+    # ------------------------------------------------------------ Data
+
+    def find_data(
+        self,
+        tags: Iterable[Tag] = (),
+        since: datetime | None = None,
+        duration: str | None = None,
+        *,
+        limit: int | None = None,
+    ) -> list[Data]:
+        """Gives the Data that carry all the tags, oldest first, Data without a time last.
+
+        An older server does not know `limit` and gives all.
+        """
+        query = [("tag", str(tag)) for tag in tags] + _window(since, duration) + _most(limit)
+        return self._requests.read("/data", query, _DATA_LIST, "cannot find Data")
+
+    def get_data(self, knit_id: str) -> Data | None:
+        """Gives the Data of that id, or None."""
+        found = self.find_data([Tag(key="knit#id", value=knit_id)])
+        return found[0] if found else None
+
+    def lineage(self, knit_id: str, hops: Mapping[str, int | None]) -> Lineage | None:
+        """Gives the Data and Runs around a Data, nearest first, or None.
+
+        Args:
+            knit_id: where to begin.
+            hops: how many Runs far `upstream` and `downstream`, None without end; at least one.
+
+        None: there is no such Data, or the server is an older one that cannot be asked for this.
+        """
+        query = [(way, "all" if far is None else str(far)) for way, far in hops.items()]
+        path, failing = f"/data/{_id(knit_id)}/lineage", f"cannot trace {knit_id}"
+        try:
+            return self._requests.read(path, query, _LINEAGE, failing)
+        except ApiRefused as refused:
+            if refused.status in (httpx.codes.NOT_FOUND, httpx.codes.METHOD_NOT_ALLOWED):
+                return None
+            raise
+
+    def completions(self, noun: str, prefix: str, *, limit: int) -> list[Completion] | None:
+        """Gives some of what begins like this, newest first; None: the server is an older one.
+
+        Args:
+            noun: `data`, `runs`, `plans`, `tags` or `keys`.
+            prefix: how the id, tag or key begins.
+            limit: how many at most.
+        """
+        query = [("of", noun), ("prefix", prefix), ("limit", str(limit))]
+        try:
+            return self._requests.read("/completions", query, _COMPLETIONS, "cannot complete")
+        except ApiRefused as refused:
+            if refused.status in (httpx.codes.NOT_FOUND, httpx.codes.METHOD_NOT_ALLOWED):
+                return None
+            raise
+
+    def upload(
+        self,
+        pack: Callable[[], Generator[bytes, None, None]],
+        media_type: str,
+        tags: Sequence[Tag] = (),
+    ) -> Data:
+        """Sends an archive as it is produced; the Data exists with these tags, or not at all.
+
+        What `pack` raises cuts the connection, so that the server drops the upload, and passes.
+        A connection that breaks before the end of the archive was sent makes no Data, so `pack` is
+        called anew. After that, too, if the server knows keys; for another one the second upload
+        would be a second Data. The second call makes a second Data in any case.
+        """
+
+        def send(key: UUID | None) -> Data:
+            return self._sent(pack, media_type, tags, key)
+
+        if self._knows_upload_keys():
+            return KeyedUpload(send, self._requests.retry).run()
+        return self._requests.retry.on_cut(lambda: send(None), repeatable=False)
+
+    def _knows_upload_keys(self) -> bool:
+        # Asked before anything is sent: the server that answers after a cut may be a newer one.
+        if self._upload_keys is None:
+            try:
+                self._upload_keys = self._version().upload_keys
+            except ApiRefused:  # it is no knit, or an old one
+                self._upload_keys = False
+        return self._upload_keys
+
+    def takes_sparse_files(self) -> bool:
+        """Tells whether an archive that is sent may have holes in its files."""
+        try:
+            return self._version().sparse_files
+        except ApiRefused:  # it is no knit, or an old one
+            return False
+
+    def _version(self) -> Version:
+        def ask() -> Version:
+            failing = "cannot ask for the API's version"
+            return self._requests.once("GET", "/version", _VERSION, failing)
+
+        return self._requests.retry.on_cut(ask, repeatable=True)
+
+    def _sent(
+        self,
+        pack: Callable[[], Generator[bytes, None, None]],
+        media_type: str,
+        tags: Sequence[Tag],
+        key: UUID | None,
+    ) -> Data:
+        headers = {"Content-Type": media_type}
+        if key is not None:
+            headers[KEY_HEADER] = str(key)
+        with closing(pack()) as pieces:
+            body = UploadedBody(pieces)
+            try:
+                return self._requests.once(
+                    "POST",
+                    "/data",
+                    _DATA,
+                    "cannot push",
+                    params=_tag_query(tags),
+                    content=body.chunks(),
+                    headers=headers,
+                    timeout=TRANSFER_PATIENCE,
+                )
+            except ApiUnreachable as cause:
+                if body.ended:
+                    cause.advice = MAY_HAVE_ARRIVED
+                elif isinstance(cause, ConnectionCut):
+                    cause.harmless = True
+                raise
+
+    @staticmethod
+    def tags_fit_in_upload(tags: Sequence[Tag]) -> bool:
+        """Tells whether the tags are few and short enough to travel with the upload."""
+        return len(str(_tag_query(tags))) <= MOST_QUERY_BYTES
+
+    def change_tags(self, knit_id: str, change: TagChange) -> Data:
+        """Removes, then adds tags. The second call changes nothing more."""
+        return self._requests.change(
+            "PUT", f"/data/{_id(knit_id)}", _DATA, f"cannot tag {knit_id}", to_wire(change)
+        )
+
+    def download(self, knit_id: str, accept: str) -> AbstractContextManager[Stream]:
+        """Opens the archive of a Data, in one of the accepted media types."""
+        # A transport encoding on top would hide where the archive ends.
+        headers = {"Accept": accept, "Accept-Encoding": "identity"}
+        return self._requests.stream(
+            f"/data/{_id(knit_id)}",
+            {},
+            f"cannot pull {knit_id}",
+            headers=headers,
+        )
+
+    # ------------------------------------------------------------ Plans
+
+    def find_plans(
+        self,
+        active: bool | None = None,
+        image: str | None = None,
+        in_tags: Iterable[Tag] = (),
+        out_tags: Iterable[Tag] = (),
+    ) -> list[Plan]:
+        """Gives the Plans by id: in-tags all on one input, out-tags all on one output or log."""
+        query = [("in_tag", str(tag)) for tag in in_tags]
+        query += [("out_tag", str(tag)) for tag in out_tags]
+        if active is not None:
+            query.append(("active", "true" if active else "false"))
+        if image is not None:
+            query.append(("image", image))
+        return self._requests.read("/plans", query, _PLAN_LIST, "cannot find Plans")
+
+    def get_plan(self, plan_id: str) -> Plan:
+        """Gives the Plan."""
+        return self._requests.read(
+            f"/plans/{_id(plan_id)}", (), _PLAN, f"cannot show Plan {plan_id}"
+        )
+
+    def register_plan(self, spec: PlanSpec, *, confirmed: bool = False) -> Plan:
+        """Registers a new Plan; an equivalent one is refused with 409 and its id in `see`.
+
+        So is, with CONFIRM in `see`, one that creates very many Runs at once, unless `confirmed`.
+        """
+        path = f"/plans?{CONFIRM}" if confirmed else "/plans"
+        return self._requests.change("POST", path, _PLAN, "cannot register the Plan", to_wire(spec))
+
+    def preview_plan(self, spec: PlanSpec) -> PlanPreview:
+        """Gives the Runs that a Plan would create; refused as `register_plan` is, but for many."""
+        failing = "the Plan cannot be registered"
+        return self._requests.change(
+            "POST", "/plans?dry_run=true", _PLAN_PREVIEW, failing, to_wire(spec)
+        )
+
+    def activate_plan(self, plan_id: str, active: bool) -> Plan:
+        """Lets waiting Runs of the Plan start, or not. The second call changes nothing more."""
+        method = "PUT" if active else "DELETE"
+        failing = f"cannot {'activate' if active else 'deactivate'} Plan {plan_id}"
+        return self._requests.change(method, f"/plans/{_id(plan_id)}/active", _PLAN, failing)
+
+    def change_resources(self, plan_id: str, change: ResourcesChange) -> Plan:
+        """Unsets, then sets what later Runs may use. The second call changes nothing more."""
+        return self._change_plan(plan_id, "resources", "resources", change)
+
+    def change_annotations(self, plan_id: str, change: AnnotationsChange) -> Plan:
+        """Removes, then adds annotations. The second call changes nothing more."""
+        return self._change_plan(plan_id, "annotations", "annotations", change)
+
+    def set_service_account(self, plan_id: str, name: str | None) -> Plan:
+        """Lets later Runs have a service account, or none. The second call changes nothing more."""
+        change = None if name is None else ServiceAccountChange(service_account=name)
+        return self._change_plan(plan_id, "serviceaccount", "service account", change)
+
+    def set_priority(self, plan_id: str, priority: int) -> Plan:
+        """Lets waiting Runs go before those of a lower one. The second call changes nothing."""
+        return self._change_plan(plan_id, "priority", "priority", PriorityChange(priority=priority))
+
+    def _change_plan(self, plan_id: str, part: str, words: str, change: Request | None) -> Plan:
+        return self._requests.change(
+            "DELETE" if change is None else "PUT",
+            f"/plans/{_id(plan_id)}/{part}",
+            _PLAN,
+            f"cannot change the {words} of Plan {plan_id}",
+            None if change is None else to_wire(change),
+        )
+
+    # ------------------------------------------------------------ Runs
+
+    def find_runs(
+        self,
+        plans: Sequence[str] = (),
+        inputs: Sequence[str] = (),
+        outputs: Sequence[str] = (),
+        statuses: Sequence[str] = (),
+        since: datetime | None = None,
+        duration: str | None = None,
+        *,
+        limit: int | None = None,
+    ) -> list[Run]:
+        """Gives the Runs, oldest change first: values of one kind are OR-ed, kinds are AND-ed.
+
+        An older server does not know `limit` and gives all.
+        """
+        lists = {
+            "plan": plans,
+            "knitIdInput": inputs,
+            "knitIdOutput": outputs,
+            "status": statuses,
+        }
+        query = [(name, ",".join(values)) for name, values in lists.items() if values]
+        query += _window(since, duration) + _most(limit)
+        return self._requests.read("/runs", query, _RUN_LIST, "cannot find Runs")
+
+    def get_run(self, run_id: str) -> Run:
+        """Gives the Run."""
+        return self._requests.read(f"/runs/{_id(run_id)}", (), _RUN, f"cannot show Run {run_id}")
+
+    def open_log(
+        self, run_id: str, *, follow: bool, offset: int = 0
+    ) -> AbstractContextManager[Stream]:
+        """Opens the log of a Run: what there is, or with `follow` until the container ends.
+
+        Without the first `offset` bytes, if the server can do that: see the stream's own.
+        """
+        query = {"follow": "true"} if follow else {}
+        if offset:
+            query["offset"] = str(offset)
+        return self._requests.stream(
+            f"/runs/{_id(run_id)}/log",
+            query,
+            f"cannot show the log of Run {run_id}",
+            headers={"Accept": "application/octet-stream", "Accept-Encoding": "identity"},
+            # Somebody who only looks is told at once that the Run has not started.
+            patient=follow,
+        )
+
+    def stop_run(self, run_id: str, *, fail: bool) -> Run:
+        """Asks the Run to end, as failed or as done; it ends later."""
+        path = f"/runs/{_id(run_id)}/{'abort' if fail else 'tearoff'}"
+        return self._requests.change("PUT", path, _RUN, f"cannot stop Run {run_id}")
+
+    def retry_run(self, run_id: str) -> None:
+        """Lets a Run that has ended be done anew: its outputs are discarded.
+
+        Not repeated when its answer is lost: the Run may have ended again meanwhile.
+        """
+        path, failing = f"/runs/{_id(run_id)}/retry", f"cannot retry Run {run_id}"
+        self._requests.retry.on_cut(
+            lambda: self._requests.order("PUT", path, failing), repeatable=False
+        )
+
+    def delete_run(self, run_id: str) -> None:
+        """Deletes a Run and what it made; nobody finds it any more. Unknown ids are refused."""
+        cut_before = False
+
+        def attempt() -> None:
+            nonlocal cut_before
+            try:
+                self._requests.order(
+                    "DELETE", f"/runs/{_id(run_id)}", f"cannot delete Run {run_id}"
+                )
+            except ConnectionCut as cut:
+                cut_before = cut_before or not cut.harmless
+                raise
+            except ApiRefused as refused:
+                # Then it was the first attempt that deleted it, and only its answer got lost.
+                if not (cut_before and refused.status == httpx.codes.NOT_FOUND):
+                    raise
+
+        self._requests.retry.on_cut(attempt, repeatable=True)
+
+    def run_events(self, run_id: str) -> list[RunEvent]:
+        """Gives every change of the Run's status, oldest first."""
+        path = f"/runs/{_id(run_id)}/events"
+        return self._requests.read(path, (), _EVENTS, f"cannot show the history of Run {run_id}")
+
+
+def open_api(
+    api_root: str,
+    *,
+    where: str,
+    verify: ssl.SSLContext | None,
+    proxy: Proxy | None = None,
+    transport: httpx.BaseTransport | None = None,
+    sleep: Callable[[float], None],
+    notify: Callable[[str], None],
+) -> ApiClient:
+    """Gives a client of the API at that root.
+
+    Args:
+        api_root: absolute URL, such as `http://127.0.0.1:8080/api`.
+        where: the file the address comes from, for messages.
+        verify: whom to trust; None: there is nobody to be trusted on the way.
+        proxy: leads there, if one does.
+        transport: replaces the network.
+        sleep: waits so many seconds.
+        notify: tells the user, in a line, that something takes longer.
+    """
+    # An empty one is made at once; loading the certificates of everybody takes 0.1 s.
+    trust = verify or ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    http = httpx.Client(
+        base_url=api_root,
+        verify=trust,
+        transport=transport or _transport(trust, proxy),
+        headers={"User-Agent": f"knit/{version()}"},
+        trust_env=False,  # what is in it was looked at before
+    )
+    return ApiClient(Requests(http, where=where, retry=Retry(sleep, notify), proxy=proxy))
+
+
+def _transport(trust: ssl.SSLContext, proxy: Proxy | None) -> httpx.BaseTransport:
+    if proxy is not None:
+        return httpx.HTTPTransport(verify=trust, proxy=proxy.for_httpx(trust))
+    return ArchiveTransport(httpx.HTTPTransport(verify=trust), trust)
+
+
+def _id(text: str) -> str:
+    # An id is one path segment, whatever the user typed: `..` must not become another address.
+    return quote(text, safe="").replace(".", "%2E")
+
+
+def _window(since: datetime | None, duration: str | None) -> list[tuple[str, str]]:
+    query = []
+    if since is not None:
+        query.append(("since", since.isoformat()))
+    if duration is not None:
+        query.append(("duration", duration))
+    return query
+
+
+def _most(limit: int | None) -> list[tuple[str, str]]:
+    return [] if limit is None else [("limit", str(limit))]
+
+
+def _tag_query(tags: Iterable[Tag]) -> httpx.QueryParams:
+    return httpx.QueryParams([("tag", str(tag)) for tag in tags])

@@ -1,0 +1,1 @@
+"""What a project and a user have set up: profiles and `knitenv`."""

@@ -1,0 +1,1 @@
+"""Pictures of how Data, Runs and Plans hang together."""

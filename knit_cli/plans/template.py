@@ -1,0 +1,160 @@
+"""Writes a first Plan file, with comments, for an image or for none."""
+
+import json
+import posixpath
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from knit_cli.config.knitenv import Environment
+from knit_cli.plans.difference import DEFAULT_RESOURCES
+from knit_cli.plans.image import PLACEHOLDER, ImageConfig
+from knit_cli.plans.schema import SCHEMA_FILE
+from knit_workflows.wire.tags import Tag
+
+_FLAG_WITH_VALUE = re.compile(r"-[^=/\s]*=(.*)", re.DOTALL)
+
+_FILL_IN = f"# Write its name for {PLACEHOLDER}: the archive does not have all of it."
+
+_TAIL = """\
+# on_node: on which nodes it runs, by their labels and taints.
+#   may: it may also run on nodes with such a taint.
+#   prefer: it would rather run on nodes with such a label.
+#   must: it only runs on nodes with such a label.
+# on_node:
+#   may: ["key=value"]
+#   prefer: ["vram=large"]
+#   must: ["accelerator=gpu"]
+
+# service_account: the Kubernetes service account it runs as.
+# service_account: name
+
+# priority: its Runs go before those of Plans with a lower one, from -1000 to 1000.
+# priority: 0"""
+
+
+@dataclass(frozen=True)
+class _Hole:
+    path: str
+    tags: tuple[Tag, ...]
+
+
+def scratch(environment: Environment) -> str:
+    """Gives a Plan file to be filled in by hand."""
+    tags = environment.tags or (Tag(key="example", value="tag"),)
+    return _document(
+        image="image:version",
+        entrypoint=(),
+        args=(),
+        inputs=[_Hole("/in", tags)],
+        outputs=[_Hole("/out", tags)],
+        environment=environment,
+    )
+
+
+def from_image(image: ImageConfig, environment: Environment) -> str:
+    """Gives a Plan file that guesses inputs and outputs from what the image runs.
+
+    Every word of the entrypoint and the arguments and every declared volume that is a path with a
+    part `in` is taken for an input, with a part `out` for an output, in the order they come.
+    """
+    inputs: dict[str, _Hole] = {}
+    outputs: dict[str, _Hole] = {}
+    for word in _words([*image.entrypoint, *image.cmd, *image.volumes]):
+        parts = word.split("/")
+        side = inputs if "in" in parts else outputs if "out" in parts else None
+        if side is not None:
+            path = posixpath.normpath(posixpath.join("/", image.working_dir, word))
+            side.setdefault(path, _Hole(path, _hole_tags(parts, environment)))
+    return _document(
+        image=image.name or f"{PLACEHOLDER}:TAG",
+        entrypoint=image.entrypoint,
+        args=image.cmd,
+        inputs=list(inputs.values()),
+        outputs=list(outputs.values()),
+        environment=environment,
+    )
+
+
+def _words(texts: Iterable[str]) -> Iterable[str]:
+    """Gives the words that may be paths: also those in `--flag=path` and in `sh -c "…"`."""
+    for text in texts:
+        for word in text.split() or [text]:
+            flag = _FLAG_WITH_VALUE.fullmatch(word)
+            candidate = flag[1] if flag else word
+            if "://" not in candidate:
+                yield candidate.strip("\"';")
+
+
+def _hole_tags(parts: Sequence[str], environment: Environment) -> tuple[Tag, ...]:
+    names = [part for part in parts if part not in ("", ".", "in", "out")]
+    kind = (Tag(key="type", value=names[-1]),) if names else ()
+    return (*environment.tags, *kind)
+
+
+def _document(
+    *,
+    image: str,
+    entrypoint: Sequence[str],
+    args: Sequence[str],
+    inputs: Sequence[_Hole],
+    outputs: Sequence[_Hole],
+    environment: Environment,
+) -> str:
+    resources = {**DEFAULT_RESOURCES, **environment.resources}
+    log_tags = (Tag(key="type", value="log"), *environment.tags)
+    return "\n".join(
+        [
+            # Editors read this line; `knit plan schema` writes the file.
+            f"# yaml-language-server: $schema={SCHEMA_FILE}",
+            "",
+            "# annotations: notes of yours, key=value each. They change nothing.",
+            "annotations: []",
+            "",
+            "# image: the container image, NAME:TAG.",
+            *([_FILL_IN] if image.startswith(f"{PLACEHOLDER}:") else []),
+            f"image: {_quoted(image)}",
+            "",
+            "# entrypoint, args: what is run in it. Without them, what the image says.",
+            f"entrypoint: {_list(entrypoint)}",
+            f"args: {_list(args)}",
+            "",
+            "# inputs: where Data that carry all these tags are mounted, read-only. At least one.",
+            *_holes("inputs", inputs),
+            "",
+            "# outputs: where the image writes, and the tags that the new Data get.",
+            *_holes("outputs", outputs),
+            "",
+            "# log: the tags of the log, which is kept as Data, too. Leave it out to keep none.",
+            "log:",
+            f"  tags: {_list(str(tag) for tag in log_tags)}",
+            "",
+            "# active: whether its Runs start.",
+            "active: true",
+            "",
+            "# resources: how much of the node it may use at most.",
+            "resources:",
+            *(f"  {name}: {_quoted(resources[name])}" for name in DEFAULT_RESOURCES),
+            "",
+            _TAIL,
+        ]
+    )
+
+
+def _holes(name: str, holes: Sequence[_Hole]) -> list[str]:
+    if not holes:
+        return [f"{name}: []"]
+    lines = [f"{name}:"]
+    for hole in holes:
+        lines.append(f"  - path: {_quoted(hole.path)}")
+        lines.append(f"    tags: {_list(str(tag) for tag in hole.tags)}")
+    return lines
+
+
+def _list(texts: Iterable[str]) -> str:
+    return f"[{', '.join(_quoted(text) for text in texts)}]"
+
+
+def _quoted(text: str) -> str:
+    # A JSON string is a YAML string, whatever is in it.
+    return json.dumps(text, ensure_ascii=False)

@@ -1,0 +1,115 @@
+"""The top of the command tree: names and one-line helps now, the modules only when used.
+
+Importing every command takes about four times as long as Typer itself, and `knit --help` and shell
+completion need none of them.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any, ClassVar
+
+import typer
+from typer.core import TyperCommand, TyperGroup, TyperOption
+from typer.main import get_group
+
+from knit_cli.invocation import Invocation
+from knit_cli.shell.arguments import arrange, settle_switches
+from knit_cli.shell.extensions import find_extensions, run_extension
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where a command is defined: `module:attribute` is its Typer app.
+
+    `single` picks the command of that name out of the app, else the whole app is the group.
+    """
+
+    target: str
+    help: str
+    single: bool = False
+
+
+class LazyGroup(TyperGroup):
+    """A group whose commands are in `entries`; any other name may be an extension on PATH."""
+
+    entries: ClassVar[Mapping[str, Entry]] = {}
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        for name, entry in self.entries.items():
+            # A stand-in that is enough for `--help` and for suggestions after a typing error.
+            self.commands[name] = TyperCommand(name=name, help=entry.help)
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Reads the common flags, wherever on the line they are."""
+        return super().parse_args(ctx, arrange(args))
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Finds the command to run: here it is really loaded."""
+        name = args[0] if args else ""
+        if name in self.entries:
+            self.commands[name] = load(name, self.entries[name])
+        elif isinstance(ctx.obj, Invocation):
+            extension = find_extensions(ctx.obj).get(name)
+            if extension is not None:
+                self.commands[name] = ExtensionCommand(name, extension)
+        return super().resolve_command(ctx, args)
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Lists the built-in commands in their order, then the extensions on PATH."""
+        if isinstance(ctx.obj, Invocation):
+            for name, path in sorted(find_extensions(ctx.obj).items()):
+                self.commands.setdefault(name, ExtensionCommand(name, path))
+        return super().list_commands(ctx)
+
+
+class NounGroup(TyperGroup):
+    """The commands of one noun, their switches as the contract has them."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Finds the command to run, and settles its switches: only it knows which they are."""
+        name, command, rest = super().resolve_command(ctx, args)
+        if command is None:  # while completing
+            return name, command, rest
+        switches = {
+            flag: next(iter(one.secondary_opts), None)
+            for one in command.params
+            if _is_switch(one)
+            for flag in one.opts
+        }
+        return name, command, settle_switches(rest, switches)
+
+
+def _is_switch(parameter: Any) -> bool:
+    return isinstance(parameter, TyperOption) and parameter.is_flag
+
+
+def load(name: str, entry: Entry) -> Any:
+    """Imports the module of an entry and gives its command."""
+    module, _, attribute = entry.target.partition(":")
+    app: typer.Typer = getattr(import_module(module), attribute)
+    app.rich_markup_mode = None  # help looks the same everywhere, see main
+    app.info.cls = NounGroup
+    group = get_group(app)
+    if entry.single:
+        return group.commands[name]
+    group.name = name
+    return group
+
+
+class ExtensionCommand(TyperCommand):
+    """`knit NAME …` handed over to an executable, with everything that follows the name."""
+
+    def __init__(self, name: str, executable: Path) -> None:
+        super().__init__(
+            name=name,
+            help=f"Extension: {executable}",
+            context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
+        )
+        self._executable = executable
+
+    def invoke(self, ctx: Any) -> None:
+        """Runs the extension."""
+        run_extension(self._executable, ctx.args, ctx.find_object(Invocation))

@@ -1,0 +1,127 @@
+"""What a push is made of: looked through before anything is sent, then packed."""
+
+import errno
+import os
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from knit_cli.errors import BadInput
+from knit_workflows.archive import CannotPack, Form, iter_pack, look_through
+from knit_workflows.domain.os_errors import advice_for, reason_of
+
+STACK = Path(".knit", "dev", "state.json")
+"""What `knit dev up` keeps below the folder it was started in."""
+
+_NOTHING_SENT = "nothing was uploaded"
+_AS_LINK = f"push without --dereference to keep it as a link; {_NOTHING_SENT}"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A folder or file that can be pushed.
+
+    `archive_bytes` is about what its tar will have, `has_holes` whether some of its files do.
+    """
+
+    path: Path
+    archive_bytes: int
+    has_holes: bool
+    dereference: bool
+    links: bool
+
+    @property
+    def name(self) -> str:
+        """The base name, also of `.` and `..`."""
+        return Path(os.path.abspath(self.path)).name  # noqa: PTH100  resolve() would follow links
+
+    def pack(self, *, holes: bool) -> Iterator[bytes]:
+        """Gives it as plain tar in pieces; raises CannotPack and OSError.
+
+        Args:
+            holes: whether holes of files stay holes; else they are zeros.
+        """
+        form = Form(everything=True, holes=holes)
+        root, dereference = _root(self.path, self.dereference)
+        return iter_pack(root, form, dereference=dereference, links=self.links)
+
+
+def survey(
+    path: Path,
+    shown: str,
+    left_out: Callable[[str, str], object],
+    *,
+    dereference: bool,
+    links: bool = True,
+) -> Source:
+    """Looks a push source through before anything is sent; reads no content.
+
+    Args:
+        path: where it is.
+        shown: how the user wrote it, for messages.
+        left_out: is told the path of each thing that cannot be pushed, and what it is.
+        dereference: whether links are followed.
+        links: whether links that are not followed are pushed.
+
+    Raises:
+        BadInput: it is missing, or something in it cannot be read.
+    """
+    try:
+        info = path.stat()
+        if not (stat.S_ISDIR(info.st_mode) or stat.S_ISREG(info.st_mode)):
+            raise BadInput(
+                f"cannot push {shown}",
+                reason="it is neither a folder nor a file",
+                advice=f"push a folder; {_NOTHING_SENT}",
+            )
+        _refuse_running_stack(path, shown)
+        root, follow = _root(path, dereference)
+        contents = look_through(root, left_out, dereference=follow, links=links)
+    except CannotPack as cause:
+        raise BadInput(f"cannot push {shown}", reason=str(cause), advice=_AS_LINK) from cause
+    except OSError as cause:
+        raise _unreadable(cause, path, shown, dereference) from cause
+    return Source(path, contents.archive_bytes, contents.has_holes, dereference, links)
+
+
+def _refuse_running_stack(path: Path, shown: str) -> None:
+    """Refuses the folder of a `knit dev`: its database and volumes would go into the Data."""
+    if (path / STACK).exists():
+        raise BadInput(
+            f"cannot push {shown}",
+            reason=f"{STACK} in it is the state of an embedded knit, with all its Data",
+            advice=f"push a folder below it; {_NOTHING_SENT}",
+        )
+
+
+def _root(path: Path, dereference: bool) -> tuple[Path, bool]:
+    # The source itself may be a link, even where links inside stay links: a folder is meant as
+    # such, and a file, packed as a folder with only that file in it, keeps the link's name.
+    return (path.resolve(), dereference) if path.is_dir() else (path, True)
+
+
+def _unreadable(cause: OSError, path: Path, shown: str, dereference: bool) -> BadInput:
+    inside = None if cause.filename in (str(path), None) else str(cause.filename)
+    what = f"cannot push {shown}" if inside is None else f"cannot push {shown}: {inside}"
+    if cause.errno == errno.ENOENT:
+        if inside is None:
+            reason, advice = "there is no such file or folder", _NOTHING_SENT
+        elif dereference:
+            reason, advice = "the link leads to nothing", _AS_LINK
+        else:
+            reason, advice = "it was removed meanwhile", f"push again; {_NOTHING_SENT}"
+    elif cause.errno == errno.ELOOP:
+        reason = "the link leads back to itself"
+        advice = _AS_LINK if inside is not None else f"push what it should lead to; {_NOTHING_SENT}"
+    else:
+        reason = reason_of(cause)
+        advice = f"{unreadable_advice(cause)}; {_NOTHING_SENT}"
+    return BadInput(what, reason=reason, advice=advice)
+
+
+def unreadable_advice(cause: OSError) -> str:
+    """Says what to do about something in a source that cannot be read."""
+    if isinstance(cause, PermissionError):
+        return "make it readable, or take it out"
+    return advice_for(cause, "take it out, or push a copy")

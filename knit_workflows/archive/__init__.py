@@ -1,0 +1,79 @@
+"""Packs folders into tar streams and unpacks them in constant memory: the door to the archives.
+
+The transfer agent uses it in pods, the API for local volumes, the command line for pull.
+Compression and checksums are the caller's. `lost+found` at the top of a folder is the file system's
+own: neither packed nor unpacked. Links are data: packed and unpacked as they are, and followed by
+nothing here unless its caller says so.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from knit_workflows.archive import removal, tree
+from knit_workflows.archive.descent import opened_folder
+from knit_workflows.archive.packing import (
+    FILES_AND_LINKS,
+    WHOLE,
+    Contents,
+    Form,
+    Span,
+    Writable,
+    iter_content_spans,
+    iter_pack,
+    iter_spans,
+    length_of,
+    look_through,
+    open_files,
+    pack,
+    read_concatenated,
+)
+from knit_workflows.archive.removal import remove
+from knit_workflows.archive.tar import ArchiveCut, ArchiveRefused, Readable, TarReader
+from knit_workflows.archive.tree import Summary
+from knit_workflows.archive.unpacking import DEFAULT_LIMITS, Limits, unpack
+from knit_workflows.archive.walking import CannotPack
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = [
+    "DEFAULT_LIMITS",
+    "FILES_AND_LINKS",
+    "WHOLE",
+    "ArchiveCut",
+    "ArchiveRefused",
+    "CannotPack",
+    "Contents",
+    "Form",
+    "Limits",
+    "Readable",
+    "Span",
+    "Summary",
+    "TarReader",
+    "Writable",
+    "clear",
+    "is_empty",
+    "iter_content_spans",
+    "iter_pack",
+    "iter_spans",
+    "length_of",
+    "look_through",
+    "open_files",
+    "pack",
+    "read_concatenated",
+    "remove",
+    "unpack",
+]
+
+
+def is_empty(root: Path) -> bool:
+    """Whether the folder has no entry besides `lost+found`. Raises OSError if it cannot be read."""
+    with opened_folder(root) as folder:
+        return tree.is_empty(folder)
+
+
+def clear(root: Path) -> None:
+    """Removes everything in the folder but `lost+found`; again is fine. The folder stays."""
+    with opened_folder(root) as folder:
+        removal.clear(folder)

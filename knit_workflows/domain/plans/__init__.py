@@ -1,0 +1,1 @@
+"""Plans: what they say, the rules they keep, and how they relate."""

@@ -1,0 +1,102 @@
+"""What the API asks of Data, and changes of their tags."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from knit_workflows import names
+from knit_workflows.domain.cursors import Cursor, parse_cursor
+from knit_workflows.domain.data import DataDetail, DataQuery, TagChange
+from knit_workflows.domain.errors import DataNotFound, InvalidRequest
+from knit_workflows.domain.ids import KnitId, is_id
+from knit_workflows.store import named_sql
+from knit_workflows.store.connection import Database, Session
+from knit_workflows.store.data import tags
+from knit_workflows.store.data.search import DataSearch
+from knit_workflows.store.runs.details import data_details
+
+_SQL: Final = named_sql.beside(__file__)
+
+
+class DataCatalogue:
+    """The part of the store that Data are looked up and tagged with."""
+
+    _db: Database
+
+    async def find_data(
+        self, query: DataQuery, *, limit: int | None = None, after: str | None = None
+    ) -> Sequence[DataDetail]:
+        """By timestamp (none last), then id; after the cursor (or an id), at most `limit`.
+
+        Raises InvalidRequest when it is no cursor, or there is no Data of that id.
+        """
+        users = [tag for tag in query.tags if not tag.is_system]
+        known = await tags.find(self._db, users)
+        tag_ids = sorted(known.values()) if all(tag in known for tag in users) else None
+
+        async def read(session: Session) -> list[DataDetail]:
+            place = None if after is None else await _located(session, parse_cursor(after))
+            found = await DataSearch(query, tag_ids).page(session, place, limit)
+            return await data_details(session, found)
+
+        return await self._db.reading(read)
+
+    async def data(self, knit_id: KnitId) -> DataDetail:
+        """Raises DataNotFound."""
+        found: Sequence[DataDetail] = []
+        if is_id(knit_id):
+            found = await self._db.reading(lambda session: data_details(session, [knit_id]))
+        if not found:
+            raise missing_data(knit_id)
+        return found[0]
+
+    async def change_tags(self, knit_id: KnitId, change: TagChange) -> DataDetail:
+        """Removals first, then additions; idempotent; re-evaluates the Data if it is done."""
+        if not is_id(knit_id):
+            raise missing_data(knit_id)
+        add = await tags.intern(self._db, change.add)
+
+        async def step(session: Session) -> None:
+            if await session.row(_SQL["lock_data"], {"knit_id": knit_id}) is None:
+                raise missing_data(knit_id)
+            if change.remove or change.remove_keys:
+                await session.do(
+                    _SQL["remove_tags"],
+                    {
+                        "knit_id": knit_id,
+                        "digests": [tags.digest(tag) for tag in change.remove],
+                        "keys": sorted(change.remove_keys),
+                    },
+                )
+            if add:
+                await session.do(
+                    _SQL["add_tags"],
+                    {
+                        "knit_id": knit_id,
+                        "tag_ids": sorted(add.values()),
+                        "outbox_channel": names.OUTBOX_CHANNEL,
+                    },
+                )
+
+        await self._db.transaction(step)
+        return await self.data(knit_id)
+
+
+def missing_data(knit_id: str) -> DataNotFound:
+    """Make the error that says so."""
+    return DataNotFound(
+        f"there is no Data {knit_id}", advice="look for it with: knit data find", see=knit_id
+    )
+
+
+async def _located(session: Session, cursor: Cursor) -> Cursor:
+    """Give the cursor with its instant; of an id alone, that of the Data as it is now."""
+    if cursor.known:
+        return cursor
+    row = await session.row(_SQL["data_place"], {"knit_id": cursor.id})
+    if row is None:
+        raise InvalidRequest(
+            f"the cursor {cursor} is no Data's id", advice="start again without a cursor"
+        )
+    return Cursor(cursor.id, row.timestamp)

@@ -1,0 +1,158 @@
+"""Which Data a query finds: every page is a range of an index, whatever the size of the store.
+
+```
+no user tag   the Data by (timestamp, id)
+one           the Data of the tag by (timestamp, id)
+several       those of the tag that the fewest Data have; the others are probed one by one
+```
+Data without a timestamp come last, by a statement of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from knit_workflows.domain.cursors import Cursor
+from knit_workflows.domain.data import DataQuery
+from knit_workflows.domain.ids import is_id
+from knit_workflows.domain.runs import PROCESSING, RunStatus
+from knit_workflows.domain.tags import (
+    KEY_ID,
+    KEY_TIMESTAMP,
+    KEY_TRANSIENT,
+    TRANSIENT_FAILED,
+    TRANSIENT_PROCESSING,
+    Tag,
+    parse_instant,
+)
+from knit_workflows.store import named_sql
+from knit_workflows.store.connection import Session
+from knit_workflows.store.times import floor_ms
+
+_SQL: Final = named_sql.beside(__file__)
+
+_TRANSIENT: Final = {
+    TRANSIENT_PROCESSING: sorted(status.value for status in PROCESSING),
+    TRANSIENT_FAILED: [RunStatus.FAILED.value, RunStatus.INVALIDATED.value],
+}
+
+
+@dataclass(slots=True)
+class DataSearch:
+    """What the rows must satisfy: SQL about `d` (the Data) and `r` (its Run), and its parameters.
+
+    `tag_ids` are the numbers of the user tags; None: there is a tag that no Data has.
+    """
+
+    query: DataQuery
+    tag_ids: list[int] | None
+    conditions: list[str] = field(default_factory=list)
+    parameters: dict[str, Any] = field(default_factory=dict)
+
+    async def page(self, session: Session, after: Cursor | None, limit: int | None) -> list[str]:
+        """Give the ids behind the cursor, which has its instant; at most `limit`."""
+        if self.tag_ids is None or not self._add_system_tags():
+            return []
+        source = await self._source(session)
+        found: list[str] = []
+        begins = after is None or after.instant is not None
+        if begins and not self._unfinished():
+            found = await self._ids(session, source, self._dated(after), after, limit)
+        if limit is None or len(found) < limit:
+            rest = None if limit is None else limit - len(found)
+            found += await self._ids(session, source, self._undated(after), after, rest)
+        return found
+
+    def _unfinished(self) -> bool:
+        """Say whether only Data of Runs under way are asked for; none of them has a timestamp."""
+        return Tag(KEY_TRANSIENT, TRANSIENT_PROCESSING) in self.query.tags
+
+    async def _source(self, session: Session) -> str:
+        """Give the table to walk; the tags but the one it is walked by become conditions."""
+        tag_ids = self.tag_ids or []
+        if not tag_ids:
+            return "data d"
+        if len(tag_ids) > 1:
+            rows = await session.rows(_SQL["rarest_first"], {"tag_ids": tag_ids})
+            tag_ids = [row.tag_id for row in rows]
+        self._require("d.tag_id = %(tag_0)s", tag_0=tag_ids[0])
+        for turn, tag_id in enumerate(tag_ids[1:], start=1):
+            name = f"tag_{turn}"
+            self._require(_SQL["has_tag"].replace("/*tag*/", name), **{name: tag_id})
+        return "data_tag d"
+
+    def _add_system_tags(self) -> bool:
+        """Add what the system tags ask for; False: they contradict each other, or mean nothing."""
+        wanted: dict[str, set[Any]] = {}
+        for tag in self.query.tags:
+            if tag.is_system:
+                wanted.setdefault(tag.key, set()).add(_system_value(tag))
+        return all(
+            len(values) == 1 and self._add_system_tag(key, *values)
+            for key, values in wanted.items()
+        )
+
+    def _add_system_tag(self, key: str, value: Any) -> bool:
+        if key == KEY_ID and is_id(value):
+            self._require("d.knit_id = %(knit_id)s", knit_id=value)
+        elif key == KEY_TIMESTAMP:
+            self._require("d.timestamp = %(timestamp)s", timestamp=value)
+        elif key == KEY_TRANSIENT and value in _TRANSIENT:
+            self._require("r.status = ANY (%(statuses)s::text[])", statuses=_TRANSIENT[value])
+        else:
+            return False
+        return True
+
+    def _require(self, condition: str, **parameters: Any) -> None:
+        self.conditions.append(condition)
+        self.parameters.update(parameters)
+
+    def _dated(self, after: Cursor | None) -> list[str]:
+        behind = "(d.timestamp, d.knit_id) > (%(place)s, %(after)s::uuid)"
+        where = ["d.timestamp IS NOT NULL" if after is None else behind]
+        return where + self._window("d.timestamp")
+
+    def _undated(self, after: Cursor | None) -> list[str]:
+        where = ["d.timestamp IS NULL"]
+        if after is not None and after.instant is None:
+            where.append("d.knit_id > %(after)s::uuid")
+        return where + self._window("r.updated_at")
+
+    def _window(self, instant: str) -> list[str]:
+        bounds = []
+        if self.query.since is not None:
+            bounds.append(f"{instant} >= %(since)s")
+        if self.query.until is not None:
+            bounds.append(f"{instant} < %(until)s")
+        return bounds
+
+    async def _ids(
+        self,
+        session: Session,
+        source: str,
+        more: Sequence[str],
+        after: Cursor | None,
+        limit: int | None,
+    ) -> list[str]:
+        where = " AND ".join([*self.conditions, *more])
+        if " r." in f" {where}":
+            source += "\n" + _SQL["run_of_data"]
+        statement = _SQL["data"].replace("/*source*/ data d", source)
+        rows = await session.rows(
+            statement.replace("/*where*/ true", where),
+            {
+                **self.parameters,
+                "since": self.query.since,
+                "until": self.query.until,
+                "after": None if after is None else after.id,
+                "place": None if after is None else after.instant,
+                "limit": limit,
+            },
+        )
+        return [row.knit_id for row in rows]
+
+
+def _system_value(tag: Tag) -> Any:
+    return floor_ms(parse_instant(tag.value)) if tag.key == KEY_TIMESTAMP else tag.value

@@ -1,0 +1,44 @@
+-- name: discarded
+
+-- Volumes to delete, those discarded first before the others.
+SELECT knit_id, volume
+  FROM discarded
+ WHERE at < clock_timestamp() - %(older_than)s
+ ORDER BY at, knit_id
+ LIMIT %(limit)s
+
+-- name: collected
+
+-- These volumes are gone.
+DELETE FROM discarded WHERE knit_id = ANY (%(knit_ids)s::uuid[])
+
+-- name: under_way
+
+-- Runs that should have a workflow and have been quiet for a while, by id.
+/*runs_to_start*/
+ WHERE r.admitted_at IS NOT NULL
+   AND r.status NOT IN ('done', 'failed', 'invalidated')
+   AND r.workflow_started_at < clock_timestamp() - %(older_than)s
+   AND r.updated_at < clock_timestamp() - %(older_than)s
+   AND (%(after)s::uuid IS NULL OR r.run_id > %(after)s)
+ ORDER BY r.run_id
+ LIMIT %(limit)s
+
+-- name: over
+
+-- Which of these executions have been over for a while: their Run is final, or has gone on. Of a
+-- Run that is not there at all nothing is said: it may be another installation's.
+SELECT key.run_id, key.generation
+  FROM unnest(%(run_ids)s::uuid[], %(generations)s::int[]) AS key (run_id, generation)
+  JOIN run r USING (run_id)
+ WHERE (r.generation > key.generation OR r.status IN ('done', 'failed', 'invalidated'))
+   AND r.updated_at < clock_timestamp() - %(older_than)s
+
+-- name: stale_transfers
+
+-- Doors opened some time ago, oldest first.
+SELECT t.transfer_id, t.knit_id, d.run_id, d.volume, t.mode, t.token, t.endpoint
+  FROM transfer t
+  JOIN data d USING (knit_id)
+ WHERE t.created_at < clock_timestamp() - %(older_than)s
+ ORDER BY t.created_at, t.transfer_id

@@ -1,0 +1,155 @@
+-- name: announce
+
+-- The Plan's Runs are to be made.
+INSERT INTO outbox (kind, subject, created_at)
+VALUES ('plan_registered', %(plan_id)s, date_trunc('milliseconds', clock_timestamp()))
+
+-- name: set_active
+
+-- Locks the Plan against the creation of Runs, which reads this under a share lock.
+UPDATE plan
+   SET active = %(active)s
+ WHERE plan_id = %(plan_id)s
+   AND name IS NULL
+ RETURNING plan_id
+
+-- name: move_runs
+
+-- The Plan's Runs that have not begun, one way or the other. One that was admitted already may
+-- have a workflow: its execution is over, it will get another one when the Plan is active again,
+-- in the place in the queue that the Plan has by then.
+WITH cur AS MATERIALIZED (
+    SELECT run_id, status, admitted_at
+      FROM run
+     WHERE plan_id = %(plan_id)s
+       AND status = %(source)s
+       FOR NO KEY UPDATE
+), moved AS (
+    UPDATE run
+       SET status = %(target)s,
+           generation = run.generation
+                        + CASE WHEN cur.admitted_at IS NULL THEN 0 ELSE 1 END,
+           admitted_at = NULL,
+           workflow_started_at = NULL,
+           holdup = NULL,
+           priority = (SELECT p.priority FROM plan p WHERE p.plan_id = run.plan_id)
+      FROM cur
+     WHERE run.run_id = cur.run_id
+       AND cur.status = %(source)s
+ RETURNING run.run_id, run.generation
+), noted AS (
+    INSERT INTO run_event (run_id, generation, at, from_status, to_status, cause)
+    SELECT run_id, generation, date_trunc('milliseconds', clock_timestamp()),
+           %(source)s, %(target)s, %(cause)s
+      FROM moved
+)
+SELECT count(pg_notify(%(run_channel)s, run_id::text)::text) FROM moved
+
+-- name: change_resources
+
+-- What is unset falls back to its default, if it has one; what is set wins.
+UPDATE plan
+   SET resources = %(defaults)s::jsonb || (resources - %(unset)s::text[]) || %(set)s::jsonb
+ WHERE plan_id = %(plan_id)s
+   AND name IS NULL
+ RETURNING plan_id
+
+-- name: lock_annotations
+
+-- The Plan's notes, kept from every other change until this transaction ends.
+SELECT annotations
+  FROM plan
+ WHERE plan_id = %(plan_id)s
+   AND name IS NULL
+   FOR NO KEY UPDATE
+
+-- name: set_annotations
+
+-- All notes of a Plan.
+UPDATE plan SET annotations = %(annotations)s WHERE plan_id = %(plan_id)s
+
+-- name: set_service_account
+
+-- Whose token the pods of later launches get.
+UPDATE plan
+   SET service_account = %(service_account)s
+ WHERE plan_id = %(plan_id)s
+   AND name IS NULL
+ RETURNING plan_id
+
+-- name: set_priority
+
+-- Waits for those who are creating Runs of the Plan, which take their priority from it.
+UPDATE plan
+   SET priority = %(priority)s
+ WHERE plan_id = %(plan_id)s
+   AND name IS NULL
+ RETURNING plan_id
+
+-- name: move_in_queue
+
+-- Some of the Plan's Runs that have no place yet (deactivated ones may wait again) get the priority
+-- that the Plan has now, whoever set it. Each part has a range of an index: neither the Plan's
+-- history is looked at, nor what has been moved already.
+WITH wanted AS MATERIALIZED (
+    SELECT plan_id, priority
+      FROM plan
+     WHERE plan_id = %(plan_id)s
+       FOR SHARE
+), queued AS (
+    SELECT r.run_id
+      FROM wanted w
+      JOIN run r ON r.plan_id = w.plan_id AND r.priority < w.priority
+     WHERE r.status = 'waiting'
+       AND r.admitted_at IS NULL
+     UNION ALL
+    SELECT r.run_id
+      FROM wanted w
+      JOIN run r ON r.plan_id = w.plan_id AND r.priority > w.priority
+     WHERE r.status = 'waiting'
+       AND r.admitted_at IS NULL
+     UNION ALL
+    SELECT r.run_id
+      FROM wanted w
+      JOIN run r ON r.plan_id = w.plan_id AND r.priority <> w.priority
+     WHERE r.status = 'deactivated'
+     LIMIT %(most)s
+)
+UPDATE run
+   SET priority = (SELECT priority FROM wanted)
+ WHERE run_id = ANY (ARRAY(SELECT run_id FROM queued))
+   AND status IN ('waiting', 'deactivated')
+   AND admitted_at IS NULL
+   AND priority <> (SELECT priority FROM wanted)
+
+-- name: find
+
+-- Plans by id; the conditions are put in where the comment stands.
+SELECT p.plan_id
+  FROM plan p
+ WHERE /*where*/ true
+ ORDER BY p.plan_id
+ LIMIT %(limit)s
+
+-- name: some_input
+
+-- Some input of the Plan has all these tags and pins.
+EXISTS (SELECT FROM plan_input i
+         WHERE i.plan_id = p.plan_id
+           AND (%(pinned_knit_id)s::text IS NULL OR i.pinned_knit_id = %(pinned_knit_id)s)
+           AND (%(pinned_timestamp)s::timestamptz IS NULL
+                OR i.pinned_timestamp = %(pinned_timestamp)s)
+           AND cardinality(%(input_tag_ids)s::bigint[]) =
+               (SELECT count(*) FROM plan_input_tag t
+                 WHERE t.input_id = i.input_id
+                   AND t.tag_id = ANY (%(input_tag_ids)s::bigint[])))
+
+-- name: some_output
+
+-- Some output or the log of the Plan has all these tags.
+EXISTS (SELECT FROM plan_output o
+         WHERE o.plan_id = p.plan_id
+           AND cardinality(%(output_tag_ids)s::bigint[]) =
+               (SELECT count(*) FROM plan_output_tag t
+                 WHERE t.output_id = o.output_id
+                   AND t.tag_id = ANY (%(output_tag_ids)s::bigint[])))

@@ -1,0 +1,85 @@
+"""Making Runs of combinations, each at most once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+from uuid import uuid4
+
+from knit_workflows import names
+from knit_workflows.domain.matching import assignment_hash
+from knit_workflows.store import named_sql
+from knit_workflows.store.connection import Session
+
+_SQL: Final = named_sql.beside(__file__)
+
+
+def with_new_data(statement: str) -> str:
+    """Put the making of Data where the statement has its place for it."""
+    return statement.replace("/*new_data*/", _SQL["new_data"])
+
+
+_CREATE: Final = with_new_data(_SQL["create"])
+
+
+@dataclass(frozen=True, slots=True)
+class Combination:
+    """A Plan and one Data per input, in the order of the inputs' positions."""
+
+    plan_id: str
+    knit_ids: tuple[str, ...]
+
+    def hash(self) -> bytes:
+        """Give what makes the Run of this combination unique under its Plan."""
+        return assignment_hash(dict(enumerate(self.knit_ids)))
+
+
+async def without_run(
+    session: Session, combinations: Sequence[Combination]
+) -> list[tuple[int, Combination]]:
+    """Give those combinations that have no Run yet, with their place in the sequence."""
+    rows = await session.rows(
+        _SQL["known"],
+        {
+            "plan_ids": [one.plan_id for one in combinations],
+            "hashes": [one.hash() for one in combinations],
+        },
+    )
+    known = {row.place - 1 for row in rows}
+    return [one for one in enumerate(combinations) if one[0] not in known]
+
+
+async def create_runs(session: Session, combinations: Sequence[Combination], *, cause: str) -> int:
+    """Make the Runs of those combinations that have none; give how many were made.
+
+    A Run is waiting, or deactivated when its Plan is inactive, with its Plan's priority; its Data
+    exist from now on, with the tags of the Plan's outputs. Wakes the Projector, which admits them.
+    """
+    if not combinations:
+        return 0
+    run_ids = [str(uuid4()) for _ in combinations]
+    row = await session.row(
+        _CREATE,
+        {
+            "run_ids": run_ids,
+            "plan_ids": [one.plan_id for one in combinations],
+            "hashes": [one.hash() for one in combinations],
+            "input_run_ids": [
+                run_id
+                for run_id, one in zip(run_ids, combinations, strict=True)
+                for _ in one.knit_ids
+            ],
+            "positions": [place for one in combinations for place in range(len(one.knit_ids))],
+            "knit_ids": [knit_id for one in combinations for knit_id in one.knit_ids],
+            "volume_prefix": names.volume(""),
+            "cause": cause,
+            "channel": names.OUTBOX_CHANNEL,
+        },
+    )
+    return int(row.made)
+
+
+async def notify_projector(session: Session) -> None:
+    """Wake the Projector when this transaction commits."""
+    await session.do(_SQL["notify"], {"channel": names.OUTBOX_CHANNEL})

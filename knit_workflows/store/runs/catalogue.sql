@@ -1,0 +1,76 @@
+-- name: run_place
+
+-- Where a Run stands in that order.
+SELECT updated_at FROM run WHERE run_id = %(run_id)s
+
+-- name: run_status
+
+-- How far a Run is.
+SELECT status FROM run WHERE run_id = %(run_id)s
+
+-- name: run_events
+
+-- Every change of a Run's status, oldest first. No row: there is no such Run.
+SELECT e.at, e.generation, e.from_status, e.to_status, e.cause, e.exit_code, e.exit_message
+  FROM run r
+  LEFT JOIN run_event e USING (run_id)
+ WHERE r.run_id = %(run_id)s
+ ORDER BY e.event_id
+
+-- name: lock_run
+
+-- A Run, locked against every other change.
+SELECT run_id, generation, status, admitted_at, assignment_hash IS NOT NULL AS projected
+  FROM run
+ WHERE run_id = %(run_id)s
+   FOR NO KEY UPDATE
+
+-- name: stop
+
+-- A user's stop: status, exit, history; and, when an execution may be there, the order for it.
+WITH moved AS (
+    UPDATE run
+       SET status = %(target)s,
+           exit_code = %(exit_code)s,
+           exit_message = %(exit_message)s,
+           holdup = NULL,
+           updated_at = date_trunc('milliseconds', clock_timestamp())
+     WHERE run_id = %(run_id)s
+ RETURNING run_id, generation, status, updated_at, exit_code, exit_message
+), noted AS (
+    INSERT INTO run_event (run_id, generation, at, from_status, to_status, cause,
+                           exit_code, exit_message)
+    SELECT run_id, generation, updated_at, %(before)s, status, %(cause)s, exit_code, exit_message
+      FROM moved
+), ordered AS (
+    INSERT INTO outbox (kind, subject, payload, created_at)
+    SELECT 'stop_run', run_id,
+           jsonb_build_object('generation', generation, 'fail', %(fail)s::boolean), updated_at
+      FROM moved
+     WHERE %(has_execution)s
+)
+SELECT pg_notify(%(run_channel)s, run_id::text)::text || pg_notify(%(outbox_channel)s, '')::text
+       AS told
+  FROM moved
+
+-- name: inputs
+
+-- A user's Plan's inputs, in order of their positions.
+SELECT i.path
+  FROM plan p
+  JOIN plan_input i USING (plan_id)
+ WHERE p.plan_id = %(plan_id)s
+ ORDER BY i.position
+
+-- name: present
+
+-- Which of these Data exist.
+SELECT knit_id FROM data WHERE knit_id = ANY (%(knit_ids)s::uuid[])
+
+-- name: assigned_run
+
+-- The Run of an assignment.
+SELECT run_id, generation
+  FROM run
+ WHERE plan_id = %(plan_id)s
+   AND assignment_hash = %(hash)s

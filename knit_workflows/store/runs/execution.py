@@ -1,0 +1,153 @@
+"""Carrying out a Run, as the database sees it: compare-and-set on (run id, generation, status)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from psycopg.types.json import Jsonb
+
+from knit_workflows import names
+from knit_workflows.domain.errors import IllegalMove, RunNotFound, Superseded
+from knit_workflows.domain.ids import KnitId, PlanId, is_id
+from knit_workflows.domain.plans.model import NodeMode, NodeRule
+from knit_workflows.domain.ports import MountedData, RunKey, RunOrder, UsedResources
+from knit_workflows.domain.runs import MOVES, Exit, Holdup, RunStatus, may_move
+from knit_workflows.store import named_sql
+from knit_workflows.store.connection import Database
+from knit_workflows.store.plans.images import image_of
+
+_SQL: Final = named_sql.beside(__file__)
+
+FINAL: Final = frozenset({RunStatus.DONE, RunStatus.FAILED, RunStatus.INVALIDATED})
+"""Statuses that only retry and deletion leave."""
+
+_MOST_HOLDUPS: Final = 20
+"""How many changes of what keeps it from starting the history of one execution holds: two reasons
+may take turns for days."""
+
+_SOURCES: Final = {
+    target: sorted(status.value for status in MOVES if may_move(status, target)) for target in MOVES
+}
+
+
+class RunRows:
+    """The part of the store that workflows of Runs use."""
+
+    _db: Database
+
+    async def run_order(self, key: RunKey) -> RunOrder:
+        """Give everything needed to launch; raises RunNotFound, Superseded."""
+        row = await self._db.row(_SQL["order"], {"run_id": _checked(key)})
+        _guard(key, row)
+        outputs = row.outputs or []
+        return RunOrder(
+            key=key,
+            status=RunStatus(row.status),
+            plan_id=PlanId(row.plan_id),
+            image=image_of(row),
+            entrypoint=tuple(row.entrypoint),
+            args=tuple(row.args),
+            inputs=tuple(_mounted(one) for one in row.inputs or []),
+            outputs=tuple(_mounted(one) for one in outputs if not one[3]),
+            log=next((_mounted(one) for one in outputs if one[3]), None),
+            resources=row.resources,
+            on_node=tuple(NodeRule(NodeMode(mode), k, v) for mode, k, v in row.on_node),
+            service_account=row.service_account,
+        )
+
+    async def advance(
+        self,
+        key: RunKey,
+        target: RunStatus,
+        *,
+        cause: str,
+        exit: Exit | None = None,
+        image_digest: str | None = None,
+        used: UsedResources | None = None,
+        notes: Sequence[str] = (),
+    ) -> RunStatus:
+        """Move a Run to `target` if that is legal, give its status afterwards."""
+        if target in FINAL:
+            raise ValueError(f"{target} is final: use finalize")
+        row = await self._db.row(
+            _SQL["advance"],
+            {
+                "run_id": _checked(key),
+                "generation": key.generation,
+                "target": target.value,
+                "sources": _SOURCES[target],
+                "cause": cause,
+                "has_exit": exit is not None,
+                "exit_code": None if exit is None else exit.code,
+                "exit_message": None if exit is None else exit.message,
+                "image_digest": image_digest,
+                "used_resources": None if used is None else Jsonb(dict(used.resources)),
+                "used_service_account": None if used is None else used.service_account,
+                "notes": list(notes) or None,
+                "run_channel": names.RUN_CHANNEL,
+            },
+        )
+        _guard(key, row)
+        return RunStatus(row.status)
+
+    async def hold_up(self, key: RunKey, holdup: Holdup | None, *, at: RunStatus) -> bool:
+        """Record what keeps a Run from starting, give whether that is news; see the port."""
+        row = await self._db.row(
+            _SQL["hold_up"],
+            {
+                "run_id": _checked(key),
+                "generation": key.generation,
+                "at": at.value,
+                "kind": holdup and holdup.kind.value,
+                "code": holdup and holdup.code,
+                "message": holdup and holdup.message,
+                "until": holdup and holdup.until,
+                "cause": holdup and f"[{holdup.code}] {holdup.message}",
+                "most": _MOST_HOLDUPS,
+                "outbox_channel": names.OUTBOX_CHANNEL,
+            },
+        )
+        _guard(key, row)
+        return bool(row.is_news)
+
+    async def finalize(self, key: RunKey, *, cause: str) -> RunStatus:
+        """Make a completing Run done, an aborting one failed; give the final status."""
+        row = await self._db.row(
+            _SQL["finalize"],
+            {
+                "run_id": _checked(key),
+                "generation": key.generation,
+                "cause": cause,
+                "run_channel": names.RUN_CHANNEL,
+                "outbox_channel": names.OUTBOX_CHANNEL,
+            },
+        )
+        _guard(key, row)
+        status = RunStatus(row.status)
+        if status not in FINAL:
+            raise IllegalMove(
+                f"the Run {key.run_id} is {status}, neither completing nor aborting",
+                see=key.run_id,
+            )
+        return status
+
+
+def _checked(key: RunKey) -> str:
+    if not is_id(key.run_id):
+        raise RunNotFound(f"there is no Run {key.run_id}", see=key.run_id)
+    return key.run_id
+
+
+def _guard(key: RunKey, row: Any) -> None:
+    if row is None:
+        raise RunNotFound(f"there is no Run {key.run_id}", see=key.run_id)
+    if row.generation != key.generation:
+        raise Superseded(
+            f"the Run {key.run_id} is in generation {row.generation}, not {key.generation}",
+            see=key.run_id,
+        )
+
+
+def _mounted(entry: Sequence[Any]) -> MountedData:
+    return MountedData(path=entry[0], knit_id=KnitId(entry[1]), volume=entry[2])

@@ -1,0 +1,156 @@
+-- name: order
+
+-- Everything needed to carry out a Run.
+SELECT r.generation, r.status, r.plan_id, p.repository, p.image_tag, p.image_digest,
+       p.entrypoint, p.args, p.on_node, p.resources, p.service_account,
+       (SELECT jsonb_agg(jsonb_build_array(i.path, d.knit_id, d.volume) ORDER BY i.position)
+          FROM run_input ri
+          JOIN plan_input i USING (input_id)
+          JOIN data d ON d.knit_id = ri.knit_id
+         WHERE ri.run_id = r.run_id) AS inputs,
+       (SELECT jsonb_agg(jsonb_build_array(o.path, d.knit_id, d.volume, o.is_log)
+                         ORDER BY o.position)
+          FROM data d
+          JOIN plan_output o USING (output_id)
+         WHERE d.run_id = r.run_id) AS outputs
+  FROM run r
+  JOIN plan p USING (plan_id)
+ WHERE r.run_id = %(run_id)s
+
+-- name: advance
+
+-- Compare and set: moves the Run if its generation and status allow it, notes that, tells waiters.
+-- `cur` waits for the row's lock and then has its newest version; `moved` follows it there.
+WITH cur AS MATERIALIZED (
+    SELECT run_id, generation, status
+      FROM run
+     WHERE run_id = %(run_id)s
+       FOR NO KEY UPDATE
+), moved AS (
+    UPDATE run
+       SET status = %(target)s,
+           updated_at = date_trunc('milliseconds', clock_timestamp()),
+           exit_code = CASE WHEN %(has_exit)s THEN %(exit_code)s::smallint
+                            ELSE run.exit_code END,
+           exit_message = CASE WHEN %(has_exit)s THEN %(exit_message)s::text
+                               ELSE run.exit_message END,
+           image_digest = COALESCE(%(image_digest)s::text, run.image_digest),
+           notes = COALESCE(%(notes)s::text[], run.notes),
+           used_resources = COALESCE(%(used_resources)s::jsonb, run.used_resources),
+           used_service_account = CASE WHEN %(used_resources)s::jsonb IS NULL
+                                       THEN run.used_service_account
+                                       ELSE %(used_service_account)s::text END,
+           holdup = NULL
+      FROM cur
+     WHERE run.run_id = cur.run_id
+       AND cur.generation = %(generation)s
+       AND cur.status = ANY (%(sources)s::text[])
+ RETURNING run.run_id, run.generation, run.status, run.updated_at, cur.status AS before
+), noted AS (
+    INSERT INTO run_event (run_id, generation, at, from_status, to_status, cause,
+                           exit_code, exit_message)
+    SELECT run_id, generation, updated_at, before, status, %(cause)s,
+           %(exit_code)s::smallint, %(exit_message)s::text
+      FROM moved
+)
+SELECT cur.generation, COALESCE(moved.status, cur.status) AS status,
+       CASE WHEN moved.run_id IS NOT NULL
+            THEN pg_notify(%(run_channel)s, moved.run_id::text)::text END AS told
+  FROM cur
+  LEFT JOIN moved USING (run_id)
+
+-- name: hold_up
+
+-- What keeps a Run from starting, or ending (`kind` NULL: nothing any more), in the status `at`.
+-- The same reason again is not written, whatever its message says by now; another one is one more
+-- line of the history, up to `most` of them. `since` stays while the kind does. The Projector is
+-- told of another reason: a Run that is held up leaves its place to others.
+WITH cur AS MATERIALIZED (
+    SELECT run_id, generation, status, holdup
+      FROM run
+     WHERE run_id = %(run_id)s
+       FOR NO KEY UPDATE
+), wanted AS (
+    SELECT cur.*, date_trunc('milliseconds', clock_timestamp()) AS now,
+           (holdup->>'kind', holdup->>'code') IS DISTINCT FROM (%(kind)s::text, %(code)s::text)
+               AS is_other
+      FROM cur
+     WHERE generation = %(generation)s
+       AND status = %(at)s
+       AND (holdup->>'kind', holdup->>'code', (holdup->>'until')::timestamptz)
+           IS DISTINCT FROM (%(kind)s::text, %(code)s::text, %(until)s::timestamptz)
+), changed AS (
+    UPDATE run
+       SET holdup = CASE WHEN %(kind)s::text IS NOT NULL THEN jsonb_build_object(
+               'kind', %(kind)s::text, 'code', %(code)s::text, 'message', %(message)s::text,
+               'until', %(until)s::timestamptz,
+               'since', CASE WHEN wanted.holdup->>'kind' = %(kind)s::text
+                             THEN (wanted.holdup->>'since')::timestamptz
+                             ELSE wanted.now END) END
+      FROM wanted
+     WHERE run.run_id = wanted.run_id
+ RETURNING run.run_id, run.generation, run.status, wanted.now, wanted.is_other
+), news AS (
+    SELECT changed.*
+      FROM changed
+     WHERE is_other
+       AND %(most)s > (SELECT count(*)
+                         FROM run_event e
+                        WHERE e.run_id = changed.run_id
+                          AND e.generation = changed.generation
+                          AND e.from_status = e.to_status)
+), noted AS (
+    INSERT INTO run_event (run_id, generation, at, from_status, to_status, cause)
+    SELECT run_id, generation, now, status, status, %(cause)s
+      FROM news
+     WHERE %(kind)s::text IS NOT NULL
+)
+SELECT cur.generation, cur.status, EXISTS (SELECT FROM news) AS is_news,
+       (SELECT count(pg_notify(%(outbox_channel)s, '')::text) FROM changed WHERE is_other) AS told
+  FROM cur
+
+-- name: finalize
+
+-- The end of a Run: its status, the time of its Data, the history, and one event per Data if done.
+-- Telling the Projector also when it failed: a place has become free.
+WITH cur AS MATERIALIZED (
+    SELECT run_id, generation, status,
+           CASE status WHEN 'completing' THEN 'done' WHEN 'aborting' THEN 'failed' END AS target
+      FROM run
+     WHERE run_id = %(run_id)s
+       FOR NO KEY UPDATE
+), moved AS (
+    UPDATE run
+       SET status = cur.target,
+           holdup = NULL,
+           updated_at = date_trunc('milliseconds', clock_timestamp())
+      FROM cur
+     WHERE run.run_id = cur.run_id
+       AND cur.generation = %(generation)s
+       AND cur.target IS NOT NULL
+ RETURNING run.run_id, run.generation, run.status, run.updated_at, cur.status AS before,
+           run.exit_code, run.exit_message
+), stamped AS (
+    UPDATE data
+       SET timestamp = moved.updated_at
+      FROM moved
+     WHERE data.run_id = moved.run_id
+ RETURNING data.knit_id
+), noted AS (
+    INSERT INTO run_event (run_id, generation, at, from_status, to_status, cause,
+                           exit_code, exit_message)
+    SELECT run_id, generation, updated_at, before, status, %(cause)s, exit_code, exit_message
+      FROM moved
+), queued AS (
+    INSERT INTO outbox (kind, subject, created_at)
+    SELECT 'data_ready', stamped.knit_id, moved.updated_at
+      FROM stamped, moved
+     WHERE moved.status = 'done'
+     ORDER BY stamped.knit_id
+)
+SELECT cur.generation, COALESCE(moved.status, cur.status) AS status,
+       CASE WHEN moved.run_id IS NOT NULL THEN
+            pg_notify(%(run_channel)s, moved.run_id::text)::text
+            || pg_notify(%(outbox_channel)s, '')::text END AS told
+  FROM cur
+  LEFT JOIN moved USING (run_id)

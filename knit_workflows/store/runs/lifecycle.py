@@ -1,0 +1,115 @@
+"""Runs once more, and Runs no more: retry and deletion.
+
+Both bypass the table of moves, and both discard a Run's Data: whoever might use one of these is
+kept out by a lock on its row, and who came before is seen. A Data that is discarded here while
+another transaction was about to refer to it makes that one start anew.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from knit_workflows import names
+from knit_workflows.domain.errors import IllegalMove
+from knit_workflows.domain.ids import RunId, is_id
+from knit_workflows.domain.runs import RunDetail, RunStatus
+from knit_workflows.store import named_sql
+from knit_workflows.store.connection import Session
+from knit_workflows.store.projection.creation import with_new_data
+from knit_workflows.store.runs.catalogue import RunCatalogue, missing_run
+
+_SQL: Final = named_sql.beside(__file__)
+_RETRY: Final = with_new_data(_SQL["retry"])
+
+_RETRIED: Final = frozenset({RunStatus.DONE, RunStatus.FAILED})
+_DELETED: Final = _RETRIED | {RunStatus.WAITING, RunStatus.DEACTIVATED}
+
+
+class LifecycleRows(RunCatalogue):
+    """The part of the store that retries and deletes Runs."""
+
+    async def retry(self, run_id: RunId) -> RunDetail:
+        """Carry out a done or failed Run once more: next generation, new output Data."""
+
+        async def step(session: Session) -> None:
+            run = await _locked(session, run_id)
+            if run.name is not None:
+                raise IllegalMove(
+                    f"the Run {run_id} is {run.name}: there is nothing that could run again",
+                    advice="push the Data again",
+                    see=run_id,
+                )
+            _require(run, _RETRIED)
+            await _discard_outputs(session, run_id)
+            target = RunStatus.WAITING if run.active else RunStatus.DEACTIVATED
+            await session.do(
+                _RETRY,
+                {
+                    **_channels(),
+                    "run_id": run_id,
+                    "before": run.status,
+                    "target": target.value,
+                    "volume_prefix": names.volume(""),
+                },
+            )
+
+        await self._db.transaction(step)
+        return await self.run(run_id)
+
+    async def delete_run(self, run_id: RunId) -> None:
+        """Delete a Run and discard its outputs; one with inputs leaves a tombstone."""
+
+        async def step(session: Session) -> None:
+            run = await _locked(session, run_id)
+            _require(run, _DELETED)
+            await _discard_outputs(session, run_id)
+            if run.projected:
+                parameters = {"run_id": run_id, "before": run.status, "admitted": run.admitted}
+                await session.do(_SQL["invalidate"], {**_channels(), **parameters})
+            else:
+                await session.do(_SQL["remove_runs"], {"run_ids": [run_id]})
+
+        await self._db.freeing(step)
+
+
+async def _locked(session: Session, run_id: RunId) -> Any:
+    row = await session.row(_SQL["lock"], {"run_id": run_id}) if is_id(run_id) else None
+    if row is None or row.status == RunStatus.INVALIDATED:
+        raise missing_run(run_id)
+    return row
+
+
+def _require(run: Any, wanted: frozenset[RunStatus]) -> None:
+    if run.status not in wanted:
+        raise IllegalMove(
+            f"the Run {run.run_id} is {run.status}: it has not finished yet",
+            advice="stop it first, or wait until it is done or failed",
+            see=run.run_id,
+        )
+
+
+async def _discard_outputs(session: Session, run_id: RunId) -> None:
+    """Discard the Data of a Run. Raises IllegalMove when somebody uses one."""
+    outputs = await session.rows(_SQL["lock_outputs"], {"run_id": run_id})
+    knit_ids = [row.knit_id for row in outputs]
+    tombstones = []
+    for user in await session.rows(_SQL["users"], {"knit_ids": knit_ids}):
+        if user.run_id is None:
+            raise IllegalMove(
+                f"a Data of the Run {run_id} is being transferred",
+                advice="wait until the transfer has ended",
+                see=run_id,
+            )
+        if not user.is_tombstone:
+            raise IllegalMove(
+                f"a Data of the Run {run_id} is in use by the Run {user.run_id}",
+                advice=f"delete that Run first: knit run rm {user.run_id}",
+                see=user.run_id,
+            )
+        tombstones.append(user.run_id)
+    await session.do(_SQL["remove_runs"], {"run_ids": tombstones})
+    await session.do(_SQL["discard"], {"knit_ids": knit_ids})
+
+
+def _channels() -> dict[str, str]:
+    return {"run_channel": names.RUN_CHANNEL, "outbox_channel": names.OUTBOX_CHANNEL}

@@ -1,0 +1,53 @@
+-- name: begin_upload
+
+-- The Run of an upload, its Data and its door, all at once or, when the Run is there, not at all.
+-- Nor while a volume of that name, of a Data deleted since, is still to be deleted.
+WITH made AS (
+    INSERT INTO run (run_id, plan_id, status, created_at, updated_at)
+    SELECT %(run_id)s, plan_id, 'running', at, at
+      FROM plan, date_trunc('milliseconds', clock_timestamp()) AS at
+     WHERE name = %(plan)s
+       AND NOT EXISTS (SELECT FROM discarded WHERE knit_id = %(knit_id)s)
+        ON CONFLICT (run_id) DO NOTHING
+ RETURNING run_id, plan_id, generation, status, created_at
+), filled AS (
+    INSERT INTO data (knit_id, run_id, output_id, volume)
+    SELECT %(knit_id)s, made.run_id, o.output_id, %(volume)s
+      FROM made
+      JOIN plan_output o USING (plan_id)
+ RETURNING knit_id
+), noted AS (
+    INSERT INTO run_event (run_id, generation, at, to_status, cause)
+    SELECT run_id, generation, created_at, status, 'upload begins'
+      FROM made
+)
+INSERT INTO transfer (transfer_id, knit_id, mode, token, created_at)
+SELECT %(transfer_id)s, filled.knit_id, 'write', %(token)s, made.created_at
+  FROM made, filled
+
+-- name: begin_download
+
+-- A door to read a Data; the same door when it is there.
+INSERT INTO transfer (transfer_id, knit_id, mode, token, created_at)
+SELECT %(transfer_id)s, knit_id, 'read', %(token)s, date_trunc('milliseconds', clock_timestamp())
+  FROM data
+ WHERE knit_id = %(knit_id)s
+    ON CONFLICT (transfer_id) DO NOTHING
+
+-- name: transfer
+
+-- One door, with the Data behind it.
+SELECT t.transfer_id, t.knit_id, d.run_id, d.volume, t.mode, t.token, t.endpoint
+  FROM transfer t
+  JOIN data d USING (knit_id)
+ WHERE t.transfer_id = %(transfer_id)s
+
+-- name: opened
+
+-- Where the door answers.
+UPDATE transfer SET endpoint = %(endpoint)s WHERE transfer_id = %(transfer_id)s
+
+-- name: closed
+
+-- The door is shut.
+DELETE FROM transfer WHERE transfer_id = %(transfer_id)s

@@ -1,0 +1,10 @@
+"""Completions on the wire."""
+
+from knit_workflows.wire.base import Response
+
+
+class Completion(Response):
+    """An id, a tag or the key of one, and a few words about it; empty: none."""
+
+    value: str
+    words: str

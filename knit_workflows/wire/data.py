@@ -1,0 +1,42 @@
+"""Data on the wire: one immutable thing with tags, where it came from and what used it."""
+
+from pydantic import Field
+
+from knit_workflows.wire.base import Response, is_absent
+from knit_workflows.wire.plans import LogPoint, Mountpoint, PlanSummary
+from knit_workflows.wire.runs import RunSummary
+from knit_workflows.wire.tags import Tag, TagChange
+
+
+class DataUpstream(Response):
+    """The Run that made the Data, and through which output (`mountpoint`) or `log`: exactly one."""
+
+    mountpoint: Mountpoint | None = Field(default=None, exclude_if=is_absent)
+    log: LogPoint | None = Field(default=None, exclude_if=is_absent)
+    run: RunSummary
+
+
+class DataDownstream(Response):
+    """A Run that used the Data, and through which input."""
+
+    mountpoint: Mountpoint
+    run: RunSummary
+
+
+class Nomination(Mountpoint):
+    """An input of a Plan for which the Data qualifies now; says nothing about Runs."""
+
+    plan: PlanSummary
+
+
+class Data(Response):
+    """One Data. Tags are sorted by key, then value, system tags (`knit#…`) included."""
+
+    knit_id: str
+    tags: list[Tag]
+    upstream: DataUpstream
+    downstreams: list[DataDownstream]
+    nomination: list[Nomination]
+
+
+__all__ = ["Data", "DataDownstream", "DataUpstream", "Nomination", "Tag", "TagChange"]

@@ -1,0 +1,33 @@
+"""Lineage on the wire: a part of the graph of Data and Runs, in full or as ids alone."""
+
+from pydantic import Field
+
+from knit_workflows.wire.base import Response
+from knit_workflows.wire.data import Data
+from knit_workflows.wire.runs import Run
+
+
+class Lineage(Response):
+    """Data and Runs in full, each once, the nearest first; the first Data is that asked for."""
+
+    data: list[Data]
+    runs: list[Run]
+
+
+class LineageEdge(Response):
+    """A Data that went into a Run, or came out of it: two ids.
+
+    The label is the path of the input or output, `(log)` for the log.
+    """
+
+    source: str = Field(validation_alias="from", serialization_alias="from")
+    target: str = Field(validation_alias="to", serialization_alias="to")
+    label: str
+
+
+class LineageGraph(Response):
+    """The same as ids of Data and of Runs; the edges come Run by Run: inputs, outputs, log."""
+
+    data: list[str]
+    runs: list[str]
+    edges: list[LineageEdge]

@@ -1,0 +1,232 @@
+"""Domain values to what goes over the wire: the one place where their names meet.
+
+What is written is plain values in the contract's words, as the types of `schemas` describe them:
+a page of Data holds thousands, and to make an object of each and take it apart again would be most
+of the work of a request. That both say the same is tested.
+
+A page of Data also mentions the same few Plans, Runs and mountpoints again and again: a `ToWire`
+writes each once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+
+from knit_api.responses import Wire
+from knit_workflows.domain import data, runs
+from knit_workflows.domain.plans import model
+from knit_workflows.domain.tags import Tag
+from knit_workflows.wire.times import format_time
+
+
+class ToWire:
+    """Writes the domain values of one response: a Plan, a Run, a mountpoint each once.
+
+    Mountpoints are known by identity, so what it is given must live as long as it does. What it
+    gives has parts in common: it is to be written out, not changed.
+    """
+
+    def __init__(self) -> None:
+        self._plan_of: dict[str, Wire] = {}
+        self._run_of: dict[str, Wire] = {}
+        self._mountpoint_of: dict[int, Wire] = {}
+
+    def _plan_summary(self, plan: model.PlanSummary) -> Wire:
+        known = self._plan_of.get(plan.plan_id)
+        if known is None:
+            known = self._plan_of[plan.plan_id] = _plan_summary(plan)
+        return known
+
+    def _mountpoint(self, point: model.Mountpoint) -> Wire:
+        known = self._mountpoint_of.get(id(point))
+        if known is None:
+            known = self._mountpoint_of[id(point)] = _mountpoint(point.path, point.tags)
+        return known
+
+    def _run_summary(self, run: runs.RunSummary) -> Wire:
+        known = self._run_of.get(run.run_id)
+        if known is None:
+            known = self._run_of[run.run_id] = {
+                "runId": run.run_id,
+                "status": run.status.value,
+                "updatedAt": _instant(run.updated_at),
+                **_present(exit=_exit(run.exit)),
+                "plan": self._plan_summary(run.plan),
+            }
+        return known
+
+    def plan(self, plan: model.PlanDetail) -> Wire:
+        """Give a `schemas.plans.Plan`."""
+        return {
+            **self._plan_summary(plan.summary),
+            "inputs": [
+                {
+                    **self._mountpoint(point.mountpoint),
+                    "upstreams": [self._upstream(link) for link in point.links],
+                }
+                for point in plan.inputs
+            ],
+            "outputs": [
+                {**self._mountpoint(point.mountpoint), "downstreams": self._downstreams(point)}
+                for point in plan.outputs
+            ],
+            **_present(log=None if plan.log is None else self._log(plan.log)),
+            "active": plan.active,
+            **_filled(
+                on_node=_on_node(plan.on_node),
+                resources=dict(plan.resources),
+                service_account=plan.service_account,
+                priority=plan.priority,
+            ),
+        }
+
+    def _log(self, point: model.LinkedMountpoint) -> Wire:
+        return {"tags": _tags(point.mountpoint.tags), "downstreams": self._downstreams(point)}
+
+    def _upstream(self, link: model.PlanLink) -> Wire:
+        return {"plan": self._plan_summary(link.plan), **_origin(link.path, link.tags)}
+
+    def _downstreams(self, point: model.LinkedMountpoint) -> list[Wire]:
+        # What consumes is always an input, and an input has a path.
+        return [
+            {
+                "plan": self._plan_summary(link.plan),
+                "mountpoint": _mountpoint(link.path or "", link.tags),
+            }
+            for link in point.links
+        ]
+
+    def run(self, run: runs.RunDetail) -> Wire:
+        """Give a `schemas.runs.Run`."""
+        return {
+            **self._run_summary(run.summary),
+            "inputs": [_assignment(one) for one in run.inputs],
+            "outputs": [_assignment(one) for one in run.outputs],
+            "log": None
+            if run.log is None
+            else {"tags": _tags(run.log.tags), "knitId": run.log.knit_id or ""},
+            "generation": run.generation,
+            **_filled(priority=run.priority),
+            **_present(used=_used(run.used), waiting=_waiting(run.waiting)),
+            **_filled(notes=list(run.notes)),
+        }
+
+    def data(self, one: data.DataDetail) -> Wire:
+        """Give a `schemas.data.Data`."""
+        return {
+            "knitId": one.knit_id,
+            "tags": _tags(one.tags),
+            "upstream": {
+                **_origin(one.upstream.path, one.upstream.tags),
+                "run": self._run_summary(one.upstream.run),
+            },
+            "downstreams": [
+                {"mountpoint": self._mountpoint(use.mountpoint), "run": self._run_summary(use.run)}
+                for use in one.downstreams
+            ],
+            "nomination": [
+                {**self._mountpoint(fit.mountpoint), "plan": self._plan_summary(fit.plan)}
+                for fit in one.nominations
+            ],
+        }
+
+
+def preview_to_wire(preview: model.PlanPreview) -> Wire:
+    """Give a `schemas.plans.PlanPreview`."""
+    return {
+        "runs": preview.runs,
+        "inputs": [{"path": path, "data": many} for path, many in preview.candidates.items()],
+        "assignments": [dict(one) for one in preview.assignments],
+    }
+
+
+def event_to_wire(event: runs.RunEvent) -> Wire:
+    """Give an `events.RunEvent`."""
+    return {
+        "at": _instant(event.at),
+        "generation": event.generation,
+        **_present(**{"from": event.from_status and event.from_status.value}),
+        "to": event.to_status.value,
+        "cause": event.cause,
+        **_present(exit=_exit(event.exit)),
+    }
+
+
+def _present(**optional: object) -> Wire:
+    """Give those that are there, even if there is nothing in them."""
+    return {name: value for name, value in optional.items() if value is not None}
+
+
+def _filled(**optional: object) -> Wire:
+    """Give those with something in them."""
+    return {name: value for name, value in optional.items() if value}
+
+
+def _tags(tags: Iterable[Tag]) -> list[str]:
+    return [f"{tag.key}:{tag.value}" for tag in tags]
+
+
+def _instant(instant: datetime) -> str:
+    return format_time(instant.astimezone(UTC))
+
+
+def _maybe_instant(instant: datetime | None) -> str | None:
+    return None if instant is None else _instant(instant)
+
+
+def _mountpoint(path: str, tags: Iterable[Tag]) -> Wire:
+    return {"path": path, "tags": _tags(tags)}
+
+
+def _origin(path: str | None, tags: Iterable[Tag]) -> Wire:
+    """Give the output something came out of; what has no path is the log."""
+    if path is None:
+        return {"log": {"tags": _tags(tags)}}
+    return {"mountpoint": _mountpoint(path, tags)}
+
+
+def _assignment(one: runs.Assignment) -> Wire:
+    return {**_mountpoint(one.path, one.tags), "knitId": one.knit_id or ""}
+
+
+def _on_node(rules: Iterable[model.NodeRule]) -> Wire:
+    by_mode: dict[str, list[str]] = {mode.value: [] for mode in model.NodeMode}
+    for rule in rules:
+        by_mode[rule.mode.value].append(f"{rule.key}={rule.value}")
+    return _filled(**by_mode)
+
+
+def _exit(ending: runs.Exit | None) -> Wire | None:
+    return None if ending is None else {"code": ending.code, "message": ending.message}
+
+
+def _used(used: runs.Used | None) -> Wire | None:
+    if used is None:
+        return None
+    return {
+        "resources": dict(used.resources),
+        **_present(serviceAccount=used.service_account, imageDigest=used.image_digest),
+    }
+
+
+def _waiting(waiting: runs.Waiting | None) -> Wire | None:
+    if waiting is None:
+        return None
+    return {
+        **_present(place=waiting.place),
+        "reason": waiting.reason,
+        **_filled(kind=waiting.kind.value, code=waiting.code),
+        **_present(since=_maybe_instant(waiting.since), until=_maybe_instant(waiting.until)),
+        **_filled(outlook=waiting.outlook),
+    }
+
+
+def _plan_summary(plan: model.PlanSummary) -> Wire:
+    return {
+        "planId": plan.plan_id,
+        **_present(image=str(plan.image) if plan.image else None),
+        **_filled(entrypoint=list(plan.entrypoint), args=list(plan.args)),
+        **_present(name=plan.name),
+        **_filled(annotations=[str(note) for note in plan.annotations]),
+    }

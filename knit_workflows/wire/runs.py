@@ -1,0 +1,116 @@
+"""Runs on the wire."""
+
+from typing import Any
+
+from pydantic import Field
+
+from knit_workflows.wire.base import Response, is_absent
+from knit_workflows.wire.plans import LogPoint, Mountpoint, PlanSummary
+from knit_workflows.wire.times import WireTime
+
+
+def _is_zero(value: int) -> bool:
+    return value == 0
+
+
+def _is_nothing(value: str) -> bool:
+    return value == ""
+
+
+def _is_empty(value: list[str]) -> bool:
+    return not value
+
+
+def _left_out_when_absent(wire_name: str) -> Any:
+    """Makes a `?` field with a name of its own: a Run's are in camelCase, a Plan's are not."""
+    return Field(
+        default=None,
+        exclude_if=is_absent,
+        validation_alias=wire_name,
+        serialization_alias=wire_name,
+    )
+
+
+class Exit(Response):
+    """How the user's container ended: its exit code, 0 to 255, and the reason in words."""
+
+    code: int
+    message: str
+
+
+class Assignment(Mountpoint):
+    """Which Data fills a mountpoint of a Run.
+
+    The tags are the mountpoint's, not the Data's; `knit_id` is empty when the Data was deleted.
+    """
+
+    knit_id: str
+
+
+class LogAssignment(LogPoint):
+    """Which Data holds the log of a Run; the tags are the Plan's for its log."""
+
+    knit_id: str
+
+
+class RunSummary(Response):
+    """What identifies a Run wherever it is mentioned, and how far it is.
+
+    `status` is one of the contract's words; it is plain text here, so that a client can still show
+    what a newer server says.
+    """
+
+    run_id: str
+    status: str
+    updated_at: WireTime
+    exit: Exit | None = Field(default=None, exclude_if=is_absent)
+    plan: PlanSummary
+
+
+class Used(Response):
+    """What the pod of a Run really got, whatever its Plan says by now."""
+
+    resources: dict[str, str]
+    service_account: str | None = _left_out_when_absent("serviceAccount")
+    image_digest: str | None = _left_out_when_absent("imageDigest")
+
+
+class Waiting(Response):
+    """Why a Run that is waiting, ready or starting has not started its container.
+
+    Also why one that is completing or aborting does not end.
+
+    `reason` is a sentence, `kind` the class of the reason, one of a few words, and `code` the word
+    of who runs its container, such as `ErrImagePull`. `place` 1 is the next of the queue; without
+    one it is far behind in it, or not in it. `since` is when this kind of reason began; if it lasts
+    until `until`, the Run fails. `outlook` says what knit does about it by itself.
+
+    All but `reason` may be left out, and older servers send only `place` and `reason`.
+    """
+
+    place: int | None = Field(default=None, exclude_if=is_absent)
+    reason: str
+    kind: str = Field(default="", exclude_if=_is_nothing)
+    code: str = Field(default="", exclude_if=_is_nothing)
+    since: WireTime | None = Field(default=None, exclude_if=is_absent)
+    until: WireTime | None = Field(default=None, exclude_if=is_absent)
+    outlook: str = Field(default="", exclude_if=_is_nothing)
+
+
+class Run(RunSummary):
+    """One Run in full. `log` is always there, null for a Plan that keeps none.
+
+    Beyond the contract: `generation` counts how often the Run was carried out (a retry is the
+    next), `priority` is left out when it is 0, `used` until a pod was launched, `waiting` unless
+    there is a reason why its container has not started, `notes` if all of its outputs can be kept:
+    they say what cannot, in words. Servers that are no knit send none of them.
+    """
+
+    inputs: list[Assignment]
+    outputs: list[Assignment]
+    log: LogAssignment | None = None
+    generation: int | None = Field(default=None, exclude_if=is_absent)
+    priority: int = Field(default=0, exclude_if=_is_zero)
+    used: Used | None = Field(default=None, exclude_if=is_absent)
+    waiting: Waiting | None = Field(default=None, exclude_if=is_absent)
+    notes: list[str] = Field(default_factory=list, exclude_if=_is_empty)
