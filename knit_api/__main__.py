@@ -20,13 +20,14 @@ from temporalio.contrib.pydantic import pydantic_data_converter
 
 from knit_api.app import create_app
 from knit_api.auth import BindRefused, check_bind, is_loopback
-from knit_api.deps import ApiStore, Deps, Lazy, Transfers
+from knit_api.deps import Deps, Lazy, Transfers
 from knit_api.patience import patient
 from knit_api.server.sockets import WireProtocol
 from knit_workflows import log as logs
 from knit_workflows.client import KnitClient
 from knit_workflows.core_log import set_up_core
 from knit_workflows.domain.errors import EngineUnavailable, StoreUnavailable
+from knit_workflows.domain.ports import ApiStore
 from knit_workflows.settings import Settings, SettingsRefused, read_settings
 from knit_workflows.store import PostgresStore
 from knit_workflows.temporal_config import client_config

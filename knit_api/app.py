@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from knit_api.auth import LoopbackNamesOnly
 from knit_api.deps import Deps
-from knit_api.errors import ErrorAnswers, on_http_exception, on_validation_error
+from knit_api.error_responses import ErrorAnswers, on_http_exception, on_validation_error
 from knit_api.openapi import document
 from knit_api.routes import completions, data, docs, health, lineage, plans, runs
 

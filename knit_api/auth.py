@@ -13,7 +13,7 @@ import ipaddress
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from knit_api.errors import error_response
+from knit_api.error_responses import error_response
 
 
 class BindRefused(Exception):

@@ -17,13 +17,12 @@ import httpx
 from fastapi import Depends, Request
 
 from knit_api.patience import in_time
-from knit_api.server.streams import settle
-from knit_api.transfers.doors import Threads
+from knit_api.server.streams import Threads, settle
 from knit_workflows.client import OpenTransfer
 from knit_workflows.contracts.transfers import Closed
 from knit_workflows.domain.errors import KnitError, Unavailable
 from knit_workflows.domain.ids import KnitId
-from knit_workflows.domain.ports import CatalogueStore, TransferRecord
+from knit_workflows.domain.ports import ApiStore
 
 log = logging.getLogger(__name__)
 
@@ -34,16 +33,6 @@ CONNECT_SECONDS: Final = 5.0
 PAUSE_SECONDS: Final = 1.0
 """How long after a failed attempt nobody tries anew; requests are refused at once meanwhile."""
 SETTLE_SECONDS: Final = 5.0
-
-
-class ApiStore(CatalogueStore, Protocol):
-    """What the API asks of the store."""
-
-    async def transfer(self, transfer_id: str) -> TransferRecord:
-        """Give a transfer. Raises NotFound."""
-
-    async def aclose(self) -> None:
-        """Close all connections."""
 
 
 class Transfers(Protocol):

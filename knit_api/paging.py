@@ -11,12 +11,13 @@ from starlette.responses import Response
 
 from knit_api.openapi import document
 from knit_api.queries import MOST_ITEMS, Page
-from knit_api.responses import Wire, json_list_response
+from knit_api.responses import json_list_response
 from knit_workflows.domain.cursors import Cursor
 from knit_workflows.domain.data import DataDetail
 from knit_workflows.domain.plans.model import PlanDetail
 from knit_workflows.domain.runs import RunDetail
 from knit_workflows.domain.tags import KEY_TIMESTAMP, parse_instant
+from knit_workflows.wire.base import Wire
 
 T = TypeVar("T")
 

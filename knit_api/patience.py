@@ -5,12 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from functools import wraps
-from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
+from typing import Any, Final, TypeVar, cast
 
 from knit_workflows.domain.errors import StoreUnavailable
-
-if TYPE_CHECKING:
-    from knit_api.deps import ApiStore
+from knit_workflows.domain.ports import ApiStore
 
 T = TypeVar("T")
 

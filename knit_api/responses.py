@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 from pydantic import BaseModel
 from pydantic_core import to_json
@@ -14,11 +14,9 @@ from starlette.types import Message, Receive, Scope, Send
 
 from knit_api.server.streams import cancelled
 from knit_api.server.trailers import ResponseCut
+from knit_workflows.wire.base import Wire
 
 T = TypeVar("T")
-Wire = dict[str, Any]
-"""Plain values in the words of the wire."""
-
 Trailers = Callable[[], Mapping[str, str]]
 """Asked once the body is complete."""
 

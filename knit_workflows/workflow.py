@@ -2,7 +2,7 @@
 
 ```python
 with workflow.unsafe.imports_passed_through():
-    from knit_workflows.workflow import run_plan
+    from knit_workflows import run_plan
 
 @workflow.defn
 class Nightly:

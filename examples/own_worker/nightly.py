@@ -20,8 +20,7 @@ from temporalio.client import Client
 from temporalio.worker import Worker
 
 with workflow.unsafe.imports_passed_through():
-    from knit_workflows.plugin import KnitPlugin
-    from knit_workflows.workflow import run_plan
+    from knit_workflows import KnitPlugin, run_plan
 
 QUEUE = "nightly"
 

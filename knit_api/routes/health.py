@@ -8,7 +8,7 @@ from collections.abc import Awaitable
 from fastapi import APIRouter, Request, Response
 
 from knit_api.deps import DepsOf
-from knit_api.errors import RETRY_AFTER, error_response
+from knit_api.error_responses import RETRY_AFTER, error_response
 from knit_api.openapi.document import failures
 from knit_api.responses import json_response
 from knit_workflows.wire.events import Health, Version

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request, Response
 
 from knit_api import paging, queries
 from knit_api.bodies import json_body, require_json
-from knit_api.deps import ApiStore, DepsOf, StoreOf
+from knit_api.deps import DepsOf, StoreOf
 from knit_api.openapi import document
 from knit_api.openapi.document import failures, takes
 from knit_api.paging import page_response
@@ -23,6 +23,7 @@ from knit_workflows.domain.plans.changes import (
 )
 from knit_workflows.domain.plans.model import PlanDetail
 from knit_workflows.domain.plans.rules import parse_plan
+from knit_workflows.domain.ports import ApiStore
 from knit_workflows.wire.mapping import ToWire, preview_to_wire
 from knit_workflows.wire.plans import (
     CONFIRM,

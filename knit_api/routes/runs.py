@@ -7,13 +7,14 @@ import logging
 from fastapi import APIRouter, Request, Response
 
 from knit_api import paging, queries
-from knit_api.deps import ApiStore, DepsOf, StoreOf
+from knit_api.deps import DepsOf, StoreOf
 from knit_api.openapi import document
 from knit_api.openapi.document import failures, gives_stream
 from knit_api.paging import page_response
 from knit_api.responses import json_list_response, json_response
 from knit_api.server.framing import takes_chunks
 from knit_api.transfers.run_log import MEDIA_TYPE, log_response
+from knit_workflows.domain.ports import ApiStore
 from knit_workflows.wire.events import RunEvent
 from knit_workflows.wire.mapping import ToWire, event_to_wire
 from knit_workflows.wire.runs import Run

@@ -6,7 +6,8 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 
 T = TypeVar("T")
@@ -166,3 +167,27 @@ class ThreadIterator(Generic[T]):
 
     def _step(self) -> asyncio.Future[Any]:
         return asyncio.get_running_loop().run_in_executor(self._executor, next, self._items, _END)
+
+
+@dataclass(frozen=True, slots=True)
+class Threads:
+    """Threads for work that blocks: a transfer keeps one, other work takes one for a moment."""
+
+    uploads: ThreadPoolExecutor
+    downloads: ThreadPoolExecutor
+    steps: ThreadPoolExecutor
+
+    @classmethod
+    def start(cls) -> Threads:
+        """Give pools that grow as they are used."""
+        return cls(
+            ThreadPoolExecutor(64, "upload"),
+            ThreadPoolExecutor(256, "download"),
+            ThreadPoolExecutor(8, "step"),
+        )
+
+    def shutdown(self) -> None:
+        """Let the threads end; none is waited for."""
+        self.uploads.shutdown(wait=False, cancel_futures=True)
+        self.downloads.shutdown(wait=False, cancel_futures=True)
+        self.steps.shutdown(wait=False, cancel_futures=True)

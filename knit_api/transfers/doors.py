@@ -14,16 +14,14 @@ from collections.abc import (
     Generator,
     Iterator,
 )
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NoReturn, Protocol, TypeVar
 from urllib.parse import unquote, urlsplit
 
 import httpx
 
-from knit_api.server.streams import BytePipe, ThreadIterator, cancelled, completed
+from knit_api.server.streams import BytePipe, ThreadIterator, Threads, cancelled, completed
 from knit_api.transfers.agent_upload import AgentLost, send_body
 from knit_api.transfers.codecs import PLAIN_TAR
 from knit_api.transfers.upload_body import UploadBody
@@ -102,30 +100,6 @@ class Door(Protocol):
 
         An empty piece says that there was nothing new for the moment; a few come per second.
         """
-
-
-@dataclass(frozen=True, slots=True)
-class Threads:
-    """Threads for work that blocks: a transfer keeps one, other work takes one for a moment."""
-
-    uploads: ThreadPoolExecutor
-    downloads: ThreadPoolExecutor
-    steps: ThreadPoolExecutor
-
-    @classmethod
-    def start(cls) -> Threads:
-        """Give pools that grow as they are used."""
-        return cls(
-            ThreadPoolExecutor(64, "upload"),
-            ThreadPoolExecutor(256, "download"),
-            ThreadPoolExecutor(8, "step"),
-        )
-
-    def shutdown(self) -> None:
-        """Let the threads end; none is waited for."""
-        self.uploads.shutdown(wait=False, cancel_futures=True)
-        self.downloads.shutdown(wait=False, cancel_futures=True)
-        self.steps.shutdown(wait=False, cancel_futures=True)
 
 
 def open_door(record: TransferRecord, threads: Threads, http: httpx.AsyncClient) -> Door:

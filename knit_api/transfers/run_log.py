@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, aclosing
 from typing import Final
 
-from knit_api.deps import ApiStore, Deps
+from knit_api.deps import Deps
 from knit_api.errors import HttpProblem
 from knit_api.responses import StreamedResponse
 from knit_api.server.framing import needs_http_1_1
@@ -17,6 +17,7 @@ from knit_api.transfers.doors import Pieces
 from knit_api.transfers.transfers import primed, reading
 from knit_workflows.domain import errors
 from knit_workflows.domain.ids import RunId
+from knit_workflows.domain.ports import ApiStore
 from knit_workflows.domain.runs import RunDetail, RunStatus
 
 MEDIA_TYPE: Final = "application/octet-stream"

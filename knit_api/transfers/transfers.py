@@ -11,7 +11,7 @@ from datetime import timedelta
 from typing import Final
 from uuid import UUID
 
-from knit_api.deps import ApiStore, Deps, Transfers
+from knit_api.deps import Deps, Transfers
 from knit_api.full_disk import naming_full_disk
 from knit_api.responses import StreamedResponse
 from knit_api.server.framing import needs_http_1_1
@@ -26,6 +26,7 @@ from knit_workflows.client import OpenTransfer
 from knit_workflows.domain import errors
 from knit_workflows.domain.data import DataDetail, TagChange
 from knit_workflows.domain.ids import KnitId
+from knit_workflows.domain.ports import ApiStore
 from knit_workflows.domain.runs import RunStatus
 from knit_workflows.domain.tags import Tag
 

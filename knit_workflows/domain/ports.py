@@ -383,6 +383,16 @@ class CatalogueStore(Protocol):
         """Answer when the database does."""
 
 
+class ApiStore(CatalogueStore, Protocol):
+    """What the API asks of the store."""
+
+    async def transfer(self, transfer_id: str) -> TransferRecord:
+        """Give a transfer. Raises NotFound."""
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+
+
 class Store(RunStore, TransferStore, ProjectorStore, HousekeepingStore, CatalogueStore, Protocol):
     """All of it."""
 

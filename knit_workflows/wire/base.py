@@ -11,6 +11,9 @@ from pydantic import (
     TypeAdapter,
 )
 
+Wire = dict[str, Any]
+"""Plain values in the words of the wire."""
+
 # The contract writes four names in camelCase and all others (on_node, remove_key, …) in snake_case.
 _CAMEL_CASE = {
     "plan_id": "planId",

@@ -13,10 +13,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import UTC, datetime
 
-from knit_api.responses import Wire
 from knit_workflows.domain import data, runs
 from knit_workflows.domain.plans import model
 from knit_workflows.domain.tags import Tag
+from knit_workflows.wire.base import Wire
 from knit_workflows.wire.times import format_time
 
 

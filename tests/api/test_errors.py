@@ -12,7 +12,8 @@ from fastapi import FastAPI
 from knit_api.app import create_app
 from knit_api.auth import BindRefused, check_bind
 from knit_api.deps import Deps, Lazy
-from knit_api.errors import HttpProblem, answer
+from knit_api.error_responses import answer
+from knit_api.errors import HttpProblem
 from knit_workflows.domain import errors as domain
 from tests.api.fake_store import UNKNOWN, FakeStore
 from tests.api.fake_transfers import FakeTransfers

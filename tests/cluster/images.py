@@ -21,7 +21,12 @@ _SEARCH_PATH = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin
 _POD_PACKAGES = "python3,busybox-static"
 _APP_PACKAGES = "python3-venv,ca-certificates"
 _REPOSITORY = Path(__file__).resolve().parents[2]
-_POD_SOURCES = ("knit_workflows/__init__.py", "knit_workflows/pod")
+_POD_SOURCES = (
+    "knit_workflows/__init__.py",
+    "knit_workflows/archive",
+    "knit_workflows/http1",
+    "knit_workflows/pod",
+)
 _APP_SOURCES = ("requirements/runtime.txt", "knit_workflows", "knit_api", "knit_cli")
 
 

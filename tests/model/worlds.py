@@ -17,7 +17,7 @@ from fastapi import FastAPI
 from pydantic import SecretStr
 
 from knit_api.deps import Deps, Lazy
-from knit_api.errors import STATUS, nearest
+from knit_api.error_responses import STATUS, nearest
 from knit_workflows import names
 from knit_workflows.client import KnitClient, OpenTransfer
 from knit_workflows.domain.errors import KnitError

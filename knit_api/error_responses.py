@@ -1,0 +1,175 @@
+"""Turns every failure into an answer: one table from domain errors to statuses, one body shape."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any, Final, TypeVar
+
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Match
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from knit_api.errors import ClientGone, HttpProblem
+from knit_api.responses import json_response
+from knit_api.server.trailers import ResponseCut
+from knit_workflows.domain import errors as domain
+from knit_workflows.wire.errors import ErrorBody, ErrorDetail
+
+log = logging.getLogger(__name__)
+
+V = TypeVar("V")
+
+STATUS: Final[Mapping[type[Exception], int]] = {
+    domain.InvalidRequest: 400,
+    domain.NotFound: 404,
+    domain.Conflict: 409,
+    domain.StorageFull: 507,
+    domain.StoreFull: 507,
+    domain.EngineFull: 507,
+    domain.Unavailable: 503,
+    domain.BackendRejected: 500,
+    domain.KnitError: 500,
+}
+"""By class; a class that is not here has the status of its nearest ancestor."""
+
+_ADVICE: Final[Mapping[type[Exception], str]] = {
+    domain.InvalidRequest: "correct the request and send it again",
+    domain.DataNotFound: "list what there is with `knit data find`",
+    domain.PlanNotFound: "list what there is with `knit plan find`",
+    domain.RunNotFound: "list what there is with `knit run find`",
+    domain.NotFound: "check the id",
+    domain.UploadUnderWay: "wait some seconds, then ask again with the same key",
+    domain.UploadKeySpent: "upload again with another key",
+    domain.Conflict: "look at its present state, then decide anew",
+    domain.StorageFull: "make room where Data is kept, then try again",
+    domain.StoreFull: "make room on the disk of the database, then try again",
+    domain.EngineFull: "make room on the disk of Temporal's database, then try again",
+    domain.Unavailable: "try again in some seconds",
+    domain.KnitError: "ask the operator of this knit; its logs say more",
+}
+"""What to do, where the error itself does not say so."""
+
+_METHODS: Final = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
+
+RETRY_AFTER: Final = "2"
+"""Seconds, for a 503 and whatever else only needs time."""
+RETRY_BUSY_AFTER: Final = "5"
+"""The same where there is too much to do: to ask sooner would only add to it."""
+
+
+def answer(error: Exception) -> Response:
+    """Give the response for a failure. What is not known to knit becomes a bare 500."""
+    if isinstance(error, domain.KnitError):
+        status = nearest(STATUS, error, 500)
+        advice = error.advice or nearest(_ADVICE, error, "")
+        needs_time = status == 503 or isinstance(error, domain.UploadUnderWay)
+        seconds = RETRY_BUSY_AFTER if isinstance(error, domain.Busy) else RETRY_AFTER
+        headers = {"Retry-After": seconds} if needs_time else None
+        return error_response(status, error.reason, advice, error.see, headers)
+    if isinstance(error, HttpProblem):
+        return error_response(error.status, error.reason, error.advice, headers=error.headers)
+    return error_response(500, "unexpected error", _ADVICE[domain.KnitError])
+
+
+def nearest(table: Mapping[type[Exception], V], error: Exception, default: V) -> V:
+    """Look an error up by its class, then by its ancestors, nearest first."""
+    return next((table[kind] for kind in type(error).__mro__ if kind in table), default)
+
+
+def error_response(
+    status: int,
+    reason: str,
+    advice: str = "",
+    see: str = "",
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    """Give a response of the declared shape `{"message": {"reason", "advice", "see"}}`."""
+    detail = ErrorDetail(reason=reason, advice=advice or None, see=see or None)
+    return json_response(ErrorBody(message=detail), status=status, headers=headers)
+
+
+async def on_http_exception(request: Request, error: Exception) -> Response:
+    """Answer what the router raises: no such path, or not with this method."""
+    assert isinstance(error, HTTPException)
+    known = {404: "check the path; /api/openapi.json lists them", 405: "see the header Allow"}
+    advice = known.get(error.status_code, _ADVICE[domain.InvalidRequest])
+    # The router names the methods of the first route of that path only; there is one for each.
+    headers = _allowed(request) if error.status_code == 405 else error.headers
+    return error_response(error.status_code, str(error.detail), advice, headers=headers)
+
+
+def _allowed(request: Request) -> Mapping[str, str]:
+    asked = ({**request.scope, "method": method} for method in _METHODS)
+    allowed = [
+        scope["method"]
+        for scope in asked
+        if any(route.matches(scope)[0] is Match.FULL for route in request.app.routes)
+    ]
+    return {"Allow": ", ".join(allowed)}
+
+
+async def on_validation_error(request: Request, error: Exception) -> Response:
+    """Answer a query or path that FastAPI itself refuses."""
+    assert isinstance(error, RequestValidationError)
+    problems = "; ".join(map(_problem, error.errors()))
+    return error_response(400, f"bad request: {problems}", _ADVICE[domain.InvalidRequest])
+
+
+def _problem(problem: Mapping[str, Any]) -> str:
+    place = ".".join(str(part) for part in problem["loc"][1:])
+    return f"{place}: {problem['msg']}" if place else str(problem["msg"])
+
+
+class ErrorAnswers:
+    """Outermost layer of the app: no exception leaves it, but one that cuts a begun response."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = False
+
+        async def sending(message: Message) -> None:
+            nonlocal started
+            started = started or message["type"] == "http.response.start"
+            await send(message)
+
+        try:
+            await self._app(scope, receive, sending)
+        except ClientGone as error:
+            _log_line(scope, error, logging.INFO, "client_gone")
+            raise ResponseCut from error
+        except ResponseCut:
+            raise
+        except Exception as error:  # the border: nothing beyond can answer for it
+            if started:
+                _log_line(scope, error, logging.WARNING, "response_cut")
+                raise ResponseCut from error
+            response = answer(error)
+            if response.status_code >= 500:
+                _log_line(scope, error, logging.ERROR, "request_failed", response.status_code)
+            await response(scope, receive, send)
+
+
+def _log_line(
+    scope: Scope, error: BaseException, level: int, action: str, status: int | None = None
+) -> None:
+    # A known error says what is the matter; only of an unknown one the stack is worth its space.
+    known = isinstance(error, domain.KnitError | HttpProblem | ClientGone)
+    log.log(
+        level,
+        "%s %s: %s",
+        scope["method"],
+        scope["path"],
+        error or type(error).__name__,
+        extra={"action": action, "status": status},
+        exc_info=None if known else error,
+    )
