@@ -39,7 +39,7 @@ GRACE_SECONDS: Final = 10
 
 
 def deps_from(settings: Settings) -> Deps:
-    """Give the API's parts as the settings say; nothing is connected. Raises SettingsRefused."""
+    """Gives the API's parts as the settings say; nothing is connected. Raises SettingsRefused."""
 
     async def connect_store() -> ApiStore:
         store = PostgresStore(settings.store)
@@ -91,7 +91,7 @@ class Server(uvicorn.Server):
         self._stopping = stopping
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen, and say where: whoever asked for port 0 learns it here."""
+        """Listens, and says where: whoever asked for port 0 learns it here."""
         await super().startup(sockets)
         if self.started:
             # What is there by now stays: to look through it for garbage again and again would hold
@@ -102,7 +102,7 @@ class Server(uvicorn.Server):
             log.info("API is ready", extra={"action": "api_ready", "host": host, "port": port})
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Take a signal; streams without an end look at the event a few times per second."""
+        """Takes a signal; streams without an end look at the event a few times per second."""
         self._stopping.set()
         super().handle_exit(sig, frame)
 
@@ -115,7 +115,7 @@ def _port(text: str) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Parse the command line and serve until SIGTERM or SIGINT."""
+    """Parses the command line and serves until SIGTERM or SIGINT."""
     parser = argparse.ArgumentParser(
         prog="python -m knit_api", description="Serves knit's Web API."
     )

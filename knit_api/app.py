@@ -19,7 +19,7 @@ from knit_api.routes import completions, data, docs, health, lineage, plans, run
 
 
 def create_app(deps: Deps, *, loopback_names_only: bool = False) -> FastAPI:
-    """Give the app; nothing is connected yet, and `deps` are closed with its lifespan."""
+    """Gives the app; nothing is connected yet, and `deps` are closed with its lifespan."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -61,7 +61,7 @@ class EitherSlash:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
+        """Serves one request."""
         if scope["type"] == "http" and scope["path"] != "/" and scope["path"].endswith("/"):
             scope = {**scope, "path": scope["path"].rstrip("/") or "/"}
         await self._app(scope, receive, send)

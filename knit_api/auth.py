@@ -21,7 +21,7 @@ class BindRefused(Exception):
 
 
 def check_bind(host: str, *, insecure: bool) -> None:
-    """Raise BindRefused when others than this machine could reach that address."""
+    """Raises BindRefused when others than this machine could reach that address."""
     if not insecure and not is_loopback(host):
         raise BindRefused(
             f"the API has no authentication yet, so it does not listen on {host!r}: use 127.0.0.1, "
@@ -30,7 +30,7 @@ def check_bind(host: str, *, insecure: bool) -> None:
 
 
 def is_loopback(host: str) -> bool:
-    """Say whether a name or address, without port, is this machine's own."""
+    """Says whether a name or address, without port, is this machine's own."""
     if host.lower().rstrip(".") in ("localhost", "ip6-localhost"):
         return True
     try:
@@ -46,7 +46,7 @@ class LoopbackNamesOnly:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve or refuse one request."""
+        """Serves or refuses one request."""
         if scope["type"] == "http" and not is_loopback(_called(scope)):
             refusal = error_response(
                 403,

@@ -17,7 +17,7 @@ M = TypeVar("M", bound=BaseModel)
 
 
 async def json_body(request: Request) -> Any:
-    """Give the decoded body. Raises InvalidRequest with line and column, HttpProblem (413)."""
+    """Gives the decoded body. Raises InvalidRequest with line and column, HttpProblem (413)."""
     raw = await _read(request)
     try:
         return pydantic_core.from_json(raw, allow_inf_nan=False)
@@ -28,7 +28,7 @@ async def json_body(request: Request) -> Any:
 
 
 async def model_body(request: Request, model: type[M]) -> M:
-    """Give the body as a wire type. Raises InvalidRequest that names the keys at fault."""
+    """Gives the body as a wire type. Raises InvalidRequest that names the keys at fault."""
     document = await json_body(request)
     try:
         return model.model_validate(document)
@@ -43,7 +43,7 @@ async def model_body(request: Request, model: type[M]) -> M:
 
 
 def require_json(request: Request) -> None:
-    """Raise InvalidRequest unless the Content-Type is exactly JSON, without parameters."""
+    """Raises InvalidRequest unless the Content-Type is exactly JSON, without parameters."""
     given = request.headers.get("content-type", "")
     if given.strip().lower() != "application/json":
         raise InvalidRequest(

@@ -73,7 +73,7 @@ class Lazy(Generic[T]):
 
     @classmethod
     def of(cls, value: T) -> Lazy[T]:
-        """Give one that is connected already."""
+        """Gives one that is connected already."""
         lazy = cls(lambda: _ready(value), Unavailable)
         lazy._value = value
         return lazy
@@ -84,7 +84,7 @@ class Lazy(Generic[T]):
         return self._value
 
     async def get(self) -> T:
-        """Give the part, connecting it first if need be; raises the `unavailable` error."""
+        """Gives the part, connecting it first if need be; raises the `unavailable` error."""
         if self._value is not None:
             return self._value
         async with self._lock:
@@ -114,7 +114,7 @@ async def _ready(value: T) -> T:
 
 
 def agent_client() -> httpx.AsyncClient:
-    """Give the client that speaks to transfer agents."""
+    """Gives the client that speaks to transfer agents."""
     # Agents are pods of this cluster: no proxy, and as many as there are transfers. They speak
     # plain HTTP, so certificates need not be loaded, which costs 0.2 s and some MiB.
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
@@ -141,7 +141,7 @@ class Deps:
     """Set when the process is about to end: what would go on for ever ends by itself."""
 
     async def aclose(self) -> None:
-        """Let go of everything; waits shortly for transfers that are being ended."""
+        """Lets go of everything; waits shortly for transfers that are being ended."""
         await settle(SETTLE_SECONDS)
         self.threads.shutdown()
         await self.agents.aclose()
@@ -151,7 +151,7 @@ class Deps:
 
 
 def get_deps(request: Request) -> Deps:
-    """Give the process's parts to a route."""
+    """Gives the process's parts to a route."""
     deps: Deps = request.app.state.deps
     return deps
 
@@ -160,7 +160,7 @@ DepsOf = Annotated[Deps, Depends(get_deps)]
 
 
 async def get_store(deps: DepsOf) -> ApiStore:
-    """Give the store to a route; raises StoreUnavailable."""
+    """Gives the store to a route; raises StoreUnavailable."""
     return await deps.store.get()
 
 

@@ -62,7 +62,7 @@ RETRY_BUSY_AFTER: Final = "5"
 
 
 def answer(error: Exception) -> Response:
-    """Give the response for a failure. What is not known to knit becomes a bare 500."""
+    """Gives the response for a failure. What is not known to knit becomes a bare 500."""
     if isinstance(error, domain.KnitError):
         status = nearest(STATUS, error, 500)
         advice = error.advice or nearest(_ADVICE, error, "")
@@ -76,7 +76,7 @@ def answer(error: Exception) -> Response:
 
 
 def nearest(table: Mapping[type[Exception], V], error: Exception, default: V) -> V:
-    """Look an error up by its class, then by its ancestors, nearest first."""
+    """Looks an error up by its class, then by its ancestors, nearest first."""
     return next((table[kind] for kind in type(error).__mro__ if kind in table), default)
 
 
@@ -87,13 +87,13 @@ def error_response(
     see: str = "",
     headers: Mapping[str, str] | None = None,
 ) -> Response:
-    """Give a response of the declared shape `{"message": {"reason", "advice", "see"}}`."""
+    """Gives a response of the declared shape `{"message": {"reason", "advice", "see"}}`."""
     detail = ErrorDetail(reason=reason, advice=advice or None, see=see or None)
     return json_response(ErrorBody(message=detail), status=status, headers=headers)
 
 
 async def on_http_exception(request: Request, error: Exception) -> Response:
-    """Answer what the router raises: no such path, or not with this method."""
+    """Answers what the router raises: no such path, or not with this method."""
     assert isinstance(error, HTTPException)
     known = {404: "check the path; /api/openapi.json lists them", 405: "see the header Allow"}
     advice = known.get(error.status_code, _ADVICE[domain.InvalidRequest])
@@ -113,7 +113,7 @@ def _allowed(request: Request) -> Mapping[str, str]:
 
 
 async def on_validation_error(request: Request, error: Exception) -> Response:
-    """Answer a query or path that FastAPI itself refuses."""
+    """Answers a query or path that FastAPI itself refuses."""
     assert isinstance(error, RequestValidationError)
     problems = "; ".join(map(_problem, error.errors()))
     return error_response(400, f"bad request: {problems}", _ADVICE[domain.InvalidRequest])
@@ -131,7 +131,7 @@ class ErrorAnswers:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
+        """Serves one request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return

@@ -12,7 +12,7 @@ from knit_workflows.domain import errors
 
 @contextmanager
 def naming_full_disk(folder: Path | None) -> Iterator[None]:
-    """Raise EngineFull instead of EngineUnavailable when the disk of the folder is almost full.
+    """Raises EngineFull instead of EngineUnavailable when the disk of the folder is almost full.
 
     Temporal itself says many things then, its clients as many more. The folder is that of the
     database: where the two are on one machine they are on one disk. None: somewhere else.

@@ -48,7 +48,7 @@ class Bounds(TypedDict):
 
 
 def bounds(page: Page) -> Bounds:
-    """Give what the store is asked for: one item more, which tells whether there is a rest."""
+    """Gives what the store is asked for: one item more, which tells whether there is a rest."""
     return {"limit": page.limit and page.limit + 1, "after": page.after}
 
 
@@ -59,7 +59,7 @@ async def page_response(
     to_wire: Callable[[T], Wire],
     cursor_of: Callable[[T], str],
 ) -> Response:
-    """Give what was found within the page's `bounds`, and where the next page begins."""
+    """Gives what was found within the page's `bounds`, and where the next page begins."""
     shown = found[: page.limit]
     headers = {}
     if len(shown) < len(found):
@@ -71,16 +71,16 @@ async def page_response(
 
 
 def data_cursor(one: DataDetail) -> str:
-    """Give the place of a Data in the list of Data."""
+    """Gives the place of a Data in the list of Data."""
     stamps = (parse_instant(tag.value) for tag in one.tags if tag.key == KEY_TIMESTAMP)
     return str(Cursor(one.knit_id, next(stamps, None)))
 
 
 def plan_cursor(one: PlanDetail) -> str:
-    """Give the place of a Plan in the list of Plans, which is its id."""
+    """Gives the place of a Plan in the list of Plans, which is its id."""
     return one.summary.plan_id
 
 
 def run_cursor(one: RunDetail) -> str:
-    """Give the place of a Run in the list of Runs."""
+    """Gives the place of a Run in the list of Runs."""
     return str(Cursor(one.summary.run_id, one.summary.updated_at))

@@ -22,7 +22,7 @@ _abandoned: set[asyncio.Future[Any]] = set()
 
 
 async def in_time(work: Awaitable[T], seconds: float) -> T:
-    """Wait for work as long as that; raises TimeoutError.
+    """Waits for work as long as that; raises TimeoutError.
 
     Unlike under `asyncio.timeout`, work that does not heed its cancellation is not waited for: a
     driver's first asks a frozen server to cancel, and waits for its answer.
@@ -37,7 +37,7 @@ async def in_time(work: Awaitable[T], seconds: float) -> T:
 
 
 def patient(store: ApiStore) -> ApiStore:
-    """Give the store with every call bounded: it gives its result, or raises StoreUnavailable.
+    """Gives the store with every call bounded: it gives its result, or raises StoreUnavailable.
 
     A database that only takes long is waited for, one that does not answer at all is given up
     within some eight seconds. What a given-up call has changed, if anything, is unknown.

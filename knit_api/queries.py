@@ -34,21 +34,21 @@ _COUNT: Final = re.compile(r"[0-9]{1,9}")
 
 
 def knit_id(text: str) -> KnitId:
-    """Give the id of a Data. Raises DataNotFound for what can be no id."""
+    """Gives the id of a Data. Raises DataNotFound for what can be no id."""
     if not _ID.fullmatch(text):
         raise DataNotFound(see=text[:80])
     return KnitId(text.lower())
 
 
 def plan_id(text: str) -> PlanId:
-    """Give the id of a Plan. Raises PlanNotFound for what can be no id."""
+    """Gives the id of a Plan. Raises PlanNotFound for what can be no id."""
     if not _ID.fullmatch(text):
         raise PlanNotFound(see=text[:80])
     return PlanId(text.lower())
 
 
 def run_id(text: str) -> RunId:
-    """Give the id of a Run. Raises RunNotFound for what can be no id."""
+    """Gives the id of a Run. Raises RunNotFound for what can be no id."""
     if not _ID.fullmatch(text):
         raise RunNotFound(see=text[:80])
     return RunId(text.lower())
@@ -63,7 +63,7 @@ class Page:
 
 
 def page(query: QueryParams) -> Page:
-    """Read `limit` and `cursor` of a list. Raises InvalidRequest."""
+    """Reads `limit` and `cursor` of a list. Raises InvalidRequest."""
     limit, cursor = query.get("limit"), query.get("cursor")  # an empty one is a mistake here
     after = None if cursor is None else str(parse_cursor(cursor))
     return Page(None if limit is None else _limit(limit), after)
@@ -78,25 +78,25 @@ def _limit(text: str) -> int:
 
 
 def log_offset(query: QueryParams) -> int:
-    """Read how many bytes of a log are to be left out. Raises InvalidRequest."""
+    """Reads how many bytes of a log are to be left out. Raises InvalidRequest."""
     return _count("offset", query.get("offset", "0"))
 
 
 def data_query(query: QueryParams) -> DataQuery:
-    """Read the filter of `GET /data`. Raises InvalidRequest."""
+    """Reads the filter of `GET /data`. Raises InvalidRequest."""
     since, until = _window(query)
     return DataQuery(tags=_tags(query.getlist("tag")), since=since, until=until)
 
 
 def user_tags(query: QueryParams) -> frozenset[Tag]:
-    """Read the tags that an upload is to get. Raises InvalidRequest for system tags too."""
+    """Reads the tags that an upload is to get. Raises InvalidRequest for system tags too."""
     tags = _tags(query.getlist("tag"))
     refuse_system_keys(tag.key for tag in tags)
     return frozenset(tags)
 
 
 def refuse_system_keys(keys: Iterable[str]) -> None:
-    """Raise InvalidRequest when one of the keys is knit's own."""
+    """Raises InvalidRequest when one of the keys is knit's own."""
     for key in keys:
         if Tag(key, "").is_system:
             raise InvalidRequest(
@@ -106,7 +106,7 @@ def refuse_system_keys(keys: Iterable[str]) -> None:
 
 
 def plan_query(query: QueryParams) -> PlanQuery:
-    """Read the filter of `GET /plans`. Raises InvalidRequest."""
+    """Reads the filter of `GET /plans`. Raises InvalidRequest."""
     repository, image_tag, digest = _image(_first(query, "image"))
     return PlanQuery(
         active=_active(_first(query, "active")),
@@ -119,7 +119,7 @@ def plan_query(query: QueryParams) -> PlanQuery:
 
 
 def run_query(query: QueryParams) -> RunQuery | None:
-    """Read the filter of `GET /runs`; None when nothing can match it. Raises InvalidRequest."""
+    """Reads the filter of `GET /runs`; None when nothing can match it. Raises InvalidRequest."""
     since, until = _window(query)
     statuses = frozenset(map(_status, _listed(query, "status")))
     ids = {}
@@ -149,7 +149,7 @@ class LineageQuery:
 
 
 def lineage_query(query: QueryParams) -> LineageQuery:
-    """Read what `GET /data/{knitId}/lineage` asks for. Raises InvalidRequest."""
+    """Reads what `GET /data/{knitId}/lineage` asks for. Raises InvalidRequest."""
     only_ids = _only_ids(_first(query, "fields"))
     most = MOST_IDS if only_ids else MOST_IN_FULL
     limit = _count("limit", query.get("limit", str(MOST_IN_FULL)))
@@ -193,7 +193,7 @@ class CompletionQuery:
 
 
 def completion_query(query: QueryParams) -> CompletionQuery:
-    """Read what is to be completed. Raises InvalidRequest."""
+    """Reads what is to be completed. Raises InvalidRequest."""
     noun, prefix = _first(query, "of") or "", _first(query, "prefix") or ""
     if noun not in list(Noun):
         raise InvalidRequest(
@@ -205,12 +205,12 @@ def completion_query(query: QueryParams) -> CompletionQuery:
 
 
 def flag(query: QueryParams, name: str) -> bool:
-    """Read a yes-or-no parameter; absent means no. Raises InvalidRequest."""
+    """Reads a yes-or-no parameter; absent means no. Raises InvalidRequest."""
     return bool(_boolean(name, _first(query, name) or "false"))
 
 
 def _first(query: QueryParams, name: str) -> str | None:
-    """Give the first value of a parameter; an empty one counts as absent."""
+    """Gives the first value of a parameter; an empty one counts as absent."""
     return next(iter(query.getlist(name)), None) or None
 
 
@@ -263,7 +263,7 @@ def _boolean(name: str, text: str) -> bool:
 
 
 def _image(text: str | None) -> tuple[str | None, str | None, str | None]:
-    """Give repository, tag and digest: what is not named may be any."""
+    """Gives repository, tag and digest: what is not named may be any."""
     if text is None:
         return None, None, None
     named, _, digest = text.partition("@")

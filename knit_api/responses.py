@@ -32,7 +32,7 @@ def json_response(
     status: int = 200,
     headers: Mapping[str, str] | None = None,
 ) -> Response:
-    """Give the JSON of a wire type or of plain values, ended by a newline."""
+    """Gives the JSON of a wire type or of plain values, ended by a newline."""
     content = to_json(value) + b"\n"
     return Response(content, status, dict(headers or {}), media_type="application/json")
 
@@ -43,7 +43,7 @@ async def json_list_response(
     *,
     headers: Mapping[str, str] | None = None,
 ) -> Response:
-    """Give a list as JSON; a long one is written in a thread, so that others are served too."""
+    """Gives a list as JSON; a long one is written in a thread, so that others are served too."""
 
     def render() -> Response:
         return json_response([to_wire(item) for item in items], headers=headers)
@@ -82,7 +82,7 @@ class StreamedResponse(Response):
         self._trailers = trailers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send everything; raises ResponseCut when that is not possible."""
+        """Sends everything; raises ResponseCut when that is not possible."""
         async with self._resources:
             # Else its end would be that of the connection; `framing` is there to see to that.
             assert self._left is not None or scope["http_version"] != "1.0"

@@ -12,6 +12,8 @@ CliError                exit 1
 Wrong use of the command line itself (exit 2) is Typer's: commands raise `typer.BadParameter`.
 """
 
+from __future__ import annotations
+
 import re
 
 EXIT_FAILURE = 1

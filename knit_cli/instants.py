@@ -1,5 +1,7 @@
 """Reads the times and durations people type; what the wire takes is stricter."""
 
+from __future__ import annotations
+
 import re
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
 

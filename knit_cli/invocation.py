@@ -1,5 +1,7 @@
 """What one call of `knit` knows before its command starts: where it stands and the common flags."""
 
+from __future__ import annotations
+
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -26,7 +28,7 @@ class Surroundings:
     cwd: Path
     home: Path | None = None
     variables: Mapping[str, str] = field(default_factory=dict)
-    transport: "httpx.BaseTransport | None" = None
+    transport: httpx.BaseTransport | None = None
     sleep: Callable[[float], None] = time.sleep
 
 

@@ -1,5 +1,7 @@
 """Tells what is the machine's or its owner's trouble from a bug of knit, in words."""
 
+from __future__ import annotations
+
 import errno
 
 from knit_cli.errors import BadInput, CliError

@@ -1,5 +1,7 @@
 """Composes `knit` and is its outermost border: an exit code comes out, never a traceback."""
 
+from __future__ import annotations
+
 import os
 import sys
 import tempfile

@@ -1,5 +1,7 @@
 """Where words go: results on stdout, talk on stderr."""
 
+from __future__ import annotations
+
 import json
 import sys
 from collections.abc import Iterable

@@ -1,5 +1,7 @@
 """Tells people about a Run what its JSON does not say at a glance: why it waits, how it went."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable
 from datetime import datetime
 

@@ -1,5 +1,7 @@
 """Gives a command its tools: the API client of its profile, and the project's defaults."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 
 from knit_cli.api.client import ApiClient, open_api

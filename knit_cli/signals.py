@@ -1,5 +1,7 @@
 """Lets a signal end the program as Ctrl-C does: everything under way cleans up after itself."""
 
+from __future__ import annotations
+
 import signal
 import sys
 from types import FrameType

@@ -1,5 +1,7 @@
 """Stdin, stdout and stderr, also where the process was started without some of them."""
 
+from __future__ import annotations
+
 import os
 import sys
 from io import TextIOWrapper

@@ -1,5 +1,7 @@
 """Reads the tags people type after flags, and says early what the server would refuse."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable
 
 import typer

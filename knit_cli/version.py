@@ -1,5 +1,7 @@
 """Says which knit this is."""
 
+from __future__ import annotations
+
 _DISTRIBUTION = "knit"
 
 

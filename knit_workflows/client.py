@@ -50,7 +50,7 @@ class OpenTransfer:
 
 
 def keyed_upload(key: uuid.UUID) -> OpenTransfer:
-    """Give the ids of the one upload that a client's key stands for, whether it has begun or not.
+    """Gives the ids of the one upload that a client's key stands for, whether it has begun or not.
 
     Nothing else has such ids, whatever the key: those of Plans' Runs and of their Data are UUIDs of
     another version.
@@ -79,13 +79,13 @@ class KnitClient:
         self._queues = queues or QueueSettings()
 
     async def ping(self) -> None:
-        """Answer when Temporal does; raises EngineUnavailable."""
+        """Answers when Temporal does; raises EngineUnavailable."""
         with _translated():
             if not await self._client.service_client.check_health(timeout=timedelta(seconds=2)):
                 raise errors.EngineUnavailable(advice=ADVICE)
 
     async def open_upload(self, key: uuid.UUID | None = None) -> OpenTransfer:
-        """Make a new, empty Data with its upload Run, and open the door to it.
+        """Makes a new, empty Data with its upload Run, and opens the door to it.
 
         The door of a key opens once, for one caller. For all others, at the same time or later:
         raises UploadUnderWay, or UploadKeySpent when it is over, whatever became of the Data.
@@ -99,7 +99,7 @@ class KnitClient:
             raise errors.UploadKeySpent(see=upload.run_id or "") from error
 
     async def open_download(self, knit_id: KnitId) -> OpenTransfer:
-        """Open a door to read a Data. Raises DataNotFound."""
+        """Opens a door to read a Data. Raises DataNotFound."""
         return await self._open("read", OpenTransfer(uuid.uuid4().hex, knit_id, None))
 
     async def _open(self, mode: Literal["read", "write"], transfer: OpenTransfer) -> OpenTransfer:
@@ -144,7 +144,7 @@ class KnitClient:
         return transfer
 
     async def _not_opened(self, transfer: OpenTransfer) -> errors.Unavailable:
-        """Say why a transfer has not been opened in time, and see that it does not open later."""
+        """Says why a transfer has not been opened in time, and sees that it does not open later."""
         handle = self._client.get_workflow_handle(names.transfer_workflow(transfer.transfer_id))
         seconds = f"{self._lease.total_seconds():g} s"
         with _translated():
@@ -180,7 +180,7 @@ class KnitClient:
         return errors.UploadKeySpent(see=upload.run_id or "")
 
     async def renew(self, transfer: OpenTransfer) -> None:
-        """Say that the client is still there; send it a few times per lease."""
+        """Says that the client is still there; send it a few times per lease."""
         handle = self._client.get_workflow_handle_for(
             TransferWorkflow.run, names.transfer_workflow(transfer.transfer_id)
         )
@@ -188,7 +188,7 @@ class KnitClient:
             await handle.signal(TransferWorkflow.renew, rpc_timeout=RPC_TIMEOUT)
 
     async def finish(self, transfer: OpenTransfer, *, ok: bool, reason: str = "") -> Closed:
-        """End the transfer and wait for its outcome; a second call gives the same answer."""
+        """Ends the transfer and waits for its outcome; a second call gives the same answer."""
         handle = self._client.get_workflow_handle_for(
             TransferWorkflow.run, names.transfer_workflow(transfer.transfer_id)
         )
@@ -202,7 +202,7 @@ class KnitClient:
 
 
 async def _heard(start: WithStartWorkflowOperation[Any, Any]) -> None:
-    """Hear from a start too what its update has said already; unheard, that would be logged."""
+    """Hears from a start too what its update has said already; unheard, that would be logged."""
     await asyncio.gather(start.workflow_handle(), return_exceptions=True)
 
 
@@ -212,7 +212,7 @@ class _Late(errors.EngineUnavailable):
 
 @contextmanager
 def _translated() -> Iterator[None]:
-    """Turn what Temporal's client raises into the domain's words, in this one place."""
+    """Turns what Temporal's client raises into the domain's words, in this one place."""
     try:
         yield
     except RPCError as cause:

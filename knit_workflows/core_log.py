@@ -8,7 +8,7 @@ from knit_workflows.log import LogFormat, is_for_people
 
 
 def set_up_core(format: LogFormat) -> None:
-    """Let the core warn in JSON, too, for programs; to be called before the first client.
+    """Lets the core warn in JSON, too, for programs; to be called before the first client.
 
     Its lines have its own keys (`timestamp`, `level`, `fields`). A second call replaces the first.
     """

@@ -38,7 +38,7 @@ class Room:
 
     @classmethod
     def of(cls, folder: Path) -> Room:
-        """Measure it. A folder that is not there counts as its nearest ancestor."""
+        """Measures it. A folder that is not there counts as its nearest ancestor."""
         while True:
             try:
                 info = os.statvfs(folder)
@@ -50,7 +50,7 @@ class Room:
                 return cls(folder, info.f_bavail * info.f_frsize, info.f_blocks * info.f_frsize)
 
     def share(self, wanted: int) -> int:
-        """Give what of these bytes it is fit to keep back on a disk of this size."""
+        """Gives what of these bytes it is fit to keep back on a disk of this size."""
         return min(wanted, self.total // _SHARE)
 
     @property
@@ -60,19 +60,19 @@ class Room:
 
     @classmethod
     def if_almost_full(cls, folder: Path | None) -> Room | None:
-        """Measure it, give it if it is almost full; None also of a disk that is not known."""
+        """Measures it, gives it if it is almost full; None also of a disk that is not known."""
         with suppress(OSError):
             room = None if folder is None else cls.of(folder)
             return room if room is not None and room.is_almost_full else None
         return None
 
     def left(self) -> str:
-        """Say it in words."""
+        """Says it in words."""
         return f"the disk of {self.folder} has {in_words(self.free)} left"
 
 
 def require_room(folder: Path, floor: int) -> None:
-    """Raise StorageFull, in words, while the disk of a folder has less room than the floor."""
+    """Raises StorageFull, in words, while the disk of a folder has less room than the floor."""
     room = Room.of(folder)
     floor = room.share(floor)
     if room.free < floor:
@@ -84,7 +84,7 @@ def require_room(folder: Path, floor: int) -> None:
 
 
 def storage_full(error: OSError, folder: Path | None = None) -> StorageFull:
-    """Make the error for a write that found no room, with disk and file; chain it to its cause."""
+    """Makes the error for a write that found no room, with disk and file; chain it to its cause."""
     file = os.fsdecode(error.filename) if error.filename else ""
     place = folder or (Path(file) if file else None)
     reason = f"there is no room left ({error.strerror})"
@@ -94,7 +94,7 @@ def storage_full(error: OSError, folder: Path | None = None) -> StorageFull:
 
 
 def in_words(size: int) -> str:
-    """Give a number of bytes as people read it: `12 KiB`, `118 MiB`, `3.4 GiB`."""
+    """Gives a number of bytes as people read it: `12 KiB`, `118 MiB`, `3.4 GiB`."""
     if size < 1 << 20:
         return f"{size >> 10} KiB"
     if size < 1 << 30:
@@ -109,13 +109,13 @@ class Reserve:
         self._path = path
 
     def size(self) -> int:
-        """Give the bytes that are reserved; 0 when there is no file."""
+        """Gives the bytes that are reserved; 0 when there is no file."""
         with suppress(FileNotFoundError):
             return self._path.stat().st_size
         return 0
 
     def fill(self, size: int) -> None:
-        """Reserve so much; what is reserved already stays. Raises OSError when there is no room."""
+        """Reserves so much; what is reserved already stays. Raises OSError when it is full."""
         with self._held(os.O_CREAT) as handle:
             before = os.fstat(handle).st_size
             if before >= size:
@@ -127,7 +127,7 @@ class Reserve:
                 raise
 
     def give(self) -> int:
-        """Give back a slice, an eighth of a whole reserve; gives its bytes, 0 when none is left."""
+        """Gives back a slice, an eighth of a whole reserve; gives its bytes, 0 if none is left."""
         try:
             with self._held() as handle:
                 before = os.fstat(handle).st_size
@@ -140,7 +140,7 @@ class Reserve:
 
     @contextmanager
     def _held(self, flags: int = 0) -> Iterator[int]:
-        """Open the file, alone: to shorten it by what is true no more would make it longer, by a
+        """Opens the file, alone: to shorten it by what is true no more would make it longer, by a
         hole that is no room."""
         handle = os.open(self._path, os.O_WRONLY | os.O_CLOEXEC | flags, 0o600)
         try:

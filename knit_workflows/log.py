@@ -20,7 +20,7 @@ class JsonFormatter(logging.Formatter):
     """One JSON object per line: at, level, logger, message, and whatever `extra` holds."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Render one record; values JSON does not know are shown as text."""
+        """Renders one record; values JSON does not know are shown as text."""
         line: dict[str, object] = {
             "at": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
@@ -34,12 +34,12 @@ class JsonFormatter(logging.Formatter):
 
 
 def is_for_people(format: LogFormat) -> bool:
-    """Say whether the logs are read on a terminal, rather than by programs."""
+    """Says whether the logs are read on a terminal, rather than by programs."""
     return format == "rich" or (format == "auto" and sys.stderr.isatty())
 
 
 def set_up(format: LogFormat, level: str) -> None:
-    """Send all logs to stderr in one shape; a second call replaces the first."""
+    """Sends all logs to stderr in one shape; a second call replaces the first."""
     handler: logging.Handler
     if is_for_people(format):
         handler = RichHandler(console=Console(stderr=True), show_path=False)

@@ -55,22 +55,22 @@ _RUN_POD: Final = re.compile(
 
 
 def run_workflow(run_id: str, generation: int) -> str:
-    """Give the id of the workflow that carries out one generation of a Run."""
+    """Gives the id of the workflow that carries out one generation of a Run."""
     return f"knit.run:{run_id}:{generation}"
 
 
 def projector_workflow(shard: int) -> str:
-    """Give the id of the Projector of a shard; there is one per shard."""
+    """Gives the id of the Projector of a shard; there is one per shard."""
     return f"knit.projector:{shard}"
 
 
 def transfer_workflow(transfer_id: str) -> str:
-    """Give the id of the workflow that holds one transfer open."""
+    """Gives the id of the workflow that holds one transfer open."""
     return f"knit.transfer:{transfer_id}"
 
 
 def run_pod(run_id: str, generation: int) -> str:
-    """Give the name of a Run's pod (on Kubernetes: of its Job).
+    """Gives the name of a Run's pod (on Kubernetes: of its Job).
 
     The first generation has the name that Knitfab gives; later ones add their number, so that what
     is left of an earlier generation can never be taken for this one.
@@ -80,16 +80,16 @@ def run_pod(run_id: str, generation: int) -> str:
 
 
 def run_of_pod(pod_name: str) -> tuple[str, int] | None:
-    """Give the Run and the generation of a run pod; None for what is none of knit's names."""
+    """Gives the Run and the generation of a run pod; None for what is none of knit's names."""
     found = _RUN_POD.fullmatch(pod_name)
     return None if found is None else (found[1], int(found[2] or 1))
 
 
 def volume(knit_id: str) -> str:
-    """Give the name of the volume that holds a Data."""
+    """Gives the name of the volume that holds a Data."""
     return f"data-knitid-{knit_id}"
 
 
 def transfer(knit_id: str, mode: str, transfer_id: str) -> str:
-    """Give the name of a transfer's pod; the last part tells transfers of one Data apart."""
+    """Gives the name of a transfer's pod; the last part tells transfers of one Data apart."""
     return f"knitid-{knit_id}-{mode}-{transfer_id[:10]}"

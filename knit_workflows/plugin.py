@@ -111,7 +111,7 @@ class Deps:
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[None]:
-        """Keep both open while inside; the first opens, the last closes."""
+        """Keeps both open while inside; the first opens, the last closes."""
         async with self._lock:
             if self._users == 0:
                 await self.store.open()
@@ -127,7 +127,7 @@ class Deps:
                     await self.store.aclose()
 
     def projector_input(self) -> ProjectorInput:
-        """Say where the Projector and the Runs it starts do their work."""
+        """Says where the Projector and the Runs it starts do their work."""
         return ProjectorInput(
             engine_queue=self.queues.engine,
             compute_queue=self.queues.compute,
@@ -137,7 +137,7 @@ class Deps:
         )
 
     def activities(self, roles: frozenset[Role]) -> list[Callable[..., Any]]:
-        """Give the activities of these roles, bound to the store and the back-end."""
+        """Gives the activities of these roles, bound to the store and the back-end."""
         runs = ComputeRunActivities(self.store, self.backend, self.engine)
         transfers = ComputeTransferActivities(
             self.store, self.backend, idle=self.engine.transfer_lease * 3
@@ -200,7 +200,7 @@ class KnitPlugin(SimplePlugin):
         )
 
     def configure_worker(self, config: WorkerConfig) -> WorkerConfig:
-        """Check the worker before it starts, so that misuse fails in words and not at run time."""
+        """Checks the worker before it starts, so that misuse fails in words and not at run time."""
         _require_pydantic(config["client"])
         if self._deps is not None:
             if config.get("graceful_shutdown_timeout", timedelta()) < MIN_SHUTDOWN:
@@ -220,7 +220,7 @@ class KnitPlugin(SimplePlugin):
         return super().configure_worker(config)
 
     async def run_worker(self, worker: Worker, next: Callable[[Worker], Any]) -> None:
-        """Keep what the activities need open while the worker runs."""
+        """Keeps what the activities need open while the worker runs."""
         if self._deps is None:
             await super().run_worker(worker, next)
             return
@@ -249,7 +249,7 @@ class KnitPlugin(SimplePlugin):
 
 
 async def ensure_schedules(client: Client, deps: Deps) -> None:
-    """Make the schedules of tidying up, or bring them to the present settings.
+    """Makes the schedules of tidying up, or brings them to the present settings.
 
     One that somebody has paused stays paused.
     """

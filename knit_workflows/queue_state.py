@@ -26,7 +26,7 @@ class QueueState:
 
 
 async def queue_state(client: Client, queue: str) -> QueueState:
-    """Look at a queue; its workers are those that take both kinds of tasks. Raises RPCError."""
+    """Looks at a queue; its workers are those that take both kinds of tasks. Raises RPCError."""
     workers, waiting = [], 0
     since = datetime.now(UTC) - RECENTLY
     for kind in _BOTH:

@@ -151,7 +151,7 @@ class QueueSettings(BaseModel):
 
     @classmethod
     def single(cls, name: str) -> QueueSettings:
-        """Give everything one queue: for one Worker that does all."""
+        """Gives everything one queue: for one Worker that does all."""
         return cls(engine=name, compute=name, watch=name, interactive=name)
 
 
@@ -180,7 +180,7 @@ class SettingsRefused(Exception):
 
 
 def read_settings() -> Settings:
-    """Read the environment; raises SettingsRefused, in words for who has set it."""
+    """Reads the environment; raises SettingsRefused, in words for who has set it."""
     try:
         return Settings()
     except ValidationError as error:
@@ -192,7 +192,7 @@ def read_settings() -> Settings:
 
 
 def _fault(error: ErrorDetails) -> str:
-    """Name the variable and what it says, but never the value of one that may hold a secret."""
+    """Names the variable and what it says, but never the value of one that may hold a secret."""
     variable = _PREFIX + _BETWEEN.join(str(part) for part in error["loc"]).upper()
     value = error["input"]
     shown = f" is {value!r}" if isinstance(value, str) and "URL" not in variable else ""

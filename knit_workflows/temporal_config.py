@@ -8,7 +8,7 @@ from knit_workflows.settings import SettingsRefused
 
 
 def client_config() -> ClientConnectConfig:
-    """Give what `Client.connect` wants; raises SettingsRefused for what cannot be read."""
+    """Gives what `Client.connect` wants; raises SettingsRefused for what cannot be read."""
     try:
         config = ClientConfigProfile.load().to_client_connect_config()
     except Exception as cause:  # the SDK raises RuntimeError, ValueError and OSError alike

@@ -56,7 +56,7 @@ QUICK = EngineSettings(
 
 @contextmanager
 def embedded_postgres() -> Iterator[EmbeddedPostgres]:
-    """Run a PostgreSQL server on a temporary folder; make databases on it with `.url(name)`."""
+    """Runs a PostgreSQL server on a temporary folder; make databases on it with `.url(name)`."""
     with tempfile.TemporaryDirectory(prefix="knit-pg-", ignore_cleanup_errors=True) as folder:
         server = EmbeddedPostgres(Path(folder) / "pg")
         server.start()
@@ -68,7 +68,7 @@ def embedded_postgres() -> Iterator[EmbeddedPostgres]:
 
 @asynccontextmanager
 async def temporal(database: Path | None = None) -> AsyncIterator[Client]:
-    """Run Temporal's dev server, in memory or on a file; gives a client that speaks knit.
+    """Runs Temporal's dev server, in memory or on a file; gives a client that speaks knit.
 
     A machine without Temporal's program gets it now, once, which may take minutes.
 
@@ -102,7 +102,7 @@ class KnitEnvironment:
         self.knit = KnitClient(client, queues=deps.queues)
 
     async def push(self, tags: Mapping[str, str]) -> KnitId:
-        """Upload an empty Data with these tags; it is done, and matched, when this returns."""
+        """Uploads an empty Data with these tags; it is done, and matched, when this returns."""
         opened = await self.knit.open_upload()
         change = TagChange(add=frozenset(Tag(key, value) for key, value in tags.items()))
         await self.store.change_tags(opened.knit_id, change)
@@ -110,13 +110,13 @@ class KnitEnvironment:
         return opened.knit_id
 
     async def apply(self, document: Mapping[str, object]) -> PlanDetail:
-        """Register a Plan given as a Plan file's document."""
+        """Registers a Plan given as a Plan file's document."""
         return await self.store.register_plan(parse_plan(document), new_runs_limit=None)
 
     async def runs_of(
         self, plan_id: PlanId, count: int, *, within: timedelta = timedelta(seconds=30)
     ) -> list[RunDetail]:
-        """Wait until a Plan has so many Runs and all of them are final; gives them."""
+        """Waits until a Plan has so many Runs and all of them are final; gives them."""
         async with asyncio.timeout(within.total_seconds()):
             while True:
                 runs = await self.store.find_runs(RunQuery(plan_ids=frozenset({plan_id})))
@@ -125,11 +125,11 @@ class KnitEnvironment:
                 await asyncio.sleep(0.02)
 
     async def final(self, run_id: RunId) -> RunDetail:
-        """Wait until a Run is final; gives it."""
+        """Waits until a Run is final; gives it."""
         return await self.store.wait_final(run_id, fallback=timedelta(seconds=1))
 
     async def data_with(self, tags: Mapping[str, str]) -> list[DataDetail]:
-        """Give the Data that carry all these tags."""
+        """Gives the Data that carry all these tags."""
         wanted = tuple(Tag(key, value) for key, value in tags.items())
         return list(await self.store.find_data(DataQuery(tags=wanted)))
 
@@ -143,7 +143,7 @@ async def knit_environment(
     client: Client | None = None,
     work: bool = True,
 ) -> AsyncIterator[KnitEnvironment]:
-    """Run a knit of its own: database, Temporal server, workers.
+    """Runs a knit of its own: database, Temporal server, workers.
 
     What is given is used and stays; what is not is started and ended. `backend` defaults to a
     `MemoryBackend` whose Runs succeed at once; `work=False` starts no worker.

@@ -43,7 +43,7 @@ STICKY: Final = timedelta(seconds=3)
 
 
 def backend_from(settings: ComputeSettings) -> ComputeBackend:
-    """Build the back-end that the settings name; nothing is opened.
+    """Builds the back-end that the settings name; nothing is opened.
 
     Adapters are imported here, when chosen: the Kubernetes client alone weighs more than the rest
     of a worker.
@@ -64,7 +64,7 @@ def backend_from(settings: ComputeSettings) -> ComputeBackend:
 
 
 def deps_from(settings: Settings) -> Deps:
-    """Build what a worker with knit's activities needs; nothing is opened."""
+    """Builds what a worker with knit's activities needs; nothing is opened."""
     return Deps(
         PostgresStore(settings.store),
         backend_from(settings.compute),
@@ -74,7 +74,7 @@ def deps_from(settings: Settings) -> Deps:
 
 
 async def connect() -> Client:
-    """Connect to Temporal as the environment says; raises SettingsRefused, EngineUnavailable."""
+    """Connects to Temporal as the environment says; raises SettingsRefused, EngineUnavailable."""
     config = client_config()
     try:
         # Not the plugin: each Worker gets its own, for its roles; the SDK warns of two of a type.
@@ -87,7 +87,7 @@ async def connect() -> Client:
 
 
 def workers(client: Client, deps: Deps, roles: frozenset[Role]) -> list[Worker]:
-    """Build one Worker per task queue that these roles serve."""
+    """Builds one Worker per task queue that these roles serve."""
     return [
         Worker(
             client,
@@ -103,7 +103,7 @@ def workers(client: Client, deps: Deps, roles: frozenset[Role]) -> list[Worker]:
 
 
 def by_queue(queues: QueueSettings, roles: frozenset[Role]) -> dict[str, frozenset[Role]]:
-    """Say which of the roles each task queue serves; several may share one."""
+    """Says which of the roles each task queue serves; several may share one."""
     served: dict[str, frozenset[Role]] = {}
     for role in sorted(roles):
         queue: str = getattr(queues, role.value)
@@ -112,7 +112,7 @@ def by_queue(queues: QueueSettings, roles: frozenset[Role]) -> dict[str, frozens
 
 
 async def serve(settings: Settings, roles: frozenset[Role]) -> None:
-    """Run until SIGTERM or SIGINT; everything under way goes on elsewhere or after a restart."""
+    """Runs until SIGTERM or SIGINT; everything under way goes on elsewhere or after a restart."""
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -129,7 +129,7 @@ async def serve(settings: Settings, roles: frozenset[Role]) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Parse the command line, serve, and leave the process."""
+    """Parses the command line, serves, and leaves the process."""
     parser = argparse.ArgumentParser(prog="python -m knit_workflows", description=__doc__)
     parser.add_argument(
         "--roles",

@@ -29,7 +29,7 @@ from knit_workflows.workflows import options
 async def run_plan(
     plan_id: str, inputs: Mapping[str, str], *, task_queue: str = names.ENGINE_QUEUE
 ) -> FinishedRun:
-    """Ask for the Run of a Plan with exactly these inputs (path → knit id), and wait for its end.
+    """Asks for the Run of a Plan with exactly these inputs (path → knit id), and waits for its end.
 
     The Run is the one that everybody shares: when it exists already, in whatever status, that one
     is awaited; asking twice never runs it twice. A failed Run is an answer (`status == "failed"`),

@@ -46,7 +46,7 @@ class Count:
     skipped: int = 0
 
     def add(self, report: Path) -> None:
-        """Add what a JUnit report says; none (pytest itself broke) counts as one failure."""
+        """Adds what a JUnit report says; none (pytest itself broke) counts as one failure."""
         if not report.exists():
             self.failed += 1
             return
@@ -59,7 +59,7 @@ class Count:
 
 
 def main() -> int:
-    """Run the tiers; gives the exit code."""
+    """Runs the tiers; gives the exit code."""
     os.chdir(ROOT)
     environment = {**os.environ, **_engine()}
     node = subprocess.Popen([sys.executable, str(CLUSTER / "up.py")], stdout=subprocess.PIPE)
@@ -99,7 +99,7 @@ class _Started:
             )
 
     def end(self, count: Count) -> None:
-        """Wait for its end, show it, count it."""
+        """Waits for its end, shows it, counts it."""
         self._process.wait()
         print(f"=== {self._tier.name} tests")
         print(self._output.read_text(errors="replace"))
@@ -109,7 +109,7 @@ class _Started:
 
 
 def _engine() -> dict[str, str]:
-    """Give what tests need in their environment to use a container engine; nothing without one."""
+    """Gives what tests need in their environment to use a container engine; nothing without one."""
     command = [sys.executable, "tools/sandbox.py", "--for-tests"]
     found = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     if found.returncode != 0:

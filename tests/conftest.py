@@ -25,7 +25,7 @@ hypothesis.settings.load_profile("repeating")
 
 @pytest.hookimpl(wrapper=True)
 def pytest_cmdline_main(config: pytest.Config) -> Iterator[None]:
-    """Leave the process at once: one that ran a Worker can crash in the interpreter's own end."""
+    """Leaves the process at once: one that ran a Worker can crash in the interpreter's own end."""
     result = yield
     if not os.environ.get("PYTEST_XDIST_WORKER"):
         os._exit(int(result))  # type: ignore[call-overload]

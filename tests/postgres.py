@@ -28,11 +28,11 @@ class Databases:
         return urlsplit(self._admin_url)._replace(path=f"/{database}").geturl()
 
     def empty(self) -> str:
-        """Make an empty database, give its URL."""
+        """Makes an empty database, gives its URL."""
         return self._create("template1")
 
     async def migrated(self) -> str:
-        """Make a database with all tables, give its URL."""
+        """Makes a database with all tables, gives its URL."""
         if not self._admin.execute(
             "SELECT FROM pg_database WHERE datname = %s", [_TEMPLATE]
         ).rowcount:

@@ -35,7 +35,7 @@ class WorkerProcess:
         return self._process.pid
 
     def start(self) -> None:
-        """Start one; it is not ready yet."""
+        """Starts one; it is not ready yet."""
         self._starts += 1
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
@@ -47,7 +47,7 @@ class WorkerProcess:
             )
 
     async def ready(self) -> None:
-        """Wait until it serves its queues."""
+        """Waits until it serves its queues."""
         ends = time.monotonic() + PATIENCE
         while '"worker_ready"' not in self.log.read_text():
             assert self._process is not None

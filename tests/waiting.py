@@ -12,14 +12,14 @@ PATIENCE: Final = 100.0
 
 
 async def until(condition: Callable[[], object]) -> None:
-    """Wait until something is the case; raises TimeoutError."""
+    """Waits until something is the case; raises TimeoutError."""
     async with asyncio.timeout(PATIENCE):
         while not condition():
             await asyncio.sleep(0.01)
 
 
 def wait_until(condition: Callable[[], object]) -> None:
-    """Do the same where there is no event loop; raises AssertionError."""
+    """Does the same where there is no event loop; raises AssertionError."""
     ends = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < ends, "it did not happen"

@@ -5,6 +5,8 @@ python3 tools/alone.py LOCK_FILE COMMAND [ARGUMENT ...]     its exit code is thi
 The lock is let go of with the process, however that ends. Windows has none: there it is not waited.
 """
 
+from __future__ import annotations
+
 import subprocess
 import sys
 from pathlib import Path

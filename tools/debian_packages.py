@@ -1,5 +1,7 @@
 """Installs Debian packages where that can be done; else says which are missing."""
 
+from __future__ import annotations
+
 import os
 import shutil
 import subprocess

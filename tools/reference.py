@@ -65,7 +65,7 @@ class WordsMissing(LookupError):
 
 
 def cli_page() -> str:
-    """Give every command with its arguments and options, as `--help` knows them."""
+    """Gives every command with its arguments and options, as `--help` knows them."""
     parts = [NOTE, "# Command line", COMMAND_LINE, "## Common flags", _options(get_command(app))]
     parts.append("They may stand anywhere on the line.")
     for words, command in _commands():
@@ -74,7 +74,7 @@ def cli_page() -> str:
 
 
 def command_names() -> list[tuple[str, ...]]:
-    """Give the words of every command: ("knit", "data", "push") and so on."""
+    """Gives the words of every command: ("knit", "data", "push") and so on."""
     return [words for words, _ in _commands()]
 
 
@@ -127,7 +127,7 @@ def _context(command: Any) -> Any:
 
 
 def settings_page() -> str:
-    """Give every environment variable that the processes read, by section."""
+    """Gives every environment variable that the processes read, by section."""
     sections = [_section("Logging", "KNIT_", Settings, nested=False)]
     sections += _sections("KNIT_", Settings)
     others = _table(("variable", "read by", ""), OTHER_VARIABLES)
@@ -137,12 +137,12 @@ def settings_page() -> str:
 
 
 def setting_names() -> set[str]:
-    """Give the names of all environment variables that make up `Settings`."""
+    """Gives the names of all environment variables that make up `Settings`."""
     return {name for name, _, _ in _leaves("KNIT_", Settings)}
 
 
 def other_variables() -> set[str]:
-    """Give the names of the variables that are described but are no settings."""
+    """Gives the names of the variables that are described but are no settings."""
     return {name for cell, _, _ in OTHER_VARIABLES for name in re.findall(r"KNIT_[A-Z_]+", cell)}
 
 
@@ -168,7 +168,7 @@ def _section(title: str, prefix: str, model: type[BaseModel], *, nested: bool) -
 def _leaves(
     prefix: str, model: type[BaseModel], *, nested: bool = True
 ) -> Iterator[tuple[str, object, str]]:
-    """Give (variable, default, description) of a settings class, and of those inside it."""
+    """Gives (variable, default, description) of a settings class, and of those inside it."""
     words = _attribute_docs(model)
     for name, field in model.model_fields.items():
         kind, variable = field.annotation, f"{prefix}{name.upper()}"
@@ -183,7 +183,7 @@ def _leaves(
 
 
 def _setting_words(variable: str, name: str) -> str:
-    """Find words for a setting that has none of its own: its back-end's, else ours."""
+    """Finds words for a setting that has none of its own: its back-end's, else ours."""
     for section, model in (("KUBERNETES", KubernetesSettings), ("LOCAL", LocalSettings)):
         if f"__{section}__" in variable and name in (found := _attribute_docs(model)):
             return found[name]
@@ -193,7 +193,7 @@ def _setting_words(variable: str, name: str) -> str:
 
 
 def _attribute_docs(model: type) -> dict[str, str]:
-    """Give the strings that stand below the attributes of a class."""
+    """Gives the strings that stand below the attributes of a class."""
     [body] = ast.parse(textwrap.dedent(inspect.getsource(model))).body
     assert isinstance(body, ast.ClassDef)
     docs = {}
@@ -226,7 +226,7 @@ def _default(value: object) -> str:
 
 
 def plan_page() -> str:
-    """Give the keys of a Plan file, from the schema of what the API takes."""
+    """Gives the keys of a Plan file, from the schema of what the API takes."""
     schema = PlanSpec.model_json_schema(mode="validation")
     facts = {
         "cpu": DEFAULT_RESOURCES["cpu"],
@@ -271,7 +271,7 @@ def _form(part: Json) -> str:
 
 
 def plan_schema_page() -> str:
-    """Give the JSON Schema of a Plan file, as `knit plan schema` prints it."""
+    """Gives the JSON Schema of a Plan file, as `knit plan schema` prints it."""
     return plan_schema_text() + "\n"
 
 
@@ -279,7 +279,7 @@ def plan_schema_page() -> str:
 
 
 def api_page() -> str:
-    """Give every endpoint with its parameters, bodies and answers."""
+    """Gives every endpoint with its parameters, bodies and answers."""
     document = create_app(deps_from(Settings())).openapi()
     parts = [NOTE, "# Web API", ENDPOINTS]
     rows, details = [], []
@@ -339,7 +339,7 @@ def _anchor(title: str) -> str:
 
 
 def statuses_page() -> str:
-    """Give the statuses of a Run, the legal moves, and the exit codes of knit's own."""
+    """Gives the statuses of a Run, the legal moves, and the exit codes of knit's own."""
     if STATUSES.keys() != {status.value for status in runs.RunStatus}:
         raise WordsMissing("reference_words.STATUSES and RunStatus differ")
     rows = [(f"`{status}`", STATUSES[status], _moves(status)) for status in runs.RunStatus]
@@ -379,7 +379,7 @@ def _page(parts: list[str]) -> str:
 
 
 def main() -> None:
-    """Write the pages, or with `--check` only say which would change."""
+    """Writes the pages, or with `--check` only say which would change."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="change nothing, exit 1 if stale")
     check = parser.parse_args().check

@@ -5,6 +5,8 @@ python tools/sandbox.py --for-tests  both podman and bubblewrap are; prints the 
 When that cannot be: a sentence on stderr and exit code 3.
 """
 
+from __future__ import annotations
+
 import argparse
 import json
 import os

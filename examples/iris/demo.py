@@ -34,7 +34,7 @@ console = Console(highlight=False)
 
 
 def knit(*arguments: str, show: bool = True, note: str = "", keep: bool = True) -> str:
-    """Run one `knit` command and give what it printed; ends the demo when it fails.
+    """Runs one `knit` command and gives what it printed; ends the demo when it fails.
 
     With `keep=False` it prints to the terminal itself.
     """
@@ -51,19 +51,19 @@ def knit(*arguments: str, show: bool = True, note: str = "", keep: bool = True) 
 
 
 def push(tags: list[str], *sources: Path, name: bool = False) -> None:
-    """Push folders with these tags; with `name` each is also tagged with its own name."""
+    """Pushes folders with these tags; with `name` each is also tagged with its own name."""
     words = [word for tag in (PROJECT, *tags) for word in ("-t", tag)]
     knit("data", "push", *words, *(["--name"] if name else []), *map(str, sources))
 
 
 def apply(plan: str) -> str:
-    """Register one Plan of the example, or find it registered; gives its id."""
+    """Registers one Plan of the example, or finds it registered; gives its id."""
     applied: Json = json.loads(knit("plan", "apply", str(HERE / "plans" / plan)))
     return str(applied["planId"])
 
 
 def push_inputs() -> int:
-    """Push what is not there yet from an earlier demo; gives how many sets of parameters are.
+    """Pushes what is not there yet from an earlier demo; gives how many sets of parameters are.
 
     Pushing the same again would be new Data, and every combination with it a new Run. So a later
     demo pushes one more set of parameters, and only what is new with it is run.
@@ -86,7 +86,7 @@ def push_inputs() -> int:
 
 
 def wait_for_metrics(plan_ids: list[str], count: int) -> list[Json]:
-    """Wait until one evaluation for every set of parameters is done; gives their Runs."""
+    """Waits until one evaluation for every set of parameters is done; gives their Runs."""
     console.print("[dim]# nobody starts anything: the Runs appear by themselves[/dim]")
     wanted = [word for plan_id in plan_ids for word in ("--planid", plan_id)]
     ends = time.monotonic() + WITHIN
@@ -108,7 +108,7 @@ def wait_for_metrics(plan_ids: list[str], count: int) -> list[Json]:
 
 
 def show_results(runs: list[Json]) -> str:
-    """Pull the metrics of each Run and show them as a table, best first; gives the best's id."""
+    """Pulls the metrics of each Run and shows them as a table, best first; gives the best's id."""
     shutil.rmtree(RESULTS, ignore_errors=True)
     rows: list[tuple[float, float, int, str]] = []
     for run in runs:
@@ -126,7 +126,7 @@ def show_results(runs: list[Json]) -> str:
 
 
 def show_lineage(knit_id: str) -> None:
-    """Draw what a Data came from: every Data by its kind, every Run by its program."""
+    """Draws what a Data came from: every Data by its kind, every Run by its program."""
     words = ("data", "lineage", "-u", "-n", "all", "--format", "json", knit_id)
     graph: Json = json.loads(knit(*words, note="drawn shorter"))
     data = {one["knitId"]: one for one in graph["data"]}
@@ -151,7 +151,7 @@ def show_lineage(knit_id: str) -> None:
 
 
 def main() -> None:
-    """Run the demo in the folder where it was started."""
+    """Runs the demo in the folder where it was started."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--down", action="store_true", help="end the stack afterwards")
     down = parser.parse_args().down
@@ -161,7 +161,7 @@ def main() -> None:
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """Wait for another demo in this folder: each counts what is there before it pushes more."""
+    """Waits for another demo in this folder: each counts what is there before it pushes more."""
     lock = Path(".knit") / "demo.lock"
     lock.parent.mkdir(exist_ok=True)
     with lock.open("a") as file:
@@ -174,7 +174,7 @@ def alone() -> Iterator[None]:
 
 
 def run(*, down: bool) -> None:
-    """Do it all, and show every command."""
+    """Does it all, and shows every command."""
     begun = time.monotonic()
     knit("dev", "up", "--detach", keep=False)
     plan_ids = [apply(plan) for plan in ("split.yaml", "train.yaml", "evaluate.yaml")]
@@ -194,12 +194,12 @@ def _short(word: str) -> str:
 
 
 def _work(plan: Json) -> str:
-    """Name a Plan by the program that it runs."""
+    """Names a Plan by the program that it runs."""
     return Path(plan["entrypoint"][-1]).stem
 
 
 def _kind(data: Json) -> str:
-    """Name a Data by its tags, and the beginning of its id."""
+    """Names a Data by its tags, and the beginning of its id."""
     tags = dict(tag.split(":", 1) for tag in data["tags"])
     name = f" {tags['name']}" if "name" in tags else ""
     return f"[green]{tags.get('type', 'Data')}[/green]{name} [dim]{data['knitId'][:8]}[/dim]"

@@ -40,14 +40,14 @@ class Nightly:
 
     @workflow.run
     async def run(self, order: Order) -> str:
-        """Await the Run, then do what you like with its outputs."""
+        """Awaits the Run, then does what you like with its outputs."""
         finished = await run_plan(order.plan_id, {order.path: order.knit_id})
         made = ", ".join(f"{output.path}={output.knit_id}" for output in finished.outputs)
         return f"run {finished.run_id} is {finished.status}: {made}"
 
 
 async def main(address: str, order: Order) -> str:
-    """Connect, serve the workflow, and run it once; gives its answer."""
+    """Connects, serves the workflow, and runs it once; gives its answer."""
     client = await Client.connect(address, plugins=[KnitPlugin()])
     async with Worker(client, task_queue=QUEUE, workflows=[Nightly]):
         return await client.execute_workflow(

@@ -88,7 +88,7 @@ Extra = dict[str, Any]
 
 
 def failures(*statuses: int) -> dict[int | str, Extra]:
-    """Describe the errors a route may answer with; 507 wherever a part may be away."""
+    """Describes the errors a route may answer with; 507 wherever a part may be away."""
     full = {507} if 503 in statuses else set()
     return {status: _failure(status) for status in sorted({*statuses, *full})}
 
@@ -107,20 +107,20 @@ def _failure(status: int) -> Extra:
 
 
 def takes(model: type[BaseModel]) -> Extra:
-    """Describe a JSON body that the route reads itself."""
+    """Describes a JSON body that the route reads itself."""
     schema = {"$ref": _input_ref(model)}
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
 
 
 def takes_archive() -> Extra:
-    """Describe a body that is an archive."""
+    """Describes a body that is an archive."""
     return {
         "requestBody": {"required": True, "content": {GZIPPED_TAR: _BINARY, PLAIN_TAR: _BINARY}}
     }
 
 
 def gives_stream(*media_types: str) -> dict[int | str, Extra]:
-    """Describe an answer that is a stream of bytes."""
+    """Describes an answer that is a stream of bytes."""
     described: Extra = {"content": dict.fromkeys(media_types, _BINARY), "description": "the bytes"}
     if GZIPPED_TAR in media_types:
         words = f"`{CHECKSUM_TRAILER}`, of {GZIPPED_TAR}: the MD5 of the body as it was sent"
@@ -137,7 +137,7 @@ def gives_stream(*media_types: str) -> dict[int | str, Extra]:
 
 
 def gives_page(next_header: str) -> dict[int | str, Extra]:
-    """Describe what an answer that is a page of a list says beside the items."""
+    """Describes what an answer that is a page of a list says beside the items."""
     headers = {
         "Link": _header('`<path>; rel="next"`, when there is a next page', "string"),
         next_header: _header("`cursor` of the next page, when there is one", "string"),
@@ -154,7 +154,7 @@ def query(
     schema: Extra | None = None,
     example: Any = None,
 ) -> Extra:
-    """Describe a query parameter that the route reads itself; `many`: it may be repeated."""
+    """Describes a query parameter that the route reads itself; `many`: it may be repeated."""
     one: Extra = schema or {"type": kind}
     described: Extra = {
         "name": name,
@@ -169,12 +169,12 @@ def query(
 
 
 def request_header(name: str, description: str, *, schema: Extra) -> Extra:
-    """Describe a header that the route reads itself, and that may be left out."""
+    """Describes a header that the route reads itself, and that may be left out."""
     return {**query(name, description, schema=schema), "in": "header"}
 
 
 def install(app: FastAPI) -> None:
-    """Make the app give this document."""
+    """Makes the app give this document."""
 
     def document() -> Extra:
         if app.openapi_schema is None:
@@ -210,7 +210,7 @@ def _document(app: FastAPI) -> Extra:
 
 
 def operations(document: Extra) -> Iterator[tuple[str, str, Extra]]:
-    """Yield path, method in capitals, and description of everything that can be asked for."""
+    """Yields path, method in capitals, and description of everything that can be asked for."""
     for path, methods in document["paths"].items():
         for method, operation in methods.items():
             yield path, method.upper(), operation
@@ -237,7 +237,7 @@ def _complete(path: str, method: str, operation: Extra) -> None:
 
 
 def _link(document: Extra) -> None:
-    """Say for the operations that give ids which others take them."""
+    """Says for the operations that give ids which others take them."""
     taking: dict[str, list[str]] = {name: [] for name in _ID_WORDS}
     for _, _, operation in operations(document):
         for parameter in operation.get("parameters", ()):
@@ -254,7 +254,7 @@ def _link(document: Extra) -> None:
 
 
 def _curl(path: str, method: str, operation: Extra) -> str:
-    """Give a command line that asks for it, with the examples of its parameters."""
+    """Gives a command line that asks for it, with the examples of its parameters."""
     pairs: list[tuple[str, Any]] = []
     for parameter in operation.get("parameters", ()):
         value = parameter.get("example")

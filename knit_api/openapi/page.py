@@ -28,7 +28,7 @@ Json = Mapping[str, Any]
 
 
 def render(document: Json) -> str:
-    """Give the page; operations are in the document's order, folded until they are opened."""
+    """Gives the page; operations are in the document's order, folded until they are opened."""
     info = document["info"]
     title = f"{info['title']} {info['version']}"
     parts = [
@@ -82,7 +82,7 @@ def _bodies(answer: Json) -> Iterator[str]:
 
 
 def _shape(content: Json) -> str:
-    """Link the shapes that a body may have."""
+    """Links the shapes that a body may have."""
     schema = content.get("schema", {})
     forms = schema.get("anyOf", [schema.get("items", schema)])
     names = [form["$ref"].rpartition("/")[2] for form in forms if "$ref" in form]

@@ -13,13 +13,13 @@ from knit_api.errors import HttpProblem
 
 
 def takes_chunks(scope: Scope) -> bool:
-    """Tell whether a body may be sent to this client whose length is not known yet."""
+    """Tells whether a body may be sent to this client whose length is not known yet."""
     version: str = scope["http_version"]
     return version != "1.0"
 
 
 def needs_http_1_1(what: str) -> HttpProblem:
-    """Give the refusal of a body whose length cannot be known, over HTTP/1.0."""
+    """Gives the refusal of a body whose length cannot be known, over HTTP/1.0."""
     return HttpProblem(
         426,
         f"{what} has no length yet, and over HTTP/1.0 nobody could tell whether it is complete",

@@ -49,7 +49,7 @@ class TakenBody:
         return self._body.complete
 
     def get(self) -> bytes | memoryview:
-        """Wait for the next piece, good until the next call; empty at the end.
+        """Waits for the next piece, good until the next call; empty at the end.
 
         Raises HttpProblem (408) when the client sends nothing for too long, (400) when it sends
         something else than chunks, ClientGone when it leaves, PipeBroken after `break_off`.
@@ -66,17 +66,17 @@ class TakenBody:
             raise ClientGone("the client closed the connection within the body") from error
 
     def abandon(self) -> None:
-        """Say that nothing will be read any more; a body that is not complete is dropped."""
+        """Says that nothing will be read any more; a body that is not complete is dropped."""
 
     def break_off(self) -> None:
-        """Make the reader's next call, or the present one, raise; a complete body stays one."""
+        """Makes the reader's next call, or the present one, raise; a complete body stays one."""
         if not self.complete:
             self._broken = True
             with suppress(OSError):  # the client may have gone already
                 self._connection.shutdown(socket.SHUT_RD)
 
     def trailer(self, name: str) -> str | None:
-        """Give a trailer, which is there when the body is complete."""
+        """Gives a trailer, which is there when the body is complete."""
         for line in self._body.trailers:
             key, _, value = line.partition(b":")
             if key.decode("latin-1").lower() == name:
@@ -84,13 +84,13 @@ class TakenBody:
         return None
 
     def rest(self) -> bytes:
-        """Give what came behind the body: the next request, perhaps."""
+        """Gives what came behind the body: the next request, perhaps."""
         return self._inflow.rest()
 
 
 @contextmanager
 def taken_body(scope: Scope, silence: float) -> Iterator[TakenBody | None]:
-    """Hold the body of a request; it raises after `silence` seconds without a byte.
+    """Holds the body of a request; it raises after `silence` seconds without a byte.
 
     None: the app is to receive it. A body that was not read to its end ends the connection, some
     time after the response.
@@ -111,7 +111,7 @@ def taken_body(scope: Scope, silence: float) -> Iterator[TakenBody | None]:
 
 @asynccontextmanager
 async def taken_response(scope: Scope, silence: float) -> AsyncIterator[socket.socket | None]:
-    """Hold the connection of a response that has started, for whole chunks and nothing else.
+    """Holds the connection of a response that has started, for whole chunks and nothing else.
 
     None: the app is to send the body. The app sends the end (an empty body), if all went well.
     """
@@ -126,7 +126,7 @@ async def taken_response(scope: Scope, silence: float) -> AsyncIterator[socket.s
 
 
 def is_offered(scope: Scope) -> bool:
-    """Tell whether the response could be handed to a thread."""
+    """Tells whether the response could be handed to a thread."""
     wire = _wire_of(scope)
     return wire is not None and wire.is_plain and EXTENSION in scope["extensions"]
 
@@ -144,7 +144,7 @@ class HoldingConnection(TrailerConnection):
         self.holding = False
 
     def next_event(self) -> Any:
-        """Give the next event, as the base class does; PAUSED while holding."""
+        """Gives the next event, as the base class does; PAUSED while holding."""
         if self.holding:
             return h11.PAUSED
         event = super().next_event()
@@ -153,7 +153,7 @@ class HoldingConnection(TrailerConnection):
         return event
 
     def take_received(self) -> bytes:
-        """Give what has come in and was not looked at yet, and forget it."""
+        """Gives what has come in and was not looked at yet, and forgets it."""
         received, _ = self.trailing_data
         self._receive_buffer._extract(len(received))
         return received
@@ -180,18 +180,18 @@ class WireProtocol(TrailersProtocol):
         return receiving
 
     def _release(self) -> None:
-        """Let h11 see what has been held back."""
+        """Lets h11 see what has been held back."""
         if self.conn.holding and not self._deaf:
             self.conn.holding = False
             self.handle_events()
 
     def data_received(self, data: bytes) -> None:
-        """Take what comes in; behind a body that was broken off, nothing can be understood."""
+        """Takes what comes in; behind a body that was broken off, nothing can be understood."""
         if not self._deaf:
             super().data_received(data)
 
     def on_response_complete(self) -> None:
-        """Take the next request; what nobody read of this one is read now, to be thrown away."""
+        """Takes the next request; what nobody read of this one is read now, to be thrown away."""
         super().on_response_complete()
         self._release()
 
@@ -203,7 +203,7 @@ class WireProtocol(TrailersProtocol):
         return self.transport.get_extra_info("sslcontext") is None
 
     def take_body(self) -> socket.socket | None:
-        """Give a socket to read the body from, behind `received`; None if it is not held back."""
+        """Gives a socket to read the body from, behind `received`; None if it is not held back."""
         if not self.conn.holding or self._deaf:
             return None
         connection = self._socket()
@@ -214,11 +214,11 @@ class WireProtocol(TrailersProtocol):
         return connection
 
     def received(self) -> bytes:
-        """Give what of the body, and behind it, has come already."""
+        """Gives what of the body, and behind it, has come already."""
         return self.conn.take_received()
 
     def give_back(self, rest: bytes | None) -> None:
-        """Go on behind the body with what came after it; None: it was not read to its end."""
+        """Goes on behind the body with what came after it; None: it was not read to its end."""
         if rest is None:
             self._deaf = True
             return
@@ -226,7 +226,7 @@ class WireProtocol(TrailersProtocol):
         self._release()
 
     async def take_response(self) -> socket.socket | None:
-        """Give a socket to write chunks to, once the response's head has left."""
+        """Gives a socket to write chunks to, once the response's head has left."""
         connection = self._socket()
         # A head is hardly ever kept back, and nothing tells when the last of it has gone.
         while connection and self.transport.get_write_buffer_size():  # noqa: ASYNC110

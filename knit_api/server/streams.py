@@ -20,7 +20,7 @@ _unfinished: set[asyncio.Future[Any]] = set()
 
 
 async def completed(work: Awaitable[T]) -> T:
-    """Wait for work to its end even when cancelled meanwhile; the cancellation comes after it."""
+    """Waits for work to its end even when cancelled meanwhile; the cancellation comes after it."""
     task = asyncio.ensure_future(work)
     _unfinished.add(task)  # the loop itself holds tasks weakly only
     task.add_done_callback(_unfinished.discard)
@@ -38,13 +38,13 @@ async def completed(work: Awaitable[T]) -> T:
 
 
 async def settle(seconds: float) -> None:
-    """Wait for work that outlives its request; called when the process ends."""
+    """Waits for work that outlives its request; called when the process ends."""
     if _unfinished:
         await asyncio.wait(set(_unfinished), timeout=seconds)
 
 
 async def cancelled(*tasks: asyncio.Future[Any]) -> None:
-    """Cancel the tasks that still run and wait until all have ended."""
+    """Cancels the tasks that still run and waits until all have ended."""
     for task in tasks:
         task.cancel()
     await asyncio.wait(tasks)
@@ -72,7 +72,7 @@ class BytePipe:
         self._room = asyncio.Event()
 
     async def put(self, piece: bytes) -> bool:
-        """Hand a piece over, waiting for room; False: nobody reads any more."""
+        """Hands a piece over, waiting for room; False: nobody reads any more."""
         with self._filled:
             if self._abandoned:
                 return False
@@ -87,19 +87,19 @@ class BytePipe:
         return not self._abandoned
 
     def end(self) -> None:
-        """Say that everything has been put."""
+        """Says that everything has been put."""
         with self._filled:
             self._ended = True
             self._filled.notify()
 
     def break_off(self) -> None:
-        """Make the reader's next call raise PipeBroken; after `end` it changes nothing."""
+        """Makes the reader's next call raise PipeBroken; after `end` it changes nothing."""
         with self._filled:
             self._broken = not self._ended
             self._filled.notify()
 
     def get(self) -> bytes:
-        """Wait, in the thread, for the next piece; empty at the end. Raises PipeBroken."""
+        """Waits, in the thread, for the next piece; empty at the end. Raises PipeBroken."""
         with self._filled:
             while not (self._pieces or self._ended or self._broken):
                 self._filled.wait()
@@ -114,7 +114,7 @@ class BytePipe:
             return piece
 
     def abandon(self) -> None:
-        """Say, from the thread, that nothing will be read any more."""
+        """Says, from the thread, that nothing will be read any more."""
         with self._filled:
             self._abandoned = True
             self._pieces.clear()
@@ -153,7 +153,7 @@ class ThreadIterator(Generic[T]):
         return item  # type: ignore[no-any-return]
 
     async def aclose(self) -> None:
-        """Let go of what the iterator holds."""
+        """Lets go of what the iterator holds."""
         await completed(self._close())
 
     async def _close(self) -> None:
@@ -179,7 +179,7 @@ class Threads:
 
     @classmethod
     def start(cls) -> Threads:
-        """Give pools that grow as they are used."""
+        """Gives pools that grow as they are used."""
         return cls(
             ThreadPoolExecutor(64, "upload"),
             ThreadPoolExecutor(256, "download"),
@@ -187,7 +187,7 @@ class Threads:
         )
 
     def shutdown(self) -> None:
-        """Let the threads end; none is waited for."""
+        """Lets the threads end; none is waited for."""
         self.uploads.shutdown(wait=False, cancel_futures=True)
         self.downloads.shutdown(wait=False, cancel_futures=True)
         self.steps.shutdown(wait=False, cancel_futures=True)

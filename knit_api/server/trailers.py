@@ -32,7 +32,7 @@ class ResponseCut(Exception):
 
 
 def request_trailers(scope: Scope) -> Mapping[str, str]:
-    """Give the request's trailers, names in lower case; complete when the body is."""
+    """Gives the request's trailers, names in lower case; complete when the body is."""
     trailers: Mapping[str, str] = scope.get("extensions", {}).get(REQUEST_EXTENSION, {})
     return trailers
 
@@ -46,7 +46,7 @@ class TrailerConnection(h11.Connection):
         self.response_trailers: list[tuple[bytes, bytes]] = []
 
     def next_event(self) -> Any:
-        """Give the next event, as the base class does."""
+        """Gives the next event, as the base class does."""
         event = super().next_event()
         if isinstance(event, h11.Request):
             self.request_trailers = {}
@@ -59,7 +59,7 @@ class TrailerConnection(h11.Connection):
         return event
 
     def send(self, event: Any) -> Any:
-        """Give the bytes of an event, as the base class does."""
+        """Gives the bytes of an event, as the base class does."""
         if isinstance(event, h11.EndOfMessage) and self.response_trailers:
             event = h11.EndOfMessage(headers=self.response_trailers)
             self.response_trailers = []
@@ -91,13 +91,13 @@ class TrailersProtocol(H11Protocol):
             self._cut(cycle)
 
     def on_response_complete(self) -> None:
-        """Take the next request; stop listening if this one's body has not come to its end."""
+        """Takes the next request; stop listening if this one's body has not come to its end."""
         super().on_response_complete()
         if self.conn.their_state is h11.SEND_BODY:
             self._reset_later()
 
     def send_400_response(self, msg: str) -> None:
-        """Answer what is no HTTP, as the base class does, but with a length."""
+        """Answers what is no HTTP, as the base class does, but with a length."""
         body = f"{msg}\n".encode("ascii")
         headers = [
             (b"content-type", b"text/plain; charset=utf-8"),
@@ -110,7 +110,7 @@ class TrailersProtocol(H11Protocol):
         self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the connection."""
+        """Forgets the connection."""
         if self._timer is not None:
             self._timer.cancel()
         super().connection_lost(exc)
@@ -133,7 +133,7 @@ class TrailersProtocol(H11Protocol):
 
 
 def _with_trailers(send: Send, connection: TrailerConnection) -> Send:
-    """Hold the end of the body back until the trailers are there, where they are announced."""
+    """Holds the end of the body back until the trailers are there, where they are announced."""
     announced = False
 
     async def sending(message: Message) -> None:

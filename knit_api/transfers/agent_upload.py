@@ -29,7 +29,7 @@ class AgentLost(Exception):
 async def send_body(
     url: str, headers: dict[str, str], pieces: AsyncIterator[bytes | memoryview]
 ) -> tuple[int, bytes]:
-    """POST pieces as a chunked body; give the answer's status and body.
+    """POST pieces as a chunked body; gives the answer's status and body.
 
     When `pieces` fails, or on cancellation, the connection is cut, so that the agent never takes
     the part for the whole. Raises AgentLost.
@@ -65,7 +65,7 @@ async def _send_pieces(
     pieces: AsyncIterator[bytes | memoryview],
     answer: asyncio.Future[tuple[int, bytes]],
 ) -> None:
-    """Send up to the end, or until there is an answer already or nobody takes any more."""
+    """Sends up to the end, or until there is an answer already or nobody takes any more."""
     async for piece in pieces:
         if answer.done() or not await _sent(writer, wire.send(h11.Data(data=bytes(piece)))):
             return

@@ -40,17 +40,17 @@ class Decoder:
         self._md5 = hashlib.md5(usedforsecurity=False) if with_checksum else None
 
     def feed(self, data: bytes | memoryview) -> None:
-        """Take a piece of the body; it must stay as it is until `read` gives nothing."""
+        """Takes a piece of the body; it must stay as it is until `read` gives nothing."""
         if self._md5 is not None:
             self._md5.update(data)
         self._encoding.feed(data)
 
     def read(self) -> bytes | memoryview:
-        """Give plain tar; empty when more of the body is needed. Raises InvalidArchive."""
+        """Gives plain tar; empty when more of the body is needed. Raises InvalidArchive."""
         return self._encoding.read()
 
     def finish(self, checksum: str | None) -> None:
-        """Judge the body as a whole. Raises InvalidArchive when it is cut or was changed.
+        """Judges the body as a whole. Raises InvalidArchive when it is cut or was changed.
 
         `checksum` is what the client says at the end; None (it says nothing, or a proxy dropped it)
         leaves the archive's own checksums.
@@ -190,11 +190,11 @@ class Encoder:
 
     @staticmethod
     def stored_bytes(media_type: str, size: int) -> int:
-        """Give how long the body of a plain tar of that size is, when it is `stored`."""
+        """Gives how long the body of a plain tar of that size is, when it is `stored`."""
         return _Storing.length(size) if media_type == GZIPPED_TAR else size
 
     def encode(self, piece: bytes) -> bytes:
-        """Give what is to be sent now; may be empty."""
+        """Gives what is to be sent now; may be empty."""
         if self._packer is None:
             return piece
         data = self._packer.compress(piece)
@@ -202,7 +202,7 @@ class Encoder:
         return data
 
     def finish(self) -> bytes:
-        """Give the rest."""
+        """Gives the rest."""
         if self._packer is None:
             return b""
         data = self._packer.flush()
@@ -210,5 +210,5 @@ class Encoder:
         return data
 
     def checksum(self) -> str:
-        """Give the MD5 of everything encoded, in lower-case hex; for gzip only."""
+        """Gives the MD5 of everything encoded, in lower-case hex; for gzip only."""
         return self._md5.hexdigest()

@@ -59,51 +59,51 @@ class Inlet(Protocol):
     """Where a thread gets a body from: a pipe that the event loop feeds, or the socket itself."""
 
     def get(self) -> bytes | memoryview:
-        """Wait for the next piece, good until the next call; empty at the end."""
+        """Waits for the next piece, good until the next call; empty at the end."""
 
     def abandon(self) -> None:
-        """Say, from the thread, that nothing will be read any more."""
+        """Says, from the thread, that nothing will be read any more."""
 
     def break_off(self) -> None:
-        """Make the reader's next call raise, unless everything is there."""
+        """Makes the reader's next call raise, unless everything is there."""
 
 
 class Door(Protocol):
     """One open door to one volume."""
 
     async def put(self, body: UploadBody) -> None:
-        """Unpack a body into the empty volume: all of it, or nothing.
+        """Unpacks a body into the empty volume: all of it, or nothing.
 
         Raises InvalidArchive, DataExists, StorageFull, BackendUnavailable, and what the body does.
         """
 
     async def clear(self) -> None:
-        """Empty the volume again."""
+        """Empties the volume again."""
 
     def archive(self, form: Form) -> Pieces:
-        """Give the volume as plain tar."""
+        """Gives the volume as plain tar."""
 
     def spans(self, form: Form) -> Generator[bytes | Span, None, None] | None:
-        """Give the same for a thread, large files unread; None where they are not at hand."""
+        """Gives the same for a thread, large files unread; None where they are not at hand."""
 
     async def archive_bytes(self, form: Form) -> int | None:
-        """Give how long that archive is, as long as nothing changes; None: it cannot be told."""
+        """Gives how long that archive is, as long as nothing changes; None: it cannot be told."""
 
     def content(self) -> Pieces:
-        """Give the content of all files, one after another."""
+        """Gives the content of all files, one after another."""
 
     async def content_bytes(self) -> int | None:
-        """Give how long that content is now; None: it cannot be told."""
+        """Gives how long that content is now; None: it cannot be told."""
 
     def followed(self) -> Pieces:
-        """Give the content of the log, then what is added to it, without end.
+        """Gives the content of the log, then what is added to it, without end.
 
         An empty piece says that there was nothing new for the moment; a few come per second.
         """
 
 
 def open_door(record: TransferRecord, threads: Threads, http: httpx.AsyncClient) -> Door:
-    """Give the door a transfer leads to. Raises TransferNotReady when it is not open yet."""
+    """Gives the door a transfer leads to. Raises TransferNotReady when it is not open yet."""
     if not record.endpoint:
         raise errors.TransferNotReady
     url = urlsplit(record.endpoint)
@@ -215,7 +215,7 @@ class _BodyReader:
         self._ended = False
 
     def read(self, size: int, /) -> bytes | memoryview:
-        """Give the next piece; empty once the body is complete and was found good."""
+        """Gives the next piece; empty once the body is complete and was found good."""
         decoder = self._body.decoder
         while not (piece := decoder.read()):
             if self._ended:
@@ -238,7 +238,7 @@ class _Tail:
         self._descriptor: int | None = None
 
     def read(self) -> bytes:
-        """Give what is new, at most 1 MiB."""
+        """Gives what is new, at most 1 MiB."""
         if self._descriptor is None:
             try:
                 self._descriptor = os.open(self._path, _READ_LOG)
@@ -361,7 +361,7 @@ class AgentDoor:
 
 
 async def _feed(pipe: BytePipe, body: UploadBody) -> None:
-    """Put the body into the pipe, up to its end or until nobody wants more of it."""
+    """Puts the body into the pipe, up to its end or until nobody wants more of it."""
     async for wire in body:
         if not await pipe.put(wire):
             return
@@ -369,7 +369,7 @@ async def _feed(pipe: BytePipe, body: UploadBody) -> None:
 
 
 def _readable(pieces: Iterator[T]) -> Generator[T, None, None]:
-    """Name in the domain's words what keeps a folder from being read."""
+    """Names in the domain's words what keeps a folder from being read."""
     try:
         yield from pieces
     except archive.CannotPack as error:
@@ -413,7 +413,7 @@ def _agent_lost(error: Exception) -> errors.BackendUnavailable:
 
 
 def _raise_for_agent(status: int, body: bytes) -> None:
-    """Turn what the agent answers into the domain's words, by its status alone."""
+    """Turns what the agent answers into the domain's words, by its status alone."""
     if status < 300:
         return
     told = _agent_reason(body)

@@ -41,7 +41,7 @@ _ENDING: Final = (RunStatus.COMPLETING, RunStatus.ABORTING)
 async def log_response(
     deps: Deps, run_id: RunId, *, follow: bool, offset: int = 0, chunks: bool = True
 ) -> StreamedResponse:
-    """Give a Run's log behind its first `offset` bytes.
+    """Gives a Run's log behind its first `offset` bytes.
 
     Raises RunNotFound, NotFound (no log), TransferNotReady (not started); HttpProblem where there
     are not so many bytes, or without `chunks` no length can be told.
@@ -125,7 +125,7 @@ class _Watch:
         self._since = 0.0
 
     async def keep_asking(self) -> None:
-        """Ask until the Run is final."""
+        """Asks until the Run is final."""
         while self._silence != QUIET_SECONDS:
             await asyncio.sleep(ASK_SECONDS)
             try:
@@ -138,14 +138,14 @@ class _Watch:
                 self._silence, self._since = silence, asyncio.get_running_loop().time()
 
     def is_over(self, last: float) -> bool:
-        """Say whether nothing more will come, when the last piece came at that time of the loop."""
+        """Says whether nothing more will come, when the last piece came at that loop time."""
         if self._silence is None:
             return False
         now = asyncio.get_running_loop().time()
         return now - max(last, self._since) >= self._silence
 
     def _silence_after(self, run: RunDetail) -> float | None:
-        """Give how long a silence is the end; None while the Run goes on."""
+        """Gives how long a silence is the end; None while the Run goes on."""
         status = run.summary.status
         if run.generation == self._generation and status in _UNDER_WAY:
             return None

@@ -56,7 +56,7 @@ class Uploaded:
 async def upload(
     deps: Deps, body: UploadBody, tags: frozenset[Tag], key: UUID | None = None
 ) -> Uploaded:
-    """Make a Data of a body; it is done together with its tags, or there is a failed Run at most.
+    """Makes a Data of a body; it is done together with its tags, or there is a failed Run at most.
 
     On any failure, the client's leaving and the end of this process included, the content is
     removed and the transfer is ended as broken before the error is raised. Of all requests with
@@ -81,7 +81,7 @@ async def upload(
 async def _filled(
     deps: Deps, transfer: OpenTransfer, body: UploadBody, tags: frozenset[Tag]
 ) -> DataDetail:
-    """Bring an upload that is open to its end, whichever that is."""
+    """Brings an upload that is open to its end, whichever that is."""
     store = await deps.store.get()
     transfers = await deps.transfers.get()
     door: Door | None = None
@@ -107,7 +107,7 @@ async def download(
     direct: bool = False,
     chunks: bool = True,
 ) -> StreamedResponse:
-    """Give a Data as an archive of that type and form. Raises DataNotFound, Unavailable.
+    """Gives a Data as an archive of that type and form. Raises DataNotFound, Unavailable.
 
     With `direct` a thread may write it to the client's connection. Without `chunks` it is looked
     through first, so that it has a length, and not compressed.
@@ -151,7 +151,7 @@ async def _stored_bytes(door: Door, media_type: str, form: Form) -> int:
 
 @asynccontextmanager
 async def reading(deps: Deps, knit_id: KnitId) -> AsyncIterator[Door]:
-    """Hold a door to read a Data open. Raises DataNotFound, Unavailable."""
+    """Holds a door to read a Data open. Raises DataNotFound, Unavailable."""
     store = await deps.store.get()
     transfers = await deps.transfers.get()
     with naming_full_disk(deps.disk):
@@ -182,7 +182,7 @@ async def _opened_to_read(store: ApiStore, transfers: Transfers, knit_id: KnitId
 async def _opened(
     store: ApiStore, transfers: Transfers, opening: Callable[[], Awaitable[OpenTransfer]]
 ) -> OpenTransfer:
-    """Open a transfer, for as long as the database and Temporal answer; raises Unavailable.
+    """Opens a transfer, for as long as the database and Temporal answer; raises Unavailable.
 
     Opening may take long for good reasons, such as a pod that has to start; their absence is none.
     A transfer that opens after that is ended by its lease.
@@ -207,7 +207,7 @@ async def _ask(store: ApiStore, transfers: Transfers) -> None:
 
 
 async def primed(stack: AsyncExitStack, pieces: Pieces) -> AsyncGenerator[bytes, None]:
-    """Fetch the first piece, so that what cannot be read at all still gets a proper answer.
+    """Fetches the first piece, so that what cannot be read at all still gets a proper answer.
 
     The pieces are closed with the stack.
     """
@@ -242,7 +242,7 @@ async def _door(deps: Deps, store: ApiStore, transfer: OpenTransfer) -> Door:
 async def _finish(
     store: ApiStore, transfers: Transfers, transfer: OpenTransfer, door: Door
 ) -> None:
-    """Make the Data done. From the first try on the content stays: the end may have arrived."""
+    """Makes the Data done. From the first try on the content stays: the end may have arrived."""
     loop = asyncio.get_running_loop()
     until, pause = loop.time() + FINISH_SECONDS, 0.5
     while True:
@@ -275,7 +275,7 @@ async def _finish(
 async def _ended_by_others(
     store: ApiStore, transfer: OpenTransfer, door: Door, error: errors.Conflict
 ) -> None:
-    """Say what became of an upload whose workflow is over; raises Conflict unless it is done.
+    """Says what became of an upload whose workflow is over; raises Conflict unless it is done.
 
     Its content is removed only when its Run has failed, which is for ever (its lease ran out). Else
     somebody has ended the workflow in the moment of the commit: the Data may yet become done.
@@ -329,7 +329,7 @@ async def _release(transfers: Transfers, transfer: OpenTransfer) -> None:
 async def _renewed(
     transfers: Transfers, transfer: OpenTransfer, lease: timedelta
 ) -> AsyncIterator[None]:
-    """Renew the lease three times per lease while inside."""
+    """Renews the lease three times per lease while inside."""
     renewing = asyncio.ensure_future(_renew(transfers, transfer, lease.total_seconds() / 3))
     try:
         yield

@@ -36,14 +36,14 @@ class UploadBody:
         self.decoder = Decoder(media_type, with_checksum=CHECKSUM_TRAILER in announced)
 
     def checksum(self) -> str | None:
-        """Give what the client said at the end of the body; None when it said nothing."""
+        """Gives what the client said at the end of the body; None when it said nothing."""
         if self._taken is not None:
             return self._taken.trailer(CHECKSUM_TRAILER)
         return request_trailers(self._request.scope).get(CHECKSUM_TRAILER)
 
     @contextmanager
     def taken(self) -> Iterator[TakenBody | None]:
-        """Hold the body for a thread that reads it from its socket; None: iterate instead."""
+        """Holds the body for a thread that reads it from its socket; None: iterate instead."""
         with taken_body(self._request.scope, self._silence) as self._taken:
             yield self._taken
 
@@ -79,7 +79,7 @@ class AnswerAhead(Response):
         self._comes = "expect" not in request.headers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the answer, then listen to the end of the body, the client's leaving or silence."""
+        """Sends the answer, then listens for the end of the body, the client leaving or silence."""
         start = {"status": self.status_code, "headers": self.raw_headers}
         await send({"type": "http.response.start", **start})
         await send({"type": "http.response.body", "body": self.body, "more_body": True})
@@ -91,7 +91,7 @@ class AnswerAhead(Response):
 
 
 def upload_body(request: Request, silence: timedelta) -> UploadBody:
-    """Give the request's body as an archive. Raises HttpProblem (415) for other types."""
+    """Gives the request's body as an archive. Raises HttpProblem (415) for other types."""
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     encoding = request.headers.get("content-encoding", "identity").lower()
     if media_type not in _TYPES or encoding != "identity":
@@ -105,7 +105,7 @@ def upload_body(request: Request, silence: timedelta) -> UploadBody:
 
 
 def wanted_archive(accept: str) -> tuple[str, Form]:
-    """Give type and form of the archive to send: plain tar for who asks for it, else gzip(tar).
+    """Gives type and form of the archive to send: plain tar for who asks for it, else gzip(tar).
 
     Of a list the first type that we have counts; weights are not looked at. Folders and holes go
     only to who asks for them with parameters of that type: others make files of them.

@@ -23,7 +23,7 @@ _UUID: Final = re.compile(r"[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
 
 
 def upload_key(headers: Headers) -> UUID | None:
-    """Read the key of an upload; None: it has none. Raises InvalidRequest."""
+    """Reads the key of an upload; None: it has none. Raises InvalidRequest."""
     values = headers.getlist(HEADER)
     if not values:
         return None
@@ -36,7 +36,7 @@ def upload_key(headers: Headers) -> UUID | None:
 
 
 async def made_before(store: CatalogueStore, key: UUID) -> DataDetail | None:
-    """Give the Data that was made with this key; None: the store knows of no upload with it.
+    """Gives the Data that was made with this key; None: the store knows of no upload with it.
 
     Raises UploadUnderWay, UploadKeySpent when it has failed, which is for ever.
     """

@@ -1,5 +1,7 @@
 """Turns what the network and the API answer into values, or into errors a user understands."""
 
+from __future__ import annotations
+
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager

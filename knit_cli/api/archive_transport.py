@@ -6,6 +6,8 @@ put in its place behind the same seam, that sends and receives such bodies with 
 and with what the programs in pods use.
 """
 
+from __future__ import annotations
+
 import http.client
 import select
 import socket

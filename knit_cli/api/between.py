@@ -3,6 +3,8 @@
 The API answers in JSON, errors too. A web page, and what only a proxy asks for, is somebody else's.
 """
 
+from __future__ import annotations
+
 import re
 from collections.abc import Mapping
 from html import unescape

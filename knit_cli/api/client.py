@@ -3,6 +3,8 @@
 How a request travels and is tried again is `requests`'.
 """
 
+from __future__ import annotations
+
 import ssl
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, closing

@@ -5,6 +5,8 @@ stand for what is below them, too), addresses, networks, a port behind each, and
 own addresses are never reached through a proxy: none could reach them.
 """
 
+from __future__ import annotations
+
 import ipaddress
 import re
 import ssl

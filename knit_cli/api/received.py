@@ -1,5 +1,7 @@
 """What is known of a body while it is being received."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 

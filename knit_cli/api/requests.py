@@ -1,5 +1,7 @@
 """How a request travels to the API: how patiently, how often, and what goes wrong on the way."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar

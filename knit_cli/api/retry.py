@@ -4,6 +4,8 @@ What may be repeated is the caller's to say: a connection that never came about 
 nothing, one that broke only to what has an effect each time.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 

@@ -1,5 +1,7 @@
 """Whom to trust under TLS: reads certificates as people have them, and says why one is refused."""
 
+from __future__ import annotations
+
 import re
 import ssl
 import time

@@ -7,6 +7,8 @@ that; one that is just doing so says so; and one where it came to nothing says t
 is safe to begin anew. A server that cannot do it now is asked again some times, likewise.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterable, Iterator
 from http import HTTPStatus
 from typing import Generic, TypeVar

@@ -1,5 +1,7 @@
 """`knit version` and `knit license`."""
 
+from __future__ import annotations
+
 import re
 from importlib import metadata
 

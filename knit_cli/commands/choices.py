@@ -1,5 +1,7 @@
 """Flag values that several commands share."""
 
+from __future__ import annotations
+
 from enum import StrEnum
 
 import typer

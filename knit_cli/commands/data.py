@@ -1,5 +1,7 @@
 """`knit data`: push, pull, find, tag and trace Data."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated

@@ -1,5 +1,7 @@
 """`knit init`: keeps a profile and makes this folder use it."""
 
+from __future__ import annotations
+
 from typing import Annotated
 
 import typer

@@ -1,5 +1,7 @@
 """`knit data lineage`: asks the API for a part of the graph, and draws it."""
 
+from __future__ import annotations
+
 import sys
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor

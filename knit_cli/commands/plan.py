@@ -1,5 +1,7 @@
 """`knit plan`: register, show, find and change Plans, and write a first file for one."""
 
+from __future__ import annotations
+
 import sys
 from contextlib import nullcontext
 from typing import Annotated

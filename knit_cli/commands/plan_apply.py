@@ -1,5 +1,7 @@
 """`knit plan apply`: registers the Plan in a file, or says what is in the way."""
 
+from __future__ import annotations
+
 import sys
 from typing import Annotated
 

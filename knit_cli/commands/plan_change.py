@@ -1,5 +1,7 @@
 """What of a Plan can be changed once it is registered; every command shows the Plan as JSON."""
 
+from __future__ import annotations
+
 import json
 from collections.abc import Iterable
 from enum import StrEnum

@@ -1,5 +1,7 @@
 """`knit plan validate` and `knit plan schema`: what can be said of a Plan file without a server."""
 
+from __future__ import annotations
+
 from typing import Annotated
 
 import typer

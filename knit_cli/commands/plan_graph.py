@@ -1,5 +1,7 @@
 """`knit plan graph`: asks the API for the Plans around one, and draws them."""
 
+from __future__ import annotations
+
 import sys
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor

@@ -1,5 +1,7 @@
 """`knit run`: find, show, stop, retry and delete Runs."""
 
+from __future__ import annotations
+
 import sys
 from typing import Annotated
 

@@ -1,5 +1,7 @@
 """Writes small files of the user whole or not at all, and one writer at a time."""
 
+from __future__ import annotations
+
 import os
 import sys
 import tempfile

@@ -1,5 +1,7 @@
 """The project's defaults in `knitenv`: tags for what is pushed, resources for new Plans."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any

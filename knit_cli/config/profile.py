@@ -1,5 +1,7 @@
 """Profiles: at which address, trusting which CA, a project reaches its API."""
 
+from __future__ import annotations
+
 import base64
 import binascii
 import ssl

@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 def main() -> int:
-    """Supervise until a signal comes; gives the exit code."""
+    """Supervises until a signal comes; gives the exit code."""
     parser = argparse.ArgumentParser(prog="python -m knit_cli.dev", description=__doc__)
     parser.add_argument("state", type=Path)
     for name in ("--api-port", "--temporal-port", "--web-port"):

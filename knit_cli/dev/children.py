@@ -59,7 +59,7 @@ class Child:
         return "ready" if self.is_ready else "starting"
 
     def look(self, *, may_start: bool) -> bool:
-        """Notice what has happened, and do what follows; gives whether something changed."""
+        """Notices what has happened, and does what follows; gives whether something changed."""
         if self.process is None:
             return may_start and time.monotonic() >= self._start_at and self._start()
         code = self.process.poll()
@@ -69,14 +69,14 @@ class Child:
         return self._get_older()
 
     def ask_to_end(self) -> None:
-        """Have it begin to end; the second call changes nothing."""
+        """Has it begin to end; the second call changes nothing."""
         if self.process is not None and not self._asked_to_end:
             self._asked_to_end = True
             with suppress(ProcessLookupError):
                 self.process.send_signal(self.service.end_signal)
 
     def end(self) -> None:
-        """End it, and wait; it is not started again."""
+        """Ends it, and waits; it is not started again."""
         if self.process is None:
             return
         self.ask_to_end()
@@ -166,7 +166,7 @@ class Child:
 
 
 def last_lines(path: Path, count: int = 5) -> str:
-    """Give the end of a log, empty when there is none."""
+    """Gives the end of a log, empty when there is none."""
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
     except OSError:

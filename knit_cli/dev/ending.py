@@ -18,7 +18,7 @@ _KILLED_WITHIN: Final = 10.0
 
 
 def end_leftovers(folder: StateFolder) -> int:
-    """End what an earlier supervisor has left running; gives how many processes that were.
+    """Ends what an earlier supervisor has left running; gives how many processes that were.
 
     To be called while the folder is held. Runs are not among them: they outlive knit.
     """
@@ -49,7 +49,7 @@ def _is_temporal(process: psutil.Process) -> bool:
 
 
 def leftovers(folder: StateFolder) -> list[psutil.Process]:
-    """Give our processes, besides PostgreSQL: found by their own marks, no record is needed.
+    """Gives our processes, besides PostgreSQL: found by their own marks, no record is needed.
 
     A supervisor that is killed between a start and its record, or whose record cannot be written,
     leaves processes that stand nowhere.
@@ -59,7 +59,7 @@ def leftovers(folder: StateFolder) -> list[psutil.Process]:
 
 
 def end_supervisor(mark: ProcessMark) -> None:
-    """Ask a supervisor to end the stack, and wait; one that does not is killed."""
+    """Asks a supervisor to end the stack, and waits; one that does not is killed."""
     process = mark.process()
     if process is None:
         return

@@ -17,7 +17,7 @@ _FLAGS = {"api": "--api-port", "temporal": "--temporal-port", "web_ui": "--web-p
 
 
 def choose_ports(chosen: Mapping[str, int | None], last: Ports | None) -> Ports:
-    """Take what the user chose, else the last start's port if it is free, else any free one.
+    """Takes what the user chose, else the last start's port if it is free, else any free one.
 
     Raises BadInput when a port that the user chose is not free.
     """
@@ -33,7 +33,7 @@ def choose_ports(chosen: Mapping[str, int | None], last: Ports | None) -> Ports:
 
 
 def why_not_free(port: int) -> str | None:
-    """Say why nobody could listen on a port now; None when it is free."""
+    """Says why nobody could listen on a port now; None when it is free."""
     with socket.socket() as probe:
         # As servers do: what an ended server's connections leave behind does not count.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -47,7 +47,7 @@ def why_not_free(port: int) -> str | None:
 
 
 def listens(pid: int, port: int) -> bool:
-    """Say whether this very process listens on a port; somebody else's server does not count."""
+    """Says whether this very process listens on a port; somebody else's server does not count."""
     try:
         connections = psutil.Process(pid).net_connections("tcp")
     except psutil.Error:

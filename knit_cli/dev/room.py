@@ -38,7 +38,7 @@ class Guard:
     _give_at: float = field(init=False, default=0.0)
 
     def look(self, *, in_need: bool) -> None:
-        """Give back a slice, or make the reserve, if it is time. Never raises OSError.
+        """Gives back a slice, or makes the reserve, if it is time. Never raises OSError.
 
         `in_need`: something that has to write is down.
         """

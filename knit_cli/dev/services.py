@@ -51,7 +51,7 @@ class Service:
 def services(
     folder: StateFolder, ports: Ports, database: DevDatabase, migrate: Callable[[], None]
 ) -> list[Service]:
-    """Give PostgreSQL, Temporal, workers and API, in the order in which they are started."""
+    """Gives PostgreSQL, Temporal, workers and API, in the order in which they are started."""
     environment = _environment(folder, ports, database.url())
     python = (sys.executable, "-P", "-m")  # -P: modules are never taken from the working folder
 
@@ -98,7 +98,7 @@ def services(
 
 
 def api_root(ports: Ports) -> str:
-    """Give the address that goes into the profile."""
+    """Gives the address that goes into the profile."""
     return f"{_origin(ports)}/api"
 
 

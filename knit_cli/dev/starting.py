@@ -33,7 +33,7 @@ def supervise(
     started: Callable[[Ports], None] = lambda _: None,
     changed: Callable[[Supervisor], None] = lambda _: None,
 ) -> bool:
-    """Supervise until SIGTERM, SIGINT or SIGHUP; False: another supervisor holds the folder."""
+    """Supervises until SIGTERM, SIGINT or SIGHUP; False: another supervisor holds the folder."""
     stopping: list[int] = []
 
     def stop(number: int, _: FrameType | None) -> None:
@@ -52,7 +52,7 @@ def supervise(
 
 
 def settled(folder: StateFolder) -> DevState | None:
-    """Give the record of a stack that runs and is ready, else None: none runs, or it takes long.
+    """Gives the record of a stack that runs and is ready, else None: none runs, or it takes long.
 
     One that is being started or ended by another command is waited for.
     """
@@ -66,7 +66,7 @@ def settled(folder: StateFolder) -> DevState | None:
 
 
 def running_detached(folder: StateFolder, ports: Mapping[str, int | None]) -> DevState:
-    """Give the running stack's record once it is ready; start a supervisor if there is none.
+    """Gives the running stack's record once it is ready; start a supervisor if there is none.
 
     Raises CliError, with the supervisor's own words, when it does not start.
     """
@@ -122,7 +122,7 @@ def _failure(folder: StateFolder, code: int, words: IO[bytes]) -> CliError:
 
 
 def _log_to(folder: StateFolder) -> None:
-    """Log into the folder: the terminal, if there is one, shows the live status."""
+    """Logs into the folder: the terminal, if there is one, shows the live status."""
     handler = logging.FileHandler(folder.log("supervisor"), mode="w", encoding="utf-8")
     handler.setFormatter(JsonFormatter())
     ours = logging.getLogger("knit_cli.dev")

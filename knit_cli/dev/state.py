@@ -33,11 +33,11 @@ class ProcessMark:
 
     @classmethod
     def of(cls, pid: int) -> ProcessMark:
-        """Mark a process that runs now; one that is gone already gets a mark that matches none."""
+        """Marks a process that runs now; one that is gone already gets a mark that matches none."""
         return cls(pid, _born(pid) or "gone")
 
     def process(self) -> psutil.Process | None:
-        """Give the very process that was marked, or None when it is gone (or only a zombie)."""
+        """Gives the very process that was marked, or None when it is gone (or only a zombie)."""
         if _born(self.pid) != self.born:
             return None
         try:
@@ -48,7 +48,7 @@ class ProcessMark:
 
 
 def _born(pid: int) -> str | None:
-    """Name the birth of a process; unlike a time of day it stays when the clock is corrected."""
+    """Names the birth of a process; unlike a time of day it stays when the clock is corrected."""
     try:
         # The second field is the command's name in parentheses and may hold anything.
         text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
@@ -106,7 +106,7 @@ class StateFolder:
         self._lock = self.root / "lock"
 
     def create(self) -> None:
-        """Make the folder; there already: fine. Raises BadInput when it cannot be used."""
+        """Makes the folder; there already: fine. Raises BadInput when it cannot be used."""
         try:
             for folder in (self.root, self.logs, self.compute):
                 folder.mkdir(parents=True, exist_ok=True)
@@ -116,7 +116,7 @@ class StateFolder:
             raise _unusable(self.root, cause) from cause
 
     def load(self) -> DevState | None:
-        """Give what the last start left, or None."""
+        """Gives what the last start left, or None."""
         try:
             record = json.loads(self._record.read_text(encoding="utf-8"))
             return DevState(
@@ -131,23 +131,23 @@ class StateFolder:
             return None  # None, or of another version: the processes are found by the folder.
 
     def running(self) -> DevState | None:
-        """Give the record of a stack whose supervisor lives, else None."""
+        """Gives the record of a stack whose supervisor lives, else None."""
         record = self.load()
         if record is None or record.supervisor is None or record.supervisor.process() is None:
             return None
         return record
 
     def save(self, state: DevState) -> None:
-        """Replace the record, whole or not at all."""
+        """Replaces the record, whole or not at all."""
         write_private(self._record, json.dumps(asdict(state), indent=2))
 
     def log(self, name: str) -> Path:
-        """Say where a process writes its log."""
+        """Says where a process writes its log."""
         return self.logs / f"{name}.log"
 
     @contextmanager
     def locked(self) -> Iterator[bool]:
-        """Hold the folder for one supervisor; yields False when another one holds it."""
+        """Holds the folder for one supervisor; yields False when another one holds it."""
         try:
             handle = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as cause:
@@ -158,7 +158,7 @@ class StateFolder:
             os.close(handle)
 
     def is_held(self) -> bool:
-        """Say whether a supervisor, or somebody who ends what one has left, holds the folder."""
+        """Says whether a supervisor, or somebody who ends what one has left, holds the folder."""
         with suppress(FileNotFoundError, NotADirectoryError):
             handle = os.open(self._lock, os.O_RDONLY | os.O_CLOEXEC)
             try:

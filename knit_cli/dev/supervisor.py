@@ -54,7 +54,7 @@ class Supervisor:
     _guard: Guard = field(init=False)
 
     def __post_init__(self) -> None:
-        """Watch over the folder's disk. Raises BadInput."""
+        """Watches over the folder's disk. Raises BadInput."""
         self._guard = Guard(self.folder.root, Reserve(self.folder.reserve), self._floor)
 
     @property
@@ -63,7 +63,7 @@ class Supervisor:
         return bool(self.children) and all(child.is_ready for child in self.children)
 
     def run(self, until: Callable[[], bool]) -> None:
-        """Start everything, keep it running until `until` says so, then end it.
+        """Starts everything, keeps it running until `until` says so, then ends it.
 
         The caller holds the folder. What an earlier supervisor left behind (it was killed) is
         ended first. Raises CliError when something does not start.
@@ -167,7 +167,7 @@ class Supervisor:
 
 
 def _settings() -> Settings:
-    """Read what the processes will read; raises BadInput before they fail of it, one by one."""
+    """Reads what the processes will read; raises BadInput before they fail of it, one by one."""
     try:
         return read_settings()
     except SettingsRefused as refused:
@@ -175,6 +175,6 @@ def _settings() -> Settings:
 
 
 def _in_order_of_end(children: list[Child]) -> list[list[Child]]:
-    """Put together who may end at the same time: first those who need others."""
+    """Puts together who may end at the same time: first those who need others."""
     users = [child for child in children if child.service.needs]
     return [users, *([child] for child in reversed(children) if child not in users)]

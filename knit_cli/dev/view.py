@@ -20,7 +20,7 @@ _STYLES = {"ready": "green", "starting": "yellow", "stopped": "red"}
 
 
 def live(supervisor: Supervisor, folder: StateFolder) -> RenderableType:
-    """Give the picture of a running supervisor: one row per process, addresses below."""
+    """Gives the picture of a running supervisor: one row per process, addresses below."""
     state = "ready" if supervisor.ready else "starting"
     return Group(
         Text.assemble("knit is ", (state, _STYLES[state])),
@@ -31,13 +31,13 @@ def live(supervisor: Supervisor, folder: StateFolder) -> RenderableType:
 
 
 def still(record: DevState) -> RenderableType:
-    """Give the picture of a stack as its record and its processes tell."""
+    """Gives the picture of a stack as its record and its processes tell."""
     rows = [_still_row(name, mark, record) for name, mark in record.processes.items()]
     return Group(_table(rows), addresses(record.ports))
 
 
 def addresses(ports: Ports) -> RenderableType:
-    """Give where the API and Temporal's Web UI listen."""
+    """Gives where the API and Temporal's Web UI listen."""
     return Text.assemble(
         ("API              ", "bold"),
         api_root(ports),
@@ -49,7 +49,7 @@ def addresses(ports: Ports) -> RenderableType:
 
 
 def disk_facts(folder: StateFolder, record: DevState) -> dict[str, object]:
-    """Give how full the disk of a running stack is, in bytes, and in a word what follows."""
+    """Gives how full the disk of a running stack is, in bytes, and in a word what follows."""
     room = Room.of(folder.root)
     floor = room.share(record.floor)
     below = "full" if room.is_almost_full else "low"
@@ -63,7 +63,7 @@ def disk_facts(folder: StateFolder, record: DevState) -> dict[str, object]:
 
 
 def disk_line(folder: StateFolder, record: DevState) -> RenderableType:
-    """Give the same as a line for people."""
+    """Gives the same as a line for people."""
     room = Room.of(folder.root)
     floor = in_words(room.share(record.floor))
     reserve = in_words(Reserve(folder.reserve).size())

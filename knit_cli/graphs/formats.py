@@ -13,6 +13,8 @@ Writers look at nothing but the graph. An edge whose ends are not both in the gr
 that a part of a larger graph can be drawn without pruning it first. All text is escaped here.
 """
 
+from __future__ import annotations
+
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass

@@ -1,5 +1,7 @@
 """How Data, Plans and Runs are named to people, the same in every picture."""
 
+from __future__ import annotations
+
 from knit_cli.tagging import SYSTEM_PREFIX, TIMESTAMP, TRANSIENT
 from knit_workflows.wire.data import Data
 from knit_workflows.wire.plans import PlanSummary

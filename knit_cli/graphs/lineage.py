@@ -3,6 +3,8 @@
 The graph knows nothing of the API: it is given two functions that fetch, whole levels at once.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 

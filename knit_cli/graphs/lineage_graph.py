@@ -1,5 +1,7 @@
 """Makes a lineage a graph that can be drawn: how a Data and a Run look in every picture."""
 
+from __future__ import annotations
+
 from knit_cli.graphs import formats
 from knit_cli.graphs.formats import Graph, Kind, Node, Row, Words
 from knit_cli.graphs.labels import plan_words, state_words, user_tags

@@ -1,5 +1,7 @@
 """Draws a lineage as trees on a terminal: where a Data came from, and what came from it."""
 
+from __future__ import annotations
+
 import sys
 
 from rich.console import Console

@@ -3,6 +3,8 @@
 The walk knows nothing of the API: it is given a function that fetches, a whole level at once.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 

@@ -1,5 +1,7 @@
 """Draws Plans as trees on a terminal: what feeds one, and what it feeds."""
 
+from __future__ import annotations
+
 import sys
 
 from rich.console import Console

@@ -1,5 +1,7 @@
 """Compares a Plan file with the Plan the API has: the same work, and if so, what still differs."""
 
+from __future__ import annotations
+
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

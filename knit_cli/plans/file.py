@@ -1,5 +1,7 @@
 """Reads a Plan written in YAML; whatever is wrong with it is told by line and column, offline."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -35,7 +37,7 @@ _NOTHING_SENT = "correct the file; nothing was sent"
 class PlanFile:
     """A Plan as it is written in a file: what it says, and where it says it."""
 
-    def __init__(self, spec: PlanSpec, document: "_Document") -> None:
+    def __init__(self, spec: PlanSpec, document: _Document) -> None:
         self.spec = spec
         self._document = document
 

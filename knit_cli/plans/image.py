@@ -1,5 +1,7 @@
 """Finds out what an image would run, from a `docker save` or OCI layout archive, in one pass."""
 
+from __future__ import annotations
+
 import json
 import tarfile
 from collections.abc import Iterator, Mapping
@@ -48,7 +50,7 @@ class _Image:
             for one in self.names
         )
 
-    def same_as(self, other: "_Image") -> bool:
+    def same_as(self, other: _Image) -> bool:
         """Says whether they are one image, for different platforms."""
         if self.names or other.names:
             return bool(set(self.names) & set(other.names))

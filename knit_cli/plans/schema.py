@@ -4,6 +4,8 @@ It is a little wider and a little narrower than the API's: a file may write a wo
 a number (`3`), and what every Plan needs is required here already.
 """
 
+from __future__ import annotations
+
 import json
 from typing import Any
 

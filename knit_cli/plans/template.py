@@ -1,5 +1,7 @@
 """Writes a first Plan file, with comments, for an image or for none."""
 
+from __future__ import annotations
+
 import json
 import posixpath
 import re

@@ -1,5 +1,7 @@
 """Rearranges a command line so that Typer reads it as knit's contract, and bash, mean it."""
 
+from __future__ import annotations
+
 import re
 from collections.abc import Mapping, Sequence
 from itertools import islice

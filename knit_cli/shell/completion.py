@@ -5,6 +5,8 @@ remembers for some seconds, since a user presses the key more than once. So the 
 little, and for what begins like the word on the line: Data and Runs in full would take longer.
 """
 
+from __future__ import annotations
+
 import hashlib
 import json
 import os

@@ -1,5 +1,7 @@
 """Extension commands: an executable `knit-NAME` on PATH is `knit NAME`."""
 
+from __future__ import annotations
+
 import os
 import subprocess
 from collections.abc import Mapping, Sequence

@@ -4,6 +4,8 @@ Importing every command takes about four times as long as Typer itself, and `kni
 completion need none of them.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module

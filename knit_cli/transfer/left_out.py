@@ -1,5 +1,7 @@
 """Names on stderr what of a folder does not travel with it."""
 
+from __future__ import annotations
+
 from knit_cli.output import say
 
 _MOST_NAMED = 20

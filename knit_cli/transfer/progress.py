@@ -1,5 +1,7 @@
 """Progress bars of transfers: on stderr, on a terminal, and only if the user wants them."""
 
+from __future__ import annotations
+
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager

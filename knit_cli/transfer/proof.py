@@ -5,6 +5,8 @@ the next one, a body that was cut ends like a whole one. So an archive is believ
 it: the blocks at the end of a tar, and the checksum and length at the end of gzip.
 """
 
+from __future__ import annotations
+
 import hashlib
 import hmac
 from collections.abc import Callable, Generator, Iterator, Mapping

@@ -1,5 +1,7 @@
 """What a push is made of: looked through before anything is sent, then packed."""
 
+from __future__ import annotations
+
 import errno
 import os
 import stat

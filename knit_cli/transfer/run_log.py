@@ -1,5 +1,7 @@
 """Copies the log of a Run, over connections that break if need be."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterable, Iterator
 
 from knit_cli.api.client import ApiClient

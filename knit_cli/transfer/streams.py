@@ -1,5 +1,7 @@
 """Plumbing between streams of bytes: fetch ahead, gzip both ways, count, read as a file."""
 
+from __future__ import annotations
+
 import queue
 import threading
 import zlib

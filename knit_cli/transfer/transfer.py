@@ -5,6 +5,8 @@ and what is pulled shows under its name only when it is complete, whatever ends 
 download that ends before the archive does is an error, and begun anew: see `proof`.
 """
 
+from __future__ import annotations
+
 import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager

@@ -4,6 +4,8 @@ A killed process cleans up nothing. So a workplace has a name of its own and, in
 process holds locked for as long as it lives: one that nobody holds is a leftover, and goes.
 """
 
+from __future__ import annotations
+
 import errno
 import os
 import re

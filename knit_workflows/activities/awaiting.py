@@ -28,7 +28,7 @@ class StoreAwaitRunActivities(AwaitRunActivities):
 
     @activity.defn(name="knit.ensure_run")
     async def ensure_run(self, request: EnsureRun) -> RunRef:
-        """Find or create the Run; the Projector starts it like any other."""
+        """Finds or creates the Run; the Projector starts it like any other."""
         inputs = {path: KnitId(knit_id) for path, knit_id in request.inputs.items()}
         with translated():
             key = await self._store.ensure_run(PlanId(request.plan_id), inputs)
@@ -36,7 +36,7 @@ class StoreAwaitRunActivities(AwaitRunActivities):
 
     @activity.defn(name="knit.await_run")
     async def await_run(self, request: RunRef) -> FinishedRun:
-        """Wait until the Run is final."""
+        """Waits until the Run is final."""
         with translated():
             async with heartbeating():
                 run = await self._store.wait_final(RunId(request.run_id), fallback=self._fallback)

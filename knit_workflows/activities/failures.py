@@ -15,7 +15,7 @@ from knit_workflows.domain.errors import KnitError, Unavailable
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """Raise what happens inside as an ApplicationError whose type is the domain error's name."""
+    """Raises what happens inside as an ApplicationError whose type is the domain error's name."""
     try:
         yield
     except KnitError as error:

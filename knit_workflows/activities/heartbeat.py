@@ -11,7 +11,7 @@ from temporalio import activity
 
 @asynccontextmanager
 async def heartbeating() -> AsyncIterator[None]:
-    """Send heartbeats at a third of the activity's heartbeat time-out.
+    """Sends heartbeats at a third of the activity's heartbeat time-out.
 
     The first one comes after that time: a step that is done sooner costs no request more. A task of
     its own sends them, so they stop when the process dies or its event loop hangs, and only then.

@@ -45,7 +45,7 @@ class Holdups:
         self._is_known = nothing_said
 
     async def trouble(self, trouble: Trouble | None, until: datetime | None) -> None:
-        """Tell what keeps the pod of a starting Run pending; None: nothing does any more.
+        """Tells what keeps the pod of a starting Run pending; None: nothing does any more.
 
         Raises StoreUnavailable, RunNotFound, Superseded.
         """
@@ -56,12 +56,12 @@ class Holdups:
         await self._tell(holdup, RunStatus.STARTING)
 
     async def not_gone(self) -> None:
-        """Tell that the pod of a stopped Run does not end."""
+        """Tells that the pod of a stopped Run does not end."""
         await self._tell_anyhow(NOT_GONE, *STOPPING)
 
     @asynccontextmanager
     async def failures(self, *statuses: RunStatus) -> AsyncIterator[None]:
-        """Tell of an error that the activity is retried for, which nobody would hear of else.
+        """Tells of an error that the activity is retried for, which nobody would hear of else.
 
         `statuses`: those, one of which the Run has as long as it fails.
         """
@@ -77,7 +77,7 @@ class Holdups:
             raise
 
     async def _tell_anyhow(self, holdup: Holdup, *statuses: RunStatus) -> None:
-        """Tell, or go on without: what is to be done matters more."""
+        """Tells, or goes on without: what is to be done matters more."""
         try:
             await self._tell(holdup, *statuses)
         except KnitError as again:
@@ -97,7 +97,7 @@ class Holdups:
         self._said, self._is_known = said, True
 
     async def _tell_others(self, holdup: Holdup | None, status: RunStatus) -> None:
-        """Tell the log and the Web UI."""
+        """Tells the log and the Web UI."""
         extra = {"action": "run_held_up", "run_id": self._key.run_id, "status": str(status)}
         if holdup is None:
             log.info("run is no longer held up", extra=extra)
@@ -108,7 +108,7 @@ class Holdups:
 
 
 async def tell_workflow(signal: str, *arguments: object) -> None:
-    """Signal the workflow of this activity, for Temporal's Web UI.
+    """Signals the workflow of this activity, for Temporal's Web UI.
 
     It is a comfort: the store has it already, so what goes wrong is only logged.
     """
@@ -126,7 +126,7 @@ async def tell_workflow(signal: str, *arguments: object) -> None:
 
 
 def _holdup_of(error: Exception) -> Holdup:
-    """Put an error into words."""
+    """Puts an error into words."""
     code = type(error).__name__
     if not isinstance(error, KnitError):
         return Holdup(WaitKind.BACKEND, code, f"unexpected error: {error}")

@@ -57,7 +57,7 @@ class StoreHousekeepingActivities(HousekeepingActivities):
 
     @activity.defn(name="knit.collect_garbage")
     async def collect_garbage(self, request: HousekeepingInput) -> Tidied:
-        """Delete discarded volumes, oldest first. One that resists does not keep the others."""
+        """Deletes discarded volumes, oldest first. One that resists does not keep the others."""
         done, failed = 0, 0
         with translated():
             async with heartbeating():
@@ -79,7 +79,7 @@ class StoreHousekeepingActivities(HousekeepingActivities):
         return _told("volumes_collected", Tidied(done=done, failed=failed))
 
     async def _grace(self, request: HousekeepingInput) -> timedelta:
-        """Give how long a discarded volume is kept: not for long while there is no room."""
+        """Gives how long a discarded volume is kept: not for long while there is no room."""
         try:
             await self._backend.require_room()
         except StorageFull:
@@ -88,7 +88,7 @@ class StoreHousekeepingActivities(HousekeepingActivities):
 
     @activity.defn(name="knit.remove_leftover_pods")
     async def remove_leftover_pods(self, request: HousekeepingInput) -> Tidied:
-        """Remove run pods whose Run has been final, or in a later generation, for some time."""
+        """Removes run pods whose Run has been final, or in a later generation, for some time."""
         done, failed = 0, 0
         with translated():
             async with heartbeating():
@@ -106,7 +106,7 @@ class StoreHousekeepingActivities(HousekeepingActivities):
 
     @activity.defn(name="knit.end_lost_transfers")
     async def end_lost_transfers(self, request: HousekeepingInput) -> Tidied:
-        """Close transfers that no workflow looks after any more."""
+        """Closes transfers that no workflow looks after any more."""
         done, failed = 0, 0
         with translated():
             async with heartbeating():
@@ -125,7 +125,7 @@ class StoreHousekeepingActivities(HousekeepingActivities):
 
     @activity.defn(name="knit.restart_lost_runs")
     async def restart_lost_runs(self, request: HousekeepingInput) -> Tidied:
-        """Start the workflows anew that were terminated, or are unknown to Temporal.
+        """Starts the workflows anew that were terminated, or are unknown to Temporal.
 
         The new execution goes on where the store says that the Run is.
         """

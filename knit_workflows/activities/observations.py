@@ -27,7 +27,7 @@ class Seen:
 async def observations(
     backend: ComputeBackend, pod_name: str, patience: Patience, for_: timedelta | None
 ) -> AsyncGenerator[Seen, None]:
-    """Yield each change of a pod, and again when patience with its trouble ends.
+    """Yields each change of a pod, and again when patience with its trouble ends.
 
     Without end, unless `for_` is over. Raises BackendUnavailable.
     """

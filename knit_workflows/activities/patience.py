@@ -23,7 +23,7 @@ class Patience:
     _since: float = field(default=0.0, init=False)
 
     def lost_with(self, observation: Observation, now: float) -> Trouble | None:
-        """Give the trouble that has lasted too long, else None."""
+        """Gives the trouble that has lasted too long, else None."""
         trouble = observation.trouble if observation.phase is Phase.PENDING else None
         if trouble is None:
             self._kind = None
@@ -34,7 +34,7 @@ class Patience:
         return trouble if limit is not None and now - self._since >= limit else None
 
     def wakes_in(self, now: float) -> float | None:
-        """Give the seconds after which present trouble has lasted too long; None: never."""
+        """Gives the seconds after which present trouble has lasted too long; None: never."""
         limit = self._limit()
         return None if limit is None else max(0.0, self._since + limit - now)
 

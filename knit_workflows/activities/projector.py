@@ -73,7 +73,7 @@ class StoreProjectorActivities(ProjectorActivities):
 
     @activity.defn(name="knit.drain_outbox")
     async def drain_outbox(self, request: ProjectorInput) -> Drained:
-        """Do all there is to do, whenever there is; return after `drain_for`."""
+        """Does all there is to do, whenever there is; return after `drain_for`."""
         if not request.interactive_queue:  # its workflow is older than that queue, and goes on
             request = request.model_copy(update={"interactive_queue": self._interactive_queue})
         tally = _Tally()
@@ -92,7 +92,7 @@ class StoreProjectorActivities(ProjectorActivities):
         return Drained(events=tally.events, runs_created=tally.created, runs_started=tally.started)
 
     async def _round_until_idle(self, client: Client, starter: RunStarter, tally: _Tally) -> None:
-        """Go on while a round has left something; what comes in meanwhile rings the bell."""
+        """Goes on while a round has left something; what comes in meanwhile rings the bell."""
         while True:
             is_drained = await self._project(tally)
             startable = await self._store.admit(replace(self._limits, held=await self._held()))
@@ -105,7 +105,7 @@ class StoreProjectorActivities(ProjectorActivities):
                 return
 
     async def _held(self) -> str:
-        """Say why no Run may begin now; empty: none."""
+        """Says why no Run may begin now; empty: none."""
         try:
             await self._backend.require_room()
         except StorageFull as error:
@@ -113,7 +113,7 @@ class StoreProjectorActivities(ProjectorActivities):
         return ""
 
     async def _project(self, tally: _Tally) -> bool:
-        """Project some events; give whether none is left."""
+        """Projects some events; gives whether none is left."""
         ends = time.monotonic() + PROJECT_FOR.total_seconds()
         for count in range(EVENTS_PER_ROUND):
             if count and time.monotonic() >= ends:
@@ -146,7 +146,7 @@ class StoreProjectorActivities(ProjectorActivities):
 
 
 async def _stop(client: Client, order: StopOrder) -> bool:
-    """Deliver a stop; give whether its event can be closed."""
+    """Delivers a stop; gives whether its event can be closed."""
     handle = client.get_workflow_handle_for(
         RunWorkflow.run, names.run_workflow(order.key.run_id, order.key.generation)
     )

@@ -64,7 +64,7 @@ class ComputeRunActivities(RunActivities):
 
     @activity.defn(name="knit.launch_run")
     async def launch_run(self, request: RunRef) -> Progress:
-        """Create the volumes (→ ready) and the run pod (→ starting); see a short one through.
+        """Creates the volumes (→ ready) and the run pod (→ starting); see a short one through.
 
         Where an earlier attempt stopped, this one goes on: the status in the store says how far
         it came. Once the Run is starting, no pod is ever created again.
@@ -94,7 +94,7 @@ class ComputeRunActivities(RunActivities):
 
     @activity.defn(name="knit.watch_run")
     async def watch_run(self, request: RunRef) -> Progress:
-        """Watch until the container has started (→ running) and ended (→ completing, aborting)."""
+        """Watches until the container has started (→ running), then ended (→ completing …)."""
         with translated():
             async with AsyncExitStack() as stack:
                 await stack.enter_async_context(heartbeating())
@@ -113,7 +113,7 @@ class ComputeRunActivities(RunActivities):
 
     @activity.defn(name="knit.stop_run")
     async def stop_run(self, request: StopRun) -> Stopped:
-        """Kill the run pod and wait until it is gone; a Run that never had one is fine."""
+        """Kills the run pod and waits until it is gone; a Run that never had one is fine."""
         key = RunKey(RunId(request.run_id), request.generation)
         name = names.run_pod(key.run_id, key.generation)
         with translated():
@@ -135,14 +135,14 @@ class ComputeRunActivities(RunActivities):
 
     @activity.defn(name="knit.finalize_run")
     async def finalize_run(self, request: RunRef) -> Finalized:
-        """Commit the lineage (→ done, failed), then release the run pod."""
+        """Commits the lineage (→ done, failed), then release the run pod."""
         with translated():
             async with heartbeating():
                 status = await self._finalized(_key(request))
         return Finalized(status=status)
 
     async def _launched(self, order: RunOrder) -> RunStatus:
-        """Go on from the status an order has; give the one reached."""
+        """Goes on from the status an order has; gives the one reached."""
         status = order.status
         holdups = Holdups(self._store, order.key, nothing_said=False)
         if status is RunStatus.WAITING:
@@ -161,7 +161,7 @@ class ComputeRunActivities(RunActivities):
         return status
 
     async def _lingered(self, key: RunKey, progress: Progress, *, nothing_said: bool) -> Progress:
-        """See a short Run through; give how far one is that takes longer."""
+        """Sees a short Run through; gives how far one is that takes longer."""
         holdups = Holdups(self._store, key, nothing_said=nothing_said)
         async with (
             holdups.failures(RunStatus.STARTING),
@@ -178,7 +178,7 @@ class ComputeRunActivities(RunActivities):
     async def _progress(
         self, key: RunKey, holdups: Holdups, for_: timedelta | None = None
     ) -> AsyncGenerator[Progress, None]:
-        """Record what becomes of the run pod, yield each change; ends with the pod or in time."""
+        """Records what becomes of the run pod, yields each change; ends with the pod or in time."""
         name = names.run_pod(key.run_id, key.generation)
         patience = Patience(self._settings.image_patience, self._settings.transient_patience)
         started = False
@@ -231,14 +231,14 @@ class ComputeRunActivities(RunActivities):
         return _ended_with(key, status, exit, pod_ended=False)
 
     async def _finalized(self, key: RunKey) -> RunStatus:
-        """End the Run. Lineage first: a back-end that is away delays only the clean-up."""
+        """Ends the Run. Lineage first: a back-end that is away delays only the clean-up."""
         status = await self._store.finalize(key, cause="run pod ended")
         _log(key, status)
         await self._backend.release(names.run_pod(key.run_id, key.generation))
         return status
 
     async def _stopped(self, name: str) -> bool:
-        """Ask for the stop and wait a while; give whether the pod is gone."""
+        """Asks for the stop and waits a while; gives whether the pod is gone."""
         await self._backend.stop(name, grace=self._settings.stop_grace)
         patience = ASK_AGAIN + self._settings.stop_grace
         try:
@@ -252,7 +252,7 @@ class ComputeRunActivities(RunActivities):
 
 
 async def _tell_workflow() -> None:
-    """Let the Web UI show a Run that has been running for a while as running.
+    """Lets the Web UI show a Run that has been running for a while as running.
 
     A signal costs a workflow task, which the many short Runs shall not pay.
     """
@@ -261,7 +261,7 @@ async def _tell_workflow() -> None:
 
 
 def run_pod(order: RunOrder) -> RunPod:
-    """Say what pod carries out a Run; pure."""
+    """Says what pod carries out a Run; pure."""
     return RunPod(
         name=names.run_pod(order.key.run_id, order.key.generation),
         run_id=order.key.run_id,

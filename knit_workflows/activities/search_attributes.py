@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 
 
 async def search_attributes_known(client: Client) -> bool:
-    """Give whether all of `names.SEARCH_ATTRIBUTES` may be set; not being told means no."""
+    """Gives whether all of `names.SEARCH_ATTRIBUTES` may be set; not being told means no."""
     try:
         known = await client.operator_service.list_search_attributes(
             ListSearchAttributesRequest(namespace=client.namespace)

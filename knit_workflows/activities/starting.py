@@ -36,7 +36,7 @@ STARTS_AT_ONCE: Final = 16
 
 
 async def start_projector(client: Client, request: ProjectorInput) -> None:
-    """Start a shard's Projector, or find it running."""
+    """Starts a shard's Projector, or finds it running."""
     await client.start_workflow(
         ProjectorWorkflow.run,
         request,
@@ -62,7 +62,7 @@ class RunStarter:
         self._attributes = attributes
 
     async def start(self, runs: Sequence[StartableRun], *, again: bool = False) -> None:
-        """Start the workflows of these Runs, some at a time.
+        """Starts the workflows of these Runs, some at a time.
 
         One that has ended already is started anew only when `again` is asked for. Raises
         EngineUnavailable.

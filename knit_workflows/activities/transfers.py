@@ -55,7 +55,7 @@ class ComputeTransferActivities(TransferActivities):
 
     @activity.defn(name="knit.open_transfer")
     async def open_transfer(self, request: OpenTransfer) -> Opened:
-        """Make the rows and the volume, open the door, record the endpoint.
+        """Makes the rows and the volume, opens the door, records the endpoint.
 
         What can never succeed is an answer, not an error: the client is waiting for it. So is a
         full disk.
@@ -80,13 +80,13 @@ class ComputeTransferActivities(TransferActivities):
 
     @activity.defn(name="knit.close_transfer")
     async def close_transfer(self, request: CloseTransfer) -> Closed:
-        """Finalize the upload, close the door, remove the transfer's row. Twice is once."""
+        """Finalizes the upload, closes the door, removes the transfer's row. Twice is once."""
         with translated():
             async with heartbeating():
                 return await self.close(request)
 
     async def close(self, request: CloseTransfer) -> Closed:
-        """Do what `close_transfer` says; for other activities too."""
+        """Does what `close_transfer` says; for other activities too."""
         status = await self._finalize_upload(request) if request.run_id else ""
         try:
             record = await self._store.transfer(request.transfer_id)

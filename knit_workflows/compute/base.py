@@ -171,32 +171,32 @@ class ComputeBackend(Protocol):
     """Runs containers to their end and keeps volumes. See the module for how calls behave."""
 
     async def open(self) -> None:
-        """Connect, start informers. Called once per process, before anything else."""
+        """Connects, starts informers. Called once per process, before anything else."""
 
     async def aclose(self) -> None:
-        """Let go of connections and watchers; what runs goes on running."""
+        """Lets go of connections and watchers; what runs goes on running."""
 
     def suggested_runs(self) -> int:
-        """Say how many Runs under way at once suit it, where no limit has been set.
+        """Says how many Runs under way at once suit it, where no limit has been set.
 
         Asked before `open` too, and by processes without rights on it: it looks at nothing that
         needs them.
         """
 
     async def require_room(self) -> None:
-        """Raise StorageFull, naming the disk, while there is too little room to begin anything new.
+        """Raises StorageFull, naming the disk, while there is too little room for anything new.
 
         A back-end that cannot know raises nothing.
         """
 
     async def create_volume(self, volume: Volume) -> None:
-        """Make an empty volume. There already: left as it is, with its content."""
+        """Makes an empty volume. There already: left as it is, with its content."""
 
     async def delete_volume(self, volume: Volume) -> None:
-        """Remove a volume and its content. Gone already: fine."""
+        """Removes a volume and its content. Gone already: fine."""
 
     async def launch(self, pod: RunPod) -> None:
-        """Start the run pod; its volumes exist (though they need not be bound yet).
+        """Starts the run pod; its volumes exist (though they need not be bound yet).
 
         There already under that name, running or ended: nothing happens. A command or an image
         that does not exist is an outcome of the pod, not an error of this call.
@@ -204,10 +204,10 @@ class ComputeBackend(Protocol):
         """
 
     async def observe(self, pod_name: str) -> Observation:
-        """Say how the run pod is now, from the source itself (no cache)."""
+        """Says how the run pod is now, from the source itself (no cache)."""
 
     def watch(self, pod_name: str) -> AsyncIterator[Observation]:
-        """Yield the present observation at once, then each change, without end.
+        """Yields the present observation at once, then each change, without end.
 
         Level-triggered: between two yields several changes may be folded into the last one, and a
         missed notification costs at most the adapter's re-read interval. Raises
@@ -215,20 +215,20 @@ class ComputeBackend(Protocol):
         """
 
     async def stop(self, pod_name: str, *, grace: timedelta) -> None:
-        """Have the run pod killed (after `grace`) and removed; once gone it is observed ABSENT."""
+        """Has the run pod killed (after `grace`) and removed; once gone it is observed ABSENT."""
 
     async def release(self, pod_name: str) -> None:
-        """Remove an ended run pod's object; its volumes stay. Gone already: fine."""
+        """Removes an ended run pod's object; its volumes stay. Gone already: fine."""
 
     async def open_transfer(self, transfer: Transfer) -> Endpoint:
-        """Open a door to a volume, or find it open.
+        """Opens a door to a volume, or finds it open.
 
         Raises TransferNotReady (a BackendUnavailable sibling) when it needs more time: call again.
         Raises DataExists for a WRITE transfer into a volume with content.
         """
 
     async def close_transfer(self, transfer: Transfer) -> None:
-        """Close the door for good. Closed already: fine."""
+        """Closes the door for good. Closed already: fine."""
 
     async def run_pods(self) -> list[str]:
         """Names of all run pods that exist, running or ended; for housekeeping."""

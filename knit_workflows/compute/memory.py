@@ -98,21 +98,21 @@ class MemoryBackend:
         return [pod.name for pod in self._launches]
 
     def pod(self, pod_name: str) -> RunPod:
-        """Give a pod as it was launched; raises KeyError when there is none."""
+        """Gives a pod as it was launched; raises KeyError when there is none."""
         entry = self._entry(pod_name)
         if entry is None:
             raise KeyError(pod_name)
         return entry.pod
 
     def hold(self, *pod_names: str) -> None:
-        """Let these pods (all, when none is named) run until `finish`, once they are launched."""
+        """Lets these pods (all, when none is named) run until `finish`, once they are launched."""
         if self._journal:
             self._journal.hold(*pod_names)
         self._held.update(pod_names)
         self._hold_all = self._hold_all or not pod_names
 
     def finish(self, pod_name: str, exit: Exit = SUCCEEDED) -> None:
-        """End a launched pod now; one that has ended stays as it is."""
+        """Ends a launched pod now; one that has ended stays as it is."""
         entry = self._entry(pod_name)
         if entry is None:
             raise KeyError(pod_name)
@@ -120,11 +120,11 @@ class MemoryBackend:
         self._cancel(entry)
 
     def lose(self, pod_name: str) -> None:
-        """Let a pod vanish without a trace, as if its machine had died."""
+        """Lets a pod vanish without a trace, as if its machine had died."""
         self._remove(pod_name)
 
     def trouble(self, pod_name: str, trouble: Trouble | None) -> None:
-        """Keep a pod pending for this reason, before or after its launch; None lets it start."""
+        """Keeps a pod pending for this reason, before or after its launch; None lets it start."""
         if trouble is None:
             self._troubles.pop(pod_name, None)
         else:
@@ -139,7 +139,7 @@ class MemoryBackend:
         self._ring(pod_name)
 
     def folder(self, volume: Volume) -> Path:
-        """Give the folder with a volume's files; raises KeyError when there is no such volume."""
+        """Gives the folder with a volume's files; raises KeyError when there is no such volume."""
         if self._journal:
             path = self._journal.volumes / volume.name
             if not path.is_dir():
@@ -156,30 +156,30 @@ class MemoryBackend:
     # --- the contract --------------------------------------------------------------------------
 
     def suggested_runs(self) -> int:
-        """Give many: what runs here costs next to nothing."""
+        """Gives many: what runs here costs next to nothing."""
         return MANY_RUNS
 
     async def open(self) -> None:
-        """Take up what the journal says another process has left behind."""
+        """Takes up what the journal says another process has left behind."""
         for name in self._journal.names() if self._journal else []:
             self._entry(name)
 
     async def aclose(self) -> None:
-        """Do nothing: pods run on."""
+        """Does nothing: pods run on."""
 
     async def require_room(self) -> None:
-        """Raise what `short_of_room` says."""
+        """Raises what `short_of_room` says."""
         if self.short_of_room:
             raise StorageFull(self.short_of_room)
 
     async def create_volume(self, volume: Volume) -> None:
-        """Make an empty volume; its folder is made when first asked for."""
+        """Makes an empty volume; its folder is made when first asked for."""
         if self._journal:
             (self._journal.volumes / volume.name).mkdir(exist_ok=True)
         self._volumes.setdefault(volume.name, None)
 
     async def delete_volume(self, volume: Volume) -> None:
-        """Remove a volume and its files."""
+        """Removes a volume and its files."""
         path = self._volumes.pop(volume.name, None)
         self._logs.discard(volume.name)
         if self._journal:
@@ -188,7 +188,7 @@ class MemoryBackend:
             await asyncio.to_thread(archive.remove, path)
 
     async def launch(self, pod: RunPod) -> None:
-        """Start a pod's behaviour, unless the pod is there already."""
+        """Starts a pod's behaviour, unless the pod is there already."""
         self._check(pod)
         if self._entry(pod.name) is not None:
             return
@@ -204,11 +204,11 @@ class MemoryBackend:
         self._ring(pod.name)
 
     async def observe(self, pod_name: str) -> Observation:
-        """Say how a pod is now."""
+        """Says how a pod is now."""
         return self._observation(pod_name)
 
     async def watch(self, pod_name: str) -> AsyncGenerator[Observation, None]:
-        """Yield the present observation and each change."""
+        """Yields the present observation and each change."""
         bell = asyncio.Event()
         self._bells.setdefault(pod_name, set()).add(bell)
         last: Observation | None = None
@@ -227,7 +227,7 @@ class MemoryBackend:
                 del self._bells[pod_name]
 
     async def stop(self, pod_name: str, *, grace: timedelta) -> None:
-        """Cancel a pod's behaviour and forget the pod once it has let go; `grace` is not used."""
+        """Cancels a pod's behaviour and forgets the pod once it has let go; `grace` is not used."""
         if self._journal:
             # The process that carries the pod cancels it when it sees the request.
             self._journal.request_stop(pod_name)
@@ -236,11 +236,11 @@ class MemoryBackend:
             self._remove(pod_name)
 
     async def release(self, pod_name: str) -> None:
-        """Forget a pod; its volumes stay."""
+        """Forgets a pod; its volumes stay."""
         self._remove(pod_name)
 
     async def open_transfer(self, transfer: Transfer) -> Endpoint:
-        """Give the folder of the volume."""
+        """Gives the folder of the volume."""
         try:
             folder = self.folder(transfer.volume)
         except KeyError:
@@ -252,7 +252,7 @@ class MemoryBackend:
         return Endpoint(folder.resolve().as_uri())
 
     async def close_transfer(self, transfer: Transfer) -> None:
-        """Forget the transfer."""
+        """Forgets the transfer."""
         self._transfers.discard(transfer.name)
 
     async def run_pods(self) -> list[str]:
@@ -278,7 +278,7 @@ class MemoryBackend:
                 raise BackendRejected(f"there is no volume {volume.name}", see=volume.knit_id)
 
     def _entry(self, pod_name: str) -> _Entry | None:
-        """Find a pod; with a journal, as the journal has it, taken up if nobody carries it."""
+        """Finds a pod; with a journal, as the journal has it, taken up if nobody carries it."""
         entry = self._entries.get(pod_name)
         if self._journal is None:
             return entry
@@ -335,7 +335,7 @@ class MemoryBackend:
         return tuple(filter(None, (remark(path, survey(one)) for path, one in outputs if one)))
 
     def _path(self, volume: Volume) -> Path | None:
-        """Give the folder of a volume, None as long as it has no need of any."""
+        """Gives the folder of a volume, None as long as it has no need of any."""
         if self._journal:
             return self._journal.volumes / volume.name
         return self._volumes.get(volume.name)
@@ -370,7 +370,7 @@ class MemoryBackend:
         self._ring(entry.pod.name)
 
     def _cancel(self, entry: _Entry) -> bool:
-        """Give whether the pod has to let go first; it removes itself then, unless it has ended."""
+        """Says whether the pod has to let go first; it removes itself then, unless it ended."""
         if entry.work is None or entry.work.done():
             return False
         # Once: a second time would interrupt its tidying up.

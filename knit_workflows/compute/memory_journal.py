@@ -58,7 +58,7 @@ class MemoryJournal:
             part.mkdir(parents=True, exist_ok=True)
 
     def claim(self, pod: RunPod) -> bool:
-        """Record a launched pod; False when it is there already."""
+        """Records a launched pod; False when it is there already."""
         plain = replace(pod, resources=dict(pod.resources), env=dict(pod.env))
         draft = Path(tempfile.mkdtemp(prefix=_HIDDEN, dir=self._pods))
         (draft / "pod").write_bytes(pickle.dumps(plain))
@@ -75,7 +75,7 @@ class MemoryJournal:
         return sorted(p.name for p in self._pods.iterdir() if not p.name.startswith(_HIDDEN))
 
     def load(self, name: str) -> Record | None:
-        """Read a pod; None when there is none."""
+        """Reads a pod; None when there is none."""
         folder = self._pods / name
         try:
             pod = pickle.loads((folder / "pod").read_bytes())
@@ -91,7 +91,7 @@ class MemoryJournal:
         return Record(pod, exit, ended_at, notes, self._trouble(name), stopping)
 
     def carry(self, name: str) -> bool:
-        """Become the process in which a pod runs; False while another one lives that is it."""
+        """Becomes the process in which a pod runs; False while another one lives that is it."""
         if name in self._carried:
             return True
         try:
@@ -107,7 +107,7 @@ class MemoryJournal:
         return True
 
     def note_start(self, name: str) -> None:
-        """Record that a pod starts; once, even if an earlier carrier died after that.
+        """Records that a pod starts; once, even if an earlier carrier died after that.
 
         Only its carrier calls this, so nobody else writes the same line meanwhile.
         """
@@ -125,14 +125,14 @@ class MemoryJournal:
         return []
 
     def finish(self, name: str, exit: Exit, at: datetime, notes: tuple[str, ...]) -> None:
-        """Record how a pod ended; the first word counts."""
+        """Records how a pod ended; the first word counts."""
         ended = {"code": exit.code, "message": exit.message, "at": at.isoformat(), "notes": notes}
         text = json.dumps(ended)
         with suppress(FileNotFoundError):
             self._write_once(self._pods / name / "exit", text)
 
     def set_trouble(self, name: str, trouble: Trouble | None) -> None:
-        """Record what keeps a pod from starting."""
+        """Records what keeps a pod from starting."""
         path = self._troubles / name
         if trouble is None:
             path.unlink(missing_ok=True)
@@ -141,23 +141,23 @@ class MemoryJournal:
             self._write_once(path, json.dumps(asdict(trouble)))
 
     def hold(self, *names: str) -> None:
-        """Record that these pods (none named: all) run until they are finished by name."""
+        """Records that these pods (none named: all) run until they are finished by name."""
         if not names:
             self._held.touch()
         for name in names:
             self._held.with_name(f"held-{name}").touch()
 
     def held(self, name: str) -> bool:
-        """Say whether a pod is held."""
+        """Says whether a pod is held."""
         return self._held.exists() or self._held.with_name(f"held-{name}").exists()
 
     def request_stop(self, name: str) -> None:
-        """Record that a pod is to be killed and removed."""
+        """Records that a pod is to be killed and removed."""
         with suppress(FileNotFoundError):
             (self._pods / name / "stop").touch()
 
     def remove(self, name: str) -> None:
-        """Forget a pod."""
+        """Forgets a pod."""
         grave = Path(tempfile.mkdtemp(prefix=_HIDDEN, dir=self._pods))
         with suppress(FileNotFoundError):
             (self._pods / name).rename(grave / name)

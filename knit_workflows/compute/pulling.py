@@ -52,7 +52,7 @@ _NAMES: Final = re.compile(r'"[^"]*"|\S+://\S+|\S+/\S*|\S*\w\.\w\S*|\S+[:@]\S*\d
 
 
 def meaning_of_pull(message: str) -> tuple[TroubleKind, str]:
-    """Give how long to be patient with a pull that failed so, and one word for it."""
+    """Gives how long to be patient with a pull that failed so, and one word for it."""
     words = _NAMES.sub(" ", message)
     for pattern, kind, reason in _MEANINGS:
         if pattern.search(words):

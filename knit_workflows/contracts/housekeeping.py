@@ -32,22 +32,22 @@ class HousekeepingActivities(ABC):
     @activity.defn(name="knit.collect_garbage")
     @abstractmethod
     async def collect_garbage(self, request: HousekeepingInput) -> Tidied:
-        """Delete the volumes of Data that were retried or deleted away."""
+        """Deletes the volumes of Data that were retried or deleted away."""
 
     @activity.defn(name="knit.remove_leftover_pods")
     @abstractmethod
     async def remove_leftover_pods(self, request: HousekeepingInput) -> Tidied:
-        """Remove run pods whose Run is final or has gone on."""
+        """Removes run pods whose Run is final or has gone on."""
 
     @activity.defn(name="knit.end_lost_transfers")
     @abstractmethod
     async def end_lost_transfers(self, request: HousekeepingInput) -> Tidied:
-        """Close transfers that no workflow looks after any more; such an upload has failed."""
+        """Closes transfers that no workflow looks after any more; such an upload has failed."""
 
     @activity.defn(name="knit.restart_lost_runs")
     @abstractmethod
     async def restart_lost_runs(self, request: HousekeepingInput) -> Tidied:
-        """Give Runs whose workflow was terminated, or is unknown to Temporal, another one.
+        """Gives Runs whose workflow was terminated, or is unknown to Temporal, another one.
 
         The Projector too.
         """

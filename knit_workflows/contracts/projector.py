@@ -37,4 +37,4 @@ class ProjectorActivities(ABC):
     @activity.defn(name="knit.drain_outbox")
     @abstractmethod
     async def drain_outbox(self, request: ProjectorInput) -> Drained:
-        """Project, admit, start and stop Runs as events come in; returns after some minutes."""
+        """Projects, admits, starts and stops Runs as events come in; returns after some minutes."""

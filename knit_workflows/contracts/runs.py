@@ -108,22 +108,22 @@ class RunActivities(ABC):
     @activity.defn(name="knit.launch_run")
     @abstractmethod
     async def launch_run(self, request: RunRef) -> Progress:
-        """Create the volumes (→ ready) and the run pod (→ starting); see a short one through."""
+        """Creates the volumes (→ ready) and the run pod (→ starting); see a short one through."""
 
     @activity.defn(name="knit.watch_run")
     @abstractmethod
     async def watch_run(self, request: RunRef) -> Progress:
-        """Watch until the container has started (→ running) and ended (→ completing, aborting)."""
+        """Watches until the container has started (→ running), then ended (→ completing …)."""
 
     @activity.defn(name="knit.stop_run")
     @abstractmethod
     async def stop_run(self, request: StopRun) -> Stopped:
-        """Kill the run pod and wait until it is gone."""
+        """Kills the run pod and waits until it is gone."""
 
     @activity.defn(name="knit.finalize_run")
     @abstractmethod
     async def finalize_run(self, request: RunRef) -> Finalized:
-        """Commit the lineage (→ done, failed), then release the run pod."""
+        """Commits the lineage (→ done, failed), then release the run pod."""
 
 
 class EnsureRun(Message):
@@ -157,9 +157,9 @@ class AwaitRunActivities(ABC):
     @activity.defn(name="knit.ensure_run")
     @abstractmethod
     async def ensure_run(self, request: EnsureRun) -> RunRef:
-        """Find or create the Run."""
+        """Finds or creates the Run."""
 
     @activity.defn(name="knit.await_run")
     @abstractmethod
     async def await_run(self, request: RunRef) -> FinishedRun:
-        """Wait until the Run is final."""
+        """Waits until the Run is final."""

@@ -13,21 +13,21 @@ KEYWORD_CHARACTERS: Final = 255
 
 
 def summary(text: str) -> str:
-    """Give one line; what is too long for it is cut off."""
+    """Gives one line; what is too long for it is cut off."""
     return _cut(" ".join(text.split()), SUMMARY_BYTES)
 
 
 def details(text: str) -> str:
-    """Give a text; what is too long is cut off."""
+    """Gives a text; what is too long is cut off."""
     return _cut(text, DETAILS_BYTES)
 
 
 def keyword(value: str) -> str:
-    """Give the value of a search attribute, cut off where it would not be found at all."""
+    """Gives the value of a search attribute, cut off where it would not be found at all."""
     return value[:KEYWORD_CHARACTERS]
 
 
 def _cut(text: str, size: int) -> str:
-    """Keep as many whole characters as fit into `size` bytes; control characters take six each."""
+    """Keeps as many whole characters as fit into `size` bytes; control characters take six each."""
     visible = "".join(one if one.isprintable() or one == "\n" else " " for one in text)
     return visible.encode(errors="replace")[:size].decode(errors="ignore")

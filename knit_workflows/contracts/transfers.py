@@ -71,9 +71,9 @@ class TransferActivities(ABC):
     @activity.defn(name="knit.open_transfer")
     @abstractmethod
     async def open_transfer(self, request: OpenTransfer) -> Opened:
-        """Make the rows and the volume, open the door, record the endpoint."""
+        """Makes the rows and the volume, opens the door, records the endpoint."""
 
     @activity.defn(name="knit.close_transfer")
     @abstractmethod
     async def close_transfer(self, request: CloseTransfer) -> Closed:
-        """Finalize the upload, close the door, remove the transfer's row."""
+        """Finalizes the upload, closes the door, removes the transfer's row."""

@@ -30,7 +30,7 @@ class Cursor:
     known: bool = True
 
     def __str__(self) -> str:
-        """Give its text, which may stand in a URL as it is: `1767323045678.<id>`, `.<id>`."""
+        """Gives its text, which may stand in a URL as it is: `1767323045678.<id>`, `.<id>`."""
         if not self.known:
             return self.id
         millis = "" if self.instant is None else (self.instant - _EPOCH) // _MILLISECOND
@@ -38,7 +38,7 @@ class Cursor:
 
 
 def parse_cursor(text: str) -> Cursor:
-    """Read a cursor's text, or an id alone. Raises InvalidRequest."""
+    """Reads a cursor's text, or an id alone. Raises InvalidRequest."""
     found = _FORM.fullmatch(text)
     if found is None:
         raise InvalidRequest(

@@ -13,5 +13,5 @@ _ID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 def is_id(text: str) -> bool:
-    """Say whether a text can be an id of ours; what cannot is simply not found."""
+    """Says whether a text can be an id of ours; what cannot is simply not found."""
     return _ID.fullmatch(text) is not None

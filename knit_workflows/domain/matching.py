@@ -32,7 +32,7 @@ from knit_workflows.domain.tags import Tag
 def satisfies(
     tags: frozenset[Tag], knit_id: str, timestamp: datetime, requirement: Requirement
 ) -> bool:
-    """Say whether a Data of a Run that is *done* fills an input.
+    """Says whether a Data of a Run that is *done* fills an input.
 
     `tags` may hold more than the input asks for, system tags too. `timestamp` and the input's
     are compared as instants, in whole milliseconds, the precision in which they are shown.
@@ -53,7 +53,7 @@ def _millis(instant: datetime) -> datetime:
 
 
 def assignment_hash(assignment: Mapping[int, str]) -> bytes:
-    """Return 32 bytes that stand for "this Data at this input" of one Plan.
+    """Returns 32 bytes that stand for "this Data at this input" of one Plan.
 
     The mapping goes from an input's ordinal to a knit id; its order does not matter.
     """
@@ -68,12 +68,12 @@ class Cursor:
     last: tuple[str, ...]
 
     def to_json(self) -> object:
-        """Return the cursor as plain JSON values."""
+        """Returns the cursor as plain JSON values."""
         return {"pivot": self.pivot, "last": list(self.last)}
 
     @classmethod
     def from_json(cls, value: object) -> Cursor:
-        """Read what `to_json` gave; raises ValueError for anything else."""
+        """Reads what `to_json` gave; raises ValueError for anything else."""
         if not isinstance(value, Mapping) or value.keys() != {"pivot", "last"}:
             raise ValueError("not a cursor")
         pivot, last = value["pivot"], value["last"]
@@ -98,7 +98,7 @@ def page(
     after: Cursor | None,
     limit: int,
 ) -> Page:
-    """Return the next combinations after `after`, at most `limit` (one or more) of them.
+    """Returns the next combinations after `after`, at most `limit` (one or more) of them.
 
     `candidates[i]` holds the knit ids that fill input i, sorted by code point and without
     duplicates. `trigger` maps the inputs at which the trigger stands to its knit id; an input
@@ -121,7 +121,7 @@ def page(
 
 
 def count(candidates: Sequence[Sequence[str]], trigger: Mapping[int, str] | None) -> int:
-    """Return how many combinations all pages hold together, without making them."""
+    """Returns how many combinations all pages hold together, without making them."""
     return sum(prod(len(axis) for axis in axes) for _, axes in _blocks(candidates, trigger))
 
 
@@ -183,7 +183,7 @@ def _walk(
 
 
 def _product(axes: Sequence[_Axis], after: tuple[str, ...] | None) -> Iterator[tuple[str, ...]]:
-    """Yield the cross product in lexicographic order, strictly after a combination."""
+    """Yields the cross product in lexicographic order, strictly after a combination."""
     if not all(map(len, axes)):
         return
     places: list[int] | None = [0] * len(axes)
@@ -195,7 +195,7 @@ def _product(axes: Sequence[_Axis], after: tuple[str, ...] | None) -> Iterator[t
 
 
 def _first_after(axes: Sequence[_Axis], after: tuple[str, ...]) -> list[int] | None:
-    """Find where the first combination behind `after` stands, whether or not `after` is there."""
+    """Finds where the first combination behind `after` stands, whether or not `after` is there."""
     places = [0] * len(axes)
     for turn, (axis, value) in enumerate(zip(axes, after, strict=True)):
         places[turn] = bisect_left(axis, value)
@@ -207,7 +207,7 @@ def _first_after(axes: Sequence[_Axis], after: tuple[str, ...]) -> list[int] | N
 
 
 def _advance(axes: Sequence[_Axis], places: Sequence[int], turn: int) -> list[int] | None:
-    """Step the wheel at `turn`, carrying to its left; all wheels to its right go back to 0."""
+    """Steps the wheel at `turn`, carrying to its left; all wheels to its right go back to 0."""
     for wheel in range(turn, -1, -1):
         if places[wheel] + 1 < len(axes[wheel]):
             return [*places[:wheel], places[wheel] + 1, *[0] * (len(axes) - wheel - 1)]

@@ -62,7 +62,7 @@ _ADVICE: Final[Mapping[int, str]] = {
 
 
 def reason_of(error: OSError) -> str:
-    """Say why something was refused, and of which file: `Permission denied: /data/x`."""
+    """Says why something was refused, and of which file: `Permission denied: /data/x`."""
     words = _REASONS.get(error.errno or 0) or error.strerror or str(error) or type(error).__name__
     names = (error.filename, error.filename2)
     named = [os.fsdecode(one) for one in names if isinstance(one, str | bytes)]
@@ -70,5 +70,5 @@ def reason_of(error: OSError) -> str:
 
 
 def advice_for(error: OSError, otherwise: str = "check the path and your rights to it") -> str:
-    """Say what to do about it; `otherwise` where only the caller can know."""
+    """Says what to do about it; `otherwise` where only the caller can know."""
     return _ADVICE.get(error.errno or 0, otherwise)

@@ -148,7 +148,7 @@ class RunStore(Protocol):
     """What carrying out a Run needs."""
 
     async def run_order(self, key: RunKey) -> RunOrder:
-        """Give everything needed to launch. Raises RunNotFound, Superseded."""
+        """Gives everything needed to launch. Raises RunNotFound, Superseded."""
 
     async def advance(
         self,
@@ -161,7 +161,7 @@ class RunStore(Protocol):
         used: UsedResources | None = None,
         notes: Sequence[str] = (),
     ) -> RunStatus:
-        """Move a Run to `target` if that is legal from its status, and give its status afterwards.
+        """Moves a Run to `target` if that is legal from its status; gives its status afterwards.
 
         The same target again, or a target that is no longer legal (e.g. the user stopped the Run
         meanwhile), changes nothing: callers look at the answer. `exit` and `notes` (sentences
@@ -170,7 +170,7 @@ class RunStore(Protocol):
         """
 
     async def hold_up(self, key: RunKey, holdup: Holdup | None, *, at: RunStatus) -> bool:
-        """Record what keeps a Run from starting, or from ending (None: nothing any more).
+        """Records what keeps a Run from starting, or from ending (None: nothing any more).
 
         Changes nothing unless its status is `at`, nor when it is the same kind and code again.
         Every real move of the Run clears it. Gives whether it was news, which is kept in
@@ -179,7 +179,7 @@ class RunStore(Protocol):
         """
 
     async def finalize(self, key: RunKey, *, cause: str) -> RunStatus:
-        """Make a completing Run done, an aborting one failed; give the final status.
+        """Makes a completing Run done, an aborting one failed; gives the final status.
 
         One transaction: status, timestamp of every output and log Data, run_event, and for done
         one outbox event per Data. Final already: the same answer, nothing changed.
@@ -193,36 +193,36 @@ class TransferStore(Protocol):
     async def begin_upload(
         self, transfer_id: str, run_id: RunId, knit_id: KnitId
     ) -> TransferRecord:
-        """Make the Run of `knit#uploaded` (running), its Data, and the transfer's row.
+        """Makes the Run of `knit#uploaded` (running), its Data, and the transfer's row.
 
         The ids come from the caller; the same ids again give the same record.
         """
 
     async def begin_download(self, transfer_id: str, knit_id: KnitId) -> TransferRecord:
-        """Make the row of a READ transfer. Raises DataNotFound. Again: the same record."""
+        """Makes the row of a READ transfer. Raises DataNotFound. Again: the same record."""
 
     async def transfer(self, transfer_id: str) -> TransferRecord:
-        """Give a transfer. Raises NotFound."""
+        """Gives a transfer. Raises NotFound."""
 
     async def opened(self, transfer_id: str, endpoint: str) -> None:
-        """Record where the transfer answers."""
+        """Records where the transfer answers."""
 
     async def closed(self, transfer_id: str) -> None:
-        """Remove the transfer's row. Gone already: fine."""
+        """Removes the transfer's row. Gone already: fine."""
 
 
 class ProjectorStore(Protocol):
     """What turning commits into Runs needs."""
 
     async def project(self, *, page_size: int) -> Projection | None:
-        """Take one outbox event (skipping those other processes hold), create the Runs it means.
+        """Takes one outbox event (skipping those other processes hold), creates the Runs it means.
 
         One transaction per call. An event that means more than `page_size` Runs keeps its cursor
         and is taken again. None: no event is waiting.
         """
 
     async def admit(self, limits: AdmissionLimits) -> Sequence[StartableRun]:
-        """Admit waiting Runs of active Plans up to the limits, at most `ADMITTED_AT_ONCE`.
+        """Admits waiting Runs of active Plans up to the limits, at most `ADMITTED_AT_ONCE`.
 
         Higher priority first; then those of the Plan with fewer Runs under way; then older ones.
         Gives all admitted Runs whose workflow is not known to have been started, those admitted
@@ -230,44 +230,44 @@ class ProjectorStore(Protocol):
         """
 
     async def started(self, keys: Sequence[RunKey]) -> None:
-        """Record that these Runs' workflows exist."""
+        """Records that these Runs' workflows exist."""
 
     async def stop_orders(self) -> Sequence[StopOrder]:
-        """Give stops to deliver, oldest first; only of Runs whose workflow has been started."""
+        """Gives stops to deliver, oldest first; only of Runs whose workflow has been started."""
 
     async def close_event(self, event_id: int) -> None:
-        """Remove a delivered event."""
+        """Removes a delivered event."""
 
     async def finish_unstarted(self) -> int:
-        """Finalize aborting Runs that never were admitted; gives how many."""
+        """Finalizes aborting Runs that never were admitted; gives how many."""
 
     def work(self, *, fallback: timedelta) -> AsyncGenerator[None, None]:
-        """Yield at once, then whenever there may be work: on NOTIFY, or after `fallback`."""
+        """Yields at once, then whenever there may be work: on NOTIFY, or after `fallback`."""
 
 
 class HousekeepingStore(Protocol):
     """What tidying up needs; `older_than` keeps it away from what others are just working on."""
 
     async def discarded(self, *, older_than: timedelta, limit: int) -> Sequence[Discarded]:
-        """Give volumes to delete, those discarded first before the others."""
+        """Gives volumes to delete, those discarded first before the others."""
 
     async def collected(self, knit_ids: Sequence[KnitId]) -> None:
-        """Record that these volumes are gone. Recorded already: fine."""
+        """Records that these volumes are gone. Recorded already: fine."""
 
     async def under_way(
         self, *, older_than: timedelta, after: RunId | None, limit: int
     ) -> Sequence[StartableRun]:
-        """Give Runs that are not final, whose workflow was started, and that have not changed for
+        """Gives Runs that are not final, whose workflow was started, and that have not changed for
         some time; by id, after the cursor."""
 
     async def over(self, keys: Sequence[RunKey], *, older_than: timedelta) -> frozenset[RunKey]:
-        """Say which of these executions are over: their Run is final or has gone on, for some time.
+        """Says which of these executions are over: their Run is final or has gone on for a while.
 
         Of a Run that is not there at all nothing is said: it may be another installation's.
         """
 
     async def stale_transfers(self, *, older_than: timedelta) -> Sequence[TransferRecord]:
-        """Give all transfers that were opened some time ago, oldest first."""
+        """Gives all transfers that were opened some time ago, oldest first."""
 
 
 class CatalogueStore(Protocol):
@@ -288,7 +288,7 @@ class CatalogueStore(Protocol):
         """Raises EquivalentPlan (`see`: its id), CyclicPlans, TooManyRuns (limit None: never)."""
 
     async def preview_plan(self, spec: PlanSpec, *, most: int) -> PlanPreview:
-        """Say which Runs the Plan would create now, at most `most` of them one by one.
+        """Says which Runs the Plan would create now, at most `most` of them one by one.
 
         Nothing is registered. Raises EquivalentPlan and CyclicPlans as `register_plan` does.
         """
@@ -305,7 +305,7 @@ class CatalogueStore(Protocol):
         """Moves all its Runs waiting ⇄ deactivated. Raises PlanNotFound for built-in Plans too."""
 
     async def change_resources(self, plan_id: PlanId, change: ResourceChange) -> PlanDetail:
-        """Unset first, then set; without `cpu` or `memory` their defaults hold. For later launches.
+        """Unsets, then sets; without `cpu` or `memory` their defaults hold. For later launches.
 
         Raises PlanNotFound for built-in Plans too, InvalidQuantity.
         """
@@ -325,7 +325,7 @@ class CatalogueStore(Protocol):
     async def lineage(
         self, knit_id: KnitId, *, upstream: int | None, downstream: int | None, limit: int
     ) -> Lineage:
-        """Give what a Data came from and what came of it, so many Runs deep (None: all).
+        """Gives what a Data came from and what came of it, so many Runs deep (None: all).
 
         Raises DataNotFound, TooLarge beyond `limit` Data or Runs.
         """
@@ -333,10 +333,10 @@ class CatalogueStore(Protocol):
     async def lineage_graph(
         self, knit_id: KnitId, *, upstream: int | None, downstream: int | None, limit: int
     ) -> LineageGraph:
-        """Give the same part of the graph as ids alone; for large ones."""
+        """Gives the same part of the graph as ids alone; for large ones."""
 
     async def completions(self, noun: Noun, prefix: str, *, limit: int) -> Sequence[Completion]:
-        """Give at most so many ids, tags or keys that begin like this, at once however many."""
+        """Gives at most so many ids, tags or keys that begin like this, at once however many."""
 
     async def find_runs(
         self, query: RunQuery, *, limit: int | None = None, after: str | None = None
@@ -350,54 +350,54 @@ class CatalogueStore(Protocol):
         """Every change of status, oldest first."""
 
     async def stop(self, run_id: RunId, *, fail: bool) -> RunDetail:
-        """Mark a Run aborting (fail) or completing, record the exit, order its execution to stop.
+        """Marks a Run aborting (fail) or completing, records the exit, orders its stop.
 
         Raises IllegalMove as the stop matrix says. While it is so already: changes nothing.
         """
 
     async def retry(self, run_id: RunId) -> RunDetail:
-        """Carry out a done or failed Run once more: next generation, new output Data.
+        """Carries out a done or failed Run once more: next generation, new output Data.
 
         Waiting again, or deactivated under an inactive Plan. Its former outputs are discarded.
         Raises RunNotFound (for a deleted one too), IllegalMove as `spec/run-lifecycle.md` §5 says.
         """
 
     async def delete_run(self, run_id: RunId) -> None:
-        """Delete a Run that is waiting, deactivated, done or failed, and discard its outputs.
+        """Deletes a Run that is waiting, deactivated, done or failed, and discards its outputs.
 
         One with inputs leaves a tombstone (invalidated), so that it never runs again; an upload
         vanishes. Raises RunNotFound (for a deleted one too), IllegalMove.
         """
 
     async def ensure_run(self, plan_id: PlanId, inputs: Mapping[str, KnitId]) -> RunKey:
-        """Give the Run of exactly these inputs (path → Data), creating it when there is none.
+        """Gives the Run of exactly these inputs (path → Data), creating it when there is none.
 
         Raises PlanNotFound, DataNotFound, InvalidRequest when a path is missing, unknown, or the
         Data does not satisfy it.
         """
 
     async def wait_final(self, run_id: RunId, *, fallback: timedelta) -> RunDetail:
-        """Wait until the Run is final; by NOTIFY, re-read every `fallback`."""
+        """Waits until the Run is final; by NOTIFY, re-read every `fallback`."""
 
     async def ping(self) -> None:
-        """Answer when the database does."""
+        """Answers when the database does."""
 
 
 class ApiStore(CatalogueStore, Protocol):
     """What the API asks of the store."""
 
     async def transfer(self, transfer_id: str) -> TransferRecord:
-        """Give a transfer. Raises NotFound."""
+        """Gives a transfer. Raises NotFound."""
 
     async def aclose(self) -> None:
-        """Close all connections."""
+        """Closes all connections."""
 
 
 class Store(RunStore, TransferStore, ProjectorStore, HousekeepingStore, CatalogueStore, Protocol):
     """All of it."""
 
     async def open(self) -> None:
-        """Connect; nothing is opened before. Called once per process."""
+        """Connects; nothing is opened before. Called once per process."""
 
     async def aclose(self) -> None:
-        """Close all connections."""
+        """Closes all connections."""

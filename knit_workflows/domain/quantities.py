@@ -47,7 +47,7 @@ class _Quantity:
 
 
 def parse_quantity(text: str) -> Decimal:
-    """Read a quantity as an exact number of units, e.g. `0.5` for `500m`, `1073741824` for `1Gi`.
+    """Reads a quantity as an exact number of units, e.g. `0.5` for `500m`, `1073741824` for `1Gi`.
 
     What is finer than a nano-unit is rounded away from zero, as Kubernetes does.
     Raises InvalidQuantity when the text is none, or beyond ±(2⁶³-1).
@@ -56,7 +56,7 @@ def parse_quantity(text: str) -> Decimal:
 
 
 def canonical_quantity(text: str) -> str:
-    """Write a quantity as Kubernetes prints it: no fraction, the largest suffix that allows it.
+    """Writes a quantity as Kubernetes prints it: no fraction, the largest suffix that allows it.
 
     The family of suffixes stays (`1024Mi` is `1Gi`, `1000M` is `1G`), except that a binary
     quantity below 1024 or with a fraction becomes decimal (`0.5Ki` is `512`).
@@ -98,7 +98,7 @@ def _read(text: str) -> _Quantity:
 
 
 def _scaled_up(number: int, exponent: int) -> int:
-    """Return number × 10^exponent, rounded up: who asks for a little gets a little, not zero."""
+    """Returns number × 10^exponent, rounded up: who asks for a little gets a little, not zero."""
     if exponent >= 0:
         return int(number * 10**exponent)
     return int(-(-number // 10**-exponent))

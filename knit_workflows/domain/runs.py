@@ -72,7 +72,7 @@ MOVES: Final[Mapping[RunStatus, frozenset[RunStatus]]] = {
 
 
 def may_move(current: RunStatus, target: RunStatus) -> bool:
-    """Say whether a Run may go from `current` to another status `target`."""
+    """Says whether a Run may go from `current` to another status `target`."""
     return target in MOVES[current]
 
 

@@ -35,7 +35,7 @@ class Tag:
 
 
 def parse_tag(text: str) -> Tag:
-    """Read `key:value`: split at the first colon, white space around both parts trimmed.
+    """Reads `key:value`: split at the first colon, white space around both parts trimmed.
 
     Raises InvalidTag when the colon is missing, a part is too long or holds control characters.
     """
@@ -48,7 +48,7 @@ def parse_tag(text: str) -> Tag:
 
 
 def checked_tag(key: str, value: str) -> Tag:
-    """Make a tag of parts taken as they are; raises InvalidTag as `parse_tag` does."""
+    """Makes a tag of parts taken as they are; raises InvalidTag as `parse_tag` does."""
     if len(key) > MAX_KEY_CHARS or len(value) > MAX_VALUE_CHARS:
         raise InvalidTag(
             f"the tag with the key {key[:40]!r} is too long",
@@ -63,7 +63,7 @@ def checked_tag(key: str, value: str) -> Tag:
 
 
 def parse_instant(text: str) -> datetime:
-    """Read an RFC 3339 instant, e.g. `2024-11-18T04:25:32.07+00:00`; aware, in UTC.
+    """Reads an RFC 3339 instant, e.g. `2024-11-18T04:25:32.07+00:00`; aware, in UTC.
 
     Raises InvalidTag when it is none, or has no zone.
     """
@@ -81,7 +81,7 @@ def parse_instant(text: str) -> datetime:
 
 
 def format_instant(instant: datetime) -> str:
-    """Write an instant as every knit surface shows it: RFC 3339, numeric offset, ≤ 3 digits."""
+    """Writes an instant as every knit surface shows it: RFC 3339, numeric offset, ≤ 3 digits."""
     utc = instant.astimezone(UTC)
     millis = utc.microsecond // 1000
     fraction = f".{millis:03d}".rstrip("0") if millis else ""

@@ -1,5 +1,7 @@
 """Everything knit remembers: the one adapter of `domain.ports.Store`, on PostgreSQL."""
 
+from __future__ import annotations
+
 from knit_workflows.store.migrations import migrate
 from knit_workflows.store.postgres import PostgresStore
 

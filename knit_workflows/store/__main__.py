@@ -3,6 +3,8 @@
 Run it before the first start and before each upgrade; a second run changes nothing.
 """
 
+from __future__ import annotations
+
 import argparse
 import asyncio
 
@@ -12,7 +14,7 @@ from knit_workflows.store import migrate
 
 
 def main() -> None:
-    """Migrate, or say in words why not: exit code 2 for a wrong setting, 1 for a database away."""
+    """Migrates, or says in words why not: exit code 2 for a wrong setting, 1 if it is away."""
     parser = argparse.ArgumentParser(prog="python -m knit_workflows.store", description=__doc__)
     parser.parse_args()
     try:

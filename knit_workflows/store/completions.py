@@ -25,7 +25,7 @@ class CompletionRows:
     _db: Database
 
     async def completions(self, noun: Noun, prefix: str, *, limit: int) -> Sequence[Completion]:
-        """Give at most so many things of a kind that begin like this.
+        """Gives at most so many things of a kind that begin like this.
 
         Without a beginning those that are newest, else by value; tags and keys always by value,
         among the 100,000 newest tags.

@@ -60,17 +60,17 @@ class Session:
         self.memory = memory
 
     async def rows(self, query: str, params: Params | None = None) -> list[Any]:
-        """Run a statement, return its rows as named tuples."""
+        """Runs a statement, returns its rows as named tuples."""
         cursor = await self._connection.execute(query.encode(), params)
         return await cursor.fetchall()
 
     async def row(self, query: str, params: Params | None = None) -> Any:
-        """Run a statement, return its first row or None."""
+        """Runs a statement, returns its first row or None."""
         cursor = await self._connection.execute(query.encode(), params)
         return await cursor.fetchone()
 
     async def do(self, query: str, params: Params | None = None) -> int:
-        """Run a statement, return how many rows it changed."""
+        """Runs a statement, returns how many rows it changed."""
         cursor = await self._connection.execute(query.encode(), params)
         return cursor.rowcount
 
@@ -91,43 +91,43 @@ class Database:
         self._closed = False
 
     async def aclose(self) -> None:
-        """Close the idle connections; those in use are closed when they are given back."""
+        """Closes the idle connections; those in use are closed when they are given back."""
         self._closed = True
         await self.drop_idle()
 
     async def drop_idle(self) -> None:
-        """Close the idle connections: others of the same age are likely to be dead too."""
+        """Closes the idle connections: others of the same age are likely to be dead too."""
         while self._idle:
             await self._idle.pop().close()
 
     async def rows(self, query: str, params: Params | None = None) -> list[Any]:
-        """Run one statement by itself; repeated when it lost a race or found a dead connection."""
+        """Runs one statement by itself; repeated when it lost a race or found a dead connection."""
         return await self._attempt(lambda session: session.rows(query, params), bare=True)
 
     async def row(self, query: str, params: Params | None = None) -> Any:
-        """Run one statement by itself as `rows` does; return its first row or None."""
+        """Runs one statement by itself as `rows` does; returns its first row or None."""
         return await self._attempt(lambda session: session.row(query, params), bare=True)
 
     async def do(self, query: str, params: Params | None = None) -> int:
-        """Run one statement by itself as `rows` does; return how many rows it changed."""
+        """Runs one statement by itself as `rows` does; returns how many rows it changed."""
         return await self._attempt(lambda session: session.do(query, params), bare=True)
 
     async def reading(self, work: Callable[[Session], Awaitable[T]]) -> T:
-        """Run several reading statements on one connection, without a transaction.
+        """Runs several reading statements on one connection, without a transaction.
 
         Each sees its own snapshot: `work` must bear with rows that have gone in between.
         """
         return await self._attempt(work, bare=True)
 
     async def transaction(self, work: Callable[[Session], Awaitable[T]]) -> T:
-        """Run `work` in a transaction; it is run again from the start when it lost a race.
+        """Runs `work` in a transaction; it is run again from the start when it lost a race.
 
         `work` must therefore change nothing but the database.
         """
         return await self._attempt(work, bare=False)
 
     async def freeing(self, work: Callable[[Session], Awaitable[T]]) -> T:
-        """Run `work`, of which room comes, as `transaction` does; it may use the reserve for it.
+        """Runs `work`, of which room comes, as `transaction` does; it may use the reserve for it.
 
         Not in a hurry: programs that eat what is given back pause after some seconds, and a server
         that died of the full disk comes back.
@@ -218,7 +218,7 @@ class _Lost(Exception):  # a signal between two functions here, never seen outsi
 
 
 async def connect(url: str, folder: Path | None = None) -> AsyncConnection[Any]:
-    """Open one connection in autocommit mode, with ids as text; raises StoreUnavailable.
+    """Opens one connection in autocommit mode, with ids as text; raises StoreUnavailable.
 
     `folder` is the database's, if it is on this machine.
     """
@@ -243,7 +243,7 @@ async def connect(url: str, folder: Path | None = None) -> AsyncConnection[Any]:
 
 
 def _session_options(url: str) -> dict[str, Any]:
-    """Give the session parameters, unless the URL has some of its own."""
+    """Gives the session parameters, unless the URL has some of its own."""
     if "options" in parse_qs(urlsplit(url).query):
         return {}
     # Compiling costs more than any of our statements; UTC makes instants comparable at sight.
@@ -251,7 +251,7 @@ def _session_options(url: str) -> dict[str, Any]:
 
 
 def is_outage(error: psycopg.Error) -> bool:
-    """Say whether an error means that the database is away, rather than that we have a bug."""
+    """Says whether an error means that the database is away, rather than that we have a bug."""
     state = error.sqlstate
     if state is None:
         return isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
@@ -259,13 +259,13 @@ def is_outage(error: psycopg.Error) -> bool:
 
 
 def is_disk_full(error: psycopg.Error) -> bool:
-    """Say whether the server tells that its disk is full."""
+    """Says whether the server tells that its disk is full."""
     # A server that refuses a connection gives no code, only its words.
     return error.sqlstate == _DISK_FULL or bool(_NO_SPACE.search(str(error)))
 
 
 def unavailable(cause: psycopg.Error, folder: Path | None = None) -> StoreUnavailable:
-    """Make the error that says that the database is away, or that its disk is full.
+    """Makes the error that says that the database is away, or that its disk is full.
 
     A server that died of a full disk does not answer: with its `folder` we look for ourselves.
     """
@@ -283,5 +283,5 @@ def unavailable(cause: psycopg.Error, folder: Path | None = None) -> StoreUnavai
 
 
 def violated(error: psycopg.Error) -> str | None:
-    """Give the name of the constraint an error is about, or None."""
+    """Gives the name of the constraint an error is about, or None."""
     return error.diag.constraint_name

@@ -22,25 +22,25 @@ class HousekeepingRows:
     _db: Database
 
     async def discarded(self, *, older_than: timedelta, limit: int) -> Sequence[Discarded]:
-        """Give volumes to delete, those discarded first before the others."""
+        """Gives volumes to delete, those discarded first before the others."""
         rows = await self._db.rows(_SQL["discarded"], {"older_than": older_than, "limit": limit})
         return [Discarded(KnitId(row.knit_id), row.volume) for row in rows]
 
     async def collected(self, knit_ids: Sequence[KnitId]) -> None:
-        """Record that these volumes are gone. Recorded already: fine."""
+        """Records that these volumes are gone. Recorded already: fine."""
         await self._db.do(_SQL["collected"], {"knit_ids": list(knit_ids)})
 
     async def under_way(
         self, *, older_than: timedelta, after: RunId | None, limit: int
     ) -> Sequence[StartableRun]:
-        """Give Runs that should have a workflow and have been quiet for a while, by id."""
+        """Gives Runs that should have a workflow and have been quiet for a while, by id."""
         rows = await self._db.rows(
             _UNDER_WAY, {"older_than": older_than, "after": after, "limit": limit}
         )
         return [startable_run(row) for row in rows]
 
     async def over(self, keys: Sequence[RunKey], *, older_than: timedelta) -> frozenset[RunKey]:
-        """Say which of these executions have been over for a while."""
+        """Says which of these executions have been over for a while."""
         rows = await self._db.rows(
             _SQL["over"],
             {
@@ -52,6 +52,6 @@ class HousekeepingRows:
         return frozenset(RunKey(RunId(row.run_id), row.generation) for row in rows)
 
     async def stale_transfers(self, *, older_than: timedelta) -> Sequence[TransferRecord]:
-        """Give all transfers that were opened some time ago, oldest first."""
+        """Gives all transfers that were opened some time ago, oldest first."""
         rows = await self._db.rows(_SQL["stale_transfers"], {"older_than": older_than})
         return [TransferRecord(**row._asdict()) for row in rows]

@@ -8,12 +8,12 @@ from knit_workflows.domain.ids import is_id
 
 
 def only_ids(texts: Iterable[str]) -> list[str]:
-    """Give those texts that can be ids, sorted."""
+    """Gives those texts that can be ids, sorted."""
     return sorted(text for text in texts if is_id(text))
 
 
 def id_array(ids: Iterable[str]) -> str:
-    """Give ids from the database as a parameter for `%(…)s::uuid[]`.
+    """Gives ids from the database as a parameter for `%(…)s::uuid[]`.
 
     psycopg looks at each element of a list to find its type: for ten thousand, 30 ms of it.
     """

@@ -29,7 +29,7 @@ class LineageRows:
     async def lineage(
         self, knit_id: KnitId, *, upstream: int | None, downstream: int | None, limit: int
     ) -> Lineage:
-        """Give what a Data came from and what came of it, so many Runs deep (None: all).
+        """Gives what a Data came from and what came of it, so many Runs deep (None: all).
 
         Raises DataNotFound, TooLarge beyond `limit` Data or Runs.
         """
@@ -45,7 +45,7 @@ class LineageRows:
     async def lineage_graph(
         self, knit_id: KnitId, *, upstream: int | None, downstream: int | None, limit: int
     ) -> LineageGraph:
-        """Give the same part of the graph as ids alone, some thirty times as fast."""
+        """Gives the same part of the graph as ids alone, some thirty times as fast."""
 
         async def read(session: Session) -> LineageGraph:
             run_ids = await _walk(session, knit_id, upstream, downstream, limit)
@@ -59,7 +59,7 @@ class LineageRows:
 async def _walk(
     session: Session, knit_id: str, upstream: int | None, downstream: int | None, limit: int
 ) -> list[str]:
-    """Give the Runs, nearest first; raises DataNotFound, TooLarge beyond `limit` of them."""
+    """Gives the Runs, nearest first; raises DataNotFound, TooLarge beyond `limit` of them."""
     if not is_id(knit_id) or await session.row(_SQL["exists"], {"knit_id": knit_id}) is None:
         raise missing_data(knit_id)
     row = await session.row(
@@ -78,7 +78,7 @@ async def _walk(
 
 
 async def _ties(session: Session, run_ids: list[str]) -> list[Tie]:
-    """Give what the Runs have at their inputs and outputs, Run by Run in this order."""
+    """Gives what the Runs have at their inputs and outputs, Run by Run in this order."""
     if not run_ids:
         return []
     row = await session.row(_SQL["ties"], {"run_ids": id_array(run_ids)})
@@ -91,7 +91,7 @@ def _hops(wanted: int | None) -> int:
 
 
 def _assigned(runs: Iterable[RunDetail]) -> Iterable[KnitId]:
-    """Give the Data of these Runs, Run by Run: inputs, outputs, log; deleted ones are none."""
+    """Gives the Data of these Runs, Run by Run: inputs, outputs, log; deleted ones are none."""
     for run in runs:
         log = () if run.log is None else (run.log,)
         for one in (*run.inputs, *run.outputs, *log):
@@ -100,7 +100,7 @@ def _assigned(runs: Iterable[RunDetail]) -> Iterable[KnitId]:
 
 
 def _distinct(start: KnitId, others: Iterable[KnitId], limit: int) -> list[KnitId]:
-    """Give all these Data once, `start` first; raises TooLarge beyond `limit`."""
+    """Gives all these Data once, `start` first; raises TooLarge beyond `limit`."""
     found = list(dict.fromkeys([start, *others]))
     _check_size(len(found), limit, "Data")
     return found

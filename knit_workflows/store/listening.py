@@ -30,11 +30,11 @@ class Bell:
         self._rung = asyncio.Event()
 
     def ring(self) -> None:
-        """Wake the waiter, or let its next wait return at once."""
+        """Wakes the waiter, or lets its next wait return at once."""
         self._rung.set()
 
     async def wait(self, patience: timedelta) -> None:
-        """Return when the bell has rung since the last wait, or after `patience`."""
+        """Returns when the bell has rung since the last wait, or after `patience`."""
         with suppress(TimeoutError):
             async with asyncio.timeout(patience.total_seconds()):
                 await self._rung.wait()
@@ -54,7 +54,7 @@ class Listener:
 
     @contextmanager
     def subscribed(self, channel: str, payload: str | None = None) -> Iterator[Bell]:
-        """Give a bell that rings on notifications of a channel (with this payload only)."""
+        """Gives a bell that rings on notifications of a channel (with this payload only)."""
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._listen(), name="knit-listener")
         bell = Bell()
@@ -68,7 +68,7 @@ class Listener:
                 self._bells.pop((channel, payload), None)
 
     async def aclose(self) -> None:
-        """Stop listening."""
+        """Stops listening."""
         if self._task is not None:
             self._task.cancel()
             with suppress(asyncio.CancelledError):

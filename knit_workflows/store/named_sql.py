@@ -15,7 +15,7 @@ _HEADER = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
 
 
 def beside(module_file: str) -> Mapping[str, str]:
-    """Read the statements of the `.sql` beside a module (its `__file__`), by name."""
+    """Reads the statements of the `.sql` beside a module (its `__file__`), by name."""
     text = Path(module_file).with_suffix(".sql").read_text(encoding="utf-8")
     _, *parts = _HEADER.split(text)
     return dict(zip(parts[::2], (body.strip() for body in parts[1::2]), strict=True))

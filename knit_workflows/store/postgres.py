@@ -44,7 +44,7 @@ class PostgresStore(
         self._listener = Listener(url)
 
     async def open(self) -> None:
-        """Connect and check the schema; raises StoreUnavailable that says what to do."""
+        """Connects and checks the schema; raises StoreUnavailable that says what to do."""
         found = None
         if (await self._db.row(_SQL["revision"])).versions is not None:
             row = await self._db.row(_SQL["current"])
@@ -58,10 +58,10 @@ class PostgresStore(
         )
 
     async def aclose(self) -> None:
-        """Close all connections; to be called once, when nothing uses the store any more."""
+        """Closes all connections; to be called once, when nothing uses the store any more."""
         await self._listener.aclose()
         await self._db.aclose()
 
     async def ping(self) -> None:
-        """Answer when the database does; raises StoreUnavailable."""
+        """Answers when the database does; raises StoreUnavailable."""
         await self._db.row(_SQL["ping"])

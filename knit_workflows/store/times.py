@@ -6,6 +6,6 @@ from datetime import UTC, datetime
 
 
 def floor_ms(instant: datetime) -> datetime:
-    """Drop what is finer than a millisecond; in UTC."""
+    """Drops what is finer than a millisecond; in UTC."""
     utc = instant.astimezone(UTC)
     return utc.replace(microsecond=utc.microsecond // 1000 * 1000)

@@ -28,7 +28,7 @@ class TransferRows:
     async def begin_upload(
         self, transfer_id: str, run_id: RunId, knit_id: KnitId
     ) -> TransferRecord:
-        """Make the Run of `knit#uploaded`, its Data and the transfer's row, or give what is there.
+        """Makes the Run of `knit#uploaded`, its Data and the transfer's row, or finds them.
 
         Raises NotFound when these ids belong to a transfer that is closed already, or to a Data
         whose deletion is under way; DataExists when the Data is another one's.
@@ -58,7 +58,7 @@ class TransferRows:
             ) from cause
 
     async def begin_download(self, transfer_id: str, knit_id: KnitId) -> TransferRecord:
-        """Make the row of a READ transfer, or give it; raises DataNotFound."""
+        """Makes the row of a READ transfer, or gives it; raises DataNotFound."""
         if not is_id(knit_id):
             raise missing_data(knit_id)
         token = secrets.token_urlsafe(_TOKEN_BYTES)
@@ -74,17 +74,17 @@ class TransferRows:
         return await self._db.transaction(begin)
 
     async def transfer(self, transfer_id: str) -> TransferRecord:
-        """Give a transfer; raises NotFound."""
+        """Gives a transfer; raises NotFound."""
         return _record(
             transfer_id, await self._db.row(_SQL["transfer"], {"transfer_id": transfer_id})
         )
 
     async def opened(self, transfer_id: str, endpoint: str) -> None:
-        """Record where the transfer answers. Closed meanwhile: fine."""
+        """Records where the transfer answers. Closed meanwhile: fine."""
         await self._db.do(_SQL["opened"], {"transfer_id": transfer_id, "endpoint": endpoint})
 
     async def closed(self, transfer_id: str) -> None:
-        """Remove the transfer's row. Gone already: fine."""
+        """Removes the transfer's row. Gone already: fine."""
         await self._db.do(_SQL["closed"], {"transfer_id": transfer_id})
 
 

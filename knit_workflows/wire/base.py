@@ -1,5 +1,7 @@
 """The base of every wire type: how names, empty keys and unknown keys behave on the wire."""
 
+from __future__ import annotations
+
 from collections.abc import Sized
 from typing import Annotated, Any
 

@@ -1,5 +1,7 @@
 """Completions on the wire."""
 
+from __future__ import annotations
+
 from knit_workflows.wire.base import Response
 
 

@@ -1,5 +1,7 @@
 """Data on the wire: one immutable thing with tags, where it came from and what used it."""
 
+from __future__ import annotations
+
 from pydantic import Field
 
 from knit_workflows.wire.base import Response, is_absent

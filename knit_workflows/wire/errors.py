@@ -1,5 +1,7 @@
 """The body of every answer that is an error."""
 
+from __future__ import annotations
+
 from pydantic import Field
 
 from knit_workflows.wire.base import Response, is_empty

@@ -1,5 +1,7 @@
 """Lineage on the wire: a part of the graph of Data and Runs, in full or as ids alone."""
 
+from __future__ import annotations
+
 from pydantic import Field
 
 from knit_workflows.wire.base import Response

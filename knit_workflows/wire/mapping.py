@@ -57,7 +57,7 @@ class ToWire:
         return known
 
     def plan(self, plan: model.PlanDetail) -> Wire:
-        """Give a `schemas.plans.Plan`."""
+        """Gives a `schemas.plans.Plan`."""
         return {
             **self._plan_summary(plan.summary),
             "inputs": [
@@ -98,7 +98,7 @@ class ToWire:
         ]
 
     def run(self, run: runs.RunDetail) -> Wire:
-        """Give a `schemas.runs.Run`."""
+        """Gives a `schemas.runs.Run`."""
         return {
             **self._run_summary(run.summary),
             "inputs": [_assignment(one) for one in run.inputs],
@@ -113,7 +113,7 @@ class ToWire:
         }
 
     def data(self, one: data.DataDetail) -> Wire:
-        """Give a `schemas.data.Data`."""
+        """Gives a `schemas.data.Data`."""
         return {
             "knitId": one.knit_id,
             "tags": _tags(one.tags),
@@ -133,7 +133,7 @@ class ToWire:
 
 
 def preview_to_wire(preview: model.PlanPreview) -> Wire:
-    """Give a `schemas.plans.PlanPreview`."""
+    """Gives a `schemas.plans.PlanPreview`."""
     return {
         "runs": preview.runs,
         "inputs": [{"path": path, "data": many} for path, many in preview.candidates.items()],
@@ -142,7 +142,7 @@ def preview_to_wire(preview: model.PlanPreview) -> Wire:
 
 
 def event_to_wire(event: runs.RunEvent) -> Wire:
-    """Give an `events.RunEvent`."""
+    """Gives an `events.RunEvent`."""
     return {
         "at": _instant(event.at),
         "generation": event.generation,
@@ -154,12 +154,12 @@ def event_to_wire(event: runs.RunEvent) -> Wire:
 
 
 def _present(**optional: object) -> Wire:
-    """Give those that are there, even if there is nothing in them."""
+    """Gives those that are there, even if there is nothing in them."""
     return {name: value for name, value in optional.items() if value is not None}
 
 
 def _filled(**optional: object) -> Wire:
-    """Give those with something in them."""
+    """Gives those with something in them."""
     return {name: value for name, value in optional.items() if value}
 
 
@@ -180,7 +180,7 @@ def _mountpoint(path: str, tags: Iterable[Tag]) -> Wire:
 
 
 def _origin(path: str | None, tags: Iterable[Tag]) -> Wire:
-    """Give the output something came out of; what has no path is the log."""
+    """Gives the output something came out of; what has no path is the log."""
     if path is None:
         return {"log": {"tags": _tags(tags)}}
     return {"mountpoint": _mountpoint(path, tags)}

@@ -1,5 +1,7 @@
 """Plans on the wire: what a client registers or changes, and what the server answers."""
 
+from __future__ import annotations
+
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field

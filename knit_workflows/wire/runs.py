@@ -1,5 +1,7 @@
 """Runs on the wire."""
 
+from __future__ import annotations
+
 from typing import Any
 
 from pydantic import Field

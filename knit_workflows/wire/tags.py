@@ -1,5 +1,7 @@
 """Tags on the wire: `key:value` out; the same text or a `{"key", "value"}` object in."""
 
+from __future__ import annotations
+
 from typing import Annotated, Any
 
 from pydantic import (
@@ -27,7 +29,7 @@ class Tag(BaseModel):
     value: str
 
     @classmethod
-    def parse(cls, text: str) -> "Tag":
+    def parse(cls, text: str) -> Tag:
         """Gives the tag of `key:value`: split at the first colon, white space around both cut.
 
         Raises:

@@ -1,5 +1,7 @@
 """Instants (RFC 3339 with a numeric offset) and durations (Go's) as the wire writes them."""
 
+from __future__ import annotations
+
 import re
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from fractions import Fraction

@@ -21,7 +21,7 @@ class GarbageCollectionWorkflow:
 
     @workflow.run
     async def run(self, request: HousekeepingInput) -> Tidied:
-        """Collect."""
+        """Collects."""
         return await _turn(
             HousekeepingActivities.collect_garbage,
             request,
@@ -36,7 +36,7 @@ class HousekeepingWorkflow:
 
     @workflow.run
     async def run(self, request: HousekeepingInput) -> Tidied:
-        """Mend what is lost, remove what is left over; gives the sums."""
+        """Mends what is lost, removes what is left over; gives the sums."""
         turns = [
             await _turn(
                 HousekeepingActivities.restart_lost_runs,

@@ -22,7 +22,7 @@ class ProjectorWorkflow:
 
     @workflow.run
     async def run(self, request: ProjectorInput) -> Nothing:
-        """Drain, again and again; continue as new before the history grows long."""
+        """Drains, again and again; continue as new before the history grows long."""
         for _ in range(DRAINS_PER_EXECUTION):
             drained = await workflow.execute_activity_method(
                 ProjectorActivities.drain_outbox,

@@ -59,7 +59,7 @@ class RunWorkflow:
 
     @workflow.run
     async def run(self, request: RunInput) -> RunResult:
-        """Launch, watch, finalize; a stop or a cancellation cuts the watch short."""
+        """Launches, watches, finalizes; a stop or a cancellation cuts the watch short."""
         try:
             await self._carry_out()
         except (Exception, asyncio.CancelledError) as error:
@@ -78,25 +78,25 @@ class RunWorkflow:
 
     @workflow.update
     async def stop(self, request: StopRequest) -> StopAccepted:
-        """Accept a user's stop; the store has it already, this only makes it prompt."""
+        """Accepts a user's stop; the store has it already, this only makes it prompt."""
         self._stop = self._stop or request
         return StopAccepted(phase=self._phase)
 
     @workflow.signal
     def started(self) -> None:
-        """Hear from the watch that the container runs; only told of those that run for a while."""
+        """Hears from the watch that the container runs; only told of those that run for a while."""
         if self._phase == "starting":
             self._enter(Progress(status="running"))
 
     @workflow.signal
     def held_up(self, told: HeldUp) -> None:
-        """Hear what holds the Run up, for whoever looks at it in the Web UI."""
+        """Hears what holds the Run up, for whoever looks at it in the Web UI."""
         self._held_up = told
         self._show()
 
     @workflow.query
     def status(self) -> str:
-        """Give the Run's status as this execution knows it."""
+        """Gives the Run's status as this execution knows it."""
         return self._phase
 
     async def _carry_out(self) -> None:
@@ -128,7 +128,7 @@ class RunWorkflow:
         return progress
 
     async def _watch(self) -> Progress:
-        """Watch the run pod to its end, or until the user stops the Run."""
+        """Watches the run pod to its end, or until the user stops the Run."""
         watch = workflow.start_activity_method(
             RunActivities.watch_run,
             self._ref,
@@ -172,7 +172,7 @@ class RunWorkflow:
         self._enter(Progress(status=finalized.status))
 
     def _enter(self, progress: Progress) -> None:
-        """Take note of how far the Run is, and show it in Temporal's Web UI."""
+        """Takes note of how far the Run is, and shows it in Temporal's Web UI."""
         self._phase = progress.status
         if progress.exit_code is not None:
             self._exit_code, self._exit_message = progress.exit_code, progress.exit_message
@@ -194,6 +194,6 @@ class RunWorkflow:
 
 
 def _superseded(error: BaseException) -> bool:
-    """Say whether the Run was deleted, retried or deactivated away from this execution."""
+    """Says whether the Run was deleted, retried or deactivated away from this execution."""
     cause = error.cause if isinstance(error, ActivityError) else None
     return isinstance(cause, ApplicationError) and cause.type in {"Superseded", "RunNotFound"}

@@ -42,7 +42,7 @@ class TransferWorkflow:
 
     @workflow.run
     async def run(self, request: TransferInput) -> Closed:
-        """Open, wait for the client's end or the end of its lease, close."""
+        """Opens, waits for the client's end or the end of its lease, closes."""
         try:
             self._opened = await self._open(request)
             if self._opened.ok:
@@ -63,14 +63,14 @@ class TransferWorkflow:
 
     @workflow.update
     async def open(self, _: Nothing) -> Opened:
-        """Wait until the door is open, or could not be opened."""
+        """Waits until the door is open, or could not be opened."""
         await workflow.wait_condition(lambda: self._opened is not None)
         assert self._opened is not None
         return self._opened
 
     @workflow.update
     async def finish(self, request: Finish) -> Closed:
-        """End the transfer; the first end counts, every call waits for the outcome."""
+        """Ends the transfer; the first end counts, every call waits for the outcome."""
         self._finish = self._finish or request
         await workflow.wait_condition(lambda: self._closed is not None)
         assert self._closed is not None
@@ -83,7 +83,7 @@ class TransferWorkflow:
 
     @workflow.signal
     def renew(self) -> None:
-        """Prolong the lease: the client is still there."""
+        """Prolongs the lease: the client is still there."""
         self._renewals += 1
 
     async def _until_finished(self, lease: timedelta) -> None:

@@ -20,7 +20,7 @@ _UNDER_WAY: Counter[tuple[int, int]] = Counter()
 
 @asynccontextmanager
 async def serving(app: ASGIApp, *, grace: int = 1) -> AsyncIterator[int]:
-    """Serve an app as `python -m knit_api` does; gives the port."""
+    """Serves an app as `python -m knit_api` does; gives the port."""
     listener = socket.create_server(("127.0.0.1", 0))
     port = listener.getsockname()[1]
 
@@ -59,7 +59,7 @@ async def talk(
     half_close: bool = False,
     meanwhile: Callable[[int], None] = lambda count: None,
 ) -> bytes:
-    """Send raw bytes and give all that comes back until the server closes.
+    """Sends raw bytes and gives all that comes back until the server closes.
 
     `meanwhile` is told again and again how many bytes have come.
 

@@ -27,7 +27,7 @@ TOKEN = "a-secret"
 
 @contextmanager
 def agent(folder: Path, mode: str) -> Iterator[tuple[str, str]]:
-    """Run the agent on a folder; gives its endpoint and token."""
+    """Runs the agent on a folder; gives its endpoint and token."""
     command = [sys.executable, "-m", "knit_workflows.pod.agent", "--path", folder, "--mode", mode]
     with subprocess.Popen(
         [*command, "--port", "0"],

@@ -1,5 +1,7 @@
 """`GET /api/completions`."""
 
+from __future__ import annotations
+
 import pytest
 
 

@@ -84,7 +84,7 @@ class Client:
         self._numbers = itertools.count()
 
     def get_ready(self, base: str) -> None:
-        """Make one Data, one Plan and one Run, whose ids are then used."""
+        """Makes one Data, one Plan and one Run, whose ids are then used."""
         headers = {"Content-Type": "application/x-tar"}
         target = f"{base}/api/data?tag=type:fuzz"
         data = self.session.post(target, data=_TAR, headers=headers, timeout=30).json()
@@ -138,7 +138,7 @@ def a_plan(version: str) -> dict[str, Any]:
 
 
 def ask_everything(client: Client, number: int) -> None:
-    """Ask every operation for valid and invalid things; those without parameters once."""
+    """Asks every operation for valid and invalid things; those without parameters once."""
     for found in client.schema.get_all_operations():
         operation = found.ok()
         raw = operation.definition.raw
@@ -149,7 +149,7 @@ def ask_everything(client: Client, number: int) -> None:
 
 
 def follow_links(client: Client, number: int) -> None:
-    """Walk from operation to operation, each taking ids from the answers before."""
+    """Walks from operation to operation, each taking ids from the answers before."""
 
     class Walk(client.schema.as_state_machine()):  # type: ignore[misc]
         def get_call_kwargs(self, case: Case) -> dict[str, Any]:

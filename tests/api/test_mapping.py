@@ -30,7 +30,7 @@ st.register_type_strategy(datetime, st.datetimes(timezones=st.just(UTC)))
 
 
 def objects(value: BaseModel) -> Iterator[BaseModel]:
-    """Give a value of the wire and all within it."""
+    """Gives a value of the wire and all within it."""
     yield value
     for _, inside in value:
         for one in inside if isinstance(inside, list) else [inside]:

@@ -132,7 +132,7 @@ async def test_a_fraction_of_a_byte_is_asked_about(client, plan, quantity):
 
 
 async def test_resources(client, plan):
-    """Set beats unset; cpu and memory fall back; null is as good as nothing."""
+    """Sets beats unset; cpu and memory fall back; null is as good as nothing."""
     change = {"set": {"memory": "2048Mi", "cpu": 0.5}, "unset": ["nvidia.com/gpu", "cpu", "x"]}
     now = await changed(client, plan, "resources", change)
     assert now == plan | {"resources": {"cpu": "500m", "memory": "2Gi"}}

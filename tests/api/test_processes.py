@@ -54,7 +54,7 @@ class Api:
 
 @contextmanager
 def api(folder: Path, *arguments: str, **environment: str) -> Iterator[Api]:
-    """Run `python -m knit_api` on a port of its own choice; it logs into the folder."""
+    """Runs `python -m knit_api` on a port of its own choice; it logs into the folder."""
     command = [sys.executable, "-m", "knit_api", "--port", "0", *arguments]
     log = folder / "api.log"
     with (

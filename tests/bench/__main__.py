@@ -34,7 +34,7 @@ BENCHES: dict[str, Callable[[], Awaitable[None]]] = {
 
 
 def main() -> None:
-    """Run the benches named on the command line, or all."""
+    """Runs the benches named on the command line, or all."""
     wanted = sys.argv[1:] or list(BENCHES)
     unknown = set(wanted) - set(BENCHES)
     if unknown:

@@ -70,7 +70,7 @@ class Million:
         self.roots = roots
 
     def any_of(self, ids: Mapping[int, str]) -> str:
-        """Give the id of a thing drawn by lot."""
+        """Gives the id of a thing drawn by lot."""
         return ids[self.dice.choice(self.numbers)]
 
     def lists(self) -> dict[str, Callable[[], str]]:
@@ -151,7 +151,7 @@ class Client:
         return body
 
     def time(self, paths: Sequence[str]) -> tuple[list[float], int]:
-        """Give the milliseconds that each took, and the bytes of the largest answer."""
+        """Gives the milliseconds that each took, and the bytes of the largest answer."""
         took, largest = [], 0
         for path in paths:
             began = time.perf_counter()
@@ -172,7 +172,7 @@ class Processors:
         self._url = url
 
     def milliseconds(self) -> tuple[float, float]:
-        """Give the API's and the database's, since some time."""
+        """Gives the API's and the database's, since some time."""
         with psycopg.connect(self._url) as connection:
             rows = connection.execute(
                 "SELECT pid FROM pg_stat_activity WHERE datname = current_database()"
@@ -218,7 +218,7 @@ def _measure(
 
 
 async def at_size() -> None:
-    """Fill a store, start the API on it, and ask."""
+    """Fills a store, starts the API on it, and asks."""
     with embedded_postgres() as server:
         _enlarge(server)
         url = server.url("million")
@@ -230,7 +230,7 @@ async def at_size() -> None:
 
 
 def _enlarge(server: EmbeddedPostgres) -> None:
-    """Let the server keep the data set in memory, as one of this size would."""
+    """Lets the server keep the data set in memory, as one of this size would."""
     with psycopg.connect(server.url("postgres"), autocommit=True) as connection:
         connection.execute("ALTER SYSTEM SET shared_buffers = '1GB'")
     server.stop()
@@ -238,7 +238,7 @@ def _enlarge(server: EmbeddedPostgres) -> None:
 
 
 def measure(url: str) -> None:
-    """Ask an API of its own on this filled store."""
+    """Asks an API of its own on this filled store."""
     asked = Million(url)
     environment = {**NOBODY, "KNIT_STORE__URL": url}
     with tempfile.TemporaryDirectory() as folder, api(Path(folder), **environment) as running:

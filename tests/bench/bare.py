@@ -15,7 +15,7 @@ QUEUE = "bare"
 
 @activity.defn
 async def nothing() -> None:
-    """Do nothing."""
+    """Does nothing."""
 
 
 @workflow.defn
@@ -24,13 +24,13 @@ class Bare:
 
     @workflow.run
     async def run(self, count: int) -> None:
-        """Run them."""
+        """Runs them."""
         for _ in range(count):
             await workflow.execute_activity(nothing, start_to_close_timeout=timedelta(seconds=60))
 
 
 async def one_after_the_other(client: Client, count: int) -> float:
-    """Give the seconds that one workflow with so many activities takes."""
+    """Gives the seconds that one workflow with so many activities takes."""
     async with _worker(client):
         begun = time.perf_counter()
         await client.execute_workflow(Bare.run, count, id="bare-chain", task_queue=QUEUE)
@@ -38,7 +38,7 @@ async def one_after_the_other(client: Client, count: int) -> float:
 
 
 async def side_by_side(client: Client, count: int, at_once: int = 16) -> float:
-    """Give the seconds that so many workflows with one activity each take."""
+    """Gives the seconds that so many workflows with one activity each take."""
     gate = asyncio.Semaphore(at_once)
 
     async def start(number: int) -> None:

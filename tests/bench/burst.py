@@ -60,12 +60,12 @@ class Build:
     http: httpx.AsyncClient = field(init=False)
 
     def environment(self) -> dict[str, str]:
-        """Give the environment of its processes."""
+        """Gives the environment of its processes."""
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("KNIT_", "TEMPORAL_"))}
         return kept | {"HOME": str(self.folder), "PYTHONPATH": str(self.source)}
 
     async def knit(self, *arguments: str | Path) -> str:
-        """Run one `knit` command to its good end; gives what it printed."""
+        """Runs one `knit` command to its good end; gives what it printed."""
         with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-P", "-m", "knit_cli", *map(str, arguments)),
@@ -82,25 +82,25 @@ class Build:
         return words[0]
 
     async def up(self) -> None:
-        """Start the stack."""
+        """Starts the stack."""
         await self.knit("dev", "up", "--detach")
         status = json.loads(await self.knit("dev", "status", "--json"))
         root = f"{status['api']}/"
         self.http = httpx.AsyncClient(base_url=root, trust_env=False, timeout=180)
 
     async def push(self, *tags: str) -> str:
-        """Upload one tiny file by one request; gives the Data's id."""
+        """Uploads one tiny file by one request; gives the Data's id."""
         answer = await self.http.post(
             "data", params={"tag": list(tags)}, content=ARCHIVE, headers=ARCHIVE_TYPE
         )
         return str(_good(answer)["knitId"])
 
     async def apply(self, document: dict[str, Any]) -> str:
-        """Register a Plan; gives its id."""
+        """Registers a Plan; gives its id."""
         return str(_good(await self.http.post("plans", json=document))["planId"])
 
     async def runs(self, plan_id: str, *statuses: str) -> list[dict[str, Any]]:
-        """Give a Plan's Runs with these statuses."""
+        """Gives a Plan's Runs with these statuses."""
         query = {"plan": plan_id, "status": list(statuses)}
         found: list[dict[str, Any]] = _good(await self.http.get("runs", params=query))
         return found
@@ -118,7 +118,7 @@ def _good(answer: httpx.Response) -> Any:
 
 @contextmanager
 def build_at(place: str) -> Iterator[Path]:
-    """Give the folder of a build: `place` itself, or a work tree of that commit for a while."""
+    """Gives the folder of a build: `place` itself, or a work tree of that commit for a while."""
     if Path(place).is_dir():
         yield Path(place).resolve()
         return
@@ -133,7 +133,7 @@ def build_at(place: str) -> Iterator[Path]:
 
 
 async def burst(place: str = BASELINE, sizes: tuple[tuple[int, int], ...] = SIZES) -> None:
-    """Print what is felt idle and during each burst, by the present build and by the other."""
+    """Prints what is felt idle and during each burst, by the present build and by the other."""
     with build_at(place) as other:
         before = await _measured(other, sizes)
         now = await _measured(HERE, sizes)
@@ -142,7 +142,7 @@ async def burst(place: str = BASELINE, sizes: tuple[tuple[int, int], ...] = SIZE
 
 
 async def oracle() -> None:
-    """Print how long the oracle of `tests/e2e` takes on a fresh stack, from its first write."""
+    """Prints how long the oracle of `tests/e2e` takes on a fresh stack, from its first write."""
     with _folder() as folder:
         build = Build(HERE, folder)
         try:
@@ -164,7 +164,7 @@ def _folder() -> Iterator[Path]:
 
 
 async def _measured(source: Path, sizes: tuple[tuple[int, int], ...]) -> list[Felt]:
-    """Give what is felt by one build: idle, then during each burst."""
+    """Gives what is felt by one build: idle, then during each burst."""
     with _folder() as folder:
         build = Build(source, folder)
         try:
@@ -180,7 +180,7 @@ async def _measured(source: Path, sizes: tuple[tuple[int, int], ...]) -> list[Fe
 
 
 async def _burst(build: Build, sleeper: str, left: int, right: int) -> Felt:
-    """Make Runs of all pairs, and do meanwhile what people do."""
+    """Makes Runs of all pairs, and does meanwhile what people do."""
     name, felt = f"{left}x{right}", Felt()
     gate = asyncio.Semaphore(WRITERS)
 
@@ -197,7 +197,7 @@ async def _burst(build: Build, sleeper: str, left: int, right: int) -> Felt:
 
 
 async def _begun(build: Build, name: str, word: str, count: int) -> float:
-    """Register a Plan of so many Runs and wait until all are done; gives the seconds."""
+    """Registers a Plan of so many Runs and waits until all are done; gives the seconds."""
     plan = _plan(f"echo {word} > /out/ok", name)
     plan["inputs"] = [{"path": f"/{side}", "tags": [f"{side}:{name}"]} for side in "ab"]
     begun = time.perf_counter()
@@ -206,7 +206,7 @@ async def _begun(build: Build, name: str, word: str, count: int) -> float:
 
 
 async def _all_done(build: Build, plan_id: str, count: int) -> float:
-    """Wait until so many Runs are done; gives that instant."""
+    """Waits until so many Runs are done; gives that instant."""
     while len(done := await build.runs(plan_id, "done", "failed")) < count:
         await asyncio.sleep(1)
     assert all(run["status"] == "done" for run in done)
@@ -214,7 +214,7 @@ async def _all_done(build: Build, plan_id: str, count: int) -> float:
 
 
 async def _feel(build: Build, sleeper: str, felt: Felt, goes_on: Callable[[], bool]) -> None:
-    """Push by command and by request, and stop running Runs, each at its own steady pace."""
+    """Pushes by command and by request, and stops running Runs, each at its own steady pace."""
 
     async def command() -> None:
         await build.knit("data", "push", "--tag", "tiny:yes", "tiny")
@@ -247,7 +247,7 @@ async def _paced(
 
 
 async def _stops(build: Build, sleeper: str, felt: Felt, goes_on: Callable[[], bool]) -> None:
-    """Have a Run that goes on for long, of a high priority, and stop it; again and again."""
+    """Has a Run that goes on for long, of a high priority, and stops it; again and again."""
     while goes_on():
         try:
             await build.push("in:s")

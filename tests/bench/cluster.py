@@ -26,7 +26,7 @@ DATASET = Tag("type", "dataset")
 
 @asynccontextmanager
 async def on_the_node() -> AsyncIterator[tuple[Stack, KubernetesSettings, str]]:
-    """Give a stack whose worker runs Plans in a fresh namespace, its settings, and an image."""
+    """Gives a stack whose worker runs Plans in a fresh namespace, its settings, and an image."""
     async with kubernetes_adapter() as adapter:
         settings = adapter.settings
         environment = {
@@ -49,7 +49,7 @@ class _Volumes:
         self._backend = backend
 
     async def commit(self, *tags: Tag, knit_id: KnitId | None = None) -> KnitId:
-        """Make the volume, then commit the Data."""
+        """Makes the volume, then commits the Data."""
         knit_id = knit_id or KnitId(str(uuid.uuid4()))
         await self._backend.create_volume(Volume(names.volume(knit_id), knit_id))
         await asyncio.sleep(0.5)  # an upload's claim has long been bound when it ends
@@ -129,7 +129,7 @@ class ByHand:
 
     @classmethod
     async def open(cls, settings: KubernetesSettings, image: str) -> ByHand:
-        """Connect."""
+        """Connects."""
         api = await config.new_client_from_config(str(settings.kubeconfig), persist_config=False)
         return cls(api, settings, image)
 
@@ -138,7 +138,7 @@ class ByHand:
         await self._api.close()
 
     async def pods(self, count: int) -> float:
-        """Give the seconds from the first request until all of so many pods have succeeded."""
+        """Gives the seconds from the first request until all of so many pods have succeeded."""
         made = [self._pod() for _ in range(count)]
         for pod in made:  # inputs are there before, as a Run's are
             await self._claim(pod.inputs[0].volume)

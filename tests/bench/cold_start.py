@@ -13,7 +13,7 @@ RUNS = 15
 
 
 async def cold_start() -> None:
-    """Print the processor's time of `knit --help` and others, beside the libraries' own."""
+    """Prints the processor's time of `knit --help` and others, beside the libraries' own."""
     libraries = _processor_time(sys.executable, "-c", "import typer, rich")
     knit = str(Path(sys.executable).parent / "knit")
     for arguments, target in (
@@ -33,7 +33,7 @@ async def cold_start() -> None:
 
 
 def _processor_time(*command: str) -> float:
-    """Give the median of user and system time, without the first run: that writes bytecode."""
+    """Gives the median of user and system time, without the first run: that writes bytecode."""
     times = [_once(command) for _ in range(RUNS + 1)]
     return statistics.median(times[1:])
 

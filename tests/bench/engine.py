@@ -39,7 +39,7 @@ def _plan(image: str, before: str, after: str, **more: object) -> dict[str, obje
 
 
 async def latencies(samples: int) -> None:
-    """Commit of the last input → process created; container exit → lineage committed."""
+    """Commits of the last input → process created; container exit → lineage committed."""
     with tempfile.TemporaryDirectory(prefix="knit-local-") as folder:
         settings = {"KNIT_COMPUTE__KIND": "local", "KNIT_COMPUTE__LOCAL__STATE": folder}
         async with stack(settings) as knit:
@@ -79,7 +79,7 @@ async def latencies(samples: int) -> None:
 async def _ended(
     knit: Stack, endings: AsyncIterator[RunId], plan_id: PlanId, knit_id: KnitId
 ) -> tuple[RunId, float]:
-    """Wait for the notice that the Plan's Run of this Data is done; gives it and that instant."""
+    """Waits for the notice that the Plan's Run of this Data is done; gives it and that instant."""
     async for run_id in endings:
         seen = time.time()
         run = await knit.store.run(run_id)
@@ -169,7 +169,7 @@ async def memory() -> None:
 
 
 async def _ready(port: int) -> None:
-    """Wait until the API answers, connected to both servers."""
+    """Waits until the API answers, connected to both servers."""
     async with httpx.AsyncClient(trust_env=False) as http, asyncio.timeout(60):
         while True:
             with suppress(httpx.HTTPError):

@@ -153,7 +153,7 @@ _LOADING: Final = (
 
 
 def fill(url: str) -> None:
-    """Make it in a migrated, empty database, on a server of the bench's own."""
+    """Makes it in a migrated, empty database, on a server of the bench's own."""
     with psycopg.connect(url, autocommit=True) as connection:
         for statement in _LOADING:
             connection.execute(statement.encode())

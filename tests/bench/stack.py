@@ -43,7 +43,7 @@ class Stack:
     """What another process of the same stack needs."""
 
     async def commit_data(self, *tags: Tag, knit_id: KnitId | None = None) -> KnitId:
-        """Make a done Data with these tags by the store alone: what the end of an upload does."""
+        """Makes a done Data with these tags by the store alone: what the end of an upload does."""
         run_id, knit_id = RunId(str(uuid.uuid4())), knit_id or KnitId(str(uuid.uuid4()))
         transfer_id = uuid.uuid4().hex
         await self.store.begin_upload(transfer_id, run_id, knit_id)
@@ -55,19 +55,19 @@ class Stack:
         return knit_id
 
     async def upload(self, *tags: Tag) -> KnitId:
-        """Make a done Data by a real upload, so that its volume is there for the worker too."""
+        """Makes a done Data by a real upload, so that its volume is there for the worker too."""
         opened = await self.knit.open_upload()
         await self.store.change_tags(opened.knit_id, TagChange(add=frozenset(tags)))
         await self.knit.finish(opened, ok=True)
         return opened.knit_id
 
     async def apply(self, document: Mapping[str, object]) -> PlanId:
-        """Register a Plan; gives its id."""
+        """Registers a Plan; gives its id."""
         plan = await self.store.register_plan(parse_plan(document), new_runs_limit=None)
         return plan.summary.plan_id
 
     async def run_of(self, plan_id: PlanId, knit_id: KnitId) -> None:
-        """Wait until the Run of a Plan with this Data as an input is final, by notifications."""
+        """Waits until the Run of a Plan with this Data as an input is final, by notifications."""
         query = RunQuery(plan_ids=frozenset({plan_id}), input_knit_ids=frozenset({str(knit_id)}))
         async with self.endings() as endings:
             while not (runs := await self.store.find_runs(query)):
@@ -75,12 +75,12 @@ class Stack:
             await self.store.wait_final(runs[0].summary.run_id, fallback=timedelta(seconds=5))
 
     async def settled(self) -> None:
-        """Wait until the Projector has nothing left to do."""
+        """Waits until the Projector has nothing left to do."""
         while await self.scalar("select count(*) from outbox"):
             await asyncio.sleep(0.1)
 
     async def until_done(self, count: int) -> None:
-        """Wait until so many Runs (uploads not counted) are done, without asking often."""
+        """Waits until so many Runs (uploads not counted) are done, without asking often."""
         done = "select count(*) from run where status = 'done' and exists "
         inputs = "(select 1 from run_input where run_input.run_id = run.run_id)"
         while await self.scalar(done + inputs) < count:
@@ -89,13 +89,13 @@ class Stack:
             await asyncio.sleep(0.1)
 
     async def until_closed(self) -> None:
-        """Wait until Temporal has no Run workflow left that is under way."""
+        """Waits until Temporal has no Run workflow left that is under way."""
         query = f"WorkflowType = '{names.RUN_WORKFLOW}' AND ExecutionStatus = 'Running'"
         while (await self.temporal.count_workflows(query)).count:
             await asyncio.sleep(0.1)
 
     async def scalar(self, statement: str) -> int:
-        """Give the one number that a query finds."""
+        """Gives the one number that a query finds."""
         async with await psycopg.AsyncConnection.connect(self.url) as connection:
             row = await (await connection.execute(statement)).fetchone()
         assert row is not None
@@ -103,7 +103,7 @@ class Stack:
 
     @asynccontextmanager
     async def endings(self) -> AsyncIterator[AsyncIterator[RunId]]:
-        """Give the ids of Runs that change their status, as their commits become visible."""
+        """Gives the ids of Runs that change their status, as their commits become visible."""
         async with await psycopg.AsyncConnection.connect(self.url, autocommit=True) as connection:
             await connection.execute(f"LISTEN {names.RUN_CHANNEL}")
 
@@ -119,7 +119,7 @@ class Stack:
 
 @asynccontextmanager
 async def stack(environment: Mapping[str, str]) -> AsyncIterator[Stack]:
-    """Start PostgreSQL, Temporal on a file, and one worker process with these settings."""
+    """Starts PostgreSQL, Temporal on a file, and one worker process with these settings."""
     with tempfile.TemporaryDirectory(prefix="knit-bench-") as folder, embedded_postgres() as server:
         url = server.url(f"bench_{uuid.uuid4().hex}")
         await migrate(url)

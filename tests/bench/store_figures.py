@@ -260,7 +260,7 @@ async def measure(name: str, url: str) -> None:
 
 
 async def figures(*names: str) -> None:
-    """Measure these, or all; each on a database of its own."""
+    """Measures these, or all; each on a database of its own."""
     with embedded_postgres() as server:
         for name in names or FIGURES:
             await measure(name, server.url(f"bench_{name}"))

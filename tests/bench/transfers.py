@@ -42,7 +42,7 @@ class Case:
         return self.files * self.file_bytes / MIB
 
     def write(self, folder: Path) -> Path:
-        """Make the files, of random bytes, a hundred per folder; they have reached the disk."""
+        """Makes the files, of random bytes, a hundred per folder; they have reached the disk."""
         for number in range(self.files):
             path = folder / f"part-{number // 100:03d}" / f"file-{number:05d}"
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -80,13 +80,13 @@ class Installation:
         return f"http://127.0.0.1:{self.port}/api"
 
     async def knit(self, *words: object) -> tuple[Spent, str]:
-        """Run the command; gives what it took and what it printed."""
+        """Runs the command; gives what it took and what it printed."""
         program = (sys.executable, "-m", "knit_cli", "--profile-store", str(self.folder / "store"))
         command = (*program, *map(str, words))
         return await asyncio.to_thread(_measured, command, self.folder, dict(os.environ))
 
     def forget_peak(self) -> None:
-        """Make the API's peak of memory begin anew."""
+        """Makes the API's peak of memory begin anew."""
         Path(f"/proc/{self.api_pid}/clear_refs").write_text("5")
 
     @property
@@ -96,7 +96,7 @@ class Installation:
 
 
 async def transfers() -> None:
-    """Push and pull of large and of many small files, then the old format.
+    """Pushes and pulls of large and of many small files, then the old format.
 
     Small files also where the disk has no part in it: to make ten thousand takes some disks longer
     than all the rest.
@@ -146,7 +146,7 @@ async def _ready(port: int) -> None:
 
 
 async def _moved(knit: Installation, case: Case, where: str, target: str) -> None:
-    """Print how long push and pull take, each beside `tar` with the same promise of durability."""
+    """Prints how long push and pull take, each beside `tar` with the same promise of durability."""
     source = case.write(_fresh(knit.folder / "source"))
     pushed, pulled, stored, copied = [], [], [], []
     knit.forget_peak()
@@ -187,7 +187,7 @@ async def _moved(knit: Installation, case: Case, where: str, target: str) -> Non
 
 
 async def _copied(source: Path, target: Path, *, durable: bool) -> Spent:
-    """Copy with tar, from a disk whose content is not in memory."""
+    """Copies with tar, from a disk whose content is not in memory."""
     _forget(source)
     _fresh(target)
     ends = f" && sync -f {target}" if durable else ""
@@ -198,7 +198,7 @@ async def _copied(source: Path, target: Path, *, durable: bool) -> Spent:
 
 
 async def _moved_gzipped(knit: Installation, case: Case) -> None:
-    """Print how fast the old format is: what a client of before sends, and asks for."""
+    """Prints how fast the old format is: what a client of before sends, and asks for."""
     source = case.write(_fresh(knit.folder / "source"))
     address = f"{knit.root}/data"
     begun = time.perf_counter()
@@ -239,7 +239,7 @@ def _pull_gzipped(address: str, target: Path) -> None:
 def _measured(
     command: Sequence[str], folder: Path, environment: Mapping[str, str]
 ) -> tuple[Spent, str]:
-    """Run a command to its good end. The peak is the command's own, not that of what it starts."""
+    """Runs a command to its good end. The peak is the command's own, not that of what it starts."""
     begun = time.perf_counter()
     with subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE) as process:
         peak = 0.0
@@ -262,7 +262,7 @@ def _peak_mib(pid: int) -> float:
 
 
 def _forget(folder: Path) -> None:
-    """Take the files out of the page cache, so that reading them means the disk."""
+    """Takes the files out of the page cache, so that reading them means the disk."""
     subprocess.run(("sync", "-f", folder), check=True)
     for path in _files(folder):
         descriptor = os.open(path, os.O_RDONLY)

@@ -54,7 +54,7 @@ class Gates:
 
     @classmethod
     async def built(cls, url: str, gates: Sequence[Gate]) -> Self:
-        """Build them, before the worker starts."""
+        """Builds them, before the worker starts."""
         connection = await psycopg.AsyncConnection.connect(url, autocommit=True)
         await connection.execute(_FUNCTION)
         for number, gate in enumerate(gates):
@@ -67,15 +67,15 @@ class Gates:
         return cls(connection, gates)
 
     async def aclose(self) -> None:
-        """Let go of the database; gates that were closed are open."""
+        """Lets go of the database; gates that were closed are open."""
         await self._connection.close()
 
     async def close(self, gate: Gate) -> None:
-        """Let nobody through."""
+        """Lets nobody through."""
         await self._do("SELECT pg_advisory_lock(%s, %s)", _CLASS, self._gates.index(gate))
 
     async def open(self, gate: Gate) -> None:
-        """Let everybody through, who waits too. Open already: fine."""
+        """Lets everybody through, who waits too. Open already: fine."""
         with_lock = "classid = %s AND objid = %s AND pid = pg_backend_pid() AND granted"
         number = self._gates.index(gate)
         await self._do(
@@ -85,13 +85,13 @@ class Gates:
         )
 
     async def arrived(self, gate: Gate) -> None:
-        """Wait until somebody stands before it."""
+        """Waits until somebody stands before it."""
         async with asyncio.timeout(PATIENCE):
             while not await self._waiting(gate):
                 await asyncio.sleep(0.005)
 
     async def turn_back(self, gate: Gate) -> None:
-        """Undo what those before the gate were about to commit."""
+        """Undoes what those before the gate were about to commit."""
         for pid in await self._waiting(gate):
             await self._do("SELECT pg_terminate_backend(%s)", pid)
         async with asyncio.timeout(PATIENCE):
@@ -99,7 +99,7 @@ class Gates:
                 await asyncio.sleep(0.005)
 
     async def ask(self, query: str, *parameters: object) -> list[Any]:
-        """Ask the database anything, past knit; gives the rows."""
+        """Asks the database anything, past knit; gives the rows."""
         return await self._do(query, *parameters)
 
     async def _waiting(self, gate: Gate) -> list[int]:

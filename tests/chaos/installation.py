@@ -58,19 +58,19 @@ class Installation:
         return self.folder / "compute"
 
     def volume(self, knit_id: KnitId) -> Path:
-        """Give the folder that is the volume of a Data, or would be."""
+        """Gives the folder that is the volume of a Data, or would be."""
         return self.state / "volumes" / names.volume(knit_id)
 
     def left(self, kind: str) -> set[str]:
-        """Give the names of what there is: `volumes`, `transfers` or `pods`."""
+        """Gives the names of what there is: `volumes`, `transfers` or `pods`."""
         return {path.name for path in (self.state / kind).iterdir()}
 
     async def apply(self, document: Mapping[str, object]) -> PlanDetail:
-        """Register a Plan."""
+        """Registers a Plan."""
         return await self.store.register_plan(parse_plan(document), new_runs_limit=None)
 
     async def made(self, *tags: Tag) -> tuple[RunId, KnitId]:
-        """Make a done Data with one file, past the worker; gives its upload's Run and its id."""
+        """Makes a done Data with one file, past the worker; gives its upload's Run and its id."""
         run_id, knit_id = RunId(str(uuid.uuid4())), KnitId(str(uuid.uuid4()))
         await self.backend.create_volume(Volume(names.volume(knit_id), knit_id))
         (self.volume(knit_id) / "word").write_text("given\n")
@@ -84,7 +84,7 @@ class Installation:
 
     @asynccontextmanager
     async def killed_at(self, moment: Moment | None) -> AsyncIterator[Followed]:
-        """Kill the worker at a moment that comes while inside, and start another; None: do not.
+        """Kills the worker at a moment that comes while inside, and starts another; None: do not.
 
         The workflow whose events are meant is to be set as the result of what is given.
         """
@@ -125,7 +125,7 @@ class Installation:
                 await until(moment.condition)
 
     def kill(self) -> None:
-        """Kill the worker; nothing that it is just saying arrives."""
+        """Kills the worker; nothing that it is just saying arrives."""
         self.wire.cut()
         self.worker.kill()
 
@@ -138,7 +138,7 @@ async def installation(
     *gates: Gate,
     **settings: str,
 ) -> AsyncIterator[Installation]:
-    """Start a worker with these settings, that of Runs' sweeps for the rest."""
+    """Starts a worker with these settings, that of Runs' sweeps for the rest."""
     url = postgres.url(f"chaos_{uuid.uuid4().hex}")
     await migrate(url)
     state = folder / "compute"
@@ -177,12 +177,12 @@ async def installation(
 
 
 async def has_schedules(temporal: Client) -> bool:
-    """Say whether the worker has made the Projector and, after it, both schedules."""
+    """Says whether the worker has made the Projector and, after it, both schedules."""
     return len([one async for one in await temporal.list_schedules()]) == 2
 
 
 async def eventually(condition: Callable[[], Awaitable[object]]) -> None:
-    """Wait until something is the case that has to be asked for."""
+    """Waits until something is the case that has to be asked for."""
     async with asyncio.timeout(PATIENCE):
         while not await condition():
             await asyncio.sleep(0.05)

@@ -53,19 +53,19 @@ Moment: TypeAlias = AtEvent | AtCommit | When
 
 
 def commits(gates: Sequence[Gate]) -> list[AtCommit]:
-    """Give both ends of every gate."""
+    """Gives both ends of every gate."""
     return [AtCommit(gate, kept) for gate in gates for kept in (True, False)]
 
 
 def chosen(moments: Sequence[T], most: int = MOST) -> list[T]:
-    """Give at most so many of them, evenly, the first and the last included."""
+    """Gives at most so many of them, evenly, the first and the last included."""
     if len(moments) <= most:
         return list(moments)
     return [moments[round(n * (len(moments) - 1) / (most - 1))] for n in range(most)]
 
 
 async def reached(handle: WorkflowHandle[Any, Any], event: int) -> None:
-    """Wait until a workflow's history has so many events, or has ended in fewer."""
+    """Waits until a workflow's history has so many events, or has ended in fewer."""
     async with asyncio.timeout(PATIENCE):
         while True:
             try:

@@ -58,7 +58,7 @@ class Sweep:
     remains: Callable[[RunDetail], Awaitable[Remains]]
 
     async def undisturbed(self) -> tuple[Remains, int]:
-        """Carry out one Run in peace; gives what it left, and the number of its events."""
+        """Carries out one Run in peace; gives what it left, and the number of its events."""
         run_id = await self._run_of(await self.push())
         remains = await self._end(run_id)
         handle = self.temporal.get_workflow_handle(names.run_workflow(run_id, 1))
@@ -66,7 +66,7 @@ class Sweep:
         return remains, len((await handle.fetch_history()).events)
 
     async def killed_after(self, moment: int | str) -> Remains:
-        """Kill the worker as soon as the Run's history has so many events, or the Run has had this
+        """Kills the worker as soon as the Run's history has so many events, or the Run has had this
         status; start another."""
         run_id = await self._run_of(await self.push())
         if isinstance(moment, int):
@@ -102,6 +102,6 @@ class Sweep:
 
 
 async def history_of(store: Store, run: RunDetail) -> tuple[str, ...]:
-    """Give the statuses of a Run in order."""
+    """Gives the statuses of a Run in order."""
     events = await store.run_events(run.summary.run_id)
     return tuple(event.to_status for event in events if event.to_status != "running")

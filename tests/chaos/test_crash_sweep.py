@@ -57,7 +57,7 @@ class Onlooker:
         self._folder_of = folder_of
 
     async def push(self) -> KnitId:
-        """Make a done Data with one file, as an upload would."""
+        """Makes a done Data with one file, as an upload would."""
         run_id, knit_id = RunId(str(uuid.uuid4())), KnitId(str(uuid.uuid4()))
         volume = Volume(names.volume(knit_id), knit_id)
         await self._backend.create_volume(volume)
@@ -71,7 +71,7 @@ class Onlooker:
         return knit_id
 
     async def remains(self, run: RunDetail) -> Remains:
-        """Look at the database, the files and the objects of an ended Run."""
+        """Looks at the database, the files and the objects of an ended Run."""
         assert run.log is not None
         files = await self._files(run.outputs[0].knit_id)
         return Remains(
@@ -121,7 +121,7 @@ async def sweep(
 
 
 async def carry_out(sweep: Sweep) -> None:
-    """Compare a Run killed after each of its events and statuses with an undisturbed one."""
+    """Compares a Run killed after each of its events and statuses with an undisturbed one."""
     expected, events = await sweep.undisturbed()
     assert expected.status == "done"
     for moment in [*range(1, events + 1), *expected.history]:

@@ -78,12 +78,12 @@ class Runs:
         return [counter for counter in found if not (counter.parent / "go").exists()]
 
     def let_go(self) -> None:
-        """Let every task end that waits."""
+        """Lets every task end that waits."""
         for counter in self.counters():
             (counter.parent / "go").touch()
 
     def finish(self) -> None:
-        """Let all go on, in turn; see that each has run exactly once and whole."""
+        """Lets all go on, in turn; see that each has run exactly once and whole."""
 
         def all_final() -> bool:
             self.let_go()
@@ -190,7 +190,7 @@ def test_all_killed_at_once_and_their_numbers_used_again(stack: DevStack) -> Non
 
 
 def give_numbers(stack: DevStack, pid: int) -> None:
-    """Write this number wherever the stack has kept the number of a process."""
+    """Writes this number wherever the stack has kept the number of a process."""
     pid_file = stack.state / "postgres" / "postmaster.pid"
     _, _, rest = pid_file.read_text().partition("\n")
     pid_file.write_text(f"{pid}\n{rest}")
@@ -299,7 +299,7 @@ def test_two_ups_at_once_make_one_stack_and_many_signals_one_end(own: DevStack) 
 
 @contextmanager
 def taken(port: int) -> Iterator[None]:
-    """Listen on a port, as soon as whoever is being killed has let go of it."""
+    """Listens on a port, as soon as whoever is being killed has let go of it."""
     with socket.socket() as stranger:
         stranger.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
 
@@ -406,7 +406,7 @@ def terminal(stack: DevStack) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
 
 
 def read_until(master: int, word: bytes) -> bytes:
-    """Read what is shown until a word comes."""
+    """Reads what is shown until a word comes."""
     seen, ends = b"", time.monotonic() + 120
     while word not in seen:
         assert time.monotonic() < ends, seen[-2000:]

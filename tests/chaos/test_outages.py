@@ -99,7 +99,7 @@ class Knit:
     volumes: Path
 
     async def plan(self, script: str, tag: str) -> str:
-        """Register a Plan for Data with this tag."""
+        """Registers a Plan for Data with this tag."""
         document = {
             "image": "host/sh:1",
             "entrypoint": ["sh", "-c", script],
@@ -112,7 +112,7 @@ class Knit:
         return str(answer.json()["planId"])
 
     async def push(self, tag: str, go_on: asyncio.Event | None = None) -> httpx.Response:
-        """Upload a Data with this tag; the second half of it not before `go_on`."""
+        """Uploads a Data with this tag; the second half of it not before `go_on`."""
         archive = io.BytesIO()
         with tarfile.open(fileobj=archive, mode="w") as tar:
             member = tarfile.TarInfo("word")
@@ -134,14 +134,14 @@ class Knit:
         )
 
     async def runs(self, plan: str) -> list[dict[str, Any]]:
-        """Give the Runs of a Plan."""
+        """Gives the Runs of a Plan."""
         answer = await self.client.get("/runs", params={"plan": plan})
         assert answer.status_code == 200, answer.text
         found: list[dict[str, Any]] = answer.json()
         return found
 
     async def until(self, plan: str, count: int, *statuses: str) -> list[dict[str, Any]]:
-        """Wait until so many Runs of a Plan have one of these statuses."""
+        """Waits until so many Runs of a Plan have one of these statuses."""
         async with asyncio.timeout(WITHIN):
             while True:
                 found = [run for run in await self.runs(plan) if run["status"] in statuses]
@@ -154,14 +154,14 @@ class Knit:
         return [counter.read_text() for counter in self.volumes.glob("*/counter")]
 
     def let_go(self) -> None:
-        """Let every task end that waits, at its next look."""
+        """Lets every task end that waits, at its next look."""
         for counter in self.volumes.glob("*/counter"):
             (counter.parent / "go").touch()
 
 
 @asynccontextmanager
 async def installation(folder: Path) -> AsyncIterator[Knit]:
-    """Start all; at the end all are ended, whatever state they are in."""
+    """Starts all; at the end all are ended, whatever state they are in."""
     need_bubblewrap()
     postgres, temporal = EmbeddedPostgres(folder / "pg"), Temporal(folder)
     postgres.start()
@@ -204,7 +204,7 @@ class Answers:
     tag: str
 
     async def check(self, *, all_refused: bool) -> None:
-        """Ask for everything at once; each is answered soon, and refused with advice.
+        """Asks for everything at once; each is answered soon, and refused with advice.
 
         Without `all_refused` only what needs Temporal is refused, the rest is carried out.
         """
@@ -237,7 +237,7 @@ class Answers:
                 assert answer.status_code == 200, (name, answer.text)
 
     async def during(self, seconds: float, *, all_refused: bool) -> None:
-        """Ask again and again for so long."""
+        """Asks again and again for so long."""
         ends = time.monotonic() + seconds
         while time.monotonic() < ends:
             await self.check(all_refused=all_refused)
@@ -257,7 +257,7 @@ def assert_all_json(log: Path) -> None:
 
 
 async def under_way(knit: Knit, tag: str) -> tuple[str, str]:
-    """Have three Runs that wait, and a Plan for what they make; gives the ids of the Plans."""
+    """Has three Runs that wait, and a Plan for what they make; gives the ids of the Plans."""
     plan, after = await knit.plan(GATED, tag), await knit.plan(QUICK, f"of:{tag.replace(':', '-')}")
     for _ in range(3):
         answer = await knit.push(tag)
@@ -271,7 +271,7 @@ async def under_way(knit: Knit, tag: str) -> tuple[str, str]:
 
 @asynccontextmanager
 async def upload_in_the_middle(knit: Knit) -> AsyncIterator[asyncio.Event]:
-    """Have an upload under way meanwhile; it must become a Data with its tags."""
+    """Has an upload under way meanwhile; it must become a Data with its tags."""
     go_on = asyncio.Event()
     upload = asyncio.create_task(knit.push("outage:slow", go_on))
     find = {"tag": "outage:slow"}

@@ -66,13 +66,13 @@ class Scene:
     given: tuple[tuple[KnitId, KnitId], tuple[KnitId, KnitId]]
 
     async def runs(self, *statuses: RunStatus) -> Sequence[RunDetail]:
-        """Give the Runs with one of these statuses, or all."""
+        """Gives the Runs with one of these statuses, or all."""
         return await self.site.store.find_runs(
             RunQuery(plan_ids=frozenset({self.plan_id}), statuses=frozenset(statuses))
         )
 
     async def until(self, count: int, *statuses: RunStatus) -> Sequence[RunDetail]:
-        """Wait until so many Runs have one of these statuses; gives them."""
+        """Waits until so many Runs have one of these statuses; gives them."""
 
         async def are_there() -> bool:
             return len(await self.runs(*statuses)) == count
@@ -81,20 +81,20 @@ class Scene:
         return await self.runs(*statuses)
 
     def starts(self, run: RunDetail) -> str:
-        """Give what the Run's task has written about its own starts."""
+        """Gives what the Run's task has written about its own starts."""
         output = run.outputs[0].knit_id
         assert output is not None
         counter = self.site.volume(output) / "counter"
         return counter.read_text() if counter.exists() else ""
 
     def let_go(self) -> None:
-        """Let every task end that waits, and those that start later at once."""
+        """Lets every task end that waits, and those that start later at once."""
         for knit_id in self.given[0]:
             (self.site.volume(knit_id) / "go").touch()
 
 
 async def three_data(site: Installation, mark: str) -> tuple[KnitId, KnitId, KnitId]:
-    """Make two Data for the one input and one for the other, of a Plan that is not there yet."""
+    """Makes two Data for the one input and one for the other, of a Plan that is not there yet."""
     first = (await site.made(Tag("left", mark)))[1]
     second = (await site.made(Tag("left", mark)))[1]
     other = (await site.made(Tag("right", mark)))[1]
@@ -103,7 +103,7 @@ async def three_data(site: Installation, mark: str) -> tuple[KnitId, KnitId, Kni
 
 
 async def set_up(site: Installation, mark: str, given: tuple[KnitId, KnitId, KnitId]) -> Scene:
-    """Commit the Plan, which means two Runs at once, and the fourth Data, which means two more."""
+    """Commits the Plan, which means two Runs at once, and the fourth Data, which means two more."""
     plan = await site.apply(
         {
             "image": "host/sh:1",
@@ -123,7 +123,7 @@ async def set_up(site: Installation, mark: str, given: tuple[KnitId, KnitId, Kni
 
 
 async def projected(site: Installation, moment: Moment | None) -> Facts:
-    """Have all of a scene's Runs made, some of them stopped; gives what is there then."""
+    """Has all of a scene's Runs made, some of them stopped; gives what is there then."""
     mark = uuid.uuid4().hex
     given = await three_data(site, mark)
     async with site.killed_at(moment):
@@ -160,17 +160,17 @@ async def projected(site: Installation, moment: Moment | None) -> Facts:
 
 
 async def all_is_projected(site: Installation) -> bool:
-    """Say whether no event is left."""
+    """Says whether no event is left."""
     return not await site.gates.ask("SELECT FROM outbox")
 
 
 def how(run: RunDetail, unstarted: RunId, stopped: RunId) -> str:
-    """Say what was done to a Run."""
+    """Says what was done to a Run."""
     return {unstarted: "stopped before", stopped: "stopped"}.get(run.summary.run_id, "left alone")
 
 
 async def workflows_of(scene: Scene, runs: Sequence[RunDetail]) -> list[str]:
-    """Give how many executions the Runs have had, and how they ended; none for the unstarted."""
+    """Gives how many executions the Runs have had, and how they ended; none for the unstarted."""
     found = []
     for run in runs:
         query = f"WorkflowId = '{names.run_workflow(run.summary.run_id, 1)}'"
@@ -199,7 +199,7 @@ async def test_events_admissions_and_stops_survive(
 
 
 async def renewed(site: Installation) -> WorkflowHandle[Any, Any]:
-    """Start the Projector anew, with drains so short that its history grows."""
+    """Starts the Projector anew, with drains so short that its history grows."""
     handle = site.temporal.get_workflow_handle(names.projector_workflow(0))
     if (await handle.describe()).status is WorkflowExecutionStatus.RUNNING:
         await handle.terminate("by hand")
@@ -215,7 +215,7 @@ async def renewed(site: Installation) -> WorkflowHandle[Any, Any]:
 
 
 async def drained(site: Installation, moment: Moment | None) -> Facts:
-    """Make one Data that means one Run, while the Projector begins, drains, and drains again."""
+    """Makes one Data that means one Run, while the Projector begins, drains, and drains again."""
     mark = uuid.uuid4().hex
     plan = await site.apply(
         {

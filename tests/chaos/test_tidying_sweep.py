@@ -77,7 +77,7 @@ class Ground:
     volumes: set[str]
 
     async def turn(self, kind: str) -> WorkflowHandle[Any, Any]:
-        """Start what the schedule starts, just as it would, under a name of its own."""
+        """Starts what the schedule starts, just as it would, under a name of its own."""
         described = await self.site.temporal.get_schedule_handle(kind).describe()
         action = described.schedule.action
         assert isinstance(action, ScheduleActionStartWorkflow)
@@ -90,7 +90,7 @@ class Ground:
         )
 
     async def schedules(self) -> list[tuple[str, bool, str | None]]:
-        """Give name, pause and note of all schedules that there are."""
+        """Gives name, pause and note of all schedules that there are."""
         listed = [one.id async for one in await self.site.temporal.list_schedules()]
         states = [
             (await self.site.temporal.get_schedule_handle(one).describe()).schedule.state
@@ -102,7 +102,7 @@ class Ground:
         ]
 
     async def facts(self, handle: WorkflowHandle[Any, Any]) -> Facts:
-        """Wait for the end of a turn; give what holds for turns of both kinds."""
+        """Waits for the end of a turn; gives what holds for turns of both kinds."""
         await handle.result()
         await until(lambda: not self.site.left("trash"))
         live = await self.site.store.transfer(self.live.transfer_id)
@@ -119,11 +119,11 @@ class Ground:
         }
 
     async def count(self, table: str) -> int:
-        """Count the rows of a table."""
+        """Counts the rows of a table."""
         return int((await self.site.gates.ask(f"SELECT count(*) FROM {table}"))[0][0])
 
     async def history(self, run_id: RunId) -> list[str]:
-        """Give the statuses of a Run in order."""
+        """Gives the statuses of a Run in order."""
         return [event.to_status for event in await self.site.store.run_events(run_id)]
 
 
@@ -131,7 +131,7 @@ class Ground:
 async def ground(
     postgres: EmbeddedPostgres, temporal: Client, folder: Path, *gates: Gate
 ) -> AsyncIterator[Ground]:
-    """Prepare everything; both schedules are paused by hand."""
+    """Prepares everything; both schedules are paused by hand."""
     need_bubblewrap()
     async with installation(postgres, temporal, folder, *gates, **SETTINGS) as site:
         for kind in KINDS:
@@ -155,7 +155,7 @@ async def ground(
 
 
 async def launch(site: Installation, pod: str) -> None:
-    """Have a run pod that nobody looks after."""
+    """Has a run pod that nobody looks after."""
     await site.backend.launch(
         RunPod(pod, str(uuid.uuid4()), 1, "plan", "host/sh:1", (), entrypoint=("true",))
     )
@@ -165,7 +165,7 @@ async def launch(site: Installation, pod: str) -> None:
 
 
 async def collect(ground: Ground, moment: Moment | None) -> tuple[Facts, int]:
-    """Have three volumes deleted; gives what is there then, and the number of events."""
+    """Has three volumes deleted; gives what is there then, and the number of events."""
     for _ in range(3):
         run_id, _ = await ground.site.made()
         await ground.site.store.delete_run(run_id)
@@ -209,7 +209,7 @@ class Lost:
 
 
 async def lose(ground: Ground) -> Lost:
-    """Terminate a Run's, an upload's, a download's and the Projector's workflow; leave a pod."""
+    """Terminates a Run's, an upload's, a download's and the Projector's workflow; leave a pod."""
     site = ground.site
     _, given = await site.made(Tag("sweep", "tidying"))
     run_id, output = await running(ground, given)
@@ -231,7 +231,7 @@ async def lose(ground: Ground) -> Lost:
 
 
 async def running(ground: Ground, given: KnitId) -> tuple[RunId, KnitId]:
-    """Wait until the task of the Run of a Data runs; gives the Run and its output."""
+    """Waits until the task of the Run of a Data runs; gives the Run and its output."""
     query = RunQuery(
         plan_ids=frozenset({ground.plan_id}),
         input_knit_ids=frozenset({str(given)}),
@@ -250,7 +250,7 @@ async def running(ground: Ground, given: KnitId) -> tuple[RunId, KnitId]:
 
 
 async def all_are_old(ground: Ground) -> bool:
-    """Say whether what is lost has been so for longer than the grace."""
+    """Says whether what is lost has been so for longer than the grace."""
     store = ground.site.store
     runs = await store.under_way(older_than=GRACE, after=None, limit=9)
     transfers = await store.stale_transfers(older_than=GRACE)
@@ -258,7 +258,7 @@ async def all_are_old(ground: Ground) -> bool:
 
 
 async def keep_house(ground: Ground, moment: Callable[[Lost], Moment] | None) -> tuple[Facts, int]:
-    """Have everything mended; gives what is there then, and the number of events."""
+    """Has everything mended; gives what is there then, and the number of events."""
     site = ground.site
     lost = await lose(ground)
     async with site.killed_at(moment and moment(lost)) as followed:

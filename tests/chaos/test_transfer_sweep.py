@@ -60,7 +60,7 @@ class Counter:
     seen: set[str] = field(default_factory=set)
 
     async def begun(self) -> WorkflowHandle[Any, Any]:
-        """Wait for the workflow of the transfer that has just begun."""
+        """Waits for the workflow of the transfer that has just begun."""
         query = f"WorkflowType = '{names.TRANSFER_WORKFLOW}'"
         async with asyncio.timeout(PATIENCE):
             while True:
@@ -71,7 +71,7 @@ class Counter:
                 await asyncio.sleep(0.005)
 
     async def rows(self) -> dict[str, int]:
-        """Count the rows of what a transfer makes, and the volumes."""
+        """Counts the rows of what a transfer makes, and the volumes."""
         counted = {
             table: int((await self.site.gates.ask(f"SELECT count(*) FROM {table}"))[0][0])
             for table in ("run", "data", "transfer", "discarded", "outbox")
@@ -79,19 +79,19 @@ class Counter:
         return counted | {"volume": len(self.site.left("volumes"))}
 
     async def data_with(self, tag: str) -> list[dict[str, Any]]:
-        """Find Data by a tag."""
+        """Finds Data by a tag."""
         answer = await self.http.get("/data", params={"tag": tag})
         assert answer.status_code == 200, answer.text
         found: list[dict[str, Any]] = answer.json()
         return found
 
     def content(self, knit_id: str) -> dict[str, bytes]:
-        """Give the files in the volume of a Data."""
+        """Gives the files in the volume of a Data."""
         folder = self.site.volume(KnitId(knit_id))
         return {path.name: path.read_bytes() for path in folder.iterdir()}
 
     def half_arrived(self, before: set[str]) -> bool:
-        """Say whether the first file of a push that is new since then is in its volume."""
+        """Says whether the first file of a push that is new since then is in its volume."""
         new = self.site.left("volumes") - before
         return any((self.site.state / "volumes" / one / "large").exists() for one in new)
 
@@ -100,7 +100,7 @@ class Counter:
 async def counter(
     postgres: EmbeddedPostgres, temporal: Client, folder: Path, *gates: Gate, **settings: str
 ) -> AsyncIterator[Counter]:
-    """Start everything."""
+    """Starts everything."""
     async with AsyncExitStack() as stack:
         site = await stack.enter_async_context(
             installation(postgres, temporal, folder, *gates, **settings)
@@ -109,7 +109,7 @@ async def counter(
 
 
 async def serving(stack: AsyncExitStack, site: Installation) -> Counter:
-    """Start an API."""
+    """Starts an API."""
     starting = api(site.folder, **site.environment)
     # In a thread: it waits, and meanwhile the worker must be heard.
     running = await asyncio.to_thread(stack.enter_context, starting)
@@ -120,7 +120,7 @@ async def serving(stack: AsyncExitStack, site: Installation) -> Counter:
 
 
 async def push(counter: Counter, tag: str, go_on: asyncio.Event) -> httpx.Response:
-    """Upload the files with a tag; the second half of the archive not before `go_on`."""
+    """Uploads the files with a tag; the second half of the archive not before `go_on`."""
     whole = tar_of(FILES)
     middle = len(whole) // 2
 
@@ -133,7 +133,7 @@ async def push(counter: Counter, tag: str, go_on: asyncio.Event) -> httpx.Respon
 
 
 async def pull(counter: Counter, knit_id: str, go_on: asyncio.Event) -> httpx.Response:
-    """Download a Data; nothing after the first piece is taken before `go_on`."""
+    """Downloads a Data; nothing after the first piece is taken before `go_on`."""
     async with counter.http.stream("GET", f"/data/{knit_id}", headers=TAR) as answer:
         pieces = answer.aiter_raw(1 << 16)
         got = [await anext(pieces)]
@@ -143,7 +143,7 @@ async def pull(counter: Counter, knit_id: str, go_on: asyncio.Event) -> httpx.Re
 
 
 def unpacked(archive: bytes) -> dict[str, bytes]:
-    """Give the files in an archive."""
+    """Gives the files in an archive."""
     with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
         return {one.name.removeprefix("./"): tar.extractfile(one).read()  # type: ignore[union-attr]
                 for one in tar if one.isfile()}  # fmt: skip
@@ -153,7 +153,7 @@ def unpacked(archive: bytes) -> dict[str, bytes]:
 
 
 async def pushed(counter: Counter, moment: Moment | None) -> tuple[Facts, int]:
-    """Push while the worker is killed; gives what is there then, and the number of events."""
+    """Pushes while the worker is killed; gives what is there then, and the number of events."""
     site, tag, go_on = counter.site, f"sweep:{uuid.uuid4().hex}", asyncio.Event()
     before, volumes = await counter.rows(), site.left("volumes")
     if isinstance(moment, When):
@@ -182,7 +182,7 @@ async def pushed(counter: Counter, moment: Moment | None) -> tuple[Facts, int]:
 
 
 async def pulled(counter: Counter, knit_id: str, moment: Moment | None) -> tuple[Facts, int]:
-    """Pull while the worker is killed; gives what is there then, and the number of events."""
+    """Pulls while the worker is killed; gives what is there then, and the number of events."""
     site, go_on = counter.site, asyncio.Event()
     before = await counter.rows()
     if not isinstance(moment, When):
@@ -206,7 +206,7 @@ async def pulled(counter: Counter, knit_id: str, moment: Moment | None) -> tuple
 
 
 def in_the_middle(counter: Counter) -> When:
-    """Give the moment at which a door is open and half of the content has passed."""
+    """Gives the moment at which a door is open and half of the content has passed."""
     return When("half the content", lambda: bool(counter.site.left("transfers")))
 
 
@@ -307,7 +307,7 @@ async def test_data_that_becomes_done_keeps_its_content(
 
 
 async def is_final(site: Installation, run_id: RunId) -> bool:
-    """Say whether a Run has ended."""
+    """Says whether a Run has ended."""
     return (await site.store.run(run_id)).summary.status in (RunStatus.DONE, RunStatus.FAILED)
 
 
@@ -378,12 +378,12 @@ PLAN: Final = {
 
 
 async def no_transfer(counter: Counter) -> bool:
-    """Say whether every transfer is closed."""
+    """Says whether every transfer is closed."""
     return (await counter.rows())["transfer"] == 0
 
 
 async def assert_failed(counter: Counter, tag: str, *, empty: bool = True) -> None:
-    """Look that the one Data with a tag has failed, and that nothing is open any more."""
+    """Looks that the one Data with a tag has failed, and that nothing is open any more."""
     (data,) = await counter.data_with(tag)
     assert "knit#transient:failed" in data["tags"]
     assert data["upstream"]["run"]["status"] == "failed"

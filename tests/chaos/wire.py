@@ -31,16 +31,16 @@ class Wire:
         return f"127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
 
     async def open(self) -> None:
-        """Listen."""
+        """Listens."""
         self._server = await asyncio.start_server(self._connect, "127.0.0.1", 0)
 
     def cut(self) -> None:
-        """Lose what is on its way."""
+        """Loses what is on its way."""
         for to_server in self._connections.values():
             to_server.transport.abort()
 
     async def aclose(self) -> None:
-        """End everything."""
+        """Ends everything."""
         assert self._server is not None
         self._server.close()
         self.cut()

@@ -1,5 +1,7 @@
 """`knit` as users start it, but in process and with a fake API behind the transport seam."""
 
+from __future__ import annotations
+
 import json
 from dataclasses import dataclass
 from pathlib import Path

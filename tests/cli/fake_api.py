@@ -3,6 +3,8 @@
 It knows no rules of the engine: Plans are registered as they come, Runs are what a test puts in.
 """
 
+from __future__ import annotations
+
 import io
 import itertools
 import json

@@ -1,5 +1,7 @@
 """The transport of archives against a raw socket: what httpx's own would do, with fewer copies."""
 
+from __future__ import annotations
+
 import socket
 import ssl
 import threading

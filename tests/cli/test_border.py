@@ -1,5 +1,7 @@
 """The outermost border: exit codes, messages, patience, and that nothing else comes out."""
 
+from __future__ import annotations
+
 import os
 import ssl
 import subprocess

@@ -1,5 +1,7 @@
 """Trees of words, on terminals of every width."""
 
+from __future__ import annotations
+
 import io
 import random
 

@@ -1,5 +1,7 @@
 """Completion on the command line: what is offered, and that it never disturbs."""
 
+from __future__ import annotations
+
 import os
 import subprocess
 import sys

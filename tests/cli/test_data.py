@@ -1,5 +1,7 @@
 """`knit data find`, `push`, `pull` and `tag`."""
 
+from __future__ import annotations
+
 import gzip
 import io
 import os

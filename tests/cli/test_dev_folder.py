@@ -1,5 +1,7 @@
 """Which stack `knit dev` means: the one of this folder, or the nearest above."""
 
+from __future__ import annotations
+
 import json
 import os
 

@@ -1,5 +1,7 @@
 """Commands that are ended in the middle, by signals of every kind: real processes, real sockets."""
 
+from __future__ import annotations
+
 import os
 import signal
 import socket
@@ -60,9 +62,7 @@ def whole(connection: socket.socket) -> None:
 
 
 @contextmanager
-def a_stalled_pull(
-    folder: Path, *flags: str
-) -> Iterator[tuple["subprocess.Popen[bytes]", Stalled]]:
+def a_stalled_pull(folder: Path, *flags: str) -> Iterator[tuple[subprocess.Popen[bytes], Stalled]]:
     """A pull into `dest` that has begun to write there; it goes on, or is gone, afterwards."""
     answer = Stalled()
     with (

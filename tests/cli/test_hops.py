@@ -3,6 +3,8 @@
 The server's side of a proxy may be cut at any byte; what comes of it is the whole, or an error.
 """
 
+from __future__ import annotations
+
 import gzip
 import os
 import threading

@@ -1,5 +1,7 @@
 """`knit init`, profiles and where they are looked for."""
 
+from __future__ import annotations
+
 import base64
 import stat
 import subprocess

@@ -1,5 +1,7 @@
 """`knit data lineage`, and the walk behind it."""
 
+from __future__ import annotations
+
 import itertools
 import re
 

@@ -1,5 +1,7 @@
 """Messages that no other test brings about: each says why, and what to do."""
 
+from __future__ import annotations
+
 import errno
 import os
 import subprocess

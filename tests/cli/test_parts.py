@@ -1,5 +1,7 @@
 """The small pure parts: arguments, times, streams, quantities."""
 
+from __future__ import annotations
+
 import gzip
 import io
 import itertools

@@ -1,5 +1,7 @@
 """`knit plan apply`, `validate`, `schema`, `show`, `find` and `active`."""
 
+from __future__ import annotations
+
 import io
 import json
 import sys

@@ -1,5 +1,7 @@
 """`knit plan resource`, `annotate`, `serviceaccount` and `priority`."""
 
+from __future__ import annotations
+
 import json
 
 import pytest

@@ -1,5 +1,7 @@
 """`knit plan graph`, and how graphs are written."""
 
+from __future__ import annotations
+
 import html.parser
 import itertools
 import json

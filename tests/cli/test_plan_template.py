@@ -1,5 +1,7 @@
 """`knit plan template`."""
 
+from __future__ import annotations
+
 import hashlib
 import io
 import json

@@ -1,5 +1,7 @@
 """Proxies in the environment: which is taken, and that each trouble is named as theirs."""
 
+from __future__ import annotations
+
 import base64
 import gc
 import socket

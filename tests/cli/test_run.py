@@ -1,5 +1,7 @@
 """`knit run find`, `show`, `stop`, `retry` and `rm`."""
 
+from __future__ import annotations
+
 import httpx
 import pytest
 

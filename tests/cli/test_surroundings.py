@@ -1,5 +1,7 @@
 """The real program on odd machines: whatever is missing there, it says so in words."""
 
+from __future__ import annotations
+
 import os
 import subprocess
 import sys

@@ -1,5 +1,7 @@
 """Certificates as people have them, against real handshakes."""
 
+from __future__ import annotations
+
 import base64
 import socket
 import ssl

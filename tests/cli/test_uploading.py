@@ -1,5 +1,7 @@
 """A push whose answer was lost is sent again, and there is one Data at the end."""
 
+from __future__ import annotations
+
 import os
 import re
 import socket
@@ -186,7 +188,7 @@ def version(connection):
 
 
 def test_a_key_is_kept_once_its_body_may_have_arrived(tmp_path):
-    """Cut within the body: another key. Cut behind it, then within the next one: the same."""
+    """Cuts within the body: another key. Cut behind it, then within the next one: the same."""
     (tmp_path / "set").write_bytes(os.urandom(30_000_000))
     heads = []
 

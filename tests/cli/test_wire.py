@@ -1,5 +1,7 @@
 """The real program against a real socket: what the transport seam cannot show."""
 
+from __future__ import annotations
+
 import os
 import signal
 import socket
@@ -49,7 +51,7 @@ def serving(*answers: Answer) -> Iterator[str]:
         thread.join()
 
 
-def started(folder: Path, api_root: str, *arguments: str) -> "subprocess.Popen[bytes]":
+def started(folder: Path, api_root: str, *arguments: str) -> subprocess.Popen[bytes]:
     store = folder / "profiles"
     save_profile(Profile(api_root), store=store, name="here")
     common = ["--profile", "here", "--profile-store", str(store)]

@@ -1,5 +1,7 @@
 """Gets a node's programs: Debian packages for most, a Go build for Kubernetes itself."""
 
+from __future__ import annotations
+
 from pathlib import Path
 
 from debian_packages import ensure_packages

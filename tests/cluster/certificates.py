@@ -1,5 +1,7 @@
 """Makes the certificates and kubeconfig files of one short-lived cluster, with `openssl`."""
 
+from __future__ import annotations
+
 import base64
 import json
 import subprocess

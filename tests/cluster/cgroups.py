@@ -1,5 +1,7 @@
 """Gives the node a cgroup subtree of its own, and removes it with everything that runs in it."""
 
+from __future__ import annotations
+
 import os
 import signal
 import time

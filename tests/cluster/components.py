@@ -1,5 +1,7 @@
 """Writes the configuration of every component and gives the command line that starts it."""
 
+from __future__ import annotations
+
 import json
 import sys
 from pathlib import Path

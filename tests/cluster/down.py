@@ -1,5 +1,7 @@
 """Ends the test cluster that `up.py` started and removes all it made but the cached builds."""
 
+from __future__ import annotations
+
 import sys
 from pathlib import Path
 

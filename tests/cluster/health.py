@@ -1,5 +1,7 @@
 """Shows that a started cluster works: node ready, claim granted, a pod seen to run and end."""
 
+from __future__ import annotations
+
 import socket
 import time
 from collections.abc import Callable

@@ -1,5 +1,7 @@
 """Builds the images that tests run, from nothing but packages, into the loopback registry."""
 
+from __future__ import annotations
+
 import os
 import shutil
 import subprocess

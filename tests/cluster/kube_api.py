@@ -1,5 +1,7 @@
 """Speaks to one API server over HTTPS with a client certificate: single requests and watches."""
 
+from __future__ import annotations
+
 import http.client
 import json
 import ssl
@@ -30,7 +32,7 @@ class Access:
     key: Path
 
     @classmethod
-    def in_folder(cls, server: str, folder: Path) -> "Access":
+    def in_folder(cls, server: str, folder: Path) -> Access:
         """Returns the administrator's access of a cluster whose certificates are in `folder`."""
         return cls(server, folder / "ca.crt", folder / "admin.crt", folder / "admin.key")
 

@@ -1,5 +1,7 @@
 """Says where everything of the test cluster lies, and its ports and addresses."""
 
+from __future__ import annotations
+
 import dataclasses
 import ipaddress
 import json
@@ -41,7 +43,7 @@ class Layout:
     proxy_metrics_port: int
 
     @classmethod
-    def fresh(cls) -> "Layout":
+    def fresh(cls) -> Layout:
         """Returns a layout with ports and ranges that are free now."""
         plan = free_addresses()
         # None is used before the next is asked for, so two could be the same: then ask again.
@@ -56,7 +58,7 @@ class Layout:
         return cache_root() / "cluster" / "state"
 
     @classmethod
-    def read(cls, path: Path) -> "Layout":
+    def read(cls, path: Path) -> Layout:
         """Returns what `write` wrote."""
         content = json.loads(path.read_text())
         return cls(**(content | {"state": Path(content["state"])}))

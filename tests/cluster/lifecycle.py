@@ -1,5 +1,7 @@
 """Starts the machine's one test cluster, finds it when it runs, and removes all its traces."""
 
+from __future__ import annotations
+
 import os
 import shutil
 import subprocess

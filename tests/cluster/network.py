@@ -1,5 +1,7 @@
 """Makes the node's bridge and address ranges; removes what it leaves in the host's network."""
 
+from __future__ import annotations
+
 import ipaddress
 import json
 import re

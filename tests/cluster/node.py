@@ -5,6 +5,8 @@ every one of them, containers included, and all their mounts go with the mount n
 Started as: node.py LAYOUT_FILE KUBERNETES_FOLDER; prints the id of that process and returns.
 """
 
+from __future__ import annotations
+
 import ctypes
 import os
 import subprocess

@@ -4,6 +4,8 @@ A claim becomes a hostPath volume that many may write to; when it is released, v
 Started by the node's init as: provisioner.py SERVER CERTIFICATES FOLDER STORAGE_CLASS
 """
 
+from __future__ import annotations
+
 import http.client
 import shutil
 import sys

@@ -1,5 +1,7 @@
 """Remembers, for the whole machine, which cluster was started and tells whether it lives."""
 
+from __future__ import annotations
+
 import dataclasses
 import json
 import os
@@ -29,7 +31,7 @@ class Record:
     proven: bool = False
 
     @classmethod
-    def read(cls) -> "Record | None":
+    def read(cls) -> Record | None:
         """Returns the machine's record, or None when there is none that can be read."""
         try:
             return cls(**json.loads(RECORD.read_text()))
@@ -42,11 +44,11 @@ class Record:
         fresh.write_text(json.dumps(dataclasses.asdict(self)))
         fresh.replace(RECORD)
 
-    def with_init(self, pid: int) -> "Record":
+    def with_init(self, pid: int) -> Record:
         """Returns this record with the node's first process, as it is identified now."""
         return dataclasses.replace(self, init=pid, init_started=start_time(pid))
 
-    def as_proven(self) -> "Record":
+    def as_proven(self) -> Record:
         """Returns this record of a cluster that was seen to work."""
         return dataclasses.replace(self, proven=True)
 

@@ -1,5 +1,7 @@
 """Puts file trees as images into a registry over plain HTTP; no engine is needed."""
 
+from __future__ import annotations
+
 import hashlib
 import http.client
 import io

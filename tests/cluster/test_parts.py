@@ -1,5 +1,7 @@
 """Rules of the test cluster's parts that need no cluster: removal of chains, grants, the cache."""
 
+from __future__ import annotations
+
 import os
 import subprocess
 import sys

@@ -4,6 +4,8 @@
 A cluster named in KNIT_TEST_KUBECONFIG is used as it is and only asked whether it answers.
 """
 
+from __future__ import annotations
+
 import argparse
 import json
 import os

@@ -9,13 +9,13 @@ _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 def blocks(page: Path, language: str) -> list[str]:
-    """Give the blocks of one language, in their order."""
+    """Gives the blocks of one language, in their order."""
     found = _FENCE.findall(page.read_text(encoding="utf-8"))
     return [text for kind, text in found if kind == language]
 
 
 def commands(block: str) -> list[str]:
-    """Give the commands of a `console` block: what follows `$ `, here-documents with their lines.
+    """Gives the commands of a `console` block: what follows `$ `, here-documents with their lines.
 
     All other lines are what the commands print.
     """

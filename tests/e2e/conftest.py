@@ -49,7 +49,7 @@ class _EmptyRegistry(BaseHTTPRequestHandler):
         self.do_GET()
 
     def log_message(self, format: str, *args: object) -> None:
-        """Say nothing."""
+        """Says nothing."""
 
 
 @pytest.fixture(scope="session")

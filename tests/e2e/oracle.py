@@ -40,7 +40,7 @@ class Rule:
     output: str
 
     def document(self) -> dict[str, Any]:
-        """Give the Plan file; the command joins the words of its inputs behind its own name."""
+        """Gives the Plan file; the command joins the words of its inputs behind its own name."""
         paths = [f"/in/{place}" for place in range(len(self.inputs))]
         words = " ".join(f"{path}/word" for path in paths)
         return {
@@ -76,7 +76,7 @@ Expected = dict[tuple[str, tuple[str, ...]], str]
 
 
 def uploads(seed: int) -> Known:
-    """Give the Data to push: the word in each, and its tags."""
+    """Gives the Data to push: the word in each, and its tags."""
     dice = random.Random(seed)
     return {
         f"data-{number}\n": frozenset(
@@ -92,7 +92,7 @@ def uploads(seed: int) -> Known:
 
 
 def expected(known: Known, rules: Sequence[Rule] = RULES) -> Expected:
-    """Give every Run there must be, as (Plan, words of its inputs), and the words that it makes."""
+    """Gives every Run there must be, as (Plan, words of its inputs), and what it makes."""
     known, runs = dict(known), Expected()
     while True:
         before = len(runs)
@@ -120,7 +120,7 @@ class Writers:
         """Names by Plan id."""
 
     async def write(self, known: Known, rules: Sequence[Rule], seed: int) -> None:
-        """Push, tag and register everything, in an order that the seed decides."""
+        """Pushes, tags and registers everything, in an order that the seed decides."""
         jobs: list[Callable[[], Awaitable[None]]] = [
             *(lambda w=word, t=tags: self._push(w, t) for word, tags in known.items()),  # type: ignore[misc]
             *(lambda r=rule: self._apply(r) for rule in rules),  # type: ignore[misc]
@@ -133,7 +133,7 @@ class Writers:
             await job()
 
     async def _push(self, word: str, tags: frozenset[str]) -> None:
-        """Push with half of the tags; the others come later."""
+        """Pushes with half of the tags; the others come later."""
         first, later = sorted(tags)[::2], sorted(tags)[1::2]
         content, headers = archive(word), {"Content-Type": ARCHIVE}
         answer = await self._http.post(
@@ -161,7 +161,7 @@ class Verdict:
 
 
 async def ask(http: httpx.AsyncClient, writers: Writers) -> Verdict:
-    """Read all Runs, and say them in the oracle's words."""
+    """Reads all Runs, and says them in the oracle's words."""
     listed: list[dict[str, Any]] = []
     for plan_id in writers.plans:
         listed += _good(await http.get("runs", params={"plan": plan_id}))
@@ -187,12 +187,12 @@ async def ask(http: httpx.AsyncClient, writers: Writers) -> Verdict:
 
 
 def inputs_of(run: Mapping[str, Any]) -> list[str]:
-    """Give the knit ids of a Run's inputs, by path."""
+    """Gives the knit ids of a Run's inputs, by path."""
     return [one["knitId"] for one in sorted(run["inputs"], key=lambda one: str(one["path"]))]
 
 
 async def consult(http: httpx.AsyncClient, seed: int = 8) -> int:
-    """Write everything, wait until what must exist does, and see that it is exact.
+    """Writes everything, waits until what must exist does, and sees that it is exact.
 
     Gives how many Runs there were.
     """
@@ -215,7 +215,7 @@ async def consult(http: httpx.AsyncClient, seed: int = 8) -> int:
 
 
 async def _settled(http: httpx.AsyncClient, writers: Writers, verdict: Verdict) -> None:
-    """See that nothing is there twice, and that nothing more comes when knit is asked later."""
+    """Sees that nothing is there twice, and that nothing more comes when knit is asked later."""
     await asyncio.sleep(2)
     later = await ask(http, writers)
     assert later == verdict
@@ -223,7 +223,7 @@ async def _settled(http: httpx.AsyncClient, writers: Writers, verdict: Verdict) 
 
 
 def archive(word: str) -> bytes:
-    """Give an archive of one file, `word`."""
+    """Gives an archive of one file, `word`."""
     content = word.encode()
     with io.BytesIO() as buffer:
         with tarfile.open(fileobj=buffer, mode="w") as tar:
@@ -234,7 +234,7 @@ def archive(word: str) -> bytes:
 
 
 def unpacked(content: bytes) -> str:
-    """Give the text of the file `word`."""
+    """Gives the text of the file `word`."""
     with tarfile.open(fileobj=io.BytesIO(content)) as tar:
         member = next(one for one in tar if one.isfile())
         file = tar.extractfile(member)

@@ -68,7 +68,7 @@ class DevStack:
         self.state = self.folder / ".knit" / "dev"
 
     def environ(self) -> dict[str, str]:
-        """Give the environment of a command."""
+        """Gives the environment of a command."""
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("KNIT_", "TEMPORAL_"))}
         return kept | {
             "HOME": str(self.folder),
@@ -86,7 +86,7 @@ class DevStack:
         under: Sequence[str] = (),
         code: int | None = 0,
     ) -> Said:
-        """Run one `knit` command, by another program (`under`) if wanted; checks its exit code."""
+        """Runs one `knit` command, by another program (`under`) if wanted; checks its exit code."""
         # Not pipes: what the command leaves running must not keep this waiting.
         with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
             done = subprocess.run(
@@ -105,7 +105,7 @@ class DevStack:
         return said
 
     def start(self, *arguments: str | Path) -> subprocess.Popen[bytes]:
-        """Start one `knit` command, whose stdout is a pipe."""
+        """Starts one `knit` command, whose stdout is a pipe."""
         return subprocess.Popen(
             command(*arguments),
             cwd=self.folder,
@@ -124,7 +124,7 @@ class DevStack:
         self.knit("dev", "down")
 
     def get(self, path: str, **query: str | list[str]) -> Any:
-        """Ask the API directly, which is quicker than the command; waits while it is away."""
+        """Asks the API directly, which is quicker than the command; waits while it is away."""
 
         def ask() -> Any:
             record = StateFolder(self.state).load()
@@ -143,7 +143,7 @@ class DevStack:
         return found
 
     def ready(self) -> dict[str, Any]:
-        """Wait until the stack is ready; gives its status."""
+        """Waits until the stack is ready; gives its status."""
 
         def is_ready() -> bool:
             record = StateFolder(self.state).running()
@@ -155,11 +155,11 @@ class DevStack:
     # --- what tests do with it ------------------------------------------------------------------
 
     def apply(self, document: Mapping[str, Any]) -> str:
-        """Register a Plan; gives its id."""
+        """Registers a Plan; gives its id."""
         return str(self.knit("plan", "apply", self.plan_file(document)).json()["planId"])
 
     def plan_file(self, document: Mapping[str, Any]) -> Path:
-        """Write a Plan's file."""
+        """Writes a Plan's file."""
         with tempfile.NamedTemporaryFile(
             "w", dir=self.folder, suffix=".yaml", delete=False
         ) as file:
@@ -167,19 +167,19 @@ class DevStack:
         return Path(file.name)
 
     def push(self, content: str, *tags: str) -> str:
-        """Push a folder with one file, `word`; gives the Data's id."""
+        """Pushes a folder with one file, `word`; gives the Data's id."""
         with tempfile.TemporaryDirectory(dir=self.folder) as source:
             (Path(source) / "word").write_text(content)
             words = [word for tag in tags for word in ("--tag", tag)]
             return str(self.knit("data", "push", *words, source).json()["knitId"])
 
     def runs(self, plan_id: str) -> list[dict[str, Any]]:
-        """Give the Runs of a Plan."""
+        """Gives the Runs of a Plan."""
         found: list[dict[str, Any]] = self.get("/runs", plan=plan_id)
         return found
 
     def run_in(self, plan_id: str, *statuses: str) -> dict[str, Any]:
-        """Wait until the Plan's only Run has one of these statuses; gives it."""
+        """Waits until the Plan's only Run has one of these statuses; gives it."""
 
         def look() -> dict[str, Any] | None:
             found = self.runs(plan_id)
@@ -189,7 +189,7 @@ class DevStack:
         return until(look)
 
     def pulled(self, knit_id: str) -> dict[str, str]:
-        """Pull a Data; gives its files' texts by relative path."""
+        """Pulls a Data; gives its files' texts by relative path."""
         with tempfile.TemporaryDirectory(dir=self.folder) as place:
             self.knit("data", "pull", "-x", knit_id, place)
             root = Path(place) / knit_id
@@ -199,7 +199,7 @@ class DevStack:
     # --- its processes --------------------------------------------------------------------------
 
     def processes(self) -> list[psutil.Process]:
-        """Give every process that has to do with the state folder, however it was started."""
+        """Gives every process that has to do with the state folder, however it was started."""
         return [p for p in psutil.process_iter() if p.pid != os.getpid() and self._concerns(p)]
 
     def _concerns(self, process: psutil.Process) -> bool:
@@ -212,7 +212,7 @@ class DevStack:
         return False
 
     def end(self) -> None:
-        """End whatever is left, by id."""
+        """Ends whatever is left, by id."""
         with suppress(Exception):
             self.down()
         for process in self.processes():
@@ -222,12 +222,12 @@ class DevStack:
 
 
 def command(*arguments: str | Path) -> list[str]:
-    """Give the command line of a `knit` command."""
+    """Gives the command line of a `knit` command."""
     return [str(Path(sys.executable).parent / "knit"), *map(str, arguments)]
 
 
 def until(look: Callable[[], T | None], within: float = WITHIN) -> T:
-    """Ask again and again until there is an answer; gives it."""
+    """Asks again and again until there is an answer; gives it."""
     ends = time.monotonic() + within
     while True:
         found = look()
@@ -273,7 +273,7 @@ def dev_stack(folder: Path | None = None, **environment: str) -> Iterator[DevSta
 
 
 def shell_plan(script: str, tag: str, **more: Any) -> dict[str, Any]:
-    """Give a Plan that runs a shell script on Data with this tag, with the output /out and a log.
+    """Gives a Plan that runs a shell script on Data with this tag, with the output /out and a log.
 
     Its input is /in; its output carries `of:TAG`, with the tag's colon made a dash.
     """

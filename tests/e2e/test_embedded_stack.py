@@ -25,7 +25,7 @@ def tags_of(data: dict[str, Any]) -> set[str]:
 
 
 def write(folder: Path, **files: str) -> Path:
-    """Make a folder with these files."""
+    """Makes a folder with these files."""
     for name, text in files.items():
         path = folder / name.replace("__", "/")
         path.parent.mkdir(parents=True, exist_ok=True)

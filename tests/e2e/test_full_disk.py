@@ -48,7 +48,7 @@ def relieved(stack: DevStack) -> bool:
 
 
 def test_a_run_that_filled_the_disk_is_deleted_and_all_goes_on(stack: DevStack) -> None:
-    """Fill, see words, delete, see bytes freed; what waited goes on by itself."""
+    """Fills, sees words, deletes, sees bytes freed; what waited goes on by itself."""
     until(lambda: relieved(stack))
     before = free(stack)
     stack.push("later", "full:later")
@@ -104,7 +104,7 @@ def test_a_run_that_takes_all_it_gets_can_be_stopped_and_deleted(stack: DevStack
 
 
 def fill(file: Any) -> None:
-    """Write until there is no room."""
+    """Writes until there is no room."""
     with file.open("wb", buffering=0) as writing:
         try:
             while True:

@@ -30,7 +30,7 @@ class Knit:
     adapter: KubernetesAdapter
 
     def __call__(self, *arguments: str) -> str:
-        """Run one command; gives its stdout, fails the test when it fails."""
+        """Runs one command; gives its stdout, fails the test when it fails."""
         done = subprocess.run(
             [sys.executable, "-m", "knit_cli", *arguments],
             cwd=self.folder,
@@ -43,11 +43,11 @@ class Knit:
         return done.stdout
 
     def json(self, *arguments: str) -> Any:
-        """Run one command that prints JSON."""
+        """Runs one command that prints JSON."""
         return json.loads(self(*arguments))
 
     def push(self, kind: str, **files: str) -> str:
-        """Push files as Data with the tag `type:kind`; gives its id."""
+        """Pushes files as Data with the tag `type:kind`; gives its id."""
         folder = self.folder / kind
         folder.mkdir()
         for name, text in files.items():
@@ -56,7 +56,7 @@ class Knit:
         return str(pushed["knitId"])
 
     def apply(self, kind: str, command: list[str], **more: object) -> str:
-        """Register a Plan that eats `type:kind` at /in and makes /out and a log; gives its id."""
+        """Registers a Plan that eats `type:kind` at /in and makes /out and a log; gives its id."""
         plan = {
             "image": self.adapter.image,
             "entrypoint": command,
@@ -71,7 +71,7 @@ class Knit:
         return str(self.json("plan", "apply", str(file))["planId"])
 
     def run_of(self, plan_id: str, *statuses: str) -> dict[str, Any]:
-        """Wait until the Plan's only Run has one of these statuses; gives it."""
+        """Waits until the Plan's only Run has one of these statuses; gives it."""
         ends = time.monotonic() + WITHIN
         while time.monotonic() < ends:
             runs = self.json("run", "find", "--planid", plan_id)
@@ -155,7 +155,7 @@ async def test_what_fails_says_why(
 
 
 async def test_a_stopped_run_is_gone_before_it_is_final(knit: Knit) -> None:
-    """Stop as good enough: what it had written is Data; nothing writes any more."""
+    """Stops as good enough: what it had written is Data; nothing writes any more."""
     command = ["sh", "-c", "trap '' TERM; while :; do echo x >> /out/ticks; sleep 0.1; done"]
     plan_id = await asyncio.to_thread(knit.apply, "endless", command)
     await asyncio.to_thread(knit.push, "endless", word="x")

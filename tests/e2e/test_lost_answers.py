@@ -32,7 +32,7 @@ class Swallowing:
         self.swallowed: list[bytes] = []
 
     def relay(self, client: socket.socket) -> None:
-        """Carry one connection to its end."""
+        """Carries one connection to its end."""
         with client, suppress(OSError), socket.create_connection(self._api) as server:
             first = client.recv(1 << 16)
             server.sendall(first)
@@ -78,7 +78,7 @@ def proxy(stack: DevStack, losses: int, then: Callable[[], None]) -> Iterator[Sw
 
 
 def kill_api(stack: DevStack) -> None:
-    """End the API's process at once; its supervisor starts another."""
+    """Ends the API's process at once; its supervisor starts another."""
     for process in stack.processes():
         with suppress(psutil.Error):
             if "knit_api" in process.cmdline():

@@ -219,7 +219,7 @@ def test_a_run_that_fills_the_disk_fails_and_others_go_on(cramped: DevStack) -> 
 
 
 def ended(stack: DevStack, tag: str, document: dict[str, Any]) -> dict[str, Any]:
-    """Apply, push, wait for the end; gives the failed Run, whose outputs match nothing."""
+    """Applies, pushes, waits for the end; gives the failed Run, whose outputs match nothing."""
     plan = stack.apply(document)
     stack.push("x", tag)
     run = stack.run_in(plan, "done", "failed")

@@ -67,14 +67,14 @@ def daemon(sandbox: dict[str, str], engine_socket: Path) -> Iterator[None]:
 
 
 def begun(stack: DevStack, tag: str, image: str) -> str:
-    """Begin a Run of a container; gives its Plan."""
+    """Begins a Run of a container; gives its Plan."""
     plan = stack.apply(shell_plan("true", tag, image=image))
     stack.push("x", tag)
     return plan
 
 
 def waits(stack: DevStack, plan: str, code: str) -> dict[str, Any]:
-    """Wait until the Plan's only Run says that it waits for this; gives the Run."""
+    """Waits until the Plan's only Run says that it waits for this; gives the Run."""
 
     def look() -> dict[str, Any] | None:
         found = stack.runs(plan)
@@ -85,7 +85,7 @@ def waits(stack: DevStack, plan: str, code: str) -> dict[str, Any]:
 
 
 def stopped(stack: DevStack, plan: str) -> dict[str, Any]:
-    """End the Plan's only Run."""
+    """Ends the Plan's only Run."""
     stack.knit("run", "stop", "--fail", stack.runs(plan)[0]["runId"])
     return stack.run_in(plan, "failed")
 

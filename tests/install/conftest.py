@@ -55,7 +55,7 @@ def fresh(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _needed() -> Iterator[metadata.Distribution]:
-    """Give the installed distributions that knit needs, directly or not."""
+    """Gives the installed distributions that knit needs, directly or not."""
     waiting = [Requirement(text) for text in metadata.requires("knit") or ()]
     seen: set[str] = set()
     while waiting:

@@ -87,7 +87,7 @@ def test_the_installed_knit_runs_a_plan_on_its_embedded_stack(fresh: Path) -> No
 def knit(
     fresh: Path, folder: Path, *arguments: str, **variables: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run the installed command; it sees neither the checkout nor this environment."""
+    """Runs the installed command; it sees neither the checkout nor this environment."""
     path = f"{fresh}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
     done = subprocess.run(
         [fresh / "knit", *arguments],
@@ -103,7 +103,7 @@ def knit(
 
 
 def found(fresh: Path, folder: Path, *arguments: str) -> list[dict[str, str]]:
-    """Ask until there is something."""
+    """Asks until there is something."""
     ends = time.monotonic() + WITHIN
     while time.monotonic() < ends:
         documents: list[dict[str, str]] = json.loads(knit(fresh, folder, *arguments).stdout)

@@ -31,7 +31,7 @@ QUICK: Final = (
 
 
 def texts(folder: Path | None = None) -> dict[str, dict[str, Place]]:
-    """Give all texts: by module, then by place; their modules' code that tells goes into a folder.
+    """Gives all texts: by module, then by place; their modules' code that tells goes into a folder.
 
     So what is run is what was looked through, whoever edits meanwhile.
     """
@@ -49,7 +49,7 @@ def texts(folder: Path | None = None) -> dict[str, dict[str, Place]]:
 
 
 def used(folder: Path) -> dict[str, set[str]]:
-    """Give the places that some process noted, by module."""
+    """Gives the places that some process noted, by module."""
     found: dict[str, set[str]] = {}
     for file in folder.glob("said.*"):
         for line in file.read_text().splitlines():
@@ -59,7 +59,7 @@ def used(folder: Path) -> dict[str, set[str]]:
 
 
 def main(arguments: list[str]) -> int:
-    """Run, then report."""
+    """Runs, then report."""
     with tempfile.TemporaryDirectory(prefix="knit-messages-") as name:
         folder = Path(name)
         # Everybody may write here: some tests run programs as other users.

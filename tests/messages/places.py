@@ -29,12 +29,12 @@ class Place:
 
     @property
     def key(self) -> str:
-        """Give what is unique in a file."""
+        """Gives what is unique in a file."""
         return f"{self.line}:{self.column}"
 
 
 def recording(tree: ast.Module) -> tuple[ast.Module, list[Place]]:
-    """Give the module with a call of `RECORD` before each text, and the texts."""
+    """Gives the module with a call of `RECORD` before each text, and the texts."""
     recorder = _Recorder()
     module = ast.fix_missing_locations(recorder.visit(tree))
     return module, recorder.places

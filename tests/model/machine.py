@@ -130,7 +130,7 @@ class UserRules(RuleBasedStateMachine, Generic[W]):
     # --- acting
 
     def act(self, what: str, real: Awaitable[Any], change: Callable[[], object]) -> None:
-        """Do it to both; the answer's status must be the one the model gives."""
+        """Does it to both; the answer's status must be the one the model gives."""
         answer = self.wait(real)
         status = getattr(answer, "status_code", answer)
         try:
@@ -191,7 +191,7 @@ class UserRules(RuleBasedStateMachine, Generic[W]):
             self.go_on(ends)
 
     def go_on(self, ends: list[bool]) -> None:
-        """Let the engine carry on for a while, if it does not do so by itself."""
+        """Lets the engine carry on for a while, if it does not do so by itself."""
 
     @precondition(lambda self: len(self.model.plans) < self.most_plans)
     @rule(
@@ -311,7 +311,7 @@ class UserRules(RuleBasedStateMachine, Generic[W]):
 
     @rule(number=NUMBERS, end=st.sampled_from(["well", "well", "broken", None]))
     def upload(self, number: int, end: str | None) -> None:
-        """Begin one, or end one that has begun."""
+        """Begins one, or ends one that has begun."""
         runs = self.uploads()
         if runs and end:
             self._end_upload(runs[number % len(runs)], end == "well")
@@ -484,7 +484,7 @@ class FastMachine(UserRules[FastWorld]):
         self.act(f"project by {page_size}", self.world.project(page_size), self.model.project)
 
     def admit(self, start: bool) -> None:
-        """Admit all that waits; without `start` the engine dies before it notes its workflows."""
+        """Admits all that waits; without `start` the engine dies before it notes its workflows."""
         real = self.wait(self.world.admit(start))
         runs = self.model.admit()
         for run in runs:
@@ -560,7 +560,7 @@ class FastMachine(UserRules[FastWorld]):
 
     @rule(number=NUMBERS, close=st.booleans())
     def download(self, number: int, close: bool) -> None:
-        """Begin one, or end one that has begun."""
+        """Begins one, or ends one that has begun."""
         picked, real = self.a_data(number)
         reading = self._downloads()
         if reading and (close or len(reading) > 1):

@@ -191,7 +191,7 @@ class Model:
                     self._create(plan, inputs, "waiting" if plan.active else "deactivated")
 
     def admit(self) -> list[Run]:
-        """Give the admitted Runs whose workflow is to be started."""
+        """Gives the admitted Runs whose workflow is to be started."""
         for run in self.runs.values():
             run.admitted |= run.status == "waiting"
         return [r for r in self.runs.values() if r.admitted and not r.started and MOVES[r.status]]

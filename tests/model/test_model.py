@@ -82,7 +82,7 @@ def test_the_whole_engine_does_what_the_model_does(
 def walk(
     machine: Callable[[], Any], *, first_seed: int, steps: int, examples: int, length: int
 ) -> None:
-    """Go on, seed after seed, until so many steps have been done and compared."""
+    """Goes on, seed after seed, until so many steps have been done and compared."""
     UserRules.steps, UserRules.tally = 0, Counter()
     chosen = settings(
         max_examples=examples,

@@ -45,7 +45,7 @@ class Ids:
         return self._real
 
     def meet(self, model: Model, runs: Sequence[Mapping[str, Any]]) -> None:
-        """Bind the Runs and Data that are new, on both sides, since the last time."""
+        """Binds the Runs and Data that are new, on both sides, since the last time."""
         waiting = {
             (run.plan.id, tuple(assigned(run).items())): run
             for run in model.runs.values()

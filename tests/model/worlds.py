@@ -106,7 +106,7 @@ class FastWorld:
             pass
 
     async def admit(self, start: bool) -> list[tuple[str, int]]:
-        """Give what is to be started; without `start` the engine dies before it has noted that.
+        """Gives what is to be started; without `start` the engine dies before it has noted that.
 
         The store admits so many at once; what is not started yet, it gives again.
         """
@@ -126,7 +126,7 @@ class FastWorld:
         return await refused(self.store.finalize(RunKey(RunId(run_id), generation), cause="model"))
 
     async def deliver_stops(self) -> None:
-        """Stand for the Projector, and for the workflows that hear of a stop and end the pod."""
+        """Stands for the Projector, and for the workflows that hear of a stop and end the pod."""
         await self.store.finish_unstarted()
         for order in await self.store.stop_orders():
             await self.store.finalize(order.key, cause="model")
@@ -172,7 +172,7 @@ class WholeWorld:
 
 
 async def refused(attempt: Any) -> int:
-    """Give the HTTP status that a refusal of the store would have, 200 when it is none."""
+    """Gives the HTTP status that a refusal of the store would have, 200 when it is none."""
     try:
         await attempt
     except KnitError as error:

@@ -29,7 +29,7 @@ def tags(text: str) -> frozenset[Tag]:
 
 
 def requirement(text: str) -> Requirement:
-    """Read tags of an input; `knit#id` and `knit#timestamp` become pins."""
+    """Reads tags of an input; `knit#id` and `knit#timestamp` become pins."""
     pins = {tag.key: tag.value for tag in tags(text) if tag.is_system}
     instant = pins.get(KEY_TIMESTAMP)
     return Requirement(
@@ -66,14 +66,14 @@ async def register(store: PostgresStore, plan: PlanSpec) -> PlanId:
 
 
 async def begin(store: PostgresStore) -> tuple[RunKey, KnitId]:
-    """Begin an upload; its Run is running."""
+    """Begins an upload; its Run is running."""
     run_id, knit_id = RunId(str(uuid4())), KnitId(str(uuid4()))
     await store.begin_upload(f"transfer-{knit_id}", run_id, knit_id)
     return RunKey(run_id, 1), knit_id
 
 
 async def upload(store: PostgresStore, text: str = "") -> KnitId:
-    """Upload a Data with these tags; its Run is done."""
+    """Uploads a Data with these tags; its Run is done."""
     key, knit_id = await begin(store)
     if text:
         await store.change_tags(knit_id, TagChange(add=tags(text)))
@@ -82,7 +82,7 @@ async def upload(store: PostgresStore, text: str = "") -> KnitId:
 
 
 async def end(store: PostgresStore, key: RunKey, *, fail: bool = False) -> RunStatus:
-    """Bring a Run to its end from wherever it is."""
+    """Brings a Run to its end from wherever it is."""
     if fail:
         await store.advance(key, RunStatus.ABORTING, cause="test", exit=Exit(1, "broken"))
     else:
@@ -92,7 +92,7 @@ async def end(store: PostgresStore, key: RunKey, *, fail: bool = False) -> RunSt
 
 
 async def drain(store: PostgresStore, *, page_size: int = 100) -> int:
-    """Project until no event is left; gives how many Runs were made."""
+    """Projects until no event is left; gives how many Runs were made."""
     made = 0
     while (step := await store.project(page_size=page_size)) is not None:
         made += step.created
@@ -100,7 +100,7 @@ async def drain(store: PostgresStore, *, page_size: int = 100) -> int:
 
 
 async def admit_all(store: PostgresStore) -> list[RunKey]:
-    """Admit everything that waits and say that it was started."""
+    """Admits everything that waits and says that it was started."""
     keys: list[RunKey] = []
     while admitted := [one.key for one in await store.admit(AdmissionLimits(total=1_000_000))]:
         await store.started(admitted)
@@ -111,7 +111,7 @@ async def admit_all(store: PostgresStore) -> list[RunKey]:
 def queue_up(
     url: str, plan_id: str, ages: Sequence[int], *, priority: int = 0, admitted: int = 0
 ) -> None:
-    """Put Runs, so many seconds old, into the queue; the first `admitted` are under way already.
+    """Puts Runs, so many seconds old, into the queue; the first `admitted` are under way already.
 
     They have no inputs: what admits them does not ask.
     """
@@ -130,14 +130,14 @@ def queue_up(
 
 
 def fetch(url: str, query: str, *parameters: Any) -> list[dict[str, Any]]:
-    """Look into the database behind the store's back."""
+    """Looks into the database behind the store's back."""
     with psycopg.connect(url, row_factory=dict_row) as connection:
         cursor = connection.execute(query.encode(), parameters)
         return cursor.fetchall() if cursor.description else []
 
 
 def runs_in(url: str) -> dict[tuple[str, tuple[str, ...]], str]:
-    """Give all projected Runs: (Plan, Data by position) → status. Fails on doubles."""
+    """Gives all projected Runs: (Plan, Data by position) → status. Fails on doubles."""
     found: dict[tuple[str, tuple[str, ...]], str] = {}
     rows = fetch(
         url,
@@ -159,5 +159,5 @@ def only(items: Iterable[Any]) -> Any:
 
 
 def millis(instant: datetime) -> bool:
-    """Say whether an instant is a whole number of milliseconds."""
+    """Says whether an instant is a whole number of milliseconds."""
     return instant.microsecond % 1000 == 0

@@ -42,7 +42,7 @@ class History:
 
 
 async def write(store: PostgresStore, history: History, number: int, ends: float) -> None:
-    """Register Data, tags and Plans at random until the time is over."""
+    """Registers Data, tags and Plans at random until the time is over."""
     dice = random.Random(f"{history.seed}:{number}")
     while time.monotonic() < ends:
         turn = dice.random()
@@ -118,7 +118,7 @@ async def _new_plan(store: PostgresStore, history: History, dice: random.Random)
 
 
 async def consume(store: PostgresStore, ends: float, page_size: int) -> None:
-    """Project until the time is over."""
+    """Projects until the time is over."""
     while time.monotonic() < ends:
         if await store.project(page_size=page_size) is None:
             await asyncio.sleep(0.005)
@@ -127,7 +127,7 @@ async def consume(store: PostgresStore, ends: float, page_size: int) -> None:
 async def kill_consumers(
     store: PostgresStore, history: History, ends: float, *, url: str, page_size: int
 ) -> None:
-    """Run a consumer that is torn down again and again: cancelled, or its backend killed."""
+    """Runs a consumer that is torn down again and again: cancelled, or its backend killed."""
     dice = random.Random(f"{history.seed}:killer")
     while time.monotonic() < ends:
         task = asyncio.create_task(consume(store, ends, page_size))
@@ -152,7 +152,7 @@ async def kill_consumers(
 async def run_history(
     store: PostgresStore, victim: PostgresStore, url: str, history: History, seconds: float
 ) -> None:
-    """Let 8 writers and 3 consumers (one of them a victim) work at once, then drain."""
+    """Lets 8 writers and 3 consumers (one of them a victim) work at once, then drains."""
     ends = time.monotonic() + seconds
     await asyncio.gather(
         *(write(store, history, number, ends) for number in range(8)),
@@ -164,7 +164,7 @@ async def run_history(
 
 
 def model(url: str, history: History, *, ever: bool = False) -> set[ModelRun]:
-    """Give the Runs the plain model computes: from the tags at the end, or from all there were."""
+    """Gives the Runs the plain model computes: from the tags at the end, or from all there were."""
     stamps = {
         row["knit_id"]: row["timestamp"]
         for row in fetch(url, "SELECT knit_id::text, timestamp FROM data")
@@ -181,7 +181,7 @@ def model(url: str, history: History, *, ever: bool = False) -> set[ModelRun]:
 
 
 def sound(url: str) -> None:
-    """Check what every history must leave: whole Runs, an empty outbox, nothing twice."""
+    """Checks what every history must leave: whole Runs, an empty outbox, nothing twice."""
     assert fetch(url, "SELECT * FROM outbox") == []
     assert (
         fetch(

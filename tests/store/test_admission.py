@@ -38,7 +38,7 @@ MANY = AdmissionLimits(total=1000)
 
 
 async def waiting(store: PostgresStore, count: int, *, image: str = "demo:1") -> PlanId:
-    """Make a Plan with `count` waiting Runs."""
+    """Makes a Plan with `count` waiting Runs."""
     plan = await register(store, spec({"/a": f"k:{image}"}, image=image))
     for _ in range(count):
         await upload(store, f"k:{image}")
@@ -111,14 +111,14 @@ async def test_higher_priority_then_older_first(store: PostgresStore, url: str) 
 
 
 async def a_plan(store: PostgresStore, name: str) -> PlanId:
-    """Make a Plan that nothing fits."""
+    """Makes a Plan that nothing fits."""
     return await register(store, spec({"/a": f"k:{name}"}, image=f"{name}:1"))
 
 
 async def admitted_plans(
     store: PostgresStore, total: int, per_plan: int | None = None
 ) -> list[str]:
-    """Admit once; give the Plans of the Runs that were, and say that they were started."""
+    """Admits once; gives the Plans of the Runs that were, and says that they were started."""
     admitted = await store.admit(AdmissionLimits(total, per_plan))
     await store.started([one.key for one in admitted])
     return [one.plan_id for one in admitted]
@@ -173,7 +173,7 @@ async def test_runs_take_over_the_priority_of_their_plan(store: PostgresStore, u
 async def test_the_priority_of_a_plan_moves_its_waiting_runs(
     store: PostgresStore, url: str
 ) -> None:
-    """Set later, it holds for what waits, for what is retried, and for what waits again."""
+    """Sets later, it holds for what waits, for what is retried, and for what waits again."""
     first, second = await a_plan(store, "first"), await a_plan(store, "second")
     queue_up(url, first, range(100, 103), admitted=1)
     queue_up(url, second, range(3))
@@ -236,7 +236,7 @@ async def test_admission_is_what_the_plain_model_says(
 
 
 def modelled(url: str, limits: AdmissionLimits) -> list[str]:
-    """Take the next Run as often as the limits allow, one after the other."""
+    """Takes the next Run as often as the limits allow, one after the other."""
     runs = fetch(url, "SELECT run_id::text, plan_id::text, priority, created_at, status FROM run")
     under_way = Counter(run["plan_id"] for run in runs if run["status"] == "running")
     queue = [run for run in runs if run["status"] == "waiting"]
@@ -458,7 +458,7 @@ async def test_built_in_and_unknown_plans_cannot_be_deactivated(store: PostgresS
 
 @asynccontextmanager
 async def counted(store: PostgresStore, fallback: timedelta) -> AsyncIterator[list[int]]:
-    """Count the turns of `work` in the background."""
+    """Counts the turns of `work` in the background."""
     turns = [0]
 
     async def follow() -> None:

@@ -236,7 +236,7 @@ async def test_a_plan_that_is_not_there(store: PostgresStore, plan_id: str) -> N
 
 
 async def test_resources_are_set_and_unset(store: PostgresStore) -> None:
-    """Set beats unset; cpu and memory fall back to their defaults, others are gone."""
+    """Sets beats unset; cpu and memory fall back to their defaults, others are gone."""
     plan_id = await register(store, spec({"/a": "k:a"}))
 
     async def change(unset: str = "", **values: str) -> dict[str, str]:

@@ -20,12 +20,12 @@ AWAY = Holdup(WaitKind.BACKEND, "BackendUnavailable", "the daemon does not answe
 
 
 async def a_plan(store: PostgresStore, name: str = "one") -> PlanId:
-    """Make a Plan that nothing fits."""
+    """Makes a Plan that nothing fits."""
     return await register(store, spec({"/a": f"k:{name}"}, image=f"{name}:1"))
 
 
 async def begun(store: PostgresStore, total: int, plan: PlanId | None = None) -> list[RunKey]:
-    """Admit, and launch what is; gives it. All of it is to be of `plan`."""
+    """Admits, and launches what is; gives it. All of it is to be of `plan`."""
     admitted = await store.admit(AdmissionLimits(total))
     assert plan is None or {one.plan_id for one in admitted} == {plan}
     keys = [one.key for one in admitted]
@@ -37,7 +37,7 @@ async def begun(store: PostgresStore, total: int, plan: PlanId | None = None) ->
 
 
 async def reasons_of(store: PostgresStore, plan: PlanId) -> set[str]:
-    """Give why this Plan's Runs in the queue are there."""
+    """Gives why this Plan's Runs in the queue are there."""
     found = await store.find_runs(RunQuery(plan_ids=frozenset({plan})))
     reasons = [one.waiting.reason for one in found if one.waiting]
     return {one.split(" in queue, ")[1] for one in reasons if " in queue, " in one}

@@ -20,7 +20,7 @@ AT_ONCE = timedelta(0)
 
 
 async def pushed(store: PostgresStore, text: str) -> KnitId:
-    """Upload a Data whose transfer is closed."""
+    """Uploads a Data whose transfer is closed."""
     key, knit_id = await begin(store)
     await store.change_tags(knit_id, TagChange(add=tags(text)))
     await end(store, key)

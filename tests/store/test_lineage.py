@@ -99,7 +99,7 @@ def random_graph(dice: random.Random, size: int, *, cyclic: bool) -> Model:
 
 
 def put(url: str, plan_id: PlanId, model: Model) -> None:
-    """Write a graph into the database as it is, cycles and all."""
+    """Writes a graph into the database as it is, cycles and all."""
     inputs = {
         one["path"]: one["input_id"]
         for one in fetch(url, "SELECT path, input_id FROM plan_input WHERE plan_id = %s", plan_id)

@@ -26,12 +26,12 @@ WAITING = RunQuery(statuses=frozenset({S.WAITING}))
 
 
 async def a_plan(store: PostgresStore, name: str = "a") -> PlanId:
-    """Make a Plan that nothing fits."""
+    """Makes a Plan that nothing fits."""
     return await register(store, spec({"/a": f"k:{name}"}, image=f"{name}:1"))
 
 
 async def why(store: PostgresStore, plan_id: str) -> list[Waiting | None]:
-    """Give why the waiting Runs of a Plan wait, those first that are oldest."""
+    """Gives why the waiting Runs of a Plan wait, those first that are oldest."""
     query = RunQuery(plan_ids=frozenset({plan_id}), statuses=frozenset({S.WAITING, S.DEACTIVATED}))
     found = await store.find_runs(query)
     return [one.waiting for one in sorted(found, key=lambda one: -int(one.priority))]
@@ -42,7 +42,7 @@ def places(reasons: list[Waiting | None]) -> list[int | None]:
 
 
 def reason_of(reasons: list[Waiting | None]) -> str:
-    """Give what all of them say after the place."""
+    """Gives what all of them say after the place."""
     return only({one.reason.split(" in queue, ")[1] for one in reasons if one is not None})
 
 
@@ -160,7 +160,7 @@ async def test_a_deactivated_run_waits_for_its_plan(store: PostgresStore, url: s
 
 
 async def launched(store: PostgresStore, url: str, upto: RunStatus = S.READY) -> RunKey:
-    """Make a Run that is on its way."""
+    """Makes a Run that is on its way."""
     queue_up(url, await a_plan(store), [1])
     key = only(await admit(store, 1))
     await store.started([key])

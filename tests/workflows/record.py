@@ -38,7 +38,7 @@ async def _save(knit: KnitEnvironment, workflow_id: str, scenario: str) -> None:
 
 
 def _without_paths(value: Any) -> Any:
-    """Drop stack traces, which name the folders of the machine and play no part in a replay."""
+    """Drops stack traces, which name the folders of the machine and play no part in a replay."""
     if isinstance(value, dict):
         return {key: _without_paths(one) for key, one in value.items() if key != "stackTrace"}
     return [_without_paths(one) for one in value] if isinstance(value, list) else value
@@ -127,7 +127,7 @@ async def _tidied() -> None:
 
 
 async def main() -> None:
-    """Record every scenario."""
+    """Records every scenario."""
     await _ended(0, "run.short")
     await _ended(0, "run.done", lasts=LINGER * 2)
     await _ended(3, "run.failed", lasts=LINGER * 2)

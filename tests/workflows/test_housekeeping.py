@@ -222,7 +222,7 @@ async def test_a_run_deleted_while_it_waits_ends_its_workflow(postgres: Embedded
 
 
 async def _turns(knit: KnitEnvironment, schedule: str, count: int) -> None:
-    """Wait until a schedule has had so many more turns."""
+    """Waits until a schedule has had so many more turns."""
     handle = knit.temporal.get_schedule_handle(schedule)
     before = (await handle.describe()).info.num_actions
 

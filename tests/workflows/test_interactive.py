@@ -35,7 +35,7 @@ class Choked(MemoryBackend):
         self.free = asyncio.Event()
 
     async def launch(self, pod: RunPod) -> None:
-        """Launch, or wait."""
+        """Launches, or waits."""
         if self.choked:
             self.waiting += 1
             try:

@@ -203,7 +203,7 @@ def _recorded_type(history: Path) -> str:
 
 
 def _contracts() -> list[type]:
-    """Give the abstract activities: what workflows may ask for."""
+    """Gives the abstract activities: what workflows may ask for."""
     found = [
         kind
         for module in pkgutil.iter_modules(contracts.__path__, f"{contracts.__name__}.")

@@ -24,7 +24,7 @@ TIMES = QUICK.model_copy(
 
 
 async def times_of(handle: WorkflowHandle[object, object]) -> Mapping[str, timedelta]:
-    """Give what Temporal was told: the time-out of a step, and of the activities' heartbeats."""
+    """Gives what Temporal was told: the time-out of a step, and of the activities' heartbeats."""
     found = {}
     for event in (await handle.fetch_history()).events:
         if event.HasField("workflow_execution_started_event_attributes"):
@@ -37,7 +37,7 @@ async def times_of(handle: WorkflowHandle[object, object]) -> Mapping[str, timed
 
 
 async def turn_of(knit: KnitEnvironment, kind: str) -> WorkflowHandle[object, object]:
-    """Have a schedule's turn, and give its workflow."""
+    """Has a schedule's turn, and gives its workflow."""
     schedule = knit.temporal.get_schedule_handle(kind)
     action = (await schedule.describe()).schedule.action
     assert isinstance(action, ScheduleActionStartWorkflow)

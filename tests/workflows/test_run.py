@@ -285,7 +285,7 @@ async def test_a_run_that_never_started_is_aborted(postgres: EmbeddedPostgres) -
 
 
 async def test_a_cancelled_workflow_aborts_its_run(postgres: EmbeddedPostgres) -> None:
-    """Cancel in Temporal's Web UI is a stop --fail, clean-up included."""
+    """Cancels in Temporal's Web UI is a stop --fail, clean-up included."""
     backend = MemoryBackend()
     backend.hold()
     async with knit_environment(postgres=postgres, backend=backend) as knit:
@@ -330,7 +330,7 @@ async def test_a_pod_that_cannot_start_ends_its_run(
 
 
 async def _held_up_by(knit: KnitEnvironment, run_id: str, code: str) -> RunDetail:
-    """Wait until a Run says that this keeps it from starting; gives the Run."""
+    """Waits until a Run says that this keeps it from starting; gives the Run."""
     async with asyncio.timeout(PATIENCE):
         while True:
             run = await knit.store.run(run_id)  # type: ignore[arg-type]
@@ -340,7 +340,7 @@ async def _held_up_by(knit: KnitEnvironment, run_id: str, code: str) -> RunDetai
 
 
 async def _details_say(knit: KnitEnvironment, run_id: str, words: str) -> None:
-    """Wait until the Web UI's current details of a Run's workflow say so."""
+    """Waits until the Web UI's current details of a Run's workflow say so."""
     handle = knit.temporal.get_workflow_handle(names.run_workflow(run_id, 1))
     async with asyncio.timeout(PATIENCE):
         while words not in (await handle.query("__temporal_workflow_metadata")).current_details:

@@ -83,7 +83,7 @@ async def test_a_broken_upload_leaves_a_failed_run(postgres: EmbeddedPostgres) -
 
 
 async def _renewed(knit: KnitEnvironment, lease: float) -> OpenTransfer | None:
-    """Open an upload and renew its lease for two leases; None where that did not keep it."""
+    """Opens an upload and renews its lease for two leases; None where that did not keep it."""
     client = KnitClient(knit.temporal, lease=timedelta(seconds=lease), queues=knit.deps.queues)
     with suppress(Conflict, Unavailable, NotFound):
         upload = await client.open_upload()
@@ -131,7 +131,7 @@ async def test_unknown_data_cannot_be_opened(postgres: EmbeddedPostgres) -> None
 
 
 async def test_a_cancelled_transfer_is_closed(postgres: EmbeddedPostgres) -> None:
-    """Cancel in Temporal discards the upload."""
+    """Cancels in Temporal discards the upload."""
     async with knit_environment(postgres=postgres) as knit:
         upload = await knit.knit.open_upload()
         assert upload.run_id is not None
@@ -158,7 +158,7 @@ class Slow(MemoryBackend):
         self._error = error, reason
 
     async def open_transfer(self, transfer: Transfer) -> Endpoint:
-        """Refuse."""
+        """Refuses."""
         kind, reason = self._error
         raise kind(reason)
 

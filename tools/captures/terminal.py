@@ -58,7 +58,7 @@ FRAME: Final = """\
 
 
 def run_in_terminal(command: list[str], folder: Path, size: tuple[int, int]) -> bytes:
-    """Run a command in a pseudo-terminal of (columns, rows), in a folder that is its home as well.
+    """Runs a command in a pseudo-terminal of (columns, rows), in a folder that is its home as well.
 
     Gives all it printed; raises CalledProcessError when it fails.
     """
@@ -90,7 +90,7 @@ def run_in_terminal(command: list[str], folder: Path, size: tuple[int, int]) -> 
 
 
 def draw(printed: bytes, columns: int, title: str) -> str:
-    """Turn what a terminal got into an SVG of that width."""
+    """Turns what a terminal got into an SVG of that width."""
     text = printed.decode("utf-8").replace("\r\n", "\n").rstrip("\n")
     with Path(os.devnull).open("w") as nowhere:
         console = Console(record=True, width=columns, file=nowhere, highlight=False)
@@ -104,7 +104,7 @@ def draw(printed: bytes, columns: int, title: str) -> str:
 
 
 def main() -> None:
-    """Run the demo once and write the picture."""
+    """Runs the demo once and writes the picture."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, default=PICTURE)
     output: Path = parser.parse_args().output

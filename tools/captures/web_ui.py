@@ -50,7 +50,7 @@ PICTURES: Final = (
 
 @contextmanager
 def demo_stack(python: str) -> Iterator[str]:
-    """Run the demo in an empty folder that is its home, too; gives the Web UI's address."""
+    """Runs the demo in an empty folder that is its home, too; gives the Web UI's address."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         environment = {**os.environ, "HOME": folder}
 
@@ -69,7 +69,7 @@ def demo_stack(python: str) -> Iterator[str]:
 
 
 def page_of_a_run(web_ui: str) -> str:
-    """Give the address of the page of the `knit.Run` that took longest."""
+    """Gives the address of the page of the `knit.Run` that took longest."""
     query = urllib.parse.urlencode({"query": "WorkflowType = 'knit.Run'"})
     with urllib.request.urlopen(f"{web_ui}/api/v1/namespaces/default/workflows?{query}") as answer:
         found = json.load(answer)["executions"]
@@ -82,7 +82,7 @@ def page_of_a_run(web_ui: str) -> str:
 
 @contextmanager
 def browser() -> Iterator[Any]:
-    """Start a browser without a window."""
+    """Starts a browser without a window."""
     webdriver: Any = import_module("selenium.webdriver")  # not among knit's own requirements
     options = webdriver.ChromeOptions()
     options.page_load_strategy = "none"  # the page keeps a connection open: it never ends loading
@@ -98,7 +98,7 @@ def browser() -> Iterator[Any]:
 
 
 def photograph(driver: Any, page: str, picture: Picture, folder: Path) -> None:
-    """Open the tab, wait until it shows what is wanted, and keep the picture.
+    """Opens the tab, waits until it shows what is wanted, and keeps the picture.
 
     Raises RuntimeError, with what is there, when that does not happen.
     """
@@ -119,7 +119,7 @@ def photograph(driver: Any, page: str, picture: Picture, folder: Path) -> None:
 
 
 def take_all(web_ui: str, folder: Path) -> None:
-    """Take every picture of the longest Run of that stack."""
+    """Takes every picture of the longest Run of that stack."""
     page = page_of_a_run(web_ui)
     with browser() as driver:
         for picture in PICTURES:
@@ -127,7 +127,7 @@ def take_all(web_ui: str, folder: Path) -> None:
 
 
 def main() -> None:
-    """Take the pictures, on a stack of their own or on one that runs."""
+    """Takes the pictures, on a stack of their own or on one that runs."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--python", default=str(ROOT / ".venv" / "bin" / "python"))
     parser.add_argument("--web-ui", help="address of a stack on which the demo is done")

@@ -1,5 +1,7 @@
 """Count how many flowers of the test set a model names right."""
 
+from __future__ import annotations
+
 import csv
 import json
 from pathlib import Path

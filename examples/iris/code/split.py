@@ -1,5 +1,7 @@
 """Split the flowers into a training and a test set, the same way every time."""
 
+from __future__ import annotations
+
 import csv
 import random
 from pathlib import Path

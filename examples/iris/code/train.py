@@ -1,5 +1,7 @@
 """Fit a softmax regression by gradient descent, as the parameters say."""
 
+from __future__ import annotations
+
 import csv
 import json
 import math

@@ -12,6 +12,8 @@ batch   jobs                    create get list delete
 `ensure_prerequisites` also creates service accounts, roles and role bindings.
 """
 
+from __future__ import annotations
+
 from knit_workflows.compute.kubernetes.backend import KubernetesBackend
 from knit_workflows.compute.kubernetes.manifests import prerequisites
 from knit_workflows.compute.kubernetes.settings import KubernetesSettings

@@ -4,6 +4,8 @@ Prints, for the namespace that `KNIT_COMPUTE__KUBERNETES__…` names, the Servic
 RoleBinding and Secret with which the nurse reads logs, as one JSON List.
 """
 
+from __future__ import annotations
+
 import json
 import sys
 

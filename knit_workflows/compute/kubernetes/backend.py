@@ -87,38 +87,38 @@ class KubernetesBackend:
         )
 
     def suggested_runs(self) -> int:
-        """Give what keeps a cluster's scheduler busy."""
+        """Gives what keeps a cluster's scheduler busy."""
         return MANY_RUNS
 
     async def open(self) -> None:
-        """Load the credentials; the watches start with the first `watch`."""
+        """Loads the credentials; the watches start with the first `watch`."""
         await self._server.open()
 
     async def aclose(self) -> None:
-        """End the watches and close connections; what runs goes on running."""
+        """Ends the watches and closes connections; what runs goes on running."""
         await self._pods.aclose()
         await self._warnings.aclose()
         await self._transfers.aclose()
         await self._server.aclose()
 
     async def ensure_prerequisites(self) -> None:
-        """Create what the namespace must hold before a Run, where it is missing."""
+        """Creates what the namespace must hold before a Run, where it is missing."""
         for manifest in manifests.prerequisites(self._settings):
             await self._server.create(manifest["kind"], manifest)
 
     async def require_room(self) -> None:
-        """Say nothing: storage classes do not tell how much room they have."""
+        """Says nothing: storage classes do not tell how much room they have."""
 
     async def create_volume(self, volume: Volume) -> None:
-        """Create a claim. It need not be bound when this returns."""
+        """Creates a claim. It need not be bound when this returns."""
         await self._volumes.create(volume)
 
     async def delete_volume(self, volume: Volume) -> None:
-        """Remove a claim; gone already is fine."""
+        """Removes a claim; gone already is fine."""
         await self._volumes.delete(volume)
 
     async def launch(self, pod: RunPod) -> None:
-        """Create the Job; see the contract."""
+        """Creates the Job; see the contract."""
         if await self._server.create("Job", manifests.run_job(pod, self._settings)) is not None:
             return
         job = await self._server.get("Job", pod.name)
@@ -133,11 +133,11 @@ class KubernetesBackend:
                 )
 
     async def observe(self, pod_name: str) -> Observation:
-        """Say how the run pod is, from the API server."""
+        """Says how the run pod is, from the API server."""
         return (await self._look(pod_name)).observation
 
     async def watch(self, pod_name: str) -> AsyncIterator[Observation]:
-        """Yield each change of the run pod; see the contract."""
+        """Yields each change of the run pod; see the contract."""
         self._pods.start()
         self._warnings.start()
         clock = asyncio.get_running_loop().time
@@ -161,7 +161,7 @@ class KubernetesBackend:
                 await _set_within(changed, self._interval(seen.observation))
 
     async def stop(self, pod_name: str, *, grace: timedelta) -> None:
-        """Delete pods and Job; `observe` says ABSENT once the kubelet has confirmed."""
+        """Deletes pods and Job; `observe` says ABSENT once the kubelet has confirmed."""
         # A grace period of 0 would drop the pod from sight while its process goes on.
         seconds = max(1, math.ceil(grace.total_seconds()))
         # Pods first: the garbage collector would give them the grace period of their own spec.
@@ -171,26 +171,26 @@ class KubernetesBackend:
         await self._server.delete("Job", pod_name, {"propagationPolicy": "Foreground"})
 
     async def release(self, pod_name: str) -> None:
-        """Delete the Job of an ended pod, and the pod with it."""
+        """Deletes the Job of an ended pod, and the pod with it."""
         if not await self._server.delete("Job", pod_name, {"propagationPolicy": "Background"}):
             # Someone may have removed the Job and left its pod.
             await self._server.delete_all("Pod", _selector(pod_name), {"gracePeriodSeconds": 1})
 
     async def open_transfer(self, transfer: Transfer) -> Endpoint:
-        """Give the address of a transfer pod; raises TransferNotReady until it answers."""
+        """Gives the address of a transfer pod; raises TransferNotReady until it answers."""
         return await self._transfers.open(transfer)
 
     async def close_transfer(self, transfer: Transfer) -> None:
-        """Delete a transfer pod; gone already is fine."""
+        """Deletes a transfer pod; gone already is fine."""
         await self._transfers.close(transfer)
 
     async def run_pods(self) -> list[str]:
-        """Give the names of all Jobs of knit."""
+        """Gives the names of all Jobs of knit."""
         jobs, _ = await self._server.list("Job", {"labelSelector": names.LABEL_RUN})
         return [job["metadata"]["name"] for job in jobs]
 
     def _interval(self, last: Observation) -> float:
-        """Give the seconds after which a pod is judged anew without a notification."""
+        """Gives the seconds after which a pod is judged anew without a notification."""
         # Warnings, and the patience with claims, change nothing of the pod; and without a living
         # watch only looking helps.
         hasty = last.phase is Phase.PENDING or (last.phase is not Phase.ABSENT and self._deaf)
@@ -202,7 +202,7 @@ class KubernetesBackend:
         return not self._pods.fresh
 
     def _cached(self, pod_name: str, version: int) -> _Seen | None:
-        """Judge what the watch has told; None if only the API server can say."""
+        """Judges what the watch has told; None if only the API server can say."""
         pods = self._pods.get(pod_name)
         if self._deaf or not pods:
             return None
@@ -215,7 +215,7 @@ class KubernetesBackend:
     async def _explained(
         self, pod_name: str, observation: Observation, silence: _Silence
     ) -> Observation:
-        """Give a pending pod of which nothing is known for a while what there is to say of it."""
+        """Gives a pending pod of which nothing is known for a while what there is to say of it."""
         if observation.phase is not Phase.PENDING or observation.trouble is not None:
             silence.began = None
             return observation
@@ -244,7 +244,7 @@ class KubernetesBackend:
         return why_silent(pod, claims, events)
 
     async def _look_patiently(self, pod_name: str) -> _Seen:
-        """Look, bearing for a while that the API server does not answer."""
+        """Looks, bearing for a while that the API server does not answer."""
         pause, begun = 0.5, asyncio.get_running_loop().time()
         while True:
             try:

@@ -63,12 +63,12 @@ class Informer(Generic[T]):
         self._pause = _FIRST_PAUSE
 
     def start(self) -> None:
-        """Begin to look, if it does not look already. Needs a running event loop."""
+        """Begins to look, if it does not look already. Needs a running event loop."""
         if self._task is None:
             self._task = asyncio.create_task(self._look(), name=f"informer of {self._kind}")
 
     async def aclose(self) -> None:
-        """Stop looking and forget everything."""
+        """Stops looking and forgets everything."""
         if self._task is not None:
             self._task.cancel()
             with suppress(asyncio.CancelledError):
@@ -84,12 +84,12 @@ class Informer(Generic[T]):
         return self._version is not None and silence < _STALE_AFTER
 
     def get(self, key: str) -> list[T]:
-        """Give the objects with that key, oldest first; none before the first list."""
+        """Gives the objects with that key, oldest first; none before the first list."""
         return list(self._objects.get(key, {}).values())
 
     @contextmanager
     def listen(self, key: str) -> Iterator[asyncio.Event]:
-        """Give an event that is set at each change of an object with that key."""
+        """Gives an event that is set at each change of an object with that key."""
         event = asyncio.Event()
         self._listeners.setdefault(key, set()).add(event)
         try:

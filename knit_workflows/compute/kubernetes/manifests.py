@@ -39,7 +39,7 @@ _NURSE_VOLUME: Final = "serviceaccount"
 
 
 def labels(kind: str, instance: str, settings: KubernetesSettings) -> dict[str, str]:
-    """Give the recommended labels of a `worker`, `data` or `dataagt` object."""
+    """Gives the recommended labels of a `worker`, `data` or `dataagt` object."""
     return {
         "app.kubernetes.io/version": settings.version,
         "app.kubernetes.io/name": kind,
@@ -51,7 +51,7 @@ def labels(kind: str, instance: str, settings: KubernetesSettings) -> dict[str, 
 
 
 def run_pod_labels(pod: RunPod, settings: KubernetesSettings) -> dict[str, str]:
-    """Give the labels of a Job and of its pods; they tell whose it is."""
+    """Gives the labels of a Job and of its pods; they tell whose it is."""
     return labels("worker", pod.name, settings) | {
         names.LABEL_RUN: pod.run_id,
         names.LABEL_RUN_ALIAS: pod.run_id,
@@ -61,7 +61,7 @@ def run_pod_labels(pod: RunPod, settings: KubernetesSettings) -> dict[str, str]:
 
 
 def volume_claim(volume: Volume, settings: KubernetesSettings) -> JsonObject:
-    """Give the claim for a volume that many pods may mount at once."""
+    """Gives the claim for a volume that many pods may mount at once."""
     spec: JsonObject = {
         "accessModes": ["ReadWriteMany"],
         "resources": {"requests": {"storage": settings.initial_capacity}},
@@ -80,7 +80,7 @@ def volume_claim(volume: Volume, settings: KubernetesSettings) -> JsonObject:
 
 
 def run_job(pod: RunPod, settings: KubernetesSettings) -> JsonObject:
-    """Give the Job that runs a pod once, whatever becomes of it.
+    """Gives the Job that runs a pod once, whatever becomes of it.
 
     Raises BackendRejected when one volume would take two outputs: they would mix.
     """
@@ -171,7 +171,7 @@ def _main(pod: RunPod) -> JsonObject:
 
 
 def _literal(word: str) -> str:
-    """Guard a word from the kubelet, which puts variables in for $(NAME) and $ for $$."""
+    """Guards a word from the kubelet, which puts variables in for $(NAME) and $ for $$."""
     return word.replace("$", "$$")
 
 
@@ -184,7 +184,7 @@ def _mounts(mounts: Iterable[Mount], *, read_only: bool) -> list[JsonObject]:
 
 
 def _check(writable: Sequence[Mount], settings: KubernetesSettings) -> JsonObject:
-    """Give the init container that refuses to start on outputs with content.
+    """Gives the init container that refuses to start on outputs with content.
 
     One for outputs and log together (Knitfab has `init-log` besides): init containers run one
     after another, and the kubelet takes about a second to see each of them end.
@@ -196,7 +196,7 @@ def _check(writable: Sequence[Mount], settings: KubernetesSettings) -> JsonObjec
 
 
 def _nurse(log: Volume, outputs: Sequence[Mount], settings: KubernetesSettings) -> JsonObject:
-    """Give the sidecar that writes the log of `main` to its volume, with rights of its own.
+    """Gives the sidecar that writes the log of `main` to its volume, with rights of its own.
 
     It also looks through the outputs afterwards, below a folder of its own: one of them may have
     the path of something in its image. They are no arguments, which a nurse of an older image would
@@ -243,7 +243,7 @@ def _knit_container(name: str, program: str, settings: KubernetesSettings) -> Js
 
 
 def transfer_pod(transfer: Transfer, settings: KubernetesSettings) -> JsonObject:
-    """Give the pod that opens a volume over HTTP to whoever has the transfer's token."""
+    """Gives the pod that opens a volume over HTTP to whoever has the transfer's token."""
     reads = transfer.mode is TransferMode.READ
     port = settings.transfer_port
     agent = _knit_container(AGENT, "agent", settings) | {
@@ -276,7 +276,7 @@ def transfer_pod(transfer: Transfer, settings: KubernetesSettings) -> JsonObject
 
 
 def transfer_labels(transfer: Transfer, settings: KubernetesSettings) -> dict[str, str]:
-    """Give the labels of a transfer pod and its Secret."""
+    """Gives the labels of a transfer pod and its Secret."""
     return labels("dataagt", transfer.name, settings) | {
         names.LABEL_AGENT_KNIT_ID: transfer.volume.knit_id,
         names.LABEL_AGENT_MODE: transfer.mode.value,
@@ -288,7 +288,7 @@ def _token(transfer: Transfer) -> JsonObject:
 
 
 def transfer_secret(transfer: Transfer, pod_uid: str, settings: KubernetesSettings) -> JsonObject:
-    """Give the Secret with a transfer's token; it goes when its pod goes."""
+    """Gives the Secret with a transfer's token; it goes when its pod goes."""
     return {
         "apiVersion": "v1",
         "kind": "Secret",
@@ -305,7 +305,7 @@ def transfer_secret(transfer: Transfer, pod_uid: str, settings: KubernetesSettin
 
 
 def prerequisites(settings: KubernetesSettings) -> list[JsonObject]:
-    """Give what must be in the namespace before a Run, in order of creation: the nurse's rights.
+    """Gives what must be in the namespace before a Run, in order of creation: the nurse's rights.
 
     Charts own these on real installations.
     """

@@ -14,22 +14,22 @@ JsonObject = dict[str, Any]
 
 
 def instant(text: str | None) -> datetime | None:
-    """Read an RFC 3339 instant; None if there is none."""
+    """Reads an RFC 3339 instant; None if there is none."""
     return datetime.fromisoformat(text) if text else None
 
 
 def created_at(thing: JsonObject) -> datetime | None:
-    """Give the instant of creation as the API server noted it."""
+    """Gives the instant of creation as the API server noted it."""
     return instant(thing["metadata"].get("creationTimestamp"))
 
 
 def being_deleted(thing: JsonObject) -> bool:
-    """Say whether it is on its way out: its name is taken and it will not come back."""
+    """Says whether it is on its way out: its name is taken and it will not come back."""
     return thing["metadata"].get("deletionTimestamp") is not None
 
 
 def version_of(thing: JsonObject) -> int:
-    """Give the resourceVersion as a number that grows with each change; 0 if it is not a number.
+    """Gives the resourceVersion as a number that grows with each change; 0 if it is not a number.
 
     Kubernetes promises the order of versions of one resource type since 1.35, and etcd always kept
     it; with a server that writes something else, every version counts as new.
@@ -39,7 +39,7 @@ def version_of(thing: JsonObject) -> int:
 
 
 def condition(thing: JsonObject, kind: str) -> JsonObject | None:
-    """Give the condition of that type, or None."""
+    """Gives the condition of that type, or None."""
     for item in thing.get("status", {}).get("conditions") or ():
         if item.get("type") == kind:
             found: JsonObject = item
@@ -48,11 +48,11 @@ def condition(thing: JsonObject, kind: str) -> JsonObject | None:
 
 
 def condition_is(thing: JsonObject, kind: str, status: str = "True") -> bool:
-    """Say whether the condition is there and has that status."""
+    """Says whether the condition is there and has that status."""
     found = condition(thing, kind)
     return found is not None and found.get("status") == status
 
 
 def now() -> datetime:
-    """Give the present instant; ages of objects are reckoned with it, to within seconds."""
+    """Gives the present instant; ages of objects are reckoned with it, to within seconds."""
     return datetime.now(UTC)

@@ -36,7 +36,7 @@ _ORDER: Final = {
 
 
 def is_news(last: Observation | None, present: Observation) -> bool:
-    """Say whether a watcher who knows `last` wants to hear of `present`.
+    """Says whether a watcher who knows `last` wants to hear of `present`.
 
     A pod only goes forward. What seems to go back is its removal: an ended pod looks like one
     taken away then, and a Job that has just lost its pod like one that never had any.
@@ -49,7 +49,7 @@ def is_news(last: Observation | None, present: Observation) -> bool:
 
 
 def slim(pod: JsonObject) -> JsonObject:
-    """Give the part of a pod that observing reads; a tenth of what the API server sends."""
+    """Gives the part of a pod that observing reads; a tenth of what the API server sends."""
     metadata = pod["metadata"]
     kept = (
         "name",
@@ -67,7 +67,7 @@ def slim(pod: JsonObject) -> JsonObject:
 
 
 def foremost(pods: Sequence[JsonObject]) -> JsonObject:
-    """Give the pod that counts among those of one Job.
+    """Gives the pod that counts among those of one Job.
 
     The Job controller may, against all odds, have made two: what may still be writing counts, then
     what was made last.
@@ -80,7 +80,7 @@ def foremost(pods: Sequence[JsonObject]) -> JsonObject:
 
 
 def observe_pod(pod: JsonObject, warnings: Sequence[Warned], now: datetime) -> Observation:
-    """Say how a run pod is."""
+    """Says how a run pod is."""
     main = _status_of(pod, MAIN)
     digest = _digest(main)
     if _ended(pod):
@@ -102,7 +102,7 @@ def observe_pod(pod: JsonObject, warnings: Sequence[Warned], now: datetime) -> O
 
 
 def observe_job(job: JsonObject | None, warnings: Sequence[Warned]) -> Observation:
-    """Say how a run pod is whose Job has no pod."""
+    """Says how a run pod is whose Job has no pod."""
     if job is None:
         return ABSENT
     status = job.get("status", {})
@@ -141,7 +141,7 @@ def _digest(container: JsonObject) -> str | None:
 
 
 def _notes(pod: JsonObject) -> tuple[str, ...]:
-    """Give what the nurse says of the outputs, a line each; what it says when it fails is none."""
+    """Gives what the nurse says of the outputs, a line each; what it says when it fails is none."""
     terminated = _status_of(pod, NURSE).get("state", {}).get("terminated") or {}
     if terminated.get("exitCode") != 0:
         return ()
@@ -155,7 +155,7 @@ def _finished_at(container: JsonObject) -> datetime | None:
 
 
 def _exit(pod: JsonObject) -> Exit:
-    """Give how an ended pod ended.
+    """Gives how an ended pod ended.
 
     Code: the largest of the normal containers', else that of a failed init container, else 254 for
     a pod taken away and 255 for one that the node refused or dropped.
@@ -180,7 +180,7 @@ def _exit(pod: JsonObject) -> Exit:
 
 
 def _failures(pod: JsonObject, key: str) -> list[tuple[str, JsonObject]]:
-    """Give (name, terminated state) of failed containers, the largest exit code first."""
+    """Gives (name, terminated state) of failed containers, the largest exit code first."""
     failed = [
         (each["name"], each["state"]["terminated"])
         for each in _statuses(pod, key)
@@ -211,7 +211,7 @@ def _signal_name(number: int) -> str | None:
 
 
 def _pod_reason(pod: JsonObject) -> str | None:
-    """Give why the node refused or dropped the pod (Evicted, OutOfcpu, NodeAffinity …)."""
+    """Gives why the node refused or dropped the pod (Evicted, OutOfcpu, NodeAffinity …)."""
     status = pod["status"]
     reason, message = status.get("reason"), status.get("message") or ""
     if status["phase"] != "Failed" or not reason:
@@ -220,7 +220,7 @@ def _pod_reason(pod: JsonObject) -> str | None:
 
 
 def _taken_away(pod: JsonObject) -> str | None:
-    """Give how the pod was deleted while it worked, or None if it was not.
+    """Gives how the pod was deleted while it worked, or None if it was not.
 
     A program that ends with 0 on SIGTERM was interrupted all the same: its outputs are not what
     its Plan promises. The instants are whole seconds of two clocks, so what is not clearly a

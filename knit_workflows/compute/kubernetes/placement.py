@@ -13,7 +13,7 @@ from knit_workflows.domain.plans.model import NodeMode, NodeRule
 
 
 def placement(rules: Sequence[NodeRule]) -> JsonObject:
-    """Give the part of a pod's spec that the rules ask for; empty if there are none."""
+    """Gives the part of a pod's spec that the rules ask for; empty if there are none."""
     spec: JsonObject = {}
     if tolerations := _tolerations(rules):
         spec["tolerations"] = tolerations

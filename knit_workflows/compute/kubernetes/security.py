@@ -21,7 +21,7 @@ from knit_workflows.compute.kubernetes.settings import KubernetesSettings
 
 
 def pod_context(settings: KubernetesSettings) -> JsonObject:
-    """Give the security context of a pod."""
+    """Gives the security context of a pod."""
     context: JsonObject = {"seccompProfile": {"type": "RuntimeDefault"}}
     if settings.restricted:
         context |= {
@@ -35,12 +35,12 @@ def pod_context(settings: KubernetesSettings) -> JsonObject:
 
 
 def user_container_context() -> JsonObject:
-    """Give the security context of the Plan's own container."""
+    """Gives the security context of the Plan's own container."""
     return {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
 
 
 def knit_container_context(settings: KubernetesSettings) -> JsonObject:
-    """Give the security context of a container made of knit's pod image."""
+    """Gives the security context of a container made of knit's pod image."""
     context: JsonObject = {
         "allowPrivilegeEscalation": False,
         "readOnlyRootFilesystem": True,

@@ -65,7 +65,7 @@ class ApiServer:
         self._renewed_at = float("-inf")
 
     async def open(self) -> None:
-        """Load the credentials. No connection is made yet."""
+        """Loads the credentials. No connection is made yet."""
         if self._client is None:
             # More would only queue in the server, and each takes a third of a MiB.
             configuration = client.Configuration(connection_pool_maxsize=_CONNECTIONS)
@@ -89,39 +89,39 @@ class ApiServer:
             ) from error
 
     async def _renew_credentials(self, refused: float) -> None:
-        """Load the credentials again, once for all requests that were refused before."""
+        """Loads the credentials again, once for all requests that were refused before."""
         async with self._renewing:
             if self._renewed_at < refused and self._client is not None:
                 await self._load_credentials(self._client.configuration)
                 self._renewed_at = time.monotonic()
 
     async def aclose(self) -> None:
-        """Close all connections."""
+        """Closes all connections."""
         if self._client is not None:
             await self._client.close()
             self._client = None
 
     async def get(self, kind: str, name: str) -> JsonObject | None:
-        """Give one object, or None if it does not exist."""
+        """Gives one object, or None if it does not exist."""
         reply = await self._call("GET", kind, name, accept={404})
         return None if reply.status == 404 else reply.body
 
     async def create(self, kind: str, manifest: JsonObject) -> JsonObject | None:
-        """Create an object; None if the server says that it conflicts with what is there."""
+        """Creates an object; None if the server says that it conflicts with what is there."""
         reply = await self._call("POST", kind, body=manifest, accept={409})
         return None if reply.status == 409 else reply.body
 
     async def delete(self, kind: str, name: str, options: JsonObject) -> bool:
-        """Ask for an object's deletion with DeleteOptions; False if it does not exist."""
+        """Asks for an object's deletion with DeleteOptions; False if it does not exist."""
         reply = await self._call("DELETE", kind, name, body=options, accept={404})
         return reply.status != 404
 
     async def delete_all(self, kind: str, selector: str, options: JsonObject) -> None:
-        """Ask for the deletion of all objects with some labels."""
+        """Asks for the deletion of all objects with some labels."""
         await self._call("DELETE", kind, query={"labelSelector": selector}, body=options)
 
     async def list(self, kind: str, query: Mapping[str, str]) -> tuple[list[JsonObject], str]:
-        """Give all objects that `query` selects, and the version from which to watch them."""
+        """Gives all objects that `query` selects, and the version from which to watch them."""
         items: list[JsonObject] = []
         page = {**query, "limit": str(_PAGE)}
         while True:
@@ -137,7 +137,7 @@ class ApiServer:
     async def watch(
         self, kind: str, query: Mapping[str, str], version: str
     ) -> AsyncIterator[tuple[str, JsonObject]]:
-        """Yield (type, object) of each change after `version`, bookmarks too.
+        """Yields (type, object) of each change after `version`, bookmarks too.
 
         The server ends it after some minutes. Raises VersionGone when the version is too old.
         """
@@ -234,7 +234,7 @@ def _change(line: bytes) -> tuple[str, JsonObject]:
 
 
 def _judge(status: int, text: bytes, *, reading: bool = True) -> None:
-    """Raise what an answer means that nobody expected."""
+    """Raises what an answer means that nobody expected."""
     message = _parsed(text).get("message") or f"HTTP {status}"
     if status >= 500 or status in _PASSING:
         raise BackendUnavailable(f"the Kubernetes API server cannot do it now: {message}")

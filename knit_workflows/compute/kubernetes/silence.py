@@ -16,7 +16,7 @@ from knit_workflows.compute.kubernetes.objects import JsonObject, condition, con
 def why_silent(
     pod: JsonObject | None, claims: Mapping[str, str], events: Sequence[JsonObject]
 ) -> Trouble:
-    """Say what a pending pod without trouble is at; None: its Job has no pod.
+    """Says what a pending pod without trouble is at; None: its Job has no pod.
 
     `claims` gives the phase of each of its claims by name, `events` all that is said about the
     pod, oldest first.
@@ -46,7 +46,7 @@ def why_silent(
 
 
 def claims_of(pod: JsonObject) -> list[str]:
-    """Give the names of the claims that a pod mounts."""
+    """Gives the names of the claims that a pod mounts."""
     volumes = pod["spec"].get("volumes") or ()
     return [
         one["persistentVolumeClaim"]["claimName"]

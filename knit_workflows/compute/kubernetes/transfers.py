@@ -31,11 +31,11 @@ class Transfers:
         self._http = httpx.AsyncClient(timeout=_SOON, trust_env=False, verify=False)
 
     async def aclose(self) -> None:
-        """Close connections; open doors stay open."""
+        """Closes connections; open doors stay open."""
         await self._http.aclose()
 
     async def open(self, transfer: Transfer) -> Endpoint:
-        """Give the address of an open door; raises TransferNotReady until there is one."""
+        """Gives the address of an open door; raises TransferNotReady until there is one."""
         pod = await self._server.get("Pod", transfer.name)
         if pod is None:
             pod = await self._server.create("Pod", manifests.transfer_pod(transfer, self._settings))
@@ -57,7 +57,7 @@ class Transfers:
         raise TransferNotReady("the transfer is being opened", see=transfer.name)
 
     async def close(self, transfer: Transfer) -> None:
-        """Close the door; the Secret follows its pod."""
+        """Closes the door; the Secret follows its pod."""
         await self._server.delete("Pod", transfer.name, _SECOND)
 
     async def _give_token(self, transfer: Transfer, pod: JsonObject) -> None:
@@ -67,14 +67,14 @@ class Transfers:
         await self._server.create("Secret", secret)
 
     async def _answers(self, url: str) -> bool:
-        """Ask the agent itself: the kubelet's probe would tell up to a second later."""
+        """Asks the agent itself: the kubelet's probe would tell up to a second later."""
         try:
             return (await self._http.get(f"{url}healthz")).is_success
         except httpx.HTTPError:
             return False  # not up yet, or out of our reach: then the kubelet's probe decides
 
     async def _check_empty(self, transfer: Transfer, url: str) -> None:
-        """Raise DataExists if the door is for writing and there is content behind it.
+        """Raises DataExists if the door is for writing and there is content behind it.
 
         Asked by an upload that announces no body: the agent first says whether there may be one
         (409, also while one is on its way), then that this is none (411), and has changed nothing.
@@ -93,7 +93,7 @@ class Transfers:
             raise DataExists(see=transfer.volume.knit_id)
 
     async def _judge_ended(self, transfer: Transfer, pod: JsonObject) -> None:
-        """Make room for a new door if the old one closed itself; a broken agent is final."""
+        """Makes room for a new door if the old one closed itself; a broken agent is final."""
         status = pod["status"]
         for container in status.get("containerStatuses") or ():
             ended = container.get("state", {}).get("terminated") or {}

@@ -67,7 +67,7 @@ class Warned:
 
 
 def read_warning(event: JsonObject) -> Warned:
-    """Read a core/v1 Event; its newest instant counts."""
+    """Reads a core/v1 Event; its newest instant counts."""
     series = event.get("series") or {}
     instants = (
         series.get("lastObservedTime"),
@@ -84,7 +84,7 @@ def read_warning(event: JsonObject) -> Warned:
 
 
 def trouble_of_pod(pod: JsonObject, warnings: Sequence[Warned], now: datetime) -> Trouble | None:
-    """Say what keeps a pending pod from starting, or None if it is on its way."""
+    """Says what keeps a pending pod from starting, or None if it is on its way."""
     status = pod.get("status", {})
     statuses = [
         *(status.get("initContainerStatuses") or ()),
@@ -102,7 +102,7 @@ def trouble_of_pod(pod: JsonObject, warnings: Sequence[Warned], now: datetime) -
 
 
 def trouble_of_job(warnings: Sequence[Warned]) -> Trouble | None:
-    """Say why a Job has no pod: an account is missing, a quota or an admission rule refuses it."""
+    """Says why a Job has no pod: an account is missing, a quota or an admission rule refuses it."""
     refused = _newest(w for w in warnings if w.reason == "FailedCreate")
     if refused is None:
         return None

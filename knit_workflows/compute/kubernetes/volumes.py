@@ -25,7 +25,7 @@ class Volumes:
         self._settings = settings
 
     async def create(self, volume: Volume) -> None:
-        """Make a claim. It is not waited for: the scheduler waits until claims are bound."""
+        """Makes a claim. It is not waited for: the scheduler waits until claims are bound."""
         claim = manifests.volume_claim(volume, self._settings)
         for pause in _PAUSES:
             if await self._server.create(_CLAIM, claim):
@@ -39,5 +39,5 @@ class Volumes:
         )
 
     async def delete(self, volume: Volume) -> None:
-        """Remove a claim; while a pod mounts it, Kubernetes puts its removal off."""
+        """Removes a claim; while a pod mounts it, Kubernetes puts its removal off."""
         await self._server.delete(_CLAIM, volume.name, {"propagationPolicy": "Background"})

@@ -71,11 +71,11 @@ class LocalBackend:
         self._pausing: asyncio.Task[None] | None = None
 
     def suggested_runs(self) -> int:
-        """Give a few per core, and fewer where memory is scarce."""
+        """Gives a few per core, and fewer where memory is scarce."""
         return machine.suggested_runs()
 
     async def open(self) -> None:
-        """Make the state folder and listen to it."""
+        """Makes the state folder and listens to it."""
         self._state.make()
         self._notices = PodNotices(self._state.pods)
         self._children = Children()
@@ -85,7 +85,7 @@ class LocalBackend:
             self._pausing = asyncio.create_task(pauser.run())
 
     async def aclose(self) -> None:
-        """Stop listening; pods run on."""
+        """Stops listening; pods run on."""
         if self._pausing is not None:
             self._pausing.cancel()
             await asyncio.wait({self._pausing})
@@ -96,30 +96,30 @@ class LocalBackend:
     # --- volumes and transfers -----------------------------------------------------------------
 
     async def require_room(self) -> None:
-        """Look at the disk of the state folder."""
+        """Looks at the disk of the state folder."""
         with disk_errors():
             require_room(self._state.path, self._settings.floor)
 
     async def create_volume(self, volume: Volume) -> None:
-        """Make the volume's folder."""
+        """Makes the volume's folder."""
         self._state.create_volume(volume)
 
     async def delete_volume(self, volume: Volume) -> None:
-        """Take the volume's name away; its files are removed in the background."""
+        """Takes the volume's name away; its files are removed in the background."""
         self._discard(self._state.volume_path(volume))
 
     async def open_transfer(self, transfer: Transfer) -> Endpoint:
-        """Give the volume's folder."""
+        """Gives the volume's folder."""
         return Endpoint(self._state.open_transfer(transfer).as_uri())
 
     async def close_transfer(self, transfer: Transfer) -> None:
-        """Forget the transfer."""
+        """Forgets the transfer."""
         self._state.close_transfer(transfer)
 
     # --- run pods ------------------------------------------------------------------------------
 
     async def launch(self, pod: RunPod) -> None:
-        """Start the pod's supervisor, which starts the sandbox or the container."""
+        """Starts the pod's supervisor, which starts the sandbox or the container."""
         if launching.was_started(self._state.pod(pod.name)):
             return
         launching.check(pod, self._state)
@@ -133,11 +133,11 @@ class LocalBackend:
             self._children.adopt(pid)
 
     async def observe(self, pod_name: str) -> Observation:
-        """Say how the pod is, from its folder and the processes of the machine."""
+        """Says how the pod is, from its folder and the processes of the machine."""
         return await self._observe(self._state.pod(pod_name))
 
     async def watch(self, pod_name: str) -> AsyncGenerator[Observation, None]:
-        """Yield the present observation and each change."""
+        """Yields the present observation and each change."""
         folder = self._state.pod(pod_name)
         last: Observation | None = None
         with (
@@ -159,7 +159,7 @@ class LocalBackend:
                         await bell.wait()
 
     async def stop(self, pod_name: str, *, grace: timedelta) -> None:
-        """Send SIGTERM, have SIGKILL follow after `grace`, even if knit is gone by then."""
+        """Sends SIGTERM, has SIGKILL follow after `grace`, even if knit is gone by then."""
         folder = self._state.pod(pod_name)
         try:
             left = pod_folder.request_stop(folder, grace)
@@ -174,7 +174,7 @@ class LocalBackend:
             await self._observe(folder)
 
     async def release(self, pod_name: str) -> None:
-        """Remove the pod's folder and container; a pod that still runs is killed."""
+        """Removes the pod's folder and container; a pod that still runs is killed."""
         folder = self._state.pod(pod_name)
         account = pod_folder.read_account(folder)
         if account is None:
@@ -222,7 +222,7 @@ class LocalBackend:
         return _ABSENT
 
     async def _kill_if_due(self, folder: Path, account: Account) -> None:
-        """Do what a killed knit has left undone, and end what nobody supervises any more."""
+        """Does what a killed knit has left undone, and ends what nobody supervises any more."""
         deadline = pod_folder.stop_deadline(folder)
         overdue = deadline is not None and (not account.running or pod_folder.is_overdue(deadline))
         if overdue or account.ended or stopping.is_orphaned(account):
@@ -235,7 +235,7 @@ class LocalBackend:
                 self._children.adopt(pid)
 
     async def _settled(self, folder: Path) -> tuple[str, ...]:
-        """Have the log on the disk before anybody hears of the end; give what to say of outputs."""
+        """Has the log on the disk before anybody hears of the end; gives what to say of outputs."""
         known = self._notes.get(folder.name)
         if known is None:
             asked = stopping.read_asked(folder)
@@ -272,7 +272,7 @@ class LocalBackend:
 
 
 def _with_silence(observation: Observation, folder: Path) -> Observation:
-    """Say of a pending pod of which nothing is known that nothing is heard of it."""
+    """Says of a pending pod of which nothing is known that nothing is heard of it."""
     if observation.phase is not Phase.PENDING or observation.trouble is not None:
         return observation
     silent = time.time() - (folder / pod_folder.STATE).stat().st_mtime

@@ -21,7 +21,7 @@ class Deaths:
         self.ended = False
 
     def follow(self, process: tuple[int, int] | None) -> None:
-        """Follow this process (its number and birth); following it already: fine."""
+        """Follows this process (its number and birth); following it already: fine."""
         if process is None or process == self._followed:
             return
         self.close()
@@ -31,7 +31,7 @@ class Deaths:
             self._loop.add_reader(self._descriptor, self._on_end)
 
     def close(self) -> None:
-        """Follow nothing any more."""
+        """Follows nothing any more."""
         if self._descriptor is not None:
             self._loop.remove_reader(self._descriptor)
             os.close(self._descriptor)
@@ -52,11 +52,11 @@ class Children:
         self._closed = False
 
     def adopt(self, pid: int) -> None:
-        """Reap this child once it has ended; may be called from any thread."""
+        """Reaps this child once it has ended; may be called from any thread."""
         self._loop.call_soon_threadsafe(self._adopt, pid)
 
     def close(self) -> None:
-        """Leave the children that still run to whoever comes after this process."""
+        """Leaves the children that still run to whoever comes after this process."""
         self._closed = True
         for descriptor in self._descriptors.values():
             self._loop.remove_reader(descriptor)

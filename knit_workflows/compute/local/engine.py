@@ -44,14 +44,14 @@ class EngineFinder:
         self._asked: asyncio.Task[Engine] | None = None
 
     async def engine(self) -> Engine:
-        """Give the engine; raises BackendUnavailable, or BackendRejected when there is none."""
+        """Gives the engine; raises BackendUnavailable, or BackendRejected when there is none."""
         asked = self._asked
         if asked is None or (asked.done() and (asked.cancelled() or asked.exception())):
             asked = self._asked = asyncio.create_task(self._find())
         return await asyncio.shield(asked)
 
     async def run(self, command: str, *arguments: str) -> tuple[int, str]:
-        """Run a short command of an engine; gives its exit code and all it said."""
+        """Runs a short command of an engine; gives its exit code and all it said."""
         process = await asyncio.create_subprocess_exec(
             command,
             *arguments,
@@ -72,7 +72,7 @@ class EngineFinder:
         return process.returncode or 0, said.decode(errors="replace").strip()
 
     async def remove(self, command: str, container: str) -> None:
-        """Remove a container; gone already: fine. Raises BackendUnavailable."""
+        """Removes a container; gone already: fine. Raises BackendUnavailable."""
         code, said = await self.run(command, "rm", "--force", container)
         if code == 0:
             return
@@ -124,7 +124,7 @@ def _dialect(command: str, info: str) -> str:
 def create_arguments(
     pod: RunPod, state: StateFolder, settings: LocalSettings, dialect: str
 ) -> list[str]:
-    """Say what follows `ENGINE create`."""
+    """Says what follows `ENGINE create`."""
     return [
         *("--name", pod.name, "--pull", "never", "--hostname", pod.name[:63]),
         *("--label", f"knit.run={pod.run_id}", "--label", f"knit.plan={pod.plan_id}"),
@@ -150,7 +150,7 @@ def _of_dialect(dialect: str) -> list[str]:
 
 
 def _limits(pod: RunPod, dialect: str) -> Iterator[str]:
-    """Limit CPU and memory, and give GPUs; what only a cluster knows is left out."""
+    """Limits CPU and memory, and gives GPUs; what only a cluster knows is left out."""
     for name, text in pod.resources.items():
         amount = parse_quantity(text)
         if name == "cpu" and amount > 0:

@@ -46,13 +46,13 @@ class StateFolder:
         self._trash = self.path / "trash"
 
     def make(self) -> None:
-        """Create what is missing."""
+        """Creates what is missing."""
         with disk_errors():
             for folder in (self.pods, self._volumes, self._transfers, self._trash):
                 folder.mkdir(parents=True, exist_ok=True)
 
     def empty_trash(self) -> None:
-        """Remove what a killed process left half removed."""
+        """Removes what a killed process left half removed."""
         for item in self._trash.iterdir():
             with suppress(FileNotFoundError):
                 # A grave is removed by several at once without harm; a draft may be in the making.
@@ -68,7 +68,7 @@ class StateFolder:
         return sorted(p.name for p in self.pods.iterdir())
 
     def bury(self, folder: Path) -> Path | None:
-        """Take a folder's name away at once; gives what is to be removed, None if it was gone."""
+        """Takes a folder's name away at once; gives what is to be removed, None if it was gone."""
         grave = self._trash / f"{folder.name}.{uuid.uuid4().hex}"
         with disk_errors():
             try:
@@ -78,12 +78,12 @@ class StateFolder:
         return grave
 
     def remove(self, grave: Path) -> None:
-        """Remove what was buried."""
+        """Removes what was buried."""
         _remove(grave)
 
     @contextmanager
     def draft(self) -> Iterator[Path]:
-        """Give an empty folder to fill and rename; what is left of it is removed."""
+        """Gives an empty folder to fill and rename; what is left of it is removed."""
         with disk_errors():
             draft = Path(tempfile.mkdtemp(dir=self._trash))
         try:
@@ -96,7 +96,7 @@ class StateFolder:
     # --- volumes and transfers -----------------------------------------------------------------
 
     def create_volume(self, volume: Volume) -> None:
-        """Make an empty folder that containers of any user may write to."""
+        """Makes an empty folder that containers of any user may write to."""
         path = self.volume_path(volume)
         with disk_errors():
             path.mkdir(exist_ok=True)
@@ -108,7 +108,7 @@ class StateFolder:
         return self._volumes / checked_name(volume.name)
 
     def volume(self, volume: Volume) -> Path:
-        """Give the folder of a volume; raises BackendRejected when there is none."""
+        """Gives the folder of a volume; raises BackendRejected when there is none."""
         path = self.volume_path(volume)
         if not path.is_dir():
             raise BackendRejected(
@@ -119,7 +119,7 @@ class StateFolder:
         return path
 
     def open_transfer(self, transfer: Transfer) -> Path:
-        """Give the folder that the transfer reads or writes; raises DataExists."""
+        """Gives the folder that the transfer reads or writes; raises DataExists."""
         folder = self.volume(transfer.volume)
         door = self._transfers / checked_name(transfer.name)
         if not door.exists():
@@ -130,12 +130,12 @@ class StateFolder:
         return folder
 
     def close_transfer(self, transfer: Transfer) -> None:
-        """Forget a transfer."""
+        """Forgets a transfer."""
         (self._transfers / checked_name(transfer.name)).unlink(missing_ok=True)
 
 
 def checked_name(name: str) -> str:
-    """Give back a name that is safe as one part of a path; raises BackendRejected."""
+    """Gives back a name that is safe as one part of a path; raises BackendRejected."""
     if not _NAME.fullmatch(name):
         raise BackendRejected(f"{name[:80]!r} cannot be the name of a pod, volume or transfer")
     return name
@@ -143,7 +143,7 @@ def checked_name(name: str) -> str:
 
 @contextmanager
 def disk_errors() -> Iterator[None]:
-    """Translate what the disk answers into knit's errors."""
+    """Translates what the disk answers into knit's errors."""
     try:
         yield
     except OSError as error:
@@ -156,7 +156,7 @@ def disk_errors() -> Iterator[None]:
 
 
 def _remove(folder: Path) -> None:
-    """Remove a tree, also where programs left folders that nobody may write to."""
+    """Removes a tree, also where programs left folders that nobody may write to."""
     try:
         archive.remove(folder)
     except PermissionError as error:

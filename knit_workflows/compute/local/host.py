@@ -36,12 +36,12 @@ class SandboxCommand:
 
 
 def is_host_image(image: str) -> bool:
-    """Say whether an image stands for the machine itself."""
+    """Says whether an image stands for the machine itself."""
     return image.startswith(PREFIX)
 
 
 def sandbox_command(pod: RunPod, state: StateFolder, settings: LocalSettings) -> SandboxCommand:
-    """Say how to start a pod's sandbox. Raises BackendRejected when it cannot be started here."""
+    """Says how to start a pod's sandbox. Raises BackendRejected when it cannot be started here."""
     if not settings.host_images:
         raise BackendRejected(
             f"images of the machine itself are not allowed here: {pod.image}",
@@ -97,7 +97,7 @@ def _options(pod: RunPod, state: StateFolder, settings: LocalSettings) -> Iterat
 
 
 def _linked() -> Iterator[str]:
-    """Show `/bin` and its like as the machine has them: as links into `/usr`, or as folders."""
+    """Shows `/bin` and its like as the machine has them: as links into `/usr`, or as folders."""
     for name in _LINKED:
         path = Path(name)
         if path.is_symlink():
@@ -111,7 +111,7 @@ def _devices(patterns: Iterable[str]) -> list[str]:
 
 
 def _own_paths(settings: LocalSettings) -> list[str]:
-    """Give knit's own Python, so that `python3` is always there, and what the settings add."""
+    """Gives knit's own Python, so that `python3` is always there, and what the settings add."""
     wanted = [Path(sys.base_prefix), Path(sys.prefix), *settings.host_paths]
     system = tuple(Path(path) for path in _SYSTEM)
     unique = dict.fromkeys(path.absolute() for path in wanted)

@@ -44,7 +44,7 @@ class Start:
 
 
 def check(pod: RunPod, state: StateFolder) -> None:
-    """Refuse what can never be started; raises BackendRejected."""
+    """Refuses what can never be started; raises BackendRejected."""
     try:
         for name, quantity in pod.resources.items():
             parse_resource(name, quantity, f"resources.{name}")
@@ -61,7 +61,7 @@ def check(pod: RunPod, state: StateFolder) -> None:
 def start_of(
     pod: RunPod, state: StateFolder, settings: LocalSettings, engine: Engine | None
 ) -> Start:
-    """Say how to start a pod: in the engine, or without one in a sandbox.
+    """Says how to start a pod: in the engine, or without one in a sandbox.
 
     Raises BackendRejected.
     """
@@ -75,7 +75,7 @@ def start_of(
 
 
 def _head(pod: RunPod, state: StateFolder) -> list[str]:
-    """Say what every supervisor wants to know: the log's file, and what must be empty."""
+    """Says what every supervisor wants to know: the log's file, and what must be empty."""
     log = state.volume(pod.log) if pod.log else None
     words = [str(log / LOG_FILE) if log else ""]
     for mount in pod.outputs:
@@ -86,7 +86,7 @@ def _head(pod: RunPod, state: StateFolder) -> list[str]:
 
 
 def launch(pod: RunPod, start: Start, state: StateFolder) -> int | None:
-    """Start the supervisor and give its process number; None when the pod was started before."""
+    """Starts the supervisor and gives its process number; None when the pod was started before."""
     folder = state.pod(pod.name)
     give_up = time.monotonic() + _PATIENCE
     while time.monotonic() < give_up:
@@ -111,7 +111,7 @@ def launch(pod: RunPod, start: Start, state: StateFolder) -> int | None:
 
 
 def was_started(folder: Path) -> bool:
-    """Say whether a pod's supervisor has begun, or never may."""
+    """Says whether a pod's supervisor has begun, or never may."""
     account = pod_folder.read_account(folder)
     if account is None:
         return False

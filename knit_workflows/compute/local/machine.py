@@ -20,14 +20,14 @@ _MEMORY_MAX: Final = ("memory.max", "memory/memory.limit_in_bytes")
 
 
 def suggested_runs(cgroup: Path = _CGROUP) -> int:
-    """Give how many Runs at once suit this machine, or the container that we are in."""
+    """Gives how many Runs at once suit this machine, or the container that we are in."""
     by_cores = int(cores(cgroup) * RUNS_PER_CORE)
     by_memory = memory_bytes(cgroup) // MEMORY_PER_RUN
     return max(FEWEST_RUNS, min(by_cores, by_memory))
 
 
 def cores(cgroup: Path = _CGROUP) -> float:
-    """Give the cores this process may use; less than one for a narrow container."""
+    """Gives the cores this process may use; less than one for a narrow container."""
     usable = float(len(os.sched_getaffinity(0)))
     with suppress(OSError, ValueError):  # no such control group, or `max`
         quota, period = (cgroup / _CPU_MAX).read_text().split()
@@ -36,7 +36,7 @@ def cores(cgroup: Path = _CGROUP) -> float:
 
 
 def memory_bytes(cgroup: Path = _CGROUP) -> int:
-    """Give the memory this process may use."""
+    """Gives the memory this process may use."""
     usable = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     for name in _MEMORY_MAX:
         with suppress(OSError, ValueError):

@@ -56,13 +56,13 @@ class PodNotices:
         self._loop.add_reader(self._descriptor, self._read)
 
     def close(self) -> None:
-        """Stop listening; bells stay silent from now on."""
+        """Stops listening; bells stay silent from now on."""
         self._loop.remove_reader(self._descriptor)
         os.close(self._descriptor)
 
     @contextmanager
     def ringing(self, pod_name: str) -> Iterator[asyncio.Event]:
-        """Give a bell that rings at each change of a pod, be the pod there already or not."""
+        """Gives a bell that rings at each change of a pod, be the pod there already or not."""
         bell = asyncio.Event()
         self._bells.setdefault(pod_name, set()).add(bell)
         self._follow(pod_name)

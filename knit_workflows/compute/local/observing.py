@@ -18,7 +18,7 @@ _KILLED: Final = 128 + signal.SIGKILL
 
 
 def observation_of(account: Account) -> Observation:
-    """Say how a pod is that is not lost and not being stopped."""
+    """Says how a pod is that is not lost and not being stopped."""
     digest = _digest(account.image) if account.image else None
     if account.ended:
         exit = _exit(account)
@@ -67,7 +67,7 @@ def _sentence(code: int) -> str:
 
 
 def _digest(image: str) -> str | None:
-    """Give the digest in the registry, or the image's own id when it never was in one."""
+    """Gives the digest in the registry, or the image's own id when it never was in one."""
     own, *in_registries = image.split()
     for reference in in_registries:
         _, at, digest = reference.partition("@")

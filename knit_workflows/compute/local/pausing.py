@@ -36,7 +36,7 @@ class Pauser:
         self._paused = True
 
     async def run(self) -> None:
-        """Look now and then, without end; what goes wrong is logged and tried again."""
+        """Looks now and then, without end; what goes wrong is logged and tried again."""
         while True:
             try:
                 await asyncio.to_thread(self.look)
@@ -45,7 +45,7 @@ class Pauser:
             await asyncio.sleep(LOOK_EVERY)
 
     def look(self) -> None:
-        """Pause what runs, or have it go on, if it is time; blocks."""
+        """Pauses what runs, or has it go on, if it is time; blocks."""
         room = Room.of(self._state.path)
         if room.is_almost_full:
             self._full += 1

@@ -82,13 +82,13 @@ class Account:
 
 
 def reserve(folder: Path) -> None:
-    """Make the files of a pod that are overwritten later."""
+    """Makes the files of a pod that are overwritten later."""
     (folder / STATE).write_bytes(bytes(_STATE_BYTES))
     (folder / STOP).write_bytes(b"\n".rjust(_STOP_BYTES))
 
 
 def read_account(folder: Path) -> Account | None:
-    """Read a pod's state; None when there is no such pod."""
+    """Reads a pod's state; None when there is no such pod."""
     try:
         with (folder / STATE).open("rb") as file:
             text = file.read().partition(b"\0")[0].decode(errors="replace")
@@ -103,7 +103,7 @@ def read_account(folder: Path) -> Account | None:
 
 
 def parse_account(text: str) -> Account:
-    """Read whole lines of a pod's state; pure."""
+    """Reads whole lines of a pod's state; pure."""
     account = Account()
     for line in text.splitlines():
         word, _, rest = line.partition(" ")
@@ -143,7 +143,7 @@ def parse_account(text: str) -> Account:
 
 
 def try_lock(path: Path, *, make: bool = False) -> int | None:
-    """Lock a file and give its descriptor, to be passed on or closed; None when it is locked.
+    """Locks a file and gives its descriptor, to be passed on or closed; None when it is locked.
 
     Raises FileNotFoundError when there is no such file, unless it is to be made.
     """
@@ -157,7 +157,7 @@ def try_lock(path: Path, *, make: bool = False) -> int | None:
 
 
 def is_locked(path: Path) -> bool:
-    """Say whether somebody living holds a lock; False also when there is no such file."""
+    """Says whether somebody living holds a lock; False also when there is no such file."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -176,7 +176,7 @@ def is_locked(path: Path) -> bool:
 
 
 def request_stop(folder: Path, grace: timedelta) -> float:
-    """Record that the pod is to be killed after `grace`, or earlier if that was said before.
+    """Records that the pod is to be killed after `grace`, or earlier if that was said before.
 
     Gives the seconds that are left. Raises FileNotFoundError when there is no such pod.
     """
@@ -191,12 +191,12 @@ def request_stop(folder: Path, grace: timedelta) -> float:
 
 
 def stop_deadline(folder: Path) -> float | None:
-    """Give the instant from which on the pod is killed, as seconds since boot; None: not asked."""
+    """Gives the instant from which on the pod is killed, as seconds since boot; None: not asked."""
     with suppress(FileNotFoundError, ValueError):
         return float((folder / STOP).read_text())
     return None
 
 
 def is_overdue(deadline: float) -> bool:
-    """Say whether a stop's grace is over."""
+    """Says whether a stop's grace is over."""
     return time.clock_gettime(time.CLOCK_BOOTTIME) >= deadline

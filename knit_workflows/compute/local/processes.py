@@ -27,12 +27,12 @@ class Process:
 
 
 def boot_id() -> str:
-    """Name the time since the machine was booted; process numbers have no meaning beyond it."""
+    """Names the time since the machine was booted; process numbers have no meaning beyond it."""
     return (_PROC / "sys/kernel/random/boot_id").read_text().strip()
 
 
 def find_process(pid: int) -> Process | None:
-    """Give a living process; None when there is none or it is a zombie."""
+    """Gives a living process; None when there is none or it is a zombie."""
     try:
         text = (_PROC / str(pid) / "stat").read_text(errors="replace")
     except (FileNotFoundError, ProcessLookupError):
@@ -45,7 +45,7 @@ def find_process(pid: int) -> Process | None:
 
 
 def has_children(process: Process) -> bool:
-    """Say whether a process has children, zombies included; yes where the kernel does not tell.
+    """Says whether a process has children, zombies included; yes where the kernel does not tell.
 
     That there is none is reliable, since the first child is looked up under the kernel's lock.
     """
@@ -56,12 +56,12 @@ def has_children(process: Process) -> bool:
 
 
 def in_session(session: int) -> list[Process]:
-    """Give the living processes of a session."""
+    """Gives the living processes of a session."""
     return [process for process in _living() if process.session == session]
 
 
 def descendants(root: int) -> list[Process]:
-    """Give the living children of a process, their children, and so on; parents come first."""
+    """Gives the living children of a process, their children, and so on; parents come first."""
     children: dict[int, list[Process]] = {}
     for process in _living():
         children.setdefault(process.parent, []).append(process)
@@ -82,7 +82,7 @@ def _living() -> Iterator[Process]:
 
 
 def open_process(pid: int, born: int) -> int | None:
-    """Give a descriptor that becomes readable when the process ends; None when it has ended."""
+    """Gives a descriptor that becomes readable when the process ends; None when it has ended."""
     try:
         descriptor = os.pidfd_open(pid)
     except ProcessLookupError:
@@ -95,7 +95,7 @@ def open_process(pid: int, born: int) -> int | None:
 
 
 def send(number: signal.Signals, processes: Iterable[Process]) -> None:
-    """Signal those of the processes that are still alive."""
+    """Signals those of the processes that are still alive."""
     for process in processes:
         descriptor = open_process(process.pid, process.born)
         if descriptor is None:

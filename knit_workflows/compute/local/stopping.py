@@ -35,7 +35,7 @@ class Asked:
 
 
 def read_asked(folder: Path) -> Asked:
-    """Read a pod's `pod.json`; raises FileNotFoundError when there is no such pod."""
+    """Reads a pod's `pod.json`; raises FileNotFoundError when there is no such pod."""
     document = json.loads((folder / pod_folder.POD).read_text())
     log = document["log"]
     # A pod of an older knit says nothing of its outputs.
@@ -44,7 +44,7 @@ def read_asked(folder: Path) -> Asked:
 
 
 def is_alive(folder: Path, account: Account) -> bool:
-    """Say whether a process of the pod may still run here (containers: see `is_gone`)."""
+    """Says whether a process of the pod may still run here (containers: see `is_gone`)."""
     if not account.ended and pod_folder.is_locked(folder / pod_folder.STATE):
         return True
     # A sandbox reports its end, and lets go of the lock, an instant before the kernel has killed
@@ -55,14 +55,14 @@ def is_alive(folder: Path, account: Account) -> bool:
 
 
 def is_orphaned(account: Account) -> bool:
-    """Say whether what is alive has lost its supervisor, so that its end cannot be recorded."""
+    """Says whether what is alive has lost its supervisor, so that its end cannot be recorded."""
     if account.supervisor is None or account.ended:
         return False
     return account.boot != boot_id() or _supervisor(account) is None
 
 
 def is_gone(folder: Path, account: Account) -> bool:
-    """Say, once nothing is alive on this machine, whether the pod's container is gone as well.
+    """Says, once nothing is alive on this machine, whether the pod's container is gone as well.
 
     Without its image none was ever asked for, whatever has become of the engine since.
     """
@@ -75,7 +75,7 @@ def is_gone(folder: Path, account: Account) -> bool:
 
 
 def kill(folder: Path, account: Account, left: float, environment: Mapping[str, str]) -> int | None:
-    """Ask a pod to end, and have it killed when `left` seconds have passed.
+    """Asks a pod to end, and has it killed when `left` seconds have passed.
 
     Gives the process number of the program that was started for it, if any. May be repeated.
     """
@@ -98,7 +98,7 @@ def kill(folder: Path, account: Account, left: float, environment: Mapping[str, 
 
 
 def sandbox_of(account: Account) -> Process | None:
-    """Find the first process of a pod's sandbox; it is in the session that its supervisor made."""
+    """Finds the first process of a pod's sandbox; it is in the session that its supervisor made."""
     if account.sandbox is None or account.supervisor is None or account.boot != boot_id():
         return None
     process = find_process(account.sandbox)
@@ -115,7 +115,7 @@ def _supervisor(account: Account) -> Process | None:
 
 
 def _kill_session(account: Account) -> None:
-    """Kill what is there before the user's command begins; to be repeated while the lock is held.
+    """Kills what is there before the user's command begins; to be repeated while the lock is held.
 
     The supervisor first, or it would go on; a sandbox dies with its parent only from the moment
     on when it has asked for that. While a process of the session holds the lock, the session's

@@ -193,7 +193,7 @@ def spawn(
     environment: Mapping[str, str],
     by: Sequence[str] = (),
 ) -> int:
-    """Start a script in a session of its own and give its process number.
+    """Starts a script in a session of its own and gives its process number.
 
     `by` is a command that becomes the shell, such as `nice`. `descriptors` maps numbers in the
     script to open descriptors here; 2 is the null device unless named. The caller keeps (and
@@ -225,7 +225,7 @@ def spawn(
 
 @cache
 def _gentle() -> Sequence[str]:
-    """Give what makes a process leave the cores to others that want them.
+    """Gives what makes a process leave the cores to others that want them.
 
     What people wait for on this machine, knit's own processes and theirs, shall not share the cores
     with each of many Runs alike. Alone, a Run is as quick as ever.
@@ -255,7 +255,7 @@ def spawn_supervisor(
     with_log: bool,
     environment: Mapping[str, str],
 ) -> int:
-    """Start a supervisor, which takes over the lock that `state` holds.
+    """Starts a supervisor, which takes over the lock that `state` holds.
 
     `arguments` are what the script wants after FOLDER, `options` those of a sandbox.
     """

@@ -26,7 +26,7 @@ _RETRYING: Final = re.compile(r"^Failed, retrying in \S+ \.+ \(\d+/\d+\)\. Error
 
 
 def trouble_of(account: Account) -> Trouble | None:
-    """Say what keeps a container from starting; None: nothing that is known."""
+    """Says what keeps a container from starting; None: nothing that is known."""
     if account.trouble is not None:
         return _of_complaint(account.trouble)
     if account.pulling is None or account.image is not None:

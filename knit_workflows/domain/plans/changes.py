@@ -25,7 +25,7 @@ _ANNOTATIONS: Final = ("add", "remove", "remove_key")
 
 
 def parse_resource_change(document: object) -> ResourceChange:
-    """Read `{"set": {name: quantity}, "unset": [name]}`; raises InvalidPlan, InvalidQuantity.
+    """Reads `{"set": {name: quantity}, "unset": [name]}`; raises InvalidPlan, InvalidQuantity.
 
     A name to unset need not be one that Kubernetes knows: it is not there, then.
     """
@@ -38,7 +38,7 @@ def parse_resource_change(document: object) -> ResourceChange:
 
 
 def parse_annotation_change(document: object) -> AnnotationChange:
-    """Read `{"add": ["k=v"], "remove": ["k=v"], "remove_key": ["k"]}`; raises InvalidPlan."""
+    """Reads `{"add": ["k=v"], "remove": ["k=v"], "remove_key": ["k"]}`; raises InvalidPlan."""
     parts = read_mapping(document, "", _ANNOTATIONS)
     keys = read_texts(parts.get("remove_key"), "remove_key")
     return AnnotationChange(
@@ -54,7 +54,7 @@ def _annotations(parts: Mapping[str, object], place: str) -> frozenset[Annotatio
 
 
 def parse_service_account_change(document: object) -> str:
-    """Read `{"service_account": name}`; raises InvalidPlan, also when there is no name."""
+    """Reads `{"service_account": name}`; raises InvalidPlan, also when there is no name."""
     key = "service_account"
     name = parse_service_account(read_mapping(document, "", (key,)).get(key), key)
     if name is None:
@@ -63,7 +63,7 @@ def parse_service_account_change(document: object) -> str:
 
 
 def parse_priority_change(document: object) -> int:
-    """Read `{"priority": number}`; raises InvalidPlan, also when there is none."""
+    """Reads `{"priority": number}`; raises InvalidPlan, also when there is none."""
     parts = read_mapping(document, "", ("priority",))
     if parts.get("priority") is None:
         raise refuse("priority", "there is no number", "write one; 0 is what Plans begin with")

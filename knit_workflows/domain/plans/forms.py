@@ -37,12 +37,12 @@ MAX_COMMAND_BYTES: Final = 1024 * 1024
 
 
 def refuse(place: str, problem: str, advice: str) -> InvalidPlan:
-    """Make the error for one place of a document; the place `""` is the document itself."""
+    """Makes the error for one place of a document; the place `""` is the document itself."""
     return InvalidPlan(f"{place or 'the Plan'}: {problem}", advice=advice, see=place)
 
 
 def wrong_type(place: str, wanted: str, found: object, advice: str = "") -> InvalidPlan:
-    """Make the error for a value of another type than the wanted one."""
+    """Makes the error for a value of another type than the wanted one."""
     names = {dict: "a mapping", list: "a list", str: "text", bool: "true or false", int: "a number",
              float: "a number", type(None): "nothing"}  # fmt: skip
     kind = names.get(type(found), f"a {type(found).__name__}")
@@ -50,7 +50,7 @@ def wrong_type(place: str, wanted: str, found: object, advice: str = "") -> Inva
 
 
 def read_mapping(value: object, place: str, known: Sequence[str]) -> Mapping[str, object]:
-    """Read a mapping that holds no other keys than the known ones."""
+    """Reads a mapping that holds no other keys than the known ones."""
     if not isinstance(value, Mapping):
         raise wrong_type(place, "a mapping", value, f"write it with the keys {', '.join(known)}")
     for key in value:
@@ -64,7 +64,7 @@ def read_mapping(value: object, place: str, known: Sequence[str]) -> Mapping[str
 
 
 def read_list(value: object, place: str) -> list[object]:
-    """Read a list; null is an empty one."""
+    """Reads a list; null is an empty one."""
     if value is None:
         return []
     if not isinstance(value, list | tuple):
@@ -73,7 +73,7 @@ def read_list(value: object, place: str) -> list[object]:
 
 
 def read_text(value: object, place: str) -> str:
-    """Read text that databases and operating systems can hold: no NUL, no lone surrogate."""
+    """Reads text that databases and operating systems can hold: no NUL, no lone surrogate."""
     if not isinstance(value, str):
         raise wrong_type(place, "text", value, "write it in quotes")
     if "\0" in value or any("\ud800" <= char <= "\udfff" for char in value):
@@ -82,12 +82,12 @@ def read_text(value: object, place: str) -> str:
 
 
 def read_texts(value: object, place: str) -> tuple[str, ...]:
-    """Read a list of text; null is an empty one."""
+    """Reads a list of text; null is an empty one."""
     return tuple(read_text(one, f"{place}[{i}]") for i, one in enumerate(read_list(value, place)))
 
 
 def parse_tag_form(value: object, place: str) -> Tag:
-    """Read a tag written as `"key:value"` or as `{"key": …, "value": …}`; raises InvalidTag.
+    """Reads a tag written as `"key:value"` or as `{"key": …, "value": …}`; raises InvalidTag.
 
     Text is trimmed around key and value, the parts of an object are taken as they are.
     """
@@ -105,7 +105,7 @@ def parse_tag_form(value: object, place: str) -> Tag:
 
 
 def parse_annotation(value: object, place: str) -> Annotation:
-    """Read `key=value`: split at the first `=`, white space around both parts trimmed.
+    """Reads `key=value`: split at the first `=`, white space around both parts trimmed.
 
     Raises InvalidPlan.
     """
@@ -119,7 +119,7 @@ def parse_annotation(value: object, place: str) -> Annotation:
 
 
 def parse_service_account(value: object, place: str) -> str | None:
-    """Read the name of a service account; null and empty text are None. Raises InvalidPlan."""
+    """Reads the name of a service account; null and empty text are None. Raises InvalidPlan."""
     name = read_text("" if value is None else value, place)
     if name and not _SERVICE_ACCOUNT.fullmatch(name):
         advice = "use at most 253 lower-case letters, digits, '-' and '.', as Kubernetes does"
@@ -128,7 +128,7 @@ def parse_service_account(value: object, place: str) -> str | None:
 
 
 def parse_priority(value: object, place: str) -> int:
-    """Read a priority; null is 0. Raises InvalidPlan."""
+    """Reads a priority; null is 0. Raises InvalidPlan."""
     if value is None:
         return 0
     advice = f"write a whole number from -{MAX_PRIORITY} to {MAX_PRIORITY}; more goes first"
@@ -140,7 +140,7 @@ def parse_priority(value: object, place: str) -> int:
 
 
 def parse_node_rule(mode: NodeMode, text: str, place: str) -> NodeRule:
-    """Read `key=value`, the two as Kubernetes takes them in a label; raises InvalidPlan.
+    """Reads `key=value`, the two as Kubernetes takes them in a label; raises InvalidPlan.
 
     The value may be empty. Parts that no label can have are let through for `check_node_rule`.
     """
@@ -152,7 +152,7 @@ def parse_node_rule(mode: NodeMode, text: str, place: str) -> NodeRule:
 
 
 def check_node_rule(rule: NodeRule, place: str) -> None:
-    """Raise InvalidPlan when no node can have such a label."""
+    """Raises InvalidPlan when no node can have such a label."""
     if not _NODE_KEY.fullmatch(rule.key):
         advice = (
             "a key is [domain/]name: the domain in lower case, the name with at most 63 letters, "
@@ -165,7 +165,7 @@ def check_node_rule(rule: NodeRule, place: str) -> None:
 
 
 def check_command(entrypoint: Sequence[str], args: Sequence[str]) -> None:
-    """Raise InvalidPlan when no Linux could start a program with these words."""
+    """Raises InvalidPlan when no Linux could start a program with these words."""
     advice = "put long texts into a file of an input, or into the image"
     for place, words in (("entrypoint", entrypoint), ("args", args)):
         for i, word in enumerate(words):

@@ -27,7 +27,7 @@ class PlanNode:
 
 
 def node_of(spec: PlanSpec) -> PlanNode:
-    """Return a Plan's place in the graph."""
+    """Returns a Plan's place in the graph."""
     outputs = [output.tags for output in spec.outputs]
     if spec.log is not None:
         outputs.append(spec.log)
@@ -35,7 +35,7 @@ def node_of(spec: PlanSpec) -> PlanNode:
 
 
 def identity_hash(spec: PlanSpec) -> str:
-    """Return the SHA-256 (64 hex digits) of all that makes a Plan this Plan and no other.
+    """Returns the SHA-256 (64 hex digits) of all that makes a Plan this Plan and no other.
 
     Equal hashes mean equivalent Plans. Image, inputs, outputs, log, on_node, entrypoint and args
     count; the last two in their order, everything else as sets. Resources, active, service account
@@ -72,7 +72,7 @@ def _epoch_millis(instant: datetime | None) -> int | None:
 
 
 def feeds(output_tags: frozenset[Tag], requirement: Requirement) -> bool:
-    """Say whether an output with these declared tags is upstream of an input."""
+    """Says whether an output with these declared tags is upstream of an input."""
     return (
         not requirement.has_system_tag
         and bool(requirement.tags)
@@ -81,7 +81,7 @@ def feeds(output_tags: frozenset[Tag], requirement: Requirement) -> bool:
 
 
 def find_cycle(new: PlanNode, others: Mapping[PlanId, PlanNode]) -> tuple[PlanId, ...] | None:
-    """Return the shortest way on which a new Plan would feed itself, or None.
+    """Returns the shortest way on which a new Plan would feed itself, or None.
 
     The result names the other Plans on the way, downstream from the new one. It is empty (and not
     None) when the new Plan feeds itself at once. Only cycles through the new Plan are looked for.
@@ -130,7 +130,7 @@ class _Downstream:
         self._given: set[PlanId | None] = set()
 
     def take(self, outputs: Iterable[frozenset[Tag]]) -> list[PlanId | None]:
-        """Return the Plans these outputs feed and that were not returned before, the new one first.
+        """Returns the Plans these outputs feed and were not returned before, the new one first.
 
         Inputs with equal tags share one entry, which is dropped once its Plans are given out.
         """

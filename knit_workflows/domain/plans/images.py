@@ -34,7 +34,7 @@ _HEXADECIMAL: Final = re.compile(r"[0-9a-f]{64}")
 
 
 def parse_image(text: str, place: str) -> Image:
-    """Read the name of an image, as it is given; raises InvalidPlan.
+    """Reads the name of an image, as it is given; raises InvalidPlan.
 
     Without tag and digest the tag is `latest`. Empty parts are let through for `plan_rules` to
     refuse in their turn. The name is not resolved.
@@ -86,7 +86,7 @@ def _check_repository(repository: str, place: str) -> None:
 
 
 def _split(repository: str) -> tuple[str, str]:
-    """Give host and path: the first part is a host only when nothing else could look like it."""
+    """Gives host and path: the first part is a host only when nothing else could look like it."""
     first, slash, rest = repository.partition("/")
     is_host = slash and (
         first == "localhost" or "." in first or ":" in first or first != first.lower()

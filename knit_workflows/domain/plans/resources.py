@@ -29,7 +29,7 @@ _NUMBER: Final = re.compile(r"\+?([0-9]+\.?[0-9]*|\.[0-9]+)([a-zA-Z]*)")
 
 
 def read_resources(value: object, place: str) -> Mapping[str, object]:
-    """Read a mapping of whatever names; null is an empty one."""
+    """Reads a mapping of whatever names; null is an empty one."""
     if value is None:
         return {}
     if not isinstance(value, Mapping):
@@ -38,7 +38,7 @@ def read_resources(value: object, place: str) -> Mapping[str, object]:
 
 
 def parse_resource(name: str, value: object, place: str) -> str:
-    """Check a resource's name and return its quantity in canonical form.
+    """Checks a resource's name and returns its quantity in canonical form.
 
     Plain YAML numbers are welcome. A fraction of a byte at the end of many (`1.1Gi`) is rounded up,
     as the kubelet does. Raises InvalidPlan, or InvalidQuantity for the quantity itself.
@@ -85,7 +85,7 @@ def _whole_bytes(name: str, text: str, amount: Decimal, place: str) -> str:
 
 
 def _likely(text: str, least: int) -> str:
-    """Say what was probably meant: `512Mi` for `512m` and for `512`, `1.5Gi` for `1.5`."""
+    """Says what was probably meant: `512Mi` for `512m` and for `512`, `1.5Gi` for `1.5`."""
     found = _NUMBER.fullmatch(text)
     number, suffix = found.groups() if found else ("", "?")
     if suffix == "" and "." not in number:

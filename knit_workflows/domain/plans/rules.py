@@ -96,7 +96,7 @@ _PlacedRule = tuple[NodeRule, str]
 
 
 def parse_plan(document: Mapping[str, object]) -> PlanSpec:
-    """Read and check a decoded YAML or JSON document; raises InvalidPlan.
+    """Reads and checks a decoded YAML or JSON document; raises InvalidPlan.
 
     Fills the defaults in: image tag `latest`, cpu and memory, active, priority. Tags, on_node
     entries and annotations become sets, mountpoints are sorted by path, quantities are canonical,
@@ -155,7 +155,7 @@ def _parse_plan(document: object) -> PlanSpec:
 
 
 def _drafts(value: object, place: str) -> list[_Draft]:
-    """Return the mountpoints in the order of their paths."""
+    """Returns the mountpoints in the order of their paths."""
     drafts = []
     for i, item in enumerate(read_list(value, place)):
         here = f"{place}[{i}]"
@@ -190,7 +190,7 @@ def _node_rules(value: object) -> list[_PlacedRule]:
 
 
 def _resources(value: object) -> dict[str, str]:
-    """Return quantities by name, in the order of the names, the defaults among them."""
+    """Returns quantities by name, in the order of the names, the defaults among them."""
     found = dict(DEFAULT_RESOURCES)
     for name, quantity in read_resources(value, "resources").items():
         found[name] = parse_resource(name, quantity, f"resources.{name}")
@@ -328,7 +328,7 @@ def _check_log(log: frozenset[Tag] | None, outputs: Iterable[_Draft]) -> None:
 
 
 def plan_document(spec: PlanSpec) -> dict[str, object]:
-    """Return the canonical document of a Plan: `parse_plan` of it is the Plan again.
+    """Returns the canonical document of a Plan: `parse_plan` of it is the Plan again.
 
     Only plain JSON values; what is not given (log, args, on_node …) is left out.
     """
@@ -359,7 +359,7 @@ def plan_document(spec: PlanSpec) -> dict[str, object]:
 
 
 def requirement_tags(requirement: Requirement) -> frozenset[Tag]:
-    """Return an input's tags as a user writes them, system tags among them."""
+    """Returns an input's tags as a user writes them, system tags among them."""
     system = set()
     if requirement.knit_id is not None:
         system.add(Tag(KEY_ID, requirement.knit_id))
@@ -369,7 +369,7 @@ def requirement_tags(requirement: Requirement) -> frozenset[Tag]:
 
 
 def _tag_forms(tags: Iterable[Tag]) -> list[object]:
-    """Write tags as text, or as an object where text would be read differently (`a:b` as key)."""
+    """Writes tags as text, or as an object where text would be read differently (`a:b` as key)."""
     return [
         str(tag) if parse_tag(str(tag)) == tag else {"key": tag.key, "value": tag.value}
         for tag in sorted(tags)

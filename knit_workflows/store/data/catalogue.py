@@ -84,14 +84,14 @@ class DataCatalogue:
 
 
 def missing_data(knit_id: str) -> DataNotFound:
-    """Make the error that says so."""
+    """Makes the error that says so."""
     return DataNotFound(
         f"there is no Data {knit_id}", advice="look for it with: knit data find", see=knit_id
     )
 
 
 async def _located(session: Session, cursor: Cursor) -> Cursor:
-    """Give the cursor with its instant; of an id alone, that of the Data as it is now."""
+    """Gives the cursor with its instant; of an id alone, that of the Data as it is now."""
     if cursor.known:
         return cursor
     row = await session.row(_SQL["data_place"], {"knit_id": cursor.id})

@@ -52,7 +52,7 @@ class DataSearch:
     parameters: dict[str, Any] = field(default_factory=dict)
 
     async def page(self, session: Session, after: Cursor | None, limit: int | None) -> list[str]:
-        """Give the ids behind the cursor, which has its instant; at most `limit`."""
+        """Gives the ids behind the cursor, which has its instant; at most `limit`."""
         if self.tag_ids is None or not self._add_system_tags():
             return []
         source = await self._source(session)
@@ -66,11 +66,11 @@ class DataSearch:
         return found
 
     def _unfinished(self) -> bool:
-        """Say whether only Data of Runs under way are asked for; none of them has a timestamp."""
+        """Says whether only Data of Runs under way are asked for; none of them has a timestamp."""
         return Tag(KEY_TRANSIENT, TRANSIENT_PROCESSING) in self.query.tags
 
     async def _source(self, session: Session) -> str:
-        """Give the table to walk; the tags but the one it is walked by become conditions."""
+        """Gives the table to walk; the tags but the one it is walked by become conditions."""
         tag_ids = self.tag_ids or []
         if not tag_ids:
             return "data d"
@@ -84,7 +84,7 @@ class DataSearch:
         return "data_tag d"
 
     def _add_system_tags(self) -> bool:
-        """Add what the system tags ask for; False: they contradict each other, or mean nothing."""
+        """Adds what the system tags ask for; False: they contradict each other, or mean nothing."""
         wanted: dict[str, set[Any]] = {}
         for tag in self.query.tags:
             if tag.is_system:

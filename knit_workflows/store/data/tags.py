@@ -19,7 +19,7 @@ _SQL: Final = named_sql.beside(__file__)
 
 
 def digest(tag: Tag) -> bytes:
-    """Give 32 bytes that stand for a tag; keys and values hold no NUL."""
+    """Gives 32 bytes that stand for a tag; keys and values hold no NUL."""
     pair = f"{tag.key}\0{tag.value}"
     try:
         return hashlib.sha256(pair.encode()).digest()
@@ -28,7 +28,7 @@ def digest(tag: Tag) -> bytes:
 
 
 async def find(db: Database, tags: Collection[Tag]) -> Mapping[Tag, int]:
-    """Give the numbers of those tags that were ever used."""
+    """Gives the numbers of those tags that were ever used."""
     if not tags:
         return {}
     by_digest = {digest(tag): tag for tag in tags}
@@ -37,7 +37,7 @@ async def find(db: Database, tags: Collection[Tag]) -> Mapping[Tag, int]:
 
 
 async def intern(db: Database, tags: Collection[Tag]) -> Mapping[Tag, int]:
-    """Give the numbers of all these tags, storing those that are new."""
+    """Gives the numbers of all these tags, storing those that are new."""
     known = await find(db, tags)
     missing = sorted(set(tags) - known.keys())
     if not missing:

@@ -18,7 +18,7 @@ _LOCK: Final = 5_640_101
 
 
 async def migrate(url: str) -> None:
-    """Bring the database at `url` to `REVISION`, seed the built-in Plans.
+    """Brings the database at `url` to `REVISION`, seed the built-in Plans.
 
     The second call changes nothing; processes that call at once wait for each other. Raises
     StoreUnavailable when the database does not answer.

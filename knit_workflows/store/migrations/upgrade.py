@@ -20,7 +20,7 @@ _one_at_a_time: Final = threading.Lock()
 
 
 def upgrade(url: str, *, lock: int, folder: Path) -> None:
-    """Upgrade to the newest revision while holding the advisory lock `lock`."""
+    """Upgrades to the newest revision while holding the advisory lock `lock`."""
     config = Config()
     config.set_main_option("script_location", str(folder).replace("%", "%%"))
     engine = create_engine(make_url(url).set(drivername="postgresql+psycopg"), poolclass=NullPool)

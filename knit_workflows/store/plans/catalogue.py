@@ -61,7 +61,7 @@ class PlanCatalogue:
     _db: Database
 
     async def register_plan(self, spec: PlanSpec, *, new_runs_limit: int | None) -> PlanDetail:
-        """Register a Plan; raises EquivalentPlan (`see`: its id), CyclicPlans, TooManyRuns."""
+        """Registers a Plan; raises EquivalentPlan (`see`: its id), CyclicPlans, TooManyRuns."""
         registration = Registration.of(spec, await tags.intern(self._db, tags_of(spec)))
 
         async def step(session: Session) -> None:
@@ -78,7 +78,7 @@ class PlanCatalogue:
         return await self.plan(registration.plan_id)
 
     async def preview_plan(self, spec: PlanSpec, *, most: int) -> PlanPreview:
-        """Say which Runs the Plan would create now; raises EquivalentPlan, CyclicPlans.
+        """Says which Runs the Plan would create now; raises EquivalentPlan, CyclicPlans.
 
         It is inserted and rolled back: what is counted is what would be created. Other
         registrations need not wait for it.
@@ -101,7 +101,7 @@ class PlanCatalogue:
     async def _transaction_of(
         self, registration: Registration, step: Callable[[Session], Awaitable[None]]
     ) -> None:
-        """Run a transaction that inserts the Plan; raises EquivalentPlan if another was faster."""
+        """Runs a transaction that inserts the Plan; raises EquivalentPlan if another was faster."""
         try:
             await self._db.transaction(step)
         except UniqueViolation as cause:
@@ -139,7 +139,7 @@ class PlanCatalogue:
         return found[0]
 
     async def set_active(self, plan_id: PlanId, active: bool) -> PlanDetail:
-        """Move all its Runs waiting ⇄ deactivated; raises PlanNotFound for built-in Plans too."""
+        """Moves all its Runs waiting ⇄ deactivated; raises PlanNotFound for built-in Plans too."""
         ends = (RunStatus.DEACTIVATED.value, RunStatus.WAITING.value)
         source, target = ends if active else reversed(ends)
 
@@ -160,7 +160,7 @@ class PlanCatalogue:
         return await self._changed(plan_id, step)
 
     async def change_resources(self, plan_id: PlanId, change: ResourceChange) -> PlanDetail:
-        """Unset first, then set; raises PlanNotFound for built-in Plans too, InvalidQuantity."""
+        """Unsets first, then sets; raises PlanNotFound for built-in Plans too, InvalidQuantity."""
         parameters = {
             "plan_id": plan_id,
             "defaults": Jsonb(dict(DEFAULT_RESOURCES)),
@@ -207,7 +207,7 @@ class PlanCatalogue:
     async def _changed(
         self, plan_id: PlanId, step: Callable[[Session], Awaitable[None]]
     ) -> PlanDetail:
-        """Run a transaction that changes a Plan, and give the Plan."""
+        """Runs a transaction that changes a Plan, and gives the Plan."""
         if not is_id(plan_id):
             raise missing_plan(plan_id)
         await self._db.transaction(step)
@@ -215,7 +215,7 @@ class PlanCatalogue:
 
 
 async def _set(session: Session, statement: str, parameters: Mapping[str, Any]) -> None:
-    """Run a statement that gives a row when there was such a Plan of a user's."""
+    """Runs a statement that gives a row when there was such a Plan of a user's."""
     if await session.row(_SQL[statement], parameters) is None:
         raise missing_plan(parameters["plan_id"])
 
@@ -231,7 +231,7 @@ def _preview(spec: PlanSpec, found: Sequence[Sequence[str]], most: int) -> PlanP
 
 
 async def _conditions(db: Database, query: PlanQuery) -> tuple[list[str], dict[str, Any]] | None:
-    """Give what the rows must satisfy; None: nothing can."""
+    """Gives what the rows must satisfy; None: nothing can."""
     conditions: list[str] = []
     parameters: dict[str, Any] = {
         "active": query.active,
@@ -285,7 +285,7 @@ def _input_conditions(
 
 
 def _numbers(wanted: Sequence[Tag], known: Mapping[Tag, int]) -> list[int] | None:
-    """Give the numbers of user tags; None when one was never used, or is a system tag."""
+    """Gives the numbers of user tags; None when one was never used, or is a system tag."""
     numbers = {known.get(tag) for tag in wanted}
     return None if None in numbers else sorted(one for one in numbers if one is not None)
 
@@ -300,7 +300,7 @@ async def _refuse_flood(session: Session, plan_id: str, limit: int) -> None:
 
 
 def missing_plan(plan_id: str) -> PlanNotFound:
-    """Make the error that says so; built-in Plans are not there for their users."""
+    """Makes the error that says so; built-in Plans are not there for their users."""
     return PlanNotFound(
         f"there is no Plan {plan_id} of yours",
         advice="look for it with: knit plan find",

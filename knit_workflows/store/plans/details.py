@@ -45,12 +45,12 @@ class StoredPlan:
     priority: int
 
     def output_path(self, output_id: int) -> str | None:
-        """Give the path of an output, None for the log."""
+        """Gives the path of an output, None for the log."""
         return None if output_id == self.log_id else self.outputs[output_id].path
 
 
 async def load_plans(session: Session, plan_ids: Collection[str]) -> dict[str, StoredPlan]:
-    """Give these Plans by id; one statement, and one for those that were never read before.
+    """Gives these Plans by id; one statement, and one for those that were never read before.
 
     What identifies a Plan never changes, and is most of it: only the rest is read again.
     """
@@ -70,12 +70,12 @@ async def load_plans(session: Session, plan_ids: Collection[str]) -> dict[str, S
 
 
 async def plan_links(session: Session, plan_ids: Iterable[str]) -> Sequence[Any]:
-    """Give the links that begin or end at these Plans: producer, consumer, and the mountpoints."""
+    """Gives the links that begin or end at these Plans: producer, consumer, and the mountpoints."""
     return await session.rows(_SQL["links"], {"plan_ids": id_array(plan_ids)})
 
 
 async def plan_details(session: Session, plan_ids: Sequence[str]) -> list[PlanDetail]:
-    """Give these Plans with their neighbours, in this order; five statements at most."""
+    """Gives these Plans with their neighbours, in this order; five statements at most."""
     plans = await load_plans(session, plan_ids)
     links = await plan_links(session, plans) if plans else []
     ends = {end for link in links for end in (link.consumer, link.producer)}
@@ -153,7 +153,7 @@ def _stored(row: Any) -> StoredPlan:
 
 
 def _as_of(known: StoredPlan, row: Any) -> StoredPlan:
-    """Give the Plan with what may have changed since it was read."""
+    """Gives the Plan with what may have changed since it was read."""
     return replace(
         known,
         summary=replace(known.summary, annotations=_annotations(row)),
@@ -175,7 +175,7 @@ def _tags(pairs: Iterable[tuple[str, str]] | None) -> tuple[Tag, ...]:
 def _input_tags(
     pairs: Iterable[tuple[str, str]] | None, knit_id: str | None, timestamp: str | None
 ) -> tuple[Tag, ...]:
-    """Give an input's tags as a user writes them, the pins among them."""
+    """Gives an input's tags as a user writes them, the pins among them."""
     pins = []
     if knit_id is not None:
         pins.append(Tag(KEY_ID, knit_id))

@@ -8,7 +8,7 @@ from knit_workflows.domain.plans.model import Image
 
 
 def image_of(row: Any) -> Image | None:
-    """Read `repository`, `image_tag` and `image_digest`; a built-in Plan has no image."""
+    """Reads `repository`, `image_tag` and `image_digest`; a built-in Plan has no image."""
     if row.repository is None:
         return None
     return Image(row.repository, row.image_tag, row.image_digest)

@@ -37,23 +37,23 @@ class Registration:
 
     @classmethod
     def of(cls, spec: PlanSpec, tag_ids: Mapping[Tag, int]) -> Registration:
-        """Give the registration a new id."""
+        """Gives the registration a new id."""
         return cls(PlanId(str(uuid4())), spec, identity_hash(spec), tag_ids)
 
 
 def tags_of(spec: PlanSpec) -> frozenset[Tag]:
-    """Give all user tags a Plan mentions."""
+    """Gives all user tags a Plan mentions."""
     node = node_of(spec)
     return frozenset().union(*(one.tags for one in node.inputs), *node.outputs)
 
 
 async def lock_registrations(session: Session) -> None:
-    """Keep other registrations out until this transaction ends."""
+    """Keeps other registrations out until this transaction ends."""
     await session.do(_SQL["lock"], {"lock": _LOCK})
 
 
 async def refuse_equivalent(session: Session, identity: str) -> None:
-    """Raise EquivalentPlan when a Plan of this identity is registered."""
+    """Raises EquivalentPlan when a Plan of this identity is registered."""
     row = await session.row(_SQL["equivalent"], {"identity_hash": identity})
     if row is not None:
         raise EquivalentPlan(
@@ -64,7 +64,7 @@ async def refuse_equivalent(session: Session, identity: str) -> None:
 
 
 async def refuse_cycle(session: Session, registration: Registration) -> None:
-    """Raise CyclicPlans when the new Plan, just inserted, feeds itself.
+    """Raises CyclicPlans when the new Plan, just inserted, feeds itself.
 
     The whole graph is read only when the Plan has neighbours on both sides. The search compares
     sets of tags only, so the numbers of the tags stand for them here.
@@ -117,7 +117,7 @@ def _number(tag_id: int) -> Tag:
 
 
 async def insert_plan(session: Session, registration: Registration) -> None:
-    """Write the rows of the Plan. A unique violation names `IDENTITY_CONSTRAINT`."""
+    """Writes the rows of the Plan. A unique violation names `IDENTITY_CONSTRAINT`."""
     await session.do(_SQL["insert"], _parameters(registration))
 
 

@@ -38,7 +38,7 @@ class Window:
 
 
 async def inputs_filled_by(session: Session, knit_id: str) -> list[FilledInput]:
-    """Give the inputs a Data fills, by Plan and position; none unless its Run is done."""
+    """Gives the inputs a Data fills, by Plan and position; none unless its Run is done."""
     rows = await session.rows(_SQL["fills"], {"knit_id": knit_id})
     return [FilledInput(row.plan_id, row.position, row.inputs) for row in rows]
 
@@ -50,7 +50,7 @@ async def candidates_of(
     trigger: Trigger | None = None,
     window: Window | None = None,
 ) -> list[list[str]]:
-    """Give the Data that fill each input of a Plan, sorted; all inputs in one snapshot."""
+    """Gives the Data that fill each input of a Plan, sorted; all inputs in one snapshot."""
     rows = await session.rows(
         _SQL["candidates"],
         {

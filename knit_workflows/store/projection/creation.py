@@ -16,7 +16,7 @@ _SQL: Final = named_sql.beside(__file__)
 
 
 def with_new_data(statement: str) -> str:
-    """Put the making of Data where the statement has its place for it."""
+    """Puts the making of Data where the statement has its place for it."""
     return statement.replace("/*new_data*/", _SQL["new_data"])
 
 
@@ -31,14 +31,14 @@ class Combination:
     knit_ids: tuple[str, ...]
 
     def hash(self) -> bytes:
-        """Give what makes the Run of this combination unique under its Plan."""
+        """Gives what makes the Run of this combination unique under its Plan."""
         return assignment_hash(dict(enumerate(self.knit_ids)))
 
 
 async def without_run(
     session: Session, combinations: Sequence[Combination]
 ) -> list[tuple[int, Combination]]:
-    """Give those combinations that have no Run yet, with their place in the sequence."""
+    """Gives those combinations that have no Run yet, with their place in the sequence."""
     rows = await session.rows(
         _SQL["known"],
         {
@@ -51,7 +51,7 @@ async def without_run(
 
 
 async def create_runs(session: Session, combinations: Sequence[Combination], *, cause: str) -> int:
-    """Make the Runs of those combinations that have none; give how many were made.
+    """Makes the Runs of those combinations that have none; gives how many were made.
 
     A Run is waiting, or deactivated when its Plan is inactive, with its Plan's priority; its Data
     exist from now on, with the tags of the Plan's outputs. Wakes the Projector, which admits them.
@@ -81,5 +81,5 @@ async def create_runs(session: Session, combinations: Sequence[Combination], *, 
 
 
 async def notify_projector(session: Session) -> None:
-    """Wake the Projector when this transaction commits."""
+    """Wakes the Projector when this transaction commits."""
     await session.do(_SQL["notify"], {"channel": names.OUTBOX_CHANNEL})

@@ -83,7 +83,7 @@ class ProjectionRows:
     _db: Database
 
     async def project(self, *, page_size: int) -> Projection | None:
-        """Take one outbox event, create the Runs it means. None: no event is waiting."""
+        """Takes one outbox event, creates the Runs it means. None: no event is waiting."""
 
         async def step(session: Session) -> Projection | None:
             event = await session.row(_SQL["take"])
@@ -102,7 +102,7 @@ class ProjectionRows:
 
 
 async def _harvest(session: Session, event: Any, limit: int) -> _Harvest:
-    """Collect at most `limit` combinations the event means, from its cursor on."""
+    """Collects at most `limit` combinations the event means, from its cursor on."""
     start = None if event.cursor is None else _Place.from_json(event.cursor)
     harvest = _Harvest([])
     for one in await _rounds(session, event):
@@ -152,7 +152,7 @@ async def _go_round(
 
 
 async def _bounded(session: Session, harvest: _Harvest, page_size: int) -> list[Combination]:
-    """Give the combinations without a Run, at most `page_size`; the event goes on behind them."""
+    """Gives the combinations without a Run, at most `page_size`; the event goes on behind them."""
     new = await without_run(session, [combination for combination, _ in harvest.found])
     if len(new) > page_size:
         harvest.next = harvest.found[new[page_size - 1][0]][1]
@@ -161,7 +161,7 @@ async def _bounded(session: Session, harvest: _Harvest, page_size: int) -> list[
 
 
 async def _put_back(session: Session, event: Any, rest: _Place) -> None:
-    """Let the event go on from a place, in its turn."""
+    """Lets the event go on from a place, in its turn."""
     await session.do(
         _SQL["put_back"],
         {

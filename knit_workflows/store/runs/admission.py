@@ -21,7 +21,7 @@ _SQL: Final = named_sql.beside(__file__)
 
 
 def of_runs_to_start(statement: str) -> str:
-    """Put what a start needs to know where the statement has its place for it."""
+    """Puts what a start needs to know where the statement has its place for it."""
     return statement.replace("/*runs_to_start*/", _SQL["runs_to_start"])
 
 
@@ -37,7 +37,7 @@ class AdmissionRows(RunRows):
     _listener: Listener
 
     async def admit(self, limits: AdmissionLimits) -> Sequence[StartableRun]:
-        """Admit waiting Runs up to the limits; give all admitted ones without a workflow.
+        """Admits waiting Runs up to the limits; gives all admitted ones without a workflow.
 
         At most `ADMITTED_AT_ONCE` are admitted, in the order of `waiting.sql`: call again
         until none is given.
@@ -51,7 +51,7 @@ class AdmissionRows(RunRows):
         return [startable_run(row) for row in await self._db.transaction(step)]
 
     async def started(self, keys: Sequence[RunKey]) -> None:
-        """Record that these Runs' workflows exist."""
+        """Records that these Runs' workflows exist."""
         ordered = sorted(keys, key=lambda key: key.run_id)
         await self._db.rows(
             _SQL["started"],
@@ -63,18 +63,18 @@ class AdmissionRows(RunRows):
         )
 
     async def stop_orders(self) -> Sequence[StopOrder]:
-        """Give stops to deliver, oldest first; only of Runs whose workflow has been started."""
+        """Gives stops to deliver, oldest first; only of Runs whose workflow has been started."""
         return [
             StopOrder(row.event_id, RunKey(RunId(row.run_id), row.generation), row.fail)
             for row in await self._db.rows(_SQL["stop_orders"])
         ]
 
     async def close_event(self, event_id: int) -> None:
-        """Remove a delivered event. Gone already: fine."""
+        """Removes a delivered event. Gone already: fine."""
         await self._db.do(_SQL["close_event"], {"event_id": event_id})
 
     async def finish_unstarted(self) -> int:
-        """Finalize aborting Runs that never were admitted; gives how many."""
+        """Finalizes aborting Runs that never were admitted; gives how many."""
         finished = 0
         for row in await self._db.rows(_SQL["unstarted"], {"limit": _BATCH}):
             try:
@@ -85,7 +85,7 @@ class AdmissionRows(RunRows):
         return finished
 
     async def work(self, *, fallback: timedelta) -> AsyncGenerator[None, None]:
-        """Yield at once, then whenever there may be work: on NOTIFY, or after `fallback`."""
+        """Yields at once, then whenever there may be work: on NOTIFY, or after `fallback`."""
         with self._listener.subscribed(names.OUTBOX_CHANNEL) as bell:
             while True:
                 yield
@@ -93,7 +93,7 @@ class AdmissionRows(RunRows):
 
 
 def startable_run(row: Any) -> StartableRun:
-    """Read a row of `runs_to_start`."""
+    """Reads a row of `runs_to_start`."""
     return StartableRun(
         key=RunKey(RunId(row.run_id), row.generation),
         plan_id=PlanId(row.plan_id),

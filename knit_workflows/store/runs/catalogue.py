@@ -98,7 +98,7 @@ class RunCatalogue:
         ]
 
     async def stop(self, run_id: RunId, *, fail: bool) -> RunDetail:
-        """Mark a Run aborting (fail) or completing, order its execution to stop.
+        """Marks a Run aborting (fail) or completing, order its execution to stop.
 
         Raises RunNotFound, IllegalMove. While it is so already: changes nothing.
         """
@@ -115,7 +115,7 @@ class RunCatalogue:
         return await self.run(run_id)
 
     async def ensure_run(self, plan_id: PlanId, inputs: Mapping[str, KnitId]) -> RunKey:
-        """Give the Run of exactly these inputs, creating it when there is none."""
+        """Gives the Run of exactly these inputs, creating it when there is none."""
         if not is_id(plan_id):
             raise missing_plan(plan_id)
 
@@ -132,7 +132,7 @@ class RunCatalogue:
         return await self._db.transaction(step)
 
     async def wait_final(self, run_id: RunId, *, fallback: timedelta) -> RunDetail:
-        """Wait until the Run is final; by NOTIFY, re-read every `fallback`."""
+        """Waits until the Run is final; by NOTIFY, re-read every `fallback`."""
         if not is_id(run_id):
             raise missing_run(run_id)
         with self._listener.subscribed(names.RUN_CHANNEL, run_id) as bell:
@@ -147,14 +147,14 @@ class RunCatalogue:
 
 
 def missing_run(run_id: str) -> RunNotFound:
-    """Make the error that says so."""
+    """Makes the error that says so."""
     return RunNotFound(
         f"there is no Run {run_id}", advice="look for it with: knit run find", see=run_id
     )
 
 
 async def _located(session: Session, cursor: Cursor) -> Cursor:
-    """Give the cursor with its instant; of an id alone, that of the Run as it is now."""
+    """Gives the cursor with its instant; of an id alone, that of the Run as it is now."""
     if cursor.instant is not None:
         return cursor
     row = await session.row(_SQL["run_place"], {"run_id": cursor.id})
@@ -196,7 +196,7 @@ async def _stop(session: Session, row: Any, fail: bool) -> None:
 
 
 async def _combination(session: Session, plan_id: str, inputs: Mapping[str, KnitId]) -> Combination:
-    """Put the Data in the order of the Plan's inputs; raises when a path or a Data is unknown."""
+    """Puts the Data in the order of the Plan's inputs; raises when a path or a Data is unknown."""
     paths = [row.path for row in await session.rows(_SQL["inputs"], {"plan_id": plan_id})]
     if not paths:
         raise missing_plan(plan_id)
@@ -214,7 +214,7 @@ async def _combination(session: Session, plan_id: str, inputs: Mapping[str, Knit
 
 
 async def _check_fills(session: Session, combination: Combination) -> None:
-    """Raise InvalidRequest when a Data does not fill its input."""
+    """Raises InvalidRequest when a Data does not fill its input."""
     for position, knit_id in enumerate(combination.knit_ids):
         filled = await inputs_filled_by(session, knit_id)
         place = (combination.plan_id, position)

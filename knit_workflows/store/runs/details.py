@@ -40,7 +40,7 @@ Plans = Mapping[str, StoredPlan]
 
 
 async def run_details(session: Session, run_ids: Sequence[str]) -> list[RunDetail]:
-    """Give these Runs in this order, without those that are gone.
+    """Gives these Runs in this order, without those that are gone.
 
     Four statements, and one more when Runs among them wait in the queue.
     """
@@ -64,7 +64,7 @@ async def run_details(session: Session, run_ids: Sequence[str]) -> list[RunDetai
 
 
 async def data_details(session: Session, knit_ids: Sequence[str]) -> list[DataDetail]:
-    """Give these Data in this order, without those that are gone; four statements."""
+    """Gives these Data in this order, without those that are gone; four statements."""
     wanted = {"knit_ids": id_array(knit_ids)}
     rows = {row.knit_id: row for row in await session.rows(_SQL["data"], wanted)}
     if not rows:
@@ -97,7 +97,7 @@ async def data_details(session: Session, knit_ids: Sequence[str]) -> list[DataDe
 
 
 def exit_of(row: Any) -> Exit | None:
-    """Give how a Run ended, as its row or an event's says."""
+    """Gives how a Run ended, as its row or an event's says."""
     return None if row.exit_code is None else Exit(row.exit_code, row.exit_message or "")
 
 
@@ -158,7 +158,7 @@ def _upstream(row: Any, plans: Plans) -> Upstream:
 
 
 def _tags(row: Any) -> tuple[Tag, ...]:
-    """Give all tags of a Data, those that knit computes too; by key, then value."""
+    """Gives all tags of a Data, those that knit computes too; by key, then value."""
     tags = [Tag(key, value) for key, value in row.tags or ()]
     tags.append(Tag(KEY_ID, row.knit_id))
     if row.timestamp is not None:

@@ -37,7 +37,7 @@ class RunRows:
     _db: Database
 
     async def run_order(self, key: RunKey) -> RunOrder:
-        """Give everything needed to launch; raises RunNotFound, Superseded."""
+        """Gives everything needed to launch; raises RunNotFound, Superseded."""
         row = await self._db.row(_SQL["order"], {"run_id": _checked(key)})
         _guard(key, row)
         outputs = row.outputs or []
@@ -67,7 +67,7 @@ class RunRows:
         used: UsedResources | None = None,
         notes: Sequence[str] = (),
     ) -> RunStatus:
-        """Move a Run to `target` if that is legal, give its status afterwards."""
+        """Moves a Run to `target` if that is legal, gives its status afterwards."""
         if target in FINAL:
             raise ValueError(f"{target} is final: use finalize")
         row = await self._db.row(
@@ -92,7 +92,7 @@ class RunRows:
         return RunStatus(row.status)
 
     async def hold_up(self, key: RunKey, holdup: Holdup | None, *, at: RunStatus) -> bool:
-        """Record what keeps a Run from starting, give whether that is news; see the port."""
+        """Records what keeps a Run from starting, gives whether that is news; see the port."""
         row = await self._db.row(
             _SQL["hold_up"],
             {
@@ -112,7 +112,7 @@ class RunRows:
         return bool(row.is_news)
 
     async def finalize(self, key: RunKey, *, cause: str) -> RunStatus:
-        """Make a completing Run done, an aborting one failed; give the final status."""
+        """Makes a completing Run done, an aborting one failed; gives the final status."""
         row = await self._db.row(
             _SQL["finalize"],
             {

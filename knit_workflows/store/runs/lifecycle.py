@@ -29,7 +29,7 @@ class LifecycleRows(RunCatalogue):
     """The part of the store that retries and deletes Runs."""
 
     async def retry(self, run_id: RunId) -> RunDetail:
-        """Carry out a done or failed Run once more: next generation, new output Data."""
+        """Carries out a done or failed Run once more: next generation, new output Data."""
 
         async def step(session: Session) -> None:
             run = await _locked(session, run_id)
@@ -57,7 +57,7 @@ class LifecycleRows(RunCatalogue):
         return await self.run(run_id)
 
     async def delete_run(self, run_id: RunId) -> None:
-        """Delete a Run and discard its outputs; one with inputs leaves a tombstone."""
+        """Deletes a Run and discards its outputs; one with inputs leaves a tombstone."""
 
         async def step(session: Session) -> None:
             run = await _locked(session, run_id)
@@ -89,7 +89,7 @@ def _require(run: Any, wanted: frozenset[RunStatus]) -> None:
 
 
 async def _discard_outputs(session: Session, run_id: RunId) -> None:
-    """Discard the Data of a Run. Raises IllegalMove when somebody uses one."""
+    """Discards the Data of a Run. Raises IllegalMove when somebody uses one."""
     outputs = await session.rows(_SQL["lock_outputs"], {"run_id": run_id})
     knit_ids = [row.knit_id for row in outputs]
     tombstones = []

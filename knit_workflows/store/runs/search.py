@@ -30,7 +30,7 @@ _WITH_OUTPUT: Final = (
 async def search_runs(
     session: Session, query: RunQuery, after: Cursor | None, limit: int | None
 ) -> list[str]:
-    """Give the ids behind the cursor, which has its instant; at most `limit`.
+    """Gives the ids behind the cursor, which has its instant; at most `limit`.
 
     Without statuses all but invalidated Runs.
     """
@@ -46,7 +46,7 @@ async def search_runs(
 
 
 def _all(query: RunQuery) -> tuple[str, str]:
-    """Give the statement and its first condition."""
+    """Gives the statement and its first condition."""
     statement, where = _SQL["runs"], "r.status = of_status.status"
     if query.plan_ids:
         ranges = "AS of_status (status)"

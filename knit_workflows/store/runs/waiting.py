@@ -68,7 +68,7 @@ _OUTLOOK: Final = {
 
 
 async def admit_next(session: Session, limits: AdmissionLimits) -> int:
-    """Admit those Runs whose turn it is, at most `ADMITTED_AT_ONCE`; give how many.
+    """Admits those Runs whose turn it is, at most `ADMITTED_AT_ONCE`; gives how many.
 
     Records the limits, as those in force. One process at a time: the caller holds a lock.
     """
@@ -91,12 +91,12 @@ async def admit_next(session: Session, limits: AdmissionLimits) -> int:
 
 
 def _ceiling(total: int) -> int:
-    """Say how many Runs may be under way with those that are held up, given the limit without."""
+    """Says how many Runs may be under way with those that are held up, given the limit without."""
     return max(total, min(_WITH_HELD_UP * total, _MOST_WITH_HELD_UP))
 
 
 async def why_waiting(session: Session, rows: Iterable[Any]) -> Mapping[str, Waiting]:
-    """Say why those of these rows of `run` have not started that are to, by Run.
+    """Says why those of these rows of `run` have not started that are to, by Run.
 
     One statement, and none when no Run is in the queue. The place is that in the order of
     admission, be the Run's Plan at its limit or not.
@@ -120,7 +120,7 @@ async def why_waiting(session: Session, rows: Iterable[Any]) -> Mapping[str, Wai
 
 
 def _under_way(row: Any) -> Waiting | None:
-    """Say why an admitted Run has not started, or does not end; None: it goes its usual course."""
+    """Says why an admitted Run has not started, or does not end; None: it goes its usual course."""
     if row.status in _HELD_UP and row.holdup is not None:
         return _held_up(row.holdup)
     if row.status not in _UNHEARD_AFTER:
@@ -156,7 +156,7 @@ def _queued(row: Any) -> Waiting:
 
 
 def _held_by(row: Any) -> str:
-    """Give what must change before the Run is admitted; a Plan's limit is the narrower one."""
+    """Gives what must change before the Run is admitted; a Plan's limit is the narrower one."""
     if row.total is None:
         return "no worker has admitted any Run yet: start one with the role engine"
     if row.held is not None:
@@ -179,7 +179,7 @@ def _runs(count: int) -> str:
 
 
 def _ordinal(number: int) -> str:
-    """Give a place in words: 1st, 2nd, 3rd, 4th, … 11th, … 1,000th."""
+    """Gives a place in words: 1st, 2nd, 3rd, 4th, … 11th, … 1,000th."""
     teens = number % 100 in (11, 12, 13)
     suffix = "th" if teens else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
     return f"{number:,}{suffix}"

@@ -48,24 +48,24 @@ class ComputeAdapter(ABC):
 
     @abstractmethod
     async def write_volume(self, volume: Volume, files: Mapping[str, bytes]) -> None:
-        """Put files into an existing volume, past the back-end."""
+        """Puts files into an existing volume, past the back-end."""
 
     @abstractmethod
     async def read_volume(self, volume: Volume) -> dict[str, bytes]:
-        """Read all files of a volume by relative path, past the back-end."""
+        """Reads all files of a volume by relative path, past the back-end."""
 
     @abstractmethod
     async def leave_socket(self, volume: Volume, name: str) -> None:
-        """Make a socket in a volume, as a program does that ends without removing its own."""
+        """Makes a socket in a volume, as a program does that ends without removing its own."""
 
     async def send(
         self, endpoint: Endpoint, transfer: Transfer, files: Mapping[str, bytes]
     ) -> None:
-        """Write files through the open door of a transfer."""
+        """Writes files through the open door of a transfer."""
         write_folder(_folder(endpoint), files)
 
     async def receive(self, endpoint: Endpoint, transfer: Transfer) -> dict[str, bytes]:
-        """Read all files through the open door of a transfer."""
+        """Reads all files through the open door of a transfer."""
         return read_folder(_folder(endpoint))
 
     async def starts(self, pod: RunPod) -> int:
@@ -81,7 +81,7 @@ class ComputeAdapter(ABC):
 
 
 def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Write files by relative path."""
+    """Writes files by relative path."""
     for name, content in files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -89,7 +89,7 @@ def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
 
 
 def bind_socket(path: Path) -> None:
-    """Make a socket, and let go of it; the path may be longer than an address."""
+    """Makes a socket, and lets go of it; the path may be longer than an address."""
     folder = os.open(path.parent, os.O_PATH | os.O_CLOEXEC)
     try:
         with socket.socket(socket.AF_UNIX) as left:
@@ -99,7 +99,7 @@ def bind_socket(path: Path) -> None:
 
 
 def read_folder(folder: Path) -> dict[str, bytes]:
-    """Read all files by relative path."""
+    """Reads all files by relative path."""
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in sorted(folder.rglob("*"))

@@ -37,7 +37,7 @@ def _adapters() -> list[object]:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what does not apply to a back-end: it is no gap that could be filled."""
+    """Leaves out what does not apply to a back-end: it is no gap that could be filled."""
     lacking = [item for item in items if is_lacking(item)]
     if lacking:
         config.hook.pytest_deselected(items=lacking)

@@ -31,7 +31,7 @@ WATCHED = str(Path(compute.__file__).parent)
 
 
 def backend_from(recipe: dict[str, Any]) -> ComputeBackend:
-    """Build the back-end that an adapter's `crash_recipe` describes."""
+    """Builds the back-end that an adapter's `crash_recipe` describes."""
     if recipe.pop("kind") == "memory":
         return MemoryBackend(
             lambda _: Exit(3, "(container main) Error"), journal=Path(recipe["journal"])
@@ -58,7 +58,7 @@ class Lines:
 
 
 async def launch(recipe: dict[str, Any], pod: RunPod, at: int | None) -> int:
-    """Launch a pod; die at the given line. Gives the number of lines that the launch took."""
+    """Launches a pod; die at the given line. Gives the number of lines that the launch took."""
     backend = backend_from(dict(recipe))
     await backend.open()
     lines = Lines(at, lambda: os.kill(os.getpid(), signal.SIGKILL))
@@ -73,7 +73,7 @@ async def launch(recipe: dict[str, Any], pod: RunPod, at: int | None) -> int:
 
 
 def in_child(recipe: dict[str, Any], pod: RunPod, at: int | None) -> int:
-    """Launch in a forked process and wait for its end; gives its number of lines, 0 if killed."""
+    """Launches in a forked process and waits for its end; gives how many lines, 0 if killed."""
     with tempfile.TemporaryFile("w+") as answer:
         pid = os.fork()
         if pid == 0:
@@ -91,7 +91,7 @@ def in_child(recipe: dict[str, Any], pod: RunPod, at: int | None) -> int:
 
 
 def main() -> None:
-    """Launch and kill."""
+    """Launches and kills."""
     recipe: dict[str, Any] = json.loads(sys.argv[1])
     first, *others = pickle.loads(Path(sys.argv[2]).read_bytes())
     total = in_child(recipe, first, None)

@@ -61,7 +61,7 @@ class KubernetesAdapter(ComputeAdapter):
 
     @asynccontextmanager
     async def another(self) -> AsyncIterator[ComputeBackend]:
-        """Give a second object on the same namespace."""
+        """Gives a second object on the same namespace."""
         backend = KubernetesBackend(self._settings)
         await backend.open()
         try:
@@ -70,24 +70,24 @@ class KubernetesAdapter(ComputeAdapter):
             await backend.aclose()
 
     async def write_volume(self, volume: Volume, files: Mapping[str, bytes]) -> None:
-        """Write to the folder behind the claim."""
+        """Writes to the folder behind the claim."""
         folder = await self._cluster.folder(volume)
         await asyncio.to_thread(write_folder, folder, files)
 
     async def leave_socket(self, volume: Volume, name: str) -> None:
-        """Make it in the folder behind the claim."""
+        """Makes it in the folder behind the claim."""
         folder = await self._cluster.folder(volume)
         await asyncio.to_thread(bind_socket, folder / name)
 
     async def read_volume(self, volume: Volume) -> dict[str, bytes]:
-        """Read the folder behind the claim."""
+        """Reads the folder behind the claim."""
         folder = await self._cluster.folder(volume)
         return await asyncio.to_thread(read_folder, folder)
 
     async def send(
         self, endpoint: Endpoint, transfer: Transfer, files: Mapping[str, bytes]
     ) -> None:
-        """Post a tar archive to the transfer pod."""
+        """Posts a tar archive to the transfer pod."""
         content = io.BytesIO()
         with tarfile.open(fileobj=content, mode="w") as archive:
             for name, text in files.items():
@@ -98,7 +98,7 @@ class KubernetesAdapter(ComputeAdapter):
             (await http.post(endpoint.url, content=content.getvalue())).raise_for_status()
 
     async def receive(self, endpoint: Endpoint, transfer: Transfer) -> dict[str, bytes]:
-        """Get a tar archive from the transfer pod."""
+        """Gets a tar archive from the transfer pod."""
         async with _to(transfer) as http:
             answer = (await http.get(endpoint.url)).raise_for_status()
         with tarfile.open(fileobj=io.BytesIO(answer.content)) as archive:
@@ -119,13 +119,13 @@ class Cluster:
         self._namespace = namespace
 
     async def create(self, standard: str) -> None:
-        """Make the namespace, closed to pods below a Pod Security Standard."""
+        """Makes the namespace, closed to pods below a Pod Security Standard."""
         enforced = {"pod-security.kubernetes.io/enforce": standard}
         about = client.V1ObjectMeta(name=self._namespace, labels=enforced)
         await self._core.create_namespace(client.V1Namespace(metadata=about))
 
     async def remove(self) -> None:
-        """Remove the namespace with all that is in it, so that the next test has the node alone."""
+        """Removes the namespace with all that is in it: the next test has the node alone."""
         await self._core.delete_namespace(self._namespace)
         async with asyncio.timeout(KubernetesAdapter.patience.total_seconds()):
             while await self._is_there():
@@ -141,16 +141,16 @@ class Cluster:
         return True
 
     async def delete_pod(self, pod: RunPod) -> None:
-        """Delete a run pod as an operator or an eviction would, with the pod's own grace."""
+        """Deletes a run pod as an operator or an eviction would, with the pod's own grace."""
         mine = f"{names.LABEL_RUN}={pod.run_id}"
         await self._core.delete_collection_namespaced_pod(self._namespace, label_selector=mine)
 
     async def delete_secret(self, name: str) -> None:
-        """Delete a Secret."""
+        """Deletes a Secret."""
         await self._core.delete_namespaced_secret(name, self._namespace)
 
     async def folder(self, volume: Volume) -> Path:
-        """Give the folder of a bound claim; skip where it is not on this machine."""
+        """Gives the folder of a bound claim; skip where it is not on this machine."""
         claims = self._core.read_namespaced_persistent_volume_claim
         async with asyncio.timeout(KubernetesAdapter.patience.total_seconds()):
             while (claim := await claims(volume.name, self._namespace)).status.phase != "Bound":
@@ -166,7 +166,7 @@ class Cluster:
 async def kubernetes_adapter(
     folder: Path | None = None, **changed: Any
 ) -> AsyncIterator[KubernetesAdapter]:
-    """Give the adapter on a fresh namespace; skip with the reason when there is no cluster.
+    """Gives the adapter on a fresh namespace; skip with the reason when there is no cluster.
 
     `changed` are settings other than the default; `folder` is for other adapters.
     """

@@ -45,7 +45,7 @@ class LocalHostAdapter(ComputeAdapter):
 
     @asynccontextmanager
     async def another(self) -> AsyncIterator[ComputeBackend]:
-        """Give a second object on the state folder."""
+        """Gives a second object on the state folder."""
         backend = LocalBackend(self._settings())
         await backend.open()
         try:
@@ -54,15 +54,15 @@ class LocalHostAdapter(ComputeAdapter):
             await backend.aclose()
 
     async def write_volume(self, volume: Volume, files: Mapping[str, bytes]) -> None:
-        """Write to the volume's folder."""
+        """Writes to the volume's folder."""
         write_folder(self._state / "volumes" / volume.name, files)
 
     async def leave_socket(self, volume: Volume, name: str) -> None:
-        """Make it in the volume's folder."""
+        """Makes it in the volume's folder."""
         bind_socket(self._state / "volumes" / volume.name / name)
 
     async def read_volume(self, volume: Volume) -> dict[str, bytes]:
-        """Read the volume's folder."""
+        """Reads the volume's folder."""
         return read_folder(self._state / "volumes" / volume.name)
 
     def crash_recipe(self) -> dict[str, object]:
@@ -114,7 +114,7 @@ class Engine:
 
 
 def need_bubblewrap() -> None:
-    """Skip when this machine has no bubblewrap and cannot get it."""
+    """Skips when this machine has no bubblewrap and cannot get it."""
     if shutil.which("bwrap") is None:
         _sandbox_tool()
     if shutil.which("bwrap") is None:
@@ -122,7 +122,7 @@ def need_bubblewrap() -> None:
 
 
 async def need_engine() -> Engine:
-    """Give an engine that has the suite's image; skip, saying why, when there is none."""
+    """Gives an engine that has the suite's image; skips, saying why, when there is none."""
     found = await asyncio.to_thread(_sandbox_tool)
     command = found.pop("KNIT_TEST_ENGINE", None)
     if command is None:
@@ -133,7 +133,7 @@ async def need_engine() -> Engine:
 
 
 def _sandbox_tool() -> dict[str, str]:
-    """Have the repository's tool install what it can; gives the environment of an engine."""
+    """Has the repository's tool install what it can; gives the environment of an engine."""
     done = subprocess.run(
         [sys.executable, str(TOOLS / "sandbox.py"), "--for-tests"], capture_output=True, text=True
     )
@@ -144,7 +144,7 @@ def _sandbox_tool() -> dict[str, str]:
 
 
 def _make_image(engine: Engine) -> None:
-    """Make the suite's image of a static busybox, without any registry."""
+    """Makes the suite's image of a static busybox, without any registry."""
     busybox = shutil.which("busybox")
     if busybox is None:
         pytest.skip("busybox is not installed, so there is no image to run")

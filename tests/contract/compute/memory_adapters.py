@@ -23,7 +23,7 @@ class MemoryAdapter(ComputeAdapter):
         self._backend = self.make()
 
     def make(self) -> MemoryBackend:
-        """Build a back-end object."""
+        """Builds a back-end object."""
         shell = Shell()
         shell.backend = backend = MemoryBackend(shell.run, folder=self._folder)
         return backend
@@ -38,15 +38,15 @@ class MemoryAdapter(ComputeAdapter):
         raise AssertionError("see `abilities.LACKS`")
 
     async def write_volume(self, volume: Volume, files: Mapping[str, bytes]) -> None:
-        """Write to the volume's folder."""
+        """Writes to the volume's folder."""
         write_folder(self._backend.folder(volume), files)
 
     async def leave_socket(self, volume: Volume, name: str) -> None:
-        """Make it in the volume's folder."""
+        """Makes it in the volume's folder."""
         bind_socket(self._backend.folder(volume) / name)
 
     async def read_volume(self, volume: Volume) -> dict[str, bytes]:
-        """Read the volume's folder."""
+        """Reads the volume's folder."""
         return read_folder(self._backend.folder(volume))
 
 
@@ -54,14 +54,14 @@ class MemoryJournalAdapter(MemoryAdapter):
     """A journal outlives the object."""
 
     def make(self) -> MemoryBackend:
-        """Build a back-end object on the journal."""
+        """Builds a back-end object on the journal."""
         shell = Shell()
         shell.backend = backend = MemoryBackend(shell.run, journal=self._folder)
         return backend
 
     @asynccontextmanager
     async def another(self) -> AsyncIterator[ComputeBackend]:
-        """Give a second object on the journal."""
+        """Gives a second object on the journal."""
         backend = self.make()
         await backend.open()
         try:
@@ -84,7 +84,7 @@ class Shell:
     backend: MemoryBackend
 
     async def run(self, pod: RunPod) -> Exit:
-        """Run the command to its end; cancelled, kill it with all its children."""
+        """Runs the command to its end; cancelled, kills it with all its children."""
         log = self.backend.folder(pod.log) / "log" if pod.log else Path(os.devnull)
         words = [self._localized(pod, word) for word in (*pod.entrypoint, *pod.args)]
         with log.open("ab") as output:

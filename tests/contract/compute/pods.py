@@ -59,7 +59,7 @@ class Pods:
             await self.backend.delete_volume(volume)
 
     async def volume(self, files: Mapping[str, bytes] | None = None) -> Volume:
-        """Make a volume with these files."""
+        """Makes a volume with these files."""
         knit_id = str(uuid.uuid4())
         volume = Volume(names.volume(knit_id), knit_id)
         self._volumes.append(volume)
@@ -78,7 +78,7 @@ class Pods:
         env: Mapping[str, str] | None = None,
         memory: str = "256Mi",
     ) -> RunPod:
-        """Make a pod that runs lines of a shell script (or a command), and its volumes."""
+        """Makes a pod that runs lines of a shell script (or a command), and its volumes."""
         run_id = str(uuid.uuid4())
         pod = RunPod(
             name=names.run_pod(run_id, 1),
@@ -101,33 +101,33 @@ class Pods:
         return pod
 
     async def launched(self, *script: str) -> RunPod:
-        """Make and launch a pod."""
+        """Makes and launches a pod."""
         pod = await self.make(*script)
         await self.backend.launch(pod)
         return pod
 
     async def ran(self, pod: RunPod) -> Observation:
-        """Launch a pod and give how it ended."""
+        """Launches a pod and gives how it ended."""
         await self.backend.launch(pod)
         return await self.ended(pod.name)
 
     def transfer(self, volume: Volume, mode: TransferMode) -> Transfer:
-        """Make the value that describes a transfer."""
+        """Makes the value that describes a transfer."""
         name = names.transfer(volume.knit_id, mode, uuid.uuid4().hex)
         transfer = Transfer(name, volume, mode, token=uuid.uuid4().hex)
         self._transfers.append(transfer)
         return transfer
 
     async def ended(self, name: str, backend: ComputeBackend | None = None) -> Observation:
-        """Wait until a pod has ended."""
+        """Waits until a pod has ended."""
         return await self.until(name, lambda seen: seen.phase in (*ENDED, Phase.ABSENT), backend)
 
     async def running(self, name: str) -> Observation:
-        """Wait until a pod runs."""
+        """Waits until a pod runs."""
         return await self.until(name, lambda seen: seen.phase is Phase.RUNNING)
 
     async def gone(self, name: str) -> Observation:
-        """Wait until there is nothing of a pod any more."""
+        """Waits until there is nothing of a pod any more."""
         return await self.until(name, lambda seen: seen.phase is Phase.ABSENT)
 
     async def until(
@@ -136,7 +136,7 @@ class Pods:
         wanted: Callable[[Observation], bool],
         backend: ComputeBackend | None = None,
     ) -> Observation:
-        """Watch until an observation is as wanted."""
+        """Watches until an observation is as wanted."""
         async with asyncio.timeout(self.adapter.patience.total_seconds()):
             async with aclosing((backend or self.backend).watch(name)) as watch:  # type: ignore[type-var]
                 async for seen in watch:
@@ -145,16 +145,16 @@ class Pods:
         raise AssertionError("a watch never ends by itself")
 
     async def file(self, volume: Volume | None, name: str) -> str:
-        """Give a file of a volume as text; empty when there is none."""
+        """Gives a file of a volume as text; empty when there is none."""
         assert volume is not None
         return (await self.adapter.read_volume(volume)).get(name, b"").decode()
 
     async def output(self, pod: RunPod, name: str) -> str:
-        """Give a file of a pod's first output as text; empty when there is none."""
+        """Gives a file of a pod's first output as text; empty when there is none."""
         return await self.file(pod.outputs[0].volume, name)
 
     async def until_output(self, pod: RunPod, name: str) -> str:
-        """Wait until a pod has written a file."""
+        """Waits until a pod has written a file."""
         async with asyncio.timeout(self.adapter.patience.total_seconds()):
             while not (text := await self.output(pod, name)):
                 await asyncio.sleep(0.02)

@@ -29,7 +29,7 @@ async def adapter() -> AsyncIterator[KubernetesAdapter]:
 
 @asynccontextmanager
 async def with_settings(**changed: object) -> AsyncIterator[Pods]:
-    """Give run pods of a back-end with other settings, in a namespace of its own."""
+    """Gives run pods of a back-end with other settings, in a namespace of its own."""
     async with kubernetes_adapter(**changed) as adapter, Pods(adapter) as pods:
         yield pods
 

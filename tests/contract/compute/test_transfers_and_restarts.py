@@ -16,7 +16,7 @@ FILES = {"a": b"one", "deep/er/b": bytes(range(256)) * 100, "empty": b""}
 
 
 async def opened(pods: Pods, transfer: Transfer) -> Endpoint:
-    """Ask until the transfer is ready, as the engine does."""
+    """Asks until the transfer is ready, as the engine does."""
     async with asyncio.timeout(pods.adapter.patience.total_seconds()):
         while True:
             try:

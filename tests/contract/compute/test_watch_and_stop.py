@@ -53,7 +53,7 @@ async def test_a_watch_begun_before_the_launch_sees_the_pod(pods: Pods) -> None:
 
 
 async def test_a_watch_follows_a_pod_to_its_end_and_away(pods: Pods) -> None:
-    """Forward only, without saying the same twice."""
+    """Forwards only, without saying the same twice."""
     pod = await pods.launched("sleep 0.3")
     seen: list[Observation] = []
     ended = asyncio.Event()

@@ -3,6 +3,8 @@
 On the `PYTHONPATH` of `python -m tests.messages`; `KNIT_MESSAGES` is the folder for what is told.
 """
 
+from __future__ import annotations
+
 import marshal
 import os
 import sys
@@ -37,7 +39,7 @@ class RecordingLoader(SourceFileLoader):
     """Loads the code of a module that tells."""
 
     def get_code(self, fullname: str) -> CodeType:
-        """Give what `python -m tests.messages` has made of it."""
+        """Gives what `python -m tests.messages` has made of it."""
         return marshal.loads((FOLDER / f"{self.name}.code").read_bytes())
 
     def exec_module(self, module) -> None:

@@ -76,7 +76,7 @@ class Client:
         self.operator_service = SimpleNamespace(list_search_attributes=self._refuse)
 
     async def start_workflow(self, *_arguments: object, **_options: object) -> None:
-        """Take any workflow."""
+        """Takes any workflow."""
 
     async def _refuse(self, _request: object) -> None:
         raise RPCError("no", RPCStatusCode.PERMISSION_DENIED, b"")
@@ -90,7 +90,7 @@ class Machine(MemoryBackend):
 
 
 async def drained(store: Store, **settings: Any) -> None:
-    """Let the Projector do all there is."""
+    """Lets the Projector do all there is."""
     deps = Deps(store, Machine(), engine=EngineSettings(**settings))  # type: ignore[arg-type]
     [drain] = [
         one for one in deps.activities(frozenset({Role.ENGINE})) if one.__name__ == "drain_outbox"
@@ -107,7 +107,7 @@ async def test_stops_do_not_wait_for_the_last_page_of_a_flood() -> None:
 
 
 def startable(count: int) -> list[StartableRun]:
-    """Give so many admitted Runs."""
+    """Gives so many admitted Runs."""
     return [
         StartableRun(RunKey(RunId(f"r{n}"), 1), PlanId("p"), "demo:1", (), (KnitId("d"),))
         for n in range(count)

@@ -27,7 +27,7 @@ class Recorder:
 
 
 async def started(image: str, *command: str) -> tuple[RunInput, dict[str, object]]:
-    """Start one Run; gives its input, and how it was started."""
+    """Starts one Run; gives its input, and how it was started."""
     run = StartableRun(RunKey(RunId("r"), 1), PlanId("p"), image, command, (KnitId("d"),))
     client = Recorder()
     starter = RunStarter(client, QUEUES, EngineSettings(), attributes=True)  # type: ignore[arg-type]

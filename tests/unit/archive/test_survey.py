@@ -14,7 +14,7 @@ from knit_workflows.archive.survey import Survey, remark, survey
 
 
 def bind(path: Path) -> None:
-    """Leave a socket there, however long its path is."""
+    """Leaves a socket there, however long its path is."""
     with socket.socket(socket.AF_UNIX) as left:
         here = Path.cwd()
         os.chdir(path.parent)
@@ -120,7 +120,7 @@ def test_folders_may_be_deep(tmp_path: Path) -> None:
 
 
 def _remove_chain(top: Path, name: str) -> None:
-    """Remove folders within folders: pytest's own way of tidying up is too shallow."""
+    """Removes folders within folders: pytest's own way of tidying up is too shallow."""
     while (top / name).exists():
         second = top / name / name
         if second.exists():

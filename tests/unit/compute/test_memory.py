@@ -35,7 +35,7 @@ def pod(name: str = "pod") -> RunPod:
 
 
 async def opened(backend: MemoryBackend) -> MemoryBackend:
-    """Open a back-end and make the pod's volumes."""
+    """Opens a back-end and makes the pod's volumes."""
     await backend.open()
     for volume in (IN, OUT, LOG):
         await backend.create_volume(volume)

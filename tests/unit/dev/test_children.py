@@ -52,7 +52,7 @@ def make(tmp_path: Path) -> Iterator[Callable[..., Child]]:
 
 
 def settle(child: Child) -> None:
-    """Wait, in real time, until its process has ended, and have that noticed."""
+    """Waits, in real time, until its process has ended, and has that noticed."""
     assert child.process is not None
     child.process.wait(60)
     assert child.look(may_start=False)

@@ -1,5 +1,7 @@
 """What PostgreSQL asks of the machine, told before it does."""
 
+from __future__ import annotations
+
 import os
 
 import pytest

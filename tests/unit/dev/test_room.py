@@ -30,7 +30,7 @@ class World:
         return Room(folder, self.free, 100 * GIB)
 
     def look(self, times: int = 1, *, in_need: bool = False) -> int:
-        """Let some time pass and have it looked; gives the slices that are reserved now."""
+        """Lets some time pass and has it looked; gives the slices that are reserved now."""
         for _ in range(times):
             self.now += GIVE_EVERY
             self.guard.look(in_need=in_need)

@@ -1,5 +1,7 @@
 """What the system refuses is told with its reason and with what helps against that very thing."""
 
+from __future__ import annotations
+
 import errno
 import os
 

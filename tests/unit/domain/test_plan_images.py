@@ -1,3 +1,5 @@
+from __future__ import annotations
+
 import pytest
 
 from knit_workflows.domain.errors import InvalidPlan

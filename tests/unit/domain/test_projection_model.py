@@ -1,5 +1,7 @@
 """Matching and paging together say what the plain model of the store's tests says."""
 
+from __future__ import annotations
+
 from datetime import UTC, datetime, timedelta
 from random import Random
 
@@ -25,7 +27,7 @@ DATA = st.lists(st.tuples(TAGS, st.booleans(), INSTANTS), max_size=5).map(
 
 
 def project(arrivals: list[ModelData], plans: list[ModelPlan]) -> list[ModelRun]:
-    """Let Data arrive one by one, each the trigger of what it makes possible."""
+    """Lets Data arrive one by one, each the trigger of what it makes possible."""
     runs: list[ModelRun] = []
     here: list[ModelData] = []
     for arrival in arrivals:

@@ -113,13 +113,13 @@ def proxy(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]
 
 
 def response(body: bytes, *, cut: int | None = None) -> bytes:
-    """Give a response; `cut`: only so many bytes of the body, as when a connection breaks."""
+    """Gives a response; `cut`: only so many bytes of the body, as when a connection breaks."""
     head = f"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n"
     return head.encode() + body[:cut]
 
 
 def serve(path: str, *, cut: int | None = None) -> bytes:
-    """Answer as the host does: where the archive is, then the archive."""
+    """Answers as the host does: where the archive is, then the archive."""
     if path.startswith("/cli/default?"):
         where = {"archiveUrl": f"https://{HOST}/it.tar.gz", "fileToExtract": "temporal"}
         return response(json.dumps(where).encode())

@@ -1,5 +1,7 @@
 """The wire types: exactly the JSON of the contract, in and out."""
 
+from __future__ import annotations
+
 import json
 import subprocess
 import sys

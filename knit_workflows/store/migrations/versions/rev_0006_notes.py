@@ -16,5 +16,5 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Add them; the statements are in the file of the same name."""
+    """Adds them; the statements are in the file of the same name."""
     op.get_bind().exec_driver_sql(Path(__file__).with_suffix(".sql").read_text(encoding="utf-8"))

@@ -1,5 +1,7 @@
 """A small API server: enough of list, watch, create and delete to be told lies by."""
 
+from __future__ import annotations
+
 import asyncio
 import itertools
 import json
@@ -47,12 +49,12 @@ class FakeApiServer:
         self._record("DELETED", collection, self.objects.pop((collection, name)))
 
     def hang_up(self) -> None:
-        """Break all watches, as a restarted server does."""
+        """Breaks all watches, as a restarted server does."""
         self._hang_up = True
         self._changed.set()
 
     def forget(self) -> None:
-        """Keep no version that a watch could go on from."""
+        """Keeps no version that a watch could go on from."""
         self.oldest = self._version
 
     @property

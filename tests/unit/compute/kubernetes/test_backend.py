@@ -1,5 +1,7 @@
 """The adapter against an API server that refuses, forgets, hangs up and lags."""
 
+from __future__ import annotations
+
 import asyncio
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import replace
@@ -46,7 +48,7 @@ ENDED = {"terminated": {"exitCode": 0, "finishedAt": "2026-01-02T03:04:09Z"}}
 
 @asynccontextmanager
 async def agent(answer: int):
-    """Stand in for a transfer agent that gives one answer to every upload."""
+    """Stands in for a transfer agent that gives one answer to every upload."""
 
     async def handle(request: web.Request) -> web.Response:
         if request.path == "/healthz":

@@ -1,5 +1,7 @@
 """Manifests are Knitfab's, hardened."""
 
+from __future__ import annotations
+
 import json
 from dataclasses import replace
 from datetime import timedelta

@@ -1,5 +1,7 @@
 """What pods, Jobs and events mean."""
 
+from __future__ import annotations
+
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 

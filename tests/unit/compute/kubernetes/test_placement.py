@@ -1,5 +1,7 @@
 """`on_node` rules become tolerations and affinity as Knitfab's do."""
 
+from __future__ import annotations
+
 from knit_workflows.compute.kubernetes.placement import placement
 from knit_workflows.domain.plans.model import NodeMode, NodeRule
 

@@ -1,5 +1,7 @@
 """What is said of a pod that does not start although nothing is wrong with it."""
 
+from __future__ import annotations
+
 import asyncio
 from contextlib import aclosing
 from dataclasses import replace

@@ -1,5 +1,7 @@
 """Which troubles pass, which do not, and which are none."""
 
+from __future__ import annotations
+
 from datetime import UTC, datetime, timedelta
 
 import pytest

@@ -17,7 +17,7 @@ MakePod = Callable[..., RunPod]
 
 @pytest.fixture
 def make_pod() -> MakePod:
-    """Make a pod of a shell script, with an input, an output and a log named after it."""
+    """Makes a pod of a shell script, with an input, an output and a log named after it."""
 
     def make(script: str, name: str = "pod", **changes: object) -> RunPod:
         values: dict[str, object] = {
@@ -51,7 +51,7 @@ async def backend(settings: LocalSettings) -> AsyncIterator[LocalBackend]:
 
 
 async def ended(backend: LocalBackend, pod: RunPod) -> Observation:
-    """Launch a pod, with its volumes, and give how it ended, or that it is gone."""
+    """Launches a pod, with its volumes, and gives how it ended, or that it is gone."""
     for volume in (pod.inputs[0].volume, pod.outputs[0].volume, *([pod.log] if pod.log else [])):
         await backend.create_volume(volume)
     await backend.launch(pod)
@@ -59,7 +59,7 @@ async def ended(backend: LocalBackend, pod: RunPod) -> Observation:
 
 
 async def until(backend: LocalBackend, name: str, *phases: str) -> Observation:
-    """Watch a pod until it is in one of these phases."""
+    """Watches a pod until it is in one of these phases."""
     async with aclosing(backend.watch(name)) as watch:
         async for seen in watch:
             if seen.phase in phases:

@@ -46,13 +46,13 @@ class FakeEngine:
     folder: Path
 
     def write(self, name: str, text: str = "") -> None:
-        """Change its world."""
+        """Changes its world."""
         draft = self.folder / f".{name}"
         draft.write_text(f"{text}\n" if text else "")
         draft.rename(self.folder / name)
 
     def remove(self, name: str) -> None:
-        """Change it back."""
+        """Changes it back."""
         (self.folder / name).unlink()
 
 
@@ -92,13 +92,13 @@ def pod(make_pod: MakePod) -> RunPod:
 
 
 async def with_volumes(backend: LocalBackend, pod: RunPod) -> None:
-    """Make the volumes of a pod."""
+    """Makes the volumes of a pod."""
     for volume in (pod.inputs[0].volume, pod.outputs[0].volume, *([pod.log] if pod.log else [])):
         await backend.create_volume(volume)
 
 
 async def launched(backend: LocalBackend, pod: RunPod) -> None:
-    """Launch a pod, with its volumes."""
+    """Launches a pod, with its volumes."""
     await with_volumes(backend, pod)
     await backend.launch(pod)
 
@@ -106,7 +106,7 @@ async def launched(backend: LocalBackend, pod: RunPod) -> None:
 async def until(
     backend: LocalBackend, pod: RunPod, wanted: Callable[[Observation], bool]
 ) -> Observation:
-    """Watch a pod until it is seen so."""
+    """Watches a pod until it is seen so."""
     async with asyncio.timeout(PATIENCE), aclosing(backend.watch(pod.name)) as watch:
         async for seen in watch:
             if wanted(seen):

@@ -13,7 +13,7 @@ from knit_workflows.compute.local.pod_folder import Account, parse_account, read
 
 
 def write_state(folder: Path, text: str) -> None:
-    """Write as a supervisor does: over a block of zeros."""
+    """Writes as a supervisor does: over a block of zeros."""
     pod_folder.reserve(folder)
     with (folder / "state").open("r+b") as state:
         state.write(text.encode())

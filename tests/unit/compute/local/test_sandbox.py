@@ -107,7 +107,7 @@ async def test_the_network_is_a_setting(
 async def test_further_paths_are_a_setting(
     settings: LocalSettings, make_pod: MakePod, backend: LocalBackend, tmp_path: Path
 ) -> None:
-    """Read-only."""
+    """Reads-only."""
     del backend
     (tmp_path / "tools").mkdir()
     (tmp_path / "tools" / "one").write_text("tool\n")
@@ -411,7 +411,7 @@ async def test_nothing_is_left_behind(
 
 
 async def eventually(condition: Callable[[], bool]) -> None:
-    """Wait until the condition holds."""
+    """Waits until the condition holds."""
     async with asyncio.timeout(PATIENCE):
         while not condition():
             await asyncio.sleep(0.01)
