@@ -138,19 +138,25 @@ class Deps:
 
     def activities(self, roles: frozenset[Role]) -> list[Callable[..., Any]]:
         """Gives the activities of these roles, bound to the store and the back-end."""
-        runs = ComputeRunActivities(self.store, self.backend, self.engine)
+        runs = ComputeRunActivities(self.store.execution, self.backend, self.engine)
         transfers = ComputeTransferActivities(
-            self.store, self.backend, idle=self.engine.transfer_lease * 3
+            self.store.transfers,
+            self.store.execution,
+            self.backend,
+            idle=self.engine.transfer_lease * 3,
         )
         projector = StoreProjectorActivities(
-            self.store,
+            self.store.projection,
+            self.store.admission,
             self.backend,
             self.engine,
             max_active_runs=self.engine.max_active_runs or self.backend.suggested_runs(),
             interactive_queue=self.queues.interactive,
         )
-        awaiting = StoreAwaitRunActivities(self.store, self.engine.fallback)
-        tidying = StoreHousekeepingActivities(self.store, self.backend, transfers, self.engine)
+        awaiting = StoreAwaitRunActivities(self.store.runs, self.engine.fallback)
+        tidying = StoreHousekeepingActivities(
+            self.store.housekeeping, self.backend, transfers, self.engine
+        )
         by_role: dict[Role, list[Callable[..., Any]]] = {
             Role.ENGINE: [
                 projector.drain_outbox,

@@ -14,7 +14,7 @@ from temporalio.service import RPCError
 from knit_workflows.compute.base import Trouble
 from knit_workflows.contracts.runs import HeldUp
 from knit_workflows.domain.errors import BackendUnavailable, KnitError, StorageFull
-from knit_workflows.domain.ports import RunKey, RunStore
+from knit_workflows.domain.ports import RunExecutionStore, RunKey
 from knit_workflows.domain.runs import Holdup, RunStatus, WaitKind
 
 log = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ class Holdups:
     goes its usual course costs no statement.
     """
 
-    def __init__(self, store: RunStore, key: RunKey, *, nothing_said: bool) -> None:
+    def __init__(self, store: RunExecutionStore, key: RunKey, *, nothing_said: bool) -> None:
         self._store = store
         self._key = key
         self._said: tuple[WaitKind, str] | None = None

@@ -37,7 +37,13 @@ from knit_workflows.contracts.runs import (
 )
 from knit_workflows.domain.errors import BackendRejected
 from knit_workflows.domain.ids import RunId
-from knit_workflows.domain.ports import MountedData, RunKey, RunOrder, RunStore, UsedResources
+from knit_workflows.domain.ports import (
+    MountedData,
+    RunExecutionStore,
+    RunKey,
+    RunOrder,
+    UsedResources,
+)
 from knit_workflows.domain.runs import LOST, STUCK_CODE, Exit, RunStatus
 from knit_workflows.settings import EngineSettings
 
@@ -57,7 +63,9 @@ ASK_AGAIN: Final = timedelta(seconds=10)
 class ComputeRunActivities(RunActivities):
     """The activities of `knit.Run`, on a store and a compute back-end."""
 
-    def __init__(self, store: RunStore, backend: ComputeBackend, settings: EngineSettings) -> None:
+    def __init__(
+        self, store: RunExecutionStore, backend: ComputeBackend, settings: EngineSettings
+    ) -> None:
         self._store = store
         self._backend = backend
         self._settings = settings
@@ -71,7 +79,7 @@ class ComputeRunActivities(RunActivities):
         """
         with translated():
             async with heartbeating():
-                order = await self._store.run_order(_key(request))
+                order = await self._store.spec(_key(request))
                 try:
                     status = await self._launched(order)
                 except BackendRejected as error:
@@ -130,7 +138,7 @@ class ComputeRunActivities(RunActivities):
                             extra={"action": "stop_repeated", "run_id": key.run_id},
                         )
                         await holdups.not_gone()
-                order = await self._store.run_order(key)
+                order = await self._store.spec(key)
         return Stopped(status=order.status)
 
     @activity.defn(name="knit.finalize_run")

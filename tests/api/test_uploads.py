@@ -79,7 +79,7 @@ async def test_a_tag_that_is_none_is_refused_before_anything_is_made(client, sto
     answer = await client.post(f"/data?tag={tag}", content=tar_of(HELLO), headers=TAR)
     assert answer.status_code == 400
     assert answer.json()["message"]["advice"]
-    assert not store.runs
+    assert not store.run_details
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ async def test_other_media_types_are_refused(client, store, headers):
     answer = await client.post("/data", content=b"{}", headers=headers)
     assert answer.status_code == 415
     assert "application/tar+gzip" in answer.json()["message"]["advice"]
-    assert not store.runs
+    assert not store.run_details
 
 
 async def test_links_are_data_wherever_they_lead(client, transfers):
@@ -246,13 +246,13 @@ async def test_a_door_that_cannot_be_opened_is_503(client, store, transfers):
     answer = await client.post("/data", content=tar_of(HELLO), headers=TAR)
     assert answer.status_code == 503
     assert answer.headers["Retry-After"]
-    assert not store.runs
+    assert not store.run_details
 
 
 async def test_an_upload_stopped_by_a_user_is_a_conflict(client, store, transfers):
     async def body() -> AsyncIterator[bytes]:
         yield tar_of(HELLO)
-        for run_id in list(store.runs):
+        for run_id in list(store.run_details):
             store.set_status(run_id, RunStatus.ABORTING)
 
     answer = await client.post("/data", content=body(), headers=TAR)

@@ -106,7 +106,7 @@ async def test_a_body_that_nobody_wants_is_thrown_away(port, store):
     )
     assert answer.startswith(b"HTTP/1.1 415 ")
     assert b"HTTP/1.1 200 " in answer
-    assert not store.runs
+    assert not store.run_details
 
 
 async def test_a_download_is_written_by_a_thread(port, store, transfers, taken):

@@ -78,7 +78,7 @@ async def _stopped(cancel: bool, scenario: str) -> None:
         if cancel:
             await handle.cancel()
         else:
-            await knit.store.stop(run.summary.run_id, fail=True)
+            await knit.store.runs.stop(run.summary.run_id, fail=True)
         await knit.final(run.summary.run_id)
         await asyncio.sleep(1)
         await _save(knit, handle.id, scenario)

@@ -56,12 +56,12 @@ async def test_runs_that_are_held_up_keep_no_other_from_running(
         query = RunQuery(plan_ids=frozenset(one.summary.plan_id for one in held_up))
         async with asyncio.timeout(PATIENCE):
             while (
-                sorted(one.waiting.code for one in await knit.store.find_runs(query) if one.waiting)
+                sorted(one.waiting.code for one in await knit.store.runs.find(query) if one.waiting)
                 != ["BackendUnavailable"] * 2 + ["Unschedulable"] * 2
             ):
                 await asyncio.sleep(0.05)
         backend.away = False
-        for run in await knit.store.find_runs(query):
+        for run in await knit.store.runs.find(query):
             backend.trouble(names.run_pod(run.summary.run_id, 1), None)
         for one in held_up:
             runs = await knit.runs_of(one.summary.plan_id, 2)

@@ -38,14 +38,14 @@ EVALUATE = {
 
 
 async def _statuses(knit: KnitEnvironment, run: RunDetail) -> list[str]:
-    events = await knit.store.run_events(run.summary.run_id)
+    events = await knit.store.runs.events(run.summary.run_id)
     return [event.to_status.value for event in events]
 
 
 async def _until(knit: KnitEnvironment, run_id: str, status: RunStatus) -> RunDetail:
     async with asyncio.timeout(PATIENCE):
         while True:
-            run = await knit.store.run(run_id)  # type: ignore[arg-type]
+            run = await knit.store.runs.get(run_id)  # type: ignore[arg-type]
             if run.summary.status is status:
                 return run
             await asyncio.sleep(0.01)
@@ -54,7 +54,7 @@ async def _until(knit: KnitEnvironment, run_id: str, status: RunStatus) -> RunDe
 async def _only_run(knit: KnitEnvironment, plan_id: str) -> RunDetail:
     async with asyncio.timeout(PATIENCE):
         while True:
-            runs = await knit.store.find_runs(RunQuery(plan_ids=frozenset({plan_id})))
+            runs = await knit.store.runs.find(RunQuery(plan_ids=frozenset({plan_id})))
             if runs:
                 return runs[0]
             await asyncio.sleep(0.01)
@@ -120,14 +120,14 @@ async def test_a_run_waits_for_room(postgres: EmbeddedPostgres) -> None:
         await knit.push({"type": "other"})
         backend.short_of_room = "the disk has 3 MiB left"
         [data] = await knit.data_with({"type": "other"})
-        await knit.store.change_tags(
+        await knit.store.data.change_tags(
             data.knit_id, TagChange(add=frozenset({Tag("type", "dataset")}))
         )
         run = await _only_run(knit, plan.summary.plan_id)
         async with asyncio.timeout(PATIENCE):
             while run.waiting is None or "3 MiB" not in run.waiting.reason:
                 await asyncio.sleep(0.02)
-                run = await knit.store.run(run.summary.run_id)
+                run = await knit.store.runs.get(run.summary.run_id)
         assert run.waiting.reason == "1st in queue, the disk has 3 MiB left"
         backend.short_of_room = ""
         assert (await knit.final(run.summary.run_id)).summary.status is RunStatus.DONE
@@ -152,7 +152,7 @@ async def test_what_cannot_be_kept_is_told_when_the_run_ends(
         await knit.push({"type": "dataset"})
         [run] = await knit.runs_of(plan.summary.plan_id, 1)
         assert (run.summary.status, run.notes) == (RunStatus.DONE, (note,))
-        events = await knit.store.run_events(run.summary.run_id)
+        events = await knit.store.runs.events(run.summary.run_id)
         assert [e.cause for e in events if e.to_status is RunStatus.COMPLETING] == [
             f"run pod ended; {note}"
         ]
@@ -212,7 +212,7 @@ async def test_a_failing_container_fails_its_run(postgres: EmbeddedPostgres, cod
         [run] = await knit.runs_of(plan.summary.plan_id, 1)
         assert run.summary.status is RunStatus.FAILED
         assert run.summary.exit == Exit(code, "(container main) Error")
-        assert await knit.store.find_runs(RunQuery(plan_ids={evaluate.summary.plan_id})) == []  # type: ignore[arg-type]
+        assert await knit.store.runs.find(RunQuery(plan_ids={evaluate.summary.plan_id})) == []  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("fail", "status"), [(True, "failed"), (False, "done")])
@@ -227,8 +227,8 @@ async def test_a_running_run_is_stopped(
         await knit.push({"type": "dataset"})
         run = await _only_run(knit, plan.summary.plan_id)
         await _until(knit, run.summary.run_id, RunStatus.RUNNING)
-        await knit.store.stop(run.summary.run_id, fail=fail)
-        await knit.store.stop(run.summary.run_id, fail=fail)
+        await knit.store.runs.stop(run.summary.run_id, fail=fail)
+        await knit.store.runs.stop(run.summary.run_id, fail=fail)
         ended = await knit.final(run.summary.run_id)
         assert ended.summary.status == status
         assert ended.summary.exit == (
@@ -236,7 +236,7 @@ async def test_a_running_run_is_stopped(
         )
         assert await backend.run_pods() == []
         with pytest.raises(IllegalMove):
-            await knit.store.stop(run.summary.run_id, fail=fail)
+            await knit.store.runs.stop(run.summary.run_id, fail=fail)
 
 
 async def test_a_stop_that_takes_long_says_why(
@@ -262,7 +262,7 @@ async def test_a_stop_that_takes_long_says_why(
         await knit.push({"type": "dataset"})
         run = await _only_run(knit, plan.summary.plan_id)
         await _until(knit, run.summary.run_id, RunStatus.RUNNING)
-        await knit.store.stop(run.summary.run_id, fail=True)
+        await knit.store.runs.stop(run.summary.run_id, fail=True)
         away = await _held_up_by(knit, run.summary.run_id, "BackendUnavailable")
         assert away.summary.status is RunStatus.ABORTING
         await _details_say(knit, run.summary.run_id, "**aborting**: [BackendUnavailable]")
@@ -280,7 +280,7 @@ async def test_a_run_that_never_started_is_aborted(postgres: EmbeddedPostgres) -
         await knit.push({"type": "dataset"})
         run = await _only_run(knit, plan.summary.plan_id)
         assert run.summary.status is RunStatus.DEACTIVATED
-        await knit.store.stop(run.summary.run_id, fail=True)
+        await knit.store.runs.stop(run.summary.run_id, fail=True)
         assert (await knit.final(run.summary.run_id)).summary.status is RunStatus.FAILED
 
 
@@ -333,7 +333,7 @@ async def _held_up_by(knit: KnitEnvironment, run_id: str, code: str) -> RunDetai
     """Waits until a Run says that this keeps it from starting; gives the Run."""
     async with asyncio.timeout(PATIENCE):
         while True:
-            run = await knit.store.run(run_id)  # type: ignore[arg-type]
+            run = await knit.store.runs.get(run_id)  # type: ignore[arg-type]
             if run.waiting is not None and run.waiting.code == code:
                 return run
             await asyncio.sleep(0.02)
@@ -393,7 +393,7 @@ async def test_a_backend_that_is_away_is_waited_for_and_named(
         assert (ended.summary.status, ended.waiting) == (RunStatus.DONE, None)
         told = [
             (event.to_status, event.cause)
-            for event in await knit.store.run_events(run.summary.run_id)
+            for event in await knit.store.runs.events(run.summary.run_id)
             if event.from_status is event.to_status
         ]
         [(status, cause)] = told
@@ -467,7 +467,7 @@ async def test_trouble_is_told_with_its_end_and_taken_back(postgres: EmbeddedPos
         await _details_say(knit, run.summary.run_id, "[RegistryUnreachable] refused; given up at")
         backend.trouble(pod, None)
         await _until(knit, run.summary.run_id, RunStatus.RUNNING)
-        assert (await knit.store.run(run.summary.run_id)).waiting is None
+        assert (await knit.store.runs.get(run.summary.run_id)).waiting is None
         backend.finish(pod)
         assert (await knit.final(run.summary.run_id)).summary.status is RunStatus.DONE
 
@@ -487,7 +487,7 @@ async def test_a_pod_without_room_waits(postgres: EmbeddedPostgres) -> None:
         run = await _only_run(knit, plan.summary.plan_id)
         await _until(knit, run.summary.run_id, RunStatus.STARTING)
         await asyncio.sleep(3)  # longer than any patience of this environment
-        run = await knit.store.run(run.summary.run_id)
+        run = await knit.store.runs.get(run.summary.run_id)
         assert run.summary.status is RunStatus.STARTING
         assert run.waiting is not None
         assert (run.waiting.code, run.waiting.reason) == ("Unschedulable", "no node")

@@ -31,12 +31,13 @@ _SOURCES: Final = {
 }
 
 
-class RunRows:
+class RunExecution:
     """The part of the store that workflows of Runs use."""
 
-    _db: Database
+    def __init__(self, db: Database) -> None:
+        self._db = db
 
-    async def run_order(self, key: RunKey) -> RunOrder:
+    async def spec(self, key: RunKey) -> RunOrder:
         """Gives everything needed to launch; raises RunNotFound, Superseded."""
         row = await self._db.row(_SQL["order"], {"run_id": _checked(key)})
         _guard(key, row)
