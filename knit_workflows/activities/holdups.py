@@ -23,7 +23,7 @@ TELL_WITHIN: Final = timedelta(seconds=2)
 """How long telling a workflow may take."""
 PASSING: Final = (BackendUnavailable, StorageFull)
 """What a back-end says when it is to be asked again."""
-STOPPING: Final = (RunStatus.ABORTING, RunStatus.COMPLETING)
+STOPPING: Final = tuple(status for status in RunStatus if status.is_ending)
 NOT_GONE: Final = Holdup(
     WaitKind.BACKEND,
     "PodNotGone",

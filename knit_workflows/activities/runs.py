@@ -50,7 +50,6 @@ from knit_workflows.settings import EngineSettings
 log = logging.getLogger(__name__)
 
 CANCELLED: Final = Exit(253, "cancelled in Temporal")
-UNDER_WAY: Final = frozenset({RunStatus.STARTING, RunStatus.RUNNING})
 TELL_AFTER: Final = timedelta(seconds=2)
 """How long a container has run before its workflow is told."""
 LINGER: Final = timedelta(seconds=1)
@@ -91,9 +90,9 @@ class ComputeRunActivities(RunActivities):
                     )
                 _log(order.key, status)
                 progress = Progress(status=status)
-                if status in UNDER_WAY:
+                if status.is_under_way:
                     # A launch clears what was said before; one found done may have left a word.
-                    launched_now = order.status not in UNDER_WAY
+                    launched_now = not order.status.is_under_way
                     progress = await self._lingered(order.key, progress, nothing_said=launched_now)
                 if progress.pod_ended:
                     status = await self._finalized(order.key)
@@ -114,7 +113,7 @@ class ComputeRunActivities(RunActivities):
                 telling: asyncio.Task[None] | None = None
                 stack.callback(lambda: telling and telling.cancel())
                 async for progress in changes:
-                    if progress.status not in UNDER_WAY:
+                    if not progress.status.is_under_way:
                         return progress
                     telling = telling or asyncio.create_task(_tell_workflow())
         raise AssertionError("a watch ends only with its pod")
