@@ -262,17 +262,17 @@ async def ensure_schedules(client: Client, deps: Deps) -> None:
                 kind,
                 HousekeepingInput(
                     projector=deps.projector_input(),
-                    grace=deps.engine.tidy_grace,
+                    grace=deps.engine.gc_grace_period,
                     heartbeat=deps.engine.heartbeat,
                 ),
                 id=name,
                 task_queue=deps.queues.engine,
                 task_timeout=deps.engine.step_timeout,
             ),
-            spec=ScheduleSpec(intervals=[ScheduleIntervalSpec(every=deps.engine.tidy_every)]),
+            spec=ScheduleSpec(intervals=[ScheduleIntervalSpec(every=deps.engine.gc_interval)]),
             # After an outage one turn is enough.
             policy=SchedulePolicy(
-                overlap=ScheduleOverlapPolicy.SKIP, catchup_window=deps.engine.tidy_every
+                overlap=ScheduleOverlapPolicy.SKIP, catchup_window=deps.engine.gc_interval
             ),
         )
         try:

@@ -50,7 +50,7 @@ class EngineSettings(BaseModel):
     max_active_runs: int | None = Field(default=None, ge=1)
     """Runs under way at once; the others wait as rows. None: as many as suit the back-end."""
     max_active_runs_per_plan: int | None = Field(default=None, ge=1)
-    new_runs: int = Field(default=10_000, ge=1)
+    new_runs_limit: int = Field(default=10_000, ge=1)
     """A Plan that would at once create more Runs than this is refused until confirmed."""
     page_size: int = Field(default=500, ge=1)
     """Runs created in one transaction at most."""
@@ -66,17 +66,17 @@ class EngineSettings(BaseModel):
     """How long a worker that was killed may hold a Run's next step."""
     projector_heartbeat: _SPAN = timedelta(seconds=5)
     """The same for the one Projector, whose absence everybody notices."""
-    image_patience: _GRACE = timedelta(seconds=20)
+    image_pull_deadline: _GRACE = timedelta(seconds=20)
     """A Run whose image cannot be had fails after this time."""
-    transient_patience: _GRACE = timedelta(minutes=10)
+    start_deadline: _GRACE = timedelta(minutes=10)
     """A Run whose pod cannot start for mounts, network or sandbox fails after this time."""
     stop_grace: _GRACE = timedelta(seconds=5)
     """What a stopped container gets between SIGTERM and SIGKILL."""
     transfer_lease: _SPAN = timedelta(seconds=60)
     """A transfer whose client has been silent for so long is aborted."""
-    tidy_every: _SPAN = timedelta(minutes=1)
+    gc_interval: _SPAN = timedelta(minutes=1)
     """How often discarded volumes are deleted, and what was lost or left behind is looked for."""
-    tidy_grace: _GRACE = timedelta(minutes=5)
+    gc_grace_period: _GRACE = timedelta(minutes=5)
     """What is younger is never touched when tidying up."""
 
 

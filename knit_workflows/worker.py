@@ -22,7 +22,6 @@ from temporalio.worker import Worker
 
 from knit_workflows import log as logs
 from knit_workflows.compute.base import ComputeBackend
-from knit_workflows.core_log import set_up_core
 from knit_workflows.domain.errors import EngineUnavailable, KnitError
 from knit_workflows.plugin import WATCH_SLOTS, Deps, KnitPlugin, Role
 from knit_workflows.settings import (
@@ -33,7 +32,8 @@ from knit_workflows.settings import (
     read_settings,
 )
 from knit_workflows.store import PostgresStore
-from knit_workflows.temporal_config import client_config
+from knit_workflows.telemetry import set_up_telemetry
+from knit_workflows.temporal_client import client_config
 
 log = logging.getLogger(__name__)
 
@@ -147,7 +147,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except SettingsRefused as refused:
         parser.error(str(refused))
     logs.set_up(settings.log_format, settings.log_level)
-    set_up_core(settings.log_format)
+    set_up_telemetry(settings.log_format)
     code = 1
     try:
         asyncio.run(serve(settings, roles))

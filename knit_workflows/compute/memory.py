@@ -19,16 +19,16 @@ from pathlib import Path
 from typing import Final
 
 from knit_workflows import archive
-from knit_workflows.archive.survey import remark, survey
+from knit_workflows.archive.scan import remark, survey
 from knit_workflows.compute.base import (
     MANY_RUNS,
     Endpoint,
     Observation,
     Phase,
     RunPod,
+    StartFailure,
     Transfer,
     TransferMode,
-    Trouble,
     Volume,
 )
 from knit_workflows.compute.memory_journal import MemoryJournal
@@ -45,13 +45,13 @@ _REREAD: Final = 0.02
 
 @dataclass(slots=True)
 class _Entry:
-    """One run pod; without `exit` it is running, or pending while it has trouble."""
+    """One run pod; without `exit` it is running, or pending while it has failure."""
 
     pod: RunPod
     exit: Exit | None = None
     ended_at: datetime | None = None
     notes: tuple[str, ...] = ()
-    trouble: Trouble | None = None
+    start_failure: StartFailure | None = None
     work: asyncio.Task[None] | None = None
     cancelled: bool = False
 
@@ -61,7 +61,7 @@ class MemoryBackend:
 
     `behaviour` says what pods do and how they end; without one they succeed at once. `launches`
     lists the pods that were started, in order, so that a test can check that none was started
-    twice. `hold`, `finish`, `lose` and `trouble` let a test play the outside world. `folder` is
+    twice. `hold`, `finish`, `lose` and `failure` let a test play the outside world. `folder` is
     where volumes get their files (default: a temporary folder, made when first needed).
     With a `journal`, other processes with the same journal see and control the same pods.
     """
@@ -83,7 +83,7 @@ class MemoryBackend:
         self._bells: dict[str, set[asyncio.Event]] = {}
         self._held: set[str] = set()
         self._hold_all = False
-        self._troubles: dict[str, Trouble] = {}
+        self._start_failures: dict[str, StartFailure] = {}
         self._launches: list[RunPod] = []
         self.short_of_room = ""
         """Why nothing new may begin; set by a test."""
@@ -123,18 +123,18 @@ class MemoryBackend:
         """Lets a pod vanish without a trace, as if its machine had died."""
         self._remove(pod_name)
 
-    def trouble(self, pod_name: str, trouble: Trouble | None) -> None:
+    def set_start_failure(self, pod_name: str, failure: StartFailure | None) -> None:
         """Keeps a pod pending for this reason, before or after its launch; None lets it start."""
-        if trouble is None:
-            self._troubles.pop(pod_name, None)
+        if failure is None:
+            self._start_failures.pop(pod_name, None)
         else:
-            self._troubles[pod_name] = trouble
+            self._start_failures[pod_name] = failure
         if self._journal:
-            self._journal.set_trouble(pod_name, trouble)
+            self._journal.set_start_failure(pod_name, failure)
         entry = self._entry(pod_name)
         if entry is not None:
-            entry.trouble = trouble
-            if trouble is None and entry.exit is None and entry.work is None:
+            entry.start_failure = failure
+            if failure is None and entry.exit is None and entry.work is None:
                 self._start(entry)
         self._ring(pod_name)
 
@@ -198,8 +198,8 @@ class MemoryBackend:
             self._entry(pod.name)
         else:
             entry = self._entries[pod.name] = _Entry(pod)
-            entry.trouble = self._troubles.get(pod.name)
-            if entry.trouble is None:
+            entry.start_failure = self._start_failures.get(pod.name)
+            if entry.start_failure is None:
                 self._start(entry)
         self._ring(pod.name)
 
@@ -291,13 +291,13 @@ class MemoryBackend:
         if entry is None:
             entry = self._entries[pod_name] = _Entry(record.pod)
         entry.exit, entry.ended_at, entry.notes = record.exit, record.ended_at, record.notes
-        entry.trouble = record.trouble
+        entry.start_failure = record.start_failure
         if entry.exit is not None:
             self._cancel(entry)  # Another process has finished it.
         if record.stopping and not self._cancel(entry) and self._journal.carry(pod_name):
             self._remove(pod_name)
             return None
-        startable = entry.exit is None and entry.trouble is None and entry.work is None
+        startable = entry.exit is None and entry.start_failure is None and entry.work is None
         if startable and self._journal.carry(pod_name):
             self._start(entry)
         return entry
@@ -397,8 +397,8 @@ class MemoryBackend:
         if entry.exit is not None:
             phase = Phase.SUCCEEDED if entry.exit.code == 0 else Phase.FAILED
             return Observation(phase, exit=entry.exit, ended_at=entry.ended_at, notes=entry.notes)
-        if entry.trouble is not None:
-            return Observation(Phase.PENDING, trouble=entry.trouble)
+        if entry.start_failure is not None:
+            return Observation(Phase.PENDING, start_failure=entry.start_failure)
         return Observation(Phase.RUNNING)
 
     def _ring(self, pod_name: str) -> None:

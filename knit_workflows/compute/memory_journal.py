@@ -2,7 +2,7 @@
 
 ```
 volumes/<volume>/       files of the volumes
-pods/<pod>/             pod (a pickle, there before the folder has its name)  exit  trouble
+pods/<pod>/             pod (a pickle, there before the folder has its name)  exit  failure
                         held  stop  carrier (locked by the process in which the pod runs)
 starts                  one line per start of a pod: its name
 held                    every pod is held
@@ -26,7 +26,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
-from knit_workflows.compute.base import RunPod, Trouble, TroubleKind
+from knit_workflows.compute.base import RunPod, StartFailure, StartFailureKind
 from knit_workflows.domain.runs import Exit
 
 _HIDDEN: Final = "."
@@ -40,7 +40,7 @@ class Record:
     exit: Exit | None
     ended_at: datetime | None
     notes: tuple[str, ...]
-    trouble: Trouble | None
+    start_failure: StartFailure | None
     stopping: bool
 
 
@@ -52,9 +52,9 @@ class MemoryJournal:
         self._pods = folder / "pods"
         self._starts = folder / "starts"
         self._held = folder / "held"
-        self._troubles = folder / "troubles"
+        self._start_failures = folder / "start_failures"
         self._carried: dict[str, int] = {}
-        for part in (self.volumes, self._pods, self._troubles):
+        for part in (self.volumes, self._pods, self._start_failures):
             part.mkdir(parents=True, exist_ok=True)
 
     def claim(self, pod: RunPod) -> bool:
@@ -88,7 +88,7 @@ class MemoryJournal:
             exit = Exit(ended["code"], ended["message"])
             ended_at, notes = datetime.fromisoformat(ended["at"]), tuple(ended["notes"])
         stopping = (folder / "stop").exists()
-        return Record(pod, exit, ended_at, notes, self._trouble(name), stopping)
+        return Record(pod, exit, ended_at, notes, self._start_failure(name), stopping)
 
     def carry(self, name: str) -> bool:
         """Becomes the process in which a pod runs; False while another one lives that is it."""
@@ -131,14 +131,14 @@ class MemoryJournal:
         with suppress(FileNotFoundError):
             self._write_once(self._pods / name / "exit", text)
 
-    def set_trouble(self, name: str, trouble: Trouble | None) -> None:
+    def set_start_failure(self, name: str, failure: StartFailure | None) -> None:
         """Records what keeps a pod from starting."""
-        path = self._troubles / name
-        if trouble is None:
+        path = self._start_failures / name
+        if failure is None:
             path.unlink(missing_ok=True)
         else:
             path.unlink(missing_ok=True)
-            self._write_once(path, json.dumps(asdict(trouble)))
+            self._write_once(path, json.dumps(asdict(failure)))
 
     def hold(self, *names: str) -> None:
         """Records that these pods (none named: all) run until they are finished by name."""
@@ -169,12 +169,12 @@ class MemoryJournal:
         if handle is not None:
             os.close(handle)
 
-    def _trouble(self, name: str) -> Trouble | None:
+    def _start_failure(self, name: str) -> StartFailure | None:
         try:
-            found = json.loads((self._troubles / name).read_text())
+            found = json.loads((self._start_failures / name).read_text())
         except FileNotFoundError:
             return None
-        return Trouble(TroubleKind(found["kind"]), found["reason"], found["message"])
+        return StartFailure(StartFailureKind(found["kind"]), found["reason"], found["message"])
 
     def _write_once(self, path: Path, text: str) -> None:
         handle, draft = tempfile.mkstemp(prefix=_HIDDEN, dir=path.parent)

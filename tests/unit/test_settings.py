@@ -13,7 +13,7 @@ import pytest
 from pydantic import ValidationError
 
 from knit_workflows.settings import Settings, SettingsRefused, read_settings
-from knit_workflows.temporal_config import client_config
+from knit_workflows.temporal_client import client_config
 from tests.waiting import PATIENCE
 
 

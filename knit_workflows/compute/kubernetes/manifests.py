@@ -189,7 +189,7 @@ def _check(writable: Sequence[Mount], settings: KubernetesSettings) -> JsonObjec
     One for outputs and log together (Knitfab has `init-log` besides): init containers run one
     after another, and the kubelet takes about a second to see each of them end.
     """
-    return _knit_container(CHECK, "empty", settings) | {
+    return _knit_container(CHECK, "check_empty", settings) | {
         "args": [mount.path for mount in writable],
         "volumeMounts": _mounts(writable, read_only=True),
     }
@@ -204,7 +204,7 @@ def _nurse(log: Volume, outputs: Sequence[Mount], settings: KubernetesSettings) 
     """
     seen = [Mount(f"{OUTPUTS_FOLDER}{mount.path}", mount.volume) for mount in outputs]
     folders = {mount.path: f"{OUTPUTS_FOLDER}{mount.path}" for mount in outputs}
-    return _knit_container(NURSE, "nurse", settings) | {
+    return _knit_container(NURSE, "log_sidecar", settings) | {
         "args": [MAIN, f"{LOG_PATH}/log"],
         "env": [
             _from_field("POD_NAME", "metadata.name"),

@@ -13,15 +13,15 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
-from knit_workflows.archive.survey import remark, survey
+from knit_workflows.archive.scan import remark, survey
 from knit_workflows.compute.base import (
     Endpoint,
     Observation,
     Phase,
     RunPod,
+    StartFailure,
+    StartFailureKind,
     Transfer,
-    Trouble,
-    TroubleKind,
     Volume,
 )
 from knit_workflows.compute.local import launching, machine, pod_folder, stopping
@@ -34,7 +34,7 @@ from knit_workflows.compute.local.observing import observation_of
 from knit_workflows.compute.local.pausing import Pauser
 from knit_workflows.compute.local.pod_folder import Account
 from knit_workflows.compute.local.settings import LocalSettings
-from knit_workflows.compute.local.troubles import BACKEND_AWAY
+from knit_workflows.compute.local.start_failures import BACKEND_AWAY
 from knit_workflows.disk import require_room
 from knit_workflows.domain.errors import BackendUnavailable
 
@@ -44,8 +44,8 @@ _ABSENT: Final = Observation(Phase.ABSENT)
 _RUNNING: Final = Observation(Phase.RUNNING)
 _SILENT: Final = 20.0
 """Seconds in which an engine, or a sandbox, has started or said something."""
-_NOTHING_HEARD: Final = Trouble(
-    TroubleKind.BACKEND,
+_NOTHING_HEARD: Final = StartFailure(
+    StartFailureKind.BACKEND,
     BACKEND_AWAY,
     "nothing is heard of what was asked to start the container; it may hang, or be overloaded",
 )
@@ -273,10 +273,10 @@ class LocalBackend:
 
 def _with_silence(observation: Observation, folder: Path) -> Observation:
     """Says of a pending pod of which nothing is known that nothing is heard of it."""
-    if observation.phase is not Phase.PENDING or observation.trouble is not None:
+    if observation.phase is not Phase.PENDING or observation.start_failure is not None:
         return observation
     silent = time.time() - (folder / pod_folder.STATE).stat().st_mtime
-    return observation if silent < _SILENT else replace(observation, trouble=_NOTHING_HEARD)
+    return observation if silent < _SILENT else replace(observation, start_failure=_NOTHING_HEARD)
 
 
 def _attempt(chore: Callable[[], None]) -> None:

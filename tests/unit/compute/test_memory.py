@@ -14,8 +14,8 @@ from knit_workflows.compute.base import (
     Observation,
     Phase,
     RunPod,
-    Trouble,
-    TroubleKind,
+    StartFailure,
+    StartFailureKind,
     Volume,
 )
 from knit_workflows.compute.memory import MemoryBackend
@@ -25,7 +25,7 @@ from tests.waiting import PATIENCE
 
 IN, OUT, LOG = Volume("in", "i"), Volume("out", "o"), Volume("log", "l")
 NO_GRACE = timedelta()
-STUCK = Trouble(TroubleKind.IMAGE, "ErrImagePull", "no such image")
+STUCK = StartFailure(StartFailureKind.IMAGE, "ErrImagePull", "no such image")
 
 
 def pod(name: str = "pod") -> RunPod:
@@ -102,14 +102,14 @@ async def test_a_lost_pod_is_absent() -> None:
     assert await backend.observe("pod") == Observation(Phase.ABSENT)
 
 
-async def test_a_pod_in_trouble_is_pending_until_it_passes() -> None:
-    """Whether the trouble comes before or after the launch."""
+async def test_a_pod_that_cannot_start_is_pending_until_it_passes() -> None:
+    """Whether the failure comes before or after the launch."""
     backend = await opened(MemoryBackend())
-    backend.trouble("pod", STUCK)
+    backend.set_start_failure("pod", STUCK)
     await backend.launch(pod())
-    assert await backend.observe("pod") == Observation(Phase.PENDING, trouble=STUCK)
+    assert await backend.observe("pod") == Observation(Phase.PENDING, start_failure=STUCK)
     assert backend.launches == []
-    backend.trouble("pod", None)
+    backend.set_start_failure("pod", None)
     assert (await backend.observe("pod")).phase is Phase.SUCCEEDED
     assert backend.launches == ["pod"]
 

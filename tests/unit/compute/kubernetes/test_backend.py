@@ -135,7 +135,7 @@ class TestObserve:
             "message": "no server",
         }
         api.put("events", event)
-        assert (await backend.observe(POD.name)).trouble.reason == "FailedMount"
+        assert (await backend.observe(POD.name)).start_failure.reason == "FailedMount"
 
     async def test_events_only_explain(self, api, backend):
         with_pod(api, "Pending", {"waiting": {"reason": "ContainerCreating"}})

@@ -110,7 +110,7 @@ def test_a_volume_is_declared_once_under_its_knit_id():
 
 def test_outputs_and_log_are_checked_to_be_empty_before_main():
     (check,) = spec_of(POD)["initContainers"]
-    assert check["command"] == ["python3", "-m", "knit_workflows.pod.empty"]
+    assert check["command"] == ["python3", "-m", "knit_workflows.pod.check_empty"]
     assert check["args"] == ["/out", "/log"]
     assert check["volumeMounts"] == [
         {"name": "bb", "mountPath": "/out", "readOnly": True},

@@ -8,13 +8,13 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
-from knit_workflows.archive.descent import Descent, opened_folder
-from knit_workflows.archive.kinds import (
+from knit_workflows.archive.file_kinds import (
     LOST_AND_FOUND,
     MKFS_FOLDER,
     is_top_of_file_system,
     left_out_kind,
 )
+from knit_workflows.archive.folder_stack import FolderStack, opened_folder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -102,7 +102,7 @@ class _Walk:
     def through(self, root: Path) -> None:
         """Visits everything."""
         with opened_folder(root) as folder:
-            descent: Descent[str] = Descent(folder)
+            descent: FolderStack[str] = FolderStack(folder)
             self._names = descent.names
             waiting = [self._look(folder)]
             try:
@@ -154,7 +154,7 @@ class _Walk:
         if len(self.first) > 2 * MOST_NAMED:
             self.first = heapq.nsmallest(MOST_NAMED, self.first)
 
-    def _entered(self, descent: Descent[str], name: str) -> bool:
+    def _entered(self, descent: FolderStack[str], name: str) -> bool:
         try:
             descent.enter(name)
         except OSError as error:

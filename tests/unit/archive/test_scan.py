@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from knit_workflows.archive import look_through
-from knit_workflows.archive.survey import Survey, remark, survey
+from knit_workflows.archive.scan import Survey, remark, survey
 
 
 def bind(path: Path) -> None:
@@ -44,7 +44,7 @@ def test_what_mkfs_made_is_no_part_of_an_output(
     (tmp_path / "lost+found").mkdir()
     bind(tmp_path / "lost+found" / "s")
     with monkeypatch.context() as at_the_top:
-        at_the_top.setattr("knit_workflows.archive.survey.is_top_of_file_system", lambda _: True)
+        at_the_top.setattr("knit_workflows.archive.scan.is_top_of_file_system", lambda _: True)
         assert survey(tmp_path) == Survey(0)
         assert remark("/out", survey(tmp_path)) == ""
     (tmp_path / "lost+found" / "s").unlink()

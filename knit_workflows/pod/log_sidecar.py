@@ -1,7 +1,7 @@
 """Records the log of a container of its own pod: the sidecar that makes a Run's log Data.
 
-Run as ``python3 -m knit_workflows.pod.nurse CONTAINER DEST`` with POD_NAME and NAMESPACE in the
-environment. The account needs `watch` on pods and `get` on pods/log.
+Run as ``python3 -m knit_workflows.pod.log_sidecar CONTAINER DEST`` with POD_NAME and
+NAMESPACE in the environment. The service account needs `watch` on pods and `get` on pods/log.
 
 OUTPUTS may map paths of the container to folders here, in JSON: once the container has ended they
 are looked through, and what cannot be kept of them stands in the termination log, a line for each.
@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from knit_workflows.archive.survey import remark, survey
+from knit_workflows.archive.scan import remark, survey
 from knit_workflows.pod.kube_api import ApiRefused, ApiTrouble, KubeApi
 from knit_workflows.pod.log_splice import LogSplice, NotALog
 from knit_workflows.pod.termination import TERMINATION_LOG, explain, tell
