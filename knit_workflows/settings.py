@@ -131,8 +131,6 @@ class ComputeSettings(BaseModel):
     """`memory` is for tests and benches: Runs end at once, without running anything."""
     local: LocalComputeSettings = LocalComputeSettings()
     kubernetes: KubernetesComputeSettings = KubernetesComputeSettings()
-    memory_journal: Path | None = None
-    """Folder in which the memory back-end keeps what outlives its process."""
 
 
 class QueueSettings(BaseModel):

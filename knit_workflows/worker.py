@@ -56,7 +56,7 @@ def backend_from(settings: ComputeSettings) -> ComputeBackend:
         case "memory":
             from knit_workflows.compute.memory import MemoryBackend
 
-            return MemoryBackend(journal=settings.memory_journal)
+            return MemoryBackend()
         case "local":
             from knit_workflows.compute.local import LocalBackend, LocalSettings
 

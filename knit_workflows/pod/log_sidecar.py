@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from knit_workflows.archive.scan import remark, survey
+from knit_workflows.archive.scan import scan, scan_note
 from knit_workflows.pod.kube_api import ApiRefused, ApiTrouble, KubeApi
 from knit_workflows.pod.log_splice import LogSplice, NotALog
 from knit_workflows.pod.termination import TERMINATION_LOG, explain, tell
@@ -247,7 +247,7 @@ def _record(nurse: Nurse, destination: int, remarks: Callable[[], list[str]]) ->
 
 def _remarks(outputs: str) -> list[str]:
     """Looks through the outputs; `outputs` is JSON, as OUTPUTS has it."""
-    found = [remark(path, survey(Path(folder))) for path, folder in json.loads(outputs).items()]
+    found = [scan_note(path, scan(Path(folder))) for path, folder in json.loads(outputs).items()]
     return [line for line in found if line]
 
 

@@ -13,7 +13,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
-from knit_workflows.archive.scan import remark, survey
+from knit_workflows.archive.scan import scan, scan_note
 from knit_workflows.compute.base import (
     Endpoint,
     Observation,
@@ -291,7 +291,7 @@ def _settle(asked: stopping.Asked) -> tuple[str, ...]:
     if asked.log is not None:
         _sync(asked.log)
     outputs = sorted(asked.outputs.items())
-    return tuple(filter(None, (remark(path, survey(folder)) for path, folder in outputs)))
+    return tuple(filter(None, (scan_note(path, scan(folder)) for path, folder in outputs)))
 
 
 def _sync(path: Path) -> None:

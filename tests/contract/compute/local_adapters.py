@@ -67,7 +67,7 @@ class LocalHostAdapter(ComputeAdapter):
 
     def crash_recipe(self) -> dict[str, object]:
         """The killed process uses the same state folder."""
-        return {"kind": "local", "state": str(self._state), "engine": "none"}
+        return {"state": str(self._state), "engine": "none"}
 
 
 class LocalEngineAdapter(LocalHostAdapter):
@@ -97,7 +97,6 @@ class LocalEngineAdapter(LocalHostAdapter):
     def crash_recipe(self) -> dict[str, object]:
         """The killed process uses the same state folder and engine."""
         return {
-            "kind": "local",
             "state": str(self._state),
             "engine": self._engine.command,
             "environment": dict(self._engine.environment),

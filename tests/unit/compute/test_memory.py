@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from contextlib import aclosing
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 
@@ -21,7 +20,6 @@ from knit_workflows.compute.base import (
 from knit_workflows.compute.memory import MemoryBackend
 from knit_workflows.domain.errors import BackendRejected
 from knit_workflows.domain.runs import SUCCEEDED, Exit
-from tests.waiting import PATIENCE
 
 IN, OUT, LOG = Volume("in", "i"), Volume("out", "o"), Volume("log", "l")
 NO_GRACE = timedelta()
@@ -143,19 +141,3 @@ async def test_a_missing_volume_is_rejected() -> None:
     """The contract says that volumes exist before the launch."""
     with pytest.raises(BackendRejected, match="no volume"):
         await MemoryBackend().launch(pod())
-
-
-async def test_a_journal_carries_control_across_processes(tmp_path: Path) -> None:
-    """What one object holds, the other one finishes; a watch sees it."""
-    first = await opened(MemoryBackend(journal=tmp_path))
-    second = MemoryBackend(journal=tmp_path)
-    first.hold("pod")
-    await first.launch(pod())
-    assert (await second.observe("pod")).phase is Phase.RUNNING
-    assert second.launches == ["pod"]
-    async with asyncio.timeout(PATIENCE), aclosing(first.watch("pod")) as watch:
-        assert (await anext(watch)).phase is Phase.RUNNING
-        second.finish("pod", Exit(3, "(container main) Error"))
-        assert (await anext(watch)).exit == Exit(3, "(container main) Error")
-    second.lose("pod")
-    assert (await first.observe("pod")).phase is Phase.ABSENT
