@@ -149,7 +149,7 @@ class Deps:
             max_active_runs=self.engine.max_active_runs or self.backend.suggested_runs(),
             interactive_queue=self.queues.interactive,
         )
-        awaiting = StoreAwaitRunActivities(self.store, self.engine.fallback)
+        awaiting = StoreAwaitRunActivities(self.store, self.engine.poll_interval)
         tidying = StoreHousekeepingActivities(self.store, self.backend, transfers, self.engine)
         by_role: dict[Role, list[Callable[..., Any]]] = {
             Role.ENGINE: [

@@ -49,7 +49,7 @@ QUICK = EngineSettings(
     image_pull_deadline=timedelta(seconds=1),
     start_deadline=timedelta(seconds=2),
     stop_grace=timedelta(milliseconds=200),
-    fallback=timedelta(seconds=2),
+    poll_interval=timedelta(seconds=2),
 )
 """Time-outs that make a test's waits short."""
 

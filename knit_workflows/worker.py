@@ -50,17 +50,17 @@ def backend_from(settings: ComputeSettings) -> ComputeBackend:
     """
     match settings.kind:
         case "kubernetes":
-            from knit_workflows.compute.kubernetes import KubernetesBackend, KubernetesSettings
+            from knit_workflows.compute.kubernetes import KubernetesBackend
 
-            return KubernetesBackend(KubernetesSettings(**settings.kubernetes.model_dump()))
+            return KubernetesBackend(settings.kubernetes)
         case "memory":
             from knit_workflows.compute.memory import MemoryBackend
 
             return MemoryBackend()
         case "local":
-            from knit_workflows.compute.local import LocalBackend, LocalSettings
+            from knit_workflows.compute.local import LocalBackend
 
-            return LocalBackend(LocalSettings(**settings.local.model_dump()))
+            return LocalBackend(settings.local)
 
 
 def deps_from(settings: Settings) -> Deps:

@@ -32,12 +32,12 @@ from knit_workflows.compute.kubernetes.objects import (
     version_of,
 )
 from knit_workflows.compute.kubernetes.server import ApiServer
-from knit_workflows.compute.kubernetes.settings import KubernetesSettings
 from knit_workflows.compute.kubernetes.stalled import claims_of, why_stalled
 from knit_workflows.compute.kubernetes.start_failures import WarningEvent, read_warning
 from knit_workflows.compute.kubernetes.transfers import Transfers
 from knit_workflows.compute.kubernetes.volumes import Volumes
 from knit_workflows.domain.errors import BackendRejected, BackendUnavailable
+from knit_workflows.settings import KubernetesSettings
 
 _QUIET_START: Final = timedelta(seconds=3)
 """A pod younger than this is not asked for its events; nearly all have started by then."""
@@ -148,7 +148,7 @@ class KubernetesBackend:
             while True:
                 changed.clear()
                 seen = None
-                if clock() - source_at < self._settings.reread.total_seconds():
+                if clock() - source_at < self._settings.resync_period.total_seconds():
                     seen = self._cached(pod_name, version)
                 if seen is None:
                     seen = await self._look_patiently(pod_name)
@@ -194,7 +194,7 @@ class KubernetesBackend:
         # Warnings, and the patience with claims, change nothing of the pod; and without a living
         # watch only looking helps.
         hasty = last.phase is Phase.PENDING or (last.phase is not Phase.ABSENT and self._deaf)
-        interval = self._settings.pending_reread if hasty else self._settings.reread
+        interval = self._settings.pending_resync_period if hasty else self._settings.resync_period
         return interval.total_seconds()
 
     @property
@@ -222,7 +222,7 @@ class KubernetesBackend:
         clock = asyncio.get_running_loop().time()
         if silence.began is None:
             silence.began, silence.asked, silence.failure = clock, float("-inf"), None
-        patience = self._settings.silent_after.total_seconds()
+        patience = self._settings.stalled_after.total_seconds()
         if clock - silence.began >= patience and clock - silence.asked >= patience:
             silence.asked = clock
             with suppress(BackendUnavailable):  # the watch itself tells of that

@@ -10,9 +10,9 @@ from knit_workflows.compute.base import Endpoint, StartFailureKind, Transfer, Tr
 from knit_workflows.compute.kubernetes import manifests
 from knit_workflows.compute.kubernetes.objects import JsonObject, being_deleted, condition_is, now
 from knit_workflows.compute.kubernetes.server import ApiServer
-from knit_workflows.compute.kubernetes.settings import KubernetesSettings
 from knit_workflows.compute.kubernetes.start_failures import start_failure_of_pod
 from knit_workflows.domain.errors import BackendRejected, DataExists, TransferNotReady
+from knit_workflows.settings import KubernetesSettings
 
 _SOON: Final = 1.0
 """Seconds for the agent's answer to a question; it answers from memory."""

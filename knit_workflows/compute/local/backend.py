@@ -33,10 +33,10 @@ from knit_workflows.compute.local.notices import PodNotices
 from knit_workflows.compute.local.observing import observation_of
 from knit_workflows.compute.local.pausing import Pauser
 from knit_workflows.compute.local.pod_folder import Account
-from knit_workflows.compute.local.settings import LocalSettings
 from knit_workflows.compute.local.start_failures import BACKEND_AWAY
 from knit_workflows.disk import require_room
 from knit_workflows.domain.errors import BackendUnavailable
+from knit_workflows.settings import LocalSettings
 
 log = logging.getLogger(__name__)
 
@@ -80,8 +80,8 @@ class LocalBackend:
         self._notices = PodNotices(self._state.pods)
         self._children = Children()
         self._do_later(self._state.empty_trash)
-        if self._settings.floor:
-            pauser = Pauser(self._state, self._settings.floor)
+        if self._settings.min_free_bytes:
+            pauser = Pauser(self._state, self._settings.min_free_bytes)
             self._pausing = asyncio.create_task(pauser.run())
 
     async def aclose(self) -> None:
@@ -98,7 +98,7 @@ class LocalBackend:
     async def require_room(self) -> None:
         """Looks at the disk of the state folder."""
         with disk_errors():
-            require_room(self._state.path, self._settings.floor)
+            require_room(self._state.path, self._settings.min_free_bytes)
 
     async def create_volume(self, volume: Volume) -> None:
         """Makes the volume's folder."""
@@ -250,7 +250,7 @@ class LocalBackend:
                 return _VERY_SOON
             if supervisor_ended:
                 return _SOON
-        longest = _BLIND if self._notices.blind else self._settings.reread.total_seconds()
+        longest = _BLIND if self._notices.blind else self._settings.resync_period.total_seconds()
         deadline = pod_folder.stop_deadline(folder)
         if deadline is None:
             return longest

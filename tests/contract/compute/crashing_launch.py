@@ -23,7 +23,8 @@ from typing import Any
 
 from knit_workflows import compute
 from knit_workflows.compute.base import RunPod
-from knit_workflows.compute.local import LocalBackend, LocalSettings
+from knit_workflows.compute.local import LocalBackend
+from knit_workflows.settings import LocalSettings
 
 WATCHED = str(Path(compute.__file__).parent)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import aclosing
-from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -75,7 +74,9 @@ def test_the_claims_of_a_pod_are_those_it_mounts():
 
 async def test_a_watch_looks_closer_after_a_while(api, settings):
     """At a Job without a pod, then at a pod without a word; nothing is left of it once it runs."""
-    backend = KubernetesBackend(replace(settings, silent_after=timedelta(seconds=0.3)))
+    backend = KubernetesBackend(
+        settings.model_copy(update={"stalled_after": timedelta(seconds=0.3)})
+    )
     await backend.open()
     await backend.launch(POD)
     async with asyncio.timeout(PATIENCE), aclosing(backend.watch(POD.name)) as watch:
@@ -96,7 +97,9 @@ async def test_a_watch_looks_closer_after_a_while(api, settings):
 
 async def test_a_server_that_is_away_explains_nothing(api, settings):
     """The pod is told as it was seen; that the server is away is told by the watch."""
-    backend = KubernetesBackend(replace(settings, silent_after=timedelta(seconds=0.1)))
+    backend = KubernetesBackend(
+        settings.model_copy(update={"stalled_after": timedelta(seconds=0.1)})
+    )
     await backend.open()
     with_pod(api, "Pending")
     for query in ("GET events", "GET persistentvolumeclaims"):

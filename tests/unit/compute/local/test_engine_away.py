@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 
 from knit_workflows.compute.base import Observation, Phase, RunPod, StartFailureKind
-from knit_workflows.compute.local import LocalBackend, LocalSettings
+from knit_workflows.compute.local import LocalBackend
 from knit_workflows.compute.local import backend as local_backend
 from knit_workflows.domain.errors import BackendUnavailable
 from knit_workflows.domain.runs import Exit
+from knit_workflows.settings import LocalSettings
 from tests.waiting import PATIENCE
 
 from .conftest import MakePod

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from knit_workflows.compute.local import LocalBackend, LocalSettings, pausing, pod_folder, stopping
+from knit_workflows.compute.local import LocalBackend, pausing, pod_folder, stopping
 from knit_workflows.compute.local.folders import StateFolder
 from knit_workflows.compute.local.pausing import PAUSE_AFTER, Pauser
 from knit_workflows.compute.local.processes import descendants
 from knit_workflows.disk import DiskSpace
+from knit_workflows.settings import LocalSettings
 from tests.waiting import PATIENCE
 from tests.waiting import until as eventually
 
