@@ -24,7 +24,7 @@ from knit_workflows.compute.base import (
     Observation,
     Phase,
     RunPod,
-    Trouble,
+    StartFailure,
     Volume,
 )
 from knit_workflows.contracts.runs import (
@@ -187,7 +187,7 @@ class ComputeRunActivities(RunActivities):
     ) -> AsyncGenerator[Progress, None]:
         """Records what becomes of the run pod, yields each change; ends with the pod or in time."""
         name = names.run_pod(key.run_id, key.generation)
-        patience = Patience(self._settings.image_patience, self._settings.transient_patience)
+        patience = Patience(self._settings.image_pull_deadline, self._settings.start_deadline)
         started = False
         async with aclosing(observations(self._backend, name, patience, for_)) as changes:
             async for seen in changes:
@@ -197,7 +197,7 @@ class ComputeRunActivities(RunActivities):
                     yield await self._give_up(key, exit, "run pod stuck")
                     return
                 if observation.phase is Phase.PENDING:
-                    await holdups.trouble(observation.trouble, seen.given_up_at)
+                    await holdups.trouble(observation.start_failure, seen.given_up_at)
                 if observation.phase is Phase.ABSENT:
                     yield await self._give_up(key, LOST, "run pod lost")
                     return
@@ -294,7 +294,7 @@ def _volume(data: MountedData) -> Volume:
     return Volume(name=data.volume, knit_id=data.knit_id)
 
 
-def _stuck(name: str, trouble: Trouble) -> Exit:
+def _stuck(name: str, trouble: StartFailure) -> Exit:
     return Exit(STUCK_CODE, f"(pod {name}) [{trouble.reason}] {trouble.message}")
 
 
