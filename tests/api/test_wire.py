@@ -57,7 +57,7 @@ async def test_a_chunked_upload_is_read_by_a_thread(port, store, transfers, take
     )
     assert answer.count(b"HTTP/1.1 200 ") == 2, answer[:500]
     assert taken == ["take_body"]
-    assert {run.summary.status for run in store.runs.values()} == {RunStatus.DONE}
+    assert {run.summary.status for run in store.run_details.values()} == {RunStatus.DONE}
 
 
 async def test_a_client_that_waits_to_be_asked_is_asked(port, transfers):
