@@ -105,7 +105,7 @@ async def register_plan(request: Request, deps: DepsOf, store: StoreOf) -> Respo
     dry = queries.flag(request.query_params, "dry_run")
     spec = parse_plan(await json_body(request))
     if dry:
-        return json_response(preview_to_wire(await store.plans.preview(spec, most=PREVIEWED)))
+        return json_response(preview_to_wire(await store.plans.preview(spec, limit=PREVIEWED)))
     try:
         plan = await store.plans.register(spec, new_runs_limit=None if confirmed else deps.new_runs)
     except TooManyRuns as refused:

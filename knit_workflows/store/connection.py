@@ -7,7 +7,6 @@ are one statement, which needs no transaction around it. READ COMMITTED througho
 from __future__ import annotations
 
 import asyncio
-import random
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -23,6 +22,7 @@ from psycopg.types.json import set_json_loads
 from psycopg.types.string import TextLoader
 from pydantic_core import from_json
 
+from knit_workflows.backoff import Backoff
 from knit_workflows.disk import DiskSpace, Reserve
 from knit_workflows.domain.errors import StoreFull, StoreUnavailable
 
@@ -143,6 +143,7 @@ class Database:
 
     async def _attempt(self, work: Callable[[Session], Awaitable[T]], *, bare: bool) -> T:
         stale = False
+        backoff = Backoff(0.01, 0.32)
         for attempt in range(_ATTEMPTS):
             try:
                 return await self._once(work, bare=bare)
@@ -157,7 +158,7 @@ class Database:
                     raise unavailable(cause, self._folder) from cause
                 if cause.sqlstate not in _TRANSIENT or attempt == _ATTEMPTS - 1:
                     raise
-                await asyncio.sleep(random.uniform(0, 0.01 * 2 ** min(attempt, 5)))
+                await asyncio.sleep(backoff.next())
         raise AssertionError("unreachable")
 
     async def _once(self, work: Callable[[Session], Awaitable[T]], *, bare: bool) -> T:

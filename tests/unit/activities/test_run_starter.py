@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from knit_workflows import names
-from knit_workflows.activities.starting import RunStarter
+from knit_workflows.activities.run_starter import RunStarter
 from knit_workflows.contracts.projector import ProjectorInput
 from knit_workflows.contracts.runs import RunInput
 from knit_workflows.domain.ids import KnitId, PlanId, RunId

@@ -11,7 +11,7 @@ from knit_workflows.domain.ids import PlanId
 from knit_workflows.domain.ports import AdmissionLimits, RunKey, UsedResources
 from knit_workflows.domain.runs import (
     Exit,
-    Holdup,
+    PendingReason,
     RunQuery,
     RunStatus,
     Used,
@@ -203,7 +203,7 @@ async def test_what_holds_a_run_up_is_told(store: PostgresStore, url: str, kind:
     """Whatever a back-end says, with since when and until when, in details and lists alike."""
     key = await launched(store, url, S.STARTING)
     until = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
-    held = Holdup(kind, "ErrImagePull", "no\n such \0 image", until)
+    held = PendingReason(kind, "ErrImagePull", "no\n such \0 image", until)
     assert await store.execution.hold_up(key, held, at=S.STARTING)
     run = await store.runs.get(key.run_id)
     assert run.waiting is not None
@@ -223,7 +223,7 @@ async def test_what_keeps_a_stopped_run_from_ending_is_told(
     """Until it has ended."""
     key = await launched(store, url, S.RUNNING)
     await store.runs.stop(key.run_id, fail=fail)
-    held = Holdup(WaitKind.BACKEND, "PodNotGone", "it is still there")
+    held = PendingReason(WaitKind.BACKEND, "PodNotGone", "it is still there")
     assert await store.execution.hold_up(key, held, at=S.ABORTING if fail else S.COMPLETING)
     waiting = (await store.runs.get(key.run_id)).waiting
     assert waiting is not None

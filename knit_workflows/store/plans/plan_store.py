@@ -55,14 +55,14 @@ class _RolledBackError(Exception):
         self.answer = answer
 
 
-class PlanCatalogue:
-    """The part of the store that Plans are registered and looked up with."""
+class PostgresPlanStore:
+    """Implements `ports.PlanStore`."""
 
     def __init__(self, db: Database) -> None:
         self._db = db
 
     async def register(self, spec: PlanSpec, *, new_runs_limit: int | None) -> PlanDetail:
-        """Registers a Plan; raises EquivalentPlan (`see`: its id), CyclicPlans, TooManyRuns."""
+        """See the port."""
         registration = Registration.of(spec, await tags.intern(self._db, tags_of(spec)))
 
         async def step(session: Session) -> None:
@@ -78,10 +78,10 @@ class PlanCatalogue:
         await self._transaction_of(registration, step)
         return await self.get(registration.plan_id)
 
-    async def preview(self, spec: PlanSpec, *, most: int) -> PlanPreview:
-        """Says which Runs the Plan would create now; raises EquivalentPlan, CyclicPlans.
+    async def preview(self, spec: PlanSpec, *, limit: int) -> PlanPreview:
+        """See the port.
 
-        It is inserted and rolled back: what is counted is what would be created. Other
+        The Plan is inserted and rolled back, so what is counted is what would be created. Other
         registrations need not wait for it.
         """
         registration = Registration.of(spec, await tags.intern(self._db, tags_of(spec)))
@@ -91,7 +91,7 @@ class PlanCatalogue:
             await insert_plan(session, registration)
             await refuse_cycle(session, registration)
             found = await candidates_of(session, registration.plan_id)
-            raise _RolledBackError(_preview(spec, found, most))
+            raise _RolledBackError(_preview(spec, found, limit))
 
         try:
             await self._transaction_of(registration, step)
@@ -114,7 +114,7 @@ class PlanCatalogue:
     async def find(
         self, query: PlanQuery, *, limit: int | None = None, after: str | None = None
     ) -> Sequence[PlanDetail]:
-        """By id; built-in Plans included."""
+        """See the port."""
         wanted = await _conditions(self._db, query)
         if wanted is None:
             return []
@@ -131,7 +131,7 @@ class PlanCatalogue:
         return await self._db.reading(read)
 
     async def get(self, plan_id: PlanId) -> PlanDetail:
-        """Raises PlanNotFound."""
+        """See the port."""
         found: Sequence[PlanDetail] = []
         if is_id(plan_id):
             found = await self._db.reading(lambda session: plan_details(session, [plan_id]))
@@ -140,7 +140,7 @@ class PlanCatalogue:
         return found[0]
 
     async def set_active(self, plan_id: PlanId, active: bool) -> PlanDetail:
-        """Moves all its Runs waiting ⇄ deactivated; raises PlanNotFound for built-in Plans too."""
+        """See the port."""
         ends = (RunStatus.DEACTIVATED.value, RunStatus.WAITING.value)
         source, target = ends if active else reversed(ends)
 
@@ -161,7 +161,7 @@ class PlanCatalogue:
         return await self._changed(plan_id, step)
 
     async def change_resources(self, plan_id: PlanId, change: ResourceChange) -> PlanDetail:
-        """Unsets first, then sets; raises PlanNotFound for built-in Plans too, InvalidQuantity."""
+        """See the port."""
         parameters = {
             "plan_id": plan_id,
             "defaults": Jsonb(dict(DEFAULT_RESOURCES)),
@@ -173,7 +173,7 @@ class PlanCatalogue:
         )
 
     async def change_annotations(self, plan_id: PlanId, change: AnnotationChange) -> PlanDetail:
-        """Removals first, then additions; raises PlanNotFound for built-in Plans too."""
+        """See the port."""
 
         async def step(session: Session) -> None:
             row = await session.row(_SQL["lock_annotations"], {"plan_id": plan_id})
@@ -187,17 +187,16 @@ class PlanCatalogue:
         return await self._changed(plan_id, step)
 
     async def set_service_account(self, plan_id: PlanId, name: str | None) -> PlanDetail:
-        """For later launches; raises PlanNotFound for built-in Plans too."""
+        """See the port."""
         parameters = {"plan_id": plan_id, "service_account": name}
         return await self._changed(
             plan_id, lambda session: _set(session, "set_service_account", parameters)
         )
 
     async def set_priority(self, plan_id: PlanId, priority: int) -> PlanDetail:
-        """Its waiting Runs take it too; raises PlanNotFound for built-in Plans too.
+        """See the port.
 
-        They do so page by page, so that a long queue locks nobody out; when that is cut short, the
-        second call goes on.
+        Waiting Runs are changed page by page, so that a long queue locks nobody out.
         """
         parameters = {"plan_id": plan_id, "priority": priority}
         await self._changed(plan_id, lambda session: _set(session, "set_priority", parameters))
@@ -221,9 +220,9 @@ async def _set(session: Session, statement: str, parameters: Mapping[str, Any]) 
         raise missing_plan(parameters["plan_id"])
 
 
-def _preview(spec: PlanSpec, found: Sequence[Sequence[str]], most: int) -> PlanPreview:
+def _preview(spec: PlanSpec, found: Sequence[Sequence[str]], limit: int) -> PlanPreview:
     paths = [one.path for one in spec.inputs]
-    first = page(found, None, None, most)
+    first = page(found, None, None, limit)
     return PlanPreview(
         runs=count(found, None),
         candidates=dict(zip(paths, map(len, found), strict=True)),

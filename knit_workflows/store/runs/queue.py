@@ -23,8 +23,8 @@ _PLACES: Final = _with_turns("places")
 
 _SEEN: Final = 1000
 """How far the queue is looked through for somebody's place in it."""
-_WITH_HELD_UP: Final = 10
-_MOST_WITH_HELD_UP: Final = 500
+_WITH_PENDING: Final = 10
+_MOST_WITH_PENDING: Final = 500
 _UNLIMITED: Final = 2**31 - 1
 """What a limit that is larger comes to: the most that its column holds."""
 
@@ -42,8 +42,8 @@ _UNHEARD_AFTER: Final = {
 }
 """For how long it is the usual course of things that an admitted Run stands there and no worker
 has said why."""
-_HELD_UP: Final = {*_UNHEARD_AFTER, *(one for one in RunStatus if one.is_ending)}
-"""Statuses a Run may be held up in: those it goes through without its container."""
+_MAY_BE_PENDING: Final = {*_UNHEARD_AFTER, *(one for one in RunStatus if one.is_ending)}
+"""Statuses a Run may be pending in: those it goes through without its container."""
 _UNHEARD: Final = {
     RunStatus.WAITING: "no worker has taken it up: those of the role compute are busy, or none is "
     "there",
@@ -82,7 +82,7 @@ async def admit_next(session: Session, limits: AdmissionLimits) -> int:
     wanted = {
         "total": total,
         "ceiling": _ceiling(total),
-        # One Plan's Runs, held up for one reason, are not to fill all of that: nor are they all to
+        # One Plan's Runs, pending for one reason, are not to fill all of that: nor are they all to
         # go on at once when it is over.
         "per_plan": total if per_plan is None else min(per_plan, total),
         "most": ADMITTED_AT_ONCE,
@@ -91,8 +91,8 @@ async def admit_next(session: Session, limits: AdmissionLimits) -> int:
 
 
 def _ceiling(total: int) -> int:
-    """Says how many Runs may be under way with those that are held up, given the limit without."""
-    return max(total, min(_WITH_HELD_UP * total, _MOST_WITH_HELD_UP))
+    """Says how many Runs may be under way with those that are pending, given the limit without."""
+    return max(total, min(_WITH_PENDING * total, _MOST_WITH_PENDING))
 
 
 async def why_waiting(session: Session, rows: Iterable[Any]) -> Mapping[str, Waiting]:
@@ -121,8 +121,8 @@ async def why_waiting(session: Session, rows: Iterable[Any]) -> Mapping[str, Wai
 
 def _under_way(row: Any) -> Waiting | None:
     """Says why an admitted Run has not started, or does not end; None: it goes its usual course."""
-    if row.status in _HELD_UP and row.holdup is not None:
-        return _held_up(row.holdup)
+    if row.status in _MAY_BE_PENDING and row.holdup is not None:
+        return _pending(row.holdup)
     if row.status not in _UNHEARD_AFTER:
         return None
     waits = row.status == RunStatus.WAITING
@@ -137,14 +137,14 @@ def _under_way(row: Any) -> Waiting | None:
     return _ADMITTED if row.workflow_started_at is None else _STARTED
 
 
-def _held_up(holdup: Mapping[str, Any]) -> Waiting:
-    kind, until = WaitKind(holdup["kind"]), holdup["until"]
+def _pending(reason: Mapping[str, Any]) -> Waiting:
+    kind, until = WaitKind(reason["kind"]), reason["until"]
     return Waiting(
         place=None,
-        reason=holdup["message"] or holdup["code"],
+        reason=reason["message"] or reason["code"],
         kind=kind,
-        code=holdup["code"],
-        since=datetime.fromisoformat(holdup["since"]),
+        code=reason["code"],
+        since=datetime.fromisoformat(reason["since"]),
         until=until and datetime.fromisoformat(until),
         outlook=_OUTLOOK.get(kind, ""),
     )
@@ -163,14 +163,14 @@ def _held_by(row: Any) -> str:
         return str(row.held)
     if row.per_plan is not None and row.of_plan >= row.per_plan:
         return f"limit of {_runs(row.per_plan)} of this Plan under way reached"
-    if row.of_all - row.of_all_held_up >= row.total:
+    if row.of_all - row.of_all_pending >= row.total:
         return f"limit of {_runs(row.total)} under way reached"
     if row.of_plan >= row.total:
         reached = f"limit of {_runs(row.total)} of this Plan under way reached"
-        return f"{reached}, {row.of_plan_held_up:,} held up"
+        return f"{reached}, {row.of_plan_pending:,} pending"
     if row.of_all >= (ceiling := _ceiling(row.total)):
-        reached = f"limit of {_runs(ceiling)} under way or held up reached"
-        return f"{reached}, {row.of_all_held_up:,} held up"
+        reached = f"limit of {_runs(ceiling)} under way or pending reached"
+        return f"{reached}, {row.of_all_pending:,} pending"
     return "a place is free: a worker of the role engine admits it next"
 
 

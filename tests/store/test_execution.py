@@ -14,7 +14,7 @@ from knit_workflows.domain.errors import IllegalMove, RunNotFound, Superseded
 from knit_workflows.domain.ids import RunId
 from knit_workflows.domain.plans.model import Image, NodeMode, NodeRule
 from knit_workflows.domain.ports import RunKey, UsedResources
-from knit_workflows.domain.runs import Exit, Holdup, RunStatus, WaitKind
+from knit_workflows.domain.runs import Exit, PendingReason, RunStatus, WaitKind
 from knit_workflows.store import PostgresStore
 from tests.store.build import (
     admit_all,
@@ -217,7 +217,7 @@ async def test_a_run_that_has_not_ended_cannot_be_finalized(store: PostgresStore
 
 # --- what keeps it from starting ----------------------------------------------------------------
 
-REFUSED = Holdup(WaitKind.TRANSIENT, "RegistryUnreachable", "connection refused")
+REFUSED = PendingReason(WaitKind.TRANSIENT, "RegistryUnreachable", "connection refused")
 
 
 async def a_starting_run(store: PostgresStore) -> RunKey:
@@ -252,7 +252,7 @@ async def test_what_holds_a_run_up_is_written_once_per_reason(
     assert await store.execution.hold_up(key, replace(REFUSED, code="RegistryBusy"), at=S.STARTING)
     assert await since() == begun
     await asyncio.sleep(0.01)
-    missing = Holdup(WaitKind.IMAGE, "ImageNotFound", "none")
+    missing = PendingReason(WaitKind.IMAGE, "ImageNotFound", "none")
     assert await store.execution.hold_up(key, missing, at=S.STARTING)
     assert await since() > begun
     assert await reasons(store, key) == [

@@ -1,4 +1,4 @@
-"""Runs that are held up leave their places to others, up to a bound."""
+"""Runs that are pending leave their places to others, up to a bound."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import pytest
 
 from knit_workflows.domain.ids import PlanId
 from knit_workflows.domain.ports import AdmissionLimits, RunKey
-from knit_workflows.domain.runs import Holdup, RunQuery, RunStatus, WaitKind
+from knit_workflows.domain.runs import PendingReason, RunQuery, RunStatus, WaitKind
 from knit_workflows.store import PostgresStore
 from tests.store.build import end, fetch, queue_up, register, spec
 from tests.waiting import PATIENCE
 
 S = RunStatus
-AWAY = Holdup(WaitKind.BACKEND, "BackendUnavailable", "the daemon does not answer")
+AWAY = PendingReason(WaitKind.BACKEND, "BackendUnavailable", "the daemon does not answer")
 
 
 async def a_plan(store: PostgresStore, name: str = "one") -> PlanId:
@@ -65,7 +65,7 @@ async def test_runs_that_are_held_up_leave_their_places_to_others(
     fetch(url, "UPDATE run SET status = 'failed' WHERE plan_id = %s", other)
     assert await begun(store, 2) == []
     assert await reasons_of(store, stuck) == {
-        "limit of 2 Runs of this Plan under way reached, 2 held up"
+        "limit of 2 Runs of this Plan under way reached, 2 pending"
     }
 
 
@@ -93,7 +93,7 @@ async def test_a_run_whose_image_is_being_pulled_keeps_its_place(
     queue_up(url, plan, [9])
     [key] = await begun(store, 1, plan)
     await store.execution.hold_up(
-        key, Holdup(WaitKind.PROGRESS, "Pulling", "is pulled"), at=S.STARTING
+        key, PendingReason(WaitKind.PROGRESS, "Pulling", "is pulled"), at=S.STARTING
     )
     queue_up(url, other, [1])
     assert await begun(store, 1) == []
@@ -120,7 +120,7 @@ async def test_runs_that_are_held_up_are_bounded(
     last = await a_plan(store, "last")
     queue_up(url, last, range(3))
     assert await begun(store, total) == []
-    reached = f"limit of {ceiling} Runs under way or held up reached, {ceiling} held up"
+    reached = f"limit of {ceiling} Runs under way or pending reached, {ceiling} pending"
     assert await reasons_of(store, last) == {reached}
     fetch(
         url,
@@ -135,7 +135,7 @@ async def test_a_place_that_a_held_up_run_leaves_is_given_away_at_once(
     """The Projector hears of it; it does not wait until it looks by itself."""
     queue_up(url, await a_plan(store), [1])
     [key] = await begun(store, 1)
-    async with aclosing(store.projection.work(fallback=timedelta(hours=1))) as work:
+    async with aclosing(store.projection.wake_ups(fallback=timedelta(hours=1))) as work:
         await anext(work)
         await anext(work)
         waits = asyncio.ensure_future(anext(work))

@@ -61,24 +61,24 @@ class RunStarter:
         self._settings = settings
         self._attributes = attributes
 
-    async def start(self, runs: Sequence[StartableRun], *, again: bool = False) -> None:
+    async def start(self, runs: Sequence[StartableRun], *, restart: bool = False) -> None:
         """Starts the workflows of these Runs, some at a time.
 
-        One that has ended already is started anew only when `again` is asked for. Raises
+        One that has ended already is started anew only with `restart`. Raises
         EngineUnavailable.
         """
         gate = asyncio.Semaphore(STARTS_AT_ONCE)
 
         async def start_one(run: StartableRun) -> None:
             async with gate:
-                await self._start(run, again)
+                await self._start(run, restart)
 
         try:
             await asyncio.gather(*(start_one(run) for run in runs))
         except RPCError as error:
             raise EngineUnavailable("Temporal did not take a Run's workflow") from error
 
-    async def _start(self, run: StartableRun, again: bool) -> None:
+    async def _start(self, run: StartableRun, restart: bool) -> None:
         key = run.key
         reuse = WorkflowIDReusePolicy
         try:
@@ -87,9 +87,6 @@ class RunStarter:
                 RunInput(
                     run_id=key.run_id,
                     generation=key.generation,
-                    plan_id=run.plan_id,
-                    image=run.image,
-                    input_ids=run.input_ids,
                     search_attributes=self._attributes,
                     compute_queue=self._queues.compute_queue,
                     watch_queue=self._queues.watch_queue,
@@ -98,7 +95,7 @@ class RunStarter:
                 ),
                 id=names.run_workflow(key.run_id, key.generation),
                 task_queue=self._queues.engine_queue,
-                id_reuse_policy=reuse.ALLOW_DUPLICATE if again else reuse.REJECT_DUPLICATE,
+                id_reuse_policy=reuse.ALLOW_DUPLICATE if restart else reuse.REJECT_DUPLICATE,
                 id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
                 task_timeout=self._settings.step_timeout,
                 # One Plan's flood and another's only Run take turns, on servers that know it.
@@ -106,7 +103,7 @@ class RunStarter:
                 # Where this very process carries out Runs, the first step needs no poll.
                 request_eager_start=True,
                 static_summary=_summary(run),
-                static_details=_story(run),
+                static_details=_details(run),
                 search_attributes=_attributes_of(run) if self._attributes else None,
             )
         except WorkflowAlreadyStartedError:
@@ -118,7 +115,7 @@ def _summary(run: StartableRun) -> str:
     return shown.summary(f"{run.image}: {command} ← {len(run.input_ids)} Data")
 
 
-def _story(run: StartableRun) -> str:
+def _details(run: StartableRun) -> str:
     inputs = "\n".join(f"* `{knit_id}`" for knit_id in run.input_ids[:50])
     return shown.details(
         f"Run `{run.key.run_id}`, generation {run.key.generation}, of Plan `{run.plan_id}`\n\n"

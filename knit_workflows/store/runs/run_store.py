@@ -30,7 +30,7 @@ from knit_workflows.store.listening import Listener
 from knit_workflows.store.not_found import missing_data, missing_plan, missing_run
 from knit_workflows.store.projection.candidates import inputs_filled_by
 from knit_workflows.store.projection.creation import Combination, create_runs
-from knit_workflows.store.runs import lifecycle
+from knit_workflows.store.runs import retry_delete
 from knit_workflows.store.runs.details import exit_of, run_details
 from knit_workflows.store.runs.search import search_runs
 
@@ -45,8 +45,8 @@ _ADVICE: Final = {
 """What a user may do about a Run that cannot be stopped as wished."""
 
 
-class RunCatalogue:
-    """The part of the store that Runs are looked up, asked for and stopped with."""
+class PostgresRunStore:
+    """Implements `ports.RunStore`."""
 
     def __init__(self, db: Database, listener: Listener) -> None:
         self._db = db
@@ -55,10 +55,7 @@ class RunCatalogue:
     async def find(
         self, query: RunQuery, *, limit: int | None = None, after: str | None = None
     ) -> Sequence[RunDetail]:
-        """By time of the last change, then id. Invalidated Runs only when asked for.
-
-        Raises InvalidRequest when it is no cursor, or there is no Run of that id.
-        """
+        """See the port."""
 
         async def read(session: Session) -> list[RunDetail]:
             place = None if after is None else await _located(session, parse_cursor(after))
@@ -67,7 +64,7 @@ class RunCatalogue:
         return await self._db.reading(read)
 
     async def get(self, run_id: RunId) -> RunDetail:
-        """Raises RunNotFound. Invalidated Runs are given too."""
+        """See the port."""
         found: Sequence[RunDetail] = []
         if is_id(run_id):
             found = await self._db.reading(lambda session: run_details(session, [run_id]))
@@ -76,7 +73,7 @@ class RunCatalogue:
         return found[0]
 
     async def events(self, run_id: RunId) -> Sequence[RunEvent]:
-        """Every change of status, oldest first; raises RunNotFound."""
+        """See the port."""
         rows = []
         if is_id(run_id):
             rows = await self._db.rows(_SQL["run_events"], {"run_id": run_id})
@@ -96,10 +93,7 @@ class RunCatalogue:
         ]
 
     async def stop(self, run_id: RunId, *, fail: bool) -> RunDetail:
-        """Marks a Run aborting (fail) or completing, order its execution to stop.
-
-        Raises RunNotFound, IllegalMove. While it is so already: changes nothing.
-        """
+        """See the port."""
         if not is_id(run_id):
             raise missing_run(run_id)
 
@@ -113,16 +107,16 @@ class RunCatalogue:
         return await self.get(run_id)
 
     async def retry(self, run_id: RunId) -> RunDetail:
-        """Carries out a done or failed Run once more: next generation, new output Data."""
-        await lifecycle.retry(self._db, run_id)
+        """See the port."""
+        await retry_delete.retry(self._db, run_id)
         return await self.get(run_id)
 
     async def delete(self, run_id: RunId) -> None:
-        """Deletes a Run and discards its outputs; one with inputs leaves a tombstone."""
-        await lifecycle.delete(self._db, run_id)
+        """See the port."""
+        await retry_delete.delete(self._db, run_id)
 
     async def ensure(self, plan_id: PlanId, inputs: Mapping[str, KnitId]) -> RunKey:
-        """Gives the Run of exactly these inputs, creating it when there is none."""
+        """See the port."""
         if not is_id(plan_id):
             raise missing_plan(plan_id)
 
@@ -139,10 +133,10 @@ class RunCatalogue:
         return await self._db.transaction(step)
 
     async def wait_final(self, run_id: RunId, *, fallback: timedelta) -> RunDetail:
-        """Waits until the Run is final; by NOTIFY, re-read every `fallback`."""
+        """See the port."""
         if not is_id(run_id):
             raise missing_run(run_id)
-        with self._listener.subscribed(names.RUN_CHANNEL, run_id) as bell:
+        with self._listener.subscribe(names.RUN_CHANNEL, run_id) as subscription:
             while True:
                 # Only its status: thousands may wait here, and why a Run waits is dear to say.
                 row = await self._db.row(_SQL["run_status"], {"run_id": run_id})
@@ -150,7 +144,7 @@ class RunCatalogue:
                     detail = await self.get(run_id)
                     if detail.summary.status.is_final:  # not retried in between
                         return detail
-                await bell.wait(fallback)
+                await subscription.wait(fallback)
 
 
 async def _located(session: Session, cursor: Cursor) -> Cursor:

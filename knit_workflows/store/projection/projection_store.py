@@ -81,15 +81,15 @@ class _Harvest:
     next: _Place | None = None
 
 
-class ProjectionQueue:
-    """The part of the store that turns events into Runs."""
+class PostgresProjectionStore:
+    """Implements `ports.ProjectionStore`."""
 
     def __init__(self, db: Database, listener: Listener) -> None:
         self._db = db
         self._listener = listener
 
     async def project(self, *, page_size: int) -> Projection | None:
-        """Takes one outbox event, creates the Runs it means. None: no event is waiting."""
+        """See the port."""
 
         async def step(session: Session) -> Projection | None:
             event = await session.row(_SQL["take"])
@@ -106,12 +106,12 @@ class ProjectionQueue:
 
         return await self._db.transaction(step)
 
-    async def work(self, *, fallback: timedelta) -> AsyncGenerator[None, None]:
-        """Yields at once, then whenever there may be work: on NOTIFY, or after `fallback`."""
-        with self._listener.subscribed(names.OUTBOX_CHANNEL) as bell:
+    async def wake_ups(self, *, fallback: timedelta) -> AsyncGenerator[None, None]:
+        """See the port."""
+        with self._listener.subscribe(names.OUTBOX_CHANNEL) as subscription:
             while True:
                 yield
-                await bell.wait(fallback)
+                await subscription.wait(fallback)
 
 
 async def _harvest(session: Session, event: Any, limit: int) -> _Harvest:

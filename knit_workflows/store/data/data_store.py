@@ -20,8 +20,8 @@ from knit_workflows.store.runs.details import data_details
 _SQL: Final = named_sql.beside(__file__)
 
 
-class DataCatalogue:
-    """The part of the store that Data are looked up and tagged with."""
+class PostgresDataStore:
+    """Implements `ports.DataStore`."""
 
     def __init__(self, db: Database) -> None:
         self._db = db
@@ -29,10 +29,7 @@ class DataCatalogue:
     async def find(
         self, query: DataQuery, *, limit: int | None = None, after: str | None = None
     ) -> Sequence[DataDetail]:
-        """By timestamp (none last), then id; after the cursor (or an id), at most `limit`.
-
-        Raises InvalidRequest when it is no cursor, or there is no Data of that id.
-        """
+        """See the port."""
         users = [tag for tag in query.tags if not tag.is_system]
         known = await tags.find(self._db, users)
         tag_ids = sorted(known.values()) if all(tag in known for tag in users) else None
@@ -45,7 +42,7 @@ class DataCatalogue:
         return await self._db.reading(read)
 
     async def get(self, knit_id: KnitId) -> DataDetail:
-        """Raises DataNotFound."""
+        """See the port."""
         found: Sequence[DataDetail] = []
         if is_id(knit_id):
             found = await self._db.reading(lambda session: data_details(session, [knit_id]))
@@ -54,7 +51,7 @@ class DataCatalogue:
         return found[0]
 
     async def change_tags(self, knit_id: KnitId, change: TagChange) -> DataDetail:
-        """Removals first, then additions; idempotent; re-evaluates the Data if it is done."""
+        """See the port."""
         if not is_id(knit_id):
             raise missing_data(knit_id)
         add = await tags.intern(self._db, change.add)

@@ -4,7 +4,7 @@
 -- are admitted. A higher priority goes first; of one priority, the Run that would be its Plan's
 -- earliest: its turn counts the Plan's Runs under way and those that go before it; then the older.
 -- `total`, `ceiling` and `per_plan` leave out what the limits forbid now; NULL: no limit. A Run that
--- is held up uses nothing, so `total` does not count it; `ceiling` and `per_plan` do.
+-- is pending uses nothing, so `total` does not count it; `ceiling` and `per_plan` do.
 --
 -- The cost follows the Plans that have waiting Runs, and `most`, never how many Runs wait:
 -- * `heads` leaps from Plan to Plan through `ix_run_queue_of_plan`. Nothing is looked at when no
@@ -17,7 +17,7 @@
 --   the few for many and read the queues of all Plans, or the table.
 under_way AS MATERIALIZED (
     SELECT plan_id, count(*) AS runs,
-           count(*) FILTER (WHERE holdup->>'kind' <> 'progress') AS held_up
+           count(*) FILTER (WHERE holdup->>'kind' <> 'progress') AS pending
       FROM run
      WHERE admitted_at IS NOT NULL
        AND status NOT IN ('done', 'failed', 'invalidated')
@@ -25,7 +25,7 @@ under_way AS MATERIALIZED (
 ), bound AS MATERIALIZED (
     SELECT places, ceil(sqrt(places))::bigint AS front
       FROM (SELECT greatest(0, least(%(most)s::bigint,
-                                     %(total)s::bigint - COALESCE(sum(runs - held_up), 0),
+                                     %(total)s::bigint - COALESCE(sum(runs - pending), 0),
                                      %(ceiling)s::bigint - COALESCE(sum(runs), 0)))::bigint AS places
               FROM under_way) AS free
 ), heads AS (
@@ -117,14 +117,14 @@ UPDATE run
 -- name: places
 
 -- Where these Runs stand in the queue (NULL: behind its first), and what they wait for: how many
--- Runs are under way and how many of these are held up, of their Plan and of all, and the limits.
+-- Runs are under way and how many of these are pending, of their Plan and of all, and the limits.
 -- No row: it waits no more.
 WITH RECURSIVE /*turns*/
 SELECT r.run_id, turns.place,
        COALESCE(u.runs, 0) AS of_plan,
-       COALESCE(u.held_up, 0) AS of_plan_held_up,
+       COALESCE(u.pending, 0) AS of_plan_pending,
        (SELECT COALESCE(sum(runs), 0)::bigint FROM under_way) AS of_all,
-       (SELECT COALESCE(sum(held_up), 0)::bigint FROM under_way) AS of_all_held_up,
+       (SELECT COALESCE(sum(pending), 0)::bigint FROM under_way) AS of_all_pending,
        a.total, a.per_plan, a.held
   FROM run r
   LEFT JOIN turns USING (run_id)

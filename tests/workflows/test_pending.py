@@ -1,4 +1,4 @@
-"""Runs that are held up, on real servers: what they keep from others, which is nothing."""
+"""Runs that are pending, on real servers: what they keep from others, which is nothing."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ async def test_runs_that_are_held_up_keep_no_other_from_running(
 ) -> None:
     """One limit, and twice as many Runs that wait for a daemon or for room: the others go on.
 
-    Nobody waits until the Projector looks by itself; and what was held up ends well, too.
+    Nobody waits until the Projector looks by itself; and what was pending ends well, too.
     """
 
     class Stuck(MemoryBackend):
