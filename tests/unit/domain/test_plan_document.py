@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from knit_workflows.domain.errors import InvalidPlan
 from knit_workflows.domain.plans.graph import identity_hash
-from knit_workflows.domain.plans.rules import parse_plan, plan_document
+from knit_workflows.domain.plans.rules import parse_plan
+from tests.plan_documents import plan_document
 
 TEXT = st.text(
     st.characters(exclude_categories=["Cs", "Cc"]) | st.sampled_from(":=# '\"\\"), max_size=8
