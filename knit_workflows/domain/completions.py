@@ -1,4 +1,4 @@
-"""What may stand on a command line: ids and tags by how they begin."""
+"""Completion of ids and tags on a command line, by prefix."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from enum import StrEnum
 
 
 class Noun(StrEnum):
-    """What is completed."""
+    """What kind of value is completed."""
 
     DATA = "data"
     RUNS = "runs"
@@ -18,7 +18,7 @@ class Noun(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """An id, a tag or a key, and a few words about it (empty: none)."""
+    """An id, a tag or a key, and a short description of it (may be empty)."""
 
     value: str
     words: str

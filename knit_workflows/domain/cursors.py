@@ -1,4 +1,4 @@
-"""Cursors: where the next page of a list begins, also when what stood there has moved or gone."""
+"""Cursors: where the next page of a list begins, even if the item there has moved or gone."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _FORM: Final = re.compile(rf"(?:(?P<millis>[0-9]{{1,14}})?(?P<dot>\.))?(?P<id>{I
 class Cursor:
     """The last item of a page: its id and the instant it was listed by.
 
-    `instant` is None for what had none then; `known` False: only the id is given, and the instant
-    is that which the item has now.
+    `instant` is None if the item had none then. `known` False: only the id is given, and the
+    item's present instant counts.
     """
 
     id: str
@@ -27,7 +27,7 @@ class Cursor:
     known: bool = True
 
     def __str__(self) -> str:
-        """Gives its text, which may stand in a URL as it is: `1767323045678.<id>`, `.<id>`."""
+        """Gives its text, which needs no escaping in a URL: `1767323045678.<id>`, `.<id>`."""
         if not self.known:
             return self.id
         millis = "" if self.instant is None else epoch_millis(self.instant)
@@ -35,11 +35,11 @@ class Cursor:
 
 
 def parse_cursor(text: str) -> Cursor:
-    """Reads a cursor's text, or an id alone. Raises InvalidRequest."""
+    """Reads a cursor's text, or an id alone; raises InvalidRequest."""
     found = _FORM.fullmatch(text)
     if found is None:
         raise InvalidRequest(
-            f"bad request: {text[:80]!r} is no cursor",
+            f"bad request: {text[:80]!r} is not a cursor",
             advice="take it from the header X-Next-Cursor, or start again without one",
         )
     millis = found["millis"]

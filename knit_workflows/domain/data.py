@@ -13,7 +13,7 @@ from knit_workflows.domain.tags import Tag
 
 @dataclass(frozen=True, slots=True)
 class Upstream:
-    """The Run that made a Data, and where; `path` is None when the Data is the Run's log."""
+    """The Run that made a Data, and at which output; `path` is None for the Run's log."""
 
     path: str | None
     tags: tuple[Tag, ...]
@@ -30,7 +30,7 @@ class Downstream:
 
 @dataclass(frozen=True, slots=True)
 class Nomination:
-    """A Plan's input that a Data satisfies at present."""
+    """An input of a Plan that a Data satisfies at present."""
 
     mountpoint: Mountpoint
     plan: PlanSummary
@@ -38,7 +38,7 @@ class Nomination:
 
 @dataclass(frozen=True, slots=True)
 class DataDetail:
-    """A Data with all its tags (system tags too; by key, then value) and its neighbours."""
+    """A Data with its tags (system tags included; by key, then value) and its neighbours."""
 
     knit_id: KnitId
     tags: tuple[Tag, ...]
@@ -49,7 +49,7 @@ class DataDetail:
 
 @dataclass(frozen=True, slots=True)
 class DataQuery:
-    """What `data find` asks for: all tags (system tags allowed), and a window of time."""
+    """The filter of `data find`: all of these tags (system tags allowed), within a time window."""
 
     tags: tuple[Tag, ...] = ()
     since: datetime | None = None

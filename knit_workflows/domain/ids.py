@@ -16,11 +16,11 @@ _ID: Final = re.compile(ID_PATTERN)
 
 
 def is_id(text: str) -> bool:
-    """Says whether a text can be an id of ours; what cannot is simply not found."""
+    """Says whether a text has the form of an id; with any other, nothing is found."""
     return _ID.fullmatch(text) is not None
 
 
 def parse_id(text: str) -> str | None:
-    """Reads an id in any case of letters; gives it in lower case, or None for what is no id."""
+    """Reads an id in upper or lower case; gives it in lower case, None if it is not an id."""
     lower = text.lower()
     return lower if is_id(lower) else None

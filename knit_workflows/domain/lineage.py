@@ -14,9 +14,9 @@ from knit_workflows.domain.runs import RunDetail
 class Lineage:
     """A part of the graph of Data and Runs, each once, nearest first.
 
-    A step downstream adds every Run (deleted ones excepted) that used a Data, with all its inputs,
-    outputs and its log; a step upstream adds the Run that made it, likewise. Only what lies in the
-    asked direction is followed: side inputs and outputs are there, but not what is behind them.
+    A step downstream adds every Run (except deleted ones) that used a Data, with all its inputs,
+    outputs and its log; a step upstream adds the Run that made it, likewise. Only the requested
+    direction is followed: side inputs and outputs are included, but not what lies behind them.
     """
 
     data: tuple[DataDetail, ...]
@@ -24,7 +24,7 @@ class Lineage:
 
 
 class Edge(NamedTuple):
-    """A Data at an input (`into_run`) or output of a Run; `path` is None at its log."""
+    """A Data at an input (`into_run`) or an output of a Run; `path` is None for its log."""
 
     run_id: RunId
     knit_id: KnitId
@@ -34,7 +34,7 @@ class Edge(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class LineageGraph:
-    """The same part of the graph as ids alone, nearest first; `edges` go Run by Run, by path."""
+    """The same part of the graph as ids alone, nearest first; `edges` by Run, then by path."""
 
     data: tuple[KnitId, ...]
     runs: tuple[RunId, ...]

@@ -1,4 +1,4 @@
-"""Which Data fill which inputs: the test of one input, and the pages of all combinations.
+"""Which Data satisfy which inputs: the test for one input, and all combinations page by page.
 
 The combinations of a Plan are the full cross product of its inputs' candidates. When one Data
 (the *trigger*) has just appeared, only those with the trigger at one of its inputs are new. They

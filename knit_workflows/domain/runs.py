@@ -8,7 +8,7 @@
                        ▼                                     ▼
                      failed                                 done      (deleted: invalidated)
 ```
-Only this module knows the legal moves. Retry and deletion bypass them, with checks of their own.
+Only this module knows the legal moves. Retry and deletion bypass them, with their own checks.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from knit_workflows.domain.tags import Tag
 
 
 class RunStatus(StrEnum):
-    """Where a Run stands."""
+    """The status of a Run."""
 
     DEACTIVATED = "deactivated"
     WAITING = "waiting"
@@ -40,27 +40,27 @@ class RunStatus(StrEnum):
 
     @property
     def is_final(self) -> bool:
-        """Whether the Run has ended; only a retry or a deletion moves it again."""
+        """Whether the Run has ended; only a retry or a deletion changes it again."""
         return not MOVES[self]
 
     @property
     def is_under_way(self) -> bool:
-        """Whether it has been started and nothing has ended it yet: its pod may be at work."""
+        """Whether its pod has been created and may be running."""
         return self in (_S.STARTING, _S.RUNNING)
 
     @property
     def is_ending(self) -> bool:
-        """Whether its outcome is known, and what is left of its pod is being removed."""
+        """Whether its outcome is decided and its pod is being removed."""
         return self in (_S.COMPLETING, _S.ABORTING)
 
     @property
     def has_volumes(self) -> bool:
-        """Whether volumes have been created for it (one that was stopped early may have none)."""
+        """Whether it has volumes, unless it was stopped early or deleted."""
         return self not in (_S.DEACTIVATED, _S.WAITING)
 
     @property
     def holds_resources(self) -> bool:
-        """Whether a compute back-end may hold objects of it that are to be released."""
+        """Whether the compute back-end may hold objects of it that must be released."""
         return self.has_volumes and not self.is_final
 
 
@@ -81,13 +81,13 @@ MOVES: Final[Mapping[RunStatus, frozenset[RunStatus]]] = {
 
 
 def may_move(current: RunStatus, target: RunStatus) -> bool:
-    """Says whether a Run may go from `current` to another status `target`."""
+    """Says whether a Run may move from `current` to `target`."""
     return target in MOVES[current]
 
 
 @dataclass(frozen=True, slots=True)
 class Exit:
-    """How the run pod ended: a code of 0–255 and a sentence of at most 1024 characters."""
+    """How the run pod ended: an exit code (0–255) and a message, cut to 1024 characters."""
 
     code: int
     message: str
@@ -102,12 +102,12 @@ STOPPED_BY_USER: Final = Exit(0, "stopped by user")
 ABORTED_BY_USER: Final = Exit(253, "aborted by user")
 LOST: Final = Exit(254, "worker for the run is not found")
 STUCK_CODE: Final = 255
-"""Exit code of a Run whose pod could not be started at all."""
+"""Exit code of a Run whose pod could not be started."""
 
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """A mountpoint of a Run and the Data tied to it (None: the Data was discarded)."""
+    """A mountpoint of a Run and its Data (None: it was discarded)."""
 
     path: str
     tags: tuple[Tag, ...]
@@ -116,7 +116,7 @@ class Assignment:
 
 @dataclass(frozen=True, slots=True)
 class LogAssignment:
-    """The log of a Run and its Data (None: the Data was discarded)."""
+    """The log of a Run and its Data (None: it was discarded)."""
 
     tags: tuple[Tag, ...]
     knit_id: KnitId | None
@@ -124,7 +124,7 @@ class LogAssignment:
 
 @dataclass(frozen=True, slots=True)
 class RunSummary:
-    """A Run as other things refer to it."""
+    """What other objects show of a Run."""
 
     run_id: RunId
     status: RunStatus
@@ -135,7 +135,7 @@ class RunSummary:
 
 @dataclass(frozen=True, slots=True)
 class Used:
-    """What the run pod really got, recorded when it was launched and when it started."""
+    """What the run pod was really given, recorded at launch and at start."""
 
     resources: Mapping[str, str]
     service_account: str | None
@@ -143,39 +143,37 @@ class Used:
 
 
 class WaitKind(StrEnum):
-    """What a Run waits for that is waiting, ready or starting; decides what knit does about it."""
+    """What an unstarted Run waits for; decides what knit does about it."""
 
     INACTIVE = "inactive"
-    """Its Plan, which is not active."""
+    """The activation of its Plan."""
     QUEUE = "queue"
-    """Its place among the Runs under way."""
+    """Its turn in the queue."""
     WORKER = "worker"
-    """A worker that takes its next step."""
+    """A worker that takes the next step."""
     BACKEND = "backend"
-    """The compute back-end, which does not answer."""
+    """An unreachable compute back-end."""
     UNSCHEDULABLE = "unschedulable"
-    """Room for its pod."""
+    """Capacity for its pod."""
     IMAGE = "image"
-    """Its image, which cannot be had."""
+    """Its image, which cannot be pulled."""
     TRANSIENT = "transient"
-    """A mount, a network, a registry: what fails now and often works later."""
+    """A mount, a network, a registry: failures that often go away."""
     PROGRESS = "progress"
-    """What is being done for it, such as pulling its image."""
+    """Work in progress, such as pulling its image."""
 
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """Why a Run that is to start has not started its container, and what becomes of it.
+    """Why a Run's container has not started, or a stopped Run has not ended, and what happens next.
 
-    Also why one that has been stopped does not end.
-
-    `place` is that in the queue (1: next; None: far behind, or not in it) and `reason` a sentence.
-    What a back-end tells also has its own word for it (`code`, such as `ErrImagePull`). `since` is
-    when this kind of reason began, `until` when the Run is given up if it lasts (None: never), and
-    `outlook` says what knit does about it by itself.
+    `position` is that in the queue (1: next; None: far behind, or not queued), `reason` a sentence.
+    `code` is the back-end's own word (such as `ErrImagePull`), if it has one. `since` is when this
+    kind of reason began, `until` when the Run is given up if it lasts (None: never); `outlook` says
+    what knit does about it by itself.
     """
 
-    place: int | None
+    position: int | None
     reason: str
     kind: WaitKind = WaitKind.QUEUE
     code: str = ""
@@ -186,9 +184,9 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True)
 class PendingReason:
-    """What keeps a Run from starting, as a back-end tells it; `until` is when knit gives it up.
+    """Why a Run does not start, as reported by a back-end; `until` is when knit gives it up.
 
-    `message` becomes one line of at most 1024 characters: it may be a program's output.
+    `message`, which may be the output of a program, becomes one line of at most 1024 characters.
     """
 
     kind: WaitKind
@@ -197,16 +195,16 @@ class PendingReason:
     until: datetime | None = None
 
     def __post_init__(self) -> None:
-        words = " ".join(self.message.replace("\0", " ").split())
-        object.__setattr__(self, "message", words[:1024])
+        line = " ".join(self.message.replace("\0", " ").split())
+        object.__setattr__(self, "message", line[:1024])
 
 
 @dataclass(frozen=True, slots=True)
 class RunDetail:
     """A Run with its assignments: one per input and output of its Plan, in path order.
 
-    `used` is None before its pod is launched, `waiting` unless there is a reason why it has not
-    started. `notes` are sentences about its outputs, at most one each: what in them cannot be kept.
+    `used` is None before its pod is launched; `waiting` is set if it has not started, or not ended
+    after a stop. `notes` has at most one sentence per output, about files that cannot be kept.
     """
 
     summary: RunSummary
@@ -222,9 +220,9 @@ class RunDetail:
 
 @dataclass(frozen=True, slots=True)
 class RunEvent:
-    """One change of a Run's status, append-only: when, from what to what, and why.
+    """One change of a Run's status: when, from what to what, and why. Append-only.
 
-    From a status to the same: the Run stays there for the reason that `cause` says.
+    If both statuses are equal, `cause` says why the Run does not go on.
     """
 
     at: datetime
@@ -237,7 +235,7 @@ class RunEvent:
 
 @dataclass(frozen=True, slots=True)
 class RunQuery:
-    """What `run find` asks for: values of one field are alternatives, fields are combined."""
+    """The filter of `run find`: values of one field are alternatives, fields are combined."""
 
     plan_ids: frozenset[str] = frozenset()
     input_knit_ids: frozenset[str] = frozenset()

@@ -31,14 +31,15 @@ class Tag:
 
     @property
     def is_system(self) -> bool:
-        """Whether knit itself gives this tag; users never add or remove such a tag."""
+        """Whether only knit may add or remove this tag."""
         return self.key.startswith(SYSTEM_PREFIX)
 
 
 def parse_tag(text: str) -> Tag:
     """Reads `key:value`: split at the first colon, white space around both parts trimmed.
 
-    Raises InvalidTag when the colon is missing, a part is too long or holds control characters.
+    Raises:
+        InvalidTag: the colon is missing, or a part is too long or has control characters.
     """
     key, colon, value = text.partition(":")
     if not colon:
@@ -49,7 +50,7 @@ def parse_tag(text: str) -> Tag:
 
 
 def checked_tag(key: str, value: str) -> Tag:
-    """Makes a tag of parts taken as they are; raises InvalidTag as `parse_tag` does."""
+    """Makes a tag from its parts as they are; raises InvalidTag as `parse_tag` does."""
     if len(key) > MAX_KEY_CHARS or len(value) > MAX_VALUE_CHARS:
         raise InvalidTag(
             f"the tag with the key {key[:40]!r} is too long",
@@ -57,7 +58,7 @@ def checked_tag(key: str, value: str) -> Tag:
         )
     if any(ord(c) < 32 or ord(c) == 127 for c in key + value):
         raise InvalidTag(
-            f"the tag {key[:40]!r} holds a control character",
+            f"the tag {key[:40]!r} has a control character",
             advice="remove line breaks, tabs and other control characters from the tag",
         )
     return Tag(key, value)

@@ -42,8 +42,7 @@ class PostgresCompletionStore:
         return await self._completed("recent_data", {"limit": limit})
 
     async def _completed(self, statement: str, asked: dict[str, object]) -> Sequence[Completion]:
-        text = _SQL[statement].replace("/*plan_words*/", _SQL["plan_words"])
-        rows = await self._db.rows(text, asked)
+        rows = await self._db.rows(_SQL[statement], asked)
         return [Completion(row.value, row.words) for row in rows]
 
 

@@ -10,10 +10,9 @@ from knit_workflows.domain.ids import KnitId, RunId
 from knit_workflows.domain.ports import Discarded, RunKey, StartableRun, TransferRecord
 from knit_workflows.store import named_sql
 from knit_workflows.store.connection import Database
-from knit_workflows.store.runs.admission import of_runs_to_start, startable_run
+from knit_workflows.store.runs.admission import RUNS_TO_START, startable_run
 
-_SQL: Final = named_sql.beside(__file__)
-_UNDER_WAY: Final = of_runs_to_start(_SQL["under_way"])
+_SQL: Final = named_sql.beside(__file__, runs_to_start=RUNS_TO_START)
 
 
 class PostgresHousekeepingStore:
@@ -36,7 +35,7 @@ class PostgresHousekeepingStore:
     ) -> Sequence[StartableRun]:
         """See the port."""
         rows = await self._db.rows(
-            _UNDER_WAY, {"older_than": older_than, "after": after, "limit": limit}
+            _SQL["under_way"], {"older_than": older_than, "after": after, "limit": limit}
         )
         return [startable_run(row) for row in rows]
 

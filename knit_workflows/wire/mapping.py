@@ -214,7 +214,7 @@ def _waiting(waiting: runs.Waiting | None) -> Wire | None:
     if waiting is None:
         return None
     return {
-        **_present(place=waiting.place),
+        **_present(place=waiting.position),
         "reason": waiting.reason,
         **_filled(kind=waiting.kind.value, code=waiting.code),
         **_present(since=_maybe_instant(waiting.since), until=_maybe_instant(waiting.until)),

@@ -38,7 +38,7 @@ async def why(store: PostgresStore, plan_id: str) -> list[Waiting | None]:
 
 
 def places(reasons: list[Waiting | None]) -> list[int | None]:
-    return [None if one is None else one.place for one in reasons]
+    return [None if one is None else one.position for one in reasons]
 
 
 def reason_of(reasons: list[Waiting | None]) -> str:
@@ -78,7 +78,7 @@ async def test_the_place_is_that_in_the_order_of_admission(store: PostgresStore,
         queue_up(url, plan, ages, priority=priority, admitted=under_way)
     under_way = 4
     queue = {one.summary.run_id: one.waiting for one in await store.runs.find(WAITING)}
-    found = {one.place: run_id for run_id, one in queue.items() if one is not None}
+    found = {one.position: run_id for run_id, one in queue.items() if one is not None}
     assert sorted(found) == list(range(1, len(queue) + 1))
     for place in sorted(found):
         [key] = await admit(store, under_way + place)
@@ -92,10 +92,10 @@ async def test_a_plan_at_its_own_limit_says_so(store: PostgresStore, url: str) -
     queue_up(url, one, range(3))
     queue_up(url, two, range(5))
     assert len(await admit(store, 2, 1)) == 2
-    waiting = [why for why in await why(store, one) if why and why.place]
+    waiting = [why for why in await why(store, one) if why and why.position]
     assert reason_of(waiting) == "limit of 1 Run of this Plan under way reached"
     assert len(await admit(store, 6, 4)) == 6
-    assert reason_of([one for one in await why(store, two) if one and one.place]) == (
+    assert reason_of([one for one in await why(store, two) if one and one.position]) == (
         "limit of 6 Runs under way reached"
     )
 
@@ -112,7 +112,7 @@ async def test_far_behind_in_the_queue_there_is_no_place(store: PostgresStore, u
     assert found.count(None) == 300
     last = only({one for one in await why(store, plan) if one and one.reason.startswith("behind")})
     assert last.reason == "behind the first 1,000 in queue, limit of 1 Run under way reached"
-    assert only(await why(store, other)).place == 1
+    assert only(await why(store, other)).position == 1
 
 
 async def test_before_and_between_admissions(store: PostgresStore, url: str) -> None:
@@ -124,11 +124,11 @@ async def test_before_and_between_admissions(store: PostgresStore, url: str) -> 
     )
     key = only(await admit(store, 1))
     queue_up(url, plan, [0])
-    assert {one.place for one in await why(store, plan) if one} == {None, 1}
+    assert {one.position for one in await why(store, plan) if one} == {None, 1}
     await admit(store, 2)
     queue_up(url, plan, [0])
     fetch(url, "UPDATE run SET status = 'failed' WHERE run_id = %s", key.run_id)
-    assert [one.reason for one in await why(store, plan) if one and one.place] == [
+    assert [one.reason for one in await why(store, plan) if one and one.position] == [
         "1st in queue, a place is free: a worker of the role engine admits it next"
     ]
 
@@ -156,7 +156,7 @@ async def test_a_deactivated_run_waits_for_its_plan(store: PostgresStore, url: s
     queue_up(url, other, [1])
     await store.plans.set_active(plan, False)
     assert await why(store, plan) == [Waiting(None, "its Plan is not active", WaitKind.INACTIVE)]
-    assert only(await why(store, other)).place == 1
+    assert only(await why(store, other)).position == 1
 
 
 async def launched(store: PostgresStore, url: str, upto: RunStatus = S.READY) -> RunKey:
@@ -193,7 +193,7 @@ async def test_a_run_that_no_worker_looks_after_says_so(
     waiting = (await store.runs.get(key.run_id)).waiting
     assert waiting is not None
     assert waiting.reason.startswith(words)
-    assert (waiting.kind, waiting.place) == (WaitKind.WORKER, None)
+    assert (waiting.kind, waiting.position) == (WaitKind.WORKER, None)
     assert waiting.since is not None
     assert "worker" in waiting.outlook
 
@@ -291,6 +291,6 @@ async def test_a_page_of_runs_mixes_all_of_them(store: PostgresStore, url: str) 
     since = RunQuery(plan_ids=frozenset({plan}), since=QUEUED_AT - timedelta(seconds=1))
     reasons = [one.waiting for one in await store.runs.find(since)]
     assert len(reasons) == 5
-    assert sorted(one.place for one in reasons if one and one.place) == [1, 2]
+    assert sorted(one.position for one in reasons if one and one.position) == [1, 2]
     assert reasons.count(Waiting(None, "its workflow is being started", WaitKind.WORKER)) == 1
     assert reasons.count(None) == 2

@@ -79,7 +79,7 @@ class DataSearch:
         self._require("d.tag_id = %(tag_0)s", tag_0=tag_ids[0])
         for turn, tag_id in enumerate(tag_ids[1:], start=1):
             name = f"tag_{turn}"
-            self._require(_SQL["has_tag"].replace("/*tag*/", name), **{name: tag_id})
+            self._require(named_sql.filled(_SQL["has_tag"], tag=name), **{name: tag_id})
         return "data_tag d"
 
     def _add_system_tags(self) -> bool:
@@ -138,9 +138,8 @@ class DataSearch:
         where = " AND ".join([*self.conditions, *more])
         if " r." in f" {where}":
             source += "\n" + _SQL["run_of_data"]
-        statement = _SQL["data"].replace("/*source*/ data d", source)
         rows = await session.rows(
-            statement.replace("/*where*/ true", where),
+            named_sql.filled(_SQL["data"], source=source, where=where),
             {
                 **self.parameters,
                 "since": self.query.since,

@@ -3,8 +3,8 @@
 -- Data by time, then id; `d` is `data`, or `data_tag` at one tag, and either way a range of an
 -- index. The conditions are put in where the comment stands.
 SELECT d.knit_id
-  FROM /*source*/ data d
- WHERE /*where*/ true
+  FROM /*source*/
+ WHERE /*where*/
  ORDER BY d.timestamp, d.knit_id
  LIMIT %(limit)s
 

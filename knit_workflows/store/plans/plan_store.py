@@ -121,8 +121,7 @@ class PostgresPlanStore:
         conditions, parameters = wanted
         if after is not None:
             conditions.append("p.plan_id::text > %(after)s")
-        where = " AND ".join(conditions) or "true"
-        statement = _SQL["find"].replace("/*where*/ true", where)
+        statement = named_sql.filled(_SQL["find"], where=" AND ".join(conditions) or "true")
 
         async def read(session: Session) -> list[PlanDetail]:
             rows = await session.rows(statement, {**parameters, "after": after, "limit": limit})

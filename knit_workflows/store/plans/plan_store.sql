@@ -127,7 +127,7 @@ UPDATE run
 -- Plans by id; the conditions are put in where the comment stands.
 SELECT p.plan_id
   FROM plan p
- WHERE /*where*/ true
+ WHERE /*where*/
  ORDER BY p.plan_id
  LIMIT %(limit)s
 

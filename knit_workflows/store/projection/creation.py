@@ -15,12 +15,8 @@ from knit_workflows.store.connection import Session
 _SQL: Final = named_sql.beside(__file__)
 
 
-def with_new_data(statement: str) -> str:
-    """Puts the making of Data where the statement has its place for it."""
-    return statement.replace("/*new_data*/", _SQL["new_data"])
-
-
-_CREATE: Final = with_new_data(_SQL["create"])
+NEW_DATA: Final = _SQL["new_data"]
+"""The part of a statement that creates the Data of the Runs in `made`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +56,7 @@ async def create_runs(session: Session, combinations: Sequence[Combination], *, 
         return 0
     run_ids = [str(uuid4()) for _ in combinations]
     row = await session.row(
-        _CREATE,
+        _SQL["create"],
         {
             "run_ids": run_ids,
             "plan_ids": [one.plan_id for one in combinations],

@@ -18,12 +18,8 @@ from knit_workflows.store.runs.queue import admit_next
 _SQL: Final = named_sql.beside(__file__)
 
 
-def of_runs_to_start(statement: str) -> str:
-    """Puts what a start needs to know where the statement has its place for it."""
-    return statement.replace("/*runs_to_start*/", _SQL["runs_to_start"])
-
-
-_STARTABLE: Final = of_runs_to_start(_SQL["startable"])
+RUNS_TO_START: Final = _SQL["runs_to_start"]
+"""The part of a statement that reads what `startable_run` needs."""
 _LOCK: Final = 5_640_102
 _BATCH: Final = 500
 
@@ -41,7 +37,7 @@ class PostgresAdmissionStore:
         async def step(session: Session) -> list[Any]:
             await session.do(_SQL["lock"], {"lock": _LOCK})
             await admit_next(session, limits)
-            return await session.rows(_STARTABLE)
+            return await session.rows(_SQL["startable"])
 
         return [startable_run(row) for row in await self._db.transaction(step)]
 

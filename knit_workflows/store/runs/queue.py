@@ -13,14 +13,6 @@ from knit_workflows.store.connection import Session
 
 _SQL: Final = named_sql.beside(__file__)
 
-
-def _with_turns(name: str) -> str:
-    return _SQL[name].replace("/*turns*/", _SQL["turns"])
-
-
-_ADMIT: Final = _with_turns("admit")
-_PLACES: Final = _with_turns("places")
-
 _SEEN: Final = 1000
 """How far the queue is looked through for somebody's place in it."""
 _WITH_PENDING: Final = 10
@@ -87,7 +79,7 @@ async def admit_next(session: Session, limits: AdmissionLimits) -> int:
         "per_plan": total if per_plan is None else min(per_plan, total),
         "most": ADMITTED_AT_ONCE,
     }
-    return await session.do(_ADMIT, wanted)
+    return await session.do(_SQL["admit"], wanted)
 
 
 def _ceiling(total: int) -> int:
@@ -113,7 +105,7 @@ async def why_waiting(session: Session, rows: Iterable[Any]) -> Mapping[str, Wai
     if queued:
         unlimited = dict.fromkeys(("total", "ceiling", "per_plan"))
         wanted = {"run_ids": queued, "most": _SEEN, **unlimited}
-        places = {row.run_id: row for row in await session.rows(_PLACES, wanted)}
+        places = {row.run_id: row for row in await session.rows(_SQL["places"], wanted)}
         # Without a row it has been admitted since its own row was read.
         reasons |= {one: _queued(places[one]) if one in places else _ADMITTED for one in queued}
     return reasons
@@ -140,7 +132,7 @@ def _under_way(row: Any) -> Waiting | None:
 def _pending(reason: Mapping[str, Any]) -> Waiting:
     kind, until = WaitKind(reason["kind"]), reason["until"]
     return Waiting(
-        place=None,
+        position=None,
         reason=reason["message"] or reason["code"],
         kind=kind,
         code=reason["code"],

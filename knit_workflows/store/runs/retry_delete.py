@@ -16,10 +16,9 @@ from knit_workflows.domain.runs import RunStatus
 from knit_workflows.store import named_sql
 from knit_workflows.store.connection import Database, Session
 from knit_workflows.store.not_found import missing_run
-from knit_workflows.store.projection.creation import with_new_data
+from knit_workflows.store.projection.creation import NEW_DATA
 
-_SQL: Final = named_sql.beside(__file__)
-_RETRY: Final = with_new_data(_SQL["retry"])
+_SQL: Final = named_sql.beside(__file__, new_data=NEW_DATA)
 
 _RETRIED: Final = frozenset({RunStatus.DONE, RunStatus.FAILED})
 _DELETED: Final = _RETRIED | {RunStatus.WAITING, RunStatus.DEACTIVATED}
@@ -40,7 +39,7 @@ async def retry(db: Database, run_id: RunId) -> None:
         await _discard_outputs(session, run_id)
         target = RunStatus.WAITING if run.active else RunStatus.DEACTIVATED
         await session.do(
-            _RETRY,
+            _SQL["retry"],
             {
                 **_channels(),
                 "run_id": run_id,

@@ -34,28 +34,30 @@ async def search_runs(
 
     Without statuses all but invalidated Runs.
     """
-    statement = _of_data(query) if query.input_knit_ids or query.output_knit_ids else _all(query)
-    where = [statement[1], *_window(query)]
+    name, where = _of_data(query) if query.input_knit_ids or query.output_knit_ids else _all(query)
+    where += _window(query)
     if after is not None:
         where.append("(r.updated_at, r.run_id) > (%(place)s, %(after)s::uuid)")
     rows = await session.rows(
-        statement[0].replace("/*where*/ true", " AND ".join(where)),
+        named_sql.filled(
+            _SQL[name],
+            of_plan=_OF_PLANS if query.plan_ids else "",
+            where=" AND ".join(where),
+        ),
         _parameters(query) | _place(after) | {"limit": limit},
     )
     return [row.run_id for row in rows]
 
 
-def _all(query: RunQuery) -> tuple[str, str]:
-    """Gives the statement and its first condition."""
-    statement, where = _SQL["runs"], "r.status = of_status.status"
+def _all(query: RunQuery) -> tuple[str, list[str]]:
+    """Gives the name of the statement, and conditions."""
+    where = ["r.status = of_status.status"]
     if query.plan_ids:
-        ranges = "AS of_status (status)"
-        statement = statement.replace(ranges, ranges + _OF_PLANS)
-        where += " AND r.plan_id = of_plan.plan_id"
-    return statement, where
+        where.append("r.plan_id = of_plan.plan_id")
+    return "runs", where
 
 
-def _of_data(query: RunQuery) -> tuple[str, str]:
+def _of_data(query: RunQuery) -> tuple[str, list[str]]:
     where = ["r.status = ANY (%(statuses)s::text[])"]
     if query.plan_ids:
         where.append("r.plan_id = ANY (%(plan_ids)s::uuid[])")
@@ -63,7 +65,7 @@ def _of_data(query: RunQuery) -> tuple[str, str]:
         where.append(_WITH_INPUT)
     if query.output_knit_ids:
         where.append(_WITH_OUTPUT)
-    return _SQL["runs_of_data"], " AND ".join(where)
+    return "runs_of_data", where
 
 
 def _window(query: RunQuery) -> list[str]:
