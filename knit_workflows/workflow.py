@@ -1,4 +1,4 @@
-"""For users' own workflows: `run_plan` awaits a Run of a Plan.
+"""For users' own workflows: `run_plan` runs a Plan and awaits its end.
 
 ```python
 with workflow.unsafe.imports_passed_through():
@@ -29,12 +29,14 @@ from knit_workflows.workflows import options
 async def run_plan(
     plan_id: str, inputs: Mapping[str, str], *, task_queue: str = names.ENGINE_QUEUE
 ) -> FinishedRun:
-    """Asks for the Run of a Plan with exactly these inputs (path → knit id), and waits for its end.
+    """Requests the Run of a Plan with exactly these inputs (path → knit id), and awaits its end.
 
-    The Run is the one that everybody shares: when it exists already, in whatever status, that one
-    is awaited; asking twice never runs it twice. A failed Run is an answer (`status == "failed"`),
-    not an error. `task_queue` is where knit's engine workers listen. Raises ActivityError when
-    the Plan or a Data is not known, or a Data does not satisfy its input.
+    The Run is shared: if it exists already, in whatever status, that one is awaited, so a second
+    request never runs it twice. A failed Run is a result (`status == "failed"`), not an error.
+    `task_queue` is that of knit's engine workers.
+
+    Raises:
+        ActivityError: the Plan or a Data is unknown, or a Data does not satisfy its input.
     """
     ref = await workflow.execute_activity_method(
         AwaitRunActivities.ensure_run,
@@ -42,7 +44,7 @@ async def run_plan(
         task_queue=task_queue,
         start_to_close_timeout=options.SHORT,
         retry_policy=options.UNTIL_IT_WORKS,
-        summary=shown.summary(f"ask for a Run of {plan_id}"),
+        summary=shown.summary(f"request a Run of {plan_id}"),
     )
     return await workflow.execute_activity_method(
         AwaitRunActivities.await_run,

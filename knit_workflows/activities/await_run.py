@@ -1,4 +1,4 @@
-"""What a user's own workflow needs of knit: ask for a Run, and wait for its end."""
+"""The activities behind `run_plan`: request a Run, and wait for its end."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from knit_workflows.domain.ports import RunStore
 
 
 class StoreAwaitRunActivities(AwaitRunActivities):
-    """The activities behind `knit_workflows.workflow.run_plan`, on the store alone."""
+    """Uses the store alone; waits for Runs that others carry out."""
 
     def __init__(self, store: RunStore, fallback: timedelta) -> None:
         self._store = store

@@ -1,6 +1,6 @@
-"""Domain errors on their way through Temporal, in this one place.
+"""Translates domain errors for Temporal, in this one place.
 
-Unavailable and bugs are retried; every other domain error can never succeed by being repeated.
+Unavailable and bugs are retried; repeating cannot help with any other domain error.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from knit_workflows.domain.errors import KnitError, Unavailable
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """Raises what happens inside as an ApplicationError whose type is the domain error's name."""
+    """Translates a domain error into an ApplicationError whose type is the error's name."""
     try:
         yield
     except KnitError as error:

@@ -1,4 +1,4 @@
-"""Saying that a long activity is alive, for as long as a block lasts."""
+"""Heartbeats of long activities."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from temporalio import activity
 
 @asynccontextmanager
 async def heartbeating() -> AsyncIterator[None]:
-    """Sends heartbeats at a third of the activity's heartbeat time-out.
+    """Sends a heartbeat every third of the activity's heartbeat timeout while inside.
 
-    The first one comes after that time: a step that is done sooner costs no request more. A task of
-    its own sends them, so they stop when the process dies or its event loop hangs, and only then.
+    The first one is sent after that interval, so a short step costs no request. They are sent by a
+    task of their own and stop only if the process dies or its event loop hangs.
     """
     timeout = activity.info().heartbeat_timeout
     if timeout is None:
         yield
         return
-    beating = asyncio.create_task(_beat(timeout.total_seconds() / 3))
+    heartbeats = asyncio.create_task(_send(timeout.total_seconds() / 3))
     try:
         yield
     finally:
-        beating.cancel()
+        heartbeats.cancel()
         with suppress(asyncio.CancelledError):
-            await beating
+            await heartbeats
 
 
-async def _beat(interval: float) -> None:
+async def _send(interval: float) -> None:
     while True:
         await asyncio.sleep(interval)
         activity.heartbeat()

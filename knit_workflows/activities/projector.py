@@ -1,4 +1,4 @@
-"""What `knit.Projector` does in the world: project, admit, start and stop Runs."""
+"""The activity of `knit.Projector`: project, admit, start and stop Runs."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ from knit_workflows.workflows.run import RunWorkflow
 
 log = logging.getLogger(__name__)
 
-EVENTS_PER_ROUND: Final = 16
+EVENTS_PER_PASS: Final = 16
 PROJECT_FOR: Final = timedelta(milliseconds=250)
-"""Events projected, and for how long, before Runs are started and stops delivered: neither the
-first Run of a flood nor a stop shall wait for the last page of it."""
+"""How many events are projected, and for how long, before Runs are started and stops delivered:
+neither the first Run of a large event nor a stop should wait for its last page."""
 STOP_TIMEOUT: Final = timedelta(seconds=5)
 
 
@@ -52,7 +52,7 @@ class _Tally:
 class StoreProjectorActivities(ProjectorActivities):
     """The activity of `knit.Projector`, on the store and the worker's own Temporal client.
 
-    The back-end is only asked whether it has room.
+    The back-end is only asked whether it has disk space.
     """
 
     def __init__(
@@ -76,8 +76,8 @@ class StoreProjectorActivities(ProjectorActivities):
 
     @activity.defn(name="knit.drain_outbox")
     async def drain_outbox(self, request: ProjectorInput) -> Drained:
-        """Does all there is to do, whenever there is; return after `drain_for`."""
-        if not request.interactive_queue:  # its workflow is older than that queue, and goes on
+        """Does what there is to do whenever it is woken; returns after `drain_for`."""
+        if not request.interactive_queue:  # its workflow was started before that queue existed
             request = request.model_copy(update={"interactive_queue": self._interactive_queue})
         tally = _Tally()
         ends = time.monotonic() + request.drain_for.total_seconds()
@@ -89,13 +89,13 @@ class StoreProjectorActivities(ProjectorActivities):
                 work = self._projection.wake_ups(fallback=self._settings.poll_interval)
                 async with aclosing(work):
                     async for _ in work:
-                        await self._round_until_idle(client, starter, tally)
+                        await self._work_until_idle(client, starter, tally)
                         if time.monotonic() >= ends:
                             break
         return Drained(events=tally.events, runs_created=tally.created, runs_started=tally.started)
 
-    async def _round_until_idle(self, client: Client, starter: RunStarter, tally: _Tally) -> None:
-        """Goes on while a round has left something; what comes in meanwhile rings the bell."""
+    async def _work_until_idle(self, client: Client, starter: RunStarter, tally: _Tally) -> None:
+        """Repeats until a pass leaves nothing; later notifications wake the Projector again."""
         while True:
             is_drained = await self._project(tally)
             startable = await self._admission.admit(replace(self._limits, held=await self._held()))
@@ -108,7 +108,7 @@ class StoreProjectorActivities(ProjectorActivities):
                 return
 
     async def _held(self) -> str:
-        """Says why no Run may begin now; empty: none."""
+        """Says why no Run may be admitted now; empty: nothing prevents it."""
         try:
             await self._backend.require_room()
         except StorageFull as error:
@@ -116,9 +116,9 @@ class StoreProjectorActivities(ProjectorActivities):
         return ""
 
     async def _project(self, tally: _Tally) -> bool:
-        """Projects some events; gives whether none is left."""
+        """Projects some events; says whether none is left."""
         ends = time.monotonic() + PROJECT_FOR.total_seconds()
-        for count in range(EVENTS_PER_ROUND):
+        for count in range(EVENTS_PER_PASS):
             if count and time.monotonic() >= ends:
                 return False
             step = await self._projection.project(page_size=self._settings.page_size)
@@ -140,28 +140,28 @@ class StoreProjectorActivities(ProjectorActivities):
 
     async def _deliver_stops(self, client: Client) -> int:
         await self._admission.finish_unstarted()
-        orders = await self._admission.stop_requests()
-        delivered = await asyncio.gather(*(_stop(client, order) for order in orders))
-        for order, was_delivered in zip(orders, delivered, strict=True):
+        requests = await self._admission.stop_requests()
+        delivered = await asyncio.gather(*(_stop(client, request) for request in requests))
+        for request, was_delivered in zip(requests, delivered, strict=True):
             if was_delivered:
-                await self._admission.close_event(order.event_id)
+                await self._admission.close_event(request.event_id)
         return sum(delivered)
 
 
-async def _stop(client: Client, order: StopRequest) -> bool:
-    """Delivers a stop; gives whether its event can be closed."""
+async def _stop(client: Client, request: StopRequest) -> bool:
+    """Delivers a stop; says whether its event can be closed."""
     handle = client.get_workflow_handle_for(
-        RunWorkflow.run, names.run_workflow(order.key.run_id, order.key.generation)
+        RunWorkflow.run, names.run_workflow(request.key.run_id, request.key.generation)
     )
     try:
         await handle.start_update(
             RunWorkflow.stop,
-            StopUpdate(fail=order.fail),
-            id=f"stop-{order.event_id}",
+            StopUpdate(fail=request.fail),
+            id=f"stop-{request.event_id}",
             wait_for_stage=WorkflowUpdateStage.ACCEPTED,
             rpc_timeout=STOP_TIMEOUT,
         )
     except RPCError as error:
-        # A workflow that has ended needs no stop; anything else is tried again.
+        # A workflow that has ended needs no stop; other errors are retried.
         return error.status is RPCStatusCode.NOT_FOUND
     return True

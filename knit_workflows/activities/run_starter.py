@@ -1,4 +1,4 @@
-"""Starting workflows: the Projector, Runs, and what Temporal's Web UI says of these."""
+"""Starts the workflows of the Projector and of Runs, with their summaries in the Web UI."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ STARTS_AT_ONCE: Final = 16
 
 
 async def start_projector(client: Client, request: ProjectorInput) -> None:
-    """Starts a shard's Projector, or finds it running."""
+    """Starts the Projector of a shard, unless it runs already."""
     await client.start_workflow(
         ProjectorWorkflow.run,
         request,
@@ -51,7 +51,7 @@ async def start_projector(client: Client, request: ProjectorInput) -> None:
 
 
 class RunStarter:
-    """Starts Run workflows; starting one twice finds the first."""
+    """Starts the workflows of Runs, each at most once."""
 
     def __init__(
         self, client: Client, queues: ProjectorInput, settings: EngineSettings, *, attributes: bool
@@ -64,8 +64,10 @@ class RunStarter:
     async def start(self, runs: Sequence[StartableRun], *, restart: bool = False) -> None:
         """Starts the workflows of these Runs, some at a time.
 
-        One that has ended already is started anew only with `restart`. Raises
-        EngineUnavailable.
+        With `restart` those that have ended are started again.
+
+        Raises:
+            EngineUnavailable: Temporal does not accept one of them.
         """
         gate = asyncio.Semaphore(STARTS_AT_ONCE)
 
@@ -98,9 +100,9 @@ class RunStarter:
                 id_reuse_policy=reuse.ALLOW_DUPLICATE if restart else reuse.REJECT_DUPLICATE,
                 id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
                 task_timeout=self._settings.step_timeout,
-                # One Plan's flood and another's only Run take turns, on servers that know it.
+                # Servers that support fairness let Plans take turns, however many Runs they have.
                 priority=Priority(fairness_key=str(run.plan_id)),
-                # Where this very process carries out Runs, the first step needs no poll.
+                # If this process executes workflows too, the first task needs no poll.
                 request_eager_start=True,
                 static_summary=_summary(run),
                 static_details=_details(run),

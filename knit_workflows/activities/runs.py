@@ -1,4 +1,4 @@
-"""What `knit.Run` does in the world: volumes, the run pod, and the Run's statuses in the store."""
+"""The activities of `knit.Run`: volumes, the run pod, and the Run's status in the store."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a Temporal namespace knows knit's search attributes: they are a comfort, not a need."""
+"""Whether a Temporal namespace has knit's search attributes; a server without them works too."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 
 
 async def search_attributes_known(client: Client) -> bool:
-    """Gives whether all of `names.SEARCH_ATTRIBUTES` may be set; not being told means no."""
+    """Says whether all of `names.SEARCH_ATTRIBUTES` may be set; if it cannot be found out: no."""
     try:
         known = await client.operator_service.list_search_attributes(
             ListSearchAttributesRequest(namespace=client.namespace)

@@ -1,4 +1,4 @@
-"""What `knit.Transfer` does in the world: the rows of a transfer, its volume, and its door."""
+"""The activities of `knit.Transfer`: the rows of a transfer, its volume and its endpoint."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ from knit_workflows.domain.runs import Exit, RunStatus
 
 log = logging.getLogger(__name__)
 
-NOT_YET: Final = timedelta(milliseconds=100)
-"""How soon a door that needs more time is asked for again."""
+OPEN_RETRY_INTERVAL: Final = timedelta(milliseconds=100)
+"""How soon a transfer that is not ready yet is opened again."""
 BROKEN_CODE: Final = 1
-NO_ROOM: Final = (StorageFull, StoreFull)
-"""What may pass, but not while a client waits."""
+FULL_DISKS: Final = (StorageFull, StoreFull)
+"""Errors that go away, but not while a client waits."""
 
 
 class ComputeTransferActivities(TransferActivities):
@@ -58,10 +58,10 @@ class ComputeTransferActivities(TransferActivities):
 
     @activity.defn(name="knit.open_transfer")
     async def open_transfer(self, request: OpenTransfer) -> Opened:
-        """Makes the rows and the volume, opens the door, records the endpoint.
+        """Makes the rows and the volume, opens the transfer, records its endpoint.
 
-        What can never succeed is an answer, not an error: the client is waiting for it. So is a
-        full disk.
+        Failures that a retry cannot mend are a result, not an error, because a client is waiting;
+        a full disk is one of them.
         """
         async with heartbeating():
             try:
@@ -70,10 +70,10 @@ class ComputeTransferActivities(TransferActivities):
                 record = await self._record(request)
                 if request.mode == "write":
                     await self._backend.create_volume(_volume(record))
-                endpoint = await self._door(record)
+                endpoint = await self._open(record)
                 await self._store.opened(record.transfer_id, endpoint)
             except KnitError as error:
-                if isinstance(error, Unavailable) and not isinstance(error, NO_ROOM):
+                if isinstance(error, Unavailable) and not isinstance(error, FULL_DISKS):
                     with translated():
                         raise
                 return Opened(
@@ -83,13 +83,13 @@ class ComputeTransferActivities(TransferActivities):
 
     @activity.defn(name="knit.close_transfer")
     async def close_transfer(self, request: CloseTransfer) -> Closed:
-        """Finalizes the upload, closes the door, removes the transfer's row. Twice is once."""
+        """Finalizes the upload, closes the transfer, removes its row. May be repeated."""
         with translated():
             async with heartbeating():
                 return await self.close(request)
 
     async def close(self, request: CloseTransfer) -> Closed:
-        """Does what `close_transfer` says; for other activities too."""
+        """Does the work of `close_transfer`; for other activities too."""
         status = await self._finalize_upload(request) if request.run_id else ""
         try:
             record = await self._store.get(request.transfer_id)
@@ -107,12 +107,12 @@ class ComputeTransferActivities(TransferActivities):
             )
         return await self._store.begin_download(request.transfer_id, knit_id)
 
-    async def _door(self, record: TransferRecord) -> str:
+    async def _open(self, record: TransferRecord) -> str:
         while True:
             try:
                 endpoint = await self._backend.open_transfer(self._transfer(record))
             except TransferNotReady:
-                await asyncio.sleep(NOT_YET.total_seconds())
+                await asyncio.sleep(OPEN_RETRY_INTERVAL.total_seconds())
                 continue
             return endpoint.url
 
@@ -127,7 +127,7 @@ class ComputeTransferActivities(TransferActivities):
             )
             status = await self._execution.finalize(key, cause="upload ended")
         except NotFound:
-            return ""  # The door could not be opened, not even its rows were made.
+            return ""  # The transfer could not be opened: it has not even a row.
         log.info(
             "upload is %s",
             status,

@@ -1,6 +1,6 @@
-"""The messages of workflows and activities, and the activities' abstract shape.
+"""The messages of workflows and activities, and the interfaces of the activities.
 
-All that a workflow may import, besides `names`: pure pydantic models, no clock, no randomness, no
-environment. One message in, one message out, for every workflow, activity, signal and update;
-fields may be added with a default, never removed or given a new meaning.
+With `names` and the values of the domain, all that a workflow may import: pure pydantic models, no
+clock, no randomness, no environment. Every workflow, activity, signal and update takes one message
+and returns one; fields may be added with a default, never given a new meaning.
 """

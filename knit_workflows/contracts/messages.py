@@ -1,4 +1,4 @@
-"""What every message of knit has in common."""
+"""The base of all messages."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Message(BaseModel):
-    """A frozen record; fields it does not know (sent by newer code) are ignored."""
+    """A frozen record; ignores unknown fields, which newer code may send."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
 class Nothing(Message):
-    """An answer without content."""
+    """A message without content."""

@@ -1,4 +1,4 @@
-"""Turning commits into Runs: messages and the activity of `knit.Projector`."""
+"""Messages and the activity of `knit.Projector`, which turns commits into Runs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from knit_workflows.contracts.messages import Message
 
 
 class ProjectorInput(Message):
-    """One shard's Projector."""
+    """The Projector of one shard."""
 
     shard: int = 0
     engine_queue: str
@@ -20,11 +20,11 @@ class ProjectorInput(Message):
     interactive_queue: str = ""
     heartbeat: timedelta = timedelta(seconds=5)
     drain_for: timedelta = timedelta(minutes=10)
-    """How long one drain lasts; it ends at the next pause after that."""
+    """How long one drain lasts; it ends at the next wake-up after that."""
 
 
 class Drained(Message):
-    """What one long drain did."""
+    """The result of one drain."""
 
     events: int = 0
     runs_created: int = 0
@@ -32,9 +32,9 @@ class Drained(Message):
 
 
 class ProjectorActivities(ABC):
-    """What `knit.Projector` does in the world."""
+    """The activity of `knit.Projector`."""
 
     @activity.defn(name="knit.drain_outbox")
     @abstractmethod
     async def drain_outbox(self, request: ProjectorInput) -> Drained:
-        """Projects, admits, starts and stops Runs as events come in; returns after some minutes."""
+        """Projects, admits, starts and stops Runs as events arrive; returns after some minutes."""

@@ -1,4 +1,4 @@
-"""Carrying out one Run: messages and activities of `knit.Run`."""
+"""Messages and activities of `knit.Run`, which carries out one Run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from knit_workflows.domain.runs import RunStatus
 
 
 class RunInput(Message):
-    """One generation of a Run. Queue names and time-outs travel along, so replays see the same."""
+    """One generation of a Run. Queues and timeouts are part of it, so that replays see them."""
 
     run_id: str
     generation: int
@@ -21,15 +21,14 @@ class RunInput(Message):
     compute_queue: str
     watch_queue: str
     interactive_queue: str = ""
-    """Where stops are carried out; empty, as in histories of before there was one: with Runs."""
+    """Where stops are carried out; empty (in old histories): on the compute queue."""
     heartbeat: timedelta = timedelta(seconds=20)
 
 
 class RunResult(Message):
-    """How the Run ended: a final status, and the exit when it had one.
+    """How the Run ended: a final status, and its exit if it had one.
 
-    `superseded`: this execution had nothing more to do, as the Run was deleted, retried or
-    deactivated meanwhile.
+    `superseded`: the Run was deleted, retried or deactivated, so this execution ended early.
     """
 
     status: str
@@ -45,11 +44,10 @@ class RunRef(Message):
 
 
 class Progress(Message):
-    """How far the Run is, and its exit once it has one.
+    """The status of the Run, and its exit once it has one.
 
-    `pod_ended` True: the run pod has ended by itself. False while it is under way, and where it
-    may still be there although the Run is not (stuck, lost, stopped, refused): it must be removed
-    first.
+    `pod_ended` says that the run pod has ended by itself. If the Run is no longer under way
+    without that (stuck, lost, stopped, refused), the pod may still exist and must be removed first.
     """
 
     status: RunStatus
@@ -57,7 +55,7 @@ class Progress(Message):
     exit_code: int | None = None
     exit_message: str = ""
     notes: tuple[str, ...] = ()
-    """What cannot be kept of its outputs, in words."""
+    """Sentences about files of its outputs that cannot be kept."""
 
 
 class Pending(Message):
@@ -77,13 +75,13 @@ class StopRun(Message):
 
 
 class Stopped(Message):
-    """Nothing of the run pod can write any more; the Run's status as the store has it."""
+    """The run pod can no longer write; `status` is that in the store."""
 
     status: RunStatus
 
 
 class Finalized(Message):
-    """The lineage is committed: the final status."""
+    """The lineage is committed; `status` is final."""
 
     status: RunStatus
 
@@ -101,7 +99,7 @@ class StopAccepted(Message):
 
 
 class RunActivities(ABC):
-    """What `knit.Run` does in the world. Each may run twice or die half-way."""
+    """The activities of `knit.Run`. Each may run twice or die half-way."""
 
     @activity.defn(name="knit.launch_run")
     @abstractmethod
@@ -125,21 +123,21 @@ class RunActivities(ABC):
 
 
 class EnsureRun(Message):
-    """Ask for the Run of a Plan with exactly these inputs: path → knit id."""
+    """Requests the Run of a Plan with exactly these inputs: path → knit id."""
 
     plan_id: str
     inputs: dict[str, str]
 
 
 class OutputData(Message):
-    """A Data that a Run made."""
+    """A Data that a Run has made."""
 
     path: str
     knit_id: str
 
 
 class FinishedRun(Message):
-    """A final Run as a user's own workflow sees it; `log` is the log's knit id."""
+    """A finished Run as a user's own workflow sees it; `log` is the knit id of its log."""
 
     run_id: str
     status: RunStatus
@@ -150,7 +148,7 @@ class FinishedRun(Message):
 
 
 class AwaitRunActivities(ABC):
-    """What `knit_workflows.workflow.run_plan` uses."""
+    """The activities of `knit_workflows.workflow.run_plan`."""
 
     @activity.defn(name="knit.ensure_run")
     @abstractmethod

@@ -1,4 +1,4 @@
-"""Holding a door to a Data open: messages and activities of `knit.Transfer`."""
+"""Messages and activities of `knit.Transfer`, which keeps the access to a Data open."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class TransferInput(Message):
     lease: timedelta = timedelta(seconds=60)
     heartbeat: timedelta = timedelta(seconds=20)
     compute_queue: str
-    """Where its activities are carried out; once it was that of Runs."""
+    """The task queue of its activities."""
 
 
 class Opened(Message):
-    """The door is open: its endpoint is in the store; or it could not be opened, and why."""
+    """The transfer is open and its endpoint is in the store; or why it could not be opened."""
 
     ok: bool
     kind: str = ""
@@ -35,7 +35,7 @@ class Opened(Message):
 
 
 class Finish(Message):
-    """The client is through: `ok` False discards what a write brought."""
+    """The client has finished; `ok` False discards what an upload has written."""
 
     ok: bool
     reason: str = ""
@@ -48,7 +48,7 @@ class Closed(Message):
 
 
 class OpenTransfer(Message):
-    """Open the door, making the upload's Run and Data first."""
+    """Opens a transfer; for an upload, makes its Run and Data first."""
 
     transfer_id: str
     mode: Literal["read", "write"]
@@ -57,7 +57,7 @@ class OpenTransfer(Message):
 
 
 class CloseTransfer(Message):
-    """Close the door; for a write, finalize the upload's Run."""
+    """Closes a transfer; for an upload, finalizes its Run."""
 
     transfer_id: str
     run_id: str = ""
@@ -66,14 +66,14 @@ class CloseTransfer(Message):
 
 
 class TransferActivities(ABC):
-    """What `knit.Transfer` does in the world."""
+    """The activities of `knit.Transfer`."""
 
     @activity.defn(name="knit.open_transfer")
     @abstractmethod
     async def open_transfer(self, request: OpenTransfer) -> Opened:
-        """Makes the rows and the volume, opens the door, records the endpoint."""
+        """Makes the rows and the volume, opens the transfer, records its endpoint."""
 
     @activity.defn(name="knit.close_transfer")
     @abstractmethod
     async def close_transfer(self, request: CloseTransfer) -> Closed:
-        """Finalizes the upload, closes the door, removes the transfer's row."""
+        """Finalizes the upload, closes the transfer, removes its row."""

@@ -1,6 +1,6 @@
 -- name: plan_words
 
--- Part of other statements: how a Plan is named to people, its image as it was given.
+-- Part of other statements: how a Plan is shown to people, its image as it was written.
 coalesce('image = ' || p.repository || coalesce(':' || nullif(p.image_tag, ''), '')
                     || coalesce('@' || nullif(p.image_digest, ''), ''), p.name)
 
@@ -78,7 +78,7 @@ SELECT p.plan_id::text AS value, /*plan_words*/ AS words
 
 -- name: tags
 
--- Tags by how they begin, among the newest: they have no index by their text, and are never removed.
+-- Tags by prefix, among the newest: they have no index by their text, and are never removed.
 SELECT DISTINCT newest.key || ':' || newest.value AS value, '' AS words
   FROM (SELECT key, value FROM tag ORDER BY tag_id DESC LIMIT %(looked_at)s) AS newest
  WHERE starts_with(newest.key || ':' || newest.value, %(prefix)s)

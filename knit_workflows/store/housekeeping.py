@@ -1,4 +1,4 @@
-"""What tidying up asks of the database: what is left over, and for how long it has been."""
+"""What garbage collection and reconciliation ask of the database."""
 
 from __future__ import annotations
 

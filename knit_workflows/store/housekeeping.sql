@@ -1,6 +1,6 @@
 -- name: discarded
 
--- Volumes to delete, those discarded first before the others.
+-- Volumes to delete, in the order in which they were discarded.
 SELECT knit_id, volume
   FROM discarded
  WHERE at < clock_timestamp() - %(older_than)s
@@ -9,12 +9,12 @@ SELECT knit_id, volume
 
 -- name: collected
 
--- These volumes are gone.
+-- These volumes have been deleted.
 DELETE FROM discarded WHERE knit_id = ANY (%(knit_ids)s::uuid[])
 
 -- name: under_way
 
--- Runs that should have a workflow and have been quiet for a while, by id.
+-- Runs that should have a workflow and have not changed for a while, by id.
 /*runs_to_start*/
  WHERE r.admitted_at IS NOT NULL
    AND r.status NOT IN ('done', 'failed', 'invalidated')
@@ -26,8 +26,8 @@ DELETE FROM discarded WHERE knit_id = ANY (%(knit_ids)s::uuid[])
 
 -- name: over
 
--- Which of these executions have been over for a while: their Run is final, or has gone on. Of a
--- Run that is not there at all nothing is said: it may be another installation's.
+-- Which of these executions have been over for a while: their Run is final, or in a later
+-- generation. Unknown Runs are left out: they may belong to another installation.
 SELECT key.run_id, key.generation
   FROM unnest(%(run_ids)s::uuid[], %(generations)s::int[]) AS key (run_id, generation)
   JOIN run r USING (run_id)
@@ -36,7 +36,7 @@ SELECT key.run_id, key.generation
 
 -- name: stale_transfers
 
--- Doors opened some time ago, oldest first.
+-- Transfers opened some time ago, oldest first.
 SELECT t.transfer_id, t.knit_id, d.run_id, d.volume, t.mode, t.token, t.endpoint
   FROM transfer t
   JOIN data d USING (knit_id)

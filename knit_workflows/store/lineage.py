@@ -1,4 +1,4 @@
-"""What came from what: the walk through Runs and Data, in both directions by one statement."""
+"""Lineage: walks Runs and Data in both directions, with a single statement."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from knit_workflows.store.runs.details import data_details, run_details
 _SQL: Final = named_sql.beside(__file__)
 
 _ALL: Final = 2_147_483_647
-"""More hops than any lineage has."""
+"""More hops than any lineage can have."""
 
 
 class PostgresLineageStore:
@@ -69,14 +69,14 @@ async def _walk(
             "most": limit + 1,
         },
     )
-    # Only by a cycle, which nothing but a hand in the database can make, one is in both directions.
+    # A Run is found in both directions only in a cycle, which only manual changes can create.
     run_ids = list(dict.fromkeys(row.run_ids or ()))
     _check_size(len(run_ids), limit, "Runs")
     return run_ids
 
 
 async def _edges(session: Session, run_ids: list[str]) -> list[Edge]:
-    """Gives what the Runs have at their inputs and outputs, Run by Run in this order."""
+    """Gives the inputs and outputs of these Runs, Run by Run in this order."""
     if not run_ids:
         return []
     row = await session.row(_SQL["edges"], {"run_ids": id_array(run_ids)})
@@ -89,7 +89,7 @@ def _hops(wanted: int | None) -> int:
 
 
 def _assigned(runs: Iterable[RunDetail]) -> Iterable[KnitId]:
-    """Gives the Data of these Runs, Run by Run: inputs, outputs, log; deleted ones are none."""
+    """Gives the Data of these Runs, Run by Run: inputs, outputs, log; without discarded ones."""
     for run in runs:
         log = () if run.log is None else (run.log,)
         for one in (*run.inputs, *run.outputs, *log):

@@ -1,16 +1,16 @@
 -- name: exists
 
--- Whether there is such a Data.
+-- Whether the Data exists.
 SELECT knit_id FROM data WHERE knit_id = %(knit_id)s
 
 -- name: walk
 
 -- The Runs that a Data came from (`up`) and that came of it, nearest first, at most so many hops
 -- away; deleted ones are not followed downstream. A row holds a Run and nothing else, so UNION
--- meets each Run once, whatever the number of ways to it, and no cycle can go on for ever; a hop
--- beside it would make every way a row of its own. The hop is known all the same: one row per
--- direction has no Run, and counts. It is what the window gives to the Runs of its own turn, and a
--- turn that found no Run is the last one.
+-- visits each Run once, however many paths lead to it, and cycles end; a column with the number of
+-- hops would make every path a row of its own. The number is known nevertheless: one row per
+-- direction has no Run, and counts. The window gives its count to the Runs of the same iteration,
+-- and an iteration that found no Run is the last one.
 WITH RECURSIVE walk (up, run_id, hop) AS (
     (
         SELECT true, d.run_id, NULL::int

@@ -1,4 +1,4 @@
-"""Errors that say that there is no such Data, Plan or Run, and how to look for one."""
+"""Errors for Data, Plans and Runs that do not exist, with advice on how to find one."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from knit_workflows.domain.errors import DataNotFound, PlanNotFound, RunNotFound
 
 
 def missing_plan(plan_id: str) -> PlanNotFound:
-    """Makes the error that says so; built-in Plans are not there for their users."""
+    """Makes the error for an unknown Plan; built-in ones count as unknown to users."""
     return PlanNotFound(
         f"there is no Plan {plan_id} of yours",
         advice="look for it with: knit plan find",
@@ -15,14 +15,14 @@ def missing_plan(plan_id: str) -> PlanNotFound:
 
 
 def missing_data(knit_id: str) -> DataNotFound:
-    """Makes the error that says so."""
+    """Makes the error for an unknown Data."""
     return DataNotFound(
         f"there is no Data {knit_id}", advice="look for it with: knit data find", see=knit_id
     )
 
 
 def missing_run(run_id: str) -> RunNotFound:
-    """Makes the error that says so."""
+    """Makes the error for an unknown Run."""
     return RunNotFound(
         f"there is no Run {run_id}", advice="look for it with: knit run find", see=run_id
     )

@@ -1,4 +1,4 @@
-"""The store on PostgreSQL: the parts put together, opened and closed."""
+"""The store on PostgreSQL: composes its parts, opens and closes them."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class PostgresStore:
         self.housekeeping = PostgresHousekeepingStore(db)
 
     async def open(self) -> None:
-        """Connects and checks the schema; raises StoreUnavailable that says what to do."""
+        """Connects and checks the schema; raises StoreUnavailable with advice on what to do."""
         found = None
         if (await self._db.row(_SQL["revision"])).versions is not None:
             row = await self._db.row(_SQL["current"])
@@ -59,10 +59,10 @@ class PostgresStore:
         )
 
     async def aclose(self) -> None:
-        """Closes all connections; to be called once, when nothing uses the store any more."""
+        """Closes all connections; call it once, after the last use of the store."""
         await self._listener.aclose()
         await self._db.aclose()
 
     async def ping(self) -> None:
-        """Answers when the database does; raises StoreUnavailable."""
+        """Returns if the database answers; raises StoreUnavailable."""
         await self._db.row(_SQL["ping"])

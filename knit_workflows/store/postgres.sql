@@ -1,6 +1,6 @@
 -- name: revision
 
--- The revision the database is at; NULL when it never was migrated.
+-- Whether the database was ever migrated (NULL: never).
 SELECT to_regclass('alembic_version')::text AS versions
 
 -- name: current
@@ -10,5 +10,5 @@ SELECT version_num AS revision FROM alembic_version
 
 -- name: ping
 
--- Any answer will do.
+-- Any result will do.
 SELECT 1

@@ -162,7 +162,7 @@ class PlanInput(_Table, table=True):
 
 
 class PlanInputTag(_Table, table=True):
-    """A user tag an input asks for."""
+    """A user tag that an input requires."""
 
     __tablename__ = "plan_input_tag"
     __table_args__ = (Index("ix_plan_input_tag_input", "input_id", "tag_id"),)
@@ -172,7 +172,7 @@ class PlanInputTag(_Table, table=True):
 
 
 class PlanOutput(_Table, table=True):
-    """A place where Runs leave Data; the log is one too."""
+    """An output of a Plan; its log is one too."""
 
     __tablename__ = "plan_output"
     __table_args__ = (
@@ -201,7 +201,7 @@ class Run(_Table, table=True):
     """One combination of Data under a Plan. Uploads have no inputs and no `assignment_hash`.
 
     `admitted_at` says that it may have a workflow, `workflow_started_at` that it has one;
-    `used_*` and `image_digest` are what its pod really got, `notes` is about its outputs.
+    `used_*` and `image_digest` are what its pod was really given, `notes` is about its outputs.
     """
 
     __tablename__ = "run"
@@ -269,8 +269,8 @@ class Data(_Table, table=True):
 class DataTag(_Table, table=True):
     """A user tag of a Data.
 
-    `timestamp` is that of the Data: a trigger copies it when it is set, and who adds a tag later
-    does so under a lock on the Data.
+    `timestamp` is that of the Data: a trigger copies it when it is set; tags are added under a lock
+    on the Data.
     """
 
     __tablename__ = "data_tag"
@@ -337,7 +337,7 @@ class Outbox(_Table, table=True):
 
 
 class Transfer(_Table, table=True):
-    """One open door to a Data; `endpoint` is empty until it answers."""
+    """One open transfer of a Data; `endpoint` is empty until the back-end has opened it."""
 
     __tablename__ = "transfer"
     __table_args__ = (
@@ -355,7 +355,7 @@ class Transfer(_Table, table=True):
 
 
 class Discarded(_Table, table=True):
-    """A volume to delete: its Data was retried or deleted away."""
+    """A volume to delete: its Data was discarded by a retry or deletion."""
 
     __tablename__ = "discarded"
     __table_args__ = (Index("ix_discarded_at", "at", "knit_id"),)
@@ -366,7 +366,7 @@ class Discarded(_Table, table=True):
 
 
 class Admission(_Table, table=True):
-    """The limits that are in force, in its one row, so that everybody can say why a Run waits.
+    """The limits in force, in its single row, so that the API can say why a Run waits.
 
     `held` says why no Run is admitted at all.
     """

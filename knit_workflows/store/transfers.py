@@ -1,4 +1,4 @@
-"""Uploads and downloads: the pseudo Run of an upload, and a row for every open door to a Data."""
+"""Uploads and downloads: the pseudo-Run of an upload, and a row for every open transfer."""
 
 from __future__ import annotations
 

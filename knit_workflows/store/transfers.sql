@@ -1,7 +1,7 @@
 -- name: begin_upload
 
--- The Run of an upload, its Data and its door, all at once or, when the Run is there, not at all.
--- Nor while a volume of that name, of a Data deleted since, is still to be deleted.
+-- The Run of an upload, its Data and its transfer: all of them, or none if the Run exists, or if the
+-- volume of a deleted Data of that id is still to be deleted.
 WITH made AS (
     INSERT INTO run (run_id, plan_id, status, created_at, updated_at)
     SELECT %(run_id)s, plan_id, 'running', at, at
@@ -27,7 +27,7 @@ SELECT %(transfer_id)s, filled.knit_id, 'write', %(token)s, made.created_at
 
 -- name: begin_download
 
--- A door to read a Data; the same door when it is there.
+-- A transfer that reads a Data; the same one if it exists.
 INSERT INTO transfer (transfer_id, knit_id, mode, token, created_at)
 SELECT %(transfer_id)s, knit_id, 'read', %(token)s, date_trunc('milliseconds', clock_timestamp())
   FROM data
@@ -36,7 +36,7 @@ SELECT %(transfer_id)s, knit_id, 'read', %(token)s, date_trunc('milliseconds', c
 
 -- name: transfer
 
--- One door, with the Data behind it.
+-- One transfer with its Data.
 SELECT t.transfer_id, t.knit_id, d.run_id, d.volume, t.mode, t.token, t.endpoint
   FROM transfer t
   JOIN data d USING (knit_id)
@@ -44,10 +44,10 @@ SELECT t.transfer_id, t.knit_id, d.run_id, d.volume, t.mode, t.token, t.endpoint
 
 -- name: opened
 
--- Where the door answers.
+-- The endpoint of a transfer.
 UPDATE transfer SET endpoint = %(endpoint)s WHERE transfer_id = %(transfer_id)s
 
 -- name: closed
 
--- The door is shut.
+-- The transfer is over.
 DELETE FROM transfer WHERE transfer_id = %(transfer_id)s

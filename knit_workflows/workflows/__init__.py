@@ -1,6 +1,5 @@
-"""Workflows: they decide and wait, and never touch the world themselves.
+"""Workflows: they decide and wait, and leave all side effects to activities.
 
-They run outside Temporal's sandbox, which costs 15 ms per workflow; that they take neither time nor
-chance nor the world from elsewhere than Temporal is proven by tests over their syntax trees, and by
-the replay of recorded histories.
+They run outside Temporal's sandbox, which costs 15 ms per workflow. Tests over their syntax trees,
+and the replay of recorded histories, prove that they take time and randomness only from Temporal.
 """

@@ -1,4 +1,4 @@
-"""How activities are called: time-outs, heartbeats and retries, each set on purpose."""
+"""Timeouts, heartbeats and retries of activities, each set on purpose."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ UNTIL_IT_WORKS: Final = RetryPolicy(
     backoff_coefficient=2.0,
     maximum_interval=timedelta(seconds=10),
 )
-"""For what must happen in the end: an outage of the store or of the back-end only delays it."""
+"""For steps that must succeed in the end: an outage only delays them."""
 
 AT_ONCE: Final = RetryPolicy(
     initial_interval=timedelta(milliseconds=200),
     backoff_coefficient=1.5,
     maximum_interval=timedelta(seconds=10),
 )
-"""For watches: a killed worker's watch resumes elsewhere as soon as it is missed."""
+"""For watches: that of a killed worker resumes elsewhere as soon as its heartbeat is missed."""
 
 AT_HAND: Final = Priority(priority_key=1)
-"""For what somebody waits for. It counts where a queue is shared, on servers that know it."""
+"""For steps that a user waits for. Counts on shared queues, on servers with task priorities."""
 
 SHORT: Final = timedelta(seconds=60)
-"""A step that asks for a state and does not wait for it."""
+"""For a step that requests a state and does not wait for it."""
 
 LONG: Final = timedelta(days=365)
-"""A watch; its worker's life is known by heartbeats, not by this."""
+"""For a watch; heartbeats, not this, show whether its worker is alive."""
 
 TURN: Final = timedelta(hours=1)
 """One turn of a schedule; what it does not finish is left to the next."""

@@ -1,4 +1,4 @@
-"""`knit.Projector`: keeps one long activity alive that turns commits into Runs."""
+"""`knit.Projector`: keeps a long activity running that turns commits into Runs."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from knit_workflows.contracts.projector import ProjectorActivities, ProjectorInp
 from knit_workflows.workflows import options
 
 DRAINS_PER_EXECUTION: Final = 200
-"""About 1,600 history events: far below the server's hint to continue as new."""
+"""About 1,600 history events, far below the server's threshold for continue-as-new."""
 
 
 @workflow.defn(name=names.PROJECTOR_WORKFLOW, sandboxed=False)
 class ProjectorWorkflow:
-    """One shard's Projector; runs for ever."""
+    """The Projector of one shard; never ends."""
 
     @workflow.run
     async def run(self, request: ProjectorInput) -> Nothing:
-        """Drains, again and again; continue as new before the history grows long."""
+        """Drains again and again; continues as new before the history grows long."""
         for _ in range(DRAINS_PER_EXECUTION):
             drained = await workflow.execute_activity_method(
                 ProjectorActivities.drain_outbox,

@@ -6,7 +6,7 @@ launch_run ──► watch_run ──────────────► fin
      │  └──────────┴────► stop_run ───────────┘
      └── a short Run is over already ───────────────────►
 ```
-The store is moved by the activities, each change as it happens; this workflow owns the progress.
+Activities record each change in the store as it happens; this workflow decides what comes next.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ STATUS: Final = SearchAttributeKey.for_keyword(names.ATTRIBUTE_STATUS)
 
 @workflow.defn(name=names.RUN_WORKFLOW, sandboxed=False)
 class RunWorkflow:
-    """One Run, from admission to done or failed."""
+    """One Run, from its admission until it is done or failed."""
 
     @workflow.init
     def __init__(self, request: RunInput) -> None:
@@ -58,7 +58,7 @@ class RunWorkflow:
 
     @workflow.run
     async def run(self, request: RunInput) -> RunResult:
-        """Launches, watches, finalizes; a stop or a cancellation cuts the watch short."""
+        """Launches, watches, finalizes; a stop or a cancellation ends the watch early."""
         try:
             await self._carry_out()
         except (Exception, asyncio.CancelledError) as error:
@@ -66,7 +66,7 @@ class RunWorkflow:
                 return RunResult(status="superseded")
             if not is_cancelled_exception(error):
                 raise
-            # Cancelled from outside knit: the same as a user's stop --fail, clean-up included.
+            # Cancelled in Temporal: the same as a user's stop --fail, clean-up included.
             await self._end_pod(abort=True)
             await self._finalize()
             raise
@@ -77,7 +77,7 @@ class RunWorkflow:
 
     @workflow.update
     async def stop(self, request: StopUpdate) -> StopAccepted:
-        """Accepts a user's stop; the store has it already, this only makes it prompt."""
+        """Accepts a user's stop, which the store has already; this makes it prompt."""
         self._stop = self._stop or request
         return StopAccepted(phase=self._phase)
 
@@ -95,7 +95,7 @@ class RunWorkflow:
 
     @workflow.query
     def status(self) -> str:
-        """Gives the Run's status as this execution knows it."""
+        """Gives the status as this execution knows it."""
         return self._phase
 
     async def _carry_out(self) -> None:
@@ -118,11 +118,11 @@ class RunWorkflow:
             heartbeat_timeout=self._heartbeat,
             retry_policy=options.UNTIL_IT_WORKS,
             cancellation_type=workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
-            summary="create volumes and the run pod; see a short one through",
+            summary="create volumes and the run pod; see a short Run through",
         )
         if workflow.cancellation_reason() is not None and not progress.status.is_final:
-            # The launch is waited for, as no pod may be started behind a stop; that it ended well
-            # has made this coroutine forget the cancellation.
+            # The launch is awaited, because no pod may be started after a stop; its success has
+            # swallowed the cancellation.
             raise asyncio.CancelledError
         return progress
 
@@ -141,7 +141,7 @@ class RunWorkflow:
         await workflow.wait_condition(lambda: watch.done() or self._stop is not None)
         if watch.done():
             return await watch
-        # Nobody waits for its end; unheard, it would be logged as a fault when the handle goes.
+        # Nobody awaits it; an unretrieved exception would be logged as an error.
         watch.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
         watch.cancel()
         fail = self._stop is not None and self._stop.fail
@@ -172,7 +172,7 @@ class RunWorkflow:
         self._enter(Progress(status=finalized.status))
 
     def _enter(self, progress: Progress) -> None:
-        """Takes note of how far the Run is, and shows it in Temporal's Web UI."""
+        """Remembers the progress, and shows it in Temporal's Web UI."""
         self._phase = progress.status
         if progress.exit_code is not None:
             self._exit_code, self._exit_message = progress.exit_code, progress.exit_message
@@ -184,7 +184,7 @@ class RunWorkflow:
     def _show(self) -> None:
         text = f"**{self._phase}**"
         pending = self._pending
-        # This execution does not hear of `ready`: until its launch is over, the teller is right.
+        # This execution never sees `ready`: until its launch is over, the reporter knows better.
         if pending and pending.reason and self._phase in (RunStatus.WAITING, pending.status):
             text = f"**{pending.status}**: {pending.reason}"
         if self._exit_code is not None:
@@ -194,6 +194,6 @@ class RunWorkflow:
 
 
 def _superseded(error: BaseException) -> bool:
-    """Says whether the Run was deleted, retried or deactivated away from this execution."""
+    """Says whether the Run was deleted, retried or deactivated meanwhile."""
     cause = error.cause if isinstance(error, ActivityError) else None
     return isinstance(cause, ApplicationError) and cause.type in {"Superseded", "RunNotFound"}

@@ -1,9 +1,9 @@
-"""`knit.Transfer`: holds one door to a Data open while a client pushes or pulls.
+"""`knit.Transfer`: keeps the access to a Data open while a client pushes or pulls.
 
 ```
 open ──► (client streams, renews its lease) ──► finish(ok) ──► closed
   │                                                │
-  └─ could not be opened                           └─ or the lease ran out: closed as broken
+  └─ could not be opened                           └─ or the lease expired: closed as broken
 ```
 """
 
@@ -32,7 +32,7 @@ from knit_workflows.workflows import options
 
 @workflow.defn(name=names.TRANSFER_WORKFLOW, sandboxed=False)
 class TransferWorkflow:
-    """One transfer; the store and the back-end are reached through its two activities."""
+    """One transfer; its two activities use the store and the back-end."""
 
     def __init__(self) -> None:
         self._opened: Opened | None = None
@@ -42,7 +42,7 @@ class TransferWorkflow:
 
     @workflow.run
     async def run(self, request: TransferInput) -> Closed:
-        """Opens, waits for the client's end or the end of its lease, closes."""
+        """Opens, waits until the client finishes or its lease expires, closes."""
         try:
             self._opened = await self._open(request)
             if self._opened.ok:
@@ -63,14 +63,14 @@ class TransferWorkflow:
 
     @workflow.update
     async def open(self, _: Nothing) -> Opened:
-        """Waits until the door is open, or could not be opened."""
+        """Waits until the transfer is open, or could not be opened."""
         await workflow.wait_condition(lambda: self._opened is not None)
         assert self._opened is not None
         return self._opened
 
     @workflow.update
     async def finish(self, request: Finish) -> Closed:
-        """Ends the transfer; the first end counts, every call waits for the outcome."""
+        """Ends the transfer; the first call counts, and every call waits for the outcome."""
         self._finish = self._finish or request
         await workflow.wait_condition(lambda: self._closed is not None)
         assert self._closed is not None
@@ -83,7 +83,7 @@ class TransferWorkflow:
 
     @workflow.signal
     def renew(self) -> None:
-        """Prolongs the lease: the client is still there."""
+        """Renews the lease: the client is still there."""
         self._renewals += 1
 
     async def _until_finished(self, lease: timedelta) -> None:

@@ -1,4 +1,4 @@
-"""What the API asks of Data, and changes of their tags."""
+"""Looks Data up and changes their tags."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ class PostgresDataStore:
         tag_ids = sorted(known.values()) if all(tag in known for tag in users) else None
 
         async def read(session: Session) -> list[DataDetail]:
-            place = None if after is None else await _located(session, parse_cursor(after))
-            found = await DataSearch(query, tag_ids).page(session, place, limit)
+            cursor = None if after is None else await _located(session, parse_cursor(after))
+            found = await DataSearch(query, tag_ids).page(session, cursor, limit)
             return await data_details(session, found)
 
         return await self._db.reading(read)
@@ -83,12 +83,12 @@ class PostgresDataStore:
 
 
 async def _located(session: Session, cursor: Cursor) -> Cursor:
-    """Gives the cursor with its instant; of an id alone, that of the Data as it is now."""
+    """Completes a cursor that is an id alone with the present instant of its Data."""
     if cursor.known:
         return cursor
     row = await session.row(_SQL["data_place"], {"knit_id": cursor.id})
     if row is None:
         raise InvalidRequest(
-            f"the cursor {cursor} is no Data's id", advice="start again without a cursor"
+            f"the cursor {cursor} is not the id of a Data", advice="start again without a cursor"
         )
     return Cursor(cursor.id, row.timestamp)

@@ -1,16 +1,16 @@
 -- name: data_place
 
--- Where a Data stands in that order.
+-- The position of a Data in the list of Data.
 SELECT timestamp FROM data WHERE knit_id = %(knit_id)s
 
 -- name: lock_data
 
--- Changes of one Data's tags come one after the other.
+-- Serializes changes of one Data's tags.
 SELECT knit_id FROM data WHERE knit_id = %(knit_id)s FOR NO KEY UPDATE
 
 -- name: remove_tags
 
--- Takes away tags by pair and by key.
+-- Removes tags by pair and by key.
 DELETE FROM data_tag dt
  USING tag
  WHERE dt.knit_id = %(knit_id)s
@@ -19,8 +19,8 @@ DELETE FROM data_tag dt
 
 -- name: add_tags
 
--- Puts tags on a Data, which is to be matched anew. Always, done or not: its Run may be getting
--- done in this moment, and be matched before these tags are there.
+-- Adds tags to a Data and has it matched again, whether it is done or not: its Run may become done
+-- at this moment, and be matched before these tags are visible.
 WITH added AS (
     INSERT INTO data_tag (tag_id, knit_id, timestamp)
     SELECT wanted.tag_id, d.knit_id, d.timestamp

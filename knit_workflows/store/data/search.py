@@ -1,11 +1,11 @@
-"""Which Data a query finds: every page is a range of an index, whatever the size of the store.
+"""Finds Data by a query: every page is a range of an index, however large the store.
 
 ```
 no user tag   the Data by (timestamp, id)
 one           the Data of the tag by (timestamp, id)
-several       those of the tag that the fewest Data have; the others are probed one by one
+several       the Data of the rarest tag; the others are probed one by one
 ```
-Data without a timestamp come last, by a statement of their own.
+Data without a timestamp come last, from a second statement.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _TRANSIENT: Final = {
 class DataSearch:
     """What the rows must satisfy: SQL about `d` (the Data) and `r` (its Run), and its parameters.
 
-    `tag_ids` are the numbers of the user tags; None: there is a tag that no Data has.
+    `tag_ids` are the numbers of the user tags; None: there is one that no Data has.
     """
 
     query: DataQuery
@@ -51,25 +51,25 @@ class DataSearch:
     parameters: dict[str, Any] = field(default_factory=dict)
 
     async def page(self, session: Session, after: Cursor | None, limit: int | None) -> list[str]:
-        """Gives the ids behind the cursor, which has its instant; at most `limit`."""
+        """Gives at most `limit` ids behind the cursor, which must have its instant."""
         if self.tag_ids is None or not self._add_system_tags():
             return []
         source = await self._source(session)
         found: list[str] = []
-        begins = after is None or after.instant is not None
-        if begins and not self._unfinished():
+        dated = after is None or after.instant is not None
+        if dated and not self._unfinished():
             found = await self._ids(session, source, self._dated(after), after, limit)
         if limit is None or len(found) < limit:
-            rest = None if limit is None else limit - len(found)
-            found += await self._ids(session, source, self._undated(after), after, rest)
+            remainder = None if limit is None else limit - len(found)
+            found += await self._ids(session, source, self._undated(after), after, remainder)
         return found
 
     def _unfinished(self) -> bool:
-        """Says whether only Data of Runs under way are asked for; none of them has a timestamp."""
+        """Says whether only Data of unfinished Runs are wanted; none of them has a timestamp."""
         return Tag(KEY_TRANSIENT, TRANSIENT_PROCESSING) in self.query.tags
 
     async def _source(self, session: Session) -> str:
-        """Gives the table to walk; the tags but the one it is walked by become conditions."""
+        """Gives the table to scan; all tags but the one it is scanned by become conditions."""
         tag_ids = self.tag_ids or []
         if not tag_ids:
             return "data d"
@@ -83,7 +83,7 @@ class DataSearch:
         return "data_tag d"
 
     def _add_system_tags(self) -> bool:
-        """Adds what the system tags ask for; False: they contradict each other, or mean nothing."""
+        """Adds conditions for the system tags; False: no Data can have all of them."""
         wanted: dict[str, set[Any]] = {}
         for tag in self.query.tags:
             if tag.is_system:
@@ -109,7 +109,7 @@ class DataSearch:
         self.parameters.update(parameters)
 
     def _dated(self, after: Cursor | None) -> list[str]:
-        behind = "(d.timestamp, d.knit_id) > (%(place)s, %(after)s::uuid)"
+        behind = "(d.timestamp, d.knit_id) > (%(instant)s, %(after)s::uuid)"
         where = ["d.timestamp IS NOT NULL" if after is None else behind]
         return where + self._window("d.timestamp")
 
@@ -145,7 +145,7 @@ class DataSearch:
                 "since": self.query.since,
                 "until": self.query.until,
                 "after": None if after is None else after.id,
-                "place": None if after is None else after.instant,
+                "instant": None if after is None else after.instant,
                 "limit": limit,
             },
         )

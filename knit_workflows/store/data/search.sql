@@ -1,7 +1,6 @@
 -- name: data
 
--- Data by time, then id; `d` is `data`, or `data_tag` at one tag, and either way a range of an
--- index. The conditions are put in where the comment stands.
+-- Data by time, then id; `d` is `data`, or `data_tag` for one tag: a range of an index in both cases.
 SELECT d.knit_id
   FROM /*source*/
  WHERE /*where*/
@@ -10,18 +9,18 @@ SELECT d.knit_id
 
 -- name: run_of_data
 
--- Joined when a condition is about the Run that makes the Data.
+-- Joined if a condition is about the Run that makes the Data.
   JOIN data own ON own.knit_id = d.knit_id
   JOIN run r ON r.run_id = own.run_id
 
 -- name: has_tag
 
--- A subquery with a value, not EXISTS: that could become a join with all Data of the tag.
+-- A subquery with a value, because EXISTS could become a join with all Data of the tag.
 (SELECT true FROM data_tag o WHERE o.tag_id = %(/*tag*/)s AND o.knit_id = d.knit_id)
 
 -- name: rarest_first
 
--- These tags, those that the fewest Data have first; counted up to a bound.
+-- These tags, the rarest first; Data are counted up to a bound.
 SELECT tag_id
   FROM unnest(%(tag_ids)s::bigint[]) AS wanted (tag_id)
  ORDER BY (SELECT count(*)

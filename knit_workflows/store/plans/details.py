@@ -1,4 +1,4 @@
-"""Plans as rows become Plans as values: a constant number of statements, however many."""
+"""Reads Plans from rows, with a constant number of statements however many there are."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from knit_workflows.store.plans.images import image_of
 
 _SQL: Final = named_sql.beside(__file__)
 _REMEMBERED: Final = 4096
-"""Plans that a process keeps in mind: some 3 KiB each."""
+"""How many Plans a process caches, at some 3 KiB each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +50,9 @@ class StoredPlan:
 
 
 async def load_plans(session: Session, plan_ids: Collection[str]) -> dict[str, StoredPlan]:
-    """Gives these Plans by id; one statement, and one for those that were never read before.
+    """Gives these Plans by id; one statement, and another for those that are not cached.
 
-    What identifies a Plan never changes, and is most of it: only the rest is read again.
+    Most of a Plan never changes and is cached: only the rest is read again.
     """
     memory: dict[str, StoredPlan] = session.memory.setdefault(__name__, {})
     known = {one: memory[one] for one in set(plan_ids) if one in memory}
@@ -70,7 +70,7 @@ async def load_plans(session: Session, plan_ids: Collection[str]) -> dict[str, S
 
 
 async def plan_links(session: Session, plan_ids: Iterable[str]) -> Sequence[Any]:
-    """Gives the links that begin or end at these Plans: producer, consumer, and the mountpoints."""
+    """Gives the links to and from these Plans: producer, consumer, and their mountpoints."""
     return await session.rows(_SQL["links"], {"plan_ids": id_array(plan_ids)})
 
 
@@ -153,7 +153,7 @@ def _stored(row: Any) -> StoredPlan:
 
 
 def _as_of(known: StoredPlan, row: Any) -> StoredPlan:
-    """Gives the Plan with what may have changed since it was read."""
+    """Updates a cached Plan from a row."""
     return replace(
         known,
         summary=replace(known.summary, annotations=_annotations(row)),

@@ -27,7 +27,7 @@ SELECT p.plan_id, p.name, p.repository, p.image_tag, p.image_digest, p.entrypoin
 
 -- name: changeable
 
--- What can change in a Plan: the rest of it, identity and mountpoints, never does.
+-- What can change in a Plan; identity and mountpoints never do.
 SELECT plan_id, resources, service_account, annotations, active, priority
   FROM plan
  WHERE plan_id = ANY (%(plan_ids)s::uuid[])

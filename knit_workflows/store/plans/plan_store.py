@@ -1,4 +1,4 @@
-"""What the API asks of Plans, and changes in them."""
+"""Registers Plans, looks them up and changes them."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ from knit_workflows.store.projection.creation import notify_projector
 
 _SQL: Final = named_sql.beside(__file__)
 _PAGE: Final = 5_000
-"""How many waiting Runs get another priority in one transaction."""
+"""How many waiting Runs get a new priority in one transaction."""
 
 
 class _RolledBackError(Exception):
-    """Carries an answer out of a transaction that must leave nothing behind."""
+    """Carries a result out of a transaction that is to be rolled back."""
 
     def __init__(self, answer: PlanPreview) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ class PostgresPlanStore:
             await insert_plan(session, registration)
             await refuse_cycle(session, registration)
             if new_runs_limit is not None:
-                await _refuse_flood(session, registration.plan_id, new_runs_limit)
+                await _refuse_too_many_runs(session, registration.plan_id, new_runs_limit)
             await session.do(_SQL["announce"], {"plan_id": registration.plan_id})
             await notify_projector(session)
 
@@ -206,7 +206,7 @@ class PostgresPlanStore:
     async def _changed(
         self, plan_id: PlanId, step: Callable[[Session], Awaitable[None]]
     ) -> PlanDetail:
-        """Runs a transaction that changes a Plan, and gives the Plan."""
+        """Changes a Plan in a transaction, and reads it again."""
         if not is_id(plan_id):
             raise missing_plan(plan_id)
         await self._db.transaction(step)
@@ -214,7 +214,7 @@ class PostgresPlanStore:
 
 
 async def _set(session: Session, statement: str, parameters: Mapping[str, Any]) -> None:
-    """Runs a statement that gives a row when there was such a Plan of a user's."""
+    """Runs an UPDATE … RETURNING on a user's Plan; raises PlanNotFound if it matches none."""
     if await session.row(_SQL[statement], parameters) is None:
         raise missing_plan(parameters["plan_id"])
 
@@ -230,7 +230,7 @@ def _preview(spec: PlanSpec, found: Sequence[Sequence[str]], limit: int) -> Plan
 
 
 async def _conditions(db: Database, query: PlanQuery) -> tuple[list[str], dict[str, Any]] | None:
-    """Gives what the rows must satisfy; None: nothing can."""
+    """Gives the conditions of a search; None: nothing can satisfy them."""
     conditions: list[str] = []
     parameters: dict[str, Any] = {
         "active": query.active,
@@ -284,12 +284,12 @@ def _input_conditions(
 
 
 def _numbers(wanted: Sequence[Tag], known: Mapping[Tag, int]) -> list[int] | None:
-    """Gives the numbers of user tags; None when one was never used, or is a system tag."""
+    """Gives the numbers of user tags; None if one was never used or is a system tag."""
     numbers = {known.get(tag) for tag in wanted}
     return None if None in numbers else sorted(one for one in numbers if one is not None)
 
 
-async def _refuse_flood(session: Session, plan_id: str, limit: int) -> None:
+async def _refuse_too_many_runs(session: Session, plan_id: str, limit: int) -> None:
     found = count(await candidates_of(session, plan_id), None)
     if found > limit:
         raise TooManyRuns(

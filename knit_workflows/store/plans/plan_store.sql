@@ -1,6 +1,6 @@
 -- name: announce
 
--- The Plan's Runs are to be made.
+-- Has the Plan's Runs created.
 INSERT INTO outbox (kind, subject, created_at)
 VALUES ('plan_registered', %(plan_id)s, date_trunc('milliseconds', clock_timestamp()))
 
@@ -15,9 +15,9 @@ UPDATE plan
 
 -- name: move_runs
 
--- The Plan's Runs that have not begun, one way or the other. One that was admitted already may
--- have a workflow: its execution is over, it will get another one when the Plan is active again,
--- in the place in the queue that the Plan has by then.
+-- Moves the Plan's Runs that have not begun. One that was admitted already may have a workflow:
+-- that execution is over; the Run gets another one once the Plan is active again and its turn
+-- comes.
 WITH cur AS MATERIALIZED (
     SELECT run_id, status, admitted_at
       FROM run
@@ -47,7 +47,7 @@ SELECT count(pg_notify(%(run_channel)s, run_id::text)::text) FROM moved
 
 -- name: change_resources
 
--- What is unset falls back to its default, if it has one; what is set wins.
+-- Unset resources fall back to their defaults, if any; set ones win.
 UPDATE plan
    SET resources = %(defaults)s::jsonb || (resources - %(unset)s::text[]) || %(set)s::jsonb
  WHERE plan_id = %(plan_id)s
@@ -56,7 +56,7 @@ UPDATE plan
 
 -- name: lock_annotations
 
--- The Plan's notes, kept from every other change until this transaction ends.
+-- The Plan's annotations, locked until this transaction ends.
 SELECT annotations
   FROM plan
  WHERE plan_id = %(plan_id)s
@@ -65,12 +65,12 @@ SELECT annotations
 
 -- name: set_annotations
 
--- All notes of a Plan.
+-- Replaces all annotations of a Plan.
 UPDATE plan SET annotations = %(annotations)s WHERE plan_id = %(plan_id)s
 
 -- name: set_service_account
 
--- Whose token the pods of later launches get.
+-- The service account of later launches.
 UPDATE plan
    SET service_account = %(service_account)s
  WHERE plan_id = %(plan_id)s
@@ -79,7 +79,7 @@ UPDATE plan
 
 -- name: set_priority
 
--- Waits for those who are creating Runs of the Plan, which take their priority from it.
+-- Waits for transactions that create Runs of the Plan, which take their priority from it.
 UPDATE plan
    SET priority = %(priority)s
  WHERE plan_id = %(plan_id)s
@@ -88,9 +88,9 @@ UPDATE plan
 
 -- name: move_in_queue
 
--- Some of the Plan's Runs that have no place yet (deactivated ones may wait again) get the priority
--- that the Plan has now, whoever set it. Each part has a range of an index: neither the Plan's
--- history is looked at, nor what has been moved already.
+-- Gives some of the Plan's unadmitted Runs (deactivated ones may wait again) the priority that the
+-- Plan has now, whoever set it. Each part reads a range of an index: neither the Plan's finished
+-- Runs nor those that were changed already.
 WITH wanted AS MATERIALIZED (
     SELECT plan_id, priority
       FROM plan
@@ -124,7 +124,7 @@ UPDATE run
 
 -- name: find
 
--- Plans by id; the conditions are put in where the comment stands.
+-- Plans by id.
 SELECT p.plan_id
   FROM plan p
  WHERE /*where*/

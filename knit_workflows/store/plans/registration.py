@@ -1,4 +1,4 @@
-"""Registering a Plan: its identity, its place in the graph, its rows."""
+"""Registration of a Plan: its identity, the check for cycles, its rows."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ IDENTITY_CONSTRAINT: Final = "uq_plan_identity_hash"
 
 @dataclass(frozen=True, slots=True)
 class Registration:
-    """A Plan on its way into the database: its id, what it says, the numbers of its tags."""
+    """A Plan to be inserted: its new id, its specification, the numbers of its tags."""
 
     plan_id: PlanId
     spec: PlanSpec
@@ -37,23 +37,23 @@ class Registration:
 
     @classmethod
     def of(cls, spec: PlanSpec, tag_ids: Mapping[Tag, int]) -> Registration:
-        """Gives the registration a new id."""
+        """Makes a registration with a new id."""
         return cls(PlanId(str(uuid4())), spec, identity_hash(spec), tag_ids)
 
 
 def tags_of(spec: PlanSpec) -> frozenset[Tag]:
-    """Gives all user tags a Plan mentions."""
+    """Gives all user tags that a Plan mentions."""
     node = node_of(spec)
     return frozenset().union(*(one.tags for one in node.inputs), *node.outputs)
 
 
 async def lock_registrations(session: Session) -> None:
-    """Keeps other registrations out until this transaction ends."""
+    """Blocks other registrations until this transaction ends."""
     await session.do(_SQL["lock"], {"lock": _LOCK})
 
 
 async def refuse_equivalent(session: Session, identity: str) -> None:
-    """Raises EquivalentPlan when a Plan of this identity is registered."""
+    """Raises EquivalentPlan if a Plan with this identity is registered."""
     row = await session.row(_SQL["equivalent"], {"identity_hash": identity})
     if row is not None:
         raise EquivalentPlan(
@@ -64,10 +64,10 @@ async def refuse_equivalent(session: Session, identity: str) -> None:
 
 
 async def refuse_cycle(session: Session, registration: Registration) -> None:
-    """Raises CyclicPlans when the new Plan, just inserted, feeds itself.
+    """Raises CyclicPlans if the new Plan, just inserted, feeds itself.
 
     The whole graph is read only when the Plan has neighbours on both sides. The search compares
-    sets of tags only, so the numbers of the tags stand for them here.
+    sets of tags only, so the numbers of tags serve as well.
     """
     me = registration.plan_id
     links = await plan_links(session, [me])
@@ -126,10 +126,10 @@ def _parameters(registration: Registration) -> dict[str, Any]:
     outputs = list(spec.outputs)
     if spec.log is not None:
         outputs.append(PlanOutput(LOG_PATH, spec.log))
-    wishes = [one.requirement for one in spec.inputs]
-    stamps = [one.timestamp and floor_to_millis(one.timestamp) for one in wishes]
-    asked = list(_placed((one.tags for one in wishes), registration.tag_ids))
-    given = list(_placed((one.tags for one in outputs), registration.tag_ids))
+    requirements = [one.requirement for one in spec.inputs]
+    stamps = [one.timestamp and floor_to_millis(one.timestamp) for one in requirements]
+    asked = list(_positions_and_tags((one.tags for one in requirements), registration.tag_ids))
+    given = list(_positions_and_tags((one.tags for one in outputs), registration.tag_ids))
     return {
         "plan_id": registration.plan_id,
         "identity_hash": registration.identity,
@@ -144,26 +144,27 @@ def _parameters(registration: Registration) -> dict[str, Any]:
         "annotations": Jsonb([[one.key, one.value] for one in sorted(spec.annotations)]),
         "active": spec.active,
         "priority": spec.priority,
-        "input_positions": list(range(len(wishes))),
+        "input_positions": list(range(len(requirements))),
         "input_paths": [one.path for one in spec.inputs],
-        "tag_counts": [len(one.tags) for one in wishes],
-        "pinned_knit_ids": [one.knit_id for one in wishes],
+        "tag_counts": [len(one.tags) for one in requirements],
+        "pinned_knit_ids": [one.knit_id for one in requirements],
         "pinned_timestamps": stamps,
-        "input_tag_positions": [place for place, _ in asked],
+        "input_tag_positions": [position for position, _ in asked],
         "input_tag_ids": [tag_id for _, tag_id in asked],
         "output_positions": list(range(len(outputs))),
         "output_paths": [one.path for one in outputs],
         "are_logs": [
-            spec.log is not None and place == len(spec.outputs) for place in range(len(outputs))
+            spec.log is not None and position == len(spec.outputs)
+            for position in range(len(outputs))
         ],
-        "output_tag_positions": [place for place, _ in given],
+        "output_tag_positions": [position for position, _ in given],
         "output_tag_ids": [tag_id for _, tag_id in given],
     }
 
 
-def _placed(
+def _positions_and_tags(
     mountpoints: Iterable[frozenset[Tag]], tag_ids: Mapping[Tag, int]
 ) -> Iterable[tuple[int, int]]:
-    for place, tags in enumerate(mountpoints):
+    for position, tags in enumerate(mountpoints):
         for tag in tags:
-            yield place, tag_ids[tag]
+            yield position, tag_ids[tag]

@@ -10,7 +10,7 @@ SELECT plan_id FROM plan WHERE identity_hash = %(identity_hash)s
 
 -- name: graph
 
--- What every Plan asks for and gives, as numbers of tags; inputs with a pin relate to nothing.
+-- The tags of every input and output, as numbers; pinned inputs take part in no relation.
 SELECT i.plan_id, true AS is_input,
        ARRAY(SELECT t.tag_id FROM plan_input_tag t WHERE t.input_id = i.input_id) AS tag_ids
   FROM plan_input i

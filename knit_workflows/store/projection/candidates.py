@@ -1,4 +1,4 @@
-"""Which Data fill the inputs of a Plan, as the base tables say at this moment."""
+"""Which Data fill the inputs of a Plan at this moment, according to the base tables."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class FilledInput:
 
 @dataclass(frozen=True, slots=True)
 class Trigger:
-    """A Data that stands at one input; other Data there are of no interest."""
+    """A Data that is fixed at one input; no other Data is considered there."""
 
     position: int
     knit_id: str
@@ -30,11 +30,11 @@ class Trigger:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """At most `most` Data of one input, from the id `low` on (None: from the first)."""
+    """At most `limit` Data of one input, from the id `low` on (None: from the first)."""
 
     position: int
     low: str | None
-    most: int
+    limit: int
 
 
 async def inputs_filled_by(session: Session, knit_id: str) -> list[FilledInput]:
@@ -59,7 +59,7 @@ async def candidates_of(
             "trigger": None if trigger is None else trigger.knit_id,
             "slow": None if window is None else window.position,
             "low": None if window is None else window.low,
-            "most": None if window is None else window.most,
+            "most": None if window is None else window.limit,
         },
     )
     return [row.knit_ids for row in rows]

@@ -1,7 +1,8 @@
 -- name: fills
 
--- The inputs that a Data fills now, and how many inputs each Plan has: those all of whose tags it has (relational division through
--- the interned tags), and those that only pin its id or time. No rows when its Run is not done.
+-- The inputs that a Data fills now, and how many inputs each Plan has: those all of whose tags it
+-- has (relational division through the interned tags), and those that only pin its id or time. No
+-- rows if its Run is not done.
 WITH one AS MATERIALIZED (
     SELECT d.knit_id, d.timestamp
       FROM data d

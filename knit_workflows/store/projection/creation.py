@@ -1,4 +1,4 @@
-"""Making Runs of combinations, each at most once."""
+"""Creates the Runs of combinations, each at most once."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ class Combination:
     knit_ids: tuple[str, ...]
 
     def hash(self) -> bytes:
-        """Gives what makes the Run of this combination unique under its Plan."""
+        """Gives the key that makes the Run of this combination unique within its Plan."""
         return assignment_hash(dict(enumerate(self.knit_ids)))
 
 
 async def without_run(
     session: Session, combinations: Sequence[Combination]
 ) -> list[tuple[int, Combination]]:
-    """Gives those combinations that have no Run yet, with their place in the sequence."""
+    """Selects the combinations that have no Run yet, with their index in the sequence."""
     rows = await session.rows(
         _SQL["known"],
         {
@@ -47,10 +47,10 @@ async def without_run(
 
 
 async def create_runs(session: Session, combinations: Sequence[Combination], *, cause: str) -> int:
-    """Makes the Runs of those combinations that have none; gives how many were made.
+    """Creates the Runs of those combinations that have none; gives how many were created.
 
-    A Run is waiting, or deactivated when its Plan is inactive, with its Plan's priority; its Data
-    exist from now on, with the tags of the Plan's outputs. Wakes the Projector, which admits them.
+    A Run is waiting, or deactivated if its Plan is inactive, and has its Plan's priority; its Data
+    exist from now on, with the tags of the Plan's outputs. Wakes the Projector, which admits Runs.
     """
     if not combinations:
         return 0

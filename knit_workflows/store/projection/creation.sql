@@ -1,6 +1,6 @@
 -- name: notify
 
--- The Projector has something to do.
+-- Wakes the Projector.
 SELECT pg_notify(%(channel)s, '')
 
 -- name: known

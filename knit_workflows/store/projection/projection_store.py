@@ -1,12 +1,11 @@
 """From a commit to the Runs it means: one event of the outbox per transaction.
 
 An event names what changed, not what follows from it: it is evaluated against the base tables when
-its turn comes, with a snapshot younger than its commit. Of two commits that only together mean a
-Run, the one that came second therefore always sees the other; the Run's unique key absorbs it when
-both do.
+its turn comes, with a snapshot later than its commit. Of two commits that only together mean a Run,
+the event of the later one therefore sees both; if both do, the Run's unique key absorbs the second.
 
-An event is a row of *rounds*: one per input that its Data fills, or a single one for a new Plan.
-A long event stops between two combinations and is put back with that place.
+An event is evaluated in *passes*: one per input that its Data fills, or a single one for a new
+Plan. A long event stops between two combinations and is put back with that position.
 """
 
 from __future__ import annotations
@@ -40,11 +39,11 @@ from knit_workflows.store.projection.creation import (
 _SQL: Final = named_sql.beside(__file__)
 
 _EXAMINED_PER_CREATED: Final = 10
-"""Combinations looked at in one transaction, per Run it may create: most are known already."""
+"""Combinations examined in one transaction per Run it may create: most have a Run already."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Round:
+class _Pass:
     """All combinations of a Plan, or those with the trigger at one input."""
 
     plan_id: str
@@ -53,13 +52,13 @@ class _Round:
 
     @property
     def order(self) -> tuple[str, int]:
-        """The place of this round in the event."""
+        """The order of this pass within the event."""
         return self.plan_id, -1 if self.trigger is None else self.trigger.position
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
-    """Where a long event goes on: in a round, behind a combination (None: at its first)."""
+class _Position:
+    """Where a long event continues: the pass, and the last combination (None: from its first)."""
 
     order: tuple[str, int]
     last: tuple[str, ...] | None
@@ -68,17 +67,17 @@ class _Place:
         return {"round": list(self.order), "last": self.last and list(self.last)}
 
     @classmethod
-    def from_json(cls, value: Any) -> _Place:
+    def from_json(cls, value: Any) -> _Position:
         plan_id, position = value["round"]
         return cls((plan_id, position), value["last"] and tuple(value["last"]))
 
 
 @dataclass(slots=True)
-class _Harvest:
-    """The combinations found in one transaction, each with its place, and where to go on."""
+class _Batch:
+    """The combinations found in one transaction, with their positions, and where to continue."""
 
-    found: list[tuple[Combination, _Place]]
-    next: _Place | None = None
+    found: list[tuple[Combination, _Position]]
+    next: _Position | None = None
 
 
 class PostgresProjectionStore:
@@ -95,13 +94,13 @@ class PostgresProjectionStore:
             event = await session.row(_SQL["take"])
             if event is None:
                 return None
-            harvest = await _harvest(session, event, page_size * _EXAMINED_PER_CREATED)
-            wanted = [combination for combination, _ in harvest.found]
+            batch = await _next_batch(session, event, page_size * _EXAMINED_PER_CREATED)
+            wanted = [combination for combination, _ in batch.found]
             if len(wanted) > page_size:
-                wanted = await _bounded(session, harvest, page_size)
+                wanted = await _bounded(session, batch, page_size)
             created = await create_runs(session, wanted, cause="projected")
-            if harvest.next is not None:
-                await _put_back(session, event, harvest.next)
+            if batch.next is not None:
+                await _put_back(session, event, batch.next)
             return Projection(event.kind, created)
 
         return await self._db.transaction(step)
@@ -114,39 +113,39 @@ class PostgresProjectionStore:
                 await subscription.wait(fallback)
 
 
-async def _harvest(session: Session, event: Any, limit: int) -> _Harvest:
-    """Collects at most `limit` combinations the event means, from its cursor on."""
-    start = None if event.cursor is None else _Place.from_json(event.cursor)
-    harvest = _Harvest([])
-    for one in await _rounds(session, event):
+async def _next_batch(session: Session, event: Any, limit: int) -> _Batch:
+    """Collects at most `limit` combinations of the event, from its cursor on."""
+    start = None if event.cursor is None else _Position.from_json(event.cursor)
+    batch = _Batch([])
+    for one in await _passes(session, event):
         if start is not None and one.order < start.order:
             continue
         last = start.last if start is not None and one.order == start.order else None
-        if len(harvest.found) >= limit:
-            harvest.next = _Place(one.order, last)
+        if len(batch.found) >= limit:
+            batch.next = _Position(one.order, last)
         else:
-            await _go_round(session, harvest, one, last, limit)
-        if harvest.next is not None:
+            await _collect(session, batch, one, last, limit)
+        if batch.next is not None:
             break
-    return harvest
+    return batch
 
 
-async def _rounds(session: Session, event: Any) -> list[_Round]:
+async def _passes(session: Session, event: Any) -> list[_Pass]:
     if event.kind == "plan_registered":
-        return [_Round(event.subject, None, None)]
+        return [_Pass(event.subject, None, None)]
     return [
-        _Round(one.plan_id, Trigger(one.position, event.subject), one.inputs)
+        _Pass(one.plan_id, Trigger(one.position, event.subject), one.inputs)
         for one in await inputs_filled_by(session, event.subject)
     ]
 
 
-async def _go_round(
-    session: Session, harvest: _Harvest, one: _Round, last: tuple[str, ...] | None, limit: int
+async def _collect(
+    session: Session, batch: _Batch, one: _Pass, last: tuple[str, ...] | None, limit: int
 ) -> None:
-    room = limit - len(harvest.found)
+    room = limit - len(batch.found)
     pivot = None if one.trigger is None else one.trigger.position
     if one.trigger is not None and one.inputs == 1:
-        candidates = [[one.trigger.knit_id]]  # filled in the very snapshot that said so
+        candidates = [[one.trigger.knit_id]]  # filled in the same snapshot
     else:
         # Combinations come in lexicographic order: of the input that changes most slowly only a
         # window is needed. One more than fits, and one that may be used up, tell that it goes on.
@@ -156,32 +155,32 @@ async def _go_round(
     trigger = None if one.trigger is None else {one.trigger.position: one.trigger.knit_id}
     after = None if last is None else Cursor(pivot, last)
     found = page(candidates, trigger, after, room)
-    harvest.found += [
-        (Combination(one.plan_id, knit_ids), _Place(one.order, knit_ids))
+    batch.found += [
+        (Combination(one.plan_id, knit_ids), _Position(one.order, knit_ids))
         for knit_ids in found.items
     ]
     if found.next is not None:
-        harvest.next = _Place(one.order, found.next.last)
+        batch.next = _Position(one.order, found.next.last)
 
 
-async def _bounded(session: Session, harvest: _Harvest, page_size: int) -> list[Combination]:
-    """Gives the combinations without a Run, at most `page_size`; the event goes on behind them."""
-    new = await without_run(session, [combination for combination, _ in harvest.found])
+async def _bounded(session: Session, batch: _Batch, page_size: int) -> list[Combination]:
+    """Selects combinations without a Run, at most `page_size`; the event continues behind them."""
+    new = await without_run(session, [combination for combination, _ in batch.found])
     if len(new) > page_size:
-        harvest.next = harvest.found[new[page_size - 1][0]][1]
+        batch.next = batch.found[new[page_size - 1][0]][1]
         del new[page_size:]
     return [combination for _, combination in new]
 
 
-async def _put_back(session: Session, event: Any, rest: _Place) -> None:
-    """Lets the event go on from a place, in its turn."""
+async def _put_back(session: Session, event: Any, position: _Position) -> None:
+    """Puts the event back, to be continued from a position in its turn."""
     await session.do(
         _SQL["put_back"],
         {
             "event_id": event.event_id,
             "kind": event.kind,
             "subject": event.subject,
-            "cursor": Jsonb(rest.to_json()),
+            "cursor": Jsonb(position.to_json()),
             "created_at": event.created_at,
         },
     )

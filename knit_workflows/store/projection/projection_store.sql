@@ -1,7 +1,7 @@
 -- name: take
 
--- Takes the oldest event that means Runs and that no other process holds out of the outbox. It is
--- back there when the transaction fails.
+-- Removes the oldest projectable event that no other process holds from the outbox. If the
+-- transaction fails, the event is still there.
 WITH oldest AS MATERIALIZED (
     SELECT event_id
       FROM outbox
@@ -17,6 +17,6 @@ RETURNING outbox.event_id, kind, subject, cursor, created_at
 
 -- name: put_back
 
--- Puts an event back in its place, to go on from a cursor.
+-- Puts an event back in its place, to be continued from a cursor.
 INSERT INTO outbox (event_id, kind, subject, cursor, created_at) OVERRIDING SYSTEM VALUE
 VALUES (%(event_id)s, %(kind)s, %(subject)s, %(cursor)s, %(created_at)s)

@@ -1,4 +1,4 @@
-"""Which Runs may have a workflow, which have one, and stops on their way to them."""
+"""Admits Runs, records which workflows exist, and hands out stops to deliver."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ SELECT r.run_id, r.generation, r.plan_id, p.repository, p.image_tag, p.image_dig
 
 -- name: started
 
--- These Runs' workflows exist. A stop that waited for that is delivered now.
+-- Records that the workflows of these Runs exist; stops that waited for that can be delivered.
 WITH named AS (
     UPDATE run
        SET workflow_started_at = date_trunc('milliseconds', clock_timestamp())
@@ -44,7 +44,7 @@ SELECT pg_notify(%(channel)s, '')
 
 -- name: stop_requests
 
--- Stops to deliver; those that came too late (the Run is final, or has gone on) are removed.
+-- Stops to deliver; those that came too late (the Run is final or in a later generation) go.
 WITH stale AS (
     DELETE FROM outbox o
      USING run r
@@ -69,7 +69,7 @@ DELETE FROM outbox WHERE event_id = %(event_id)s
 
 -- name: unstarted
 
--- Stopped Runs that never were admitted: nobody else ends them. Uploads end by their transfers.
+-- Stopped Runs that were never admitted: nothing else ends them. Uploads end with their transfers.
 SELECT run_id, generation
   FROM run
  WHERE status = 'aborting'

@@ -1,4 +1,4 @@
-"""Runs and Data as rows become details: a constant number of statements, however many."""
+"""Reads Runs and Data from rows, with a constant number of statements however many there are."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ Plans = Mapping[str, StoredPlan]
 
 
 async def run_details(session: Session, run_ids: Sequence[str]) -> list[RunDetail]:
-    """Gives these Runs in this order, without those that are gone.
+    """Gives these Runs in this order, without those that no longer exist.
 
-    Four statements, and one more when Runs among them wait in the queue.
+    Four statements, and one more if some of them wait in the queue.
     """
     wanted = {"run_ids": id_array(run_ids)}
     rows = {row.run_id: row for row in await session.rows(_SQL["runs"], wanted)}
@@ -62,7 +62,7 @@ async def run_details(session: Session, run_ids: Sequence[str]) -> list[RunDetai
 
 
 async def data_details(session: Session, knit_ids: Sequence[str]) -> list[DataDetail]:
-    """Gives these Data in this order, without those that are gone; four statements."""
+    """Gives these Data in this order, without those that no longer exist; four statements."""
     wanted = {"knit_ids": id_array(knit_ids)}
     rows = {row.knit_id: row for row in await session.rows(_SQL["data"], wanted)}
     if not rows:
@@ -95,7 +95,7 @@ async def data_details(session: Session, knit_ids: Sequence[str]) -> list[DataDe
 
 
 def exit_of(row: Any) -> Exit | None:
-    """Gives how a Run ended, as its row or an event's says."""
+    """Reads how a Run ended from its row, or from that of an event."""
     return None if row.exit_code is None else Exit(row.exit_code, row.exit_message or "")
 
 
@@ -156,7 +156,7 @@ def _upstream(row: Any, plans: Plans) -> Upstream:
 
 
 def _tags(row: Any) -> tuple[Tag, ...]:
-    """Gives all tags of a Data, those that knit computes too; by key, then value."""
+    """Gives all tags of a Data, including computed ones; by key, then value."""
     tags = [Tag(key, value) for key, value in row.tags or ()]
     tags.append(Tag(KEY_ID, row.knit_id))
     if row.timestamp is not None:

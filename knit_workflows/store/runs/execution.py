@@ -1,4 +1,4 @@
-"""Carrying out a Run, as the database sees it: compare-and-set on (run id, generation, status)."""
+"""Moves a Run from step to step: compare-and-set on (run id, generation, status)."""
 
 from __future__ import annotations
 
@@ -21,9 +21,8 @@ _SQL: Final = named_sql.beside(__file__)
 
 """Statuses that only retry and deletion leave."""
 
-_MOST_HOLDUPS: Final = 20
-"""How many changes of what keeps it from starting the history of one execution holds: two reasons
-may take turns for days."""
+_MAX_REASONS: Final = 20
+"""How many pending reasons the history of one execution records: two may alternate for days."""
 
 _SOURCES: Final = {
     target: sorted(status.value for status in MOVES if may_move(status, target)) for target in MOVES
@@ -38,7 +37,7 @@ class PostgresRunExecutionStore:
 
     async def spec(self, key: RunKey) -> RunSpec:
         """See the port."""
-        row = await self._db.row(_SQL["order"], {"run_id": _checked(key)})
+        row = await self._db.row(_SQL["spec"], {"run_id": _checked(key)})
         _guard(key, row)
         outputs = row.outputs or []
         return RunSpec(
@@ -104,7 +103,7 @@ class PostgresRunExecutionStore:
                 "message": reason and reason.message,
                 "until": reason and reason.until,
                 "cause": reason and f"[{reason.code}] {reason.message}",
-                "most": _MOST_HOLDUPS,
+                "most": _MAX_REASONS,
                 "outbox_channel": names.OUTBOX_CHANNEL,
             },
         )

@@ -1,4 +1,4 @@
--- name: order
+-- name: spec
 
 -- Everything needed to carry out a Run.
 SELECT r.generation, r.status, r.plan_id, p.repository, p.image_tag, p.image_digest,
@@ -19,7 +19,7 @@ SELECT r.generation, r.status, r.plan_id, p.repository, p.image_tag, p.image_dig
 
 -- name: advance
 
--- Compare and set: moves the Run if its generation and status allow it, notes that, tells waiters.
+-- Compare and set: moves the Run if generation and status allow it, records that, wakes waiters.
 -- `cur` waits for the row's lock and then has its newest version; `moved` follows it there.
 WITH cur AS MATERIALIZED (
     SELECT run_id, generation, status
@@ -61,10 +61,10 @@ SELECT cur.generation, COALESCE(moved.status, cur.status) AS status,
 
 -- name: hold_up
 
--- What keeps a Run from starting, or ending (`kind` NULL: nothing any more), in the status `at`.
--- The same reason again is not written, whatever its message says by now; another one is one more
--- line of the history, up to `most` of them. `since` stays while the kind does. The Projector is
--- told of another reason: a Run that is pending leaves its place to others.
+-- Why a Run does not start, or end, in the status `at` (`kind` NULL: nothing keeps it any longer).
+-- The same reason is not written again, even if its message differs; another one adds a line to the
+-- history, up to `most` of them. `since` stays while the kind does. Another reason wakes the
+-- Projector: a pending Run makes room for others.
 WITH cur AS MATERIALIZED (
     SELECT run_id, generation, status, holdup
       FROM run
@@ -112,7 +112,7 @@ SELECT cur.generation, cur.status, EXISTS (SELECT FROM news) AS is_news,
 -- name: finalize
 
 -- The end of a Run: its status, the time of its Data, the history, and one event per Data if done.
--- Telling the Projector also when it failed: a place has become free.
+-- The Projector is woken after a failure too: another Run may start.
 WITH cur AS MATERIALIZED (
     SELECT run_id, generation, status,
            CASE status WHEN 'completing' THEN 'done' WHEN 'aborting' THEN 'failed' END AS target

@@ -13,12 +13,12 @@ from knit_workflows.store.connection import Session
 
 _SQL: Final = named_sql.beside(__file__)
 
-_SEEN: Final = 1000
-"""How far the queue is looked through for somebody's place in it."""
+_MAX_POSITION: Final = 1000
+"""How far the queue is searched for the position of a Run."""
 _WITH_PENDING: Final = 10
 _MOST_WITH_PENDING: Final = 500
 _UNLIMITED: Final = 2**31 - 1
-"""What a limit that is larger comes to: the most that its column holds."""
+"""The largest limit that its column holds; larger ones count as this."""
 
 _DEACTIVATED: Final = Waiting(None, "its Plan is not active", WaitKind.INACTIVE)
 _ADMITTED: Final = Waiting(None, "its workflow is being started", WaitKind.WORKER)
@@ -26,20 +26,19 @@ _STARTED: Final = Waiting(
     None, "its workflow has been started, it gets ready next", WaitKind.WORKER
 )
 
-_UNHEARD_AFTER: Final = {
+_REPORT_EXPECTED_AFTER: Final = {
     RunStatus.WAITING: timedelta(seconds=15),
     RunStatus.READY: timedelta(seconds=15),
-    # A back-end has said by then what it knows, if only that there is nothing to be known.
+    # By then a back-end has reported what it knows, if only that it knows nothing.
     RunStatus.STARTING: timedelta(seconds=90),
 }
-"""For how long it is the usual course of things that an admitted Run stands there and no worker
-has said why."""
-_MAY_BE_PENDING: Final = {*_UNHEARD_AFTER, *(one for one in RunStatus if one.is_ending)}
-"""Statuses a Run may be pending in: those it goes through without its container."""
-_UNHEARD: Final = {
+"""How long an admitted Run may have a status before the lack of a reported reason is remarkable."""
+_MAY_BE_PENDING: Final = {*_REPORT_EXPECTED_AFTER, *(one for one in RunStatus if one.is_ending)}
+"""Statuses in which a Run may be pending: those in which its container does not run."""
+_NOT_REPORTED: Final = {
     RunStatus.WAITING: "no worker has taken it up: those of the role compute are busy, or none is "
     "there",
-    RunStatus.READY: "no worker has launched it yet: the one that began is slow, or gone",
+    RunStatus.READY: "no worker has launched it yet: the one that began is slow or has died",
     RunStatus.STARTING: "no worker says what its pod does: those of the role watch are busy, or "
     "none is there",
 }
@@ -56,13 +55,13 @@ _OUTLOOK: Final = {
     WaitKind.TRANSIENT: "tried again; the Run fails if it lasts",
     WaitKind.PROGRESS: "goes on by itself",
 }
-"""What knit does about it by itself."""
+"""What knit does about it without a user."""
 
 
 async def admit_next(session: Session, limits: AdmissionLimits) -> int:
-    """Admits those Runs whose turn it is, at most `ADMITTED_AT_ONCE`; gives how many.
+    """Admits the Runs whose turn it is, at most `ADMITTED_AT_ONCE`; gives how many.
 
-    Records the limits, as those in force. One process at a time: the caller holds a lock.
+    Records the limits as those in force. The caller holds a lock, so one process admits at a time.
     """
     total = min(limits.total, _UNLIMITED)
     per_plan = None if limits.per_plan is None else min(limits.per_plan, _UNLIMITED)
@@ -74,8 +73,8 @@ async def admit_next(session: Session, limits: AdmissionLimits) -> int:
     wanted = {
         "total": total,
         "ceiling": _ceiling(total),
-        # One Plan's Runs, pending for one reason, are not to fill all of that: nor are they all to
-        # go on at once when it is over.
+        # The Runs of one Plan, all pending for one reason, must not fill all of that, and must not
+        # all go on at once when it is over.
         "per_plan": total if per_plan is None else min(per_plan, total),
         "most": ADMITTED_AT_ONCE,
     }
@@ -83,15 +82,15 @@ async def admit_next(session: Session, limits: AdmissionLimits) -> int:
 
 
 def _ceiling(total: int) -> int:
-    """Says how many Runs may be under way with those that are pending, given the limit without."""
+    """Says how many Runs may be under way with the pending ones, given the limit without them."""
     return max(total, min(_WITH_PENDING * total, _MOST_WITH_PENDING))
 
 
 async def why_waiting(session: Session, rows: Iterable[Any]) -> Mapping[str, Waiting]:
-    """Says why those of these rows of `run` have not started that are to, by Run.
+    """Explains, by Run, why those of these rows of `run` that should start have not.
 
-    One statement, and none when no Run is in the queue. The place is that in the order of
-    admission, be the Run's Plan at its limit or not.
+    One statement, and none if no Run is in the queue. The position is that in the order of
+    admission, whether or not the Run's Plan is at its limit.
     """
     reasons: dict[str, Waiting] = {}
     queued = []
@@ -104,7 +103,7 @@ async def why_waiting(session: Session, rows: Iterable[Any]) -> Mapping[str, Wai
             reasons[row.run_id] = found
     if queued:
         unlimited = dict.fromkeys(("total", "ceiling", "per_plan"))
-        wanted = {"run_ids": queued, "most": _SEEN, **unlimited}
+        wanted = {"run_ids": queued, "most": _MAX_POSITION, **unlimited}
         places = {row.run_id: row for row in await session.rows(_SQL["places"], wanted)}
         # Without a row it has been admitted since its own row was read.
         reasons |= {one: _queued(places[one]) if one in places else _ADMITTED for one in queued}
@@ -112,16 +111,16 @@ async def why_waiting(session: Session, rows: Iterable[Any]) -> Mapping[str, Wai
 
 
 def _under_way(row: Any) -> Waiting | None:
-    """Says why an admitted Run has not started, or does not end; None: it goes its usual course."""
+    """Explains why an admitted Run has not started, or not ended; None: nothing is unusual."""
     if row.status in _MAY_BE_PENDING and row.holdup is not None:
         return _pending(row.holdup)
-    if row.status not in _UNHEARD_AFTER:
+    if row.status not in _REPORT_EXPECTED_AFTER:
         return None
     waits = row.status == RunStatus.WAITING
     since: datetime = (row.workflow_started_at or row.admitted_at) if waits else row.updated_at
-    if row.seen_at - since > _UNHEARD_AFTER[row.status]:
+    if row.seen_at - since > _REPORT_EXPECTED_AFTER[row.status]:
         unstarted = waits and row.workflow_started_at is None
-        reason = _UNSTARTED if unstarted else _UNHEARD[row.status]
+        reason = _UNSTARTED if unstarted else _NOT_REPORTED[row.status]
         outlook = _OUTLOOK[WaitKind.WORKER]
         return Waiting(None, reason, WaitKind.WORKER, since=since, outlook=outlook)
     if not waits:
@@ -143,12 +142,12 @@ def _pending(reason: Mapping[str, Any]) -> Waiting:
 
 
 def _queued(row: Any) -> Waiting:
-    where = f"behind the first {_SEEN:,}" if row.place is None else _ordinal(row.place)
+    where = f"behind the first {_MAX_POSITION:,}" if row.place is None else _ordinal(row.place)
     return Waiting(row.place, f"{where} in queue, {_held_by(row)}")
 
 
 def _held_by(row: Any) -> str:
-    """Gives what must change before the Run is admitted; a Plan's limit is the narrower one."""
+    """Says what must change before the Run is admitted; a Plan's limit goes first."""
     if row.total is None:
         return "no worker has admitted any Run yet: start one with the role engine"
     if row.held is not None:
@@ -171,7 +170,7 @@ def _runs(count: int) -> str:
 
 
 def _ordinal(number: int) -> str:
-    """Gives a place in words: 1st, 2nd, 3rd, 4th, … 11th, … 1,000th."""
+    """Writes a position: 1st, 2nd, 3rd, 4th, … 11th, … 1,000th."""
     teens = number % 100 in (11, 12, 13)
     suffix = "th" if teens else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
     return f"{number:,}{suffix}"

@@ -101,7 +101,7 @@ under_way AS MATERIALIZED (
 
 -- name: admit
 
--- Admits the Runs whose turn it is. One that is just being stopped or deactivated is passed over.
+-- Admits the Runs whose turn it is; skips those that are being stopped or deactivated.
 WITH RECURSIVE /*turns*/, chosen AS (
     SELECT run_id
       FROM run
@@ -118,7 +118,7 @@ UPDATE run
 
 -- Where these Runs stand in the queue (NULL: behind its first), and what they wait for: how many
 -- Runs are under way and how many of these are pending, of their Plan and of all, and the limits.
--- No row: it waits no more.
+-- No row: it does not wait any longer.
 WITH RECURSIVE /*turns*/
 SELECT r.run_id, turns.place,
        COALESCE(u.runs, 0) AS of_plan,
@@ -136,7 +136,7 @@ SELECT r.run_id, turns.place,
 
 -- name: limits
 
--- The limits in force, for whoever asks why a Run waits. Nothing is written while they stay.
+-- The limits in force, so that the API can say why a Run waits. Written only when they change.
 INSERT INTO admission (total, per_plan, held)
 SELECT %(total)s::int, %(per_plan)s::int, %(held)s::text
  WHERE NOT EXISTS (SELECT

@@ -1,8 +1,8 @@
-"""Runs once more, and Runs no more: retry and deletion.
+"""Retry and deletion of Runs.
 
-Both bypass the table of moves, and both discard a Run's Data: whoever might use one of these is
-kept out by a lock on its row, and who came before is seen. A Data that is discarded here while
-another transaction was about to refer to it makes that one start anew.
+Both bypass the table of moves, and both discard a Run's Data. A lock on their rows keeps new users
+out, and earlier ones are visible. A transaction that was about to refer to Data discarded here is
+run again from its start.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from knit_workflows.store.projection.creation import NEW_DATA
 
 _SQL: Final = named_sql.beside(__file__, new_data=NEW_DATA)
 
-_RETRIED: Final = frozenset({RunStatus.DONE, RunStatus.FAILED})
-_DELETED: Final = _RETRIED | {RunStatus.WAITING, RunStatus.DEACTIVATED}
+_RETRYABLE: Final = frozenset({RunStatus.DONE, RunStatus.FAILED})
+_DELETABLE: Final = _RETRYABLE | {RunStatus.WAITING, RunStatus.DEACTIVATED}
 
 
 async def retry(db: Database, run_id: RunId) -> None:
-    """Carries out a done or failed Run once more: next generation, new output Data."""
+    """Implements `ports.RunStore.retry`."""
 
     async def step(session: Session) -> None:
         run = await _locked(session, run_id)
         if run.name is not None:
             raise IllegalMove(
-                f"the Run {run_id} is {run.name}: there is nothing that could run again",
+                f"the Run {run_id} is {run.name}: there is nothing to run again",
                 advice="push the Data again",
                 see=run_id,
             )
-        _require(run, _RETRIED)
+        _require(run, _RETRYABLE)
         await _discard_outputs(session, run_id)
         target = RunStatus.WAITING if run.active else RunStatus.DEACTIVATED
         await session.do(
@@ -53,11 +53,11 @@ async def retry(db: Database, run_id: RunId) -> None:
 
 
 async def delete(db: Database, run_id: RunId) -> None:
-    """Deletes a Run and discards its outputs; one with inputs leaves a tombstone."""
+    """Implements `ports.RunStore.delete`."""
 
     async def step(session: Session) -> None:
         run = await _locked(session, run_id)
-        _require(run, _DELETED)
+        _require(run, _DELETABLE)
         await _discard_outputs(session, run_id)
         if run.projected:
             parameters = {"run_id": run_id, "before": run.status, "admitted": run.admitted}
@@ -85,7 +85,7 @@ def _require(run: Any, wanted: frozenset[RunStatus]) -> None:
 
 
 async def _discard_outputs(session: Session, run_id: RunId) -> None:
-    """Discards the Data of a Run. Raises IllegalMove when somebody uses one."""
+    """Discards the Data of a Run; raises IllegalMove if one of them is in use."""
     outputs = await session.rows(_SQL["lock_outputs"], {"run_id": run_id})
     knit_ids = [row.knit_id for row in outputs]
     tombstones = []

@@ -17,12 +17,12 @@ SELECT run.run_id, run.generation, run.status, run.admitted_at IS NOT NULL AS ad
 
 -- name: lock_outputs
 
--- The Data of a Run, locked against new users: who comes to use one waits for this transaction.
+-- The Data of a Run, locked against new uses, which wait for this transaction.
 SELECT knit_id FROM data WHERE run_id = %(run_id)s ORDER BY knit_id FOR UPDATE
 
 -- name: users
 
--- Who uses these Data: Runs, deleted ones too, and open transfers.
+-- The users of these Data: Runs (deleted ones too) and open transfers.
 SELECT r.run_id, r.status = 'invalidated' AS is_tombstone
   FROM run r
  WHERE r.run_id IN (SELECT run_id FROM run_input WHERE knit_id = ANY (%(knit_ids)s::uuid[]))
@@ -33,7 +33,7 @@ SELECT NULL, false
 
 -- name: remove_runs
 
--- Removes Runs whose Data are gone already, with their inputs and history.
+-- Removes Runs whose Data have been removed, with their inputs and history.
 WITH runs AS (
     SELECT unnest(%(run_ids)s::uuid[]) AS run_id
 ), inputs AS (
@@ -57,7 +57,7 @@ SELECT knit_id, volume, date_trunc('milliseconds', clock_timestamp()) FROM gone
 
 -- name: retry
 
--- The next generation of a Run: nothing of the former one but its history, and new Data.
+-- The next generation of a Run: it keeps its history and gets new Data.
 WITH made AS (
     UPDATE run
        SET status = %(target)s,

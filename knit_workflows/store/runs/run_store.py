@@ -1,4 +1,4 @@
-"""What the API asks of Runs, and orders to them."""
+"""Looks Runs up; requests, stops, retries and deletes them."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ from knit_workflows.store.runs.search import search_runs
 _SQL: Final = named_sql.beside(__file__)
 
 _ADVICE: Final = {
-    RunStatus.DEACTIVATED: "it has not begun: end it with --fail",
-    RunStatus.WAITING: "it has not begun: end it with --fail",
+    RunStatus.DEACTIVATED: "it has not started: stop it with --fail",
+    RunStatus.WAITING: "it has not started: stop it with --fail",
     RunStatus.COMPLETING: "wait until it is done",
     RunStatus.ABORTING: "wait until it has failed",
 }
-"""What a user may do about a Run that cannot be stopped as wished."""
+"""What a user may do about a Run that cannot be stopped in that way."""
 
 
 class PostgresRunStore:
@@ -58,8 +58,8 @@ class PostgresRunStore:
         """See the port."""
 
         async def read(session: Session) -> list[RunDetail]:
-            place = None if after is None else await _located(session, parse_cursor(after))
-            return await run_details(session, await search_runs(session, query, place, limit))
+            cursor = None if after is None else await _located(session, parse_cursor(after))
+            return await run_details(session, await search_runs(session, query, cursor, limit))
 
         return await self._db.reading(read)
 
@@ -138,7 +138,7 @@ class PostgresRunStore:
             raise missing_run(run_id)
         with self._listener.subscribe(names.RUN_CHANNEL, run_id) as subscription:
             while True:
-                # Only its status: thousands may wait here, and why a Run waits is dear to say.
+                # Only its status: thousands may wait here, and finding out why costs more.
                 row = await self._db.row(_SQL["run_status"], {"run_id": run_id})
                 if row is None or RunStatus(row.status).is_final:
                     detail = await self.get(run_id)
@@ -148,13 +148,13 @@ class PostgresRunStore:
 
 
 async def _located(session: Session, cursor: Cursor) -> Cursor:
-    """Gives the cursor with its instant; of an id alone, that of the Run as it is now."""
+    """Completes a cursor that is an id alone with the present instant of its Run."""
     if cursor.instant is not None:
         return cursor
     row = await session.row(_SQL["run_place"], {"run_id": cursor.id})
     if row is None:
         raise InvalidRequest(
-            f"the cursor {cursor} is no Run's id", advice="start again without a cursor"
+            f"the cursor {cursor} is not the id of a Run", advice="start again without a cursor"
         )
     return Cursor(cursor.id, row.updated_at)
 
@@ -181,7 +181,7 @@ async def _stop(session: Session, row: Any, fail: bool) -> None:
             "exit_message": exit.message,
             "cause": exit.message,
             "fail": fail,
-            # An upload has no workflow of a Run: its transfer sees the status by itself.
+            # An upload has no Run workflow: its transfer sees the status by itself.
             "has_execution": row.projected
             and (row.admitted_at is not None or before.holds_resources),
             "run_channel": names.RUN_CHANNEL,
@@ -191,7 +191,7 @@ async def _stop(session: Session, row: Any, fail: bool) -> None:
 
 
 async def _combination(session: Session, plan_id: str, inputs: Mapping[str, KnitId]) -> Combination:
-    """Puts the Data in the order of the Plan's inputs; raises when a path or a Data is unknown."""
+    """Puts the Data into the order of the Plan's inputs; raises if a path or Data is unknown."""
     paths = [row.path for row in await session.rows(_SQL["inputs"], {"plan_id": plan_id})]
     if not paths:
         raise missing_plan(plan_id)
@@ -209,11 +209,11 @@ async def _combination(session: Session, plan_id: str, inputs: Mapping[str, Knit
 
 
 async def _check_fills(session: Session, combination: Combination) -> None:
-    """Raises InvalidRequest when a Data does not fill its input."""
+    """Raises InvalidRequest if a Data does not fill its input."""
     for position, knit_id in enumerate(combination.knit_ids):
         filled = await inputs_filled_by(session, knit_id)
-        place = (combination.plan_id, position)
-        if place not in {(one.plan_id, one.position) for one in filled}:
+        wanted = (combination.plan_id, position)
+        if wanted not in {(one.plan_id, one.position) for one in filled}:
             raise InvalidRequest(
                 f"the Data {knit_id} does not satisfy input {position + 1} of the Plan",
                 advice="compare its tags with the input's; its Run must be done",

@@ -1,11 +1,11 @@
 -- name: run_place
 
--- Where a Run stands in that order.
+-- The position of a Run in the list of Runs.
 SELECT updated_at FROM run WHERE run_id = %(run_id)s
 
 -- name: run_status
 
--- How far a Run is.
+-- The status of a Run.
 SELECT status FROM run WHERE run_id = %(run_id)s
 
 -- name: run_events
@@ -27,7 +27,7 @@ SELECT run_id, generation, status, admitted_at, assignment_hash IS NOT NULL AS p
 
 -- name: stop
 
--- A user's stop: status, exit, history; and, when an execution may be there, the order for it.
+-- A user's stop: status, exit, history, and the request to its execution, if there may be one.
 WITH moved AS (
     UPDATE run
        SET status = %(target)s,

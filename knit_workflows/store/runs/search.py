@@ -1,6 +1,6 @@
-"""Which Runs a query finds: every page is merged from ranges of an index, one per status and Plan.
+"""Finds Runs by a query: every page is merged from ranges of an index, one per status and Plan.
 
-Where the query names Data, their Runs are looked up first and sorted.
+If the query names Data, their Runs are looked up first and sorted.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ _WITH_OUTPUT: Final = (
 async def search_runs(
     session: Session, query: RunQuery, after: Cursor | None, limit: int | None
 ) -> list[str]:
-    """Gives the ids behind the cursor, which has its instant; at most `limit`.
+    """Gives at most `limit` ids behind the cursor, which must have its instant.
 
-    Without statuses all but invalidated Runs.
+    Without statuses all but invalidated Runs are found.
     """
     name, where = _of_data(query) if query.input_knit_ids or query.output_knit_ids else _all(query)
     where += _window(query)
     if after is not None:
-        where.append("(r.updated_at, r.run_id) > (%(place)s, %(after)s::uuid)")
+        where.append("(r.updated_at, r.run_id) > (%(instant)s, %(after)s::uuid)")
     rows = await session.rows(
         named_sql.filled(
             _SQL[name],
             of_plan=_OF_PLANS if query.plan_ids else "",
             where=" AND ".join(where),
         ),
-        _parameters(query) | _place(after) | {"limit": limit},
+        _parameters(query) | _position(after) | {"limit": limit},
     )
     return [row.run_id for row in rows]
 
@@ -88,5 +88,5 @@ def _parameters(query: RunQuery) -> dict[str, Any]:
     }
 
 
-def _place(after: Cursor | None) -> dict[str, Any]:
-    return {} if after is None else {"after": after.id, "place": after.instant}
+def _position(after: Cursor | None) -> dict[str, Any]:
+    return {} if after is None else {"after": after.id, "instant": after.instant}
