@@ -27,8 +27,8 @@ def test_a_cursor_survives_being_written(cursor: Cursor) -> None:
 @pytest.mark.parametrize(
     "text", ["", ".", "x", f"9{ID}", f"99999999999999999.{ID}", f"-1.{ID}", f"{ID} ", f"1.{ID}\n"]
 )
-def test_what_is_no_cursor(text: str) -> None:
-    with pytest.raises(InvalidRequest, match="no cursor"):
+def test_malformed_cursors_are_refused(text: str) -> None:
+    with pytest.raises(InvalidRequest, match="not a cursor"):
         parse_cursor(text)
 
 
