@@ -20,12 +20,10 @@ from knit_workflows.activities.patience import Patience
 from knit_workflows.compute.base import (
     ENDED,
     ComputeBackend,
-    Mount,
     Observation,
     Phase,
     RunPod,
     StartFailure,
-    Volume,
 )
 from knit_workflows.contracts.runs import (
     Finalized,
@@ -37,7 +35,7 @@ from knit_workflows.contracts.runs import (
 )
 from knit_workflows.domain.errors import BackendRejected
 from knit_workflows.domain.ids import RunId
-from knit_workflows.domain.ports import MountedData, RunKey, RunOrder, RunStore, UsedResources
+from knit_workflows.domain.ports import RunKey, RunOrder, RunStore, UsedResources
 from knit_workflows.domain.runs import LOST, STUCK_CODE, Exit, RunStatus
 from knit_workflows.settings import EngineSettings
 
@@ -172,8 +170,8 @@ class ComputeRunActivities(RunActivities):
         return progress
 
     async def _create_volumes(self, order: RunOrder) -> None:
-        made = [*order.outputs, *([order.log] if order.log else [])]
-        await asyncio.gather(*(self._backend.create_volume(_volume(data)) for data in made))
+        volumes = [mount.volume for mount in order.outputs] + ([order.log] if order.log else [])
+        await asyncio.gather(*(self._backend.create_volume(volume) for volume in volumes))
 
     async def _progress(
         self, key: RunKey, holdups: Holdups, for_: timedelta | None = None
@@ -268,9 +266,9 @@ def run_pod(order: RunOrder) -> RunPod:
         generation=order.key.generation,
         plan_id=order.plan_id,
         image=str(order.image) if order.image else "",
-        inputs=tuple(Mount(data.path, _volume(data)) for data in order.inputs),
-        outputs=tuple(Mount(data.path, _volume(data)) for data in order.outputs),
-        log=_volume(order.log) if order.log else None,
+        inputs=order.inputs,
+        outputs=order.outputs,
+        log=order.log,
         entrypoint=order.entrypoint,
         args=order.args,
         resources=order.resources,
@@ -281,10 +279,6 @@ def run_pod(order: RunOrder) -> RunPod:
 
 def _key(request: RunRef) -> RunKey:
     return RunKey(RunId(request.run_id), request.generation)
-
-
-def _volume(data: MountedData) -> Volume:
-    return Volume(name=data.volume, knit_id=data.knit_id)
 
 
 def _stuck(name: str, trouble: StartFailure) -> Exit:

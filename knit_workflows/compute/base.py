@@ -22,22 +22,7 @@ from typing import Final, Protocol
 
 from knit_workflows.domain.plans.model import NodeRule
 from knit_workflows.domain.runs import Exit
-
-
-@dataclass(frozen=True, slots=True)
-class Volume:
-    """One volume to hold one Data; `name` is from `names.volume`."""
-
-    name: str
-    knit_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class Mount:
-    """A volume seen by the container at an absolute, clean `path`; inputs are read-only."""
-
-    path: str
-    volume: Volume
+from knit_workflows.domain.volumes import Mount, Volume
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,11 +28,11 @@ from knit_workflows.compute.base import (
     StartFailure,
     Transfer,
     TransferMode,
-    Volume,
 )
 from knit_workflows.domain.errors import BackendRejected, DataExists, InvalidRequest, StorageFull
 from knit_workflows.domain.plans.resources import parse_resource
 from knit_workflows.domain.runs import SUCCEEDED, Exit
+from knit_workflows.domain.volumes import Volume
 
 Behaviour = Callable[[RunPod], Awaitable[Exit] | Exit]
 """What a run pod does: called once per pod, at its start; an exception is taken for exit code 1."""

@@ -15,11 +15,12 @@ from temporalio.client import WorkflowExecutionStatus
 from knit_workflows import names
 from knit_workflows.activities import runs
 from knit_workflows.activities.runs import LINGER
-from knit_workflows.compute.base import Observation, RunPod, StartFailure, StartFailureKind, Volume
+from knit_workflows.compute.base import Observation, RunPod, StartFailure, StartFailureKind
 from knit_workflows.domain.data import TagChange
 from knit_workflows.domain.errors import BackendUnavailable, IllegalMove, StorageFull
 from knit_workflows.domain.runs import SUCCEEDED, Exit, RunDetail, RunQuery, RunStatus, WaitKind
 from knit_workflows.domain.tags import Tag
+from knit_workflows.domain.volumes import Volume
 from knit_workflows.embedded import EmbeddedPostgres
 from knit_workflows.testing import QUICK, KnitEnvironment, MemoryBackend, knit_environment
 from tests.waiting import PATIENCE

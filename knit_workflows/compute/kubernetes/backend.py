@@ -19,7 +19,6 @@ from knit_workflows.compute.base import (
     RunPod,
     StartFailure,
     Transfer,
-    Volume,
 )
 from knit_workflows.compute.kubernetes import manifests, observing
 from knit_workflows.compute.kubernetes.informer import Informer
@@ -37,6 +36,7 @@ from knit_workflows.compute.kubernetes.start_failures import WarningEvent, read_
 from knit_workflows.compute.kubernetes.transfers import Transfers
 from knit_workflows.compute.kubernetes.volumes import Volumes
 from knit_workflows.domain.errors import BackendRejected, BackendUnavailable
+from knit_workflows.domain.volumes import Volume
 from knit_workflows.settings import KubernetesSettings
 
 _QUIET_START: Final = timedelta(seconds=3)

@@ -12,7 +12,7 @@ from importlib import metadata
 from typing import Final
 
 from knit_workflows import names
-from knit_workflows.compute.base import Mount, RunPod, Transfer, TransferMode, Volume
+from knit_workflows.compute.base import RunPod, Transfer, TransferMode
 from knit_workflows.compute.kubernetes.objects import JsonObject
 from knit_workflows.compute.kubernetes.placement import placement
 from knit_workflows.compute.kubernetes.security import (
@@ -22,6 +22,7 @@ from knit_workflows.compute.kubernetes.security import (
 )
 from knit_workflows.domain.errors import BackendRejected
 from knit_workflows.domain.plans.model import LOG_PATH
+from knit_workflows.domain.volumes import Mount, Volume
 from knit_workflows.settings import KubernetesSettings
 
 MAIN: Final = "main"

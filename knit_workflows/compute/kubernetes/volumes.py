@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
-from knit_workflows.compute.base import Volume
 from knit_workflows.compute.kubernetes import manifests
 from knit_workflows.compute.kubernetes.objects import being_deleted
 from knit_workflows.compute.kubernetes.server import ApiServer
 from knit_workflows.domain.errors import BackendUnavailable
+from knit_workflows.domain.volumes import Volume
 from knit_workflows.settings import KubernetesSettings
 
 _CLAIM: Final = "PersistentVolumeClaim"

@@ -22,7 +22,6 @@ from knit_workflows.compute.base import (
     StartFailure,
     StartFailureKind,
     Transfer,
-    Volume,
 )
 from knit_workflows.compute.local import launching, machine, pod_folder, stopping
 from knit_workflows.compute.local.children import Children, Deaths
@@ -36,6 +35,7 @@ from knit_workflows.compute.local.pod_folder import Account
 from knit_workflows.compute.local.start_failures import BACKEND_AWAY
 from knit_workflows.disk import require_room
 from knit_workflows.domain.errors import BackendUnavailable
+from knit_workflows.domain.volumes import Volume
 from knit_workflows.settings import LocalSettings
 
 log = logging.getLogger(__name__)

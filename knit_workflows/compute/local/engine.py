@@ -11,10 +11,11 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Final
 
-from knit_workflows.compute.base import Mount, RunPod
+from knit_workflows.compute.base import RunPod
 from knit_workflows.compute.local.folders import StateFolder
 from knit_workflows.domain.errors import BackendRejected, BackendUnavailable
 from knit_workflows.domain.quantities import parse_quantity
+from knit_workflows.domain.volumes import Mount
 from knit_workflows.settings import LocalSettings
 
 KNOWN: Final = ("docker", "podman", "nerdctl")

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Final
 
 from knit_workflows import archive
-from knit_workflows.compute.base import Transfer, TransferMode, Volume
+from knit_workflows.compute.base import Transfer, TransferMode
 from knit_workflows.disk import FULL, storage_full
 from knit_workflows.domain.errors import (
     BackendRejected,
@@ -28,6 +28,7 @@ from knit_workflows.domain.errors import (
     DataExists,
 )
 from knit_workflows.domain.os_errors import advice_for, reason_of
+from knit_workflows.domain.volumes import Volume
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,254}")
 _GRAVE: Final = re.compile(r".+\.[0-9a-f]{32}")

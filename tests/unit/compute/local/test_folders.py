@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from knit_workflows.archive.folder_stack import FolderStack, opened_folder
-from knit_workflows.compute.base import Volume
 from knit_workflows.compute.local.folders import StateFolder, disk_errors
 from knit_workflows.domain.errors import BackendUnavailable, KnitError, StorageFull
+from knit_workflows.domain.volumes import Volume
 
 
 def test_what_was_being_removed_is_removed_at_the_next_start(tmp_path: Path) -> None:

@@ -16,13 +16,14 @@ from pathlib import Path
 
 import pytest
 
-from knit_workflows.compute.base import Mount, Phase, Volume
+from knit_workflows.compute.base import Phase
 from knit_workflows.compute.local import LocalBackend
 from knit_workflows.compute.local.pod_folder import Account, read_account
 from knit_workflows.compute.local.processes import find_process
 from knit_workflows.compute.local.supervisor import NICENESS
 from knit_workflows.domain.errors import BackendRejected, BackendUnavailable, KnitError
 from knit_workflows.domain.runs import Exit
+from knit_workflows.domain.volumes import Mount, Volume
 from knit_workflows.settings import LocalSettings
 from tests.waiting import PATIENCE
 
