@@ -19,11 +19,11 @@ LOG_FILE = "log"
 _READ_LOG = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
-class VolumeBusy(Exception):
+class VolumeNotWritable(Exception):
     """The volume has content already, or is being written to; the message says which."""
 
 
-class Volume:
+class ServedVolume:
     """One folder and the right to write to it, shared by the threads of an agent."""
 
     def __init__(self, root: Path) -> None:
@@ -33,9 +33,9 @@ class Volume:
         self._closed = False
 
     def check_writable(self) -> None:
-        """Raises VolumeBusy if `write` would, so that nobody sends a body in vain."""
+        """Raises VolumeNotWritable if `write` would, so that nobody sends a body in vain."""
         if self._writing.locked():
-            raise VolumeBusy("another transfer is writing to the volume")
+            raise VolumeNotWritable("another transfer is writing to the volume")
         self._check_empty()
 
     def write(self, source: archive.Readable) -> archive.Summary:
@@ -44,7 +44,7 @@ class Volume:
         On any error the volume is empty again, and the next call starts afresh.
 
         Raises:
-            VolumeBusy: there was a successful write before, or there is one under way.
+            VolumeNotWritable: there was a successful write before, or there is one under way.
             ArchiveRefused, OSError: as `archive.unpack`.
         """
         with self._exclusive():
@@ -52,7 +52,7 @@ class Volume:
             summary = archive.unpack(source, self.root, sync=True)
             if self._closed:  # the answer will not arrive, so nobody would know of this content
                 archive.clear(self.root)
-                raise VolumeBusy("the agent is ending")
+                raise VolumeNotWritable("the agent is ending")
             self._written = True
             return summary
 
@@ -110,12 +110,12 @@ class Volume:
     def _check_empty(self) -> None:
         # after an archive without entries the folder is empty, and yet written
         if self._written or not archive.is_empty(self.root):
-            raise VolumeBusy("the volume has content already")
+            raise VolumeNotWritable("the volume has content already")
 
     @contextmanager
     def _exclusive(self) -> Iterator[None]:
         if self._closed or not self._writing.acquire(blocking=False):
-            raise VolumeBusy("another transfer is writing to the volume")
+            raise VolumeNotWritable("another transfer is writing to the volume")
         try:
             yield
         finally:

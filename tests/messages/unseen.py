@@ -28,7 +28,7 @@ _SLOW: Final[Mapping[str, Sequence[str]]] = {
     "knit_workflows.activities.search_attributes": ("search attributes cannot be listed",),
     "knit_workflows.activities.starting": ("did not take a Run", "has ended already"),
     "knit_workflows.client": ("(EngineUnavailable)", "the transfer is over"),
-    "knit_workflows.pod.idle_timer": ("(Ending)",),
+    "knit_workflows.pod.idle_timer": ("(ShuttingDown)",),
     "knit_workflows.store.connection": ("connections to the database are busy",),
     "knit_workflows.worker": ("worker is ready", "worker stops"),
     "knit_workflows.workflows.run": ("(CancelledError)",),
