@@ -104,6 +104,8 @@ class LocalSettings(_Group):
     With less, uploads are refused and new Runs wait."""
     resync_period: _Span = timedelta(seconds=30)
     """How often a watch reads the state of its pod without a notification."""
+    stalled_after: _Span = timedelta(seconds=20)
+    """A pending pod is reported as stalled after this time without any report of its supervisor."""
     environment: Mapping[str, str] = Field(default_factory=lambda: dict(os.environ), repr=False)
     """Environment of the container engine's command (its socket, its context), as JSON; never that
     of run pods. Not set: that of the worker."""

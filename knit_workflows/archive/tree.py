@@ -91,9 +91,9 @@ class Tree:
             if member.segments is not None:
                 write_segments(descriptor, content, member.segments, member.size)
             else:
-                for piece in content:
-                    while piece:
-                        piece = piece[os.write(descriptor, piece) :]
+                for chunk in content:
+                    while chunk:
+                        chunk = chunk[os.write(descriptor, chunk) :]
             os.fchmod(descriptor, member.mode & _PERMISSIONS | _OWNER_READS)
             os.utime(descriptor, (member.mtime, member.mtime))
             if sync:

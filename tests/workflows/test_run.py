@@ -119,7 +119,7 @@ async def test_a_run_waits_for_room(postgres: EmbeddedPostgres) -> None:
     async with knit_environment(postgres=postgres, backend=backend) as knit:
         plan = await knit.apply(TRAIN)
         await knit.push({"type": "other"})
-        backend.short_of_room = "the disk has 3 MiB left"
+        backend.storage_full_reason = "the disk has 3 MiB left"
         [data] = await knit.data_with({"type": "other"})
         await knit.store.change_tags(
             data.knit_id, TagChange(add=frozenset({Tag("type", "dataset")}))
@@ -130,7 +130,7 @@ async def test_a_run_waits_for_room(postgres: EmbeddedPostgres) -> None:
                 await asyncio.sleep(0.02)
                 run = await knit.store.run(run.summary.run_id)
         assert run.waiting.reason == "1st in queue, the disk has 3 MiB left"
-        backend.short_of_room = ""
+        backend.storage_full_reason = ""
         assert (await knit.final(run.summary.run_id)).summary.status is RunStatus.DONE
 
 

@@ -137,7 +137,7 @@ def test_any_file_with_holes_comes_out_as_it_went_in(pieces, more: int) -> None:
 def test_what_is_very_much_torn_is_joined_at_the_end(
     root: Path, after: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sparse, "_MOST_WRITTEN", 3)
+    monkeypatch.setattr(sparse, "_MAX_WRITTEN", 3)
     holey(root / "x", 10 << 20, {n << 20: b"x" for n in range(9)})
     descriptor = os.open(root / "x", os.O_RDONLY)
     segments = sparse.segments_of(descriptor, 10 << 20)

@@ -345,7 +345,7 @@ def test_it_tells_what_of_the_outputs_cannot_be_kept(server: Api, process, tmp_p
     assert process(tmp_path / "log", outputs=json.dumps(outputs)).wait(PATIENCE) == 0
     assert (tmp_path / "termination-log").read_text() == (
         "output /not: 1 socket is not kept: s\n"
-        "output /gone: it was not looked through to the end: No such file or directory\n"
+        "output /gone: it was not scanned to the end: No such file or directory\n"
     )
 
 

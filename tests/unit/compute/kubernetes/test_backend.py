@@ -74,7 +74,7 @@ class TestLaunch:
 
     async def test_a_name_taken_by_another_run_is_refused(self, api, backend):
         await backend.launch(POD)
-        with pytest.raises(BackendRejected, match="taken"):
+        with pytest.raises(BackendRejected, match="belongs to another Job"):
             await backend.launch(replace(POD, generation=2))
 
     async def test_a_job_being_deleted_is_waited_for(self, api, backend):

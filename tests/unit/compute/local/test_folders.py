@@ -21,7 +21,7 @@ def test_what_was_being_removed_is_removed_at_the_next_start(tmp_path: Path) -> 
     volume = Volume("data-knitid-1", "1")
     state.create_volume(volume)
     (state.volume_path(volume) / "large").write_text("x")
-    assert state.bury(state.volume_path(volume)) is not None
+    assert state.move_to_trash(state.volume_path(volume)) is not None
     StateFolder(tmp_path).empty_trash()
     assert list((tmp_path / "trash").iterdir()) == []
 
@@ -52,11 +52,11 @@ def test_a_volume_is_removed_however_deep_it_is(tmp_path: Path) -> None:
         os.mkdir("shut", 0, dir_fd=descent.here)
         os.symlink("/", "link", dir_fd=descent.here)
         descent.close()
-    grave = state.bury(state.volume(volume))
-    assert grave is not None
-    state.remove(grave)
-    assert not grave.exists()
-    state.remove(grave)
+    trashed = state.move_to_trash(state.volume(volume))
+    assert trashed is not None
+    state.remove(trashed)
+    assert not trashed.exists()
+    state.remove(trashed)
 
 
 @pytest.mark.parametrize(
