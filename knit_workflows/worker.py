@@ -38,15 +38,15 @@ from knit_workflows.temporal_client import client_config, connect
 log = logging.getLogger(__name__)
 
 SHUTDOWN: Final = timedelta(seconds=2)
-"""Short steps end within it after SIGTERM; watches are then handed on."""
+"""After SIGTERM, short steps finish within this time; watches then move to another worker."""
 STICKY: Final = timedelta(seconds=3)
 
 
 def backend_from(settings: ComputeSettings) -> ComputeBackend:
     """Builds the back-end that the settings name; nothing is opened.
 
-    Adapters are imported here, when chosen: the Kubernetes client alone weighs more than the rest
-    of a worker.
+    Adapters are imported here, when chosen: the Kubernetes client alone needs more memory than the
+    rest of a worker.
     """
     match settings.kind:
         case "kubernetes":
@@ -64,7 +64,7 @@ def backend_from(settings: ComputeSettings) -> ComputeBackend:
 
 
 def deps_from(settings: Settings) -> Deps:
-    """Builds what a worker with knit's activities needs; nothing is opened."""
+    """Builds the dependencies of knit's activities; nothing is opened."""
     return Deps(
         PostgresStore(settings.store),
         backend_from(settings.compute),
@@ -90,7 +90,7 @@ def workers(client: Client, deps: Deps, roles: frozenset[Role]) -> list[Worker]:
 
 
 def by_queue(queues: QueueSettings, roles: frozenset[Role]) -> dict[str, frozenset[Role]]:
-    """Says which of the roles each task queue serves; several may share one."""
+    """Maps each task queue to the roles that it serves; several roles may share one."""
     served: dict[str, frozenset[Role]] = {}
     for role in sorted(roles):
         queue: str = getattr(queues, role.value)
@@ -99,7 +99,7 @@ def by_queue(queues: QueueSettings, roles: frozenset[Role]) -> dict[str, frozens
 
 
 async def serve(settings: Settings, temporal: ClientConnectConfig, roles: frozenset[Role]) -> None:
-    """Runs until SIGTERM or SIGINT; everything under way goes on elsewhere or after a restart."""
+    """Works until SIGTERM or SIGINT; work in progress continues elsewhere or after a restart."""
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -146,13 +146,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         asyncio.run(serve(settings, temporal, roles))
         code = 0
     except KnitError as error:
-        # It says what is the matter; only of what is not known the stack is worth its space.
-        words = "; ".join(filter(None, (error.reason, error.advice)))
-        log.error("worker ended: %s", words, extra={"action": "worker_ended"})
+        # Its message is enough; only for unexpected errors a stack trace is useful.
+        message = "; ".join(filter(None, (error.reason, error.advice)))
+        log.error("worker ended: %s", message, extra={"action": "worker_ended"})
     except BaseException:
         log.exception("worker ended", extra={"action": "worker_ended"})
     finally:
-        # A process that ran a Worker can crash in the interpreter's own shutdown.
+        # The interpreter may crash in its shutdown after it has run a Worker.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

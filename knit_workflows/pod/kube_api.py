@@ -47,7 +47,7 @@ class KubeApi:
 
     @classmethod
     def from_pod(cls, environ: Mapping[str, str], account: Path = ACCOUNT_FOLDER) -> KubeApi:
-        """Configures it as every pod is told; raises KeyError outside a pod."""
+        """Configures it from the environment of every pod; raises KeyError outside a pod."""
         host = environ["KUBERNETES_SERVICE_HOST"]
         port = int(environ.get("KUBERNETES_SERVICE_PORT", "443"))
 

@@ -1,7 +1,7 @@
-"""Puts a container's log together from several readings of it: nothing lost, nothing twice.
+"""Assembles a container's log from several readings: nothing is lost, nothing appears twice.
 
 The log is asked for with timestamps, so each line comes as ``<stamp> <content>\\n``, and a reading
-can be resumed from a second on. How what is known already is told from what is new:
+can be resumed from a second on. This is how known lines are distinguished from new ones:
 
 * Kubernetes resumes by whole seconds, so known lines come again. Stamps may be equal, and those of
   stdout and stderr may be out of order by a moment; but the order in the log never changes. So the
@@ -28,11 +28,11 @@ _MAX_STAMP_BYTES = 40
 
 
 class NotALog(Exception):
-    """A line has no stamp: not the container speaks but the kubelet, about its troubles."""
+    """A line has no timestamp: it is not from the container but an error of the kubelet."""
 
 
 class LogSplice:
-    """Turns chunks of readings into the log's new content.
+    """Turns chunks of readings into new content of the log.
 
     Give `feed` each chunk of a reading; call `finish` when a reading ended by itself, and `resume`
     before each reading but the first.

@@ -78,7 +78,7 @@ class TransferPods:
 
         Probes with an upload that declares no body: the agent first checks whether it may write
         (409 if not, also during another upload), then responds 411, and has changed nothing.
-        Where it cannot be asked, the upload itself is answered so.
+        If the agent cannot be reached from here, the upload itself will get the 409.
         """
         if transfer.mode is not TransferMode.WRITE:
             return
