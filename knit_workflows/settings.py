@@ -43,7 +43,7 @@ class StoreSettings(_Group):
     pool_size: int = Field(default=8, ge=2)
     """The most connections a process holds, besides one for notifications."""
     folder: Path | None = None
-    """Data folder of the database, if it is on this machine; errors then tell when its disk is
+    """Data folder of the database, if it is on this machine; errors then say when its disk is
     full."""
     reserve: Path | None = None
     """File on that disk that is shortened to make space for stops and deletions when it is full."""

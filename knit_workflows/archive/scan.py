@@ -61,7 +61,7 @@ def scan(root: Path, *, max_entries: int = MAX_ENTRIES, max_seconds: float = MAX
     except _Enough as reason:
         walk.incomplete = str(reason)
     except OSError as error:
-        walk.incomplete = walk.incomplete or _words(error, walk.path())
+        walk.incomplete = walk.incomplete or _reason(error, walk.path())
     named = tuple(heapq.nsmallest(MAX_NAMED, walk.first))
     return Scan(walk.entries, named, dict(walk.kinds), walk.incomplete)
 
@@ -156,18 +156,18 @@ class _Walk:
         try:
             stack.enter(name)
         except OSError as error:
-            self.incomplete = self.incomplete or _words(error, self.path(name))
+            self.incomplete = self.incomplete or _reason(error, self.path(name))
             return False
         return True
 
 
-def _words(error: OSError, path: str) -> str:
+def _reason(error: OSError, path: str) -> str:
     return f"{_shown(path)}: {error.strerror}" if path else str(error.strerror)
 
 
 def _counted(kinds: Mapping[str, int]) -> str:
-    words = [f"{many:,} {kind}{'' if many == 1 else 's'}" for kind, many in sorted(kinds.items())]
-    return " and ".join(filter(None, (", ".join(words[:-1]), words[-1])))
+    parts = [f"{many:,} {kind}{'' if many == 1 else 's'}" for kind, many in sorted(kinds.items())]
+    return " and ".join(filter(None, (", ".join(parts[:-1]), parts[-1])))
 
 
 def _named(found: Scan) -> str:

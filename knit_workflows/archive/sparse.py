@@ -28,15 +28,15 @@ class BadMap(ValueError):
     """The map of a sparse file is invalid; the message is a sentence fragment for people."""
 
 
-def segments_of(descriptor: int, size: int) -> Segments | None:
+def segments_of(descriptor: int, size: int, limit: int = _MAX_WRITTEN) -> Segments | None:
     """Maps a file of that size; None if it has no holes, or its file system cannot tell.
 
-    If there are too many segments, the last one extends to the end of the file, holes included.
+    With more than `limit` segments, the last one extends to the end of the file, holes included.
     """
     found = array("Q")
     at = 0
     try:
-        while at < size and len(found) < 2 * _MAX_WRITTEN:
+        while at < size and len(found) < 2 * limit:
             start = os.lseek(descriptor, at, os.SEEK_DATA)
             at = min(os.lseek(descriptor, start, os.SEEK_HOLE), size)
             if start >= size:

@@ -147,13 +147,13 @@ class TarReader:
 
     # --- the stream -----------------------------------------------------------------------------
 
-    def _some(self, most: int) -> memoryview:
-        """Returns between 1 and `most` bytes."""
+    def _some(self, limit: int) -> memoryview:
+        """Returns between 1 and `limit` bytes."""
         if not self._buffer:
             self._buffer = memoryview(self._source.read(CHUNK))
             if not self._buffer:
                 raise ArchiveCut("the archive is cut off")
-        chunk, self._buffer = self._buffer[:most], self._buffer[most:]
+        chunk, self._buffer = self._buffer[:limit], self._buffer[limit:]
         return chunk
 
     def _exactly(self, size: int) -> bytes:
@@ -341,7 +341,7 @@ def _pax_records(text: bytes) -> Iterator[tuple[bytes, bytes]]:
 def encode(member: Member) -> bytes:
     """The header of a member: one block, preceded by a pax header where a field does not fit.
 
-    Owners are always 0 and nameless: whose account made a file is nobody's business elsewhere. For
+    Owner and group are always 0, without names: they mean nothing on another machine. For
     the same reason set-id bits are dropped: unpacked by root, they would lend root's rights.
     """
     if member.kind == NOTE:

@@ -53,8 +53,8 @@ _NAMES: Final = re.compile(r'"[^"]*"|\S+://\S+|\S+/\S*|\S*\w\.\w\S*|\S+[:@]\S*\d
 
 def classify_pull_error(message: str) -> tuple[StartFailureKind, str]:
     """Gives the kind of a failed pull, and one word for its reason."""
-    words = _NAMES.sub(" ", message)
+    text = _NAMES.sub(" ", message)
     for pattern, kind, reason in _PATTERNS:
-        if pattern.search(words):
+        if pattern.search(text):
             return kind, reason
     return StartFailureKind.IMAGE, UNKNOWN

@@ -40,7 +40,7 @@ class Stream(Protocol):
     """The receiving side of a connection; an empty result means that it was closed."""
 
     def read1(self, size: int, /) -> bytes | memoryview: ...  # noqa: D102
-    def readline(self, most: int, /) -> bytes: ...  # noqa: D102
+    def readline(self, limit: int, /) -> bytes: ...  # noqa: D102
 
 
 def request_body(stream: Stream, header: Callable[[str], str | None]) -> LengthBody | ChunkedBody:

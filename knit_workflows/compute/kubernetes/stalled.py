@@ -29,16 +29,16 @@ def why_stalled(
         return _no_response("NotScheduled", "no scheduler of the cluster has picked up the pod yet")
     unbound = [name for name, phase in claims.items() if phase != "Bound"]
     if condition_is(pod, "PodScheduled", "False") or unbound:
-        words = ", ".join(f"{name} is {claims[name]}" for name in unbound)
-        about = f"the pod waits for its claims: {words or 'all are Bound'}"
+        states = ", ".join(f"{name} is {claims[name]}" for name in unbound)
+        about = f"the pod waits for its claims: {states or 'all are Bound'}"
         return StartFailure(StartFailureKind.PROGRESS, "ClaimsPending", about)
     node = pod["spec"].get("nodeName", "?")
     if not pod.get("status", {}).get("containerStatuses"):
         return _no_response("NodeSilent", f"the node {node} has not picked up the pod yet")
     last = events[-1] if events else {}
     if last.get("reason") == "Pulling":
-        words = last.get("message") or "Pulling an image"
-        return StartFailure(StartFailureKind.PROGRESS, "Pulling", f"the node {node}: {words}")
+        message = last.get("message") or "Pulling an image"
+        return StartFailure(StartFailureKind.PROGRESS, "Pulling", f"the node {node}: {message}")
     return StartFailure(
         StartFailureKind.PROGRESS,
         "ContainerCreating",

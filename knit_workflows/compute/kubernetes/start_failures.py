@@ -2,7 +2,7 @@
 
 Sources: the waiting reasons of the kubelet (`pkg/kubelet/images/types.go`,
 `pkg/kubelet/container/sync_result.go` of Kubernetes), the scheduler's PodScheduled condition, and
-Warning events of mounts and sandboxes, which no field of a pod tells of.
+Warning events of mounts and sandboxes, which no field of a pod mentions.
 """
 
 from __future__ import annotations

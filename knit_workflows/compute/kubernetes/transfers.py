@@ -98,8 +98,8 @@ class TransferPods:
         for container in status.get("containerStatuses") or ():
             ended = container.get("state", {}).get("terminated") or {}
             if ended.get("exitCode") and not status.get("reason"):
-                words = f"{ended.get('reason')}: {ended.get('message') or 'no message'}".strip()
-                raise BackendRejected(f"the transfer pod failed: {words}", see=transfer.name)
+                reason = f"{ended.get('reason')}: {ended.get('message') or 'no message'}".strip()
+                raise BackendRejected(f"the transfer pod failed: {reason}", see=transfer.name)
         await self._server.delete("Pod", transfer.name, _SHORTEST_DELETION)
         raise TransferNotReady("the transfer pod had ended and is replaced", see=transfer.name)
 

@@ -135,7 +135,7 @@ def create_arguments(
         *([] if settings.network else ["--network", "none"]),
         *_limits(pod, dialect),
         *_volumes(pod, state),
-        *(word for key, value in pod.env.items() for word in ("--env", f"{key}={value}")),
+        *(part for key, value in pod.env.items() for part in ("--env", f"{key}={value}")),
         *(["--entrypoint", pod.entrypoint[0]] if pod.entrypoint else []),
         *("--", pod.image),
         *pod.entrypoint[1:],
@@ -171,14 +171,14 @@ def _limits(pod: RunPod, dialect: str) -> Iterator[str]:
 def _volumes(pod: RunPod, state: StateFolder) -> Iterator[str]:
     def mount(mounted: Mount, *, readonly: bool) -> str:
         source = state.volume(mounted.volume)
-        words = ("type=bind", f"source={source}", f"target={mounted.path}")
-        for word in words:
-            if any(character in word for character in ',"\n\0'):
+        parts = ("type=bind", f"source={source}", f"target={mounted.path}")
+        for part in parts:
+            if any(character in part for character in ',"\n\0'):
                 raise BackendRejected(
                     f"container engines cannot mount {mounted.path!r} from {str(source)!r}",
                     advice="use paths without commas, quotes and line breaks",
                 )
-        return ",".join((*words, "readonly")) if readonly else ",".join(words)
+        return ",".join((*parts, "readonly")) if readonly else ",".join(parts)
 
     for mounted in pod.inputs:
         yield from ("--mount", mount(mounted, readonly=True))

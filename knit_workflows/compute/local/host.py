@@ -131,5 +131,5 @@ def _mounts(pod: RunPod, state: StateFolder) -> Iterator[str]:
     mounts = [(m.path, bound("--ro-bind", m.path, m.volume)) for m in pod.inputs]
     mounts += [(m.path, bound("--bind", m.path, m.volume)) for m in pod.outputs]
     # Outer mounts first, or they would hide the inner ones.
-    for _, words in sorted(mounts):
-        yield from words
+    for _, options in sorted(mounts):
+        yield from options

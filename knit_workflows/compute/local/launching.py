@@ -72,19 +72,21 @@ def supervisor_command(
             supervisor.SANDBOX, (*common, *sandbox.command), sandbox.options, {}, None
         )
     created = create_arguments(pod, state, settings, engine.dialect)
-    words = (*common, engine.command, pod.image, pod.name, *created)
-    return SupervisorCommand(supervisor.CONTAINER, words, (), settings.environment, engine.command)
+    arguments = (*common, engine.command, pod.image, pod.name, *created)
+    return SupervisorCommand(
+        supervisor.CONTAINER, arguments, (), settings.environment, engine.command
+    )
 
 
 def _common_arguments(pod: RunPod, state: StateFolder) -> list[str]:
     """Gives the arguments that all supervisors have: the log's file, and what must be empty."""
     log = state.volume(pod.log) if pod.log else None
-    words = [str(log / LOG_FILE) if log else ""]
+    arguments = [str(log / LOG_FILE) if log else ""]
     for mount in pod.outputs:
-        words += [mount.path, str(state.volume(mount.volume))]
+        arguments += [mount.path, str(state.volume(mount.volume))]
     if log:
-        words += ["", str(log)]
-    return [*words, "--"]
+        arguments += ["", str(log)]
+    return [*arguments, "--"]
 
 
 def launch(pod: RunPod, command: SupervisorCommand, state: StateFolder) -> int | None:

@@ -46,14 +46,15 @@ def start_failure_of(reported: SupervisorState) -> StartFailure | None:
     )
 
 
-def _from_message(complaint: str) -> StartFailure:
-    words = complaint
-    if logged := _PODMAN_LOG.match(words):
-        words = logged[1].replace('\\"', '"')
-    words = _RETRYING.sub("", words)
-    if _ENGINE_AWAY.search(words):
+def _from_message(message: str) -> StartFailure:
+    if logged := _PODMAN_LOG.match(message):
+        message = logged[1].replace('\\"', '"')
+    message = _RETRYING.sub("", message)
+    if _ENGINE_AWAY.search(message):
         return StartFailure(
-            StartFailureKind.BACKEND, BACKEND_AWAY, f"the container engine does not answer: {words}"
+            StartFailureKind.BACKEND,
+            BACKEND_AWAY,
+            f"the container engine does not answer: {message}",
         )
-    kind, reason = classify_pull_error(words)
-    return StartFailure(kind, reason, words)
+    kind, reason = classify_pull_error(message)
+    return StartFailure(kind, reason, message)

@@ -45,13 +45,13 @@ def test_a_volume_is_removed_however_deep_it_is(tmp_path: Path) -> None:
     volume = Volume("deep", "id")
     state.create_volume(volume)
     with opened_folder(state.volume(volume)) as folder:
-        descent: FolderStack[str] = FolderStack(folder)
+        stack: FolderStack[str] = FolderStack(folder)
         for _ in range(1500):
-            os.mkdir("d", dir_fd=descent.here)
-            descent.enter("d")
-        os.mkdir("shut", 0, dir_fd=descent.here)
-        os.symlink("/", "link", dir_fd=descent.here)
-        descent.close()
+            os.mkdir("d", dir_fd=stack.here)
+            stack.enter("d")
+        os.mkdir("shut", 0, dir_fd=stack.here)
+        os.symlink("/", "link", dir_fd=stack.here)
+        stack.close()
     trashed = state.move_to_trash(state.volume(volume))
     assert trashed is not None
     state.remove(trashed)
