@@ -92,7 +92,7 @@ class MemoryBackend:
         self._hold_all = self._hold_all or not pod_names
 
     def finish(self, pod_name: str, exit: Exit = SUCCEEDED) -> None:
-        """Ends a launched pod now; one that has ended stays as it is. Raises KeyError."""
+        """Ends a launched pod now; one that has ended stays as it is; raises KeyError."""
         entry = self._entries[pod_name]
         self._end(entry, exit)
         self._cancel(entry)

@@ -139,7 +139,10 @@ class ApiServer:
     ) -> AsyncIterator[tuple[str, JsonObject]]:
         """Yields (type, object) of each change after `version`, bookmarks included.
 
-        The server ends it after some minutes. Raises ResourceExpired when the version is too old.
+        The server ends it after some minutes.
+
+        Raises:
+            ResourceExpired: the version is too old.
         """
         # Random, so that not all watches of all workers are renewed in the same second.
         lifetime = str(random.randint(240, 300))

@@ -74,7 +74,7 @@ class EngineFinder:
         return process.returncode or 0, output.decode(errors="replace").strip()
 
     async def remove(self, command: str, container: str) -> None:
-        """Removes a container; gone already: fine. Raises BackendUnavailable."""
+        """Removes a container; a missing one is fine; raises BackendUnavailable."""
         code, output = await self.run(command, "rm", "--force", container)
         if code == 0:
             return

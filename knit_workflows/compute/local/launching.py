@@ -63,7 +63,8 @@ def supervisor_command(
 ) -> SupervisorCommand:
     """Builds the command that starts a pod: in the engine, or without one in a sandbox.
 
-    Raises BackendRejected.
+    Raises:
+        BackendRejected: it can never be started here.
     """
     common = _common_arguments(pod, state)
     if engine is None:

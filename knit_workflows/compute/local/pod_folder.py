@@ -149,7 +149,8 @@ def parse_state(lines: str) -> SupervisorState:
 def try_lock(path: Path, *, make: bool = False) -> int | None:
     """Locks a file and gives its descriptor, to be passed on or closed; None if it is locked.
 
-    Raises FileNotFoundError when there is no such file, unless `make`.
+    Raises:
+        FileNotFoundError: there is no such file, and it is not to be made.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if make else 0), 0o600)
     try:
@@ -182,7 +183,10 @@ def is_locked(path: Path) -> bool:
 def request_stop(folder: Path, grace: timedelta) -> float:
     """Records that the pod is to be killed after `grace`; an earlier deadline stays.
 
-    Gives the seconds that are left. Raises FileNotFoundError when there is no such pod.
+    Gives the seconds that are left.
+
+    Raises:
+        FileNotFoundError: there is no such pod.
     """
     now = time.clock_gettime(time.CLOCK_BOOTTIME)
     deadline = now + grace.total_seconds()

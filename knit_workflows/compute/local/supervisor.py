@@ -199,7 +199,9 @@ def spawn(
 
     `by` is a command that becomes the shell, such as `nice`. `descriptors` maps numbers in the
     script to open descriptors here, which stay the caller's; 2 is the null device unless given.
-    Raises OSError when no process can be created.
+
+    Raises:
+        OSError: no process can be created.
     """
     with ExitStack() as stack:
         actions: list[tuple[int, int, str, int, int] | tuple[int, int, int] | tuple[int, int]] = [
