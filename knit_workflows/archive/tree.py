@@ -112,7 +112,7 @@ class Tree:
         os.utime(parts[-1], (mtime, mtime), dir_fd=folder, follow_symlinks=False)
 
     def symlink(self, parts: list[bytes], target: bytes, mtime: int) -> None:
-        """Creates a symbolic link to any target; after it, nothing may be written below the root."""
+        """Creates a symbolic link to any target; nothing may be written below the root after it."""
         folder = self.folder(parts[:-1])
         with _taken_is_refused(parts):
             os.symlink(target, parts[-1], dir_fd=folder)

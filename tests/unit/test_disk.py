@@ -59,7 +59,7 @@ def test_a_write_that_finds_no_room_names_its_disk(tmp_path: Path, number: int) 
         assert full.reason.startswith(f"the disk of {tmp_path} has ")
         assert os.strerror(number) in full.reason
         assert full.see == str(tmp_path / "file")
-    assert "no room left" in storage_full(OSError(number, "no")).reason
+    assert "the disk is full" in storage_full(OSError(number, "no")).reason
 
 
 @pytest.mark.parametrize(
