@@ -15,8 +15,6 @@ from types import FrameType
 from typing import Final
 
 import uvicorn
-from temporalio.client import Client
-from temporalio.contrib.pydantic import pydantic_data_converter
 
 from knit_api.app import create_app
 from knit_api.auth import BindRefused, check_bind, is_loopback
@@ -30,7 +28,7 @@ from knit_workflows.domain.ports import ApiStore
 from knit_workflows.settings import Settings, SettingsRefused, read_settings
 from knit_workflows.store import PostgresStore
 from knit_workflows.telemetry import set_up_telemetry
-from knit_workflows.temporal_client import client_config
+from knit_workflows.temporal_client import client_config, connect
 
 log = logging.getLogger(__name__)
 
@@ -69,18 +67,16 @@ def _transfers(settings: Settings) -> Callable[[], Awaitable[Transfers]]:
     # Read at once: a configuration that cannot be read is to be told at the start.
     config = client_config()
 
-    async def connect() -> Transfers:
-        # Not with the plugin: it brings the worker's half of Temporal's SDK, some 10 MiB.
-        client = await Client.connect(**config, data_converter=pydantic_data_converter)
+    async def connect_transfers() -> Transfers:
         return KnitClient(
-            client,
+            await connect(config),
             lease=settings.engine.transfer_lease,
             heartbeat=settings.engine.heartbeat,
             step_timeout=settings.engine.step_timeout,
             queues=settings.queues,
         )
 
-    return connect
+    return connect_transfers
 
 
 class Server(uvicorn.Server):

@@ -1,4 +1,4 @@
-"""Disks that run full: how much room is left, what to say about it, and a reserve."""
+"""Full disks: how much space is left, the errors that say so, and a reserve."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from typing import Final
 from knit_workflows.domain.errors import StorageFull
 
 FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
-"""What the system says when there is no room, or no more of it for this user."""
+"""Errors of a full disk, and of an exhausted quota."""
 ALMOST_FULL: Final = 4 << 20
-"""With less than this a database cannot be expected to write, nor to start."""
+"""Bytes; with less a database may be unable to write or to start."""
 RESERVE_BYTES: Final = 64 << 20
-"""How large the reserve of the embedded stack is."""
+"""Size of the reserve of the embedded stack."""
 _SHARE: Final = 20
-"""Floor and reserve take a twentieth of a disk at most, however small it is."""
+"""Free space that is demanded or reserved is at most a twentieth of the disk."""
 _SLICES: Final = 8
-_LEAST_SLICE: Final = 1 << 20
+_MIN_SLICE: Final = 1 << 20
 _MAKE_ROOM: Final = (
-    "make room there: delete Runs that are not needed with `knit run rm`, or what else fills it"
+    "make room there: delete Runs that you do not need with `knit run rm`, or other files"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class DiskSpace:
-    """How much room the disk of a folder has, in bytes, for somebody who is not root."""
+    """The space on the disk of a folder, in bytes, for users other than root."""
 
     folder: Path
     free: int
@@ -38,7 +38,7 @@ class DiskSpace:
 
     @classmethod
     def of(cls, folder: Path) -> DiskSpace:
-        """Measures it. A folder that is not there counts as its nearest ancestor."""
+        """Measures it; for a missing folder, at its nearest ancestor."""
         while True:
             try:
                 info = os.statvfs(folder)
@@ -50,51 +50,50 @@ class DiskSpace:
                 return cls(folder, info.f_bavail * info.f_frsize, info.f_blocks * info.f_frsize)
 
     def share(self, wanted: int) -> int:
-        """Gives what of these bytes it is fit to keep back on a disk of this size."""
+        """Gives these bytes, but at most a twentieth of the disk."""
         return min(wanted, self.total // _SHARE)
 
     @property
     def is_almost_full(self) -> bool:
-        """Whether programs that write a little now and then begin to fail."""
+        """Whether programs that write only a little are about to fail."""
         return self.free < ALMOST_FULL
 
     @classmethod
     def if_almost_full(cls, folder: Path | None) -> DiskSpace | None:
-        """Measures it, gives it if it is almost full; None also of a disk that is not known."""
+        """Measures it and gives it if it is almost full; None also if the disk is unknown."""
         with suppress(OSError):
-            room = None if folder is None else cls.of(folder)
-            return room if room is not None and room.is_almost_full else None
+            space = None if folder is None else cls.of(folder)
+            return space if space is not None and space.is_almost_full else None
         return None
 
     def left(self) -> str:
-        """Says it in words."""
+        """Formats the free space as a sentence fragment."""
         return f"the disk of {self.folder} has {format_bytes(self.free)} left"
 
 
-def require_room(folder: Path, floor: int) -> None:
-    """Raises StorageFull, in words, while the disk of a folder has less room than the floor."""
-    room = DiskSpace.of(folder)
-    floor = room.share(floor)
-    if room.free < floor:
+def require_room(folder: Path, min_free_bytes: int) -> None:
+    """Raises StorageFull while the disk of a folder has fewer bytes free than `min_free_bytes`."""
+    space = DiskSpace.of(folder)
+    required = space.share(min_free_bytes)
+    if space.free < required:
         raise StorageFull(
-            f"{room.left()}, less than the floor of {format_bytes(floor)} below which nothing new "
-            "begins",
-            advice=f"{_MAKE_ROOM}; it goes on by itself then",
+            f"{space.left()}, less than the {format_bytes(required)} that new work needs",
+            advice=f"{_MAKE_ROOM}; it continues by itself then",
         )
 
 
 def storage_full(error: OSError, folder: Path | None = None) -> StorageFull:
-    """Makes the error for a write that found no room, with disk and file; chain it to its cause."""
+    """Builds the error for a failed write, with disk and file; raise it `from` its cause."""
     file = os.fsdecode(error.filename) if error.filename else ""
-    place = folder or (Path(file) if file else None)
-    reason = f"there is no room left ({error.strerror})"
+    where = folder or (Path(file) if file else None)
+    reason = f"the disk is full ({error.strerror})"
     with suppress(OSError):
-        reason = f"{DiskSpace.of(place).left()} ({error.strerror})" if place else reason
+        reason = f"{DiskSpace.of(where).left()} ({error.strerror})" if where else reason
     return StorageFull(reason, advice=_MAKE_ROOM, see=file)
 
 
 def format_bytes(size: int) -> str:
-    """Gives a number of bytes as people read it: `12 KiB`, `118 MiB`, `3.4 GiB`."""
+    """Formats a number of bytes for people: `12 KiB`, `118 MiB`, `3.4 GiB`."""
     if size < 1 << 20:
         return f"{size >> 10} KiB"
     if size < 1 << 30:
@@ -103,19 +102,19 @@ def format_bytes(size: int) -> str:
 
 
 class Reserve:
-    """A file whose only content is room; several processes may give it back, slice by slice."""
+    """A file that only reserves disk space; any process may release a slice of it."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def size(self) -> int:
-        """Gives the bytes that are reserved; 0 when there is no file."""
+        """Gives the bytes that are reserved; 0 without a file."""
         with suppress(FileNotFoundError):
             return self._path.stat().st_size
         return 0
 
     def fill(self, size: int) -> None:
-        """Reserves so much; what is reserved already stays. Raises OSError when it is full."""
+        """Reserves up to `size` bytes, unless more are reserved; raises OSError on a full disk."""
         with self._held(os.O_CREAT) as handle:
             before = os.fstat(handle).st_size
             if before >= size:
@@ -127,12 +126,12 @@ class Reserve:
                 raise
 
     def give(self) -> int:
-        """Gives back a slice, an eighth of a whole reserve; gives its bytes, 0 if none is left."""
+        """Releases a slice, an eighth of a whole reserve; gives its bytes, 0 if none is left."""
         try:
             with self._held() as handle:
                 before = os.fstat(handle).st_size
                 whole = DiskSpace.of(self._path.parent).share(RESERVE_BYTES)
-                after = max(0, before - max(whole // _SLICES, _LEAST_SLICE))
+                after = max(0, before - max(whole // _SLICES, _MIN_SLICE))
                 os.ftruncate(handle, after)
                 return before - after
         except FileNotFoundError:
@@ -140,8 +139,8 @@ class Reserve:
 
     @contextmanager
     def _held(self, flags: int = 0) -> Iterator[int]:
-        """Opens the file, alone: to shorten it by what is true no more would make it longer, by a
-        hole that is no room."""
+        """Opens the file exclusively: truncating it to an outdated size could make it longer, by a
+        hole that reserves nothing."""
         handle = os.open(self._path, os.O_WRONLY | os.O_CLOEXEC | flags, 0o600)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX)

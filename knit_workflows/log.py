@@ -1,4 +1,4 @@
-"""Logs: one line per change of state; JSON lines for machines, rich on a terminal."""
+"""Logging: one line per change of state; JSON lines for programs, rich on a terminal."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class JsonFormatter(logging.Formatter):
     """One JSON object per line: at, level, logger, message, and whatever `extra` holds."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Renders one record; values JSON does not know are shown as text."""
+        """Formats one record; values that JSON does not know become text."""
         line: dict[str, object] = {
             "at": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
@@ -34,12 +34,12 @@ class JsonFormatter(logging.Formatter):
 
 
 def is_for_people(format: LogFormat) -> bool:
-    """Says whether the logs are read on a terminal, rather than by programs."""
+    """Says whether logs are for people on a terminal rather than for programs."""
     return format == "rich" or (format == "auto" and sys.stderr.isatty())
 
 
 def set_up(format: LogFormat, level: str) -> None:
-    """Sends all logs to stderr in one shape; a second call replaces the first."""
+    """Sends all logs to stderr in one format; a second call replaces the first."""
     handler: logging.Handler
     if is_for_people(format):
         handler = RichHandler(console=Console(stderr=True), show_path=False)

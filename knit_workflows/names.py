@@ -1,4 +1,4 @@
-"""Every string that crosses a process: workflow and activity names, task queues, object names.
+"""Every string that crosses processes: names of workflows, task queues, labels and objects.
 
 Ids of workflows and names of objects are computed from knit ids, so that starting twice finds the
 first one.
@@ -18,7 +18,7 @@ PROJECTOR_WORKFLOW: Final = "knit.Projector"
 TRANSFER_WORKFLOW: Final = "knit.Transfer"
 GC_WORKFLOW: Final = "knit.gc"
 HOUSEKEEPING_WORKFLOW: Final = "knit.housekeep"
-"""The last two are the names of their schedules too."""
+"""The last two are also the names of their schedules."""
 
 ENGINE_QUEUE: Final = "knit"
 COMPUTE_QUEUE: Final = "knit-compute"
@@ -38,9 +38,9 @@ SEARCH_ATTRIBUTES: Final = (
 """All of type Keyword; optional on a server."""
 
 OUTBOX_CHANNEL: Final = "knit_outbox"
-"""PostgreSQL channel notified when the Projector has something to do."""
+"""PostgreSQL channel that is notified when the Projector has work."""
 RUN_CHANNEL: Final = "knit_run"
-"""PostgreSQL channel notified with a Run's id when that Run changes its status."""
+"""PostgreSQL channel that is notified with a Run's id when its status changes."""
 
 LABEL_RUN: Final = "knit/worker.runid"
 LABEL_RUN_ALIAS: Final = "knit/worker.run"
@@ -55,7 +55,7 @@ _RUN_POD: Final = re.compile(rf"worker-run-({ID_PATTERN})(?:-([0-9]{{1,9}}))?")
 
 
 def run_workflow(run_id: str, generation: int) -> str:
-    """Gives the id of the workflow that carries out one generation of a Run."""
+    """Gives the id of the workflow that executes one generation of a Run."""
     return f"knit.run:{run_id}:{generation}"
 
 
@@ -72,15 +72,15 @@ def transfer_workflow(transfer_id: str) -> str:
 def run_pod(run_id: str, generation: int) -> str:
     """Gives the name of a Run's pod (on Kubernetes: of its Job).
 
-    The first generation has the name that Knitfab gives; later ones add their number, so that what
-    is left of an earlier generation can never be taken for this one.
+    The first generation has Knitfab's name; later ones append their number, so that remains of an
+    earlier generation can never be mistaken for this one.
     """
     suffix = "" if generation == 1 else f"-{generation}"
     return f"worker-run-{run_id}{suffix}"
 
 
 def run_of_pod(pod_name: str) -> tuple[str, int] | None:
-    """Gives the Run and the generation of a run pod; None for what is none of knit's names."""
+    """Parses the name of a run pod into Run and generation; None if it is not one."""
     found = _RUN_POD.fullmatch(pod_name)
     return None if found is None else (found[1], int(found[2] or 1))
 
@@ -91,5 +91,5 @@ def volume(knit_id: str) -> str:
 
 
 def transfer(knit_id: str, mode: str, transfer_id: str) -> str:
-    """Gives the name of a transfer's pod; the last part tells transfers of one Data apart."""
+    """Gives the name of a transfer's pod; the last part distinguishes transfers of one Data."""
     return f"knitid-{knit_id}-{mode}-{transfer_id[:10]}"

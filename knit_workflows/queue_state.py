@@ -1,4 +1,4 @@
-"""How busy a task queue is: whether anybody serves it, and how much waits in it."""
+"""The state of a task queue: how many workers poll it, and its backlog."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from temporalio.client import Client
 
 RPC_TIMEOUT: Final = timedelta(seconds=5)
 RECENTLY: Final = timedelta(seconds=90)
-"""A poll lasts a minute: who has not begun one for longer is gone, but still listed for minutes."""
+"""A poll lasts a minute: a worker without a newer one is gone, but still listed for minutes."""
 _BOTH: Final = (TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW, TaskQueueType.TASK_QUEUE_TYPE_ACTIVITY)
 
 
 @dataclass(frozen=True, slots=True)
 class QueueState:
-    """A task queue at this moment; `waiting` is Temporal's estimate of the tasks in it."""
+    """A task queue at one moment; `waiting` is Temporal's estimate of its backlog."""
 
     workers: int
     waiting: int
 
 
 async def queue_state(client: Client, queue: str) -> QueueState:
-    """Looks at a queue; its workers are those that take both kinds of tasks. Raises RPCError."""
+    """Describes a queue; workers are counted if they poll for both task types; raises RPCError."""
     workers, waiting = [], 0
     since = datetime.now(UTC) - RECENTLY
     for kind in _BOTH:

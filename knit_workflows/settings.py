@@ -43,7 +43,7 @@ class StoreSettings(_Group):
     pool_size: int = Field(default=8, ge=2)
     """The most connections a process holds, besides one for notifications."""
     folder: Path | None = None
-    """Data folder of the database, if it is on this machine; errors then tell when its disk is
+    """Data folder of the database, if it is on this machine; errors then say when its disk is
     full."""
     reserve: Path | None = None
     """File on that disk that is shortened to make space for stops and deletions when it is full."""
@@ -55,7 +55,7 @@ class EngineSettings(_Group):
     max_active_runs: int | None = Field(default=None, ge=1)
     """The most Runs that are active at once; others wait. None: what the back-end suggests."""
     max_active_runs_per_plan: int | None = Field(default=None, ge=1)
-    """The same for each Plan; None: no limit."""
+    """The same for each Plan. None: no limit."""
     new_runs_limit: int = Field(default=10_000, ge=1)
     """A Plan that would create more Runs than this at once needs a confirmation."""
     page_size: int = Field(default=500, ge=1)
@@ -111,6 +111,8 @@ class LocalSettings(_Group):
     With less, uploads are refused and new Runs wait."""
     resync_period: _Span = timedelta(seconds=30)
     """How often a watch reads the state of its pod without a notification."""
+    stalled_after: _Span = timedelta(seconds=20)
+    """A pending pod is reported as stalled after this time without any report of its supervisor."""
     environment: Mapping[str, str] = Field(default_factory=lambda: dict(os.environ), repr=False)
     """Environment of the container engine's command (its socket, its context), as JSON; never that
     of run pods. Not set: that of the worker."""
@@ -130,14 +132,14 @@ class KubernetesSettings(_Group):
     pod_image: str = "knit-pod:latest"
     """The image with `knit_workflows.pod`; knit's own containers use it."""
     pod_image_pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = None
-    """`imagePullPolicy` of knit's own containers; None: the cluster's default."""
+    """`imagePullPolicy` of knit's own containers. None: the cluster's default."""
     log_service_account: str = "knit-nurse"
     """ServiceAccount with which the log sidecar reads logs; see
     `python -m knit_workflows.compute.kubernetes`."""
     log_secret: str = "knit-nurse-secret"
     """Secret of type `kubernetes.io/service-account-token` with that account's token."""
     priority_class: str | None = None
-    """PriorityClass of run pods; None: the cluster's default."""
+    """PriorityClass of run pods. None: the cluster's default."""
     restricted: bool = False
     """Whether pods must satisfy the restricted Pod Security Standard (non-root)."""
     run_as_user: int = Field(default=65532, ge=1)
@@ -145,7 +147,7 @@ class KubernetesSettings(_Group):
     transfer_port: int = Field(default=18082, ge=1, le=65535)
     """Port on which transfer pods listen."""
     version: str | None = None
-    """Value of the label `app.kubernetes.io/version`; None: knit's version."""
+    """Value of the label `app.kubernetes.io/version`. None: knit's version."""
     request_timeout: _Span = timedelta(seconds=15)
     """How long the API server may take between two parts of a response."""
     resync_period: _Span = timedelta(seconds=60)

@@ -1,4 +1,4 @@
-"""What Temporal's core, which is no Python, says on stderr by itself."""
+"""Configures logging of Temporal's Rust core, which bypasses Python's `logging`."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from knit_workflows.log import LogFormat, is_for_people
 
 
 def set_up_telemetry(format: LogFormat) -> None:
-    """Lets the core warn in JSON, too, for programs; to be called before the first client.
+    """Makes the core log JSON when our own logs are JSON; call it before the first client connects.
 
-    Its lines have its own keys (`timestamp`, `level`, `fields`). A second call replaces the first.
+    Its lines have their own keys (`timestamp`, `level`, `fields`). A second call replaces the
+    first.
     """
     if is_for_people(format):
         return

@@ -1,13 +1,13 @@
-"""For users' tests (and ours): a whole knit in one process, with real servers and no containers.
+"""For users' tests and ours: a whole knit in one process, with real servers but no containers.
 
 ```python
 async def test_my_workflow() -> None:
     async with knit_environment() as knit:
         data = await knit.push({"type": "dataset"})
-        run = await knit.run_of(plan_id)          # waits until it is final
+        [run] = await knit.runs_of(plan_id, 1)    # waits until it is final
 ```
-PostgreSQL and Temporal are the real, embedded ones; only what would run containers is the
-in-memory back-end, which passes the same contract suite as the real ones.
+PostgreSQL and Temporal are real, embedded servers; only the back-end is the in-memory one, which
+passes the same contract suite as the real ones.
 """
 
 from __future__ import annotations
@@ -51,12 +51,12 @@ QUICK = EngineSettings(
     stop_grace=timedelta(milliseconds=200),
     poll_interval=timedelta(seconds=2),
 )
-"""Time-outs that make a test's waits short."""
+"""Short timeouts and intervals, so that tests do not wait long."""
 
 
 @contextmanager
 def embedded_postgres() -> Iterator[EmbeddedPostgres]:
-    """Runs a PostgreSQL server on a temporary folder; make databases on it with `.url(name)`."""
+    """Runs a PostgreSQL server in a temporary folder; `.url(name)` creates a database on it."""
     with tempfile.TemporaryDirectory(prefix="knit-pg-", ignore_cleanup_errors=True) as folder:
         server = EmbeddedPostgres(Path(folder) / "pg")
         server.start()
@@ -68,12 +68,12 @@ def embedded_postgres() -> Iterator[EmbeddedPostgres]:
 
 @asynccontextmanager
 async def temporal(database: Path | None = None) -> AsyncIterator[Client]:
-    """Runs Temporal's dev server, in memory or on a file; gives a client that speaks knit.
+    """Runs Temporal's dev server, in memory or on a file; gives a client with knit's converter.
 
-    A machine without Temporal's program gets it now, once, which may take minutes.
+    If the `temporal` program is missing it is downloaded or built once, which may take minutes.
 
     Raises:
-        SetUpError: it cannot be had.
+        SetUpError: it is missing and cannot be obtained.
     """
     cli = await asyncio.to_thread(obtain_temporal)
     server = await WorkflowEnvironment.start_local(
@@ -91,7 +91,7 @@ async def temporal(database: Path | None = None) -> AsyncIterator[Client]:
 
 
 class KnitEnvironment:
-    """A knit with everything in reach: the store, the back-end, Temporal, and a few shortcuts."""
+    """A running knit: its store, back-end and Temporal client, and a few shortcuts."""
 
     def __init__(self, client: Client, deps: Deps, url: str) -> None:
         self.temporal = client
@@ -102,7 +102,7 @@ class KnitEnvironment:
         self.knit = KnitClient(client, queues=deps.queues)
 
     async def push(self, tags: Mapping[str, str]) -> KnitId:
-        """Uploads an empty Data with these tags; it is done, and matched, when this returns."""
+        """Uploads an empty Data with these tags; it is done and matched when this returns."""
         opened = await self.knit.open_upload()
         change = TagChange(add=frozenset(Tag(key, value) for key, value in tags.items()))
         await self.store.data.change_tags(opened.knit_id, change)
@@ -116,7 +116,7 @@ class KnitEnvironment:
     async def runs_of(
         self, plan_id: PlanId, count: int, *, within: timedelta = timedelta(seconds=30)
     ) -> list[RunDetail]:
-        """Waits until a Plan has so many Runs and all of them are final; gives them."""
+        """Waits until a Plan has `count` Runs and all of them are final; gives them."""
         async with asyncio.timeout(within.total_seconds()):
             while True:
                 runs = await self.store.runs.find(RunQuery(plan_ids=frozenset({plan_id})))
@@ -129,7 +129,7 @@ class KnitEnvironment:
         return await self.store.runs.wait_final(run_id, fallback=timedelta(seconds=1))
 
     async def data_with(self, tags: Mapping[str, str]) -> list[DataDetail]:
-        """Gives the Data that carry all these tags."""
+        """Gives the Data that have all these tags."""
         wanted = tuple(Tag(key, value) for key, value in tags.items())
         return list(await self.store.data.find(DataQuery(tags=wanted)))
 
@@ -145,8 +145,8 @@ async def knit_environment(
 ) -> AsyncIterator[KnitEnvironment]:
     """Runs a knit of its own: database, Temporal server, workers.
 
-    What is given is used and stays; what is not is started and ended. `backend` defaults to a
-    `MemoryBackend` whose Runs succeed at once; `work=False` starts no worker.
+    What is passed in is used and stays open; everything else is started and stopped. `backend`
+    defaults to a `MemoryBackend` whose Runs succeed at once; `work=False` starts no worker.
     """
     async with AsyncExitStack() as stack:
         server = postgres or stack.enter_context(embedded_postgres())

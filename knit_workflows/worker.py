@@ -17,7 +17,7 @@ from datetime import timedelta
 from typing import Final
 
 from temporalio.client import Client
-from temporalio.contrib.pydantic import pydantic_data_converter
+from temporalio.envconfig import ClientConnectConfig
 from temporalio.worker import Worker
 
 from knit_workflows import log as logs
@@ -33,20 +33,20 @@ from knit_workflows.settings import (
 )
 from knit_workflows.store import PostgresStore
 from knit_workflows.telemetry import set_up_telemetry
-from knit_workflows.temporal_client import client_config
+from knit_workflows.temporal_client import client_config, connect
 
 log = logging.getLogger(__name__)
 
 SHUTDOWN: Final = timedelta(seconds=2)
-"""Short steps end within it after SIGTERM; watches are then handed on."""
+"""After SIGTERM, short steps finish within this time; watches then move to another worker."""
 STICKY: Final = timedelta(seconds=3)
 
 
 def backend_from(settings: ComputeSettings) -> ComputeBackend:
     """Builds the back-end that the settings name; nothing is opened.
 
-    Adapters are imported here, when chosen: the Kubernetes client alone weighs more than the rest
-    of a worker.
+    Adapters are imported here, when chosen: the Kubernetes client alone needs more memory than the
+    rest of a worker.
     """
     match settings.kind:
         case "kubernetes":
@@ -64,26 +64,13 @@ def backend_from(settings: ComputeSettings) -> ComputeBackend:
 
 
 def deps_from(settings: Settings) -> Deps:
-    """Builds what a worker with knit's activities needs; nothing is opened."""
+    """Builds the dependencies of knit's activities; nothing is opened."""
     return Deps(
         PostgresStore(settings.store),
         backend_from(settings.compute),
         engine=settings.engine,
         queues=settings.queues,
     )
-
-
-async def connect() -> Client:
-    """Connects to Temporal as the environment says; raises SettingsRefused, EngineUnavailable."""
-    config = client_config()
-    try:
-        # Not the plugin: each Worker gets its own, for its roles; the SDK warns of two of a type.
-        return await Client.connect(**config, data_converter=pydantic_data_converter)
-    except RuntimeError as cause:  # so the SDK says that nobody answers
-        raise EngineUnavailable(
-            f"Temporal does not answer at {config.get('target_host')}: {cause}",
-            advice="start it, or set TEMPORAL_ADDRESS",
-        ) from cause
 
 
 def workers(client: Client, deps: Deps, roles: frozenset[Role]) -> list[Worker]:
@@ -103,7 +90,7 @@ def workers(client: Client, deps: Deps, roles: frozenset[Role]) -> list[Worker]:
 
 
 def by_queue(queues: QueueSettings, roles: frozenset[Role]) -> dict[str, frozenset[Role]]:
-    """Says which of the roles each task queue serves; several may share one."""
+    """Maps each task queue to the roles that it serves; several roles may share one."""
     served: dict[str, frozenset[Role]] = {}
     for role in sorted(roles):
         queue: str = getattr(queues, role.value)
@@ -111,13 +98,19 @@ def by_queue(queues: QueueSettings, roles: frozenset[Role]) -> dict[str, frozens
     return served
 
 
-async def serve(settings: Settings, roles: frozenset[Role]) -> None:
-    """Runs until SIGTERM or SIGINT; everything under way goes on elsewhere or after a restart."""
+async def serve(settings: Settings, temporal: ClientConnectConfig, roles: frozenset[Role]) -> None:
+    """Works until SIGTERM or SIGINT; work in progress continues elsewhere or after a restart."""
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
-    client = await connect()
+    try:
+        client = await connect(temporal)
+    except RuntimeError as cause:
+        raise EngineUnavailable(
+            f"Temporal does not answer at {temporal.get('target_host')}: {cause}",
+            advice="start it, or set TEMPORAL_ADDRESS",
+        ) from cause
     deps = deps_from(settings)
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(deps.opened())
@@ -143,23 +136,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error(f"{error}; roles are {', '.join(Role)}")
     try:
         settings = read_settings()
-        client_config()
+        temporal = client_config()
     except SettingsRefused as refused:
         parser.error(str(refused))
     logs.set_up(settings.log_format, settings.log_level)
     set_up_telemetry(settings.log_format)
     code = 1
     try:
-        asyncio.run(serve(settings, roles))
+        asyncio.run(serve(settings, temporal, roles))
         code = 0
     except KnitError as error:
-        # It says what is the matter; only of what is not known the stack is worth its space.
-        words = "; ".join(filter(None, (error.reason, error.advice)))
-        log.error("worker ended: %s", words, extra={"action": "worker_ended"})
+        # Its message is enough; only for unexpected errors a stack trace is useful.
+        message = "; ".join(filter(None, (error.reason, error.advice)))
+        log.error("worker ended: %s", message, extra={"action": "worker_ended"})
     except BaseException:
         log.exception("worker ended", extra={"action": "worker_ended"})
     finally:
-        # A process that ran a Worker can crash in the interpreter's own shutdown.
+        # The interpreter may crash in its shutdown after it has run a Worker.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

@@ -196,8 +196,7 @@ ERRORS: Final[Mapping[int, dict[str, Any]]] = {
     500: _error("the Data cannot be packed", "ask the operator of this knit; its logs say more"),
     503: _error("the database does not answer", "try again in some seconds"),
     507: _error(
-        "the disk of /srv/knit has 118 MiB left, less than the floor of 256 MiB below which nothing"
-        " new begins",
-        "make room there: delete Runs that are not needed with `knit run rm`",
+        "the disk of /srv/knit has 118 MiB left, less than the 256 MiB that new work needs",
+        "make room there: delete Runs that you do not need with `knit run rm`, or other files",
     ),
 }

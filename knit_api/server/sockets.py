@@ -85,7 +85,7 @@ class TakenBody:
 
     def rest(self) -> bytes:
         """Gives what came behind the body: the next request, perhaps."""
-        return self._inflow.rest()
+        return self._inflow.remainder()
 
 
 @contextmanager

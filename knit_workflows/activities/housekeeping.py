@@ -20,7 +20,7 @@ from knit_workflows.activities.heartbeat import heartbeating
 from knit_workflows.activities.run_starter import RunStarter, start_projector
 from knit_workflows.activities.search_attributes import search_attributes_known
 from knit_workflows.activities.transfers import ComputeTransferActivities
-from knit_workflows.compute.base import ComputeBackend, Volume
+from knit_workflows.compute.base import ComputeBackend
 from knit_workflows.contracts.housekeeping import (
     HousekeepingActivities,
     HousekeepingInput,
@@ -30,6 +30,7 @@ from knit_workflows.contracts.transfers import CloseTransfer
 from knit_workflows.domain.errors import EngineUnavailable, KnitError, StorageFull
 from knit_workflows.domain.ids import RunId
 from knit_workflows.domain.ports import HousekeepingStore, RunKey, StartableRun, TransferRecord
+from knit_workflows.domain.volumes import Volume
 from knit_workflows.settings import EngineSettings
 
 log = logging.getLogger(__name__)

@@ -20,12 +20,10 @@ from knit_workflows.activities.pending_reasons import ENDING, PendingReporter, s
 from knit_workflows.compute.base import (
     ENDED,
     ComputeBackend,
-    Mount,
     Observation,
     Phase,
     RunPod,
     StartFailure,
-    Volume,
 )
 from knit_workflows.contracts.runs import (
     Finalized,
@@ -37,13 +35,7 @@ from knit_workflows.contracts.runs import (
 )
 from knit_workflows.domain.errors import BackendRejected
 from knit_workflows.domain.ids import RunId
-from knit_workflows.domain.ports import (
-    MountedData,
-    RunExecutionStore,
-    RunKey,
-    RunSpec,
-    UsedResources,
-)
+from knit_workflows.domain.ports import RunExecutionStore, RunKey, RunSpec, UsedResources
 from knit_workflows.domain.runs import LOST, STUCK_CODE, Exit, RunStatus
 from knit_workflows.settings import EngineSettings
 
@@ -177,8 +169,8 @@ class ComputeRunActivities(RunActivities):
         return progress
 
     async def _create_volumes(self, spec: RunSpec) -> None:
-        made = [*spec.outputs, *([spec.log] if spec.log else [])]
-        await asyncio.gather(*(self._backend.create_volume(_volume(data)) for data in made))
+        volumes = [mount.volume for mount in spec.outputs] + ([spec.log] if spec.log else [])
+        await asyncio.gather(*(self._backend.create_volume(volume) for volume in volumes))
 
     async def _progress(
         self, key: RunKey, reporter: PendingReporter, duration: timedelta | None = None
@@ -272,9 +264,9 @@ def run_pod(spec: RunSpec) -> RunPod:
         generation=spec.key.generation,
         plan_id=spec.plan_id,
         image=str(spec.image) if spec.image else "",
-        inputs=tuple(Mount(data.path, _volume(data)) for data in spec.inputs),
-        outputs=tuple(Mount(data.path, _volume(data)) for data in spec.outputs),
-        log=_volume(spec.log) if spec.log else None,
+        inputs=spec.inputs,
+        outputs=spec.outputs,
+        log=spec.log,
         entrypoint=spec.entrypoint,
         args=spec.args,
         resources=spec.resources,
@@ -285,10 +277,6 @@ def run_pod(spec: RunSpec) -> RunPod:
 
 def _key(request: RunRef) -> RunKey:
     return RunKey(RunId(request.run_id), request.generation)
-
-
-def _volume(data: MountedData) -> Volume:
-    return Volume(name=data.volume, knit_id=data.knit_id)
 
 
 def _stuck(name: str, trouble: StartFailure) -> Exit:

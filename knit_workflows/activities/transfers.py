@@ -12,7 +12,7 @@ from temporalio import activity
 from knit_workflows import names
 from knit_workflows.activities.failures import translated
 from knit_workflows.activities.heartbeat import heartbeating
-from knit_workflows.compute.base import ComputeBackend, Transfer, TransferMode, Volume
+from knit_workflows.compute.base import ComputeBackend, Transfer, TransferMode
 from knit_workflows.contracts.transfers import (
     Closed,
     CloseTransfer,
@@ -31,6 +31,7 @@ from knit_workflows.domain.errors import (
 from knit_workflows.domain.ids import KnitId, RunId
 from knit_workflows.domain.ports import RunExecutionStore, RunKey, TransferRecord, TransferStore
 from knit_workflows.domain.runs import Exit, RunStatus
+from knit_workflows.domain.volumes import Volume
 
 log = logging.getLogger(__name__)
 

@@ -1,9 +1,9 @@
-"""Packs folders into tar streams and unpacks them in constant memory: the door to the archives.
+"""Packs folders into tar streams and unpacks them, in constant memory.
 
-The transfer agent uses it in pods, the API for local volumes, the command line for pull.
-Compression and checksums are the caller's. `lost+found` at the top of a folder is the file system's
-own: neither packed nor unpacked. Links are data: packed and unpacked as they are, and followed by
-nothing here unless its caller says so.
+Used by the transfer agent in pods, by the API for local volumes, and by the command line.
+Compression and checksums are up to the caller. `lost+found` at the top of a volume belongs to the
+file system: it is neither packed nor unpacked. Links are data: they are packed and unpacked as they
+are, and not followed unless the caller asks for it.
 """
 
 from __future__ import annotations
@@ -68,12 +68,12 @@ __all__ = [
 
 
 def is_empty(root: Path) -> bool:
-    """Whether the folder has no entry besides `lost+found`. Raises OSError if it cannot be read."""
+    """Says whether the folder has no entry besides `lost+found`; raises OSError."""
     with opened_folder(root) as folder:
         return tree.is_empty(folder)
 
 
 def clear(root: Path) -> None:
-    """Removes everything in the folder but `lost+found`; again is fine. The folder stays."""
+    """Deletes everything in the folder but `lost+found`; may be repeated. The folder stays."""
     with opened_folder(root) as folder:
         removal.clear(folder)

@@ -1,4 +1,4 @@
-"""Remembers what of an archive must wait until all its files are there, in little memory."""
+"""Stores members that must be unpacked after all files, in little memory."""
 
 from __future__ import annotations
 
@@ -13,36 +13,36 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _HEAD = struct.Struct("<cIIHQ")  # kind, lengths of name and link, mode, time
-_MOST_IN_MEMORY = 1 << 20
+_MAX_IN_MEMORY = 1 << 20
 _READ_BYTES = 1 << 18
 _NEW_FILE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class DeferredMembers:
-    """Members without content, in order; beyond a MiB they lie in a file without a name."""
+    """Members without content, in order; beyond 1 MiB they are spilled to an unnamed file."""
 
     def __init__(self, folder: int) -> None:
-        """`folder` is a descriptor, the caller's; the file lies in it, where nobody sees it."""
+        """`folder` is a descriptor, the caller's, of the folder for the unnamed file."""
         self._folder = folder
         self._memory = bytearray()
         self._file: int | None = None
 
     def add(self, member: Member) -> None:
-        """Remembers one. Raises OSError when the disk is full."""
+        """Stores a member; raises OSError when the disk is full."""
         head = _HEAD.pack(
             member.kind, len(member.name), len(member.link), member.mode & 0o7777, member.mtime
         )
         self._memory += head + member.name + member.link
-        if len(self._memory) > _MOST_IN_MEMORY:
+        if len(self._memory) > _MAX_IN_MEMORY:
             self._spill()
 
     def members(self) -> Iterator[Member]:
-        """All of them, in the order they came; may be asked for again."""
-        pieces = self._pieces()
+        """Yields all members in the order they were added; may be called again."""
+        chunks = self._chunks()
         buffer = bytearray()
         at = 0
-        for piece in pieces:
-            buffer = buffer[at:] + piece
+        for chunk in chunks:
+            buffer = buffer[at:] + chunk
             at = 0
             while len(buffer) - at >= _HEAD.size:
                 kind, name, link, mode, mtime = _HEAD.unpack_from(buffer, at)
@@ -55,17 +55,17 @@ class DeferredMembers:
                 at = end
 
     def close(self) -> None:
-        """Gives the disk back what it took."""
+        """Frees the disk space."""
         if self._file is not None:
             os.close(self._file)
             self._file = None
 
-    def _pieces(self) -> Iterator[bytes | bytearray]:
+    def _chunks(self) -> Iterator[bytes | bytearray]:
         if self._file is not None:
             at = 0
-            while piece := os.pread(self._file, _READ_BYTES, at):
-                at += len(piece)
-                yield piece
+            while chunk := os.pread(self._file, _READ_BYTES, at):
+                at += len(chunk)
+                yield chunk
         yield self._memory
 
     def _spill(self) -> None:

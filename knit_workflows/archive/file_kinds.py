@@ -1,4 +1,4 @@
-"""Decides what of a folder can be Data: the one place that says which kinds are left out."""
+"""Decides which kinds of files can be Data, and which are left out of archives."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import os
 import stat
 
 LOST_AND_FOUND = "lost+found"
-"""Made by mkfs at the top of a disk; belongs to the file system and is never Data."""
+"""Created by mkfs at the top of a disk; it belongs to the file system and is never Data."""
 MKFS_FOLDER = "folder of the file system"
-"""What a folder of that name is called that stands at the top of anything else."""
+"""The kind reported for a folder of that name at the top of anything else."""
 
 _LEFT_OUT = {
     stat.S_IFSOCK: "socket",
@@ -19,17 +19,17 @@ _CAN_BE_DATA = (stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK, stat.S_IFIFO)
 
 
 def left_out_kind(mode: int) -> str | None:
-    """The word for what has this `st_mode`, if it cannot go into an archive; None if it can.
+    """Names the kind of a file with this `st_mode` that cannot be Data; None if it can.
 
-    Files, folders, links and named pipes can. A socket is nothing without the process behind it,
-    and a device nothing without its machine.
+    Files, folders, links and named pipes can. A socket is meaningless without its process, a device
+    without its machine.
     """
     kind = stat.S_IFMT(mode)
     return None if kind in _CAN_BE_DATA else _LEFT_OUT.get(kind, "special file")
 
 
 def is_top_of_file_system(folder: int) -> bool:
-    """Whether `lost+found` in this folder (a descriptor) can be mkfs's; True where none can tell.
+    """Says whether `lost+found` in this folder (a descriptor) can be mkfs's; True if unknown.
 
     In any other folder it is left out, since no volume could tell it from its own.
     """

@@ -1,4 +1,4 @@
-"""A way down into folders, however deep, with few descriptors open and without recursion."""
+"""Goes down into folders of any depth, with few descriptors open and without recursion."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 
 FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
-_MOST_OPEN = 32  # of the 1,024 descriptors that a process usually has, for all its transfers
+_MAX_OPEN = 32  # of the 1,024 descriptors that a process usually has, for all its transfers
 
 
 @contextmanager
 def opened_folder(path: Path) -> Iterator[int]:
-    """A descriptor of an existing folder; the path itself may be a link, as its giver chooses."""
+    """Gives a descriptor of an existing folder; the path itself may be a link."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         yield descriptor
@@ -27,15 +27,15 @@ def opened_folder(path: Path) -> Iterator[int]:
 
 
 def identity(info: os.stat_result) -> tuple[int, int]:
-    """What tells one file from all others of this machine."""
+    """Identifies a file among all files of this machine."""
     return info.st_dev, info.st_ino
 
 
 class FolderStack(Generic[AnyStr]):
-    """A position below a root folder. Every step is by descriptor, so no link leads elsewhere.
+    """The folders from a root to the current one; steps use descriptors, so no link leads outside.
 
-    Of the folders on the way only the last few are open. The others are opened again on the way
-    back, and are then known by their identity: whoever moves a folder meanwhile gets an error.
+    Only the last few folders are open. The others are opened again on the way back, and are then
+    checked by their identity: it is an error if somebody moved a folder meanwhile.
     """
 
     def __init__(self, root: int, flags: int = FOLDER_FLAGS) -> None:
@@ -43,29 +43,29 @@ class FolderStack(Generic[AnyStr]):
         self.names: list[AnyStr] = []
         self._root = root
         self._flags = flags
-        self._open: list[int] = []  # the last so many of the way
-        self._closed: list[tuple[int, int]] = []  # the identities of those before them
+        self._open: list[int] = []  # the last ones of the path
+        self._closed: list[tuple[int, int]] = []  # the identities of those before
 
     @property
     def here(self) -> int:
-        """A descriptor of the folder, good until the next step."""
+        """The descriptor of the current folder, valid until the next step."""
         return self._open[-1] if self._open else self._root
 
     def enter(self, name: AnyStr) -> None:
-        """Goes into a folder of this folder. Raises OSError."""
+        """Enters a subfolder; raises OSError."""
         self._open.append(os.open(name, self._flags, dir_fd=self.here))
         self.names.append(name)
-        if len(self._open) > _MOST_OPEN:
+        if len(self._open) > _MAX_OPEN:
             oldest = self._open.pop(0)
             self._closed.append(identity(os.fstat(oldest)))
             os.close(oldest)
 
     def leave(self) -> None:
-        """Goes back to the folder above."""
+        """Goes back to the parent."""
         self.leave_to(len(self.names) - 1)
 
     def leave_to(self, depth: int) -> None:
-        """Goes back so far that the way has `depth` names. Raises OSError."""
+        """Goes back until the path has `depth` names; raises OSError."""
         reopened = self._reopened(depth) if 0 < depth <= len(self._closed) else None
         while len(self.names) > max(depth, len(self._closed)):
             self.names.pop()
@@ -87,7 +87,7 @@ class FolderStack(Generic[AnyStr]):
             above = os.open("..", self._flags, dir_fd=self.here)
             if identity(os.fstat(above)) == wanted:
                 return above
-            os.close(above)  # we came by a link
+            os.close(above)  # it was entered through a link
         found = folder_at(self._root, self.names[:depth], self._flags)
         if identity(os.fstat(found)) != wanted:
             os.close(found)
@@ -96,7 +96,7 @@ class FolderStack(Generic[AnyStr]):
 
 
 def folder_at(root: int, names: Sequence[str | bytes], flags: int = FOLDER_FLAGS) -> int:
-    """A new descriptor of the folder that these names lead to, one below the other."""
+    """Opens the folder that these names, one below the other, lead to."""
     folder = os.dup(root)
     for name in names:
         try:
@@ -116,23 +116,23 @@ def bottom_up(
 
     Args:
         root: a descriptor, the caller's.
-        enter: goes into the folder of that name; False if it stays outside.
-        leave: is in a folder all of whose folders were visited; has to leave it.
+        enter: enters the subfolder of that name; returns False if it does not.
+        leave: leaves a folder whose subfolders have all been visited.
     """
-    descent: FolderStack[str] = FolderStack(root)
+    stack: FolderStack[str] = FolderStack(root)
     waiting = [_folders(root)]
     try:
         while True:
             if waiting[-1]:
-                if enter(descent, waiting[-1].pop()):
-                    waiting.append(_folders(descent.here))
+                if enter(stack, waiting[-1].pop()):
+                    waiting.append(_folders(stack.here))
             elif len(waiting) == 1:
                 return
             else:
                 waiting.pop()
-                leave(descent)
+                leave(stack)
     finally:
-        descent.close()
+        stack.close()
 
 
 def _folders(folder: int) -> list[str]:

@@ -1,4 +1,4 @@
-"""Packs a folder into a tar stream, and reads it without one."""
+"""Packs a folder into a tar stream."""
 
 from __future__ import annotations
 
@@ -25,37 +25,37 @@ _STAT_BLOCK = 512  # what st_blocks counts, whatever the file system's own are
 
 @dataclass(frozen=True)
 class Form:
-    """What an archive has besides files and links, which every reader understands."""
+    """What an archive contains besides files and links, which every reader understands."""
 
     everything: bool = False
     """Also folders, with their permissions and times, and named pipes."""
     holes: bool = False
-    """Holes of files stay holes, as GNU tar's format 1.0 has them; else they are zeros."""
+    """Holes of files stay holes, in GNU tar's format 1.0; otherwise they become zeros."""
     notes: bool = False
-    """Global headers that say what was left out."""
+    """Global headers that list what was left out."""
 
     @classmethod
     def asked(cls, entries: str | None, holes: str | None) -> Form:
-        """The form that a reader asks for with ``entries=all`` and ``holes=kept``."""
+        """Parses the query parameters ``entries=all`` and ``holes=kept``."""
         everything = entries == "all"
         return cls(everything=everything, holes=holes == "kept", notes=everything)
 
     def query(self) -> str:
-        """The same as a query, for the agent."""
+        """Formats them as a query string for the agent."""
         words = ("entries=all", self.everything), ("holes=kept", self.holes)
         return "&".join([word for word, asked in words if asked])
 
 
 FILES_AND_LINKS = Form()
 WHOLE = Form(everything=True, holes=True)
-"""For who knows already what is left out."""
+"""Without notes, for callers that know what is left out."""
 
 
 class Span(NamedTuple):
-    """A part of the content of one file, not read yet."""
+    """A range of one file that has not been read yet."""
 
     descriptor: int
-    """Good until the next item is asked for; its offset is not used."""
+    """Valid until the next item is requested; its file offset is not used."""
     size: int
     """Bytes, never 0."""
     start: int = 0
@@ -63,7 +63,7 @@ class Span(NamedTuple):
 
 
 class Writable(Protocol):
-    """Where an archive goes; a short write is completed."""
+    """The destination of an archive; short writes are continued."""
 
     def write(self, data: bytes, /) -> int | None: ...  # noqa: D102
 
@@ -79,26 +79,26 @@ def pack(
     """Writes the folder as a plain tar stream; the same folder gives the same bytes.
 
     Entries come in name order with paths relative to `root`. Links stay links, unless `dereference`
-    puts what they point to in their place, or without `links` they are left out. Hard links become
+    replaces them by their targets, or without `links` they are left out. Hard links become
     files of their own. When `root` is a file, the archive holds that one file under its base name.
-    What cannot be packed is left out: see `walking.walk`.
+    What cannot be packed is left out: see `walk.walk`.
 
     Raises:
         CannotPack: a loop of links, or a file that changed while it was read.
         OSError: something could not be read; its `filename` says what.
     """
     packer = _Packer(root, form, dereference, links)
-    for piece in packer.stream():
-        _write_all(sink, piece)
+    for chunk in packer.stream():
+        _write_all(sink, chunk)
     return Summary(packer.files, packer.bytes)
 
 
 def iter_pack(
     root: Path, form: Form = WHOLE, *, dereference: bool = False, links: bool = True
 ) -> Iterator[bytes]:
-    """The same stream as `pack` in pieces of 256 KiB to 1 MiB (the last may be smaller), for HTTP.
+    """The same stream as `pack` in chunks of 256 KiB to 1 MiB (the last may be smaller), for HTTP.
 
-    Raises as `pack` does, at the piece where it happens: whoever sends them must then break the
+    Raises as `pack` does, at the chunk where it happens: whoever sends them must then break the
     stream.
     """
     return _Packer(root, form, dereference, links).stream()
@@ -113,7 +113,7 @@ def iter_spans(root: Path, form: Form) -> Iterator[bytes | Span]:
 
 
 class Contents(NamedTuple):
-    """What packing a folder would give."""
+    """What packing a folder would yield."""
 
     archive_bytes: int
     """About the size of the archive."""
@@ -127,11 +127,11 @@ def look_through(
     dereference: bool = False,
     links: bool = True,
 ) -> Contents:
-    """Sees all that `pack` will see, but reads no content.
+    """Visits all that `pack` would visit, but reads no content.
 
     Args:
         root: as for `pack`.
-        left_out: is told the path of each thing that cannot be packed, and what it is.
+        left_out: is called with path and kind of each file that cannot be packed.
         dereference: as for `pack`.
         links: as for `pack`.
 
@@ -164,19 +164,19 @@ def iter_content_spans(root: Path) -> Iterator[Span]:
             yield Span(descriptor, size)
 
 
-def length_of(pieces: Iterable[bytes | Span]) -> int:
-    """How many bytes the pieces are together; nothing of a span is read."""
-    return sum(len(piece) if isinstance(piece, bytes) else piece.size for piece in pieces)
+def length_of(chunks: Iterable[bytes | Span]) -> int:
+    """How many bytes the chunks are together; nothing of a span is read."""
+    return sum(len(chunk) if isinstance(chunk, bytes) else chunk.size for chunk in chunks)
 
 
-def _write_all(sink: Writable | Callable[[bytes], object], piece: bytes) -> None:
+def _write_all(sink: Writable | Callable[[bytes], object], chunk: bytes) -> None:
     if callable(sink):
-        sink(piece)
+        sink(chunk)
         return
-    written = sink.write(piece)
-    while written is not None and written < len(piece):
-        piece = piece[written:]
-        written = sink.write(piece)
+    written = sink.write(chunk)
+    while written is not None and written < len(chunk):
+        chunk = chunk[written:]
+        written = sink.write(chunk)
 
 
 class _Packer:
@@ -192,13 +192,13 @@ class _Packer:
         self.bytes = 0
 
     def stream(self) -> Iterator[bytes]:
-        """The archive in pieces, files included."""
+        """The archive in chunks, files included."""
         for item in self.items(spans=False):
             assert isinstance(item, bytes)
             yield item
 
     def items(self, *, spans: bool) -> Iterator[bytes | Span]:
-        """Gathers headers and small files into pieces worth sending; large ones pass untouched."""
+        """Joins headers and small files into chunks of a useful size; large ones pass unchanged."""
         self._spans = spans
         gathered: list[bytes] = []
         size = 0
@@ -277,13 +277,13 @@ class _Packer:
         end = start + size
         while start < end:
             try:
-                piece = os.pread(descriptor, min(tar.CHUNK, end - start), start)
+                chunk = os.pread(descriptor, min(tar.CHUNK, end - start), start)
             except OSError as error:
                 raise named(error, self._root, path) from None
-            if not piece:
+            if not chunk:
                 raise CannotPack(_CHANGED, path)
-            start += len(piece)
-            yield piece
+            start += len(chunk)
+            yield chunk
 
 
 def _header(
@@ -316,10 +316,10 @@ def open_files(root: Path) -> Iterator[tuple[str, int]]:
 
 
 def read_concatenated(root: Path) -> Iterator[bytes]:
-    """The content of all regular files below the folder, in name order, in pieces of at most 1 MiB.
+    """The content of all regular files below the folder, in name order, in chunks of at most 1 MiB.
 
     A file that grows meanwhile is read up to where it ends when its turn is over.
     """
     for _, descriptor in open_files(root):
-        while piece := os.read(descriptor, tar.CHUNK):
-            yield piece
+        while chunk := os.read(descriptor, tar.CHUNK):
+            yield chunk

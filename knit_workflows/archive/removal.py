@@ -1,4 +1,4 @@
-"""Removes trees, however deep, also where programs left folders that nobody may write to."""
+"""Deletes trees of any depth, including folders that programs have made read-only."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ _HANDLE = getattr(os, "O_PATH", 0) | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEX
 
 
 def clear(folder: int) -> None:
-    """Removes everything in the folder (a descriptor) but `lost+found`; again is fine.
+    """Deletes everything in the folder (a descriptor) but `lost+found`; may be repeated.
 
-    Several may do it at once. What cannot be removed stays, and all else goes.
+    Several processes may do it at once. What cannot be deleted stays; everything else goes.
 
     Raises:
-        OSError: something could not be removed; the first of the reasons.
+        OSError: something could not be deleted; the first error.
     """
     _Removal(folder, keep=LOST_AND_FOUND).run()
 
 
 def remove(path: Path) -> None:
-    """Removes the folder with all that is in it, as `clear` does; fine if there is none."""
+    """Deletes the folder and its content, as `clear` does; a missing one is fine."""
     with suppress(FileNotFoundError), opened_folder(path.parent) as parent:
         _make_usable(parent, path.name)
         folder = folder_at(parent, [path.name])
@@ -48,29 +48,29 @@ class _Removal:
         if self._failure is not None:
             raise self._failure
 
-    def _enter(self, descent: FolderStack[str], name: str) -> bool:
-        if name == self._keep and not descent.names:
+    def _enter(self, stack: FolderStack[str], name: str) -> bool:
+        if name == self._keep and not stack.names:
             return False
         try:
-            _make_usable(descent.here, name)
-            descent.enter(name)
-            self._remove_files(descent.here, descent.names)
+            _make_usable(stack.here, name)
+            stack.enter(name)
+            self._remove_files(stack.here, stack.names)
         except FileNotFoundError:
             return False
         except OSError as error:
-            self._failed(error, [*descent.names, name])
+            self._failed(error, [*stack.names, name])
             return False
         return True
 
-    def _leave(self, descent: FolderStack[str]) -> None:
-        name = descent.names[-1]
-        descent.leave()
+    def _leave(self, stack: FolderStack[str]) -> None:
+        name = stack.names[-1]
+        stack.leave()
         try:
-            os.rmdir(name, dir_fd=descent.here)
+            os.rmdir(name, dir_fd=stack.here)
         except FileNotFoundError:
             pass
         except OSError as error:
-            self._failed(error, [*descent.names, name])
+            self._failed(error, [*stack.names, name])
 
     def _remove_files(self, folder: int, above: list[str]) -> None:
         with os.scandir(folder) as entries:
@@ -84,14 +84,14 @@ class _Removal:
                 self._failed(error, [*above, name])
 
     def _failed(self, error: OSError, path: list[str]) -> None:
-        # Later ones follow from it: a folder that is not empty, because a file could not go.
+        # Later errors are consequences: a folder is not empty, because a file could not be deleted.
         if self._failure is None:
             error.filename = "/".join(path)
             self._failure = error
 
 
 def _make_usable(parent: int, name: str) -> None:
-    """Lets us list and change the folder of that name, if it is ours."""
+    """Gives us the permission to list and change the folder of that name, if it is ours."""
     handle = os.open(name, _HANDLE, dir_fd=parent)
     try:
         mode = os.fstat(handle).st_mode
@@ -103,7 +103,7 @@ def _make_usable(parent: int, name: str) -> None:
 
 
 def _change_mode(handle: int, mode: int) -> None:
-    if hasattr(os, "O_PATH"):  # fchmod refuses such a handle; this leads to what it stands for
+    if hasattr(os, "O_PATH"):  # fchmod refuses such a handle
         Path(f"/proc/self/fd/{handle}").chmod(mode)
     else:
         os.fchmod(handle, mode)

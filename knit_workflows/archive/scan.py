@@ -1,4 +1,4 @@
-"""Looks through an output when its Run has ended, so that what cannot be kept is told then."""
+"""Scans an output when its Run has ended, to report what of it cannot be kept."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-MOST_NAMED = 20
-"""How many of those that are left out are named."""
-MOST_ENTRIES = 200_000
-"""Bounds the memory too: the names of folders that are still to be visited."""
-MOST_SECONDS = 2.0
-"""A Run's end waits for no longer: this is a comfort."""
+MAX_NAMED = 20
+"""How many of the files that are left out are named."""
+MAX_ENTRIES = 200_000
+"""Also bounds the memory: the names of folders to be visited."""
+MAX_SECONDS = 2.0
+"""The end of a Run is delayed by no more than this; a scan is best effort."""
 
-_MOST_NAME_CHARS = 120
+_MAX_NAME_CHARS = 120
 _CLOCK_EVERY = 256
 
 
 class Scan(NamedTuple):
-    """What was seen in a folder."""
+    """What a scan has found."""
 
     entries: int
-    """Files, folders, links and all others, but not the `lost+found` that mkfs made."""
+    """Files, folders, links and everything else, but not the `lost+found` of mkfs."""
     left_out: tuple[tuple[str, str], ...] = ()
-    """Path and kind of those that cannot be Data: the first twenty, in name order."""
+    """Path and kind of what cannot be Data: the first twenty, in name order."""
     kinds: Mapping[str, int] = {}
     """How many there are of each kind that cannot be Data."""
-    trouble: str = ""
-    """Why there may be more than that; empty if all was looked at."""
+    incomplete: str = ""
+    """Why the scan is incomplete; empty if it is complete."""
 
     @property
     def left_out_count(self) -> int:
@@ -49,78 +49,76 @@ class Scan(NamedTuple):
         return sum(self.kinds.values())
 
 
-def scan(
-    root: Path, *, most_entries: int = MOST_ENTRIES, most_seconds: float = MOST_SECONDS
-) -> Scan:
-    """Looks at the kinds of all entries below a folder, without following links. Never raises.
+def scan(root: Path, *, max_entries: int = MAX_ENTRIES, max_seconds: float = MAX_SECONDS) -> Scan:
+    """Scans the kinds of all entries below a folder, without following links; never raises.
 
-    Few descriptors are open at a time, however deep the folders are. Only names are read, no file's
-    own data, which over a network would cost a round trip for each.
+    Few descriptors are open at a time, however deep the folders are. Only folders are read, not the
+    files' inodes, which on a network file system would cost a round trip each.
     """
-    walk = _Walk(most_entries, time.monotonic() + most_seconds)
+    walk = _Walk(max_entries, time.monotonic() + max_seconds)
     try:
         walk.through(root)
     except _Enough as reason:
-        walk.trouble = str(reason)
+        walk.incomplete = str(reason)
     except OSError as error:
-        walk.trouble = walk.trouble or _words(error, walk.path())
-    named = tuple(heapq.nsmallest(MOST_NAMED, walk.first))
-    return Scan(walk.entries, named, dict(walk.kinds), walk.trouble)
+        walk.incomplete = walk.incomplete or _reason(error, walk.path())
+    named = tuple(heapq.nsmallest(MAX_NAMED, walk.first))
+    return Scan(walk.entries, named, dict(walk.kinds), walk.incomplete)
 
 
 def scan_note(output: str, found: Scan) -> str:
-    """One line for people about an output, by its path; empty if there is nothing to say."""
+    """Formats a scan of the output at that path as one line; empty if nothing is to be noted."""
     parts = []
     if found.left_out_count:
         one = found.left_out_count == 1
         parts.append(f"{_counted(found.kinds)} {'is' if one else 'are'} not kept: {_named(found)}")
-    if found.trouble:
-        parts.append(f"it was not looked through to the end: {found.trouble}")
+    if found.incomplete:
+        parts.append(f"it was not scanned to the end: {found.incomplete}")
     return f"output {output}: {'; '.join(parts)}" if parts else ""
 
 
 class _Enough(Exception):
-    """A limit is reached; the message says which."""
+    """A limit was reached; the message says which."""
 
 
 class _Walk:
-    """One way through the folders; what may not be looked into is passed over, and told."""
+    """One pass over the folders; what cannot be read is skipped and reported."""
 
-    def __init__(self, most_entries: int, deadline: float) -> None:
+    def __init__(self, max_entries: int, deadline: float) -> None:
         self.entries = 0
         self.first: list[tuple[str, str]] = []
         self.kinds: Counter[str] = Counter()
-        self.trouble = ""
-        self._most = most_entries
+        self.incomplete = ""
+        self._most = max_entries
         self._deadline = deadline
         self._names: list[str] = []
 
     def path(self, name: str = "") -> str:
-        """Where the walk is, or an entry of that folder, relative to the root."""
+        """Gives the path of the current folder, or of an entry in it, relative to the root."""
         return "/".join([*self._names, name] if name else self._names)
 
     def through(self, root: Path) -> None:
         """Visits everything."""
         with opened_folder(root) as folder:
-            descent: FolderStack[str] = FolderStack(folder)
-            self._names = descent.names
+            stack: FolderStack[str] = FolderStack(folder)
+            self._names = stack.names
             waiting = [self._look(folder)]
             try:
                 while True:
                     if waiting[-1]:
-                        if self._entered(descent, waiting[-1].pop()):
-                            waiting.append(self._look(descent.here))
+                        if self._entered(stack, waiting[-1].pop()):
+                            waiting.append(self._look(stack.here))
                     elif len(waiting) == 1:
                         return
                     else:
                         waiting.pop()
-                        descent.leave()
+                        stack.leave()
             finally:
-                self._names = list(descent.names)
-                descent.close()
+                self._names = list(stack.names)
+                stack.close()
 
     def _look(self, folder: int) -> list[str]:
-        """Counts what is in a folder; gives the names of its folders, last ones first."""
+        """Counts the entries of a folder; gives the names of its subfolders in reverse order."""
         folders = []
         with os.scandir(folder) as entries:
             for entry in entries:
@@ -140,7 +138,7 @@ class _Walk:
         if self.entries >= self._most:
             raise _Enough(f"it has more than {self._most:,} entries")
         if self.entries % _CLOCK_EVERY == 0 and time.monotonic() >= self._deadline:
-            raise _Enough(f"it takes too long, {self.entries:,} entries were seen")
+            raise _Enough(f"it takes too long, after {self.entries:,} entries")
         self.entries += 1
 
     def _other(self, folder: int, name: str) -> None:
@@ -151,25 +149,25 @@ class _Walk:
     def _leave_out(self, name: str, kind: str) -> None:
         self.kinds[kind] += 1
         self.first.append((self.path(name), kind))
-        if len(self.first) > 2 * MOST_NAMED:
-            self.first = heapq.nsmallest(MOST_NAMED, self.first)
+        if len(self.first) > 2 * MAX_NAMED:
+            self.first = heapq.nsmallest(MAX_NAMED, self.first)
 
-    def _entered(self, descent: FolderStack[str], name: str) -> bool:
+    def _entered(self, stack: FolderStack[str], name: str) -> bool:
         try:
-            descent.enter(name)
+            stack.enter(name)
         except OSError as error:
-            self.trouble = self.trouble or _words(error, self.path(name))
+            self.incomplete = self.incomplete or _reason(error, self.path(name))
             return False
         return True
 
 
-def _words(error: OSError, path: str) -> str:
+def _reason(error: OSError, path: str) -> str:
     return f"{_shown(path)}: {error.strerror}" if path else str(error.strerror)
 
 
 def _counted(kinds: Mapping[str, int]) -> str:
-    words = [f"{many:,} {kind}{'' if many == 1 else 's'}" for kind, many in sorted(kinds.items())]
-    return " and ".join(filter(None, (", ".join(words[:-1]), words[-1])))
+    parts = [f"{many:,} {kind}{'' if many == 1 else 's'}" for kind, many in sorted(kinds.items())]
+    return " and ".join(filter(None, (", ".join(parts[:-1]), parts[-1])))
 
 
 def _named(found: Scan) -> str:
@@ -179,7 +177,7 @@ def _named(found: Scan) -> str:
 
 
 def _shown(path: str) -> str:
-    """The path as text of one line, its end if it is long."""
+    """Formats the path as one line; a long one is cut at its beginning."""
     text = os.fsencode(path).decode("utf-8", "backslashreplace")
     text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-    return text if len(text) <= _MOST_NAME_CHARS else f"…{text[-_MOST_NAME_CHARS:]}"
+    return text if len(text) <= _MAX_NAME_CHARS else f"…{text[-_MAX_NAME_CHARS:]}"

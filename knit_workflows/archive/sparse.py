@@ -1,7 +1,8 @@
-"""Knows where a file has data and where holes: on the disk, and in the dialects of tar.
+"""Maps of sparse files: where they have data and where holes, on disk and in formats of tar.
 
-A map is a flat array: offset and length of one segment of data after another, ascending and apart;
-what lies between them and behind the last is hole. The last may be empty and only mark the end.
+A map is a flat array: offset and length of one segment of data after another, ascending and
+disjoint; what is between them and after the last is a hole. The last may be empty and only mark the
+end of the file.
 """
 
 from __future__ import annotations
@@ -16,26 +17,26 @@ if TYPE_CHECKING:
 
 Segments: TypeAlias = "array[int]"  # of the type code Q
 
-MOST_SEGMENTS = 1 << 18
-"""Of a file in an archive that is read: 4 MiB of memory."""
-_MOST_WRITTEN = 1 << 16
+MAX_SEGMENTS = 1 << 18
+"""The most in an archive that is read: 4 MiB of memory."""
+_MAX_WRITTEN = 1 << 16
 _BLOCK = 512
-_MOST_DIGITS = 20
+_MAX_DIGITS = 20
 
 
 class BadMap(ValueError):
-    """The map of a sparse file is broken; the message is a sentence fragment for people."""
+    """The map of a sparse file is invalid; the message is a sentence fragment for people."""
 
 
-def segments_of(descriptor: int, size: int) -> Segments | None:
-    """Where a file of that size has data; None if it has no holes, or its disk cannot tell.
+def segments_of(descriptor: int, size: int, limit: int = _MAX_WRITTEN) -> Segments | None:
+    """Maps a file of that size; None if it has no holes, or its file system cannot tell.
 
-    In what is very much torn, the last segment reaches to the end, holes and all.
+    With more than `limit` segments, the last one extends to the end of the file, holes included.
     """
     found = array("Q")
     at = 0
     try:
-        while at < size and len(found) < 2 * _MOST_WRITTEN:
+        while at < size and len(found) < 2 * limit:
             start = os.lseek(descriptor, at, os.SEEK_DATA)
             at = min(os.lseek(descriptor, start, os.SEEK_HOLE), size)
             if start >= size:
@@ -60,65 +61,65 @@ def segments_of(descriptor: int, size: int) -> Segments | None:
 def write_segments(
     descriptor: int, content: Iterator[memoryview], segments: Segments, size: int
 ) -> None:
-    """Fills an empty file with the data of its segments, which `content` gives without gaps."""
+    """Writes the data of the segments, which `content` yields without gaps, into an empty file."""
     os.ftruncate(descriptor, size)
-    piece = memoryview(b"")
+    chunk = memoryview(b"")
     for at, length in pairs(segments):
         end = at + length
         while at < end:
-            piece = piece or next(content)
-            written = os.pwrite(descriptor, piece[: end - at], at)
-            piece = piece[written:]
+            chunk = chunk or next(content)
+            written = os.pwrite(descriptor, chunk[: end - at], at)
+            chunk = chunk[written:]
             at += written
 
 
 def pairs(segments: Segments) -> Iterator[tuple[int, int]]:
-    """Offset and length of each segment."""
+    """Yields offset and length of each segment."""
     numbers = iter(segments)
     return zip(numbers, numbers, strict=True)
 
 
 def stored_bytes(segments: Segments) -> int:
-    """How much data there is."""
+    """Gives the number of bytes of data."""
     return sum(segments[1::2])
 
 
 def map_block(segments: Segments) -> bytes:
-    """The map as GNU's format 1.0 has it before the data."""
+    """Encodes the map as GNU's format 1.0 has it before the data."""
     numbers = [len(segments) // 2, *segments]
     text = b"".join([b"%d\n" % number for number in numbers])
     return text + bytes(-len(text) % _BLOCK)
 
 
 def read_map_block(blocks: Callable[[], bytes]) -> Segments:
-    """Reads the map of format 1.0; `blocks` gives the next 512 bytes. Raises BadMap."""
+    """Reads the map of format 1.0; `blocks` gives the next 512 bytes; raises BadMap."""
     found = array("Q")
     count: int | None = None
-    rest = b""
+    remainder = b""
     while count is None or len(found) < 2 * count:
-        *lines, rest = (rest + blocks()).split(b"\n")
+        *lines, remainder = (remainder + blocks()).split(b"\n")
         for line in lines:
             if count is None:
                 count = _number(line)
-                if count > MOST_SEGMENTS:
-                    raise BadMap(f"a sparse file has more than {MOST_SEGMENTS} segments")
+                if count > MAX_SEGMENTS:
+                    raise BadMap(f"a sparse file has more than {MAX_SEGMENTS} segments")
             elif len(found) < 2 * count:
                 found.append(_number(line))
-        if len(rest) > _MOST_DIGITS and (count is None or len(found) < 2 * count):
+        if len(remainder) > _MAX_DIGITS and (count is None or len(found) < 2 * count):
             raise BadMap("the map of a sparse file is broken")
     return found
 
 
 def read_numbers(numbers: Iterable[bytes]) -> Segments:
-    """Reads the map of format 0.1: offset and length in turn. Raises BadMap."""
+    """Reads the map of format 0.1, alternating offsets and lengths; raises BadMap."""
     found = array("Q", map(_number, numbers))
-    if len(found) % 2 or len(found) > 2 * MOST_SEGMENTS:
+    if len(found) % 2 or len(found) > 2 * MAX_SEGMENTS:
         raise BadMap("the map of a sparse file is broken, or too long")
     return found
 
 
 def read_gnu_header(block: bytes, more: Callable[[], bytes]) -> Segments:
-    """Reads the map of GNU's old kind `S`: four segments in the header, the others in blocks."""
+    """Reads the map of GNU's old type `S`: four segments in the header, more in blocks."""
     found = array("Q")
     fields, count, extended = block[386:482], 4, block[482]
     while True:
@@ -129,14 +130,14 @@ def read_gnu_header(block: bytes, more: Callable[[], bytes]) -> Segments:
             found.append(_octal(fields[start + 12 : start + 24]))
         if not extended:
             return found
-        if len(found) > 2 * MOST_SEGMENTS:
-            raise BadMap(f"a sparse file has more than {MOST_SEGMENTS} segments")
+        if len(found) > 2 * MAX_SEGMENTS:
+            raise BadMap(f"a sparse file has more than {MAX_SEGMENTS} segments")
         fields = more()
         count, extended = 21, fields[504]
 
 
 def check(segments: Segments, size: int, stored: int) -> None:
-    """Raises BadMap unless the segments lie one after another in the file and are what there is."""
+    """Raises BadMap unless the segments are ascending, inside the file, and match its data."""
     end = 0
     for at, length in pairs(segments):
         if at < end or at + length > size:
@@ -147,7 +148,7 @@ def check(segments: Segments, size: int, stored: int) -> None:
 
 
 def _number(digits: bytes) -> int:
-    if not digits.isdigit() or len(digits) > _MOST_DIGITS or int(digits) >= 1 << 63:
+    if not digits.isdigit() or len(digits) > _MAX_DIGITS or int(digits) >= 1 << 63:
         raise BadMap("the map of a sparse file is broken")
     return int(digits)
 

@@ -1,4 +1,4 @@
-"""Makes what was written outlast a power cut."""
+"""Makes written files durable, so that they survive a power cut."""
 
 from __future__ import annotations
 
@@ -12,14 +12,13 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def sync_file_system(descriptor: int) -> None:
-    """Writes back everything of the file system the descriptor lies on, names included.
+    """Syncs the whole file system of the descriptor, names included.
 
-    Not `os.sync`, which waits for *all* file systems of the node, a dead network mount among them,
-    and tells nobody of errors. Where there is no `syncfs` (macOS, some sandboxes) `os.sync` must
-    do.
+    Unlike `os.sync`, this does not wait for *all* file systems of the node, such as a dead network
+    mount, and it reports errors. Without `syncfs` (macOS, some sandboxes) it is `os.sync`.
 
     Raises:
-        OSError: something of it could not be written (disk full, quota, I/O error).
+        OSError: something could not be written (disk full, quota, I/O error).
     """
     try:
         result = _libc.syncfs(descriptor)
@@ -34,15 +33,15 @@ def sync_file_system(descriptor: int) -> None:
 
 
 def sync_folders(folder: int) -> None:
-    """Fsyncs the folder and all below it, so that the names in them last; not files' content."""
+    """Fsyncs the folder and all folders below it, for the names in them; not the files' content."""
 
-    def enter(descent: FolderStack[str], name: str) -> bool:
-        descent.enter(name)
+    def enter(stack: FolderStack[str], name: str) -> bool:
+        stack.enter(name)
         return True
 
-    def leave(descent: FolderStack[str]) -> None:
-        os.fsync(descent.here)
-        descent.leave()
+    def leave(stack: FolderStack[str]) -> None:
+        os.fsync(stack.here)
+        stack.leave()
 
     bottom_up(folder, enter, leave)
     os.fsync(folder)

@@ -1,7 +1,7 @@
-"""Speaks the tar format: bytes to members and members to bytes; knows nothing of any file system.
+"""The tar format: parses bytes into members and encodes members; uses no file system.
 
-Written by hand because the standard library's reader needs some 80 µs a member, follows pax headers
-of any size into memory, and takes a stream that ends early for one that ends well.
+Written by hand because the standard library's reader needs some 80 µs per member, reads pax headers
+of any size into memory, and takes a truncated stream for a complete one.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ END_OF_ARCHIVE = bytes(2 * BLOCK)
 
 FILE, HARD_LINK, SYMLINK, FOLDER, PIPE = b"0", b"1", b"2", b"5", b"6"
 NOTE = b"g"
-"""Not an entry: says what was left out of the archive, and why."""
+"""Not an entry: a note of what was left out of the archive, and why."""
 
 MAX_PATH_BYTES = 1 << 20
 """Longer paths are neither packed nor unpacked: 4,000 folders whose names have 255 bytes."""
@@ -50,7 +50,7 @@ _MAX_OCTAL_SIZE = 0o77777777777
 
 
 class ArchiveRefused(ValueError):
-    """The archive is broken, or would do something an archive of Data must not do.
+    """The archive is invalid, or contains what an archive of Data must not contain.
 
     Attributes:
         reason: one sentence fragment for people, e.g. ``the name is absolute``.
@@ -64,20 +64,20 @@ class ArchiveRefused(ValueError):
 
 
 class ArchiveCut(ArchiveRefused):
-    """The archive ends before its own end: what came of it is fine, and not all."""
+    """The archive is truncated: what was read of it is valid, but not complete."""
 
 
 class Readable(Protocol):
-    """What an archive is read from; a short answer is fine, an empty one is the end.
+    """The source of an archive; short reads are fine, an empty one is the end.
 
-    What it gives need be good only until the next call, so that it can use one buffer for all.
+    The result of a read need only be valid until the next, so that one buffer serves all.
     """
 
     def read(self, size: int, /) -> bytes | memoryview: ...  # noqa: D102
 
 
 class Member(NamedTuple):
-    """One entry as the archive states it; nothing in it has been judged yet."""
+    """One entry as the archive states it; nothing in it has been checked yet."""
 
     kind: bytes
     """One of FILE, HARD_LINK, SYMLINK, FOLDER, PIPE, NOTE."""
@@ -94,14 +94,14 @@ class Member(NamedTuple):
 
 
 def shown(name: bytes) -> str:
-    """The name as text that can always be printed; a very long one without its middle."""
+    """Formats the name as printable text; a very long one without its middle."""
     if len(name) > 2 * _SHOWN_BYTES:
         name = name[:_SHOWN_BYTES] + b" ... " + name[-_SHOWN_BYTES:]
     return name.decode("utf-8", "backslashreplace")
 
 
 class TarReader:
-    """Reads members one after another from a stream, holding at most two chunks of it."""
+    """Reads members one after another from a stream; holds at most two chunks of it."""
 
     def __init__(self, source: Readable) -> None:
         self._source = source
@@ -110,9 +110,9 @@ class TarReader:
         self._padding = 0
 
     def members(self) -> Iterator[Member]:
-        """The members in the order of the stream; ends after end-of-archive blocks and padding.
+        """Yields the members in order; ends after the end-of-archive blocks and padding.
 
-        Content not taken by `content` is skipped.
+        Content that is not read with `content` is skipped.
 
         Raises:
             ArchiveRefused: the stream is not tar, ends early, or holds kinds Data cannot have.
@@ -139,28 +139,28 @@ class TarReader:
         self._expect_only_padding()
 
     def content(self) -> Iterator[memoryview]:
-        """The content of the current member in pieces."""
+        """Yields the content of the current member in chunks."""
         while self._left:
-            piece = self._some(self._left)
-            self._left -= len(piece)
-            yield piece
+            chunk = self._some(self._left)
+            self._left -= len(chunk)
+            yield chunk
 
     # --- the stream -----------------------------------------------------------------------------
 
-    def _some(self, most: int) -> memoryview:
-        """Between 1 and `most` bytes."""
+    def _some(self, limit: int) -> memoryview:
+        """Returns between 1 and `limit` bytes."""
         if not self._buffer:
             self._buffer = memoryview(self._source.read(CHUNK))
             if not self._buffer:
                 raise ArchiveCut("the archive is cut off")
-        piece, self._buffer = self._buffer[:most], self._buffer[most:]
-        return piece
+        chunk, self._buffer = self._buffer[:limit], self._buffer[limit:]
+        return chunk
 
     def _exactly(self, size: int) -> bytes:
-        piece = self._some(size)
-        if len(piece) == size:
-            return bytes(piece)
-        gathered = bytearray(piece)
+        chunk = self._some(size)
+        if len(chunk) == size:
+            return bytes(chunk)
+        gathered = bytearray(chunk)
         while len(gathered) < size:
             gathered += self._some(size - len(gathered))
         return bytes(gathered)
@@ -170,7 +170,7 @@ class TarReader:
             size -= len(self._some(size))
 
     def _next_header(self) -> bytes | None:
-        """The next header block, or None after the two zero blocks that end an archive."""
+        """Returns the next header block; None after the two zero blocks that end an archive."""
         self._skip(self._left + self._padding)
         self._left = self._padding = 0
         block = self._exactly(BLOCK)
@@ -184,24 +184,23 @@ class TarReader:
         return block
 
     def _expect_only_padding(self) -> None:
-        """Reads the stream to its end, so that whoever feeds it sees its trailer.
+        """Reads the stream to its end, so that the source can check its trailers.
 
-        A second archive behind the first would be lost without a word; hence anything but zeros is
-        refused.
+        A second archive after the first would be lost silently, so anything but zeros is refused.
         """
         seen = 0
-        piece: memoryview | bytes = self._buffer
-        while piece or (piece := self._source.read(CHUNK)):
-            seen += len(piece)
-            if seen > _MAX_PADDING_BYTES or bytes(piece).strip(b"\0"):
+        chunk: memoryview | bytes = self._buffer
+        while chunk or (chunk := self._source.read(CHUNK)):
+            seen += len(chunk)
+            if seen > _MAX_PADDING_BYTES or bytes(chunk).strip(b"\0"):
                 raise ArchiveRefused("something follows the end of the archive")
-            piece = b""
+            chunk = b""
         self._buffer = memoryview(b"")
 
     # --- headers --------------------------------------------------------------------------------
 
     def _read_meta(self, kind: bytes, block: bytes, meta: dict[bytes, bytes]) -> Member | None:
-        """Takes what a header extension says about the next member; a note is a member itself."""
+        """Reads a header extension of the next member; a note is itself a member."""
         size = _number(block[124:136], "size")
         if size > _MAX_META_BYTES:
             raise ArchiveRefused(f"a header extension of {size} bytes is too large")
@@ -342,7 +341,7 @@ def _pax_records(text: bytes) -> Iterator[tuple[bytes, bytes]]:
 def encode(member: Member) -> bytes:
     """The header of a member: one block, preceded by a pax header where a field does not fit.
 
-    Owners are always 0 and nameless: whose account made a file is nobody's business elsewhere. For
+    Owner and group are always 0, without names: they mean nothing on another machine. For
     the same reason set-id bits are dropped: unpacked by root, they would lend root's rights.
     """
     if member.kind == NOTE:

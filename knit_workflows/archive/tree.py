@@ -1,4 +1,4 @@
-"""Makes entries below one folder, by descriptors, so that no link leads elsewhere."""
+"""Creates entries below one folder, by descriptors, so that no link leads outside."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ _OWNER_ENTERS = 0o500
 
 
 class Summary(NamedTuple):
-    """What went through."""
+    """What was packed or unpacked."""
 
     files: int
     """Regular files, links and named pipes, not folders."""
     bytes: int
-    """Content only, without the archive's own headers; holes count."""
+    """Content only, without headers of the archive; holes count."""
 
 
 def is_empty(folder: int) -> bool:
-    """Whether the folder (a descriptor) has no entry besides the folder `lost+found`."""
+    """Says whether the folder (a descriptor) has no entry besides the folder `lost+found`."""
     with os.scandir(folder) as entries:
         return all(
             entry.name == LOST_AND_FOUND and entry.is_dir(follow_symlinks=False)
@@ -41,7 +41,7 @@ def is_empty(folder: int) -> bool:
 
 
 class Tree:
-    """Writes below a root folder; stays where it wrote last, as archives come in that order.
+    """Writes below a root folder; stays in the last folder, which suits the order of archives.
 
     Of modes the permission bits are taken, and the owner can always read.
     """
@@ -56,7 +56,7 @@ class Tree:
         self._at.close()
 
     def folder(self, parts: list[bytes]) -> int:
-        """A descriptor of the folder, made with its parents if absent; valid until the next call.
+        """Gives a descriptor of the folder, creating it and its parents; valid until the next call.
 
         Raises:
             ArchiveRefused: a part of the path is a link or a file.
@@ -80,9 +80,10 @@ class Tree:
     def file(
         self, parts: list[bytes], member: Member, content: Iterator[memoryview], *, sync: bool
     ) -> None:
-        """Makes one regular file. Raises ArchiveRefused if the name is taken.
+        """Creates one regular file with this content; with `sync` it is on the disk afterwards.
 
-        `content` is what the archive has of it, `sync` waits for the disk.
+        Raises:
+            ArchiveRefused: the name exists already.
         """
         folder = self.folder(parts[:-1])
         with _taken_is_refused(parts):
@@ -91,9 +92,9 @@ class Tree:
             if member.segments is not None:
                 write_segments(descriptor, content, member.segments, member.size)
             else:
-                for piece in content:
-                    while piece:
-                        piece = piece[os.write(descriptor, piece) :]
+                for chunk in content:
+                    while chunk:
+                        chunk = chunk[os.write(descriptor, chunk) :]
             os.fchmod(descriptor, member.mode & _PERMISSIONS | _OWNER_READS)
             os.utime(descriptor, (member.mtime, member.mtime))
             if sync:
@@ -102,7 +103,7 @@ class Tree:
             os.close(descriptor)
 
     def pipe(self, parts: list[bytes], mode: int, mtime: int) -> None:
-        """Makes a named pipe."""
+        """Creates a named pipe."""
         folder = self.folder(parts[:-1])
         with _taken_is_refused(parts):
             os.mkfifo(parts[-1], 0o600, dir_fd=folder)
@@ -111,14 +112,14 @@ class Tree:
         os.utime(parts[-1], (mtime, mtime), dir_fd=folder, follow_symlinks=False)
 
     def symlink(self, parts: list[bytes], target: bytes, mtime: int) -> None:
-        """Makes a symbolic link, to whatever it points; nobody may write below the root after."""
+        """Creates a symbolic link to any target; nothing may be written below the root after it."""
         folder = self.folder(parts[:-1])
         with _taken_is_refused(parts):
             os.symlink(target, parts[-1], dir_fd=folder)
         os.utime(parts[-1], (mtime, mtime), dir_fd=folder, follow_symlinks=False)
 
     def hard_link(self, parts: list[bytes], existing: list[bytes]) -> bool:
-        """Gives a file or link made before a second name; False if there is none.
+        """Gives an existing file or link a second name; False if it does not exist.
 
         It is reached by folders alone.
         """
@@ -142,7 +143,7 @@ class Tree:
             os.close(source)
 
     def finish_folder(self, parts: list[bytes], mode: int, mtime: int) -> None:
-        """Gives a folder its permissions and time; nothing may be made in it after that."""
+        """Sets permissions and time of a folder; after it, nothing may be created in the folder."""
         folder = self.folder(parts)
         os.fchmod(folder, mode & _PERMISSIONS | _OWNER_ENTERS)
         os.utime(folder, (mtime, mtime))
@@ -165,7 +166,7 @@ def _is_file_or_link(name: bytes, folder: int) -> bool:
 
 @contextmanager
 def _taken_is_refused(parts: list[bytes]) -> Iterator[None]:
-    """EEXIST is how duplicates are found: the file system remembers all names, so we need not."""
+    """Translates EEXIST: the file system finds duplicates, so we need not remember names."""
     try:
         yield
     except OSError as error:

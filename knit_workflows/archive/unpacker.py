@@ -1,4 +1,4 @@
-"""Unpacks a tar stream into an empty folder: all of it or nothing, and nothing outside it."""
+"""Unpacks a tar stream into an empty folder: all of it or nothing, and never outside it."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _FEW = 16  # entries; up to here each is synced by itself
-_MOST_TARGET_BYTES = 4095
+_MAX_TARGET_BYTES = 4095
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What an archive may ask for at most before it is refused."""
+    """Limits beyond which an archive is refused."""
 
     entries: int = 10_000_000
     content_bytes: int = 1 << 44
@@ -57,15 +57,15 @@ def unpack(
     Args:
         source: the stream.
         root: an empty folder.
-        limits: what is too much.
-        sync: whether what is returned has reached the disk.
+        limits: beyond them the archive is refused.
+        sync: whether to return only when everything is on the disk.
         links: False leaves symbolic links out.
-        left_out: is told the path of each thing that the archive says it lacks, and of each link
-            left out, and what it is.
+        left_out: is called with path and kind of each file that the archive says was left out, and
+            of each link left out here.
 
     Raises:
         ArchiveRefused: the archive is broken, cut off, or not safe to unpack.
-        FileExistsError: the folder is not empty; it is left alone. So a second call fails.
+        FileExistsError: the folder is not empty, and not changed. So a second call fails.
         OSError: the folder is none, the disk is full, or the source failed.
     """
     with opened_folder(root) as folder:
@@ -98,7 +98,7 @@ class _Unpacking:
         self._links = links
         self._left_out = left_out
         self._target = tree.Tree(root)
-        self._later = DeferredMembers(root)
+        self._deferred = DeferredMembers(root)
 
     def run(self, sync: bool) -> Summary:
         """Data becomes `done` in the database only after this returned, and `done` is for ever.
@@ -124,13 +124,13 @@ class _Unpacking:
             self._finish_folders()
         finally:
             self._target.close()
-            self._later.close()
+            self._deferred.close()
         if sync:
             sync_folders(self._root) if entries <= _FEW else sync_file_system(self._root)
         return Summary(files, total)
 
     def _place(self, member: Member, *, sync: bool) -> bool:
-        """Makes an entry, or puts it by. True for what counts as a file."""
+        """Creates an entry, or defers it; True for what counts as a file."""
         if member.kind == tar.NOTE:
             self._left_out(tar.shown(member.name), tar.shown(member.link))
             return False
@@ -138,7 +138,7 @@ class _Unpacking:
         if member.kind == tar.FOLDER:
             self._target.folder(parts)
             if parts:  # the root is its owner's
-                self._later.add(member)
+                self._deferred.add(member)
             return False
         if not parts or member.name.endswith(b"/"):
             raise ArchiveRefused("a file or link needs a name", tar.shown(member.name))
@@ -151,7 +151,7 @@ class _Unpacking:
             if not self._links:
                 self._left_out(tar.shown(member.name), "link")
                 return False
-            self._later.add(member)
+            self._deferred.add(member)
         else:
             self._hard_link(member, parts, linked_later=True)
         return True
@@ -164,12 +164,12 @@ class _Unpacking:
             return
         if not linked_later:
             raise ArchiveRefused("a hard link to no file of this archive", tar.shown(member.name))
-        self._later.add(member)  # to a symbolic link perhaps, which is not there yet
+        self._deferred.add(member)  # to a symbolic link perhaps, which is not there yet
 
     def _make_links(self) -> None:
-        """Makes the symbolic links, now that nothing is written any more but links and modes."""
+        """Creates the symbolic links, now that only links and modes are still to be written."""
         for kind in (tar.SYMLINK, tar.HARD_LINK):
-            for member in self._later.members():
+            for member in self._deferred.members():
                 if member.kind != kind:
                     continue
                 parts = _parts(member.name, self._limits, member)
@@ -179,15 +179,15 @@ class _Unpacking:
                     self._hard_link(member, parts, linked_later=False)
 
     def _finish_folders(self) -> None:
-        """Gives folders permissions and times last: before, each new entry would change them."""
-        for member in self._later.members():
+        """Sets permissions and times of folders last: each new entry would change them."""
+        for member in self._deferred.members():
             if member.kind == tar.FOLDER:
                 parts = _parts(member.name, self._limits, member)
                 self._target.finish_folder(parts, member.mode, member.mtime)
 
 
 def _parts(path: bytes, limits: Limits, member: Member) -> list[bytes]:
-    """The path as the names on the way from the root, which has none."""
+    """Splits the path into its names; none for the root."""
     parts = path.split(b"/")
     if b"" in parts or b"." in parts:
         parts = [part for part in parts if part not in (b"", b".")]
@@ -211,7 +211,7 @@ def _parts(path: bytes, limits: Limits, member: Member) -> list[bytes]:
 
 
 def _check_target(member: Member) -> None:
-    """Refuses what no file system would store. Where a link leads is not looked at: it is data."""
-    if not member.link or b"\0" in member.link or len(member.link) > _MOST_TARGET_BYTES:
+    """Refuses targets that no file system would store; where a link leads is not checked."""
+    if not member.link or b"\0" in member.link or len(member.link) > _MAX_TARGET_BYTES:
         reason = "the link's target is empty, too long, or contains a null character"
         raise ArchiveRefused(reason, tar.shown(member.name))

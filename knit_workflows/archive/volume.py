@@ -1,4 +1,4 @@
-"""The volume a transfer agent serves: written at most once, and then completely."""
+"""The volume that a transfer agent serves: written at most once, completely or not at all."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 LOG_FILE = "log"
-"""The one file the nurse writes at the top of a log volume."""
+"""The file that the log sidecar writes at the top of a log volume."""
 
 _READ_LOG = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
-class VolumeBusy(Exception):
-    """The volume has content already, or is being written to; the message says which."""
+class VolumeNotWritable(Exception):
+    """The volume has content, or is being written; the message says which."""
 
 
-class Volume:
-    """One folder and the right to write to it, shared by the threads of an agent."""
+class ServedVolume:
+    """One folder with an exclusive writer, shared by the threads of an agent."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -33,9 +33,9 @@ class Volume:
         self._closed = False
 
     def check_writable(self) -> None:
-        """Raises VolumeBusy if `write` would, so that nobody sends a body in vain."""
+        """Raises VolumeNotWritable if `write` would, before a client sends a body in vain."""
         if self._writing.locked():
-            raise VolumeBusy("another transfer is writing to the volume")
+            raise VolumeNotWritable("another transfer is writing to the volume")
         self._check_empty()
 
     def write(self, source: archive.Readable) -> archive.Summary:
@@ -44,57 +44,57 @@ class Volume:
         On any error the volume is empty again, and the next call starts afresh.
 
         Raises:
-            VolumeBusy: there was a successful write before, or there is one under way.
+            VolumeNotWritable: an earlier write succeeded, or another one is in progress.
             ArchiveRefused, OSError: as `archive.unpack`.
         """
         with self._exclusive():
             self._check_empty()
             summary = archive.unpack(source, self.root, sync=True)
-            if self._closed:  # the answer will not arrive, so nobody would know of this content
+            if self._closed:  # the response will not arrive, so nobody would know that it succeeded
                 archive.clear(self.root)
-                raise VolumeBusy("the agent is ending")
+                raise VolumeNotWritable("the agent is ending")
             self._written = True
             return summary
 
     def clear(self) -> None:
-        """Empties the volume, so that it can be written again. Doing it twice is fine."""
+        """Empties the volume, so that it can be written again; may be repeated."""
         with self._exclusive():
             archive.clear(self.root)
             self._written = False
 
     def close(self, seconds: float) -> None:
-        """Refuses further writes and waits for one under way to have cleaned up after itself.
+        """Refuses further writes, and waits until one in progress has cleaned up.
 
-        Its source must have been cut before.
+        The connection of its source must have been closed before.
         """
         self._closed = True
         self._writing.acquire(timeout=seconds)
 
     def log(self, *, follow: bool, wait: Callable[[], bool]) -> Iterator[bytes]:
-        """The content of all files in name order; with `follow`, then what is added to the log.
+        """Yields the content of all files in name order; with `follow`, then what the log gains.
 
         `wait` is called when there is nothing new; it pauses, and returns False to end the log.
         """
         position = 0
         for path, descriptor in archive.open_files(self.root):
-            while piece := os.read(descriptor, 1 << 20):
-                yield piece
+            while chunk := os.read(descriptor, 1 << 20):
+                yield chunk
             if path == LOG_FILE:
                 position = os.lseek(descriptor, 0, os.SEEK_CUR)
         if follow:
             yield from self._added(position, wait)
 
     def _added(self, position: int, wait: Callable[[], bool]) -> Iterator[bytes]:
-        # Asked again and again: a volume is often a network file system, and those tell no inotify.
+        # Polled: a volume is often on a network file system, which has no inotify.
         descriptor = None
         try:
             while True:
                 if descriptor is None:
                     descriptor = self._open_log()
-                piece = os.pread(descriptor, 1 << 20, position) if descriptor is not None else b""
-                position += len(piece)
-                if piece:
-                    yield piece
+                chunk = os.pread(descriptor, 1 << 20, position) if descriptor is not None else b""
+                position += len(chunk)
+                if chunk:
+                    yield chunk
                 elif not wait():
                     return
         finally:
@@ -105,17 +105,17 @@ class Volume:
         try:
             return os.open(self.root / LOG_FILE, _READ_LOG)
         except FileNotFoundError:
-            return None  # the nurse has not made it yet
+            return None  # the log sidecar has not created it yet
 
     def _check_empty(self) -> None:
-        # after an archive without entries the folder is empty, and yet written
+        # after an archive without entries the folder is empty, yet written
         if self._written or not archive.is_empty(self.root):
-            raise VolumeBusy("the volume has content already")
+            raise VolumeNotWritable("the volume has content already")
 
     @contextmanager
     def _exclusive(self) -> Iterator[None]:
         if self._closed or not self._writing.acquire(blocking=False):
-            raise VolumeBusy("another transfer is writing to the volume")
+            raise VolumeNotWritable("another transfer is writing to the volume")
         try:
             yield
         finally:

@@ -1,4 +1,4 @@
-"""Walks a folder in name order, however deep, and says of everything whether it can be packed."""
+"""Walks a folder of any depth in name order, and says what of it can be packed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-_LONG = MAX_PATH_BYTES // 4  # characters; a shorter path cannot have too many bytes
+_LONG = MAX_PATH_BYTES // 4  # characters; no shorter path has too many bytes
 
 
 class CannotPack(ValueError):
@@ -43,18 +43,18 @@ class Found(NamedTuple):
     """Relative to where the walk began."""
     name: str
     folder: int
-    """A descriptor of the folder it is in, good until the next is asked for."""
+    """A descriptor of its folder, valid until the next entry is requested."""
     info: os.stat_result
     left_out: str | None
-    """What it is, in a word or two, if it cannot be packed; what is in it is not found then."""
+    """Its kind, if it cannot be packed; then its content is not visited."""
 
 
 def walk(root: Path, *, dereference: bool = False, links: bool = True) -> Iterator[Found]:
-    """Everything below a folder, a folder before what is in it; or the one file that `root` is.
+    """Yields everything below a folder, a folder before its content; or the one file `root`.
 
-    With `dereference` links are what they lead to; without `links` they are left out. The
-    `lost+found` that mkfs made at the top of a file system is no part of it; in any other folder it
-    is left out, since no volume could tell it from its own.
+    With `dereference` links are followed; without `links` they are left out. The `lost+found` that
+    mkfs creates at the top of a file system is skipped; in any other folder it is left out, since
+    a volume could not tell it from its own.
 
     Raises:
         CannotPack: a link leads back to a folder above it.
@@ -68,7 +68,7 @@ class _Walk:
         self._root = root
         self._dereference = dereference
         self._links = links
-        self._above: list[tuple[int, int]] = []  # whence a link must not lead back
+        self._above: list[tuple[int, int]] = []  # to which a link must not lead back
 
     def run(self) -> Iterator[Found]:
         root = self._root
@@ -81,28 +81,28 @@ class _Walk:
         with opened_folder(root) as folder:
             self._above.append(identity(info))
             flags = FOLDER_FLAGS & ~os.O_NOFOLLOW if self._dereference else FOLDER_FLAGS
-            descent: FolderStack[str] = FolderStack(folder, flags)
+            stack: FolderStack[str] = FolderStack(folder, flags)
             try:
-                yield from self._below(descent)
+                yield from self._below(stack)
             finally:
-                descent.close()
+                stack.close()
 
-    def _below(self, descent: FolderStack[str]) -> Iterator[Found]:
+    def _below(self, stack: FolderStack[str]) -> Iterator[Found]:
         prefix = ""
-        waiting = [self._names(descent.here, prefix, top=True)]
+        waiting = [self._names(stack.here, prefix, top=True)]
         follow = self._dereference
         while True:
             if not waiting[-1]:
                 waiting.pop()
                 if not waiting:
                     return
-                prefix = prefix[: -len(descent.names[-1]) - 1]
+                prefix = prefix[: -len(stack.names[-1]) - 1]
                 self._above.pop()
-                descent.leave()
+                stack.leave()
                 continue
             name = waiting[-1].pop()
             path = prefix + name
-            here = descent.here
+            here = stack.here
             try:
                 info = os.stat(name, dir_fd=here, follow_symlinks=follow)
             except OSError as error:
@@ -110,21 +110,21 @@ class _Walk:
             left_out = self._left_out(path, info.st_mode, len(waiting))
             yield Found(path, name, here, info, left_out)
             if stat.S_ISDIR(info.st_mode) and left_out is None:
-                self._enter(descent, name, path, info)
+                self._enter(stack, name, path, info)
                 prefix = path + "/"
-                waiting.append(self._names(descent.here, prefix))
+                waiting.append(self._names(stack.here, prefix))
 
-    def _enter(self, descent: FolderStack[str], name: str, path: str, info: os.stat_result) -> None:
+    def _enter(self, stack: FolderStack[str], name: str, path: str, info: os.stat_result) -> None:
         if self._dereference and identity(info) in self._above:
             raise CannotPack("the link leads back to a folder above it", path)
         self._above.append(identity(info))
         try:
-            descent.enter(name)
+            stack.enter(name)
         except OSError as error:
             raise named(error, self._root, path) from None
 
     def _names(self, folder: int, prefix: str, *, top: bool = False) -> list[str]:
-        """What is in the folder, the last first."""
+        """Gives the names in the folder in reverse order."""
         try:
             names = sorted(os.listdir(folder), reverse=True)
         except OSError as error:
@@ -146,6 +146,6 @@ class _Walk:
 
 
 def named(error: OSError, root: Path, path: str) -> OSError:
-    """The same error with the whole path: calls on descriptors know only a base name, or none."""
+    """Completes the error with the whole path: calls on descriptors know only a base name."""
     error.filename = str(root / path if path else root)
     return error

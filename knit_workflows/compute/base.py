@@ -1,14 +1,13 @@
-"""The compute contract: what knit asks of the place where run pods and volumes live.
+"""The compute contract: what knit requires of the place where run pods and volumes live.
 
-Stated in behaviour, so that every adapter (memory, local, Kubernetes) passes one suite
+It is stated as behaviour; every adapter (memory, local, Kubernetes) passes the same suite
 (`tests/contract/compute`):
 
-* Every call may be repeated with the same arguments and finds what is already there; it may die
-  half-way and be called again. Nothing is ever started twice under one pod name.
-* Calls return at once: they ask for a state and do not wait for the world to reach it.
-  Waiting is done with `watch`.
+* Every call may be repeated with the same arguments and finds what exists already; it may be
+  interrupted half-way and called again. Nothing is ever started twice under one pod name.
+* Calls return at once: they request a state and do not wait until it is reached; `watch` waits.
 * What is gone is not an error: `observe` says `Phase.ABSENT`, `stop` and `release` succeed.
-* A failure that may pass raises `BackendUnavailable`; a lasting one raises `BackendRejected`.
+* A failure that may pass raises `BackendUnavailable`, a lasting one `BackendRejected`.
 * How the user's container ends is an outcome (an `Exit` in an `Observation`), never an exception.
 """
 
@@ -22,34 +21,19 @@ from typing import Final, Protocol
 
 from knit_workflows.domain.plans.model import NodeRule
 from knit_workflows.domain.runs import Exit
-
-
-@dataclass(frozen=True, slots=True)
-class Volume:
-    """One volume to hold one Data; `name` is from `names.volume`."""
-
-    name: str
-    knit_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class Mount:
-    """A volume seen by the container at an absolute, clean `path`; inputs are read-only."""
-
-    path: str
-    volume: Volume
+from knit_workflows.domain.volumes import Mount, Volume
 
 
 @dataclass(frozen=True, slots=True)
 class RunPod:
     """Everything needed to start a Run's container.
 
-    `name` is from `names.run_pod` and unique per (Run, generation). `inputs` (one or more; the
-    same volume may appear at several) are mounted read-only, `outputs` (none or more, each an own
-    volume) read-write and must be empty at the start, or the pod ends as failed, naming the output.
-    The container's stdout and stderr, as they were written, become the file `log` in the `log`
-    volume, which the container does not see. Empty `entrypoint`/`args` mean the image's own.
-    `resources` maps names to Kubernetes quantities and limits the container.
+    `name` is from `names.run_pod` and unique per (Run, generation). `inputs` (one or more, which
+    may share a volume) are mounted read-only, `outputs` (any number, each a volume of its own)
+    read-write; if an output is not empty at the start, the pod fails and its message names it. The
+    container's stdout and stderr, in the order written, become the file `log` in the `log` volume,
+    which the container does not see. Empty `entrypoint`/`args` mean the image's. `resources` maps
+    names to Kubernetes quantities, which limit the container.
     """
 
     name: str
@@ -69,47 +53,47 @@ class RunPod:
 
 
 class Phase(StrEnum):
-    """How far a run pod is."""
+    """The lifecycle phase of a run pod."""
 
     ABSENT = "absent"
-    """Nothing of it exists: never launched, or wholly gone (nothing of it can write any more)."""
+    """Nothing of it exists: never launched, or completely gone and unable to write any more."""
     PENDING = "pending"
     """It exists; the user's container has not started."""
     RUNNING = "running"
     """The user's container has started."""
     SUCCEEDED = "succeeded"
-    """It ended well and its log is complete; `exit` is set."""
+    """It succeeded and its log is complete; `exit` is set."""
     FAILED = "failed"
-    """It ended badly and its log is complete; `exit` is set, its message says which container."""
+    """It failed and its log is complete; `exit` is set, its message names the container."""
 
 
 MANY_RUNS: Final = 500
-"""How many Runs at once suit a back-end that has a scheduler of its own: enough to keep it busy."""
+"""Concurrent Runs for a back-end with a scheduler of its own: enough to keep it busy."""
 
 ENDED = frozenset({Phase.SUCCEEDED, Phase.FAILED})
 
 
 class StartFailureKind(StrEnum):
-    """Why a pending pod does not start; decides how long knit is patient."""
+    """Why a pending pod does not start; decides which deadline applies."""
 
     IMAGE = "image"
-    """The image cannot be had: invalid name, not found, denied. Ends the Run quite soon."""
+    """The image cannot be pulled or run: invalid name, not found, denied. Short deadline."""
     TRANSIENT = "transient"
-    """A mount, network or sandbox fails; often passes. Ends the Run after a long while."""
+    """A mount, network or sandbox fails, which often passes. Long deadline."""
     UNSCHEDULABLE = "unschedulable"
-    """No room for it; waits for as long as it takes, and says so."""
+    """No node has capacity for it. No deadline."""
     BACKEND = "backend"
-    """What would start it does not answer; waits for as long as it takes, and says so."""
+    """What would start it does not respond. No deadline."""
     PROGRESS = "progress"
-    """None really: it is being done, such as pulling the image, and takes its time."""
+    """Not a failure: work in progress that takes its time, such as pulling the image."""
 
 
 @dataclass(frozen=True, slots=True)
 class StartFailure:
-    """What keeps a pending pod from starting: `reason` is one word, `message` a sentence.
+    """What keeps a pending pod from starting: `reason` is one CamelCase word, `message` a sentence.
 
-    It is told as soon as it is known, and anew when it changes. What only counts (attempts,
-    seconds) changes the message at most, never the kind or the reason.
+    It is observed as soon as it is known, and again when it changes. Counters (attempts, seconds)
+    change the message at most, never the kind or the reason.
     """
 
     kind: StartFailureKind
@@ -121,9 +105,9 @@ class StartFailure:
 class Observation:
     """A run pod as it is now. `exit` is set iff the phase is SUCCEEDED or FAILED.
 
-    `ended_at` is the instant (UTC) at which the user's container ended, as the back-end knows it.
-    `notes` are sentences about the outputs of a pod that has ended, at most one for each, in path
-    order: what in them cannot be kept. A comfort: a back-end that could not look says nothing.
+    `ended_at` is the instant (UTC) at which the user's container ended, according to the back-end.
+    `notes` are sentences about the outputs of a pod that has ended, at most one per output, in path
+    order: what of them cannot be kept. They are best effort and may be missing.
     """
 
     phase: Phase
@@ -135,7 +119,7 @@ class Observation:
 
 
 class TransferMode(StrEnum):
-    """Which way Data flows through a transfer."""
+    """The direction of a transfer."""
 
     READ = "read"
     WRITE = "write"
@@ -143,10 +127,10 @@ class TransferMode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Transfer:
-    """A door to one volume: `name` from `names.transfer`, unique per transfer.
+    """Access to one volume for a while; `name` is from `names.transfer`, unique per transfer.
 
-    `token` is the secret the door asks for; `idle` the time after which an unused door may close
-    itself. A WRITE transfer needs an existing, empty volume.
+    `token` is the secret that the endpoint requires; after `idle` without use it may close itself.
+    A WRITE transfer needs an existing, empty volume.
     """
 
     name: str
@@ -158,7 +142,7 @@ class Transfer:
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where an open transfer answers.
+    """The address of an open transfer.
 
     `url` is `file:///absolute/folder` (the caller uses the folder directly) or
     `http://host:port/`, spoken to as `knit_workflows.pod.agent` says, with the transfer's token.
@@ -168,67 +152,71 @@ class Endpoint:
 
 
 class ComputeBackend(Protocol):
-    """Runs containers to their end and keeps volumes. See the module for how calls behave."""
+    """Runs containers to their end and keeps volumes; see the module for how calls behave."""
 
     async def open(self) -> None:
-        """Connects, starts informers. Called once per process, before anything else."""
+        """Connects; called once per process, before anything else."""
 
     async def aclose(self) -> None:
-        """Lets go of connections and watchers; what runs goes on running."""
+        """Closes connections and watches; run pods go on."""
 
     def suggested_runs(self) -> int:
-        """Says how many Runs under way at once suit it, where no limit has been set.
+        """Suggests how many Runs to have active at once when no limit is set.
 
-        Asked before `open` too, and by processes without rights on it: it looks at nothing that
-        needs them.
+        Also called before `open`, and by processes without rights on the back-end.
         """
 
     async def require_room(self) -> None:
-        """Raises StorageFull, naming the disk, while there is too little room for anything new.
+        """Raises StorageFull, naming the disk, while there is too little space for anything new.
 
-        A back-end that cannot know raises nothing.
+        A back-end that cannot know returns.
         """
 
     async def create_volume(self, volume: Volume) -> None:
-        """Makes an empty volume. There already: left as it is, with its content."""
+        """Creates an empty volume; an existing one is left as it is, with its content."""
 
     async def delete_volume(self, volume: Volume) -> None:
-        """Removes a volume and its content. Gone already: fine."""
+        """Deletes a volume and its content; a missing one is fine."""
 
     async def launch(self, pod: RunPod) -> None:
         """Starts the run pod; its volumes exist (though they need not be bound yet).
 
-        There already under that name, running or ended: nothing happens. A command or an image
-        that does not exist is an outcome of the pod, not an error of this call.
-        Raises BackendRejected when the pod can never be made (e.g. an invalid resource name).
+        If a pod of that name exists, running or ended, nothing happens. A missing command or image
+        is an outcome of the pod, not an error of this call.
+
+        Raises:
+            BackendRejected: the pod can never be created, e.g. for an invalid resource name.
         """
 
     async def observe(self, pod_name: str) -> Observation:
-        """Says how the run pod is now, from the source itself (no cache)."""
+        """Observes the run pod at the source (no cache)."""
 
     def watch(self, pod_name: str) -> AsyncIterator[Observation]:
         """Yields the present observation at once, then each change, without end.
 
-        Level-triggered: between two yields several changes may be folded into the last one, and a
-        missed notification costs at most the adapter's re-read interval. Raises
-        BackendUnavailable when the source does not answer for long. Cancelling it is safe.
+        Level-triggered: several changes may be yielded as one, and a missed notification costs at
+        most the adapter's resync period. Cancelling it is safe.
+
+        Raises:
+            BackendUnavailable: the source has not responded for long.
         """
 
     async def stop(self, pod_name: str, *, grace: timedelta) -> None:
-        """Has the run pod killed (after `grace`) and removed; once gone it is observed ABSENT."""
+        """Has the run pod killed (after `grace`) and removed; then it is observed as ABSENT."""
 
     async def release(self, pod_name: str) -> None:
-        """Removes an ended run pod's object; its volumes stay. Gone already: fine."""
+        """Removes the object of an ended run pod; its volumes stay. A missing one is fine."""
 
     async def open_transfer(self, transfer: Transfer) -> Endpoint:
-        """Opens a door to a volume, or finds it open.
+        """Opens a transfer, or finds it open.
 
-        Raises TransferNotReady (a BackendUnavailable sibling) when it needs more time: call again.
-        Raises DataExists for a WRITE transfer into a volume with content.
+        Raises:
+            TransferNotReady: it needs more time; call again.
+            DataExists: a WRITE transfer into a volume with content.
         """
 
     async def close_transfer(self, transfer: Transfer) -> None:
-        """Closes the door for good. Closed already: fine."""
+        """Closes the transfer for good; a closed one is fine."""
 
     async def run_pods(self) -> list[str]:
-        """Names of all run pods that exist, running or ended; for housekeeping."""
+        """Gives the names of all run pods that exist, running or ended; for reconciliation."""

@@ -1,4 +1,4 @@
-"""The in-memory back-end: run pods are Python callables or scripted outcomes, volumes are folders.
+"""The in-memory back-end: run pods are Python callables or scripted exits, volumes are folders.
 
 It passes the same contract suite as the real back-ends and ships for tests of Plans, hooks and
 clients. What it runs ends with its process.
@@ -28,14 +28,14 @@ from knit_workflows.compute.base import (
     StartFailure,
     Transfer,
     TransferMode,
-    Volume,
 )
 from knit_workflows.domain.errors import BackendRejected, DataExists, InvalidRequest, StorageFull
 from knit_workflows.domain.plans.resources import parse_resource
 from knit_workflows.domain.runs import SUCCEEDED, Exit
+from knit_workflows.domain.volumes import Volume
 
 Behaviour = Callable[[RunPod], Awaitable[Exit] | Exit]
-"""What a run pod does: called once per pod, at its start; an exception is taken for exit code 1."""
+"""What a run pod does: called once, at the start of the pod; an exception means exit code 1."""
 
 
 @dataclass(slots=True)
@@ -72,8 +72,8 @@ class MemoryBackend:
         self._hold_all = False
         self._start_failures: dict[str, StartFailure] = {}
         self._launches: list[str] = []
-        self.short_of_room = ""
-        """Why nothing new may begin; set by a test."""
+        self.storage_full_reason = ""
+        """Set by a test: why nothing new may begin."""
 
     # --- what a test sees and does -------------------------------------------------------------
 
@@ -97,7 +97,7 @@ class MemoryBackend:
         self._hold_all = self._hold_all or not pod_names
 
     def finish(self, pod_name: str, exit: Exit = SUCCEEDED) -> None:
-        """Ends a launched pod now; one that has ended stays as it is. Raises KeyError."""
+        """Ends a launched pod now; one that has ended stays as it is; raises KeyError."""
         entry = self._entries[pod_name]
         self._end(entry, exit)
         self._cancel(entry)
@@ -142,12 +142,12 @@ class MemoryBackend:
         """Does nothing: pods run on."""
 
     async def require_room(self) -> None:
-        """Raises what `short_of_room` says."""
-        if self.short_of_room:
-            raise StorageFull(self.short_of_room)
+        """Raises StorageFull if `storage_full_reason` is set."""
+        if self.storage_full_reason:
+            raise StorageFull(self.storage_full_reason)
 
     async def create_volume(self, volume: Volume) -> None:
-        """Makes an empty volume; its folder is made when first asked for."""
+        """Creates an empty volume; its folder is made when first asked for."""
         self._volumes.setdefault(volume.name, None)
 
     async def delete_volume(self, volume: Volume) -> None:

@@ -1,7 +1,7 @@
-"""What a failed pull of an image means, from the words of whoever tried it; pure.
+"""Classifies failed image pulls by their messages; pure.
 
-Engines, containerd and registries agree on no codes that reach us, so words it is. Observed with
-Docker 28, podman 4.3 and containerd 1.6; what nobody has seen yet counts as the image's fault.
+Engines, containerd and registries share no error codes that reach us, so it has to be the message.
+Observed with Docker 28, podman 4.3 and containerd 1.6; an unknown message blames the image.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from typing import Final
 from knit_workflows.compute.base import StartFailureKind
 
 UNKNOWN: Final = "ImagePullFailed"
-"""What nobody has seen yet."""
-_MEANINGS: Final = tuple(
-    (re.compile(words, re.IGNORECASE), kind, reason)
-    for words, kind, reason in (
+"""For messages that no pattern matches."""
+_PATTERNS: Final = tuple(
+    (re.compile(pattern, re.IGNORECASE), kind, reason)
+    for pattern, kind, reason in (
         (r"invalid reference|must be lowercase", StartFailureKind.IMAGE, "InvalidImageName"),
         (
             r"denied|unauthorized|forbidden|authentication required",
@@ -44,17 +44,17 @@ _MEANINGS: Final = tuple(
         ),
     )
 )
-"""The first that fits: what a registry says that answered, before what tells of a network,
-registry or disk that may recover."""
+"""The first match counts: responses of a registry come before failures of a network, registry or
+disk that may recover."""
 
 _NAMES: Final = re.compile(r'"[^"]*"|\S+://\S+|\S+/\S*|\S*\w\.\w\S*|\S+[:@]\S*\d\S*')
-"""What is quoted, and addresses: an image called `denied:503` proves nothing."""
+"""Quoted text and addresses, which are ignored: an image named `denied:503` proves nothing."""
 
 
 def classify_pull_error(message: str) -> tuple[StartFailureKind, str]:
-    """Gives how long to be patient with a pull that failed so, and one word for it."""
-    words = _NAMES.sub(" ", message)
-    for pattern, kind, reason in _MEANINGS:
-        if pattern.search(words):
+    """Gives the kind of a failed pull, and one word for its reason."""
+    text = _NAMES.sub(" ", message)
+    for pattern, kind, reason in _PATTERNS:
+        if pattern.search(text):
             return kind, reason
     return StartFailureKind.IMAGE, UNKNOWN

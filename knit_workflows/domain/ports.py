@@ -27,6 +27,7 @@ from knit_workflows.domain.plans.model import (
     ResourceChange,
 )
 from knit_workflows.domain.runs import Exit, PendingReason, RunDetail, RunEvent, RunQuery, RunStatus
+from knit_workflows.domain.volumes import Mount, Volume
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,15 +36,6 @@ class RunKey:
 
     run_id: RunId
     generation: int
-
-
-@dataclass(frozen=True, slots=True)
-class MountedData:
-    """A Data at a path of a run pod, and the volume that holds it."""
-
-    path: str
-    knit_id: KnitId
-    volume: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +51,9 @@ class RunSpec:
     image: Image | None
     entrypoint: tuple[str, ...]
     args: tuple[str, ...]
-    inputs: tuple[MountedData, ...]
-    outputs: tuple[MountedData, ...]
-    log: MountedData | None
+    inputs: tuple[Mount, ...]
+    outputs: tuple[Mount, ...]
+    log: Volume | None
     resources: Mapping[str, str]
     on_node: tuple[NodeRule, ...]
     service_account: str | None

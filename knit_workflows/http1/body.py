@@ -1,4 +1,4 @@
-"""Bodies of HTTP/1.1 messages as streams: reads a request's, writes a chunked response's."""
+"""Bodies of HTTP/1.1 messages as streams: reads those of requests, writes chunked responses."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
 
-_MOST_LINE_BYTES = 1024
-_MOST_TRAILERS = 32
+_MAX_LINE_BYTES = 1024
+_MAX_TRAILERS = 32
 _READ_BYTES = 256 << 10
 _SEPARATE_BYTES = 64 << 10
 
 
 class BodyCut(ConnectionError):
-    """The connection ended before the body did."""
+    """The connection was closed before the end of the body."""
 
 
 class FileShrank(OSError):
-    """A file ended before the bytes it was said to have."""
+    """A file became shorter while it was sent."""
 
 
 class BadBody(ValueError):
-    """The request does not say properly where its body ends.
+    """The framing of the body is invalid.
 
     Attributes:
         status: the HTTP status to answer.
@@ -37,14 +37,14 @@ class BadBody(ValueError):
 
 
 class Stream(Protocol):
-    """A connection's receiving side; both methods give nothing only when it has ended."""
+    """The receiving side of a connection; an empty result means that it was closed."""
 
     def read1(self, size: int, /) -> bytes | memoryview: ...  # noqa: D102
-    def readline(self, most: int, /) -> bytes: ...  # noqa: D102
+    def readline(self, limit: int, /) -> bytes: ...  # noqa: D102
 
 
 def request_body(stream: Stream, header: Callable[[str], str | None]) -> LengthBody | ChunkedBody:
-    """The body the headers announce. Raises BadBody if they announce none, or two."""
+    """Gives the body that the headers declare; raises BadBody if they declare none, or two."""
     length = header("Content-Length")
     encoding = header("Transfer-Encoding")
     if encoding is not None:
@@ -59,9 +59,9 @@ def request_body(stream: Stream, header: Callable[[str], str | None]) -> LengthB
 
 
 class LengthBody:
-    """A body of a known length; `read` gives between 1 and `size` bytes, or none at the end.
+    """A body of a known length; `read` returns between 1 and `size` bytes, or none at the end.
 
-    What it gives is good until the next call.
+    The result is valid until the next call.
     """
 
     def __init__(self, stream: Stream, length: int) -> None:
@@ -72,20 +72,20 @@ class LengthBody:
         """Raises BodyCut when the connection ends first."""
         if not self._left:
             return b""
-        piece = self._stream.read1(min(size, self._left, _READ_BYTES))
-        if not piece:
+        data = self._stream.read1(min(size, self._left, _READ_BYTES))
+        if not data:
             raise BodyCut("the connection was cut within the body")
-        self._left -= len(piece)
-        return piece
+        self._left -= len(data)
+        return data
 
 
 class ChunkedBody:
-    """A chunked body; `read` gives between 1 and `size` bytes, or none at the end.
+    """A chunked body; `read` returns between 1 and `size` bytes, or none at the end.
 
-    What it gives is good until the next call.
+    The result is valid until the next call.
 
     Attributes:
-        trailers: lines `name: value` behind the last chunk, complete when the body is.
+        trailers: lines `name: value` after the last chunk, complete when the body is.
         complete: whether the body has been read to its proper end.
     """
 
@@ -102,16 +102,16 @@ class ChunkedBody:
             self._next_chunk()
         if self.complete:
             return b""
-        piece = self._stream.read1(min(size, self._left, _READ_BYTES))
-        if not piece:
+        data = self._stream.read1(min(size, self._left, _READ_BYTES))
+        if not data:
             raise BodyCut("the connection was cut within a chunk")
-        self._left -= len(piece)
-        return piece
+        self._left -= len(data)
+        return data
 
     def _next_chunk(self) -> None:
         if self.complete:
             return
-        # Only now: reading the line would overwrite the piece that was given last.
+        # Not earlier: reading the line would overwrite the data returned last.
         if self._begun and self._line():
             raise BadBody("a chunk is longer than it says")
         self._begun = True
@@ -121,7 +121,7 @@ class ChunkedBody:
         self._left = int(digits, 16)
         if self._left:
             return
-        for _ in range(_MOST_TRAILERS):
+        for _ in range(_MAX_TRAILERS):
             line = self._line()
             if not line:
                 self.complete = True
@@ -130,31 +130,32 @@ class ChunkedBody:
         raise BadBody("too many trailers")
 
     def _line(self) -> bytes:
-        line = self._stream.readline(_MOST_LINE_BYTES)
+        line = self._stream.readline(_MAX_LINE_BYTES)
         if not line.endswith(b"\n"):
-            if len(line) >= _MOST_LINE_BYTES:
+            if len(line) >= _MAX_LINE_BYTES:
                 raise BadBody("a line between chunks is too long")
             raise BodyCut("the connection was cut between chunks")
         return line.rstrip(b"\r\n")
 
 
-def send_chunk(connection: socket.socket, piece: bytes) -> None:
-    """Sends one chunk. An empty piece sends nothing, since an empty chunk would end the body."""
-    if not piece:
+def send_chunk(connection: socket.socket, data: bytes) -> None:
+    """Sends one chunk; nothing if it is empty, since an empty chunk would end the body."""
+    if not data:
         return
-    head = b"%x\r\n" % len(piece)
-    if len(piece) < _SEPARATE_BYTES:
-        connection.sendall(head + piece + b"\r\n")
+    head = b"%x\r\n" % len(data)
+    if len(data) < _SEPARATE_BYTES:
+        connection.sendall(head + data + b"\r\n")
         return
     connection.sendall(head)
-    connection.sendall(piece)
+    connection.sendall(data)
     connection.sendall(b"\r\n")
 
 
 def send_file_chunk(connection: socket.socket, descriptor: int, size: int, start: int = 0) -> None:
-    """Sends so many bytes of a file, not 0, as one chunk, without reading them.
+    """Sends `size` bytes (not 0) of a file as one chunk, by `sendfile`.
 
-    Raises FileShrank, TimeoutError, OSError; what was sent is no whole chunk then.
+    Raises:
+        FileShrank, TimeoutError, OSError: the chunk that was sent is incomplete.
     """
     connection.sendall(b"%x\r\n" % size)
     done = 0
@@ -175,9 +176,9 @@ def _wait_for_room(connection: socket.socket) -> None:
     room = select.poll()
     room.register(connection, select.POLLOUT)
     if not room.poll(None if seconds is None else seconds * 1000):
-        raise TimeoutError("nothing was taken for too long")
+        raise TimeoutError("the client received nothing for too long")
 
 
 def send_last_chunk(connection: socket.socket) -> None:
-    """Ends a chunked body. A body that breaks off without it is known to be incomplete."""
+    """Ends a chunked body; without it the client knows that the body is incomplete."""
     connection.sendall(b"0\r\n\r\n")

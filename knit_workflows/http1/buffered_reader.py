@@ -1,4 +1,4 @@
-"""What comes in on a connection, read with few system calls into one buffer that is used again."""
+"""Reads from a connection with few system calls, into one reused buffer."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import socket
 
-_BUFFER_BYTES = 256 << 10  # fits a processor's cache: what is read is still there when written
+_BUFFER_BYTES = 256 << 10  # fits a processor's cache: data is still in it when it is written
 
 
 class BufferedReader:
-    """The receiving side of a connection, for one thread; the connection stays the caller's."""
+    """The receiving side of a connection, for one thread; the connection remains the caller's."""
 
     def __init__(self, connection: socket.socket, first: bytes = b"") -> None:
-        """`first` has been received before and comes first; at most the buffer's 256 KiB."""
+        """`first` was received before and is read first."""
         self._connection = connection
         self._buffer = bytearray(max(_BUFFER_BYTES, len(first)))
         self._view = memoryview(self._buffer)
@@ -22,38 +22,38 @@ class BufferedReader:
         self._start, self._end = 0, len(first)
 
     def read1(self, size: int, /) -> memoryview:
-        """Between 1 and `size` bytes, or none at the end; they are overwritten by the next call."""
+        """Returns between 1 and `size` bytes, none at the end; the next call overwrites them."""
         if self._start == self._end:
             self._start, self._end = 0, self._connection.recv_into(self._buffer)
         end = min(self._end, self._start + size)
-        piece = self._view[self._start : end]
+        data = self._view[self._start : end]
         self._start = end
-        return piece
+        return data
 
-    def readline(self, most: int, /) -> bytes:
-        """Up to and with the next newline, or `most` bytes, or what there is before the end."""
+    def readline(self, limit: int, /) -> bytes:
+        """Returns a line with its newline; less if it exceeds `limit` bytes or the stream ends."""
         while True:
-            end = min(self._end, self._start + most)
+            end = min(self._end, self._start + limit)
             found = self._buffer.find(b"\n", self._start, end) + 1
-            if found or end - self._start == most or not self._more():
+            if found or end - self._start == limit or not self._more():
                 break
         end = found or end
         line = bytes(self._view[self._start : end])
         self._start = end
         return line
 
-    def rest(self) -> bytes:
-        """What was received and not read."""
+    def remainder(self) -> bytes:
+        """Returns what was received but not read."""
         return bytes(self._view[self._start : self._end])
 
     def close(self) -> None:
-        """Forgets what is left."""
+        """Discards what was received but not read."""
         self._start = self._end = 0
 
     def _more(self) -> bool:
-        """Receives behind what is there; False at the end."""
+        """Receives more after what is buffered; False at the end."""
         if self._end == len(self._buffer):
-            kept = self.rest()
+            kept = self.remainder()
             self._buffer[: len(kept)] = kept
             self._start, self._end = 0, len(kept)
         received = self._connection.recv_into(self._view[self._end :])

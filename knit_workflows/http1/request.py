@@ -1,6 +1,6 @@
-"""Reads the head of an HTTP/1.1 request: strictly, with bounds, and in a fraction of the memory.
+"""Reads the head of an HTTP/1.1 request: strictly, with limits, and in little memory.
 
-The standard library's `http.server` alone would take a third of what a program in a pod may take.
+The standard library's `http.server` would need a third of the memory of a program in a pod.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from knit_workflows.http1.body import Stream
 
-_MOST_LINE_BYTES = 8 << 10
-_MOST_HEADERS = 64
+_MAX_LINE_BYTES = 8 << 10
+_MAX_HEADERS = 64
 _ONLY_ONCE = ("authorization", "content-length", "transfer-encoding")
 _NAME = frozenset(b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
 
 
 class BadRequest(ValueError):
-    """What came is no HTTP/1.1 request, or too large a one; where the next starts is unknown.
+    """Not an HTTP/1.1 request, or too large; where the next one starts is unknown.
 
     Attributes:
         status: the HTTP status to answer.
@@ -29,37 +29,37 @@ class BadRequest(ValueError):
 
 
 class Request(NamedTuple):
-    """The head of a request; its body is still on the stream."""
+    """The head of a request; the body has not been read from the stream."""
 
     method: str
     path: str
     query: str
     headers: dict[str, str]
-    """By name in lower case."""
+    """Keyed by lower-case name."""
 
     def header(self, name: str) -> str | None:
-        """The header's value; upper and lower case are the same."""
+        """Returns the header's value; names are case-insensitive."""
         return self.headers.get(name.lower())
 
     def argument(self, name: str) -> str | None:
-        """The value of an argument of the query, "" if it has none; None if it is not there."""
+        """Returns the value of a query parameter, "" without one; None if it is missing."""
         return dict(part.partition("=")[::2] for part in self.query.split("&")).get(name)
 
     @property
     def expects_continue(self) -> bool:
-        """Whether the client waits to be asked for the body."""
+        """Whether the client waits for `100 Continue` before it sends the body."""
         return (self.header("Expect") or "").lower() == "100-continue"
 
     @property
     def is_last(self) -> bool:
-        """Whether the client wants the connection closed after the answer."""
+        """Whether the client wants the connection closed after the response."""
         return "close" in (self.header("Connection") or "").lower()
 
 
 def read_request(stream: Stream) -> Request | None:
-    """The next request of a connection; None when the client has closed it, or broken it off."""
+    """Reads the next request of a connection; None if the client has closed it."""
     line = _line(stream)
-    if line == b"\r\n":  # some clients end a body with one too many
+    if line == b"\r\n":  # some clients send one CRLF too many after a body
         line = _line(stream)
     if not line.endswith(b"\n"):
         return None
@@ -67,7 +67,7 @@ def read_request(stream: Stream) -> Request | None:
     if len(words) != 3 or not words[2].startswith("HTTP/"):
         raise BadRequest(400, "this is not an HTTP request")
     if words[2] != "HTTP/1.1":
-        raise BadRequest(505, "only HTTP/1.1 can tell a complete body from a broken one")
+        raise BadRequest(505, "only HTTP/1.1 can tell a complete body from a truncated one")
     headers = _headers(stream)
     if headers is None:
         return None
@@ -77,7 +77,7 @@ def read_request(stream: Stream) -> Request | None:
 
 def _headers(stream: Stream) -> dict[str, str] | None:
     headers: dict[str, str] = {}
-    for _ in range(_MOST_HEADERS):
+    for _ in range(_MAX_HEADERS):
         line = _line(stream)
         if not line.endswith(b"\n"):
             return None
@@ -95,7 +95,7 @@ def _headers(stream: Stream) -> dict[str, str] | None:
 
 
 def _line(stream: Stream) -> bytes:
-    line = stream.readline(_MOST_LINE_BYTES)
-    if len(line) == _MOST_LINE_BYTES and not line.endswith(b"\n"):
+    line = stream.readline(_MAX_LINE_BYTES)
+    if len(line) == _MAX_LINE_BYTES and not line.endswith(b"\n"):
         raise BadRequest(431, "a line of the request is too long")
     return line

@@ -1,4 +1,4 @@
-"""Succeeds only if folders are empty: the init container that guards outputs and log of a Run.
+"""The emptiness check: an init container that fails unless outputs and log of a Run are empty.
 
 Run as ``python3 -m knit_workflows.pod.check_empty PATH...``. It keeps a Run from writing into
 Data that exists already, and catches outputs that share one volume.
@@ -10,11 +10,11 @@ import os
 import sys
 
 from knit_workflows.archive import tree
-from knit_workflows.pod.termination import TERMINATION_LOG, explain
+from knit_workflows.pod.termination import TERMINATION_LOG, report
 
 
-def complaint(path: str) -> str | None:
-    """What keeps the path from being an empty folder, as a sentence; None if it is one."""
+def problem(path: str) -> str | None:
+    """Says in one sentence why the path is not an empty folder; None if it is one."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -36,14 +36,14 @@ def complaint(path: str) -> str | None:
 
 
 def main(paths: list[str], termination_log: str = TERMINATION_LOG) -> int:
-    """The exit code: 0 if every path is an empty folder, 1 if not, 2 if there is no path."""
+    """Returns the exit code: 0 if every path is an empty folder, 1 if not, 2 without any path."""
     if not paths:
-        explain("empty: name the folders that must be empty.", termination_log)
+        report("check_empty: give the folders that must be empty as arguments.", termination_log)
         return 2
     for path in paths:
-        sentence = complaint(path)
+        sentence = problem(path)
         if sentence is not None:
-            explain(sentence, termination_log)
+            report(sentence, termination_log)
             return 1
     return 0
 

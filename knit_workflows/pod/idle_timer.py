@@ -1,4 +1,4 @@
-"""Knows how long an agent has had nothing to do."""
+"""Measures how long the transfer agent has been idle."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-class Ending(Exception):
-    """The agent takes no more requests."""
+class ShuttingDown(Exception):
+    """The agent takes no more requests: it has been idle for too long."""
 
 
-class Activity:
-    """Counts requests under way; safe to use from many threads."""
+class IdleTimer:
+    """Counts the requests in progress; thread-safe."""
 
     def __init__(self, idle_seconds: float) -> None:
         self._idle_seconds = idle_seconds
@@ -27,10 +27,10 @@ class Activity:
 
     @contextmanager
     def request(self) -> Iterator[None]:
-        """Holds the agent alive. Raises Ending if it has decided to end."""
+        """Keeps the agent alive during a request; raises ShuttingDown when it is too late."""
         with self._lock:
             if self._ended:
-                raise Ending
+                raise ShuttingDown
             self._under_way += 1
         try:
             yield
@@ -40,7 +40,7 @@ class Activity:
                 self._idle_since = time.monotonic()
 
     def seconds_left(self) -> float:
-        """How long to wait before asking again; 0 once idle long enough, and then for good."""
+        """Returns how long to wait before asking again; 0 for good once idle for long enough."""
         with self._lock:
             if self._under_way:
                 return self._idle_seconds

@@ -1,4 +1,4 @@
-"""Reads from the Kubernetes API as a container of a pod may: one connection a request, streamed."""
+"""Reads from the Kubernetes API from inside a pod: one connection per request, streamed."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ if TYPE_CHECKING:
 
 ACCOUNT_FOLDER = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
-_STALL_SECONDS = 600.0
+_READ_TIMEOUT = 600.0
 _KEEP_ALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
 _NOT_ALLOWED_OR_NOT_THERE = (401, 403, 404)
 
 
-class ApiTrouble(Exception):
-    """The API could not be reached, broke off, or has a bad moment. Trying again helps, in time."""
+class KubeApiError(Exception):
+    """The API server is unreachable, cut the connection, or failed; it may recover, so retry."""
 
 
-class ApiRefused(ApiTrouble):
-    """The API answered 401, 403 or 404: no right to it, or it is not there. It may come, shortly.
+class KubeApiRefused(KubeApiError):
+    """The API server answered 401, 403 or 404; right after a pod's start this may pass, too.
 
     Attributes:
         status: the HTTP status.
@@ -38,46 +38,46 @@ class ApiRefused(ApiTrouble):
 
 
 class KubeApi:
-    """The API server, as seen from inside a pod."""
+    """The API server of the cluster that the pod is in."""
 
     def __init__(self, connect: Callable[[], HTTPConnection], token: Callable[[], str]) -> None:
-        """Both are called for every request: certificates and tokens are renewed while we run."""
+        """Both are called for every request: certificates and tokens are rotated."""
         self._connect = connect
         self._token = token
 
     @classmethod
     def from_pod(cls, environ: Mapping[str, str], account: Path = ACCOUNT_FOLDER) -> KubeApi:
-        """The API of the cluster the pod is in. Raises KeyError if the environment is no pod's."""
+        """Configures it from the environment of every pod; raises KeyError outside a pod."""
         host = environ["KUBERNETES_SERVICE_HOST"]
         port = int(environ.get("KUBERNETES_SERVICE_PORT", "443"))
 
         def connect() -> HTTPConnection:
             context = ssl.create_default_context(cafile=str(account / "ca.crt"))
-            return HTTPSConnection(host, port, timeout=_STALL_SECONDS, context=context)
+            return HTTPSConnection(host, port, timeout=_READ_TIMEOUT, context=context)
 
         return cls(connect, lambda: (account / "token").read_text().strip())
 
     def stream(self, path: str, query: Mapping[str, str]) -> Iterator[bytes]:
-        """The body of a GET as it comes. Ends only if it is complete.
+        """Yields the body of a GET as it arrives; the iterator ends only if the body is complete.
 
         Raises:
-            ApiRefused: 401, 403, 404.
-            ApiTrouble: any other trouble, also in the middle.
+            KubeApiRefused: 401, 403, 404.
+            KubeApiError: any other failure, also in the middle of the body.
         """
         try:
             connection = self._connect()
         except OSError as error:
-            raise ApiTrouble(f"cannot prepare a connection: {error}") from error
+            raise KubeApiError(f"cannot prepare a connection: {error}") from error
         with closing(connection):
             response = self._open(connection, f"{path}?{urlencode(query)}")
-            while piece := _read(response):
-                yield piece
+            while chunk := _read(response):
+                yield chunk
 
     def lines(self, path: str, query: Mapping[str, str]) -> Iterator[bytes]:
-        """The lines of such a body, without their ends; for watches."""
-        rest = b""
-        for piece in self.stream(path, query):
-            *whole, rest = (rest + piece).split(b"\n")
+        """Yields the lines of such a body without their ends; for watches."""
+        remainder = b""
+        for chunk in self.stream(path, query):
+            *whole, remainder = (remainder + chunk).split(b"\n")
             yield from whole
 
     def _open(self, connection: HTTPConnection, target: str) -> HTTPResponse:
@@ -91,24 +91,24 @@ class KubeApi:
                 return response
             message = _message(response.read(16 << 10))
         except (OSError, HTTPException) as error:
-            raise ApiTrouble(f"the API cannot be reached: {error!r}") from error
+            raise KubeApiError(f"the API cannot be reached: {error!r}") from error
         if response.status in _NOT_ALLOWED_OR_NOT_THERE:
-            raise ApiRefused(response.status, message)
-        raise ApiTrouble(f"the API answered {response.status}: {message}")
+            raise KubeApiRefused(response.status, message)
+        raise KubeApiError(f"the API answered {response.status}: {message}")
 
 
 def _read(response: HTTPResponse) -> bytes:
     try:
-        piece = response.read1(64 << 10)
+        chunk = response.read1(64 << 10)
     except (OSError, HTTPException) as error:
-        raise ApiTrouble(f"the connection was cut: {error!r}") from error
-    if not piece and response.length:
-        raise ApiTrouble("the connection was cut")
-    return piece
+        raise KubeApiError(f"the connection was cut: {error!r}") from error
+    if not chunk and response.length:
+        raise KubeApiError("the connection was cut")
+    return chunk
 
 
 def _keep_alive(connection: socket.socket) -> None:
-    """Notices within a minute when the other side has vanished, which a reader never would."""
+    """Enables TCP keep-alive, so that a vanished peer is noticed within a minute."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for option, value in _KEEP_ALIVE.items():
         if hasattr(socket, option):
@@ -116,7 +116,7 @@ def _keep_alive(connection: socket.socket) -> None:
 
 
 def _message(body: bytes) -> str:
-    """The sentence in a Kubernetes Status, else the body's beginning."""
+    """Returns the message of a Kubernetes Status, else the first 300 bytes of the body."""
     try:
         status = json.loads(body)
     except ValueError:

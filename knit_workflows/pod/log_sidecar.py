@@ -1,15 +1,18 @@
-"""Records the log of a container of its own pod: the sidecar that makes a Run's log Data.
+"""The log sidecar: records the log of another container of its pod, so that it becomes Data.
 
-Run as ``python3 -m knit_workflows.pod.log_sidecar CONTAINER DEST`` with POD_NAME and
-NAMESPACE in the environment. The service account needs `watch` on pods and `get` on pods/log.
+Run as ``python3 -m knit_workflows.pod.log_sidecar CONTAINER FILE`` with POD_NAME and NAMESPACE in
+the environment. The service account needs `watch` on pods and `get` on pods/log.
 
-OUTPUTS may map paths of the container to folders here, in JSON: once the container has ended they
-are looked through, and what cannot be kept of them stands in the termination log, a line for each.
-What goes wrong with that is no failure.
+OUTPUTS, a JSON object, may map paths of outputs in that container to folders here. When the
+container has ended they are scanned, and what cannot be kept of them is noted in the termination
+log, one line per output. Failing to do so is no failure of the sidecar.
 
-Exit codes: 0 the container has ended and DEST holds its whole log, or SIGTERM came and DEST holds
-what could be read in five seconds; 1 DEST cannot be written; 2 started wrongly; 3 the API kept
-refusing.
+Exit codes:
+    0  The container has ended and FILE holds its whole log; or SIGTERM came and FILE holds what
+       could be read in five seconds.
+    1  FILE cannot be written.
+    2  The arguments or the environment are wrong.
+    3  The API kept refusing.
 """
 
 from __future__ import annotations
@@ -23,30 +26,31 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from knit_workflows.archive.scan import scan, scan_note
-from knit_workflows.pod.kube_api import ApiRefused, ApiTrouble, KubeApi
+from knit_workflows.backoff import Backoff
+from knit_workflows.pod.kube_api import KubeApi, KubeApiError, KubeApiRefused
 from knit_workflows.pod.log_splice import LogSplice, NotALog
-from knit_workflows.pod.termination import TERMINATION_LOG, explain, tell
+from knit_workflows.pod.termination import TERMINATION_LOG, report, write_notes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 _REFUSED_SECONDS = 60.0
-_LAST_SECONDS = 5.0
+_FINAL_SECONDS = 5.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 15.0
 _WATCH_SECONDS = 300
 
 
 class GivenUp(Exception):
-    """The API refused for too long, or there is nothing to follow; the message is for people."""
+    """The API refused for too long, or there is no such container; the message is for people."""
 
 
-class TimeIsUp(BaseException):
-    """Raised out of whatever is waiting, some seconds after SIGTERM."""
+class DeadlineExceeded(BaseException):
+    """Raised from a signal handler some seconds after SIGTERM, wherever the sidecar waits."""
 
 
-class Patience:
-    """Spaces out attempts, and knows which trouble has lasted too long."""
+class RetryPolicy:
+    """Spaces out attempts, and gives up when the API has refused for too long."""
 
     def __init__(
         self,
@@ -57,49 +61,48 @@ class Patience:
         self._refused_seconds = refused_seconds
         self._sleep = sleep
         self._clock = clock
-        self._pause = _FIRST_PAUSE
+        self._backoff = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
         self._refused_since: float | None = None
 
     def succeeded(self) -> None:
-        """Forgets all trouble."""
-        self._pause = _FIRST_PAUSE
+        """Forgets all failures."""
+        self._backoff.reset()
         self._refused_since = None
 
-    def failed(self, trouble: Exception) -> None:
-        """Waits before the next attempt: 0.1 s doubling to 15 s, and a little by chance.
+    def failed(self, error: Exception) -> None:
+        """Waits before the next attempt, longer each time up to 15 s.
 
         Raises:
-            GivenUp: refusals (or a log the kubelet cannot read) have lasted for a minute.
+            GivenUp: refusals, or a log that the kubelet cannot read, have lasted for a minute.
         """
-        if isinstance(trouble, ApiRefused | NotALog):
+        if isinstance(error, KubeApiRefused | NotALog):
             now = self._clock()
             if self._refused_since is None:
                 self._refused_since = now
             if now - self._refused_since > self._refused_seconds:
-                raise GivenUp(str(trouble)) from trouble
+                raise GivenUp(str(error)) from error
         else:
-            self._refused_since = None  # out of reach is not a refusal
-        self._sleep(self._pause * (1 + os.urandom(1)[0] / 512))
-        self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+            self._refused_since = None  # unreachable is not refused
+        self._sleep(self._backoff.next())
 
 
-class Nurse:
-    """Follows one container from before its start to its end."""
+class LogRecorder:
+    """Follows the log of one container from before its start to its end."""
 
     def __init__(
-        self, api: KubeApi, namespace: str, pod: str, container: str, patience: Patience
+        self, api: KubeApi, namespace: str, pod: str, container: str, retries: RetryPolicy
     ) -> None:
         self._api = api
         self._namespace = namespace
         self._pod = pod
         self._container = container
-        self._patience = patience
+        self._retries = retries
 
     def record(self, destination: int) -> None:
         """Writes the container's log to a descriptor as it comes; returns after the last byte.
 
         Raises:
-            GivenUp: see `Patience.failed`.
+            GivenUp: see `RetryPolicy.failed`.
             OSError: the destination cannot be written.
         """
         if self._wait_for_start():
@@ -111,15 +114,15 @@ class Nurse:
             try:
                 for kind, pod in self._watch():
                     started = self._started(kind, pod)
-                    self._patience.succeeded()
+                    self._retries.succeeded()
                     if started is not None:
                         return started
-                raise ApiTrouble("the watch has ended")
-            except ApiTrouble as trouble:
-                self._patience.failed(trouble)
+                raise KubeApiError("the watch has ended")
+            except KubeApiError as error:
+                self._retries.failed(error)
 
     def _watch(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """The pod as it is, then at each change: what happened, and the pod."""
+        """Yields (event type, pod): the pod as it is, then each change."""
         path = f"/api/v1/namespaces/{self._namespace}/pods"
         query = {
             "watch": "true",
@@ -132,9 +135,9 @@ class Nurse:
                 event = json.loads(line)
                 kind, thing = event["type"], event["object"]
             except (ValueError, TypeError, KeyError) as error:
-                raise ApiTrouble(f"the watch sent no event: {error!r}") from error
+                raise KubeApiError(f"the watch sent no event: {error!r}") from error
             if kind == "ERROR":
-                raise ApiTrouble(f"the watch failed: {thing.get('message')}")
+                raise KubeApiError(f"the watch failed: {thing.get('message')}")
             if kind != "BOOKMARK":
                 yield kind, thing
 
@@ -162,48 +165,48 @@ class Nurse:
         try:
             for kind, pod in self._watch():
                 return kind == "DELETED" or _is_over(pod) or "terminated" in self._state(pod)
-        except ApiTrouble:
+        except KubeApiError:
             pass
         return False
 
     def _follow(self, destination: int) -> None:
         """Reads the log until it has ended twice in a row, the second time without anything new.
 
-        The kubelet ends a followed log when the container is not running any more. But a server on
-        the way that shuts down can look the same; asked again, the log of a running container goes
-        on. The container's status in the API would tell later, as it lags behind the kubelet.
+        The kubelet ends a followed log when the container no longer runs. But a proxy that shuts
+        down looks the same; read again, the log of a running container goes on. The container's
+        status in the API is of no help: it lags behind the kubelet.
         """
         splice = LogSplice()
         ends = 0
         while ends < 2:
             try:
-                fresh = self._read(splice, destination)
-            except ApiTrouble as trouble:
+                new_bytes = self._read(splice, destination)
+            except KubeApiError as error:
                 ends = 0
-                self._patience.failed(trouble)
-            except NotALog as trouble:
+                self._retries.failed(error)
+            except NotALog as error:
                 ends = 0
-                self._patience.failed(trouble if self._has_ended() else ApiTrouble(str(trouble)))
+                self._retries.failed(error if self._has_ended() else KubeApiError(str(error)))
             else:
-                self._patience.succeeded()
-                ends = 1 if fresh else ends + 1
+                self._retries.succeeded()
+                ends = 1 if new_bytes else ends + 1
             splice.resume()
 
     def _read(self, splice: LogSplice, destination: int) -> int:
-        """One reading, to its end; the number of new bytes. They reach DEST piece by piece."""
+        """Reads the log once and writes what is new; returns the number of new bytes."""
         path = f"/api/v1/namespaces/{self._namespace}/pods/{self._pod}/log"
         query = {"container": self._container, "follow": "true", "timestamps": "true"}
         if splice.since is not None:
             query["sinceTime"] = splice.since
-        fresh = 0
-        for piece in self._api.stream(path, query):
-            new = splice.feed(piece)
-            if new:
-                _write(destination, new)
-                fresh += len(new)
-                self._patience.succeeded()
+        new_bytes = 0
+        for chunk in self._api.stream(path, query):
+            content = splice.feed(chunk)
+            if content:
+                _write(destination, content)
+                new_bytes += len(content)
+                self._retries.succeeded()
         splice.finish()
-        return fresh
+        return new_bytes
 
 
 def _is_over(pod: dict[str, Any]) -> bool:
@@ -216,37 +219,37 @@ def _write(descriptor: int, content: bytes) -> None:
         left = left[os.write(descriptor, left) :]
 
 
-def _end_soon_on_sigterm() -> None:
-    def time_is_up(*_: object) -> NoReturn:
-        raise TimeIsUp
+def _set_deadline_on_sigterm() -> None:
+    def deadline_exceeded(*_: object) -> NoReturn:
+        raise DeadlineExceeded
 
-    def end_soon(*_: object) -> None:
-        signal.setitimer(signal.ITIMER_REAL, _LAST_SECONDS)
+    def set_deadline(*_: object) -> None:
+        signal.setitimer(signal.ITIMER_REAL, _FINAL_SECONDS)
 
-    signal.signal(signal.SIGALRM, time_is_up)
-    signal.signal(signal.SIGTERM, end_soon)
-    signal.signal(signal.SIGINT, end_soon)
+    signal.signal(signal.SIGALRM, deadline_exceeded)
+    signal.signal(signal.SIGTERM, set_deadline)
+    signal.signal(signal.SIGINT, set_deadline)
 
 
-def _record(nurse: Nurse, destination: int, remarks: Callable[[], list[str]]) -> list[str]:
-    """Records, and lets nothing go before it is on the disk; gives what to say of the outputs.
+def _record(recorder: LogRecorder, destination: int, outputs: str) -> list[str]:
+    """Records the log, syncs it to the disk, and returns the notes on the outputs.
 
-    Nothing when SIGTERM came before the end.
+    There are none if the deadline after SIGTERM came first.
     """
-    _end_soon_on_sigterm()
+    _set_deadline_on_sigterm()
     try:
-        nurse.record(destination)
-        said = remarks()
+        recorder.record(destination)
+        notes = _notes(outputs)
         signal.setitimer(signal.ITIMER_REAL, 0)
-    except TimeIsUp:
+    except DeadlineExceeded:
         return []
     finally:
         os.fsync(destination)
-    return said
+    return notes
 
 
-def _remarks(outputs: str) -> list[str]:
-    """Looks through the outputs; `outputs` is JSON, as OUTPUTS has it."""
+def _notes(outputs: str) -> list[str]:
+    """Scans the outputs; `outputs` is the value of OUTPUTS."""
     found = [scan_note(path, scan(Path(folder))) for path, folder in json.loads(outputs).items()]
     return [line for line in found if line]
 
@@ -256,33 +259,37 @@ def main(
     environ: Mapping[str, str],
     api: KubeApi | None = None,
     termination_log: str = TERMINATION_LOG,
+    refused_seconds: float = _REFUSED_SECONDS,
 ) -> int:
-    """Records to the end; the exit code. Every failure is explained in the termination log."""
+    """Records the log to its end; returns the exit code, and reports why it failed."""
     try:
         container, path = arguments
         outputs = environ.get("OUTPUTS", "{}")
         namespace, pod = environ["NAMESPACE"], environ["POD_NAME"]
         api = api or KubeApi.from_pod(environ)
     except ValueError:
-        explain("nurse: give a container's name and a file to write its log to.", termination_log)
+        report(
+            "log sidecar: give a container's name and a file for its log.",
+            termination_log,
+        )
         return 2
     except KeyError as missing:
-        explain(f"nurse: the variable {missing} is not set; run it in a pod.", termination_log)
+        report(f"log sidecar: the variable {missing} is not set; run it in a pod.", termination_log)
         return 2
     try:
         destination = os.open(path, _NEW_FILE, 0o644)
         try:
-            nurse = Nurse(api, namespace, pod, container, Patience())
-            said = _record(nurse, destination, lambda: _remarks(outputs))
+            recorder = LogRecorder(api, namespace, pod, container, RetryPolicy(refused_seconds))
+            notes = _record(recorder, destination, outputs)
         finally:
             os.close(destination)
     except GivenUp as reason:
-        explain(f"nurse: cannot read the log of {container!r}: {reason}", termination_log)
+        report(f"log sidecar: cannot read the log of {container!r}: {reason}", termination_log)
         return 3
     except OSError as error:
-        explain(f"nurse: cannot write the log to {path}: {error.strerror}", termination_log)
+        report(f"log sidecar: cannot write the log to {path}: {error.strerror}", termination_log)
         return 1
-    tell(said, termination_log)
+    write_notes(notes, termination_log)
     return 0
 
 

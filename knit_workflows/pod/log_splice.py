@@ -1,19 +1,19 @@
-"""Puts a container's log together from several readings of it: nothing lost, nothing twice.
+"""Assembles a container's log from several readings: nothing is lost, nothing appears twice.
 
 The log is asked for with timestamps, so each line comes as ``<stamp> <content>\\n``, and a reading
-can be resumed from a second on. How what is known already is told from what is new:
+can be resumed from a second on. This is how known lines are distinguished from new ones:
 
 * Kubernetes resumes by whole seconds, so known lines come again. Stamps may be equal, and those of
   stdout and stderr may be out of order by a moment; but the order in the log never changes. So the
   *anchor*, the first line of the newest second, is looked for, and from it on as many lines are
   skipped as were seen. The reading starts a second before it, since where it starts it is ragged:
-  there, of lines and of pieces of lines, some are left out by their stamp;
+  there, of lines and of chunks of lines, some are left out by their stamp;
 * a reading may be cut within a line: then as many bytes of that line are skipped as were seen;
 * if the anchor does not come, the runtime has rotated the log meanwhile: then lines pass from the
   first stamp on that is later than all seen.
 
 Since Kubernetes 1.26 only the start of a line has a stamp, also when the runtime stores a long line
-in pieces of 16 KiB.
+in chunks of 16 KiB.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from calendar import timegm
 from functools import lru_cache
 
 _STAMP = re.compile(rb"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(Z|[+-]\d\d:\d\d)", re.ASCII)
-_MOST_STAMP_BYTES = 40
+_MAX_STAMP_BYTES = 40
 
 
 class NotALog(Exception):
-    """A line has no stamp: not the container speaks but the kubelet, about its troubles."""
+    """A line has no timestamp: it is not from the container but an error of the kubelet."""
 
 
 class LogSplice:
-    """Turns pieces of readings into the log's new content.
+    """Turns chunks of readings into new content of the log.
 
-    Give `feed` each piece of a reading; call `finish` when a reading ended by itself, and `resume`
+    Give `feed` each chunk of a reading; call `finish` when a reading ended by itself, and `resume`
     before each reading but the first.
     """
 
@@ -47,7 +47,7 @@ class LogSplice:
         self._open_stamp: bytes | None = None  # of a line that has not ended yet
         self._open_bytes = 0
         # Within one reading.
-        self._rest = b""  # the start of a line, too short to know its stamp
+        self._remainder = b""  # the start of a line, too short to know its stamp
         self._stamp: bytes | None = None  # of the line being read; None between lines
         self._passing = True
         self._seek: bytes | None = None
@@ -66,30 +66,30 @@ class LogSplice:
 
     def resume(self) -> None:
         """Gets ready for a reading that starts at `since`."""
-        self._rest, self._stamp = b"", None
+        self._remainder, self._stamp = b"", None
         self._seek, self._skip_lines = self._anchor, self._since_anchor
         self._skip_bytes = 0
         self._passing = self._drop_line = False
         self._alien = self._fragment = None
 
-    def feed(self, piece: bytes) -> bytes:
-        """The new content in the piece, maybe none.
+    def feed(self, chunk: bytes) -> bytes:
+        """The new content in the chunk, maybe none.
 
         Raises:
-            NotALog: something else than the log came, before this piece. All new content of the
-                pieces before has been returned.
+            NotALog: something else than the log came, before this chunk. All new content of the
+                chunks before has been returned.
         """
         if self._alien is not None:
             raise NotALog(self._alien)
-        data = self._rest + piece
-        self._rest = b""
+        data = self._remainder + chunk
+        self._remainder = b""
         new: list[bytes] = []
         at = 0
         while at < len(data):
             if self._stamp is None and not self._drop_line:
                 start = self._start_line(data, at)
                 if start is None:
-                    self._rest = data[at:]
+                    self._remainder = data[at:]
                     break
                 at = start
                 continue
@@ -109,9 +109,9 @@ class LogSplice:
 
     def _start_line(self, data: bytes, at: int) -> int | None:
         """Where the line's content starts; None when there is none, or more is needed to know."""
-        head = data[at : at + _MOST_STAMP_BYTES]
+        head = data[at : at + _MAX_STAMP_BYTES]
         stamp, space, _ = head.partition(b" ")
-        if not space and b"\n" not in head and len(head) < _MOST_STAMP_BYTES:
+        if not space and b"\n" not in head and len(head) < _MAX_STAMP_BYTES:
             return None
         key = _key(stamp) if space else None
         if key is not None:

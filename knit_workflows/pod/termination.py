@@ -1,4 +1,4 @@
-"""Tells people why a container ended: on stderr, and where Kubernetes looks for it."""
+"""Reports why a container ended: on stderr, and in the termination log of Kubernetes."""
 
 from __future__ import annotations
 
@@ -6,36 +6,36 @@ import os
 import sys
 
 TERMINATION_LOG = "/dev/termination-log"
-"""Kubernetes makes this file and shows what is in it with the container's exit code."""
+"""Kubernetes creates this file, and shows its content beside the container's exit code."""
 
-_MOST_BYTES = 4096  # Kubernetes reads no more
+_MAX_BYTES = 4096  # Kubernetes reads no more
 
 
-def explain(sentence: str, termination_log: str = TERMINATION_LOG) -> None:
-    """Writes the sentence to stderr and, if Kubernetes made the file, to the termination log.
+def report(sentence: str, termination_log: str = TERMINATION_LOG) -> None:
+    """Writes the sentence to stderr and, inside a pod, to the termination log.
 
-    Never raises: a reason that cannot be told must not hide behind another. A second call replaces
-    the first in the termination log.
+    Never raises, so that it cannot hide the reason it reports. A second call replaces the first in
+    the termination log.
     """
     sys.stderr.write(sentence + "\n")
     sys.stderr.flush()
-    _note(sentence.encode("utf-8", "replace")[:_MOST_BYTES], termination_log)
+    _write(sentence.encode("utf-8", "replace")[:_MAX_BYTES], termination_log)
 
 
-def tell(lines: list[str], termination_log: str = TERMINATION_LOG) -> None:
-    """Leaves these lines for whoever reads how the container ended, as many whole ones as fit."""
-    told = b""
+def write_notes(lines: list[str], termination_log: str = TERMINATION_LOG) -> None:
+    """Writes these lines to the termination log, as many whole ones as fit into 4 KiB."""
+    content = b""
     for line in lines:
         more = line.encode("utf-8", "replace") + b"\n"
-        if len(told) + len(more) > _MOST_BYTES:
+        if len(content) + len(more) > _MAX_BYTES:
             break
-        told += more
-    if told:
-        _note(told, termination_log)
+        content += more
+    if content:
+        _write(content, termination_log)
 
 
-def _note(content: bytes, termination_log: str) -> None:
-    try:  # without O_CREAT: outside a pod there is no such file and must be none
+def _write(content: bytes, termination_log: str) -> None:
+    try:  # without O_CREAT: outside a pod the file must not appear
         descriptor = os.open(termination_log, os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC)
     except OSError:
         return

@@ -1,4 +1,4 @@
-"""Keeps what is slow to make in a cache folder, checked at each use and made only once."""
+"""A cache folder for what is slow to make: made once, verified at each use."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ STAMP = "stamp.json"
 
 
 class SetUpError(Exception):
-    """A set-up step cannot go on; the message tells the user what to do about it."""
+    """A set-up step has failed; the message tells the user what to do."""
 
 
 def cache_root() -> Path:
@@ -31,7 +31,7 @@ def cache_root() -> Path:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Holds an exclusive lock on `path`; a killed holder frees it.
+    """Holds an exclusive lock on `path`, which is released when the process is killed.
 
     A second process waits, and says so on stderr.
     """
@@ -46,7 +46,7 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def content_key(*parts: str | bytes) -> str:
-    """Returns 16 hexadecimal digits that name these parts, in this order."""
+    """Returns a key of 16 hexadecimal digits for these parts, in this order."""
     digest = hashlib.sha256()
     for part in parts:
         raw = part.encode() if isinstance(part, str) else part
@@ -63,8 +63,8 @@ def file_digest(path: Path) -> str:
 def cached_folder(folder: Path, make: Callable[[Path], None]) -> Path:
     """Returns `folder` with every file as `make` wrote it.
 
-    `make` gets an empty folder beside the final one, which takes its name only when complete.
-    A folder whose files no longer match its stamp is made anew. Concurrent callers make it once.
+    `make` gets an empty folder beside the final one, which is renamed only when complete. A folder
+    whose files no longer match its stamp is made again. Concurrent callers make it once.
     """
     with locked(folder.parent / f".{folder.name}.lock"):
         if not is_intact(folder):
@@ -73,7 +73,7 @@ def cached_folder(folder: Path, make: Callable[[Path], None]) -> Path:
 
 
 def is_intact(folder: Path) -> bool:
-    """Tells whether every file that the folder's stamp names is there with the stamped digest."""
+    """Says whether every file in the folder's stamp exists with the stamped digest."""
     try:
         stamp = json.loads((folder / STAMP).read_text())
         return bool(stamp) and all(file_digest(folder / n) == d for n, d in stamp.items())

@@ -1,4 +1,4 @@
-"""Builds programs from a Go module of ours into the cache, once per content of that module."""
+"""Builds programs of a Go module into the cache, once per content of that module."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from knit_workflows.provision.cache import SetUpError, cache_root, cached_folder, content_key
 from knit_workflows.provision.progress import Progress
 
-# Raise it when the way of building changes: it is part of every cache key.
+# Increment it when the way of building changes: it is part of every cache key.
 BUILD_VERSION = "1"
 
 
@@ -26,10 +26,10 @@ class GoPrograms:
     packages: tuple[str, ...]
     ldflags: str = "-s -w"
     takes: str = "some minutes, once"
-    """How long a build takes, for humans."""
+    """How long a build takes, for people."""
 
     def folder(self) -> Path:
-        """Returns where the built programs lie, each under the last part of its package path."""
+        """Returns the folder of the programs, each named by the last part of its package path."""
         sums = [(self.module / name).read_bytes() for name in ("go.mod", "go.sum")]
         key = content_key(BUILD_VERSION, *sums, self.ldflags, *self.packages)
         return cache_root() / "go" / f"{self.name}-{key}"
@@ -38,10 +38,10 @@ class GoPrograms:
 def build_if_needed(programs: GoPrograms, *, quiet: bool = False) -> Path:
     """Returns the folder of the built programs, verified; builds them when missing or damaged.
 
-    With `quiet` a build says that it begins, and shows no progress.
+    With `quiet` a build only announces itself, without progress.
 
     Raises:
-        SetUpError: they must be built and `go` is missing or fails.
+        SetUpError: a build is needed, and `go` is missing or fails.
     """
     folder = programs.folder()
     return cached_folder(folder, lambda making: _build(programs, making, quiet))
@@ -55,7 +55,7 @@ def _build(programs: GoPrograms, target: Path, quiet: bool) -> None:
     environment = os.environ | {"CGO_ENABLED": "0", "GOWORK": "off"}
     command = [go, "build", "-v", "-mod=readonly", "-buildvcs=false", "-trimpath", "-p", "2"]
     command += ["-ldflags", programs.ldflags, "-o", f"{target}/", *programs.packages]
-    # Low priority: the machine stays usable for whoever waits for the build.
+    # Low priority, so that the machine stays usable meanwhile.
     nice = shutil.which("nice")
     command = [nice, "-n", "10", *command] if nice else command
     with (
@@ -71,7 +71,7 @@ def _build(programs: GoPrograms, target: Path, quiet: bool) -> None:
 
 
 def _follow(process: subprocess.Popen[str], progress: Progress) -> deque[str]:
-    """Counts what `go build -v` says until it ends; returns its last lines."""
+    """Counts the output lines of `go build -v` until it ends; returns the last ones."""
     last: deque[str] = deque(maxlen=20)
     fetched = compiled = 0
     assert process.stderr is not None

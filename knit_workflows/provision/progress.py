@@ -1,4 +1,4 @@
-"""Shows on stderr that something long goes on."""
+"""Shows the progress of something slow on stderr."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from typing import Final, Self, TextIO
 
 _ON_TERMINAL: Final = 0.5
 _ELSEWHERE: Final = 15.0
-"""Seconds between two signs of life."""
+"""Seconds between two updates."""
 
 
 class Progress:
-    """A context that tells how far something is until it is left.
+    """A context manager that shows progress until it exits.
 
-    On a terminal it is one line that changes; elsewhere (a log) a line every 15 seconds.
+    On a terminal it updates one line; elsewhere (a log) it writes a line every 15 seconds.
 
     Args:
-        title: what goes on, such as `building Temporal with Go`.
-        expected: how long it takes, told at the beginning.
-        quiet: show that first line only.
+        title: what is in progress, such as `building Temporal with Go`.
+        expected: how long it takes, shown at the start.
+        quiet: show only the first line.
         stream: where to write; stderr if not given.
     """
 
@@ -29,7 +29,7 @@ class Progress:
         self, title: str, expected: str, *, quiet: bool = False, stream: TextIO | None = None
     ) -> None:
         self.state = ""
-        """How far it is, in a few words; may be set from any thread."""
+        """The current state in a few words; may be set from any thread."""
         self._title = title
         self._expected = expected
         self._quiet = quiet
@@ -69,5 +69,5 @@ class Progress:
         try:
             self._stream.write(text)
             self._stream.flush()
-        except (OSError, ValueError):  # the terminal may have been closed; the work goes on
+        except (OSError, ValueError):  # the terminal may have been closed; the work continues
             self._over.set()

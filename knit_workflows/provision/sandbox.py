@@ -1,4 +1,4 @@
-"""Tells whether bubblewrap can start a sandbox here, and how to get it."""
+"""Checks whether bubblewrap can start a sandbox here, and says how to install it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _PROBE: Final = (
 
 
 def sandbox_problem(path: str | None = None) -> str | None:
-    """Says in one sentence why no sandbox can be started and what to do; None: it can.
+    """Says in one sentence why no sandbox can be started and what to do; None if one can.
 
     Looks for bubblewrap on `path` (default: PATH) and starts it once, which takes some 10 ms.
     """
@@ -45,7 +45,7 @@ def sandbox_problem(path: str | None = None) -> str | None:
 
 
 def install_advice(package: str) -> str:
-    """Gives the words that tell how to install a package with the package manager that is here."""
+    """Says how to install a package with this machine's package manager."""
     for manager, command in _MANAGERS:
         if shutil.which(manager):
             return f"install it: {command} {package}"

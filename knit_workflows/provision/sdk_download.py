@@ -1,8 +1,8 @@
-"""Downloads the `temporal` program by the means of Temporal's Python SDK.
+"""Downloads the `temporal` program with Temporal's Python SDK.
 
-The SDK downloads it only as a part of starting a dev server, without a time limit. So that is done
-in a process of its own (`python -m knit_workflows.provision.sdk_download FOLDER`), which is given
-up when nothing arrives for a while.
+The SDK downloads it only when it starts a dev server, and without a timeout. So this is done in a
+process of its own (`python -m knit_workflows.provision.sdk_download FOLDER`), which is killed when
+nothing arrives for a while.
 """
 
 from __future__ import annotations
@@ -22,47 +22,52 @@ from knit_workflows.provision.cache import SetUpError, cache_root, cached_folder
 from knit_workflows.provision.progress import Progress
 
 PROGRAM: Final = "temporal"
-SILENCE: Final = 15.0
-"""Seconds without a byte after which a download counts as impossible."""
-_LOOK_EVERY: Final = 0.1
+STALL_TIMEOUT: Final = 15.0
+"""Seconds without a byte after which a download is aborted."""
+_POLL_INTERVAL: Final = 0.1
 
 
 def download_folder() -> Path:
-    """Returns where the program lies that belongs to the installed SDK, as `temporal`."""
+    """Returns the folder of the program, `temporal`, that belongs to the installed SDK."""
     return cache_root() / "temporal-cli" / f"sdk-{metadata.version('temporalio')}"
 
 
-def download_if_needed(*, quiet: bool = False, silence: float = SILENCE) -> Path:
+def download_if_needed(*, quiet: bool = False, stall_timeout: float = STALL_TIMEOUT) -> Path:
     """Returns the downloaded program, verified; downloads it when it is missing or damaged.
 
-    Without a network that fails at once; where packets get lost, after `silence` seconds in which
-    nothing came. With `quiet` it shows no progress.
+    Without a network it fails at once; where packets get lost, after `stall_timeout` seconds
+    without a byte. With `quiet` it shows no progress.
 
     Raises:
         SetUpError: it cannot be downloaded; the message says why.
     """
-    return cached_folder(download_folder(), lambda to: _download(to, quiet, silence)) / PROGRAM
+    return (
+        cached_folder(download_folder(), lambda to: _download(to, quiet, stall_timeout)) / PROGRAM
+    )
 
 
-def _download(folder: Path, quiet: bool, silence: float) -> None:
-    # -P: modules are never taken from the working folder.
+def _download(folder: Path, quiet: bool, stall_timeout: float) -> None:
+    # -P: modules are never imported from the working folder.
     command = [sys.executable, "-P", "-m", __name__, str(folder)]
     title = "downloading Temporal's command line"
-    with tempfile.TemporaryFile() as said, Progress(title, "60 MB, once", quiet=quiet) as progress:
+    with (
+        tempfile.TemporaryFile() as stderr,
+        Progress(title, "60 MB, once", quiet=quiet) as progress,
+    ):
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
-            stderr=said,
-            start_new_session=True,  # so that the server that it starts can be ended with it
+            stderr=stderr,
+            start_new_session=True,  # so that the server that it starts can be killed with it
         )
         try:
-            in_time = _follow(process, folder, progress, silence)
+            in_time = _follow(process, folder, progress, stall_timeout)
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
-        reason = _last_line(said) if in_time else f"nothing arrived for {silence:g} s"
+        reason = _last_line(stderr) if in_time else f"nothing arrived for {stall_timeout:g} s"
     complete = [path for path in folder.iterdir() if path.suffix != ".downloading"]
     if not complete:
         raise SetUpError(f"the download by Temporal's SDK failed: {reason}")
@@ -70,29 +75,29 @@ def _download(folder: Path, quiet: bool, silence: float) -> None:
 
 
 def _follow(
-    process: subprocess.Popen[bytes], folder: Path, progress: Progress, silence: float
+    process: subprocess.Popen[bytes], folder: Path, progress: Progress, stall_timeout: float
 ) -> bool:
-    """Waits for the end; False: nothing has arrived for too long."""
+    """Waits for the end; False if nothing has arrived for too long."""
     size, grown = -1, time.monotonic()
     while process.poll() is None:
         now = sum(path.stat().st_size for path in folder.iterdir())
         if now != size:
             size, grown = now, time.monotonic()
             progress.state = f"{size / 1e6:.0f} MB unpacked"
-        elif time.monotonic() - grown > silence:
+        elif time.monotonic() - grown > stall_timeout:
             return False
-        time.sleep(_LOOK_EVERY)
+        time.sleep(_POLL_INTERVAL)
     return True
 
 
-def _last_line(said: IO[bytes]) -> str:
-    said.seek(0)
-    lines = said.read().decode(errors="replace").strip().splitlines()
+def _last_line(stderr: IO[bytes]) -> str:
+    stderr.seek(0)
+    lines = stderr.read().decode(errors="replace").strip().splitlines()
     return lines[-1] if lines else "it says nothing"
 
 
 async def _start_once(folder: str) -> None:
-    """Starts a server, for which the SDK downloads the program, and ends it again."""
+    """Starts a server, for which the SDK downloads the program, and stops it again."""
     from temporalio.testing import WorkflowEnvironment  # heavy, and for this process only
 
     environment = await WorkflowEnvironment.start_local(download_dest_dir=folder)

@@ -1,10 +1,10 @@
 """Decides which `temporal` program (Temporal's command line, with its dev server) is used.
 
-The first that works: `$KNIT_TEMPORAL_CLI`, `temporal` on PATH, in the cache, beside this Python.
-When there is none it can be had: by the SDK's own download, else by a build with Go.
+The first that works: `$KNIT_TEMPORAL_CLI`, `temporal` on PATH, in the cache, beside this Python. If
+there is none, it is downloaded by the SDK, else built with Go.
 
-`python -m knit_workflows.provision.temporal_cli` prints the path of one that works, after getting
-it if need be; when there is none: a sentence on stderr and exit code 3.
+`python -m knit_workflows.provision.temporal_cli` prints the path of one that works, obtaining it if
+necessary; if that fails: a sentence on stderr and exit code 3.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from knit_workflows.provision.cache import SetUpError
 from knit_workflows.provision.go_build import GoPrograms, build_if_needed
 from knit_workflows.provision.sdk_download import (
     PROGRAM,
-    SILENCE,
+    STALL_TIMEOUT,
     download_folder,
     download_if_needed,
 )
@@ -32,9 +32,9 @@ ADVICE: Final = (
     "install Temporal's CLI (https://docs.temporal.io/cli), or Go to build it with, "
     f"or set {VARIABLE} to the path of a `temporal`"
 )
-"""What a user can do when there is none."""
+"""What a user can do when none can be obtained."""
 OLDEST_SERVER: Final = (1, 27)
-"""Of the servers in a `temporal` program, the oldest that knit has been seen to work with."""
+"""The oldest server in a `temporal` program with which knit is known to work."""
 EXIT_NONE: Final = 3
 _SERVER: Final = re.compile(r"\bserver (\d+)\.(\d+)", re.IGNORECASE)
 PROGRAMS: Final = GoPrograms(
@@ -49,7 +49,7 @@ PROGRAMS: Final = GoPrograms(
 def find_temporal() -> Path | None:
     """Returns a `temporal` that works, or None; takes a tenth of a second.
 
-    One on PATH that does not work is passed over, with a line on stderr.
+    One on PATH that does not work is skipped, with a line on stderr.
 
     Raises:
         SetUpError: the one named by `$KNIT_TEMPORAL_CLI` does not work.
@@ -64,23 +64,23 @@ def find_temporal() -> Path | None:
         if problem is None:
             return Path(on_path).resolve()
         sys.stderr.write(f"{on_path} {problem}: looking for another one\n")
-    return next((program for program in _kept() if _problem(program) is None), None)
+    return next((program for program in _cached() if _problem(program) is None), None)
 
 
-def obtain_temporal(*, quiet: bool = False, silence: float = SILENCE) -> Path:
-    """Returns a `temporal` that works, after downloading or building one if need be.
+def obtain_temporal(*, quiet: bool = False, stall_timeout: float = STALL_TIMEOUT) -> Path:
+    """Returns a `temporal` that works, after downloading or building one if necessary.
 
-    That takes minutes at worst, and is told on stderr; with `quiet` without progress. A download
-    of which nothing arrives for `silence` seconds is given up.
+    That may take minutes, and is reported on stderr; with `quiet` without progress. A download is
+    aborted when nothing arrives for `stall_timeout` seconds.
 
     Raises:
-        SetUpError: there is none, and none can be had; the message says what was tried.
+        SetUpError: none can be obtained; the message says what was tried.
     """
     found = find_temporal()
     if found is not None:
         return found
     try:
-        return _checked(download_if_needed(quiet=quiet, silence=silence))
+        return _checked(download_if_needed(quiet=quiet, stall_timeout=stall_timeout))
     except SetUpError as error:
         sys.stderr.write(f"{error}\n")
     try:
@@ -91,10 +91,10 @@ def obtain_temporal(*, quiet: bool = False, silence: float = SILENCE) -> Path:
         ) from error
 
 
-def _kept() -> Iterator[Path]:
+def _cached() -> Iterator[Path]:
     yield download_folder() / PROGRAM
     yield PROGRAMS.folder() / PROGRAM
-    # `make setup` puts a link there, which is found by users whose cache is another one, too.
+    # `make setup` puts a link there, for users with another cache.
     yield Path(sys.executable).parent / PROGRAM
 
 
@@ -105,7 +105,7 @@ def _checked(program: Path) -> Path:
 
 
 def _problem(program: Path) -> str | None:
-    """Says what is wrong with a program, or None. A stub, or another machine's, does not answer."""
+    """Says what is wrong with a program; None if it works. It may be a stub, or for another CPU."""
     try:
         done = subprocess.run(
             [str(program), "--version"], capture_output=True, text=True, timeout=30
@@ -122,7 +122,7 @@ def _problem(program: Path) -> str | None:
 
 
 def main() -> int:
-    """Prints the path, or says why there is none and what to do."""
+    """Prints the path, or says why there is none and what to do; returns the exit code."""
     try:
         sys.stdout.write(f"{obtain_temporal()}\n")
     except SetUpError as error:

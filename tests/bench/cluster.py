@@ -12,10 +12,11 @@ from typing import Any
 from kubernetes.aio import client, config, watch
 
 from knit_workflows import names
-from knit_workflows.compute.base import Mount, RunPod, Volume
+from knit_workflows.compute.base import RunPod
 from knit_workflows.compute.kubernetes import manifests
 from knit_workflows.domain.ids import KnitId
 from knit_workflows.domain.tags import Tag
+from knit_workflows.domain.volumes import Mount, Volume
 from knit_workflows.settings import KubernetesSettings
 from tests.bench.figures import figure, percentile
 from tests.bench.stack import Stack, stack

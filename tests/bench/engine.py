@@ -16,11 +16,11 @@ import httpx
 import psutil
 
 from knit_workflows import names
-from knit_workflows.compute.base import Volume
 from knit_workflows.compute.local import LocalBackend
 from knit_workflows.domain.ids import KnitId, PlanId, RunId
 from knit_workflows.domain.runs import RunStatus
 from knit_workflows.domain.tags import Tag
+from knit_workflows.domain.volumes import Volume
 from knit_workflows.embedded import free_port
 from knit_workflows.settings import LocalSettings
 from tests.bench import bare

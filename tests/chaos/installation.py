@@ -14,7 +14,6 @@ from pydantic import SecretStr
 from temporalio.client import Client, WorkflowHandle
 
 from knit_workflows import names
-from knit_workflows.compute.base import Volume
 from knit_workflows.compute.local import LocalBackend
 from knit_workflows.domain.data import TagChange
 from knit_workflows.domain.ids import KnitId, RunId
@@ -23,6 +22,7 @@ from knit_workflows.domain.plans.rules import parse_plan
 from knit_workflows.domain.ports import RunKey
 from knit_workflows.domain.runs import RunStatus
 from knit_workflows.domain.tags import Tag
+from knit_workflows.domain.volumes import Volume
 from knit_workflows.embedded import EmbeddedPostgres
 from knit_workflows.settings import LocalSettings, StoreSettings
 from knit_workflows.store import PostgresStore, migrate

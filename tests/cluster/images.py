@@ -26,6 +26,7 @@ _REPOSITORY = Path(__file__).resolve().parents[2]
 _POD_SOURCES = (
     "knit_workflows/__init__.py",
     "knit_workflows/archive",
+    "knit_workflows/backoff.py",
     "knit_workflows/http1",
     "knit_workflows/pod",
 )

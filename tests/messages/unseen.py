@@ -7,10 +7,10 @@ from typing import Final
 
 _CLUSTER: Final[Mapping[str, Sequence[str]]] = {
     "knit_workflows.compute.kubernetes.server": (
-        "has to be read anew", "(VersionGone)", "the watch broke",
+        "has to be read again", "(ResourceExpired)", "the watch broke",
     ),
     "knit_workflows.compute.kubernetes.stalled": ("all are Bound", "Pulling an image"),
-    "knit_workflows.compute.kubernetes.transfers": ("an earlier door to it",),
+    "knit_workflows.compute.kubernetes.transfers": ("an earlier transfer pod",),
     "knit_workflows.compute.kubernetes.start_failures": ("no node takes the pod",),
     "knit_workflows.pod.kube_api": ("cannot prepare a connection", "the connection was cut"),
     "knit_workflows.pod.log_sidecar": ("the watch sent no event", "the watch failed"),
@@ -32,7 +32,7 @@ _SLOW: Final[Mapping[str, Sequence[str]]] = {
     "knit_workflows.activities.search_attributes": ("search attributes cannot be listed",),
     "knit_workflows.activities.run_starter": ("did not take a Run", "has ended already"),
     "knit_workflows.client": ("(EngineUnavailable)", "the transfer is over"),
-    "knit_workflows.pod.idle_timer": ("(Ending)",),
+    "knit_workflows.pod.idle_timer": ("(ShuttingDown)",),
     "knit_workflows.store.connection": ("connections to the database are busy",),
     "knit_workflows.worker": ("worker is ready", "worker stops"),
     "knit_workflows.workflows.run": ("(CancelledError)",),
@@ -45,7 +45,7 @@ _MACHINE: Final[Mapping[str, Sequence[str]]] = {
     "knit_workflows.compute.local.engine": ("did not answer within", "cannot be removed"),
     "knit_workflows.compute.local.folders": ("belongs to another user", "remove it as that user"),
     "knit_workflows.compute.local.launching": ("is being started by another process",),
-    "knit_workflows.compute.local.notices": (
+    "knit_workflows.compute.local.folder_watcher": (
         "needs Linux", "workers on Linux", "cannot watch", "refuses to watch",
     ),
     "knit_workflows.archive.packer": ("it was replaced while being read",),

@@ -46,8 +46,7 @@ def test_too_little_room_is_told_with_the_disk_and_both_figures(
     with pytest.raises(StorageFull) as failure:
         require_room(tmp_path, 256 << 20)
     assert failure.value.reason == (
-        f"the disk of {tmp_path} has 118 MiB left, less than the floor of 256 MiB below which "
-        "nothing new begins"
+        f"the disk of {tmp_path} has 118 MiB left, less than the 256 MiB that new work needs"
     )
     assert "knit run rm" in failure.value.advice
 
@@ -60,7 +59,7 @@ def test_a_write_that_finds_no_room_names_its_disk(tmp_path: Path, number: int) 
         assert full.reason.startswith(f"the disk of {tmp_path} has ")
         assert os.strerror(number) in full.reason
         assert full.see == str(tmp_path / "file")
-    assert "no room left" in storage_full(OSError(number, "no")).reason
+    assert "the disk is full" in storage_full(OSError(number, "no")).reason
 
 
 @pytest.mark.parametrize(

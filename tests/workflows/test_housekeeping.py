@@ -107,7 +107,7 @@ async def test_without_room_volumes_are_collected_soon(postgres: EmbeddedPostgre
         await knit.push({"type": "dataset"})
         [run] = await knit.runs_of(plan.summary.plan_id, 1)
         await knit.store.runs.delete(run.summary.run_id)
-        backend.short_of_room = "the disk has 3 MiB left"
+        backend.storage_full_reason = "the disk has 3 MiB left"
         await eventually(gone(backend, {run.outputs[0].knit_id}))
 
 

@@ -13,11 +13,12 @@ from temporalio.api.enums.v1 import EventType
 from temporalio.client import WorkflowExecutionStatus
 
 from knit_workflows import names
-from knit_workflows.compute.base import Observation, RunPod, StartFailure, StartFailureKind, Volume
+from knit_workflows.compute.base import Observation, RunPod, StartFailure, StartFailureKind
 from knit_workflows.domain.data import TagChange
 from knit_workflows.domain.errors import BackendUnavailable, IllegalMove, StorageFull
 from knit_workflows.domain.runs import SUCCEEDED, Exit, RunDetail, RunQuery, RunStatus, WaitKind
 from knit_workflows.domain.tags import Tag
+from knit_workflows.domain.volumes import Volume
 from knit_workflows.embedded import EmbeddedPostgres
 from knit_workflows.testing import QUICK, KnitEnvironment, MemoryBackend, knit_environment
 from tests.waiting import PATIENCE
@@ -120,7 +121,7 @@ async def test_a_run_waits_for_room(postgres: EmbeddedPostgres) -> None:
     async with knit_environment(postgres=postgres, backend=backend) as knit:
         plan = await knit.apply(TRAIN)
         await knit.push({"type": "other"})
-        backend.short_of_room = "the disk has 3 MiB left"
+        backend.storage_full_reason = "the disk has 3 MiB left"
         [data] = await knit.data_with({"type": "other"})
         await knit.store.data.change_tags(
             data.knit_id, TagChange(add=frozenset({Tag("type", "dataset")}))
@@ -131,7 +132,7 @@ async def test_a_run_waits_for_room(postgres: EmbeddedPostgres) -> None:
                 await asyncio.sleep(0.02)
                 run = await knit.store.runs.get(run.summary.run_id)
         assert run.waiting.reason == "1st in queue, the disk has 3 MiB left"
-        backend.short_of_room = ""
+        backend.storage_full_reason = ""
         assert (await knit.final(run.summary.run_id)).summary.status is RunStatus.DONE
 
 

@@ -115,11 +115,11 @@ async def test_an_upload_without_room_is_refused_at_once(postgres: EmbeddedPostg
     """In the back-end's words, without a trace; with room again the next one is taken."""
     backend = MemoryBackend()
     async with knit_environment(postgres=postgres, backend=backend) as knit:
-        backend.short_of_room = "the disk has 3 MiB left"
+        backend.storage_full_reason = "the disk has 3 MiB left"
         with pytest.raises(StorageFull, match="the disk has 3 MiB left"):
             await knit.knit.open_upload()
         assert await knit.store.runs.find(RunQuery()) == []
-        backend.short_of_room = ""
+        backend.storage_full_reason = ""
         await knit.push({"type": "dataset"})
 
 

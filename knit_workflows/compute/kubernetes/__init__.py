@@ -1,6 +1,6 @@
-"""The Kubernetes back-end: run pods are Jobs, volumes are claims, doors to volumes are pods.
+"""The Kubernetes back-end: run pods are Jobs, volumes are claims, transfers are pods.
 
-Rights it needs, in its namespace only:
+The rights that it needs, in its namespace only:
 
 ```
 batch   jobs                    create get list delete

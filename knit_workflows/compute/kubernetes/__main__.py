@@ -1,7 +1,7 @@
-"""`python -m knit_workflows.compute.kubernetes | kubectl apply -f -`: what a namespace needs once.
+"""`python -m knit_workflows.compute.kubernetes | kubectl apply -f -` prepares a namespace, once.
 
-Prints, for the namespace that `KNIT_COMPUTE__KUBERNETES__…` names, the ServiceAccount, Role,
-RoleBinding and Secret with which the nurse reads logs, as one JSON List.
+Prints, as one JSON List, the ServiceAccount, Role, RoleBinding and Secret with which the log
+sidecar reads logs, for the namespace in the settings.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from datetime import timedelta
 from typing import Final
 
 from knit_workflows import names
+from knit_workflows.backoff import Backoff
 from knit_workflows.compute.base import (
     MANY_RUNS,
     Endpoint,
@@ -19,7 +20,6 @@ from knit_workflows.compute.base import (
     RunPod,
     StartFailure,
     Transfer,
-    Volume,
 )
 from knit_workflows.compute.kubernetes import manifests, observing
 from knit_workflows.compute.kubernetes.informer import Informer
@@ -34,31 +34,31 @@ from knit_workflows.compute.kubernetes.objects import (
 from knit_workflows.compute.kubernetes.server import ApiServer
 from knit_workflows.compute.kubernetes.stalled import claims_of, why_stalled
 from knit_workflows.compute.kubernetes.start_failures import WarningEvent, read_warning
-from knit_workflows.compute.kubernetes.transfers import Transfers
+from knit_workflows.compute.kubernetes.transfers import TransferPods
 from knit_workflows.compute.kubernetes.volumes import Volumes
 from knit_workflows.domain.errors import BackendRejected, BackendUnavailable
+from knit_workflows.domain.volumes import Volume
 from knit_workflows.settings import KubernetesSettings
 
-_QUIET_START: Final = timedelta(seconds=3)
-"""A pod younger than this is not asked for its events; nearly all have started by then."""
-_LONGEST_PAUSE: Final = 5.0
+_EVENTS_AFTER: Final = timedelta(seconds=3)
+"""Events of a younger pod are not read; nearly all pods have started by then."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Seen:
-    """An observation, and the version of the pod it was made of."""
+class _Snapshot:
+    """An observation, and the resourceVersion of the pod it is of."""
 
     observation: Observation
     version: int
 
 
 @dataclass(slots=True)
-class _Silence:
-    """Since when a pod has been pending without a word, and what looking closer has told."""
+class _Stall:
+    """Since when a pod has been pending without a reason, and the reason that was looked for."""
 
-    began: float | None = None
-    asked: float = float("-inf")
-    failure: StartFailure | None = None
+    since: float | None = None
+    checked_at: float = float("-inf")
+    reason: StartFailure | None = None
 
 
 class KubernetesBackend:
@@ -68,13 +68,13 @@ class KubernetesBackend:
         self._settings = settings
         self._server = ApiServer(settings)
         self._volumes = Volumes(self._server, settings)
-        self._transfers = Transfers(self._server, settings)
+        self._transfers = TransferPods(self._server, settings)
         self._pods: Informer[JsonObject] = Informer(
             self._server,
             "Pod",
             {"labelSelector": names.LABEL_RUN},
             key=lambda pod: pod["metadata"]["labels"].get(LABEL_INSTANCE, ""),
-            read=observing.slim,
+            read=observing.trim,
         )
         self._warnings: Informer[WarningEvent] = Informer(
             self._server,
@@ -87,7 +87,7 @@ class KubernetesBackend:
         )
 
     def suggested_runs(self) -> int:
-        """Gives what keeps a cluster's scheduler busy."""
+        """Gives enough to keep the cluster's scheduler busy."""
         return MANY_RUNS
 
     async def open(self) -> None:
@@ -102,15 +102,15 @@ class KubernetesBackend:
         await self._server.aclose()
 
     async def ensure_prerequisites(self) -> None:
-        """Creates what the namespace must hold before a Run, where it is missing."""
+        """Creates what Runs need in the namespace, where it is missing."""
         for manifest in manifests.prerequisites(self._settings):
             await self._server.create(manifest["kind"], manifest)
 
     async def require_room(self) -> None:
-        """Says nothing: storage classes do not tell how much room they have."""
+        """Does nothing: storage classes do not say how much space is left."""
 
     async def create_volume(self, volume: Volume) -> None:
-        """Creates a claim. It need not be bound when this returns."""
+        """Creates a claim; it need not be bound when this returns."""
         await self._volumes.create(volume)
 
     async def delete_volume(self, volume: Volume) -> None:
@@ -123,61 +123,59 @@ class KubernetesBackend:
             return
         job = await self._server.get("Job", pod.name)
         if job is None or being_deleted(job):
-            raise BackendUnavailable(f"the Job {pod.name} is just being deleted", see=pod.run_id)
+            raise BackendUnavailable(f"the Job {pod.name} is being deleted", see=pod.run_id)
         found = job["metadata"].get("labels") or {}
         mine = manifests.run_pod_labels(pod, self._settings)
         for label in (names.LABEL_RUN, names.LABEL_GENERATION):
             if found.get(label) != mine[label]:
-                raise BackendRejected(
-                    f"the name {pod.name} is taken by a Job of something else", see=pod.name
-                )
+                raise BackendRejected(f"the name {pod.name} belongs to another Job", see=pod.name)
 
     async def observe(self, pod_name: str) -> Observation:
         """Says how the run pod is, from the API server."""
-        return (await self._look(pod_name)).observation
+        return (await self._observe_now(pod_name)).observation
 
     async def watch(self, pod_name: str) -> AsyncIterator[Observation]:
-        """Yields each change of the run pod; see the contract."""
+        """Yields the present observation and each change; see the contract."""
         self._pods.start()
         self._warnings.start()
         clock = asyncio.get_running_loop().time
         last: Observation | None = None
         source_at, version = float("-inf"), 0
-        silence = _Silence()
-        with self._pods.listen(pod_name) as changed:
+        stall = _Stall()
+        with self._pods.subscribe(pod_name) as changed:
             while True:
                 changed.clear()
-                seen = None
+                snapshot = None
                 if clock() - source_at < self._settings.resync_period.total_seconds():
-                    seen = self._cached(pod_name, version)
-                if seen is None:
-                    seen = await self._look_patiently(pod_name)
+                    snapshot = self._cached(pod_name, version)
+                if snapshot is None:
+                    snapshot = await self._observe_with_retries(pod_name)
                     source_at = clock()
-                version = seen.version
-                present = await self._explained(pod_name, seen.observation, silence)
-                if observing.is_news(last, present):
+                version = snapshot.version
+                present = await self._with_reason(pod_name, snapshot.observation, stall)
+                if observing.is_change(last, present):
                     last = present
                     yield last
-                await _set_within(changed, self._interval(seen.observation))
+                await _set_within(changed, self._interval(snapshot.observation))
 
     async def stop(self, pod_name: str, *, grace: timedelta) -> None:
         """Deletes pods and Job; `observe` says ABSENT once the kubelet has confirmed."""
-        # A grace period of 0 would drop the pod from sight while its process goes on.
+        # With a grace period of 0 the pod would vanish while its process goes on.
         seconds = max(1, math.ceil(grace.total_seconds()))
-        # Pods first: the garbage collector would give them the grace period of their own spec.
+        # Pods first: the garbage collector would use the grace period of their own spec.
         await self._server.delete_all("Pod", _selector(pod_name), {"gracePeriodSeconds": seconds})
-        # Foreground: the Job stays until its pods are gone, those too that its controller is
-        # creating at this moment.
+        # Foreground: the Job stays until its pods are gone, even those that its controller is
+        # just creating.
         await self._server.delete("Job", pod_name, {"propagationPolicy": "Foreground"})
 
     async def release(self, pod_name: str) -> None:
         """Deletes the Job of an ended pod, and the pod with it."""
         if not await self._server.delete("Job", pod_name, {"propagationPolicy": "Background"}):
-            # Someone may have removed the Job and left its pod.
+            # Somebody may have removed the Job but not its pod.
             await self._server.delete_all("Pod", _selector(pod_name), {"gracePeriodSeconds": 1})
 
     async def open_transfer(self, transfer: Transfer) -> Endpoint:
-        """Gives the address of a transfer pod; raises TransferNotReady until it answers."""
+        """Gives the address of a transfer pod; raises TransferNotReady until the agent responds."""
         return await self._transfers.open(transfer)
 
     async def close_transfer(self, transfer: Transfer) -> None:
@@ -190,50 +188,51 @@ class KubernetesBackend:
         return [job["metadata"]["name"] for job in jobs]
 
     def _interval(self, last: Observation) -> float:
-        """Gives the seconds after which a pod is judged anew without a notification."""
-        # Warnings, and the patience with claims, change nothing of the pod; and without a living
-        # watch only looking helps.
-        hasty = last.phase is Phase.PENDING or (last.phase is not Phase.ABSENT and self._deaf)
-        interval = self._settings.pending_resync_period if hasty else self._settings.resync_period
+        """Gives the seconds until the next observation without a notification."""
+        # Warnings and deadlines do not change the pod, and a stale watch does not notify.
+        soon = last.phase is Phase.PENDING or (
+            last.phase is not Phase.ABSENT and self._watch_is_stale
+        )
+        interval = self._settings.pending_resync_period if soon else self._settings.resync_period
         return interval.total_seconds()
 
     @property
-    def _deaf(self) -> bool:
+    def _watch_is_stale(self) -> bool:
         return not self._pods.fresh
 
-    def _cached(self, pod_name: str, version: int) -> _Seen | None:
-        """Judges what the watch has told; None if only the API server can say."""
+    def _cached(self, pod_name: str, version: int) -> _Snapshot | None:
+        """Observes the informer's cache; None if only the API server can tell."""
         pods = self._pods.get(pod_name)
-        if self._deaf or not pods:
+        if self._watch_is_stale or not pods:
             return None
-        pod = observing.foremost(pods)
+        pod = observing.relevant_pod(pods)
         if version_of(pod) < version:
-            return None  # the watch lags behind what we have read ourselves
+            return None  # the cache is older than what was read from the server
         warnings = self._warnings.get(_about("Pod", pod["metadata"]["name"]))
-        return _Seen(observing.observe_pod(pod, warnings, now()), version_of(pod))
+        return _Snapshot(observing.observe_pod(pod, warnings, now()), version_of(pod))
 
-    async def _explained(
-        self, pod_name: str, observation: Observation, silence: _Silence
+    async def _with_reason(
+        self, pod_name: str, observation: Observation, stall: _Stall
     ) -> Observation:
-        """Gives a pending pod of which nothing is known for a while what there is to say of it."""
+        """Adds a reason to a pod that has been pending without one for a while."""
         if observation.phase is not Phase.PENDING or observation.start_failure is not None:
-            silence.began = None
+            stall.since = None
             return observation
         clock = asyncio.get_running_loop().time()
-        if silence.began is None:
-            silence.began, silence.asked, silence.failure = clock, float("-inf"), None
-        patience = self._settings.stalled_after.total_seconds()
-        if clock - silence.began >= patience and clock - silence.asked >= patience:
-            silence.asked = clock
-            with suppress(BackendUnavailable):  # the watch itself tells of that
-                silence.failure = await self._why_silent(pod_name)
-        return replace(observation, start_failure=silence.failure)
+        if stall.since is None:
+            stall.since, stall.checked_at, stall.reason = clock, float("-inf"), None
+        period = self._settings.stalled_after.total_seconds()
+        if clock - stall.since >= period and clock - stall.checked_at >= period:
+            stall.checked_at = clock
+            with suppress(BackendUnavailable):  # the watch itself reports that
+                stall.reason = await self._why_stalled(pod_name)
+        return replace(observation, start_failure=stall.reason)
 
-    async def _why_silent(self, pod_name: str) -> StartFailure:
+    async def _why_stalled(self, pod_name: str) -> StartFailure:
         pods, _ = await self._server.list("Pod", {"labelSelector": _selector(pod_name)})
         if not pods:
             return why_stalled(None, {}, ())
-        pod = observing.foremost(pods)
+        pod = observing.relevant_pod(pods)
         claims = {}
         for name in claims_of(pod):
             claim = await self._server.get("PersistentVolumeClaim", name)
@@ -243,31 +242,31 @@ class KubernetesBackend:
         events.sort(key=lambda event: event.get("lastTimestamp") or event.get("eventTime") or "")
         return why_stalled(pod, claims, events)
 
-    async def _look_patiently(self, pod_name: str) -> _Seen:
-        """Looks, bearing for a while that the API server does not answer."""
-        pause, begun = 0.5, asyncio.get_running_loop().time()
+    async def _observe_with_retries(self, pod_name: str) -> _Snapshot:
+        """Asks the API server, and tolerates for a while that it is unreachable."""
+        backoff = Backoff(0.5, 5.0)
+        clock = asyncio.get_running_loop().time
+        begun = clock()
         while True:
             try:
-                return await self._look(pod_name)
+                return await self._observe_now(pod_name)
             except BackendUnavailable:
-                silent = asyncio.get_running_loop().time() - begun
-                if silent > self._settings.unavailable_after.total_seconds():
+                if clock() - begun > self._settings.unavailable_after.total_seconds():
                     raise
-            await asyncio.sleep(pause)
-            pause = min(pause * 2, _LONGEST_PAUSE)
+            await asyncio.sleep(backoff.next())
 
-    async def _look(self, pod_name: str) -> _Seen:
+    async def _observe_now(self, pod_name: str) -> _Snapshot:
         pods, _ = await self._server.list("Pod", {"labelSelector": _selector(pod_name)})
         if not pods:
             job = await self._server.get("Job", pod_name)
             warnings = await self._warnings_about("Job", pod_name) if _is_old(job) else []
-            return _Seen(observing.observe_job(job, warnings), 0)
-        pod = observing.foremost(pods)
+            return _Snapshot(observing.observe_job(job, warnings), 0)
+        pod = observing.relevant_pod(pods)
         observation = observing.observe_pod(pod, (), now())
         if observation.phase is Phase.PENDING and _is_old(pod):
             warnings = await self._warnings_about("Pod", pod["metadata"]["name"])
             observation = observing.observe_pod(pod, warnings, now())
-        return _Seen(observation, version_of(pod))
+        return _Snapshot(observation, version_of(pod))
 
     async def _warnings_about(self, kind: str, name: str) -> list[WarningEvent]:
         if self._warnings.fresh:
@@ -276,7 +275,7 @@ class KubernetesBackend:
         try:
             events, _ = await self._server.list("Event", {"fieldSelector": fields})
         except BackendUnavailable:
-            return []  # they only explain; the pod itself has been seen
+            return []  # they only explain; the pod itself has been observed
         return [read_warning(event) for event in events]
 
 
@@ -285,13 +284,13 @@ def _about(kind: str, name: str) -> str:
 
 
 def _selector(pod_name: str) -> str:
-    # The second term keeps other people's objects safe: charts use the first label, too.
+    # The second term protects the objects of others: charts use the first label, too.
     return f"{LABEL_INSTANCE}={pod_name},{names.LABEL_RUN}"
 
 
 def _is_old(thing: JsonObject | None) -> bool:
     created = created_at(thing) if thing is not None else None
-    return created is not None and now() - created > _QUIET_START
+    return created is not None and now() - created > _EVENTS_AFTER
 
 
 async def _set_within(event: asyncio.Event, seconds: float) -> None:

@@ -1,6 +1,6 @@
-"""What knit creates in a cluster, as pure functions from values to manifests.
+"""Manifests of what knit creates in a cluster; pure functions.
 
-Names, labels and containers are those of Knitfab, so that operators' tools go on working.
+Names, labels and container names are Knitfab's, so that operators' tools keep working.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from importlib import metadata
 from typing import Final
 
 from knit_workflows import names
-from knit_workflows.compute.base import Mount, RunPod, Transfer, TransferMode, Volume
+from knit_workflows.compute.base import RunPod, Transfer, TransferMode
 from knit_workflows.compute.kubernetes.objects import JsonObject
 from knit_workflows.compute.kubernetes.placement import placement
 from knit_workflows.compute.kubernetes.security import (
@@ -22,22 +22,23 @@ from knit_workflows.compute.kubernetes.security import (
 )
 from knit_workflows.domain.errors import BackendRejected
 from knit_workflows.domain.plans.model import LOG_PATH
+from knit_workflows.domain.volumes import Mount, Volume
 from knit_workflows.settings import KubernetesSettings
 
 MAIN: Final = "main"
-NURSE: Final = "nurse"
+LOG_SIDECAR: Final = "nurse"
 CHECK: Final = "init-main"
 AGENT: Final = "dataagt"
 
 LABEL_INSTANCE: Final = "app.kubernetes.io/instance"
-"""On a Job, its pods, a claim or a transfer pod: the name that knit computed."""
+"""On Jobs, their pods, claims and transfer pods: the name that knit computed."""
 
 AGENT_FOLDER: Final = "/data"
 OUTPUTS_FOLDER: Final = "/outputs"
-"""Where the nurse sees the outputs, each at its path below."""
+"""Where the log sidecar mounts the outputs, each at its path below this folder."""
 TOKEN_KEY: Final = "token"
 _TOKEN_FOLDER: Final = "/var/run/secrets/kubernetes.io/serviceaccount"
-_NURSE_VOLUME: Final = "serviceaccount"
+_TOKEN_VOLUME: Final = "serviceaccount"
 
 
 @cache
@@ -61,7 +62,7 @@ def labels(kind: str, instance: str, settings: KubernetesSettings) -> dict[str, 
 
 
 def run_pod_labels(pod: RunPod, settings: KubernetesSettings) -> dict[str, str]:
-    """Gives the labels of a Job and of its pods; they tell whose it is."""
+    """Gives the labels of a Job and of its pods: Run, Plan and generation."""
     return labels("worker", pod.name, settings) | {
         names.LABEL_RUN: pod.run_id,
         names.LABEL_RUN_ALIAS: pod.run_id,
@@ -71,7 +72,7 @@ def run_pod_labels(pod: RunPod, settings: KubernetesSettings) -> dict[str, str]:
 
 
 def volume_claim(volume: Volume, settings: KubernetesSettings) -> JsonObject:
-    """Gives the claim for a volume that many pods may mount at once."""
+    """Gives the claim of a volume; many pods may mount it at once."""
     spec: JsonObject = {
         "accessModes": ["ReadWriteMany"],
         "resources": {"requests": {"storage": settings.initial_capacity}},
@@ -90,9 +91,10 @@ def volume_claim(volume: Volume, settings: KubernetesSettings) -> JsonObject:
 
 
 def run_job(pod: RunPod, settings: KubernetesSettings) -> JsonObject:
-    """Gives the Job that runs a pod once, whatever becomes of it.
+    """Gives the Job that runs a pod exactly once, also if it fails.
 
-    Raises BackendRejected when one volume would take two outputs: they would mix.
+    Raises:
+        BackendRejected: two outputs share a volume.
     """
     _check_outputs(pod)
     own_labels = run_pod_labels(pod, settings)
@@ -103,7 +105,7 @@ def run_job(pod: RunPod, settings: KubernetesSettings) -> JsonObject:
         "spec": {
             "parallelism": 1,
             "backoffLimit": 0,
-            # Labelled too, so that one watch sees all run pods of knit and nothing else.
+            # With labels, so that one watch selects all run pods of knit and nothing else.
             "template": {"metadata": {"labels": own_labels}, "spec": _pod_spec(pod, settings)},
         },
     }
@@ -136,9 +138,9 @@ def _pod_spec(pod: RunPod, settings: KubernetesSettings) -> JsonObject:
     if settings.priority_class is not None:
         spec["priorityClassName"] = settings.priority_class
     if writable := _writable(pod):
-        spec["initContainers"] = [_check(writable, settings)]
+        spec["initContainers"] = [_check_empty(writable, settings)]
     if pod.log is not None:
-        spec["containers"].append(_nurse(pod.log, pod.outputs, settings))
+        spec["containers"].append(_log_sidecar(pod.log, pod.outputs, settings))
     return spec
 
 
@@ -146,7 +148,7 @@ def _volumes(pod: RunPod, settings: KubernetesSettings) -> list[JsonObject]:
     mounted = {mount.volume.knit_id: mount.volume for mount in (*pod.inputs, *_writable(pod))}
     volumes = [_claimed(knit_id, volume) for knit_id, volume in mounted.items()]
     if pod.log is not None:
-        volumes.append({"name": _NURSE_VOLUME, "secret": {"secretName": settings.log_secret}})
+        volumes.append({"name": _TOKEN_VOLUME, "secret": {"secretName": settings.log_secret}})
     return volumes
 
 
@@ -181,23 +183,23 @@ def _main(pod: RunPod) -> JsonObject:
 
 
 def _literal(word: str) -> str:
-    """Guards a word from the kubelet, which puts variables in for $(NAME) and $ for $$."""
+    """Escapes a word for the kubelet, which expands $(NAME) and turns $$ into $."""
     return word.replace("$", "$$")
 
 
 def _mounts(mounts: Iterable[Mount], *, read_only: bool) -> list[JsonObject]:
-    # Read-only here and not at the claim: the same claim may be mounted read-write elsewhere.
+    # Read-only per mount, not per claim: another pod may mount the same claim read-write.
     return [
         {"name": mount.volume.knit_id, "mountPath": mount.path, "readOnly": read_only}
         for mount in mounts
     ]
 
 
-def _check(writable: Sequence[Mount], settings: KubernetesSettings) -> JsonObject:
-    """Gives the init container that refuses to start on outputs with content.
+def _check_empty(writable: Sequence[Mount], settings: KubernetesSettings) -> JsonObject:
+    """Gives the init container that fails unless outputs and log are empty.
 
-    One for outputs and log together (Knitfab has `init-log` besides): init containers run one
-    after another, and the kubelet takes about a second to see each of them end.
+    One container for both (Knitfab has another, `init-log`): init containers run one after another,
+    and the kubelet takes about a second to notice the end of each.
     """
     return _knit_container(CHECK, "check_empty", settings) | {
         "args": [mount.path for mount in writable],
@@ -205,16 +207,15 @@ def _check(writable: Sequence[Mount], settings: KubernetesSettings) -> JsonObjec
     }
 
 
-def _nurse(log: Volume, outputs: Sequence[Mount], settings: KubernetesSettings) -> JsonObject:
-    """Gives the sidecar that writes the log of `main` to its volume, with rights of its own.
+def _log_sidecar(log: Volume, outputs: Sequence[Mount], settings: KubernetesSettings) -> JsonObject:
+    """Gives the sidecar that writes the log of `main` to its volume, with its own service account.
 
-    It also looks through the outputs afterwards, below a folder of its own: one of them may have
-    the path of something in its image. They are no arguments, which a nurse of an older image would
-    not take.
+    Afterwards it scans the outputs. They are mounted below a separate folder, since the path of one
+    may exist in its image.
     """
     seen = [Mount(f"{OUTPUTS_FOLDER}{mount.path}", mount.volume) for mount in outputs]
     folders = {mount.path: f"{OUTPUTS_FOLDER}{mount.path}" for mount in outputs}
-    return _knit_container(NURSE, "log_sidecar", settings) | {
+    return _knit_container(LOG_SIDECAR, "log_sidecar", settings) | {
         "args": [MAIN, f"{LOG_PATH}/log"],
         "env": [
             _from_field("POD_NAME", "metadata.name"),
@@ -224,7 +225,7 @@ def _nurse(log: Volume, outputs: Sequence[Mount], settings: KubernetesSettings) 
         "volumeMounts": [
             *_mounts([Mount(LOG_PATH, log)], read_only=False),
             *_mounts(seen, read_only=True),
-            {"name": _NURSE_VOLUME, "mountPath": _TOKEN_FOLDER, "readOnly": True},
+            {"name": _TOKEN_VOLUME, "mountPath": _TOKEN_FOLDER, "readOnly": True},
         ],
     }
 
@@ -239,12 +240,12 @@ def _knit_container(name: str, program: str, settings: KubernetesSettings) -> Js
         "image": settings.pod_image,
         "command": ["python3", "-m", f"knit_workflows.pod.{program}"],
         "securityContext": knit_container_context(settings),
-        # No limit of cpu: Knitfab's 50m would stretch the start of Python from 0.1 s to over 1 s.
+        # No CPU limit: Knitfab's 50m would make Python's start take over 1 s instead of 0.1 s.
         "resources": {
             "requests": {"cpu": "50m", "memory": "100Mi"},
             "limits": {"memory": "100Mi"},
         },
-        # What it prints before it fails becomes the message of the Run's exit.
+        # The last output before a failure becomes the message of the Run's exit.
         "terminationMessagePolicy": "FallbackToLogsOnError",
     }
     if settings.pod_image_pull_policy is not None:
@@ -253,7 +254,7 @@ def _knit_container(name: str, program: str, settings: KubernetesSettings) -> Js
 
 
 def transfer_pod(transfer: Transfer, settings: KubernetesSettings) -> JsonObject:
-    """Gives the pod that opens a volume over HTTP to whoever has the transfer's token."""
+    """Gives the pod that serves a volume over HTTP to clients with the transfer's token."""
     reads = transfer.mode is TransferMode.READ
     port = settings.transfer_port
     agent = _knit_container(AGENT, "agent", settings) | {
@@ -298,7 +299,7 @@ def _token(transfer: Transfer) -> JsonObject:
 
 
 def transfer_secret(transfer: Transfer, pod_uid: str, settings: KubernetesSettings) -> JsonObject:
-    """Gives the Secret with a transfer's token; it goes when its pod goes."""
+    """Gives the Secret with a transfer's token; its pod owns it."""
     return {
         "apiVersion": "v1",
         "kind": "Secret",
@@ -315,9 +316,8 @@ def transfer_secret(transfer: Transfer, pod_uid: str, settings: KubernetesSettin
 
 
 def prerequisites(settings: KubernetesSettings) -> list[JsonObject]:
-    """Gives what must be in the namespace before a Run, in order of creation: the nurse's rights.
-
-    Charts own these on real installations.
+    """Gives what the namespace needs before the first Run, in order of creation: the rights with
+    which the log sidecar reads logs.
     """
     account, role = settings.log_service_account, "read-log"
     rules: list[JsonObject] = [

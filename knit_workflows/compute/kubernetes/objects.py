@@ -1,7 +1,7 @@
 """Kubernetes objects as the API server writes them, and how to read the common parts of them.
 
-They stay plain JSON: the client library's models would be parsed and thrown away for every change
-of every pod.
+They stay plain JSON: the client library's models would be built and discarded for every change of
+every pod.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ def instant(text: str | None) -> datetime | None:
 
 
 def created_at(thing: JsonObject) -> datetime | None:
-    """Gives the instant of creation as the API server noted it."""
+    """Gives the creation timestamp."""
     return instant(thing["metadata"].get("creationTimestamp"))
 
 
 def being_deleted(thing: JsonObject) -> bool:
-    """Says whether it is on its way out: its name is taken and it will not come back."""
+    """Says whether it is being deleted: its name is still in use, and it will not come back."""
     return thing["metadata"].get("deletionTimestamp") is not None
 
 
 def version_of(thing: JsonObject) -> int:
     """Gives the resourceVersion as a number that grows with each change; 0 if it is not a number.
 
-    Kubernetes promises the order of versions of one resource type since 1.35, and etcd always kept
-    it; with a server that writes something else, every version counts as new.
+    Kubernetes guarantees the order of versions of one resource type since 1.35, and etcd always
+    kept it; with a server that writes something else, every version counts as new.
     """
     text = thing["metadata"].get("resourceVersion", "")
     return int(text) if text.isdigit() else 0
@@ -54,5 +54,5 @@ def condition_is(thing: JsonObject, kind: str, status: str = "True") -> bool:
 
 
 def now() -> datetime:
-    """Gives the present instant; ages of objects are reckoned with it, to within seconds."""
+    """Gives the current instant; good enough for ages of objects, which are exact to seconds."""
     return datetime.now(UTC)

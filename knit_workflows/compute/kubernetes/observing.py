@@ -1,9 +1,9 @@
-"""From a pod, its Job and their events to what the contract calls an observation; pure.
+"""Turns a pod, its Job and their events into the contract's observation; pure.
 
-The user's container tells whether the pod has started. The pod has ended well as soon as every
-container has ended with 0, the nurse too, so the log is complete; the kubelet takes a second more
-to call the pod `Succeeded`. It has failed when Kubernetes says so: only then the reasons of an
-eviction are written down, and nobody waits for a failure.
+The user's container decides whether the pod has started. The pod has succeeded once every container
+has exited with 0, the log sidecar included, so the log is complete; the kubelet takes a second more
+to call the pod `Succeeded`. It has failed when Kubernetes says so: only then are the reasons of an
+eviction recorded.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import Final
 
 from knit_workflows.compute.base import Observation, Phase, StartFailure, StartFailureKind
-from knit_workflows.compute.kubernetes.manifests import MAIN, NURSE
+from knit_workflows.compute.kubernetes.manifests import LOG_SIDECAR, MAIN
 from knit_workflows.compute.kubernetes.objects import (
     JsonObject,
     being_deleted,
@@ -39,11 +39,11 @@ _ORDER: Final = {
 }
 
 
-def is_news(last: Observation | None, present: Observation) -> bool:
-    """Says whether a watcher who knows `last` wants to hear of `present`.
+def is_change(last: Observation | None, present: Observation) -> bool:
+    """Says whether a watch that yielded `last` should yield `present`.
 
-    A pod only goes forward. What seems to go back is its removal: an ended pod looks like one
-    taken away then, and a Job that has just lost its pod like one that never had any.
+    A pod only moves forward. What looks like a step back is its removal: then an ended pod looks
+    like one that was deleted, and a Job that has just lost its pod like one that never had any.
     """
     if last is None or last.phase is Phase.ABSENT:
         return present != last
@@ -52,8 +52,8 @@ def is_news(last: Observation | None, present: Observation) -> bool:
     return _ORDER[present.phase] > _ORDER[last.phase]
 
 
-def slim(pod: JsonObject) -> JsonObject:
-    """Gives the part of a pod that observing reads; a tenth of what the API server sends."""
+def trim(pod: JsonObject) -> JsonObject:
+    """Gives the part of a pod that is read here: a tenth of what the API server sends."""
     metadata = pod["metadata"]
     kept = (
         "name",
@@ -70,11 +70,11 @@ def slim(pod: JsonObject) -> JsonObject:
     }
 
 
-def foremost(pods: Sequence[JsonObject]) -> JsonObject:
-    """Gives the pod that counts among those of one Job.
+def relevant_pod(pods: Sequence[JsonObject]) -> JsonObject:
+    """Gives the pod that represents a Job.
 
-    The Job controller may, against all odds, have made two: what may still be writing counts, then
-    what was made last.
+    Rarely the Job controller creates two: one that may still be writing comes first, then the
+    newest.
     """
 
     def rank(pod: JsonObject) -> tuple[bool, str]:
@@ -84,7 +84,7 @@ def foremost(pods: Sequence[JsonObject]) -> JsonObject:
 
 
 def observe_pod(pod: JsonObject, warnings: Sequence[WarningEvent], now: datetime) -> Observation:
-    """Says how a run pod is."""
+    """Observes a run pod."""
     main = _status_of(pod, MAIN)
     digest = _digest(main)
     if _ended(pod):
@@ -106,7 +106,7 @@ def observe_pod(pod: JsonObject, warnings: Sequence[WarningEvent], now: datetime
 
 
 def observe_job(job: JsonObject | None, warnings: Sequence[WarningEvent]) -> Observation:
-    """Says how a run pod is whose Job has no pod."""
+    """Observes a Job without a pod."""
     if job is None:
         return ABSENT
     status = job.get("status", {})
@@ -114,9 +114,9 @@ def observe_job(job: JsonObject | None, warnings: Sequence[WarningEvent]) -> Obs
     uncounted = status.get("uncountedTerminatedPods") or {}
     had_pods = any(status.get(count) or uncounted.get(count) for count in counts)
     if had_pods or condition_is(job, "Failed") or condition_is(job, "Complete"):
-        return ABSENT  # its pod was there and has been removed
+        return ABSENT  # its pod existed and was removed
     if being_deleted(job):
-        # Its controller may be creating the pod at this moment: not absent before it is gone.
+        # Its controller may be creating the pod right now: only absent once the Job is gone.
         about = StartFailure(StartFailureKind.TRANSIENT, "Deleting", "the Job is being deleted")
         return Observation(Phase.PENDING, start_failure=about)
     return Observation(Phase.PENDING, start_failure=start_failure_of_job(warnings))
@@ -145,8 +145,8 @@ def _digest(container: JsonObject) -> str | None:
 
 
 def _notes(pod: JsonObject) -> tuple[str, ...]:
-    """Gives what the nurse says of the outputs, a line each; what it says when it fails is none."""
-    terminated = _status_of(pod, NURSE).get("state", {}).get("terminated") or {}
+    """Gives the log sidecar's notes on the outputs, unless its message is about a failure."""
+    terminated = _status_of(pod, LOG_SIDECAR).get("state", {}).get("terminated") or {}
     if terminated.get("exitCode") != 0:
         return ()
     return tuple(filter(None, (terminated.get("message") or "").splitlines()))
@@ -159,25 +159,25 @@ def _finished_at(container: JsonObject) -> datetime | None:
 
 
 def _exit(pod: JsonObject) -> Exit:
-    """Gives how an ended pod ended.
+    """Gives the exit of an ended pod.
 
-    Code: the largest of the normal containers', else that of a failed init container, else 254 for
-    a pod taken away and 255 for one that the node refused or dropped.
+    The code is the largest of the containers', else that of a failed init container, else 254 for a
+    deleted pod and 255 for one that the node rejected or evicted.
     """
     failed = _failures(pod, "containerStatuses") or _failures(pod, "initContainerStatuses")
-    taken = _taken_away(pod)
-    dropped = _pod_reason(pod)
-    if taken is None and dropped is None and not failed:
+    deleted = _deletion(pod)
+    evicted = _pod_reason(pod)
+    if deleted is None and evicted is None and not failed:
         if pod["status"]["phase"] != "Failed":
             return SUCCEEDED
-        dropped = "failed, and Kubernetes gives no reason"
-    parts = [_words(name, terminated) for name, terminated in failed]
+        evicted = "failed, and Kubernetes gives no reason"
+    parts = [_text(name, terminated) for name, terminated in failed]
     if failed and failed[0][0] != MAIN and _exit_code(_status_of(pod, MAIN)) == 0:
         parts.append(f"(container {MAIN}) itself ended well")
-    about_pod = dropped or taken
+    about_pod = evicted or deleted
     if about_pod is not None:
         parts.insert(0, f"(pod {pod['metadata']['name']}) {about_pod}")
-    gone = STUCK_CODE if taken is None else LOST.code
+    gone = STUCK_CODE if deleted is None else LOST.code
     code = failed[0][1]["exitCode"] if failed else gone
     # 256 would be cut to 0, which means success.
     return Exit(code if code & 0xFF else STUCK_CODE, "; ".join(parts))
@@ -198,7 +198,7 @@ def _exit_code(container: JsonObject) -> int | None:
     return terminated.get("exitCode", 0) if terminated else None
 
 
-def _words(name: str, terminated: JsonObject) -> str:
+def _text(name: str, terminated: JsonObject) -> str:
     reason: str = terminated.get("reason") or "Error"
     number = terminated.get("signal") or terminated["exitCode"] - 128
     if reason == "Error" and (named := _signal_name(number)):
@@ -215,7 +215,7 @@ def _signal_name(number: int) -> str | None:
 
 
 def _pod_reason(pod: JsonObject) -> str | None:
-    """Gives why the node refused or dropped the pod (Evicted, OutOfcpu, NodeAffinity …)."""
+    """Gives why the node rejected or evicted the pod (Evicted, OutOfcpu, NodeAffinity …)."""
     status = pod["status"]
     reason, message = status.get("reason"), status.get("message") or ""
     if status["phase"] != "Failed" or not reason:
@@ -223,12 +223,12 @@ def _pod_reason(pod: JsonObject) -> str | None:
     return f"{reason}: {message}" if message else str(reason)
 
 
-def _taken_away(pod: JsonObject) -> str | None:
-    """Gives how the pod was deleted while it worked, or None if it was not.
+def _deletion(pod: JsonObject) -> str | None:
+    """Gives how the pod was deleted while it ran, or None if it was not.
 
-    A program that ends with 0 on SIGTERM was interrupted all the same: its outputs are not what
-    its Plan promises. The instants are whole seconds of two clocks, so what is not clearly a
-    deletion after the end counts as an interruption: an ended pod has a grace period of 0.
+    A program that exits with 0 on SIGTERM was interrupted all the same: its outputs are incomplete.
+    The instants are whole seconds of two clocks, so only what is clearly a deletion after the end
+    is none: an ended pod has a grace period of 0.
     """
     metadata = pod["metadata"]
     expires = instant(metadata.get("deletionTimestamp"))

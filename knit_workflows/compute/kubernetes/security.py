@@ -1,17 +1,17 @@
-"""Security contexts: what containers of run pods and transfer pods may do.
+"""Security contexts of run pods and transfer pods.
 
 In every mode no container gains privileges, all capabilities are dropped and the runtime's default
 seccomp profile applies. Then there are two modes, because pods of different users share volumes:
 
 * By default the Plan's container runs as the user its image names. knit's own containers run as
-  root with the one capability DAC_OVERRIDE (the *baseline* standard allows it): a fresh claim may
-  be owned by root and closed to others, and a download must read what any user wrote with mode
-  0600. fsGroup is no way out: host path and NFS volumes ignore it, and where it is honoured it
-  rewrites the ownership of a whole input before each Run.
+  root with the single capability DAC_OVERRIDE (allowed by the *baseline* standard): a new claim may
+  be owned by root and closed to others, and a download must read files of any user with mode 0600.
+  fsGroup does not help: host path and NFS volumes ignore it, and where it is honoured it changes
+  the ownership of a whole input before each Run.
 * With `restricted` all containers of all pods run as one fixed user and group (as OpenShift does
-  per namespace), so each can read what another wrote. The storage must hand out volumes that this
-  user may write, by mode or by fsGroup, which is set for the storage that honours it. What root
-  wrote with mode 0600 before the mode was switched on stays unreadable.
+  per namespace), so that each can read what another wrote. The storage must provide volumes that
+  this user may write, by mode or by fsGroup, which is set for storage that honours it. Files that
+  root wrote with mode 0600 before the switch stay unreadable.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The API server over `kubernetes.aio`: requests as JSON, failures as domain errors.
 
-The client library is untyped and ends here. Its models are passed by: paths and JSON objects are
-what the API server documents, and a watch of many pods need not parse what nobody reads.
+The untyped client library is used only here, and without its models: paths and JSON objects are
+what the API server documents, and a watch of many pods need not parse fields that nobody reads.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from knit_workflows.compute.kubernetes.objects import JsonObject
 from knit_workflows.domain.errors import BackendRejected, BackendUnavailable
 from knit_workflows.settings import KubernetesSettings
 
-_PASSING: Final = frozenset({401, 408, 425, 429})
-"""Answers below 500 that may be another one next time; 401: credentials are being renewed."""
+_TRANSIENT_STATUS: Final = frozenset({401, 408, 425, 429})
+"""Statuses below 500 for which a retry may succeed; 401: credentials are being rotated."""
 _CONNECTIONS: Final = 32
 _PAGE: Final = 500
-_QUIET: Final = 90.0
-"""Seconds without a byte after which a watch counts as broken; bookmarks come every minute."""
+_WATCH_TIMEOUT: Final = 90.0
+"""Seconds without a byte after which a watch counts as broken; bookmarks come about every 60."""
 _COLLECTIONS: Final = {
     "Job": "apis/batch/v1/namespaces/{}/jobs",
     "Role": "apis/rbac.authorization.k8s.io/v1/namespaces/{}/roles",
@@ -39,13 +39,13 @@ _COLLECTIONS: Final = {
 }
 
 
-class VersionGone(Exception):
-    """The server has forgotten the version a watch wanted to go on from; list again."""
+class ResourceExpired(Exception):
+    """410: the resourceVersion from which to watch is too old; list again."""
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
-    """An answer: its HTTP status and its object."""
+class Response:
+    """A response: its HTTP status and its object."""
 
     status: int
     body: JsonObject
@@ -54,8 +54,8 @@ class Reply:
 class ApiServer:
     """One namespace of a cluster's API.
 
-    Every call raises BackendUnavailable when there is no answer or one that may pass, and
-    BackendRejected with the server's own words when it refuses for good.
+    Every call raises BackendUnavailable when there is no response or a retry may succeed, and
+    BackendRejected with the server's message when it refuses for good.
     """
 
     def __init__(self, settings: KubernetesSettings) -> None:
@@ -65,9 +65,9 @@ class ApiServer:
         self._renewed_at = float("-inf")
 
     async def open(self) -> None:
-        """Loads the credentials. No connection is made yet."""
+        """Loads the credentials; connections are made when needed."""
         if self._client is None:
-            # More would only queue in the server, and each takes a third of a MiB.
+            # More would only queue in the server, and each costs a third of a MiB.
             configuration = client.Configuration(connection_pool_maxsize=_CONNECTIONS)
             await self._load_credentials(configuration)
             self._client = client.ApiClient(configuration)
@@ -89,7 +89,7 @@ class ApiServer:
             ) from error
 
     async def _renew_credentials(self, refused: float) -> None:
-        """Loads the credentials again, once for all requests that were refused before."""
+        """Reloads the credentials, once for all requests that were refused with the old ones."""
         async with self._renewing:
             if self._renewed_at < refused and self._client is not None:
                 await self._load_credentials(self._client.configuration)
@@ -103,21 +103,21 @@ class ApiServer:
 
     async def get(self, kind: str, name: str) -> JsonObject | None:
         """Gives one object, or None if it does not exist."""
-        reply = await self._call("GET", kind, name, accept={404})
-        return None if reply.status == 404 else reply.body
+        response = await self._call("GET", kind, name, accept={404})
+        return None if response.status == 404 else response.body
 
     async def create(self, kind: str, manifest: JsonObject) -> JsonObject | None:
-        """Creates an object; None if the server says that it conflicts with what is there."""
-        reply = await self._call("POST", kind, body=manifest, accept={409})
-        return None if reply.status == 409 else reply.body
+        """Creates an object and gives it; None on a conflict with an existing one."""
+        response = await self._call("POST", kind, body=manifest, accept={409})
+        return None if response.status == 409 else response.body
 
     async def delete(self, kind: str, name: str, options: JsonObject) -> bool:
-        """Asks for an object's deletion with DeleteOptions; False if it does not exist."""
-        reply = await self._call("DELETE", kind, name, body=options, accept={404})
-        return reply.status != 404
+        """Requests the deletion of an object with DeleteOptions; False if it does not exist."""
+        response = await self._call("DELETE", kind, name, body=options, accept={404})
+        return response.status != 404
 
     async def delete_all(self, kind: str, selector: str, options: JsonObject) -> None:
-        """Asks for the deletion of all objects with some labels."""
+        """Requests the deletion of all objects that a label selector selects."""
         await self._call("DELETE", kind, query={"labelSelector": selector}, body=options)
 
     async def list(self, kind: str, query: Mapping[str, str]) -> tuple[list[JsonObject], str]:
@@ -125,11 +125,11 @@ class ApiServer:
         items: list[JsonObject] = []
         page = {**query, "limit": str(_PAGE)}
         while True:
-            reply = await self._call("GET", kind, query=page, accept={410})
-            if reply.status == 410:  # the list changed too much between two pages
-                raise BackendUnavailable("the list of objects has to be read anew")
-            items += reply.body.get("items") or ()
-            about = reply.body["metadata"]
+            response = await self._call("GET", kind, query=page, accept={410})
+            if response.status == 410:  # the list changed too much between two pages
+                raise BackendUnavailable("the list of objects has to be read again")
+            items += response.body.get("items") or ()
+            about = response.body["metadata"]
             if not about.get("continue"):
                 return items, about.get("resourceVersion", "")
             page["continue"] = about["continue"]
@@ -137,11 +137,14 @@ class ApiServer:
     async def watch(
         self, kind: str, query: Mapping[str, str], version: str
     ) -> AsyncIterator[tuple[str, JsonObject]]:
-        """Yields (type, object) of each change after `version`, bookmarks too.
+        """Yields (type, object) of each change after `version`, bookmarks included.
 
-        The server ends it after some minutes. Raises VersionGone when the version is too old.
+        The server ends it after some minutes.
+
+        Raises:
+            ResourceExpired: the version is too old.
         """
-        # Not all watches of all workers shall be renewed in the same second.
+        # Random, so that not all watches of all workers are renewed in the same second.
         lifetime = str(random.randint(240, 300))
         watched = {
             **query,
@@ -150,20 +153,20 @@ class ApiServer:
             "resourceVersion": version,
             "timeoutSeconds": lifetime,
         }
-        limits = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=_QUIET)
+        limits = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=_WATCH_TIMEOUT)
         try:
             response = await self._send("GET", self._path(kind, None), watched, None, limits)
             try:
                 if response.status == 410:
-                    raise VersionGone
+                    raise ResourceExpired
                 if response.status != 200:
-                    _judge(response.status, await response.read())
+                    _raise_for_status(response.status, await response.read())
                 async for line in response.content:
                     yield _change(line)
             finally:
                 response.close()
         except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
-            raise BackendUnavailable(f"the watch broke: {_words(error)}") from error
+            raise BackendUnavailable(f"the watch broke: {_text(error)}") from error
 
     async def _call(
         self,
@@ -174,26 +177,26 @@ class ApiServer:
         query: Mapping[str, str] | None = None,
         body: JsonObject | None = None,
         accept: Collection[int] = (),
-    ) -> Reply:
-        # No limit in total: waiting for one of our own connections says nothing about the server.
+    ) -> Response:
+        # No total timeout: waiting for one of our own connections says nothing about the server.
         limits = aiohttp.ClientTimeout(
             total=None, sock_connect=5, sock_read=self._settings.request_timeout.total_seconds()
         )
         path, sent_at = self._path(kind, name), time.monotonic()
         try:
             response = await self._send(method, path, query, body, limits)
-            if response.status == 401:  # expired or rotated: read the credentials once more
+            if response.status == 401:  # expired or rotated: reload the credentials, once
                 response.release()
                 await self._renew_credentials(refused=sent_at)
                 response = await self._send(method, path, query, body, limits)
             text = await response.read()
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
             raise BackendUnavailable(
-                f"the Kubernetes API server does not answer: {_words(error)}"
+                f"the Kubernetes API server does not answer: {_text(error)}"
             ) from error
         if response.status >= 300 and response.status not in accept:
-            _judge(response.status, text, reading=method in ("GET", "DELETE"))
-        return Reply(response.status, _parsed(text))
+            _raise_for_status(response.status, text, reading=method in ("GET", "DELETE"))
+        return Response(response.status, _parsed(text))
 
     def _path(self, kind: str, name: str | None) -> str:
         collection = "/" + _COLLECTIONS[kind].format(self._settings.kube_namespace)
@@ -216,10 +219,10 @@ class ApiServer:
             header_params={"Accept": "application/json"},
             auth_settings=["BearerToken"],
         )
-        answer = await self._client.call_api(
+        result = await self._client.call_api(
             method, url, headers, body=body, _request_timeout=limits
         )
-        response: aiohttp.ClientResponse = answer.response
+        response: aiohttp.ClientResponse = result.response
         return response
 
 
@@ -228,20 +231,20 @@ def _change(line: bytes) -> tuple[str, JsonObject]:
     if change["type"] == "ERROR":
         status = change["object"]
         if status.get("code") == 410:
-            raise VersionGone
+            raise ResourceExpired
         raise BackendUnavailable(f"the watch broke: {status.get('message')}")
     return change["type"], change["object"]
 
 
-def _judge(status: int, text: bytes, *, reading: bool = True) -> None:
-    """Raises what an answer means that nobody expected."""
+def _raise_for_status(status: int, text: bytes, *, reading: bool = True) -> None:
+    """Raises the domain error for an unexpected status."""
     message = _parsed(text).get("message") or f"HTTP {status}"
-    if status >= 500 or status in _PASSING:
+    if status >= 500 or status in _TRANSIENT_STATUS:
         raise BackendUnavailable(f"the Kubernetes API server cannot do it now: {message}")
     if status == 403 and reading:
-        # A right that was taken away may come back; Runs that go on must not fail for it.
+        # A revoked right may be granted again; running Runs must not fail because of it.
         raise BackendUnavailable(
-            f"the Kubernetes API server does not let us look: {message}",
+            f"the Kubernetes API server forbids knit to look: {message}",
             advice="give knit's service account the rights that docs/how-to/kubernetes.md lists",
         )
     raise BackendRejected(f"the Kubernetes API server refuses: {message}")
@@ -250,10 +253,10 @@ def _judge(status: int, text: bytes, *, reading: bool = True) -> None:
 def _parsed(text: bytes) -> JsonObject:
     try:
         parsed = json.loads(text)
-    except ValueError:  # a proxy's own page
+    except ValueError:  # the error page of a proxy
         return {"message": text[:200].decode(errors="replace")}
     return parsed if isinstance(parsed, dict) else {}
 
 
-def _words(error: BaseException) -> str:
+def _text(error: BaseException) -> str:
     return str(error) or type(error).__name__

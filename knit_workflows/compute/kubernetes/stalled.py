@@ -1,8 +1,8 @@
-"""What is known of a pod that does not start although nothing is wrong with it; pure.
+"""Why a pod does not start although nothing has failed; pure.
 
-Neither a waiting reason nor a Warning tells of a Job controller that does not work, of a scheduler
-or a node that has not taken a pod up, of a volume that is being provisioned, or of an image that
-takes long.
+No waiting reason and no Warning event reports a Job controller that does not work, a scheduler or a
+node that has not picked up the pod, a volume that is being provisioned, or an image that takes long
+to pull.
 """
 
 from __future__ import annotations
@@ -16,31 +16,33 @@ from knit_workflows.compute.kubernetes.objects import JsonObject, condition, con
 def why_stalled(
     pod: JsonObject | None, claims: Mapping[str, str], events: Sequence[JsonObject]
 ) -> StartFailure:
-    """Says what a pending pod without failure is at; None: its Job has no pod.
+    """Says what a pending pod without a start failure waits for; pod None: its Job has no pod.
 
-    `claims` gives the phase of each of its claims by name, `events` all that is said about the
-    pod, oldest first.
+    `claims` maps the names of its claims to their phases; `events` are all events about the pod,
+    oldest first.
     """
     if pod is None:
-        return _nobody("NoPod", "the cluster has made no pod for its Job yet, and gives no reason")
+        return _no_response(
+            "NoPod", "the cluster has made no pod for its Job yet, and gives no reason"
+        )
     if condition(pod, "PodScheduled") is None:
-        return _nobody("NotScheduled", "no scheduler of the cluster has taken up its pod yet")
+        return _no_response("NotScheduled", "no scheduler of the cluster has picked up the pod yet")
     unbound = [name for name, phase in claims.items() if phase != "Bound"]
     if condition_is(pod, "PodScheduled", "False") or unbound:
-        words = ", ".join(f"{name} is {claims[name]}" for name in unbound)
-        about = f"its pod waits for its claims: {words or 'all are Bound'}"
+        states = ", ".join(f"{name} is {claims[name]}" for name in unbound)
+        about = f"the pod waits for its claims: {states or 'all are Bound'}"
         return StartFailure(StartFailureKind.PROGRESS, "ClaimsPending", about)
     node = pod["spec"].get("nodeName", "?")
     if not pod.get("status", {}).get("containerStatuses"):
-        return _nobody("NodeSilent", f"the node {node} has not taken up its pod yet")
+        return _no_response("NodeSilent", f"the node {node} has not picked up the pod yet")
     last = events[-1] if events else {}
     if last.get("reason") == "Pulling":
-        words = last.get("message") or "Pulling an image"
-        return StartFailure(StartFailureKind.PROGRESS, "Pulling", f"the node {node}: {words}")
+        message = last.get("message") or "Pulling an image"
+        return StartFailure(StartFailureKind.PROGRESS, "Pulling", f"the node {node}: {message}")
     return StartFailure(
         StartFailureKind.PROGRESS,
         "ContainerCreating",
-        f"the node {node} prepares its pod, and says nothing of mounts, network or images; its "
+        f"the node {node} prepares the pod, and reports no failed mount, network or image; its "
         f"claims are {', '.join(sorted(set(claims.values()))) or 'none'}",
     )
 
@@ -55,5 +57,5 @@ def claims_of(pod: JsonObject) -> list[str]:
     ]
 
 
-def _nobody(reason: str, message: str) -> StartFailure:
+def _no_response(reason: str, message: str) -> StartFailure:
     return StartFailure(StartFailureKind.BACKEND, reason, message)

@@ -1,8 +1,8 @@
-"""Why a pending pod does not start, and how long knit should be patient with it.
+"""Why a pending pod does not start, and which deadline applies to it; pure.
 
 Sources: the waiting reasons of the kubelet (`pkg/kubelet/images/types.go`,
 `pkg/kubelet/container/sync_result.go` of Kubernetes), the scheduler's PodScheduled condition, and
-Warning events of mounts and sandboxes, which no field of a pod tells of.
+Warning events of mounts and sandboxes, which no field of a pod mentions.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _UNFIT_IMAGE: Final = re.compile(
     r"|unable to find group|no matching entries",
     re.IGNORECASE,
 )
-"""What the runtime says of an image that can be had but not be run."""
+"""What the container runtime says of an image that can be pulled but not run."""
 
 _TRANSIENT_EVENTS: Final = frozenset(
     {
@@ -50,16 +50,16 @@ _TRANSIENT_EVENTS: Final = frozenset(
         "NetworkNotReady",
     }
 )
-"""Warnings that keep a pod from starting. All others (MissingClusterDNS …) are harmless."""
-_EVENT_AGE: Final = timedelta(minutes=4)
-"""A mount is tried again after 2 min at most; an older warning has been overcome."""
-_CLAIM_PATIENCE: Final = timedelta(seconds=45)
-"""For so long a claim that is not bound yet is the normal course of things."""
+"""Warnings that keep a pod from starting; all others (MissingClusterDNS …) are harmless."""
+_EVENT_TTL: Final = timedelta(minutes=4)
+"""A mount is retried within 2 minutes, so an older warning is obsolete."""
+_BINDING_GRACE: Final = timedelta(seconds=45)
+"""How long it is normal that a claim is not bound yet."""
 
 
 @dataclass(frozen=True, slots=True)
 class WarningEvent:
-    """A Warning event about one object, as far as it matters here."""
+    """A Warning event about one object: the parts used here."""
 
     reason: str
     message: str
@@ -67,7 +67,7 @@ class WarningEvent:
 
 
 def read_warning(event: JsonObject) -> WarningEvent:
-    """Reads a core/v1 Event; its newest instant counts."""
+    """Reads a core/v1 Event; of its timestamps the newest counts."""
     series = event.get("series") or {}
     instants = (
         series.get("lastObservedTime"),
@@ -86,7 +86,7 @@ def read_warning(event: JsonObject) -> WarningEvent:
 def start_failure_of_pod(
     pod: JsonObject, warnings: Sequence[WarningEvent], now: datetime
 ) -> StartFailure | None:
-    """Says what keeps a pending pod from starting, or None if it is on its way."""
+    """Says what keeps a pending pod from starting; None if nothing is known to."""
     status = pod.get("status", {})
     statuses = [
         *(status.get("initContainerStatuses") or ()),
@@ -94,30 +94,30 @@ def start_failure_of_pod(
     ]
     for container in statuses:
         waiting = container.get("state", {}).get("waiting")
-        if waiting and (found := _of_waiting(container["name"], waiting, warnings)):
+        if waiting and (found := _from_waiting(container["name"], waiting, warnings)):
             return found
     if condition_is(pod, "PodScheduled", "False"):
-        return _of_scheduling(pod, now)
+        return _from_scheduling(pod, now)
     if condition_is(pod, "PodReadyToStartContainers"):
-        return None  # volumes and network are there: what the events say is overcome
-    return _of_events(warnings, now)
+        return None  # volumes and network are ready: warnings about them are obsolete
+    return _from_events(warnings, now)
 
 
 def start_failure_of_job(warnings: Sequence[WarningEvent]) -> StartFailure | None:
-    """Says why a Job has no pod: an account is missing, a quota or an admission rule refuses it."""
+    """Says why a Job has no pod: missing service account, quota, admission webhook."""
     refused = _newest(w for w in warnings if w.reason == "FailedCreate")
     if refused is None:
         return None
     return StartFailure(StartFailureKind.UNSCHEDULABLE, refused.reason, refused.message)
 
 
-def _of_waiting(
+def _from_waiting(
     name: str, waiting: JsonObject, warnings: Sequence[WarningEvent]
 ) -> StartFailure | None:
     reason = waiting.get("reason") or ""
     message = waiting.get("message") or ""
     if reason in _PULL_REASONS:
-        # Older kubelets do not repeat the cause while they back off; their event has it.
+        # Older kubelets do not repeat the cause during the back-off; their event has it.
         failed = _newest(w for w in warnings if w.reason == "Failed" and "pull" in w.message)
         if reason == "ImagePullBackOff" and ": " not in message and failed is not None:
             message = failed.message
@@ -141,11 +141,11 @@ def _kind_of_pull(reason: str, message: str) -> StartFailureKind:
     return kind
 
 
-def _of_scheduling(pod: JsonObject, now: datetime) -> StartFailure | None:
+def _from_scheduling(pod: JsonObject, now: datetime) -> StartFailure | None:
     scheduled = condition(pod, "PodScheduled") or {}
     message = scheduled.get("message") or "no node takes the pod"
     created = created_at(pod)
-    fresh = created is not None and now - created < _CLAIM_PATIENCE
+    fresh = created is not None and now - created < _BINDING_GRACE
     if fresh and "unbound immediate PersistentVolumeClaims" in message:
         return None
     return StartFailure(
@@ -153,12 +153,12 @@ def _of_scheduling(pod: JsonObject, now: datetime) -> StartFailure | None:
     )
 
 
-def _of_events(warnings: Sequence[WarningEvent], now: datetime) -> StartFailure | None:
+def _from_events(warnings: Sequence[WarningEvent], now: datetime) -> StartFailure | None:
     newest = _newest(
         warned
         for warned in warnings
         if warned.reason in _TRANSIENT_EVENTS
-        and (warned.seen is None or now - warned.seen < _EVENT_AGE)
+        and (warned.seen is None or now - warned.seen < _EVENT_TTL)
     )
     if newest is None:
         return None

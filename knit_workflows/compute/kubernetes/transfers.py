@@ -1,4 +1,4 @@
-"""Doors to volumes: one pod per transfer, with its token in a Secret that goes with it."""
+"""Transfers: one pod per transfer; its token is in a Secret that the pod owns."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from knit_workflows.compute.kubernetes.start_failures import start_failure_of_po
 from knit_workflows.domain.errors import BackendRejected, DataExists, TransferNotReady
 from knit_workflows.settings import KubernetesSettings
 
-_SOON: Final = 1.0
-"""Seconds for the agent's answer to a question; it answers from memory."""
-_SECOND: Final = {"gracePeriodSeconds": 1}
-"""The shortest deletion that the kubelet confirms. With 0 the pod vanishes from sight while its
-process may go on writing, and its claim could be removed under it."""
+_AGENT_TIMEOUT: Final = 1.0
+"""Seconds for a response of the agent, which needs no disk for it."""
+_SHORTEST_DELETION: Final = {"gracePeriodSeconds": 1}
+"""The shortest deletion that the kubelet confirms. With 0 the pod would vanish while its process
+may still be writing, and its claim could be removed meanwhile."""
 
 
-class Transfers:
+class TransferPods:
     """The transfer pods of one namespace."""
 
     def __init__(self, server: ApiServer, settings: KubernetesSettings) -> None:
         self._server = server
         self._settings = settings
-        # Pods are asked directly: neither proxies nor certificates are between us.
-        self._http = httpx.AsyncClient(timeout=_SOON, trust_env=False, verify=False)
+        # Straight to the pod: without proxies and certificates.
+        self._http = httpx.AsyncClient(timeout=_AGENT_TIMEOUT, trust_env=False, verify=False)
 
     async def aclose(self) -> None:
-        """Closes connections; open doors stay open."""
+        """Closes connections; transfer pods go on."""
         await self._http.aclose()
 
     async def open(self, transfer: Transfer) -> Endpoint:
-        """Gives the address of an open door; raises TransferNotReady until there is one."""
+        """Gives the endpoint of a transfer; raises TransferNotReady until the agent responds."""
         pod = await self._server.get("Pod", transfer.name)
         if pod is None:
             pod = await self._server.create("Pod", manifests.transfer_pod(transfer, self._settings))
@@ -43,42 +43,42 @@ class Transfers:
                 await self._give_token(transfer, pod)
             raise TransferNotReady("the transfer is being opened", see=transfer.name)
         if being_deleted(pod):
-            raise TransferNotReady("an earlier door to it is just closing", see=transfer.name)
+            raise TransferNotReady("an earlier transfer pod is being deleted", see=transfer.name)
         phase = pod.get("status", {}).get("phase")
         if phase in ("Succeeded", "Failed"):
-            await self._judge_ended(transfer, pod)
+            await self._handle_ended(transfer, pod)
         address: str = pod.get("status", {}).get("podIP") or ""
         if phase == "Running" and address:
             url = _url(address, self._settings.transfer_port)
             if await self._answers(url) or condition_is(pod, "Ready"):
                 await self._check_empty(transfer, url)
                 return Endpoint(url)
-        await self._judge_pending(transfer, pod)
+        await self._handle_pending(transfer, pod)
         raise TransferNotReady("the transfer is being opened", see=transfer.name)
 
     async def close(self, transfer: Transfer) -> None:
-        """Closes the door; the Secret follows its pod."""
-        await self._server.delete("Pod", transfer.name, _SECOND)
+        """Deletes the pod; the Secret is garbage-collected with it."""
+        await self._server.delete("Pod", transfer.name, _SHORTEST_DELETION)
 
     async def _give_token(self, transfer: Transfer, pod: JsonObject) -> None:
-        # After the pod, since it is the pod's own; the kubelet asks for it some 100 ms later.
+        # After the pod, which owns it; the kubelet reads it some 100 ms later.
         uid = pod["metadata"]["uid"]
         secret = manifests.transfer_secret(transfer, uid, self._settings)
         await self._server.create("Secret", secret)
 
     async def _answers(self, url: str) -> bool:
-        """Asks the agent itself: the kubelet's probe would tell up to a second later."""
+        """Asks the agent itself: the kubelet's probe may lag a second behind."""
         try:
             return (await self._http.get(f"{url}healthz")).is_success
         except httpx.HTTPError:
-            return False  # not up yet, or out of our reach: then the kubelet's probe decides
+            return False  # not up yet, or unreachable from here: then the kubelet's probe decides
 
     async def _check_empty(self, transfer: Transfer, url: str) -> None:
-        """Raises DataExists if the door is for writing and there is content behind it.
+        """Raises DataExists for a write transfer into a volume with content.
 
-        Asked by an upload that announces no body: the agent first says whether there may be one
-        (409, also while one is on its way), then that this is none (411), and has changed nothing.
-        Where it cannot be asked, the upload itself is answered so.
+        Probes with an upload that declares no body: the agent first checks whether it may write
+        (409 if not, also during another upload), then responds 411, and has changed nothing.
+        If the agent cannot be reached from here, the upload itself will get the 409.
         """
         if transfer.mode is not TransferMode.WRITE:
             return
@@ -86,24 +86,24 @@ class Transfers:
         upload = self._http.build_request("POST", url, headers=headers)
         del upload.headers["Content-Length"]
         try:
-            answer = await self._http.send(upload)
+            response = await self._http.send(upload)
         except httpx.HTTPError:
             return
-        if answer.status_code == httpx.codes.CONFLICT:
+        if response.status_code == httpx.codes.CONFLICT:
             raise DataExists(see=transfer.volume.knit_id)
 
-    async def _judge_ended(self, transfer: Transfer, pod: JsonObject) -> None:
-        """Makes room for a new door if the old one closed itself; a broken agent is final."""
+    async def _handle_ended(self, transfer: Transfer, pod: JsonObject) -> None:
+        """Deletes a pod that ended by itself, to create another; a failed agent is final."""
         status = pod["status"]
         for container in status.get("containerStatuses") or ():
             ended = container.get("state", {}).get("terminated") or {}
             if ended.get("exitCode") and not status.get("reason"):
-                words = f"{ended.get('reason')}: {ended.get('message') or 'no message'}".strip()
-                raise BackendRejected(f"the transfer pod failed: {words}", see=transfer.name)
-        await self._server.delete("Pod", transfer.name, _SECOND)
-        raise TransferNotReady("the door was closed and is opened anew", see=transfer.name)
+                reason = f"{ended.get('reason')}: {ended.get('message') or 'no message'}".strip()
+                raise BackendRejected(f"the transfer pod failed: {reason}", see=transfer.name)
+        await self._server.delete("Pod", transfer.name, _SHORTEST_DELETION)
+        raise TransferNotReady("the transfer pod had ended and is replaced", see=transfer.name)
 
-    async def _judge_pending(self, transfer: Transfer, pod: JsonObject) -> None:
+    async def _handle_pending(self, transfer: Transfer, pod: JsonObject) -> None:
         failure = start_failure_of_pod(pod, (), now())
         if failure is None:
             return
@@ -114,7 +114,7 @@ class Transfers:
                 see=transfer.name,
             )
         if failure.reason == "CreateContainerConfigError":
-            # Whoever made the pod died before the Secret was there.
+            # Whoever created the pod died before it created the Secret.
             await self._give_token(transfer, pod)
         raise TransferNotReady(
             f"the transfer pod cannot start yet: {failure.reason}: {failure.message}",

@@ -22,44 +22,43 @@ from knit_workflows.compute.base import (
     StartFailure,
     StartFailureKind,
     Transfer,
-    Volume,
 )
 from knit_workflows.compute.local import launching, machine, pod_folder, stopping
-from knit_workflows.compute.local.children import Children, Deaths
 from knit_workflows.compute.local.engine import EngineFinder
+from knit_workflows.compute.local.folder_watcher import FolderWatcher
 from knit_workflows.compute.local.folders import StateFolder, disk_errors
 from knit_workflows.compute.local.host import is_host_image
-from knit_workflows.compute.local.notices import PodNotices
 from knit_workflows.compute.local.observing import observation_of
 from knit_workflows.compute.local.pausing import Pauser
-from knit_workflows.compute.local.pod_folder import Account
+from knit_workflows.compute.local.pod_folder import SupervisorState
+from knit_workflows.compute.local.process_exit import ChildReaper, ProcessExitWatcher
 from knit_workflows.compute.local.start_failures import BACKEND_AWAY
 from knit_workflows.disk import require_room
 from knit_workflows.domain.errors import BackendUnavailable
+from knit_workflows.domain.volumes import Volume
 from knit_workflows.settings import LocalSettings
 
 log = logging.getLogger(__name__)
 
 _ABSENT: Final = Observation(Phase.ABSENT)
 _RUNNING: Final = Observation(Phase.RUNNING)
-_SILENT: Final = 20.0
-"""Seconds in which an engine, or a sandbox, has started or said something."""
-_NOTHING_HEARD: Final = StartFailure(
+_STALLED: Final = StartFailure(
     StartFailureKind.BACKEND,
     BACKEND_AWAY,
-    "nothing is heard of what was asked to start the container; it may hang, or be overloaded",
+    "what was asked to start the container has reported nothing; it may hang, or be overloaded",
 )
-_BLIND: Final = 1.0
-_SOON: Final = 0.1
-_VERY_SOON: Final = 0.002
-"""Seconds between two looks at what is about to vanish, of which no notification comes."""
+_UNWATCHED_INTERVAL: Final = 1.0
+_ORPHANED_INTERVAL: Final = 0.1
+_ENDED_INTERVAL: Final = 0.002
+"""Seconds between two observations of what sends no notification: a folder that the kernel does not
+watch, a pod whose supervisor has ended, processes that are about to vanish."""
 
 
 class LocalBackend:
     """A `ComputeBackend` on this machine; see `LocalSettings`.
 
     What it starts outlives it: another object on the same state folder, now or later, finds the
-    same pods, ends and logs. `on_node` and `service_account` have no meaning here.
+    same pods, exits and logs. `on_node` and `service_account` are ignored.
     """
 
     def __init__(self, settings: LocalSettings) -> None:
@@ -67,31 +66,31 @@ class LocalBackend:
         self._state = StateFolder(settings.state)
         self._engines = EngineFinder(settings)
         self._notes: dict[str, tuple[str, ...]] = {}
-        self._chores: set[asyncio.Future[None]] = set()
-        self._pausing: asyncio.Task[None] | None = None
+        self._background: set[asyncio.Future[None]] = set()
+        self._pauser: asyncio.Task[None] | None = None
 
     def suggested_runs(self) -> int:
-        """Gives a few per core, and fewer where memory is scarce."""
+        """Gives a few per core, fewer where memory is scarce."""
         return machine.suggested_runs()
 
     async def open(self) -> None:
-        """Makes the state folder and listens to it."""
+        """Creates the state folder and watches it."""
         self._state.make()
-        self._notices = PodNotices(self._state.pods)
-        self._children = Children()
-        self._do_later(self._state.empty_trash)
+        self._watcher = FolderWatcher(self._state.pods)
+        self._reaper = ChildReaper()
+        self._in_background(self._state.empty_trash)
         if self._settings.min_free_bytes:
             pauser = Pauser(self._state, self._settings.min_free_bytes)
-            self._pausing = asyncio.create_task(pauser.run())
+            self._pauser = asyncio.create_task(pauser.run())
 
     async def aclose(self) -> None:
-        """Stops listening; pods run on."""
-        if self._pausing is not None:
-            self._pausing.cancel()
-            await asyncio.wait({self._pausing})
-        self._notices.close()
-        self._children.close()
-        await asyncio.gather(*self._chores)
+        """Stops watching; pods run on."""
+        if self._pauser is not None:
+            self._pauser.cancel()
+            await asyncio.wait({self._pauser})
+        self._watcher.close()
+        self._reaper.close()
+        await asyncio.gather(*self._background)
 
     # --- volumes and transfers -----------------------------------------------------------------
 
@@ -124,13 +123,13 @@ class LocalBackend:
             return
         launching.check(pod, self._state)
         engine = None if is_host_image(pod.image) else await self._engines.engine()
-        start = launching.start_of(pod, self._state, self._settings, engine)
-        await asyncio.to_thread(self._launch, pod, start)
+        command = launching.supervisor_command(pod, self._state, self._settings, engine)
+        await asyncio.to_thread(self._launch, pod, command)
 
-    def _launch(self, pod: RunPod, start: launching.Start) -> None:
-        pid = launching.launch(pod, start, self._state)
+    def _launch(self, pod: RunPod, command: launching.SupervisorCommand) -> None:
+        pid = launching.launch(pod, command, self._state)
         if pid is not None:
-            self._children.adopt(pid)
+            self._reaper.adopt(pid)
 
     async def observe(self, pod_name: str) -> Observation:
         """Says how the pod is, from its folder and the processes of the machine."""
@@ -141,22 +140,22 @@ class LocalBackend:
         folder = self._state.pod(pod_name)
         last: Observation | None = None
         with (
-            self._notices.ringing(pod_name) as bell,
-            closing(Deaths(bell.set)) as supervisor,
+            self._watcher.subscribe(pod_name) as changed,
+            closing(ProcessExitWatcher(changed.set)) as supervisor,
         ):
             while True:
-                bell.clear()
+                changed.clear()
                 now = await self._observe(folder)
                 if now != last:
                     last = now
                     yield now
-                account = pod_folder.read_account(folder) or Account()
-                supervisor.follow(account.supervisor)
+                reported = pod_folder.read_state(folder) or SupervisorState()
+                supervisor.follow(reported.supervisor)
                 with suppress(TimeoutError):
                     async with asyncio.timeout(
-                        self._patience(folder, account, now, supervisor.ended)
+                        self._interval(folder, reported, now, supervisor.ended)
                     ):
-                        await bell.wait()
+                        await changed.wait()
 
     async def stop(self, pod_name: str, *, grace: timedelta) -> None:
         """Sends SIGTERM, has SIGKILL follow after `grace`, even if knit is gone by then."""
@@ -167,24 +166,24 @@ class LocalBackend:
             return
         except OSError as error:
             raise BackendUnavailable(f"{pod_name} cannot be stopped: {error}") from error
-        account = pod_folder.read_account(folder)
-        if account is not None and stopping.is_alive(folder, account):
-            await asyncio.to_thread(self._kill, folder, account, left)
+        reported = pod_folder.read_state(folder)
+        if reported is not None and stopping.is_alive(folder, reported):
+            await asyncio.to_thread(self._kill, folder, reported, left)
         else:
             await self._observe(folder)
 
     async def release(self, pod_name: str) -> None:
         """Removes the pod's folder and container; a pod that still runs is killed."""
         folder = self._state.pod(pod_name)
-        account = pod_folder.read_account(folder)
-        if account is None:
+        reported = pod_folder.read_state(folder)
+        if reported is None:
             return
-        if stopping.is_alive(folder, account):
+        if stopping.is_alive(folder, reported):
             await self.stop(pod_name, grace=timedelta())
             return
         with suppress(FileNotFoundError):  # Released by somebody else in this very moment.
-            engine = stopping.read_asked(folder).engine
-            if engine is not None and account.supervisor is not None:
+            engine = stopping.read_launch_record(folder).engine
+            if engine is not None and reported.supervisor is not None:
                 await self._engines.remove(engine, pod_name)
         self._discard(folder)
 
@@ -197,107 +196,119 @@ class LocalBackend:
     async def _observe(self, folder: Path) -> Observation:
         with disk_errors():
             try:
-                return await self._look(folder)
-            except FileNotFoundError:  # Removed while we looked.
+                return await self._observe_unguarded(folder)
+            except FileNotFoundError:  # removed meanwhile
                 return _ABSENT
 
-    async def _look(self, folder: Path) -> Observation:
-        account = pod_folder.read_account(folder)
-        if account is None:
+    async def _observe_unguarded(self, folder: Path) -> Observation:
+        reported = pod_folder.read_state(folder)
+        if reported is None:
             return _ABSENT
-        if stopping.is_alive(folder, account):
-            await self._kill_if_due(folder, account)
-            return _RUNNING if account.ended else _with_silence(observation_of(account), folder)
-        if pod_folder.read_account(folder) != account:
-            return await self._look(folder)  # It went on, or ended, between the two looks.
+        if stopping.is_alive(folder, reported):
+            await self._kill_if_due(folder, reported)
+            return (
+                _RUNNING
+                if reported.ended
+                else _with_stall(observation_of(reported), folder, self._settings.stalled_after)
+            )
+        if pod_folder.read_state(folder) != reported:
+            return await self._observe_unguarded(folder)  # it has changed meanwhile
         stopped = pod_folder.stop_deadline(folder) is not None
-        if account.ended and not stopped:
-            return replace(observation_of(account), notes=await self._settled(folder))
-        if not stopping.is_gone(folder, account):
-            await asyncio.to_thread(self._kill, folder, account, 0.0)
+        if reported.ended and not stopped:
+            return replace(observation_of(reported), notes=await self._notes_of(folder))
+        if not stopping.is_gone(folder, reported):
+            await asyncio.to_thread(self._kill, folder, reported, 0.0)
             return _RUNNING
         if stopped:
             self._discard(folder)
         # Otherwise it was lost; its folder stays, so that it is never started again.
         return _ABSENT
 
-    async def _kill_if_due(self, folder: Path, account: Account) -> None:
-        """Does what a killed knit has left undone, and ends what nobody supervises any more."""
+    async def _kill_if_due(self, folder: Path, reported: SupervisorState) -> None:
+        """Finishes a stop that a killed knit has begun; kills what has lost its supervisor."""
         deadline = pod_folder.stop_deadline(folder)
-        overdue = deadline is not None and (not account.running or pod_folder.is_overdue(deadline))
-        if overdue or account.ended or stopping.is_orphaned(account):
-            await asyncio.to_thread(self._kill, folder, account, 0.0)
+        overdue = deadline is not None and (not reported.running or pod_folder.is_overdue(deadline))
+        if overdue or reported.ended or stopping.is_orphaned(reported):
+            await asyncio.to_thread(self._kill, folder, reported, 0.0)
 
-    def _kill(self, folder: Path, account: Account, left: float) -> None:
+    def _kill(self, folder: Path, reported: SupervisorState, left: float) -> None:
         with suppress(FileNotFoundError):
-            pid = stopping.kill(folder, account, left, self._settings.environment)
+            pid = stopping.kill(folder, reported, left, self._settings.environment)
             if pid is not None:
-                self._children.adopt(pid)
+                self._reaper.adopt(pid)
 
-    async def _settled(self, folder: Path) -> tuple[str, ...]:
-        """Has the log on the disk before anybody hears of the end; gives what to say of outputs."""
+    async def _notes_of(self, folder: Path) -> tuple[str, ...]:
+        """Syncs the log to the disk before the end is reported; gives the notes on the outputs."""
         known = self._notes.get(folder.name)
         if known is None:
-            asked = stopping.read_asked(folder)
-            known = self._notes[folder.name] = await asyncio.to_thread(_settle, asked)
+            record = stopping.read_launch_record(folder)
+            known = self._notes[folder.name] = await asyncio.to_thread(_sync_and_scan, record)
         return known
 
-    def _patience(
-        self, folder: Path, account: Account, now: Observation, supervisor_ended: bool
+    def _interval(
+        self, folder: Path, reported: SupervisorState, now: Observation, supervisor_ended: bool
     ) -> float:
         if now.phase in (Phase.PENDING, Phase.RUNNING):
-            if account.ended:
-                return _VERY_SOON
+            if reported.ended:
+                return _ENDED_INTERVAL
             if supervisor_ended:
-                return _SOON
-        longest = _BLIND if self._notices.blind else self._settings.resync_period.total_seconds()
+                return _ORPHANED_INTERVAL
+        longest = (
+            _UNWATCHED_INTERVAL
+            if self._watcher.incomplete
+            else self._settings.resync_period.total_seconds()
+        )
         deadline = pod_folder.stop_deadline(folder)
         if deadline is None:
             return longest
         left = deadline - time.clock_gettime(time.CLOCK_BOOTTIME)
-        return min(longest, max(_SOON, left))
+        return min(longest, max(_ORPHANED_INTERVAL, left))
 
-    # --- chores --------------------------------------------------------------------------------
+    # --- in the background ---------------------------------------------------------------------
 
     def _discard(self, folder: Path) -> None:
-        grave = self._state.bury(folder)
+        trashed = self._state.move_to_trash(folder)
         self._notes.pop(folder.name, None)
-        if grave is not None:
-            self._do_later(lambda: self._state.remove(grave))
+        if trashed is not None:
+            self._in_background(lambda: self._state.remove(trashed))
 
-    def _do_later(self, chore: Callable[[], None]) -> None:
-        future = asyncio.get_running_loop().run_in_executor(None, _attempt, chore)
-        self._chores.add(future)
-        future.add_done_callback(self._chores.discard)
+    def _in_background(self, task: Callable[[], None]) -> None:
+        future = asyncio.get_running_loop().run_in_executor(None, _attempt, task)
+        self._background.add(future)
+        future.add_done_callback(self._background.discard)
 
 
-def _with_silence(observation: Observation, folder: Path) -> Observation:
-    """Says of a pending pod of which nothing is known that nothing is heard of it."""
+def _with_stall(observation: Observation, folder: Path, after: timedelta) -> Observation:
+    """Adds a reason to a pod that has been pending without one for too long."""
     if observation.phase is not Phase.PENDING or observation.start_failure is not None:
         return observation
-    silent = time.time() - (folder / pod_folder.STATE).stat().st_mtime
-    return observation if silent < _SILENT else replace(observation, start_failure=_NOTHING_HEARD)
+    since = time.time() - (folder / pod_folder.STATE).stat().st_mtime
+    return (
+        observation
+        if since < after.total_seconds()
+        else replace(observation, start_failure=_STALLED)
+    )
 
 
-def _attempt(chore: Callable[[], None]) -> None:
+def _attempt(task: Callable[[], None]) -> None:
     try:
-        chore()
+        task()
     except Exception:
         # Nobody waits for it; the next start of knit tries again.
         log.exception("could not empty the trash", extra={"action": "trash_kept"})
 
 
-def _settle(asked: stopping.Asked) -> tuple[str, ...]:
-    if asked.log is not None:
-        _sync(asked.log)
-    outputs = sorted(asked.outputs.items())
+def _sync_and_scan(record: stopping.LaunchRecord) -> tuple[str, ...]:
+    if record.log is not None:
+        _sync(record.log)
+    outputs = sorted(record.outputs.items())
     return tuple(filter(None, (scan_note(path, scan(folder)) for path, folder in outputs)))
 
 
 def _sync(path: Path) -> None:
-    for place in (path, path.parent):
+    for synced in (path, path.parent):
         with suppress(FileNotFoundError):
-            descriptor = os.open(place, os.O_RDONLY | os.O_CLOEXEC)
+            descriptor = os.open(synced, os.O_RDONLY | os.O_CLOEXEC)
             try:
                 os.fsync(descriptor)
             finally:

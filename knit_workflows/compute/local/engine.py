@@ -1,4 +1,4 @@
-"""Speaks to a container engine by its command line: finds one, and says how to make containers."""
+"""Finds a container engine, and builds the arguments with which it creates containers."""
 
 from __future__ import annotations
 
@@ -11,49 +11,49 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Final
 
-from knit_workflows.compute.base import Mount, RunPod
+from knit_workflows.compute.base import RunPod
 from knit_workflows.compute.local.folders import StateFolder
 from knit_workflows.domain.errors import BackendRejected, BackendUnavailable
 from knit_workflows.domain.quantities import parse_quantity
+from knit_workflows.domain.volumes import Mount
 from knit_workflows.settings import LocalSettings
 
 KNOWN: Final = ("docker", "podman", "nerdctl")
 _AUTO: Final = "auto"
 _NO_ENGINE: Final = "none"
-_PATIENCE: Final = 20.0
-"""Seconds after which an engine counts as not answering."""
-_LEAST_MEMORY: Final = 6 * 1024 * 1024
-"""Engines refuse less."""
+_COMMAND_TIMEOUT: Final = 20.0
+"""Seconds after which an engine counts as unresponsive."""
+_MIN_MEMORY: Final = 6 * 1024 * 1024
+"""Bytes; engines refuse less."""
 
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """A container engine that answers: the path of its command, and which dialect it speaks."""
+    """A responsive container engine: the path of its command, and its dialect of options."""
 
     command: str
     dialect: str
 
 
 class EngineFinder:
-    """Finds the container engine once; one that does not answer yet is asked again.
+    """Finds the container engine once; after a failure the next call tries again.
 
-    Whoever asks while an engine is being asked gets the same answer: it may take long, and many
-    may wait for it.
+    Concurrent calls share one attempt: it may take long, and many may wait for it.
     """
 
     def __init__(self, settings: LocalSettings) -> None:
         self._settings = settings
-        self._asked: asyncio.Task[Engine] | None = None
+        self._finding: asyncio.Task[Engine] | None = None
 
     async def engine(self) -> Engine:
         """Gives the engine; raises BackendUnavailable, or BackendRejected when there is none."""
-        asked = self._asked
-        if asked is None or (asked.done() and (asked.cancelled() or asked.exception())):
-            asked = self._asked = asyncio.create_task(self._find())
-        return await asyncio.shield(asked)
+        finding = self._finding
+        if finding is None or (finding.done() and (finding.cancelled() or finding.exception())):
+            finding = self._finding = asyncio.create_task(self._find())
+        return await asyncio.shield(finding)
 
     async def run(self, command: str, *arguments: str) -> tuple[int, str]:
-        """Runs a short command of an engine; gives its exit code and all it said."""
+        """Runs a short command of an engine; gives its exit code and its output."""
         process = await asyncio.create_subprocess_exec(
             command,
             *arguments,
@@ -63,27 +63,27 @@ class EngineFinder:
             env=dict(self._settings.environment),
         )
         try:
-            async with asyncio.timeout(_PATIENCE):
-                said, _ = await process.communicate()
+            async with asyncio.timeout(_COMMAND_TIMEOUT):
+                output, _ = await process.communicate()
         except BaseException as error:
             process.kill()
             await process.wait()
             if isinstance(error, TimeoutError):
-                return -1, f"{Path(command).name} did not answer within {_PATIENCE:.0f} s"
+                return -1, f"{Path(command).name} did not answer within {_COMMAND_TIMEOUT:.0f} s"
             raise
-        return process.returncode or 0, said.decode(errors="replace").strip()
+        return process.returncode or 0, output.decode(errors="replace").strip()
 
     async def remove(self, command: str, container: str) -> None:
-        """Removes a container; gone already: fine. Raises BackendUnavailable."""
-        code, said = await self.run(command, "rm", "--force", container)
+        """Removes a container; a missing one is fine; raises BackendUnavailable."""
+        code, output = await self.run(command, "rm", "--force", container)
         if code == 0:
             return
-        # Engines differ in whether a missing container is an error, so it is looked for.
+        # Engines differ in whether a missing container is an error, so list it.
         code, left = await self.run(
             command, "ps", "--all", "--quiet", "--filter", f"name=^{container}$"
         )
         if code != 0 or left:
-            raise BackendUnavailable(f"the container {container} cannot be removed: {said}")
+            raise BackendUnavailable(f"the container {container} cannot be removed: {output}")
 
     async def _find(self) -> Engine:
         named = self._settings.engine
@@ -103,10 +103,10 @@ class EngineFinder:
         refusals = []
         # A command may be there without its daemon, so it is asked; all at once, as one may hang.
         answers = await asyncio.gather(*(self.run(command, "info") for command in commands))
-        for command, (code, said) in zip(commands, answers, strict=True):
+        for command, (code, output) in zip(commands, answers, strict=True):
             if code == 0:
-                return Engine(command, _dialect(command, said))
-            refusals.append(f"{Path(command).name}: {said.splitlines()[-1] if said else code}")
+                return Engine(command, _dialect(command, output))
+            refusals.append(f"{Path(command).name}: {output.splitlines()[-1] if output else code}")
         refused = "; ".join(refusals)
         raise BackendUnavailable(
             f"no container engine answers ({refused})",
@@ -126,16 +126,16 @@ def _dialect(command: str, info: str) -> str:
 def create_arguments(
     pod: RunPod, state: StateFolder, settings: LocalSettings, dialect: str
 ) -> list[str]:
-    """Says what follows `ENGINE create`."""
+    """Gives the arguments of `ENGINE create`."""
     return [
         *("--name", pod.name, "--pull", "never", "--hostname", pod.name[:63]),
         *("--label", f"knit.run={pod.run_id}", "--label", f"knit.plan={pod.plan_id}"),
         *("--cap-drop", "ALL", "--security-opt", "no-new-privileges"),
-        *_of_dialect(dialect),
+        *_dialect_options(dialect),
         *([] if settings.network else ["--network", "none"]),
         *_limits(pod, dialect),
         *_volumes(pod, state),
-        *(word for key, value in pod.env.items() for word in ("--env", f"{key}={value}")),
+        *(part for key, value in pod.env.items() for part in ("--env", f"{key}={value}")),
         *(["--entrypoint", pod.entrypoint[0]] if pod.entrypoint else []),
         *("--", pod.image),
         *pod.entrypoint[1:],
@@ -143,23 +143,23 @@ def create_arguments(
     ]
 
 
-def _of_dialect(dialect: str) -> list[str]:
+def _dialect_options(dialect: str) -> list[str]:
     if dialect == "nerdctl":
         return []
-    # Volumes are the user's own folders, which must not get other SELinux labels; the log is
-    # written by the supervisor, so the engine need not keep a second one.
+    # Volumes are the user's own folders, whose SELinux labels must not change; the supervisor keeps
+    # the log, so the engine need not.
     return ["--security-opt", "label=disable", "--log-driver", "none"]
 
 
 def _limits(pod: RunPod, dialect: str) -> Iterator[str]:
-    """Limits CPU and memory, and gives GPUs; what only a cluster knows is left out."""
+    """Gives the options for CPU, memory and GPUs; other resources exist only on a cluster."""
     for name, text in pod.resources.items():
         amount = parse_quantity(text)
         if name == "cpu" and amount > 0:
-            # Some engines refuse more than there are.
+            # Some engines refuse more than the machine has.
             yield from ("--cpus", f"{min(amount, Decimal(os.cpu_count() or 1)):f}")
         elif name == "memory" and amount > 0:
-            size = str(max(int(amount), _LEAST_MEMORY))
+            size = str(max(int(amount), _MIN_MEMORY))
             yield from ("--memory", size, "--memory-swap", size)
         elif name.endswith("/gpu") and amount > 0:
             if dialect == "podman":
@@ -171,14 +171,14 @@ def _limits(pod: RunPod, dialect: str) -> Iterator[str]:
 def _volumes(pod: RunPod, state: StateFolder) -> Iterator[str]:
     def mount(mounted: Mount, *, readonly: bool) -> str:
         source = state.volume(mounted.volume)
-        words = ("type=bind", f"source={source}", f"target={mounted.path}")
-        for word in words:
-            if any(character in word for character in ',"\n\0'):
+        parts = ("type=bind", f"source={source}", f"target={mounted.path}")
+        for part in parts:
+            if any(character in part for character in ',"\n\0'):
                 raise BackendRejected(
                     f"container engines cannot mount {mounted.path!r} from {str(source)!r}",
                     advice="use paths without commas, quotes and line breaks",
                 )
-        return ",".join((*words, "readonly")) if readonly else ",".join(words)
+        return ",".join((*parts, "readonly")) if readonly else ",".join(parts)
 
     for mounted in pod.inputs:
         yield from ("--mount", mount(mounted, readonly=True))

@@ -1,10 +1,10 @@
-"""Keeps volumes, transfers and pods as folders under one state folder; every step is atomic.
+"""The state folder: volumes, transfers and pods as folders; every step is atomic.
 
 ```
 volumes/<volume>/      the files of a Data
 transfers/<transfer>   an empty file while the transfer is open
 pods/<pod>/            one folder per run pod, see `pod_folder`
-trash/                 what is being removed
+trash/                 what is being deleted
 ```
 """
 
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Final
 
 from knit_workflows import archive
-from knit_workflows.compute.base import Transfer, TransferMode, Volume
+from knit_workflows.compute.base import Transfer, TransferMode
 from knit_workflows.disk import FULL, storage_full
 from knit_workflows.domain.errors import (
     BackendRejected,
@@ -28,15 +28,16 @@ from knit_workflows.domain.errors import (
     DataExists,
 )
 from knit_workflows.domain.os_errors import advice_for, reason_of
+from knit_workflows.domain.volumes import Volume
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,254}")
-_GRAVE: Final = re.compile(r".+\.[0-9a-f]{32}")
-_LONG_AGO: Final = 600.0
-"""Seconds after which what is in the trash is nobody's draft any more."""
+_TRASHED: Final = re.compile(r".+\.[0-9a-f]{32}")
+_DRAFT_TTL: Final = 600.0
+"""Seconds after which a folder in the trash cannot be a draft in use."""
 
 
 class StateFolder:
-    """The state folder of a local back-end; its methods block, but only for the disk."""
+    """The state folder of a local back-end; its methods block on the disk."""
 
     def __init__(self, path: Path) -> None:
         self.path = path.resolve()
@@ -46,17 +47,17 @@ class StateFolder:
         self._trash = self.path / "trash"
 
     def make(self) -> None:
-        """Creates what is missing."""
+        """Creates the folders that are missing."""
         with disk_errors():
             for folder in (self.pods, self._volumes, self._transfers, self._trash):
                 folder.mkdir(parents=True, exist_ok=True)
 
     def empty_trash(self) -> None:
-        """Removes what a killed process left half removed."""
+        """Deletes what a killed process has left in the trash."""
         for item in self._trash.iterdir():
             with suppress(FileNotFoundError):
-                # A grave is removed by several at once without harm; a draft may be in the making.
-                if _GRAVE.fullmatch(item.name) or time.time() - item.stat().st_mtime > _LONG_AGO:
+                # Several may delete trash at once without harm, but a draft may be in use.
+                if _TRASHED.fullmatch(item.name) or time.time() - item.stat().st_mtime > _DRAFT_TTL:
                     _remove(item)
 
     def pod(self, name: str) -> Path:
@@ -67,23 +68,23 @@ class StateFolder:
         """Names of the pods that have a folder."""
         return sorted(p.name for p in self.pods.iterdir())
 
-    def bury(self, folder: Path) -> Path | None:
-        """Takes a folder's name away at once; gives what is to be removed, None if it was gone."""
-        grave = self._trash / f"{folder.name}.{uuid.uuid4().hex}"
+    def move_to_trash(self, folder: Path) -> Path | None:
+        """Moves a folder to the trash at once; gives its new path, None if it was gone."""
+        trashed = self._trash / f"{folder.name}.{uuid.uuid4().hex}"
         with disk_errors():
             try:
-                folder.rename(grave)
+                folder.rename(trashed)
             except FileNotFoundError:
                 return None
-        return grave
+        return trashed
 
-    def remove(self, grave: Path) -> None:
-        """Removes what was buried."""
-        _remove(grave)
+    def remove(self, trashed: Path) -> None:
+        """Deletes a folder in the trash."""
+        _remove(trashed)
 
     @contextmanager
     def draft(self) -> Iterator[Path]:
-        """Gives an empty folder to fill and rename; what is left of it is removed."""
+        """Gives an empty folder to fill and rename; what remains of it is deleted."""
         with disk_errors():
             draft = Path(tempfile.mkdtemp(dir=self._trash))
         try:
@@ -96,11 +97,11 @@ class StateFolder:
     # --- volumes and transfers -----------------------------------------------------------------
 
     def create_volume(self, volume: Volume) -> None:
-        """Makes an empty folder that containers of any user may write to."""
+        """Creates an empty folder that containers of any user may write to."""
         path = self.volume_path(volume)
         with disk_errors():
             path.mkdir(exist_ok=True)
-            # Also when it is there: an earlier call may have been killed in between.
+            # Also if it exists: an earlier call may have been killed in between.
             path.chmod(0o777)
 
     def volume_path(self, volume: Volume) -> Path:
@@ -121,12 +122,12 @@ class StateFolder:
     def open_transfer(self, transfer: Transfer) -> Path:
         """Gives the folder that the transfer reads or writes; raises DataExists."""
         folder = self.volume(transfer.volume)
-        door = self._transfers / checked_name(transfer.name)
-        if not door.exists():
+        marker = self._transfers / checked_name(transfer.name)
+        if not marker.exists():
             if transfer.mode is TransferMode.WRITE and any(folder.iterdir()):
                 raise DataExists(see=transfer.volume.knit_id)
             with disk_errors():
-                door.touch()
+                marker.touch()
         return folder
 
     def close_transfer(self, transfer: Transfer) -> None:
@@ -135,7 +136,7 @@ class StateFolder:
 
 
 def checked_name(name: str) -> str:
-    """Gives back a name that is safe as one part of a path; raises BackendRejected."""
+    """Returns the name if it is safe as one component of a path; raises BackendRejected."""
     if not _NAME.fullmatch(name):
         raise BackendRejected(f"{name[:80]!r} cannot be the name of a pod, volume or transfer")
     return name
@@ -143,7 +144,7 @@ def checked_name(name: str) -> str:
 
 @contextmanager
 def disk_errors() -> Iterator[None]:
-    """Translates what the disk answers into knit's errors."""
+    """Translates errors of the disk into knit's."""
     try:
         yield
     except OSError as error:
@@ -156,7 +157,7 @@ def disk_errors() -> Iterator[None]:
 
 
 def _remove(folder: Path) -> None:
-    """Removes a tree, also where programs left folders that nobody may write to."""
+    """Deletes a tree, including folders that programs have made read-only."""
     try:
         archive.remove(folder)
     except PermissionError as error:

@@ -1,4 +1,4 @@
-"""Runs `host/…` images: a command of this machine under bubblewrap, seeing only what it mounts."""
+"""Builds the bubblewrap command of `host/…` images, which are commands of this machine."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from knit_workflows.compute.base import RunPod, Volume
+from knit_workflows.compute.base import RunPod
 from knit_workflows.compute.local.folders import StateFolder
 from knit_workflows.compute.local.supervisor import IN_SANDBOX
 from knit_workflows.domain.errors import BackendRejected
+from knit_workflows.domain.volumes import Volume
 from knit_workflows.provision.sandbox import PACKAGE, install_advice
 from knit_workflows.settings import LocalSettings
 
@@ -29,19 +30,19 @@ _SEARCH: Final = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", 
 
 @dataclass(frozen=True, slots=True)
 class SandboxCommand:
-    """What starts a sandbox: a command line, and options kept out of sight of `ps`."""
+    """The command line that starts a sandbox, and options that `ps` must not show."""
 
     command: tuple[str, ...]
     options: tuple[str, ...]
 
 
 def is_host_image(image: str) -> bool:
-    """Says whether an image stands for the machine itself."""
+    """Says whether an image means commands of the machine itself."""
     return image.startswith(PREFIX)
 
 
 def sandbox_command(pod: RunPod, state: StateFolder, settings: LocalSettings) -> SandboxCommand:
-    """Says how to start a pod's sandbox. Raises BackendRejected when it cannot be started here."""
+    """Builds the command of a pod's sandbox; raises BackendRejected if there can be none here."""
     if not settings.host_images:
         raise BackendRejected(
             f"images of the machine itself are not allowed here: {pod.image}",
@@ -57,11 +58,11 @@ def sandbox_command(pod: RunPod, state: StateFolder, settings: LocalSettings) ->
     if any("\0" in text for text in (*options, *pod.entrypoint, *pod.args)):
         raise BackendRejected(
             "a command, a path or an environment variable holds a NUL character",
-            advice="no program can be given one: take it out",
+            advice="no program can receive one: remove it",
         )
     user_command = (*pod.entrypoint, *pod.args)
     if not user_command:
-        # There is no image whose own command could be meant.
+        # There is no image that could have a command of its own.
         user_command = ("sh", "-c", f"echo '{PREFIX}… images need an entrypoint or args'; exit 127")
     inner = ("/bin/sh", "-c", IN_SANDBOX, "sh", *user_command)
     return SandboxCommand(
@@ -76,7 +77,7 @@ def _options(pod: RunPod, state: StateFolder, settings: LocalSettings) -> Iterat
     if not settings.network:
         yield "--unshare-net"
     yield from ("--hostname", pod.name[:63], "--cap-drop", "ALL")
-    # A root of its own: mountpoints can be made anywhere in it.
+    # A root of its own, so that mountpoints can be created anywhere.
     yield from ("--tmpfs", "/")
     for path in _SYSTEM:
         yield from ("--ro-bind-try", path, path)
@@ -97,7 +98,7 @@ def _options(pod: RunPod, state: StateFolder, settings: LocalSettings) -> Iterat
 
 
 def _linked() -> Iterator[str]:
-    """Shows `/bin` and its like as the machine has them: as links into `/usr`, or as folders."""
+    """Binds `/bin` and the like as the machine has them: links into `/usr`, or folders."""
     for name in _LINKED:
         path = Path(name)
         if path.is_symlink():
@@ -111,7 +112,7 @@ def _devices(patterns: Iterable[str]) -> list[str]:
 
 
 def _own_paths(settings: LocalSettings) -> list[str]:
-    """Gives knit's own Python, so that `python3` is always there, and what the settings add."""
+    """Gives knit's own Python, so that there always is a `python3`, and the `host_paths`."""
     wanted = [Path(sys.base_prefix), Path(sys.prefix), *settings.host_paths]
     system = tuple(Path(path) for path in _SYSTEM)
     unique = dict.fromkeys(path.absolute() for path in wanted)
@@ -129,6 +130,6 @@ def _mounts(pod: RunPod, state: StateFolder) -> Iterator[str]:
 
     mounts = [(m.path, bound("--ro-bind", m.path, m.volume)) for m in pod.inputs]
     mounts += [(m.path, bound("--bind", m.path, m.volume)) for m in pod.outputs]
-    # Outer ones first, or they would hide the inner ones.
-    for _, words in sorted(mounts):
-        yield from words
+    # Outer mounts first, or they would hide the inner ones.
+    for _, options in sorted(mounts):
+        yield from options

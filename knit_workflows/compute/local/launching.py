@@ -1,7 +1,7 @@
-"""Starts a run pod's supervisor exactly once, however often asked and whenever killed.
+"""Starts a run pod's supervisor exactly once, however often it is called or killed.
 
-The pod's folder appears whole, by a rename. Who locks its `state` may start a supervisor, which
-inherits the lock and, before anything else, writes `started` into it. So a free lock means that
+The pod's folder appears complete, by a rename. Whoever locks its `state` may start a supervisor,
+which inherits the lock and first of all writes `started` into it. So an unlocked state means that
 there is no supervisor, and a state without `started` that none has ever done anything.
 """
 
@@ -26,14 +26,14 @@ from knit_workflows.domain.os_errors import advice_for, reason_of
 from knit_workflows.domain.plans.resources import parse_resource
 from knit_workflows.settings import LocalSettings
 
-_PATIENCE: Final = 10.0
-"""Seconds to wait for another caller that is about to start the same pod."""
+_LOCK_TIMEOUT: Final = 10.0
+"""Seconds to wait for another caller that is starting the same pod."""
 LOG_FILE: Final = "log"
 
 
 @dataclass(frozen=True, slots=True)
-class Start:
-    """How to start a pod's supervisor."""
+class SupervisorCommand:
+    """The script of a pod's supervisor, with its arguments and environment."""
 
     script: str
     arguments: tuple[str, ...]
@@ -44,7 +44,7 @@ class Start:
 
 
 def check(pod: RunPod, state: StateFolder) -> None:
-    """Refuses what can never be started; raises BackendRejected."""
+    """Raises BackendRejected for a pod that can never be started."""
     try:
         for name, quantity in pod.resources.items():
             parse_resource(name, quantity, f"resources.{name}")
@@ -58,67 +58,74 @@ def check(pod: RunPod, state: StateFolder) -> None:
         state.volume(pod.log)
 
 
-def start_of(
+def supervisor_command(
     pod: RunPod, state: StateFolder, settings: LocalSettings, engine: Engine | None
-) -> Start:
-    """Says how to start a pod: in the engine, or without one in a sandbox.
+) -> SupervisorCommand:
+    """Builds the command that starts a pod: in the engine, or without one in a sandbox.
 
-    Raises BackendRejected.
+    Raises:
+        BackendRejected: it can never be started here.
     """
-    head = _head(pod, state)
+    common = _common_arguments(pod, state)
     if engine is None:
         sandbox = sandbox_command(pod, state, settings)
-        return Start(supervisor.SANDBOX, (*head, *sandbox.command), sandbox.options, {}, None)
+        return SupervisorCommand(
+            supervisor.SANDBOX, (*common, *sandbox.command), sandbox.options, {}, None
+        )
     created = create_arguments(pod, state, settings, engine.dialect)
-    words = (*head, engine.command, pod.image, pod.name, *created)
-    return Start(supervisor.CONTAINER, words, (), settings.environment, engine.command)
+    arguments = (*common, engine.command, pod.image, pod.name, *created)
+    return SupervisorCommand(
+        supervisor.CONTAINER, arguments, (), settings.environment, engine.command
+    )
 
 
-def _head(pod: RunPod, state: StateFolder) -> list[str]:
-    """Says what every supervisor wants to know: the log's file, and what must be empty."""
+def _common_arguments(pod: RunPod, state: StateFolder) -> list[str]:
+    """Gives the arguments that all supervisors have: the log's file, and what must be empty."""
     log = state.volume(pod.log) if pod.log else None
-    words = [str(log / LOG_FILE) if log else ""]
+    arguments = [str(log / LOG_FILE) if log else ""]
     for mount in pod.outputs:
-        words += [mount.path, str(state.volume(mount.volume))]
+        arguments += [mount.path, str(state.volume(mount.volume))]
     if log:
-        words += ["", str(log)]
-    return [*words, "--"]
+        arguments += ["", str(log)]
+    return [*arguments, "--"]
 
 
-def launch(pod: RunPod, start: Start, state: StateFolder) -> int | None:
-    """Starts the supervisor and gives its process number; None when the pod was started before."""
+def launch(pod: RunPod, command: SupervisorCommand, state: StateFolder) -> int | None:
+    """Starts the supervisor and gives its process number; None if it was started before."""
     folder = state.pod(pod.name)
-    give_up = time.monotonic() + _PATIENCE
+    give_up = time.monotonic() + _LOCK_TIMEOUT
     while time.monotonic() < give_up:
         if not folder.is_dir():
-            _prepare(folder, pod, start, state)
+            _prepare(folder, pod, command, state)
         try:
             with disk_errors():
                 locked_state = pod_folder.try_lock(folder / pod_folder.STATE)
         except BackendUnavailable as error:
             if isinstance(error.__cause__, FileNotFoundError):
-                continue  # Released in this very moment; it may be launched again.
+                continue  # just released; it may be launched again
             raise
         if locked_state is not None:
             try:
-                return _start_locked(folder, pod, start, locked_state)
+                return _start_locked(folder, pod, command, locked_state)
             finally:
                 os.close(locked_state)
         if was_started(folder):
             return None
         time.sleep(0.002)
-    raise BackendUnavailable(f"{pod.name} is being started by another process, which takes long")
+    raise BackendUnavailable(
+        f"{pod.name} is being started by another process, which takes too long"
+    )
 
 
 def was_started(folder: Path) -> bool:
-    """Says whether a pod's supervisor has begun, or never may."""
-    account = pod_folder.read_account(folder)
-    if account is None:
+    """Says whether a pod's supervisor has started, or must never start."""
+    reported = pod_folder.read_state(folder)
+    if reported is None:
         return False
-    return account.supervisor is not None or pod_folder.stop_deadline(folder) is not None
+    return reported.supervisor is not None or pod_folder.stop_deadline(folder) is not None
 
 
-def _prepare(folder: Path, pod: RunPod, start: Start, state: StateFolder) -> None:
+def _prepare(folder: Path, pod: RunPod, command: SupervisorCommand, state: StateFolder) -> None:
     with state.draft() as draft:
         document = {
             "run_id": pod.run_id,
@@ -126,7 +133,7 @@ def _prepare(folder: Path, pod: RunPod, start: Start, state: StateFolder) -> Non
             "plan_id": pod.plan_id,
             "image": pod.image,
             "command": [*pod.entrypoint, *pod.args],
-            "engine": start.engine,
+            "engine": command.engine,
             "log": str(state.volume(pod.log) / LOG_FILE) if pod.log else None,
             "outputs": {mount.path: str(state.volume(mount.volume)) for mount in pod.outputs},
         }
@@ -139,18 +146,20 @@ def _prepare(folder: Path, pod: RunPod, start: Start, state: StateFolder) -> Non
                 raise
 
 
-def _start_locked(folder: Path, pod: RunPod, start: Start, locked_state: int) -> int | None:
+def _start_locked(
+    folder: Path, pod: RunPod, command: SupervisorCommand, locked_state: int
+) -> int | None:
     if was_started(folder):
         return None
     try:
         return supervisor.spawn_supervisor(
             folder,
-            start.script,
-            start.arguments,
+            command.script,
+            command.arguments,
             state=locked_state,
-            options=start.options,
+            options=command.options,
             with_log=pod.log is not None,
-            environment=start.environment,
+            environment=command.environment,
         )
     except OSError as error:
         if error.errno == errno.E2BIG:

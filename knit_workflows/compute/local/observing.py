@@ -1,4 +1,4 @@
-"""Says what a pod's account means: its phase, its exit. Pure."""
+"""Turns what a supervisor has reported into an observation; pure."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import signal
 from typing import Final
 
 from knit_workflows.compute.base import Observation, Phase
-from knit_workflows.compute.local.pod_folder import Account
+from knit_workflows.compute.local.pod_folder import SupervisorState
 from knit_workflows.compute.local.start_failures import start_failure_of
 from knit_workflows.domain.runs import SUCCEEDED, Exit
 
@@ -17,41 +17,41 @@ _NOT_FOUND: Final = 127
 _KILLED: Final = 128 + signal.SIGKILL
 
 
-def observation_of(account: Account) -> Observation:
-    """Says how a pod is that is not lost and not being stopped."""
-    digest = _digest(account.image) if account.image else None
-    if account.ended:
-        exit = _exit(account)
+def observation_of(reported: SupervisorState) -> Observation:
+    """Observes a pod that is neither lost nor being stopped."""
+    digest = _digest(reported.image) if reported.image else None
+    if reported.ended:
+        exit = _exit(reported)
         phase = Phase.SUCCEEDED if exit == SUCCEEDED else Phase.FAILED
-        return Observation(phase, exit=exit, image_digest=digest, ended_at=account.ended_at)
-    if account.running:
+        return Observation(phase, exit=exit, image_digest=digest, ended_at=reported.ended_at)
+    if reported.running:
         return Observation(Phase.RUNNING, image_digest=digest)
-    return Observation(Phase.PENDING, start_failure=start_failure_of(account), image_digest=digest)
+    return Observation(Phase.PENDING, start_failure=start_failure_of(reported), image_digest=digest)
 
 
-def _exit(account: Account) -> Exit:
-    if account.full_output is not None:
-        if not account.full_output:
+def _exit(reported: SupervisorState) -> Exit:
+    if reported.output_not_empty is not None:
+        if not reported.output_not_empty:
             return Exit(1, "(container init-log) the log is not empty")
-        return Exit(1, f"(container init-main) the output {account.full_output} is not empty")
-    if account.refusal is not None:
-        return Exit(START_ERROR, f"(container main) CreateError: {account.refusal}")
-    assert account.exit is not None
-    code, copied = account.exit
-    if not account.running:
-        return Exit(START_ERROR, f"(container main) StartError: {'; '.join(account.complaints)}")
+        return Exit(1, f"(container init-main) the output {reported.output_not_empty} is not empty")
+    if reported.create_error is not None:
+        return Exit(START_ERROR, f"(container main) CreateError: {reported.create_error}")
+    assert reported.exit is not None
+    code, copied = reported.exit
+    if not reported.running:
+        return Exit(START_ERROR, f"(container main) StartError: {'; '.join(reported.stderr_lines)}")
     if copied != 0:
-        # Without its log's reader the container died of SIGPIPE, or went on without a log.
+        # Without the copier the container died of SIGPIPE, or went on without a log.
         failed = code if code not in (0, 128 + signal.SIGPIPE) else 1
-        why = "; ".join(account.complaints) or "the copier was killed"
+        why = "; ".join(reported.stderr_lines) or "the copier was killed"
         return Exit(failed, f"(container log) the log could not be written: {why}")
-    if account.facts is not None:
-        told, out_of_memory, still_running = account.facts
+    if reported.container_state is not None:
+        engine_code, oom_killed, still_running = reported.container_state
         if still_running:
             return Exit(255, "(container main) the connection to the container engine was lost")
-        if out_of_memory:
-            return Exit(told or _KILLED, "(container main) OOMKilled")
-        code = told or code
+        if oom_killed:
+            return Exit(engine_code or _KILLED, "(container main) OOMKilled")
+        code = engine_code or code
     return Exit(code, _sentence(code)) if code else SUCCEEDED
 
 
@@ -67,7 +67,7 @@ def _sentence(code: int) -> str:
 
 
 def _digest(image: str) -> str | None:
-    """Gives the digest in the registry, or the image's own id when it never was in one."""
+    """Gives the digest in the registry, or the image's id if it has never been in one."""
     own, *in_registries = image.split()
     for reference in in_registries:
         _, at, digest = reference.partition("@")

@@ -1,8 +1,8 @@
-"""Has sandboxes pause while the disk is full, or they would eat what is given back of a reserve.
+"""Pauses sandboxes while the disk is full, or they would use up what the reserve releases.
 
-Most programs fail when they find no room. Those that try again and again would leave none for the
-very stop or deletion that makes room. They go on when there is some: nothing of theirs is lost.
-Containers are their engine's and are left alone.
+Most programs fail when the disk is full. Those that keep trying would leave no space for the very
+stop or deletion that makes space. They resume once there is enough: nothing of theirs is lost.
+Containers belong to their engine and are not paused.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Final
 
 from knit_workflows.compute.local import pod_folder, stopping
@@ -20,64 +21,71 @@ from knit_workflows.disk import ALMOST_FULL, DiskSpace
 
 log = logging.getLogger(__name__)
 
-LOOK_EVERY: Final = 2.0
-PAUSE_AFTER: Final = 3
-"""Looks in a row at a full disk: whoever fails of it has failed by then."""
+CHECK_INTERVAL: Final = 2.0
+PAUSE_AFTER_CHECKS: Final = 3
+"""Checks in a row that find the disk full: programs that fail because of it have failed by then."""
 
 
 class Pauser:
-    """Looks at the disk of a state folder; `floor` is the room from which on all go on."""
+    """Checks the disk of a state folder; paused Runs resume with `min_free_bytes` free."""
 
-    def __init__(self, state: StateFolder, floor: int) -> None:
+    def __init__(
+        self,
+        state: StateFolder,
+        min_free_bytes: int,
+        *,
+        space_of: Callable[[Path], DiskSpace] = DiskSpace.of,
+    ) -> None:
         self._state = state
-        self._floor = floor
+        self._min_free_bytes = min_free_bytes
+        self._space_of = space_of
         self._full = 0
-        # An earlier process may have died while they paused.
+        # An earlier process may have died while they were paused.
         self._paused = True
 
     async def run(self) -> None:
-        """Looks now and then, without end; what goes wrong is logged and tried again."""
+        """Checks regularly, without end; errors are logged and tried again."""
         while True:
             try:
-                await asyncio.to_thread(self.look)
+                await asyncio.to_thread(self.check)
             except OSError as error:
                 log.warning("cannot pause: %s", error, extra={"action": "pause_failed"})
-            await asyncio.sleep(LOOK_EVERY)
+            await asyncio.sleep(CHECK_INTERVAL)
 
-    def look(self) -> None:
-        """Pauses what runs, or has it go on, if it is time; blocks."""
-        room = DiskSpace.of(self._state.path)
-        if room.is_almost_full:
+    def check(self) -> None:
+        """Pauses or resumes what runs, if it is time; blocks."""
+        space = self._space_of(self._state.path)
+        if space.is_almost_full:
             self._full += 1
-            if self._full >= PAUSE_AFTER:
-                self._pause(room)
+            if self._full >= PAUSE_AFTER_CHECKS:
+                self._pause(space)
             return
         self._full = 0
-        if self._paused and room.free >= max(room.share(self._floor), 2 * ALMOST_FULL):
+        if self._paused and space.free >= max(space.share(self._min_free_bytes), 2 * ALMOST_FULL):
             self._paused = False
-            self._tell(signal.SIGCONT, "go on", room)
+            self._signal(signal.SIGCONT, "resume", space)
 
-    def _pause(self, room: DiskSpace) -> None:
-        # Twice: what a process has just started when it stops is found by the second look.
+    def _pause(self, space: DiskSpace) -> None:
+        # Twice: the second pass finds what a process has started just before it stopped.
         send(signal.SIGSTOP, self._running())
         self._paused = True
-        self._tell(signal.SIGSTOP, "pause", room)
+        self._signal(signal.SIGSTOP, "pause", space)
 
-    def _tell(self, number: signal.Signals, what: str, room: DiskSpace) -> None:
+    def _signal(self, number: signal.Signals, what: str, space: DiskSpace) -> None:
         processes = list(self._running())
         send(number, processes)
         if processes:
             log.info(
                 "%s: %d processes of Runs %s",
-                room.left(),
+                space.left(),
                 len(processes),
                 what,
-                extra={"action": "runs_" + what.replace(" ", "_"), "processes": len(processes)},
+                extra={"action": f"runs_{what}", "processes": len(processes)},
             )
 
     def _running(self) -> Iterator[Process]:
         for name in self._state.pod_names():
-            account = pod_folder.read_account(self._state.pod(name))
-            if account is not None and account.running and not account.ended:
-                sandbox = stopping.sandbox_of(account)
+            reported = pod_folder.read_state(self._state.pod(name))
+            if reported is not None and reported.running and not reported.ended:
+                sandbox = stopping.sandbox_of(reported)
                 yield from descendants(sandbox.pid) if sandbox else ()

@@ -1,30 +1,30 @@
-"""Keeps what is known of one run pod, readable at any instant and after any crash.
+"""The folder of one run pod: readable at any instant and after any crash.
 
 ```
 pods/<pod>/
-  pod.json    what was asked for, for humans; and the container engine, if one runs it
-  state       what the supervisor says, line by line, see below; and locked (flock) by it and by
-              what it started: free means that nothing runs
-  stop        blank, or asked to stop: the instant (seconds since boot) from which on it is killed
-  reaper      locked by the program that removes a container; `gone` when that has succeeded
+  pod.json    what was launched, for humans; and the container engine, if one runs it
+state       what the supervisor reports, line by line, see below; locked (flock) by it and by what
+            it started: an unlocked file means that nothing runs
+stop        blank, or the deadline of a stop: seconds since boot
+reaper      locked by the program that removes a container; `gone` appears when it has succeeded
 ```
-`state` and `stop` have their place on the disk reserved and are overwritten there, so that a Run
-can end, and be stopped, on a full disk. The lines of `state`, in this order:
+The disk space of `state` and `stop` is reserved and overwritten in place, so that a Run can end,
+and be stopped, on a full disk. The lines of `state`, in this order:
 
 ```
-started PID BORN BOOT    the supervisor; never again is anything started under this name
-full PATH                this output was not empty (PATH empty: the log); nothing was run
-pulling IMAGE            the image is not here: the engine is told to pull it
-answered                 the registry has been reached
-failure TEXT             the image cannot be pulled, or the container not be made, so far
-image ID [DIGEST…]       the image is there
-refused TEXT             the container could not be made
-"child-pid": PID         the first process in the sandbox
-running                  the user's command is started next
-facts CODE OOM RUNNING   the container as its engine describes it
-exited CODE COPIED       the end: exit codes of the container and of the log's copier
+started PID BORN BOOT           the supervisor; from now on nothing is started under this name
+output-not-empty PATH           this output was not empty (PATH empty: the log); nothing was run
+pulling IMAGE                   the image is missing: the engine is asked to pull it
+answered                        the registry has responded
+failure TEXT                    why the pull, or the creation of the container, has failed so far
+image ID [DIGEST…]              the image is there
+create-error TEXT               the container cannot be created
+"child-pid": PID                the first process in the sandbox
+running                         the user's command starts next
+container-state CODE OOM RUNNING    exit code and flags as the engine reports them
+exited CODE COPIED              the end: exit codes of the container and of the log's copier
 ```
-Other lines are what programs complained about.
+All other lines are what programs wrote to stderr.
 """
 
 from __future__ import annotations
@@ -52,42 +52,46 @@ _SANDBOX: Final = re.compile(r'\s*"child-pid": (\d+),?')
 
 
 @dataclass(frozen=True, slots=True)
-class Account:
-    """What the supervisor has said of its pod so far."""
+class SupervisorState:
+    """What the supervisor has reported of its pod so far."""
 
     supervisor: tuple[int, int] | None = None
-    """Its process number and birth, which mean something only until the machine is booted anew."""
+    """Its process number and start time; meaningless after a reboot."""
     boot: str | None = None
-    full_output: str | None = None
+    output_not_empty: str | None = None
     pulling: str | None = None
-    """The image that is not here."""
+    """The image that is missing."""
     answered: bool = False
-    """Whether a registry has answered the pull."""
+    """Whether a registry has responded to the pull."""
     failure: str | None = None
     image: str | None = None
-    refusal: str | None = None
+    create_error: str | None = None
     sandbox: int | None = None
     running: bool = False
-    facts: tuple[int, bool, bool] | None = None
-    """Exit code, whether memory ran out, whether it still runs; as the engine says."""
+    container_state: tuple[int, bool, bool] | None = None
+    """Exit code, whether it was OOM-killed, whether it still runs; as the engine reports."""
     exit: tuple[int, int] | None = None
     """Exit codes of the container and of the log's copier."""
     ended_at: datetime | None = None
-    complaints: tuple[str, ...] = ()
+    stderr_lines: tuple[str, ...] = ()
 
     @property
     def ended(self) -> bool:
-        """Whether there is nothing more to come."""
-        return self.exit is not None or self.full_output is not None or self.refusal is not None
+        """Whether the pod has ended: nothing more will be reported."""
+        return (
+            self.exit is not None
+            or self.output_not_empty is not None
+            or self.create_error is not None
+        )
 
 
 def reserve(folder: Path) -> None:
-    """Makes the files of a pod that are overwritten later."""
+    """Creates the files of a pod that are overwritten later."""
     (folder / STATE).write_bytes(bytes(_STATE_BYTES))
     (folder / STOP).write_bytes(b"\n".rjust(_STOP_BYTES))
 
 
-def read_account(folder: Path) -> Account | None:
+def read_state(folder: Path) -> SupervisorState | None:
     """Reads a pod's state; None when there is no such pod."""
     try:
         with (folder / STATE).open("rb") as file:
@@ -95,57 +99,58 @@ def read_account(folder: Path) -> Account | None:
             written = os.fstat(file.fileno()).st_mtime
     except FileNotFoundError:
         return None
-    # A line without its end is still being written.
-    account = parse_account(text[: text.rfind("\n") + 1])
-    if not account.ended:
-        return account
-    return replace(account, ended_at=datetime.fromtimestamp(written, UTC))
+    # A line without a newline is still being written.
+    reported = parse_state(text[: text.rfind("\n") + 1])
+    if not reported.ended:
+        return reported
+    return replace(reported, ended_at=datetime.fromtimestamp(written, UTC))
 
 
-def parse_account(text: str) -> Account:
-    """Reads whole lines of a pod's state; pure."""
-    account = Account()
-    for line in text.splitlines():
-        word, _, rest = line.partition(" ")
-        parts = rest.split()
+def parse_state(lines: str) -> SupervisorState:
+    """Parses whole lines of a pod's state; pure."""
+    reported = SupervisorState()
+    for line in lines.splitlines():
+        word, _, text = line.partition(" ")
+        parts = text.split()
         sandbox = _SANDBOX.fullmatch(line)
         match word:
             case "started" if len(parts) == 3:
                 known = (int(parts[0]), int(parts[1]))
-                account = replace(account, supervisor=known, boot=parts[2])
-            case "full":
-                account = replace(account, full_output=rest)
+                reported = replace(reported, supervisor=known, boot=parts[2])
+            case "output-not-empty":
+                reported = replace(reported, output_not_empty=text)
             case "pulling":
-                account = replace(account, pulling=rest)
+                reported = replace(reported, pulling=text)
             case "answered":
-                account = replace(account, answered=True)
+                reported = replace(reported, answered=True)
             case "failure":
-                account = replace(account, failure=rest)
+                reported = replace(reported, failure=text)
             case "image":
-                account = replace(account, image=rest, failure=None)
-            case "refused":
-                account = replace(account, refusal=rest)
+                reported = replace(reported, image=text, failure=None)
+            case "create-error":
+                reported = replace(reported, create_error=text)
             case "running":
-                account = replace(account, running=True)
-            case "facts" if len(parts) == 3:
-                facts = (int(parts[0]), parts[1] == "true", parts[2] == "true")
-                account = replace(account, facts=facts)
+                reported = replace(reported, running=True)
+            case "container-state" if len(parts) == 3:
+                container_state = (int(parts[0]), parts[1] == "true", parts[2] == "true")
+                reported = replace(reported, container_state=container_state)
             case "exited" if len(parts) == 2:
-                account = replace(account, exit=(int(parts[0]), int(parts[1])))
+                reported = replace(reported, exit=(int(parts[0]), int(parts[1])))
             case _ if sandbox:
-                account = replace(account, sandbox=int(sandbox[1]))
+                reported = replace(reported, sandbox=int(sandbox[1]))
             case _ if line.strip("{} ") and not line.lstrip().startswith('"'):
-                account = replace(account, complaints=(*account.complaints, line))
-    return account
+                reported = replace(reported, stderr_lines=(*reported.stderr_lines, line))
+    return reported
 
 
 # --- locks -------------------------------------------------------------------------------------
 
 
 def try_lock(path: Path, *, make: bool = False) -> int | None:
-    """Locks a file and gives its descriptor, to be passed on or closed; None when it is locked.
+    """Locks a file and gives its descriptor, to be passed on or closed; None if it is locked.
 
-    Raises FileNotFoundError when there is no such file, unless it is to be made.
+    Raises:
+        FileNotFoundError: there is no such file, and it is not to be made.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if make else 0), 0o600)
     try:
@@ -157,13 +162,13 @@ def try_lock(path: Path, *, make: bool = False) -> int | None:
 
 
 def is_locked(path: Path) -> bool:
-    """Says whether somebody living holds a lock; False also when there is no such file."""
+    """Says whether a living process holds the lock; False also when there is no such file."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return False
     try:
-        # Shared, so that two who look at the same time do not take each other for the holder.
+        # Shared, so that two concurrent callers do not mistake each other for the holder.
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
@@ -176,9 +181,12 @@ def is_locked(path: Path) -> bool:
 
 
 def request_stop(folder: Path, grace: timedelta) -> float:
-    """Records that the pod is to be killed after `grace`, or earlier if that was said before.
+    """Records that the pod is to be killed after `grace`; an earlier deadline stays.
 
-    Gives the seconds that are left. Raises FileNotFoundError when there is no such pod.
+    Gives the seconds that are left.
+
+    Raises:
+        FileNotFoundError: there is no such pod.
     """
     now = time.clock_gettime(time.CLOCK_BOOTTIME)
     deadline = now + grace.total_seconds()
@@ -191,12 +199,12 @@ def request_stop(folder: Path, grace: timedelta) -> float:
 
 
 def stop_deadline(folder: Path) -> float | None:
-    """Gives the instant from which on the pod is killed, as seconds since boot; None: not asked."""
+    """Gives the deadline of a requested stop in seconds since boot; None: none was requested."""
     with suppress(FileNotFoundError, ValueError):
         return float((folder / STOP).read_text())
     return None
 
 
 def is_overdue(deadline: float) -> bool:
-    """Says whether a stop's grace is over."""
+    """Says whether the deadline of a stop has passed."""
     return time.clock_gettime(time.CLOCK_BOOTTIME) >= deadline

@@ -1,6 +1,7 @@
-"""Reads the machine's processes and signals them without ever hitting a stranger.
+"""Finds processes of this machine, and signals them without ever hitting another one.
 
-A process is known by its number *and* the time at which it was born, since numbers are used again.
+A process is identified by its number *and* its start time in clock ticks, since numbers are reused.
+The shell programs of `supervisor` compare the same ticks, which psutil does not give.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ class Process:
 
 
 def boot_id() -> str:
-    """Names the time since the machine was booted; process numbers have no meaning beyond it."""
+    """Gives the id of the current boot; process numbers are meaningless after it."""
     return (_PROC / "sys/kernel/random/boot_id").read_text().strip()
 
 
@@ -45,9 +46,9 @@ def find_process(pid: int) -> Process | None:
 
 
 def has_children(process: Process) -> bool:
-    """Says whether a process has children, zombies included; yes where the kernel does not tell.
+    """Says whether a process has children, zombies included; True if the kernel cannot tell.
 
-    That there is none is reliable, since the first child is looked up under the kernel's lock.
+    False is reliable, since the kernel looks up the first child under its lock.
     """
     try:
         return bool((_PROC / f"{process.pid}/task/{process.pid}/children").read_text())

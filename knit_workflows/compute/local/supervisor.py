@@ -1,9 +1,9 @@
-"""Starts the small shell programs that stay with a run pod and outlive knit.
+"""Starts the small shell programs that accompany a run pod and outlive knit.
 
-A *supervisor* holds the pod's lock, runs the pod and writes its `state`; a *reaper* kills a pod
-after its grace. Both are POSIX `sh` (no start-up time, one megabyte), in sessions of their own.
-The descriptors they get are: 3 the sandbox's options, 5 and 6 the ends of the pipe for the log,
-9 the locked state; their own complaints go to the state as well.
+A *supervisor* holds the pod's lock, runs the pod and reports to its `state`; a *reaper* kills a pod
+after its grace period. Both are POSIX `sh` (no start-up time, one megabyte), each in a session of
+its own. Their descriptors: 3 the sandbox's options, 5 and 6 the ends of the pipe for the log, 9 the
+locked state; their own stderr goes to the state as well.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Final
 
 SHELL: Final = "/bin/sh"
 NICENESS: Final = 10
-"""How much run pods stand back behind other processes: about a tenth of their share of a core."""
+"""Of run pods: their share of a busy core is about a tenth of that of other processes."""
 
 _START: Final = r"""
 cd /
@@ -35,7 +35,7 @@ shift 2
 while [ "$1" != -- ]; do
   for entry in "$2"/* "$2"/.[!.]* "$2"/..?*; do
     if [ -e "$entry" ] || [ -L "$entry" ]; then
-      printf 'full %s\n' "$1" >&9
+      printf 'output-not-empty %s\n' "$1" >&9
       exit
     fi
   done
@@ -63,9 +63,9 @@ read -r asked <"$folder/stop" && [ -z "$asked" ] || exit
 """
 """Beginning of each supervisor: FOLDER LOG {PATH OUTPUT}… -- …
 
-It claims the pod, looks into the outputs, and ends if a stop was asked for. PATH is what to call
-an output, and empty for the log; LOG is the log's file, or empty. Without a log, 6 goes nowhere and
-5 is not there.
+It claims the pod, checks that the outputs are empty, and ends if a stop was requested. PATH is the
+path of an output in the pod, empty for the log; LOG is the log's file, or empty. Without a log, 6
+is the null device and 5 is closed.
 """
 
 SANDBOX: Final = (
@@ -76,12 +76,12 @@ start_copier
 finish $?
 """
 )
-"""… COMMAND… is run; it writes where its first process is to 4, and `running` to 9."""
+"""… COMMAND… runs; it writes the number of its first process to 4, and `running` to 9."""
 
 IN_SANDBOX: Final = 'echo running >&9; exec 2>&1 3<&- 4>&- 9>&-; exec "$@"'
-"""First command inside a sandbox: says that it got so far, and becomes the user's command.
+"""First command inside a sandbox: reports that it runs, and becomes the user's command.
 
-Until then complaints go to the state, from then on into the log.
+Until then stderr goes to the state, from then on to the log.
 """
 
 CONTAINER: Final = (
@@ -99,7 +99,9 @@ pull() {
     while read -r line || [ -n "$line" ]; do
       case $line in
         '') continue ;;
-        *level=warning*) [ -n "$told" ] || printf 'failure %.600s\n' "$line" >&9; told=$line ;;
+        *level=warning*)
+          [ -n "$reported" ] || printf 'failure %.600s\n' "$line" >&9
+          reported=$line ;;
         *'Pulling from '* | *': resolved'* | 'Getting image '* | 'Copying '*)
           [ -n "$answered" ] || echo answered >&9
           answered=yes ;;
@@ -110,37 +112,37 @@ pull() {
   }
 }
 answers() { "$engine" version >/dev/null 2>&1 </dev/null; }
-told= pause=2
+reported= pause=2
 try_later() {
-  [ "$1" = "$told" ] || printf 'failure %.600s\n' "$1" >&9
-  told=$1
+  [ "$1" = "$reported" ] || printf 'failure %.600s\n' "$1" >&9
+  reported=$1
   sleep "$pause"
   [ "$pause" -ge 60 ] || pause=$((pause * 2))
   until answers; do sleep 5; done
 }
 if ! find_image; then
   printf 'pulling %s\n' "$image" >&9
-  until complaint=$(pull); find_image; do try_later "$complaint"; done
+  until message=$(pull); find_image; do try_later "$message"; done
 fi
 case $image in
 *@*)
-  # It has a name in each registry it was pulled from: the one that was asked for counts.
+  # It has one name per registry that it was pulled from; the requested one comes first.
   case "$found " in *"@${image##*@} "*) found="${found%% *} $image ${found#* }" ;; esac
   ;;
 esac
 printf 'image %s\n' "$found" >&9
-told= pause=2 refusals=0
-until complaint=$("$engine" create "$@" 2>&1 >/dev/null </dev/null); do
-  complaint=$(printf %s "$complaint" | tail -n 1)
+reported= pause=2 refusals=0
+until message=$("$engine" create "$@" 2>&1 >/dev/null </dev/null); do
+  message=$(printf %s "$message" | tail -n 1)
   if answers; then
     refusals=$((refusals + 1))
     if [ "$refusals" = 2 ]; then
-      printf 'refused %.600s\n' "$complaint" >&9
+      printf 'create-error %.600s\n' "$message" >&9
       exit
     fi
   else
     refusals=0
-    try_later "$complaint"
+    try_later "$message"
   fi
   "$engine" container inspect "$name" >/dev/null 2>&1 </dev/null && break
 done
@@ -150,7 +152,7 @@ echo running >&9
 code=$?
 exec 6>&-
 if [ "$code" != 0 ]; then
-  printf 'facts %s\n' "$("$engine" inspect --format \
+  printf 'container-state %s\n' "$("$engine" inspect --format \
     '{{.State.ExitCode}} {{.State.OOMKilled}} {{.State.Running}}' "$name")" >&9
 fi
 finish "$code"
@@ -158,9 +160,9 @@ finish "$code"
 )
 """… ENGINE IMAGE NAME CREATE-ARGUMENT… : pulls the image until it is there, runs the container.
 
-An engine that does not answer is waited for. Only one that answers can refuse a container, and
-does so twice: it may have come back in between. One that has gone away while it made the container
-may have made it.
+While the engine does not respond, it waits. Only an engine that responds can refuse a container,
+and must do so twice, since it may have come back in between. One that went away while it created
+the container may have created it.
 """
 
 KILL_LATER: Final = r"""
@@ -169,7 +171,7 @@ set_born() { born=${20}; }
 sleep "$1"
 read -r line </proc/$2/stat && set_born ${line##*) } && [ "$born" = "$3" ] && kill -s KILL "$2"
 """
-"""SECONDS PID BORN: kills a process after a time, if it is still the same one."""
+"""SECONDS PID BORN: kills a process after that time, if it is still the same one."""
 
 REMOVE_CONTAINER: Final = r"""
 cd /
@@ -196,8 +198,10 @@ def spawn(
     """Starts a script in a session of its own and gives its process number.
 
     `by` is a command that becomes the shell, such as `nice`. `descriptors` maps numbers in the
-    script to open descriptors here; 2 is the null device unless named. The caller keeps (and
-    closes) its own. Raises OSError when no process can be made.
+    script to open descriptors here, which stay the caller's; 2 is the null device unless given.
+
+    Raises:
+        OSError: no process can be created.
     """
     with ExitStack() as stack:
         actions: list[tuple[int, int, str, int, int] | tuple[int, int, int] | tuple[int, int]] = [
@@ -205,7 +209,7 @@ def spawn(
         ]
         actions += [(os.POSIX_SPAWN_OPEN, n, os.devnull, os.O_RDWR, 0) for n in (0, 1, 2)]
         for number, descriptor in descriptors.items():
-            # Copies with high numbers, so that none is overwritten before its turn.
+            # Duplicates with high numbers, so that none is overwritten before its turn.
             copy = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 20)
             stack.callback(os.close, copy)
             actions.append((os.POSIX_SPAWN_DUP2, copy, number))
@@ -217,7 +221,7 @@ def spawn(
             file_actions=actions,
             setsid=True,
             setsigmask=[],
-            # Python ignores SIGPIPE, and whoever started it may ignore others: user code must not
+            # Python ignores SIGPIPE, and whoever started it may ignore others; user code must not
             # inherit that.
             setsigdef=signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP},
         )
@@ -225,17 +229,17 @@ def spawn(
 
 @cache
 def _gentle() -> Sequence[str]:
-    """Gives what makes a process leave the cores to others that want them.
+    """Gives the command that lowers the priority of a process.
 
-    What people wait for on this machine, knit's own processes and theirs, shall not share the cores
-    with each of many Runs alike. Alone, a Run is as quick as ever.
+    What people wait for on this machine, knit's own processes and theirs, must not share the cores
+    equally with many Runs. On an idle machine a Run is as fast as ever.
     """
     nice = shutil.which("nice", path=os.defpath)
     return () if nice is None else (nice, "-n", str(NICENESS))
 
 
 def _leaking() -> list[int]:
-    """Descriptors that other code of this process has made inheritable; user code must not see."""
+    """Gives the inheritable descriptors of this process, which user code must not get."""
     found = []
     for entry in Path("/proc/self/fd").iterdir():
         with suppress(OSError):
@@ -255,15 +259,15 @@ def spawn_supervisor(
     with_log: bool,
     environment: Mapping[str, str],
 ) -> int:
-    """Starts a supervisor, which takes over the lock that `state` holds.
+    """Starts a supervisor, which inherits the lock that `state` holds.
 
-    `arguments` are what the script wants after FOLDER, `options` those of a sandbox.
+    `arguments` are those of the script after FOLDER, `options` those of a sandbox.
     """
     with ExitStack() as stack:
         descriptors = {2: state, 9: state}
         if options:
-            # They hold the container's environment, which belongs neither into a command line,
-            # where everybody can read it, nor on the disk.
+            # They contain the pod's environment, which must appear neither on a command line, where
+            # everybody can read it, nor on the disk.
             descriptors[3] = os.memfd_create("knit-options")
             stack.callback(os.close, descriptors[3])
             os.write(descriptors[3], b"".join(os.fsencode(word) + b"\0" for word in options))

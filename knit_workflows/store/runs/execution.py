@@ -9,10 +9,11 @@ from psycopg.types.json import Jsonb
 
 from knit_workflows import names
 from knit_workflows.domain.errors import IllegalMove, RunNotFound, Superseded
-from knit_workflows.domain.ids import KnitId, PlanId, is_id
+from knit_workflows.domain.ids import PlanId, is_id
 from knit_workflows.domain.plans.model import NodeMode, NodeRule
-from knit_workflows.domain.ports import MountedData, RunKey, RunSpec, UsedResources
+from knit_workflows.domain.ports import RunKey, RunSpec, UsedResources
 from knit_workflows.domain.runs import MOVES, Exit, PendingReason, RunStatus, may_move
+from knit_workflows.domain.volumes import Mount, Volume
 from knit_workflows.store import named_sql
 from knit_workflows.store.connection import Database
 from knit_workflows.store.plans.images import image_of
@@ -47,9 +48,9 @@ class PostgresRunExecutionStore:
             image=image_of(row),
             entrypoint=tuple(row.entrypoint),
             args=tuple(row.args),
-            inputs=tuple(_mounted(one) for one in row.inputs or []),
-            outputs=tuple(_mounted(one) for one in outputs if not one[3]),
-            log=next((_mounted(one) for one in outputs if one[3]), None),
+            inputs=tuple(_mount(one) for one in row.inputs or []),
+            outputs=tuple(_mount(one) for one in outputs if not one[3]),
+            log=next((_mount(one).volume for one in outputs if one[3]), None),
             resources=row.resources,
             on_node=tuple(NodeRule(NodeMode(mode), k, v) for mode, k, v in row.on_node),
             service_account=row.service_account,
@@ -148,5 +149,6 @@ def _guard(key: RunKey, row: Any) -> None:
         )
 
 
-def _mounted(entry: Sequence[Any]) -> MountedData:
-    return MountedData(path=entry[0], knit_id=KnitId(entry[1]), volume=entry[2])
+def _mount(entry: Sequence[Any]) -> Mount:
+    path, knit_id, volume, *_ = entry
+    return Mount(path, Volume(volume, knit_id))

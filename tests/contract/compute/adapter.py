@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import ClassVar
 from urllib.parse import unquote, urlsplit
 
-from knit_workflows.compute.base import ComputeBackend, Endpoint, RunPod, Transfer, Volume
+from knit_workflows.compute.base import ComputeBackend, Endpoint, RunPod, Transfer
+from knit_workflows.domain.volumes import Volume
 from tests.waiting import PATIENCE
 
 

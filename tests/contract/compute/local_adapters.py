@@ -18,8 +18,9 @@ from typing import ClassVar
 
 import pytest
 
-from knit_workflows.compute.base import ComputeBackend, Volume
+from knit_workflows.compute.base import ComputeBackend
 from knit_workflows.compute.local import LocalBackend
+from knit_workflows.domain.volumes import Volume
 from knit_workflows.settings import LocalSettings
 from tests.contract.compute.adapter import ComputeAdapter, bind_socket, read_folder, write_folder
 

@@ -14,14 +14,13 @@ from knit_workflows import names
 from knit_workflows.compute.base import (
     ENDED,
     ComputeBackend,
-    Mount,
     Observation,
     Phase,
     RunPod,
     Transfer,
     TransferMode,
-    Volume,
 )
+from knit_workflows.domain.volumes import Mount, Volume
 from tests.contract.compute.adapter import ComputeAdapter
 
 INPUT = "/in/data"

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from knit_workflows import archive
-from knit_workflows.archive import walking
+from knit_workflows.archive import walk
 
 
 class Link(NamedTuple):
@@ -93,7 +93,7 @@ def make(path: Path, what: object) -> None:
 
 def listed(root: Path) -> list[tuple[object, ...]]:
     found: list[tuple[object, ...]] = []
-    for one in walking.walk(root):
+    for one in walk.walk(root):
         path, info = root / one.path, one.info
         content: object = None
         if stat.S_ISREG(info.st_mode):

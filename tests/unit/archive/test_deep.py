@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from knit_workflows import archive
-from knit_workflows.archive import walking
+from knit_workflows.archive import walk
 from knit_workflows.archive.folder_stack import FolderStack, opened_folder
 from knit_workflows.archive.sync import sync_folders
 
@@ -40,25 +40,23 @@ def folders(tmp_path: Path) -> Iterator[tuple[Path, Path]]:
 def build(root: Path, depth: int, name: str) -> None:
     """A file at the bottom of so many folders, one on every hundredth level, and a link."""
     with opened_folder(root) as descriptor:
-        descent: FolderStack[str] = FolderStack(descriptor)
+        stack: FolderStack[str] = FolderStack(descriptor)
         for level in range(depth):
-            os.mkdir(name, dir_fd=descent.here)
-            descent.enter(name)
+            os.mkdir(name, dir_fd=stack.here)
+            stack.enter(name)
             if level % 100 == 0 or level == depth - 1:
-                leaf = os.open("leaf", os.O_WRONLY | os.O_CREAT, 0o640, dir_fd=descent.here)
+                leaf = os.open("leaf", os.O_WRONLY | os.O_CREAT, 0o640, dir_fd=stack.here)
                 os.write(leaf, b"%d" % level)
                 os.close(leaf)
-        os.symlink("leaf", "link", dir_fd=descent.here)
-        os.chmod("leaf", 0o600, dir_fd=descent.here)
-        descent.close()
+        os.symlink("leaf", "link", dir_fd=stack.here)
+        os.chmod("leaf", 0o600, dir_fd=stack.here)
+        stack.close()
 
 
 def listing(root: Path) -> list[tuple[int, int, bytes]]:
     """Of each entry the length of its path, its mode, and what is in it."""
     files = {path: os.read(descriptor, 100) for path, descriptor in archive.open_files(root)}
-    return [
-        (len(one.path), one.info.st_mode, files.get(one.path, b"")) for one in walking.walk(root)
-    ]
+    return [(len(one.path), one.info.st_mode, files.get(one.path, b"")) for one in walk.walk(root)]
 
 
 @pytest.mark.patient
@@ -125,14 +123,14 @@ def test_a_folder_moved_meanwhile_is_an_error_and_no_way_out(folders: tuple[Path
     before, _ = folders
     build(before, 100, "d")
     with opened_folder(before) as descriptor:
-        descent: FolderStack[str] = FolderStack(descriptor)
+        stack: FolderStack[str] = FolderStack(descriptor)
         for _ in range(90):
-            descent.enter("d")
+            stack.enter("d")
         before.joinpath(*["d"] * 50).rename(before / "inner")
         before.joinpath(*["d"] * 49).rename(before / "outer")
         before.joinpath(*["d"] * 49).mkdir()
         with pytest.raises(OSError, match="moved meanwhile"):
-            while descent.names:
-                descent.leave()
-        assert len(descent.names) == 50
-        descent.close()
+            while stack.names:
+                stack.leave()
+        assert len(stack.names) == 50
+        stack.close()

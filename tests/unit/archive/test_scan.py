@@ -115,7 +115,7 @@ def test_folders_may_be_deep(tmp_path: Path) -> None:
         os.fchdir(home)
         os.close(home)
         _remove_chain(tmp_path, "a-folder")
-    assert (found.entries, found.left_out_count, found.trouble) == (depth + 1, 1, "")
+    assert (found.entries, found.left_out_count, found.incomplete) == (depth + 1, 1, "")
     assert len(scan_note("/out", found)) < 300
 
 
@@ -138,20 +138,20 @@ def test_a_giant_folder_is_not_looked_through_to_the_end(tmp_path: Path) -> None
     for number in range(5):
         (tmp_path / "d").mkdir(exist_ok=True)
         (tmp_path / "d" / str(number)).touch()
-    some = scan(tmp_path, most_entries=4)
+    some = scan(tmp_path, max_entries=4)
     assert (some.entries, some.left_out_count) == (4, 1)
     assert scan_note("/out", some) == (
-        "output /out: 1 socket is not kept: s; it was not looked through to the end: it has more "
+        "output /out: 1 socket is not kept: s; it was not scanned to the end: it has more "
         "than 4 entries"
     )
-    assert "it takes too long" in scan(tmp_path, most_seconds=0).trouble
+    assert "it takes too long" in scan(tmp_path, max_seconds=0).incomplete
 
 
 def test_what_cannot_be_looked_into_is_told(tmp_path: Path) -> None:
     """It is no failure."""
     gone = scan(tmp_path / "gone")
     assert scan_note("/out", gone) == (
-        "output /out: it was not looked through to the end: No such file or directory"
+        "output /out: it was not scanned to the end: No such file or directory"
     )
 
 

@@ -8,18 +8,11 @@ from datetime import timedelta
 
 import pytest
 
-from knit_workflows.compute.base import (
-    Mount,
-    Observation,
-    Phase,
-    RunPod,
-    StartFailure,
-    StartFailureKind,
-    Volume,
-)
+from knit_workflows.compute.base import Observation, Phase, RunPod, StartFailure, StartFailureKind
 from knit_workflows.compute.memory import MemoryBackend
 from knit_workflows.domain.errors import BackendRejected
 from knit_workflows.domain.runs import SUCCEEDED, Exit
+from knit_workflows.domain.volumes import Mount, Volume
 
 IN, OUT, LOG = Volume("in", "i"), Volume("out", "o"), Volume("log", "l")
 NO_GRACE = timedelta()

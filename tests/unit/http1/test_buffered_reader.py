@@ -27,12 +27,12 @@ def test_lines_and_pieces_come_in_their_order(pair):
     here, there = pair
     there.sendall(b"wo\nthree\nrest")
     there.close()
-    inflow = BufferedReader(here, b"one\nt")
-    assert [inflow.readline(100) for _ in range(3)] == [b"one\n", b"two\n", b"three\n"]
-    assert bytes(inflow.read1(2)) == b"re"
-    assert inflow.rest() == b"st"
-    assert bytes(inflow.read1(100)) == b"st"
-    assert bytes(inflow.read1(100)) == b""
+    reader = BufferedReader(here, b"one\nt")
+    assert [reader.readline(100) for _ in range(3)] == [b"one\n", b"two\n", b"three\n"]
+    assert bytes(reader.read1(2)) == b"re"
+    assert reader.remainder() == b"st"
+    assert bytes(reader.read1(100)) == b"st"
+    assert bytes(reader.read1(100)) == b""
 
 
 @pytest.mark.parametrize(("most", "lines"), [(4, [b"abcd", b"ef\n", b""]), (9, [b"abcdef\n", b""])])
@@ -41,30 +41,30 @@ def test_a_line_has_at_most_so_many_bytes(pair, most, lines):
     here, there = pair
     there.sendall(b"abcdef\n")
     there.close()
-    inflow = BufferedReader(here)
-    assert [inflow.readline(most) for _ in lines] == lines
+    reader = BufferedReader(here)
+    assert [reader.readline(most) for _ in lines] == lines
 
 
 def test_a_line_that_reaches_the_buffers_end_is_kept_whole(pair):
     """The buffer is used again from its beginning; what of the line was there moves with it."""
     here, there = pair
-    inflow = BufferedReader(here, bytes(256 << 10))
-    assert len(inflow.read1((256 << 10) - 2)) == (256 << 10) - 2
+    reader = BufferedReader(here, bytes(256 << 10))
+    assert len(reader.read1((256 << 10) - 2)) == (256 << 10) - 2
     there.sendall(b"xyz\nmore")
-    assert inflow.readline(100) == b"\0\0xyz\n"
-    assert bytes(inflow.read1(100)) == b"more"
+    assert reader.readline(100) == b"\0\0xyz\n"
+    assert bytes(reader.read1(100)) == b"more"
 
 
 def test_a_chunked_body_ends_where_it_says(pair):
     """Its trailers are kept, and what comes behind it is the next request's."""
     here, there = pair
     there.sendall(b"3\r\nabc\r\n2;x=y\r\nde\r\n0\r\nX-Sum: 1\r\n\r\nGET /")
-    inflow = BufferedReader(here)
-    body = ChunkedBody(inflow)
+    reader = BufferedReader(here)
+    body = ChunkedBody(reader)
     assert b"".join(bytes(piece) for piece in iter(lambda: body.read(99), b"")) == b"abcde"
     assert body.complete
     assert body.trailers == [b"X-Sum: 1"]
-    assert inflow.rest() == b"GET /"
+    assert reader.remainder() == b"GET /"
 
 
 @pytest.mark.parametrize(

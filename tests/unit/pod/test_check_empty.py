@@ -1,4 +1,4 @@
-"""`empty` lets a Run begin only if its outputs and log are empty folders."""
+"""`check_empty` lets a Run begin only if its outputs and log are empty folders."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from knit_workflows.pod import empty
+from knit_workflows.pod import check_empty
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def test_empty_folders_pass_and_nothing_is_said(tmp_path: Path, told: Path, caps
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
     (tmp_path / "b" / "lost+found").mkdir()
-    assert empty.main([str(tmp_path / "a"), str(tmp_path / "b")], str(told)) == 0
+    assert check_empty.main([str(tmp_path / "a"), str(tmp_path / "b")], str(told)) == 0
     assert (capsys.readouterr().err, told.read_text()) == ("", "")
 
 
@@ -34,17 +34,17 @@ def test_anything_else_is_told_on_stderr_and_to_kubernetes(
     (tmp_path / "full" / "x").touch()
     (tmp_path / "fake" / "lost+found").touch()
     (tmp_path / "file").touch()
-    assert empty.main([str(tmp_path / "fine"), str(tmp_path / name)], str(told)) == 1
+    assert check_empty.main([str(tmp_path / "fine"), str(tmp_path / name)], str(told)) == 1
     assert told.read_text().startswith(str(tmp_path / name))
     assert capsys.readouterr().err == told.read_text() + "\n"
 
 
 def test_no_path_is_wrong_use(told: Path) -> None:
-    assert empty.main([], str(told)) == 2
+    assert check_empty.main([], str(told)) == 2
 
 
 def test_outside_a_pod_no_termination_log_is_made(tmp_path: Path) -> None:
-    assert empty.main([str(tmp_path / "missing")], str(tmp_path / "none")) == 1
+    assert check_empty.main([str(tmp_path / "missing")], str(tmp_path / "none")) == 1
     assert not (tmp_path / "none").exists()
 
 
@@ -54,12 +54,12 @@ def test_a_folder_that_cannot_be_read_is_told(
     def broken(*_: object) -> bool:
         raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr(empty.tree, "is_empty", broken)
+    monkeypatch.setattr(check_empty.tree, "is_empty", broken)
     assert (
-        empty.complaint(str(tmp_path))
+        check_empty.problem(str(tmp_path))
         == f"{tmp_path} cannot be read: [Errno 5] Input/output error."
     )
     loop = tmp_path / "loop"
     loop.symlink_to("loop")
-    assert empty.main([str(loop)], str(told)) == 1
+    assert check_empty.main([str(loop)], str(told)) == 1
     assert "cannot be read" in told.read_text()

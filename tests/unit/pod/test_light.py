@@ -17,7 +17,8 @@ import importlib, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 importlib.import_module("knit_workflows.pod." + sys.argv[1])
-rooms = ("knit_workflows.archive", "knit_workflows.http1", "knit_workflows.pod")
+parts = ("archive", "backoff", "http1", "pod")
+rooms = tuple(f"knit_workflows.{part}" for part in parts)
 ours = [m for m in sys.modules if m.startswith("knit") and not m.startswith(rooms)]
 theirs = {m.partition(".")[0] for m in sys.modules} - sys.stdlib_module_names
 print(sorted(ours), sorted(theirs - {"__main__", "knit_workflows"}))

@@ -1,4 +1,4 @@
-"""The nurse against a server that plays the Kubernetes API, in its good and bad moments."""
+"""The log sidecar against a server that plays the Kubernetes API, in its good and bad moments."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from knit_workflows.pod import log_sidecar
-from knit_workflows.pod.kube_api import ApiRefused, ApiTrouble, KubeApi
+from knit_workflows.pod.kube_api import KubeApi, KubeApiError, KubeApiRefused
 from knit_workflows.pod.log_splice import NotALog
-from knit_workflows.pod.termination import tell
+from knit_workflows.pod.termination import write_notes
 from tests.waiting import PATIENCE
 
 REPOSITORY = Path(__file__).parents[3]
@@ -123,8 +123,8 @@ def server() -> Iterator[Api]:
         thread.join()
 
 
-def impatient() -> log_sidecar.Patience:
-    return log_sidecar.Patience(sleep=lambda seconds: None)
+def without_pauses() -> log_sidecar.RetryPolicy:
+    return log_sidecar.RetryPolicy(sleep=lambda seconds: None)
 
 
 @pytest.fixture
@@ -133,7 +133,9 @@ def record(server: Api, tmp_path: Path) -> Callable[[], bytes]:
         path = tmp_path / "log"
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
         try:
-            log_sidecar.Nurse(server.api(), "ns", "pod-1", "main", impatient()).record(descriptor)
+            log_sidecar.LogRecorder(server.api(), "ns", "pod-1", "main", without_pauses()).record(
+                descriptor
+            )
         finally:
             os.close(descriptor)
         return path.read_bytes()
@@ -211,8 +213,8 @@ def test_a_log_that_ends_while_the_container_runs_is_asked_for_again(server: Api
 
 
 def test_the_kubelets_own_words_do_not_get_into_the_log(server: Api, record) -> None:
-    complaint = b"failed to create fsnotify watcher: too many open files"
-    server.logs = [[complaint], [*lines(0, 3), complaint], [*lines(0, 5)], [*lines(0, 5)]]
+    problem = b"failed to create fsnotify watcher: too many open files"
+    server.logs = [[problem], [*lines(0, 3), problem], [*lines(0, 5)], [*lines(0, 5)]]
     assert record() == plain(0, 5)
 
 
@@ -245,7 +247,7 @@ def test_what_is_written_can_be_followed_live(server: Api) -> None:
         ],
         [first, second],
     ]
-    running = log_sidecar.Nurse(server.api(), "ns", "pod-1", "main", impatient())
+    running = log_sidecar.LogRecorder(server.api(), "ns", "pod-1", "main", without_pauses())
     thread = threading.Thread(target=running.record, args=(writer,))
     thread.start()
     assert os.read(reader, 100) == first[31:35]
@@ -264,7 +266,7 @@ def test_an_unreachable_api_is_tried_again(server: Api, tmp_path: Path) -> None:
     api = KubeApi(lambda: HTTPConnection("127.0.0.1", next(attempts, port)), lambda: "t")
     server.logs = [lines(0, 2)]
     with (tmp_path / "log").open("wb", buffering=0) as log:
-        log_sidecar.Nurse(api, "ns", "pod-1", "main", impatient()).record(log.fileno())
+        log_sidecar.LogRecorder(api, "ns", "pod-1", "main", without_pauses()).record(log.fileno())
     assert (tmp_path / "log").read_bytes() == plain(0, 2)
 
 
@@ -275,17 +277,17 @@ def test_pauses_grow_and_refusals_end_after_a_minute() -> None:
         slept.append(seconds)
         now[0] += seconds
 
-    def patience() -> log_sidecar.Patience:
+    def patience() -> log_sidecar.RetryPolicy:
         now[0] = 0.0
         slept.clear()
-        return log_sidecar.Patience(sleep=sleep, clock=lambda: now[0])
+        return log_sidecar.RetryPolicy(sleep=sleep, clock=lambda: now[0])
 
     endless = patience()
     for _ in range(200):
-        endless.failed(ApiTrouble("away"))
-    assert slept[0] < 0.16
-    assert 15 <= max(slept) < 23
-    for refusal in (ApiRefused(403, "no"), NotALog("no")):
+        endless.failed(KubeApiError("away"))
+    assert slept[0] <= 0.1
+    assert 7.5 <= max(slept) <= 15
+    for refusal in (KubeApiRefused(403, "no"), NotALog("no")):
         refused = patience()
         with pytest.raises(log_sidecar.GivenUp):
             for _ in range(200):
@@ -293,7 +295,7 @@ def test_pauses_grow_and_refusals_end_after_a_minute() -> None:
         assert 60 < now[0] < 90
     forgiven = patience()
     for _ in range(200):
-        forgiven.failed(ApiRefused(403, "no"))
+        forgiven.failed(KubeApiRefused(403, "no"))
         forgiven.succeeded()
 
 
@@ -304,12 +306,10 @@ from http.client import HTTPConnection
 from knit_workflows.pod import log_sidecar
 from knit_workflows.pod.kube_api import KubeApi
 port, log, termination_log, refused, outputs = sys.argv[1:]
-log_sidecar._REFUSED_SECONDS = float(refused)
-defaults = log_sidecar.Patience.__init__.__defaults__[1:]
-log_sidecar.Patience.__init__.__defaults__ = (float(refused), *defaults)
 api = KubeApi(lambda: HTTPConnection("127.0.0.1", int(port), timeout=100), lambda: "token")
 environ = {"NAMESPACE": "ns", "POD_NAME": "pod-1", **({"OUTPUTS": outputs} if outputs else {})}
-sys.exit(log_sidecar.main(["main", log], environ, api, termination_log))
+arguments = (["main", log], environ, api, termination_log, float(refused))
+sys.exit(log_sidecar.main(*arguments))
 """
 
 
@@ -345,7 +345,7 @@ def test_it_tells_what_of_the_outputs_cannot_be_kept(server: Api, process, tmp_p
     assert process(tmp_path / "log", outputs=json.dumps(outputs)).wait(PATIENCE) == 0
     assert (tmp_path / "termination-log").read_text() == (
         "output /not: 1 socket is not kept: s\n"
-        "output /gone: it was not looked through to the end: No such file or directory\n"
+        "output /gone: it was not scanned to the end: No such file or directory\n"
     )
 
 
@@ -353,7 +353,7 @@ def test_a_termination_log_holds_whole_lines(tmp_path: Path) -> None:
     """As many as Kubernetes reads."""
     log = tmp_path / "termination-log"
     log.touch()
-    tell(["x" * 2000, "y" * 2000, "z" * 2000], str(log))
+    write_notes(["x" * 2000, "y" * 2000, "z" * 2000], str(log))
     assert log.read_text().split("\n") == ["x" * 2000, "y" * 2000, ""]
 
 
@@ -410,7 +410,7 @@ def test_sigterm_leaves_five_seconds_to_read_on(
 def test_wrong_use_is_told(arguments: list[str], environ: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "told").touch()
     assert log_sidecar.main(arguments, environ, termination_log=str(tmp_path / "told")) == 2
-    assert (tmp_path / "told").read_text().startswith("nurse: ")
+    assert (tmp_path / "told").read_text().startswith("log sidecar: ")
 
 
 def test_the_real_way_in_checks_the_servers_certificate(server: Api, tmp_path: Path) -> None:
@@ -434,6 +434,6 @@ def test_the_real_way_in_checks_the_servers_certificate(server: Api, tmp_path: P
     }
     api = KubeApi.from_pod(environ, tmp_path)
     with (tmp_path / "log").open("wb", buffering=0) as log:
-        log_sidecar.Nurse(api, "ns", "pod-1", "main", impatient()).record(log.fileno())
+        log_sidecar.LogRecorder(api, "ns", "pod-1", "main", without_pauses()).record(log.fileno())
     assert (tmp_path / "log").read_bytes() == plain(0, 2)
     assert set(server.tokens) == {"Bearer from-file"}

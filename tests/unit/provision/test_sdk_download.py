@@ -156,7 +156,7 @@ def test_a_broken_download_leaves_nothing_and_the_next_one_works(proxy: Proxy) -
 def test_where_nothing_comes_it_is_given_up_and_its_process_is_ended(proxy: Proxy) -> None:
     before = set(psutil.Process().children())
     with pytest.raises(SetUpError, match=r"nothing arrived for 0\.5 s"):
-        download_if_needed(silence=0.5)
+        download_if_needed(stall_timeout=0.5)
     assert set(psutil.Process().children()) <= before
     assert [path.suffix for path in download_folder().parent.iterdir()] == [".lock"]
 

@@ -97,7 +97,7 @@ def test_after_a_failed_download_it_is_built(
         'while [ "$1" != -o ]; do shift; done\n'
         f"printf '%s\\n' '#!/bin/sh' '{GOOD}' > $2/temporal; chmod +x $2/temporal",
     )
-    program = temporal_cli.obtain_temporal(silence=0.0)  # no time for a download: no network
+    program = temporal_cli.obtain_temporal(stall_timeout=0.0)  # no time for a download: no network
     assert program == temporal_cli.PROGRAMS.folder() / "temporal"
     first, second, third = capsys.readouterr().err.splitlines()
     assert first.startswith("downloading Temporal's command line (")
@@ -109,7 +109,7 @@ def test_after_a_failed_download_it_is_built(
 
 def test_where_none_can_be_had_it_says_what_was_tried(stand_in: Stand) -> None:
     with pytest.raises(SetUpError, match=r"none could be downloaded, and building .* needs Go"):
-        temporal_cli.obtain_temporal(silence=0.0)
+        temporal_cli.obtain_temporal(stall_timeout=0.0)
 
 
 def test_the_program_says_what_to_do_on_stderr_and_nothing_on_stdout(

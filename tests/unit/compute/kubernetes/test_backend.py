@@ -10,7 +10,7 @@ from datetime import timedelta
 import pytest
 from aiohttp import web
 
-from knit_workflows.compute.base import Mount, Phase, RunPod, Transfer, TransferMode, Volume
+from knit_workflows.compute.base import Phase, RunPod, Transfer, TransferMode
 from knit_workflows.compute.kubernetes import KubernetesBackend
 from knit_workflows.domain.errors import (
     BackendRejected,
@@ -18,6 +18,7 @@ from knit_workflows.domain.errors import (
     DataExists,
     TransferNotReady,
 )
+from knit_workflows.domain.volumes import Mount, Volume
 from tests.waiting import until
 
 POD = RunPod(
@@ -73,7 +74,7 @@ class TestLaunch:
 
     async def test_a_name_taken_by_another_run_is_refused(self, api, backend):
         await backend.launch(POD)
-        with pytest.raises(BackendRejected, match="taken"):
+        with pytest.raises(BackendRejected, match="belongs to another Job"):
             await backend.launch(replace(POD, generation=2))
 
     async def test_a_job_being_deleted_is_waited_for(self, api, backend):

@@ -8,10 +8,11 @@ from datetime import timedelta
 
 import pytest
 
-from knit_workflows.compute.base import Mount, RunPod, Transfer, TransferMode, Volume
+from knit_workflows.compute.base import RunPod, Transfer, TransferMode
 from knit_workflows.compute.kubernetes import manifests
 from knit_workflows.domain.errors import BackendRejected
 from knit_workflows.domain.plans.model import NodeMode, NodeRule
+from knit_workflows.domain.volumes import Mount, Volume
 from knit_workflows.settings import KubernetesSettings
 
 SETTINGS = KubernetesSettings(kube_namespace="ns", pod_image="pod:1", version="v9")

@@ -9,11 +9,11 @@ import pytest
 
 from knit_workflows.compute.base import Observation, Phase, StartFailure, StartFailureKind
 from knit_workflows.compute.kubernetes.observing import (
-    foremost,
-    is_news,
+    is_change,
     observe_job,
     observe_pod,
-    slim,
+    relevant_pod,
+    trim,
 )
 from knit_workflows.compute.kubernetes.start_failures import WarningEvent
 from knit_workflows.domain.runs import Exit
@@ -117,8 +117,8 @@ class TestPhases:
         whole = pod("Failed", main=ended(3))
         whole["spec"]["nodeName"] = "n"
         whole["metadata"]["managedFields"] = ["much"]
-        assert seen(slim(whole)) == seen(whole)
-        assert "nodeName" not in slim(whole)["spec"]
+        assert seen(trim(whole)) == seen(whole)
+        assert "nodeName" not in trim(whole)["spec"]
 
     def test_succeeded_before_the_kubelet_has_tidied_up(self):
         observation = seen(pod("Running", main=ended(0), nurse=ended(0)))
@@ -249,11 +249,11 @@ class TestDeletedPods:
 class TestPodsOfOneJob:
     def test_what_may_still_write_counts(self):
         old, new = pod("Running", main=RUNNING, age=60), pod("Failed", main=ended(1), age=5)
-        assert foremost([old, new]) is old
+        assert relevant_pod([old, new]) is old
 
     def test_then_what_was_made_last(self):
         old, new = pod("Failed", main=ended(1), age=60), pod("Failed", main=ended(2), age=5)
-        assert foremost([new, old]) is new
+        assert relevant_pod([new, old]) is new
 
 
 class TestJobsWithoutPods:
@@ -303,15 +303,15 @@ class TestNews:
             *(self.WELL, Observation(Phase.ABSENT)),
         ]
         for before, after in pairwise(life):
-            assert is_news(before, after)
-            assert not is_news(after, after)
+            assert is_change(before, after)
+            assert not is_change(after, after)
 
     def test_never_back(self):
-        assert not is_news(self.WELL, self.TAKEN)
-        assert not is_news(Observation(Phase.RUNNING), Observation(Phase.PENDING))
+        assert not is_change(self.WELL, self.TAKEN)
+        assert not is_change(Observation(Phase.RUNNING), Observation(Phase.PENDING))
 
     def test_start_failures_come_and_go(self):
         failure = StartFailure(StartFailureKind.IMAGE, "ErrImagePull", "so")
         failing = Observation(Phase.PENDING, start_failure=failure)
-        assert is_news(Observation(Phase.PENDING), failing)
-        assert is_news(failing, Observation(Phase.PENDING))
+        assert is_change(Observation(Phase.PENDING), failing)
+        assert is_change(failing, Observation(Phase.PENDING))

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from knit_workflows.compute.base import Mount, Observation, RunPod, Volume
+from knit_workflows.compute.base import Observation, RunPod
 from knit_workflows.compute.local import LocalBackend
+from knit_workflows.domain.volumes import Mount, Volume
 from knit_workflows.settings import LocalSettings
 
 MakePod = Callable[..., RunPod]

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from knit_workflows.compute.base import Mount, Volume
 from knit_workflows.compute.local.engine import Engine, EngineFinder, create_arguments
 from knit_workflows.compute.local.folders import StateFolder
 from knit_workflows.domain.errors import BackendRejected, BackendUnavailable
+from knit_workflows.domain.volumes import Mount, Volume
 from knit_workflows.settings import LocalSettings
 
 from .conftest import MakePod

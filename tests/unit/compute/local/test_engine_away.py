@@ -14,7 +14,6 @@ import pytest
 
 from knit_workflows.compute.base import Observation, Phase, RunPod, StartFailureKind
 from knit_workflows.compute.local import LocalBackend
-from knit_workflows.compute.local import backend as local_backend
 from knit_workflows.domain.errors import BackendUnavailable
 from knit_workflows.domain.runs import Exit
 from knit_workflows.settings import LocalSettings
@@ -69,15 +68,20 @@ def engine(tmp_path: Path) -> FakeEngine:
 
 
 @pytest.fixture
-async def backend(engine: FakeEngine, tmp_path: Path) -> AsyncIterator[LocalBackend]:
-    """A back-end with this engine."""
+def settings(engine: FakeEngine, tmp_path: Path) -> LocalSettings:
+    """Those of a back-end with this engine."""
     environment = {**os.environ, "PATH": f"{engine.folder}:{os.environ['PATH']}"}
-    settings = LocalSettings(
+    return LocalSettings(
         state=tmp_path / "state",
         engine="docker",
         environment=environment,
-        reread=timedelta(seconds=1),
+        resync_period=timedelta(seconds=1),
     )
+
+
+@pytest.fixture
+async def backend(settings: LocalSettings) -> AsyncIterator[LocalBackend]:
+    """A back-end with this engine."""
     made = LocalBackend(settings)
     await made.open()
     yield made
@@ -224,16 +228,20 @@ async def test_a_pull_that_takes_long_says_what_it_is_at(
     await until(backend, pod, lambda seen: seen.phase is Phase.ABSENT)
 
 
-async def test_an_engine_that_hangs_is_told_of(
-    backend: LocalBackend, engine: FakeEngine, pod: RunPod, monkeypatch: pytest.MonkeyPatch
+async def test_an_engine_that_hangs_is_reported(
+    settings: LocalSettings, engine: FakeEngine, pod: RunPod
 ) -> None:
-    """There is no word of it that could be repeated."""
-    monkeypatch.setattr(local_backend, "_SILENT", 0.5)
+    """It gives no message that could be repeated."""
+    soon = settings.model_copy(update={"stalled_after": timedelta(seconds=0.5)})
+    backend = LocalBackend(soon)
+    await backend.open()
     engine.write("stuck")
     await launched(backend, pod)
     seen = await until(backend, pod, told("BackendUnavailable"))
     assert seen.start_failure is not None
-    assert "nothing is heard" in seen.start_failure.message
+    assert "has reported nothing" in seen.start_failure.message
+    await backend.stop(pod.name, grace=timedelta())
+    await backend.aclose()
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from knit_workflows.archive.folder_stack import FolderStack, opened_folder
-from knit_workflows.compute.base import Volume
 from knit_workflows.compute.local.folders import StateFolder, disk_errors
 from knit_workflows.domain.errors import BackendUnavailable, KnitError, StorageFull
+from knit_workflows.domain.volumes import Volume
 
 
 def test_what_was_being_removed_is_removed_at_the_next_start(tmp_path: Path) -> None:
@@ -21,7 +21,7 @@ def test_what_was_being_removed_is_removed_at_the_next_start(tmp_path: Path) -> 
     volume = Volume("data-knitid-1", "1")
     state.create_volume(volume)
     (state.volume_path(volume) / "large").write_text("x")
-    assert state.bury(state.volume_path(volume)) is not None
+    assert state.move_to_trash(state.volume_path(volume)) is not None
     StateFolder(tmp_path).empty_trash()
     assert list((tmp_path / "trash").iterdir()) == []
 
@@ -45,18 +45,18 @@ def test_a_volume_is_removed_however_deep_it_is(tmp_path: Path) -> None:
     volume = Volume("deep", "id")
     state.create_volume(volume)
     with opened_folder(state.volume(volume)) as folder:
-        descent: FolderStack[str] = FolderStack(folder)
+        stack: FolderStack[str] = FolderStack(folder)
         for _ in range(1500):
-            os.mkdir("d", dir_fd=descent.here)
-            descent.enter("d")
-        os.mkdir("shut", 0, dir_fd=descent.here)
-        os.symlink("/", "link", dir_fd=descent.here)
-        descent.close()
-    grave = state.bury(state.volume(volume))
-    assert grave is not None
-    state.remove(grave)
-    assert not grave.exists()
-    state.remove(grave)
+            os.mkdir("d", dir_fd=stack.here)
+            stack.enter("d")
+        os.mkdir("shut", 0, dir_fd=stack.here)
+        os.symlink("/", "link", dir_fd=stack.here)
+        stack.close()
+    trashed = state.move_to_trash(state.volume(volume))
+    assert trashed is not None
+    state.remove(trashed)
+    assert not trashed.exists()
+    state.remove(trashed)
 
 
 @pytest.mark.parametrize(

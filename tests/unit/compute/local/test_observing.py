@@ -1,4 +1,4 @@
-"""What a pod's account means."""
+"""What a pod's reported means."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import pytest
 
 from knit_workflows.compute.base import Observation, Phase
 from knit_workflows.compute.local.observing import observation_of
-from knit_workflows.compute.local.pod_folder import Account
+from knit_workflows.compute.local.pod_folder import SupervisorState
 from knit_workflows.domain.runs import SUCCEEDED, Exit
 
-STARTED = Account(supervisor=(1, 2))
+STARTED = SupervisorState(supervisor=(1, 2))
 RUNNING = replace(STARTED, running=True)
 
 
@@ -22,7 +22,7 @@ def test_a_pod_is_pending_until_its_command_is_started() -> None:
 
 
 @pytest.mark.parametrize(
-    ("account", "exit"),
+    ("reported", "exit"),
     [
         (replace(RUNNING, exit=(0, 0)), SUCCEEDED),
         (replace(RUNNING, exit=(3, 0)), Exit(3, "(container main) Error")),
@@ -40,19 +40,19 @@ def test_a_pod_is_pending_until_its_command_is_started() -> None:
         ),
         (replace(RUNNING, exit=(255, 0)), Exit(255, "(container main) Error")),
         (
-            replace(RUNNING, exit=(137, 0), facts=(137, True, False)),
+            replace(RUNNING, exit=(137, 0), container_state=(137, True, False)),
             Exit(137, "(container main) OOMKilled"),
         ),
         (
-            replace(RUNNING, exit=(1, 0), facts=(127, False, False)),
+            replace(RUNNING, exit=(1, 0), container_state=(127, False, False)),
             Exit(127, "(container main) Error: a command was not found"),
         ),
         (
-            replace(RUNNING, exit=(1, 0), facts=(0, False, True)),
+            replace(RUNNING, exit=(1, 0), container_state=(0, False, True)),
             Exit(255, "(container main) the connection to the container engine was lost"),
         ),
         (
-            replace(RUNNING, exit=(141, 1), complaints=("cat: No space left on device",)),
+            replace(RUNNING, exit=(141, 1), stderr_lines=("cat: No space left on device",)),
             Exit(1, "(container log) the log could not be written: cat: No space left on device"),
         ),
         (
@@ -60,26 +60,26 @@ def test_a_pod_is_pending_until_its_command_is_started() -> None:
             Exit(1, "(container log) the log could not be written: the copier was killed"),
         ),
         (
-            replace(STARTED, exit=(1, 0), complaints=("bwrap: Can't mkdir /usr/x",)),
+            replace(STARTED, exit=(1, 0), stderr_lines=("bwrap: Can't mkdir /usr/x",)),
             Exit(128, "(container main) StartError: bwrap: Can't mkdir /usr/x"),
         ),
         (
-            replace(STARTED, full_output="/out"),
+            replace(STARTED, output_not_empty="/out"),
             Exit(1, "(container init-main) the output /out is not empty"),
         ),
         (
-            replace(STARTED, full_output=""),
+            replace(STARTED, output_not_empty=""),
             Exit(1, "(container init-log) the log is not empty"),
         ),
         (
-            replace(STARTED, refusal="invalid mount"),
+            replace(STARTED, create_error="invalid mount"),
             Exit(128, "(container main) CreateError: invalid mount"),
         ),
     ],
 )
-def test_an_end_has_a_code_and_names_its_container(account: Account, exit: Exit) -> None:
+def test_an_end_has_a_code_and_names_its_container(reported: SupervisorState, exit: Exit) -> None:
     """Success is only what really succeeded, log included."""
-    seen = observation_of(account)
+    seen = observation_of(reported)
     assert seen.exit == exit
     assert seen.phase is (Phase.SUCCEEDED if exit == SUCCEEDED else Phase.FAILED)
 

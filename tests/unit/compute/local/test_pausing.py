@@ -6,11 +6,9 @@ import asyncio
 from datetime import timedelta
 from pathlib import Path
 
-import pytest
-
-from knit_workflows.compute.local import LocalBackend, pausing, pod_folder, stopping
+from knit_workflows.compute.local import LocalBackend, pod_folder, stopping
 from knit_workflows.compute.local.folders import StateFolder
-from knit_workflows.compute.local.pausing import PAUSE_AFTER, Pauser
+from knit_workflows.compute.local.pausing import PAUSE_AFTER_CHECKS, Pauser
 from knit_workflows.compute.local.processes import descendants
 from knit_workflows.disk import DiskSpace
 from knit_workflows.settings import LocalSettings
@@ -33,8 +31,8 @@ class Disk:
 
 def states(settings: LocalSettings) -> set[str]:
     """How the processes of the pod are, in the letters of the kernel."""
-    account = pod_folder.read_account(settings.state / "pods" / "pod")
-    sandbox = stopping.sandbox_of(account) if account else None
+    reported = pod_folder.read_state(settings.state / "pods" / "pod")
+    sandbox = stopping.sandbox_of(reported) if reported else None
     found = set()
     for process in descendants(sandbox.pid) if sandbox else ():
         text = Path(f"/proc/{process.pid}/stat").read_text(errors="replace")
@@ -46,38 +44,36 @@ async def test_runs_pause_on_a_full_disk_until_there_is_room(
     backend: LocalBackend,
     settings: LocalSettings,
     make_pod: MakePod,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Not at once: most fail by themselves. What is given back of a reserve is not for them.
 
     A stop ends them as ever.
     """
     disk = Disk()
-    monkeypatch.setattr(pausing, "DiskSpace", disk)
     pod = make_pod("while :; do sleep 100; done")
     for volume in (*(mount.volume for mount in (*pod.inputs, *pod.outputs)), pod.log):
         assert volume is not None
         await backend.create_volume(volume)
     await backend.launch(pod)
     await eventually(lambda: states(settings) == {"S"})
-    pauser = Pauser(StateFolder(settings.state), 256 << 20)
-    pauser.look()
+    pauser = Pauser(StateFolder(settings.state), 256 << 20, space_of=disk.of)
+    pauser.check()
     disk.free = FULL
-    for _ in range(PAUSE_AFTER - 1):
-        pauser.look()
+    for _ in range(PAUSE_AFTER_CHECKS - 1):
+        pauser.check()
     assert states(settings) == {"S"}
-    pauser.look()
+    pauser.check()
     await eventually(lambda: states(settings) == {"T"})
     disk.free = SOME
-    pauser.look()
+    pauser.check()
     assert states(settings) == {"T"}
     disk.free = ENOUGH
     # Another one, as after a worker that was killed meanwhile.
-    Pauser(StateFolder(settings.state), 256 << 20).look()
+    Pauser(StateFolder(settings.state), 256 << 20, space_of=disk.of).check()
     await eventually(lambda: states(settings) == {"S"})
     disk.free = FULL
-    for _ in range(PAUSE_AFTER):
-        pauser.look()
+    for _ in range(PAUSE_AFTER_CHECKS):
+        pauser.check()
     await backend.stop("pod", grace=timedelta())
     async with asyncio.timeout(PATIENCE):
         await until(backend, "pod", "absent")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from knit_workflows.compute.local import pod_folder
-from knit_workflows.compute.local.pod_folder import Account, parse_account, read_account
+from knit_workflows.compute.local.pod_folder import SupervisorState, parse_state, read_state
 
 
 def write_state(folder: Path, text: str) -> None:
@@ -20,58 +20,58 @@ def write_state(folder: Path, text: str) -> None:
 
 
 def test_a_state_is_read_line_by_line() -> None:
-    """Bubblewrap's own account of itself is among the lines."""
-    account = parse_account(
+    """Bubblewrap's own reported of itself is among the lines."""
+    reported = parse_state(
         'started 12 3456 b0\n{\n    "child-pid": 14,\n    "ipc-namespace": 4026532182\n}\n'
         "running\nexited 3 0\n"
     )
-    assert account == Account(
-        supervisor=(12, 3456), boot="b0", sandbox=14, running=True, exit=(3, 0), complaints=()
+    assert reported == SupervisorState(
+        supervisor=(12, 3456), boot="b0", sandbox=14, running=True, exit=(3, 0), stderr_lines=()
     )
 
 
 def test_a_container_is_read_too() -> None:
     """An image that is there ends the failure about it."""
-    account = parse_account(
+    reported = parse_state(
         "started 12 3456\nfailure manifest unknown\nimage sha256:ab name@sha256:cd\n"
-        "running\nfacts 137 true false\nexited 137 0\n"
+        "running\ncontainer-state 137 true false\nexited 137 0\n"
     )
-    assert account.failure is None
-    assert account.image == "sha256:ab name@sha256:cd"
-    assert account.facts == (137, True, False)
+    assert reported.failure is None
+    assert reported.image == "sha256:ab name@sha256:cd"
+    assert reported.container_state == (137, True, False)
 
 
 def test_other_lines_are_complaints() -> None:
     """A message never looks like a fact."""
-    account = parse_account("started 12 3456 b0\nbwrap: Can't mkdir /usr/x\nexited early\n")
-    assert account.complaints == ("bwrap: Can't mkdir /usr/x", "exited early")
-    assert account.exit is None
+    reported = parse_state("started 12 3456 b0\nbwrap: Can't mkdir /usr/x\nexited early\n")
+    assert reported.stderr_lines == ("bwrap: Can't mkdir /usr/x", "exited early")
+    assert reported.exit is None
 
 
 @pytest.mark.parametrize("length", range(len("started 1 2 b\nrunning\nexited 0 0\n")))
 def test_a_half_written_line_says_nothing(tmp_path: Path, length: int) -> None:
     """A reader may come at any byte."""
     write_state(tmp_path, "started 1 2 b\nrunning\nexited 0 0\n"[:length])
-    account = read_account(tmp_path)
-    assert account is not None
-    assert not account.ended
-    assert account.ended_at is None
-    assert account.running == (length >= len("started 1 2 b\nrunning\n"))
+    reported = read_state(tmp_path)
+    assert reported is not None
+    assert not reported.ended
+    assert reported.ended_at is None
+    assert reported.running == (length >= len("started 1 2 b\nrunning\n"))
 
 
 def test_the_end_has_the_time_of_the_last_line(tmp_path: Path) -> None:
     """In UTC."""
     write_state(tmp_path, "started 1 2 b\nrunning\nexited 0 0\n")
     os.utime(tmp_path / "state", (0, 86400.25))
-    account = read_account(tmp_path)
-    assert account is not None
-    assert account.ended_at is not None
-    assert account.ended_at.isoformat() == "1970-01-02T00:00:00.250000+00:00"
+    reported = read_state(tmp_path)
+    assert reported is not None
+    assert reported.ended_at is not None
+    assert reported.ended_at.isoformat() == "1970-01-02T00:00:00.250000+00:00"
 
 
 def test_a_missing_folder_has_no_account(tmp_path: Path) -> None:
     """What is gone is not an error."""
-    assert read_account(tmp_path / "none") is None
+    assert read_state(tmp_path / "none") is None
     assert not pod_folder.is_locked(tmp_path / "none")
     assert pod_folder.stop_deadline(tmp_path / "none") is None
 

@@ -16,13 +16,14 @@ from pathlib import Path
 
 import pytest
 
-from knit_workflows.compute.base import Mount, Phase, Volume
+from knit_workflows.compute.base import Phase
 from knit_workflows.compute.local import LocalBackend
-from knit_workflows.compute.local.pod_folder import Account, read_account
+from knit_workflows.compute.local.pod_folder import SupervisorState, read_state
 from knit_workflows.compute.local.processes import find_process
 from knit_workflows.compute.local.supervisor import NICENESS
 from knit_workflows.domain.errors import BackendRejected, BackendUnavailable, KnitError
 from knit_workflows.domain.runs import Exit
+from knit_workflows.domain.volumes import Mount, Volume
 from knit_workflows.settings import LocalSettings
 from tests.waiting import PATIENCE
 
@@ -39,11 +40,11 @@ def output(settings: LocalSettings, name: str = "log", pod: str = "pod") -> str:
 
 def sandbox_of(settings: LocalSettings) -> tuple[int, int]:
     """Numbers of the supervisor and of the first process in the sandbox."""
-    account = read_account(settings.state / "pods" / "pod")
-    assert account is not None
-    assert account.supervisor is not None
-    assert account.sandbox is not None
-    return account.supervisor[0], account.sandbox
+    reported = read_state(settings.state / "pods" / "pod")
+    assert reported is not None
+    assert reported.supervisor is not None
+    assert reported.sandbox is not None
+    return reported.supervisor[0], reported.sandbox
 
 
 # --- what it sees ------------------------------------------------------------------------------
@@ -267,11 +268,13 @@ async def test_a_supervisor_killed_early_leaves_nothing_running(
     pod = make_pod("while :; do echo more >> /out/count; sleep 0.005; done")
     ending = asyncio.create_task(ended(backend, pod))
     async with asyncio.timeout(PATIENCE):
-        while (account := read_account(settings.state / "pods" / "pod") or Account()) == Account():
+        while (
+            reported := read_state(settings.state / "pods" / "pod") or SupervisorState()
+        ) == SupervisorState():
             await asyncio.sleep(0)
-    assert account.supervisor is not None
+    assert reported.supervisor is not None
     await asyncio.sleep(pause)
-    os.kill(account.supervisor[0], signal.SIGKILL)
+    os.kill(reported.supervisor[0], signal.SIGKILL)
     assert (await ending).phase is Phase.ABSENT
     count = settings.state / "volumes" / "pod-out" / "count"
     size = count.stat().st_size if count.exists() else 0
@@ -321,7 +324,8 @@ async def test_grace_ends_although_knit_is_gone(
     supervisor, sandbox = sandbox_of(settings)
     script = (
         "import asyncio, os, sys, pathlib, datetime\n"
-        "from knit_workflows.compute.local import *\n"
+        "from knit_workflows.compute.local import LocalBackend\n"
+        "from knit_workflows.settings import LocalSettings\n"
         "async def main():\n"
         "    backend = LocalBackend(LocalSettings(state=pathlib.Path(sys.argv[1])))\n"
         "    await backend.open()\n"

@@ -8,10 +8,10 @@ import pytest
 
 from knit_workflows.compute.base import Observation, Phase, StartFailureKind
 from knit_workflows.compute.local.observing import observation_of
-from knit_workflows.compute.local.pod_folder import Account, parse_account
+from knit_workflows.compute.local.pod_folder import SupervisorState, parse_state
 from knit_workflows.compute.local.start_failures import start_failure_of
 
-STARTED = Account(supervisor=(1, 2))
+STARTED = SupervisorState(supervisor=(1, 2))
 BACKEND, IMAGE, TRANSIENT, PROGRESS = (
     StartFailureKind.BACKEND,
     StartFailureKind.IMAGE,
@@ -161,7 +161,7 @@ def test_a_pull_is_told_as_far_as_it_has_come(
     lines: str, told: tuple[StartFailureKind, str] | None
 ) -> None:
     """A registry that says nothing is none that gives something."""
-    failure = start_failure_of(parse_account(f"started 1 2 boot\n{lines}"))
+    failure = start_failure_of(parse_state(f"started 1 2 boot\n{lines}"))
     assert (failure and (failure.kind, failure.reason)) == told
     if failure is not None and "image" not in lines:
         assert failure.message

@@ -1,4 +1,4 @@
-"""Tells watchers of run pods, by inotify, that something has changed in a pod's folder."""
+"""Notifies subscribers, by inotify, of changes in the folders of run pods."""
 
 from __future__ import annotations
 
@@ -29,16 +29,17 @@ _CHANGES: Final = _MODIFY | _MOVED_TO | _CREATE | _DELETE | _DELETE_SELF | _MOVE
 _HEADER: Final = struct.Struct("iIII")
 
 
-class PodNotices:
-    """Rings bells of watchers: one inotify instance for a folder of pods.
+class FolderWatcher:
+    """One inotify instance for a folder of pod folders.
 
-    A bell may ring without need; it rings at every change. `blind` is true once the kernel has
-    refused a watch (its limit is reached): then watchers have to look by themselves.
+    Every change sets the events of its subscribers; an event may also be set without a change.
+    `incomplete` is true once the kernel has refused a watch (its limit is reached): then
+    subscribers have to poll.
     """
 
     def __init__(self, pods: Path) -> None:
         self._pods = pods
-        self._bells: dict[str, set[asyncio.Event]] = {}
+        self._subscribers: dict[str, set[asyncio.Event]] = {}
         self._pod_of: dict[int, str] = {}
         self._root = -1
         self._loop = asyncio.get_running_loop()
@@ -51,28 +52,28 @@ class PodNotices:
         self._descriptor = self._libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
         if self._descriptor < 0:
             raise _refusal(ctypes.get_errno())
-        self.blind = False
+        self.incomplete = False
         self._root = self._add(pods)
         self._loop.add_reader(self._descriptor, self._read)
 
     def close(self) -> None:
-        """Stops listening; bells stay silent from now on."""
+        """Stops watching; no event is set from now on."""
         self._loop.remove_reader(self._descriptor)
         os.close(self._descriptor)
 
     @contextmanager
-    def ringing(self, pod_name: str) -> Iterator[asyncio.Event]:
-        """Gives a bell that rings at each change of a pod, be the pod there already or not."""
-        bell = asyncio.Event()
-        self._bells.setdefault(pod_name, set()).add(bell)
+    def subscribe(self, pod_name: str) -> Iterator[asyncio.Event]:
+        """Gives an event that each change of a pod sets, whether or not the pod exists yet."""
+        changed = asyncio.Event()
+        self._subscribers.setdefault(pod_name, set()).add(changed)
         self._follow(pod_name)
         try:
-            yield bell
+            yield changed
         finally:
-            bells = self._bells[pod_name]
-            bells.discard(bell)
-            if not bells:
-                del self._bells[pod_name]
+            others = self._subscribers[pod_name]
+            others.discard(changed)
+            if not others:
+                del self._subscribers[pod_name]
                 self._unfollow(pod_name)
 
     def _follow(self, pod_name: str) -> None:
@@ -90,10 +91,10 @@ class PodNotices:
         number: int = self._libc.inotify_add_watch(
             self._descriptor, path, _CHANGES | _ONLY_DIRECTORY
         )
-        if number < 0 and folder.is_dir() and not self.blind:
-            self.blind = True
+        if number < 0 and folder.is_dir() and not self.incomplete:
+            self.incomplete = True
             log.warning(
-                "cannot watch %s: %s; looking every second instead",
+                "cannot watch %s: %s; polling every second instead",
                 folder,
                 os.strerror(ctypes.get_errno()),
                 extra={"action": "watch_refused"},
@@ -114,19 +115,19 @@ class PodNotices:
             self._notice(number, mask, name)
 
     def _notice(self, number: int, mask: int, name: str) -> None:
-        if number == -1:  # The queue overflowed: everybody has to look.
-            pods = list(self._bells)
+        if number == -1:  # the queue overflowed: anything may have changed
+            pods = list(self._subscribers)
         elif number == self._root:
             pods = [name]
-            if name in self._bells:
+            if name in self._subscribers:
                 self._follow(name)
         else:
             pods = [self._pod_of[number]] if number in self._pod_of else []
             if mask & _IGNORED:
                 self._pod_of.pop(number, None)
         for pod in pods:
-            for bell in self._bells.get(pod, ()):
-                bell.set()
+            for changed in self._subscribers.get(pod, ()):
+                changed.set()
 
 
 def _refusal(error: int) -> BackendRejected:

@@ -1,4 +1,4 @@
-"""Hears the end of processes without waiting for them in a thread: our children and others."""
+"""Notices the exit of processes without a thread that waits: our children and others."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from contextlib import suppress
 from knit_workflows.compute.local.processes import open_process
 
 
-class Deaths:
-    """Calls back once when one process has ended; follows one process at a time."""
+class ProcessExitWatcher:
+    """Calls back once when a process has ended; follows one process at a time."""
 
     def __init__(self, callback: Callable[[], object]) -> None:
         self._callback = callback
@@ -21,7 +21,7 @@ class Deaths:
         self.ended = False
 
     def follow(self, process: tuple[int, int] | None) -> None:
-        """Follows this process (its number and birth); following it already: fine."""
+        """Follows this process (its number and start time); repeating it is fine."""
         if process is None or process == self._followed:
             return
         self.close()
@@ -31,7 +31,7 @@ class Deaths:
             self._loop.add_reader(self._descriptor, self._on_end)
 
     def close(self) -> None:
-        """Follows nothing any more."""
+        """Stops following."""
         if self._descriptor is not None:
             self._loop.remove_reader(self._descriptor)
             os.close(self._descriptor)
@@ -43,8 +43,8 @@ class Deaths:
         self._callback()
 
 
-class Children:
-    """Takes leave of our own children when they end, so that they do not stay as zombies."""
+class ChildReaper:
+    """Reaps our own child processes when they end, so that they do not stay as zombies."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -56,7 +56,7 @@ class Children:
         self._loop.call_soon_threadsafe(self._adopt, pid)
 
     def close(self) -> None:
-        """Leaves the children that still run to whoever comes after this process."""
+        """Leaves the children that still run to init."""
         self._closed = True
         for descriptor in self._descriptors.values():
             self._loop.remove_reader(descriptor)
