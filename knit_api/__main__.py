@@ -21,8 +21,8 @@ from temporalio.contrib.pydantic import pydantic_data_converter
 from knit_api.app import create_app
 from knit_api.auth import BindRefused, check_bind, is_loopback
 from knit_api.deps import Deps, Lazy, Transfers
-from knit_api.patience import patient
-from knit_api.server.sockets import WireProtocol
+from knit_api.server.sockets import DetachableProtocol
+from knit_api.watchdog import watched
 from knit_workflows import log as logs
 from knit_workflows.client import KnitClient
 from knit_workflows.core_log import set_up_core
@@ -48,7 +48,7 @@ def deps_from(settings: Settings) -> Deps:
         except BaseException:
             await store.aclose()
             raise
-        return patient(store)
+        return watched(store)
 
     async def close_store() -> None:
         if store.connected is not None:
@@ -141,7 +141,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         app,
         host=options.host,
         port=options.port,
-        http=WireProtocol,
+        http=DetachableProtocol,
         ws="none",
         lifespan="on",
         log_config=None,

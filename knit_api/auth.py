@@ -39,7 +39,7 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-class LoopbackNamesOnly:
+class LoopbackHostMiddleware:
     """Refuses requests that call this machine by another name than a loopback one."""
 
     def __init__(self, app: ASGIApp) -> None:

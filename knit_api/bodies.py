@@ -8,10 +8,10 @@ import pydantic_core
 from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect, Request
 
-from knit_api.errors import ClientGone, HttpProblem
+from knit_api.errors import ClientDisconnected, HttpProblem
 from knit_workflows.domain.errors import InvalidRequest
 
-MOST_BYTES: Final = 4 << 20
+MAX_BYTES: Final = 4 << 20
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -54,22 +54,22 @@ def require_json(request: Request) -> None:
 
 async def _read(request: Request) -> bytes:
     announced = request.headers.get("content-length", "0")
-    if announced.isdigit() and int(announced) > MOST_BYTES:
+    if announced.isdigit() and int(announced) > MAX_BYTES:
         raise _too_large()
     body = bytearray()
     try:
-        async for piece in request.stream():
-            body += piece
-            if len(body) > MOST_BYTES:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > MAX_BYTES:
                 raise _too_large()
     except ClientDisconnect as error:
-        raise ClientGone("the client closed the connection within the body") from error
+        raise ClientDisconnected("the client closed the connection within the body") from error
     return bytes(body)
 
 
 def _too_large() -> HttpProblem:
     return HttpProblem(
-        413, "the body is too large", f"a JSON body has at most {MOST_BYTES >> 20} MiB"
+        413, "the body is too large", f"a JSON body has at most {MAX_BYTES >> 20} MiB"
     )
 
 

@@ -16,9 +16,9 @@ from uuid import UUID
 import httpx
 from fastapi import Depends, Request
 
-from knit_api.patience import in_time
-from knit_api.server.streams import Threads, settle
-from knit_workflows.client import OpenTransfer
+from knit_api.server.streams import Threads, drain_background
+from knit_api.watchdog import wait_or_abandon
+from knit_workflows.client import TransferHandle
 from knit_workflows.contracts.transfers import Closed
 from knit_workflows.domain.errors import KnitError, Unavailable
 from knit_workflows.domain.ids import KnitId
@@ -39,11 +39,11 @@ class Transfers(Protocol):
     """What the API asks of Temporal; `knit_workflows.client.KnitClient` is it."""
 
     async def ping(self) -> None: ...  # noqa: D102
-    async def open_upload(self, key: UUID | None = None) -> OpenTransfer: ...  # noqa: D102
-    async def open_download(self, knit_id: KnitId) -> OpenTransfer: ...  # noqa: D102
-    async def renew(self, transfer: OpenTransfer) -> None: ...  # noqa: D102
+    async def open_upload(self, key: UUID | None = None) -> TransferHandle: ...  # noqa: D102
+    async def open_download(self, knit_id: KnitId) -> TransferHandle: ...  # noqa: D102
+    async def renew(self, transfer: TransferHandle) -> None: ...  # noqa: D102
     async def finish(  # noqa: D102
-        self, transfer: OpenTransfer, *, ok: bool, reason: str = ""
+        self, transfer: TransferHandle, *, ok: bool, reason: str = ""
     ) -> Closed: ...
 
 
@@ -97,7 +97,7 @@ class Lazy(Generic[T]):
 
     async def _try(self) -> T:
         try:
-            value = await in_time(self._connect(), self._seconds)
+            value = await wait_or_abandon(self._connect(), self._seconds)
         except Exception as error:  # whatever a driver raises: it is away
             self._failed_at = time.monotonic()
             log.warning(
@@ -142,7 +142,7 @@ class Deps:
 
     async def aclose(self) -> None:
         """Lets go of everything; waits shortly for transfers that are being ended."""
-        await settle(SETTLE_SECONDS)
+        await drain_background(SETTLE_SECONDS)
         self.threads.shutdown()
         await self.agents.aclose()
         if self.close_store is not None:

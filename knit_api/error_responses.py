@@ -13,9 +13,9 @@ from starlette.responses import Response
 from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from knit_api.errors import ClientGone, HttpProblem
+from knit_api.errors import ClientDisconnected, HttpProblem
 from knit_api.responses import json_response
-from knit_api.server.trailers import ResponseCut
+from knit_api.server.trailers import ResponseAborted
 from knit_workflows.domain import errors as domain
 from knit_workflows.wire.errors import ErrorBody, ErrorDetail
 
@@ -42,8 +42,8 @@ _ADVICE: Final[Mapping[type[Exception], str]] = {
     domain.PlanNotFound: "list what there is with `knit plan find`",
     domain.RunNotFound: "list what there is with `knit run find`",
     domain.NotFound: "check the id",
-    domain.UploadUnderWay: "wait some seconds, then ask again with the same key",
-    domain.UploadKeySpent: "upload again with another key",
+    domain.UploadInProgress: "wait some seconds, then ask again with the same key",
+    domain.IdempotencyKeyConsumed: "upload again with another key",
     domain.Conflict: "look at its present state, then decide anew",
     domain.StorageFull: "make room where Data is kept, then try again",
     domain.StoreFull: "make room on the disk of the database, then try again",
@@ -66,7 +66,7 @@ def answer(error: Exception) -> Response:
     if isinstance(error, domain.KnitError):
         status = nearest(STATUS, error, 500)
         advice = error.advice or nearest(_ADVICE, error, "")
-        needs_time = status == 503 or isinstance(error, domain.UploadUnderWay)
+        needs_time = status == 503 or isinstance(error, domain.UploadInProgress)
         seconds = RETRY_BUSY_AFTER if isinstance(error, domain.Busy) else RETRY_AFTER
         headers = {"Retry-After": seconds} if needs_time else None
         return error_response(status, error.reason, advice, error.see, headers)
@@ -124,7 +124,7 @@ def _problem(problem: Mapping[str, Any]) -> str:
     return f"{place}: {problem['msg']}" if place else str(problem["msg"])
 
 
-class ErrorAnswers:
+class ErrorMiddleware:
     """Outermost layer of the app: no exception leaves it, but one that cuts a begun response."""
 
     def __init__(self, app: ASGIApp) -> None:
@@ -144,15 +144,15 @@ class ErrorAnswers:
 
         try:
             await self._app(scope, receive, sending)
-        except ClientGone as error:
-            _log_line(scope, error, logging.INFO, "client_gone")
-            raise ResponseCut from error
-        except ResponseCut:
+        except ClientDisconnected as error:
+            _log_line(scope, error, logging.INFO, "client_disconnected")
+            raise ResponseAborted from error
+        except ResponseAborted:
             raise
         except Exception as error:  # the border: nothing beyond can answer for it
             if started:
-                _log_line(scope, error, logging.WARNING, "response_cut")
-                raise ResponseCut from error
+                _log_line(scope, error, logging.WARNING, "response_aborted")
+                raise ResponseAborted from error
             response = answer(error)
             if response.status_code >= 500:
                 _log_line(scope, error, logging.ERROR, "request_failed", response.status_code)
@@ -163,7 +163,7 @@ def _log_line(
     scope: Scope, error: BaseException, level: int, action: str, status: int | None = None
 ) -> None:
     # A known error says what is the matter; only of an unknown one the stack is worth its space.
-    known = isinstance(error, domain.KnitError | HttpProblem | ClientGone)
+    known = isinstance(error, domain.KnitError | HttpProblem | ClientDisconnected)
     log.log(
         level,
         "%s %s: %s",

@@ -18,5 +18,5 @@ class HttpProblem(Exception):
         self.headers = headers
 
 
-class ClientGone(Exception):
+class ClientDisconnected(Exception):
     """The client closed the connection; there is nobody left to answer."""

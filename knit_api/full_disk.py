@@ -11,7 +11,7 @@ from knit_workflows.domain import errors
 
 
 @contextmanager
-def naming_full_disk(folder: Path | None) -> Iterator[None]:
+def explaining_full_disk(folder: Path | None) -> Iterator[None]:
     """Raises EngineFull instead of EngineUnavailable when the disk of the folder is almost full.
 
     Temporal itself says many things then, its clients as many more. The folder is that of the

@@ -12,8 +12,8 @@ from pydantic_core import to_json
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from knit_api.server.streams import cancelled
-from knit_api.server.trailers import ResponseCut
+from knit_api.server.streams import cancel_and_wait
+from knit_api.server.trailers import ResponseAborted
 from knit_workflows.wire.base import Wire
 
 T = TypeVar("T")
@@ -52,16 +52,16 @@ async def json_list_response(
 
 
 class StreamedResponse(Response):
-    """A body that comes piece by piece: of a known length, or in chunks.
+    """A body that comes chunk by chunk: of a known length, or in chunks.
 
-    When `pieces` fails, or is not of that length, the connection is cut before the end, so that the
+    When `chunks` fails, or is not of that length, the connection is cut before the end, so that the
     client cannot take the part for the whole. `resources` is closed at the end, however it comes:
     also when the client goes or takes nothing any more.
     """
 
     def __init__(
         self,
-        pieces: AsyncGenerator[bytes, None],
+        chunks: AsyncGenerator[bytes, None],
         resources: AsyncExitStack,
         media_type: str,
         *,
@@ -77,12 +77,12 @@ class StreamedResponse(Response):
         else:
             self.headers["content-length"] = str(length)
         self._left = length
-        self._pieces = pieces
+        self._chunks = chunks
         self._resources = resources
         self._trailers = trailers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Sends everything; raises ResponseCut when that is not possible."""
+        """Sends everything; raises ResponseAborted when that is not possible."""
         async with self._resources:
             # Else its end would be that of the connection; `framing` is there to see to that.
             assert self._left is not None or scope["http_version"] != "1.0"
@@ -92,10 +92,10 @@ class StreamedResponse(Response):
                 await asyncio.wait({sending, leaving}, return_when=asyncio.FIRST_COMPLETED)
             finally:
                 done = sending.done()
-                await cancelled(sending, leaving)
-                await self._pieces.aclose()
+                await cancel_and_wait(sending, leaving)
+                await self._chunks.aclose()
             if not done:
-                raise ResponseCut("the client has gone")
+                raise ResponseAborted("the client has gone")
             sending.result()
 
     async def _send_all(self, scope: Scope, send: Send) -> None:
@@ -110,28 +110,28 @@ class StreamedResponse(Response):
             "headers": self.raw_headers,
         }
         await send({**start, "trailers": True} if with_trailers else start)
-        await self._send_pieces(scope, send)
+        await self._send_chunks(scope, send)
         if self._left:
-            raise ResponseCut("the body became shorter while it was sent")
+            raise ResponseAborted("the body became shorter while it was sent")
         await send({"type": "http.response.body", "body": b"", "more_body": False})
         if with_trailers and self._trailers is not None:
             pairs = [(k.encode(), v.encode()) for k, v in self._trailers().items()]
             await send({"type": "http.response.trailers", "headers": pairs})
 
-    async def _send_pieces(self, scope: Scope, send: Send) -> None:
-        async for piece in self._pieces:
-            await self._send_piece(send, piece)
+    async def _send_chunks(self, scope: Scope, send: Send) -> None:
+        async for chunk in self._chunks:
+            await self._send_chunk(send, chunk)
 
-    async def _send_piece(self, send: Send, piece: bytes) -> None:
+    async def _send_chunk(self, send: Send, chunk: bytes) -> None:
         if self._left is not None:
-            self._left -= len(piece)
+            self._left -= len(chunk)
             if self._left < 0:
-                raise ResponseCut("the body became longer while it was sent")
+                raise ResponseAborted("the body became longer while it was sent")
         try:
             async with asyncio.timeout(SILENCE_SECONDS):
-                await send({"type": "http.response.body", "body": piece, "more_body": True})
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
         except TimeoutError as error:
-            raise ResponseCut("the client takes nothing any more") from error
+            raise ResponseAborted("the client takes nothing any more") from error
 
 
 async def _until_gone(receive: Receive) -> None:

@@ -10,8 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from knit_cli.errors import printable
-from knit_workflows.wire.events import RunEvent
-from knit_workflows.wire.runs import Exit, Run, Used, Waiting
+from knit_workflows.wire.runs import Exit, Run, RunEvent, Used, Waiting
 from knit_workflows.wire.times import format_time
 
 _LATEST = 5  # changes in the short history; all of them are a command of their own

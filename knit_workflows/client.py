@@ -41,7 +41,7 @@ ANEW: Final = "start the transfer anew"
 
 
 @dataclass(frozen=True, slots=True)
-class OpenTransfer:
+class TransferHandle:
     """A door that is open; where it leads stands in the store under `transfer_id`."""
 
     transfer_id: str
@@ -49,14 +49,14 @@ class OpenTransfer:
     run_id: RunId | None
 
 
-def keyed_upload(key: uuid.UUID) -> OpenTransfer:
+def upload_for_key(key: uuid.UUID) -> TransferHandle:
     """Gives the ids of the one upload that a client's key stands for, whether it has begun or not.
 
     Nothing else has such ids, whatever the key: those of Plans' Runs and of their Data are UUIDs of
     another version.
     """
     transfer_id, knit_id, run_id = (uuid.uuid5(key, part) for part in ("transfer", "data", "run"))
-    return OpenTransfer(transfer_id.hex, KnitId(str(knit_id)), RunId(str(run_id)))
+    return TransferHandle(transfer_id.hex, KnitId(str(knit_id)), RunId(str(run_id)))
 
 
 class KnitClient:
@@ -84,25 +84,28 @@ class KnitClient:
             if not await self._client.service_client.check_health(timeout=timedelta(seconds=2)):
                 raise errors.EngineUnavailable(advice=ADVICE)
 
-    async def open_upload(self, key: uuid.UUID | None = None) -> OpenTransfer:
+    async def open_upload(self, key: uuid.UUID | None = None) -> TransferHandle:
         """Makes a new, empty Data with its upload Run, and opens the door to it.
 
         The door of a key opens once, for one caller. For all others, at the same time or later:
-        raises UploadUnderWay, or UploadKeySpent when it is over, whatever became of the Data.
+        raises UploadInProgress, or IdempotencyKeyConsumed when it is over, whatever became of the
+        Data.
         """
-        upload = keyed_upload(key or uuid.uuid4())
+        upload = upload_for_key(key or uuid.uuid4())
         try:
             return await self._open("write", upload)
         except errors.NotFound as error:
             if key is None:
                 raise
-            raise errors.UploadKeySpent(see=upload.run_id or "") from error
+            raise errors.IdempotencyKeyConsumed(see=upload.run_id or "") from error
 
-    async def open_download(self, knit_id: KnitId) -> OpenTransfer:
+    async def open_download(self, knit_id: KnitId) -> TransferHandle:
         """Opens a door to read a Data. Raises DataNotFound."""
-        return await self._open("read", OpenTransfer(uuid.uuid4().hex, knit_id, None))
+        return await self._open("read", TransferHandle(uuid.uuid4().hex, knit_id, None))
 
-    async def _open(self, mode: Literal["read", "write"], transfer: OpenTransfer) -> OpenTransfer:
+    async def _open(
+        self, mode: Literal["read", "write"], transfer: TransferHandle
+    ) -> TransferHandle:
         start = WithStartWorkflowOperation(
             TransferWorkflow.run,
             TransferInput(
@@ -143,7 +146,7 @@ class KnitClient:
         _raise_unless(opened)
         return transfer
 
-    async def _not_opened(self, transfer: OpenTransfer) -> errors.Unavailable:
+    async def _not_opened(self, transfer: TransferHandle) -> errors.Unavailable:
         """Says why a transfer has not been opened in time, and sees that it does not open later."""
         handle = self._client.get_workflow_handle(names.transfer_workflow(transfer.transfer_id))
         seconds = f"{self._lease.total_seconds():g} s"
@@ -171,15 +174,15 @@ class KnitClient:
             advice="try again in some seconds; more workers with the role interactive would help",
         )
 
-    async def _begun_before(self, upload: OpenTransfer) -> errors.Conflict:
+    async def _begun_before(self, upload: TransferHandle) -> errors.Conflict:
         handle = self._client.get_workflow_handle(names.transfer_workflow(upload.transfer_id))
         with _translated():
             description = await handle.describe(rpc_timeout=RPC_TIMEOUT)
         if description.status is WorkflowExecutionStatus.RUNNING:
-            return errors.UploadUnderWay(see=upload.run_id or "")
-        return errors.UploadKeySpent(see=upload.run_id or "")
+            return errors.UploadInProgress(see=upload.run_id or "")
+        return errors.IdempotencyKeyConsumed(see=upload.run_id or "")
 
-    async def renew(self, transfer: OpenTransfer) -> None:
+    async def renew(self, transfer: TransferHandle) -> None:
         """Says that the client is still there; send it a few times per lease."""
         handle = self._client.get_workflow_handle_for(
             TransferWorkflow.run, names.transfer_workflow(transfer.transfer_id)
@@ -187,7 +190,7 @@ class KnitClient:
         with _translated():
             await handle.signal(TransferWorkflow.renew, rpc_timeout=RPC_TIMEOUT)
 
-    async def finish(self, transfer: OpenTransfer, *, ok: bool, reason: str = "") -> Closed:
+    async def finish(self, transfer: TransferHandle, *, ok: bool, reason: str = "") -> Closed:
         """Ends the transfer and waits for its outcome; a second call gives the same answer."""
         handle = self._client.get_workflow_handle_for(
             TransferWorkflow.run, names.transfer_workflow(transfer.transfer_id)

@@ -217,7 +217,7 @@ def operations(document: Extra) -> Iterator[tuple[str, str, Extra]]:
 
 
 def _complete(path: str, method: str, operation: Extra) -> None:
-    # Queries are read by `queries`, never refused by FastAPI.
+    # Queries are read by `query_params`, never refused by FastAPI.
     operation["responses"].pop("422", None)
     for parameter in operation.get("parameters", ()):
         if parameter["in"] == "path":

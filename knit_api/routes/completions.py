@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 from fastapi import APIRouter, Request, Response
 
-from knit_api import queries
+from knit_api import query_params
 from knit_api.deps import StoreOf
 from knit_api.openapi import document
 from knit_api.openapi.document import failures
@@ -39,6 +39,6 @@ async def complete(request: Request, store: StoreOf) -> Response:
 
     Quick however many there are, and not complete: tags are looked for among the newest 100,000.
     """
-    query = queries.completion_query(request.query_params)
+    query = query_params.completion_query(request.query_params)
     found = await store.completions.find(query.noun, query.prefix, limit=query.limit)
     return json_response([asdict(one) for one in found])

@@ -6,18 +6,18 @@ import logging
 
 from fastapi import APIRouter, Request, Response
 
-from knit_api import paging, queries
+from knit_api import pagination, query_params
 from knit_api.bodies import model_body
 from knit_api.deps import DepsOf, StoreOf
 from knit_api.openapi import document
 from knit_api.openapi.document import failures, gives_stream, takes, takes_archive
-from knit_api.paging import page_response
+from knit_api.pagination import page_response
 from knit_api.responses import json_response
 from knit_api.server import sockets
-from knit_api.server.framing import takes_chunks
-from knit_api.transfers import transfers, upload_keys
+from knit_api.server.framing import accepts_chunks
+from knit_api.transfers import idempotency, transfers
 from knit_api.transfers.codecs import GZIPPED_TAR, PLAIN_TAR
-from knit_api.transfers.upload_body import AnswerAhead, upload_body, wanted_archive
+from knit_api.transfers.upload_body import EarlyResponse, negotiate_archive, upload_body
 from knit_workflows.domain.data import TagChange
 from knit_workflows.domain.tags import Tag, checked_tag
 from knit_workflows.wire.data import Data
@@ -32,7 +32,7 @@ router = APIRouter(prefix="/api/data", tags=["data"])
 @router.get(
     "",
     response_model=list[Data],
-    responses=paging.RESPONSES | failures(400, 503),
+    responses=pagination.RESPONSES | failures(400, 503),
     openapi_extra={
         "parameters": [
             document.query(
@@ -54,15 +54,18 @@ router = APIRouter(prefix="/api/data", tags=["data"])
                 schema=document.LENGTH,
                 example="24h",
             ),
-            *paging.PARAMETERS,
+            *pagination.PARAMETERS,
         ]
     },
 )
 async def find_data(request: Request, store: StoreOf) -> Response:
     """Find Data by tags and time: oldest first, those without a time last."""
-    query, page = queries.data_query(request.query_params), queries.page(request.query_params)
-    found = await store.data.find(query, **paging.bounds(page))
-    return await page_response(request, page, found, ToWire().data, paging.data_cursor)
+    query, page = (
+        query_params.data_query(request.query_params),
+        query_params.page(request.query_params),
+    )
+    found = await store.data.find(query, **pagination.bounds(page))
+    return await page_response(request, page, found, ToWire().data, pagination.data_cursor)
 
 
 @router.post(
@@ -73,7 +76,7 @@ async def find_data(request: Request, store: StoreOf) -> Response:
     | {
         "parameters": [
             document.request_header(
-                upload_keys.HEADER,
+                idempotency.HEADER,
                 "the key of this upload, a random UUID: sent again with it, whatever became of "
                 "the first answer, the upload still makes one Data only",
                 schema=document.UUID,
@@ -98,15 +101,15 @@ async def upload_data(request: Request, deps: DepsOf) -> Response:
     this request are not looked at. A key whose upload is under way is 409 with `Retry-After`; one
     whose upload has failed, or whose Data was deleted, is 409 without, and stays so.
     """
-    tags = queries.user_tags(request.query_params)
-    key = upload_keys.upload_key(request.headers)
+    tags = query_params.user_tags(request.query_params)
+    key = idempotency.idempotency_key(request.headers)
     body = upload_body(request, deps.lease)
     uploaded = await transfers.upload(deps, body, tags, key)
     one = uploaded.data
     answer = json_response(ToWire().data(one))
     if uploaded.before:
         log.info("Data is asked for", extra={"action": "upload_repeated", "knit_id": one.knit_id})
-        return AnswerAhead(answer, request, body)
+        return EarlyResponse(answer, request, body)
     log.info("Data is uploaded", extra={"action": "data_uploaded", "knit_id": one.knit_id})
     return answer
 
@@ -128,17 +131,17 @@ async def download_data(knit_id: str, request: Request, deps: DepsOf) -> Respons
     is the MD5 of the body as it was sent. Over HTTP/1.0 it has a length instead of chunks, and the
     gzip is not compressed.
     """
-    media_type, form = wanted_archive(request.headers.get("accept", ""))
-    direct = sockets.is_offered(request.scope)
-    one = queries.knit_id(knit_id)
-    chunks = takes_chunks(request.scope)
-    return await transfers.download(deps, one, media_type, form, direct=direct, chunks=chunks)
+    media_type, form = negotiate_archive(request.headers.get("accept", ""))
+    direct = sockets.can_detach(request.scope)
+    one = query_params.knit_id(knit_id)
+    chunked = accepts_chunks(request.scope)
+    return await transfers.download(deps, one, media_type, form, direct=direct, chunked=chunked)
 
 
 @router.get("/{knit_id}/metadata", response_model=Data, responses=failures(404, 503))
 async def show_data(knit_id: str, store: StoreOf) -> Response:
     """Show a Data with its tags and neighbours, but not its content."""
-    return json_response(ToWire().data(await store.data.get(queries.knit_id(knit_id))))
+    return json_response(ToWire().data(await store.data.get(query_params.knit_id(knit_id))))
 
 
 @router.put(
@@ -155,10 +158,10 @@ async def change_tags(knit_id: str, request: Request, store: StoreOf) -> Respons
         remove=frozenset(map(_tag, asked.remove)),
         remove_keys=frozenset(checked_tag(key, "").key for key in asked.remove_key),
     )
-    queries.refuse_system_keys(
+    query_params.refuse_system_keys(
         [*(tag.key for tag in change.add | change.remove), *change.remove_keys]
     )
-    one = await store.data.change_tags(queries.knit_id(knit_id), change)
+    one = await store.data.change_tags(query_params.knit_id(knit_id), change)
     log.info("Data is tagged", extra={"action": "data_tagged", "knit_id": one.knit_id})
     return json_response(ToWire().data(one))
 

@@ -11,7 +11,8 @@ from knit_api.deps import DepsOf
 from knit_api.error_responses import RETRY_AFTER, error_response
 from knit_api.openapi.document import failures
 from knit_api.responses import json_response
-from knit_workflows.wire.events import Health, Version
+from knit_workflows.wire.health import Health
+from knit_workflows.wire.version import Version
 
 PROBE_SECONDS = 3.0
 

@@ -6,7 +6,7 @@ import asyncio
 
 from fastapi import APIRouter, Request, Response
 
-from knit_api import queries
+from knit_api import query_params
 from knit_api.deps import StoreOf
 from knit_api.openapi import document
 from knit_api.openapi.document import failures
@@ -22,8 +22,8 @@ _PARAMETERS = [
     document.query("downstream", "how many Runs far on, or `all`; both absent: 3 both ways"),
     document.query(
         "limit",
-        f"at most so many Data, and Runs: 1 to {queries.MOST_IN_FULL} (the default),"
-        f" with `fields=ids` to {queries.MOST_IDS}; a larger lineage is a conflict",
+        f"at most so many Data, and Runs: 1 to {query_params.MAX_DETAILED} (the default),"
+        f" with `fields=ids` to {query_params.MAX_IDS}; a larger lineage is a conflict",
         kind="integer",
     ),
     document.query("fields", "`ids`: nothing but ids and edges, some ten times as fast"),
@@ -42,10 +42,10 @@ async def show_lineage(knit_id: str, request: Request, store: StoreOf) -> Respon
     A Run that is reached comes with all its inputs, outputs and log; only those in the direction
     of the walk are followed further. Deleted Runs are not followed downstream.
     """
-    query = queries.lineage_query(request.query_params)
+    query = query_params.lineage_query(request.query_params)
     read = store.lineage.graph if query.only_ids else store.lineage.get
     found = await read(
-        queries.knit_id(knit_id),
+        query_params.knit_id(knit_id),
         upstream=query.upstream,
         downstream=query.downstream,
         limit=query.limit,

@@ -7,12 +7,12 @@ from typing import Final
 
 from fastapi import APIRouter, Request, Response
 
-from knit_api import paging, queries
+from knit_api import pagination, query_params
 from knit_api.bodies import json_body, require_json
 from knit_api.deps import DepsOf, StoreOf
 from knit_api.openapi import document
 from knit_api.openapi.document import failures, takes
-from knit_api.paging import page_response
+from knit_api.pagination import page_response
 from knit_api.responses import json_response
 from knit_workflows.domain.errors import TooManyRuns
 from knit_workflows.domain.plans.changes import (
@@ -38,7 +38,7 @@ from knit_workflows.wire.plans import (
 
 log = logging.getLogger(__name__)
 
-PREVIEWED: Final = 100
+PREVIEW_LIMIT: Final = 100
 """How many Runs a dry run gives one by one."""
 
 router = APIRouter(prefix="/api/plans", tags=["plans"])
@@ -47,7 +47,7 @@ router = APIRouter(prefix="/api/plans", tags=["plans"])
 @router.get(
     "",
     response_model=list[Plan],
-    responses=paging.RESPONSES | failures(400, 503),
+    responses=pagination.RESPONSES | failures(400, 503),
     openapi_extra={
         "parameters": [
             document.query("active", "`true` or `false`", schema=document.FLAG, example="true"),
@@ -65,15 +65,18 @@ router = APIRouter(prefix="/api/plans", tags=["plans"])
                 many=True,
                 schema=document.TAG,
             ),
-            *paging.PARAMETERS,
+            *pagination.PARAMETERS,
         ]
     },
 )
 async def find_plans(request: Request, store: StoreOf) -> Response:
     """Find Plans, in the order of their ids; the built-in ones are among them."""
-    query, page = queries.plan_query(request.query_params), queries.page(request.query_params)
-    found = await store.plans.find(query, **paging.bounds(page))
-    return await page_response(request, page, found, ToWire().plan, paging.plan_cursor)
+    query, page = (
+        query_params.plan_query(request.query_params),
+        query_params.page(request.query_params),
+    )
+    found = await store.plans.find(query, **pagination.bounds(page))
+    return await page_response(request, page, found, ToWire().plan, pagination.plan_cursor)
 
 
 @router.post(
@@ -101,11 +104,11 @@ async def register_plan(request: Request, deps: DepsOf, store: StoreOf) -> Respo
     A dry run refuses what registering would refuse, for other reasons than the number of Runs.
     """
     require_json(request)
-    confirmed = queries.flag(request.query_params, "confirm")
-    dry = queries.flag(request.query_params, "dry_run")
+    confirmed = query_params.flag(request.query_params, "confirm")
+    dry = query_params.flag(request.query_params, "dry_run")
     spec = parse_plan(await json_body(request))
     if dry:
-        return json_response(preview_to_wire(await store.plans.preview(spec, most=PREVIEWED)))
+        return json_response(preview_to_wire(await store.plans.preview(spec, most=PREVIEW_LIMIT)))
     try:
         plan = await store.plans.register(spec, new_runs_limit=None if confirmed else deps.new_runs)
     except TooManyRuns as refused:
@@ -120,7 +123,7 @@ async def register_plan(request: Request, deps: DepsOf, store: StoreOf) -> Respo
 @router.get("/{plan_id}", response_model=Plan, responses=failures(404, 503))
 async def show_plan(plan_id: str, store: StoreOf) -> Response:
     """Show a Plan with its neighbours."""
-    return json_response(ToWire().plan(await store.plans.get(queries.plan_id(plan_id))))
+    return json_response(ToWire().plan(await store.plans.get(query_params.plan_id(plan_id))))
 
 
 @router.put("/{plan_id}/active", response_model=Plan, responses=failures(404, 503))
@@ -136,7 +139,7 @@ async def deactivate_plan(plan_id: str, store: StoreOf) -> Response:
 
 
 async def _set_active(store: ApiStore, plan_id: str, active: bool) -> Response:
-    plan = await store.plans.set_active(queries.plan_id(plan_id), active)
+    plan = await store.plans.set_active(query_params.plan_id(plan_id), active)
     return _changed(plan, "plan_active_set", active=active)
 
 
@@ -153,7 +156,7 @@ async def change_resources(plan_id: str, request: Request, store: StoreOf) -> Re
     """
     require_json(request)
     change = parse_resource_change(await json_body(request))
-    plan = await store.plans.change_resources(queries.plan_id(plan_id), change)
+    plan = await store.plans.change_resources(query_params.plan_id(plan_id), change)
     return _changed(plan, "plan_resources_changed")
 
 
@@ -167,7 +170,7 @@ async def change_annotations(plan_id: str, request: Request, store: StoreOf) -> 
     """Remove, then add annotations; idempotent."""
     require_json(request)
     change = parse_annotation_change(await json_body(request))
-    plan = await store.plans.change_annotations(queries.plan_id(plan_id), change)
+    plan = await store.plans.change_annotations(query_params.plan_id(plan_id), change)
     return _changed(plan, "plan_annotations_changed")
 
 
@@ -181,14 +184,14 @@ async def set_service_account(plan_id: str, request: Request, store: StoreOf) ->
     """Let run pods of later launches have the token of a service account."""
     require_json(request)
     name = parse_service_account_change(await json_body(request))
-    plan = await store.plans.set_service_account(queries.plan_id(plan_id), name)
+    plan = await store.plans.set_service_account(query_params.plan_id(plan_id), name)
     return _changed(plan, "plan_service_account_set")
 
 
 @router.delete("/{plan_id}/serviceaccount", response_model=Plan, responses=failures(404, 503))
 async def unset_service_account(plan_id: str, store: StoreOf) -> Response:
     """Let run pods of later launches have no token; idempotent."""
-    plan = await store.plans.set_service_account(queries.plan_id(plan_id), None)
+    plan = await store.plans.set_service_account(query_params.plan_id(plan_id), None)
     return _changed(plan, "plan_service_account_set")
 
 
@@ -202,7 +205,7 @@ async def set_priority(plan_id: str, request: Request, store: StoreOf) -> Respon
     """Let the Plan's waiting Runs, and those to come, go before those of a lower priority."""
     require_json(request)
     priority = parse_priority_change(await json_body(request))
-    plan = await store.plans.set_priority(queries.plan_id(plan_id), priority)
+    plan = await store.plans.set_priority(query_params.plan_id(plan_id), priority)
     return _changed(plan, "plan_priority_set", priority=priority)
 
 

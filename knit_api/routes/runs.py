@@ -6,18 +6,17 @@ import logging
 
 from fastapi import APIRouter, Request, Response
 
-from knit_api import paging, queries
+from knit_api import pagination, query_params
 from knit_api.deps import DepsOf, StoreOf
 from knit_api.openapi import document
 from knit_api.openapi.document import failures, gives_stream
-from knit_api.paging import page_response
+from knit_api.pagination import page_response
 from knit_api.responses import json_list_response, json_response
-from knit_api.server.framing import takes_chunks
+from knit_api.server.framing import accepts_chunks
 from knit_api.transfers.run_log import MEDIA_TYPE, log_response
 from knit_workflows.domain.ports import ApiStore
-from knit_workflows.wire.events import RunEvent
 from knit_workflows.wire.mapping import ToWire, event_to_wire
-from knit_workflows.wire.runs import Run
+from knit_workflows.wire.runs import Run, RunEvent
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +26,7 @@ router = APIRouter(prefix="/api/runs", tags=["runs"])
 @router.get(
     "",
     response_model=list[Run],
-    responses=paging.RESPONSES | failures(400, 503),
+    responses=pagination.RESPONSES | failures(400, 503),
     openapi_extra={
         "parameters": [
             document.query("plan", "comma-separated ids of Plans"),
@@ -42,7 +41,7 @@ router = APIRouter(prefix="/api/runs", tags=["runs"])
                 "as Go writes it (`1h30m`); from `since`, which must be there, on; exclusive",
                 schema=document.LENGTH,
             ),
-            *paging.PARAMETERS,
+            *pagination.PARAMETERS,
         ]
     },
 )
@@ -51,21 +50,24 @@ async def find_runs(request: Request, store: StoreOf) -> Response:
 
     Invalidated (deleted) Runs are not among them.
     """
-    query, page = queries.run_query(request.query_params), queries.page(request.query_params)
-    found = [] if query is None else await store.runs.find(query, **paging.bounds(page))
-    return await page_response(request, page, found, ToWire().run, paging.run_cursor)
+    query, page = (
+        query_params.run_query(request.query_params),
+        query_params.page(request.query_params),
+    )
+    found = [] if query is None else await store.runs.find(query, **pagination.bounds(page))
+    return await page_response(request, page, found, ToWire().run, pagination.run_cursor)
 
 
 @router.get("/{run_id}", response_model=Run, responses=failures(404, 503))
 async def show_run(run_id: str, store: StoreOf) -> Response:
     """Show a Run; invalidated ones too."""
-    return json_response(ToWire().run(await store.runs.get(queries.run_id(run_id))))
+    return json_response(ToWire().run(await store.runs.get(query_params.run_id(run_id))))
 
 
 @router.get("/{run_id}/events", response_model=list[RunEvent], responses=failures(404, 503))
 async def run_events(run_id: str, store: StoreOf) -> Response:
     """List every change of the Run's status, oldest first, with its cause."""
-    events = await store.runs.events(queries.run_id(run_id))
+    events = await store.runs.events(query_params.run_id(run_id))
     return await json_list_response(events, event_to_wire)
 
 
@@ -95,10 +97,10 @@ async def run_log(run_id: str, request: Request, deps: DepsOf) -> Response:
     """
     return await log_response(
         deps,
-        queries.run_id(run_id),
+        query_params.run_id(run_id),
         follow="follow" in request.query_params,
-        offset=queries.log_offset(request.query_params),
-        chunks=takes_chunks(request.scope),
+        offset=query_params.log_offset(request.query_params),
+        chunked=accepts_chunks(request.scope),
     )
 
 
@@ -122,7 +124,7 @@ async def tear_off_run(run_id: str, store: StoreOf) -> Response:
 )
 async def retry_run(run_id: str, store: StoreOf) -> Response:
     """Carry out a done or failed Run once more, as its next generation with new outputs."""
-    run = await store.runs.retry(queries.run_id(run_id))
+    run = await store.runs.retry(query_params.run_id(run_id))
     log.info(
         "Run is retried",
         extra={"action": "run_retried", "run_id": run_id, "generation": run.generation},
@@ -135,13 +137,13 @@ async def retry_run(run_id: str, store: StoreOf) -> Response:
 )
 async def delete_run(run_id: str, store: StoreOf) -> Response:
     """Delete a Run that is not under way, and its outputs with it; it never runs again."""
-    await store.runs.delete(queries.run_id(run_id))
+    await store.runs.delete(query_params.run_id(run_id))
     log.info("Run is deleted", extra={"action": "run_deleted", "run_id": run_id})
     return Response(status_code=204)
 
 
 async def _stop(store: ApiStore, run_id: str, *, fail: bool) -> Response:
-    run = await store.runs.stop(queries.run_id(run_id), fail=fail)
+    run = await store.runs.stop(query_params.run_id(run_id), fail=fail)
     log.info(
         "Run is being stopped",
         extra={

@@ -12,7 +12,7 @@ from starlette.types import Scope
 from knit_api.errors import HttpProblem
 
 
-def takes_chunks(scope: Scope) -> bool:
+def accepts_chunks(scope: Scope) -> bool:
     """Tells whether a body may be sent to this client whose length is not known yet."""
     version: str = scope["http_version"]
     return version != "1.0"

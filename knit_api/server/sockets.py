@@ -4,9 +4,10 @@ Through uvicorn a byte of a body is copied some eight times, between two threads
 other. The heads of requests and responses, and the last chunk, still go through uvicorn and h11,
 so that their state machines see a whole exchange: a request with an empty body, if you will.
 
-* A chunked request body is held back until the app first receives; before that, `taken_body` may
-  hand the connection to a thread. What is not taken goes the usual way.
-* Once a response has started, `taken_response` hands the connection to a thread that writes chunks.
+* A chunked request body is held back until the app first receives; before that, `detached_body`
+  may hand the connection to a thread. A body that is not detached goes the usual way.
+* Once a response has started, `detached_response` hands the connection to a thread that writes
+  chunks.
 
 Both give None where there is no socket, such as in tests without a server, or behind TLS.
 """
@@ -22,19 +23,19 @@ from typing import Any, Final, cast
 import h11
 from starlette.types import Message, Receive, Scope, Send
 
-from knit_api.errors import ClientGone, HttpProblem
-from knit_api.server.streams import PipeBroken
+from knit_api.errors import ClientDisconnected, HttpProblem
+from knit_api.server.streams import BodyAborted
 from knit_api.server.trailers import EXTENSION, TrailerConnection, TrailersProtocol
 from knit_workflows.http1.body import BadBody, ChunkedBody
 from knit_workflows.http1.inflow import Inflow
 
-WIRE_EXTENSION: Final = "knit.wire"
+PROTOCOL_EXTENSION: Final = "knit.protocol"
 _READ_BYTES: Final = 256 << 10
 _LAST_CHUNK: Final = b"0\r\n\r\n"
 _FLUSH_SECONDS: Final = 0.01
 
 
-class TakenBody:
+class DetachedBody:
     """A request's body in the hands of one thread; `break_off` may come from any other."""
 
     def __init__(self, connection: socket.socket, first: bytes) -> None:
@@ -49,10 +50,11 @@ class TakenBody:
         return self._body.complete
 
     def get(self) -> bytes | memoryview:
-        """Waits for the next piece, good until the next call; empty at the end.
+        """Waits for the next chunk, good until the next call; empty at the end.
 
         Raises HttpProblem (408) when the client sends nothing for too long, (400) when it sends
-        something else than chunks, ClientGone when it leaves, PipeBroken after `break_off`.
+        something else than chunks, ClientDisconnected when it leaves, BodyAborted after
+        `break_off`.
         """
         try:
             return self._body.read(_READ_BYTES)
@@ -62,8 +64,8 @@ class TakenBody:
             raise HttpProblem(400, f"bad request: {error}", "push again") from error
         except OSError as error:
             if self._broken:
-                raise PipeBroken from error
-            raise ClientGone("the client closed the connection within the body") from error
+                raise BodyAborted from error
+            raise ClientDisconnected("the client closed the connection within the body") from error
 
     def abandon(self) -> None:
         """Says that nothing will be read any more; a body that is not complete is dropped."""
@@ -89,7 +91,7 @@ class TakenBody:
 
 
 @contextmanager
-def taken_body(scope: Scope, silence: float) -> Iterator[TakenBody | None]:
+def detached_body(scope: Scope, silence: float) -> Iterator[DetachedBody | None]:
     """Holds the body of a request; it raises after `silence` seconds without a byte.
 
     None: the app is to receive it. A body that was not read to its end ends the connection, some
@@ -102,7 +104,7 @@ def taken_body(scope: Scope, silence: float) -> Iterator[TakenBody | None]:
         return
     connection.settimeout(silence)
     with connection:
-        body = TakenBody(connection, wire.received())
+        body = DetachedBody(connection, wire.received())
         try:
             yield body
         finally:
@@ -110,13 +112,13 @@ def taken_body(scope: Scope, silence: float) -> Iterator[TakenBody | None]:
 
 
 @asynccontextmanager
-async def taken_response(scope: Scope, silence: float) -> AsyncIterator[socket.socket | None]:
+async def detached_response(scope: Scope, silence: float) -> AsyncIterator[socket.socket | None]:
     """Holds the connection of a response that has started, for whole chunks and nothing else.
 
     None: the app is to send the body. The app sends the end (an empty body), if all went well.
     """
     wire = _wire_of(scope)
-    connection = await wire.take_response() if wire and is_offered(scope) else None
+    connection = await wire.take_response() if wire and can_detach(scope) else None
     if connection is None:
         yield None
         return
@@ -125,18 +127,18 @@ async def taken_response(scope: Scope, silence: float) -> AsyncIterator[socket.s
         yield connection
 
 
-def is_offered(scope: Scope) -> bool:
+def can_detach(scope: Scope) -> bool:
     """Tells whether the response could be handed to a thread."""
     wire = _wire_of(scope)
     return wire is not None and wire.is_plain and EXTENSION in scope["extensions"]
 
 
-def _wire_of(scope: Scope) -> WireProtocol | None:
-    wire: WireProtocol | None = scope.get("extensions", {}).get(WIRE_EXTENSION)
+def _wire_of(scope: Scope) -> DetachableProtocol | None:
+    wire: DetachableProtocol | None = scope.get("extensions", {}).get(PROTOCOL_EXTENSION)
     return wire
 
 
-class HoldingConnection(TrailerConnection):
+class PausableConnection(TrailerConnection):
     """An h11 connection that keeps a chunked body to itself until it is released."""
 
     def __init__(self, max_incomplete_event_size: int) -> None:
@@ -159,16 +161,16 @@ class HoldingConnection(TrailerConnection):
         return received
 
 
-class WireProtocol(TrailersProtocol):
+class DetachableProtocol(TrailersProtocol):
     """uvicorn's HTTP/1.1 protocol with trailers, and bodies for threads; the setting `http`."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.conn: HoldingConnection = HoldingConnection(self.conn._max_incomplete_event_size)
+        self.conn: PausableConnection = PausableConnection(self.conn._max_incomplete_event_size)
         self._deaf = False
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        extensions = {WIRE_EXTENSION: self}
+        extensions = {PROTOCOL_EXTENSION: self}
         scope["extensions"] = {**scope.get("extensions", {}), **extensions}
         await super()._serve(scope, self._releasing(receive), send)
 

@@ -19,7 +19,7 @@ _END: Final = object()
 _unfinished: set[asyncio.Future[Any]] = set()
 
 
-async def completed(work: Awaitable[T]) -> T:
+async def finish_despite_cancel(work: Awaitable[T]) -> T:
     """Waits for work to its end even when cancelled meanwhile; the cancellation comes after it."""
     task = asyncio.ensure_future(work)
     _unfinished.add(task)  # the loop itself holds tasks weakly only
@@ -37,13 +37,13 @@ async def completed(work: Awaitable[T]) -> T:
     return task.result()
 
 
-async def settle(seconds: float) -> None:
+async def drain_background(seconds: float) -> None:
     """Waits for work that outlives its request; called when the process ends."""
     if _unfinished:
         await asyncio.wait(set(_unfinished), timeout=seconds)
 
 
-async def cancelled(*tasks: asyncio.Future[Any]) -> None:
+async def cancel_and_wait(*tasks: asyncio.Future[Any]) -> None:
     """Cancels the tasks that still run and waits until all have ended."""
     for task in tasks:
         task.cancel()
@@ -53,7 +53,7 @@ async def cancelled(*tasks: asyncio.Future[Any]) -> None:
             task.exception()  # marks it as seen; whoever cares still asks for the result
 
 
-class PipeBroken(Exception):
+class BodyAborted(Exception):
     """The feeding side of a pipe has given up."""
 
 
@@ -63,7 +63,7 @@ class BytePipe:
     def __init__(self, limit: int = PIPE_BYTES) -> None:
         self._loop = asyncio.get_running_loop()
         self._limit = limit
-        self._pieces: deque[bytes] = deque()
+        self._chunks: deque[bytes] = deque()
         self._size = 0
         self._ended = False
         self._broken = False
@@ -71,13 +71,13 @@ class BytePipe:
         self._filled = threading.Condition()
         self._room = asyncio.Event()
 
-    async def put(self, piece: bytes) -> bool:
-        """Hands a piece over, waiting for room; False: nobody reads any more."""
+    async def put(self, chunk: bytes) -> bool:
+        """Hands a chunk over, waiting for room; False: nobody reads any more."""
         with self._filled:
             if self._abandoned:
                 return False
-            self._pieces.append(piece)
-            self._size += len(piece)
+            self._chunks.append(chunk)
+            self._size += len(chunk)
             full = self._size >= self._limit
             if full:
                 self._room.clear()
@@ -93,31 +93,31 @@ class BytePipe:
             self._filled.notify()
 
     def break_off(self) -> None:
-        """Makes the reader's next call raise PipeBroken; after `end` it changes nothing."""
+        """Makes the reader's next call raise BodyAborted; after `end` it changes nothing."""
         with self._filled:
             self._broken = not self._ended
             self._filled.notify()
 
     def get(self) -> bytes:
-        """Waits, in the thread, for the next piece; empty at the end. Raises PipeBroken."""
+        """Waits, in the thread, for the next chunk; empty at the end. Raises BodyAborted."""
         with self._filled:
-            while not (self._pieces or self._ended or self._broken):
+            while not (self._chunks or self._ended or self._broken):
                 self._filled.wait()
             if self._broken:
-                raise PipeBroken
-            if not self._pieces:
+                raise BodyAborted
+            if not self._chunks:
                 return b""
-            piece = self._pieces.popleft()
-            self._size -= len(piece)
+            chunk = self._chunks.popleft()
+            self._size -= len(chunk)
             if self._size <= self._limit // 2:
                 self._make_room()
-            return piece
+            return chunk
 
     def abandon(self) -> None:
         """Says, from the thread, that nothing will be read any more."""
         with self._filled:
             self._abandoned = True
-            self._pieces.clear()
+            self._chunks.clear()
             self._make_room()
 
     def _make_room(self) -> None:
@@ -154,7 +154,7 @@ class ThreadIterator(Generic[T]):
 
     async def aclose(self) -> None:
         """Lets go of what the iterator holds."""
-        await completed(self._close())
+        await finish_despite_cancel(self._close())
 
     async def _close(self) -> None:
         if self._ahead is not None:

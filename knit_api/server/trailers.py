@@ -7,7 +7,7 @@ that nothing of uvicorn's own state machine is repeated here:
   `request_trailers(scope)` once the body has been read to its end;
 * the last event of a response gets the headers of the ASGI message `http.response.trailers`.
 
-Besides: a response that is cut on purpose (`ResponseCut`) closes the connection quietly, and a
+Besides: a response that is cut on purpose (`ResponseAborted`) closes the connection quietly, and a
 client that goes on sending a body nobody wants is not listened to for ever.
 """
 
@@ -27,7 +27,7 @@ LINGER_SECONDS: Final = 5.0
 """How long a refused body, or a cut response, may take to drain before the connection is reset."""
 
 
-class ResponseCut(Exception):
+class ResponseAborted(Exception):
     """The response cannot be completed; the connection must end without its last chunk."""
 
 
@@ -87,7 +87,7 @@ class TrailersProtocol(H11Protocol):
         scope["extensions"] = {**scope.get("extensions", {}), **extensions}
         try:
             await self._inner(scope, receive, _with_trailers(send, connection))
-        except ResponseCut:
+        except ResponseAborted:
             self._cut(cycle)
 
     def on_response_complete(self) -> None:

@@ -19,29 +19,29 @@ STALL_SECONDS: Final = 60.0
 ANSWER_SECONDS: Final = 600.0
 """How long the answer may take: what was unpacked is first written to the disk."""
 _READ_BYTES: Final = 64 << 10
-_MOST_ANSWER_BYTES: Final = 64 << 10
+_MAX_RESPONSE_BYTES: Final = 64 << 10
 
 
-class AgentLost(Exception):
+class AgentUnreachable(Exception):
     """The agent cannot be reached, or went away without an answer."""
 
 
 async def send_body(
-    url: str, headers: dict[str, str], pieces: AsyncIterator[bytes | memoryview]
+    url: str, headers: dict[str, str], chunks: AsyncIterator[bytes | memoryview]
 ) -> tuple[int, bytes]:
-    """POST pieces as a chunked body; gives the answer's status and body.
+    """POST chunks as a chunked body; gives the answer's status and body.
 
-    When `pieces` fails, or on cancellation, the connection is cut, so that the agent never takes
-    the part for the whole. Raises AgentLost.
+    When `chunks` fails, or on cancellation, the connection is cut, so that the agent never takes
+    the part for the whole. Raises AgentUnreachable.
     """
     target = urlsplit(url)
     try:
         async with asyncio.timeout(CONNECT_SECONDS):
             reader, writer = await asyncio.open_connection(target.hostname, target.port or 80)
     except OSError as error:  # a TimeoutError too
-        raise AgentLost(str(error)) from error
+        raise AgentUnreachable(str(error)) from error
     wire = h11.Connection(h11.CLIENT)
-    answer = asyncio.ensure_future(_read_answer(wire, reader))
+    answer = asyncio.ensure_future(_read_response(wire, reader))
     try:
         request = h11.Request(
             method="POST",
@@ -49,25 +49,25 @@ async def send_body(
             headers=[("Host", target.netloc), ("Transfer-Encoding", "chunked"), *headers.items()],
         )
         writer.write(wire.send(request))
-        await _send_pieces(wire, writer, pieces, answer)
+        await _send_chunks(wire, writer, chunks, answer)
         async with asyncio.timeout(ANSWER_SECONDS):
             return await answer
     except (OSError, h11.ProtocolError) as error:
-        raise AgentLost(str(error) or type(error).__name__) from error
+        raise AgentUnreachable(str(error) or type(error).__name__) from error
     finally:
         answer.cancel()
         writer.transport.abort()
 
 
-async def _send_pieces(
+async def _send_chunks(
     wire: h11.Connection,
     writer: asyncio.StreamWriter,
-    pieces: AsyncIterator[bytes | memoryview],
+    chunks: AsyncIterator[bytes | memoryview],
     answer: asyncio.Future[tuple[int, bytes]],
 ) -> None:
     """Sends up to the end, or until there is an answer already or nobody takes any more."""
-    async for piece in pieces:
-        if answer.done() or not await _sent(writer, wire.send(h11.Data(data=bytes(piece)))):
+    async for chunk in chunks:
+        if answer.done() or not await _sent(writer, wire.send(h11.Data(data=bytes(chunk)))):
             return
     if not answer.done():
         await _sent(writer, wire.send(h11.EndOfMessage()))
@@ -83,7 +83,7 @@ async def _sent(writer: asyncio.StreamWriter, data: bytes) -> bool:
     return True
 
 
-async def _read_answer(wire: h11.Connection, reader: asyncio.StreamReader) -> tuple[int, bytes]:
+async def _read_response(wire: h11.Connection, reader: asyncio.StreamReader) -> tuple[int, bytes]:
     status, body = 0, b""
     while True:
         event = wire.next_event()
@@ -96,6 +96,6 @@ async def _read_answer(wire: h11.Connection, reader: asyncio.StreamReader) -> tu
         elif isinstance(event, h11.EndOfMessage):
             return status, body
         elif not isinstance(event, h11.InformationalResponse):
-            raise AgentLost("it closed the connection without an answer")
-        if len(body) > _MOST_ANSWER_BYTES:
+            raise AgentUnreachable("it closed the connection without an answer")
+        if len(body) > _MAX_RESPONSE_BYTES:
             return status, body

@@ -14,7 +14,7 @@ GZIPPED_TAR: Final = "application/tar+gzip"
 PLAIN_TAR: Final = "application/x-tar"
 CHECKSUM_TRAILER: Final = "x-checksum-md5"
 
-_MOST_BYTES: Final = 1 << 20
+_MAX_BYTES: Final = 1 << 20
 _GZIP: Final = 31  # zlib's number for "a gzip header, the largest window"
 _FAST: Final = 1
 _BLOCK_BYTES: Final = 0xFFFF  # the most that one stored block can hold
@@ -29,9 +29,9 @@ class _Encoding(Protocol):
 
 
 class Decoder:
-    """Turns the pieces of a body into pieces of plain tar of at most 1 MiB, in constant memory.
+    """Turns the chunks of a body into chunks of plain tar of at most 1 MiB, in constant memory.
 
-    Feed a piece, then read until nothing comes; `finish` at the end of the body judges the whole.
+    Feed a chunk, then read until nothing comes; `finish` at the end of the body judges the whole.
     Not for several threads at once.
     """
 
@@ -40,7 +40,7 @@ class Decoder:
         self._md5 = hashlib.md5(usedforsecurity=False) if with_checksum else None
 
     def feed(self, data: bytes | memoryview) -> None:
-        """Takes a piece of the body; it must stay as it is until `read` gives nothing."""
+        """Takes a chunk of the body; it must stay as it is until `read` gives nothing."""
         if self._md5 is not None:
             self._md5.update(data)
         self._encoding.feed(data)
@@ -77,8 +77,8 @@ class _Plain:
         self._pending = data
 
     def read(self) -> bytes | memoryview:
-        piece, self._pending = self._pending, b""
-        return piece
+        chunk, self._pending = self._pending, b""
+        return chunk
 
     def finish(self) -> None:
         pass
@@ -105,13 +105,13 @@ class _Inflater:
                 self._member = zlib.decompressobj(_GZIP)
             if not self._pending:
                 return b""
-            piece = self._inflate(self._member)
-            if piece:
-                return piece
+            chunk = self._inflate(self._member)
+            if chunk:
+                return chunk
 
     def _inflate(self, member: zlib._Decompress) -> bytes:
         try:
-            piece = member.decompress(self._pending, _MOST_BYTES)
+            chunk = member.decompress(self._pending, _MAX_BYTES)
         except zlib.error as error:
             raise InvalidArchive(
                 f"the body is not gzip, or it is damaged ({error})",
@@ -123,7 +123,7 @@ class _Inflater:
             self._members += 1
         else:
             self._pending = member.unconsumed_tail
-        return piece
+        return chunk
 
     def finish(self) -> None:
         if self._member is not None or not self._members:
@@ -176,7 +176,7 @@ class _Storing:
 
 
 class Encoder:
-    """Turns pieces of plain tar into a body, and knows the checksum of what it gave.
+    """Turns chunks of plain tar into a body, and knows the checksum of what it gave.
 
     With `stored`, gzip is not compressed: see `stored_bytes`.
     """
@@ -193,11 +193,11 @@ class Encoder:
         """Gives how long the body of a plain tar of that size is, when it is `stored`."""
         return _Storing.length(size) if media_type == GZIPPED_TAR else size
 
-    def encode(self, piece: bytes) -> bytes:
+    def encode(self, chunk: bytes) -> bytes:
         """Gives what is to be sent now; may be empty."""
         if self._packer is None:
-            return piece
-        data = self._packer.compress(piece)
+            return chunk
+        data = self._packer.compress(chunk)
         self._md5.update(data)
         return data
 

@@ -12,14 +12,14 @@ from itertools import chain
 from starlette.types import Scope, Send
 
 from knit_api import responses
-from knit_api.server.sockets import taken_response
-from knit_api.server.streams import completed
-from knit_api.server.trailers import ResponseCut
+from knit_api.server.sockets import detached_response
+from knit_api.server.streams import finish_despite_cancel
+from knit_api.server.trailers import ResponseAborted
 from knit_workflows.archive import Span
 from knit_workflows.http1.body import send_chunk, send_file_chunk
 
 
-class DirectArchive(responses.StreamedResponse):
+class DirectArchiveResponse(responses.StreamedResponse):
     """An archive that a thread writes to the connection itself; whoever makes one saw it offered.
 
     `spans` is read by no one else, `first` comes before it.
@@ -38,10 +38,10 @@ class DirectArchive(responses.StreamedResponse):
         self._spans = spans
         self._threads = threads
 
-    async def _send_pieces(self, scope: Scope, send: Send) -> None:
-        async with taken_response(scope, responses.SILENCE_SECONDS) as connection:
+    async def _send_chunks(self, scope: Scope, send: Send) -> None:
+        async with detached_response(scope, responses.SILENCE_SECONDS) as connection:
             if connection is None:
-                raise ResponseCut("the client has gone")
+                raise ResponseAborted("the client has gone")
             loop = asyncio.get_running_loop()
             writing = loop.run_in_executor(self._threads, self._write, connection)
             try:
@@ -50,7 +50,7 @@ class DirectArchive(responses.StreamedResponse):
             except BaseException:
                 with suppress(OSError):  # wakes the thread, should it still be writing
                     connection.shutdown(socket.SHUT_RDWR)
-                await completed(asyncio.wait({writing}))
+                await finish_despite_cancel(asyncio.wait({writing}))
                 raise
 
     def _write(self, connection: socket.socket) -> None:
@@ -59,7 +59,7 @@ class DirectArchive(responses.StreamedResponse):
                 try:
                     _write_item(connection, item)
                 except OSError as error:  # what the folder has to say is no OSError any more
-                    raise ResponseCut(str(error)) from error
+                    raise ResponseAborted(str(error)) from error
 
 
 def _write_item(connection: socket.socket, item: bytes | Span) -> None:
@@ -71,5 +71,5 @@ def _write_item(connection: socket.socket, item: bytes | Span) -> None:
 
 async def _nothing() -> AsyncGenerator[bytes, None]:
     nothing: tuple[bytes, ...] = ()
-    for piece in nothing:
-        yield piece
+    for chunk in nothing:
+        yield chunk

@@ -11,10 +11,10 @@ from knit_api.deps import Deps
 from knit_api.errors import HttpProblem
 from knit_api.responses import StreamedResponse
 from knit_api.server.framing import needs_http_1_1
-from knit_api.server.streams import cancelled
-from knit_api.server.trailers import ResponseCut
-from knit_api.transfers.doors import Pieces
-from knit_api.transfers.transfers import primed, reading
+from knit_api.server.streams import cancel_and_wait
+from knit_api.server.trailers import ResponseAborted
+from knit_api.transfers.transfers import prefetched, reading
+from knit_api.transfers.volume_access import Chunks
 from knit_workflows.domain import errors
 from knit_workflows.domain.ids import RunId
 from knit_workflows.domain.ports import ApiStore
@@ -39,12 +39,12 @@ _ENDING: Final = (RunStatus.COMPLETING, RunStatus.ABORTING)
 
 
 async def log_response(
-    deps: Deps, run_id: RunId, *, follow: bool, offset: int = 0, chunks: bool = True
+    deps: Deps, run_id: RunId, *, follow: bool, offset: int = 0, chunked: bool = True
 ) -> StreamedResponse:
     """Gives a Run's log behind its first `offset` bytes.
 
     Raises RunNotFound, NotFound (no log), TransferNotReady (not started); HttpProblem where there
-    are not so many bytes, or without `chunks` no length can be told.
+    are not so many bytes, or without `chunked` no length can be told.
     """
     store = await deps.store.get()
     run = await store.runs.get(run_id)
@@ -65,24 +65,24 @@ async def log_response(
         door = await stack.enter_async_context(reading(deps, run.log.knit_id))
         headers = {OFFSET_HEADER: str(offset), ID_HEADER: run.log.knit_id}
         if follow and status in _UNDER_WAY:
-            if not chunks:
+            if not chunked:
                 raise needs_http_1_1("a log that is followed")
-            pieces = door.followed()
-            stack.push_async_callback(pieces.aclose)
-            body = _behind(offset, _followed(pieces, deps, _Watch(store, run)))
+            chunks = door.followed()
+            stack.push_async_callback(chunks.aclose)
+            body = _behind(offset, _followed(chunks, deps, _Watch(store, run)))
             return StreamedResponse(body, stack.pop_all(), MEDIA_TYPE, headers=headers)
         # Measured first: what is added while it is sent is for the next who asks.
         size = await door.content_bytes()
-        length = _left_behind(offset, size, chunks=chunks)
+        length = _left_behind(offset, size, chunked=chunked)
         if size is not None:
             headers[SIZE_HEADER] = str(size)
-        body = _behind(offset, _up_to(size, await primed(stack, door.content())))
+        body = _behind(offset, _up_to(size, await prefetched(stack, door.content())))
         return StreamedResponse(body, stack.pop_all(), MEDIA_TYPE, length=length, headers=headers)
 
 
-def _left_behind(offset: int, size: int | None, *, chunks: bool) -> int | None:
+def _left_behind(offset: int, size: int | None, *, chunked: bool) -> int | None:
     if size is None:
-        if not chunks:
+        if not chunked:
             raise needs_http_1_1("the log")
         return None
     if offset > size:
@@ -94,22 +94,22 @@ def _left_behind(offset: int, size: int | None, *, chunks: bool) -> int | None:
     return size - offset
 
 
-async def _behind(offset: int, pieces: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
-    async with aclosing(pieces):
-        async for piece in pieces:
-            if rest := piece[offset:]:
+async def _behind(offset: int, chunks: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+    async with aclosing(chunks):
+        async for chunk in chunks:
+            if rest := chunk[offset:]:
                 yield rest
-            offset = max(0, offset - len(piece))
+            offset = max(0, offset - len(chunk))
 
 
 async def _up_to(
-    size: int | None, pieces: AsyncGenerator[bytes, None]
+    size: int | None, chunks: AsyncGenerator[bytes, None]
 ) -> AsyncGenerator[bytes, None]:
-    async with aclosing(pieces):
-        async for piece in pieces:
-            yield piece if size is None else piece[:size]
+    async with aclosing(chunks):
+        async for chunk in chunks:
+            yield chunk if size is None else chunk[:size]
             if size is not None:
-                size -= len(piece)
+                size -= len(chunk)
                 if size <= 0:
                     return
 
@@ -138,7 +138,7 @@ class _Watch:
                 self._silence, self._since = silence, asyncio.get_running_loop().time()
 
     def is_over(self, last: float) -> bool:
-        """Says whether nothing more will come, when the last piece came at that loop time."""
+        """Says whether nothing more will come, when the last chunk came at that loop time."""
         if self._silence is None:
             return False
         now = asyncio.get_running_loop().time()
@@ -152,24 +152,24 @@ class _Watch:
         return QUIET_WHILE_ENDING_SECONDS if status in _ENDING else QUIET_SECONDS
 
 
-async def _followed(pieces: Pieces, deps: Deps, watch: _Watch) -> AsyncGenerator[bytes, None]:
+async def _followed(chunks: Chunks, deps: Deps, watch: _Watch) -> AsyncGenerator[bytes, None]:
     """Pass on what comes until the Run has ended and it is quiet.
 
-    When this process ends before that, it raises ResponseCut: it is not the end of the log.
+    When this process ends before that, it raises ResponseAborted: it is not the end of the log.
     """
     loop = asyncio.get_running_loop()
     asking = asyncio.ensure_future(watch.keep_asking())
     last, over = loop.time(), False
     try:
-        async for piece in pieces:
-            if piece:
+        async for chunk in chunks:
+            if chunk:
                 last, over = loop.time(), False
-                yield piece
+                yield chunk
             elif over:
                 return
             elif deps.stopping.is_set():
-                raise ResponseCut("this server ends before the Run does")
+                raise ResponseAborted("this server ends before the Run does")
             else:  # one more look: a busy machine may have kept this one's answer for long
                 over = watch.is_over(last)
     finally:
-        await cancelled(asking)
+        await cancel_and_wait(asking)

@@ -12,17 +12,17 @@ from typing import Final
 from uuid import UUID
 
 from knit_api.deps import Deps, Transfers
-from knit_api.full_disk import naming_full_disk
+from knit_api.full_disk import explaining_full_disk
 from knit_api.responses import StreamedResponse
 from knit_api.server.framing import needs_http_1_1
-from knit_api.server.streams import cancelled, completed
+from knit_api.server.streams import cancel_and_wait, finish_despite_cancel
 from knit_api.transfers.codecs import CHECKSUM_TRAILER, GZIPPED_TAR, PLAIN_TAR, Encoder
-from knit_api.transfers.direct_archive import DirectArchive
-from knit_api.transfers.doors import Door, Pieces, open_door
+from knit_api.transfers.direct_archive import DirectArchiveResponse
+from knit_api.transfers.idempotency import existing_upload
 from knit_api.transfers.upload_body import UploadBody
-from knit_api.transfers.upload_keys import made_before
+from knit_api.transfers.volume_access import Chunks, VolumeAccess, open_volume
 from knit_workflows.archive import Form
-from knit_workflows.client import OpenTransfer
+from knit_workflows.client import TransferHandle
 from knit_workflows.domain import errors
 from knit_workflows.domain.data import DataDetail, TagChange
 from knit_workflows.domain.ids import KnitId
@@ -42,7 +42,7 @@ GIVE_UP_SECONDS: Final = 5.0
 
 _NO_VOLUME: Final = (RunStatus.DEACTIVATED, RunStatus.WAITING)
 _STOPPED: Final = (RunStatus.ABORTING, RunStatus.FAILED)
-_MOST_REASON_CHARS: Final = 200
+_MAX_REASON_CHARS: Final = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,30 +61,30 @@ async def upload(
     On any failure, the client's leaving and the end of this process included, the content is
     removed and the transfer is ended as broken before the error is raised. Of all requests with
     one key, one at most makes a Data; to the others it is the answer, whatever body and tags they
-    have. Raises UploadUnderWay, UploadKeySpent.
+    have. Raises UploadInProgress, IdempotencyKeyConsumed.
     """
     store = await deps.store.get()
     transfers = await deps.transfers.get()
-    if key is not None and (made := await made_before(store, key)):
+    if key is not None and (made := await existing_upload(store, key)):
         return Uploaded(made, before=True)
     try:
-        with naming_full_disk(deps.disk):
+        with explaining_full_disk(deps.disk):
             transfer = await _opened(store, transfers, lambda: transfers.open_upload(key))
-    except (errors.UploadUnderWay, errors.UploadKeySpent):
+    except (errors.UploadInProgress, errors.IdempotencyKeyConsumed):
         # Another request with the key was quicker: it may have come to its end by now.
-        if key is not None and (made := await made_before(store, key)):
+        if key is not None and (made := await existing_upload(store, key)):
             return Uploaded(made, before=True)
         raise
     return Uploaded(await _filled(deps, transfer, body, tags))
 
 
 async def _filled(
-    deps: Deps, transfer: OpenTransfer, body: UploadBody, tags: frozenset[Tag]
+    deps: Deps, transfer: TransferHandle, body: UploadBody, tags: frozenset[Tag]
 ) -> DataDetail:
     """Brings an upload that is open to its end, whichever that is."""
     store = await deps.store.get()
     transfers = await deps.transfers.get()
-    door: Door | None = None
+    door: VolumeAccess | None = None
     try:
         async with _renewed(transfers, transfer, deps.lease):
             door = await _door(deps, store, transfer)
@@ -92,9 +92,9 @@ async def _filled(
                 await store.data.change_tags(transfer.knit_id, TagChange(add=tags))
             await door.put(body)
     except BaseException as error:
-        await completed(_give_up(transfers, transfer, error))
+        await finish_despite_cancel(_give_up(transfers, transfer, error))
         raise
-    await completed(_finish(store, transfers, transfer, door))
+    await finish_despite_cancel(_finish(store, transfers, transfer, door))
     return await store.data.get(transfer.knit_id)
 
 
@@ -105,11 +105,11 @@ async def download(
     form: Form,
     *,
     direct: bool = False,
-    chunks: bool = True,
+    chunked: bool = True,
 ) -> StreamedResponse:
     """Gives a Data as an archive of that type and form. Raises DataNotFound, Unavailable.
 
-    With `direct` a thread may write it to the client's connection. Without `chunks` it is looked
+    With `direct` a thread may write it to the client's connection. Without `chunked` it is looked
     through first, so that it has a length, and not compressed.
     """
     store = await deps.store.get()
@@ -120,20 +120,22 @@ async def download(
             advice="wait for its Run, or pull a Data that is done",
             see=detail.upstream.run.run_id,
         )
-    encoder = Encoder(media_type, stored=not chunks)
+    encoder = Encoder(media_type, stored=not chunked)
     async with AsyncExitStack() as stack:
         door = await stack.enter_async_context(reading(deps, knit_id))
-        length = None if chunks else await _stored_bytes(door, media_type, form)
+        length = None if chunked else await _stored_bytes(door, media_type, form)
         spans = door.spans(form) if direct and media_type == PLAIN_TAR else None
         if spans is not None:
             loop = asyncio.get_running_loop()
-            first = await completed(loop.run_in_executor(deps.threads.steps, next, spans, b""))
+            first = await finish_despite_cancel(
+                loop.run_in_executor(deps.threads.steps, next, spans, b"")
+            )
             threads = deps.threads.downloads
-            return DirectArchive(first, spans, stack.pop_all(), media_type, threads)
-        pieces = await primed(stack, door.archive(form))
+            return DirectArchiveResponse(first, spans, stack.pop_all(), media_type, threads)
+        chunks = await prefetched(stack, door.archive(form))
         with_checksum = media_type == GZIPPED_TAR
         return StreamedResponse(
-            _encoded(pieces, encoder, deps),
+            _encoded(chunks, encoder, deps),
             stack.pop_all(),
             media_type,
             trailers=(lambda: {CHECKSUM_TRAILER: encoder.checksum()}) if with_checksum else None,
@@ -142,7 +144,7 @@ async def download(
         )
 
 
-async def _stored_bytes(door: Door, media_type: str, form: Form) -> int:
+async def _stored_bytes(door: VolumeAccess, media_type: str, form: Form) -> int:
     size = await door.archive_bytes(form)
     if size is None:
         raise needs_http_1_1("the archive")
@@ -150,22 +152,22 @@ async def _stored_bytes(door: Door, media_type: str, form: Form) -> int:
 
 
 @asynccontextmanager
-async def reading(deps: Deps, knit_id: KnitId) -> AsyncIterator[Door]:
+async def reading(deps: Deps, knit_id: KnitId) -> AsyncIterator[VolumeAccess]:
     """Holds a door to read a Data open. Raises DataNotFound, Unavailable."""
     store = await deps.store.get()
     transfers = await deps.transfers.get()
-    with naming_full_disk(deps.disk):
+    with explaining_full_disk(deps.disk):
         transfer = await _opened_to_read(store, transfers, knit_id)
     try:
         async with _renewed(transfers, transfer, deps.lease):
             yield await _door(deps, store, transfer)
     except BaseException as error:
-        await completed(_give_up(transfers, transfer, error))
+        await finish_despite_cancel(_give_up(transfers, transfer, error))
         raise
-    await completed(_release(transfers, transfer))
+    await finish_despite_cancel(_release(transfers, transfer))
 
 
-async def _opened_to_read(store: ApiStore, transfers: Transfers, knit_id: KnitId) -> OpenTransfer:
+async def _opened_to_read(store: ApiStore, transfers: Transfers, knit_id: KnitId) -> TransferHandle:
     try:
         return await _opened(store, transfers, lambda: transfers.open_download(knit_id))
     except errors.BackendRejected as error:
@@ -180,8 +182,8 @@ async def _opened_to_read(store: ApiStore, transfers: Transfers, knit_id: KnitId
 
 
 async def _opened(
-    store: ApiStore, transfers: Transfers, opening: Callable[[], Awaitable[OpenTransfer]]
-) -> OpenTransfer:
+    store: ApiStore, transfers: Transfers, opening: Callable[[], Awaitable[TransferHandle]]
+) -> TransferHandle:
     """Opens a transfer, for as long as the database and Temporal answer; raises Unavailable.
 
     Opening may take long for good reasons, such as a pod that has to start; their absence is none.
@@ -194,7 +196,7 @@ async def _opened(
             await _ask(store, transfers)
         return task.result()
     finally:
-        await cancelled(task)
+        await cancel_and_wait(task)
 
 
 async def _ask(store: ApiStore, transfers: Transfers) -> None:
@@ -206,41 +208,41 @@ async def _ask(store: ApiStore, transfers: Transfers) -> None:
     await transfers.ping()
 
 
-async def primed(stack: AsyncExitStack, pieces: Pieces) -> AsyncGenerator[bytes, None]:
-    """Fetches the first piece, so that what cannot be read at all still gets a proper answer.
+async def prefetched(stack: AsyncExitStack, chunks: Chunks) -> AsyncGenerator[bytes, None]:
+    """Fetches the first chunk, so that what cannot be read at all still gets a proper answer.
 
-    The pieces are closed with the stack.
+    The chunks are closed with the stack.
     """
-    stack.push_async_callback(pieces.aclose)
-    first = await anext(pieces, None)
+    stack.push_async_callback(chunks.aclose)
+    first = await anext(chunks, None)
 
-    async def all_pieces() -> AsyncGenerator[bytes, None]:
+    async def all_chunks() -> AsyncGenerator[bytes, None]:
         if first is not None:
             yield first
-            async for piece in pieces:
-                yield piece
+            async for chunk in chunks:
+                yield chunk
 
-    return all_pieces()
+    return all_chunks()
 
 
 async def _encoded(
-    pieces: AsyncIterator[bytes], encoder: Encoder, deps: Deps
+    chunks: AsyncIterator[bytes], encoder: Encoder, deps: Deps
 ) -> AsyncGenerator[bytes, None]:
     loop = asyncio.get_running_loop()
-    async for piece in pieces:
-        if data := await loop.run_in_executor(deps.threads.steps, encoder.encode, piece):
+    async for chunk in chunks:
+        if data := await loop.run_in_executor(deps.threads.steps, encoder.encode, chunk):
             yield data
     if rest := encoder.finish():
         yield rest
 
 
-async def _door(deps: Deps, store: ApiStore, transfer: OpenTransfer) -> Door:
+async def _door(deps: Deps, store: ApiStore, transfer: TransferHandle) -> VolumeAccess:
     record = await store.transfers.get(transfer.transfer_id)
-    return open_door(record, deps.threads, deps.agents)
+    return open_volume(record, deps.threads, deps.agents)
 
 
 async def _finish(
-    store: ApiStore, transfers: Transfers, transfer: OpenTransfer, door: Door
+    store: ApiStore, transfers: Transfers, transfer: TransferHandle, door: VolumeAccess
 ) -> None:
     """Makes the Data done. From the first try on the content stays: the end may have arrived."""
     loop = asyncio.get_running_loop()
@@ -273,7 +275,7 @@ async def _finish(
 
 
 async def _ended_by_others(
-    store: ApiStore, transfer: OpenTransfer, door: Door, error: errors.Conflict
+    store: ApiStore, transfer: TransferHandle, door: VolumeAccess, error: errors.Conflict
 ) -> None:
     """Says what became of an upload whose workflow is over; raises Conflict unless it is done.
 
@@ -297,11 +299,11 @@ async def _ended_by_others(
     ) from error
 
 
-async def _give_up(transfers: Transfers, transfer: OpenTransfer, error: BaseException) -> None:
+async def _give_up(transfers: Transfers, transfer: TransferHandle, error: BaseException) -> None:
     reason = str(error) or type(error).__name__
     try:
         async with asyncio.timeout(GIVE_UP_SECONDS):
-            await transfers.finish(transfer, ok=False, reason=reason[:_MOST_REASON_CHARS])
+            await transfers.finish(transfer, ok=False, reason=reason[:_MAX_REASON_CHARS])
     except (errors.KnitError, TimeoutError) as failure:  # the lease will end it
         log.warning(
             "transfer could not be ended: %r",
@@ -320,24 +322,24 @@ async def _give_up(transfers: Transfers, transfer: OpenTransfer, error: BaseExce
     )
 
 
-async def _release(transfers: Transfers, transfer: OpenTransfer) -> None:
+async def _release(transfers: Transfers, transfer: TransferHandle) -> None:
     with suppress(errors.KnitError):  # the lease will end it
         await transfers.finish(transfer, ok=True)
 
 
 @asynccontextmanager
 async def _renewed(
-    transfers: Transfers, transfer: OpenTransfer, lease: timedelta
+    transfers: Transfers, transfer: TransferHandle, lease: timedelta
 ) -> AsyncIterator[None]:
     """Renews the lease three times per lease while inside."""
     renewing = asyncio.ensure_future(_renew(transfers, transfer, lease.total_seconds() / 3))
     try:
         yield
     finally:
-        await cancelled(renewing)
+        await cancel_and_wait(renewing)
 
 
-async def _renew(transfers: Transfers, transfer: OpenTransfer, seconds: float) -> None:
+async def _renew(transfers: Transfers, transfer: TransferHandle, seconds: float) -> None:
     while True:
         await asyncio.sleep(seconds)
         with suppress(errors.KnitError):  # the next one may succeed; if none does, `finish` says so

@@ -1,4 +1,4 @@
-"""The body of an upload as it comes in: pieces, its decoder, and the checksum at its end."""
+"""The body of an upload as it comes in: chunks, its decoder, and the checksum at its end."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from knit_api.errors import ClientGone, HttpProblem
-from knit_api.server.sockets import TakenBody, taken_body
+from knit_api.errors import ClientDisconnected, HttpProblem
+from knit_api.server.sockets import DetachedBody, detached_body
 from knit_api.server.trailers import request_trailers
 from knit_api.transfers.codecs import CHECKSUM_TRAILER, GZIPPED_TAR, PLAIN_TAR, Decoder
 from knit_workflows.archive import FILES_AND_LINKS, Form
@@ -22,14 +22,15 @@ _TYPES: Final = (GZIPPED_TAR, PLAIN_TAR)
 
 
 class UploadBody:
-    """Iterates once over the pieces of a request's body as they were sent; or `taken` gives them.
+    """Iterates once over the chunks of a request's body as they were sent; or `taken` gives them.
 
-    Raises HttpProblem (408) when the client sends nothing for `silence`, ClientGone when it leaves.
+    Raises HttpProblem (408) when the client sends nothing for `silence`, ClientDisconnected when it
+    leaves.
     """
 
     def __init__(self, request: Request, media_type: str, silence: timedelta) -> None:
         self._request = request
-        self._taken: TakenBody | None = None
+        self._taken: DetachedBody | None = None
         self._silence = silence.total_seconds()
         announced = request.headers.get("trailer", "").lower()
         # Hashing is half of an upload's work, so it is done only for those who will compare.
@@ -42,30 +43,32 @@ class UploadBody:
         return request_trailers(self._request.scope).get(CHECKSUM_TRAILER)
 
     @contextmanager
-    def taken(self) -> Iterator[TakenBody | None]:
+    def taken(self) -> Iterator[DetachedBody | None]:
         """Holds the body for a thread that reads it from its socket; None: iterate instead."""
-        with taken_body(self._request.scope, self._silence) as self._taken:
+        with detached_body(self._request.scope, self._silence) as self._taken:
             yield self._taken
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        pieces = aiter(self._request.stream())
+        chunks = aiter(self._request.stream())
         while True:
             try:
                 async with asyncio.timeout(self._silence):
-                    piece = await anext(pieces, None)
+                    chunk = await anext(chunks, None)
             except TimeoutError as error:
                 raise HttpProblem(
                     408, "the client sent nothing for too long", "push again"
                 ) from error
             except ClientDisconnect as error:
-                raise ClientGone("the client closed the connection within the body") from error
-            if piece is None:
+                raise ClientDisconnected(
+                    "the client closed the connection within the body"
+                ) from error
+            if chunk is None:
                 return
-            if piece:
-                yield piece
+            if chunk:
+                yield chunk
 
 
-class AnswerAhead(Response):
+class EarlyResponse(Response):
     """An answer that does not need the request's body: whatever of that comes is thrown away.
 
     Who looks for an answer while sending sees it at once and may hang up; who looks only after the
@@ -84,7 +87,7 @@ class AnswerAhead(Response):
         await send({"type": "http.response.start", **start})
         await send({"type": "http.response.body", "body": self.body, "more_body": True})
         if self._comes:
-            with suppress(ClientGone, HttpProblem):
+            with suppress(ClientDisconnected, HttpProblem):
                 async for _ in self._body:
                     pass
         await send({"type": "http.response.body", "body": b"", "more_body": False})
@@ -104,7 +107,7 @@ def upload_body(request: Request, silence: timedelta) -> UploadBody:
     return UploadBody(request, media_type, silence)
 
 
-def wanted_archive(accept: str) -> tuple[str, Form]:
+def negotiate_archive(accept: str) -> tuple[str, Form]:
     """Gives type and form of the archive to send: plain tar for who asks for it, else gzip(tar).
 
     Of a list the first type that we have counts; weights are not looked at. Folders and holes go

@@ -6,7 +6,7 @@ KnitError
 ├─ NotFound         DataNotFound, PlanNotFound, RunNotFound       404  never retried
 ├─ Conflict         EquivalentPlan, CyclicPlans, IllegalMove,
 │                   TooManyRuns, DataExists, Superseded,
-│                   TooLarge, UploadUnderWay, UploadKeySpent      409  never retried
+│                   TooLarge, UploadInProgress, IdempotencyKeyConsumed      409  never retried
 ├─ Unavailable      StoreUnavailable, BackendUnavailable,
 │                   EngineUnavailable, TransferNotReady, Busy     503  retried
 │                   StoreFull, EngineFull, StorageFull            507  retried
@@ -90,11 +90,11 @@ class DataExists(Conflict):
     """The Data has content already."""
 
 
-class UploadUnderWay(Conflict):
+class UploadInProgress(Conflict):
     """An upload with this key is under way."""
 
 
-class UploadKeySpent(Conflict):
+class IdempotencyKeyConsumed(Conflict):
     """The upload with this key is over, and there is no Data of it."""
 
 

@@ -116,3 +116,20 @@ class Run(RunSummary):
     used: Used | None = Field(default=None, exclude_if=is_absent)
     waiting: Waiting | None = Field(default=None, exclude_if=is_absent)
     notes: list[str] = Field(default_factory=list, exclude_if=_is_empty)
+
+
+class RunEvent(Response):
+    """One change of a Run's status: when, in which execution, from what to what, and why.
+
+    `from` is left out for the Run's creation. Where `from` and `to` are the same, the Run stays as
+    it is for the reason that `cause` gives.
+    """
+
+    at: WireTime
+    generation: int
+    from_status: str | None = Field(
+        default=None, validation_alias="from", serialization_alias="from", exclude_if=is_absent
+    )
+    to_status: str = Field(validation_alias="to", serialization_alias="to")
+    cause: str
+    exit: Exit | None = Field(default=None, exclude_if=is_absent)

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager, suppress
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from knit_api.server.sockets import WireProtocol
+from knit_api.server.sockets import DetachableProtocol
 from tests.waiting import PATIENCE, until
 
 _UNDER_WAY: Counter[tuple[int, int]] = Counter()
@@ -34,7 +34,7 @@ async def serving(app: ASGIApp, *, grace: int = 1) -> AsyncIterator[int]:
 
     config = uvicorn.Config(
         counted,
-        http=WireProtocol,
+        http=DetachableProtocol,
         ws="none",
         lifespan="off",
         log_config=None,

@@ -43,7 +43,7 @@ def test_every_domain_error_has_a_status_a_reason_and_advice(kind):
     assert response.status_code == wanted
     assert b'"reason"' in response.body
     assert b'"advice"' in response.body
-    needs_time = wanted == 503 or kind is domain.UploadUnderWay
+    needs_time = wanted == 503 or kind is domain.UploadInProgress
     assert ("retry-after" in response.headers) == needs_time
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from knit_api.deps import Deps
 from knit_api.transfers import run_log
-from knit_api.transfers.doors import FolderDoor
+from knit_api.transfers.volume_access import LocalVolume
 from knit_workflows.domain.errors import StoreUnavailable
 from knit_workflows.domain.runs import RunStatus
 from tests.api.fake_store import FakeStore, new_id
@@ -142,7 +142,7 @@ async def test_a_look_that_took_long_is_not_the_last(client, store, transfers, m
     """It may have been made before the last words were written, however late its answer came."""
     run_id, _ = a_run(store, transfers, S.RUNNING)
 
-    async def followed(_: FolderDoor) -> AsyncIterator[bytes]:
+    async def followed(_: LocalVolume) -> AsyncIterator[bytes]:
         store.set_status(run_id, S.DONE)
         await asyncio.sleep(1)  # longer than a Run that has ended may be silent
         yield b""
@@ -151,7 +151,7 @@ async def test_a_look_that_took_long_is_not_the_last(client, store, transfers, m
             await asyncio.sleep(0.01)
             yield b""
 
-    monkeypatch.setattr(FolderDoor, "followed", followed)
+    monkeypatch.setattr(LocalVolume, "followed", followed)
     assert (await client.get(f"/runs/{run_id}/log?follow")).text == "last words\n"
 
 

@@ -11,7 +11,7 @@ import pytest
 from starlette.types import Receive, Scope, Send
 
 from knit_api.server import trailers
-from knit_api.server.trailers import ResponseCut, request_trailers
+from knit_api.server.trailers import ResponseAborted, request_trailers
 from tests.api.live_server import chunk, serving, talk, unchunked
 from tests.waiting import PATIENCE
 
@@ -111,7 +111,7 @@ async def test_a_cut_response_has_no_last_chunk():
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b"begun", "more_body": True})
-        raise ResponseCut
+        raise ResponseAborted
 
     async with serving(app) as port:
         response = await talk(port, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")

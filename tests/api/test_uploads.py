@@ -35,7 +35,7 @@ def stored(transfers: FakeTransfers, knit_id: str) -> dict[str, bytes]:
 
 
 def assert_nothing_is_left(store: FakeStore, transfers: FakeTransfers) -> None:
-    assert [run.summary.status for run in store.runs.values()] == [RunStatus.FAILED]
+    assert [run.summary.status for run in store.run_details.values()] == [RunStatus.FAILED]
     assert [list(folder.iterdir()) for folder in transfers.root.iterdir()] == [[]]
     assert not transfers.open
     assert len(transfers.failures) == 1
@@ -257,7 +257,7 @@ async def test_an_upload_stopped_by_a_user_is_a_conflict(client, store, transfer
 
     answer = await client.post("/data", content=body(), headers=TAR)
     assert answer.status_code == 409
-    assert answer.json()["message"]["see"] in store.runs
+    assert answer.json()["message"]["see"] in store.run_details
 
 
 async def test_the_end_is_tried_again_while_temporal_is_away(client, transfers):

@@ -20,7 +20,6 @@ from knit_cli.graphs.lineage import walk
 from knit_cli.transfer.streams import gunzipped, gzipped
 from knit_workflows.wire.base import to_wire
 from knit_workflows.wire.data import Data, DataDownstream, DataUpstream
-from knit_workflows.wire.events import RunEvent
 from knit_workflows.wire.plans import (
     LogPoint,
     Mountpoint,
@@ -33,7 +32,7 @@ from knit_workflows.wire.plans import (
     PlanSummary,
     PlanUpstream,
 )
-from knit_workflows.wire.runs import Assignment, Exit, LogAssignment, Run
+from knit_workflows.wire.runs import Assignment, Exit, LogAssignment, Run, RunEvent
 from knit_workflows.wire.tags import Tag, TagChange
 from knit_workflows.wire.times import format_time, parse_duration, parse_time
 

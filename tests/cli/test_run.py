@@ -6,8 +6,7 @@ import httpx
 import pytest
 
 from knit_cli.run_view import print_history, remarks
-from knit_workflows.wire.events import RunEvent
-from knit_workflows.wire.runs import Exit, Used, Waiting
+from knit_workflows.wire.runs import Exit, RunEvent, Used, Waiting
 from knit_workflows.wire.times import format_time
 from tests.cli.fake_api import START, error
 

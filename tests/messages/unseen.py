@@ -18,9 +18,9 @@ _CLUSTER: Final[Mapping[str, Sequence[str]]] = {
 """The tier on the real node does."""
 
 _SLOW: Final[Mapping[str, Sequence[str]]] = {
-    "knit_api.transfers.doors": ("(StorageFull)",),
+    "knit_api.transfers.volume_access": ("(StorageFull)",),
     "knit_api.responses": ("the client takes nothing any more",),
-    "knit_api.server.streams": ("(PipeBroken)",),
+    "knit_api.server.streams": ("(BodyAborted)",),
     "knit_api.transfers.upload_body": ("the client sent nothing for too long",),
     "knit_workflows.activities.holdups": ("is no longer held up", "cannot record", "was not told"),
     "knit_workflows.activities.housekeeping": ("run pod is not removed", "(EngineUnavailable)"),

@@ -21,8 +21,14 @@ from urllib.parse import unquote, urlsplit
 
 import httpx
 
-from knit_api.server.streams import BytePipe, ThreadIterator, Threads, cancelled, completed
-from knit_api.transfers.agent_upload import AgentLost, send_body
+from knit_api.server.streams import (
+    BytePipe,
+    ThreadIterator,
+    Threads,
+    cancel_and_wait,
+    finish_despite_cancel,
+)
+from knit_api.transfers.agent_upload import AgentUnreachable, send_body
 from knit_api.transfers.codecs import PLAIN_TAR
 from knit_api.transfers.upload_body import UploadBody
 from knit_workflows import archive
@@ -47,19 +53,19 @@ _PATIENCE: Final = httpx.Timeout(60.0, connect=10.0)
 _ENDLESS: Final = httpx.Timeout(60.0, connect=10.0, read=None)
 
 
-class Pieces(Protocol):
-    """Bytes that come piece by piece, from something that must be closed."""
+class Chunks(Protocol):
+    """Bytes that come chunk by chunk, from something that must be closed."""
 
     def __aiter__(self) -> AsyncIterator[bytes]: ...
     async def __anext__(self) -> bytes: ...
     async def aclose(self) -> None: ...  # noqa: D102
 
 
-class Inlet(Protocol):
+class BodySource(Protocol):
     """Where a thread gets a body from: a pipe that the event loop feeds, or the socket itself."""
 
     def get(self) -> bytes | memoryview:
-        """Waits for the next piece, good until the next call; empty at the end."""
+        """Waits for the next chunk, good until the next call; empty at the end."""
 
     def abandon(self) -> None:
         """Says, from the thread, that nothing will be read any more."""
@@ -68,7 +74,7 @@ class Inlet(Protocol):
         """Makes the reader's next call raise, unless everything is there."""
 
 
-class Door(Protocol):
+class VolumeAccess(Protocol):
     """One open door to one volume."""
 
     async def put(self, body: UploadBody) -> None:
@@ -80,7 +86,7 @@ class Door(Protocol):
     async def clear(self) -> None:
         """Empties the volume again."""
 
-    def archive(self, form: Form) -> Pieces:
+    def archive(self, form: Form) -> Chunks:
         """Gives the volume as plain tar."""
 
     def spans(self, form: Form) -> Generator[bytes | Span, None, None] | None:
@@ -89,30 +95,30 @@ class Door(Protocol):
     async def archive_bytes(self, form: Form) -> int | None:
         """Gives how long that archive is, as long as nothing changes; None: it cannot be told."""
 
-    def content(self) -> Pieces:
+    def content(self) -> Chunks:
         """Gives the content of all files, one after another."""
 
     async def content_bytes(self) -> int | None:
         """Gives how long that content is now; None: it cannot be told."""
 
-    def followed(self) -> Pieces:
+    def followed(self) -> Chunks:
         """Gives the content of the log, then what is added to it, without end.
 
-        An empty piece says that there was nothing new for the moment; a few come per second.
+        An empty chunk says that there was nothing new for the moment; a few come per second.
         """
 
 
-def open_door(record: TransferRecord, threads: Threads, http: httpx.AsyncClient) -> Door:
+def open_volume(record: TransferRecord, threads: Threads, http: httpx.AsyncClient) -> VolumeAccess:
     """Gives the door a transfer leads to. Raises TransferNotReady when it is not open yet."""
     if not record.endpoint:
         raise errors.TransferNotReady
     url = urlsplit(record.endpoint)
     if url.scheme == "file":
-        return FolderDoor(Path(unquote(url.path)), threads)
-    return AgentDoor(record.endpoint.rstrip("/"), record.token, threads, http)
+        return LocalVolume(Path(unquote(url.path)), threads)
+    return RemoteVolume(record.endpoint.rstrip("/"), record.token, threads, http)
 
 
-class FolderDoor:
+class LocalVolume:
     """A volume that is a folder here; whoever may use the API's process may use the folder."""
 
     def __init__(self, root: Path, threads: Threads) -> None:
@@ -120,7 +126,7 @@ class FolderDoor:
         self._threads = threads
 
     async def put(self, body: UploadBody) -> None:
-        """See `Door`."""
+        """See `VolumeAccess`."""
         with body.taken() as taken:
             if taken is not None:
                 await self._put(taken, body, None)
@@ -129,49 +135,51 @@ class FolderDoor:
                 await self._put(pipe, body, _feed(pipe, body))
 
     async def _put(
-        self, inlet: Inlet, body: UploadBody, feeding: Coroutine[Any, Any, None] | None
+        self, source: BodySource, body: UploadBody, feeding: Coroutine[Any, Any, None] | None
     ) -> None:
         loop = asyncio.get_running_loop()
-        job = loop.run_in_executor(self._threads.uploads, self._unpack, inlet, body)
+        job = loop.run_in_executor(self._threads.uploads, self._unpack, source, body)
         try:
             if feeding is not None:
                 await feeding
             await asyncio.wait({job})
             job.result()
         except BaseException:
-            inlet.break_off()
-            await completed(asyncio.wait({job}))
+            source.break_off()
+            await finish_despite_cancel(asyncio.wait({job}))
             if job.exception() is None:  # it had got everything before we were interrupted
                 await self.clear()
             raise
 
     async def clear(self) -> None:
-        """See `Door`."""
+        """See `VolumeAccess`."""
         loop = asyncio.get_running_loop()
-        await completed(loop.run_in_executor(self._threads.steps, archive.clear, self._root))
+        await finish_despite_cancel(
+            loop.run_in_executor(self._threads.steps, archive.clear, self._root)
+        )
 
-    def archive(self, form: Form) -> Pieces:
-        """See `Door`."""
+    def archive(self, form: Form) -> Chunks:
+        """See `VolumeAccess`."""
         return ThreadIterator(
             self._threads.steps, lambda: _readable(archive.iter_pack(self._root, form))
         )
 
     def spans(self, form: Form) -> Generator[bytes | Span, None, None]:
-        """See `Door`."""
+        """See `VolumeAccess`."""
         return _readable(archive.iter_spans(self._root, form))
 
     async def archive_bytes(self, form: Form) -> int:
-        """See `Door`."""
+        """See `VolumeAccess`."""
         return await self._measured(lambda: self.spans(form))
 
-    def content(self) -> Pieces:
-        """See `Door`."""
+    def content(self) -> Chunks:
+        """See `VolumeAccess`."""
         return ThreadIterator(
             self._threads.steps, lambda: _readable(archive.read_concatenated(self._root))
         )
 
     async def content_bytes(self) -> int:
-        """See `Door`."""
+        """See `VolumeAccess`."""
         return await self._measured(lambda: _readable(archive.iter_content_spans(self._root)))
 
     async def _measured(self, spans: Callable[[], Iterator[bytes | Span]]) -> int:
@@ -181,21 +189,21 @@ class FolderDoor:
         )
 
     async def followed(self) -> AsyncGenerator[bytes, None]:
-        """See `Door`."""
+        """See `VolumeAccess`."""
         loop = asyncio.get_running_loop()
         tail = _Tail(self._root / LOG_FILE)
         try:
             while True:
-                piece = await loop.run_in_executor(self._threads.steps, tail.read)
-                yield piece
-                if not piece:
+                chunk = await loop.run_in_executor(self._threads.steps, tail.read)
+                yield chunk
+                if not chunk:
                     await asyncio.sleep(FOLLOW_SECONDS)
         finally:
             tail.close()
 
-    def _unpack(self, inlet: Inlet, body: UploadBody) -> None:
+    def _unpack(self, source: BodySource, body: UploadBody) -> None:
         try:
-            archive.unpack(_BodyReader(inlet, body), self._root, sync=True)
+            archive.unpack(_BodyReader(source, body), self._root, sync=True)
         except archive.ArchiveRefused as error:
             raise _refused(error.reason, error.member) from error
         except FileExistsError as error:
@@ -203,21 +211,21 @@ class FolderDoor:
         except OSError as error:
             _raise_for_disk(error, self._root)
         finally:
-            inlet.abandon()
+            source.abandon()
 
 
 class _BodyReader:
     """What `archive.unpack` reads from, in its thread: plain tar out of the body."""
 
-    def __init__(self, inlet: Inlet, body: UploadBody) -> None:
-        self._inlet = inlet
+    def __init__(self, source: BodySource, body: UploadBody) -> None:
+        self._inlet = source
         self._body = body
         self._ended = False
 
     def read(self, size: int, /) -> bytes | memoryview:
-        """Gives the next piece; empty once the body is complete and was found good."""
+        """Gives the next chunk; empty once the body is complete and was found good."""
         decoder = self._body.decoder
-        while not (piece := decoder.read()):
+        while not (chunk := decoder.read()):
             if self._ended:
                 return b""
             wire = self._inlet.get()
@@ -227,7 +235,7 @@ class _BodyReader:
                 # Judged before the unpacker sees the end, so that it removes what is not good.
                 decoder.finish(self._body.checksum())
                 self._ended = True
-        return piece
+        return chunk
 
 
 class _Tail:
@@ -251,7 +259,7 @@ class _Tail:
             os.close(self._descriptor)
 
 
-class AgentDoor:
+class RemoteVolume:
     """A volume behind the agent of `knit_workflows.pod.agent`."""
 
     def __init__(self, url: str, token: str, threads: Threads, http: httpx.AsyncClient) -> None:
@@ -261,42 +269,42 @@ class AgentDoor:
         self._http = http
 
     async def put(self, body: UploadBody) -> None:
-        """See `Door`."""
+        """See `VolumeAccess`."""
         headers = {**self._headers, "Content-Type": PLAIN_TAR}
         plain = self._plain(body)
         try:
             status, told = await send_body(f"{self._url}/", headers, plain)
-        except AgentLost as error:
+        except AgentUnreachable as error:
             raise _agent_lost(error) from error
         finally:
             await plain.aclose()
         _raise_for_agent(status, told)
 
     async def clear(self) -> None:
-        """See `Door`."""
+        """See `VolumeAccess`."""
         try:
             answer = await self._http.delete(f"{self._url}/", headers=self._headers)
         except httpx.HTTPError as error:
             raise _agent_lost(error) from error
         _raise_for_agent(answer.status_code, answer.content)
 
-    def archive(self, form: Form) -> Pieces:
-        """See `Door`."""
+    def archive(self, form: Form) -> Chunks:
+        """See `VolumeAccess`."""
         return self._get(f"/?{form.query()}", _PATIENCE)
 
     def spans(self, form: Form) -> None:
-        """See `Door`."""
+        """See `VolumeAccess`."""
 
     async def archive_bytes(self, form: Form) -> int | None:
-        """See `Door`."""
+        """See `VolumeAccess`."""
         return await self._measured(f"/?{form.query()}")
 
-    def content(self) -> Pieces:
-        """See `Door`."""
+    def content(self) -> Chunks:
+        """See `VolumeAccess`."""
         return self._get("/log", _PATIENCE)
 
     async def content_bytes(self) -> int | None:
-        """See `Door`."""
+        """See `VolumeAccess`."""
         return await self._measured("/log")
 
     async def _measured(self, path: str) -> int | None:
@@ -312,23 +320,23 @@ class AgentDoor:
         return int(answer.headers["Content-Length"])
 
     async def followed(self) -> AsyncGenerator[bytes, None]:
-        """See `Door`."""
-        pieces = self._get("/log?follow", _ENDLESS)
-        coming = asyncio.ensure_future(anext(pieces, None))
+        """See `VolumeAccess`."""
+        chunks = self._get("/log?follow", _ENDLESS)
+        coming = asyncio.ensure_future(anext(chunks, None))
         try:
             while True:
                 await asyncio.wait({coming}, timeout=AGENT_SILENCE_SECONDS)
                 if not coming.done():
                     yield b""
                     continue
-                piece = coming.result()
-                if piece is None:
+                chunk = coming.result()
+                if chunk is None:
                     return
-                yield piece
-                coming = asyncio.ensure_future(anext(pieces, None))
+                yield chunk
+                coming = asyncio.ensure_future(anext(chunks, None))
         finally:
-            await cancelled(coming)
-            await pieces.aclose()
+            await cancel_and_wait(coming)
+            await chunks.aclose()
 
     async def _get(self, path: str, timeout: httpx.Timeout) -> AsyncGenerator[bytes, None]:
         async with AsyncExitStack() as stack:
@@ -344,8 +352,8 @@ class AgentDoor:
                         "something between the API and the transfer agent hides where bodies end",
                         advice="let whatever proxies inside the cluster speak HTTP/1.1",
                     )
-                async for piece in answer.aiter_raw():
-                    yield piece
+                async for chunk in answer.aiter_raw():
+                    yield chunk
             except httpx.HTTPError as error:
                 raise _agent_lost(error) from error
 
@@ -354,8 +362,8 @@ class AgentDoor:
         decoder = body.decoder
         async for wire in body:
             decoder.feed(wire)
-            while piece := await loop.run_in_executor(self._threads.steps, decoder.read):
-                yield piece
+            while chunk := await loop.run_in_executor(self._threads.steps, decoder.read):
+                yield chunk
         # If this raises, the agent never sees the last chunk and removes what it has.
         decoder.finish(body.checksum())
 
@@ -368,10 +376,10 @@ async def _feed(pipe: BytePipe, body: UploadBody) -> None:
     pipe.end()
 
 
-def _readable(pieces: Iterator[T]) -> Generator[T, None, None]:
+def _readable(chunks: Iterator[T]) -> Generator[T, None, None]:
     """Names in the domain's words what keeps a folder from being read."""
     try:
-        yield from pieces
+        yield from chunks
     except archive.CannotPack as error:
         raise errors.BackendRejected(f"the Data cannot be packed: {error}") from error
     except FileNotFoundError as error:

@@ -33,13 +33,13 @@ def taken(monkeypatch) -> list[str]:
     seen: list[str] = []
 
     def watched(name: str) -> None:
-        original: Any = getattr(sockets.WireProtocol, name)
+        original: Any = getattr(sockets.DetachableProtocol, name)
 
-        def watching(self: sockets.WireProtocol) -> Any:
+        def watching(self: sockets.DetachableProtocol) -> Any:
             seen.append(name)
             return original(self)
 
-        monkeypatch.setattr(sockets.WireProtocol, name, watching)
+        monkeypatch.setattr(sockets.DetachableProtocol, name, watching)
 
     watched("take_body")
     watched("take_response")
@@ -57,7 +57,7 @@ async def test_a_chunked_upload_is_read_by_a_thread(port, store, transfers, take
     )
     assert answer.count(b"HTTP/1.1 200 ") == 2, answer[:500]
     assert taken == ["take_body"]
-    assert {run.summary.status for run in store.runs.values()} == {RunStatus.DONE}
+    assert {run.summary.status for run in store.run_details.values()} == {RunStatus.DONE}
 
 
 async def test_a_client_that_waits_to_be_asked_is_asked(port, transfers):

@@ -11,7 +11,7 @@ from uuid import UUID
 
 from starlette.datastructures import Headers
 
-from knit_workflows.client import keyed_upload
+from knit_workflows.client import upload_for_key
 from knit_workflows.domain import errors
 from knit_workflows.domain.data import DataDetail
 from knit_workflows.domain.ports import ApiStore
@@ -22,7 +22,7 @@ HEADER: Final = "Idempotency-Key"
 _UUID: Final = re.compile(r"[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
 
 
-def upload_key(headers: Headers) -> UUID | None:
+def idempotency_key(headers: Headers) -> UUID | None:
     """Reads the key of an upload; None: it has none. Raises InvalidRequest."""
     values = headers.getlist(HEADER)
     if not values:
@@ -35,18 +35,18 @@ def upload_key(headers: Headers) -> UUID | None:
     return UUID(values[0])
 
 
-async def made_before(store: ApiStore, key: UUID) -> DataDetail | None:
+async def existing_upload(store: ApiStore, key: UUID) -> DataDetail | None:
     """Gives the Data that was made with this key; None: the store knows of no upload with it.
 
-    Raises UploadUnderWay, UploadKeySpent when it has failed, which is for ever.
+    Raises UploadInProgress, IdempotencyKeyConsumed when it has failed, which is for ever.
     """
     try:
-        detail = await store.data.get(keyed_upload(key).knit_id)
+        detail = await store.data.get(upload_for_key(key).knit_id)
     except errors.DataNotFound:
         return None
     run = detail.upstream.run
     if run.status is RunStatus.DONE:
         return detail
     if run.status is RunStatus.FAILED:
-        raise errors.UploadKeySpent("the upload with this key has failed", see=run.run_id)
-    raise errors.UploadUnderWay(see=run.run_id)
+        raise errors.IdempotencyKeyConsumed("the upload with this key has failed", see=run.run_id)
+    raise errors.UploadInProgress(see=run.run_id)

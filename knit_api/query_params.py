@@ -1,4 +1,4 @@
-"""Reads query strings into the domain's queries; what cannot be read is a 400 that says why."""
+"""Reads query strings into queries of the domain; a malformed one is a 400 that says why."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from knit_workflows.wire.times import parse_duration, parse_time
 _ID: Final = re.compile(r"[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
 _STATUSES: Final = {s.value: s for s in RunStatus if s is not RunStatus.INVALIDATED}
 
-MOST_ITEMS: Final = 1000
+MAX_ITEMS: Final = 1000
 """Items that one page of a list may have."""
-MOST_IN_FULL: Final = 10_000
+MAX_DETAILED: Final = 10_000
 """Data that one answer about lineage may have; each takes some KiB."""
-MOST_IDS: Final = 100_000
+MAX_IDS: Final = 100_000
 _HOPS: Final = 3
 _COMPLETIONS: Final = 100
 _COUNT: Final = re.compile(r"[0-9]{1,9}")
@@ -70,9 +70,9 @@ def page(query: QueryParams) -> Page:
 
 
 def _limit(text: str) -> int:
-    advice = f"write a number from 1 to {MOST_ITEMS}, or leave it out"
+    advice = f"write a number from 1 to {MAX_ITEMS}, or leave it out"
     limit = _count("limit", text, advice)
-    if not 1 <= limit <= MOST_ITEMS:
+    if not 1 <= limit <= MAX_ITEMS:
         raise InvalidRequest(f"bad request: limit is {limit}", advice=advice)
     return limit
 
@@ -151,8 +151,8 @@ class LineageQuery:
 def lineage_query(query: QueryParams) -> LineageQuery:
     """Reads what `GET /data/{knitId}/lineage` asks for. Raises InvalidRequest."""
     only_ids = _only_ids(_first(query, "fields"))
-    most = MOST_IDS if only_ids else MOST_IN_FULL
-    limit = _count("limit", query.get("limit", str(MOST_IN_FULL)))
+    most = MAX_IDS if only_ids else MAX_DETAILED
+    limit = _count("limit", query.get("limit", str(MAX_DETAILED)))
     if not 1 <= limit <= most:
         raise InvalidRequest(
             f"bad request: limit is {limit}", advice=f"write a number from 1 to {most}"

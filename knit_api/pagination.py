@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from knit_api.openapi import document
-from knit_api.queries import MOST_ITEMS, Page
+from knit_api.query_params import MAX_ITEMS, Page
 from knit_api.responses import json_list_response
 from knit_workflows.domain.cursors import Cursor
 from knit_workflows.domain.data import DataDetail
@@ -26,8 +26,8 @@ NEXT_HEADER: Final = "X-Next-Cursor"
 PARAMETERS: Final = [
     document.query(
         "limit",
-        f"1 to {MOST_ITEMS}: as many items at most; absent: all",
-        schema={"type": "integer", "minimum": 1, "maximum": MOST_ITEMS},
+        f"1 to {MAX_ITEMS}: as many items at most; absent: all",
+        schema={"type": "integer", "minimum": 1, "maximum": MAX_ITEMS},
         example=100,
     ),
     document.query(

@@ -21,7 +21,7 @@ MOST_SECONDS: Final = 60.0
 _abandoned: set[asyncio.Future[Any]] = set()
 
 
-async def in_time(work: Awaitable[T], seconds: float) -> T:
+async def wait_or_abandon(work: Awaitable[T], seconds: float) -> T:
     """Waits for work as long as that; raises TimeoutError.
 
     Unlike under `asyncio.timeout`, work that does not heed its cancellation is not waited for: a
@@ -36,17 +36,17 @@ async def in_time(work: Awaitable[T], seconds: float) -> T:
         _abandon(task)
 
 
-def patient(store: ApiStore) -> ApiStore:
+def watched(store: ApiStore) -> ApiStore:
     """Gives the store with every call bounded: it gives its result, or raises StoreUnavailable.
 
     A database that only takes long is waited for, one that does not answer at all is given up
     within some eight seconds. What a given-up call has changed, if anything, is unknown.
     """
-    return cast("ApiStore", PatientStore(store, store.ping))
+    return cast("ApiStore", WatchedStore(store, store.ping))
 
 
-class PatientStore:
-    """See `patient`; a part of the store (`store.runs`) is bounded as the store itself is."""
+class WatchedStore:
+    """See `watched`; a part of the store (`store.runs`) is bounded as the store itself is."""
 
     def __init__(self, part: Any, ping: Callable[[], Awaitable[None]]) -> None:
         self._part = part
@@ -55,7 +55,7 @@ class PatientStore:
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._part, name)
         if not callable(found):
-            return PatientStore(found, self._ping)
+            return WatchedStore(found, self._ping)
 
         @wraps(found)
         async def bounded(*arguments: Any, **options: Any) -> Any:
@@ -80,7 +80,7 @@ class PatientStore:
 
     async def _look(self) -> None:
         try:
-            await in_time(self._ping(), ANSWER_SECONDS)
+            await wait_or_abandon(self._ping(), ANSWER_SECONDS)
         except TimeoutError as error:
             raise StoreUnavailable(
                 "the database does not answer",
