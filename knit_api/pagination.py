@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from knit_api.openapi import document
-from knit_api.query_params import MAX_ITEMS, Page
+from knit_api.parameters import Page
 from knit_api.responses import json_list_response
 from knit_workflows.domain.cursors import Cursor
 from knit_workflows.domain.data import DataDetail
@@ -22,20 +22,6 @@ from knit_workflows.wire.base import Wire
 T = TypeVar("T")
 
 NEXT_HEADER: Final = "X-Next-Cursor"
-
-PARAMETERS: Final = [
-    document.query(
-        "limit",
-        f"1 to {MAX_ITEMS}: as many items at most; absent: all",
-        schema={"type": "integer", "minimum": 1, "maximum": MAX_ITEMS},
-        example=100,
-    ),
-    document.query(
-        "cursor",
-        f"the header `{NEXT_HEADER}` of the page before; its other filters are to be given again",
-        schema=document.CURSOR,
-    ),
-]
 
 RESPONSES: Final = document.gives_page(NEXT_HEADER)
 
@@ -49,7 +35,7 @@ class Bounds(TypedDict):
 
 def bounds(page: Page) -> Bounds:
     """Gives what the store is asked for: one item more, which tells whether there is a rest."""
-    return {"limit": page.limit and page.limit + 1, "after": page.after}
+    return {"limit": page.limit and page.limit + 1, "after": page.cursor}
 
 
 async def page_response(

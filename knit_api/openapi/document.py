@@ -28,19 +28,6 @@ PATH: Final = "/api/openapi.json"
 SERVER: Final = "http://127.0.0.1:8080"
 """Where `python -m knit_api` listens; only the document's examples say so."""
 
-_ID_PATTERN: Final = "[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}"
-_CURSOR_PATTERN: Final = f"([0-9]{{0,14}}\\.)?{_ID_PATTERN.replace('A-F', '')}"
-CURSOR: Final = {"type": "string", "pattern": f"^{_CURSOR_PATTERN}$"}
-# In these an empty value counts as absent.
-FLAG: Final = {"type": "string", "enum": ["true", "false", ""]}
-INSTANT: Final = {"type": "string", "anyOf": [{"format": "date-time"}, {"const": ""}]}
-LENGTH: Final = {
-    "type": "string",
-    "pattern": r"^([+-]?(0|(([0-9]+\.?[0-9]*|\.[0-9]+)(ns|us|µs|μs|ms|s|m|h))+))?$",
-}
-UUID: Final = {"type": "string", "pattern": f"^{_ID_PATTERN}$"}
-TAG: Final = {"type": "string", "pattern": ":"}
-
 _ABOUT: Final = """\
 Every error has the same shape, `{"message": {"reason", "advice", "see"}}`, also those that no
 operation mentions: 404 for an unknown path, 405 for a method a path does not have (`Allow` names
@@ -69,12 +56,6 @@ _WORDS: Final = {
     503: "a part of knit does not answer, or it is too early; try again",
     507: "a disk is full; room must be made first",
 }
-_ID_WORDS: Final = {
-    "knit_id": "the id of a Data",
-    "plan_id": "the id of a Plan",
-    "run_id": "the id of a Run",
-}
-
 _LEADS_TO: Final = {
     "upload_data": {"knit_id": "/knitId", "run_id": "/upstream/run/runId"},
     "find_data": {"knit_id": "/0/knitId", "run_id": "/0/upstream/run/runId"},
@@ -145,32 +126,15 @@ def gives_page(next_header: str) -> dict[int | str, Extra]:
     return {200: {"headers": headers}}
 
 
-def query(
-    name: str,
-    description: str,
-    *,
-    many: bool = False,
-    kind: str = "string",
-    schema: Extra | None = None,
-    example: Any = None,
-) -> Extra:
-    """Describes a query parameter that the route reads itself; `many`: it may be repeated."""
-    one: Extra = schema or {"type": kind}
-    described: Extra = {
-        "name": name,
-        "in": "query",
-        "required": False,
-        "description": description,
-        "schema": {"type": "array", "items": one} if many else one,
-    }
-    if example is not None:
-        described["example"] = [example] if many else example
-    return described
-
-
 def request_header(name: str, description: str, *, schema: Extra) -> Extra:
     """Describes a header that the route reads itself, and that may be left out."""
-    return {**query(name, description, schema=schema), "in": "header"}
+    return {
+        "name": name,
+        "in": "header",
+        "required": False,
+        "description": description,
+        "schema": schema,
+    }
 
 
 def install(app: FastAPI) -> None:
@@ -204,7 +168,8 @@ def _document(app: FastAPI) -> Extra:
     for path, method, operation in operations(document):
         _complete(path, method, operation)
     _link(document)
-    for unused in ("HTTPValidationError", "ValidationError"):
+    # FastAPI adds the shapes of its own errors, and what it finds in the models of queries.
+    for unused in ("HTTPValidationError", "ValidationError", "RunStatus"):
         schemas.pop(unused, None)
     return document
 
@@ -217,13 +182,10 @@ def operations(document: Extra) -> Iterator[tuple[str, str, Extra]]:
 
 
 def _complete(path: str, method: str, operation: Extra) -> None:
-    # Queries are read by `query_params`, never refused by FastAPI.
+    # What FastAPI itself would refuse is refused by `parameters`, as a 400.
     operation["responses"].pop("422", None)
     for parameter in operation.get("parameters", ()):
-        if parameter["in"] == "path":
-            parameter["description"] = _ID_WORDS[parameter["name"]]
-            parameter["schema"] = {"type": "string", "pattern": f"^{_ID_PATTERN}$"}
-            parameter["example"] = examples.IDS[parameter["name"]]
+        _complete_parameter(parameter)
     example = examples.OPERATIONS.get(operation["operationId"], examples.NOTHING)
     request = operation.get("requestBody", {}).get("content", {}).get("application/json")
     if request is not None and example.request is not None:
@@ -236,9 +198,21 @@ def _complete(path: str, method: str, operation: Extra) -> None:
     operation["x-codeSamples"] = [{"lang": "Shell", "source": _curl(path, method, operation)}]
 
 
+def _complete_parameter(parameter: Extra) -> None:
+    schema = parameter["schema"]
+    for known in ("title", "description"):
+        schema.pop(known, None)
+    if not schema.get("default", True):
+        del schema["default"]  # ours for "absent"
+    if parameter["in"] == "path":
+        parameter["example"] = examples.IDS[parameter["name"]]
+    elif shown := schema.pop("examples", None):
+        parameter["example"] = shown[0]
+
+
 def _link(document: Extra) -> None:
     """Says for the operations that give ids which others take them."""
-    taking: dict[str, list[str]] = {name: [] for name in _ID_WORDS}
+    taking: dict[str, list[str]] = {name: [] for name in examples.IDS}
     for _, _, operation in operations(document):
         for parameter in operation.get("parameters", ()):
             if parameter["in"] == "path":

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import logging
+from typing import Annotated
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 
-from knit_api import pagination, query_params
+from knit_api import pagination
 from knit_api.bodies import model_body
 from knit_api.deps import DepsOf, StoreOf
-from knit_api.openapi import document
-from knit_api.openapi.document import failures, gives_stream, takes, takes_archive
+from knit_api.openapi.document import failures, gives_stream, request_header, takes, takes_archive
 from knit_api.pagination import page_response
+from knit_api.parameters import (
+    UUID_SCHEMA,
+    DataFilter,
+    KnitIdPath,
+    UploadOptions,
+    refuse_system_keys,
+)
 from knit_api.responses import json_response
 from knit_api.server import sockets
 from knit_api.server.framing import accepts_chunks
@@ -33,39 +40,13 @@ router = APIRouter(prefix="/api/data", tags=["data"])
     "",
     response_model=list[Data],
     responses=pagination.RESPONSES | failures(400, 503),
-    openapi_extra={
-        "parameters": [
-            document.query(
-                "tag",
-                "`key:value`; a Data has all of them",
-                many=True,
-                schema=document.TAG,
-                example="type:dataset",
-            ),
-            document.query(
-                "since",
-                "RFC 3339; the first instant",
-                schema=document.INSTANT,
-                example="2026-01-02T00:00:00Z",
-            ),
-            document.query(
-                "duration",
-                "as Go writes it (`1h30m`); from `since`, which must be there, on; exclusive",
-                schema=document.LENGTH,
-                example="24h",
-            ),
-            *pagination.PARAMETERS,
-        ]
-    },
 )
-async def find_data(request: Request, store: StoreOf) -> Response:
+async def find_data(
+    request: Request, store: StoreOf, query: Annotated[DataFilter, Query()]
+) -> Response:
     """Find Data by tags and time: oldest first, those without a time last."""
-    query, page = (
-        query_params.data_query(request.query_params),
-        query_params.page(request.query_params),
-    )
-    found = await store.data.find(query, **pagination.bounds(page))
-    return await page_response(request, page, found, ToWire().data, pagination.data_cursor)
+    found = await store.data.find(query.to_domain(), **pagination.bounds(query))
+    return await page_response(request, query, found, ToWire().data, pagination.data_cursor)
 
 
 @router.post(
@@ -75,23 +56,18 @@ async def find_data(request: Request, store: StoreOf) -> Response:
     openapi_extra=takes_archive()
     | {
         "parameters": [
-            document.request_header(
+            request_header(
                 idempotency.HEADER,
                 "the key of this upload, a random UUID: sent again with it, whatever became of "
                 "the first answer, the upload still makes one Data only",
-                schema=document.UUID,
-            ),
-            document.query(
-                "tag",
-                "`key:value`; the Data begins with it",
-                many=True,
-                schema=document.TAG,
-                example="type:dataset",
+                schema=UUID_SCHEMA,
             ),
         ]
     },
 )
-async def upload_data(request: Request, deps: DepsOf) -> Response:
+async def upload_data(
+    request: Request, deps: DepsOf, options: Annotated[UploadOptions, Query()]
+) -> Response:
     """Upload an archive as a new Data, with its tags if given; all of it or nothing.
 
     The optional trailer `x-checksum-md5`, announced by the header `Trailer`, is the MD5 of the body
@@ -101,10 +77,9 @@ async def upload_data(request: Request, deps: DepsOf) -> Response:
     this request are not looked at. A key whose upload is under way is 409 with `Retry-After`; one
     whose upload has failed, or whose Data was deleted, is 409 without, and stays so.
     """
-    tags = query_params.user_tags(request.query_params)
     key = idempotency.idempotency_key(request.headers)
     body = upload_body(request, deps.lease)
-    uploaded = await transfers.upload(deps, body, tags, key)
+    uploaded = await transfers.upload(deps, body, frozenset(options.tag), key)
     one = uploaded.data
     answer = json_response(ToWire().data(one))
     if uploaded.before:
@@ -119,7 +94,7 @@ async def upload_data(request: Request, deps: DepsOf) -> Response:
     response_model=None,
     responses=gives_stream(GZIPPED_TAR, PLAIN_TAR) | failures(404, 426, 500, 503),
 )
-async def download_data(knit_id: str, request: Request, deps: DepsOf) -> Response:
+async def download_data(knit_id: KnitIdPath, request: Request, deps: DepsOf) -> Response:
     """Download the content of a Data as gzip(tar), or as plain tar if that is accepted first.
 
     It has files and links, as they are. `Accept: application/tar+gzip;entries=all` (or
@@ -133,15 +108,14 @@ async def download_data(knit_id: str, request: Request, deps: DepsOf) -> Respons
     """
     media_type, form = negotiate_archive(request.headers.get("accept", ""))
     direct = sockets.can_detach(request.scope)
-    one = query_params.knit_id(knit_id)
     chunked = accepts_chunks(request.scope)
-    return await transfers.download(deps, one, media_type, form, direct=direct, chunked=chunked)
+    return await transfers.download(deps, knit_id, media_type, form, direct=direct, chunked=chunked)
 
 
 @router.get("/{knit_id}/metadata", response_model=Data, responses=failures(404, 503))
-async def show_data(knit_id: str, store: StoreOf) -> Response:
+async def show_data(knit_id: KnitIdPath, store: StoreOf) -> Response:
     """Show a Data with its tags and neighbours, but not its content."""
-    return json_response(ToWire().data(await store.data.get(query_params.knit_id(knit_id))))
+    return json_response(ToWire().data(await store.data.get(knit_id)))
 
 
 @router.put(
@@ -150,7 +124,7 @@ async def show_data(knit_id: str, store: StoreOf) -> Response:
     responses=failures(400, 404, 413, 503),
     openapi_extra=takes(WireTagChange),
 )
-async def change_tags(knit_id: str, request: Request, store: StoreOf) -> Response:
+async def change_tags(knit_id: KnitIdPath, request: Request, store: StoreOf) -> Response:
     """Change the user tags of a Data: removals first, then additions; idempotent."""
     asked = await model_body(request, WireTagChange)
     change = TagChange(
@@ -158,10 +132,8 @@ async def change_tags(knit_id: str, request: Request, store: StoreOf) -> Respons
         remove=frozenset(map(_tag, asked.remove)),
         remove_keys=frozenset(checked_tag(key, "").key for key in asked.remove_key),
     )
-    query_params.refuse_system_keys(
-        [*(tag.key for tag in change.add | change.remove), *change.remove_keys]
-    )
-    one = await store.data.change_tags(query_params.knit_id(knit_id), change)
+    refuse_system_keys([*(tag.key for tag in change.add | change.remove), *change.remove_keys])
+    one = await store.data.change_tags(knit_id, change)
     log.info("Data is tagged", extra={"action": "data_tagged", "knit_id": one.knit_id})
     return json_response(ToWire().data(one))
 
