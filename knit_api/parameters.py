@@ -23,6 +23,7 @@ from pydantic import (
     ValidationInfo,
     WithJsonSchema,
 )
+from pydantic_core.core_schema import is_instance_schema
 
 from knit_workflows.domain.completions import Noun
 from knit_workflows.domain.cursors import parse_cursor
@@ -34,11 +35,12 @@ from knit_workflows.domain.errors import (
     PlanNotFound,
     RunNotFound,
 )
-from knit_workflows.domain.ids import KnitId, PlanId, RunId, is_id
+from knit_workflows.domain.ids import ID_PATTERN, KnitId, PlanId, RunId, parse_id
+from knit_workflows.domain.instants import parse_instant
 from knit_workflows.domain.plans.model import PlanQuery
 from knit_workflows.domain.runs import RunQuery, RunStatus
-from knit_workflows.domain.tags import KEY_TIMESTAMP, Tag, parse_instant, parse_tag
-from knit_workflows.wire.times import parse_duration, parse_time
+from knit_workflows.domain.tags import KEY_TIMESTAMP, Tag, parse_tag, parse_timestamp
+from knit_workflows.wire.times import parse_duration
 
 MAX_ITEMS: Final = 1000
 """Items that one page of a list may have."""
@@ -52,8 +54,8 @@ _DEFAULT_COMPLETIONS: Final = 100
 _COUNT: Final = re.compile(r"[0-9]{1,9}")
 _STATUSES: Final = {s.value: s for s in RunStatus if s is not RunStatus.INVALIDATED}
 
-_ID_PATTERN: Final = "[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}"
-_CURSOR_PATTERN: Final = f"([0-9]{{0,14}}\\.)?{_ID_PATTERN.replace('A-F', '')}"
+_ID_PATTERN: Final = ID_PATTERN.replace("a-f", "A-Fa-f")  # either case is read
+_CURSOR_PATTERN: Final = f"([0-9]{{0,14}}\\.)?{ID_PATTERN}"
 _DURATION_PATTERN: Final = (
     r"([+-]?(0|(([0-9]+\.?[0-9]*|\.[0-9]+)(ns|us|µs|μs|ms|s|m|h))+))?"  # empty is absent
 )
@@ -75,9 +77,10 @@ UUID_SCHEMA: Final = {"type": "string", "pattern": f"^{_ID_PATTERN}$"}
 
 
 def _id(text: str, unknown: type[NotFound]) -> str:
-    if not is_id(text.lower()):  # what cannot be an id is not found, as any other unknown one
+    one = parse_id(text)
+    if one is None:  # what cannot be an id is not found, as any other unknown one
         raise unknown(see=text[:80])
-    return text.lower()
+    return one
 
 
 _ID: Final = _matching(_ID_PATTERN)
@@ -115,7 +118,7 @@ def _tags(texts: Iterable[str]) -> tuple[Tag, ...]:
     tags = dict.fromkeys(parse_tag(text) for text in texts)
     for tag in tags:
         if tag.key == KEY_TIMESTAMP:
-            parse_instant(tag.value)
+            parse_timestamp(tag.value)
     return tuple(tags)
 
 
@@ -132,7 +135,7 @@ def _listed(values: Iterable[str]) -> list[str]:
 
 def _ids(values: Iterable[str]) -> frozenset[str] | None:
     listed = _listed(values)
-    ids = frozenset(one.lower() for one in listed if is_id(one.lower()))
+    ids = frozenset(one for one in map(parse_id, listed) if one is not None)
     return None if listed and not ids else ids
 
 
@@ -189,14 +192,18 @@ def _since(text: str) -> datetime | None:
     if not text:
         return None
     try:
-        return parse_time(text).astimezone(UTC)
+        return parse_instant(text).astimezone(UTC)
     except (ValueError, OverflowError) as error:
         # In a query an unescaped plus is a blank, and that is nearly always what went wrong.
         hint = "write %2B for the + of its offset" if " " in text else "write it as RFC 3339"
         raise InvalidRequest(f"bad request: since: {error}", advice=hint) from error
 
 
-_TagText = Annotated[Tag, WithJsonSchema({"type": "string", "pattern": ":"})]
+_TagText = Annotated[
+    Tag,
+    GetPydanticSchema(lambda *_: is_instance_schema(Tag)),
+    WithJsonSchema({"type": "string", "pattern": ":"}),
+]
 
 Tags = Annotated[tuple[_TagText, ...], BeforeValidator(_tags)]
 UserTags = Annotated[tuple[_TagText, ...], BeforeValidator(_user_tags)]

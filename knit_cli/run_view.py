@@ -10,8 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from knit_cli.errors import printable
+from knit_workflows.domain.instants import format_instant
 from knit_workflows.wire.runs import Exit, Run, RunEvent, Used, Waiting
-from knit_workflows.wire.times import format_time
 
 _LATEST = 5  # changes in the short history; all of them are a command of their own
 
@@ -69,7 +69,7 @@ def _cells(event: RunEvent) -> tuple[str, str, str, str]:
 
 
 def _when(instant: datetime) -> str:
-    return format_time(instant.astimezone())
+    return format_instant(instant.astimezone())
 
 
 def _exit_words(ending: Exit | None) -> str:

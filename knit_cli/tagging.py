@@ -8,8 +8,8 @@ import typer
 
 from knit_cli.errors import BadInput
 from knit_cli.machine_trouble import not_utf8
+from knit_workflows.domain.instants import parse_instant
 from knit_workflows.wire.tags import Tag
-from knit_workflows.wire.times import parse_time
 
 SYSTEM_PREFIX = "knit#"
 TRANSIENT = "knit#transient"
@@ -94,7 +94,7 @@ def read_query_tags(texts: Iterable[str], flag: str) -> list[Tag]:
 
 def _check_timestamp(tag: Tag, flag: str) -> None:
     try:
-        parse_time(tag.value)
+        parse_instant(tag.value)
     except ValueError as cause:
         raise BadInput(
             f"{flag} {tag} is not a time",

@@ -39,11 +39,11 @@ from temporalio.worker import Worker, WorkerConfig, WorkflowRunner
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
 from knit_workflows import names
-from knit_workflows.activities.awaiting import StoreAwaitRunActivities
+from knit_workflows.activities.await_run import StoreAwaitRunActivities
 from knit_workflows.activities.housekeeping import StoreHousekeepingActivities
 from knit_workflows.activities.projector import StoreProjectorActivities
+from knit_workflows.activities.run_starter import start_projector
 from knit_workflows.activities.runs import ComputeRunActivities
-from knit_workflows.activities.starting import start_projector
 from knit_workflows.activities.transfers import ComputeTransferActivities
 from knit_workflows.compute.base import ComputeBackend
 from knit_workflows.contracts.housekeeping import HousekeepingInput
@@ -77,7 +77,7 @@ class Role(StrEnum):
     ENGINE = "engine"
     """Workflows, projection, waiting for Runs."""
     COMPUTE = "compute"
-    """Launching and finalizing Runs; tidying up."""
+    """Launching and finalizing Runs; housekeeping up."""
     WATCH = "watch"
     """Watching run pods."""
     INTERACTIVE = "interactive"
@@ -153,8 +153,8 @@ class Deps:
             max_active_runs=self.engine.max_active_runs or self.backend.suggested_runs(),
             interactive_queue=self.queues.interactive,
         )
-        awaiting = StoreAwaitRunActivities(self.store.runs, self.engine.fallback)
-        tidying = StoreHousekeepingActivities(
+        awaiting = StoreAwaitRunActivities(self.store.runs, self.engine.poll_interval)
+        housekeeping = StoreHousekeepingActivities(
             self.store.housekeeping, self.backend, transfers, self.engine
         )
         by_role: dict[Role, list[Callable[..., Any]]] = {
@@ -162,7 +162,7 @@ class Deps:
                 projector.drain_outbox,
                 awaiting.ensure_run,
                 awaiting.await_run,
-                tidying.restart_lost_runs,
+                housekeeping.restart_lost_runs,
             ],
             Role.COMPUTE: [
                 runs.launch_run,
@@ -170,9 +170,9 @@ class Deps:
                 runs.finalize_run,
                 transfers.open_transfer,
                 transfers.close_transfer,
-                tidying.collect_garbage,
-                tidying.end_lost_transfers,
-                tidying.remove_leftover_pods,
+                housekeeping.collect_garbage,
+                housekeeping.end_lost_transfers,
+                housekeeping.remove_leftover_pods,
             ],
             Role.WATCH: [runs.watch_run],
             Role.INTERACTIVE: [
@@ -255,7 +255,7 @@ class KnitPlugin(SimplePlugin):
 
 
 async def ensure_schedules(client: Client, deps: Deps) -> None:
-    """Makes the schedules of tidying up, or brings them to the present settings.
+    """Makes the schedules of housekeeping up, or brings them to the present settings.
 
     One that somebody has paused stays paused.
     """
@@ -268,17 +268,17 @@ async def ensure_schedules(client: Client, deps: Deps) -> None:
                 kind,
                 HousekeepingInput(
                     projector=deps.projector_input(),
-                    grace=deps.engine.tidy_grace,
+                    grace=deps.engine.gc_grace_period,
                     heartbeat=deps.engine.heartbeat,
                 ),
                 id=name,
                 task_queue=deps.queues.engine,
                 task_timeout=deps.engine.step_timeout,
             ),
-            spec=ScheduleSpec(intervals=[ScheduleIntervalSpec(every=deps.engine.tidy_every)]),
+            spec=ScheduleSpec(intervals=[ScheduleIntervalSpec(every=deps.engine.gc_interval)]),
             # After an outage one turn is enough.
             policy=SchedulePolicy(
-                overlap=ScheduleOverlapPolicy.SKIP, catchup_window=deps.engine.tidy_every
+                overlap=ScheduleOverlapPolicy.SKIP, catchup_window=deps.engine.gc_interval
             ),
         )
         try:

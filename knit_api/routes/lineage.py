@@ -55,10 +55,10 @@ def _response(found: domain.Lineage | domain.LineageGraph) -> Response:
 def _graph_response(graph: domain.LineageGraph) -> Response:
     edges = [
         {
-            "from": tie.knit_id if tie.into_run else tie.run_id,
-            "to": tie.run_id if tie.into_run else tie.knit_id,
-            "label": "(log)" if tie.path is None else tie.path,
+            "from": edge.knit_id if edge.into_run else edge.run_id,
+            "to": edge.run_id if edge.into_run else edge.knit_id,
+            "label": "(log)" if edge.path is None else edge.path,
         }
-        for tie in graph.ties
+        for edge in graph.edges
     ]
     return json_response({"data": graph.data, "runs": graph.runs, "edges": edges})

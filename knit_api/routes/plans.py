@@ -75,7 +75,7 @@ async def register_plan(
     require_json(request)
     spec = parse_plan(await json_body(request))
     if options.dry_run:
-        return json_response(preview_to_wire(await store.plans.preview(spec, most=PREVIEW_LIMIT)))
+        return json_response(preview_to_wire(await store.plans.preview(spec, limit=PREVIEW_LIMIT)))
     try:
         limit = None if options.confirm else deps.new_runs
         plan = await store.plans.register(spec, new_runs_limit=limit)

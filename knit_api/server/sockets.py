@@ -27,7 +27,7 @@ from knit_api.errors import ClientDisconnected, HttpProblem
 from knit_api.server.streams import BodyAborted
 from knit_api.server.trailers import EXTENSION, TrailerConnection, TrailersProtocol
 from knit_workflows.http1.body import BadBody, ChunkedBody
-from knit_workflows.http1.inflow import Inflow
+from knit_workflows.http1.buffered_reader import BufferedReader
 
 PROTOCOL_EXTENSION: Final = "knit.protocol"
 _READ_BYTES: Final = 256 << 10
@@ -40,7 +40,7 @@ class DetachedBody:
 
     def __init__(self, connection: socket.socket, first: bytes) -> None:
         self._connection = connection
-        self._inflow = Inflow(connection, first)
+        self._inflow = BufferedReader(connection, first)
         self._body = ChunkedBody(self._inflow)
         self._broken = False
 

@@ -5,7 +5,6 @@ One key stands for one Run and at most one Data: their ids are computed from it.
 
 from __future__ import annotations
 
-import re
 from typing import Final
 from uuid import UUID
 
@@ -14,12 +13,11 @@ from starlette.datastructures import Headers
 from knit_workflows.client import upload_for_key
 from knit_workflows.domain import errors
 from knit_workflows.domain.data import DataDetail
+from knit_workflows.domain.ids import parse_id
 from knit_workflows.domain.ports import ApiStore
 from knit_workflows.domain.runs import RunStatus
 
 HEADER: Final = "Idempotency-Key"
-
-_UUID: Final = re.compile(r"[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
 
 
 def idempotency_key(headers: Headers) -> UUID | None:
@@ -27,7 +25,7 @@ def idempotency_key(headers: Headers) -> UUID | None:
     values = headers.getlist(HEADER)
     if not values:
         return None
-    if len(values) > 1 or not _UUID.fullmatch(values[0]):
+    if len(values) > 1 or parse_id(values[0]) is None:
         raise errors.InvalidRequest(
             f"bad request: {HEADER} is {', '.join(values)[:80]!r}",
             advice="send one UUID, a new random one for each upload, or leave it out",

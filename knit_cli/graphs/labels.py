@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from knit_cli.tagging import SYSTEM_PREFIX, TIMESTAMP, TRANSIENT
+from knit_workflows.domain.instants import format_instant, parse_instant
 from knit_workflows.wire.data import Data
 from knit_workflows.wire.plans import PlanSummary
 from knit_workflows.wire.tags import Tag
-from knit_workflows.wire.times import format_time, parse_time
 
 
 def plan_words(plan: PlanSummary) -> str:
@@ -17,7 +17,7 @@ def plan_words(plan: PlanSummary) -> str:
 def local_time(text: str) -> str:
     """Gives a wire time in the machine's zone; what is no time stays as it is."""
     try:
-        return format_time(parse_time(text).astimezone())
+        return format_instant(parse_instant(text).astimezone())
     except (ValueError, OverflowError):
         return text
 

@@ -6,10 +6,10 @@ from knit_cli.graphs import formats
 from knit_cli.graphs.formats import Graph, Kind, Node, Row, Words
 from knit_cli.graphs.labels import plan_words, state_words, user_tags
 from knit_cli.graphs.lineage import Edge, Lineage
+from knit_workflows.domain.instants import format_instant
 from knit_workflows.wire.data import Data
 from knit_workflows.wire.runs import Run
 from knit_workflows.wire.tags import Tag
-from knit_workflows.wire.times import format_time
 
 _STATUS_COLOURS = {
     "deactivated": "gray",
@@ -56,7 +56,7 @@ def _tag_line(tag: Tag) -> tuple[Words, ...]:
 
 def _run_node(run: Run) -> Node:
     status = Words(run.status, bold=True, colour=_STATUS_COLOURS.get(run.status))
-    updated = format_time(run.updated_at.astimezone())
+    updated = format_instant(run.updated_at.astimezone())
     return Node(
         _run_id(run.run_id),
         Kind.RUN,

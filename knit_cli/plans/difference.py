@@ -9,9 +9,9 @@ from decimal import Decimal, InvalidOperation
 from shlex import quote
 
 from knit_cli.tagging import TIMESTAMP
+from knit_workflows.domain.instants import parse_instant
 from knit_workflows.wire.plans import Mountpoint, MountpointSpec, OnNode, OnNodeSpec, Plan, PlanSpec
 from knit_workflows.wire.tags import Tag
-from knit_workflows.wire.times import parse_time
 
 DEFAULT_RESOURCES = {"cpu": "1", "memory": "1Gi"}
 """What the server fills in at registration."""
@@ -73,7 +73,10 @@ def _tags(tags: Iterable[Tag]) -> frozenset[object]:
 def _comparable(tag: Tag) -> object:
     if tag.key == TIMESTAMP:
         try:
-            return (tag.key, parse_time(tag.value))  # the same instant in another zone is the same
+            return (
+                tag.key,
+                parse_instant(tag.value),
+            )  # equal in every zone
         except ValueError:
             pass
     return (tag.key, tag.value)

@@ -8,6 +8,7 @@ from datetime import timedelta
 from temporalio import activity
 
 from knit_workflows.contracts.messages import Message
+from knit_workflows.domain.runs import RunStatus
 
 
 class RunInput(Message):
@@ -15,9 +16,6 @@ class RunInput(Message):
 
     run_id: str
     generation: int
-    plan_id: str
-    image: str = ""
-    input_ids: tuple[str, ...] = ()
     search_attributes: bool = False
     """Whether the server knows knit's search attributes."""
     compute_queue: str
@@ -54,7 +52,7 @@ class Progress(Message):
     first.
     """
 
-    status: str
+    status: RunStatus
     pod_ended: bool = False
     exit_code: int | None = None
     exit_message: str = ""
@@ -62,16 +60,16 @@ class Progress(Message):
     """What cannot be kept of its outputs, in words."""
 
 
-class HeldUp(Message):
-    """What holds a Run up while it has a status; no reason: nothing any more."""
+class Pending(Message):
+    """Why a Run does not go on from a status; an empty reason: nothing keeps it any longer."""
 
-    status: str
+    status: RunStatus
     reason: str = ""
 
 
 class StopRun(Message):
-    """Have the run pod gone. `abort` moves a Run that nobody stopped in the store yet to aborting
-    (a cancellation in Temporal)."""
+    """Remove the run pod. `abort` first moves the Run to aborting, if the store does not know of a
+    stop yet (a cancellation in Temporal)."""
 
     run_id: str
     generation: int
@@ -81,17 +79,17 @@ class StopRun(Message):
 class Stopped(Message):
     """Nothing of the run pod can write any more; the Run's status as the store has it."""
 
-    status: str
+    status: RunStatus
 
 
 class Finalized(Message):
     """The lineage is committed: the final status."""
 
-    status: str
+    status: RunStatus
 
 
-class StopRequest(Message):
-    """A user's stop: as a failure, or as good enough."""
+class StopUpdate(Message):
+    """A user's stop: as a failure, or as a success."""
 
     fail: bool
 
@@ -99,7 +97,7 @@ class StopRequest(Message):
 class StopAccepted(Message):
     """The stop is on its way."""
 
-    phase: str
+    phase: RunStatus
 
 
 class RunActivities(ABC):
@@ -108,7 +106,7 @@ class RunActivities(ABC):
     @activity.defn(name="knit.launch_run")
     @abstractmethod
     async def launch_run(self, request: RunRef) -> Progress:
-        """Creates the volumes (→ ready) and the run pod (→ starting); see a short one through."""
+        """Creates the volumes (→ ready) and the run pod (→ starting); sees a short Run through."""
 
     @activity.defn(name="knit.watch_run")
     @abstractmethod
@@ -123,7 +121,7 @@ class RunActivities(ABC):
     @activity.defn(name="knit.finalize_run")
     @abstractmethod
     async def finalize_run(self, request: RunRef) -> Finalized:
-        """Commits the lineage (→ done, failed), then release the run pod."""
+        """Commits the lineage (→ done, failed), then releases the run pod."""
 
 
 class EnsureRun(Message):
@@ -144,7 +142,7 @@ class FinishedRun(Message):
     """A final Run as a user's own workflow sees it; `log` is the log's knit id."""
 
     run_id: str
-    status: str
+    status: RunStatus
     exit_code: int | None = None
     exit_message: str = ""
     outputs: tuple[OutputData, ...] = ()

@@ -7,7 +7,6 @@ are one statement, which needs no transaction around it. READ COMMITTED througho
 from __future__ import annotations
 
 import asyncio
-import random
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -23,7 +22,8 @@ from psycopg.types.json import set_json_loads
 from psycopg.types.string import TextLoader
 from pydantic_core import from_json
 
-from knit_workflows.disk import Reserve, Room
+from knit_workflows.backoff import Backoff
+from knit_workflows.disk import DiskSpace, Reserve
 from knit_workflows.domain.errors import StoreFull, StoreUnavailable
 
 T = TypeVar("T")
@@ -143,6 +143,7 @@ class Database:
 
     async def _attempt(self, work: Callable[[Session], Awaitable[T]], *, bare: bool) -> T:
         stale = False
+        backoff = Backoff(0.01, 0.32)
         for attempt in range(_ATTEMPTS):
             try:
                 return await self._once(work, bare=bare)
@@ -157,7 +158,7 @@ class Database:
                     raise unavailable(cause, self._folder) from cause
                 if cause.sqlstate not in _TRANSIENT or attempt == _ATTEMPTS - 1:
                     raise
-                await asyncio.sleep(random.uniform(0, 0.01 * 2 ** min(attempt, 5)))
+                await asyncio.sleep(backoff.next())
         raise AssertionError("unreachable")
 
     async def _once(self, work: Callable[[Session], Awaitable[T]], *, bare: bool) -> T:
@@ -270,7 +271,7 @@ def unavailable(cause: psycopg.Error, folder: Path | None = None) -> StoreUnavai
     A server that died of a full disk does not answer: with its `folder` we look for ourselves.
     """
     said = " ".join(str(cause).split()) or type(cause).__name__
-    if is_disk_full(cause) or Room.if_almost_full(folder):
+    if is_disk_full(cause) or DiskSpace.if_almost_full(folder):
         disk = f" of {folder}" if folder else ""
         return StoreFull(
             f"the disk of the database is full: {said}",

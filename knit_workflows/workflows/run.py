@@ -21,21 +21,20 @@ from temporalio.exceptions import ActivityError, ApplicationError, is_cancelled_
 from knit_workflows import names
 from knit_workflows.contracts import shown
 from knit_workflows.contracts.runs import (
-    HeldUp,
+    Pending,
     Progress,
     RunActivities,
     RunInput,
     RunRef,
     RunResult,
     StopAccepted,
-    StopRequest,
     StopRun,
+    StopUpdate,
 )
+from knit_workflows.domain.runs import RunStatus
 from knit_workflows.workflows import options
 
 STATUS: Final = SearchAttributeKey.for_keyword(names.ATTRIBUTE_STATUS)
-UNDER_WAY: Final = frozenset({"starting", "running"})
-FINAL: Final = frozenset({"done", "failed"})
 
 
 @workflow.defn(name=names.RUN_WORKFLOW, sandboxed=False)
@@ -50,9 +49,9 @@ class RunWorkflow:
         self._stop_queue = request.interactive_queue or request.compute_queue
         self._heartbeat = request.heartbeat
         self._attributes = request.search_attributes
-        self._phase = "waiting"
-        self._held_up: HeldUp | None = None
-        self._stop: StopRequest | None = None
+        self._phase = RunStatus.WAITING
+        self._pending: Pending | None = None
+        self._stop: StopUpdate | None = None
         self._exit_code: int | None = None
         self._exit_message = ""
         self._notes: tuple[str, ...] = ()
@@ -77,21 +76,21 @@ class RunWorkflow:
         )
 
     @workflow.update
-    async def stop(self, request: StopRequest) -> StopAccepted:
+    async def stop(self, request: StopUpdate) -> StopAccepted:
         """Accepts a user's stop; the store has it already, this only makes it prompt."""
         self._stop = self._stop or request
         return StopAccepted(phase=self._phase)
 
     @workflow.signal
     def started(self) -> None:
-        """Hears from the watch that the container runs; only told of those that run for a while."""
-        if self._phase == "starting":
-            self._enter(Progress(status="running"))
+        """Learns from the watch that the container runs; sent only if it runs for a while."""
+        if self._phase is RunStatus.STARTING:
+            self._enter(Progress(status=RunStatus.RUNNING))
 
     @workflow.signal
-    def held_up(self, told: HeldUp) -> None:
-        """Hears what holds the Run up, for whoever looks at it in the Web UI."""
-        self._held_up = told
+    def pending(self, reason: Pending) -> None:
+        """Learns why the Run is pending, to show it in the Web UI."""
+        self._pending = reason
         self._show()
 
     @workflow.query
@@ -102,12 +101,12 @@ class RunWorkflow:
     async def _carry_out(self) -> None:
         progress = await self._launch()
         self._enter(progress)
-        if progress.status in UNDER_WAY:
+        if progress.status.is_under_way:
             progress = await self._watch()
             self._enter(progress)
         if not progress.pod_ended:
             await self._end_pod(abort=False)
-        if progress.status not in FINAL:
+        if not progress.status.is_final:
             await self._finalize()
 
     async def _launch(self) -> Progress:
@@ -121,7 +120,7 @@ class RunWorkflow:
             cancellation_type=workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
             summary="create volumes and the run pod; see a short one through",
         )
-        if workflow.cancellation_reason() is not None and progress.status not in FINAL:
+        if workflow.cancellation_reason() is not None and not progress.status.is_final:
             # The launch is waited for, as no pod may be started behind a stop; that it ended well
             # has made this coroutine forget the cancellation.
             raise asyncio.CancelledError
@@ -145,7 +144,8 @@ class RunWorkflow:
         # Nobody waits for its end; unheard, it would be logged as a fault when the handle goes.
         watch.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
         watch.cancel()
-        return Progress(status="aborting" if self._stop and self._stop.fail else "completing")
+        fail = self._stop is not None and self._stop.fail
+        return Progress(status=RunStatus.ABORTING if fail else RunStatus.COMPLETING)
 
     async def _end_pod(self, *, abort: bool) -> None:
         await workflow.execute_activity_method(
@@ -183,10 +183,10 @@ class RunWorkflow:
 
     def _show(self) -> None:
         text = f"**{self._phase}**"
-        held_up = self._held_up
+        pending = self._pending
         # This execution does not hear of `ready`: until its launch is over, the teller is right.
-        if held_up and held_up.reason and self._phase in ("waiting", held_up.status):
-            text = f"**{held_up.status}**: {held_up.reason}"
+        if pending and pending.reason and self._phase in (RunStatus.WAITING, pending.status):
+            text = f"**{pending.status}**: {pending.reason}"
         if self._exit_code is not None:
             text += f", exit code {self._exit_code} {self._exit_message}"
         text += "".join(f"\n\n{note}" for note in self._notes)

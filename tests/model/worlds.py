@@ -134,7 +134,7 @@ class FastWorld:
     async def deliver_stops(self) -> None:
         """Stands for the Projector, and for the workflows that hear of a stop and end the pod."""
         await self.store.admission.finish_unstarted()
-        for order in await self.store.admission.stop_orders():
+        for order in await self.store.admission.stop_requests():
             await self.store.execution.finalize(order.key, cause="model")
             await self.store.admission.close_event(order.event_id)
 

@@ -22,7 +22,7 @@ from knit_workflows.domain.ports import (
     Projection,
     RunKey,
     StartableRun,
-    StopOrder,
+    StopRequest,
 )
 from knit_workflows.plugin import Deps, Role
 from knit_workflows.settings import EngineSettings
@@ -61,7 +61,7 @@ class Store:
     async def finish_unstarted(self) -> int:
         return 0
 
-    async def stop_orders(self) -> Sequence[StopOrder]:
+    async def stop_requests(self) -> Sequence[StopRequest]:
         self.calls.append("stops")
         return []
 

@@ -1,0 +1,439 @@
+"""The nurse against a server that plays the Kubernetes API, in its good and bad moments."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.client import HTTPConnection
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from knit_workflows.pod import log_sidecar
+from knit_workflows.pod.kube_api import ApiRefused, ApiTrouble, KubeApi
+from knit_workflows.pod.log_splice import NotALog
+from knit_workflows.pod.termination import tell
+from tests.waiting import PATIENCE
+
+REPOSITORY = Path(__file__).parents[3]
+START = 1_700_000_000
+CUT = object()  # in a log: the connection breaks here
+
+
+def stamp(second: float) -> bytes:
+    whole = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(START + int(second)))
+    return f"{whole}.{int(second % 1 * 1e9):09d}Z ".encode()
+
+
+def pod(state: str | None, phase: str = "Running", kind: str = "MODIFIED") -> dict[str, Any]:
+    """A watch event for a pod whose container `main` is in this state."""
+    statuses = [] if state is None else [{"name": "main", "state": {state: {}}}]
+    return {
+        "type": kind,
+        "object": {
+            "spec": {"containers": [{"name": "main"}, {"name": "nurse"}]},
+            "status": {"phase": phase, "containerStatuses": statuses},
+        },
+    }
+
+
+class Api(ThreadingHTTPServer):
+    """Answers watches and log readings from two scripts, one item per request.
+
+    A watch is a list of events; a log is a list of pieces, calls (to wait for something) and CUT.
+    A number instead is an HTTP status. The last item of a script is repeated.
+    """
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.watches: list[Any] = [[pod("running")]]
+        self.logs: list[Any] = [[]]
+        self.requests: list[tuple[str, dict[str, str]]] = []
+        self.tokens: list[str] = []
+        self.token = iter(f"token-{n}" for n in range(10_000))
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Clients leave; that is no error here."""
+
+    def api(self) -> KubeApi:
+        port = self.server_address[1]
+        return KubeApi(
+            lambda: HTTPConnection("127.0.0.1", port, timeout=PATIENCE), lambda: next(self.token)
+        )
+
+    def of(self, path_end: str) -> list[dict[str, str]]:
+        return [query for path, query in self.requests if path.endswith(path_end)]
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Api
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        url = urlsplit(self.path)
+        query = {key: values[0] for key, values in parse_qs(url.query).items()}
+        self.server.requests.append((url.path, query))
+        self.server.tokens.append(self.headers["Authorization"])
+        script = self.server.watches if "watch" in query else self.server.logs
+        item = script.pop(0) if len(script) > 1 else script[0]
+        if isinstance(item, int):
+            body = json.dumps({"kind": "Status", "message": f"scripted {item}"}).encode()
+            self.send_response(item)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+            return
+        self.send_response(200)
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        for part in item:
+            if part is CUT:
+                self.close_connection = True
+                return
+            if callable(part):
+                part()
+                continue
+            piece = part if isinstance(part, bytes) else json.dumps(part).encode() + b"\n"
+            self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
+        self.wfile.write(b"0\r\n\r\n")
+
+
+@pytest.fixture
+def server() -> Iterator[Api]:
+    with Api() as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+def impatient() -> log_sidecar.Patience:
+    return log_sidecar.Patience(sleep=lambda seconds: None)
+
+
+@pytest.fixture
+def record(server: Api, tmp_path: Path) -> Callable[[], bytes]:
+    def record() -> bytes:
+        path = tmp_path / "log"
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+        try:
+            log_sidecar.Nurse(server.api(), "ns", "pod-1", "main", impatient()).record(descriptor)
+        finally:
+            os.close(descriptor)
+        return path.read_bytes()
+
+    return record
+
+
+def lines(first: int, last: int) -> list[bytes]:
+    return [stamp(n / 4) + b"line %d\n" % n for n in range(first, last)]
+
+
+def plain(first: int, last: int) -> bytes:
+    return b"".join(b"line %d\n" % n for n in range(first, last))
+
+
+def test_a_log_is_recorded_as_it_is(server: Api, record) -> None:
+    server.logs = [
+        [stamp(1) + b"\x00\xff\r binary\n" + stamp(1) + b"\n" + stamp(2) + b"no end"]
+    ] * 2
+    assert record() == b"\x00\xff\r binary\n\nno end"
+    watch, log, _ = server.requests
+    assert watch[0] == "/api/v1/namespaces/ns/pods"
+    assert watch[1]["fieldSelector"] == "metadata.name=pod-1"
+    assert log[0] == "/api/v1/namespaces/ns/pods/pod-1/log"
+    assert log[1] == {"container": "main", "follow": "true", "timestamps": "true"}
+
+
+def test_an_empty_log_is_an_empty_file(record) -> None:
+    assert record() == b""
+
+
+def test_the_start_is_waited_for_without_asking_for_the_log(server: Api, record) -> None:
+    waiting = [pod(None, "Pending", "ADDED"), pod("waiting", "Pending"), pod("waiting")]
+    server.watches = [waiting, 500, 429, [CUT], [b"{broken"], [*waiting, pod("running")]]
+    server.logs = [lines(0, 3)]
+    assert record() == plain(0, 3)
+    assert [path.endswith("/log") for path, _ in server.requests] == [False] * 6 + [True] * 2
+
+
+def test_a_container_that_has_ended_already_is_read(server: Api, record) -> None:
+    server.watches = [[pod("terminated", "Succeeded", "ADDED")]]
+    server.logs = [lines(0, 3)]
+    assert record() == plain(0, 3)
+
+
+@pytest.mark.parametrize("event", [pod(None, "Failed"), pod("waiting", "Pending", "DELETED")])
+def test_a_pod_that_ends_before_its_container_starts_has_no_log(server, record, event) -> None:
+    server.watches = [[event]]
+    assert record() == b""
+    assert server.of("/log") == []
+
+
+def test_cut_in_a_line_it_goes_on_in_that_line(server: Api, record) -> None:
+    whole = lines(0, 20)
+    server.logs = [
+        [*whole[:7], whole[7][:33], CUT],
+        500,
+        [*whole[:7], whole[7][:35], CUT],
+        [*whole[:9], whole[9][:3], CUT],
+        [*whole[4:15], CUT],
+        [*whole[8:20]],
+    ]
+    server.logs.append([*whole[12:20]])
+    assert record() == plain(0, 20)
+    since = [query.get("sinceTime") for query in server.of("/log")]
+    assert since[0] is None
+    assert since[2] == time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(START))
+
+
+def test_a_log_that_ends_while_the_container_runs_is_asked_for_again(server: Api, record) -> None:
+    """An API server that shuts down ends the stream as if the log had ended."""
+    whole = lines(0, 9)
+    server.logs = [whole[:3], whole[:5], whole[:9], whole[4:9]]
+    assert record() == plain(0, 9)
+
+
+def test_the_kubelets_own_words_do_not_get_into_the_log(server: Api, record) -> None:
+    complaint = b"failed to create fsnotify watcher: too many open files"
+    server.logs = [[complaint], [*lines(0, 3), complaint], [*lines(0, 5)], [*lines(0, 5)]]
+    assert record() == plain(0, 5)
+
+
+def test_very_long_lines_come_out_whole(server: Api, record) -> None:
+    """The runtime stores them in pieces of 16 KiB, of which only the first is stamped."""
+    long = os.urandom(300_000).replace(b"\n", b"")
+    sent = stamp(1) + long + b"\n"
+    pieces = [sent[at : at + 16384] for at in range(0, len(sent), 16384)]
+    server.logs = [[*pieces[:9], CUT], [*pieces[:4], CUT], pieces, pieces]
+    assert record() == long + b"\n"
+
+
+def test_a_token_is_read_for_every_request(server: Api, record) -> None:
+    server.logs = [500, 500, lines(0, 1)]
+    record()
+    assert server.tokens == [f"Bearer token-{n}" for n in range(len(server.requests))]
+
+
+def test_what_is_written_can_be_followed_live(server: Api) -> None:
+    reader, writer = os.pipe()
+    seen = [threading.Event(), threading.Event()]
+    first, second = lines(0, 2)
+    server.logs = [
+        [
+            first[:35],
+            lambda: seen[0].wait(PATIENCE),
+            first[35:],
+            lambda: seen[1].wait(PATIENCE),
+            second,
+        ],
+        [first, second],
+    ]
+    running = log_sidecar.Nurse(server.api(), "ns", "pod-1", "main", impatient())
+    thread = threading.Thread(target=running.record, args=(writer,))
+    thread.start()
+    assert os.read(reader, 100) == first[31:35]
+    seen[0].set()
+    assert os.read(reader, 100) == first[35:]
+    seen[1].set()
+    assert os.read(reader, 100) == b"line 1\n"
+    thread.join(PATIENCE)
+    os.close(reader)
+    os.close(writer)
+
+
+def test_an_unreachable_api_is_tried_again(server: Api, tmp_path: Path) -> None:
+    attempts = iter([1, 1])  # two refused connections: port 1 has no server
+    port = server.server_address[1]
+    api = KubeApi(lambda: HTTPConnection("127.0.0.1", next(attempts, port)), lambda: "t")
+    server.logs = [lines(0, 2)]
+    with (tmp_path / "log").open("wb", buffering=0) as log:
+        log_sidecar.Nurse(api, "ns", "pod-1", "main", impatient()).record(log.fileno())
+    assert (tmp_path / "log").read_bytes() == plain(0, 2)
+
+
+def test_pauses_grow_and_refusals_end_after_a_minute() -> None:
+    now, slept = [0.0], []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        now[0] += seconds
+
+    def patience() -> log_sidecar.Patience:
+        now[0] = 0.0
+        slept.clear()
+        return log_sidecar.Patience(sleep=sleep, clock=lambda: now[0])
+
+    endless = patience()
+    for _ in range(200):
+        endless.failed(ApiTrouble("away"))
+    assert slept[0] < 0.16
+    assert 15 <= max(slept) < 23
+    for refusal in (ApiRefused(403, "no"), NotALog("no")):
+        refused = patience()
+        with pytest.raises(log_sidecar.GivenUp):
+            for _ in range(200):
+                refused.failed(refusal)
+        assert 60 < now[0] < 90
+    forgiven = patience()
+    for _ in range(200):
+        forgiven.failed(ApiRefused(403, "no"))
+        forgiven.succeeded()
+
+
+Process = subprocess.Popen[bytes]
+SCRIPT = """
+import sys
+from http.client import HTTPConnection
+from knit_workflows.pod import log_sidecar
+from knit_workflows.pod.kube_api import KubeApi
+port, log, termination_log, refused, outputs = sys.argv[1:]
+log_sidecar._REFUSED_SECONDS = float(refused)
+defaults = log_sidecar.Patience.__init__.__defaults__[1:]
+log_sidecar.Patience.__init__.__defaults__ = (float(refused), *defaults)
+api = KubeApi(lambda: HTTPConnection("127.0.0.1", int(port), timeout=100), lambda: "token")
+environ = {"NAMESPACE": "ns", "POD_NAME": "pod-1", **({"OUTPUTS": outputs} if outputs else {})}
+sys.exit(log_sidecar.main(["main", log], environ, api, termination_log))
+"""
+
+
+@pytest.fixture
+def process(server: Api, tmp_path: Path) -> Callable[..., Process]:
+    (tmp_path / "termination-log").touch()
+
+    def process(log: Path, refused: float = 60, outputs: str = "") -> Process:
+        return subprocess.Popen(
+            [sys.executable, "-c", SCRIPT, str(server.server_address[1]), log,
+             tmp_path / "termination-log", str(refused), outputs],
+            cwd=REPOSITORY, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+
+    return process
+
+
+def test_as_a_process_it_ends_with_zero(server: Api, process, tmp_path: Path) -> None:
+    server.logs = [lines(0, 3)]
+    assert process(tmp_path / "log").wait(PATIENCE) == 0
+    assert (tmp_path / "log").read_bytes() == plain(0, 3)
+    assert (tmp_path / "termination-log").read_text() == ""
+
+
+def test_it_tells_what_of_the_outputs_cannot_be_kept(server: Api, process, tmp_path: Path) -> None:
+    """A line for each output that has such a thing; one that is not there is no failure."""
+    server.logs = [lines(0, 3)]
+    for name in ("fine", "not"):
+        (tmp_path / "outputs" / name).mkdir(parents=True)
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(tmp_path / "outputs" / "not" / "s"))
+    outputs = {f"/{name}": f"{tmp_path}/outputs/{name}" for name in ("fine", "not", "gone")}
+    assert process(tmp_path / "log", outputs=json.dumps(outputs)).wait(PATIENCE) == 0
+    assert (tmp_path / "termination-log").read_text() == (
+        "output /not: 1 socket is not kept: s\n"
+        "output /gone: it was not looked through to the end: No such file or directory\n"
+    )
+
+
+def test_a_termination_log_holds_whole_lines(tmp_path: Path) -> None:
+    """As many as Kubernetes reads."""
+    log = tmp_path / "termination-log"
+    log.touch()
+    tell(["x" * 2000, "y" * 2000, "z" * 2000], str(log))
+    assert log.read_text().split("\n") == ["x" * 2000, "y" * 2000, ""]
+
+
+def test_a_log_that_exists_is_not_overwritten(process, tmp_path: Path) -> None:
+    (tmp_path / "log").write_bytes(b"old")
+    assert process(tmp_path / "log").wait(PATIENCE) == 1
+    assert "exists" in (tmp_path / "termination-log").read_text()
+    assert (tmp_path / "log").read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("status", [403, 404])
+@pytest.mark.parametrize("of", ["watches", "logs"])
+def test_lasting_refusal_is_explained(
+    server: Api, process, tmp_path: Path, status: int, of: str
+) -> None:
+    setattr(server, of, [status])
+    assert process(tmp_path / "log", refused=0.3).wait(PATIENCE) == 3
+    assert f"scripted {status}" in (tmp_path / "termination-log").read_text()
+
+
+def test_a_container_the_pod_does_not_have_is_explained(server, process, tmp_path: Path) -> None:
+    event = pod("running")
+    event["object"]["spec"]["containers"] = [{"name": "other"}]
+    server.watches = [[event]]
+    assert process(tmp_path / "log").wait(PATIENCE) == 3
+    assert "no container 'main'" in (tmp_path / "termination-log").read_text()
+
+
+@pytest.mark.patient
+def test_sigterm_leaves_five_seconds_to_read_on(
+    server: Api, process, tmp_path: Path, until
+) -> None:
+    told = threading.Event()
+    server.logs = [
+        [*lines(0, 2), lambda: told.wait(PATIENCE), *lines(2, 4), lambda: told.wait(PATIENCE)]
+    ]
+    release = threading.Event()
+    server.logs[0][-1] = lambda: release.wait(3 * PATIENCE)
+    running = process(tmp_path / "log")
+    until(lambda: (tmp_path / "log").exists() and (tmp_path / "log").read_bytes() == plain(0, 2))
+    before = time.monotonic()
+    running.send_signal(signal.SIGTERM)
+    told.set()
+    assert running.wait(PATIENCE) == 0
+    assert time.monotonic() - before > 4.5
+    assert (tmp_path / "log").read_bytes() == plain(0, 4)
+    release.set()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environ"),
+    [([], {}), (["main"], {}), (["main", "/x"], {}), (["main", "/x"], {"NAMESPACE": "n"})],
+)
+def test_wrong_use_is_told(arguments: list[str], environ: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "told").touch()
+    assert log_sidecar.main(arguments, environ, termination_log=str(tmp_path / "told")) == 2
+    assert (tmp_path / "told").read_text().startswith("nurse: ")
+
+
+def test_the_real_way_in_checks_the_servers_certificate(server: Api, tmp_path: Path) -> None:
+    """As in a pod: TLS with the account's ca.crt, the token from its file."""
+    import ssl
+
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
+         "-nodes", "-days", "2", "-subj", "/CN=api", "-addext", "subjectAltName=IP:127.0.0.1",
+         "-keyout", tmp_path / "key", "-out", tmp_path / "ca.crt"],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    (tmp_path / "token").write_text("from-file\n")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "ca.crt", tmp_path / "key")
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    server.logs = [lines(0, 2)]
+    environ = {
+        "KUBERNETES_SERVICE_HOST": "127.0.0.1",
+        "KUBERNETES_SERVICE_PORT": str(server.server_address[1]),
+    }
+    api = KubeApi.from_pod(environ, tmp_path)
+    with (tmp_path / "log").open("wb", buffering=0) as log:
+        log_sidecar.Nurse(api, "ns", "pod-1", "main", impatient()).record(log.fileno())
+    assert (tmp_path / "log").read_bytes() == plain(0, 2)
+    assert set(server.tokens) == {"Bearer from-file"}
