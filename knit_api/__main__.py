@@ -20,7 +20,7 @@ from temporalio.contrib.pydantic import pydantic_data_converter
 
 from knit_api.app import create_app
 from knit_api.auth import BindRefused, check_bind, is_loopback
-from knit_api.deps import Deps, Lazy, Transfers
+from knit_api.deps import Deps, Lazy, TransferClient
 from knit_api.server.sockets import DetachableProtocol
 from knit_api.watchdog import watched
 from knit_workflows import log as logs
@@ -34,8 +34,8 @@ from knit_workflows.temporal_client import client_config
 
 log = logging.getLogger(__name__)
 
-GRACE_SECONDS: Final = 10
-"""How long requests under way may take to end after SIGTERM."""
+SHUTDOWN_GRACE_PERIOD: Final = 10
+"""Seconds that open requests may take to end after SIGTERM."""
 
 
 def deps_from(settings: Settings) -> Deps:
@@ -65,11 +65,11 @@ def deps_from(settings: Settings) -> Deps:
     )
 
 
-def _transfers(settings: Settings) -> Callable[[], Awaitable[Transfers]]:
+def _transfers(settings: Settings) -> Callable[[], Awaitable[TransferClient]]:
     # Read at once: a configuration that cannot be read is to be told at the start.
     config = client_config()
 
-    async def connect() -> Transfers:
+    async def connect() -> TransferClient:
         # Not with the plugin: it brings the worker's half of Temporal's SDK, some 10 MiB.
         client = await Client.connect(**config, data_converter=pydantic_data_converter)
         return KnitClient(
@@ -147,7 +147,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         log_config=None,
         access_log=False,
         server_header=False,
-        timeout_graceful_shutdown=GRACE_SECONDS,
+        timeout_graceful_shutdown=SHUTDOWN_GRACE_PERIOD,
     )
     Server(config, deps.stopping).run()
 

@@ -1,75 +1,83 @@
-"""Bounds how long others are waited for: as long as they work, not while they are frozen."""
+"""A watchdog for calls of the store: a slow database is waited for, a frozen one is not."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from functools import wraps
-from typing import Any, Final, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from knit_workflows.domain.errors import StoreUnavailable
 from knit_workflows.domain.ports import ApiStore
 
 T = TypeVar("T")
 
-LOOK_SECONDS: Final = 5.0
-"""A call that takes so long has the database asked, again and again, whether it still answers."""
-ANSWER_SECONDS: Final = 3.0
-MOST_SECONDS: Final = 60.0
-"""No call is waited for longer: something in a live database keeps it from going on."""
-
 _abandoned: set[asyncio.Future[Any]] = set()
 
 
-async def wait_or_abandon(work: Awaitable[T], seconds: float) -> T:
-    """Waits for work as long as that; raises TimeoutError.
+async def wait_or_abandon(work: Awaitable[T], timeout: float) -> T:
+    """Waits for work at most `timeout` seconds; raises TimeoutError.
 
-    Unlike under `asyncio.timeout`, work that does not heed its cancellation is not waited for: a
-    driver's first asks a frozen server to cancel, and waits for its answer.
+    Unlike `asyncio.timeout`, it does not wait for the cancellation of the work: that of a database
+    driver asks the server to cancel, and waits for a frozen one to respond.
     """
     task = asyncio.ensure_future(work)
     try:
-        if (await asyncio.wait({task}, timeout=seconds))[0]:
+        if (await asyncio.wait({task}, timeout=timeout))[0]:
             return task.result()
         raise TimeoutError
     finally:
         _abandon(task)
 
 
-def watched(store: ApiStore) -> ApiStore:
+def watched(
+    store: ApiStore, *, check_interval: float = 5.0, ping_timeout: float = 3.0, limit: float = 60.0
+) -> ApiStore:
     """Gives the store with every call bounded: it gives its result, or raises StoreUnavailable.
 
-    A database that only takes long is waited for, one that does not answer at all is given up
-    within some eight seconds. What a given-up call has changed, if anything, is unknown.
+    While a call takes longer than `check_interval` seconds, the database is pinged at that interval
+    and given up when a ping takes longer than `ping_timeout`. No call is waited for longer than
+    `limit`: something in a live database keeps it from going on. Whether a call that was given up
+    has changed anything is unknown.
     """
-    return cast("ApiStore", WatchedStore(store, store.ping))
+    watchdog = _Watchdog(store.ping, check_interval, ping_timeout, limit)
+    return cast("ApiStore", _Watched(store, watchdog))
 
 
-class WatchedStore:
-    """See `watched`; a part of the store (`store.runs`) is bounded as the store itself is."""
+class _Watched:
+    """A part of the store (`store.runs`) is bounded as the store itself is."""
 
-    def __init__(self, part: Any, ping: Callable[[], Awaitable[None]]) -> None:
+    def __init__(self, part: Any, watchdog: _Watchdog) -> None:
         self._part = part
-        self._ping = ping
+        self._watchdog = watchdog
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._part, name)
         if not callable(found):
-            return WatchedStore(found, self._ping)
+            return _Watched(found, self._watchdog)
 
         @wraps(found)
         async def bounded(*arguments: Any, **options: Any) -> Any:
-            return await self._watched(found(*arguments, **options))
+            return await self._watchdog.watch(found(*arguments, **options))
 
         return bounded
 
-    async def _watched(self, call: Awaitable[T]) -> T:
+
+@dataclass(frozen=True, slots=True)
+class _Watchdog:
+    ping: Callable[[], Awaitable[None]]
+    check_interval: float
+    ping_timeout: float
+    limit: float
+
+    async def watch(self, call: Awaitable[T]) -> T:
         task = asyncio.ensure_future(call)
-        end = asyncio.get_running_loop().time() + MOST_SECONDS
+        deadline = asyncio.get_running_loop().time() + self.limit
         try:
-            while not (await asyncio.wait({task}, timeout=LOOK_SECONDS))[0]:
-                await self._look()
-                if asyncio.get_running_loop().time() > end:
+            while not (await asyncio.wait({task}, timeout=self.check_interval))[0]:
+                await self._check()
+                if asyncio.get_running_loop().time() > deadline:
                     raise StoreUnavailable(
                         "the database took too long",
                         advice="ask for less at once (limit), or try again later",
@@ -78,9 +86,9 @@ class WatchedStore:
         finally:
             _abandon(task)
 
-    async def _look(self) -> None:
+    async def _check(self) -> None:
         try:
-            await wait_or_abandon(self._ping(), ANSWER_SECONDS)
+            await wait_or_abandon(self.ping(), self.ping_timeout)
         except TimeoutError as error:
             raise StoreUnavailable(
                 "the database does not answer",
@@ -99,4 +107,4 @@ def _abandon(task: asyncio.Future[Any]) -> None:
 def _forget(task: asyncio.Future[Any]) -> None:
     _abandoned.discard(task)
     if not task.cancelled():
-        task.exception()  # nobody wants to hear of it any more
+        task.exception()  # retrieved: nobody is left to handle it

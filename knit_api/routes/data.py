@@ -22,8 +22,10 @@ from knit_api.parameters import (
 from knit_api.responses import json_response
 from knit_api.server import sockets
 from knit_api.server.framing import accepts_chunks
-from knit_api.transfers import idempotency, transfers
+from knit_api.transfers import idempotency
 from knit_api.transfers.codecs import GZIPPED_TAR, PLAIN_TAR
+from knit_api.transfers.download import download
+from knit_api.transfers.upload import upload
 from knit_api.transfers.upload_body import EarlyResponse, negotiate_archive, upload_body
 from knit_workflows.domain.data import TagChange
 from knit_workflows.domain.tags import Tag, checked_tag
@@ -79,14 +81,17 @@ async def upload_data(
     """
     key = idempotency.idempotency_key(request.headers)
     body = upload_body(request, deps.lease)
-    uploaded = await transfers.upload(deps, body, frozenset(options.tag), key)
+    uploaded = await upload(deps, body, frozenset(options.tag), key)
     one = uploaded.data
-    answer = json_response(ToWire().data(one))
-    if uploaded.before:
-        log.info("Data is asked for", extra={"action": "upload_repeated", "knit_id": one.knit_id})
-        return EarlyResponse(answer, request, body)
+    response = json_response(ToWire().data(one))
+    if uploaded.repeated:
+        log.info(
+            "a repeated upload is answered",
+            extra={"action": "upload_repeated", "knit_id": one.knit_id},
+        )
+        return EarlyResponse(response, request, body)
     log.info("Data is uploaded", extra={"action": "data_uploaded", "knit_id": one.knit_id})
-    return answer
+    return response
 
 
 @router.get(
@@ -109,7 +114,7 @@ async def download_data(knit_id: KnitIdPath, request: Request, deps: DepsOf) -> 
     media_type, form = negotiate_archive(request.headers.get("accept", ""))
     direct = sockets.can_detach(request.scope)
     chunked = accepts_chunks(request.scope)
-    return await transfers.download(deps, knit_id, media_type, form, direct=direct, chunked=chunked)
+    return await download(deps, knit_id, media_type, form, direct=direct, chunked=chunked)
 
 
 @router.get("/{knit_id}/metadata", response_model=Data, responses=failures(404, 503))

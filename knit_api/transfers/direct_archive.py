@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncGenerator, Generator
-from concurrent.futures import Executor
 from contextlib import AsyncExitStack, closing, suppress
 from itertools import chain
 
 from starlette.types import Scope, Send
 
-from knit_api import responses
+from knit_api.deps import Deps
+from knit_api.responses import StreamedResponse
 from knit_api.server.sockets import detached_response
 from knit_api.server.streams import finish_despite_cancel
 from knit_api.server.trailers import ResponseAborted
@@ -19,10 +19,10 @@ from knit_workflows.archive import Span
 from knit_workflows.http1.body import send_chunk, send_file_chunk
 
 
-class DirectArchiveResponse(responses.StreamedResponse):
-    """An archive that a thread writes to the connection itself; whoever makes one saw it offered.
+class DirectArchiveResponse(StreamedResponse):
+    """An archive that a thread writes to the detached connection; `can_detach` must hold.
 
-    `spans` is read by no one else, `first` comes before it.
+    `first` is sent before `spans`, of which it was the first item.
     """
 
     def __init__(
@@ -31,17 +31,18 @@ class DirectArchiveResponse(responses.StreamedResponse):
         spans: Generator[bytes | Span, None, None],
         resources: AsyncExitStack,
         media_type: str,
-        threads: Executor,
+        deps: Deps,
     ) -> None:
-        super().__init__(_nothing(), resources, media_type)
+        timeout = deps.timeouts.write
+        super().__init__(_nothing(), resources, media_type, write_timeout=timeout)
         self._first = first
         self._spans = spans
-        self._threads = threads
+        self._threads = deps.threads.downloads
 
     async def _send_chunks(self, scope: Scope, send: Send) -> None:
-        async with detached_response(scope, responses.SILENCE_SECONDS) as connection:
+        async with detached_response(scope, self._write_timeout) as connection:
             if connection is None:
-                raise ResponseAborted("the client has gone")
+                raise ResponseAborted("the client left")
             loop = asyncio.get_running_loop()
             writing = loop.run_in_executor(self._threads, self._write, connection)
             try:
@@ -58,7 +59,7 @@ class DirectArchiveResponse(responses.StreamedResponse):
             for item in chain((self._first,), self._spans):
                 try:
                     _write_item(connection, item)
-                except OSError as error:  # what the folder has to say is no OSError any more
+                except OSError as error:  # those of the folder are domain errors by now
                     raise ResponseAborted(str(error)) from error
 
 

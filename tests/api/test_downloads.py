@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from knit_api.server import trailers
+from knit_api.deps import Timeouts
 from knit_workflows.domain.errors import BackendRejected, BackendUnavailable, EngineUnavailable
 from knit_workflows.domain.runs import RunStatus
 from tests.api.archives import HELLO, files_in
@@ -198,12 +198,10 @@ async def test_a_client_that_hangs_up_ends_the_transfer(port, store, transfers, 
     assert not transfers.open
 
 
-async def test_a_client_that_takes_nothing_is_given_up(
-    port, store, transfers, monkeypatch, set_lease
-):
+@pytest.mark.parametrize("linger_timeout", [0.3])
+@pytest.mark.parametrize("timeouts", [Timeouts(write=0.5)])
+async def test_a_client_that_takes_nothing_is_given_up(port, store, transfers, set_lease):
     set_lease(0.06)
-    monkeypatch.setattr(trailers, "LINGER_SECONDS", 0.3)
-    monkeypatch.setattr("knit_api.responses.SILENCE_SECONDS", 0.5)
     knit_id = a_data(store, transfers, files={})
     large(transfers.folder(knit_id) / "big")
     reader, writer = await asyncio.open_connection("127.0.0.1", port)

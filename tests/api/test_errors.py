@@ -187,7 +187,7 @@ async def test_the_advice_of_a_part_is_kept_for_those_who_are_refused_at_once():
 
 
 async def test_a_part_that_never_answers_does_not_hold_requests_long():
-    lazy = Lazy(lambda: asyncio.sleep(60), domain.StoreUnavailable, seconds=0.1)
+    lazy = Lazy(lambda: asyncio.sleep(60), domain.StoreUnavailable, timeout=0.1)
     async with asyncio.timeout(30):
         for _ in range(5):
             with pytest.raises(domain.StoreUnavailable):

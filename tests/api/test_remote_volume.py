@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from knit_api.transfers import run_log
+from knit_api.deps import Timeouts
 from knit_workflows.domain.runs import RunStatus
 from tests.api.archives import HELLO, HOSTILE, files_in, tar_of
 from tests.api.live_server import chunk, talk, unchunked
@@ -167,8 +167,8 @@ async def test_a_wrong_token_is_no_answer_to_the_client(client, transfers):
     assert TOKEN not in answer.text
 
 
-async def test_a_log_through_an_agent(client, port, store, transfers, volume, monkeypatch):
-    monkeypatch.setattr(run_log, "ASK_SECONDS", 0.05)
+@pytest.mark.parametrize("timeouts", [Timeouts(log_poll_interval=0.05)])
+async def test_a_log_through_an_agent(client, port, store, transfers, volume):
     (volume / "log").write_text("one\n")
     run_id = store.add_run(RunStatus.RUNNING, log=True).summary.run_id
     with agent(volume, "read") as transfers.endpoint:

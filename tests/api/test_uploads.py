@@ -12,8 +12,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from knit_api.server import trailers
-from knit_api.transfers import transfers as flows
+from knit_api.deps import Timeouts
 from knit_workflows import archive
 from knit_workflows.domain.errors import Conflict, EngineUnavailable, TransferNotReady
 from knit_workflows.domain.runs import RunStatus
@@ -148,11 +147,9 @@ async def test_a_body_cut_by_its_sender_leaves_nothing(port, store, transfers):
     assert_nothing_is_left(store, transfers)
 
 
-async def test_a_silent_client_is_given_up_after_the_lease(
-    port, store, transfers, monkeypatch, set_lease
-):
+@pytest.mark.parametrize("linger_timeout", [0.5])
+async def test_a_silent_client_is_given_up_after_the_lease(port, store, transfers, set_lease):
     set_lease(0.5)
-    monkeypatch.setattr(trailers, "LINGER_SECONDS", 0.5)
     head = b"POST /api/data HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-tar\r\n"
     head += b"Transfer-Encoding: chunked\r\n\r\n"
     answer = await talk(port, head + chunk(tar_of(HELLO)[:600]))
@@ -266,9 +263,9 @@ async def test_the_end_is_tried_again_while_temporal_is_away(client, transfers):
     assert answer.status_code == 200
 
 
-async def test_content_stays_when_the_outcome_is_unknown(client, transfers, monkeypatch):
-    """The order to finish may have arrived: then the Data is done, and done is for ever."""
-    monkeypatch.setattr(flows, "FINISH_SECONDS", 0.1)
+@pytest.mark.parametrize("timeouts", [Timeouts(finish=0.1)])
+async def test_content_stays_when_the_outcome_is_unknown(client, transfers):
+    """The request to finish may have arrived: then the Data is done, and done is for ever."""
     transfers.finish_errors = [EngineUnavailable()] * 9
     answer = await client.post("/data", content=tar_of(HELLO), headers=TAR)
     assert answer.status_code == 503
