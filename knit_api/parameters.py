@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Annotated, Any, Final, Literal, cast
+from typing import Annotated, Any, Final, Literal
 
 from fastapi import Path
 from pydantic import (
@@ -26,16 +25,11 @@ from pydantic import (
 )
 from pydantic_core.core_schema import is_instance_schema
 
+from knit_workflows.domain import errors
 from knit_workflows.domain.completions import Noun
 from knit_workflows.domain.cursors import parse_cursor
 from knit_workflows.domain.data import DataQuery
-from knit_workflows.domain.errors import (
-    DataNotFound,
-    InvalidRequest,
-    NotFound,
-    PlanNotFound,
-    RunNotFound,
-)
+from knit_workflows.domain.errors import InvalidRequest
 from knit_workflows.domain.ids import ID_PATTERN, KnitId, PlanId, RunId, parse_id
 from knit_workflows.domain.instants import parse_instant
 from knit_workflows.domain.plans.model import PlanQuery
@@ -51,20 +45,12 @@ MAX_IDS: Final = 100_000
 """The same where a response has nothing but ids and edges."""
 
 _DEFAULT_HOPS: Final = 3
-_DEFAULT_COMPLETIONS: Final = 100
 _COUNT: Final = re.compile(r"[0-9]{1,9}")
 _STATUSES: Final = {s.value: s for s in RunStatus if s is not RunStatus.INVALIDATED}
 
-_ID_PATTERN: Final = ID_PATTERN.replace("a-f", "A-Fa-f")  # either case is read
-_CURSOR_PATTERN: Final = f"([0-9]{{0,14}}\\.)?{ID_PATTERN}"
-_DURATION_PATTERN: Final = (
-    r"([+-]?(0|(([0-9]+\.?[0-9]*|\.[0-9]+)(ns|us|µs|μs|ms|s|m|h))+))?"  # empty is absent
-)
-
-
-def _matching(pattern: str) -> Any:
-    """Describes a text all of which matches a regular expression."""
-    return Annotated[str, Field(pattern=f"^{pattern}$")]
+UUID_PATTERN: Final = "^{}$".format(ID_PATTERN.replace("a-f", "A-Fa-f"))  # either case is read
+_CURSOR_PATTERN: Final = rf"^([0-9]{{0,14}}\.)?{ID_PATTERN}$"
+_DURATION_PATTERN: Final = r"^([+-]?(0|(([0-9]+\.?[0-9]*|\.[0-9]+)(ns|us|µs|μs|ms|s|m|h))+))?$"
 
 
 def _read(parse: Callable[..., object], described: Any) -> PlainValidator:
@@ -72,37 +58,28 @@ def _read(parse: Callable[..., object], described: Any) -> PlainValidator:
     return PlainValidator(parse, json_schema_input_type=described)
 
 
-UUID_SCHEMA: Final = {"type": "string", "pattern": f"^{_ID_PATTERN}$"}
-
 # ---------------------------------------------------------------- ids in paths
 
 
-def _id(text: str, unknown: type[NotFound]) -> str:
-    one = parse_id(text)
-    if one is None:  # what cannot be an id is not found, as any other unknown one
-        raise unknown(see=text[:80])
-    return one
+def _id(unknown: type[errors.NotFound]) -> PlainValidator:
+    def parse(text: str) -> str:
+        one = parse_id(text)
+        if one is None:  # what cannot be an id is not found, as any other unknown one
+            raise unknown(see=text[:80])
+        return one
+
+    return _read(parse, Annotated[str, Field(pattern=UUID_PATTERN)])
 
 
-_ID: Final = _matching(_ID_PATTERN)
-
-KnitIdPath = Annotated[
-    KnitId,
-    _read(lambda text: _id(text, DataNotFound), _ID),
-    Path(description="the id of a Data"),
-]
-PlanIdPath = Annotated[
-    PlanId,
-    _read(lambda text: _id(text, PlanNotFound), _ID),
-    Path(description="the id of a Plan"),
-]
-RunIdPath = Annotated[
-    RunId,
-    _read(lambda text: _id(text, RunNotFound), _ID),
-    Path(description="the id of a Run"),
-]
+KnitIdPath = Annotated[KnitId, _id(errors.DataNotFound), Path(description="the id of a Data")]
+PlanIdPath = Annotated[PlanId, _id(errors.PlanNotFound), Path(description="the id of a Plan")]
+RunIdPath = Annotated[RunId, _id(errors.RunNotFound), Path(description="the id of a Run")]
 
 # ---------------------------------------------------------------- values in queries
+
+
+def _refused(name: str | None, text: str, advice: str) -> InvalidRequest:
+    return InvalidRequest(f"bad request: {name} is {text[:80]!r}", advice=advice)
 
 
 def refuse_system_keys(keys: Iterable[str]) -> None:
@@ -141,30 +118,30 @@ def _ids(values: Iterable[str]) -> frozenset[str] | None:
 
 
 def _statuses(values: Iterable[str]) -> frozenset[RunStatus]:
-    return frozenset(map(_status, _listed(values)))
-
-
-def _status(text: str) -> RunStatus:
-    if text not in _STATUSES:
-        raise InvalidRequest(
-            f"bad request: there is no status {text[:80]!r} to look for",
-            advice=f"statuses are {', '.join(_STATUSES)}",
-        )
-    return _STATUSES[text]
+    listed = _listed(values)
+    for text in listed:
+        if text not in _STATUSES:
+            raise InvalidRequest(
+                f"bad request: there is no status {text[:80]!r} to look for",
+                advice=f"statuses are {', '.join(_STATUSES)}",
+            )
+    return frozenset(_STATUSES[text] for text in listed)
 
 
 def _flag(text: str, info: ValidationInfo) -> bool | None:
     if text not in ("true", "false", ""):
-        raise InvalidRequest(
-            f"bad request: {info.field_name} is {text[:80]!r}", advice="write true or false"
-        )
+        raise _refused(info.field_name, text, "write true or false")
     return text == "true" if text else None
 
 
-def _count(name: str | None, text: str, advice: str = "write a number") -> int:
+def _count(name: str | None, text: str, advice: str) -> int:
     if not _COUNT.fullmatch(text):
-        raise InvalidRequest(f"bad request: {name} is {text[:80]!r}", advice=advice)
+        raise _refused(name, text, advice)
     return int(text)
+
+
+def _number(text: str, info: ValidationInfo) -> int:
+    return _count(info.field_name, text, "write a number")
 
 
 def _limit(text: str) -> int:
@@ -175,21 +152,13 @@ def _limit(text: str) -> int:
     return limit
 
 
-def _cursor(text: str) -> str:
-    return str(parse_cursor(text))  # an empty one is a mistake
-
-
-def _number(text: str, info: ValidationInfo) -> int:
-    return _count(info.field_name, text)
-
-
 def _hops(text: str, info: ValidationInfo) -> int | Literal["all"] | None:
     if text == "all":
         return "all"
     return _count(info.field_name, text, "write a number, or all") if text else None
 
 
-def _since(text: str) -> datetime | None:
+def _instant(text: str) -> datetime | None:
     if not text:
         return None
     try:
@@ -200,60 +169,65 @@ def _since(text: str) -> datetime | None:
         raise InvalidRequest(f"bad request: since: {error}", advice=hint) from error
 
 
-_TagText = Annotated[
+def _noun(text: str) -> Noun:
+    if text not in list(Noun):
+        raise _refused("of", text, f"write one of {', '.join(Noun)}")
+    return Noun(text)
+
+
+def _prefix(text: str) -> str:
+    if "\0" in text:
+        raise InvalidRequest("bad request: prefix has a NUL", advice="leave it out")
+    return text
+
+
+_OneTag = Annotated[
     Tag,
     GetPydanticSchema(lambda *_: is_instance_schema(Tag)),
     WithJsonSchema({"type": "string", "pattern": ":"}),
 ]
-
-Tags = Annotated[tuple[_TagText, ...], BeforeValidator(_tags)]
-UserTags = Annotated[tuple[_TagText, ...], BeforeValidator(_user_tags)]
-Ids = Annotated[frozenset[str] | None, _read(_ids, str)]
+_Tags = Annotated[tuple[_OneTag, ...], BeforeValidator(_tags)]
+_UserTags = Annotated[tuple[_OneTag, ...], BeforeValidator(_user_tags)]
+_Ids = Annotated[frozenset[str] | None, _read(_ids, str)]
 """None: there are values, but none of them can be an id, so that nothing can match."""
-Statuses = Annotated[frozenset[RunStatus], _read(_statuses, str)]
-Flag = Annotated[bool | None, _read(_flag, Literal["true", "false", ""])]
-Text = Annotated[str | None, _read(lambda text: text or None, str)]
-Hops = Annotated[int | Literal["all"] | None, _read(_hops, str)]
-Limit: Final = _read(_limit, Annotated[int, Field(ge=1, le=MAX_ITEMS)])
-
-_INSTANT: Final = Annotated[
-    str,
-    WithJsonSchema({"type": "string", "anyOf": [{"format": "date-time"}, {"const": ""}]}),
-]
+_Statuses = Annotated[frozenset[RunStatus], _read(_statuses, str)]
+_Flag = Annotated[bool | None, _read(_flag, Literal["true", "false", ""])]
+_Text = Annotated[str | None, _read(lambda text: text or None, str)]
+_Number = Annotated[int, _read(_number, int)]
+_Hops = Annotated[int | Literal["all"] | None, _read(_hops, str)]
+_LIMIT: Final = _read(_limit, Annotated[int, Field(ge=1, le=MAX_ITEMS)])
+_INSTANT: Final = {"type": "string", "anyOf": [{"format": "date-time"}, {"const": ""}]}
+_DURATION: Final = Annotated[str, Field(pattern=_DURATION_PATTERN)]
+_CURSOR: Final = Annotated[str, Field(pattern=_CURSOR_PATTERN)]
+_NOUN: Final = Annotated[str, WithJsonSchema({"type": "string", "enum": list(Noun)})]
 
 # ---------------------------------------------------------------- queries, one model each
 
 
 class _Query(BaseModel):
-    model_config = ConfigDict(frozen=True, populate_by_name=True)
+    model_config = ConfigDict(frozen=True)
 
 
 class Page(_Query):
     """Which part of a list is wanted; without `limit` all that follows the cursor."""
 
-    limit: Annotated[int | None, Limit] = Field(
-        default=None,
-        description=f"1 to {MAX_ITEMS}: as many items at most; absent: all",
-        examples=[100],
+    limit: Annotated[int | None, _LIMIT] = Field(
+        None, description=f"1 to {MAX_ITEMS}: as many items at most; absent: all", examples=[100]
     )
-    cursor: Annotated[str | None, _read(_cursor, _matching(_CURSOR_PATTERN))] = Field(
-        default=None,
-        description="the header `X-Next-Cursor` of the page before; repeat its other filters",
+    cursor: Annotated[str | None, _read(lambda text: str(parse_cursor(text)), _CURSOR)] = Field(
+        None,
+        description="the header `X-Next-Cursor` of the page before; its other filters are to be"
+        " given again",
     )
 
 
 class _Window(_Query):
-    since: Annotated[datetime | None, _read(_since, _INSTANT)] = Field(
-        default=None,
-        description="RFC 3339; the first instant of the window",
-        examples=["2026-01-02T00:00:00Z"],
+    since: Annotated[datetime | None, _read(_instant, Annotated[str, WithJsonSchema(_INSTANT)])] = (
+        Field(None, description="RFC 3339; the first instant", examples=["2026-01-02T00:00:00Z"])
     )
-    duration: Annotated[
-        str | None, _read(lambda text: text or None, _matching(_DURATION_PATTERN))
-    ] = Field(
-        default=None,
-        description="the length of the window as Go writes it (`1h30m`), its end exclusive; "
-        "requires `since`",
+    duration: Annotated[str | None, _read(lambda text: text or None, _DURATION)] = Field(
+        None,
+        description="as Go writes it (`1h30m`); from `since`, which is required then, exclusive",
         examples=["24h"],
     )
 
@@ -278,8 +252,8 @@ class _Window(_Query):
 class DataFilter(Page, _Window):
     """The query of `GET /data`."""
 
-    tag: Tags = Field(
-        default=(), description="`key:value`; a Data has all of them", examples=[["type:dataset"]]
+    tag: _Tags = Field(
+        (), description="`key:value`; a Data has all of them", examples=[["type:dataset"]]
     )
 
     def to_domain(self) -> DataQuery:
@@ -290,24 +264,22 @@ class DataFilter(Page, _Window):
 class UploadOptions(_Query):
     """The query of `POST /data`."""
 
-    tag: UserTags = Field(
-        default=(),
-        description="`key:value`; the Data has it from the beginning",
-        examples=[["type:dataset"]],
+    tag: _UserTags = Field(
+        (), description="`key:value`; the Data begins with it", examples=[["type:dataset"]]
     )
 
 
 class PlanFilter(Page):
     """The query of `GET /plans`."""
 
-    active: Flag = Field(default=None, description="`true` or `false`", examples=["true"])
-    image: Text = Field(
-        default=None,
+    active: _Flag = Field(None, description="`true` or `false`", examples=["true"])
+    image: _Text = Field(
+        None,
         description="`repository` or `repository:tag`, exactly",
         examples=["localhost:5000/train:v2"],
     )
-    in_tag: Tags = Field(default=(), description="`key:value`; one input has all of them")
-    out_tag: Tags = Field(default=(), description="`key:value`; one output or the log has them")
+    in_tag: _Tags = Field((), description="`key:value`; one input has all of them")
+    out_tag: _Tags = Field((), description="`key:value`; one output or the log has them")
 
     def to_domain(self) -> PlanQuery:
         """Gives the filter; raises InvalidRequest."""
@@ -341,39 +313,39 @@ def _image(text: str | None) -> tuple[str | None, str | None, str | None]:
 class RegistrationOptions(_Query):
     """The query of `POST /plans`."""
 
-    confirm: Flag = Field(default=None, description="`true`: however many Runs it creates at once")
-    dry_run: Flag = Field(
-        default=None, description="`true`: register nothing, say which Runs there would be"
+    confirm: _Flag = Field(None, description="`true`: however many Runs it creates at once")
+    dry_run: _Flag = Field(
+        None, description="`true`: register nothing, say which Runs there would be"
     )
 
 
 class RunFilter(Page, _Window):
     """The query of `GET /runs`."""
 
-    plan: Ids = Field(default=frozenset(), description="comma-separated ids of Plans")
-    input_knit_ids: Ids = Field(
-        default=frozenset(),
+    plan: _Ids = Field(frozenset(), description="comma-separated ids of Plans")
+    input_ids: _Ids = Field(
+        frozenset(),
         alias="knitIdInput",
         description="comma-separated ids of Data that are an input",
     )
-    output_knit_ids: Ids = Field(
-        default=frozenset(),
+    output_ids: _Ids = Field(
+        frozenset(),
         alias="knitIdOutput",
         description="comma-separated ids of Data that are an output or log",
     )
-    status: Statuses = Field(
-        default=frozenset(), description="comma-separated statuses", examples=["running,done"]
+    status: _Statuses = Field(
+        frozenset(), description="comma-separated statuses", examples=["running,done"]
     )
 
     def to_domain(self) -> RunQuery | None:
         """Gives the filter, None when nothing can match it; raises InvalidRequest."""
         until = self.until
-        if self.plan is None or self.input_knit_ids is None or self.output_knit_ids is None:
+        if self.plan is None or self.input_ids is None or self.output_ids is None:
             return None
         return RunQuery(
             plan_ids=self.plan,
-            input_knit_ids=self.input_knit_ids,
-            output_knit_ids=self.output_knit_ids,
+            input_knit_ids=self.input_ids,
+            output_knit_ids=self.output_ids,
             statuses=self.status,
             since=self.since,
             until=until,
@@ -384,100 +356,63 @@ class LogOptions(_Query):
     """The query of `GET /runs/{runId}/log`."""
 
     follow: Annotated[bool, _read(lambda _: True, str)] = Field(
-        default=False,
-        description="any value: go on with what is added, until the Run has ended",
+        False, description="any value: go on with what is added, until the Run has ended"
     )
-    offset: Annotated[int, _read(_number, int)] = Field(
-        default=0,
-        description="leave so many bytes out; a server that does, says so in `Log-Offset`",
+    offset: _Number = Field(
+        0, description="leave so many bytes out; a server that does says so in `Log-Offset`"
     )
-
-
-@dataclass(frozen=True, slots=True)
-class LineageScope:
-    """How many Runs far to go each way (None: all the way), and the most Data, and Runs."""
-
-    upstream: int | None
-    downstream: int | None
-    limit: int
 
 
 class LineageOptions(_Query):
     """The query of `GET /data/{knitId}/lineage`."""
 
-    upstream: Hops = Field(
-        default=None, description="how many Runs far back, or `all`; both absent: 3 both ways"
+    upstream: _Hops = Field(
+        None, description="how many Runs far back, or `all`; both absent: 3 both ways"
     )
-    downstream: Hops = Field(
-        default=None, description="how many Runs far on, or `all`; both absent: 3 both ways"
+    downstream: _Hops = Field(
+        None, description="how many Runs far on, or `all`; both absent: 3 both ways"
     )
-    limit: Annotated[int, _read(_number, int)] = Field(
-        default=MAX_DETAILED,
+    limit: _Number = Field(
+        MAX_DETAILED,
         description=f"at most so many Data, and Runs: 1 to {MAX_DETAILED} (the default),"
         f" with `fields=ids` to {MAX_IDS}; a larger lineage is a conflict",
     )
-    fields: Text = Field(
-        default=None, description="`ids`: nothing but ids and edges, some ten times as fast"
+    fields: _Text = Field(
+        None, description="`ids`: nothing but ids and edges, some ten times as fast"
     )
 
-    @property
-    def only_ids(self) -> bool:
-        """Whether ids and edges are enough; raises InvalidRequest."""
+    def check(self) -> None:
+        """Raises InvalidRequest when the parameters do not go together."""
         if self.fields not in (None, "ids"):
-            raise InvalidRequest(
-                f"bad request: fields is {str(self.fields)[:80]!r}",
-                advice="write ids, or leave it out",
-            )
-        return self.fields is not None
-
-    def scope(self) -> LineageScope:
-        """Gives how far to go; raises InvalidRequest."""
-        limit = MAX_IDS if self.only_ids else MAX_DETAILED
+            raise _refused("fields", str(self.fields), "write ids, or leave it out")
+        limit = MAX_IDS if self.fields else MAX_DETAILED
         if not 1 <= self.limit <= limit:
-            raise InvalidRequest(
-                f"bad request: limit is {self.limit}", advice=f"write a number from 1 to {limit}"
-            )
+            advice = f"write a number from 1 to {limit}"
+            raise InvalidRequest(f"bad request: limit is {self.limit}", advice=advice)
+
+    def hops(self) -> tuple[int | None, int | None]:
+        """Gives how many Runs far to go upstream and downstream; None is all the way."""
         if self.upstream is None and self.downstream is None:
-            return LineageScope(_DEFAULT_HOPS, _DEFAULT_HOPS, self.limit)
+            return _DEFAULT_HOPS, _DEFAULT_HOPS
         up, down = (
             None if hops == "all" else hops or 0 for hops in (self.upstream, self.downstream)
         )
-        return LineageScope(up, down, self.limit)
-
-
-def _noun(text: str) -> Noun:
-    if text not in list(Noun):
-        raise InvalidRequest(
-            f"bad request: of is {text[:80]!r}", advice=f"write one of {', '.join(Noun)}"
-        )
-    return Noun(text)
-
-
-def _prefix(text: str) -> str:
-    if "\0" in text:
-        raise InvalidRequest("bad request: prefix has a NUL", advice="leave it out")
-    return text
-
-
-_NOUN_TEXT: Final = Annotated[
-    str, WithJsonSchema({"type": "string", "enum": [noun.value for noun in Noun]})
-]
+        return up, down
 
 
 class CompletionOptions(_Query):
     """The query of `GET /completions`."""
 
-    noun: Annotated[Noun, _read(_noun, _NOUN_TEXT)] = Field(
-        default=cast("Noun", ""),  # refused, as an empty one is
+    noun: Annotated[Any, _read(_noun, _NOUN)] = Field(
+        "",  # refused, as what cannot be read is
         validate_default=True,
         alias="of",
         description="what: ids, tags, or keys of tags",
         examples=[Noun.TAGS.value],
     )
     prefix: Annotated[str, _read(_prefix, str)] = Field(
-        default="", description="how they begin; absent: the newest", examples=["type:"]
+        "", description="how they begin; absent: the newest", examples=["type:"]
     )
-    limit: Annotated[int, Limit] = Field(
-        default=_DEFAULT_COMPLETIONS,
-        description=f"at most so many: 1 to {MAX_ITEMS} ({_DEFAULT_COMPLETIONS})",
+    limit: Annotated[int, _LIMIT] = Field(
+        100, description=f"at most so many: 1 to {MAX_ITEMS} (100)"
     )

@@ -13,7 +13,7 @@ from knit_api.deps import DepsOf, StoreOf
 from knit_api.openapi.document import failures, gives_stream, request_header, takes, takes_archive
 from knit_api.pagination import page_response
 from knit_api.parameters import (
-    UUID_SCHEMA,
+    UUID_PATTERN,
     DataFilter,
     KnitIdPath,
     UploadOptions,
@@ -62,7 +62,7 @@ async def find_data(
                 idempotency.HEADER,
                 "the key of this upload, a random UUID: sent again with it, whatever became of "
                 "the first answer, the upload still makes one Data only",
-                schema=UUID_SCHEMA,
+                schema={"type": "string", "pattern": UUID_PATTERN},
             ),
         ]
     },

@@ -31,11 +31,10 @@ async def show_lineage(
     A Run that is reached comes with all its inputs, outputs and log; only those in the direction
     of the walk are followed further. Deleted Runs are not followed downstream.
     """
-    scope = options.scope()
-    read = store.lineage.graph if options.only_ids else store.lineage.get
-    found = await read(
-        knit_id, upstream=scope.upstream, downstream=scope.downstream, limit=scope.limit
-    )
+    options.check()
+    upstream, downstream = options.hops()
+    read = store.lineage.graph if options.fields else store.lineage.get
+    found = await read(knit_id, upstream=upstream, downstream=downstream, limit=options.limit)
     # Large ones take a while, in which others are to be served too.
     return await asyncio.to_thread(_response, found)
 
