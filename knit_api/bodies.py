@@ -1,4 +1,4 @@
-"""Reads JSON bodies: bounded, and with the place of what is wrong."""
+"""Reads JSON bodies: of bounded size, with errors that name what is wrong and where."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ M = TypeVar("M", bound=BaseModel)
 
 
 async def json_body(request: Request) -> Any:
-    """Gives the decoded body. Raises InvalidRequest with line and column, HttpProblem (413)."""
+    """Gives the decoded body; raises InvalidRequest with line and column, or HttpProblem (413)."""
     raw = await _read(request)
     try:
         return pydantic_core.from_json(raw, allow_inf_nan=False)
@@ -28,7 +28,7 @@ async def json_body(request: Request) -> Any:
 
 
 async def model_body(request: Request, model: type[M]) -> M:
-    """Gives the body as a wire type. Raises InvalidRequest that names the keys at fault."""
+    """Gives the body as a wire type; raises InvalidRequest that names the keys at fault."""
     document = await json_body(request)
     try:
         return model.model_validate(document)

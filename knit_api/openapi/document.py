@@ -1,4 +1,4 @@
-"""What the OpenAPI document says beyond what FastAPI finds out: bodies, errors, examples."""
+"""What the OpenAPI document says beyond what FastAPI derives: bodies, errors, examples."""
 
 from __future__ import annotations
 
@@ -44,16 +44,16 @@ _BODIES: Final[tuple[type[BaseModel], ...]] = (
     TagChange,
 )
 _BINARY: Final = {"schema": {"type": "string", "format": "binary"}}
-_WORDS: Final = {
+_DESCRIPTIONS: Final = {
     400: "the request is not valid",
     404: "there is no such thing",
     408: "the client sent nothing for too long",
     409: "the present state does not allow it",
     413: "the body is too large",
     415: "not a type of archive",
-    426: "over HTTP/1.0 nobody could tell whether the answer is complete",
-    500: "it cannot be done, and never will be without a change of the system",
-    503: "a part of knit does not answer, or it is too early; try again",
+    426: "over HTTP/1.0 nobody could tell whether the response is complete",
+    500: "it cannot be done, and never will be unless the system changes",
+    503: "a part of knit is unavailable, or it is too early; try again",
     507: "a disk is full; room must be made first",
 }
 _LEADS_TO: Final = {
@@ -63,13 +63,13 @@ _LEADS_TO: Final = {
     "find_plans": {"plan_id": "/0/planId"},
     "find_runs": {"run_id": "/0/runId", "plan_id": "/0/plan/planId"},
 }
-"""Where in the answer of an operation the ids stand that others take."""
+"""JSON pointers into the responses of operations, to ids that other operations take."""
 
 Extra = dict[str, Any]
 
 
 def failures(*statuses: int) -> dict[int | str, Extra]:
-    """Describes the errors a route may answer with; 507 wherever a part may be away."""
+    """Describes the errors of a route; 507 wherever a part may be unavailable."""
     full = {507} if 503 in statuses else set()
     return {status: _failure(status) for status in sorted({*statuses, *full})}
 
@@ -77,12 +77,12 @@ def failures(*statuses: int) -> dict[int | str, Extra]:
 def _failure(status: int) -> Extra:
     described: Extra = {
         "model": ErrorBody,
-        "description": _WORDS[status],
+        "description": _DESCRIPTIONS[status],
         "content": {"application/json": {"example": examples.ERRORS[status]}},
     }
     if status == 503:
         described["headers"] = {
-            "Retry-After": _header("after so many seconds it may be tried again", "integer")
+            "Retry-After": _header("seconds after which it may be retried", "integer")
         }
     return described
 
@@ -101,11 +101,11 @@ def takes_archive() -> Extra:
 
 
 def gives_stream(*media_types: str) -> dict[int | str, Extra]:
-    """Describes an answer that is a stream of bytes."""
+    """Describes a response that is a stream of bytes."""
     described: Extra = {"content": dict.fromkeys(media_types, _BINARY), "description": "the bytes"}
     if GZIPPED_TAR in media_types:
-        words = f"`{CHECKSUM_TRAILER}`, of {GZIPPED_TAR}: the MD5 of the body as it was sent"
-        described["headers"] = {"Trailer": _header(words, "string")}
+        text = f"`{CHECKSUM_TRAILER}`, of {GZIPPED_TAR}: the MD5 of the body as it was sent"
+        described["headers"] = {"Trailer": _header(text, "string")}
     else:
         described["headers"] = {
             "Log-Offset": _header("how many bytes were left out, as `offset` asked", "integer"),
@@ -118,7 +118,7 @@ def gives_stream(*media_types: str) -> dict[int | str, Extra]:
 
 
 def gives_page(next_header: str) -> dict[int | str, Extra]:
-    """Describes what an answer that is a page of a list says beside the items."""
+    """Describes the headers of a response that is one page of a list."""
     headers = {
         "Link": _header('`<path>; rel="next"`, when there is a next page', "string"),
         next_header: _header("`cursor` of the next page, when there is one", "string"),
@@ -138,7 +138,7 @@ def request_header(name: str, description: str, *, schema: Extra) -> Extra:
 
 
 def install(app: FastAPI) -> None:
-    """Makes the app give this document."""
+    """Makes this the document of the app."""
 
     def document() -> Extra:
         if app.openapi_schema is None:
@@ -155,7 +155,7 @@ def _document(app: FastAPI) -> Extra:
         summary=app.summary,
         description=_ABOUT,
         routes=app.routes,
-        tags=[{"name": name, "description": words} for name, words in examples.TAGS.items()],
+        tags=[{"name": name, "description": text} for name, text in examples.TAGS.items()],
         servers=[{"url": "/", "description": "where this document comes from"}],
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
     )
@@ -175,7 +175,7 @@ def _document(app: FastAPI) -> Extra:
 
 
 def operations(document: Extra) -> Iterator[tuple[str, str, Extra]]:
-    """Yields path, method in capitals, and description of everything that can be asked for."""
+    """Yields path, method in capitals, and description of each operation."""
     for path, methods in document["paths"].items():
         for method, operation in methods.items():
             yield path, method.upper(), operation
@@ -190,11 +190,11 @@ def _complete(path: str, method: str, operation: Extra) -> None:
     request = operation.get("requestBody", {}).get("content", {}).get("application/json")
     if request is not None and example.request is not None:
         request["example"] = example.request
-    answers = operation["responses"].get("200", {}).get("content", {})
-    if any(media != "application/json" for media in answers):
-        answers.pop("application/json", None)  # FastAPI's guess, beside what the route says
-    if "application/json" in answers and example.answer is not None:
-        answers["application/json"]["example"] = example.answer
+    bodies = operation["responses"].get("200", {}).get("content", {})
+    if any(media != "application/json" for media in bodies):
+        bodies.pop("application/json", None)  # FastAPI's guess, beside what the route says
+    if "application/json" in bodies and example.response is not None:
+        bodies["application/json"]["example"] = example.response
     operation["x-codeSamples"] = [{"lang": "Shell", "source": _curl(path, method, operation)}]
 
 
@@ -211,7 +211,7 @@ def _complete_parameter(parameter: Extra) -> None:
 
 
 def _link(document: Extra) -> None:
-    """Says for the operations that give ids which others take them."""
+    """Links the operations that give ids to those that take them."""
     taking: dict[str, list[str]] = {name: [] for name in examples.IDS}
     for _, _, operation in operations(document):
         for parameter in operation.get("parameters", ()):
@@ -219,8 +219,8 @@ def _link(document: Extra) -> None:
                 taking[parameter["name"]].append(operation["operationId"])
     for _, _, operation in operations(document):
         links = {
-            target: {"operationId": target, "parameters": {name: f"$response.body#{place}"}}
-            for name, place in _LEADS_TO.get(operation["operationId"], {}).items()
+            target: {"operationId": target, "parameters": {name: f"$response.body#{pointer}"}}
+            for name, pointer in _LEADS_TO.get(operation["operationId"], {}).items()
             for target in taking[name]
         }
         if links:
@@ -228,7 +228,7 @@ def _link(document: Extra) -> None:
 
 
 def _curl(path: str, method: str, operation: Extra) -> str:
-    """Gives a command line that asks for it, with the examples of its parameters."""
+    """Gives a command line for the operation, with the examples of its parameters."""
     pairs: list[tuple[str, Any]] = []
     for parameter in operation.get("parameters", ()):
         value = parameter.get("example")
@@ -237,14 +237,14 @@ def _curl(path: str, method: str, operation: Extra) -> str:
         elif value is not None:
             pairs += [(parameter["name"], one) for one in _listed(value)]
     target = SERVER + path + (f"?{urlencode(pairs)}" if pairs else "")
-    words = ["curl", "--fail-with-body"]
+    command = ["curl", "--fail-with-body"]
     if method != "GET":
-        words += ["--request", method]
+        command += ["--request", method]
     for media, content in operation.get("requestBody", {}).get("content", {}).items():
         body = json.dumps(content["example"]) if "example" in content else "@archive.tar.gz"
-        words += ["--header", f"Content-Type: {media}", "--data-binary", body]
+        command += ["--header", f"Content-Type: {media}", "--data-binary", body]
         break
-    return shlex.join([*words, target])
+    return shlex.join([*command, target])
 
 
 def _listed(value: Any) -> list[Any]:
@@ -256,5 +256,5 @@ def _header(description: str, kind: str) -> Extra:
 
 
 def _input_ref(model: type[BaseModel]) -> str:
-    # What a client sends and what it gets differ (tags), so bodies have names of their own.
+    # Tags are sent in more forms than they are received in, so bodies have names of their own.
     return _REF.format(model=f"{model.__name__}In")

@@ -60,8 +60,8 @@ async def find_data(
         "parameters": [
             request_header(
                 idempotency.HEADER,
-                "the key of this upload, a random UUID: sent again with it, whatever became of "
-                "the first answer, the upload still makes one Data only",
+                "the key of this upload, a random UUID: however often it is repeated with that "
+                "key, the upload makes one Data",
                 schema={"type": "string", "pattern": UUID_PATTERN},
             ),
         ]
@@ -75,8 +75,8 @@ async def upload_data(
     The optional trailer `x-checksum-md5`, announced by the header `Trailer`, is the MD5 of the body
     as it was sent.
 
-    With a key that has made a Data already, the answer is that Data as it is now; body and tags of
-    this request are not looked at. A key whose upload is under way is 409 with `Retry-After`; one
+    With a key that has made a Data already, the response is that Data as it is now; body and tags
+    of this request are ignored. A key whose upload is under way is 409 with `Retry-After`; one
     whose upload has failed, or whose Data was deleted, is 409 without, and stays so.
     """
     key = idempotency.idempotency_key(request.headers)

@@ -177,8 +177,8 @@ async def set_priority(plan_id: PlanIdPath, request: Request, store: StoreOf) ->
     return _changed(plan, "plan_priority_set", priority=priority)
 
 
-def _changed(plan: PlanDetail, action: str, **facts: object) -> Response:
-    """Note a change that was made, and give the Plan as it is now."""
-    told = {"action": action, "plan_id": plan.summary.plan_id, **facts}
-    log.info("Plan is changed", extra=told)
+def _changed(plan: PlanDetail, action: str, **fields: object) -> Response:
+    """Log a change, and give the Plan as it is now."""
+    extra = {"action": action, "plan_id": plan.summary.plan_id, **fields}
+    log.info("Plan is changed", extra=extra)
     return json_response(ToWire().plan(plan))

@@ -66,7 +66,7 @@ async def run_log(
     """Give the log of a Run that has started; 404 when its Plan keeps none.
 
     What there is has a length. What is followed comes in chunks, and ends without the last one when
-    this server ends before the Run; over HTTP/1.0 it is refused (426). An offset behind the end is
+    this server ends before the Run; over HTTP/1.0 it is refused (426). An offset past the end is
     409: it is another log than the one that was so long.
     """
     return await log_response(

@@ -1,4 +1,4 @@
-"""Bridges between the event loop and threads that block: bounded, and never left behind."""
+"""Bridges between the event loop and blocking threads: bounded, and always closed."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The key of an upload: what a client that lost the answer sends again, to get the same Data.
+"""Idempotency of uploads: a client that repeats a request with its key gets the same Data.
 
-One key stands for one Run and at most one Data: their ids are computed from it.
+One key stands for one Run and at most one Data, whose ids are derived from it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ HEADER: Final = "Idempotency-Key"
 
 
 def idempotency_key(headers: Headers) -> UUID | None:
-    """Reads the key of an upload; None: it has none. Raises InvalidRequest."""
+    """Reads the header; None if there is none; raises InvalidRequest."""
     values = headers.getlist(HEADER)
     if not values:
         return None
@@ -34,9 +34,11 @@ def idempotency_key(headers: Headers) -> UUID | None:
 
 
 async def existing_upload(store: ApiStore, key: UUID) -> DataDetail | None:
-    """Gives the Data that was made with this key; None: the store knows of no upload with it.
+    """Gives the Data that was made with this key; None: the store knows no upload with it.
 
-    Raises UploadInProgress, IdempotencyKeyConsumed when it has failed, which is for ever.
+    Raises:
+        UploadInProgress: it has not ended yet.
+        IdempotencyKeyConsumed: it has failed, which is final.
     """
     try:
         detail = await store.data.get(upload_for_key(key).knit_id)

@@ -6,7 +6,7 @@ from knit_workflows.wire.base import Response
 
 
 class Version(Response):
-    """Which knit answers, and what a client cannot find out by trying.
+    """The version of the server, and features that a client cannot detect by trying.
 
     `upload_keys`: a key sent with an upload makes it one Data, however often it is sent.
     `sparse_files`: an archive that is sent may hold files with holes, in any of GNU tar's formats.
