@@ -411,8 +411,8 @@ class ProjectionStore(Protocol):
     async def project(self, *, page_size: int) -> Projection | None:
         """Takes one outbox event and creates the Runs it means.
 
-        One transaction per call; events that other processes hold are skipped. An event that means more
-        than `page_size` Runs keeps its position and is taken again. None: no event is waiting.
+        One transaction per call; events that other processes hold are skipped. An event that means
+        more than `page_size` Runs keeps its position and is taken again. None: no event is waiting.
         """
 
     def wake_ups(self, *, fallback: timedelta) -> AsyncGenerator[None, None]:

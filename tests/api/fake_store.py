@@ -28,7 +28,6 @@ from knit_workflows.domain.plans.model import (
     PlanSpec,
     PlanSummary,
 )
-from knit_workflows.domain.plans.rules import plan_document, requirement_tags
 from knit_workflows.domain.ports import TransferRecord
 from knit_workflows.domain.runs import (
     ABORTED_BY_USER,
@@ -43,6 +42,7 @@ from knit_workflows.domain.runs import (
     may_move,
 )
 from knit_workflows.domain.tags import Tag
+from tests.plan_documents import plan_document, requirement_tags
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, 678900, UTC)
 UNKNOWN = "00000000-0000-4000-8000-000000000000"

@@ -65,7 +65,7 @@ class Store:
         self.calls.append("stops")
         return []
 
-    async def work(self, *, fallback: timedelta) -> AsyncGenerator[None, None]:
+    async def wake_ups(self, *, fallback: timedelta) -> AsyncGenerator[None, None]:
         yield
 
 

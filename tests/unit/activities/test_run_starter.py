@@ -38,12 +38,11 @@ async def started(image: str, *command: str) -> tuple[RunInput, dict[str, object
 
 async def test_no_search_attribute_is_longer_than_postgres_takes() -> None:
     """A longer one is never listed, and its task is tried again for ever."""
-    request, how = await started(LONG)
+    _, how = await started(LONG)
     attributes = {one.key.name: one.value for one in how["search_attributes"]}  # type: ignore[attr-defined]
     assert set(attributes) == set(names.SEARCH_ATTRIBUTES)
     assert attributes[names.ATTRIBUTE_IMAGE] == LONG[:255]
     assert max(map(len, attributes.values())) == 255
-    assert request.image == LONG
 
 
 @pytest.mark.parametrize("word", ["漢" * 300, "\\" * 500, "a\nb" * 300])
