@@ -93,14 +93,15 @@ async def _read_response(
     while True:
         event = connection.next_event()
         if event is h11.NEED_DATA:
-            connection.receive_data(await reader.read(_READ_BYTES))
+            received = await reader.read(_READ_BYTES)
+            if not received and not status:
+                raise AgentUnreachable("it closed the connection without a response")
+            connection.receive_data(received)
         elif isinstance(event, h11.Response):
             status = event.status_code
         elif isinstance(event, h11.Data):
             body += event.data
         elif isinstance(event, h11.EndOfMessage):
             return status, body
-        elif not isinstance(event, h11.InformationalResponse):
-            raise AgentUnreachable("it closed the connection without a response")
         if len(body) > _MAX_RESPONSE_BYTES:
             return status, body

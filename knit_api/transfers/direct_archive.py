@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncGenerator, Generator
+from concurrent.futures import Executor
 from contextlib import AsyncExitStack, closing, suppress
 from itertools import chain
 
 from starlette.types import Scope, Send
 
-from knit_api.deps import Deps
 from knit_api.responses import StreamedResponse
 from knit_api.server.sockets import detached_response
 from knit_api.server.streams import finish_despite_cancel
@@ -31,13 +31,14 @@ class DirectArchiveResponse(StreamedResponse):
         spans: Generator[bytes | Span, None, None],
         resources: AsyncExitStack,
         media_type: str,
-        deps: Deps,
+        threads: Executor,
+        *,
+        write_timeout: float,
     ) -> None:
-        timeout = deps.timeouts.write
-        super().__init__(_nothing(), resources, media_type, write_timeout=timeout)
+        super().__init__(_nothing(), resources, media_type, write_timeout=write_timeout)
         self._first = first
         self._spans = spans
-        self._threads = deps.threads.downloads
+        self._threads = threads
 
     async def _send_chunks(self, scope: Scope, send: Send) -> None:
         async with detached_response(scope, self._write_timeout) as connection:

@@ -57,7 +57,14 @@ async def download(
             first = await finish_despite_cancel(
                 loop.run_in_executor(deps.threads.steps, next, spans, b"")
             )
-            return DirectArchiveResponse(first, spans, stack.pop_all(), media_type, deps)
+            return DirectArchiveResponse(
+                first,
+                spans,
+                stack.pop_all(),
+                media_type,
+                deps.threads.downloads,
+                write_timeout=deps.timeouts.write,
+            )
         chunks = await prefetched(stack, volume.archive(form))
         with_checksum = media_type == GZIPPED_TAR
         return StreamedResponse(

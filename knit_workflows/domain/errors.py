@@ -91,15 +91,15 @@ class DataExists(Conflict):
 
 
 class UploadInProgress(Conflict):
-    """An upload with this key is under way."""
+    """An upload with this key is in progress."""
 
 
 class IdempotencyKeyConsumed(Conflict):
-    """The upload with this key is over, and there is no Data of it."""
+    """The upload with this key is over and has produced no Data."""
 
 
 class TooLarge(Conflict):
-    """The answer would be larger than the limit allows."""
+    """The response would be larger than the limit allows."""
 
 
 class Superseded(Conflict):

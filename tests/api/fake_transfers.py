@@ -1,4 +1,4 @@
-"""Doors to folders of a test, behind the four methods of `KnitClient` that the API calls."""
+"""Transfers of folders of a test, behind the methods of `KnitClient` that the API calls."""
 
 from __future__ import annotations
 

@@ -103,7 +103,7 @@ async def test_without_a_key_each_request_makes_a_data(api: Api):
 
 
 async def test_many_at_once_make_one_data(api: Api):
-    """One goes through; the others hear its Data, or that it is under way. Nobody gets a door."""
+    """One goes through; the others get its Data, or learn that it is in progress."""
     key = uuid4()
     answers = await asyncio.gather(*(api.push(key) for _ in range(8)))
     done = [one.json()["knitId"] for one in answers if one.status_code == 200]
@@ -139,7 +139,7 @@ async def test_while_the_first_is_under_way_the_second_is_told_to_wait(api: Api)
 async def test_between_the_start_and_the_rows_the_second_is_told_to_wait(
     postgres: EmbeddedPostgres, one_app: FastAPI
 ):
-    """Temporal has the workflow, no worker has made anything of it: still nobody else's door."""
+    """Temporal has the workflow, but no worker has begun: still nobody else gets the transfer."""
     async with knit_environment(postgres=postgres, work=False) as knit:
         one_app.state.deps = Deps(store=Lazy.of(knit.store), transfers=Lazy.of(knit.knit))
         key = uuid4()
