@@ -13,6 +13,7 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 
 from knit_api.openapi import examples
+from knit_api.parameters import Page
 from knit_api.transfers.codecs import CHECKSUM_TRAILER, GZIPPED_TAR, PLAIN_TAR
 from knit_workflows.wire.errors import ErrorBody
 from knit_workflows.wire.plans import (
@@ -184,7 +185,9 @@ def operations(document: Extra) -> Iterator[tuple[str, str, Extra]]:
 def _complete(path: str, method: str, operation: Extra) -> None:
     # What FastAPI itself would refuse is refused by `parameters`, as a 400.
     operation["responses"].pop("422", None)
-    for parameter in operation.get("parameters", ()):
+    parameters = operation.get("parameters", [])
+    parameters.sort(key=lambda one: one["name"] in Page.model_fields)  # filters come first
+    for parameter in parameters:
         _complete_parameter(parameter)
     example = examples.OPERATIONS.get(operation["operationId"], examples.NOTHING)
     request = operation.get("requestBody", {}).get("content", {}).get("application/json")
