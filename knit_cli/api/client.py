@@ -27,7 +27,6 @@ from knit_cli.version import version
 from knit_workflows.wire.base import Request, to_wire
 from knit_workflows.wire.completions import Completion
 from knit_workflows.wire.data import Data
-from knit_workflows.wire.events import RunEvent, Version
 from knit_workflows.wire.lineage import Lineage
 from knit_workflows.wire.plans import (
     CONFIRM,
@@ -39,8 +38,9 @@ from knit_workflows.wire.plans import (
     ResourcesChange,
     ServiceAccountChange,
 )
-from knit_workflows.wire.runs import Run
+from knit_workflows.wire.runs import Run, RunEvent
 from knit_workflows.wire.tags import Tag, TagChange
+from knit_workflows.wire.version import Version
 
 T = TypeVar("T")
 

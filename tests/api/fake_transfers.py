@@ -1,4 +1,4 @@
-"""Doors to folders of a test, behind the four methods of `KnitClient` that the API calls."""
+"""Transfers of folders of a test, behind the methods of `KnitClient` that the API calls."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import dataclasses
 from pathlib import Path
 from uuid import UUID
 
-from knit_workflows.client import OpenTransfer
+from knit_workflows.client import TransferHandle
 from knit_workflows.contracts.transfers import Closed
 from knit_workflows.domain.ids import KnitId, RunId
 from knit_workflows.domain.ports import TransferRecord
@@ -22,7 +22,7 @@ class FakeTransfers:
     def __init__(self, store: FakeStore, root: Path) -> None:
         self._store = store
         self.root = root
-        self.open: dict[str, OpenTransfer] = {}
+        self.open: dict[str, TransferHandle] = {}
         self.ended: list[tuple[str, bool, str]] = []
         self.renewals = 0
         self.endpoint: tuple[str, str] | None = None
@@ -42,7 +42,7 @@ class FakeTransfers:
         if self.broken is not None:
             raise self.broken
 
-    async def open_upload(self, _: UUID | None = None) -> OpenTransfer:
+    async def open_upload(self, _: UUID | None = None) -> TransferHandle:
         await self.ping()
         run = self._store.add_run(RunStatus.RUNNING)
         knit_id = run.outputs[0].knit_id
@@ -50,15 +50,15 @@ class FakeTransfers:
         self.folder(knit_id).mkdir(parents=True)
         return self._opened(knit_id, run.summary.run_id)
 
-    async def open_download(self, knit_id: KnitId) -> OpenTransfer:
+    async def open_download(self, knit_id: KnitId) -> TransferHandle:
         await self.ping()
         await self._store.data.get(knit_id)
         return self._opened(knit_id, None)
 
-    async def renew(self, transfer: OpenTransfer) -> None:
+    async def renew(self, transfer: TransferHandle) -> None:
         self.renewals += 1
 
-    async def finish(self, transfer: OpenTransfer, *, ok: bool, reason: str = "") -> Closed:
+    async def finish(self, transfer: TransferHandle, *, ok: bool, reason: str = "") -> Closed:
         await asyncio.sleep(0.02)  # as the real one does: who looks too early finds nothing
         if self.finish_errors:
             raise self.finish_errors.pop(0)
@@ -76,8 +76,8 @@ class FakeTransfers:
             self._store.things[transfer.knit_id] = dataclasses.replace(one, tags=tags)
         return Closed(status="done" if ok else "failed")
 
-    def _opened(self, knit_id: KnitId, run_id: RunId | None) -> OpenTransfer:
-        transfer = OpenTransfer(new_id(), knit_id, run_id)
+    def _opened(self, knit_id: KnitId, run_id: RunId | None) -> TransferHandle:
+        transfer = TransferHandle(new_id(), knit_id, run_id)
         url, token = self.endpoint or (self.folder(knit_id).as_uri(), "")
         self._store.records[transfer.transfer_id] = TransferRecord(
             transfer_id=transfer.transfer_id,

@@ -25,7 +25,7 @@ from temporalio.client import (
 from temporalio.common import RawValue
 
 from knit_workflows import names
-from knit_workflows.client import KnitClient, OpenTransfer
+from knit_workflows.client import KnitClient, TransferHandle
 from knit_workflows.compute.base import RunPod
 from knit_workflows.domain.ids import KnitId, PlanId, RunId
 from knit_workflows.domain.runs import RunQuery, RunStatus
@@ -70,7 +70,7 @@ class Ground:
     site: Installation
     knit: KnitClient
     plan_id: PlanId
-    live: OpenTransfer
+    live: TransferHandle
     """An upload whose client is just slow."""
     done: tuple[RunId, KnitId]
     foreign_pod: str
@@ -204,7 +204,7 @@ class Lost:
     run_id: RunId
     input: KnitId
     output: KnitId
-    upload: OpenTransfer
+    upload: TransferHandle
     pod: str
 
 

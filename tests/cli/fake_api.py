@@ -21,7 +21,6 @@ from knit_cli.transfer.streams import gunzipped, gzipped
 from knit_workflows.domain.instants import format_instant, parse_instant
 from knit_workflows.wire.base import to_wire
 from knit_workflows.wire.data import Data, DataDownstream, DataUpstream
-from knit_workflows.wire.events import RunEvent
 from knit_workflows.wire.plans import (
     LogPoint,
     Mountpoint,
@@ -34,7 +33,7 @@ from knit_workflows.wire.plans import (
     PlanSummary,
     PlanUpstream,
 )
-from knit_workflows.wire.runs import Assignment, Exit, LogAssignment, Run
+from knit_workflows.wire.runs import Assignment, Exit, LogAssignment, Run, RunEvent
 from knit_workflows.wire.tags import Tag, TagChange
 from knit_workflows.wire.times import parse_duration
 

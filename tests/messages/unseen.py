@@ -18,9 +18,9 @@ _CLUSTER: Final[Mapping[str, Sequence[str]]] = {
 """The tier on the real node does."""
 
 _SLOW: Final[Mapping[str, Sequence[str]]] = {
-    "knit_api.transfers.doors": ("(StorageFull)",),
-    "knit_api.responses": ("the client takes nothing any more",),
-    "knit_api.server.streams": ("(PipeBroken)",),
+    "knit_api.transfers.remote_volume": ("(StorageFull)",),
+    "knit_api.responses": ("the client no longer takes anything",),
+    "knit_api.server.streams": ("(BodyAborted)",),
     "knit_api.transfers.upload_body": ("the client sent nothing for too long",),
     "knit_workflows.activities.pending_reasons": (
         "is no longer pending",

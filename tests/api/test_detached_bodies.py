@@ -28,26 +28,26 @@ def post(*headers: str) -> bytes:
 
 
 @pytest.fixture
-def taken(monkeypatch) -> list[str]:
-    """What was handed to threads."""
+def detached(monkeypatch) -> list[str]:
+    """What was detached for threads."""
     seen: list[str] = []
 
     def watched(name: str) -> None:
-        original: Any = getattr(sockets.WireProtocol, name)
+        original: Any = getattr(sockets.DetachableProtocol, name)
 
-        def watching(self: sockets.WireProtocol) -> Any:
+        def watching(self: sockets.DetachableProtocol) -> Any:
             seen.append(name)
             return original(self)
 
-        monkeypatch.setattr(sockets.WireProtocol, name, watching)
+        monkeypatch.setattr(sockets.DetachableProtocol, name, watching)
 
-    watched("take_body")
-    watched("take_response")
+    watched("detach_body")
+    watched("detach_response")
     return seen
 
 
 @pytest.mark.parametrize("size", [1, 700, 1 << 20])
-async def test_a_chunked_upload_is_read_by_a_thread(port, store, transfers, taken, size):
+async def test_a_chunked_upload_is_read_by_a_thread(port, store, transfers, detached, size):
     """However the chunks are cut; the connection then serves the next request."""
     body = tar_of({"a": b"1"}) if size == 1 else tar_of(LARGE)
     pieces = b"".join(chunk(body[at : at + size]) for at in range(0, len(body), size))
@@ -56,7 +56,7 @@ async def test_a_chunked_upload_is_read_by_a_thread(port, store, transfers, take
         post() + pieces + END + b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
     )
     assert answer.count(b"HTTP/1.1 200 ") == 2, answer[:500]
-    assert taken == ["take_body"]
+    assert detached == ["detach_body"]
     assert {run.summary.status for run in store.run_details.values()} == {RunStatus.DONE}
 
 
@@ -71,9 +71,9 @@ async def test_a_client_that_waits_to_be_asked_is_asked(port, transfers):
 
 
 @pytest.mark.parametrize("bad", [b"zz\r\n", b"3\r\nabcd\r\n", b"\r\n"])
-async def test_chunks_that_lie_are_refused(port, store, transfers, monkeypatch, bad):
+@pytest.mark.parametrize("linger_timeout", [0.2])
+async def test_chunks_that_lie_are_refused(port, store, transfers, bad):
     """And the connection ends, since nobody knows where the next request begins."""
-    monkeypatch.setattr("knit_api.server.trailers.LINGER_SECONDS", 0.2)
     answer = await talk(port, post() + chunk(tar_of(HELLO)[:600]) + bad + END + post())
     assert answer.startswith(b"HTTP/1.1 400 "), answer
     assert answer.count(b"HTTP/1.1 ") == 1
@@ -109,14 +109,23 @@ async def test_a_body_that_nobody_wants_is_thrown_away(port, store):
     assert not store.run_details
 
 
-async def test_a_download_is_written_by_a_thread(port, store, transfers, taken):
+async def test_a_client_that_leaves_within_a_json_body_changes_nothing(port, store, transfers):
+    knit_id = a_data(store, transfers)
+    before = store.things[knit_id]
+    head = f"PUT /api/data/{knit_id} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    answer = await talk(port, f"{head}Content-Length: 99\r\n\r\n{{".encode(), half_close=True)
+    assert b" 200 " not in answer
+    assert store.things[knit_id] == before
+
+
+async def test_a_download_is_written_by_a_thread(port, store, transfers, detached):
     """Large files and small ones, in a proper chunked body."""
     knit_id = a_data(store, transfers, files=LARGE)
     response = await talk(port, get(knit_id, "Accept: application/x-tar"))
     content, _, complete = unchunked(response.partition(b"\r\n\r\n")[2])
     assert complete
     assert files_in(content) == LARGE
-    assert taken == ["take_response"]
+    assert detached == ["detach_response"]
     assert [ok for _, ok, _ in transfers.ended] == [True]
 
 
@@ -147,10 +156,10 @@ async def test_a_file_that_changes_cuts_the_download(port, store, transfers, mon
     assert transfers.failures
 
 
-async def test_old_http_has_no_chunks(port, store, transfers, taken):
+async def test_old_http_has_no_chunks(port, store, transfers, detached):
     """HTTP/1.0 gets the plain bytes, up to the end of the connection."""
     knit_id = a_data(store, transfers)
     request = get(knit_id, "Accept: application/x-tar").replace(b"HTTP/1.1", b"HTTP/1.0")
     response = await talk(port, request)
     assert files_in(response.partition(b"\r\n\r\n")[2]) == HELLO
-    assert not taken
+    assert not detached

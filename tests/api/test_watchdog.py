@@ -13,8 +13,7 @@ import httpx
 import psutil
 import pytest
 
-from knit_api import patience
-from knit_api.patience import in_time, patient
+from knit_api.watchdog import wait_or_abandon, watched
 from knit_workflows.domain.errors import StoreUnavailable
 from knit_workflows.embedded import EmbeddedPostgres
 from knit_workflows.testing import embedded_postgres, knit_environment
@@ -48,26 +47,24 @@ class Stuck:
 
 
 @pytest.fixture
-def stuck(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stuck]:
-    monkeypatch.setattr(patience, "LOOK_SECONDS", 0.05)
+def stuck() -> Iterator[Stuck]:
     store = Stuck()
     yield store
     store.go_on.set()
 
 
-async def test_a_call_is_given_up_when_the_database_does_not_answer(stuck: Stuck, monkeypatch):
-    monkeypatch.setattr(patience, "ANSWER_SECONDS", 0.05)
+async def test_a_call_is_given_up_when_the_database_does_not_answer(stuck: Stuck):
     stuck.alive = False
     async with asyncio.timeout(PATIENCE):
         with pytest.raises(StoreUnavailable) as caught:
-            await patient(stuck).plans.get("x")
+            await watched(stuck, check_interval=0.05, ping_timeout=0.05).plans.get("x")
     assert caught.value.advice
     await asyncio.sleep(0)
     assert stuck.cancelled == 1
 
 
 async def test_a_slow_call_is_waited_for_while_the_database_answers(stuck: Stuck):
-    asking = asyncio.create_task(patient(stuck).plans.get("x"))
+    asking = asyncio.create_task(watched(stuck, check_interval=0.05).plans.get("x"))
     await asyncio.sleep(0.5)
     assert not asking.done()
     stuck.go_on.set()
@@ -75,17 +72,16 @@ async def test_a_slow_call_is_waited_for_while_the_database_answers(stuck: Stuck
     assert stuck.cancelled == 0
 
 
-async def test_no_call_is_waited_for_without_end(stuck: Stuck, monkeypatch):
-    monkeypatch.setattr(patience, "MOST_SECONDS", 0.2)
+async def test_no_call_is_waited_for_without_end(stuck: Stuck):
     async with asyncio.timeout(PATIENCE):
         with pytest.raises(StoreUnavailable, match="too long"):
-            await patient(stuck).plans.get("x")
+            await watched(stuck, check_interval=0.05, limit=0.2).plans.get("x")
 
 
 async def test_who_leaves_is_not_held_by_work_that_ignores_it(stuck: Stuck):
     with pytest.raises(TimeoutError):
-        await in_time(stuck.plan("x"), 0.05)
-    asking = asyncio.create_task(patient(stuck).plans.get("x"))
+        await wait_or_abandon(stuck.plan("x"), 0.05)
+    asking = asyncio.create_task(watched(stuck).plans.get("x"))
     await asyncio.sleep(0.01)
     asking.cancel()
     async with asyncio.timeout(PATIENCE):

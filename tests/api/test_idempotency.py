@@ -18,7 +18,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from knit_api.deps import Deps, Lazy
 from knit_workflows import names
-from knit_workflows.client import keyed_upload
+from knit_workflows.client import upload_for_key
 from knit_workflows.domain.data import DataQuery
 from knit_workflows.embedded import EmbeddedPostgres
 from knit_workflows.testing import KnitEnvironment, knit_environment
@@ -50,7 +50,7 @@ class Api:
     async def data_of(self, key: UUID) -> list[str]:
         """Statuses of the Data with this key: one or none."""
         found = await self.knit.store.data.find(DataQuery(tags=()))
-        wanted = keyed_upload(key).knit_id
+        wanted = upload_for_key(key).knit_id
         return [str(one.upstream.run.status) for one in found if one.knit_id == wanted]
 
     async def all_data(self) -> int:
@@ -103,12 +103,12 @@ async def test_without_a_key_each_request_makes_a_data(api: Api):
 
 
 async def test_many_at_once_make_one_data(api: Api):
-    """One goes through; the others hear its Data, or that it is under way. Nobody gets a door."""
+    """One goes through; the others get its Data, or learn that it is in progress."""
     key = uuid4()
     answers = await asyncio.gather(*(api.push(key) for _ in range(8)))
     done = [one.json()["knitId"] for one in answers if one.status_code == 200]
     others = [one for one in answers if one.status_code != 200]
-    assert set(done) == {keyed_upload(key).knit_id}
+    assert set(done) == {upload_for_key(key).knit_id}
     assert {(one.status_code, one.headers["Retry-After"]) for one in others} <= {(409, "2")}
     assert await api.data_of(key) == ["done"]
     assert await api.all_data() == 1
@@ -130,7 +130,7 @@ async def test_while_the_first_is_under_way_the_second_is_told_to_wait(api: Api)
     assert second.status_code == 409
     assert second.headers["Retry-After"]
     assert "wait" in second.json()["message"]["advice"]
-    assert second.json()["message"]["see"] == keyed_upload(key).run_id
+    assert second.json()["message"]["see"] == upload_for_key(key).run_id
     go_on.set()
     assert (await first).status_code == 200
     assert (await api.push(key)).json()["knitId"] == (await first).json()["knitId"]
@@ -139,12 +139,12 @@ async def test_while_the_first_is_under_way_the_second_is_told_to_wait(api: Api)
 async def test_between_the_start_and_the_rows_the_second_is_told_to_wait(
     postgres: EmbeddedPostgres, one_app: FastAPI
 ):
-    """Temporal has the workflow, no worker has made anything of it: still nobody else's door."""
+    """Temporal has the workflow, but no worker has begun: still nobody else gets the transfer."""
     async with knit_environment(postgres=postgres, work=False) as knit:
         one_app.state.deps = Deps(store=Lazy.of(knit.store), transfers=Lazy.of(knit.knit))
         key = uuid4()
         opening = asyncio.create_task(knit.knit.open_upload(key))
-        workflow_id = names.transfer_workflow(keyed_upload(key).transfer_id)
+        workflow_id = names.transfer_workflow(upload_for_key(key).transfer_id)
         workflow = knit.temporal.get_workflow_handle(workflow_id)
         while not await is_there(workflow):
             await asyncio.sleep(0.02)
@@ -169,7 +169,7 @@ async def test_a_key_whose_upload_failed_is_spent(api: Api):
         assert again.status_code == 409
         assert "Retry-After" not in again.headers
         assert "another key" in again.json()["message"]["advice"]
-        assert again.json()["message"]["see"] == keyed_upload(key).run_id
+        assert again.json()["message"]["see"] == upload_for_key(key).run_id
     assert await api.data_of(key) == ["failed"]
     assert (await api.push(uuid4())).status_code == 200
 
@@ -189,7 +189,7 @@ async def test_a_key_whose_data_was_deleted_is_spent(api: Api):
 async def test_a_volume_that_is_to_be_deleted_is_not_filled_again(api: Api):
     """Temporal may have forgotten the key; what deletes the volume has not run yet."""
     key = uuid4()
-    upload = keyed_upload(key)
+    upload = upload_for_key(key)
     with psycopg.connect(api.knit.url) as database:
         database.execute(
             "INSERT INTO discarded (knit_id, volume, at) VALUES (%s, %s, now())",
@@ -231,7 +231,7 @@ async def test_an_answer_that_was_lost_is_given_to_who_asks_again(api: Api):
     while (again := await api.push(key)).status_code == 409:
         assert again.headers["Retry-After"]
         await asyncio.sleep(0.02)
-    assert again.json()["knitId"] == keyed_upload(key).knit_id
+    assert again.json()["knitId"] == upload_for_key(key).knit_id
     assert await api.data_of(key) == ["done"]
     assert await api.all_data() == 1
 

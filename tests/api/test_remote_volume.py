@@ -1,4 +1,4 @@
-"""The door of a cluster: the API's side of the transfer agent, with the real agent."""
+"""Volumes behind a transfer agent: the API's side, with the real agent."""
 
 from __future__ import annotations
 
@@ -10,12 +10,17 @@ import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 
+import httpx
 import pytest
 
-from knit_api.transfers import run_log
+from knit_api.deps import Timeouts
+from knit_api.transfers.volume_access import Threads, open_volume
+from knit_workflows.domain.errors import TransferNotReady
+from knit_workflows.domain.ids import KnitId, RunId
+from knit_workflows.domain.ports import TransferRecord
 from knit_workflows.domain.runs import RunStatus
 from tests.api.archives import HELLO, HOSTILE, files_in, tar_of
 from tests.api.live_server import chunk, talk, unchunked
@@ -104,6 +109,59 @@ async def test_what_is_refused_leaves_the_volume_empty(client, volume, transfers
     assert answer.status_code == 200
 
 
+@asynccontextmanager
+async def responding(response: bytes) -> AsyncIterator[tuple[str, str]]:
+    """Stands in for an agent that sends the same response to all; gives its endpoint and token."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"0\r\n\r\n")
+        writer.write(response)
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/", TOKEN
+
+
+@pytest.mark.parametrize(
+    ("line", "body", "status", "reason"),
+    [
+        (
+            "507 Insufficient Storage",
+            '{"reason": "No space left on device"}',
+            507,
+            "there is no room left in the Data's volume: No space left on device",
+        ),
+        (
+            "502 Bad Gateway",
+            "<html>a proxy's own page</html>",
+            503,
+            "the volume's agent failed: the transfer agent answered 502",
+        ),
+        (
+            "",
+            "",
+            503,
+            "the transfer agent does not answer (it closed the connection without a response)",
+        ),
+    ],
+)
+async def test_what_an_agent_responds_becomes_a_domain_error(
+    client, transfers, line, body, status, reason
+):
+    head = f"HTTP/1.1 {line}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+    async with responding((head + body).encode() if line else b"") as transfers.endpoint:
+        answer = await client.post("/data", content=tar_of(HELLO), headers=TAR)
+    assert answer.status_code == status
+    assert answer.json()["message"]["reason"] == reason
+
+
+async def test_a_transfer_has_an_endpoint_or_is_not_ready():
+    record = TransferRecord("t", KnitId("k"), RunId(""), "v", "read", token="", endpoint="")
+    with pytest.raises(TransferNotReady):
+        open_volume(record, Threads.start(), httpx.AsyncClient())
+
+
 @pytest.mark.usefixtures("writer")
 async def test_a_wrong_checksum_never_completes_the_agents_body(port, volume, transfers):
     answer = await talk(port, with_trailer(gzip.compress(tar_of(HELLO)), "0" * 32))
@@ -167,8 +225,8 @@ async def test_a_wrong_token_is_no_answer_to_the_client(client, transfers):
     assert TOKEN not in answer.text
 
 
-async def test_a_log_through_an_agent(client, port, store, transfers, volume, monkeypatch):
-    monkeypatch.setattr(run_log, "ASK_SECONDS", 0.05)
+@pytest.mark.parametrize("timeouts", [Timeouts(log_poll_interval=0.05)])
+async def test_a_log_through_an_agent(client, port, store, transfers, volume):
     (volume / "log").write_text("one\n")
     run_id = store.add_run(RunStatus.RUNNING, log=True).summary.run_id
     with agent(volume, "read") as transfers.endpoint:
