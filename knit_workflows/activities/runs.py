@@ -279,8 +279,8 @@ def _key(request: RunRef) -> RunKey:
     return RunKey(RunId(request.run_id), request.generation)
 
 
-def _stuck(name: str, trouble: StartFailure) -> Exit:
-    return Exit(STUCK_CODE, f"(pod {name}) [{trouble.reason}] {trouble.message}")
+def _stuck(name: str, failure: StartFailure) -> Exit:
+    return Exit(STUCK_CODE, f"(pod {name}) [{failure.reason}] {failure.message}")
 
 
 def _ended_with(key: RunKey, status: RunStatus, exit: Exit, *, pod_ended: bool) -> Progress:

@@ -50,8 +50,8 @@ WAITS: Final = {
         *("sh", "-c"),
         "echo x >> /out/counter; until [ -e /in/go ]; do sleep 0.05; done",
     ],
-    "inputs": [{"path": "/in", "tags": ["sweep:tidying"]}],
-    "outputs": [{"path": "/out", "tags": ["of:tidying"]}],
+    "inputs": [{"path": "/in", "tags": ["sweep:housekeeping"]}],
+    "outputs": [{"path": "/out", "tags": ["of:housekeeping"]}],
 }
 COLLECTED: Final = Gate("a volume collected", "discarded", "DELETE")
 CLOSING: Final = (
@@ -211,7 +211,7 @@ class Lost:
 async def lose(ground: Ground) -> Lost:
     """Terminates a Run's, an upload's, a download's and the Projector's workflow; leave a pod."""
     site = ground.site
-    _, given = await site.made(Tag("sweep", "tidying"))
+    _, given = await site.made(Tag("sweep", "housekeeping"))
     run_id, output = await running(ground, given)
     upload = await ground.knit.open_upload()
     (site.volume(upload.knit_id) / "half").write_text("half")
@@ -314,7 +314,7 @@ async def test_housekeeping_survives(
 async def test_schedules_go_on(
     postgres: EmbeddedPostgres, temporal_client: Client, tmp_path: Path
 ) -> None:
-    """Left to themselves they tidy up, however often their worker is killed meanwhile."""
+    """Left to themselves they clean up, however often their worker is killed meanwhile."""
     async with ground(postgres, temporal_client, tmp_path) as prepared:
         site = prepared.site
         for kind in KINDS:
@@ -326,14 +326,14 @@ async def test_schedules_go_on(
             site.kill()
             site.worker.start()
 
-            async def is_tidy(lost: Lost = lost) -> bool:
+            async def is_clean(lost: Lost = lost) -> bool:
                 return (
                     await prepared.count("discarded") == 0
                     and await prepared.count("transfer") == 1
                     and site.left("pods") == {prepared.foreign_pod, names.run_pod(lost.run_id, 1)}
                 )
 
-            await eventually(is_tidy)
+            await eventually(is_clean)
             (site.volume(lost.input) / "go").touch()
             run = await site.store.runs.wait_final(lost.run_id, fallback=timedelta(seconds=1))
             assert run.summary.status is RunStatus.DONE

@@ -38,7 +38,7 @@ FILES: Final = {"first": b"first", "large": random.Random(7).randbytes(12 << 20)
 """More than all buffers between a volume and a client hold."""
 TAR: Final = {"Content-Type": "application/x-tar", "Accept": "application/x-tar"}
 BEGUN: Final = Gate("the rows of an upload", "transfer", "INSERT")
-OPENED: Final = Gate("where a door leads", "transfer", "UPDATE")
+OPENED: Final = Gate("where a transfer leads", "transfer", "UPDATE")
 COMPLETING: Final = Gate(
     "an upload completing", "run", "UPDATE", "OLD.status = 'running' AND NEW.status = 'completing'"
 )
@@ -133,12 +133,12 @@ async def push(counter: Counter, tag: str, go_on: asyncio.Event) -> httpx.Respon
 
 
 async def pull(counter: Counter, knit_id: str, go_on: asyncio.Event) -> httpx.Response:
-    """Downloads a Data; nothing after the first piece is taken before `go_on`."""
+    """Downloads a Data; nothing after the first chunk is taken before `go_on`."""
     async with counter.http.stream("GET", f"/data/{knit_id}", headers=TAR) as answer:
-        pieces = answer.aiter_raw(1 << 16)
-        got = [await anext(pieces)]
+        chunks = answer.aiter_raw(1 << 16)
+        got = [await anext(chunks)]
         await go_on.wait()
-        got += [piece async for piece in pieces]
+        got += [chunk async for chunk in chunks]
     return httpx.Response(answer.status_code, content=b"".join(got))
 
 
@@ -206,14 +206,14 @@ async def pulled(counter: Counter, knit_id: str, moment: Moment | None) -> tuple
 
 
 def in_the_middle(counter: Counter) -> When:
-    """Gives the moment at which a door is open and half of the content has passed."""
+    """Gives the moment at which a transfer is open and half of the content has passed."""
     return When("half the content", lambda: bool(counter.site.left("transfers")))
 
 
 async def test_a_push_survives(
     postgres: EmbeddedPostgres, temporal_client: Client, tmp_path: Path
 ) -> None:
-    """It succeeds once a worker is back: one Data, whole, with its tags, and no open door."""
+    """It succeeds once a worker is back: one Data, whole, with its tags, and no open transfer."""
     async with counter(postgres, temporal_client, tmp_path, *WRITING) as prepared:
         expected, events = await pushed(prepared, None)
         assert expected["content"]
@@ -232,7 +232,7 @@ async def test_a_push_survives(
 async def test_a_pull_survives(
     postgres: EmbeddedPostgres, temporal_client: Client, tmp_path: Path
 ) -> None:
-    """It succeeds once a worker is back: the whole content, and no open door."""
+    """It succeeds once a worker is back: the whole content, and no open transfer."""
     async with counter(postgres, temporal_client, tmp_path, *READING) as prepared:
         await pushed(prepared, None)
         knit_id = (await prepared.http.get("/data")).json()[0]["knitId"]
@@ -252,7 +252,7 @@ async def test_a_pull_survives(
 async def test_a_client_that_leaves_while_no_worker_is_there(
     postgres: EmbeddedPostgres, temporal_client: Client, tmp_path: Path
 ) -> None:
-    """Its push leaves a failed Run, an empty volume and no open door."""
+    """Its push leaves a failed Run, an empty volume and no open transfer."""
     async with counter(postgres, temporal_client, tmp_path) as prepared:
         site, tag = prepared.site, "sweep:left"
         volumes = site.left("volumes")
@@ -282,8 +282,8 @@ async def test_data_that_becomes_done_keeps_its_content(
     The client hears that the transfer is over. Its Run is completing, so the Data becomes done, by
     this step or by housekeeping, and then it has to be whole.
     """
-    tidying = {"KNIT_ENGINE__GC_INTERVAL": "PT1S", "KNIT_ENGINE__GC_GRACE_PERIOD": "PT1S"}
-    async with counter(postgres, temporal_client, tmp_path, DONE, **tidying) as prepared:
+    housekeeping = {"KNIT_ENGINE__GC_INTERVAL": "PT1S", "KNIT_ENGINE__GC_GRACE_PERIOD": "PT1S"}
+    async with counter(postgres, temporal_client, tmp_path, DONE, **housekeeping) as prepared:
         site, tag, go_on = prepared.site, "sweep:cut", asyncio.Event()
         go_on.set()
         await site.gates.close(DONE)

@@ -13,7 +13,7 @@ from typing import Final
 
 DELAY: Final = 0.05
 """Seconds. Long enough to look at a history between two words of a worker."""
-_PIECE: Final = 1 << 16
+_CHUNK: Final = 1 << 16
 
 
 class Wire:
@@ -76,8 +76,8 @@ class Wire:
 async def _carry(source: asyncio.StreamReader, target: asyncio.StreamWriter, delay: float) -> None:
     loop = asyncio.get_running_loop()
     with suppress(OSError):
-        while piece := await source.read(_PIECE):
+        while chunk := await source.read(_CHUNK):
             if delay:
-                loop.call_later(delay, target.write, piece)
+                loop.call_later(delay, target.write, chunk)
             else:
-                target.write(piece)
+                target.write(chunk)

@@ -36,7 +36,7 @@ NUMBERS = st.integers(0, 23)
 ABSENT_FROM = 22
 TAGS = ["t:a", "t:b", "t:c", "v:1", "v:2"]
 TAG_SETS = st.frozensets(st.sampled_from(TAGS), max_size=2)
-WISHES = st.frozensets(st.sampled_from(TAGS), min_size=1, max_size=2)
+REQUIREMENTS = st.frozensets(st.sampled_from(TAGS), min_size=1, max_size=2)
 PINS = st.sampled_from([None, None, None, None, "id", "timestamp"])
 DEFECTS = st.sampled_from(
     [None] * 12 + ["no inputs", "no tags", "transient", "system output", "nested"]
@@ -89,7 +89,7 @@ class UserRules(RuleBasedStateMachine, Generic[W]):
         try:
             return self._loop.run(waiting())
         except Exception as error:
-            error.add_note(self.told(""))
+            error.add_note(self.report(""))
             raise
 
     def clock(self, run: Run) -> str:
@@ -102,7 +102,7 @@ class UserRules(RuleBasedStateMachine, Generic[W]):
     def same(self) -> None:
         """Everything visible is as the model has it, and what is gone is not found."""
         differs = difference(picture_of_model(self.model), self.wait(self.look()))
-        assert not differs, self.told(differs)
+        assert not differs, self.report(differs)
         self._bury()
         UserRules.steps += bool(self.story)
 
@@ -121,10 +121,10 @@ class UserRules(RuleBasedStateMachine, Generic[W]):
         for one in sorted(set(self.ids.bound()) - there - set(self.gone)):
             for path in ("/runs/{}", "/data/{}/metadata"):
                 answer = self.wait(self.world.api.ask("GET", path.format(self.ids.real(one))))
-                assert answer.status_code == 404, self.told(f"{one} is still there")
+                assert answer.status_code == 404, self.report(f"{one} is still there")
             self.gone.append(one)
 
-    def told(self, differs: str) -> str:
+    def report(self, differs: str) -> str:
         return "\n".join(["the model and the real system are compared after", *self.story, differs])
 
     # --- acting
@@ -138,10 +138,10 @@ class UserRules(RuleBasedStateMachine, Generic[W]):
             wanted = 200
         except Refused as refusal:
             wanted = refusal.status
-        self.tell(f"{what}: {status}")
-        assert (200 if status in (None, 204) else status) == wanted, self.told(f"model: {wanted}")
+        self.log(f"{what}: {status}")
+        assert (200 if status in (None, 204) else status) == wanted, self.report(f"model: {wanted}")
 
-    def tell(self, what: str) -> None:
+    def log(self, what: str) -> None:
         self.tally[what.split(" ")[0] + " " + what.rpartition(": ")[2]] += 1
         self.story.append(what)
 
@@ -196,7 +196,7 @@ class UserRules(RuleBasedStateMachine, Generic[W]):
     @precondition(lambda self: len(self.model.plans) < self.most_plans)
     @rule(
         image=st.sampled_from(["demo:1", "demo:2"]),
-        wishes=st.lists(WISHES, min_size=1, max_size=2),
+        requirements=st.lists(REQUIREMENTS, min_size=1, max_size=2),
         pin=PINS,
         number=NUMBERS,
         outputs=st.lists(TAG_SETS, max_size=2),
@@ -207,7 +207,7 @@ class UserRules(RuleBasedStateMachine, Generic[W]):
     def register(
         self,
         image: str,
-        wishes: list[frozenset[str]],
+        requirements: list[frozenset[str]],
         pin: str | None,
         number: int,
         outputs: list[frozenset[str]],
@@ -216,12 +216,12 @@ class UserRules(RuleBasedStateMachine, Generic[W]):
         defect: str | None,
     ) -> None:
         if pin:
-            wishes = [
-                (wishes[0] if number % 2 else frozenset()) | {self._pin(pin, number)},
-                *wishes[1:],
+            requirements = [
+                (requirements[0] if number % 2 else frozenset()) | {self._pin(pin, number)},
+                *requirements[1:],
             ]
         # /in/1 is no part of /in/10: paths are compared by component.
-        inputs = dict(zip(("/in/1", "/in/10"), wishes, strict=False))
+        inputs = dict(zip(("/in/1", "/in/10"), requirements, strict=False))
         made = dict(zip(("/out/1", "/out/2"), outputs, strict=False))
         if defect == "no inputs":
             inputs = {}
@@ -293,7 +293,7 @@ class UserRules(RuleBasedStateMachine, Generic[W]):
     # --- Data
 
     @precondition(lambda self: self._room())
-    @rule(tags=WISHES, ok=st.sampled_from([True, True, True, False]))
+    @rule(tags=REQUIREMENTS, ok=st.sampled_from([True, True, True, False]))
     def push(self, tags: frozenset[str], ok: bool) -> None:
         """The way it is usually done: begun, tagged, ended at once."""
         self._begin_upload()
@@ -307,7 +307,7 @@ class UserRules(RuleBasedStateMachine, Generic[W]):
         run = self.model.begin_upload()
         self.ids.bind(run.id, run_id)
         self.ids.bind(run.outputs["/upload"] or 0, knit_id)
-        self.tell(f"begin_upload run {run.id}: 200")
+        self.log(f"begin_upload run {run.id}: 200")
 
     @rule(number=NUMBERS, end=st.sampled_from(["well", "well", "broken", None]))
     def upload(self, number: int, end: str | None) -> None:
@@ -430,12 +430,12 @@ class UserRules(RuleBasedStateMachine, Generic[W]):
     def read_history(self, number: int) -> None:
         picked, real = self.a_run(number)
         answer = self.wait(self.ask("GET", f"/runs/{real}/events"))
-        self.tell(f"read_history run {picked}: {answer.status_code}")
+        self.log(f"read_history run {picked}: {answer.status_code}")
         run = self.model.runs.get(picked)
-        assert answer.status_code == (200 if run else 404), self.told("")
+        assert answer.status_code == (200 if run else 404), self.report("")
         if run:
             seen = [(one["generation"], one.get("from"), one["to"]) for one in answer.json()]
-            assert seen == run.history, self.told(f"model {run.history}\nreal  {seen}")
+            assert seen == run.history, self.report(f"model {run.history}\nreal  {seen}")
 
     def find_runs(self, number: int, status: str | None) -> None:
         plan = self.pick(number, self.model.plans)
@@ -448,17 +448,17 @@ class UserRules(RuleBasedStateMachine, Generic[W]):
             if run.status != "invalidated"
         }
         seen = {self.ids.model(one["runId"]) for one in answer}
-        self.tell(f"find_runs of plan {plan} {status}: 200")
-        assert seen == expected, self.told(f"model {expected}\nreal  {seen}")
+        self.log(f"find_runs of plan {plan} {status}: 200")
+        assert seen == expected, self.report(f"model {expected}\nreal  {seen}")
 
     def find_data(self, tags: frozenset[str], transient: str | None) -> None:
-        wish = tags | ({f"{SYSTEM}transient:{transient}"} if transient else set())
-        query = "&".join("tag=" + tag.replace("#", "%23") for tag in sorted(wish))
+        requirement = tags | ({f"{SYSTEM}transient:{transient}"} if transient else set())
+        query = "&".join("tag=" + tag.replace("#", "%23") for tag in sorted(requirement))
         answer = self.wait(self.world.api.get(f"/data?{query}"))
-        expected = {one.id for one in self.model.data.values() if wish <= one.shown_tags()}
+        expected = {one.id for one in self.model.data.values() if requirement <= one.shown_tags()}
         seen = {self.ids.model(one["knitId"]) for one in answer}
-        self.tell(f"find_data {sorted(wish)}: 200")
-        assert seen == expected, self.told(f"model {expected}\nreal  {seen}")
+        self.log(f"find_data {sorted(requirement)}: 200")
+        assert seen == expected, self.report(f"model {expected}\nreal  {seen}")
 
 
 class FastMachine(UserRules[FastWorld]):
@@ -489,10 +489,10 @@ class FastMachine(UserRules[FastWorld]):
         runs = self.model.admit()
         for run in runs:
             run.started = start
-        self.tell(f"admit {[run.id for run in runs]} start={start}: 200")
+        self.log(f"admit {[run.id for run in runs]} start={start}: 200")
         expected = {(run.id, run.generation) for run in runs}
         seen = {(self.ids.model(run_id), generation) for run_id, generation in real}
-        assert seen == expected, self.told(f"model {expected}\nreal  {seen}")
+        assert seen == expected, self.report(f"model {expected}\nreal  {seen}")
 
     def deliver_stops(self) -> None:
         self.act("deliver_stops", self.world.deliver_stops(), self.model.deliver_stops)
@@ -641,7 +641,7 @@ class WholeMachine(UserRules[WholeWorld]):
     def same(self) -> None:
         self._come_to_rest()
         differs = self.wait(self._same_in_time())
-        assert not differs, self.told(differs)
+        assert not differs, self.report(differs)
         self._bury()
         UserRules.steps += bool(self.story)
 

@@ -40,22 +40,22 @@ class Spec:
     active: bool = field(default=True, compare=False)
 
     def well_formed(self) -> bool:
-        wished = [tags for _, tags in self.inputs]
+        required = [tags for _, tags in self.inputs]
         paths = sorted(path + "/" for path, _ in [*self.inputs, *self.outputs])
         return (
-            bool(wished)
-            and all(wished)
+            bool(required)
+            and all(required)
             and not any(inner.startswith(outer) for outer, inner in pairwise(paths))
-            and all(tag.startswith(PINS) or SYSTEM not in tag for one in wished for tag in one)
+            and all(tag.startswith(PINS) or SYSTEM not in tag for one in required for tag in one)
             and not any(tag.startswith(SYSTEM) for _, tags in self.outputs for tag in tags)
         )
 
     def feeds(self, other: Spec) -> bool:
         """Only declared tags count; nobody feeds an input with a pin."""
-        wished = [
+        required = [
             tags for _, tags in other.inputs if not any(tag.startswith(SYSTEM) for tag in tags)
         ]
-        return any(wish <= tags for _, tags in self.outputs for wish in wished)
+        return any(requirement <= tags for _, tags in self.outputs for requirement in required)
 
 
 @dataclass
@@ -104,8 +104,8 @@ class Data:
         system = {"id": str(self.id), "timestamp": self.timestamp, "transient": state}
         return self.tags | {SYSTEM + f"{key}:{value}" for key, value in system.items() if value}
 
-    def fills(self, wish: frozenset[str]) -> bool:
-        return self.run.status == "done" and wish <= self.shown_tags()
+    def fills(self, requirement: frozenset[str]) -> bool:
+        return self.run.status == "done" and requirement <= self.shown_tags()
 
 
 class Model:
@@ -184,8 +184,10 @@ class Model:
         """Every combination of satisfying Data gets one Run; a tombstone counts as one."""
         known = {(run.plan.id, run.inputs) for run in self.runs.values() if run.plan}
         for plan in self.plans.values():
-            wished = [tags for _, tags in plan.spec.inputs]
-            fitting = [[one.id for one in self.data.values() if one.fills(tags)] for tags in wished]
+            required = [tags for _, tags in plan.spec.inputs]
+            fitting = [
+                [one.id for one in self.data.values() if one.fills(tags)] for tags in required
+            ]
             for inputs in product(*fitting):
                 if (plan.id, inputs) not in known:
                     self._create(plan, inputs, "waiting" if plan.active else "deactivated")

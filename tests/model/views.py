@@ -153,8 +153,8 @@ def _data(model: Model, data: Data) -> Picture:
         "fills": sorted(
             (plan.id, path)
             for plan in model.plans.values()
-            for path, wish in plan.spec.inputs
-            if data.fills(wish)
+            for path, requirement in plan.spec.inputs
+            if data.fills(requirement)
         ),
     }
 

@@ -99,19 +99,19 @@ async def _change(store: PostgresStore, history: History, dice: random.Random) -
 
 async def _new_plan(store: PostgresStore, history: History, dice: random.Random) -> None:
     history.images += 1
-    wishes = {}
+    requirements = {}
     width = dice.choice((1, 1, 2)) if history.pairs < MOST_PAIRS else 1
     history.pairs += width == 2
     for place in range(width):
-        wish = f"kind:{dice.choice(KINDS)}"
+        requirement = f"kind:{dice.choice(KINDS)}"
         if dice.random() < 0.6:
-            wish += f" v:{dice.choice(VERSIONS)}"
+            requirement += f" v:{dice.choice(VERSIONS)}"
         if dice.random() < 0.3:
-            wish += " project:race"
+            requirement += " project:race"
         if history.data and dice.random() < 0.15:
-            wish = f"knit#id:{dice.choice(list(history.data))}"
-        wishes[f"/in/{place}"] = wish
-    wanted = spec(wishes, {"/out": "made:here"}, image=f"race:{history.images}")
+            requirement = f"knit#id:{dice.choice(list(history.data))}"
+        requirements[f"/in/{place}"] = requirement
+    wanted = spec(requirements, {"/out": "made:here"}, image=f"race:{history.images}")
     with suppress(EquivalentPlan, CyclicPlans):
         plan = await store.plans.register(wanted, new_runs_limit=None)
         history.plans.append((plan.summary.plan_id, wanted))

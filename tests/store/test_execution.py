@@ -298,7 +298,7 @@ async def test_two_reasons_that_take_turns_do_not_fill_the_history(store: Postgr
     assert waiting.code == "Back"
 
 
-async def test_only_what_has_not_gone_on_is_held_up(store: PostgresStore, url: str) -> None:
+async def test_only_what_has_not_gone_on_is_pending(store: PostgresStore, url: str) -> None:
     """A late word of an older step changes nothing; a stop or a retry clears what was said."""
     key = await a_starting_run(store)
     assert not await store.execution.hold_up(key, REFUSED, at=S.READY)

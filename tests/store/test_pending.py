@@ -43,19 +43,17 @@ async def reasons_of(store: PostgresStore, plan: PlanId) -> set[str]:
     return {one.split(" in queue, ")[1] for one in reasons if " in queue, " in one}
 
 
-async def test_runs_that_are_held_up_leave_their_places_to_others(
-    store: PostgresStore, url: str
-) -> None:
+async def test_pending_runs_leave_their_places_to_others(store: PostgresStore, url: str) -> None:
     """Those of other Plans only: what holds one up may hold up all of its Plan."""
     stuck, other = await a_plan(store, "stuck"), await a_plan(store, "other")
     queue_up(url, stuck, range(100, 106))
-    held_up = await begun(store, 2, stuck)
+    pending = await begun(store, 2, stuck)
     queue_up(url, other, range(4))
     assert await begun(store, 2) == []
     assert await reasons_of(store, other) == {"limit of 2 Runs under way reached"}
-    await store.execution.hold_up(held_up[0], AWAY, at=S.STARTING)
+    await store.execution.hold_up(pending[0], AWAY, at=S.STARTING)
     assert len(await begun(store, 2, other)) == 1
-    await store.execution.hold_up(held_up[1], AWAY, at=S.STARTING)
+    await store.execution.hold_up(pending[1], AWAY, at=S.STARTING)
     assert await reasons_of(store, other) == {
         "a place is free: a worker of the role engine admits it next"
     }
@@ -102,7 +100,7 @@ async def test_a_run_whose_image_is_being_pulled_keeps_its_place(
 
 
 @pytest.mark.parametrize(("total", "ceiling"), [(2, 20), (400, 500), (600, 600)])
-async def test_runs_that_are_held_up_are_bounded(
+async def test_pending_runs_are_bounded(
     store: PostgresStore, url: str, total: int, ceiling: int
 ) -> None:
     """Ten times the limit, or 500; where the limit is larger, all are counted again."""
@@ -129,7 +127,7 @@ async def test_runs_that_are_held_up_are_bounded(
     assert len(await begun(store, total, last)) == 1
 
 
-async def test_a_place_that_a_held_up_run_leaves_is_given_away_at_once(
+async def test_a_place_that_a_pending_run_leaves_is_given_away_at_once(
     store: PostgresStore, url: str
 ) -> None:
     """The Projector hears of it; it does not wait until it looks by itself."""

@@ -22,7 +22,7 @@ def plan(image: str, kind: str) -> dict[str, object]:
     }
 
 
-async def test_runs_that_are_held_up_keep_no_other_from_running(
+async def test_pending_runs_keep_no_other_from_running(
     postgres: EmbeddedPostgres,
 ) -> None:
     """One limit, and twice as many Runs that wait for a daemon or for room: the others go on.
@@ -46,7 +46,7 @@ async def test_runs_that_are_held_up_keep_no_other_from_running(
     backend = Stuck()
     engine = QUICK.model_copy(update={"max_active_runs": 2, "fallback": timedelta(hours=1)})
     async with knit_environment(postgres=postgres, backend=backend, engine=engine) as knit:
-        held_up = [await knit.apply(plan(f"{kind}:1", kind)) for kind in ("daemon", "full")]
+        pending = [await knit.apply(plan(f"{kind}:1", kind)) for kind in ("daemon", "full")]
         other = await knit.apply(plan("well:1", "well"))
         for kind in ("daemon", "full"):
             for _ in range(2):
@@ -55,7 +55,7 @@ async def test_runs_that_are_held_up_keep_no_other_from_running(
             await knit.push({"type": "well"})
         runs = await knit.runs_of(other.summary.plan_id, 3)
         assert {run.summary.status for run in runs} == {RunStatus.DONE}
-        query = RunQuery(plan_ids=frozenset(one.summary.plan_id for one in held_up))
+        query = RunQuery(plan_ids=frozenset(one.summary.plan_id for one in pending))
         async with asyncio.timeout(PATIENCE):
             while (
                 sorted(one.waiting.code for one in await knit.store.runs.find(query) if one.waiting)
@@ -65,6 +65,6 @@ async def test_runs_that_are_held_up_keep_no_other_from_running(
         backend.away = False
         for run in await knit.store.runs.find(query):
             backend.set_start_failure(names.run_pod(run.summary.run_id, 1), None)
-        for one in held_up:
+        for one in pending:
             runs = await knit.runs_of(one.summary.plan_id, 2)
             assert {run.summary.status for run in runs} == {RunStatus.DONE}

@@ -68,5 +68,5 @@ WITH asked AS MATERIALIZED (
     SELECT run_id, generation, created_at, status, %(cause)s
       FROM made
 )
-SELECT count(*) AS made, CASE WHEN count(*) > 0 THEN pg_notify(%(channel)s, '')::text END AS told
+SELECT count(*) AS made, CASE WHEN count(*) > 0 THEN pg_notify(%(channel)s, '')::text END AS notified
   FROM made

@@ -55,7 +55,7 @@ WITH cur AS MATERIALIZED (
 )
 SELECT cur.generation, COALESCE(moved.status, cur.status) AS status,
        CASE WHEN moved.run_id IS NOT NULL
-            THEN pg_notify(%(run_channel)s, moved.run_id::text)::text END AS told
+            THEN pg_notify(%(run_channel)s, moved.run_id::text)::text END AS notified
   FROM cur
   LEFT JOIN moved USING (run_id)
 
@@ -106,7 +106,7 @@ WITH cur AS MATERIALIZED (
      WHERE %(kind)s::text IS NOT NULL
 )
 SELECT cur.generation, cur.status, EXISTS (SELECT FROM news) AS is_news,
-       (SELECT count(pg_notify(%(outbox_channel)s, '')::text) FROM changed WHERE is_other) AS told
+       (SELECT count(pg_notify(%(outbox_channel)s, '')::text) FROM changed WHERE is_other) AS notified
   FROM cur
 
 -- name: finalize
@@ -151,6 +151,6 @@ WITH cur AS MATERIALIZED (
 SELECT cur.generation, COALESCE(moved.status, cur.status) AS status,
        CASE WHEN moved.run_id IS NOT NULL THEN
             pg_notify(%(run_channel)s, moved.run_id::text)::text
-            || pg_notify(%(outbox_channel)s, '')::text END AS told
+            || pg_notify(%(outbox_channel)s, '')::text END AS notified
   FROM cur
   LEFT JOIN moved USING (run_id)

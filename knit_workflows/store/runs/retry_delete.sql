@@ -76,7 +76,7 @@ WITH made AS (
       FROM made
 )
 SELECT pg_notify(%(run_channel)s, run_id::text)::text || pg_notify(%(outbox_channel)s, '')::text
-       AS told
+       AS notified
   FROM made
 
 -- name: invalidate
@@ -98,5 +98,5 @@ WITH moved AS (
       FROM moved
 )
 SELECT pg_notify(%(run_channel)s, run_id::text)::text || pg_notify(%(outbox_channel)s, '')::text
-       AS told
+       AS notified
   FROM moved
