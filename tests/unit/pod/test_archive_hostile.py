@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import subprocess
@@ -252,6 +253,28 @@ def test_a_damaged_header_is_refused(refuse, entry: Entry) -> None:
     refuse(bytes(stream))
 
 
+def test_a_number_that_is_not_octal_is_refused(refuse, entry: Entry) -> None:
+    block = bytearray(entry(b"x", b"1")[:512])
+    block[124:136] = b"00000000009\0"
+    block[148:156] = b" " * 8
+    block[148:156] = b"%06o\0 " % sum(block)
+    assert refuse(bytes(block) + END).reason == "a header's size is not octal"
+
+
+def test_what_cannot_be_removed_again_is_told_with_the_refusal(
+    root: Path, entry: Entry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unlink(name: str, **_: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), name)
+
+    monkeypatch.setattr(os, "unlink", unlink)
+    with pytest.raises(ArchiveRefused) as refused:
+        archive.unpack(io.BytesIO(entry(b"x", b"1") + entry(b"..", b"1") + END), root)
+    [note] = refused.value.__notes__
+    assert note.startswith("What had been written could not be removed: ")
+    assert "Input/output error: 'x'" in note
+
+
 def test_a_stream_cut_at_any_block_is_refused(refuse, entry: Entry, pax) -> None:
     whole = (
         entry(b"d/", kind=b"5") + entry(b"d/x", b"1" * 1500) + entry(b"l", kind=b"2", link=b"d")
@@ -319,7 +342,7 @@ def test_a_source_that_fails_leaves_nothing(root: Path, entry: Entry) -> None:
 def test_a_file_larger_than_allowed_by_the_system_leaves_nothing(root: Path, entry: Entry) -> None:
     """RLIMIT_FSIZE stands in for a full disk: the error comes in the middle of a write."""
     code = (
-        "import resource, sys; from pathlib import Path; from knit_workflows.pod import archive\n"
+        "import resource, sys; from pathlib import Path; from knit_workflows import archive\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
         "try: archive.unpack(sys.stdin.buffer, Path(sys.argv[1]))\n"
         "except OSError as error: print(error.errno)"
@@ -354,7 +377,7 @@ def test_a_full_disk_leaves_nothing(tiny_disk: Path, entry: Entry) -> None:
 MEASURE = """
 import sys
 from pathlib import Path
-from knit_workflows.pod import archive
+from knit_workflows import archive
 
 def peak():
     text = Path("/proc/self/status").read_text()
