@@ -88,14 +88,15 @@ async def _read_answer(wire: h11.Connection, reader: asyncio.StreamReader) -> tu
     while True:
         event = wire.next_event()
         if event is h11.NEED_DATA:
-            wire.receive_data(await reader.read(_READ_BYTES))
+            received = await reader.read(_READ_BYTES)
+            if not received and not status:
+                raise AgentLost("it closed the connection without an answer")
+            wire.receive_data(received)
         elif isinstance(event, h11.Response):
             status = event.status_code
         elif isinstance(event, h11.Data):
             body += event.data
         elif isinstance(event, h11.EndOfMessage):
             return status, body
-        elif not isinstance(event, h11.InformationalResponse):
-            raise AgentLost("it closed the connection without an answer")
         if len(body) > _MOST_ANSWER_BYTES:
             return status, body

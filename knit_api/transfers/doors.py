@@ -120,7 +120,7 @@ class FolderDoor:
         self._threads = threads
 
     async def put(self, body: UploadBody) -> None:
-        """See `Door`."""
+        """Sees `Door`."""
         with body.taken() as taken:
             if taken is not None:
                 await self._put(taken, body, None)
@@ -146,32 +146,32 @@ class FolderDoor:
             raise
 
     async def clear(self) -> None:
-        """See `Door`."""
+        """Sees `Door`."""
         loop = asyncio.get_running_loop()
         await completed(loop.run_in_executor(self._threads.steps, archive.clear, self._root))
 
     def archive(self, form: Form) -> Pieces:
-        """See `Door`."""
+        """Sees `Door`."""
         return ThreadIterator(
             self._threads.steps, lambda: _readable(archive.iter_pack(self._root, form))
         )
 
     def spans(self, form: Form) -> Generator[bytes | Span, None, None]:
-        """See `Door`."""
+        """Sees `Door`."""
         return _readable(archive.iter_spans(self._root, form))
 
     async def archive_bytes(self, form: Form) -> int:
-        """See `Door`."""
+        """Sees `Door`."""
         return await self._measured(lambda: self.spans(form))
 
     def content(self) -> Pieces:
-        """See `Door`."""
+        """Sees `Door`."""
         return ThreadIterator(
             self._threads.steps, lambda: _readable(archive.read_concatenated(self._root))
         )
 
     async def content_bytes(self) -> int:
-        """See `Door`."""
+        """Sees `Door`."""
         return await self._measured(lambda: _readable(archive.iter_content_spans(self._root)))
 
     async def _measured(self, spans: Callable[[], Iterator[bytes | Span]]) -> int:
@@ -181,7 +181,7 @@ class FolderDoor:
         )
 
     async def followed(self) -> AsyncGenerator[bytes, None]:
-        """See `Door`."""
+        """Sees `Door`."""
         loop = asyncio.get_running_loop()
         tail = _Tail(self._root / LOG_FILE)
         try:
@@ -261,7 +261,7 @@ class AgentDoor:
         self._http = http
 
     async def put(self, body: UploadBody) -> None:
-        """See `Door`."""
+        """Sees `Door`."""
         headers = {**self._headers, "Content-Type": PLAIN_TAR}
         plain = self._plain(body)
         try:
@@ -273,7 +273,7 @@ class AgentDoor:
         _raise_for_agent(status, told)
 
     async def clear(self) -> None:
-        """See `Door`."""
+        """Sees `Door`."""
         try:
             answer = await self._http.delete(f"{self._url}/", headers=self._headers)
         except httpx.HTTPError as error:
@@ -281,22 +281,22 @@ class AgentDoor:
         _raise_for_agent(answer.status_code, answer.content)
 
     def archive(self, form: Form) -> Pieces:
-        """See `Door`."""
+        """Sees `Door`."""
         return self._get(f"/?{form.query()}", _PATIENCE)
 
     def spans(self, form: Form) -> None:
-        """See `Door`."""
+        """Sees `Door`."""
 
     async def archive_bytes(self, form: Form) -> int | None:
-        """See `Door`."""
+        """Sees `Door`."""
         return await self._measured(f"/?{form.query()}")
 
     def content(self) -> Pieces:
-        """See `Door`."""
+        """Sees `Door`."""
         return self._get("/log", _PATIENCE)
 
     async def content_bytes(self) -> int | None:
-        """See `Door`."""
+        """Sees `Door`."""
         return await self._measured("/log")
 
     async def _measured(self, path: str) -> int | None:
@@ -312,7 +312,7 @@ class AgentDoor:
         return int(answer.headers["Content-Length"])
 
     async def followed(self) -> AsyncGenerator[bytes, None]:
-        """See `Door`."""
+        """Sees `Door`."""
         pieces = self._get("/log?follow", _ENDLESS)
         coming = asyncio.ensure_future(anext(pieces, None))
         try:

@@ -81,7 +81,7 @@ class Database:
     def __init__(
         self, url: str, size: int, *, folder: Path | None = None, reserve: Path | None = None
     ) -> None:
-        """See `StoreSettings` for folder and reserve."""
+        """Sees `StoreSettings` for folder and reserve."""
         self._url = url
         self._folder = folder
         self._reserve = Reserve(reserve) if reserve else None

@@ -10,12 +10,17 @@ import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 
+import httpx
 import pytest
 
 from knit_api.transfers import run_log
+from knit_api.transfers.doors import Threads, open_door
+from knit_workflows.domain.errors import TransferNotReady
+from knit_workflows.domain.ids import KnitId, RunId
+from knit_workflows.domain.ports import TransferRecord
 from knit_workflows.domain.runs import RunStatus
 from tests.api.archives import HELLO, HOSTILE, files_in, tar_of
 from tests.api.live_server import chunk, talk, unchunked
@@ -102,6 +107,59 @@ async def test_what_is_refused_leaves_the_volume_empty(client, volume, transfers
         ).status_code == 409:
             await asyncio.sleep(0.01)
     assert answer.status_code == 200
+
+
+@asynccontextmanager
+async def answering(answer: bytes) -> AsyncIterator[tuple[str, str]]:
+    """Stands in for an agent that gives the same answer to all; gives its endpoint and token."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"0\r\n\r\n")
+        writer.write(answer)
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/", TOKEN
+
+
+@pytest.mark.parametrize(
+    ("line", "body", "status", "reason"),
+    [
+        (
+            "507 Insufficient Storage",
+            '{"reason": "No space left on device"}',
+            507,
+            "there is no room left in the Data's volume: No space left on device",
+        ),
+        (
+            "502 Bad Gateway",
+            "<html>a proxy's own page</html>",
+            503,
+            "the volume's agent failed: the transfer agent answered 502",
+        ),
+        (
+            "",
+            "",
+            503,
+            "the transfer agent does not answer (it closed the connection without an answer)",
+        ),
+    ],
+)
+async def test_what_an_agent_answers_is_told_in_words(
+    client, transfers, line, body, status, reason
+):
+    head = f"HTTP/1.1 {line}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+    async with answering((head + body).encode() if line else b"") as transfers.endpoint:
+        answer = await client.post("/data", content=tar_of(HELLO), headers=TAR)
+    assert answer.status_code == status
+    assert answer.json()["message"]["reason"] == reason
+
+
+async def test_a_door_has_an_address_or_is_not_open_yet():
+    record = TransferRecord("t", KnitId("k"), RunId(""), "v", "read", token="", endpoint="")
+    with pytest.raises(TransferNotReady):
+        open_door(record, Threads.start(), httpx.AsyncClient())
 
 
 @pytest.mark.usefixtures("writer")

@@ -15,6 +15,7 @@ from fastapi import FastAPI
 from knit_api.server import trailers
 from knit_api.transfers import transfers as flows
 from knit_workflows import archive
+from knit_workflows.disk import Room
 from knit_workflows.domain.errors import Conflict, EngineUnavailable, TransferNotReady
 from knit_workflows.domain.runs import RunStatus
 from tests.api.archives import HELLO, HOSTILE, ODD, files_in, tar_of
@@ -195,7 +196,8 @@ async def test_a_volume_with_content_is_a_conflict(client, store, transfers, mon
 
 
 @pytest.mark.parametrize(
-    ("number", "status"), [(errno.ENOSPC, 507), (errno.EDQUOT, 507), (errno.EIO, 503)]
+    ("number", "status"),
+    [(errno.ENOSPC, 507), (errno.EDQUOT, 507), (errno.EIO, 503), (errno.EILSEQ, 400)],
 )
 async def test_trouble_of_the_disk_is_told_apart(
     client, store, transfers, monkeypatch, number, status
@@ -210,6 +212,47 @@ async def test_trouble_of_the_disk_is_told_apart(
     assert answer.json()["message"]["advice"]
     assert ("the disk of " in answer.json()["message"]["reason"]) is (status == 507)
     assert_nothing_is_left(store, transfers)
+
+
+async def test_a_client_that_falls_silent_is_told_so(client, store, transfers, set_lease):
+    """Also where there is no socket to read from, as behind TLS: the thread that waits is freed."""
+
+    async def body() -> AsyncIterator[bytes]:
+        yield tar_of(HELLO)[:600]
+        await asyncio.sleep(PATIENCE)
+
+    set_lease(0.3)
+    answer = await client.post("/data", content=body(), headers=TAR)
+    assert answer.status_code == 408
+    assert answer.json()["message"]["reason"] == "the client sent nothing for too long"
+    assert_nothing_is_left(store, transfers)
+
+
+async def test_a_temporal_that_is_away_for_its_full_disk_is_told_as_that(
+    client, deps, store, transfers, tmp_path, monkeypatch
+):
+    """By the disk of its database, which is asked only then."""
+    object.__setattr__(deps, "disk", tmp_path)
+    transfers.broken = EngineUnavailable()
+    answer = await client.post("/data", content=tar_of(HELLO), headers=TAR)
+    assert answer.status_code == 503
+    monkeypatch.setattr(Room, "of", lambda folder: Room(folder, 4096, 1 << 30))
+    answer = await client.post("/data", content=tar_of(HELLO), headers=TAR)
+    assert answer.status_code == 507
+    message = answer.json()["message"]
+    assert message["reason"] == (
+        f"the disk of {tmp_path} has 4 KiB left, and Temporal does not answer"
+    )
+    assert "knit run rm" in message["advice"]
+    assert not store.runs
+
+
+async def test_a_transfer_that_cannot_be_ended_is_left_to_its_lease(client, transfers, caplog):
+    """The client hears of its own fault all the same."""
+    transfers.finish_errors = [EngineUnavailable()]
+    answer = await client.post("/data", content=b"no archive", headers=TAR)
+    assert answer.status_code == 400
+    assert "transfer could not be ended: EngineUnavailable" in caplog.text
 
 
 @pytest.mark.parametrize("sent", ["0" * 32, "nonsense", ""])

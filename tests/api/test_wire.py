@@ -109,6 +109,15 @@ async def test_a_body_that_nobody_wants_is_thrown_away(port, store):
     assert not store.run_details
 
 
+async def test_a_client_that_leaves_within_a_json_body_changes_nothing(port, store, transfers):
+    knit_id = a_data(store, transfers)
+    before = store.things[knit_id]
+    head = f"PUT /api/data/{knit_id} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    answer = await talk(port, f"{head}Content-Length: 99\r\n\r\n{{".encode(), half_close=True)
+    assert b" 200 " not in answer
+    assert store.things[knit_id] == before
+
+
 async def test_a_download_is_written_by_a_thread(port, store, transfers, taken):
     """Large files and small ones, in a proper chunked body."""
     knit_id = a_data(store, transfers, files=LARGE)

@@ -188,6 +188,20 @@ async def test_a_cancelled_transaction_leaves_nothing(db: Database, url: str) ->
     assert counts(url) == [1, 0]
 
 
+async def test_who_gets_no_connection_for_long_is_told(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "_PATIENCE_SECONDS", 0.2)
+    narrow = Database(url, 1)
+
+    async def work(session: Session) -> None:
+        with pytest.raises(StoreUnavailable, match="all connections to the database are busy"):
+            await narrow.row("SELECT 1")
+
+    await narrow.transaction(work)
+    await narrow.aclose()
+
+
 async def test_more_callers_than_connections_wait(db: Database, url: str) -> None:
     await asyncio.gather(*(db.transaction(bump) for _ in range(50)))
     assert counts(url) == [50, 0]

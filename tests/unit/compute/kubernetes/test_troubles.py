@@ -129,6 +129,11 @@ def test_no_room():
     assert trouble.message == words
 
 
+def test_a_scheduler_without_words_is_told_all_the_same():
+    trouble = trouble_of_pod(pod(PodScheduled=("False", "", "")), [], NOW)
+    assert (trouble.reason, trouble.message) == ("Unschedulable", "no node takes the pod")
+
+
 def test_a_claim_being_provisioned_is_no_trouble_for_a_while():
     words = "0/1 nodes are available: pod has unbound immediate PersistentVolumeClaims."
     condition = ("False", "Unschedulable", words)
