@@ -14,6 +14,15 @@ from pathlib import Path
 from tests.waiting import PATIENCE
 
 
+def bare_environment(**variables: str) -> dict[str, str]:
+    """Gives what a process needs that inherits nothing: programs, knit, and who hears its texts."""
+    folders = filter(None, (os.environ.get("PYTHONPATH"), str(Path(__file__).parents[1])))
+    needed = {"PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join(folders)}
+    if "KNIT_MESSAGES" in os.environ:  # see tests/messages
+        needed["KNIT_MESSAGES"] = os.environ["KNIT_MESSAGES"]
+    return needed | variables
+
+
 class WorkerProcess:
     """`python -m knit_workflows` with these settings, on a log file of its own per start."""
 

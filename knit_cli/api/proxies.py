@@ -203,7 +203,8 @@ def _told(cause: Exception, proxy: Proxy, api_root: str) -> ApiUnreachable | Non
     advice = f"check {proxy.source}; if no proxy is needed there, put the API's host into NO_PROXY"
     match cause:
         case httpx.ConnectError() | httpx.ConnectTimeout() if not _is_about_trust(cause):
-            reason = str(cause) or "the connection was not accepted in time"
+            late = isinstance(cause, httpx.ConnectTimeout)
+            reason = "the connection was not accepted in time" if late else str(cause)
             dead = ConnectionCut(f"the proxy {proxy} does not answer", reason=reason, advice=advice)
             dead.harmless = True
             return dead
@@ -216,7 +217,7 @@ def _told(cause: Exception, proxy: Proxy, api_root: str) -> ApiUnreachable | Non
         case httpx.ProxyError() | SOCKSError():
             return ApiUnreachable(
                 f"the proxy {proxy} does not lead to the API at {api_root}",
-                reason=str(cause) or "it ended the connection",
+                reason=str(cause),
                 advice=advice,
             )
     return None

@@ -13,7 +13,7 @@ import asyncio
 from datetime import timedelta
 
 from temporalio import workflow
-from temporalio.exceptions import ApplicationError, is_cancelled_exception
+from temporalio.exceptions import is_cancelled_exception
 
 from knit_workflows import names
 from knit_workflows.contracts import shown
@@ -75,11 +75,6 @@ class TransferWorkflow:
         await workflow.wait_condition(lambda: self._closed is not None)
         assert self._closed is not None
         return self._closed
-
-    @finish.validator
-    def _finish_is_possible(self, request: Finish) -> None:
-        if self._closed is not None and self._finish is None and request.ok:
-            raise ApplicationError("its lease ran out", type="TransferOver")
 
     @workflow.signal
     def renew(self) -> None:

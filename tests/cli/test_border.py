@@ -14,6 +14,7 @@ import pytest
 
 from knit_cli.main import KnitGroup
 from tests.cli.fake_api import API_ROOT, error
+from tests.processes import bare_environment
 
 
 def raising(problem):
@@ -208,10 +209,21 @@ def test_a_bug_on_a_full_disk_is_told_too(knit, api, monkeypatch):
     )
 
 
+def test_a_proxy_that_does_not_accept_in_time_is_told_in_words(knit, api):
+    knit.variables["ALL_PROXY"] = "http://proxy.test:3128"
+    api.interrupt[("GET", "/runs")] = [raising(httpx.ConnectTimeout("timed out"))] * 3
+    ended = knit("run", "find")
+    assert ended.code == 1
+    assert (
+        "error: the proxy http://proxy.test:3128 (from ALL_PROXY) does not answer\n"
+        "reason: the connection was not accepted in time\n"
+    ) in ended.err
+
+
 def test_a_folder_that_is_gone_is_told_in_words(tmp_path):
     gone = tmp_path / "gone"
     command = f"mkdir {gone}; cd {gone}; rmdir {gone}; {sys.executable} -m knit_cli version"
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    environment = {**os.environ, **bare_environment()}
     ended = subprocess.run(
         command, shell=True, capture_output=True, text=True, check=False, env=environment
     )

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import httpx
 import pytest
 
 from knit_cli.dev.app import DEFAULT_STATE
@@ -82,6 +83,48 @@ def test_what_cannot_be_read_is_told_before_anything_is_sent(tmp_path, monkeypat
         survey(tmp_path, "folder", lambda *_: None, dereference=False)
     assert caught.value.advice == hint
     assert str(caught.value.reason).endswith(": " + str(tmp_path / "file"))
+
+
+def test_what_is_removed_while_it_is_looked_through_is_told(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+
+    def gone(path, _mode, **_more):
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(tmp_path / "file"))
+
+    monkeypatch.setattr(os, "access", gone)
+    with pytest.raises(BadInput) as caught:
+        survey(tmp_path, "folder", lambda *_: None, dereference=False)
+    assert caught.value.summary == f"cannot push folder: {tmp_path}/file"
+    assert caught.value.reason == "it was removed meanwhile"
+    assert caught.value.advice == "push again; nothing was uploaded"
+
+
+def test_a_link_that_leads_back_to_itself_is_no_source(knit, api):
+    (knit.cwd / "loop").symlink_to("loop")
+    ended = knit("data", "push", "loop")
+    assert ended.code == 1
+    assert "error: cannot push loop\nreason: the link leads back to itself\n" in ended.err
+    assert "hint: push what it should lead to; nothing was uploaded\n" in ended.err
+    assert api.requests == []
+
+
+def test_an_answer_that_was_cut_where_nothing_tells_its_length_is_told(knit, api):
+    """As through a hop that speaks HTTP/1.0."""
+    cut = httpx.Response(200, stream=httpx.ByteStream(b'[{"knitId": "x'))
+    api.interrupt[("GET", "/runs")] = [cut] * 3
+    ended = knit("run", "find")
+    assert ended.code == 1
+    assert "the API's answer was cut\nreason: Invalid JSON: EOF while parsing" in ended.err
+    assert "although the connection was closed in order\n" in ended.err
+    assert "look for a proxy on the way that cuts\n" in ended.err
+
+
+def test_an_answer_of_something_else_is_told(knit, api):
+    api.interrupt[("GET", "/runs")] = [httpx.Response(200, json=[{"id": 1}])]
+    ended = knit("run", "find")
+    assert ended.code == 1
+    assert "reason: the answer is not what knit's API says: 0." in ended.err
+    assert "hint: check that apiRoot in the profile is the address of a knit API" in ended.err
 
 
 def test_what_breaks_while_it_is_sent_is_told(knit, api, monkeypatch):

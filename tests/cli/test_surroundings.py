@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from knit_cli.config.profile import Profile, save_profile
 from knit_cli.machine_trouble import explained
+from tests.processes import bare_environment
 
 NOT_UTF8 = os.fsdecode(b"caf\xe9")
 
@@ -23,12 +23,7 @@ def shell(tmp_path):
     project = tmp_path / "project"
     project.mkdir()
     save_profile(Profile("http://127.0.0.1:1/api"), store=home / ".knit/profile", name="p")
-    environment = {
-        "PATH": os.environ["PATH"],
-        "PYTHONPATH": str(Path(__file__).parents[2]),
-        "HOME": str(home),
-        "knit": f"{sys.executable} -m knit_cli --profile p",
-    }
+    environment = bare_environment(HOME=str(home), knit=f"{sys.executable} -m knit_cli --profile p")
 
     def run(line, **variables):
         ended = subprocess.run(

@@ -7,6 +7,7 @@ import socket
 import ssl
 import subprocess
 import threading
+from contextlib import contextmanager
 
 import pytest
 
@@ -46,9 +47,16 @@ def made(tmp_path_factory):
 @pytest.fixture
 def api(made):
     """Gives the address of an API that shows its certificate and the intermediate."""
+    with showing(made, made / "server.pem") as address:
+        yield address
+
+
+@contextmanager
+def showing(made, certificate):
+    """Gives the address of an API that shows this certificate and the intermediate."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    chain = made / "chain.pem"
-    chain.write_bytes((made / "server.pem").read_bytes() + (made / "middle.pem").read_bytes())
+    chain = certificate.with_suffix(".chain")
+    chain.write_bytes(certificate.read_bytes() + (made / "middle.pem").read_bytes())
     context.load_cert_chain(chain, made / "server.key")
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.settimeout(PATIENCE)
@@ -112,6 +120,52 @@ FORMS = ["plain", "comment in UTF-8", "comment in Latin-1", "byte order mark",
 @pytest.mark.parametrize("form", FORMS)
 def test_an_authority_in_every_form_is_trusted(made, api, find, form):
     assert find(api, forms(made)[form]) == (0, "[]\n", "")
+
+
+CA = """
+[ca]
+default_ca = middle
+[middle]
+database = index
+serial = serial
+new_certs_dir = .
+policy = any
+default_md = sha256
+[any]
+commonName = supplied
+[ip]
+subjectAltName = IP:127.0.0.1
+[dns]
+subjectAltName = DNS:elsewhere.test
+"""
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "names", "said", "advice"),
+    [
+        ("20200101", "20210101", "ip", "certificate has expired; this machine's clock says ",
+         "have the API's certificate renewed, or set the clock"),
+        ("20480101", "20490101", "ip", "certificate is not yet valid; this machine's clock says ",
+         "set this machine's clock, or wait until it is valid"),
+        ("20200101", "20490101", "dns", "IP address mismatch",
+         "use a name in apiRoot that the certificate has, see "),
+    ],
+)  # fmt: skip
+def test_why_the_certificate_of_the_api_is_refused(
+    made, find, tmp_path, first, last, names, said, advice
+):
+    (tmp_path / "index").touch()
+    (tmp_path / "serial").write_text("01")
+    (tmp_path / "ca").write_text(CA)
+    openssl(tmp_path, "ca", "-batch", "-config", "ca", "-extensions", names,
+            "-cert", str(made / "middle.pem"), "-keyfile", str(made / "middle.key"),
+            "-startdate", f"{first}000000Z", "-enddate", f"{last}000000Z",
+            "-in", str(made / "server.csr"), "-out", "refused.pem")  # fmt: skip
+    with showing(made, tmp_path / "refused.pem") as address:
+        code, out, err = find(address, (made / "root.pem").read_bytes())
+    assert (code, out) == (1, "")
+    assert said in err
+    assert f"hint: {advice}" in err
 
 
 def test_another_authority_is_not(made, api, find, tmp_path):

@@ -4,7 +4,7 @@ A text is what `places` says. Each process of the tests, servers and pods' progr
 it used. Arguments are pytest's own: `python -m tests.messages tests/cli`. The exit code is 1 when a
 text was never used, or a test failed.
 
-`UNSEEN` names what only a machine that is broken, or another tier, brings about, with the reason.
+There are no exceptions: what no test can bring about, nobody will ever read, and it is deleted.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Final
 
 from tests.messages.places import Place, recording
-from tests.messages.unseen import UNSEEN
 
 ROOT: Final = Path(__file__).parents[2]
 PACKAGES: Final = ("knit_api", "knit_cli", "knit_workflows")
@@ -78,19 +77,15 @@ def main(arguments: list[str]) -> int:
 
 
 def _report(all_texts: dict[str, dict[str, Place]], said: dict[str, set[str]], whole: bool) -> int:
-    left, count, excused = [], 0, 0
+    left, count = [], 0
     for name, places in all_texts.items():
         seen = said.get(name, set())
         count += len(places)
         for key, place in places.items():
-            if key in seen:
-                continue
-            if any(part in place.text for part in UNSEEN.get(name, ())):
-                excused += 1
-                continue
-            left.append(f"{name.replace('.', '/')}.py:{place.line}: {place.text[:100]!r}")
+            if key not in seen:
+                left.append(f"{name.replace('.', '/')}.py:{place.line}: {place.text[:100]!r}")
     sys.stdout.write("\n".join([*left, ""]) if left else "")
-    sys.stdout.write(f"{count} texts, {len(left)} used by no test, {excused} excused\n")
+    sys.stdout.write(f"{count} texts, {len(left)} used by no test\n")
     return int(bool(left) and whole)
 
 

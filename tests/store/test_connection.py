@@ -11,6 +11,7 @@ import pytest
 
 from knit_workflows.disk import RESERVE_BYTES, DiskSpace, Reserve
 from knit_workflows.domain.errors import StoreFull, StoreUnavailable
+from knit_workflows.store import connection
 from knit_workflows.store.connection import Database, Session, unavailable
 from tests.store.build import fetch
 from tests.waiting import until
@@ -182,6 +183,20 @@ async def test_a_cancelled_transaction_leaves_nothing(db: Database, url: str) ->
     assert counts(url) == [0, 0]
     await db.transaction(bump)
     assert counts(url) == [1, 0]
+
+
+async def test_who_gets_no_connection_for_long_is_told(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "_TIMEOUT_SECONDS", 0.2)
+    narrow = Database(url, 1)
+
+    async def work(session: Session) -> None:
+        with pytest.raises(StoreUnavailable, match="all connections to the database are busy"):
+            await narrow.row("SELECT 1")
+
+    await narrow.transaction(work)
+    await narrow.aclose()
 
 
 async def test_more_callers_than_connections_wait(db: Database, url: str) -> None:

@@ -32,6 +32,12 @@ def test_malformed_cursors_are_refused(text: str) -> None:
         parse_cursor(text)
 
 
+async def test_a_cursor_of_no_run_is_refused_in_words(store: PostgresStore) -> None:
+    with pytest.raises(InvalidRequest, match=f"{ID} is no Run's id") as refused:
+        await store.runs.find(RunQuery(), after=ID)
+    assert refused.value.advice == "start again without a cursor"
+
+
 async def test_a_run_that_changes_between_two_pages_hides_no_others(
     store: PostgresStore, url: str
 ) -> None:

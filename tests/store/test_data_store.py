@@ -12,6 +12,7 @@ from knit_workflows.domain.data import DataDetail, DataQuery, TagChange
 from knit_workflows.domain.errors import (
     DataNotFound,
     InvalidRequest,
+    InvalidTag,
 )
 from knit_workflows.domain.ids import KnitId
 from knit_workflows.domain.runs import RunStatus
@@ -171,6 +172,12 @@ async def test_removals_come_before_additions(store: PostgresStore) -> None:
         detail = await store.data.change_tags(data, change)
         users = {str(tag) for tag in detail.tags if not tag.is_system}
         assert users == {"v:1", "new:y", "k:b", "keep:x"}
+
+
+async def test_a_tag_that_no_database_can_hold_is_refused(store: PostgresStore) -> None:
+    """Half of a UTF-16 pair, which YAML and Python let pass."""
+    with pytest.raises(InvalidTag, match="is not valid Unicode"):
+        await store.data.find(DataQuery(tags=(Tag("name", "\ud800"),)))
 
 
 async def test_large_and_strange_tags(store: PostgresStore) -> None:

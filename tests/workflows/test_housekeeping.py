@@ -175,15 +175,31 @@ async def test_an_upload_whose_workflow_is_terminated_fails(postgres: EmbeddedPo
         await eventually(is_deleted)
 
 
-async def test_a_leftover_pod_is_removed(postgres: EmbeddedPostgres) -> None:
-    """Of a Run that is final; a pod of a Run that the store does not know is left alone."""
-    backend = MemoryBackend()
+async def test_a_leftover_pod_is_removed(
+    postgres: EmbeddedPostgres, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of a Run that is final; a pod of a Run that the store does not know is left alone.
+
+    One that resists is told, and tried again.
+    """
+
+    class Resisting(MemoryBackend):
+        refusals = 0
+
+        async def stop(self, pod_name: str, *, grace: timedelta) -> None:
+            if self.refusals:
+                self.refusals -= 1
+                raise BackendUnavailable("busy")
+            await super().stop(pod_name, grace=grace)
+
+    backend = Resisting()
     async with knit_environment(postgres=postgres, backend=backend, engine=FREQUENT) as knit:
         plan = await knit.apply(TRAIN)
         await knit.push({"type": "dataset"})
         [run] = await knit.runs_of(plan.summary.plan_id, 1)
         foreign = names.run_pod("11111111-2222-4333-8444-555555555555", 1)
         left = names.run_pod(run.summary.run_id, 1)
+        backend.refusals = 2
         for name in (left, foreign):
             await backend.launch(RunPod(name, run.summary.run_id, 1, "plan", "image:1", ()))
 
@@ -191,6 +207,8 @@ async def test_a_leftover_pod_is_removed(postgres: EmbeddedPostgres) -> None:
             return await backend.run_pods() == [foreign]
 
         await eventually(is_removed)
+        assert not backend.refusals
+        assert "run pod is not removed" in caplog.text
 
 
 async def test_a_run_deleted_while_it_waits_ends_its_workflow(postgres: EmbeddedPostgres) -> None:

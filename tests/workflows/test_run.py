@@ -6,6 +6,7 @@ import asyncio
 import socket
 from collections import Counter
 from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, suppress
 from datetime import timedelta
 
 import pytest
@@ -13,14 +14,30 @@ from temporalio.api.enums.v1 import EventType
 from temporalio.client import WorkflowExecutionStatus
 
 from knit_workflows import names
+from knit_workflows.activities.run_starter import start_projector
 from knit_workflows.compute.base import Observation, RunPod, StartFailure, StartFailureKind
 from knit_workflows.domain.data import TagChange
-from knit_workflows.domain.errors import BackendUnavailable, IllegalMove, StorageFull
-from knit_workflows.domain.runs import SUCCEEDED, Exit, RunDetail, RunQuery, RunStatus, WaitKind
+from knit_workflows.domain.errors import (
+    BackendRejected,
+    BackendUnavailable,
+    IllegalMove,
+    StorageFull,
+)
+from knit_workflows.domain.runs import (
+    STUCK_CODE,
+    SUCCEEDED,
+    Exit,
+    RunDetail,
+    RunQuery,
+    RunStatus,
+    WaitKind,
+)
 from knit_workflows.domain.tags import Tag
 from knit_workflows.domain.volumes import Volume
 from knit_workflows.embedded import EmbeddedPostgres
+from knit_workflows.plugin import ALL_ROLES
 from knit_workflows.testing import QUICK, KnitEnvironment, MemoryBackend, knit_environment
+from knit_workflows.worker import workers
 from tests.waiting import PATIENCE
 
 TRAIN = {
@@ -305,6 +322,78 @@ async def test_a_cancelled_workflow_aborts_its_run(postgres: EmbeddedPostgres) -
                 await asyncio.sleep(0.05)
         assert (await handle.describe()).status is WorkflowExecutionStatus.CANCELED
         assert await backend.run_pods() == []
+
+
+async def test_a_run_that_is_cancelled_while_it_is_launched_leaves_no_pod(
+    postgres: EmbeddedPostgres,
+) -> None:
+    """The launch is waited for, it ends well, and what it has started is ended."""
+    launching, go_on = asyncio.Event(), asyncio.Event()
+
+    class Slow(MemoryBackend):
+        async def launch(self, pod: RunPod) -> None:
+            launching.set()
+            with suppress(asyncio.CancelledError):
+                await go_on.wait()
+            await super().launch(pod)
+
+    backend = Slow()
+    backend.hold()
+    async with knit_environment(postgres=postgres, backend=backend) as knit:
+        plan = await knit.apply(TRAIN)
+        await knit.push({"type": "dataset"})
+        run = await only_run(knit, plan.summary.plan_id)
+        await launching.wait()
+        handle = knit.temporal.get_workflow_handle(names.run_workflow(run.summary.run_id, 1))
+        await handle.cancel()
+        asked = EventType.EVENT_TYPE_ACTIVITY_TASK_CANCEL_REQUESTED
+        async with asyncio.timeout(PATIENCE):
+            while asked not in {one.event_type for one in (await handle.fetch_history()).events}:
+                await asyncio.sleep(0.02)
+        go_on.set()
+        ended = await knit.final(run.summary.run_id)
+        assert ended.summary.status is RunStatus.FAILED
+        assert ended.summary.exit == Exit(253, "cancelled in Temporal")
+        async with asyncio.timeout(PATIENCE):
+            while (await handle.describe()).status is WorkflowExecutionStatus.RUNNING:
+                await asyncio.sleep(0.05)
+        assert await backend.run_pods() == []
+
+
+async def test_a_pod_that_is_refused_ends_its_run_in_the_back_ends_words(
+    postgres: EmbeddedPostgres,
+) -> None:
+    class Refusing(MemoryBackend):
+        async def launch(self, pod: RunPod) -> None:
+            raise BackendRejected("over the quota of pods")
+
+    async with knit_environment(postgres=postgres, backend=Refusing()) as knit:
+        plan = await knit.apply(TRAIN)
+        await knit.push({"type": "dataset"})
+        [run] = await knit.runs_of(plan.summary.plan_id, 1)
+        assert run.summary.status is RunStatus.FAILED
+        assert run.summary.exit == Exit(STUCK_CODE, "over the quota of pods")
+        events = await knit.store.runs.events(run.summary.run_id)
+        assert "refused by the compute back-end" in [event.cause for event in events]
+
+
+async def test_the_web_ui_shows_what_the_last_drain_did(postgres: EmbeddedPostgres) -> None:
+    async with knit_environment(postgres=postgres, work=False) as knit:
+        brief = knit.deps.projector_input().model_copy(
+            update={"drain_for": timedelta(milliseconds=100)}
+        )
+        # Before the workers, which then find it.
+        await start_projector(knit.temporal, brief)
+        async with AsyncExitStack() as stack:
+            for worker in workers(knit.temporal, knit.deps, ALL_ROLES):
+                await stack.enter_async_context(worker)
+            handle = knit.temporal.get_workflow_handle(names.projector_workflow(brief.shard))
+            async with asyncio.timeout(PATIENCE):
+                while (
+                    "last drain: "
+                    not in (await handle.query("__temporal_workflow_metadata")).current_details
+                ):
+                    await asyncio.sleep(0.05)
 
 
 @pytest.mark.parametrize("kind", [StartFailureKind.IMAGE, StartFailureKind.TRANSIENT])

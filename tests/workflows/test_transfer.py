@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from temporalio.client import WorkflowFailureError
+from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
 from temporalio.exceptions import CancelledError
+from temporalio.service import RPCError
 from temporalio.worker import Worker
 
 from knit_workflows import names
@@ -35,8 +39,9 @@ from knit_workflows.domain.runs import RunQuery, RunStatus
 from knit_workflows.domain.tags import Tag
 from knit_workflows.embedded import EmbeddedPostgres
 from knit_workflows.plugin import KnitPlugin, Role
-from knit_workflows.testing import KnitEnvironment, MemoryBackend, knit_environment
+from knit_workflows.testing import KnitEnvironment, MemoryBackend, knit_environment, temporal
 from knit_workflows.worker import workers
+from tests.waiting import PATIENCE
 
 
 async def _folder(knit: object, transfer_id: str) -> Path:
@@ -140,6 +145,51 @@ async def test_a_cancelled_transfer_is_closed(postgres: EmbeddedPostgres) -> Non
         assert (await knit.final(upload.run_id)).summary.status is RunStatus.FAILED
 
 
+async def test_a_transfer_that_is_terminated_while_it_opens_is_over(
+    postgres: EmbeddedPostgres,
+) -> None:
+    """Whoever waits for it hears so at once, and why."""
+    async with attended_by_one(postgres, Slow(TransferNotReady)) as client:
+        one, key = client(60), uuid.uuid4()
+        opening = asyncio.create_task(one.open_upload(key))
+        handle = one._client.get_workflow_handle(
+            names.transfer_workflow(upload_for_key(key).transfer_id)
+        )
+        async with asyncio.timeout(PATIENCE):
+            while not (await _described(handle)):
+                await asyncio.sleep(0.1)
+            await handle.terminate("by hand")
+            with pytest.raises(Conflict, match=r"the transfer is over: .*completed") as over:
+                await opening
+        assert over.value.advice == "start the transfer anew"
+
+
+async def _described(handle: WorkflowHandle[Any, Any]) -> bool:
+    """Whether there is such a workflow, with an activity under way."""
+    try:
+        return bool((await handle.describe()).raw_description.pending_activities)
+    except RPCError:
+        return False
+
+
+async def test_a_temporal_that_is_away_is_told_as_that() -> None:
+    """Never reached, or gone meanwhile, or on its way down."""
+    never = await Client.connect("127.0.0.1:1", lazy=True)
+    async with temporal() as gone:
+        await KnitClient(gone).ping()
+    for client in (never, gone):
+        with pytest.raises(EngineUnavailable, match="Temporal") as away:
+            await KnitClient(client).ping()
+        assert "does not answer" in away.value.advice
+
+    async def not_serving(**_: object) -> bool:
+        return False
+
+    stopping = SimpleNamespace(service_client=SimpleNamespace(check_health=not_serving))
+    with pytest.raises(EngineUnavailable):
+        await KnitClient(stopping).ping()  # type: ignore[arg-type]
+
+
 async def test_a_push_that_no_worker_takes_up_ends_with_advice(postgres: EmbeddedPostgres) -> None:
     """Temporal is there, the workers are not: the sentence names them, after one lease."""
     async with knit_environment(postgres=postgres, work=False) as knit:
@@ -194,15 +244,21 @@ async def test_what_waits_behind_others_is_told_that_the_system_is_busy(
 ) -> None:
     """And what has its turn, but is not ready, that it takes long: neither is the other."""
     async with attended_by_one(postgres, Slow(TransferNotReady)) as client:
-        first = asyncio.create_task(client(10).open_upload())
+        first = asyncio.create_task(client(14).open_upload())
         await asyncio.sleep(1)
+        others = [asyncio.create_task(client(6).open_upload()) for _ in range(3)]
         with pytest.raises(Busy) as busy:
-            await client(2).open_upload()
-        assert busy.value.reason.startswith("the system is busy: the transfer was not opened")
-        assert "within 2 s" in busy.value.reason
+            await client(4).open_upload()
+        assert re.fullmatch(
+            "the system is busy: the transfer was not opened within 4 s; [2-9] steps wait with it",
+            busy.value.reason,
+        )
+        for one in others:
+            with pytest.raises(Busy):
+                await one
         with pytest.raises(TransferNotReady) as slow:
             await first
-        assert "not ready within 10 s" in slow.value.reason
+        assert "not ready within 14 s" in slow.value.reason
 
 
 async def test_a_back_end_that_does_not_answer_is_named(postgres: EmbeddedPostgres) -> None:

@@ -133,5 +133,6 @@ class FolderWatcher:
 def _refusal(error: int) -> BackendRejected:
     return BackendRejected(
         f"the kernel refuses to watch folders: {os.strerror(error)}",
-        advice="raise fs.inotify.max_user_instances",
+        advice="raise fs.inotify.max_user_instances, or how many files a process may open "
+        "(ulimit -n)",
     )

@@ -9,7 +9,7 @@ from psycopg.errors import UniqueViolation
 from psycopg.types.json import Jsonb
 
 from knit_workflows import names
-from knit_workflows.domain.errors import EquivalentPlan, TooManyRuns
+from knit_workflows.domain.errors import TooManyRuns
 from knit_workflows.domain.ids import KnitId, PlanId, is_id
 from knit_workflows.domain.matching import count, page
 from knit_workflows.domain.plans.model import (
@@ -108,8 +108,9 @@ class PostgresPlanStore:
         except UniqueViolation as cause:
             if violated(cause) != IDENTITY_CONSTRAINT:
                 raise
+            # The other one is committed, or this would not have failed; Plans are never deleted.
             await self._db.reading(lambda one: refuse_equivalent(one, registration.identity))
-            raise EquivalentPlan from cause
+            raise
 
     async def find(
         self, query: PlanQuery, *, limit: int | None = None, after: str | None = None

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import logging
+from types import SimpleNamespace
+
 import pytest
+from temporalio.exceptions import WorkflowAlreadyStartedError
+from temporalio.service import RPCError, RPCStatusCode
 
 from knit_workflows import names
 from knit_workflows.activities.run_starter import RunStarter
+from knit_workflows.activities.search_attributes import search_attributes_known
 from knit_workflows.contracts.projector import ProjectorInput
 from knit_workflows.contracts.runs import RunInput
+from knit_workflows.domain.errors import EngineUnavailable
 from knit_workflows.domain.ids import KnitId, PlanId, RunId
 from knit_workflows.domain.ports import RunKey, StartableRun
 from knit_workflows.settings import EngineSettings
@@ -26,9 +33,23 @@ class Recorder:
         self.started.append((request, how))
 
 
+class Refusing:
+    """Takes the place of a client: Temporal refuses everything."""
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    async def start_workflow(self, *_: object, **__: object) -> None:
+        raise self._error
+
+
+def a_run(image: str = "host/sh:1", *command: str) -> StartableRun:
+    return StartableRun(RunKey(RunId("r"), 1), PlanId("p"), image, command, (KnitId("d"),))
+
+
 async def started(image: str, *command: str) -> tuple[RunInput, dict[str, object]]:
     """Starts one Run; gives its input, and how it was started."""
-    run = StartableRun(RunKey(RunId("r"), 1), PlanId("p"), image, command, (KnitId("d"),))
+    run = a_run(image, *command)
     client = Recorder()
     starter = RunStarter(client, QUEUES, EngineSettings(), attributes=True)  # type: ignore[arg-type]
     await starter.start([run])
@@ -56,3 +77,36 @@ async def test_its_stop_has_the_queue_of_what_people_wait_for() -> None:
     request, how = await started("host/sh:1")
     assert (request.compute_queue, request.interactive_queue) == ("c", "i")
     assert how["priority"].fairness_key == "p"  # type: ignore[attr-defined]
+
+
+async def test_a_temporal_that_takes_no_run_is_told() -> None:
+    client = Refusing(RPCError("away", RPCStatusCode.UNAVAILABLE, b""))
+    starter = RunStarter(client, QUEUES, EngineSettings(), attributes=True)  # type: ignore[arg-type]
+    with pytest.raises(EngineUnavailable, match="Temporal did not take a Run's workflow"):
+        await starter.start([a_run()])
+
+
+async def test_a_run_that_has_ended_already_is_not_started_anew(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Two Projectors may have met, or the answer to the first start was lost."""
+    client = Refusing(WorkflowAlreadyStartedError("knit.Run/r/1", "knit.Run"))
+    starter = RunStarter(client, QUEUES, EngineSettings(), attributes=True)  # type: ignore[arg-type]
+    with caplog.at_level(logging.DEBUG):
+        await starter.start([a_run()])
+    assert "run's workflow has ended already" in caplog.text
+
+
+async def test_where_search_attributes_cannot_be_listed_none_are_set(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """They are a comfort: where the operator keeps them to himself, knit runs all the same."""
+
+    async def refuse(*_: object) -> None:
+        raise RPCError("not allowed", RPCStatusCode.PERMISSION_DENIED, b"")
+
+    operator = SimpleNamespace(list_search_attributes=refuse)
+    client = SimpleNamespace(namespace="default", operator_service=operator)
+    with caplog.at_level(logging.INFO):
+        assert not await search_attributes_known(client)  # type: ignore[arg-type]
+    assert "search attributes cannot be listed, none are set" in caplog.text

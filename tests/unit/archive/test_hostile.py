@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import subprocess
@@ -250,6 +251,28 @@ def test_a_damaged_header_is_refused(refuse, entry: Entry) -> None:
     stream = bytearray(entry(b"x", b"1") + END)
     stream[3] ^= 1
     refuse(bytes(stream))
+
+
+def test_a_number_that_is_not_octal_is_refused(refuse, entry: Entry) -> None:
+    block = bytearray(entry(b"x", b"1")[:512])
+    block[124:136] = b"00000000009\0"
+    block[148:156] = b" " * 8
+    block[148:156] = b"%06o\0 " % sum(block)
+    assert refuse(bytes(block) + END).reason == "a header's size is not octal"
+
+
+def test_what_cannot_be_removed_again_is_told_with_the_refusal(
+    root: Path, entry: Entry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unlink(name: str, **_: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), name)
+
+    monkeypatch.setattr(os, "unlink", unlink)
+    with pytest.raises(ArchiveRefused) as refused:
+        archive.unpack(io.BytesIO(entry(b"x", b"1") + entry(b"..", b"1") + END), root)
+    [note] = refused.value.__notes__
+    assert note.startswith("What had been written could not be removed: ")
+    assert "Input/output error: 'x'" in note
 
 
 def test_a_stream_cut_at_any_block_is_refused(refuse, entry: Entry, pax) -> None:

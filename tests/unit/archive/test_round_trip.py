@@ -196,6 +196,25 @@ def test_a_file_that_changes_its_size_while_read_is_named(root: Path, change: in
         list(pieces)
 
 
+@pytest.mark.parametrize("other", [Path.mkdir, os.mkfifo])
+def test_a_file_that_becomes_something_else_while_read_is_named(
+    root: Path, monkeypatch: pytest.MonkeyPatch, other
+) -> None:
+    """In the moment between the look at it and its opening."""
+    (root / "file").touch()
+
+    def late(name: str, *flags: int, **where: int) -> int:
+        if name == "file":
+            (root / "file").unlink()
+            other(root / "file")
+        return real(name, *flags, **where)
+
+    real = os.open
+    monkeypatch.setattr(os, "open", late)
+    with pytest.raises(archive.CannotPack, match=r"file.*replaced while being read"):
+        packed(root)
+
+
 def test_an_unreadable_file_is_named_with_its_path(root: Path) -> None:
     (root / "secret").mkdir()
     (root / "secret" / "key").write_bytes(b"")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from knit_workflows.archive import look_through
+from knit_workflows.archive import look_through, walk
 from knit_workflows.archive.scan import Scan, scan, scan_note
 
 
@@ -91,6 +91,16 @@ def test_devices_are_left_out_too() -> None:
     assert found.kinds["character device"] >= 1
     words = scan_note("/out", Scan(2, (("null", ""), ("s", "")), {"socket": 1, "block device": 2}))
     assert words == "output /out: 2 block devices and 1 socket are not kept: null, s and 1 more"
+
+
+def test_what_is_too_deep_for_an_archive_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(walk, "MAX_DEPTH", 3)
+    (tmp_path / "a/b/c/d").mkdir(parents=True)
+    told: list[tuple[str, str]] = []
+    look_through(tmp_path, lambda path, what: told.append((path, what)))
+    assert told == [("a/b/c/d", "more than 3 folders deep")]
 
 
 def test_folders_may_be_deep(tmp_path: Path) -> None:

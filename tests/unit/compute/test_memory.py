@@ -8,7 +8,15 @@ from datetime import timedelta
 
 import pytest
 
-from knit_workflows.compute.base import Observation, Phase, RunPod, StartFailure, StartFailureKind
+from knit_workflows.compute.base import (
+    Observation,
+    Phase,
+    RunPod,
+    StartFailure,
+    StartFailureKind,
+    Transfer,
+    TransferMode,
+)
 from knit_workflows.compute.memory import MemoryBackend
 from knit_workflows.domain.errors import BackendRejected
 from knit_workflows.domain.runs import SUCCEEDED, Exit
@@ -23,6 +31,11 @@ def pod(name: str = "pod") -> RunPod:
     """A pod with an input, an output and a log."""
     mounts = (Mount("/in", IN),), (Mount("/out", OUT),)
     return RunPod(name, "run", 1, "plan", "image:1", *mounts, log=LOG)
+
+
+async def test_a_volume_that_is_not_there_has_no_door() -> None:
+    with pytest.raises(BackendRejected, match="there is no volume in"):
+        await MemoryBackend().open_transfer(Transfer("t", IN, TransferMode.READ, "s"))
 
 
 async def opened(backend: MemoryBackend) -> MemoryBackend:

@@ -70,7 +70,8 @@ def test_a_chunked_body_ends_where_it_says(pair):
 @pytest.mark.parametrize(
     ("sent", "error"),
     [(b"3\r\nab", BodyCut), (b"3\r\nabc\r\n", BodyCut), (b"3\r\nabc\r\n0\r\n", BodyCut),
-     (b"3\r\nabcd\r\n0\r\n\r\n", BadBody), (b"x\r\n", BadBody), (b"-1\r\n", BadBody)],
+     (b"3\r\nabcd\r\n0\r\n\r\n", BadBody), (b"x\r\n", BadBody), (b"-1\r\n", BadBody),
+     (b"0\r\n" + b"X: 1\r\n" * 1000 + b"\r\n", BadBody)],
 )  # fmt: skip
 def test_a_chunked_body_is_complete_or_an_error(pair, sent, error):
     """A connection that ends early, and chunks that lie, are never taken for the whole."""

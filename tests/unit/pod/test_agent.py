@@ -14,6 +14,7 @@ import stat
 import subprocess
 import sys
 import tarfile
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
@@ -22,6 +23,8 @@ from typing import TypeVar
 import pytest
 
 from knit_workflows import archive
+from knit_workflows.archive.volume import Volume, VolumeBusy
+from knit_workflows.pod.agent import Server
 from tests.waiting import PATIENCE
 
 REPOSITORY = Path(__file__).parents[3]
@@ -467,6 +470,36 @@ def test_sigterm_ends_it_and_undoes_a_half_done_upload(
     assert agent.process.wait(PATIENCE) == 0
     assert archive.is_empty(root)
     upload.close()
+
+
+def test_a_request_that_comes_as_it_ends_is_told(root: Path) -> None:
+    """It has decided to; whoever had its connection by then hears it, and may try another one."""
+    with Server(Volume(root), "read", SECRET, 0, idle=0) as server:
+        threading.Thread(target=server.serve_forever, args=(0.05,)).start()
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)
+        with closing(connection):
+            assert server.activity.seconds_left() == 0
+            connection.request("GET", "/", headers=BEARER)
+            with connection.getresponse() as response:
+                assert (response.status, json.load(response)["reason"]) == (
+                    503,
+                    "the agent is ending",
+                )
+        server.shutdown()
+
+
+def test_what_was_written_as_it_ends_is_removed(root: Path, tar: bytes) -> None:
+    """The answer will not arrive, so nobody would know of it."""
+    volume = Volume(root)
+
+    class Ending(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            volume.close(0)
+            return super().read(size)
+
+    with pytest.raises(VolumeBusy, match="the agent is ending"):
+        volume.write(Ending(tar))
+    assert archive.is_empty(root)
 
 
 def test_without_a_token_or_folder_it_does_not_start(root: Path) -> None:

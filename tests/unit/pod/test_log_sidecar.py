@@ -169,10 +169,11 @@ def test_an_empty_log_is_an_empty_file(record) -> None:
 
 def test_the_start_is_waited_for_without_asking_for_the_log(server: Api, record) -> None:
     waiting = [pod(None, "Pending", "ADDED"), pod("waiting", "Pending"), pod("waiting")]
-    server.watches = [waiting, 500, 429, [CUT], [b"{broken"], [*waiting, pod("running")]]
+    untold = [[b"{no event}\n"], [{"type": "ERROR", "object": {"message": "etcd"}}]]
+    server.watches = [waiting, 500, 429, [CUT], [b"{broken"], *untold, [*waiting, pod("running")]]
     server.logs = [lines(0, 3)]
     assert record() == plain(0, 3)
-    assert [path.endswith("/log") for path, _ in server.requests] == [False] * 6 + [True] * 2
+    assert [path.endswith("/log") for path, _ in server.requests] == [False] * 8 + [True] * 2
 
 
 def test_a_container_that_has_ended_already_is_read(server: Api, record) -> None:
@@ -268,6 +269,38 @@ def test_an_unreachable_api_is_tried_again(server: Api, tmp_path: Path) -> None:
     with (tmp_path / "log").open("wb", buffering=0) as log:
         log_sidecar.LogRecorder(api, "ns", "pod-1", "main", without_pauses()).record(log.fileno())
     assert (tmp_path / "log").read_bytes() == plain(0, 2)
+
+
+def test_a_pod_whose_account_cannot_be_read_does_not_reach_the_api(tmp_path: Path) -> None:
+    api = KubeApi.from_pod({"KUBERNETES_SERVICE_HOST": "127.0.0.1"}, tmp_path / "nothing")
+    with pytest.raises(KubeApiError, match=r"cannot prepare a connection: .*No such file"):
+        list(api.stream("/", {}))
+
+
+@pytest.mark.parametrize(
+    ("head", "body", "words"),
+    [
+        (b"Content-Length: 5", b"abc", "the connection was cut$"),
+        (b"Transfer-Encoding: chunked", b"5\r\nabc", "the connection was cut: IncompleteRead"),
+    ],
+)
+def test_a_body_that_ends_early_is_cut(head: bytes, body: bytes, words: str) -> None:
+    """Whichever way its end was announced."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(65536)
+                connection.sendall(b"HTTP/1.1 200 OK\r\n" + head + b"\r\n\r\n" + body)
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        port = listener.getsockname()[1]
+        api = KubeApi(lambda: HTTPConnection("127.0.0.1", port, timeout=PATIENCE), lambda: "t")
+        with pytest.raises(KubeApiError, match=words):
+            list(api.stream("/", {}))
+        thread.join()
 
 
 def test_pauses_grow_and_refusals_end_after_a_minute() -> None:

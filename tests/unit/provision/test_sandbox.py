@@ -41,6 +41,12 @@ def test_one_that_cannot_start_says_its_own_reason(stand_in: Stand) -> None:
     assert "Docker or Podman" in problem
 
 
+def test_one_that_is_no_program_is_told(stand_in: Stand) -> None:
+    stand_in("bwrap", "").write_text("#!/no/such/shell\n")
+    assert sandbox_problem() is not None
+    assert "bubblewrap does not start: " in (sandbox_problem() or "")
+
+
 def test_one_that_starts_is_no_problem(stand_in: Stand) -> None:
     stand_in("bwrap", "exit 0")
     assert sandbox_problem() is None

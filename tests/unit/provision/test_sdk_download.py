@@ -14,6 +14,7 @@ import ssl
 import subprocess
 import sys
 import tarfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -159,6 +160,24 @@ def test_where_nothing_comes_it_is_given_up_and_its_process_is_ended(proxy: Prox
         download_if_needed(stall_timeout=0.5)
     assert set(psutil.Process().children()) <= before
     assert [path.suffix for path in download_folder().parent.iterdir()] == [".lock"]
+
+
+def test_a_download_whose_process_is_killed_fails(proxy: Proxy) -> None:
+    """As when memory runs out: it had no time for a last word."""
+    ours = psutil.Process()
+    before = set(ours.children())
+
+    def kill() -> None:
+        while not (made := set(ours.children()) - before):
+            time.sleep(0.01)
+        for process in made:
+            process.kill()
+
+    killer = Thread(target=kill)
+    killer.start()
+    with pytest.raises(SetUpError, match="SDK failed: it says nothing"):
+        download_if_needed()
+    killer.join()
 
 
 def test_without_a_network_it_fails_with_the_sdks_reason(

@@ -17,7 +17,10 @@ from knit_workflows.settings import KubernetesSettings
 
 
 class FakeApiServer:
-    """Keeps objects by collection and name; `answers` are given first, in order."""
+    """Keeps objects by collection and name; `answers` are given first, in order.
+
+    `watched` are the lines that watches tell first, one each, instead of a change.
+    """
 
     def __init__(self) -> None:
         self.objects: dict[tuple[str, str], dict] = {}
@@ -25,6 +28,7 @@ class FakeApiServer:
         self.answers: deque[tuple[int, str]] = deque()
         self.answers_to: dict[str, tuple[int, str]] = {}
         self.oldest = 0
+        self.watched: deque[bytes] = deque()
         self._history: list[tuple[int, str, str, dict]] = []
         self._changed = asyncio.Event()
         self._versions = itertools.count(1)
@@ -98,9 +102,12 @@ class FakeApiServer:
             return web.json_response(found) if found else self._status(404, "not found")
         items = [each for _, each in self._selected(request, collection)]
         about = {"resourceVersion": str(self._version)}
-        limit, start = int(request.query["limit"]), int(request.query.get("continue", 0))
+        limit = int(request.query["limit"])
+        start, version = map(int, request.query.get("continue", f"0,{self._version}").split(","))
+        if start and version < self.oldest:
+            return self._status(410, "The provided continue parameter is too old")
         if start + limit < len(items):
-            about["continue"] = str(start + limit)
+            about["continue"] = f"{start + limit},{self._version}"
         return web.json_response({"metadata": about, "items": items[start : start + limit]})
 
     def _delete(self, request: web.Request, collection: str, name: str, _: dict) -> web.Response:
@@ -127,6 +134,8 @@ class FakeApiServer:
                 gone = {"code": 410, "message": "too old"}
                 await stream.write(json.dumps({"type": "ERROR", "object": gone}).encode() + b"\n")
                 return stream
+            if self.watched:
+                await stream.write(self.watched.popleft() + b"\n")
             while not self._hang_up:
                 self._changed.clear()
                 for version, kind, where, thing in self._history:

@@ -109,6 +109,14 @@ class TestLaunch:
             await backend.launch(POD)
         await backend.aclose()
 
+    async def test_one_that_is_closed_is_away(self, settings):
+        """What was still under way tries again, on whoever is there by then."""
+        backend = KubernetesBackend(settings)
+        await backend.open()
+        await backend.aclose()
+        with pytest.raises(BackendUnavailable, match="not open"):
+            await backend.launch(POD)
+
     async def test_no_credentials(self, settings, tmp_path):
         with pytest.raises(BackendRejected, match="credentials"):
             await KubernetesBackend(
@@ -181,6 +189,17 @@ class TestStopAndRelease:
         assert len(await backend.run_pods()) == 1001
         assert api.count("GET jobs") == 3
 
+    async def test_a_list_that_changed_too_much_between_two_pages_is_asked_for_again(
+        self, api, backend
+    ):
+        for number in range(501):
+            labels = {"knit/worker.runid": str(number)}
+            api.put("jobs", {"metadata": {"name": f"j{number}", "labels": labels}})
+        api.oldest = 1000
+        with pytest.raises(BackendUnavailable, match="read anew"):
+            await backend.run_pods()
+        assert api.count("GET jobs") == 2
+
 
 class TestVolumes:
     async def test_create_and_delete_may_be_repeated(self, api, backend):
@@ -252,6 +271,30 @@ class TestWatch:
         api.forget()
         await until(lambda: phases[-1] is Phase.SUCCEEDED)
 
+    async def test_a_version_may_be_refused_before_the_first_change(self, api, backend, phases):
+        with_pod(api, "Running", RUNNING)
+        api.answers_to["GET pods?watch"] = (410, "too old")
+        await until(lambda: phases and api.count("GET pods?watch"))
+        del api.answers_to["GET pods?watch"]
+        await until(lambda: api.watches == 2)
+        with_pod(api, "Succeeded", ENDED)
+        await until(lambda: phases[-1] is Phase.SUCCEEDED)
+
+    @pytest.mark.parametrize(
+        ("line", "words"),
+        [
+            (b'{"type":"ERROR","object":{"code":500,"message":"etcd"}}', "the watch broke: etcd"),
+            (b"<html>a proxy's own page</html>", "the watch broke: Expecting value"),
+        ],
+    )
+    async def test_why_a_watch_broke_is_logged(self, api, backend, phases, caplog, line, words):
+        """And it goes on."""
+        with_pod(api, "Running", RUNNING)
+        api.watched.extend([line] * 2)
+        await until(lambda: phases and words in caplog.text)
+        with_pod(api, "Succeeded", ENDED)
+        await until(lambda: phases[-1] is Phase.SUCCEEDED)
+
     async def test_an_outage_is_borne_for_a_while_then_told(self, api, settings):
         backend = KubernetesBackend(
             settings.model_copy(update={"unavailable_after": timedelta(seconds=1)})
@@ -313,6 +356,13 @@ class TestTransfers:
         await self.opening(backend)
         self.put(api, phase="Running", podIP="127.0.0.1")
         await self.opening(backend)
+
+    async def test_a_door_that_is_just_closing_is_waited_for(self, api, backend):
+        await self.opening(backend)
+        closing = {"deletionTimestamp": "2026-01-02T03:04:05Z"}
+        api.objects["pods", TRANSFER.name]["metadata"].update(closing)
+        with pytest.raises(TransferNotReady, match="just closing"):
+            await backend.open_transfer(TRANSFER)
 
     @pytest.mark.parametrize("content", [False, True])
     async def test_a_door_to_content_is_not_opened_for_writing(self, api, settings, content):

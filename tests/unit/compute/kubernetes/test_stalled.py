@@ -42,6 +42,14 @@ def pod(conditions: list, statuses: list | None = None) -> dict:
             "ClaimsPending",
             "data-knitid-a is Pending",
         ),
+        (
+            pod([{"type": "PodScheduled", "status": "False"}]),
+            "Bound",
+            [],
+            PROGRESS,
+            "ClaimsPending",
+            "all are Bound",
+        ),
         (pod(SCHEDULED, CREATING), "Lost", [], PROGRESS, "ClaimsPending", "data-knitid-a is Lost"),
         (pod(SCHEDULED), "Bound", [], BACKEND, "NodeSilent", "node n1"),
         (
@@ -51,6 +59,14 @@ def pod(conditions: list, statuses: list | None = None) -> dict:
             PROGRESS,
             "Pulling",
             'Pulling image "x:1"',
+        ),
+        (
+            pod(SCHEDULED, CREATING),
+            "Bound",
+            [{"reason": "Pulling"}],
+            PROGRESS,
+            "Pulling",
+            "the node n1: Pulling an image",
         ),
         (
             pod(SCHEDULED, CREATING),

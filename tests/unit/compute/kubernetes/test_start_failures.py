@@ -133,6 +133,11 @@ def test_no_room():
     assert failure.message == words
 
 
+def test_a_scheduler_without_words_is_told_all_the_same():
+    failure = start_failure_of_pod(pod(PodScheduled=("False", "", "")), [], NOW)
+    assert (failure.reason, failure.message) == ("Unschedulable", "no node takes the pod")
+
+
 def test_a_claim_being_provisioned_is_no_failure_for_a_while():
     words = "0/1 nodes are available: pod has unbound immediate PersistentVolumeClaims."
     condition = ("False", "Unschedulable", words)

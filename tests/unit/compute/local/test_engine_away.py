@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, replace
@@ -13,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from knit_workflows.compute.base import Observation, Phase, RunPod, StartFailureKind
-from knit_workflows.compute.local import LocalBackend
+from knit_workflows.compute.local import LocalBackend, launching, pod_folder
+from knit_workflows.compute.local import engine as local_engine
 from knit_workflows.domain.errors import BackendUnavailable
 from knit_workflows.domain.runs import Exit
 from knit_workflows.settings import LocalSettings
@@ -27,7 +29,7 @@ cd "$(dirname "$0")" || exit
 echo "$1" >> asked
 [ "$1" = info ] || [ ! -e down ] || { cat down >&2; exit 1; }
 case $1 in
-  info) [ ! -e away ] || { cat away; exit 1; } ;;
+  info) [ ! -e frozen ] || exec sleep 300; [ ! -e away ] || { cat away; exit 1; } ;;
   version) [ ! -e mute ] ;;
   image) [ ! -e stuck ] || exec sleep 300; [ -e image ] && echo sha256:ab ;;
   pull) cat said >&2; [ ! -e hangs ] || exec sleep 300 ;;
@@ -242,6 +244,72 @@ async def test_an_engine_that_hangs_is_reported(
     assert "has reported nothing" in seen.start_failure.message
     await backend.stop(pod.name, grace=timedelta())
     await backend.aclose()
+
+
+async def test_an_engine_that_gives_no_answer_counts_as_away(
+    backend: LocalBackend, engine: FakeEngine, pod: RunPod, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local_engine, "_COMMAND_TIMEOUT", 0.3)
+    engine.write("frozen")
+    await with_volumes(backend, pod)
+    with pytest.raises(BackendUnavailable, match="docker did not answer within 0 s"):
+        await backend.launch(pod)
+
+
+async def test_a_container_that_cannot_be_removed_keeps_its_pod(
+    backend: LocalBackend, engine: FakeEngine, pod: RunPod
+) -> None:
+    """Its folder stays, so that it is removed once the engine is back."""
+    engine.write("image")
+    await launched(backend, pod)
+    await until(backend, pod, has_ended)
+    engine.write("down", NO_DAEMON)
+    with pytest.raises(BackendUnavailable, match=f"{pod.name} cannot be removed: {NO_DAEMON}"):
+        await backend.release(pod.name)
+    assert await backend.run_pods() == [pod.name]
+    engine.remove("down")
+    await backend.release(pod.name)
+    assert await backend.run_pods() == []
+
+
+async def test_a_stop_that_cannot_be_recorded_is_no_stop(
+    backend: LocalBackend, engine: FakeEngine, pod: RunPod, tmp_path: Path
+) -> None:
+    engine.write("stuck")
+    await launched(backend, pod)
+    request = tmp_path / "state" / "pods" / pod.name / pod_folder.STOP
+    request.rename(tmp_path / "aside")
+    request.mkdir()
+    with pytest.raises(BackendUnavailable, match=f"{pod.name} cannot be stopped: .*directory"):
+        await backend.stop(pod.name, grace=timedelta())
+    request.rmdir()
+    (tmp_path / "aside").rename(request)
+    await backend.stop(pod.name, grace=timedelta())
+    await until(backend, pod, lambda seen: seen.phase is Phase.ABSENT)
+
+
+async def test_a_launch_that_another_process_does_not_finish_is_told(
+    backend: LocalBackend,
+    engine: FakeEngine,
+    pod: RunPod,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It holds the pod's lock, and has started nothing; once it is gone, another may."""
+    monkeypatch.setattr(launching, "_LOCK_TIMEOUT", 0.3)
+    engine.write("image")
+    await with_volumes(backend, pod)
+    folder = tmp_path / "state" / "pods" / pod.name
+    folder.mkdir()
+    pod_folder.reserve(folder)
+    lock = pod_folder.try_lock(folder / pod_folder.STATE)
+    assert lock is not None
+    with pytest.raises(BackendUnavailable, match="being started by another process"):
+        await backend.launch(pod)
+    os.close(lock)
+    shutil.rmtree(folder)
+    await backend.launch(pod)
+    assert (await until(backend, pod, has_ended)).phase is Phase.SUCCEEDED
 
 
 @pytest.mark.parametrize(

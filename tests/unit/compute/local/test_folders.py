@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 
 from knit_workflows.archive.folder_stack import FolderStack, opened_folder
+from knit_workflows.compute.local import LocalBackend
 from knit_workflows.compute.local.folders import StateFolder, disk_errors
-from knit_workflows.domain.errors import BackendUnavailable, KnitError, StorageFull
+from knit_workflows.domain.errors import BackendRejected, BackendUnavailable, KnitError, StorageFull
 from knit_workflows.domain.volumes import Volume
+from knit_workflows.settings import LocalSettings
 
 
 def test_what_was_being_removed_is_removed_at_the_next_start(tmp_path: Path) -> None:
@@ -57,6 +59,36 @@ def test_a_volume_is_removed_however_deep_it_is(tmp_path: Path) -> None:
     state.remove(trashed)
     assert not trashed.exists()
     state.remove(trashed)
+
+
+async def test_what_is_not_ours_stays_in_the_trash_and_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A container left it, as another user. The volume is gone all the same, and knit goes on."""
+
+    def unlink(name: str, **where: int) -> None:
+        if name == "theirs":
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), name)
+        real(name, **where)
+
+    real = os.unlink
+    monkeypatch.setattr(os, "unlink", unlink)
+    backend = LocalBackend(LocalSettings(state=tmp_path, engine="none"))
+    await backend.open()
+    volume = Volume("data-knitid-1", "1")
+    await backend.create_volume(volume)
+    for name in ("ours", "theirs"):
+        (tmp_path / "volumes" / volume.name / name).touch()
+    await backend.delete_volume(volume)
+    assert not (tmp_path / "volumes" / volume.name).exists()
+    await backend.aclose()
+    assert "could not empty the trash" in caplog.text
+    assert "theirs belongs to another user, so it stays in the trash" in caplog.text
+    [grave] = (tmp_path / "trash").iterdir()
+    assert [left.name for left in grave.iterdir()] == ["theirs"]
+    with pytest.raises(BackendRejected) as refused:
+        StateFolder(tmp_path).empty_trash()
+    assert refused.value.advice == f"remove it as that user or as root: {grave}"
 
 
 @pytest.mark.parametrize(
