@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import httpx
 import pytest
@@ -12,7 +12,6 @@ from pydantic import SecretStr
 from knit_api.app import create_app
 from knit_api.deps import Deps, Lazy
 from knit_workflows.domain.plans.forms import MAX_PRIORITY
-from knit_workflows.embedded import EmbeddedPostgres
 from knit_workflows.settings import StoreSettings
 from knit_workflows.store import PostgresStore
 from tests.api.fake_store import UNKNOWN
@@ -34,13 +33,6 @@ CHANGES = {
     "serviceaccount": {"service_account": "me"},
     "priority": {"priority": 1},
 }
-
-
-@pytest.fixture(scope="module")
-def databases(postgres: EmbeddedPostgres) -> Iterator[Databases]:
-    made = Databases(postgres.url("postgres"))
-    yield made
-    made.close()
 
 
 @pytest.fixture
