@@ -69,7 +69,7 @@ class ConnectionCut(ApiUnreachable):
     `retry_after`: not before so many seconds; None: nobody has said so.
     """
 
-    harmless = False
+    safe_to_retry = False
     retry_after: float | None = None
 
 

@@ -17,7 +17,7 @@ from typer.main import get_command
 
 from knit_cli.errors import EXIT_FAILURE, CliError, render
 from knit_cli.invocation import Invocation, Surroundings, invocation_of
-from knit_cli.machine_trouble import cannot_write_result, explained
+from knit_cli.os_failures import cannot_write_result, explain
 from knit_cli.shell.arguments import BASH_PREFIX, join_bash_words
 from knit_cli.shell.lazy import Entry, LazyGroup
 from knit_cli.signals import end_on_signals, ended_by
@@ -106,21 +106,21 @@ def run(arguments: Sequence[str], surroundings: Surroundings) -> int:
     except KeyboardInterrupt:  # before or after Typer looks out for it
         return _exit_code(SystemExit(_INTERRUPTED))
     except CliError as error:
-        _complain(render(error))
+        _print_error(render(error))
         return error.exit_code
     except Exception as error:  # noqa: BLE001  the outermost border: a bug must not show its inside
-        _complain(render(explained(error) or _bug()))
+        _print_error(render(explain(error) or _bug()))
         return EXIT_FAILURE
     return 0
 
 
 def _exit_code(end: SystemExit) -> int:
     if end.code == _INTERRUPTED:
-        _complain("interrupted")
+        _print_error("interrupted")
         return EXIT_FAILURE
     if words := ended_by(end.code):
         with suppress(OSError):  # the terminal may have been what ended us, by going
-            _complain(words)
+            _print_error(words)
     return end.code if isinstance(end.code, int) else EXIT_FAILURE if end.code else 0
 
 
@@ -137,13 +137,13 @@ def _bug() -> CliError:
     return CliError("knit failed in a way it should not", reason=last, advice=advice)
 
 
-def _complain(text: str) -> None:
+def _print_error(text: str) -> None:
     with suppress(OSError, ValueError):  # nobody listens: the exit code has to say it
         sys.stderr.write(f"{text}\n")
         sys.stderr.flush()
 
 
-def _mend_bash_completion(variables: MutableMapping[str, str]) -> None:
+def _rejoin_bash_words(variables: MutableMapping[str, str]) -> None:
     """Puts together the words that bash has split at colons: tags are full of them."""
     current = variables.get("COMP_CWORD", "")
     if variables.get("_KNIT_COMPLETE") != "complete_bash" or not current.isdecimal():
@@ -159,18 +159,18 @@ def main() -> None:
     """Is the `knit` program."""
     open_missing()
     end_on_signals()
-    _mend_bash_completion(os.environ)
+    _rejoin_bash_words(os.environ)
     try:
         cwd = Path.cwd()
     except OSError:
-        _complain(
+        _print_error(
             render(CliError("the current folder is gone", advice="change to one that exists"))
         )
         sys.exit(EXIT_FAILURE)
     code = run(sys.argv[1:], Surroundings(cwd=cwd, home=_home(), variables=dict(os.environ)))
     lost = close_quietly()
     if lost is not None and code == 0:
-        _complain(render(cannot_write_result(lost)))
+        _print_error(render(cannot_write_result(lost)))
         code = EXIT_FAILURE
     sys.exit(code)
 

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from knit_cli.errors import printable
-from knit_cli.machine_trouble import cannot_write_result
+from knit_cli.os_failures import cannot_write_result
 from knit_workflows.wire.base import to_wire
 
 

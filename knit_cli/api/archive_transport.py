@@ -63,13 +63,13 @@ class ArchiveTransport(httpx.BaseTransport):
                 _send(connection, request)
             with _network_errors(httpx.ReadError, httpx.ReadTimeout):
                 _wait_at_most(connection, request, "read")
-                answer = connection.getresponse()
+                response = connection.getresponse()
             headers = [
-                (name.encode(), text.encode("latin-1")) for name, text in answer.getheaders()
+                (name.encode(), text.encode("latin-1")) for name, text in response.getheaders()
             ]
-            content = _Content(connection, answer)
+            content = _Content(connection, response)
             return httpx.Response(
-                answer.status,
+                response.status,
                 headers=headers,
                 stream=content,
                 extensions={TRAILERS: content.trailers},
@@ -120,17 +120,17 @@ def _send(connection: http.client.HTTPConnection, request: httpx.Request) -> Non
         connection.endheaders()
     if request.headers.get("Transfer-Encoding") == "chunked":
         assert isinstance(request.stream, Iterable)
-        _send_pieces(connection.sock, request.stream)
+        _send_chunks(connection.sock, request.stream)
 
 
-def _send_pieces(connection: socket.socket, pieces: Iterable[bytes]) -> None:
+def _send_chunks(connection: socket.socket, chunks: Iterable[bytes]) -> None:
     """Sends the body in chunks, up to its end or until there is an answer already."""
     answered = _answer_detector(connection)
-    for piece in pieces:
+    for chunk in chunks:
         with _network_errors(httpx.WriteError, httpx.WriteTimeout):
             if answered.poll(0):
                 return
-            send_chunk(connection, piece)
+            send_chunk(connection, chunk)
     with _network_errors(httpx.WriteError, httpx.WriteTimeout):
         send_last_chunk(connection)
 
@@ -157,20 +157,20 @@ class _ToTheEnd:
         return self._stream.read1(size)
 
 
-def _body_of(answer: http.client.HTTPResponse) -> _Body:
+def _body_of(response: http.client.HTTPResponse) -> _Body:
     """Gives the body as its head announces it. Raises HTTPException where it does so in no way.
 
     `HTTPResponse.read1` takes a body with a length that ends too early for a whole one.
     """
-    assert answer.fp is not None
-    encoding = answer.getheader("Transfer-Encoding")
-    if answer.length is not None:  # also where there is no body: 0
-        return LengthBody(answer.fp, answer.length)
+    assert response.fp is not None
+    encoding = response.getheader("Transfer-Encoding")
+    if response.length is not None:  # also where there is no body: 0
+        return LengthBody(response.fp, response.length)
     if encoding is None:
-        return _ToTheEnd(answer.fp)
-    if not answer.chunked:
+        return _ToTheEnd(response.fp)
+    if not response.chunked:
         raise http.client.HTTPException(f"the answer is encoded as {encoding[:80]!r}")
-    return ChunkedBody(answer.fp)
+    return ChunkedBody(response.fp)
 
 
 class _Content(httpx.SyncByteStream):
@@ -181,21 +181,21 @@ class _Content(httpx.SyncByteStream):
     """
 
     def __init__(
-        self, connection: http.client.HTTPConnection, answer: http.client.HTTPResponse
+        self, connection: http.client.HTTPConnection, response: http.client.HTTPResponse
     ) -> None:
         self._connection = connection
-        self._answer = answer
+        self._answer = response
         with _network_errors(httpx.ReadError, httpx.ReadTimeout):
-            self._body = _body_of(answer)
+            self._body = _body_of(response)
         self.trailers: dict[str, str] = {}
 
     def __iter__(self) -> Iterator[bytes]:
         while True:
             with _network_errors(httpx.ReadError, httpx.ReadTimeout):
-                piece = self._body.read(_READ_BYTES)
-            if not piece:
+                chunk = self._body.read(_READ_BYTES)
+            if not chunk:
                 break
-            yield bytes(piece)
+            yield bytes(chunk)
         if isinstance(self._body, ChunkedBody):
             for line in self._body.trailers:
                 name, _, value = line.decode("latin-1").partition(":")

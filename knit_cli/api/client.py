@@ -17,11 +17,16 @@ import httpx
 from pydantic import TypeAdapter
 
 from knit_cli.api.archive_transport import ArchiveTransport
+from knit_cli.api.idempotent_upload import (
+    KEY_HEADER,
+    MAY_HAVE_ARRIVED,
+    IdempotentUpload,
+    UploadedBody,
+)
 from knit_cli.api.proxies import Proxy
-from knit_cli.api.received import Stream
-from knit_cli.api.requests import TRANSFER_PATIENCE, Requests
-from knit_cli.api.retry import TRIES, Retry
-from knit_cli.api.uploading import KEY_HEADER, MAY_HAVE_ARRIVED, KeyedUpload, UploadedBody
+from knit_cli.api.requests import TRANSFER_TIMEOUT, Requests
+from knit_cli.api.retry import ATTEMPTS, Retry
+from knit_cli.api.streamed_response import Stream
 from knit_cli.errors import ApiRefused, ApiUnreachable, ConnectionCut
 from knit_cli.version import version
 from knit_workflows.wire.base import Request, to_wire
@@ -48,7 +53,7 @@ PLAIN_TAR = "application/x-tar"
 GZIPPED_TAR = "application/tar+gzip"
 
 # Beyond this a query is likely to be refused by a server or a proxy on the way.
-MOST_QUERY_BYTES = 16 * 1024
+MAX_QUERY_BYTES = 16 * 1024
 
 _DATA = TypeAdapter(Data)
 _DATA_LIST = TypeAdapter(list[Data])
@@ -81,11 +86,11 @@ class ApiClient:
     def __exit__(self, *_exc: object) -> None:
         self._requests.close()
 
-    def when_cut_again(
-        self, attempt: Callable[[], T], *, repeatable: bool, tries: int = TRIES
+    def retry_on_cut(
+        self, attempt: Callable[[], T], *, repeatable: bool, attempts: int = ATTEMPTS
     ) -> T:
         """Gives what a transfer gives that is begun anew when its connection breaks: see Retry."""
-        return self._requests.retry.on_cut(attempt, repeatable=repeatable, tries=tries)
+        return self._requests.retry.on_cut(attempt, repeatable=repeatable, attempts=attempts)
 
     def pause(self, seconds: float) -> None:
         """Waits, as between two tries."""
@@ -123,9 +128,9 @@ class ApiClient:
         None: there is no such Data, or the server is an older one that cannot be asked for this.
         """
         query = [(way, "all" if far is None else str(far)) for way, far in hops.items()]
-        path, failing = f"/data/{_id(knit_id)}/lineage", f"cannot trace {knit_id}"
+        path, failure = f"/data/{_id(knit_id)}/lineage", f"cannot trace {knit_id}"
         try:
-            return self._requests.read(path, query, _LINEAGE, failing)
+            return self._requests.read(path, query, _LINEAGE, failure)
         except ApiRefused as refused:
             if refused.status in (httpx.codes.NOT_FOUND, httpx.codes.METHOD_NOT_ALLOWED):
                 return None
@@ -165,7 +170,7 @@ class ApiClient:
             return self._sent(pack, media_type, tags, key)
 
         if self._knows_upload_keys():
-            return KeyedUpload(send, self._requests.retry).run()
+            return IdempotentUpload(send, self._requests.retry).run()
         return self._requests.retry.on_cut(lambda: send(None), repeatable=False)
 
     def _knows_upload_keys(self) -> bool:
@@ -186,8 +191,8 @@ class ApiClient:
 
     def _version(self) -> Version:
         def ask() -> Version:
-            failing = "cannot ask for the API's version"
-            return self._requests.once("GET", "/version", _VERSION, failing)
+            failure = "cannot ask for the API's version"
+            return self._requests.once("GET", "/version", _VERSION, failure)
 
         return self._requests.retry.on_cut(ask, repeatable=True)
 
@@ -201,8 +206,8 @@ class ApiClient:
         headers = {"Content-Type": media_type}
         if key is not None:
             headers[KEY_HEADER] = str(key)
-        with closing(pack()) as pieces:
-            body = UploadedBody(pieces)
+        with closing(pack()) as chunks:
+            body = UploadedBody(chunks)
             try:
                 return self._requests.once(
                     "POST",
@@ -212,19 +217,19 @@ class ApiClient:
                     params=_tag_query(tags),
                     content=body.chunks(),
                     headers=headers,
-                    timeout=TRANSFER_PATIENCE,
+                    timeout=TRANSFER_TIMEOUT,
                 )
             except ApiUnreachable as cause:
                 if body.ended:
                     cause.advice = MAY_HAVE_ARRIVED
                 elif isinstance(cause, ConnectionCut):
-                    cause.harmless = True
+                    cause.safe_to_retry = True
                 raise
 
     @staticmethod
     def tags_fit_in_upload(tags: Sequence[Tag]) -> bool:
         """Tells whether the tags are few and short enough to travel with the upload."""
-        return len(str(_tag_query(tags))) <= MOST_QUERY_BYTES
+        return len(str(_tag_query(tags))) <= MAX_QUERY_BYTES
 
     def change_tags(self, knit_id: str, change: TagChange) -> Data:
         """Removes, then adds tags. The second call changes nothing more."""
@@ -277,16 +282,16 @@ class ApiClient:
 
     def preview_plan(self, spec: PlanSpec) -> PlanPreview:
         """Gives the Runs that a Plan would create; refused as `register_plan` is, but for many."""
-        failing = "the Plan cannot be registered"
+        failure = "the Plan cannot be registered"
         return self._requests.change(
-            "POST", "/plans?dry_run=true", _PLAN_PREVIEW, failing, to_wire(spec)
+            "POST", "/plans?dry_run=true", _PLAN_PREVIEW, failure, to_wire(spec)
         )
 
     def activate_plan(self, plan_id: str, active: bool) -> Plan:
         """Lets waiting Runs of the Plan start, or not. The second call changes nothing more."""
         method = "PUT" if active else "DELETE"
-        failing = f"cannot {'activate' if active else 'deactivate'} Plan {plan_id}"
-        return self._requests.change(method, f"/plans/{_id(plan_id)}/active", _PLAN, failing)
+        failure = f"cannot {'activate' if active else 'deactivate'} Plan {plan_id}"
+        return self._requests.change(method, f"/plans/{_id(plan_id)}/active", _PLAN, failure)
 
     def change_resources(self, plan_id: str, change: ResourcesChange) -> Plan:
         """Unsets, then sets what later Runs may use. The second call changes nothing more."""
@@ -361,7 +366,7 @@ class ApiClient:
             f"cannot show the log of Run {run_id}",
             headers={"Accept": "application/octet-stream", "Accept-Encoding": "identity"},
             # Somebody who only looks is told at once that the Run has not started.
-            patient=follow,
+            retrying=follow,
         )
 
     def stop_run(self, run_id: str, *, fail: bool) -> Run:
@@ -374,9 +379,9 @@ class ApiClient:
 
         Not repeated when its answer is lost: the Run may have ended again meanwhile.
         """
-        path, failing = f"/runs/{_id(run_id)}/retry", f"cannot retry Run {run_id}"
+        path, failure = f"/runs/{_id(run_id)}/retry", f"cannot retry Run {run_id}"
         self._requests.retry.on_cut(
-            lambda: self._requests.order("PUT", path, failing), repeatable=False
+            lambda: self._requests.send("PUT", path, failure), repeatable=False
         )
 
     def delete_run(self, run_id: str) -> None:
@@ -386,11 +391,9 @@ class ApiClient:
         def attempt() -> None:
             nonlocal cut_before
             try:
-                self._requests.order(
-                    "DELETE", f"/runs/{_id(run_id)}", f"cannot delete Run {run_id}"
-                )
+                self._requests.send("DELETE", f"/runs/{_id(run_id)}", f"cannot delete Run {run_id}")
             except ConnectionCut as cut:
-                cut_before = cut_before or not cut.harmless
+                cut_before = cut_before or not cut.safe_to_retry
                 raise
             except ApiRefused as refused:
                 # Then it was the first attempt that deleted it, and only its answer got lost.

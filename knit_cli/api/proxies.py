@@ -24,7 +24,7 @@ from knit_cli.errors import ApiUnreachable, ConnectionCut, ProfileProblem
 
 _SCHEMES = ("http", "https", "socks5", "socks5h")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
-_MOST_SOCKS_BYTES = 255  # of a user's name, and of a password
+_MAX_SOCKS_BYTES = 255  # of a user's name, and of a password
 _HAS_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _IN_BRACKETS = re.compile(r"^\[([^]]*)\](?=/|$)")
 _SYSTEM_SETTINGS = ("darwin", "win32")  # where proxies are set elsewhere, too
@@ -162,7 +162,7 @@ def _parsed(text: str, source: str) -> Proxy:
     if not host:
         raise _unusable(source, _without_password(text), "it has no host")
     user, password = (one and unquote(one) for one in (parts.username, parts.password))
-    if parts.scheme not in _DEFAULT_PORTS and len(f"{user}{password}") > _MOST_SOCKS_BYTES:
+    if parts.scheme not in _DEFAULT_PORTS and len(f"{user}{password}") > _MAX_SOCKS_BYTES:
         raise _unusable(source, _without_password(text), "user and password are too long for SOCKS")
     url = f"{parts.scheme}://{_bracketed(host)}" + (f":{port}" if port is not None else "")
     return Proxy(url, source, user, password)
@@ -194,18 +194,18 @@ def proxy_errors(proxy: Proxy | None, api_root: str) -> Iterator[None]:
     try:
         yield
     except (httpx.HTTPError, SOCKSError) as cause:
-        if proxy is not None and (told := _told(cause, proxy, api_root)) is not None:
-            raise told from cause
+        if proxy is not None and (translated := _translated(cause, proxy, api_root)) is not None:
+            raise translated from cause
         raise
 
 
-def _told(cause: Exception, proxy: Proxy, api_root: str) -> ApiUnreachable | None:
+def _translated(cause: Exception, proxy: Proxy, api_root: str) -> ApiUnreachable | None:
     advice = f"check {proxy.source}; if no proxy is needed there, put the API's host into NO_PROXY"
     match cause:
         case httpx.ConnectError() | httpx.ConnectTimeout() if not _is_about_trust(cause):
             reason = str(cause) or "the connection was not accepted in time"
             dead = ConnectionCut(f"the proxy {proxy} does not answer", reason=reason, advice=advice)
-            dead.harmless = True
+            dead.safe_to_retry = True
             return dead
         case httpx.ProxyError() if _wants_password(str(cause)):
             return ApiUnreachable(

@@ -15,10 +15,10 @@ from knit_cli.errors import ApiRefused, ConnectionCut
 
 T = TypeVar("T")
 
-TRIES = 3
+ATTEMPTS = 3
 """How often something is tried whose connection breaks."""
 
-AWAY = (
+UNAVAILABLE = (
     httpx.codes.TOO_MANY_REQUESTS,
     httpx.codes.BAD_GATEWAY,
     httpx.codes.SERVICE_UNAVAILABLE,
@@ -27,10 +27,10 @@ AWAY = (
 """What is answered while the API, or a part of it, is not there or has no time."""
 
 _FIRST_PAUSE = 0.5
-_LONGEST_WAIT = 10.0
-_LONGEST_PAUSE = 10.0
+_MAX_WAIT = 10.0
+_MAX_PAUSE = 10.0
 # As long as the answer to an upload may take: what was received is still written to a disk.
-_LONGEST_UNDER_WAY = 600.0
+_MAX_TIME_IN_PROGRESS = 600.0
 
 
 class Retry:
@@ -58,20 +58,22 @@ class Retry:
         """
         waited = 0.0
         for pause in _pauses():
-            answer = ask()
-            if answer.status_code not in AWAY:
-                return answer
-            pause = max(pause, retry_after(answer) or 0.0)
-            if waited + pause > _LONGEST_WAIT:
-                return answer
-            answer.read()
-            answer.close()
-            self.tell(f"not available at the moment: {why(answer)}; asking again in {pause:g} s")
+            response = ask()
+            if response.status_code not in UNAVAILABLE:
+                return response
+            pause = max(pause, retry_after(response) or 0.0)
+            if waited + pause > _MAX_WAIT:
+                return response
+            response.read()
+            response.close()
+            self.notify(
+                f"not available at the moment: {why(response)}; asking again in {pause:g} s"
+            )
             self._sleep(pause)
             waited += pause
         raise AssertionError("pauses never end")
 
-    def while_under_way(self, ask: Callable[[], T]) -> T:
+    def while_in_progress(self, ask: Callable[[], T]) -> T:
         """Gives the answer, once the server does not say any more that it takes some time.
 
         Raises:
@@ -84,10 +86,10 @@ class Retry:
             except ApiRefused as refused:
                 if refused.status != httpx.codes.CONFLICT or refused.retry_after is None:
                     raise
-                pause = min(max(pause, refused.retry_after), _LONGEST_PAUSE)
-                if waited + pause > _LONGEST_UNDER_WAY:
+                pause = min(max(pause, refused.retry_after), _MAX_PAUSE)
+                if waited + pause > _MAX_TIME_IN_PROGRESS:
                     raise
-                self.tell(f"the API is still busy with it, asking again in {pause:g} s")
+                self.notify(f"the API is still busy with it, asking again in {pause:g} s")
             self._sleep(pause)
             waited += pause
         raise AssertionError("pauses never end")
@@ -96,11 +98,11 @@ class Retry:
         """Waits so many seconds."""
         self._sleep(seconds)
 
-    def tell(self, text: str) -> None:
+    def notify(self, text: str) -> None:
         """Tells the user, in a line, that it takes longer."""
         self._notify(text)
 
-    def on_cut(self, attempt: Callable[[], T], *, repeatable: bool, tries: int = TRIES) -> T:
+    def on_cut(self, attempt: Callable[[], T], *, repeatable: bool, attempts: int = ATTEMPTS) -> T:
         """Gives what the attempt gives, which is made up to `tries` times.
 
         Args:
@@ -111,15 +113,15 @@ class Retry:
         Raises:
             ConnectionCut: the last attempt's.
         """
-        for number, pause in zip(range(2, tries + 1), _pauses(), strict=False):
+        for number, pause in zip(range(2, attempts + 1), _pauses(), strict=False):
             try:
                 return attempt()
             except ConnectionCut as cut:
-                if not (repeatable or cut.harmless):
+                if not (repeatable or cut.safe_to_retry):
                     raise
                 pause = max(pause, cut.retry_after or 0.0)
-                again = f"trying again in {pause:g} s ({number} of {tries})"
-                self.tell(f"{cut.summary}, {again}")
+                again = f"trying again in {pause:g} s ({number} of {attempts})"
+                self.notify(f"{cut.summary}, {again}")
             self._sleep(pause)
         return attempt()
 
@@ -131,9 +133,9 @@ def _pauses() -> Iterator[float]:
         pause *= 2
 
 
-def retry_after(answer: httpx.Response) -> float | None:
+def retry_after(response: httpx.Response) -> float | None:
     """Gives the seconds the server asks for; its other form, a date, is not used by knit."""
     try:
-        return max(0.0, float(answer.headers["Retry-After"]))
+        return max(0.0, float(response.headers["Retry-After"]))
     except (KeyError, ValueError):
         return None

@@ -10,19 +10,19 @@ import typer
 
 from knit_cli.commands.choices import YesNoBoth
 from knit_cli.commands.lineage import lineage
-from knit_cli.instants import read_duration, read_instant
 from knit_cli.invocation import invocation_of
 from knit_cli.output import print_bytes, print_json, say
 from knit_cli.session import api_of, environment_of
 from knit_cli.shell.completion import complete_data, complete_tag, complete_tag_key
-from knit_cli.tagging import (
+from knit_cli.tag_flags import (
     SYSTEM_PREFIX,
     TRANSIENT,
     name_tag,
     read_query_tags,
     read_user_tags,
 )
-from knit_cli.transfer.left_out import LeftOut
+from knit_cli.time_flags import read_duration, read_instant
+from knit_cli.transfer.excluded import Exclusions
 from knit_cli.transfer.progress import transfer_bar
 from knit_cli.transfer.push_source import Source, survey
 from knit_cli.transfer.transfer import pull_file, pull_folder, pull_stream, push
@@ -130,7 +130,7 @@ def push_data(
 
 
 def _surveyed(path: Path, shown: str, *, dereference: bool, links: bool) -> Source:
-    left_out = LeftOut()
+    left_out = Exclusions()
     source = survey(path, shown, left_out, dereference=dereference, links=links)
     left_out.tell(shown)
     return source
@@ -161,7 +161,7 @@ def pull_data(
 ) -> None:
     """Downloads a Data as DEST/KNIT_ID.tar.gz."""
     invocation = invocation_of(context)
-    left_out = LeftOut()
+    left_out = Exclusions()
     if dest == _STDOUT and extract:
         raise typer.BadParameter("stdout cannot be unpacked into", param_hint="--extract")
     if not links and not extract:
@@ -175,7 +175,7 @@ def pull_data(
         folder = invocation.path(dest)
         if dest == _STDOUT:
             arrived = None
-            pull_stream(api, knit_id, lambda piece: print_bytes([piece]), left_out, meter=meter)
+            pull_stream(api, knit_id, lambda chunk: print_bytes([chunk]), left_out, meter=meter)
         elif extract:
             arrived = pull_folder(api, knit_id, folder, left_out, links=links, meter=meter)
         else:

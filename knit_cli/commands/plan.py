@@ -26,7 +26,7 @@ from knit_cli.output import print_json, print_text
 from knit_cli.plans.image import ImageConfig, read_image
 from knit_cli.plans.template import from_image, scratch
 from knit_cli.session import api_of, environment_of
-from knit_cli.tagging import read_tags
+from knit_cli.tag_flags import read_tags
 from knit_workflows.domain.os_errors import advice_for, reason_of
 
 app = typer.Typer()

@@ -9,12 +9,12 @@ import typer
 
 from knit_cli.api.client import ApiClient
 from knit_cli.errors import CliError
-from knit_cli.instants import read_duration, read_instant
 from knit_cli.invocation import invocation_of
 from knit_cli.output import print_bytes, print_json, say
 from knit_cli.run_view import print_history, remarks
 from knit_cli.session import api_of
 from knit_cli.shell.completion import complete_data, complete_plan, complete_run, complete_status
+from knit_cli.time_flags import read_duration, read_instant
 from knit_cli.transfer.run_log import copy_log
 
 app = typer.Typer()
@@ -103,7 +103,7 @@ def show_run(
         raise typer.BadParameter("it cannot be combined with --log", param_hint="--events")
     with api_of(invocation_of(context)) as api:
         if log:
-            copy_log(api, run_id, follow=follow, write=lambda piece: print_bytes([piece]))
+            copy_log(api, run_id, follow=follow, write=lambda chunk: print_bytes([chunk]))
         elif events:
             _show_history(api, run_id)
         else:

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import yaml
 
-from knit_cli.api.trust import read_certificates, refuse_expired, trust_in, usual_trust
+from knit_cli.api.tls import context_trusting, default_context, raise_if_expired, read_certificates
 from knit_cli.config.files import sole_writer, write_private
 from knit_cli.errors import ProfileProblem
 from knit_cli.invocation import PROFILE_MARKER
@@ -43,9 +43,9 @@ class Profile:
             ProfileProblem: the CA has expired, or what the environment names cannot be used.
         """
         if self.ca is None:
-            return usual_trust(variables)
-        context = trust_in(self.ca)
-        refuse_expired(context, where)
+            return default_context(variables)
+        context = context_trusting(self.ca)
+        raise_if_expired(context, where)
         return context
 
 
@@ -165,7 +165,7 @@ def _verified(content: Any, where: str) -> Profile:
     encode = "encode the file of the CA's certificate: base64 -w0"
     try:
         pem = read_certificates(base64.b64decode("".join(str(encoded).split()), validate=True))
-        trust_in(pem)
+        context_trusting(pem)
     except binascii.Error as cause:
         raise broken(f"`cert.ca` is not base64: {cause}", encode) from cause
     except ssl.SSLError as cause:

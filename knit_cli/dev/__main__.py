@@ -11,8 +11,8 @@ import logging
 import sys
 from pathlib import Path
 
-from knit_cli.dev.starting import HELD, supervise
-from knit_cli.dev.state import StateFolder
+from knit_cli.dev.dev_folder import DevFolder
+from knit_cli.dev.startup import ALREADY_RUNNING, supervise
 from knit_cli.errors import CliError
 
 log = logging.getLogger(__name__)
@@ -27,10 +27,10 @@ def main() -> int:
     given = parser.parse_args()
     ports = {"api": given.api_port, "temporal": given.temporal_port, "web_ui": given.web_port}
     try:
-        return 0 if supervise(StateFolder(given.state), ports) else HELD
+        return 0 if supervise(DevFolder(given.state), ports) else ALREADY_RUNNING
     except CliError as error:
-        words = {"summary": error.summary, "reason": error.reason, "advice": error.advice}
-        sys.stderr.write(f"\n{json.dumps(words)}\n")
+        message = {"summary": error.summary, "reason": error.reason, "advice": error.advice}
+        sys.stderr.write(f"\n{json.dumps(message)}\n")
         return error.exit_code
     except Exception:
         log.exception("the supervisor has ended", extra={"action": "supervisor_failed"})

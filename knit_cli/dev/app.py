@@ -12,13 +12,13 @@ from rich.console import Console
 from rich.live import Live
 
 from knit_cli.config.profile import Profile, mark_folder, save_profile
-from knit_cli.dev.ending import end_leftovers, end_supervisor, leftovers
+from knit_cli.dev.dev_folder import RECORD, DevFolder, DevState, Ports
 from knit_cli.dev.ports import LOOPBACK
 from knit_cli.dev.prerequisites import obtain_prerequisites
 from knit_cli.dev.services import api_root
-from knit_cli.dev.starting import running_detached, settled, supervise
-from knit_cli.dev.state import RECORD, DevState, Ports, StateFolder
-from knit_cli.dev.view import disk_facts, disk_line, live, still
+from knit_cli.dev.shutdown import leftovers, stop_leftovers, stop_supervisor
+from knit_cli.dev.startup import running_detached, supervise, wait_until_settled
+from knit_cli.dev.view import disk_facts, disk_line, live, snapshot
 from knit_cli.errors import CliError
 from knit_cli.invocation import Invocation, find_upward, invocation_of
 from knit_cli.output import say
@@ -29,7 +29,7 @@ DEFAULT_STATE: Final = ".knit/dev"
 StateOption = Annotated[
     str, typer.Option("--state", metavar="PATH", help="Folder that holds everything of it.")
 ]
-FoundState = Annotated[
+NearestState = Annotated[
     str | None,
     typer.Option(
         "--state",
@@ -57,11 +57,11 @@ def up(
 ) -> None:
     """Starts the stack and makes `knit` use it in this folder; running already: shows it."""
     invocation = invocation_of(context)
-    folder = StateFolder(invocation.path(state))
-    _tell_of_another(invocation, folder)
+    folder = DevFolder(invocation.path(state))
+    _mention_stack_above(invocation, folder)
     folder.create()
     ports = {"api": api_port, "temporal": temporal_port, "web_ui": web_port}
-    record = settled(folder)
+    record = wait_until_settled(folder)
     if record is not None:
         say("knit is running already")
     else:
@@ -71,7 +71,7 @@ def up(
             record = running_detached(folder, ports)
     if record is not None:
         _use_here(invocation, record.ports)
-        Console().print(still(record))
+        Console().print(snapshot(record))
         return
     _supervise_here(invocation, folder, ports)
 
@@ -79,7 +79,7 @@ def up(
 @dev_app.command()
 def status(
     context: typer.Context,
-    state: FoundState = None,
+    state: NearestState = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Shows whether it runs, where it listens, how full its disk is; exit code 1 if it is down.
@@ -91,7 +91,7 @@ def status(
     if as_json or not sys.stdout.isatty():
         print(json.dumps(_as_json(running, folder), indent=4))  # noqa: T201  its result
     elif running is not None:
-        Console().print(still(running), disk_line(folder, running))
+        Console().print(snapshot(running), disk_line(folder, running))
     elif leftovers(folder):
         say("its supervisor was killed, other processes are left: `knit dev up` starts it again")
     else:
@@ -101,7 +101,7 @@ def status(
 
 
 @dev_app.command()
-def down(context: typer.Context, state: FoundState = None) -> None:
+def down(context: typer.Context, state: NearestState = None) -> None:
     """Ends the stack; its state stays, and Runs go on at the next `knit dev up`.
 
     Below the folder of a stack it is that one.
@@ -109,7 +109,7 @@ def down(context: typer.Context, state: FoundState = None) -> None:
     folder = _found(invocation_of(context), state)
     running = folder.running()
     if running is not None and running.supervisor is not None:
-        end_supervisor(running.supervisor)
+        stop_supervisor(running.supervisor)
     elif not folder.root.is_dir():
         say("knit is not running here")
         return
@@ -121,7 +121,7 @@ def down(context: typer.Context, state: FoundState = None) -> None:
                 advice="look at it with `knit dev status`",
             )
         # A killed supervisor leaves its processes, PostgreSQL too.
-        left = end_leftovers(folder)
+        left = stop_leftovers(folder)
         record = folder.load()
         if record is not None and record.supervisor is not None:
             folder.save(DevState(ports=record.ports))
@@ -131,22 +131,22 @@ def down(context: typer.Context, state: FoundState = None) -> None:
     say("knit is down; its state stays in " + str(folder.root))
 
 
-def _found(invocation: Invocation, state: str | None) -> StateFolder:
+def _found(invocation: Invocation, state: str | None) -> DevFolder:
     """Gives the folder that is named, else the nearest one that was ever started, else the cwd's.
 
     So it is found as `.knitprofile` is: from everywhere below.
     """
     if state is not None:
-        return StateFolder(invocation.path(state))
-    return _nearest(invocation) or StateFolder(invocation.path(DEFAULT_STATE))
+        return DevFolder(invocation.path(state))
+    return _nearest(invocation) or DevFolder(invocation.path(DEFAULT_STATE))
 
 
-def _nearest(invocation: Invocation) -> StateFolder | None:
+def _nearest(invocation: Invocation) -> DevFolder | None:
     record = find_upward(invocation.surroundings.cwd, f"{DEFAULT_STATE}/{RECORD}")
-    return None if record is None else StateFolder(record.parent)
+    return None if record is None else DevFolder(record.parent)
 
 
-def _tell_of_another(invocation: Invocation, folder: StateFolder) -> None:
+def _mention_stack_above(invocation: Invocation, folder: DevFolder) -> None:
     """Says when a stack runs above this folder: that may be the one that is wanted."""
     above = _nearest(invocation)
     if above is None or above.root == folder.root or above.running() is None:
@@ -155,21 +155,24 @@ def _tell_of_another(invocation: Invocation, folder: StateFolder) -> None:
 
 
 def _supervise_here(
-    invocation: Invocation, folder: StateFolder, ports: dict[str, int | None]
+    invocation: Invocation, folder: DevFolder, ports: dict[str, int | None]
 ) -> None:
     console = Console(stderr=True)
 
-    def started(chosen: Ports) -> None:
+    def use_ports(chosen: Ports) -> None:
         _use_here(invocation, chosen)
 
     if not console.is_terminal:
-        mine = supervise(folder, ports, started=started)
+        mine = supervise(folder, ports, on_ports=use_ports)
     else:
         view = Live(console=console, refresh_per_second=4)
         view.start()
         try:
             mine = supervise(
-                folder, ports, started=started, changed=lambda it: view.update(live(it, folder))
+                folder,
+                ports,
+                on_ports=use_ports,
+                on_change=lambda it: view.update(live(it, folder)),
             )
         finally:
             with suppress(OSError):  # the terminal may have been closed
@@ -191,7 +194,7 @@ def _use_here(invocation: Invocation, ports: Ports) -> None:
     mark_folder(folder, name)
 
 
-def _as_json(record: DevState | None, folder: StateFolder) -> dict[str, object]:
+def _as_json(record: DevState | None, folder: DevFolder) -> dict[str, object]:
     if record is None:
         return {"running": False}
     return {

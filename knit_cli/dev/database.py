@@ -31,7 +31,7 @@ _LEAVE_WITHIN: Final = 10.0
 _ORPHANS_LEAVE_WITHIN: Final = 2.0
 
 
-def refuse_nameless_user() -> None:
+def require_named_user() -> None:
     """Raises CliError where the system has no name for who we are: PostgreSQL wants one."""
     number = os.geteuid()
     try:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import psutil
 
-from knit_cli.dev.state import Ports
+from knit_cli.dev.dev_folder import Ports
 from knit_cli.errors import BadInput
 from knit_workflows import embedded
 

@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import Final
 
 from knit_cli.dev.database import DevDatabase
+from knit_cli.dev.dev_folder import DevFolder, Ports
 from knit_cli.dev.ports import LOOPBACK, listens
 from knit_cli.dev.prerequisites import require_temporal
-from knit_cli.dev.state import Ports, StateFolder
 from knit_workflows import embedded
 
-OWNER: Final = "KNIT_DEV_STATE"
+OWNER_VARIABLE: Final = "KNIT_DEV_STATE"
 """In the environment of every process: the state folder it belongs to."""
 TEMPORAL: Final = ("server", "start-dev")
-FORMS: Final = (("-m", "knit_workflows"), ("-m", "knit_api"), TEMPORAL)
+COMMAND_FORMS: Final = (("-m", "knit_workflows"), ("-m", "knit_api"), TEMPORAL)
 """What the command lines of our processes have in common, besides PostgreSQL's."""
 NICENESS: Final = 5
 """How much the worker that carries out Runs stands back behind what people wait for."""
@@ -41,15 +41,15 @@ class Service:
     group: int | None = None
     """The system's user that runs it, and its group, if it is not ours."""
     niceness: int = 0
-    end_signal: signal.Signals = signal.SIGTERM
+    stop_signal: signal.Signals = signal.SIGTERM
     prepare: Callable[[], None] = field(default=lambda: None)
     """Called before every start; blocks."""
-    made_ready: Callable[[], None] = field(default=lambda: None)
+    on_ready: Callable[[], None] = field(default=lambda: None)
     """Called when it has become ready, before what needs it is started; blocks."""
 
 
 def services(
-    folder: StateFolder, ports: Ports, database: DevDatabase, migrate: Callable[[], None]
+    folder: DevFolder, ports: Ports, database: DevDatabase, migrate: Callable[[], None]
 ) -> list[Service]:
     """Gives PostgreSQL, Temporal, workers and API, in the order in which they are started."""
     environment = _environment(folder, ports, database.url())
@@ -73,9 +73,9 @@ def services(
             database.is_ready,
             user=database.user,
             group=database.group,
-            end_signal=signal.SIGINT,  # fast: SIGTERM would wait for its clients
+            stop_signal=signal.SIGINT,  # fast: SIGTERM would wait for its clients
             prepare=database.before_start,
-            made_ready=migrate,
+            on_ready=migrate,
         ),
         Service(
             "temporal",
@@ -102,7 +102,7 @@ def api_root(ports: Ports) -> str:
     return f"{_origin(ports)}/api"
 
 
-def _temporal(folder: StateFolder, ports: Ports) -> tuple[str, ...]:
+def _temporal(folder: DevFolder, ports: Ports) -> tuple[str, ...]:
     cli, database = require_temporal(), folder.temporal_database
     return tuple(
         embedded.dev_server_command(cli, database, port=ports.temporal, ui_port=ports.web_ui)
@@ -113,12 +113,12 @@ def _origin(ports: Ports) -> str:
     return f"http://{LOOPBACK}:{ports.api}"
 
 
-def _environment(folder: StateFolder, ports: Ports, database_url: str) -> dict[str, str]:
+def _environment(folder: DevFolder, ports: Ports, database_url: str) -> dict[str, str]:
     # What the user has set for another Temporal (TLS, a key, a profile) must not get into ours.
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("TEMPORAL_")}
     return {
         **inherited,
-        OWNER: str(folder.root),
+        OWNER_VARIABLE: str(folder.root),
         "KNIT_STORE__URL": database_url,
         "KNIT_STORE__FOLDER": str(folder.postgres),
         "KNIT_STORE__RESERVE": str(folder.reserve),

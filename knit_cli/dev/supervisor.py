@@ -12,14 +12,14 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
-from knit_cli.dev.children import READY_WITHIN, Child
-from knit_cli.dev.database import DevDatabase, refuse_nameless_user
-from knit_cli.dev.ending import end_leftovers
+from knit_cli.dev.child_process import READY_TIMEOUT, ChildProcess
+from knit_cli.dev.database import DevDatabase, require_named_user
+from knit_cli.dev.dev_folder import DevFolder, DevState, Ports, ProcessIdentity
+from knit_cli.dev.disk_reserve import ReserveKeeper
 from knit_cli.dev.ports import choose_ports
 from knit_cli.dev.prerequisites import require_temporal
-from knit_cli.dev.room import Guard
 from knit_cli.dev.services import services
-from knit_cli.dev.state import DevState, Ports, ProcessMark, StateFolder
+from knit_cli.dev.shutdown import stop_leftovers
 from knit_cli.errors import BadInput, CliError
 from knit_workflows.disk import Reserve
 from knit_workflows.domain.os_errors import advice_for, reason_of
@@ -28,11 +28,11 @@ from knit_workflows.store import migrate
 
 log = logging.getLogger(__name__)
 
-LOOK_EVERY: Final = 0.1
-LOOK_OFTEN: Final = 0.03
+POLL_INTERVAL: Final = 0.1
+STARTUP_POLL_INTERVAL: Final = 0.03
 WRITERS: Final = ("postgres", "temporal")
 """Without room they do not come up."""
-MOST_DEATHS: Final = 3
+MAX_FAILED_STARTS: Final = 3
 """In a row, without having been ready: then the start of the stack has failed."""
 
 
@@ -40,22 +40,22 @@ MOST_DEATHS: Final = 3
 class Supervisor:
     """Starts PostgreSQL, Temporal, worker and API; starts again what dies; ends them in turn."""
 
-    folder: StateFolder
+    folder: DevFolder
     chosen_ports: Mapping[str, int | None]
-    started: Callable[[Ports], None] = lambda _: None
+    on_ports: Callable[[Ports], None] = lambda _: None
     """Called when the addresses are known, before anything listens there."""
-    changed: Callable[[Supervisor], None] = lambda _: None
+    on_change: Callable[[Supervisor], None] = lambda _: None
     """Called at every look; what it raises because a terminal has gone is ignored."""
     ports: Ports = field(init=False)
-    children: list[Child] = field(init=False, default_factory=list)
+    children: list[ChildProcess] = field(init=False, default_factory=list)
     _since: float = field(init=False, default_factory=time.time)
     _ending: bool = field(init=False, default=False)
     _floor: int = field(init=False, default_factory=lambda: _settings().compute.local.floor)
-    _guard: Guard = field(init=False)
+    _reserve: ReserveKeeper = field(init=False)
 
     def __post_init__(self) -> None:
         """Watches over the folder's disk. Raises BadInput."""
-        self._guard = Guard(self.folder.root, Reserve(self.folder.reserve), self._floor)
+        self._reserve = ReserveKeeper(self.folder.root, Reserve(self.folder.reserve), self._floor)
 
     @property
     def ready(self) -> bool:
@@ -70,22 +70,22 @@ class Supervisor:
         """
         require_temporal()
         last = self.folder.load()
-        end_leftovers(self.folder)
+        stop_leftovers(self.folder)
         # After that: the ports of what was left are free again, and the addresses stay.
         self.ports = choose_ports(self.chosen_ports, last.ports if last else None)
         try:
             self._save()
-            self.started(self.ports)
+            self.on_ports(self.ports)
             self.children = self._make_children()
             self._start(until)
             while not until():
-                self._look()
-                time.sleep(LOOK_EVERY if self.ready else LOOK_OFTEN)
+                self._poll()
+                time.sleep(POLL_INTERVAL if self.ready else STARTUP_POLL_INTERVAL)
         finally:
-            self._end()
+            self._stop()
 
-    def _make_children(self) -> list[Child]:
-        refuse_nameless_user()
+    def _make_children(self) -> list[ChildProcess]:
+        require_named_user()
         database = DevDatabase(self.folder.postgres)
         try:
             database.prepare()
@@ -107,52 +107,52 @@ class Supervisor:
                 migrated = True
 
         made = services(self.folder, self.ports, database, migrate_once)
-        return [Child(service, self.folder) for service in made]
+        return [ChildProcess(service, self.folder) for service in made]
 
     def _start(self, until: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + READY_WITHIN
+        deadline = time.monotonic() + READY_TIMEOUT
         while not self.ready and not until():
-            self._look()
+            self._poll()
             for child in self.children:
-                if child.deaths >= MOST_DEATHS or time.monotonic() > deadline:
+                if child.failed_starts >= MAX_FAILED_STARTS or time.monotonic() > deadline:
                     raise CliError(
                         f"{child.name} does not start",
-                        reason=child.last_words or "it takes too long",
+                        reason=child.last_error or "it takes too long",
                         advice=f"look into {self.folder.log(child.name)}",
                     )
-            time.sleep(LOOK_OFTEN)
+            time.sleep(STARTUP_POLL_INTERVAL)
 
-    def _look(self) -> None:
+    def _poll(self) -> None:
         ready = {child.name for child in self.children if child.is_ready}
-        self._guard.look(in_need=not ready.issuperset(WRITERS))
+        self._reserve.poll(in_need=not ready.issuperset(WRITERS))
         changes = [
-            child.look(may_start=ready.issuperset(child.service.needs)) for child in self.children
+            child.poll(may_start=ready.issuperset(child.service.needs)) for child in self.children
         ]
         if any(changes):
             self._save()
         with suppress(OSError, ValueError):
-            self.changed(self)
+            self.on_change(self)
 
-    def _end(self) -> None:
+    def _stop(self) -> None:
         self._ending = True
         self._save()  # Who starts the stack now waits for its end.
         for together in _in_order_of_end(self.children):
             for child in together:
-                child.ask_to_end()
+                child.request_stop()
             for child in together:
-                child.end()
+                child.stop()
             with suppress(OSError, ValueError):
-                self.changed(self)
-        end_leftovers(self.folder)
+                self.on_change(self)
+        stop_leftovers(self.folder)
         with suppress(OSError):
             self.folder.save(DevState(ports=self.ports))
 
     def _save(self) -> None:
         state = DevState(
             ports=self.ports,
-            supervisor=ProcessMark.of(os.getpid()),
+            supervisor=ProcessIdentity.of(os.getpid()),
             processes={
-                child.name: ProcessMark.of(child.process.pid)
+                child.name: ProcessIdentity.of(child.process.pid)
                 for child in self.children
                 if child.process is not None
             },
@@ -174,7 +174,7 @@ def _settings() -> Settings:
         raise BadInput("the settings cannot be used", reason=str(refused)) from refused
 
 
-def _in_order_of_end(children: list[Child]) -> list[list[Child]]:
+def _in_order_of_end(children: list[ChildProcess]) -> list[list[ChildProcess]]:
     """Puts together who may end at the same time: first those who need others."""
     users = [child for child in children if child.service.needs]
     return [users, *([child] for child in reversed(children) if child not in users)]

@@ -9,17 +9,17 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from knit_cli.dev.children import Child
+from knit_cli.dev.child_process import ChildProcess
+from knit_cli.dev.dev_folder import DevFolder, DevState, Ports, ProcessIdentity
 from knit_cli.dev.ports import LOOPBACK
 from knit_cli.dev.services import api_root
-from knit_cli.dev.state import DevState, Ports, ProcessMark, StateFolder
 from knit_cli.dev.supervisor import Supervisor
 from knit_workflows.disk import Reserve, Room, in_words
 
 _STYLES = {"ready": "green", "starting": "yellow", "stopped": "red"}
 
 
-def live(supervisor: Supervisor, folder: StateFolder) -> RenderableType:
+def live(supervisor: Supervisor, folder: DevFolder) -> RenderableType:
     """Gives the picture of a running supervisor: one row per process, addresses below."""
     state = "ready" if supervisor.ready else "starting"
     return Group(
@@ -30,7 +30,7 @@ def live(supervisor: Supervisor, folder: StateFolder) -> RenderableType:
     )
 
 
-def still(record: DevState) -> RenderableType:
+def snapshot(record: DevState) -> RenderableType:
     """Gives the picture of a stack as its record and its processes tell."""
     rows = [_still_row(name, mark, record) for name, mark in record.processes.items()]
     return Group(_table(rows), addresses(record.ports))
@@ -48,7 +48,7 @@ def addresses(ports: Ports) -> RenderableType:
     )
 
 
-def disk_facts(folder: StateFolder, record: DevState) -> dict[str, object]:
+def disk_facts(folder: DevFolder, record: DevState) -> dict[str, object]:
     """Gives how full the disk of a running stack is, in bytes, and in a word what follows."""
     room = Room.of(folder.root)
     floor = room.share(record.floor)
@@ -62,7 +62,7 @@ def disk_facts(folder: StateFolder, record: DevState) -> dict[str, object]:
     }
 
 
-def disk_line(folder: StateFolder, record: DevState) -> RenderableType:
+def disk_line(folder: DevFolder, record: DevState) -> RenderableType:
     """Gives the same as a line for people."""
     room = Room.of(folder.root)
     floor = in_words(room.share(record.floor))
@@ -75,16 +75,16 @@ def disk_line(folder: StateFolder, record: DevState) -> RenderableType:
     return Text.assemble(("Disk             ", "bold"), (words, "red"), hint)
 
 
-def _row(child: Child) -> tuple[str, str, str, str]:
+def _row(child: ChildProcess) -> tuple[str, str, str, str]:
     since = _span(time.monotonic() - child.since) if child.process else ""
     if child.restarts:
         since = f"{since}, restarted {child.restarts}×".removeprefix(", ")
-    if child.state == "stopped" and child.last_words:
-        since += f": {child.last_words.splitlines()[-1][:100]}"
+    if child.state == "stopped" and child.last_error:
+        since += f": {child.last_error.splitlines()[-1][:100]}"
     return child.name, child.state, since, str(child.process.pid) if child.process else ""
 
 
-def _still_row(name: str, mark: ProcessMark, record: DevState) -> tuple[str, str, str, str]:
+def _still_row(name: str, mark: ProcessIdentity, record: DevState) -> tuple[str, str, str, str]:
     process = mark.process()
     if process is None:
         return name, "stopped", "", ""

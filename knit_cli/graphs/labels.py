@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from knit_cli.tagging import SYSTEM_PREFIX, TIMESTAMP, TRANSIENT
+from knit_cli.tag_flags import SYSTEM_PREFIX, TIMESTAMP, TRANSIENT
 from knit_workflows.wire.data import Data
 from knit_workflows.wire.plans import PlanSummary
 from knit_workflows.wire.tags import Tag
 from knit_workflows.wire.times import format_time, parse_time
 
 
-def plan_words(plan: PlanSummary) -> str:
+def plan_label(plan: PlanSummary) -> str:
     """Gives `image = repository:tag`, or the name of a built-in Plan."""
     return f"image = {plan.image}" if plan.image is not None else plan.name or plan.plan_id
 
@@ -27,7 +27,7 @@ def user_tags(data: Data) -> list[Tag]:
     return [tag for tag in data.tags if not tag.key.startswith(SYSTEM_PREFIX)]
 
 
-def state_words(data: Data) -> list[str]:
+def state_labels(data: Data) -> list[str]:
     """Gives when a Data was finished, in local time, and whether it is processing or failed."""
     words = [local_time(tag.value) for tag in data.tags if tag.key == TIMESTAMP]
     return words + [str(tag) for tag in data.tags if tag.key == TRANSIENT]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from knit_cli.graphs import formats
 from knit_cli.graphs.formats import Graph, Kind, Node, Row, Words
-from knit_cli.graphs.labels import plan_words, state_words, user_tags
+from knit_cli.graphs.labels import plan_label, state_labels, user_tags
 from knit_cli.graphs.lineage import Edge, Lineage
 from knit_workflows.wire.data import Data
 from knit_workflows.wire.runs import Run
@@ -35,7 +35,7 @@ def to_graph(lineage: Lineage) -> Graph:
 
 def _data_node(data: Data, is_start: bool) -> Node:
     rows = []
-    if state := state_words(data):
+    if state := state_labels(data):
         rows.append(Row(((Words(" | ".join(state)),),), small=True))
     if tags := user_tags(data):
         rows.append(Row(tuple(map(_tag_line, tags))))
@@ -64,7 +64,7 @@ def _run_node(run: Run) -> Node:
         title=(status, Words(f" {run.run_id}")),
         rows=(
             Row(((Words(f"last updated: {updated}"),),), small=True),
-            Row(((Words(plan_words(run.plan)),),)),
+            Row(((Words(plan_label(run.plan)),),)),
         ),
         value=run,
     )

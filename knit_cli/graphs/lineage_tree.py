@@ -7,9 +7,9 @@ import sys
 from rich.console import Console
 from rich.text import Text
 
-from knit_cli.graphs.branches import Branch, draw
-from knit_cli.graphs.labels import plan_words, state_words, user_tags
+from knit_cli.graphs.labels import plan_label, state_labels, user_tags
 from knit_cli.graphs.lineage import Edge, Lineage, edges_of
+from knit_cli.graphs.text_tree import TreeNode, draw
 from knit_workflows.wire.data import Data
 from knit_workflows.wire.runs import Run
 
@@ -54,13 +54,13 @@ class _Way:
             if edge.into_run is not up:
                 self._ahead.setdefault(edge.knit_id, []).append(edge.run_id)
 
-    def grown(self) -> Branch:
+    def grown(self) -> TreeNode:
         """Gives the tree that starts at the Data asked for, depth first.
 
         The work is kept in a list, not in calls: a chain of a thousand Runs is no reason to fail.
         """
-        above = Branch(Text())
-        waiting: list[tuple[Branch, Edge | None, str]] = [(above, None, self._lineage.start)]
+        above = TreeNode(Text())
+        waiting: list[tuple[TreeNode, Edge | None, str]] = [(above, None, self._lineage.start)]
         while waiting:
             parent, edge, knit_id = waiting.pop()
             if edge is None or edge.into_run is self._up:
@@ -71,8 +71,8 @@ class _Way:
         return above.below[0]
 
     def _data(
-        self, parent: Branch, data: Data, label: str
-    ) -> list[tuple[Branch, Edge | None, str]]:
+        self, parent: TreeNode, data: Data, label: str
+    ) -> list[tuple[TreeNode, Edge | None, str]]:
         """Adds a Data and the Runs on its far side; gives what is behind those, to be added."""
         runs = list(dict.fromkeys(self._ahead.get(data.knit_id, [])))
         again = data.knit_id in self._shown and bool(runs)
@@ -81,7 +81,7 @@ class _Way:
         if farther := self._not_here(data):
             words.append(f" … {len(farther)} more Run{'s' * (len(farther) > 1)}", style="dim")
         branch = parent.add(words)
-        behind: list[tuple[Branch, Edge | None, str]] = []
+        behind: list[tuple[TreeNode, Edge | None, str]] = []
         for run_id in [] if again else runs:
             run = self._lineage.runs[run_id]
             twig = branch.add(_run_words(run, run_id in self._shown))
@@ -118,7 +118,7 @@ def _data_words(data: Data, label: str, is_start: bool, again: bool) -> Text:
     words.append(data.knit_id, style="bold reverse" if is_start else "bold")
     for tag in user_tags(data):
         words.append(f" {tag}", style="yellow")
-    for state in state_words(data):
+    for state in state_labels(data):
         words.append(f" {state}", style="dim")
     if again:
         words.append(" (shown above)", style="dim")
@@ -130,7 +130,7 @@ def _run_words(run: Run, again: bool) -> Text:
     words.append("Run ", style="bold dark_orange")
     words.append(f"{run.run_id} ")
     words.append(run.status, style=_STATUS_STYLES.get(run.status, ""))
-    words.append(f" {plan_words(run.plan)}", style="dim")
+    words.append(f" {plan_label(run.plan)}", style="dim")
     if again:
         words.append(" (shown above)", style="dim")
     return words

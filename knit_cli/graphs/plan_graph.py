@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from knit_cli.graphs.formats import Edge, Graph, Kind, Line, Node, Row, Words
-from knit_cli.graphs.labels import plan_words
+from knit_cli.graphs.labels import plan_label
 from knit_workflows.wire.plans import Plan, PlanDownstream
 
 FetchPlans = Callable[[list[str]], Mapping[str, Plan]]
@@ -120,7 +120,7 @@ def _add(plan: Plan, is_start: bool, nodes: list[Node], edges: list[Edge]) -> No
 
 
 def _plan_node(plan: Plan, is_start: bool) -> Node:
-    rows = [Row(((Words(plan_words(plan)),),))]
+    rows = [Row(((Words(plan_label(plan)),),))]
     if plan.annotations:
         rows.append(Row(tuple(map(_note, plan.annotations))))
     state = _ACTIVE if plan.active else _INACTIVE

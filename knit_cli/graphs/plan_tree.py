@@ -7,9 +7,9 @@ import sys
 from rich.console import Console
 from rich.text import Text
 
-from knit_cli.graphs.branches import Branch, draw
-from knit_cli.graphs.labels import plan_words
+from knit_cli.graphs.labels import plan_label
 from knit_cli.graphs.plan_graph import Link, Plans
+from knit_cli.graphs.text_tree import TreeNode, draw
 from knit_workflows.wire.plans import Plan
 
 _FILE_COLUMNS = 400  # a line of a file need not be wrapped
@@ -27,7 +27,7 @@ def print_tree(found: Plans, *, upstream: bool, downstream: bool) -> None:
         draw(_grown(found, "feeds", up=False), console)
 
 
-def _grown(found: Plans, title: str, *, up: bool) -> Branch:
+def _grown(found: Plans, title: str, *, up: bool) -> TreeNode:
     """Gives the tree that begins at the Plan asked for, depth first.
 
     The work is kept in a list, not in calls: a long chain is no reason to fail.
@@ -35,7 +35,7 @@ def _grown(found: Plans, title: str, *, up: bool) -> Branch:
     ahead: dict[str, list[Link]] = {}
     for link in found.links:
         ahead.setdefault(link.consumer if up else link.producer, []).append(link)
-    root = Branch(_words(found.plans[found.start], is_start=True).append(f" {title}", "dim"))
+    root = TreeNode(_words(found.plans[found.start], is_start=True).append(f" {title}", "dim"))
     shown = {found.start}
     waiting = [(root, link) for link in reversed(ahead.get(found.start, []))]
     while waiting:
@@ -60,5 +60,5 @@ def _words(plan: Plan, *, is_start: bool = False) -> Text:
     words.append(plan.plan_id, style="bold reverse" if is_start else "bold")
     if not plan.active:
         words.append(" inactive", style="dim")
-    words.append(f" {plan_words(plan)}", style="dim")
+    words.append(f" {plan_label(plan)}", style="dim")
     return words

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from shlex import quote
 
-from knit_cli.tagging import TIMESTAMP
+from knit_cli.tag_flags import TIMESTAMP
 from knit_workflows.wire.plans import Mountpoint, MountpointSpec, OnNode, OnNodeSpec, Plan, PlanSpec
 from knit_workflows.wire.tags import Tag
 from knit_workflows.wire.times import parse_time

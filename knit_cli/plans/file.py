@@ -23,8 +23,8 @@ Location = tuple[str | int, ...]
 
 _NULL = "tag:yaml.org,2002:null"
 # Anchors can make a small file stand for a huge one, or for an endless one.
-_MOST_NODES = 100_000
-_MOST_DEPTH = 20
+_MAX_NODES = 100_000
+_MAX_DEPTH = 20
 _SHAPES: Mapping[str, type[BaseModel]] = {
     "inputs": InputSpec,
     "outputs": OutputSpec,
@@ -144,7 +144,7 @@ class _Document:
 
     def _value(self, node: yaml.Node, location: Location) -> Any:
         self._nodes += 1
-        if self._nodes > _MOST_NODES or len(location) > _MOST_DEPTH:
+        if self._nodes > _MAX_NODES or len(location) > _MAX_DEPTH:
             raise self.broken([(location[:1], "this is far too large or too deep for a Plan")])
         self._places.setdefault(location, node.start_mark)
         if isinstance(node, yaml.MappingNode):

@@ -12,8 +12,8 @@ from knit_cli.errors import BadInput
 
 # Names of descriptors and configs come before or after one another in any order, so small files
 # are kept until the end. Layers are large, and skipped.
-_MOST_FILE_BYTES = 4 << 20
-_MOST_KEPT_BYTES = 64 << 20
+_MAX_FILE_BYTES = 4 << 20
+_MAX_KEPT_BYTES = 64 << 20
 _NAME_ANNOTATIONS = ("io.containerd.image.name", "org.opencontainers.image.ref.name")
 
 
@@ -155,9 +155,9 @@ def _documents(file: IO[bytes]) -> dict[str, Any]:
     try:
         with tarfile.open(fileobj=file, mode="r|*") as archive:
             for member in archive:
-                if not member.isfile() or member.size > _MOST_FILE_BYTES:
+                if not member.isfile() or member.size > _MAX_FILE_BYTES:
                     continue
-                if size + member.size > _MOST_KEPT_BYTES:
+                if size + member.size > _MAX_KEPT_BYTES:
                     break
                 content = archive.extractfile(member)
                 document = _json(content.read()) if content is not None else None

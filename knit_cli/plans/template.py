@@ -36,7 +36,7 @@ _TAIL = """\
 
 
 @dataclass(frozen=True)
-class _Hole:
+class _Mountpoint:
     path: str
     tags: tuple[Tag, ...]
 
@@ -48,8 +48,8 @@ def scratch(environment: Environment) -> str:
         image="image:version",
         entrypoint=(),
         args=(),
-        inputs=[_Hole("/in", tags)],
-        outputs=[_Hole("/out", tags)],
+        inputs=[_Mountpoint("/in", tags)],
+        outputs=[_Mountpoint("/out", tags)],
         environment=environment,
     )
 
@@ -60,14 +60,14 @@ def from_image(image: ImageConfig, environment: Environment) -> str:
     Every word of the entrypoint and the arguments and every declared volume that is a path with a
     part `in` is taken for an input, with a part `out` for an output, in the order they come.
     """
-    inputs: dict[str, _Hole] = {}
-    outputs: dict[str, _Hole] = {}
+    inputs: dict[str, _Mountpoint] = {}
+    outputs: dict[str, _Mountpoint] = {}
     for word in _words([*image.entrypoint, *image.cmd, *image.volumes]):
         parts = word.split("/")
         side = inputs if "in" in parts else outputs if "out" in parts else None
         if side is not None:
             path = posixpath.normpath(posixpath.join("/", image.working_dir, word))
-            side.setdefault(path, _Hole(path, _hole_tags(parts, environment)))
+            side.setdefault(path, _Mountpoint(path, _mountpoint_tags(parts, environment)))
     return _document(
         image=image.name or f"{PLACEHOLDER}:TAG",
         entrypoint=image.entrypoint,
@@ -88,7 +88,7 @@ def _words(texts: Iterable[str]) -> Iterable[str]:
                 yield candidate.strip("\"';")
 
 
-def _hole_tags(parts: Sequence[str], environment: Environment) -> tuple[Tag, ...]:
+def _mountpoint_tags(parts: Sequence[str], environment: Environment) -> tuple[Tag, ...]:
     names = [part for part in parts if part not in ("", ".", "in", "out")]
     kind = (Tag(key="type", value=names[-1]),) if names else ()
     return (*environment.tags, *kind)
@@ -99,8 +99,8 @@ def _document(
     image: str,
     entrypoint: Sequence[str],
     args: Sequence[str],
-    inputs: Sequence[_Hole],
-    outputs: Sequence[_Hole],
+    inputs: Sequence[_Mountpoint],
+    outputs: Sequence[_Mountpoint],
     environment: Environment,
 ) -> str:
     resources = {**DEFAULT_RESOURCES, **environment.resources}
@@ -122,10 +122,10 @@ def _document(
             f"args: {_list(args)}",
             "",
             "# inputs: where Data that carry all these tags are mounted, read-only. At least one.",
-            *_holes("inputs", inputs),
+            *_mountpoints("inputs", inputs),
             "",
             "# outputs: where the image writes, and the tags that the new Data get.",
-            *_holes("outputs", outputs),
+            *_mountpoints("outputs", outputs),
             "",
             "# log: the tags of the log, which is kept as Data, too. Leave it out to keep none.",
             "log:",
@@ -143,7 +143,7 @@ def _document(
     )
 
 
-def _holes(name: str, holes: Sequence[_Hole]) -> list[str]:
+def _mountpoints(name: str, holes: Sequence[_Mountpoint]) -> list[str]:
     if not holes:
         return [f"{name}: []"]
     lines = [f"{name}:"]

@@ -16,7 +16,7 @@ BASH_PREFIX = "KNIT_COMPLETE_PREFIX"
 _SHORT_WITH_EQUALS = re.compile(r"(-[A-Za-z])=(.*)", re.DOTALL)
 
 
-def arrange(arguments: Sequence[str]) -> list[str]:
+def normalize_arguments(arguments: Sequence[str]) -> list[str]:
     """Gives the same command line with the common flags in front and `-n=VALUE` as `-n VALUE`.
 
     The contract takes the common flags anywhere on the line. What follows `--` is left alone.
@@ -40,7 +40,7 @@ def arrange(arguments: Sequence[str]) -> list[str]:
     return common + rest
 
 
-def settle_switches(words: Sequence[str], switches: Mapping[str, str | None]) -> list[str]:
+def normalize_switches(words: Sequence[str], switches: Mapping[str, str | None]) -> list[str]:
     """Gives the words of a command with its switches bare, turned round, or left out.
 
     The contract takes `--fail`, `--fail yes` and `--fail=no`; any other next word is none of the
@@ -50,26 +50,26 @@ def settle_switches(words: Sequence[str], switches: Mapping[str, str | None]) ->
         words: what follows the command's name.
         switches: each with the one that says the opposite; None: leaving it out says so.
     """
-    settled: list[str] = []
+    wait_until_settled: list[str] = []
     ahead = iter([*words, None])
     word = next(ahead)
     while word is not None:
         if word == "--":
-            settled += [word, *(rest for rest in ahead if rest is not None)]
+            wait_until_settled += [word, *(rest for rest in ahead if rest is not None)]
             break
         following = next(ahead)
         name, equals, value = word.partition("=")
         if name not in switches or (equals and _said(value) is None):
-            settled.append(word)
+            wait_until_settled.append(word)
         elif equals:
-            settled += _bare(name, switches[name], _said(value))
+            wait_until_settled += _bare(name, switches[name], _said(value))
         elif following is not None and _said(following) is not None:
-            settled += _bare(name, switches[name], _said(following))
+            wait_until_settled += _bare(name, switches[name], _said(following))
             following = next(ahead)
         else:
-            settled.append(word)
+            wait_until_settled.append(word)
         word = following
-    return settled
+    return wait_until_settled
 
 
 def _bare(name: str, opposite: str | None, said: bool | None) -> list[str]:

@@ -21,7 +21,7 @@ import typer
 
 from knit_cli.api.client import ApiClient
 from knit_cli.config.files import write_private
-from knit_cli.graphs.labels import plan_words, user_tags
+from knit_cli.graphs.labels import plan_label, user_tags
 from knit_cli.invocation import Invocation
 from knit_cli.session import api_of
 from knit_cli.shell.arguments import BASH_PREFIX
@@ -41,9 +41,9 @@ STATUSES = (
     "failed",
 )
 
-_PATIENCE = 1.0  # seconds; a key was pressed
-_REMEMBERED = 10.0  # seconds
-_MOST = 100  # more, nobody reads in a terminal; who types on gets the rest
+_TIMEOUT = 1.0  # seconds; a key was pressed
+_CACHE_SECONDS = 10.0  # seconds
+_LIMIT = 100  # more, nobody reads in a terminal; who types on gets the rest
 
 
 def complete_data(context: typer.Context, incomplete: str) -> Candidates:
@@ -80,12 +80,12 @@ def complete_status(incomplete: str) -> Candidates:
 
 
 def _some_data(api: ApiClient) -> Candidates:
-    found = api.find_data(limit=_MOST)
+    found = api.find_data(limit=_LIMIT)
     return [(data.knit_id, " ".join(map(str, user_tags(data)))) for data in found]
 
 
 def _some_tags(api: ApiClient) -> Candidates:
-    tags = {str(tag) for data in api.find_data(limit=_MOST) for tag in user_tags(data)}
+    tags = {str(tag) for data in api.find_data(limit=_LIMIT) for tag in user_tags(data)}
     return [(tag, "") for tag in sorted(tags)]
 
 
@@ -95,12 +95,12 @@ def _some_keys(api: ApiClient) -> Candidates:
 
 
 def _some_runs(api: ApiClient) -> Candidates:
-    found = api.find_runs(limit=_MOST)
-    return [(run.run_id, f"{run.status} {plan_words(run.plan)}") for run in found]
+    found = api.find_runs(limit=_LIMIT)
+    return [(run.run_id, f"{run.status} {plan_label(run.plan)}") for run in found]
 
 
 def _plans(api: ApiClient) -> Candidates:
-    return [(plan.plan_id, plan_words(plan)) for plan in api.find_plans()]
+    return [(plan.plan_id, plan_label(plan)) for plan in api.find_plans()]
 
 
 def _completed(
@@ -131,7 +131,7 @@ def _remembered(
     """Gives what begins like this, and perhaps more."""
     memory = _memory(invocation, kind)
     try:
-        if time.time() - memory.stat().st_mtime < _REMEMBERED:
+        if time.time() - memory.stat().st_mtime < _CACHE_SECONDS:
             before, is_all, found = json.loads(memory.read_bytes())
             if before == begun or (is_all and begun.startswith(before)):
                 return [(value, words) for value, words in found]
@@ -139,7 +139,7 @@ def _remembered(
         pass  # nothing remembered, or cut short: ask
     # Nothing is remembered too: an API that is away shall not cost a second each time.
     found = _in_time(lambda: _asked(invocation, kind, begun, fetch))
-    write_private(memory, json.dumps((begun, len(found) < _MOST, found)))
+    write_private(memory, json.dumps((begun, len(found) < _LIMIT, found)))
     return found
 
 
@@ -157,7 +157,7 @@ def _asked(
     invocation: Invocation, kind: str, begun: str, fetch: Callable[[ApiClient], Candidates]
 ) -> Candidates:
     with api_of(invocation, notify=lambda _text: None) as api:
-        found = api.completions(kind, begun, limit=_MOST)
+        found = api.completions(kind, begun, limit=_LIMIT)
         if found is None:
             return fetch(api)
         return [(one.value, one.words) for one in found]
@@ -173,5 +173,5 @@ def _in_time(ask: Callable[[], Candidates]) -> Candidates:
 
     thread = threading.Thread(target=answer, daemon=True)
     thread.start()
-    thread.join(_PATIENCE)
+    thread.join(_TIMEOUT)
     return answers[0] if answers else []

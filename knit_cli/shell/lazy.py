@@ -17,7 +17,7 @@ from typer.core import TyperCommand, TyperGroup, TyperOption
 from typer.main import get_group
 
 from knit_cli.invocation import Invocation
-from knit_cli.shell.arguments import arrange, settle_switches
+from knit_cli.shell.arguments import normalize_arguments, normalize_switches
 from knit_cli.shell.extensions import find_extensions, run_extension
 
 
@@ -46,7 +46,7 @@ class LazyGroup(TyperGroup):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Reads the common flags, wherever on the line they are."""
-        return super().parse_args(ctx, arrange(args))
+        return super().parse_args(ctx, normalize_arguments(args))
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Finds the command to run: here it is really loaded."""
@@ -81,7 +81,7 @@ class NounGroup(TyperGroup):
             if _is_switch(one)
             for flag in one.opts
         }
-        return name, command, settle_switches(rest, switches)
+        return name, command, normalize_switches(rest, switches)
 
 
 def _is_switch(parameter: Any) -> bool:

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 
 from knit_cli.api.client import ApiClient
-from knit_cli.api.received import Stream
-from knit_cli.api.retry import AWAY
+from knit_cli.api.retry import UNAVAILABLE
+from knit_cli.api.streamed_response import Stream
 from knit_cli.errors import ApiBroken, ApiRefused, ApiUnreachable, ConnectionCut, TransferFailed
 from knit_workflows.wire.runs import Run
 
 _FINAL = ("done", "failed", "invalidated")
 _NOT_THAT_LONG = 409
 _UPGRADE_REQUIRED = 426  # a proxy speaks HTTP/1.0 to the API: only what has a length can be had
-_TRIES_WHILE_FOLLOWING = 6  # with their pauses, they outlast the restart of a server
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 5.0  # seconds
+_ATTEMPTS_WHILE_FOLLOWING = 6  # with their pauses, they outlast the restart of a server
+_FIRST_PAUSE, _MAX_PAUSE = 0.5, 5.0  # seconds
 
 
 def copy_log(api: ApiClient, run_id: str, *, follow: bool, write: Callable[[bytes], None]) -> None:
@@ -50,7 +50,7 @@ class _Copy:
         while True:
             before = self._copied
             try:
-                return self._api.when_cut_again(self._part, repeatable=True)
+                return self._api.retry_on_cut(self._part, repeatable=True)
             except ConnectionCut:
                 if self._copied == before:
                     raise
@@ -69,11 +69,13 @@ class _Copy:
                 if not live:
                     self._part()
             except (ApiUnreachable, ApiBroken) as error:
-                if isinstance(error, ApiBroken) and not (self._begun and error.status in AWAY):
+                if isinstance(error, ApiBroken) and not (
+                    self._begun and error.status in UNAVAILABLE
+                ):
                     raise
             if self._has_ended():
                 return self.rest()
-            pause = _FIRST_PAUSE if self._copied > before else min(pause * 2, _LONGEST_PAUSE)
+            pause = _FIRST_PAUSE if self._copied > before else min(pause * 2, _MAX_PAUSE)
             self._api.pause(pause)
 
     def _can_be_live(self) -> bool:
@@ -93,9 +95,9 @@ class _Copy:
             with opened as stream:
                 self._begun = True
                 self._expect(stream.log_id)
-                for piece in self._behind(self._copied - stream.offset, stream.chunks):
-                    self._write(piece)
-                    self._copied += len(piece)
+                for chunk in self._behind(self._copied - stream.offset, stream.chunks):
+                    self._write(chunk)
+                    self._copied += len(chunk)
         except ApiRefused as refused:
             if refused.status == _NOT_THAT_LONG:
                 raise self._another_one() from refused
@@ -127,8 +129,8 @@ class _Copy:
             raise self._another_one()
 
     def _has_ended(self) -> bool:
-        run = self._api.when_cut_again(
-            self._run, repeatable=True, tries=_TRIES_WHILE_FOLLOWING if self._begun else 1
+        run = self._api.retry_on_cut(
+            self._run, repeatable=True, attempts=_ATTEMPTS_WHILE_FOLLOWING if self._begun else 1
         )
         self._expect(run.log.knit_id if run.log else None)
         return run.status in _FINAL
@@ -143,7 +145,7 @@ class _Copy:
         try:
             return self._api.get_run(self._run_id)
         except ApiBroken as broken:
-            if broken.status not in AWAY:
+            if broken.status not in UNAVAILABLE:
                 raise
             raise ConnectionCut(broken.summary, reason=broken.reason, advice=broken.advice) from (
                 broken

@@ -14,19 +14,19 @@ from pathlib import Path
 
 from knit_cli.api.client import GZIPPED_TAR, PLAIN_TAR, ApiClient
 from knit_cli.errors import ApiRefused, BadInput, CliError, ConnectionCut, TransferFailed
-from knit_cli.transfer.left_out import LeftOut
-from knit_cli.transfer.progress import Meter
-from knit_cli.transfer.proof import hand_on, plain_tar
-from knit_cli.transfer.push_source import Source, unreadable_advice
-from knit_cli.transfer.streams import (
+from knit_cli.transfer.byte_streams import (
+    ChunkReader,
     DamagedStream,
-    PiecesReader,
     StreamCut,
     counted,
     gzipped,
-    read_ahead,
+    prefetch,
 )
-from knit_cli.transfer.workplace import put_in_place, sync, workplace
+from knit_cli.transfer.excluded import Exclusions
+from knit_cli.transfer.progress import Meter
+from knit_cli.transfer.push_source import Source, unreadable_advice
+from knit_cli.transfer.staging import move_into_place, staging_area, sync
+from knit_cli.transfer.verified_archive import copy_verified, plain_tar
 from knit_workflows.archive import ArchiveCut, ArchiveRefused, CannotPack, unpack
 from knit_workflows.domain.os_errors import advice_for, reason_of
 from knit_workflows.wire.data import Data
@@ -82,7 +82,7 @@ def _upload(
     def pack() -> Generator[bytes, None, None]:
         meter.restart()
         packed: Iterable[bytes] = counted(source.pack(holes=holes), meter.add)
-        return read_ahead(gzipped(packed) if media_type == GZIPPED_TAR else packed)
+        return prefetch(gzipped(packed) if media_type == GZIPPED_TAR else packed)
 
     try:
         return api.upload(pack, media_type, tags)
@@ -104,7 +104,7 @@ def pull_folder(
     api: ApiClient,
     knit_id: str,
     folder: Path,
-    left_out: LeftOut,
+    left_out: Exclusions,
     *,
     links: bool = True,
     meter: Meter,
@@ -126,25 +126,25 @@ def pull_folder(
         with (
             _placing(knit_id, folder),
             api.download(knit_id, _WHOLE_FOLDER) as stream,
-            workplace(folder) as content,
+            staging_area(folder) as content,
         ):
             meter.restart()
             left_out.restart()
             content.mkdir()
-            with closing(plain_tar(stream, meter.add)) as pieces:
-                unpack(PiecesReader(pieces), content, sync=True, links=links, left_out=left_out)
+            with closing(plain_tar(stream, meter.add)) as chunks:
+                unpack(ChunkReader(chunks), content, sync=True, links=links, left_out=left_out)
             try:
-                put_in_place(content, target)
+                move_into_place(content, target)
             except OSError:
                 _refuse_occupied(target)  # another pull was first
                 raise
 
-    api.when_cut_again(attempt, repeatable=True)
+    api.retry_on_cut(attempt, repeatable=True)
     return target
 
 
 def pull_file(
-    api: ApiClient, knit_id: str, folder: Path, left_out: LeftOut, *, meter: Meter
+    api: ApiClient, knit_id: str, folder: Path, left_out: Exclusions, *, meter: Meter
 ) -> Path:
     """Downloads a Data as `folder/KNIT_ID.tar.gz`, which is replaced only when all is there.
 
@@ -160,16 +160,16 @@ def pull_file(
         with (
             _placing(knit_id, folder),
             api.download(knit_id, _WHOLE_FILE) as stream,
-            workplace(folder) as archive,
+            staging_area(folder) as archive,
         ):
             meter.restart()
             left_out.restart()
             with archive.open("wb") as file:
-                hand_on(stream, meter.add, file.write, left_out)
+                copy_verified(stream, meter.add, file.write, left_out)
             sync(archive)
-            put_in_place(archive, target)
+            move_into_place(archive, target)
 
-    api.when_cut_again(attempt, repeatable=True)
+    api.retry_on_cut(attempt, repeatable=True)
     return target
 
 
@@ -177,7 +177,7 @@ def pull_stream(
     api: ApiClient,
     knit_id: str,
     write: Callable[[bytes], None],
-    left_out: LeftOut,
+    left_out: Exclusions,
     *,
     meter: Meter,
 ) -> None:
@@ -191,24 +191,24 @@ def pull_stream(
     """
     handed_on = False
 
-    def writing(piece: bytes) -> None:
+    def writing(chunk: bytes) -> None:
         nonlocal handed_on
         handed_on = True
-        write(piece)
+        write(chunk)
 
     def attempt() -> None:
         try:
             with _reading(knit_id), api.download(knit_id, _WHOLE_FILE) as stream:
                 meter.restart()
                 left_out.restart()
-                hand_on(stream, meter.add, writing, left_out)
+                copy_verified(stream, meter.add, writing, left_out)
         except ConnectionCut as cut:
-            cut.harmless = not handed_on
+            cut.safe_to_retry = not handed_on
             if handed_on:
                 cut.advice = "what was written to stdout is not all of it: drop it, and pull again"
             raise
 
-    api.when_cut_again(attempt, repeatable=False)
+    api.retry_on_cut(attempt, repeatable=False)
 
 
 def _refuse_occupied(target: Path) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 
 from knit_cli.graphs.lineage import walk
-from knit_cli.transfer.streams import gunzipped, gzipped
+from knit_cli.transfer.byte_streams import gunzipped, gzipped
 from knit_workflows.wire.base import to_wire
 from knit_workflows.wire.data import Data, DataDownstream, DataUpstream
 from knit_workflows.wire.events import RunEvent
@@ -426,8 +426,8 @@ class FakeApi:
         if self.knows_offsets:
             headers["Log-Offset"] = str(offset)
             headers["Log-Knit-Id"] = self.runs[run_id].log.knit_id
-        pieces = self.logs[run_id][offset:].splitlines(keepends=True)
-        return httpx.Response(200, headers=headers, content=iter(pieces))
+        chunks = self.logs[run_id][offset:].splitlines(keepends=True)
+        return httpx.Response(200, headers=headers, content=iter(chunks))
 
 
 def _json(value: Any) -> httpx.Response:

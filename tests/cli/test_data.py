@@ -440,12 +440,12 @@ def test_a_dangerous_archive_leaves_nothing(knit, api, name):
 @pytest.mark.parametrize("flags", [["-x"], []])
 def test_a_connection_that_breaks_leaves_nothing(knit, api, flags):
     def broken(_request):
-        def pieces():
+        def chunks():
             yield plain_tar({"y": b"content"})[:700]
             raise httpx.RemoteProtocolError("peer closed connection")
 
         kind = {"Content-Type": "application/x-tar"}
-        return httpx.Response(200, headers=kind, content=pieces())
+        return httpx.Response(200, headers=kind, content=chunks())
 
     data = api.add_data()
     api.interrupt[("GET", f"/data/{data.knit_id}")] = [broken] * 3
@@ -461,13 +461,13 @@ def test_a_pull_is_begun_anew_when_its_connection_breaks(knit, api, arguments):
     data = api.add_data(archive=plain_tar({"y": b"content"}))
 
     def broken(_request):
-        def pieces():
+        def chunks():
             if arguments != ["-"]:
                 yield plain_tar({"y": b"content"})[:700]
             raise httpx.RemoteProtocolError("peer closed connection")
 
         kind = {"Content-Type": "application/x-tar"}
-        return httpx.Response(200, headers=kind, content=pieces())
+        return httpx.Response(200, headers=kind, content=chunks())
 
     api.interrupt[("GET", f"/data/{data.knit_id}")] = [broken, broken]
     ended = knit("data", "pull", data.knit_id, *arguments)
@@ -481,12 +481,12 @@ def test_what_went_through_a_pipe_is_not_sent_again(knit, api):
     data = api.add_data()
 
     def broken(_request):
-        def pieces():
+        def chunks():
             yield b"first piece"
             raise httpx.RemoteProtocolError("peer closed connection")
 
         kind = {"Content-Type": "application/tar+gzip"}
-        return httpx.Response(200, headers=kind, content=pieces())
+        return httpx.Response(200, headers=kind, content=chunks())
 
     api.interrupt[("GET", f"/data/{data.knit_id}")] = [broken]
     ended = knit("data", "pull", data.knit_id, "-")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from knit_cli.dev.app import DEFAULT_STATE
-from knit_cli.dev.state import RECORD
+from knit_cli.dev.dev_folder import RECORD
 from knit_cli.errors import BadInput
 from knit_cli.plans.difference import differences
 from knit_cli.plans.file import read_plan

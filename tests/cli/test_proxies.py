@@ -185,8 +185,8 @@ def listening(answer):
 
 def head(connection):
     got = b""
-    while b"\r\n\r\n" not in got and (piece := connection.recv(65536)):
-        got += piece
+    while b"\r\n\r\n" not in got and (chunk := connection.recv(65536)):
+        got += chunk
     return got.decode()
 
 

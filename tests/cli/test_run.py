@@ -101,12 +101,12 @@ def test_follow_waits_a_little_for_the_run_to_start(knit, api):
     assert knit.slept == [0.5, 1.0]
 
 
-def broken_after(*pieces: bytes):
+def broken_after(*chunks: bytes):
     """An answer that says where it ends, and breaks off behind these pieces."""
 
     def answer(_request):
         def coming():
-            yield from pieces
+            yield from chunks
             raise httpx.ReadError("reset")
 
         return httpx.Response(200, content=coming())

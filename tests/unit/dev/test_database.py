@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from knit_cli.dev.database import refuse_nameless_user
+from knit_cli.dev.database import require_named_user
 from knit_cli.errors import CliError
 
 pytestmark = pytest.mark.filterwarnings("ignore:XDG_RUNTIME_DIR")
@@ -14,9 +14,9 @@ pytestmark = pytest.mark.filterwarnings("ignore:XDG_RUNTIME_DIR")
 
 def test_a_user_without_a_name_is_told_so(monkeypatch):
     """As in a container that is run with a number of its own."""
-    refuse_nameless_user()
+    require_named_user()
     monkeypatch.setattr(os, "geteuid", lambda: 3_999_999_999)
     with pytest.raises(CliError) as refused:
-        refuse_nameless_user()
+        require_named_user()
     assert "3999999999" in refused.value.reason
     assert "/etc/passwd" in refused.value.advice

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from knit_cli.transfer.workplace import workplace
+from knit_cli.transfer.staging import staging_area
 from tests.cli.fake_api import plain_tar
-from tests.cli.test_wire import an_old_api, read_head, serving, started
+from tests.cli.test_sockets import an_old_api, read_head, serving, started
 from tests.waiting import PATIENCE, wait_until
 
 ENDINGS = {signal.SIGTERM: b"terminated\n", signal.SIGHUP: b"hung up\n"}
@@ -114,8 +114,8 @@ def test_a_push_that_is_told_to_end_is_cut(tmp_path, number):
         received.extend(connection.recv(1 << 16))
         begun.set()
         with suppress(ConnectionError):
-            while piece := connection.recv(1 << 20):
-                received.extend(piece)
+            while chunk := connection.recv(1 << 20):
+                received.extend(chunk)
                 stopped.wait(PATIENCE)
 
     with (
@@ -199,7 +199,7 @@ def test_what_is_not_ours_stays(tmp_path):
     (tmp_path / ".knit-pull.zzzzzzzz.part").symlink_to("elsewhere")
     (tmp_path / ".knit-pull.yyyyyyyy.part").write_text("mine")
     before = sorted(tmp_path.rglob("*"))
-    with workplace(tmp_path):
+    with staging_area(tmp_path):
         pass
     assert sorted(tmp_path.rglob("*")) == before
 
@@ -213,7 +213,7 @@ def test_a_kill_between_any_two_steps_leaves_something_that_is_recognised(tmp_pa
     if after == "the work":
         (place / "work" / "content" / "deep").mkdir(parents=True)
         (place / "work" / "content" / "deep" / "file").touch()
-    with workplace(tmp_path) as content:
+    with staging_area(tmp_path) as content:
         assert list(tmp_path.iterdir()) == [content.parent.parent]
         content.write_text("x")
     assert list(tmp_path.iterdir()) == []

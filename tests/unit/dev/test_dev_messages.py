@@ -17,8 +17,8 @@ import pytest
 from rich.console import Console
 
 from knit_cli.dev import __main__ as own_process
-from knit_cli.dev import app, ending, prerequisites, starting, supervisor, view
-from knit_cli.dev.state import DevState, Ports, ProcessMark, StateFolder
+from knit_cli.dev import app, prerequisites, shutdown, startup, supervisor, view
+from knit_cli.dev.dev_folder import DevFolder, DevState, Ports, ProcessIdentity
 from knit_cli.errors import CliError, render
 from knit_cli.invocation import Surroundings
 from knit_cli.main import run
@@ -27,8 +27,8 @@ PORTS = Ports(api=1, temporal=2, web_ui=3)
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> StateFolder:
-    folder = StateFolder(tmp_path / ".knit" / "dev")
+def folder(tmp_path: Path) -> DevFolder:
+    folder = DevFolder(tmp_path / ".knit" / "dev")
     folder.create()
     return folder
 
@@ -56,10 +56,10 @@ def test_without_a_stack(monkeypatch: pytest.MonkeyPatch, knit: Callable[..., st
 
 
 def test_after_a_stack(
-    monkeypatch: pytest.MonkeyPatch, knit: Callable[..., str], folder: StateFolder
+    monkeypatch: pytest.MonkeyPatch, knit: Callable[..., str], folder: DevFolder
 ) -> None:
     assert "knit is not running here" in knit("down")
-    monkeypatch.setattr(app, "end_leftovers", lambda _: True)
+    monkeypatch.setattr(app, "stop_leftovers", lambda _: True)
     assert f"knit is down; its state stays in {folder.root}\n" in knit("down")
     on_a_terminal(monkeypatch)
     monkeypatch.setattr(app, "leftovers", lambda _: [1])
@@ -67,9 +67,9 @@ def test_after_a_stack(
 
 
 def test_a_stack_that_is_just_started_is_not_ended(
-    knit: Callable[..., str], folder: StateFolder, monkeypatch: pytest.MonkeyPatch
+    knit: Callable[..., str], folder: DevFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("knit_cli.dev.state._LOCK_WITHIN", 0.0)
+    monkeypatch.setattr("knit_cli.dev.dev_folder._LOCK_TIMEOUT", 0.0)
     with folder.locked():
         said = knit("down")
     assert "error: knit is being started again\n" in said
@@ -80,7 +80,7 @@ def test_a_stack_that_is_just_started_is_not_ended(
 def test_a_stack_that_runs_is_shown(
     monkeypatch: pytest.MonkeyPatch, knit: Callable[..., str], tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(app, "settled", lambda _: DevState(ports=PORTS))
+    monkeypatch.setattr(app, "wait_until_settled", lambda _: DevState(ports=PORTS))
     said = knit("up")
     assert "knit: knit is running already\n" in said
     assert "Temporal Web UI" in said
@@ -101,9 +101,9 @@ def test_a_stack_of_somebody_else_is_not_ended(monkeypatch: pytest.MonkeyPatch) 
         def terminate(self) -> None:
             raise psutil.AccessDenied
 
-    monkeypatch.setattr(ProcessMark, "process", lambda _: Theirs())
+    monkeypatch.setattr(ProcessIdentity, "process", lambda _: Theirs())
     with pytest.raises(CliError) as caught:
-        ending.end_supervisor(ProcessMark(7, "b"))
+        shutdown.stop_supervisor(ProcessIdentity(7, "b"))
     assert render(caught.value) == (
         "error: this stack belongs to another user\n"
         "reason: its process 7 may not be ended\n"
@@ -126,42 +126,40 @@ def test_a_machine_without_temporal(monkeypatch: pytest.MonkeyPatch) -> None:
         (1, json.dumps({"summary": "s", "reason": "r", "advice": "a"}), "r"),
     ],
 )
-def test_why_a_detached_start_failed(
-    folder: StateFolder, code: int, words: str, reason: str
-) -> None:
-    failure = starting._failure(folder, code, io.BytesIO(words.encode()))
+def test_why_a_detached_start_failed(folder: DevFolder, code: int, words: str, reason: str) -> None:
+    failure = startup._failure(folder, code, io.BytesIO(words.encode()))
     assert failure.reason == reason
     assert failure.advice
 
 
 def test_a_detached_start_that_takes_too_long(
-    folder: StateFolder, monkeypatch: pytest.MonkeyPatch
+    folder: DevFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     times = iter(range(0, 10**9, 10**6))
     clock = SimpleNamespace(monotonic=lambda: next(times), sleep=lambda _: None)
     alive = SimpleNamespace(poll=lambda: None, returncode=None)
-    monkeypatch.setattr(starting, "time", clock)
-    monkeypatch.setattr(starting, "_spawn", lambda *_: alive)
+    monkeypatch.setattr(startup, "time", clock)
+    monkeypatch.setattr(startup, "_spawn", lambda *_: alive)
     with pytest.raises(CliError, match="knit does not start") as caught:
-        starting.running_detached(folder, {})
+        startup.running_detached(folder, {})
     assert caught.value.reason == "it takes too long"
 
 
 def test_the_supervisor_tells_whoever_started_it(
-    folder: StateFolder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    folder: DevFolder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
     caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
-    def failing(error: Exception) -> Callable[..., Any]:
+    def failure(error: Exception) -> Callable[..., Any]:
         def fail(*_: Any) -> None:
             raise error
 
         return fail
 
     monkeypatch.setattr(sys, "argv", ["knit", str(folder.root)])
-    monkeypatch.setattr(own_process, "supervise", failing(CliError("s", reason="r", advice="a")))
+    monkeypatch.setattr(own_process, "supervise", failure(CliError("s", reason="r", advice="a")))
     assert own_process.main() == 1
     assert json.loads(capsys.readouterr().err) == {"summary": "s", "reason": "r", "advice": "a"}
-    monkeypatch.setattr(own_process, "supervise", failing(ZeroDivisionError()))
+    monkeypatch.setattr(own_process, "supervise", failure(ZeroDivisionError()))
     with pytest.raises(ZeroDivisionError):
         own_process.main()
     assert "the supervisor has ended" in caplog.text
@@ -176,7 +174,7 @@ def test_the_supervisor_tells_whoever_started_it(
     ],
 )
 def test_a_database_that_cannot_be_made(
-    folder: StateFolder, monkeypatch: pytest.MonkeyPatch, cause: Exception, hint: str
+    folder: DevFolder, monkeypatch: pytest.MonkeyPatch, cause: Exception, hint: str
 ) -> None:
     def fail(_: Any) -> None:
         raise cause
@@ -189,11 +187,12 @@ def test_a_database_that_cannot_be_made(
     assert hint in str(caught.value.advice)
 
 
-def test_a_process_that_does_not_start(folder: StateFolder) -> None:
+def test_a_process_that_does_not_start(folder: DevFolder) -> None:
     one = supervisor.Supervisor(folder, {})
     one.ports = PORTS
-    dying = SimpleNamespace(name="api", deaths=10**6, last_words="", is_ready=False, process=None,
-                            service=SimpleNamespace(needs=()), look=lambda **_: False)  # fmt: skip
+    dying = SimpleNamespace(name="api", failed_starts=99, last_error="", is_ready=False,
+                            process=None, poll=lambda **_: False,
+                            service=SimpleNamespace(needs=()))  # fmt: skip
     one.children = [dying]  # type: ignore[list-item]
     with pytest.raises(CliError, match="api does not start") as caught:
         one._start(lambda: False)
@@ -205,12 +204,12 @@ def test_a_process_that_does_not_start(folder: StateFolder) -> None:
 
 
 def test_a_record_that_cannot_be_written_ends_nothing(
-    folder: StateFolder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    folder: DevFolder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(*_: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(StateFolder, "save", fail)
+    monkeypatch.setattr(DevFolder, "save", fail)
     one = supervisor.Supervisor(folder, {})
     one.ports = PORTS
     one._save()

@@ -10,8 +10,8 @@ import httpx
 import pytest
 
 from tests.cli.fake_api import error
-from tests.cli.test_border import CUT, REFUSED
-from tests.cli.test_wire import read_body, read_head, serving, started
+from tests.cli.test_main import CUT, REFUSED
+from tests.cli.test_sockets import read_body, read_head, serving, started
 
 KNOWS_KEYS = b'{"version": "9", "upload_keys": true}'
 

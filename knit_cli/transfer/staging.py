@@ -26,7 +26,7 @@ _OPEN = os.O_RDWR | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0)
 
 
 @contextmanager
-def workplace(folder: Path) -> Iterator[Path]:
+def staging_area(folder: Path) -> Iterator[Path]:
     """Gives a path on the disk of `folder` at which nothing is; what is put there is gone after.
 
     `folder` is made if need be, and what killed pulls have left in it is removed. Raises OSError.
@@ -43,7 +43,7 @@ def workplace(folder: Path) -> Iterator[Path]:
         os.close(lock)  # last: until all is gone, it is not for others to remove
 
 
-def put_in_place(arrived: Path, target: Path) -> None:
+def move_into_place(arrived: Path, target: Path) -> None:
     """Gives something complete its name, for good: the name outlasts a power cut. Raises OSError.
 
     A file takes the place of another one, a folder only that of an empty one. Its content has

@@ -21,42 +21,42 @@ from knit_workflows.disk import RESERVE_BYTES, Reserve, Room, in_words
 
 log = logging.getLogger(__name__)
 
-LOOK_EVERY: Final = 1.0
-GIVE_EVERY: Final = 5.0
+POLL_INTERVAL: Final = 1.0
+RELEASE_INTERVAL: Final = 5.0
 START_BYTES: Final = 40 << 20
 """What PostgreSQL may want to come up again: two segments of its log."""
 
 
 @dataclass
-class Guard:
+class ReserveKeeper:
     """Looks at the disk now and then; `floor` is that of the local back-end, in bytes."""
 
     folder: Path
     reserve: Reserve
     floor: int
-    _look_at: float = field(init=False, default=0.0)
-    _give_at: float = field(init=False, default=0.0)
+    _next_check: float = field(init=False, default=0.0)
+    _next_release: float = field(init=False, default=0.0)
 
-    def look(self, *, in_need: bool) -> None:
+    def poll(self, *, in_need: bool) -> None:
         """Gives back a slice, or makes the reserve, if it is time. Never raises OSError.
 
         `in_need`: something that has to write is down.
         """
         now = time.monotonic()
-        if now < self._look_at:
+        if now < self._next_check:
             return
-        self._look_at = now + LOOK_EVERY
+        self._next_check = now + POLL_INTERVAL
         try:
-            self._look(now, in_need)
+            self._adjust(now, in_need)
         except OSError as error:
             log.warning("the reserve: %s", error, extra={"action": "reserve_failed"})
 
-    def _look(self, now: float, in_need: bool) -> None:
+    def _adjust(self, now: float, in_need: bool) -> None:
         room = Room.of(self.folder)
         whole, present = room.share(RESERVE_BYTES), self.reserve.size()
         if room.is_almost_full or (in_need and room.free < START_BYTES):
-            if now >= self._give_at and (in_need or present > whole // 2):
-                self._give_at = now + GIVE_EVERY
+            if now >= self._next_release and (in_need or present > whole // 2):
+                self._next_release = now + RELEASE_INTERVAL
                 self._give(room)
         elif present < whole and room.free + present >= whole + room.share(self.floor):
             self.reserve.fill(whole)

@@ -10,15 +10,15 @@ from typing import Any, TypeVar
 import httpx
 from pydantic import TypeAdapter, ValidationError
 
-from knit_cli.api.between import ADVICE, is_page, page_detail
+from knit_cli.api.intermediaries import ADVICE, is_web_page, web_page_detail
 from knit_cli.api.retry import retry_after
-from knit_cli.api.trust import why_refused
+from knit_cli.api.tls import explain_ssl_error
 from knit_cli.errors import ApiBroken, ApiRefused, ApiUnreachable, ConnectionCut
 from knit_workflows.wire.errors import ErrorBody, ErrorDetail
 
 T = TypeVar("T")
 
-_MOST_REASON_CHARACTERS = 2000
+_MAX_REASON_CHARACTERS = 2000
 _NOT_NOW = (httpx.codes.TOO_MANY_REQUESTS, httpx.codes.SERVICE_UNAVAILABLE)
 
 
@@ -58,7 +58,7 @@ def _no_connection(cause: httpx.ConnectError, api_root: str, where: str) -> ApiU
     error: BaseException | None = cause
     while error is not None:
         if isinstance(error, ssl.SSLError):
-            reason, advice = why_refused(error, where)
+            reason, advice = explain_ssl_error(error, where)
             return ApiUnreachable(
                 f"the API at {api_root} cannot be trusted", reason=reason, advice=advice
             )
@@ -68,7 +68,7 @@ def _no_connection(cause: httpx.ConnectError, api_root: str, where: str) -> ApiU
         reason=str(cause),
         advice=_start_or_check(where),
     )
-    refused.harmless = True
+    refused.safe_to_retry = True
     return refused
 
 
@@ -76,43 +76,43 @@ def _start_or_check(where: str) -> str:
     return f"start it with `knit dev up`, or check apiRoot in {where}"
 
 
-def refuse_unless_ok(answer: httpx.Response, failing: str) -> None:
+def raise_for_status(response: httpx.Response, failure: str) -> None:
     """Raises ApiRefused or ApiBroken for any answer but 2xx; the body has been read then."""
-    if answer.is_success:
+    if response.is_success:
         return
-    detail = detail_of(answer)
-    kind = ApiRefused if answer.is_client_error else ApiBroken
+    detail = detail_of(response)
+    kind = ApiRefused if response.is_client_error else ApiBroken
     refused = kind(
-        failing,
-        status=answer.status_code,
+        failure,
+        status=response.status_code,
         reason=detail.reason,
-        advice=detail.advice or _usual_advice(answer),
+        advice=detail.advice or _usual_advice(response),
         see=detail.see,
     )
-    refused.retry_after = retry_after(answer)
+    refused.retry_after = retry_after(response)
     raise refused
 
 
-def _usual_advice(answer: httpx.Response) -> str:
-    wait = retry_after(answer)
-    if wait is not None and answer.status_code in _NOT_NOW:
+def _usual_advice(response: httpx.Response) -> str:
+    wait = retry_after(response)
+    if wait is not None and response.status_code in _NOT_NOW:
         return f"try again in {wait:g} s"
-    if answer.status_code in ADVICE:
-        return ADVICE[answer.status_code]
-    if answer.is_server_error:
+    if response.status_code in ADVICE:
+        return ADVICE[response.status_code]
+    if response.is_server_error:
         return "look at the API's own log"
     return "correct the command, and try again"
 
 
-def detail_of(answer: httpx.Response) -> ErrorDetail:
+def detail_of(response: httpx.Response) -> ErrorDetail:
     """Reads the declared shape, and copes with `{"message": text}`, with text and with nothing.
 
     A web page is somebody else's: what it says comes without its markup.
     """
-    if is_page(answer):
-        return page_detail(answer)
+    if is_web_page(response):
+        return web_page_detail(response)
     try:
-        body: Any = answer.json()
+        body: Any = response.json()
     except ValueError:
         body = None
     if isinstance(body, dict):
@@ -123,30 +123,32 @@ def detail_of(answer: httpx.Response) -> ErrorDetail:
             return ErrorBody.model_validate({"message": message}).message
         except ValidationError:
             pass  # no shape we know: its text is the best reason there is
-    text = answer.text.strip()[:_MOST_REASON_CHARACTERS]
-    return ErrorDetail(reason=text or f"HTTP status {answer.status_code} {answer.reason_phrase}")
+    text = response.text.strip()[:_MAX_REASON_CHARACTERS]
+    return ErrorDetail(
+        reason=text or f"HTTP status {response.status_code} {response.reason_phrase}"
+    )
 
 
-def is_framed(answer: httpx.Response) -> bool:
+def is_framed(response: httpx.Response) -> bool:
     """Tells whether the head says where the body ends; else nothing tells a cut from the end."""
-    return bool({"content-length", "transfer-encoding"} & answer.headers.keys())
+    return bool({"content-length", "transfer-encoding"} & response.headers.keys())
 
 
-def parsed(answer: httpx.Response, shape: TypeAdapter[T], failing: str) -> T:
+def parsed(response: httpx.Response, shape: TypeAdapter[T], failure: str) -> T:
     """Gives the body as the wire type; raises ApiBroken when it is not one, ConnectionCut if cut.
 
     No part of a JSON document from its beginning is one, so that a cut is seen in any case.
     """
     try:
-        return shape.validate_json(answer.content)
+        return shape.validate_json(response.content)
     except ValidationError as cause:
-        if is_page(answer):
-            page = page_detail(answer)
+        if is_web_page(response):
+            page = web_page_detail(response)
             raise ApiBroken(
-                failing, status=answer.status_code, reason=page.reason, advice=page.advice
+                failure, status=response.status_code, reason=page.reason, advice=page.advice
             ) from cause
         first = cause.errors(include_url=False, include_input=False)[0]
-        if first["type"] == "json_invalid" and not is_framed(answer):
+        if first["type"] == "json_invalid" and not is_framed(response):
             raise ConnectionCut(
                 "the API's answer was cut",
                 reason=f"{first['msg']}, although the connection was closed in order",
@@ -154,8 +156,8 @@ def parsed(answer: httpx.Response, shape: TypeAdapter[T], failing: str) -> T:
             ) from cause
         place = ".".join(str(part) for part in first["loc"]) or "the body"
         raise ApiBroken(
-            failing,
-            status=answer.status_code,
+            failure,
+            status=response.status_code,
             reason=f"the answer is not what knit's API says: {place}: {first['msg']}",
             advice="check that apiRoot in the profile is the address of a knit API (…/api)",
         ) from cause

@@ -44,7 +44,7 @@ def read_certificates(content: bytes) -> str:
     raise ValueError(f"it has a {other[1].lower()}" if other else "it has no certificate")
 
 
-def trust_in(pem: str) -> ssl.SSLContext:
+def context_trusting(pem: str) -> ssl.SSLContext:
     """Gives the TLS context that trusts these certificates and nobody else.
 
     Each is an anchor, also one that another has issued: whoever writes it down trusts it.
@@ -57,7 +57,7 @@ def trust_in(pem: str) -> ssl.SSLContext:
     return context
 
 
-def refuse_expired(context: ssl.SSLContext, where: str) -> None:
+def raise_if_expired(context: ssl.SSLContext, where: str) -> None:
     """Raises ProfileProblem when all authorities that are trusted here have expired."""
     authorities = context.get_ca_certs()
     ends = [ssl.cert_time_to_seconds(str(one["notAfter"])) for one in authorities]
@@ -72,7 +72,7 @@ def refuse_expired(context: ssl.SSLContext, where: str) -> None:
     )
 
 
-def usual_trust(variables: Mapping[str, str]) -> ssl.SSLContext:
+def default_context(variables: Mapping[str, str]) -> ssl.SSLContext:
     """Gives the TLS context that trusts whom the system does, or SSL_CERT_FILE and SSL_CERT_DIR.
 
     Raises:
@@ -105,7 +105,7 @@ def _unusable(variable: str, path: str, reason: str) -> ProfileProblem:
     )
 
 
-def why_refused(error: ssl.SSLError, where: str) -> tuple[str, str]:
+def explain_ssl_error(error: ssl.SSLError, where: str) -> tuple[str, str]:
     """Gives the reason in words, and what to do about it; `where` names the profile."""
     code = getattr(error, "verify_code", None)  # None: the handshake itself failed
     words = getattr(error, "verify_message", "") or str(error)

@@ -123,8 +123,8 @@ def test_an_upload_that_cannot_go_on_is_cut_and_not_ended(tmp_path):
 
     def answer(connection):
         assert b"transfer-encoding: chunked" in read_head(connection).lower()
-        while piece := connection.recv(1 << 20):
-            received.extend(piece)
+        while chunk := connection.recv(1 << 20):
+            received.extend(chunk)
             if len(received) > 1_000_000:
                 os.truncate(changing, 0)
 
@@ -247,8 +247,8 @@ def test_ctrl_c_during_an_upload_cuts_it(tmp_path):
         received.extend(connection.recv(1 << 16))
         begun.set()
         with suppress(ConnectionError):
-            while piece := connection.recv(1 << 20):
-                received.extend(piece)
+            while chunk := connection.recv(1 << 20):
+                received.extend(chunk)
                 stopped.wait(PATIENCE)  # far from the end, however fast it is sent
 
     stopped = threading.Event()

@@ -13,13 +13,13 @@ from collections.abc import Callable, Mapping
 from types import FrameType
 from typing import IO, Final
 
-from knit_cli.dev.children import READY_WITHIN, last_lines
-from knit_cli.dev.state import DevState, Ports, StateFolder
+from knit_cli.dev.child_process import READY_TIMEOUT, last_lines
+from knit_cli.dev.dev_folder import DevFolder, DevState, Ports
 from knit_cli.dev.supervisor import Supervisor
 from knit_cli.errors import CliError
 from knit_workflows.log import JsonFormatter
 
-HELD: Final = 75
+ALREADY_RUNNING: Final = 75
 """Exit code of a supervisor that finds another one at work."""
 _MARGIN: Final = 30.0
 """Seconds for what comes before and after the processes' own start."""
@@ -27,11 +27,11 @@ _FLAGS: Final = {"api": "--api-port", "temporal": "--temporal-port", "web_ui": "
 
 
 def supervise(
-    folder: StateFolder,
+    folder: DevFolder,
     ports: Mapping[str, int | None],
     *,
-    started: Callable[[Ports], None] = lambda _: None,
-    changed: Callable[[Supervisor], None] = lambda _: None,
+    on_ports: Callable[[Ports], None] = lambda _: None,
+    on_change: Callable[[Supervisor], None] = lambda _: None,
 ) -> bool:
     """Supervises until SIGTERM, SIGINT or SIGHUP; False: another supervisor holds the folder."""
     stopping: list[int] = []
@@ -46,17 +46,17 @@ def supervise(
         if not mine:
             return False
         _log_to(folder)
-        supervisor = Supervisor(folder, ports, started=started, changed=changed)
+        supervisor = Supervisor(folder, ports, on_ports=on_ports, on_change=on_change)
         supervisor.run(until=lambda: bool(stopping))
     return True
 
 
-def settled(folder: StateFolder) -> DevState | None:
+def wait_until_settled(folder: DevFolder) -> DevState | None:
     """Gives the record of a stack that runs and is ready, else None: none runs, or it takes long.
 
     One that is being started or ended by another command is waited for.
     """
-    deadline = time.monotonic() + READY_WITHIN + _MARGIN
+    deadline = time.monotonic() + READY_TIMEOUT + _MARGIN
     while time.monotonic() < deadline:
         record = folder.running()
         if record is None or record.ready:
@@ -65,25 +65,25 @@ def settled(folder: StateFolder) -> DevState | None:
     return None
 
 
-def running_detached(folder: StateFolder, ports: Mapping[str, int | None]) -> DevState:
+def running_detached(folder: DevFolder, ports: Mapping[str, int | None]) -> DevState:
     """Gives the running stack's record once it is ready; start a supervisor if there is none.
 
     Raises CliError, with the supervisor's own words, when it does not start.
     """
-    deadline = time.monotonic() + READY_WITHIN + _MARGIN
+    deadline = time.monotonic() + READY_TIMEOUT + _MARGIN
     process: subprocess.Popen[bytes] | None = None
-    with tempfile.TemporaryFile(dir=folder.logs) as words:
+    with tempfile.TemporaryFile(dir=folder.logs) as output:
         while time.monotonic() < deadline:
             record = folder.running()
             if record is not None and record.ready:
                 return record
             if process is None:
                 if not folder.is_held():
-                    process = _spawn(folder, ports, words)
-            elif process.poll() == HELD:
+                    process = _spawn(folder, ports, output)
+            elif process.poll() == ALREADY_RUNNING:
                 process = None  # Another start was quicker, or the last one is still ending.
             elif process.returncode is not None:
-                raise _failure(folder, process.returncode, words)
+                raise _failure(folder, process.returncode, output)
             time.sleep(0.05)
     raise CliError(
         "knit does not start", reason="it takes too long", advice=f"look into {folder.logs}"
@@ -91,7 +91,7 @@ def running_detached(folder: StateFolder, ports: Mapping[str, int | None]) -> De
 
 
 def _spawn(
-    folder: StateFolder, ports: Mapping[str, int | None], words: IO[bytes]
+    folder: DevFolder, ports: Mapping[str, int | None], output: IO[bytes]
 ) -> subprocess.Popen[bytes]:
     # -P: the user's folder may hold files that are named like modules.
     command = [sys.executable, "-P", "-m", "knit_cli.dev", str(folder.root)]
@@ -100,28 +100,28 @@ def _spawn(
     return subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
-        stdout=words,
-        stderr=words,
+        stdout=output,
+        stderr=output,
         cwd=folder.root,
         start_new_session=True,
     )
 
 
-def _failure(folder: StateFolder, code: int, words: IO[bytes]) -> CliError:
-    words.seek(0)
-    said = words.read().decode(errors="replace").strip().splitlines()
+def _failure(folder: DevFolder, code: int, output: IO[bytes]) -> CliError:
+    output.seek(0)
+    printed = output.read().decode(errors="replace").strip().splitlines()
     try:
-        document = json.loads(said[-1])
+        document = json.loads(printed[-1])
         return CliError(document["summary"], reason=document["reason"], advice=document["advice"])
     except (IndexError, ValueError, TypeError, KeyError):
-        reason = "\n".join(said[-5:]) or last_lines(folder.log("supervisor"))
+        reason = "\n".join(printed[-5:]) or last_lines(folder.log("supervisor"))
         how = f"its supervisor was killed by signal {-code}" if code < 0 else reason
         return CliError(
             "knit does not start", reason=how, advice=f"try again, or look into {folder.logs}"
         )
 
 
-def _log_to(folder: StateFolder) -> None:
+def _log_to(folder: DevFolder) -> None:
     """Logs into the folder: the terminal, if there is one, shows the live status."""
     handler = logging.FileHandler(folder.log("supervisor"), mode="w", encoding="utf-8")
     handler.setFormatter(JsonFormatter())

@@ -13,7 +13,7 @@ _OPEN_STREAMS = "start knit with stdin, stdout and stderr open; /dev/null will d
 _NO_THREAD = "can't start new thread"  # how Python says it, without a kind of its own
 
 
-def explained(error: Exception) -> CliError | None:
+def explain(error: Exception) -> CliError | None:
     """Gives the error in words; None: it is a bug."""
     match error:
         case OSError():

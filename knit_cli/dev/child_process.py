@@ -11,39 +11,39 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
+from knit_cli.dev.dev_folder import DevFolder
 from knit_cli.dev.services import Service
-from knit_cli.dev.state import StateFolder
 
 log = logging.getLogger(__name__)
 
 FIRST_PAUSE: Final = 0.25
 LONGEST_PAUSE: Final = 10.0
-HEALTHY_AFTER: Final = 30.0
+BACKOFF_RESET_AFTER: Final = 30.0
 """Who has been ready for so many seconds may be started again at once when it dies."""
-READY_WITHIN: Final = 120.0
-ASK_AGAIN: Final = 1.0
-END_WITHIN: Final = 15.0
+READY_TIMEOUT: Final = 120.0
+READY_RETRY_INTERVAL: Final = 1.0
+STOP_TIMEOUT: Final = 15.0
 
 
 @dataclass
-class Child:
+class ChildProcess:
     """One process; started again when it dies, after a pause that doubles."""
 
     service: Service
-    folder: StateFolder
+    folder: DevFolder
     process: subprocess.Popen[bytes] | None = None
     since: float = 0.0
     """Monotonic instant of its start, or of its becoming ready."""
     is_ready: bool = False
     restarts: int = 0
     """Deaths since the stack has been started."""
-    deaths: int = 0
+    failed_starts: int = 0
     """Deaths since it has been ready."""
-    last_words: str = ""
+    last_error: str = ""
     """How it died the last time, for humans."""
-    _start_at: float = 0.0
-    _ask_at: float = 0.0
-    _asked_to_end: bool = False
+    _next_start: float = 0.0
+    _next_check: float = 0.0
+    _stop_requested: bool = False
     _pause: float = FIRST_PAUSE
 
     @property
@@ -58,30 +58,30 @@ class Child:
             return "stopped"
         return "ready" if self.is_ready else "starting"
 
-    def look(self, *, may_start: bool) -> bool:
+    def poll(self, *, may_start: bool) -> bool:
         """Notices what has happened, and does what follows; gives whether something changed."""
         if self.process is None:
-            return may_start and time.monotonic() >= self._start_at and self._start()
+            return may_start and time.monotonic() >= self._next_start and self._start()
         code = self.process.poll()
         if code is not None:
-            self._died(code)
+            self._on_exit(code)
             return True
-        return self._get_older()
+        return self._check_readiness()
 
-    def ask_to_end(self) -> None:
+    def request_stop(self) -> None:
         """Has it begin to end; the second call changes nothing."""
-        if self.process is not None and not self._asked_to_end:
-            self._asked_to_end = True
+        if self.process is not None and not self._stop_requested:
+            self._stop_requested = True
             with suppress(ProcessLookupError):
-                self.process.send_signal(self.service.end_signal)
+                self.process.send_signal(self.service.stop_signal)
 
-    def end(self) -> None:
+    def stop(self) -> None:
         """Ends it, and waits; it is not started again."""
         if self.process is None:
             return
-        self.ask_to_end()
+        self.request_stop()
         try:
-            self.process.wait(END_WITHIN)
+            self.process.wait(STOP_TIMEOUT)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
@@ -109,7 +109,7 @@ class Child:
                     start_new_session=True,
                 )
         except (OSError, subprocess.SubprocessError) as error:
-            self._later(f"it cannot be started: {error}")
+            self._schedule_restart(f"it cannot be started: {error}")
             return True
         with suppress(ProcessLookupError):  # its death is noticed by the next look
             ours = os.getpriority(os.PRIO_PROCESS, 0)
@@ -118,45 +118,45 @@ class Child:
         log.info("%s is started", self.name, extra=self._extra("process_started"))
         return True
 
-    def _get_older(self) -> bool:
+    def _check_readiness(self) -> bool:
         assert self.process is not None
         age = time.monotonic() - self.since
         if self.is_ready:
-            if age > HEALTHY_AFTER:
+            if age > BACKOFF_RESET_AFTER:
                 self._pause = FIRST_PAUSE
             return False
-        if time.monotonic() >= self._ask_at and self.service.is_ready(self.process.pid):
-            return self._become_ready()
-        if age > READY_WITHIN:
+        if time.monotonic() >= self._next_check and self.service.is_ready(self.process.pid):
+            return self._mark_ready()
+        if age > READY_TIMEOUT:
             self.process.kill()  # its death is noticed by the next look
         return False
 
-    def _become_ready(self) -> bool:
+    def _mark_ready(self) -> bool:
         try:
-            self.service.made_ready()
+            self.service.on_ready()
         except Exception as error:  # noqa: BLE001  whatever a database raises that dies now
-            self.last_words, self._ask_at = str(error), time.monotonic() + ASK_AGAIN
+            self.last_error, self._next_check = str(error), time.monotonic() + READY_RETRY_INTERVAL
             log.warning("%s: %s", self.name, error, extra=self._extra("process_not_ready"))
             return False
-        self.is_ready, self.since, self.deaths = True, time.monotonic(), 0
+        self.is_ready, self.since, self.failed_starts = True, time.monotonic(), 0
         log.info("%s is ready", self.name, extra=self._extra("process_ready"))
         return True
 
-    def _died(self, code: int) -> None:
+    def _on_exit(self, code: int) -> None:
         how = f"killed by signal {-code}" if code < 0 else f"it ended with exit code {code}"
-        said = last_lines(self.folder.log(self.name))
+        printed = last_lines(self.folder.log(self.name))
         self.process, self.is_ready = None, False
-        self._later(f"{how}\n{said}" if said else how)
+        self._schedule_restart(f"{how}\n{printed}" if printed else how)
 
-    def _later(self, words: str) -> None:
-        self.last_words = words
-        self.restarts, self.deaths = self.restarts + 1, self.deaths + 1
-        self._start_at = time.monotonic() + self._pause
+    def _schedule_restart(self, message: str) -> None:
+        self.last_error = message
+        self.restarts, self.failed_starts = self.restarts + 1, self.failed_starts + 1
+        self._next_start = time.monotonic() + self._pause
         log.warning(
             "%s is started again in %.2f s: %s",
             self.name,
             self._pause,
-            words,
+            message,
             extra=self._extra("process_died"),
         )
         self._pause = min(self._pause * 2, LONGEST_PAUSE)

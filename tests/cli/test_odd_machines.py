@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from knit_cli.config.profile import Profile, save_profile
-from knit_cli.machine_trouble import explained
+from knit_cli.os_failures import explain
 
 NOT_UTF8 = os.fsdecode(b"caf\xe9")
 
@@ -242,11 +242,11 @@ def test_yaml_that_makes_the_parser_stumble(knit, text):
     ],
 )
 def test_trouble_with_the_machine_is_no_bug(error, said):
-    told = explained(error)
+    told = explain(error)
     assert said in f"{told.summary} {told.reason} {told.advice}"
     assert told.advice
 
 
 @pytest.mark.parametrize("error", [RuntimeError("x"), ValueError("x"), KeyError("x")])
 def test_a_bug_is_not_blamed_on_the_machine(error):
-    assert explained(error) is None
+    assert explain(error) is None

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from knit_cli.dev import children
-from knit_cli.dev.children import LONGEST_PAUSE, Child
+from knit_cli.dev import child_process
+from knit_cli.dev.child_process import LONGEST_PAUSE, ChildProcess
+from knit_cli.dev.dev_folder import DevFolder
 from knit_cli.dev.services import Service
-from knit_cli.dev.state import StateFolder
 
 
 class Clock:
@@ -30,91 +30,95 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(children, "time", clock)
+    monkeypatch.setattr(child_process, "time", clock)
     return clock
 
 
 @pytest.fixture
-def make(tmp_path: Path) -> Iterator[Callable[..., Child]]:
-    folder = StateFolder(tmp_path / "state")
+def make(tmp_path: Path) -> Iterator[Callable[..., ChildProcess]]:
+    folder = DevFolder(tmp_path / "state")
     folder.create()
-    made: list[Child] = []
+    made: list[ChildProcess] = []
 
-    def one(script: str, **more: Any) -> Child:
+    def one(script: str, **more: Any) -> ChildProcess:
         ready = more.pop("is_ready", lambda _: True)
         service = Service("it", ("sh", "-c", script), dict(os.environ), ready, **more)
-        made.append(Child(service, folder))
+        made.append(ChildProcess(service, folder))
         return made[-1]
 
     yield one
     for child in made:
-        child.end()
+        child.stop()
 
 
-def settle(child: Child) -> None:
+def settle(child: ChildProcess) -> None:
     """Waits, in real time, until its process has ended, and has that noticed."""
     assert child.process is not None
     child.process.wait(60)
-    assert child.look(may_start=False)
+    assert child.poll(may_start=False)
 
 
-def test_pauses_double_up_to_the_longest(make: Callable[..., Child], clock: Clock) -> None:
+def test_pauses_double_up_to_the_longest(make: Callable[..., ChildProcess], clock: Clock) -> None:
     """It is not started before its pause is over."""
     child, pauses = make("echo last words; exit 3"), []
     for _ in range(8):
-        assert child.look(may_start=True)
+        assert child.poll(may_start=True)
         settle(child)
         begun = clock.now
         while child.process is None:
             clock.now += 0.25
-            child.look(may_start=True)
+            child.poll(may_start=True)
         pauses.append(clock.now - begun)
         settle(child)
         clock.now += LONGEST_PAUSE
     assert pauses[0] <= 0.5
     assert pauses == sorted(pauses)
     assert pauses[-1] == LONGEST_PAUSE
-    assert child.deaths == child.restarts == 16
-    assert "exit code 3" in child.last_words
-    assert "last words" in child.last_words
+    assert child.failed_starts == child.restarts == 16
+    assert "exit code 3" in child.last_error
+    assert "last words" in child.last_error
 
 
-def test_a_healthy_life_shortens_the_next_pause(make: Callable[..., Child], clock: Clock) -> None:
+def test_a_healthy_life_shortens_the_next_pause(
+    make: Callable[..., ChildProcess], clock: Clock
+) -> None:
     """Who has been ready for long is started again at once."""
     child = make("exec sleep 600")
     for _ in range(5):
-        child.look(may_start=True)
+        child.poll(may_start=True)
         assert child.process is not None
         child.process.send_signal(signal.SIGKILL)
         settle(child)
         clock.now += LONGEST_PAUSE
-    child.look(may_start=True)
-    child.look(may_start=True)
+    child.poll(may_start=True)
+    child.poll(may_start=True)
     assert child.state == "ready"
-    assert child.deaths == 0
-    clock.now += children.HEALTHY_AFTER + 1
-    child.look(may_start=True)
+    assert child.failed_starts == 0
+    clock.now += child_process.BACKOFF_RESET_AFTER + 1
+    child.poll(may_start=True)
     assert child.process is not None
     child.process.kill()
     settle(child)
-    assert "killed by signal 9" in child.last_words
-    clock.now += children.FIRST_PAUSE
-    assert child.look(may_start=True)
+    assert "killed by signal 9" in child.last_error
+    clock.now += child_process.FIRST_PAUSE
+    assert child.poll(may_start=True)
 
 
-def test_it_waits_for_what_it_needs(make: Callable[..., Child], clock: Clock) -> None:
+def test_it_waits_for_what_it_needs(make: Callable[..., ChildProcess], clock: Clock) -> None:
     """Without permission nothing is started, however often it looks."""
     child = make("true")
     for _ in range(3):
-        assert not child.look(may_start=False)
+        assert not child.poll(may_start=False)
     assert child.state == "stopped"
 
 
-def test_the_log_of_the_life_before_is_kept(make: Callable[..., Child], clock: Clock) -> None:
+def test_the_log_of_the_life_before_is_kept(
+    make: Callable[..., ChildProcess], clock: Clock
+) -> None:
     """One tells why it died, the other how it is now."""
     child = make("echo $$")
     for _ in range(2):
-        child.look(may_start=True)
+        child.poll(may_start=True)
         settle(child)
         clock.now += LONGEST_PAUSE
     new = child.folder.log("it")
@@ -122,7 +126,7 @@ def test_the_log_of_the_life_before_is_kept(make: Callable[..., Child], clock: C
 
 
 def test_a_command_that_cannot_be_started_is_tried_again(
-    make: Callable[..., Child], clock: Clock
+    make: Callable[..., ChildProcess], clock: Clock
 ) -> None:
     """Also when what comes before it fails, such as on a full disk."""
 
@@ -130,24 +134,26 @@ def test_a_command_that_cannot_be_started_is_tried_again(
         raise OSError("no room")
 
     child = make("true", prepare=fail)
-    assert child.look(may_start=True)
-    assert child.deaths == 1
-    assert "no room" in child.last_words
+    assert child.poll(may_start=True)
+    assert child.failed_starts == 1
+    assert "no room" in child.last_error
 
 
 def test_who_does_not_become_ready_is_killed_at_last(
-    make: Callable[..., Child], clock: Clock
+    make: Callable[..., ChildProcess], clock: Clock
 ) -> None:
     """And then started again as if it had died by itself."""
     child = make("exec sleep 600", is_ready=lambda _: False)
-    child.look(may_start=True)
-    clock.now += children.READY_WITHIN + 1
-    child.look(may_start=True)
+    child.poll(may_start=True)
+    clock.now += child_process.READY_TIMEOUT + 1
+    child.poll(may_start=True)
     settle(child)
-    assert child.deaths == 1
+    assert child.failed_starts == 1
 
 
-def test_what_follows_readiness_is_tried_again(make: Callable[..., Child], clock: Clock) -> None:
+def test_what_follows_readiness_is_tried_again(
+    make: Callable[..., ChildProcess], clock: Clock
+) -> None:
     """Migrations of a database that dies in this moment; but not at every look."""
     calls = []
 
@@ -156,39 +162,39 @@ def test_what_follows_readiness_is_tried_again(make: Callable[..., Child], clock
         if len(calls) == 1:
             raise RuntimeError("gone")
 
-    child = make("exec sleep 600", made_ready=fail_once)
+    child = make("exec sleep 600", on_ready=fail_once)
     for _ in range(5):
-        child.look(may_start=True)
+        child.poll(may_start=True)
     assert child.state == "starting"
     assert len(calls) == 1
-    clock.now += children.ASK_AGAIN
-    child.look(may_start=True)
+    clock.now += child_process.READY_RETRY_INTERVAL
+    child.poll(may_start=True)
     assert child.state == "ready"
 
 
 def test_who_does_not_end_is_killed(
-    make: Callable[..., Child], monkeypatch: pytest.MonkeyPatch
+    make: Callable[..., ChildProcess], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A process that takes SIGTERM lightly does not keep the stack up."""
-    monkeypatch.setattr(children, "END_WITHIN", 0.2)
+    monkeypatch.setattr(child_process, "STOP_TIMEOUT", 0.2)
     child = make("trap '' TERM; echo trapped; while :; do sleep 1; done")
-    child.look(may_start=True)
+    child.poll(may_start=True)
     until = time.monotonic() + 60
     while "trapped" not in child.folder.log("it").read_text():
         assert time.monotonic() < until
         time.sleep(0.01)
     assert child.process is not None
     pid = child.process.pid
-    child.end()
+    child.stop()
     assert child.state == "stopped"
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
 
 
-def test_who_stands_back_does_so_from_its_start(make: Callable[..., Child]) -> None:
+def test_who_stands_back_does_so_from_its_start(make: Callable[..., ChildProcess]) -> None:
     """By so much more than we do ourselves."""
     child = make("sleep 60", niceness=3)
-    child.look(may_start=True)
+    child.poll(may_start=True)
     assert child.process is not None
     ours = os.getpriority(os.PRIO_PROCESS, 0)
     assert os.getpriority(os.PRIO_PROCESS, child.process.pid) == ours + 3

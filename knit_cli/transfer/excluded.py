@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from knit_cli.output import say
 
-_MOST_NAMED = 20
+_MAX_NAMED = 20
 
 
-class LeftOut:
+class Exclusions:
     """Gathers what is left out: the first of it by name, all by number."""
 
     def __init__(self) -> None:
@@ -17,7 +17,7 @@ class LeftOut:
     def __call__(self, path: str, what: str) -> None:
         """Notes one thing and what it is."""
         self._count += 1
-        if len(self._named) < _MOST_NAMED:
+        if len(self._named) < _MAX_NAMED:
             self._named.append(f"  {path} ({what})")
 
     def restart(self) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import typer
 
 from knit_cli.errors import BadInput
-from knit_cli.machine_trouble import not_utf8
+from knit_cli.os_failures import not_utf8
 from knit_workflows.wire.tags import Tag
 from knit_workflows.wire.times import parse_time
 
@@ -25,7 +25,7 @@ def read_tags(texts: Iterable[str], flag: str) -> list[Tag]:
     """
     given = list(texts)
     for text in given:
-        refuse_unless_utf8(text)
+        raise_unless_utf8(text)
     try:
         return [Tag.parse(text) for text in given]
     except ValueError as cause:
@@ -41,14 +41,14 @@ def name_tag(name: str) -> Tag:
         BadInput: it is not UTF-8, which file systems allow.
     """
     try:
-        refuse_unless_utf8(name)
+        raise_unless_utf8(name)
     except BadInput as cause:
         cause.advice = "leave --name out, and give it a name of yours: --tag name:NAME"
         raise
     return Tag(key="name", value=name)
 
 
-def refuse_unless_utf8(text: str) -> None:
+def raise_unless_utf8(text: str) -> None:
     """Raises BadInput when a text came from the command line or a file system and is not UTF-8."""
     try:
         text.encode()

@@ -25,12 +25,12 @@ MAY_HAVE_ARRIVED = (
     "knit data find --since TIME"
 )
 
-_TRIES = 6
+_ATTEMPTS = 6
 """With their pauses, they outlast the restart of a server."""
 _LOST_BY_A_PROXY = (HTTPStatus.BAD_GATEWAY, HTTPStatus.GATEWAY_TIMEOUT)
 
 
-class KeyedUpload(Generic[T]):
+class IdempotentUpload(Generic[T]):
     """One upload to a server that knows what keys are for.
 
     Args:
@@ -48,7 +48,7 @@ class KeyedUpload(Generic[T]):
     def run(self) -> T:
         """Gives what became of it. Raises what `send` does."""
         try:
-            return self._retry.on_cut(self._attempt, repeatable=True, tries=_TRIES)
+            return self._retry.on_cut(self._attempt, repeatable=True, attempts=_ATTEMPTS)
         except ApiUnreachable as unreachable:
             if self._lost:
                 unreachable.advice = MAY_HAVE_ARRIVED
@@ -58,7 +58,7 @@ class KeyedUpload(Generic[T]):
 
     def _attempt(self) -> T:
         try:
-            return self._retry.while_under_way(self._once)
+            return self._retry.while_in_progress(self._once)
         except ApiRefused as refused:
             if not (self._lost or self._put_off):
                 raise
@@ -66,7 +66,7 @@ class KeyedUpload(Generic[T]):
                 refused.advice = MAY_HAVE_ARRIVED
             if refused.retry_after is not None or refused.status != HTTPStatus.CONFLICT:
                 raise
-        self._retry.tell("what was sent before has not become a Data, sending it anew")
+        self._retry.notify("what was sent before has not become a Data, sending it anew")
         self._key, self._lost, self._put_off = uuid4(), False, False
         return self._once()
 
@@ -74,7 +74,7 @@ class KeyedUpload(Generic[T]):
         try:
             return self._send(self._key)
         except ConnectionCut as cut:
-            self._lost = self._lost or not cut.harmless
+            self._lost = self._lost or not cut.safe_to_retry
             if not self._lost:
                 self._key = uuid4()
             raise
@@ -93,11 +93,11 @@ class KeyedUpload(Generic[T]):
 class UploadedBody:
     """The body of an upload; `ended`: all of it was taken, its end may have been sent."""
 
-    def __init__(self, pieces: Iterable[bytes]) -> None:
-        self._pieces = pieces
+    def __init__(self, chunks: Iterable[bytes]) -> None:
+        self._chunks = chunks
         self.ended = False
 
     def chunks(self) -> Iterator[bytes]:
         """Gives the pieces; httpx sends what an iterator gives chunked, without a length."""
-        yield from self._pieces
+        yield from self._chunks
         self.ended = True

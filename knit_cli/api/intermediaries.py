@@ -14,7 +14,7 @@ import httpx
 from knit_workflows.wire.errors import ErrorDetail
 
 _TITLE = re.compile(r"<title[^>]*>(.*?)</title>", re.IGNORECASE | re.DOTALL)
-_MOST_TITLE_CHARACTERS = 200
+_MAX_TITLE_CHARACTERS = 200
 
 _PROXY = "the proxy or gateway between here and the API"
 ADVICE: Mapping[int, str] = {
@@ -50,39 +50,39 @@ _USUAL_ADVICE = (
 )
 
 
-def is_page(answer: httpx.Response) -> bool:
+def is_web_page(response: httpx.Response) -> bool:
     """Says whether somebody else than knit's API has answered; the body has been read."""
-    kind: str = answer.headers.get("Content-Type", "")
+    kind: str = response.headers.get("Content-Type", "")
     return (
         kind.startswith(("text/html", "application/xhtml"))
-        or answer.content.lstrip()[:1] == b"<"
-        or answer.status_code == httpx.codes.PROXY_AUTHENTICATION_REQUIRED
+        or response.content.lstrip()[:1] == b"<"
+        or response.status_code == httpx.codes.PROXY_AUTHENTICATION_REQUIRED
     )
 
 
-def page_detail(answer: httpx.Response) -> ErrorDetail:
+def web_page_detail(response: httpx.Response) -> ErrorDetail:
     """Gives what that answer says, without its markup, and what to do about it."""
-    server: str = answer.headers.get("Server") or answer.headers.get("Via") or ""
+    server: str = response.headers.get("Server") or response.headers.get("Via") or ""
     who = f" ({server})" if server else ""
-    says = f"HTTP status {answer.status_code} {answer.reason_phrase}".strip()
-    title = _title(answer.text)
-    if title and title not in says and answer.reason_phrase not in title:
+    says = f"HTTP status {response.status_code} {response.reason_phrase}".strip()
+    title = _title(response.text)
+    if title and title not in says and response.reason_phrase not in title:
         says = f"{says}, {title}"
     return ErrorDetail(
         reason="the answer is not what knit's API says, "
         f"but of something on the way to it{who}: {says}",
-        advice=_advice(answer),
+        advice=_advice(response),
     )
 
 
-def _advice(answer: httpx.Response) -> str:
-    if answer.is_redirect:
-        return f"check apiRoot in the profile: it leads to {answer.headers.get('Location')}"
-    if answer.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
-        return f"check apiRoot in the profile; else {ADVICE[answer.status_code]}"
-    return ADVICE.get(answer.status_code, _USUAL_ADVICE)
+def _advice(response: httpx.Response) -> str:
+    if response.is_redirect:
+        return f"check apiRoot in the profile: it leads to {response.headers.get('Location')}"
+    if response.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
+        return f"check apiRoot in the profile; else {ADVICE[response.status_code]}"
+    return ADVICE.get(response.status_code, _USUAL_ADVICE)
 
 
 def _title(text: str) -> str:
     found = _TITLE.search(text)
-    return " ".join(unescape(found[1]).split())[:_MOST_TITLE_CHARACTERS] if found else ""
+    return " ".join(unescape(found[1]).split())[:_MAX_TITLE_CHARACTERS] if found else ""

@@ -18,7 +18,7 @@ import pytest
 from knit_api.transfers.doors import LOG_FILE
 from knit_cli.api.client import ApiClient, open_api
 from knit_cli.errors import ConnectionCut, TransferFailed
-from knit_cli.transfer.left_out import LeftOut
+from knit_cli.transfer.excluded import Exclusions
 from knit_cli.transfer.progress import Silent
 from knit_cli.transfer.run_log import copy_log
 from knit_cli.transfer.transfer import pull_file, pull_folder, pull_stream
@@ -82,16 +82,17 @@ def test_what_arrives_is_whole_wherever_it_was_cut_before(api, hop, client, form
         if form == "stream":
             hop.cuts[:] = [0]
             out: list[bytes] = []
-            pull_stream(client, knit_id, out.append, LeftOut(), meter=Silent())
+            pull_stream(client, knit_id, out.append, Exclusions(), meter=Silent())
             assert files_of(gzip.decompress(b"".join(out))) == FILES
             continue
         hop.cuts[:] = [offset, offset]
         if form == "folder":
             assert (
-                content_of(pull_folder(client, knit_id, dest, LeftOut(), meter=Silent())) == FILES
+                content_of(pull_folder(client, knit_id, dest, Exclusions(), meter=Silent()))
+                == FILES
             )
         else:
-            arrived = pull_file(client, knit_id, dest, LeftOut(), meter=Silent())
+            arrived = pull_file(client, knit_id, dest, Exclusions(), meter=Silent())
             assert files_of(gzip.decompress(arrived.read_bytes())) == FILES
         assert len(list(dest.iterdir())) == 1
         assert hop.cuts == []
@@ -105,9 +106,9 @@ def test_what_is_always_cut_is_an_error_and_leaves_nothing(api, hop, client, for
         hop.cuts[:] = [offset] * 3
         with pytest.raises(ConnectionCut) as raised:
             if form == "stream":
-                pull_stream(client, knit_id, lambda _: None, LeftOut(), meter=Silent())
+                pull_stream(client, knit_id, lambda _: None, Exclusions(), meter=Silent())
             else:
-                pull[form](client, knit_id, tmp_path / "dest", LeftOut(), meter=Silent())
+                pull[form](client, knit_id, tmp_path / "dest", Exclusions(), meter=Silent())
         assert raised.value.advice
         hop.cuts.clear()
     if form != "stream":
@@ -119,8 +120,8 @@ def test_an_archive_that_was_changed_on_its_way_is_damaged(api, form, tmp_path):
     """Its own checksum may be right; the one behind it, which the API made, is not."""
     knit_id = a_data(api.store, api.transfers, files=FILES)
 
-    def changed(piece: bytes) -> bytes:
-        return piece.replace(b"\x1f\x8b\x08\0\0\0\0\0", b"\x1f\x8b\x08\0\1\0\0\0", 1)
+    def changed(chunk: bytes) -> bytes:
+        return chunk.replace(b"\x1f\x8b\x08\0\0\0\0\0", b"\x1f\x8b\x08\0\1\0\0\0", 1)
 
     with (
         hop_to(api.port, change=changed) as hop,
@@ -134,7 +135,7 @@ def test_an_archive_that_was_changed_on_its_way_is_damaged(api, form, tmp_path):
             hop.accept = b"application/tar+gzip"
         pull = pull_folder if form == "folder" else pull_file
         with pytest.raises(TransferFailed) as raised:
-            pull(client, knit_id, tmp_path, LeftOut(), meter=Silent())
+            pull(client, knit_id, tmp_path, Exclusions(), meter=Silent())
     assert "checksum" in (raised.value.reason or "")
     assert list(tmp_path.iterdir()) == []
 

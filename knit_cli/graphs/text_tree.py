@@ -24,20 +24,20 @@ from dataclasses import dataclass, field
 from rich.console import Console
 from rich.text import Text
 
-_NARROWEST = 40  # columns of words, also on a terminal that has fewer
+_MIN_COLUMNS = 40  # columns of words, also on a terminal that has fewer
 _HANGING = "  "  # before the second line of one thing
 
 
 @dataclass(eq=False)
-class Branch:
+class TreeNode:
     """One thing, in words, and what belongs below it, in that order where sizes are the same."""
 
     words: Text
-    below: list[Branch] = field(default_factory=list)
+    below: list[TreeNode] = field(default_factory=list)
 
-    def add(self, words: Text) -> Branch:
+    def add(self, words: Text) -> TreeNode:
         """Puts a thing below this one; gives it."""
-        added = Branch(words)
+        added = TreeNode(words)
         self.below.append(added)
         return added
 
@@ -56,11 +56,11 @@ _LINES = _Guides(aside="├── ", last="└── ", goes_on="│ ", rail="�
 _ASCII = _Guides(aside="|-- ", last="`-- ", goes_on="| ", rail="|   ")
 
 
-def draw(root: Branch, console: Console) -> None:
+def draw(root: TreeNode, console: Console) -> None:
     """Prints the tree. Nothing is cut off: words that do not fit go on in the next line."""
     drawing = _Drawing(root, _ASCII if console.options.ascii_only else _LINES)
     for first, further, words in drawing.lines(root, "", ""):
-        width = max(console.width - len(first), _NARROWEST)
+        width = max(console.width - len(first), _MIN_COLUMNS)
         for number, line in enumerate(words.wrap(console, width)):
             guides = further if number else first
             # As it is: the terminal breaks what is wider than itself, and leaves nothing out.
@@ -70,11 +70,11 @@ def draw(root: Branch, console: Console) -> None:
 class _Drawing:
     """Knows how much hangs on each thing of one tree."""
 
-    def __init__(self, root: Branch, guides: _Guides) -> None:
+    def __init__(self, root: TreeNode, guides: _Guides) -> None:
         self._guides = guides
         self._sizes = _sizes(root)
 
-    def lines(self, top: Branch, lead: str, rail: str) -> Iterator[tuple[str, str, Text]]:
+    def lines(self, top: TreeNode, lead: str, rail: str) -> Iterator[tuple[str, str, Text]]:
         """Gives what is before the first and before each further line of a thing, and its words.
 
         Args:
@@ -82,7 +82,7 @@ class _Drawing:
             lead: is before its first line.
             rail: is before all that is below it.
         """
-        now: Branch | None = top
+        now: TreeNode | None = top
         while now is not None:
             *aside, ahead = self._in_order(now) or [None]
             beside = self._guides.goes_on if ahead else _HANGING
@@ -95,7 +95,7 @@ class _Drawing:
                 yield from self.lines(one, rail + self._guides.aside, rail + self._guides.rail)
             now = ahead
 
-    def _in_order(self, branch: Branch) -> list[Branch | None]:
+    def _in_order(self, branch: TreeNode) -> list[TreeNode | None]:
         """Gives what is below, the largest last."""
         if not branch.below:
             return []
@@ -103,7 +103,7 @@ class _Drawing:
         return [*(one for one in branch.below if one is not ahead), ahead]
 
 
-def _sizes(root: Branch) -> dict[int, int]:
+def _sizes(root: TreeNode) -> dict[int, int]:
     """Gives how many things each one is, with all below it.
 
     The work is kept in a list, not in calls: a chain of a thousand Runs is no reason to fail.

@@ -13,15 +13,15 @@ from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing
 
 from knit_cli.api.client import PLAIN_TAR
-from knit_cli.api.received import Stream
-from knit_cli.transfer.streams import (
+from knit_cli.api.streamed_response import Stream
+from knit_cli.transfer.byte_streams import (
+    ChunkReader,
     DamagedStream,
-    PiecesReader,
     copied_to,
     counted,
     gunzipped,
     gzipped_to,
-    read_ahead,
+    prefetch,
 )
 from knit_workflows.archive import ArchiveCut, ArchiveRefused, TarReader
 from knit_workflows.archive.tar import NOTE, shown
@@ -36,13 +36,13 @@ def plain_tar(stream: Stream, on_bytes: Callable[[int], None]) -> Generator[byte
     Raises:
         StreamCut, DamagedStream: as `gunzipped` does; or the checksum behind it is another one.
     """
-    pieces = counted(stream.chunks, on_bytes)
+    chunks = counted(stream.chunks, on_bytes)
     if stream.media_type == PLAIN_TAR:
-        return pieces  # the kernel receives ahead; a thread of ours would only be in its way
-    return gunzipped(_verified(read_ahead(pieces), stream.trailers))
+        return chunks  # the kernel receives ahead; a thread of ours would only be in its way
+    return gunzipped(_verified(prefetch(chunks), stream.trailers))
 
 
-def hand_on(
+def copy_verified(
     stream: Stream,
     on_bytes: Callable[[int], None],
     write: Callable[[bytes], object],
@@ -57,18 +57,18 @@ def hand_on(
         ArchiveCut, StreamCut: it ends too early; so does what was written.
         ArchiveRefused, DamagedStream: it is no archive, or a damaged one.
     """
-    pieces = counted(stream.chunks, on_bytes)
+    chunks = counted(stream.chunks, on_bytes)
     if stream.media_type == PLAIN_TAR:
-        plain = gzipped_to(write, pieces)
+        plain = gzipped_to(write, chunks)
     else:
-        plain = gunzipped(copied_to(write, _verified(read_ahead(pieces), stream.trailers)))
+        plain = gunzipped(copied_to(write, _verified(prefetch(chunks), stream.trailers)))
     with closing(plain):
         _read_through(plain, left_out)
 
 
 def _read_through(plain: Iterator[bytes], left_out: Callable[[str, str], object]) -> None:
     try:
-        for member in TarReader(PiecesReader(plain)).members():
+        for member in TarReader(ChunkReader(plain)).members():
             if member.kind == NOTE:
                 left_out(shown(member.name), shown(member.link))
     except ArchiveRefused as refused:
@@ -78,12 +78,12 @@ def _read_through(plain: Iterator[bytes], left_out: Callable[[str, str], object]
             pass
 
 
-def _verified(pieces: Iterator[bytes], trailers: Mapping[str, str]) -> Generator[bytes, None, None]:
+def _verified(chunks: Iterator[bytes], trailers: Mapping[str, str]) -> Generator[bytes, None, None]:
     """Gives the same pieces; compares the checksum behind them, where one has come through."""
     md5 = hashlib.md5(usedforsecurity=False)
-    for piece in pieces:
-        md5.update(piece)
-        yield piece
+    for chunk in chunks:
+        md5.update(chunk)
+        yield chunk
     stated = trailers.get(_CHECKSUM_TRAILER)
     if stated is None:
         return

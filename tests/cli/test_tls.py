@@ -10,7 +10,7 @@ import threading
 
 import pytest
 
-from knit_cli.api.trust import read_certificates, refuse_expired, trust_in
+from knit_cli.api.tls import context_trusting, raise_if_expired, read_certificates
 from knit_cli.config.profile import read_profile
 from knit_cli.errors import ProfileProblem
 from knit_cli.invocation import Surroundings
@@ -104,12 +104,12 @@ def forms(folder):
     }
 
 
-FORMS = ["plain", "comment in UTF-8", "comment in Latin-1", "byte order mark",
+COMMAND_FORMS = ["plain", "comment in UTF-8", "comment in Latin-1", "byte order mark",
          "line ends of Windows", "no line end at the end", "DER", "several",
          "only the intermediate", "only the server's own"]  # fmt: skip
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", COMMAND_FORMS)
 def test_an_authority_in_every_form_is_trusted(made, api, find, form):
     assert find(api, forms(made)[form]) == (0, "[]\n", "")
 
@@ -122,7 +122,7 @@ def test_another_authority_is_not(made, api, find, tmp_path):
     assert "cannot be trusted" in err and "cert.ca" in err
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", COMMAND_FORMS)
 def test_ssl_cert_file_is_read_in_every_form_too(made, api, find, tmp_path, form):
     (tmp_path / "bundle").write_bytes(forms(made)[form])
     assert find(api, SSL_CERT_FILE=str(tmp_path / "bundle")) == (0, "[]\n", "")
@@ -157,9 +157,9 @@ def test_an_expired_authority_is_named(made, find):
 
 def test_one_expired_authority_beside_others_is_no_trouble(made):
     pem = (made / "old.pem").read_text() + (made / "root.pem").read_text()
-    refuse_expired(trust_in(pem), "here")
+    raise_if_expired(context_trusting(pem), "here")
     with pytest.raises(ProfileProblem):
-        refuse_expired(trust_in((made / "old.pem").read_text()), "here")
+        raise_if_expired(context_trusting((made / "old.pem").read_text()), "here")
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from knit_cli.dev import room
-from knit_cli.dev.room import GIVE_EVERY, Guard
+from knit_cli.dev import disk_reserve
+from knit_cli.dev.disk_reserve import RELEASE_INTERVAL, ReserveKeeper
 from knit_workflows.disk import RESERVE_BYTES, Reserve, Room
 
 GIB = 1 << 30
@@ -21,7 +21,7 @@ class World:
         self.now = 1000.0
         self.free = 10 * GIB
         self.reserve = Reserve(folder / "reserve")
-        self.guard = Guard(folder, self.reserve, 256 << 20)
+        self.keeper = ReserveKeeper(folder, self.reserve, 256 << 20)
 
     def monotonic(self) -> float:
         return self.now
@@ -32,16 +32,16 @@ class World:
     def look(self, times: int = 1, *, in_need: bool = False) -> int:
         """Lets some time pass and has it looked; gives the slices that are reserved now."""
         for _ in range(times):
-            self.now += GIVE_EVERY
-            self.guard.look(in_need=in_need)
+            self.now += RELEASE_INTERVAL
+            self.keeper.poll(in_need=in_need)
         return self.reserve.size() // SLICE
 
 
 @pytest.fixture
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     world = World(tmp_path)
-    monkeypatch.setattr(room, "time", world)
-    monkeypatch.setattr(room, "Room", world)
+    monkeypatch.setattr(disk_reserve, "time", world)
+    monkeypatch.setattr(disk_reserve, "Room", world)
     return world
 
 
@@ -58,7 +58,7 @@ def test_half_is_for_whoever_runs_out_of_room_slice_by_slice(world: World) -> No
     world.look()
     world.free = 0
     assert world.look() == 7
-    world.guard.look(in_need=False)  # no time has passed
+    world.keeper.poll(in_need=False)  # no time has passed
     assert world.reserve.size() == 7 * SLICE
     assert world.look(10) == 4
 

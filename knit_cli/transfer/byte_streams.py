@@ -8,10 +8,12 @@ import zlib
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import suppress
 
-_AHEAD = 8  # pieces; with pieces of at most 1 MiB a transfer holds some 10 MiB, whatever its size
+_PREFETCH = (
+    8  # pieces; with pieces of at most 1 MiB a transfer holds some 10 MiB, whatever its size
+)
 _GZIP_WINDOW = 31  # zlib's way to say: gzip framing, largest window
-_FAST = 1  # the link or the disk, not the compressor, should be the slowest part
-_LOOK_EVERY = 0.1  # seconds until the thread notices that nobody reads any more
+_FASTEST = 1  # the link or the disk, not the compressor, should be the slowest part
+_CHECK_INTERVAL = 0.1  # seconds until the thread notices that nobody reads any more
 
 
 class DamagedStream(ValueError):
@@ -29,26 +31,26 @@ class _End:
         self.error = error
 
 
-def read_ahead(pieces: Iterable[bytes]) -> Generator[bytes, None, None]:
+def prefetch(chunks: Iterable[bytes]) -> Generator[bytes, None, None]:
     """Gives the same pieces, fetched by a thread a few pieces ahead of the reader.
 
     An error in the source is raised here, after the pieces before it. When this iterator is closed
     early, the source is left where it stands and the thread ends.
     """
-    pending: queue.Queue[bytes | _End] = queue.Queue(_AHEAD)
+    pending: queue.Queue[bytes | _End] = queue.Queue(_PREFETCH)
     abandoned = threading.Event()
 
     def put(item: bytes | _End) -> bool:
         while not abandoned.is_set():
             with suppress(queue.Full):
-                pending.put(item, timeout=_LOOK_EVERY)
+                pending.put(item, timeout=_CHECK_INTERVAL)
                 return True
         return False
 
     def fetch() -> None:
         try:
-            for piece in pieces:
-                if not put(piece):
+            for chunk in chunks:
+                if not put(chunk):
                     return
         except BaseException as error:  # noqa: BLE001  carried over to the reader, whatever it is
             put(_End(error))
@@ -70,45 +72,45 @@ def read_ahead(pieces: Iterable[bytes]) -> Generator[bytes, None, None]:
 
 
 def counted(
-    pieces: Iterable[bytes], on_bytes: Callable[[int], None]
+    chunks: Iterable[bytes], on_bytes: Callable[[int], None]
 ) -> Generator[bytes, None, None]:
     """Gives the same pieces, reporting the length of each as it is passed on."""
-    for piece in pieces:
-        on_bytes(len(piece))
-        yield piece
+    for chunk in chunks:
+        on_bytes(len(chunk))
+        yield chunk
 
 
-def gzipped(pieces: Iterable[bytes]) -> Iterator[bytes]:
+def gzipped(chunks: Iterable[bytes]) -> Iterator[bytes]:
     """Gives the pieces as one gzip stream."""
-    compressor = zlib.compressobj(_FAST, wbits=_GZIP_WINDOW)
-    for piece in pieces:
-        if out := compressor.compress(piece):
+    compressor = zlib.compressobj(_FASTEST, wbits=_GZIP_WINDOW)
+    for chunk in chunks:
+        if out := compressor.compress(chunk):
             yield out
     yield compressor.flush()
 
 
 def gzipped_to(
-    write: Callable[[bytes], object], pieces: Iterable[bytes]
+    write: Callable[[bytes], object], chunks: Iterable[bytes]
 ) -> Generator[bytes, None, None]:
     """Gives the pieces as they are, and writes them as one gzip stream."""
-    compressor = zlib.compressobj(_FAST, wbits=_GZIP_WINDOW)
-    for piece in pieces:
-        if out := compressor.compress(piece):
+    compressor = zlib.compressobj(_FASTEST, wbits=_GZIP_WINDOW)
+    for chunk in chunks:
+        if out := compressor.compress(chunk):
             write(out)
-        yield piece
+        yield chunk
     write(compressor.flush())
 
 
 def copied_to(
-    write: Callable[[bytes], object], pieces: Iterable[bytes]
+    write: Callable[[bytes], object], chunks: Iterable[bytes]
 ) -> Generator[bytes, None, None]:
     """Gives the pieces, and writes each before it is passed on."""
-    for piece in pieces:
-        write(piece)
-        yield piece
+    for chunk in chunks:
+        write(chunk)
+        yield chunk
 
 
-def gunzipped(pieces: Iterable[bytes]) -> Generator[bytes, None, None]:
+def gunzipped(chunks: Iterable[bytes]) -> Generator[bytes, None, None]:
     """Gives the content of a gzip stream: of all its members, zeros behind which are padding.
 
     Raises:
@@ -118,8 +120,8 @@ def gunzipped(pieces: Iterable[bytes]) -> Generator[bytes, None, None]:
     decompressor = zlib.decompressobj(_GZIP_WINDOW)
     started = False
     try:
-        for piece in pieces:
-            rest = piece
+        for chunk in chunks:
+            rest = chunk
             while rest:
                 if decompressor.eof:
                     rest = rest.lstrip(b"\0")
@@ -139,19 +141,19 @@ def gunzipped(pieces: Iterable[bytes]) -> Generator[bytes, None, None]:
         raise StreamCut("the gzip stream ends too early")
 
 
-class PiecesReader:
+class ChunkReader:
     """Reads pieces of bytes as one stream, without copying them."""
 
-    def __init__(self, pieces: Iterable[bytes]) -> None:
-        self._pieces = iter(pieces)
+    def __init__(self, chunks: Iterable[bytes]) -> None:
+        self._chunks = iter(chunks)
         self._rest = memoryview(b"")
 
     def read(self, size: int, /) -> memoryview:
         """Gives up to so many bytes; empty at the end. A short answer is not the end."""
         while not self._rest:
-            piece = next(self._pieces, None)
-            if piece is None:
+            chunk = next(self._chunks, None)
+            if chunk is None:
                 break
-            self._rest = memoryview(piece)
+            self._rest = memoryview(chunk)
         taken, self._rest = self._rest[:size], self._rest[size:]
         return taken

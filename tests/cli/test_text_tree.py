@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 from rich.text import Text
 
-from knit_cli.graphs.branches import Branch, draw
+from knit_cli.graphs.text_tree import TreeNode, draw
 
 
 def drawn(root, columns, encoding="utf-8"):
@@ -21,7 +21,7 @@ def drawn(root, columns, encoding="utf-8"):
 
 
 def chain(length, words="Run {0:036} done image = example/work:v1"):
-    root = Branch(Text("start"))
+    root = TreeNode(Text("start"))
     last = root
     for number in range(length):
         last = last.add(Text(words.format(number)))
@@ -45,7 +45,7 @@ def test_nothing_is_cut_off(columns):
 
 
 def test_words_that_do_not_fit_hang_beside_the_rail():
-    root = Branch(Text("start"))
+    root = TreeNode(Text("start"))
     root.add(Text("one " * 12))
     root.add(Text("two " * 12))
     lines = drawn(root, 44)
@@ -56,7 +56,7 @@ def test_words_that_do_not_fit_hang_beside_the_rail():
 def test_a_large_tree_stays_narrow():
     """Whatever its form: a thing is indented as often as the tree can be halved, at most."""
     dice = random.Random(8)
-    nodes = [Branch(Text("0"))]
+    nodes = [TreeNode(Text("0"))]
     for number in range(1, 4096):
         nodes.append(dice.choice(nodes[-9:]).add(Text(str(number))))
     lines = drawn(nodes[0], 400)

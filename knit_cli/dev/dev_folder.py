@@ -19,26 +19,26 @@ from knit_cli.config.files import write_private
 from knit_cli.errors import BadInput
 from knit_workflows.domain.os_errors import advice_for, reason_of
 
-_LOCK_WITHIN: Final = 1.0
+_LOCK_TIMEOUT: Final = 1.0
 """Whoever only asks whether the folder is held, holds it for an instant."""
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
 
 @dataclass(frozen=True)
-class ProcessMark:
+class ProcessIdentity:
     """A process by its id and its birth: ids are used again."""
 
     pid: int
-    born: str
+    started_at: str
 
     @classmethod
-    def of(cls, pid: int) -> ProcessMark:
+    def of(cls, pid: int) -> ProcessIdentity:
         """Marks a process that runs now; one that is gone already gets a mark that matches none."""
-        return cls(pid, _born(pid) or "gone")
+        return cls(pid, _started_at(pid) or "gone")
 
     def process(self) -> psutil.Process | None:
         """Gives the very process that was marked, or None when it is gone (or only a zombie)."""
-        if _born(self.pid) != self.born:
+        if _started_at(self.pid) != self.started_at:
             return None
         try:
             process = psutil.Process(self.pid)
@@ -47,7 +47,7 @@ class ProcessMark:
             return None
 
 
-def _born(pid: int) -> str | None:
+def _started_at(pid: int) -> str | None:
     """Names the birth of a process; unlike a time of day it stays when the clock is corrected."""
     try:
         # The second field is the command's name in parentheses and may hold anything.
@@ -78,8 +78,8 @@ class DevState:
     """One start of the stack; `processes` by name, besides `supervisor`."""
 
     ports: Ports
-    supervisor: ProcessMark | None = None
-    processes: dict[str, ProcessMark] = field(default_factory=dict)
+    supervisor: ProcessIdentity | None = None
+    processes: dict[str, ProcessIdentity] = field(default_factory=dict)
     ready: bool = False
     since: float = 0.0
     """When it was started, in seconds of the epoch; for humans."""
@@ -91,7 +91,7 @@ RECORD: Final = "state.json"
 """The file in a state folder that says what was started; it stays when the stack has ended."""
 
 
-class StateFolder:
+class DevFolder:
     """The folder that holds everything of one embedded stack."""
 
     def __init__(self, root: Path) -> None:
@@ -121,8 +121,10 @@ class StateFolder:
             record = json.loads(self._record.read_text(encoding="utf-8"))
             return DevState(
                 ports=Ports(**record["ports"]),
-                supervisor=ProcessMark(**record["supervisor"]) if record["supervisor"] else None,
-                processes={k: ProcessMark(**v) for k, v in record["processes"].items()},
+                supervisor=ProcessIdentity(**record["supervisor"])
+                if record["supervisor"]
+                else None,
+                processes={k: ProcessIdentity(**v) for k, v in record["processes"].items()},
                 ready=record["ready"],
                 since=record["since"],
                 floor=record.get("floor", 0),
@@ -171,7 +173,7 @@ class StateFolder:
 
 
 def _lock(handle: int) -> bool:
-    deadline = time.monotonic() + _LOCK_WITHIN
+    deadline = time.monotonic() + _LOCK_TIMEOUT
     while True:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import httpx
 
-from knit_cli.api.answers import is_framed
 from knit_cli.api.archive_transport import TRAILERS
+from knit_cli.api.responses import is_framed
 
 _OFFSET, _SIZE, _LOG_ID = "Log-Offset", "Log-Size", "Log-Knit-Id"
 
@@ -33,14 +33,14 @@ class Stream:
     """Of which Data a log is the content; older servers do not say so."""
 
 
-def stream_of(answer: httpx.Response) -> Stream:
+def stream_of(response: httpx.Response) -> Stream:
     """Gives the body of an answer of which only the head has been read."""
-    headers = answer.headers
+    headers = response.headers
     return Stream(
         headers.get("Content-Type", "").partition(";")[0].strip().lower(),
-        answer.iter_raw(),
-        framed=is_framed(answer),
-        trailers=answer.extensions.get(TRAILERS, {}),
+        response.iter_raw(),
+        framed=is_framed(response),
+        trailers=response.extensions.get(TRAILERS, {}),
         offset=int(headers.get(_OFFSET, "0")),
         size=int(headers[_SIZE]) if _SIZE in headers else None,
         log_id=headers.get(_LOG_ID),
