@@ -71,7 +71,8 @@ class FakeTransfers:
         self.renewals += 1
 
     async def finish(self, transfer: OpenTransfer, *, ok: bool, reason: str = "") -> Closed:
-        await asyncio.sleep(self._delay)
+        if self._delay:
+            await asyncio.sleep(self._delay)
         if self.finish_errors:
             raise self.finish_errors.pop(0)
         self.open.pop(transfer.transfer_id, None)
