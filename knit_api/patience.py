@@ -42,21 +42,24 @@ def patient(store: ApiStore) -> ApiStore:
     A database that only takes long is waited for, one that does not answer at all is given up
     within some eight seconds. What a given-up call has changed, if anything, is unknown.
     """
-    return cast("ApiStore", PatientStore(store))
+    return cast("ApiStore", PatientStore(store, store.ping))
 
 
 class PatientStore:
-    """See `patient`."""
+    """See `patient`; a part of the store (`store.runs`) is bounded as the store itself is."""
 
-    def __init__(self, store: ApiStore) -> None:
-        self._store = store
+    def __init__(self, part: Any, ping: Callable[[], Awaitable[None]]) -> None:
+        self._part = part
+        self._ping = ping
 
-    def __getattr__(self, name: str) -> Callable[..., Awaitable[Any]]:
-        call = getattr(self._store, name)
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._part, name)
+        if not callable(found):
+            return PatientStore(found, self._ping)
 
-        @wraps(call)
+        @wraps(found)
         async def bounded(*arguments: Any, **options: Any) -> Any:
-            return await self._watched(call(*arguments, **options))
+            return await self._watched(found(*arguments, **options))
 
         return bounded
 
@@ -77,7 +80,7 @@ class PatientStore:
 
     async def _look(self) -> None:
         try:
-            await in_time(self._store.ping(), ANSWER_SECONDS)
+            await in_time(self._ping(), ANSWER_SECONDS)
         except TimeoutError as error:
             raise StoreUnavailable(
                 "the database does not answer",

@@ -138,19 +138,25 @@ class Deps:
 
     def activities(self, roles: frozenset[Role]) -> list[Callable[..., Any]]:
         """Gives the activities of these roles, bound to the store and the back-end."""
-        runs = ComputeRunActivities(self.store, self.backend, self.engine)
+        runs = ComputeRunActivities(self.store.execution, self.backend, self.engine)
         transfers = ComputeTransferActivities(
-            self.store, self.backend, idle=self.engine.transfer_lease * 3
+            self.store.transfers,
+            self.store.execution,
+            self.backend,
+            idle=self.engine.transfer_lease * 3,
         )
         projector = StoreProjectorActivities(
-            self.store,
+            self.store.projection,
+            self.store.admission,
             self.backend,
             self.engine,
             max_active_runs=self.engine.max_active_runs or self.backend.suggested_runs(),
             interactive_queue=self.queues.interactive,
         )
-        awaiting = StoreAwaitRunActivities(self.store, self.engine.fallback)
-        tidying = StoreHousekeepingActivities(self.store, self.backend, transfers, self.engine)
+        awaiting = StoreAwaitRunActivities(self.store.runs, self.engine.poll_interval)
+        tidying = StoreHousekeepingActivities(
+            self.store.housekeeping, self.backend, transfers, self.engine
+        )
         by_role: dict[Role, list[Callable[..., Any]]] = {
             Role.ENGINE: [
                 projector.drain_outbox,
@@ -262,17 +268,17 @@ async def ensure_schedules(client: Client, deps: Deps) -> None:
                 kind,
                 HousekeepingInput(
                     projector=deps.projector_input(),
-                    grace=deps.engine.tidy_grace,
+                    grace=deps.engine.gc_grace_period,
                     heartbeat=deps.engine.heartbeat,
                 ),
                 id=name,
                 task_queue=deps.queues.engine,
                 task_timeout=deps.engine.step_timeout,
             ),
-            spec=ScheduleSpec(intervals=[ScheduleIntervalSpec(every=deps.engine.tidy_every)]),
+            spec=ScheduleSpec(intervals=[ScheduleIntervalSpec(every=deps.engine.gc_interval)]),
             # After an outage one turn is enough.
             policy=SchedulePolicy(
-                overlap=ScheduleOverlapPolicy.SKIP, catchup_window=deps.engine.tidy_every
+                overlap=ScheduleOverlapPolicy.SKIP, catchup_window=deps.engine.gc_interval
             ),
         )
         try:

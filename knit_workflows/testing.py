@@ -46,10 +46,10 @@ __all__ = ["KnitEnvironment", "MemoryBackend", "embedded_postgres", "knit_enviro
 QUICK = EngineSettings(
     heartbeat=timedelta(seconds=3),
     projector_heartbeat=timedelta(seconds=3),
-    image_patience=timedelta(seconds=1),
-    transient_patience=timedelta(seconds=2),
+    image_pull_deadline=timedelta(seconds=1),
+    start_deadline=timedelta(seconds=2),
     stop_grace=timedelta(milliseconds=200),
-    fallback=timedelta(seconds=2),
+    poll_interval=timedelta(seconds=2),
 )
 """Time-outs that make a test's waits short."""
 
@@ -105,13 +105,13 @@ class KnitEnvironment:
         """Uploads an empty Data with these tags; it is done, and matched, when this returns."""
         opened = await self.knit.open_upload()
         change = TagChange(add=frozenset(Tag(key, value) for key, value in tags.items()))
-        await self.store.change_tags(opened.knit_id, change)
+        await self.store.data.change_tags(opened.knit_id, change)
         await self.knit.finish(opened, ok=True)
         return opened.knit_id
 
     async def apply(self, document: Mapping[str, object]) -> PlanDetail:
         """Registers a Plan given as a Plan file's document."""
-        return await self.store.register_plan(parse_plan(document), new_runs_limit=None)
+        return await self.store.plans.register(parse_plan(document), new_runs_limit=None)
 
     async def runs_of(
         self, plan_id: PlanId, count: int, *, within: timedelta = timedelta(seconds=30)
@@ -119,19 +119,19 @@ class KnitEnvironment:
         """Waits until a Plan has so many Runs and all of them are final; gives them."""
         async with asyncio.timeout(within.total_seconds()):
             while True:
-                runs = await self.store.find_runs(RunQuery(plan_ids=frozenset({plan_id})))
+                runs = await self.store.runs.find(RunQuery(plan_ids=frozenset({plan_id})))
                 if len(runs) >= count:
                     return [await self.final(run.summary.run_id) for run in runs]
                 await asyncio.sleep(0.02)
 
     async def final(self, run_id: RunId) -> RunDetail:
         """Waits until a Run is final; gives it."""
-        return await self.store.wait_final(run_id, fallback=timedelta(seconds=1))
+        return await self.store.runs.wait_final(run_id, fallback=timedelta(seconds=1))
 
     async def data_with(self, tags: Mapping[str, str]) -> list[DataDetail]:
         """Gives the Data that carry all these tags."""
         wanted = tuple(Tag(key, value) for key, value in tags.items())
-        return list(await self.store.find_data(DataQuery(tags=wanted)))
+        return list(await self.store.data.find(DataQuery(tags=wanted)))
 
 
 @asynccontextmanager

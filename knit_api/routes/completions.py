@@ -40,5 +40,5 @@ async def complete(request: Request, store: StoreOf) -> Response:
     Quick however many there are, and not complete: tags are looked for among the newest 100,000.
     """
     query = queries.completion_query(request.query_params)
-    found = await store.completions(query.noun, query.prefix, limit=query.limit)
+    found = await store.completions.find(query.noun, query.prefix, limit=query.limit)
     return json_response([asdict(one) for one in found])

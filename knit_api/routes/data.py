@@ -61,7 +61,7 @@ router = APIRouter(prefix="/api/data", tags=["data"])
 async def find_data(request: Request, store: StoreOf) -> Response:
     """Find Data by tags and time: oldest first, those without a time last."""
     query, page = queries.data_query(request.query_params), queries.page(request.query_params)
-    found = await store.find_data(query, **paging.bounds(page))
+    found = await store.data.find(query, **paging.bounds(page))
     return await page_response(request, page, found, ToWire().data, paging.data_cursor)
 
 
@@ -138,7 +138,7 @@ async def download_data(knit_id: str, request: Request, deps: DepsOf) -> Respons
 @router.get("/{knit_id}/metadata", response_model=Data, responses=failures(404, 503))
 async def show_data(knit_id: str, store: StoreOf) -> Response:
     """Show a Data with its tags and neighbours, but not its content."""
-    return json_response(ToWire().data(await store.data(queries.knit_id(knit_id))))
+    return json_response(ToWire().data(await store.data.get(queries.knit_id(knit_id))))
 
 
 @router.put(
@@ -158,7 +158,7 @@ async def change_tags(knit_id: str, request: Request, store: StoreOf) -> Respons
     queries.refuse_system_keys(
         [*(tag.key for tag in change.add | change.remove), *change.remove_keys]
     )
-    one = await store.change_tags(queries.knit_id(knit_id), change)
+    one = await store.data.change_tags(queries.knit_id(knit_id), change)
     log.info("Data is tagged", extra={"action": "data_tagged", "knit_id": one.knit_id})
     return json_response(ToWire().data(one))
 

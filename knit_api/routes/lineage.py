@@ -43,7 +43,7 @@ async def show_lineage(knit_id: str, request: Request, store: StoreOf) -> Respon
     of the walk are followed further. Deleted Runs are not followed downstream.
     """
     query = queries.lineage_query(request.query_params)
-    read = store.lineage_graph if query.only_ids else store.lineage
+    read = store.lineage.graph if query.only_ids else store.lineage.get
     found = await read(
         queries.knit_id(knit_id),
         upstream=query.upstream,

@@ -72,7 +72,7 @@ router = APIRouter(prefix="/api/plans", tags=["plans"])
 async def find_plans(request: Request, store: StoreOf) -> Response:
     """Find Plans, in the order of their ids; the built-in ones are among them."""
     query, page = queries.plan_query(request.query_params), queries.page(request.query_params)
-    found = await store.find_plans(query, **paging.bounds(page))
+    found = await store.plans.find(query, **paging.bounds(page))
     return await page_response(request, page, found, ToWire().plan, paging.plan_cursor)
 
 
@@ -105,9 +105,9 @@ async def register_plan(request: Request, deps: DepsOf, store: StoreOf) -> Respo
     dry = queries.flag(request.query_params, "dry_run")
     spec = parse_plan(await json_body(request))
     if dry:
-        return json_response(preview_to_wire(await store.preview_plan(spec, most=PREVIEWED)))
+        return json_response(preview_to_wire(await store.plans.preview(spec, most=PREVIEWED)))
     try:
-        plan = await store.register_plan(spec, new_runs_limit=None if confirmed else deps.new_runs)
+        plan = await store.plans.register(spec, new_runs_limit=None if confirmed else deps.new_runs)
     except TooManyRuns as refused:
         raise TooManyRuns(refused.reason, advice=refused.advice, see=CONFIRM) from refused
     log.info(
@@ -120,7 +120,7 @@ async def register_plan(request: Request, deps: DepsOf, store: StoreOf) -> Respo
 @router.get("/{plan_id}", response_model=Plan, responses=failures(404, 503))
 async def show_plan(plan_id: str, store: StoreOf) -> Response:
     """Show a Plan with its neighbours."""
-    return json_response(ToWire().plan(await store.plan(queries.plan_id(plan_id))))
+    return json_response(ToWire().plan(await store.plans.get(queries.plan_id(plan_id))))
 
 
 @router.put("/{plan_id}/active", response_model=Plan, responses=failures(404, 503))
@@ -136,7 +136,7 @@ async def deactivate_plan(plan_id: str, store: StoreOf) -> Response:
 
 
 async def _set_active(store: ApiStore, plan_id: str, active: bool) -> Response:
-    plan = await store.set_active(queries.plan_id(plan_id), active)
+    plan = await store.plans.set_active(queries.plan_id(plan_id), active)
     return _changed(plan, "plan_active_set", active=active)
 
 
@@ -153,7 +153,7 @@ async def change_resources(plan_id: str, request: Request, store: StoreOf) -> Re
     """
     require_json(request)
     change = parse_resource_change(await json_body(request))
-    plan = await store.change_resources(queries.plan_id(plan_id), change)
+    plan = await store.plans.change_resources(queries.plan_id(plan_id), change)
     return _changed(plan, "plan_resources_changed")
 
 
@@ -167,7 +167,7 @@ async def change_annotations(plan_id: str, request: Request, store: StoreOf) -> 
     """Remove, then add annotations; idempotent."""
     require_json(request)
     change = parse_annotation_change(await json_body(request))
-    plan = await store.change_annotations(queries.plan_id(plan_id), change)
+    plan = await store.plans.change_annotations(queries.plan_id(plan_id), change)
     return _changed(plan, "plan_annotations_changed")
 
 
@@ -181,14 +181,14 @@ async def set_service_account(plan_id: str, request: Request, store: StoreOf) ->
     """Let run pods of later launches have the token of a service account."""
     require_json(request)
     name = parse_service_account_change(await json_body(request))
-    plan = await store.set_service_account(queries.plan_id(plan_id), name)
+    plan = await store.plans.set_service_account(queries.plan_id(plan_id), name)
     return _changed(plan, "plan_service_account_set")
 
 
 @router.delete("/{plan_id}/serviceaccount", response_model=Plan, responses=failures(404, 503))
 async def unset_service_account(plan_id: str, store: StoreOf) -> Response:
     """Let run pods of later launches have no token; idempotent."""
-    plan = await store.set_service_account(queries.plan_id(plan_id), None)
+    plan = await store.plans.set_service_account(queries.plan_id(plan_id), None)
     return _changed(plan, "plan_service_account_set")
 
 
@@ -202,7 +202,7 @@ async def set_priority(plan_id: str, request: Request, store: StoreOf) -> Respon
     """Let the Plan's waiting Runs, and those to come, go before those of a lower priority."""
     require_json(request)
     priority = parse_priority_change(await json_body(request))
-    plan = await store.set_priority(queries.plan_id(plan_id), priority)
+    plan = await store.plans.set_priority(queries.plan_id(plan_id), priority)
     return _changed(plan, "plan_priority_set", priority=priority)
 
 

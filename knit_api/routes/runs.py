@@ -52,20 +52,20 @@ async def find_runs(request: Request, store: StoreOf) -> Response:
     Invalidated (deleted) Runs are not among them.
     """
     query, page = queries.run_query(request.query_params), queries.page(request.query_params)
-    found = [] if query is None else await store.find_runs(query, **paging.bounds(page))
+    found = [] if query is None else await store.runs.find(query, **paging.bounds(page))
     return await page_response(request, page, found, ToWire().run, paging.run_cursor)
 
 
 @router.get("/{run_id}", response_model=Run, responses=failures(404, 503))
 async def show_run(run_id: str, store: StoreOf) -> Response:
     """Show a Run; invalidated ones too."""
-    return json_response(ToWire().run(await store.run(queries.run_id(run_id))))
+    return json_response(ToWire().run(await store.runs.get(queries.run_id(run_id))))
 
 
 @router.get("/{run_id}/events", response_model=list[RunEvent], responses=failures(404, 503))
 async def run_events(run_id: str, store: StoreOf) -> Response:
     """List every change of the Run's status, oldest first, with its cause."""
-    events = await store.run_events(queries.run_id(run_id))
+    events = await store.runs.events(queries.run_id(run_id))
     return await json_list_response(events, event_to_wire)
 
 
@@ -122,7 +122,7 @@ async def tear_off_run(run_id: str, store: StoreOf) -> Response:
 )
 async def retry_run(run_id: str, store: StoreOf) -> Response:
     """Carry out a done or failed Run once more, as its next generation with new outputs."""
-    run = await store.retry(queries.run_id(run_id))
+    run = await store.runs.retry(queries.run_id(run_id))
     log.info(
         "Run is retried",
         extra={"action": "run_retried", "run_id": run_id, "generation": run.generation},
@@ -135,13 +135,13 @@ async def retry_run(run_id: str, store: StoreOf) -> Response:
 )
 async def delete_run(run_id: str, store: StoreOf) -> Response:
     """Delete a Run that is not under way, and its outputs with it; it never runs again."""
-    await store.delete_run(queries.run_id(run_id))
+    await store.runs.delete(queries.run_id(run_id))
     log.info("Run is deleted", extra={"action": "run_deleted", "run_id": run_id})
     return Response(status_code=204)
 
 
 async def _stop(store: ApiStore, run_id: str, *, fail: bool) -> Response:
-    run = await store.stop(queries.run_id(run_id), fail=fail)
+    run = await store.runs.stop(queries.run_id(run_id), fail=fail)
     log.info(
         "Run is being stopped",
         extra={

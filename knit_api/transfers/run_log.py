@@ -47,7 +47,7 @@ async def log_response(
     are not so many bytes, or without `chunks` no length can be told.
     """
     store = await deps.store.get()
-    run = await store.run(run_id)
+    run = await store.runs.get(run_id)
     status = run.summary.status
     if status is RunStatus.INVALIDATED or run.log is None or run.log.knit_id is None:
         raise errors.NotFound(
@@ -129,7 +129,7 @@ class _Watch:
         while self._silence != QUIET_SECONDS:
             await asyncio.sleep(ASK_SECONDS)
             try:
-                silence = self._silence_after(await self._store.run(self._run_id))
+                silence = self._silence_after(await self._store.runs.get(self._run_id))
             except errors.NotFound:
                 silence = QUIET_SECONDS
             except errors.Unavailable:

@@ -89,13 +89,13 @@ async def _filled(
         async with _renewed(transfers, transfer, deps.lease):
             door = await _door(deps, store, transfer)
             if tags:  # before the end, so that nothing ever matches the Data without them
-                await store.change_tags(transfer.knit_id, TagChange(add=tags))
+                await store.data.change_tags(transfer.knit_id, TagChange(add=tags))
             await door.put(body)
     except BaseException as error:
         await completed(_give_up(transfers, transfer, error))
         raise
     await completed(_finish(store, transfers, transfer, door))
-    return await store.data(transfer.knit_id)
+    return await store.data.get(transfer.knit_id)
 
 
 async def download(
@@ -113,7 +113,7 @@ async def download(
     through first, so that it has a length, and not compressed.
     """
     store = await deps.store.get()
-    detail = await store.data(knit_id)
+    detail = await store.data.get(knit_id)
     if detail.upstream.run.status in _NO_VOLUME:
         raise errors.TransferNotReady(
             "the Data has no volume yet: its Run has not started",
@@ -170,7 +170,7 @@ async def _opened_to_read(store: ApiStore, transfers: Transfers, knit_id: KnitId
         return await _opened(store, transfers, lambda: transfers.open_download(knit_id))
     except errors.BackendRejected as error:
         # A Run that is stopped before it begins ends without volumes: nothing is broken.
-        if (await store.data(knit_id)).upstream.run.status not in _STOPPED:
+        if (await store.data.get(knit_id)).upstream.run.status not in _STOPPED:
             raise
         raise errors.DataNotFound(
             "the Data has no content: its Run ended before it could write any",
@@ -235,7 +235,7 @@ async def _encoded(
 
 
 async def _door(deps: Deps, store: ApiStore, transfer: OpenTransfer) -> Door:
-    record = await store.transfer(transfer.transfer_id)
+    record = await store.transfers.get(transfer.transfer_id)
     return open_door(record, deps.threads, deps.agents)
 
 
@@ -281,7 +281,7 @@ async def _ended_by_others(
     somebody has ended the workflow in the moment of the commit: the Data may yet become done.
     """
     try:
-        status = (await store.data(transfer.knit_id)).upstream.run.status
+        status = (await store.data.get(transfer.knit_id)).upstream.run.status
     except errors.KnitError:
         raise error from None
     if status is RunStatus.DONE:

@@ -14,7 +14,7 @@ from starlette.datastructures import Headers
 from knit_workflows.client import keyed_upload
 from knit_workflows.domain import errors
 from knit_workflows.domain.data import DataDetail
-from knit_workflows.domain.ports import CatalogueStore
+from knit_workflows.domain.ports import ApiStore
 from knit_workflows.domain.runs import RunStatus
 
 HEADER: Final = "Idempotency-Key"
@@ -35,13 +35,13 @@ def upload_key(headers: Headers) -> UUID | None:
     return UUID(values[0])
 
 
-async def made_before(store: CatalogueStore, key: UUID) -> DataDetail | None:
+async def made_before(store: ApiStore, key: UUID) -> DataDetail | None:
     """Gives the Data that was made with this key; None: the store knows of no upload with it.
 
     Raises UploadUnderWay, UploadKeySpent when it has failed, which is for ever.
     """
     try:
-        detail = await store.data(keyed_upload(key).knit_id)
+        detail = await store.data.get(keyed_upload(key).knit_id)
     except errors.DataNotFound:
         return None
     run = detail.upstream.run

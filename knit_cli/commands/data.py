@@ -15,8 +15,6 @@ from knit_cli.output import print_bytes, print_json, say
 from knit_cli.session import api_of, environment_of
 from knit_cli.shell.completion import complete_data, complete_tag, complete_tag_key
 from knit_cli.tag_flags import (
-    SYSTEM_PREFIX,
-    TRANSIENT,
     name_tag,
     read_query_tags,
     read_user_tags,
@@ -27,6 +25,7 @@ from knit_cli.transfer.progress import transfer_bar
 from knit_cli.transfer.pull import pull_file, pull_folder, pull_stream
 from knit_cli.transfer.push import push
 from knit_cli.transfer.push_source import Source, survey
+from knit_workflows.domain.tags import KEY_TRANSIENT, SYSTEM_PREFIX
 from knit_workflows.wire.data import Data
 from knit_workflows.wire.tags import Tag, TagChange
 
@@ -75,7 +74,7 @@ def find_data(
 
 
 def _is_transient(data: Data) -> bool:
-    return any(tag.key == TRANSIENT for tag in data.tags)
+    return any(tag.key == KEY_TRANSIENT for tag in data.tags)
 
 
 @app.command("push")

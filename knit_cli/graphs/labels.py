@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from knit_workflows.domain.instants import format_instant, parse_instant
 from knit_workflows.domain.tags import KEY_TIMESTAMP, KEY_TRANSIENT, SYSTEM_PREFIX
 from knit_workflows.wire.data import Data
 from knit_workflows.wire.plans import PlanSummary
 from knit_workflows.wire.tags import Tag
-from knit_workflows.wire.times import format_time, parse_time
 
 
 def plan_label(plan: PlanSummary) -> str:
@@ -17,7 +17,7 @@ def plan_label(plan: PlanSummary) -> str:
 def local_time(text: str) -> str:
     """Converts a time to the local time zone; anything else is returned unchanged."""
     try:
-        return format_time(parse_time(text).astimezone())
+        return format_instant(parse_instant(text).astimezone())
     except (ValueError, OverflowError):
         return text
 

@@ -6,10 +6,10 @@ from knit_cli.graphs import model
 from knit_cli.graphs.labels import plan_label, state_labels, user_tags
 from knit_cli.graphs.lineage import Edge, Lineage
 from knit_cli.graphs.model import Graph, Node, NodeKind, Row, Span
+from knit_workflows.domain.instants import format_instant
 from knit_workflows.wire.data import Data
 from knit_workflows.wire.runs import Run
 from knit_workflows.wire.tags import Tag
-from knit_workflows.wire.times import format_time
 
 _STATUS_COLOURS = {
     "deactivated": "gray",
@@ -54,7 +54,7 @@ def _tag_line(tag: Tag) -> tuple[Span, ...]:
 
 def _run_node(run: Run) -> Node:
     status = Span(run.status, bold=True, colour=_STATUS_COLOURS.get(run.status))
-    updated = format_time(run.updated_at.astimezone())
+    updated = format_instant(run.updated_at.astimezone())
     return Node(
         _run_id(run.run_id),
         NodeKind.RUN,

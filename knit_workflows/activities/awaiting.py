@@ -16,13 +16,13 @@ from knit_workflows.contracts.runs import (
     RunRef,
 )
 from knit_workflows.domain.ids import KnitId, PlanId, RunId
-from knit_workflows.domain.ports import CatalogueStore
+from knit_workflows.domain.ports import RunStore
 
 
 class StoreAwaitRunActivities(AwaitRunActivities):
     """The activities behind `knit_workflows.workflow.run_plan`, on the store alone."""
 
-    def __init__(self, store: CatalogueStore, fallback: timedelta) -> None:
+    def __init__(self, store: RunStore, fallback: timedelta) -> None:
         self._store = store
         self._fallback = fallback
 
@@ -31,7 +31,7 @@ class StoreAwaitRunActivities(AwaitRunActivities):
         """Finds or creates the Run; the Projector starts it like any other."""
         inputs = {path: KnitId(knit_id) for path, knit_id in request.inputs.items()}
         with translated():
-            key = await self._store.ensure_run(PlanId(request.plan_id), inputs)
+            key = await self._store.ensure(PlanId(request.plan_id), inputs)
         return RunRef(run_id=key.run_id, generation=key.generation)
 
     @activity.defn(name="knit.await_run")

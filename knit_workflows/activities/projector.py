@@ -26,7 +26,8 @@ from knit_workflows.domain.errors import StorageFull
 from knit_workflows.domain.ports import (
     ADMITTED_AT_ONCE,
     AdmissionLimits,
-    ProjectorStore,
+    AdmissionStore,
+    ProjectionStore,
     StopOrder,
 )
 from knit_workflows.settings import EngineSettings
@@ -56,14 +57,16 @@ class StoreProjectorActivities(ProjectorActivities):
 
     def __init__(
         self,
-        store: ProjectorStore,
+        projection: ProjectionStore,
+        admission: AdmissionStore,
         backend: ComputeBackend,
         settings: EngineSettings,
         *,
         max_active_runs: int,
         interactive_queue: str,
     ) -> None:
-        self._store = store
+        self._projection = projection
+        self._admission = admission
         self._backend = backend
         self._settings = settings
         self._limits = AdmissionLimits(
@@ -83,7 +86,7 @@ class StoreProjectorActivities(ProjectorActivities):
             async with heartbeating():
                 attributes = await search_attributes_known(client)
                 starter = RunStarter(client, request, self._settings, attributes=attributes)
-                work = self._store.work(fallback=self._settings.fallback)
+                work = self._projection.work(fallback=self._settings.poll_interval)
                 async with aclosing(work):
                     async for _ in work:
                         await self._round_until_idle(client, starter, tally)
@@ -95,10 +98,10 @@ class StoreProjectorActivities(ProjectorActivities):
         """Goes on while a round has left something; what comes in meanwhile rings the bell."""
         while True:
             is_drained = await self._project(tally)
-            startable = await self._store.admit(replace(self._limits, held=await self._held()))
+            startable = await self._admission.admit(replace(self._limits, held=await self._held()))
             if startable:
                 await starter.start(startable)
-                await self._store.started([run.key for run in startable])
+                await self._admission.started([run.key for run in startable])
                 tally.started += len(startable)
             delivered = await self._deliver_stops(client)
             if is_drained and len(startable) < ADMITTED_AT_ONCE and not delivered:
@@ -118,7 +121,7 @@ class StoreProjectorActivities(ProjectorActivities):
         for count in range(EVENTS_PER_ROUND):
             if count and time.monotonic() >= ends:
                 return False
-            step = await self._store.project(page_size=self._settings.page_size)
+            step = await self._projection.project(page_size=self._settings.page_size)
             if step is None:
                 return True
             tally.events += 1
@@ -136,12 +139,12 @@ class StoreProjectorActivities(ProjectorActivities):
         return False
 
     async def _deliver_stops(self, client: Client) -> int:
-        await self._store.finish_unstarted()
-        orders = await self._store.stop_orders()
+        await self._admission.finish_unstarted()
+        orders = await self._admission.stop_orders()
         delivered = await asyncio.gather(*(_stop(client, order) for order in orders))
         for order, was_delivered in zip(orders, delivered, strict=True):
             if was_delivered:
-                await self._store.close_event(order.event_id)
+                await self._admission.close_event(order.event_id)
         return sum(delivered)
 
 

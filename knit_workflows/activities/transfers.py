@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from datetime import timedelta
-from typing import Final, Protocol
+from typing import Final
 
 from temporalio import activity
 
@@ -29,7 +29,7 @@ from knit_workflows.domain.errors import (
     Unavailable,
 )
 from knit_workflows.domain.ids import KnitId, RunId
-from knit_workflows.domain.ports import RunKey, RunStore, TransferRecord, TransferStore
+from knit_workflows.domain.ports import RunExecutionStore, RunKey, TransferRecord, TransferStore
 from knit_workflows.domain.runs import Exit, RunStatus
 
 log = logging.getLogger(__name__)
@@ -41,15 +41,18 @@ NO_ROOM: Final = (StorageFull, StoreFull)
 """What may pass, but not while a client waits."""
 
 
-class TransferPort(RunStore, TransferStore, Protocol):
-    """The parts of the store that transfers use."""
-
-
 class ComputeTransferActivities(TransferActivities):
     """The activities of `knit.Transfer`, on a store and a compute back-end."""
 
-    def __init__(self, store: TransferPort, backend: ComputeBackend, idle: timedelta) -> None:
+    def __init__(
+        self,
+        store: TransferStore,
+        execution: RunExecutionStore,
+        backend: ComputeBackend,
+        idle: timedelta,
+    ) -> None:
         self._store = store
+        self._execution = execution
         self._backend = backend
         self._idle = idle
 
@@ -89,7 +92,7 @@ class ComputeTransferActivities(TransferActivities):
         """Does what `close_transfer` says; for other activities too."""
         status = await self._finalize_upload(request) if request.run_id else ""
         try:
-            record = await self._store.transfer(request.transfer_id)
+            record = await self._store.get(request.transfer_id)
         except NotFound:
             return Closed(status=status)
         await self._backend.close_transfer(self._transfer(record))
@@ -116,13 +119,13 @@ class ComputeTransferActivities(TransferActivities):
     async def _finalize_upload(self, request: CloseTransfer) -> str:
         key = RunKey(RunId(request.run_id), 1)
         try:
-            await self._store.advance(
+            await self._execution.advance(
                 key,
                 RunStatus.COMPLETING if request.ok else RunStatus.ABORTING,
                 cause="upload finished" if request.ok else "upload broken",
                 exit=None if request.ok else Exit(BROKEN_CODE, request.reason),
             )
-            status = await self._store.finalize(key, cause="upload ended")
+            status = await self._execution.finalize(key, cause="upload ended")
         except NotFound:
             return ""  # The door could not be opened, not even its rows were made.
         log.info(

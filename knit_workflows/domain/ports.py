@@ -144,10 +144,136 @@ class Discarded:
     volume: str
 
 
+class DataStore(Protocol):
+    """Looks Data up, and changes their tags. Lists have the orders of the Web API's contract."""
+
+    async def find(
+        self, query: DataQuery, *, limit: int | None = None, after: str | None = None
+    ) -> Sequence[DataDetail]:
+        """By timestamp (none last), then id; after the cursor (or an id), at most `limit`."""
+
+    async def get(self, knit_id: KnitId) -> DataDetail:
+        """Raises DataNotFound."""
+
+    async def change_tags(self, knit_id: KnitId, change: TagChange) -> DataDetail:
+        """Removals first, then additions; idempotent; re-evaluates the Data if it is done."""
+
+
+class PlanStore(Protocol):
+    """Registers Plans, looks them up and changes them."""
+
+    async def register(self, spec: PlanSpec, *, new_runs_limit: int | None) -> PlanDetail:
+        """Raises EquivalentPlan (`see`: its id), CyclicPlans, TooManyRuns (limit None: never)."""
+
+    async def preview(self, spec: PlanSpec, *, most: int) -> PlanPreview:
+        """Says which Runs the Plan would create now, at most `most` of them one by one.
+
+        Nothing is registered. Raises EquivalentPlan and CyclicPlans as `register_plan` does.
+        """
+
+    async def find(
+        self, query: PlanQuery, *, limit: int | None = None, after: str | None = None
+    ) -> Sequence[PlanDetail]:
+        """By id; built-in Plans included."""
+
+    async def get(self, plan_id: PlanId) -> PlanDetail:
+        """Raises PlanNotFound."""
+
+    async def set_active(self, plan_id: PlanId, active: bool) -> PlanDetail:
+        """Moves all its Runs waiting ⇄ deactivated. Raises PlanNotFound for built-in Plans too."""
+
+    async def change_resources(self, plan_id: PlanId, change: ResourceChange) -> PlanDetail:
+        """Unsets, then sets; without `cpu` or `memory` their defaults hold. For later launches.
+
+        Raises PlanNotFound for built-in Plans too, InvalidQuantity.
+        """
+
+    async def change_annotations(self, plan_id: PlanId, change: AnnotationChange) -> PlanDetail:
+        """Removals first, then additions; idempotent. Raises PlanNotFound, built-in ones too."""
+
+    async def set_service_account(self, plan_id: PlanId, name: str | None) -> PlanDetail:
+        """For later launches; None: none. Raises PlanNotFound for built-in Plans too."""
+
+    async def set_priority(self, plan_id: PlanId, priority: int) -> PlanDetail:
+        """Its waiting Runs, and those to come, go before those of a lower priority.
+
+        Raises PlanNotFound for built-in Plans too.
+        """
+
+
 class RunStore(Protocol):
+    """Looks Runs up; asks for, stops, retries and deletes them."""
+
+    async def find(
+        self, query: RunQuery, *, limit: int | None = None, after: str | None = None
+    ) -> Sequence[RunDetail]:
+        """By time of the last change, then id. Invalidated Runs only when asked for."""
+
+    async def get(self, run_id: RunId) -> RunDetail:
+        """Raises RunNotFound. Invalidated Runs are given too."""
+
+    async def events(self, run_id: RunId) -> Sequence[RunEvent]:
+        """Every change of status, oldest first."""
+
+    async def stop(self, run_id: RunId, *, fail: bool) -> RunDetail:
+        """Marks a Run aborting (fail) or completing, records the exit, orders its stop.
+
+        Raises IllegalMove as the stop matrix says. While it is so already: changes nothing.
+        """
+
+    async def retry(self, run_id: RunId) -> RunDetail:
+        """Carries out a done or failed Run once more: next generation, new output Data.
+
+        Waiting again, or deactivated under an inactive Plan. Its former outputs are discarded.
+        Raises RunNotFound (for a deleted one too), IllegalMove as `spec/run-lifecycle.md` §5 says.
+        """
+
+    async def delete(self, run_id: RunId) -> None:
+        """Deletes a Run that is waiting, deactivated, done or failed, and discards its outputs.
+
+        One with inputs leaves a tombstone (invalidated), so that it never runs again; an upload
+        vanishes. Raises RunNotFound (for a deleted one too), IllegalMove.
+        """
+
+    async def ensure(self, plan_id: PlanId, inputs: Mapping[str, KnitId]) -> RunKey:
+        """Gives the Run of exactly these inputs (path → Data), creating it when there is none.
+
+        Raises PlanNotFound, DataNotFound, InvalidRequest when a path is missing, unknown, or the
+        Data does not satisfy it.
+        """
+
+    async def wait_final(self, run_id: RunId, *, fallback: timedelta) -> RunDetail:
+        """Waits until the Run is final; by NOTIFY, re-read every `fallback`."""
+
+
+class LineageStore(Protocol):
+    """Walks the graph of Data and Runs."""
+
+    async def get(
+        self, knit_id: KnitId, *, upstream: int | None, downstream: int | None, limit: int
+    ) -> Lineage:
+        """Gives what a Data came from and what came of it, so many Runs deep (None: all).
+
+        Raises DataNotFound, TooLarge beyond `limit` Data or Runs.
+        """
+
+    async def graph(
+        self, knit_id: KnitId, *, upstream: int | None, downstream: int | None, limit: int
+    ) -> LineageGraph:
+        """Gives the same part of the graph as ids alone; for large ones."""
+
+
+class CompletionStore(Protocol):
+    """Completes what stands on a command line."""
+
+    async def find(self, noun: Noun, prefix: str, *, limit: int) -> Sequence[Completion]:
+        """Gives at most so many ids, tags or keys that begin like this, at once however many."""
+
+
+class RunExecutionStore(Protocol):
     """What carrying out a Run needs."""
 
-    async def run_order(self, key: RunKey) -> RunOrder:
+    async def spec(self, key: RunKey) -> RunOrder:
         """Gives everything needed to launch. Raises RunNotFound, Superseded."""
 
     async def advance(
@@ -201,7 +327,7 @@ class TransferStore(Protocol):
     async def begin_download(self, transfer_id: str, knit_id: KnitId) -> TransferRecord:
         """Makes the row of a READ transfer. Raises DataNotFound. Again: the same record."""
 
-    async def transfer(self, transfer_id: str) -> TransferRecord:
+    async def get(self, transfer_id: str) -> TransferRecord:
         """Gives a transfer. Raises NotFound."""
 
     async def opened(self, transfer_id: str, endpoint: str) -> None:
@@ -211,8 +337,8 @@ class TransferStore(Protocol):
         """Removes the transfer's row. Gone already: fine."""
 
 
-class ProjectorStore(Protocol):
-    """What turning commits into Runs needs."""
+class ProjectionStore(Protocol):
+    """Turns commits into Runs."""
 
     async def project(self, *, page_size: int) -> Projection | None:
         """Takes one outbox event (skipping those other processes hold), creates the Runs it means.
@@ -220,6 +346,13 @@ class ProjectorStore(Protocol):
         One transaction per call. An event that means more than `page_size` Runs keeps its cursor
         and is taken again. None: no event is waiting.
         """
+
+    def work(self, *, fallback: timedelta) -> AsyncGenerator[None, None]:
+        """Yields at once, then whenever there may be work: on NOTIFY, or after `fallback`."""
+
+
+class AdmissionStore(Protocol):
+    """Starts the workflows of Runs, and hands stops to them."""
 
     async def admit(self, limits: AdmissionLimits) -> Sequence[StartableRun]:
         """Admits waiting Runs of active Plans up to the limits, at most `ADMITTED_AT_ONCE`.
@@ -240,9 +373,6 @@ class ProjectorStore(Protocol):
 
     async def finish_unstarted(self) -> int:
         """Finalizes aborting Runs that never were admitted; gives how many."""
-
-    def work(self, *, fallback: timedelta) -> AsyncGenerator[None, None]:
-        """Yields at once, then whenever there may be work: on NOTIFY, or after `fallback`."""
 
 
 class HousekeepingStore(Protocol):
@@ -270,134 +400,40 @@ class HousekeepingStore(Protocol):
         """Gives all transfers that were opened some time ago, oldest first."""
 
 
-class CatalogueStore(Protocol):
-    """What the API asks and changes. Lists have the orders of the Web API's contract."""
+class ApiStore(Protocol):
+    """What the API asks of the store."""
 
-    async def find_data(
-        self, query: DataQuery, *, limit: int | None = None, after: str | None = None
-    ) -> Sequence[DataDetail]:
-        """By timestamp (none last), then id; after the cursor (or an id), at most `limit`."""
-
-    async def data(self, knit_id: KnitId) -> DataDetail:
-        """Raises DataNotFound."""
-
-    async def change_tags(self, knit_id: KnitId, change: TagChange) -> DataDetail:
-        """Removals first, then additions; idempotent; re-evaluates the Data if it is done."""
-
-    async def register_plan(self, spec: PlanSpec, *, new_runs_limit: int | None) -> PlanDetail:
-        """Raises EquivalentPlan (`see`: its id), CyclicPlans, TooManyRuns (limit None: never)."""
-
-    async def preview_plan(self, spec: PlanSpec, *, most: int) -> PlanPreview:
-        """Says which Runs the Plan would create now, at most `most` of them one by one.
-
-        Nothing is registered. Raises EquivalentPlan and CyclicPlans as `register_plan` does.
-        """
-
-    async def find_plans(
-        self, query: PlanQuery, *, limit: int | None = None, after: str | None = None
-    ) -> Sequence[PlanDetail]:
-        """By id; built-in Plans included."""
-
-    async def plan(self, plan_id: PlanId) -> PlanDetail:
-        """Raises PlanNotFound."""
-
-    async def set_active(self, plan_id: PlanId, active: bool) -> PlanDetail:
-        """Moves all its Runs waiting ⇄ deactivated. Raises PlanNotFound for built-in Plans too."""
-
-    async def change_resources(self, plan_id: PlanId, change: ResourceChange) -> PlanDetail:
-        """Unsets, then sets; without `cpu` or `memory` their defaults hold. For later launches.
-
-        Raises PlanNotFound for built-in Plans too, InvalidQuantity.
-        """
-
-    async def change_annotations(self, plan_id: PlanId, change: AnnotationChange) -> PlanDetail:
-        """Removals first, then additions; idempotent. Raises PlanNotFound, built-in ones too."""
-
-    async def set_service_account(self, plan_id: PlanId, name: str | None) -> PlanDetail:
-        """For later launches; None: none. Raises PlanNotFound for built-in Plans too."""
-
-    async def set_priority(self, plan_id: PlanId, priority: int) -> PlanDetail:
-        """Its waiting Runs, and those to come, go before those of a lower priority.
-
-        Raises PlanNotFound for built-in Plans too.
-        """
-
-    async def lineage(
-        self, knit_id: KnitId, *, upstream: int | None, downstream: int | None, limit: int
-    ) -> Lineage:
-        """Gives what a Data came from and what came of it, so many Runs deep (None: all).
-
-        Raises DataNotFound, TooLarge beyond `limit` Data or Runs.
-        """
-
-    async def lineage_graph(
-        self, knit_id: KnitId, *, upstream: int | None, downstream: int | None, limit: int
-    ) -> LineageGraph:
-        """Gives the same part of the graph as ids alone; for large ones."""
-
-    async def completions(self, noun: Noun, prefix: str, *, limit: int) -> Sequence[Completion]:
-        """Gives at most so many ids, tags or keys that begin like this, at once however many."""
-
-    async def find_runs(
-        self, query: RunQuery, *, limit: int | None = None, after: str | None = None
-    ) -> Sequence[RunDetail]:
-        """By time of the last change, then id. Invalidated Runs only when asked for."""
-
-    async def run(self, run_id: RunId) -> RunDetail:
-        """Raises RunNotFound. Invalidated Runs are given too."""
-
-    async def run_events(self, run_id: RunId) -> Sequence[RunEvent]:
-        """Every change of status, oldest first."""
-
-    async def stop(self, run_id: RunId, *, fail: bool) -> RunDetail:
-        """Marks a Run aborting (fail) or completing, records the exit, orders its stop.
-
-        Raises IllegalMove as the stop matrix says. While it is so already: changes nothing.
-        """
-
-    async def retry(self, run_id: RunId) -> RunDetail:
-        """Carries out a done or failed Run once more: next generation, new output Data.
-
-        Waiting again, or deactivated under an inactive Plan. Its former outputs are discarded.
-        Raises RunNotFound (for a deleted one too), IllegalMove as `spec/run-lifecycle.md` §5 says.
-        """
-
-    async def delete_run(self, run_id: RunId) -> None:
-        """Deletes a Run that is waiting, deactivated, done or failed, and discards its outputs.
-
-        One with inputs leaves a tombstone (invalidated), so that it never runs again; an upload
-        vanishes. Raises RunNotFound (for a deleted one too), IllegalMove.
-        """
-
-    async def ensure_run(self, plan_id: PlanId, inputs: Mapping[str, KnitId]) -> RunKey:
-        """Gives the Run of exactly these inputs (path → Data), creating it when there is none.
-
-        Raises PlanNotFound, DataNotFound, InvalidRequest when a path is missing, unknown, or the
-        Data does not satisfy it.
-        """
-
-    async def wait_final(self, run_id: RunId, *, fallback: timedelta) -> RunDetail:
-        """Waits until the Run is final; by NOTIFY, re-read every `fallback`."""
+    @property
+    def data(self) -> DataStore: ...  # noqa: D102
+    @property
+    def plans(self) -> PlanStore: ...  # noqa: D102
+    @property
+    def runs(self) -> RunStore: ...  # noqa: D102
+    @property
+    def lineage(self) -> LineageStore: ...  # noqa: D102
+    @property
+    def completions(self) -> CompletionStore: ...  # noqa: D102
+    @property
+    def transfers(self) -> TransferStore: ...  # noqa: D102
 
     async def ping(self) -> None:
         """Answers when the database does."""
 
-
-class ApiStore(CatalogueStore, Protocol):
-    """What the API asks of the store."""
-
-    async def transfer(self, transfer_id: str) -> TransferRecord:
-        """Gives a transfer. Raises NotFound."""
-
     async def aclose(self) -> None:
         """Closes all connections."""
 
 
-class Store(RunStore, TransferStore, ProjectorStore, HousekeepingStore, CatalogueStore, Protocol):
+class Store(ApiStore, Protocol):
     """All of it."""
+
+    @property
+    def execution(self) -> RunExecutionStore: ...  # noqa: D102
+    @property
+    def projection(self) -> ProjectionStore: ...  # noqa: D102
+    @property
+    def admission(self) -> AdmissionStore: ...  # noqa: D102
+    @property
+    def housekeeping(self) -> HousekeepingStore: ...  # noqa: D102
 
     async def open(self) -> None:
         """Connects; nothing is opened before. Called once per process."""
-
-    async def aclose(self) -> None:
-        """Closes all connections."""

@@ -19,12 +19,13 @@ _ID_FORM: Final = "00000000-0000-0000-0000-000000000000"
 _HEX: Final = re.compile(r"[0-9a-f-]*")
 
 
-class CompletionRows:
+class CompletionCatalogue:
     """The part of the store that completions are read with."""
 
-    _db: Database
+    def __init__(self, db: Database) -> None:
+        self._db = db
 
-    async def completions(self, noun: Noun, prefix: str, *, limit: int) -> Sequence[Completion]:
+    async def find(self, noun: Noun, prefix: str, *, limit: int) -> Sequence[Completion]:
         """Gives at most so many things of a kind that begin like this.
 
         Without a beginning those that are newest, else by value; tags and keys always by value,

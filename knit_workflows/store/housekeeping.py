@@ -16,10 +16,11 @@ _SQL: Final = named_sql.beside(__file__)
 _UNDER_WAY: Final = of_runs_to_start(_SQL["under_way"])
 
 
-class HousekeepingRows:
+class Housekeeping:
     """The part of the store that tidying up uses."""
 
-    _db: Database
+    def __init__(self, db: Database) -> None:
+        self._db = db
 
     async def discarded(self, *, older_than: timedelta, limit: int) -> Sequence[Discarded]:
         """Gives volumes to delete, those discarded first before the others."""

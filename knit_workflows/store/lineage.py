@@ -11,8 +11,8 @@ from knit_workflows.domain.lineage import Lineage, LineageGraph, Tie
 from knit_workflows.domain.runs import RunDetail
 from knit_workflows.store import named_sql
 from knit_workflows.store.connection import Database, Session
-from knit_workflows.store.data.catalogue import missing_data
 from knit_workflows.store.ids import id_array
+from knit_workflows.store.not_found import missing_data
 from knit_workflows.store.runs.details import data_details, run_details
 
 _SQL: Final = named_sql.beside(__file__)
@@ -21,12 +21,13 @@ _ALL: Final = 2_147_483_647
 """More hops than any lineage has."""
 
 
-class LineageRows:
+class LineageCatalogue:
     """The part of the store that lineage is read with."""
 
-    _db: Database
+    def __init__(self, db: Database) -> None:
+        self._db = db
 
-    async def lineage(
+    async def get(
         self, knit_id: KnitId, *, upstream: int | None, downstream: int | None, limit: int
     ) -> Lineage:
         """Gives what a Data came from and what came of it, so many Runs deep (None: all).
@@ -42,7 +43,7 @@ class LineageRows:
 
         return await self._db.reading(read)
 
-    async def lineage_graph(
+    async def graph(
         self, knit_id: KnitId, *, upstream: int | None, downstream: int | None, limit: int
     ) -> LineageGraph:
         """Gives the same part of the graph as ids alone, some thirty times as fast."""

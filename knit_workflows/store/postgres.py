@@ -7,41 +7,42 @@ from typing import Final
 from knit_workflows.domain.errors import StoreUnavailable
 from knit_workflows.settings import StoreSettings
 from knit_workflows.store import named_sql
-from knit_workflows.store.completions import CompletionRows
+from knit_workflows.store.completions import CompletionCatalogue
 from knit_workflows.store.connection import Database
 from knit_workflows.store.data.catalogue import DataCatalogue
-from knit_workflows.store.housekeeping import HousekeepingRows
-from knit_workflows.store.lineage import LineageRows
+from knit_workflows.store.housekeeping import Housekeeping
+from knit_workflows.store.lineage import LineageCatalogue
 from knit_workflows.store.listening import Listener
 from knit_workflows.store.migrations import REVISION
 from knit_workflows.store.plans.catalogue import PlanCatalogue
-from knit_workflows.store.projection.projection import ProjectionRows
-from knit_workflows.store.runs.admission import AdmissionRows
-from knit_workflows.store.runs.lifecycle import LifecycleRows
-from knit_workflows.store.transfers import TransferRows
+from knit_workflows.store.projection.projection import ProjectionQueue
+from knit_workflows.store.runs.admission import Admission
+from knit_workflows.store.runs.catalogue import RunCatalogue
+from knit_workflows.store.runs.execution import RunExecution
+from knit_workflows.store.transfers import TransferRecords
 
 _SQL: Final = named_sql.beside(__file__)
 
 
-class PostgresStore(
-    AdmissionRows,
-    ProjectionRows,
-    TransferRows,
-    DataCatalogue,
-    PlanCatalogue,
-    LifecycleRows,
-    LineageRows,
-    CompletionRows,
-    HousekeepingRows,
-):
+class PostgresStore:
     """Everything knit remembers, in one PostgreSQL database; implements `ports.Store`."""
 
     def __init__(self, settings: StoreSettings) -> None:
         url = settings.url.get_secret_value()
-        self._db = Database(
-            url, settings.pool_size, folder=settings.folder, reserve=settings.reserve
-        )
-        self._listener = Listener(url)
+        db = Database(url, settings.pool_size, folder=settings.folder, reserve=settings.reserve)
+        listener = Listener(url)
+        self._db = db
+        self._listener = listener
+        self.plans = PlanCatalogue(db)
+        self.data = DataCatalogue(db)
+        self.runs = RunCatalogue(db, listener)
+        self.lineage = LineageCatalogue(db)
+        self.completions = CompletionCatalogue(db)
+        self.projection = ProjectionQueue(db, listener)
+        self.execution = RunExecution(db)
+        self.admission = Admission(db, self.execution)
+        self.transfers = TransferRecords(db)
+        self.housekeeping = Housekeeping(db)
 
     async def open(self) -> None:
         """Connects and checks the schema; raises StoreUnavailable that says what to do."""

@@ -14,16 +14,17 @@ from knit_workflows.domain.plans.model import UPLOADED
 from knit_workflows.domain.ports import TransferRecord
 from knit_workflows.store import named_sql
 from knit_workflows.store.connection import Database, Session
-from knit_workflows.store.data.catalogue import missing_data
+from knit_workflows.store.not_found import missing_data
 
 _SQL: Final = named_sql.beside(__file__)
 _TOKEN_BYTES: Final = 32
 
 
-class TransferRows:
+class TransferRecords:
     """The part of the store that uploads and downloads use."""
 
-    _db: Database
+    def __init__(self, db: Database) -> None:
+        self._db = db
 
     async def begin_upload(
         self, transfer_id: str, run_id: RunId, knit_id: KnitId
@@ -73,7 +74,7 @@ class TransferRows:
 
         return await self._db.transaction(begin)
 
-    async def transfer(self, transfer_id: str) -> TransferRecord:
+    async def get(self, transfer_id: str) -> TransferRecord:
         """Gives a transfer; raises NotFound."""
         return _record(
             transfer_id, await self._db.row(_SQL["transfer"], {"transfer_id": transfer_id})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import uuid
 from datetime import UTC, datetime
+from types import SimpleNamespace
 
 from knit_workflows.domain.completions import Completion, Noun
 from knit_workflows.domain.data import DataDetail, DataQuery, TagChange, Upstream
@@ -58,13 +59,27 @@ class FakeStore:
 
     def __init__(self) -> None:
         self.things: dict[str, DataDetail] = {}
-        self.plans: dict[str, PlanDetail] = {}
+        self.plan_details: dict[str, PlanDetail] = {}
         self.specs: dict[str, object] = {}
-        self.runs: dict[str, RunDetail] = {}
-        self.transfers: dict[str, TransferRecord] = {}
+        self.run_details: dict[str, RunDetail] = {}
+        self.records: dict[str, TransferRecord] = {}
         self.broken: Exception | None = None
         self.asked: list[object] = []
         self.statuses_at_tagging: list[RunStatus] = []
+        self.data = SimpleNamespace(
+            find=self._find_data, get=self._data, change_tags=self._change_tags
+        )
+        self.plans = SimpleNamespace(
+            register=self._register,
+            find=self._find_plans,
+            get=self._plan,
+            set_active=self._set_active,
+        )
+        self.runs = SimpleNamespace(
+            find=self._find_runs, get=self._run, events=self._run_events, stop=self._stop
+        )
+        self.completions = SimpleNamespace(find=self._completions)
+        self.transfers = SimpleNamespace(get=self._transfer)
 
     # --- what tests put in and look at ---
 
@@ -86,7 +101,7 @@ class FakeStore:
             (Assignment("/upload", (), knit_id),),
             LogAssignment((Tag("type", "log"),), log_id) if log else None,
         )
-        self.runs[run_id] = run
+        self.run_details[run_id] = run
         for one in filter(None, (knit_id, log_id)):
             path = None if one == log_id else "/upload"
             self.things[one] = DataDetail(
@@ -95,9 +110,9 @@ class FakeStore:
         return run
 
     def set_status(self, run_id: str, status: RunStatus, **changes: object) -> None:
-        run = self.runs[run_id]
+        run = self.run_details[run_id]
         summary = dataclasses.replace(run.summary, status=status, **changes)
-        self.runs[run_id] = dataclasses.replace(run, summary=summary)
+        self.run_details[run_id] = dataclasses.replace(run, summary=summary)
         for one in run.outputs:
             data = self.things[one.knit_id]
             self.things[one.knit_id] = dataclasses.replace(
@@ -113,29 +128,29 @@ class FakeStore:
     async def ping(self) -> None:
         self._check()
 
-    async def transfer(self, transfer_id: str) -> TransferRecord:
+    async def _transfer(self, transfer_id: str) -> TransferRecord:
         self._check()
-        if transfer_id not in self.transfers:
+        if transfer_id not in self.records:
             raise NotFound
-        return self.transfers[transfer_id]
+        return self.records[transfer_id]
 
-    async def completions(self, noun: Noun, prefix: str, *, limit: int) -> list[Completion]:
+    async def _completions(self, noun: Noun, prefix: str, *, limit: int) -> list[Completion]:
         known = self.things if noun is Noun.DATA else {}
         return [Completion(one, "") for one in known if one.startswith(prefix)][:limit]
 
-    async def find_data(self, query: DataQuery, **_: object) -> list[DataDetail]:
+    async def _find_data(self, query: DataQuery, **_: object) -> list[DataDetail]:
         self._check()
         self.asked.append(query)
         return [one for one in self.things.values() if set(query.tags) <= set(one.tags)]
 
-    async def data(self, knit_id: KnitId) -> DataDetail:
+    async def _data(self, knit_id: KnitId) -> DataDetail:
         self._check()
         if knit_id not in self.things:
             raise DataNotFound(see=knit_id)
         return self.things[knit_id]
 
-    async def change_tags(self, knit_id: KnitId, change: TagChange) -> DataDetail:
-        one = await self.data(knit_id)
+    async def _change_tags(self, knit_id: KnitId, change: TagChange) -> DataDetail:
+        one = await self._data(knit_id)
         self.statuses_at_tagging.append(one.upstream.run.status)
         kept = {
             tag
@@ -146,7 +161,7 @@ class FakeStore:
         self.things[knit_id] = dataclasses.replace(one, tags=tags)
         return self.things[knit_id]
 
-    async def register_plan(self, spec: PlanSpec, *, new_runs_limit: int | None) -> PlanDetail:
+    async def _register(self, spec: PlanSpec, *, new_runs_limit: int | None) -> PlanDetail:
         self._check()
         document = plan_document(spec)
         for plan_id, other in self.specs.items():
@@ -156,50 +171,50 @@ class FakeStore:
             raise TooManyRuns(advice="confirm it")
         plan_id = PlanId(new_id())
         self.specs[plan_id] = document
-        self.plans[plan_id] = _detail(plan_id, spec)
-        return self.plans[plan_id]
+        self.plan_details[plan_id] = _detail(plan_id, spec)
+        return self.plan_details[plan_id]
 
-    async def find_plans(self, query: PlanQuery, **_: object) -> list[PlanDetail]:
+    async def _find_plans(self, query: PlanQuery, **_: object) -> list[PlanDetail]:
         self._check()
         self.asked.append(query)
-        return list(self.plans.values())
+        return list(self.plan_details.values())
 
-    async def plan(self, plan_id: PlanId) -> PlanDetail:
+    async def _plan(self, plan_id: PlanId) -> PlanDetail:
         self._check()
-        if plan_id not in self.plans:
+        if plan_id not in self.plan_details:
             raise PlanNotFound(see=plan_id)
-        return self.plans[plan_id]
+        return self.plan_details[plan_id]
 
-    async def set_active(self, plan_id: PlanId, active: bool) -> PlanDetail:
-        self.plans[plan_id] = dataclasses.replace(await self.plan(plan_id), active=active)
-        return self.plans[plan_id]
+    async def _set_active(self, plan_id: PlanId, active: bool) -> PlanDetail:
+        self.plan_details[plan_id] = dataclasses.replace(await self._plan(plan_id), active=active)
+        return self.plan_details[plan_id]
 
-    async def find_runs(self, query: RunQuery, **_: object) -> list[RunDetail]:
+    async def _find_runs(self, query: RunQuery, **_: object) -> list[RunDetail]:
         self._check()
         self.asked.append(query)
-        return list(self.runs.values())
+        return list(self.run_details.values())
 
-    async def run(self, run_id: RunId) -> RunDetail:
+    async def _run(self, run_id: RunId) -> RunDetail:
         self._check()
-        if run_id not in self.runs:
+        if run_id not in self.run_details:
             raise RunNotFound(see=run_id)
-        return self.runs[run_id]
+        return self.run_details[run_id]
 
-    async def run_events(self, run_id: RunId) -> list[RunEvent]:
-        run = await self.run(run_id)
+    async def _run_events(self, run_id: RunId) -> list[RunEvent]:
+        run = await self._run(run_id)
         return [
             RunEvent(NOW, 1, None, RunStatus.RUNNING, "created", None),
             RunEvent(NOW, 1, RunStatus.RUNNING, run.summary.status, "ended", ABORTED_BY_USER),
         ]
 
-    async def stop(self, run_id: RunId, *, fail: bool) -> RunDetail:
-        run = await self.run(run_id)
+    async def _stop(self, run_id: RunId, *, fail: bool) -> RunDetail:
+        run = await self._run(run_id)
         target = RunStatus.ABORTING if fail else RunStatus.COMPLETING
         if run.summary.status is not target:
             if not may_move(run.summary.status, target):
                 raise IllegalMove(see=run_id)
             self.set_status(run_id, target, exit=ABORTED_BY_USER if fail else STOPPED_BY_USER)
-        return self.runs[run_id]
+        return self.run_details[run_id]
 
 
 def _detail(plan_id: PlanId, spec: PlanSpec) -> PlanDetail:

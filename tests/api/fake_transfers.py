@@ -52,7 +52,7 @@ class FakeTransfers:
 
     async def open_download(self, knit_id: KnitId) -> OpenTransfer:
         await self.ping()
-        await self._store.data(knit_id)
+        await self._store.data.get(knit_id)
         return self._opened(knit_id, None)
 
     async def renew(self, transfer: OpenTransfer) -> None:
@@ -66,7 +66,7 @@ class FakeTransfers:
         self.ended.append((transfer.transfer_id, ok, reason))
         if transfer.run_id is None:
             return Closed()
-        if self._store.runs[transfer.run_id].summary.status is not RunStatus.RUNNING:
+        if self._store.run_details[transfer.run_id].summary.status is not RunStatus.RUNNING:
             return Closed(status="failed")
         self._store.set_status(transfer.run_id, RunStatus.DONE if ok else RunStatus.FAILED)
         if ok:
@@ -79,7 +79,7 @@ class FakeTransfers:
     def _opened(self, knit_id: KnitId, run_id: RunId | None) -> OpenTransfer:
         transfer = OpenTransfer(new_id(), knit_id, run_id)
         url, token = self.endpoint or (self.folder(knit_id).as_uri(), "")
-        self._store.transfers[transfer.transfer_id] = TransferRecord(
+        self._store.records[transfer.transfer_id] = TransferRecord(
             transfer_id=transfer.transfer_id,
             knit_id=knit_id,
             run_id=run_id or RunId(""),

@@ -190,7 +190,7 @@ async def test_what_a_run_used_and_why_it_waits(client, store):
     run_id = run.summary.run_id
 
     async def shown(**more) -> dict:
-        store.runs[run_id] = dataclasses.replace(run, **more)
+        store.run_details[run_id] = dataclasses.replace(run, **more)
         answer = (await client.get(f"/runs/{run_id}")).json()
         return {key: answer[key] for key in answer if key in MORE}
 
@@ -277,7 +277,7 @@ async def test_a_plan_is_json_and_nothing_else(client, store, media_type):
     headers = {"Content-Type": media_type} if media_type else {}
     body = json.dumps(PLAN).encode()
     await refused(client.post("/plans", content=body, headers=headers), 400)
-    assert not store.plans
+    assert not store.plan_details
     upper = {"Content-Type": "Application/JSON"}
     assert (await client.post("/plans", content=body, headers=upper)).status_code == 200
 
@@ -300,7 +300,7 @@ async def test_a_plan_is_json_and_nothing_else(client, store, media_type):
 async def test_what_is_no_plan_is_refused_with_its_place(client, store, body, place):
     message = await refused(client.post("/plans", content=body, headers=JSON), 400)
     assert place in message["reason"]
-    assert not store.plans
+    assert not store.plan_details
 
 
 @pytest.mark.parametrize("announced", [True, False])

@@ -7,6 +7,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import psutil
@@ -31,6 +32,7 @@ class Stuck:
         self.alive = True
         self.go_on = asyncio.Event()
         self.cancelled = 0
+        self.plans = SimpleNamespace(get=self.plan)
 
     async def plan(self, plan_id: str) -> str:
         while not self.go_on.is_set():
@@ -58,14 +60,14 @@ async def test_a_call_is_given_up_when_the_database_does_not_answer(stuck: Stuck
     stuck.alive = False
     async with asyncio.timeout(PATIENCE):
         with pytest.raises(StoreUnavailable) as caught:
-            await patient(stuck).plan("x")
+            await patient(stuck).plans.get("x")
     assert caught.value.advice
     await asyncio.sleep(0)
     assert stuck.cancelled == 1
 
 
 async def test_a_slow_call_is_waited_for_while_the_database_answers(stuck: Stuck):
-    asking = asyncio.create_task(patient(stuck).plan("x"))
+    asking = asyncio.create_task(patient(stuck).plans.get("x"))
     await asyncio.sleep(0.5)
     assert not asking.done()
     stuck.go_on.set()
@@ -77,13 +79,13 @@ async def test_no_call_is_waited_for_without_end(stuck: Stuck, monkeypatch):
     monkeypatch.setattr(patience, "MOST_SECONDS", 0.2)
     async with asyncio.timeout(PATIENCE):
         with pytest.raises(StoreUnavailable, match="too long"):
-            await patient(stuck).plan("x")
+            await patient(stuck).plans.get("x")
 
 
 async def test_who_leaves_is_not_held_by_work_that_ignores_it(stuck: Stuck):
     with pytest.raises(TimeoutError):
         await in_time(stuck.plan("x"), 0.05)
-    asking = asyncio.create_task(patient(stuck).plan("x"))
+    asking = asyncio.create_task(patient(stuck).plans.get("x"))
     await asyncio.sleep(0.01)
     asking.cancel()
     async with asyncio.timeout(PATIENCE):

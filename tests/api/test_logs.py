@@ -159,7 +159,7 @@ async def test_a_deleted_run_ends_the_following(port, store, transfers):
     run_id, _ = a_run(store, transfers, S.RUNNING, "one\n")
     reader, writer = await follow(port, run_id)
     await reader.readuntil(b"one\n")
-    del store.runs[run_id]
+    del store.run_details[run_id]
     assert (await asyncio.wait_for(reader.read(), PATIENCE)).endswith(b"0\r\n\r\n")
     writer.close()
 

@@ -49,13 +49,13 @@ class Api:
 
     async def data_of(self, key: UUID) -> list[str]:
         """Statuses of the Data with this key: one or none."""
-        found = await self.knit.store.find_data(DataQuery(tags=()))
+        found = await self.knit.store.data.find(DataQuery(tags=()))
         wanted = keyed_upload(key).knit_id
         return [str(one.upstream.run.status) for one in found if one.knit_id == wanted]
 
     async def all_data(self) -> int:
         """How many Data this test has made."""
-        return len(await self.knit.store.find_data(DataQuery(tags=()))) - self.before
+        return len(await self.knit.store.data.find(DataQuery(tags=()))) - self.before
 
 
 @pytest.fixture(scope="module")

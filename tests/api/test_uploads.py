@@ -35,7 +35,7 @@ def stored(transfers: FakeTransfers, knit_id: str) -> dict[str, bytes]:
 
 
 def assert_nothing_is_left(store: FakeStore, transfers: FakeTransfers) -> None:
-    assert [run.summary.status for run in store.runs.values()] == [RunStatus.FAILED]
+    assert [run.summary.status for run in store.run_details.values()] == [RunStatus.FAILED]
     assert [list(folder.iterdir()) for folder in transfers.root.iterdir()] == [[]]
     assert not transfers.open
     assert len(transfers.failures) == 1
@@ -79,7 +79,7 @@ async def test_a_tag_that_is_none_is_refused_before_anything_is_made(client, sto
     answer = await client.post(f"/data?tag={tag}", content=tar_of(HELLO), headers=TAR)
     assert answer.status_code == 400
     assert answer.json()["message"]["advice"]
-    assert not store.runs
+    assert not store.run_details
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ async def test_other_media_types_are_refused(client, store, headers):
     answer = await client.post("/data", content=b"{}", headers=headers)
     assert answer.status_code == 415
     assert "application/tar+gzip" in answer.json()["message"]["advice"]
-    assert not store.runs
+    assert not store.run_details
 
 
 async def test_links_are_data_wherever_they_lead(client, transfers):
@@ -246,18 +246,18 @@ async def test_a_door_that_cannot_be_opened_is_503(client, store, transfers):
     answer = await client.post("/data", content=tar_of(HELLO), headers=TAR)
     assert answer.status_code == 503
     assert answer.headers["Retry-After"]
-    assert not store.runs
+    assert not store.run_details
 
 
 async def test_an_upload_stopped_by_a_user_is_a_conflict(client, store, transfers):
     async def body() -> AsyncIterator[bytes]:
         yield tar_of(HELLO)
-        for run_id in list(store.runs):
+        for run_id in list(store.run_details):
             store.set_status(run_id, RunStatus.ABORTING)
 
     answer = await client.post("/data", content=body(), headers=TAR)
     assert answer.status_code == 409
-    assert answer.json()["message"]["see"] in store.runs
+    assert answer.json()["message"]["see"] in store.run_details
 
 
 async def test_the_end_is_tried_again_while_temporal_is_away(client, transfers):

@@ -57,7 +57,7 @@ async def test_a_chunked_upload_is_read_by_a_thread(port, store, transfers, take
     )
     assert answer.count(b"HTTP/1.1 200 ") == 2, answer[:500]
     assert taken == ["take_body"]
-    assert {run.summary.status for run in store.runs.values()} == {RunStatus.DONE}
+    assert {run.summary.status for run in store.run_details.values()} == {RunStatus.DONE}
 
 
 async def test_a_client_that_waits_to_be_asked_is_asked(port, transfers):
@@ -106,7 +106,7 @@ async def test_a_body_that_nobody_wants_is_thrown_away(port, store):
     )
     assert answer.startswith(b"HTTP/1.1 415 ")
     assert b"HTTP/1.1 200 " in answer
-    assert not store.runs
+    assert not store.run_details
 
 
 async def test_a_download_is_written_by_a_thread(port, store, transfers, taken):

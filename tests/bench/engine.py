@@ -17,11 +17,12 @@ import psutil
 
 from knit_workflows import names
 from knit_workflows.compute.base import Volume
-from knit_workflows.compute.local import LocalBackend, LocalSettings
+from knit_workflows.compute.local import LocalBackend
 from knit_workflows.domain.ids import KnitId, PlanId, RunId
 from knit_workflows.domain.runs import RunStatus
 from knit_workflows.domain.tags import Tag
 from knit_workflows.embedded import free_port
+from knit_workflows.settings import LocalSettings
 from tests.bench import bare
 from tests.bench.figures import figure, percentile
 from tests.bench.stack import Stack, stack
@@ -82,7 +83,7 @@ async def _ended(
     """Waits for the notice that the Plan's Run of this Data is done; gives it and that instant."""
     async for run_id in endings:
         seen = time.time()
-        run = await knit.store.run(run_id)
+        run = await knit.store.runs.get(run_id)
         if run.summary.plan.plan_id == plan_id and run.inputs[0].knit_id == knit_id:
             assert run.summary.status is not RunStatus.FAILED, run.summary.exit
             if run.summary.status is RunStatus.DONE:
@@ -91,11 +92,11 @@ async def _ended(
 
 
 async def _times(knit: Stack, run_id: RunId, folder: Path) -> dict[str, float]:
-    run = await knit.store.run(run_id)
+    run = await knit.store.runs.get(run_id)
     volume = folder / "volumes" / f"data-knitid-{run.outputs[0].knit_id}"
     times = {name: float((volume / name).read_text()) for name in ("begun", "ended")}
     # Recorded once the process has been created: a little late, never early.
-    events = await knit.store.run_events(run_id)
+    events = await knit.store.runs.events(run_id)
     created = next(e.at for e in events if e.to_status is RunStatus.STARTING)
     return {**times, "created": created.timestamp()}
 

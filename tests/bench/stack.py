@@ -46,33 +46,33 @@ class Stack:
         """Makes a done Data with these tags by the store alone: what the end of an upload does."""
         run_id, knit_id = RunId(str(uuid.uuid4())), knit_id or KnitId(str(uuid.uuid4()))
         transfer_id = uuid.uuid4().hex
-        await self.store.begin_upload(transfer_id, run_id, knit_id)
-        await self.store.change_tags(knit_id, TagChange(add=frozenset(tags)))
-        await self.store.closed(transfer_id)
+        await self.store.transfers.begin_upload(transfer_id, run_id, knit_id)
+        await self.store.data.change_tags(knit_id, TagChange(add=frozenset(tags)))
+        await self.store.transfers.closed(transfer_id)
         key = RunKey(run_id, 1)
-        await self.store.advance(key, RunStatus.COMPLETING, cause="bench")
-        await self.store.finalize(key, cause="bench")
+        await self.store.execution.advance(key, RunStatus.COMPLETING, cause="bench")
+        await self.store.execution.finalize(key, cause="bench")
         return knit_id
 
     async def upload(self, *tags: Tag) -> KnitId:
         """Makes a done Data by a real upload, so that its volume is there for the worker too."""
         opened = await self.knit.open_upload()
-        await self.store.change_tags(opened.knit_id, TagChange(add=frozenset(tags)))
+        await self.store.data.change_tags(opened.knit_id, TagChange(add=frozenset(tags)))
         await self.knit.finish(opened, ok=True)
         return opened.knit_id
 
     async def apply(self, document: Mapping[str, object]) -> PlanId:
         """Registers a Plan; gives its id."""
-        plan = await self.store.register_plan(parse_plan(document), new_runs_limit=None)
+        plan = await self.store.plans.register(parse_plan(document), new_runs_limit=None)
         return plan.summary.plan_id
 
     async def run_of(self, plan_id: PlanId, knit_id: KnitId) -> None:
         """Waits until the Run of a Plan with this Data as an input is final, by notifications."""
         query = RunQuery(plan_ids=frozenset({plan_id}), input_knit_ids=frozenset({str(knit_id)}))
         async with self.endings() as endings:
-            while not (runs := await self.store.find_runs(query)):
+            while not (runs := await self.store.runs.find(query)):
                 await anext(endings)
-            await self.store.wait_final(runs[0].summary.run_id, fallback=timedelta(seconds=5))
+            await self.store.runs.wait_final(runs[0].summary.run_id, fallback=timedelta(seconds=5))
 
     async def settled(self) -> None:
         """Waits until the Projector has nothing left to do."""

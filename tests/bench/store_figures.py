@@ -92,17 +92,17 @@ async def one_run(store: PostgresStore, url: str) -> None:
     ends: list[float] = []
     for _ in range(300):
         key, knit_id = await begin(store)
-        await store.change_tags(knit_id, TagChange(add=tags("k:a")))
+        await store.data.change_tags(knit_id, TagChange(add=tags("k:a")))
         await drain(store)
         await end(store, key)
         began = time.perf_counter()
-        await store.project(page_size=500)
-        (run,) = await store.admit(AdmissionLimits())
+        await store.projection.project(page_size=500)
+        (run,) = await store.admission.admit(AdmissionLimits())
         created.append(time.perf_counter() - began)
-        await store.started([run.key])
+        await store.admission.started([run.key])
         for status in ("ready", "starting", "running", "completing"):
-            await timed(store.advance(run.key, RunStatus(status), cause="bench"), moves)
-        await timed(store.finalize(run.key, cause="bench"), ends)
+            await timed(store.execution.advance(run.key, RunStatus(status), cause="bench"), moves)
+        await timed(store.execution.finalize(run.key, cause="bench"), ends)
         await drain(store)
     emit("store.project_and_admit_one_run", created)
     emit("store.advance", moves)
@@ -150,11 +150,11 @@ async def crowd(store: PostgresStore, url: str) -> None:
         key, knit_id = await begin(store)
         number = 7 * turn + 1
         wish = f"project:p{number % PROJECTS} type:t{number // PROJECTS}"
-        await store.change_tags(knit_id, TagChange(add=tags(wish)))
+        await store.data.change_tags(knit_id, TagChange(add=tags(wish)))
         await drain(store)
         await end(store, key)
-        await timed(store.project(page_size=500), one)
-        await timed(store.data(knit_id), details)
+        await timed(store.projection.project(page_size=500), one)
+        await timed(store.data.get(knit_id), details)
     emit("store.one_new_data_100k_x_1k", one)
     emit("store.data_detail_100k_x_1k", details)
     late: list[float] = []
@@ -162,7 +162,7 @@ async def crowd(store: PostgresStore, url: str) -> None:
     registered: list[float] = []
     for number in range(5):
         wanted = spec({"/a": f"project:p{number} type:t50"}, image=f"late:{uuid4()}")
-        await timed(store.register_plan(wanted, new_runs_limit=10_000), registered)
+        await timed(store.plans.register(wanted, new_runs_limit=10_000), registered)
         await timed(drain(store, page_size=500), late)
     emit("store.register_plan_100k_x_1k", registered)
     emit("store.project_late_plan_100_runs", late)
@@ -210,14 +210,14 @@ async def _admit_among(store: PostgresStore, name: str) -> None:
     waiting = RunQuery(statuses=frozenset({RunStatus.WAITING}))
     admitting: list[float] = []
     for turn in range(1, 21):
-        admitted = await timed(store.admit(AdmissionLimits(total=64 * turn)), admitting)
-        await store.started([run.key for run in admitted])
+        admitted = await timed(store.admission.admit(AdmissionLimits(total=64 * turn)), admitting)
+        await store.admission.started([run.key for run in admitted])
     emit(f"store.admit_64_of_1m_waiting_{name}", admitting, admitted=len(admitted))
     full: list[float] = []
     reading: list[float] = []
     for _ in range(20):
-        await timed(store.admit(AdmissionLimits(total=64 * 20)), full)
-        await timed(store.find_runs(waiting, limit=100), reading)
+        await timed(store.admission.admit(AdmissionLimits(total=64 * 20)), full)
+        await timed(store.runs.find(waiting, limit=100), reading)
     emit(f"store.admit_none_of_1m_waiting_{name}", full)
     emit(f"store.find_waiting_runs_page_100_of_1m_{name}", reading)
 
@@ -227,12 +227,12 @@ async def lists(store: PostgresStore) -> None:
     both = DataQuery(tags=tuple(tags("project:p1 type:t1")))
     waiting = RunQuery(statuses=frozenset({RunStatus.WAITING}))
     calls: dict[str, Callable[[], Awaitable[Sequence[object]]]] = {
-        "find_plans_1k": lambda: store.find_plans(PlanQuery()),
-        "find_plans_page_100": lambda: store.find_plans(PlanQuery(), limit=100),
-        "find_data_page_100": lambda: store.find_data(DataQuery(), limit=100),
-        "find_data_by_tags": lambda: store.find_data(both),
-        "find_runs_page_100": lambda: store.find_runs(RunQuery(), limit=100),
-        "find_waiting_runs_page_100": lambda: store.find_runs(waiting, limit=100),
+        "find_plans_1k": lambda: store.plans.find(PlanQuery()),
+        "find_plans_page_100": lambda: store.plans.find(PlanQuery(), limit=100),
+        "find_data_page_100": lambda: store.data.find(DataQuery(), limit=100),
+        "find_data_by_tags": lambda: store.data.find(both),
+        "find_runs_page_100": lambda: store.runs.find(RunQuery(), limit=100),
+        "find_waiting_runs_page_100": lambda: store.runs.find(waiting, limit=100),
     }
     for figure, find in calls.items():
         took: list[float] = []

@@ -15,7 +15,7 @@ from temporalio.client import Client, WorkflowHandle
 
 from knit_workflows import names
 from knit_workflows.compute.base import Volume
-from knit_workflows.compute.local import LocalBackend, LocalSettings
+from knit_workflows.compute.local import LocalBackend
 from knit_workflows.domain.data import TagChange
 from knit_workflows.domain.ids import KnitId, RunId
 from knit_workflows.domain.plans.model import PlanDetail
@@ -24,7 +24,7 @@ from knit_workflows.domain.ports import RunKey
 from knit_workflows.domain.runs import RunStatus
 from knit_workflows.domain.tags import Tag
 from knit_workflows.embedded import EmbeddedPostgres
-from knit_workflows.settings import StoreSettings
+from knit_workflows.settings import LocalSettings, StoreSettings
 from knit_workflows.store import PostgresStore, migrate
 from tests.chaos.gates import WORKER, Gate, Gates
 from tests.chaos.moments import AtCommit, AtEvent, Moment, reached
@@ -67,7 +67,7 @@ class Installation:
 
     async def apply(self, document: Mapping[str, object]) -> PlanDetail:
         """Registers a Plan."""
-        return await self.store.register_plan(parse_plan(document), new_runs_limit=None)
+        return await self.store.plans.register(parse_plan(document), new_runs_limit=None)
 
     async def made(self, *tags: Tag) -> tuple[RunId, KnitId]:
         """Makes a done Data with one file, past the worker; gives its upload's Run and its id."""
@@ -75,11 +75,11 @@ class Installation:
         await self.backend.create_volume(Volume(names.volume(knit_id), knit_id))
         (self.volume(knit_id) / "word").write_text("given\n")
         transfer_id = uuid.uuid4().hex
-        await self.store.begin_upload(transfer_id, run_id, knit_id)
-        await self.store.change_tags(knit_id, TagChange(add=frozenset(tags)))
-        await self.store.closed(transfer_id)
-        await self.store.advance(RunKey(run_id, 1), RunStatus.COMPLETING, cause="pushed")
-        await self.store.finalize(RunKey(run_id, 1), cause="pushed")
+        await self.store.transfers.begin_upload(transfer_id, run_id, knit_id)
+        await self.store.data.change_tags(knit_id, TagChange(add=frozenset(tags)))
+        await self.store.transfers.closed(transfer_id)
+        await self.store.execution.advance(RunKey(run_id, 1), RunStatus.COMPLETING, cause="pushed")
+        await self.store.execution.finalize(RunKey(run_id, 1), cause="pushed")
         return run_id, knit_id
 
     @asynccontextmanager

@@ -23,7 +23,7 @@ RECOVERY_SETTINGS = {
     "KNIT_ENGINE__HEARTBEAT": "PT2S",
     "KNIT_ENGINE__STEP_TIMEOUT": "PT2S",
     "KNIT_ENGINE__PROJECTOR_HEARTBEAT": "PT2S",
-    "KNIT_ENGINE__FALLBACK": "PT2S",
+    "KNIT_ENGINE__POLL_INTERVAL": "PT2S",
     "KNIT_QUEUES__COMPUTE": "knit",
 }
 """Short time-outs: a killed worker is missed soon. For the sweeps of all types of workflows."""
@@ -83,25 +83,25 @@ class Sweep:
         )
         async with asyncio.timeout(WITHIN.total_seconds()):
             while True:
-                runs = await self.store.find_runs(query)
+                runs = await self.store.runs.find(query)
                 if runs:
                     return runs[0].summary.run_id
                 await asyncio.sleep(0.005)
 
     async def _had(self, run_id: RunId, status: str) -> None:
         async with asyncio.timeout(WITHIN.total_seconds()):
-            while status not in {event.to_status for event in await self.store.run_events(run_id)}:
+            while status not in {event.to_status for event in await self.store.runs.events(run_id)}:
                 await asyncio.sleep(0.001)
 
     async def _end(self, run_id: RunId) -> Remains:
         async with asyncio.timeout(WITHIN.total_seconds()):
-            await self.store.wait_final(run_id, fallback=timedelta(seconds=1))
+            await self.store.runs.wait_final(run_id, fallback=timedelta(seconds=1))
             handle = self.temporal.get_workflow_handle(names.run_workflow(run_id, 1))
             await handle.result()
-        return await self.remains(await self.store.run(run_id))
+        return await self.remains(await self.store.runs.get(run_id))
 
 
 async def history_of(store: Store, run: RunDetail) -> tuple[str, ...]:
     """Gives the statuses of a Run in order."""
-    events = await store.run_events(run.summary.run_id)
+    events = await store.runs.events(run.summary.run_id)
     return tuple(event.to_status for event in events if event.to_status != "running")

@@ -13,7 +13,7 @@ from temporalio.client import Client
 
 from knit_workflows import names
 from knit_workflows.compute.base import ComputeBackend, Volume
-from knit_workflows.compute.local import LocalBackend, LocalSettings
+from knit_workflows.compute.local import LocalBackend
 from knit_workflows.domain.data import TagChange
 from knit_workflows.domain.ids import KnitId, RunId
 from knit_workflows.domain.plans.rules import parse_plan
@@ -21,7 +21,7 @@ from knit_workflows.domain.ports import RunKey
 from knit_workflows.domain.runs import RunDetail, RunStatus
 from knit_workflows.domain.tags import Tag
 from knit_workflows.embedded import EmbeddedPostgres
-from knit_workflows.settings import StoreSettings
+from knit_workflows.settings import LocalSettings, StoreSettings
 from knit_workflows.store import PostgresStore, migrate
 from tests.chaos.sweep import RECOVERY_SETTINGS, Remains, Sweep, history_of
 from tests.contract.compute.kubernetes_adapter import kubernetes_adapter
@@ -63,11 +63,13 @@ class Onlooker:
         await self._backend.create_volume(volume)
         (await self._folder_of(volume) / "word").write_text("given\n")
         transfer_id = uuid.uuid4().hex
-        await self._store.begin_upload(transfer_id, run_id, knit_id)
-        await self._store.change_tags(knit_id, TagChange(add=frozenset({Tag("type", "dataset")})))
-        await self._store.closed(transfer_id)
-        await self._store.advance(RunKey(run_id, 1), RunStatus.COMPLETING, cause="pushed")
-        await self._store.finalize(RunKey(run_id, 1), cause="pushed")
+        await self._store.transfers.begin_upload(transfer_id, run_id, knit_id)
+        await self._store.data.change_tags(
+            knit_id, TagChange(add=frozenset({Tag("type", "dataset")}))
+        )
+        await self._store.transfers.closed(transfer_id)
+        await self._store.execution.advance(RunKey(run_id, 1), RunStatus.COMPLETING, cause="pushed")
+        await self._store.execution.finalize(RunKey(run_id, 1), cause="pushed")
         return knit_id
 
     async def remains(self, run: RunDetail) -> Remains:
@@ -113,7 +115,7 @@ async def sweep(
     worker.start()
     try:
         await worker.ready()
-        plan = await store.register_plan(parse_plan(_plan(image, lasts)), new_runs_limit=None)
+        plan = await store.plans.register(parse_plan(_plan(image, lasts)), new_runs_limit=None)
         yield Sweep(client, store, worker, plan.summary.plan_id, onlooker.push, onlooker.remains)
     finally:
         worker.end()

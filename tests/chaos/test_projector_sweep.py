@@ -67,7 +67,7 @@ class Scene:
 
     async def runs(self, *statuses: RunStatus) -> Sequence[RunDetail]:
         """Gives the Runs with one of these statuses, or all."""
-        return await self.site.store.find_runs(
+        return await self.site.store.runs.find(
             RunQuery(plan_ids=frozenset({self.plan_id}), statuses=frozenset(statuses))
         )
 
@@ -134,9 +134,9 @@ async def projected(site: Installation, moment: Moment | None) -> Facts:
         await until(lambda: all(scene.starts(run) for run in under_way))
         unstarted, stopped = waiting[0].summary.run_id, under_way[0].summary.run_id
         # The one that waits first: the place of the other may not become its own.
-        await site.store.stop(unstarted, fail=True)
+        await site.store.runs.stop(unstarted, fail=True)
         await scene.until(1, RunStatus.FAILED)
-        await site.store.stop(stopped, fail=True)
+        await site.store.runs.stop(stopped, fail=True)
         await scene.until(2, RunStatus.FAILED)
         scene.let_go()
         runs = [*await scene.until(2, RunStatus.DONE), *await scene.runs(RunStatus.FAILED)]
@@ -150,7 +150,7 @@ async def projected(site: Installation, moment: Moment | None) -> Facts:
         "statuses": {
             how(run, unstarted, stopped): [
                 event.to_status
-                for event in await site.store.run_events(run.summary.run_id)
+                for event in await site.store.runs.events(run.summary.run_id)
                 if event.to_status is not RunStatus.RUNNING
             ]
             for run in runs

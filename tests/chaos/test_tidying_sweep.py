@@ -41,7 +41,7 @@ from tests.waiting import until
 pytestmark = [pytest.mark.timeout(1200), pytest.mark.engine, pytest.mark.slow]
 
 GRACE: Final = timedelta(milliseconds=300)
-SETTINGS: Final = {"KNIT_ENGINE__TIDY_EVERY": "PT1S", "KNIT_ENGINE__TIDY_GRACE": "PT0.3S"}
+SETTINGS: Final = {"KNIT_ENGINE__GC_INTERVAL": "PT1S", "KNIT_ENGINE__GC_GRACE_PERIOD": "PT0.3S"}
 KINDS: Final = (names.GC_WORKFLOW, names.HOUSEKEEPING_WORKFLOW)
 NOTE: Final = "everything stays as it is"
 WAITS: Final = {
@@ -105,7 +105,7 @@ class Ground:
         """Waits for the end of a turn; gives what holds for turns of both kinds."""
         await handle.result()
         await until(lambda: not self.site.left("trash"))
-        live = await self.site.store.transfer(self.live.transfer_id)
+        live = await self.site.store.transfers.get(self.live.transfer_id)
         assert self.live.run_id is not None
         return {
             "volumes": self.site.left("volumes") ^ self.volumes,
@@ -114,7 +114,7 @@ class Ground:
             ^ {names.transfer(live.knit_id, "write", live.transfer_id)},
             "transfers": await self.count("transfer"),
             "discarded": await self.count("discarded"),
-            "live": (await self.site.store.run(self.live.run_id)).summary.status,
+            "live": (await self.site.store.runs.get(self.live.run_id)).summary.status,
             "schedules": await self.schedules(),
         }
 
@@ -124,7 +124,7 @@ class Ground:
 
     async def history(self, run_id: RunId) -> list[str]:
         """Gives the statuses of a Run in order."""
-        return [event.to_status for event in await self.site.store.run_events(run_id)]
+        return [event.to_status for event in await self.site.store.runs.events(run_id)]
 
 
 @asynccontextmanager
@@ -168,10 +168,10 @@ async def collect(ground: Ground, moment: Moment | None) -> tuple[Facts, int]:
     """Has three volumes deleted; gives what is there then, and the number of events."""
     for _ in range(3):
         run_id, _ = await ground.site.made()
-        await ground.site.store.delete_run(run_id)
+        await ground.site.store.runs.delete(run_id)
 
     async def all_are_old() -> bool:
-        return len(await ground.site.store.discarded(older_than=GRACE, limit=9)) == 3
+        return len(await ground.site.store.housekeeping.discarded(older_than=GRACE, limit=9)) == 3
 
     await eventually(all_are_old)
     async with ground.site.killed_at(moment) as followed:
@@ -239,10 +239,10 @@ async def running(ground: Ground, given: KnitId) -> tuple[RunId, KnitId]:
     )
 
     async def is_running() -> bool:
-        return bool(await ground.site.store.find_runs(query))
+        return bool(await ground.site.store.runs.find(query))
 
     await eventually(is_running)
-    (run,) = await ground.site.store.find_runs(query)
+    (run,) = await ground.site.store.runs.find(query)
     output = run.outputs[0].knit_id
     assert output is not None
     await until(lambda: (ground.site.volume(output) / "counter").exists())
@@ -252,8 +252,8 @@ async def running(ground: Ground, given: KnitId) -> tuple[RunId, KnitId]:
 async def all_are_old(ground: Ground) -> bool:
     """Says whether what is lost has been so for longer than the grace."""
     store = ground.site.store
-    runs = await store.under_way(older_than=GRACE, after=None, limit=9)
-    transfers = await store.stale_transfers(older_than=GRACE)
+    runs = await store.housekeeping.under_way(older_than=GRACE, after=None, limit=9)
+    transfers = await store.housekeeping.stale_transfers(older_than=GRACE)
     return len(runs) == 1 and len(transfers) == 3
 
 
@@ -267,7 +267,7 @@ async def keep_house(ground: Ground, moment: Callable[[Lost], Moment] | None) ->
         await handle.result()
         # Its workflow is there again, and goes on where the Run is.
         (site.volume(lost.input) / "go").touch()
-        run = await site.store.wait_final(lost.run_id, fallback=timedelta(seconds=1))
+        run = await site.store.runs.wait_final(lost.run_id, fallback=timedelta(seconds=1))
         await site.temporal.get_workflow_handle(names.run_workflow(lost.run_id, 1)).result()
         assert lost.upload.run_id is not None
     projector = site.temporal.get_workflow_handle(names.projector_workflow(0))
@@ -322,7 +322,7 @@ async def test_schedules_go_on(
         for _ in range(2):
             lost = await lose(prepared)
             deleted, _ = await site.made()
-            await site.store.delete_run(deleted)
+            await site.store.runs.delete(deleted)
             site.kill()
             site.worker.start()
 
@@ -335,7 +335,7 @@ async def test_schedules_go_on(
 
             await eventually(is_tidy)
             (site.volume(lost.input) / "go").touch()
-            run = await site.store.wait_final(lost.run_id, fallback=timedelta(seconds=1))
+            run = await site.store.runs.wait_final(lost.run_id, fallback=timedelta(seconds=1))
             assert run.summary.status is RunStatus.DONE
             assert (site.volume(lost.output) / "counter").read_text() == "x\n"
         assert site.left("volumes") == prepared.volumes

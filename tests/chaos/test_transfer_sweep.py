@@ -174,7 +174,7 @@ async def pushed(counter: Counter, moment: Moment | None) -> tuple[Facts, int]:
     found: Facts = {
         "same": data["knitId"] == answer.json()["knitId"],
         "content": counter.content(data["knitId"]) == FILES,
-        "history": [event.to_status for event in await site.store.run_events(run_id)],
+        "history": [event.to_status for event in await site.store.runs.events(run_id)],
         "new": {key: after[key] - before[key] for key in after if key != "outbox"},
         "doors": site.left("transfers"),
     }
@@ -282,7 +282,7 @@ async def test_data_that_becomes_done_keeps_its_content(
     The client hears that the transfer is over. Its Run is completing, so the Data becomes done, by
     this step or by housekeeping, and then it has to be whole.
     """
-    tidying = {"KNIT_ENGINE__TIDY_EVERY": "PT1S", "KNIT_ENGINE__TIDY_GRACE": "PT1S"}
+    tidying = {"KNIT_ENGINE__GC_INTERVAL": "PT1S", "KNIT_ENGINE__GC_GRACE_PERIOD": "PT1S"}
     async with counter(postgres, temporal_client, tmp_path, DONE, **tidying) as prepared:
         site, tag, go_on = prepared.site, "sweep:cut", asyncio.Event()
         go_on.set()
@@ -300,7 +300,7 @@ async def test_data_that_becomes_done_keeps_its_content(
         (data,) = await prepared.data_with(tag)
         run_id = RunId(data["upstream"]["run"]["runId"])
         await eventually(lambda: is_final(site, run_id))
-        run = await site.store.run(run_id)
+        run = await site.store.runs.get(run_id)
         assert run.summary.status is RunStatus.DONE
         assert prepared.content(data["knitId"]) == FILES
         await until(lambda: not site.left("transfers"))
@@ -308,7 +308,7 @@ async def test_data_that_becomes_done_keeps_its_content(
 
 async def is_final(site: Installation, run_id: RunId) -> bool:
     """Says whether a Run has ended."""
-    return (await site.store.run(run_id)).summary.status in (RunStatus.DONE, RunStatus.FAILED)
+    return (await site.store.runs.get(run_id)).summary.status in (RunStatus.DONE, RunStatus.FAILED)
 
 
 # --- the API dies ------------------------------------------------------------------------------
@@ -324,8 +324,8 @@ async def test_the_api_dies_in_the_middle(
     """
     settings = {
         "KNIT_ENGINE__TRANSFER_LEASE": "PT3S",
-        "KNIT_ENGINE__TIDY_EVERY": "PT1S",
-        "KNIT_ENGINE__TIDY_GRACE": "PT1S",
+        "KNIT_ENGINE__GC_INTERVAL": "PT1S",
+        "KNIT_ENGINE__GC_GRACE_PERIOD": "PT1S",
     }
     async with AsyncExitStack() as stack:
         site = await stack.enter_async_context(
@@ -364,10 +364,10 @@ async def test_the_api_dies_in_the_middle(
         query = RunQuery(plan_ids=frozenset({plan.json()["planId"]}))
 
         async def has_run() -> bool:
-            return bool(await site.store.find_runs(query))
+            return bool(await site.store.runs.find(query))
 
         await eventually(has_run)
-        assert len(await site.store.find_runs(query)) == 1
+        assert len(await site.store.runs.find(query)) == 1
 
 
 PLAN: Final = {

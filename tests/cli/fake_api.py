@@ -18,6 +18,7 @@ from typing import Any
 import httpx
 
 from knit_cli.graphs.lineage import Edge, edges_of
+from knit_workflows.domain.instants import format_instant, parse_instant
 from knit_workflows.wire.base import to_wire
 from knit_workflows.wire.data import Data, DataDownstream, DataUpstream
 from knit_workflows.wire.events import RunEvent
@@ -35,7 +36,7 @@ from knit_workflows.wire.plans import (
 )
 from knit_workflows.wire.runs import Assignment, Exit, LogAssignment, Run
 from knit_workflows.wire.tags import Tag, TagChange
-from knit_workflows.wire.times import format_time, parse_duration, parse_time
+from knit_workflows.wire.times import parse_duration
 
 API_ROOT = "http://knit.test/api"
 START = datetime(2025, 2, 1, 10, 0, 0, 120_000, tzinfo=UTC)
@@ -190,7 +191,7 @@ class FakeApi:
         system = [Tag(key="knit#id", value=knit_id)]
         finished = START + timedelta(seconds=len(self.data))
         system.append(
-            Tag(key="knit#timestamp", value=format_time(finished))
+            Tag(key="knit#timestamp", value=format_instant(finished))
             if run.status in ("done", "failed")
             else Tag(key="knit#transient", value="processing")
         )
@@ -248,7 +249,7 @@ class FakeApi:
         wanted = {Tag.parse(text) for text in query.get_list("tag")}
         found = [data for data in self.data.values() if wanted <= set(data.tags)]
         if "since" in query:
-            since = parse_time(query["since"])
+            since = parse_instant(query["since"])
             until = since + parse_duration(query.get("duration", "1000000h"))
             found = [data for data in found if since <= _time(data) < until]
         return found
@@ -445,4 +446,4 @@ def _sorted(tags: Any) -> list[Tag]:
 
 def _time(data: Data) -> datetime:
     (stamp,) = (tag.value for tag in data.tags if tag.key == "knit#timestamp")
-    return parse_time(stamp)
+    return parse_instant(stamp)

@@ -1,4 +1,4 @@
-"""The small pure parts: arguments, times, streams, quantities."""
+"""The small pure parts: arguments, times, streams."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from knit_cli.errors import BadInput
-from knit_cli.plans.difference import _amount
 from knit_cli.shell.arguments import normalize_arguments
 from knit_cli.time_flags import read_instant
 from knit_cli.transfer.byte_streams import (
@@ -199,26 +198,3 @@ def test_pieces_read_as_a_file(chunks, size):
     reader = ChunkReader(chunks)
     got = b"".join(iter(lambda: bytes(reader.read(size)), b""))
     assert got == b"".join(chunks)
-
-
-# ------------------------------------------------------------ quantities
-
-
-@pytest.mark.parametrize(
-    ("one", "other"),
-    [
-        ("1", "1000m"),
-        ("1Gi", "1024Mi"),
-        ("1k", "1000"),
-        ("1e3", "1k"),
-        ("0.5", "500m"),
-        ("1E", "1e18"),
-    ],
-)
-def test_equal_amounts(one, other):
-    assert _amount(one) == _amount(other)
-
-
-@pytest.mark.parametrize(("one", "other"), [("1", "2"), ("1G", "1Gi"), ("junk", "junk2")])
-def test_different_amounts(one, other):
-    assert _amount(one) != _amount(other)

@@ -6,9 +6,9 @@ import httpx
 import pytest
 
 from knit_cli.run_view import print_history, remarks
+from knit_workflows.domain.instants import format_instant
 from knit_workflows.wire.events import RunEvent
 from knit_workflows.wire.runs import Exit, Used, Waiting
-from knit_workflows.wire.times import format_time
 from tests.cli.fake_api import START, error
 
 
@@ -426,7 +426,7 @@ def test_remarks_tell_why_it_has_not_started_and_what_becomes_of_it(api):
         until=START,
         outlook="tried again; the Run fails if it lasts",
     )
-    when = format_time(START.astimezone())
+    when = format_instant(START.astimezone())
     assert remarks(run.model_copy(update={"waiting": stuck}), history("starting")) == [
         f"starting: [RegistryUnreachable] connection refused; since {when}; "
         f"tried again; the Run fails if it lasts; given up at {when}",

@@ -84,25 +84,27 @@ class FastWorld:
 
     async def begin_upload(self) -> tuple[str, str]:
         run_id, knit_id = RunId(str(uuid4())), KnitId(str(uuid4()))
-        await self.store.begin_upload(f"upload-{run_id}", run_id, knit_id)
+        await self.store.transfers.begin_upload(f"upload-{run_id}", run_id, knit_id)
         return run_id, knit_id
 
     async def end_upload(self, run_id: str, ok: bool) -> None:
         """As `knit.close_transfer` does it."""
         key = RunKey(RunId(run_id), 1)
         target = RunStatus.COMPLETING if ok else RunStatus.ABORTING
-        await self.store.advance(key, target, cause="model", exit=None if ok else FAILED)
-        await self.store.finalize(key, cause="model")
-        await self.store.closed(f"upload-{run_id}")
+        await self.store.execution.advance(key, target, cause="model", exit=None if ok else FAILED)
+        await self.store.execution.finalize(key, cause="model")
+        await self.store.transfers.closed(f"upload-{run_id}")
 
     async def open_download(self, knit_id: str) -> int:
-        return await refused(self.store.begin_download(f"download-{knit_id}", KnitId(knit_id)))
+        return await refused(
+            self.store.transfers.begin_download(f"download-{knit_id}", KnitId(knit_id))
+        )
 
     async def close_download(self, knit_id: str) -> None:
-        await self.store.closed(f"download-{knit_id}")
+        await self.store.transfers.closed(f"download-{knit_id}")
 
     async def project(self, page_size: int) -> None:
-        while await self.store.project(page_size=page_size) is not None:
+        while await self.store.projection.project(page_size=page_size) is not None:
             pass
 
     async def admit(self, start: bool) -> list[tuple[str, int]]:
@@ -111,26 +113,30 @@ class FastWorld:
         The store admits so many at once; what is not started yet, it gives again.
         """
         keys: list[RunKey] = []
-        while len(found := await self.store.admit(EVERYTHING)) > len(keys):
+        while len(found := await self.store.admission.admit(EVERYTHING)) > len(keys):
             keys = [run.key for run in found]
         if start:
-            await self.store.started(keys)
+            await self.store.admission.started(keys)
         return [(key.run_id, key.generation) for key in keys]
 
     async def advance(self, run_id: str, generation: int, target: str, exit: int | None) -> int:
         key = RunKey(RunId(run_id), generation)
         ending = {None: None, 0: SUCCEEDED}.get(exit, FAILED)
-        return await refused(self.store.advance(key, RunStatus(target), cause="model", exit=ending))
+        return await refused(
+            self.store.execution.advance(key, RunStatus(target), cause="model", exit=ending)
+        )
 
     async def finalize(self, run_id: str, generation: int) -> int:
-        return await refused(self.store.finalize(RunKey(RunId(run_id), generation), cause="model"))
+        return await refused(
+            self.store.execution.finalize(RunKey(RunId(run_id), generation), cause="model")
+        )
 
     async def deliver_stops(self) -> None:
         """Stands for the Projector, and for the workflows that hear of a stop and end the pod."""
-        await self.store.finish_unstarted()
-        for order in await self.store.stop_orders():
-            await self.store.finalize(order.key, cause="model")
-            await self.store.close_event(order.event_id)
+        await self.store.admission.finish_unstarted()
+        for order in await self.store.admission.stop_orders():
+            await self.store.execution.finalize(order.key, cause="model")
+            await self.store.admission.close_event(order.event_id)
 
 
 class WholeWorld:

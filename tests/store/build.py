@@ -15,7 +15,7 @@ from knit_workflows.domain.ids import KnitId, PlanId, RunId
 from knit_workflows.domain.plans.model import Image, PlanInput, PlanOutput, PlanSpec, Requirement
 from knit_workflows.domain.ports import AdmissionLimits, RunKey
 from knit_workflows.domain.runs import Exit, RunStatus
-from knit_workflows.domain.tags import KEY_ID, KEY_TIMESTAMP, Tag, parse_instant, parse_tag
+from knit_workflows.domain.tags import KEY_ID, KEY_TIMESTAMP, Tag, parse_tag, parse_timestamp
 from knit_workflows.store import PostgresStore
 
 QUEUED_AT = datetime(2026, 1, 2, tzinfo=UTC)
@@ -35,7 +35,7 @@ def requirement(text: str) -> Requirement:
     return Requirement(
         frozenset(tag for tag in tags(text) if not tag.is_system),
         pins.get(KEY_ID),
-        None if instant is None else parse_instant(instant),
+        None if instant is None else parse_timestamp(instant),
     )
 
 
@@ -62,13 +62,13 @@ def spec(
 
 
 async def register(store: PostgresStore, plan: PlanSpec) -> PlanId:
-    return (await store.register_plan(plan, new_runs_limit=None)).summary.plan_id
+    return (await store.plans.register(plan, new_runs_limit=None)).summary.plan_id
 
 
 async def begin(store: PostgresStore) -> tuple[RunKey, KnitId]:
     """Begins an upload; its Run is running."""
     run_id, knit_id = RunId(str(uuid4())), KnitId(str(uuid4()))
-    await store.begin_upload(f"transfer-{knit_id}", run_id, knit_id)
+    await store.transfers.begin_upload(f"transfer-{knit_id}", run_id, knit_id)
     return RunKey(run_id, 1), knit_id
 
 
@@ -76,7 +76,7 @@ async def upload(store: PostgresStore, text: str = "") -> KnitId:
     """Uploads a Data with these tags; its Run is done."""
     key, knit_id = await begin(store)
     if text:
-        await store.change_tags(knit_id, TagChange(add=tags(text)))
+        await store.data.change_tags(knit_id, TagChange(add=tags(text)))
     await end(store, key)
     return knit_id
 
@@ -84,17 +84,17 @@ async def upload(store: PostgresStore, text: str = "") -> KnitId:
 async def end(store: PostgresStore, key: RunKey, *, fail: bool = False) -> RunStatus:
     """Brings a Run to its end from wherever it is."""
     if fail:
-        await store.advance(key, RunStatus.ABORTING, cause="test", exit=Exit(1, "broken"))
+        await store.execution.advance(key, RunStatus.ABORTING, cause="test", exit=Exit(1, "broken"))
     else:
-        await store.advance(key, RunStatus.READY, cause="test")
-        await store.advance(key, RunStatus.COMPLETING, cause="test", exit=Exit(0, ""))
-    return await store.finalize(key, cause="test")
+        await store.execution.advance(key, RunStatus.READY, cause="test")
+        await store.execution.advance(key, RunStatus.COMPLETING, cause="test", exit=Exit(0, ""))
+    return await store.execution.finalize(key, cause="test")
 
 
 async def drain(store: PostgresStore, *, page_size: int = 100) -> int:
     """Projects until no event is left; gives how many Runs were made."""
     made = 0
-    while (step := await store.project(page_size=page_size)) is not None:
+    while (step := await store.projection.project(page_size=page_size)) is not None:
         made += step.created
     return made
 
@@ -102,8 +102,10 @@ async def drain(store: PostgresStore, *, page_size: int = 100) -> int:
 async def admit_all(store: PostgresStore) -> list[RunKey]:
     """Admits everything that waits and says that it was started."""
     keys: list[RunKey] = []
-    while admitted := [one.key for one in await store.admit(AdmissionLimits(total=1_000_000))]:
-        await store.started(admitted)
+    while admitted := [
+        one.key for one in await store.admission.admit(AdmissionLimits(total=1_000_000))
+    ]:
+        await store.admission.started(admitted)
         keys += admitted
     return keys
 

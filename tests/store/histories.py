@@ -73,7 +73,7 @@ async def _new_data(store: PostgresStore, history: History, dice: random.Random)
     fails = dice.random() < 0.1
     history.done[knit_id] = not fails
     early = dice.random() < 0.5
-    adding = store.change_tags(knit_id, TagChange(add=frozenset(tags)))
+    adding = store.data.change_tags(knit_id, TagChange(add=frozenset(tags)))
     if early:
         await asyncio.gather(adding, end(store, key, fail=fails))
     else:
@@ -93,7 +93,7 @@ async def _change(store: PostgresStore, history: History, dice: random.Random) -
             remove = set(dice.sample(present, min(len(present), 1)))
         change = TagChange(add=frozenset(add), remove=frozenset(remove))
         history.ever[knit_id] |= add
-        await store.change_tags(knit_id, change)
+        await store.data.change_tags(knit_id, change)
         history.data[knit_id] = (history.data[knit_id] - remove) | add
 
 
@@ -113,14 +113,14 @@ async def _new_plan(store: PostgresStore, history: History, dice: random.Random)
         wishes[f"/in/{place}"] = wish
     wanted = spec(wishes, {"/out": "made:here"}, image=f"race:{history.images}")
     with suppress(EquivalentPlan, CyclicPlans):
-        plan = await store.register_plan(wanted, new_runs_limit=None)
+        plan = await store.plans.register(wanted, new_runs_limit=None)
         history.plans.append((plan.summary.plan_id, wanted))
 
 
 async def consume(store: PostgresStore, ends: float, page_size: int) -> None:
     """Projects until the time is over."""
     while time.monotonic() < ends:
-        if await store.project(page_size=page_size) is None:
+        if await store.projection.project(page_size=page_size) is None:
             await asyncio.sleep(0.005)
 
 

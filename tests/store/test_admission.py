@@ -47,28 +47,28 @@ async def waiting(store: PostgresStore, count: int, *, image: str = "demo:1") ->
 
 
 async def admit(store: PostgresStore, total: int, per_plan: int | None = None) -> list[RunKey]:
-    return [one.key for one in await store.admit(AdmissionLimits(total, per_plan))]
+    return [one.key for one in await store.admission.admit(AdmissionLimits(total, per_plan))]
 
 
 async def test_admitted_runs_are_given_until_they_are_started(store: PostgresStore) -> None:
     plan = await waiting(store, 2)
-    first = await store.admit(MANY)
+    first = await store.admission.admit(MANY)
     assert len(first) == 2
     assert {one.plan_id for one in first} == {plan}
     assert {one.image for one in first} == {"demo:1"}
     assert all(len(one.input_ids) == 1 for one in first)
-    assert await store.admit(MANY) == first
-    await store.started([first[0].key])
-    assert await store.admit(MANY) == first[1:]
-    await store.started([one.key for one in first])
-    assert await store.admit(MANY) == []
+    assert await store.admission.admit(MANY) == first
+    await store.admission.started([first[0].key])
+    assert await store.admission.admit(MANY) == first[1:]
+    await store.admission.started([one.key for one in first])
+    assert await store.admission.admit(MANY) == []
 
 
 async def test_no_more_than_the_limit_are_under_way(store: PostgresStore) -> None:
     await waiting(store, 5)
     first = await admit(store, 3)
     assert len(first) == 3
-    await store.started(first)
+    await store.admission.started(first)
     assert await admit(store, 3) == []
     await end(store, first[0])
     second = await admit(store, 3)
@@ -79,11 +79,11 @@ async def test_no_more_than_the_limit_are_under_way(store: PostgresStore) -> Non
 async def test_the_limit_per_plan(store: PostgresStore) -> None:
     one = await waiting(store, 4, image="one:1")
     two = await waiting(store, 3, image="two:1")
-    first = await store.admit(AdmissionLimits(total=10, per_plan=2))
+    first = await store.admission.admit(AdmissionLimits(total=10, per_plan=2))
     assert sorted(run.plan_id for run in first) == sorted([one, one, two, two])
-    assert await store.admit(AdmissionLimits(total=10, per_plan=2)) == first
-    assert len(await store.admit(AdmissionLimits(total=5, per_plan=3))) == 5
-    assert len(await store.admit(AdmissionLimits(total=10, per_plan=3))) == 6
+    assert await store.admission.admit(AdmissionLimits(total=10, per_plan=2)) == first
+    assert len(await store.admission.admit(AdmissionLimits(total=5, per_plan=3))) == 5
+    assert len(await store.admission.admit(AdmissionLimits(total=10, per_plan=3))) == 6
 
 
 async def test_higher_priority_then_older_first(store: PostgresStore, url: str) -> None:
@@ -119,8 +119,8 @@ async def admitted_plans(
     store: PostgresStore, total: int, per_plan: int | None = None
 ) -> list[str]:
     """Admits once; gives the Plans of the Runs that were, and says that they were started."""
-    admitted = await store.admit(AdmissionLimits(total, per_plan))
-    await store.started([one.key for one in admitted])
+    admitted = await store.admission.admit(AdmissionLimits(total, per_plan))
+    await store.admission.started([one.key for one in admitted])
     return [one.plan_id for one in admitted]
 
 
@@ -166,8 +166,11 @@ async def test_runs_take_over_the_priority_of_their_plan(store: PostgresStore, u
     await drain(store)
     found = fetch(url, "SELECT priority FROM run WHERE plan_id = %s ORDER BY created_at", plan)
     assert [row["priority"] for row in found] == [0, 7]
-    newer, older = [one.key.run_id for one in await store.admit(MANY)]
-    assert ((await store.run(newer)).priority, (await store.run(older)).priority) == (7, 0)
+    newer, older = [one.key.run_id for one in await store.admission.admit(MANY)]
+    assert ((await store.runs.get(newer)).priority, (await store.runs.get(older)).priority) == (
+        7,
+        0,
+    )
 
 
 async def test_the_priority_of_a_plan_moves_its_waiting_runs(
@@ -177,14 +180,14 @@ async def test_the_priority_of_a_plan_moves_its_waiting_runs(
     first, second = await a_plan(store, "first"), await a_plan(store, "second")
     queue_up(url, first, range(100, 103), admitted=1)
     queue_up(url, second, range(3))
-    assert await store.set_active(second, False)
-    await store.set_priority(second, 1)
-    assert await store.set_active(second, True)
+    assert await store.plans.set_active(second, False)
+    await store.plans.set_priority(second, 1)
+    assert await store.plans.set_active(second, True)
     assert await admitted_plans(store, 3) == [second] * 2
-    await store.set_priority(first, 2)
+    await store.plans.set_priority(first, 2)
     [done] = fetch(url, "SELECT run_id::text FROM run WHERE status = 'running'")
     fetch(url, "UPDATE run SET status = 'failed' WHERE run_id = %s", done["run_id"])
-    assert (await store.retry(done["run_id"])).priority == 2
+    assert (await store.runs.retry(done["run_id"])).priority == 2
     assert await admitted_plans(store, 5) == [first] * 3
 
 
@@ -232,7 +235,7 @@ async def test_admission_is_what_the_plain_model_says(
     under_way = only(fetch(url, "SELECT count(*) FROM run WHERE admitted_at IS NOT NULL"))["count"]
     limits = AdmissionLimits(under_way + dice.choice((0, 1, 5, 64, 200)), dice.choice((None, 1, 4)))
     wanted = modelled(url, limits)
-    assert {one.key.run_id for one in await store.admit(limits)} == set(wanted)
+    assert {one.key.run_id for one in await store.admission.admit(limits)} == set(wanted)
 
 
 def modelled(url: str, limits: AdmissionLimits) -> list[str]:
@@ -285,13 +288,15 @@ async def test_nothing_is_admitted_while_there_is_a_reason(store: PostgresStore,
     plan = await register(store, spec({"/in": "type:data"}))
     queue_up(url, plan, [1, 2])
     query = RunQuery(plan_ids=frozenset({plan}))
-    assert await store.admit(AdmissionLimits(total=5, held="the disk has 3 MiB left")) == []
-    reasons = [one.waiting.reason for one in await store.find_runs(query) if one.waiting]
+    assert (
+        await store.admission.admit(AdmissionLimits(total=5, held="the disk has 3 MiB left")) == []
+    )
+    reasons = [one.waiting.reason for one in await store.runs.find(query) if one.waiting]
     assert sorted(reasons) == [
         f"{place} in queue, the disk has 3 MiB left" for place in ("1st", "2nd")
     ]
-    assert len(await store.admit(AdmissionLimits(total=1))) == 1
-    reasons = [one.waiting.reason for one in await store.find_runs(query) if one.waiting]
+    assert len(await store.admission.admit(AdmissionLimits(total=1))) == 1
+    reasons = [one.waiting.reason for one in await store.runs.find(query) if one.waiting]
     assert "1st in queue, limit of 1 Run under way reached" in reasons
 
 
@@ -312,31 +317,31 @@ async def test_a_stop_before_admission_is_finished_without_a_workflow(
 ) -> None:
     await waiting(store, 1)
     run_id = only(fetch(url, "SELECT run_id::text FROM run WHERE status = 'waiting'"))["run_id"]
-    detail = await store.stop(run_id, fail=True)
+    detail = await store.runs.stop(run_id, fail=True)
     assert detail.summary.status is S.ABORTING
     assert detail.summary.exit == Exit(253, "aborted by user")
     assert fetch(url, "SELECT * FROM outbox") == []
     assert await admit(store, 9) == []
-    assert await store.finish_unstarted() == 1
-    assert await store.finish_unstarted() == 0
-    assert (await store.run(run_id)).summary.status is S.FAILED
-    statuses = [one.to_status for one in await store.run_events(run_id)]
+    assert await store.admission.finish_unstarted() == 1
+    assert await store.admission.finish_unstarted() == 0
+    assert (await store.runs.get(run_id)).summary.status is S.FAILED
+    statuses = [one.to_status for one in await store.runs.events(run_id)]
     assert statuses == [S.WAITING, S.ABORTING, S.FAILED]
 
 
 async def test_a_stop_after_admission_waits_for_the_workflow(store: PostgresStore) -> None:
     await waiting(store, 1)
     key = only(await admit(store, 9))
-    await store.stop(key.run_id, fail=True)
-    assert await store.finish_unstarted() == 0
-    assert await store.stop_orders() == []
+    await store.runs.stop(key.run_id, fail=True)
+    assert await store.admission.finish_unstarted() == 0
+    assert await store.admission.stop_orders() == []
     assert await admit(store, 9) == [key]
-    await store.started([key])
-    order = only(await store.stop_orders())
+    await store.admission.started([key])
+    order = only(await store.admission.stop_orders())
     assert (order.key, order.fail) == (key, True)
-    await store.close_event(order.event_id)
-    await store.close_event(order.event_id)
-    assert await store.stop_orders() == []
+    await store.admission.close_event(order.event_id)
+    await store.admission.close_event(order.event_id)
+    assert await store.admission.stop_orders() == []
 
 
 async def test_stop_orders_come_oldest_first_and_only_while_they_mean_something(
@@ -345,14 +350,14 @@ async def test_stop_orders_come_oldest_first_and_only_while_they_mean_something(
     await waiting(store, 3)
     keys = await admit_all(store)
     for key in keys:
-        await store.advance(key, S.READY, cause="x")
-        await store.stop(key.run_id, fail=False)
-    orders = await store.stop_orders()
+        await store.execution.advance(key, S.READY, cause="x")
+        await store.runs.stop(key.run_id, fail=False)
+    orders = await store.admission.stop_orders()
     assert [one.key for one in orders] == keys
     assert not any(one.fail for one in orders)
-    await store.finalize(keys[0], cause="x")
+    await store.execution.finalize(keys[0], cause="x")
     fetch(url, "UPDATE run SET generation = 2 WHERE run_id = %s", keys[1].run_id)
-    assert [one.key for one in await store.stop_orders()] == [keys[2]]
+    assert [one.key for one in await store.admission.stop_orders()] == [keys[2]]
     assert len(fetch(url, "SELECT * FROM outbox WHERE kind = 'stop_run'")) == 1
 
 
@@ -387,32 +392,32 @@ async def test_the_stop_matrix(
     await waiting(store, 1)
     key = only(await admit_all(store))
     fetch(url, "UPDATE run SET status = %s WHERE run_id = %s", status.value, key.run_id)
-    before = await store.run(key.run_id)
+    before = await store.runs.get(key.run_id)
     if after is None:
         with pytest.raises(IllegalMove):
-            await store.stop(key.run_id, fail=fail)
-        assert await store.run(key.run_id) == before
+            await store.runs.stop(key.run_id, fail=fail)
+        assert await store.runs.get(key.run_id) == before
     elif after is status:
-        assert await store.stop(key.run_id, fail=fail) == before
-        assert await store.stop_orders() == []
+        assert await store.runs.stop(key.run_id, fail=fail) == before
+        assert await store.admission.stop_orders() == []
     else:
-        detail = await store.stop(key.run_id, fail=fail)
+        detail = await store.runs.stop(key.run_id, fail=fail)
         assert detail.summary.status is after
         wanted = Exit(253, "aborted by user") if fail else Exit(0, "stopped by user")
         assert detail.summary.exit == wanted
-        assert only(await store.stop_orders()).fail is fail
+        assert only(await store.admission.stop_orders()).fail is fail
 
 
 async def test_deactivating_moves_waiting_runs_and_back(store: PostgresStore, url: str) -> None:
     plan = await waiting(store, 3)
     other = await waiting(store, 1, image="other:1")
-    assert (await store.set_active(plan, False)).active is False
-    await store.set_active(plan, False)
+    assert (await store.plans.set_active(plan, False)).active is False
+    await store.plans.set_active(plan, False)
     statuses = {run: status for run, status in runs_in(url).items() if run[0] == plan}
     assert set(statuses.values()) == {"deactivated"}
-    assert {one.plan_id for one in await store.admit(MANY)} == {other}
-    assert (await store.set_active(plan, True)).active is True
-    assert len(await store.admit(MANY)) == 4
+    assert {one.plan_id for one in await store.admission.admit(MANY)} == {other}
+    assert (await store.plans.set_active(plan, True)).active is True
+    assert len(await store.admission.admit(MANY)) == 4
     events = fetch(
         url,
         "SELECT e.from_status, e.to_status, e.cause FROM run_event e JOIN run r USING (run_id)"
@@ -428,9 +433,9 @@ async def test_deactivating_moves_waiting_runs_and_back(store: PostgresStore, ur
 async def test_runs_that_have_begun_go_on_under_an_inactive_plan(store: PostgresStore) -> None:
     plan = await waiting(store, 1)
     key = only(await admit_all(store))
-    await store.advance(key, S.READY, cause="x")
-    await store.set_active(plan, False)
-    assert await store.advance(key, S.STARTING, cause="x") is S.STARTING
+    await store.execution.advance(key, S.READY, cause="x")
+    await store.plans.set_active(plan, False)
+    assert await store.execution.advance(key, S.STARTING, cause="x") is S.STARTING
 
 
 async def test_an_admitted_run_that_is_deactivated_gets_a_new_execution(
@@ -438,22 +443,22 @@ async def test_an_admitted_run_that_is_deactivated_gets_a_new_execution(
 ) -> None:
     plan = await waiting(store, 1)
     old = only(await admit_all(store))
-    await store.set_active(plan, False)
+    await store.plans.set_active(plan, False)
     with pytest.raises(Superseded):
-        await store.advance(old, S.READY, cause="x")
+        await store.execution.advance(old, S.READY, cause="x")
     assert await admit(store, 9) == []
-    await store.set_active(plan, True)
+    await store.plans.set_active(plan, True)
     new = only(await admit(store, 9))
     assert new == RunKey(old.run_id, 2)
-    assert await store.advance(new, S.READY, cause="x") is S.READY
+    assert await store.execution.advance(new, S.READY, cause="x") is S.READY
 
 
 async def test_built_in_and_unknown_plans_cannot_be_deactivated(store: PostgresStore) -> None:
     key, _ = await begin(store)
-    uploaded = (await store.run(key.run_id)).summary.plan.plan_id
+    uploaded = (await store.runs.get(key.run_id)).summary.plan.plan_id
     for plan in (uploaded, PlanId("00000000-0000-4000-8000-000000000000"), PlanId("x")):
         with pytest.raises(PlanNotFound):
-            await store.set_active(plan, False)
+            await store.plans.set_active(plan, False)
 
 
 @asynccontextmanager
@@ -462,7 +467,7 @@ async def counted(store: PostgresStore, fallback: timedelta) -> AsyncIterator[li
     turns = [0]
 
     async def follow() -> None:
-        async for _ in store.work(fallback=fallback):
+        async for _ in store.projection.work(fallback=fallback):
             turns[0] += 1
 
     task = asyncio.create_task(follow())
@@ -486,8 +491,8 @@ async def test_work_yields_at_once_and_on_notification(store: PostgresStore) -> 
         for change in (
             lambda: upload(store, "k:a"),
             lambda: drain(store),
-            lambda: store.set_active(plan, False),
-            lambda: store.set_active(plan, True),
+            lambda: store.plans.set_active(plan, False),
+            lambda: store.plans.set_active(plan, True),
         ):
             await asyncio.sleep(0.2)
             before = turns[0]
@@ -496,7 +501,7 @@ async def test_work_yields_at_once_and_on_notification(store: PostgresStore) -> 
 
 
 async def test_work_falls_back_to_looking_by_itself(store: PostgresStore) -> None:
-    turns = store.work(fallback=timedelta(milliseconds=50))
+    turns = store.projection.work(fallback=timedelta(milliseconds=50))
     async with asyncio.timeout(PATIENCE):
         for _ in range(4):
             await anext(turns)
@@ -520,7 +525,7 @@ async def test_wait_final_returns_when_the_run_is_final(store: PostgresStore) ->
     key, _ = await begin(store)
     async with asyncio.timeout(PATIENCE):
         waiters = [
-            asyncio.ensure_future(store.wait_final(key.run_id, fallback=timedelta(hours=1)))
+            asyncio.ensure_future(store.runs.wait_final(key.run_id, fallback=timedelta(hours=1)))
             for _ in range(5)
         ]
         await asyncio.sleep(0.3)
@@ -528,7 +533,7 @@ async def test_wait_final_returns_when_the_run_is_final(store: PostgresStore) ->
         await end(store, key)
         details = await asyncio.gather(*waiters)
     assert {one.summary.status for one in details} == {S.DONE}
-    again = await store.wait_final(key.run_id, fallback=timedelta(hours=1))
+    again = await store.runs.wait_final(key.run_id, fallback=timedelta(hours=1))
     assert again.summary.status is S.DONE
 
 
@@ -536,4 +541,4 @@ async def test_wait_final_returns_when_the_run_is_final(store: PostgresStore) ->
 async def test_nobody_waits_for_a_run_that_is_not_there(store: PostgresStore, run_id: str) -> None:
     """An unknown id, or what can be none, is refused at once instead of waited for."""
     with pytest.raises(RunNotFound):
-        await store.wait_final(RunId(run_id), fallback=timedelta(hours=1))
+        await store.runs.wait_final(RunId(run_id), fallback=timedelta(hours=1))

@@ -35,7 +35,7 @@ S = RunStatus
 
 async def found(store: PostgresStore, text: str = "", **more: object) -> list[str]:
     query = DataQuery(tags=tuple(tags(text)), **more)  # type: ignore[arg-type]
-    return [one.knit_id for one in await store.find_data(query)]
+    return [one.knit_id for one in await store.data.find(query)]
 
 
 def timestamp_of(detail: DataDetail) -> str:
@@ -67,7 +67,7 @@ async def test_data_are_found_by_system_tags(store: PostgresStore) -> None:
     assert await found(store, "knit#transient:failed knit#transient:processing") == []
     assert await found(store, "knit#transient:other") == []
     assert await found(store, "knit#unknown:x") == []
-    shown = timestamp_of(await store.data(one))
+    shown = timestamp_of(await store.data.get(one))
     fetch_same = await found(store, f"knit#timestamp:{shown} knit#id:{one}")
     assert fetch_same == [one]
     assert await found(store, "knit#timestamp:1999-01-01T00:00:00+09:00") == []
@@ -78,7 +78,7 @@ async def test_the_window_of_time_has_an_open_end(store: PostgresStore, url: str
     key, growing = await begin(store)
     await asyncio.sleep(0.005)
     at = only(fetch(url, "SELECT timestamp FROM data WHERE knit_id = %s", one))["timestamp"]
-    moved = (await store.run(key.run_id)).summary.updated_at
+    moved = (await store.runs.get(key.run_id)).summary.updated_at
     assert await found(store, since=at) == [one, growing]
     assert await found(store, since=at, until=at + timedelta(milliseconds=1)) in (
         [one],
@@ -106,15 +106,15 @@ async def test_data_come_by_time_then_id_unfinished_last(store: PostgresStore, u
     for limit in (1, 2, 3, 10):
         seen: list[str] = []
         after = None
-        while page := await store.find_data(DataQuery(), limit=limit, after=after):
+        while page := await store.data.find(DataQuery(), limit=limit, after=after):
             assert len(page) <= limit
             seen += [one.knit_id for one in page]
             after = seen[-1]
         assert seen == order
-    rest = await store.find_data(DataQuery(), after=order[1])
+    rest = await store.data.find(DataQuery(), after=order[1])
     assert [one.knit_id for one in rest] == order[2:]
     with pytest.raises(InvalidRequest):
-        await store.find_data(DataQuery(), after=NOWHERE)
+        await store.data.find(DataQuery(), after=NOWHERE)
 
 
 async def test_a_data_shows_its_neighbours(store: PostgresStore) -> None:
@@ -123,7 +123,7 @@ async def test_a_data_shows_its_neighbours(store: PostgresStore) -> None:
     data = await upload(store, "k:a z:1")
     other = await upload(store, "k:b")
     await drain(store)
-    detail = await store.data(data)
+    detail = await store.data.get(data)
     assert list(detail.tags) == sorted(detail.tags)
     assert {(one.mountpoint.path, one.run.plan.plan_id) for one in detail.downstreams} == {
         ("/a", plan),
@@ -133,14 +133,14 @@ async def test_a_data_shows_its_neighbours(store: PostgresStore) -> None:
         ("/a", plan),
         ("/x", fitting),
     }
-    await store.change_tags(data, TagChange(remove=tags("k:a")))
-    detail = await store.data(data)
+    await store.data.change_tags(data, TagChange(remove=tags("k:a")))
+    detail = await store.data.get(data)
     assert detail.nominations == ()
     assert len(detail.downstreams) == 2
-    run = only(one.run for one in (await store.data(other)).downstreams)
-    made = only((await store.run(run.run_id)).outputs).knit_id
+    run = only(one.run for one in (await store.data.get(other)).downstreams)
+    made = only((await store.runs.get(run.run_id)).outputs).knit_id
     assert made is not None
-    shown = await store.data(made)
+    shown = await store.data.get(made)
     assert (shown.upstream.path, shown.upstream.tags) == ("/out", (Tag("k", "c"),))
     assert shown.upstream.run == run
     assert shown.nominations == ()
@@ -151,15 +151,15 @@ async def test_invalidated_runs_are_no_downstreams(store: PostgresStore, url: st
     data = await upload(store, "k:a")
     await drain(store)
     fetch(url, "UPDATE run SET status = 'invalidated' WHERE assignment_hash IS NOT NULL")
-    assert (await store.data(data)).downstreams == ()
+    assert (await store.data.get(data)).downstreams == ()
 
 
 @pytest.mark.parametrize("knit_id", [NOWHERE, "x", ""])
 async def test_data_that_is_not_there(store: PostgresStore, knit_id: str) -> None:
     with pytest.raises(DataNotFound):
-        await store.data(KnitId(knit_id))
+        await store.data.get(KnitId(knit_id))
     with pytest.raises(DataNotFound):
-        await store.change_tags(KnitId(knit_id), TagChange(add=tags("a:b")))
+        await store.data.change_tags(KnitId(knit_id), TagChange(add=tags("a:b")))
 
 
 async def test_removals_come_before_additions(store: PostgresStore) -> None:
@@ -168,7 +168,7 @@ async def test_removals_come_before_additions(store: PostgresStore) -> None:
         add=tags("v:1 new:y"), remove=tags("k:a v:1 absent:z"), remove_keys=frozenset({"v", "no"})
     )
     for _ in range(2):
-        detail = await store.change_tags(data, change)
+        detail = await store.data.change_tags(data, change)
         users = {str(tag) for tag in detail.tags if not tag.is_system}
         assert users == {"v:1", "new:y", "k:b", "keep:x"}
 
@@ -178,17 +178,17 @@ async def test_large_and_strange_tags(store: PostgresStore) -> None:
         {Tag("", ""), Tag("k", "v" * 1_048_576), Tag("%s%(x)s", "'\"\\"), Tag("日本", "🐍\u3000x")}
     )
     data = await upload(store)
-    detail = await store.change_tags(data, TagChange(add=strange))
+    detail = await store.data.change_tags(data, TagChange(add=strange))
     assert strange <= set(detail.tags)
     for tag in strange:
         query = DataQuery(tags=(tag,))
-        assert [one.knit_id for one in await store.find_data(query)] == [data]
+        assert [one.knit_id for one in await store.data.find(query)] == [data]
 
 
 async def test_equal_tags_at_once_are_stored_once(store: PostgresStore, url: str) -> None:
     data = [await upload(store) for _ in range(8)]
     wanted = tags(" ".join(f"k{n}:v" for n in range(20)))
-    await asyncio.gather(*(store.change_tags(one, TagChange(add=wanted)) for one in data))
+    await asyncio.gather(*(store.data.change_tags(one, TagChange(add=wanted)) for one in data))
     assert len(fetch(url, "SELECT * FROM tag")) == 20
     assert len(fetch(url, "SELECT * FROM data_tag")) == 160
 
@@ -198,25 +198,27 @@ async def test_data_of_a_tag_come_by_time_whenever_it_was_added(
 ) -> None:
     """Before the Data was finished, after it, and by a transaction that its end waits for."""
     key, data = await begin(store)
-    await store.change_tags(data, TagChange(add=tags("before:x")))
-    await store.advance(key, RunStatus.COMPLETING, cause="test")
+    await store.data.change_tags(data, TagChange(add=tags("before:x")))
+    await store.execution.advance(key, RunStatus.COMPLETING, cause="test")
     waiting = (
         "SELECT pid FROM pg_stat_activity"
         " WHERE wait_event_type = 'Lock' AND datname = current_database()"
     )
     add = "INSERT INTO data_tag SELECT tag_id, %s FROM tag WHERE key = 'during'"
-    await store.change_tags(await upload(store, "during:x"), TagChange(remove=tags("during:x")))
+    await store.data.change_tags(
+        await upload(store, "during:x"), TagChange(remove=tags("during:x"))
+    )
     with psycopg.connect(url) as connection:
         connection.execute("SELECT FROM data WHERE knit_id = %s FOR NO KEY UPDATE", [data])
-        ending = asyncio.create_task(store.finalize(key, cause="test"))
+        ending = asyncio.create_task(store.execution.finalize(key, cause="test"))
         while not fetch(url, waiting):
             await asyncio.sleep(0.01)
         connection.execute(add, [data])
     await ending
-    await store.change_tags(data, TagChange(add=tags("after:x")))
+    await store.data.change_tags(data, TagChange(add=tags("after:x")))
     await upload(store, "before:x during:x after:x")
     for tag in ("before:x", "during:x", "after:x", "before:x during:x after:x"):
-        first = await store.find_data(DataQuery(tags=tuple(tags(tag))), limit=1)
+        first = await store.data.find(DataQuery(tags=tuple(tags(tag))), limit=1)
         assert [one.knit_id for one in first] == [data]
     stamps = fetch(url, "SELECT DISTINCT timestamp FROM data_tag WHERE knit_id = %s", data)
     assert len(stamps) == 1
@@ -230,7 +232,7 @@ async def test_pages_by_tags_and_time_join_into_the_whole_list(
     made += [(await begin(store))[1] for _ in range(3)]
     broken_key, broken = await begin(store)
     for one in [*made[-3:], broken]:
-        await store.change_tags(one, TagChange(add=tags("k:a n:1")))
+        await store.data.change_tags(one, TagChange(add=tags("k:a n:1")))
     await end(store, broken_key, fail=True)
     order = [*made[:6], broken, *sorted(made[6:])]
     whole = {"k:a": order, "k:a n:1": [*made[1:6:2], broken, *sorted(made[6:])]}
@@ -238,7 +240,7 @@ async def test_pages_by_tags_and_time_join_into_the_whole_list(
         assert await found(store, text) == expected
         for limit in (1, 2, 4):
             query, seen = DataQuery(tags=tuple(tags(text))), list[str]()
-            while page := await store.find_data(
+            while page := await store.data.find(
                 query, limit=limit, after=seen[-1] if seen else None
             ):
                 seen += [one.knit_id for one in page]

@@ -53,8 +53,8 @@ async def test_a_plan_is_given_back_as_it_was_registered(store: PostgresStore) -
         service_account="me",
         active=False,
     )
-    plan = await store.register_plan(wanted, new_runs_limit=10)
-    assert await store.plan(plan.summary.plan_id) == plan
+    plan = await store.plans.register(wanted, new_runs_limit=10)
+    assert await store.plans.get(plan.summary.plan_id) == plan
     assert plan.summary.image == wanted.image
     assert plan.summary.name is None
     assert (plan.summary.entrypoint, plan.summary.args) == (("python", "-m"), ("b", "a"))
@@ -108,13 +108,13 @@ async def test_too_many_runs_leave_no_plan(store: PostgresStore, url: str) -> No
         await upload(store, "k:a")
     await drain(store)
     wanted = spec({"/a": "k:a", "/b": "k:a"})
-    assert (await store.preview_plan(wanted, most=1)).runs == 16
+    assert (await store.plans.preview(wanted, most=1)).runs == 16
     with pytest.raises(TooManyRuns, match="16") as failure:
-        await store.register_plan(wanted, new_runs_limit=15)
+        await store.plans.register(wanted, new_runs_limit=15)
     assert failure.value.advice
     assert fetch(url, "SELECT * FROM outbox") == []
-    assert len(await store.find_plans(PlanQuery())) == 2
-    await store.register_plan(wanted, new_runs_limit=16)
+    assert len(await store.plans.find(PlanQuery())) == 2
+    await store.plans.register(wanted, new_runs_limit=16)
     assert await drain(store) == 16
 
 
@@ -125,7 +125,7 @@ async def test_a_preview_says_what_registering_would_create(store: PostgresStore
     await drain(store)
     wanted = spec({"/b": "k:b", "/a": "k:a"}, {"/out": "k:c"})
     for _ in range(2):
-        preview = await store.preview_plan(wanted, most=2)
+        preview = await store.plans.preview(wanted, most=2)
         assert preview.runs == 3
         assert preview.candidates == {"/a": 3, "/b": 1}
         assert preview.assignments == tuple({"/a": one, "/b": other} for one in ids[:2])
@@ -134,11 +134,11 @@ async def test_a_preview_says_what_registering_would_create(store: PostgresStore
     made = await register(store, wanted)
     assert await drain(store) == 3
     with pytest.raises(EquivalentPlan) as equivalent:
-        await store.preview_plan(wanted, most=2)
+        await store.plans.preview(wanted, most=2)
     assert equivalent.value.see == made
     with pytest.raises(CyclicPlans):
-        await store.preview_plan(spec({"/in": "k:c"}, {"/out": "k:a"}), most=2)
-    unfilled = await store.preview_plan(spec({"/x": "k:a", "/y": "k:none"}), most=2)
+        await store.plans.preview(spec({"/in": "k:c"}, {"/out": "k:a"}), most=2)
+    unfilled = await store.plans.preview(spec({"/x": "k:a", "/y": "k:none"}), most=2)
     assert (unfilled.runs, unfilled.assignments) == (0, ())
     assert unfilled.candidates == {"/x": 3, "/y": 0}
 
@@ -148,7 +148,7 @@ async def test_a_preview_of_what_somebody_else_registers_meanwhile(store: Postgr
     for number in range(5):
         wanted = spec({"/a": f"k:{number}"})
         results = await asyncio.gather(
-            *(store.preview_plan(wanted, most=1) for _ in range(3)),
+            *(store.plans.preview(wanted, most=1) for _ in range(3)),
             register(store, wanted),
             return_exceptions=True,
         )
@@ -159,10 +159,10 @@ async def test_a_preview_of_what_somebody_else_registers_meanwhile(store: Postgr
 async def test_a_digest_is_part_of_a_plan(store: PostgresStore) -> None:
     images = ["r:1", "r:1@sha256:a", "r@sha256:a", "r:1@sha256:b"]
     ids = [await register(store, spec({"/a": "k:a"}, image=image)) for image in images]
-    assert [str((await store.plan(one)).summary.image) for one in ids] == images
+    assert [str((await store.plans.get(one)).summary.image) for one in ids] == images
 
     async def find(**query: str) -> list[str]:
-        plans = await store.find_plans(PlanQuery(repository="r", **query))  # type: ignore[arg-type]
+        plans = await store.plans.find(PlanQuery(repository="r", **query))  # type: ignore[arg-type]
         return [plan.summary.plan_id for plan in plans]
 
     assert await find(image_digest="sha256:a") == sorted(ids[1:3])
@@ -177,13 +177,13 @@ async def test_plans_are_found(store: PostgresStore) -> None:
     two = await register(
         store, spec({"/a": f"k:a knit#id:{NOWHERE}"}, log="k:log", image="r:2", active=False)
     )
-    everything = await store.find_plans(PlanQuery())
+    everything = await store.plans.find(PlanQuery())
     ids = [plan.summary.plan_id for plan in everything]
     assert ids == sorted(ids)
     assert {plan.summary.name for plan in everything} == {None, "knit#uploaded", "knit#imported"}
 
     async def find(**query: object) -> set[str]:
-        plans = await store.find_plans(PlanQuery(**query))  # type: ignore[arg-type]
+        plans = await store.plans.find(PlanQuery(**query))  # type: ignore[arg-type]
         return {plan.summary.plan_id for plan in plans}
 
     assert await find(repository="r") == {one, two}
@@ -201,8 +201,8 @@ async def test_plans_are_found(store: PostgresStore) -> None:
     assert await find(output_tags=(Tag("k", "o"),)) == {one}
     assert await find(output_tags=(Tag("k", "log"),)) == {two}
     assert await find(output_tags=(Tag("knit#id", NOWHERE),)) == set()
-    pages = [await store.find_plans(PlanQuery(), limit=3)]
-    pages.append(await store.find_plans(PlanQuery(), limit=3, after=pages[0][-1].summary.plan_id))
+    pages = [await store.plans.find(PlanQuery(), limit=3)]
+    pages.append(await store.plans.find(PlanQuery(), limit=3, after=pages[0][-1].summary.plan_id))
     assert [plan.summary.plan_id for page in pages for plan in page] == ids
 
 
@@ -211,18 +211,18 @@ async def test_plans_show_their_neighbours(store: PostgresStore) -> None:
     down = await register(store, spec({"/in": "k:b", "/pin": f"k:b knit#id:{NOWHERE}"}))
     logs = await register(store, spec({"/log": "k:log"}))
     await register(store, spec({"/none": "k:b x:2"}))
-    upstream = await store.plan(up)
+    upstream = await store.plans.get(up)
     assert [(one.plan.plan_id, one.path) for one in upstream.outputs[0].links] == [(down, "/in")]
     assert upstream.log is not None
     assert [(one.plan.plan_id, one.path) for one in upstream.log.links] == [(logs, "/log")]
-    downstream = await store.plan(down)
+    downstream = await store.plans.get(down)
     assert [
         [(one.plan.plan_id, one.path, one.tags) for one in mountpoint.links]
         for mountpoint in downstream.inputs
     ] == [[(up, "/out", (Tag("k", "b"), Tag("x", "1")))], []]
-    reader = await store.plan(logs)
+    reader = await store.plans.get(logs)
     assert [(one.plan.plan_id, one.path) for one in reader.inputs[0].links] == [(up, None)]
-    listed = {plan.summary.plan_id: plan for plan in await store.find_plans(PlanQuery())}
+    listed = {plan.summary.plan_id: plan for plan in await store.plans.find(PlanQuery())}
     assert listed[up] == upstream
     assert listed[down] == downstream
 
@@ -230,9 +230,9 @@ async def test_plans_show_their_neighbours(store: PostgresStore) -> None:
 @pytest.mark.parametrize("plan_id", [NOWHERE, "x"])
 async def test_a_plan_that_is_not_there(store: PostgresStore, plan_id: str) -> None:
     with pytest.raises(PlanNotFound):
-        await store.plan(PlanId(plan_id))
+        await store.plans.get(PlanId(plan_id))
     with pytest.raises(PlanNotFound):
-        await store.ensure_run(PlanId(plan_id), {"/a": KnitId(NOWHERE)})
+        await store.runs.ensure(PlanId(plan_id), {"/a": KnitId(NOWHERE)})
 
 
 async def test_resources_are_set_and_unset(store: PostgresStore) -> None:
@@ -241,10 +241,10 @@ async def test_resources_are_set_and_unset(store: PostgresStore) -> None:
 
     async def change(unset: str = "", **values: str) -> dict[str, str]:
         names = {name.replace("_", "/"): text for name, text in values.items()}
-        changed = await store.change_resources(
+        changed = await store.plans.change_resources(
             plan_id, ResourceChange(names, frozenset(unset.split()))
         )
-        assert await store.plan(plan_id) == changed
+        assert await store.plans.get(plan_id) == changed
         return dict(changed.resources)
 
     assert await change(cpu="2000m", a_gpu="1") == {"cpu": "2", "memory": "1Gi", "a/gpu": "1"}
@@ -263,10 +263,10 @@ async def test_annotations_are_removed_then_added(store: PostgresStore) -> None:
     )
 
     async def change(add: str = "", remove: str = "", keys: str = "") -> list[str]:
-        changed = await store.change_annotations(
+        changed = await store.plans.change_annotations(
             plan_id, AnnotationChange(notes(add), notes(remove), frozenset(keys.split()))
         )
-        assert await store.plan(plan_id) == changed
+        assert await store.plans.get(plan_id) == changed
         return [str(one) for one in changed.summary.annotations]
 
     assert await change(add="k=3 a=b k=1") == ["a=b", "k=1", "k=2", "k=3"]
@@ -285,17 +285,20 @@ async def test_notes_added_at_once_are_all_kept(store: PostgresStore) -> None:
     plan_id = await register(store, spec({"/a": "k:a"}))
     wanted = [Annotation("k", str(number)) for number in range(12)]
     await asyncio.gather(
-        *(store.change_annotations(plan_id, AnnotationChange(frozenset([one]))) for one in wanted)
+        *(
+            store.plans.change_annotations(plan_id, AnnotationChange(frozenset([one])))
+            for one in wanted
+        )
     )
-    plan = await store.plan(plan_id)
+    plan = await store.plans.get(plan_id)
     assert set(plan.summary.annotations) == set(wanted)
 
 
 async def test_a_service_account_is_set_and_unset(store: PostgresStore) -> None:
     plan_id = await register(store, spec({"/a": "k:a"}))
     for name in ("trainer", "trainer", "other", None, None):
-        assert (await store.set_service_account(plan_id, name)).service_account == name
-        assert (await store.plan(plan_id)).service_account == name
+        assert (await store.plans.set_service_account(plan_id, name)).service_account == name
+        assert (await store.plans.get(plan_id)).service_account == name
 
 
 async def test_a_priority_reaches_the_runs_that_have_no_place_yet(
@@ -306,11 +309,11 @@ async def test_a_priority_reaches_the_runs_that_have_no_place_yet(
         await upload(store, "k:a")
     plan_id = await register(store, spec({"/a": "k:a"}, priority=7))
     other = await register(store, spec({"/b": "k:a"}, priority=-3, active=False))
-    assert (await store.plan(plan_id)).priority == 7
+    assert (await store.plans.get(plan_id)).priority == 7
     await drain(store)
-    assert len(await store.admit(AdmissionLimits(total=1))) == 1
+    assert len(await store.admission.admit(AdmissionLimits(total=1))) == 1
     fetch(url, "UPDATE run SET priority = 1")
-    assert (await store.set_priority(plan_id, -5)).priority == -5
+    assert (await store.plans.set_priority(plan_id, -5)).priority == -5
 
     def priorities(of: PlanId) -> list[int]:
         rows = fetch(url, "SELECT priority FROM run WHERE plan_id = %s ORDER BY 1", of)
@@ -318,9 +321,9 @@ async def test_a_priority_reaches_the_runs_that_have_no_place_yet(
 
     assert priorities(plan_id) == [-5, -5, 1]
     assert priorities(other) == [1, 1, 1]
-    await store.set_priority(other, 9)
+    await store.plans.set_priority(other, 9)
     assert priorities(other) == [9, 9, 9]
-    await store.set_active(plan_id, False)  # what was admitted goes back into the queue
+    await store.plans.set_active(plan_id, False)  # what was admitted goes back into the queue
     assert priorities(plan_id) == [-5, -5, -5]
 
 
@@ -331,7 +334,7 @@ async def test_the_order_of_a_priority_and_new_runs_does_not_matter(
     plan_id = await register(store, spec({"/a": "k:a"}))
     for number in range(1, 6):
         await upload(store, "k:a")
-        await asyncio.gather(drain(store), store.set_priority(plan_id, number))
+        await asyncio.gather(drain(store), store.plans.set_priority(plan_id, number))
         rows = fetch(url, "SELECT DISTINCT priority FROM run WHERE plan_id = %s", plan_id)
         assert [row["priority"] for row in rows] == [number]
 
@@ -348,41 +351,43 @@ async def test_a_long_queue_moves_page_by_page(store: PostgresStore, url: str) -
              FROM generate_series(1, 12000) n""",
         plan_id,
     )
-    await asyncio.gather(*(store.set_priority(plan_id, number) for number in (1, 0, -1)))
-    last = (await store.plan(plan_id)).priority
+    await asyncio.gather(*(store.plans.set_priority(plan_id, number) for number in (1, 0, -1)))
+    last = (await store.plans.get(plan_id)).priority
     rows = fetch(url, "SELECT DISTINCT priority FROM run WHERE plan_id = %s", plan_id)
     assert [row["priority"] for row in rows] == [last]
 
 
 @pytest.mark.parametrize("which", [NOWHERE, "x", "built-in"])
 async def test_only_plans_of_users_can_be_changed(store: PostgresStore, which: str) -> None:
-    built_in = next(one for one in await store.find_plans(PlanQuery()) if one.summary.name)
+    built_in = next(one for one in await store.plans.find(PlanQuery()) if one.summary.name)
     plan_id = built_in.summary.plan_id if which == "built-in" else PlanId(which)
     for change in (
-        store.set_active(plan_id, False),
-        store.change_resources(plan_id, ResourceChange({"cpu": "1"})),
-        store.change_annotations(plan_id, AnnotationChange()),
-        store.set_service_account(plan_id, None),
-        store.set_priority(plan_id, 1),
+        store.plans.set_active(plan_id, False),
+        store.plans.change_resources(plan_id, ResourceChange({"cpu": "1"})),
+        store.plans.change_annotations(plan_id, AnnotationChange()),
+        store.plans.set_service_account(plan_id, None),
+        store.plans.set_priority(plan_id, 1),
     ):
         with pytest.raises(PlanNotFound) as failure:
             await change
         assert failure.value.see == plan_id
-    assert await store.plan(built_in.summary.plan_id) == built_in
+    assert await store.plans.get(built_in.summary.plan_id) == built_in
 
 
 async def test_what_another_process_changes_is_seen(store: PostgresStore, url: str) -> None:
     """Mountpoints are remembered, for they never change; what can change is read each time."""
     plan = await register(store, spec({"/a": "k:a"}, {"/b": "k:b"}))
-    before = await store.plan(plan)
+    before = await store.plans.get(plan)
     other = PostgresStore(StoreSettings(url=SecretStr(url)))
-    await other.set_active(plan, False)
-    await other.set_priority(plan, 7)
-    await other.set_service_account(plan, "robot")
-    await other.change_resources(plan, ResourceChange(set={"cpu": "3"}))
-    await other.change_annotations(plan, AnnotationChange(add=frozenset({Annotation("by", "me")})))
+    await other.plans.set_active(plan, False)
+    await other.plans.set_priority(plan, 7)
+    await other.plans.set_service_account(plan, "robot")
+    await other.plans.change_resources(plan, ResourceChange(set={"cpu": "3"}))
+    await other.plans.change_annotations(
+        plan, AnnotationChange(add=frozenset({Annotation("by", "me")}))
+    )
     await other.aclose()
-    after = await store.plan(plan)
+    after = await store.plans.get(plan)
     assert (after.active, after.priority, after.service_account) == (False, 7, "robot")
     assert after.resources["cpu"] == "3"
     assert after.summary.annotations == (Annotation("by", "me"),)

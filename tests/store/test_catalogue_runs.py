@@ -46,10 +46,10 @@ async def test_runs_are_found(store: PostgresStore, url: str) -> None:
     fetch(url, "UPDATE run SET status = 'invalidated' WHERE run_id = %s", keys[1].run_id)
 
     async def find(**query: object) -> list[str]:
-        runs = await store.find_runs(RunQuery(**query))  # type: ignore[arg-type]
+        runs = await store.runs.find(RunQuery(**query))  # type: ignore[arg-type]
         return [run.summary.run_id for run in runs]
 
-    everything = await store.find_runs(RunQuery())
+    everything = await store.runs.find(RunQuery())
     assert [run.summary for run in everything] == sorted(
         (run.summary for run in everything), key=lambda one: (one.updated_at, one.run_id)
     )
@@ -57,7 +57,7 @@ async def test_runs_are_found(store: PostgresStore, url: str) -> None:
     assert await find(statuses=frozenset({S.INVALIDATED})) == [keys[1].run_id]
     assert set(await find(plan_ids=frozenset({plan, "x"}))) == {keys[0].run_id, keys[2].run_id}
     assert await find(plan_ids=frozenset({"x"})) == []
-    detail = await store.run(keys[0].run_id)
+    detail = await store.runs.get(keys[0].run_id)
     assert detail.log is not None
     outputs = [detail.outputs[0].knit_id, detail.log.knit_id]
     for knit_id in outputs:
@@ -70,20 +70,20 @@ async def test_runs_are_found(store: PostgresStore, url: str) -> None:
     assert keys[0].run_id in await find(since=at)
     assert keys[0].run_id not in await find(until=at)
     seen: list[str] = []
-    while page := await store.find_runs(RunQuery(), limit=2, after=seen[-1] if seen else None):
+    while page := await store.runs.find(RunQuery(), limit=2, after=seen[-1] if seen else None):
         seen += [run.summary.run_id for run in page]
     assert seen == [run.summary.run_id for run in everything]
     with pytest.raises(InvalidRequest):
-        await store.find_runs(RunQuery(), after="x")
+        await store.runs.find(RunQuery(), after="x")
 
 
 @pytest.mark.parametrize("run_id", [NOWHERE, "x"])
 async def test_a_run_that_is_not_there(store: PostgresStore, run_id: str) -> None:
     for call in (
-        store.run(RunId(run_id)),
-        store.run_events(RunId(run_id)),
-        store.stop(RunId(run_id), fail=True),
-        store.wait_final(RunId(run_id), fallback=timedelta(seconds=1)),
+        store.runs.get(RunId(run_id)),
+        store.runs.events(RunId(run_id)),
+        store.runs.stop(RunId(run_id), fail=True),
+        store.runs.wait_final(RunId(run_id), fallback=timedelta(seconds=1)),
     ):
         with pytest.raises(RunNotFound):
             await call
@@ -100,7 +100,7 @@ async def test_discarded_data_of_a_run_is_shown_as_none(store: PostgresStore, ur
         key.run_id,
     )
     fetch(url, "DELETE FROM data WHERE run_id = %s", key.run_id)
-    detail = await store.run(key.run_id)
+    detail = await store.runs.get(key.run_id)
     assert detail.log is not None
     assert (detail.outputs[0].knit_id, detail.log.knit_id) == (None, None)
 
@@ -109,30 +109,30 @@ async def test_a_run_can_be_asked_for(store: PostgresStore, url: str) -> None:
     plan = await register(store, spec({"/a": "k:a", "/b": "k:b"}, active=False))
     left, right = await upload(store, "k:a"), await upload(store, "k:b")
     inputs = {"/b": right, "/a": left}
-    keys = await asyncio.gather(*(store.ensure_run(plan, inputs) for _ in range(5)))
+    keys = await asyncio.gather(*(store.runs.ensure(plan, inputs) for _ in range(5)))
     assert len(set(keys)) == 1
     await drain(store)
     assert runs_in(url) == {(plan, (left, right)): "deactivated"}
-    run = await store.run(keys[0].run_id)
+    run = await store.runs.get(keys[0].run_id)
     assert [(one.path, one.knit_id) for one in run.inputs] == [("/a", left), ("/b", right)]
     for wrong in ({"/a": left}, {**inputs, "/c": left}, {"/a": right, "/b": left}, {}):
         with pytest.raises(InvalidRequest):
-            await store.ensure_run(plan, wrong)
+            await store.runs.ensure(plan, wrong)
     with pytest.raises(DataNotFound):
-        await store.ensure_run(plan, {"/a": left, "/b": KnitId(NOWHERE)})
+        await store.runs.ensure(plan, {"/a": left, "/b": KnitId(NOWHERE)})
     _, growing = await begin(store)
-    await store.change_tags(growing, TagChange(add=tags("k:a")))
+    await store.data.change_tags(growing, TagChange(add=tags("k:a")))
     with pytest.raises(InvalidRequest):
-        await store.ensure_run(plan, {"/a": growing, "/b": right})
+        await store.runs.ensure(plan, {"/a": growing, "/b": right})
 
 
 async def test_an_asked_for_run_is_admitted(store: PostgresStore) -> None:
     plan = await register(store, spec({"/a": "k:a"}))
     data = await upload(store, "k:a")
-    key = await store.ensure_run(plan, {"/a": data})
+    key = await store.runs.ensure(plan, {"/a": data})
     assert await admit_all(store) == [key]
     await end(store, RunKey(key.run_id, 1))
-    assert await store.ensure_run(plan, {"/a": data}) == key
+    assert await store.runs.ensure(plan, {"/a": data}) == key
 
 
 async def test_lists_take_a_constant_number_of_statements(
@@ -150,12 +150,12 @@ async def test_lists_take_a_constant_number_of_statements(
 
     async def cost() -> tuple[int, int, int]:
         nonlocal calls
-        await store.find_plans(PlanQuery())  # Plans that are met first take one more
+        await store.plans.find(PlanQuery())  # Plans that are met first take one more
         costs = []
         for call in (
-            store.find_data(DataQuery()),
-            store.find_plans(PlanQuery()),
-            store.find_runs(RunQuery()),
+            store.data.find(DataQuery()),
+            store.plans.find(PlanQuery()),
+            store.runs.find(RunQuery()),
         ):
             calls = 0
             await call

@@ -11,7 +11,7 @@ from tests.store.build import admit_all, drain, end, register, spec, upload
 
 
 async def values(store: PostgresStore, noun: Noun, prefix: str = "", limit: int = 100) -> list[str]:
-    return [one.value for one in await store.completions(noun, prefix, limit=limit)]
+    return [one.value for one in await store.completions.find(noun, prefix, limit=limit)]
 
 
 async def test_ids_by_how_they_begin(store: PostgresStore) -> None:
@@ -24,7 +24,7 @@ async def test_ids_by_how_they_begin(store: PostgresStore) -> None:
             found = await values(store, Noun.DATA, begun)
             assert found == sorted(other for other in made if other.startswith(begun))
             assert await values(store, Noun.DATA, begun.upper()) == found
-    (told,) = await store.completions(Noun.DATA, made[3], limit=9)
+    (told,) = await store.completions.find(Noun.DATA, made[3], limit=9)
     assert told == Completion(made[3], "k:3 project:x")
 
 
@@ -35,13 +35,13 @@ async def test_runs_with_their_status_and_plan(store: PostgresStore) -> None:
     (key,) = await admit_all(store)
     await end(store, key)
     run_id = key.run_id
-    told = {one.value: one.words for one in await store.completions(Noun.RUNS, "", limit=9)}
+    told = {one.value: one.words for one in await store.completions.find(Noun.RUNS, "", limit=9)}
     assert len(told) == 2  # the upload is one, too
     assert told[run_id] == "done image = work:v1"
     assert next(iter(told)) == run_id
-    (one,) = await store.completions(Noun.RUNS, run_id[:20], limit=9)
+    (one,) = await store.completions.find(Noun.RUNS, run_id[:20], limit=9)
     assert one == Completion(run_id, "done image = work:v1")
-    assert Completion(plan_id, "image = work:v1") in await store.completions(
+    assert Completion(plan_id, "image = work:v1") in await store.completions.find(
         Noun.PLANS, plan_id[:4], limit=9
     )
 
@@ -53,9 +53,11 @@ async def test_an_image_is_named_with_its_digest(store: PostgresStore, image: st
     await drain(store)
     (key,) = await admit_all(store)
     for begun in ("", key.run_id):
-        told = {one.value: one.words for one in await store.completions(Noun.RUNS, begun, limit=9)}
+        told = {
+            one.value: one.words for one in await store.completions.find(Noun.RUNS, begun, limit=9)
+        }
         assert told[key.run_id] == f"waiting image = {image}"
-    (plan,) = await store.completions(Noun.PLANS, plan_id, limit=9)
+    (plan,) = await store.completions.find(Noun.PLANS, plan_id, limit=9)
     assert plan.words == f"image = {image}"
 
 

@@ -37,12 +37,12 @@ async def test_a_run_that_changes_between_two_pages_hides_no_others(
 ) -> None:
     for _ in range(4):
         await upload(store)
-    first = await store.find_runs(RunQuery(), limit=2)
-    others = [run.summary.run_id for run in (await store.find_runs(RunQuery()))[2:]]
+    first = await store.runs.find(RunQuery(), limit=2)
+    others = [run.summary.run_id for run in (await store.runs.find(RunQuery()))[2:]]
     last = first[-1].summary
     cursor = Cursor(last.run_id, last.updated_at)
     fetch(url, "UPDATE run SET updated_at = now() + interval '1h' WHERE run_id = %s", last.run_id)
-    seen = [run.summary.run_id for run in await store.find_runs(RunQuery(), after=str(cursor))]
+    seen = [run.summary.run_id for run in await store.runs.find(RunQuery(), after=str(cursor))]
     assert seen == [*others, last.run_id]
 
 
@@ -51,8 +51,8 @@ async def test_a_data_that_is_deleted_between_two_pages_does_not_end_the_list(
 ) -> None:
     for _ in range(3):
         await upload(store)
-    everything = [one.knit_id for one in await store.find_data(DataQuery())]
+    everything = [one.knit_id for one in await store.data.find(DataQuery())]
     gone = str(Cursor(ID))
-    assert await store.find_data(DataQuery(), after=gone) == []
+    assert await store.data.find(DataQuery(), after=gone) == []
     epoch = str(Cursor(ID, datetime(1970, 1, 1, tzinfo=UTC)))
-    assert [one.knit_id for one in await store.find_data(DataQuery(), after=epoch)] == everything
+    assert [one.knit_id for one in await store.data.find(DataQuery(), after=epoch)] == everything

@@ -26,19 +26,19 @@ async def a_plan(store: PostgresStore, name: str = "one") -> PlanId:
 
 async def begun(store: PostgresStore, total: int, plan: PlanId | None = None) -> list[RunKey]:
     """Admits, and launches what is; gives it. All of it is to be of `plan`."""
-    admitted = await store.admit(AdmissionLimits(total))
+    admitted = await store.admission.admit(AdmissionLimits(total))
     assert plan is None or {one.plan_id for one in admitted} == {plan}
     keys = [one.key for one in admitted]
-    await store.started(keys)
+    await store.admission.started(keys)
     for key in keys:
-        await store.advance(key, S.READY, cause="volumes created")
-        await store.advance(key, S.STARTING, cause="run pod created")
+        await store.execution.advance(key, S.READY, cause="volumes created")
+        await store.execution.advance(key, S.STARTING, cause="run pod created")
     return keys
 
 
 async def reasons_of(store: PostgresStore, plan: PlanId) -> set[str]:
     """Gives why this Plan's Runs in the queue are there."""
-    found = await store.find_runs(RunQuery(plan_ids=frozenset({plan})))
+    found = await store.runs.find(RunQuery(plan_ids=frozenset({plan})))
     reasons = [one.waiting.reason for one in found if one.waiting]
     return {one.split(" in queue, ")[1] for one in reasons if " in queue, " in one}
 
@@ -53,9 +53,9 @@ async def test_runs_that_are_held_up_leave_their_places_to_others(
     queue_up(url, other, range(4))
     assert await begun(store, 2) == []
     assert await reasons_of(store, other) == {"limit of 2 Runs under way reached"}
-    await store.hold_up(held_up[0], AWAY, at=S.STARTING)
+    await store.execution.hold_up(held_up[0], AWAY, at=S.STARTING)
     assert len(await begun(store, 2, other)) == 1
-    await store.hold_up(held_up[1], AWAY, at=S.STARTING)
+    await store.execution.hold_up(held_up[1], AWAY, at=S.STARTING)
     assert await reasons_of(store, other) == {
         "a place is free: a worker of the role engine admits it next"
     }
@@ -74,10 +74,10 @@ async def test_what_goes_on_again_is_counted_again(store: PostgresStore, url: st
     stuck, other = await a_plan(store, "stuck"), await a_plan(store, "other")
     queue_up(url, stuck, [9])
     [key] = await begun(store, 1, stuck)
-    await store.hold_up(key, AWAY, at=S.STARTING)
+    await store.execution.hold_up(key, AWAY, at=S.STARTING)
     queue_up(url, other, range(3))
     [first] = await begun(store, 1, other)
-    await store.advance(key, S.RUNNING, cause="container started")
+    await store.execution.advance(key, S.RUNNING, cause="container started")
     await end(store, first)
     assert await begun(store, 1) == []
     assert await reasons_of(store, other) == {"limit of 1 Run under way reached"}
@@ -92,10 +92,12 @@ async def test_a_run_whose_image_is_being_pulled_keeps_its_place(
     plan, other = await a_plan(store, "pulls"), await a_plan(store, "other")
     queue_up(url, plan, [9])
     [key] = await begun(store, 1, plan)
-    await store.hold_up(key, Holdup(WaitKind.PROGRESS, "Pulling", "is pulled"), at=S.STARTING)
+    await store.execution.hold_up(
+        key, Holdup(WaitKind.PROGRESS, "Pulling", "is pulled"), at=S.STARTING
+    )
     queue_up(url, other, [1])
     assert await begun(store, 1) == []
-    await store.hold_up(key, AWAY, at=S.STARTING)
+    await store.execution.hold_up(key, AWAY, at=S.STARTING)
     assert len(await begun(store, 1, other)) == 1
 
 
@@ -133,9 +135,9 @@ async def test_a_place_that_a_held_up_run_leaves_is_given_away_at_once(
     """The Projector hears of it; it does not wait until it looks by itself."""
     queue_up(url, await a_plan(store), [1])
     [key] = await begun(store, 1)
-    async with aclosing(store.work(fallback=timedelta(hours=1))) as work:
+    async with aclosing(store.projection.work(fallback=timedelta(hours=1))) as work:
         await anext(work)
         await anext(work)
         waits = asyncio.ensure_future(anext(work))
-        await store.hold_up(key, AWAY, at=S.STARTING)
+        await store.execution.hold_up(key, AWAY, at=S.STARTING)
         await asyncio.wait_for(waits, PATIENCE)

@@ -22,9 +22,9 @@ AT_ONCE = timedelta(0)
 async def pushed(store: PostgresStore, text: str) -> KnitId:
     """Uploads a Data whose transfer is closed."""
     key, knit_id = await begin(store)
-    await store.change_tags(knit_id, TagChange(add=tags(text)))
+    await store.data.change_tags(knit_id, TagChange(add=tags(text)))
     await end(store, key)
-    await store.closed(f"transfer-{knit_id}")
+    await store.transfers.closed(f"transfer-{knit_id}")
     return knit_id
 
 
@@ -59,9 +59,9 @@ async def test_a_retry_makes_the_next_generation_with_new_data(
 ) -> None:
     """Inputs and id stay; outputs are new, with the Plan's tags; the old volumes are discarded."""
     key = await a_run(store, fail=fail)
-    before = await store.run(key.run_id)
+    before = await store.runs.get(key.run_id)
     old = outputs_of(url, key.run_id)
-    after = await store.retry(key.run_id)
+    after = await store.runs.retry(key.run_id)
     assert after.summary.status is S.WAITING
     assert after.generation == 2
     assert after.summary.exit is None
@@ -71,21 +71,23 @@ async def test_a_retry_makes_the_next_generation_with_new_data(
     assert not new & old
     for knit_id in old:
         with pytest.raises(DataNotFound):
-            await store.data(KnitId(knit_id))
-    assert {one.knit_id for one in await store.discarded(older_than=AT_ONCE, limit=9)} == old
+            await store.data.get(KnitId(knit_id))
+    assert {
+        one.knit_id for one in await store.housekeeping.discarded(older_than=AT_ONCE, limit=9)
+    } == old
     output = only(after.outputs)
-    data = await store.data(output.knit_id)
+    data = await store.data.get(output.knit_id)
     assert tags("type:b") <= set(data.tags)
-    [started] = await store.admit(AdmissionLimits())
+    [started] = await store.admission.admit(AdmissionLimits())
     assert started.key == RunKey(key.run_id, 2)
-    assert [event.cause for event in await store.run_events(key.run_id)][-1] == "retried"
+    assert [event.cause for event in await store.runs.events(key.run_id)][-1] == "retried"
 
 
 async def test_a_retried_done_run_is_used_again(store: PostgresStore) -> None:
     """Its new output is a new Data, so downstream combinations are new and run."""
     first, second = await with_downstream(store)
-    await store.delete_run(second.run_id)
-    await store.retry(first.run_id)
+    await store.runs.delete(second.run_id)
+    await store.runs.retry(first.run_id)
     assert not await drain(store)
     await end(store, RunKey(first.run_id, 2))
     assert await drain(store) == 1
@@ -93,18 +95,18 @@ async def test_a_retried_done_run_is_used_again(store: PostgresStore) -> None:
 
 async def test_a_retry_under_an_inactive_plan_is_deactivated(store: PostgresStore) -> None:
     key = await a_run(store)
-    plan_id = (await store.run(key.run_id)).summary.plan.plan_id
-    await store.set_active(plan_id, False)
-    assert (await store.retry(key.run_id)).summary.status is S.DEACTIVATED
-    await store.set_active(plan_id, True)
-    assert (await store.run(key.run_id)).summary.status is S.WAITING
+    plan_id = (await store.runs.get(key.run_id)).summary.plan.plan_id
+    await store.plans.set_active(plan_id, False)
+    assert (await store.runs.retry(key.run_id)).summary.status is S.DEACTIVATED
+    await store.plans.set_active(plan_id, True)
+    assert (await store.runs.get(key.run_id)).summary.status is S.WAITING
 
 
 async def test_uploads_are_not_retried(store: PostgresStore, url: str) -> None:
     knit_id = await pushed(store, "type:a")
-    run_id = (await store.data(knit_id)).upstream.run.run_id
+    run_id = (await store.data.get(knit_id)).upstream.run.run_id
     with pytest.raises(IllegalMove, match="knit#uploaded"):
-        await store.retry(run_id)
+        await store.runs.retry(run_id)
 
 
 @pytest.mark.parametrize("status", [S.WAITING, S.READY, S.STARTING, S.RUNNING, S.COMPLETING])
@@ -117,16 +119,16 @@ async def test_a_run_that_has_not_finished_is_not_retried(
     (key,) = await admit_all(store)
     fetch(url, "UPDATE run SET status = %s WHERE run_id = %s", status.value, key.run_id)
     with pytest.raises(IllegalMove, match="has not finished yet"):
-        await store.retry(key.run_id)
+        await store.runs.retry(key.run_id)
     if status is not S.WAITING:
         with pytest.raises(IllegalMove, match="has not finished yet"):
-            await store.delete_run(key.run_id)
+            await store.runs.delete(key.run_id)
 
 
 async def test_what_is_in_use_is_neither_retried_nor_deleted(store: PostgresStore) -> None:
     """A live consumer keeps it; the error names that Run."""
     first, second = await with_downstream(store)
-    for order in (store.retry, store.delete_run):
+    for order in (store.runs.retry, store.runs.delete):
         with pytest.raises(IllegalMove, match="in use") as refused:
             await order(first.run_id)
         assert refused.value.see == second.run_id
@@ -134,34 +136,36 @@ async def test_what_is_in_use_is_neither_retried_nor_deleted(store: PostgresStor
 
 async def test_what_is_transferred_is_neither_retried_nor_deleted(store: PostgresStore) -> None:
     key = await a_run(store)
-    output = only((await store.run(key.run_id)).outputs)
-    await store.begin_download("t1", output.knit_id)
-    for order in (store.retry, store.delete_run):
+    output = only((await store.runs.get(key.run_id)).outputs)
+    await store.transfers.begin_download("t1", output.knit_id)
+    for order in (store.runs.retry, store.runs.delete):
         with pytest.raises(IllegalMove, match="transferred"):
             await order(key.run_id)
-    await store.closed("t1")
-    await store.delete_run(key.run_id)
+    await store.transfers.closed("t1")
+    await store.runs.delete(key.run_id)
 
 
 async def test_a_deleted_run_leaves_a_tombstone(store: PostgresStore, url: str) -> None:
     """Its outputs are discarded, it is hidden from lists, and its combination never runs again."""
     key = await a_run(store)
     old = outputs_of(url, key.run_id)
-    await store.delete_run(key.run_id)
-    deleted = await store.run(key.run_id)
+    await store.runs.delete(key.run_id)
+    deleted = await store.runs.get(key.run_id)
     assert deleted.summary.status is S.INVALIDATED
     assert deleted.summary.exit is None
     assert only(deleted.outputs).knit_id is None
     assert deleted.log is not None
     assert deleted.log.knit_id is None
-    assert {one.knit_id for one in await store.discarded(older_than=AT_ONCE, limit=9)} == old
-    runs = await store.find_runs(RunQuery())
+    assert {
+        one.knit_id for one in await store.housekeeping.discarded(older_than=AT_ONCE, limit=9)
+    } == old
+    runs = await store.runs.find(RunQuery())
     assert key.run_id not in {run.summary.run_id for run in runs}
     input_id = only(deleted.inputs).knit_id
-    await store.change_tags(input_id, TagChange(remove=tags("type:a")))
-    await store.change_tags(input_id, TagChange(add=tags("type:a")))
+    await store.data.change_tags(input_id, TagChange(remove=tags("type:a")))
+    await store.data.change_tags(input_id, TagChange(add=tags("type:a")))
     assert not await drain(store)
-    for order in (store.retry, store.delete_run):
+    for order in (store.runs.retry, store.runs.delete):
         with pytest.raises(RunNotFound):
             await order(key.run_id)
 
@@ -170,16 +174,16 @@ async def test_a_deleted_upload_vanishes_with_the_tombstones_of_its_users(
     store: PostgresStore, url: str
 ) -> None:
     key = await a_run(store)
-    input_id = only((await store.run(key.run_id)).inputs).knit_id
-    upload_id = (await store.data(input_id)).upstream.run.run_id
+    input_id = only((await store.runs.get(key.run_id)).inputs).knit_id
+    upload_id = (await store.data.get(input_id)).upstream.run.run_id
     with pytest.raises(IllegalMove, match="in use"):
-        await store.delete_run(upload_id)
-    await store.delete_run(key.run_id)
-    await store.delete_run(upload_id)
+        await store.runs.delete(upload_id)
+    await store.runs.delete(key.run_id)
+    await store.runs.delete(upload_id)
     assert not fetch(url, "SELECT 1 FROM run")
     assert not fetch(url, "SELECT 1 FROM run_event")
     assert not fetch(url, "SELECT 1 FROM data")
-    assert len(await store.discarded(older_than=AT_ONCE, limit=9)) == 3
+    assert len(await store.housekeeping.discarded(older_than=AT_ONCE, limit=9)) == 3
 
 
 @pytest.mark.parametrize("admitted", [False, True])
@@ -190,19 +194,19 @@ async def test_a_waiting_run_is_deleted(store: PostgresStore, admitted: bool) ->
     await drain(store)
     if admitted:
         await admit_all(store)
-    (run,) = await store.find_runs(RunQuery(statuses=frozenset({S.WAITING})))
+    (run,) = await store.runs.find(RunQuery(statuses=frozenset({S.WAITING})))
     run_id = run.summary.run_id
-    await store.delete_run(run_id)
-    assert (await store.run(run_id)).summary.status is S.INVALIDATED
-    assert not await store.admit(AdmissionLimits())
+    await store.runs.delete(run_id)
+    assert (await store.runs.get(run_id)).summary.status is S.INVALIDATED
+    assert not await store.admission.admit(AdmissionLimits())
     if admitted:
         with pytest.raises(KnitError, match="generation 2"):
-            await store.run_order(RunKey(run_id, 1))
+            await store.execution.spec(RunKey(run_id, 1))
 
 
 @pytest.mark.parametrize("run_id", ["00000000-0000-4000-8000-000000000000", "no-id"])
 async def test_an_unknown_run(store: PostgresStore, run_id: str) -> None:
-    for order in (store.retry, store.delete_run):
+    for order in (store.runs.retry, store.runs.delete):
         with pytest.raises(RunNotFound):
             await order(RunId(run_id))
 
@@ -211,11 +215,11 @@ async def test_deletion_and_use_at_once(store: PostgresStore, url: str) -> None:
     """Either the Data is used, and its Run stays, or it is gone, and nobody uses it."""
     await register(store, spec({"/in": "type:a"}, {"/out": "type:b"}))
     inputs = [await pushed(store, "type:a") for _ in range(12)]
-    runs = [(await store.data(knit_id)).upstream.run.run_id for knit_id in inputs]
+    runs = [(await store.data.get(knit_id)).upstream.run.run_id for knit_id in inputs]
 
     async def delete(run_id: RunId) -> bool:
         try:
-            await store.delete_run(run_id)
+            await store.runs.delete(run_id)
         except IllegalMove:
             return False
         return True
@@ -230,7 +234,7 @@ async def test_deletion_and_use_at_once(store: PostgresStore, url: str) -> None:
 async def test_twice_at_once_is_once(store: PostgresStore) -> None:
     key = await a_run(store)
     answers = await asyncio.gather(
-        *(store.retry(key.run_id) for _ in range(5)), return_exceptions=True
+        *(store.runs.retry(key.run_id) for _ in range(5)), return_exceptions=True
     )
     assert sum(not isinstance(one, BaseException) for one in answers) == 1
-    assert (await store.run(key.run_id)).generation == 2
+    assert (await store.runs.get(key.run_id)).generation == 2

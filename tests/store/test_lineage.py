@@ -167,9 +167,9 @@ async def test_any_lineage_of_any_graph_is_what_the_model_says(
             for _ in range(3):
                 up, down = (dice.choice([0, 1, 2, 3, 7, None]) for _ in range(2))
                 far = {"upstream": up, "downstream": down, "limit": LIMIT}
-                graph = await store.lineage_graph(KnitId(start), **far)
+                graph = await store.lineage.graph(KnitId(start), **far)
                 check(model, start, up, down, graph)
-                full = await store.lineage(KnitId(start), **far)
+                full = await store.lineage.get(KnitId(start), **far)
                 assert (tuple(data_of(full)), tuple(runs_of(full))) == (graph.data, graph.runs)
 
 
@@ -179,11 +179,11 @@ async def test_details_in_a_lineage_are_those_of_the_things_themselves(
     await register(store, spec({"/in": "k:a"}, {"/out": "k:b"}, log="k:log"))
     start = await upload(store, "k:a")
     await drain(store)
-    found = await store.lineage(start, upstream=None, downstream=None, limit=LIMIT)
+    found = await store.lineage.get(start, upstream=None, downstream=None, limit=LIMIT)
     assert len(found.data) == 3
     assert len(found.runs) == 2
-    assert list(found.data) == [await store.data(one.knit_id) for one in found.data]
-    assert list(found.runs) == [await store.run(one.summary.run_id) for one in found.runs]
+    assert list(found.data) == [await store.data.get(one.knit_id) for one in found.data]
+    assert list(found.runs) == [await store.runs.get(one.summary.run_id) for one in found.runs]
 
 
 async def test_what_is_at_the_side_is_shown_but_not_followed(
@@ -200,7 +200,7 @@ async def test_what_is_at_the_side_is_shown_but_not_followed(
         }
     )
     put(url, await a_plan(store), model)
-    found = await store.lineage(KnitId(_id(1)), upstream=0, downstream=None, limit=LIMIT)
+    found = await store.lineage.get(KnitId(_id(1)), upstream=0, downstream=None, limit=LIMIT)
     assert data_of(found) == [_id(1), _id(2), _id(3), _id(4)]
     assert runs_of(found) == ["aaaaaaaa-0000-4000-8000-000000000003"]
 
@@ -229,7 +229,7 @@ async def test_each_thing_is_met_once_whatever_the_number_of_ways(
     """Two hundred layers have 2**199 ways through them."""
     model = ladder(200)
     put(url, await a_plan(store), model)
-    found = await store.lineage_graph(KnitId(_id(0)), upstream=hops, downstream=hops, limit=LIMIT)
+    found = await store.lineage.graph(KnitId(_id(0)), upstream=hops, downstream=hops, limit=LIMIT)
     check(model, _id(0), hops, hops, found)
     assert len(found.runs) == 399
 
@@ -238,9 +238,9 @@ async def test_deleted_runs_are_not_followed_downstream(store: PostgresStore, ur
     await register(store, spec({"/in": "k:a"}, {"/out": "k:b"}))
     start = await upload(store, "k:a")
     await drain(store)
-    used = only((await store.data(start)).downstreams).run
+    used = only((await store.data.get(start)).downstreams).run
     fetch(url, "UPDATE run SET status = 'invalidated' WHERE run_id = %s", used.run_id)
-    found = await store.lineage(start, upstream=0, downstream=None, limit=LIMIT)
+    found = await store.lineage.get(start, upstream=0, downstream=None, limit=LIMIT)
     assert (data_of(found), runs_of(found)) == ([start], [])
 
 
@@ -252,7 +252,7 @@ async def test_a_lineage_beyond_the_limit_is_refused_with_advice(
     leaves = Model({"c" + _id(n)[1:]: ModelRun([("/a", _id(0))], []) for n in range(50)})
     put(url, await a_plan_of(url), leaves)
     start = KnitId(_id(19))
-    for read in (store.lineage, store.lineage_graph):
+    for read in (store.lineage.get, store.lineage.graph):
         found = await read(start, upstream=None, downstream=0, limit=19)
         assert len(found.data) == 19
         with pytest.raises(TooLarge) as refused:
@@ -269,6 +269,6 @@ async def a_plan_of(url: str) -> PlanId:
 
 @pytest.mark.parametrize("knit_id", [NOWHERE, KnitId("x"), KnitId("")])
 async def test_the_lineage_of_what_is_not_there(store: PostgresStore, knit_id: KnitId) -> None:
-    for read in (store.lineage, store.lineage_graph):
+    for read in (store.lineage.get, store.lineage.graph):
         with pytest.raises(DataNotFound):
             await read(knit_id, upstream=None, downstream=None, limit=LIMIT)

@@ -28,15 +28,15 @@ from tests.store.build import (
 
 
 async def test_nothing_to_do_is_none(store: PostgresStore) -> None:
-    assert await store.project(page_size=10) is None
+    assert await store.projection.project(page_size=10) is None
 
 
 async def test_a_step_says_what_it_did(store: PostgresStore) -> None:
     await register(store, spec({"/in": "a:1"}))
     key, knit_id = await begin(store)
-    await store.change_tags(knit_id, TagChange(add=tags("a:1")))
+    await store.data.change_tags(knit_id, TagChange(add=tags("a:1")))
     await end(store, key)
-    steps = [await store.project(page_size=10) for _ in range(4)]
+    steps = [await store.projection.project(page_size=10) for _ in range(4)]
     assert [(one.event_kind, one.created) for one in steps if one is not None] == [
         ("plan_registered", 1),
         ("tags_changed", 0),
@@ -83,7 +83,7 @@ async def test_pages_leave_nothing_out(store: PostgresStore, url: str, page_size
     assert len(runs_in(url)) == 3 * 20
     await upload(store, "k:a k:b")
     created = []
-    while (step := await store.project(page_size=page_size)) is not None:
+    while (step := await store.projection.project(page_size=page_size)) is not None:
         created.append(step.created)
     assert len(runs_in(url)) == 3 * 30
     assert sum(created) == 30
@@ -95,7 +95,7 @@ async def test_known_combinations_are_passed_over(store: PostgresStore, url: str
     data = [await upload(store, "k:a") for _ in range(4)]
     await drain(store)
     for one in data:
-        await store.change_tags(one, TagChange(add=tags("k:a")))
+        await store.data.change_tags(one, TagChange(add=tags("k:a")))
     assert await drain(store, page_size=2) == 0
     assert len(runs_in(url)) == 16
 
@@ -107,8 +107,8 @@ async def test_a_failed_or_stopped_combination_does_not_come_again(
     data = await upload(store, "k:a")
     await drain(store)
     fetch(url, "UPDATE run SET status = 'failed' WHERE assignment_hash IS NOT NULL")
-    await store.change_tags(data, TagChange(remove=tags("k:a")))
-    await store.change_tags(data, TagChange(add=tags("k:a")))
+    await store.data.change_tags(data, TagChange(remove=tags("k:a")))
+    await store.data.change_tags(data, TagChange(add=tags("k:a")))
     assert await drain(store) == 0
 
 
@@ -117,10 +117,10 @@ async def test_data_of_failed_or_unfinished_runs_match_nothing(
 ) -> None:
     await register(store, spec({"/a": "k:a"}))
     key, knit_id = await begin(store)
-    await store.change_tags(knit_id, TagChange(add=tags("k:a")))
+    await store.data.change_tags(knit_id, TagChange(add=tags("k:a")))
     await drain(store)
     await end(store, key, fail=True)
-    await store.change_tags(knit_id, TagChange(add=tags("x:y")))
+    await store.data.change_tags(knit_id, TagChange(add=tags("x:y")))
     await drain(store)
     assert runs_in(url) == {}
 
@@ -152,14 +152,16 @@ async def test_inputs_that_pin_data_to_come(store: PostgresStore, url: str) -> N
     await end(store, key)
     await drain(store)
     assert runs_in(url).keys() == {(alone, (knit_id,))}
-    await store.change_tags(knit_id, TagChange(add=tags("k:a")))
+    await store.data.change_tags(knit_id, TagChange(add=tags("k:a")))
     await drain(store)
     assert runs_in(url).keys() == {(alone, (knit_id,)), (tagged, (knit_id,))}
 
 
 async def test_inputs_that_pin_the_shown_time(store: PostgresStore, url: str) -> None:
     knit_id = await upload(store, "k:a")
-    shown = only(tag.value for tag in (await store.data(knit_id)).tags if tag.key == KEY_TIMESTAMP)
+    shown = only(
+        tag.value for tag in (await store.data.get(knit_id)).tags if tag.key == KEY_TIMESTAMP
+    )
     alone = await register(store, spec({"/a": f"knit#timestamp:{shown}"}))
     pinned = spec({"/a": f"knit#timestamp:{shown} knit#id:{knit_id} k:a"})
     finer = pinned.inputs[0].requirement.timestamp
@@ -175,8 +177,8 @@ async def test_inputs_that_pin_the_shown_time(store: PostgresStore, url: str) ->
 
 async def test_a_pinned_time_is_met_by_data_to_come(store: PostgresStore, url: str) -> None:
     key, knit_id = await begin(store)
-    await store.advance(key, RunStatus.COMPLETING, cause="x")
-    await store.finalize(key, cause="x")
+    await store.execution.advance(key, RunStatus.COMPLETING, cause="x")
+    await store.execution.finalize(key, cause="x")
     row = only(fetch(url, "SELECT timestamp FROM data WHERE knit_id = %s", knit_id))
     fetch(url, "DELETE FROM outbox")
     stamp = row["timestamp"].isoformat()
@@ -198,10 +200,10 @@ async def test_a_new_run_has_its_data_with_tags_and_no_time(store: PostgresStore
     await upload(store, "k:a")
     await drain(store)
     run_id = only(fetch(url, "SELECT run_id::text FROM run WHERE assignment_hash IS NOT NULL"))
-    run = await store.run(run_id["run_id"])
+    run = await store.runs.get(run_id["run_id"])
     assert run.log is not None
-    made = await store.data(run.outputs[0].knit_id)  # type: ignore[arg-type]
-    log = await store.data(run.log.knit_id)  # type: ignore[arg-type]
+    made = await store.data.get(run.outputs[0].knit_id)  # type: ignore[arg-type]
+    log = await store.data.get(run.log.knit_id)  # type: ignore[arg-type]
     assert {str(tag) for tag in made.tags} == {
         "k:b", "x:y", f"knit#id:{made.knit_id}", "knit#transient:processing",
     }  # fmt: skip
@@ -249,7 +251,7 @@ async def test_removed_tags_do_not_match_any_more(store: PostgresStore, url: str
     old = await upload(store, "k:a")
     first = await upload(store, "k:b")
     await drain(store)
-    await store.change_tags(old, TagChange(remove=tags("k:a")))
+    await store.data.change_tags(old, TagChange(remove=tags("k:a")))
     new = await upload(store, "k:a")
     second = await upload(store, "k:b")
     await drain(store)

@@ -79,7 +79,7 @@ async def test_no_run_waits_under_an_inactive_plan(
 
     async def flip() -> None:
         while time.monotonic() < ends:
-            await store.set_active(dice.choice(plans), dice.random() < 0.5)
+            await store.plans.set_active(dice.choice(plans), dice.random() < 0.5)
             await asyncio.sleep(dice.random() * 0.02)
 
     async def feed() -> None:
@@ -91,10 +91,10 @@ async def test_no_run_waits_under_an_inactive_plan(
 
     async def work() -> None:
         while time.monotonic() < ends:
-            await store.project(page_size=5)
+            await store.projection.project(page_size=5)
             if dice.random() < 0.2:
-                admitted = await store.admit(AdmissionLimits(total=20))
-                await store.started([one.key for one in admitted if dice.random() < 0.5])
+                admitted = await store.admission.admit(AdmissionLimits(total=20))
+                await store.admission.started([one.key for one in admitted if dice.random() < 0.5])
 
     await asyncio.gather(flip(), flip(), feed(), *(work() for _ in range(3)))
     await drain(store)

@@ -33,7 +33,7 @@ async def a_plan(store: PostgresStore, name: str = "a") -> PlanId:
 async def why(store: PostgresStore, plan_id: str) -> list[Waiting | None]:
     """Gives why the waiting Runs of a Plan wait, those first that are oldest."""
     query = RunQuery(plan_ids=frozenset({plan_id}), statuses=frozenset({S.WAITING, S.DEACTIVATED}))
-    found = await store.find_runs(query)
+    found = await store.runs.find(query)
     return [one.waiting for one in sorted(found, key=lambda one: -int(one.priority))]
 
 
@@ -47,7 +47,7 @@ def reason_of(reasons: list[Waiting | None]) -> str:
 
 
 async def admit(store: PostgresStore, total: int, per_plan: int | None = None) -> list[RunKey]:
-    return [one.key for one in await store.admit(AdmissionLimits(total, per_plan))]
+    return [one.key for one in await store.admission.admit(AdmissionLimits(total, per_plan))]
 
 
 async def test_a_run_that_waits_for_a_place_says_which_is_its_own(
@@ -77,13 +77,13 @@ async def test_the_place_is_that_in_the_order_of_admission(store: PostgresStore,
         ages = [number + 3 * n for n in range(count)]
         queue_up(url, plan, ages, priority=priority, admitted=under_way)
     under_way = 4
-    queue = {one.summary.run_id: one.waiting for one in await store.find_runs(WAITING)}
+    queue = {one.summary.run_id: one.waiting for one in await store.runs.find(WAITING)}
     found = {one.place: run_id for run_id, one in queue.items() if one is not None}
     assert sorted(found) == list(range(1, len(queue) + 1))
     for place in sorted(found):
         [key] = await admit(store, under_way + place)
         assert key.run_id == found[place]
-        await store.started([key])
+        await store.admission.started([key])
 
 
 async def test_a_plan_at_its_own_limit_says_so(store: PostgresStore, url: str) -> None:
@@ -106,7 +106,7 @@ async def test_far_behind_in_the_queue_there_is_no_place(store: PostgresStore, u
     queue_up(url, plan, range(1, 1300))
     queue_up(url, other, [0])
     await admit(store, 1)
-    await store.started(await admit(store, 1))
+    await store.admission.started(await admit(store, 1))
     found = places(await why(store, plan))
     assert sorted(place for place in found if place is not None) == list(range(2, 1001))
     assert found.count(None) == 300
@@ -138,15 +138,15 @@ async def test_an_admitted_run_waits_for_its_workflow(store: PostgresStore, url:
     plan = await a_plan(store)
     queue_up(url, plan, [1])
     key = only(await admit(store, 1))
-    assert (await store.run(key.run_id)).waiting == Waiting(
+    assert (await store.runs.get(key.run_id)).waiting == Waiting(
         None, "its workflow is being started", WaitKind.WORKER
     )
-    await store.started([key])
-    assert (await store.run(key.run_id)).waiting == Waiting(
+    await store.admission.started([key])
+    assert (await store.runs.get(key.run_id)).waiting == Waiting(
         None, "its workflow has been started, it gets ready next", WaitKind.WORKER
     )
-    await store.advance(key, S.READY, cause="test")
-    assert (await store.run(key.run_id)).waiting is None
+    await store.execution.advance(key, S.READY, cause="test")
+    assert (await store.runs.get(key.run_id)).waiting is None
 
 
 async def test_a_deactivated_run_waits_for_its_plan(store: PostgresStore, url: str) -> None:
@@ -154,7 +154,7 @@ async def test_a_deactivated_run_waits_for_its_plan(store: PostgresStore, url: s
     plan, other = await a_plan(store), await a_plan(store, "other")
     queue_up(url, plan, [5])
     queue_up(url, other, [1])
-    await store.set_active(plan, False)
+    await store.plans.set_active(plan, False)
     assert await why(store, plan) == [Waiting(None, "its Plan is not active", WaitKind.INACTIVE)]
     assert only(await why(store, other)).place == 1
 
@@ -163,9 +163,9 @@ async def launched(store: PostgresStore, url: str, upto: RunStatus = S.READY) ->
     """Makes a Run that is on its way."""
     queue_up(url, await a_plan(store), [1])
     key = only(await admit(store, 1))
-    await store.started([key])
+    await store.admission.started([key])
     for status in (S.READY, S.STARTING, S.RUNNING):
-        await store.advance(key, status, cause="test")
+        await store.execution.advance(key, status, cause="test")
         if status is upto:
             break
     return key
@@ -190,7 +190,7 @@ async def test_a_run_that_no_worker_looks_after_says_so(
         "UPDATE run SET updated_at = updated_at - interval '2 minutes',"
         " workflow_started_at = workflow_started_at - interval '2 minutes'",
     )
-    waiting = (await store.run(key.run_id)).waiting
+    waiting = (await store.runs.get(key.run_id)).waiting
     assert waiting is not None
     assert waiting.reason.startswith(words)
     assert (waiting.kind, waiting.place) == (WaitKind.WORKER, None)
@@ -204,16 +204,16 @@ async def test_what_holds_a_run_up_is_told(store: PostgresStore, url: str, kind:
     key = await launched(store, url, S.STARTING)
     until = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
     held = Holdup(kind, "ErrImagePull", "no\n such \0 image", until)
-    assert await store.hold_up(key, held, at=S.STARTING)
-    run = await store.run(key.run_id)
+    assert await store.execution.hold_up(key, held, at=S.STARTING)
+    run = await store.runs.get(key.run_id)
     assert run.waiting is not None
     assert run.waiting.since is not None
     assert dataclasses.replace(run.waiting, since=None, outlook="") == Waiting(
         None, "no such image", kind, "ErrImagePull", until=until
     )
-    assert run in await store.find_runs(RunQuery(statuses=frozenset({S.STARTING})))
-    await store.advance(key, S.RUNNING, cause="test")
-    assert (await store.run(key.run_id)).waiting is None
+    assert run in await store.runs.find(RunQuery(statuses=frozenset({S.STARTING})))
+    await store.execution.advance(key, S.RUNNING, cause="test")
+    assert (await store.runs.get(key.run_id)).waiting is None
 
 
 @pytest.mark.parametrize("fail", [False, True])
@@ -222,14 +222,14 @@ async def test_what_keeps_a_stopped_run_from_ending_is_told(
 ) -> None:
     """Until it has ended."""
     key = await launched(store, url, S.RUNNING)
-    await store.stop(key.run_id, fail=fail)
+    await store.runs.stop(key.run_id, fail=fail)
     held = Holdup(WaitKind.BACKEND, "PodNotGone", "it is still there")
-    assert await store.hold_up(key, held, at=S.ABORTING if fail else S.COMPLETING)
-    waiting = (await store.run(key.run_id)).waiting
+    assert await store.execution.hold_up(key, held, at=S.ABORTING if fail else S.COMPLETING)
+    waiting = (await store.runs.get(key.run_id)).waiting
     assert waiting is not None
     assert (waiting.code, waiting.reason) == ("PodNotGone", "it is still there")
-    await store.finalize(key, cause="test")
-    assert (await store.run(key.run_id)).waiting is None
+    await store.execution.finalize(key, cause="test")
+    assert (await store.runs.get(key.run_id)).waiting is None
 
 
 @pytest.mark.parametrize("status", [one for one in S if one not in (S.WAITING, S.DEACTIVATED)])
@@ -237,7 +237,7 @@ async def test_other_runs_do_not_wait(store: PostgresStore, url: str, status: Ru
     """Only a Run that has not begun waits; uploads begin at once."""
     key, _ = await begin(store)
     fetch(url, "UPDATE run SET status = %s WHERE run_id = %s", status.value, key.run_id)
-    assert (await store.run(key.run_id)).waiting is None
+    assert (await store.runs.get(key.run_id)).waiting is None
 
 
 async def test_what_a_run_used_is_what_its_pod_got(store: PostgresStore, url: str) -> None:
@@ -245,21 +245,21 @@ async def test_what_a_run_used_is_what_its_pod_got(store: PostgresStore, url: st
     plan = await a_plan(store)
     queue_up(url, plan, [1], priority=4)
     key = only(await admit(store, 1))
-    await store.started([key])
-    before = await store.run(key.run_id)
+    await store.admission.started([key])
+    before = await store.runs.get(key.run_id)
     assert (before.used, before.priority, before.generation) == (None, 4, 1)
-    await store.advance(key, S.READY, cause="test")
+    await store.execution.advance(key, S.READY, cause="test")
     used = UsedResources({"cpu": "500m", "memory": "1Gi"}, "trainer")
-    await store.advance(key, S.STARTING, cause="test", used=used)
+    await store.execution.advance(key, S.STARTING, cause="test", used=used)
     launched = Used({"cpu": "500m", "memory": "1Gi"}, "trainer", None)
-    assert (await store.run(key.run_id)).used == launched
+    assert (await store.runs.get(key.run_id)).used == launched
     fetch(url, "UPDATE plan SET resources = '{}', service_account = NULL")
-    await store.advance(key, S.RUNNING, cause="test", image_digest="sha256:abc")
-    await store.advance(key, S.COMPLETING, cause="test", exit=Exit(0, ""))
-    await store.finalize(key, cause="test")
-    done = await store.run(key.run_id)
+    await store.execution.advance(key, S.RUNNING, cause="test", image_digest="sha256:abc")
+    await store.execution.advance(key, S.COMPLETING, cause="test", exit=Exit(0, ""))
+    await store.execution.finalize(key, cause="test")
+    done = await store.runs.get(key.run_id)
     assert done.used == Used(launched.resources, "trainer", "sha256:abc")
-    assert only(await store.find_runs(RunQuery(plan_ids=frozenset({plan})))) == done
+    assert only(await store.runs.find(RunQuery(plan_ids=frozenset({plan})))) == done
 
 
 async def test_what_is_noted_of_outputs_stays_until_they_are_discarded(
@@ -269,16 +269,18 @@ async def test_what_is_noted_of_outputs_stays_until_they_are_discarded(
     plan = await a_plan(store)
     queue_up(url, plan, [1])
     key = only(await admit(store, 1))
-    await store.started([key])
+    await store.admission.started([key])
     notes = ("output /out: 1 socket is not kept: worker.sock",)
     for target in (S.READY, S.STARTING, S.RUNNING):
-        await store.advance(key, target, cause="test")
-    await store.advance(key, S.COMPLETING, cause="test", exit=Exit(0, ""), notes=notes)
+        await store.execution.advance(key, target, cause="test")
+    await store.execution.advance(key, S.COMPLETING, cause="test", exit=Exit(0, ""), notes=notes)
     # Again, as a worker does that follows on a killed one: the end counts that came first.
-    await store.advance(key, S.COMPLETING, cause="test", exit=Exit(0, ""), notes=("other",))
-    await store.finalize(key, cause="test")
-    assert (await store.run(key.run_id)).notes == notes
-    assert (await store.retry(key.run_id)).notes == ()
+    await store.execution.advance(
+        key, S.COMPLETING, cause="test", exit=Exit(0, ""), notes=("other",)
+    )
+    await store.execution.finalize(key, cause="test")
+    assert (await store.runs.get(key.run_id)).notes == notes
+    assert (await store.runs.retry(key.run_id)).notes == ()
 
 
 async def test_a_page_of_runs_mixes_all_of_them(store: PostgresStore, url: str) -> None:
@@ -287,7 +289,7 @@ async def test_a_page_of_runs_mixes_all_of_them(store: PostgresStore, url: str) 
     queue_up(url, plan, range(5), admitted=2)
     await admit(store, 3)
     since = RunQuery(plan_ids=frozenset({plan}), since=QUEUED_AT - timedelta(seconds=1))
-    reasons = [one.waiting for one in await store.find_runs(since)]
+    reasons = [one.waiting for one in await store.runs.find(since)]
     assert len(reasons) == 5
     assert sorted(one.place for one in reasons if one and one.place) == [1, 2]
     assert reasons.count(Waiting(None, "its workflow is being started", WaitKind.WORKER)) == 1

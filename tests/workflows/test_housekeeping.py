@@ -31,7 +31,7 @@ from tests.waiting import PATIENCE
 from tests.workflows.test_run import TRAIN, _only_run, _until
 
 TIDY = QUICK.model_copy(
-    update={"tidy_every": timedelta(seconds=1), "tidy_grace": timedelta(seconds=1)}
+    update={"gc_interval": timedelta(seconds=1), "gc_grace_period": timedelta(seconds=1)}
 )
 
 
@@ -57,7 +57,7 @@ async def test_a_retried_run_runs_again(postgres: EmbeddedPostgres) -> None:
         await knit.push({"type": "dataset"})
         [failed] = await knit.runs_of(plan.summary.plan_id, 1)
         assert failed.summary.status is RunStatus.FAILED
-        await knit.store.retry(failed.summary.run_id)
+        await knit.store.runs.retry(failed.summary.run_id)
         done = await knit.final(failed.summary.run_id)
         assert done.summary.status is RunStatus.DONE
         assert done.generation == 2
@@ -84,12 +84,12 @@ async def test_a_deleted_run_s_volumes_are_collected(postgres: EmbeddedPostgres)
         await knit.push({"type": "dataset"})
         [run] = await knit.runs_of(plan.summary.plan_id, 1)
         made = {run.outputs[0].knit_id, run.log.knit_id if run.log else None}
-        await knit.store.delete_run(run.summary.run_id)
+        await knit.store.runs.delete(run.summary.run_id)
         await eventually(gone(backend, made))
         assert backend.refusals == 0
 
         async def collected() -> bool:
-            return not await knit.store.discarded(older_than=timedelta(0), limit=1)
+            return not await knit.store.housekeeping.discarded(older_than=timedelta(0), limit=1)
 
         await eventually(collected)
 
@@ -99,25 +99,25 @@ async def test_without_room_volumes_are_collected_soon(
 ) -> None:
     """Whoever deletes a Run on a full disk waits for the room it took."""
     monkeypatch.setattr(housekeeping, "SHORT_GRACE", timedelta(milliseconds=10))
-    patient = TIDY.model_copy(update={"tidy_grace": timedelta(hours=1)})
+    patient = TIDY.model_copy(update={"gc_grace_period": timedelta(hours=1)})
     backend = MemoryBackend()
     async with knit_environment(postgres=postgres, backend=backend, engine=patient) as knit:
         plan = await knit.apply(TRAIN)
         await knit.push({"type": "dataset"})
         [run] = await knit.runs_of(plan.summary.plan_id, 1)
-        await knit.store.delete_run(run.summary.run_id)
+        await knit.store.runs.delete(run.summary.run_id)
         backend.short_of_room = "the disk has 3 MiB left"
         await eventually(gone(backend, {run.outputs[0].knit_id}))
 
 
 async def test_nothing_younger_than_the_grace_is_touched(postgres: EmbeddedPostgres) -> None:
     backend = MemoryBackend()
-    patient = TIDY.model_copy(update={"tidy_grace": timedelta(hours=1)})
+    patient = TIDY.model_copy(update={"gc_grace_period": timedelta(hours=1)})
     async with knit_environment(postgres=postgres, backend=backend, engine=patient) as knit:
         plan = await knit.apply(TRAIN)
         await knit.push({"type": "dataset"})
         [run] = await knit.runs_of(plan.summary.plan_id, 1)
-        await knit.store.delete_run(run.summary.run_id)
+        await knit.store.runs.delete(run.summary.run_id)
         await _turns(knit, names.GC_WORKFLOW, 2)
         assert f"data-knitid-{run.outputs[0].knit_id}" in backend._volumes
 
@@ -164,7 +164,7 @@ async def test_an_upload_whose_workflow_is_terminated_fails(postgres: EmbeddedPo
 
         async def is_deleted() -> bool:
             try:
-                await knit.store.delete_run(opened.run_id)  # type: ignore[arg-type]
+                await knit.store.runs.delete(opened.run_id)  # type: ignore[arg-type]
             except RunNotFound:
                 return True
             except IllegalMove:  # its transfer is still being closed
@@ -208,13 +208,13 @@ async def test_a_run_deleted_while_it_waits_ends_its_workflow(postgres: Embedded
         plan = await knit.apply(TRAIN)
         opened = await knit.knit.open_upload()
         armed.set()
-        await knit.store.change_tags(
+        await knit.store.data.change_tags(
             opened.knit_id, TagChange(add=frozenset({Tag("type", "dataset")}))
         )
         await knit.knit.finish(opened, ok=True)
         await launching.wait()
-        [run] = await knit.store.find_runs(RunQuery(plan_ids=frozenset({plan.summary.plan_id})))
-        await knit.store.delete_run(run.summary.run_id)
+        [run] = await knit.store.runs.find(RunQuery(plan_ids=frozenset({plan.summary.plan_id})))
+        await knit.store.runs.delete(run.summary.run_id)
         go_on.set()
         handle = knit.temporal.get_workflow_handle(names.run_workflow(run.summary.run_id, 1))
         assert (await handle.result())["status"] == "superseded"
@@ -238,7 +238,7 @@ async def test_a_paused_schedule_stays_paused(postgres: EmbeddedPostgres) -> Non
         await knit.push({"type": "dataset"})  # by then the worker has made its schedules
         schedule = knit.temporal.get_schedule_handle(names.GC_WORKFLOW)
         await schedule.pause(note="by hand")
-        seldom = TIDY.model_copy(update={"tidy_every": timedelta(hours=3)})
+        seldom = TIDY.model_copy(update={"gc_interval": timedelta(hours=3)})
         await ensure_schedules(
             knit.temporal, Deps(knit.store, knit.backend, engine=seldom, queues=knit.deps.queues)
         )
@@ -269,7 +269,7 @@ async def test_one_transfer_that_resists_does_not_keep_the_others(
             await knit.temporal.get_workflow_handle(workflow_id).terminate("by hand")
 
         async def all_closed() -> bool:
-            return not await knit.store.stale_transfers(older_than=timedelta(0))
+            return not await knit.store.housekeeping.stale_transfers(older_than=timedelta(0))
 
         await eventually(all_closed)
         assert backend.refused
@@ -277,7 +277,7 @@ async def test_one_transfer_that_resists_does_not_keep_the_others(
 
 def test_the_default_grace_outlasts_a_launch() -> None:
     """A launch that was overtaken by a deletion may make volumes for as long as it may take."""
-    assert EngineSettings().tidy_grace > SHORT
+    assert EngineSettings().gc_grace_period > SHORT
 
 
 @pytest.mark.parametrize(

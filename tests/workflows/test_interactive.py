@@ -84,7 +84,7 @@ async def test_pushes_pulls_and_stops_do_not_queue_behind_runs(postgres: Embedde
             while not backend.launches:
                 await asyncio.sleep(0.01)
         [pod] = backend.launches
-        [run] = await knit.store.find_runs(RunQuery(plan_ids=frozenset({plan.summary.plan_id})))
+        [run] = await knit.store.runs.find(RunQuery(plan_ids=frozenset({plan.summary.plan_id})))
         for number in range(SIDE):
             await asyncio.gather(knit.push({"a": "a"}), knit.push({"b": "b", "n": str(number)}))
         backend.choked = True
@@ -100,7 +100,7 @@ async def test_pushes_pulls_and_stops_do_not_queue_behind_runs(postgres: Embedde
         assert (await client.finish(upload, ok=True)).status == "done"
         download = await client.open_download(upload.knit_id)
         await client.finish(download, ok=True)
-        await knit.store.stop(run.summary.run_id, fail=True)
+        await knit.store.runs.stop(run.summary.run_id, fail=True)
         async with asyncio.timeout(PATIENCE):
             while (await backend.observe(pod)).phase is not Phase.ABSENT:
                 await asyncio.sleep(0.02)

@@ -15,7 +15,7 @@ from temporalio.client import WorkflowExecutionStatus
 from knit_workflows import names
 from knit_workflows.activities import runs
 from knit_workflows.activities.runs import LINGER
-from knit_workflows.compute.base import Observation, RunPod, Trouble, TroubleKind, Volume
+from knit_workflows.compute.base import Observation, RunPod, StartFailure, StartFailureKind, Volume
 from knit_workflows.domain.data import TagChange
 from knit_workflows.domain.errors import BackendUnavailable, IllegalMove, StorageFull
 from knit_workflows.domain.runs import SUCCEEDED, Exit, RunDetail, RunQuery, RunStatus, WaitKind
@@ -38,14 +38,14 @@ EVALUATE = {
 
 
 async def _statuses(knit: KnitEnvironment, run: RunDetail) -> list[str]:
-    events = await knit.store.run_events(run.summary.run_id)
+    events = await knit.store.runs.events(run.summary.run_id)
     return [event.to_status.value for event in events]
 
 
 async def _until(knit: KnitEnvironment, run_id: str, status: RunStatus) -> RunDetail:
     async with asyncio.timeout(PATIENCE):
         while True:
-            run = await knit.store.run(run_id)  # type: ignore[arg-type]
+            run = await knit.store.runs.get(run_id)  # type: ignore[arg-type]
             if run.summary.status is status:
                 return run
             await asyncio.sleep(0.01)
@@ -54,7 +54,7 @@ async def _until(knit: KnitEnvironment, run_id: str, status: RunStatus) -> RunDe
 async def _only_run(knit: KnitEnvironment, plan_id: str) -> RunDetail:
     async with asyncio.timeout(PATIENCE):
         while True:
-            runs = await knit.store.find_runs(RunQuery(plan_ids=frozenset({plan_id})))
+            runs = await knit.store.runs.find(RunQuery(plan_ids=frozenset({plan_id})))
             if runs:
                 return runs[0]
             await asyncio.sleep(0.01)
@@ -120,14 +120,14 @@ async def test_a_run_waits_for_room(postgres: EmbeddedPostgres) -> None:
         await knit.push({"type": "other"})
         backend.short_of_room = "the disk has 3 MiB left"
         [data] = await knit.data_with({"type": "other"})
-        await knit.store.change_tags(
+        await knit.store.data.change_tags(
             data.knit_id, TagChange(add=frozenset({Tag("type", "dataset")}))
         )
         run = await _only_run(knit, plan.summary.plan_id)
         async with asyncio.timeout(PATIENCE):
             while run.waiting is None or "3 MiB" not in run.waiting.reason:
                 await asyncio.sleep(0.02)
-                run = await knit.store.run(run.summary.run_id)
+                run = await knit.store.runs.get(run.summary.run_id)
         assert run.waiting.reason == "1st in queue, the disk has 3 MiB left"
         backend.short_of_room = ""
         assert (await knit.final(run.summary.run_id)).summary.status is RunStatus.DONE
@@ -152,7 +152,7 @@ async def test_what_cannot_be_kept_is_told_when_the_run_ends(
         await knit.push({"type": "dataset"})
         [run] = await knit.runs_of(plan.summary.plan_id, 1)
         assert (run.summary.status, run.notes) == (RunStatus.DONE, (note,))
-        events = await knit.store.run_events(run.summary.run_id)
+        events = await knit.store.runs.events(run.summary.run_id)
         assert [e.cause for e in events if e.to_status is RunStatus.COMPLETING] == [
             f"run pod ended; {note}"
         ]
@@ -212,7 +212,7 @@ async def test_a_failing_container_fails_its_run(postgres: EmbeddedPostgres, cod
         [run] = await knit.runs_of(plan.summary.plan_id, 1)
         assert run.summary.status is RunStatus.FAILED
         assert run.summary.exit == Exit(code, "(container main) Error")
-        assert await knit.store.find_runs(RunQuery(plan_ids={evaluate.summary.plan_id})) == []  # type: ignore[arg-type]
+        assert await knit.store.runs.find(RunQuery(plan_ids={evaluate.summary.plan_id})) == []  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("fail", "status"), [(True, "failed"), (False, "done")])
@@ -227,8 +227,8 @@ async def test_a_running_run_is_stopped(
         await knit.push({"type": "dataset"})
         run = await _only_run(knit, plan.summary.plan_id)
         await _until(knit, run.summary.run_id, RunStatus.RUNNING)
-        await knit.store.stop(run.summary.run_id, fail=fail)
-        await knit.store.stop(run.summary.run_id, fail=fail)
+        await knit.store.runs.stop(run.summary.run_id, fail=fail)
+        await knit.store.runs.stop(run.summary.run_id, fail=fail)
         ended = await knit.final(run.summary.run_id)
         assert ended.summary.status == status
         assert ended.summary.exit == (
@@ -236,7 +236,7 @@ async def test_a_running_run_is_stopped(
         )
         assert await backend.run_pods() == []
         with pytest.raises(IllegalMove):
-            await knit.store.stop(run.summary.run_id, fail=fail)
+            await knit.store.runs.stop(run.summary.run_id, fail=fail)
 
 
 async def test_a_stop_that_takes_long_says_why(
@@ -262,7 +262,7 @@ async def test_a_stop_that_takes_long_says_why(
         await knit.push({"type": "dataset"})
         run = await _only_run(knit, plan.summary.plan_id)
         await _until(knit, run.summary.run_id, RunStatus.RUNNING)
-        await knit.store.stop(run.summary.run_id, fail=True)
+        await knit.store.runs.stop(run.summary.run_id, fail=True)
         away = await _held_up_by(knit, run.summary.run_id, "BackendUnavailable")
         assert away.summary.status is RunStatus.ABORTING
         await _details_say(knit, run.summary.run_id, "**aborting**: [BackendUnavailable]")
@@ -280,7 +280,7 @@ async def test_a_run_that_never_started_is_aborted(postgres: EmbeddedPostgres) -
         await knit.push({"type": "dataset"})
         run = await _only_run(knit, plan.summary.plan_id)
         assert run.summary.status is RunStatus.DEACTIVATED
-        await knit.store.stop(run.summary.run_id, fail=True)
+        await knit.store.runs.stop(run.summary.run_id, fail=True)
         assert (await knit.final(run.summary.run_id)).summary.status is RunStatus.FAILED
 
 
@@ -306,15 +306,15 @@ async def test_a_cancelled_workflow_aborts_its_run(postgres: EmbeddedPostgres) -
         assert await backend.run_pods() == []
 
 
-@pytest.mark.parametrize("kind", [TroubleKind.IMAGE, TroubleKind.TRANSIENT])
+@pytest.mark.parametrize("kind", [StartFailureKind.IMAGE, StartFailureKind.TRANSIENT])
 async def test_a_pod_that_cannot_start_ends_its_run(
-    postgres: EmbeddedPostgres, kind: TroubleKind
+    postgres: EmbeddedPostgres, kind: StartFailureKind
 ) -> None:
     """After the patience for its kind of trouble; the reason is kept, the pod removed."""
 
     class Troubled(MemoryBackend):
         async def launch(self, pod: RunPod) -> None:
-            self.trouble(pod.name, Trouble(kind, "ErrImagePull", "no such image"))
+            self.set_start_failure(pod.name, StartFailure(kind, "ErrImagePull", "no such image"))
             await super().launch(pod)
 
     backend = Troubled()
@@ -333,7 +333,7 @@ async def _held_up_by(knit: KnitEnvironment, run_id: str, code: str) -> RunDetai
     """Waits until a Run says that this keeps it from starting; gives the Run."""
     async with asyncio.timeout(PATIENCE):
         while True:
-            run = await knit.store.run(run_id)  # type: ignore[arg-type]
+            run = await knit.store.runs.get(run_id)  # type: ignore[arg-type]
             if run.waiting is not None and run.waiting.code == code:
                 return run
             await asyncio.sleep(0.02)
@@ -393,7 +393,7 @@ async def test_a_backend_that_is_away_is_waited_for_and_named(
         assert (ended.summary.status, ended.waiting) == (RunStatus.DONE, None)
         told = [
             (event.to_status, event.cause)
-            for event in await knit.store.run_events(run.summary.run_id)
+            for event in await knit.store.runs.events(run.summary.run_id)
             if event.from_status is event.to_status
         ]
         [(status, cause)] = told
@@ -408,7 +408,9 @@ async def test_a_watch_whose_backend_is_away_names_it(postgres: EmbeddedPostgres
         gone = True
 
         async def launch(self, pod: RunPod) -> None:
-            self.trouble(pod.name, Trouble(TroubleKind.PROGRESS, "PullingImage", "pulling"))
+            self.set_start_failure(
+                pod.name, StartFailure(StartFailureKind.PROGRESS, "PullingImage", "pulling")
+            )
             await super().launch(pod)
 
         async def watch(self, pod_name: str) -> AsyncGenerator[Observation, None]:
@@ -427,7 +429,7 @@ async def test_a_watch_whose_backend_is_away_names_it(postgres: EmbeddedPostgres
         assert run.summary.status is RunStatus.STARTING
         backend.gone = False
         await _held_up_by(knit, run.summary.run_id, "PullingImage")
-        backend.trouble(names.run_pod(run.summary.run_id, 1), None)
+        backend.set_start_failure(names.run_pod(run.summary.run_id, 1), None)
         assert (await knit.final(run.summary.run_id)).summary.status is RunStatus.DONE
 
 
@@ -435,13 +437,15 @@ async def test_trouble_is_told_with_its_end_and_taken_back(postgres: EmbeddedPos
     """Each reason as it comes, until when it may last; nothing once the pod is on its way."""
     backend = MemoryBackend()
     backend.hold()
-    engine = QUICK.model_copy(update={"transient_patience": timedelta(minutes=10)})
+    engine = QUICK.model_copy(update={"start_deadline": timedelta(minutes=10)})
     async with knit_environment(postgres=postgres, backend=backend, engine=engine) as knit:
         plan = await knit.apply(TRAIN)
         make = backend.launch
 
         async def launch(pod: RunPod) -> None:
-            backend.trouble(pod.name, Trouble(TroubleKind.PROGRESS, "PullingImage", "pulling it"))
+            backend.set_start_failure(
+                pod.name, StartFailure(StartFailureKind.PROGRESS, "PullingImage", "pulling it")
+            )
             await make(pod)
 
         backend.launch = launch  # type: ignore[method-assign]
@@ -455,7 +459,9 @@ async def test_trouble_is_told_with_its_end_and_taken_back(postgres: EmbeddedPos
         # What the launch has told is still so when the watch goes on.
         await _details_say(knit, run.summary.run_id, "**starting**: [PullingImage] pulling it")
         pod = names.run_pod(run.summary.run_id, 1)
-        backend.trouble(pod, Trouble(TroubleKind.TRANSIENT, "RegistryUnreachable", "refused"))
+        backend.set_start_failure(
+            pod, StartFailure(StartFailureKind.TRANSIENT, "RegistryUnreachable", "refused")
+        )
         refused = await _held_up_by(knit, run.summary.run_id, "RegistryUnreachable")
         assert pulling.waiting is not None
         assert pulling.waiting.until is None
@@ -465,9 +471,9 @@ async def test_trouble_is_told_with_its_end_and_taken_back(postgres: EmbeddedPos
         left = refused.waiting.until - refused.waiting.since
         assert timedelta(minutes=9) < left < timedelta(minutes=11)
         await _details_say(knit, run.summary.run_id, "[RegistryUnreachable] refused; given up at")
-        backend.trouble(pod, None)
+        backend.set_start_failure(pod, None)
         await _until(knit, run.summary.run_id, RunStatus.RUNNING)
-        assert (await knit.store.run(run.summary.run_id)).waiting is None
+        assert (await knit.store.runs.get(run.summary.run_id)).waiting is None
         backend.finish(pod)
         assert (await knit.final(run.summary.run_id)).summary.status is RunStatus.DONE
 
@@ -477,7 +483,9 @@ async def test_a_pod_without_room_waits(postgres: EmbeddedPostgres) -> None:
 
     class Crowded(MemoryBackend):
         async def launch(self, pod: RunPod) -> None:
-            self.trouble(pod.name, Trouble(TroubleKind.UNSCHEDULABLE, "Unschedulable", "no node"))
+            self.set_start_failure(
+                pod.name, StartFailure(StartFailureKind.UNSCHEDULABLE, "Unschedulable", "no node")
+            )
             await super().launch(pod)
 
     backend = Crowded()
@@ -487,11 +495,11 @@ async def test_a_pod_without_room_waits(postgres: EmbeddedPostgres) -> None:
         run = await _only_run(knit, plan.summary.plan_id)
         await _until(knit, run.summary.run_id, RunStatus.STARTING)
         await asyncio.sleep(3)  # longer than any patience of this environment
-        run = await knit.store.run(run.summary.run_id)
+        run = await knit.store.runs.get(run.summary.run_id)
         assert run.summary.status is RunStatus.STARTING
         assert run.waiting is not None
         assert (run.waiting.code, run.waiting.reason) == ("Unschedulable", "no node")
-        backend.trouble(names.run_pod(run.summary.run_id, 1), None)
+        backend.set_start_failure(names.run_pod(run.summary.run_id, 1), None)
         assert (await knit.final(run.summary.run_id)).summary.status is RunStatus.DONE
 
 

@@ -40,7 +40,7 @@ from knit_workflows.worker import workers
 
 
 async def _folder(knit: object, transfer_id: str) -> Path:
-    record = await knit.store.transfer(transfer_id)  # type: ignore[attr-defined]
+    record = await knit.store.transfers.get(transfer_id)  # type: ignore[attr-defined]
     url = urlsplit(record.endpoint)
     assert url.scheme == "file"
     return Path(url.path)
@@ -51,11 +51,11 @@ async def test_an_upload_becomes_data_with_its_tags(postgres: EmbeddedPostgres) 
     async with knit_environment(postgres=postgres) as knit:
         upload = await knit.knit.open_upload()
         (await _folder(knit, upload.transfer_id) / "file").write_text("content")
-        await knit.store.change_tags(
+        await knit.store.data.change_tags(
             upload.knit_id, TagChange(add=frozenset({Tag("type", "dataset")}))
         )
         closed = await knit.knit.finish(upload, ok=True)
-        data = await knit.store.data(upload.knit_id)
+        data = await knit.store.data.get(upload.knit_id)
         assert closed.status == "done"
         assert Tag("type", "dataset") in data.tags
         assert data.upstream.run.plan.name == "knit#uploaded"
@@ -64,7 +64,7 @@ async def test_an_upload_becomes_data_with_its_tags(postgres: EmbeddedPostgres) 
         assert (await _folder(knit, download.transfer_id) / "file").read_text() == "content"
         await knit.knit.finish(download, ok=True)
         with pytest.raises(NotFound):
-            await knit.store.transfer(download.transfer_id)
+            await knit.store.transfers.get(download.transfer_id)
 
 
 async def test_a_broken_upload_leaves_a_failed_run(postgres: EmbeddedPostgres) -> None:
@@ -74,11 +74,11 @@ async def test_a_broken_upload_leaves_a_failed_run(postgres: EmbeddedPostgres) -
         closed = await knit.knit.finish(upload, ok=False, reason="the client went away")
         assert closed.status == "failed"
         assert upload.run_id is not None
-        run = await knit.store.run(upload.run_id)
+        run = await knit.store.runs.get(upload.run_id)
         assert run.summary.status is RunStatus.FAILED
         assert run.summary.exit is not None
         assert run.summary.exit.message == "the client went away"
-        data = await knit.store.data(upload.knit_id)
+        data = await knit.store.data.get(upload.knit_id)
         assert Tag("knit#transient", "failed") in data.tags
 
 
@@ -91,7 +91,7 @@ async def _renewed(knit: KnitEnvironment, lease: float) -> OpenTransfer | None:
         for _ in range(6):
             await asyncio.sleep(lease / 3)
             await client.renew(upload)
-        if (await knit.store.run(upload.run_id)).summary.status is RunStatus.RUNNING:
+        if (await knit.store.runs.get(upload.run_id)).summary.status is RunStatus.RUNNING:
             return upload
     return None
 
@@ -118,7 +118,7 @@ async def test_an_upload_without_room_is_refused_at_once(postgres: EmbeddedPostg
         backend.short_of_room = "the disk has 3 MiB left"
         with pytest.raises(StorageFull, match="the disk has 3 MiB left"):
             await knit.knit.open_upload()
-        assert await knit.store.find_runs(RunQuery()) == []
+        assert await knit.store.runs.find(RunQuery()) == []
         backend.short_of_room = ""
         await knit.push({"type": "dataset"})
 

@@ -8,12 +8,13 @@ from typing import Final
 from knit_workflows import names
 from knit_workflows.domain.cursors import Cursor, parse_cursor
 from knit_workflows.domain.data import DataDetail, DataQuery, TagChange
-from knit_workflows.domain.errors import DataNotFound, InvalidRequest
+from knit_workflows.domain.errors import InvalidRequest
 from knit_workflows.domain.ids import KnitId, is_id
 from knit_workflows.store import named_sql
 from knit_workflows.store.connection import Database, Session
 from knit_workflows.store.data import tags
 from knit_workflows.store.data.search import DataSearch
+from knit_workflows.store.not_found import missing_data
 from knit_workflows.store.runs.details import data_details
 
 _SQL: Final = named_sql.beside(__file__)
@@ -22,9 +23,10 @@ _SQL: Final = named_sql.beside(__file__)
 class DataCatalogue:
     """The part of the store that Data are looked up and tagged with."""
 
-    _db: Database
+    def __init__(self, db: Database) -> None:
+        self._db = db
 
-    async def find_data(
+    async def find(
         self, query: DataQuery, *, limit: int | None = None, after: str | None = None
     ) -> Sequence[DataDetail]:
         """By timestamp (none last), then id; after the cursor (or an id), at most `limit`.
@@ -42,7 +44,7 @@ class DataCatalogue:
 
         return await self._db.reading(read)
 
-    async def data(self, knit_id: KnitId) -> DataDetail:
+    async def get(self, knit_id: KnitId) -> DataDetail:
         """Raises DataNotFound."""
         found: Sequence[DataDetail] = []
         if is_id(knit_id):
@@ -80,14 +82,7 @@ class DataCatalogue:
                 )
 
         await self._db.transaction(step)
-        return await self.data(knit_id)
-
-
-def missing_data(knit_id: str) -> DataNotFound:
-    """Makes the error that says so."""
-    return DataNotFound(
-        f"there is no Data {knit_id}", advice="look for it with: knit data find", see=knit_id
-    )
+        return await self.get(knit_id)
 
 
 async def _located(session: Session, cursor: Cursor) -> Cursor:

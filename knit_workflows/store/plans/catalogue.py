@@ -9,7 +9,7 @@ from psycopg.errors import UniqueViolation
 from psycopg.types.json import Jsonb
 
 from knit_workflows import names
-from knit_workflows.domain.errors import EquivalentPlan, PlanNotFound, TooManyRuns
+from knit_workflows.domain.errors import EquivalentPlan, TooManyRuns
 from knit_workflows.domain.ids import KnitId, PlanId, is_id
 from knit_workflows.domain.matching import count, page
 from knit_workflows.domain.plans.model import (
@@ -24,10 +24,11 @@ from knit_workflows.domain.plans.model import (
 from knit_workflows.domain.plans.rules import DEFAULT_RESOURCES
 from knit_workflows.domain.quantities import canonical_quantity
 from knit_workflows.domain.runs import RunStatus
-from knit_workflows.domain.tags import KEY_ID, KEY_TIMESTAMP, Tag, parse_instant
+from knit_workflows.domain.tags import KEY_ID, KEY_TIMESTAMP, Tag, parse_timestamp
 from knit_workflows.store import named_sql
 from knit_workflows.store.connection import Database, Session, violated
 from knit_workflows.store.data import tags
+from knit_workflows.store.not_found import missing_plan
 from knit_workflows.store.plans.details import plan_details
 from knit_workflows.store.plans.registration import (
     IDENTITY_CONSTRAINT,
@@ -40,7 +41,6 @@ from knit_workflows.store.plans.registration import (
 )
 from knit_workflows.store.projection.candidates import candidates_of
 from knit_workflows.store.projection.creation import notify_projector
-from knit_workflows.store.times import floor_ms
 
 _SQL: Final = named_sql.beside(__file__)
 _PAGE: Final = 5_000
@@ -58,9 +58,10 @@ class _RolledBackError(Exception):
 class PlanCatalogue:
     """The part of the store that Plans are registered and looked up with."""
 
-    _db: Database
+    def __init__(self, db: Database) -> None:
+        self._db = db
 
-    async def register_plan(self, spec: PlanSpec, *, new_runs_limit: int | None) -> PlanDetail:
+    async def register(self, spec: PlanSpec, *, new_runs_limit: int | None) -> PlanDetail:
         """Registers a Plan; raises EquivalentPlan (`see`: its id), CyclicPlans, TooManyRuns."""
         registration = Registration.of(spec, await tags.intern(self._db, tags_of(spec)))
 
@@ -75,9 +76,9 @@ class PlanCatalogue:
             await notify_projector(session)
 
         await self._transaction_of(registration, step)
-        return await self.plan(registration.plan_id)
+        return await self.get(registration.plan_id)
 
-    async def preview_plan(self, spec: PlanSpec, *, most: int) -> PlanPreview:
+    async def preview(self, spec: PlanSpec, *, most: int) -> PlanPreview:
         """Says which Runs the Plan would create now; raises EquivalentPlan, CyclicPlans.
 
         It is inserted and rolled back: what is counted is what would be created. Other
@@ -110,7 +111,7 @@ class PlanCatalogue:
             await self._db.reading(lambda one: refuse_equivalent(one, registration.identity))
             raise EquivalentPlan from cause
 
-    async def find_plans(
+    async def find(
         self, query: PlanQuery, *, limit: int | None = None, after: str | None = None
     ) -> Sequence[PlanDetail]:
         """By id; built-in Plans included."""
@@ -129,7 +130,7 @@ class PlanCatalogue:
 
         return await self._db.reading(read)
 
-    async def plan(self, plan_id: PlanId) -> PlanDetail:
+    async def get(self, plan_id: PlanId) -> PlanDetail:
         """Raises PlanNotFound."""
         found: Sequence[PlanDetail] = []
         if is_id(plan_id):
@@ -202,7 +203,7 @@ class PlanCatalogue:
         await self._changed(plan_id, lambda session: _set(session, "set_priority", parameters))
         while await self._db.do(_SQL["move_in_queue"], {"plan_id": plan_id, "most": _PAGE}):
             pass
-        return await self.plan(plan_id)
+        return await self.get(plan_id)
 
     async def _changed(
         self, plan_id: PlanId, step: Callable[[Session], Awaitable[None]]
@@ -211,7 +212,7 @@ class PlanCatalogue:
         if not is_id(plan_id):
             raise missing_plan(plan_id)
         await self._db.transaction(step)
-        return await self.plan(plan_id)
+        return await self.get(plan_id)
 
 
 async def _set(session: Session, statement: str, parameters: Mapping[str, Any]) -> None:
@@ -271,7 +272,7 @@ def _input_conditions(
         elif tag.key == KEY_ID:
             pins[KEY_ID].add(tag.value)
         elif tag.key == KEY_TIMESTAMP:
-            pins[KEY_TIMESTAMP].add(floor_ms(parse_instant(tag.value)))
+            pins[KEY_TIMESTAMP].add(parse_timestamp(tag.value))
         else:
             return None
     numbers = _numbers(users, known)
@@ -297,12 +298,3 @@ async def _refuse_flood(session: Session, plan_id: str, limit: int) -> None:
             f"the Plan would at once create {found} Runs, more than the limit of {limit}",
             advice="make its inputs more specific, or register it again with a confirmation",
         )
-
-
-def missing_plan(plan_id: str) -> PlanNotFound:
-    """Makes the error that says so; built-in Plans are not there for their users."""
-    return PlanNotFound(
-        f"there is no Plan {plan_id} of yours",
-        advice="look for it with: knit plan find",
-        see=plan_id,
-    )

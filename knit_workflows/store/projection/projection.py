@@ -11,15 +11,19 @@ A long event stops between two combinations and is put back with that place.
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, Final
 
 from psycopg.types.json import Jsonb
 
+from knit_workflows import names
 from knit_workflows.domain.matching import Cursor, page
 from knit_workflows.domain.ports import Projection
 from knit_workflows.store import named_sql
 from knit_workflows.store.connection import Database, Session
+from knit_workflows.store.listening import Listener
 from knit_workflows.store.projection.candidates import (
     Trigger,
     Window,
@@ -77,10 +81,12 @@ class _Harvest:
     next: _Place | None = None
 
 
-class ProjectionRows:
+class ProjectionQueue:
     """The part of the store that turns events into Runs."""
 
-    _db: Database
+    def __init__(self, db: Database, listener: Listener) -> None:
+        self._db = db
+        self._listener = listener
 
     async def project(self, *, page_size: int) -> Projection | None:
         """Takes one outbox event, creates the Runs it means. None: no event is waiting."""
@@ -99,6 +105,13 @@ class ProjectionRows:
             return Projection(event.kind, created)
 
         return await self._db.transaction(step)
+
+    async def work(self, *, fallback: timedelta) -> AsyncGenerator[None, None]:
+        """Yields at once, then whenever there may be work: on NOTIFY, or after `fallback`."""
+        with self._listener.subscribed(names.OUTBOX_CHANNEL) as bell:
+            while True:
+                yield
+                await bell.wait(fallback)
 
 
 async def _harvest(session: Session, event: Any, limit: int) -> _Harvest:

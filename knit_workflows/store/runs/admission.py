@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
-from datetime import timedelta
+from collections.abc import Sequence
 from typing import Any, Final
 
 from knit_workflows import names
@@ -12,9 +11,8 @@ from knit_workflows.domain.ids import KnitId, PlanId, RunId
 from knit_workflows.domain.ports import AdmissionLimits, RunKey, StartableRun, StopOrder
 from knit_workflows.store import named_sql
 from knit_workflows.store.connection import Database, Session
-from knit_workflows.store.listening import Listener
 from knit_workflows.store.plans.images import image_of
-from knit_workflows.store.runs.execution import RunRows
+from knit_workflows.store.runs.execution import RunExecution
 from knit_workflows.store.runs.waiting import admit_next
 
 _SQL: Final = named_sql.beside(__file__)
@@ -30,11 +28,12 @@ _LOCK: Final = 5_640_102
 _BATCH: Final = 500
 
 
-class AdmissionRows(RunRows):
-    """The part of the store that starts workflows and hands stops to them."""
+class Admission:
+    """Starts the workflows of Runs, and hands stops to them; implements `AdmissionStore`."""
 
-    _db: Database
-    _listener: Listener
+    def __init__(self, db: Database, execution: RunExecution) -> None:
+        self._db = db
+        self._execution = execution
 
     async def admit(self, limits: AdmissionLimits) -> Sequence[StartableRun]:
         """Admits waiting Runs up to the limits; gives all admitted ones without a workflow.
@@ -78,18 +77,13 @@ class AdmissionRows(RunRows):
         finished = 0
         for row in await self._db.rows(_SQL["unstarted"], {"limit": _BATCH}):
             try:
-                await self.finalize(RunKey(RunId(row.run_id), row.generation), cause="stopped")
+                await self._execution.finalize(
+                    RunKey(RunId(row.run_id), row.generation), cause="stopped"
+                )
             except (IllegalMove, Superseded):
                 continue  # retried or deleted since
             finished += 1
         return finished
-
-    async def work(self, *, fallback: timedelta) -> AsyncGenerator[None, None]:
-        """Yields at once, then whenever there may be work: on NOTIFY, or after `fallback`."""
-        with self._listener.subscribed(names.OUTBOX_CHANNEL) as bell:
-            while True:
-                yield
-                await bell.wait(fallback)
 
 
 def startable_run(row: Any) -> StartableRun:

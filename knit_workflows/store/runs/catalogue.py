@@ -11,13 +11,11 @@ from knit_workflows.domain.cursors import Cursor, parse_cursor
 from knit_workflows.domain.errors import (
     IllegalMove,
     InvalidRequest,
-    RunNotFound,
 )
 from knit_workflows.domain.ids import KnitId, PlanId, RunId, is_id
 from knit_workflows.domain.ports import RunKey
 from knit_workflows.domain.runs import (
     ABORTED_BY_USER,
-    ACTIVE,
     STOPPED_BY_USER,
     RunDetail,
     RunEvent,
@@ -27,14 +25,13 @@ from knit_workflows.domain.runs import (
 )
 from knit_workflows.store import named_sql
 from knit_workflows.store.connection import Database, Session
-from knit_workflows.store.data.catalogue import missing_data
 from knit_workflows.store.ids import only_ids
 from knit_workflows.store.listening import Listener
-from knit_workflows.store.plans.catalogue import missing_plan
+from knit_workflows.store.not_found import missing_data, missing_plan, missing_run
 from knit_workflows.store.projection.candidates import inputs_filled_by
 from knit_workflows.store.projection.creation import Combination, create_runs
+from knit_workflows.store.runs import lifecycle
 from knit_workflows.store.runs.details import exit_of, run_details
-from knit_workflows.store.runs.execution import FINAL
 from knit_workflows.store.runs.search import search_runs
 
 _SQL: Final = named_sql.beside(__file__)
@@ -51,10 +48,11 @@ _ADVICE: Final = {
 class RunCatalogue:
     """The part of the store that Runs are looked up, asked for and stopped with."""
 
-    _db: Database
-    _listener: Listener
+    def __init__(self, db: Database, listener: Listener) -> None:
+        self._db = db
+        self._listener = listener
 
-    async def find_runs(
+    async def find(
         self, query: RunQuery, *, limit: int | None = None, after: str | None = None
     ) -> Sequence[RunDetail]:
         """By time of the last change, then id. Invalidated Runs only when asked for.
@@ -68,7 +66,7 @@ class RunCatalogue:
 
         return await self._db.reading(read)
 
-    async def run(self, run_id: RunId) -> RunDetail:
+    async def get(self, run_id: RunId) -> RunDetail:
         """Raises RunNotFound. Invalidated Runs are given too."""
         found: Sequence[RunDetail] = []
         if is_id(run_id):
@@ -77,7 +75,7 @@ class RunCatalogue:
             raise missing_run(run_id)
         return found[0]
 
-    async def run_events(self, run_id: RunId) -> Sequence[RunEvent]:
+    async def events(self, run_id: RunId) -> Sequence[RunEvent]:
         """Every change of status, oldest first; raises RunNotFound."""
         rows = []
         if is_id(run_id):
@@ -112,9 +110,18 @@ class RunCatalogue:
             await _stop(session, row, fail)
 
         await self._db.freeing(step)
-        return await self.run(run_id)
+        return await self.get(run_id)
 
-    async def ensure_run(self, plan_id: PlanId, inputs: Mapping[str, KnitId]) -> RunKey:
+    async def retry(self, run_id: RunId) -> RunDetail:
+        """Carries out a done or failed Run once more: next generation, new output Data."""
+        await lifecycle.retry(self._db, run_id)
+        return await self.get(run_id)
+
+    async def delete(self, run_id: RunId) -> None:
+        """Deletes a Run and discards its outputs; one with inputs leaves a tombstone."""
+        await lifecycle.delete(self._db, run_id)
+
+    async def ensure(self, plan_id: PlanId, inputs: Mapping[str, KnitId]) -> RunKey:
         """Gives the Run of exactly these inputs, creating it when there is none."""
         if not is_id(plan_id):
             raise missing_plan(plan_id)
@@ -139,18 +146,11 @@ class RunCatalogue:
             while True:
                 # Only its status: thousands may wait here, and why a Run waits is dear to say.
                 row = await self._db.row(_SQL["run_status"], {"run_id": run_id})
-                if row is None or row.status in FINAL:
-                    detail = await self.run(run_id)
-                    if detail.summary.status in FINAL:  # not retried in between
+                if row is None or RunStatus(row.status).is_final:
+                    detail = await self.get(run_id)
+                    if detail.summary.status.is_final:  # not retried in between
                         return detail
                 await bell.wait(fallback)
-
-
-def missing_run(run_id: str) -> RunNotFound:
-    """Makes the error that says so."""
-    return RunNotFound(
-        f"there is no Run {run_id}", advice="look for it with: knit run find", see=run_id
-    )
 
 
 async def _located(session: Session, cursor: Cursor) -> Cursor:
@@ -188,7 +188,8 @@ async def _stop(session: Session, row: Any, fail: bool) -> None:
             "cause": exit.message,
             "fail": fail,
             # An upload has no workflow of a Run: its transfer sees the status by itself.
-            "has_execution": row.projected and (row.admitted_at is not None or before in ACTIVE),
+            "has_execution": row.projected
+            and (row.admitted_at is not None or before.holds_resources),
             "run_channel": names.RUN_CHANNEL,
             "outbox_channel": names.OUTBOX_CHANNEL,
         },

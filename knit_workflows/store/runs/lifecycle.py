@@ -12,11 +12,11 @@ from typing import Any, Final
 from knit_workflows import names
 from knit_workflows.domain.errors import IllegalMove
 from knit_workflows.domain.ids import RunId, is_id
-from knit_workflows.domain.runs import RunDetail, RunStatus
+from knit_workflows.domain.runs import RunStatus
 from knit_workflows.store import named_sql
-from knit_workflows.store.connection import Session
+from knit_workflows.store.connection import Database, Session
+from knit_workflows.store.not_found import missing_run
 from knit_workflows.store.projection.creation import with_new_data
-from knit_workflows.store.runs.catalogue import RunCatalogue, missing_run
 
 _SQL: Final = named_sql.beside(__file__)
 _RETRY: Final = with_new_data(_SQL["retry"])
@@ -25,51 +25,48 @@ _RETRIED: Final = frozenset({RunStatus.DONE, RunStatus.FAILED})
 _DELETED: Final = _RETRIED | {RunStatus.WAITING, RunStatus.DEACTIVATED}
 
 
-class LifecycleRows(RunCatalogue):
-    """The part of the store that retries and deletes Runs."""
+async def retry(db: Database, run_id: RunId) -> None:
+    """Carries out a done or failed Run once more: next generation, new output Data."""
 
-    async def retry(self, run_id: RunId) -> RunDetail:
-        """Carries out a done or failed Run once more: next generation, new output Data."""
-
-        async def step(session: Session) -> None:
-            run = await _locked(session, run_id)
-            if run.name is not None:
-                raise IllegalMove(
-                    f"the Run {run_id} is {run.name}: there is nothing that could run again",
-                    advice="push the Data again",
-                    see=run_id,
-                )
-            _require(run, _RETRIED)
-            await _discard_outputs(session, run_id)
-            target = RunStatus.WAITING if run.active else RunStatus.DEACTIVATED
-            await session.do(
-                _RETRY,
-                {
-                    **_channels(),
-                    "run_id": run_id,
-                    "before": run.status,
-                    "target": target.value,
-                    "volume_prefix": names.volume(""),
-                },
+    async def step(session: Session) -> None:
+        run = await _locked(session, run_id)
+        if run.name is not None:
+            raise IllegalMove(
+                f"the Run {run_id} is {run.name}: there is nothing that could run again",
+                advice="push the Data again",
+                see=run_id,
             )
+        _require(run, _RETRIED)
+        await _discard_outputs(session, run_id)
+        target = RunStatus.WAITING if run.active else RunStatus.DEACTIVATED
+        await session.do(
+            _RETRY,
+            {
+                **_channels(),
+                "run_id": run_id,
+                "before": run.status,
+                "target": target.value,
+                "volume_prefix": names.volume(""),
+            },
+        )
 
-        await self._db.transaction(step)
-        return await self.run(run_id)
+    await db.transaction(step)
 
-    async def delete_run(self, run_id: RunId) -> None:
-        """Deletes a Run and discards its outputs; one with inputs leaves a tombstone."""
 
-        async def step(session: Session) -> None:
-            run = await _locked(session, run_id)
-            _require(run, _DELETED)
-            await _discard_outputs(session, run_id)
-            if run.projected:
-                parameters = {"run_id": run_id, "before": run.status, "admitted": run.admitted}
-                await session.do(_SQL["invalidate"], {**_channels(), **parameters})
-            else:
-                await session.do(_SQL["remove_runs"], {"run_ids": [run_id]})
+async def delete(db: Database, run_id: RunId) -> None:
+    """Deletes a Run and discards its outputs; one with inputs leaves a tombstone."""
 
-        await self._db.freeing(step)
+    async def step(session: Session) -> None:
+        run = await _locked(session, run_id)
+        _require(run, _DELETED)
+        await _discard_outputs(session, run_id)
+        if run.projected:
+            parameters = {"run_id": run_id, "before": run.status, "admitted": run.admitted}
+            await session.do(_SQL["invalidate"], {**_channels(), **parameters})
+        else:
+            await session.do(_SQL["remove_runs"], {"run_ids": [run_id]})
+
+    await db.freeing(step)
 
 
 async def _locked(session: Session, run_id: RunId) -> Any:

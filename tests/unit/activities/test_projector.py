@@ -40,6 +40,8 @@ class Store:
         self.calls: list[str] = []
         self.limits: list[AdmissionLimits] = []
         self.startable: list[list[StartableRun]] = []
+        self.projection = self.admission = self
+        self.execution = self.transfers = self.runs = self.housekeeping = self
 
     async def project(self, *, page_size: int) -> Projection | None:
         if not self.left:
