@@ -25,12 +25,12 @@ from knit_api.patience import patient
 from knit_api.server.sockets import WireProtocol
 from knit_workflows import log as logs
 from knit_workflows.client import KnitClient
-from knit_workflows.core_log import set_up_core
 from knit_workflows.domain.errors import EngineUnavailable, StoreUnavailable
 from knit_workflows.domain.ports import ApiStore
 from knit_workflows.settings import Settings, SettingsRefused, read_settings
 from knit_workflows.store import PostgresStore
-from knit_workflows.temporal_config import client_config
+from knit_workflows.telemetry import set_up_telemetry
+from knit_workflows.temporal_client import client_config
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ def deps_from(settings: Settings) -> Deps:
         store=store,
         transfers=Lazy(_transfers(settings), EngineUnavailable),
         lease=settings.engine.transfer_lease,
-        new_runs=settings.engine.new_runs,
+        new_runs=settings.engine.new_runs_limit,
         disk=settings.store.folder,
         close_store=close_store,
     )
@@ -134,7 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (BindRefused, SettingsRefused) as refused:
         parser.error(str(refused))
     logs.set_up(settings.log_format, settings.log_level)
-    set_up_core(settings.log_format)
+    set_up_telemetry(settings.log_format)
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)  # what it tells, we tell
     app = create_app(deps, loopback_names_only=is_loopback(options.host))
     config = uvicorn.Config(

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from knit_workflows.disk import Room
+from knit_workflows.disk import DiskSpace
 from knit_workflows.domain import errors
 
 
@@ -20,7 +20,7 @@ def naming_full_disk(folder: Path | None) -> Iterator[None]:
     try:
         yield
     except errors.EngineUnavailable as error:
-        room = Room.if_almost_full(folder)
+        room = DiskSpace.if_almost_full(folder)
         if room is None:
             raise
         raise errors.EngineFull(

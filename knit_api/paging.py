@@ -16,7 +16,7 @@ from knit_workflows.domain.cursors import Cursor
 from knit_workflows.domain.data import DataDetail
 from knit_workflows.domain.plans.model import PlanDetail
 from knit_workflows.domain.runs import RunDetail
-from knit_workflows.domain.tags import KEY_TIMESTAMP, parse_instant
+from knit_workflows.domain.tags import KEY_TIMESTAMP, parse_timestamp
 from knit_workflows.wire.base import Wire
 
 T = TypeVar("T")
@@ -72,7 +72,7 @@ async def page_response(
 
 def data_cursor(one: DataDetail) -> str:
     """Gives the place of a Data in the list of Data."""
-    stamps = (parse_instant(tag.value) for tag in one.tags if tag.key == KEY_TIMESTAMP)
+    stamps = (parse_timestamp(tag.value) for tag in one.tags if tag.key == KEY_TIMESTAMP)
     return str(Cursor(one.knit_id, next(stamps, None)))
 
 

@@ -15,10 +15,11 @@ from knit_workflows.domain.cursors import parse_cursor
 from knit_workflows.domain.data import DataQuery
 from knit_workflows.domain.errors import DataNotFound, InvalidRequest, PlanNotFound, RunNotFound
 from knit_workflows.domain.ids import KnitId, PlanId, RunId
+from knit_workflows.domain.instants import parse_instant
 from knit_workflows.domain.plans.model import PlanQuery
 from knit_workflows.domain.runs import RunQuery, RunStatus
-from knit_workflows.domain.tags import KEY_TIMESTAMP, Tag, parse_instant, parse_tag
-from knit_workflows.wire.times import parse_duration, parse_time
+from knit_workflows.domain.tags import KEY_TIMESTAMP, Tag, parse_tag, parse_timestamp
+from knit_workflows.wire.times import parse_duration
 
 _ID: Final = re.compile(r"[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
 _STATUSES: Final = {s.value: s for s in RunStatus if s is not RunStatus.INVALIDATED}
@@ -223,7 +224,7 @@ def _tags(texts: Iterable[str]) -> tuple[Tag, ...]:
     tags = dict.fromkeys(parse_tag(text) for text in texts)
     for tag in tags:
         if tag.key == KEY_TIMESTAMP:
-            parse_instant(tag.value)
+            parse_timestamp(tag.value)
     return tuple(tags)
 
 
@@ -237,7 +238,7 @@ def _window(query: QueryParams) -> tuple[datetime | None, datetime | None]:
             )
         return None, None
     try:
-        since = parse_time(start).astimezone(UTC)
+        since = parse_instant(start).astimezone(UTC)
     except (ValueError, OverflowError) as error:
         # In a query an unescaped plus is a blank, and that is nearly always what went wrong.
         hint = "write %2B for the + of its offset" if " " in start else "write it as RFC 3339"

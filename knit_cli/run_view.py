@@ -10,9 +10,9 @@ from rich.table import Table
 from rich.text import Text
 
 from knit_cli.errors import printable
+from knit_workflows.domain.instants import format_instant
 from knit_workflows.wire.events import RunEvent
 from knit_workflows.wire.runs import Exit, Run, Used, Waiting
-from knit_workflows.wire.times import format_time
 
 _LATEST = 5  # changes in the short history; all of them are a command of their own
 
@@ -70,7 +70,7 @@ def _cells(event: RunEvent) -> tuple[str, str, str, str]:
 
 
 def _when(instant: datetime) -> str:
-    return format_time(instant.astimezone())
+    return format_instant(instant.astimezone())
 
 
 def _exit_words(ending: Exit | None) -> str:

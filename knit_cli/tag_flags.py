@@ -1,4 +1,4 @@
-"""Reads the tags people type after flags, and says early what the server would refuse."""
+"""Reads the tags that users type after flags, and refuses early what the API would refuse."""
 
 from __future__ import annotations
 
@@ -8,20 +8,22 @@ import typer
 
 from knit_cli.errors import BadInput
 from knit_cli.os_failures import not_utf8
+from knit_workflows.domain.instants import parse_instant
+from knit_workflows.domain.tags import (
+    KEY_TIMESTAMP,
+    KEY_TRANSIENT,
+    SYSTEM_PREFIX,
+    TRANSIENT_FAILED,
+    TRANSIENT_PROCESSING,
+)
 from knit_workflows.wire.tags import Tag
-from knit_workflows.wire.times import parse_time
-
-SYSTEM_PREFIX = "knit#"
-TRANSIENT = "knit#transient"
-TIMESTAMP = "knit#timestamp"
-_TRANSIENT_VALUES = ("processing", "failed")
 
 
 def read_tags(texts: Iterable[str], flag: str) -> list[Tag]:
-    """Gives the tags written as `key:value`.
+    """Reads tags written as `key:value`.
 
     Raises:
-        BadInput: one has no colon; `flag` names where it was given.
+        BadInput: one has no colon or is not UTF-8; `flag` names where it was given.
     """
     given = list(texts)
     for text in given:
@@ -35,21 +37,21 @@ def read_tags(texts: Iterable[str], flag: str) -> list[Tag]:
 
 
 def name_tag(name: str) -> Tag:
-    """Gives the tag with the base name of what is pushed.
+    """Gives the tag `name:NAME` for the base name of a push source.
 
     Raises:
-        BadInput: it is not UTF-8, which file systems allow.
+        BadInput: the name is not UTF-8, as file systems allow.
     """
     try:
         raise_unless_utf8(name)
     except BadInput as cause:
-        cause.advice = "leave --name out, and give it a name of yours: --tag name:NAME"
+        cause.advice = "leave out --name, and choose a name yourself: --tag name:NAME"
         raise
     return Tag(key="name", value=name)
 
 
 def raise_unless_utf8(text: str) -> None:
-    """Raises BadInput when a text came from the command line or a file system and is not UTF-8."""
+    """Checks a text from the command line or a file system; raises BadInput if it is not UTF-8."""
     try:
         text.encode()
     except UnicodeEncodeError as cause:
@@ -57,11 +59,11 @@ def raise_unless_utf8(text: str) -> None:
 
 
 def read_user_tags(texts: Iterable[str], flag: str) -> list[Tag]:
-    """Gives tags that a user may put on Data.
+    """Reads tags that a user may put on Data.
 
     Raises:
-        BadInput: one has no colon.
-        typer.BadParameter: one is a system tag; those are knit's own.
+        BadInput: as for `read_tags`.
+        typer.BadParameter: one is a system tag, which only knit may set.
     """
     tags = read_tags(texts, flag)
     for tag in tags:
@@ -74,30 +76,31 @@ def read_user_tags(texts: Iterable[str], flag: str) -> list[Tag]:
 
 
 def read_query_tags(texts: Iterable[str], flag: str) -> list[Tag]:
-    """Gives tags to search for; of system tags the value is checked.
+    """Reads tags to search for, and checks the values of system tags.
 
     Raises:
-        BadInput: one has no colon, or a system tag has a value that no Data can have.
+        BadInput: as for `read_tags`, or a system tag has a value that no Data can have.
     """
     tags = read_tags(texts, flag)
     for tag in tags:
-        if tag.key == TRANSIENT and tag.value not in _TRANSIENT_VALUES:
+        if tag.key == KEY_TRANSIENT and tag.value not in (TRANSIENT_PROCESSING, TRANSIENT_FAILED):
             raise BadInput(
                 f"{flag} {tag} matches nothing",
-                reason=f"{TRANSIENT} is either processing or failed",
-                advice=f"write {TRANSIENT}:processing or {TRANSIENT}:failed",
+                reason=f"{KEY_TRANSIENT} is either {TRANSIENT_PROCESSING} or {TRANSIENT_FAILED}",
+                advice=f"write {KEY_TRANSIENT}:{TRANSIENT_PROCESSING} "
+                f"or {KEY_TRANSIENT}:{TRANSIENT_FAILED}",
             )
-        if tag.key == TIMESTAMP:
+        if tag.key == KEY_TIMESTAMP:
             _check_timestamp(tag, flag)
     return tags
 
 
 def _check_timestamp(tag: Tag, flag: str) -> None:
     try:
-        parse_time(tag.value)
+        parse_instant(tag.value)
     except ValueError as cause:
         raise BadInput(
             f"{flag} {tag} is not a time",
             reason=str(cause),
-            advice=f"write {TIMESTAMP}:2024-11-18T04:25:32.07+00:00",
+            advice=f"write {KEY_TIMESTAMP}:2024-11-18T04:25:32.07+00:00",
         ) from cause

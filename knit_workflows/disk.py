@@ -29,7 +29,7 @@ _MAKE_ROOM: Final = (
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
+class DiskSpace:
     """How much room the disk of a folder has, in bytes, for somebody who is not root."""
 
     folder: Path
@@ -37,7 +37,7 @@ class Room:
     total: int
 
     @classmethod
-    def of(cls, folder: Path) -> Room:
+    def of(cls, folder: Path) -> DiskSpace:
         """Measures it. A folder that is not there counts as its nearest ancestor."""
         while True:
             try:
@@ -59,7 +59,7 @@ class Room:
         return self.free < ALMOST_FULL
 
     @classmethod
-    def if_almost_full(cls, folder: Path | None) -> Room | None:
+    def if_almost_full(cls, folder: Path | None) -> DiskSpace | None:
         """Measures it, gives it if it is almost full; None also of a disk that is not known."""
         with suppress(OSError):
             room = None if folder is None else cls.of(folder)
@@ -68,16 +68,16 @@ class Room:
 
     def left(self) -> str:
         """Says it in words."""
-        return f"the disk of {self.folder} has {in_words(self.free)} left"
+        return f"the disk of {self.folder} has {format_bytes(self.free)} left"
 
 
 def require_room(folder: Path, floor: int) -> None:
     """Raises StorageFull, in words, while the disk of a folder has less room than the floor."""
-    room = Room.of(folder)
+    room = DiskSpace.of(folder)
     floor = room.share(floor)
     if room.free < floor:
         raise StorageFull(
-            f"{room.left()}, less than the floor of {in_words(floor)} below which nothing new "
+            f"{room.left()}, less than the floor of {format_bytes(floor)} below which nothing new "
             "begins",
             advice=f"{_MAKE_ROOM}; it goes on by itself then",
         )
@@ -89,11 +89,11 @@ def storage_full(error: OSError, folder: Path | None = None) -> StorageFull:
     place = folder or (Path(file) if file else None)
     reason = f"there is no room left ({error.strerror})"
     with suppress(OSError):
-        reason = f"{Room.of(place).left()} ({error.strerror})" if place else reason
+        reason = f"{DiskSpace.of(place).left()} ({error.strerror})" if place else reason
     return StorageFull(reason, advice=_MAKE_ROOM, see=file)
 
 
-def in_words(size: int) -> str:
+def format_bytes(size: int) -> str:
     """Gives a number of bytes as people read it: `12 KiB`, `118 MiB`, `3.4 GiB`."""
     if size < 1 << 20:
         return f"{size >> 10} KiB"
@@ -131,7 +131,7 @@ class Reserve:
         try:
             with self._held() as handle:
                 before = os.fstat(handle).st_size
-                whole = Room.of(self._path.parent).share(RESERVE_BYTES)
+                whole = DiskSpace.of(self._path.parent).share(RESERVE_BYTES)
                 after = max(0, before - max(whole // _SLICES, _LEAST_SLICE))
                 os.ftruncate(handle, after)
                 return before - after

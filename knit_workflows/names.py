@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from knit_workflows.domain.ids import ID_PATTERN
+
 PLUGIN: Final = "knit.KnitPlugin"
 
 RUN_WORKFLOW: Final = "knit.Run"
@@ -49,9 +51,7 @@ LABEL_AGENT_KNIT_ID: Final = "knit/dataagt.knitid"
 LABEL_AGENT_MODE: Final = "knit/dataagt.mode"
 
 
-_RUN_POD: Final = re.compile(
-    r"worker-run-([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})(?:-([0-9]{1,9}))?"
-)
+_RUN_POD: Final = re.compile(rf"worker-run-({ID_PATTERN})(?:-([0-9]{{1,9}}))?")
 
 
 def run_workflow(run_id: str, generation: int) -> str:

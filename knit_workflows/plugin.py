@@ -153,7 +153,7 @@ class Deps:
             max_active_runs=self.engine.max_active_runs or self.backend.suggested_runs(),
             interactive_queue=self.queues.interactive,
         )
-        awaiting = StoreAwaitRunActivities(self.store.runs, self.engine.fallback)
+        awaiting = StoreAwaitRunActivities(self.store.runs, self.engine.poll_interval)
         tidying = StoreHousekeepingActivities(
             self.store.housekeeping, self.backend, transfers, self.engine
         )
@@ -268,17 +268,17 @@ async def ensure_schedules(client: Client, deps: Deps) -> None:
                 kind,
                 HousekeepingInput(
                     projector=deps.projector_input(),
-                    grace=deps.engine.tidy_grace,
+                    grace=deps.engine.gc_grace_period,
                     heartbeat=deps.engine.heartbeat,
                 ),
                 id=name,
                 task_queue=deps.queues.engine,
                 task_timeout=deps.engine.step_timeout,
             ),
-            spec=ScheduleSpec(intervals=[ScheduleIntervalSpec(every=deps.engine.tidy_every)]),
+            spec=ScheduleSpec(intervals=[ScheduleIntervalSpec(every=deps.engine.gc_interval)]),
             # After an outage one turn is enough.
             policy=SchedulePolicy(
-                overlap=ScheduleOverlapPolicy.SKIP, catchup_window=deps.engine.tidy_every
+                overlap=ScheduleOverlapPolicy.SKIP, catchup_window=deps.engine.gc_interval
             ),
         )
         try:

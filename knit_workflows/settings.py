@@ -1,11 +1,13 @@
 """Settings of knit's processes, read once from the environment (`KNIT_…`) and passed on.
 
-Temporal's own address, namespace and TLS are not here: they come from `temporalio.envconfig`
-(`TEMPORAL_ADDRESS`, `TEMPORAL_NAMESPACE`, …).
+How to reach Temporal is not among them: see `temporal_client`.
 """
 
 from __future__ import annotations
 
+import difflib
+import os
+from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Final, Literal
@@ -22,95 +24,131 @@ from knit_workflows.log import LogFormat
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
 
 _PREFIX: Final = "KNIT_"
-_BETWEEN: Final = "__"
-_SPAN = Annotated[timedelta, Field(gt=timedelta())]
-_GRACE = Annotated[timedelta, Field(ge=timedelta())]
+_DELIMITER: Final = "__"
+_Span = Annotated[timedelta, Field(gt=timedelta())]
+_Grace = Annotated[timedelta, Field(ge=timedelta())]
 
 
-class StoreSettings(BaseModel):
+class _Group(BaseModel):
+    """A group of settings; a variable with its prefix that it does not know is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class StoreSettings(_Group):
     """Where Data, Plans, Runs and lineage are kept."""
-
-    model_config = ConfigDict(frozen=True)
 
     url: SecretStr = SecretStr("postgresql://localhost/knit")
     """A PostgreSQL URL."""
     pool_size: int = Field(default=8, ge=2)
-    """Connections a process holds at most, besides one that listens."""
+    """The most connections a process holds, besides one for notifications."""
     folder: Path | None = None
-    """Folder of the database, if it is on this machine: when its disk is full, errors say so."""
+    """Data folder of the database, if it is on this machine; errors then tell when its disk is
+    full."""
     reserve: Path | None = None
-    """File on that disk whose room stops and deletions may use when the disk is full."""
+    """File on that disk that is shortened to make space for stops and deletions when it is full."""
 
 
-class EngineSettings(BaseModel):
-    """How Runs are projected, admitted and carried out."""
-
-    model_config = ConfigDict(frozen=True)
+class EngineSettings(_Group):
+    """How Runs are created, admitted and executed."""
 
     max_active_runs: int | None = Field(default=None, ge=1)
-    """Runs under way at once; the others wait as rows. None: as many as suit the back-end."""
+    """The most Runs that are active at once; others wait. None: what the back-end suggests."""
     max_active_runs_per_plan: int | None = Field(default=None, ge=1)
-    new_runs: int = Field(default=10_000, ge=1)
-    """A Plan that would at once create more Runs than this is refused until confirmed."""
+    """The same for each Plan; None: no limit."""
+    new_runs_limit: int = Field(default=10_000, ge=1)
+    """A Plan that would create more Runs than this at once needs a confirmation."""
     page_size: int = Field(default=500, ge=1)
-    """Runs created in one transaction at most."""
-    fallback: _SPAN = timedelta(seconds=15)
-    """How long the Projector waits for a notification before it looks by itself."""
-    heartbeat: _SPAN = timedelta(seconds=20)
-    """A worker that has been silent for so long is taken for dead, its watches go elsewhere.
-
-    One that works says so three times as often: frozen for less than two thirds of it, it keeps
-    them.
-    """
-    step_timeout: _SPAN = timedelta(seconds=10)
-    """How long a worker that was killed may hold a Run's next step."""
-    projector_heartbeat: _SPAN = timedelta(seconds=5)
-    """The same for the one Projector, whose absence everybody notices."""
-    image_patience: _GRACE = timedelta(seconds=20)
-    """A Run whose image cannot be had fails after this time."""
-    transient_patience: _GRACE = timedelta(minutes=10)
-    """A Run whose pod cannot start for mounts, network or sandbox fails after this time."""
-    stop_grace: _GRACE = timedelta(seconds=5)
-    """What a stopped container gets between SIGTERM and SIGKILL."""
-    transfer_lease: _SPAN = timedelta(seconds=60)
-    """A transfer whose client has been silent for so long is aborted."""
-    tidy_every: _SPAN = timedelta(minutes=1)
-    """How often discarded volumes are deleted, and what was lost or left behind is looked for."""
-    tidy_grace: _GRACE = timedelta(minutes=5)
-    """What is younger is never touched when tidying up."""
+    """The most Runs that are created in one transaction."""
+    poll_interval: _Span = timedelta(seconds=15)
+    """How often the Projector looks for work without a notification."""
+    heartbeat: _Span = timedelta(seconds=20)
+    """Heartbeat timeout of activities: a worker that is silent for longer is considered dead, and
+    its watches move to another. Heartbeats are sent three times as often, so that a worker that
+    stalls for less than two thirds of this time keeps its watches."""
+    step_timeout: _Span = timedelta(seconds=10)
+    """How long a killed worker may delay a Run's next step."""
+    projector_heartbeat: _Span = timedelta(seconds=5)
+    """Heartbeat timeout of the Projector; shorter, because all Runs wait for it."""
+    image_pull_deadline: _Grace = timedelta(seconds=20)
+    """A Run fails if its image still cannot be pulled after this time."""
+    start_deadline: _Grace = timedelta(minutes=10)
+    """A Run fails if its pod still cannot start after this time: mounts, network, sandbox."""
+    stop_grace: _Grace = timedelta(seconds=5)
+    """Time between SIGTERM and SIGKILL when a container is stopped."""
+    transfer_lease: _Span = timedelta(seconds=60)
+    """A transfer is aborted when its client has been silent for this long."""
+    gc_interval: _Span = timedelta(minutes=1)
+    """How often discarded volumes are deleted, and lost or orphaned objects reconciled."""
+    gc_grace_period: _Grace = timedelta(minutes=5)
+    """Objects younger than this are never touched by garbage collection and reconciliation."""
 
 
-class LocalComputeSettings(BaseModel):
+class LocalSettings(_Group):
     """The local back-end: containers and sandboxes on this machine."""
 
-    model_config = ConfigDict(frozen=True)
-
     state: Path = Path(".knit")
+    """Folder that holds volumes, logs and pods, on a local disk. Move it only while no pod runs."""
     engine: str = "auto"
-    """`auto`, `none`, or the command of a container engine."""
+    """`auto` (the first of docker, podman, nerdctl that answers), `none`, or the command of a
+    container engine."""
+    host_images: bool = True
+    """Whether `host/…` images may run: commands of the machine itself, in a bubblewrap sandbox."""
     host_paths: tuple[Path, ...] = ()
-    """Further folders of this machine that `host/…` images see, read-only."""
+    """More folders of this machine that `host/…` images see, read-only, besides `/usr`, `/etc` and
+    knit's own Python."""
     network: bool = True
-    """Whether tasks may use the network."""
-    floor: int = Field(default=256 << 20, ge=0)
-    """Bytes that must be free on the disk of `state`, or a twentieth of it if that is less: below,
-    uploads are refused and new Runs wait."""
+    """Whether run pods may use the network."""
+    min_free_bytes: int = Field(default=256 << 20, ge=0)
+    """Bytes that must be free on the disk of `state`, or a twentieth of the disk if that is less.
+    With less, uploads are refused and new Runs wait."""
+    resync_period: _Span = timedelta(seconds=30)
+    """How often a watch reads the state of its pod without a notification."""
+    environment: Mapping[str, str] = Field(default_factory=lambda: dict(os.environ), repr=False)
+    """Environment of the container engine's command (its socket, its context), as JSON; never that
+    of run pods. Not set: that of the worker."""
 
 
-class KubernetesComputeSettings(BaseModel):
-    """The Kubernetes back-end."""
-
-    model_config = ConfigDict(frozen=True)
+class KubernetesSettings(_Group):
+    """The Kubernetes back-end: one namespace of one cluster."""
 
     kubeconfig: Path | None = None
-    """None: the rights of the pod this process runs in."""
+    """None: the service account of the pod this process runs in."""
     kube_namespace: str = "default"
+    """Where Jobs, claims and transfer pods are created."""
     storage_class: str | None = None
+    """None: the cluster's default class. It must provide ReadWriteMany volumes."""
     initial_capacity: str = "1Gi"
+    """What each claim requests."""
     pod_image: str = "knit-pod:latest"
+    """The image with `knit_workflows.pod`; knit's own containers use it."""
+    pod_image_pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = None
+    """`imagePullPolicy` of knit's own containers; None: the cluster's default."""
+    log_service_account: str = "knit-nurse"
+    """ServiceAccount with which the log sidecar reads logs; see
+    `python -m knit_workflows.compute.kubernetes`."""
+    log_secret: str = "knit-nurse-secret"
+    """Secret of type `kubernetes.io/service-account-token` with that account's token."""
     priority_class: str | None = None
+    """PriorityClass of run pods; None: the cluster's default."""
     restricted: bool = False
-    """Whether run pods must satisfy the restricted Pod Security Standard (non-root)."""
+    """Whether pods must satisfy the restricted Pod Security Standard (non-root)."""
+    run_as_user: int = Field(default=65532, ge=1)
+    """User and group of every container if `restricted`."""
+    transfer_port: int = Field(default=18082, ge=1, le=65535)
+    """Port on which transfer pods listen."""
+    version: str | None = None
+    """Value of the label `app.kubernetes.io/version`; None: knit's version."""
+    request_timeout: _Span = timedelta(seconds=15)
+    """How long the API server may take between two parts of a response."""
+    resync_period: _Span = timedelta(seconds=60)
+    """How often a watch reads the state of its pod without a notification."""
+    pending_resync_period: _Span = timedelta(seconds=3)
+    """The same for a pod that has not started; read from the informer's cache, if that is fresh."""
+    stalled_after: _Span = timedelta(seconds=30)
+    """After this time without any reason reported for a pending pod, knit looks for one."""
+    unavailable_after: _Span = timedelta(seconds=60)
+    """How long a watch tolerates an unreachable API server before it fails."""
 
     @field_validator("initial_capacity")
     @classmethod
@@ -122,44 +160,38 @@ class KubernetesComputeSettings(BaseModel):
         return text
 
 
-class ComputeSettings(BaseModel):
+class ComputeSettings(_Group):
     """Where run pods and volumes live."""
 
-    model_config = ConfigDict(frozen=True)
-
     kind: Literal["local", "kubernetes", "memory"] = "local"
-    """`memory` is for tests and benches: Runs end at once, without running anything."""
-    local: LocalComputeSettings = LocalComputeSettings()
-    kubernetes: KubernetesComputeSettings = KubernetesComputeSettings()
-    memory_journal: Path | None = None
-    """Folder in which the memory back-end keeps what outlives its process."""
+    """`memory` is for tests and benches: Runs succeed at once, nothing is run."""
+    local: LocalSettings = Field(default_factory=LocalSettings)
+    kubernetes: KubernetesSettings = KubernetesSettings()
 
 
-class QueueSettings(BaseModel):
+class QueueSettings(_Group):
     """Names of the Temporal task queues; API and workers must agree on them."""
-
-    model_config = ConfigDict(frozen=True)
 
     engine: str = names.ENGINE_QUEUE
     """Workflows and the Projector."""
     compute: str = names.COMPUTE_QUEUE
-    """What touches the compute back-end; only these workers need its rights."""
+    """Activities that use the compute back-end; only their workers need rights on it."""
     watch: str = names.WATCH_QUEUE
-    """Watches: long and many, so they have slots of their own."""
+    """Watches: many and long-running, so they have slots of their own."""
     interactive: str = names.INTERACTIVE_QUEUE
-    """What somebody waits for: transfers and stops, which must not queue behind Runs."""
+    """Transfers and stops, which somebody waits for: they must not queue behind Runs."""
 
     @classmethod
     def single(cls, name: str) -> QueueSettings:
-        """Gives everything one queue: for one Worker that does all."""
+        """Gives one queue for everything, served by one Worker."""
         return cls(engine=name, compute=name, watch=name, interactive=name)
 
 
 class Settings(BaseSettings):
-    """All of a process; nested fields by two underscores: `KNIT_STORE__URL`."""
+    """All settings of a process; two underscores lead into a group: `KNIT_STORE__URL`."""
 
     model_config = SettingsConfigDict(
-        env_prefix=_PREFIX, env_nested_delimiter=_BETWEEN, frozen=True, extra="ignore"
+        env_prefix=_PREFIX, env_nested_delimiter=_DELIMITER, frozen=True, extra="ignore"
     )
 
     store: StoreSettings = StoreSettings()
@@ -176,24 +208,46 @@ class Settings(BaseSettings):
 
 
 class SettingsRefused(Exception):
-    """A variable of the environment has a value that it cannot have; the message says which."""
+    """An environment variable has an unknown name or an invalid value; the message says which."""
 
 
 def read_settings() -> Settings:
-    """Reads the environment; raises SettingsRefused, in words for who has set it."""
+    """Reads the environment.
+
+    Raises:
+        SettingsRefused: a variable is invalid, or unknown though it has the prefix of a group of
+            settings.
+    """
     try:
         return Settings()
     except ValidationError as error:
         faults = [_fault(one) for one in error.errors(include_url=False)]
     except SettingsError as error:
-        faults = [f"{error}: write its parts as {_PREFIX}GROUP{_BETWEEN}NAME, or all as JSON"]
-    advice = "correct it, or leave it out; docs/reference/settings.md has them all"
+        faults = [f"{error}: set its parts as {_PREFIX}GROUP{_DELIMITER}NAME, or all as JSON"]
+    advice = "correct it or remove it; docs/reference/settings.md lists all settings"
     raise SettingsRefused(f"{'; '.join(faults)}; {advice}") from None
 
 
 def _fault(error: ErrorDetails) -> str:
-    """Names the variable and what it says, but never the value of one that may hold a secret."""
-    variable = _PREFIX + _BETWEEN.join(str(part) for part in error["loc"]).upper()
+    """Names the variable and its value, but never the value of one that may hold a secret."""
     value = error["input"]
+    parts = [str(part) for part in error["loc"]]
+    while error["type"] == "extra_forbidden" and isinstance(value, dict) and value:
+        part, value = next(iter(value.items()))  # the unknown group of a variable
+        parts.append(part)
+    variable = _PREFIX + _DELIMITER.join(parts).upper()
+    if error["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(variable, _variables(_PREFIX, Settings), n=1, cutoff=0)
+        return f"{variable} is not a setting of knit, {near[0]} is the nearest"
     shown = f" is {value!r}" if isinstance(value, str) and "URL" not in variable else ""
     return f"{variable}{shown}: {error['msg'].removeprefix('Value error, ')}"
+
+
+def _variables(prefix: str, model: type[BaseModel]) -> Iterator[str]:
+    """Gives the environment variables of a settings class and of the groups in it."""
+    for name, field in model.model_fields.items():
+        variable = f"{prefix}{name.upper()}"
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from _variables(f"{variable}{_DELIMITER}", field.annotation)
+        else:
+            yield variable

@@ -46,10 +46,10 @@ __all__ = ["KnitEnvironment", "MemoryBackend", "embedded_postgres", "knit_enviro
 QUICK = EngineSettings(
     heartbeat=timedelta(seconds=3),
     projector_heartbeat=timedelta(seconds=3),
-    image_patience=timedelta(seconds=1),
-    transient_patience=timedelta(seconds=2),
+    image_pull_deadline=timedelta(seconds=1),
+    start_deadline=timedelta(seconds=2),
     stop_grace=timedelta(milliseconds=200),
-    fallback=timedelta(seconds=2),
+    poll_interval=timedelta(seconds=2),
 )
 """Time-outs that make a test's waits short."""
 

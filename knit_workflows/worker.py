@@ -22,7 +22,6 @@ from temporalio.worker import Worker
 
 from knit_workflows import log as logs
 from knit_workflows.compute.base import ComputeBackend
-from knit_workflows.core_log import set_up_core
 from knit_workflows.domain.errors import EngineUnavailable, KnitError
 from knit_workflows.plugin import WATCH_SLOTS, Deps, KnitPlugin, Role
 from knit_workflows.settings import (
@@ -33,7 +32,8 @@ from knit_workflows.settings import (
     read_settings,
 )
 from knit_workflows.store import PostgresStore
-from knit_workflows.temporal_config import client_config
+from knit_workflows.telemetry import set_up_telemetry
+from knit_workflows.temporal_client import client_config
 
 log = logging.getLogger(__name__)
 
@@ -50,17 +50,17 @@ def backend_from(settings: ComputeSettings) -> ComputeBackend:
     """
     match settings.kind:
         case "kubernetes":
-            from knit_workflows.compute.kubernetes import KubernetesBackend, KubernetesSettings
+            from knit_workflows.compute.kubernetes import KubernetesBackend
 
-            return KubernetesBackend(KubernetesSettings(**settings.kubernetes.model_dump()))
+            return KubernetesBackend(settings.kubernetes)
         case "memory":
             from knit_workflows.compute.memory import MemoryBackend
 
-            return MemoryBackend(journal=settings.memory_journal)
+            return MemoryBackend()
         case "local":
-            from knit_workflows.compute.local import LocalBackend, LocalSettings
+            from knit_workflows.compute.local import LocalBackend
 
-            return LocalBackend(LocalSettings(**settings.local.model_dump()))
+            return LocalBackend(settings.local)
 
 
 def deps_from(settings: Settings) -> Deps:
@@ -147,7 +147,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except SettingsRefused as refused:
         parser.error(str(refused))
     logs.set_up(settings.log_format, settings.log_level)
-    set_up_core(settings.log_format)
+    set_up_telemetry(settings.log_format)
     code = 1
     try:
         asyncio.run(serve(settings, roles))

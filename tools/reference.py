@@ -39,8 +39,6 @@ from knit_api.app import create_app
 from knit_cli.main import KnitGroup, app
 from knit_cli.plans.schema import plan_schema_text
 from knit_cli.shell.lazy import load
-from knit_workflows.compute.kubernetes.settings import KubernetesSettings
-from knit_workflows.compute.local.settings import LocalSettings
 from knit_workflows.domain import runs
 from knit_workflows.domain.plans.rules import DEFAULT_RESOURCES, MAX_MOUNTPOINTS
 from knit_workflows.domain.tags import MAX_KEY_CHARS, MAX_VALUE_CHARS
@@ -176,20 +174,12 @@ def _leaves(
             if nested:
                 yield from _leaves(f"{variable}__", kind)
             continue
-        told = words.get(name) or _setting_words(variable, name)
+        told = words.get(name) or SETTINGS_WORDS.get(variable)
+        if told is None:
+            raise WordsMissing(f"{variable}: give it a docstring in settings.py")
         if get_origin(kind) is Literal and name != "log_format":
             told = f"{' or '.join(f'`{choice}`' for choice in get_args(kind))}. {told}"
         yield variable, field.default, told.replace("None: ", "Not set: ")
-
-
-def _setting_words(variable: str, name: str) -> str:
-    """Finds words for a setting that has none of its own: its back-end's, else ours."""
-    for section, model in (("KUBERNETES", KubernetesSettings), ("LOCAL", LocalSettings)):
-        if f"__{section}__" in variable and name in (found := _attribute_docs(model)):
-            return found[name]
-    if variable not in SETTINGS_WORDS:
-        raise WordsMissing(f"{variable}: give it a docstring in settings.py")
-    return SETTINGS_WORDS[variable]
 
 
 def _attribute_docs(model: type) -> dict[str, str]:

@@ -34,15 +34,10 @@ Where Temporal is, and how to reach it, is Temporal's own to say: `TEMPORAL_ADDR
 """
 
 SETTINGS_WORDS: Final[Mapping[str, str]] = {
-    "KNIT_ENGINE__MAX_ACTIVE_RUNS_PER_PLAN": "The same for one Plan; not set: no limit.",
-    "KNIT_COMPUTE__LOCAL__STATE": "Folder that holds volumes, logs and what runs; on a local disk.",
-    "KNIT_COMPUTE__KUBERNETES__KUBE_NAMESPACE": "Where claims and pods are made.",
-    "KNIT_COMPUTE__KUBERNETES__INITIAL_CAPACITY": "What each claim asks for.",
-    "KNIT_COMPUTE__KUBERNETES__PRIORITY_CLASS": "Of the pods of Runs; not set: the cluster's own.",
     "KNIT_LOG_FORMAT": "`json` lines, `rich` for people, or `auto`: rich on a terminal, else json.",
-    "KNIT_LOG_LEVEL": "How much is told.",
+    "KNIT_LOG_LEVEL": "The lowest level that is logged.",
 }
-"""For settings that have no docstring where they are defined, nor in their back-end."""
+"""For settings without a docstring of their own."""
 
 OTHER_VARIABLES: Final = (
     (

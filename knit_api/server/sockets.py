@@ -26,7 +26,7 @@ from knit_api.errors import ClientGone, HttpProblem
 from knit_api.server.streams import PipeBroken
 from knit_api.server.trailers import EXTENSION, TrailerConnection, TrailersProtocol
 from knit_workflows.http1.body import BadBody, ChunkedBody
-from knit_workflows.http1.inflow import Inflow
+from knit_workflows.http1.buffered_reader import BufferedReader
 
 WIRE_EXTENSION: Final = "knit.wire"
 _READ_BYTES: Final = 256 << 10
@@ -39,7 +39,7 @@ class TakenBody:
 
     def __init__(self, connection: socket.socket, first: bytes) -> None:
         self._connection = connection
-        self._inflow = Inflow(connection, first)
+        self._inflow = BufferedReader(connection, first)
         self._body = ChunkedBody(self._inflow)
         self._broken = False
 

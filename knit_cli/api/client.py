@@ -26,13 +26,13 @@ from knit_cli.api.idempotent_upload import (
 from knit_cli.api.proxies import Proxy
 from knit_cli.api.requests import TRANSFER_TIMEOUT, Requests
 from knit_cli.api.retry import ATTEMPTS, Retry
-from knit_cli.api.streamed_response import Stream
+from knit_cli.api.streamed_response import StreamedResponse
 from knit_cli.errors import ApiRefused, ApiUnreachable, ConnectionCut
 from knit_cli.version import version
 from knit_workflows.wire.base import Request, to_wire
 from knit_workflows.wire.completions import Completion
 from knit_workflows.wire.data import Data
-from knit_workflows.wire.events import RunEvent, Version
+from knit_workflows.wire.events import RunEvent
 from knit_workflows.wire.lineage import Lineage
 from knit_workflows.wire.plans import (
     CONFIRM,
@@ -65,7 +65,6 @@ _RUN_LIST = TypeAdapter(list[Run])
 _EVENTS = TypeAdapter(list[RunEvent])
 _LINEAGE = TypeAdapter(Lineage)
 _COMPLETIONS = TypeAdapter(list[Completion])
-_VERSION = TypeAdapter(Version)
 
 
 class ApiClient:
@@ -78,7 +77,6 @@ class ApiClient:
 
     def __init__(self, requests: Requests) -> None:
         self._requests = requests
-        self._upload_keys: bool | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -103,109 +101,49 @@ class ApiClient:
         tags: Iterable[Tag] = (),
         since: datetime | None = None,
         duration: str | None = None,
-        *,
-        limit: int | None = None,
     ) -> list[Data]:
-        """Gives the Data that carry all the tags, oldest first, Data without a time last.
-
-        An older server does not know `limit` and gives all.
-        """
-        query = [("tag", str(tag)) for tag in tags] + _window(since, duration) + _most(limit)
+        """Gives the Data that carry all the tags, oldest first, Data without a time last."""
+        query = [("tag", str(tag)) for tag in tags] + _window(since, duration)
         return self._requests.read("/data", query, _DATA_LIST, "cannot find Data")
 
-    def get_data(self, knit_id: str) -> Data | None:
-        """Gives the Data of that id, or None."""
-        found = self.find_data([Tag(key="knit#id", value=knit_id)])
-        return found[0] if found else None
-
-    def lineage(self, knit_id: str, hops: Mapping[str, int | None]) -> Lineage | None:
-        """Gives the Data and Runs around a Data, nearest first, or None.
+    def lineage(self, knit_id: str, hops: Mapping[str, int | None]) -> Lineage:
+        """Gives the Data and Runs around a Data, nearest first.
 
         Args:
-            knit_id: where to begin.
-            hops: how many Runs far `upstream` and `downstream`, None without end; at least one.
-
-        None: there is no such Data, or the server is an older one that cannot be asked for this.
+            knit_id: where to start.
+            hops: how many Runs to follow `upstream` and `downstream` (None: all); at least one.
         """
         query = [(way, "all" if far is None else str(far)) for way, far in hops.items()]
         path, failure = f"/data/{_id(knit_id)}/lineage", f"cannot trace {knit_id}"
-        try:
-            return self._requests.read(path, query, _LINEAGE, failure)
-        except ApiRefused as refused:
-            if refused.status in (httpx.codes.NOT_FOUND, httpx.codes.METHOD_NOT_ALLOWED):
-                return None
-            raise
+        return self._requests.read(path, query, _LINEAGE, failure)
 
-    def completions(self, noun: str, prefix: str, *, limit: int) -> list[Completion] | None:
-        """Gives some of what begins like this, newest first; None: the server is an older one.
+    def completions(self, noun: str, prefix: str, *, limit: int) -> list[Completion]:
+        """Gives what starts with the prefix, newest first.
 
         Args:
             noun: `data`, `runs`, `plans`, `tags` or `keys`.
-            prefix: how the id, tag or key begins.
-            limit: how many at most.
+            prefix: the beginning of the id, tag or key.
+            limit: the most to return.
         """
         query = [("of", noun), ("prefix", prefix), ("limit", str(limit))]
-        try:
-            return self._requests.read("/completions", query, _COMPLETIONS, "cannot complete")
-        except ApiRefused as refused:
-            if refused.status in (httpx.codes.NOT_FOUND, httpx.codes.METHOD_NOT_ALLOWED):
-                return None
-            raise
+        return self._requests.read("/completions", query, _COMPLETIONS, "cannot complete")
 
     def upload(
-        self,
-        pack: Callable[[], Generator[bytes, None, None]],
-        media_type: str,
-        tags: Sequence[Tag] = (),
+        self, pack: Callable[[], Generator[bytes, None, None]], tags: Sequence[Tag] = ()
     ) -> Data:
-        """Sends an archive as it is produced; the Data exists with these tags, or not at all.
+        """Uploads a tar archive while it is packed; the Data has these tags or does not exist.
 
-        What `pack` raises cuts the connection, so that the server drops the upload, and passes.
-        A connection that breaks before the end of the archive was sent makes no Data, so `pack` is
-        called anew. After that, too, if the server knows keys; for another one the second upload
-        would be a second Data. The second call makes a second Data in any case.
+        If the connection breaks, `pack` is called again and the upload repeated under an
+        idempotency key, so there is one Data in the end. An error raised by `pack` aborts the
+        upload and propagates. A second call creates a second Data.
         """
+        return IdempotentUpload(
+            lambda key: self._upload(pack, tags, key), self._requests.retry
+        ).run()
 
-        def send(key: UUID | None) -> Data:
-            return self._sent(pack, media_type, tags, key)
-
-        if self._knows_upload_keys():
-            return IdempotentUpload(send, self._requests.retry).run()
-        return self._requests.retry.on_cut(lambda: send(None), repeatable=False)
-
-    def _knows_upload_keys(self) -> bool:
-        # Asked before anything is sent: the server that answers after a cut may be a newer one.
-        if self._upload_keys is None:
-            try:
-                self._upload_keys = self._version().upload_keys
-            except ApiRefused:  # it is no knit, or an old one
-                self._upload_keys = False
-        return self._upload_keys
-
-    def takes_sparse_files(self) -> bool:
-        """Tells whether an archive that is sent may have holes in its files."""
-        try:
-            return self._version().sparse_files
-        except ApiRefused:  # it is no knit, or an old one
-            return False
-
-    def _version(self) -> Version:
-        def ask() -> Version:
-            failure = "cannot ask for the API's version"
-            return self._requests.once("GET", "/version", _VERSION, failure)
-
-        return self._requests.retry.on_cut(ask, repeatable=True)
-
-    def _sent(
-        self,
-        pack: Callable[[], Generator[bytes, None, None]],
-        media_type: str,
-        tags: Sequence[Tag],
-        key: UUID | None,
+    def _upload(
+        self, pack: Callable[[], Generator[bytes, None, None]], tags: Sequence[Tag], key: UUID
     ) -> Data:
-        headers = {"Content-Type": media_type}
-        if key is not None:
-            headers[KEY_HEADER] = str(key)
         with closing(pack()) as chunks:
             body = UploadedBody(chunks)
             try:
@@ -216,7 +154,7 @@ class ApiClient:
                     "cannot push",
                     params=_tag_query(tags),
                     content=body.chunks(),
-                    headers=headers,
+                    headers={"Content-Type": PLAIN_TAR, KEY_HEADER: str(key)},
                     timeout=TRANSFER_TIMEOUT,
                 )
             except ApiUnreachable as cause:
@@ -237,7 +175,7 @@ class ApiClient:
             "PUT", f"/data/{_id(knit_id)}", _DATA, f"cannot tag {knit_id}", to_wire(change)
         )
 
-    def download(self, knit_id: str, accept: str) -> AbstractContextManager[Stream]:
+    def download(self, knit_id: str, accept: str) -> AbstractContextManager[StreamedResponse]:
         """Opens the archive of a Data, in one of the accepted media types."""
         # A transport encoding on top would hide where the archive ends.
         headers = {"Accept": accept, "Accept-Encoding": "identity"}
@@ -329,13 +267,8 @@ class ApiClient:
         statuses: Sequence[str] = (),
         since: datetime | None = None,
         duration: str | None = None,
-        *,
-        limit: int | None = None,
     ) -> list[Run]:
-        """Gives the Runs, oldest change first: values of one kind are OR-ed, kinds are AND-ed.
-
-        An older server does not know `limit` and gives all.
-        """
+        """Gives the Runs, least recently changed first; a Run matches one value of each list."""
         lists = {
             "plan": plans,
             "knitIdInput": inputs,
@@ -343,7 +276,7 @@ class ApiClient:
             "status": statuses,
         }
         query = [(name, ",".join(values)) for name, values in lists.items() if values]
-        query += _window(since, duration) + _most(limit)
+        query += _window(since, duration)
         return self._requests.read("/runs", query, _RUN_LIST, "cannot find Runs")
 
     def get_run(self, run_id: str) -> Run:
@@ -352,7 +285,7 @@ class ApiClient:
 
     def open_log(
         self, run_id: str, *, follow: bool, offset: int = 0
-    ) -> AbstractContextManager[Stream]:
+    ) -> AbstractContextManager[StreamedResponse]:
         """Opens the log of a Run: what there is, or with `follow` until the container ends.
 
         Without the first `offset` bytes, if the server can do that: see the stream's own.
@@ -459,10 +392,6 @@ def _window(since: datetime | None, duration: str | None) -> list[tuple[str, str
     if duration is not None:
         query.append(("duration", duration))
     return query
-
-
-def _most(limit: int | None) -> list[tuple[str, str]]:
-    return [] if limit is None else [("limit", str(limit))]
 
 
 def _tag_query(tags: Iterable[Tag]) -> httpx.QueryParams:

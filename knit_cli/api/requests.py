@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 from knit_cli.api.proxies import Proxy, proxy_errors
 from knit_cli.api.responses import detail_of, network_errors, parsed, raise_for_status
 from knit_cli.api.retry import Retry
-from knit_cli.api.streamed_response import Stream, stream_of
+from knit_cli.api.streamed_response import StreamedResponse
 
 T = TypeVar("T")
 Query = Sequence[tuple[str, str]]
@@ -98,7 +98,7 @@ class Requests:
         *,
         headers: Mapping[str, str],
         retrying: bool = True,
-    ) -> Iterator[Stream]:
+    ) -> Iterator[StreamedResponse]:
         """Opens a body that is read as it comes; `patient`: asks again while the API is away."""
 
         def ask() -> httpx.Response:
@@ -113,7 +113,7 @@ class Requests:
                 if response.is_error or response.is_redirect:
                     response.read()
                 raise_for_status(response, failure)
-                yield stream_of(response)
+                yield StreamedResponse.of(response)
             finally:
                 response.close()
 

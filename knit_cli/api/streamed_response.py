@@ -1,4 +1,4 @@
-"""What is known of a body while it is being received."""
+"""A response whose body is read as it arrives."""
 
 from __future__ import annotations
 
@@ -10,38 +10,32 @@ import httpx
 from knit_cli.api.archive_transport import TRAILERS
 from knit_cli.api.responses import is_framed
 
-_OFFSET, _SIZE, _LOG_ID = "Log-Offset", "Log-Size", "Log-Knit-Id"
+_SIZE, _LOG_ID = "Log-Size", "Log-Knit-Id"
 
 
 @dataclass(frozen=True)
-class Stream:
-    """A body that is being received."""
+class StreamedResponse:
+    """A response whose body is still arriving."""
 
-    media_type: str
-    """Without parameters, in lower case."""
     chunks: Iterator[bytes]
-    """Given once."""
+    """The body; can be iterated once."""
     framed: bool
-    """Whether its head says where it ends, so that a cut is an error while reading."""
+    """Whether the head says where the body ends, so that a cut raises an error."""
     trailers: Mapping[str, str]
-    """By lower-case name, there when all was read; empty where they do not come through."""
-    offset: int
-    """How many bytes of a log were left out before the first, as was asked for."""
+    """By lower-case name, complete once the body was read; empty if a proxy drops them."""
     size: int | None
-    """How many bytes a log had in all when it was asked for; not of one that is followed."""
+    """Bytes of a log at the time of the request; None while it is followed."""
     log_id: str | None
-    """Of which Data a log is the content; older servers do not say so."""
+    """The Data whose content a log is; None if a proxy dropped the header."""
 
-
-def stream_of(response: httpx.Response) -> Stream:
-    """Gives the body of an answer of which only the head has been read."""
-    headers = response.headers
-    return Stream(
-        headers.get("Content-Type", "").partition(";")[0].strip().lower(),
-        response.iter_raw(),
-        framed=is_framed(response),
-        trailers=response.extensions.get(TRAILERS, {}),
-        offset=int(headers.get(_OFFSET, "0")),
-        size=int(headers[_SIZE]) if _SIZE in headers else None,
-        log_id=headers.get(_LOG_ID),
-    )
+    @classmethod
+    def of(cls, response: httpx.Response) -> StreamedResponse:
+        """Wraps a response of which only the head has been read."""
+        headers = response.headers
+        return cls(
+            response.iter_raw(),
+            framed=is_framed(response),
+            trailers=response.extensions.get(TRAILERS, {}),
+            size=int(headers[_SIZE]) if _SIZE in headers else None,
+            log_id=headers.get(_LOG_ID),
+        )

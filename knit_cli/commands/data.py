@@ -15,8 +15,6 @@ from knit_cli.output import print_bytes, print_json, say
 from knit_cli.session import api_of, environment_of
 from knit_cli.shell.completion import complete_data, complete_tag, complete_tag_key
 from knit_cli.tag_flags import (
-    SYSTEM_PREFIX,
-    TRANSIENT,
     name_tag,
     read_query_tags,
     read_user_tags,
@@ -24,8 +22,10 @@ from knit_cli.tag_flags import (
 from knit_cli.time_flags import read_duration, read_instant
 from knit_cli.transfer.excluded import Exclusions
 from knit_cli.transfer.progress import transfer_bar
+from knit_cli.transfer.pull import pull_file, pull_folder, pull_stream
+from knit_cli.transfer.push import push
 from knit_cli.transfer.push_source import Source, survey
-from knit_cli.transfer.transfer import pull_file, pull_folder, pull_stream, push
+from knit_workflows.domain.tags import KEY_TRANSIENT, SYSTEM_PREFIX
 from knit_workflows.wire.data import Data
 from knit_workflows.wire.tags import Tag, TagChange
 
@@ -74,7 +74,7 @@ def find_data(
 
 
 def _is_transient(data: Data) -> bool:
-    return any(tag.key == TRANSIENT for tag in data.tags)
+    return any(tag.key == KEY_TRANSIENT for tag in data.tags)
 
 
 @app.command("push")
@@ -130,9 +130,9 @@ def push_data(
 
 
 def _surveyed(path: Path, shown: str, *, dereference: bool, links: bool) -> Source:
-    left_out = Exclusions()
-    source = survey(path, shown, left_out, dereference=dereference, links=links)
-    left_out.tell(shown)
+    excluded = Exclusions()
+    source = survey(path, shown, excluded, dereference=dereference, links=links)
+    excluded.report(shown)
     return source
 
 
@@ -161,7 +161,7 @@ def pull_data(
 ) -> None:
     """Downloads a Data as DEST/KNIT_ID.tar.gz."""
     invocation = invocation_of(context)
-    left_out = Exclusions()
+    excluded = Exclusions()
     if dest == _STDOUT and extract:
         raise typer.BadParameter("stdout cannot be unpacked into", param_hint="--extract")
     if not links and not extract:
@@ -175,12 +175,12 @@ def pull_data(
         folder = invocation.path(dest)
         if dest == _STDOUT:
             arrived = None
-            pull_stream(api, knit_id, lambda chunk: print_bytes([chunk]), left_out, meter=meter)
+            pull_stream(api, knit_id, lambda chunk: print_bytes([chunk]), excluded, meter=meter)
         elif extract:
-            arrived = pull_folder(api, knit_id, folder, left_out, links=links, meter=meter)
+            arrived = pull_folder(api, knit_id, folder, excluded, links=links, meter=meter)
         else:
-            arrived = pull_file(api, knit_id, folder, left_out, meter=meter)
-    left_out.tell(knit_id)
+            arrived = pull_file(api, knit_id, folder, excluded, meter=meter)
+    excluded.report(knit_id)
     if arrived is not None:
         say(f"pulled {knit_id} to {arrived}")
 

@@ -11,7 +11,7 @@ from knit_cli.api.client import ApiClient
 from knit_cli.errors import ApiRefused, CliError
 from knit_cli.invocation import invocation_of
 from knit_cli.output import print_json, say
-from knit_cli.plans.difference import differences, same_work
+from knit_cli.plans.difference import differences, is_equivalent
 from knit_cli.plans.file import PlanFile, read_plan
 from knit_cli.session import api_of
 from knit_workflows.wire.plans import CONFIRM, Plan, PlanPreview, PlanSpec
@@ -99,7 +99,7 @@ def _equivalent(api: ApiClient, spec: PlanSpec, refused: ApiRefused) -> Plan | N
         plan = api.get_plan(refused.see)
     except CliError:
         return None  # `see` is something else; the refusal itself says what is wrong
-    return plan if same_work(spec, plan) else None
+    return plan if is_equivalent(spec, plan) else None
 
 
 def _refuse_differences(spec: PlanSpec, plan: Plan) -> None:
@@ -107,7 +107,7 @@ def _refuse_differences(spec: PlanSpec, plan: Plan) -> None:
     if found:
         raise CliError(
             f"the Plan is registered already, as {plan.plan_id}, but not quite the same",
-            reason="\n".join(one.words for one in found),
+            reason="\n".join(one.description for one in found),
             advice="change the file, or the Plan:\n" + "\n".join(one.command for one in found),
             see=plan.plan_id,
         )

@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from knit_cli.api.client import ApiClient
-from knit_cli.errors import CliError
 from knit_cli.invocation import invocation_of
 from knit_cli.output import print_bytes, print_json, say
 from knit_cli.run_view import print_history, remarks
@@ -123,11 +122,7 @@ def _show(api: ApiClient, run_id: str) -> None:
     print_json(run)
     if not sys.stdout.isatty():
         return
-    try:
-        history = api.run_events(run_id)
-    except CliError:  # an older server keeps none; what was asked for has been shown
-        history = []
-    for line in remarks(run, history):
+    for line in remarks(run, api.run_events(run_id)):
         say(line)
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from knit_workflows.disk import RESERVE_BYTES, Reserve, Room, in_words
+from knit_workflows.disk import RESERVE_BYTES, DiskSpace, Reserve, format_bytes
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ class ReserveKeeper:
             log.warning("the reserve: %s", error, extra={"action": "reserve_failed"})
 
     def _adjust(self, now: float, in_need: bool) -> None:
-        room = Room.of(self.folder)
+        room = DiskSpace.of(self.folder)
         whole, present = room.share(RESERVE_BYTES), self.reserve.size()
         if room.is_almost_full or (in_need and room.free < START_BYTES):
             if now >= self._next_release and (in_need or present > whole // 2):
@@ -60,14 +60,14 @@ class ReserveKeeper:
                 self._give(room)
         elif present < whole and room.free + present >= whole + room.share(self.floor):
             self.reserve.fill(whole)
-            log.info("%s are reserved", in_words(whole), extra={"action": "reserve_made"})
+            log.info("%s are reserved", format_bytes(whole), extra={"action": "reserve_made"})
 
-    def _give(self, room: Room) -> None:
+    def _give(self, room: DiskSpace) -> None:
         given = self.reserve.give()
         if given:
             log.warning(
                 "%s: %s of the reserve are given back",
                 room.left(),
-                in_words(given),
+                format_bytes(given),
                 extra={"action": "reserve_given", "bytes": given},
             )

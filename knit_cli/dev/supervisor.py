@@ -50,7 +50,9 @@ class Supervisor:
     children: list[ChildProcess] = field(init=False, default_factory=list)
     _since: float = field(init=False, default_factory=time.time)
     _ending: bool = field(init=False, default=False)
-    _floor: int = field(init=False, default_factory=lambda: _settings().compute.local.floor)
+    _floor: int = field(
+        init=False, default_factory=lambda: _settings().compute.local.min_free_bytes
+    )
     _reserve: ReserveKeeper = field(init=False)
 
     def __post_init__(self) -> None:

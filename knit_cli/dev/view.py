@@ -14,7 +14,7 @@ from knit_cli.dev.dev_folder import DevFolder, DevState, Ports, ProcessIdentity
 from knit_cli.dev.ports import LOOPBACK
 from knit_cli.dev.services import api_root
 from knit_cli.dev.supervisor import Supervisor
-from knit_workflows.disk import Reserve, Room, in_words
+from knit_workflows.disk import DiskSpace, Reserve, format_bytes
 
 _STYLES = {"ready": "green", "starting": "yellow", "stopped": "red"}
 
@@ -50,7 +50,7 @@ def addresses(ports: Ports) -> RenderableType:
 
 def disk_facts(folder: DevFolder, record: DevState) -> dict[str, object]:
     """Gives how full the disk of a running stack is, in bytes, and in a word what follows."""
-    room = Room.of(folder.root)
+    room = DiskSpace.of(folder.root)
     floor = room.share(record.floor)
     below = "full" if room.is_almost_full else "low"
     return {
@@ -64,11 +64,13 @@ def disk_facts(folder: DevFolder, record: DevState) -> dict[str, object]:
 
 def disk_line(folder: DevFolder, record: DevState) -> RenderableType:
     """Gives the same as a line for people."""
-    room = Room.of(folder.root)
-    floor = in_words(room.share(record.floor))
-    reserve = in_words(Reserve(folder.reserve).size())
+    room = DiskSpace.of(folder.root)
+    floor = format_bytes(room.share(record.floor))
+    reserve = format_bytes(Reserve(folder.reserve).size())
     if disk_facts(folder, record)["state"] == "ok":
-        words = f"{in_words(room.free)} free; nothing new begins below {floor}; reserve {reserve}"
+        words = (
+            f"{format_bytes(room.free)} free; nothing new begins below {floor}; reserve {reserve}"
+        )
         return Text.assemble(("Disk             ", "bold"), words)
     words = f"{room.left()}, less than {floor}: uploads are refused, new Runs wait"
     hint = f"; reserve {reserve}; make room, for example with `knit run rm`"

@@ -1,12 +1,12 @@
-"""How Data, Plans and Runs are named to people, the same in every picture."""
+"""How Data, Plans and times are labelled, the same in every format."""
 
 from __future__ import annotations
 
-from knit_cli.tag_flags import SYSTEM_PREFIX, TIMESTAMP, TRANSIENT
+from knit_workflows.domain.instants import format_instant, parse_instant
+from knit_workflows.domain.tags import KEY_TIMESTAMP, KEY_TRANSIENT, SYSTEM_PREFIX
 from knit_workflows.wire.data import Data
 from knit_workflows.wire.plans import PlanSummary
 from knit_workflows.wire.tags import Tag
-from knit_workflows.wire.times import format_time, parse_time
 
 
 def plan_label(plan: PlanSummary) -> str:
@@ -15,19 +15,19 @@ def plan_label(plan: PlanSummary) -> str:
 
 
 def local_time(text: str) -> str:
-    """Gives a wire time in the machine's zone; what is no time stays as it is."""
+    """Converts a time to the local time zone; anything else is returned unchanged."""
     try:
-        return format_time(parse_time(text).astimezone())
+        return format_instant(parse_instant(text).astimezone())
     except (ValueError, OverflowError):
         return text
 
 
 def user_tags(data: Data) -> list[Tag]:
-    """Gives the tags people put on a Data, in their order."""
+    """Gives the tags users put on a Data, in their order."""
     return [tag for tag in data.tags if not tag.key.startswith(SYSTEM_PREFIX)]
 
 
 def state_labels(data: Data) -> list[str]:
-    """Gives when a Data was finished, in local time, and whether it is processing or failed."""
-    words = [local_time(tag.value) for tag in data.tags if tag.key == TIMESTAMP]
-    return words + [str(tag) for tag in data.tags if tag.key == TRANSIENT]
+    """Gives the local time at which a Data was finished, and its transient tag, if any."""
+    words = [local_time(tag.value) for tag in data.tags if tag.key == KEY_TIMESTAMP]
+    return words + [str(tag) for tag in data.tags if tag.key == KEY_TRANSIENT]

@@ -1,8 +1,8 @@
-"""Draws trees of words on a terminal, however deep they are, in few columns.
+"""Draws trees of text on a terminal in few columns, however deep they are.
 
-What goes on from a thing stands below it, in the same column; only what else belongs to it is
-indented. Of several ways on the largest keeps the column, so that a thing is indented at most as
-often as the tree can be halved: a chain not at all, ten thousand things thirteen times.
+A node's largest subtree continues below it in the same column; only the smaller ones are indented.
+So a node is indented at most as often as the tree can be halved: never in a chain, thirteen times
+among ten thousand nodes.
 
 ```
 Data 3
@@ -24,90 +24,87 @@ from dataclasses import dataclass, field
 from rich.console import Console
 from rich.text import Text
 
-_MIN_COLUMNS = 40  # columns of words, also on a terminal that has fewer
-_HANGING = "  "  # before the second line of one thing
+_MIN_COLUMNS = 40  # columns of text, even on a narrower terminal
+_HANGING = "  "  # before the second line of a node
 
 
 @dataclass(eq=False)
 class TreeNode:
-    """One thing, in words, and what belongs below it, in that order where sizes are the same."""
+    """A line of text and the nodes below it; among subtrees of equal size the order is kept."""
 
-    words: Text
+    text: Text
     below: list[TreeNode] = field(default_factory=list)
 
-    def add(self, words: Text) -> TreeNode:
-        """Puts a thing below this one; gives it."""
-        added = TreeNode(words)
+    def add(self, text: Text) -> TreeNode:
+        """Adds a node below this one, and returns it."""
+        added = TreeNode(text)
         self.below.append(added)
         return added
 
 
 @dataclass(frozen=True)
 class _Guides:
-    """What is drawn before a thing."""
+    """The line art before a node."""
 
-    aside: str
+    smaller: str
     last: str
-    goes_on: str
+    continues: str
     rail: str
 
 
-_LINES = _Guides(aside="├── ", last="└── ", goes_on="│ ", rail="│   ")
-_ASCII = _Guides(aside="|-- ", last="`-- ", goes_on="| ", rail="|   ")
+_LINES = _Guides(smaller="├── ", last="└── ", continues="│ ", rail="│   ")
+_ASCII = _Guides(smaller="|-- ", last="`-- ", continues="| ", rail="|   ")
 
 
 def draw(root: TreeNode, console: Console) -> None:
-    """Prints the tree. Nothing is cut off: words that do not fit go on in the next line."""
+    """Prints the tree; text that does not fit is wrapped, never cut off."""
     drawing = _Drawing(root, _ASCII if console.options.ascii_only else _LINES)
-    for first, further, words in drawing.lines(root, "", ""):
+    for first, further, text in drawing.lines(root, "", ""):
         width = max(console.width - len(first), _MIN_COLUMNS)
-        for number, line in enumerate(words.wrap(console, width)):
+        for number, line in enumerate(text.wrap(console, width)):
             guides = further if number else first
-            # As it is: the terminal breaks what is wider than itself, and leaves nothing out.
+            # Soft wrap: the terminal breaks lines wider than itself instead of losing text.
             console.print(Text(guides, style="dim").append_text(line), soft_wrap=True)
 
 
 class _Drawing:
-    """Knows how much hangs on each thing of one tree."""
+    """Lays out one tree by the sizes of its subtrees."""
 
     def __init__(self, root: TreeNode, guides: _Guides) -> None:
         self._guides = guides
         self._sizes = _sizes(root)
 
     def lines(self, top: TreeNode, lead: str, rail: str) -> Iterator[tuple[str, str, Text]]:
-        """Gives what is before the first and before each further line of a thing, and its words.
+        """Gives for each node the prefix of its first line, of its further lines, and its text.
 
         Args:
-            top: the first of a column.
-            lead: is before its first line.
-            rail: is before all that is below it.
+            top: the first node of a column.
+            lead: the prefix of its first line.
+            rail: the prefix of everything below it.
         """
-        now: TreeNode | None = top
-        while now is not None:
-            *aside, ahead = self._in_order(now) or [None]
-            beside = self._guides.goes_on if ahead else _HANGING
-            if now is not top:
-                lead = rail + (beside if ahead else self._guides.last)
+        node: TreeNode | None = top
+        while node is not None:
+            *smaller, largest = self._in_order(node) or [None]
+            beside = self._guides.continues if largest else _HANGING
+            if node is not top:
+                lead = rail + (beside if largest else self._guides.last)
                 beside = beside.ljust(len(lead) - len(rail)) + _HANGING
-            yield lead, rail + beside, now.words
-            for one in aside:
+            yield lead, rail + beside, node.text
+            for one in smaller:
                 assert one is not None
-                yield from self.lines(one, rail + self._guides.aside, rail + self._guides.rail)
-            now = ahead
+                yield from self.lines(one, rail + self._guides.smaller, rail + self._guides.rail)
+            node = largest
 
     def _in_order(self, branch: TreeNode) -> list[TreeNode | None]:
-        """Gives what is below, the largest last."""
+        """Gives the nodes below, the largest subtree last."""
         if not branch.below:
             return []
-        ahead = max(reversed(branch.below), key=lambda one: self._sizes[id(one)])
-        return [*(one for one in branch.below if one is not ahead), ahead]
+        largest = max(reversed(branch.below), key=lambda one: self._sizes[id(one)])
+        return [*(one for one in branch.below if one is not largest), largest]
 
 
 def _sizes(root: TreeNode) -> dict[int, int]:
-    """Gives how many things each one is, with all below it.
-
-    The work is kept in a list, not in calls: a chain of a thousand Runs is no reason to fail.
-    """
+    """Counts the nodes of each subtree, without recursion: a chain may have thousands of nodes."""
     found = [root]
     for one in found:
         found += one.below

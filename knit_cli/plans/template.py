@@ -9,9 +9,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from knit_cli.config.knitenv import Environment
-from knit_cli.plans.difference import DEFAULT_RESOURCES
 from knit_cli.plans.image import PLACEHOLDER, ImageConfig
 from knit_cli.plans.schema import SCHEMA_FILE
+from knit_workflows.domain.plans.rules import DEFAULT_RESOURCES
 from knit_workflows.wire.tags import Tag
 
 _FLAG_WITH_VALUE = re.compile(r"-[^=/\s]*=(.*)", re.DOTALL)

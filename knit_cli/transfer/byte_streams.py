@@ -1,47 +1,44 @@
-"""Plumbing between streams of bytes: fetch ahead, gzip both ways, count, read as a file."""
+"""Adapters between streams of bytes: prefetch, count, copy, gunzip, read as a file."""
 
 from __future__ import annotations
 
 import queue
 import threading
 import zlib
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import suppress
 
-_PREFETCH = (
-    8  # pieces; with pieces of at most 1 MiB a transfer holds some 10 MiB, whatever its size
-)
-_GZIP_WINDOW = 31  # zlib's way to say: gzip framing, largest window
-_FASTEST = 1  # the link or the disk, not the compressor, should be the slowest part
-_CHECK_INTERVAL = 0.1  # seconds until the thread notices that nobody reads any more
+_PREFETCH = 8  # chunks; of at most 1 MiB each, so memory is bounded whatever the size
+_GZIP_WINDOW = 31  # zlib's number for gzip framing with the largest window
+_CHECK_INTERVAL = 0.1  # seconds until the thread notices that the reader has gone
 
 
 class DamagedStream(ValueError):
-    """A stream is not what it was when it was made, or never was what it is said to be."""
+    """The stream is not what it claims to be, or was altered."""
 
 
 class StreamCut(DamagedStream):
-    """A compressed stream ends before its own end: what came of it is fine, and not all."""
+    """The compressed stream ends early: what came out of it is valid but incomplete."""
 
 
 class _End:
-    """Marks the end of a stream in the queue, with what it ended by."""
+    """Marks the end of a stream in the queue, with the error that ended it, if any."""
 
     def __init__(self, error: BaseException | None = None) -> None:
         self.error = error
 
 
 def prefetch(chunks: Iterable[bytes]) -> Generator[bytes, None, None]:
-    """Gives the same pieces, fetched by a thread a few pieces ahead of the reader.
+    """Passes the chunks on, read by a thread a few chunks ahead of the consumer.
 
-    An error in the source is raised here, after the pieces before it. When this iterator is closed
-    early, the source is left where it stands and the thread ends.
+    An error of the source is raised here, after the chunks before it. Closing this iterator early
+    ends the thread and leaves the source as it is.
     """
     pending: queue.Queue[bytes | _End] = queue.Queue(_PREFETCH)
-    abandoned = threading.Event()
+    closed = threading.Event()
 
     def put(item: bytes | _End) -> bool:
-        while not abandoned.is_set():
+        while not closed.is_set():
             with suppress(queue.Full):
                 pending.put(item, timeout=_CHECK_INTERVAL)
                 return True
@@ -52,7 +49,7 @@ def prefetch(chunks: Iterable[bytes]) -> Generator[bytes, None, None]:
             for chunk in chunks:
                 if not put(chunk):
                     return
-        except BaseException as error:  # noqa: BLE001  carried over to the reader, whatever it is
+        except BaseException as error:  # noqa: BLE001  raised again in the consumer
             put(_End(error))
         else:
             put(_End())
@@ -68,71 +65,50 @@ def prefetch(chunks: Iterable[bytes]) -> Generator[bytes, None, None]:
                 return
             yield item
     finally:
-        abandoned.set()
+        closed.set()
 
 
 def counted(
     chunks: Iterable[bytes], on_bytes: Callable[[int], None]
 ) -> Generator[bytes, None, None]:
-    """Gives the same pieces, reporting the length of each as it is passed on."""
+    """Passes the chunks on, reporting the length of each."""
     for chunk in chunks:
         on_bytes(len(chunk))
         yield chunk
 
 
-def gzipped(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """Gives the pieces as one gzip stream."""
-    compressor = zlib.compressobj(_FASTEST, wbits=_GZIP_WINDOW)
-    for chunk in chunks:
-        if out := compressor.compress(chunk):
-            yield out
-    yield compressor.flush()
-
-
-def gzipped_to(
-    write: Callable[[bytes], object], chunks: Iterable[bytes]
-) -> Generator[bytes, None, None]:
-    """Gives the pieces as they are, and writes them as one gzip stream."""
-    compressor = zlib.compressobj(_FASTEST, wbits=_GZIP_WINDOW)
-    for chunk in chunks:
-        if out := compressor.compress(chunk):
-            write(out)
-        yield chunk
-    write(compressor.flush())
-
-
 def copied_to(
     write: Callable[[bytes], object], chunks: Iterable[bytes]
 ) -> Generator[bytes, None, None]:
-    """Gives the pieces, and writes each before it is passed on."""
+    """Passes the chunks on, after writing each."""
     for chunk in chunks:
         write(chunk)
         yield chunk
 
 
 def gunzipped(chunks: Iterable[bytes]) -> Generator[bytes, None, None]:
-    """Gives the content of a gzip stream: of all its members, zeros behind which are padding.
+    """Decompresses a gzip stream: all its members; zeros after the last are padding.
 
     Raises:
-        DamagedStream: it is not gzip, its checksum is wrong, or something else follows it.
+        DamagedStream: it is not gzip, its checksum is wrong, or garbage follows it.
         StreamCut: it ends within a member, or before the first.
     """
     decompressor = zlib.decompressobj(_GZIP_WINDOW)
     started = False
     try:
         for chunk in chunks:
-            rest = chunk
-            while rest:
+            remainder = chunk
+            while remainder:
                 if decompressor.eof:
-                    rest = rest.lstrip(b"\0")
-                    if not rest:
+                    remainder = remainder.lstrip(b"\0")
+                    if not remainder:
                         break
                     decompressor = zlib.decompressobj(_GZIP_WINDOW)
                 started = True
                 # Bounded: a few compressed bytes can stand for gigabytes of zeros.
-                if out := decompressor.decompress(rest, 1 << 20):
+                if out := decompressor.decompress(remainder, 1 << 20):
                     yield out
-                rest = decompressor.unconsumed_tail or decompressor.unused_data
+                remainder = decompressor.unconsumed_tail or decompressor.unused_data
             while not decompressor.eof and (out := decompressor.decompress(b"", 1 << 20)):
                 yield out
     except zlib.error as cause:
@@ -142,18 +118,18 @@ def gunzipped(chunks: Iterable[bytes]) -> Generator[bytes, None, None]:
 
 
 class ChunkReader:
-    """Reads pieces of bytes as one stream, without copying them."""
+    """Reads an iterator of chunks like a file, without copying."""
 
     def __init__(self, chunks: Iterable[bytes]) -> None:
         self._chunks = iter(chunks)
-        self._rest = memoryview(b"")
+        self._remainder = memoryview(b"")
 
     def read(self, size: int, /) -> memoryview:
-        """Gives up to so many bytes; empty at the end. A short answer is not the end."""
-        while not self._rest:
+        """Reads at most `size` bytes; empty at the end. A short read is not the end."""
+        while not self._remainder:
             chunk = next(self._chunks, None)
             if chunk is None:
                 break
-            self._rest = memoryview(chunk)
-        taken, self._rest = self._rest[:size], self._rest[size:]
-        return taken
+            self._remainder = memoryview(chunk)
+        head, self._remainder = self._remainder[:size], self._remainder[size:]
+        return head

@@ -1,4 +1,4 @@
-"""Names on stderr what of a folder does not travel with it."""
+"""Reports on stderr what is excluded from a transfer."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ _MAX_NAMED = 20
 
 
 class Exclusions:
-    """Gathers what is left out: the first of it by name, all by number."""
+    """Collects what is excluded: names the first few, counts all."""
 
     def __init__(self) -> None:
-        self._named: list[str] = []
+        self._lines: list[str] = []
         self._count = 0
 
-    def __call__(self, path: str, what: str) -> None:
-        """Notes one thing and what it is."""
+    def __call__(self, path: str, kind: str) -> None:
+        """Adds one excluded thing."""
         self._count += 1
-        if len(self._named) < _MAX_NAMED:
-            self._named.append(f"  {path} ({what})")
+        if len(self._lines) < _MAX_NAMED:
+            self._lines.append(f"  {path} ({kind})")
 
     def restart(self) -> None:
-        """Forgets everything: what gave it begins anew."""
-        self._named, self._count = [], 0
+        """Forgets everything, because the transfer starts over."""
+        self._lines, self._count = [], 0
 
-    def tell(self, of: str) -> None:
-        """Says what was left out of `of`; nothing if that was nothing."""
+    def report(self, source: str) -> None:
+        """Says what was left out of `source`; nothing if everything was transferred."""
         if not self._count:
             return
-        say(f"left out of {of}: {self._count} {'thing' if self._count == 1 else 'things'}")
-        for line in self._named:
+        say(f"left out of {source}: {self._count} {'thing' if self._count == 1 else 'things'}")
+        for line in self._lines:
             say(line)
-        if self._count > len(self._named):
-            say(f"  and {self._count - len(self._named)} more")
+        if self._count > len(self._lines):
+            say(f"  and {self._count - len(self._lines)} more")

@@ -1,8 +1,8 @@
-"""Hands on the archive of a Data as it came, and proves on the way that all of it did.
+"""Copies the archive of a Data as it arrives, and verifies on the way that it is complete.
 
-The framing of HTTP tells only what the last hop has heard: behind a proxy that speaks HTTP/1.0 to
-the next one, a body that was cut ends like a whole one. So an archive is believed for what is in
-it: the blocks at the end of a tar, and the checksum and length at the end of gzip.
+HTTP framing only covers the last hop: behind a proxy that speaks HTTP/1.0 to the next one, a body
+that was cut ends like a complete one. So completeness is read from the archive itself: the final
+blocks of the tar, and the checksum and length at the end of gzip.
 """
 
 from __future__ import annotations
@@ -12,15 +12,13 @@ import hmac
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing
 
-from knit_cli.api.client import PLAIN_TAR
-from knit_cli.api.streamed_response import Stream
+from knit_cli.api.streamed_response import StreamedResponse
 from knit_cli.transfer.byte_streams import (
     ChunkReader,
     DamagedStream,
     copied_to,
     counted,
     gunzipped,
-    gzipped_to,
     prefetch,
 )
 from knit_workflows.archive import ArchiveCut, ArchiveRefused, TarReader
@@ -30,47 +28,37 @@ _CHECKSUM_TRAILER = "x-checksum-md5"
 """MD5 of the body as it was sent, in lower-case hex."""
 
 
-def plain_tar(stream: Stream, on_bytes: Callable[[int], None]) -> Generator[bytes, None, None]:
-    """Gives the archive as plain tar; `on_bytes` is told what came in.
-
-    Raises:
-        StreamCut, DamagedStream: as `gunzipped` does; or the checksum behind it is another one.
-    """
-    chunks = counted(stream.chunks, on_bytes)
-    if stream.media_type == PLAIN_TAR:
-        return chunks  # the kernel receives ahead; a thread of ours would only be in its way
-    return gunzipped(_verified(prefetch(chunks), stream.trailers))
-
-
 def copy_verified(
-    stream: Stream,
+    response: StreamedResponse,
     on_bytes: Callable[[int], None],
     write: Callable[[bytes], object],
-    left_out: Callable[[str, str], object],
+    excluded: Callable[[str, str], object],
 ) -> None:
-    """Writes the archive as gzip(tar) as it comes, to its proven end.
+    """Writes gzip(tar) as it arrives, and returns once its end is verified.
 
-    An archive is kept with entries in it that we would not unpack: the user may. `left_out` is told
-    the path of each thing that the archive says it does not hold, and what it is.
+    Entries that `unpack` would refuse are written too; the user may want them.
+
+    Args:
+        response: the download.
+        on_bytes: receives the length of each chunk.
+        write: receives each chunk.
+        excluded: receives path and kind of each thing that the archive notes as left out.
 
     Raises:
-        ArchiveCut, StreamCut: it ends too early; so does what was written.
-        ArchiveRefused, DamagedStream: it is no archive, or a damaged one.
+        ArchiveCut, StreamCut: it ends too early, and so does what was written.
+        ArchiveRefused, DamagedStream: it is not an archive, or a damaged one.
     """
-    chunks = counted(stream.chunks, on_bytes)
-    if stream.media_type == PLAIN_TAR:
-        plain = gzipped_to(write, chunks)
-    else:
-        plain = gunzipped(copied_to(write, _verified(prefetch(chunks), stream.trailers)))
+    chunks = prefetch(counted(response.chunks, on_bytes))
+    plain = gunzipped(copied_to(write, _verified(chunks, response.trailers)))
     with closing(plain):
-        _read_through(plain, left_out)
+        _read_to_end(plain, excluded)
 
 
-def _read_through(plain: Iterator[bytes], left_out: Callable[[str, str], object]) -> None:
+def _read_to_end(plain: Iterator[bytes], excluded: Callable[[str, str], object]) -> None:
     try:
         for member in TarReader(ChunkReader(plain)).members():
             if member.kind == NOTE:
-                left_out(shown(member.name), shown(member.link))
+                excluded(shown(member.name), shown(member.link))
     except ArchiveRefused as refused:
         if isinstance(refused, ArchiveCut) or refused.member is None:
             raise
@@ -79,7 +67,7 @@ def _read_through(plain: Iterator[bytes], left_out: Callable[[str, str], object]
 
 
 def _verified(chunks: Iterator[bytes], trailers: Mapping[str, str]) -> Generator[bytes, None, None]:
-    """Gives the same pieces; compares the checksum behind them, where one has come through."""
+    """Passes the chunks on, then compares their checksum with the trailer, if one arrived."""
     md5 = hashlib.md5(usedforsecurity=False)
     for chunk in chunks:
         md5.update(chunk)
@@ -88,4 +76,4 @@ def _verified(chunks: Iterator[bytes], trailers: Mapping[str, str]) -> Generator
     if stated is None:
         return
     if not hmac.compare_digest(stated.lower().encode(), md5.hexdigest().encode()):
-        raise DamagedStream("the checksum does not match: the archive was changed on its way")
+        raise DamagedStream("the checksum does not match: the archive was altered in transit")

@@ -11,7 +11,7 @@ from typing import Final
 from temporalio import activity
 from temporalio.service import RPCError
 
-from knit_workflows.compute.base import Trouble
+from knit_workflows.compute.base import StartFailure
 from knit_workflows.contracts.runs import HeldUp
 from knit_workflows.domain.errors import BackendUnavailable, KnitError, StorageFull
 from knit_workflows.domain.ports import RunExecutionStore, RunKey
@@ -23,7 +23,7 @@ TELL_WITHIN: Final = timedelta(seconds=2)
 """How long telling a workflow may take."""
 PASSING: Final = (BackendUnavailable, StorageFull)
 """What a back-end says when it is to be asked again."""
-STOPPING: Final = (RunStatus.ABORTING, RunStatus.COMPLETING)
+STOPPING: Final = tuple(status for status in RunStatus if status.is_ending)
 NOT_GONE: Final = Holdup(
     WaitKind.BACKEND,
     "PodNotGone",
@@ -44,7 +44,7 @@ class Holdups:
         self._said: tuple[WaitKind, str] | None = None
         self._is_known = nothing_said
 
-    async def trouble(self, trouble: Trouble | None, until: datetime | None) -> None:
+    async def trouble(self, trouble: StartFailure | None, until: datetime | None) -> None:
         """Tells what keeps the pod of a starting Run pending; None: nothing does any more.
 
         Raises StoreUnavailable, RunNotFound, Superseded.

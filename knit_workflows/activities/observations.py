@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from math import inf
 
 from knit_workflows.activities.patience import Patience
-from knit_workflows.compute.base import ComputeBackend, Observation, Trouble
+from knit_workflows.compute.base import ComputeBackend, Observation, StartFailure
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +20,7 @@ class Seen:
     present one will have (UTC, whole seconds; None: never)."""
 
     observation: Observation
-    lost_with: Trouble | None
+    lost_with: StartFailure | None
     given_up_at: datetime | None
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import timedelta
 
-from knit_workflows.compute.base import Observation, Phase, Trouble, TroubleKind
+from knit_workflows.compute.base import Observation, Phase, StartFailure, StartFailureKind
 
 
 @dataclass(slots=True)
@@ -13,18 +13,18 @@ class Patience:
     """Remembers since when a pod has had which kind of trouble.
 
     Image trouble has `image`, transient trouble `transient` of time; a pod that waits for room, for
-    the back-end, or for what is being done has no end to it. Trouble that goes away is forgotten.
+    the back-end, or for what is being done has no end to it. What goes away is forgotten.
     Instants are monotonic seconds.
     """
 
     image: timedelta
     transient: timedelta
-    _kind: TroubleKind | None = field(default=None, init=False)
+    _kind: StartFailureKind | None = field(default=None, init=False)
     _since: float = field(default=0.0, init=False)
 
-    def lost_with(self, observation: Observation, now: float) -> Trouble | None:
+    def lost_with(self, observation: Observation, now: float) -> StartFailure | None:
         """Gives the trouble that has lasted too long, else None."""
-        trouble = observation.trouble if observation.phase is Phase.PENDING else None
+        trouble = observation.start_failure if observation.phase is Phase.PENDING else None
         if trouble is None:
             self._kind = None
             return None
@@ -40,9 +40,9 @@ class Patience:
 
     def _limit(self) -> float | None:
         match self._kind:
-            case TroubleKind.IMAGE:
+            case StartFailureKind.IMAGE:
                 return self.image.total_seconds()
-            case TroubleKind.TRANSIENT:
+            case StartFailureKind.TRANSIENT:
                 return self.transient.total_seconds()
             case _:
                 return None

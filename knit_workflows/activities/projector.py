@@ -86,7 +86,7 @@ class StoreProjectorActivities(ProjectorActivities):
             async with heartbeating():
                 attributes = await search_attributes_known(client)
                 starter = RunStarter(client, request, self._settings, attributes=attributes)
-                work = self._projection.work(fallback=self._settings.fallback)
+                work = self._projection.work(fallback=self._settings.poll_interval)
                 async with aclosing(work):
                     async for _ in work:
                         await self._round_until_idle(client, starter, tally)

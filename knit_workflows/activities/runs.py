@@ -24,7 +24,7 @@ from knit_workflows.compute.base import (
     Observation,
     Phase,
     RunPod,
-    Trouble,
+    StartFailure,
     Volume,
 )
 from knit_workflows.contracts.runs import (
@@ -50,7 +50,6 @@ from knit_workflows.settings import EngineSettings
 log = logging.getLogger(__name__)
 
 CANCELLED: Final = Exit(253, "cancelled in Temporal")
-UNDER_WAY: Final = frozenset({RunStatus.STARTING, RunStatus.RUNNING})
 TELL_AFTER: Final = timedelta(seconds=2)
 """How long a container has run before its workflow is told."""
 LINGER: Final = timedelta(seconds=1)
@@ -91,9 +90,9 @@ class ComputeRunActivities(RunActivities):
                     )
                 _log(order.key, status)
                 progress = Progress(status=status)
-                if status in UNDER_WAY:
+                if status.is_under_way:
                     # A launch clears what was said before; one found done may have left a word.
-                    launched_now = order.status not in UNDER_WAY
+                    launched_now = not order.status.is_under_way
                     progress = await self._lingered(order.key, progress, nothing_said=launched_now)
                 if progress.pod_ended:
                     status = await self._finalized(order.key)
@@ -114,7 +113,7 @@ class ComputeRunActivities(RunActivities):
                 telling: asyncio.Task[None] | None = None
                 stack.callback(lambda: telling and telling.cancel())
                 async for progress in changes:
-                    if progress.status not in UNDER_WAY:
+                    if not progress.status.is_under_way:
                         return progress
                     telling = telling or asyncio.create_task(_tell_workflow())
         raise AssertionError("a watch ends only with its pod")
@@ -188,7 +187,7 @@ class ComputeRunActivities(RunActivities):
     ) -> AsyncGenerator[Progress, None]:
         """Records what becomes of the run pod, yields each change; ends with the pod or in time."""
         name = names.run_pod(key.run_id, key.generation)
-        patience = Patience(self._settings.image_patience, self._settings.transient_patience)
+        patience = Patience(self._settings.image_pull_deadline, self._settings.start_deadline)
         started = False
         async with aclosing(observations(self._backend, name, patience, for_)) as changes:
             async for seen in changes:
@@ -198,7 +197,7 @@ class ComputeRunActivities(RunActivities):
                     yield await self._give_up(key, exit, "run pod stuck")
                     return
                 if observation.phase is Phase.PENDING:
-                    await holdups.trouble(observation.trouble, seen.given_up_at)
+                    await holdups.trouble(observation.start_failure, seen.given_up_at)
                 if observation.phase is Phase.ABSENT:
                     yield await self._give_up(key, LOST, "run pod lost")
                     return
@@ -295,7 +294,7 @@ def _volume(data: MountedData) -> Volume:
     return Volume(name=data.volume, knit_id=data.knit_id)
 
 
-def _stuck(name: str, trouble: Trouble) -> Exit:
+def _stuck(name: str, trouble: StartFailure) -> Exit:
     return Exit(STUCK_CODE, f"(pod {name}) [{trouble.reason}] {trouble.message}")
 
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from knit_workflows.archive import removal, tree
-from knit_workflows.archive.descent import opened_folder
-from knit_workflows.archive.packing import (
+from knit_workflows.archive.folder_stack import opened_folder
+from knit_workflows.archive.packer import (
     FILES_AND_LINKS,
     WHOLE,
     Contents,
@@ -31,8 +31,8 @@ from knit_workflows.archive.packing import (
 from knit_workflows.archive.removal import remove
 from knit_workflows.archive.tar import ArchiveCut, ArchiveRefused, Readable, TarReader
 from knit_workflows.archive.tree import Summary
-from knit_workflows.archive.unpacking import DEFAULT_LIMITS, Limits, unpack
-from knit_workflows.archive.walking import CannotPack
+from knit_workflows.archive.unpacker import DEFAULT_LIMITS, Limits, unpack
+from knit_workflows.archive.walk import CannotPack
 
 if TYPE_CHECKING:
     from pathlib import Path

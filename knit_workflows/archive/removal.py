@@ -6,8 +6,8 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from knit_workflows.archive.descent import Descent, bottom_up, folder_at, opened_folder
-from knit_workflows.archive.kinds import LOST_AND_FOUND
+from knit_workflows.archive.file_kinds import LOST_AND_FOUND
+from knit_workflows.archive.folder_stack import FolderStack, bottom_up, folder_at, opened_folder
 
 _ALL = 0o700
 _HANDLE = getattr(os, "O_PATH", 0) | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -48,7 +48,7 @@ class _Removal:
         if self._failure is not None:
             raise self._failure
 
-    def _enter(self, descent: Descent[str], name: str) -> bool:
+    def _enter(self, descent: FolderStack[str], name: str) -> bool:
         if name == self._keep and not descent.names:
             return False
         try:
@@ -62,7 +62,7 @@ class _Removal:
             return False
         return True
 
-    def _leave(self, descent: Descent[str]) -> None:
+    def _leave(self, descent: FolderStack[str]) -> None:
         name = descent.names[-1]
         descent.leave()
         try:

@@ -8,8 +8,8 @@ from errno import EEXIST, ELOOP, ENOENT, ENOTDIR
 from stat import S_ISLNK, S_ISREG
 from typing import TYPE_CHECKING, NamedTuple
 
-from knit_workflows.archive.descent import Descent, folder_at
-from knit_workflows.archive.kinds import LOST_AND_FOUND
+from knit_workflows.archive.file_kinds import LOST_AND_FOUND
+from knit_workflows.archive.folder_stack import FolderStack, folder_at
 from knit_workflows.archive.sparse import write_segments
 from knit_workflows.archive.tar import ArchiveRefused, Member, shown
 
@@ -49,7 +49,7 @@ class Tree:
     def __init__(self, root: int) -> None:
         """`root` is a descriptor and stays the caller's to close."""
         self._root = root
-        self._at: Descent[bytes] = Descent(root)
+        self._at: FolderStack[bytes] = FolderStack(root)
 
     def close(self) -> None:
         """Closes what is open below the root."""

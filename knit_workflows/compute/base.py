@@ -8,7 +8,7 @@ Stated in behaviour, so that every adapter (memory, local, Kubernetes) passes on
 * Calls return at once: they ask for a state and do not wait for the world to reach it.
   Waiting is done with `watch`.
 * What is gone is not an error: `observe` says `Phase.ABSENT`, `stop` and `release` succeed.
-* Trouble that may pass raises `BackendUnavailable`; what can never work raises `BackendRejected`.
+* A failure that may pass raises `BackendUnavailable`; a lasting one raises `BackendRejected`.
 * How the user's container ends is an outcome (an `Exit` in an `Observation`), never an exception.
 """
 
@@ -89,7 +89,7 @@ MANY_RUNS: Final = 500
 ENDED = frozenset({Phase.SUCCEEDED, Phase.FAILED})
 
 
-class TroubleKind(StrEnum):
+class StartFailureKind(StrEnum):
     """Why a pending pod does not start; decides how long knit is patient."""
 
     IMAGE = "image"
@@ -105,14 +105,14 @@ class TroubleKind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Trouble:
+class StartFailure:
     """What keeps a pending pod from starting: `reason` is one word, `message` a sentence.
 
     It is told as soon as it is known, and anew when it changes. What only counts (attempts,
     seconds) changes the message at most, never the kind or the reason.
     """
 
-    kind: TroubleKind
+    kind: StartFailureKind
     reason: str
     message: str
 
@@ -128,7 +128,7 @@ class Observation:
 
     phase: Phase
     exit: Exit | None = None
-    trouble: Trouble | None = None
+    start_failure: StartFailure | None = None
     image_digest: str | None = None
     ended_at: datetime | None = None
     notes: tuple[str, ...] = ()

@@ -1,7 +1,7 @@
 """The in-memory back-end: run pods are Python callables or scripted outcomes, volumes are folders.
 
 It passes the same contract suite as the real back-ends and ships for tests of Plans, hooks and
-clients. Given a `journal`, what it runs outlives the process: see `memory_journal`.
+clients. What it runs ends with its process.
 """
 
 from __future__ import annotations
@@ -16,22 +16,20 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Final
 
 from knit_workflows import archive
-from knit_workflows.archive.survey import remark, survey
+from knit_workflows.archive.scan import scan, scan_note
 from knit_workflows.compute.base import (
     MANY_RUNS,
     Endpoint,
     Observation,
     Phase,
     RunPod,
+    StartFailure,
     Transfer,
     TransferMode,
-    Trouble,
     Volume,
 )
-from knit_workflows.compute.memory_journal import MemoryJournal
 from knit_workflows.domain.errors import BackendRejected, DataExists, InvalidRequest, StorageFull
 from knit_workflows.domain.plans.resources import parse_resource
 from knit_workflows.domain.runs import SUCCEEDED, Exit
@@ -39,19 +37,16 @@ from knit_workflows.domain.runs import SUCCEEDED, Exit
 Behaviour = Callable[[RunPod], Awaitable[Exit] | Exit]
 """What a run pod does: called once per pod, at its start; an exception is taken for exit code 1."""
 
-_REREAD: Final = 0.02
-"""Seconds between two looks into a journal, where other processes may write."""
-
 
 @dataclass(slots=True)
 class _Entry:
-    """One run pod; without `exit` it is running, or pending while it has trouble."""
+    """One run pod; without `exit` it is running, or pending while it has a start failure."""
 
     pod: RunPod
     exit: Exit | None = None
     ended_at: datetime | None = None
     notes: tuple[str, ...] = ()
-    trouble: Trouble | None = None
+    start_failure: StartFailure | None = None
     work: asyncio.Task[None] | None = None
     cancelled: bool = False
 
@@ -61,30 +56,22 @@ class MemoryBackend:
 
     `behaviour` says what pods do and how they end; without one they succeed at once. `launches`
     lists the pods that were started, in order, so that a test can check that none was started
-    twice. `hold`, `finish`, `lose` and `trouble` let a test play the outside world. `folder` is
-    where volumes get their files (default: a temporary folder, made when first needed).
-    With a `journal`, other processes with the same journal see and control the same pods.
+    twice. `hold`, `finish`, `lose` and `set_start_failure` let a test play the outside world.
+    `folder` is where volumes get their files (default: a temporary folder, made when first needed).
     """
 
-    def __init__(
-        self,
-        behaviour: Behaviour | None = None,
-        *,
-        folder: Path | None = None,
-        journal: Path | None = None,
-    ) -> None:
+    def __init__(self, behaviour: Behaviour | None = None, *, folder: Path | None = None) -> None:
         self._behaviour = behaviour
-        self._journal = MemoryJournal(journal) if journal else None
-        self._root = self._journal.volumes if self._journal else folder
+        self._root = folder
         self._entries: dict[str, _Entry] = {}
         self._volumes: dict[str, Path | None] = {}
         self._logs: set[str] = set()
         self._transfers: set[str] = set()
-        self._bells: dict[str, set[asyncio.Event]] = {}
+        self._subscribers: dict[str, set[asyncio.Event]] = {}
         self._held: set[str] = set()
         self._hold_all = False
-        self._troubles: dict[str, Trouble] = {}
-        self._launches: list[RunPod] = []
+        self._start_failures: dict[str, StartFailure] = {}
+        self._launches: list[str] = []
         self.short_of_room = ""
         """Why nothing new may begin; set by a test."""
 
@@ -92,30 +79,21 @@ class MemoryBackend:
 
     @property
     def launches(self) -> list[str]:
-        """Names of the pods that were started, in order; with a journal, by any process."""
-        if self._journal:
-            return self._journal.starts()
-        return [pod.name for pod in self._launches]
+        """Names of the pods that were started, in order."""
+        return list(self._launches)
 
     def pod(self, pod_name: str) -> RunPod:
         """Gives a pod as it was launched; raises KeyError when there is none."""
-        entry = self._entry(pod_name)
-        if entry is None:
-            raise KeyError(pod_name)
-        return entry.pod
+        return self._entries[pod_name].pod
 
     def hold(self, *pod_names: str) -> None:
         """Lets these pods (all, when none is named) run until `finish`, once they are launched."""
-        if self._journal:
-            self._journal.hold(*pod_names)
         self._held.update(pod_names)
         self._hold_all = self._hold_all or not pod_names
 
     def finish(self, pod_name: str, exit: Exit = SUCCEEDED) -> None:
-        """Ends a launched pod now; one that has ended stays as it is."""
-        entry = self._entry(pod_name)
-        if entry is None:
-            raise KeyError(pod_name)
+        """Ends a launched pod now; one that has ended stays as it is. Raises KeyError."""
+        entry = self._entries[pod_name]
         self._end(entry, exit)
         self._cancel(entry)
 
@@ -123,28 +101,21 @@ class MemoryBackend:
         """Lets a pod vanish without a trace, as if its machine had died."""
         self._remove(pod_name)
 
-    def trouble(self, pod_name: str, trouble: Trouble | None) -> None:
+    def set_start_failure(self, pod_name: str, failure: StartFailure | None) -> None:
         """Keeps a pod pending for this reason, before or after its launch; None lets it start."""
-        if trouble is None:
-            self._troubles.pop(pod_name, None)
+        if failure is None:
+            self._start_failures.pop(pod_name, None)
         else:
-            self._troubles[pod_name] = trouble
-        if self._journal:
-            self._journal.set_trouble(pod_name, trouble)
-        entry = self._entry(pod_name)
+            self._start_failures[pod_name] = failure
+        entry = self._entries.get(pod_name)
         if entry is not None:
-            entry.trouble = trouble
-            if trouble is None and entry.exit is None and entry.work is None:
+            entry.start_failure = failure
+            if failure is None and entry.exit is None and entry.work is None:
                 self._start(entry)
-        self._ring(pod_name)
+        self._notify(pod_name)
 
     def folder(self, volume: Volume) -> Path:
         """Gives the folder with a volume's files; raises KeyError when there is no such volume."""
-        if self._journal:
-            path = self._journal.volumes / volume.name
-            if not path.is_dir():
-                raise KeyError(volume.name)
-            return path
         made = self._volumes[volume.name]
         if made is None:
             made = self._volumes[volume.name] = self._volumes_root() / volume.name
@@ -160,9 +131,7 @@ class MemoryBackend:
         return MANY_RUNS
 
     async def open(self) -> None:
-        """Takes up what the journal says another process has left behind."""
-        for name in self._journal.names() if self._journal else []:
-            self._entry(name)
+        """Does nothing: there is nothing to connect to."""
 
     async def aclose(self) -> None:
         """Does nothing: pods run on."""
@@ -174,34 +143,25 @@ class MemoryBackend:
 
     async def create_volume(self, volume: Volume) -> None:
         """Makes an empty volume; its folder is made when first asked for."""
-        if self._journal:
-            (self._journal.volumes / volume.name).mkdir(exist_ok=True)
         self._volumes.setdefault(volume.name, None)
 
     async def delete_volume(self, volume: Volume) -> None:
         """Removes a volume and its files."""
         path = self._volumes.pop(volume.name, None)
         self._logs.discard(volume.name)
-        if self._journal:
-            path = self._journal.volumes / volume.name
         if path is not None:
             await asyncio.to_thread(archive.remove, path)
 
     async def launch(self, pod: RunPod) -> None:
         """Starts a pod's behaviour, unless the pod is there already."""
         self._check(pod)
-        if self._entry(pod.name) is not None:
+        if pod.name in self._entries:
             return
-        if self._journal:
-            # Whoever writes the record is the one who starts the pod.
-            self._journal.claim(pod)
-            self._entry(pod.name)
-        else:
-            entry = self._entries[pod.name] = _Entry(pod)
-            entry.trouble = self._troubles.get(pod.name)
-            if entry.trouble is None:
-                self._start(entry)
-        self._ring(pod.name)
+        entry = self._entries[pod.name] = _Entry(pod)
+        entry.start_failure = self._start_failures.get(pod.name)
+        if entry.start_failure is None:
+            self._start(entry)
+        self._notify(pod.name)
 
     async def observe(self, pod_name: str) -> Observation:
         """Says how a pod is now."""
@@ -209,29 +169,26 @@ class MemoryBackend:
 
     async def watch(self, pod_name: str) -> AsyncGenerator[Observation, None]:
         """Yields the present observation and each change."""
-        bell = asyncio.Event()
-        self._bells.setdefault(pod_name, set()).add(bell)
+        changed = asyncio.Event()
+        self._subscribers.setdefault(pod_name, set()).add(changed)
         last: Observation | None = None
         try:
             while True:
-                bell.clear()
+                changed.clear()
                 now = self._observation(pod_name)
                 if now != last:
                     last = now
                     yield now
-                await self._wait(bell)
+                await changed.wait()
         finally:
-            bells = self._bells[pod_name]
-            bells.discard(bell)
-            if not bells:
-                del self._bells[pod_name]
+            others = self._subscribers[pod_name]
+            others.discard(changed)
+            if not others:
+                del self._subscribers[pod_name]
 
     async def stop(self, pod_name: str, *, grace: timedelta) -> None:
         """Cancels a pod's behaviour and forgets the pod once it has let go; `grace` is not used."""
-        if self._journal:
-            # The process that carries the pod cancels it when it sees the request.
-            self._journal.request_stop(pod_name)
-        entry = self._entry(pod_name)
+        entry = self._entries.get(pod_name)
         if entry is not None and not self._cancel(entry):
             self._remove(pod_name)
 
@@ -257,7 +214,7 @@ class MemoryBackend:
 
     async def run_pods(self) -> list[str]:
         """Names of all pods that were launched and not released."""
-        return self._journal.names() if self._journal else list(self._entries)
+        return list(self._entries)
 
     # --- how it works --------------------------------------------------------------------------
 
@@ -269,56 +226,23 @@ class MemoryBackend:
             raise BackendRejected(cause.reason, advice=cause.advice) from cause
         mounts = (*pod.inputs, *pod.outputs)
         for volume in (*(m.volume for m in mounts), *([pod.log] if pod.log else [])):
-            known = (
-                (self._journal.volumes / volume.name).is_dir()
-                if self._journal
-                else volume.name in self._volumes
-            )
-            if not known:
+            if volume.name not in self._volumes:
                 raise BackendRejected(f"there is no volume {volume.name}", see=volume.knit_id)
-
-    def _entry(self, pod_name: str) -> _Entry | None:
-        """Finds a pod; with a journal, as the journal has it, taken up if nobody carries it."""
-        entry = self._entries.get(pod_name)
-        if self._journal is None:
-            return entry
-        record = self._journal.load(pod_name)
-        if record is None:
-            if entry is not None:
-                self._cancel(entry)
-                del self._entries[pod_name]
-            return None
-        if entry is None:
-            entry = self._entries[pod_name] = _Entry(record.pod)
-        entry.exit, entry.ended_at, entry.notes = record.exit, record.ended_at, record.notes
-        entry.trouble = record.trouble
-        if entry.exit is not None:
-            self._cancel(entry)  # Another process has finished it.
-        if record.stopping and not self._cancel(entry) and self._journal.carry(pod_name):
-            self._remove(pod_name)
-            return None
-        startable = entry.exit is None and entry.trouble is None and entry.work is None
-        if startable and self._journal.carry(pod_name):
-            self._start(entry)
-        return entry
 
     def _start(self, entry: _Entry) -> None:
         name = entry.pod.name
-        if self._journal:
-            self._journal.note_start(name)
-        else:
-            self._launches.append(entry.pod)
-        full = self._first_full_output(entry.pod)
-        if full is not None:
-            self._end(entry, full)
-        elif self._hold_all or name in self._held or (self._journal and self._journal.held(name)):
+        self._launches.append(name)
+        refusal = self._output_not_empty(entry.pod)
+        if refusal is not None:
+            self._end(entry, refusal)
+        elif self._hold_all or name in self._held:
             return
         elif self._behaviour is None:
             self._end(entry, SUCCEEDED)
         else:
             entry.work = asyncio.get_running_loop().create_task(self._work(entry, self._behaviour))
 
-    def _first_full_output(self, pod: RunPod) -> Exit | None:
+    def _output_not_empty(self, pod: RunPod) -> Exit | None:
         for mount in pod.outputs:
             if self._has_content(mount.volume):
                 return Exit(1, f"(container init-main) the output {mount.path} is not empty")
@@ -327,18 +251,14 @@ class MemoryBackend:
         return None
 
     def _has_content(self, volume: Volume) -> bool:
-        path = self._path(volume)
+        path = self._volumes.get(volume.name)
         return path is not None and any(path.iterdir())
 
-    def _survey(self, pod: RunPod) -> tuple[str, ...]:
-        outputs = sorted((mount.path, self._path(mount.volume)) for mount in pod.outputs)
-        return tuple(filter(None, (remark(path, survey(one)) for path, one in outputs if one)))
-
-    def _path(self, volume: Volume) -> Path | None:
-        """Gives the folder of a volume, None as long as it has no need of any."""
-        if self._journal:
-            return self._journal.volumes / volume.name
-        return self._volumes.get(volume.name)
+    def _scan(self, pod: RunPod) -> tuple[str, ...]:
+        outputs = sorted(
+            (mount.path, self._volumes.get(mount.volume.name)) for mount in pod.outputs
+        )
+        return tuple(filter(None, (scan_note(path, scan(one)) for path, one in outputs if one)))
 
     async def _work(self, entry: _Entry, behaviour: Behaviour) -> None:
         try:
@@ -357,23 +277,19 @@ class MemoryBackend:
         log = entry.pod.log
         if log:
             folder = self._volumes.get(log.name)
-            if self._journal:
-                folder = self._journal.volumes / log.name
             if folder is not None:
                 with suppress(FileNotFoundError):
                     (folder / "log").touch()
             self._logs.add(log.name)
         entry.exit, entry.ended_at = exit, datetime.now(UTC)
-        entry.notes = self._survey(entry.pod)
-        if self._journal:
-            self._journal.finish(entry.pod.name, exit, entry.ended_at, entry.notes)
-        self._ring(entry.pod.name)
+        entry.notes = self._scan(entry.pod)
+        self._notify(entry.pod.name)
 
     def _cancel(self, entry: _Entry) -> bool:
         """Says whether the pod has to let go first; it removes itself then, unless it ended."""
         if entry.work is None or entry.work.done():
             return False
-        # Once: a second time would interrupt its tidying up.
+        # Once: a second time would interrupt its clean-up.
         if not entry.cancelled:
             entry.cancelled = entry.work.cancel()
         return True
@@ -386,32 +302,22 @@ class MemoryBackend:
         entry = self._entries.pop(pod_name, None)
         if entry is not None:
             self._cancel(entry)
-        if self._journal:
-            self._journal.remove(pod_name)
-        self._ring(pod_name)
+        self._notify(pod_name)
 
     def _observation(self, pod_name: str) -> Observation:
-        entry = self._entry(pod_name)
+        entry = self._entries.get(pod_name)
         if entry is None:
             return Observation(Phase.ABSENT)
         if entry.exit is not None:
             phase = Phase.SUCCEEDED if entry.exit.code == 0 else Phase.FAILED
             return Observation(phase, exit=entry.exit, ended_at=entry.ended_at, notes=entry.notes)
-        if entry.trouble is not None:
-            return Observation(Phase.PENDING, trouble=entry.trouble)
+        if entry.start_failure is not None:
+            return Observation(Phase.PENDING, start_failure=entry.start_failure)
         return Observation(Phase.RUNNING)
 
-    def _ring(self, pod_name: str) -> None:
-        for bell in self._bells.get(pod_name, ()):
-            bell.set()
-
-    async def _wait(self, bell: asyncio.Event) -> None:
-        if self._journal is None:
-            await bell.wait()
-            return
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_REREAD):
-                await bell.wait()
+    def _notify(self, pod_name: str) -> None:
+        for changed in self._subscribers.get(pod_name, ()):
+            changed.set()
 
     def _volumes_root(self) -> Path:
         if self._root is None:

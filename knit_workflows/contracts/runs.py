@@ -8,6 +8,7 @@ from datetime import timedelta
 from temporalio import activity
 
 from knit_workflows.contracts.messages import Message
+from knit_workflows.domain.runs import RunStatus
 
 
 class RunInput(Message):
@@ -54,7 +55,7 @@ class Progress(Message):
     first.
     """
 
-    status: str
+    status: RunStatus
     pod_ended: bool = False
     exit_code: int | None = None
     exit_message: str = ""
@@ -65,7 +66,7 @@ class Progress(Message):
 class HeldUp(Message):
     """What holds a Run up while it has a status; no reason: nothing any more."""
 
-    status: str
+    status: RunStatus
     reason: str = ""
 
 
@@ -81,13 +82,13 @@ class StopRun(Message):
 class Stopped(Message):
     """Nothing of the run pod can write any more; the Run's status as the store has it."""
 
-    status: str
+    status: RunStatus
 
 
 class Finalized(Message):
     """The lineage is committed: the final status."""
 
-    status: str
+    status: RunStatus
 
 
 class StopRequest(Message):
@@ -99,7 +100,7 @@ class StopRequest(Message):
 class StopAccepted(Message):
     """The stop is on its way."""
 
-    phase: str
+    phase: RunStatus
 
 
 class RunActivities(ABC):
@@ -144,7 +145,7 @@ class FinishedRun(Message):
     """A final Run as a user's own workflow sees it; `log` is the log's knit id."""
 
     run_id: str
-    status: str
+    status: RunStatus
     exit_code: int | None = None
     exit_message: str = ""
     outputs: tuple[OutputData, ...] = ()

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Final
 
 from knit_workflows.domain.errors import InvalidRequest
+from knit_workflows.domain.ids import ID_PATTERN
+from knit_workflows.domain.instants import epoch_millis, from_epoch_millis
 
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_MILLISECOND: Final = timedelta(milliseconds=1)
-_FORM: Final = re.compile(
-    r"(?:(?P<millis>[0-9]{1,14})?(?P<dot>\.))?"
-    r"(?P<id>[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})"
-)
+_FORM: Final = re.compile(rf"(?:(?P<millis>[0-9]{{1,14}})?(?P<dot>\.))?(?P<id>{ID_PATTERN})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +30,7 @@ class Cursor:
         """Gives its text, which may stand in a URL as it is: `1767323045678.<id>`, `.<id>`."""
         if not self.known:
             return self.id
-        millis = "" if self.instant is None else (self.instant - _EPOCH) // _MILLISECOND
+        millis = "" if self.instant is None else epoch_millis(self.instant)
         return f"{millis}.{self.id}"
 
 
@@ -46,5 +43,5 @@ def parse_cursor(text: str) -> Cursor:
             advice="take it from the header X-Next-Cursor, or start again without one",
         )
     millis = found["millis"]
-    instant = None if millis is None else _EPOCH + int(millis) * _MILLISECOND
+    instant = None if millis is None else from_epoch_millis(int(millis))
     return Cursor(found["id"], instant, known=found["dot"] is not None)

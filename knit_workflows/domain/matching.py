@@ -21,10 +21,11 @@ import json
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from itertools import islice
 from math import prod
 
+from knit_workflows.domain.instants import floor_to_millis
 from knit_workflows.domain.plans.model import Requirement
 from knit_workflows.domain.tags import Tag
 
@@ -42,14 +43,11 @@ def satisfies(
         return False
     if requirement.knit_id is not None and requirement.knit_id != knit_id:
         return False
-    if requirement.timestamp is not None and _millis(requirement.timestamp) != _millis(timestamp):
+    if requirement.timestamp is not None and (
+        floor_to_millis(requirement.timestamp) != floor_to_millis(timestamp)
+    ):
         return False
     return requirement.tags <= tags
-
-
-def _millis(instant: datetime) -> datetime:
-    utc = instant.astimezone(UTC)
-    return utc.replace(microsecond=utc.microsecond // 1000 * 1000)
 
 
 def assignment_hash(assignment: Mapping[int, str]) -> bytes:

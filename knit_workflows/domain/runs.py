@@ -38,24 +38,33 @@ class RunStatus(StrEnum):
     FAILED = "failed"
     INVALIDATED = "invalidated"
 
+    @property
+    def is_final(self) -> bool:
+        """Whether the Run has ended; only a retry or a deletion moves it again."""
+        return not MOVES[self]
+
+    @property
+    def is_under_way(self) -> bool:
+        """Whether it has been started and nothing has ended it yet: its pod may be at work."""
+        return self in (_S.STARTING, _S.RUNNING)
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether its outcome is known, and what is left of its pod is being removed."""
+        return self in (_S.COMPLETING, _S.ABORTING)
+
+    @property
+    def has_volumes(self) -> bool:
+        """Whether volumes have been created for it (one that was stopped early may have none)."""
+        return self not in (_S.DEACTIVATED, _S.WAITING)
+
+    @property
+    def holds_resources(self) -> bool:
+        """Whether a compute back-end may hold objects of it that are to be released."""
+        return self.has_volumes and not self.is_final
+
 
 _S = RunStatus
-
-PROCESSING: Final = frozenset(
-    {
-        _S.DEACTIVATED,
-        _S.WAITING,
-        _S.READY,
-        _S.STARTING,
-        _S.RUNNING,
-        _S.COMPLETING,
-        _S.ABORTING,
-    }
-)
-"""Statuses of a Run that is not final."""
-
-ACTIVE: Final = frozenset({_S.READY, _S.STARTING, _S.RUNNING, _S.COMPLETING, _S.ABORTING})
-"""Statuses of a Run that may hold objects of a compute back-end."""
 
 MOVES: Final[Mapping[RunStatus, frozenset[RunStatus]]] = {
     _S.DEACTIVATED: frozenset({_S.WAITING, _S.ABORTING}),

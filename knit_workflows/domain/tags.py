@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from knit_workflows.domain.errors import InvalidTag
+from knit_workflows.domain.instants import floor_to_millis, format_instant, parse_instant
 
 SYSTEM_PREFIX: Final = "knit#"
 KEY_ID: Final = "knit#id"
@@ -62,27 +63,21 @@ def checked_tag(key: str, value: str) -> Tag:
     return Tag(key, value)
 
 
-def parse_instant(text: str) -> datetime:
-    """Reads an RFC 3339 instant, e.g. `2024-11-18T04:25:32.07+00:00`; aware, in UTC.
+def parse_timestamp(text: str) -> datetime:
+    """Reads the value of a tag `knit#timestamp`: RFC 3339, cut to milliseconds, in UTC.
 
-    Raises InvalidTag when it is none, or has no zone.
+    Raises:
+        InvalidTag: it is no such time, or has no zone.
     """
     try:
-        instant = datetime.fromisoformat(text)
-        if instant.tzinfo is None:
-            raise InvalidTag(
-                f"the time {text!r} has no zone", advice="end it with Z or an offset such as +09:00"
-            )
-        return instant.astimezone(UTC)
+        return floor_to_millis(parse_instant(text))
     except (ValueError, OverflowError) as cause:
         raise InvalidTag(
-            f"{text!r} is not an RFC 3339 time", advice="write 2024-11-18T04:25:32+00:00"
+            f"{text!r} is not an RFC 3339 time",
+            advice="write 2024-11-18T04:25:32+09:00, with Z or an offset at its end",
         ) from cause
 
 
-def format_instant(instant: datetime) -> str:
-    """Writes an instant as every knit surface shows it: RFC 3339, numeric offset, ≤ 3 digits."""
-    utc = instant.astimezone(UTC)
-    millis = utc.microsecond // 1000
-    fraction = f".{millis:03d}".rstrip("0") if millis else ""
-    return f"{utc.year:04}-{utc:%m-%dT%H:%M:%S}{fraction}+00:00"
+def timestamp_tag(instant: datetime) -> Tag:
+    """Makes the tag `knit#timestamp` of an aware instant, written in UTC."""
+    return Tag(KEY_TIMESTAMP, format_instant(instant.astimezone(UTC)))

@@ -45,9 +45,9 @@ from knit_workflows.http1.body import (
     send_file_chunk,
     send_last_chunk,
 )
-from knit_workflows.http1.inflow import Inflow
+from knit_workflows.http1.buffered_reader import BufferedReader
 from knit_workflows.http1.request import BadRequest, Request, read_request
-from knit_workflows.pod.activity import Activity, Ending
+from knit_workflows.pod.idle_timer import Activity, Ending
 from knit_workflows.pod.termination import explain
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ class Handler(socketserver.StreamRequestHandler):
 
     disable_nagle_algorithm = True
     server: Server
-    inflow: Inflow
+    inflow: BufferedReader
     last: bool
     """Whether the connection ends after the answer under way."""
 
@@ -142,7 +142,7 @@ class Handler(socketserver.StreamRequestHandler):
         """Lets the connection be ended from outside."""
         super().setup()
         self.connection.settimeout(self.server.stall_seconds)
-        self.inflow = Inflow(self.connection)
+        self.inflow = BufferedReader(self.connection)
         self.server.connections.add(self.connection)
 
     def finish(self) -> None:

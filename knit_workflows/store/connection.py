@@ -23,7 +23,7 @@ from psycopg.types.json import set_json_loads
 from psycopg.types.string import TextLoader
 from pydantic_core import from_json
 
-from knit_workflows.disk import Reserve, Room
+from knit_workflows.disk import DiskSpace, Reserve
 from knit_workflows.domain.errors import StoreFull, StoreUnavailable
 
 T = TypeVar("T")
@@ -270,7 +270,7 @@ def unavailable(cause: psycopg.Error, folder: Path | None = None) -> StoreUnavai
     A server that died of a full disk does not answer: with its `folder` we look for ourselves.
     """
     said = " ".join(str(cause).split()) or type(cause).__name__
-    if is_disk_full(cause) or Room.if_almost_full(folder):
+    if is_disk_full(cause) or DiskSpace.if_almost_full(folder):
         disk = f" of {folder}" if folder else ""
         return StoreFull(
             f"the disk of the database is full: {said}",

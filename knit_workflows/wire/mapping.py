@@ -14,10 +14,10 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 
 from knit_workflows.domain import data, runs
+from knit_workflows.domain.instants import format_instant
 from knit_workflows.domain.plans import model
 from knit_workflows.domain.tags import Tag
 from knit_workflows.wire.base import Wire
-from knit_workflows.wire.times import format_time
 
 
 class ToWire:
@@ -168,7 +168,7 @@ def _tags(tags: Iterable[Tag]) -> list[str]:
 
 
 def _instant(instant: datetime) -> str:
-    return format_time(instant.astimezone(UTC))
+    return format_instant(instant.astimezone(UTC))
 
 
 def _maybe_instant(instant: datetime | None) -> str | None:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime, timedelta, timezone, tzinfo
+from datetime import datetime, timedelta
 from fractions import Fraction
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
 
-_RFC3339 = re.compile(
-    r"(\d{4})-(\d\d)-(\d\d)[Tt](\d\d):(\d\d):(\d\d)(?:\.(\d{1,9}))?(?:([Zz])|([+-])(\d\d):(\d\d))",
-    re.ASCII,
-)
+from knit_workflows.domain.instants import format_instant, parse_instant
+
 _DURATION_PART = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|μs|ms|s|m|h)", re.ASCII)
 _MICROSECONDS = {
     "ns": Fraction(1, 1000),
@@ -24,43 +22,6 @@ _MICROSECONDS = {
     "m": Fraction(60_000_000),
     "h": Fraction(3_600_000_000),
 }
-
-
-def format_time(instant: datetime) -> str:
-    """Gives the wire form of an aware instant: `2024-11-18T04:25:32.07+00:00`.
-
-    The offset is numeric (never `Z`) and the instant's own; at most milliseconds are shown, cut and
-    not rounded, without trailing zeros.
-
-    Raises:
-        ValueError: the instant has no offset, so nobody could know when it was.
-    """
-    if instant.utcoffset() is None:
-        raise ValueError(f"the instant {instant.isoformat()} has no UTC offset")
-    seconds = instant.isoformat(timespec="seconds")
-    clock, offset = seconds[:19], seconds[19:]
-    fraction = f"{instant.microsecond // 1000:03d}".rstrip("0")
-    return f"{clock}.{fraction}{offset}" if fraction else f"{clock}{offset}"
-
-
-def parse_time(text: str) -> datetime:
-    """Gives the aware instant of strict RFC 3339, `Z` and up to nanoseconds included.
-
-    Digits past microseconds are cut. The offset written is kept.
-
-    Raises:
-        ValueError: not RFC 3339, or no such day or time.
-    """
-    match = _RFC3339.fullmatch(text)
-    if match is None:
-        raise ValueError(f"{text!r} is not a time such as 2024-11-18T04:25:32.07+00:00 (RFC 3339)")
-    year, month, day, hour, minute, second = (int(match[group]) for group in range(1, 7))
-    microsecond = int((match[7] or "")[:6].ljust(6, "0"))
-    zone: tzinfo = UTC
-    if not match[8]:
-        offset = timedelta(hours=int(match[10]), minutes=int(match[11]))
-        zone = timezone(-offset if match[9] == "-" else offset)
-    return datetime(year, month, day, hour, minute, second, microsecond, tzinfo=zone)
 
 
 def parse_duration(text: str) -> timedelta:
@@ -86,13 +47,13 @@ def parse_duration(text: str) -> timedelta:
 
 
 def _read_time(value: Any) -> Any:
-    return parse_time(value) if isinstance(value, str) else value
+    return parse_instant(value) if isinstance(value, str) else value
 
 
 WireTime = Annotated[
     datetime,
     BeforeValidator(_read_time),
-    PlainSerializer(format_time, return_type=str),
+    PlainSerializer(format_instant, return_type=str),
     WithJsonSchema(
         {
             "type": "string",
@@ -102,4 +63,4 @@ WireTime = Annotated[
         }
     ),
 ]
-"""An aware `datetime` in Python; on the wire the text of `format_time`."""
+"""An aware `datetime` in Python; on the wire the text of `format_instant`."""

@@ -31,11 +31,10 @@ from knit_workflows.contracts.runs import (
     StopRequest,
     StopRun,
 )
+from knit_workflows.domain.runs import RunStatus
 from knit_workflows.workflows import options
 
 STATUS: Final = SearchAttributeKey.for_keyword(names.ATTRIBUTE_STATUS)
-UNDER_WAY: Final = frozenset({"starting", "running"})
-FINAL: Final = frozenset({"done", "failed"})
 
 
 @workflow.defn(name=names.RUN_WORKFLOW, sandboxed=False)
@@ -50,7 +49,7 @@ class RunWorkflow:
         self._stop_queue = request.interactive_queue or request.compute_queue
         self._heartbeat = request.heartbeat
         self._attributes = request.search_attributes
-        self._phase = "waiting"
+        self._phase = RunStatus.WAITING
         self._held_up: HeldUp | None = None
         self._stop: StopRequest | None = None
         self._exit_code: int | None = None
@@ -85,8 +84,8 @@ class RunWorkflow:
     @workflow.signal
     def started(self) -> None:
         """Hears from the watch that the container runs; only told of those that run for a while."""
-        if self._phase == "starting":
-            self._enter(Progress(status="running"))
+        if self._phase is RunStatus.STARTING:
+            self._enter(Progress(status=RunStatus.RUNNING))
 
     @workflow.signal
     def held_up(self, told: HeldUp) -> None:
@@ -102,12 +101,12 @@ class RunWorkflow:
     async def _carry_out(self) -> None:
         progress = await self._launch()
         self._enter(progress)
-        if progress.status in UNDER_WAY:
+        if progress.status.is_under_way:
             progress = await self._watch()
             self._enter(progress)
         if not progress.pod_ended:
             await self._end_pod(abort=False)
-        if progress.status not in FINAL:
+        if not progress.status.is_final:
             await self._finalize()
 
     async def _launch(self) -> Progress:
@@ -121,7 +120,7 @@ class RunWorkflow:
             cancellation_type=workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
             summary="create volumes and the run pod; see a short one through",
         )
-        if workflow.cancellation_reason() is not None and progress.status not in FINAL:
+        if workflow.cancellation_reason() is not None and not progress.status.is_final:
             # The launch is waited for, as no pod may be started behind a stop; that it ended well
             # has made this coroutine forget the cancellation.
             raise asyncio.CancelledError
@@ -145,7 +144,8 @@ class RunWorkflow:
         # Nobody waits for its end; unheard, it would be logged as a fault when the handle goes.
         watch.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
         watch.cancel()
-        return Progress(status="aborting" if self._stop and self._stop.fail else "completing")
+        fail = self._stop is not None and self._stop.fail
+        return Progress(status=RunStatus.ABORTING if fail else RunStatus.COMPLETING)
 
     async def _end_pod(self, *, abort: bool) -> None:
         await workflow.execute_activity_method(
@@ -185,7 +185,7 @@ class RunWorkflow:
         text = f"**{self._phase}**"
         held_up = self._held_up
         # This execution does not hear of `ready`: until its launch is over, the teller is right.
-        if held_up and held_up.reason and self._phase in ("waiting", held_up.status):
+        if held_up and held_up.reason and self._phase in (RunStatus.WAITING, held_up.status):
             text = f"**{held_up.status}**: {held_up.reason}"
         if self._exit_code is not None:
             text += f", exit code {self._exit_code} {self._exit_message}"

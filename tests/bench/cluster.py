@@ -13,9 +13,10 @@ from kubernetes.aio import client, config, watch
 
 from knit_workflows import names
 from knit_workflows.compute.base import Mount, RunPod, Volume
-from knit_workflows.compute.kubernetes import KubernetesSettings, manifests
+from knit_workflows.compute.kubernetes import manifests
 from knit_workflows.domain.ids import KnitId
 from knit_workflows.domain.tags import Tag
+from knit_workflows.settings import KubernetesSettings
 from tests.bench.figures import figure, percentile
 from tests.bench.stack import Stack, stack
 from tests.contract.compute.kubernetes_adapter import kubernetes_adapter

@@ -17,11 +17,12 @@ import psutil
 
 from knit_workflows import names
 from knit_workflows.compute.base import Volume
-from knit_workflows.compute.local import LocalBackend, LocalSettings
+from knit_workflows.compute.local import LocalBackend
 from knit_workflows.domain.ids import KnitId, PlanId, RunId
 from knit_workflows.domain.runs import RunStatus
 from knit_workflows.domain.tags import Tag
 from knit_workflows.embedded import free_port
+from knit_workflows.settings import LocalSettings
 from tests.bench import bare
 from tests.bench.figures import figure, percentile
 from tests.bench.stack import Stack, stack

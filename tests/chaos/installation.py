@@ -15,7 +15,7 @@ from temporalio.client import Client, WorkflowHandle
 
 from knit_workflows import names
 from knit_workflows.compute.base import Volume
-from knit_workflows.compute.local import LocalBackend, LocalSettings
+from knit_workflows.compute.local import LocalBackend
 from knit_workflows.domain.data import TagChange
 from knit_workflows.domain.ids import KnitId, RunId
 from knit_workflows.domain.plans.model import PlanDetail
@@ -24,7 +24,7 @@ from knit_workflows.domain.ports import RunKey
 from knit_workflows.domain.runs import RunStatus
 from knit_workflows.domain.tags import Tag
 from knit_workflows.embedded import EmbeddedPostgres
-from knit_workflows.settings import StoreSettings
+from knit_workflows.settings import LocalSettings, StoreSettings
 from knit_workflows.store import PostgresStore, migrate
 from tests.chaos.gates import WORKER, Gate, Gates
 from tests.chaos.moments import AtCommit, AtEvent, Moment, reached

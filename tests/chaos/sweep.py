@@ -23,7 +23,7 @@ RECOVERY_SETTINGS = {
     "KNIT_ENGINE__HEARTBEAT": "PT2S",
     "KNIT_ENGINE__STEP_TIMEOUT": "PT2S",
     "KNIT_ENGINE__PROJECTOR_HEARTBEAT": "PT2S",
-    "KNIT_ENGINE__FALLBACK": "PT2S",
+    "KNIT_ENGINE__POLL_INTERVAL": "PT2S",
     "KNIT_QUEUES__COMPUTE": "knit",
 }
 """Short time-outs: a killed worker is missed soon. For the sweeps of all types of workflows."""

@@ -13,7 +13,7 @@ from temporalio.client import Client
 
 from knit_workflows import names
 from knit_workflows.compute.base import ComputeBackend, Volume
-from knit_workflows.compute.local import LocalBackend, LocalSettings
+from knit_workflows.compute.local import LocalBackend
 from knit_workflows.domain.data import TagChange
 from knit_workflows.domain.ids import KnitId, RunId
 from knit_workflows.domain.plans.rules import parse_plan
@@ -21,7 +21,7 @@ from knit_workflows.domain.ports import RunKey
 from knit_workflows.domain.runs import RunDetail, RunStatus
 from knit_workflows.domain.tags import Tag
 from knit_workflows.embedded import EmbeddedPostgres
-from knit_workflows.settings import StoreSettings
+from knit_workflows.settings import LocalSettings, StoreSettings
 from knit_workflows.store import PostgresStore, migrate
 from tests.chaos.sweep import RECOVERY_SETTINGS, Remains, Sweep, history_of
 from tests.contract.compute.kubernetes_adapter import kubernetes_adapter

@@ -41,7 +41,7 @@ from tests.waiting import until
 pytestmark = [pytest.mark.timeout(1200), pytest.mark.engine, pytest.mark.slow]
 
 GRACE: Final = timedelta(milliseconds=300)
-SETTINGS: Final = {"KNIT_ENGINE__TIDY_EVERY": "PT1S", "KNIT_ENGINE__TIDY_GRACE": "PT0.3S"}
+SETTINGS: Final = {"KNIT_ENGINE__GC_INTERVAL": "PT1S", "KNIT_ENGINE__GC_GRACE_PERIOD": "PT0.3S"}
 KINDS: Final = (names.GC_WORKFLOW, names.HOUSEKEEPING_WORKFLOW)
 NOTE: Final = "everything stays as it is"
 WAITS: Final = {

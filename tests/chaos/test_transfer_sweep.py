@@ -282,7 +282,7 @@ async def test_data_that_becomes_done_keeps_its_content(
     The client hears that the transfer is over. Its Run is completing, so the Data becomes done, by
     this step or by housekeeping, and then it has to be whole.
     """
-    tidying = {"KNIT_ENGINE__TIDY_EVERY": "PT1S", "KNIT_ENGINE__TIDY_GRACE": "PT1S"}
+    tidying = {"KNIT_ENGINE__GC_INTERVAL": "PT1S", "KNIT_ENGINE__GC_GRACE_PERIOD": "PT1S"}
     async with counter(postgres, temporal_client, tmp_path, DONE, **tidying) as prepared:
         site, tag, go_on = prepared.site, "sweep:cut", asyncio.Event()
         go_on.set()
@@ -324,8 +324,8 @@ async def test_the_api_dies_in_the_middle(
     """
     settings = {
         "KNIT_ENGINE__TRANSFER_LEASE": "PT3S",
-        "KNIT_ENGINE__TIDY_EVERY": "PT1S",
-        "KNIT_ENGINE__TIDY_GRACE": "PT1S",
+        "KNIT_ENGINE__GC_INTERVAL": "PT1S",
+        "KNIT_ENGINE__GC_GRACE_PERIOD": "PT1S",
     }
     async with AsyncExitStack() as stack:
         site = await stack.enter_async_context(

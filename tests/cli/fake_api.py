@@ -5,6 +5,7 @@ It knows no rules of the engine: Plans are registered as they come, Runs are wha
 
 from __future__ import annotations
 
+import gzip
 import io
 import itertools
 import json
@@ -16,8 +17,8 @@ from typing import Any
 
 import httpx
 
-from knit_cli.graphs.lineage import walk
-from knit_cli.transfer.byte_streams import gunzipped, gzipped
+from knit_cli.graphs.lineage import Edge, edges_of
+from knit_workflows.domain.instants import format_instant, parse_instant
 from knit_workflows.wire.base import to_wire
 from knit_workflows.wire.data import Data, DataDownstream, DataUpstream
 from knit_workflows.wire.events import RunEvent
@@ -35,7 +36,7 @@ from knit_workflows.wire.plans import (
 )
 from knit_workflows.wire.runs import Assignment, Exit, LogAssignment, Run
 from knit_workflows.wire.tags import Tag, TagChange
-from knit_workflows.wire.times import format_time, parse_duration, parse_time
+from knit_workflows.wire.times import parse_duration
 
 API_ROOT = "http://knit.test/api"
 START = datetime(2025, 2, 1, 10, 0, 0, 120_000, tzinfo=UTC)
@@ -79,9 +80,7 @@ def error(status: int, reason: str, advice: str | None = None, see: str | None =
 class FakeApi:
     """What the API has, and what was asked of it.
 
-    `interrupt[(method, path)]` answers instead of the API, once per item; `pushes_tags`,
-    `takes_plain_tar`, `traces`, `knows_keys` and `completes` switched off make it an older server.
-    Who asks only for its version is not noted in `requests`.
+    `interrupt[(method, path)]` answers instead of the API, once per item.
     """
 
     data: dict[str, Data] = field(default_factory=dict)
@@ -92,12 +91,6 @@ class FakeApi:
     events: dict[str, list[RunEvent]] = field(default_factory=dict)
     requests: list[httpx.Request] = field(default_factory=list)
     interrupt: dict[tuple[str, str], list[Answer]] = field(default_factory=dict)
-    pushes_tags: bool = True
-    takes_plain_tar: bool = True
-    traces: bool = True
-    knows_keys: bool = True
-    completes: bool = True
-    knows_offsets: bool = True
     keys: dict[str, str] = field(default_factory=dict)
     """Which Data each key of an upload has made."""
     _numbers: Any = field(default_factory=lambda: itertools.count(1))
@@ -109,20 +102,18 @@ class FakeApi:
     def handle(self, request: httpx.Request) -> httpx.Response:
         """Answers one request."""
         path = request.url.path.removeprefix("/api")
-        if path == "/version" and self.knows_keys:
-            return httpx.Response(
-                200, json={"version": "1", "upload_keys": True, "sparse_files": True}
-            )
-        if path != "/version":
-            self.requests.append(request)
+        self.requests.append(request)
         waiting = self.interrupt.get((request.method, path))
         if waiting:
             answer = waiting.pop(0)
             return answer(request) if callable(answer) else answer
         noun, *rest = path.strip("/").split("/")
-        handlers = {"data": self._data, "plans": self._plans, "runs": self._runs}
-        if self.completes:
-            handlers["completions"] = self._completions
+        handlers = {
+            "data": self._data,
+            "plans": self._plans,
+            "runs": self._runs,
+            "completions": self._completions,
+        }
         if noun not in handlers:
             return httpx.Response(404, json={"message": "Not Found"})
         return handlers[noun](request, rest)
@@ -200,7 +191,7 @@ class FakeApi:
         system = [Tag(key="knit#id", value=knit_id)]
         finished = START + timedelta(seconds=len(self.data))
         system.append(
-            Tag(key="knit#timestamp", value=format_time(finished))
+            Tag(key="knit#timestamp", value=format_instant(finished))
             if run.status in ("done", "failed")
             else Tag(key="knit#transient", value="processing")
         )
@@ -248,7 +239,7 @@ class FakeApi:
                 return self._uploaded(request)
             case "GET", [knit_id] if knit_id in self.data:
                 return self._archive(request, knit_id)
-            case "GET", [knit_id, "lineage"] if self.traces and knit_id in self.data:
+            case "GET", [knit_id, "lineage"] if knit_id in self.data:
                 return self._traced(request.url.params, knit_id)
             case "PUT", [knit_id] if knit_id in self.data:
                 return _json(self._tagged(knit_id, json.loads(request.content)))
@@ -258,44 +249,58 @@ class FakeApi:
         wanted = {Tag.parse(text) for text in query.get_list("tag")}
         found = [data for data in self.data.values() if wanted <= set(data.tags)]
         if "since" in query:
-            since = parse_time(query["since"])
+            since = parse_instant(query["since"])
             until = since + parse_duration(query.get("duration", "1000000h"))
             found = [data for data in found if since <= _time(data) < until]
         return found
 
     def _uploaded(self, request: httpx.Request) -> httpx.Response:
-        plain = request.headers["Content-Type"] == "application/x-tar"
+        assert request.headers["Content-Type"] == "application/x-tar"
         assert request.headers["Transfer-Encoding"] == "chunked"
-        if plain and not self.takes_plain_tar:
-            return error(415, "unsupported media type")
-        key = request.headers.get("Idempotency-Key")
-        assert (key is not None) == self.knows_keys
+        key = request.headers["Idempotency-Key"]
         if key in self.keys:
             return _json(self.data[self.keys[key]])
-        archive = request.content if plain else b"".join(gunzipped([request.content]))
-        tags = request.url.params.get_list("tag") if self.pushes_tags else []
-        made = self.add_data(*tags, archive=archive)
-        if key is not None:
-            self.keys[key] = made.knit_id
+        made = self.add_data(*request.url.params.get_list("tag"), archive=request.content)
+        self.keys[key] = made.knit_id
         return _json(made)
 
     def _traced(self, query: httpx.QueryParams, knit_id: str) -> httpx.Response:
         hops = {way: None if query[way] == "all" else int(query[way]) for way in query}
         assert hops and hops.keys() <= {"upstream", "downstream"}
-        found = walk(
-            self.data[knit_id],
-            upstream=hops.get("upstream", 0),
-            downstream=hops.get("downstream", 0),
-            fetch_data=lambda ids: {one: self.data[one] for one in ids if one in self.data},
-            fetch_runs=lambda ids: {one: self.runs[one] for one in ids if one in self.runs},
-        )
-        return _json({"data": list(found.data.values()), "runs": list(found.runs.values())})
+        data, runs = {knit_id: self.data[knit_id]}, {}
+        for way, far in hops.items():
+            self._follow(knit_id, way == "upstream", far, data, runs)
+        return _json({"data": list(data.values()), "runs": list(runs.values())})
+
+    def _follow(
+        self, start: str, up: bool, far: int | None, data: dict[str, Data], runs: dict[str, Run]
+    ) -> None:
+        """Adds the Runs so far in one direction, each with all its Data; level by level."""
+        level, followed = [start], {start}
+        while level and far != 0:
+            ids = [
+                one
+                for knit_id in level
+                for one in (
+                    [self.data[knit_id].upstream.run.run_id]
+                    if up
+                    else [use.run.run_id for use in self.data[knit_id].downstreams]
+                )
+                if one in self.runs
+            ]
+            edges: list[Edge] = [edge for one in ids for edge in edges_of(self.runs[one])]
+            runs.update({one: self.runs[one] for one in ids})
+            data.update({e.knit_id: self.data[e.knit_id] for e in edges if e.knit_id in self.data})
+            ahead = dict.fromkeys(e.knit_id for e in edges if e.into_run is up)
+            level = [one for one in ahead if one in self.data and one not in followed]
+            followed.update(level)
+            far = None if far is None else far - 1
 
     def _archive(self, request: httpx.Request, knit_id: str) -> httpx.Response:
         first = request.headers["Accept"].partition(",")[0].partition(";")[0]
         content = self.archives[knit_id]
-        if first == "application/tar+gzip" or not self.takes_plain_tar:
-            first, content = "application/tar+gzip", b"".join(gzipped([content]))
+        if first == "application/tar+gzip":
+            content = gzip.compress(content)
         return httpx.Response(200, headers={"Content-Type": first}, content=iter([content]))
 
     def _tagged(self, knit_id: str, body: dict[str, Any]) -> Data:
@@ -419,13 +424,14 @@ class FakeApi:
         return error(404, "not found", "check the id")
 
     def _log(self, request: httpx.Request, run_id: str) -> httpx.Response:
-        offset = int(request.url.params.get("offset", "0")) if self.knows_offsets else 0
+        offset = int(request.url.params.get("offset", "0"))
         if offset > len(self.logs[run_id]):
             return error(409, "there are not so many bytes")
-        headers = {"Content-Type": "application/octet-stream"}
-        if self.knows_offsets:
-            headers["Log-Offset"] = str(offset)
-            headers["Log-Knit-Id"] = self.runs[run_id].log.knit_id
+        headers = {
+            "Content-Type": "application/octet-stream",
+            "Log-Offset": str(offset),
+            "Log-Knit-Id": self.runs[run_id].log.knit_id,
+        }
         chunks = self.logs[run_id][offset:].splitlines(keepends=True)
         return httpx.Response(200, headers=headers, content=iter(chunks))
 
@@ -440,4 +446,4 @@ def _sorted(tags: Any) -> list[Tag]:
 
 def _time(data: Data) -> datetime:
     (stamp,) = (tag.value for tag in data.tags if tag.key == "knit#timestamp")
-    return parse_time(stamp)
+    return parse_instant(stamp)

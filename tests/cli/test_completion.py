@@ -10,7 +10,6 @@ import httpx
 import pytest
 
 from knit_cli.shell.arguments import join_bash_words
-from knit_cli.shell.completion import STATUSES
 from knit_workflows.domain.runs import RunStatus
 
 
@@ -29,12 +28,6 @@ def complete(knit, monkeypatch):
         return ended.out.decode().split()
 
     return offered
-
-
-@pytest.fixture(params=["as it is", "older"], autouse=True)
-def completes(request, api):
-    """Every rule holds with a server that does not know completions, too."""
-    api.completes = request.param == "as it is"
 
 
 def test_names_of_commands(complete):
@@ -82,8 +75,6 @@ def test_the_api_is_asked_once_in_some_seconds(complete, api):
 
 def test_what_was_cut_off_is_asked_for_again(complete, api):
     """Of 12,000 Runs some are offered, and whoever types on gets those that are meant."""
-    if not api.completes:
-        return
     for _ in range(400):
         api.add_run({}, {})
     assert len(complete("run", "show", "run-")) == 100
@@ -101,8 +92,7 @@ def test_nothing_is_offered_and_nothing_said_when_something_is_wrong(complete, k
         (knit.home / ".cache").write_text("no folder")
     else:
         answer = httpx.Response(500, text="oops") if trouble == "broken" else _refuse
-        for path in ("/data", "/completions"):
-            api.interrupt[("GET", path)] = [answer] * 3
+        api.interrupt[("GET", "/completions")] = [answer] * 3
     assert complete("data", "find", "--tag", "t") == []
 
 
@@ -110,8 +100,8 @@ def _refuse(_request):
     raise httpx.ConnectError("refused")
 
 
-def test_all_statuses_a_run_can_be_found_by():
-    assert set(STATUSES) == set(RunStatus) - {RunStatus.INVALIDATED}
+def test_all_statuses_a_run_can_be_found_by(complete):
+    assert set(complete("run", "find", "-s", "")) == set(RunStatus) - {RunStatus.INVALIDATED}
 
 
 @pytest.mark.parametrize(

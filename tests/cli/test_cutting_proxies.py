@@ -20,8 +20,8 @@ from knit_cli.api.client import ApiClient, open_api
 from knit_cli.errors import ConnectionCut, TransferFailed
 from knit_cli.transfer.excluded import Exclusions
 from knit_cli.transfer.progress import Silent
+from knit_cli.transfer.pull import pull_file, pull_folder, pull_stream
 from knit_cli.transfer.run_log import copy_log
-from knit_cli.transfer.transfer import pull_file, pull_folder, pull_stream
 from knit_workflows.domain.runs import RunStatus
 from tests.api.test_downloads import a_data
 from tests.api.threaded import LiveApi, live_api

@@ -9,6 +9,7 @@ import stat
 import tarfile
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -48,9 +49,22 @@ DAMAGED = {
 }
 
 
-def gzipped_answer(content: bytes) -> httpx.Response:
-    kind = {"Content-Type": "application/tar+gzip"}
-    return httpx.Response(200, headers=kind, content=iter([content]))
+def cases(gzipped: dict[str, bytes], plain: dict[str, bytes]) -> list[Any]:
+    """What a pull gets, by its flags: gzip for a file, plain tar to unpack."""
+    found = [pytest.param([], content, id=f"file, {name}") for name, content in gzipped.items()]
+    return found + [pytest.param(["-x"], one, id=f"unpacked, {n}") for n, one in plain.items()]
+
+
+CUT_CASES = cases(
+    CUT, {"in the middle": WHOLE_TAR[:700], "before the end": WHOLE_TAR[:1536], "nothing": b""}
+)
+DAMAGED_CASES = cases(
+    DAMAGED, {"no tar": b"no tar" * 1000, "something behind it": WHOLE_TAR + b"more"}
+)
+
+
+def archive_response(content: bytes) -> httpx.Response:
+    return httpx.Response(200, content=iter([content]))
 
 
 # ------------------------------------------------------------ find
@@ -248,8 +262,8 @@ def test_links_are_pushed_as_they_are_wherever_they_lead(knit, api):
     ("target", "said"),
     [
         (".", "leads back to a folder above"),
-        ("loop", "leads back to itself"),
-        ("nowhere", "leads to nothing"),
+        ("loop", "leads to itself"),
+        ("nowhere", "the link is broken"),
     ],
 )
 def test_links_that_cannot_be_followed_are_an_error_before_anything_is_sent(
@@ -265,14 +279,12 @@ def test_links_that_cannot_be_followed_are_an_error_before_anything_is_sent(
     assert api.requests == []
 
 
-@pytest.mark.parametrize(("server", "kept"), [("new", True), ("old", False)])
-def test_holes_are_pushed_as_holes_to_a_server_that_takes_them(knit, api, server, kept):
+def test_holes_are_pushed_as_holes(knit, api):
     knit.write("a/x")
     os.truncate(knit.cwd / "a" / "x", 8 << 20)
-    api.knows_keys = server == "new"
     ended = knit("data", "push", "a")
     archive = api.archives[ended.json["knitId"]]
-    assert (len(archive) < 1 << 14) == kept
+    assert len(archive) < 1 << 14
     with tarfile.open(fileobj=BytesIO(archive)) as opened:
         (member,) = opened.getmembers()
         assert (member.name, member.size) == ("x", 8 << 20)
@@ -290,18 +302,6 @@ def test_push_without_a_source_is_wrong_usage(knit):
     assert knit("data", "push").code == 2
 
 
-@pytest.mark.parametrize("older", ["pushes_tags", "takes_plain_tar"])
-def test_push_to_an_older_server_tags_in_a_second_request(knit, api, older):
-    setattr(api, older, False)
-    api.pushes_tags = False
-    knit.write("a/x", "content")
-    ended = knit("data", "push", "a", "-t", "type:x")
-    assert ended.code == 0
-    assert "type:x" in ended.json["tags"]
-    assert files_of(api.archives[ended.json["knitId"]]) == {"x": b"content"}
-    assert api.asked()[-1] == f"PUT /data/{ended.json['knitId']}"
-
-
 def test_too_many_tags_for_a_query_follow_in_a_second_request(knit, api):
     knit.write("a/x")
     tags = [f"key{number}:{'v' * 200}" for number in range(100)]
@@ -313,10 +313,9 @@ def test_too_many_tags_for_a_query_follow_in_a_second_request(knit, api):
 
 
 def test_a_push_that_could_not_be_tagged_says_which_data_is_left(knit, api):
-    api.pushes_tags = False
     api.interrupt[("PUT", "/data/data-2")] = [error(500, "unexpected error")]
     knit.write("a/x")
-    ended = knit("data", "push", "a", "-t", "type:x")
+    ended = knit("data", "push", "a", "-t", f"type:{'x' * 20_000}")
     assert ended.code == 1
     assert "without its tags" in ended.err
     assert "see: data-2" in ended.err
@@ -351,16 +350,7 @@ def test_pull_extracts_below_the_id(knit, api):
     assert knit("data", "pull", "-x", data.knit_id).code == 0
     assert (knit.cwd / data.knit_id / "x" / "y.txt").read_bytes() == b"content"
     assert (knit.cwd / data.knit_id).stat().st_mode & 0o055
-    whole = "entries=all;holes=kept"
-    accepted = f"application/x-tar;{whole}, application/tar+gzip;{whole};q=0.5"
-    assert api.requests[-1].headers["Accept"] == accepted
-
-
-def test_pull_extracts_what_an_older_server_gives(knit, api):
-    api.takes_plain_tar = False
-    data = api.add_data(archive=plain_tar({"y": b"content" * 1_000_000}))
-    assert knit("data", "pull", "-x", data.knit_id, "~/down").code == 0
-    assert (knit.home / "down" / data.knit_id / "y").stat().st_size == 7_000_000
+    assert api.requests[-1].headers["Accept"] == "application/x-tar;entries=all;holes=kept"
 
 
 def test_pull_names_what_the_data_has_that_no_archive_can_hold(knit, api):
@@ -399,7 +389,7 @@ def test_pull_does_not_mix_into_a_folder_that_is_there(knit, api):
     kept = knit.write(f"{data.knit_id}/z", "old")
     ended = knit("data", "pull", "-x", data.knit_id)
     assert ended.code == 1
-    assert "is there already" in ended.err
+    assert "already exists" in ended.err
     assert "hint: remove it" in ended.err
     assert list(kept.parent.iterdir()) == [kept]
     assert api.requests == []
@@ -416,7 +406,7 @@ def test_of_two_pulls_at_once_the_later_one_says_that_the_folder_is_there(knit, 
     monkeypatch.setattr(api, "_archive", when_another_was_first)
     ended = knit("data", "pull", "-x", data.knit_id)
     assert ended.code == 1
-    assert f"{data.knit_id} is there already" in ended.err
+    assert f"{data.knit_id} already exists" in ended.err
     assert ".part" not in ended.err
     assert [path.name for path in (knit.cwd / data.knit_id).iterdir()] == ["y"]
 
@@ -441,11 +431,10 @@ def test_a_dangerous_archive_leaves_nothing(knit, api, name):
 def test_a_connection_that_breaks_leaves_nothing(knit, api, flags):
     def broken(_request):
         def chunks():
-            yield plain_tar({"y": b"content"})[:700]
+            yield plain_tar({"y": b"content"})[:700] if flags else PACKED[:70]
             raise httpx.RemoteProtocolError("peer closed connection")
 
-        kind = {"Content-Type": "application/x-tar"}
-        return httpx.Response(200, headers=kind, content=chunks())
+        return httpx.Response(200, content=chunks())
 
     data = api.add_data()
     api.interrupt[("GET", f"/data/{data.knit_id}")] = [broken] * 3
@@ -463,11 +452,10 @@ def test_a_pull_is_begun_anew_when_its_connection_breaks(knit, api, arguments):
     def broken(_request):
         def chunks():
             if arguments != ["-"]:
-                yield plain_tar({"y": b"content"})[:700]
+                yield plain_tar({"y": b"content"})[:700] if arguments else PACKED[:70]
             raise httpx.RemoteProtocolError("peer closed connection")
 
-        kind = {"Content-Type": "application/x-tar"}
-        return httpx.Response(200, headers=kind, content=chunks())
+        return httpx.Response(200, content=chunks())
 
     api.interrupt[("GET", f"/data/{data.knit_id}")] = [broken, broken]
     ended = knit("data", "pull", data.knit_id, *arguments)
@@ -494,12 +482,11 @@ def test_what_went_through_a_pipe_is_not_sent_again(knit, api):
     assert len(api.requests) == 1
 
 
-@pytest.mark.parametrize("flags", [["-x"], []])
-@pytest.mark.parametrize("content", DAMAGED.values(), ids=DAMAGED)
-def test_a_damaged_archive_leaves_nothing(knit, api, content, flags):
+@pytest.mark.parametrize(("flags", "content"), DAMAGED_CASES)
+def test_a_damaged_archive_leaves_nothing(knit, api, flags, content):
     """It came whole, so that it is not asked for again."""
     data = api.add_data()
-    api.interrupt[("GET", f"/data/{data.knit_id}")] = [gzipped_answer(content)]
+    api.interrupt[("GET", f"/data/{data.knit_id}")] = [archive_response(content)]
     ended = knit("data", "pull", *flags, data.knit_id, "dest")
     assert ended.code == 1
     assert f"error: cannot pull {data.knit_id}\nreason: " in ended.err
@@ -507,21 +494,20 @@ def test_a_damaged_archive_leaves_nothing(knit, api, content, flags):
     assert list((knit.cwd / "dest").iterdir()) == []
 
 
-@pytest.mark.parametrize("flags", [["-x"], []])
-@pytest.mark.parametrize("content", CUT.values(), ids=CUT)
-def test_an_archive_that_ends_too_early_is_asked_for_again(knit, api, content, flags):
+@pytest.mark.parametrize(("flags", "content"), CUT_CASES)
+def test_an_archive_that_ends_too_early_is_asked_for_again(knit, api, flags, content):
     """Although the answer itself ended in order, as behind a proxy that was cut itself."""
     data = api.add_data(archive=plain_tar({"y": b"content"}))
-    answers = [gzipped_answer(content) for _ in range(2)]
+    answers = [archive_response(content) for _ in range(2)]
     api.interrupt[("GET", f"/data/{data.knit_id}")] = answers
     ended = knit("data", "pull", *flags, data.knit_id, "dest")
     assert ended.code == 0, ended.err
     assert ended.err.count("was cut, trying again") == 2
     assert len(list((knit.cwd / "dest").iterdir())) == 1
-    answers += [gzipped_answer(content) for _ in range(3)]
+    answers += [archive_response(content) for _ in range(3)]
     ended = knit("data", "pull", *flags, data.knit_id, "elsewhere")
     assert ended.code == 1
-    assert "although the connection was closed in order" in ended.err
+    assert "although the connection was closed cleanly" in ended.err
     assert list((knit.cwd / "elsewhere").iterdir()) == []
 
 
@@ -538,12 +524,9 @@ def test_a_pull_waits_a_little_for_an_api_that_is_away(knit, api, status):
 @pytest.mark.parametrize("content", WHOLE.values(), ids=WHOLE)
 def test_members_and_padding_belong_to_gzip(knit, api, content):
     data = api.add_data()
-    answers = [gzipped_answer(content), gzipped_answer(content)]
-    api.interrupt[("GET", f"/data/{data.knit_id}")] = answers
+    api.interrupt[("GET", f"/data/{data.knit_id}")] = [archive_response(content)]
     assert knit("data", "pull", data.knit_id).code == 0
     assert (knit.cwd / f"{data.knit_id}.tar.gz").read_bytes() == content
-    assert knit("data", "pull", "-x", data.knit_id).code == 0
-    assert (knit.cwd / data.knit_id / "y").read_bytes() == b"content"
 
 
 def test_an_archive_is_kept_with_what_we_would_not_unpack(knit, api):
@@ -554,16 +537,13 @@ def test_an_archive_is_kept_with_what_we_would_not_unpack(knit, api):
         pipe.type = tarfile.FIFOTYPE
         archive.addfile(pipe)
     data = api.add_data()
-    api.interrupt[("GET", f"/data/{data.knit_id}")] = [gzipped_answer(content.getvalue())]
+    api.interrupt[("GET", f"/data/{data.knit_id}")] = [archive_response(content.getvalue())]
     assert knit("data", "pull", data.knit_id).code == 0
     assert (knit.cwd / f"{data.knit_id}.tar.gz").read_bytes() == content.getvalue()
 
 
 @pytest.mark.parametrize("arguments", [["-x"], [], ["-"]])
-@pytest.mark.parametrize("plain", [True, False])
-def test_what_comes_is_what_is_kept(knit, api, arguments, plain):
-    """Also from an older server, and of more than one piece."""
-    api.takes_plain_tar = plain
+def test_what_comes_is_what_is_kept(knit, api, arguments):
     content = os.urandom(3_000_000)
     data = api.add_data(archive=plain_tar({"y": content}))
     ended = knit("data", "pull", data.knit_id, *arguments)

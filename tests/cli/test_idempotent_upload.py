@@ -13,8 +13,6 @@ from tests.cli.fake_api import error
 from tests.cli.test_main import CUT, REFUSED
 from tests.cli.test_sockets import read_body, read_head, serving, started
 
-KNOWS_KEYS = b'{"version": "9", "upload_keys": true}'
-
 
 def swallowed(api):
     """Does what was asked for; its answer gets lost."""
@@ -172,21 +170,6 @@ def test_each_source_has_a_key_of_its_own(knit, api, push):
     assert len(set(keys(api))) == len(api.data) == 2
 
 
-def test_a_server_that_knows_no_keys_is_not_asked_twice(api, push):
-    """It would make a second Data."""
-    api.knows_keys = False
-    ended = push(swallowed(api))
-    assert ended.code == 1
-    assert "hint: it may have arrived all the same" in ended.err
-    assert len(api.requests) == len(api.data) == 1
-
-
-def version(connection):
-    assert read_head(connection).startswith(b"GET /api/version ")
-    head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(KNOWS_KEYS)}\r\nConnection: close\r\n\r\n"
-    connection.sendall(head.encode() + KNOWS_KEYS)
-
-
 def test_a_key_is_kept_once_its_body_may_have_arrived(tmp_path):
     """Cuts within the body: another key. Cut behind it, then within the next one: the same."""
     (tmp_path / "set").write_bytes(os.urandom(30_000_000))
@@ -206,7 +189,7 @@ def test_a_key_is_kept_once_its_body_may_have_arrived(tmp_path):
         connection.sendall(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 5\r\n\r\nheard")
 
     with (
-        serving(version, within, behind, within, refuse) as api_root,
+        serving(within, behind, within, refuse) as api_root,
         started(tmp_path, api_root, "data", "push", "set") as knit,
     ):
         _, err = knit.communicate()

@@ -67,7 +67,7 @@ def test_strict_restores_the_plain_error(knit):
         ("active: false", "active is true, the file says false", "knit plan active no {}"),
         ("service_account: me", "service_account is not set", "serviceaccount --set me {}"),
         ("resources: {cpu: 3}", "resources.cpu is 2, the file says 3", "resource --set cpu=3 {}"),
-        ("resources: {cpu: 2, gpu: 1}", "resources.gpu is not set", "resource --set gpu=1 {}"),
+        ("resources: {cpu: 2, a/gpu: 1}", "resources.a/gpu is not set", "--set a/gpu=1 {}"),
         ("annotations: [a=b c]", "a=b c is only in the file", "annotate --add 'a=b c' {}"),
         ("priority: 5", "priority is 0, the file says 5", "knit plan priority {} 5"),
         ("annotations: []", "owner=alice is not in the file", "annotate --remove owner=alice {}"),

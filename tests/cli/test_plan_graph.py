@@ -9,7 +9,10 @@ import re
 
 import pytest
 
-from knit_cli.graphs.formats import Edge, Graph, Kind, Node, Row, Words, to_dot, to_json, to_mermaid
+from knit_cli.graphs.dot import to_dot
+from knit_cli.graphs.json_graph import to_json
+from knit_cli.graphs.mermaid import to_mermaid
+from knit_cli.graphs.model import Edge, Graph, Node, NodeKind, Row, Span
 
 
 @pytest.fixture
@@ -160,13 +163,16 @@ HOSTILE = [
 
 def graph_of(text: str) -> Graph:
     """Two nodes and an edge that say this everywhere they can."""
-    words = Words(text, bold=True, colour="red")
+    words = Span(text, bold=True, colour="red")
     rows = (Row(((words,),), small=True),)
-    first = Node(f"d{text}", Kind.DATA, key=text, title=(words,), rows=rows, highlighted=True)
-    second = Node(f"r{text}", Kind.RUN, key="run", frame=text)
+    first = Node(f"d{text}", NodeKind.DATA, key=text, title=(words,), rows=rows, highlighted=True)
+    second = Node(f"r{text}", NodeKind.RUN, key="run", frame=text)
     away = Edge("elsewhere", first.id)
     return Graph(
-        text, (Kind.DATA, Kind.RUN), (first, second), (Edge(first.id, second.id, text), away)
+        text,
+        (NodeKind.DATA, NodeKind.RUN),
+        (first, second),
+        (Edge(first.id, second.id, text), away),
     )
 
 

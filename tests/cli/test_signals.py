@@ -16,7 +16,7 @@ import pytest
 
 from knit_cli.transfer.staging import staging_area
 from tests.cli.fake_api import plain_tar
-from tests.cli.test_sockets import an_old_api, read_head, serving, started
+from tests.cli.test_sockets import read_head, serving, started
 from tests.waiting import PATIENCE, wait_until
 
 ENDINGS = {signal.SIGTERM: b"terminated\n", signal.SIGHUP: b"hung up\n"}
@@ -119,7 +119,7 @@ def test_a_push_that_is_told_to_end_is_cut(tmp_path, number):
                 stopped.wait(PATIENCE)
 
     with (
-        serving(an_old_api, answer) as api_root,
+        serving(answer) as api_root,
         started(tmp_path, api_root, "data", "push", "set") as knit,
     ):
         assert begun.wait(PATIENCE)

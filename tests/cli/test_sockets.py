@@ -67,12 +67,6 @@ def started(folder: Path, api_root: str, *arguments: str) -> subprocess.Popen[by
     )
 
 
-def an_old_api(connection: socket.socket) -> None:
-    """Answers the question whether keys of uploads are known."""
-    assert read_head(connection).startswith(b"GET /api/version ")
-    connection.sendall(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
-
-
 def answer_with(connection: socket.socket, body: bytes) -> None:
     head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n"
     connection.sendall(b"%sContent-Length: %d\r\n\r\n%s" % (head, len(body), body))
@@ -129,7 +123,7 @@ def test_an_upload_that_cannot_go_on_is_cut_and_not_ended(tmp_path):
                 os.truncate(changing, 0)
 
     with (
-        serving(an_old_api, answer) as api_root,
+        serving(answer) as api_root,
         started(tmp_path, api_root, "data", "push", "set", "-t", "a:b") as knit,
     ):
         out, err = knit.communicate()
@@ -154,7 +148,7 @@ def test_a_server_that_refuses_early_is_heard(tmp_path):
             pass
 
     with (
-        serving(an_old_api, answer) as api_root,
+        serving(answer) as api_root,
         started(tmp_path, api_root, "data", "push", "big") as knit,
     ):
         _, err = knit.communicate()
@@ -208,32 +202,14 @@ def test_an_upload_that_is_cut_before_its_end_is_sent_anew(tmp_path):
         connection.sendall(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 5\r\n\r\nheard")
 
     with (
-        serving(an_old_api, cut, refuse) as api_root,
+        serving(cut, refuse) as api_root,
         started(tmp_path, api_root, "data", "push", "set") as knit,
     ):
         _, err = knit.communicate()
-    assert b"trying again in 0.5 s (2 of 3)" in err
+    assert b"trying again in 0.5 s (2 of 6)" in err
     assert b"reason: heard" in err
     assert len(bodies) == 1
     assert len(bodies[0]) > 30_000_000
-
-
-def test_an_upload_whose_answer_is_lost_is_not_repeated_without_keys(tmp_path):
-    """It may have made a Data; where there are no keys, a second one would be there for ever."""
-    (tmp_path / "set").write_bytes(b"content")
-
-    def silent(connection):
-        read_head(connection)
-        read_body(connection)
-
-    with (
-        serving(an_old_api, silent) as api_root,
-        started(tmp_path, api_root, "data", "push", "set") as knit,
-    ):
-        _, err = knit.communicate()
-    assert knit.returncode == 1
-    assert b"trying again" not in err
-    assert b"hint: it may have arrived all the same" in err
 
 
 def test_ctrl_c_during_an_upload_cuts_it(tmp_path):
@@ -253,7 +229,7 @@ def test_ctrl_c_during_an_upload_cuts_it(tmp_path):
 
     stopped = threading.Event()
     with (
-        serving(an_old_api, answer) as api_root,
+        serving(answer) as api_root,
         started(tmp_path, api_root, "data", "push", "set") as knit,
     ):
         assert begun.wait(PATIENCE)

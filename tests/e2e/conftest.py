@@ -76,7 +76,7 @@ def stack(
         "KNIT_COMPUTE__LOCAL__ENGINE": sandbox["KNIT_TEST_ENGINE"],
         # The tests' machine need not be able to set up networks of containers.
         "KNIT_COMPUTE__LOCAL__NETWORK": "false",
-        "KNIT_ENGINE__IMAGE_PATIENCE": "PT3S",
+        "KNIT_ENGINE__IMAGE_PULL_DEADLINE": "PT3S",
         "KNIT_ENGINE__STOP_GRACE": "PT2S",
     }
     with dev_stack(**environment) as running:

@@ -24,7 +24,9 @@ def stack() -> Iterator[DevStack]:
     with (
         dev_folder() as folder,
         small_disk(folder / ".knit" / "dev", "300m"),
-        dev_stack(folder, KNIT_ENGINE__TIDY_EVERY="PT2S", KNIT_ENGINE__FALLBACK="PT2S") as stack,
+        dev_stack(
+            folder, KNIT_ENGINE__GC_INTERVAL="PT2S", KNIT_ENGINE__POLL_INTERVAL="PT2S"
+        ) as stack,
     ):
         stack.state.chmod(0o755)
         stack.up()

@@ -91,7 +91,7 @@ async def knit(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Knit]:
         environment = {
             **os.environ,
             "HOME": str(folder),
-            "KNIT_ENGINE__IMAGE_PATIENCE": "PT3S",
+            "KNIT_ENGINE__IMAGE_PULL_DEADLINE": "PT3S",
             "KNIT_COMPUTE__KIND": "kubernetes",
             "KNIT_COMPUTE__KUBERNETES__KUBECONFIG": str(settings.kubeconfig),
             "KNIT_COMPUTE__KUBERNETES__KUBE_NAMESPACE": settings.kube_namespace,

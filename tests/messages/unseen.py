@@ -9,11 +9,11 @@ _CLUSTER: Final[Mapping[str, Sequence[str]]] = {
     "knit_workflows.compute.kubernetes.server": (
         "has to be read anew", "(VersionGone)", "the watch broke",
     ),
-    "knit_workflows.compute.kubernetes.silence": ("all are Bound", "Pulling an image"),
+    "knit_workflows.compute.kubernetes.stalled": ("all are Bound", "Pulling an image"),
     "knit_workflows.compute.kubernetes.transfers": ("an earlier door to it",),
-    "knit_workflows.compute.kubernetes.troubles": ("no node takes the pod",),
+    "knit_workflows.compute.kubernetes.start_failures": ("no node takes the pod",),
     "knit_workflows.pod.kube_api": ("cannot prepare a connection", "the connection was cut"),
-    "knit_workflows.pod.nurse": ("the watch sent no event", "the watch failed"),
+    "knit_workflows.pod.log_sidecar": ("the watch sent no event", "the watch failed"),
 }  # fmt: skip
 """The tier on the real node does."""
 
@@ -28,7 +28,7 @@ _SLOW: Final[Mapping[str, Sequence[str]]] = {
     "knit_workflows.activities.search_attributes": ("search attributes cannot be listed",),
     "knit_workflows.activities.starting": ("did not take a Run", "has ended already"),
     "knit_workflows.client": ("(EngineUnavailable)", "the transfer is over"),
-    "knit_workflows.pod.activity": ("(Ending)",),
+    "knit_workflows.pod.idle_timer": ("(Ending)",),
     "knit_workflows.store.connection": ("connections to the database are busy",),
     "knit_workflows.worker": ("worker is ready", "worker stops"),
     "knit_workflows.workflows.run": ("(CancelledError)",),
@@ -44,8 +44,8 @@ _MACHINE: Final[Mapping[str, Sequence[str]]] = {
     "knit_workflows.compute.local.notices": (
         "needs Linux", "workers on Linux", "cannot watch", "refuses to watch",
     ),
-    "knit_workflows.archive.packing": ("it was replaced while being read",),
-    "knit_workflows.archive.unpacking": ("could not be removed",),
+    "knit_workflows.archive.packer": ("it was replaced while being read",),
+    "knit_workflows.archive.unpacker": ("could not be removed",),
 }  # fmt: skip
 """Only a machine that is broken, or not Linux, does."""
 

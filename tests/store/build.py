@@ -15,7 +15,7 @@ from knit_workflows.domain.ids import KnitId, PlanId, RunId
 from knit_workflows.domain.plans.model import Image, PlanInput, PlanOutput, PlanSpec, Requirement
 from knit_workflows.domain.ports import AdmissionLimits, RunKey
 from knit_workflows.domain.runs import Exit, RunStatus
-from knit_workflows.domain.tags import KEY_ID, KEY_TIMESTAMP, Tag, parse_instant, parse_tag
+from knit_workflows.domain.tags import KEY_ID, KEY_TIMESTAMP, Tag, parse_tag, parse_timestamp
 from knit_workflows.store import PostgresStore
 
 QUEUED_AT = datetime(2026, 1, 2, tzinfo=UTC)
@@ -35,7 +35,7 @@ def requirement(text: str) -> Requirement:
     return Requirement(
         frozenset(tag for tag in tags(text) if not tag.is_system),
         pins.get(KEY_ID),
-        None if instant is None else parse_instant(instant),
+        None if instant is None else parse_timestamp(instant),
     )
 
 

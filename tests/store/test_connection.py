@@ -9,7 +9,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from knit_workflows.disk import RESERVE_BYTES, Reserve, Room
+from knit_workflows.disk import RESERVE_BYTES, DiskSpace, Reserve
 from knit_workflows.domain.errors import StoreFull, StoreUnavailable
 from knit_workflows.store import connection
 from knit_workflows.store.connection import Database, Session, unavailable
@@ -100,7 +100,7 @@ async def test_a_server_that_died_of_a_full_disk_is_told_by_its_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The folder is named: that is where room is to be made."""
-    monkeypatch.setattr(Room, "of", lambda folder: Room(folder, 4096, 1 << 30))
+    monkeypatch.setattr(DiskSpace, "of", lambda folder: DiskSpace(folder, 4096, 1 << 30))
     nowhere = Database("postgresql://127.0.0.1:1/x", 1, folder=tmp_path)
     with pytest.raises(StoreFull) as failure:
         await nowhere.row("SELECT 1")

@@ -12,29 +12,36 @@ from pathlib import Path
 import pytest
 
 from knit_workflows import disk
-from knit_workflows.disk import RESERVE_BYTES, Reserve, Room, in_words, require_room, storage_full
+from knit_workflows.disk import (
+    RESERVE_BYTES,
+    DiskSpace,
+    Reserve,
+    format_bytes,
+    require_room,
+    storage_full,
+)
 from knit_workflows.domain.errors import StorageFull
 
 
 def test_room_is_what_everybody_may_use(tmp_path: Path) -> None:
     """Also of a folder that is not there yet: it will be on the disk of the one above."""
-    here = Room.of(tmp_path)
+    here = DiskSpace.of(tmp_path)
     assert 0 < here.free <= here.total
-    assert Room.of(tmp_path / "not" / "there").folder == tmp_path
+    assert DiskSpace.of(tmp_path / "not" / "there").folder == tmp_path
 
 
 def test_a_floor_takes_a_twentieth_of_a_disk_at_most(tmp_path: Path) -> None:
     """So that a small disk can be used at all."""
-    assert Room(tmp_path, 0, 100 << 30).share(256 << 20) == 256 << 20
-    assert Room(tmp_path, 0, 400 << 20).share(256 << 20) == 20 << 20
+    assert DiskSpace(tmp_path, 0, 100 << 30).share(256 << 20) == 256 << 20
+    assert DiskSpace(tmp_path, 0, 400 << 20).share(256 << 20) == 20 << 20
 
 
 def test_too_little_room_is_told_with_the_disk_and_both_figures(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And with what to do about it."""
-    room = Room(tmp_path, 118 << 20, 10 << 30)
-    monkeypatch.setattr(disk.Room, "of", classmethod(lambda _, __: room))
+    room = DiskSpace(tmp_path, 118 << 20, 10 << 30)
+    monkeypatch.setattr(disk.DiskSpace, "of", classmethod(lambda _, __: room))
     require_room(tmp_path, 118 << 20)
     with pytest.raises(StorageFull) as failure:
         require_room(tmp_path, 256 << 20)
@@ -61,7 +68,7 @@ def test_a_write_that_finds_no_room_names_its_disk(tmp_path: Path, number: int) 
     [(0, "0 KiB"), (4096, "4 KiB"), (118 << 20, "118 MiB"), ((34 << 30) // 10, "3.4 GiB")],
 )
 def test_bytes_in_words(size: int, words: str) -> None:
-    assert in_words(size) == words
+    assert format_bytes(size) == words
 
 
 def test_a_reserve_is_real_room_and_is_given_back_in_slices(tmp_path: Path) -> None:
@@ -83,7 +90,7 @@ def test_a_small_disks_reserve_has_small_slices(
     """As many of them, but none too small to be of use."""
     size = [400 << 20]
     room = classmethod(lambda cls, at: cls(at, size[0], size[0]))
-    monkeypatch.setattr(disk.Room, "of", room)
+    monkeypatch.setattr(disk.DiskSpace, "of", room)
     reserve = Reserve(tmp_path / "reserve")
     reserve.fill(20 << 20)
     assert reserve.give() == (20 << 20) // 8

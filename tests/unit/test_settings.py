@@ -13,7 +13,7 @@ import pytest
 from pydantic import ValidationError
 
 from knit_workflows.settings import Settings, SettingsRefused, read_settings
-from knit_workflows.temporal_config import client_config
+from knit_workflows.temporal_client import client_config
 from tests.waiting import PATIENCE
 
 
@@ -63,8 +63,49 @@ def test_a_wrong_value_is_told_in_words(
     with pytest.raises(SettingsRefused) as caught:
         read_settings()
     assert said in str(caught.value)
-    assert "correct it, or leave it out" in str(caught.value)
+    assert "correct it or remove it" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("KNIT_ENGINE__HEARTBEATS", "KNIT_ENGINE__HEARTBEAT"),
+        ("KNIT_STORE__POOLSIZE", "KNIT_STORE__POOL_SIZE"),
+        ("KNIT_COMPUTE__KUBERNETES__STORAGECLASS", "KNIT_COMPUTE__KUBERNETES__STORAGE_CLASS"),
+        ("KNIT_COMPUTE__LOKAL__STATE", "KNIT_COMPUTE__LOCAL__STATE"),
+        ("KNIT_QUEUES__WATCHES", "KNIT_QUEUES__WATCH"),
+    ],
+)
+def test_an_unknown_variable_names_the_nearest_known_one(
+    monkeypatch: pytest.MonkeyPatch, name: str, nearest: str
+) -> None:
+    monkeypatch.setenv(name, "1")
+    with pytest.raises(SettingsRefused) as caught:
+        read_settings()
+    assert f"is not a setting of knit, {nearest} is the nearest" in str(caught.value)
+
+
+def test_variables_outside_the_groups_are_the_business_of_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("KNIT_RACE_SECONDS", "1")
+    monkeypatch.setenv("KNIT_OTHER__TOOL", "1")
+    read_settings()
+
+
+def test_all_settings_of_a_back_end_come_from_the_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("KNIT_COMPUTE__KUBERNETES__RUN_AS_USER", "1000")
+    monkeypatch.setenv("KNIT_COMPUTE__KUBERNETES__POD_IMAGE_PULL_POLICY", "Always")
+    monkeypatch.setenv("KNIT_COMPUTE__LOCAL__HOST_IMAGES", "false")
+    monkeypatch.setenv("KNIT_COMPUTE__LOCAL__ENVIRONMENT", '{"DOCKER_HOST": "unix:///x"}')
+    compute = read_settings().compute
+    assert compute.kubernetes.run_as_user == 1000
+    assert compute.kubernetes.pod_image_pull_policy == "Always"
+    assert compute.local.host_images is False
+    assert compute.local.environment == {"DOCKER_HOST": "unix:///x"}
 
 
 def test_a_level_may_be_written_small(monkeypatch: pytest.MonkeyPatch) -> None:

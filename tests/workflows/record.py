@@ -16,7 +16,7 @@ from typing import Any
 
 from knit_workflows import names
 from knit_workflows.activities.runs import LINGER
-from knit_workflows.compute.base import RunPod, Trouble, TroubleKind
+from knit_workflows.compute.base import RunPod, StartFailure, StartFailureKind
 from knit_workflows.contracts.housekeeping import HousekeepingInput
 from knit_workflows.domain.errors import BackendUnavailable
 from knit_workflows.domain.runs import Exit, RunStatus
@@ -89,7 +89,9 @@ async def _held_up(scenario: str) -> None:
         gone = True
 
         async def launch(self, pod: RunPod) -> None:
-            self.trouble(pod.name, Trouble(TroubleKind.PROGRESS, "PullingImage", "pulling"))
+            self.set_start_failure(
+                pod.name, StartFailure(StartFailureKind.PROGRESS, "PullingImage", "pulling")
+            )
             if self.gone:
                 self.gone = False
                 raise BackendUnavailable("no container engine answers")
@@ -102,7 +104,7 @@ async def _held_up(scenario: str) -> None:
         run = await _only_run(knit, plan.summary.plan_id)
         await _held_up_by(knit, run.summary.run_id, "PullingImage")
         await asyncio.sleep(LINGER.total_seconds())
-        backend.trouble(names.run_pod(run.summary.run_id, 1), None)
+        backend.set_start_failure(names.run_pod(run.summary.run_id, 1), None)
         await knit.final(run.summary.run_id)
         handle = knit.temporal.get_workflow_handle(names.run_workflow(run.summary.run_id, 1))
         await handle.result()
@@ -116,7 +118,7 @@ async def _tidied() -> None:
             (HousekeepingWorkflow.run, names.HOUSEKEEPING_WORKFLOW),
         ):
             request = HousekeepingInput(
-                projector=knit.deps.projector_input(), grace=knit.deps.engine.tidy_grace
+                projector=knit.deps.projector_input(), grace=knit.deps.engine.gc_grace_period
             )
             queue = knit.deps.queues.engine
             handle = await knit.temporal.start_workflow(

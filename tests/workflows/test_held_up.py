@@ -6,7 +6,7 @@ import asyncio
 from datetime import timedelta
 
 from knit_workflows import names
-from knit_workflows.compute.base import RunPod, Trouble, TroubleKind
+from knit_workflows.compute.base import RunPod, StartFailure, StartFailureKind
 from knit_workflows.domain.errors import BackendUnavailable
 from knit_workflows.domain.runs import RunQuery, RunStatus
 from knit_workflows.embedded import EmbeddedPostgres
@@ -37,8 +37,10 @@ async def test_runs_that_are_held_up_keep_no_other_from_running(
             if "daemon" in pod.image and self.away:
                 raise BackendUnavailable("the daemon does not answer")
             if "full" in pod.image and self.away:
-                full = Trouble(TroubleKind.UNSCHEDULABLE, "Unschedulable", "no node has room")
-                self.trouble(pod.name, full)
+                full = StartFailure(
+                    StartFailureKind.UNSCHEDULABLE, "Unschedulable", "no node has room"
+                )
+                self.set_start_failure(pod.name, full)
             await super().launch(pod)
 
     backend = Stuck()
@@ -62,7 +64,7 @@ async def test_runs_that_are_held_up_keep_no_other_from_running(
                 await asyncio.sleep(0.05)
         backend.away = False
         for run in await knit.store.runs.find(query):
-            backend.trouble(names.run_pod(run.summary.run_id, 1), None)
+            backend.set_start_failure(names.run_pod(run.summary.run_id, 1), None)
         for one in held_up:
             runs = await knit.runs_of(one.summary.plan_id, 2)
             assert {run.summary.status for run in runs} == {RunStatus.DONE}

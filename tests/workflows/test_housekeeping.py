@@ -31,7 +31,7 @@ from tests.waiting import PATIENCE
 from tests.workflows.test_run import TRAIN, _only_run, _until
 
 TIDY = QUICK.model_copy(
-    update={"tidy_every": timedelta(seconds=1), "tidy_grace": timedelta(seconds=1)}
+    update={"gc_interval": timedelta(seconds=1), "gc_grace_period": timedelta(seconds=1)}
 )
 
 
@@ -99,7 +99,7 @@ async def test_without_room_volumes_are_collected_soon(
 ) -> None:
     """Whoever deletes a Run on a full disk waits for the room it took."""
     monkeypatch.setattr(housekeeping, "SHORT_GRACE", timedelta(milliseconds=10))
-    patient = TIDY.model_copy(update={"tidy_grace": timedelta(hours=1)})
+    patient = TIDY.model_copy(update={"gc_grace_period": timedelta(hours=1)})
     backend = MemoryBackend()
     async with knit_environment(postgres=postgres, backend=backend, engine=patient) as knit:
         plan = await knit.apply(TRAIN)
@@ -112,7 +112,7 @@ async def test_without_room_volumes_are_collected_soon(
 
 async def test_nothing_younger_than_the_grace_is_touched(postgres: EmbeddedPostgres) -> None:
     backend = MemoryBackend()
-    patient = TIDY.model_copy(update={"tidy_grace": timedelta(hours=1)})
+    patient = TIDY.model_copy(update={"gc_grace_period": timedelta(hours=1)})
     async with knit_environment(postgres=postgres, backend=backend, engine=patient) as knit:
         plan = await knit.apply(TRAIN)
         await knit.push({"type": "dataset"})
@@ -238,7 +238,7 @@ async def test_a_paused_schedule_stays_paused(postgres: EmbeddedPostgres) -> Non
         await knit.push({"type": "dataset"})  # by then the worker has made its schedules
         schedule = knit.temporal.get_schedule_handle(names.GC_WORKFLOW)
         await schedule.pause(note="by hand")
-        seldom = TIDY.model_copy(update={"tidy_every": timedelta(hours=3)})
+        seldom = TIDY.model_copy(update={"gc_interval": timedelta(hours=3)})
         await ensure_schedules(
             knit.temporal, Deps(knit.store, knit.backend, engine=seldom, queues=knit.deps.queues)
         )
@@ -277,7 +277,7 @@ async def test_one_transfer_that_resists_does_not_keep_the_others(
 
 def test_the_default_grace_outlasts_a_launch() -> None:
     """A launch that was overtaken by a deletion may make volumes for as long as it may take."""
-    assert EngineSettings().tidy_grace > SHORT
+    assert EngineSettings().gc_grace_period > SHORT
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ TIMES = QUICK.model_copy(
         "heartbeat": timedelta(seconds=7),
         "step_timeout": timedelta(seconds=8),
         "projector_heartbeat": timedelta(seconds=6),
-        "tidy_every": timedelta(hours=1),
+        "gc_interval": timedelta(hours=1),
     }
 )
 

@@ -15,7 +15,7 @@ from temporalio.client import WorkflowExecutionStatus
 from knit_workflows import names
 from knit_workflows.activities import runs
 from knit_workflows.activities.runs import LINGER
-from knit_workflows.compute.base import Observation, RunPod, Trouble, TroubleKind, Volume
+from knit_workflows.compute.base import Observation, RunPod, StartFailure, StartFailureKind, Volume
 from knit_workflows.domain.data import TagChange
 from knit_workflows.domain.errors import BackendUnavailable, IllegalMove, StorageFull
 from knit_workflows.domain.runs import SUCCEEDED, Exit, RunDetail, RunQuery, RunStatus, WaitKind
@@ -306,15 +306,15 @@ async def test_a_cancelled_workflow_aborts_its_run(postgres: EmbeddedPostgres) -
         assert await backend.run_pods() == []
 
 
-@pytest.mark.parametrize("kind", [TroubleKind.IMAGE, TroubleKind.TRANSIENT])
+@pytest.mark.parametrize("kind", [StartFailureKind.IMAGE, StartFailureKind.TRANSIENT])
 async def test_a_pod_that_cannot_start_ends_its_run(
-    postgres: EmbeddedPostgres, kind: TroubleKind
+    postgres: EmbeddedPostgres, kind: StartFailureKind
 ) -> None:
     """After the patience for its kind of trouble; the reason is kept, the pod removed."""
 
     class Troubled(MemoryBackend):
         async def launch(self, pod: RunPod) -> None:
-            self.trouble(pod.name, Trouble(kind, "ErrImagePull", "no such image"))
+            self.set_start_failure(pod.name, StartFailure(kind, "ErrImagePull", "no such image"))
             await super().launch(pod)
 
     backend = Troubled()
@@ -408,7 +408,9 @@ async def test_a_watch_whose_backend_is_away_names_it(postgres: EmbeddedPostgres
         gone = True
 
         async def launch(self, pod: RunPod) -> None:
-            self.trouble(pod.name, Trouble(TroubleKind.PROGRESS, "PullingImage", "pulling"))
+            self.set_start_failure(
+                pod.name, StartFailure(StartFailureKind.PROGRESS, "PullingImage", "pulling")
+            )
             await super().launch(pod)
 
         async def watch(self, pod_name: str) -> AsyncGenerator[Observation, None]:
@@ -427,7 +429,7 @@ async def test_a_watch_whose_backend_is_away_names_it(postgres: EmbeddedPostgres
         assert run.summary.status is RunStatus.STARTING
         backend.gone = False
         await _held_up_by(knit, run.summary.run_id, "PullingImage")
-        backend.trouble(names.run_pod(run.summary.run_id, 1), None)
+        backend.set_start_failure(names.run_pod(run.summary.run_id, 1), None)
         assert (await knit.final(run.summary.run_id)).summary.status is RunStatus.DONE
 
 
@@ -435,13 +437,15 @@ async def test_trouble_is_told_with_its_end_and_taken_back(postgres: EmbeddedPos
     """Each reason as it comes, until when it may last; nothing once the pod is on its way."""
     backend = MemoryBackend()
     backend.hold()
-    engine = QUICK.model_copy(update={"transient_patience": timedelta(minutes=10)})
+    engine = QUICK.model_copy(update={"start_deadline": timedelta(minutes=10)})
     async with knit_environment(postgres=postgres, backend=backend, engine=engine) as knit:
         plan = await knit.apply(TRAIN)
         make = backend.launch
 
         async def launch(pod: RunPod) -> None:
-            backend.trouble(pod.name, Trouble(TroubleKind.PROGRESS, "PullingImage", "pulling it"))
+            backend.set_start_failure(
+                pod.name, StartFailure(StartFailureKind.PROGRESS, "PullingImage", "pulling it")
+            )
             await make(pod)
 
         backend.launch = launch  # type: ignore[method-assign]
@@ -455,7 +459,9 @@ async def test_trouble_is_told_with_its_end_and_taken_back(postgres: EmbeddedPos
         # What the launch has told is still so when the watch goes on.
         await _details_say(knit, run.summary.run_id, "**starting**: [PullingImage] pulling it")
         pod = names.run_pod(run.summary.run_id, 1)
-        backend.trouble(pod, Trouble(TroubleKind.TRANSIENT, "RegistryUnreachable", "refused"))
+        backend.set_start_failure(
+            pod, StartFailure(StartFailureKind.TRANSIENT, "RegistryUnreachable", "refused")
+        )
         refused = await _held_up_by(knit, run.summary.run_id, "RegistryUnreachable")
         assert pulling.waiting is not None
         assert pulling.waiting.until is None
@@ -465,7 +471,7 @@ async def test_trouble_is_told_with_its_end_and_taken_back(postgres: EmbeddedPos
         left = refused.waiting.until - refused.waiting.since
         assert timedelta(minutes=9) < left < timedelta(minutes=11)
         await _details_say(knit, run.summary.run_id, "[RegistryUnreachable] refused; given up at")
-        backend.trouble(pod, None)
+        backend.set_start_failure(pod, None)
         await _until(knit, run.summary.run_id, RunStatus.RUNNING)
         assert (await knit.store.runs.get(run.summary.run_id)).waiting is None
         backend.finish(pod)
@@ -477,7 +483,9 @@ async def test_a_pod_without_room_waits(postgres: EmbeddedPostgres) -> None:
 
     class Crowded(MemoryBackend):
         async def launch(self, pod: RunPod) -> None:
-            self.trouble(pod.name, Trouble(TroubleKind.UNSCHEDULABLE, "Unschedulable", "no node"))
+            self.set_start_failure(
+                pod.name, StartFailure(StartFailureKind.UNSCHEDULABLE, "Unschedulable", "no node")
+            )
             await super().launch(pod)
 
     backend = Crowded()
@@ -491,7 +499,7 @@ async def test_a_pod_without_room_waits(postgres: EmbeddedPostgres) -> None:
         assert run.summary.status is RunStatus.STARTING
         assert run.waiting is not None
         assert (run.waiting.code, run.waiting.reason) == ("Unschedulable", "no node")
-        backend.trouble(names.run_pod(run.summary.run_id, 1), None)
+        backend.set_start_failure(names.run_pod(run.summary.run_id, 1), None)
         assert (await knit.final(run.summary.run_id)).summary.status is RunStatus.DONE
 
 

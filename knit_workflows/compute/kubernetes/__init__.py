@@ -16,6 +16,5 @@ from __future__ import annotations
 
 from knit_workflows.compute.kubernetes.backend import KubernetesBackend
 from knit_workflows.compute.kubernetes.manifests import prerequisites
-from knit_workflows.compute.kubernetes.settings import KubernetesSettings
 
-__all__ = ["KubernetesBackend", "KubernetesSettings", "prerequisites"]
+__all__ = ["KubernetesBackend", "prerequisites"]

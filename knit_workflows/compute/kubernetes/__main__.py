@@ -9,13 +9,12 @@ from __future__ import annotations
 import json
 import sys
 
-from knit_workflows.compute.kubernetes import KubernetesSettings, prerequisites
+from knit_workflows.compute.kubernetes import prerequisites
 from knit_workflows.settings import SettingsRefused, read_settings
 
 try:
-    read = read_settings()
+    settings = read_settings().compute.kubernetes
 except SettingsRefused as refused:
     sys.exit(f"error: {refused}")
-settings = KubernetesSettings(**read.compute.kubernetes.model_dump())
 manifests = {"apiVersion": "v1", "kind": "List", "items": prerequisites(settings)}
 sys.stdout.write(json.dumps(manifests, indent=2) + "\n")

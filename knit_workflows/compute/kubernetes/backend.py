@@ -17,8 +17,8 @@ from knit_workflows.compute.base import (
     Observation,
     Phase,
     RunPod,
+    StartFailure,
     Transfer,
-    Trouble,
     Volume,
 )
 from knit_workflows.compute.kubernetes import manifests, observing
@@ -32,12 +32,12 @@ from knit_workflows.compute.kubernetes.objects import (
     version_of,
 )
 from knit_workflows.compute.kubernetes.server import ApiServer
-from knit_workflows.compute.kubernetes.settings import KubernetesSettings
-from knit_workflows.compute.kubernetes.silence import claims_of, why_silent
+from knit_workflows.compute.kubernetes.stalled import claims_of, why_stalled
+from knit_workflows.compute.kubernetes.start_failures import WarningEvent, read_warning
 from knit_workflows.compute.kubernetes.transfers import Transfers
-from knit_workflows.compute.kubernetes.troubles import Warned, read_warning
 from knit_workflows.compute.kubernetes.volumes import Volumes
 from knit_workflows.domain.errors import BackendRejected, BackendUnavailable
+from knit_workflows.settings import KubernetesSettings
 
 _QUIET_START: Final = timedelta(seconds=3)
 """A pod younger than this is not asked for its events; nearly all have started by then."""
@@ -58,7 +58,7 @@ class _Silence:
 
     began: float | None = None
     asked: float = float("-inf")
-    trouble: Trouble | None = None
+    failure: StartFailure | None = None
 
 
 class KubernetesBackend:
@@ -76,7 +76,7 @@ class KubernetesBackend:
             key=lambda pod: pod["metadata"]["labels"].get(LABEL_INSTANCE, ""),
             read=observing.slim,
         )
-        self._warnings: Informer[Warned] = Informer(
+        self._warnings: Informer[WarningEvent] = Informer(
             self._server,
             "Event",
             {"fieldSelector": "type=Warning"},
@@ -148,7 +148,7 @@ class KubernetesBackend:
             while True:
                 changed.clear()
                 seen = None
-                if clock() - source_at < self._settings.reread.total_seconds():
+                if clock() - source_at < self._settings.resync_period.total_seconds():
                     seen = self._cached(pod_name, version)
                 if seen is None:
                     seen = await self._look_patiently(pod_name)
@@ -194,7 +194,7 @@ class KubernetesBackend:
         # Warnings, and the patience with claims, change nothing of the pod; and without a living
         # watch only looking helps.
         hasty = last.phase is Phase.PENDING or (last.phase is not Phase.ABSENT and self._deaf)
-        interval = self._settings.pending_reread if hasty else self._settings.reread
+        interval = self._settings.pending_resync_period if hasty else self._settings.resync_period
         return interval.total_seconds()
 
     @property
@@ -216,23 +216,23 @@ class KubernetesBackend:
         self, pod_name: str, observation: Observation, silence: _Silence
     ) -> Observation:
         """Gives a pending pod of which nothing is known for a while what there is to say of it."""
-        if observation.phase is not Phase.PENDING or observation.trouble is not None:
+        if observation.phase is not Phase.PENDING or observation.start_failure is not None:
             silence.began = None
             return observation
         clock = asyncio.get_running_loop().time()
         if silence.began is None:
-            silence.began, silence.asked, silence.trouble = clock, float("-inf"), None
-        patience = self._settings.silent_after.total_seconds()
+            silence.began, silence.asked, silence.failure = clock, float("-inf"), None
+        patience = self._settings.stalled_after.total_seconds()
         if clock - silence.began >= patience and clock - silence.asked >= patience:
             silence.asked = clock
             with suppress(BackendUnavailable):  # the watch itself tells of that
-                silence.trouble = await self._why_silent(pod_name)
-        return replace(observation, trouble=silence.trouble)
+                silence.failure = await self._why_silent(pod_name)
+        return replace(observation, start_failure=silence.failure)
 
-    async def _why_silent(self, pod_name: str) -> Trouble:
+    async def _why_silent(self, pod_name: str) -> StartFailure:
         pods, _ = await self._server.list("Pod", {"labelSelector": _selector(pod_name)})
         if not pods:
-            return why_silent(None, {}, ())
+            return why_stalled(None, {}, ())
         pod = observing.foremost(pods)
         claims = {}
         for name in claims_of(pod):
@@ -241,7 +241,7 @@ class KubernetesBackend:
         about = f"involvedObject.kind=Pod,involvedObject.name={pod['metadata']['name']}"
         events, _ = await self._server.list("Event", {"fieldSelector": about})
         events.sort(key=lambda event: event.get("lastTimestamp") or event.get("eventTime") or "")
-        return why_silent(pod, claims, events)
+        return why_stalled(pod, claims, events)
 
     async def _look_patiently(self, pod_name: str) -> _Seen:
         """Looks, bearing for a while that the API server does not answer."""
@@ -269,7 +269,7 @@ class KubernetesBackend:
             observation = observing.observe_pod(pod, warnings, now())
         return _Seen(observation, version_of(pod))
 
-    async def _warnings_about(self, kind: str, name: str) -> list[Warned]:
+    async def _warnings_about(self, kind: str, name: str) -> list[WarningEvent]:
         if self._warnings.fresh:
             return self._warnings.get(_about(kind, name))
         fields = f"type=Warning,involvedObject.kind={kind},involvedObject.name={name}"

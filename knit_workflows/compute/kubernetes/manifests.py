@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from functools import cache
+from importlib import metadata
 from typing import Final
 
 from knit_workflows import names
@@ -18,9 +20,9 @@ from knit_workflows.compute.kubernetes.security import (
     pod_context,
     user_container_context,
 )
-from knit_workflows.compute.kubernetes.settings import KubernetesSettings
 from knit_workflows.domain.errors import BackendRejected
 from knit_workflows.domain.plans.model import LOG_PATH
+from knit_workflows.settings import KubernetesSettings
 
 MAIN: Final = "main"
 NURSE: Final = "nurse"
@@ -38,10 +40,18 @@ _TOKEN_FOLDER: Final = "/var/run/secrets/kubernetes.io/serviceaccount"
 _NURSE_VOLUME: Final = "serviceaccount"
 
 
+@cache
+def _own_version() -> str:
+    try:
+        return f"v{metadata.version('knit')}"
+    except metadata.PackageNotFoundError:  # run from a source folder
+        return "v0"
+
+
 def labels(kind: str, instance: str, settings: KubernetesSettings) -> dict[str, str]:
     """Gives the recommended labels of a `worker`, `data` or `dataagt` object."""
     return {
-        "app.kubernetes.io/version": settings.version,
+        "app.kubernetes.io/version": settings.version or _own_version(),
         "app.kubernetes.io/name": kind,
         LABEL_INSTANCE: instance,
         "app.kubernetes.io/component": kind,
@@ -136,7 +146,7 @@ def _volumes(pod: RunPod, settings: KubernetesSettings) -> list[JsonObject]:
     mounted = {mount.volume.knit_id: mount.volume for mount in (*pod.inputs, *_writable(pod))}
     volumes = [_claimed(knit_id, volume) for knit_id, volume in mounted.items()]
     if pod.log is not None:
-        volumes.append({"name": _NURSE_VOLUME, "secret": {"secretName": settings.nurse_secret}})
+        volumes.append({"name": _NURSE_VOLUME, "secret": {"secretName": settings.log_secret}})
     return volumes
 
 
@@ -189,7 +199,7 @@ def _check(writable: Sequence[Mount], settings: KubernetesSettings) -> JsonObjec
     One for outputs and log together (Knitfab has `init-log` besides): init containers run one
     after another, and the kubelet takes about a second to see each of them end.
     """
-    return _knit_container(CHECK, "empty", settings) | {
+    return _knit_container(CHECK, "check_empty", settings) | {
         "args": [mount.path for mount in writable],
         "volumeMounts": _mounts(writable, read_only=True),
     }
@@ -204,7 +214,7 @@ def _nurse(log: Volume, outputs: Sequence[Mount], settings: KubernetesSettings) 
     """
     seen = [Mount(f"{OUTPUTS_FOLDER}{mount.path}", mount.volume) for mount in outputs]
     folders = {mount.path: f"{OUTPUTS_FOLDER}{mount.path}" for mount in outputs}
-    return _knit_container(NURSE, "nurse", settings) | {
+    return _knit_container(NURSE, "log_sidecar", settings) | {
         "args": [MAIN, f"{LOG_PATH}/log"],
         "env": [
             _from_field("POD_NAME", "metadata.name"),
@@ -309,7 +319,7 @@ def prerequisites(settings: KubernetesSettings) -> list[JsonObject]:
 
     Charts own these on real installations.
     """
-    account, role = settings.nurse_service_account, "read-log"
+    account, role = settings.log_service_account, "read-log"
     rules: list[JsonObject] = [
         {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch"]},
         {"apiGroups": [""], "resources": ["pods/log"], "verbs": ["get"]},
@@ -340,7 +350,7 @@ def prerequisites(settings: KubernetesSettings) -> list[JsonObject]:
             "apiVersion": "v1",
             "kind": "Secret",
             "metadata": {
-                "name": settings.nurse_secret,
+                "name": settings.log_secret,
                 "annotations": {"kubernetes.io/service-account.name": account},
             },
             "type": "kubernetes.io/service-account-token",

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Final
 
-from knit_workflows.compute.base import Observation, Phase, Trouble, TroubleKind
+from knit_workflows.compute.base import Observation, Phase, StartFailure, StartFailureKind
 from knit_workflows.compute.kubernetes.manifests import MAIN, NURSE
 from knit_workflows.compute.kubernetes.objects import (
     JsonObject,
@@ -22,7 +22,11 @@ from knit_workflows.compute.kubernetes.objects import (
     condition_is,
     instant,
 )
-from knit_workflows.compute.kubernetes.troubles import Warned, trouble_of_job, trouble_of_pod
+from knit_workflows.compute.kubernetes.start_failures import (
+    WarningEvent,
+    start_failure_of_job,
+    start_failure_of_pod,
+)
 from knit_workflows.domain.runs import LOST, STUCK_CODE, SUCCEEDED, Exit
 
 ABSENT: Final = Observation(Phase.ABSENT)
@@ -79,7 +83,7 @@ def foremost(pods: Sequence[JsonObject]) -> JsonObject:
     return max(pods, key=rank)
 
 
-def observe_pod(pod: JsonObject, warnings: Sequence[Warned], now: datetime) -> Observation:
+def observe_pod(pod: JsonObject, warnings: Sequence[WarningEvent], now: datetime) -> Observation:
     """Says how a run pod is."""
     main = _status_of(pod, MAIN)
     digest = _digest(main)
@@ -97,11 +101,11 @@ def observe_pod(pod: JsonObject, warnings: Sequence[Warned], now: datetime) -> O
     if "running" in state or "terminated" in state:
         return Observation(Phase.RUNNING, image_digest=digest)
     return Observation(
-        Phase.PENDING, trouble=trouble_of_pod(pod, warnings, now), image_digest=digest
+        Phase.PENDING, start_failure=start_failure_of_pod(pod, warnings, now), image_digest=digest
     )
 
 
-def observe_job(job: JsonObject | None, warnings: Sequence[Warned]) -> Observation:
+def observe_job(job: JsonObject | None, warnings: Sequence[WarningEvent]) -> Observation:
     """Says how a run pod is whose Job has no pod."""
     if job is None:
         return ABSENT
@@ -113,9 +117,9 @@ def observe_job(job: JsonObject | None, warnings: Sequence[Warned]) -> Observati
         return ABSENT  # its pod was there and has been removed
     if being_deleted(job):
         # Its controller may be creating the pod at this moment: not absent before it is gone.
-        about = Trouble(TroubleKind.TRANSIENT, "Deleting", "the Job is being deleted")
-        return Observation(Phase.PENDING, trouble=about)
-    return Observation(Phase.PENDING, trouble=trouble_of_job(warnings))
+        about = StartFailure(StartFailureKind.TRANSIENT, "Deleting", "the Job is being deleted")
+        return Observation(Phase.PENDING, start_failure=about)
+    return Observation(Phase.PENDING, start_failure=start_failure_of_job(warnings))
 
 
 def _ended(pod: JsonObject) -> bool:

@@ -18,8 +18,8 @@ import aiohttp
 from kubernetes.aio import client, config
 
 from knit_workflows.compute.kubernetes.objects import JsonObject
-from knit_workflows.compute.kubernetes.settings import KubernetesSettings
 from knit_workflows.domain.errors import BackendRejected, BackendUnavailable
+from knit_workflows.settings import KubernetesSettings
 
 _PASSING: Final = frozenset({401, 408, 425, 429})
 """Answers below 500 that may be another one next time; 401: credentials are being renewed."""

@@ -6,13 +6,13 @@ from typing import Final
 
 import httpx
 
-from knit_workflows.compute.base import Endpoint, Transfer, TransferMode, TroubleKind
+from knit_workflows.compute.base import Endpoint, StartFailureKind, Transfer, TransferMode
 from knit_workflows.compute.kubernetes import manifests
 from knit_workflows.compute.kubernetes.objects import JsonObject, being_deleted, condition_is, now
 from knit_workflows.compute.kubernetes.server import ApiServer
-from knit_workflows.compute.kubernetes.settings import KubernetesSettings
-from knit_workflows.compute.kubernetes.troubles import trouble_of_pod
+from knit_workflows.compute.kubernetes.start_failures import start_failure_of_pod
 from knit_workflows.domain.errors import BackendRejected, DataExists, TransferNotReady
+from knit_workflows.settings import KubernetesSettings
 
 _SOON: Final = 1.0
 """Seconds for the agent's answer to a question; it answers from memory."""
@@ -104,20 +104,20 @@ class Transfers:
         raise TransferNotReady("the door was closed and is opened anew", see=transfer.name)
 
     async def _judge_pending(self, transfer: Transfer, pod: JsonObject) -> None:
-        trouble = trouble_of_pod(pod, (), now())
-        if trouble is None:
+        failure = start_failure_of_pod(pod, (), now())
+        if failure is None:
             return
-        if trouble.kind is TroubleKind.IMAGE:
+        if failure.kind is StartFailureKind.IMAGE:
             raise BackendRejected(
-                f"the transfer pod cannot start: {trouble.reason}: {trouble.message}",
+                f"the transfer pod cannot start: {failure.reason}: {failure.message}",
                 advice="check the image in KNIT_COMPUTE__KUBERNETES__POD_IMAGE",
                 see=transfer.name,
             )
-        if trouble.reason == "CreateContainerConfigError":
+        if failure.reason == "CreateContainerConfigError":
             # Whoever made the pod died before the Secret was there.
             await self._give_token(transfer, pod)
         raise TransferNotReady(
-            f"the transfer pod cannot start yet: {trouble.reason}: {trouble.message}",
+            f"the transfer pod cannot start yet: {failure.reason}: {failure.message}",
             see=transfer.name,
         )
 

@@ -9,8 +9,8 @@ from knit_workflows.compute.base import Volume
 from knit_workflows.compute.kubernetes import manifests
 from knit_workflows.compute.kubernetes.objects import being_deleted
 from knit_workflows.compute.kubernetes.server import ApiServer
-from knit_workflows.compute.kubernetes.settings import KubernetesSettings
 from knit_workflows.domain.errors import BackendUnavailable
+from knit_workflows.settings import KubernetesSettings
 
 _CLAIM: Final = "PersistentVolumeClaim"
 _PAUSES: Final = (0.05, 0.1, 0.2, 0.4, 0.8)

@@ -3,6 +3,5 @@
 from __future__ import annotations
 
 from knit_workflows.compute.local.backend import LocalBackend
-from knit_workflows.compute.local.settings import LocalSettings
 
-__all__ = ["LocalBackend", "LocalSettings"]
+__all__ = ["LocalBackend"]

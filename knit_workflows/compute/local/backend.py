@@ -13,15 +13,15 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
-from knit_workflows.archive.survey import remark, survey
+from knit_workflows.archive.scan import scan, scan_note
 from knit_workflows.compute.base import (
     Endpoint,
     Observation,
     Phase,
     RunPod,
+    StartFailure,
+    StartFailureKind,
     Transfer,
-    Trouble,
-    TroubleKind,
     Volume,
 )
 from knit_workflows.compute.local import launching, machine, pod_folder, stopping
@@ -33,10 +33,10 @@ from knit_workflows.compute.local.notices import PodNotices
 from knit_workflows.compute.local.observing import observation_of
 from knit_workflows.compute.local.pausing import Pauser
 from knit_workflows.compute.local.pod_folder import Account
-from knit_workflows.compute.local.settings import LocalSettings
-from knit_workflows.compute.local.troubles import BACKEND_AWAY
+from knit_workflows.compute.local.start_failures import BACKEND_AWAY
 from knit_workflows.disk import require_room
 from knit_workflows.domain.errors import BackendUnavailable
+from knit_workflows.settings import LocalSettings
 
 log = logging.getLogger(__name__)
 
@@ -44,8 +44,8 @@ _ABSENT: Final = Observation(Phase.ABSENT)
 _RUNNING: Final = Observation(Phase.RUNNING)
 _SILENT: Final = 20.0
 """Seconds in which an engine, or a sandbox, has started or said something."""
-_NOTHING_HEARD: Final = Trouble(
-    TroubleKind.BACKEND,
+_NOTHING_HEARD: Final = StartFailure(
+    StartFailureKind.BACKEND,
     BACKEND_AWAY,
     "nothing is heard of what was asked to start the container; it may hang, or be overloaded",
 )
@@ -80,8 +80,8 @@ class LocalBackend:
         self._notices = PodNotices(self._state.pods)
         self._children = Children()
         self._do_later(self._state.empty_trash)
-        if self._settings.floor:
-            pauser = Pauser(self._state, self._settings.floor)
+        if self._settings.min_free_bytes:
+            pauser = Pauser(self._state, self._settings.min_free_bytes)
             self._pausing = asyncio.create_task(pauser.run())
 
     async def aclose(self) -> None:
@@ -98,7 +98,7 @@ class LocalBackend:
     async def require_room(self) -> None:
         """Looks at the disk of the state folder."""
         with disk_errors():
-            require_room(self._state.path, self._settings.floor)
+            require_room(self._state.path, self._settings.min_free_bytes)
 
     async def create_volume(self, volume: Volume) -> None:
         """Makes the volume's folder."""
@@ -250,7 +250,7 @@ class LocalBackend:
                 return _VERY_SOON
             if supervisor_ended:
                 return _SOON
-        longest = _BLIND if self._notices.blind else self._settings.reread.total_seconds()
+        longest = _BLIND if self._notices.blind else self._settings.resync_period.total_seconds()
         deadline = pod_folder.stop_deadline(folder)
         if deadline is None:
             return longest
@@ -273,10 +273,10 @@ class LocalBackend:
 
 def _with_silence(observation: Observation, folder: Path) -> Observation:
     """Says of a pending pod of which nothing is known that nothing is heard of it."""
-    if observation.phase is not Phase.PENDING or observation.trouble is not None:
+    if observation.phase is not Phase.PENDING or observation.start_failure is not None:
         return observation
     silent = time.time() - (folder / pod_folder.STATE).stat().st_mtime
-    return observation if silent < _SILENT else replace(observation, trouble=_NOTHING_HEARD)
+    return observation if silent < _SILENT else replace(observation, start_failure=_NOTHING_HEARD)
 
 
 def _attempt(chore: Callable[[], None]) -> None:
@@ -291,7 +291,7 @@ def _settle(asked: stopping.Asked) -> tuple[str, ...]:
     if asked.log is not None:
         _sync(asked.log)
     outputs = sorted(asked.outputs.items())
-    return tuple(filter(None, (remark(path, survey(folder)) for path, folder in outputs)))
+    return tuple(filter(None, (scan_note(path, scan(folder)) for path, folder in outputs)))
 
 
 def _sync(path: Path) -> None:

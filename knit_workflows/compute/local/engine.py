@@ -13,11 +13,13 @@ from typing import Final
 
 from knit_workflows.compute.base import Mount, RunPod
 from knit_workflows.compute.local.folders import StateFolder
-from knit_workflows.compute.local.settings import AUTO, NO_ENGINE, LocalSettings
 from knit_workflows.domain.errors import BackendRejected, BackendUnavailable
 from knit_workflows.domain.quantities import parse_quantity
+from knit_workflows.settings import LocalSettings
 
 KNOWN: Final = ("docker", "podman", "nerdctl")
+_AUTO: Final = "auto"
+_NO_ENGINE: Final = "none"
 _PATIENCE: Final = 20.0
 """Seconds after which an engine counts as not answering."""
 _LEAST_MEMORY: Final = 6 * 1024 * 1024
@@ -84,14 +86,14 @@ class EngineFinder:
             raise BackendUnavailable(f"the container {container} cannot be removed: {said}")
 
     async def _find(self) -> Engine:
-        named = self._settings.engine or NO_ENGINE
-        if named == NO_ENGINE:
+        named = self._settings.engine
+        if named == _NO_ENGINE:
             raise BackendRejected(
                 "container images are not allowed here",
                 advice="use an image named host/…, or set KNIT_COMPUTE__LOCAL__ENGINE",
             )
         search = self._settings.environment.get("PATH")
-        names = KNOWN if named == AUTO else (named,)
+        names = KNOWN if named == _AUTO else (named,)
         commands = [path for name in names if (path := shutil.which(name, path=search))]
         if not commands:
             raise BackendRejected(

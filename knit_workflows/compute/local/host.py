@@ -12,10 +12,10 @@ from typing import Final
 
 from knit_workflows.compute.base import RunPod, Volume
 from knit_workflows.compute.local.folders import StateFolder
-from knit_workflows.compute.local.settings import LocalSettings
 from knit_workflows.compute.local.supervisor import IN_SANDBOX
 from knit_workflows.domain.errors import BackendRejected
 from knit_workflows.provision.sandbox import PACKAGE, install_advice
+from knit_workflows.settings import LocalSettings
 
 PREFIX: Final = "host/"
 

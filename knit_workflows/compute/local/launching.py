@@ -21,10 +21,10 @@ from knit_workflows.compute.local import pod_folder, supervisor
 from knit_workflows.compute.local.engine import Engine, create_arguments
 from knit_workflows.compute.local.folders import StateFolder, disk_errors
 from knit_workflows.compute.local.host import sandbox_command
-from knit_workflows.compute.local.settings import LocalSettings
 from knit_workflows.domain.errors import BackendRejected, BackendUnavailable, InvalidRequest
 from knit_workflows.domain.os_errors import advice_for, reason_of
 from knit_workflows.domain.plans.resources import parse_resource
+from knit_workflows.settings import LocalSettings
 
 _PATIENCE: Final = 10.0
 """Seconds to wait for another caller that is about to start the same pod."""

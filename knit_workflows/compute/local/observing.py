@@ -7,7 +7,7 @@ from typing import Final
 
 from knit_workflows.compute.base import Observation, Phase
 from knit_workflows.compute.local.pod_folder import Account
-from knit_workflows.compute.local.troubles import trouble_of
+from knit_workflows.compute.local.start_failures import start_failure_of
 from knit_workflows.domain.runs import SUCCEEDED, Exit
 
 START_ERROR: Final = 128
@@ -26,7 +26,7 @@ def observation_of(account: Account) -> Observation:
         return Observation(phase, exit=exit, image_digest=digest, ended_at=account.ended_at)
     if account.running:
         return Observation(Phase.RUNNING, image_digest=digest)
-    return Observation(Phase.PENDING, trouble=trouble_of(account), image_digest=digest)
+    return Observation(Phase.PENDING, start_failure=start_failure_of(account), image_digest=digest)
 
 
 def _exit(account: Account) -> Exit:

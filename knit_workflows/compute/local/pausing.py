@@ -16,7 +16,7 @@ from typing import Final
 from knit_workflows.compute.local import pod_folder, stopping
 from knit_workflows.compute.local.folders import StateFolder
 from knit_workflows.compute.local.processes import Process, descendants, send
-from knit_workflows.disk import ALMOST_FULL, Room
+from knit_workflows.disk import ALMOST_FULL, DiskSpace
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ class Pauser:
 
     def look(self) -> None:
         """Pauses what runs, or has it go on, if it is time; blocks."""
-        room = Room.of(self._state.path)
+        room = DiskSpace.of(self._state.path)
         if room.is_almost_full:
             self._full += 1
             if self._full >= PAUSE_AFTER:
@@ -57,13 +57,13 @@ class Pauser:
             self._paused = False
             self._tell(signal.SIGCONT, "go on", room)
 
-    def _pause(self, room: Room) -> None:
+    def _pause(self, room: DiskSpace) -> None:
         # Twice: what a process has just started when it stops is found by the second look.
         send(signal.SIGSTOP, self._running())
         self._paused = True
         self._tell(signal.SIGSTOP, "pause", room)
 
-    def _tell(self, number: signal.Signals, what: str, room: Room) -> None:
+    def _tell(self, number: signal.Signals, what: str, room: DiskSpace) -> None:
         processes = list(self._running())
         send(number, processes)
         if processes:

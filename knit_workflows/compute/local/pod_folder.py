@@ -16,7 +16,7 @@ started PID BORN BOOT    the supervisor; never again is anything started under t
 full PATH                this output was not empty (PATH empty: the log); nothing was run
 pulling IMAGE            the image is not here: the engine is told to pull it
 answered                 the registry has been reached
-trouble TEXT             the image cannot be pulled, or the container not be made, so far
+failure TEXT             the image cannot be pulled, or the container not be made, so far
 image ID [DIGEST…]       the image is there
 refused TEXT             the container could not be made
 "child-pid": PID         the first process in the sandbox
@@ -63,7 +63,7 @@ class Account:
     """The image that is not here."""
     answered: bool = False
     """Whether a registry has answered the pull."""
-    trouble: str | None = None
+    failure: str | None = None
     image: str | None = None
     refusal: str | None = None
     sandbox: int | None = None
@@ -119,10 +119,10 @@ def parse_account(text: str) -> Account:
                 account = replace(account, pulling=rest)
             case "answered":
                 account = replace(account, answered=True)
-            case "trouble":
-                account = replace(account, trouble=rest)
+            case "failure":
+                account = replace(account, failure=rest)
             case "image":
-                account = replace(account, image=rest, trouble=None)
+                account = replace(account, image=rest, failure=None)
             case "refused":
                 account = replace(account, refusal=rest)
             case "running":

@@ -99,7 +99,7 @@ pull() {
     while read -r line || [ -n "$line" ]; do
       case $line in
         '') continue ;;
-        *level=warning*) [ -n "$told" ] || printf 'trouble %.600s\n' "$line" >&9; told=$line ;;
+        *level=warning*) [ -n "$told" ] || printf 'failure %.600s\n' "$line" >&9; told=$line ;;
         *'Pulling from '* | *': resolved'* | 'Getting image '* | 'Copying '*)
           [ -n "$answered" ] || echo answered >&9
           answered=yes ;;
@@ -112,7 +112,7 @@ pull() {
 answers() { "$engine" version >/dev/null 2>&1 </dev/null; }
 told= pause=2
 try_later() {
-  [ "$1" = "$told" ] || printf 'trouble %.600s\n' "$1" >&9
+  [ "$1" = "$told" ] || printf 'failure %.600s\n' "$1" >&9
   told=$1
   sleep "$pause"
   [ "$pause" -ge 60 ] || pause=$((pause * 2))

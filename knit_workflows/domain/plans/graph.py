@@ -11,9 +11,9 @@ import json
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 from knit_workflows.domain.ids import PlanId
+from knit_workflows.domain.instants import epoch_millis
 from knit_workflows.domain.plans.model import PlanSpec, Requirement
 from knit_workflows.domain.tags import Tag
 
@@ -45,7 +45,7 @@ def identity_hash(spec: PlanSpec) -> str:
     parts = [
         ["image", *image, *([spec.image.digest] if spec.image.digest else [])],
         ["on_node", sorted({(rule.mode.value, rule.key, rule.value) for rule in spec.on_node})],
-        ["inputs", sorted([one.path, *_wish(one.requirement)] for one in spec.inputs)],
+        ["inputs", sorted([one.path, *_requirement(one.requirement)] for one in spec.inputs)],
         ["outputs", sorted([one.path, _pairs(one.tags)] for one in spec.outputs)],
         ["log", None if spec.log is None else _pairs(spec.log)],
         ["entrypoint", spec.entrypoint],
@@ -59,16 +59,10 @@ def _pairs(tags: Iterable[Tag]) -> list[list[str]]:
     return [[tag.key, tag.value] for tag in sorted(tags)]
 
 
-def _wish(requirement: Requirement) -> list[object]:
+def _requirement(requirement: Requirement) -> list[object]:
     instant = requirement.timestamp
-    return [_pairs(requirement.tags), requirement.knit_id or "", _epoch_millis(instant)]
-
-
-def _epoch_millis(instant: datetime | None) -> int | None:
-    if instant is None:
-        return None
-    since = instant - datetime(1970, 1, 1, tzinfo=UTC)
-    return since.days * 86_400_000 + since.seconds * 1000 + since.microseconds // 1000
+    millis = None if instant is None else epoch_millis(instant)
+    return [_pairs(requirement.tags), requirement.knit_id or "", millis]
 
 
 def feeds(output_tags: frozenset[Tag], requirement: Requirement) -> bool:

@@ -23,7 +23,7 @@ from datetime import datetime
 from typing import Final
 
 from knit_workflows.domain.errors import InvalidPlan, InvalidQuantity, InvalidTag
-from knit_workflows.domain.ids import is_id
+from knit_workflows.domain.ids import parse_id
 from knit_workflows.domain.plans.forms import (
     check_command,
     check_node_rule,
@@ -54,9 +54,9 @@ from knit_workflows.domain.tags import (
     KEY_ID,
     KEY_TIMESTAMP,
     Tag,
-    format_instant,
-    parse_instant,
     parse_tag,
+    parse_timestamp,
+    timestamp_tag,
 )
 
 __all__ = [
@@ -280,21 +280,21 @@ def _requirement(draft: _Draft) -> Requirement:
 
 
 def _knit_id(text: str, place: str) -> str:
-    if not is_id(text.lower()):
+    knit_id = parse_id(text)
+    if knit_id is None:
         advice = (
             f"write {KEY_ID}: and the id of a Data, 36 characters such as "
             "11aa22bb-0000-4000-8000-333333333333; `knit data find` shows them"
         )
         raise refuse(place, f"{text[:100]!r} is not the id of a Data", advice)
-    return text.lower()
+    return knit_id
 
 
 def _instant(text: str, place: str) -> datetime:
     try:
-        instant = parse_instant(text)
+        return parse_timestamp(text)
     except InvalidTag as cause:
         raise refuse(place, cause.reason, cause.advice) from cause
-    return instant.replace(microsecond=instant.microsecond // 1000 * 1000)
 
 
 def _check_no_system_tag(tags: Iterable[Tag], place: str) -> None:
@@ -364,7 +364,7 @@ def requirement_tags(requirement: Requirement) -> frozenset[Tag]:
     if requirement.knit_id is not None:
         system.add(Tag(KEY_ID, requirement.knit_id))
     if requirement.timestamp is not None:
-        system.add(Tag(KEY_TIMESTAMP, format_instant(requirement.timestamp)))
+        system.add(timestamp_tag(requirement.timestamp))
     return requirement.tags | system
 
 

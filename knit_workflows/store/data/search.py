@@ -17,7 +17,7 @@ from typing import Any, Final
 from knit_workflows.domain.cursors import Cursor
 from knit_workflows.domain.data import DataQuery
 from knit_workflows.domain.ids import is_id
-from knit_workflows.domain.runs import PROCESSING, RunStatus
+from knit_workflows.domain.runs import RunStatus
 from knit_workflows.domain.tags import (
     KEY_ID,
     KEY_TIMESTAMP,
@@ -25,16 +25,15 @@ from knit_workflows.domain.tags import (
     TRANSIENT_FAILED,
     TRANSIENT_PROCESSING,
     Tag,
-    parse_instant,
+    parse_timestamp,
 )
 from knit_workflows.store import named_sql
 from knit_workflows.store.connection import Session
-from knit_workflows.store.times import floor_ms
 
 _SQL: Final = named_sql.beside(__file__)
 
 _TRANSIENT: Final = {
-    TRANSIENT_PROCESSING: sorted(status.value for status in PROCESSING),
+    TRANSIENT_PROCESSING: sorted(one.value for one in RunStatus if not one.is_final),
     TRANSIENT_FAILED: [RunStatus.FAILED.value, RunStatus.INVALIDATED.value],
 }
 
@@ -155,4 +154,4 @@ class DataSearch:
 
 
 def _system_value(tag: Tag) -> Any:
-    return floor_ms(parse_instant(tag.value)) if tag.key == KEY_TIMESTAMP else tag.value
+    return parse_timestamp(tag.value) if tag.key == KEY_TIMESTAMP else tag.value

@@ -24,7 +24,7 @@ from knit_workflows.domain.plans.model import (
 from knit_workflows.domain.plans.rules import DEFAULT_RESOURCES
 from knit_workflows.domain.quantities import canonical_quantity
 from knit_workflows.domain.runs import RunStatus
-from knit_workflows.domain.tags import KEY_ID, KEY_TIMESTAMP, Tag, parse_instant
+from knit_workflows.domain.tags import KEY_ID, KEY_TIMESTAMP, Tag, parse_timestamp
 from knit_workflows.store import named_sql
 from knit_workflows.store.connection import Database, Session, violated
 from knit_workflows.store.data import tags
@@ -41,7 +41,6 @@ from knit_workflows.store.plans.registration import (
 )
 from knit_workflows.store.projection.candidates import candidates_of
 from knit_workflows.store.projection.creation import notify_projector
-from knit_workflows.store.times import floor_ms
 
 _SQL: Final = named_sql.beside(__file__)
 _PAGE: Final = 5_000
@@ -273,7 +272,7 @@ def _input_conditions(
         elif tag.key == KEY_ID:
             pins[KEY_ID].add(tag.value)
         elif tag.key == KEY_TIMESTAMP:
-            pins[KEY_TIMESTAMP].add(floor_ms(parse_instant(tag.value)))
+            pins[KEY_TIMESTAMP].add(parse_timestamp(tag.value))
         else:
             return None
     numbers = _numbers(users, known)

@@ -19,7 +19,7 @@ from knit_workflows.domain.plans.model import (
     PlanLink,
     PlanSummary,
 )
-from knit_workflows.domain.tags import KEY_ID, KEY_TIMESTAMP, Tag, format_instant
+from knit_workflows.domain.tags import KEY_ID, Tag, timestamp_tag
 from knit_workflows.store import named_sql
 from knit_workflows.store.connection import Session
 from knit_workflows.store.ids import id_array
@@ -181,5 +181,5 @@ def _input_tags(
         pins.append(Tag(KEY_ID, knit_id))
     if timestamp is not None:
         instant = datetime.fromisoformat(timestamp)
-        pins.append(Tag(KEY_TIMESTAMP, format_instant(instant)))
+        pins.append(timestamp_tag(instant))
     return tuple(sorted([*_tags(pairs), *pins]))

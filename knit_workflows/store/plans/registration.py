@@ -12,13 +12,13 @@ from psycopg.types.json import Jsonb
 
 from knit_workflows.domain.errors import CyclicPlans, EquivalentPlan
 from knit_workflows.domain.ids import PlanId
+from knit_workflows.domain.instants import floor_to_millis
 from knit_workflows.domain.plans.graph import PlanNode, find_cycle, identity_hash, node_of
 from knit_workflows.domain.plans.model import LOG_PATH, PlanOutput, PlanSpec, Requirement
 from knit_workflows.domain.tags import Tag
 from knit_workflows.store import named_sql
 from knit_workflows.store.connection import Session
 from knit_workflows.store.plans.details import plan_links
-from knit_workflows.store.times import floor_ms
 
 _SQL: Final = named_sql.beside(__file__)
 _LOCK: Final = 5_640_103
@@ -127,7 +127,7 @@ def _parameters(registration: Registration) -> dict[str, Any]:
     if spec.log is not None:
         outputs.append(PlanOutput(LOG_PATH, spec.log))
     wishes = [one.requirement for one in spec.inputs]
-    stamps = [one.timestamp and floor_ms(one.timestamp) for one in wishes]
+    stamps = [one.timestamp and floor_to_millis(one.timestamp) for one in wishes]
     asked = list(_placed((one.tags for one in wishes), registration.tag_ids))
     given = list(_placed((one.tags for one in outputs), registration.tag_ids))
     return {

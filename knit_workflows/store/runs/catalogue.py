@@ -16,7 +16,6 @@ from knit_workflows.domain.ids import KnitId, PlanId, RunId, is_id
 from knit_workflows.domain.ports import RunKey
 from knit_workflows.domain.runs import (
     ABORTED_BY_USER,
-    ACTIVE,
     STOPPED_BY_USER,
     RunDetail,
     RunEvent,
@@ -33,7 +32,6 @@ from knit_workflows.store.projection.candidates import inputs_filled_by
 from knit_workflows.store.projection.creation import Combination, create_runs
 from knit_workflows.store.runs import lifecycle
 from knit_workflows.store.runs.details import exit_of, run_details
-from knit_workflows.store.runs.execution import FINAL
 from knit_workflows.store.runs.search import search_runs
 
 _SQL: Final = named_sql.beside(__file__)
@@ -148,9 +146,9 @@ class RunCatalogue:
             while True:
                 # Only its status: thousands may wait here, and why a Run waits is dear to say.
                 row = await self._db.row(_SQL["run_status"], {"run_id": run_id})
-                if row is None or row.status in FINAL:
+                if row is None or RunStatus(row.status).is_final:
                     detail = await self.get(run_id)
-                    if detail.summary.status in FINAL:  # not retried in between
+                    if detail.summary.status.is_final:  # not retried in between
                         return detail
                 await bell.wait(fallback)
 
@@ -190,7 +188,8 @@ async def _stop(session: Session, row: Any, fail: bool) -> None:
             "cause": exit.message,
             "fail": fail,
             # An upload has no workflow of a Run: its transfer sees the status by itself.
-            "has_execution": row.projected and (row.admitted_at is not None or before in ACTIVE),
+            "has_execution": row.projected
+            and (row.admitted_at is not None or before.holds_resources),
             "run_channel": names.RUN_CHANNEL,
             "outbox_channel": names.OUTBOX_CHANNEL,
         },

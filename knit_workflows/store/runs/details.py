@@ -9,7 +9,6 @@ from typing import Any, Final
 from knit_workflows.domain.data import DataDetail, Downstream, Nomination, Upstream
 from knit_workflows.domain.ids import KnitId, RunId
 from knit_workflows.domain.runs import (
-    PROCESSING,
     Assignment,
     Exit,
     LogAssignment,
@@ -21,12 +20,11 @@ from knit_workflows.domain.runs import (
 )
 from knit_workflows.domain.tags import (
     KEY_ID,
-    KEY_TIMESTAMP,
     KEY_TRANSIENT,
     TRANSIENT_FAILED,
     TRANSIENT_PROCESSING,
     Tag,
-    format_instant,
+    timestamp_tag,
 )
 from knit_workflows.store import named_sql
 from knit_workflows.store.connection import Session
@@ -162,9 +160,9 @@ def _tags(row: Any) -> tuple[Tag, ...]:
     tags = [Tag(key, value) for key, value in row.tags or ()]
     tags.append(Tag(KEY_ID, row.knit_id))
     if row.timestamp is not None:
-        tags.append(Tag(KEY_TIMESTAMP, format_instant(row.timestamp)))
+        tags.append(timestamp_tag(row.timestamp))
     status = RunStatus(row.status)
-    if status in PROCESSING:
+    if not status.is_final:
         tags.append(Tag(KEY_TRANSIENT, TRANSIENT_PROCESSING))
     elif status is not RunStatus.DONE:
         tags.append(Tag(KEY_TRANSIENT, TRANSIENT_FAILED))

@@ -19,7 +19,6 @@ from knit_workflows.store.plans.images import image_of
 
 _SQL: Final = named_sql.beside(__file__)
 
-FINAL: Final = frozenset({RunStatus.DONE, RunStatus.FAILED, RunStatus.INVALIDATED})
 """Statuses that only retry and deletion leave."""
 
 _MOST_HOLDUPS: Final = 20
@@ -69,7 +68,7 @@ class RunExecution:
         notes: Sequence[str] = (),
     ) -> RunStatus:
         """Moves a Run to `target` if that is legal, gives its status afterwards."""
-        if target in FINAL:
+        if target.is_final:
             raise ValueError(f"{target} is final: use finalize")
         row = await self._db.row(
             _SQL["advance"],
@@ -126,7 +125,7 @@ class RunExecution:
         )
         _guard(key, row)
         status = RunStatus(row.status)
-        if status not in FINAL:
+        if not status.is_final:
             raise IllegalMove(
                 f"the Run {key.run_id} is {status}, neither completing nor aborting",
                 see=key.run_id,

@@ -42,7 +42,7 @@ _UNHEARD_AFTER: Final = {
 }
 """For how long it is the usual course of things that an admitted Run stands there and no worker
 has said why."""
-_HELD_UP: Final = frozenset({*_UNHEARD_AFTER, RunStatus.COMPLETING, RunStatus.ABORTING})
+_HELD_UP: Final = {*_UNHEARD_AFTER, *(one for one in RunStatus if one.is_ending)}
 """Statuses a Run may be held up in: those it goes through without its container."""
 _UNHEARD: Final = {
     RunStatus.WAITING: "no worker has taken it up: those of the role compute are busy, or none is "

@@ -31,20 +31,17 @@ class Ability(Enum):
 
 
 _NO_SANDBOX: Final = "what it runs is not isolated"
-_MEMORY: Final = {
-    Ability.READ_ONLY_INPUTS: _NO_SANDBOX,
-    Ability.MEMORY_LIMIT: _NO_SANDBOX,
-    Ability.IMAGES: "it has no images",
-    Ability.GRACE: "what it runs is cancelled",
-}
+_IN_PROCESS: Final = "what it runs ends with its process"
 
 LACKS: Final[Mapping[str, Mapping[Ability, str]]] = {
-    "memory": _MEMORY
-    | {
-        Ability.OUTLIVES: "without a journal it ends with its process",
-        Ability.HALF_LAUNCHES: "without a journal it ends with its process",
+    "memory": {
+        Ability.READ_ONLY_INPUTS: _NO_SANDBOX,
+        Ability.MEMORY_LIMIT: _NO_SANDBOX,
+        Ability.IMAGES: "it has no images",
+        Ability.GRACE: "what it runs is cancelled",
+        Ability.OUTLIVES: _IN_PROCESS,
+        Ability.HALF_LAUNCHES: _IN_PROCESS,
     },
-    "memory-journal": _MEMORY,
     "local-host": {
         Ability.IMAGES: "an image of the machine itself is never missing",
         Ability.MEMORY_LIMIT: "bubblewrap does not limit memory",

@@ -17,7 +17,7 @@ from tests.contract.compute.local_adapters import (
     need_bubblewrap,
     need_engine,
 )
-from tests.contract.compute.memory_adapters import MemoryAdapter, MemoryJournalAdapter
+from tests.contract.compute.memory_adapters import MemoryAdapter
 from tests.contract.compute.pods import Pods
 
 _KUBERNETES = "tests.contract.compute.kubernetes_adapter"
@@ -27,7 +27,6 @@ def _adapters() -> list[object]:
     engine = pytest.mark.engine
     found: list[object] = [
         "memory",
-        "memory-journal",
         pytest.param("local-host", marks=engine),
         pytest.param("local-engine", marks=engine),
     ]
@@ -55,8 +54,6 @@ async def _made(kind: str, folder: Path) -> AsyncIterator[ComputeAdapter]:
     match kind:
         case "memory":
             adapter = MemoryAdapter(folder)
-        case "memory-journal":
-            adapter = MemoryJournalAdapter(folder)
         case "local-host":
             need_bubblewrap()
             adapter = LocalHostAdapter(folder)

@@ -22,20 +22,15 @@ from types import FrameType
 from typing import Any
 
 from knit_workflows import compute
-from knit_workflows.compute.base import ComputeBackend, RunPod
-from knit_workflows.compute.local import LocalBackend, LocalSettings
-from knit_workflows.compute.memory import MemoryBackend
-from knit_workflows.domain.runs import Exit
+from knit_workflows.compute.base import RunPod
+from knit_workflows.compute.local import LocalBackend
+from knit_workflows.settings import LocalSettings
 
 WATCHED = str(Path(compute.__file__).parent)
 
 
-def backend_from(recipe: dict[str, Any]) -> ComputeBackend:
-    """Builds the back-end that an adapter's `crash_recipe` describes."""
-    if recipe.pop("kind") == "memory":
-        return MemoryBackend(
-            lambda _: Exit(3, "(container main) Error"), journal=Path(recipe["journal"])
-        )
+def backend_from(recipe: dict[str, Any]) -> LocalBackend:
+    """Builds the back-end that an adapter's `crash_recipe` describes: the local one's settings."""
     return LocalBackend(LocalSettings(**{**recipe, "state": Path(recipe["state"])}))
 
 

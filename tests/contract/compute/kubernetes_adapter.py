@@ -22,7 +22,8 @@ from kubernetes.aio import client, config
 
 from knit_workflows import names
 from knit_workflows.compute.base import ComputeBackend, Endpoint, RunPod, Transfer, Volume
-from knit_workflows.compute.kubernetes import KubernetesBackend, KubernetesSettings
+from knit_workflows.compute.kubernetes import KubernetesBackend
+from knit_workflows.settings import KubernetesSettings
 from tests.contract.compute.adapter import ComputeAdapter, bind_socket, read_folder, write_folder
 from tests.waiting import PATIENCE
 

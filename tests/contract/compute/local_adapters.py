@@ -19,7 +19,8 @@ from typing import ClassVar
 import pytest
 
 from knit_workflows.compute.base import ComputeBackend, Volume
-from knit_workflows.compute.local import LocalBackend, LocalSettings
+from knit_workflows.compute.local import LocalBackend
+from knit_workflows.settings import LocalSettings
 from tests.contract.compute.adapter import ComputeAdapter, bind_socket, read_folder, write_folder
 
 TOOLS = Path(__file__).parents[3] / "tools"
@@ -67,7 +68,7 @@ class LocalHostAdapter(ComputeAdapter):
 
     def crash_recipe(self) -> dict[str, object]:
         """The killed process uses the same state folder."""
-        return {"kind": "local", "state": str(self._state), "engine": "none"}
+        return {"state": str(self._state), "engine": "none"}
 
 
 class LocalEngineAdapter(LocalHostAdapter):
@@ -97,7 +98,6 @@ class LocalEngineAdapter(LocalHostAdapter):
     def crash_recipe(self) -> dict[str, object]:
         """The killed process uses the same state folder and engine."""
         return {
-            "kind": "local",
             "state": str(self._state),
             "engine": self._engine.command,
             "environment": dict(self._engine.environment),

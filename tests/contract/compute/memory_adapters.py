@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager, suppress
 from pathlib import Path
 
 from knit_workflows.compute.base import ComputeBackend, RunPod, Volume
@@ -19,14 +19,8 @@ class MemoryAdapter(ComputeAdapter):
     """Nothing outlives the object."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._backend = self.make()
-
-    def make(self) -> MemoryBackend:
-        """Builds a back-end object."""
         shell = Shell()
-        shell.backend = backend = MemoryBackend(shell.run, folder=self._folder)
-        return backend
+        shell.backend = self._backend = MemoryBackend(shell.run, folder=folder)
 
     @property
     def backend(self) -> ComputeBackend:
@@ -48,34 +42,6 @@ class MemoryAdapter(ComputeAdapter):
     async def read_volume(self, volume: Volume) -> dict[str, bytes]:
         """Reads the volume's folder."""
         return read_folder(self._backend.folder(volume))
-
-
-class MemoryJournalAdapter(MemoryAdapter):
-    """A journal outlives the object."""
-
-    def make(self) -> MemoryBackend:
-        """Builds a back-end object on the journal."""
-        shell = Shell()
-        shell.backend = backend = MemoryBackend(shell.run, journal=self._folder)
-        return backend
-
-    @asynccontextmanager
-    async def another(self) -> AsyncIterator[ComputeBackend]:
-        """Gives a second object on the journal."""
-        backend = self.make()
-        await backend.open()
-        try:
-            yield backend
-        finally:
-            await backend.aclose()
-
-    async def starts(self, pod: RunPod) -> int:
-        """As the journal has it."""
-        return self._backend.launches.count(pod.name)
-
-    def crash_recipe(self) -> dict[str, object]:
-        """Pods of the killed process end at once; those that have not are run by this one."""
-        return {"kind": "memory", "journal": str(self._folder)}
 
 
 class Shell:

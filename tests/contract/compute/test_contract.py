@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from knit_workflows.compute.base import Phase, TroubleKind
+from knit_workflows.compute.base import Phase, StartFailureKind
 from knit_workflows.domain.errors import BackendRejected
 from knit_workflows.domain.runs import SUCCEEDED
 from tests.contract.compute.abilities import Ability
@@ -260,36 +260,36 @@ async def test_running_out_of_memory_is_told(pods: Pods, adapter: ComputeAdapter
 
 
 @pytest.mark.needs(Ability.IMAGES)
-async def test_a_missing_image_is_trouble_of_a_pending_pod(
-    pods: Pods, adapter: ComputeAdapter
-) -> None:
+async def test_a_missing_image_keeps_a_pod_pending(pods: Pods, adapter: ComputeAdapter) -> None:
     """The pod waits, says why, and can be stopped."""
     pod = await pods.make("true", image=adapter.missing_image)
     await pods.backend.launch(pod)
     seen = await pods.until(
         pod.name,
-        lambda seen: seen.trouble is not None and seen.trouble.kind is TroubleKind.IMAGE,
+        lambda seen: (
+            seen.start_failure is not None and seen.start_failure.kind is StartFailureKind.IMAGE
+        ),
     )
     assert seen.phase is Phase.PENDING
-    assert seen.trouble is not None
-    assert seen.trouble.message
+    assert seen.start_failure is not None
+    assert seen.start_failure.message
     await pods.backend.stop(pod.name, grace=NO_GRACE)
     await pods.gone(pod.name)
 
 
 @pytest.mark.needs(Ability.IMAGES)
-async def test_a_registry_that_is_away_is_trouble_that_may_pass(pods: Pods) -> None:
+async def test_a_registry_that_is_away_is_a_transient_failure(pods: Pods) -> None:
     """It is told as such, however often it is tried again."""
     pod = await pods.make("true", image=pods.adapter.unreachable_image)
     await pods.backend.launch(pod)
     seen = await pods.until(
         pod.name,
-        lambda seen: seen.trouble is not None and "refused" in seen.trouble.message,
+        lambda seen: seen.start_failure is not None and "refused" in seen.start_failure.message,
     )
     assert seen.phase is Phase.PENDING
-    assert seen.trouble is not None
-    assert seen.trouble.kind is TroubleKind.TRANSIENT
-    assert " " not in seen.trouble.reason
+    assert seen.start_failure is not None
+    assert seen.start_failure.kind is StartFailureKind.TRANSIENT
+    assert " " not in seen.start_failure.reason
     await pods.backend.stop(pod.name, grace=NO_GRACE)
     await pods.gone(pod.name)
 

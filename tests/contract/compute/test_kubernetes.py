@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from knit_workflows.compute.base import Observation, Phase, TransferMode, TroubleKind
+from knit_workflows.compute.base import Observation, Phase, StartFailureKind, TransferMode
 from knit_workflows.domain.plans.model import NodeMode, NodeRule
 from tests.contract.compute.kubernetes_adapter import KubernetesAdapter, kubernetes_adapter
 from tests.contract.compute.pods import INPUT, OUTPUT, Pods
@@ -34,35 +34,35 @@ async def with_settings(**changed: object) -> AsyncIterator[Pods]:
         yield pods
 
 
-def troubled(kind: TroubleKind) -> Callable[[Observation], bool]:
-    return lambda seen: seen.trouble is not None and seen.trouble.kind is kind
+def failing(kind: StartFailureKind) -> Callable[[Observation], bool]:
+    return lambda seen: seen.start_failure is not None and seen.start_failure.kind is kind
 
 
 async def test_no_node_is_told_and_waited_for(pods: Pods) -> None:
     pod = await pods.make("true")
     pod = replace(pod, on_node=(NodeRule(NodeMode.MUST, "knit.test/none", "such"),))
     await pods.backend.launch(pod)
-    seen = await pods.until(pod.name, troubled(TroubleKind.UNSCHEDULABLE))
-    assert seen.trouble is not None
-    assert "affinity" in seen.trouble.message
+    seen = await pods.until(pod.name, failing(StartFailureKind.UNSCHEDULABLE))
+    assert seen.start_failure is not None
+    assert "affinity" in seen.start_failure.message
 
 
 async def test_a_missing_service_account_is_told(pods: Pods) -> None:
     pod = replace(await pods.make("true"), service_account="nobody-made-it")
     await pods.backend.launch(pod)
-    seen = await pods.until(pod.name, troubled(TroubleKind.UNSCHEDULABLE))
-    assert seen.trouble is not None
-    assert "nobody-made-it" in seen.trouble.message
+    seen = await pods.until(pod.name, failing(StartFailureKind.UNSCHEDULABLE))
+    assert seen.start_failure is not None
+    assert "nobody-made-it" in seen.start_failure.message
 
 
 async def test_a_mount_that_fails_is_told() -> None:
-    async with with_settings(nurse_secret="nobody-made-it") as pods:
+    async with with_settings(log_secret="nobody-made-it") as pods:
         pod = await pods.make("true")
         await pods.adapter.cluster.delete_secret("nobody-made-it")
         await pods.backend.launch(pod)
-        seen = await pods.until(pod.name, troubled(TroubleKind.TRANSIENT))
-        assert seen.trouble is not None
-        assert "nobody-made-it" in seen.trouble.message
+        seen = await pods.until(pod.name, failing(StartFailureKind.TRANSIENT))
+        assert seen.start_failure is not None
+        assert "nobody-made-it" in seen.start_failure.message
 
 
 async def test_a_pod_deleted_by_hand_has_failed_even_if_it_obeys(pods: Pods) -> None:

@@ -7,13 +7,13 @@ from datetime import timedelta
 import pytest
 
 from knit_workflows.activities.patience import Patience
-from knit_workflows.compute.base import Observation, Phase, Trouble, TroubleKind
+from knit_workflows.compute.base import Observation, Phase, StartFailure, StartFailureKind
 
 RUNNING = Observation(Phase.RUNNING)
 
 
-def _pending(kind: TroubleKind) -> Observation:
-    return Observation(Phase.PENDING, trouble=Trouble(kind, "Reason", "text"))
+def _pending(kind: StartFailureKind) -> Observation:
+    return Observation(Phase.PENDING, start_failure=StartFailure(kind, "Reason", "text"))
 
 
 def _patience() -> Patience:
@@ -21,9 +21,9 @@ def _patience() -> Patience:
 
 
 @pytest.mark.parametrize(
-    ("kind", "limit"), [(TroubleKind.IMAGE, 20.0), (TroubleKind.TRANSIENT, 600.0)]
+    ("kind", "limit"), [(StartFailureKind.IMAGE, 20.0), (StartFailureKind.TRANSIENT, 600.0)]
 )
-def test_trouble_ends_a_run_after_its_time(kind: TroubleKind, limit: float) -> None:
+def test_trouble_ends_a_run_after_its_time(kind: StartFailureKind, limit: float) -> None:
     """Not before, and it says when to look again."""
     patience = _patience()
     assert patience.lost_with(_pending(kind), 100.0) is None
@@ -38,24 +38,24 @@ def test_no_room_is_waited_for() -> None:
     """An unschedulable pod never ends its Run."""
     patience = _patience()
     for now in (0.0, 1e6):
-        assert patience.lost_with(_pending(TroubleKind.UNSCHEDULABLE), now) is None
+        assert patience.lost_with(_pending(StartFailureKind.UNSCHEDULABLE), now) is None
     assert patience.wakes_in(0.0) is None
 
 
 def test_trouble_that_passes_is_forgotten() -> None:
     """A start, or another kind of trouble, begins the count anew."""
     patience = _patience()
-    patience.lost_with(_pending(TroubleKind.IMAGE), 0.0)
+    patience.lost_with(_pending(StartFailureKind.IMAGE), 0.0)
     patience.lost_with(Observation(Phase.PENDING), 15.0)
     assert patience.wakes_in(15.0) is None
-    patience.lost_with(_pending(TroubleKind.IMAGE), 16.0)
-    assert patience.lost_with(_pending(TroubleKind.IMAGE), 30.0) is None
-    patience.lost_with(_pending(TroubleKind.TRANSIENT), 31.0)
+    patience.lost_with(_pending(StartFailureKind.IMAGE), 16.0)
+    assert patience.lost_with(_pending(StartFailureKind.IMAGE), 30.0) is None
+    patience.lost_with(_pending(StartFailureKind.TRANSIENT), 31.0)
     assert patience.wakes_in(31.0) == 600.0
 
 
 def test_a_running_pod_has_no_trouble() -> None:
     """Whatever kept it pending is over."""
     patience = _patience()
-    patience.lost_with(_pending(TroubleKind.IMAGE), 0.0)
+    patience.lost_with(_pending(StartFailureKind.IMAGE), 0.0)
     assert patience.lost_with(RUNNING, 100.0) is None

@@ -12,8 +12,8 @@ import pytest
 
 from knit_workflows import archive
 from knit_workflows.archive import walking
-from knit_workflows.archive.descent import Descent, opened_folder
-from knit_workflows.archive.durability import sync_folders
+from knit_workflows.archive.folder_stack import FolderStack, opened_folder
+from knit_workflows.archive.sync import sync_folders
 
 
 @pytest.fixture(autouse=True)
@@ -40,7 +40,7 @@ def folders(tmp_path: Path) -> Iterator[tuple[Path, Path]]:
 def build(root: Path, depth: int, name: str) -> None:
     """A file at the bottom of so many folders, one on every hundredth level, and a link."""
     with opened_folder(root) as descriptor:
-        descent: Descent[str] = Descent(descriptor)
+        descent: FolderStack[str] = FolderStack(descriptor)
         for level in range(depth):
             os.mkdir(name, dir_fd=descent.here)
             descent.enter(name)
@@ -125,7 +125,7 @@ def test_a_folder_moved_meanwhile_is_an_error_and_no_way_out(folders: tuple[Path
     before, _ = folders
     build(before, 100, "d")
     with opened_folder(before) as descriptor:
-        descent: Descent[str] = Descent(descriptor)
+        descent: FolderStack[str] = FolderStack(descriptor)
         for _ in range(90):
             descent.enter("d")
         before.joinpath(*["d"] * 50).rename(before / "inner")

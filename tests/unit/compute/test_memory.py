@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from contextlib import aclosing
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 
@@ -14,18 +13,17 @@ from knit_workflows.compute.base import (
     Observation,
     Phase,
     RunPod,
-    Trouble,
-    TroubleKind,
+    StartFailure,
+    StartFailureKind,
     Volume,
 )
 from knit_workflows.compute.memory import MemoryBackend
 from knit_workflows.domain.errors import BackendRejected
 from knit_workflows.domain.runs import SUCCEEDED, Exit
-from tests.waiting import PATIENCE
 
 IN, OUT, LOG = Volume("in", "i"), Volume("out", "o"), Volume("log", "l")
 NO_GRACE = timedelta()
-STUCK = Trouble(TroubleKind.IMAGE, "ErrImagePull", "no such image")
+STUCK = StartFailure(StartFailureKind.IMAGE, "ErrImagePull", "no such image")
 
 
 def pod(name: str = "pod") -> RunPod:
@@ -102,14 +100,14 @@ async def test_a_lost_pod_is_absent() -> None:
     assert await backend.observe("pod") == Observation(Phase.ABSENT)
 
 
-async def test_a_pod_in_trouble_is_pending_until_it_passes() -> None:
-    """Whether the trouble comes before or after the launch."""
+async def test_a_pod_that_cannot_start_is_pending_until_it_passes() -> None:
+    """Whether the failure comes before or after the launch."""
     backend = await opened(MemoryBackend())
-    backend.trouble("pod", STUCK)
+    backend.set_start_failure("pod", STUCK)
     await backend.launch(pod())
-    assert await backend.observe("pod") == Observation(Phase.PENDING, trouble=STUCK)
+    assert await backend.observe("pod") == Observation(Phase.PENDING, start_failure=STUCK)
     assert backend.launches == []
-    backend.trouble("pod", None)
+    backend.set_start_failure("pod", None)
     assert (await backend.observe("pod")).phase is Phase.SUCCEEDED
     assert backend.launches == ["pod"]
 
@@ -143,19 +141,3 @@ async def test_a_missing_volume_is_rejected() -> None:
     """The contract says that volumes exist before the launch."""
     with pytest.raises(BackendRejected, match="no volume"):
         await MemoryBackend().launch(pod())
-
-
-async def test_a_journal_carries_control_across_processes(tmp_path: Path) -> None:
-    """What one object holds, the other one finishes; a watch sees it."""
-    first = await opened(MemoryBackend(journal=tmp_path))
-    second = MemoryBackend(journal=tmp_path)
-    first.hold("pod")
-    await first.launch(pod())
-    assert (await second.observe("pod")).phase is Phase.RUNNING
-    assert second.launches == ["pod"]
-    async with asyncio.timeout(PATIENCE), aclosing(first.watch("pod")) as watch:
-        assert (await anext(watch)).phase is Phase.RUNNING
-        second.finish("pod", Exit(3, "(container main) Error"))
-        assert (await anext(watch)).exit == Exit(3, "(container main) Error")
-    second.lose("pod")
-    assert (await first.observe("pod")).phase is Phase.ABSENT

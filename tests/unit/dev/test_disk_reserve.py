@@ -8,7 +8,7 @@ import pytest
 
 from knit_cli.dev import disk_reserve
 from knit_cli.dev.disk_reserve import RELEASE_INTERVAL, ReserveKeeper
-from knit_workflows.disk import RESERVE_BYTES, Reserve, Room
+from knit_workflows.disk import RESERVE_BYTES, DiskSpace, Reserve
 
 GIB = 1 << 30
 SLICE = RESERVE_BYTES // 8
@@ -26,8 +26,8 @@ class World:
     def monotonic(self) -> float:
         return self.now
 
-    def of(self, folder: Path) -> Room:
-        return Room(folder, self.free, 100 * GIB)
+    def of(self, folder: Path) -> DiskSpace:
+        return DiskSpace(folder, self.free, 100 * GIB)
 
     def look(self, times: int = 1, *, in_need: bool = False) -> int:
         """Lets some time pass and has it looked; gives the slices that are reserved now."""
@@ -41,7 +41,7 @@ class World:
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     world = World(tmp_path)
     monkeypatch.setattr(disk_reserve, "time", world)
-    monkeypatch.setattr(disk_reserve, "Room", world)
+    monkeypatch.setattr(disk_reserve, "DiskSpace", world)
     return world
 
 

@@ -14,7 +14,11 @@ from knit_cli.errors import BadInput
 @pytest.mark.parametrize(
     ("variable", "value", "told"),
     [
-        ("KNIT_COMPUTE__LOCAL__FLOOR", "much", "KNIT_COMPUTE__LOCAL__FLOOR is 'much'"),
+        (
+            "KNIT_COMPUTE__LOCAL__MIN_FREE_BYTES",
+            "much",
+            "KNIT_COMPUTE__LOCAL__MIN_FREE_BYTES is 'much'",
+        ),
         ("KNIT_STORE__POOL_SIZE", "0", "KNIT_STORE__POOL_SIZE is '0'"),
         ("KNIT_COMPUTE", "no JSON", "KNIT_GROUP__NAME"),
     ],

@@ -25,7 +25,7 @@ def test_the_disk_is_shown_with_its_floor_and_reserve(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int, state: str, words: tuple[str, ...]
 ) -> None:
     """As figures for programs, as a line for people."""
-    monkeypatch.setattr(view.Room, "of", classmethod(lambda cls, at: cls(at, free, 100 << 30)))
+    monkeypatch.setattr(view.DiskSpace, "of", classmethod(lambda cls, at: cls(at, free, 100 << 30)))
     folder, record = DevFolder(tmp_path), DevState(Ports(1, 2, 3), floor=256 * MIB)
     assert view.disk_facts(folder, record) == {
         "folder": str(tmp_path),

@@ -299,7 +299,7 @@ def test_an_input_has_tags_but_outputs_and_log_need_none(tags: object) -> None:
     [
         ("knit#id:nonsense", "'nonsense' is not the id of a Data", "knit data find"),
         ("knit#timestamp:nonsense", "'nonsense' is not an RFC 3339 time", "2024-11-18T04:25:32"),
-        ("knit#timestamp:2024-11-18T04:25:32", "no zone", "Z or an offset"),
+        ("knit#timestamp:2024-11-18T04:25:32", "is not an RFC 3339 time", "Z or an offset"),
         ("knit#transient:nonsense", "not allowed here", "knit#id:ID of a Data"),
         ("knit#other:1", "not allowed here", "knit#timestamp:TIME"),
     ],

@@ -4,10 +4,8 @@ import pytest
 
 from knit_workflows.domain.runs import (
     ABORTED_BY_USER,
-    ACTIVE,
     LOST,
     MOVES,
-    PROCESSING,
     STOPPED_BY_USER,
     SUCCEEDED,
     Exit,
@@ -41,8 +39,20 @@ def test_every_status_has_its_moves_and_no_run_stands_still() -> None:
 
 
 def test_final_are_the_statuses_without_a_move() -> None:
-    assert {status for status in RunStatus if not MOVES[status]} == set(RunStatus) - PROCESSING
-    assert PROCESSING - {RunStatus.DEACTIVATED, RunStatus.WAITING} == ACTIVE
+    final = {status for status in RunStatus if status.is_final}
+    assert final == {RunStatus.DONE, RunStatus.FAILED, RunStatus.INVALIDATED}
+    assert final == {status for status in RunStatus if not MOVES[status]}
+
+
+def test_groups_of_statuses() -> None:
+    def where(group: str) -> list[str]:
+        return [status.value for status in RunStatus if getattr(status, group)]
+
+    assert where("is_under_way") == ["starting", "running"]
+    assert where("is_ending") == ["completing", "aborting"]
+    held = ["ready", "starting", "running", "completing", "aborting"]
+    assert where("holds_resources") == held
+    assert where("has_volumes") == [*held, "done", "failed", "invalidated"]
 
 
 def test_every_run_can_reach_an_end_and_never_comes_back() -> None:
@@ -53,7 +63,7 @@ def test_every_run_can_reach_an_end_and_never_comes_back() -> None:
             step = {target for one in todo for target in MOVES[one]} - reached
             reached |= step
             todo = step
-        if status in PROCESSING:
+        if not status.is_final:
             assert reached & {RunStatus.DONE, RunStatus.FAILED}
         if status not in {RunStatus.DEACTIVATED, RunStatus.WAITING}:
             assert status not in reached

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -33,7 +33,7 @@ from knit_workflows.wire.plans import (
 )
 from knit_workflows.wire.runs import Assignment, Exit, LogAssignment, Run, RunSummary
 from knit_workflows.wire.tags import Tag, TagChange
-from knit_workflows.wire.times import WireTime, format_time, parse_duration, parse_time
+from knit_workflows.wire.times import WireTime, parse_duration
 
 # A loaded machine is slow, which is not a property of the code.
 unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -340,82 +340,9 @@ def test_tags_survive_json_whatever_is_in_them(key, value):
 # ------------------------------------------------------------ times
 
 
-@pytest.mark.parametrize(
-    ("microsecond", "fraction"),
-    [
-        (0, ""),
-        (999, ""),
-        (1000, ".001"),
-        (70_000, ".07"),
-        (500_000, ".5"),
-        (123_999, ".123"),
-        (999_999, ".999"),
-    ],
-)
-def test_at_most_three_digits_without_trailing_zeros(microsecond, fraction):
-    instant = datetime(2024, 11, 18, 4, 25, 32, microsecond, UTC)
-    assert format_time(instant) == f"2024-11-18T04:25:32{fraction}+00:00"
-
-
-def test_the_offset_is_numeric_and_kept():
-    west = timezone(-timedelta(hours=3, minutes=30))
-    assert format_time(datetime(2024, 1, 2, 3, 4, 5, tzinfo=west)) == "2024-01-02T03:04:05-03:30"
-
-
 def test_an_instant_without_an_offset_is_refused():
-    with pytest.raises(ValueError, match="offset"):
-        format_time(datetime(2024, 1, 1))  # noqa: DTZ001
     with pytest.raises(ValidationError):
         TypeAdapter(WireTime).validate_python("2024-01-01T00:00:00")
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "2024-11-18T04:25:32Z",
-        "2024-11-18T04:25:32z",
-        "2024-11-18t04:25:32.0+00:00",
-        "2024-11-18T04:25:32.000000000+00:00",
-        "2024-11-18T13:25:32+09:00",
-        "2024-11-17T22:55:32-05:30",
-    ],
-)
-def test_strict_times_are_read(text):
-    assert parse_time(text) == datetime(2024, 11, 18, 4, 25, 32, tzinfo=UTC)
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "2024-11-18",
-        "2024-11-18T04:25",
-        "2024-11-18 04:25:32Z",
-        "2024-11-18T04:25:32",
-        "2024-11-18T04:25:32+0000",
-        "2024-11-18T04:25:32.+00:00",
-        "2024-02-30T00:00:00Z",
-        "2024-11-18T24:00:00Z",
-        "2024-11-18T04:25:32Z\n",
-        "２０２４-11-18T04:25:32Z",
-        "2024-11-18T04:25:32+25:00",
-    ],
-)
-def test_loose_times_are_refused(text):
-    with pytest.raises(ValueError, match=r".+"):
-        parse_time(text)
-
-
-@unhurried
-@given(st.datetimes(timezones=st.timezones()))
-def test_a_shown_time_is_the_instant_to_the_millisecond(instant):
-    offset = instant.utcoffset()
-    assert offset is not None
-    if offset % timedelta(minutes=1):
-        return  # zones of long ago had seconds; knit only writes UTC and today's zones
-    shown = parse_time(format_time(instant))
-    assert timedelta() <= instant - shown < timedelta(milliseconds=1)
-    assert format_time(shown) == format_time(instant)
 
 
 # ------------------------------------------------------------ durations

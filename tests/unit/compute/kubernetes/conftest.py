@@ -12,7 +12,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from aiohttp import web
 
-from knit_workflows.compute.kubernetes import KubernetesBackend, KubernetesSettings
+from knit_workflows.compute.kubernetes import KubernetesBackend
+from knit_workflows.settings import KubernetesSettings
 
 
 class FakeApiServer:
@@ -192,7 +193,7 @@ def settings(api, tmp_path):
         kube_namespace="ns",
         pod_image="pod:1",
         kubeconfig=kubeconfig,
-        pending_reread=timedelta(seconds=0.1),
+        pending_resync_period=timedelta(seconds=0.1),
     )
 
 

@@ -102,7 +102,7 @@ class TestLaunch:
     async def test_nobody_answers(self, api, settings, tmp_path):
         elsewhere = tmp_path / "elsewhere"
         elsewhere.write_text(settings.kubeconfig.read_text().replace(api.url, "http://127.0.0.1:1"))
-        backend = KubernetesBackend(replace(settings, kubeconfig=elsewhere))
+        backend = KubernetesBackend(settings.model_copy(update={"kubeconfig": elsewhere}))
         await backend.open()
         with pytest.raises(BackendUnavailable):
             await backend.launch(POD)
@@ -110,7 +110,9 @@ class TestLaunch:
 
     async def test_no_credentials(self, settings, tmp_path):
         with pytest.raises(BackendRejected, match="credentials"):
-            await KubernetesBackend(replace(settings, kubeconfig=tmp_path / "none")).open()
+            await KubernetesBackend(
+                settings.model_copy(update={"kubeconfig": tmp_path / "none"})
+            ).open()
 
 
 class TestObserve:
@@ -135,7 +137,7 @@ class TestObserve:
             "message": "no server",
         }
         api.put("events", event)
-        assert (await backend.observe(POD.name)).trouble.reason == "FailedMount"
+        assert (await backend.observe(POD.name)).start_failure.reason == "FailedMount"
 
     async def test_events_only_explain(self, api, backend):
         with_pod(api, "Pending", {"waiting": {"reason": "ContainerCreating"}})
@@ -216,7 +218,7 @@ class TestWatch:
         """Where it matters that nobody asks again, nobody does so for a long time."""
         if request.node.originalname != "test_each_change_is_told_without_asking_again":
             return settings
-        return replace(settings, pending_reread=timedelta(hours=1))
+        return settings.model_copy(update={"pending_resync_period": timedelta(hours=1)})
 
     async def test_each_change_is_told_without_asking_again(self, api, backend, phases):
         await backend.launch(POD)
@@ -250,7 +252,9 @@ class TestWatch:
         await until(lambda: phases[-1] is Phase.SUCCEEDED)
 
     async def test_an_outage_is_borne_for_a_while_then_told(self, api, settings):
-        backend = KubernetesBackend(replace(settings, unavailable_after=timedelta(seconds=1)))
+        backend = KubernetesBackend(
+            settings.model_copy(update={"unavailable_after": timedelta(seconds=1)})
+        )
         await backend.open()
         api.answers.extend([(503, "away")] * 50)
         with pytest.raises(BackendUnavailable):
@@ -312,7 +316,7 @@ class TestTransfers:
     @pytest.mark.parametrize("content", [False, True])
     async def test_a_door_to_content_is_not_opened_for_writing(self, api, settings, content):
         async with agent(409 if content else 411) as port:
-            backend = KubernetesBackend(replace(settings, transfer_port=port))
+            backend = KubernetesBackend(settings.model_copy(update={"transfer_port": port}))
             await backend.open()
             writing = replace(TRANSFER, mode=TransferMode.WRITE)
             await self.opening(backend)

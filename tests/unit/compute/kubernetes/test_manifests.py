@@ -9,9 +9,10 @@ from datetime import timedelta
 import pytest
 
 from knit_workflows.compute.base import Mount, RunPod, Transfer, TransferMode, Volume
-from knit_workflows.compute.kubernetes import KubernetesSettings, manifests
+from knit_workflows.compute.kubernetes import manifests
 from knit_workflows.domain.errors import BackendRejected
 from knit_workflows.domain.plans.model import NodeMode, NodeRule
+from knit_workflows.settings import KubernetesSettings
 
 SETTINGS = KubernetesSettings(kube_namespace="ns", pod_image="pod:1", version="v9")
 IN = Volume("data-knitid-aa", "aa")
@@ -110,7 +111,7 @@ def test_a_volume_is_declared_once_under_its_knit_id():
 
 def test_outputs_and_log_are_checked_to_be_empty_before_main():
     (check,) = spec_of(POD)["initContainers"]
-    assert check["command"] == ["python3", "-m", "knit_workflows.pod.empty"]
+    assert check["command"] == ["python3", "-m", "knit_workflows.pod.check_empty"]
     assert check["args"] == ["/out", "/log"]
     assert check["volumeMounts"] == [
         {"name": "bb", "mountPath": "/out", "readOnly": True},
@@ -170,7 +171,7 @@ def test_the_service_account_is_the_plans_or_none_is_told():
 def test_priority_class_and_placement():
     spec = spec_of(
         replace(POD, on_node=(NodeRule(NodeMode.MAY, "gpu", "yes"),)),
-        replace(SETTINGS, priority_class="knit-worker-priority"),
+        SETTINGS.model_copy(update={"priority_class": "knit-worker-priority"}),
     )
     assert spec["priorityClassName"] == "knit-worker-priority"
     assert spec["tolerations"][0]["key"] == "gpu"
@@ -186,7 +187,7 @@ def test_two_outputs_never_share_a_volume():
 
 @pytest.mark.parametrize("restricted", [False, True])
 def test_no_container_may_gain_privileges(restricted):
-    settings = replace(SETTINGS, restricted=restricted)
+    settings = SETTINGS.model_copy(update={"restricted": restricted})
     transfer = Transfer("t", IN, TransferMode.READ, "secret")
     for spec in (spec_of(POD, settings), manifests.transfer_pod(transfer, settings)["spec"]):
         assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
@@ -197,7 +198,7 @@ def test_no_container_may_gain_privileges(restricted):
 
 
 def test_restricted_pods_have_one_user_and_no_capability():
-    spec = spec_of(POD, replace(SETTINGS, restricted=True))
+    spec = spec_of(POD, SETTINGS.model_copy(update={"restricted": True}))
     assert spec["securityContext"]["runAsNonRoot"] is True
     assert spec["securityContext"]["runAsUser"] == spec["securityContext"]["fsGroup"] == 65532
     for each in [*spec["containers"], *spec["initContainers"]]:
@@ -215,7 +216,7 @@ def test_knits_containers_write_nowhere_but_to_volumes():
 
 
 def test_a_claim_may_be_mounted_by_many():
-    claim = manifests.volume_claim(OUT, replace(SETTINGS, storage_class="fast"))
+    claim = manifests.volume_claim(OUT, SETTINGS.model_copy(update={"storage_class": "fast"}))
     assert claim["metadata"]["name"] == "data-knitid-bb"
     assert claim["metadata"]["labels"]["knit/data.knitid"] == "bb"
     assert claim["metadata"]["labels"]["app.kubernetes.io/name"] == "data"

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from knit_workflows.compute.base import Observation, Phase, Trouble, TroubleKind
+from knit_workflows.compute.base import Observation, Phase, StartFailure, StartFailureKind
 from knit_workflows.compute.kubernetes.observing import (
     foremost,
     is_news,
@@ -15,7 +15,7 @@ from knit_workflows.compute.kubernetes.observing import (
     observe_pod,
     slim,
 )
-from knit_workflows.compute.kubernetes.troubles import Warned
+from knit_workflows.compute.kubernetes.start_failures import WarningEvent
 from knit_workflows.domain.runs import Exit
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -68,7 +68,7 @@ def pod(
     }
 
 
-def seen(thing: dict, *warnings: Warned):
+def seen(thing: dict, *warnings: WarningEvent):
     return observe_pod(thing, warnings, NOW)
 
 
@@ -98,7 +98,7 @@ class TestPhases:
         assert observation.phase is Phase.SUCCEEDED
         assert observation.exit == Exit(0, "")
         assert observation.ended_at == NOW
-        assert observation.trouble is None
+        assert observation.start_failure is None
 
     def test_what_the_nurse_says_of_the_outputs_is_noted(self):
         told = "output /a: 1 socket is not kept: s\noutput /b: 2 sockets are not kept: s, t\n"
@@ -286,10 +286,10 @@ class TestJobsWithoutPods:
 
     def test_a_job_whose_pods_are_refused(self):
         words = 'pods "x" is forbidden: error looking up service account ns/trainer: not found'
-        observation = observe_job(self.job(), [Warned("FailedCreate", words, NOW)])
+        observation = observe_job(self.job(), [WarningEvent("FailedCreate", words, NOW)])
         assert observation.phase is Phase.PENDING
-        assert observation.trouble.kind is TroubleKind.UNSCHEDULABLE
-        assert observation.trouble.message == words
+        assert observation.start_failure.kind is StartFailureKind.UNSCHEDULABLE
+        assert observation.start_failure.message == words
 
 
 class TestNews:
@@ -310,8 +310,8 @@ class TestNews:
         assert not is_news(self.WELL, self.TAKEN)
         assert not is_news(Observation(Phase.RUNNING), Observation(Phase.PENDING))
 
-    def test_troubles_come_and_go(self):
-        trouble = Trouble(TroubleKind.IMAGE, "ErrImagePull", "so")
-        troubled = Observation(Phase.PENDING, trouble=trouble)
-        assert is_news(Observation(Phase.PENDING), troubled)
-        assert is_news(troubled, Observation(Phase.PENDING))
+    def test_start_failures_come_and_go(self):
+        failure = StartFailure(StartFailureKind.IMAGE, "ErrImagePull", "so")
+        failing = Observation(Phase.PENDING, start_failure=failure)
+        assert is_news(Observation(Phase.PENDING), failing)
+        assert is_news(failing, Observation(Phase.PENDING))

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from knit_workflows.compute.base import Mount, Observation, RunPod, Volume
-from knit_workflows.compute.local import LocalBackend, LocalSettings
+from knit_workflows.compute.local import LocalBackend
+from knit_workflows.settings import LocalSettings
 
 MakePod = Callable[..., RunPod]
 

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from knit_workflows.compute.base import Mount, Volume
-from knit_workflows.compute.local import LocalSettings
 from knit_workflows.compute.local.engine import Engine, EngineFinder, create_arguments
 from knit_workflows.compute.local.folders import StateFolder
 from knit_workflows.domain.errors import BackendRejected, BackendUnavailable
+from knit_workflows.settings import LocalSettings
 
 from .conftest import MakePod
 
@@ -75,7 +74,9 @@ def test_a_container_is_limited_and_isolated(
         "true", image="busybox:1", env={"A": "b c"}, resources={"cpu": "500m", "memory": "64Mi"}
     )
     volumes = state.path / "volumes"
-    assert create_arguments(pod, state, replace(settings, network=False), "docker") == [
+    assert create_arguments(
+        pod, state, settings.model_copy(update={"network": False}), "docker"
+    ) == [
         *("--name", "pod", "--pull", "never", "--hostname", "pod"),
         *("--label", "knit.run=run", "--label", "knit.plan=plan"),
         *("--cap-drop", "ALL", "--security-opt", "no-new-privileges"),

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from knit_workflows.compute.base import Observation, Phase, RunPod, TroubleKind
-from knit_workflows.compute.local import LocalBackend, LocalSettings
+from knit_workflows.compute.base import Observation, Phase, RunPod, StartFailureKind
+from knit_workflows.compute.local import LocalBackend
 from knit_workflows.compute.local import backend as local_backend
 from knit_workflows.domain.errors import BackendUnavailable
 from knit_workflows.domain.runs import Exit
+from knit_workflows.settings import LocalSettings
 from tests.waiting import PATIENCE
 
 from .conftest import MakePod
@@ -120,8 +121,8 @@ def has_ended(seen: Observation) -> bool:
 
 
 def told(reason: str) -> Callable[[Observation], bool]:
-    """Whether this word is the trouble."""
-    return lambda seen: seen.trouble is not None and seen.trouble.reason == reason
+    """Whether this word is the failure."""
+    return lambda seen: seen.start_failure is not None and seen.start_failure.reason == reason
 
 
 async def test_an_image_that_is_here_costs_one_question(
@@ -141,9 +142,9 @@ async def test_a_daemon_that_goes_away_is_no_missing_image(
     engine.write("down", NO_DAEMON)
     await launched(backend, pod)
     seen = await until(backend, pod, told("BackendUnavailable"))
-    assert seen.trouble is not None
-    assert seen.trouble.kind is TroubleKind.BACKEND
-    assert NO_DAEMON in seen.trouble.message
+    assert seen.start_failure is not None
+    assert seen.start_failure.kind is StartFailureKind.BACKEND
+    assert NO_DAEMON in seen.start_failure.message
     engine.remove("down")
     await until(backend, pod, told("ImageNotFound"))
     engine.write("image")
@@ -193,14 +194,14 @@ async def test_an_engine_that_answers_refuses_for_good(
 @pytest.mark.parametrize(
     ("said", "reason", "kind"),
     [
-        ("Trying to pull registry.example/a:1...", "RegistrySilent", TroubleKind.BACKEND),
-        ("1: Pulling from a", "PullingImage", TroubleKind.PROGRESS),
-        ("docker.io/library/a:1: resolved", "PullingImage", TroubleKind.PROGRESS),
-        ("Getting image source signatures", "PullingImage", TroubleKind.PROGRESS),
+        ("Trying to pull registry.example/a:1...", "RegistrySilent", StartFailureKind.BACKEND),
+        ("1: Pulling from a", "PullingImage", StartFailureKind.PROGRESS),
+        ("docker.io/library/a:1: resolved", "PullingImage", StartFailureKind.PROGRESS),
+        ("Getting image source signatures", "PullingImage", StartFailureKind.PROGRESS),
         (
             'time="x" level=warning msg="Failed, retrying in 1s ... (1/3). Error: EOF"',
             "RegistryUnreachable",
-            TroubleKind.TRANSIENT,
+            StartFailureKind.TRANSIENT,
         ),
     ],
 )
@@ -210,15 +211,15 @@ async def test_a_pull_that_takes_long_says_what_it_is_at(
     pod: RunPod,
     said: str,
     reason: str,
-    kind: TroubleKind,
+    kind: StartFailureKind,
 ) -> None:
     """While it lasts, not only when it has failed; and it can be stopped."""
     engine.write("said", said)
     engine.write("hangs")
     await launched(backend, pod)
     seen = await until(backend, pod, told(reason))
-    assert seen.trouble is not None
-    assert seen.trouble.kind is kind
+    assert seen.start_failure is not None
+    assert seen.start_failure.kind is kind
     await backend.stop(pod.name, grace=timedelta())
     await until(backend, pod, lambda seen: seen.phase is Phase.ABSENT)
 
@@ -231,8 +232,8 @@ async def test_an_engine_that_hangs_is_told_of(
     engine.write("stuck")
     await launched(backend, pod)
     seen = await until(backend, pod, told("BackendUnavailable"))
-    assert seen.trouble is not None
-    assert "nothing is heard" in seen.trouble.message
+    assert seen.start_failure is not None
+    assert "nothing is heard" in seen.start_failure.message
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from knit_workflows.archive.descent import Descent, opened_folder
+from knit_workflows.archive.folder_stack import FolderStack, opened_folder
 from knit_workflows.compute.base import Volume
 from knit_workflows.compute.local.folders import StateFolder, disk_errors
 from knit_workflows.domain.errors import BackendUnavailable, KnitError, StorageFull
@@ -45,7 +45,7 @@ def test_a_volume_is_removed_however_deep_it_is(tmp_path: Path) -> None:
     volume = Volume("deep", "id")
     state.create_volume(volume)
     with opened_folder(state.volume(volume)) as folder:
-        descent: Descent[str] = Descent(folder)
+        descent: FolderStack[str] = FolderStack(folder)
         for _ in range(1500):
             os.mkdir("d", dir_fd=descent.here)
             descent.enter("d")

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from knit_workflows.compute.local import LocalBackend, LocalSettings, machine
+from knit_workflows.compute.local import LocalBackend, machine
+from knit_workflows.settings import LocalSettings
 
 GIB = 1 << 30
 CORES = len(os.sched_getaffinity(0))

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from knit_workflows.compute.local import LocalBackend, LocalSettings, pausing, pod_folder, stopping
+from knit_workflows.compute.local import LocalBackend, pausing, pod_folder, stopping
 from knit_workflows.compute.local.folders import StateFolder
 from knit_workflows.compute.local.pausing import PAUSE_AFTER, Pauser
 from knit_workflows.compute.local.processes import descendants
-from knit_workflows.disk import Room
+from knit_workflows.disk import DiskSpace
+from knit_workflows.settings import LocalSettings
 from tests.waiting import PATIENCE
 from tests.waiting import until as eventually
 
@@ -26,8 +27,8 @@ class Disk:
 
     free = ENOUGH
 
-    def of(self, folder: Path) -> Room:
-        return Room(folder, self.free, 100 << 30)
+    def of(self, folder: Path) -> DiskSpace:
+        return DiskSpace(folder, self.free, 100 << 30)
 
 
 def states(settings: LocalSettings) -> set[str]:
@@ -52,7 +53,7 @@ async def test_runs_pause_on_a_full_disk_until_there_is_room(
     A stop ends them as ever.
     """
     disk = Disk()
-    monkeypatch.setattr(pausing, "Room", disk)
+    monkeypatch.setattr(pausing, "DiskSpace", disk)
     pod = make_pod("while :; do sleep 100; done")
     for volume in (*(mount.volume for mount in (*pod.inputs, *pod.outputs)), pod.log):
         assert volume is not None

@@ -31,12 +31,12 @@ def test_a_state_is_read_line_by_line() -> None:
 
 
 def test_a_container_is_read_too() -> None:
-    """An image that is there ends the trouble about it."""
+    """An image that is there ends the failure about it."""
     account = parse_account(
-        "started 12 3456\ntrouble manifest unknown\nimage sha256:ab name@sha256:cd\n"
+        "started 12 3456\nfailure manifest unknown\nimage sha256:ab name@sha256:cd\n"
         "running\nfacts 137 true false\nexited 137 0\n"
     )
-    assert account.trouble is None
+    assert account.failure is None
     assert account.image == "sha256:ab name@sha256:cd"
     assert account.facts == (137, True, False)
 

@@ -17,12 +17,13 @@ from pathlib import Path
 import pytest
 
 from knit_workflows.compute.base import Mount, Phase, Volume
-from knit_workflows.compute.local import LocalBackend, LocalSettings
+from knit_workflows.compute.local import LocalBackend
 from knit_workflows.compute.local.pod_folder import Account, read_account
 from knit_workflows.compute.local.processes import find_process
 from knit_workflows.compute.local.supervisor import NICENESS
 from knit_workflows.domain.errors import BackendRejected, BackendUnavailable, KnitError
 from knit_workflows.domain.runs import Exit
+from knit_workflows.settings import LocalSettings
 from tests.waiting import PATIENCE
 
 from .conftest import MakePod, ended, until
@@ -96,7 +97,7 @@ async def test_the_network_is_a_setting(
 ) -> None:
     """Without it there is only the loopback."""
     del backend
-    other = LocalBackend(replace(settings, network=network))
+    other = LocalBackend(settings.model_copy(update={"network": network}))
     await other.open()
     await ended(other, make_pod("readlink /proc/self/ns/net"))
     await other.aclose()
@@ -111,7 +112,7 @@ async def test_further_paths_are_a_setting(
     del backend
     (tmp_path / "tools").mkdir()
     (tmp_path / "tools" / "one").write_text("tool\n")
-    other = LocalBackend(replace(settings, host_paths=(tmp_path / "tools",)))
+    other = LocalBackend(settings.model_copy(update={"host_paths": (tmp_path / "tools",)}))
     await other.open()
     await ended(other, make_pod(f"cat {tmp_path}/tools/one; echo x > {tmp_path}/tools/two"))
     await other.aclose()
@@ -226,8 +227,8 @@ async def test_without_bubblewrap_a_host_image_is_rejected(
     """In words that help; so it is where host images are not allowed."""
     del backend
     for changed in (
-        replace(settings, environment={"PATH": "/nowhere"}),
-        replace(settings, host_images=False),
+        settings.model_copy(update={"environment": {"PATH": "/nowhere"}}),
+        settings.model_copy(update={"host_images": False}),
     ):
         other = LocalBackend(changed)
         await other.open()
@@ -340,7 +341,7 @@ async def test_a_log_on_a_full_disk_fails_the_run(
     settings: LocalSettings, make_pod: MakePod, small_disk: Path
 ) -> None:
     """It ends, and says why; a full disk does not keep the end from being recorded."""
-    backend = LocalBackend(replace(settings, state=small_disk))
+    backend = LocalBackend(settings.model_copy(update={"state": small_disk}))
     await backend.open()
     try:
         async with asyncio.timeout(PATIENCE):
@@ -358,7 +359,7 @@ async def test_a_pod_can_be_stopped_on_a_full_disk(
     settings: LocalSettings, make_pod: MakePod, small_disk: Path
 ) -> None:
     """Its folder has room reserved for that."""
-    backend = LocalBackend(replace(settings, state=small_disk))
+    backend = LocalBackend(settings.model_copy(update={"state": small_disk}))
     await backend.open()
     try:
         pod = make_pod("dd if=/dev/zero of=/out/fill bs=4k 2>/dev/null; echo >/dev/null; sleep 60")

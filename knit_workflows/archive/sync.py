@@ -6,7 +6,7 @@ import ctypes
 import errno
 import os
 
-from knit_workflows.archive.descent import Descent, bottom_up
+from knit_workflows.archive.folder_stack import FolderStack, bottom_up
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -36,11 +36,11 @@ def sync_file_system(descriptor: int) -> None:
 def sync_folders(folder: int) -> None:
     """Fsyncs the folder and all below it, so that the names in them last; not files' content."""
 
-    def enter(descent: Descent[str], name: str) -> bool:
+    def enter(descent: FolderStack[str], name: str) -> bool:
         descent.enter(name)
         return True
 
-    def leave(descent: Descent[str]) -> None:
+    def leave(descent: FolderStack[str]) -> None:
         os.fsync(descent.here)
         descent.leave()
 

@@ -18,7 +18,7 @@ _READ_BYTES = 1 << 18
 _NEW_FILE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-class Later:
+class DeferredMembers:
     """Members without content, in order; beyond a MiB they lie in a file without a name."""
 
     def __init__(self, folder: int) -> None:

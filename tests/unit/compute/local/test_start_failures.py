@@ -6,17 +6,17 @@ from dataclasses import replace
 
 import pytest
 
-from knit_workflows.compute.base import Observation, Phase, TroubleKind
+from knit_workflows.compute.base import Observation, Phase, StartFailureKind
 from knit_workflows.compute.local.observing import observation_of
 from knit_workflows.compute.local.pod_folder import Account, parse_account
-from knit_workflows.compute.local.troubles import trouble_of
+from knit_workflows.compute.local.start_failures import start_failure_of
 
 STARTED = Account(supervisor=(1, 2))
 BACKEND, IMAGE, TRANSIENT, PROGRESS = (
-    TroubleKind.BACKEND,
-    TroubleKind.IMAGE,
-    TroubleKind.TRANSIENT,
-    TroubleKind.PROGRESS,
+    StartFailureKind.BACKEND,
+    StartFailureKind.IMAGE,
+    StartFailureKind.TRANSIENT,
+    StartFailureKind.PROGRESS,
 )
 FROM = "Error: initializing source docker://127.0.0.1:5000/knit/a:1: "
 READ = f"{FROM}reading manifest 1 in 127.0.0.1:5000/knit/a: "
@@ -116,31 +116,31 @@ COMPLAINTS = [
 
 @pytest.mark.parametrize(("kind", "reason", "complaint"), COMPLAINTS)
 def test_what_an_engine_says_has_a_kind_and_a_word(
-    kind: TroubleKind, reason: str, complaint: str
+    kind: StartFailureKind, reason: str, complaint: str
 ) -> None:
     """Its own words follow."""
-    trouble = trouble_of(replace(STARTED, pulling="a:1", trouble=complaint))
-    assert trouble is not None
-    assert (trouble.kind, trouble.reason) == (kind, reason)
-    assert trouble.message.endswith(complaint)
+    failure = start_failure_of(replace(STARTED, pulling="a:1", failure=complaint))
+    assert failure is not None
+    assert (failure.kind, failure.reason) == (kind, reason)
+    assert failure.message.endswith(complaint)
 
 
 def test_the_count_of_retries_is_no_part_of_the_reason() -> None:
     """Podman counts its own in front of it, and writes a log line around it."""
     seen = {
-        trouble_of(
+        start_failure_of(
             replace(
                 STARTED,
-                trouble=f'time="2026-11-29T03:31:3{n}Z" level=warning msg="Failed, retrying in 1s '
+                failure=f'time="2026-11-29T03:31:3{n}Z" level=warning msg="Failed, retrying in 1s '
                 f'... ({n}/3). {FROM}Get \\"https://127.0.0.1:5000/v2/\\": connection refused"',
             )
         )
         for n in range(1, 4)
     }
-    [trouble] = seen
-    assert trouble is not None
+    [failure] = seen
+    assert failure is not None
     words = FROM.removeprefix("Error: ")
-    assert trouble.message == f'{words}Get "https://127.0.0.1:5000/v2/": connection refused'
+    assert failure.message == f'{words}Get "https://127.0.0.1:5000/v2/": connection refused'
 
 
 @pytest.mark.parametrize(
@@ -149,25 +149,25 @@ def test_the_count_of_retries_is_no_part_of_the_reason() -> None:
         ("", None),
         ("pulling a:1\n", (BACKEND, "RegistrySilent")),
         ("pulling a:1\nanswered\n", (PROGRESS, "PullingImage")),
-        ("pulling a:1\ntrouble manifest unknown\n", (IMAGE, "ImageNotFound")),
-        ("pulling a:1\ntrouble manifest unknown\nimage sha256:ab\n", None),
+        ("pulling a:1\nfailure manifest unknown\n", (IMAGE, "ImageNotFound")),
+        ("pulling a:1\nfailure manifest unknown\nimage sha256:ab\n", None),
         (
-            "image sha256:ab\ntrouble Cannot connect to the Docker\n",
+            "image sha256:ab\nfailure Cannot connect to the Docker\n",
             (BACKEND, "BackendUnavailable"),
         ),
     ],
 )
 def test_a_pull_is_told_as_far_as_it_has_come(
-    lines: str, told: tuple[TroubleKind, str] | None
+    lines: str, told: tuple[StartFailureKind, str] | None
 ) -> None:
     """A registry that says nothing is none that gives something."""
-    trouble = trouble_of(parse_account(f"started 1 2 boot\n{lines}"))
-    assert (trouble and (trouble.kind, trouble.reason)) == told
-    if trouble is not None and "image" not in lines:
-        assert trouble.message
+    failure = start_failure_of(parse_account(f"started 1 2 boot\n{lines}"))
+    assert (failure and (failure.kind, failure.reason)) == told
+    if failure is not None and "image" not in lines:
+        assert failure.message
 
 
-def test_a_running_container_has_no_trouble() -> None:
+def test_a_running_container_has_no_failure() -> None:
     """Whatever was said before it started."""
-    seen = observation_of(replace(STARTED, trouble="manifest unknown", running=True))
+    seen = observation_of(replace(STARTED, failure="manifest unknown", running=True))
     assert seen == Observation(Phase.RUNNING)

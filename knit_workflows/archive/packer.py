@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from knit_workflows.archive import sparse, tar
 from knit_workflows.archive.tar import Member
 from knit_workflows.archive.tree import Summary
-from knit_workflows.archive.walking import CannotPack, Found, named, walk
+from knit_workflows.archive.walk import CannotPack, Found, named, walk
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from knit_workflows.archive import look_through
-from knit_workflows.archive.survey import Survey, remark, survey
+from knit_workflows.archive.scan import Scan, scan, scan_note
 
 
 def bind(path: Path) -> None:
@@ -32,9 +32,9 @@ def test_only_what_cannot_be_data_is_left_out(tmp_path: Path) -> None:
     (tmp_path / "into").symlink_to("/")
     os.mkfifo(tmp_path / "pipe")
     bind(tmp_path / "a" / "b" / "worker.sock")
-    found = survey(tmp_path)
-    assert found == Survey(7, (("a/b/worker.sock", "socket"),), {"socket": 1})
-    assert remark("/out", found) == "output /out: 1 socket is not kept: a/b/worker.sock"
+    found = scan(tmp_path)
+    assert found == Scan(7, (("a/b/worker.sock", "socket"),), {"socket": 1})
+    assert scan_note("/out", found) == "output /out: 1 socket is not kept: a/b/worker.sock"
 
 
 def test_what_mkfs_made_is_no_part_of_an_output(
@@ -44,14 +44,14 @@ def test_what_mkfs_made_is_no_part_of_an_output(
     (tmp_path / "lost+found").mkdir()
     bind(tmp_path / "lost+found" / "s")
     with monkeypatch.context() as at_the_top:
-        at_the_top.setattr("knit_workflows.archive.survey.is_top_of_file_system", lambda _: True)
-        assert survey(tmp_path) == Survey(0)
-        assert remark("/out", survey(tmp_path)) == ""
+        at_the_top.setattr("knit_workflows.archive.scan.is_top_of_file_system", lambda _: True)
+        assert scan(tmp_path) == Scan(0)
+        assert scan_note("/out", scan(tmp_path)) == ""
     (tmp_path / "lost+found" / "s").unlink()
     (tmp_path / "lost+found").rmdir()
     (tmp_path / "a" / "lost+found").mkdir(parents=True)
     bind(tmp_path / "a" / "lost+found" / "s")
-    assert survey(tmp_path).left_out == (("a/lost+found/s", "socket"),)
+    assert scan(tmp_path).left_out == (("a/lost+found/s", "socket"),)
 
 
 def test_a_program_s_own_lost_and_found_is_told(tmp_path: Path) -> None:
@@ -62,10 +62,10 @@ def test_a_program_s_own_lost_and_found_is_told(tmp_path: Path) -> None:
     bind(tmp_path / "s")
     told: list[tuple[str, str]] = []
     look_through(tmp_path, lambda path, what: told.append((path, what)))
-    found = survey(tmp_path)
+    found = scan(tmp_path)
     assert list(found.left_out) == told
     assert found.entries == 3
-    assert remark("/out", found) == (
+    assert scan_note("/out", found) == (
         "output /out: 1 folder of the file system and 1 socket are not kept: lost+found, s"
     )
 
@@ -76,20 +76,20 @@ def test_the_first_ones_are_named_and_all_are_counted(tmp_path: Path) -> None:
         folder = tmp_path / f"{number % 3}"
         folder.mkdir(exist_ok=True)
         bind(folder / f"{number:02}.sock")
-    found = survey(tmp_path)
+    found = scan(tmp_path)
     assert found.left_out_count == 45
     assert [path for path, _ in found.left_out] == sorted(
         f"{number % 3}/{number:02}.sock" for number in range(45)
     )[:20]
-    assert remark("/o", found).startswith("output /o: 45 sockets are not kept: 0/00.sock, 0/03.")
-    assert remark("/o", found).endswith(" and 25 more")
+    assert scan_note("/o", found).startswith("output /o: 45 sockets are not kept: 0/00.sock, 0/03.")
+    assert scan_note("/o", found).endswith(" and 25 more")
 
 
 def test_devices_are_left_out_too() -> None:
     """Each kind is counted by itself."""
-    found = survey(Path("/dev"))
+    found = scan(Path("/dev"))
     assert found.kinds["character device"] >= 1
-    words = remark("/out", Survey(2, (("null", ""), ("s", "")), {"socket": 1, "block device": 2}))
+    words = scan_note("/out", Scan(2, (("null", ""), ("s", "")), {"socket": 1, "block device": 2}))
     assert words == "output /out: 2 block devices and 1 socket are not kept: null, s and 1 more"
 
 
@@ -108,7 +108,7 @@ def test_folders_may_be_deep(tmp_path: Path) -> None:
         before = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (64, before[1]))
         try:
-            found = survey(tmp_path)
+            found = scan(tmp_path)
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, before)
     finally:
@@ -116,7 +116,7 @@ def test_folders_may_be_deep(tmp_path: Path) -> None:
         os.close(home)
         _remove_chain(tmp_path, "a-folder")
     assert (found.entries, found.left_out_count, found.trouble) == (depth + 1, 1, "")
-    assert len(remark("/out", found)) < 300
+    assert len(scan_note("/out", found)) < 300
 
 
 def _remove_chain(top: Path, name: str) -> None:
@@ -138,19 +138,19 @@ def test_a_giant_folder_is_not_looked_through_to_the_end(tmp_path: Path) -> None
     for number in range(5):
         (tmp_path / "d").mkdir(exist_ok=True)
         (tmp_path / "d" / str(number)).touch()
-    some = survey(tmp_path, most_entries=4)
+    some = scan(tmp_path, most_entries=4)
     assert (some.entries, some.left_out_count) == (4, 1)
-    assert remark("/out", some) == (
+    assert scan_note("/out", some) == (
         "output /out: 1 socket is not kept: s; it was not looked through to the end: it has more "
         "than 4 entries"
     )
-    assert "it takes too long" in survey(tmp_path, most_seconds=0).trouble
+    assert "it takes too long" in scan(tmp_path, most_seconds=0).trouble
 
 
 def test_what_cannot_be_looked_into_is_told(tmp_path: Path) -> None:
     """It is no failure."""
-    gone = survey(tmp_path / "gone")
-    assert remark("/out", gone) == (
+    gone = scan(tmp_path / "gone")
+    assert scan_note("/out", gone) == (
         "output /out: it was not looked through to the end: No such file or directory"
     )
 
@@ -160,4 +160,4 @@ def test_names_cannot_break_a_line(tmp_path: Path) -> None:
     bind(tmp_path / "a\n\x1b[31m")
     with socket.socket(socket.AF_UNIX) as left:
         left.bind(os.fsencode(tmp_path) + b"/b\xff")
-    assert remark("/out", survey(tmp_path)).endswith(": a\\n\\x1b[31m, b\\xff")
+    assert scan_note("/out", scan(tmp_path)).endswith(": a\\n\\x1b[31m, b\\xff")

@@ -9,37 +9,37 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from knit_workflows.compute.base import TroubleKind
+from knit_workflows.compute.base import StartFailureKind
 
 UNKNOWN: Final = "ImagePullFailed"
 """What nobody has seen yet."""
 _MEANINGS: Final = tuple(
     (re.compile(words, re.IGNORECASE), kind, reason)
     for words, kind, reason in (
-        (r"invalid reference|must be lowercase", TroubleKind.IMAGE, "InvalidImageName"),
+        (r"invalid reference|must be lowercase", StartFailureKind.IMAGE, "InvalidImageName"),
         (
             r"denied|unauthorized|forbidden|authentication required",
-            TroubleKind.IMAGE,
+            StartFailureKind.IMAGE,
             "ImageDenied",
         ),
         (
             r"not ?found|manifest unknown|name unknown|does not exist|did not resolve"
             r"|no match for platform|no matching manifest|no image found",
-            TroubleKind.IMAGE,
+            StartFailureKind.IMAGE,
             "ImageNotFound",
         ),
         (
             r"too ?many ?requests|\b429\b|qps exceeded",
-            TroubleKind.TRANSIENT,
+            StartFailureKind.TRANSIENT,
             "RegistryRateLimited",
         ),
-        (r"no space left", TroubleKind.TRANSIENT, "NoSpaceForImage"),
+        (r"no space left", StartFailureKind.TRANSIENT, "NoSpaceForImage"),
         (
             r"time-?out|timed out|deadline ?exceeded|refused|reset by peer|broken pipe"
             r"|no such host|name resolution|temporary failure|server misbehaving|unreachable"
             r"|no route to host|tls handshake|\bEOF\b|\b5\d\d\b|service unavailable|bad gateway"
             r"|internal server error|connection (?:closed|reset)",
-            TroubleKind.TRANSIENT,
+            StartFailureKind.TRANSIENT,
             "RegistryUnreachable",
         ),
     )
@@ -51,10 +51,10 @@ _NAMES: Final = re.compile(r'"[^"]*"|\S+://\S+|\S+/\S*|\S*\w\.\w\S*|\S+[:@]\S*\d
 """What is quoted, and addresses: an image called `denied:503` proves nothing."""
 
 
-def meaning_of_pull(message: str) -> tuple[TroubleKind, str]:
+def classify_pull_error(message: str) -> tuple[StartFailureKind, str]:
     """Gives how long to be patient with a pull that failed so, and one word for it."""
     words = _NAMES.sub(" ", message)
     for pattern, kind, reason in _MEANINGS:
         if pattern.search(words):
             return kind, reason
-    return TroubleKind.IMAGE, UNKNOWN
+    return StartFailureKind.IMAGE, UNKNOWN

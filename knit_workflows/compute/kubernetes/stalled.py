@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from knit_workflows.compute.base import Trouble, TroubleKind
+from knit_workflows.compute.base import StartFailure, StartFailureKind
 from knit_workflows.compute.kubernetes.objects import JsonObject, condition, condition_is
 
 
-def why_silent(
+def why_stalled(
     pod: JsonObject | None, claims: Mapping[str, str], events: Sequence[JsonObject]
-) -> Trouble:
-    """Says what a pending pod without trouble is at; None: its Job has no pod.
+) -> StartFailure:
+    """Says what a pending pod without failure is at; None: its Job has no pod.
 
     `claims` gives the phase of each of its claims by name, `events` all that is said about the
     pod, oldest first.
@@ -29,16 +29,16 @@ def why_silent(
     if condition_is(pod, "PodScheduled", "False") or unbound:
         words = ", ".join(f"{name} is {claims[name]}" for name in unbound)
         about = f"its pod waits for its claims: {words or 'all are Bound'}"
-        return Trouble(TroubleKind.PROGRESS, "ClaimsPending", about)
+        return StartFailure(StartFailureKind.PROGRESS, "ClaimsPending", about)
     node = pod["spec"].get("nodeName", "?")
     if not pod.get("status", {}).get("containerStatuses"):
         return _nobody("NodeSilent", f"the node {node} has not taken up its pod yet")
     last = events[-1] if events else {}
     if last.get("reason") == "Pulling":
         words = last.get("message") or "Pulling an image"
-        return Trouble(TroubleKind.PROGRESS, "Pulling", f"the node {node}: {words}")
-    return Trouble(
-        TroubleKind.PROGRESS,
+        return StartFailure(StartFailureKind.PROGRESS, "Pulling", f"the node {node}: {words}")
+    return StartFailure(
+        StartFailureKind.PROGRESS,
         "ContainerCreating",
         f"the node {node} prepares its pod, and says nothing of mounts, network or images; its "
         f"claims are {', '.join(sorted(set(claims.values()))) or 'none'}",
@@ -55,5 +55,5 @@ def claims_of(pod: JsonObject) -> list[str]:
     ]
 
 
-def _nobody(reason: str, message: str) -> Trouble:
-    return Trouble(TroubleKind.BACKEND, reason, message)
+def _nobody(reason: str, message: str) -> StartFailure:
+    return StartFailure(StartFailureKind.BACKEND, reason, message)

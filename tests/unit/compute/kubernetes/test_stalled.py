@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import aclosing
-from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 
-from knit_workflows.compute.base import Phase, TroubleKind
+from knit_workflows.compute.base import Phase, StartFailureKind
 from knit_workflows.compute.kubernetes import KubernetesBackend
-from knit_workflows.compute.kubernetes.silence import claims_of, why_silent
+from knit_workflows.compute.kubernetes.stalled import claims_of, why_stalled
 from tests.waiting import PATIENCE
 
 from .test_backend import POD, RUNNING, with_pod
 
-BACKEND, PROGRESS = TroubleKind.BACKEND, TroubleKind.PROGRESS
+BACKEND, PROGRESS = StartFailureKind.BACKEND, StartFailureKind.PROGRESS
 SCHEDULED = [{"type": "PodScheduled", "status": "True"}]
 CREATING = [{"name": "main", "state": {"waiting": {"reason": "ContainerCreating"}}}]
 
@@ -64,9 +63,9 @@ def pod(conditions: list, statuses: list | None = None) -> dict:
     ],
 )
 def test_whose_turn_it_is_is_told(thing, claim, events, kind, reason, words):
-    trouble = why_silent(thing, {"data-knitid-a": claim}, events)
-    assert (trouble.kind, trouble.reason) == (kind, reason)
-    assert words in trouble.message
+    failure = why_stalled(thing, {"data-knitid-a": claim}, events)
+    assert (failure.kind, failure.reason) == (kind, reason)
+    assert words in failure.message
 
 
 def test_the_claims_of_a_pod_are_those_it_mounts():
@@ -75,32 +74,38 @@ def test_the_claims_of_a_pod_are_those_it_mounts():
 
 async def test_a_watch_looks_closer_after_a_while(api, settings):
     """At a Job without a pod, then at a pod without a word; nothing is left of it once it runs."""
-    backend = KubernetesBackend(replace(settings, silent_after=timedelta(seconds=0.3)))
+    backend = KubernetesBackend(
+        settings.model_copy(update={"stalled_after": timedelta(seconds=0.3)})
+    )
     await backend.open()
     await backend.launch(POD)
     async with asyncio.timeout(PATIENCE), aclosing(backend.watch(POD.name)) as watch:
-        assert (await anext(watch)).trouble is None
+        assert (await anext(watch)).start_failure is None
         seen = await anext(watch)
-        assert (seen.phase, seen.trouble.reason) == (Phase.PENDING, "NoPod")
+        assert (seen.phase, seen.start_failure.reason) == (Phase.PENDING, "NoPod")
         with_pod(api, "Pending")
-        while (seen := await anext(watch)).trouble is None or seen.trouble.reason == "NoPod":
+        while (
+            seen := await anext(watch)
+        ).start_failure is None or seen.start_failure.reason == "NoPod":
             pass
-        assert seen.trouble.reason == "NotScheduled"
+        assert seen.start_failure.reason == "NotScheduled"
         with_pod(api, "Running", RUNNING)
         seen = await anext(watch)
-        assert (seen.phase, seen.trouble) == (Phase.RUNNING, None)
+        assert (seen.phase, seen.start_failure) == (Phase.RUNNING, None)
     await backend.aclose()
 
 
 async def test_a_server_that_is_away_explains_nothing(api, settings):
     """The pod is told as it was seen; that the server is away is told by the watch."""
-    backend = KubernetesBackend(replace(settings, silent_after=timedelta(seconds=0.1)))
+    backend = KubernetesBackend(
+        settings.model_copy(update={"stalled_after": timedelta(seconds=0.1)})
+    )
     await backend.open()
     with_pod(api, "Pending")
     for query in ("GET events", "GET persistentvolumeclaims"):
         api.answers_to[query] = (503, "later")
     async with asyncio.timeout(PATIENCE), aclosing(backend.watch(POD.name)) as watch:
-        assert (await anext(watch)).trouble is None
+        assert (await anext(watch)).start_failure is None
         looked = api.count("GET pods")
         waiting = asyncio.ensure_future(anext(watch))
         while api.count("GET pods") < looked + 2:

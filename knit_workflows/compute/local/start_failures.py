@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from knit_workflows.compute.base import Trouble, TroubleKind
+from knit_workflows.compute.base import StartFailure, StartFailureKind
 from knit_workflows.compute.local.pod_folder import Account
-from knit_workflows.compute.pulling import meaning_of_pull
+from knit_workflows.compute.pull_errors import classify_pull_error
 
 BACKEND_AWAY: Final = "BackendUnavailable"
 """The same word as for an engine that does not answer the launch."""
@@ -25,33 +25,35 @@ _RETRYING: Final = re.compile(r"^Failed, retrying in \S+ \.+ \(\d+/\d+\)\. Error
 """Podman's own retries: a counter in front of the reason."""
 
 
-def trouble_of(account: Account) -> Trouble | None:
+def start_failure_of(account: Account) -> StartFailure | None:
     """Says what keeps a container from starting; None: nothing that is known."""
-    if account.trouble is not None:
-        return _of_complaint(account.trouble)
+    if account.failure is not None:
+        return _of_complaint(account.failure)
     if account.pulling is None or account.image is not None:
         return None
     if account.answered:
-        return Trouble(
-            TroubleKind.PROGRESS, "PullingImage", f"the image {account.pulling} is being pulled"
+        return StartFailure(
+            StartFailureKind.PROGRESS,
+            "PullingImage",
+            f"the image {account.pulling} is being pulled",
         )
     # Not one that is given up: engines differ in what they say of a pull that goes well.
-    return Trouble(
-        TroubleKind.BACKEND,
+    return StartFailure(
+        StartFailureKind.BACKEND,
         "RegistrySilent",
         f"the image {account.pulling} has been asked for; neither the container engine nor the "
         "registry has answered yet",
     )
 
 
-def _of_complaint(complaint: str) -> Trouble:
+def _of_complaint(complaint: str) -> StartFailure:
     words = complaint
     if logged := _PODMAN_LOG.match(words):
         words = logged[1].replace('\\"', '"')
     words = _RETRYING.sub("", words)
     if _ENGINE_AWAY.search(words):
-        return Trouble(
-            TroubleKind.BACKEND, BACKEND_AWAY, f"the container engine does not answer: {words}"
+        return StartFailure(
+            StartFailureKind.BACKEND, BACKEND_AWAY, f"the container engine does not answer: {words}"
         )
-    kind, reason = meaning_of_pull(words)
-    return Trouble(kind, reason, words)
+    kind, reason = classify_pull_error(words)
+    return StartFailure(kind, reason, words)

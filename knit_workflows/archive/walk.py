@@ -6,13 +6,13 @@ import os
 import stat
 from typing import TYPE_CHECKING, NamedTuple
 
-from knit_workflows.archive.descent import FOLDER_FLAGS, Descent, identity, opened_folder
-from knit_workflows.archive.kinds import (
+from knit_workflows.archive.file_kinds import (
     LOST_AND_FOUND,
     MKFS_FOLDER,
     is_top_of_file_system,
     left_out_kind,
 )
+from knit_workflows.archive.folder_stack import FOLDER_FLAGS, FolderStack, identity, opened_folder
 from knit_workflows.archive.tar import MAX_DEPTH, MAX_PATH_BYTES
 
 if TYPE_CHECKING:
@@ -81,13 +81,13 @@ class _Walk:
         with opened_folder(root) as folder:
             self._above.append(identity(info))
             flags = FOLDER_FLAGS & ~os.O_NOFOLLOW if self._dereference else FOLDER_FLAGS
-            descent: Descent[str] = Descent(folder, flags)
+            descent: FolderStack[str] = FolderStack(folder, flags)
             try:
                 yield from self._below(descent)
             finally:
                 descent.close()
 
-    def _below(self, descent: Descent[str]) -> Iterator[Found]:
+    def _below(self, descent: FolderStack[str]) -> Iterator[Found]:
         prefix = ""
         waiting = [self._names(descent.here, prefix, top=True)]
         follow = self._dereference
@@ -114,7 +114,7 @@ class _Walk:
                 prefix = path + "/"
                 waiting.append(self._names(descent.here, prefix))
 
-    def _enter(self, descent: Descent[str], name: str, path: str, info: os.stat_result) -> None:
+    def _enter(self, descent: FolderStack[str], name: str, path: str, info: os.stat_result) -> None:
         if self._dereference and identity(info) in self._above:
             raise CannotPack("the link leads back to a folder above it", path)
         self._above.append(identity(info))

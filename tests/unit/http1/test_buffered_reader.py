@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from knit_workflows.http1.body import BadBody, BodyCut, ChunkedBody
-from knit_workflows.http1.inflow import Inflow
+from knit_workflows.http1.buffered_reader import BufferedReader
 from tests.waiting import PATIENCE
 
 
@@ -27,7 +27,7 @@ def test_lines_and_pieces_come_in_their_order(pair):
     here, there = pair
     there.sendall(b"wo\nthree\nrest")
     there.close()
-    inflow = Inflow(here, b"one\nt")
+    inflow = BufferedReader(here, b"one\nt")
     assert [inflow.readline(100) for _ in range(3)] == [b"one\n", b"two\n", b"three\n"]
     assert bytes(inflow.read1(2)) == b"re"
     assert inflow.rest() == b"st"
@@ -41,14 +41,14 @@ def test_a_line_has_at_most_so_many_bytes(pair, most, lines):
     here, there = pair
     there.sendall(b"abcdef\n")
     there.close()
-    inflow = Inflow(here)
+    inflow = BufferedReader(here)
     assert [inflow.readline(most) for _ in lines] == lines
 
 
 def test_a_line_that_reaches_the_buffers_end_is_kept_whole(pair):
     """The buffer is used again from its beginning; what of the line was there moves with it."""
     here, there = pair
-    inflow = Inflow(here, bytes(256 << 10))
+    inflow = BufferedReader(here, bytes(256 << 10))
     assert len(inflow.read1((256 << 10) - 2)) == (256 << 10) - 2
     there.sendall(b"xyz\nmore")
     assert inflow.readline(100) == b"\0\0xyz\n"
@@ -59,7 +59,7 @@ def test_a_chunked_body_ends_where_it_says(pair):
     """Its trailers are kept, and what comes behind it is the next request's."""
     here, there = pair
     there.sendall(b"3\r\nabc\r\n2;x=y\r\nde\r\n0\r\nX-Sum: 1\r\n\r\nGET /")
-    inflow = Inflow(here)
+    inflow = BufferedReader(here)
     body = ChunkedBody(inflow)
     assert b"".join(bytes(piece) for piece in iter(lambda: body.read(99), b"")) == b"abcde"
     assert body.complete
@@ -77,7 +77,7 @@ def test_a_chunked_body_is_complete_or_an_error(pair, sent, error):
     here, there = pair
     there.sendall(sent)
     there.close()
-    body = ChunkedBody(Inflow(here))
+    body = ChunkedBody(BufferedReader(here))
     with pytest.raises(error):
         while body.read(99):
             pass

@@ -1,7 +1,7 @@
 """Succeeds only if folders are empty: the init container that guards outputs and log of a Run.
 
-Run as ``python3 -m knit_workflows.pod.empty PATH...``. It keeps a Run from writing into Data that
-is there already, and from outputs that lie on one another.
+Run as ``python3 -m knit_workflows.pod.check_empty PATH...``. It keeps a Run from writing into
+Data that exists already, and catches outputs that share one volume.
 """
 
 from __future__ import annotations

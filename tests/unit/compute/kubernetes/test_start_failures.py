@@ -1,4 +1,4 @@
-"""Which troubles pass, which do not, and which are none."""
+"""Which start failures are transient, which are not, and what is none."""
 
 from __future__ import annotations
 
@@ -6,14 +6,18 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from knit_workflows.compute.base import TroubleKind
-from knit_workflows.compute.kubernetes.troubles import Warned, read_warning, trouble_of_pod
+from knit_workflows.compute.base import StartFailureKind
+from knit_workflows.compute.kubernetes.start_failures import (
+    WarningEvent,
+    read_warning,
+    start_failure_of_pod,
+)
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 IMAGE, TRANSIENT, UNSCHEDULABLE = (
-    TroubleKind.IMAGE,
-    TroubleKind.TRANSIENT,
-    TroubleKind.UNSCHEDULABLE,
+    StartFailureKind.IMAGE,
+    StartFailureKind.TRANSIENT,
+    StartFailureKind.UNSCHEDULABLE,
 )
 
 
@@ -32,9 +36,9 @@ def pod(*, reason: str | None = None, message: str = "", age: float = 10, **cond
     }
 
 
-def kind_of(thing: dict, *warnings: Warned) -> TroubleKind | None:
-    trouble = trouble_of_pod(thing, warnings, NOW)
-    return trouble and trouble.kind
+def kind_of(thing: dict, *warnings: WarningEvent) -> StartFailureKind | None:
+    failure = start_failure_of_pod(thing, warnings, NOW)
+    return failure and failure.kind
 
 
 PULLS = [
@@ -91,15 +95,15 @@ def test_an_image_that_cannot_be_had_is_told_from_a_network_that_fails(kind, rea
 
 def test_the_event_has_the_cause_that_an_old_kubelet_does_not_repeat():
     backing_off = pod(reason="ImagePullBackOff", message='Back-off pulling image "a:1"')
-    refused = Warned("Failed", 'Failed to pull image "a:1": connection refused', NOW)
+    refused = WarningEvent("Failed", 'Failed to pull image "a:1": connection refused', NOW)
     assert kind_of(backing_off, refused) is TRANSIENT
     assert kind_of(backing_off) is IMAGE
 
 
-def test_a_trouble_names_its_container():
-    trouble = trouble_of_pod(pod(reason="InvalidImageName", message="so"), [], NOW)
-    assert trouble.reason == "InvalidImageName"
-    assert trouble.message == "(container main) so"
+def test_a_start_failure_names_its_container():
+    failure = start_failure_of_pod(pod(reason="InvalidImageName", message="so"), [], NOW)
+    assert failure.reason == "InvalidImageName"
+    assert failure.message == "(container main) so"
 
 
 @pytest.mark.parametrize(
@@ -124,12 +128,12 @@ def test_containers_that_cannot_be_created(kind, reason, message):
 def test_no_room():
     words = "0/1 nodes are available: 1 Insufficient cpu."
     thing = pod(PodScheduled=("False", "Unschedulable", words))
-    trouble = trouble_of_pod(thing, [], NOW)
-    assert trouble.kind is UNSCHEDULABLE
-    assert trouble.message == words
+    failure = start_failure_of_pod(thing, [], NOW)
+    assert failure.kind is UNSCHEDULABLE
+    assert failure.message == words
 
 
-def test_a_claim_being_provisioned_is_no_trouble_for_a_while():
+def test_a_claim_being_provisioned_is_no_failure_for_a_while():
     words = "0/1 nodes are available: pod has unbound immediate PersistentVolumeClaims."
     condition = ("False", "Unschedulable", words)
     assert kind_of(pod(PodScheduled=condition)) is None
@@ -139,15 +143,15 @@ def test_a_claim_being_provisioned_is_no_trouble_for_a_while():
 @pytest.mark.parametrize("reason", ["FailedMount", "FailedCreatePodSandBox", "FailedAttachVolume"])
 def test_mounts_and_sandboxes_that_fail_may_recover(reason):
     scheduled = pod(reason="ContainerCreating", PodScheduled=("True", "", ""))
-    assert kind_of(scheduled, Warned(reason, "why", NOW)) is TRANSIENT
-    assert kind_of(scheduled, Warned(reason, "why", NOW - timedelta(minutes=10))) is None
+    assert kind_of(scheduled, WarningEvent(reason, "why", NOW)) is TRANSIENT
+    assert kind_of(scheduled, WarningEvent(reason, "why", NOW - timedelta(minutes=10))) is None
     started = pod(reason="ContainerCreating", PodReadyToStartContainers=("True", "", ""))
-    assert kind_of(started, Warned(reason, "why", NOW)) is None
+    assert kind_of(started, WarningEvent(reason, "why", NOW)) is None
 
 
 @pytest.mark.parametrize("reason", ["MissingClusterDNS", "DNSConfigForming", "FailedScheduling"])
-def test_harmless_warnings_are_no_trouble(reason):
-    assert kind_of(pod(reason="ContainerCreating"), Warned(reason, "why", NOW)) is None
+def test_harmless_warnings_are_no_failure(reason):
+    assert kind_of(pod(reason="ContainerCreating"), WarningEvent(reason, "why", NOW)) is None
 
 
 def test_the_newest_instant_of_an_event_counts():
@@ -158,7 +162,7 @@ def test_the_newest_instant_of_an_event_counts():
         "lastTimestamp": "2026-01-02T03:04:05Z",
         "eventTime": None,
     }
-    assert read_warning(event) == Warned("FailedMount", "why", NOW)
+    assert read_warning(event) == WarningEvent("FailedMount", "why", NOW)
     event["series"] = {"count": 2, "lastObservedTime": "2026-01-02T03:05:05.000000Z"}
     assert read_warning(event).seen == NOW + timedelta(minutes=1)
     assert read_warning({}).seen is None

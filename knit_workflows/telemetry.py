@@ -7,7 +7,7 @@ from temporalio.runtime import LoggingConfig, LoggingFormat, Runtime, TelemetryC
 from knit_workflows.log import LogFormat, is_for_people
 
 
-def set_up_core(format: LogFormat) -> None:
+def set_up_telemetry(format: LogFormat) -> None:
     """Lets the core warn in JSON, too, for programs; to be called before the first client.
 
     Its lines have its own keys (`timestamp`, `level`, `fields`). A second call replaces the first.

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
-from knit_workflows.compute.base import Trouble, TroubleKind
+from knit_workflows.compute.base import StartFailure, StartFailureKind
 from knit_workflows.compute.kubernetes.objects import (
     JsonObject,
     condition,
@@ -21,7 +21,7 @@ from knit_workflows.compute.kubernetes.objects import (
     created_at,
     instant,
 )
-from knit_workflows.compute.pulling import UNKNOWN, meaning_of_pull
+from knit_workflows.compute.pull_errors import UNKNOWN, classify_pull_error
 
 _PULL_REASONS: Final = frozenset(
     {"ErrImagePull", "ImagePullBackOff", "ImageInspectError", "RegistryUnavailable"}
@@ -58,7 +58,7 @@ _CLAIM_PATIENCE: Final = timedelta(seconds=45)
 
 
 @dataclass(frozen=True, slots=True)
-class Warned:
+class WarningEvent:
     """A Warning event about one object, as far as it matters here."""
 
     reason: str
@@ -66,7 +66,7 @@ class Warned:
     seen: datetime | None
 
 
-def read_warning(event: JsonObject) -> Warned:
+def read_warning(event: JsonObject) -> WarningEvent:
     """Reads a core/v1 Event; its newest instant counts."""
     series = event.get("series") or {}
     instants = (
@@ -76,14 +76,16 @@ def read_warning(event: JsonObject) -> Warned:
         event.get("firstTimestamp"),
     )
     seen = [instant(text) for text in instants if text]
-    return Warned(
+    return WarningEvent(
         reason=event.get("reason") or "Unknown",
         message=(event.get("message") or "").strip(),
         seen=max((each for each in seen if each is not None), default=None),
     )
 
 
-def trouble_of_pod(pod: JsonObject, warnings: Sequence[Warned], now: datetime) -> Trouble | None:
+def start_failure_of_pod(
+    pod: JsonObject, warnings: Sequence[WarningEvent], now: datetime
+) -> StartFailure | None:
     """Says what keeps a pending pod from starting, or None if it is on its way."""
     status = pod.get("status", {})
     statuses = [
@@ -101,15 +103,17 @@ def trouble_of_pod(pod: JsonObject, warnings: Sequence[Warned], now: datetime) -
     return _of_events(warnings, now)
 
 
-def trouble_of_job(warnings: Sequence[Warned]) -> Trouble | None:
+def start_failure_of_job(warnings: Sequence[WarningEvent]) -> StartFailure | None:
     """Says why a Job has no pod: an account is missing, a quota or an admission rule refuses it."""
     refused = _newest(w for w in warnings if w.reason == "FailedCreate")
     if refused is None:
         return None
-    return Trouble(TroubleKind.UNSCHEDULABLE, refused.reason, refused.message)
+    return StartFailure(StartFailureKind.UNSCHEDULABLE, refused.reason, refused.message)
 
 
-def _of_waiting(name: str, waiting: JsonObject, warnings: Sequence[Warned]) -> Trouble | None:
+def _of_waiting(
+    name: str, waiting: JsonObject, warnings: Sequence[WarningEvent]
+) -> StartFailure | None:
     reason = waiting.get("reason") or ""
     message = waiting.get("message") or ""
     if reason in _PULL_REASONS:
@@ -119,33 +123,37 @@ def _of_waiting(name: str, waiting: JsonObject, warnings: Sequence[Warned]) -> T
             message = failed.message
         kind = _kind_of_pull(reason, message)
     elif reason in _IMAGE_REASONS:
-        kind = TroubleKind.IMAGE
+        kind = StartFailureKind.IMAGE
     elif reason in _CREATE_REASONS:
-        kind = TroubleKind.IMAGE if _UNFIT_IMAGE.search(message) else TroubleKind.TRANSIENT
+        kind = (
+            StartFailureKind.IMAGE if _UNFIT_IMAGE.search(message) else StartFailureKind.TRANSIENT
+        )
     else:  # ContainerCreating, PodInitializing
         return None
-    return Trouble(kind, reason, f"(container {name}) {message or reason}")
+    return StartFailure(kind, reason, f"(container {name}) {message or reason}")
 
 
-def _kind_of_pull(reason: str, message: str) -> TroubleKind:
-    kind, meaning = meaning_of_pull(message)
+def _kind_of_pull(reason: str, message: str) -> StartFailureKind:
+    kind, meaning = classify_pull_error(message)
     says_nothing = meaning == UNKNOWN
     if says_nothing and reason not in ("ErrImagePull", "ImagePullBackOff"):
-        return TroubleKind.TRANSIENT
+        return StartFailureKind.TRANSIENT
     return kind
 
 
-def _of_scheduling(pod: JsonObject, now: datetime) -> Trouble | None:
+def _of_scheduling(pod: JsonObject, now: datetime) -> StartFailure | None:
     scheduled = condition(pod, "PodScheduled") or {}
     message = scheduled.get("message") or "no node takes the pod"
     created = created_at(pod)
     fresh = created is not None and now - created < _CLAIM_PATIENCE
     if fresh and "unbound immediate PersistentVolumeClaims" in message:
         return None
-    return Trouble(TroubleKind.UNSCHEDULABLE, scheduled.get("reason") or "Unschedulable", message)
+    return StartFailure(
+        StartFailureKind.UNSCHEDULABLE, scheduled.get("reason") or "Unschedulable", message
+    )
 
 
-def _of_events(warnings: Sequence[Warned], now: datetime) -> Trouble | None:
+def _of_events(warnings: Sequence[WarningEvent], now: datetime) -> StartFailure | None:
     newest = _newest(
         warned
         for warned in warnings
@@ -154,8 +162,8 @@ def _of_events(warnings: Sequence[Warned], now: datetime) -> Trouble | None:
     )
     if newest is None:
         return None
-    return Trouble(TroubleKind.TRANSIENT, newest.reason, newest.message)
+    return StartFailure(StartFailureKind.TRANSIENT, newest.reason, newest.message)
 
 
-def _newest(warnings: Iterable[Warned]) -> Warned | None:
+def _newest(warnings: Iterable[WarningEvent]) -> WarningEvent | None:
     return max(warnings, key=lambda w: w.seen.timestamp() if w.seen else 0.0, default=None)

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 _BUFFER_BYTES = 256 << 10  # fits a processor's cache: what is read is still there when written
 
 
-class Inflow:
+class BufferedReader:
     """The receiving side of a connection, for one thread; the connection stays the caller's."""
 
     def __init__(self, connection: socket.socket, first: bytes = b"") -> None:

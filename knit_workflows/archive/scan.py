@@ -8,13 +8,13 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
-from knit_workflows.archive.descent import Descent, opened_folder
-from knit_workflows.archive.kinds import (
+from knit_workflows.archive.file_kinds import (
     LOST_AND_FOUND,
     MKFS_FOLDER,
     is_top_of_file_system,
     left_out_kind,
 )
+from knit_workflows.archive.folder_stack import FolderStack, opened_folder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,7 +31,7 @@ _MOST_NAME_CHARS = 120
 _CLOCK_EVERY = 256
 
 
-class Survey(NamedTuple):
+class Scan(NamedTuple):
     """What was seen in a folder."""
 
     entries: int
@@ -49,9 +49,9 @@ class Survey(NamedTuple):
         return sum(self.kinds.values())
 
 
-def survey(
+def scan(
     root: Path, *, most_entries: int = MOST_ENTRIES, most_seconds: float = MOST_SECONDS
-) -> Survey:
+) -> Scan:
     """Looks at the kinds of all entries below a folder, without following links. Never raises.
 
     Few descriptors are open at a time, however deep the folders are. Only names are read, no file's
@@ -65,10 +65,10 @@ def survey(
     except OSError as error:
         walk.trouble = walk.trouble or _words(error, walk.path())
     named = tuple(heapq.nsmallest(MOST_NAMED, walk.first))
-    return Survey(walk.entries, named, dict(walk.kinds), walk.trouble)
+    return Scan(walk.entries, named, dict(walk.kinds), walk.trouble)
 
 
-def remark(output: str, found: Survey) -> str:
+def scan_note(output: str, found: Scan) -> str:
     """One line for people about an output, by its path; empty if there is nothing to say."""
     parts = []
     if found.left_out_count:
@@ -102,7 +102,7 @@ class _Walk:
     def through(self, root: Path) -> None:
         """Visits everything."""
         with opened_folder(root) as folder:
-            descent: Descent[str] = Descent(folder)
+            descent: FolderStack[str] = FolderStack(folder)
             self._names = descent.names
             waiting = [self._look(folder)]
             try:
@@ -154,7 +154,7 @@ class _Walk:
         if len(self.first) > 2 * MOST_NAMED:
             self.first = heapq.nsmallest(MOST_NAMED, self.first)
 
-    def _entered(self, descent: Descent[str], name: str) -> bool:
+    def _entered(self, descent: FolderStack[str], name: str) -> bool:
         try:
             descent.enter(name)
         except OSError as error:
@@ -172,7 +172,7 @@ def _counted(kinds: Mapping[str, int]) -> str:
     return " and ".join(filter(None, (", ".join(words[:-1]), words[-1])))
 
 
-def _named(found: Survey) -> str:
+def _named(found: Scan) -> str:
     names = ", ".join(_shown(path) for path, _ in found.left_out)
     more = found.left_out_count - len(found.left_out)
     return f"{names} and {more:,} more" if more else names

@@ -19,7 +19,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from knit_workflows.pod import nurse
+from knit_workflows.pod import log_sidecar
 from knit_workflows.pod.kube_api import ApiRefused, ApiTrouble, KubeApi
 from knit_workflows.pod.log_splice import NotALog
 from knit_workflows.pod.termination import tell
@@ -123,8 +123,8 @@ def server() -> Iterator[Api]:
         thread.join()
 
 
-def impatient() -> nurse.Patience:
-    return nurse.Patience(sleep=lambda seconds: None)
+def impatient() -> log_sidecar.Patience:
+    return log_sidecar.Patience(sleep=lambda seconds: None)
 
 
 @pytest.fixture
@@ -133,7 +133,7 @@ def record(server: Api, tmp_path: Path) -> Callable[[], bytes]:
         path = tmp_path / "log"
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
         try:
-            nurse.Nurse(server.api(), "ns", "pod-1", "main", impatient()).record(descriptor)
+            log_sidecar.Nurse(server.api(), "ns", "pod-1", "main", impatient()).record(descriptor)
         finally:
             os.close(descriptor)
         return path.read_bytes()
@@ -245,7 +245,7 @@ def test_what_is_written_can_be_followed_live(server: Api) -> None:
         ],
         [first, second],
     ]
-    running = nurse.Nurse(server.api(), "ns", "pod-1", "main", impatient())
+    running = log_sidecar.Nurse(server.api(), "ns", "pod-1", "main", impatient())
     thread = threading.Thread(target=running.record, args=(writer,))
     thread.start()
     assert os.read(reader, 100) == first[31:35]
@@ -264,7 +264,7 @@ def test_an_unreachable_api_is_tried_again(server: Api, tmp_path: Path) -> None:
     api = KubeApi(lambda: HTTPConnection("127.0.0.1", next(attempts, port)), lambda: "t")
     server.logs = [lines(0, 2)]
     with (tmp_path / "log").open("wb", buffering=0) as log:
-        nurse.Nurse(api, "ns", "pod-1", "main", impatient()).record(log.fileno())
+        log_sidecar.Nurse(api, "ns", "pod-1", "main", impatient()).record(log.fileno())
     assert (tmp_path / "log").read_bytes() == plain(0, 2)
 
 
@@ -275,10 +275,10 @@ def test_pauses_grow_and_refusals_end_after_a_minute() -> None:
         slept.append(seconds)
         now[0] += seconds
 
-    def patience() -> nurse.Patience:
+    def patience() -> log_sidecar.Patience:
         now[0] = 0.0
         slept.clear()
-        return nurse.Patience(sleep=sleep, clock=lambda: now[0])
+        return log_sidecar.Patience(sleep=sleep, clock=lambda: now[0])
 
     endless = patience()
     for _ in range(200):
@@ -287,7 +287,7 @@ def test_pauses_grow_and_refusals_end_after_a_minute() -> None:
     assert 15 <= max(slept) < 23
     for refusal in (ApiRefused(403, "no"), NotALog("no")):
         refused = patience()
-        with pytest.raises(nurse.GivenUp):
+        with pytest.raises(log_sidecar.GivenUp):
             for _ in range(200):
                 refused.failed(refusal)
         assert 60 < now[0] < 90
@@ -301,14 +301,14 @@ Process = subprocess.Popen[bytes]
 SCRIPT = """
 import sys
 from http.client import HTTPConnection
-from knit_workflows.pod import nurse
+from knit_workflows.pod import log_sidecar
 from knit_workflows.pod.kube_api import KubeApi
 port, log, termination_log, refused, outputs = sys.argv[1:]
-nurse._REFUSED_SECONDS = float(refused)
-nurse.Patience.__init__.__defaults__ = (float(refused), *nurse.Patience.__init__.__defaults__[1:])
+log_sidecar._REFUSED_SECONDS = float(refused)
+log_sidecar.Patience.__init__.__defaults__ = (float(refused), *log_sidecar.Patience.__init__.__defaults__[1:])
 api = KubeApi(lambda: HTTPConnection("127.0.0.1", int(port), timeout=100), lambda: "token")
 environ = {"NAMESPACE": "ns", "POD_NAME": "pod-1", **({"OUTPUTS": outputs} if outputs else {})}
-sys.exit(nurse.main(["main", log], environ, api, termination_log))
+sys.exit(log_sidecar.main(["main", log], environ, api, termination_log))
 """
 
 
@@ -408,7 +408,7 @@ def test_sigterm_leaves_five_seconds_to_read_on(
 )
 def test_wrong_use_is_told(arguments: list[str], environ: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "told").touch()
-    assert nurse.main(arguments, environ, termination_log=str(tmp_path / "told")) == 2
+    assert log_sidecar.main(arguments, environ, termination_log=str(tmp_path / "told")) == 2
     assert (tmp_path / "told").read_text().startswith("nurse: ")
 
 
@@ -433,6 +433,6 @@ def test_the_real_way_in_checks_the_servers_certificate(server: Api, tmp_path: P
     }
     api = KubeApi.from_pod(environ, tmp_path)
     with (tmp_path / "log").open("wb", buffering=0) as log:
-        nurse.Nurse(api, "ns", "pod-1", "main", impatient()).record(log.fileno())
+        log_sidecar.Nurse(api, "ns", "pod-1", "main", impatient()).record(log.fileno())
     assert (tmp_path / "log").read_bytes() == plain(0, 2)
     assert set(server.tokens) == {"Bearer from-file"}

@@ -1,7 +1,7 @@
 """Records the log of a container of its own pod: the sidecar that makes a Run's log Data.
 
-Run as ``python3 -m knit_workflows.pod.nurse CONTAINER DEST`` with POD_NAME and NAMESPACE in the
-environment. The account needs `watch` on pods and `get` on pods/log.
+Run as ``python3 -m knit_workflows.pod.log_sidecar CONTAINER DEST`` with POD_NAME and
+NAMESPACE in the environment. The service account needs `watch` on pods and `get` on pods/log.
 
 OUTPUTS may map paths of the container to folders here, in JSON: once the container has ended they
 are looked through, and what cannot be kept of them stands in the termination log, a line for each.
@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from knit_workflows.archive.survey import remark, survey
+from knit_workflows.archive.scan import scan, scan_note
 from knit_workflows.pod.kube_api import ApiRefused, ApiTrouble, KubeApi
 from knit_workflows.pod.log_splice import LogSplice, NotALog
 from knit_workflows.pod.termination import TERMINATION_LOG, explain, tell
@@ -247,7 +247,7 @@ def _record(nurse: Nurse, destination: int, remarks: Callable[[], list[str]]) ->
 
 def _remarks(outputs: str) -> list[str]:
     """Looks through the outputs; `outputs` is JSON, as OUTPUTS has it."""
-    found = [remark(path, survey(Path(folder))) for path, folder in json.loads(outputs).items()]
+    found = [scan_note(path, scan(Path(folder))) for path, folder in json.loads(outputs).items()]
     return [line for line in found if line]
 
 

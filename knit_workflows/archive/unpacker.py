@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from knit_workflows.archive import removal, tar, tree
-from knit_workflows.archive.descent import opened_folder
-from knit_workflows.archive.durability import sync_file_system, sync_folders
-from knit_workflows.archive.kinds import LOST_AND_FOUND
-from knit_workflows.archive.later import Later
+from knit_workflows.archive.deferred import DeferredMembers
+from knit_workflows.archive.file_kinds import LOST_AND_FOUND
+from knit_workflows.archive.folder_stack import opened_folder
+from knit_workflows.archive.sync import sync_file_system, sync_folders
 from knit_workflows.archive.tar import ArchiveRefused, Member, Readable, TarReader
 from knit_workflows.archive.tree import Summary
 
@@ -98,7 +98,7 @@ class _Unpacking:
         self._links = links
         self._left_out = left_out
         self._target = tree.Tree(root)
-        self._later = Later(root)
+        self._later = DeferredMembers(root)
 
     def run(self, sync: bool) -> Summary:
         """Data becomes `done` in the database only after this returned, and `done` is for ever.

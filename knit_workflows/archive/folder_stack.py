@@ -31,7 +31,7 @@ def identity(info: os.stat_result) -> tuple[int, int]:
     return info.st_dev, info.st_ino
 
 
-class Descent(Generic[AnyStr]):
+class FolderStack(Generic[AnyStr]):
     """A position below a root folder. Every step is by descriptor, so no link leads elsewhere.
 
     Of the folders on the way only the last few are open. The others are opened again on the way
@@ -108,7 +108,9 @@ def folder_at(root: int, names: Sequence[str | bytes], flags: int = FOLDER_FLAGS
 
 
 def bottom_up(
-    root: int, enter: Callable[[Descent[str], str], bool], leave: Callable[[Descent[str]], None]
+    root: int,
+    enter: Callable[[FolderStack[str], str], bool],
+    leave: Callable[[FolderStack[str]], None],
 ) -> None:
     """Visits every folder below the root once.
 
@@ -117,7 +119,7 @@ def bottom_up(
         enter: goes into the folder of that name; False if it stays outside.
         leave: is in a folder all of whose folders were visited; has to leave it.
     """
-    descent: Descent[str] = Descent(root)
+    descent: FolderStack[str] = FolderStack(root)
     waiting = [_folders(root)]
     try:
         while True:
