@@ -9,9 +9,10 @@ from unittest.mock import ANY
 
 import pytest
 
+from knit_workflows.domain.instants import format_instant
 from knit_workflows.domain.plans.model import UPLOADED, Annotation
 from knit_workflows.domain.runs import Exit, RunStatus, Used, Waiting, WaitKind
-from knit_workflows.domain.tags import Tag, format_instant
+from knit_workflows.domain.tags import Tag
 from tests.memory_store import new_id
 
 S = RunStatus

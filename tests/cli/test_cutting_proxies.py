@@ -25,7 +25,7 @@ from knit_cli.transfer.run_log import copy_log
 from knit_workflows.domain.runs import RunStatus
 from tests.api.test_downloads import a_data
 from tests.api.threaded import LiveApi, live_api
-from tests.cli.fake_api import files_of
+from tests.cli.real_api import files_of
 from tests.hops import Hop, hop_to
 from tests.waiting import wait_until
 

@@ -15,7 +15,8 @@ import httpx
 import pytest
 
 from knit_workflows.archive import Form, iter_pack
-from tests.cli.fake_api import error, files_of, plain_tar
+from tests.api.archives import tar_of as plain_tar
+from tests.cli.real_api import error, files_of
 
 WHOLE_TAR = plain_tar({"y": b"content"})
 PACKED = gzip.compress(WHOLE_TAR)
@@ -149,7 +150,7 @@ def test_push_uploads_a_folder_with_its_tags_in_one_request(knit, api):
     assert api.asked() == ["POST /data"]
     tags = [tag for tag in ended.json["tags"] if not tag.startswith("knit#")]
     assert tags == ["name:set", "note:a b&c:d", "type:dataset"]
-    archive = api.archives[ended.json["knitId"]]
+    archive = api.archive(ended.json["knitId"])
     assert files_of(archive) == {
         "a.txt": b"alpha",
         "deep/b.bin": b"\0" * 3_000_000,
@@ -161,7 +162,7 @@ def test_push_of_a_file_makes_a_folder_with_that_file(knit, api):
     knit.write("one.csv", "1,2")
     (knit.cwd / "latest.csv").symlink_to("one.csv")
     ended = knit("data", "push", "latest.csv", "--name")
-    assert files_of(api.archives[ended.json["knitId"]]) == {"latest.csv": b"1,2"}
+    assert files_of(api.archive(ended.json["knitId"])) == {"latest.csv": b"1,2"}
     assert "name:latest.csv" in ended.json["tags"]
 
 
@@ -169,7 +170,7 @@ def test_push_takes_the_current_folder_and_a_link_to_a_folder(knit, api):
     knit.write("real/x", "x")
     (knit.cwd / "latest").symlink_to("real")
     ended = knit("data", "push", "latest", "-n")
-    assert files_of(api.archives[ended.json["knitId"]]) == {"x": b"x"}
+    assert files_of(api.archive(ended.json["knitId"])) == {"x": b"x"}
     ended = knit("data", "push", ".", "-n", cwd=knit.cwd / "real")
     assert ended.code == 1  # no profile there
     ended = knit("--profile", str(knit.cwd), "data", "push", ".", "-n", cwd=knit.cwd / "real")
@@ -182,7 +183,7 @@ def test_dereference_stores_what_links_lead_to(knit, api):
     (knit.cwd / "set" / "link").symlink_to("../outside")
     for flag in ("--dereference", "-L"):
         ended = knit("data", "push", "set", flag)
-        assert files_of(api.archives[ended.json["knitId"]])["link"] == b"content"
+        assert files_of(api.archive(ended.json["knitId"]))["link"] == b"content"
 
 
 def test_push_shows_each_source_as_json(knit, api):
@@ -221,7 +222,7 @@ def test_what_cannot_be_packed_is_left_out_and_named_before_anything_is_sent(kni
         "knit:   b/s (socket)",
         "knit:   lost+found (folder of the file system)",
     ]
-    with tarfile.open(fileobj=BytesIO(api.archives[ended.json["knitId"]])) as opened:
+    with tarfile.open(fileobj=BytesIO(api.archive(ended.json["knitId"]))) as opened:
         kinds = {member.name: member.type for member in opened}
     assert kinds == {"b": b"5", "b/x": b"0", "pipe": b"6"}
 
@@ -236,7 +237,7 @@ def test_of_very_many_things_left_out_the_first_are_named_and_all_counted(knit, 
     assert "l19 (link)" in ended.err
     assert "l20" not in ended.err
     assert ended.err.endswith("and 5 more\n")
-    assert files_of(api.archives[ended.json["knitId"]]) == {"x": b""}
+    assert files_of(api.archive(ended.json["knitId"])) == {"x": b""}
 
 
 def test_no_links_and_dereference_are_wrong_usage(knit, api):
@@ -253,7 +254,7 @@ def test_links_are_pushed_as_they_are_wherever_they_lead(knit, api):
     for flags in ([], ["--no-dereference"], ["--links"]):
         ended = knit("data", "push", "a", *flags)
         assert (ended.code, ended.err) == (0, "")
-        assert files_of(api.archives[ended.json["knitId"]]) == {
+        assert files_of(api.archive(ended.json["knitId"])) == {
             "abs": "/etc/passwd", "up": "../..", "dangling": "no/where", "x": b"x",
         }  # fmt: skip
 
@@ -283,7 +284,7 @@ def test_holes_are_pushed_as_holes(knit, api):
     knit.write("a/x")
     os.truncate(knit.cwd / "a" / "x", 8 << 20)
     ended = knit("data", "push", "a")
-    archive = api.archives[ended.json["knitId"]]
+    archive = api.archive(ended.json["knitId"])
     assert len(archive) < 1 << 14
     with tarfile.open(fileobj=BytesIO(archive)) as opened:
         (member,) = opened.getmembers()

@@ -9,7 +9,7 @@ import socket
 import httpx
 import pytest
 
-from tests.cli.fake_api import error
+from tests.cli.real_api import error
 from tests.cli.test_main import CUT, REFUSED
 from tests.cli.test_sockets import read_body, read_head, serving, started
 

@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from tests.cli.fake_api import error
+from tests.cli.real_api import error
 
 
 def chain(api, length):

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from knit_cli.main import KnitGroup
-from tests.cli.fake_api import API_ROOT, error
+from tests.cli.real_api import API_ROOT, error
 
 
 def raising(problem):

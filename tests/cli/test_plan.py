@@ -12,7 +12,7 @@ import jsonschema_rs
 import pytest
 import yaml
 
-from tests.cli.fake_api import error
+from tests.cli.real_api import error
 
 PLAN = """\
 image: localhost:5000/train:v1

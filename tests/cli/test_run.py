@@ -9,7 +9,7 @@ from knit_cli.run_view import print_history, remarks
 from knit_workflows.domain.instants import format_instant
 from knit_workflows.wire.events import RunEvent
 from knit_workflows.wire.runs import Exit, Used, Waiting
-from tests.cli.fake_api import START, error
+from tests.cli.real_api import START, error
 
 
 def test_find_joins_the_values_of_one_flag(knit, api):
@@ -66,7 +66,7 @@ def test_keys_that_a_newer_api_adds_are_shown(knit, api):
 
 def test_log_copies_the_bytes_to_stdout(knit, api):
     run, _ = api.add_run({}, {}, log=True)
-    api.logs[run.run_id] = b"line 1\nline \xff 2\nno end"
+    api.write_log(run, b"line 1\nline \xff 2\nno end")
     for flags in (["--log"], ["--log", "--follow"], ["-f", "--log"]):
         ended = knit("run", "show", run.run_id, *flags)
         assert (ended.code, ended.out, ended.err) == (0, b"line 1\nline \xff 2\nno end", "")
@@ -94,7 +94,7 @@ def test_a_log_that_is_not_there_yet_is_told_at_once_without_follow(knit, api):
 
 def test_follow_waits_a_little_for_the_run_to_start(knit, api):
     run, _ = api.add_run({}, {}, log=True)
-    api.logs[run.run_id] = b"hello\n"
+    api.write_log(run, b"hello\n")
     api.interrupt[("GET", f"/runs/{run.run_id}/log")] = [error(503, "wait"), error(503, "wait")]
     ended = knit("run", "show", run.run_id, "--log", "--follow")
     assert (ended.code, ended.out) == (0, b"hello\n")
@@ -127,7 +127,7 @@ def test_a_log_that_breaks_goes_on_where_it_was(knit, api, flags):
     """Nothing is shown twice, nothing left out, wherever the cuts are."""
     run, _ = api.add_run({}, {}, log=True)
     whole = b"first\nsecond\nthird\n"
-    api.logs[run.run_id] = whole
+    api.write_log(run, whole)
 
     def broken(upto):
         def answer(request):
@@ -148,7 +148,7 @@ def test_a_log_that_breaks_goes_on_where_it_was(knit, api, flags):
 @pytest.mark.parametrize("flags", [["--log"], ["--log", "--follow"]])
 def test_a_log_that_became_another_one_is_not_mixed(knit, api, flags):
     run, _ = api.add_run({}, {}, log=True)
-    api.logs[run.run_id] = b"new\n"
+    api.write_log(run, b"new\n")
     said = b"what the first execution said\n"
     api.interrupt[("GET", f"/runs/{run.run_id}/log")] = [broken_after(said)]
     ended = knit("run", "show", run.run_id, *flags)
@@ -161,7 +161,7 @@ def test_a_log_that_became_another_one_is_not_mixed(knit, api, flags):
 def test_a_log_that_is_another_and_longer_one_is_not_mixed(knit, api, flags, status):
     """How long it is tells nothing: each generation has its own Data."""
     run, _ = api.add_run({}, {}, status=status, log=True)
-    api.logs[run.run_id] = b"the log of the second generation\n"
+    api.write_log(run, b"the log of the second generation\n")
 
     def first(request):
         answer = broken_after(b"first\n")(request)
@@ -177,7 +177,7 @@ def test_a_log_that_is_another_and_longer_one_is_not_mixed(knit, api, flags, sta
 def test_a_silent_run_is_followed_for_as_long_as_it_goes_on(knit, api):
     """However often a proxy takes its silence for an idle connection; and without a word of it."""
     run, _ = api.add_run({}, {}, status="running", log=True)
-    api.logs[run.run_id] = b"begun\nended\n"
+    api.write_log(run, b"begun\nended\n")
     idle_cuts = 50
 
     def silent(request):
@@ -198,7 +198,7 @@ def test_a_silent_run_is_followed_for_as_long_as_it_goes_on(knit, api):
 def test_a_log_that_ends_before_its_run_does_is_followed_on(knit, api):
     """An API that is restarted, or a proxy before it, may end the answer in faultless order."""
     run, _ = api.add_run({}, {}, status="running", log=True)
-    api.logs[run.run_id] = b"begun\nended\n"
+    api.write_log(run, b"begun\nended\n")
 
     def ended_in_order(_request):
         return httpx.Response(200, content=iter([b"begun\n"]))
@@ -214,7 +214,7 @@ def test_a_log_that_ends_before_its_run_does_is_followed_on(knit, api):
 
 def test_following_outlives_an_api_that_is_away_for_a_moment(knit, api):
     run, _ = api.add_run({}, {}, status="running", log=True)
-    api.logs[run.run_id] = b"begun\nended\n"
+    api.write_log(run, b"begun\nended\n")
 
     def unreachable(_request):
         raise httpx.ConnectError("refused")

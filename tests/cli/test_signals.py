@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from knit_cli.transfer.staging import staging_area
-from tests.cli.fake_api import plain_tar
+from tests.api.archives import tar_of as plain_tar
 from tests.cli.test_sockets import read_head, serving, started
 from tests.waiting import PATIENCE, wait_until
 

@@ -9,11 +9,10 @@ from knit_workflows.domain.cursors import parse_cursor
 from knit_workflows.domain.data import DataDetail, DataQuery, TagChange
 from knit_workflows.domain.errors import InvalidRequest
 from knit_workflows.domain.ids import KnitId
-from knit_workflows.domain.tags import KEY_TIMESTAMP, Tag, format_instant, parse_instant
 from knit_workflows.store.not_found import missing_data
 from tests.memory_store.details import all_tags, data_detail
 from tests.memory_store.matching import project_data
-from tests.memory_store.memory import START, DataRow, Memory, Part
+from tests.memory_store.memory import START, DataRow, Memory, Part, as_shown
 
 _Place = tuple[bool, datetime, str]
 
@@ -26,7 +25,7 @@ class MemoryData(Part):
     ) -> Sequence[DataDetail]:
         rows = self.rows
         rows.asked.append(query)
-        wanted = {_as_shown(tag) for tag in query.tags}
+        wanted = {as_shown(tag) for tag in query.tags}
         begin = None if after is None else _position(rows, after)
         found = [
             one
@@ -54,12 +53,6 @@ class MemoryData(Part):
         rows.tags |= change.add
         project_data(rows, one)
         return data_detail(rows, one)
-
-
-def _as_shown(tag: Tag) -> Tag:
-    if tag.key != KEY_TIMESTAMP:
-        return tag
-    return Tag(KEY_TIMESTAMP, format_instant(parse_instant(tag.value)))
 
 
 def _in_window(memory: Memory, one: DataRow, query: DataQuery) -> bool:

@@ -17,7 +17,6 @@ from knit_workflows.domain.plans.model import (
 )
 from knit_workflows.domain.plans.rules import requirement_tags
 from knit_workflows.domain.runs import (
-    PROCESSING,
     Assignment,
     LogAssignment,
     RunDetail,
@@ -28,12 +27,11 @@ from knit_workflows.domain.runs import (
 )
 from knit_workflows.domain.tags import (
     KEY_ID,
-    KEY_TIMESTAMP,
     KEY_TRANSIENT,
     TRANSIENT_FAILED,
     TRANSIENT_PROCESSING,
     Tag,
-    format_instant,
+    timestamp_tag,
 )
 from tests.memory_store.matching import fills
 from tests.memory_store.memory import DataRow, Memory, PlanRow, RunRow
@@ -161,9 +159,9 @@ def all_tags(memory: Memory, one: DataRow) -> tuple[Tag, ...]:
     """Gives the tags of a Data, those that knit computes too; by key, then value."""
     tags = {*one.tags, Tag(KEY_ID, one.knit_id)}
     if one.timestamp is not None:
-        tags.add(Tag(KEY_TIMESTAMP, format_instant(one.timestamp)))
+        tags.add(timestamp_tag(one.timestamp))
     status = memory.runs[one.run_id].status
-    if status in PROCESSING:
+    if not status.is_final:
         tags.add(Tag(KEY_TRANSIENT, TRANSIENT_PROCESSING))
     elif status is not RunStatus.DONE:
         tags.add(Tag(KEY_TRANSIENT, TRANSIENT_FAILED))

@@ -16,7 +16,7 @@ from knit_workflows.domain.plans.model import (
 )
 from knit_workflows.domain.ports import TransferRecord
 from knit_workflows.domain.runs import Exit, RunEvent, RunStatus, Used, Waiting
-from knit_workflows.domain.tags import Tag
+from knit_workflows.domain.tags import KEY_TIMESTAMP, Tag, parse_timestamp, timestamp_tag
 
 START = datetime(2026, 1, 2, 3, 4, 5, 678_000, UTC)
 
@@ -109,3 +109,10 @@ def add_built_in_plans(memory: Memory) -> None:
         plan_id = PlanId(str(uuid4()))
         spec = PlanSpec(Image("", ""), (), (PlanOutput(path, frozenset()),))
         memory.plans[plan_id] = PlanRow(plan_id, spec, memory.now(), name)
+
+
+def as_shown(tag: Tag) -> Tag:
+    """Gives a tag that is asked for as it is shown: an instant has many forms."""
+    if tag.key != KEY_TIMESTAMP:
+        return tag
+    return timestamp_tag(parse_timestamp(tag.value))

@@ -22,11 +22,11 @@ from knit_workflows.domain.plans.model import (
 from knit_workflows.domain.plans.rules import DEFAULT_RESOURCES
 from knit_workflows.domain.quantities import canonical_quantity
 from knit_workflows.domain.runs import RunStatus
-from knit_workflows.domain.tags import KEY_TIMESTAMP, Tag, format_instant, parse_instant
+from knit_workflows.domain.tags import Tag
 from knit_workflows.store.not_found import missing_plan
 from tests.memory_store.details import input_mountpoint, outputs_and_log, plan_detail
 from tests.memory_store.matching import candidates, project_plan
-from tests.memory_store.memory import Memory, Part, PlanRow
+from tests.memory_store.memory import Memory, Part, PlanRow, as_shown
 from tests.memory_store.moves import move
 
 _NOT_BEGUN = {RunStatus.WAITING, RunStatus.DEACTIVATED}
@@ -166,11 +166,5 @@ def _matches(plan: PlanRow, query: PlanQuery) -> bool:
 
 def _some(wanted: Sequence[Tag], mountpoints: Sequence[Sequence[Tag] | frozenset[Tag]]) -> bool:
     """Says whether some mountpoint has all these tags."""
-    shown = {_as_shown(tag) for tag in wanted}
+    shown = {as_shown(tag) for tag in wanted}
     return not shown or any(shown <= set(tags) for tags in mountpoints)
-
-
-def _as_shown(tag: Tag) -> Tag:
-    if tag.key != KEY_TIMESTAMP:
-        return tag
-    return Tag(KEY_TIMESTAMP, format_instant(parse_instant(tag.value)))
