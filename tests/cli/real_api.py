@@ -89,8 +89,9 @@ class Bridge:
             return answer
 
         answer = asyncio.run_coroutine_threadsafe(answered(), self._loop).result(PATIENCE)
-        content: Any = iter([answer.content]) if answer.content else b""
-        return httpx.Response(answer.status_code, headers=answer.headers, content=content)
+        return httpx.Response(
+            answer.status_code, headers=answer.headers, content=iter([answer.content])
+        )
 
     async def aclose(self) -> None:
         await self._deps.aclose()
@@ -125,7 +126,7 @@ def at_once(coroutine: Coroutine[Any, Any, T]) -> T:
 class RealApi:
     """What the API has, and what was asked of it.
 
-    `interrupt[(method, path)]` answers instead of the API, once per item.
+    `interrupt[(method, path)]` answers instead of the API, once per item; `*` is any path.
     """
 
     bridge: Callable[[], Bridge]
@@ -144,7 +145,10 @@ class RealApi:
     def handle(self, request: httpx.Request) -> httpx.Response:
         """Answers one request, by the script if there is one for it."""
         self.requests.append(request)
-        waiting = self.interrupt.get((request.method, request.url.path.removeprefix("/api")))
+        path = request.url.path.removeprefix("/api")
+        waiting = self.interrupt.get((request.method, path)) or self.interrupt.get(
+            (request.method, "*")
+        )
         if waiting:
             answer = waiting.pop(0)
             return answer(request) if callable(answer) else answer
@@ -153,6 +157,12 @@ class RealApi:
     def forward(self, request: httpx.Request) -> httpx.Response:
         """Gives the real answer."""
         return self.bridge().send(request, self.store, self.transfers)
+
+    def get(self, path: str) -> httpx.Response:
+        """Asks the real API, unseen by the test."""
+        answer = self.forward(httpx.Request("GET", f"{API_ROOT}{path}"))
+        answer.read()
+        return answer
 
     def asked(self) -> list[str]:
         """Method and path of every request so far."""

@@ -18,7 +18,7 @@ def swallowed(api):
     """Does what was asked for; its answer gets lost."""
 
     def answer(request):
-        api._uploaded(request)
+        api.forward(request)
         raise httpx.ReadError("reset")
 
     return answer
@@ -115,7 +115,7 @@ def test_a_server_that_does_not_come_back_may_have_it(knit, api, push):
 @pytest.mark.parametrize("status", [502, 504])
 def test_an_answer_that_a_proxy_lost_is_asked_for_again(api, push, status):
     def lost(request):
-        api._uploaded(request)
+        api.forward(request)
         return httpx.Response(status, text="<html>Bad Gateway</html>")
 
     ended = push(lost)

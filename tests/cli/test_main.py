@@ -113,16 +113,17 @@ REFUSED = raising(httpx.ConnectError("refused"))
     ("arguments", "method", "path"),
     [
         (["run", "find"], "GET", "/runs"),
-        (["data", "tag", "data-2", "--add", "a:b"], "PUT", "/data/data-2"),
-        (["run", "stop", "run-1"], "PUT", "/runs/run-1/tearoff"),
-        (["run", "rm", "run-1"], "DELETE", "/runs/run-1"),
+        (["data", "tag", "{data}", "--add", "a:b"], "PUT", "/data/{data}"),
+        (["run", "stop", "{run}"], "PUT", "/runs/{run}/tearoff"),
+        (["run", "rm", "{made}"], "DELETE", "/runs/{made}"),
     ],
 )
 def test_what_may_be_done_twice_is_tried_three_times(knit, api, arguments, method, path):
     """A connection that breaks says nothing about what was done."""
-    api.add_data()  # data-2, made by run-1
-    api.interrupt[(method, path)] = [CUT, CUT]
-    ended = knit(*arguments)
+    data, run = api.add_data(), api.add_run({}, {}, status="running")[0]
+    known = {"data": data.knit_id, "made": data.upstream.run.run_id, "run": run.run_id}
+    api.interrupt[(method, path.format(**known))] = [CUT, CUT]
+    ended = knit(*(one.format(**known) for one in arguments))
     assert ended.code == 0
     assert knit.slept == [0.5, 1.0]
     assert "trying again in 1 s (3 of 3)" in ended.err

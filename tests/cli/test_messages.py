@@ -16,6 +16,7 @@ from knit_cli.errors import BadInput
 from knit_cli.plans.difference import differences, is_equivalent
 from knit_cli.plans.file import read_plan
 from knit_cli.transfer.push_source import STACK, survey
+from knit_workflows.wire.plans import Plan
 from tests.cli.test_plan import PLAN
 
 
@@ -100,8 +101,7 @@ def test_what_breaks_while_it_is_sent_is_told(knit, api, monkeypatch):
 
 def test_a_resource_that_only_the_plan_has_is_a_difference(knit, api):
     path = knit.write("plan.yaml", PLAN)
-    assert knit("plan", "apply", "plan.yaml").code == 0
-    plan = next(iter(api.plans.values()))
+    plan = Plan.model_validate(knit("plan", "apply", "plan.yaml").json)
     more = plan.model_copy(update={"resources": {**plan.resources, "a.b/gpu": "1"}})
     [difference] = differences(read_plan(path).spec, more)
     assert difference.description == "resources.a.b/gpu is 1, the file has none"
@@ -110,8 +110,7 @@ def test_a_resource_that_only_the_plan_has_is_a_difference(knit, api):
 
 def test_quantities_written_otherwise_do_not_differ(knit, api):
     path = knit.write("plan.yaml", PLAN)
-    assert knit("plan", "apply", "plan.yaml").code == 0
-    plan = next(iter(api.plans.values()))
+    plan = Plan.model_validate(knit("plan", "apply", "plan.yaml").json)
     same = plan.model_copy(update={"resources": {"cpu": "2000m", "memory": "1024Mi"}})
     assert is_equivalent(read_plan(path).spec, same)
     assert differences(read_plan(path).spec, same) == []

@@ -14,6 +14,7 @@ import yaml
 
 from tests.cli.real_api import error
 
+IMAGE = "localhost:5000/train:v1"
 PLAN = """\
 image: localhost:5000/train:v1
 args: [--epochs, 3, yes, 1.10]
@@ -35,7 +36,7 @@ def test_apply_registers_the_file_and_shows_the_plan(knit, api):
     ended = knit("plan", "apply", "plan.yaml")
     assert ended.err == ""
     assert ended.json["image"] == "localhost:5000/train:v1"
-    assert ended.json["inputs"][0]["tags"] == ["type:dataset", "project:demo"]
+    assert ended.json["inputs"][0]["tags"] == ["project:demo", "type:dataset"]
     sent = json.loads(api.requests[0].content)
     assert sent["args"] == ["--epochs", "3", "yes", "1.10"]  # as written, whatever YAML makes of it
     assert sent["resources"] == {"cpu": "2", "memory": "1Gi"}
@@ -57,7 +58,7 @@ def test_strict_restores_the_plain_error(knit):
     plan_id = knit("plan", "apply", "plan.yaml").json["planId"]
     ended = knit("plan", "apply", "plan.yaml", "--strict")
     assert (ended.code, ended.out) == (1, b"")
-    assert "an equivalent Plan is registered" in ended.err
+    assert f"the Plan {plan_id} is equivalent" in ended.err
     assert f"see: {plan_id}" in ended.err
 
 
@@ -164,9 +165,9 @@ def test_anchors_that_explode_are_refused(knit):
 def test_anchors_and_merge_keys_work(knit, api):
     knit.write(
         "plan.yaml",
-        "image: a:b\ninputs:\n  - &one {path: /in/1, tags: &tags ['a:b']}\n"
+        "image: a:b\ninputs:\n  - &one {path: /in/1, tags: ['a:b']}\n"
         "  - {<<: *one, path: /in/2}\n  - {<<: *one, path: /in/3}\n"
-        "outputs: [{path: /out, tags: *tags}]\n",
+        "outputs: [{path: /out, tags: &made ['b:a']}, {path: /more, tags: *made}]\n",
     )
     plan = knit("plan", "apply", "plan.yaml").json
     assert [one["path"] for one in plan["inputs"]] == ["/in/1", "/in/2", "/in/3"]
@@ -192,13 +193,17 @@ def test_show_find_and_active(knit, api):
     plan = knit("plan", "apply", "plan.yaml").json
     assert knit("plan", "show", plan["planId"]).json == plan
     found = knit(
-        *("plan", "find", "--active", "true", "--image", "train:v1"),
-        *("-i", "type:dataset", "-i", "a:b", "-o", "type:model"),
+        *("plan", "find", "--active", "true", "--image", IMAGE),
+        *("-i", "type:dataset", "-i", "project:demo", "-o", "type:model"),
     )
     assert found.json == [plan]
-    assert str(api.requests[-1].url.query, "ascii") == (
-        "in_tag=type%3Adataset&in_tag=a%3Ab&out_tag=type%3Amodel&active=true&image=train%3Av1"
-    )
+    assert api.requests[-1].url.params.multi_items() == [
+        ("in_tag", "type:dataset"),
+        ("in_tag", "project:demo"),
+        ("out_tag", "type:model"),
+        ("active", "true"),
+        ("image", IMAGE),
+    ]
     assert knit("plan", "active", "no", plan["planId"]).json["active"] is False
     assert knit("plan", "active", "yes", plan["planId"]).json["active"] is True
 
