@@ -20,9 +20,9 @@ from temporalio.contrib.pydantic import pydantic_data_converter
 
 from knit_api.app import create_app
 from knit_api.auth import BindRefused, check_bind, is_loopback
-from knit_api.deps import Deps, Lazy, Transfers
-from knit_api.patience import patient
-from knit_api.server.sockets import WireProtocol
+from knit_api.deps import Deps, Lazy, TransferClient
+from knit_api.server.sockets import DetachableProtocol
+from knit_api.watchdog import watched
 from knit_workflows import log as logs
 from knit_workflows.client import KnitClient
 from knit_workflows.domain.errors import EngineUnavailable, StoreUnavailable
@@ -34,8 +34,8 @@ from knit_workflows.temporal_client import client_config
 
 log = logging.getLogger(__name__)
 
-GRACE_SECONDS: Final = 10
-"""How long requests under way may take to end after SIGTERM."""
+SHUTDOWN_GRACE_PERIOD: Final = 10
+"""Seconds that open requests may take to end after SIGTERM."""
 
 
 def deps_from(settings: Settings) -> Deps:
@@ -48,7 +48,7 @@ def deps_from(settings: Settings) -> Deps:
         except BaseException:
             await store.aclose()
             raise
-        return patient(store)
+        return watched(store)
 
     async def close_store() -> None:
         if store.connected is not None:
@@ -65,11 +65,11 @@ def deps_from(settings: Settings) -> Deps:
     )
 
 
-def _transfers(settings: Settings) -> Callable[[], Awaitable[Transfers]]:
-    # Read at once: a configuration that cannot be read is to be told at the start.
+def _transfers(settings: Settings) -> Callable[[], Awaitable[TransferClient]]:
+    # Read at once, so that an unreadable configuration is reported at the start.
     config = client_config()
 
-    async def connect() -> Transfers:
+    async def connect() -> TransferClient:
         # Not with the plugin: it brings the worker's half of Temporal's SDK, some 10 MiB.
         client = await Client.connect(**config, data_converter=pydantic_data_converter)
         return KnitClient(
@@ -84,7 +84,7 @@ def _transfers(settings: Settings) -> Callable[[], Awaitable[Transfers]]:
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server, that tells the app at once when it is asked to end."""
+    """uvicorn's server; it sets an event as soon as a signal asks it to end."""
 
     def __init__(self, config: uvicorn.Config, stopping: asyncio.Event) -> None:
         super().__init__(config)
@@ -94,15 +94,15 @@ class Server(uvicorn.Server):
         """Listens, and says where: whoever asked for port 0 learns it here."""
         await super().startup(sockets)
         if self.started:
-            # What is there by now stays: to look through it for garbage again and again would hold
-            # up a request in a hundred for longer than it takes.
+            # What exists by now stays: collecting it again and again would delay one request in a
+            # hundred by more than that request takes.
             gc.collect()
             gc.freeze()
             host, port, *_ = self.servers[0].sockets[0].getsockname()
             log.info("API is ready", extra={"action": "api_ready", "host": host, "port": port})
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Takes a signal; streams without an end look at the event a few times per second."""
+        """Handles a signal; endless streams check the event a few times per second."""
         self._stopping.set()
         super().handle_exit(sig, frame)
 
@@ -124,7 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--insecure-bind",
         action="store_true",
-        help="allow a --host that others can reach, although knit cannot tell who they are",
+        help="allow a --host that others can reach, although knit has no authentication yet",
     )
     options = parser.parse_args(arguments)
     try:
@@ -135,19 +135,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error(str(refused))
     logs.set_up(settings.log_format, settings.log_level)
     set_up_telemetry(settings.log_format)
-    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)  # what it tells, we tell
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)  # we log what it would
     app = create_app(deps, loopback_names_only=is_loopback(options.host))
     config = uvicorn.Config(
         app,
         host=options.host,
         port=options.port,
-        http=WireProtocol,
+        http=DetachableProtocol,
         ws="none",
         lifespan="on",
         log_config=None,
         access_log=False,
         server_header=False,
-        timeout_graceful_shutdown=GRACE_SECONDS,
+        timeout_graceful_shutdown=SHUTDOWN_GRACE_PERIOD,
     )
     Server(config, deps.stopping).run()
 

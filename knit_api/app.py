@@ -11,9 +11,9 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from knit_api.auth import LoopbackNamesOnly
+from knit_api.auth import LoopbackHostMiddleware
 from knit_api.deps import Deps
-from knit_api.error_responses import ErrorAnswers, on_http_exception, on_validation_error
+from knit_api.error_responses import ErrorMiddleware, on_http_exception, on_validation_error
 from knit_api.openapi import document
 from knit_api.routes import completions, data, docs, health, lineage, plans, runs
 
@@ -47,14 +47,14 @@ def create_app(deps: Deps, *, loopback_names_only: bool = False) -> FastAPI:
     for routes in (health, data, lineage, plans, runs, completions, docs):
         app.include_router(routes.router)
     document.install(app)
-    app.add_middleware(EitherSlash)
+    app.add_middleware(TrailingSlashMiddleware)
     if loopback_names_only:
-        app.add_middleware(LoopbackNamesOnly)
-    app.add_middleware(ErrorAnswers)
+        app.add_middleware(LoopbackHostMiddleware)
+    app.add_middleware(ErrorMiddleware)
     return app
 
 
-class EitherSlash:
+class TrailingSlashMiddleware:
     """Makes `/api/data/` and `/api/data` the same path."""
 
     def __init__(self, app: ASGIApp) -> None:

@@ -1,10 +1,10 @@
-"""Who may speak to the API: the one place that decides it.
+"""Access control: the one place that decides who may call the API.
 
 Accounts, tokens and roles come with the deployment on clusters. Until then whoever reaches the API
-may do everything, so it must be reached from this machine only: it listens on a loopback address,
-unless its operator says in so many words that something else guards it (`--insecure-bind`).
-On loopback it also wants to be *called* by a loopback name: otherwise a web page in a browser on
-this machine could reach it under a name of its own that leads to 127.0.0.1 (DNS rebinding).
+may do everything, so only this machine may reach it: it listens on a loopback address, unless its
+operator declares that something else guards it (`--insecure-bind`). On loopback the `Host` of a
+request must be a loopback name too: otherwise a web page in a browser on this machine could call
+the API under a name of its own that resolves to 127.0.0.1 (DNS rebinding).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from knit_api.error_responses import error_response
 
 
 class BindRefused(Exception):
-    """Listening there would open knit to everybody; the message says what to do."""
+    """Listening there would let others use knit; the message says what to do."""
 
 
 def check_bind(host: str, *, insecure: bool) -> None:
@@ -39,15 +39,15 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-class LoopbackNamesOnly:
-    """Refuses requests that call this machine by another name than a loopback one."""
+class LoopbackHostMiddleware:
+    """Refuses requests whose `Host` is not a loopback name."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves or refuses one request."""
-        if scope["type"] == "http" and not is_loopback(_called(scope)):
+        if scope["type"] == "http" and not is_loopback(_host(scope)):
             refusal = error_response(
                 403,
                 "this API answers to loopback names only",
@@ -58,9 +58,9 @@ class LoopbackNamesOnly:
         await self._app(scope, receive, send)
 
 
-def _called(scope: Scope) -> str:
-    host: bytes = next((value for name, value in scope["headers"] if name == b"host"), b"")
-    name = host.decode("latin-1")
+def _host(scope: Scope) -> str:
+    value: bytes = next((value for name, value in scope["headers"] if name == b"host"), b"")
+    name = value.decode("latin-1")
     if name.startswith("["):
         return name.partition("]")[0]
     return name.partition(":")[0]

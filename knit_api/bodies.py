@@ -1,4 +1,4 @@
-"""Reads JSON bodies: bounded, and with the place of what is wrong."""
+"""Reads JSON bodies: of bounded size, with errors that name what is wrong and where."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import pydantic_core
 from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect, Request
 
-from knit_api.errors import ClientGone, HttpProblem
+from knit_api.errors import ClientDisconnected, HttpProblem
 from knit_workflows.domain.errors import InvalidRequest
 
-MOST_BYTES: Final = 4 << 20
+MAX_BYTES: Final = 4 << 20
 
 M = TypeVar("M", bound=BaseModel)
 
 
 async def json_body(request: Request) -> Any:
-    """Gives the decoded body. Raises InvalidRequest with line and column, HttpProblem (413)."""
+    """Gives the decoded body; raises InvalidRequest with line and column, or HttpProblem (413)."""
     raw = await _read(request)
     try:
         return pydantic_core.from_json(raw, allow_inf_nan=False)
@@ -28,7 +28,7 @@ async def json_body(request: Request) -> Any:
 
 
 async def model_body(request: Request, model: type[M]) -> M:
-    """Gives the body as a wire type. Raises InvalidRequest that names the keys at fault."""
+    """Gives the body as a wire type; raises InvalidRequest that names the keys at fault."""
     document = await json_body(request)
     try:
         return model.model_validate(document)
@@ -54,22 +54,22 @@ def require_json(request: Request) -> None:
 
 async def _read(request: Request) -> bytes:
     announced = request.headers.get("content-length", "0")
-    if announced.isdigit() and int(announced) > MOST_BYTES:
+    if announced.isdigit() and int(announced) > MAX_BYTES:
         raise _too_large()
     body = bytearray()
     try:
-        async for piece in request.stream():
-            body += piece
-            if len(body) > MOST_BYTES:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > MAX_BYTES:
                 raise _too_large()
     except ClientDisconnect as error:
-        raise ClientGone("the client closed the connection within the body") from error
+        raise ClientDisconnected("the client closed the connection within the body") from error
     return bytes(body)
 
 
 def _too_large() -> HttpProblem:
     return HttpProblem(
-        413, "the body is too large", f"a JSON body has at most {MOST_BYTES >> 20} MiB"
+        413, "the body is too large", f"a JSON body has at most {MAX_BYTES >> 20} MiB"
     )
 
 

@@ -1,4 +1,4 @@
-"""What the routes work with: the store, Temporal, and doors to volumes; each may be away."""
+"""What the routes work with: store, Temporal and volumes, each of which may be unavailable."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Final, Generic, Protocol, TypeVar
+from typing import Annotated, Generic, Protocol, TypeVar
 from uuid import UUID
 
 import httpx
 from fastapi import Depends, Request
 
-from knit_api.patience import in_time
-from knit_api.server.streams import Threads, settle
-from knit_workflows.client import OpenTransfer
+from knit_api.server.streams import Threads, drain_background
+from knit_api.watchdog import wait_or_abandon
+from knit_workflows.client import TransferHandle
 from knit_workflows.contracts.transfers import Closed
 from knit_workflows.domain.errors import KnitError, Unavailable
 from knit_workflows.domain.ids import KnitId
@@ -28,30 +28,25 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-CONNECT_SECONDS: Final = 5.0
-"""How long a request waits for a part that has not been connected yet."""
-PAUSE_SECONDS: Final = 1.0
-"""How long after a failed attempt nobody tries anew; requests are refused at once meanwhile."""
-SETTLE_SECONDS: Final = 5.0
 
-
-class Transfers(Protocol):
-    """What the API asks of Temporal; `knit_workflows.client.KnitClient` is it."""
+class TransferClient(Protocol):
+    """What the API asks of Temporal; `knit_workflows.client.KnitClient` implements it."""
 
     async def ping(self) -> None: ...  # noqa: D102
-    async def open_upload(self, key: UUID | None = None) -> OpenTransfer: ...  # noqa: D102
-    async def open_download(self, knit_id: KnitId) -> OpenTransfer: ...  # noqa: D102
-    async def renew(self, transfer: OpenTransfer) -> None: ...  # noqa: D102
+    async def open_upload(self, key: UUID | None = None) -> TransferHandle: ...  # noqa: D102
+    async def open_download(self, knit_id: KnitId) -> TransferHandle: ...  # noqa: D102
+    async def renew(self, transfer: TransferHandle) -> None: ...  # noqa: D102
     async def finish(  # noqa: D102
-        self, transfer: OpenTransfer, *, ok: bool, reason: str = ""
+        self, transfer: TransferHandle, *, ok: bool, reason: str = ""
     ) -> Closed: ...
 
 
 class Lazy(Generic[T]):
-    """A part that is connected when first needed, and tried anew after a failure.
+    """A part that is connected when first needed, and again after a failure.
 
-    So the process starts, and answers, whatever is away. Once connected the part itself is in
-    charge of reconnecting.
+    So the process starts and responds whatever is unavailable. Once connected, the part itself
+    reconnects. A request waits at most `timeout` seconds for the connection; for `pause` seconds
+    after a failed attempt requests fail at once.
     """
 
     def __init__(
@@ -59,12 +54,12 @@ class Lazy(Generic[T]):
         connect: Callable[[], Awaitable[T]],
         unavailable: type[Unavailable],
         *,
-        seconds: float = CONNECT_SECONDS,
-        pause: float = PAUSE_SECONDS,
+        timeout: float = 5.0,
+        pause: float = 1.0,
     ) -> None:
         self._connect = connect
         self._unavailable = unavailable
-        self._seconds = seconds
+        self._timeout = timeout
         self._pause = pause
         self._value: T | None = None
         self._failed_at = -pause
@@ -73,7 +68,7 @@ class Lazy(Generic[T]):
 
     @classmethod
     def of(cls, value: T) -> Lazy[T]:
-        """Gives one that is connected already."""
+        """Gives a part that is connected already."""
         lazy = cls(lambda: _ready(value), Unavailable)
         lazy._value = value
         return lazy
@@ -84,21 +79,21 @@ class Lazy(Generic[T]):
         return self._value
 
     async def get(self) -> T:
-        """Gives the part, connecting it first if need be; raises the `unavailable` error."""
+        """Gives the part, connecting it first if necessary; raises the `unavailable` error."""
         if self._value is not None:
             return self._value
         async with self._lock:
             if self._value is None:
                 if time.monotonic() - self._failed_at < self._pause:
-                    last = self._failure  # a new error each time: one gathers stacks
+                    last = self._failure  # raised anew: one error would collect tracebacks
                     raise type(last)(last.reason, advice=last.advice, see=last.see)
                 self._value = await self._try()
             return self._value
 
     async def _try(self) -> T:
         try:
-            value = await in_time(self._connect(), self._seconds)
-        except Exception as error:  # whatever a driver raises: it is away
+            value = await wait_or_abandon(self._connect(), self._timeout)
+        except Exception as error:  # whatever a driver raises means unavailable
             self._failed_at = time.monotonic()
             log.warning(
                 "%s: %r", self._unavailable.__name__, error, extra={"action": "connect_failed"}
@@ -114,35 +109,60 @@ async def _ready(value: T) -> T:
 
 
 def agent_client() -> httpx.AsyncClient:
-    """Gives the client that speaks to transfer agents."""
-    # Agents are pods of this cluster: no proxy, and as many as there are transfers. They speak
-    # plain HTTP, so certificates need not be loaded, which costs 0.2 s and some MiB.
+    """Gives the HTTP client for transfer agents."""
+    # Agents are pods of this cluster: no proxy, one for each transfer. They speak plain HTTP, so
+    # certificates, which cost 0.2 s and some MiB, need not be loaded.
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
     return httpx.AsyncClient(trust_env=False, verify=False, limits=limits, timeout=30.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """How long one API process waits, and how often it checks, in seconds."""
+
+    write: float = 60.0
+    """A client that takes nothing for so long is considered gone."""
+    ping: float = 3.0
+    """How long store and Temporal may take to say that they are there."""
+    open_check_interval: float = 3.0
+    """How often both are pinged while a transfer is being opened."""
+    finish: float = 30.0
+    """How long the end of a complete upload is retried while Temporal does not answer."""
+    abort: float = 5.0
+    """How long the client of a failed transfer waits for its clean-up, which goes on without it."""
+    log_poll_interval: float = 0.5
+    """How often the store is asked whether the Run of a followed log goes on."""
+    log_idle: float = 0.5
+    """The log of a Run that has ended is complete once nothing was added for so long."""
+    log_idle_while_ending: float = 3.0
+    """The same while the Run is being ended: a stopped container may still write."""
+    drain: float = 5.0
+    """How long the end of the process waits for transfers that are being ended."""
 
 
 @dataclass(frozen=True, slots=True)
 class Deps:
     """All that one API process holds.
 
-    `lease` is how long a transfer may be silent; `new_runs` how many Runs a Plan may create at once
-    without being confirmed. `disk` is the database's folder, if it is on this machine.
+    A transfer fails when its client sends nothing for `lease`. A Plan may create `new_runs` Runs at
+    once without confirmation. `disk` is the database's folder, if it is on this machine.
     """
 
     store: Lazy[ApiStore]
-    transfers: Lazy[Transfers]
+    transfers: Lazy[TransferClient]
     lease: timedelta = timedelta(seconds=60)
     new_runs: int = 10_000
     disk: Path | None = None
+    timeouts: Timeouts = Timeouts()
     close_store: Callable[[], Awaitable[None]] | None = None
     threads: Threads = field(default_factory=Threads.start)
     agents: httpx.AsyncClient = field(default_factory=agent_client)
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set when the process is about to end: what would go on for ever ends by itself."""
+    """Set on shutdown; endless responses (followed logs) watch it and finish."""
 
     async def aclose(self) -> None:
-        """Lets go of everything; waits shortly for transfers that are being ended."""
-        await settle(SETTLE_SECONDS)
+        """Closes everything, after a short wait for transfers that are being ended."""
+        await drain_background(self.timeouts.drain)
         self.threads.shutdown()
         await self.agents.aclose()
         if self.close_store is not None:

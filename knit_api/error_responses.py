@@ -1,4 +1,4 @@
-"""Turns every failure into an answer: one table from domain errors to statuses, one body shape."""
+"""Turns every failure into a response: one table of statuses, one shape of the body."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from starlette.responses import Response
 from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from knit_api.errors import ClientGone, HttpProblem
+from knit_api.errors import ClientDisconnected, HttpProblem
 from knit_api.responses import json_response
-from knit_api.server.trailers import ResponseCut
+from knit_api.server.trailers import ResponseAborted
 from knit_workflows.domain import errors as domain
 from knit_workflows.wire.errors import ErrorBody, ErrorDetail
 
@@ -34,7 +34,7 @@ STATUS: Final[Mapping[type[Exception], int]] = {
     domain.BackendRejected: 500,
     domain.KnitError: 500,
 }
-"""By class; a class that is not here has the status of its nearest ancestor."""
+"""By class; any other class has the status of its nearest ancestor."""
 
 _ADVICE: Final[Mapping[type[Exception], str]] = {
     domain.InvalidRequest: "correct the request and send it again",
@@ -42,8 +42,8 @@ _ADVICE: Final[Mapping[type[Exception], str]] = {
     domain.PlanNotFound: "list what there is with `knit plan find`",
     domain.RunNotFound: "list what there is with `knit run find`",
     domain.NotFound: "check the id",
-    domain.UploadUnderWay: "wait some seconds, then ask again with the same key",
-    domain.UploadKeySpent: "upload again with another key",
+    domain.UploadInProgress: "wait some seconds, then repeat the request with the same key",
+    domain.IdempotencyKeyConsumed: "upload again with another key",
     domain.Conflict: "look at its present state, then decide anew",
     domain.StorageFull: "make room where Data is kept, then try again",
     domain.StoreFull: "make room on the disk of the database, then try again",
@@ -51,22 +51,22 @@ _ADVICE: Final[Mapping[type[Exception], str]] = {
     domain.Unavailable: "try again in some seconds",
     domain.KnitError: "ask the operator of this knit; its logs say more",
 }
-"""What to do, where the error itself does not say so."""
+"""What to do, unless the error itself says so."""
 
 _METHODS: Final = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
 
 RETRY_AFTER: Final = "2"
-"""Seconds, for a 503 and whatever else only needs time."""
+"""Seconds, for a 503 and all else that only needs time."""
 RETRY_BUSY_AFTER: Final = "5"
-"""The same where there is too much to do: to ask sooner would only add to it."""
+"""The same under overload, to which earlier retries would only add."""
 
 
-def answer(error: Exception) -> Response:
-    """Gives the response for a failure. What is not known to knit becomes a bare 500."""
+def response_for(error: Exception) -> Response:
+    """Gives the response for a failure; an unknown exception becomes a bare 500."""
     if isinstance(error, domain.KnitError):
         status = nearest(STATUS, error, 500)
         advice = error.advice or nearest(_ADVICE, error, "")
-        needs_time = status == 503 or isinstance(error, domain.UploadUnderWay)
+        needs_time = status == 503 or isinstance(error, domain.UploadInProgress)
         seconds = RETRY_BUSY_AFTER if isinstance(error, domain.Busy) else RETRY_AFTER
         headers = {"Retry-After": seconds} if needs_time else None
         return error_response(status, error.reason, advice, error.see, headers)
@@ -76,7 +76,7 @@ def answer(error: Exception) -> Response:
 
 
 def nearest(table: Mapping[type[Exception], V], error: Exception, default: V) -> V:
-    """Looks an error up by its class, then by its ancestors, nearest first."""
+    """Looks up the class of an error, then its ancestors, nearest first."""
     return next((table[kind] for kind in type(error).__mro__ if kind in table), default)
 
 
@@ -93,11 +93,11 @@ def error_response(
 
 
 async def on_http_exception(request: Request, error: Exception) -> Response:
-    """Answers what the router raises: no such path, or not with this method."""
+    """Responds to what the router raises: no such path, or not with this method."""
     assert isinstance(error, HTTPException)
     known = {404: "check the path; /api/openapi.json lists them", 405: "see the header Allow"}
     advice = known.get(error.status_code, _ADVICE[domain.InvalidRequest])
-    # The router names the methods of the first route of that path only; there is one for each.
+    # The router names the methods of the first route of that path only; each method has its own.
     headers = _allowed(request) if error.status_code == 405 else error.headers
     return error_response(error.status_code, str(error.detail), advice, headers=headers)
 
@@ -113,7 +113,7 @@ def _allowed(request: Request) -> Mapping[str, str]:
 
 
 async def on_validation_error(request: Request, error: Exception) -> Response:
-    """Answers a query or path that FastAPI itself refuses."""
+    """Responds to a query or path that FastAPI itself refuses."""
     assert isinstance(error, RequestValidationError)
     problems = "; ".join(map(_problem, error.errors()))
     return error_response(400, f"bad request: {problems}", _ADVICE[domain.InvalidRequest])
@@ -124,8 +124,8 @@ def _problem(problem: Mapping[str, Any]) -> str:
     return f"{place}: {problem['msg']}" if place else str(problem["msg"])
 
 
-class ErrorAnswers:
-    """Outermost layer of the app: no exception leaves it, but one that cuts a begun response."""
+class ErrorMiddleware:
+    """The outermost layer: no exception leaves it but ResponseAborted, for a started response."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -144,16 +144,16 @@ class ErrorAnswers:
 
         try:
             await self._app(scope, receive, sending)
-        except ClientGone as error:
-            _log_line(scope, error, logging.INFO, "client_gone")
-            raise ResponseCut from error
-        except ResponseCut:
+        except ClientDisconnected as error:
+            _log_line(scope, error, logging.INFO, "client_disconnected")
+            raise ResponseAborted from error
+        except ResponseAborted:
             raise
-        except Exception as error:  # the border: nothing beyond can answer for it
+        except Exception as error:  # the border: nothing outside can respond to it
             if started:
-                _log_line(scope, error, logging.WARNING, "response_cut")
-                raise ResponseCut from error
-            response = answer(error)
+                _log_line(scope, error, logging.WARNING, "response_aborted")
+                raise ResponseAborted from error
+            response = response_for(error)
             if response.status_code >= 500:
                 _log_line(scope, error, logging.ERROR, "request_failed", response.status_code)
             await response(scope, receive, send)
@@ -162,8 +162,8 @@ class ErrorAnswers:
 def _log_line(
     scope: Scope, error: BaseException, level: int, action: str, status: int | None = None
 ) -> None:
-    # A known error says what is the matter; only of an unknown one the stack is worth its space.
-    known = isinstance(error, domain.KnitError | HttpProblem | ClientGone)
+    # A known error explains itself; only that of an unknown one is worth a traceback.
+    is_known = isinstance(error, domain.KnitError | HttpProblem | ClientDisconnected)
     log.log(
         level,
         "%s %s: %s",
@@ -171,5 +171,5 @@ def _log_line(
         scope["path"],
         error or type(error).__name__,
         extra={"action": action, "status": status},
-        exc_info=None if known else error,
+        exc_info=None if is_known else error,
     )

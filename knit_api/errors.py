@@ -1,4 +1,4 @@
-"""Failures of a request as HTTP; the domain has no word for them."""
+"""Failures of a request as HTTP, which the domain knows nothing of."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 
 class HttpProblem(Exception):
-    """A request is wrong as HTTP already; there is no word for it in the domain."""
+    """The response to a request that is wrong already as HTTP."""
 
     def __init__(
         self, status: int, reason: str, advice: str, headers: Mapping[str, str] | None = None
@@ -18,5 +18,5 @@ class HttpProblem(Exception):
         self.headers = headers
 
 
-class ClientGone(Exception):
-    """The client closed the connection; there is nobody left to answer."""
+class ClientDisconnected(Exception):
+    """The client closed the connection; nobody is left to respond to."""

@@ -1,4 +1,4 @@
-"""Says of a Temporal that does not answer why it does not, if its disk is full."""
+"""Says so where a Temporal that fails and a disk that is almost full may be cause and effect."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from knit_workflows.domain import errors
 
 
 @contextmanager
-def naming_full_disk(folder: Path | None) -> Iterator[None]:
+def explaining_full_disk(folder: Path | None) -> Iterator[None]:
     """Raises EngineFull instead of EngineUnavailable when the disk of the folder is almost full.
 
-    Temporal itself says many things then, its clients as many more. The folder is that of the
-    database: where the two are on one machine they are on one disk. None: somewhere else.
+    Temporal reports a full disk in many ways, its clients in as many more; a worker that is down
+    looks alike. So the message states both facts. The folder is that of the database, which is on
+    one disk with Temporal's where both are on this machine; None: it is not on this machine.
     """
     try:
         yield
@@ -24,6 +25,6 @@ def naming_full_disk(folder: Path | None) -> Iterator[None]:
         if room is None:
             raise
         raise errors.EngineFull(
-            f"{room.left()}, and Temporal does not answer",
+            f"{error.reason.rstrip('.')}; also, {room.left()}",
             advice="make room there, with `knit run rm` or by hand, then try again",
         ) from error

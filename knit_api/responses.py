@@ -1,4 +1,4 @@
-"""Responses: JSON as the contract writes it, and streams that end well or are visibly cut."""
+"""Responses: JSON as the contract writes it; streams that are complete or visibly aborted."""
 
 from __future__ import annotations
 
@@ -12,16 +12,13 @@ from pydantic_core import to_json
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from knit_api.server.streams import cancelled
-from knit_api.server.trailers import ResponseCut
+from knit_api.server.streams import cancel_and_wait
+from knit_api.server.trailers import ResponseAborted
 from knit_workflows.wire.base import Wire
 
 T = TypeVar("T")
 Trailers = Callable[[], Mapping[str, str]]
-"""Asked once the body is complete."""
-
-SILENCE_SECONDS: Final = 60.0
-"""A client that takes nothing for so long is taken for gone."""
+"""Called once the body is complete."""
 
 _THREAD_ABOVE: Final = 200
 
@@ -43,7 +40,7 @@ async def json_list_response(
     *,
     headers: Mapping[str, str] | None = None,
 ) -> Response:
-    """Gives a list as JSON; a long one is written in a thread, so that others are served too."""
+    """Gives a list as JSON; a long one is rendered in a thread, so that others are served too."""
 
     def render() -> Response:
         return json_response([to_wire(item) for item in items], headers=headers)
@@ -52,19 +49,20 @@ async def json_list_response(
 
 
 class StreamedResponse(Response):
-    """A body that comes piece by piece: of a known length, or in chunks.
+    """A streamed body, either of a known length or in HTTP chunks.
 
-    When `pieces` fails, or is not of that length, the connection is cut before the end, so that the
-    client cannot take the part for the whole. `resources` is closed at the end, however it comes:
-    also when the client goes or takes nothing any more.
+    When `chunks` fails, or is not of that length, the connection is closed before the end, so that
+    the client cannot take the part for the whole. `resources` is closed at the end in any case:
+    also when the client leaves, or takes nothing for `write_timeout` seconds.
     """
 
     def __init__(
         self,
-        pieces: AsyncGenerator[bytes, None],
+        chunks: AsyncGenerator[bytes, None],
         resources: AsyncExitStack,
         media_type: str,
         *,
+        write_timeout: float,
         trailers: Trailers | None = None,
         trailer_names: str = "",
         length: int | None = None,
@@ -76,26 +74,27 @@ class StreamedResponse(Response):
             del self.headers["content-length"]
         else:
             self.headers["content-length"] = str(length)
-        self._left = length
-        self._pieces = pieces
+        self._remaining = length
+        self._write_timeout = write_timeout
+        self._chunks = chunks
         self._resources = resources
         self._trailers = trailers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Sends everything; raises ResponseCut when that is not possible."""
+        """Sends everything; raises ResponseAborted if that is impossible."""
         async with self._resources:
-            # Else its end would be that of the connection; `framing` is there to see to that.
-            assert self._left is not None or scope["http_version"] != "1.0"
+            # Without either, only the end of the connection would mark it; see `framing`.
+            assert self._remaining is not None or scope["http_version"] != "1.0"
             sending = asyncio.ensure_future(self._send_all(scope, send))
             leaving = asyncio.ensure_future(_until_gone(receive))
             try:
                 await asyncio.wait({sending, leaving}, return_when=asyncio.FIRST_COMPLETED)
             finally:
                 done = sending.done()
-                await cancelled(sending, leaving)
-                await self._pieces.aclose()
+                await cancel_and_wait(sending, leaving)
+                await self._chunks.aclose()
             if not done:
-                raise ResponseCut("the client has gone")
+                raise ResponseAborted("the client left")
             sending.result()
 
     async def _send_all(self, scope: Scope, send: Send) -> None:
@@ -110,28 +109,28 @@ class StreamedResponse(Response):
             "headers": self.raw_headers,
         }
         await send({**start, "trailers": True} if with_trailers else start)
-        await self._send_pieces(scope, send)
-        if self._left:
-            raise ResponseCut("the body became shorter while it was sent")
+        await self._send_chunks(scope, send)
+        if self._remaining:
+            raise ResponseAborted("the body shrank while it was sent")
         await send({"type": "http.response.body", "body": b"", "more_body": False})
         if with_trailers and self._trailers is not None:
             pairs = [(k.encode(), v.encode()) for k, v in self._trailers().items()]
             await send({"type": "http.response.trailers", "headers": pairs})
 
-    async def _send_pieces(self, scope: Scope, send: Send) -> None:
-        async for piece in self._pieces:
-            await self._send_piece(send, piece)
+    async def _send_chunks(self, scope: Scope, send: Send) -> None:
+        async for chunk in self._chunks:
+            await self._send_chunk(send, chunk)
 
-    async def _send_piece(self, send: Send, piece: bytes) -> None:
-        if self._left is not None:
-            self._left -= len(piece)
-            if self._left < 0:
-                raise ResponseCut("the body became longer while it was sent")
+    async def _send_chunk(self, send: Send, chunk: bytes) -> None:
+        if self._remaining is not None:
+            self._remaining -= len(chunk)
+            if self._remaining < 0:
+                raise ResponseAborted("the body grew while it was sent")
         try:
-            async with asyncio.timeout(SILENCE_SECONDS):
-                await send({"type": "http.response.body", "body": piece, "more_body": True})
+            async with asyncio.timeout(self._write_timeout):
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
         except TimeoutError as error:
-            raise ResponseCut("the client takes nothing any more") from error
+            raise ResponseAborted("the client no longer takes anything") from error
 
 
 async def _until_gone(receive: Receive) -> None:

@@ -11,8 +11,7 @@ from rich.text import Text
 
 from knit_cli.errors import printable
 from knit_workflows.domain.instants import format_instant
-from knit_workflows.wire.events import RunEvent
-from knit_workflows.wire.runs import Exit, Run, Used, Waiting
+from knit_workflows.wire.runs import Exit, Run, RunEvent, Used, Waiting
 
 _LATEST = 5  # changes in the short history; all of them are a command of their own
 

@@ -1,6 +1,7 @@
-"""What a process that serves users asks of Temporal: transfers, and a nudge for a stop.
+"""What a process that serves users asks of Temporal: to open, renew and finish transfers.
 
-One `KnitClient` per process, never one per request. Temporal not answering is EngineUnavailable.
+One `KnitClient` per process, never one per request. When Temporal does not answer, all methods
+raise EngineUnavailable.
 """
 
 from __future__ import annotations
@@ -41,22 +42,21 @@ ANEW: Final = "start the transfer anew"
 
 
 @dataclass(frozen=True, slots=True)
-class OpenTransfer:
-    """A door that is open; where it leads stands in the store under `transfer_id`."""
+class TransferHandle:
+    """A transfer that is open; its endpoint is in the store, under `transfer_id`."""
 
     transfer_id: str
     knit_id: KnitId
     run_id: RunId | None
 
 
-def keyed_upload(key: uuid.UUID) -> OpenTransfer:
-    """Gives the ids of the one upload that a client's key stands for, whether it has begun or not.
+def upload_for_key(key: uuid.UUID) -> TransferHandle:
+    """Gives the ids of the one upload that an idempotency key stands for, begun or not.
 
-    Nothing else has such ids, whatever the key: those of Plans' Runs and of their Data are UUIDs of
-    another version.
+    Nothing else has such ids: those of Plans' Runs and of their Data are UUIDs of another version.
     """
     transfer_id, knit_id, run_id = (uuid.uuid5(key, part) for part in ("transfer", "data", "run"))
-    return OpenTransfer(transfer_id.hex, KnitId(str(knit_id)), RunId(str(run_id)))
+    return TransferHandle(transfer_id.hex, KnitId(str(knit_id)), RunId(str(run_id)))
 
 
 class KnitClient:
@@ -79,30 +79,35 @@ class KnitClient:
         self._queues = queues or QueueSettings()
 
     async def ping(self) -> None:
-        """Answers when Temporal does; raises EngineUnavailable."""
+        """Returns when Temporal answers; raises EngineUnavailable."""
         with _translated():
             if not await self._client.service_client.check_health(timeout=timedelta(seconds=2)):
                 raise errors.EngineUnavailable(advice=ADVICE)
 
-    async def open_upload(self, key: uuid.UUID | None = None) -> OpenTransfer:
-        """Makes a new, empty Data with its upload Run, and opens the door to it.
+    async def open_upload(self, key: uuid.UUID | None = None) -> TransferHandle:
+        """Makes a new, empty Data with its upload Run, and opens a transfer into it.
 
-        The door of a key opens once, for one caller. For all others, at the same time or later:
-        raises UploadUnderWay, or UploadKeySpent when it is over, whatever became of the Data.
+        With a key this succeeds once, for one caller.
+
+        Raises:
+            UploadInProgress: for other callers with the key, while the transfer is open.
+            IdempotencyKeyConsumed: for them after that, whatever became of the Data.
         """
-        upload = keyed_upload(key or uuid.uuid4())
+        upload = upload_for_key(key or uuid.uuid4())
         try:
             return await self._open("write", upload)
         except errors.NotFound as error:
             if key is None:
                 raise
-            raise errors.UploadKeySpent(see=upload.run_id or "") from error
+            raise errors.IdempotencyKeyConsumed(see=upload.run_id or "") from error
 
-    async def open_download(self, knit_id: KnitId) -> OpenTransfer:
-        """Opens a door to read a Data. Raises DataNotFound."""
-        return await self._open("read", OpenTransfer(uuid.uuid4().hex, knit_id, None))
+    async def open_download(self, knit_id: KnitId) -> TransferHandle:
+        """Opens a transfer that reads a Data; raises DataNotFound."""
+        return await self._open("read", TransferHandle(uuid.uuid4().hex, knit_id, None))
 
-    async def _open(self, mode: Literal["read", "write"], transfer: OpenTransfer) -> OpenTransfer:
+    async def _open(
+        self, mode: Literal["read", "write"], transfer: TransferHandle
+    ) -> TransferHandle:
         start = WithStartWorkflowOperation(
             TransferWorkflow.run,
             TransferInput(
@@ -117,8 +122,8 @@ class KnitClient:
             id=names.transfer_workflow(transfer.transfer_id),
             task_queue=self._queues.interactive,
             priority=options.AT_HAND,
-            # Whose request it was that started it is known to Temporal: only that one, and what
-            # the SDK makes of it while the network fails, gets the door.
+            # Temporal knows which request started it: only that one, and its retries by the SDK,
+            # get the transfer.
             id_conflict_policy=WorkflowIDConflictPolicy.FAIL,
             id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
             task_timeout=self._step_timeout,
@@ -134,17 +139,17 @@ class KnitClient:
                         start_workflow_operation=start,
                         rpc_timeout=self._lease,
                     )
-        except _Late as error:
-            await _heard(start)
+        except _TimedOut as error:
+            await _retrieve(start)
             raise await self._not_opened(transfer) from error
         except WorkflowAlreadyStartedError as error:
-            await _heard(start)
-            raise await self._begun_before(transfer) from error
+            await _retrieve(start)
+            raise await self._opened_before(transfer) from error
         _raise_unless(opened)
         return transfer
 
-    async def _not_opened(self, transfer: OpenTransfer) -> errors.Unavailable:
-        """Says why a transfer has not been opened in time, and sees that it does not open later."""
+    async def _not_opened(self, transfer: TransferHandle) -> errors.Unavailable:
+        """Gives the reason why a transfer was not opened in time, and cancels it."""
         handle = self._client.get_workflow_handle(names.transfer_workflow(transfer.transfer_id))
         seconds = f"{self._lease.total_seconds():g} s"
         with _translated():
@@ -171,24 +176,24 @@ class KnitClient:
             advice="try again in some seconds; more workers with the role interactive would help",
         )
 
-    async def _begun_before(self, upload: OpenTransfer) -> errors.Conflict:
+    async def _opened_before(self, upload: TransferHandle) -> errors.Conflict:
         handle = self._client.get_workflow_handle(names.transfer_workflow(upload.transfer_id))
         with _translated():
             description = await handle.describe(rpc_timeout=RPC_TIMEOUT)
         if description.status is WorkflowExecutionStatus.RUNNING:
-            return errors.UploadUnderWay(see=upload.run_id or "")
-        return errors.UploadKeySpent(see=upload.run_id or "")
+            return errors.UploadInProgress(see=upload.run_id or "")
+        return errors.IdempotencyKeyConsumed(see=upload.run_id or "")
 
-    async def renew(self, transfer: OpenTransfer) -> None:
-        """Says that the client is still there; send it a few times per lease."""
+    async def renew(self, transfer: TransferHandle) -> None:
+        """Renews the lease; to be called a few times per lease."""
         handle = self._client.get_workflow_handle_for(
             TransferWorkflow.run, names.transfer_workflow(transfer.transfer_id)
         )
         with _translated():
             await handle.signal(TransferWorkflow.renew, rpc_timeout=RPC_TIMEOUT)
 
-    async def finish(self, transfer: OpenTransfer, *, ok: bool, reason: str = "") -> Closed:
-        """Ends the transfer and waits for its outcome; a second call gives the same answer."""
+    async def finish(self, transfer: TransferHandle, *, ok: bool, reason: str = "") -> Closed:
+        """Ends the transfer and waits for its outcome; a second call gives the same one."""
         handle = self._client.get_workflow_handle_for(
             TransferWorkflow.run, names.transfer_workflow(transfer.transfer_id)
         )
@@ -201,18 +206,18 @@ class KnitClient:
             )
 
 
-async def _heard(start: WithStartWorkflowOperation[Any, Any]) -> None:
-    """Hears from a start too what its update has said already; unheard, that would be logged."""
+async def _retrieve(start: WithStartWorkflowOperation[Any, Any]) -> None:
+    """Retrieves the result of a start whose update has failed; otherwise asyncio would log it."""
     await asyncio.gather(start.workflow_handle(), return_exceptions=True)
 
 
-class _Late(errors.EngineUnavailable):
-    """A request was not answered in time; seen outside as its parent."""
+class _TimedOut(errors.EngineUnavailable):
+    """A request that timed out; callers see its parent."""
 
 
 @contextmanager
 def _translated() -> Iterator[None]:
-    """Turns what Temporal's client raises into the domain's words, in this one place."""
+    """Translates what Temporal's client raises into domain errors, in this one place."""
     try:
         yield
     except RPCError as cause:
@@ -221,7 +226,7 @@ def _translated() -> Iterator[None]:
         raise errors.EngineUnavailable(advice=ADVICE) from cause
     except (TimeoutError, WorkflowUpdateRPCTimeoutOrCancelledError) as cause:
         # Temporal has the request, or hangs: from here, the two look the same.
-        raise _Late(
+        raise _TimedOut(
             "knit's workers, or Temporal, have not answered in time",
             advice="see that both run, then try again",
         ) from cause

@@ -39,11 +39,11 @@ from temporalio.worker import Worker, WorkerConfig, WorkflowRunner
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
 from knit_workflows import names
-from knit_workflows.activities.awaiting import StoreAwaitRunActivities
+from knit_workflows.activities.await_run import StoreAwaitRunActivities
 from knit_workflows.activities.housekeeping import StoreHousekeepingActivities
 from knit_workflows.activities.projector import StoreProjectorActivities
+from knit_workflows.activities.run_starter import start_projector
 from knit_workflows.activities.runs import ComputeRunActivities
-from knit_workflows.activities.starting import start_projector
 from knit_workflows.activities.transfers import ComputeTransferActivities
 from knit_workflows.compute.base import ComputeBackend
 from knit_workflows.contracts.housekeeping import HousekeepingInput
@@ -77,7 +77,7 @@ class Role(StrEnum):
     ENGINE = "engine"
     """Workflows, projection, waiting for Runs."""
     COMPUTE = "compute"
-    """Launching and finalizing Runs; tidying up."""
+    """Launching and finalizing Runs; garbage collection."""
     WATCH = "watch"
     """Watching run pods."""
     INTERACTIVE = "interactive"
@@ -154,7 +154,7 @@ class Deps:
             interactive_queue=self.queues.interactive,
         )
         awaiting = StoreAwaitRunActivities(self.store.runs, self.engine.poll_interval)
-        tidying = StoreHousekeepingActivities(
+        housekeeping = StoreHousekeepingActivities(
             self.store.housekeeping, self.backend, transfers, self.engine
         )
         by_role: dict[Role, list[Callable[..., Any]]] = {
@@ -162,7 +162,7 @@ class Deps:
                 projector.drain_outbox,
                 awaiting.ensure_run,
                 awaiting.await_run,
-                tidying.restart_lost_runs,
+                housekeeping.restart_lost_runs,
             ],
             Role.COMPUTE: [
                 runs.launch_run,
@@ -170,9 +170,9 @@ class Deps:
                 runs.finalize_run,
                 transfers.open_transfer,
                 transfers.close_transfer,
-                tidying.collect_garbage,
-                tidying.end_lost_transfers,
-                tidying.remove_leftover_pods,
+                housekeeping.collect_garbage,
+                housekeeping.end_lost_transfers,
+                housekeeping.remove_leftover_pods,
             ],
             Role.WATCH: [runs.watch_run],
             Role.INTERACTIVE: [
@@ -181,7 +181,7 @@ class Deps:
                 transfers.close_transfer,
             ],
         }
-        # Stops and transfers of before they had a queue of their own are with COMPUTE too.
+        # COMPUTE carries out stops and transfers too: old histories have them on its queue.
         return list(dict.fromkeys(one for role in sorted(roles) for one in by_role[role]))
 
 
@@ -190,7 +190,7 @@ class KnitPlugin(SimplePlugin):
 
     Without `deps` it gives the data converter and the workflows only: enough for clients and
     replayers. With `deps` a worker also gets the activities of `roles`, opens store and back-end
-    while it runs, and, with the role `engine`, sees to it that the Projector runs.
+    while it runs and, with the role `engine`, makes sure that the Projector runs.
     """
 
     def __init__(self, deps: Deps | None = None, *, roles: frozenset[Role] = ALL_ROLES) -> None:
@@ -206,13 +206,13 @@ class KnitPlugin(SimplePlugin):
         )
 
     def configure_worker(self, config: WorkerConfig) -> WorkerConfig:
-        """Checks the worker before it starts, so that misuse fails in words and not at run time."""
+        """Checks the worker before it starts, so that misuse fails early with a clear message."""
         _require_pydantic(config["client"])
         if self._deps is not None:
             if config.get("graceful_shutdown_timeout", timedelta()) < MIN_SHUTDOWN:
                 config["graceful_shutdown_timeout"] = timedelta(seconds=10)
-            # The SDK would hold heartbeats back for four fifths of their time-out, and so let a
-            # worker that is frozen for one fifth be taken for dead. They come once in a third.
+            # The SDK would hold heartbeats back for four fifths of their time-out: a worker frozen
+            # for one fifth would be taken for dead. We send one every third of it.
             times = self._deps.engine
             longest = min(times.heartbeat, times.projector_heartbeat) / 6
             config["max_heartbeat_throttle_interval"] = min(
@@ -255,9 +255,9 @@ class KnitPlugin(SimplePlugin):
 
 
 async def ensure_schedules(client: Client, deps: Deps) -> None:
-    """Makes the schedules of tidying up, or brings them to the present settings.
+    """Creates the schedules of garbage collection and reconciliation, or updates their settings.
 
-    One that somebody has paused stays paused.
+    A schedule that somebody has paused stays paused.
     """
     for kind, name in (
         (GarbageCollectionWorkflow.run, names.GC_WORKFLOW),
@@ -314,7 +314,10 @@ def _with_passthrough(existing: WorkflowRunner | None) -> WorkflowRunner:
     return dataclasses.replace(
         runner,
         restrictions=runner.restrictions.with_passthrough_modules(
-            "knit_workflows.contracts", "knit_workflows.names", "knit_workflows.workflows.options"
+            "knit_workflows.contracts",
+            "knit_workflows.domain",
+            "knit_workflows.names",
+            "knit_workflows.workflows.options",
         ),
     )
 

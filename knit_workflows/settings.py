@@ -76,12 +76,19 @@ class EngineSettings(_Group):
     """A Run fails if its pod still cannot start after this time: mounts, network, sandbox."""
     stop_grace: _Grace = timedelta(seconds=5)
     """Time between SIGTERM and SIGKILL when a container is stopped."""
+    stop_retry_interval: _Span = timedelta(seconds=10)
+    """How long after the end of that time a pod that is still there is stopped again."""
+    short_run_wait: _Grace = timedelta(seconds=1)
+    """How long the launch of a Run stays to see its end: a Run that is over by then costs Temporal
+    one activity instead of three."""
     transfer_lease: _Span = timedelta(seconds=60)
     """A transfer is aborted when its client has been silent for this long."""
     gc_interval: _Span = timedelta(minutes=1)
     """How often discarded volumes are deleted, and lost or orphaned objects reconciled."""
     gc_grace_period: _Grace = timedelta(minutes=5)
     """Objects younger than this are never touched by garbage collection and reconciliation."""
+    full_disk_grace_period: _Grace = timedelta(seconds=5)
+    """The same for discarded volumes while the back-end is short of disk space."""
 
 
 class LocalSettings(_Group):

@@ -1,4 +1,4 @@
-"""What the OpenAPI document says beyond what FastAPI finds out: bodies, errors, examples."""
+"""What the OpenAPI document says beyond what FastAPI derives: bodies, errors, examples."""
 
 from __future__ import annotations
 
@@ -28,19 +28,6 @@ PATH: Final = "/api/openapi.json"
 SERVER: Final = "http://127.0.0.1:8080"
 """Where `python -m knit_api` listens; only the document's examples say so."""
 
-_ID_PATTERN: Final = "[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}"
-_CURSOR_PATTERN: Final = f"([0-9]{{0,14}}\\.)?{_ID_PATTERN.replace('A-F', '')}"
-CURSOR: Final = {"type": "string", "pattern": f"^{_CURSOR_PATTERN}$"}
-# In these an empty value counts as absent.
-FLAG: Final = {"type": "string", "enum": ["true", "false", ""]}
-INSTANT: Final = {"type": "string", "anyOf": [{"format": "date-time"}, {"const": ""}]}
-LENGTH: Final = {
-    "type": "string",
-    "pattern": r"^([+-]?(0|(([0-9]+\.?[0-9]*|\.[0-9]+)(ns|us|µs|μs|ms|s|m|h))+))?$",
-}
-UUID: Final = {"type": "string", "pattern": f"^{_ID_PATTERN}$"}
-TAG: Final = {"type": "string", "pattern": ":"}
-
 _ABOUT: Final = """\
 Every error has the same shape, `{"message": {"reason", "advice", "see"}}`, also those that no
 operation mentions: 404 for an unknown path, 405 for a method a path does not have (`Allow` names
@@ -57,24 +44,18 @@ _BODIES: Final[tuple[type[BaseModel], ...]] = (
     TagChange,
 )
 _BINARY: Final = {"schema": {"type": "string", "format": "binary"}}
-_WORDS: Final = {
+_DESCRIPTIONS: Final = {
     400: "the request is not valid",
     404: "there is no such thing",
     408: "the client sent nothing for too long",
     409: "the present state does not allow it",
     413: "the body is too large",
     415: "not a type of archive",
-    426: "over HTTP/1.0 nobody could tell whether the answer is complete",
-    500: "it cannot be done, and never will be without a change of the system",
-    503: "a part of knit does not answer, or it is too early; try again",
+    426: "over HTTP/1.0 nobody could tell whether the response is complete",
+    500: "it cannot be done, and never will be unless the system changes",
+    503: "a part of knit is unavailable, or it is too early; try again",
     507: "a disk is full; room must be made first",
 }
-_ID_WORDS: Final = {
-    "knit_id": "the id of a Data",
-    "plan_id": "the id of a Plan",
-    "run_id": "the id of a Run",
-}
-
 _LEADS_TO: Final = {
     "upload_data": {"knit_id": "/knitId", "run_id": "/upstream/run/runId"},
     "find_data": {"knit_id": "/0/knitId", "run_id": "/0/upstream/run/runId"},
@@ -82,13 +63,13 @@ _LEADS_TO: Final = {
     "find_plans": {"plan_id": "/0/planId"},
     "find_runs": {"run_id": "/0/runId", "plan_id": "/0/plan/planId"},
 }
-"""Where in the answer of an operation the ids stand that others take."""
+"""JSON pointers into the responses of operations, to ids that other operations take."""
 
 Extra = dict[str, Any]
 
 
 def failures(*statuses: int) -> dict[int | str, Extra]:
-    """Describes the errors a route may answer with; 507 wherever a part may be away."""
+    """Describes the errors of a route; 507 wherever a part may be unavailable."""
     full = {507} if 503 in statuses else set()
     return {status: _failure(status) for status in sorted({*statuses, *full})}
 
@@ -96,12 +77,12 @@ def failures(*statuses: int) -> dict[int | str, Extra]:
 def _failure(status: int) -> Extra:
     described: Extra = {
         "model": ErrorBody,
-        "description": _WORDS[status],
+        "description": _DESCRIPTIONS[status],
         "content": {"application/json": {"example": examples.ERRORS[status]}},
     }
     if status == 503:
         described["headers"] = {
-            "Retry-After": _header("after so many seconds it may be tried again", "integer")
+            "Retry-After": _header("seconds after which it may be retried", "integer")
         }
     return described
 
@@ -120,11 +101,11 @@ def takes_archive() -> Extra:
 
 
 def gives_stream(*media_types: str) -> dict[int | str, Extra]:
-    """Describes an answer that is a stream of bytes."""
+    """Describes a response that is a stream of bytes."""
     described: Extra = {"content": dict.fromkeys(media_types, _BINARY), "description": "the bytes"}
     if GZIPPED_TAR in media_types:
-        words = f"`{CHECKSUM_TRAILER}`, of {GZIPPED_TAR}: the MD5 of the body as it was sent"
-        described["headers"] = {"Trailer": _header(words, "string")}
+        text = f"`{CHECKSUM_TRAILER}`, of {GZIPPED_TAR}: the MD5 of the body as it was sent"
+        described["headers"] = {"Trailer": _header(text, "string")}
     else:
         described["headers"] = {
             "Log-Offset": _header("how many bytes were left out, as `offset` asked", "integer"),
@@ -137,7 +118,7 @@ def gives_stream(*media_types: str) -> dict[int | str, Extra]:
 
 
 def gives_page(next_header: str) -> dict[int | str, Extra]:
-    """Describes what an answer that is a page of a list says beside the items."""
+    """Describes the headers of a response that is one page of a list."""
     headers = {
         "Link": _header('`<path>; rel="next"`, when there is a next page', "string"),
         next_header: _header("`cursor` of the next page, when there is one", "string"),
@@ -145,36 +126,19 @@ def gives_page(next_header: str) -> dict[int | str, Extra]:
     return {200: {"headers": headers}}
 
 
-def query(
-    name: str,
-    description: str,
-    *,
-    many: bool = False,
-    kind: str = "string",
-    schema: Extra | None = None,
-    example: Any = None,
-) -> Extra:
-    """Describes a query parameter that the route reads itself; `many`: it may be repeated."""
-    one: Extra = schema or {"type": kind}
-    described: Extra = {
-        "name": name,
-        "in": "query",
-        "required": False,
-        "description": description,
-        "schema": {"type": "array", "items": one} if many else one,
-    }
-    if example is not None:
-        described["example"] = [example] if many else example
-    return described
-
-
 def request_header(name: str, description: str, *, schema: Extra) -> Extra:
     """Describes a header that the route reads itself, and that may be left out."""
-    return {**query(name, description, schema=schema), "in": "header"}
+    return {
+        "name": name,
+        "in": "header",
+        "required": False,
+        "description": description,
+        "schema": schema,
+    }
 
 
 def install(app: FastAPI) -> None:
-    """Makes the app give this document."""
+    """Makes this the document of the app."""
 
     def document() -> Extra:
         if app.openapi_schema is None:
@@ -191,7 +155,7 @@ def _document(app: FastAPI) -> Extra:
         summary=app.summary,
         description=_ABOUT,
         routes=app.routes,
-        tags=[{"name": name, "description": words} for name, words in examples.TAGS.items()],
+        tags=[{"name": name, "description": text} for name, text in examples.TAGS.items()],
         servers=[{"url": "/", "description": "where this document comes from"}],
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
     )
@@ -204,49 +168,59 @@ def _document(app: FastAPI) -> Extra:
     for path, method, operation in operations(document):
         _complete(path, method, operation)
     _link(document)
-    for unused in ("HTTPValidationError", "ValidationError"):
+    # FastAPI adds the shapes of its own errors, and what it finds in the models of queries.
+    for unused in ("HTTPValidationError", "ValidationError", "RunStatus"):
         schemas.pop(unused, None)
     return document
 
 
 def operations(document: Extra) -> Iterator[tuple[str, str, Extra]]:
-    """Yields path, method in capitals, and description of everything that can be asked for."""
+    """Yields path, method in capitals, and description of each operation."""
     for path, methods in document["paths"].items():
         for method, operation in methods.items():
             yield path, method.upper(), operation
 
 
 def _complete(path: str, method: str, operation: Extra) -> None:
-    # Queries are read by `queries`, never refused by FastAPI.
+    # What FastAPI itself would refuse is refused by `parameters`, as a 400.
     operation["responses"].pop("422", None)
     for parameter in operation.get("parameters", ()):
-        if parameter["in"] == "path":
-            parameter["description"] = _ID_WORDS[parameter["name"]]
-            parameter["schema"] = {"type": "string", "pattern": f"^{_ID_PATTERN}$"}
-            parameter["example"] = examples.IDS[parameter["name"]]
+        _complete_parameter(parameter)
     example = examples.OPERATIONS.get(operation["operationId"], examples.NOTHING)
     request = operation.get("requestBody", {}).get("content", {}).get("application/json")
     if request is not None and example.request is not None:
         request["example"] = example.request
-    answers = operation["responses"].get("200", {}).get("content", {})
-    if any(media != "application/json" for media in answers):
-        answers.pop("application/json", None)  # FastAPI's guess, beside what the route says
-    if "application/json" in answers and example.answer is not None:
-        answers["application/json"]["example"] = example.answer
+    bodies = operation["responses"].get("200", {}).get("content", {})
+    if any(media != "application/json" for media in bodies):
+        bodies.pop("application/json", None)  # FastAPI's guess, beside what the route says
+    if "application/json" in bodies and example.response is not None:
+        bodies["application/json"]["example"] = example.response
     operation["x-codeSamples"] = [{"lang": "Shell", "source": _curl(path, method, operation)}]
 
 
+def _complete_parameter(parameter: Extra) -> None:
+    schema = parameter["schema"]
+    for known in ("title", "description"):
+        schema.pop(known, None)
+    if not schema.get("default", True):
+        del schema["default"]  # ours for "absent"
+    if parameter["in"] == "path":
+        parameter["example"] = examples.IDS[parameter["name"]]
+    elif shown := schema.pop("examples", None):
+        parameter["example"] = shown[0]
+
+
 def _link(document: Extra) -> None:
-    """Says for the operations that give ids which others take them."""
-    taking: dict[str, list[str]] = {name: [] for name in _ID_WORDS}
+    """Links the operations that give ids to those that take them."""
+    taking: dict[str, list[str]] = {name: [] for name in examples.IDS}
     for _, _, operation in operations(document):
         for parameter in operation.get("parameters", ()):
             if parameter["in"] == "path":
                 taking[parameter["name"]].append(operation["operationId"])
     for _, _, operation in operations(document):
         links = {
-            target: {"operationId": target, "parameters": {name: f"$response.body#{place}"}}
-            for name, place in _LEADS_TO.get(operation["operationId"], {}).items()
+            target: {"operationId": target, "parameters": {name: f"$response.body#{pointer}"}}
+            for name, pointer in _LEADS_TO.get(operation["operationId"], {}).items()
             for target in taking[name]
         }
         if links:
@@ -254,7 +228,7 @@ def _link(document: Extra) -> None:
 
 
 def _curl(path: str, method: str, operation: Extra) -> str:
-    """Gives a command line that asks for it, with the examples of its parameters."""
+    """Gives a command line for the operation, with the examples of its parameters."""
     pairs: list[tuple[str, Any]] = []
     for parameter in operation.get("parameters", ()):
         value = parameter.get("example")
@@ -263,14 +237,14 @@ def _curl(path: str, method: str, operation: Extra) -> str:
         elif value is not None:
             pairs += [(parameter["name"], one) for one in _listed(value)]
     target = SERVER + path + (f"?{urlencode(pairs)}" if pairs else "")
-    words = ["curl", "--fail-with-body"]
+    command = ["curl", "--fail-with-body"]
     if method != "GET":
-        words += ["--request", method]
+        command += ["--request", method]
     for media, content in operation.get("requestBody", {}).get("content", {}).items():
         body = json.dumps(content["example"]) if "example" in content else "@archive.tar.gz"
-        words += ["--header", f"Content-Type: {media}", "--data-binary", body]
+        command += ["--header", f"Content-Type: {media}", "--data-binary", body]
         break
-    return shlex.join([*words, target])
+    return shlex.join([*command, target])
 
 
 def _listed(value: Any) -> list[Any]:
@@ -282,5 +256,5 @@ def _header(description: str, kind: str) -> Extra:
 
 
 def _input_ref(model: type[BaseModel]) -> str:
-    # What a client sends and what it gets differ (tags), so bodies have names of their own.
+    # Tags are sent in more forms than they are received in, so bodies have names of their own.
     return _REF.format(model=f"{model.__name__}In")

@@ -69,7 +69,7 @@ _RUN: Final = {
     "outputs": [{**_OUT, "knitId": _MODEL}],
     "log": {**_LOGGED, "knitId": _LOG},
 }
-_HELD_UP: Final = {
+_PENDING: Final = {
     **{key: value for key, value in _RUN.items() if key != "exit"},
     "runId": "7a2e9d41-c0b5-4f86-9d13-28e6b4f5a708",
     "status": "starting",
@@ -127,9 +127,9 @@ _EVENTS: Final = [
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """What may be sent to an operation, and what it then answers with 200; None: no JSON."""
+    """A request body of an operation, and the body of its response with 200; None: no JSON."""
 
-    answer: Any = None
+    response: Any = None
     request: Any = None
 
 
@@ -160,7 +160,7 @@ OPERATIONS: Final[Mapping[str, Example]] = {
     ),
     "unset_service_account": Example(_PLAN),
     "set_priority": Example({**_PLAN, "priority": 10}, {"priority": 10}),
-    "find_runs": Example([_RUN, _HELD_UP]),
+    "find_runs": Example([_RUN, _PENDING]),
     "show_run": Example(_RUN),
     "run_events": Example(_EVENTS),
     "abort_run": Example(_STOPPED),

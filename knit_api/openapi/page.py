@@ -67,17 +67,17 @@ def _details(operation: Json) -> Iterator[str]:
     for sample in operation["x-codeSamples"]:
         yield _pre(sample["source"])
     yield "<table><tr><th>status</th><th></th><th>body</th></tr>"
-    for status, answer in operation["responses"].items():
-        yield f"<tr><td>{status}</td><td>{escape(answer['description'])}</td>"
-        yield f"<td>{'<br>'.join(_bodies(answer))}</td></tr>"
+    for status, response in operation["responses"].items():
+        yield f"<tr><td>{status}</td><td>{escape(response['description'])}</td>"
+        yield f"<td>{'<br>'.join(_bodies(response))}</td></tr>"
     yield "</table>"
     content = operation["responses"].get("200", {}).get("content", {})
     if "example" in (shown := content.get("application/json", {})):
         yield _pre(shown["example"])
 
 
-def _bodies(answer: Json) -> Iterator[str]:
-    for media, content in answer.get("content", {}).items():
+def _bodies(response: Json) -> Iterator[str]:
+    for media, content in response.get("content", {}).items():
         yield f"<code>{escape(media)}</code>{_shape(content)}"
 
 

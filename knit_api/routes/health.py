@@ -11,22 +11,21 @@ from knit_api.deps import DepsOf
 from knit_api.error_responses import RETRY_AFTER, error_response
 from knit_api.openapi.document import failures
 from knit_api.responses import json_response
-from knit_workflows.wire.events import Health, Version
-
-PROBE_SECONDS = 3.0
+from knit_workflows.wire.health import Health
+from knit_workflows.wire.version import Version
 
 router = APIRouter(tags=["health"])
 
 
 @router.get("/healthz", response_model=Health)
 async def healthz() -> Response:
-    """Answer while the process is up."""
+    """Respond while the process is up."""
     return json_response(Health(parts={}))
 
 
 @router.get("/readyz", response_model=Health, responses=failures(503))
 async def readyz(deps: DepsOf) -> Response:
-    """Answer 200 when the store and Temporal do."""
+    """Respond with 200 when store and Temporal are available."""
 
     async def store() -> None:
         await (await deps.store.get()).ping()
@@ -34,13 +33,15 @@ async def readyz(deps: DepsOf) -> Response:
     async def engine() -> None:
         await (await deps.transfers.get()).ping()
 
-    answers = await asyncio.gather(_probe(store()), _probe(engine()))
-    parts = dict(zip(("store", "engine"), answers, strict=True))
-    failing = {name: answer for name, answer in parts.items() if answer != "ok"}
+    states = await asyncio.gather(
+        _probe(store(), deps.timeouts.ping), _probe(engine(), deps.timeouts.ping)
+    )
+    parts = dict(zip(("store", "engine"), states, strict=True))
+    failing = {name: state for name, state in parts.items() if state != "ok"}
     if failing:
         return error_response(
             503,
-            "; ".join(f"{name}: {answer}" for name, answer in failing.items()),
+            "; ".join(f"{name}: {state}" for name, state in failing.items()),
             "wait until they answer; the API itself is up",
             headers={"Retry-After": RETRY_AFTER},
         )
@@ -53,10 +54,10 @@ async def show_version(request: Request) -> Response:
     return json_response(Version(version=request.app.version, upload_keys=True, sparse_files=True))
 
 
-async def _probe(asking: Awaitable[None]) -> str:
+async def _probe(ping: Awaitable[None], timeout: float) -> str:
     try:
-        async with asyncio.timeout(PROBE_SECONDS):
-            await asking
-    except Exception as error:  # noqa: BLE001  the answer is that it does not work
+        async with asyncio.timeout(timeout):
+            await ping
+    except Exception as error:  # noqa: BLE001  it is what is reported
         return str(error) or type(error).__name__
     return "ok"

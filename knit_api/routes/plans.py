@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import logging
-from typing import Final
+from typing import Annotated, Final
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 
-from knit_api import paging, queries
+from knit_api import pagination
 from knit_api.bodies import json_body, require_json
 from knit_api.deps import DepsOf, StoreOf
-from knit_api.openapi import document
 from knit_api.openapi.document import failures, takes
-from knit_api.paging import page_response
+from knit_api.pagination import page_response
+from knit_api.parameters import PlanFilter, PlanIdPath, RegistrationOptions
 from knit_api.responses import json_response
 from knit_workflows.domain.errors import TooManyRuns
+from knit_workflows.domain.ids import PlanId
 from knit_workflows.domain.plans.changes import (
     parse_annotation_change,
     parse_priority_change,
@@ -38,7 +39,7 @@ from knit_workflows.wire.plans import (
 
 log = logging.getLogger(__name__)
 
-PREVIEWED: Final = 100
+PREVIEW_LIMIT: Final = 100
 """How many Runs a dry run gives one by one."""
 
 router = APIRouter(prefix="/api/plans", tags=["plans"])
@@ -47,67 +48,37 @@ router = APIRouter(prefix="/api/plans", tags=["plans"])
 @router.get(
     "",
     response_model=list[Plan],
-    responses=paging.RESPONSES | failures(400, 503),
-    openapi_extra={
-        "parameters": [
-            document.query("active", "`true` or `false`", schema=document.FLAG, example="true"),
-            document.query(
-                "image",
-                "`repository` or `repository:tag`, exactly",
-                example="localhost:5000/train:v2",
-            ),
-            document.query(
-                "in_tag", "`key:value`; one input has all of them", many=True, schema=document.TAG
-            ),
-            document.query(
-                "out_tag",
-                "`key:value`; one output or the log has them",
-                many=True,
-                schema=document.TAG,
-            ),
-            *paging.PARAMETERS,
-        ]
-    },
+    responses=pagination.RESPONSES | failures(400, 503),
 )
-async def find_plans(request: Request, store: StoreOf) -> Response:
+async def find_plans(
+    request: Request, store: StoreOf, query: Annotated[PlanFilter, Query()]
+) -> Response:
     """Find Plans, in the order of their ids; the built-in ones are among them."""
-    query, page = queries.plan_query(request.query_params), queries.page(request.query_params)
-    found = await store.plans.find(query, **paging.bounds(page))
-    return await page_response(request, page, found, ToWire().plan, paging.plan_cursor)
+    found = await store.plans.find(query.to_domain(), **pagination.bounds(query))
+    return await page_response(request, query, found, ToWire().plan, pagination.plan_cursor)
 
 
 @router.post(
     "",
     response_model=Plan | PlanPreview,
     responses=failures(400, 409, 413, 503),
-    openapi_extra=takes(PlanSpec)
-    | {
-        "parameters": [
-            document.query(
-                "confirm", "`true`: however many Runs it creates at once", schema=document.FLAG
-            ),
-            document.query(
-                "dry_run",
-                "`true`: register nothing, say which Runs there would be",
-                schema=document.FLAG,
-            ),
-        ]
-    },
+    openapi_extra=takes(PlanSpec),
 )
-async def register_plan(request: Request, deps: DepsOf, store: StoreOf) -> Response:
+async def register_plan(
+    request: Request, deps: DepsOf, store: StoreOf, options: Annotated[RegistrationOptions, Query()]
+) -> Response:
     """Register a Plan. An equivalent one is a conflict, and its id is in `see`.
 
     One that would create very many Runs at once is a conflict too, with `confirm=true` in `see`.
     A dry run refuses what registering would refuse, for other reasons than the number of Runs.
     """
     require_json(request)
-    confirmed = queries.flag(request.query_params, "confirm")
-    dry = queries.flag(request.query_params, "dry_run")
     spec = parse_plan(await json_body(request))
-    if dry:
-        return json_response(preview_to_wire(await store.plans.preview(spec, most=PREVIEWED)))
+    if options.dry_run:
+        return json_response(preview_to_wire(await store.plans.preview(spec, limit=PREVIEW_LIMIT)))
     try:
-        plan = await store.plans.register(spec, new_runs_limit=None if confirmed else deps.new_runs)
+        limit = None if options.confirm else deps.new_runs
+        plan = await store.plans.register(spec, new_runs_limit=limit)
     except TooManyRuns as refused:
         raise TooManyRuns(refused.reason, advice=refused.advice, see=CONFIRM) from refused
     log.info(
@@ -118,25 +89,25 @@ async def register_plan(request: Request, deps: DepsOf, store: StoreOf) -> Respo
 
 
 @router.get("/{plan_id}", response_model=Plan, responses=failures(404, 503))
-async def show_plan(plan_id: str, store: StoreOf) -> Response:
+async def show_plan(plan_id: PlanIdPath, store: StoreOf) -> Response:
     """Show a Plan with its neighbours."""
-    return json_response(ToWire().plan(await store.plans.get(queries.plan_id(plan_id))))
+    return json_response(ToWire().plan(await store.plans.get(plan_id)))
 
 
 @router.put("/{plan_id}/active", response_model=Plan, responses=failures(404, 503))
-async def activate_plan(plan_id: str, store: StoreOf) -> Response:
+async def activate_plan(plan_id: PlanIdPath, store: StoreOf) -> Response:
     """Let the Plan's deactivated Runs wait for their turn again; idempotent."""
     return await _set_active(store, plan_id, True)
 
 
 @router.delete("/{plan_id}/active", response_model=Plan, responses=failures(404, 503))
-async def deactivate_plan(plan_id: str, store: StoreOf) -> Response:
+async def deactivate_plan(plan_id: PlanIdPath, store: StoreOf) -> Response:
     """Keep the Plan's waiting Runs from starting; idempotent."""
     return await _set_active(store, plan_id, False)
 
 
-async def _set_active(store: ApiStore, plan_id: str, active: bool) -> Response:
-    plan = await store.plans.set_active(queries.plan_id(plan_id), active)
+async def _set_active(store: ApiStore, plan_id: PlanId, active: bool) -> Response:
+    plan = await store.plans.set_active(plan_id, active)
     return _changed(plan, "plan_active_set", active=active)
 
 
@@ -146,14 +117,14 @@ async def _set_active(store: ApiStore, plan_id: str, active: bool) -> Response:
     responses=failures(400, 404, 413, 503),
     openapi_extra=takes(ResourcesChange),
 )
-async def change_resources(plan_id: str, request: Request, store: StoreOf) -> Response:
+async def change_resources(plan_id: PlanIdPath, request: Request, store: StoreOf) -> Response:
     """Change what run pods of later launches may use.
 
     For a type in both, `set` wins. Without `cpu` or `memory` their defaults hold.
     """
     require_json(request)
     change = parse_resource_change(await json_body(request))
-    plan = await store.plans.change_resources(queries.plan_id(plan_id), change)
+    plan = await store.plans.change_resources(plan_id, change)
     return _changed(plan, "plan_resources_changed")
 
 
@@ -163,11 +134,11 @@ async def change_resources(plan_id: str, request: Request, store: StoreOf) -> Re
     responses=failures(400, 404, 413, 503),
     openapi_extra=takes(AnnotationsChange),
 )
-async def change_annotations(plan_id: str, request: Request, store: StoreOf) -> Response:
+async def change_annotations(plan_id: PlanIdPath, request: Request, store: StoreOf) -> Response:
     """Remove, then add annotations; idempotent."""
     require_json(request)
     change = parse_annotation_change(await json_body(request))
-    plan = await store.plans.change_annotations(queries.plan_id(plan_id), change)
+    plan = await store.plans.change_annotations(plan_id, change)
     return _changed(plan, "plan_annotations_changed")
 
 
@@ -177,18 +148,18 @@ async def change_annotations(plan_id: str, request: Request, store: StoreOf) -> 
     responses=failures(400, 404, 413, 503),
     openapi_extra=takes(ServiceAccountChange),
 )
-async def set_service_account(plan_id: str, request: Request, store: StoreOf) -> Response:
+async def set_service_account(plan_id: PlanIdPath, request: Request, store: StoreOf) -> Response:
     """Let run pods of later launches have the token of a service account."""
     require_json(request)
     name = parse_service_account_change(await json_body(request))
-    plan = await store.plans.set_service_account(queries.plan_id(plan_id), name)
+    plan = await store.plans.set_service_account(plan_id, name)
     return _changed(plan, "plan_service_account_set")
 
 
 @router.delete("/{plan_id}/serviceaccount", response_model=Plan, responses=failures(404, 503))
-async def unset_service_account(plan_id: str, store: StoreOf) -> Response:
+async def unset_service_account(plan_id: PlanIdPath, store: StoreOf) -> Response:
     """Let run pods of later launches have no token; idempotent."""
-    plan = await store.plans.set_service_account(queries.plan_id(plan_id), None)
+    plan = await store.plans.set_service_account(plan_id, None)
     return _changed(plan, "plan_service_account_set")
 
 
@@ -198,16 +169,16 @@ async def unset_service_account(plan_id: str, store: StoreOf) -> Response:
     responses=failures(400, 404, 413, 503),
     openapi_extra=takes(PriorityChange),
 )
-async def set_priority(plan_id: str, request: Request, store: StoreOf) -> Response:
+async def set_priority(plan_id: PlanIdPath, request: Request, store: StoreOf) -> Response:
     """Let the Plan's waiting Runs, and those to come, go before those of a lower priority."""
     require_json(request)
     priority = parse_priority_change(await json_body(request))
-    plan = await store.plans.set_priority(queries.plan_id(plan_id), priority)
+    plan = await store.plans.set_priority(plan_id, priority)
     return _changed(plan, "plan_priority_set", priority=priority)
 
 
-def _changed(plan: PlanDetail, action: str, **facts: object) -> Response:
-    """Note a change that was made, and give the Plan as it is now."""
-    told = {"action": action, "plan_id": plan.summary.plan_id, **facts}
-    log.info("Plan is changed", extra=told)
+def _changed(plan: PlanDetail, action: str, **fields: object) -> Response:
+    """Log a change, and give the Plan as it is now."""
+    extra = {"action": action, "plan_id": plan.summary.plan_id, **fields}
+    log.info("Plan is changed", extra=extra)
     return json_response(ToWire().plan(plan))

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import logging
+from typing import Annotated
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 
-from knit_api import paging, queries
+from knit_api import pagination
 from knit_api.deps import DepsOf, StoreOf
-from knit_api.openapi import document
 from knit_api.openapi.document import failures, gives_stream
-from knit_api.paging import page_response
+from knit_api.pagination import page_response
+from knit_api.parameters import LogOptions, RunFilter, RunIdPath
 from knit_api.responses import json_list_response, json_response
-from knit_api.server.framing import takes_chunks
+from knit_api.server.framing import accepts_chunks
 from knit_api.transfers.run_log import MEDIA_TYPE, log_response
+from knit_workflows.domain.ids import RunId
 from knit_workflows.domain.ports import ApiStore
-from knit_workflows.wire.events import RunEvent
 from knit_workflows.wire.mapping import ToWire, event_to_wire
-from knit_workflows.wire.runs import Run
+from knit_workflows.wire.runs import Run, RunEvent
 
 log = logging.getLogger(__name__)
 
@@ -27,45 +28,30 @@ router = APIRouter(prefix="/api/runs", tags=["runs"])
 @router.get(
     "",
     response_model=list[Run],
-    responses=paging.RESPONSES | failures(400, 503),
-    openapi_extra={
-        "parameters": [
-            document.query("plan", "comma-separated ids of Plans"),
-            document.query("knitIdInput", "comma-separated ids of Data that are an input"),
-            document.query("knitIdOutput", "comma-separated ids of Data that are an output or log"),
-            document.query("status", "comma-separated statuses", example="running,done"),
-            document.query(
-                "since", "RFC 3339; the first instant of the last change", schema=document.INSTANT
-            ),
-            document.query(
-                "duration",
-                "as Go writes it (`1h30m`); from `since`, which must be there, on; exclusive",
-                schema=document.LENGTH,
-            ),
-            *paging.PARAMETERS,
-        ]
-    },
+    responses=pagination.RESPONSES | failures(400, 503),
 )
-async def find_runs(request: Request, store: StoreOf) -> Response:
+async def find_runs(
+    request: Request, store: StoreOf, query: Annotated[RunFilter, Query()]
+) -> Response:
     """Find Runs: values of one filter are alternatives, filters are combined; oldest change first.
 
     Invalidated (deleted) Runs are not among them.
     """
-    query, page = queries.run_query(request.query_params), queries.page(request.query_params)
-    found = [] if query is None else await store.runs.find(query, **paging.bounds(page))
-    return await page_response(request, page, found, ToWire().run, paging.run_cursor)
+    wanted = query.to_domain()
+    found = [] if wanted is None else await store.runs.find(wanted, **pagination.bounds(query))
+    return await page_response(request, query, found, ToWire().run, pagination.run_cursor)
 
 
 @router.get("/{run_id}", response_model=Run, responses=failures(404, 503))
-async def show_run(run_id: str, store: StoreOf) -> Response:
+async def show_run(run_id: RunIdPath, store: StoreOf) -> Response:
     """Show a Run; invalidated ones too."""
-    return json_response(ToWire().run(await store.runs.get(queries.run_id(run_id))))
+    return json_response(ToWire().run(await store.runs.get(run_id)))
 
 
 @router.get("/{run_id}/events", response_model=list[RunEvent], responses=failures(404, 503))
-async def run_events(run_id: str, store: StoreOf) -> Response:
+async def run_events(run_id: RunIdPath, store: StoreOf) -> Response:
     """List every change of the Run's status, oldest first, with its cause."""
-    events = await store.runs.events(queries.run_id(run_id))
+    events = await store.runs.events(run_id)
     return await json_list_response(events, event_to_wire)
 
 
@@ -73,43 +59,33 @@ async def run_events(run_id: str, store: StoreOf) -> Response:
     "/{run_id}/log",
     response_model=None,
     responses=gives_stream(MEDIA_TYPE) | failures(400, 404, 409, 426, 500, 503),
-    openapi_extra={
-        "parameters": [
-            document.query(
-                "follow", "any value: go on with what is added, until the Run has ended"
-            ),
-            document.query(
-                "offset",
-                "leave so many bytes out; a server that does says so in the header `Log-Offset`",
-                kind="integer",
-            ),
-        ]
-    },
 )
-async def run_log(run_id: str, request: Request, deps: DepsOf) -> Response:
+async def run_log(
+    run_id: RunIdPath, request: Request, deps: DepsOf, options: Annotated[LogOptions, Query()]
+) -> Response:
     """Give the log of a Run that has started; 404 when its Plan keeps none.
 
     What there is has a length. What is followed comes in chunks, and ends without the last one when
-    this server ends before the Run; over HTTP/1.0 it is refused (426). An offset behind the end is
+    this server ends before the Run; over HTTP/1.0 it is refused (426). An offset past the end is
     409: it is another log than the one that was so long.
     """
     return await log_response(
         deps,
-        queries.run_id(run_id),
-        follow="follow" in request.query_params,
-        offset=queries.log_offset(request.query_params),
-        chunks=takes_chunks(request.scope),
+        run_id,
+        follow=options.follow,
+        offset=options.offset,
+        chunked=accepts_chunks(request.scope),
     )
 
 
 @router.put("/{run_id}/abort", response_model=Run, responses=failures(404, 409, 503))
-async def abort_run(run_id: str, store: StoreOf) -> Response:
+async def abort_run(run_id: RunIdPath, store: StoreOf) -> Response:
     """Stop a Run as failed; its outputs are kept and never used."""
     return await _stop(store, run_id, fail=True)
 
 
 @router.put("/{run_id}/tearoff", response_model=Run, responses=failures(404, 409, 503))
-async def tear_off_run(run_id: str, store: StoreOf) -> Response:
+async def tear_off_run(run_id: RunIdPath, store: StoreOf) -> Response:
     """Stop a Run as done: what it has written so far is good enough."""
     return await _stop(store, run_id, fail=False)
 
@@ -120,9 +96,9 @@ async def tear_off_run(run_id: str, store: StoreOf) -> Response:
     response_class=Response,
     responses=failures(404, 409, 503),
 )
-async def retry_run(run_id: str, store: StoreOf) -> Response:
+async def retry_run(run_id: RunIdPath, store: StoreOf) -> Response:
     """Carry out a done or failed Run once more, as its next generation with new outputs."""
-    run = await store.runs.retry(queries.run_id(run_id))
+    run = await store.runs.retry(run_id)
     log.info(
         "Run is retried",
         extra={"action": "run_retried", "run_id": run_id, "generation": run.generation},
@@ -133,15 +109,15 @@ async def retry_run(run_id: str, store: StoreOf) -> Response:
 @router.delete(
     "/{run_id}", status_code=204, response_class=Response, responses=failures(404, 409, 503)
 )
-async def delete_run(run_id: str, store: StoreOf) -> Response:
+async def delete_run(run_id: RunIdPath, store: StoreOf) -> Response:
     """Delete a Run that is not under way, and its outputs with it; it never runs again."""
-    await store.runs.delete(queries.run_id(run_id))
+    await store.runs.delete(run_id)
     log.info("Run is deleted", extra={"action": "run_deleted", "run_id": run_id})
     return Response(status_code=204)
 
 
-async def _stop(store: ApiStore, run_id: str, *, fail: bool) -> Response:
-    run = await store.runs.stop(queries.run_id(run_id), fail=fail)
+async def _stop(store: ApiStore, run_id: RunId, *, fail: bool) -> Response:
+    run = await store.runs.stop(run_id, fail=fail)
     log.info(
         "Run is being stopped",
         extra={

@@ -1,8 +1,9 @@
-"""How a client is told where a body ends: by its length, or by chunks; never by silence.
+"""How the end of a body is marked: by a length or by chunks, never by the end of a connection.
 
-HTTP/1.0 has no chunks. A body without a length ends there with its connection, and a proxy that
-speaks it to us (nginx does unless told otherwise) hands on what came before a cut as a whole
-answer, in faultless chunks of its own. So over HTTP/1.0 each body has a length, or is refused.
+HTTP/1.0 has no chunks. There a body without a length ends with its connection, and a proxy that
+speaks HTTP/1.0 to us (nginx does unless configured otherwise) passes on the part before an abort as
+a complete response, in correct chunks of its own. So over HTTP/1.0 each body has a length, or the
+request is refused.
 """
 
 from __future__ import annotations
@@ -12,14 +13,14 @@ from starlette.types import Scope
 from knit_api.errors import HttpProblem
 
 
-def takes_chunks(scope: Scope) -> bool:
-    """Tells whether a body may be sent to this client whose length is not known yet."""
+def accepts_chunks(scope: Scope) -> bool:
+    """Says whether this client may be sent a body whose length is unknown."""
     version: str = scope["http_version"]
     return version != "1.0"
 
 
 def needs_http_1_1(what: str) -> HttpProblem:
-    """Gives the refusal of a body whose length cannot be known, over HTTP/1.0."""
+    """Gives the refusal (426) of a body of unknown length over HTTP/1.0."""
     return HttpProblem(
         426,
         f"{what} has no length yet, and over HTTP/1.0 nobody could tell whether it is complete",

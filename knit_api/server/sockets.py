@@ -1,12 +1,13 @@
 """Lets a thread read a body from, or write it to, the socket itself: for bodies worth gigabytes.
 
-Through uvicorn a byte of a body is copied some eight times, between two threads that wait for each
-other. The heads of requests and responses, and the last chunk, still go through uvicorn and h11,
-so that their state machines see a whole exchange: a request with an empty body, if you will.
+Through uvicorn each byte of a body is copied some eight times, between two threads that wait for
+each other. The heads of requests and responses, and the last chunk, still go through uvicorn and
+h11, so that their state machines see a complete exchange: one with an empty body, as it were.
 
-* A chunked request body is held back until the app first receives; before that, `taken_body` may
-  hand the connection to a thread. What is not taken goes the usual way.
-* Once a response has started, `taken_response` hands the connection to a thread that writes chunks.
+* h11 pauses before a chunked request body until the app first receives; until then `detached_body`
+  may detach the connection for a thread. A body that is not detached goes the usual way.
+* Once a response has started, `detached_response` detaches the connection for a thread that
+  writes chunks.
 
 Both give None where there is no socket, such as in tests without a server, or behind TLS.
 """
@@ -22,26 +23,26 @@ from typing import Any, Final, cast
 import h11
 from starlette.types import Message, Receive, Scope, Send
 
-from knit_api.errors import ClientGone, HttpProblem
-from knit_api.server.streams import PipeBroken
+from knit_api.errors import ClientDisconnected, HttpProblem
+from knit_api.server.streams import BodyAborted
 from knit_api.server.trailers import EXTENSION, TrailerConnection, TrailersProtocol
 from knit_workflows.http1.body import BadBody, ChunkedBody
 from knit_workflows.http1.buffered_reader import BufferedReader
 
-WIRE_EXTENSION: Final = "knit.wire"
+PROTOCOL_EXTENSION: Final = "knit.protocol"
 _READ_BYTES: Final = 256 << 10
 _LAST_CHUNK: Final = b"0\r\n\r\n"
 _FLUSH_SECONDS: Final = 0.01
 
 
-class TakenBody:
-    """A request's body in the hands of one thread; `break_off` may come from any other."""
+class DetachedBody:
+    """A BodySource: the body of a request, read from its socket by one thread."""
 
     def __init__(self, connection: socket.socket, first: bytes) -> None:
         self._connection = connection
-        self._inflow = BufferedReader(connection, first)
-        self._body = ChunkedBody(self._inflow)
-        self._broken = False
+        self._reader = BufferedReader(connection, first)
+        self._body = ChunkedBody(self._reader)
+        self._aborted = False
 
     @property
     def complete(self) -> bool:
@@ -49,10 +50,12 @@ class TakenBody:
         return self._body.complete
 
     def get(self) -> bytes | memoryview:
-        """Waits for the next piece, good until the next call; empty at the end.
+        """See `BodySource`.
 
-        Raises HttpProblem (408) when the client sends nothing for too long, (400) when it sends
-        something else than chunks, ClientGone when it leaves, PipeBroken after `break_off`.
+        Raises:
+            HttpProblem: the client sent nothing for too long (408), or no chunks (400).
+            ClientDisconnected: the client left.
+            BodyAborted: `abort` was called.
         """
         try:
             return self._body.read(_READ_BYTES)
@@ -61,17 +64,17 @@ class TakenBody:
         except BadBody as error:
             raise HttpProblem(400, f"bad request: {error}", "push again") from error
         except OSError as error:
-            if self._broken:
-                raise PipeBroken from error
-            raise ClientGone("the client closed the connection within the body") from error
+            if self._aborted:
+                raise BodyAborted from error
+            raise ClientDisconnected("the client closed the connection within the body") from error
 
-    def abandon(self) -> None:
-        """Says that nothing will be read any more; a body that is not complete is dropped."""
+    def close(self) -> None:
+        """See `BodySource`; the remainder of an incomplete body is dropped."""
 
-    def break_off(self) -> None:
-        """Makes the reader's next call, or the present one, raise; a complete body stays one."""
+    def abort(self) -> None:
+        """See `BodySource`; may be called from any thread."""
         if not self.complete:
-            self._broken = True
+            self._aborted = True
             with suppress(OSError):  # the client may have gone already
                 self._connection.shutdown(socket.SHUT_RD)
 
@@ -83,92 +86,92 @@ class TakenBody:
                 return value.strip().decode("latin-1")
         return None
 
-    def rest(self) -> bytes:
-        """Gives what came behind the body: the next request, perhaps."""
-        return self._inflow.rest()
+    def remainder(self) -> bytes:
+        """Gives what was received after the body: the beginning of the next request, perhaps."""
+        return self._reader.rest()
 
 
 @contextmanager
-def taken_body(scope: Scope, silence: float) -> Iterator[TakenBody | None]:
-    """Holds the body of a request; it raises after `silence` seconds without a byte.
+def detached_body(scope: Scope, timeout: float) -> Iterator[DetachedBody | None]:
+    """Detaches the body of a request; its `get` raises after `timeout` seconds without a byte.
 
-    None: the app is to receive it. A body that was not read to its end ends the connection, some
+    None: the app is to receive it. A body that is not read to its end ends the connection, some
     time after the response.
     """
-    wire = _wire_of(scope)
-    connection = wire.take_body() if wire else None
-    if wire is None or connection is None:
+    protocol = _protocol_of(scope)
+    connection = protocol.detach_body() if protocol else None
+    if protocol is None or connection is None:
         yield None
         return
-    connection.settimeout(silence)
+    connection.settimeout(timeout)
     with connection:
-        body = TakenBody(connection, wire.received())
+        body = DetachedBody(connection, protocol.received())
         try:
             yield body
         finally:
-            wire.give_back(body.rest() if body.complete else None)
+            protocol.reattach(body.remainder() if body.complete else None)
 
 
 @asynccontextmanager
-async def taken_response(scope: Scope, silence: float) -> AsyncIterator[socket.socket | None]:
-    """Holds the connection of a response that has started, for whole chunks and nothing else.
+async def detached_response(scope: Scope, timeout: float) -> AsyncIterator[socket.socket | None]:
+    """Detaches the connection of a response that has started, to write whole chunks to it.
 
     None: the app is to send the body. The app sends the end (an empty body), if all went well.
     """
-    wire = _wire_of(scope)
-    connection = await wire.take_response() if wire and is_offered(scope) else None
+    protocol = _protocol_of(scope)
+    connection = await protocol.detach_response() if protocol and can_detach(scope) else None
     if connection is None:
         yield None
         return
-    connection.settimeout(silence)
+    connection.settimeout(timeout)
     with connection:
         yield connection
 
 
-def is_offered(scope: Scope) -> bool:
-    """Tells whether the response could be handed to a thread."""
-    wire = _wire_of(scope)
-    return wire is not None and wire.is_plain and EXTENSION in scope["extensions"]
+def can_detach(scope: Scope) -> bool:
+    """Says whether `detached_response` can detach the response of this request."""
+    protocol = _protocol_of(scope)
+    return protocol is not None and protocol.is_plain and EXTENSION in scope["extensions"]
 
 
-def _wire_of(scope: Scope) -> WireProtocol | None:
-    wire: WireProtocol | None = scope.get("extensions", {}).get(WIRE_EXTENSION)
-    return wire
+def _protocol_of(scope: Scope) -> DetachableProtocol | None:
+    protocol: DetachableProtocol | None = scope.get("extensions", {}).get(PROTOCOL_EXTENSION)
+    return protocol
 
 
-class HoldingConnection(TrailerConnection):
-    """An h11 connection that keeps a chunked body to itself until it is released."""
+class PausableConnection(TrailerConnection):
+    """An h11 connection that pauses before a chunked body, until `paused` is unset."""
 
     def __init__(self, max_incomplete_event_size: int) -> None:
         super().__init__(max_incomplete_event_size)
-        self.holding = False
+        self.paused = False
 
     def next_event(self) -> Any:
-        """Gives the next event, as the base class does; PAUSED while holding."""
-        if self.holding:
+        """Gives the next event, as the base class does; h11.PAUSED while paused."""
+        if self.paused:
             return h11.PAUSED
         event = super().next_event()
         if isinstance(event, h11.Request):
-            self.holding = any(name == b"transfer-encoding" for name, _ in event.headers)
+            self.paused = any(name == b"transfer-encoding" for name, _ in event.headers)
         return event
 
-    def take_received(self) -> bytes:
-        """Gives what has come in and was not looked at yet, and forgets it."""
+    def drain_received(self) -> bytes:
+        """Removes and gives what was received and is not parsed yet."""
         received, _ = self.trailing_data
         self._receive_buffer._extract(len(received))
         return received
 
 
-class WireProtocol(TrailersProtocol):
-    """uvicorn's HTTP/1.1 protocol with trailers, and bodies for threads; the setting `http`."""
+class DetachableProtocol(TrailersProtocol):
+    """uvicorn's HTTP/1.1 protocol with trailers and detachable bodies; its setting `http`."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.conn: HoldingConnection = HoldingConnection(self.conn._max_incomplete_event_size)
-        self._deaf = False
+        self.conn: PausableConnection = PausableConnection(self.conn._max_incomplete_event_size)
+        self._input_ignored = False
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        extensions = {WIRE_EXTENSION: self}
+        extensions = {PROTOCOL_EXTENSION: self}
         scope["extensions"] = {**scope.get("extensions", {}), **extensions}
         await super()._serve(scope, self._releasing(receive), send)
 
@@ -180,18 +183,18 @@ class WireProtocol(TrailersProtocol):
         return receiving
 
     def _release(self) -> None:
-        """Lets h11 see what has been held back."""
-        if self.conn.holding and not self._deaf:
-            self.conn.holding = False
+        """Ends the pause of h11."""
+        if self.conn.paused and not self._input_ignored:
+            self.conn.paused = False
             self.handle_events()
 
     def data_received(self, data: bytes) -> None:
-        """Takes what comes in; behind a body that was broken off, nothing can be understood."""
-        if not self._deaf:
+        """Takes what comes in; after a body that was not read to its end nothing can be parsed."""
+        if not self._input_ignored:
             super().data_received(data)
 
     def on_response_complete(self) -> None:
-        """Takes the next request; what nobody read of this one is read now, to be thrown away."""
+        """Goes on to the next request; what nobody read of this one is read and discarded."""
         super().on_response_complete()
         self._release()
 
@@ -202,9 +205,9 @@ class WireProtocol(TrailersProtocol):
         """Whether what is on the socket is HTTP, and not TLS."""
         return self.transport.get_extra_info("sslcontext") is None
 
-    def take_body(self) -> socket.socket | None:
-        """Gives a socket to read the body from, behind `received`; None if it is not held back."""
-        if not self.conn.holding or self._deaf:
+    def detach_body(self) -> socket.socket | None:
+        """Gives a socket to read the body from, after `received`; None unless h11 is paused."""
+        if not self.conn.paused or self._input_ignored:
             return None
         connection = self._socket()
         if connection is not None and self.cycle.waiting_for_100_continue:
@@ -214,21 +217,21 @@ class WireProtocol(TrailersProtocol):
         return connection
 
     def received(self) -> bytes:
-        """Gives what of the body, and behind it, has come already."""
-        return self.conn.take_received()
+        """Gives what of the body, and after it, has been received already."""
+        return self.conn.drain_received()
 
-    def give_back(self, rest: bytes | None) -> None:
-        """Goes on behind the body with what came after it; None: it was not read to its end."""
-        if rest is None:
-            self._deaf = True
+    def reattach(self, remainder: bytes | None) -> None:
+        """Goes on after the body with what followed it; None: it was not read to its end."""
+        if remainder is None:
+            self._input_ignored = True
             return
-        self.conn.receive_data(_LAST_CHUNK + rest)
+        self.conn.receive_data(_LAST_CHUNK + remainder)
         self._release()
 
-    async def take_response(self) -> socket.socket | None:
-        """Gives a socket to write chunks to, once the response's head has left."""
+    async def detach_response(self) -> socket.socket | None:
+        """Gives a socket to write chunks to, once the head of the response is sent."""
         connection = self._socket()
-        # A head is hardly ever kept back, and nothing tells when the last of it has gone.
+        # A head is hardly ever buffered, and there is no event for the end of it.
         while connection and self.transport.get_write_buffer_size():  # noqa: ASYNC110
             await asyncio.sleep(_FLUSH_SECONDS)
         return connection

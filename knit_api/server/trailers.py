@@ -1,21 +1,21 @@
 """HTTP/1.1 trailers for uvicorn: it drops those of requests and cannot send those of responses.
 
 Both directions are done at the one object between uvicorn and the wire, the `h11.Connection`, so
-that nothing of uvicorn's own state machine is repeated here:
+that none of uvicorn's own state machine is repeated here:
 
 * the last event of a request carries its trailers; they are kept and reachable by the app with
   `request_trailers(scope)` once the body has been read to its end;
 * the last event of a response gets the headers of the ASGI message `http.response.trailers`.
 
-Besides: a response that is cut on purpose (`ResponseCut`) closes the connection quietly, and a
-client that goes on sending a body nobody wants is not listened to for ever.
+Besides, a response that is aborted on purpose (`ResponseAborted`) closes the connection quietly,
+and a client that goes on sending an unwanted body is cut off after a while.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from typing import Any, Final, cast
+from typing import Any, ClassVar, Final, cast
 
 import h11
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -23,11 +23,9 @@ from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 EXTENSION: Final = "http.response.trailers"
 REQUEST_EXTENSION: Final = "knit.request.trailers"
-LINGER_SECONDS: Final = 5.0
-"""How long a refused body, or a cut response, may take to drain before the connection is reset."""
 
 
-class ResponseCut(Exception):
+class ResponseAborted(Exception):
     """The response cannot be completed; the connection must end without its last chunk."""
 
 
@@ -67,7 +65,10 @@ class TrailerConnection(h11.Connection):
 
 
 class TrailersProtocol(H11Protocol):
-    """uvicorn's HTTP/1.1 protocol with trailers; pass it as the setting `http`."""
+    """uvicorn's HTTP/1.1 protocol with trailers; its setting `http`."""
+
+    linger_timeout: ClassVar[float] = 5.0
+    """Seconds that an unwanted body or an aborted response may drain before a reset."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -87,17 +88,17 @@ class TrailersProtocol(H11Protocol):
         scope["extensions"] = {**scope.get("extensions", {}), **extensions}
         try:
             await self._inner(scope, receive, _with_trailers(send, connection))
-        except ResponseCut:
-            self._cut(cycle)
+        except ResponseAborted:
+            self._abort(cycle)
 
     def on_response_complete(self) -> None:
-        """Takes the next request; stop listening if this one's body has not come to its end."""
+        """Goes on to the next request; resets later if the body of this one does not end."""
         super().on_response_complete()
         if self.conn.their_state is h11.SEND_BODY:
             self._reset_later()
 
     def send_400_response(self, msg: str) -> None:
-        """Answers what is no HTTP, as the base class does, but with a length."""
+        """Responds to what is not HTTP, as the base class does, but with a length."""
         body = f"{msg}\n".encode("ascii")
         headers = [
             (b"content-type", b"text/plain; charset=utf-8"),
@@ -110,20 +111,20 @@ class TrailersProtocol(H11Protocol):
         self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forgets the connection."""
+        """Cancels what was planned for the connection."""
         if self._timer is not None:
             self._timer.cancel()
         super().connection_lost(exc)
 
-    def _cut(self, cycle: RequestResponseCycle) -> None:
-        cycle.disconnected = True  # uvicorn has nothing to complain of
+    def _abort(self, cycle: RequestResponseCycle) -> None:
+        cycle.disconnected = True  # keeps uvicorn from logging an error
         self.transport.close()
-        self._reset_later()  # a client that reads nothing would keep the closed connection
+        self._reset_later()  # else a client that reads nothing would keep the connection
 
     def _reset_later(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = self.loop.call_later(LINGER_SECONDS, self._reset, self.cycle)
+        self._timer = self.loop.call_later(self.linger_timeout, self._reset, self.cycle)
 
     def _reset(self, cycle: RequestResponseCycle) -> None:
         if self.transport.is_closing() or (
@@ -133,7 +134,7 @@ class TrailersProtocol(H11Protocol):
 
 
 def _with_trailers(send: Send, connection: TrailerConnection) -> Send:
-    """Holds the end of the body back until the trailers are there, where they are announced."""
+    """Withholds the end of the body until the trailers are known, where they are announced."""
     announced = False
 
     async def sending(message: Message) -> None:

@@ -1,7 +1,7 @@
-"""Sends a body to a transfer agent and hears its answer also while still sending.
+"""Sends a body to a transfer agent, and reads the response while still sending.
 
-httpx reads an answer only after it has sent the whole body: an agent's early `the disk is full`
-would come after a terabyte, or, as it then closes the connection, not at all.
+httpx reads a response only after it has sent the whole body: an agent's early `the disk is full`
+would be seen after a terabyte or, since the agent then closes the connection, not at all.
 """
 
 from __future__ import annotations
@@ -13,89 +13,95 @@ from urllib.parse import urlsplit
 
 import h11
 
-CONNECT_SECONDS: Final = 10.0
-STALL_SECONDS: Final = 60.0
-"""An agent that takes nothing for so long is taken for dead."""
-ANSWER_SECONDS: Final = 600.0
-"""How long the answer may take: what was unpacked is first written to the disk."""
+_CONNECT_TIMEOUT: Final = 10.0
+_WRITE_TIMEOUT: Final = 60.0
+"""An agent that takes nothing for so long is considered dead."""
+_RESPONSE_TIMEOUT: Final = 600.0
+"""How long the response may take: before it, what was unpacked is written to the disk."""
 _READ_BYTES: Final = 64 << 10
-_MOST_ANSWER_BYTES: Final = 64 << 10
+_MAX_RESPONSE_BYTES: Final = 64 << 10
 
 
-class AgentLost(Exception):
-    """The agent cannot be reached, or went away without an answer."""
+class AgentUnreachable(Exception):
+    """The agent cannot be reached, or closed the connection without a response."""
 
 
 async def send_body(
-    url: str, headers: dict[str, str], pieces: AsyncIterator[bytes | memoryview]
+    url: str, headers: dict[str, str], chunks: AsyncIterator[bytes | memoryview]
 ) -> tuple[int, bytes]:
-    """POST pieces as a chunked body; gives the answer's status and body.
+    """POSTs chunks as a chunked body; gives status and body of the response.
 
-    When `pieces` fails, or on cancellation, the connection is cut, so that the agent never takes
-    the part for the whole. Raises AgentLost.
+    When `chunks` fails, or on cancellation, the connection is aborted, so that the agent never
+    takes the part for the whole.
+
+    Raises:
+        AgentUnreachable: there is no connection, or no response.
     """
     target = urlsplit(url)
     try:
-        async with asyncio.timeout(CONNECT_SECONDS):
+        async with asyncio.timeout(_CONNECT_TIMEOUT):
             reader, writer = await asyncio.open_connection(target.hostname, target.port or 80)
     except OSError as error:  # a TimeoutError too
-        raise AgentLost(str(error)) from error
-    wire = h11.Connection(h11.CLIENT)
-    answer = asyncio.ensure_future(_read_answer(wire, reader))
+        raise AgentUnreachable(str(error)) from error
+    connection = h11.Connection(h11.CLIENT)
+    response = asyncio.ensure_future(_read_response(connection, reader))
     try:
         request = h11.Request(
             method="POST",
             target=target.path or "/",
             headers=[("Host", target.netloc), ("Transfer-Encoding", "chunked"), *headers.items()],
         )
-        writer.write(wire.send(request))
-        await _send_pieces(wire, writer, pieces, answer)
-        async with asyncio.timeout(ANSWER_SECONDS):
-            return await answer
+        writer.write(connection.send(request))
+        await _send_chunks(connection, writer, chunks, response)
+        async with asyncio.timeout(_RESPONSE_TIMEOUT):
+            return await response
     except (OSError, h11.ProtocolError) as error:
-        raise AgentLost(str(error) or type(error).__name__) from error
+        raise AgentUnreachable(str(error) or type(error).__name__) from error
     finally:
-        answer.cancel()
+        response.cancel()
         writer.transport.abort()
 
 
-async def _send_pieces(
-    wire: h11.Connection,
+async def _send_chunks(
+    connection: h11.Connection,
     writer: asyncio.StreamWriter,
-    pieces: AsyncIterator[bytes | memoryview],
-    answer: asyncio.Future[tuple[int, bytes]],
+    chunks: AsyncIterator[bytes | memoryview],
+    response: asyncio.Future[tuple[int, bytes]],
 ) -> None:
-    """Sends up to the end, or until there is an answer already or nobody takes any more."""
-    async for piece in pieces:
-        if answer.done() or not await _sent(writer, wire.send(h11.Data(data=bytes(piece)))):
+    """Sends to the end, or until the agent has responded or closed the connection."""
+    async for chunk in chunks:
+        if response.done() or not await _sent(writer, connection.send(h11.Data(data=bytes(chunk)))):
             return
-    if not answer.done():
-        await _sent(writer, wire.send(h11.EndOfMessage()))
+    if not response.done():
+        await _sent(writer, connection.send(h11.EndOfMessage()))
 
 
 async def _sent(writer: asyncio.StreamWriter, data: bytes) -> bool:
     try:
-        async with asyncio.timeout(STALL_SECONDS):
+        async with asyncio.timeout(_WRITE_TIMEOUT):
             writer.write(data)
             await writer.drain()
     except ConnectionError:
-        return False  # it has closed; whether with an answer, the reading side knows
+        return False  # it closed the connection; whether it responded, the reader knows
     return True
 
 
-async def _read_answer(wire: h11.Connection, reader: asyncio.StreamReader) -> tuple[int, bytes]:
+async def _read_response(
+    connection: h11.Connection, reader: asyncio.StreamReader
+) -> tuple[int, bytes]:
     status, body = 0, b""
     while True:
-        event = wire.next_event()
+        event = connection.next_event()
         if event is h11.NEED_DATA:
-            wire.receive_data(await reader.read(_READ_BYTES))
+            received = await reader.read(_READ_BYTES)
+            if not received and not status:
+                raise AgentUnreachable("it closed the connection without a response")
+            connection.receive_data(received)
         elif isinstance(event, h11.Response):
             status = event.status_code
         elif isinstance(event, h11.Data):
             body += event.data
         elif isinstance(event, h11.EndOfMessage):
             return status, body
-        elif not isinstance(event, h11.InformationalResponse):
-            raise AgentLost("it closed the connection without an answer")
-        if len(body) > _MOST_ANSWER_BYTES:
+        if len(body) > _MAX_RESPONSE_BYTES:
             return status, body

@@ -1,4 +1,4 @@
-"""What lies between a body on the wire and a plain tar: gzip, and a checksum of the wire bytes."""
+"""The encodings of an archive in HTTP: plain tar or gzip, with a checksum of the encoded bytes."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ GZIPPED_TAR: Final = "application/tar+gzip"
 PLAIN_TAR: Final = "application/x-tar"
 CHECKSUM_TRAILER: Final = "x-checksum-md5"
 
-_MOST_BYTES: Final = 1 << 20
+_MAX_BYTES: Final = 1 << 20
 _GZIP: Final = 31  # zlib's number for "a gzip header, the largest window"
 _FAST: Final = 1
 _BLOCK_BYTES: Final = 0xFFFF  # the most that one stored block can hold
 
 
 class _Encoding(Protocol):
-    """One way a tar is encoded on the wire."""
+    """One encoding of a tar, being decoded."""
 
     def feed(self, data: bytes | memoryview) -> None: ...
     def read(self) -> bytes | memoryview: ...
@@ -29,10 +29,10 @@ class _Encoding(Protocol):
 
 
 class Decoder:
-    """Turns the pieces of a body into pieces of plain tar of at most 1 MiB, in constant memory.
+    """Turns the chunks of a body into chunks of plain tar of at most 1 MiB, in constant memory.
 
-    Feed a piece, then read until nothing comes; `finish` at the end of the body judges the whole.
-    Not for several threads at once.
+    Feed a chunk, then read until nothing comes; call `finish` at the end of the body. Not for
+    several threads at once.
     """
 
     def __init__(self, media_type: str, *, with_checksum: bool) -> None:
@@ -40,20 +40,23 @@ class Decoder:
         self._md5 = hashlib.md5(usedforsecurity=False) if with_checksum else None
 
     def feed(self, data: bytes | memoryview) -> None:
-        """Takes a piece of the body; it must stay as it is until `read` gives nothing."""
+        """Takes a chunk of the body, which must not change until `read` gives nothing."""
         if self._md5 is not None:
             self._md5.update(data)
         self._encoding.feed(data)
 
     def read(self) -> bytes | memoryview:
-        """Gives plain tar; empty when more of the body is needed. Raises InvalidArchive."""
+        """Gives plain tar, empty when more of the body is needed; raises InvalidArchive."""
         return self._encoding.read()
 
     def finish(self, checksum: str | None) -> None:
-        """Judges the body as a whole. Raises InvalidArchive when it is cut or was changed.
+        """Verifies the body as a whole.
 
-        `checksum` is what the client says at the end; None (it says nothing, or a proxy dropped it)
-        leaves the archive's own checksums.
+        `checksum` is the trailer of the client; None (it sent none, or a proxy dropped it) leaves
+        the archive's own checksums.
+
+        Raises:
+            InvalidArchive: the body is truncated, or was changed.
         """
         self._encoding.finish()
         if self._md5 is None or checksum is None:
@@ -77,15 +80,15 @@ class _Plain:
         self._pending = data
 
     def read(self) -> bytes | memoryview:
-        piece, self._pending = self._pending, b""
-        return piece
+        chunk, self._pending = self._pending, b""
+        return chunk
 
     def finish(self) -> None:
         pass
 
 
 class _Inflater:
-    """gzip: one or more members, possibly with zeros behind them (as some tools leave)."""
+    """gzip: one or more members, possibly followed by zeros (as some tools leave)."""
 
     def __init__(self) -> None:
         self._pending = b""
@@ -105,13 +108,13 @@ class _Inflater:
                 self._member = zlib.decompressobj(_GZIP)
             if not self._pending:
                 return b""
-            piece = self._inflate(self._member)
-            if piece:
-                return piece
+            chunk = self._inflate(self._member)
+            if chunk:
+                return chunk
 
     def _inflate(self, member: zlib._Decompress) -> bytes:
         try:
-            piece = member.decompress(self._pending, _MOST_BYTES)
+            chunk = member.decompress(self._pending, _MAX_BYTES)
         except zlib.error as error:
             raise InvalidArchive(
                 f"the body is not gzip, or it is damaged ({error})",
@@ -123,7 +126,7 @@ class _Inflater:
             self._members += 1
         else:
             self._pending = member.unconsumed_tail
-        return piece
+        return chunk
 
     def finish(self) -> None:
         if self._member is not None or not self._members:
@@ -140,7 +143,7 @@ class _Packer(Protocol):
 
 
 class _Storing:
-    """gzip that does not compress (RFC 1951, 3.2.4), so that its length is known beforehand."""
+    """gzip that does not compress (RFC 1951, 3.2.4), so that its length is known in advance."""
 
     def __init__(self) -> None:
         self._pending = bytearray()
@@ -176,7 +179,7 @@ class _Storing:
 
 
 class Encoder:
-    """Turns pieces of plain tar into a body, and knows the checksum of what it gave.
+    """Turns chunks of plain tar into a body and computes its checksum.
 
     With `stored`, gzip is not compressed: see `stored_bytes`.
     """
@@ -190,19 +193,19 @@ class Encoder:
 
     @staticmethod
     def stored_bytes(media_type: str, size: int) -> int:
-        """Gives how long the body of a plain tar of that size is, when it is `stored`."""
+        """Gives the size of the `stored` body of a plain tar of that size."""
         return _Storing.length(size) if media_type == GZIPPED_TAR else size
 
-    def encode(self, piece: bytes) -> bytes:
-        """Gives what is to be sent now; may be empty."""
+    def encode(self, chunk: bytes) -> bytes:
+        """Gives the encoded bytes that are ready; may be empty."""
         if self._packer is None:
-            return piece
-        data = self._packer.compress(piece)
+            return chunk
+        data = self._packer.compress(chunk)
         self._md5.update(data)
         return data
 
     def finish(self) -> bytes:
-        """Gives the rest."""
+        """Gives the remainder."""
         if self._packer is None:
             return b""
         data = self._packer.flush()

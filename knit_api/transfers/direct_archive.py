@@ -11,18 +11,18 @@ from itertools import chain
 
 from starlette.types import Scope, Send
 
-from knit_api import responses
-from knit_api.server.sockets import taken_response
-from knit_api.server.streams import completed
-from knit_api.server.trailers import ResponseCut
+from knit_api.responses import StreamedResponse
+from knit_api.server.sockets import detached_response
+from knit_api.server.streams import finish_despite_cancel
+from knit_api.server.trailers import ResponseAborted
 from knit_workflows.archive import Span
 from knit_workflows.http1.body import send_chunk, send_file_chunk
 
 
-class DirectArchive(responses.StreamedResponse):
-    """An archive that a thread writes to the connection itself; whoever makes one saw it offered.
+class DirectArchiveResponse(StreamedResponse):
+    """An archive that a thread writes to the detached connection; `can_detach` must hold.
 
-    `spans` is read by no one else, `first` comes before it.
+    `first` is sent before `spans`, of which it was the first item.
     """
 
     def __init__(
@@ -32,16 +32,18 @@ class DirectArchive(responses.StreamedResponse):
         resources: AsyncExitStack,
         media_type: str,
         threads: Executor,
+        *,
+        write_timeout: float,
     ) -> None:
-        super().__init__(_nothing(), resources, media_type)
+        super().__init__(_nothing(), resources, media_type, write_timeout=write_timeout)
         self._first = first
         self._spans = spans
         self._threads = threads
 
-    async def _send_pieces(self, scope: Scope, send: Send) -> None:
-        async with taken_response(scope, responses.SILENCE_SECONDS) as connection:
+    async def _send_chunks(self, scope: Scope, send: Send) -> None:
+        async with detached_response(scope, self._write_timeout) as connection:
             if connection is None:
-                raise ResponseCut("the client has gone")
+                raise ResponseAborted("the client left")
             loop = asyncio.get_running_loop()
             writing = loop.run_in_executor(self._threads, self._write, connection)
             try:
@@ -50,7 +52,7 @@ class DirectArchive(responses.StreamedResponse):
             except BaseException:
                 with suppress(OSError):  # wakes the thread, should it still be writing
                     connection.shutdown(socket.SHUT_RDWR)
-                await completed(asyncio.wait({writing}))
+                await finish_despite_cancel(asyncio.wait({writing}))
                 raise
 
     def _write(self, connection: socket.socket) -> None:
@@ -58,8 +60,8 @@ class DirectArchive(responses.StreamedResponse):
             for item in chain((self._first,), self._spans):
                 try:
                     _write_item(connection, item)
-                except OSError as error:  # what the folder has to say is no OSError any more
-                    raise ResponseCut(str(error)) from error
+                except OSError as error:  # those of the folder are domain errors by now
+                    raise ResponseAborted(str(error)) from error
 
 
 def _write_item(connection: socket.socket, item: bytes | Span) -> None:
@@ -71,5 +73,5 @@ def _write_item(connection: socket.socket, item: bytes | Span) -> None:
 
 async def _nothing() -> AsyncGenerator[bytes, None]:
     nothing: tuple[bytes, ...] = ()
-    for piece in nothing:
-        yield piece
+    for chunk in nothing:
+        yield chunk

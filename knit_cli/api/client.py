@@ -32,7 +32,6 @@ from knit_cli.version import version
 from knit_workflows.wire.base import Request, to_wire
 from knit_workflows.wire.completions import Completion
 from knit_workflows.wire.data import Data
-from knit_workflows.wire.events import RunEvent
 from knit_workflows.wire.lineage import Lineage
 from knit_workflows.wire.plans import (
     CONFIRM,
@@ -44,7 +43,7 @@ from knit_workflows.wire.plans import (
     ResourcesChange,
     ServiceAccountChange,
 )
-from knit_workflows.wire.runs import Run
+from knit_workflows.wire.runs import Run, RunEvent
 from knit_workflows.wire.tags import Tag, TagChange
 
 T = TypeVar("T")

@@ -1,7 +1,6 @@
-"""What tidying up does in the world. Nothing younger than the grace period is touched.
+"""Deletes discarded volumes, and reconciles the store with Temporal and the back-end.
 
-Objects of a back-end are removed only where the store knows that they are over: two installations
-may share a namespace, and a database may have been restored from a backup.
+Nothing younger than the grace period is touched.
 """
 
 from __future__ import annotations
@@ -18,14 +17,14 @@ from temporalio.service import RPCError, RPCStatusCode
 from knit_workflows import names
 from knit_workflows.activities.failures import translated
 from knit_workflows.activities.heartbeat import heartbeating
+from knit_workflows.activities.run_starter import RunStarter, start_projector
 from knit_workflows.activities.search_attributes import search_attributes_known
-from knit_workflows.activities.starting import RunStarter, start_projector
 from knit_workflows.activities.transfers import ComputeTransferActivities
 from knit_workflows.compute.base import ComputeBackend, Volume
 from knit_workflows.contracts.housekeeping import (
     HousekeepingActivities,
     HousekeepingInput,
-    Tidied,
+    HousekeepingResult,
 )
 from knit_workflows.contracts.transfers import CloseTransfer
 from knit_workflows.domain.errors import EngineUnavailable, KnitError, StorageFull
@@ -36,8 +35,6 @@ from knit_workflows.settings import EngineSettings
 log = logging.getLogger(__name__)
 
 BATCH: Final = 100
-SHORT_GRACE: Final = timedelta(seconds=5)
-"""For a launch that was under way when its Run was deleted: it makes empty volumes at most."""
 
 
 class StoreHousekeepingActivities(HousekeepingActivities):
@@ -56,8 +53,8 @@ class StoreHousekeepingActivities(HousekeepingActivities):
         self._settings = settings
 
     @activity.defn(name="knit.collect_garbage")
-    async def collect_garbage(self, request: HousekeepingInput) -> Tidied:
-        """Deletes discarded volumes, oldest first. One that resists does not keep the others."""
+    async def collect_garbage(self, request: HousekeepingInput) -> HousekeepingResult:
+        """Deletes discarded volumes, oldest first; goes on behind one that cannot be deleted."""
         done, failed = 0, 0
         with translated():
             async with heartbeating():
@@ -66,28 +63,31 @@ class StoreHousekeepingActivities(HousekeepingActivities):
                     found = await self._store.discarded(older_than=grace, limit=BATCH + failed)
                     if len(found) <= failed:
                         break
-                    # Those that resisted come first again.
+                    # Those that failed before come first again.
                     for one in found[failed:]:
                         try:
                             await self._backend.delete_volume(Volume(one.volume, one.knit_id))
                         except KnitError as error:
                             failed += 1
-                            _failed("volume is not deleted", error, knit_id=one.knit_id)
+                            _failed("gc", "volume is not deleted", error, knit_id=one.knit_id)
                             continue
                         await self._store.collected([one.knit_id])
                         done += 1
-        return _told("volumes_collected", Tidied(done=done, failed=failed))
+        return _logged("volumes_collected", HousekeepingResult(done=done, failed=failed))
 
     async def _grace(self, request: HousekeepingInput) -> timedelta:
-        """Gives how long a discarded volume is kept: not for long while there is no room."""
+        """Gives how long a discarded volume is kept: only briefly while disk space is short.
+
+        Not zero: a launch that was in progress when its Run was deleted may still create volumes.
+        """
         try:
             await self._backend.require_room()
         except StorageFull:
-            return min(request.grace, SHORT_GRACE)
+            return min(request.grace, self._settings.full_disk_grace_period)
         return request.grace
 
     @activity.defn(name="knit.remove_leftover_pods")
-    async def remove_leftover_pods(self, request: HousekeepingInput) -> Tidied:
+    async def remove_leftover_pods(self, request: HousekeepingInput) -> HousekeepingResult:
         """Removes run pods whose Run has been final, or in a later generation, for some time."""
         done, failed = 0, 0
         with translated():
@@ -99,14 +99,14 @@ class StoreHousekeepingActivities(HousekeepingActivities):
                         await self._backend.stop(pods[key], grace=timedelta(0))
                     except KnitError as error:
                         failed += 1
-                        _failed("run pod is not removed", error, run_id=key.run_id)
+                        _failed("reconcile", "run pod is not removed", error, run_id=key.run_id)
                         continue
                     done += 1
-        return _told("pods_removed", Tidied(done=done, failed=failed))
+        return _logged("pods_removed", HousekeepingResult(done=done, failed=failed))
 
     @activity.defn(name="knit.end_lost_transfers")
-    async def end_lost_transfers(self, request: HousekeepingInput) -> Tidied:
-        """Closes transfers that no workflow looks after any more."""
+    async def end_lost_transfers(self, request: HousekeepingInput) -> HousekeepingResult:
+        """Closes transfers whose workflow no longer runs."""
         done, failed = 0, 0
         with translated():
             async with heartbeating():
@@ -118,14 +118,14 @@ class StoreHousekeepingActivities(HousekeepingActivities):
                         await self._transfers.close(_lost(one))
                     except KnitError as error:
                         failed += 1
-                        _failed("transfer is not closed", error, knit_id=one.knit_id)
+                        _failed("reconcile", "transfer is not closed", error, knit_id=one.knit_id)
                         continue
                     done += 1
-        return _told("transfers_ended", Tidied(done=done, failed=failed))
+        return _logged("transfers_ended", HousekeepingResult(done=done, failed=failed))
 
     @activity.defn(name="knit.restart_lost_runs")
-    async def restart_lost_runs(self, request: HousekeepingInput) -> Tidied:
-        """Starts the workflows anew that were terminated, or are unknown to Temporal.
+    async def restart_lost_runs(self, request: HousekeepingInput) -> HousekeepingResult:
+        """Restarts workflows that were terminated, or that Temporal does not know.
 
         The new execution goes on where the store says that the Run is.
         """
@@ -138,19 +138,19 @@ class StoreHousekeepingActivities(HousekeepingActivities):
                 starter = RunStarter(
                     client, request.projector, self._settings, attributes=attributes
                 )
-                async for run in self._quiet(request.grace):
+                async for run in self._unchanged(request.grace):
                     workflow_id = names.run_workflow(run.key.run_id, run.key.generation)
                     if await _is_running(client, workflow_id):
                         continue
-                    await starter.start([run], again=True)
+                    await starter.start([run], restart=True)
                     log.warning(
-                        "run had lost its workflow",
+                        "lost workflow of a run restarted",
                         extra={"action": "run_restarted", "run_id": run.key.run_id},
                     )
                     done += 1
-        return _told("runs_restarted", Tidied(done=done))
+        return _logged("runs_restarted", HousekeepingResult(done=done))
 
-    async def _quiet(self, grace: timedelta) -> AsyncIterator[StartableRun]:
+    async def _unchanged(self, grace: timedelta) -> AsyncIterator[StartableRun]:
         after: RunId | None = None
         while runs := await self._store.under_way(older_than=grace, after=after, limit=BATCH):
             for run in runs:
@@ -182,14 +182,12 @@ def _key(pod_name: str) -> RunKey | None:
     return None if found is None else RunKey(RunId(found[0]), found[1])
 
 
-def _failed(what: str, error: KnitError, **ids: str) -> None:
-    log.warning(what, extra={"action": "tidying_failed", "reason": error.reason, **ids})
+def _failed(step: str, what: str, error: KnitError, **ids: str) -> None:
+    log.warning(what, extra={"action": f"{step}_failed", "reason": error.reason, **ids})
 
 
-def _told(action: str, tidied: Tidied) -> Tidied:
-    if tidied.done or tidied.failed:
-        log.info(
-            "tidied up",
-            extra={"action": action, "things": tidied.done, "failed": tidied.failed},
-        )
-    return tidied
+def _logged(action: str, result: HousekeepingResult) -> HousekeepingResult:
+    if result.done or result.failed:
+        what = action.replace("_", " ")
+        log.info(what, extra={"action": action, "count": result.done, "failed": result.failed})
+    return result

@@ -17,18 +17,18 @@ from temporalio.service import RPCError, RPCStatusCode
 from knit_workflows import names
 from knit_workflows.activities.failures import translated
 from knit_workflows.activities.heartbeat import heartbeating
+from knit_workflows.activities.run_starter import RunStarter
 from knit_workflows.activities.search_attributes import search_attributes_known
-from knit_workflows.activities.starting import RunStarter
 from knit_workflows.compute.base import ComputeBackend
 from knit_workflows.contracts.projector import Drained, ProjectorActivities, ProjectorInput
-from knit_workflows.contracts.runs import StopRequest
+from knit_workflows.contracts.runs import StopUpdate
 from knit_workflows.domain.errors import StorageFull
 from knit_workflows.domain.ports import (
     ADMITTED_AT_ONCE,
     AdmissionLimits,
     AdmissionStore,
     ProjectionStore,
-    StopOrder,
+    StopRequest,
 )
 from knit_workflows.settings import EngineSettings
 from knit_workflows.workflows.run import RunWorkflow
@@ -86,7 +86,7 @@ class StoreProjectorActivities(ProjectorActivities):
             async with heartbeating():
                 attributes = await search_attributes_known(client)
                 starter = RunStarter(client, request, self._settings, attributes=attributes)
-                work = self._projection.work(fallback=self._settings.poll_interval)
+                work = self._projection.wake_ups(fallback=self._settings.poll_interval)
                 async with aclosing(work):
                     async for _ in work:
                         await self._round_until_idle(client, starter, tally)
@@ -140,7 +140,7 @@ class StoreProjectorActivities(ProjectorActivities):
 
     async def _deliver_stops(self, client: Client) -> int:
         await self._admission.finish_unstarted()
-        orders = await self._admission.stop_orders()
+        orders = await self._admission.stop_requests()
         delivered = await asyncio.gather(*(_stop(client, order) for order in orders))
         for order, was_delivered in zip(orders, delivered, strict=True):
             if was_delivered:
@@ -148,7 +148,7 @@ class StoreProjectorActivities(ProjectorActivities):
         return sum(delivered)
 
 
-async def _stop(client: Client, order: StopOrder) -> bool:
+async def _stop(client: Client, order: StopRequest) -> bool:
     """Delivers a stop; gives whether its event can be closed."""
     handle = client.get_workflow_handle_for(
         RunWorkflow.run, names.run_workflow(order.key.run_id, order.key.generation)
@@ -156,7 +156,7 @@ async def _stop(client: Client, order: StopOrder) -> bool:
     try:
         await handle.start_update(
             RunWorkflow.stop,
-            StopRequest(fail=order.fail),
+            StopUpdate(fail=order.fail),
             id=f"stop-{order.event_id}",
             wait_for_stage=WorkflowUpdateStage.ACCEPTED,
             rpc_timeout=STOP_TIMEOUT,

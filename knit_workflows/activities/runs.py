@@ -12,11 +12,11 @@ from typing import Final
 from temporalio import activity
 
 from knit_workflows import names
+from knit_workflows.activities.deadlines import StartDeadlines
 from knit_workflows.activities.failures import translated
 from knit_workflows.activities.heartbeat import heartbeating
-from knit_workflows.activities.holdups import STOPPING, Holdups, tell_workflow
 from knit_workflows.activities.observations import observations
-from knit_workflows.activities.patience import Patience
+from knit_workflows.activities.pending_reasons import ENDING, PendingReporter, signal_workflow
 from knit_workflows.compute.base import (
     ENDED,
     ComputeBackend,
@@ -41,7 +41,7 @@ from knit_workflows.domain.ports import (
     MountedData,
     RunExecutionStore,
     RunKey,
-    RunOrder,
+    RunSpec,
     UsedResources,
 )
 from knit_workflows.domain.runs import LOST, STUCK_CODE, Exit, RunStatus
@@ -50,13 +50,9 @@ from knit_workflows.settings import EngineSettings
 log = logging.getLogger(__name__)
 
 CANCELLED: Final = Exit(253, "cancelled in Temporal")
-TELL_AFTER: Final = timedelta(seconds=2)
-"""How long a container has run before its workflow is told."""
-LINGER: Final = timedelta(seconds=1)
-"""How long a launch stays to see the end: activities are what a Run costs, and so a short one costs
-one instead of three."""
-ASK_AGAIN: Final = timedelta(seconds=10)
-"""How often a stop is repeated while the run pod is still there."""
+SIGNAL_AFTER: Final = timedelta(seconds=2)
+"""How long a container has run before its workflow is told: a signal costs a workflow task, which
+the many short Runs need not pay."""
 
 
 class ComputeRunActivities(RunActivities):
@@ -71,31 +67,31 @@ class ComputeRunActivities(RunActivities):
 
     @activity.defn(name="knit.launch_run")
     async def launch_run(self, request: RunRef) -> Progress:
-        """Creates the volumes (→ ready) and the run pod (→ starting); see a short one through.
+        """Creates the volumes (→ ready) and the run pod (→ starting); sees a short Run through.
 
-        Where an earlier attempt stopped, this one goes on: the status in the store says how far
-        it came. Once the Run is starting, no pod is ever created again.
+        A repeated attempt goes on where the last one stopped, as the status in the store says. Once
+        the Run is starting, no pod is ever created again.
         """
         with translated():
             async with heartbeating():
-                order = await self._store.spec(_key(request))
+                spec = await self._store.spec(_key(request))
                 try:
-                    status = await self._launched(order)
+                    status = await self._launched(spec)
                 except BackendRejected as error:
                     status = await self._store.advance(
-                        order.key,
+                        spec.key,
                         RunStatus.ABORTING,
                         cause="refused by the compute back-end",
                         exit=Exit(STUCK_CODE, error.reason),
                     )
-                _log(order.key, status)
+                _log(spec.key, status)
                 progress = Progress(status=status)
                 if status.is_under_way:
-                    # A launch clears what was said before; one found done may have left a word.
-                    launched_now = not order.status.is_under_way
-                    progress = await self._lingered(order.key, progress, nothing_said=launched_now)
+                    # A launch clears the reason on record; an earlier attempt may have left one.
+                    launched_now = not spec.status.is_under_way
+                    progress = await self._seen_through(spec.key, progress, launched_now)
                 if progress.pod_ended:
-                    status = await self._finalized(order.key)
+                    status = await self._finalized(spec.key)
                     progress = progress.model_copy(update={"status": status})
         return progress
 
@@ -105,17 +101,17 @@ class ComputeRunActivities(RunActivities):
         with translated():
             async with AsyncExitStack() as stack:
                 await stack.enter_async_context(heartbeating())
-                holdups = Holdups(self._store, _key(request), nothing_said=False)
-                await stack.enter_async_context(holdups.failures(RunStatus.STARTING))
+                reporter = PendingReporter(self._store, _key(request), nothing_recorded=False)
+                await stack.enter_async_context(reporter.failures(RunStatus.STARTING))
                 changes = await stack.enter_async_context(
-                    aclosing(self._progress(_key(request), holdups))
+                    aclosing(self._progress(_key(request), reporter))
                 )
-                telling: asyncio.Task[None] | None = None
-                stack.callback(lambda: telling and telling.cancel())
+                signalling: asyncio.Task[None] | None = None
+                stack.callback(lambda: signalling and signalling.cancel())
                 async for progress in changes:
                     if not progress.status.is_under_way:
                         return progress
-                    telling = telling or asyncio.create_task(_tell_workflow())
+                    signalling = signalling or asyncio.create_task(_signal_started())
         raise AssertionError("a watch ends only with its pod")
 
     @activity.defn(name="knit.stop_run")
@@ -129,75 +125,79 @@ class ComputeRunActivities(RunActivities):
                     await self._store.advance(
                         key, RunStatus.ABORTING, cause="cancelled in Temporal", exit=CANCELLED
                     )
-                holdups = Holdups(self._store, key, nothing_said=False)
-                async with holdups.failures(*STOPPING):
+                reporter = PendingReporter(self._store, key, nothing_recorded=False)
+                async with reporter.failures(*ENDING):
                     while not await self._stopped(name):
                         log.info(
                             "run pod is still there",
                             extra={"action": "stop_repeated", "run_id": key.run_id},
                         )
-                        await holdups.not_gone()
-                order = await self._store.spec(key)
-        return Stopped(status=order.status)
+                        await reporter.pod_not_gone()
+                spec = await self._store.spec(key)
+        return Stopped(status=spec.status)
 
     @activity.defn(name="knit.finalize_run")
     async def finalize_run(self, request: RunRef) -> Finalized:
-        """Commits the lineage (→ done, failed), then release the run pod."""
+        """Commits the lineage (→ done, failed), then releases the run pod."""
         with translated():
             async with heartbeating():
                 status = await self._finalized(_key(request))
         return Finalized(status=status)
 
-    async def _launched(self, order: RunOrder) -> RunStatus:
-        """Goes on from the status an order has; gives the one reached."""
-        status = order.status
-        holdups = Holdups(self._store, order.key, nothing_said=False)
+    async def _launched(self, spec: RunSpec) -> RunStatus:
+        """Goes on from the status that the Run has; gives the one reached."""
+        status = spec.status
+        reporter = PendingReporter(self._store, spec.key, nothing_recorded=False)
         if status is RunStatus.WAITING:
-            async with holdups.failures(status):
-                await self._create_volumes(order)
-            status = await self._store.advance(order.key, RunStatus.READY, cause="volumes created")
+            async with reporter.failures(status):
+                await self._create_volumes(spec)
+            status = await self._store.advance(spec.key, RunStatus.READY, cause="volumes created")
         if status is RunStatus.READY:
-            async with holdups.failures(status):
-                await self._backend.launch(run_pod(order))
+            async with reporter.failures(status):
+                await self._backend.launch(run_pod(spec))
             status = await self._store.advance(
-                order.key,
+                spec.key,
                 RunStatus.STARTING,
                 cause="run pod created",
-                used=UsedResources(order.resources, order.service_account),
+                used=UsedResources(spec.resources, spec.service_account),
             )
         return status
 
-    async def _lingered(self, key: RunKey, progress: Progress, *, nothing_said: bool) -> Progress:
-        """Sees a short Run through; gives how far one is that takes longer."""
-        holdups = Holdups(self._store, key, nothing_said=nothing_said)
+    async def _seen_through(self, key: RunKey, progress: Progress, launched_now: bool) -> Progress:
+        """Watches for a moment, in which a short Run ends; gives how far the Run has come."""
+        reporter = PendingReporter(self._store, key, nothing_recorded=launched_now)
         async with (
-            holdups.failures(RunStatus.STARTING),
-            aclosing(self._progress(key, holdups, for_=LINGER)) as changes,
+            reporter.failures(RunStatus.STARTING),
+            aclosing(
+                self._progress(key, reporter, duration=self._settings.short_run_wait)
+            ) as changes,
         ):
             async for change in changes:
                 progress = change
         return progress
 
-    async def _create_volumes(self, order: RunOrder) -> None:
-        made = [*order.outputs, *([order.log] if order.log else [])]
+    async def _create_volumes(self, spec: RunSpec) -> None:
+        made = [*spec.outputs, *([spec.log] if spec.log else [])]
         await asyncio.gather(*(self._backend.create_volume(_volume(data)) for data in made))
 
     async def _progress(
-        self, key: RunKey, holdups: Holdups, for_: timedelta | None = None
+        self, key: RunKey, reporter: PendingReporter, duration: timedelta | None = None
     ) -> AsyncGenerator[Progress, None]:
-        """Records what becomes of the run pod, yields each change; ends with the pod or in time."""
+        """Records and yields what happens to the run pod; ends with it, or after `duration`."""
         name = names.run_pod(key.run_id, key.generation)
-        patience = Patience(self._settings.image_pull_deadline, self._settings.start_deadline)
+        deadlines = StartDeadlines(
+            self._settings.image_pull_deadline, self._settings.start_deadline
+        )
         started = False
-        async with aclosing(observations(self._backend, name, patience, for_)) as changes:
-            async for seen in changes:
-                observation = seen.observation
-                if seen.lost_with is not None:
-                    exit = _stuck(name, seen.lost_with)
+        async with aclosing(observations(self._backend, name, deadlines, duration)) as changes:
+            async for pod in changes:
+                observation = pod.observation
+                if pod.expired is not None:
+                    exit = _stuck(name, pod.expired)
                     yield await self._give_up(key, exit, "run pod stuck")
                     return
                 if observation.phase is Phase.PENDING:
-                    await holdups.trouble(observation.start_failure, seen.given_up_at)
+                    await reporter.start_failure(observation.start_failure, pod.deadline)
                 if observation.phase is Phase.ABSENT:
                     yield await self._give_up(key, LOST, "run pod lost")
                     return
@@ -238,18 +238,18 @@ class ComputeRunActivities(RunActivities):
         return _ended_with(key, status, exit, pod_ended=False)
 
     async def _finalized(self, key: RunKey) -> RunStatus:
-        """Ends the Run. Lineage first: a back-end that is away delays only the clean-up."""
+        """Ends the Run: lineage first, so that an unreachable back-end delays only the clean-up."""
         status = await self._store.finalize(key, cause="run pod ended")
         _log(key, status)
         await self._backend.release(names.run_pod(key.run_id, key.generation))
         return status
 
     async def _stopped(self, name: str) -> bool:
-        """Asks for the stop and waits a while; gives whether the pod is gone."""
+        """Stops the pod and waits for a while; gives whether it has gone."""
         await self._backend.stop(name, grace=self._settings.stop_grace)
-        patience = ASK_AGAIN + self._settings.stop_grace
+        timeout = self._settings.stop_retry_interval + self._settings.stop_grace
         try:
-            async with asyncio.timeout(patience.total_seconds()):
+            async with asyncio.timeout(timeout.total_seconds()):
                 async for observation in self._backend.watch(name):
                     if observation.phase is Phase.ABSENT:
                         return True
@@ -258,31 +258,28 @@ class ComputeRunActivities(RunActivities):
         return False
 
 
-async def _tell_workflow() -> None:
-    """Lets the Web UI show a Run that has been running for a while as running.
-
-    A signal costs a workflow task, which the many short Runs shall not pay.
-    """
-    await asyncio.sleep(TELL_AFTER.total_seconds())
-    await tell_workflow("started")
+async def _signal_started() -> None:
+    """Has the Web UI show a Run that has been running for a while as running."""
+    await asyncio.sleep(SIGNAL_AFTER.total_seconds())
+    await signal_workflow("started")
 
 
-def run_pod(order: RunOrder) -> RunPod:
-    """Says what pod carries out a Run; pure."""
+def run_pod(spec: RunSpec) -> RunPod:
+    """Describes the pod that carries out a Run; pure."""
     return RunPod(
-        name=names.run_pod(order.key.run_id, order.key.generation),
-        run_id=order.key.run_id,
-        generation=order.key.generation,
-        plan_id=order.plan_id,
-        image=str(order.image) if order.image else "",
-        inputs=tuple(Mount(data.path, _volume(data)) for data in order.inputs),
-        outputs=tuple(Mount(data.path, _volume(data)) for data in order.outputs),
-        log=_volume(order.log) if order.log else None,
-        entrypoint=order.entrypoint,
-        args=order.args,
-        resources=order.resources,
-        on_node=order.on_node,
-        service_account=order.service_account,
+        name=names.run_pod(spec.key.run_id, spec.key.generation),
+        run_id=spec.key.run_id,
+        generation=spec.key.generation,
+        plan_id=spec.plan_id,
+        image=str(spec.image) if spec.image else "",
+        inputs=tuple(Mount(data.path, _volume(data)) for data in spec.inputs),
+        outputs=tuple(Mount(data.path, _volume(data)) for data in spec.outputs),
+        log=_volume(spec.log) if spec.log else None,
+        entrypoint=spec.entrypoint,
+        args=spec.args,
+        resources=spec.resources,
+        on_node=spec.on_node,
+        service_account=spec.service_account,
     )
 
 

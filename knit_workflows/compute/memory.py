@@ -82,6 +82,11 @@ class MemoryBackend:
         """Names of the pods that were started, in order."""
         return list(self._launches)
 
+    @property
+    def volumes(self) -> list[str]:
+        """The names of the volumes there are, oldest first."""
+        return list(self._volumes)
+
     def pod(self, pod_name: str) -> RunPod:
         """Gives a pod as it was launched; raises KeyError when there is none."""
         return self._entries[pod_name].pod

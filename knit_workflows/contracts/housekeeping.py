@@ -1,4 +1,4 @@
-"""Tidying up: messages and activities of `knit.gc` and `knit.housekeep`."""
+"""Garbage collection and reconciliation: messages and activities of `knit.gc`, `knit.housekeep`."""
 
 from __future__ import annotations
 
@@ -12,42 +12,42 @@ from knit_workflows.contracts.projector import ProjectorInput
 
 
 class HousekeepingInput(Message):
-    """What is too young to be touched, and the Projector that must be there."""
+    """Objects younger than `grace` are left alone; `projector` is started if it does not run."""
 
     projector: ProjectorInput
     grace: timedelta
     heartbeat: timedelta = timedelta(seconds=20)
 
 
-class Tidied(Message):
-    """How many things were dealt with, and how many could not be this time."""
+class HousekeepingResult(Message):
+    """How many objects were dealt with, and how many failed; these are tried again next time."""
 
     done: int = 0
     failed: int = 0
 
 
 class HousekeepingActivities(ABC):
-    """What tidying up does in the world. Each is repeated by the next turn of its schedule."""
+    """What the two workflows do in the world. The next turn of their schedule repeats it."""
 
     @activity.defn(name="knit.collect_garbage")
     @abstractmethod
-    async def collect_garbage(self, request: HousekeepingInput) -> Tidied:
+    async def collect_garbage(self, request: HousekeepingInput) -> HousekeepingResult:
         """Deletes the volumes of Data that were retried or deleted away."""
 
     @activity.defn(name="knit.remove_leftover_pods")
     @abstractmethod
-    async def remove_leftover_pods(self, request: HousekeepingInput) -> Tidied:
+    async def remove_leftover_pods(self, request: HousekeepingInput) -> HousekeepingResult:
         """Removes run pods whose Run is final or has gone on."""
 
     @activity.defn(name="knit.end_lost_transfers")
     @abstractmethod
-    async def end_lost_transfers(self, request: HousekeepingInput) -> Tidied:
-        """Closes transfers that no workflow looks after any more; such an upload has failed."""
+    async def end_lost_transfers(self, request: HousekeepingInput) -> HousekeepingResult:
+        """Closes transfers whose workflow no longer runs; such an upload has failed."""
 
     @activity.defn(name="knit.restart_lost_runs")
     @abstractmethod
-    async def restart_lost_runs(self, request: HousekeepingInput) -> Tidied:
-        """Gives Runs whose workflow was terminated, or is unknown to Temporal, another one.
+    async def restart_lost_runs(self, request: HousekeepingInput) -> HousekeepingResult:
+        """Restarts workflows of Runs that were terminated or that Temporal does not know.
 
-        The Projector too.
+        Starts the Projector too, if it does not run.
         """

@@ -16,9 +16,6 @@ class RunInput(Message):
 
     run_id: str
     generation: int
-    plan_id: str
-    image: str = ""
-    input_ids: tuple[str, ...] = ()
     search_attributes: bool = False
     """Whether the server knows knit's search attributes."""
     compute_queue: str
@@ -63,16 +60,16 @@ class Progress(Message):
     """What cannot be kept of its outputs, in words."""
 
 
-class HeldUp(Message):
-    """What holds a Run up while it has a status; no reason: nothing any more."""
+class Pending(Message):
+    """Why a Run does not go on from a status; an empty reason: nothing keeps it any longer."""
 
     status: RunStatus
     reason: str = ""
 
 
 class StopRun(Message):
-    """Have the run pod gone. `abort` moves a Run that nobody stopped in the store yet to aborting
-    (a cancellation in Temporal)."""
+    """Remove the run pod. `abort` first moves the Run to aborting, if the store does not know of a
+    stop yet (a cancellation in Temporal)."""
 
     run_id: str
     generation: int
@@ -91,8 +88,8 @@ class Finalized(Message):
     status: RunStatus
 
 
-class StopRequest(Message):
-    """A user's stop: as a failure, or as good enough."""
+class StopUpdate(Message):
+    """A user's stop: as a failure, or as a success."""
 
     fail: bool
 
@@ -109,7 +106,7 @@ class RunActivities(ABC):
     @activity.defn(name="knit.launch_run")
     @abstractmethod
     async def launch_run(self, request: RunRef) -> Progress:
-        """Creates the volumes (→ ready) and the run pod (→ starting); see a short one through."""
+        """Creates the volumes (→ ready) and the run pod (→ starting); sees a short Run through."""
 
     @activity.defn(name="knit.watch_run")
     @abstractmethod
@@ -124,7 +121,7 @@ class RunActivities(ABC):
     @activity.defn(name="knit.finalize_run")
     @abstractmethod
     async def finalize_run(self, request: RunRef) -> Finalized:
-        """Commits the lineage (→ done, failed), then release the run pod."""
+        """Commits the lineage (→ done, failed), then releases the run pod."""
 
 
 class EnsureRun(Message):

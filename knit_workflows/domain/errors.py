@@ -6,7 +6,7 @@ KnitError
 ├─ NotFound         DataNotFound, PlanNotFound, RunNotFound       404  never retried
 ├─ Conflict         EquivalentPlan, CyclicPlans, IllegalMove,
 │                   TooManyRuns, DataExists, Superseded,
-│                   TooLarge, UploadUnderWay, UploadKeySpent      409  never retried
+│                   TooLarge, UploadInProgress, IdempotencyKeyConsumed      409  never retried
 ├─ Unavailable      StoreUnavailable, BackendUnavailable,
 │                   EngineUnavailable, TransferNotReady, Busy     503  retried
 │                   StoreFull, EngineFull, StorageFull            507  retried
@@ -90,16 +90,16 @@ class DataExists(Conflict):
     """The Data has content already."""
 
 
-class UploadUnderWay(Conflict):
-    """An upload with this key is under way."""
+class UploadInProgress(Conflict):
+    """An upload with this key is in progress."""
 
 
-class UploadKeySpent(Conflict):
-    """The upload with this key is over, and there is no Data of it."""
+class IdempotencyKeyConsumed(Conflict):
+    """The upload with this key is over and has produced no Data."""
 
 
 class TooLarge(Conflict):
-    """The answer would be larger than the limit allows."""
+    """The response would be larger than the limit allows."""
 
 
 class Superseded(Conflict):

@@ -23,7 +23,7 @@ class Lineage:
     runs: tuple[RunDetail, ...]
 
 
-class Tie(NamedTuple):
+class Edge(NamedTuple):
     """A Data at an input (`into_run`) or output of a Run; `path` is None at its log."""
 
     run_id: RunId
@@ -34,8 +34,8 @@ class Tie(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class LineageGraph:
-    """The same part of the graph as ids alone, nearest first; `ties` go Run by Run, by path."""
+    """The same part of the graph as ids alone, nearest first; `edges` go Run by Run, by path."""
 
     data: tuple[KnitId, ...]
     runs: tuple[RunId, ...]
-    ties: tuple[Tie, ...]
+    edges: tuple[Edge, ...]

@@ -26,7 +26,7 @@ from knit_workflows.domain.plans.model import (
     PlanSpec,
     ResourceChange,
 )
-from knit_workflows.domain.runs import Exit, Holdup, RunDetail, RunEvent, RunQuery, RunStatus
+from knit_workflows.domain.runs import Exit, PendingReason, RunDetail, RunEvent, RunQuery, RunStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class MountedData:
 
 
 @dataclass(frozen=True, slots=True)
-class RunOrder:
+class RunSpec:
     """All that is needed to carry out a Run, as the store has it now.
 
     Inputs (one or more) and outputs (none or more) in path order; `log` is the volume for the log.
@@ -80,7 +80,7 @@ class StartableRun:
 
 
 @dataclass(frozen=True, slots=True)
-class StopOrder:
+class StopRequest:
     """A user's stop on its way to the Run's workflow; `event_id` closes it."""
 
     event_id: int
@@ -104,10 +104,10 @@ ADMITTED_AT_ONCE: Final = 64
 class AdmissionLimits:
     """How many Runs may be under way (ready … aborting) at once; `per_plan` None: no such limit.
 
-    What is held up is not counted in `total`: ten times as many, or 500, may be under way with it,
+    Pending Runs are not counted in `total`; with them ten times as many, or 500, may be under way,
     but of one Plan no more than `total` in any case.
 
-    `held` says why none is to be admitted now, however few there are; empty: nothing is in the way.
+    `held` says why no Run is to be admitted now, however few there are; empty: nothing prevents it.
     """
 
     total: int = 500
@@ -117,7 +117,7 @@ class AdmissionLimits:
 
 @dataclass(frozen=True, slots=True)
 class UsedResources:
-    """What a Run really used, recorded with it when its pod is launched."""
+    """What a Run was really given, recorded when its pod is launched."""
 
     resources: Mapping[str, str]
     service_account: str | None
@@ -125,7 +125,7 @@ class UsedResources:
 
 @dataclass(frozen=True, slots=True)
 class TransferRecord:
-    """One open door to a Data: `endpoint` is empty until the back-end has opened it."""
+    """An open transfer of one Data; `endpoint` is empty until the back-end has opened it."""
 
     transfer_id: str
     knit_id: KnitId
@@ -138,112 +138,166 @@ class TransferRecord:
 
 @dataclass(frozen=True, slots=True)
 class Discarded:
-    """A volume whose Data was retried or deleted away; nobody can ask for it any more."""
+    """A volume whose Data was discarded by a retry or deletion; nothing refers to it any more."""
 
     knit_id: KnitId
     volume: str
 
 
 class DataStore(Protocol):
-    """Looks Data up, and changes their tags. Lists have the orders of the Web API's contract."""
+    """Looks Data up and changes their tags."""
 
     async def find(
         self, query: DataQuery, *, limit: int | None = None, after: str | None = None
     ) -> Sequence[DataDetail]:
-        """By timestamp (none last), then id; after the cursor (or an id), at most `limit`."""
+        """Lists Data by timestamp (those without one last), then id.
+
+        At most `limit`, after the cursor (or id) `after`.
+
+        Raises:
+            InvalidRequest: `after` is not a cursor, or there is no Data of that id.
+        """
 
     async def get(self, knit_id: KnitId) -> DataDetail:
-        """Raises DataNotFound."""
+        """Looks one Data up; raises DataNotFound."""
 
     async def change_tags(self, knit_id: KnitId, change: TagChange) -> DataDetail:
-        """Removals first, then additions; idempotent; re-evaluates the Data if it is done."""
+        """Removes tags, then adds tags; if the Data is done, Runs that this makes possible follow.
+
+        Idempotent.
+
+        Raises:
+            DataNotFound: there is no such Data.
+        """
 
 
 class PlanStore(Protocol):
-    """Registers Plans, looks them up and changes them."""
+    """Registers Plans, looks them up and changes them.
+
+    Changes raise PlanNotFound for built-in Plans too.
+    """
 
     async def register(self, spec: PlanSpec, *, new_runs_limit: int | None) -> PlanDetail:
-        """Raises EquivalentPlan (`see`: its id), CyclicPlans, TooManyRuns (limit None: never)."""
+        """Registers a Plan; the Runs that existing Data make possible follow.
 
-    async def preview(self, spec: PlanSpec, *, most: int) -> PlanPreview:
-        """Says which Runs the Plan would create now, at most `most` of them one by one.
+        Raises:
+            EquivalentPlan: the same Plan is registered already; `see` is its id.
+            CyclicPlans: it would feed itself, perhaps through other Plans.
+            TooManyRuns: it would create more than `new_runs_limit` Runs at once (None: no limit).
+        """
 
-        Nothing is registered. Raises EquivalentPlan and CyclicPlans as `register_plan` does.
+    async def preview(self, spec: PlanSpec, *, limit: int) -> PlanPreview:
+        """Says which Runs a Plan would create now, at most `limit` of them one by one.
+
+        Nothing is registered.
+
+        Raises:
+            EquivalentPlan: the same Plan is registered already; `see` is its id.
+            CyclicPlans: it would feed itself, perhaps through other Plans.
         """
 
     async def find(
         self, query: PlanQuery, *, limit: int | None = None, after: str | None = None
     ) -> Sequence[PlanDetail]:
-        """By id; built-in Plans included."""
+        """Lists Plans by id, built-in ones included; at most `limit`, after the id `after`."""
 
     async def get(self, plan_id: PlanId) -> PlanDetail:
-        """Raises PlanNotFound."""
+        """Looks one Plan up; raises PlanNotFound."""
 
     async def set_active(self, plan_id: PlanId, active: bool) -> PlanDetail:
-        """Moves all its Runs waiting ⇄ deactivated. Raises PlanNotFound for built-in Plans too."""
+        """Activates or deactivates a Plan. Raises PlanNotFound.
+
+        Its Runs move waiting ⇄ deactivated.
+        """
 
     async def change_resources(self, plan_id: PlanId, change: ResourceChange) -> PlanDetail:
-        """Unsets, then sets; without `cpu` or `memory` their defaults hold. For later launches.
+        """Unsets, then sets; without `cpu` or `memory` their defaults apply. For later launches.
 
-        Raises PlanNotFound for built-in Plans too, InvalidQuantity.
+        Raises:
+            PlanNotFound: there is no such Plan of a user's.
+            InvalidQuantity: a value is not a Kubernetes quantity.
         """
 
     async def change_annotations(self, plan_id: PlanId, change: AnnotationChange) -> PlanDetail:
-        """Removals first, then additions; idempotent. Raises PlanNotFound, built-in ones too."""
+        """Removes annotations, then adds some; idempotent. Raises PlanNotFound."""
 
     async def set_service_account(self, plan_id: PlanId, name: str | None) -> PlanDetail:
-        """For later launches; None: none. Raises PlanNotFound for built-in Plans too."""
+        """Sets it for later launches; None: the default one. Raises PlanNotFound."""
 
     async def set_priority(self, plan_id: PlanId, priority: int) -> PlanDetail:
-        """Its waiting Runs, and those to come, go before those of a lower priority.
+        """Sets the priority of its Runs: of those that wait and those to come. Raises PlanNotFound.
 
-        Raises PlanNotFound for built-in Plans too.
+        Interrupted half-way, a second call completes it.
         """
 
 
 class RunStore(Protocol):
-    """Looks Runs up; asks for, stops, retries and deletes them."""
+    """Looks Runs up; requests, stops, retries and deletes them."""
 
     async def find(
         self, query: RunQuery, *, limit: int | None = None, after: str | None = None
     ) -> Sequence[RunDetail]:
-        """By time of the last change, then id. Invalidated Runs only when asked for."""
+        """Lists Runs by time of their last change, then id; invalidated ones only when asked for.
+
+        At most `limit`, after the cursor (or id) `after`.
+
+        Raises:
+            InvalidRequest: `after` is not a cursor, or there is no Run of that id.
+        """
 
     async def get(self, run_id: RunId) -> RunDetail:
-        """Raises RunNotFound. Invalidated Runs are given too."""
+        """Looks one Run up, invalidated or not; raises RunNotFound."""
 
     async def events(self, run_id: RunId) -> Sequence[RunEvent]:
-        """Every change of status, oldest first."""
+        """Lists every change of its status, oldest first; raises RunNotFound."""
 
     async def stop(self, run_id: RunId, *, fail: bool) -> RunDetail:
-        """Marks a Run aborting (fail) or completing, records the exit, orders its stop.
+        """Marks a Run aborting (`fail`) or completing, records its exit and requests its stop.
 
-        Raises IllegalMove as the stop matrix says. While it is so already: changes nothing.
+        A second call with the same `fail` changes nothing.
+
+        Raises:
+            RunNotFound: there is no such Run.
+            IllegalMove: its status does not allow it, as `MOVES` says.
         """
 
     async def retry(self, run_id: RunId) -> RunDetail:
-        """Carries out a done or failed Run once more: next generation, new output Data.
+        """Runs a done or failed Run once more: next generation, new output Data.
 
-        Waiting again, or deactivated under an inactive Plan. Its former outputs are discarded.
-        Raises RunNotFound (for a deleted one too), IllegalMove as `spec/run-lifecycle.md` §5 says.
+        It is waiting again, or deactivated under an inactive Plan. Its previous outputs are
+        discarded.
+
+        Raises:
+            RunNotFound: there is no such Run, or it has been deleted.
+            IllegalMove: it has not finished, is an upload, or its outputs are in use.
         """
 
     async def delete(self, run_id: RunId) -> None:
         """Deletes a Run that is waiting, deactivated, done or failed, and discards its outputs.
 
         One with inputs leaves a tombstone (invalidated), so that it never runs again; an upload
-        vanishes. Raises RunNotFound (for a deleted one too), IllegalMove.
+        vanishes.
+
+        Raises:
+            RunNotFound: there is no such Run, or it has been deleted.
+            IllegalMove: it has not finished, or its outputs are in use.
         """
 
     async def ensure(self, plan_id: PlanId, inputs: Mapping[str, KnitId]) -> RunKey:
-        """Gives the Run of exactly these inputs (path → Data), creating it when there is none.
+        """Gives the Run of a Plan with exactly these inputs (path → Data), creating it if need be.
 
-        Raises PlanNotFound, DataNotFound, InvalidRequest when a path is missing, unknown, or the
-        Data does not satisfy it.
+        Raises:
+            PlanNotFound: there is no such Plan.
+            DataNotFound: one of the Data does not exist.
+            InvalidRequest: a path is missing or unknown, or a Data does not satisfy its input.
         """
 
     async def wait_final(self, run_id: RunId, *, fallback: timedelta) -> RunDetail:
-        """Waits until the Run is final; by NOTIFY, re-read every `fallback`."""
+        """Waits for a notification that the Run is final, re-reading it every `fallback`.
+
+        Raises:
+            RunNotFound: there is no such Run, or it has been deleted.
+        """
 
 
 class LineageStore(Protocol):
@@ -252,29 +306,38 @@ class LineageStore(Protocol):
     async def get(
         self, knit_id: KnitId, *, upstream: int | None, downstream: int | None, limit: int
     ) -> Lineage:
-        """Gives what a Data came from and what came of it, so many Runs deep (None: all).
+        """Gives what a Data came from and what was made of it, so many Runs deep (None: all).
 
-        Raises DataNotFound, TooLarge beyond `limit` Data or Runs.
+        Raises:
+            DataNotFound: there is no such Data.
+            TooLarge: there are more than `limit` Data or Runs.
         """
 
     async def graph(
         self, knit_id: KnitId, *, upstream: int | None, downstream: int | None, limit: int
     ) -> LineageGraph:
-        """Gives the same part of the graph as ids alone; for large ones."""
+        """Gives the same as ids alone, some thirty times faster; raises the same."""
 
 
 class CompletionStore(Protocol):
-    """Completes what stands on a command line."""
+    """Completes ids and tags on a command line."""
 
     async def find(self, noun: Noun, prefix: str, *, limit: int) -> Sequence[Completion]:
-        """Gives at most so many ids, tags or keys that begin like this, at once however many."""
+        """Gives at most `limit` ids, tags or keys that begin with `prefix`.
+
+        Without a prefix the newest ids come first, otherwise all are ordered by value; tags and
+        keys are taken from the 100,000 newest tags. Takes the same time however many there are.
+        """
 
 
 class RunExecutionStore(Protocol):
-    """What carrying out a Run needs."""
+    """Moves a Run from step to step. Every call may be repeated.
 
-    async def spec(self, key: RunKey) -> RunOrder:
-        """Gives everything needed to launch. Raises RunNotFound, Superseded."""
+    Every call raises RunNotFound, and Superseded when the Run has a later generation.
+    """
+
+    async def spec(self, key: RunKey) -> RunSpec:
+        """Gives everything needed to launch a Run."""
 
     async def advance(
         self,
@@ -289,32 +352,33 @@ class RunExecutionStore(Protocol):
     ) -> RunStatus:
         """Moves a Run to `target` if that is legal from its status; gives its status afterwards.
 
-        The same target again, or a target that is no longer legal (e.g. the user stopped the Run
-        meanwhile), changes nothing: callers look at the answer. `exit` and `notes` (sentences
-        about its outputs) are recorded only with a real move. Not for final statuses: see
-        `finalize`. Raises RunNotFound, Superseded.
+        The same target again, or one that is no longer legal (e.g. because the user stopped the Run
+        meanwhile), changes nothing: callers look at the status they get. `exit` and `notes`
+        (sentences about its outputs) are recorded only with a real move. Not for final statuses:
+        see `finalize`.
         """
 
-    async def hold_up(self, key: RunKey, holdup: Holdup | None, *, at: RunStatus) -> bool:
-        """Records what keeps a Run from starting, or from ending (None: nothing any more).
+    async def hold_up(self, key: RunKey, reason: PendingReason | None, *, at: RunStatus) -> bool:
+        """Records why a Run does not start, or does not end; None: nothing keeps it any longer.
 
-        Changes nothing unless its status is `at`, nor when it is the same kind and code again.
-        Every real move of the Run clears it. Gives whether it was news, which is kept in
-        the Run's history: another kind or code than before, and not too many of them so far.
-        Raises RunNotFound, Superseded.
+        Changes nothing unless its status is `at`, nor if kind and code are those on record. Every
+        real move of the Run clears the reason. Tells whether it was news, which goes into the Run's
+        history: another kind or code than before, up to a bound per generation.
         """
 
     async def finalize(self, key: RunKey, *, cause: str) -> RunStatus:
-        """Makes a completing Run done, an aborting one failed; gives the final status.
+        """Makes a completing Run done and an aborting one failed; gives the final status.
 
-        One transaction: status, timestamp of every output and log Data, run_event, and for done
-        one outbox event per Data. Final already: the same answer, nothing changed.
-        Raises IllegalMove when the Run is neither.
+        One transaction: status, timestamp of every output and log Data, run_event, and for a done
+        Run one outbox event per Data. A second call changes nothing and gives the same.
+
+        Raises:
+            IllegalMove: the Run is neither.
         """
 
 
 class TransferStore(Protocol):
-    """What uploads and downloads need."""
+    """Records uploads and downloads."""
 
     async def begin_upload(
         self, transfer_id: str, run_id: RunId, knit_id: KnitId
@@ -322,78 +386,84 @@ class TransferStore(Protocol):
         """Makes the Run of `knit#uploaded` (running), its Data, and the transfer's row.
 
         The ids come from the caller; the same ids again give the same record.
+
+        Raises:
+            NotFound: the transfer has been closed already, or its Data is being deleted.
+            DataExists: the Data belongs to another transfer.
         """
 
     async def begin_download(self, transfer_id: str, knit_id: KnitId) -> TransferRecord:
-        """Makes the row of a READ transfer. Raises DataNotFound. Again: the same record."""
+        """Makes the row of a READ transfer, or finds it; raises DataNotFound."""
 
     async def get(self, transfer_id: str) -> TransferRecord:
-        """Gives a transfer. Raises NotFound."""
+        """Gives a transfer; raises NotFound."""
 
     async def opened(self, transfer_id: str, endpoint: str) -> None:
-        """Records where the transfer answers."""
+        """Records the transfer's endpoint. Closed meanwhile: changes nothing."""
 
     async def closed(self, transfer_id: str) -> None:
-        """Removes the transfer's row. Gone already: fine."""
+        """Removes the transfer's row. A second call changes nothing."""
 
 
 class ProjectionStore(Protocol):
     """Turns commits into Runs."""
 
     async def project(self, *, page_size: int) -> Projection | None:
-        """Takes one outbox event (skipping those other processes hold), creates the Runs it means.
+        """Takes one outbox event and creates the Runs it means.
 
-        One transaction per call. An event that means more than `page_size` Runs keeps its cursor
-        and is taken again. None: no event is waiting.
+        One transaction per call; events that other processes hold are skipped. An event that means
+        more than `page_size` Runs keeps its position and is taken again. None: no event is waiting.
         """
 
-    def work(self, *, fallback: timedelta) -> AsyncGenerator[None, None]:
+    def wake_ups(self, *, fallback: timedelta) -> AsyncGenerator[None, None]:
         """Yields at once, then whenever there may be work: on NOTIFY, or after `fallback`."""
 
 
 class AdmissionStore(Protocol):
-    """Starts the workflows of Runs, and hands stops to them."""
+    """Decides which Runs are started, and hands out the stops to deliver."""
 
     async def admit(self, limits: AdmissionLimits) -> Sequence[StartableRun]:
         """Admits waiting Runs of active Plans up to the limits, at most `ADMITTED_AT_ONCE`.
 
-        Higher priority first; then those of the Plan with fewer Runs under way; then older ones.
-        Gives all admitted Runs whose workflow is not known to have been started, those admitted
-        earlier (by a process that died since) too.
+        Higher priority first, then those of the Plan with fewer Runs under way, then older ones.
+        Gives all admitted Runs whose workflow is not known to have been started, including those
+        that were admitted by a process that has died. Callers repeat it until it gives none.
         """
 
     async def started(self, keys: Sequence[RunKey]) -> None:
-        """Records that these Runs' workflows exist."""
+        """Records that the workflows of these Runs exist."""
 
-    async def stop_orders(self) -> Sequence[StopOrder]:
-        """Gives stops to deliver, oldest first; only of Runs whose workflow has been started."""
+    async def stop_requests(self) -> Sequence[StopRequest]:
+        """Gives the stops to deliver, oldest first; only of Runs with a started workflow."""
 
     async def close_event(self, event_id: int) -> None:
-        """Removes a delivered event."""
+        """Removes a delivered event. A second call changes nothing."""
 
     async def finish_unstarted(self) -> int:
-        """Finalizes aborting Runs that never were admitted; gives how many."""
+        """Finalizes aborting Runs that were never admitted; gives how many."""
 
 
 class HousekeepingStore(Protocol):
-    """What tidying up needs; `older_than` keeps it away from what others are just working on."""
+    """Finds what to collect and reconcile; gives nothing younger than `older_than`."""
 
     async def discarded(self, *, older_than: timedelta, limit: int) -> Sequence[Discarded]:
-        """Gives volumes to delete, those discarded first before the others."""
+        """Gives volumes to delete, in the order in which they were discarded."""
 
     async def collected(self, knit_ids: Sequence[KnitId]) -> None:
-        """Records that these volumes are gone. Recorded already: fine."""
+        """Records that these volumes are gone. A second call changes nothing."""
 
     async def under_way(
         self, *, older_than: timedelta, after: RunId | None, limit: int
     ) -> Sequence[StartableRun]:
-        """Gives Runs that are not final, whose workflow was started, and that have not changed for
-        some time; by id, after the cursor."""
+        """Gives unfinished Runs whose workflow was started and that have not changed lately.
+
+        At most `limit`, by id, after the id `after`.
+        """
 
     async def over(self, keys: Sequence[RunKey], *, older_than: timedelta) -> frozenset[RunKey]:
-        """Says which of these executions are over: their Run is final or has gone on for a while.
+        """Selects the executions whose Run is final or in a later generation.
 
-        Of a Run that is not there at all nothing is said: it may be another installation's.
+        Runs that do not exist are left out: they may belong to another installation.
         """
 
     async def stale_transfers(self, *, older_than: timedelta) -> Sequence[TransferRecord]:
@@ -417,7 +487,7 @@ class ApiStore(Protocol):
     def transfers(self) -> TransferStore: ...  # noqa: D102
 
     async def ping(self) -> None:
-        """Answers when the database does."""
+        """Returns if the database answers."""
 
     async def aclose(self) -> None:
         """Closes all connections."""
@@ -436,4 +506,4 @@ class Store(ApiStore, Protocol):
     def housekeeping(self) -> HousekeepingStore: ...  # noqa: D102
 
     async def open(self) -> None:
-        """Connects; nothing is opened before. Called once per process."""
+        """Connects; called once per process, before anything else."""

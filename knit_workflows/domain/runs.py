@@ -185,7 +185,7 @@ class Waiting:
 
 
 @dataclass(frozen=True, slots=True)
-class Holdup:
+class PendingReason:
     """What keeps a Run from starting, as a back-end tells it; `until` is when knit gives it up.
 
     `message` becomes one line of at most 1024 characters: it may be a program's output.

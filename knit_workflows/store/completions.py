@@ -19,18 +19,14 @@ _ID_FORM: Final = "00000000-0000-0000-0000-000000000000"
 _HEX: Final = re.compile(r"[0-9a-f-]*")
 
 
-class CompletionCatalogue:
-    """The part of the store that completions are read with."""
+class PostgresCompletionStore:
+    """Implements `ports.CompletionStore`."""
 
     def __init__(self, db: Database) -> None:
         self._db = db
 
     async def find(self, noun: Noun, prefix: str, *, limit: int) -> Sequence[Completion]:
-        """Gives at most so many things of a kind that begin like this.
-
-        Without a beginning those that are newest, else by value; tags and keys always by value,
-        among the 100,000 newest tags.
-        """
+        """See the port."""
         if noun in (Noun.TAGS, Noun.KEYS):
             asked = {"prefix": prefix, "limit": limit, "looked_at": _TAGS_LOOKED_AT}
             return await self._completed(noun.value, asked)

@@ -1,15 +1,15 @@
 """Connections to PostgreSQL: the pool, transactions, what is retried, and what an error means.
 
-psycopg is used directly: its own overhead is a third of that of an ORM's engine, and most calls
-are one statement, which needs no transaction around it. READ COMMITTED throughout.
+psycopg is used directly: it has a third of the overhead of an ORM's engine, and most calls are a
+single statement, which needs no transaction. The pool is ours because it is cheaper and fails at
+once with the cause (docs/decisions/0015). The isolation level is READ COMMITTED throughout.
 """
 
 from __future__ import annotations
 
 import asyncio
-import random
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -23,6 +23,7 @@ from psycopg.types.json import set_json_loads
 from psycopg.types.string import TextLoader
 from pydantic_core import from_json
 
+from knit_workflows.backoff import Backoff
 from knit_workflows.disk import DiskSpace, Reserve
 from knit_workflows.domain.errors import StoreFull, StoreUnavailable
 
@@ -32,25 +33,24 @@ Params = Mapping[str, Any]
 SERIALIZATION_FAILURE: Final = "40001"
 DEADLOCK_DETECTED: Final = "40P01"
 FOREIGN_KEY_VIOLATION: Final = "23503"
-"""A row it refers to was deleted after it had been seen: looking again tells."""
+"""A row was deleted between being read and being referred to; another attempt sees that."""
 _TRANSIENT: Final = frozenset({SERIALIZATION_FAILURE, DEADLOCK_DETECTED, FOREIGN_KEY_VIOLATION})
 _ATTEMPTS: Final = 10
 _UNAVAILABLE_CLASSES: Final = ("08", "28", "53", "57", "58", "3D")
 """SQLSTATE classes: connection, authorization, resources, operator, system, no such database."""
 _READ_ONLY: Final = "25006"
-"""A stand-by answers during a failover."""
+"""A standby answered, during a failover."""
 _DISK_FULL: Final = "53100"
 _NO_SPACE: Final = re.compile(r"no space left on device|disk quota exceeded", re.IGNORECASE)
-_AFTER_GIVING_SECONDS: Final = (0.1, 0.3, 1.0, 3.0, 3.0, 3.0, 3.0, 3.0)
-"""How long to wait after each slice of the reserve."""
-_PATIENCE_SECONDS: Final = 30.0
-"""How long a call waits for a free connection, and for a new one to be made."""
+_RESERVE_PAUSES: Final = (0.1, 0.3, 1.0, 3.0, 3.0, 3.0, 3.0, 3.0)
+_TIMEOUT_SECONDS: Final = 30.0
+"""How long a call waits for a free connection, and for a new one to be opened."""
 
 
 class Session:
     """One connection in use; every method is one statement and one round trip.
 
-    `memory` is this database's: what modules have read and need not read again, by names of theirs.
+    `memory` is a cache that all sessions of a `Database` share; modules use their own keys.
     """
 
     __slots__ = ("_connection", "memory")
@@ -76,63 +76,70 @@ class Session:
 
 
 class Database:
-    """A pool of at most `size` connections, and the only way to use them."""
+    """A pool of at most `size` connections; the only way to use one."""
 
     def __init__(
-        self, url: str, size: int, *, folder: Path | None = None, reserve: Path | None = None
+        self,
+        url: str,
+        size: int,
+        *,
+        folder: Path | None = None,
+        reserve: Path | None = None,
+        reserve_pauses: Sequence[float] = _RESERVE_PAUSES,
     ) -> None:
-        """See `StoreSettings` for folder and reserve."""
+        """`reserve_pauses`: seconds to wait after each slice; for the rest see `StoreSettings`."""
         self._url = url
         self._folder = folder
         self._reserve = Reserve(reserve) if reserve else None
+        self._reserve_pauses = reserve_pauses
         self._slots = asyncio.Semaphore(size)
         self._idle: list[AsyncConnection[Any]] = []
         self._memory: dict[str, Any] = {}
         self._closed = False
 
     async def aclose(self) -> None:
-        """Closes the idle connections; those in use are closed when they are given back."""
+        """Closes idle connections now, and those in use when they are returned."""
         self._closed = True
         await self.drop_idle()
 
     async def drop_idle(self) -> None:
-        """Closes the idle connections: others of the same age are likely to be dead too."""
+        """Closes idle connections; after an outage they are likely to be dead too."""
         while self._idle:
             await self._idle.pop().close()
 
     async def rows(self, query: str, params: Params | None = None) -> list[Any]:
-        """Runs one statement by itself; repeated when it lost a race or found a dead connection."""
+        """Runs a single statement; retried after a lost race or on a dead connection."""
         return await self._attempt(lambda session: session.rows(query, params), bare=True)
 
     async def row(self, query: str, params: Params | None = None) -> Any:
-        """Runs one statement by itself as `rows` does; returns its first row or None."""
+        """Runs a single statement as `rows` does; returns its first row or None."""
         return await self._attempt(lambda session: session.row(query, params), bare=True)
 
     async def do(self, query: str, params: Params | None = None) -> int:
-        """Runs one statement by itself as `rows` does; returns how many rows it changed."""
+        """Runs a single statement as `rows` does; returns how many rows it changed."""
         return await self._attempt(lambda session: session.do(query, params), bare=True)
 
     async def reading(self, work: Callable[[Session], Awaitable[T]]) -> T:
         """Runs several reading statements on one connection, without a transaction.
 
-        Each sees its own snapshot: `work` must bear with rows that have gone in between.
+        Each has its own snapshot: `work` must cope with rows that disappear in between.
         """
         return await self._attempt(work, bare=True)
 
     async def transaction(self, work: Callable[[Session], Awaitable[T]]) -> T:
-        """Runs `work` in a transaction; it is run again from the start when it lost a race.
+        """Runs `work` in a transaction, and again from its start after a lost race.
 
-        `work` must therefore change nothing but the database.
+        So `work` must have no side effects outside the database.
         """
         return await self._attempt(work, bare=False)
 
     async def freeing(self, work: Callable[[Session], Awaitable[T]]) -> T:
-        """Runs `work`, of which room comes, as `transaction` does; it may use the reserve for it.
+        """Runs `work`, which frees disk space, as `transaction` does; it may use up the reserve.
 
-        Not in a hurry: programs that eat what is given back pause after some seconds, and a server
-        that died of the full disk comes back.
+        It pauses after each slice: programs that fill the disk are paused within seconds, and a
+        server that crashed on the full disk restarts.
         """
-        for pause in _AFTER_GIVING_SECONDS:
+        for pause in self._reserve_pauses:
             try:
                 return await self.transaction(work)
             except StoreFull:
@@ -143,12 +150,13 @@ class Database:
 
     async def _attempt(self, work: Callable[[Session], Awaitable[T]], *, bare: bool) -> T:
         stale = False
+        backoff = Backoff(0.01, 0.32)
         for attempt in range(_ATTEMPTS):
             try:
                 return await self._once(work, bare=bare)
             except _Lost as lost:
-                # A pooled connection may have died while idle: one more try on a new one. A lost
-                # COMMIT is not tried again: it may have worked.
+                # A pooled connection may have died while idle: retry once, on a new one. A lost
+                # COMMIT is not retried: it may have worked.
                 if stale or lost.committing or is_disk_full(lost.cause):
                     raise unavailable(lost.cause, self._folder) from lost.cause
                 stale = True
@@ -157,7 +165,7 @@ class Database:
                     raise unavailable(cause, self._folder) from cause
                 if cause.sqlstate not in _TRANSIENT or attempt == _ATTEMPTS - 1:
                     raise
-                await asyncio.sleep(random.uniform(0, 0.01 * 2 ** min(attempt, 5)))
+                await asyncio.sleep(backoff.next())
         raise AssertionError("unreachable")
 
     async def _once(self, work: Callable[[Session], Awaitable[T]], *, bare: bool) -> T:
@@ -181,7 +189,7 @@ class Database:
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[AsyncConnection[Any]]:
         try:
-            async with asyncio.timeout(_PATIENCE_SECONDS):
+            async with asyncio.timeout(_TIMEOUT_SECONDS):
                 await self._slots.acquire()
         except TimeoutError as cause:
             raise StoreUnavailable("all connections to the database are busy") from cause
@@ -202,7 +210,7 @@ class Database:
         return await connect(self._url, self._folder)
 
     async def _give_back(self, connection: AsyncConnection[Any]) -> None:
-        # Anything but idle means that a call was torn out of the middle of a transaction.
+        # Not idle: a call was cancelled in the middle of a transaction.
         sound = connection.info.transaction_status == TransactionStatus.IDLE
         if sound and not self._closed:
             self._idle.append(connection)
@@ -210,7 +218,7 @@ class Database:
             await connection.close()
 
 
-class _Lost(Exception):  # a signal between two functions here, never seen outside
+class _Lost(Exception):  # passed between two functions here, never seen outside
     def __init__(self, cause: psycopg.Error, committing: bool) -> None:
         super().__init__()
         self.cause = cause
@@ -218,9 +226,12 @@ class _Lost(Exception):  # a signal between two functions here, never seen outsi
 
 
 async def connect(url: str, folder: Path | None = None) -> AsyncConnection[Any]:
-    """Opens one connection in autocommit mode, with ids as text; raises StoreUnavailable.
+    """Opens a connection in autocommit mode, with ids as text.
 
     `folder` is the database's, if it is on this machine.
+
+    Raises:
+        StoreUnavailable: it cannot be opened.
     """
     url = url.replace("postgresql+psycopg:", "postgresql:", 1)
     try:
@@ -228,8 +239,8 @@ async def connect(url: str, folder: Path | None = None) -> AsyncConnection[Any]:
             url,
             autocommit=True,
             row_factory=namedtuple_row,
-            connect_timeout=int(_PATIENCE_SECONDS),
-            # Who only listens would otherwise notice a vanished server after two hours.
+            connect_timeout=int(_TIMEOUT_SECONDS),
+            # Without keepalives a listening connection notices a vanished server after two hours.
             keepalives_idle=30,
             keepalives_interval=10,
             keepalives_count=3,
@@ -246,12 +257,12 @@ def _session_options(url: str) -> dict[str, Any]:
     """Gives the session parameters, unless the URL has some of its own."""
     if "options" in parse_qs(urlsplit(url).query):
         return {}
-    # Compiling costs more than any of our statements; UTC makes instants comparable at sight.
+    # JIT compilation costs more than any of our statements saves.
     return {"options": "-c jit=off -c timezone=UTC"}
 
 
 def is_outage(error: psycopg.Error) -> bool:
-    """Says whether an error means that the database is away, rather than that we have a bug."""
+    """Says whether an error means that the database is unavailable, rather than a bug of ours."""
     state = error.sqlstate
     if state is None:
         return isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
@@ -259,15 +270,15 @@ def is_outage(error: psycopg.Error) -> bool:
 
 
 def is_disk_full(error: psycopg.Error) -> bool:
-    """Says whether the server tells that its disk is full."""
-    # A server that refuses a connection gives no code, only its words.
+    """Says whether the server reports that its disk is full."""
+    # A refused connection has no SQLSTATE, only a message.
     return error.sqlstate == _DISK_FULL or bool(_NO_SPACE.search(str(error)))
 
 
 def unavailable(cause: psycopg.Error, folder: Path | None = None) -> StoreUnavailable:
-    """Makes the error that says that the database is away, or that its disk is full.
+    """Makes the error that says that the database is unavailable, or that its disk is full.
 
-    A server that died of a full disk does not answer: with its `folder` we look for ourselves.
+    A server that crashed on a full disk cannot say so: given its `folder`, we look at the disk.
     """
     said = " ".join(str(cause).split()) or type(cause).__name__
     if is_disk_full(cause) or DiskSpace.if_almost_full(folder):

@@ -16,32 +16,32 @@ _SQL: Final = named_sql.beside(__file__)
 _UNDER_WAY: Final = of_runs_to_start(_SQL["under_way"])
 
 
-class Housekeeping:
-    """The part of the store that tidying up uses."""
+class PostgresHousekeepingStore:
+    """Implements `ports.HousekeepingStore`."""
 
     def __init__(self, db: Database) -> None:
         self._db = db
 
     async def discarded(self, *, older_than: timedelta, limit: int) -> Sequence[Discarded]:
-        """Gives volumes to delete, those discarded first before the others."""
+        """See the port."""
         rows = await self._db.rows(_SQL["discarded"], {"older_than": older_than, "limit": limit})
         return [Discarded(KnitId(row.knit_id), row.volume) for row in rows]
 
     async def collected(self, knit_ids: Sequence[KnitId]) -> None:
-        """Records that these volumes are gone. Recorded already: fine."""
+        """See the port."""
         await self._db.do(_SQL["collected"], {"knit_ids": list(knit_ids)})
 
     async def under_way(
         self, *, older_than: timedelta, after: RunId | None, limit: int
     ) -> Sequence[StartableRun]:
-        """Gives Runs that should have a workflow and have been quiet for a while, by id."""
+        """See the port."""
         rows = await self._db.rows(
             _UNDER_WAY, {"older_than": older_than, "after": after, "limit": limit}
         )
         return [startable_run(row) for row in rows]
 
     async def over(self, keys: Sequence[RunKey], *, older_than: timedelta) -> frozenset[RunKey]:
-        """Says which of these executions have been over for a while."""
+        """See the port."""
         rows = await self._db.rows(
             _SQL["over"],
             {
@@ -53,6 +53,6 @@ class Housekeeping:
         return frozenset(RunKey(RunId(row.run_id), row.generation) for row in rows)
 
     async def stale_transfers(self, *, older_than: timedelta) -> Sequence[TransferRecord]:
-        """Gives all transfers that were opened some time ago, oldest first."""
+        """See the port."""
         rows = await self._db.rows(_SQL["stale_transfers"], {"older_than": older_than})
         return [TransferRecord(**row._asdict()) for row in rows]

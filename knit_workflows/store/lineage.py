@@ -7,7 +7,7 @@ from typing import Final
 
 from knit_workflows.domain.errors import TooLarge
 from knit_workflows.domain.ids import KnitId, RunId, is_id
-from knit_workflows.domain.lineage import Lineage, LineageGraph, Tie
+from knit_workflows.domain.lineage import Edge, Lineage, LineageGraph
 from knit_workflows.domain.runs import RunDetail
 from knit_workflows.store import named_sql
 from knit_workflows.store.connection import Database, Session
@@ -21,8 +21,8 @@ _ALL: Final = 2_147_483_647
 """More hops than any lineage has."""
 
 
-class LineageCatalogue:
-    """The part of the store that lineage is read with."""
+class PostgresLineageStore:
+    """Implements `ports.LineageStore`."""
 
     def __init__(self, db: Database) -> None:
         self._db = db
@@ -30,10 +30,7 @@ class LineageCatalogue:
     async def get(
         self, knit_id: KnitId, *, upstream: int | None, downstream: int | None, limit: int
     ) -> Lineage:
-        """Gives what a Data came from and what came of it, so many Runs deep (None: all).
-
-        Raises DataNotFound, TooLarge beyond `limit` Data or Runs.
-        """
+        """See the port."""
 
         async def read(session: Session) -> Lineage:
             run_ids = await _walk(session, knit_id, upstream, downstream, limit)
@@ -46,13 +43,13 @@ class LineageCatalogue:
     async def graph(
         self, knit_id: KnitId, *, upstream: int | None, downstream: int | None, limit: int
     ) -> LineageGraph:
-        """Gives the same part of the graph as ids alone, some thirty times as fast."""
+        """See the port."""
 
         async def read(session: Session) -> LineageGraph:
             run_ids = await _walk(session, knit_id, upstream, downstream, limit)
-            ties = await _ties(session, run_ids)
-            knit_ids = _distinct(knit_id, (tie.knit_id for tie in ties), limit)
-            return LineageGraph(tuple(knit_ids), tuple(map(RunId, run_ids)), tuple(ties))
+            edges = await _edges(session, run_ids)
+            knit_ids = _distinct(knit_id, (edge.knit_id for edge in edges), limit)
+            return LineageGraph(tuple(knit_ids), tuple(map(RunId, run_ids)), tuple(edges))
 
         return await self._db.reading(read)
 
@@ -78,13 +75,13 @@ async def _walk(
     return run_ids
 
 
-async def _ties(session: Session, run_ids: list[str]) -> list[Tie]:
+async def _edges(session: Session, run_ids: list[str]) -> list[Edge]:
     """Gives what the Runs have at their inputs and outputs, Run by Run in this order."""
     if not run_ids:
         return []
-    row = await session.row(_SQL["ties"], {"run_ids": id_array(run_ids)})
+    row = await session.row(_SQL["edges"], {"run_ids": id_array(run_ids)})
     columns = (row.run_ids, row.knit_ids, row.paths, row.into_run)
-    return list(map(Tie, *columns)) if row.run_ids else []
+    return list(map(Edge, *columns)) if row.run_ids else []
 
 
 def _hops(wanted: int | None) -> int:

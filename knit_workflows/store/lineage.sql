@@ -56,14 +56,14 @@ WITH RECURSIVE walk (up, run_id, hop) AS (
 SELECT array_agg(run_id)::text[] AS run_ids
   FROM (SELECT run_id FROM walk WHERE run_id IS NOT NULL LIMIT %(most)s) AS found
 
--- name: ties
+-- name: edges
 
 -- What these Runs have at their inputs and outputs (the log's path is none), in the order of the
 -- ids, inputs first; a column is an array, since ten thousand rows would take longer to read.
 -- OFFSET 0 keeps the lookups apart: for ten thousand Runs the planner would read all Data instead.
 WITH wanted AS (
     SELECT * FROM unnest(%(run_ids)s::uuid[]) WITH ORDINALITY AS w (run_id, place)
-), tie AS (
+), edge AS (
     SELECT w.place, w.run_id, true AS into_run, i.position, i.path, used.knit_id
       FROM wanted w
      CROSS JOIN LATERAL (
@@ -83,4 +83,4 @@ SELECT array_agg(run_id)::text[] AS run_ids,
        array_agg(knit_id)::text[] AS knit_ids,
        array_agg(path) AS paths,
        array_agg(into_run) AS into_run
-  FROM (SELECT * FROM tie ORDER BY place, into_run DESC, position) AS ordered
+  FROM (SELECT * FROM edge ORDER BY place, into_run DESC, position) AS ordered

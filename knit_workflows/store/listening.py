@@ -1,4 +1,4 @@
-"""The one connection of a process that listens, shared by all who wait for a notification."""
+"""The one connection of a process that listens, shared by everything that waits for a NOTIFY."""
 
 from __future__ import annotations
 
@@ -13,59 +13,60 @@ import psycopg
 from psycopg import sql
 
 from knit_workflows import names
+from knit_workflows.backoff import Backoff
 from knit_workflows.domain.errors import StoreUnavailable
 from knit_workflows.store.connection import connect
 
 _log = logging.getLogger(__name__)
 
 _CHANNELS: Final = (names.OUTBOX_CHANNEL, names.RUN_CHANNEL)
-_FIRST_DELAY_SECONDS: Final = 0.1
-_LAST_DELAY_SECONDS: Final = 5.0
+_FIRST_RETRY_SECONDS: Final = 0.1
+_LAST_RETRY_SECONDS: Final = 5.0
 
 
-class Bell:
-    """Rings for one waiter; rings that come while nobody waits are heard by the next wait."""
+class Subscription:
+    """Wakes one waiter; a notification that arrives between two waits ends the next at once."""
 
     def __init__(self) -> None:
-        self._rung = asyncio.Event()
+        self._notified = asyncio.Event()
 
-    def ring(self) -> None:
-        """Wakes the waiter, or lets its next wait return at once."""
-        self._rung.set()
+    def notify(self) -> None:
+        """Ends the present wait, or the next one."""
+        self._notified.set()
 
-    async def wait(self, patience: timedelta) -> None:
-        """Returns when the bell has rung since the last wait, or after `patience`."""
+    async def wait(self, timeout: timedelta) -> None:
+        """Returns once there has been a notification since the last wait, or after `timeout`."""
         with suppress(TimeoutError):
-            async with asyncio.timeout(patience.total_seconds()):
-                await self._rung.wait()
-        self._rung.clear()
+            async with asyncio.timeout(timeout.total_seconds()):
+                await self._notified.wait()
+        self._notified.clear()
 
 
 class Listener:
-    """Listens from the first subscription on; survives lost connections.
+    """Listens from the first subscription on, and reconnects after an outage.
 
-    After reconnecting every bell rings: notifications of the meantime are gone.
+    Reconnected, it wakes every subscription: notifications sent meanwhile are lost.
     """
 
     def __init__(self, url: str) -> None:
         self._url = url
-        self._bells: dict[tuple[str, str | None], set[Bell]] = {}
+        self._subscriptions: dict[tuple[str, str | None], set[Subscription]] = {}
         self._task: asyncio.Task[None] | None = None
 
     @contextmanager
-    def subscribed(self, channel: str, payload: str | None = None) -> Iterator[Bell]:
-        """Gives a bell that rings on notifications of a channel (with this payload only)."""
+    def subscribe(self, channel: str, payload: str | None = None) -> Iterator[Subscription]:
+        """Subscribes to notifications of a channel, or only to those with this payload."""
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._listen(), name="knit-listener")
-        bell = Bell()
-        bells = self._bells.setdefault((channel, payload), set())
-        bells.add(bell)
+        subscription = Subscription()
+        subscriptions = self._subscriptions.setdefault((channel, payload), set())
+        subscriptions.add(subscription)
         try:
-            yield bell
+            yield subscription
         finally:
-            bells.discard(bell)
-            if not bells:
-                self._bells.pop((channel, payload), None)
+            subscriptions.discard(subscription)
+            if not subscriptions:
+                self._subscriptions.pop((channel, payload), None)
 
     async def aclose(self) -> None:
         """Stops listening."""
@@ -76,33 +77,32 @@ class Listener:
             self._task = None
 
     async def _listen(self) -> None:
-        delay = _FIRST_DELAY_SECONDS
+        backoff = Backoff(_FIRST_RETRY_SECONDS, _LAST_RETRY_SECONDS)
         while True:
             try:
-                connection = await connect(self._url)
-                async with connection:
+                async with await connect(self._url) as connection:
                     for channel in _CHANNELS:
                         await connection.execute(
                             sql.SQL("LISTEN {}").format(sql.Identifier(channel))
                         )
-                    self._ring_all()
-                    delay = _FIRST_DELAY_SECONDS
+                    self._notify_all()
+                    backoff.reset()
                     async for notice in connection.notifies():
-                        self._ring(notice.channel, notice.payload)
+                        self._notify(notice.channel, notice.payload)
             except (StoreUnavailable, psycopg.Error) as cause:
+                delay = backoff.next()
                 _log.warning(
                     "the listening connection is lost",
                     extra={"action": "listener_lost", "retry_in_s": delay, "cause": str(cause)},
                 )
-            await asyncio.sleep(delay)
-            delay = min(2 * delay, _LAST_DELAY_SECONDS)
+                await asyncio.sleep(delay)
 
-    def _ring(self, channel: str, payload: str) -> None:
+    def _notify(self, channel: str, payload: str) -> None:
         for key in ((channel, None), (channel, payload)):
-            for bell in self._bells.get(key, ()):
-                bell.ring()
+            for subscription in self._subscriptions.get(key, ()):
+                subscription.notify()
 
-    def _ring_all(self) -> None:
-        for bells in self._bells.values():
-            for bell in bells:
-                bell.ring()
+    def _notify_all(self) -> None:
+        for subscriptions in self._subscriptions.values():
+            for subscription in subscriptions:
+                subscription.notify()

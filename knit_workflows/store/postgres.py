@@ -7,19 +7,19 @@ from typing import Final
 from knit_workflows.domain.errors import StoreUnavailable
 from knit_workflows.settings import StoreSettings
 from knit_workflows.store import named_sql
-from knit_workflows.store.completions import CompletionCatalogue
+from knit_workflows.store.completions import PostgresCompletionStore
 from knit_workflows.store.connection import Database
-from knit_workflows.store.data.catalogue import DataCatalogue
-from knit_workflows.store.housekeeping import Housekeeping
-from knit_workflows.store.lineage import LineageCatalogue
+from knit_workflows.store.data.data_store import PostgresDataStore
+from knit_workflows.store.housekeeping import PostgresHousekeepingStore
+from knit_workflows.store.lineage import PostgresLineageStore
 from knit_workflows.store.listening import Listener
 from knit_workflows.store.migrations import REVISION
-from knit_workflows.store.plans.catalogue import PlanCatalogue
-from knit_workflows.store.projection.projection import ProjectionQueue
-from knit_workflows.store.runs.admission import Admission
-from knit_workflows.store.runs.catalogue import RunCatalogue
-from knit_workflows.store.runs.execution import RunExecution
-from knit_workflows.store.transfers import TransferRecords
+from knit_workflows.store.plans.plan_store import PostgresPlanStore
+from knit_workflows.store.projection.projection_store import PostgresProjectionStore
+from knit_workflows.store.runs.admission import PostgresAdmissionStore
+from knit_workflows.store.runs.execution import PostgresRunExecutionStore
+from knit_workflows.store.runs.run_store import PostgresRunStore
+from knit_workflows.store.transfers import PostgresTransferStore
 
 _SQL: Final = named_sql.beside(__file__)
 
@@ -33,16 +33,16 @@ class PostgresStore:
         listener = Listener(url)
         self._db = db
         self._listener = listener
-        self.plans = PlanCatalogue(db)
-        self.data = DataCatalogue(db)
-        self.runs = RunCatalogue(db, listener)
-        self.lineage = LineageCatalogue(db)
-        self.completions = CompletionCatalogue(db)
-        self.projection = ProjectionQueue(db, listener)
-        self.execution = RunExecution(db)
-        self.admission = Admission(db, self.execution)
-        self.transfers = TransferRecords(db)
-        self.housekeeping = Housekeeping(db)
+        self.plans = PostgresPlanStore(db)
+        self.data = PostgresDataStore(db)
+        self.runs = PostgresRunStore(db, listener)
+        self.lineage = PostgresLineageStore(db)
+        self.completions = PostgresCompletionStore(db)
+        self.projection = PostgresProjectionStore(db, listener)
+        self.execution = PostgresRunExecutionStore(db)
+        self.admission = PostgresAdmissionStore(db, self.execution)
+        self.transfers = PostgresTransferStore(db)
+        self.housekeeping = PostgresHousekeepingStore(db)
 
     async def open(self) -> None:
         """Connects and checks the schema; raises StoreUnavailable that says what to do."""

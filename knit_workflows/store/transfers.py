@@ -20,8 +20,8 @@ _SQL: Final = named_sql.beside(__file__)
 _TOKEN_BYTES: Final = 32
 
 
-class TransferRecords:
-    """The part of the store that uploads and downloads use."""
+class PostgresTransferStore:
+    """Implements `ports.TransferStore`."""
 
     def __init__(self, db: Database) -> None:
         self._db = db
@@ -29,11 +29,7 @@ class TransferRecords:
     async def begin_upload(
         self, transfer_id: str, run_id: RunId, knit_id: KnitId
     ) -> TransferRecord:
-        """Makes the Run of `knit#uploaded`, its Data and the transfer's row, or finds them.
-
-        Raises NotFound when these ids belong to a transfer that is closed already, or to a Data
-        whose deletion is under way; DataExists when the Data is another one's.
-        """
+        """See the port."""
         params = {
             "transfer_id": transfer_id,
             "run_id": run_id,
@@ -59,7 +55,7 @@ class TransferRecords:
             ) from cause
 
     async def begin_download(self, transfer_id: str, knit_id: KnitId) -> TransferRecord:
-        """Makes the row of a READ transfer, or gives it; raises DataNotFound."""
+        """See the port."""
         if not is_id(knit_id):
             raise missing_data(knit_id)
         token = secrets.token_urlsafe(_TOKEN_BYTES)
@@ -75,17 +71,17 @@ class TransferRecords:
         return await self._db.transaction(begin)
 
     async def get(self, transfer_id: str) -> TransferRecord:
-        """Gives a transfer; raises NotFound."""
+        """See the port."""
         return _record(
             transfer_id, await self._db.row(_SQL["transfer"], {"transfer_id": transfer_id})
         )
 
     async def opened(self, transfer_id: str, endpoint: str) -> None:
-        """Records where the transfer answers. Closed meanwhile: fine."""
+        """See the port."""
         await self._db.do(_SQL["opened"], {"transfer_id": transfer_id, "endpoint": endpoint})
 
     async def closed(self, transfer_id: str) -> None:
-        """Removes the transfer's row. Gone already: fine."""
+        """See the port."""
         await self._db.do(_SQL["closed"], {"transfer_id": transfer_id})
 
 

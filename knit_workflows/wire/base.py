@@ -14,7 +14,7 @@ from pydantic import (
 )
 
 Wire = dict[str, Any]
-"""Plain values in the words of the wire."""
+"""Plain values under the names of the wire."""
 
 # The contract writes four names in camelCase and all others (on_node, remove_key, …) in snake_case.
 _CAMEL_CASE = {
@@ -61,12 +61,12 @@ class Request(BaseModel):
 
 
 def is_empty(value: Sized | None) -> bool:
-    """Tells whether a `?` key of the contract is left out: nothing, or nothing in it."""
+    """Says whether a `?` key of the contract is left out: for None, and for an empty value."""
     return value is None or len(value) == 0
 
 
 def is_absent(value: object) -> bool:
-    """Tells whether a `?` key with an object is left out; one without content still shows."""
+    """Says whether a `?` key with an object is left out: only for None."""
     return value is None
 
 
@@ -75,7 +75,7 @@ def null_as_list(value: Any) -> Any:
     return [] if value is None else value
 
 
-# The input type keeps JSON Schema honest: it says that null is taken.
+# The input type keeps JSON Schema honest: it says that null is accepted.
 Texts = Annotated[list[str], BeforeValidator(null_as_list, json_schema_input_type=list[str] | None)]
 """A list of strings in a request; `null` is read as `[]`."""
 

@@ -6,7 +6,7 @@ from knit_workflows.wire.base import Response
 
 
 class Completion(Response):
-    """An id, a tag or the key of one, and a few words about it; empty: none."""
+    """An id, a tag or the key of one, and a short description, which may be empty."""
 
     value: str
     words: str

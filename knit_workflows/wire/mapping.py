@@ -1,11 +1,11 @@
-"""Domain values to what goes over the wire: the one place where their names meet.
+"""Maps domain values to the wire: the one place that knows the names on both sides.
 
-What is written is plain values in the contract's words, as the types of `schemas` describe them:
-a page of Data holds thousands, and to make an object of each and take it apart again would be most
-of the work of a request. That both say the same is tested.
+It makes plain values under the contract's names, as the types of `wire` describe them: a page holds
+thousands of Data, and building and serializing a model for each would be most of the work of a
+request. A test holds both to the same shape.
 
 A page of Data also mentions the same few Plans, Runs and mountpoints again and again: a `ToWire`
-writes each once.
+maps each once.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from knit_workflows.wire.base import Wire
 
 
 class ToWire:
-    """Writes the domain values of one response: a Plan, a Run, a mountpoint each once.
+    """Maps the domain values of one response: each Plan, Run and mountpoint once.
 
-    Mountpoints are known by identity, so what it is given must live as long as it does. What it
-    gives has parts in common: it is to be written out, not changed.
+    Mountpoints are remembered by identity, so its arguments must live as long as it does. Its
+    results share parts: they are to be serialized, not changed.
     """
 
     def __init__(self) -> None:
@@ -57,7 +57,7 @@ class ToWire:
         return known
 
     def plan(self, plan: model.PlanDetail) -> Wire:
-        """Gives a `schemas.plans.Plan`."""
+        """Gives a `wire.plans.Plan`."""
         return {
             **self._plan_summary(plan.summary),
             "inputs": [
@@ -98,7 +98,7 @@ class ToWire:
         ]
 
     def run(self, run: runs.RunDetail) -> Wire:
-        """Gives a `schemas.runs.Run`."""
+        """Gives a `wire.runs.Run`."""
         return {
             **self._run_summary(run.summary),
             "inputs": [_assignment(one) for one in run.inputs],
@@ -113,7 +113,7 @@ class ToWire:
         }
 
     def data(self, one: data.DataDetail) -> Wire:
-        """Gives a `schemas.data.Data`."""
+        """Gives a `wire.data.Data`."""
         return {
             "knitId": one.knit_id,
             "tags": _tags(one.tags),
@@ -133,7 +133,7 @@ class ToWire:
 
 
 def preview_to_wire(preview: model.PlanPreview) -> Wire:
-    """Gives a `schemas.plans.PlanPreview`."""
+    """Gives a `wire.plans.PlanPreview`."""
     return {
         "runs": preview.runs,
         "inputs": [{"path": path, "data": many} for path, many in preview.candidates.items()],
@@ -142,7 +142,7 @@ def preview_to_wire(preview: model.PlanPreview) -> Wire:
 
 
 def event_to_wire(event: runs.RunEvent) -> Wire:
-    """Gives an `events.RunEvent`."""
+    """Gives an `wire.runs.RunEvent`."""
     return {
         "at": _instant(event.at),
         "generation": event.generation,
@@ -154,12 +154,12 @@ def event_to_wire(event: runs.RunEvent) -> Wire:
 
 
 def _present(**optional: object) -> Wire:
-    """Gives those that are there, even if there is nothing in them."""
+    """Keeps what is not None."""
     return {name: value for name, value in optional.items() if value is not None}
 
 
 def _filled(**optional: object) -> Wire:
-    """Gives those with something in them."""
+    """Keeps what is not empty."""
     return {name: value for name, value in optional.items() if value}
 
 
@@ -180,7 +180,7 @@ def _mountpoint(path: str, tags: Iterable[Tag]) -> Wire:
 
 
 def _origin(path: str | None, tags: Iterable[Tag]) -> Wire:
-    """Gives the output something came out of; what has no path is the log."""
+    """Gives the output that something came from; without a path it is the log."""
     if path is None:
         return {"log": {"tags": _tags(tags)}}
     return {"mountpoint": _mountpoint(path, tags)}

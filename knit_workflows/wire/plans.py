@@ -1,4 +1,4 @@
-"""Plans on the wire: what a client registers or changes, and what the server answers."""
+"""Plans on the wire: what a client registers or changes, and what the server responds with."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ _Priority = Annotated[int, Field(ge=-MAX_PRIORITY, le=MAX_PRIORITY)]
 
 
 class MountpointSpec(Request):
-    """A hole of a Plan to be filled with Data: where it is mounted and which tags it asks for."""
+    """A mountpoint of a Plan: its path and its tags."""
 
     path: str
     tags: RequestTags = Field(default_factory=list)
@@ -185,7 +185,7 @@ class PriorityChange(Request):
     priority: _Priority
 
 
-# ---------------------------------------------------------------- what the server answers
+# ---------------------------------------------------------------- responses
 
 
 class Mountpoint(Response):

@@ -34,7 +34,7 @@ def _left_out_when_absent(wire_name: str) -> Any:
 
 
 class Exit(Response):
-    """How the user's container ended: its exit code, 0 to 255, and the reason in words."""
+    """How the user's container ended: its exit code, 0 to 255, and a message."""
 
     code: int
     message: str
@@ -58,8 +58,8 @@ class LogAssignment(LogPoint):
 class RunSummary(Response):
     """What identifies a Run wherever it is mentioned, and how far it is.
 
-    `status` is one of the contract's words; it is plain text here, so that a client can still show
-    what a newer server says.
+    `status` is one of the contract's statuses, but plain text, so that a client can still show one
+    that only a newer server knows.
     """
 
     run_id: str
@@ -70,7 +70,7 @@ class RunSummary(Response):
 
 
 class Used(Response):
-    """What the pod of a Run really got, whatever its Plan says by now."""
+    """What the pod of a Run was given, whatever its Plan says now."""
 
     resources: dict[str, str]
     service_account: str | None = _left_out_when_absent("serviceAccount")
@@ -82,12 +82,10 @@ class Waiting(Response):
 
     Also why one that is completing or aborting does not end.
 
-    `reason` is a sentence, `kind` the class of the reason, one of a few words, and `code` the word
-    of who runs its container, such as `ErrImagePull`. `place` 1 is the next of the queue; without
-    one it is far behind in it, or not in it. `since` is when this kind of reason began; if it lasts
-    until `until`, the Run fails. `outlook` says what knit does about it by itself.
-
-    All but `reason` may be left out, and older servers send only `place` and `reason`.
+    `reason` is a sentence, `kind` the class of the reason, and `code` that of the back-end, such as
+    `ErrImagePull`. `place` 1 is the next in the queue; without one the Run is far back in it, or
+    not in it. `since` is when this kind of reason began; if it lasts until `until`, the Run fails.
+    `outlook` says what knit does about it by itself. All but `reason` may be left out.
     """
 
     place: int | None = Field(default=None, exclude_if=is_absent)
@@ -102,10 +100,10 @@ class Waiting(Response):
 class Run(RunSummary):
     """One Run in full. `log` is always there, null for a Plan that keeps none.
 
-    Beyond the contract: `generation` counts how often the Run was carried out (a retry is the
-    next), `priority` is left out when it is 0, `used` until a pod was launched, `waiting` unless
-    there is a reason why its container has not started, `notes` if all of its outputs can be kept:
-    they say what cannot, in words. Servers that are no knit send none of them.
+    Beyond the contract: `generation` counts the executions of the Run (a retry is the next);
+    `priority` is left out when it is 0, `used` until a pod was launched, `waiting` unless there is
+    a reason why its container has not started. `notes` say which parts of its outputs cannot be
+    kept, and are left out if all can. Servers other than knit send none of them.
     """
 
     inputs: list[Assignment]
@@ -116,3 +114,20 @@ class Run(RunSummary):
     used: Used | None = Field(default=None, exclude_if=is_absent)
     waiting: Waiting | None = Field(default=None, exclude_if=is_absent)
     notes: list[str] = Field(default_factory=list, exclude_if=_is_empty)
+
+
+class RunEvent(Response):
+    """One change of a Run's status: when, in which execution, from what to what, and why.
+
+    `from` is left out for the Run's creation. Where `from` and `to` are the same, the Run stays as
+    it is for the reason that `cause` gives.
+    """
+
+    at: WireTime
+    generation: int
+    from_status: str | None = Field(
+        default=None, validation_alias="from", serialization_alias="from", exclude_if=is_absent
+    )
+    to_status: str = Field(validation_alias="to", serialization_alias="to")
+    cause: str
+    exit: Exit | None = Field(default=None, exclude_if=is_absent)

@@ -30,7 +30,7 @@ class Tag(BaseModel):
 
     @classmethod
     def parse(cls, text: str) -> Tag:
-        """Gives the tag of `key:value`: split at the first colon, white space around both cut.
+        """Gives the tag of `key:value`: split at the first colon, both parts stripped.
 
         Raises:
             ValueError: there is no colon.

@@ -27,7 +27,7 @@ _MICROSECONDS = {
 def parse_duration(text: str) -> timedelta:
     """Gives the length of a Go duration: `300ms`, `1.5h`, `2h45m`, `-3s`, `0`.
 
-    Units are ns, us (or µs), ms, s, m and h. What is finer than a microsecond is cut.
+    Units are ns, us (or µs), ms, s, m and h. Fractions of a microsecond are cut off.
 
     Raises:
         ValueError: not such a duration, or longer than Go's own limit of about 292 years.

@@ -10,7 +10,7 @@ from knit_workflows import names
 from knit_workflows.contracts.housekeeping import (
     HousekeepingActivities,
     HousekeepingInput,
-    Tidied,
+    HousekeepingResult,
 )
 from knit_workflows.workflows import options
 
@@ -20,7 +20,7 @@ class GarbageCollectionWorkflow:
     """One collection of discarded volumes."""
 
     @workflow.run
-    async def run(self, request: HousekeepingInput) -> Tidied:
+    async def run(self, request: HousekeepingInput) -> HousekeepingResult:
         """Collects."""
         return await _turn(
             HousekeepingActivities.collect_garbage,
@@ -32,12 +32,12 @@ class GarbageCollectionWorkflow:
 
 @workflow.defn(name=names.HOUSEKEEPING_WORKFLOW, sandboxed=False)
 class HousekeepingWorkflow:
-    """One look for what processes that died, or people, have left behind."""
+    """One reconciliation of the store with Temporal and the back-end."""
 
     @workflow.run
-    async def run(self, request: HousekeepingInput) -> Tidied:
-        """Mends what is lost, removes what is left over; gives the sums."""
-        turns = [
+    async def run(self, request: HousekeepingInput) -> HousekeepingResult:
+        """Restarts what is lost and removes what is orphaned; gives the sums."""
+        results = [
             await _turn(
                 HousekeepingActivities.restart_lost_runs,
                 request,
@@ -57,13 +57,15 @@ class HousekeepingWorkflow:
                 "remove run pods that are over",
             ),
         ]
-        return Tidied(
-            done=sum(turn.done for turn in turns), failed=sum(turn.failed for turn in turns)
+        return HousekeepingResult(
+            done=sum(one.done for one in results), failed=sum(one.failed for one in results)
         )
 
 
-async def _turn(function: Any, request: HousekeepingInput, queue: str, summary: str) -> Tidied:
-    tidied: Tidied = await workflow.execute_activity_method(
+async def _turn(
+    function: Any, request: HousekeepingInput, queue: str, summary: str
+) -> HousekeepingResult:
+    result: HousekeepingResult = await workflow.execute_activity_method(
         function,
         request,
         task_queue=queue,
@@ -72,4 +74,4 @@ async def _turn(function: Any, request: HousekeepingInput, queue: str, summary: 
         retry_policy=options.UNTIL_IT_WORKS,
         summary=summary,
     )
-    return tidied
+    return result

@@ -31,4 +31,4 @@ LONG: Final = timedelta(days=365)
 """A watch; its worker's life is known by heartbeats, not by this."""
 
 TURN: Final = timedelta(hours=1)
-"""One turn of tidying up; what it does not finish is left to the next."""
+"""One turn of a schedule; what it does not finish is left to the next."""

@@ -21,15 +21,15 @@ from temporalio.exceptions import ActivityError, ApplicationError, is_cancelled_
 from knit_workflows import names
 from knit_workflows.contracts import shown
 from knit_workflows.contracts.runs import (
-    HeldUp,
+    Pending,
     Progress,
     RunActivities,
     RunInput,
     RunRef,
     RunResult,
     StopAccepted,
-    StopRequest,
     StopRun,
+    StopUpdate,
 )
 from knit_workflows.domain.runs import RunStatus
 from knit_workflows.workflows import options
@@ -50,8 +50,8 @@ class RunWorkflow:
         self._heartbeat = request.heartbeat
         self._attributes = request.search_attributes
         self._phase = RunStatus.WAITING
-        self._held_up: HeldUp | None = None
-        self._stop: StopRequest | None = None
+        self._pending: Pending | None = None
+        self._stop: StopUpdate | None = None
         self._exit_code: int | None = None
         self._exit_message = ""
         self._notes: tuple[str, ...] = ()
@@ -76,21 +76,21 @@ class RunWorkflow:
         )
 
     @workflow.update
-    async def stop(self, request: StopRequest) -> StopAccepted:
+    async def stop(self, request: StopUpdate) -> StopAccepted:
         """Accepts a user's stop; the store has it already, this only makes it prompt."""
         self._stop = self._stop or request
         return StopAccepted(phase=self._phase)
 
     @workflow.signal
     def started(self) -> None:
-        """Hears from the watch that the container runs; only told of those that run for a while."""
+        """Learns from the watch that the container runs; sent only if it runs for a while."""
         if self._phase is RunStatus.STARTING:
             self._enter(Progress(status=RunStatus.RUNNING))
 
     @workflow.signal
-    def held_up(self, told: HeldUp) -> None:
-        """Hears what holds the Run up, for whoever looks at it in the Web UI."""
-        self._held_up = told
+    def pending(self, reason: Pending) -> None:
+        """Learns why the Run is pending, to show it in the Web UI."""
+        self._pending = reason
         self._show()
 
     @workflow.query
@@ -183,10 +183,10 @@ class RunWorkflow:
 
     def _show(self) -> None:
         text = f"**{self._phase}**"
-        held_up = self._held_up
+        pending = self._pending
         # This execution does not hear of `ready`: until its launch is over, the teller is right.
-        if held_up and held_up.reason and self._phase in (RunStatus.WAITING, held_up.status):
-            text = f"**{held_up.status}**: {held_up.reason}"
+        if pending and pending.reason and self._phase in (RunStatus.WAITING, pending.status):
+            text = f"**{pending.status}**: {pending.reason}"
         if self._exit_code is not None:
             text += f", exit code {self._exit_code} {self._exit_message}"
         text += "".join(f"\n\n{note}" for note in self._notes)

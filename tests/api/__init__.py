@@ -1,1 +1,1 @@
-"""The Web API, through the real app; doors and the store stand behind their ports."""
+"""The Web API, through the real app; volumes and the store are behind their ports."""

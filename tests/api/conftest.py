@@ -1,4 +1,4 @@
-"""One app per test, on a store in memory and doors to folders."""
+"""One app per test, on a store in memory and volumes that are folders."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import pytest
 from fastapi import FastAPI
 
 from knit_api.app import create_app
-from knit_api.deps import Deps, Lazy
+from knit_api.deps import Deps, Lazy, Timeouts
+from knit_api.server.sockets import DetachableProtocol
 from tests.api.fake_transfers import FakeTransfers
 from tests.api.live_server import serving
 from tests.memory_store import MemoryStore
@@ -28,8 +29,27 @@ def transfers(store: MemoryStore, tmp_path: Path) -> FakeTransfers:
 
 
 @pytest.fixture
-async def deps(store: MemoryStore, transfers: FakeTransfers) -> AsyncIterator[Deps]:
-    deps = Deps(store=Lazy.of(store), transfers=Lazy.of(transfers), lease=timedelta(minutes=5))
+def timeouts() -> Timeouts:
+    """Tests that wait for one of them override it, or are parametrized with another value."""
+    return Timeouts()
+
+
+@pytest.fixture
+def linger_timeout() -> float:
+    """As above, for the server behind `port`."""
+    return DetachableProtocol.linger_timeout
+
+
+@pytest.fixture
+async def deps(
+    store: MemoryStore, transfers: FakeTransfers, timeouts: Timeouts
+) -> AsyncIterator[Deps]:
+    deps = Deps(
+        store=Lazy.of(store),
+        transfers=Lazy.of(transfers),
+        lease=timedelta(minutes=5),
+        timeouts=timeouts,
+    )
     yield deps
     await deps.aclose()
 
@@ -60,7 +80,7 @@ async def client(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
 
 
 @pytest.fixture
-async def port(app: FastAPI) -> AsyncIterator[int]:
+async def port(app: FastAPI, linger_timeout: float) -> AsyncIterator[int]:
     """The same app behind a real socket."""
-    async with serving(app) as port:
+    async with serving(app, linger_timeout=linger_timeout) as port:
         yield port

@@ -1,4 +1,4 @@
-"""Transfers to folders of a test, behind the methods of `KnitClient` that the API calls."""
+"""Transfers of folders of a test, behind the methods of `KnitClient` that the API calls."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from uuid import UUID, uuid4
 
-from knit_workflows.client import OpenTransfer, keyed_upload
+from knit_workflows.client import TransferHandle, upload_for_key
 from knit_workflows.contracts.transfers import Closed
-from knit_workflows.domain.errors import UploadKeySpent, UploadUnderWay
+from knit_workflows.domain.errors import IdempotencyKeyConsumed, UploadInProgress
 from knit_workflows.domain.ids import KnitId
 from knit_workflows.domain.ports import RunKey
 from knit_workflows.domain.runs import RunStatus
@@ -27,7 +27,7 @@ class FakeTransfers:
         self._delay = delay
         """How long the end of a transfer takes: who looks too early finds nothing."""
         self.root = root
-        self.open: dict[str, OpenTransfer] = {}
+        self.open: dict[str, TransferHandle] = {}
         self.ended: list[tuple[str, bool, str]] = []
         self.renewals = 0
         self.endpoint: tuple[str, str] | None = None
@@ -47,13 +47,13 @@ class FakeTransfers:
         if self.broken is not None:
             raise self.broken
 
-    async def open_upload(self, key: UUID | None = None) -> OpenTransfer:
+    async def open_upload(self, key: UUID | None = None) -> TransferHandle:
         await self.ping()
-        transfer = keyed_upload(key or uuid4())
+        transfer = upload_for_key(key or uuid4())
         if transfer.transfer_id in self.open:
-            raise UploadUnderWay(see=transfer.run_id or "")
+            raise UploadInProgress(see=transfer.run_id or "")
         if any(transfer.transfer_id == ended for ended, _, _ in self.ended):
-            raise UploadKeySpent(see=transfer.run_id or "")
+            raise IdempotencyKeyConsumed(see=transfer.run_id or "")
         assert transfer.run_id is not None
         await self._store.transfers.begin_upload(
             transfer.transfer_id, transfer.run_id, transfer.knit_id
@@ -61,16 +61,16 @@ class FakeTransfers:
         self.folder(transfer.knit_id).mkdir(parents=True)
         return await self._opened(transfer)
 
-    async def open_download(self, knit_id: KnitId) -> OpenTransfer:
+    async def open_download(self, knit_id: KnitId) -> TransferHandle:
         await self.ping()
-        transfer = OpenTransfer(uuid4().hex, knit_id, None)
+        transfer = TransferHandle(uuid4().hex, knit_id, None)
         await self._store.transfers.begin_download(transfer.transfer_id, knit_id)
         return await self._opened(transfer)
 
-    async def renew(self, transfer: OpenTransfer) -> None:
+    async def renew(self, transfer: TransferHandle) -> None:
         self.renewals += 1
 
-    async def finish(self, transfer: OpenTransfer, *, ok: bool, reason: str = "") -> Closed:
+    async def finish(self, transfer: TransferHandle, *, ok: bool, reason: str = "") -> Closed:
         if self._delay:
             await asyncio.sleep(self._delay)
         if self.finish_errors:
@@ -85,7 +85,7 @@ class FakeTransfers:
         status = await self._store.execution.finalize(key, cause="closed")
         return Closed(status=status.value)
 
-    async def _opened(self, transfer: OpenTransfer) -> OpenTransfer:
+    async def _opened(self, transfer: TransferHandle) -> TransferHandle:
         records = self._store.memory.transfers
         url, token = self.endpoint or (self.folder(transfer.knit_id).as_uri(), "")
         await self._store.transfers.opened(transfer.transfer_id, url)

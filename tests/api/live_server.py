@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager, suppress
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from knit_api.server.sockets import WireProtocol
+from knit_api.server.sockets import DetachableProtocol
 from tests.waiting import PATIENCE, until
 
 _UNDER_WAY: Counter[tuple[int, int]] = Counter()
@@ -19,7 +19,9 @@ _UNDER_WAY: Counter[tuple[int, int]] = Counter()
 
 
 @asynccontextmanager
-async def serving(app: ASGIApp, *, grace: int = 1) -> AsyncIterator[int]:
+async def serving(
+    app: ASGIApp, *, grace: int = 1, linger_timeout: float = DetachableProtocol.linger_timeout
+) -> AsyncIterator[int]:
     """Serves an app as `python -m knit_api` does; gives the port."""
     listener = socket.create_server(("127.0.0.1", 0))
     port = listener.getsockname()[1]
@@ -34,7 +36,7 @@ async def serving(app: ASGIApp, *, grace: int = 1) -> AsyncIterator[int]:
 
     config = uvicorn.Config(
         counted,
-        http=WireProtocol,
+        http=type("Protocol", (DetachableProtocol,), {"linger_timeout": linger_timeout}),
         ws="none",
         lifespan="off",
         log_config=None,

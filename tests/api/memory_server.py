@@ -8,7 +8,6 @@ from pathlib import Path
 
 from knit_api.app import create_app
 from knit_api.deps import Deps, Lazy
-from knit_api.server import trailers
 from tests.api.fake_transfers import FakeTransfers
 from tests.api.live_server import serving
 from tests.memory_store import MemoryStore
@@ -16,11 +15,11 @@ from tests.waiting import PATIENCE
 
 
 async def main() -> None:
-    trailers.LINGER_SECONDS = PATIENCE  # or a client that is slow to send might miss its answer
     store = MemoryStore()
     transfers = FakeTransfers(store, Path(sys.argv[1]))
     app = create_app(Deps(store=Lazy.of(store), transfers=Lazy.of(transfers)))
-    async with serving(app) as port:
+    # Otherwise a client that is slow to send might miss its response.
+    async with serving(app, linger_timeout=PATIENCE) as port:
         print(port, flush=True)
         await asyncio.to_thread(sys.stdin.read)
 

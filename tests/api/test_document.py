@@ -98,7 +98,7 @@ def test_all_json_has_an_example_and_examples_are_true(document: dict[str, Any])
 def test_it_refuses_wrong_examples(document: dict[str, Any]) -> None:
     """The test above would notice."""
     schema = {"$ref": "#/components/schemas/Data"}
-    assert valid(document, schema, examples.OPERATIONS["show_data"].answer)
+    assert valid(document, schema, examples.OPERATIONS["show_data"].response)
     assert not valid(document, schema, {"knitId": 1})
 
 

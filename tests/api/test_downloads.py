@@ -9,11 +9,16 @@ import io
 import os
 import stat
 import tarfile
+from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 
-from knit_api.server import trailers
+from knit_api.deps import Timeouts
+from knit_api.responses import ResponseAborted
+from knit_api.transfers.direct_archive import DirectArchiveResponse
 from knit_workflows.domain.errors import BackendRejected, BackendUnavailable, EngineUnavailable
 from knit_workflows.domain.runs import RunStatus
 from tests.api.archives import HELLO, files_in
@@ -147,7 +152,7 @@ async def test_folders_and_holes_go_only_to_who_asks_for_them(
 
 
 @pytest.mark.parametrize("error", [EngineUnavailable(), BackendUnavailable()])
-async def test_a_door_that_cannot_be_opened_is_503(client, store, transfers, error):
+async def test_a_transfer_that_cannot_be_opened_is_503(client, store, transfers, error):
     transfers.broken = error
     answer = await client.get(f"/data/{a_data(store, transfers)}")
     assert answer.status_code == 503
@@ -198,12 +203,10 @@ async def test_a_client_that_hangs_up_ends_the_transfer(port, store, transfers, 
     assert not transfers.open
 
 
-async def test_a_client_that_takes_nothing_is_given_up(
-    port, store, transfers, monkeypatch, set_lease
-):
+@pytest.mark.parametrize("linger_timeout", [0.3])
+@pytest.mark.parametrize("timeouts", [Timeouts(write=0.5)])
+async def test_a_client_that_takes_nothing_is_given_up(port, store, transfers, set_lease):
     set_lease(0.06)
-    monkeypatch.setattr(trailers, "LINGER_SECONDS", 0.3)
-    monkeypatch.setattr("knit_api.responses.SILENCE_SECONDS", 0.5)
     knit_id = a_data(store, transfers, files={})
     large(transfers.folder(knit_id) / "big")
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -217,6 +220,50 @@ async def test_a_client_that_takes_nothing_is_given_up(
     assert len(got) < 64 << 20
     assert not got.endswith(b"0\r\n\r\n")
     writer.close()
+
+
+@pytest.mark.parametrize("linger_timeout", [0.3])
+@pytest.mark.parametrize("timeouts", [Timeouts(write=0.5)])
+async def test_a_reader_of_a_log_that_takes_nothing_is_given_up(port, store, transfers):
+    run = store.add_run(RunStatus.DONE, log=True)
+    large(transfers.folder(run.log.knit_id) / "log")
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    path = f"/api/runs/{run.summary.run_id}/log"
+    writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    await until(lambda: transfers.ended)
+    assert transfers.failures == ["the client no longer takes anything"]
+    got = 0
+    while piece := await reader.read(1 << 20):
+        got += len(piece)
+    assert got < 64 << 20
+    writer.close()
+
+
+async def test_an_archive_for_a_client_that_has_gone_is_not_begun():
+    """It left between the request and the first byte: nobody is taken for having got it."""
+    sent: list[object] = []
+    closed: list[bool] = []
+
+    def spans() -> Generator[bytes, None, None]:
+        try:
+            yield b"never asked for"
+        finally:
+            closed.append(True)
+
+    async def send(message: dict[str, object]) -> None:
+        sent.append(message["type"])
+
+    resources = AsyncExitStack()
+    resources.callback(closed.append, True)
+    with ThreadPoolExecutor(1) as threads:
+        response = DirectArchiveResponse(
+            b"first", spans(), resources, "application/x-tar", threads, write_timeout=9
+        )
+        scope = {"type": "http", "http_version": "1.1", "extensions": {}}
+        with pytest.raises(ResponseAborted, match="the client left"):
+            await response(scope, asyncio.Event().wait, send)
+    assert sent == ["http.response.start"]
+    assert closed
 
 
 def large(path: Path) -> None:

@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from knit_api.app import create_app
 from knit_api.auth import BindRefused, check_bind
 from knit_api.deps import Deps, Lazy
-from knit_api.error_responses import answer
+from knit_api.error_responses import response_for
 from knit_api.errors import HttpProblem
 from knit_workflows.domain import errors as domain
 from tests.api.fake_transfers import UNKNOWN, FakeTransfers
@@ -38,30 +38,30 @@ FAMILIES = {
 
 @pytest.mark.parametrize("kind", all_errors(), ids=lambda kind: kind.__name__)
 def test_every_domain_error_has_a_status_a_reason_and_advice(kind):
-    response = answer(kind())
+    response = response_for(kind())
     wanted = next(status for family, status in FAMILIES.items() if issubclass(kind, family))
     assert response.status_code == wanted
     assert b'"reason"' in response.body
     assert b'"advice"' in response.body
-    needs_time = wanted == 503 or kind is domain.UploadUnderWay
+    needs_time = wanted == 503 or kind is domain.UploadInProgress
     assert ("retry-after" in response.headers) == needs_time
 
 
 def test_who_is_too_busy_asks_for_a_longer_pause():
     """To ask sooner would only add to what there is to do."""
     busy, away = (
-        answer(kind()).headers["retry-after"] for kind in (domain.Busy, domain.Unavailable)
+        response_for(kind()).headers["retry-after"] for kind in (domain.Busy, domain.Unavailable)
     )
     assert int(busy) > int(away)
 
 
 def test_what_an_error_says_itself_comes_first():
-    body = answer(domain.EquivalentPlan("there is one", advice="look", see="42")).body
+    body = response_for(domain.EquivalentPlan("there is one", advice="look", see="42")).body
     assert body == b'{"message":{"reason":"there is one","advice":"look","see":"42"}}\n'
 
 
 def test_http_problems_keep_their_headers():
-    response = answer(HttpProblem(415, "no", "yes", {"Accept": "x"}))
+    response = response_for(HttpProblem(415, "no", "yes", {"Accept": "x"}))
     assert (response.status_code, response.headers["accept"]) == (415, "x")
 
 
@@ -187,7 +187,7 @@ async def test_the_advice_of_a_part_is_kept_for_those_who_are_refused_at_once():
 
 
 async def test_a_part_that_never_answers_does_not_hold_requests_long():
-    lazy = Lazy(lambda: asyncio.sleep(60), domain.StoreUnavailable, seconds=0.1)
+    lazy = Lazy(lambda: asyncio.sleep(60), domain.StoreUnavailable, timeout=0.1)
     async with asyncio.timeout(30):
         for _ in range(5):
             with pytest.raises(domain.StoreUnavailable):

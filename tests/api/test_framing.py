@@ -9,7 +9,7 @@ import re
 import pytest
 from fastapi import FastAPI
 
-from knit_api.transfers.doors import FolderDoor
+from knit_api.transfers.local_volume import LocalVolume
 from knit_workflows.archive import Form
 from knit_workflows.domain.runs import RunStatus
 from tests.api.archives import HELLO, files_in
@@ -113,15 +113,15 @@ async def test_an_archive_that_changes_meanwhile_is_cut(
 ):
     """What was announced and what is sent are one, or the connection ends before it should."""
     knit_id = a_data(store, transfers, files={"x": b"x" * 2000})
-    measured = FolderDoor.archive_bytes
+    measured = LocalVolume.archive_bytes
 
-    async def then_changed(door: FolderDoor, form: Form) -> int:
-        size = await measured(door, form)
+    async def then_changed(volume: LocalVolume, form: Form) -> int:
+        size = await measured(volume, form)
         path = transfers.folder(knit_id) / "x"
         path.write_bytes(b"x" * (9000 if change == "longer" else 3))
         return size
 
-    monkeypatch.setattr(FolderDoor, "archive_bytes", then_changed)
+    monkeypatch.setattr(LocalVolume, "archive_bytes", then_changed)
     answer = await talk(
         port, raw("GET", f"/api/data/{knit_id}", "1.0", "Accept: application/x-tar")
     )

@@ -9,9 +9,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from knit_api.deps import Deps
-from knit_api.transfers import run_log
-from knit_api.transfers.doors import FolderDoor
+from knit_api.deps import Deps, Timeouts
+from knit_api.transfers.local_volume import LocalVolume
 from knit_workflows.domain.errors import StoreUnavailable
 from knit_workflows.domain.runs import RunStatus
 from tests.api.fake_transfers import FakeTransfers
@@ -21,11 +20,9 @@ from tests.waiting import PATIENCE, until
 S = RunStatus
 
 
-@pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_log, "ASK_SECONDS", 0.05)
-    monkeypatch.setattr(run_log, "QUIET_SECONDS", 0.1)
-    monkeypatch.setattr(run_log, "QUIET_WHILE_ENDING_SECONDS", PATIENCE)
+@pytest.fixture
+def timeouts() -> Timeouts:
+    return Timeouts(log_poll_interval=0.05, log_idle=0.1, log_idle_while_ending=PATIENCE)
 
 
 def a_run(store: MemoryStore, transfers: FakeTransfers, status: RunStatus, text: str | None = None):
@@ -142,7 +139,7 @@ async def test_a_look_that_took_long_is_not_the_last(client, store, transfers, m
     """It may have been made before the last words were written, however late its answer came."""
     run_id, _ = a_run(store, transfers, S.RUNNING)
 
-    async def followed(_: FolderDoor) -> AsyncIterator[bytes]:
+    async def followed(_: LocalVolume) -> AsyncIterator[bytes]:
         store.set_status(run_id, S.DONE)
         await asyncio.sleep(1)  # longer than a Run that has ended may be silent
         yield b""
@@ -151,7 +148,7 @@ async def test_a_look_that_took_long_is_not_the_last(client, store, transfers, m
             await asyncio.sleep(0.01)
             yield b""
 
-    monkeypatch.setattr(FolderDoor, "followed", followed)
+    monkeypatch.setattr(LocalVolume, "followed", followed)
     assert (await client.get(f"/runs/{run_id}/log?follow")).text == "last words\n"
 
 

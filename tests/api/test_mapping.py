@@ -18,10 +18,9 @@ from knit_workflows.domain.plans import model
 from knit_workflows.domain.tags import Tag
 from knit_workflows.wire.base import to_wire
 from knit_workflows.wire.data import Data
-from knit_workflows.wire.events import RunEvent
 from knit_workflows.wire.mapping import ToWire, event_to_wire, preview_to_wire
 from knit_workflows.wire.plans import Plan, PlanPreview
-from knit_workflows.wire.runs import Run
+from knit_workflows.wire.runs import Run, RunEvent
 
 st.register_type_strategy(
     Tag, st.builds(Tag, st.text("abc#", min_size=1, max_size=3), st.text("abc:", max_size=3))

@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from knit_api.server import trailers
-from knit_api.server.trailers import ResponseCut, request_trailers
+from knit_api.server.trailers import ResponseAborted, request_trailers
 from tests.api.live_server import chunk, serving, talk, unchunked
 from tests.waiting import PATIENCE
 
@@ -111,7 +110,7 @@ async def test_a_cut_response_has_no_last_chunk():
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b"begun", "more_body": True})
-        raise ResponseCut
+        raise ResponseAborted
 
     async with serving(app) as port:
         response = await talk(port, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -120,15 +119,14 @@ async def test_a_cut_response_has_no_last_chunk():
     assert not complete
 
 
-async def test_a_body_nobody_wants_is_not_listened_to_for_ever(monkeypatch):
+async def test_a_body_nobody_wants_is_not_listened_to_for_ever():
     """A refused client may go on sending for a moment, so that it finds the answer; no longer."""
-    monkeypatch.setattr(trailers, "LINGER_SECONDS", 0.3)
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 415, "headers": []})
         await send({"type": "http.response.body", "body": b"no"})
 
-    async with serving(app) as port:
+    async with serving(app, linger_timeout=0.3) as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(HEAD + b"\r\n")
         assert (await reader.readuntil(b"no")).startswith(b"HTTP/1.1 415 ")
@@ -141,14 +139,12 @@ async def test_a_body_nobody_wants_is_not_listened_to_for_ever(monkeypatch):
         writer.close()
 
 
-async def test_a_refused_body_that_ends_in_time_leaves_the_connection_usable(monkeypatch):
-    monkeypatch.setattr(trailers, "LINGER_SECONDS", PATIENCE)
-
+async def test_a_refused_body_that_ends_in_time_leaves_the_connection_usable():
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 415, "headers": []})
         await send({"type": "http.response.body", "body": b"no"})
 
-    async with serving(app) as port:
+    async with serving(app, linger_timeout=PATIENCE) as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         for _ in range(2):
             writer.write(HEAD + b"\r\n")

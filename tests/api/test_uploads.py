@@ -12,9 +12,9 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from knit_api.server import trailers
-from knit_api.transfers import transfers as flows
+from knit_api.deps import Timeouts
 from knit_workflows import archive
+from knit_workflows.disk import DiskSpace
 from knit_workflows.domain.errors import Conflict, EngineUnavailable, TransferNotReady
 from knit_workflows.domain.runs import RunStatus
 from tests.api.archives import HELLO, HOSTILE, ODD, files_in, tar_of
@@ -148,11 +148,9 @@ async def test_a_body_cut_by_its_sender_leaves_nothing(port, store, transfers):
     assert_nothing_is_left(store, transfers)
 
 
-async def test_a_silent_client_is_given_up_after_the_lease(
-    port, store, transfers, monkeypatch, set_lease
-):
+@pytest.mark.parametrize("linger_timeout", [0.5])
+async def test_a_silent_client_is_given_up_after_the_lease(port, store, transfers, set_lease):
     set_lease(0.5)
-    monkeypatch.setattr(trailers, "LINGER_SECONDS", 0.5)
     head = b"POST /api/data HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-tar\r\n"
     head += b"Transfer-Encoding: chunked\r\n\r\n"
     answer = await talk(port, head + chunk(tar_of(HELLO)[:600]))
@@ -195,9 +193,10 @@ async def test_a_volume_with_content_is_a_conflict(client, store, transfers, mon
 
 
 @pytest.mark.parametrize(
-    ("number", "status"), [(errno.ENOSPC, 507), (errno.EDQUOT, 507), (errno.EIO, 503)]
+    ("number", "status"),
+    [(errno.ENOSPC, 507), (errno.EDQUOT, 507), (errno.EIO, 503), (errno.EILSEQ, 400)],
 )
-async def test_trouble_of_the_disk_is_told_apart(
+async def test_failures_of_the_disk_are_told_apart(
     client, store, transfers, monkeypatch, number, status
 ):
     def failing(source, root, **_):
@@ -210,6 +209,47 @@ async def test_trouble_of_the_disk_is_told_apart(
     assert answer.json()["message"]["advice"]
     assert ("the disk of " in answer.json()["message"]["reason"]) is (status == 507)
     assert_nothing_is_left(store, transfers)
+
+
+async def test_a_client_that_falls_silent_is_told_so(client, store, transfers, set_lease):
+    """Also where there is no socket to read from, as behind TLS: the thread that waits is freed."""
+
+    async def body() -> AsyncIterator[bytes]:
+        yield tar_of(HELLO)[:600]
+        await asyncio.sleep(PATIENCE)
+
+    set_lease(0.3)
+    answer = await client.post("/data", content=body(), headers=TAR)
+    assert answer.status_code == 408
+    assert answer.json()["message"]["reason"] == "the client sent nothing for too long"
+    assert_nothing_is_left(store, transfers)
+
+
+async def test_a_temporal_that_is_away_and_its_full_disk_are_both_reported(
+    client, deps, store, transfers, tmp_path, monkeypatch
+):
+    """The disk is that of its database, which is measured only then."""
+    object.__setattr__(deps, "disk", tmp_path)
+    transfers.broken = EngineUnavailable()
+    answer = await client.post("/data", content=tar_of(HELLO), headers=TAR)
+    assert answer.status_code == 503
+    monkeypatch.setattr(DiskSpace, "of", lambda folder: DiskSpace(folder, 4096, 1 << 30))
+    answer = await client.post("/data", content=tar_of(HELLO), headers=TAR)
+    assert answer.status_code == 507
+    message = answer.json()["message"]
+    assert message["reason"] == (
+        f"Temporal does not answer; also, the disk of {tmp_path} has 4 KiB left"
+    )
+    assert "knit run rm" in message["advice"]
+    assert not store.memory.runs
+
+
+async def test_a_transfer_that_cannot_be_ended_is_left_to_its_lease(client, transfers, caplog):
+    """The client hears of its own fault all the same."""
+    transfers.finish_errors = [EngineUnavailable()]
+    answer = await client.post("/data", content=b"no archive", headers=TAR)
+    assert answer.status_code == 400
+    assert "transfer could not be ended: EngineUnavailable" in caplog.text
 
 
 @pytest.mark.parametrize("sent", ["0" * 32, "nonsense", ""])
@@ -241,7 +281,7 @@ def with_trailer(body: bytes, checksum: str | None) -> bytes:
     return head + chunk(body[:77]) + chunk(body[77:]) + b"0\r\n" + end + b"\r\n"
 
 
-async def test_a_door_that_cannot_be_opened_is_503(client, store, transfers):
+async def test_a_transfer_that_cannot_be_opened_is_503(client, store, transfers):
     transfers.broken = TransferNotReady(advice="wait")
     answer = await client.post("/data", content=tar_of(HELLO), headers=TAR)
     assert answer.status_code == 503
@@ -266,9 +306,9 @@ async def test_the_end_is_tried_again_while_temporal_is_away(client, transfers):
     assert answer.status_code == 200
 
 
-async def test_content_stays_when_the_outcome_is_unknown(client, transfers, monkeypatch):
-    """The order to finish may have arrived: then the Data is done, and done is for ever."""
-    monkeypatch.setattr(flows, "FINISH_SECONDS", 0.1)
+@pytest.mark.parametrize("timeouts", [Timeouts(finish=0.1)])
+async def test_content_stays_when_the_outcome_is_unknown(client, transfers):
+    """The request to finish may have arrived: then the Data is done, and done is for ever."""
     transfers.finish_errors = [EngineUnavailable()] * 9
     answer = await client.post("/data", content=tar_of(HELLO), headers=TAR)
     assert answer.status_code == 503

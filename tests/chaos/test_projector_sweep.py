@@ -20,7 +20,7 @@ import pytest
 from temporalio.client import Client, WorkflowExecutionStatus, WorkflowHandle
 
 from knit_workflows import names
-from knit_workflows.activities.starting import start_projector
+from knit_workflows.activities.run_starter import start_projector
 from knit_workflows.contracts.projector import ProjectorInput
 from knit_workflows.domain.ids import KnitId, PlanId, RunId
 from knit_workflows.domain.runs import RunDetail, RunQuery, RunStatus

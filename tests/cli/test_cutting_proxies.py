@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from knit_api.transfers.doors import LOG_FILE
+from knit_api.transfers.local_volume import LOG_FILE
 from knit_cli.api.client import ApiClient, open_api
 from knit_cli.errors import ConnectionCut, TransferFailed
 from knit_cli.transfer.excluded import Exclusions

@@ -7,8 +7,7 @@ import pytest
 
 from knit_cli.run_view import print_history, remarks
 from knit_workflows.domain.instants import format_instant
-from knit_workflows.wire.events import RunEvent
-from knit_workflows.wire.runs import Exit, Used, Waiting
+from knit_workflows.wire.runs import Exit, RunEvent, Used, Waiting
 from tests.cli.real_api import START, error
 
 

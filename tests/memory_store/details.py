@@ -15,7 +15,6 @@ from knit_workflows.domain.plans.model import (
     PlanSummary,
     Requirement,
 )
-from knit_workflows.domain.plans.rules import requirement_tags
 from knit_workflows.domain.runs import (
     Assignment,
     LogAssignment,
@@ -35,6 +34,7 @@ from knit_workflows.domain.tags import (
 )
 from tests.memory_store.matching import fills
 from tests.memory_store.memory import DataRow, Memory, PlanRow, RunRow
+from tests.plan_documents import requirement_tags
 
 # --- Plans ---
 

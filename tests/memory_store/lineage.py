@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from knit_workflows.domain.errors import TooLarge
 from knit_workflows.domain.ids import KnitId, RunId
-from knit_workflows.domain.lineage import Lineage, LineageGraph, Tie
+from knit_workflows.domain.lineage import Edge, Lineage, LineageGraph
 from knit_workflows.domain.runs import RunStatus
 from knit_workflows.store.not_found import missing_data
 from tests.memory_store.details import data_detail, run_detail
@@ -38,10 +38,10 @@ class MemoryLineage(Part):
         }
         run_ids = sorted(hops, key=lambda run_id: hops[run_id])
         _check(len(run_ids), limit, "Runs")
-        ties = [tie for run_id in run_ids for tie in _ties(rows, run_id)]
-        knit_ids = list(dict.fromkeys([knit_id, *(tie.knit_id for tie in ties)]))
+        edges = [edge for run_id in run_ids for edge in _edges(rows, run_id)]
+        knit_ids = list(dict.fromkeys([knit_id, *(edge.knit_id for edge in edges)]))
         _check(len(knit_ids), limit, "Data")
-        return LineageGraph(tuple(knit_ids), tuple(run_ids), tuple(ties))
+        return LineageGraph(tuple(knit_ids), tuple(run_ids), tuple(edges))
 
 
 def _walk(memory: Memory, start: KnitId, most: int | None, *, down: bool) -> dict[RunId, int]:
@@ -70,11 +70,11 @@ def _runs(memory: Memory, knit_id: KnitId, down: bool) -> Iterable[RunId]:
     return [run for run in one.users if memory.runs[run].status is not RunStatus.INVALIDATED]
 
 
-def _ties(memory: Memory, run_id: RunId) -> list[Tie]:
+def _edges(memory: Memory, run_id: RunId) -> list[Edge]:
     run = memory.runs[run_id]
     return [
-        *(Tie(run_id, knit_id, path, True) for path, knit_id in run.inputs.items()),
-        *(Tie(run_id, knit_id, path, False) for path, knit_id in run.outputs.items()),
+        *(Edge(run_id, knit_id, path, True) for path, knit_id in run.inputs.items()),
+        *(Edge(run_id, knit_id, path, False) for path, knit_id in run.outputs.items()),
     ]
 
 

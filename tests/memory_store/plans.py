@@ -45,7 +45,7 @@ class MemoryPlans(Part):
         project_plan(rows, plan)
         return plan_detail(rows, plan)
 
-    async def preview(self, spec: PlanSpec, *, most: int) -> PlanPreview:
+    async def preview(self, spec: PlanSpec, *, limit: int) -> PlanPreview:
         rows = self.rows
         _refuse(rows, spec)
         found = candidates(rows, [one.requirement for one in spec.inputs])
@@ -55,7 +55,7 @@ class MemoryPlans(Part):
             candidates=dict(zip(paths, map(len, found), strict=True)),
             assignments=tuple(
                 dict(zip(paths, map(KnitId, knit_ids), strict=True))
-                for knit_ids in page(found, None, None, most).items
+                for knit_ids in page(found, None, None, limit).items
             ),
         )
 

@@ -18,15 +18,19 @@ _CLUSTER: Final[Mapping[str, Sequence[str]]] = {
 """The tier on the real node does."""
 
 _SLOW: Final[Mapping[str, Sequence[str]]] = {
-    "knit_api.transfers.doors": ("(StorageFull)",),
-    "knit_api.responses": ("the client takes nothing any more",),
-    "knit_api.server.streams": ("(PipeBroken)",),
+    "knit_api.transfers.remote_volume": ("(StorageFull)",),
+    "knit_api.responses": ("the client no longer takes anything",),
+    "knit_api.server.streams": ("(BodyAborted)",),
     "knit_api.transfers.upload_body": ("the client sent nothing for too long",),
-    "knit_workflows.activities.holdups": ("is no longer held up", "cannot record", "was not told"),
+    "knit_workflows.activities.pending_reasons": (
+        "is no longer pending",
+        "cannot record",
+        "was not signalled",
+    ),
     "knit_workflows.activities.housekeeping": ("run pod is not removed", "(EngineUnavailable)"),
     "knit_workflows.activities.runs": ("refused by the compute", "run pod is still there"),
     "knit_workflows.activities.search_attributes": ("search attributes cannot be listed",),
-    "knit_workflows.activities.starting": ("did not take a Run", "has ended already"),
+    "knit_workflows.activities.run_starter": ("did not take a Run", "has ended already"),
     "knit_workflows.client": ("(EngineUnavailable)", "the transfer is over"),
     "knit_workflows.pod.idle_timer": ("(Ending)",),
     "knit_workflows.store.connection": ("connections to the database are busy",),

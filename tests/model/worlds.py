@@ -19,7 +19,7 @@ from pydantic import SecretStr
 from knit_api.deps import Deps, Lazy
 from knit_api.error_responses import STATUS, nearest
 from knit_workflows import names
-from knit_workflows.client import KnitClient, OpenTransfer
+from knit_workflows.client import KnitClient, TransferHandle
 from knit_workflows.domain.errors import KnitError
 from knit_workflows.domain.ids import KnitId, RunId
 from knit_workflows.domain.ports import AdmissionLimits, RunKey
@@ -134,7 +134,7 @@ class FastWorld:
     async def deliver_stops(self) -> None:
         """Stands for the Projector, and for the workflows that hear of a stop and end the pod."""
         await self.store.admission.finish_unstarted()
-        for order in await self.store.admission.stop_orders():
+        for order in await self.store.admission.stop_requests():
             await self.store.execution.finalize(order.key, cause="model")
             await self.store.admission.close_event(order.event_id)
 
@@ -146,7 +146,7 @@ class WholeWorld:
         self.api = api
         self._knit = knit
         self._client = client
-        self._uploads: dict[str, OpenTransfer] = {}
+        self._uploads: dict[str, TransferHandle] = {}
 
     @classmethod
     @asynccontextmanager

@@ -334,14 +334,14 @@ async def test_a_stop_after_admission_waits_for_the_workflow(store: PostgresStor
     key = only(await admit(store, 9))
     await store.runs.stop(key.run_id, fail=True)
     assert await store.admission.finish_unstarted() == 0
-    assert await store.admission.stop_orders() == []
+    assert await store.admission.stop_requests() == []
     assert await admit(store, 9) == [key]
     await store.admission.started([key])
-    order = only(await store.admission.stop_orders())
+    order = only(await store.admission.stop_requests())
     assert (order.key, order.fail) == (key, True)
     await store.admission.close_event(order.event_id)
     await store.admission.close_event(order.event_id)
-    assert await store.admission.stop_orders() == []
+    assert await store.admission.stop_requests() == []
 
 
 async def test_stop_orders_come_oldest_first_and_only_while_they_mean_something(
@@ -352,12 +352,12 @@ async def test_stop_orders_come_oldest_first_and_only_while_they_mean_something(
     for key in keys:
         await store.execution.advance(key, S.READY, cause="x")
         await store.runs.stop(key.run_id, fail=False)
-    orders = await store.admission.stop_orders()
+    orders = await store.admission.stop_requests()
     assert [one.key for one in orders] == keys
     assert not any(one.fail for one in orders)
     await store.execution.finalize(keys[0], cause="x")
     fetch(url, "UPDATE run SET generation = 2 WHERE run_id = %s", keys[1].run_id)
-    assert [one.key for one in await store.admission.stop_orders()] == [keys[2]]
+    assert [one.key for one in await store.admission.stop_requests()] == [keys[2]]
     assert len(fetch(url, "SELECT * FROM outbox WHERE kind = 'stop_run'")) == 1
 
 
@@ -399,13 +399,13 @@ async def test_the_stop_matrix(
         assert await store.runs.get(key.run_id) == before
     elif after is status:
         assert await store.runs.stop(key.run_id, fail=fail) == before
-        assert await store.admission.stop_orders() == []
+        assert await store.admission.stop_requests() == []
     else:
         detail = await store.runs.stop(key.run_id, fail=fail)
         assert detail.summary.status is after
         wanted = Exit(253, "aborted by user") if fail else Exit(0, "stopped by user")
         assert detail.summary.exit == wanted
-        assert only(await store.admission.stop_orders()).fail is fail
+        assert only(await store.admission.stop_requests()).fail is fail
 
 
 async def test_deactivating_moves_waiting_runs_and_back(store: PostgresStore, url: str) -> None:
@@ -467,7 +467,7 @@ async def counted(store: PostgresStore, fallback: timedelta) -> AsyncIterator[li
     turns = [0]
 
     async def follow() -> None:
-        async for _ in store.projection.work(fallback=fallback):
+        async for _ in store.projection.wake_ups(fallback=fallback):
             turns[0] += 1
 
     task = asyncio.create_task(follow())
@@ -501,7 +501,7 @@ async def test_work_yields_at_once_and_on_notification(store: PostgresStore) -> 
 
 
 async def test_work_falls_back_to_looking_by_itself(store: PostgresStore) -> None:
-    turns = store.projection.work(fallback=timedelta(milliseconds=50))
+    turns = store.projection.wake_ups(fallback=timedelta(milliseconds=50))
     async with asyncio.timeout(PATIENCE):
         for _ in range(4):
             await anext(turns)

@@ -11,7 +11,6 @@ import pytest
 
 from knit_workflows.disk import RESERVE_BYTES, DiskSpace, Reserve
 from knit_workflows.domain.errors import StoreFull, StoreUnavailable
-from knit_workflows.store import connection
 from knit_workflows.store.connection import Database, Session, unavailable
 from tests.store.build import fetch
 from tests.waiting import until
@@ -107,9 +106,7 @@ async def test_a_server_that_died_of_a_full_disk_is_told_by_its_folder(
     assert str(tmp_path) in failure.value.advice
 
 
-async def test_what_makes_room_may_use_the_reserve(
-    url: str, db: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_what_makes_room_may_use_the_reserve(url: str, db: Database, tmp_path: Path) -> None:
     """As much of it as it needs; others get an error; without any left, it gets one too."""
     reserve = Reserve(tmp_path / "reserve")
     reserve.fill(RESERVE_BYTES)
@@ -119,8 +116,7 @@ async def test_what_makes_room_may_use_the_reserve(
         if reserve.size() > RESERVE_BYTES // 2:
             await session.do(FULL)
 
-    monkeypatch.setattr(connection, "_AFTER_GIVING_SECONDS", (0.0,) * 8)
-    other = Database(url, 1, reserve=tmp_path / "reserve")
+    other = Database(url, 1, reserve=tmp_path / "reserve", reserve_pauses=(0.0,) * 8)
     with pytest.raises(StoreFull):
         await other.transaction(work)
     assert reserve.size() == RESERVE_BYTES

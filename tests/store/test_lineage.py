@@ -12,7 +12,7 @@ import pytest
 
 from knit_workflows.domain.errors import TooLarge
 from knit_workflows.domain.ids import KnitId, PlanId
-from knit_workflows.domain.lineage import Lineage, LineageGraph, Tie
+from knit_workflows.domain.lineage import Edge, Lineage, LineageGraph
 from knit_workflows.store import PostgresStore
 from tests.store.build import fetch, only, register, spec
 
@@ -61,10 +61,10 @@ class Model:
         run = self.runs[run_id]
         return (data for _, data in (run.outputs if forward else run.inputs))
 
-    def ties(self, run_ids: Iterable[str]) -> list[Tie]:
+    def edges(self, run_ids: Iterable[str]) -> list[Edge]:
         """What the Runs have, Run by Run: inputs, outputs, log."""
         return [
-            Tie(run_id, knit_id, path, into)
+            Edge(run_id, knit_id, path, into)
             for run_id in run_ids
             for into, ends in ((True, self.runs[run_id].inputs), (False, self.runs[run_id].outputs))
             for path, knit_id in ends
@@ -149,15 +149,15 @@ def check(model: Model, start: str, up: int | None, down: int | None, graph: Lin
     assert set(graph.runs) == set(distances)
     hops = [distances[one] for one in graph.runs]
     assert hops == sorted(hops), "not the nearest first"
-    assert list(graph.ties) == model.ties(graph.runs)
-    assert list(graph.data) == list(dict.fromkeys([start, *(tie.knit_id for tie in graph.ties)]))
+    assert list(graph.edges) == model.edges(graph.runs)
+    assert list(graph.data) == list(dict.fromkeys([start, *(edge.knit_id for edge in graph.edges)]))
 
 
 @pytest.mark.parametrize("cyclic", [False, True])
 async def test_any_lineage_of_any_graph_is_what_the_model_says(
     store: PostgresStore, url: str, cyclic: bool
 ) -> None:
-    """Runs, their order, Data and ties, in full and as ids; with cycles too, which cannot loop."""
+    """Runs, their order, Data and edges, in full and as ids; with cycles too, which cannot loop."""
     plan_id = await a_plan(store)
     for seed in range(8):
         dice = random.Random(seed)

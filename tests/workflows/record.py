@@ -15,17 +15,16 @@ from pathlib import Path
 from typing import Any
 
 from knit_workflows import names
-from knit_workflows.activities.runs import LINGER
 from knit_workflows.compute.base import RunPod, StartFailure, StartFailureKind
 from knit_workflows.contracts.housekeeping import HousekeepingInput
 from knit_workflows.domain.errors import BackendUnavailable
 from knit_workflows.domain.runs import Exit, RunStatus
-from knit_workflows.testing import KnitEnvironment, MemoryBackend, knit_environment
+from knit_workflows.testing import QUICK, KnitEnvironment, MemoryBackend, knit_environment
 from knit_workflows.workflows.housekeeping import (
     GarbageCollectionWorkflow,
     HousekeepingWorkflow,
 )
-from tests.workflows.test_run import TRAIN, _held_up_by, _only_run, _until
+from tests.workflows.test_run import TRAIN, only_run, pending_with, until_status
 
 HISTORIES = Path(__file__).parent / "histories"
 
@@ -72,8 +71,8 @@ async def _stopped(cancel: bool, scenario: str) -> None:
     async with knit_environment(backend=backend) as knit:
         plan = await knit.apply(TRAIN)
         await knit.push({"type": "dataset"})
-        run = await _only_run(knit, plan.summary.plan_id)
-        await _until(knit, run.summary.run_id, RunStatus.RUNNING)
+        run = await only_run(knit, plan.summary.plan_id)
+        await until_status(knit, run.summary.run_id, RunStatus.RUNNING)
         handle = knit.temporal.get_workflow_handle(names.run_workflow(run.summary.run_id, 1))
         if cancel:
             await handle.cancel()
@@ -84,7 +83,7 @@ async def _stopped(cancel: bool, scenario: str) -> None:
         await _save(knit, handle.id, scenario)
 
 
-async def _held_up(scenario: str) -> None:
+async def _pending(scenario: str) -> None:
     class Away(MemoryBackend):
         gone = True
 
@@ -101,9 +100,9 @@ async def _held_up(scenario: str) -> None:
     async with knit_environment(backend=backend) as knit:
         plan = await knit.apply(TRAIN)
         await knit.push({"type": "dataset"})
-        run = await _only_run(knit, plan.summary.plan_id)
-        await _held_up_by(knit, run.summary.run_id, "PullingImage")
-        await asyncio.sleep(LINGER.total_seconds())
+        run = await only_run(knit, plan.summary.plan_id)
+        await pending_with(knit, run.summary.run_id, "PullingImage")
+        await asyncio.sleep(QUICK.short_run_wait.total_seconds())
         backend.set_start_failure(names.run_pod(run.summary.run_id, 1), None)
         await knit.final(run.summary.run_id)
         handle = knit.temporal.get_workflow_handle(names.run_workflow(run.summary.run_id, 1))
@@ -111,7 +110,7 @@ async def _held_up(scenario: str) -> None:
         await _save(knit, handle.id, scenario)
 
 
-async def _tidied() -> None:
+async def _housekeeping() -> None:
     async with knit_environment() as knit:
         for kind, name in (
             (GarbageCollectionWorkflow.run, names.GC_WORKFLOW),
@@ -131,12 +130,12 @@ async def _tidied() -> None:
 async def main() -> None:
     """Records every scenario."""
     await _ended(0, "run.short")
-    await _ended(0, "run.done", lasts=LINGER * 2)
-    await _ended(3, "run.failed", lasts=LINGER * 2)
+    await _ended(0, "run.done", lasts=QUICK.short_run_wait * 2)
+    await _ended(3, "run.failed", lasts=QUICK.short_run_wait * 2)
     await _stopped(False, "run.stopped")
     await _stopped(True, "run.cancelled")
-    await _held_up("run.held_up")
-    await _tidied()
+    await _pending("run.pending")
+    await _housekeeping()
 
 
 if __name__ == "__main__":

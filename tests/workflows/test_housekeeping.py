@@ -1,4 +1,4 @@
-"""Retry, deletion and tidying up, on the real store and a real Temporal server."""
+"""Retry, deletion, garbage collection and reconciliation, on a real store and Temporal server."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import pytest
 from temporalio.client import WorkflowExecutionStatus
 
 from knit_workflows import names
-from knit_workflows.activities import housekeeping
 from knit_workflows.compute.base import RunPod, Transfer
 from knit_workflows.domain.data import TagChange
 from knit_workflows.domain.errors import (
@@ -28,9 +27,9 @@ from knit_workflows.settings import EngineSettings
 from knit_workflows.testing import QUICK, KnitEnvironment, MemoryBackend, knit_environment
 from knit_workflows.workflows.options import SHORT
 from tests.waiting import PATIENCE
-from tests.workflows.test_run import TRAIN, _only_run, _until
+from tests.workflows.test_run import TRAIN, only_run, until_status
 
-TIDY = QUICK.model_copy(
+FREQUENT = QUICK.model_copy(
     update={"gc_interval": timedelta(seconds=1), "gc_grace_period": timedelta(seconds=1)}
 )
 
@@ -43,7 +42,7 @@ async def eventually(condition: Callable[[], Awaitable[bool]]) -> None:
 
 def gone(backend: MemoryBackend, knit_ids: set[KnitId | None]) -> Callable[[], Awaitable[bool]]:
     async def is_gone() -> bool:
-        return not any(f"data-knitid-{one}" in backend._volumes for one in knit_ids)
+        return not any(f"data-knitid-{one}" in backend.volumes for one in knit_ids)
 
     return is_gone
 
@@ -52,7 +51,7 @@ async def test_a_retried_run_runs_again(postgres: EmbeddedPostgres) -> None:
     """The second generation is an execution of its own; the volumes of the first are deleted."""
     codes = iter([3, 0])
     backend = MemoryBackend(lambda _: Exit(next(codes), ""))
-    async with knit_environment(postgres=postgres, backend=backend, engine=TIDY) as knit:
+    async with knit_environment(postgres=postgres, backend=backend, engine=FREQUENT) as knit:
         plan = await knit.apply(TRAIN)
         await knit.push({"type": "dataset"})
         [failed] = await knit.runs_of(plan.summary.plan_id, 1)
@@ -63,7 +62,7 @@ async def test_a_retried_run_runs_again(postgres: EmbeddedPostgres) -> None:
         assert done.generation == 2
         assert backend.launches == [names.run_pod(done.summary.run_id, n) for n in (1, 2)]
         await eventually(gone(backend, {failed.outputs[0].knit_id}))
-        assert f"data-knitid-{done.outputs[0].knit_id}" in backend._volumes
+        assert f"data-knitid-{done.outputs[0].knit_id}" in backend.volumes
 
 
 async def test_a_deleted_run_s_volumes_are_collected(postgres: EmbeddedPostgres) -> None:
@@ -79,7 +78,7 @@ async def test_a_deleted_run_s_volumes_are_collected(postgres: EmbeddedPostgres)
             await super().delete_volume(volume)  # type: ignore[arg-type]
 
     backend = Resisting()
-    async with knit_environment(postgres=postgres, backend=backend, engine=TIDY) as knit:
+    async with knit_environment(postgres=postgres, backend=backend, engine=FREQUENT) as knit:
         plan = await knit.apply(TRAIN)
         await knit.push({"type": "dataset"})
         [run] = await knit.runs_of(plan.summary.plan_id, 1)
@@ -94,14 +93,16 @@ async def test_a_deleted_run_s_volumes_are_collected(postgres: EmbeddedPostgres)
         await eventually(collected)
 
 
-async def test_without_room_volumes_are_collected_soon(
-    postgres: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_without_room_volumes_are_collected_soon(postgres: EmbeddedPostgres) -> None:
     """Whoever deletes a Run on a full disk waits for the room it took."""
-    monkeypatch.setattr(housekeeping, "SHORT_GRACE", timedelta(milliseconds=10))
-    patient = TIDY.model_copy(update={"gc_grace_period": timedelta(hours=1)})
+    long_grace = FREQUENT.model_copy(
+        update={
+            "gc_grace_period": timedelta(hours=1),
+            "full_disk_grace_period": timedelta(milliseconds=10),
+        }
+    )
     backend = MemoryBackend()
-    async with knit_environment(postgres=postgres, backend=backend, engine=patient) as knit:
+    async with knit_environment(postgres=postgres, backend=backend, engine=long_grace) as knit:
         plan = await knit.apply(TRAIN)
         await knit.push({"type": "dataset"})
         [run] = await knit.runs_of(plan.summary.plan_id, 1)
@@ -112,25 +113,25 @@ async def test_without_room_volumes_are_collected_soon(
 
 async def test_nothing_younger_than_the_grace_is_touched(postgres: EmbeddedPostgres) -> None:
     backend = MemoryBackend()
-    patient = TIDY.model_copy(update={"gc_grace_period": timedelta(hours=1)})
-    async with knit_environment(postgres=postgres, backend=backend, engine=patient) as knit:
+    long_grace = FREQUENT.model_copy(update={"gc_grace_period": timedelta(hours=1)})
+    async with knit_environment(postgres=postgres, backend=backend, engine=long_grace) as knit:
         plan = await knit.apply(TRAIN)
         await knit.push({"type": "dataset"})
         [run] = await knit.runs_of(plan.summary.plan_id, 1)
         await knit.store.runs.delete(run.summary.run_id)
         await _turns(knit, names.GC_WORKFLOW, 2)
-        assert f"data-knitid-{run.outputs[0].knit_id}" in backend._volumes
+        assert f"data-knitid-{run.outputs[0].knit_id}" in backend.volumes
 
 
 async def test_a_terminated_workflow_is_healed(postgres: EmbeddedPostgres) -> None:
     """Its Run goes on where it was: the same pod, started once."""
     backend = MemoryBackend()
     backend.hold()
-    async with knit_environment(postgres=postgres, backend=backend, engine=TIDY) as knit:
+    async with knit_environment(postgres=postgres, backend=backend, engine=FREQUENT) as knit:
         plan = await knit.apply(TRAIN)
         await knit.push({"type": "dataset"})
-        run = await _only_run(knit, plan.summary.plan_id)
-        await _until(knit, run.summary.run_id, RunStatus.RUNNING)
+        run = await only_run(knit, plan.summary.plan_id)
+        await until_status(knit, run.summary.run_id, RunStatus.RUNNING)
         handle = knit.temporal.get_workflow_handle(names.run_workflow(run.summary.run_id, 1))
         await handle.terminate("by hand")
 
@@ -146,7 +147,7 @@ async def test_a_terminated_workflow_is_healed(postgres: EmbeddedPostgres) -> No
 
 async def test_a_terminated_projector_is_healed(postgres: EmbeddedPostgres) -> None:
     """Otherwise no commit would become a Run any more."""
-    async with knit_environment(postgres=postgres, engine=TIDY) as knit:
+    async with knit_environment(postgres=postgres, engine=FREQUENT) as knit:
         plan = await knit.apply(TRAIN)
         await knit.temporal.get_workflow_handle(names.projector_workflow(0)).terminate("by hand")
         await knit.push({"type": "dataset"})
@@ -155,7 +156,7 @@ async def test_a_terminated_projector_is_healed(postgres: EmbeddedPostgres) -> N
 
 async def test_an_upload_whose_workflow_is_terminated_fails(postgres: EmbeddedPostgres) -> None:
     """It leaves a failed Run and no transfer that would keep it from being deleted."""
-    async with knit_environment(postgres=postgres, engine=TIDY) as knit:
+    async with knit_environment(postgres=postgres, engine=FREQUENT) as knit:
         opened = await knit.knit.open_upload()
         assert opened.run_id is not None
         workflow_id = names.transfer_workflow(opened.transfer_id)
@@ -177,7 +178,7 @@ async def test_an_upload_whose_workflow_is_terminated_fails(postgres: EmbeddedPo
 async def test_a_leftover_pod_is_removed(postgres: EmbeddedPostgres) -> None:
     """Of a Run that is final; a pod of a Run that the store does not know is left alone."""
     backend = MemoryBackend()
-    async with knit_environment(postgres=postgres, backend=backend, engine=TIDY) as knit:
+    async with knit_environment(postgres=postgres, backend=backend, engine=FREQUENT) as knit:
         plan = await knit.apply(TRAIN)
         await knit.push({"type": "dataset"})
         [run] = await knit.runs_of(plan.summary.plan_id, 1)
@@ -204,7 +205,7 @@ async def test_a_run_deleted_while_it_waits_ends_its_workflow(postgres: Embedded
                 await go_on.wait()
 
     backend = Slow()
-    async with knit_environment(postgres=postgres, backend=backend, engine=TIDY) as knit:
+    async with knit_environment(postgres=postgres, backend=backend, engine=FREQUENT) as knit:
         plan = await knit.apply(TRAIN)
         opened = await knit.knit.open_upload()
         armed.set()
@@ -234,11 +235,11 @@ async def _turns(knit: KnitEnvironment, schedule: str, count: int) -> None:
 
 async def test_a_paused_schedule_stays_paused(postgres: EmbeddedPostgres) -> None:
     """A worker that starts brings it to its settings, and leaves the pause to who made it."""
-    async with knit_environment(postgres=postgres, engine=TIDY) as knit:
+    async with knit_environment(postgres=postgres, engine=FREQUENT) as knit:
         await knit.push({"type": "dataset"})  # by then the worker has made its schedules
         schedule = knit.temporal.get_schedule_handle(names.GC_WORKFLOW)
         await schedule.pause(note="by hand")
-        seldom = TIDY.model_copy(update={"gc_interval": timedelta(hours=3)})
+        seldom = FREQUENT.model_copy(update={"gc_interval": timedelta(hours=3)})
         await ensure_schedules(
             knit.temporal, Deps(knit.store, knit.backend, engine=seldom, queues=knit.deps.queues)
         )
@@ -262,7 +263,7 @@ async def test_one_transfer_that_resists_does_not_keep_the_others(
             await super().close_transfer(transfer)
 
     backend = Resisting()
-    async with knit_environment(postgres=postgres, backend=backend, engine=TIDY) as knit:
+    async with knit_environment(postgres=postgres, backend=backend, engine=FREQUENT) as knit:
         for _ in range(2):
             opened = await knit.knit.open_upload()
             workflow_id = names.transfer_workflow(opened.transfer_id)

@@ -13,8 +13,6 @@ from temporalio.api.enums.v1 import EventType
 from temporalio.client import WorkflowExecutionStatus
 
 from knit_workflows import names
-from knit_workflows.activities import runs
-from knit_workflows.activities.runs import LINGER
 from knit_workflows.compute.base import Observation, RunPod, StartFailure, StartFailureKind, Volume
 from knit_workflows.domain.data import TagChange
 from knit_workflows.domain.errors import BackendUnavailable, IllegalMove, StorageFull
@@ -42,7 +40,7 @@ async def _statuses(knit: KnitEnvironment, run: RunDetail) -> list[str]:
     return [event.to_status.value for event in events]
 
 
-async def _until(knit: KnitEnvironment, run_id: str, status: RunStatus) -> RunDetail:
+async def until_status(knit: KnitEnvironment, run_id: str, status: RunStatus) -> RunDetail:
     async with asyncio.timeout(PATIENCE):
         while True:
             run = await knit.store.runs.get(run_id)  # type: ignore[arg-type]
@@ -51,7 +49,7 @@ async def _until(knit: KnitEnvironment, run_id: str, status: RunStatus) -> RunDe
             await asyncio.sleep(0.01)
 
 
-async def _only_run(knit: KnitEnvironment, plan_id: str) -> RunDetail:
+async def only_run(knit: KnitEnvironment, plan_id: str) -> RunDetail:
     async with asyncio.timeout(PATIENCE):
         while True:
             runs = await knit.store.runs.find(RunQuery(plan_ids=frozenset({plan_id})))
@@ -82,25 +80,29 @@ async def test_a_chain_runs_by_itself(postgres: EmbeddedPostgres) -> None:
 
 
 @pytest.mark.parametrize(
-    ("lasts", "linger", "activities", "events"),
-    [(timedelta(), timedelta(minutes=1), 1, 12), (LINGER, LINGER / 2, 3, 27)],
+    ("lasts", "wait", "activities", "events"),
+    [
+        (timedelta(), timedelta(minutes=1), 1, 12),
+        (timedelta(seconds=1), timedelta(seconds=0.5), 3, 27),
+    ],
 )
 async def test_a_run_keeps_to_its_budget(
     postgres: EmbeddedPostgres,
-    monkeypatch: pytest.MonkeyPatch,
     lasts: timedelta,
-    linger: timedelta,
+    wait: timedelta,
     activities: int,
     events: int,
 ) -> None:
     """A short Run costs Temporal one activity, a longer one three."""
-    monkeypatch.setattr(runs, "LINGER", linger)
+    engine = QUICK.model_copy(update={"short_run_wait": wait})
 
     async def behave(_: RunPod) -> Exit:
         await asyncio.sleep(lasts.total_seconds())
         return SUCCEEDED
 
-    async with knit_environment(postgres=postgres, backend=MemoryBackend(behave)) as knit:
+    async with knit_environment(
+        postgres=postgres, backend=MemoryBackend(behave), engine=engine
+    ) as knit:
         plan = await knit.apply(TRAIN)
         await knit.push({"type": "dataset"})
         [run] = await knit.runs_of(plan.summary.plan_id, 1)
@@ -123,7 +125,7 @@ async def test_a_run_waits_for_room(postgres: EmbeddedPostgres) -> None:
         await knit.store.data.change_tags(
             data.knit_id, TagChange(add=frozenset({Tag("type", "dataset")}))
         )
-        run = await _only_run(knit, plan.summary.plan_id)
+        run = await only_run(knit, plan.summary.plan_id)
         async with asyncio.timeout(PATIENCE):
             while run.waiting is None or "3 MiB" not in run.waiting.reason:
                 await asyncio.sleep(0.02)
@@ -133,12 +135,12 @@ async def test_a_run_waits_for_room(postgres: EmbeddedPostgres) -> None:
         assert (await knit.final(run.summary.run_id)).summary.status is RunStatus.DONE
 
 
-@pytest.mark.parametrize("linger", [timedelta(), timedelta(minutes=1)])
+@pytest.mark.parametrize("wait", [timedelta(), timedelta(minutes=1)])
 async def test_what_cannot_be_kept_is_told_when_the_run_ends(
-    postgres: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch, linger: timedelta
+    postgres: EmbeddedPostgres, wait: timedelta
 ) -> None:
     """In its history, with the Run, and in Temporal's Web UI; whoever saw its end."""
-    monkeypatch.setattr(runs, "LINGER", linger)
+    engine = QUICK.model_copy(update={"short_run_wait": wait})
 
     def behave(pod: RunPod) -> Exit:
         with socket.socket(socket.AF_UNIX) as left:
@@ -147,7 +149,7 @@ async def test_what_cannot_be_kept_is_told_when_the_run_ends(
 
     backend = MemoryBackend(behave)
     note = "output /out/model: 1 socket is not kept: worker.sock"
-    async with knit_environment(postgres=postgres, backend=backend) as knit:
+    async with knit_environment(postgres=postgres, backend=backend, engine=engine) as knit:
         plan = await knit.apply(TRAIN)
         await knit.push({"type": "dataset"})
         [run] = await knit.runs_of(plan.summary.plan_id, 1)
@@ -188,8 +190,8 @@ async def test_the_web_ui_shows_a_long_run_as_running(postgres: EmbeddedPostgres
     async with knit_environment(postgres=postgres, backend=backend) as knit:
         plan = await knit.apply(TRAIN)
         await knit.push({"type": "dataset"})
-        run = await _only_run(knit, plan.summary.plan_id)
-        await _until(knit, run.summary.run_id, RunStatus.RUNNING)
+        run = await only_run(knit, plan.summary.plan_id)
+        await until_status(knit, run.summary.run_id, RunStatus.RUNNING)
         handle = knit.temporal.get_workflow_handle(names.run_workflow(run.summary.run_id, 1))
         async with asyncio.timeout(PATIENCE):
             while await handle.query("status") != "running":
@@ -225,8 +227,8 @@ async def test_a_running_run_is_stopped(
     async with knit_environment(postgres=postgres, backend=backend) as knit:
         plan = await knit.apply(TRAIN)
         await knit.push({"type": "dataset"})
-        run = await _only_run(knit, plan.summary.plan_id)
-        await _until(knit, run.summary.run_id, RunStatus.RUNNING)
+        run = await only_run(knit, plan.summary.plan_id)
+        await until_status(knit, run.summary.run_id, RunStatus.RUNNING)
         await knit.store.runs.stop(run.summary.run_id, fail=fail)
         await knit.store.runs.stop(run.summary.run_id, fail=fail)
         ended = await knit.final(run.summary.run_id)
@@ -239,11 +241,9 @@ async def test_a_running_run_is_stopped(
             await knit.store.runs.stop(run.summary.run_id, fail=fail)
 
 
-async def test_a_stop_that_takes_long_says_why(
-    postgres: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_stop_that_takes_long_says_why(postgres: EmbeddedPostgres) -> None:
     """A back-end that is away, then a pod that does not end: its Run stays until it is gone."""
-    monkeypatch.setattr(runs, "ASK_AGAIN", timedelta(seconds=0.2))
+    engine = QUICK.model_copy(update={"stop_retry_interval": timedelta(seconds=0.2)})
 
     class Stubborn(MemoryBackend):
         answer: Exception | None = BackendUnavailable("no container engine answers")
@@ -257,17 +257,17 @@ async def test_a_stop_that_takes_long_says_why(
 
     backend = Stubborn()
     backend.hold()
-    async with knit_environment(postgres=postgres, backend=backend) as knit:
+    async with knit_environment(postgres=postgres, backend=backend, engine=engine) as knit:
         plan = await knit.apply(TRAIN)
         await knit.push({"type": "dataset"})
-        run = await _only_run(knit, plan.summary.plan_id)
-        await _until(knit, run.summary.run_id, RunStatus.RUNNING)
+        run = await only_run(knit, plan.summary.plan_id)
+        await until_status(knit, run.summary.run_id, RunStatus.RUNNING)
         await knit.store.runs.stop(run.summary.run_id, fail=True)
-        away = await _held_up_by(knit, run.summary.run_id, "BackendUnavailable")
+        away = await pending_with(knit, run.summary.run_id, "BackendUnavailable")
         assert away.summary.status is RunStatus.ABORTING
         await _details_say(knit, run.summary.run_id, "**aborting**: [BackendUnavailable]")
         backend.answer = None
-        await _held_up_by(knit, run.summary.run_id, "PodNotGone")
+        await pending_with(knit, run.summary.run_id, "PodNotGone")
         backend.ends = True
         ended = await knit.final(run.summary.run_id)
         assert (ended.summary.status, ended.waiting) == (RunStatus.FAILED, None)
@@ -278,7 +278,7 @@ async def test_a_run_that_never_started_is_aborted(postgres: EmbeddedPostgres) -
     async with knit_environment(postgres=postgres) as knit:
         plan = await knit.apply({**TRAIN, "active": False})
         await knit.push({"type": "dataset"})
-        run = await _only_run(knit, plan.summary.plan_id)
+        run = await only_run(knit, plan.summary.plan_id)
         assert run.summary.status is RunStatus.DEACTIVATED
         await knit.store.runs.stop(run.summary.run_id, fail=True)
         assert (await knit.final(run.summary.run_id)).summary.status is RunStatus.FAILED
@@ -291,8 +291,8 @@ async def test_a_cancelled_workflow_aborts_its_run(postgres: EmbeddedPostgres) -
     async with knit_environment(postgres=postgres, backend=backend) as knit:
         plan = await knit.apply(TRAIN)
         await knit.push({"type": "dataset"})
-        run = await _only_run(knit, plan.summary.plan_id)
-        await _until(knit, run.summary.run_id, RunStatus.RUNNING)
+        run = await only_run(knit, plan.summary.plan_id)
+        await until_status(knit, run.summary.run_id, RunStatus.RUNNING)
         handle = knit.temporal.get_workflow_handle(names.run_workflow(run.summary.run_id, 1))
         await handle.cancel()
         ended = await knit.final(run.summary.run_id)
@@ -329,7 +329,7 @@ async def test_a_pod_that_cannot_start_ends_its_run(
         assert await backend.run_pods() == []
 
 
-async def _held_up_by(knit: KnitEnvironment, run_id: str, code: str) -> RunDetail:
+async def pending_with(knit: KnitEnvironment, run_id: str, code: str) -> RunDetail:
     """Waits until a Run says that this keeps it from starting; gives the Run."""
     async with asyncio.timeout(PATIENCE):
         while True:
@@ -379,8 +379,8 @@ async def test_a_backend_that_is_away_is_waited_for_and_named(
         await knit.push({"type": "dataset"})
         backend.gone = True
         plan = await knit.apply(TRAIN)
-        run = await _only_run(knit, plan.summary.plan_id)
-        run = await _held_up_by(knit, run.summary.run_id, type(error).__name__)
+        run = await only_run(knit, plan.summary.plan_id)
+        run = await pending_with(knit, run.summary.run_id, type(error).__name__)
         stands = RunStatus.WAITING if step == "create_volume" else RunStatus.READY
         assert run.summary.status is stands
         assert run.waiting is not None
@@ -424,11 +424,11 @@ async def test_a_watch_whose_backend_is_away_names_it(postgres: EmbeddedPostgres
     async with knit_environment(postgres=postgres, backend=backend) as knit:
         plan = await knit.apply(TRAIN)
         await knit.push({"type": "dataset"})
-        run = await _only_run(knit, plan.summary.plan_id)
-        run = await _held_up_by(knit, run.summary.run_id, "BackendUnavailable")
+        run = await only_run(knit, plan.summary.plan_id)
+        run = await pending_with(knit, run.summary.run_id, "BackendUnavailable")
         assert run.summary.status is RunStatus.STARTING
         backend.gone = False
-        await _held_up_by(knit, run.summary.run_id, "PullingImage")
+        await pending_with(knit, run.summary.run_id, "PullingImage")
         backend.set_start_failure(names.run_pod(run.summary.run_id, 1), None)
         assert (await knit.final(run.summary.run_id)).summary.status is RunStatus.DONE
 
@@ -450,8 +450,8 @@ async def test_trouble_is_told_with_its_end_and_taken_back(postgres: EmbeddedPos
 
         backend.launch = launch  # type: ignore[method-assign]
         await knit.push({"type": "dataset"})
-        run = await _only_run(knit, plan.summary.plan_id)
-        pulling = await _held_up_by(knit, run.summary.run_id, "PullingImage")
+        run = await only_run(knit, plan.summary.plan_id)
+        pulling = await pending_with(knit, run.summary.run_id, "PullingImage")
         handle = knit.temporal.get_workflow_handle(names.run_workflow(run.summary.run_id, 1))
         async with asyncio.timeout(PATIENCE):
             while await handle.query("status") != "starting":
@@ -462,7 +462,7 @@ async def test_trouble_is_told_with_its_end_and_taken_back(postgres: EmbeddedPos
         backend.set_start_failure(
             pod, StartFailure(StartFailureKind.TRANSIENT, "RegistryUnreachable", "refused")
         )
-        refused = await _held_up_by(knit, run.summary.run_id, "RegistryUnreachable")
+        refused = await pending_with(knit, run.summary.run_id, "RegistryUnreachable")
         assert pulling.waiting is not None
         assert pulling.waiting.until is None
         assert refused.waiting is not None
@@ -472,7 +472,7 @@ async def test_trouble_is_told_with_its_end_and_taken_back(postgres: EmbeddedPos
         assert timedelta(minutes=9) < left < timedelta(minutes=11)
         await _details_say(knit, run.summary.run_id, "[RegistryUnreachable] refused; given up at")
         backend.set_start_failure(pod, None)
-        await _until(knit, run.summary.run_id, RunStatus.RUNNING)
+        await until_status(knit, run.summary.run_id, RunStatus.RUNNING)
         assert (await knit.store.runs.get(run.summary.run_id)).waiting is None
         backend.finish(pod)
         assert (await knit.final(run.summary.run_id)).summary.status is RunStatus.DONE
@@ -492,8 +492,8 @@ async def test_a_pod_without_room_waits(postgres: EmbeddedPostgres) -> None:
     async with knit_environment(postgres=postgres, backend=backend) as knit:
         plan = await knit.apply(TRAIN)
         await knit.push({"type": "dataset"})
-        run = await _only_run(knit, plan.summary.plan_id)
-        await _until(knit, run.summary.run_id, RunStatus.STARTING)
+        run = await only_run(knit, plan.summary.plan_id)
+        await until_status(knit, run.summary.run_id, RunStatus.STARTING)
         await asyncio.sleep(3)  # longer than any patience of this environment
         run = await knit.store.runs.get(run.summary.run_id)
         assert run.summary.status is RunStatus.STARTING
@@ -510,8 +510,8 @@ async def test_a_lost_pod_fails_its_run(postgres: EmbeddedPostgres) -> None:
     async with knit_environment(postgres=postgres, backend=backend) as knit:
         plan = await knit.apply(TRAIN)
         await knit.push({"type": "dataset"})
-        run = await _only_run(knit, plan.summary.plan_id)
-        await _until(knit, run.summary.run_id, RunStatus.RUNNING)
+        run = await only_run(knit, plan.summary.plan_id)
+        await until_status(knit, run.summary.run_id, RunStatus.RUNNING)
         backend.lose(names.run_pod(run.summary.run_id, 1))
         ended = await knit.final(run.summary.run_id)
         assert ended.summary.exit == Exit(254, "worker for the run is not found")

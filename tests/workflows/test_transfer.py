@@ -16,7 +16,7 @@ from temporalio.exceptions import CancelledError
 from temporalio.worker import Worker
 
 from knit_workflows import names
-from knit_workflows.client import KnitClient, OpenTransfer, keyed_upload
+from knit_workflows.client import KnitClient, TransferHandle, upload_for_key
 from knit_workflows.compute.base import Endpoint, Transfer
 from knit_workflows.domain.data import TagChange
 from knit_workflows.domain.errors import (
@@ -82,7 +82,7 @@ async def test_a_broken_upload_leaves_a_failed_run(postgres: EmbeddedPostgres) -
         assert Tag("knit#transient", "failed") in data.tags
 
 
-async def _renewed(knit: KnitEnvironment, lease: float) -> OpenTransfer | None:
+async def _renewed(knit: KnitEnvironment, lease: float) -> TransferHandle | None:
     """Opens an upload and renews its lease for two leases; None where that did not keep it."""
     client = KnitClient(knit.temporal, lease=timedelta(seconds=lease), queues=knit.deps.queues)
     with suppress(Conflict, Unavailable, NotFound):
@@ -220,7 +220,7 @@ async def test_what_was_not_opened_in_time_is_not_opened_later(postgres: Embedde
         with pytest.raises(EngineUnavailable):
             await client.open_upload(key)
         handle = knit.temporal.get_workflow_handle(
-            names.transfer_workflow(keyed_upload(key).transfer_id)
+            names.transfer_workflow(upload_for_key(key).transfer_id)
         )
         for worker in workers(knit.temporal, knit.deps, frozenset({Role.INTERACTIVE})):
             async with worker:

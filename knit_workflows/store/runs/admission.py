@@ -8,12 +8,12 @@ from typing import Any, Final
 from knit_workflows import names
 from knit_workflows.domain.errors import IllegalMove, Superseded
 from knit_workflows.domain.ids import KnitId, PlanId, RunId
-from knit_workflows.domain.ports import AdmissionLimits, RunKey, StartableRun, StopOrder
+from knit_workflows.domain.ports import AdmissionLimits, RunKey, StartableRun, StopRequest
 from knit_workflows.store import named_sql
 from knit_workflows.store.connection import Database, Session
 from knit_workflows.store.plans.images import image_of
-from knit_workflows.store.runs.execution import RunExecution
-from knit_workflows.store.runs.waiting import admit_next
+from knit_workflows.store.runs.execution import PostgresRunExecutionStore
+from knit_workflows.store.runs.queue import admit_next
 
 _SQL: Final = named_sql.beside(__file__)
 
@@ -28,19 +28,15 @@ _LOCK: Final = 5_640_102
 _BATCH: Final = 500
 
 
-class Admission:
-    """Starts the workflows of Runs, and hands stops to them; implements `AdmissionStore`."""
+class PostgresAdmissionStore:
+    """Implements `ports.AdmissionStore`."""
 
-    def __init__(self, db: Database, execution: RunExecution) -> None:
+    def __init__(self, db: Database, execution: PostgresRunExecutionStore) -> None:
         self._db = db
         self._execution = execution
 
     async def admit(self, limits: AdmissionLimits) -> Sequence[StartableRun]:
-        """Admits waiting Runs up to the limits; gives all admitted ones without a workflow.
-
-        At most `ADMITTED_AT_ONCE` are admitted, in the order of `waiting.sql`: call again
-        until none is given.
-        """
+        """See the port; the order is that of `queue.sql`."""
 
         async def step(session: Session) -> list[Any]:
             await session.do(_SQL["lock"], {"lock": _LOCK})
@@ -50,7 +46,7 @@ class Admission:
         return [startable_run(row) for row in await self._db.transaction(step)]
 
     async def started(self, keys: Sequence[RunKey]) -> None:
-        """Records that these Runs' workflows exist."""
+        """See the port."""
         ordered = sorted(keys, key=lambda key: key.run_id)
         await self._db.rows(
             _SQL["started"],
@@ -61,19 +57,19 @@ class Admission:
             },
         )
 
-    async def stop_orders(self) -> Sequence[StopOrder]:
-        """Gives stops to deliver, oldest first; only of Runs whose workflow has been started."""
+    async def stop_requests(self) -> Sequence[StopRequest]:
+        """See the port."""
         return [
-            StopOrder(row.event_id, RunKey(RunId(row.run_id), row.generation), row.fail)
-            for row in await self._db.rows(_SQL["stop_orders"])
+            StopRequest(row.event_id, RunKey(RunId(row.run_id), row.generation), row.fail)
+            for row in await self._db.rows(_SQL["stop_requests"])
         ]
 
     async def close_event(self, event_id: int) -> None:
-        """Removes a delivered event. Gone already: fine."""
+        """See the port."""
         await self._db.do(_SQL["close_event"], {"event_id": event_id})
 
     async def finish_unstarted(self) -> int:
-        """Finalizes aborting Runs that never were admitted; gives how many."""
+        """See the port."""
         finished = 0
         for row in await self._db.rows(_SQL["unstarted"], {"limit": _BATCH}):
             try:

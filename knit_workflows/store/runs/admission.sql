@@ -42,7 +42,7 @@ SELECT pg_notify(%(channel)s, '')
  WHERE EXISTS (SELECT FROM named JOIN outbox o ON o.subject = named.run_id
                 WHERE o.kind = 'stop_run')
 
--- name: stop_orders
+-- name: stop_requests
 
 -- Stops to deliver; those that came too late (the Run is final, or has gone on) are removed.
 WITH stale AS (

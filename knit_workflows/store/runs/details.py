@@ -30,7 +30,7 @@ from knit_workflows.store import named_sql
 from knit_workflows.store.connection import Session
 from knit_workflows.store.ids import id_array
 from knit_workflows.store.plans.details import StoredPlan, load_plans
-from knit_workflows.store.runs.waiting import why_waiting
+from knit_workflows.store.runs.queue import why_waiting
 
 _SQL: Final = named_sql.beside(__file__)
 

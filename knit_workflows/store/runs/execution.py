@@ -11,8 +11,8 @@ from knit_workflows import names
 from knit_workflows.domain.errors import IllegalMove, RunNotFound, Superseded
 from knit_workflows.domain.ids import KnitId, PlanId, is_id
 from knit_workflows.domain.plans.model import NodeMode, NodeRule
-from knit_workflows.domain.ports import MountedData, RunKey, RunOrder, UsedResources
-from knit_workflows.domain.runs import MOVES, Exit, Holdup, RunStatus, may_move
+from knit_workflows.domain.ports import MountedData, RunKey, RunSpec, UsedResources
+from knit_workflows.domain.runs import MOVES, Exit, PendingReason, RunStatus, may_move
 from knit_workflows.store import named_sql
 from knit_workflows.store.connection import Database
 from knit_workflows.store.plans.images import image_of
@@ -30,18 +30,18 @@ _SOURCES: Final = {
 }
 
 
-class RunExecution:
-    """The part of the store that workflows of Runs use."""
+class PostgresRunExecutionStore:
+    """Implements `ports.RunExecutionStore`."""
 
     def __init__(self, db: Database) -> None:
         self._db = db
 
-    async def spec(self, key: RunKey) -> RunOrder:
-        """Gives everything needed to launch; raises RunNotFound, Superseded."""
+    async def spec(self, key: RunKey) -> RunSpec:
+        """See the port."""
         row = await self._db.row(_SQL["order"], {"run_id": _checked(key)})
         _guard(key, row)
         outputs = row.outputs or []
-        return RunOrder(
+        return RunSpec(
             key=key,
             status=RunStatus(row.status),
             plan_id=PlanId(row.plan_id),
@@ -67,7 +67,7 @@ class RunExecution:
         used: UsedResources | None = None,
         notes: Sequence[str] = (),
     ) -> RunStatus:
-        """Moves a Run to `target` if that is legal, gives its status afterwards."""
+        """See the port."""
         if target.is_final:
             raise ValueError(f"{target} is final: use finalize")
         row = await self._db.row(
@@ -91,19 +91,19 @@ class RunExecution:
         _guard(key, row)
         return RunStatus(row.status)
 
-    async def hold_up(self, key: RunKey, holdup: Holdup | None, *, at: RunStatus) -> bool:
-        """Records what keeps a Run from starting, gives whether that is news; see the port."""
+    async def hold_up(self, key: RunKey, reason: PendingReason | None, *, at: RunStatus) -> bool:
+        """See the port."""
         row = await self._db.row(
             _SQL["hold_up"],
             {
                 "run_id": _checked(key),
                 "generation": key.generation,
                 "at": at.value,
-                "kind": holdup and holdup.kind.value,
-                "code": holdup and holdup.code,
-                "message": holdup and holdup.message,
-                "until": holdup and holdup.until,
-                "cause": holdup and f"[{holdup.code}] {holdup.message}",
+                "kind": reason and reason.kind.value,
+                "code": reason and reason.code,
+                "message": reason and reason.message,
+                "until": reason and reason.until,
+                "cause": reason and f"[{reason.code}] {reason.message}",
                 "most": _MOST_HOLDUPS,
                 "outbox_channel": names.OUTBOX_CHANNEL,
             },
@@ -112,7 +112,7 @@ class RunExecution:
         return bool(row.is_news)
 
     async def finalize(self, key: RunKey, *, cause: str) -> RunStatus:
-        """Makes a completing Run done, an aborting one failed; gives the final status."""
+        """See the port."""
         row = await self._db.row(
             _SQL["finalize"],
             {

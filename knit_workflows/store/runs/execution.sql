@@ -64,7 +64,7 @@ SELECT cur.generation, COALESCE(moved.status, cur.status) AS status,
 -- What keeps a Run from starting, or ending (`kind` NULL: nothing any more), in the status `at`.
 -- The same reason again is not written, whatever its message says by now; another one is one more
 -- line of the history, up to `most` of them. `since` stays while the kind does. The Projector is
--- told of another reason: a Run that is held up leaves its place to others.
+-- told of another reason: a Run that is pending leaves its place to others.
 WITH cur AS MATERIALIZED (
     SELECT run_id, generation, status, holdup
       FROM run

@@ -6,7 +6,7 @@ import pytest
 
 from knit_workflows.domain.errors import DataNotFound, TooLarge
 from knit_workflows.domain.ids import KnitId
-from knit_workflows.domain.lineage import LineageGraph, Tie
+from knit_workflows.domain.lineage import Edge, LineageGraph
 from knit_workflows.domain.ports import RunKey
 from knit_workflows.domain.runs import RunQuery, RunStatus
 from tests.contract.catalogue.conftest import AnyStore
@@ -46,21 +46,21 @@ async def test_so_many_runs_far_in_each_direction(
     assert graph.data[0] == data[2]
     assert set(data) & set(graph.data) == {data[step] for step in reached}
     assert len(graph.data) == len(set(graph.data))
-    await check_ties(store, graph)
+    await check_edges(store, graph)
     whole = await store.lineage.get(data[2], **far)
     assert tuple(one.knit_id for one in whole.data) == graph.data
     assert tuple(one.summary.run_id for one in whole.runs) == graph.runs
 
 
-async def check_ties(store: AnyStore, graph: LineageGraph) -> None:
+async def check_edges(store: AnyStore, graph: LineageGraph) -> None:
     """They are what the Runs themselves say, Run by Run: inputs, outputs, log."""
     expected = []
     for run_id in graph.runs:
         run = await store.runs.get(run_id)
-        expected += [Tie(run_id, one.knit_id, one.path, True) for one in run.inputs]
-        expected += [Tie(run_id, one.knit_id, one.path, False) for one in run.outputs]
-        expected += [Tie(run_id, run.log.knit_id, None, False)] if run.log else []
-    assert list(graph.ties) == expected
+        expected += [Edge(run_id, one.knit_id, one.path, True) for one in run.inputs]
+        expected += [Edge(run_id, one.knit_id, one.path, False) for one in run.outputs]
+        expected += [Edge(run_id, run.log.knit_id, None, False)] if run.log else []
+    assert list(graph.edges) == expected
 
 
 async def test_the_nearest_come_first(store: AnyStore) -> None:

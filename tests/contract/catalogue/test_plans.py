@@ -323,7 +323,7 @@ async def test_too_many_runs_leave_no_plan(store: AnyStore) -> None:
         await upload(store, "k:a")
     await drain(store)
     wanted = spec({"/a": "k:a", "/b": "k:a"})
-    assert (await store.plans.preview(wanted, most=1)).runs == 16
+    assert (await store.plans.preview(wanted, limit=1)).runs == 16
     with pytest.raises(TooManyRuns, match="16") as failure:
         await store.plans.register(wanted, new_runs_limit=15)
     assert failure.value.advice
@@ -340,7 +340,7 @@ async def test_a_preview_says_what_registering_would_create(store: AnyStore) -> 
     await drain(store)
     wanted = spec({"/b": "k:b", "/a": "k:a"}, {"/out": "k:c"})
     for _ in range(2):
-        preview = await store.plans.preview(wanted, most=2)
+        preview = await store.plans.preview(wanted, limit=2)
         assert preview.runs == 3
         assert preview.candidates == {"/a": 3, "/b": 1}
         assert preview.assignments == tuple({"/a": one, "/b": other} for one in ids[:2])
@@ -351,10 +351,10 @@ async def test_a_preview_says_what_registering_would_create(store: AnyStore) -> 
     await drain(store)
     assert set(await runs_of(store, made)) == {(one, other) for one in ids}
     with pytest.raises(EquivalentPlan) as equivalent:
-        await store.plans.preview(wanted, most=2)
+        await store.plans.preview(wanted, limit=2)
     assert equivalent.value.see == made
     with pytest.raises(CyclicPlans):
-        await store.plans.preview(spec({"/in": "k:c"}, {"/out": "k:a"}), most=2)
-    unfilled = await store.plans.preview(spec({"/x": "k:a", "/y": "k:none"}), most=2)
+        await store.plans.preview(spec({"/in": "k:c"}, {"/out": "k:a"}), limit=2)
+    unfilled = await store.plans.preview(spec({"/x": "k:a", "/y": "k:none"}), limit=2)
     assert (unfilled.runs, unfilled.assignments) == (0, ())
     assert unfilled.candidates == {"/x": 3, "/y": 0}

@@ -22,7 +22,7 @@ from knit_workflows.domain.ports import (
     Projection,
     RunKey,
     StartableRun,
-    StopOrder,
+    StopRequest,
 )
 from knit_workflows.plugin import Deps, Role
 from knit_workflows.settings import EngineSettings
@@ -61,11 +61,11 @@ class Store:
     async def finish_unstarted(self) -> int:
         return 0
 
-    async def stop_orders(self) -> Sequence[StopOrder]:
+    async def stop_requests(self) -> Sequence[StopRequest]:
         self.calls.append("stops")
         return []
 
-    async def work(self, *, fallback: timedelta) -> AsyncGenerator[None, None]:
+    async def wake_ups(self, *, fallback: timedelta) -> AsyncGenerator[None, None]:
         yield
 
 

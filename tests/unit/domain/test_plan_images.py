@@ -5,7 +5,8 @@ import pytest
 from knit_workflows.domain.errors import InvalidPlan
 from knit_workflows.domain.plans.images import parse_image
 from knit_workflows.domain.plans.model import Image
-from knit_workflows.domain.plans.rules import parse_plan, plan_document
+from knit_workflows.domain.plans.rules import parse_plan
+from tests.plan_documents import plan_document
 
 HEX = "0123456789abcdef" * 4
 PINNED = f"sha256:{HEX}"

@@ -305,7 +305,8 @@ from knit_workflows.pod import log_sidecar
 from knit_workflows.pod.kube_api import KubeApi
 port, log, termination_log, refused, outputs = sys.argv[1:]
 log_sidecar._REFUSED_SECONDS = float(refused)
-log_sidecar.Patience.__init__.__defaults__ = (float(refused), *log_sidecar.Patience.__init__.__defaults__[1:])
+defaults = log_sidecar.Patience.__init__.__defaults__[1:]
+log_sidecar.Patience.__init__.__defaults__ = (float(refused), *defaults)
 api = KubeApi(lambda: HTTPConnection("127.0.0.1", int(port), timeout=100), lambda: "token")
 environ = {"NAMESPACE": "ns", "POD_NAME": "pod-1", **({"OUTPUTS": outputs} if outputs else {})}
 sys.exit(log_sidecar.main(["main", log], environ, api, termination_log))

@@ -1,0 +1,139 @@
+"""Starting workflows: the Projector, Runs, and what Temporal's Web UI says of these."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import Final
+
+from temporalio.client import Client
+from temporalio.common import (
+    Priority,
+    SearchAttributeKey,
+    SearchAttributePair,
+    TypedSearchAttributes,
+    WorkflowIDConflictPolicy,
+    WorkflowIDReusePolicy,
+)
+from temporalio.exceptions import WorkflowAlreadyStartedError
+from temporalio.service import RPCError
+
+from knit_workflows import names
+from knit_workflows.contracts import shown
+from knit_workflows.contracts.projector import ProjectorInput
+from knit_workflows.contracts.runs import RunInput
+from knit_workflows.domain.errors import EngineUnavailable
+from knit_workflows.domain.ports import StartableRun
+from knit_workflows.settings import EngineSettings
+from knit_workflows.workflows import options
+from knit_workflows.workflows.projector import ProjectorWorkflow
+from knit_workflows.workflows.run import RunWorkflow
+
+log = logging.getLogger(__name__)
+
+STARTS_AT_ONCE: Final = 16
+
+
+async def start_projector(client: Client, request: ProjectorInput) -> None:
+    """Starts a shard's Projector, or finds it running."""
+    await client.start_workflow(
+        ProjectorWorkflow.run,
+        request,
+        id=names.projector_workflow(request.shard),
+        task_queue=request.engine_queue,
+        id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+        id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
+        task_timeout=request.heartbeat,
+        priority=options.AT_HAND,
+        static_summary="turns commits into Runs",
+    )
+
+
+class RunStarter:
+    """Starts Run workflows; starting one twice finds the first."""
+
+    def __init__(
+        self, client: Client, queues: ProjectorInput, settings: EngineSettings, *, attributes: bool
+    ) -> None:
+        self._client = client
+        self._queues = queues
+        self._settings = settings
+        self._attributes = attributes
+
+    async def start(self, runs: Sequence[StartableRun], *, restart: bool = False) -> None:
+        """Starts the workflows of these Runs, some at a time.
+
+        One that has ended already is started anew only with `restart`. Raises
+        EngineUnavailable.
+        """
+        gate = asyncio.Semaphore(STARTS_AT_ONCE)
+
+        async def start_one(run: StartableRun) -> None:
+            async with gate:
+                await self._start(run, restart)
+
+        try:
+            await asyncio.gather(*(start_one(run) for run in runs))
+        except RPCError as error:
+            raise EngineUnavailable("Temporal did not take a Run's workflow") from error
+
+    async def _start(self, run: StartableRun, restart: bool) -> None:
+        key = run.key
+        reuse = WorkflowIDReusePolicy
+        try:
+            await self._client.start_workflow(
+                RunWorkflow.run,
+                RunInput(
+                    run_id=key.run_id,
+                    generation=key.generation,
+                    search_attributes=self._attributes,
+                    compute_queue=self._queues.compute_queue,
+                    watch_queue=self._queues.watch_queue,
+                    interactive_queue=self._queues.interactive_queue,
+                    heartbeat=self._settings.heartbeat,
+                ),
+                id=names.run_workflow(key.run_id, key.generation),
+                task_queue=self._queues.engine_queue,
+                id_reuse_policy=reuse.ALLOW_DUPLICATE if restart else reuse.REJECT_DUPLICATE,
+                id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+                task_timeout=self._settings.step_timeout,
+                # One Plan's flood and another's only Run take turns, on servers that know it.
+                priority=Priority(fairness_key=str(run.plan_id)),
+                # Where this very process carries out Runs, the first step needs no poll.
+                request_eager_start=True,
+                static_summary=_summary(run),
+                static_details=_details(run),
+                search_attributes=_attributes_of(run) if self._attributes else None,
+            )
+        except WorkflowAlreadyStartedError:
+            log.debug("run's workflow has ended already", extra={"run_id": key.run_id})
+
+
+def _summary(run: StartableRun) -> str:
+    command = " ".join(run.command) or "its own command"
+    return shown.summary(f"{run.image}: {command} ← {len(run.input_ids)} Data")
+
+
+def _details(run: StartableRun) -> str:
+    inputs = "\n".join(f"* `{knit_id}`" for knit_id in run.input_ids[:50])
+    return shown.details(
+        f"Run `{run.key.run_id}`, generation {run.key.generation}, of Plan `{run.plan_id}`\n\n"
+        f"image `{run.image}`\n\ninputs\n\n{inputs}\n\n"
+        f"see `knit run show {run.key.run_id}`"
+    )
+
+
+def _attributes_of(run: StartableRun) -> TypedSearchAttributes:
+    values = {
+        names.ATTRIBUTE_RUN_ID: str(run.key.run_id),
+        names.ATTRIBUTE_PLAN_ID: str(run.plan_id),
+        names.ATTRIBUTE_STATUS: "waiting",
+        names.ATTRIBUTE_IMAGE: run.image,
+    }
+    return TypedSearchAttributes(
+        [
+            SearchAttributePair(SearchAttributeKey.for_keyword(name), shown.keyword(value))
+            for name, value in values.items()
+        ]
+    )

@@ -1,0 +1,94 @@
+"""What the API asks of Data, and changes of their tags."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from knit_workflows import names
+from knit_workflows.domain.cursors import Cursor, parse_cursor
+from knit_workflows.domain.data import DataDetail, DataQuery, TagChange
+from knit_workflows.domain.errors import InvalidRequest
+from knit_workflows.domain.ids import KnitId, is_id
+from knit_workflows.store import named_sql
+from knit_workflows.store.connection import Database, Session
+from knit_workflows.store.data import tags
+from knit_workflows.store.data.search import DataSearch
+from knit_workflows.store.not_found import missing_data
+from knit_workflows.store.runs.details import data_details
+
+_SQL: Final = named_sql.beside(__file__)
+
+
+class PostgresDataStore:
+    """Implements `ports.DataStore`."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    async def find(
+        self, query: DataQuery, *, limit: int | None = None, after: str | None = None
+    ) -> Sequence[DataDetail]:
+        """See the port."""
+        users = [tag for tag in query.tags if not tag.is_system]
+        known = await tags.find(self._db, users)
+        tag_ids = sorted(known.values()) if all(tag in known for tag in users) else None
+
+        async def read(session: Session) -> list[DataDetail]:
+            place = None if after is None else await _located(session, parse_cursor(after))
+            found = await DataSearch(query, tag_ids).page(session, place, limit)
+            return await data_details(session, found)
+
+        return await self._db.reading(read)
+
+    async def get(self, knit_id: KnitId) -> DataDetail:
+        """See the port."""
+        found: Sequence[DataDetail] = []
+        if is_id(knit_id):
+            found = await self._db.reading(lambda session: data_details(session, [knit_id]))
+        if not found:
+            raise missing_data(knit_id)
+        return found[0]
+
+    async def change_tags(self, knit_id: KnitId, change: TagChange) -> DataDetail:
+        """See the port."""
+        if not is_id(knit_id):
+            raise missing_data(knit_id)
+        add = await tags.intern(self._db, change.add)
+
+        async def step(session: Session) -> None:
+            if await session.row(_SQL["lock_data"], {"knit_id": knit_id}) is None:
+                raise missing_data(knit_id)
+            if change.remove or change.remove_keys:
+                await session.do(
+                    _SQL["remove_tags"],
+                    {
+                        "knit_id": knit_id,
+                        "digests": [tags.digest(tag) for tag in change.remove],
+                        "keys": sorted(change.remove_keys),
+                    },
+                )
+            if add:
+                await session.do(
+                    _SQL["add_tags"],
+                    {
+                        "knit_id": knit_id,
+                        "tag_ids": sorted(add.values()),
+                        "outbox_channel": names.OUTBOX_CHANNEL,
+                    },
+                )
+
+        await self._db.transaction(step)
+        return await self.get(knit_id)
+
+
+async def _located(session: Session, cursor: Cursor) -> Cursor:
+    """Gives the cursor with its instant; of an id alone, that of the Data as it is now."""
+    if cursor.known:
+        return cursor
+    row = await session.row(_SQL["data_place"], {"knit_id": cursor.id})
+    if row is None:
+        raise InvalidRequest(
+            f"the cursor {cursor} is no Data's id", advice="start again without a cursor"
+        )
+    return Cursor(cursor.id, row.timestamp)

@@ -1,0 +1,299 @@
+"""What the API asks of Plans, and changes in them."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Final
+
+from psycopg.errors import UniqueViolation
+from psycopg.types.json import Jsonb
+
+from knit_workflows import names
+from knit_workflows.domain.errors import EquivalentPlan, TooManyRuns
+from knit_workflows.domain.ids import KnitId, PlanId, is_id
+from knit_workflows.domain.matching import count, page
+from knit_workflows.domain.plans.model import (
+    Annotation,
+    AnnotationChange,
+    PlanDetail,
+    PlanPreview,
+    PlanQuery,
+    PlanSpec,
+    ResourceChange,
+)
+from knit_workflows.domain.plans.rules import DEFAULT_RESOURCES
+from knit_workflows.domain.quantities import canonical_quantity
+from knit_workflows.domain.runs import RunStatus
+from knit_workflows.domain.tags import KEY_ID, KEY_TIMESTAMP, Tag, parse_timestamp
+from knit_workflows.store import named_sql
+from knit_workflows.store.connection import Database, Session, violated
+from knit_workflows.store.data import tags
+from knit_workflows.store.not_found import missing_plan
+from knit_workflows.store.plans.details import plan_details
+from knit_workflows.store.plans.registration import (
+    IDENTITY_CONSTRAINT,
+    Registration,
+    insert_plan,
+    lock_registrations,
+    refuse_cycle,
+    refuse_equivalent,
+    tags_of,
+)
+from knit_workflows.store.projection.candidates import candidates_of
+from knit_workflows.store.projection.creation import notify_projector
+
+_SQL: Final = named_sql.beside(__file__)
+_PAGE: Final = 5_000
+"""How many waiting Runs get another priority in one transaction."""
+
+
+class _RolledBackError(Exception):
+    """Carries an answer out of a transaction that must leave nothing behind."""
+
+    def __init__(self, answer: PlanPreview) -> None:
+        super().__init__()
+        self.answer = answer
+
+
+class PostgresPlanStore:
+    """Implements `ports.PlanStore`."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    async def register(self, spec: PlanSpec, *, new_runs_limit: int | None) -> PlanDetail:
+        """See the port."""
+        registration = Registration.of(spec, await tags.intern(self._db, tags_of(spec)))
+
+        async def step(session: Session) -> None:
+            await lock_registrations(session)
+            await refuse_equivalent(session, registration.identity)
+            await insert_plan(session, registration)
+            await refuse_cycle(session, registration)
+            if new_runs_limit is not None:
+                await _refuse_flood(session, registration.plan_id, new_runs_limit)
+            await session.do(_SQL["announce"], {"plan_id": registration.plan_id})
+            await notify_projector(session)
+
+        await self._transaction_of(registration, step)
+        return await self.get(registration.plan_id)
+
+    async def preview(self, spec: PlanSpec, *, limit: int) -> PlanPreview:
+        """See the port.
+
+        The Plan is inserted and rolled back, so what is counted is what would be created. Other
+        registrations need not wait for it.
+        """
+        registration = Registration.of(spec, await tags.intern(self._db, tags_of(spec)))
+
+        async def step(session: Session) -> None:
+            await refuse_equivalent(session, registration.identity)
+            await insert_plan(session, registration)
+            await refuse_cycle(session, registration)
+            found = await candidates_of(session, registration.plan_id)
+            raise _RolledBackError(_preview(spec, found, limit))
+
+        try:
+            await self._transaction_of(registration, step)
+        except _RolledBackError as answer:
+            return answer.answer
+        raise AssertionError("the transaction always ends by an exception")
+
+    async def _transaction_of(
+        self, registration: Registration, step: Callable[[Session], Awaitable[None]]
+    ) -> None:
+        """Runs a transaction that inserts the Plan; raises EquivalentPlan if another was faster."""
+        try:
+            await self._db.transaction(step)
+        except UniqueViolation as cause:
+            if violated(cause) != IDENTITY_CONSTRAINT:
+                raise
+            await self._db.reading(lambda one: refuse_equivalent(one, registration.identity))
+            raise EquivalentPlan from cause
+
+    async def find(
+        self, query: PlanQuery, *, limit: int | None = None, after: str | None = None
+    ) -> Sequence[PlanDetail]:
+        """See the port."""
+        wanted = await _conditions(self._db, query)
+        if wanted is None:
+            return []
+        conditions, parameters = wanted
+        if after is not None:
+            conditions.append("p.plan_id::text > %(after)s")
+        where = " AND ".join(conditions) or "true"
+        statement = _SQL["find"].replace("/*where*/ true", where)
+
+        async def read(session: Session) -> list[PlanDetail]:
+            rows = await session.rows(statement, {**parameters, "after": after, "limit": limit})
+            return await plan_details(session, [row.plan_id for row in rows])
+
+        return await self._db.reading(read)
+
+    async def get(self, plan_id: PlanId) -> PlanDetail:
+        """See the port."""
+        found: Sequence[PlanDetail] = []
+        if is_id(plan_id):
+            found = await self._db.reading(lambda session: plan_details(session, [plan_id]))
+        if not found:
+            raise missing_plan(plan_id)
+        return found[0]
+
+    async def set_active(self, plan_id: PlanId, active: bool) -> PlanDetail:
+        """See the port."""
+        ends = (RunStatus.DEACTIVATED.value, RunStatus.WAITING.value)
+        source, target = ends if active else reversed(ends)
+
+        async def step(session: Session) -> None:
+            await _set(session, "set_active", {"plan_id": plan_id, "active": active})
+            await session.do(
+                _SQL["move_runs"],
+                {
+                    "plan_id": plan_id,
+                    "source": source,
+                    "target": target,
+                    "cause": "Plan activated" if active else "Plan deactivated",
+                    "run_channel": names.RUN_CHANNEL,
+                },
+            )
+            await notify_projector(session)
+
+        return await self._changed(plan_id, step)
+
+    async def change_resources(self, plan_id: PlanId, change: ResourceChange) -> PlanDetail:
+        """See the port."""
+        parameters = {
+            "plan_id": plan_id,
+            "defaults": Jsonb(dict(DEFAULT_RESOURCES)),
+            "unset": sorted(change.unset),
+            "set": Jsonb({name: canonical_quantity(text) for name, text in change.set.items()}),
+        }
+        return await self._changed(
+            plan_id, lambda session: _set(session, "change_resources", parameters)
+        )
+
+    async def change_annotations(self, plan_id: PlanId, change: AnnotationChange) -> PlanDetail:
+        """See the port."""
+
+        async def step(session: Session) -> None:
+            row = await session.row(_SQL["lock_annotations"], {"plan_id": plan_id})
+            if row is None:
+                raise missing_plan(plan_id)
+            notes = {Annotation(key, value) for key, value in row.annotations} - change.remove
+            notes = {note for note in notes if note.key not in change.remove_keys} | change.add
+            pairs = Jsonb([[note.key, note.value] for note in sorted(notes)])
+            await session.do(_SQL["set_annotations"], {"plan_id": plan_id, "annotations": pairs})
+
+        return await self._changed(plan_id, step)
+
+    async def set_service_account(self, plan_id: PlanId, name: str | None) -> PlanDetail:
+        """See the port."""
+        parameters = {"plan_id": plan_id, "service_account": name}
+        return await self._changed(
+            plan_id, lambda session: _set(session, "set_service_account", parameters)
+        )
+
+    async def set_priority(self, plan_id: PlanId, priority: int) -> PlanDetail:
+        """See the port.
+
+        Waiting Runs are changed page by page, so that a long queue locks nobody out.
+        """
+        parameters = {"plan_id": plan_id, "priority": priority}
+        await self._changed(plan_id, lambda session: _set(session, "set_priority", parameters))
+        while await self._db.do(_SQL["move_in_queue"], {"plan_id": plan_id, "most": _PAGE}):
+            pass
+        return await self.get(plan_id)
+
+    async def _changed(
+        self, plan_id: PlanId, step: Callable[[Session], Awaitable[None]]
+    ) -> PlanDetail:
+        """Runs a transaction that changes a Plan, and gives the Plan."""
+        if not is_id(plan_id):
+            raise missing_plan(plan_id)
+        await self._db.transaction(step)
+        return await self.get(plan_id)
+
+
+async def _set(session: Session, statement: str, parameters: Mapping[str, Any]) -> None:
+    """Runs a statement that gives a row when there was such a Plan of a user's."""
+    if await session.row(_SQL[statement], parameters) is None:
+        raise missing_plan(parameters["plan_id"])
+
+
+def _preview(spec: PlanSpec, found: Sequence[Sequence[str]], limit: int) -> PlanPreview:
+    paths = [one.path for one in spec.inputs]
+    first = page(found, None, None, limit)
+    return PlanPreview(
+        runs=count(found, None),
+        candidates=dict(zip(paths, map(len, found), strict=True)),
+        assignments=tuple(dict(zip(paths, map(KnitId, one), strict=True)) for one in first.items),
+    )
+
+
+async def _conditions(db: Database, query: PlanQuery) -> tuple[list[str], dict[str, Any]] | None:
+    """Gives what the rows must satisfy; None: nothing can."""
+    conditions: list[str] = []
+    parameters: dict[str, Any] = {
+        "active": query.active,
+        "repository": query.repository,
+        "image_tag": query.image_tag,
+        "image_digest": query.image_digest,
+    }
+    conditions += [
+        f"p.{column} = %({column})s"
+        for column in ("active", "repository", "image_tag", "image_digest")
+        if parameters[column] is not None
+    ]
+    known = await tags.find(db, {*query.input_tags, *query.output_tags})
+    if query.input_tags:
+        wanted = _input_conditions(query.input_tags, known)
+        if wanted is None:
+            return None
+        conditions.append(wanted[0])
+        parameters.update(wanted[1])
+    if query.output_tags:
+        numbers = _numbers(query.output_tags, known)
+        if numbers is None:
+            return None
+        conditions.append(_SQL["some_output"])
+        parameters["output_tag_ids"] = numbers
+    return conditions, parameters
+
+
+def _input_conditions(
+    wanted: Sequence[Tag], known: Mapping[Tag, int]
+) -> tuple[str, dict[str, Any]] | None:
+    pins: dict[str, set[Any]] = {KEY_ID: set(), KEY_TIMESTAMP: set()}
+    users = []
+    for tag in wanted:
+        if not tag.is_system:
+            users.append(tag)
+        elif tag.key == KEY_ID:
+            pins[KEY_ID].add(tag.value)
+        elif tag.key == KEY_TIMESTAMP:
+            pins[KEY_TIMESTAMP].add(parse_timestamp(tag.value))
+        else:
+            return None
+    numbers = _numbers(users, known)
+    if numbers is None or any(len(values) > 1 for values in pins.values()):
+        return None
+    return _SQL["some_input"], {
+        "input_tag_ids": numbers,
+        "pinned_knit_id": next(iter(pins[KEY_ID]), None),
+        "pinned_timestamp": next(iter(pins[KEY_TIMESTAMP]), None),
+    }
+
+
+def _numbers(wanted: Sequence[Tag], known: Mapping[Tag, int]) -> list[int] | None:
+    """Gives the numbers of user tags; None when one was never used, or is a system tag."""
+    numbers = {known.get(tag) for tag in wanted}
+    return None if None in numbers else sorted(one for one in numbers if one is not None)
+
+
+async def _refuse_flood(session: Session, plan_id: str, limit: int) -> None:
+    found = count(await candidates_of(session, plan_id), None)
+    if found > limit:
+        raise TooManyRuns(
+            f"the Plan would at once create {found} Runs, more than the limit of {limit}",
+            advice="make its inputs more specific, or register it again with a confirmation",
+        )

@@ -1,0 +1,188 @@
+"""From a commit to the Runs it means: one event of the outbox per transaction.
+
+An event names what changed, not what follows from it: it is evaluated against the base tables when
+its turn comes, with a snapshot younger than its commit. Of two commits that only together mean a
+Run, the one that came second therefore always sees the other; the Run's unique key absorbs it when
+both do.
+
+An event is a row of *rounds*: one per input that its Data fills, or a single one for a new Plan.
+A long event stops between two combinations and is put back with that place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Final
+
+from psycopg.types.json import Jsonb
+
+from knit_workflows import names
+from knit_workflows.domain.matching import Cursor, page
+from knit_workflows.domain.ports import Projection
+from knit_workflows.store import named_sql
+from knit_workflows.store.connection import Database, Session
+from knit_workflows.store.listening import Listener
+from knit_workflows.store.projection.candidates import (
+    Trigger,
+    Window,
+    candidates_of,
+    inputs_filled_by,
+)
+from knit_workflows.store.projection.creation import (
+    Combination,
+    create_runs,
+    notify_projector,
+    without_run,
+)
+
+_SQL: Final = named_sql.beside(__file__)
+
+_EXAMINED_PER_CREATED: Final = 10
+"""Combinations looked at in one transaction, per Run it may create: most are known already."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Round:
+    """All combinations of a Plan, or those with the trigger at one input."""
+
+    plan_id: str
+    trigger: Trigger | None
+    inputs: int | None
+
+    @property
+    def order(self) -> tuple[str, int]:
+        """The place of this round in the event."""
+        return self.plan_id, -1 if self.trigger is None else self.trigger.position
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a long event goes on: in a round, behind a combination (None: at its first)."""
+
+    order: tuple[str, int]
+    last: tuple[str, ...] | None
+
+    def to_json(self) -> dict[str, Any]:
+        return {"round": list(self.order), "last": self.last and list(self.last)}
+
+    @classmethod
+    def from_json(cls, value: Any) -> _Place:
+        plan_id, position = value["round"]
+        return cls((plan_id, position), value["last"] and tuple(value["last"]))
+
+
+@dataclass(slots=True)
+class _Harvest:
+    """The combinations found in one transaction, each with its place, and where to go on."""
+
+    found: list[tuple[Combination, _Place]]
+    next: _Place | None = None
+
+
+class PostgresProjectionStore:
+    """Implements `ports.ProjectionStore`."""
+
+    def __init__(self, db: Database, listener: Listener) -> None:
+        self._db = db
+        self._listener = listener
+
+    async def project(self, *, page_size: int) -> Projection | None:
+        """See the port."""
+
+        async def step(session: Session) -> Projection | None:
+            event = await session.row(_SQL["take"])
+            if event is None:
+                return None
+            harvest = await _harvest(session, event, page_size * _EXAMINED_PER_CREATED)
+            wanted = [combination for combination, _ in harvest.found]
+            if len(wanted) > page_size:
+                wanted = await _bounded(session, harvest, page_size)
+            created = await create_runs(session, wanted, cause="projected")
+            if harvest.next is not None:
+                await _put_back(session, event, harvest.next)
+            return Projection(event.kind, created)
+
+        return await self._db.transaction(step)
+
+    async def wake_ups(self, *, fallback: timedelta) -> AsyncGenerator[None, None]:
+        """See the port."""
+        with self._listener.subscribe(names.OUTBOX_CHANNEL) as subscription:
+            while True:
+                yield
+                await subscription.wait(fallback)
+
+
+async def _harvest(session: Session, event: Any, limit: int) -> _Harvest:
+    """Collects at most `limit` combinations the event means, from its cursor on."""
+    start = None if event.cursor is None else _Place.from_json(event.cursor)
+    harvest = _Harvest([])
+    for one in await _rounds(session, event):
+        if start is not None and one.order < start.order:
+            continue
+        last = start.last if start is not None and one.order == start.order else None
+        if len(harvest.found) >= limit:
+            harvest.next = _Place(one.order, last)
+        else:
+            await _go_round(session, harvest, one, last, limit)
+        if harvest.next is not None:
+            break
+    return harvest
+
+
+async def _rounds(session: Session, event: Any) -> list[_Round]:
+    if event.kind == "plan_registered":
+        return [_Round(event.subject, None, None)]
+    return [
+        _Round(one.plan_id, Trigger(one.position, event.subject), one.inputs)
+        for one in await inputs_filled_by(session, event.subject)
+    ]
+
+
+async def _go_round(
+    session: Session, harvest: _Harvest, one: _Round, last: tuple[str, ...] | None, limit: int
+) -> None:
+    room = limit - len(harvest.found)
+    pivot = None if one.trigger is None else one.trigger.position
+    if one.trigger is not None and one.inputs == 1:
+        candidates = [[one.trigger.knit_id]]  # filled in the very snapshot that said so
+    else:
+        # Combinations come in lexicographic order: of the input that changes most slowly only a
+        # window is needed. One more than fits, and one that may be used up, tell that it goes on.
+        slow = 1 if pivot == 0 else 0
+        window = Window(slow, None if last is None else last[slow], room + 2)
+        candidates = await candidates_of(session, one.plan_id, trigger=one.trigger, window=window)
+    trigger = None if one.trigger is None else {one.trigger.position: one.trigger.knit_id}
+    after = None if last is None else Cursor(pivot, last)
+    found = page(candidates, trigger, after, room)
+    harvest.found += [
+        (Combination(one.plan_id, knit_ids), _Place(one.order, knit_ids))
+        for knit_ids in found.items
+    ]
+    if found.next is not None:
+        harvest.next = _Place(one.order, found.next.last)
+
+
+async def _bounded(session: Session, harvest: _Harvest, page_size: int) -> list[Combination]:
+    """Gives the combinations without a Run, at most `page_size`; the event goes on behind them."""
+    new = await without_run(session, [combination for combination, _ in harvest.found])
+    if len(new) > page_size:
+        harvest.next = harvest.found[new[page_size - 1][0]][1]
+        del new[page_size:]
+    return [combination for _, combination in new]
+
+
+async def _put_back(session: Session, event: Any, rest: _Place) -> None:
+    """Lets the event go on from a place, in its turn."""
+    await session.do(
+        _SQL["put_back"],
+        {
+            "event_id": event.event_id,
+            "kind": event.kind,
+            "subject": event.subject,
+            "cursor": Jsonb(rest.to_json()),
+            "created_at": event.created_at,
+        },
+    )
+    await notify_projector(session)

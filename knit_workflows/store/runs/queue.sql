@@ -1,0 +1,148 @@
+-- name: turns
+
+-- Part of the statements below: `turns`, the first `most` waiting Runs in the order in which they
+-- are admitted. A higher priority goes first; of one priority, the Run that would be its Plan's
+-- earliest: its turn counts the Plan's Runs under way and those that go before it; then the older.
+-- `total`, `ceiling` and `per_plan` leave out what the limits forbid now; NULL: no limit. A Run that
+-- is pending uses nothing, so `total` does not count it; `ceiling` and `per_plan` do.
+--
+-- The cost follows the Plans that have waiting Runs, and `most`, never how many Runs wait:
+-- * `heads` leaps from Plan to Plan through `ix_run_queue_of_plan`. Nothing is looked at when no
+--   place is free.
+-- * Within a Plan the order is that of the index, so that no Run has its turn unless the first one
+--   of its Plan has: `most` Plans will do.
+-- * Of each of them the `front` is looked at. Only where all of it has its turn, others of the
+--   Plan may have theirs: those are few, since `front` is the square root of `most`.
+-- * `BETWEEN` one id and the same, and ids made arrays: with `=` and joins, the planner may take
+--   the few for many and read the queues of all Plans, or the table.
+under_way AS MATERIALIZED (
+    SELECT plan_id, count(*) AS runs,
+           count(*) FILTER (WHERE holdup->>'kind' <> 'progress') AS pending
+      FROM run
+     WHERE admitted_at IS NOT NULL
+       AND status NOT IN ('done', 'failed', 'invalidated')
+     GROUP BY plan_id
+), bound AS MATERIALIZED (
+    SELECT places, ceil(sqrt(places))::bigint AS front
+      FROM (SELECT greatest(0, least(%(most)s::bigint,
+                                     %(total)s::bigint - COALESCE(sum(runs - pending), 0),
+                                     %(ceiling)s::bigint - COALESCE(sum(runs), 0)))::bigint AS places
+              FROM under_way) AS free
+), heads AS (
+    (SELECT plan_id, priority, created_at, run_id
+       FROM run
+      WHERE status = 'waiting'
+        AND admitted_at IS NULL
+        AND (SELECT places FROM bound) > 0
+      ORDER BY plan_id, priority DESC, created_at, run_id
+      LIMIT 1)
+     UNION ALL
+    SELECT following.*
+      FROM heads
+     CROSS JOIN LATERAL (
+        SELECT r.plan_id, r.priority, r.created_at, r.run_id
+          FROM run r
+         WHERE r.plan_id > heads.plan_id
+           AND r.status = 'waiting'
+           AND r.admitted_at IS NULL
+         ORDER BY r.plan_id, r.priority DESC, r.created_at, r.run_id
+         LIMIT 1
+     ) following
+), plans AS MATERIALIZED (
+    SELECT heads.plan_id, COALESCE(u.runs, 0) AS runs, bound.front,
+           least(bound.places, %(per_plan)s::bigint - COALESCE(u.runs, 0)) AS room
+      FROM heads
+      LEFT JOIN under_way u USING (plan_id)
+     CROSS JOIN bound
+     WHERE (COALESCE(u.runs, 0) < %(per_plan)s::bigint) IS NOT FALSE
+     ORDER BY heads.priority DESC, COALESCE(u.runs, 0), heads.created_at, heads.run_id
+     LIMIT (SELECT places FROM bound)
+), fronts AS (
+    SELECT plans.plan_id, one.*, plans.runs + one.rank AS turn
+      FROM plans
+     CROSS JOIN LATERAL (
+        SELECT r.run_id, r.priority, r.created_at,
+               row_number() OVER (ORDER BY r.plan_id, r.priority DESC, r.created_at, r.run_id)
+                   AS rank
+          FROM run r
+         WHERE r.plan_id BETWEEN plans.plan_id AND plans.plan_id
+           AND r.status = 'waiting'
+           AND r.admitted_at IS NULL
+         ORDER BY r.plan_id, r.priority DESC, r.created_at, r.run_id
+         LIMIT least(plans.room, plans.front)
+     ) one
+), first AS MATERIALIZED (
+    SELECT *
+      FROM fronts
+     ORDER BY priority DESC, turn, created_at, run_id
+     LIMIT (SELECT places FROM bound)
+), behind AS (
+    SELECT plans.plan_id, one.*, plans.runs + one.rank AS turn
+      FROM plans
+      JOIN first ON first.plan_id = plans.plan_id AND first.rank = plans.front
+     CROSS JOIN LATERAL (
+        SELECT r.run_id, r.priority, r.created_at,
+               row_number() OVER (ORDER BY r.plan_id, r.priority DESC, r.created_at, r.run_id)
+                   AS rank
+          FROM run r
+         WHERE r.plan_id BETWEEN plans.plan_id AND plans.plan_id
+           AND r.status = 'waiting'
+           AND r.admitted_at IS NULL
+         ORDER BY r.plan_id, r.priority DESC, r.created_at, r.run_id
+        OFFSET plans.front
+         LIMIT greatest(0, plans.room - plans.front)
+     ) one
+), turns AS MATERIALIZED (
+    SELECT run_id, row_number() OVER (ORDER BY priority DESC, turn, created_at, run_id) AS place
+      FROM (TABLE first UNION ALL TABLE behind) AS found
+     ORDER BY place
+     LIMIT (SELECT places FROM bound)
+)
+
+-- name: admit
+
+-- Admits the Runs whose turn it is. One that is just being stopped or deactivated is passed over.
+WITH RECURSIVE /*turns*/, chosen AS (
+    SELECT run_id
+      FROM run
+     WHERE run_id = ANY (ARRAY(SELECT run_id FROM turns))
+       AND status = 'waiting'
+       AND admitted_at IS NULL
+       FOR NO KEY UPDATE SKIP LOCKED
+)
+UPDATE run
+   SET admitted_at = date_trunc('milliseconds', clock_timestamp())
+ WHERE run_id = ANY (ARRAY(SELECT run_id FROM chosen))
+
+-- name: places
+
+-- Where these Runs stand in the queue (NULL: behind its first), and what they wait for: how many
+-- Runs are under way and how many of these are pending, of their Plan and of all, and the limits.
+-- No row: it waits no more.
+WITH RECURSIVE /*turns*/
+SELECT r.run_id, turns.place,
+       COALESCE(u.runs, 0) AS of_plan,
+       COALESCE(u.pending, 0) AS of_plan_pending,
+       (SELECT COALESCE(sum(runs), 0)::bigint FROM under_way) AS of_all,
+       (SELECT COALESCE(sum(pending), 0)::bigint FROM under_way) AS of_all_pending,
+       a.total, a.per_plan, a.held
+  FROM run r
+  LEFT JOIN turns USING (run_id)
+  LEFT JOIN under_way u USING (plan_id)
+  LEFT JOIN admission a ON true
+ WHERE r.run_id = ANY (%(run_ids)s::uuid[])
+   AND r.status = 'waiting'
+   AND r.admitted_at IS NULL
+
+-- name: limits
+
+-- The limits in force, for whoever asks why a Run waits. Nothing is written while they stay.
+INSERT INTO admission (total, per_plan, held)
+SELECT %(total)s::int, %(per_plan)s::int, %(held)s::text
+ WHERE NOT EXISTS (SELECT
+                     FROM admission a
+                    WHERE a.total = %(total)s::int
+                      AND a.per_plan IS NOT DISTINCT FROM %(per_plan)s::int
+                      AND a.held IS NOT DISTINCT FROM %(held)s::text)
+    ON CONFLICT (singleton) DO UPDATE
+   SET total = excluded.total, per_plan = excluded.per_plan, held = excluded.held
