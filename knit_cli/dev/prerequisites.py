@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -37,6 +38,19 @@ def require_temporal() -> Path:
     if found is None:
         raise CliError("there is no Temporal command line on this machine", advice=ADVICE)
     return found
+
+
+def require_named_user() -> None:
+    """Raises CliError if the system does not know the current user: PostgreSQL needs a name."""
+    uid = os.geteuid()
+    try:
+        pwd.getpwuid(uid)
+    except KeyError as cause:
+        raise CliError(
+            "PostgreSQL cannot be set up",
+            reason=f"this system has no name for the user with id {uid}",
+            advice="add one to /etc/passwd, or run knit as a user that has one",
+        ) from cause
 
 
 def _temporal(get: Callable[[], T]) -> T:

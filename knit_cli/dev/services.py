@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from knit_cli.dev.database import DevDatabase
 from knit_cli.dev.dev_folder import DevFolder, Ports
 from knit_cli.dev.ports import LOOPBACK, listens
 from knit_cli.dev.prerequisites import require_temporal
 from knit_workflows import embedded
+from knit_workflows.embedded import EmbeddedPostgres
 
 OWNER_VARIABLE: Final = "KNIT_DEV_STATE"
 """In the environment of every process: the state folder it belongs to."""
@@ -49,10 +49,10 @@ class Service:
 
 
 def services(
-    folder: DevFolder, ports: Ports, database: DevDatabase, migrate: Callable[[], None]
+    folder: DevFolder, ports: Ports, database: EmbeddedPostgres, migrate: Callable[[], None]
 ) -> list[Service]:
     """Gives PostgreSQL, Temporal, workers and API, in the order in which they are started."""
-    environment = _environment(folder, ports, database.url())
+    environment = _environment(folder, ports, database.address())
     python = (sys.executable, "-P", "-m")  # -P: modules are never taken from the working folder
 
     def worker(name: str, roles: str, niceness: int = 0) -> Service:

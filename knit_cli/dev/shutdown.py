@@ -8,10 +8,10 @@ from typing import Final
 import psutil
 
 from knit_cli.dev.child_process import STOP_TIMEOUT
-from knit_cli.dev.database import DevDatabase
 from knit_cli.dev.dev_folder import DevFolder, ProcessIdentity
 from knit_cli.dev.services import COMMAND_FORMS, OWNER_VARIABLE, TEMPORAL
 from knit_cli.errors import CliError
+from knit_workflows.embedded import EmbeddedPostgres
 
 STACK_STOP_TIMEOUT: Final = 60.0
 _KILL_TIMEOUT: Final = 10.0
@@ -27,7 +27,7 @@ def stop_leftovers(folder: DevFolder) -> int:
     servers = [process for process in found if _is_temporal(process)]
     _end([process for process in found if process not in servers])
     _end(servers)
-    database = DevDatabase(folder.postgres)
+    database = EmbeddedPostgres(folder.postgres)
     found += database.processes()
     database.clear()
     return len(found)

@@ -13,16 +13,16 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from knit_cli.dev.child_process import READY_TIMEOUT, ChildProcess
-from knit_cli.dev.database import DevDatabase, require_named_user
 from knit_cli.dev.dev_folder import DevFolder, DevState, Ports, ProcessIdentity
 from knit_cli.dev.disk_reserve import ReserveKeeper
 from knit_cli.dev.ports import choose_ports
-from knit_cli.dev.prerequisites import require_temporal
+from knit_cli.dev.prerequisites import require_named_user, require_temporal
 from knit_cli.dev.services import services
 from knit_cli.dev.shutdown import stop_leftovers
 from knit_cli.errors import BadInput, CliError
 from knit_workflows.disk import Reserve
 from knit_workflows.domain.os_errors import advice_for, reason_of
+from knit_workflows.embedded import EmbeddedPostgres
 from knit_workflows.settings import Settings, SettingsRefused, read_settings
 from knit_workflows.store import migrate
 
@@ -88,7 +88,7 @@ class Supervisor:
 
     def _make_children(self) -> list[ChildProcess]:
         require_named_user()
-        database = DevDatabase(self.folder.postgres)
+        database = EmbeddedPostgres(self.folder.postgres)
         try:
             database.prepare()
         except (OSError, subprocess.SubprocessError) as cause:
@@ -104,7 +104,6 @@ class Supervisor:
         def migrate_once() -> None:
             nonlocal migrated
             if not migrated:
-                database.create()
                 asyncio.run(migrate(database.url()))
                 migrated = True
 

@@ -179,7 +179,7 @@ def test_a_database_that_cannot_be_made(
     def fail(_: Any) -> None:
         raise cause
 
-    monkeypatch.setattr(supervisor.DevDatabase, "prepare", fail)
+    monkeypatch.setattr(supervisor.EmbeddedPostgres, "prepare", fail)
     one = supervisor.Supervisor(folder, {})
     one.ports = PORTS
     with pytest.raises(CliError, match="PostgreSQL cannot be set up") as caught:
