@@ -231,7 +231,7 @@ def test_a_login_page_is_not_taken_for_an_answer(knit, api):
     api.interrupt[("GET", "/plans/p")] = [page]
     ended = knit("plan", "show", "p")
     assert ended.code == 1
-    assert "not what knit's API says" in ended.err
+    assert "not one of knit's API" in ended.err
     assert "apiRoot" in ended.err
 
 

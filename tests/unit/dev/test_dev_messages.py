@@ -60,21 +60,20 @@ def test_after_a_stack(
 ) -> None:
     assert "knit is not running here" in knit("down")
     monkeypatch.setattr(app, "stop_leftovers", lambda _: True)
-    assert f"knit is down; its state stays in {folder.root}\n" in knit("down")
+    assert f"knit is down; its state is kept in {folder.root}\n" in knit("down")
     on_a_terminal(monkeypatch)
     monkeypatch.setattr(app, "leftovers", lambda _: [1])
-    assert "its supervisor was killed, other processes are left" in knit("status")
+    assert "its supervisor was killed, but other processes run" in knit("status")
 
 
 def test_a_stack_that_is_just_started_is_not_ended(
     knit: Callable[..., str], folder: DevFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("knit_cli.dev.dev_folder._LOCK_TIMEOUT", 0.0)
     with folder.locked():
         said = knit("down")
-    assert "error: knit is being started again\n" in said
+    assert "error: knit is being restarted\n" in said
     assert f"reason: another command holds {folder.root}\n" in said
-    assert "hint: look at it with `knit dev status`\n" in said
+    assert "hint: check it with `knit dev status`\n" in said
 
 
 def test_a_stack_that_runs_is_shown(
@@ -82,7 +81,7 @@ def test_a_stack_that_runs_is_shown(
 ) -> None:
     monkeypatch.setattr(app, "wait_until_settled", lambda _: DevState(ports=PORTS))
     said = knit("up")
-    assert "knit: knit is running already\n" in said
+    assert "knit: knit is already running\n" in said
     assert "Temporal Web UI" in said
     assert (tmp_path / ".knitprofile").exists()
 
@@ -92,7 +91,7 @@ def test_a_folder_that_another_start_holds(
 ) -> None:
     monkeypatch.setattr(app, "supervise", lambda *_, **__: False)
     said = knit("up")
-    assert "error: another `knit dev up` holds this state folder\n" in said
+    assert "error: another `knit dev up` is using this state folder\n" in said
     assert "choose another --state" in said
 
 
@@ -106,8 +105,8 @@ def test_a_stack_of_somebody_else_is_not_ended(monkeypatch: pytest.MonkeyPatch) 
         shutdown.stop_supervisor(ProcessIdentity(7, "b"))
     assert render(caught.value) == (
         "error: this stack belongs to another user\n"
-        "reason: its process 7 may not be ended\n"
-        "hint: end it as the user who started it"
+        "reason: there is no permission to stop its process 7\n"
+        "hint: stop it as the user who started it"
     )
 
 
@@ -170,7 +169,7 @@ def test_the_supervisor_tells_whoever_started_it(
     [
         (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/x"), "make room"),
         (OSError(errno.EACCES, os.strerror(errno.EACCES), "/x"), "right"),
-        (supervisor.subprocess.CalledProcessError(1, ["initdb"]), "see that there is room in"),
+        (supervisor.subprocess.CalledProcessError(1, ["initdb"]), "check the free space in"),
     ],
 )
 def test_a_database_that_cannot_be_made(
