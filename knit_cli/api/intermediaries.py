@@ -38,7 +38,9 @@ ADVICE: Mapping[int, str] = {
     httpx.codes.MISDIRECTED_REQUEST: "check the host name of apiRoot in the profile",
     httpx.codes.TOO_MANY_REQUESTS: "send fewer requests; try again later",
     httpx.codes.REQUEST_HEADER_FIELDS_TOO_LARGE: f"raise the header size limit of {_PROXY}",
-    httpx.codes.BAD_GATEWAY: f"check that the API runs: {_PROXY} got no response",
+    httpx.codes.BAD_GATEWAY: (
+        f"check that the API runs ({_PROXY} got no response), or try again later"
+    ),
     httpx.codes.SERVICE_UNAVAILABLE: "try again later",
     httpx.codes.GATEWAY_TIMEOUT: f"try again later, or raise the timeouts of {_PROXY}",
     httpx.codes.INSUFFICIENT_STORAGE: "ask your knit's administrator to free space for Data",

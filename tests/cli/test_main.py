@@ -204,7 +204,7 @@ def test_a_bug_on_a_full_disk_is_told_too(knit, api, monkeypatch):
     ended = knit("run", "find")
     assert (ended.code, ended.out) == (1, b"")
     assert ended.err == (
-        "error: knit failed in a way it should not\n"
+        "error: knit failed because of a bug\n"
         "reason: ZeroDivisionError: inside\n"
         "hint: please report it with the command you typed\n"
     )
@@ -372,13 +372,13 @@ def page(status: int, text: str = PAGE, **headers: str) -> httpx.Response:
         (414, "ask for less at once"),
         (415, "another version"),
         (421, "host name of apiRoot"),
-        (429, "ask less often"),
-        (431, "raise the size of headers"),
+        (429, "send fewer requests"),
+        (431, "raise the header size limit"),
         (500, "no proxy or login page is in between"),
-        (502, "see that the API runs"),
+        (502, "check that the API runs"),
         (503, "try again later"),
         (504, "raise the timeouts"),
-        (507, "make room for Data"),
+        (507, "free space for Data"),
         (511, "with a browser"),
     ],
 )

@@ -231,7 +231,7 @@ def test_a_login_page_is_not_taken_for_an_answer(knit, api):
     api.interrupt[("GET", "/plans/p")] = [page]
     ended = knit("plan", "show", "p")
     assert ended.code == 1
-    assert "not one of knit's API" in ended.err
+    assert "not from knit's API" in ended.err
     assert "apiRoot" in ended.err
 
 
@@ -250,7 +250,7 @@ def test_a_dry_run_shows_the_runs_there_would_be(knit, api):
     api.interrupt[("POST", "/plans")] = [httpx.Response(200, json=PREVIEW)]
     ended = knit("plan", "apply", "--dry-run", "plan.yaml")
     assert ended.json == PREVIEW
-    assert "would create Runs at once: 3, of which the first 1 are shown" in ended.err
+    assert "would create at once: 3, of which the first 1 are shown" in ended.err
     assert api.requests[-1].url.query == b"dry_run=true"
 
 
@@ -293,7 +293,7 @@ def test_on_a_terminal_very_many_runs_are_asked_for(knit, api, monkeypatch, answ
     ended = knit("plan", "apply", "plan.yaml")
     assert ended.code == code
     assert "20000 Runs" in said.getvalue()
-    assert "Register it all the same?" in said.getvalue()
+    assert "Register it anyway?" in said.getvalue()
     assert len(api.plans) == (1 if code == 0 else 0)
 
 

@@ -289,14 +289,14 @@ def test_retry_says_so_on_stderr_only(knit, api):
     run, _ = api.add_run({}, {})
     ended = knit("run", "retry", run.run_id)
     assert (ended.code, ended.out) == (0, b"")
-    assert "done anew" in ended.err
+    assert "will be retried" in ended.err
     assert api.asked() == [f"PUT /runs/{run.run_id}/retry"]
 
 
 def test_rm_says_so_on_stderr_only_and_only_once(knit, api):
     run, _ = api.add_run({}, {})
     ended = knit("run", "rm", run.run_id)
-    assert (ended.code, ended.out, ended.err) == (0, b"", f"knit: Run {run.run_id} is deleted\n")
+    assert (ended.code, ended.out, ended.err) == (0, b"", f"knit: Run {run.run_id} was deleted\n")
     assert api.runs == {}
     assert knit("run", "rm", run.run_id).code == 1
 

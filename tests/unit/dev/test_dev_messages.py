@@ -161,7 +161,7 @@ def test_the_supervisor_tells_whoever_started_it(
     monkeypatch.setattr(own_process, "supervise", failure(ZeroDivisionError()))
     with pytest.raises(ZeroDivisionError):
         own_process.main()
-    assert "the supervisor has ended" in caplog.text
+    assert "the supervisor failed" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -199,7 +199,7 @@ def test_a_process_that_does_not_start(folder: DevFolder) -> None:
     one.children = []
     console = Console(file=io.StringIO(), width=200)
     console.print(view.live(one, folder))
-    assert "Ctrl-C ends it, nothing is lost" in console.file.getvalue()  # type: ignore[attr-defined]
+    assert "Ctrl-C stops it, nothing is lost" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
 def test_a_record_that_cannot_be_written_ends_nothing(
@@ -212,4 +212,4 @@ def test_a_record_that_cannot_be_written_ends_nothing(
     one = supervisor.Supervisor(folder, {})
     one.ports = PORTS
     one._save()
-    assert "the record is out of date" in caplog.text
+    assert "the record is outdated" in caplog.text
