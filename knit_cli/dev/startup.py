@@ -23,6 +23,7 @@ ALREADY_RUNNING: Final = 75
 """Exit code of a supervisor that finds another one running."""
 _MARGIN: Final = 30.0
 """Seconds for what happens before and after the processes start."""
+SETTLE_TIMEOUT: Final = READY_TIMEOUT + _MARGIN
 _FLAGS: Final = {"api": "--api-port", "temporal": "--temporal-port", "web_ui": "--web-port"}
 
 
@@ -56,7 +57,7 @@ def wait_until_settled(folder: DevFolder) -> DevState | None:
 
     None: no stack is running, or it did not settle in time.
     """
-    deadline = time.monotonic() + READY_TIMEOUT + _MARGIN
+    deadline = time.monotonic() + SETTLE_TIMEOUT
     while time.monotonic() < deadline:
         record = folder.running()
         if record is None or record.ready:
@@ -65,13 +66,15 @@ def wait_until_settled(folder: DevFolder) -> DevState | None:
     return None
 
 
-def running_detached(folder: DevFolder, ports: Mapping[str, int | None]) -> DevState:
+def running_detached(
+    folder: DevFolder, ports: Mapping[str, int | None], *, timeout: float = SETTLE_TIMEOUT
+) -> DevState:
     """Gives the record of the stack once it is ready; starts a supervisor if there is none.
 
     Raises:
         CliError: it does not start; with the supervisor's own message.
     """
-    deadline = time.monotonic() + READY_TIMEOUT + _MARGIN
+    deadline = time.monotonic() + timeout
     process: subprocess.Popen[bytes] | None = None
     with tempfile.TemporaryFile(dir=folder.logs) as output:
         while time.monotonic() < deadline:
@@ -84,7 +87,7 @@ def running_detached(folder: DevFolder, ports: Mapping[str, int | None]) -> DevS
             elif process.poll() == ALREADY_RUNNING:
                 process = None  # another start was faster, or the last stack is still stopping
             elif process.returncode is not None:
-                raise _failure(folder, process.returncode, output)
+                raise start_failure(folder, process.returncode, output)
             time.sleep(0.05)
     raise CliError(
         "knit does not start", reason="it takes too long", advice=f"read the logs in {folder.logs}"
@@ -108,7 +111,8 @@ def _spawn(
     )
 
 
-def _failure(folder: DevFolder, code: int, output: IO[bytes]) -> CliError:
+def start_failure(folder: DevFolder, code: int, output: IO[bytes]) -> CliError:
+    """Explains why a detached supervisor exited, from its output or else its log."""
     output.seek(0)
     printed = output.read().decode(errors="replace").strip().splitlines()
     try:

@@ -1,4 +1,4 @@
-"""Keeps the processes of the embedded stack running until it is told to stop."""
+"""Keeps the processes of the embedded stack running until it is asked to stop."""
 
 from __future__ import annotations
 

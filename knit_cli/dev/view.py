@@ -68,13 +68,13 @@ def disk_line(folder: DevFolder, record: DevState) -> RenderableType:
     floor = format_bytes(room.share(record.floor))
     reserve = format_bytes(Reserve(folder.reserve).size())
     if disk_facts(folder, record)["state"] == "ok":
-        words = (
+        text = (
             f"{format_bytes(room.free)} free; nothing new begins below {floor}; reserve {reserve}"
         )
-        return Text.assemble(("Disk             ", "bold"), words)
-    words = f"{room.left()}, less than {floor}: uploads are refused, new Runs wait"
+        return Text.assemble(("Disk             ", "bold"), text)
+    text = f"{room.left()}, less than {floor}: uploads are refused, new Runs wait"
     hint = f"; reserve {reserve}; make room, for example with `knit run rm`"
-    return Text.assemble(("Disk             ", "bold"), (words, "red"), hint)
+    return Text.assemble(("Disk             ", "bold"), (text, "red"), hint)
 
 
 def _row(child: ChildProcess) -> tuple[str, str, str, str]:

@@ -50,8 +50,8 @@ class PlanFile:
         try:
             parse_plan(to_wire(self.spec))
         except InvalidPlan as cause:
-            words = f"{self.at(cause.see)}{cause.reason}; {cause.advice}"
-            raise self._document.invalid([words]) from cause
+            message = f"{self.at(cause.see)}{cause.reason}; {cause.advice}"
+            raise self._document.invalid([message]) from cause
 
 
 def read_plan(path: Path, shown: str | None = None) -> PlanFile:
@@ -108,8 +108,8 @@ class _Document:
             self.content = self._value(node, ()) if node is not None else {}
         except yaml.MarkedYAMLError as cause:
             mark = cause.problem_mark or cause.context_mark
-            words = " ".join(part for part in (cause.problem, cause.context) if part)
-            raise self._not_yaml(f"{self._at(mark)}{words}") from cause
+            message = " ".join(part for part in (cause.problem, cause.context) if part)
+            raise self._not_yaml(f"{self._at(mark)}{message}") from cause
         except yaml.reader.ReaderError as cause:
             raise self._not_yaml(str(cause)) from cause
         except RecursionError as cause:
@@ -117,9 +117,9 @@ class _Document:
 
     def broken(self, faults: list[tuple[Location, str]]) -> BadInput:
         """Gives the error that lists all faults in the order of the file."""
-        placed = [(self._mark_of(location), words) for location, words in faults]
+        placed = [(self._mark_of(location), message) for location, message in faults]
         placed.sort(key=lambda fault: (fault[0].line, fault[0].column) if fault[0] else (0, 0))
-        return self.invalid([f"{self._at(mark)}{words}" for mark, words in placed])
+        return self.invalid([f"{self._at(mark)}{message}" for mark, message in placed])
 
     def invalid(self, faults: list[str]) -> BadInput:
         """Gives the error for faults that already include their locations."""
@@ -179,8 +179,8 @@ class _Document:
                 continue
             here = (*location, key_node.value if plain else "")
             self._marks[here] = key_node.start_mark
-            words = f"duplicate key {key_node.value!r}" if plain else "a key must be a word"
-            raise self.broken([(here, words)])
+            message = f"duplicate key {key_node.value!r}" if plain else "a key must be a word"
+            raise self.broken([(here, message)])
 
 
 def _fault(found: ErrorDetails) -> tuple[Location, str]:
@@ -196,10 +196,10 @@ def _fault(found: ErrorDetails) -> tuple[Location, str]:
         near = get_close_matches(str(location[-1]), known, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}"
         return location, f"unknown key {_shown(location)!r}; {hint}"
-    return location, _words(_shown(location), found)
+    return location, _message(_shown(location), found)
 
 
-def _words(name: str, found: ErrorDetails) -> str:
+def _message(name: str, found: ErrorDetails) -> str:
     match found["type"]:
         case "missing":
             return f"{name!r} is missing"
@@ -218,10 +218,10 @@ def _words(name: str, found: ErrorDetails) -> str:
 
 
 def _shown(location: Location) -> str:
-    words = ""
+    message = ""
     for part in location:
-        words += f"[{part}]" if isinstance(part, int) else f".{part}" if words else str(part)
-    return words or "the document"
+        message += f"[{part}]" if isinstance(part, int) else f".{part}" if message else str(part)
+    return message or "the document"
 
 
 def _shape_at(location: Location) -> type[BaseModel]:

@@ -126,21 +126,14 @@ def test_a_machine_without_temporal(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_why_a_detached_start_failed(folder: DevFolder, code: int, words: str, reason: str) -> None:
-    failure = startup._failure(folder, code, io.BytesIO(words.encode()))
+    failure = startup.start_failure(folder, code, io.BytesIO(words.encode()))
     assert failure.reason == reason
     assert failure.advice
 
 
-def test_a_detached_start_that_takes_too_long(
-    folder: DevFolder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    times = iter(range(0, 10**9, 10**6))
-    clock = SimpleNamespace(monotonic=lambda: next(times), sleep=lambda _: None)
-    alive = SimpleNamespace(poll=lambda: None, returncode=None)
-    monkeypatch.setattr(startup, "time", clock)
-    monkeypatch.setattr(startup, "_spawn", lambda *_: alive)
+def test_a_detached_start_that_takes_too_long(folder: DevFolder) -> None:
     with pytest.raises(CliError, match="knit does not start") as caught:
-        startup.running_detached(folder, {})
+        startup.running_detached(folder, {}, timeout=0)
     assert caught.value.reason == "it takes too long"
 
 
