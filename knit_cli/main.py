@@ -31,11 +31,13 @@ class KnitGroup(LazyGroup):
     """The top-level commands."""
 
     entries = {  # noqa: RUF012  declared ClassVar where it comes from
-        "init": Entry("knit_cli.commands.init:app", "Use a knit: keep its profile.", single=True),
+        "init": Entry(
+            "knit_cli.commands.init:app", "Save a profile, and use it in this folder.", single=True
+        ),
         "data": Entry("knit_cli.commands.data:app", "Push, pull, find, tag and trace Data."),
-        "plan": Entry("knit_cli.commands.plan:app", "Register, show and switch Plans."),
+        "plan": Entry("knit_cli.commands.plan:app", "Register, show and change Plans."),
         "run": Entry("knit_cli.commands.run:app", "Find, show, stop, retry and delete Runs."),
-        "dev": Entry("knit_cli.dev.app:dev_app", "A whole knit on this machine."),
+        "dev": Entry("knit_cli.dev.app:dev_app", "A complete knit on this machine."),
         "version": Entry("knit_cli.commands.about:app", "Show the version.", single=True),
         "license": Entry("knit_cli.commands.about:app", "Show the licences.", single=True),
     }
@@ -84,7 +86,7 @@ def knit(
         ),
     ] = False,
 ) -> None:
-    """Runs containers when the data they need exists, and remembers what came from what."""
+    """Runs containers as soon as the data they need exists, and records what came from what."""
     context.obj = replace(
         invocation_of(context), profile=profile, profile_store=profile_store, env=env, quiet=quiet
     )

@@ -22,38 +22,27 @@ app = typer.Typer()
 RunId = Annotated[str, typer.Argument(metavar="RUN_ID", autocompletion=complete_run)]
 
 
-def _values(
-    *names: str, metavar: str, text: str, complete: Callable[..., list[tuple[str, str]]]
+def _repeatable(
+    flag: str, short: str, metavar: str, text: str, complete: Callable[..., list[tuple[str, str]]]
 ) -> Any:
-    """Declares a flag that may be repeated."""
-    return typer.Option(*names, metavar=metavar, help=f"{text} Repeat.", autocompletion=complete)
+    return typer.Option(
+        flag, short, metavar=metavar, help=f"{text} Repeat.", autocompletion=complete
+    )
 
 
+Values = list[str] | None
 PlanIds = Annotated[
-    list[str] | None,
-    _values("--planid", "-p", metavar="PLAN_ID", text="Only Runs of it.", complete=complete_plan),
+    Values, _repeatable("--planid", "-p", "PLAN_ID", "Only Runs of it.", complete_plan)
 ]
 InputIds = Annotated[
-    list[str] | None,
-    _values(
-        *("--in-knitid", "-i"), metavar="KNIT_ID", text="Only Runs that use it.",
-        complete=complete_data,
-    ),
-]  # fmt: skip
+    Values, _repeatable("--in-knitid", "-i", "KNIT_ID", "Only Runs that use it.", complete_data)
+]
 OutputIds = Annotated[
-    list[str] | None,
-    _values(
-        *("--out-knitid", "-o"), metavar="KNIT_ID", text="Only Runs that make it.",
-        complete=complete_data,
-    ),
-]  # fmt: skip
+    Values, _repeatable("--out-knitid", "-o", "KNIT_ID", "Only Runs that make it.", complete_data)
+]
 Statuses = Annotated[
-    list[str] | None,
-    _values(
-        *("--status", "-s"), metavar="STATUS", text="Only Runs that are running, done, ….",
-        complete=complete_status,
-    ),
-]  # fmt: skip
+    Values, _repeatable("--status", "-s", "STATUS", "Only Runs with this status.", complete_status)
+]
 
 
 @app.command("find")
