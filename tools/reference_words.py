@@ -12,8 +12,8 @@ for wrong usage, and 1 for everything else. An error says what failed, why, and 
 Any other `knit NAME` runs an executable `knit-NAME` on `PATH`, with the common flags in
 `KNIT_PROFILE`, `KNIT_PROFILE_STORE` and `KNIT_ENV`.
 
-[Work on the command line](../how-to/command-line.md) describes behaviour in scripts and after broken
-connections, and the differences from Knitfab's command of the same name.
+[Work on the command line](../how-to/command-line.md) describes the behaviour in scripts and after
+broken connections, and the differences from Knitfab's command of the same name.
 
 | file | holds |
 |---|---|
