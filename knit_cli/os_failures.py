@@ -1,4 +1,4 @@
-"""Tells what is the machine's or its owner's trouble from a bug of knit, in words."""
+"""Explains failures of the operating system or the installation, as opposed to bugs of knit."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import errno
 from knit_cli.errors import BadInput, CliError
 from knit_workflows.domain.os_errors import advice_for, reason_of
 
-_NO_MEMORY = "end other programs, or raise the limit (ulimit -v), then try again"
+_NO_MEMORY = "stop other programs, or raise the limit (ulimit -v), then try again"
 _NO_PROCESS = "raise the number of processes you may have (ulimit -u), then try again"
 _OPEN_STREAMS = "start knit with stdin, stdout and stderr open; /dev/null will do"
-_NO_THREAD = "can't start new thread"  # how Python says it, without a kind of its own
+_NO_THREAD = "can't start new thread"  # Python's message; there is no exception class for it
 
 
 def explain(error: Exception) -> CliError | None:
-    """Gives the error in words; None: it is a bug."""
+    """Explains an error; None: it is a bug."""
     match error:
         case OSError():
             return CliError(
@@ -30,24 +30,24 @@ def explain(error: Exception) -> CliError | None:
             return CliError("no more threads can be started", advice=_NO_PROCESS)
         case ImportError():
             return CliError(
-                "a part of knit cannot be loaded",
+                "part of knit cannot be loaded",
                 reason=str(error),
-                advice="install knit anew, with all it needs",
+                advice="reinstall knit with its dependencies",
             )
     return None
 
 
 def not_utf8(text: str) -> BadInput:
-    """Gives the error about a name that the file system has, but that is no text."""
+    """Gives the error for a name that the file system allows but is not text."""
     return BadInput(
         f"{text} is not UTF-8",
-        reason="ids, tags and all else that knit keeps is text in UTF-8",
-        advice="write it in UTF-8; files may be called as they like, also inside a Data",
+        reason="ids, tags and everything else that knit stores is text in UTF-8",
+        advice="write it in UTF-8; only files, also inside a Data, may have any name",
     )
 
 
 def cannot_write_result(error: OSError) -> CliError:
-    """Gives the error about a result that stdout does not take."""
+    """Gives the error for a result that cannot be written to stdout."""
     return CliError(
         "the result cannot be written",
         reason=f"stdout: {reason_of(error)}",
@@ -58,4 +58,4 @@ def cannot_write_result(error: OSError) -> CliError:
 def _advice(error: OSError) -> str:
     if error.errno == errno.EBADF:
         return _OPEN_STREAMS
-    return advice_for(error, "check this machine's disks, rights and limits")
+    return advice_for(error, "check this machine's disks, permissions and limits")

@@ -1,6 +1,6 @@
-"""Speaks knit's Web API: one method per request, wire types in and out, errors of our tree.
+"""A client of knit's Web API: one method per request, wire types in and out, errors of our tree.
 
-How a request travels and is tried again is `requests`'.
+Sending and repeating requests is the task of `requests`.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ T = TypeVar("T")
 PLAIN_TAR = "application/x-tar"
 GZIPPED_TAR = "application/tar+gzip"
 
-# Beyond this a query is likely to be refused by a server or a proxy on the way.
+# Servers and proxies are likely to refuse a longer query.
 MAX_QUERY_BYTES = 16 * 1024
 
 _DATA = TypeAdapter(Data)
@@ -69,9 +69,9 @@ _COMPLETIONS = TypeAdapter(list[Completion])
 class ApiClient:
     """A synchronous client of one API; a context manager that closes its connections.
 
-    Every method raises ApiUnreachable, ApiRefused (4xx) or ApiBroken. Requests that only read are
-    tried again for about ten seconds while the API is away; those, and changes that have no second
-    effect, up to three times when the connection breaks. May be used by several threads.
+    Every method raises ApiUnreachable, ApiRefused (4xx) or ApiBroken. Reads are repeated for about
+    ten seconds while the API is unavailable. Reads and idempotent changes are sent up to three
+    times when the connection breaks. Thread-safe.
     """
 
     def __init__(self, requests: Requests) -> None:
@@ -86,11 +86,11 @@ class ApiClient:
     def retry_on_cut(
         self, attempt: Callable[[], T], *, repeatable: bool, attempts: int = ATTEMPTS
     ) -> T:
-        """Gives what a transfer gives that is begun anew when its connection breaks: see Retry."""
+        """Runs a transfer, restarting it after a dropped connection; see `Retry.on_cut`."""
         return self._requests.retry.on_cut(attempt, repeatable=repeatable, attempts=attempts)
 
     def pause(self, seconds: float) -> None:
-        """Waits, as between two tries."""
+        """Waits, as between two attempts."""
         self._requests.retry.wait(seconds)
 
     # ------------------------------------------------------------ Data
@@ -165,18 +165,18 @@ class ApiClient:
 
     @staticmethod
     def tags_fit_in_upload(tags: Sequence[Tag]) -> bool:
-        """Tells whether the tags are few and short enough to travel with the upload."""
+        """Tells whether the tags are short enough in all to travel with the upload."""
         return len(str(_tag_query(tags))) <= MAX_QUERY_BYTES
 
     def change_tags(self, knit_id: str, change: TagChange) -> Data:
-        """Removes, then adds tags. The second call changes nothing more."""
+        """Removes, then adds tags; idempotent."""
         return self._requests.change(
             "PUT", f"/data/{_id(knit_id)}", _DATA, f"cannot tag {knit_id}", to_wire(change)
         )
 
     def download(self, knit_id: str, accept: str) -> AbstractContextManager[StreamedResponse]:
-        """Opens the archive of a Data, in one of the accepted media types."""
-        # A transport encoding on top would hide where the archive ends.
+        """Opens the archive of a Data, in a media type of the `Accept` header."""
+        # A content coding on top would hide where the archive ends.
         headers = {"Accept": accept, "Accept-Encoding": "identity"}
         return self._requests.stream(
             f"/data/{_id(knit_id)}",
@@ -194,7 +194,7 @@ class ApiClient:
         in_tags: Iterable[Tag] = (),
         out_tags: Iterable[Tag] = (),
     ) -> list[Plan]:
-        """Gives the Plans by id: in-tags all on one input, out-tags all on one output or log."""
+        """Finds Plans, by id; in-tags must all be on one input, out-tags on one output or log."""
         query = [("in_tag", str(tag)) for tag in in_tags]
         query += [("out_tag", str(tag)) for tag in out_tags]
         if active is not None:
@@ -210,49 +210,51 @@ class ApiClient:
         )
 
     def register_plan(self, spec: PlanSpec, *, confirmed: bool = False) -> Plan:
-        """Registers a new Plan; an equivalent one is refused with 409 and its id in `see`.
+        """Registers a new Plan.
 
-        So is, with CONFIRM in `see`, one that creates very many Runs at once, unless `confirmed`.
+        Raises:
+            ApiRefused: 409, with the id of an equivalent Plan in `see`; or, unless `confirmed`,
+                with CONFIRM in `see` if it would create very many Runs at once.
         """
         path = f"/plans?{CONFIRM}" if confirmed else "/plans"
         return self._requests.change("POST", path, _PLAN, "cannot register the Plan", to_wire(spec))
 
     def preview_plan(self, spec: PlanSpec) -> PlanPreview:
-        """Gives the Runs that a Plan would create; refused as `register_plan` is, but for many."""
+        """Gives the Runs that a Plan would create; never refused because they are many."""
         failure = "the Plan cannot be registered"
         return self._requests.change(
             "POST", "/plans?dry_run=true", _PLAN_PREVIEW, failure, to_wire(spec)
         )
 
     def activate_plan(self, plan_id: str, active: bool) -> Plan:
-        """Lets waiting Runs of the Plan start, or not. The second call changes nothing more."""
+        """Allows or forbids waiting Runs of the Plan to start; idempotent."""
         method = "PUT" if active else "DELETE"
         failure = f"cannot {'activate' if active else 'deactivate'} Plan {plan_id}"
         return self._requests.change(method, f"/plans/{_id(plan_id)}/active", _PLAN, failure)
 
     def change_resources(self, plan_id: str, change: ResourcesChange) -> Plan:
-        """Unsets, then sets what later Runs may use. The second call changes nothing more."""
+        """Unsets, then sets resources of later Runs; idempotent."""
         return self._change_plan(plan_id, "resources", "resources", change)
 
     def change_annotations(self, plan_id: str, change: AnnotationsChange) -> Plan:
-        """Removes, then adds annotations. The second call changes nothing more."""
+        """Removes, then adds annotations; idempotent."""
         return self._change_plan(plan_id, "annotations", "annotations", change)
 
     def set_service_account(self, plan_id: str, name: str | None) -> Plan:
-        """Lets later Runs have a service account, or none. The second call changes nothing more."""
+        """Sets the service account of later Runs, or removes it; idempotent."""
         change = None if name is None else ServiceAccountChange(service_account=name)
         return self._change_plan(plan_id, "serviceaccount", "service account", change)
 
     def set_priority(self, plan_id: str, priority: int) -> Plan:
-        """Lets waiting Runs go before those of a lower one. The second call changes nothing."""
+        """Sets the priority of the Plan's Runs; idempotent."""
         return self._change_plan(plan_id, "priority", "priority", PriorityChange(priority=priority))
 
-    def _change_plan(self, plan_id: str, part: str, words: str, change: Request | None) -> Plan:
+    def _change_plan(self, plan_id: str, part: str, name: str, change: Request | None) -> Plan:
         return self._requests.change(
             "DELETE" if change is None else "PUT",
             f"/plans/{_id(plan_id)}/{part}",
             _PLAN,
-            f"cannot change the {words} of Plan {plan_id}",
+            f"cannot change the {name} of Plan {plan_id}",
             None if change is None else to_wire(change),
         )
 
@@ -285,9 +287,9 @@ class ApiClient:
     def open_log(
         self, run_id: str, *, follow: bool, offset: int = 0
     ) -> AbstractContextManager[StreamedResponse]:
-        """Opens the log of a Run: what there is, or with `follow` until the container ends.
+        """Opens the log of a Run after its first `offset` bytes.
 
-        Without the first `offset` bytes, if the server can do that: see the stream's own.
+        The response ends with what exists now, or with `follow` when the container ends.
         """
         query = {"follow": "true"} if follow else {}
         if offset:
@@ -297,19 +299,19 @@ class ApiClient:
             query,
             f"cannot show the log of Run {run_id}",
             headers={"Accept": "application/octet-stream", "Accept-Encoding": "identity"},
-            # Somebody who only looks is told at once that the Run has not started.
+            # Without `follow`, say at once that the Run has not started.
             retrying=follow,
         )
 
     def stop_run(self, run_id: str, *, fail: bool) -> Run:
-        """Asks the Run to end, as failed or as done; it ends later."""
+        """Requests that the Run end, as failed or as done; returns before it has."""
         path = f"/runs/{_id(run_id)}/{'abort' if fail else 'tearoff'}"
         return self._requests.change("PUT", path, _RUN, f"cannot stop Run {run_id}")
 
     def retry_run(self, run_id: str) -> None:
-        """Lets a Run that has ended be done anew: its outputs are discarded.
+        """Retries a finished Run; its outputs are discarded.
 
-        Not repeated when its answer is lost: the Run may have ended again meanwhile.
+        Not repeated after a lost response: the Run may have finished again in the meantime.
         """
         path, failure = f"/runs/{_id(run_id)}/retry", f"cannot retry Run {run_id}"
         self._requests.retry.on_cut(
@@ -317,7 +319,7 @@ class ApiClient:
         )
 
     def delete_run(self, run_id: str) -> None:
-        """Deletes a Run and what it made; nobody finds it any more. Unknown ids are refused."""
+        """Deletes a Run and its outputs; an unknown id is refused."""
         cut_before = False
 
         def attempt() -> None:
@@ -328,7 +330,7 @@ class ApiClient:
                 cut_before = cut_before or not cut.safe_to_retry
                 raise
             except ApiRefused as refused:
-                # Then it was the first attempt that deleted it, and only its answer got lost.
+                # After a cut, the first attempt deleted it and only its response was lost.
                 if not (cut_before and refused.status == httpx.codes.NOT_FOUND):
                     raise
 
@@ -350,25 +352,25 @@ def open_api(
     sleep: Callable[[float], None],
     notify: Callable[[str], None],
 ) -> ApiClient:
-    """Gives a client of the API at that root.
+    """Creates a client of the API at that root; sends nothing yet.
 
     Args:
         api_root: absolute URL, such as `http://127.0.0.1:8080/api`.
-        where: the file the address comes from, for messages.
-        verify: whom to trust; None: there is nobody to be trusted on the way.
-        proxy: leads there, if one does.
+        where: names the file with the address, for messages.
+        verify: the TLS context; None: no part of the connection is under TLS.
+        proxy: the proxy to use, if any.
         transport: replaces the network.
-        sleep: waits so many seconds.
-        notify: tells the user, in a line, that something takes longer.
+        sleep: waits for so many seconds.
+        notify: shows the user a line about a delay.
     """
-    # An empty one is made at once; loading the certificates of everybody takes 0.1 s.
+    # An empty context costs nothing; loading the system's certificates takes 0.1 s.
     trust = verify or ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     http = httpx.Client(
         base_url=api_root,
         verify=trust,
         transport=transport or _transport(trust, proxy),
         headers={"User-Agent": f"knit/{version()}"},
-        trust_env=False,  # what is in it was looked at before
+        trust_env=False,  # the environment was read by `proxies` and `tls`
     )
     return ApiClient(Requests(http, where=where, retry=Retry(sleep, notify), proxy=proxy))
 
@@ -380,7 +382,7 @@ def _transport(trust: ssl.SSLContext, proxy: Proxy | None) -> httpx.BaseTranspor
 
 
 def _id(text: str) -> str:
-    # An id is one path segment, whatever the user typed: `..` must not become another address.
+    # Whatever the user typed is one path segment: `..` must not lead to another address.
     return quote(text, safe="").replace(".", "%2E")
 
 

@@ -1,4 +1,4 @@
-"""How a request travels to the API: how patiently, how often, and what goes wrong on the way."""
+"""Sends requests to the API: timeouts, retries, and translation of errors."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ Query = Sequence[tuple[str, str]]
 
 REQUEST_TIMEOUT = httpx.Timeout(60.0, connect=10.0)
 TRANSFER_TIMEOUT = httpx.Timeout(60.0, connect=10.0, read=600.0)
-"""A transfer may have to wait for a pod, and the answer to an upload for all to be stored."""
+"""A transfer may wait for a pod, and the response to an upload until everything is stored."""
 
 
 class Requests:
-    """Sends requests to one API and reads their answers.
+    """Sends requests to one API and reads the responses.
 
     Every method raises ApiUnreachable, ApiRefused (4xx) or ApiBroken.
 
     Args:
         http: carries the requests; its base URL is the profile's `apiRoot`.
-        where: names the file the address comes from, for messages.
-        retry: how to wait while the API is away.
-        proxy: leads there, if one does; for messages.
+        where: names the file with the address, for messages.
+        retry: repeats requests.
+        proxy: the proxy in use, if any; for messages.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Requests:
         self._http.close()
 
     def read(self, path: str, query: Query, shape: TypeAdapter[T], failure: str) -> T:
-        """Reads something, and asks again while the API is away or the connection breaks."""
+        """Reads something; repeated while the API is unavailable or the connection breaks."""
 
         def attempt() -> T:
             with self._translated_errors():
@@ -62,7 +62,7 @@ class Requests:
     def change(
         self, method: str, path: str, shape: TypeAdapter[T], failure: str, body: Any = None
     ) -> T:
-        """Changes something; with PUT and DELETE the second call changes nothing more."""
+        """Changes something; PUT and DELETE, which are idempotent, are repeated after a cut."""
         return self.retry.on_cut(
             lambda: self.once(method, path, shape, failure, json=body),
             repeatable=method in ("PUT", "DELETE"),
@@ -78,13 +78,13 @@ class Requests:
         timeout: httpx.Timeout = REQUEST_TIMEOUT,
         **options: Any,
     ) -> T:
-        """Sends a request a single time; `options` are httpx's."""
+        """Sends a request once; `options` are those of httpx."""
         with self._translated_errors():
             response = self._http.request(method, path, timeout=timeout, **options)
         return _parsed(response, shape, failure)
 
     def send(self, method: str, path: str, failure: str) -> None:
-        """Asks once for something that is answered without content."""
+        """Sends a request once whose response has no content."""
         with self._translated_errors():
             response = self._http.request(method, path, timeout=REQUEST_TIMEOUT)
         raise_for_status(response, failure)
@@ -99,7 +99,7 @@ class Requests:
         headers: Mapping[str, str],
         retrying: bool = True,
     ) -> Iterator[StreamedResponse]:
-        """Opens a body that is read as it comes; `patient`: asks again while the API is away."""
+        """Opens a response to read as it arrives; `retrying` while the API is unavailable."""
 
         def ask() -> httpx.Response:
             request = self._http.build_request(

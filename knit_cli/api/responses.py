@@ -1,4 +1,4 @@
-"""Turns what the network and the API answer into values, or into errors a user understands."""
+"""Turns responses and network errors into values, or into errors that users understand."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _NOT_NOW = (httpx.codes.TOO_MANY_REQUESTS, httpx.codes.SERVICE_UNAVAILABLE)
 
 @contextmanager
 def network_errors(api_root: str, where: str) -> Iterator[None]:
-    """Translates what httpx raises; `where` names the file the address comes from."""
+    """Translates the errors of httpx; `where` names the file with the address."""
     try:
         yield
     except httpx.ConnectError as cause:
@@ -38,17 +38,17 @@ def network_errors(api_root: str, where: str) -> Iterator[None]:
     except httpx.TimeoutException as cause:
         raise ApiUnreachable(
             f"the API at {api_root} did not answer in time",
-            advice="try again later; if it stays so, look at the API's own log",
+            advice="try again later; if it persists, check the API's log",
         ) from cause
     except (httpx.NetworkError, httpx.RemoteProtocolError) as cause:
         raise ConnectionCut(
             f"the connection to the API at {api_root} was cut",
             reason=str(cause) or None,
-            advice="try again; if it happens again, look at the API's own log",
+            advice="try again; if it happens again, check the API's log",
         ) from cause
     except (httpx.HTTPError, httpx.InvalidURL) as cause:
         raise ApiUnreachable(
-            f"cannot talk to the API at {api_root}",
+            f"cannot connect to the API at {api_root}",
             reason=str(cause),
             advice=f"check apiRoot in {where} and the proxy settings",
         ) from cause
@@ -77,7 +77,7 @@ def _start_or_check(where: str) -> str:
 
 
 def raise_for_status(response: httpx.Response, failure: str) -> None:
-    """Raises ApiRefused or ApiBroken for any answer but 2xx; the body has been read then."""
+    """Raises ApiRefused or ApiBroken unless the status is 2xx; the body must have been read."""
     if response.is_success:
         return
     detail = detail_of(response)
@@ -86,28 +86,28 @@ def raise_for_status(response: httpx.Response, failure: str) -> None:
         failure,
         status=response.status_code,
         reason=detail.reason,
-        advice=detail.advice or _usual_advice(response),
+        advice=detail.advice or _default_advice(response),
         see=detail.see,
     )
     refused.retry_after = retry_after(response)
     raise refused
 
 
-def _usual_advice(response: httpx.Response) -> str:
+def _default_advice(response: httpx.Response) -> str:
     wait = retry_after(response)
     if wait is not None and response.status_code in _NOT_NOW:
         return f"try again in {wait:g} s"
     if response.status_code in ADVICE:
         return ADVICE[response.status_code]
     if response.is_server_error:
-        return "look at the API's own log"
+        return "check the API's log"
     return "correct the command, and try again"
 
 
 def detail_of(response: httpx.Response) -> ErrorDetail:
-    """Reads the declared shape, and copes with `{"message": text}`, with text and with nothing.
+    """Reads an error body: the declared shape, `{"message": text}`, plain text, or nothing.
 
-    A web page is somebody else's: what it says comes without its markup.
+    A web page is not the API's; its message comes without markup.
     """
     if is_web_page(response):
         return web_page_detail(response)
@@ -122,7 +122,7 @@ def detail_of(response: httpx.Response) -> ErrorDetail:
         try:
             return ErrorBody.model_validate({"message": message}).message
         except ValidationError:
-            pass  # no shape we know: its text is the best reason there is
+            pass  # unknown shape: its text is the best reason available
     text = response.text.strip()[:_MAX_REASON_CHARACTERS]
     return ErrorDetail(
         reason=text or f"HTTP status {response.status_code} {response.reason_phrase}"
@@ -130,14 +130,17 @@ def detail_of(response: httpx.Response) -> ErrorDetail:
 
 
 def is_framed(response: httpx.Response) -> bool:
-    """Tells whether the head says where the body ends; else nothing tells a cut from the end."""
+    """Tells whether the head says where the body ends; otherwise a cut looks like the end."""
     return bool({"content-length", "transfer-encoding"} & response.headers.keys())
 
 
 def parsed(response: httpx.Response, shape: TypeAdapter[T], failure: str) -> T:
-    """Gives the body as the wire type; raises ApiBroken when it is not one, ConnectionCut if cut.
+    """Parses the body as the wire type.
 
-    No part of a JSON document from its beginning is one, so that a cut is seen in any case.
+    Raises:
+        ApiBroken: the body has another shape.
+        ConnectionCut: the body was cut, which always shows, because no prefix of a JSON document
+            is valid.
     """
     try:
         return shape.validate_json(response.content)
@@ -150,14 +153,14 @@ def parsed(response: httpx.Response, shape: TypeAdapter[T], failure: str) -> T:
         first = cause.errors(include_url=False, include_input=False)[0]
         if first["type"] == "json_invalid" and not is_framed(response):
             raise ConnectionCut(
-                "the API's answer was cut",
-                reason=f"{first['msg']}, although the connection was closed in order",
-                advice="try again; if it happens again, look for a proxy on the way that cuts",
+                "the API's response was cut",
+                reason=f"{first['msg']}, although the connection was closed cleanly",
+                advice="try again; if it happens again, look for a proxy that cuts connections",
             ) from cause
-        place = ".".join(str(part) for part in first["loc"]) or "the body"
+        location = ".".join(str(part) for part in first["loc"]) or "the body"
         raise ApiBroken(
             failure,
             status=response.status_code,
-            reason=f"the answer is not what knit's API says: {place}: {first['msg']}",
+            reason=f"the response is not one of knit's API: {location}: {first['msg']}",
             advice="check that apiRoot in the profile is the address of a knit API (…/api)",
         ) from cause

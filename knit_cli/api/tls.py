@@ -1,4 +1,4 @@
-"""Whom to trust under TLS: reads certificates as people have them, and says why one is refused."""
+"""TLS trust: reads certificates in the forms people have, and explains why one is refused."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ _OTHER_KIND = re.compile(r"-----BEGIN ([A-Z0-9 ]+)-----")
 _DER_SEQUENCE = b"\x30"
 _BEGIN, _END = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
 
-# What OpenSSL says of a certificate: its `X509_V_ERR_…`.
+# OpenSSL's verification errors, `X509_V_ERR_…`.
 _NOT_YET_VALID, _HAS_EXPIRED = 9, 10
 _WRONG_NAME = (62, 64)
 _UNKNOWN_ISSUER = (2, 18, 19, 20, 21)
 
 
 def read_certificates(content: bytes) -> str:
-    """Gives the certificates in a file as PEM, one after the other, nothing between them.
+    """Extracts the certificates of a file as concatenated PEM.
 
     Args:
-        content: PEM with whatever else is in it (comments in any encoding, a byte order mark,
-            Windows' line ends), or one certificate in DER.
+        content: PEM with anything in between (comments in any encoding, a byte order mark, CRLF),
+            or one certificate in DER.
 
     Raises:
-        ValueError: there is none; says what is there instead.
+        ValueError: there is no certificate; says what there is instead.
     """
     if content.startswith(_DER_SEQUENCE):
         return ssl.DER_cert_to_PEM_cert(content)
-    text = content.decode("latin-1")  # any byte is a letter, and PEM itself is ASCII
+    text = content.decode("latin-1")  # decodes any byte; PEM itself is ASCII
     found = ["".join(body.split()) for body in _CERTIFICATE.findall(text)]
     if found:
         return "".join(f"{_BEGIN}\n{body}\n{_END}\n" for body in found)
@@ -45,9 +45,9 @@ def read_certificates(content: bytes) -> str:
 
 
 def context_trusting(pem: str) -> ssl.SSLContext:
-    """Gives the TLS context that trusts these certificates and nobody else.
+    """Creates a TLS context that trusts these certificates only.
 
-    Each is an anchor, also one that another has issued: whoever writes it down trusts it.
+    Each is a trust anchor, even an intermediate or the server's own.
 
     Raises:
         ssl.SSLError: OpenSSL cannot read one of them.
@@ -58,7 +58,7 @@ def context_trusting(pem: str) -> ssl.SSLContext:
 
 
 def raise_if_expired(context: ssl.SSLContext, where: str) -> None:
-    """Raises ProfileProblem when all authorities that are trusted here have expired."""
+    """Raises ProfileProblem if all trusted authorities have expired."""
     authorities = context.get_ca_certs()
     ends = [ssl.cert_time_to_seconds(str(one["notAfter"])) for one in authorities]
     if not ends or max(ends) >= time.time():
@@ -67,16 +67,16 @@ def raise_if_expired(context: ssl.SSLContext, where: str) -> None:
     raise ProfileProblem(
         f"the CA certificate in {where} has expired",
         reason=f"{_name(last['subject'])} was valid until {last['notAfter']}; {_now()}",
-        advice="ask your knit's administrator for a profile with the present one, "
-        "or set this machine's clock",
+        advice="ask your knit's administrator for a profile with the current one, "
+        "or correct this machine's clock",
     )
 
 
 def default_context(variables: Mapping[str, str]) -> ssl.SSLContext:
-    """Gives the TLS context that trusts whom the system does, or SSL_CERT_FILE and SSL_CERT_DIR.
+    """Creates a TLS context that trusts what the system, or SSL_CERT_FILE and SSL_CERT_DIR, trust.
 
     Raises:
-        ProfileProblem: one of these variables names what cannot be used.
+        ProfileProblem: what one of these variables names cannot be used.
     """
     file, folder = variables.get("SSL_CERT_FILE"), variables.get("SSL_CERT_DIR")
     if not file and not folder:
@@ -101,27 +101,27 @@ def _unusable(variable: str, path: str, reason: str) -> ProfileProblem:
     return ProfileProblem(
         f"the certificates of {variable} cannot be used",
         reason=f"{path}: {reason}",
-        advice=f"correct {variable}, or unset it to trust whom this system trusts",
+        advice=f"correct {variable}, or unset it to trust the system's certificates",
     )
 
 
 def explain_ssl_error(error: ssl.SSLError, where: str) -> tuple[str, str]:
-    """Gives the reason in words, and what to do about it; `where` names the profile."""
+    """Gives reason and advice; `where` names the profile."""
     code = getattr(error, "verify_code", None)  # None: the handshake itself failed
-    words = getattr(error, "verify_message", "") or str(error)
+    message = getattr(error, "verify_message", "") or str(error)
     if code == _HAS_EXPIRED:
-        return f"{words}; {_now()}", "have the API's certificate renewed, or set the clock"
+        return f"{message}; {_now()}", "have the API's certificate renewed, or correct the clock"
     if code == _NOT_YET_VALID:
-        return f"{words}; {_now()}", "set this machine's clock, or wait until it is valid"
+        return f"{message}; {_now()}", "correct this machine's clock, or wait until it is valid"
     if code in _WRONG_NAME:
-        return words, f"use a name in apiRoot that the certificate has, see {where}"
+        return message, f"use a host name in apiRoot that is in the certificate, see {where}"
     if code in _UNKNOWN_ISSUER:
         advice = (
-            f"put the certificate of who has issued it into cert.ca in {where}; "
-            "a proxy on the way may show one of its own"
+            f"put the certificate of its issuer into cert.ca in {where}; "
+            "a proxy in between may present its own certificate"
         )
-        return words, advice
-    return words, f"check apiRoot (http or https?) and cert.ca in {where}"
+        return message, advice
+    return message, f"check apiRoot (http or https?) and cert.ca in {where}"
 
 
 def _now() -> str:

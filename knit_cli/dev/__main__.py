@@ -1,6 +1,6 @@
-"""The supervisor as a process of its own: what `knit dev up --detach` leaves behind.
+"""The supervisor as a separate process, which `knit dev up --detach` leaves running.
 
-What keeps it from starting it says on stderr, in JSON, for the `knit` that has started it.
+If it cannot start, it reports why on stderr as JSON, for the `knit` that started it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 def main() -> int:
-    """Supervises until a signal comes; gives the exit code."""
+    """Supervises until a signal arrives; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m knit_cli.dev", description=__doc__)
     parser.add_argument("state", type=Path)
     for name in ("--api-port", "--temporal-port", "--web-port"):
@@ -33,7 +33,7 @@ def main() -> int:
         sys.stderr.write(f"\n{json.dumps(message)}\n")
         return error.exit_code
     except Exception:
-        log.exception("the supervisor has ended", extra={"action": "supervisor_failed"})
+        log.exception("the supervisor failed", extra={"action": "supervisor_failed"})
         raise
 
 

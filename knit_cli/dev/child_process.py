@@ -1,4 +1,4 @@
-"""One process of the stack as the supervisor knows it: its start, its death, the next start."""
+"""One process of the stack under supervision: started, watched, restarted when it dies."""
 
 from __future__ import annotations
 
@@ -6,20 +6,22 @@ import logging
 import os
 import subprocess
 import time
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
 
 from knit_cli.dev.dev_folder import DevFolder
 from knit_cli.dev.services import Service
+from knit_workflows.backoff import Backoff
 
 log = logging.getLogger(__name__)
 
 FIRST_PAUSE: Final = 0.25
-LONGEST_PAUSE: Final = 10.0
+MAX_PAUSE: Final = 10.0
 BACKOFF_RESET_AFTER: Final = 30.0
-"""Who has been ready for so many seconds may be started again at once when it dies."""
+"""After this many seconds of readiness the restart back-off is reset."""
 READY_TIMEOUT: Final = 120.0
 READY_RETRY_INTERVAL: Final = 1.0
 STOP_TIMEOUT: Final = 15.0
@@ -27,24 +29,27 @@ STOP_TIMEOUT: Final = 15.0
 
 @dataclass
 class ChildProcess:
-    """One process; started again when it dies, after a pause that doubles."""
+    """One process, restarted with exponential back-off when it dies."""
 
     service: Service
     folder: DevFolder
+    stop_timeout: float = STOP_TIMEOUT
+    """Seconds from the request to stop until it is killed."""
+    clock: Callable[[], float] = time.monotonic
     process: subprocess.Popen[bytes] | None = None
     since: float = 0.0
-    """Monotonic instant of its start, or of its becoming ready."""
+    """When it was started, or became ready, by that clock."""
     is_ready: bool = False
     restarts: int = 0
-    """Deaths since the stack has been started."""
+    """Deaths since the stack was started."""
     failed_starts: int = 0
-    """Deaths since it has been ready."""
+    """Deaths since it was last ready."""
     last_error: str = ""
-    """How it died the last time, for humans."""
+    """Why it died or is not ready, for people."""
     _next_start: float = 0.0
     _next_check: float = 0.0
     _stop_requested: bool = False
-    _pause: float = FIRST_PAUSE
+    _backoff: Backoff = field(default_factory=lambda: Backoff(FIRST_PAUSE, MAX_PAUSE))
 
     @property
     def name(self) -> str:
@@ -53,15 +58,15 @@ class ChildProcess:
 
     @property
     def state(self) -> Literal["stopped", "starting", "ready"]:
-        """One word: stopped, starting or ready."""
+        """The state in a word."""
         if self.process is None:
             return "stopped"
         return "ready" if self.is_ready else "starting"
 
     def poll(self, *, may_start: bool) -> bool:
-        """Notices what has happened, and does what follows; gives whether something changed."""
+        """Checks the process, and starts or kills it if need be; returns whether it changed."""
         if self.process is None:
-            return may_start and time.monotonic() >= self._next_start and self._start()
+            return may_start and self.clock() >= self._next_start and self._start()
         code = self.process.poll()
         if code is not None:
             self._on_exit(code)
@@ -69,19 +74,19 @@ class ChildProcess:
         return self._check_readiness()
 
     def request_stop(self) -> None:
-        """Has it begin to end; the second call changes nothing."""
+        """Sends the stop signal; a second call does nothing."""
         if self.process is not None and not self._stop_requested:
             self._stop_requested = True
             with suppress(ProcessLookupError):
                 self.process.send_signal(self.service.stop_signal)
 
     def stop(self) -> None:
-        """Ends it, and waits; it is not started again."""
+        """Stops it for good, and waits; kills it if it does not stop in time."""
         if self.process is None:
             return
         self.request_stop()
         try:
-            self.process.wait(STOP_TIMEOUT)
+            self.process.wait(self.stop_timeout)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
@@ -91,11 +96,11 @@ class ChildProcess:
         service, path = self.service, self.folder.log(self.name)
         try:
             service.prepare()
-            if path.exists():  # what it said before it died
+            if path.exists():  # keep the log of the process that died
                 path.replace(path.with_name(f"{path.name}.old"))
             with path.open("wb") as output:
-                # Its own session: a Ctrl-C in the terminal reaches the supervisor alone, which
-                # then ends its children in order.
+                # A session of its own: Ctrl-C in the terminal reaches the supervisor alone, which
+                # then stops its children in order.
                 self.process = subprocess.Popen(
                     service.command,
                     env=dict(service.environment),
@@ -111,62 +116,63 @@ class ChildProcess:
         except (OSError, subprocess.SubprocessError) as error:
             self._schedule_restart(f"it cannot be started: {error}")
             return True
-        with suppress(ProcessLookupError):  # its death is noticed by the next look
+        with suppress(ProcessLookupError):  # the next poll notices its death
             ours = os.getpriority(os.PRIO_PROCESS, 0)
             os.setpriority(os.PRIO_PROCESS, self.process.pid, ours + service.niceness)
-        self.since, self.is_ready = time.monotonic(), False
-        log.info("%s is started", self.name, extra=self._extra("process_started"))
+        self.since, self.is_ready = self.clock(), False
+        log.info("%s started", self.name, extra=self._extra("process_started"))
         return True
 
     def _check_readiness(self) -> bool:
         assert self.process is not None
-        age = time.monotonic() - self.since
+        age = self.clock() - self.since
         if self.is_ready:
             if age > BACKOFF_RESET_AFTER:
-                self._pause = FIRST_PAUSE
+                self._backoff.reset()
             return False
-        if time.monotonic() >= self._next_check and self.service.is_ready(self.process.pid):
+        if self.clock() >= self._next_check and self.service.is_ready(self.process.pid):
             return self._mark_ready()
         if age > READY_TIMEOUT:
-            self.process.kill()  # its death is noticed by the next look
+            self.process.kill()  # the next poll notices its death
         return False
 
     def _mark_ready(self) -> bool:
         try:
             self.service.on_ready()
-        except Exception as error:  # noqa: BLE001  whatever a database raises that dies now
-            self.last_error, self._next_check = str(error), time.monotonic() + READY_RETRY_INTERVAL
+        except Exception as error:  # noqa: BLE001  whatever a dying database raises
+            self.last_error = str(error)
+            self._next_check = self.clock() + READY_RETRY_INTERVAL
             log.warning("%s: %s", self.name, error, extra=self._extra("process_not_ready"))
             return False
-        self.is_ready, self.since, self.failed_starts = True, time.monotonic(), 0
+        self.is_ready, self.since, self.failed_starts = True, self.clock(), 0
         log.info("%s is ready", self.name, extra=self._extra("process_ready"))
         return True
 
     def _on_exit(self, code: int) -> None:
-        how = f"killed by signal {-code}" if code < 0 else f"it ended with exit code {code}"
-        printed = last_lines(self.folder.log(self.name))
+        how = f"killed by signal {-code}" if code < 0 else f"it exited with code {code}"
+        output = last_lines(self.folder.log(self.name))
         self.process, self.is_ready = None, False
-        self._schedule_restart(f"{how}\n{printed}" if printed else how)
+        self._schedule_restart(f"{how}\n{output}" if output else how)
 
-    def _schedule_restart(self, message: str) -> None:
-        self.last_error = message
+    def _schedule_restart(self, error: str) -> None:
+        self.last_error = error
         self.restarts, self.failed_starts = self.restarts + 1, self.failed_starts + 1
-        self._next_start = time.monotonic() + self._pause
+        pause = self._backoff.next()
+        self._next_start = self.clock() + pause
         log.warning(
-            "%s is started again in %.2f s: %s",
+            "%s restarts in %.2f s: %s",
             self.name,
-            self._pause,
-            message,
+            pause,
+            error,
             extra=self._extra("process_died"),
         )
-        self._pause = min(self._pause * 2, LONGEST_PAUSE)
 
     def _extra(self, action: str) -> dict[str, object]:
         return {"action": action, "process_id": self.process.pid if self.process else None}
 
 
 def last_lines(path: Path, count: int = 5) -> str:
-    """Gives the end of a log, empty when there is none."""
+    """Gives the last lines of a log; empty if there is none."""
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
     except OSError:

@@ -1,4 +1,4 @@
-"""What `knit dev` remembers in its state folder: addresses, and which processes are its own."""
+"""The state folder of `knit dev`, and the record in it: ports and processes."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from knit_cli.errors import BadInput
 from knit_workflows.domain.os_errors import advice_for, reason_of
 
 _LOCK_TIMEOUT: Final = 1.0
-"""Whoever only asks whether the folder is held, holds it for an instant."""
+"""Seconds; `is_held` holds the lock for an instant too."""
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
 
 @dataclass(frozen=True)
 class ProcessIdentity:
-    """A process by its id and its birth: ids are used again."""
+    """A process by its id and start time, because ids are used again."""
 
     pid: int
     started_at: str
 
     @classmethod
     def of(cls, pid: int) -> ProcessIdentity:
-        """Marks a process that runs now; one that is gone already gets a mark that matches none."""
+        """Identifies a running process; one that is gone already matches no process."""
         return cls(pid, _started_at(pid) or "gone")
 
     def process(self) -> psutil.Process | None:
-        """Gives the very process that was marked, or None when it is gone (or only a zombie)."""
+        """Gives that very process; None if it is gone or a zombie."""
         if _started_at(self.pid) != self.started_at:
             return None
         try:
@@ -48,7 +48,7 @@ class ProcessIdentity:
 
 
 def _started_at(pid: int) -> str | None:
-    """Names the birth of a process; unlike a time of day it stays when the clock is corrected."""
+    """Gives the start time of a process in a form that clock corrections do not change."""
     try:
         # The second field is the command's name in parentheses and may hold anything.
         text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
@@ -66,7 +66,7 @@ def _started_at(pid: int) -> str | None:
 
 @dataclass(frozen=True)
 class Ports:
-    """TCP ports on the loopback address; kept from start to start, so that addresses last."""
+    """TCP ports on the loopback address; kept from start to start, so that addresses stay."""
 
     api: int
     temporal: int
@@ -75,27 +75,27 @@ class Ports:
 
 @dataclass(frozen=True)
 class DevState:
-    """One start of the stack; `processes` by name, besides `supervisor`."""
+    """One start of the stack; `processes` by name, without the supervisor."""
 
     ports: Ports
     supervisor: ProcessIdentity | None = None
     processes: dict[str, ProcessIdentity] = field(default_factory=dict)
     ready: bool = False
     since: float = 0.0
-    """When it was started, in seconds of the epoch; for humans."""
+    """When it was started, in seconds since the epoch; for people."""
     floor: int = 0
-    """Bytes of its disk below which nothing new begins."""
+    """Free bytes on its disk below which nothing new starts."""
 
 
 RECORD: Final = "state.json"
-"""The file in a state folder that says what was started; it stays when the stack has ended."""
+"""The file in a state folder that records what was started; kept after the stack stops."""
 
 
 class DevFolder:
-    """The folder that holds everything of one embedded stack."""
+    """The folder with everything that belongs to one embedded stack."""
 
     def __init__(self, root: Path) -> None:
-        # Resolved: processes are found again by it, and the system names folders like this.
+        # Resolved, because processes are found by it and the system reports resolved paths.
         self.root = root.resolve()
         self.logs = self.root / "logs"
         self.postgres = self.root / "postgres"
@@ -106,7 +106,7 @@ class DevFolder:
         self._lock = self.root / "lock"
 
     def create(self) -> None:
-        """Makes the folder; there already: fine. Raises BadInput when it cannot be used."""
+        """Creates the folder; exists already: fine. Raises BadInput if it cannot be used."""
         try:
             for folder in (self.root, self.logs, self.compute):
                 folder.mkdir(parents=True, exist_ok=True)
@@ -116,7 +116,7 @@ class DevFolder:
             raise _unusable(self.root, cause) from cause
 
     def load(self) -> DevState | None:
-        """Gives what the last start left, or None."""
+        """Reads the record of the last start; None if there is none."""
         try:
             record = json.loads(self._record.read_text(encoding="utf-8"))
             return DevState(
@@ -130,26 +130,26 @@ class DevFolder:
                 floor=record.get("floor", 0),
             )
         except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
-            return None  # None, or of another version: the processes are found by the folder.
+            return None  # missing, or of another version: processes are found without it
 
     def running(self) -> DevState | None:
-        """Gives the record of a stack whose supervisor lives, else None."""
+        """Reads the record if its supervisor is alive, else None."""
         record = self.load()
         if record is None or record.supervisor is None or record.supervisor.process() is None:
             return None
         return record
 
     def save(self, state: DevState) -> None:
-        """Replaces the record, whole or not at all."""
+        """Replaces the record atomically."""
         write_private(self._record, json.dumps(asdict(state), indent=2))
 
     def log(self, name: str) -> Path:
-        """Says where a process writes its log."""
+        """Gives the path of a process's log."""
         return self.logs / f"{name}.log"
 
     @contextmanager
     def locked(self) -> Iterator[bool]:
-        """Holds the folder for one supervisor; yields False when another one holds it."""
+        """Locks the folder for one supervisor; yields False if another one holds the lock."""
         try:
             handle = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as cause:
@@ -160,7 +160,7 @@ class DevFolder:
             os.close(handle)
 
     def is_held(self) -> bool:
-        """Says whether a supervisor, or somebody who ends what one has left, holds the folder."""
+        """Tells whether somebody holds the lock: a supervisor, or a `knit dev down`."""
         with suppress(FileNotFoundError, NotADirectoryError):
             handle = os.open(self._lock, os.O_RDONLY | os.O_CLOEXEC)
             try:

@@ -1,18 +1,19 @@
-"""Keeps a reserve on the disk of a state folder, and gives it back when the disk is full.
+"""Keeps a reserve on the disk of a state folder, and releases it when the disk is full.
 
 ```
-free ≥ floor + reserve   the reserve is made, or made whole again
-free < almost nothing    a slice is given back, at most every few seconds, down to half of it
-… and PostgreSQL or Temporal is down, or a deletion asks for it: the other half too
+free ≥ floor + reserve   create the reserve, or complete it
+free < almost nothing    release a slice, at most every few seconds, down to half of the reserve
+… and PostgreSQL or Temporal is down, or a deletion needs room: the other half too
 ```
-Whatever fills the disk would take all of it otherwise. A slice is enough for a stop and a deletion:
-they write little.
+Otherwise whatever fills the disk would take all of it. Stopping or deleting a Run writes little, so
+a slice is enough for that.
 """
 
 from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -21,53 +22,56 @@ from knit_workflows.disk import RESERVE_BYTES, DiskSpace, Reserve, format_bytes
 
 log = logging.getLogger(__name__)
 
-POLL_INTERVAL: Final = 1.0
+CHECK_INTERVAL: Final = 1.0
 RELEASE_INTERVAL: Final = 5.0
-START_BYTES: Final = 40 << 20
-"""What PostgreSQL may want to come up again: two segments of its log."""
+RESTART_BYTES: Final = 40 << 20
+"""What PostgreSQL may need to start again: two segments of its write-ahead log."""
 
 
 @dataclass
 class ReserveKeeper:
-    """Looks at the disk now and then; `floor` is that of the local back-end, in bytes."""
+    """Adjusts the reserve to the free space; `floor` is the local back-end's, in bytes."""
 
     folder: Path
     reserve: Reserve
     floor: int
+    measure: Callable[[Path], DiskSpace] = DiskSpace.of
+    clock: Callable[[], float] = time.monotonic
     _next_check: float = field(init=False, default=0.0)
     _next_release: float = field(init=False, default=0.0)
 
     def poll(self, *, in_need: bool) -> None:
-        """Gives back a slice, or makes the reserve, if it is time. Never raises OSError.
+        """Releases a slice or fills the reserve, if it is time to. Never raises OSError.
 
-        `in_need`: something that has to write is down.
+        Args:
+            in_need: whether a process that has to write is down.
         """
-        now = time.monotonic()
+        now = self.clock()
         if now < self._next_check:
             return
-        self._next_check = now + POLL_INTERVAL
+        self._next_check = now + CHECK_INTERVAL
         try:
             self._adjust(now, in_need)
         except OSError as error:
-            log.warning("the reserve: %s", error, extra={"action": "reserve_failed"})
+            log.warning("disk reserve: %s", error, extra={"action": "reserve_failed"})
 
     def _adjust(self, now: float, in_need: bool) -> None:
-        room = DiskSpace.of(self.folder)
-        whole, present = room.share(RESERVE_BYTES), self.reserve.size()
-        if room.is_almost_full or (in_need and room.free < START_BYTES):
+        space = self.measure(self.folder)
+        whole, present = space.share(RESERVE_BYTES), self.reserve.size()
+        if space.is_almost_full or (in_need and space.free < RESTART_BYTES):
             if now >= self._next_release and (in_need or present > whole // 2):
                 self._next_release = now + RELEASE_INTERVAL
-                self._give(room)
-        elif present < whole and room.free + present >= whole + room.share(self.floor):
+                self._release(space)
+        elif present < whole and space.free + present >= whole + space.share(self.floor):
             self.reserve.fill(whole)
-            log.info("%s are reserved", format_bytes(whole), extra={"action": "reserve_made"})
+            log.info("reserved %s", format_bytes(whole), extra={"action": "reserve_filled"})
 
-    def _give(self, room: DiskSpace) -> None:
-        given = self.reserve.give()
-        if given:
+    def _release(self, space: DiskSpace) -> None:
+        released = self.reserve.give()
+        if released:
             log.warning(
-                "%s: %s of the reserve are given back",
-                room.left(),
-                format_bytes(given),
-                extra={"action": "reserve_given", "bytes": given},
+                "%s: released %s of the reserve",
+                space.left(),
+                format_bytes(released),
+                extra={"action": "reserve_released", "bytes": released},
             )

@@ -1,4 +1,4 @@
-"""Ends processes of the stack, each by its id and only if it is still the same process."""
+"""Stops processes of the stack, each by its id and only if it is still the same process."""
 
 from __future__ import annotations
 
@@ -8,32 +8,32 @@ from typing import Final
 import psutil
 
 from knit_cli.dev.child_process import STOP_TIMEOUT
-from knit_cli.dev.database import DevDatabase
 from knit_cli.dev.dev_folder import DevFolder, ProcessIdentity
 from knit_cli.dev.services import COMMAND_FORMS, OWNER_VARIABLE, TEMPORAL
 from knit_cli.errors import CliError
+from knit_workflows.embedded import EmbeddedPostgres
 
 STACK_STOP_TIMEOUT: Final = 60.0
 _KILL_TIMEOUT: Final = 10.0
 
 
 def stop_leftovers(folder: DevFolder) -> int:
-    """Ends what an earlier supervisor has left running; gives how many processes that were.
+    """Stops what an earlier supervisor left running; returns the number of processes.
 
-    To be called while the folder is held. Runs are not among them: they outlive knit.
+    The caller holds the folder's lock. Runs are not among them: they outlive knit.
     """
     found = leftovers(folder)
-    # First those who use Temporal: without it they cannot end in order.
+    # Temporal last: without it, the others cannot shut down cleanly.
     servers = [process for process in found if _is_temporal(process)]
-    _end([process for process in found if process not in servers])
-    _end(servers)
-    database = DevDatabase(folder.postgres)
+    _stop([process for process in found if process not in servers])
+    _stop(servers)
+    database = EmbeddedPostgres(folder.postgres)
     found += database.processes()
     database.clear()
     return len(found)
 
 
-def _end(processes: list[psutil.Process]) -> None:
+def _stop(processes: list[psutil.Process]) -> None:
     for process in processes:
         with suppress(psutil.NoSuchProcess):
             process.terminate()
@@ -49,17 +49,17 @@ def _is_temporal(process: psutil.Process) -> bool:
 
 
 def leftovers(folder: DevFolder) -> list[psutil.Process]:
-    """Gives our processes, besides PostgreSQL: found by their own marks, no record is needed.
+    """Finds our processes except PostgreSQL by a variable in their environment.
 
-    A supervisor that is killed between a start and its record, or whose record cannot be written,
-    leaves processes that stand nowhere.
+    The record is not enough: a supervisor killed between a start and the next write of the record,
+    or unable to write it, leaves processes that are recorded nowhere.
     """
     owner = str(folder.root)
     return [process for process in psutil.process_iter(["cmdline"]) if _belongs_to(process, owner)]
 
 
 def stop_supervisor(mark: ProcessIdentity) -> None:
-    """Asks a supervisor to end the stack, and waits; one that does not is killed."""
+    """Asks a supervisor to stop the stack and waits; kills it if it does not stop in time."""
     process = mark.process()
     if process is None:
         return
@@ -72,17 +72,17 @@ def stop_supervisor(mark: ProcessIdentity) -> None:
     except psutil.AccessDenied as cause:
         raise CliError(
             "this stack belongs to another user",
-            reason=f"its process {mark.pid} may not be ended",
-            advice="end it as the user who started it",
+            reason=f"there is no permission to stop its process {mark.pid}",
+            advice="stop it as the user who started it",
         ) from cause
     except psutil.NoSuchProcess:
         return
 
 
 def _belongs_to(process: psutil.Process, owner: str) -> bool:
-    words = tuple(process.info["cmdline"] or ())
+    command = tuple(process.info["cmdline"] or ())
     # `python -P -m MODULE …` and `temporal server start-dev …`
-    if not any(words[1:3] == form or words[2:4] == form for form in COMMAND_FORMS):
+    if not any(command[1:3] == form or command[2:4] == form for form in COMMAND_FORMS):
         return False
     try:
         alive = process.status() != psutil.STATUS_ZOMBIE

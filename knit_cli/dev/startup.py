@@ -1,4 +1,4 @@
-"""Starts the supervisor: in this process, or detached, waiting until the stack is ready."""
+"""Runs the supervisor in this process, or starts it detached and waits for readiness."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ from knit_cli.errors import CliError
 from knit_workflows.log import JsonFormatter
 
 ALREADY_RUNNING: Final = 75
-"""Exit code of a supervisor that finds another one at work."""
+"""Exit code of a supervisor that finds another one running."""
 _MARGIN: Final = 30.0
-"""Seconds for what comes before and after the processes' own start."""
+"""Seconds for what happens before and after the processes start."""
+SETTLE_TIMEOUT: Final = READY_TIMEOUT + _MARGIN
 _FLAGS: Final = {"api": "--api-port", "temporal": "--temporal-port", "web_ui": "--web-port"}
 
 
@@ -38,7 +39,7 @@ def supervise(
 
     def stop(number: int, _: FrameType | None) -> None:
         stopping.append(number)
-        # A second signal while it is ending must not interrupt the end.
+        # A second signal must not interrupt the shutdown.
 
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, stop)
@@ -52,11 +53,11 @@ def supervise(
 
 
 def wait_until_settled(folder: DevFolder) -> DevState | None:
-    """Gives the record of a stack that runs and is ready, else None: none runs, or it takes long.
+    """Gives the record of a running, ready stack, after waiting for one that starts or stops.
 
-    One that is being started or ended by another command is waited for.
+    None: no stack is running, or it did not settle in time.
     """
-    deadline = time.monotonic() + READY_TIMEOUT + _MARGIN
+    deadline = time.monotonic() + SETTLE_TIMEOUT
     while time.monotonic() < deadline:
         record = folder.running()
         if record is None or record.ready:
@@ -65,12 +66,15 @@ def wait_until_settled(folder: DevFolder) -> DevState | None:
     return None
 
 
-def running_detached(folder: DevFolder, ports: Mapping[str, int | None]) -> DevState:
-    """Gives the running stack's record once it is ready; start a supervisor if there is none.
+def running_detached(
+    folder: DevFolder, ports: Mapping[str, int | None], *, timeout: float = SETTLE_TIMEOUT
+) -> DevState:
+    """Gives the record of the stack once it is ready; starts a supervisor if there is none.
 
-    Raises CliError, with the supervisor's own words, when it does not start.
+    Raises:
+        CliError: it does not start; with the supervisor's own message.
     """
-    deadline = time.monotonic() + READY_TIMEOUT + _MARGIN
+    deadline = time.monotonic() + timeout
     process: subprocess.Popen[bytes] | None = None
     with tempfile.TemporaryFile(dir=folder.logs) as output:
         while time.monotonic() < deadline:
@@ -81,19 +85,19 @@ def running_detached(folder: DevFolder, ports: Mapping[str, int | None]) -> DevS
                 if not folder.is_held():
                     process = _spawn(folder, ports, output)
             elif process.poll() == ALREADY_RUNNING:
-                process = None  # Another start was quicker, or the last one is still ending.
+                process = None  # another start was faster, or the last stack is still stopping
             elif process.returncode is not None:
-                raise _failure(folder, process.returncode, output)
+                raise start_failure(folder, process.returncode, output)
             time.sleep(0.05)
     raise CliError(
-        "knit does not start", reason="it takes too long", advice=f"look into {folder.logs}"
+        "knit does not start", reason="it takes too long", advice=f"read the logs in {folder.logs}"
     )
 
 
 def _spawn(
     folder: DevFolder, ports: Mapping[str, int | None], output: IO[bytes]
 ) -> subprocess.Popen[bytes]:
-    # -P: the user's folder may hold files that are named like modules.
+    # -P: the user's folder may contain files named like modules.
     command = [sys.executable, "-P", "-m", "knit_cli.dev", str(folder.root)]
     for name, port in ports.items():
         command += [_FLAGS[name], str(port)] if port else []
@@ -107,7 +111,8 @@ def _spawn(
     )
 
 
-def _failure(folder: DevFolder, code: int, output: IO[bytes]) -> CliError:
+def start_failure(folder: DevFolder, code: int, output: IO[bytes]) -> CliError:
+    """Explains why a detached supervisor exited, from its output or else its log."""
     output.seek(0)
     printed = output.read().decode(errors="replace").strip().splitlines()
     try:
@@ -117,12 +122,14 @@ def _failure(folder: DevFolder, code: int, output: IO[bytes]) -> CliError:
         reason = "\n".join(printed[-5:]) or last_lines(folder.log("supervisor"))
         how = f"its supervisor was killed by signal {-code}" if code < 0 else reason
         return CliError(
-            "knit does not start", reason=how, advice=f"try again, or look into {folder.logs}"
+            "knit does not start",
+            reason=how,
+            advice=f"try again, or read the logs in {folder.logs}",
         )
 
 
 def _log_to(folder: DevFolder) -> None:
-    """Logs into the folder: the terminal, if there is one, shows the live status."""
+    """Sends our log to the folder, because the terminal shows the live status."""
     handler = logging.FileHandler(folder.log("supervisor"), mode="w", encoding="utf-8")
     handler.setFormatter(JsonFormatter())
     ours = logging.getLogger("knit_cli.dev")

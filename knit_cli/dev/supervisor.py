@@ -1,4 +1,4 @@
-"""Keeps the processes of the embedded stack running until it is told to end."""
+"""Keeps the processes of the embedded stack running until it is asked to stop."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from knit_cli.dev.child_process import READY_TIMEOUT, ChildProcess
-from knit_cli.dev.database import DevDatabase, require_named_user
 from knit_cli.dev.dev_folder import DevFolder, DevState, Ports, ProcessIdentity
 from knit_cli.dev.disk_reserve import ReserveKeeper
 from knit_cli.dev.ports import choose_ports
-from knit_cli.dev.prerequisites import require_temporal
+from knit_cli.dev.prerequisites import require_named_user, require_temporal
 from knit_cli.dev.services import services
 from knit_cli.dev.shutdown import stop_leftovers
 from knit_cli.errors import BadInput, CliError
 from knit_workflows.disk import Reserve
 from knit_workflows.domain.os_errors import advice_for, reason_of
+from knit_workflows.embedded import EmbeddedPostgres
 from knit_workflows.settings import Settings, SettingsRefused, read_settings
 from knit_workflows.store import migrate
 
@@ -31,32 +31,32 @@ log = logging.getLogger(__name__)
 POLL_INTERVAL: Final = 0.1
 STARTUP_POLL_INTERVAL: Final = 0.03
 WRITERS: Final = ("postgres", "temporal")
-"""Without room they do not come up."""
+"""Services that cannot start on a full disk."""
 MAX_FAILED_STARTS: Final = 3
-"""In a row, without having been ready: then the start of the stack has failed."""
+"""After so many deaths of a process that never became ready, the start has failed."""
 
 
 @dataclass
 class Supervisor:
-    """Starts PostgreSQL, Temporal, worker and API; starts again what dies; ends them in turn."""
+    """Starts PostgreSQL, Temporal, workers and API, restarts what dies, and stops them in order."""
 
     folder: DevFolder
     chosen_ports: Mapping[str, int | None]
     on_ports: Callable[[Ports], None] = lambda _: None
-    """Called when the addresses are known, before anything listens there."""
+    """Called when the ports are chosen, before anything listens on them."""
     on_change: Callable[[Supervisor], None] = lambda _: None
-    """Called at every look; what it raises because a terminal has gone is ignored."""
+    """Called at every poll; its OSError and ValueError, of a closed terminal, are ignored."""
     ports: Ports = field(init=False)
     children: list[ChildProcess] = field(init=False, default_factory=list)
     _since: float = field(init=False, default_factory=time.time)
-    _ending: bool = field(init=False, default=False)
+    _stopping: bool = field(init=False, default=False)
     _floor: int = field(
         init=False, default_factory=lambda: _settings().compute.local.min_free_bytes
     )
     _reserve: ReserveKeeper = field(init=False)
 
     def __post_init__(self) -> None:
-        """Watches over the folder's disk. Raises BadInput."""
+        """Prepares to watch the disk; raises BadInput if the settings are invalid."""
         self._reserve = ReserveKeeper(self.folder.root, Reserve(self.folder.reserve), self._floor)
 
     @property
@@ -65,15 +65,17 @@ class Supervisor:
         return bool(self.children) and all(child.is_ready for child in self.children)
 
     def run(self, until: Callable[[], bool]) -> None:
-        """Starts everything, keeps it running until `until` says so, then ends it.
+        """Starts everything, keeps it running until `until()` is true, then stops it.
 
-        The caller holds the folder. What an earlier supervisor left behind (it was killed) is
-        ended first. Raises CliError when something does not start.
+        The caller holds the folder's lock. What a killed supervisor left running is stopped first.
+
+        Raises:
+            CliError: something does not start.
         """
         require_temporal()
         last = self.folder.load()
         stop_leftovers(self.folder)
-        # After that: the ports of what was left are free again, and the addresses stay.
+        # Only now are the ports of leftovers free, so that the addresses stay the same.
         self.ports = choose_ports(self.chosen_ports, last.ports if last else None)
         try:
             self._save()
@@ -88,7 +90,7 @@ class Supervisor:
 
     def _make_children(self) -> list[ChildProcess]:
         require_named_user()
-        database = DevDatabase(self.folder.postgres)
+        database = EmbeddedPostgres(self.folder.postgres)
         try:
             database.prepare()
         except (OSError, subprocess.SubprocessError) as cause:
@@ -97,14 +99,13 @@ class Supervisor:
                 reason=reason_of(cause) if isinstance(cause, OSError) else str(cause),
                 advice=advice_for(cause)
                 if isinstance(cause, OSError)
-                else f"see that there is room in {self.folder.root}, and that it is yours",
+                else f"check the free space in {self.folder.root}, and who owns it",
             ) from cause
         migrated = False
 
         def migrate_once() -> None:
             nonlocal migrated
             if not migrated:
-                database.create()
                 asyncio.run(migrate(database.url()))
                 migrated = True
 
@@ -120,7 +121,7 @@ class Supervisor:
                     raise CliError(
                         f"{child.name} does not start",
                         reason=child.last_error or "it takes too long",
-                        advice=f"look into {self.folder.log(child.name)}",
+                        advice=f"read {self.folder.log(child.name)}",
                     )
             time.sleep(STARTUP_POLL_INTERVAL)
 
@@ -136,9 +137,9 @@ class Supervisor:
             self.on_change(self)
 
     def _stop(self) -> None:
-        self._ending = True
-        self._save()  # Who starts the stack now waits for its end.
-        for together in _in_order_of_end(self.children):
+        self._stopping = True
+        self._save()  # whoever starts the stack now waits until it has stopped
+        for together in _in_stop_order(self.children):
             for child in together:
                 child.request_stop()
             for child in together:
@@ -158,25 +159,25 @@ class Supervisor:
                 for child in self.children
                 if child.process is not None
             },
-            ready=self.ready and not self._ending,
+            ready=self.ready and not self._stopping,
             since=self._since,
             floor=self._floor,
         )
         try:
             self.folder.save(state)
-        except OSError as error:  # a full disk must not end what runs
-            log.warning("the record is out of date: %s", error, extra={"action": "record_kept"})
+        except OSError as error:  # a full disk must not stop the stack
+            log.warning("the record is outdated: %s", error, extra={"action": "record_kept"})
 
 
 def _settings() -> Settings:
-    """Reads what the processes will read; raises BadInput before they fail of it, one by one."""
+    """Reads the settings of the processes; raises BadInput before each of them fails."""
     try:
         return read_settings()
     except SettingsRefused as refused:
         raise BadInput("the settings cannot be used", reason=str(refused)) from refused
 
 
-def _in_order_of_end(children: list[ChildProcess]) -> list[list[ChildProcess]]:
-    """Puts together who may end at the same time: first those who need others."""
+def _in_stop_order(children: list[ChildProcess]) -> list[list[ChildProcess]]:
+    """Groups processes that may stop at the same time: dependents first."""
     users = [child for child in children if child.service.needs]
     return [users, *([child] for child in reversed(children) if child not in users)]

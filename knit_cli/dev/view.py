@@ -1,4 +1,4 @@
-"""How the embedded stack looks on a terminal."""
+"""Shows the embedded stack on a terminal."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ _STYLES = {"ready": "green", "starting": "yellow", "stopped": "red"}
 
 
 def live(supervisor: Supervisor, folder: DevFolder) -> RenderableType:
-    """Gives the picture of a running supervisor: one row per process, addresses below."""
+    """Shows a running supervisor: a row per process, then the addresses."""
     state = "ready" if supervisor.ready else "starting"
     return Group(
         Text.assemble("knit is ", (state, _STYLES[state])),
         _table([_row(child) for child in supervisor.children]),
         addresses(supervisor.ports),
-        Text(f"state and logs in {folder.root}; Ctrl-C ends it, nothing is lost", style="dim"),
+        Text(f"state and logs in {folder.root}; Ctrl-C stops it, nothing is lost", style="dim"),
     )
 
 
 def snapshot(record: DevState) -> RenderableType:
-    """Gives the picture of a stack as its record and its processes tell."""
+    """Shows a stack by its record and its processes."""
     rows = [_still_row(name, mark, record) for name, mark in record.processes.items()]
     return Group(_table(rows), addresses(record.ports))
 
 
 def addresses(ports: Ports) -> RenderableType:
-    """Gives where the API and Temporal's Web UI listen."""
+    """Shows where the API and Temporal's Web UI listen."""
     return Text.assemble(
         ("API              ", "bold"),
         api_root(ports),
@@ -49,7 +49,7 @@ def addresses(ports: Ports) -> RenderableType:
 
 
 def disk_facts(folder: DevFolder, record: DevState) -> dict[str, object]:
-    """Gives how full the disk of a running stack is, in bytes, and in a word what follows."""
+    """Gives the free space of a running stack's disk in bytes, and its state in a word."""
     room = DiskSpace.of(folder.root)
     floor = room.share(record.floor)
     below = "full" if room.is_almost_full else "low"
@@ -63,18 +63,18 @@ def disk_facts(folder: DevFolder, record: DevState) -> dict[str, object]:
 
 
 def disk_line(folder: DevFolder, record: DevState) -> RenderableType:
-    """Gives the same as a line for people."""
+    """Shows the same as a line for people."""
     room = DiskSpace.of(folder.root)
     floor = format_bytes(room.share(record.floor))
     reserve = format_bytes(Reserve(folder.reserve).size())
     if disk_facts(folder, record)["state"] == "ok":
-        words = (
+        text = (
             f"{format_bytes(room.free)} free; nothing new begins below {floor}; reserve {reserve}"
         )
-        return Text.assemble(("Disk             ", "bold"), words)
-    words = f"{room.left()}, less than {floor}: uploads are refused, new Runs wait"
+        return Text.assemble(("Disk             ", "bold"), text)
+    text = f"{room.left()}, less than {floor}: uploads are refused, new Runs wait"
     hint = f"; reserve {reserve}; make room, for example with `knit run rm`"
-    return Text.assemble(("Disk             ", "bold"), (words, "red"), hint)
+    return Text.assemble(("Disk             ", "bold"), (text, "red"), hint)
 
 
 def _row(child: ChildProcess) -> tuple[str, str, str, str]:

@@ -29,5 +29,5 @@ def user_tags(data: Data) -> list[Tag]:
 
 def state_labels(data: Data) -> list[str]:
     """Gives the local time at which a Data was finished, and its transient tag, if any."""
-    words = [local_time(tag.value) for tag in data.tags if tag.key == KEY_TIMESTAMP]
-    return words + [str(tag) for tag in data.tags if tag.key == KEY_TRANSIENT]
+    labels = [local_time(tag.value) for tag in data.tags if tag.key == KEY_TIMESTAMP]
+    return labels + [str(tag) for tag in data.tags if tag.key == KEY_TRANSIENT]

@@ -8,12 +8,14 @@ from knit_cli.api.client import ApiClient
 from knit_cli.api.retry import UNAVAILABLE
 from knit_cli.api.streamed_response import StreamedResponse
 from knit_cli.errors import ApiBroken, ApiRefused, ApiUnreachable, ConnectionCut, TransferFailed
+from knit_workflows.backoff import Backoff
+from knit_workflows.domain.runs import RunStatus
 from knit_workflows.wire.runs import Run
 
-_FINAL = ("done", "failed", "invalidated")
+_FINAL = frozenset(status for status in RunStatus if status.is_final)
 _CONFLICT = 409
 _UPGRADE_REQUIRED = 426  # a proxy speaks HTTP/1.0 to the API, which allows no endless response
-_ATTEMPTS_WHILE_FOLLOWING = 6  # with their pauses, enough to outlast a server's restart
+_ATTEMPTS_WHILE_FOLLOWING = 7  # with their pauses, enough to outlast a server's restart
 _FIRST_PAUSE, _MAX_PAUSE = 0.5, 5.0  # seconds
 
 
@@ -67,7 +69,7 @@ class _Copy:
         The end of a response proves nothing: proxies cut idle connections, and a restarting API
         cuts its responses. Only the Run's status tells.
         """
-        pause, live = _FIRST_PAUSE, True
+        backoff, live = Backoff(_FIRST_PAUSE, _MAX_PAUSE), True
         while True:
             before = self._copied
             try:
@@ -81,8 +83,9 @@ class _Copy:
                     raise
             if self._has_ended():
                 return self.copy_remainder()
-            pause = _FIRST_PAUSE if self._copied > before else min(pause * 2, _MAX_PAUSE)
-            self._api.pause(pause)
+            if self._copied > before:
+                backoff.reset()
+            self._api.pause(backoff.next())
 
     def _follow_once(self) -> bool:
         """Follows the log over one connection; returns False if a proxy makes that impossible."""

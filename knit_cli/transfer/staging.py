@@ -1,7 +1,7 @@
-"""Where what is being pulled lies until all of it is there; nothing of it outlives its pull.
+"""Staging folders: what is being pulled lies there until it is complete.
 
-A killed process cleans up nothing. So a workplace has a name of its own and, in it, a file that its
-process holds locked for as long as it lives: one that nobody holds is a leftover, and goes.
+A killed process cleans up nothing. So each staging folder contains a file that its process keeps
+locked; if nobody holds the lock, the folder is a leftover, and the next pull removes it.
 """
 
 from __future__ import annotations
@@ -20,42 +20,47 @@ from knit_workflows import archive
 _PREFIX, _SUFFIX = ".knit-pull.", ".part"
 _NAME = re.compile(r"\.knit-pull\.[a-z0-9_]{8}\.part")
 _HELD = "held-by-knit-data-pull"
-"""The file whose lock says that the pull is alive; its name, that the folder is ours."""
+"""Its lock shows that the pull is alive, its name that the folder is ours."""
 _WORK = "work"
 _OPEN = os.O_RDWR | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0)
 
 
 @contextmanager
 def staging_area(folder: Path) -> Iterator[Path]:
-    """Gives a path on the disk of `folder` at which nothing is; what is put there is gone after.
+    """Yields a free path on the same disk as `folder`; what is left there is removed at the end.
 
-    `folder` is made if need be, and what killed pulls have left in it is removed. Raises OSError.
+    `folder` is created if missing, and leftovers of killed pulls in it are removed.
+
+    Raises:
+        OSError: a folder cannot be created or read.
     """
     folder.mkdir(parents=True, exist_ok=True)
     _remove_leftovers(folder)
-    place, lock = _made(folder)
+    staging, lock = _made(folder)
     try:
-        (place / _WORK).mkdir()
-        yield place / _WORK / "content"
+        (staging / _WORK).mkdir()
+        yield staging / _WORK / "content"
     finally:
         with suppress(OSError):
-            _remove(place)
-        os.close(lock)  # last: until all is gone, it is not for others to remove
+            _remove(staging)
+        os.close(lock)  # last, so that nobody else removes it meanwhile
 
 
 def move_into_place(arrived: Path, target: Path) -> None:
-    """Gives something complete its name, for good: the name outlasts a power cut. Raises OSError.
+    """Renames something complete to its final name, durably.
 
-    A file takes the place of another one, a folder only that of an empty one. Its content has
-    reached the disk before.
+    A file replaces another file, a folder only an empty folder. The content must have been synced.
+
+    Raises:
+        OSError: it cannot be renamed.
     """
     arrived.replace(target)
-    with suppress(OSError):  # not every file system can do it for folders
+    with suppress(OSError):  # not supported for folders by every file system
         sync(target.parent)
 
 
 def sync(path: Path) -> None:
-    """Waits until what is at the path has reached the disk. Raises OSError."""
+    """Flushes a file or folder to the disk; raises OSError."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -64,58 +69,58 @@ def sync(path: Path) -> None:
 
 
 def _made(folder: Path) -> tuple[Path, int]:
-    """Makes a workplace and locks it; one that somebody took for a leftover meanwhile is let go."""
+    """Creates a staging folder and locks it; retries if somebody removed it as a leftover."""
     while True:
-        place = Path(tempfile.mkdtemp(dir=folder, prefix=_PREFIX, suffix=_SUFFIX))
+        staging = Path(tempfile.mkdtemp(dir=folder, prefix=_PREFIX, suffix=_SUFFIX))
         try:
-            lock = os.open(place / _HELD, _OPEN | os.O_CREAT | os.O_EXCL, 0o600)
+            lock = os.open(staging / _HELD, _OPEN | os.O_CREAT | os.O_EXCL, 0o600)
         except FileNotFoundError:
             continue
-        if _locked(lock) is not False and _is_at(lock, place / _HELD):
-            return place, lock
+        if _locked(lock) is not False and _is_at(lock, staging / _HELD):
+            return staging, lock
         os.close(lock)
 
 
 def _remove_leftovers(folder: Path) -> None:
-    """Removes what pulls into the folder have left that are no more; what is not ours stays."""
+    """Removes leftovers of killed pulls in the folder, and nothing else."""
     with os.scandir(folder) as entries:
         found = [
             Path(entry.path)
             for entry in entries
             if _NAME.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False)
         ]
-    for place in found:
+    for staging in found:
         with suppress(OSError):
-            _remove_if_left(place)
+            _remove_if_left(staging)
 
 
-def _remove_if_left(place: Path) -> None:
+def _remove_if_left(staging: Path) -> None:
     try:
-        lock = os.open(place / _HELD, _OPEN)
+        lock = os.open(staging / _HELD, _OPEN)
     except FileNotFoundError:
-        place.rmdir()  # killed between two steps; an OSError where it is not empty, hence not ours
+        staging.rmdir()  # killed between two steps; OSError if it is not empty, hence not ours
         return
     try:
         if _locked(lock):
-            _remove(place)
+            _remove(staging)
     finally:
         os.close(lock)
 
 
-def _remove(place: Path) -> None:
-    """Removes a workplace; the file with the lock last, so that a kill leaves a leftover again."""
+def _remove(staging: Path) -> None:
+    """Removes a staging folder, the lock last, so that after a kill it is a leftover again."""
     with suppress(FileNotFoundError):
-        archive.clear(place / _WORK)
-        (place / _WORK).rmdir()
-    (place / _HELD).unlink()
-    place.rmdir()
+        archive.clear(staging / _WORK)
+        (staging / _WORK).rmdir()
+    (staging / _HELD).unlink()
+    staging.rmdir()
 
 
 def _locked(descriptor: int) -> bool | None:
-    """Tries to take the lock, until it is closed or its process ends; None: there are no locks."""
+    """Tries to lock; None: the platform or file system has no locks."""
     if sys.platform == "win32":
         return None
-    import fcntl  # not there on Windows
+    import fcntl  # not available on Windows
 
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

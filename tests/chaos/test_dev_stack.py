@@ -421,7 +421,7 @@ def test_ctrl_c_ends_the_stack_in_order(own: DevStack) -> None:
         read_until(master, b"knit is \x1b[32mready")
         assert own.knit("plan", "find").json()
         said = own.knit("dev", "up")
-        assert "running already" in said.err
+        assert "already running" in said.err
         os.write(master, b"\x03")
         while True:
             try:

@@ -63,6 +63,12 @@ class Knit:
         out, err = self._capture.readouterr()
         return Ended(code, out, err.decode())
 
+    def slept_for(self, *steps: float) -> bool:
+        """Whether the pauses were these, or at least half of each: the rest is chance."""
+        return len(self.slept) == len(steps) and all(
+            step / 2 <= pause <= step for pause, step in zip(self.slept, steps, strict=True)
+        )
+
     def write(self, name: str, content: str | bytes = "") -> Path:
         path = self.cwd / name
         path.parent.mkdir(parents=True, exist_ok=True)

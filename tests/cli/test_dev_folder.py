@@ -63,4 +63,4 @@ def test_up_below_another_stack_says_that_it_is_another(knit, running):
     below = knit.write("below/.knit", "no folder, so that nothing is started").parent
     ended = knit("dev", "up", cwd=below)
     assert ended.code == 1
-    assert f"another knit runs above, with its state in {running.root}" in ended.err
+    assert f"another knit runs in a parent folder ({running.root})" in ended.err

@@ -136,4 +136,6 @@ def test_a_folder_that_is_gone(tmp_path):
         check=False,
     )
     assert ended.returncode == 1
-    assert ended.stderr == "error: the current folder is gone\nhint: change to one that exists\n"
+    assert (
+        ended.stderr == "error: the current folder no longer exists\nhint: change to another one\n"
+    )

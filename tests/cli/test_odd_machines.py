@@ -237,7 +237,7 @@ def test_yaml_that_makes_the_parser_stumble(knit, text):
         (OSError("odd"), "odd"),
         (MemoryError(), "not enough memory"),
         (RuntimeError("can't start new thread"), "ulimit -u"),
-        (ModuleNotFoundError("No module named 'x'"), "install knit anew"),
+        (ModuleNotFoundError("No module named 'x'"), "reinstall knit"),
         (UnicodeEncodeError("utf-8", NOT_UTF8, 3, 4, "surrogates not allowed"), "not UTF-8"),
     ],
 )

@@ -100,7 +100,7 @@ def test_follow_waits_a_little_for_the_run_to_start(knit, api):
     api.interrupt[("GET", f"/runs/{run.run_id}/log")] = [error(503, "wait"), error(503, "wait")]
     ended = knit("run", "show", run.run_id, "--log", "--follow")
     assert (ended.code, ended.out) == (0, b"hello\n")
-    assert knit.slept == [0.5, 1.0]
+    assert knit.slept_for(0.5, 1.0)
 
 
 def broken_after(*chunks: bytes):
@@ -194,7 +194,7 @@ def test_a_silent_run_is_followed_for_as_long_as_it_goes_on(knit, api):
     ended = knit("run", "show", run.run_id, "--log", "--follow")
     assert (ended.code, ended.out, ended.err) == (0, b"begun\nended\n", "")
     assert len(knit.slept) == idle_cuts
-    assert max(knit.slept) == 5.0
+    assert 2.5 <= max(knit.slept) <= 5.0
 
 
 def test_a_log_that_ends_before_its_run_does_is_followed_on(knit, api):
@@ -290,14 +290,14 @@ def test_retry_says_so_on_stderr_only(knit, api):
     run, _ = api.add_run({}, {})
     ended = knit("run", "retry", run.run_id)
     assert (ended.code, ended.out) == (0, b"")
-    assert "done anew" in ended.err
+    assert "will be retried" in ended.err
     assert api.asked() == [f"PUT /runs/{run.run_id}/retry"]
 
 
 def test_rm_says_so_on_stderr_only_and_only_once(knit, api):
     run, _ = api.add_run({}, {})
     ended = knit("run", "rm", run.run_id)
-    assert (ended.code, ended.out, ended.err) == (0, b"", f"knit: Run {run.run_id} is deleted\n")
+    assert (ended.code, ended.out, ended.err) == (0, b"", f"knit: Run {run.run_id} was deleted\n")
     assert api.runs == {}
     assert knit("run", "rm", run.run_id).code == 1
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from knit_cli.dev import child_process
-from knit_cli.dev.child_process import LONGEST_PAUSE, ChildProcess
+from knit_cli.dev.child_process import FIRST_PAUSE, MAX_PAUSE, ChildProcess
 from knit_cli.dev.dev_folder import DevFolder
 from knit_cli.dev.services import Service
 
@@ -28,14 +28,12 @@ class Clock:
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
-    monkeypatch.setattr(child_process, "time", clock)
-    return clock
+def clock() -> Clock:
+    return Clock()
 
 
 @pytest.fixture
-def make(tmp_path: Path) -> Iterator[Callable[..., ChildProcess]]:
+def make(tmp_path: Path, clock: Clock) -> Iterator[Callable[..., ChildProcess]]:
     folder = DevFolder(tmp_path / "state")
     folder.create()
     made: list[ChildProcess] = []
@@ -43,7 +41,7 @@ def make(tmp_path: Path) -> Iterator[Callable[..., ChildProcess]]:
     def one(script: str, **more: Any) -> ChildProcess:
         ready = more.pop("is_ready", lambda _: True)
         service = Service("it", ("sh", "-c", script), dict(os.environ), ready, **more)
-        made.append(ChildProcess(service, folder))
+        made.append(ChildProcess(service, folder, stop_timeout=0.2, clock=clock.monotonic))
         return made[-1]
 
     yield one
@@ -59,23 +57,23 @@ def settle(child: ChildProcess) -> None:
 
 
 def test_pauses_double_up_to_the_longest(make: Callable[..., ChildProcess], clock: Clock) -> None:
-    """It is not started before its pause is over."""
+    """It is not started before its pause, of which half is chance, is over."""
     child, pauses = make("echo last words; exit 3"), []
     for _ in range(8):
         assert child.poll(may_start=True)
         settle(child)
         begun = clock.now
         while child.process is None:
-            clock.now += 0.25
+            clock.now += 0.01
             child.poll(may_start=True)
         pauses.append(clock.now - begun)
         settle(child)
-        clock.now += LONGEST_PAUSE
-    assert pauses[0] <= 0.5
-    assert pauses == sorted(pauses)
-    assert pauses[-1] == LONGEST_PAUSE
+        clock.now += MAX_PAUSE
+    for step, pause in enumerate(pauses):
+        longest = min(FIRST_PAUSE * 4**step, MAX_PAUSE)  # every second start is one of these
+        assert longest / 2 - 0.02 <= pause <= longest + 0.02
     assert child.failed_starts == child.restarts == 16
-    assert "exit code 3" in child.last_error
+    assert "exited with code 3" in child.last_error
     assert "last words" in child.last_error
 
 
@@ -89,7 +87,7 @@ def test_a_healthy_life_shortens_the_next_pause(
         assert child.process is not None
         child.process.send_signal(signal.SIGKILL)
         settle(child)
-        clock.now += LONGEST_PAUSE
+        clock.now += MAX_PAUSE
     child.poll(may_start=True)
     child.poll(may_start=True)
     assert child.state == "ready"
@@ -120,7 +118,7 @@ def test_the_log_of_the_life_before_is_kept(
     for _ in range(2):
         child.poll(may_start=True)
         settle(child)
-        clock.now += LONGEST_PAUSE
+        clock.now += MAX_PAUSE
     new = child.folder.log("it")
     assert new.read_text() != new.with_name("it.log.old").read_text() != ""
 
@@ -172,11 +170,8 @@ def test_what_follows_readiness_is_tried_again(
     assert child.state == "ready"
 
 
-def test_who_does_not_end_is_killed(
-    make: Callable[..., ChildProcess], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_who_does_not_end_is_killed(make: Callable[..., ChildProcess]) -> None:
     """A process that takes SIGTERM lightly does not keep the stack up."""
-    monkeypatch.setattr(child_process, "STOP_TIMEOUT", 0.2)
     child = make("trap '' TERM; echo trapped; while :; do sleep 1; done")
     child.poll(may_start=True)
     until = time.monotonic() + 60

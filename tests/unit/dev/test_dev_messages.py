@@ -60,21 +60,20 @@ def test_after_a_stack(
 ) -> None:
     assert "knit is not running here" in knit("down")
     monkeypatch.setattr(app, "stop_leftovers", lambda _: True)
-    assert f"knit is down; its state stays in {folder.root}\n" in knit("down")
+    assert f"knit is down; its state is kept in {folder.root}\n" in knit("down")
     on_a_terminal(monkeypatch)
     monkeypatch.setattr(app, "leftovers", lambda _: [1])
-    assert "its supervisor was killed, other processes are left" in knit("status")
+    assert "its supervisor was killed, but other processes run" in knit("status")
 
 
 def test_a_stack_that_is_just_started_is_not_ended(
     knit: Callable[..., str], folder: DevFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("knit_cli.dev.dev_folder._LOCK_TIMEOUT", 0.0)
     with folder.locked():
         said = knit("down")
-    assert "error: knit is being started again\n" in said
+    assert "error: knit is being restarted\n" in said
     assert f"reason: another command holds {folder.root}\n" in said
-    assert "hint: look at it with `knit dev status`\n" in said
+    assert "hint: check it with `knit dev status`\n" in said
 
 
 def test_a_stack_that_runs_is_shown(
@@ -82,7 +81,7 @@ def test_a_stack_that_runs_is_shown(
 ) -> None:
     monkeypatch.setattr(app, "wait_until_settled", lambda _: DevState(ports=PORTS))
     said = knit("up")
-    assert "knit: knit is running already\n" in said
+    assert "knit: knit is already running\n" in said
     assert "Temporal Web UI" in said
     assert (tmp_path / ".knitprofile").exists()
 
@@ -92,7 +91,7 @@ def test_a_folder_that_another_start_holds(
 ) -> None:
     monkeypatch.setattr(app, "supervise", lambda *_, **__: False)
     said = knit("up")
-    assert "error: another `knit dev up` holds this state folder\n" in said
+    assert "error: another `knit dev up` is using this state folder\n" in said
     assert "choose another --state" in said
 
 
@@ -106,8 +105,8 @@ def test_a_stack_of_somebody_else_is_not_ended(monkeypatch: pytest.MonkeyPatch) 
         shutdown.stop_supervisor(ProcessIdentity(7, "b"))
     assert render(caught.value) == (
         "error: this stack belongs to another user\n"
-        "reason: its process 7 may not be ended\n"
-        "hint: end it as the user who started it"
+        "reason: there is no permission to stop its process 7\n"
+        "hint: stop it as the user who started it"
     )
 
 
@@ -127,21 +126,14 @@ def test_a_machine_without_temporal(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_why_a_detached_start_failed(folder: DevFolder, code: int, words: str, reason: str) -> None:
-    failure = startup._failure(folder, code, io.BytesIO(words.encode()))
+    failure = startup.start_failure(folder, code, io.BytesIO(words.encode()))
     assert failure.reason == reason
     assert failure.advice
 
 
-def test_a_detached_start_that_takes_too_long(
-    folder: DevFolder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    times = iter(range(0, 10**9, 10**6))
-    clock = SimpleNamespace(monotonic=lambda: next(times), sleep=lambda _: None)
-    alive = SimpleNamespace(poll=lambda: None, returncode=None)
-    monkeypatch.setattr(startup, "time", clock)
-    monkeypatch.setattr(startup, "_spawn", lambda *_: alive)
+def test_a_detached_start_that_takes_too_long(folder: DevFolder) -> None:
     with pytest.raises(CliError, match="knit does not start") as caught:
-        startup.running_detached(folder, {})
+        startup.running_detached(folder, {}, timeout=0)
     assert caught.value.reason == "it takes too long"
 
 
@@ -162,7 +154,7 @@ def test_the_supervisor_tells_whoever_started_it(
     monkeypatch.setattr(own_process, "supervise", failure(ZeroDivisionError()))
     with pytest.raises(ZeroDivisionError):
         own_process.main()
-    assert "the supervisor has ended" in caplog.text
+    assert "the supervisor failed" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -170,7 +162,7 @@ def test_the_supervisor_tells_whoever_started_it(
     [
         (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/x"), "make room"),
         (OSError(errno.EACCES, os.strerror(errno.EACCES), "/x"), "right"),
-        (supervisor.subprocess.CalledProcessError(1, ["initdb"]), "see that there is room in"),
+        (supervisor.subprocess.CalledProcessError(1, ["initdb"]), "check the free space in"),
     ],
 )
 def test_a_database_that_cannot_be_made(
@@ -179,7 +171,7 @@ def test_a_database_that_cannot_be_made(
     def fail(_: Any) -> None:
         raise cause
 
-    monkeypatch.setattr(supervisor.DevDatabase, "prepare", fail)
+    monkeypatch.setattr(supervisor.EmbeddedPostgres, "prepare", fail)
     one = supervisor.Supervisor(folder, {})
     one.ports = PORTS
     with pytest.raises(CliError, match="PostgreSQL cannot be set up") as caught:
@@ -200,7 +192,7 @@ def test_a_process_that_does_not_start(folder: DevFolder) -> None:
     one.children = []
     console = Console(file=io.StringIO(), width=200)
     console.print(view.live(one, folder))
-    assert "Ctrl-C ends it, nothing is lost" in console.file.getvalue()  # type: ignore[attr-defined]
+    assert "Ctrl-C stops it, nothing is lost" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
 def test_a_record_that_cannot_be_written_ends_nothing(
@@ -213,4 +205,4 @@ def test_a_record_that_cannot_be_written_ends_nothing(
     one = supervisor.Supervisor(folder, {})
     one.ports = PORTS
     one._save()
-    assert "the record is out of date" in caplog.text
+    assert "the record is outdated" in caplog.text

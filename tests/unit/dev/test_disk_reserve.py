@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from knit_cli.dev import disk_reserve
 from knit_cli.dev.disk_reserve import RELEASE_INTERVAL, ReserveKeeper
 from knit_workflows.disk import RESERVE_BYTES, DiskSpace, Reserve
 
@@ -21,12 +20,11 @@ class World:
         self.now = 1000.0
         self.free = 10 * GIB
         self.reserve = Reserve(folder / "reserve")
-        self.keeper = ReserveKeeper(folder, self.reserve, 256 << 20)
+        self.keeper = ReserveKeeper(
+            folder, self.reserve, 256 << 20, measure=self.measure, clock=lambda: self.now
+        )
 
-    def monotonic(self) -> float:
-        return self.now
-
-    def of(self, folder: Path) -> DiskSpace:
+    def measure(self, folder: Path) -> DiskSpace:
         return DiskSpace(folder, self.free, 100 * GIB)
 
     def look(self, times: int = 1, *, in_need: bool = False) -> int:
@@ -38,11 +36,8 @@ class World:
 
 
 @pytest.fixture
-def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
-    world = World(tmp_path)
-    monkeypatch.setattr(disk_reserve, "time", world)
-    monkeypatch.setattr(disk_reserve, "DiskSpace", world)
-    return world
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
 
 
 def test_it_is_made_where_there_is_room_above_the_floor(world: World) -> None:

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from knit_cli.dev.database import require_named_user
+from knit_cli.dev.prerequisites import require_named_user
 from knit_cli.errors import CliError
 
 pytestmark = pytest.mark.filterwarnings("ignore:XDG_RUNTIME_DIR")
