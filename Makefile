@@ -43,7 +43,7 @@ check: $(STAMP) $(BIN)/temporal ## the fast loop: format, lint, types, imports, 
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	KNIT_RACE_SECONDS=1 KNIT_RACE_SEEDS=1 $(BIN)/pytest -q -n 2 \
-	  tests/unit tests/store tests/api tests/cli tests/docs --ignore tests/api/test_fuzz.py \
+	  tests/unit tests/store tests/contract/catalogue tests/api tests/cli tests/docs --ignore tests/api/test_fuzz.py \
 	  --hypothesis-profile=quick -m "not patient and not slow and not cluster"
 
 format: $(STAMP) ## format and mend what can be mended

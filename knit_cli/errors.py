@@ -1,13 +1,13 @@
-"""The tree of errors a user of `knit` can meet, and how one of them is written.
+"""The errors that a user of `knit` can meet, and how they are printed.
 
 CliError                exit 1
 ├─ BadInput             a flag's value or a file that cannot be used
-├─ ProfileProblem       no profile, or one that cannot work
-├─ ApiUnreachable       nobody answers at the API's address, or not in time
-│  └─ ConnectionCut     no connection came about, or it broke
-├─ ApiRefused           the API answered with 4xx
-├─ ApiBroken            the API answered with 5xx, or not as knit's API does
-└─ TransferFailed       bytes or files of a Data could not be moved
+├─ ProfileProblem       no profile, or an unusable one
+├─ ApiUnreachable       the API does not respond, or not in time
+│  └─ ConnectionCut     no connection could be made, or it broke
+├─ ApiRefused           the API responded with 4xx
+├─ ApiBroken            the API responded with 5xx, or not as knit's API does
+└─ TransferFailed       the content of a Data could not be transferred
 
 Wrong use of the command line itself (exit 2) is Typer's: commands raise `typer.BadParameter`.
 """
@@ -18,19 +18,19 @@ import re
 
 EXIT_FAILURE = 1
 
-# A server's text or a file's name must not be able to steer the terminal.
+# Text from servers and file names must not contain control sequences for the terminal.
 _CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
-_NOT_UTF8 = re.compile(r"[\udc80-\udcff]")  # how Python keeps such a byte of a file's name
+_NOT_UTF8 = re.compile(r"[\udc80-\udcff]")  # how Python represents such a byte of a file name
 
 
 class CliError(Exception):
-    """Something went wrong that the user can understand: what, why, and what to do now.
+    """An error that the user can understand: what failed, why, and what to do.
 
     Args:
-        summary: what could not be done, one line.
+        summary: what failed, one line.
         reason: why, usually one line.
         advice: what to do next, one line.
-        see: a URL, or the id of a thing to look at.
+        see: a URL, or the id of something to look at.
     """
 
     exit_code = EXIT_FAILURE
@@ -55,28 +55,28 @@ class BadInput(CliError):
 
 
 class ProfileProblem(CliError):
-    """There is no profile, or it cannot work."""
+    """There is no profile, or it is unusable."""
 
 
 class ApiUnreachable(CliError):
-    """Nobody answers at the API's address, or not in time."""
+    """The API does not respond, or not in time."""
 
 
 class ConnectionCut(ApiUnreachable):
-    """No connection came about, or it broke before the whole answer was there.
+    """No connection could be made, or it broke before the response was complete.
 
-    `harmless`: the API cannot have done what was asked for, so that it may be asked again.
-    `retry_after`: not before so many seconds; None: nobody has said so.
+    `safe_to_retry`: the API cannot have executed the request.
+    `retry_after`: seconds that the API asked to wait; None: not stated.
     """
 
-    harmless = False
+    safe_to_retry = False
     retry_after: float | None = None
 
 
 class ApiRefused(CliError):
-    """The API answered with 4xx; `status` is the HTTP status.
+    """The API responded with 4xx; `status` is the HTTP status.
 
-    `retry_after`: after so many seconds it may be another answer; None: the API did not say so.
+    `retry_after`: seconds that the API asked to wait; None: not stated.
     """
 
     retry_after: float | None = None
@@ -95,15 +95,15 @@ class ApiRefused(CliError):
 
 
 class ApiBroken(ApiRefused):
-    """The API answered with 5xx, or with something that knit's API does not say."""
+    """The API responded with 5xx, or the response is not one of knit's API."""
 
 
 class TransferFailed(CliError):
-    """The bytes or files of a Data could not be moved."""
+    """The content of a Data could not be transferred."""
 
 
 def render(error: CliError) -> str:
-    """Gives the lines for stderr: what, why, what to do, where to look; readable without colour."""
+    """Formats the error for stderr: what, why, what to do, where to look."""
     parts = {
         "error": error.summary,
         "reason": error.reason,
@@ -119,9 +119,9 @@ def _indented(text: str) -> str:
 
 
 def printable(text: str) -> str:
-    """Gives the text with control characters, but not line ends, replaced by `?`.
+    """Replaces control characters except line ends by `?`.
 
-    A byte of a file's name that is not UTF-8 is shown as `\\xe9`.
+    A byte of a file name that is not UTF-8 is shown as `\\xe9`.
     """
     text = _NOT_UTF8.sub(lambda found: f"\\x{ord(found[0]) - 0xDC00:02x}", text)
     return _CONTROL.sub("?", text)

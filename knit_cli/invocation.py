@@ -1,4 +1,4 @@
-"""What one call of `knit` knows before its command starts: where it stands and the common flags."""
+"""One invocation of `knit`: its surroundings and the common flags."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-if TYPE_CHECKING:  # importing httpx takes 0.2 s, which `knit --help` does not need
+if TYPE_CHECKING:  # importing httpx takes 0.2 s, which `knit --help` need not spend
     import httpx
 
 PROFILE_MARKER = ".knitprofile"
@@ -20,7 +20,7 @@ ENVIRONMENT_FILE = "knitenv"
 
 @dataclass(frozen=True)
 class Surroundings:
-    """The world outside the process. `main` makes it from the real one, tests from their own.
+    """The world outside the process; `main` creates the real one, tests their own.
 
     `transport` replaces the network under the API client.
     """
@@ -34,7 +34,7 @@ class Surroundings:
 
 @dataclass(frozen=True)
 class Invocation:
-    """One call of `knit`: its surroundings and the common flags as given (None: not given)."""
+    """One invocation of `knit`: its surroundings, and the common flags (None: not given)."""
 
     surroundings: Surroundings
     profile: str | None = None
@@ -46,7 +46,8 @@ class Invocation:
     def profile_name(self) -> str:
         """The key in the profile store: the flag, else the nearest `.knitprofile`, else the cwd.
 
-        An unreadable `.knitprofile` raises OSError.
+        Raises:
+            OSError: the `.knitprofile` cannot be read.
         """
         if self.profile is not None:
             return self.profile
@@ -54,7 +55,7 @@ class Invocation:
         marker = find_upward(cwd, PROFILE_MARKER)
         if marker is None:
             return str(cwd.absolute())
-        # Names are paths at first, and those need not be UTF-8.
+        # A default name is a path, which need not be UTF-8.
         text = marker.read_text(encoding="utf-8", errors="surrogateescape")
         return text.partition("\n")[0].strip()
 
@@ -74,7 +75,7 @@ class Invocation:
         return find_upward(cwd, ENVIRONMENT_FILE) or cwd / ENVIRONMENT_FILE
 
     def path(self, text: str) -> Path:
-        """Gives the path a user wrote: `~/` is home, a relative one starts at the cwd."""
+        """Resolves a path that a user wrote: `~/` is home, a relative one starts at the cwd."""
         home = self.surroundings.home
         if home is not None and (text == "~" or text.startswith("~/")):
             return home / text[2:]
@@ -82,19 +83,19 @@ class Invocation:
 
 
 def find_upward(folder: Path, name: str) -> Path | None:
-    """Gives the nearest regular file of that name in the folder or one of its ancestors."""
+    """Finds the nearest regular file of that name in the folder or its ancestors."""
     start = folder.absolute()
     for ancestor in (start, *start.parents):
         candidate = ancestor / name
-        with suppress(OSError):  # an ancestor that may not be looked into
+        with suppress(OSError):  # an ancestor that may not be read
             if candidate.is_file():
                 return candidate
     return None
 
 
 def invocation_of(context: typer.Context) -> Invocation:
-    """Gives the call a command belongs to."""
+    """Gives the invocation a command belongs to."""
     found = context.find_object(Invocation)
     if found is None:
-        raise RuntimeError("a command was started without the `knit` around it")
+        raise RuntimeError("a command was started without an Invocation")
     return found

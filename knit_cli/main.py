@@ -1,4 +1,4 @@
-"""Composes `knit` and is its outermost border: an exit code comes out, never a traceback."""
+"""The entry point of `knit`: composes it, and turns every error into an exit code."""
 
 from __future__ import annotations
 
@@ -17,25 +17,27 @@ from typer.main import get_command
 
 from knit_cli.errors import EXIT_FAILURE, CliError, render
 from knit_cli.invocation import Invocation, Surroundings, invocation_of
-from knit_cli.machine_trouble import cannot_write_result, explained
+from knit_cli.os_failures import cannot_write_result, explain
 from knit_cli.shell.arguments import BASH_PREFIX, join_bash_words
 from knit_cli.shell.lazy import Entry, LazyGroup
 from knit_cli.signals import end_on_signals, ended_by
 from knit_cli.standard_streams import close_quietly, open_missing
 from knit_cli.version import version
 
-_INTERRUPTED = 130  # what Typer makes of Ctrl-C
+_INTERRUPTED = 130  # Typer's exit code for Ctrl-C
 
 
 class KnitGroup(LazyGroup):
-    """All of `knit`."""
+    """The top-level commands."""
 
     entries = {  # noqa: RUF012  declared ClassVar where it comes from
-        "init": Entry("knit_cli.commands.init:app", "Use a knit: keep its profile.", single=True),
+        "init": Entry(
+            "knit_cli.commands.init:app", "Save a profile, and use it in this folder.", single=True
+        ),
         "data": Entry("knit_cli.commands.data:app", "Push, pull, find, tag and trace Data."),
-        "plan": Entry("knit_cli.commands.plan:app", "Register, show and switch Plans."),
+        "plan": Entry("knit_cli.commands.plan:app", "Register, show and change Plans."),
         "run": Entry("knit_cli.commands.run:app", "Find, show, stop, retry and delete Runs."),
-        "dev": Entry("knit_cli.dev.app:dev_app", "A whole knit on this machine."),
+        "dev": Entry("knit_cli.dev.app:dev_app", "A complete knit on this machine."),
         "version": Entry("knit_cli.commands.about:app", "Show the version.", single=True),
         "license": Entry("knit_cli.commands.about:app", "Show the licences.", single=True),
     }
@@ -65,7 +67,7 @@ def knit(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="Name of the profile to use (default: what the nearest .knitprofile says).",
+            help="Name of the profile to use (default: that in the nearest .knitprofile).",
         ),
     ] = None,
     profile_store: Annotated[
@@ -84,67 +86,65 @@ def knit(
         ),
     ] = False,
 ) -> None:
-    """Runs containers when the data they need exists, and remembers what came from what."""
+    """Runs containers as soon as the data they need exists, and records what came from what."""
     context.obj = replace(
         invocation_of(context), profile=profile, profile_store=profile_store, env=env, quiet=quiet
     )
 
 
 def run(arguments: Sequence[str], surroundings: Surroundings) -> int:
-    """Runs one command line and gives its exit code: 0 fine, 2 wrong usage, 1 anything else.
+    """Runs one command line and returns its exit code.
 
-    Ended by a signal other than Ctrl-C: 128 and its number.
-
-    Results go to stdout, talk and errors to stderr. Nothing but SystemExit can come out, and only
-    where an embedding program raised it.
+    0: success, 1: failure or Ctrl-C, 2: wrong usage, 128 + N: ended by another signal N. Results
+    go to stdout, messages and errors to stderr. No exception escapes.
     """
     command = get_command(app)
     try:
         command.main(list(arguments), prog_name="knit", obj=Invocation(surroundings))
     except SystemExit as end:
         return _exit_code(end)
-    except KeyboardInterrupt:  # before or after Typer looks out for it
+    except KeyboardInterrupt:  # before or after Typer handles it
         return _exit_code(SystemExit(_INTERRUPTED))
     except CliError as error:
-        _complain(render(error))
+        _print_error(render(error))
         return error.exit_code
-    except Exception as error:  # noqa: BLE001  the outermost border: a bug must not show its inside
-        _complain(render(explained(error) or _bug()))
+    except Exception as error:  # noqa: BLE001  users see no traceback
+        _print_error(render(explain(error) or _bug()))
         return EXIT_FAILURE
     return 0
 
 
 def _exit_code(end: SystemExit) -> int:
     if end.code == _INTERRUPTED:
-        _complain("interrupted")
+        _print_error("interrupted")
         return EXIT_FAILURE
-    if words := ended_by(end.code):
-        with suppress(OSError):  # the terminal may have been what ended us, by going
-            _complain(words)
+    if message := ended_by(end.code):
+        with suppress(OSError):  # the terminal may be gone
+            _print_error(message)
     return end.code if isinstance(end.code, int) else EXIT_FAILURE if end.code else 0
 
 
 def _bug() -> CliError:
-    story = traceback.format_exc()
+    trace = traceback.format_exc()
     try:
         handle, name = tempfile.mkstemp(prefix="knit-error-", suffix=".txt")
         with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(story)
+            file.write(trace)
         advice = f"please report it with the file {name}"
-    except OSError:  # such as a full disk, which may be the trouble itself
+    except OSError:  # such as a full disk, which may be the cause
         advice = "please report it with the command you typed"
-    last = story.strip().rpartition("\n")[2]
-    return CliError("knit failed in a way it should not", reason=last, advice=advice)
+    last = trace.strip().rpartition("\n")[2]
+    return CliError("knit failed because of a bug", reason=last, advice=advice)
 
 
-def _complain(text: str) -> None:
-    with suppress(OSError, ValueError):  # nobody listens: the exit code has to say it
+def _print_error(text: str) -> None:
+    with suppress(OSError, ValueError):  # stderr is closed; the exit code must do
         sys.stderr.write(f"{text}\n")
         sys.stderr.flush()
 
 
-def _mend_bash_completion(variables: MutableMapping[str, str]) -> None:
-    """Puts together the words that bash has split at colons: tags are full of them."""
+def _rejoin_bash_words(variables: MutableMapping[str, str]) -> None:
+    """Rejoins the words that bash has split at colons, which every tag contains."""
     current = variables.get("COMP_CWORD", "")
     if variables.get("_KNIT_COMPLETE") != "complete_bash" or not current.isdecimal():
         return
@@ -156,30 +156,30 @@ def _mend_bash_completion(variables: MutableMapping[str, str]) -> None:
 
 
 def main() -> None:
-    """Is the `knit` program."""
+    """Runs the `knit` program."""
     open_missing()
     end_on_signals()
-    _mend_bash_completion(os.environ)
+    _rejoin_bash_words(os.environ)
     try:
         cwd = Path.cwd()
     except OSError:
-        _complain(
-            render(CliError("the current folder is gone", advice="change to one that exists"))
+        _print_error(
+            render(CliError("the current folder no longer exists", advice="change to another one"))
         )
         sys.exit(EXIT_FAILURE)
     code = run(sys.argv[1:], Surroundings(cwd=cwd, home=_home(), variables=dict(os.environ)))
     lost = close_quietly()
     if lost is not None and code == 0:
-        _complain(render(cannot_write_result(lost)))
+        _print_error(render(cannot_write_result(lost)))
         code = EXIT_FAILURE
     sys.exit(code)
 
 
 def _home() -> Path | None:
-    """Gives the user's folder: what the environment says, else the system; None: there is none."""
-    said = os.environ.get("HOME") or os.environ.get("USERPROFILE")
-    if said:
-        return Path(said)
-    with suppress(RuntimeError, KeyError):  # nobody of that number is known here
+    """Finds the home folder, by the environment, else by the system; None: there is none."""
+    home = os.environ.get("HOME") or os.environ.get("USERPROFILE")
+    if home:
+        return Path(home)
+    with suppress(RuntimeError, KeyError):  # the user id is unknown
         return Path.home()
     return None

@@ -1,4 +1,4 @@
-"""Where words go: results on stdout, talk on stderr."""
+"""Output: results on stdout, messages on stderr."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from knit_cli.errors import printable
-from knit_cli.machine_trouble import cannot_write_result
+from knit_cli.os_failures import cannot_write_result
 from knit_workflows.wire.base import to_wire
 
 
@@ -26,9 +26,11 @@ def print_text(text: str) -> None:
 
 
 def print_bytes(chunks: Iterable[bytes]) -> None:
-    """Copies chunks to stdout as they come, each visible at once.
+    """Writes chunks to stdout, flushing each.
 
-    Raises CliError when stdout does not take it; BrokenPipeError when its reader has left.
+    Raises:
+        CliError: stdout cannot be written.
+        BrokenPipeError: the reader of the pipe is gone.
     """
     _write(b"")
     for chunk in chunks:
@@ -47,7 +49,7 @@ def _write(chunk: bytes) -> None:
 
 
 def say(text: str) -> None:
-    """Writes one line of talk to stderr; where nobody listens, that is no trouble."""
+    """Writes a message to stderr; a closed stderr is ignored."""
     with suppress(OSError, ValueError):
         sys.stderr.write(f"knit: {printable(text)}\n")
         sys.stderr.flush()

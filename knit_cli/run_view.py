@@ -1,4 +1,4 @@
-"""Tells people about a Run what its JSON does not say at a glance: why it waits, how it went."""
+"""Describes a Run for people: why it waits, what it used, its recent history."""
 
 from __future__ import annotations
 
@@ -13,42 +13,42 @@ from knit_cli.errors import printable
 from knit_workflows.domain.instants import format_instant
 from knit_workflows.wire.runs import Exit, Run, RunEvent, Used, Waiting
 
-_LATEST = 5  # changes in the short history; all of them are a command of their own
+_LATEST = 5  # changes in the short history; `--events` shows all
 
 
 def remarks(run: Run, events: list[RunEvent]) -> list[str]:
-    """Gives the lines that follow a Run on a terminal: why it waits, what it used and left."""
+    """Gives the lines shown after a Run's JSON: why it waits, what it used, how it went."""
     lines = [f"{run.status}: {_waiting(run.waiting)}"] if run.waiting else []
     lines += _used(run.used, run.plan.image or "") if run.used else []
     lines += run.notes
     if len(events) > _LATEST:
-        lines.append(f"… all with `knit run show --events {run.run_id}`")
+        lines.append(f"… show all with `knit run show --events {run.run_id}`")
     return lines + [" ".join(filter(None, _cells(event))) for event in events[-_LATEST:]]
 
 
 def _waiting(waiting: Waiting) -> str:
-    words = [f"[{waiting.code}] {waiting.reason}" if waiting.code else waiting.reason]
+    parts = [f"[{waiting.code}] {waiting.reason}" if waiting.code else waiting.reason]
     if waiting.since:
-        words.append(f"since {_when(waiting.since)}")
+        parts.append(f"since {_when(waiting.since)}")
     if waiting.outlook:
-        words.append(waiting.outlook)
+        parts.append(waiting.outlook)
     if waiting.until:
-        words.append(f"given up at {_when(waiting.until)}")
-    return "; ".join(words)
+        parts.append(f"given up at {_when(waiting.until)}")
+    return "; ".join(parts)
 
 
 def _used(used: Used, image: str) -> list[str]:
-    words = [f"{name} {quantity}" for name, quantity in sorted(used.resources.items())]
+    parts = [f"{name} {quantity}" for name, quantity in sorted(used.resources.items())]
     if used.service_account:
-        words.append(f"service account {used.service_account}")
+        parts.append(f"service account {used.service_account}")
     if used.image_digest:
-        words.append(f"image {used.image_digest}")
-    lines = [f"used: {', '.join(words)}"] if words else []
+        parts.append(f"image {used.image_digest}")
+    lines = [f"used: {', '.join(parts)}"] if parts else []
     pinned = image.partition("@")[2]
     if pinned and used.image_digest and pinned != used.image_digest:
         lines.append(
-            f"the Plan asks for {pinned}: what ran has another digest, which may be that of the "
-            "same image under another name, or of its part for one platform"
+            f"the Plan pins {pinned}, but another digest ran: it may be that of the same image "
+            "under another name, or of its manifest for one platform"
         )
     return lines
 
@@ -57,7 +57,7 @@ def print_history(events: Iterable[RunEvent]) -> None:
     """Prints a history to stdout as a table, oldest change first."""
     table = Table("when", "change", "why", "exit", box=None, pad_edge=False, header_style="dim")
     for event in events:
-        # Text, not markup: a cause may hold brackets.
+        # Text, not markup: a cause may contain brackets.
         table.add_row(*map(Text, map(printable, _cells(event))))
     Console(highlight=False).print(table)
 
@@ -65,14 +65,14 @@ def print_history(events: Iterable[RunEvent]) -> None:
 def _cells(event: RunEvent) -> tuple[str, str, str, str]:
     stays = event.from_status in (None, event.to_status)
     change = event.to_status if stays else f"{event.from_status} → {event.to_status}"
-    return _when(event.at), change, event.cause, _exit_words(event.exit)
+    return _when(event.at), change, event.cause, _exit_parts(event.exit)
 
 
 def _when(instant: datetime) -> str:
     return format_instant(instant.astimezone())
 
 
-def _exit_words(ending: Exit | None) -> str:
+def _exit_parts(ending: Exit | None) -> str:
     if ending is None:
         return ""
     return f"{ending.code}: {ending.message}" if ending.message else str(ending.code)

@@ -1,4 +1,4 @@
-"""Gives a command its tools: the API client of its profile, and the project's defaults."""
+"""Opens what commands need: the API client of the profile, and the project's defaults."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ from knit_cli.output import say
 
 
 def api_of(invocation: Invocation, *, notify: Callable[[str], None] = say) -> ApiClient:
-    """Gives a client of the profile's API; a context manager. Nothing is sent yet.
+    """Creates a client of the profile's API, a context manager; sends nothing yet.
 
-    `notify` is told, in a line, when something takes longer.
+    Args:
+        invocation: the invocation.
+        notify: shows the user a line about a delay.
 
     Raises:
-        ProfileProblem: there is no profile, or it cannot work.
+        ProfileProblem: there is no profile, or it is unusable.
     """
     name = invocation.profile_name
     profile = load_profile(invocation.store_path, name)
@@ -38,9 +40,9 @@ def api_of(invocation: Invocation, *, notify: Callable[[str], None] = say) -> Ap
 
 
 def environment_of(invocation: Invocation) -> Environment:
-    """Gives the project's defaults from the nearest `knitenv`.
+    """Reads the project's defaults from the nearest `knitenv`.
 
     Raises:
-        BadInput: the file is broken.
+        BadInput: the file is invalid.
     """
     return load_environment(invocation.env_path)

@@ -1,4 +1,4 @@
-"""Lets a signal end the program as Ctrl-C does: everything under way cleans up after itself."""
+"""Makes signals end the program as Ctrl-C does, with all clean-up."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import sys
 from types import FrameType
 
 _ENDING = ("SIGTERM", "SIGHUP")  # Windows has not all
-_WORDS = {"SIGTERM": "terminated", "SIGHUP": "hung up"}
+_MESSAGES = {"SIGTERM": "terminated", "SIGHUP": "hung up"}
 
 
 def end_on_signals() -> None:
-    """From now on SIGTERM and SIGHUP raise SystemExit in the main thread, with 128 + their number.
+    """Makes SIGTERM and SIGHUP raise SystemExit(128 + N) in the main thread.
 
-    One that is ignored, as under nohup, stays so. A second one does not disturb the clean-up.
+    An ignored signal stays ignored, as under nohup. A second one does not interrupt the clean-up.
     """
     for name in _ENDING:
         number = getattr(signal, name, None)
@@ -22,10 +22,10 @@ def end_on_signals() -> None:
 
 
 def ended_by(code: object) -> str | None:
-    """Gives what the user is told of an exit code that `end_on_signals` has made, else None."""
-    for name, words in _WORDS.items():
+    """Names the signal behind an exit code of `end_on_signals`; None for other codes."""
+    for name, message in _MESSAGES.items():
         if code == 128 + getattr(signal, name, 0):
-            return words
+            return message
     return None
 
 

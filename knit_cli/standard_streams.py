@@ -1,4 +1,4 @@
-"""Stdin, stdout and stderr, also where the process was started without some of them."""
+"""Stdin, stdout and stderr, even if the process was started without some of them."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ _STDOUT: Final = 1
 
 
 def open_missing() -> None:
-    """Opens those that are closed: reading and writing them fails, talk on stderr goes nowhere.
+    """Replaces closed streams: using stdin or stdout then fails, and stderr discards.
 
-    Else the next file that is opened, such as the profile, would get the number of stdout, and
-    whatever is written there would go into it. What a stream cannot show becomes `?`.
+    Otherwise the next file opened, such as the profile, would get the descriptor of stdout and
+    receive the output. Characters that stdout cannot encode become `?`.
     """
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            # The wrong way round, so that whoever uses it gets an error and not an empty file.
+            # In the wrong direction, so that using it raises an error.
             os.open(os.devnull, os.O_RDONLY if number == _STDOUT else os.O_WRONLY)
     if sys.stdin is None:
         sys.stdin = open(_STDIN, encoding="utf-8", closefd=False)  # noqa: SIM115
@@ -38,9 +38,9 @@ def _writer(number: int) -> TextIO:
 
 
 def close_quietly() -> OSError | None:
-    """Flushes stdout and stderr for the last time; gives why stdout could not take it all.
+    """Flushes stdout and stderr for the last time; returns the error of stdout, if any.
 
-    What cannot be flushed is forgotten: Python would try it again at its end, and end with 120.
+    A stream that cannot be flushed is dropped: Python would retry at exit, and exit with 120.
     """
     lost = None
     try:

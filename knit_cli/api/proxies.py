@@ -1,8 +1,8 @@
-"""Which proxy leads to an address, as the environment has it, and what goes wrong with proxies.
+"""Chooses the proxy for an address from the environment, and translates errors of proxies.
 
-The rules are those of curl, and more of them than httpx knows: `NO_PROXY` may have names (which
-stand for what is below them, too), addresses, networks, a port behind each, and `*`. This machine's
-own addresses are never reached through a proxy: none could reach them.
+The rules are curl's, which are more than httpx supports: `NO_PROXY` may contain names (which
+cover their subdomains), addresses, networks, each with an optional port, and `*`. Loopback
+addresses never use a proxy.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from knit_cli.errors import ApiUnreachable, ConnectionCut, ProfileProblem
 
 _SCHEMES = ("http", "https", "socks5", "socks5h")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
-_MOST_SOCKS_BYTES = 255  # of a user's name, and of a password
+_MAX_SOCKS_BYTES = 255  # of user name and password together
 _HAS_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _IN_BRACKETS = re.compile(r"^\[([^]]*)\](?=/|$)")
-_SYSTEM_SETTINGS = ("darwin", "win32")  # where proxies are set elsewhere, too
+_SYSTEM_SETTINGS = ("darwin", "win32")  # with proxy settings outside the environment
 
 
 @dataclass(frozen=True)
 class Proxy:
-    """A proxy that leads to the API; `source` is the variable that names it."""
+    """A proxy for the API; `source` is the variable that names it."""
 
     url: str
     source: str
@@ -44,23 +44,23 @@ class Proxy:
 
     @property
     def is_encrypted(self) -> bool:
-        """Whether the way to the proxy itself is under TLS."""
+        """Whether the connection to the proxy itself is under TLS."""
         return self.url.startswith("https:")
 
     def for_httpx(self, trust: ssl.SSLContext) -> httpx.Proxy:
-        """Gives it in httpx's words."""
+        """Converts it for httpx."""
         auth = None if self.username is None else (self.username, self.password or "")
         return httpx.Proxy(self.url, auth=auth, ssl_context=trust if self.is_encrypted else None)
 
 
 def proxy_to(api_root: str, variables: Mapping[str, str]) -> Proxy | None:
-    """Gives the proxy to that address; None: it is reached directly.
+    """Chooses the proxy for that address; None: connect directly.
 
-    Looked up in this order, each in small letters first: HTTP_PROXY or HTTPS_PROXY as the address
-    begins, then ALL_PROXY; what is empty names none.
+    Tries, each in lower case first: HTTP_PROXY or HTTPS_PROXY by the address's scheme, then
+    ALL_PROXY. An empty variable counts as unset.
 
     Raises:
-        ProfileProblem: the variable has no proxy that knit can use.
+        ProfileProblem: the variable does not name a proxy that knit can use.
     """
     url = httpx.URL(api_root)
     port = url.port or _DEFAULT_PORTS[url.scheme]
@@ -99,7 +99,7 @@ def _is_excepted(host: str, port: int, variables: Mapping[str, str]) -> bool:
 
 
 def _covers(entry: str, host: str, port: int) -> bool:
-    """Says whether an entry of NO_PROXY is about that host and port; one without sense is not."""
+    """Tells whether an entry of NO_PROXY covers that host and port; a malformed one covers none."""
     if entry == "*":
         return True
     network = _network(entry)
@@ -162,7 +162,7 @@ def _parsed(text: str, source: str) -> Proxy:
     if not host:
         raise _unusable(source, _without_password(text), "it has no host")
     user, password = (one and unquote(one) for one in (parts.username, parts.password))
-    if parts.scheme not in _DEFAULT_PORTS and len(f"{user}{password}") > _MOST_SOCKS_BYTES:
+    if parts.scheme not in _DEFAULT_PORTS and len(f"{user}{password}") > _MAX_SOCKS_BYTES:
         raise _unusable(source, _without_password(text), "user and password are too long for SOCKS")
     url = f"{parts.scheme}://{_bracketed(host)}" + (f":{port}" if port is not None else "")
     return Proxy(url, source, user, password)
@@ -181,7 +181,7 @@ def _unusable(source: str, text: str, reason: str) -> ProfileProblem:
         f"the proxy {text} from {source} cannot be used",
         reason=reason,
         advice=f"write {source}=http://HOST:PORT (or socks5://), or unset it; "
-        "what is reached without a proxy is in NO_PROXY",
+        "list hosts that need no proxy in NO_PROXY",
     )
 
 
@@ -190,33 +190,33 @@ def _unusable(source: str, text: str, reason: str) -> ProfileProblem:
 
 @contextmanager
 def proxy_errors(proxy: Proxy | None, api_root: str) -> Iterator[None]:
-    """Translates what is the proxy's fault, and not the API's; the rest passes as it is."""
+    """Translates errors of the proxy; others pass unchanged."""
     try:
         yield
     except (httpx.HTTPError, SOCKSError) as cause:
-        if proxy is not None and (told := _told(cause, proxy, api_root)) is not None:
-            raise told from cause
+        if proxy is not None and (translated := _translated(cause, proxy, api_root)) is not None:
+            raise translated from cause
         raise
 
 
-def _told(cause: Exception, proxy: Proxy, api_root: str) -> ApiUnreachable | None:
-    advice = f"check {proxy.source}; if no proxy is needed there, put the API's host into NO_PROXY"
+def _translated(cause: Exception, proxy: Proxy, api_root: str) -> ApiUnreachable | None:
+    advice = f"check {proxy.source}; if no proxy is needed, add the API's host to NO_PROXY"
     match cause:
         case httpx.ConnectError() | httpx.ConnectTimeout() if not _is_about_trust(cause):
             late = isinstance(cause, httpx.ConnectTimeout)
             reason = "the connection was not accepted in time" if late else str(cause)
             dead = ConnectionCut(f"the proxy {proxy} does not answer", reason=reason, advice=advice)
-            dead.harmless = True
+            dead.safe_to_retry = True
             return dead
         case httpx.ProxyError() if _wants_password(str(cause)):
             return ApiUnreachable(
-                f"the proxy {proxy} wants to know a user and a password",
+                f"the proxy {proxy} requires a user and a password",
                 reason=str(cause),
-                advice=f"write them into {proxy.source}, as in {with_password(proxy.url)}",
+                advice=f"put them into {proxy.source}, as in {with_password(proxy.url)}",
             )
         case httpx.ProxyError() | SOCKSError():
             return ApiUnreachable(
-                f"the proxy {proxy} does not lead to the API at {api_root}",
+                f"the proxy {proxy} cannot reach the API at {api_root}",
                 reason=str(cause),
                 advice=advice,
             )
@@ -224,7 +224,7 @@ def _told(cause: Exception, proxy: Proxy, api_root: str) -> ApiUnreachable | Non
 
 
 def with_password(url: str) -> str:
-    """Gives the form of a proxy's address that has a user and a password."""
+    """Shows where user and password go in a proxy's address."""
     scheme, _, rest = url.partition("://")
     return f"{scheme}://USER:PASSWORD@{rest}"
 

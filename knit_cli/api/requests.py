@@ -1,4 +1,4 @@
-"""How a request travels to the API: how patiently, how often, and what goes wrong on the way."""
+"""Sends requests to the API: timeouts, retries, and translation of errors."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ from typing import Any, TypeVar
 import httpx
 from pydantic import TypeAdapter
 
-from knit_cli.api.answers import detail_of, network_errors, parsed, refuse_unless_ok
 from knit_cli.api.proxies import Proxy, proxy_errors
-from knit_cli.api.received import Stream, stream_of
+from knit_cli.api.responses import detail_of, network_errors, parsed, raise_for_status
 from knit_cli.api.retry import Retry
+from knit_cli.api.streamed_response import StreamedResponse
 
 T = TypeVar("T")
 Query = Sequence[tuple[str, str]]
 
-PATIENCE = httpx.Timeout(60.0, connect=10.0)
-TRANSFER_PATIENCE = httpx.Timeout(60.0, connect=10.0, read=600.0)
-"""A transfer may have to wait for a pod, and the answer to an upload for all to be stored."""
+REQUEST_TIMEOUT = httpx.Timeout(60.0, connect=10.0)
+TRANSFER_TIMEOUT = httpx.Timeout(60.0, connect=10.0, read=600.0)
+"""A transfer may wait for a pod, and the response to an upload until everything is stored."""
 
 
 class Requests:
-    """Sends requests to one API and reads their answers.
+    """Sends requests to one API and reads the responses.
 
     Every method raises ApiUnreachable, ApiRefused (4xx) or ApiBroken.
 
     Args:
         http: carries the requests; its base URL is the profile's `apiRoot`.
-        where: names the file the address comes from, for messages.
-        retry: how to wait while the API is away.
-        proxy: leads there, if one does; for messages.
+        where: names the file with the address, for messages.
+        retry: repeats requests.
+        proxy: the proxy in use, if any; for messages.
     """
 
     def __init__(
@@ -46,24 +46,25 @@ class Requests:
         """Closes the connections."""
         self._http.close()
 
-    def read(self, path: str, query: Query, shape: TypeAdapter[T], failing: str) -> T:
-        """Reads something, and asks again while the API is away or the connection breaks."""
+    def read(self, path: str, query: Query, shape: TypeAdapter[T], failure: str) -> T:
+        """Reads something; repeated while the API is unavailable or the connection breaks."""
 
         def attempt() -> T:
-            with self._talking():
-                answer = self.retry.on_unavailable(
-                    lambda: self._http.get(path, params=list(query), timeout=PATIENCE), _reason
+            with self._translated_errors():
+                response = self.retry.on_unavailable(
+                    lambda: self._http.get(path, params=list(query), timeout=REQUEST_TIMEOUT),
+                    _reason,
                 )
-            return _parsed(answer, shape, failing)
+            return _parsed(response, shape, failure)
 
         return self.retry.on_cut(attempt, repeatable=True)
 
     def change(
-        self, method: str, path: str, shape: TypeAdapter[T], failing: str, body: Any = None
+        self, method: str, path: str, shape: TypeAdapter[T], failure: str, body: Any = None
     ) -> T:
-        """Changes something; with PUT and DELETE the second call changes nothing more."""
+        """Changes something; PUT and DELETE, which are idempotent, are repeated after a cut."""
         return self.retry.on_cut(
-            lambda: self.once(method, path, shape, failing, json=body),
+            lambda: self.once(method, path, shape, failure, json=body),
             repeatable=method in ("PUT", "DELETE"),
         )
 
@@ -72,62 +73,62 @@ class Requests:
         method: str,
         path: str,
         shape: TypeAdapter[T],
-        failing: str,
+        failure: str,
         *,
-        timeout: httpx.Timeout = PATIENCE,
+        timeout: httpx.Timeout = REQUEST_TIMEOUT,
         **options: Any,
     ) -> T:
-        """Sends a request a single time; `options` are httpx's."""
-        with self._talking():
-            answer = self._http.request(method, path, timeout=timeout, **options)
-        return _parsed(answer, shape, failing)
+        """Sends a request once; `options` are those of httpx."""
+        with self._translated_errors():
+            response = self._http.request(method, path, timeout=timeout, **options)
+        return _parsed(response, shape, failure)
 
-    def order(self, method: str, path: str, failing: str) -> None:
-        """Asks once for something that is answered without content."""
-        with self._talking():
-            answer = self._http.request(method, path, timeout=PATIENCE)
-        refuse_unless_ok(answer, failing)
+    def send(self, method: str, path: str, failure: str) -> None:
+        """Sends a request once whose response has no content."""
+        with self._translated_errors():
+            response = self._http.request(method, path, timeout=REQUEST_TIMEOUT)
+        raise_for_status(response, failure)
 
     @contextmanager
     def stream(
         self,
         path: str,
         query: Mapping[str, str],
-        failing: str,
+        failure: str,
         *,
         headers: Mapping[str, str],
-        patient: bool = True,
-    ) -> Iterator[Stream]:
-        """Opens a body that is read as it comes; `patient`: asks again while the API is away."""
+        retrying: bool = True,
+    ) -> Iterator[StreamedResponse]:
+        """Opens a response to read as it arrives; `retrying` while the API is unavailable."""
 
         def ask() -> httpx.Response:
             request = self._http.build_request(
-                "GET", path, params=query, headers=headers, timeout=TRANSFER_PATIENCE
+                "GET", path, params=query, headers=headers, timeout=TRANSFER_TIMEOUT
             )
             return self._http.send(request, stream=True)
 
-        with self._talking():
-            answer = self.retry.on_unavailable(ask, _reason) if patient else ask()
+        with self._translated_errors():
+            response = self.retry.on_unavailable(ask, _reason) if retrying else ask()
             try:
-                if answer.is_error or answer.is_redirect:
-                    answer.read()
-                refuse_unless_ok(answer, failing)
-                yield stream_of(answer)
+                if response.is_error or response.is_redirect:
+                    response.read()
+                raise_for_status(response, failure)
+                yield StreamedResponse.of(response)
             finally:
-                answer.close()
+                response.close()
 
     @contextmanager
-    def _talking(self) -> Iterator[None]:
+    def _translated_errors(self) -> Iterator[None]:
         root, proxy = str(self._http.base_url).rstrip("/"), self._proxy
         place = root if proxy is None else f"{root} through the proxy {proxy}"
         with network_errors(place, self._where), proxy_errors(proxy, root):
             yield
 
 
-def _parsed(answer: httpx.Response, shape: TypeAdapter[T], failing: str) -> T:
-    refuse_unless_ok(answer, failing)
-    return parsed(answer, shape, failing)
+def _parsed(response: httpx.Response, shape: TypeAdapter[T], failure: str) -> T:
+    raise_for_status(response, failure)
+    return parsed(response, shape, failure)
 
 
-def _reason(answer: httpx.Response) -> str:
-    return detail_of(answer).reason
+def _reason(response: httpx.Response) -> str:
+    return detail_of(response).reason

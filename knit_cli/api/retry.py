@@ -1,139 +1,130 @@
-"""Asks again: while the API says that it is not available, and when a connection breaks.
+"""Repeats requests: while the API is unavailable, and when a connection breaks.
 
-What may be repeated is the caller's to say: a connection that never came about is an obstacle to
-nothing, one that broke only to what has an effect each time.
+Whether a request may be repeated is for the caller to say. If no connection was established,
+repeating is always safe; if one broke, only for requests whose second execution has no effect.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TypeVar
 
 import httpx
 
 from knit_cli.errors import ApiRefused, ConnectionCut
+from knit_workflows.backoff import Backoff
 
 T = TypeVar("T")
 
-TRIES = 3
-"""How often something is tried whose connection breaks."""
+ATTEMPTS = 3
+"""How often a request is sent at most when its connection breaks."""
 
-AWAY = (
+UNAVAILABLE = (
     httpx.codes.TOO_MANY_REQUESTS,
     httpx.codes.BAD_GATEWAY,
     httpx.codes.SERVICE_UNAVAILABLE,
     httpx.codes.GATEWAY_TIMEOUT,
 )
-"""What is answered while the API, or a part of it, is not there or has no time."""
+"""Statuses of an API that is temporarily unavailable or overloaded, or of the proxy before it."""
 
 _FIRST_PAUSE = 0.5
-_LONGEST_WAIT = 10.0
-_LONGEST_PAUSE = 10.0
-# As long as the answer to an upload may take: what was received is still written to a disk.
-_LONGEST_UNDER_WAY = 600.0
+_MAX_PAUSE = 10.0
+_MAX_WAIT = 10.0
+# As long as the response to an upload may take: what was received is still being written to disk.
+_MAX_TIME_IN_PROGRESS = 600.0
 
 
 class Retry:
-    """Repeats requests, with a growing pause, and says so.
+    """Repeats requests with exponential back-off, and tells the user.
 
     Args:
-        sleep: waits so many seconds.
-        notify: tells the user, in a line, that it takes longer.
+        sleep: waits for so many seconds.
+        notify: shows the user a line about the delay.
     """
 
     def __init__(self, sleep: Callable[[float], None], notify: Callable[[str], None]) -> None:
         self._sleep = sleep
-        self._notify = notify
+        self.notify = notify
 
     def on_unavailable(
-        self, ask: Callable[[], httpx.Response], why: Callable[[httpx.Response], str]
+        self, send: Callable[[], httpx.Response], why: Callable[[httpx.Response], str]
     ) -> httpx.Response:
-        """Gives the first answer of an API that is there, or after about ten seconds the last one.
-
-        It is not there when it says so itself (503), or a proxy before it does (502, 504, 429).
+        """Returns the first response of an available API, or after about ten seconds the last one.
 
         Args:
-            ask: sends the request.
-            why: gives the reason in such an answer.
+            send: sends the request.
+            why: extracts the reason from a response with an UNAVAILABLE status.
         """
-        waited = 0.0
-        for pause in _pauses():
-            answer = ask()
-            if answer.status_code not in AWAY:
-                return answer
-            pause = max(pause, retry_after(answer) or 0.0)
-            if waited + pause > _LONGEST_WAIT:
-                return answer
-            answer.read()
-            answer.close()
-            self.tell(f"not available at the moment: {why(answer)}; asking again in {pause:g} s")
+        waited, backoff = 0.0, _backoff()
+        while True:
+            response = send()
+            if response.status_code not in UNAVAILABLE:
+                return response
+            pause = max(backoff.next(), retry_after(response) or 0.0)
+            if waited + pause > _MAX_WAIT:
+                return response
+            response.read()
+            response.close()
+            self.notify(f"temporarily unavailable: {why(response)}; retrying in {pause:.1f} s")
             self._sleep(pause)
             waited += pause
-        raise AssertionError("pauses never end")
 
-    def while_under_way(self, ask: Callable[[], T]) -> T:
-        """Gives the answer, once the server does not say any more that it takes some time.
+    def while_in_progress(self, attempt: Callable[[], T]) -> T:
+        """Returns the result once the API no longer says that the upload is still in progress.
 
         Raises:
-            ApiRefused: after ten minutes, the server's word that it still does.
+            ApiRefused: after ten minutes it still is.
         """
-        waited = 0.0
-        for pause in _pauses():
+        waited, backoff = 0.0, _backoff()
+        while True:
             try:
-                return ask()
+                return attempt()
             except ApiRefused as refused:
                 if refused.status != httpx.codes.CONFLICT or refused.retry_after is None:
                     raise
-                pause = min(max(pause, refused.retry_after), _LONGEST_PAUSE)
-                if waited + pause > _LONGEST_UNDER_WAY:
+                pause = min(max(backoff.next(), refused.retry_after), _MAX_PAUSE)
+                if waited + pause > _MAX_TIME_IN_PROGRESS:
                     raise
-                self.tell(f"the API is still busy with it, asking again in {pause:g} s")
+                self.notify(f"the API is still working on it; asking again in {pause:.1f} s")
             self._sleep(pause)
             waited += pause
-        raise AssertionError("pauses never end")
 
     def wait(self, seconds: float) -> None:
-        """Waits so many seconds."""
+        """Waits for so many seconds."""
         self._sleep(seconds)
 
-    def tell(self, text: str) -> None:
-        """Tells the user, in a line, that it takes longer."""
-        self._notify(text)
-
-    def on_cut(self, attempt: Callable[[], T], *, repeatable: bool, tries: int = TRIES) -> T:
-        """Gives what the attempt gives, which is made up to `tries` times.
+    def on_cut(self, attempt: Callable[[], T], *, repeatable: bool, attempts: int = ATTEMPTS) -> T:
+        """Returns the result of the first attempt whose connection does not break.
 
         Args:
-            attempt: does all of it, from the start; raises errors of our tree.
-            repeatable: whether it may be done twice; else only a harmless cut is an occasion.
-            tries: how often at most.
+            attempt: does everything from the start; raises errors of our tree.
+            repeatable: whether it may be executed twice; else only a cut that is `safe_to_retry`
+                is followed by another attempt.
+            attempts: how many at most.
 
         Raises:
-            ConnectionCut: the last attempt's.
+            ConnectionCut: the connection of the last attempt broke too.
         """
-        for number, pause in zip(range(2, tries + 1), _pauses(), strict=False):
+        backoff = _backoff()
+        for number in range(2, attempts + 1):
             try:
                 return attempt()
             except ConnectionCut as cut:
-                if not (repeatable or cut.harmless):
+                if not (repeatable or cut.safe_to_retry):
                     raise
-                pause = max(pause, cut.retry_after or 0.0)
-                again = f"trying again in {pause:g} s ({number} of {tries})"
-                self.tell(f"{cut.summary}, {again}")
+                pause = max(backoff.next(), cut.retry_after or 0.0)
+                self.notify(f"{cut.summary}; retrying in {pause:.1f} s ({number} of {attempts})")
             self._sleep(pause)
         return attempt()
 
 
-def _pauses() -> Iterator[float]:
-    pause = _FIRST_PAUSE
-    while True:
-        yield pause
-        pause *= 2
+def _backoff() -> Backoff:
+    return Backoff(_FIRST_PAUSE, _MAX_PAUSE)
 
 
-def retry_after(answer: httpx.Response) -> float | None:
-    """Gives the seconds the server asks for; its other form, a date, is not used by knit."""
+def retry_after(response: httpx.Response) -> float | None:
+    """Gives the seconds of `Retry-After`; its other form, a date, is not used by knit."""
     try:
-        return max(0.0, float(answer.headers["Retry-After"]))
+        return max(0.0, float(response.headers["Retry-After"]))
     except (KeyError, ValueError):
         return None

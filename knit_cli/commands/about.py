@@ -18,14 +18,14 @@ _REQUIREMENT_NAME = re.compile(r"[A-Za-z0-9._-]+")
 
 @app.command()
 def version() -> None:
-    """Shows the version."""
+    """Show the version."""
     # The contract has no line end here.
     print_bytes([f"v{knit_version()} (commit: {commit()})".encode()])
 
 
 @app.command("license")
 def show_license() -> None:
-    """Shows the licence of knit and those of the packages it uses."""
+    """Show the licence of knit and those of the packages it uses."""
     used = sorted(_used("knit").values(), key=lambda found: found.name.lower())
     lines = ["knit: Apache-2.0", "", "It uses these packages under their own licences:"]
     lines += [f"{found.name} {found.version}: {_license_of(found)}" for found in used]
@@ -33,13 +33,13 @@ def show_license() -> None:
 
 
 def _used(name: str) -> dict[str, metadata.Distribution]:
-    """Gives the installed packages that one needs, directly or not, by normalised name."""
+    """Finds the installed packages that one requires, transitively, by normalized name."""
     found: dict[str, metadata.Distribution] = {}
-    waiting = [name]
-    while waiting:
+    pending = [name]
+    while pending:
         try:
-            distribution = metadata.distribution(waiting.pop())
-        except metadata.PackageNotFoundError:  # not needed on this platform, or knit itself
+            distribution = metadata.distribution(pending.pop())
+        except metadata.PackageNotFoundError:  # not required on this platform, or knit itself
             continue
         for requirement in distribution.requires or []:
             match = _REQUIREMENT_NAME.match(requirement)
@@ -47,16 +47,16 @@ def _used(name: str) -> dict[str, metadata.Distribution]:
                 continue
             needed = re.sub(r"[-_.]+", "-", match[0]).lower()
             if needed not in found:
-                waiting.append(needed)
+                pending.append(needed)
         if distribution.name != name:
             found[re.sub(r"[-_.]+", "-", distribution.name).lower()] = distribution
     return found
 
 
 def _license_of(distribution: metadata.Distribution) -> str:
-    said = distribution.metadata.get_all("License-Expression")
-    if said:
-        return str(said[0])
+    expression = distribution.metadata.get_all("License-Expression")
+    if expression:
+        return str(expression[0])
     classifiers = distribution.metadata.get_all("Classifier") or []
     named = [text.rpartition("::")[2].strip() for text in classifiers if "License ::" in text]
-    return ", ".join(named) or "see its own files"
+    return ", ".join(named) or "see its files"

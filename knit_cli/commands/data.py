@@ -8,24 +8,23 @@ from typing import Annotated
 
 import typer
 
-from knit_cli.commands.choices import YesNoBoth
+from knit_cli.commands.choices import Duration, Since, YesNoBoth, read_period
 from knit_cli.commands.lineage import lineage
-from knit_cli.instants import read_duration, read_instant
 from knit_cli.invocation import invocation_of
 from knit_cli.output import print_bytes, print_json, say
 from knit_cli.session import api_of, environment_of
 from knit_cli.shell.completion import complete_data, complete_tag, complete_tag_key
-from knit_cli.tagging import (
-    SYSTEM_PREFIX,
-    TRANSIENT,
+from knit_cli.tag_flags import (
     name_tag,
     read_query_tags,
     read_user_tags,
 )
-from knit_cli.transfer.left_out import LeftOut
+from knit_cli.transfer.excluded import Exclusions
 from knit_cli.transfer.progress import transfer_bar
+from knit_cli.transfer.pull import pull_file, pull_folder, pull_stream
+from knit_cli.transfer.push import push
 from knit_cli.transfer.push_source import Source, survey
-from knit_cli.transfer.transfer import pull_file, pull_folder, pull_stream, push
+from knit_workflows.domain.tags import KEY_TRANSIENT, SYSTEM_PREFIX
 from knit_workflows.wire.data import Data
 from knit_workflows.wire.tags import Tag, TagChange
 
@@ -51,30 +50,21 @@ def find_data(
         ),
     ] = None,
     transient: Annotated[
-        YesNoBoth, typer.Option(help="Only Data that are still processing or failed, or not.")
+        YesNoBoth, typer.Option(help="Only Data that are processing or failed, or only others.")
     ] = YesNoBoth.BOTH,
-    since: Annotated[
-        str | None, typer.Option(metavar="TIME", help="Only Data from this time on.")
-    ] = None,
-    duration: Annotated[
-        str | None,
-        typer.Option(metavar="DURATION", help="With --since: only for so long, such as 2h45m."),
-    ] = None,
+    since: Since = None,
+    duration: Duration = None,
 ) -> None:
-    """Shows the Data that carry all the given tags, oldest first, as JSON."""
-    if duration is not None and since is None:
-        raise typer.BadParameter("it needs --since", param_hint="--duration")
+    """Show the Data that carry all the given tags, oldest first, as JSON."""
     tags = read_query_tags(tag or [], "--tag")
-    start = read_instant(since, "--since") if since is not None else None
-    if duration is not None:
-        read_duration(duration, "--duration")
+    start = read_period(since, duration)
     with api_of(invocation_of(context)) as api:
         found = api.find_data(tags, start, duration)
     print_json([data for data in found if transient.allows(_is_transient(data))])
 
 
 def _is_transient(data: Data) -> bool:
-    return any(tag.key == TRANSIENT for tag in data.tags)
+    return any(tag.key == KEY_TRANSIENT for tag in data.tags)
 
 
 @app.command("push")
@@ -87,28 +77,28 @@ def push_data(
             "--tag",
             "-t",
             metavar="KEY:VALUE",
-            help="Put this tag on it. Repeat.",
+            help="Add this tag. Repeat.",
             autocompletion=complete_tag,
         ),
     ] = None,
     name: Annotated[
-        bool, typer.Option("--name", "-n", help="Also tag it name:BASENAME of the source.")
+        bool, typer.Option("--name", "-n", help="Add the tag name:BASENAME of the source.")
     ] = False,
     dereference: Annotated[
         bool,
         typer.Option(
             "--dereference/--no-dereference",
             "-L",
-            help="Store what links lead to, or the links as they are.",
+            help="Store the targets of links, or the links themselves.",
         ),
     ] = False,
     links: Annotated[
         bool, typer.Option("--links/--no-links", help="Store links, or leave them out.")
     ] = True,
 ) -> None:
-    """Uploads each source as one Data, and shows it as JSON.
+    """Upload each source as one Data, and show it as JSON.
 
-    What cannot be stored (sockets, devices) is left out, and named before anything is sent.
+    What cannot be stored (sockets, devices) is left out, and reported before anything is sent.
     """
     if dereference and not links:
         raise typer.BadParameter("it leaves out what --dereference would store",
@@ -130,9 +120,9 @@ def push_data(
 
 
 def _surveyed(path: Path, shown: str, *, dereference: bool, links: bool) -> Source:
-    left_out = LeftOut()
-    source = survey(path, shown, left_out, dereference=dereference, links=links)
-    left_out.tell(shown)
+    excluded = Exclusions()
+    source = survey(path, shown, excluded, dereference=dereference, links=links)
+    excluded.report(shown)
     return source
 
 
@@ -150,20 +140,18 @@ def pull_data(
     knit_id: KnitId,
     dest: Annotated[str, typer.Argument(metavar="[DEST]", help="A folder, or - for stdout.")] = ".",
     extract: Annotated[
-        bool, typer.Option("--extract", "-x", help="Unpack it as DEST/KNIT_ID/.")
+        bool, typer.Option("--extract", "-x", help="Unpack into DEST/KNIT_ID/.")
     ] = False,
     links: Annotated[
         bool,
-        typer.Option(
-            "--links/--no-links", help="With -x: make links as they are, or leave them out."
-        ),
+        typer.Option("--links/--no-links", help="With -x: create links, or leave them out."),
     ] = True,
 ) -> None:
-    """Downloads a Data as DEST/KNIT_ID.tar.gz."""
+    """Download a Data as DEST/KNIT_ID.tar.gz."""
     invocation = invocation_of(context)
-    left_out = LeftOut()
+    excluded = Exclusions()
     if dest == _STDOUT and extract:
-        raise typer.BadParameter("stdout cannot be unpacked into", param_hint="--extract")
+        raise typer.BadParameter("cannot unpack to stdout", param_hint="--extract")
     if not links and not extract:
         raise typer.BadParameter("it needs --extract", param_hint="--no-links")
     if not _is_file_name(knit_id):
@@ -175,18 +163,18 @@ def pull_data(
         folder = invocation.path(dest)
         if dest == _STDOUT:
             arrived = None
-            pull_stream(api, knit_id, lambda piece: print_bytes([piece]), left_out, meter=meter)
+            pull_stream(api, knit_id, lambda chunk: print_bytes([chunk]), excluded, meter=meter)
         elif extract:
-            arrived = pull_folder(api, knit_id, folder, left_out, links=links, meter=meter)
+            arrived = pull_folder(api, knit_id, folder, excluded, links=links, meter=meter)
         else:
-            arrived = pull_file(api, knit_id, folder, left_out, meter=meter)
-    left_out.tell(knit_id)
+            arrived = pull_file(api, knit_id, folder, excluded, meter=meter)
+    excluded.report(knit_id)
     if arrived is not None:
         say(f"pulled {knit_id} to {arrived}")
 
 
 def _is_file_name(text: str) -> bool:
-    # The id becomes a name below DEST; nothing else may come out of it.
+    # The id becomes a file name in DEST, and must not lead anywhere else.
     return text not in ("", ".", "..") and Path(text).name == text
 
 
@@ -215,7 +203,7 @@ def tag_data(
         ),
     ] = None,
 ) -> None:
-    """Removes, then adds tags, in one step."""
+    """Remove, then add tags, in one step."""
     change = TagChange(
         add=read_user_tags(add or [], "--add"),
         remove=read_user_tags(remove or [], "--remove"),

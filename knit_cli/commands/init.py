@@ -1,4 +1,4 @@
-"""`knit init`: keeps a profile and makes this folder use it."""
+"""`knit init`: saves a profile and makes this folder use it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ app = typer.Typer()
 
 @app.callback()
 def _group() -> None:
-    # With one command and no callback Typer would make the app the command itself.
+    # Without a callback, Typer would turn an app with one command into that command.
     pass
 
 
@@ -26,10 +26,10 @@ def init(
         str, typer.Argument(help="The knitprofile that your knit's administrator gave you.")
     ],
 ) -> None:
-    """Keeps the profile in the store, and makes this folder and all below use it."""
+    """Save the profile in the store, and make this folder and all below use it."""
     invocation = invocation_of(context)
     profile = read_profile(invocation.path(knit_profile_file))
     name = invocation.profile_name
     save_profile(profile, store=invocation.store_path, name=name)
     marker = mark_folder(invocation.surroundings.cwd, name)
-    say(f"profile {name} ({profile.api_root}) is in {invocation.store_path}; {marker} names it")
+    say(f"saved profile {name} ({profile.api_root}) in {invocation.store_path}; {marker} names it")

@@ -26,7 +26,7 @@ from knit_cli.output import print_json, print_text
 from knit_cli.plans.image import ImageConfig, read_image
 from knit_cli.plans.template import from_image, scratch
 from knit_cli.session import api_of, environment_of
-from knit_cli.tagging import read_tags
+from knit_cli.tag_flags import read_tags
 from knit_workflows.domain.os_errors import advice_for, reason_of
 
 app = typer.Typer()
@@ -35,29 +35,39 @@ _STDIN = "-"
 
 
 def show_plan(context: typer.Context, plan_id: PlanId) -> None:
-    """Shows a Plan as JSON."""
+    """Show a Plan as JSON."""
     with api_of(invocation_of(context)) as api:
         print_json(api.get_plan(plan_id))
 
 
 def find_plans(
     context: typer.Context,
-    active: Annotated[YesNoBoth, typer.Option(help="Only active Plans, or not.")] = YesNoBoth.BOTH,
+    active: Annotated[
+        YesNoBoth, typer.Option(help="Only active or only inactive ones.")
+    ] = YesNoBoth.BOTH,
     image: Annotated[
         str | None, typer.Option(metavar="NAME[:TAG][@DIGEST]", help="Only Plans of this image.")
     ] = None,
     in_tag: Annotated[
         list[str] | None,
-        typer.Option("--in-tag", "-i", metavar="KEY:VALUE", help="Has this on one input. Repeat."),
+        typer.Option(
+            "--in-tag",
+            "-i",
+            metavar="KEY:VALUE",
+            help="Only with this on an input. Repeat.",
+        ),
     ] = None,
     out_tag: Annotated[
         list[str] | None,
         typer.Option(
-            "--out-tag", "-o", metavar="KEY:VALUE", help="Has this on one output or log. Repeat."
+            "--out-tag",
+            "-o",
+            metavar="KEY:VALUE",
+            help="Only with this on an output or log. Repeat.",
         ),
     ] = None,
 ) -> None:
-    """Shows Plans by id, as JSON."""
+    """Show Plans, ordered by id, as JSON."""
     in_tags = read_tags(in_tag or [], "--in-tag")
     out_tags = read_tags(out_tag or [], "--out-tag")
     with api_of(invocation_of(context)) as api:
@@ -67,28 +77,28 @@ def find_plans(
 def write_template(
     context: typer.Context,
     image: Annotated[
-        str | None, typer.Argument(metavar="[IMAGE:TAG]", help="Which image of the archive.")
+        str | None, typer.Argument(metavar="[IMAGE:TAG]", help="Which image in the archive.")
     ] = None,
     from_scratch: Annotated[
-        bool, typer.Option("--scratch", help="Write one without looking at an image.")
+        bool, typer.Option("--scratch", help="Write one without an image.")
     ] = False,
     source: Annotated[
         str,
-        typer.Option("--input", "-i", metavar="FILE", help="What `docker save` wrote; - is stdin."),
+        typer.Option("--input", "-i", metavar="FILE", help="From `docker save`; - is stdin."),
     ] = _STDIN,
     platform: Annotated[
         str | None,
         typer.Option(
-            metavar="OS/ARCH", help="For which platform, where an image runs different things."
+            metavar="OS/ARCH", help="Which platform, if the image differs between platforms."
         ),
     ] = None,
 ) -> None:
-    """Writes a first Plan file for an image: docker save IMAGE | knit plan template > plan.yaml."""
+    """Write a first Plan file for an image: docker save IMAGE | knit plan template > plan.yaml."""
     invocation = invocation_of(context)
     environment = environment_of(invocation)
     if from_scratch:
         if image is not None:
-            raise typer.BadParameter("with --scratch there is no image", param_hint="IMAGE:TAG")
+            raise typer.BadParameter("it cannot be combined with --scratch", param_hint="IMAGE:TAG")
         print_text(scratch(environment))
         return
     if source == _STDIN and image is not None and invocation.path(image).is_file():
@@ -116,7 +126,7 @@ def _read(
         raise BadInput(
             "cannot read stdin" if source == _STDIN else f"cannot read {source}",
             reason=reason_of(cause),
-            advice=advice_for(cause, "give it a file, with --input"),
+            advice=advice_for(cause, "name a file with --input"),
         ) from cause
 
 
@@ -128,7 +138,7 @@ app.command("show")(show_plan)
 app.command("find")(find_plans)
 app.command("graph")(graph_plans)
 app.command("active")(switch_plan)
-# A negative number is no flag.
+# A negative number is not a flag.
 app.command("priority", context_settings={"ignore_unknown_options": True})(change_priority)
 app.command("resource")(change_resources)
 app.command("annotate")(annotate_plan)

@@ -1,4 +1,4 @@
-"""What of a Plan can be changed once it is registered; every command shows the Plan as JSON."""
+"""The commands that change a registered Plan; each shows the Plan as JSON."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def switch_plan(
     mode: Annotated[OnOff, typer.Argument(metavar="yes|no")],
     plan_id: PlanId,
 ) -> None:
-    """Lets the Runs of a Plan start, or not, and shows the Plan as JSON."""
+    """Allow or forbid the Runs of a Plan to start, and show the Plan as JSON."""
     with api_of(invocation_of(context)) as api:
         print_json(api.activate_plan(plan_id, mode is OnOff.YES))
 
@@ -45,18 +45,21 @@ def change_resources(
     plan_id: PlanId,
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", "-s", metavar="TYPE=QUANTITY", help="Let it use so much. Repeat."),
+        typer.Option("--set", "-s", metavar="TYPE=QUANTITY", help="Set this resource. Repeat."),
     ] = None,
     unset: Annotated[
         list[str] | None,
         typer.Option(
-            "--unset", "-u", metavar="TYPE", help="Take it away; cpu and memory fall back. Repeat."
+            "--unset",
+            "-u",
+            metavar="TYPE",
+            help="Unset this resource; cpu and memory get defaults. Repeat.",
         ),
     ] = None,
 ) -> None:
-    """Changes what Runs that start later may use, and shows the Plan as JSON.
+    """Change the resources of Runs that start later, and show the Plan as JSON.
 
-    For a type in both, --set wins. Without a value cpu is 1 and memory is 1Gi.
+    For a type in both, --set wins. By default cpu is 1 and memory is 1Gi.
     """
     quantities = dict(_quantity(text) for text in set_ or [])
     with api_of(invocation_of(context)) as api:
@@ -84,44 +87,45 @@ def annotate_plan(
     context: typer.Context,
     plan_id: PlanId,
     add: Annotated[
-        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Add this one. Repeat.")
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Add this annotation. Repeat.")
     ] = None,
     remove: Annotated[
-        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Remove this one. Repeat.")
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Remove this annotation. Repeat.")
     ] = None,
     remove_key: Annotated[
-        list[str] | None, typer.Option(metavar="KEY", help="Remove all of this key. Repeat.")
+        list[str] | None,
+        typer.Option(metavar="KEY", help="Remove all with this key. Repeat."),
     ] = None,
 ) -> None:
-    """Removes, then adds annotations, and shows the Plan as JSON."""
+    """Remove, then add annotations, and show the Plan as JSON."""
     change = AnnotationsChange(
-        add=_notes(add or [], "--add"),
-        remove=_notes(remove or [], "--remove"),
+        add=_annotations(add or [], "--add"),
+        remove=_annotations(remove or [], "--remove"),
         remove_key=[key.strip() for key in remove_key or []],
     )
     with api_of(invocation_of(context)) as api:
         print_json(api.change_annotations(plan_id, change))
 
 
-def _notes(texts: Iterable[str], flag: str) -> list[str]:
-    notes = []
+def _annotations(texts: Iterable[str], flag: str) -> list[str]:
+    annotations = []
     for text in texts:
         key, equals, value = text.partition("=")
         if not equals:
             raise typer.BadParameter(f"write KEY=VALUE, not {text!r}", param_hint=flag)
-        notes.append(f"{key.strip()}={value.strip()}")
-    return notes
+        annotations.append(f"{key.strip()}={value.strip()}")
+    return annotations
 
 
 def change_service_account(
     context: typer.Context,
     plan_id: PlanId,
     set_: Annotated[
-        str | None, typer.Option("--set", metavar="NAME", help="Give them this one's token.")
+        str | None, typer.Option("--set", metavar="NAME", help="Run as this service account.")
     ] = None,
-    unset: Annotated[bool, typer.Option("--unset", help="Give them no token.")] = False,
+    unset: Annotated[bool, typer.Option("--unset", help="Run without one.")] = False,
 ) -> None:
-    """Sets the service account of Runs that start later, and shows the Plan as JSON."""
+    """Set the service account of Runs that start later, and show the Plan as JSON."""
     if (set_ is None) is not unset:
         raise typer.BadParameter("give one of --set and --unset", param_hint="--set")
     with api_of(invocation_of(context)) as api:
@@ -137,10 +141,10 @@ def change_priority(
             metavar="N",
             min=-MAX_PRIORITY,
             max=MAX_PRIORITY,
-            help=f"From -{MAX_PRIORITY} to {MAX_PRIORITY}; Plans begin with 0.",
+            help=f"From -{MAX_PRIORITY} to {MAX_PRIORITY}; default 0.",
         ),
     ],
 ) -> None:
-    """Lets a Plan's waiting Runs go before those of a lower one, and shows the Plan as JSON."""
+    """Let a Plan's Runs go before those of Plans with a lower priority, and show it as JSON."""
     with api_of(invocation_of(context)) as api:
         print_json(api.set_priority(plan_id, priority))

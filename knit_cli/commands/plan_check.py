@@ -1,4 +1,4 @@
-"""`knit plan validate` and `knit plan schema`: what can be said of a Plan file without a server."""
+"""`knit plan validate` and `knit plan schema`: checks of Plan files without a server."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ def validate_plans(
     context: typer.Context,
     plan_file: Annotated[list[str], typer.Argument(help="Plans in YAML.")],
 ) -> None:
-    """Checks Plan files without a server: their YAML, their keys, and every rule of a Plan.
+    """Check Plan files without a server: their YAML, their keys, and every rule of a Plan.
 
-    Whether another Plan is in the way only a server knows: see `apply --dry-run`.
+    Only a server can tell whether another Plan conflicts: see `apply --dry-run`.
     """
     invocation = invocation_of(context)
     broken = [one for text in plan_file if (one := _fault(invocation, text)) is not None]
@@ -34,7 +34,7 @@ def validate_plans(
 
 
 def _fault(invocation: Invocation, text: str) -> BadInput | None:
-    """Gives what is wrong with a file; says so when nothing is."""
+    """Gives what is wrong with a file; if nothing is, says so."""
     try:
         read_plan(invocation.path(text), text).check_rules()
     except BadInput as fault:
@@ -44,5 +44,5 @@ def _fault(invocation: Invocation, text: str) -> BadInput | None:
 
 
 def print_schema() -> None:
-    """Shows the JSON Schema of a Plan file, for editors: knit plan schema > plan.schema.json."""
+    """Show the JSON Schema of a Plan file, for editors: knit plan schema > plan.schema.json."""
     print_text(plan_schema_text())

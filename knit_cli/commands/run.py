@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import typer
 
 from knit_cli.api.client import ApiClient
-from knit_cli.errors import CliError
-from knit_cli.instants import read_duration, read_instant
+from knit_cli.commands.choices import Duration, Since, read_period
 from knit_cli.invocation import invocation_of
 from knit_cli.output import print_bytes, print_json, say
 from knit_cli.run_view import print_history, remarks
@@ -22,63 +22,44 @@ app = typer.Typer()
 RunId = Annotated[str, typer.Argument(metavar="RUN_ID", autocompletion=complete_run)]
 
 
+def _repeatable(
+    flag: str, short: str, metavar: str, text: str, complete: Callable[..., list[tuple[str, str]]]
+) -> Any:
+    return typer.Option(
+        flag, short, metavar=metavar, help=f"{text} Repeat.", autocompletion=complete
+    )
+
+
+Values = list[str] | None
+PlanIds = Annotated[
+    Values, _repeatable("--planid", "-p", "PLAN_ID", "Only Runs of it.", complete_plan)
+]
+InputIds = Annotated[
+    Values, _repeatable("--in-knitid", "-i", "KNIT_ID", "Only Runs that use it.", complete_data)
+]
+OutputIds = Annotated[
+    Values, _repeatable("--out-knitid", "-o", "KNIT_ID", "Only Runs that make it.", complete_data)
+]
+Statuses = Annotated[
+    Values, _repeatable("--status", "-s", "STATUS", "Only Runs with this status.", complete_status)
+]
+
+
 @app.command("find")
 def find_runs(
     context: typer.Context,
-    planid: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--planid",
-            "-p",
-            metavar="PLAN_ID",
-            help="Only Runs of it. Repeat.",
-            autocompletion=complete_plan,
-        ),
-    ] = None,
-    in_knitid: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--in-knitid",
-            "-i",
-            metavar="KNIT_ID",
-            help="Only Runs that use it. Repeat.",
-            autocompletion=complete_data,
-        ),
-    ] = None,
-    out_knitid: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--out-knitid",
-            "-o",
-            metavar="KNIT_ID",
-            help="Only Runs that make it. Repeat.",
-            autocompletion=complete_data,
-        ),
-    ] = None,
-    status: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--status",
-            "-s",
-            metavar="STATUS",
-            help="Only Runs that are running, done, …. Repeat.",
-            autocompletion=complete_status,
-        ),
-    ] = None,
-    since: Annotated[
-        str | None, typer.Option(metavar="TIME", help="Only Runs changed from this time on.")
-    ] = None,
-    duration: Annotated[
-        str | None,
-        typer.Option(metavar="DURATION", help="With --since: only for so long, such as 2h45m."),
-    ] = None,
+    planid: PlanIds = None,
+    in_knitid: InputIds = None,
+    out_knitid: OutputIds = None,
+    status: Statuses = None,
+    since: Since = None,
+    duration: Duration = None,
 ) -> None:
-    """Shows Runs, oldest change first, as JSON: any value of one flag, but all flags."""
-    if duration is not None and since is None:
-        raise typer.BadParameter("it needs --since", param_hint="--duration")
-    start = read_instant(since, "--since") if since is not None else None
-    if duration is not None:
-        read_duration(duration, "--duration")
+    """Show Runs, least recently changed first, as JSON.
+
+    A Run must match one value of each flag that is given.
+    """
+    start = read_period(since, duration)
     with api_of(invocation_of(context)) as api:
         found = api.find_runs(
             planid or [], in_knitid or [], out_knitid or [], status or [], start, duration
@@ -92,18 +73,18 @@ def show_run(
     run_id: RunId,
     log: Annotated[bool, typer.Option("--log", help="Show its log instead.")] = False,
     follow: Annotated[
-        bool, typer.Option("--follow", "-f", help="With --log: go on until the Run ends.")
+        bool, typer.Option("--follow", "-f", help="With --log: continue until the Run ends.")
     ] = False,
     events: Annotated[
         bool, typer.Option("--events", help="Show its history instead; as JSON when piped.")
     ] = False,
 ) -> None:
-    """Shows a Run as JSON, its log or its history; on a terminal also why it waits."""
+    """Show a Run as JSON, its log or its history; on a terminal also why it waits."""
     if log and events:
         raise typer.BadParameter("it cannot be combined with --log", param_hint="--events")
     with api_of(invocation_of(context)) as api:
         if log:
-            copy_log(api, run_id, follow=follow, write=lambda piece: print_bytes([piece]))
+            copy_log(api, run_id, follow=follow, write=lambda chunk: print_bytes([chunk]))
         elif events:
             _show_history(api, run_id)
         else:
@@ -123,11 +104,7 @@ def _show(api: ApiClient, run_id: str) -> None:
     print_json(run)
     if not sys.stdout.isatty():
         return
-    try:
-        history = api.run_events(run_id)
-    except CliError:  # an older server keeps none; what was asked for has been shown
-        history = []
-    for line in remarks(run, history):
+    for line in remarks(run, api.run_events(run_id)):
         say(line)
 
 
@@ -136,10 +113,10 @@ def stop_run(
     context: typer.Context,
     run_id: RunId,
     fail: Annotated[
-        bool, typer.Option("--fail", "-x", help="Let it end as failed; else as done.")
+        bool, typer.Option("--fail", "-x", help="End it as failed; otherwise as done.")
     ] = False,
 ) -> None:
-    """Asks a Run to end; it does so a little later."""
+    """Stop a Run; it ends a little later."""
     with api_of(invocation_of(context)) as api:
         run = api.stop_run(run_id, fail=fail)
     say(f"Run {run_id} is {run.status}; follow it with `knit run show {run_id}`")
@@ -147,15 +124,15 @@ def stop_run(
 
 @app.command("retry")
 def retry_run(context: typer.Context, run_id: RunId) -> None:
-    """Lets a Run that is done or failed be done anew; what it made before is discarded."""
+    """Retry a Run that is done or failed; its outputs are discarded."""
     with api_of(invocation_of(context)) as api:
         api.retry_run(run_id)
-    say(f"Run {run_id} will be done anew; follow it with `knit run show {run_id}`")
+    say(f"Run {run_id} will be retried; follow it with `knit run show {run_id}`")
 
 
 @app.command("rm")
 def delete_run(context: typer.Context, run_id: RunId) -> None:
-    """Deletes a Run and the Data it made, unless another Run uses them."""
+    """Delete a Run and its outputs, unless another Run uses them."""
     with api_of(invocation_of(context)) as api:
         api.delete_run(run_id)
-    say(f"Run {run_id} is deleted")
+    say(f"Run {run_id} was deleted")

@@ -1,1 +1,1 @@
-"""What a project and a user have set up: profiles and `knitenv`."""
+"""Configuration of users and projects: profiles and `knitenv`."""

@@ -1,4 +1,4 @@
-"""Writes small files of the user whole or not at all, and one writer at a time."""
+"""Writes small files of the user atomically, one writer at a time."""
 
 from __future__ import annotations
 
@@ -11,14 +11,17 @@ from pathlib import Path
 
 
 def write_private(path: Path, text: str) -> None:
-    """Puts the text at the path, readable by its owner only; a crash leaves the old or the new.
+    """Replaces a file atomically; it is readable by its owner only.
 
-    Missing parent folders are made, for the owner only. A symbolic link is followed, so that a file
-    kept elsewhere stays there. The second call replaces the first. Raises OSError.
+    Missing parent folders are created for the owner only. A symbolic link is followed, so that a
+    file kept elsewhere stays there.
+
+    Raises:
+        OSError: the file or a folder cannot be written.
     """
     target = path.resolve()
     target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    # mkstemp creates with 0600: the text is never readable by others, not even for a moment.
+    # mkstemp creates with mode 0600: the text is never readable by others, even for a moment.
     handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     try:
         # Names of folders need not be UTF-8.
@@ -34,17 +37,20 @@ def write_private(path: Path, text: str) -> None:
 
 @contextmanager
 def sole_writer(path: Path) -> Iterator[None]:
-    """Waits until no other process is in this block for the same path. Raises OSError.
+    """Holds a lock for the path during the block, after waiting for other processes.
 
-    The lock is a file beside it, which stays: the file itself is replaced by every write. It is let
-    go of with the process, however that ends. Windows has no such lock; there it is not waited.
+    The lock is on a file beside it, which stays, because every write replaces the file. It is
+    released when the process ends, however it ends. On Windows there is no lock.
+
+    Raises:
+        OSError: the lock file cannot be opened.
     """
     target = path.resolve()
     target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     lock = os.open(target.with_name(f".{target.name}.lock"), os.O_RDWR | os.O_CREAT, 0o600)
     try:
         if sys.platform != "win32":
-            import fcntl  # not there on Windows
+            import fcntl  # not available on Windows
 
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield

@@ -1,4 +1,4 @@
-"""The project's defaults in `knitenv`: tags for what is pushed, resources for new Plans."""
+"""Project defaults in `knitenv`: tags for pushed Data, resources for new Plans."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from knit_workflows.wire.tags import Tag
 
 @dataclass(frozen=True)
 class Environment:
-    """Project defaults: tags in the order written, and resources by type."""
+    """Project defaults: tags in the order of the file, and resources by type."""
 
     tags: tuple[Tag, ...] = ()
     resources: dict[str, str] = field(default_factory=dict)
 
 
 def load_environment(path: Path) -> Environment:
-    """Gives the defaults in the file; a missing or unreadable file gives none.
+    """Reads the defaults in the file; a missing or unreadable file has none.
 
     Raises:
         BadInput: the file is not YAML, or a tag has no colon.

@@ -1,4 +1,4 @@
-"""Profiles: at which address, trusting which CA, a project reaches its API."""
+"""Profiles: the address of a project's API, and the CA to trust."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import yaml
 
-from knit_cli.api.trust import read_certificates, refuse_expired, trust_in, usual_trust
+from knit_cli.api.tls import context_trusting, default_context, raise_if_expired, read_certificates
 from knit_cli.config.files import sole_writer, write_private
 from knit_cli.errors import ProfileProblem
 from knit_cli.invocation import PROFILE_MARKER
@@ -27,42 +27,42 @@ _RUN_INIT = (
 
 @dataclass(frozen=True)
 class Profile:
-    """One verified profile: an absolute `api_root` without trailing `/`; `ca` is a PEM or None."""
+    """A valid profile: an absolute `api_root` without trailing `/`; `ca` is PEM or None."""
 
     api_root: str
     ca: str | None = None
 
     def trust(self, variables: Mapping[str, str], where: str) -> ssl.SSLContext:
-        """Gives the TLS context: with `ca` only that CA is trusted, else the system's.
+        """Creates a TLS context that trusts `ca` only, or without it the system's CAs.
 
         Args:
-            variables: the environment, which may name other certificates than the system's.
+            variables: the environment, which may replace the system's CAs.
             where: names the profile, for messages.
 
         Raises:
-            ProfileProblem: the CA has expired, or what the environment names cannot be used.
+            ProfileProblem: the CA has expired, or a CA named by the environment cannot be used.
         """
         if self.ca is None:
-            return usual_trust(variables)
-        context = trust_in(self.ca)
-        refuse_expired(context, where)
+            return default_context(variables)
+        context = context_trusting(self.ca)
+        raise_if_expired(context, where)
         return context
 
 
 def read_profile(path: Path) -> Profile:
-    """Gives the profile in a knitprofile file, verified.
+    """Reads and validates a knitprofile file.
 
     Raises:
-        ProfileProblem: the file cannot be read, or is no valid profile.
+        ProfileProblem: the file cannot be read, or is not a valid profile.
     """
-    return _verified(_load_yaml(path), f"{path}")
+    return _validated(_load_yaml(path), f"{path}")
 
 
 def load_profile(store: Path, name: str) -> Profile:
-    """Gives the profile of that name in the store, verified.
+    """Reads and validates the profile of that name in the store.
 
     Raises:
-        ProfileProblem: there is no store, no such profile, or it is not valid.
+        ProfileProblem: there is no store, no such profile, or it is invalid.
     """
     try:
         profiles = _load_store(store)
@@ -76,14 +76,13 @@ def load_profile(store: Path, name: str) -> Profile:
         raise ProfileProblem(
             f"no profile named {name}", reason=f"{store} does not have it", advice=_RUN_INIT
         )
-    return _verified(profiles[name], f"{store}, profile {name}")
+    return _validated(profiles[name], f"{store}, profile {name}")
 
 
 def save_profile(profile: Profile, *, store: Path, name: str) -> None:
-    """Keeps the profile under that name; other profiles in the store stay as they are.
+    """Saves the profile under that name, replacing an earlier one; other profiles are kept.
 
-    The store is readable by its owner only. The second call replaces the first; two at once are
-    both kept.
+    The store is readable by its owner only. Safe against concurrent calls.
 
     Raises:
         ProfileProblem: the store cannot be read or written.
@@ -105,7 +104,7 @@ def save_profile(profile: Profile, *, store: Path, name: str) -> None:
 
 
 def mark_folder(folder: Path, name: str) -> Path:
-    """Makes the folder and all below use the profile of that name; gives the file written.
+    """Makes the folder and all below use the profile of that name; returns the file written.
 
     Raises:
         ProfileProblem: the folder cannot be written.
@@ -127,7 +126,7 @@ def _load_store(store: Path) -> Mapping[str, Any]:
     if not isinstance(content, dict):
         raise ProfileProblem(
             f"{store} is not a profile store",
-            reason="it should map profile names to profiles",
+            reason="it must map profile names to profiles",
             advice="move it away and run `knit init KNIT_PROFILE_FILE` again",
         )
     return content
@@ -146,7 +145,7 @@ def _load_yaml(path: Path) -> Any:
         ) from cause
 
 
-def _verified(content: Any, where: str) -> Profile:
+def _validated(content: Any, where: str) -> Profile:
     def broken(reason: str, advice: str) -> ProfileProblem:
         return ProfileProblem(f"the profile in {where} is broken", reason=reason, advice=advice)
 
@@ -165,7 +164,7 @@ def _verified(content: Any, where: str) -> Profile:
     encode = "encode the file of the CA's certificate: base64 -w0"
     try:
         pem = read_certificates(base64.b64decode("".join(str(encoded).split()), validate=True))
-        trust_in(pem)
+        context_trusting(pem)
     except binascii.Error as cause:
         raise broken(f"`cert.ca` is not base64: {cause}", encode) from cause
     except ssl.SSLError as cause:

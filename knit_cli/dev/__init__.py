@@ -1,7 +1,7 @@
-"""`knit dev`: a whole knit on this machine, in one state folder. A composition root.
+"""`knit dev`: a complete knit on this machine, in one state folder. A composition root.
 
 ```
-app ──► starting ──► supervisor ──► services ──► database, ports
-  └───► ending ◄─────────┘            all of them ──► state
+app ──► startup ──► supervisor ──► child_process ──► services
+  └───► shutdown ◄──────┘          all of them ──► dev_folder, ports
 ```
 """

@@ -1,4 +1,4 @@
-"""`knit dev up|status|down`: a whole knit on this machine."""
+"""`knit dev up|status|down`: a complete knit on this machine."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from rich.console import Console
 from rich.live import Live
 
 from knit_cli.config.profile import Profile, mark_folder, save_profile
-from knit_cli.dev.ending import end_leftovers, end_supervisor, leftovers
+from knit_cli.dev.dev_folder import RECORD, DevFolder, DevState, Ports
 from knit_cli.dev.ports import LOOPBACK
 from knit_cli.dev.prerequisites import obtain_prerequisites
 from knit_cli.dev.services import api_root
-from knit_cli.dev.starting import running_detached, settled, supervise
-from knit_cli.dev.state import RECORD, DevState, Ports, StateFolder
-from knit_cli.dev.view import disk_facts, disk_line, live, still
+from knit_cli.dev.shutdown import leftovers, stop_leftovers, stop_supervisor
+from knit_cli.dev.startup import running_detached, supervise, wait_until_settled
+from knit_cli.dev.view import disk_facts, disk_line, live, snapshot
 from knit_cli.errors import CliError
 from knit_cli.invocation import Invocation, find_upward, invocation_of
 from knit_cli.output import say
@@ -27,21 +27,21 @@ dev_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
 DEFAULT_STATE: Final = ".knit/dev"
 StateOption = Annotated[
-    str, typer.Option("--state", metavar="PATH", help="Folder that holds everything of it.")
+    str, typer.Option("--state", metavar="PATH", help="Folder for everything that belongs to it.")
 ]
-FoundState = Annotated[
+NearestState = Annotated[
     str | None,
     typer.Option(
         "--state",
         metavar="PATH",
-        help=f"Folder that holds everything of it (default: the nearest {DEFAULT_STATE}).",
+        help=f"Folder of the stack (default: the nearest {DEFAULT_STATE}).",
     ),
 ]
 
 
 @dev_app.callback()
 def dev() -> None:
-    """A whole knit on this machine: PostgreSQL, Temporal with its Web UI, API and worker."""
+    """A complete knit on this machine: PostgreSQL, Temporal with its Web UI, API and workers."""
 
 
 @dev_app.command()
@@ -49,29 +49,29 @@ def up(
     context: typer.Context,
     state: StateOption = DEFAULT_STATE,
     detach: Annotated[
-        bool, typer.Option("--detach", "-d", help="Return when it is ready; it goes on.")
+        bool, typer.Option("--detach", "-d", help="Return when it is ready, and leave it running.")
     ] = False,
     api_port: Annotated[int | None, typer.Option(help="Port of the API.")] = None,
     temporal_port: Annotated[int | None, typer.Option(help="Port of Temporal.")] = None,
     web_port: Annotated[int | None, typer.Option(help="Port of Temporal's Web UI.")] = None,
 ) -> None:
-    """Starts the stack and makes `knit` use it in this folder; running already: shows it."""
+    """Start the stack and make `knit` use it in this folder; if it runs already, show it."""
     invocation = invocation_of(context)
-    folder = StateFolder(invocation.path(state))
-    _tell_of_another(invocation, folder)
+    folder = DevFolder(invocation.path(state))
+    _mention_stack_above(invocation, folder)
     folder.create()
     ports = {"api": api_port, "temporal": temporal_port, "web_ui": web_port}
-    record = settled(folder)
+    record = wait_until_settled(folder)
     if record is not None:
-        say("knit is running already")
+        say("knit is already running")
     else:
-        # Here and not in the supervisor, because it may take minutes, which the user should see.
+        # Here and not in the supervisor, because it may take minutes and the user should see it.
         obtain_prerequisites(quiet=invocation.quiet)
         if detach:
             record = running_detached(folder, ports)
     if record is not None:
         _use_here(invocation, record.ports)
-        Console().print(still(record))
+        Console().print(snapshot(record))
         return
     _supervise_here(invocation, folder, ports)
 
@@ -79,21 +79,21 @@ def up(
 @dev_app.command()
 def status(
     context: typer.Context,
-    state: FoundState = None,
+    state: NearestState = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Shows whether it runs, where it listens, how full its disk is; exit code 1 if it is down.
+    """Show whether the stack runs, its addresses and free disk space; exit code 1 if it is down.
 
-    Below the folder of a stack it is that one.
+    Inside the folder of a stack, that one is meant.
     """
     folder = _found(invocation_of(context), state)
     running = folder.running()
     if as_json or not sys.stdout.isatty():
         print(json.dumps(_as_json(running, folder), indent=4))  # noqa: T201  its result
     elif running is not None:
-        Console().print(still(running), disk_line(folder, running))
+        Console().print(snapshot(running), disk_line(folder, running))
     elif leftovers(folder):
-        say("its supervisor was killed, other processes are left: `knit dev up` starts it again")
+        say("its supervisor was killed, but other processes run; restart it with `knit dev up`")
     else:
         say("knit is not running here; start it with `knit dev up`")
     if running is None:
@@ -101,97 +101,100 @@ def status(
 
 
 @dev_app.command()
-def down(context: typer.Context, state: FoundState = None) -> None:
-    """Ends the stack; its state stays, and Runs go on at the next `knit dev up`.
+def down(context: typer.Context, state: NearestState = None) -> None:
+    """Stop the stack; its state is kept, and Runs continue at the next `knit dev up`.
 
-    Below the folder of a stack it is that one.
+    Inside the folder of a stack, that one is meant.
     """
     folder = _found(invocation_of(context), state)
     running = folder.running()
     if running is not None and running.supervisor is not None:
-        end_supervisor(running.supervisor)
+        stop_supervisor(running.supervisor)
     elif not folder.root.is_dir():
         say("knit is not running here")
         return
     with folder.locked() as mine:
         if not mine:
             raise CliError(
-                "knit is being started again",
+                "knit is being restarted",
                 reason=f"another command holds {folder.root}",
-                advice="look at it with `knit dev status`",
+                advice="check it with `knit dev status`",
             )
-        # A killed supervisor leaves its processes, PostgreSQL too.
-        left = end_leftovers(folder)
+        # A killed supervisor leaves its processes running, PostgreSQL too.
+        left = stop_leftovers(folder)
         record = folder.load()
         if record is not None and record.supervisor is not None:
             folder.save(DevState(ports=record.ports))
     if running is None and not left:
         say("knit is not running here")
         return
-    say("knit is down; its state stays in " + str(folder.root))
+    say(f"knit is down; its state is kept in {folder.root}")
 
 
-def _found(invocation: Invocation, state: str | None) -> StateFolder:
-    """Gives the folder that is named, else the nearest one that was ever started, else the cwd's.
+def _found(invocation: Invocation, state: str | None) -> DevFolder:
+    """Gives the folder of --state, else the nearest one with a record, else the cwd's.
 
-    So it is found as `.knitprofile` is: from everywhere below.
+    So, like `.knitprofile`, it is found from any folder below.
     """
     if state is not None:
-        return StateFolder(invocation.path(state))
-    return _nearest(invocation) or StateFolder(invocation.path(DEFAULT_STATE))
+        return DevFolder(invocation.path(state))
+    return _nearest(invocation) or DevFolder(invocation.path(DEFAULT_STATE))
 
 
-def _nearest(invocation: Invocation) -> StateFolder | None:
+def _nearest(invocation: Invocation) -> DevFolder | None:
     record = find_upward(invocation.surroundings.cwd, f"{DEFAULT_STATE}/{RECORD}")
-    return None if record is None else StateFolder(record.parent)
+    return None if record is None else DevFolder(record.parent)
 
 
-def _tell_of_another(invocation: Invocation, folder: StateFolder) -> None:
-    """Says when a stack runs above this folder: that may be the one that is wanted."""
+def _mention_stack_above(invocation: Invocation, folder: DevFolder) -> None:
+    """Mentions a stack that runs in a parent folder, which the user may have meant."""
     above = _nearest(invocation)
     if above is None or above.root == folder.root or above.running() is None:
         return
-    say(f"another knit runs above, with its state in {above.root}; this folder gets one of its own")
+    say(f"another knit runs in a parent folder ({above.root}); this folder gets its own")
 
 
 def _supervise_here(
-    invocation: Invocation, folder: StateFolder, ports: dict[str, int | None]
+    invocation: Invocation, folder: DevFolder, ports: dict[str, int | None]
 ) -> None:
     console = Console(stderr=True)
 
-    def started(chosen: Ports) -> None:
+    def use_ports(chosen: Ports) -> None:
         _use_here(invocation, chosen)
 
     if not console.is_terminal:
-        mine = supervise(folder, ports, started=started)
+        mine = supervise(folder, ports, on_ports=use_ports)
     else:
         view = Live(console=console, refresh_per_second=4)
         view.start()
         try:
             mine = supervise(
-                folder, ports, started=started, changed=lambda it: view.update(live(it, folder))
+                folder,
+                ports,
+                on_ports=use_ports,
+                on_change=lambda it: view.update(live(it, folder)),
             )
         finally:
             with suppress(OSError):  # the terminal may have been closed
                 view.stop()
     if not mine:
         raise CliError(
-            "another `knit dev up` holds this state folder",
+            "another `knit dev up` is using this state folder",
             reason=str(folder.root),
-            advice="look at it with `knit dev status`, or choose another --state",
+            advice="check it with `knit dev status`, or choose another --state",
         )
 
 
 def _use_here(invocation: Invocation, ports: Ports) -> None:
-    """Write the profile, and make this folder use it."""
+    """Saves a profile for the stack, and makes this folder use it."""
     folder = invocation.surroundings.cwd
-    # Not the nearest .knitprofile's: that may be another project's, in an ancestor.
+    # Not the name in the nearest .knitprofile, which may belong to another project above.
     name = invocation.profile or str(folder.absolute())
     save_profile(Profile(api_root(ports)), store=invocation.store_path, name=name)
     mark_folder(folder, name)
 
 
-def _as_json(record: DevState | None, folder: StateFolder) -> dict[str, object]:
+def _as_json(record: DevState | None, folder: DevFolder) -> dict[str, object]:
     if record is None:
         return {"running": False}
     return {

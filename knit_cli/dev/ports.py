@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import psutil
 
-from knit_cli.dev.state import Ports
+from knit_cli.dev.dev_folder import Ports
 from knit_cli.errors import BadInput
 from knit_workflows import embedded
 
@@ -17,9 +17,10 @@ _FLAGS = {"api": "--api-port", "temporal": "--temporal-port", "web_ui": "--web-p
 
 
 def choose_ports(chosen: Mapping[str, int | None], last: Ports | None) -> Ports:
-    """Takes what the user chose, else the last start's port if it is free, else any free one.
+    """Takes the port the user chose, else the one of the last start if free, else any free one.
 
-    Raises BadInput when a port that the user chose is not free.
+    Raises:
+        BadInput: a port that the user chose is not free.
     """
     taken: dict[str, int] = {name: port for name, port in chosen.items() if port}
     for name, port in taken.items():
@@ -33,9 +34,9 @@ def choose_ports(chosen: Mapping[str, int | None], last: Ports | None) -> Ports:
 
 
 def why_not_free(port: int) -> str | None:
-    """Says why nobody could listen on a port now; None when it is free."""
+    """Tells why nothing can listen on a port now; None if it is free."""
     with socket.socket() as probe:
-        # As servers do: what an ended server's connections leave behind does not count.
+        # As servers do, so that old connections in TIME_WAIT do not count.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((LOOPBACK, port))
@@ -47,7 +48,7 @@ def why_not_free(port: int) -> str | None:
 
 
 def listens(pid: int, port: int) -> bool:
-    """Says whether this very process listens on a port; somebody else's server does not count."""
+    """Tells whether this process itself listens on a port."""
     try:
         connections = psutil.Process(pid).net_connections("tcp")
     except psutil.Error:
@@ -64,7 +65,7 @@ def _refuse_unless_usable(flag: str, port: int, times: int) -> None:
         raise BadInput(
             f"{flag} {port} cannot be used",
             reason=reason,
-            advice=f"choose another {flag}, or leave it out: then a free port is found",
+            advice=f"choose another {flag}, or leave it out to get a free port",
         )
 
 

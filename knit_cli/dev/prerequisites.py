@@ -1,8 +1,9 @@
-"""What the embedded stack needs beside Python's packages: Temporal's program, and a sandbox."""
+"""What the embedded stack needs besides packages: Temporal, a sandbox, a user with a name."""
 
 from __future__ import annotations
 
 import os
+import pwd
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -17,10 +18,10 @@ T = TypeVar("T")
 
 
 def obtain_prerequisites(*, quiet: bool) -> None:
-    """Gets Temporal's program, for minutes if it must; says what will not work without a sandbox.
+    """Gets Temporal's program, which may take minutes, and warns if there is no sandbox.
 
     Raises:
-        CliError: Temporal's program cannot be had.
+        CliError: Temporal's program cannot be obtained.
     """
     _temporal(lambda: obtain_temporal(quiet=quiet))
     if os.environ.get("KNIT_COMPUTE__KIND", "local") == "local" and (problem := sandbox_problem()):
@@ -28,7 +29,7 @@ def obtain_prerequisites(*, quiet: bool) -> None:
 
 
 def require_temporal() -> Path:
-    """Gives the Temporal program that is on this machine.
+    """Finds Temporal's program on this machine.
 
     Raises:
         CliError: there is none.
@@ -39,10 +40,23 @@ def require_temporal() -> Path:
     return found
 
 
+def require_named_user() -> None:
+    """Raises CliError if the system does not know the current user: PostgreSQL needs a name."""
+    uid = os.geteuid()
+    try:
+        pwd.getpwuid(uid)
+    except KeyError as cause:
+        raise CliError(
+            "PostgreSQL cannot be set up",
+            reason=f"this system has no name for the user with id {uid}",
+            advice="add one to /etc/passwd, or run knit as a user that has one",
+        ) from cause
+
+
 def _temporal(get: Callable[[], T]) -> T:
     try:
         return get()
     except SetUpError as error:
         raise CliError(
-            "Temporal's dev server cannot be had", reason=str(error), advice=ADVICE
+            "Temporal's dev server cannot be obtained", reason=str(error), advice=ADVICE
         ) from error

@@ -1,4 +1,4 @@
-"""The processes of the embedded stack: how each is started, and how one sees that it is ready."""
+"""The processes of the embedded stack: how each is started, and how its readiness is checked."""
 
 from __future__ import annotations
 
@@ -12,48 +12,48 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from knit_cli.dev.database import DevDatabase
+from knit_cli.dev.dev_folder import DevFolder, Ports
 from knit_cli.dev.ports import LOOPBACK, listens
 from knit_cli.dev.prerequisites import require_temporal
-from knit_cli.dev.state import Ports, StateFolder
 from knit_workflows import embedded
+from knit_workflows.embedded import EmbeddedPostgres
 
-OWNER: Final = "KNIT_DEV_STATE"
-"""In the environment of every process: the state folder it belongs to."""
+OWNER_VARIABLE: Final = "KNIT_DEV_STATE"
+"""Environment variable of every process that names its state folder."""
 TEMPORAL: Final = ("server", "start-dev")
-FORMS: Final = (("-m", "knit_workflows"), ("-m", "knit_api"), TEMPORAL)
-"""What the command lines of our processes have in common, besides PostgreSQL's."""
+COMMAND_FORMS: Final = (("-m", "knit_workflows"), ("-m", "knit_api"), TEMPORAL)
+"""How the command lines of our processes begin, except PostgreSQL's."""
 NICENESS: Final = 5
-"""How much the worker that carries out Runs stands back behind what people wait for."""
+"""Lower priority of the worker that executes Runs, compared with what people wait for."""
 
 
 @dataclass(frozen=True)
 class Service:
-    """One process: how it is started and ended, and a quick test of readiness by process id."""
+    """One process: how to start and stop it, and a quick readiness check by process id."""
 
     name: str
     command: tuple[str, ...]
     environment: Mapping[str, str]
     is_ready: Callable[[int], bool]
     needs: tuple[str, ...] = ()
-    """Services that must be ready before this one is started."""
+    """Services that must be ready before this one starts."""
     user: str | None = None
     group: int | None = None
-    """The system's user that runs it, and its group, if it is not ours."""
+    """The system user and group that run it; None: our own."""
     niceness: int = 0
-    end_signal: signal.Signals = signal.SIGTERM
+    stop_signal: signal.Signals = signal.SIGTERM
     prepare: Callable[[], None] = field(default=lambda: None)
-    """Called before every start; blocks."""
-    made_ready: Callable[[], None] = field(default=lambda: None)
-    """Called when it has become ready, before what needs it is started; blocks."""
+    """Called before every start; may block."""
+    on_ready: Callable[[], None] = field(default=lambda: None)
+    """Called when it is ready, before its dependents start; may block."""
 
 
 def services(
-    folder: StateFolder, ports: Ports, database: DevDatabase, migrate: Callable[[], None]
+    folder: DevFolder, ports: Ports, database: EmbeddedPostgres, migrate: Callable[[], None]
 ) -> list[Service]:
-    """Gives PostgreSQL, Temporal, workers and API, in the order in which they are started."""
-    environment = _environment(folder, ports, database.url())
-    python = (sys.executable, "-P", "-m")  # -P: modules are never taken from the working folder
+    """Gives PostgreSQL, Temporal, workers and API, in start order."""
+    environment = _environment(folder, ports, database.address())
+    python = (sys.executable, "-P", "-m")  # -P: never import modules from the working directory
 
     def worker(name: str, roles: str, niceness: int = 0) -> Service:
         return Service(
@@ -73,9 +73,9 @@ def services(
             database.is_ready,
             user=database.user,
             group=database.group,
-            end_signal=signal.SIGINT,  # fast: SIGTERM would wait for its clients
+            stop_signal=signal.SIGINT,  # fast: SIGTERM would wait for its clients
             prepare=database.before_start,
-            made_ready=migrate,
+            on_ready=migrate,
         ),
         Service(
             "temporal",
@@ -84,8 +84,8 @@ def services(
             lambda pid: listens(pid, ports.temporal) and listens(pid, ports.web_ui),
         ),
         worker("worker", "engine,compute,watch", niceness=NICENESS),
-        # A process of its own, so that a burst of Runs neither fills its slots nor holds up its
-        # event loop, nor takes the core from it.
+        # A separate process, so that a burst of Runs neither fills its slots nor blocks its event
+        # loop, nor takes its CPU.
         worker("worker-interactive", "interactive"),
         Service(
             "api",
@@ -98,11 +98,11 @@ def services(
 
 
 def api_root(ports: Ports) -> str:
-    """Gives the address that goes into the profile."""
+    """Gives the API's address for the profile."""
     return f"{_origin(ports)}/api"
 
 
-def _temporal(folder: StateFolder, ports: Ports) -> tuple[str, ...]:
+def _temporal(folder: DevFolder, ports: Ports) -> tuple[str, ...]:
     cli, database = require_temporal(), folder.temporal_database
     return tuple(
         embedded.dev_server_command(cli, database, port=ports.temporal, ui_port=ports.web_ui)
@@ -113,19 +113,19 @@ def _origin(ports: Ports) -> str:
     return f"http://{LOOPBACK}:{ports.api}"
 
 
-def _environment(folder: StateFolder, ports: Ports, database_url: str) -> dict[str, str]:
-    # What the user has set for another Temporal (TLS, a key, a profile) must not get into ours.
+def _environment(folder: DevFolder, ports: Ports, database_url: str) -> dict[str, str]:
+    # The user's settings for another Temporal (TLS, a key, a profile) must not leak into ours.
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("TEMPORAL_")}
     return {
         **inherited,
-        OWNER: str(folder.root),
+        OWNER_VARIABLE: str(folder.root),
         "KNIT_STORE__URL": database_url,
         "KNIT_STORE__FOLDER": str(folder.postgres),
         "KNIT_STORE__RESERVE": str(folder.reserve),
         "KNIT_COMPUTE__KIND": os.environ.get("KNIT_COMPUTE__KIND", "local"),
         "KNIT_COMPUTE__LOCAL__STATE": str(folder.compute),
-        # One process does it all here, so the short activities may share the workflows' queue,
-        # where Temporal can hand them over without a round trip.
+        # One process does everything here, so short activities share the workflows' queue, where
+        # Temporal can start them eagerly, without a round trip.
         "KNIT_QUEUES__COMPUTE": "knit",
         "KNIT_LOG_FORMAT": "json",
         "TEMPORAL_CONFIG_FILE": os.devnull,
@@ -136,7 +136,7 @@ def _environment(folder: StateFolder, ports: Ports, database_url: str) -> dict[s
 
 
 def _answers(url: str) -> bool:
-    # Not by the proxy that HTTP_PROXY may name: it cannot reach this machine's own API.
+    # Without the proxy of HTTP_PROXY, which cannot reach this machine's own API.
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with direct.open(url, timeout=4) as response:

@@ -1,4 +1,4 @@
-"""How the embedded stack looks on a terminal."""
+"""Shows the embedded stack on a terminal."""
 
 from __future__ import annotations
 
@@ -9,35 +9,35 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from knit_cli.dev.children import Child
+from knit_cli.dev.child_process import ChildProcess
+from knit_cli.dev.dev_folder import DevFolder, DevState, Ports, ProcessIdentity
 from knit_cli.dev.ports import LOOPBACK
 from knit_cli.dev.services import api_root
-from knit_cli.dev.state import DevState, Ports, ProcessMark, StateFolder
 from knit_cli.dev.supervisor import Supervisor
 from knit_workflows.disk import DiskSpace, Reserve, format_bytes
 
 _STYLES = {"ready": "green", "starting": "yellow", "stopped": "red"}
 
 
-def live(supervisor: Supervisor, folder: StateFolder) -> RenderableType:
-    """Gives the picture of a running supervisor: one row per process, addresses below."""
+def live(supervisor: Supervisor, folder: DevFolder) -> RenderableType:
+    """Shows a running supervisor: a row per process, then the addresses."""
     state = "ready" if supervisor.ready else "starting"
     return Group(
         Text.assemble("knit is ", (state, _STYLES[state])),
         _table([_row(child) for child in supervisor.children]),
         addresses(supervisor.ports),
-        Text(f"state and logs in {folder.root}; Ctrl-C ends it, nothing is lost", style="dim"),
+        Text(f"state and logs in {folder.root}; Ctrl-C stops it, nothing is lost", style="dim"),
     )
 
 
-def still(record: DevState) -> RenderableType:
-    """Gives the picture of a stack as its record and its processes tell."""
+def snapshot(record: DevState) -> RenderableType:
+    """Shows a stack by its record and its processes."""
     rows = [_still_row(name, mark, record) for name, mark in record.processes.items()]
     return Group(_table(rows), addresses(record.ports))
 
 
 def addresses(ports: Ports) -> RenderableType:
-    """Gives where the API and Temporal's Web UI listen."""
+    """Shows where the API and Temporal's Web UI listen."""
     return Text.assemble(
         ("API              ", "bold"),
         api_root(ports),
@@ -48,8 +48,8 @@ def addresses(ports: Ports) -> RenderableType:
     )
 
 
-def disk_facts(folder: StateFolder, record: DevState) -> dict[str, object]:
-    """Gives how full the disk of a running stack is, in bytes, and in a word what follows."""
+def disk_facts(folder: DevFolder, record: DevState) -> dict[str, object]:
+    """Gives the free space of a running stack's disk in bytes, and its state in a word."""
     room = DiskSpace.of(folder.root)
     floor = room.share(record.floor)
     below = "full" if room.is_almost_full else "low"
@@ -62,31 +62,31 @@ def disk_facts(folder: StateFolder, record: DevState) -> dict[str, object]:
     }
 
 
-def disk_line(folder: StateFolder, record: DevState) -> RenderableType:
-    """Gives the same as a line for people."""
+def disk_line(folder: DevFolder, record: DevState) -> RenderableType:
+    """Shows the same as a line for people."""
     room = DiskSpace.of(folder.root)
     floor = format_bytes(room.share(record.floor))
     reserve = format_bytes(Reserve(folder.reserve).size())
     if disk_facts(folder, record)["state"] == "ok":
-        words = (
+        text = (
             f"{format_bytes(room.free)} free; nothing new begins below {floor}; reserve {reserve}"
         )
-        return Text.assemble(("Disk             ", "bold"), words)
-    words = f"{room.left()}, less than {floor}: uploads are refused, new Runs wait"
+        return Text.assemble(("Disk             ", "bold"), text)
+    text = f"{room.left()}, less than {floor}: uploads are refused, new Runs wait"
     hint = f"; reserve {reserve}; make room, for example with `knit run rm`"
-    return Text.assemble(("Disk             ", "bold"), (words, "red"), hint)
+    return Text.assemble(("Disk             ", "bold"), (text, "red"), hint)
 
 
-def _row(child: Child) -> tuple[str, str, str, str]:
+def _row(child: ChildProcess) -> tuple[str, str, str, str]:
     since = _span(time.monotonic() - child.since) if child.process else ""
     if child.restarts:
         since = f"{since}, restarted {child.restarts}×".removeprefix(", ")
-    if child.state == "stopped" and child.last_words:
-        since += f": {child.last_words.splitlines()[-1][:100]}"
+    if child.state == "stopped" and child.last_error:
+        since += f": {child.last_error.splitlines()[-1][:100]}"
     return child.name, child.state, since, str(child.process.pid) if child.process else ""
 
 
-def _still_row(name: str, mark: ProcessMark, record: DevState) -> tuple[str, str, str, str]:
+def _still_row(name: str, mark: ProcessIdentity, record: DevState) -> tuple[str, str, str, str]:
     process = mark.process()
     if process is None:
         return name, "stopped", "", ""

@@ -1,21 +1,21 @@
-"""How Data, Plans and Runs are named to people, the same in every picture."""
+"""How Data, Plans and times are labelled, the same in every format."""
 
 from __future__ import annotations
 
-from knit_cli.tagging import SYSTEM_PREFIX, TIMESTAMP, TRANSIENT
 from knit_workflows.domain.instants import format_instant, parse_instant
+from knit_workflows.domain.tags import KEY_TIMESTAMP, KEY_TRANSIENT, SYSTEM_PREFIX
 from knit_workflows.wire.data import Data
 from knit_workflows.wire.plans import PlanSummary
 from knit_workflows.wire.tags import Tag
 
 
-def plan_words(plan: PlanSummary) -> str:
+def plan_label(plan: PlanSummary) -> str:
     """Gives `image = repository:tag`, or the name of a built-in Plan."""
     return f"image = {plan.image}" if plan.image is not None else plan.name or plan.plan_id
 
 
 def local_time(text: str) -> str:
-    """Gives a wire time in the machine's zone; what is no time stays as it is."""
+    """Converts a time to the local time zone; anything else is returned unchanged."""
     try:
         return format_instant(parse_instant(text).astimezone())
     except (ValueError, OverflowError):
@@ -23,11 +23,11 @@ def local_time(text: str) -> str:
 
 
 def user_tags(data: Data) -> list[Tag]:
-    """Gives the tags people put on a Data, in their order."""
+    """Gives the tags users put on a Data, in their order."""
     return [tag for tag in data.tags if not tag.key.startswith(SYSTEM_PREFIX)]
 
 
-def state_words(data: Data) -> list[str]:
-    """Gives when a Data was finished, in local time, and whether it is processing or failed."""
-    words = [local_time(tag.value) for tag in data.tags if tag.key == TIMESTAMP]
-    return words + [str(tag) for tag in data.tags if tag.key == TRANSIENT]
+def state_labels(data: Data) -> list[str]:
+    """Gives the local time at which a Data was finished, and its transient tag, if any."""
+    labels = [local_time(tag.value) for tag in data.tags if tag.key == KEY_TIMESTAMP]
+    return labels + [str(tag) for tag in data.tags if tag.key == KEY_TRANSIENT]

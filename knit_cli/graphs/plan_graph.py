@@ -1,6 +1,6 @@
-"""Walks from one Plan to those that feed it and those it feeds, and makes a graph of them.
+"""Finds the Plans that feed a Plan and those it feeds, and turns them into a graph.
 
-The walk knows nothing of the API: it is given a function that fetches, a whole level at once.
+The search does not know the API: it gets a function that fetches a whole level at a time.
 """
 
 from __future__ import annotations
@@ -8,21 +8,22 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from knit_cli.graphs.formats import Edge, Graph, Kind, Line, Node, Row, Words
-from knit_cli.graphs.labels import plan_words
+from knit_cli.graphs.labels import plan_label
+from knit_cli.graphs.lineage import LOG
+from knit_cli.graphs.model import Edge, Graph, Line, Node, NodeKind, Row, Span
 from knit_workflows.wire.plans import Plan, PlanDownstream
 
 FetchPlans = Callable[[list[str]], Mapping[str, Plan]]
 """Gives the Plans that exist among these ids."""
 
-LOG = "(log)"
-_ACTIVE = Words("active", bold=True, colour="#007700")
-_INACTIVE = Words("inactive", bold=True, colour="gray")
+
+_ACTIVE = Span("active", bold=True, colour="#007700")
+_INACTIVE = Span("inactive", bold=True, colour="gray")
 
 
 @dataclass(frozen=True)
 class Link:
-    """An output of one Plan (its path, or `(log)`) that fits an input of another."""
+    """An output of one Plan (its path, or LOG) that feeds an input of another."""
 
     producer: str
     output: str
@@ -32,14 +33,14 @@ class Link:
 
 @dataclass
 class Plans:
-    """Plans by id, in the order they were reached; `start` is the one asked for."""
+    """Plans by id, in the order in which they were found; `start` is the one asked for."""
 
     start: str
     plans: dict[str, Plan] = field(default_factory=dict)
 
     @property
     def links(self) -> list[Link]:
-        """The links whose two ends are here, Plan by Plan: outputs, then the log."""
+        """The links whose two ends are present, Plan by Plan: outputs, then the log."""
         found = [link for plan in self.plans.values() for link in _links_of(plan)]
         return [link for link in found if link.consumer in self.plans]
 
@@ -58,26 +59,26 @@ def _links_of(plan: Plan) -> list[Link]:
 
 
 def walk(start: Plan, *, upstream: int | None, downstream: int | None, fetch: FetchPlans) -> Plans:
-    """Gives the Plans around one, so many links far each way; None is without end, 0 not at all.
+    """Finds the Plans at most so many links away in each direction; None: no limit, 0: none.
 
-    Upstream of a Plan that was reached downstream nothing is followed, and the other way round.
+    Only Plans upstream of upstream Plans, and downstream of downstream ones, are followed.
     """
     found = Plans(start.plan_id, {start.plan_id: start})
-    _go(found, start, upstream, _feeding, fetch)
-    _go(found, start, downstream, _fed, fetch)
+    _follow(found, start, upstream, _upstream_of, fetch)
+    _follow(found, start, downstream, _downstream_of, fetch)
     return found
 
 
-def _go(
+def _follow(
     found: Plans,
     start: Plan,
     hops: int | None,
-    ahead_of: Callable[[Plan], Iterable[str]],
+    next_plans: Callable[[Plan], Iterable[str]],
     fetch: FetchPlans,
 ) -> None:
     frontier, followed = [start], {start.plan_id}
     while frontier and (hops is None or hops > 0):
-        ahead = dict.fromkeys(one for plan in frontier for one in ahead_of(plan))
+        ahead = dict.fromkeys(one for plan in frontier for one in next_plans(plan))
         new = [one for one in ahead if one not in followed]
         missing = [one for one in new if one not in found.plans]
         found.plans.update(fetch(missing) if missing else {})
@@ -86,16 +87,16 @@ def _go(
         hops = None if hops is None else hops - 1
 
 
-def _feeding(plan: Plan) -> Iterable[str]:
-    return (one.plan.plan_id for hole in plan.inputs for one in hole.upstreams)
+def _upstream_of(plan: Plan) -> Iterable[str]:
+    return (one.plan.plan_id for mountpoint in plan.inputs for one in mountpoint.upstreams)
 
 
-def _fed(plan: Plan) -> Iterable[str]:
+def _downstream_of(plan: Plan) -> Iterable[str]:
     return (link.consumer for link in _links_of(plan))
 
 
 def to_graph(found: Plans) -> Graph:
-    """Gives each Plan in a frame with a point for every mountpoint; the start is highlighted."""
+    """Draws each Plan in a frame with a point for every mountpoint; highlights the start."""
     nodes: list[Node] = []
     edges: list[Edge] = []
     for plan in found.plans.values():
@@ -104,7 +105,7 @@ def to_graph(found: Plans) -> Graph:
         Edge(_point_id(link.producer, link.output), _point_id(link.consumer, link.input))
         for link in found.links
     ]
-    return Graph(found.start, (Kind.PLAN,), tuple(nodes), tuple(edges))
+    return Graph(found.start, (NodeKind.PLAN,), tuple(nodes), tuple(edges))
 
 
 def _add(plan: Plan, is_start: bool, nodes: list[Node], edges: list[Edge]) -> None:
@@ -120,15 +121,15 @@ def _add(plan: Plan, is_start: bool, nodes: list[Node], edges: list[Edge]) -> No
 
 
 def _plan_node(plan: Plan, is_start: bool) -> Node:
-    rows = [Row(((Words(plan_words(plan)),),))]
+    rows = [Row(((Span(plan_label(plan)),),))]
     if plan.annotations:
-        rows.append(Row(tuple(map(_note, plan.annotations))))
+        rows.append(Row(tuple(map(_annotation, plan.annotations))))
     state = _ACTIVE if plan.active else _INACTIVE
     return Node(
         f"p{plan.plan_id}",
-        Kind.PLAN,
+        NodeKind.PLAN,
         key=plan.plan_id,
-        title=(state, Words(f" {plan.plan_id}")),
+        title=(state, Span(f" {plan.plan_id}")),
         rows=tuple(rows),
         highlighted=is_start,
         frame=plan.plan_id,
@@ -136,13 +137,15 @@ def _plan_node(plan: Plan, is_start: bool) -> Node:
     )
 
 
-def _note(text: str) -> Line:
+def _annotation(text: str) -> Line:
     key, equals, value = text.partition("=")
-    return Words(key, bold=True), Words(f"{equals}{value}")
+    return Span(key, bold=True), Span(f"{equals}{value}")
 
 
 def _point(plan_id: str, path: str) -> Node:
-    return Node(_point_id(plan_id, path), Kind.POINT, key=plan_id, frame=plan_id, place=path)
+    return Node(
+        _point_id(plan_id, path), NodeKind.POINT, key=plan_id, frame=plan_id, mountpoint=path
+    )
 
 
 def _point_id(plan_id: str, path: str) -> str:

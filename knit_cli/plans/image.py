@@ -1,4 +1,4 @@
-"""Finds out what an image would run, from a `docker save` or OCI layout archive, in one pass."""
+"""Reads what an image runs from a `docker save` or OCI layout archive, in one pass."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from typing import IO, Any, TypeGuard
 
 from knit_cli.errors import BadInput
 
-# Names of descriptors and configs come before or after one another in any order, so small files
-# are kept until the end. Layers are large, and skipped.
-_MOST_FILE_BYTES = 4 << 20
-_MOST_KEPT_BYTES = 64 << 20
+# Manifests and configs come in any order, so small files are kept until the end. Layers are large
+# and skipped.
+_MAX_FILE_BYTES = 4 << 20
+_MAX_KEPT_BYTES = 64 << 20
 _NAME_ANNOTATIONS = ("io.containerd.image.name", "org.opencontainers.image.ref.name")
 
 
 PLACEHOLDER = "IMAGE"
-"""Stands for the name of an image that has only a tag in its archive, until somebody fills it in.
+"""Stands for the name of an image whose archive has only its tag, until the user replaces it.
 
-No image can be called so: their names are in small letters.
+No image can have this name, because names are in lower case.
 """
 
 
 @dataclass(frozen=True)
 class ImageConfig:
-    """What matters of an image: its name (or None), and what it runs where."""
+    """The relevant configuration of an image; its name may be unknown."""
 
     name: str | None
     entrypoint: tuple[str, ...]
@@ -37,13 +37,13 @@ class ImageConfig:
 
 @dataclass
 class _Image:
-    """One image: its names as they are in the archive, and its configs by platform."""
+    """One image: its names in the archive, and its configs by platform."""
 
     names: list[str]
     configs: dict[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def is_called(self, name: str) -> bool:
-        """Says whether one of the names means the same; one that is only a tag means any name."""
+        """Tells whether a name matches; one in the archive that is only a tag matches any name."""
         wanted = full_name(name)
         return any(
             one == name or wanted == full_name(one) or (_is_tag(one) and name.endswith(f":{one}"))
@@ -51,29 +51,29 @@ class _Image:
         )
 
     def same_as(self, other: _Image) -> bool:
-        """Says whether they are one image, for different platforms."""
+        """Tells whether they are one image for different platforms."""
         if self.names or other.names:
             return bool(set(self.names) & set(other.names))
         return not self.configs.keys() & other.configs.keys()
 
 
 def read_image(file: IO[bytes], name: str | None, platform: str | None = None) -> ImageConfig:
-    """Gives the image of that name in the archive, or with None the only one there is.
+    """Reads the image of that name, or with None the only one, from an archive.
 
-    Reads the stream once, forward only, and keeps at most some 64 MiB of it.
+    Reads the stream once, forward only, and keeps at most 64 MiB of it.
 
     Args:
         file: the archive.
-        name: as people write it: `t:v1` is also `docker.io/library/t:v1`.
-        platform: as in `linux/arm64`; needed where platforms run different things.
+        name: in short or in full: `t:v1` also matches `docker.io/library/t:v1`.
+        platform: such as `linux/arm64`; required if the platforms differ in what they run.
 
     Raises:
-        BadInput: it is no such archive, or the image cannot be told.
+        BadInput: it is not such an archive, or it is unclear which image is meant.
     """
     images = _images(_documents(file))
     if not images:
         raise BadInput(
-            "there is no image in the archive",
+            "the archive contains no image",
             reason="it has neither manifest.json nor index.json with a config",
             advice="give it what `docker save IMAGE` or `skopeo copy … oci-archive:` writes",
         )
@@ -87,22 +87,22 @@ def read_image(file: IO[bytes], name: str | None, platform: str | None = None) -
 def _only(images: list[_Image]) -> _Image:
     if len(images) > 1:
         raise BadInput(
-            "there is more than one image in the archive",
-            reason=f"there is: {_names(images) or 'several without a name'}",
-            advice="say which one: knit plan template IMAGE:TAG",
+            "the archive contains more than one image",
+            reason=f"it contains {_names(images) or 'several without a name'}",
+            advice="choose one: knit plan template IMAGE:TAG",
         )
     return images[0]
 
 
 def _called(images: list[_Image], name: str) -> _Image:
-    # Word for word first: two may mean the same in short.
+    # Exact matches first: two names may have the same short form.
     exact = (one for one in images if name in one.names)
     found = next(exact, None) or next((one for one in images if one.is_called(name)), None)
     if found is None:
         raise BadInput(
             f"the image {name} is not in the archive",
-            reason=f"there is: {_names(images) or 'one without a name'}",
-            advice="write the name as it is in the archive",
+            reason=f"it contains {_names(images) or 'one without a name'}",
+            advice="write the name as in the archive",
         )
     return found
 
@@ -112,28 +112,28 @@ def _names(images: list[_Image]) -> str:
 
 
 def _of_platform(image: _Image, platform: str | None) -> Mapping[str, Any]:
-    """Gives the config for that platform; None: any, as long as they all run the same."""
+    """Gives the config for that platform; None: any, provided that they all run the same."""
     known = ", ".join(image.configs)
     if platform is not None:
         if platform not in image.configs:
             raise BadInput(
-                f"the image is not there for {platform}",
-                reason=f"there is: {known}",
-                advice="write --platform as it is there",
+                f"the archive does not contain the image for {platform}",
+                reason=f"it contains {known}",
+                advice="choose one of these as --platform",
             )
         return image.configs[platform]
     first, *others = image.configs.values()
     if any(_config(one, None) != _config(first, None) for one in others):
         raise BadInput(
-            "the image runs different things on its platforms",
-            reason=f"there is: {known}",
-            advice=f"say for which one: --platform {next(iter(image.configs))}",
+            "the image differs between platforms",
+            reason=f"the archive contains {known}",
+            advice=f"choose one: --platform {next(iter(image.configs))}",
         )
     return first
 
 
 def full_name(name: str) -> str:
-    """Gives a name as registries know it: `t` is `docker.io/library/t:latest`."""
+    """Expands a name as registries do: `t` is `docker.io/library/t:latest`."""
     host, slash, rest = name.partition("/")
     if not slash or not (set(host) & {".", ":"} or host == "localhost"):
         host, rest = "docker.io", name
@@ -144,20 +144,20 @@ def full_name(name: str) -> str:
 
 
 def _is_tag(name: str) -> bool:
-    """Says whether it is a tag alone, which skopeo and buildah give without the name."""
+    """Tells whether it is a tag only; skopeo and buildah write no name."""
     return "/" not in name and ":" not in name
 
 
 def _documents(file: IO[bytes]) -> dict[str, Any]:
-    """Gives the JSON files of the archive by path."""
+    """Reads the JSON files of the archive by path."""
     kept: dict[str, Any] = {}
     size = 0
     try:
         with tarfile.open(fileobj=file, mode="r|*") as archive:
             for member in archive:
-                if not member.isfile() or member.size > _MOST_FILE_BYTES:
+                if not member.isfile() or member.size > _MAX_FILE_BYTES:
                     continue
-                if size + member.size > _MOST_KEPT_BYTES:
+                if size + member.size > _MAX_KEPT_BYTES:
                     break
                 content = archive.extractfile(member)
                 document = _json(content.read()) if content is not None else None
@@ -183,9 +183,9 @@ def _json(content: bytes) -> Any:
 
 
 def _images(documents: Mapping[str, Any]) -> list[_Image]:
-    """Gives the images in the archive's order; those of several platforms once."""
+    """Gives the images in the archive's order, with all platforms of one merged."""
     found: list[_Image] = []
-    # Newer Docker writes both forms, for the same images.
+    # Recent versions of Docker write both forms for the same images.
     for one in _docker_images(documents) or _oci_images(documents):
         same = next((known for known in found if known.same_as(one)), None)
         if same is None:
@@ -207,7 +207,7 @@ def _docker_images(documents: Mapping[str, Any]) -> list[_Image]:
 
 
 def _oci_images(documents: Mapping[str, Any]) -> list[_Image]:
-    """Gives an image for each entry of the index; one that is an index has it for its platforms."""
+    """Gives an image for each entry of the index; an entry that is an index has its platforms."""
     index = documents.get("index.json")
     entries = (index.get("manifests") or []) if isinstance(index, dict) else []
     images = []
@@ -229,7 +229,7 @@ def _names_of(descriptor: Mapping[str, Any]) -> list[str]:
 def _oci_configs(
     documents: Mapping[str, Any], descriptor: Mapping[str, Any]
 ) -> Iterator[tuple[Mapping[str, Any], str | None]]:
-    """Gives the configs below an entry of an index, each with a name of its own if it has one."""
+    """Gives the configs below an entry of an index, each with its own name, if any."""
     path = _blob(descriptor)
     document = documents.get(path)
     if not isinstance(document, dict):
@@ -240,7 +240,7 @@ def _oci_configs(
             yield config, next(iter(_names_of(descriptor)), None)
         return
     for inner in document.get("manifests") or []:
-        yield from _oci_configs({**documents, path: None}, inner)  # never round in rings
+        yield from _oci_configs({**documents, path: None}, inner)  # guards against cycles
 
 
 def _platform(config: Mapping[str, Any]) -> str:
@@ -254,7 +254,7 @@ def _blob(descriptor: Mapping[str, Any]) -> str:
 
 
 def _is_config(document: Any) -> TypeGuard[Mapping[str, Any]]:
-    # Attestations have a config, too, but not of something that runs.
+    # Attestations have a config too, but not one of an image.
     return isinstance(document, dict) and "rootfs" in document and document.get("os") != "unknown"
 
 

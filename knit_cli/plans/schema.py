@@ -1,7 +1,7 @@
-"""The JSON Schema of a Plan file, made from the wire type, for editors that check while one types.
+"""The JSON Schema of a Plan file, generated from the wire type, for editors.
 
-It is a little wider and a little narrower than the API's: a file may write a word of a command as
-a number (`3`), and what every Plan needs is required here already.
+It differs a little from the API's schema: a file may write a word of a command as a number (`3`),
+and what every Plan needs is required.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 from knit_workflows.wire.plans import PlanSpec
 
 SCHEMA_FILE = "plan.schema.json"
-"""What the schema is called where Plan files refer to it: beside them."""
+"""The file name by which Plan files refer to the schema beside them."""
 
 _DRAFT = "https://json-schema.org/draft/2020-12/schema"
 _WORD = {"type": ["string", "number", "boolean"]}
@@ -20,10 +20,10 @@ _WORDS_KEYS = ("entrypoint", "args")
 
 
 def plan_schema() -> dict[str, Any]:
-    """Gives the schema as plain values."""
+    """Generates the schema as plain values."""
     schema = PlanSpec.model_json_schema(mode="validation")
     shapes, keys = schema["$defs"], schema["properties"]
-    shapes["Tag"]["anyOf"][1].pop("description")  # it is about the wire
+    shapes["Tag"]["anyOf"][1].pop("description")  # it is about the wire format
     for shape in ("InputSpec", "OutputSpec"):
         shapes[shape]["properties"]["path"]["pattern"] = "^/"
     shapes["InputSpec"]["required"] = ["path", "tags"]
@@ -43,17 +43,17 @@ def plan_schema() -> dict[str, Any]:
 
 
 def plan_schema_text() -> str:
-    """Gives the schema as it is printed and kept in the documentation, without a final newline."""
+    """Generates the schema as printed and as kept in the docs, without a final newline."""
     return json.dumps(plan_schema(), indent=2, ensure_ascii=False)
 
 
 def _filled(part: dict[str, Any]) -> dict[str, Any]:
-    """Gives the schema of a list that is there and has an entry."""
+    """Gives the schema of a required, non-empty list."""
     return {**part["anyOf"][0], "minItems": 1, "description": part["description"]}
 
 
 def _untitled(part: dict[str, Any]) -> None:
-    """Takes away titles that only repeat the names of keys; editors show them as noise."""
+    """Removes titles that only repeat the names of keys, which editors would show."""
     part.pop("title", None)
     for inner in [*part.get("properties", {}).values(), *part.get("anyOf", [])]:
         _untitled(inner)

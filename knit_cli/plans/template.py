@@ -1,4 +1,4 @@
-"""Writes a first Plan file, with comments, for an image or for none."""
+"""Writes a first Plan file with comments, with or without an image."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from knit_cli.config.knitenv import Environment
-from knit_cli.plans.difference import DEFAULT_RESOURCES
 from knit_cli.plans.image import PLACEHOLDER, ImageConfig
 from knit_cli.plans.schema import SCHEMA_FILE
+from knit_workflows.domain.plans.rules import DEFAULT_RESOURCES
 from knit_workflows.wire.tags import Tag
 
 _FLAG_WITH_VALUE = re.compile(r"-[^=/\s]*=(.*)", re.DOTALL)
 
-_FILL_IN = f"# Write its name for {PLACEHOLDER}: the archive does not have all of it."
+_FILL_IN = f"# Replace {PLACEHOLDER} by its name, which the archive does not contain."
 
 _TAIL = """\
 # on_node: on which nodes it runs, by their labels and taints.
-#   may: it may also run on nodes with such a taint.
-#   prefer: it would rather run on nodes with such a label.
-#   must: it only runs on nodes with such a label.
+#   may: it may also run on nodes with this taint.
+#   prefer: it prefers nodes with this label.
+#   must: it runs only on nodes with this label.
 # on_node:
 #   may: ["key=value"]
 #   prefer: ["vram=large"]
@@ -31,43 +31,43 @@ _TAIL = """\
 # service_account: the Kubernetes service account it runs as.
 # service_account: name
 
-# priority: its Runs go before those of Plans with a lower one, from -1000 to 1000.
+# priority: its Runs go before those of Plans with a lower priority, from -1000 to 1000.
 # priority: 0"""
 
 
 @dataclass(frozen=True)
-class _Hole:
+class _Mountpoint:
     path: str
     tags: tuple[Tag, ...]
 
 
 def scratch(environment: Environment) -> str:
-    """Gives a Plan file to be filled in by hand."""
+    """Writes a Plan file to be filled in by hand."""
     tags = environment.tags or (Tag(key="example", value="tag"),)
     return _document(
         image="image:version",
         entrypoint=(),
         args=(),
-        inputs=[_Hole("/in", tags)],
-        outputs=[_Hole("/out", tags)],
+        inputs=[_Mountpoint("/in", tags)],
+        outputs=[_Mountpoint("/out", tags)],
         environment=environment,
     )
 
 
 def from_image(image: ImageConfig, environment: Environment) -> str:
-    """Gives a Plan file that guesses inputs and outputs from what the image runs.
+    """Writes a Plan file with inputs and outputs guessed from what the image runs.
 
-    Every word of the entrypoint and the arguments and every declared volume that is a path with a
-    part `in` is taken for an input, with a part `out` for an output, in the order they come.
+    Each word of entrypoint and arguments, and each declared volume, that is a path with a component
+    `in` becomes an input, with a component `out` an output, in order of appearance.
     """
-    inputs: dict[str, _Hole] = {}
-    outputs: dict[str, _Hole] = {}
+    inputs: dict[str, _Mountpoint] = {}
+    outputs: dict[str, _Mountpoint] = {}
     for word in _words([*image.entrypoint, *image.cmd, *image.volumes]):
         parts = word.split("/")
         side = inputs if "in" in parts else outputs if "out" in parts else None
         if side is not None:
             path = posixpath.normpath(posixpath.join("/", image.working_dir, word))
-            side.setdefault(path, _Hole(path, _hole_tags(parts, environment)))
+            side.setdefault(path, _Mountpoint(path, _mountpoint_tags(parts, environment)))
     return _document(
         image=image.name or f"{PLACEHOLDER}:TAG",
         entrypoint=image.entrypoint,
@@ -79,7 +79,7 @@ def from_image(image: ImageConfig, environment: Environment) -> str:
 
 
 def _words(texts: Iterable[str]) -> Iterable[str]:
-    """Gives the words that may be paths: also those in `--flag=path` and in `sh -c "…"`."""
+    """Gives the words that may be paths, also those in `--flag=path` and `sh -c "…"`."""
     for text in texts:
         for word in text.split() or [text]:
             flag = _FLAG_WITH_VALUE.fullmatch(word)
@@ -88,7 +88,7 @@ def _words(texts: Iterable[str]) -> Iterable[str]:
                 yield candidate.strip("\"';")
 
 
-def _hole_tags(parts: Sequence[str], environment: Environment) -> tuple[Tag, ...]:
+def _mountpoint_tags(parts: Sequence[str], environment: Environment) -> tuple[Tag, ...]:
     names = [part for part in parts if part not in ("", ".", "in", "out")]
     kind = (Tag(key="type", value=names[-1]),) if names else ()
     return (*environment.tags, *kind)
@@ -99,8 +99,8 @@ def _document(
     image: str,
     entrypoint: Sequence[str],
     args: Sequence[str],
-    inputs: Sequence[_Hole],
-    outputs: Sequence[_Hole],
+    inputs: Sequence[_Mountpoint],
+    outputs: Sequence[_Mountpoint],
     environment: Environment,
 ) -> str:
     resources = {**DEFAULT_RESOURCES, **environment.resources}
@@ -110,31 +110,31 @@ def _document(
             # Editors read this line; `knit plan schema` writes the file.
             f"# yaml-language-server: $schema={SCHEMA_FILE}",
             "",
-            "# annotations: notes of yours, key=value each. They change nothing.",
+            "# annotations: your own notes, key=value each. They have no effect.",
             "annotations: []",
             "",
             "# image: the container image, NAME:TAG.",
             *([_FILL_IN] if image.startswith(f"{PLACEHOLDER}:") else []),
             f"image: {_quoted(image)}",
             "",
-            "# entrypoint, args: what is run in it. Without them, what the image says.",
+            "# entrypoint, args: the command. Without them, the image's own.",
             f"entrypoint: {_list(entrypoint)}",
             f"args: {_list(args)}",
             "",
-            "# inputs: where Data that carry all these tags are mounted, read-only. At least one.",
-            *_holes("inputs", inputs),
+            "# inputs: where Data with all these tags are mounted, read-only. At least one.",
+            *_mountpoints("inputs", inputs),
             "",
-            "# outputs: where the image writes, and the tags that the new Data get.",
-            *_holes("outputs", outputs),
+            "# outputs: where the image writes, and the tags of the new Data.",
+            *_mountpoints("outputs", outputs),
             "",
-            "# log: the tags of the log, which is kept as Data, too. Leave it out to keep none.",
+            "# log: the tags of the log, which becomes Data too. Remove it to keep no log.",
             "log:",
             f"  tags: {_list(str(tag) for tag in log_tags)}",
             "",
-            "# active: whether its Runs start.",
+            "# active: whether its Runs may start.",
             "active: true",
             "",
-            "# resources: how much of the node it may use at most.",
+            "# resources: the most it may use of a node.",
             "resources:",
             *(f"  {name}: {_quoted(resources[name])}" for name in DEFAULT_RESOURCES),
             "",
@@ -143,13 +143,13 @@ def _document(
     )
 
 
-def _holes(name: str, holes: Sequence[_Hole]) -> list[str]:
-    if not holes:
+def _mountpoints(name: str, mountpoints: Sequence[_Mountpoint]) -> list[str]:
+    if not mountpoints:
         return [f"{name}: []"]
     lines = [f"{name}:"]
-    for hole in holes:
-        lines.append(f"  - path: {_quoted(hole.path)}")
-        lines.append(f"    tags: {_list(str(tag) for tag in hole.tags)}")
+    for mountpoint in mountpoints:
+        lines.append(f"  - path: {_quoted(mountpoint.path)}")
+        lines.append(f"    tags: {_list(str(tag) for tag in mountpoint.tags)}")
     return lines
 
 

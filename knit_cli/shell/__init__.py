@@ -1,1 +1,1 @@
-"""The command line as a shell sees it: arguments, completion, extensions."""
+"""The command line as the shell sees it: arguments, completion, extensions."""

@@ -1,4 +1,4 @@
-"""Rearranges a command line so that Typer reads it as knit's contract, and bash, mean it."""
+"""Rewrites command lines so that Typer reads them as the contract, and bash, mean them."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from itertools import islice
 
 _COMMON_WITH_VALUE = ("--profile", "--profile-store", "--env")
 _COMMON_SWITCHES = ("--quiet",)
-_SAYS_YES = ("true", "on", "yes", "1")
-_SAYS_NO = ("false", "off", "no", "0")
+_TRUE = ("true", "on", "yes", "1")
+_FALSE = ("false", "off", "no", "0")
 BASH_PREFIX = "KNIT_COMPLETE_PREFIX"
-"""Variable with what bash has split off the word that is being completed."""
+"""Variable with the part that bash has split off the word being completed."""
 
 _SHORT_WITH_EQUALS = re.compile(r"(-[A-Za-z])=(.*)", re.DOTALL)
 
 
-def arrange(arguments: Sequence[str]) -> list[str]:
-    """Gives the same command line with the common flags in front and `-n=VALUE` as `-n VALUE`.
+def normalize_arguments(arguments: Sequence[str]) -> list[str]:
+    """Moves the common flags to the front, and splits `-n=VALUE` into `-n VALUE`.
 
-    The contract takes the common flags anywhere on the line. What follows `--` is left alone.
+    The contract allows the common flags anywhere on the line. Nothing after `--` is changed.
     """
     common: list[str] = []
     rest: list[str] = []
@@ -31,7 +31,7 @@ def arrange(arguments: Sequence[str]) -> list[str]:
         elif word in _COMMON_SWITCHES or (name in _COMMON_WITH_VALUE and name != word):
             common.append(word)
         elif word in _COMMON_WITH_VALUE:
-            # A missing value is left to Typer, which says so.
+            # Typer complains about a missing value.
             common += [word, *islice(words, 1)]
         elif match := _SHORT_WITH_EQUALS.fullmatch(word):
             rest += [match[1], match[2]]
@@ -40,51 +40,51 @@ def arrange(arguments: Sequence[str]) -> list[str]:
     return common + rest
 
 
-def settle_switches(words: Sequence[str], switches: Mapping[str, str | None]) -> list[str]:
-    """Gives the words of a command with its switches bare, turned round, or left out.
+def normalize_switches(words: Sequence[str], switches: Mapping[str, str | None]) -> list[str]:
+    """Replaces switches with values by bare switches, their opposites, or nothing.
 
-    The contract takes `--fail`, `--fail yes` and `--fail=no`; any other next word is none of the
-    switch's. What follows `--` is left alone, and so is a value that is neither yes nor no.
+    The contract allows `--fail`, `--fail yes` and `--fail=no`; any other next word does not belong
+    to the switch. Nothing after `--` is changed, nor a value that is neither yes nor no.
 
     Args:
         words: what follows the command's name.
-        switches: each with the one that says the opposite; None: leaving it out says so.
+        switches: each with its opposite; None: leaving it out is the opposite.
     """
-    settled: list[str] = []
-    ahead = iter([*words, None])
-    word = next(ahead)
+    wait_until_normalized: list[str] = []
+    upcoming = iter([*words, None])
+    word = next(upcoming)
     while word is not None:
         if word == "--":
-            settled += [word, *(rest for rest in ahead if rest is not None)]
+            wait_until_normalized += [word, *(rest for rest in upcoming if rest is not None)]
             break
-        following = next(ahead)
+        following = next(upcoming)
         name, equals, value = word.partition("=")
-        if name not in switches or (equals and _said(value) is None):
-            settled.append(word)
+        if name not in switches or (equals and _truth_of(value) is None):
+            wait_until_normalized.append(word)
         elif equals:
-            settled += _bare(name, switches[name], _said(value))
-        elif following is not None and _said(following) is not None:
-            settled += _bare(name, switches[name], _said(following))
-            following = next(ahead)
+            wait_until_normalized += _bare(name, switches[name], _truth_of(value))
+        elif following is not None and _truth_of(following) is not None:
+            wait_until_normalized += _bare(name, switches[name], _truth_of(following))
+            following = next(upcoming)
         else:
-            settled.append(word)
+            wait_until_normalized.append(word)
         word = following
-    return settled
+    return wait_until_normalized
 
 
-def _bare(name: str, opposite: str | None, said: bool | None) -> list[str]:
-    return [name] if said else [opposite] if opposite else []
+def _bare(name: str, opposite: str | None, truth: bool | None) -> list[str]:
+    return [name] if truth else [opposite] if opposite else []
 
 
-def _said(value: str) -> bool | None:
+def _truth_of(value: str) -> bool | None:
     value = value.lower()
-    return True if value in _SAYS_YES else False if value in _SAYS_NO else None
+    return True if value in _TRUE else False if value in _FALSE else None
 
 
 def join_bash_words(words: Sequence[str], current: int) -> tuple[list[str], str]:
-    """Gives the words up to the one that is being completed, and what is before it in its word.
+    """Rejoins words up to the one being completed; returns them and the part bash has split off.
 
-    Bash takes a colon for the end of a word, `type:da` for three words; it replaces only the last.
+    Bash ends words at colons: `type:da` is three words to it, and it replaces only the last.
     """
     joined: list[str] = []
     split_off = ""

@@ -1,8 +1,7 @@
-"""Completes ids, tags and statuses on the command line, as far as the API knows them.
+"""Completes ids, tags and statuses on the command line by asking the API.
 
-A completion must never disturb: it answers within a second or with nothing, says nothing, and
-remembers for some seconds, since a user presses the key more than once. So the API is asked for
-little, and for what begins like the word on the line: Data and Runs in full would take longer.
+Completion must never get in the way: it answers within a second or offers nothing, prints no
+errors, and caches each response for a few seconds, because users press Tab repeatedly.
 """
 
 from __future__ import annotations
@@ -19,105 +18,64 @@ from pathlib import Path
 
 import typer
 
-from knit_cli.api.client import ApiClient
 from knit_cli.config.files import write_private
-from knit_cli.graphs.labels import plan_words, user_tags
 from knit_cli.invocation import Invocation
 from knit_cli.session import api_of
 from knit_cli.shell.arguments import BASH_PREFIX
+from knit_workflows.domain.runs import RunStatus
 
 Candidates = list[tuple[str, str]]
-"""What may stand on the command line, each with a few words about it."""
+"""Values to offer, each with a short description."""
 
-STATUSES = (
-    "deactivated",
-    "waiting",
-    "ready",
-    "starting",
-    "running",
-    "completing",
-    "aborting",
-    "done",
-    "failed",
-)
-
-_PATIENCE = 1.0  # seconds; a key was pressed
-_REMEMBERED = 10.0  # seconds
-_MOST = 100  # more, nobody reads in a terminal; who types on gets the rest
+_TIMEOUT = 1.0  # seconds; the user is waiting at the prompt
+_CACHE_SECONDS = 10.0
+_LIMIT = 100  # nobody reads more in a terminal; typing on narrows the choice
 
 
 def complete_data(context: typer.Context, incomplete: str) -> Candidates:
-    """Gives ids of Data, the newest if none is begun, each with its tags."""
-    return _completed(context, incomplete, "data", _some_data)
+    """Gives ids of Data, newest first, each with its tags."""
+    return _completed(context, incomplete, "data")
 
 
 def complete_run(context: typer.Context, incomplete: str) -> Candidates:
-    """Gives ids of Runs, those that changed last if none is begun, with status and Plan."""
-    return _completed(context, incomplete, "runs", _some_runs)
+    """Gives ids of Runs, most recently changed first, each with its status and Plan."""
+    return _completed(context, incomplete, "runs")
 
 
 def complete_plan(context: typer.Context, incomplete: str) -> Candidates:
     """Gives ids of Plans, each with its image."""
-    return _completed(context, incomplete, "plans", _plans)
+    return _completed(context, incomplete, "plans")
 
 
 def complete_tag(context: typer.Context, incomplete: str) -> Candidates:
     """Gives tags."""
-    return _completed(context, incomplete, "tags", _some_tags)
+    return _completed(context, incomplete, "tags")
 
 
 def complete_tag_key(context: typer.Context, incomplete: str) -> Candidates:
     """Gives keys of tags."""
-    return _completed(context, incomplete, "keys", _some_keys)
+    return _completed(context, incomplete, "keys")
 
 
 def complete_status(incomplete: str) -> Candidates:
-    """Gives the statuses that Runs can be found by."""
-    return [(status, "") for status in STATUSES if status.startswith(incomplete)]
+    """Gives the statuses that `run find` accepts: all but that of deleted Runs."""
+    findable = [status for status in RunStatus if status is not RunStatus.INVALIDATED]
+    return [(status, "") for status in findable if status.startswith(incomplete)]
 
 
-# What an older server is asked, which knows no completions: of so few, whatever begins like this.
-
-
-def _some_data(api: ApiClient) -> Candidates:
-    found = api.find_data(limit=_MOST)
-    return [(data.knit_id, " ".join(map(str, user_tags(data)))) for data in found]
-
-
-def _some_tags(api: ApiClient) -> Candidates:
-    tags = {str(tag) for data in api.find_data(limit=_MOST) for tag in user_tags(data)}
-    return [(tag, "") for tag in sorted(tags)]
-
-
-def _some_keys(api: ApiClient) -> Candidates:
-    keys = [(tag.partition(":")[0], "") for tag, _ in _some_tags(api)]
-    return list(dict.fromkeys(keys))
-
-
-def _some_runs(api: ApiClient) -> Candidates:
-    found = api.find_runs(limit=_MOST)
-    return [(run.run_id, f"{run.status} {plan_words(run.plan)}") for run in found]
-
-
-def _plans(api: ApiClient) -> Candidates:
-    return [(plan.plan_id, plan_words(plan)) for plan in api.find_plans()]
-
-
-def _completed(
-    context: typer.Context, incomplete: str, kind: str, fetch: Callable[[ApiClient], Candidates]
-) -> Candidates:
+def _completed(context: typer.Context, incomplete: str, noun: str) -> Candidates:
     try:
         invocation = _invocation_of(context)
         prefix = invocation.surroundings.variables.get(BASH_PREFIX, "")
-        found = _remembered(invocation, kind, prefix + incomplete, fetch)
-    except Exception:  # noqa: BLE001  the border to the shell: nothing may show on the user's line
+        found = _cached(invocation, noun, prefix + incomplete)
+    except Exception:  # noqa: BLE001  the shell shows whatever is printed in the middle of the line
         return []
-    wanted = [(value, words) for value, words in found if value.startswith(prefix + incomplete)]
-    return [(value.removeprefix(prefix), words) for value, words in wanted]
+    wanted = [(value, note) for value, note in found if value.startswith(prefix + incomplete)]
+    return [(value.removeprefix(prefix), note) for value, note in wanted]
 
 
 def _invocation_of(context: typer.Context) -> Invocation:
-    """Gives the call so far; while completing, nobody has taken over its common flags."""
+    """Gives the invocation with the common flags, which nobody else applies during completion."""
     root = context.find_root()
     if not isinstance(root.obj, Invocation):
         raise LookupError("no invocation")
@@ -125,53 +83,47 @@ def _invocation_of(context: typer.Context) -> Invocation:
     return replace(root.obj, profile=given("profile"), profile_store=given("profile_store"))
 
 
-def _remembered(
-    invocation: Invocation, kind: str, begun: str, fetch: Callable[[ApiClient], Candidates]
-) -> Candidates:
-    """Gives what begins like this, and perhaps more."""
-    memory = _memory(invocation, kind)
+def _cached(invocation: Invocation, noun: str, prefix: str) -> Candidates:
+    """Gives candidates for the prefix, possibly with others that do not match it."""
+    cache = _cache_file(invocation, noun)
     try:
-        if time.time() - memory.stat().st_mtime < _REMEMBERED:
-            before, is_all, found = json.loads(memory.read_bytes())
-            if before == begun or (is_all and begun.startswith(before)):
-                return [(value, words) for value, words in found]
+        if time.time() - cache.stat().st_mtime < _CACHE_SECONDS:
+            cached_prefix, is_complete, found = json.loads(cache.read_bytes())
+            if cached_prefix == prefix or (is_complete and prefix.startswith(cached_prefix)):
+                return [(value, note) for value, note in found]
     except (OSError, ValueError, TypeError):
-        pass  # nothing remembered, or cut short: ask
-    # Nothing is remembered too: an API that is away shall not cost a second each time.
-    found = _in_time(lambda: _asked(invocation, kind, begun, fetch))
-    write_private(memory, json.dumps((begun, len(found) < _MOST, found)))
+        pass  # no cache, or a damaged one: ask the API
+    # Failures are cached as well: an unreachable API must not cost a second per key press.
+    found = _within_timeout(lambda: _fetched(invocation, noun, prefix))
+    write_private(cache, json.dumps((prefix, len(found) < _LIMIT, found)))
     return found
 
 
-def _memory(invocation: Invocation, kind: str) -> Path:
-    # Whatever the profile is called, and wherever it is kept, it makes a file name.
-    whose = f"{invocation.store_path}\0{invocation.profile_name}\0{kind}"
-    name = hashlib.sha256(os.fsencode(whose)).hexdigest()[:16]
+def _cache_file(invocation: Invocation, noun: str) -> Path:
+    # Hashed, because profile names and paths may contain anything.
+    key = f"{invocation.store_path}\0{invocation.profile_name}\0{noun}"
+    name = hashlib.sha256(os.fsencode(key)).hexdigest()[:16]
     variables: Mapping[str, str] = invocation.surroundings.variables
     home = invocation.surroundings.home or invocation.surroundings.cwd
     caches = Path(variables.get("XDG_CACHE_HOME") or home / ".cache")
     return caches / "knit" / f"complete-{name}.json"
 
 
-def _asked(
-    invocation: Invocation, kind: str, begun: str, fetch: Callable[[ApiClient], Candidates]
-) -> Candidates:
+def _fetched(invocation: Invocation, noun: str, prefix: str) -> Candidates:
     with api_of(invocation, notify=lambda _text: None) as api:
-        found = api.completions(kind, begun, limit=_MOST)
-        if found is None:
-            return fetch(api)
-        return [(one.value, one.words) for one in found]
+        found = api.completions(noun, prefix, limit=_LIMIT)
+    return [(one.value, one.words) for one in found]
 
 
-def _in_time(ask: Callable[[], Candidates]) -> Candidates:
-    """Gives the answer, or nothing; a thread that is left behind ends with the process."""
-    answers: list[Candidates] = []
+def _within_timeout(fetch: Callable[[], Candidates]) -> Candidates:
+    """Gives what is fetched in time, else nothing; the thread left behind dies with the process."""
+    fetched: list[Candidates] = []
 
-    def answer() -> None:
-        with suppress(Exception):  # no profile, no API, no sense: all the same here
-            answers.append(ask())
+    def run() -> None:
+        with suppress(Exception):  # no profile, no API, a bug: nothing to offer either way
+            fetched.append(fetch())
 
-    thread = threading.Thread(target=answer, daemon=True)
+    thread = threading.Thread(target=run, daemon=True)
     thread.start()
-    thread.join(_PATIENCE)
-    return answers[0] if answers else []
+    thread.join(_TIMEOUT)
+    return fetched[0] if fetched else []

@@ -16,10 +16,10 @@ _SUFFIXES = (".exe", ".bat", ".cmd", ".com")
 
 
 def find_extensions(invocation: Invocation) -> dict[str, Path]:
-    """Gives the executables by command name; the first on PATH wins."""
+    """Finds the executables by command name; the first on PATH wins."""
     found: dict[str, Path] = {}
     for entry in invocation.surroundings.variables.get("PATH", "").split(os.pathsep):
-        # Joining keeps an absolute entry as it is; an empty one stands for the current folder.
+        # Joining keeps an absolute entry; an empty one means the current folder.
         folder = invocation.surroundings.cwd / entry
         for candidate in _candidates(folder):
             found.setdefault(_command_name(candidate), candidate)
@@ -30,7 +30,7 @@ def _candidates(folder: Path) -> list[Path]:
     try:
         with os.scandir(folder) as entries:
             names = sorted(entry.name for entry in entries if entry.name.startswith(_PREFIX))
-    except OSError:  # PATH often names folders that are not there
+    except OSError:  # PATH often names folders that do not exist
         return []
     paths = [folder / name for name in names if _command_name(Path(name))]
     return [path for path in paths if path.is_file() and os.access(path, os.X_OK)]
@@ -45,10 +45,10 @@ def _command_name(path: Path) -> str:
 
 
 def run_extension(executable: Path, arguments: Sequence[str], invocation: Invocation) -> None:
-    """Runs the extension in the foreground, telling it the effective common flags.
+    """Runs the extension in the foreground, with the common flags in its environment.
 
     Raises:
-        CliError: it could not be started, or it failed; its own exit code is in the reason.
+        CliError: it could not be started, or it failed; the reason has its exit code.
     """
     variables: Mapping[str, str] = {
         **invocation.surroundings.variables,
@@ -64,7 +64,7 @@ def run_extension(executable: Path, arguments: Sequence[str], invocation: Invoca
         ) as process:
             try:
                 code = process.wait()
-            except SystemExit:  # a signal was meant for the whole command
+            except SystemExit:  # pass the signal on
                 process.terminate()
                 raise
     except OSError as cause:

@@ -1,7 +1,7 @@
-"""The top of the command tree: names and one-line helps now, the modules only when used.
+"""The top of the command tree: names and short helps; modules are imported only when used.
 
-Importing every command takes about four times as long as Typer itself, and `knit --help` and shell
-completion need none of them.
+Importing every command takes about four times as long as Typer itself, and neither `knit --help`
+nor shell completion needs them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typer.core import TyperCommand, TyperGroup, TyperOption
 from typer.main import get_group
 
 from knit_cli.invocation import Invocation
-from knit_cli.shell.arguments import arrange, settle_switches
+from knit_cli.shell.arguments import normalize_arguments, normalize_switches
 from knit_cli.shell.extensions import find_extensions, run_extension
 
 
@@ -41,15 +41,15 @@ class LazyGroup(TyperGroup):
     def __init__(self, **attributes: Any) -> None:
         super().__init__(**attributes)
         for name, entry in self.entries.items():
-            # A stand-in that is enough for `--help` and for suggestions after a typing error.
+            # A placeholder, sufficient for `--help` and for suggestions after a typo.
             self.commands[name] = TyperCommand(name=name, help=entry.help)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Reads the common flags, wherever on the line they are."""
-        return super().parse_args(ctx, arrange(args))
+        return super().parse_args(ctx, normalize_arguments(args))
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """Finds the command to run: here it is really loaded."""
+        """Finds the command to run, and imports it."""
         name = args[0] if args else ""
         if name in self.entries:
             self.commands[name] = load(name, self.entries[name])
@@ -68,10 +68,10 @@ class LazyGroup(TyperGroup):
 
 
 class NounGroup(TyperGroup):
-    """The commands of one noun, their switches as the contract has them."""
+    """The commands of one noun, with switches as the contract has them."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """Finds the command to run, and settles its switches: only it knows which they are."""
+        """Finds the command to run, and normalizes its switches, which only it knows."""
         name, command, rest = super().resolve_command(ctx, args)
         if command is None:  # while completing
             return name, command, rest
@@ -81,7 +81,7 @@ class NounGroup(TyperGroup):
             if _is_switch(one)
             for flag in one.opts
         }
-        return name, command, settle_switches(rest, switches)
+        return name, command, normalize_switches(rest, switches)
 
 
 def _is_switch(parameter: Any) -> bool:
@@ -89,10 +89,10 @@ def _is_switch(parameter: Any) -> bool:
 
 
 def load(name: str, entry: Entry) -> Any:
-    """Imports the module of an entry and gives its command."""
+    """Imports the module of an entry and returns its command."""
     module, _, attribute = entry.target.partition(":")
     app: typer.Typer = getattr(import_module(module), attribute)
-    app.rich_markup_mode = None  # help looks the same everywhere, see main
+    app.rich_markup_mode = None  # the same help style everywhere, see main
     app.info.cls = NounGroup
     group = get_group(app)
     if entry.single:
@@ -102,7 +102,7 @@ def load(name: str, entry: Entry) -> Any:
 
 
 class ExtensionCommand(TyperCommand):
-    """`knit NAME …` handed over to an executable, with everything that follows the name."""
+    """`knit NAME …`, handed over to an executable with everything after the name."""
 
     def __init__(self, name: str, executable: Path) -> None:
         super().__init__(

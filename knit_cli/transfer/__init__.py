@@ -1,1 +1,1 @@
-"""Moving the content of Data and the logs of Runs."""
+"""Transfers of the content of Data and the logs of Runs."""

@@ -24,13 +24,13 @@ from knit_cli.errors import printable
 
 
 class Meter(Protocol):
-    """Is told what goes through; threads other than the one that made it may do so."""
+    """Receives progress; may be called from any thread."""
 
     def add(self, count: int) -> None:
-        """So many bytes went through."""
+        """Adds bytes that were transferred."""
 
     def restart(self) -> None:
-        """The transfer begins anew: nothing has gone through yet."""
+        """Resets the count, because the transfer starts over."""
 
 
 class Silent:
@@ -57,10 +57,10 @@ class _Bar:
 
 @contextmanager
 def transfer_bar(label: str, total_bytes: int | None, *, quiet: bool) -> Iterator[Meter]:
-    """Shows bytes, rate and time while the block runs; tell what it gives what went through.
+    """Shows bytes, rate and time during the block; report progress to the meter it yields.
 
-    With a known total it shows the time left, else (None) the time gone. Without a terminal on
-    stderr, or when quiet, nothing is shown. The bar is gone afterwards.
+    With a known total it shows the time left, without one (None) the elapsed time. Nothing is shown
+    if stderr is not a terminal, or if quiet. The bar disappears afterwards.
     """
     if quiet or not sys.stderr.isatty():
         yield Silent()
@@ -69,13 +69,13 @@ def transfer_bar(label: str, total_bytes: int | None, *, quiet: bool) -> Iterato
     if total_bytes is not None:
         time_column = TimeRemainingColumn()
     with Progress(
-        TextColumn("{task.description}", markup=False),  # a file may be named like markup
+        TextColumn("{task.description}", markup=False),  # a file name may look like markup
         BarColumn(),
         DownloadColumn(),
         TransferSpeedColumn(),
         time_column,
         console=Console(stderr=True),
         transient=True,
-        redirect_stdout=False,  # what goes there is a result, not talk
+        redirect_stdout=False,  # stdout is for results only
     ) as progress:
         yield _Bar(progress, progress.add_task(printable(label), total=total_bytes))

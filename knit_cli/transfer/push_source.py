@@ -1,4 +1,4 @@
-"""What a push is made of: looked through before anything is sent, then packed."""
+"""The source of a push: surveyed before anything is sent, then packed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from knit_workflows.archive import CannotPack, Form, iter_pack, look_through
 from knit_workflows.domain.os_errors import advice_for, reason_of
 
 STACK = Path(".knit", "dev", "state.json")
-"""What `knit dev up` keeps below the folder it was started in."""
+"""Where `knit dev up` keeps its record, below the folder it was started in."""
 
 _NOTHING_SENT = "nothing was uploaded"
 _AS_LINK = f"push without --dereference to keep it as a link; {_NOTHING_SENT}"
@@ -22,14 +22,10 @@ _AS_LINK = f"push without --dereference to keep it as a link; {_NOTHING_SENT}"
 
 @dataclass(frozen=True)
 class Source:
-    """A folder or file that can be pushed.
-
-    `archive_bytes` is about what its tar will have, `has_holes` whether some of its files do.
-    """
+    """A folder or file that can be pushed; `archive_bytes` estimates the size of its tar."""
 
     path: Path
     archive_bytes: int
-    has_holes: bool
     dereference: bool
     links: bool
 
@@ -38,13 +34,9 @@ class Source:
         """The base name, also of `.` and `..`."""
         return Path(os.path.abspath(self.path)).name  # noqa: PTH100  resolve() would follow links
 
-    def pack(self, *, holes: bool) -> Iterator[bytes]:
-        """Gives it as plain tar in pieces; raises CannotPack and OSError.
-
-        Args:
-            holes: whether holes of files stay holes; else they are zeros.
-        """
-        form = Form(everything=True, holes=holes)
+    def pack(self) -> Iterator[bytes]:
+        """Packs it as plain tar, chunk by chunk; raises CannotPack or OSError."""
+        form = Form(everything=True, holes=True)
         root, dereference = _root(self.path, self.dereference)
         return iter_pack(root, form, dereference=dereference, links=self.links)
 
@@ -52,22 +44,22 @@ class Source:
 def survey(
     path: Path,
     shown: str,
-    left_out: Callable[[str, str], object],
+    excluded: Callable[[str, str], object],
     *,
     dereference: bool,
     links: bool = True,
 ) -> Source:
-    """Looks a push source through before anything is sent; reads no content.
+    """Checks a push source before anything is sent; reads no content.
 
     Args:
-        path: where it is.
-        shown: how the user wrote it, for messages.
-        left_out: is told the path of each thing that cannot be pushed, and what it is.
-        dereference: whether links are followed.
-        links: whether links that are not followed are pushed.
+        path: the folder or file.
+        shown: the path as the user wrote it, for messages.
+        excluded: receives path and kind of each thing that cannot be pushed.
+        dereference: whether to follow links.
+        links: whether to push the links that are not followed.
 
     Raises:
-        BadInput: it is missing, or something in it cannot be read.
+        BadInput: it does not exist, or something in it cannot be read.
     """
     try:
         info = path.stat()
@@ -79,16 +71,16 @@ def survey(
             )
         _refuse_running_stack(path, shown)
         root, follow = _root(path, dereference)
-        contents = look_through(root, left_out, dereference=follow, links=links)
+        contents = look_through(root, excluded, dereference=follow, links=links)
     except CannotPack as cause:
         raise BadInput(f"cannot push {shown}", reason=str(cause), advice=_AS_LINK) from cause
     except OSError as cause:
         raise _unreadable(cause, path, shown, dereference) from cause
-    return Source(path, contents.archive_bytes, contents.has_holes, dereference, links)
+    return Source(path, contents.archive_bytes, dereference, links)
 
 
 def _refuse_running_stack(path: Path, shown: str) -> None:
-    """Refuses the folder of a `knit dev`: its database and volumes would go into the Data."""
+    """Refuses the folder of a `knit dev` stack: its database and volumes would be pushed too."""
     if (path / STACK).exists():
         raise BadInput(
             f"cannot push {shown}",
@@ -98,8 +90,8 @@ def _refuse_running_stack(path: Path, shown: str) -> None:
 
 
 def _root(path: Path, dereference: bool) -> tuple[Path, bool]:
-    # The source itself may be a link, even where links inside stay links: a folder is meant as
-    # such, and a file, packed as a folder with only that file in it, keeps the link's name.
+    # A source that is itself a link is always followed. A file is packed as a folder with only
+    # that file in it, under the link's name.
     return (path.resolve(), dereference) if path.is_dir() else (path, True)
 
 
@@ -110,12 +102,12 @@ def _unreadable(cause: OSError, path: Path, shown: str, dereference: bool) -> Ba
         if inside is None:
             reason, advice = "there is no such file or folder", _NOTHING_SENT
         elif dereference:
-            reason, advice = "the link leads to nothing", _AS_LINK
+            reason, advice = "the link is broken", _AS_LINK
         else:
-            reason, advice = "it was removed meanwhile", f"push again; {_NOTHING_SENT}"
+            reason, advice = "it has been removed in the meantime", f"push again; {_NOTHING_SENT}"
     elif cause.errno == errno.ELOOP:
-        reason = "the link leads back to itself"
-        advice = _AS_LINK if inside is not None else f"push what it should lead to; {_NOTHING_SENT}"
+        reason = "the link leads to itself"
+        advice = _AS_LINK if inside is not None else f"push its target instead; {_NOTHING_SENT}"
     else:
         reason = reason_of(cause)
         advice = f"{unreadable_advice(cause)}; {_NOTHING_SENT}"
@@ -123,7 +115,7 @@ def _unreadable(cause: OSError, path: Path, shown: str, dereference: bool) -> Ba
 
 
 def unreadable_advice(cause: OSError) -> str:
-    """Says what to do about something in a source that cannot be read."""
+    """Gives advice about something in a source that cannot be read."""
     if isinstance(cause, PermissionError):
-        return "make it readable, or take it out"
-    return advice_for(cause, "take it out, or push a copy")
+        return "make it readable, or remove it from there"
+    return advice_for(cause, "remove it from there, or push a copy")

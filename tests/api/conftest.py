@@ -13,18 +13,18 @@ from fastapi import FastAPI
 from knit_api.app import create_app
 from knit_api.deps import Deps, Lazy, Timeouts
 from knit_api.server.sockets import DetachableProtocol
-from tests.api.fake_store import FakeStore
 from tests.api.fake_transfers import FakeTransfers
 from tests.api.live_server import serving
+from tests.memory_store import MemoryStore
 
 
 @pytest.fixture
-def store() -> FakeStore:
-    return FakeStore()
+def store() -> MemoryStore:
+    return MemoryStore()
 
 
 @pytest.fixture
-def transfers(store: FakeStore, tmp_path: Path) -> FakeTransfers:
+def transfers(store: MemoryStore, tmp_path: Path) -> FakeTransfers:
     return FakeTransfers(store, tmp_path / "volumes")
 
 
@@ -42,7 +42,7 @@ def linger_timeout() -> float:
 
 @pytest.fixture
 async def deps(
-    store: FakeStore, transfers: FakeTransfers, timeouts: Timeouts
+    store: MemoryStore, transfers: FakeTransfers, timeouts: Timeouts
 ) -> AsyncIterator[Deps]:
     deps = Deps(
         store=Lazy.of(store),
@@ -63,7 +63,7 @@ def set_lease(deps: Deps) -> Callable[[float], None]:
 @pytest.fixture(scope="session")
 def one_app() -> FastAPI:
     """Made once, since that takes a quarter of a second; it holds nothing but its `deps`."""
-    return create_app(Deps(store=Lazy.of(FakeStore()), transfers=Lazy.of(None)))
+    return create_app(Deps(store=Lazy.of(MemoryStore()), transfers=Lazy.of(None)))
 
 
 @pytest.fixture

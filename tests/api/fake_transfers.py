@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
+from dataclasses import replace
 from pathlib import Path
-from uuid import UUID
+from uuid import UUID, uuid4
 
-from knit_workflows.client import TransferHandle
+from knit_workflows.client import TransferHandle, upload_for_key
 from knit_workflows.contracts.transfers import Closed
-from knit_workflows.domain.ids import KnitId, RunId
-from knit_workflows.domain.ports import TransferRecord
+from knit_workflows.domain.errors import IdempotencyKeyConsumed, UploadInProgress
+from knit_workflows.domain.ids import KnitId
+from knit_workflows.domain.ports import RunKey
 from knit_workflows.domain.runs import RunStatus
-from knit_workflows.domain.tags import Tag
-from tests.api.fake_store import FakeStore, new_id
+from tests.memory_store import MemoryStore
+
+UNKNOWN = "00000000-0000-4000-8000-000000000000"
+"""An id, but of nothing."""
 
 
 class FakeTransfers:
     """Opens and ends transfers at once; what is to fail is set by the test."""
 
-    def __init__(self, store: FakeStore, root: Path) -> None:
+    def __init__(self, store: MemoryStore, root: Path, *, delay: float = 0.02) -> None:
         self._store = store
+        self._delay = delay
+        """How long the end of a transfer takes: who looks too early finds nothing."""
         self.root = root
         self.open: dict[str, TransferHandle] = {}
         self.ended: list[tuple[str, bool, str]] = []
@@ -42,51 +47,48 @@ class FakeTransfers:
         if self.broken is not None:
             raise self.broken
 
-    async def open_upload(self, _: UUID | None = None) -> TransferHandle:
+    async def open_upload(self, key: UUID | None = None) -> TransferHandle:
         await self.ping()
-        run = self._store.add_run(RunStatus.RUNNING)
-        knit_id = run.outputs[0].knit_id
-        assert knit_id is not None
-        self.folder(knit_id).mkdir(parents=True)
-        return self._opened(knit_id, run.summary.run_id)
+        transfer = upload_for_key(key or uuid4())
+        if transfer.transfer_id in self.open:
+            raise UploadInProgress(see=transfer.run_id or "")
+        if any(transfer.transfer_id == ended for ended, _, _ in self.ended):
+            raise IdempotencyKeyConsumed(see=transfer.run_id or "")
+        assert transfer.run_id is not None
+        await self._store.transfers.begin_upload(
+            transfer.transfer_id, transfer.run_id, transfer.knit_id
+        )
+        self.folder(transfer.knit_id).mkdir(parents=True)
+        return await self._opened(transfer)
 
     async def open_download(self, knit_id: KnitId) -> TransferHandle:
         await self.ping()
-        await self._store.data.get(knit_id)
-        return self._opened(knit_id, None)
+        transfer = TransferHandle(uuid4().hex, knit_id, None)
+        await self._store.transfers.begin_download(transfer.transfer_id, knit_id)
+        return await self._opened(transfer)
 
     async def renew(self, transfer: TransferHandle) -> None:
         self.renewals += 1
 
     async def finish(self, transfer: TransferHandle, *, ok: bool, reason: str = "") -> Closed:
-        await asyncio.sleep(0.02)  # as the real one does: who looks too early finds nothing
+        if self._delay:
+            await asyncio.sleep(self._delay)
         if self.finish_errors:
             raise self.finish_errors.pop(0)
         self.open.pop(transfer.transfer_id, None)
         self.ended.append((transfer.transfer_id, ok, reason))
+        await self._store.transfers.closed(transfer.transfer_id)
         if transfer.run_id is None:
             return Closed()
-        if self._store.run_details[transfer.run_id].summary.status is not RunStatus.RUNNING:
-            return Closed(status="failed")
-        self._store.set_status(transfer.run_id, RunStatus.DONE if ok else RunStatus.FAILED)
-        if ok:
-            one = self._store.things[transfer.knit_id]
-            stamp = Tag("knit#timestamp", "2026-01-02T03:04:05.678+00:00")
-            tags = tuple(sorted({*one.tags, stamp}))
-            self._store.things[transfer.knit_id] = dataclasses.replace(one, tags=tags)
-        return Closed(status="done" if ok else "failed")
+        key, target = RunKey(transfer.run_id, 1), RunStatus.COMPLETING if ok else RunStatus.ABORTING
+        await self._store.execution.advance(key, target, cause=reason or "uploaded")
+        status = await self._store.execution.finalize(key, cause="closed")
+        return Closed(status=status.value)
 
-    def _opened(self, knit_id: KnitId, run_id: RunId | None) -> TransferHandle:
-        transfer = TransferHandle(new_id(), knit_id, run_id)
-        url, token = self.endpoint or (self.folder(knit_id).as_uri(), "")
-        self._store.records[transfer.transfer_id] = TransferRecord(
-            transfer_id=transfer.transfer_id,
-            knit_id=knit_id,
-            run_id=run_id or RunId(""),
-            volume="",
-            mode="write" if run_id else "read",
-            token=token,
-            endpoint=url,
-        )
+    async def _opened(self, transfer: TransferHandle) -> TransferHandle:
+        records = self._store.memory.transfers
+        url, token = self.endpoint or (self.folder(transfer.knit_id).as_uri(), "")
+        await self._store.transfers.opened(transfer.transfer_id, url)
+        records[transfer.transfer_id] = replace(records[transfer.transfer_id], token=token)
         self.open[transfer.transfer_id] = transfer
         return transfer

@@ -8,14 +8,14 @@ from pathlib import Path
 
 from knit_api.app import create_app
 from knit_api.deps import Deps, Lazy
-from tests.api.fake_store import FakeStore
 from tests.api.fake_transfers import FakeTransfers
 from tests.api.live_server import serving
+from tests.memory_store import MemoryStore
 from tests.waiting import PATIENCE
 
 
 async def main() -> None:
-    store = FakeStore()
+    store = MemoryStore()
     transfers = FakeTransfers(store, Path(sys.argv[1]))
     app = create_app(Deps(store=Lazy.of(store), transfers=Lazy.of(transfers)))
     # Otherwise a client that is slow to send might miss its response.

@@ -6,7 +6,7 @@ import pytest
 
 
 async def test_what_begins_like_this_is_offered(client, store):
-    ids = [one.outputs[0].knit_id for one in (store.add_run(), store.add_run())]
+    ids = [store.add_run().outputs[0].knit_id for _ in range(2)][::-1]
     found = await client.get("/completions", params={"of": "data"})
     assert [one["value"] for one in found.json()] == ids
     found = await client.get("/completions", params={"of": "data", "prefix": ids[1][:30]})

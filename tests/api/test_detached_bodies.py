@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -57,7 +58,7 @@ async def test_a_chunked_upload_is_read_by_a_thread(port, store, transfers, deta
     )
     assert answer.count(b"HTTP/1.1 200 ") == 2, answer[:500]
     assert detached == ["detach_body"]
-    assert {run.summary.status for run in store.run_details.values()} == {RunStatus.DONE}
+    assert {run.status for run in store.memory.runs.values()} == {RunStatus.DONE}
 
 
 async def test_a_client_that_waits_to_be_asked_is_asked(port, transfers):
@@ -106,16 +107,16 @@ async def test_a_body_that_nobody_wants_is_thrown_away(port, store):
     )
     assert answer.startswith(b"HTTP/1.1 415 ")
     assert b"HTTP/1.1 200 " in answer
-    assert not store.run_details
+    assert not store.memory.runs
 
 
 async def test_a_client_that_leaves_within_a_json_body_changes_nothing(port, store, transfers):
     knit_id = a_data(store, transfers)
-    before = store.things[knit_id]
+    before = replace(store.memory.data[knit_id])
     head = f"PUT /api/data/{knit_id} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
     answer = await talk(port, f"{head}Content-Length: 99\r\n\r\n{{".encode(), half_close=True)
     assert b" 200 " not in answer
-    assert store.things[knit_id] == before
+    assert store.memory.data[knit_id] == before
 
 
 async def test_a_download_is_written_by_a_thread(port, store, transfers, detached):

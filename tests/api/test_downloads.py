@@ -22,13 +22,13 @@ from knit_api.transfers.direct_archive import DirectArchiveResponse
 from knit_workflows.domain.errors import BackendRejected, BackendUnavailable, EngineUnavailable
 from knit_workflows.domain.runs import RunStatus
 from tests.api.archives import HELLO, files_in
-from tests.api.fake_store import UNKNOWN, FakeStore
-from tests.api.fake_transfers import FakeTransfers
+from tests.api.fake_transfers import UNKNOWN, FakeTransfers
 from tests.api.live_server import talk, unchunked
+from tests.memory_store import MemoryStore
 from tests.waiting import until
 
 
-def a_data(store: FakeStore, transfers: FakeTransfers, status=RunStatus.DONE, files=HELLO) -> str:
+def a_data(store: MemoryStore, transfers: FakeTransfers, status=RunStatus.DONE, files=HELLO) -> str:
     knit_id = store.add_run(status).outputs[0].knit_id
     for name, content in files.items():
         path = transfers.folder(knit_id) / name

@@ -15,9 +15,9 @@ from knit_api.deps import Deps, Lazy
 from knit_api.error_responses import response_for
 from knit_api.errors import HttpProblem
 from knit_workflows.domain import errors as domain
-from tests.api.fake_store import UNKNOWN, FakeStore
-from tests.api.fake_transfers import FakeTransfers
+from tests.api.fake_transfers import UNKNOWN, FakeTransfers
 from tests.api.test_catalogue import refused
+from tests.memory_store import MemoryStore
 
 
 def all_errors(kind: type[domain.KnitError] = domain.KnitError) -> list[type[domain.KnitError]]:
@@ -66,7 +66,7 @@ def test_http_problems_keep_their_headers():
 
 
 async def test_a_bug_is_logged_and_answered_without_its_text(client, store, caplog):
-    store.broken = RuntimeError("password=hunter2")
+    store.memory.broken = RuntimeError("password=hunter2")
     with caplog.at_level(logging.ERROR):
         message = await refused(client.get("/data"), 500)
     assert message["reason"] == "unexpected error"
@@ -85,7 +85,7 @@ async def test_a_bug_is_logged_and_answered_without_its_text(client, store, capl
     ],
 )  # fmt: skip
 async def test_while_the_store_is_away_everything_is_503(client, store, method, path):
-    store.broken = domain.StoreUnavailable()
+    store.memory.broken = domain.StoreUnavailable()
     content = b"{}" if method == "PUT" else None
     await refused(client.request(method, path, content=content), 503)
 
@@ -128,11 +128,11 @@ async def ask(deps: Deps, path: str) -> httpx.Response:
 
 
 async def test_the_api_starts_without_its_parts_and_recovers_by_itself(
-    store: FakeStore, transfers: FakeTransfers
+    store: MemoryStore, transfers: FakeTransfers
 ):
     there = False
 
-    async def connect_store() -> FakeStore:
+    async def connect_store() -> MemoryStore:
         if not there:
             raise OSError("connection refused")
         return store
@@ -160,10 +160,10 @@ async def test_the_api_starts_without_its_parts_and_recovers_by_itself(
     await deps.aclose()
 
 
-async def test_a_part_is_connected_once_however_many_wait(store: FakeStore):
+async def test_a_part_is_connected_once_however_many_wait(store: MemoryStore):
     attempts = 0
 
-    async def connect() -> FakeStore:
+    async def connect() -> MemoryStore:
         nonlocal attempts
         attempts += 1
         await asyncio.sleep(0.05)

@@ -1,46 +1,19 @@
-"""`GET /api/data/{knitId}/lineage`, on a real store."""
+"""`GET /api/data/{knitId}/lineage`."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-
-import httpx
 import pytest
-from fastapi import FastAPI
-from pydantic import SecretStr
 
-from knit_api.deps import Deps, Lazy
-from knit_workflows.embedded import EmbeddedPostgres
-from knit_workflows.settings import StoreSettings
-from knit_workflows.store import PostgresStore
-from tests.postgres import Databases
-from tests.store.build import admit_all, drain, end, only, register, spec, upload
+from knit_workflows.domain.ports import RunKey
+from knit_workflows.domain.runs import RunQuery, RunStatus
+from tests.memory_store import MemoryStore
+from tests.store.build import end, register, spec, upload
 
 NOWHERE = "11111111-1111-4111-8111-111111111111"
+WAITING = RunQuery(statuses=frozenset({RunStatus.WAITING}))
 
 
-@pytest.fixture
-async def real(postgres: EmbeddedPostgres) -> AsyncIterator[PostgresStore]:
-    databases = Databases(postgres.url("postgres"))
-    url = await databases.migrated()
-    store = PostgresStore(StoreSettings(url=SecretStr(url)))
-    yield store
-    await store.aclose()
-    databases.drop(url)
-    databases.close()
-
-
-@pytest.fixture
-async def client(one_app: FastAPI, real: PostgresStore) -> AsyncIterator[httpx.AsyncClient]:
-    deps = Deps(store=Lazy.of(real), transfers=Lazy.of(None))
-    one_app.state.deps = deps
-    transport = httpx.ASGITransport(one_app)
-    async with httpx.AsyncClient(transport=transport, base_url="http://api.test/api") as client:
-        yield client
-    await deps.aclose()
-
-
-async def chain(store: PostgresStore, length: int) -> str:
+async def chain(store: MemoryStore, length: int) -> str:
     """An upload and so many Runs behind each other, each with a log; gives the first Data."""
     for turn in range(length):
         await register(
@@ -49,14 +22,14 @@ async def chain(store: PostgresStore, length: int) -> str:
         )
     first = await upload(store, "k:0")
     for _ in range(length):
-        await drain(store)
-        await end(store, only(await admit_all(store)))
+        (run,) = await store.runs.find(WAITING)
+        await end(store, RunKey(run.summary.run_id, 1))
     return first
 
 
-async def test_a_lineage_is_given_in_full(client, real):
+async def test_a_lineage_is_given_in_full(client, store):
     """Data and Runs look as they do elsewhere; the Data asked for comes first."""
-    first = await chain(real, 2)
+    first = await chain(store, 2)
     answer = await client.get(f"/data/{first}/lineage?downstream=all")
     assert answer.status_code == 200
     assert answer.headers["content-type"] == "application/json"
@@ -72,9 +45,9 @@ async def test_a_lineage_is_given_in_full(client, real):
     ]
 
 
-async def test_a_lineage_is_given_as_ids(client, real):
+async def test_a_lineage_is_given_as_ids(client, store):
     """With `fields=ids` the same things are there, and every tie between them as an edge."""
-    first = await chain(real, 2)
+    first = await chain(store, 2)
     full = (await client.get(f"/data/{first}/lineage?downstream=all")).json()
     lean = (await client.get(f"/data/{first}/lineage?downstream=all&fields=ids")).json()
     assert lean["data"] == [one["knitId"] for one in full["data"]]
@@ -96,9 +69,9 @@ async def test_a_lineage_is_given_as_ids(client, real):
         ("upstream=&downstream=", 4), ("downstream=all&limit=11", 5),
     ],
 )  # fmt: skip
-async def test_how_far_a_lineage_goes(client, real, query, runs):
+async def test_how_far_a_lineage_goes(client, store, query, runs):
     """In Runs; without a word three both ways, and one way only where one way is named."""
-    first = await chain(real, 5)
+    first = await chain(store, 5)
     answer = await client.get(f"/data/{first}/lineage?fields=ids&{query}")
     assert len(answer.json()["runs"]) == runs
 
@@ -123,8 +96,8 @@ async def test_no_lineage_of_what_is_not_there(client, knit_id):
     assert answer.json()["message"]["advice"]
 
 
-async def test_a_lineage_that_is_too_large_is_a_conflict_with_advice(client, real):
-    first = await chain(real, 2)
+async def test_a_lineage_that_is_too_large_is_a_conflict_with_advice(client, store):
+    first = await chain(store, 2)
     for fields in ("", "&fields=ids"):
         answer = await client.get(f"/data/{first}/lineage?downstream=all&limit=4{fields}")
         assert answer.status_code == 409

@@ -13,8 +13,8 @@ from knit_api.deps import Deps, Timeouts
 from knit_api.transfers.local_volume import LocalVolume
 from knit_workflows.domain.errors import StoreUnavailable
 from knit_workflows.domain.runs import RunStatus
-from tests.api.fake_store import FakeStore, new_id
 from tests.api.fake_transfers import FakeTransfers
+from tests.memory_store import MemoryStore, new_id
 from tests.waiting import PATIENCE, until
 
 S = RunStatus
@@ -25,7 +25,7 @@ def timeouts() -> Timeouts:
     return Timeouts(log_poll_interval=0.05, log_idle=0.1, log_idle_while_ending=PATIENCE)
 
 
-def a_run(store: FakeStore, transfers: FakeTransfers, status: RunStatus, text: str | None = None):
+def a_run(store: MemoryStore, transfers: FakeTransfers, status: RunStatus, text: str | None = None):
     run = store.add_run(status, log=True)
     folder = transfers.folder(run.log.knit_id)
     folder.mkdir(parents=True)
@@ -124,12 +124,12 @@ async def test_following_outlives_a_store_that_is_away(port, store, transfers):
     run_id, folder = a_run(store, transfers, S.RUNNING, "one\n")
     reader, writer = await follow(port, run_id)
     await reader.readuntil(b"one\n")
-    store.broken = StoreUnavailable()
+    store.memory.broken = StoreUnavailable()
     await asyncio.sleep(0.2)
     with (folder / "log").open("a") as log:
         log.write("two\n")
     await asyncio.wait_for(reader.readuntil(b"two\n"), PATIENCE)
-    store.broken = None
+    store.memory.broken = None
     store.set_status(run_id, S.FAILED)
     assert (await asyncio.wait_for(reader.read(), PATIENCE)).endswith(b"0\r\n\r\n")
     writer.close()
@@ -156,7 +156,7 @@ async def test_a_deleted_run_ends_the_following(port, store, transfers):
     run_id, _ = a_run(store, transfers, S.RUNNING, "one\n")
     reader, writer = await follow(port, run_id)
     await reader.readuntil(b"one\n")
-    del store.run_details[run_id]
+    del store.memory.runs[run_id]
     assert (await asyncio.wait_for(reader.read(), PATIENCE)).endswith(b"0\r\n\r\n")
     writer.close()
 

@@ -1,23 +1,15 @@
-"""Changes of Plans and dry runs over HTTP, on the real store."""
+"""Changes of Plans and dry runs over HTTP."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Iterator
 
 import httpx
 import pytest
-from pydantic import SecretStr
 
-from knit_api.app import create_app
-from knit_api.deps import Deps, Lazy
 from knit_workflows.domain.plans.forms import MAX_PRIORITY
-from knit_workflows.embedded import EmbeddedPostgres
-from knit_workflows.settings import StoreSettings
-from knit_workflows.store import PostgresStore
-from tests.api.fake_store import UNKNOWN
-from tests.postgres import Databases
-from tests.store.build import drain, upload
+from tests.api.fake_transfers import UNKNOWN
+from tests.store.build import upload
 
 PLAN = {
     "image": "localhost:30503/train:v2",
@@ -34,37 +26,6 @@ CHANGES = {
     "serviceaccount": {"service_account": "me"},
     "priority": {"priority": 1},
 }
-
-
-@pytest.fixture(scope="module")
-def databases(postgres: EmbeddedPostgres) -> Iterator[Databases]:
-    made = Databases(postgres.url("postgres"))
-    yield made
-    made.close()
-
-
-@pytest.fixture
-async def store(databases: Databases) -> AsyncIterator[PostgresStore]:
-    url = await databases.migrated()
-    opened = PostgresStore(StoreSettings(url=SecretStr(url)))
-    await opened.open()
-    yield opened
-    await opened.aclose()
-    databases.drop(url)
-
-
-@pytest.fixture
-async def deps(store: PostgresStore) -> AsyncIterator[Deps]:
-    deps = Deps(store=Lazy.of(store), transfers=Lazy.of(None))
-    yield deps
-    await deps.aclose()
-
-
-@pytest.fixture
-async def client(deps: Deps) -> AsyncIterator[httpx.AsyncClient]:
-    transport = httpx.ASGITransport(create_app(deps))
-    async with httpx.AsyncClient(transport=transport, base_url="http://api.test/api") as client:
-        yield client
 
 
 @pytest.fixture
@@ -242,7 +203,6 @@ async def test_what_is_no_change_is_refused_at_its_place(client, plan, what, bod
 
 async def test_a_dry_run_says_which_runs_would_appear(client, store):
     ids = sorted([await upload(store, "k:a") for _ in range(3)])
-    await drain(store)
     answer = await client.post("/plans?dry_run=true", json=PLAN)
     assert answer.status_code == 200, answer.text
     assert answer.json() == {
@@ -257,7 +217,6 @@ async def test_a_dry_run_gives_the_first_hundred(client, store):
     """However many there would be: it is not refused for their number, either."""
     for _ in range(11):
         await upload(store, "k:a")
-    await drain(store)
     two = PLAN | {"inputs": [{"path": f"/{name}", "tags": ["k:a"]} for name in "ab"]}
     answer = (await client.post("/plans?dry_run=true", json=two)).json()
     assert answer["runs"] == 121

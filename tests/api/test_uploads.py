@@ -18,9 +18,9 @@ from knit_workflows.disk import DiskSpace
 from knit_workflows.domain.errors import Conflict, EngineUnavailable, TransferNotReady
 from knit_workflows.domain.runs import RunStatus
 from tests.api.archives import HELLO, HOSTILE, ODD, files_in, tar_of
-from tests.api.fake_store import FakeStore
 from tests.api.fake_transfers import FakeTransfers
 from tests.api.live_server import chunk, serving, talk
+from tests.memory_store import MemoryStore
 from tests.waiting import PATIENCE, until
 
 GZIP = {"Content-Type": "application/tar+gzip"}
@@ -34,8 +34,8 @@ def stored(transfers: FakeTransfers, knit_id: str) -> dict[str, bytes]:
     }
 
 
-def assert_nothing_is_left(store: FakeStore, transfers: FakeTransfers) -> None:
-    assert [run.summary.status for run in store.run_details.values()] == [RunStatus.FAILED]
+def assert_nothing_is_left(store: MemoryStore, transfers: FakeTransfers) -> None:
+    assert [run.status for run in store.memory.runs.values()] == [RunStatus.FAILED]
     assert [list(folder.iterdir()) for folder in transfers.root.iterdir()] == [[]]
     assert not transfers.open
     assert len(transfers.failures) == 1
@@ -71,7 +71,7 @@ async def test_tags_come_with_the_upload_before_it_is_done(client, store):
     assert answer.status_code == 200
     assert "type:dataset" in answer.json()["tags"]
     assert "project:a:b" in answer.json()["tags"]
-    assert store.statuses_at_tagging == [RunStatus.RUNNING]
+    assert store.memory.statuses_at_tagging == [RunStatus.RUNNING]
 
 
 @pytest.mark.parametrize("tag", ["knit%23id:1", "no-colon", "a:b%00", "knit%23other:x"])
@@ -79,7 +79,7 @@ async def test_a_tag_that_is_none_is_refused_before_anything_is_made(client, sto
     answer = await client.post(f"/data?tag={tag}", content=tar_of(HELLO), headers=TAR)
     assert answer.status_code == 400
     assert answer.json()["message"]["advice"]
-    assert not store.run_details
+    assert not store.memory.runs
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ async def test_other_media_types_are_refused(client, store, headers):
     answer = await client.post("/data", content=b"{}", headers=headers)
     assert answer.status_code == 415
     assert "application/tar+gzip" in answer.json()["message"]["advice"]
-    assert not store.run_details
+    assert not store.memory.runs
 
 
 async def test_links_are_data_wherever_they_lead(client, transfers):
@@ -241,7 +241,7 @@ async def test_a_temporal_that_is_away_and_its_full_disk_are_both_reported(
         f"Temporal does not answer; also, the disk of {tmp_path} has 4 KiB left"
     )
     assert "knit run rm" in message["advice"]
-    assert not store.run_details
+    assert not store.memory.runs
 
 
 async def test_a_transfer_that_cannot_be_ended_is_left_to_its_lease(client, transfers, caplog):
@@ -286,18 +286,18 @@ async def test_a_transfer_that_cannot_be_opened_is_503(client, store, transfers)
     answer = await client.post("/data", content=tar_of(HELLO), headers=TAR)
     assert answer.status_code == 503
     assert answer.headers["Retry-After"]
-    assert not store.run_details
+    assert not store.memory.runs
 
 
 async def test_an_upload_stopped_by_a_user_is_a_conflict(client, store, transfers):
     async def body() -> AsyncIterator[bytes]:
         yield tar_of(HELLO)
-        for run_id in list(store.run_details):
+        for run_id in list(store.memory.runs):
             store.set_status(run_id, RunStatus.ABORTING)
 
     answer = await client.post("/data", content=body(), headers=TAR)
     assert answer.status_code == 409
-    assert answer.json()["message"]["see"] in store.run_details
+    assert answer.json()["message"]["see"] in store.memory.runs
 
 
 async def test_the_end_is_tried_again_while_temporal_is_away(client, transfers):
@@ -357,7 +357,7 @@ def ended_as(store, status):
 
 
 async def test_ending_the_server_in_the_middle_leaves_nothing(
-    app: FastAPI, store: FakeStore, transfers: FakeTransfers
+    app: FastAPI, store: MemoryStore, transfers: FakeTransfers
 ):
     head = b"POST /api/data HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-tar\r\n"
     head += b"Transfer-Encoding: chunked\r\n\r\n"

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from knit_api.app import create_app
 from knit_api.deps import Deps, Lazy
-from tests.api.fake_store import FakeStore
 from tests.api.fake_transfers import FakeTransfers
 from tests.api.live_server import serving
+from tests.memory_store import MemoryStore
 from tests.waiting import PATIENCE
 
 
@@ -22,7 +22,7 @@ class LiveApi:
     """The API's port, and what it has; both sides may look at it and change it."""
 
     port: int
-    store: FakeStore
+    store: MemoryStore
     transfers: FakeTransfers
 
     @property
@@ -37,7 +37,7 @@ def live_api(folder: Path) -> Iterator[LiveApi]:
     ready = threading.Event()
 
     async def serve() -> None:
-        store = FakeStore()
+        store = MemoryStore()
         transfers = FakeTransfers(store, folder)
         deps = Deps(store=Lazy.of(store), transfers=Lazy.of(transfers))
         ending = asyncio.Event()

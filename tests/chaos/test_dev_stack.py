@@ -21,7 +21,7 @@ from typing import Any
 import psutil
 import pytest
 
-from knit_cli.dev.state import StateFolder
+from knit_cli.dev.dev_folder import DevFolder
 from tests.contract.compute.local_adapters import need_bubblewrap
 from tests.e2e.stack import WITHIN, DevStack, command, dev_folder, dev_stack, shell_plan, until
 
@@ -141,7 +141,7 @@ def test_a_killed_process_is_started_again(stack: DevStack, name: str) -> None:
     kill(before["processes"][name])
 
     def another() -> bool:
-        record = StateFolder(stack.state).running()
+        record = DevFolder(stack.state).running()
         return (
             record is not None
             and record.ready
@@ -204,7 +204,7 @@ def test_up_right_after_down_waits_for_the_end(stack: DevStack) -> None:
     """A stack that is ending is not taken for one that runs."""
     before = stack.ready()
     with stack.start("dev", "down") as ending:
-        until(lambda: not ((record := StateFolder(stack.state).load()) and record.ready))
+        until(lambda: not ((record := DevFolder(stack.state).load()) and record.ready))
         stack.up()
         assert ending.wait(WITHIN) in (0, 1)  # 1: it says that knit is being started again
     assert stack.ready()["supervisor"] != before["supervisor"]
@@ -240,7 +240,7 @@ def test_down_ends_what_a_killed_supervisor_has_left(own: DevStack) -> None:
 
 def started_so_far(stack: DevStack, but: int = 0) -> set[str]:
     """Names of the processes in the record, besides one."""
-    record = StateFolder(stack.state).load()
+    record = DevFolder(stack.state).load()
     marks = record.processes.items() if record is not None else ()
     return {name for name, mark in marks if mark.pid != but}
 
@@ -261,7 +261,7 @@ def test_a_supervisor_killed_during_its_start_is_no_obstacle(own: DevStack) -> N
             until(lambda stage=stage: stage(own))  # type: ignore[misc]
             record = json.loads((own.state / "state.json").read_text())
             kill(record["supervisor"]["pid"])
-            left = StateFolder(own.state).load()
+            left = DevFolder(own.state).load()
             ended = waiting.wait(WITHIN)
             # On a loaded machine the start may have come to its end before it was disturbed.
             assert ended == 1 or (left is not None and left.ready)
@@ -421,7 +421,7 @@ def test_ctrl_c_ends_the_stack_in_order(own: DevStack) -> None:
         read_until(master, b"knit is \x1b[32mready")
         assert own.knit("plan", "find").json()
         said = own.knit("dev", "up")
-        assert "running already" in said.err
+        assert "already running" in said.err
         os.write(master, b"\x03")
         while True:
             try:

@@ -1,8 +1,9 @@
-"""`knit` as users start it, but in process and with a fake API behind the transport seam."""
+"""`knit` as users start it, but in process and with the real API behind the transport seam."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from knit_cli.config.profile import Profile, save_profile
 from knit_cli.invocation import Surroundings
 from knit_cli.main import run
-from tests.cli.fake_api import API_ROOT, FakeApi
+from tests.cli.real_api import API_ROOT, Bridge, RealApi, running_bridge
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Ended:
 class Knit:
     """Starts `knit` in a folder of its own, with a home and a profile."""
 
-    def __init__(self, api: FakeApi, folder: Path, capture: pytest.CaptureFixture[bytes]) -> None:
+    def __init__(self, api: RealApi, folder: Path, capture: pytest.CaptureFixture[bytes]) -> None:
         self.api = api
         self.cwd = folder / "project"
         self.home = folder / "home"
@@ -62,6 +63,12 @@ class Knit:
         out, err = self._capture.readouterr()
         return Ended(code, out, err.decode())
 
+    def slept_for(self, *steps: float) -> bool:
+        """Whether the pauses were these, or at least half of each: the rest is chance."""
+        return len(self.slept) == len(steps) and all(
+            step / 2 <= pause <= step for pause, step in zip(self.slept, steps, strict=True)
+        )
+
     def write(self, name: str, content: str | bytes = "") -> Path:
         path = self.cwd / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -69,13 +76,20 @@ class Knit:
         return path
 
 
-@pytest.fixture
-def api() -> FakeApi:
-    return FakeApi()
+@pytest.fixture(scope="session")
+def bridge() -> Iterator[Bridge]:
+    """Made when a test first asks the API: the app takes a quarter of a second."""
+    with running_bridge() as bridge:
+        yield bridge
 
 
 @pytest.fixture
-def bare_knit(api: FakeApi, tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes]) -> Knit:
+def api(request: pytest.FixtureRequest, tmp_path: Path) -> RealApi:
+    return RealApi(lambda: request.getfixturevalue("bridge"), tmp_path / "volumes")
+
+
+@pytest.fixture
+def bare_knit(api: RealApi, tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes]) -> Knit:
     """Without a profile."""
     return Knit(api, tmp_path, capsysbinary)
 

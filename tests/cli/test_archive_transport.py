@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 import httpx
 import pytest
 
-from knit_cli.api.answers import is_framed
 from knit_cli.api.archive_transport import TRAILERS, ArchiveTransport
+from knit_cli.api.responses import is_framed
 from tests.waiting import PATIENCE
 
 NOBODY = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -72,8 +72,8 @@ def test_an_archive_goes_out_in_chunks_and_the_answer_comes_back(served):
         connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
 
     with served(serve) as client:
-        pieces = iter([b"abc", b"x" * 300_000])
-        answer = client.post("/data", params={"tag": "a:b c"}, content=pieces, headers=TAR)
+        chunks = iter([b"abc", b"x" * 300_000])
+        answer = client.post("/data", params={"tag": "a:b c"}, content=chunks, headers=TAR)
     assert answer.json() == {}
     head, _, body = bytes(seen).partition(b"\r\n\r\n")
     assert head.startswith(b"POST /data?tag=a%3Ab+c HTTP/1.1\r\nHost: 127.0.0.1:")
@@ -104,16 +104,16 @@ def test_what_the_body_raises_passes_and_cuts_the_connection(served):
     seen, ended = bytearray(), threading.Event()
 
     def serve(connection: socket.socket) -> None:
-        while piece := connection.recv(1000):
-            seen.extend(piece)
+        while chunk := connection.recv(1000):
+            seen.extend(chunk)
         ended.set()
 
-    def failing() -> Iterator[bytes]:
+    def failure() -> Iterator[bytes]:
         yield b"abc"
         raise PermissionError(13, "Permission denied", "secret")
 
     with served(serve) as client, pytest.raises(PermissionError):
-        client.post("/data", content=failing(), headers=TAR)
+        client.post("/data", content=failure(), headers=TAR)
     assert ended.wait(PATIENCE)
     assert seen.endswith(b"3\r\nabc\r\n")
     assert not seen.endswith(b"0\r\n\r\n")

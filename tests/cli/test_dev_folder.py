@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from knit_cli.dev.state import DevState, Ports, ProcessMark, StateFolder
+from knit_cli.dev.dev_folder import DevFolder, DevState, Ports, ProcessIdentity
 
 PORTS = Ports(api=11, temporal=12, web_ui=13)
 
@@ -21,9 +21,11 @@ def running(knit):
 
 
 def record(project, *, alive):
-    folder = StateFolder(project / ".knit" / "dev")
+    folder = DevFolder(project / ".knit" / "dev")
     folder.create()
-    mark = ProcessMark.of(os.getpid()) if alive else ProcessMark(os.getpid(), "another birth")
+    mark = (
+        ProcessIdentity.of(os.getpid()) if alive else ProcessIdentity(os.getpid(), "another birth")
+    )
     folder.save(DevState(PORTS, supervisor=mark, ready=True))
     return folder
 
@@ -61,4 +63,4 @@ def test_up_below_another_stack_says_that_it_is_another(knit, running):
     below = knit.write("below/.knit", "no folder, so that nothing is started").parent
     ended = knit("dev", "up", cwd=below)
     assert ended.code == 1
-    assert f"another knit runs above, with its state in {running.root}" in ended.err
+    assert f"another knit runs in a parent folder ({running.root})" in ended.err

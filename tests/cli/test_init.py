@@ -10,7 +10,7 @@ import sys
 import pytest
 import yaml
 
-from tests.cli.fake_api import API_ROOT
+from tests.cli.real_api import API_ROOT
 
 # A CA made for this test alone; its key was thrown away.
 CA = """\

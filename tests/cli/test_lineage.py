@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import json
 import re
 
+import httpx
 import pytest
 
-from tests.cli.fake_api import error
+from tests.cli.real_api import error
 
 
 def chain(api, length):
@@ -19,12 +21,6 @@ def chain(api, length):
         runs.append(run)
         data.append(made["/out"])
     return data, runs
-
-
-@pytest.fixture(params=["in one answer", "step by step"], autouse=True)
-def traces(request, api):
-    """Every rule holds with a server that gives the graph at once, and with one that does not."""
-    api.traces = request.param == "in one answer"
 
 
 def graph(knit, *arguments):
@@ -76,13 +72,6 @@ def test_side_data_are_shown_but_not_followed(knit, api):
     up = graph(knit, made["/out"].knit_id, "-u", "-n", "1")
     assert made["/more"].knit_id in ids(up)
     assert side_source.knit_id not in ids(up)
-
-
-def test_everything_is_asked_for_once(knit, api):
-    data, _ = chain(api, 6)
-    graph(knit, data[3].knit_id, "-n", "all")
-    asked = [str(request.url) for request in api.requests if "lineage" not in request.url.path]
-    assert len(asked) == len(set(asked)) == (0 if api.traces else len(data) + len(api.runs))
 
 
 def test_a_diamond_is_walked_once(knit, api):
@@ -206,7 +195,7 @@ def test_a_tree_says_what_is_farther_away_than_asked_for(knit, api):
     data, _ = chain(api, 9)
     ended = knit("data", "lineage", data[4].knit_id, "--format", "tree")
     assert ended.out.decode().count(" … 1 more Run") == 2
-    assert ended.err == "knit: Runs farther away that are not shown: 2; --numbers all shows all\n"
+    assert ended.err == "knit: Runs farther away, not shown: 2; --numbers all shows everything\n"
     assert knit("data", "lineage", data[4].knit_id, "--format", "tree", "-n", "all").err == ""
 
 
@@ -227,10 +216,16 @@ def test_bad_input(knit, arguments, code):
 
 
 def test_what_vanishes_meanwhile_is_left_out(knit, api):
-    data, runs = chain(api, 3)
-    del api.runs[runs[1].run_id]
+    """A Run that is deleted between two looks at the store is in one part of the answer only."""
+    data, _ = chain(api, 3)
+    path = f"/data/{data[0].knit_id}/lineage"
+    whole = json.loads(api.get(f"{path}?downstream=all").content)
+    del whole["runs"][1], whole["data"][2]
+    api.interrupt[("GET", path)] = [httpx.Response(200, json=whole)]
     found = graph(knit, data[0].knit_id, "-d", "-n", "all")
-    assert ids(found) == {data[0].knit_id, data[1].knit_id}
+    assert len(found["runs"]) == 2
+    nodes = ids(found) | {run["runId"] for run in found["runs"]}
+    assert all({edge["from"], edge["to"]} <= nodes for edge in found["edges"])
 
 
 def test_every_edge_has_both_ends(knit, api):

@@ -12,11 +12,12 @@ import httpx
 import pytest
 
 from knit_cli.dev.app import DEFAULT_STATE
-from knit_cli.dev.state import RECORD
+from knit_cli.dev.dev_folder import RECORD
 from knit_cli.errors import BadInput
-from knit_cli.plans.difference import differences
+from knit_cli.plans.difference import differences, is_equivalent
 from knit_cli.plans.file import read_plan
 from knit_cli.transfer.push_source import STACK, survey
+from knit_workflows.wire.plans import Plan
 from tests.cli.test_plan import PLAN
 
 
@@ -67,9 +68,9 @@ def test_an_archive_given_as_an_image_is_told_to_be_a_file(bare_knit):
 @pytest.mark.parametrize(
     ("code", "hint"),
     [
-        (errno.EACCES, "make it readable, or take it out; nothing was uploaded"),
+        (errno.EACCES, "make it readable, or remove it from there; nothing was uploaded"),
         (errno.EIO, "look into the system's log (dmesg), and check the disk; nothing was uploaded"),
-        (errno.EDOM, "take it out, or push a copy; nothing was uploaded"),
+        (errno.EDOM, "remove it from there, or push a copy; nothing was uploaded"),
     ],
 )
 def test_what_cannot_be_read_is_told_before_anything_is_sent(tmp_path, monkeypatch, code, hint):
@@ -143,12 +144,19 @@ def test_what_breaks_while_it_is_sent_is_told(knit, api, monkeypatch):
 
 def test_a_resource_that_only_the_plan_has_is_a_difference(knit, api):
     path = knit.write("plan.yaml", PLAN)
-    assert knit("plan", "apply", "plan.yaml").code == 0
-    plan = next(iter(api.plans.values()))
+    plan = Plan.model_validate(knit("plan", "apply", "plan.yaml").json)
     more = plan.model_copy(update={"resources": {**plan.resources, "a.b/gpu": "1"}})
     [difference] = differences(read_plan(path).spec, more)
-    assert difference.words == "resources.a.b/gpu is 1, the file has none"
+    assert difference.description == "resources.a.b/gpu is 1, the file has none"
     assert difference.command == f"knit plan resource --unset a.b/gpu {plan.plan_id}"
+
+
+def test_quantities_written_otherwise_do_not_differ(knit, api):
+    path = knit.write("plan.yaml", PLAN)
+    plan = Plan.model_validate(knit("plan", "apply", "plan.yaml").json)
+    same = plan.model_copy(update={"resources": {"cpu": "2000m", "memory": "1024Mi"}})
+    assert is_equivalent(read_plan(path).spec, same)
+    assert differences(read_plan(path).spec, same) == []
 
 
 def test_an_extension_that_is_no_program_for_this_machine(knit, tmp_path):
@@ -171,4 +179,6 @@ def test_a_folder_that_is_gone(tmp_path):
         check=False,
     )
     assert ended.returncode == 1
-    assert ended.stderr == "error: the current folder is gone\nhint: change to one that exists\n"
+    assert (
+        ended.stderr == "error: the current folder no longer exists\nhint: change to another one\n"
+    )

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import html.parser
-import itertools
 import json
 import re
 
+import httpx
 import pytest
 
-from knit_cli.graphs.formats import Edge, Graph, Kind, Node, Row, Words, to_dot, to_json, to_mermaid
+from knit_cli.graphs.dot import to_dot
+from knit_cli.graphs.json_graph import to_json
+from knit_cli.graphs.mermaid import to_mermaid
+from knit_cli.graphs.model import Edge, Graph, Node, NodeKind, Row, Span
 
 
 @pytest.fixture
@@ -20,13 +23,11 @@ def plans(knit, api) -> list[str]:
         knit.write(
             "plan.yaml",
             f"image: step:{number}\ninputs: [{{path: /in, tags: ['k:{number}']}}]\n"
-            f"outputs: [{{path: /out, tags: ['k:{number + 1}']}}]\nlog: {{}}\n"
+            f"outputs: [{{path: /out, tags: ['k:{number + 1}']}}]\n"
+            f"log: {'{tags: [k:4]}' if number == 2 else '{}'}\n"
             f"annotations: ['who=a<b&\"c\"']\nactive: {'no' if number == 1 else 'yes'}\n",
         )
         ids.append(knit("plan", "apply", "plan.yaml").json["planId"])
-    for producer, consumer in itertools.pairwise(ids):
-        api.link_plans((producer, "/out"), (consumer, "/in"))
-    api.link_plans((ids[2], None), (ids[4], "/in"))
     api.requests.clear()
     return ids
 
@@ -56,9 +57,10 @@ def test_a_flag_that_is_given_makes_the_other_false(knit, plans):
 
 def test_what_lies_beside_the_way_is_not_followed(knit, api, plans):
     """Upstream of a Plan downstream there may be half the catalogue."""
-    knit.write("plan.yaml", "image: step:9\ninputs: [{path: /x, tags: [z:z]}]\nlog: {}\n")
-    other = knit("plan", "apply", "plan.yaml").json["planId"]
-    api.link_plans((other, None), (plans[1], "/in"))
+    knit.write(
+        "plan.yaml", "image: step:9\ninputs: [{path: /x, tags: [z:z]}]\nlog: {tags: [k:1]}\n"
+    )
+    knit("plan", "apply", "plan.yaml")
     assert shown(knit, plans[0]) == [0, 1, 2, 3, 4]
     assert shown(knit, plans[1], "-u") == [0, 1, 9]
 
@@ -69,9 +71,16 @@ def test_each_plan_is_asked_for_once(knit, api, plans):
 
 
 def test_a_loop_in_what_the_api_says_ends(knit, api, plans):
-    api.link_plans((plans[4], "/out"), (plans[0], "/in"))
-    assert shown(knit, plans[0], "-n", "all") == [0, 1, 2, 3, 4]
-    assert knit("plan", "graph", plans[0], "--format", "tree").code == 0
+    """No real one says so: it refuses what would close a cycle."""
+    last = knit("plan", "show", plans[4]).json
+    last["outputs"][0]["downstreams"] = [
+        {"plan": {"planId": plans[0]}, "mountpoint": {"path": "/in", "tags": []}}
+    ]
+    for flags in (["--format", "json"], ["--format", "tree"]):
+        api.interrupt[("GET", f"/plans/{plans[4]}")] = [httpx.Response(200, json=last)]
+        assert knit("plan", "graph", plans[0], "-n", "all", *flags).code == 0
+        assert len(api.requests) == 1 + len(plans)
+        del api.requests[1:]
 
 
 def test_dot_is_what_is_piped(knit, plans):
@@ -160,13 +169,16 @@ HOSTILE = [
 
 def graph_of(text: str) -> Graph:
     """Two nodes and an edge that say this everywhere they can."""
-    words = Words(text, bold=True, colour="red")
+    words = Span(text, bold=True, colour="red")
     rows = (Row(((words,),), small=True),)
-    first = Node(f"d{text}", Kind.DATA, key=text, title=(words,), rows=rows, highlighted=True)
-    second = Node(f"r{text}", Kind.RUN, key="run", frame=text)
+    first = Node(f"d{text}", NodeKind.DATA, key=text, title=(words,), rows=rows, highlighted=True)
+    second = Node(f"r{text}", NodeKind.RUN, key="run", frame=text)
     away = Edge("elsewhere", first.id)
     return Graph(
-        text, (Kind.DATA, Kind.RUN), (first, second), (Edge(first.id, second.id, text), away)
+        text,
+        (NodeKind.DATA, NodeKind.RUN),
+        (first, second),
+        (Edge(first.id, second.id, text), away),
     )
 
 

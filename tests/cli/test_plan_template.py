@@ -137,12 +137,12 @@ def test_several_images_need_an_argument(bare_knit):
 def test_images_without_names_cannot_be_chosen(bare_knit):
     bare_knit.write("one.tar", docker_archive())
     ended = bare_knit("plan", "template", "b:2", "-i", "one.tar")
-    assert "reason: there is: one without a name\n" in ended.err
+    assert "reason: it contains one without a name\n" in ended.err
     manifest = [{"Config": name, "RepoTags": None} for name in ("1.json", "2.json")]
     files = {"1.json": CONFIG, "2.json": {**CONFIG, "config": {}}, "manifest.json": manifest}
     bare_knit.write("two.tar", archive(files))
     ended = bare_knit("plan", "template", "-i", "two.tar")
-    assert "reason: there is: several without a name\n" in ended.err
+    assert "reason: it contains several without a name\n" in ended.err
 
 
 @pytest.mark.parametrize(
@@ -248,7 +248,7 @@ def test_names_of_docker_archives(template, names, asked):
 
 @pytest.mark.parametrize("asked", ["t:v2", "me/t:v1", "localhost/t:v1", "v1", "t"])
 def test_a_name_that_means_another_image_is_not_found(template, asked):
-    assert "there is: docker.io/library/t:v1" in template(
+    assert "it contains docker.io/library/t:v1" in template(
         docker_archive("docker.io/library/t:v1"), asked
     )
 
@@ -271,18 +271,19 @@ def test_two_images_of_one_platform_are_two(template):
     both = layout((None, {"linux/amd64": CONFIG}), (None, {"linux/amd64": OTHER}))
     assert "several without a name" in template(both)
     both = layout(("a", {"linux/amd64": CONFIG}), ("b", {"linux/amd64": OTHER}))
-    assert "there is: a, b" in template(both)
+    assert "it contains a, b" in template(both)
 
 
 def test_platforms_that_run_different_things_are_asked_for(template):
     image = layout(("v1", {"linux/amd64": CONFIG, "linux/arm64": OTHER}))
     said = template(image)
     assert (
-        "there is: linux/amd64, linux/arm64\nhint: say for which one: --platform linux/amd64"
+        "the archive contains linux/amd64, linux/arm64\nhint: choose one: --platform linux/amd64"
         in said
     )
     assert template(image, "--platform", "linux/arm64")["args"] == ["other", "/out/x"]
-    assert "not there for linux/s390x" in template(image, "--platform", "linux/s390x")
+    said = template(image, "--platform", "linux/s390x")
+    assert "does not contain the image for linux/s390x" in said
 
 
 @pytest.mark.parametrize("command", ["validate", "apply"])
@@ -291,7 +292,7 @@ def test_what_is_left_open_must_be_filled_in(knit, api, command):
     knit.write("plan.yaml", knit("plan", "template", "-i", "image.tar").out)
     ended = knit("plan", command, "plan.yaml")
     assert (ended.code, ended.out) == (1, b"")
-    assert "IMAGE is still to be filled in: write the name of the image" in ended.err
+    assert "IMAGE is a placeholder; replace it by the name of the image" in ended.err
     assert "plan.yaml:8:" in ended.err
     assert api.requests == []
 

@@ -185,8 +185,8 @@ def listening(answer):
 
 def head(connection):
     got = b""
-    while b"\r\n\r\n" not in got and (piece := connection.recv(65536)):
-        got += piece
+    while b"\r\n\r\n" not in got and (chunk := connection.recv(65536)):
+        got += chunk
     return got.decode()
 
 
@@ -298,7 +298,7 @@ def test_a_socks_proxy_that_wants_a_password(far):
     with listening(refusing(b"\x05\x02")) as (port, _):
         code, _, err = far(["data", "find"], ALL_PROXY=f"socks5://127.0.0.1:{port}")
     assert code == 1
-    assert "wants to know a user and a password" in err
+    assert "requires a user and a password" in err
     assert f"as in socks5://USER:PASSWORD@127.0.0.1:{port}" in err
 
 
@@ -319,7 +319,7 @@ def test_a_proxy_that_does_not_lead_to_the_api(far):
             ["data", "find"], "https://knit.test/api", HTTPS_PROXY=f"127.0.0.1:{port}"
         )
     assert code == 1
-    assert "does not lead to the API at https://knit.test/api" in err
+    assert "cannot reach the API at https://knit.test/api" in err
     assert "reason: 403 Forbidden" in err
 
 
@@ -349,6 +349,6 @@ def test_a_web_page_is_not_taken_for_the_apis_answer(knit, api, status, title, a
     ]
     ended = knit("run", "find")
     assert (ended.code, ended.out) == (1, b"")
-    assert f"something on the way to it (nginx/1.25): HTTP status {status}" in ended.err
+    assert f"something in between (nginx/1.25): HTTP status {status}" in ended.err
     assert advice in ended.err
     assert "<" not in ended.err and "&amp;" not in ended.err

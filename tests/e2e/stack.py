@@ -19,8 +19,8 @@ import psutil
 import pytest
 import yaml
 
+from knit_cli.dev.dev_folder import DevFolder
 from knit_cli.dev.services import api_root
-from knit_cli.dev.state import StateFolder
 
 T = TypeVar("T")
 
@@ -127,7 +127,7 @@ class DevStack:
         """Asks the API directly, which is quicker than the command; waits while it is away."""
 
         def ask() -> Any:
-            record = StateFolder(self.state).load()
+            record = DevFolder(self.state).load()
             assert record is not None
             try:
                 answer = self.http.get(f"{api_root(record.ports)}{path}", params=query)
@@ -146,7 +146,7 @@ class DevStack:
         """Waits until the stack is ready; gives its status."""
 
         def is_ready() -> bool:
-            record = StateFolder(self.state).running()
+            record = DevFolder(self.state).running()
             return record is not None and record.ready
 
         until(is_ready)

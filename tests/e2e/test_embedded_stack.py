@@ -67,7 +67,7 @@ def test_up_again_shows_the_same_stack(stack: DevStack) -> None:
     """The second call changes nothing and says that it runs already, and where."""
     before = stack.status()
     said = stack.knit("dev", "up", "--detach")
-    assert "running already" in said.err
+    assert "already running" in said.err
     assert before["api"] in said.out
     after = stack.status()
     for status in (before, after):

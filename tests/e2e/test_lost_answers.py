@@ -101,7 +101,7 @@ def test_a_push_whose_answer_is_lost_makes_one_data(
             *("--profile-store", stack.folder / "profiles", "--profile", "proxied"),
             *("data", "push", "--tag", tag, tmp_path / "set"),
         )
-    assert said.err.count("trying again") >= losses
+    assert said.err.count("retrying in") >= losses
     assert len(swallowing.swallowed) == losses
     assert len({_key(head) for head in swallowing.swallowed}) == 1
     [data] = stack.get("/data", tag=tag)

@@ -33,13 +33,6 @@ pytestmark = pytest.mark.timeout(SHRINKING_SECONDS + STEPS // 2)
 
 
 @pytest.fixture(scope="module")
-def databases(postgres: EmbeddedPostgres) -> Iterator[Databases]:
-    made = Databases(postgres.url("postgres"))
-    yield made
-    made.close()
-
-
-@pytest.fixture(scope="module")
 def app() -> FastAPI:
     """Made once; each example puts its own `deps` into it."""
     return create_app(Deps(store=Lazy.of(None), transfers=Lazy.of(None)))  # type: ignore[arg-type]

@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import pytest
 from pydantic import SecretStr
 
-from knit_workflows.embedded import EmbeddedPostgres
 from knit_workflows.settings import StoreSettings
 from knit_workflows.store import PostgresStore
 from tests.postgres import Databases
-
-
-@pytest.fixture(scope="session")
-def databases(postgres: EmbeddedPostgres) -> Iterator[Databases]:
-    made = Databases(postgres.url("postgres"))
-    yield made
-    made.close()
 
 
 @pytest.fixture

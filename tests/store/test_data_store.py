@@ -3,29 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import timedelta
 
 import psycopg
 import pytest
 
-from knit_workflows.domain.data import DataDetail, DataQuery, TagChange
+from knit_workflows.domain.data import DataQuery, TagChange
 from knit_workflows.domain.errors import (
-    DataNotFound,
     InvalidRequest,
     InvalidTag,
 )
-from knit_workflows.domain.ids import KnitId
-from knit_workflows.domain.runs import RunStatus
-from knit_workflows.domain.tags import KEY_TIMESTAMP, Tag
+from knit_workflows.domain.runs import RunQuery, RunStatus
+from knit_workflows.domain.tags import Tag
 from knit_workflows.store import PostgresStore
 from tests.store.build import (
     begin,
-    drain,
-    end,
     fetch,
-    only,
-    register,
-    spec,
     tags,
     upload,
 )
@@ -37,56 +29,6 @@ S = RunStatus
 async def found(store: PostgresStore, text: str = "", **more: object) -> list[str]:
     query = DataQuery(tags=tuple(tags(text)), **more)  # type: ignore[arg-type]
     return [one.knit_id for one in await store.data.find(query)]
-
-
-def timestamp_of(detail: DataDetail) -> str:
-    (value,) = (tag.value for tag in detail.tags if tag.key == KEY_TIMESTAMP)
-    return value
-
-
-async def test_data_are_found_by_all_their_tags(store: PostgresStore) -> None:
-    one = await upload(store, "k:a x:1")
-    two = await upload(store, "k:a x:2")
-    assert await found(store) == [one, two]
-    assert await found(store, "k:a") == [one, two]
-    assert await found(store, "k:a x:2") == [two]
-    assert await found(store, "x:1 x:2") == []
-    assert await found(store, "never:seen") == []
-
-
-async def test_data_are_found_by_system_tags(store: PostgresStore) -> None:
-    one = await upload(store, "k:a")
-    two = await upload(store, "k:a")
-    _, growing = await begin(store)
-    broken_key, broken = await begin(store)
-    await end(store, broken_key, fail=True)
-    assert await found(store, f"knit#id:{one}") == [one]
-    assert await found(store, f"knit#id:{one} knit#id:{two}") == []
-    assert await found(store, "knit#id:nothing") == []
-    assert await found(store, "knit#transient:processing") == [growing]
-    assert await found(store, "knit#transient:failed") == [broken]
-    assert await found(store, "knit#transient:failed knit#transient:processing") == []
-    assert await found(store, "knit#transient:other") == []
-    assert await found(store, "knit#unknown:x") == []
-    shown = timestamp_of(await store.data.get(one))
-    fetch_same = await found(store, f"knit#timestamp:{shown} knit#id:{one}")
-    assert fetch_same == [one]
-    assert await found(store, "knit#timestamp:1999-01-01T00:00:00+09:00") == []
-
-
-async def test_the_window_of_time_has_an_open_end(store: PostgresStore, url: str) -> None:
-    one = await upload(store)
-    key, growing = await begin(store)
-    await asyncio.sleep(0.005)
-    at = only(fetch(url, "SELECT timestamp FROM data WHERE knit_id = %s", one))["timestamp"]
-    moved = (await store.runs.get(key.run_id)).summary.updated_at
-    assert await found(store, since=at) == [one, growing]
-    assert await found(store, since=at, until=at + timedelta(milliseconds=1)) in (
-        [one],
-        [one, growing],
-    )
-    assert await found(store, until=at) == []
-    assert growing in await found(store, since=moved, until=moved + timedelta(milliseconds=1))
 
 
 async def test_data_come_by_time_then_id_unfinished_last(store: PostgresStore, url: str) -> None:
@@ -118,78 +60,16 @@ async def test_data_come_by_time_then_id_unfinished_last(store: PostgresStore, u
         await store.data.find(DataQuery(), after=NOWHERE)
 
 
-async def test_a_data_shows_its_neighbours(store: PostgresStore) -> None:
-    plan = await register(store, spec({"/a": "k:a", "/b": "k:b"}, {"/out": "k:c"}))
-    fitting = await register(store, spec({"/x": "k:a"}, image="other:1"))
-    data = await upload(store, "k:a z:1")
-    other = await upload(store, "k:b")
-    await drain(store)
-    detail = await store.data.get(data)
-    assert list(detail.tags) == sorted(detail.tags)
-    assert {(one.mountpoint.path, one.run.plan.plan_id) for one in detail.downstreams} == {
-        ("/a", plan),
-        ("/x", fitting),
-    }
-    assert {(one.mountpoint.path, one.plan.plan_id) for one in detail.nominations} == {
-        ("/a", plan),
-        ("/x", fitting),
-    }
-    await store.data.change_tags(data, TagChange(remove=tags("k:a")))
-    detail = await store.data.get(data)
-    assert detail.nominations == ()
-    assert len(detail.downstreams) == 2
-    run = only(one.run for one in (await store.data.get(other)).downstreams)
-    made = only((await store.runs.get(run.run_id)).outputs).knit_id
-    assert made is not None
-    shown = await store.data.get(made)
-    assert (shown.upstream.path, shown.upstream.tags) == ("/out", (Tag("k", "c"),))
-    assert shown.upstream.run == run
-    assert shown.nominations == ()
-
-
-async def test_invalidated_runs_are_no_downstreams(store: PostgresStore, url: str) -> None:
-    await register(store, spec({"/a": "k:a"}))
-    data = await upload(store, "k:a")
-    await drain(store)
-    fetch(url, "UPDATE run SET status = 'invalidated' WHERE assignment_hash IS NOT NULL")
-    assert (await store.data.get(data)).downstreams == ()
-
-
-@pytest.mark.parametrize("knit_id", [NOWHERE, "x", ""])
-async def test_data_that_is_not_there(store: PostgresStore, knit_id: str) -> None:
-    with pytest.raises(DataNotFound):
-        await store.data.get(KnitId(knit_id))
-    with pytest.raises(DataNotFound):
-        await store.data.change_tags(KnitId(knit_id), TagChange(add=tags("a:b")))
-
-
-async def test_removals_come_before_additions(store: PostgresStore) -> None:
-    data = await upload(store, "v:1 v:2 k:a k:b keep:x")
-    change = TagChange(
-        add=tags("v:1 new:y"), remove=tags("k:a v:1 absent:z"), remove_keys=frozenset({"v", "no"})
-    )
-    for _ in range(2):
-        detail = await store.data.change_tags(data, change)
-        users = {str(tag) for tag in detail.tags if not tag.is_system}
-        assert users == {"v:1", "new:y", "k:b", "keep:x"}
-
-
 async def test_a_tag_that_no_database_can_hold_is_refused(store: PostgresStore) -> None:
     """Half of a UTF-16 pair, which YAML and Python let pass."""
     with pytest.raises(InvalidTag, match="is not valid Unicode"):
         await store.data.find(DataQuery(tags=(Tag("name", "\ud800"),)))
 
 
-async def test_large_and_strange_tags(store: PostgresStore) -> None:
-    strange = frozenset(
-        {Tag("", ""), Tag("k", "v" * 1_048_576), Tag("%s%(x)s", "'\"\\"), Tag("日本", "🐍\u3000x")}
-    )
-    data = await upload(store)
-    detail = await store.data.change_tags(data, TagChange(add=strange))
-    assert strange <= set(detail.tags)
-    for tag in strange:
-        query = DataQuery(tags=(tag,))
-        assert [one.knit_id for one in await store.data.find(query)] == [data]
+async def test_a_cursor_of_no_run_is_refused(store: PostgresStore) -> None:
+    with pytest.raises(InvalidRequest, match=f"{NOWHERE} is no Run's id") as refused:
+        await store.runs.find(RunQuery(), after=NOWHERE)
+    assert refused.value.advice == "start again without a cursor"
 
 
 async def test_equal_tags_at_once_are_stored_once(store: PostgresStore, url: str) -> None:
@@ -229,30 +109,3 @@ async def test_data_of_a_tag_come_by_time_whenever_it_was_added(
         assert [one.knit_id for one in first] == [data]
     stamps = fetch(url, "SELECT DISTINCT timestamp FROM data_tag WHERE knit_id = %s", data)
     assert len(stamps) == 1
-
-
-async def test_pages_by_tags_and_time_join_into_the_whole_list(
-    store: PostgresStore, url: str
-) -> None:
-    """Whatever the length of a page; done, failed and unfinished Data, with one tag or two."""
-    made = [await upload(store, f"k:a n:{n % 2}") for n in range(6)]
-    made += [(await begin(store))[1] for _ in range(3)]
-    broken_key, broken = await begin(store)
-    for one in [*made[-3:], broken]:
-        await store.data.change_tags(one, TagChange(add=tags("k:a n:1")))
-    await end(store, broken_key, fail=True)
-    order = [*made[:6], broken, *sorted(made[6:])]
-    whole = {"k:a": order, "k:a n:1": [*made[1:6:2], broken, *sorted(made[6:])]}
-    for text, expected in whole.items():
-        assert await found(store, text) == expected
-        for limit in (1, 2, 4):
-            query, seen = DataQuery(tags=tuple(tags(text))), list[str]()
-            while page := await store.data.find(
-                query, limit=limit, after=seen[-1] if seen else None
-            ):
-                seen += [one.knit_id for one in page]
-            assert seen == expected
-    at = only(fetch(url, "SELECT timestamp FROM data WHERE knit_id = %s", made[4]))["timestamp"]
-    assert set(await found(store, "k:a", since=at)) == {*order[4:]}
-    assert await found(store, "k:a n:1 knit#transient:failed") == [broken]
-    assert await found(store, f"k:a knit#id:{made[2]}") == [made[2]]

@@ -10,11 +10,11 @@ from uuid import UUID
 import psycopg
 import pytest
 
-from knit_workflows.domain.errors import DataNotFound, TooLarge
+from knit_workflows.domain.errors import TooLarge
 from knit_workflows.domain.ids import KnitId, PlanId
 from knit_workflows.domain.lineage import Edge, Lineage, LineageGraph
 from knit_workflows.store import PostgresStore
-from tests.store.build import drain, fetch, only, register, spec, upload
+from tests.store.build import fetch, only, register, spec
 
 NOWHERE = KnitId("11111111-1111-4111-8111-111111111111")
 LIMIT = 10_000
@@ -173,19 +173,6 @@ async def test_any_lineage_of_any_graph_is_what_the_model_says(
                 assert (tuple(data_of(full)), tuple(runs_of(full))) == (graph.data, graph.runs)
 
 
-async def test_details_in_a_lineage_are_those_of_the_things_themselves(
-    store: PostgresStore,
-) -> None:
-    await register(store, spec({"/in": "k:a"}, {"/out": "k:b"}, log="k:log"))
-    start = await upload(store, "k:a")
-    await drain(store)
-    found = await store.lineage.get(start, upstream=None, downstream=None, limit=LIMIT)
-    assert len(found.data) == 3
-    assert len(found.runs) == 2
-    assert list(found.data) == [await store.data.get(one.knit_id) for one in found.data]
-    assert list(found.runs) == [await store.runs.get(one.summary.run_id) for one in found.runs]
-
-
 async def test_what_is_at_the_side_is_shown_but_not_followed(
     store: PostgresStore, url: str
 ) -> None:
@@ -234,16 +221,6 @@ async def test_each_thing_is_met_once_whatever_the_number_of_ways(
     assert len(found.runs) == 399
 
 
-async def test_deleted_runs_are_not_followed_downstream(store: PostgresStore, url: str) -> None:
-    await register(store, spec({"/in": "k:a"}, {"/out": "k:b"}))
-    start = await upload(store, "k:a")
-    await drain(store)
-    used = only((await store.data.get(start)).downstreams).run
-    fetch(url, "UPDATE run SET status = 'invalidated' WHERE run_id = %s", used.run_id)
-    found = await store.lineage.get(start, upstream=0, downstream=None, limit=LIMIT)
-    assert (data_of(found), runs_of(found)) == ([start], [])
-
-
 async def test_a_lineage_beyond_the_limit_is_refused_with_advice(
     store: PostgresStore, url: str
 ) -> None:
@@ -265,10 +242,3 @@ async def test_a_lineage_beyond_the_limit_is_refused_with_advice(
 
 async def a_plan_of(url: str) -> PlanId:
     return only(fetch(url, "SELECT plan_id::text FROM plan WHERE name IS NULL"))["plan_id"]
-
-
-@pytest.mark.parametrize("knit_id", [NOWHERE, KnitId("x"), KnitId("")])
-async def test_the_lineage_of_what_is_not_there(store: PostgresStore, knit_id: KnitId) -> None:
-    for read in (store.lineage.get, store.lineage.graph):
-        with pytest.raises(DataNotFound):
-            await read(knit_id, upstream=None, downstream=None, limit=LIMIT)

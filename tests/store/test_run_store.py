@@ -17,7 +17,7 @@ from knit_workflows.domain.errors import (
 )
 from knit_workflows.domain.ids import KnitId, RunId
 from knit_workflows.domain.ports import RunKey
-from knit_workflows.domain.runs import RunQuery, RunStatus
+from knit_workflows.domain.runs import RunStatus
 from knit_workflows.store import PostgresStore
 from knit_workflows.store.connection import Database, Session
 from knit_workflows.store.plans.details import plan_details
@@ -38,46 +38,6 @@ from tests.store.build import (
 
 NOWHERE = "11111111-1111-4111-8111-111111111111"
 S = RunStatus
-
-
-async def test_runs_are_found(store: PostgresStore, url: str) -> None:
-    plan = await register(store, spec({"/a": "k:a"}, {"/o": "k:o"}, log="k:log"))
-    data = [await upload(store, "k:a") for _ in range(3)]
-    await drain(store)
-    keys = await admit_all(store)
-    await end(store, keys[0])
-    fetch(url, "UPDATE run SET status = 'invalidated' WHERE run_id = %s", keys[1].run_id)
-
-    async def find(**query: object) -> list[str]:
-        runs = await store.runs.find(RunQuery(**query))  # type: ignore[arg-type]
-        return [run.summary.run_id for run in runs]
-
-    everything = await store.runs.find(RunQuery())
-    assert [run.summary for run in everything] == sorted(
-        (run.summary for run in everything), key=lambda one: (one.updated_at, one.run_id)
-    )
-    assert len(everything) == 5
-    assert await find(statuses=frozenset({S.INVALIDATED})) == [keys[1].run_id]
-    assert set(await find(plan_ids=frozenset({plan, "x"}))) == {keys[0].run_id, keys[2].run_id}
-    assert await find(plan_ids=frozenset({"x"})) == []
-    detail = await store.runs.get(keys[0].run_id)
-    assert detail.log is not None
-    outputs = [detail.outputs[0].knit_id, detail.log.knit_id]
-    for knit_id in outputs:
-        assert await find(output_knit_ids=frozenset({knit_id})) == [keys[0].run_id]
-    inputs = frozenset({one.knit_id for one in detail.inputs})
-    assert await find(input_knit_ids=inputs) == [keys[0].run_id]
-    assert await find(input_knit_ids=inputs, statuses=frozenset({S.FAILED})) == []
-    assert len(await find(output_knit_ids=frozenset(data))) == 3
-    at = detail.summary.updated_at
-    assert keys[0].run_id in await find(since=at)
-    assert keys[0].run_id not in await find(until=at)
-    seen: list[str] = []
-    while page := await store.runs.find(RunQuery(), limit=2, after=seen[-1] if seen else None):
-        seen += [run.summary.run_id for run in page]
-    assert seen == [run.summary.run_id for run in everything]
-    with pytest.raises(InvalidRequest):
-        await store.runs.find(RunQuery(), after="x")
 
 
 @pytest.mark.parametrize("run_id", [NOWHERE, "x"])

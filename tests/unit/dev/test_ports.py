@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from knit_cli.dev.dev_folder import Ports
 from knit_cli.dev.ports import choose_ports, listens, why_not_free
-from knit_cli.dev.state import Ports
 from knit_cli.errors import BadInput
 
 _numbers = itertools.count(10_000 + os.getpid() % 20_000)

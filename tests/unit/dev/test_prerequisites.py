@@ -24,7 +24,7 @@ def test_a_named_temporal_that_does_not_work_ends_up_in_words(tmp_path: Path) ->
     )
     assert done.returncode == 1
     error, reason, hint = done.stderr.splitlines()[-3:]
-    assert error == "error: Temporal's dev server cannot be had"
+    assert error == "error: Temporal's dev server cannot be obtained"
     assert reason.startswith("reason: KNIT_TEMPORAL_CLI names /nowhere/temporal, which does not")
     assert hint.startswith("hint: install Temporal's CLI (https://docs.temporal.io/cli)")
     assert not (tmp_path / ".knit" / "dev" / "postgres").exists()

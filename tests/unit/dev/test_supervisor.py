@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from knit_cli.dev.state import StateFolder
+from knit_cli.dev.dev_folder import DevFolder
 from knit_cli.dev.supervisor import Supervisor
 from knit_cli.errors import BadInput
 
@@ -29,6 +29,6 @@ def test_a_setting_that_cannot_be_used_is_named(
     """Before its processes fail of it one after another, and in the words they would use."""
     monkeypatch.setenv(variable, value)
     with pytest.raises(BadInput) as refused:
-        Supervisor(StateFolder(tmp_path), {})
+        Supervisor(DevFolder(tmp_path), {})
     assert told in (refused.value.reason or "")
     assert "docs/reference/settings.md" in (refused.value.reason or "")

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from knit_cli.dev import view
-from knit_cli.dev.state import DevState, Ports, StateFolder
+from knit_cli.dev.dev_folder import DevFolder, DevState, Ports
 
 MIB = 1 << 20
 
@@ -26,7 +26,7 @@ def test_the_disk_is_shown_with_its_floor_and_reserve(
 ) -> None:
     """As figures for programs, as a line for people."""
     monkeypatch.setattr(view.DiskSpace, "of", classmethod(lambda cls, at: cls(at, free, 100 << 30)))
-    folder, record = StateFolder(tmp_path), DevState(Ports(1, 2, 3), floor=256 * MIB)
+    folder, record = DevFolder(tmp_path), DevState(Ports(1, 2, 3), floor=256 * MIB)
     assert view.disk_facts(folder, record) == {
         "folder": str(tmp_path),
         "state": state,

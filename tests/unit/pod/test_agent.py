@@ -23,7 +23,7 @@ from typing import TypeVar
 import pytest
 
 from knit_workflows import archive
-from knit_workflows.archive.volume import Volume, VolumeBusy
+from knit_workflows.archive.volume import ServedVolume, VolumeNotWritable
 from knit_workflows.pod.agent import Server
 from tests.waiting import PATIENCE
 
@@ -474,7 +474,7 @@ def test_sigterm_ends_it_and_undoes_a_half_done_upload(
 
 def test_a_request_that_comes_as_it_ends_is_told(root: Path) -> None:
     """It has decided to; whoever had its connection by then hears it, and may try another one."""
-    with Server(Volume(root), "read", SECRET, 0, idle=0) as server:
+    with Server(ServedVolume(root), "read", SECRET, 0, idle=0) as server:
         threading.Thread(target=server.serve_forever, args=(0.05,)).start()
         connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)
         with closing(connection):
@@ -490,14 +490,14 @@ def test_a_request_that_comes_as_it_ends_is_told(root: Path) -> None:
 
 def test_what_was_written_as_it_ends_is_removed(root: Path, tar: bytes) -> None:
     """The answer will not arrive, so nobody would know of it."""
-    volume = Volume(root)
+    volume = ServedVolume(root)
 
     class Ending(io.BytesIO):
         def read(self, size: int | None = -1) -> bytes:
             volume.close(0)
             return super().read(size)
 
-    with pytest.raises(VolumeBusy, match="the agent is ending"):
+    with pytest.raises(VolumeNotWritable, match="the agent is ending"):
         volume.write(Ending(tar))
     assert archive.is_empty(root)
 

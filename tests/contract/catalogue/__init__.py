@@ -1,0 +1,1 @@
+"""What every store gives to the API: over PostgreSQL, and over the one in memory."""

@@ -1,0 +1,73 @@
+"""`DataStore` in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from knit_workflows.domain.cursors import parse_cursor
+from knit_workflows.domain.data import DataDetail, DataQuery, TagChange
+from knit_workflows.domain.errors import InvalidRequest
+from knit_workflows.domain.ids import KnitId
+from knit_workflows.store.not_found import missing_data
+from tests.memory_store.details import all_tags, data_detail
+from tests.memory_store.matching import project_data
+from tests.memory_store.memory import START, DataRow, Memory, Part, as_shown
+
+_Place = tuple[bool, datetime, str]
+
+
+class MemoryData(Part):
+    """Data by id."""
+
+    async def find(
+        self, query: DataQuery, *, limit: int | None = None, after: str | None = None
+    ) -> Sequence[DataDetail]:
+        rows = self.rows
+        rows.asked.append(query)
+        wanted = {as_shown(tag) for tag in query.tags}
+        begin = None if after is None else _position(rows, after)
+        found = [
+            one
+            for one in sorted(rows.data.values(), key=_place)
+            if wanted <= set(all_tags(rows, one))
+            and _in_window(rows, one, query)
+            and (begin is None or _place(one) > begin)
+        ]
+        return [data_detail(rows, one) for one in found[:limit]]
+
+    async def get(self, knit_id: KnitId) -> DataDetail:
+        rows = self.rows
+        if knit_id not in rows.data:
+            raise missing_data(knit_id)
+        return data_detail(rows, rows.data[knit_id])
+
+    async def change_tags(self, knit_id: KnitId, change: TagChange) -> DataDetail:
+        rows = self.rows
+        if knit_id not in rows.data:
+            raise missing_data(knit_id)
+        one = rows.data[knit_id]
+        rows.statuses_at_tagging.append(rows.runs[one.run_id].status)
+        kept = {tag for tag in one.tags - change.remove if tag.key not in change.remove_keys}
+        one.tags = kept | change.add
+        rows.tags |= change.add
+        project_data(rows, one)
+        return data_detail(rows, one)
+
+
+def _in_window(memory: Memory, one: DataRow, query: DataQuery) -> bool:
+    at = one.timestamp or memory.runs[one.run_id].updated_at
+    return (query.since is None or query.since <= at) and (query.until is None or at < query.until)
+
+
+def _place(one: DataRow) -> _Place:
+    return one.timestamp is None, one.timestamp or START, one.knit_id
+
+
+def _position(memory: Memory, after: str) -> _Place:
+    cursor = parse_cursor(after)
+    if cursor.known:
+        return cursor.instant is None, cursor.instant or START, cursor.id
+    if cursor.id not in memory.data:
+        raise InvalidRequest(f"the cursor {cursor} is no Data's id", advice="start again")
+    return _place(memory.data[cursor.id])
