@@ -33,7 +33,7 @@ async def test_a_run_shows_what_it_has_and_makes(store: AnyStore) -> None:
     run = await store.runs.get(key.run_id)
     assert (run.generation, run.summary.exit, run.used, run.notes) == (1, None, None, ())
     assert run.waiting is not None
-    assert run.waiting.place == 1
+    assert run.waiting.position == 1
     assert [(one.path, [*map(str, one.tags)]) for one in run.inputs] == [("/in", ["k:a"])]
     assert [(one.path, [*map(str, one.tags)]) for one in run.outputs] == [("/out", ["k:b"])]
     assert run.log is not None

@@ -24,7 +24,7 @@ import pytest
 
 from knit_workflows import archive
 from knit_workflows.archive.volume import ServedVolume, VolumeNotWritable
-from knit_workflows.pod.agent import Server
+from knit_workflows.pod.agent import AgentServer
 from tests.waiting import PATIENCE
 
 REPOSITORY = Path(__file__).parents[3]
@@ -474,11 +474,11 @@ def test_sigterm_ends_it_and_undoes_a_half_done_upload(
 
 def test_a_request_that_comes_as_it_ends_is_told(root: Path) -> None:
     """It has decided to; whoever had its connection by then hears it, and may try another one."""
-    with Server(ServedVolume(root), "read", SECRET, 0, idle=0) as server:
+    with AgentServer(ServedVolume(root), "read", SECRET, 0, idle=0) as server:
         threading.Thread(target=server.serve_forever, args=(0.05,)).start()
         connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)
         with closing(connection):
-            assert server.activity.seconds_left() == 0
+            assert server.idle_timer.seconds_left() == 0
             connection.request("GET", "/", headers=BEARER)
             with connection.getresponse() as response:
                 assert (response.status, json.load(response)["reason"]) == (
