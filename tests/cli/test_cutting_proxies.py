@@ -159,7 +159,7 @@ def test_a_log_is_followed_as_long_as_its_run_goes_on(api, hop, client):
     """
     run_id = a_run(api, RunStatus.RUNNING, b"begun\n")
     hop.idle = 0.3
-    log = api.transfers.folder(api.store.runs[run_id].log.knit_id) / LOG_FILE
+    log = api.transfers.folder(api.store.run_details[run_id].log.knit_id) / LOG_FILE
     out: list[bytes] = []
 
     def go_on() -> None:
