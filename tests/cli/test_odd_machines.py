@@ -95,8 +95,8 @@ def test_a_folder_whose_name_is_not_utf8(shell):
     assert (code, out) == (1, "")
     assert err == (
         "error: caf\\xe9 is not UTF-8\n"
-        "reason: ids, tags and all else that knit keeps is text in UTF-8\n"
-        "hint: leave --name out, and give it a name of yours: --tag name:NAME\n"
+        "reason: ids, tags and everything else that knit stores is text in UTF-8\n"
+        "hint: leave out --name, and choose a name yourself: --tag name:NAME\n"
     )
 
 
