@@ -34,7 +34,7 @@ def shell(tmp_path):
             check=False,
         )
         err = ended.stderr.decode()
-        assert "should not" not in err and "Traceback" not in err, err
+        assert "because of a bug" not in err and "Traceback" not in err, err
         return ended.returncode, ended.stdout.decode(), err
 
     run.home, run.project = home, project
@@ -90,8 +90,8 @@ def test_a_folder_whose_name_is_not_utf8(shell):
     assert (code, out) == (1, "")
     assert err == (
         "error: caf\\xe9 is not UTF-8\n"
-        "reason: ids, tags and all else that knit keeps is text in UTF-8\n"
-        "hint: leave --name out, and give it a name of yours: --tag name:NAME\n"
+        "reason: ids, tags and everything else that knit stores is text in UTF-8\n"
+        "hint: leave out --name, and choose a name yourself: --tag name:NAME\n"
     )
 
 
@@ -129,7 +129,7 @@ def test_a_file_whose_name_has_a_line_end(shell):
 def test_arguments_that_are_not_utf8(knit, command):
     ended = knit(*(word.format(NOT_UTF8) for word in command.split()))
     assert (ended.code in (1, 2), ended.out) == (True, b"")
-    assert "error" in ended.err.lower() and "should not" not in ended.err
+    assert "error" in ended.err.lower() and "because of a bug" not in ended.err
 
 
 def test_a_project_in_a_folder_whose_name_is_not_utf8(shell):
@@ -218,7 +218,7 @@ def test_yaml_that_makes_the_parser_stumble(knit, text):
     for command in ("plan template --scratch", "plan validate plan.yaml", "init profile"):
         ended = knit(*command.split())
         assert (ended.code, ended.out) == (1, b"")
-        assert "hint: " in ended.err and "should not" not in ended.err
+        assert "hint: " in ended.err and "because of a bug" not in ended.err
 
 
 # ------------------------------------------------------------ what Python raises then
