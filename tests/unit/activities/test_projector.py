@@ -12,7 +12,7 @@ import pytest
 from temporalio.service import RPCError, RPCStatusCode
 from temporalio.testing import ActivityEnvironment
 
-from knit_workflows.activities.projector import EVENTS_PER_ROUND, PROJECT_FOR
+from knit_workflows.activities.projector import EVENTS_PER_PASS, PROJECT_FOR
 from knit_workflows.compute.memory import MemoryBackend
 from knit_workflows.contracts.projector import ProjectorInput
 from knit_workflows.domain.ids import KnitId, PlanId, RunId
@@ -120,8 +120,8 @@ def startable(count: int) -> list[StartableRun]:
     ("events", "admitted", "looks"),
     [
         (0, [], 1),
-        (EVENTS_PER_ROUND - 1, [3], 1),
-        (EVENTS_PER_ROUND, [3], 2),
+        (EVENTS_PER_PASS - 1, [3], 1),
+        (EVENTS_PER_PASS, [3], 2),
         (0, [ADMITTED_AT_ONCE, ADMITTED_AT_ONCE, 1], 3),
     ],
 )
