@@ -1,4 +1,4 @@
-"""Every string that crosses processes: names of workflows, task queues, labels and objects.
+"""Every string that processes share: names of workflows, task queues, labels and objects.
 
 Ids of workflows and names of objects are computed from knit ids, so that starting twice finds the
 first one.

@@ -1,4 +1,4 @@
-"""The one tree of expected failures; each class says by its place what a caller may do about it.
+"""The tree of expected errors; the place of a class in it says what a caller may do.
 
 ```
 KnitError
@@ -14,14 +14,14 @@ KnitError
 ```
 The class docstring is the default message. `advice` tells the user what to do next and `see` names
 the thing to look at (an id); both are shown by the API and the command line. A user's container
-that exits with 1 is an outcome, not an error; a bug is not in this tree.
+that exits with 1 is an outcome, not an error; bugs are not in this tree.
 """
 
 from __future__ import annotations
 
 
 class KnitError(Exception):
-    """Something knit knows about went wrong."""
+    """Something went wrong."""
 
     def __init__(self, reason: str | None = None, *, advice: str = "", see: str = "") -> None:
         self.reason = reason or (type(self).__doc__ or "").strip().splitlines()[0]

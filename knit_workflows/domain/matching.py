@@ -119,7 +119,7 @@ def page(
 
 
 def count(candidates: Sequence[Sequence[str]], trigger: Mapping[int, str] | None) -> int:
-    """Returns how many combinations all pages hold together, without making them."""
+    """Returns the number of combinations on all pages, without making them."""
     return sum(prod(len(axis) for axis in axes) for _, axes in _blocks(candidates, trigger))
 
 

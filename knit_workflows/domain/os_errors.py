@@ -1,7 +1,7 @@
-"""What the operating system refuses, in words: why, and what to do about that very refusal.
+"""Messages for errors of the operating system: the reason, and advice for each error number.
 
-One table for everybody who touches files, so that nobody is told to make room where a right is
-missing, or to make readable what is a loop of links.
+One table for everything that uses files, so that the advice fits the error: not "free some space"
+if a permission is missing.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _REASONS: Final[Mapping[int, str]] = {
     errno.EXDEV: "it is on another file system",
     errno.EIO: "the disk reports an error",
 }
-"""Where the system's own words say too little."""
+"""Reasons that are clearer than the system's own."""
 
 _RIGHT: Final = "get the right to it (ls -l shows whose it is), or choose another place"
 _OTHER_PLACE: Final = "choose a place on another file system"
@@ -62,13 +62,13 @@ _ADVICE: Final[Mapping[int, str]] = {
 
 
 def reason_of(error: OSError) -> str:
-    """Says why something was refused, and of which file: `Permission denied: /data/x`."""
-    words = _REASONS.get(error.errno or 0) or error.strerror or str(error) or type(error).__name__
+    """Gives the reason and the file: `Permission denied: /data/x`."""
+    reason = _REASONS.get(error.errno or 0) or error.strerror or str(error) or type(error).__name__
     names = (error.filename, error.filename2)
     named = [os.fsdecode(one) for one in names if isinstance(one, str | bytes)]
-    return f"{words}: {' → '.join(named)}" if named else words
+    return f"{reason}: {' → '.join(named)}" if named else reason
 
 
 def advice_for(error: OSError, otherwise: str = "check the path and your rights to it") -> str:
-    """Says what to do about it; `otherwise` where only the caller can know."""
+    """Gives advice for the error number, or `otherwise`."""
     return _ADVICE.get(error.errno or 0, otherwise)

@@ -98,7 +98,7 @@ def _read(text: str) -> _Quantity:
 
 
 def _scaled_up(number: int, exponent: int) -> int:
-    """Returns number × 10^exponent, rounded up: who asks for a little gets a little, not zero."""
+    """Returns number × 10^exponent, rounded up, so that a tiny request never becomes zero."""
     if exponent >= 0:
         return int(number * 10**exponent)
     return int(-(-number // 10**-exponent))

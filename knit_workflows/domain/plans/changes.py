@@ -1,6 +1,6 @@
 """Changes of a registered Plan: from decoded documents to checked values.
 
-Refusals name their place as those of `plan_rules` do (`set.cpu`, `remove[1]`).
+Errors name their place as those of `plans.rules` do (`set.cpu`, `remove[1]`).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _ANNOTATIONS: Final = ("add", "remove", "remove_key")
 def parse_resource_change(document: object) -> ResourceChange:
     """Reads `{"set": {name: quantity}, "unset": [name]}`; raises InvalidPlan, InvalidQuantity.
 
-    A name to unset need not be one that Kubernetes knows: it is not there, then.
+    Names to unset need not be known to Kubernetes: then nothing is unset.
     """
     parts = read_mapping(document, "", _RESOURCES)
     wanted = {

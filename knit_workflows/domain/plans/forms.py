@@ -2,7 +2,7 @@
 
 Every reader takes the *place* of its value (`inputs[1].tags[0]`) and names it when it refuses: at
 the front of `reason`, and alone in `see`. `null` always means "not given". Rules between values are
-in `plan_rules`.
+in `plans.rules`.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ _NODE_KEY: Final = re.compile(rf"(?:{DNS_NAME}/)?{LABEL}")
 _NODE_VALUE: Final = re.compile(rf"(?:{LABEL})?")
 _SERVICE_ACCOUNT: Final = re.compile(DNS_NAME)
 _MAX_WORD_BYTES: Final = 128 * 1024 - 1
-"""Linux starts no program with a longer word (MAX_ARG_STRLEN, with the NUL at its end)."""
+"""The longest argument that Linux accepts (MAX_ARG_STRLEN, with the NUL at its end)."""
 MAX_COMMAND_BYTES: Final = 1024 * 1024
-"""Entrypoint and args together: half of what Linux takes, less than what a cluster stores."""
+"""Entrypoint and args together: half of what Linux accepts, less than a cluster can store."""
 
 
 def refuse(place: str, problem: str, advice: str) -> InvalidPlan:
@@ -42,7 +42,7 @@ def refuse(place: str, problem: str, advice: str) -> InvalidPlan:
 
 
 def wrong_type(place: str, wanted: str, found: object, advice: str = "") -> InvalidPlan:
-    """Makes the error for a value of another type than the wanted one."""
+    """Makes the error for a value of the wrong type."""
     names = {dict: "a mapping", list: "a list", str: "text", bool: "true or false", int: "a number",
              float: "a number", type(None): "nothing"}  # fmt: skip
     kind = names.get(type(found), f"a {type(found).__name__}")
@@ -50,7 +50,7 @@ def wrong_type(place: str, wanted: str, found: object, advice: str = "") -> Inva
 
 
 def read_mapping(value: object, place: str, known: Sequence[str]) -> Mapping[str, object]:
-    """Reads a mapping that holds no other keys than the known ones."""
+    """Reads a mapping that has only known keys."""
     if not isinstance(value, Mapping):
         raise wrong_type(place, "a mapping", value, f"write it with the keys {', '.join(known)}")
     for key in value:
@@ -152,7 +152,7 @@ def parse_node_rule(mode: NodeMode, text: str, place: str) -> NodeRule:
 
 
 def check_node_rule(rule: NodeRule, place: str) -> None:
-    """Raises InvalidPlan when no node can have such a label."""
+    """Raises InvalidPlan if no node can have such a label."""
     if not _NODE_KEY.fullmatch(rule.key):
         advice = (
             "a key is [domain/]name: the domain in lower case, the name with at most 63 letters, "
@@ -165,7 +165,7 @@ def check_node_rule(rule: NodeRule, place: str) -> None:
 
 
 def check_command(entrypoint: Sequence[str], args: Sequence[str]) -> None:
-    """Raises InvalidPlan when no Linux could start a program with these words."""
+    """Raises InvalidPlan if Linux cannot start a program with these arguments."""
     advice = "put long texts into a file of an input, or into the image"
     for place, words in (("entrypoint", entrypoint), ("args", args)):
         for i, word in enumerate(words):

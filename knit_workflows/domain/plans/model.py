@@ -1,4 +1,4 @@
-"""Plans as values: what a Plan says, and how other things refer to it.
+"""Plans as values: their content, and how other objects refer to them.
 
 The rules a Plan must keep are in `plan_rules`, its identity and the graph of Plans in `plan_graph`.
 """
@@ -34,7 +34,7 @@ class Annotation:
 
 
 class NodeMode(StrEnum):
-    """How strongly a Plan wishes for a kind of node."""
+    """How strongly a Plan prefers nodes with a label."""
 
     MAY = "may"
     PREFER = "prefer"
@@ -68,7 +68,7 @@ class Image:
 
 @dataclass(frozen=True, slots=True)
 class Requirement:
-    """What an input asks of a Data: every user tag, and optionally one id and one instant."""
+    """What an input requires of a Data: user tags, and optionally an id and an instant."""
 
     tags: frozenset[Tag]
     knit_id: str | None = None
@@ -76,13 +76,13 @@ class Requirement:
 
     @property
     def has_system_tag(self) -> bool:
-        """Whether it pins an id or an instant; such inputs never make a relation between Plans."""
+        """Whether it pins an id or an instant; such inputs never relate Plans to each other."""
         return self.knit_id is not None or self.timestamp is not None
 
 
 @dataclass(frozen=True, slots=True)
 class PlanInput:
-    """A hole of a Plan that Data fills."""
+    """An input of a Plan: a mountpoint for Data."""
 
     path: str
     requirement: Requirement
@@ -90,7 +90,7 @@ class PlanInput:
 
 @dataclass(frozen=True, slots=True)
 class PlanOutput:
-    """A place where a Run of the Plan leaves Data; its user tags are put on that Data."""
+    """An output of a Plan: Runs leave Data there, which gets these user tags."""
 
     path: str
     tags: frozenset[Tag]
@@ -98,7 +98,7 @@ class PlanOutput:
 
 @dataclass(frozen=True, slots=True)
 class PlanSpec:
-    """One kind of computation, checked: every rule of `plan_rules` holds.
+    """One kind of computation, checked against the rules of `plans.rules`.
 
     Inputs (one or more) and outputs (none or more) are sorted by path; `log` is None when no log
     is kept; `resources` maps a resource name to a canonical Kubernetes quantity and always holds
@@ -121,7 +121,7 @@ class PlanSpec:
 
 @dataclass(frozen=True, slots=True)
 class Mountpoint:
-    """A place of a Plan where Data goes in or comes out; the tags are the Plan's, sorted."""
+    """A mountpoint of a Plan, with the tags that the Plan gives it, sorted."""
 
     path: str
     tags: tuple[Tag, ...]
@@ -129,7 +129,7 @@ class Mountpoint:
 
 @dataclass(frozen=True, slots=True)
 class PlanSummary:
-    """A Plan as other things refer to it: `image` of a user's Plan, or `name` of a built-in one."""
+    """What other objects show of a Plan: its `image`, or the `name` of a built-in one."""
 
     plan_id: PlanId
     image: Image | None
@@ -150,7 +150,7 @@ class PlanLink:
 
 @dataclass(frozen=True, slots=True)
 class LinkedMountpoint:
-    """A mountpoint with the neighbours on its far side."""
+    """A mountpoint with its neighbours in the graph."""
 
     mountpoint: Mountpoint
     links: tuple[PlanLink, ...]
@@ -173,7 +173,7 @@ class PlanDetail:
 
 @dataclass(frozen=True, slots=True)
 class PlanPreview:
-    """What registering a Plan would do at once.
+    """What registering a Plan would do immediately.
 
     `candidates` says how many Data fill each input, by path in path order; `runs` how many Runs
     there would be, and `assignments` gives the first of them (path → Data), by id.
@@ -186,7 +186,7 @@ class PlanPreview:
 
 @dataclass(frozen=True, slots=True)
 class ResourceChange:
-    """A change of what run pods ask for: names to canonical quantities; set beats unset."""
+    """A change of the requested resources: names to canonical quantities; set beats unset."""
 
     set: Mapping[str, str] = field(default_factory=dict)
     unset: frozenset[str] = frozenset()
@@ -203,7 +203,7 @@ class AnnotationChange:
 
 @dataclass(frozen=True, slots=True)
 class PlanQuery:
-    """What `plan find` asks for; None as tag or digest means any of the repository's."""
+    """The filter of `plan find`; None as tag or digest matches any."""
 
     active: bool | None = None
     repository: str | None = None

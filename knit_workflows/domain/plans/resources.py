@@ -1,4 +1,4 @@
-"""What a Plan's containers may use: names and amounts that Kubernetes and Linux can act on.
+"""Resources that a Plan requests: names and amounts that Kubernetes and Linux accept.
 
 Bytes come in whole ones: `512m` of memory is half a byte to Kubernetes, which warns, starts the
 container all the same and lets it fail. So here, and nowhere later, it is asked what was meant.
@@ -24,7 +24,7 @@ _EXTENDED: Final = re.compile(rf"(?!requests\.)(?=[^/]{{1,244}}/){DNS_NAME}/{LAB
 _PLAIN: Final = re.compile(rf"cpu|memory|ephemeral-storage|(?P<huge>hugepages)-(?P<page>{LABEL})")
 _BYTES: Final = ("memory", "ephemeral-storage", "hugepages-")
 _MEANT: Final = {"m": "Mi", "": "Gi", "u": "Mi", "n": "Mi"}
-"""What is likely meant by a number of bytes that is far too small, by the suffix it has."""
+"""The suffix that was probably meant if a number of bytes is far too small."""
 _NUMBER: Final = re.compile(r"\+?([0-9]+\.?[0-9]*|\.[0-9]+)([a-zA-Z]*)")
 
 
