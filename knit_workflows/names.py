@@ -39,6 +39,8 @@ OUTBOX_CHANNEL: Final = "knit_outbox"
 """PostgreSQL channel notified when the Projector has something to do."""
 RUN_CHANNEL: Final = "knit_run"
 """PostgreSQL channel notified with a Run's id when that Run changes its status."""
+ATTENDED_CHANNEL: Final = "knit_attended"
+"""PostgreSQL channel notified when somebody begins to wait for a transfer or a stop."""
 
 LABEL_RUN: Final = "knit/worker.runid"
 LABEL_RUN_ALIAS: Final = "knit/worker.run"

@@ -45,7 +45,7 @@ from knit_workflows.activities.projector import StoreProjectorActivities
 from knit_workflows.activities.runs import ComputeRunActivities
 from knit_workflows.activities.starting import start_projector
 from knit_workflows.activities.transfers import ComputeTransferActivities
-from knit_workflows.compute.base import ComputeBackend
+from knit_workflows.compute.base import ComputeBackend, RunsAtOnce
 from knit_workflows.contracts.housekeeping import HousekeepingInput
 from knit_workflows.contracts.projector import ProjectorInput
 from knit_workflows.domain.errors import KnitError
@@ -136,6 +136,10 @@ class Deps:
             heartbeat=self.engine.projector_heartbeat,
         )
 
+    def _places(self) -> RunsAtOnce:
+        suggested, limit = self.backend.suggested_runs(), self.engine.max_active_runs
+        return suggested if limit is None else suggested.at_most(limit)
+
     def activities(self, roles: frozenset[Role]) -> list[Callable[..., Any]]:
         """Give the activities of these roles, bound to the store and the back-end."""
         runs = ComputeRunActivities(self.store, self.backend, self.engine)
@@ -146,7 +150,7 @@ class Deps:
             self.store,
             self.backend,
             self.engine,
-            max_active_runs=self.engine.max_active_runs or self.backend.suggested_runs(),
+            places=self._places(),
             interactive_queue=self.queues.interactive,
         )
         awaiting = StoreAwaitRunActivities(self.store, self.engine.fallback)

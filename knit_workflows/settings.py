@@ -48,7 +48,8 @@ class EngineSettings(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     max_active_runs: int | None = Field(default=None, ge=1)
-    """Runs under way at once; the others wait as rows. None: as many as suit the back-end."""
+    """Runs under way at once at most, on one machine fewer while somebody waits for a transfer or a
+    stop; the others wait as rows. None: as many as suit the back-end."""
     max_active_runs_per_plan: int | None = Field(default=None, ge=1)
     new_runs: int = Field(default=10_000, ge=1)
     """A Plan that would at once create more Runs than this is refused until confirmed."""

@@ -199,7 +199,7 @@ async def _opened(
 async def _ask(store: ApiStore, transfers: Transfers) -> None:
     try:
         async with asyncio.timeout(ANSWER_SECONDS):
-            await store.ping()
+            await store.attend()  # an answer too, and Runs stand back for us
     except TimeoutError as error:
         raise errors.StoreUnavailable from error
     await transfers.ping()

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
@@ -19,7 +19,7 @@ from knit_workflows.activities.failures import translated
 from knit_workflows.activities.heartbeat import heartbeating
 from knit_workflows.activities.search_attributes import search_attributes_known
 from knit_workflows.activities.starting import RunStarter
-from knit_workflows.compute.base import ComputeBackend
+from knit_workflows.compute.base import ComputeBackend, RunsAtOnce
 from knit_workflows.contracts.projector import Drained, ProjectorActivities, ProjectorInput
 from knit_workflows.contracts.runs import StopRequest
 from knit_workflows.domain.errors import StorageFull
@@ -60,15 +60,13 @@ class StoreProjectorActivities(ProjectorActivities):
         backend: ComputeBackend,
         settings: EngineSettings,
         *,
-        max_active_runs: int,
+        places: RunsAtOnce,
         interactive_queue: str,
     ) -> None:
         self._store = store
         self._backend = backend
         self._settings = settings
-        self._limits = AdmissionLimits(
-            total=max_active_runs, per_plan=settings.max_active_runs_per_plan
-        )
+        self._places = places
         self._interactive_queue = interactive_queue
 
     @activity.defn(name="knit.drain_outbox")
@@ -95,7 +93,7 @@ class StoreProjectorActivities(ProjectorActivities):
         """Go on while a round has left something; what comes in meanwhile rings the bell."""
         while True:
             is_drained = await self._project(tally)
-            startable = await self._store.admit(replace(self._limits, held=await self._held()))
+            startable = await self._store.admit(await self._limits())
             if startable:
                 await starter.start(startable)
                 await self._store.started([run.key for run in startable])
@@ -103,6 +101,16 @@ class StoreProjectorActivities(ProjectorActivities):
             delivered = await self._deliver_stops(client)
             if is_drained and len(startable) < ADMITTED_AT_ONCE and not delivered:
                 return
+
+    async def _limits(self) -> AdmissionLimits:
+        """Say how many Runs may be under way at this moment."""
+        attended = self._store.attended()
+        return AdmissionLimits(
+            total=self._places.attended if attended else self._places.usual,
+            short=0 if attended else self._places.short,
+            per_plan=self._settings.max_active_runs_per_plan,
+            held=await self._held(),
+        )
 
     async def _held(self) -> str:
         """Say why no Run may begin now; empty: none."""

@@ -167,6 +167,28 @@ class Endpoint:
     url: str
 
 
+@dataclass(frozen=True, slots=True)
+class RunsAtOnce:
+    """How many Runs under way at once suit a back-end.
+
+    `attended`: while somebody waits for a transfer or a stop, and shares the machine with them;
+    `short`: while nobody does, and they come and go quickly.
+    """
+
+    usual: int
+    attended: int
+    short: int
+
+    @classmethod
+    def always(cls, count: int) -> RunsAtOnce:
+        """Give the same number whatever goes on."""
+        return cls(count, count, count)
+
+    def at_most(self, limit: int) -> RunsAtOnce:
+        """Give what somebody wants who knows better: so many, and fewer while somebody waits."""
+        return RunsAtOnce(limit, min(self.attended, limit), limit)
+
+
 class ComputeBackend(Protocol):
     """Runs containers to their end and keeps volumes. See the module for how calls behave."""
 
@@ -176,7 +198,7 @@ class ComputeBackend(Protocol):
     async def aclose(self) -> None:
         """Let go of connections and watchers; what runs goes on running."""
 
-    def suggested_runs(self) -> int:
+    def suggested_runs(self) -> RunsAtOnce:
         """Say how many Runs under way at once suit it, where no limit has been set.
 
         Asked before `open` too, and by processes without rights on it: it looks at nothing that

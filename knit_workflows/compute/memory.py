@@ -26,6 +26,7 @@ from knit_workflows.compute.base import (
     Observation,
     Phase,
     RunPod,
+    RunsAtOnce,
     Transfer,
     TransferMode,
     Trouble,
@@ -155,9 +156,9 @@ class MemoryBackend:
 
     # --- the contract --------------------------------------------------------------------------
 
-    def suggested_runs(self) -> int:
+    def suggested_runs(self) -> RunsAtOnce:
         """Give many: what runs here costs next to nothing."""
-        return MANY_RUNS
+        return RunsAtOnce.always(MANY_RUNS)
 
     async def open(self) -> None:
         """Take up what the journal says another process has left behind."""

@@ -98,6 +98,8 @@ class Projection:
 
 ADMITTED_AT_ONCE: Final = 64
 """Runs admitted by one call at most: the first of a flood start while the others are chosen."""
+ATTENDED_FOR: Final = timedelta(seconds=2)
+"""How long Runs stand back after somebody has begun to wait: who has pushed often does so again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,12 +109,16 @@ class AdmissionLimits:
     What is held up is not counted in `total`: ten times as many, or 500, may be under way with it,
     but of one Plan no more than `total` in any case.
 
+    Once `total` Runs have ended within two seconds, `short` is the limit, if it is larger: they
+    come and go so quickly that most of them wait for their next step.
+
     `held` says why none is to be admitted now, however few there are; empty: nothing is in the way.
     """
 
     total: int = 500
     per_plan: int | None = None
     held: str = ""
+    short: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,8 +247,17 @@ class ProjectorStore(Protocol):
     async def finish_unstarted(self) -> int:
         """Finalize aborting Runs that never were admitted; gives how many."""
 
+    def attended(self) -> bool:
+        """Say whether anybody has called `attend`, or stopped a Run, in the last `ATTENDED_FOR`.
+
+        Known only while `work` goes on; until it is known: yes.
+        """
+
     def work(self, *, fallback: timedelta) -> AsyncGenerator[None, None]:
-        """Yield at once, then whenever there may be work: on NOTIFY, or after `fallback`."""
+        """Yield at once, then whenever there may be work: on NOTIFY, or after `fallback`.
+
+        Once nobody is `attended` any more, too.
+        """
 
 
 class HousekeepingStore(Protocol):
@@ -378,6 +393,9 @@ class CatalogueStore(Protocol):
 
     async def wait_final(self, run_id: RunId, *, fallback: timedelta) -> RunDetail:
         """Wait until the Run is final; by NOTIFY, re-read every `fallback`."""
+
+    async def attend(self) -> None:
+        """Tell every process that somebody begins to wait for a transfer."""
 
     async def ping(self) -> None:
         """Answer when the database does."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -18,7 +19,7 @@ from knit_workflows.store.connection import connect
 
 _log = logging.getLogger(__name__)
 
-_CHANNELS: Final = (names.OUTBOX_CHANNEL, names.RUN_CHANNEL)
+_CHANNELS: Final = (names.OUTBOX_CHANNEL, names.RUN_CHANNEL, names.ATTENDED_CHANNEL)
 _FIRST_DELAY_SECONDS: Final = 0.1
 _LAST_DELAY_SECONDS: Final = 5.0
 
@@ -50,6 +51,7 @@ class Listener:
     def __init__(self, url: str) -> None:
         self._url = url
         self._bells: dict[tuple[str, str | None], set[Bell]] = {}
+        self._heard: dict[str, float] = {}
         self._task: asyncio.Task[None] | None = None
 
     @contextmanager
@@ -66,6 +68,11 @@ class Listener:
             bells.discard(bell)
             if not bells:
                 self._bells.pop((channel, payload), None)
+
+    def silence(self, channel: str) -> timedelta:
+        """Say for how long nothing has been heard on a channel, since we listen at the longest."""
+        now = time.monotonic()
+        return timedelta(seconds=now - self._heard.get(channel, now))
 
     async def aclose(self) -> None:
         """Stop listening."""
@@ -85,6 +92,7 @@ class Listener:
                         await connection.execute(
                             sql.SQL("LISTEN {}").format(sql.Identifier(channel))
                         )
+                    self._heard = dict.fromkeys(_CHANNELS, time.monotonic())
                     self._ring_all()
                     delay = _FIRST_DELAY_SECONDS
                     async for notice in connection.notifies():
@@ -98,6 +106,7 @@ class Listener:
             delay = min(2 * delay, _LAST_DELAY_SECONDS)
 
     def _ring(self, channel: str, payload: str) -> None:
+        self._heard[channel] = time.monotonic()
         for key in ((channel, None), (channel, payload)):
             for bell in self._bells.get(key, ()):
                 bell.ring()

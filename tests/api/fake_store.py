@@ -64,6 +64,7 @@ class FakeStore:
         self.transfers: dict[str, TransferRecord] = {}
         self.broken: Exception | None = None
         self.asked: list[object] = []
+        self.attended = 0
         self.statuses_at_tagging: list[RunStatus] = []
 
     # --- what tests put in and look at ---
@@ -112,6 +113,10 @@ class FakeStore:
 
     async def ping(self) -> None:
         self._check()
+
+    async def attend(self) -> None:
+        self._check()
+        self.attended += 1
 
     async def transfer(self, transfer_id: str) -> TransferRecord:
         self._check()

@@ -153,6 +153,12 @@ async def test_a_door_that_cannot_be_opened_is_503(client, store, transfers, err
     assert answer.status_code == 503
 
 
+async def test_runs_stand_back_for_a_download(client, store, transfers):
+    answer = await client.get(f"/data/{a_data(store, transfers)}")
+    assert answer.status_code == 200
+    assert store.attended == 1
+
+
 async def test_a_failure_before_the_first_byte_is_a_proper_answer(client, store, transfers):
     knit_id = a_data(store, transfers, files={})
     loop = transfers.folder(knit_id)

@@ -249,6 +249,13 @@ async def test_a_door_that_cannot_be_opened_is_503(client, store, transfers):
     assert not store.runs
 
 
+async def test_runs_stand_back_for_an_upload(client, store):
+    """Said before its door is asked for: the way to the door leads past the Runs."""
+    answer = await client.post("/data", content=tar_of(HELLO), headers=TAR)
+    assert answer.status_code == 200
+    assert store.attended == 1
+
+
 async def test_an_upload_stopped_by_a_user_is_a_conflict(client, store, transfers):
     async def body() -> AsyncIterator[bytes]:
         yield tar_of(HELLO)

@@ -17,6 +17,7 @@ from knit_workflows.compute.base import (
     Observation,
     Phase,
     RunPod,
+    RunsAtOnce,
     Transfer,
     Trouble,
     Volume,
@@ -86,9 +87,9 @@ class KubernetesBackend:
             read=read_warning,
         )
 
-    def suggested_runs(self) -> int:
+    def suggested_runs(self) -> RunsAtOnce:
         """Give what keeps a cluster's scheduler busy."""
-        return MANY_RUNS
+        return RunsAtOnce.always(MANY_RUNS)
 
     async def open(self) -> None:
         """Load the credentials; the watches start with the first `watch`."""

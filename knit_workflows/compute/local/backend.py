@@ -19,6 +19,7 @@ from knit_workflows.compute.base import (
     Observation,
     Phase,
     RunPod,
+    RunsAtOnce,
     Transfer,
     Trouble,
     TroubleKind,
@@ -70,8 +71,8 @@ class LocalBackend:
         self._chores: set[asyncio.Future[None]] = set()
         self._pausing: asyncio.Task[None] | None = None
 
-    def suggested_runs(self) -> int:
-        """Give a few per core, and fewer where memory is scarce."""
+    def suggested_runs(self) -> RunsAtOnce:
+        """Give some per core, and fewer where memory is scarce."""
         return machine.suggested_runs()
 
     async def open(self) -> None:

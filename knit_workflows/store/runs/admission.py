@@ -9,7 +9,13 @@ from typing import Any, Final
 from knit_workflows import names
 from knit_workflows.domain.errors import IllegalMove, Superseded
 from knit_workflows.domain.ids import KnitId, PlanId, RunId
-from knit_workflows.domain.ports import AdmissionLimits, RunKey, StartableRun, StopOrder
+from knit_workflows.domain.ports import (
+    ATTENDED_FOR,
+    AdmissionLimits,
+    RunKey,
+    StartableRun,
+    StopOrder,
+)
 from knit_workflows.store import named_sql
 from knit_workflows.store.connection import Database, Session
 from knit_workflows.store.listening import Listener
@@ -84,12 +90,21 @@ class AdmissionRows(RunRows):
             finished += 1
         return finished
 
+    async def attend(self) -> None:
+        """Tell every process that somebody begins to wait for a transfer."""
+        await self._db.do(_SQL["attend"], {"channel": names.ATTENDED_CHANNEL})
+
+    def attended(self) -> bool:
+        """Say whether somebody has begun to wait for something within `ATTENDED_FOR`."""
+        return self._listener.silence(names.ATTENDED_CHANNEL) < ATTENDED_FOR
+
     async def work(self, *, fallback: timedelta) -> AsyncGenerator[None, None]:
         """Yield at once, then whenever there may be work: on NOTIFY, or after `fallback`."""
         with self._listener.subscribed(names.OUTBOX_CHANNEL) as bell:
             while True:
                 yield
-                await bell.wait(fallback)
+                left = ATTENDED_FOR - self._listener.silence(names.ATTENDED_CHANNEL)
+                await bell.wait(min(fallback, left) if left > timedelta() else fallback)
 
 
 def startable_run(row: Any) -> StartableRun:

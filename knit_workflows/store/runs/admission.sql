@@ -62,6 +62,11 @@ SELECT o.event_id, r.run_id, r.generation, (o.payload ->> 'fail')::boolean AS fa
    AND r.generation = (o.payload ->> 'generation')::int
  ORDER BY o.event_id
 
+-- name: attend
+
+-- Somebody begins to wait. Nothing is lost with it, so that this commit need not reach the disk.
+SELECT set_config('synchronous_commit', 'off', true), pg_notify(%(channel)s, '')
+
 -- name: close_event
 
 -- A delivered event.

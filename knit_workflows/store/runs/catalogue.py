@@ -191,6 +191,7 @@ async def _stop(session: Session, row: Any, fail: bool) -> None:
             "has_execution": row.projected and (row.admitted_at is not None or before in ACTIVE),
             "run_channel": names.RUN_CHANNEL,
             "outbox_channel": names.OUTBOX_CHANNEL,
+            "attended_channel": names.ATTENDED_CHANNEL,
         },
     )
 

@@ -50,7 +50,7 @@ WITH moved AS (
      WHERE %(has_execution)s
 )
 SELECT pg_notify(%(run_channel)s, run_id::text)::text || pg_notify(%(outbox_channel)s, '')::text
-       AS told
+       || pg_notify(%(attended_channel)s, '')::text AS told
   FROM moved
 
 -- name: inputs

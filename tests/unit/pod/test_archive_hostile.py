@@ -319,7 +319,7 @@ def test_a_source_that_fails_leaves_nothing(root: Path, entry: Entry) -> None:
 def test_a_file_larger_than_allowed_by_the_system_leaves_nothing(root: Path, entry: Entry) -> None:
     """RLIMIT_FSIZE stands in for a full disk: the error comes in the middle of a write."""
     code = (
-        "import resource, sys; from pathlib import Path; from knit_workflows.pod import archive\n"
+        "import resource, sys; from pathlib import Path; from knit_workflows import archive\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
         "try: archive.unpack(sys.stdin.buffer, Path(sys.argv[1]))\n"
         "except OSError as error: print(error.errno)"
@@ -354,7 +354,7 @@ def test_a_full_disk_leaves_nothing(tiny_disk: Path, entry: Entry) -> None:
 MEASURE = """
 import sys
 from pathlib import Path
-from knit_workflows.pod import archive
+from knit_workflows import archive
 
 def peak():
     text = Path("/proc/self/status").read_text()

@@ -201,7 +201,7 @@ def test_an_unreadable_file_is_named_with_its_path(root: Path) -> None:
     (root / "secret" / "key").write_bytes(b"")
     (root / "secret" / "key").chmod(0)
     code = (
-        "import os, sys; from pathlib import Path; from knit_workflows.pod import archive\n"
+        "import os, sys; from pathlib import Path; from knit_workflows import archive\n"
         "if os.getuid() == 0: os.setuid(65534)\n"
         "try: archive.pack(Path(sys.argv[1]), lambda piece: None)\n"
         "except PermissionError as error: print(error.filename)"
