@@ -41,6 +41,8 @@ OUTBOX_CHANNEL: Final = "knit_outbox"
 """PostgreSQL channel that is notified when the Projector has work."""
 RUN_CHANNEL: Final = "knit_run"
 """PostgreSQL channel that is notified with a Run's id when its status changes."""
+THROTTLE_CHANNEL: Final = "knit_throttle"
+"""PostgreSQL channel that is notified when a user begins to wait for a transfer or a stop."""
 
 LABEL_RUN: Final = "knit/worker.runid"
 LABEL_RUN_ALIAS: Final = "knit/worker.run"

@@ -45,7 +45,7 @@ from knit_workflows.activities.projector import StoreProjectorActivities
 from knit_workflows.activities.run_starter import start_projector
 from knit_workflows.activities.runs import ComputeRunActivities
 from knit_workflows.activities.transfers import ComputeTransferActivities
-from knit_workflows.compute.base import ComputeBackend
+from knit_workflows.compute.base import ComputeBackend, RunLimits
 from knit_workflows.contracts.housekeeping import HousekeepingInput
 from knit_workflows.contracts.projector import ProjectorInput
 from knit_workflows.domain.errors import KnitError
@@ -136,6 +136,10 @@ class Deps:
             heartbeat=self.engine.projector_heartbeat,
         )
 
+    def _run_limits(self) -> RunLimits:
+        suggested, limit = self.backend.suggested_runs(), self.engine.max_active_runs
+        return suggested if limit is None else suggested.at_most(limit)
+
     def activities(self, roles: frozenset[Role]) -> list[Callable[..., Any]]:
         """Gives the activities of these roles, bound to the store and the back-end."""
         runs = ComputeRunActivities(self.store.execution, self.backend, self.engine)
@@ -150,7 +154,7 @@ class Deps:
             self.store.admission,
             self.backend,
             self.engine,
-            max_active_runs=self.engine.max_active_runs or self.backend.suggested_runs(),
+            run_limits=self._run_limits(),
             interactive_queue=self.queues.interactive,
         )
         awaiting = StoreAwaitRunActivities(self.store.runs, self.engine.poll_interval)

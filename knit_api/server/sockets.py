@@ -50,7 +50,7 @@ class DetachedBody:
         return self._body.complete
 
     def get(self) -> bytes | memoryview:
-        """See `BodySource`.
+        """Sees `BodySource`.
 
         Raises:
             HttpProblem: the client sent nothing for too long (408), or no chunks (400).
@@ -69,10 +69,10 @@ class DetachedBody:
             raise ClientDisconnected("the client closed the connection within the body") from error
 
     def close(self) -> None:
-        """See `BodySource`; the remainder of an incomplete body is dropped."""
+        """Sees `BodySource`; the remainder of an incomplete body is dropped."""
 
     def abort(self) -> None:
-        """See `BodySource`; may be called from any thread."""
+        """Sees `BodySource`; may be called from any thread."""
         if not self.complete:
             self._aborted = True
             with suppress(OSError):  # the client may have gone already

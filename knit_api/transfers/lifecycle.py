@@ -216,7 +216,7 @@ async def _check(deps: Deps, store: ApiStore, client: TransferClient) -> None:
     """Raises Unavailable when database or Temporal does not answer."""
     try:
         async with asyncio.timeout(deps.timeouts.ping):
-            await store.ping()
+            await store.transfers.announce()  # a ping too
     except TimeoutError as error:
         raise errors.StoreUnavailable from error
     await client.ping()

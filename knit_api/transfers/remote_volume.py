@@ -33,7 +33,7 @@ class RemoteVolume:
         self._http = http
 
     async def put(self, body: UploadBody) -> None:
-        """See `VolumeAccess`."""
+        """Sees `VolumeAccess`."""
         headers = {**self._headers, "Content-Type": PLAIN_TAR}
         plain = self._plain(body)
         try:
@@ -45,7 +45,7 @@ class RemoteVolume:
         _raise_for_agent(status, detail)
 
     async def clear(self) -> None:
-        """See `VolumeAccess`."""
+        """Sees `VolumeAccess`."""
         try:
             response = await self._http.delete(f"{self._url}/", headers=self._headers)
         except httpx.HTTPError as error:
@@ -53,22 +53,22 @@ class RemoteVolume:
         _raise_for_agent(response.status_code, response.content)
 
     def archive(self, form: Form) -> Chunks:
-        """See `VolumeAccess`."""
+        """Sees `VolumeAccess`."""
         return self._get(f"/?{form.query()}", _TIMEOUT)
 
     def spans(self, form: Form) -> None:
-        """See `VolumeAccess`."""
+        """Sees `VolumeAccess`."""
 
     async def archive_bytes(self, form: Form) -> int | None:
-        """See `VolumeAccess`."""
+        """Sees `VolumeAccess`."""
         return await self._measured(f"/?{form.query()}")
 
     def content(self) -> Chunks:
-        """See `VolumeAccess`."""
+        """Sees `VolumeAccess`."""
         return self._get("/log", _TIMEOUT)
 
     async def content_bytes(self) -> int | None:
-        """See `VolumeAccess`."""
+        """Sees `VolumeAccess`."""
         return await self._measured("/log")
 
     async def _measured(self, path: str) -> int | None:
@@ -84,7 +84,7 @@ class RemoteVolume:
         return int(response.headers["Content-Length"])
 
     async def followed(self) -> AsyncGenerator[bytes, None]:
-        """See `VolumeAccess`."""
+        """Sees `VolumeAccess`."""
         chunks = self._get("/log?follow", _FOLLOW_TIMEOUT)
         pending = asyncio.ensure_future(anext(chunks, None))
         try:

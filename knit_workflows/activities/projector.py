@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
@@ -19,7 +19,7 @@ from knit_workflows.activities.failures import translated
 from knit_workflows.activities.heartbeat import heartbeating
 from knit_workflows.activities.run_starter import RunStarter
 from knit_workflows.activities.search_attributes import search_attributes_known
-from knit_workflows.compute.base import ComputeBackend
+from knit_workflows.compute.base import ComputeBackend, RunLimits
 from knit_workflows.contracts.projector import Drained, ProjectorActivities, ProjectorInput
 from knit_workflows.contracts.runs import StopUpdate
 from knit_workflows.domain.errors import StorageFull
@@ -62,16 +62,14 @@ class StoreProjectorActivities(ProjectorActivities):
         backend: ComputeBackend,
         settings: EngineSettings,
         *,
-        max_active_runs: int,
+        run_limits: RunLimits,
         interactive_queue: str,
     ) -> None:
         self._projection = projection
         self._admission = admission
         self._backend = backend
         self._settings = settings
-        self._limits = AdmissionLimits(
-            total=max_active_runs, per_plan=settings.max_active_runs_per_plan
-        )
+        self._run_limits = run_limits
         self._interactive_queue = interactive_queue
 
     @activity.defn(name="knit.drain_outbox")
@@ -98,7 +96,7 @@ class StoreProjectorActivities(ProjectorActivities):
         """Repeats until a pass leaves nothing; later notifications wake the Projector again."""
         while True:
             is_drained = await self._project(tally)
-            startable = await self._admission.admit(replace(self._limits, held=await self._held()))
+            startable = await self._admission.admit(await self._limits())
             if startable:
                 await starter.start(startable)
                 await self._admission.started([run.key for run in startable])
@@ -106,6 +104,16 @@ class StoreProjectorActivities(ProjectorActivities):
             delivered = await self._deliver_stops(client)
             if is_drained and len(startable) < ADMITTED_AT_ONCE and not delivered:
                 return
+
+    async def _limits(self) -> AdmissionLimits:
+        """Gives how many Runs may be under way at this moment."""
+        throttled = self._admission.throttled()
+        return AdmissionLimits(
+            total=self._run_limits.throttled if throttled else self._run_limits.usual,
+            short=0 if throttled else self._run_limits.short,
+            per_plan=self._settings.max_active_runs_per_plan,
+            held=await self._held(),
+        )
 
     async def _held(self) -> str:
         """Says why no Run may be admitted now; empty: nothing prevents it."""

@@ -151,6 +151,28 @@ class Endpoint:
     url: str
 
 
+@dataclass(frozen=True, slots=True)
+class RunLimits:
+    """How many Runs at once suit a back-end.
+
+    `throttled`: while a user who shares the machine with them waits for a transfer or a stop;
+    `short`: while no user does, and Runs are short.
+    """
+
+    usual: int
+    throttled: int
+    short: int
+
+    @classmethod
+    def always(cls, count: int) -> RunLimits:
+        """Gives limits that do not adapt."""
+        return cls(count, count, count)
+
+    def at_most(self, limit: int) -> RunLimits:
+        """Gives the limits that an operator has set, which throttling still lowers."""
+        return RunLimits(limit, min(self.throttled, limit), limit)
+
+
 class ComputeBackend(Protocol):
     """Runs containers to their end and keeps volumes; see the module for how calls behave."""
 
@@ -160,7 +182,7 @@ class ComputeBackend(Protocol):
     async def aclose(self) -> None:
         """Closes connections and watches; run pods go on."""
 
-    def suggested_runs(self) -> int:
+    def suggested_runs(self) -> RunLimits:
         """Suggests how many Runs to have active at once when no limit is set.
 
         Also called before `open`, and by processes without rights on the back-end.

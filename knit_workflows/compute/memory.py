@@ -24,6 +24,7 @@ from knit_workflows.compute.base import (
     Endpoint,
     Observation,
     Phase,
+    RunLimits,
     RunPod,
     StartFailure,
     Transfer,
@@ -131,9 +132,9 @@ class MemoryBackend:
 
     # --- the contract --------------------------------------------------------------------------
 
-    def suggested_runs(self) -> int:
+    def suggested_runs(self) -> RunLimits:
         """Gives many: what runs here costs next to nothing."""
-        return MANY_RUNS
+        return RunLimits.always(MANY_RUNS)
 
     async def open(self) -> None:
         """Does nothing: there is nothing to connect to."""

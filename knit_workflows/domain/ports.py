@@ -90,6 +90,8 @@ class Projection:
 
 ADMITTED_AT_ONCE: Final = 64
 """Runs admitted by one call at most: the first of a flood start while the others are chosen."""
+THROTTLE_FOR: Final = timedelta(seconds=2)
+"""How long Runs are throttled after a user began to wait: one push often follows another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,12 +101,16 @@ class AdmissionLimits:
     Pending Runs are not counted in `total`; with them ten times as many, or 500, may be under way,
     but of one Plan no more than `total` in any case.
 
+    Once `total` Runs have ended within two seconds, `short` is the limit, if it is larger: short
+    Runs spend most of their time waiting for their next step.
+
     `held` says why no Run is to be admitted now, however few there are; empty: nothing prevents it.
     """
 
     total: int = 500
     per_plan: int | None = None
     held: str = ""
+    short: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -372,6 +378,12 @@ class RunExecutionStore(Protocol):
 class TransferStore(Protocol):
     """Records uploads and downloads."""
 
+    async def announce(self) -> None:
+        """Throttles Runs for `THROTTLE_FOR`, since a user begins to wait for a transfer.
+
+        Nothing is stored. Callers that go on waiting repeat it.
+        """
+
     async def begin_upload(
         self, transfer_id: str, run_id: RunId, knit_id: KnitId
     ) -> TransferRecord:
@@ -433,6 +445,12 @@ class AdmissionStore(Protocol):
 
     async def finish_unstarted(self) -> int:
         """Finalizes aborting Runs that were never admitted; gives how many."""
+
+    def throttled(self) -> bool:
+        """Says whether a user began to wait within `THROTTLE_FOR`: for a transfer, or for a stop.
+
+        Known only while `ProjectionStore.wake_ups` is iterated; until it is known: yes.
+        """
 
 
 class HousekeepingStore(Protocol):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -19,7 +20,7 @@ from knit_workflows.store.connection import connect
 
 _log = logging.getLogger(__name__)
 
-_CHANNELS: Final = (names.OUTBOX_CHANNEL, names.RUN_CHANNEL)
+_CHANNELS: Final = (names.OUTBOX_CHANNEL, names.RUN_CHANNEL, names.THROTTLE_CHANNEL)
 _FIRST_RETRY_SECONDS: Final = 0.1
 _LAST_RETRY_SECONDS: Final = 5.0
 
@@ -51,6 +52,7 @@ class Listener:
     def __init__(self, url: str) -> None:
         self._url = url
         self._subscriptions: dict[tuple[str, str | None], set[Subscription]] = {}
+        self._notified_at: dict[str, float] = {}
         self._task: asyncio.Task[None] | None = None
 
     @contextmanager
@@ -67,6 +69,11 @@ class Listener:
             subscriptions.discard(subscription)
             if not subscriptions:
                 self._subscriptions.pop((channel, payload), None)
+
+    def silence(self, channel: str) -> timedelta:
+        """Gives how long ago the channel was last notified, or since when we have listened."""
+        now = time.monotonic()
+        return timedelta(seconds=now - self._notified_at.get(channel, now))
 
     async def aclose(self) -> None:
         """Stops listening."""
@@ -85,6 +92,7 @@ class Listener:
                         await connection.execute(
                             sql.SQL("LISTEN {}").format(sql.Identifier(channel))
                         )
+                    self._notified_at = dict.fromkeys(_CHANNELS, time.monotonic())
                     self._notify_all()
                     backoff.reset()
                     async for notice in connection.notifies():
@@ -98,6 +106,7 @@ class Listener:
                 await asyncio.sleep(delay)
 
     def _notify(self, channel: str, payload: str) -> None:
+        self._notified_at[channel] = time.monotonic()
         for key in ((channel, None), (channel, payload)):
             for subscription in self._subscriptions.get(key, ()):
                 subscription.notify()

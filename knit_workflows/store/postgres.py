@@ -40,7 +40,7 @@ class PostgresStore:
         self.completions = PostgresCompletionStore(db)
         self.projection = PostgresProjectionStore(db, listener)
         self.execution = PostgresRunExecutionStore(db)
-        self.admission = PostgresAdmissionStore(db, self.execution)
+        self.admission = PostgresAdmissionStore(db, listener, self.execution)
         self.transfers = PostgresTransferStore(db)
         self.housekeeping = PostgresHousekeepingStore(db)
 

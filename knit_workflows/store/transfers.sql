@@ -51,3 +51,7 @@ UPDATE transfer SET endpoint = %(endpoint)s WHERE transfer_id = %(transfer_id)s
 
 -- The transfer is over.
 DELETE FROM transfer WHERE transfer_id = %(transfer_id)s
+
+-- name: announce
+-- A user begins to wait. Nothing is stored, so this commit need not reach the disk.
+SELECT set_config('synchronous_commit', 'off', true), pg_notify(%(channel)s, '')

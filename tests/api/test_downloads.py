@@ -158,6 +158,12 @@ async def test_a_transfer_that_cannot_be_opened_is_503(client, store, transfers,
     assert answer.status_code == 503
 
 
+async def test_runs_are_throttled_for_a_download(client, store, transfers):
+    answer = await client.get(f"/data/{a_data(store, transfers)}")
+    assert answer.status_code == 200
+    assert store.transfers.announced == 1
+
+
 async def test_a_failure_before_the_first_byte_is_a_proper_answer(client, store, transfers):
     knit_id = a_data(store, transfers, files={})
     loop = transfers.folder(knit_id)

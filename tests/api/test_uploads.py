@@ -289,6 +289,13 @@ async def test_a_transfer_that_cannot_be_opened_is_503(client, store, transfers)
     assert not store.memory.runs
 
 
+async def test_runs_are_throttled_for_an_upload(client, store):
+    """Said before its door is asked for: the way to the door leads past the Runs."""
+    answer = await client.post("/data", content=tar_of(HELLO), headers=TAR)
+    assert answer.status_code == 200
+    assert store.transfers.announced == 1
+
+
 async def test_an_upload_stopped_by_a_user_is_a_conflict(client, store, transfers):
     async def body() -> AsyncIterator[bytes]:
         yield tar_of(HELLO)

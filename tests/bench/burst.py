@@ -31,6 +31,12 @@ HERE: Final = Path(__file__).parents[2]
 SIZES: Final = ((20, 20), (40, 50))
 """Data at either input of the Plan: 400 and 2,000 Runs."""
 WRITERS: Final = 16
+SELDOM: Final = 5.0
+PUSHES: Final = {
+    "command": "command",
+    "request": "request",
+    "seldom": "request, the first for some seconds,",
+}
 TARGETS: Final = {"p50": "p50 <= 2 x idle, p99 <= 5 x idle", "stop": "p99 <= 2"}
 
 
@@ -42,6 +48,8 @@ class Felt:
     """`knit data push` of a tiny file."""
     request: list[float] = field(default_factory=list)
     """The same without the command's own start: one HTTP request."""
+    seldom: list[float] = field(default_factory=list)
+    """The same after some seconds in which nobody has waited for anything."""
     stop: list[float] = field(default_factory=list)
     """From the request that stops a running Run until it is final."""
     trouble: list[str] = field(default_factory=list)
@@ -190,6 +198,9 @@ async def _burst(build: Build, sleeper: str, left: int, right: int) -> Felt:
 
     await asyncio.gather(*(fill("a") for _ in range(left)), *(fill("b") for _ in range(right)))
     felt.alone = await _begun(build, name, "alone", left * right)
+    finished = asyncio.ensure_future(_begun(build, name, "seldom", left * right))
+    await _now_and_then(build, felt, lambda: not finished.done())
+    await finished
     finished = asyncio.ensure_future(_begun(build, name, "felt", left * right))
     await _feel(build, sleeper, felt, lambda: not finished.done())
     felt.total = await finished
@@ -211,6 +222,16 @@ async def _all_done(build: Build, plan_id: str, count: int) -> float:
         await asyncio.sleep(1)
     assert all(run["status"] == "done" for run in done)
     return time.perf_counter()
+
+
+async def _now_and_then(build: Build, felt: Felt, goes_on: Callable[[], bool]) -> None:
+    """Pushes by request, so seldom that the Runs have taken all their places again each time."""
+
+    async def request() -> None:
+        await build.push("tiny:yes")
+
+    await asyncio.sleep(SELDOM)
+    await _paced(SELDOM, request, felt.seldom, felt.trouble, goes_on)
 
 
 async def _feel(build: Build, sleeper: str, felt: Felt, goes_on: Callable[[], bool]) -> None:
@@ -274,13 +295,14 @@ def _plan(script: str, name: str, **more: Any) -> dict[str, Any]:
 
 
 def _print(runs: int, idle: Felt, felt: Felt, idle_before: Felt, before: Felt) -> None:
-    for what in ("command", "request"):
+    for what, words in PUSHES.items():
         ours, theirs = getattr(felt, what), getattr(before, what)
-        at_rest, at_rest_before = getattr(idle, what), getattr(idle_before, what)
-        for part, share in (("p50", 0.5), ("p99", 0.99)):
+        rested = "command" if what == "command" else "request"
+        at_rest, at_rest_before = getattr(idle, rested), getattr(idle_before, rested)
+        for part, share in (("p50", 0.5), ("p99", 0.99)) if ours and theirs else ():
             rest, rest_before = percentile(at_rest, 0.5), percentile(at_rest_before, 0.5)
             figure(
-                f"push of a tiny file by {what} during {runs} Runs, {part}",
+                f"push of a tiny file by {words} during {runs} Runs, {part}",
                 percentile(ours, share),
                 "s",
                 TARGETS["p50"] if what == "command" else "-",

@@ -19,6 +19,12 @@ from tests.memory_store.memory import DataRow, Memory, Part, RunRow
 class MemoryTransfers(Part):
     """Open transfers by id."""
 
+    announced = 0
+
+    async def announce(self) -> None:
+        assert self.rows
+        self.announced += 1
+
     async def begin_upload(
         self, transfer_id: str, run_id: RunId, knit_id: KnitId
     ) -> TransferRecord:

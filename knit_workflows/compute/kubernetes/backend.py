@@ -17,6 +17,7 @@ from knit_workflows.compute.base import (
     Endpoint,
     Observation,
     Phase,
+    RunLimits,
     RunPod,
     StartFailure,
     Transfer,
@@ -86,9 +87,9 @@ class KubernetesBackend:
             read=read_warning,
         )
 
-    def suggested_runs(self) -> int:
+    def suggested_runs(self) -> RunLimits:
         """Gives enough to keep the cluster's scheduler busy."""
-        return MANY_RUNS
+        return RunLimits.always(MANY_RUNS)
 
     async def open(self) -> None:
         """Loads the credentials; the watches start with the first `watch`."""

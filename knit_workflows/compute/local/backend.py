@@ -18,6 +18,7 @@ from knit_workflows.compute.base import (
     Endpoint,
     Observation,
     Phase,
+    RunLimits,
     RunPod,
     StartFailure,
     StartFailureKind,
@@ -69,7 +70,7 @@ class LocalBackend:
         self._background: set[asyncio.Future[None]] = set()
         self._pauser: asyncio.Task[None] | None = None
 
-    def suggested_runs(self) -> int:
+    def suggested_runs(self) -> RunLimits:
         """Gives a few per core, fewer where memory is scarce."""
         return machine.suggested_runs()
 

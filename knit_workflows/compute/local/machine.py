@@ -7,9 +7,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from knit_workflows.compute.base import RunLimits
+
 RUNS_PER_CORE: Final = 4
-"""Some of them wait for a disk, the network, or their next step. The figures behind it are in
-docs/decisions/0013-four-runs-per-core.md."""
+"""Some of them wait for a disk, the network, or their next step. The figures behind these are in
+docs/decisions/0016-runs-are-throttled.md."""
+THROTTLED_PER_CORE: Final = 2
+SHORT_PER_CORE: Final = 16
 MEMORY_PER_RUN: Final = 256 << 20
 """Bytes; a machine with less than this per Run gets fewer of them."""
 FEWEST_RUNS: Final = 2
@@ -19,11 +23,15 @@ _CPU_MAX: Final = "cpu.max"
 _MEMORY_MAX: Final = ("memory.max", "memory/memory.limit_in_bytes")
 
 
-def suggested_runs(cgroup: Path = _CGROUP) -> int:
+def suggested_runs(cgroup: Path = _CGROUP) -> RunLimits:
     """Gives how many Runs at once suit this machine, or the container that we are in."""
-    by_cores = int(cores(cgroup) * RUNS_PER_CORE)
     by_memory = memory_bytes(cgroup) // MEMORY_PER_RUN
-    return max(FEWEST_RUNS, min(by_cores, by_memory))
+    usable = cores(cgroup)
+    usual, throttled, short = (
+        max(FEWEST_RUNS, min(int(usable * per_core), by_memory))
+        for per_core in (RUNS_PER_CORE, THROTTLED_PER_CORE, SHORT_PER_CORE)
+    )
+    return RunLimits(usual, throttled, short)
 
 
 def cores(cgroup: Path = _CGROUP) -> float:

@@ -19,7 +19,7 @@ from psycopg.types.json import Jsonb
 
 from knit_workflows import names
 from knit_workflows.domain.matching import Cursor, page
-from knit_workflows.domain.ports import Projection
+from knit_workflows.domain.ports import THROTTLE_FOR, Projection
 from knit_workflows.store import named_sql
 from knit_workflows.store.connection import Database, Session
 from knit_workflows.store.listening import Listener
@@ -88,7 +88,7 @@ class PostgresProjectionStore:
         self._listener = listener
 
     async def project(self, *, page_size: int) -> Projection | None:
-        """See the port."""
+        """Sees the port."""
 
         async def step(session: Session) -> Projection | None:
             event = await session.row(_SQL["take"])
@@ -106,11 +106,12 @@ class PostgresProjectionStore:
         return await self._db.transaction(step)
 
     async def wake_ups(self, *, fallback: timedelta) -> AsyncGenerator[None, None]:
-        """See the port."""
+        """Sees the port."""
         with self._listener.subscribe(names.OUTBOX_CHANNEL) as subscription:
             while True:
                 yield
-                await subscription.wait(fallback)
+                left = THROTTLE_FOR - self._listener.silence(names.THROTTLE_CHANNEL)
+                await subscription.wait(min(fallback, left) if left > timedelta() else fallback)
 
 
 async def _next_batch(session: Session, event: Any, limit: int) -> _Batch:

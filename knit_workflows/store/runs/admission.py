@@ -8,9 +8,16 @@ from typing import Any, Final
 from knit_workflows import names
 from knit_workflows.domain.errors import IllegalMove, Superseded
 from knit_workflows.domain.ids import KnitId, PlanId, RunId
-from knit_workflows.domain.ports import AdmissionLimits, RunKey, StartableRun, StopRequest
+from knit_workflows.domain.ports import (
+    THROTTLE_FOR,
+    AdmissionLimits,
+    RunKey,
+    StartableRun,
+    StopRequest,
+)
 from knit_workflows.store import named_sql
 from knit_workflows.store.connection import Database, Session
+from knit_workflows.store.listening import Listener
 from knit_workflows.store.plans.images import image_of
 from knit_workflows.store.runs.execution import PostgresRunExecutionStore
 from knit_workflows.store.runs.queue import admit_next
@@ -27,12 +34,15 @@ _BATCH: Final = 500
 class PostgresAdmissionStore:
     """Implements `ports.AdmissionStore`."""
 
-    def __init__(self, db: Database, execution: PostgresRunExecutionStore) -> None:
+    def __init__(
+        self, db: Database, listener: Listener, execution: PostgresRunExecutionStore
+    ) -> None:
         self._db = db
+        self._listener = listener
         self._execution = execution
 
     async def admit(self, limits: AdmissionLimits) -> Sequence[StartableRun]:
-        """See the port; the order is that of `queue.sql`."""
+        """Sees the port; the order is that of `queue.sql`."""
 
         async def step(session: Session) -> list[Any]:
             await session.do(_SQL["lock"], {"lock": _LOCK})
@@ -42,7 +52,7 @@ class PostgresAdmissionStore:
         return [startable_run(row) for row in await self._db.transaction(step)]
 
     async def started(self, keys: Sequence[RunKey]) -> None:
-        """See the port."""
+        """Sees the port."""
         ordered = sorted(keys, key=lambda key: key.run_id)
         await self._db.rows(
             _SQL["started"],
@@ -54,18 +64,18 @@ class PostgresAdmissionStore:
         )
 
     async def stop_requests(self) -> Sequence[StopRequest]:
-        """See the port."""
+        """Sees the port."""
         return [
             StopRequest(row.event_id, RunKey(RunId(row.run_id), row.generation), row.fail)
             for row in await self._db.rows(_SQL["stop_requests"])
         ]
 
     async def close_event(self, event_id: int) -> None:
-        """See the port."""
+        """Sees the port."""
         await self._db.do(_SQL["close_event"], {"event_id": event_id})
 
     async def finish_unstarted(self) -> int:
-        """See the port."""
+        """Sees the port."""
         finished = 0
         for row in await self._db.rows(_SQL["unstarted"], {"limit": _BATCH}):
             try:
@@ -76,6 +86,10 @@ class PostgresAdmissionStore:
                 continue  # retried or deleted since
             finished += 1
         return finished
+
+    def throttled(self) -> bool:
+        """Sees the port."""
+        return self._listener.silence(names.THROTTLE_CHANNEL) < THROTTLE_FOR
 
 
 def startable_run(row: Any) -> StartableRun:

@@ -63,7 +63,7 @@ async def admit_next(session: Session, limits: AdmissionLimits) -> int:
 
     Records the limits as those in force. The caller holds a lock, so one process admits at a time.
     """
-    total = min(limits.total, _UNLIMITED)
+    total = await _total(session, limits)
     per_plan = None if limits.per_plan is None else min(limits.per_plan, _UNLIMITED)
     await session.do(
         _SQL["limits"], {"total": total, "per_plan": per_plan, "held": limits.held or None}
@@ -79,6 +79,15 @@ async def admit_next(session: Session, limits: AdmissionLimits) -> int:
         "most": ADMITTED_AT_ONCE,
     }
     return await session.do(_SQL["admit"], wanted)
+
+
+async def _total(session: Session, limits: AdmissionLimits) -> int:
+    """Gives the limit of all Runs that holds now, which follows how quickly they come and go."""
+    total, short = (min(limit, _UNLIMITED) for limit in (limits.total, limits.short))
+    if short <= total or limits.held:
+        return total
+    ended = await session.row(_SQL["ended_lately"], {"most": total})
+    return short if ended.runs >= total else total
 
 
 def _ceiling(total: int) -> int:

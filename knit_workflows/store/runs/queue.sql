@@ -134,6 +134,16 @@ SELECT r.run_id, turns.place,
    AND r.status = 'waiting'
    AND r.admitted_at IS NULL
 
+-- name: ended_lately
+
+-- How many Runs have ended within the last two seconds, counted up to `most`.
+SELECT count(*) AS runs
+  FROM (SELECT
+          FROM run
+         WHERE status IN ('done', 'failed')
+           AND updated_at > now() - interval '2 seconds'
+         LIMIT %(most)s) AS lately
+
 -- name: limits
 
 -- The limits in force, so that the API can say why a Run waits. Written only when they change.

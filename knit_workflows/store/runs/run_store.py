@@ -55,7 +55,7 @@ class PostgresRunStore:
     async def find(
         self, query: RunQuery, *, limit: int | None = None, after: str | None = None
     ) -> Sequence[RunDetail]:
-        """See the port."""
+        """Sees the port."""
 
         async def read(session: Session) -> list[RunDetail]:
             cursor = None if after is None else await _located(session, parse_cursor(after))
@@ -64,7 +64,7 @@ class PostgresRunStore:
         return await self._db.reading(read)
 
     async def get(self, run_id: RunId) -> RunDetail:
-        """See the port."""
+        """Sees the port."""
         found: Sequence[RunDetail] = []
         if is_id(run_id):
             found = await self._db.reading(lambda session: run_details(session, [run_id]))
@@ -73,7 +73,7 @@ class PostgresRunStore:
         return found[0]
 
     async def events(self, run_id: RunId) -> Sequence[RunEvent]:
-        """See the port."""
+        """Sees the port."""
         rows = []
         if is_id(run_id):
             rows = await self._db.rows(_SQL["run_events"], {"run_id": run_id})
@@ -93,7 +93,7 @@ class PostgresRunStore:
         ]
 
     async def stop(self, run_id: RunId, *, fail: bool) -> RunDetail:
-        """See the port."""
+        """Sees the port."""
         if not is_id(run_id):
             raise missing_run(run_id)
 
@@ -107,16 +107,16 @@ class PostgresRunStore:
         return await self.get(run_id)
 
     async def retry(self, run_id: RunId) -> RunDetail:
-        """See the port."""
+        """Sees the port."""
         await retry_delete.retry(self._db, run_id)
         return await self.get(run_id)
 
     async def delete(self, run_id: RunId) -> None:
-        """See the port."""
+        """Sees the port."""
         await retry_delete.delete(self._db, run_id)
 
     async def ensure(self, plan_id: PlanId, inputs: Mapping[str, KnitId]) -> RunKey:
-        """See the port."""
+        """Sees the port."""
         if not is_id(plan_id):
             raise missing_plan(plan_id)
 
@@ -133,7 +133,7 @@ class PostgresRunStore:
         return await self._db.transaction(step)
 
     async def wait_final(self, run_id: RunId, *, fallback: timedelta) -> RunDetail:
-        """See the port."""
+        """Sees the port."""
         if not is_id(run_id):
             raise missing_run(run_id)
         with self._listener.subscribe(names.RUN_CHANNEL, run_id) as subscription:
@@ -186,6 +186,7 @@ async def _stop(session: Session, row: Any, fail: bool) -> None:
             and (row.admitted_at is not None or before.holds_resources),
             "run_channel": names.RUN_CHANNEL,
             "outbox_channel": names.OUTBOX_CHANNEL,
+            "throttle_channel": names.THROTTLE_CHANNEL,
         },
     )
 

@@ -50,7 +50,7 @@ WITH moved AS (
      WHERE %(has_execution)s
 )
 SELECT pg_notify(%(run_channel)s, run_id::text)::text || pg_notify(%(outbox_channel)s, '')::text
-       AS notified
+       || pg_notify(%(throttle_channel)s, '')::text AS notified
   FROM moved
 
 -- name: inputs

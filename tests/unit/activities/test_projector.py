@@ -13,6 +13,7 @@ from temporalio.service import RPCError, RPCStatusCode
 from temporalio.testing import ActivityEnvironment
 
 from knit_workflows.activities.projector import EVENTS_PER_PASS, PROJECT_FOR
+from knit_workflows.compute.base import RunLimits
 from knit_workflows.compute.memory import MemoryBackend
 from knit_workflows.contracts.projector import ProjectorInput
 from knit_workflows.domain.ids import KnitId, PlanId, RunId
@@ -42,6 +43,7 @@ class Store:
         self.startable: list[list[StartableRun]] = []
         self.projection = self.admission = self
         self.execution = self.transfers = self.runs = self.housekeeping = self
+        self.somebody_waits = False
 
     async def project(self, *, page_size: int) -> Projection | None:
         if not self.left:
@@ -65,6 +67,9 @@ class Store:
         self.calls.append("stops")
         return []
 
+    def throttled(self) -> bool:
+        return self.somebody_waits
+
     async def wake_ups(self, *, fallback: timedelta) -> AsyncGenerator[None, None]:
         yield
 
@@ -85,10 +90,10 @@ class Client:
 
 
 class Machine(MemoryBackend):
-    """One that suits seven Runs."""
+    """One that suits seven Runs, five beside people, and nine short ones."""
 
-    def suggested_runs(self) -> int:
-        return 7
+    def suggested_runs(self) -> RunLimits:
+        return RunLimits(usual=7, throttled=5, short=9)
 
 
 async def drained(store: Store, **settings: Any) -> None:
@@ -138,10 +143,14 @@ async def test_the_projector_looks_again_only_when_something_may_be_left(
     ]
 
 
-@pytest.mark.parametrize(("set_to", "limit"), [(None, 7), (2, 2), (1000, 1000)])
-async def test_the_back_end_says_how_many_runs_unless_the_settings_do(
-    set_to: int | None, limit: int
+@pytest.mark.parametrize(
+    ("set_to", "alone", "beside_people"),
+    [(None, (7, 9), (5, 0)), (2, (2, 2), (2, 0)), (1000, (1000, 1000), (5, 0))],
+)
+async def test_the_back_end_says_how_many_runs_and_the_settings_how_many_at_most(
+    set_to: int | None, alone: tuple[int, int], beside_people: tuple[int, int]
 ) -> None:
     store = Store(0, 0)
-    await drained(store, max_active_runs=set_to)
-    assert {one.total for one in store.limits} == {limit}
+    for store.somebody_waits in (False, True):
+        await drained(store, max_active_runs=set_to)
+    assert [(one.total, one.short) for one in store.limits] == [alone, beside_people]

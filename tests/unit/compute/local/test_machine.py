@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from knit_workflows.compute.base import RunLimits
 from knit_workflows.compute.local import LocalBackend, machine
 from knit_workflows.settings import LocalSettings
 
@@ -30,15 +31,19 @@ def test_a_narrow_container_counts_for_what_it_may_use(tmp_path: Path) -> None:
     folder = group(tmp_path, cpu="50000 100000", memory=str(GIB))
     assert machine.cores(folder) == 0.5
     assert machine.memory_bytes(folder) == GIB
-    assert machine.suggested_runs(folder) == max(2, machine.RUNS_PER_CORE // 2)
+    suggested = machine.suggested_runs(folder)
+    assert suggested.usual == max(2, machine.RUNS_PER_CORE // 2)
+    assert suggested.throttled == max(2, machine.THROTTLED_PER_CORE // 2)
+    assert suggested.short == min(4, machine.SHORT_PER_CORE // 2), "a GiB is too little for more"
 
 
 def test_scarce_memory_means_fewer_runs_but_never_none(tmp_path: Path) -> None:
     memory = machine.MEMORY_PER_RUN * 3
-    assert machine.suggested_runs(group(tmp_path, memory=str(memory))) == min(
-        3, CORES * machine.RUNS_PER_CORE
-    )
-    assert machine.suggested_runs(group(tmp_path, memory="4096")) == machine.FEWEST_RUNS
+    suggested = machine.suggested_runs(group(tmp_path, memory=str(memory)))
+    assert suggested.usual == min(3, CORES * machine.RUNS_PER_CORE)
+    assert suggested.short == min(3, CORES * machine.SHORT_PER_CORE)
+    least = machine.suggested_runs(group(tmp_path, memory="4096"))
+    assert least == RunLimits.always(machine.FEWEST_RUNS)
 
 
 def test_the_memory_limit_of_the_older_control_groups_counts_too(tmp_path: Path) -> None:
@@ -56,4 +61,5 @@ def test_no_limit_is_no_limit(tmp_path: Path, told: str) -> None:
 
 def test_the_back_end_says_so_before_it_is_opened(tmp_path: Path) -> None:
     suggested = LocalBackend(LocalSettings(state=tmp_path)).suggested_runs()
-    assert 2 <= suggested <= CORES * machine.RUNS_PER_CORE
+    assert 2 <= suggested.throttled <= suggested.usual <= suggested.short
+    assert suggested.short <= CORES * machine.SHORT_PER_CORE
