@@ -53,8 +53,8 @@ class EngineSettings(_Group):
     """How Runs are created, admitted and executed."""
 
     max_active_runs: int | None = Field(default=None, ge=1)
-    """The most Runs that are active at once, on one machine fewer while a user waits for a transfer or
-    a stop; others wait. None: what the back-end suggests."""
+    """The most Runs that are active at once, on one machine fewer while a user waits for a
+    transfer or a stop; others wait. None: what the back-end suggests."""
     max_active_runs_per_plan: int | None = Field(default=None, ge=1)
     """The same for each Plan. None: no limit."""
     new_runs_limit: int = Field(default=10_000, ge=1)

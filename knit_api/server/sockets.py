@@ -50,7 +50,7 @@ class DetachedBody:
         return self._body.complete
 
     def get(self) -> bytes | memoryview:
-        """Sees `BodySource`.
+        """See `BodySource`.
 
         Raises:
             HttpProblem: the client sent nothing for too long (408), or no chunks (400).
@@ -69,10 +69,10 @@ class DetachedBody:
             raise ClientDisconnected("the client closed the connection within the body") from error
 
     def close(self) -> None:
-        """Sees `BodySource`; the remainder of an incomplete body is dropped."""
+        """See `BodySource`; the remainder of an incomplete body is dropped."""
 
     def abort(self) -> None:
-        """Sees `BodySource`; may be called from any thread."""
+        """See `BodySource`; may be called from any thread."""
         if not self.complete:
             self._aborted = True
             with suppress(OSError):  # the client may have gone already

@@ -114,13 +114,13 @@ class BytePipe:
             self._filled.notify()
 
     def abort(self) -> None:
-        """Sees `BodySource`; after `put_eof` it changes nothing."""
+        """See `BodySource`; after `put_eof` it changes nothing."""
         with self._filled:
             self._aborted = not self._ended
             self._filled.notify()
 
     def get(self) -> bytes:
-        """Sees `BodySource`."""
+        """See `BodySource`."""
         with self._filled:
             while not (self._chunks or self._ended or self._aborted):
                 self._filled.wait()
@@ -135,7 +135,7 @@ class BytePipe:
             return chunk
 
     def close(self) -> None:
-        """Sees `BodySource`."""
+        """See `BodySource`."""
         with self._filled:
             self._closed = True
             self._chunks.clear()

@@ -8,7 +8,6 @@ from contextlib import AsyncExitStack
 
 from knit_api.deps import Deps
 from knit_api.responses import StreamedResponse
-from knit_api.server.framing import needs_http_1_1
 from knit_api.server.streams import Chunks, finish_despite_cancel
 from knit_api.transfers.codecs import CHECKSUM_TRAILER, GZIPPED_TAR, PLAIN_TAR, Encoder
 from knit_api.transfers.direct_archive import DirectArchiveResponse
@@ -79,10 +78,7 @@ async def download(
 
 
 async def _stored_bytes(volume: VolumeAccess, media_type: str, form: Form) -> int:
-    size = await volume.archive_bytes(form)
-    if size is None:
-        raise needs_http_1_1("the archive")
-    return Encoder.stored_bytes(media_type, size)
+    return Encoder.stored_bytes(media_type, await volume.archive_bytes(form))
 
 
 async def _encoded(

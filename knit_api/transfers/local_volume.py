@@ -44,7 +44,7 @@ class LocalVolume:
         self._threads = threads
 
     async def put(self, body: UploadBody) -> None:
-        """Sees `VolumeAccess`."""
+        """See `VolumeAccess`."""
         with body.detached() as detached:
             if detached is not None:
                 await self._put(detached, body, None)
@@ -70,34 +70,34 @@ class LocalVolume:
             raise
 
     async def clear(self) -> None:
-        """Sees `VolumeAccess`."""
+        """See `VolumeAccess`."""
         loop = asyncio.get_running_loop()
         await finish_despite_cancel(
             loop.run_in_executor(self._threads.steps, archive.clear, self._root)
         )
 
     def archive(self, form: Form) -> Chunks:
-        """Sees `VolumeAccess`."""
+        """See `VolumeAccess`."""
         return ThreadIterator(
             self._threads.steps, lambda: _readable(archive.iter_pack(self._root, form))
         )
 
     def spans(self, form: Form) -> Generator[bytes | Span, None, None]:
-        """Sees `VolumeAccess`."""
+        """See `VolumeAccess`."""
         return _readable(archive.iter_spans(self._root, form))
 
     async def archive_bytes(self, form: Form) -> int:
-        """Sees `VolumeAccess`."""
+        """See `VolumeAccess`."""
         return await self._measured(lambda: self.spans(form))
 
     def content(self) -> Chunks:
-        """Sees `VolumeAccess`."""
+        """See `VolumeAccess`."""
         return ThreadIterator(
             self._threads.steps, lambda: _readable(archive.read_concatenated(self._root))
         )
 
     async def content_bytes(self) -> int:
-        """Sees `VolumeAccess`."""
+        """See `VolumeAccess`."""
         return await self._measured(lambda: _readable(archive.iter_content_spans(self._root)))
 
     async def _measured(self, spans: Callable[[], Iterator[bytes | Span]]) -> int:
@@ -107,7 +107,7 @@ class LocalVolume:
         )
 
     async def followed(self) -> AsyncGenerator[bytes, None]:
-        """Sees `VolumeAccess`."""
+        """See `VolumeAccess`."""
         loop = asyncio.get_running_loop()
         tail = _Tail(self._root / LOG_FILE)
         try:

@@ -33,7 +33,7 @@ class RemoteVolume:
         self._http = http
 
     async def put(self, body: UploadBody) -> None:
-        """Sees `VolumeAccess`."""
+        """See `VolumeAccess`."""
         headers = {**self._headers, "Content-Type": PLAIN_TAR}
         plain = self._plain(body)
         try:
@@ -45,7 +45,7 @@ class RemoteVolume:
         _raise_for_agent(status, detail)
 
     async def clear(self) -> None:
-        """Sees `VolumeAccess`."""
+        """See `VolumeAccess`."""
         try:
             response = await self._http.delete(f"{self._url}/", headers=self._headers)
         except httpx.HTTPError as error:
@@ -53,38 +53,36 @@ class RemoteVolume:
         _raise_for_agent(response.status_code, response.content)
 
     def archive(self, form: Form) -> Chunks:
-        """Sees `VolumeAccess`."""
+        """See `VolumeAccess`."""
         return self._get(f"/?{form.query()}", _TIMEOUT)
 
     def spans(self, form: Form) -> None:
-        """Sees `VolumeAccess`."""
+        """See `VolumeAccess`."""
 
-    async def archive_bytes(self, form: Form) -> int | None:
-        """Sees `VolumeAccess`."""
+    async def archive_bytes(self, form: Form) -> int:
+        """See `VolumeAccess`."""
         return await self._measured(f"/?{form.query()}")
 
     def content(self) -> Chunks:
-        """Sees `VolumeAccess`."""
+        """See `VolumeAccess`."""
         return self._get("/log", _TIMEOUT)
 
-    async def content_bytes(self) -> int | None:
-        """Sees `VolumeAccess`."""
+    async def content_bytes(self) -> int:
+        """See `VolumeAccess`."""
         return await self._measured("/log")
 
-    async def _measured(self, path: str) -> int | None:
+    async def _measured(self, path: str) -> int:
         try:
             response = await self._http.head(
                 self._url + path, headers=self._headers, timeout=_TIMEOUT
             )
         except httpx.HTTPError as error:
             raise _agent_lost(error) from error
-        if response.status_code == 405:  # an agent of an older release
-            return None
         _raise_for_agent(response.status_code, b"")
         return int(response.headers["Content-Length"])
 
     async def followed(self) -> AsyncGenerator[bytes, None]:
-        """Sees `VolumeAccess`."""
+        """See `VolumeAccess`."""
         chunks = self._get("/log?follow", _FOLLOW_TIMEOUT)
         pending = asyncio.ensure_future(anext(chunks, None))
         try:

@@ -74,9 +74,8 @@ async def log_response(
             )
         # Measured first: what is appended while it is sent is for the next request.
         size = await volume.content_bytes()
-        length = _remaining(offset, size, chunked=chunked)
-        if size is not None:
-            headers[SIZE_HEADER] = str(size)
+        length = _remaining(offset, size)
+        headers[SIZE_HEADER] = str(size)
         body = _after(offset, _up_to(size, await prefetched(stack, volume.content())))
         return StreamedResponse(
             body,
@@ -88,11 +87,7 @@ async def log_response(
         )
 
 
-def _remaining(offset: int, size: int | None, *, chunked: bool) -> int | None:
-    if size is None:
-        if not chunked:
-            raise needs_http_1_1("the log")
-        return None
+def _remaining(offset: int, size: int) -> int:
     if offset > size:
         raise HttpProblem(
             409,
@@ -110,16 +105,13 @@ async def _after(offset: int, chunks: AsyncGenerator[bytes, None]) -> AsyncGener
             offset = max(0, offset - len(chunk))
 
 
-async def _up_to(
-    size: int | None, chunks: AsyncGenerator[bytes, None]
-) -> AsyncGenerator[bytes, None]:
+async def _up_to(size: int, chunks: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
     async with aclosing(chunks):
         async for chunk in chunks:
-            yield chunk if size is None else chunk[:size]
-            if size is not None:
-                size -= len(chunk)
-                if size <= 0:
-                    return
+            yield chunk[:size]
+            size -= len(chunk)
+            if size <= 0:
+                return
 
 
 class _RunMonitor:

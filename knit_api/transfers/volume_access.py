@@ -41,14 +41,14 @@ class VolumeAccess(Protocol):
     def spans(self, form: Form) -> Generator[bytes | Span, None, None] | None:
         """Gives `archive` for a thread, large files as spans; None if they are not on this host."""
 
-    async def archive_bytes(self, form: Form) -> int | None:
-        """Gives the size of that archive as the volume is now; None: it cannot be measured."""
+    async def archive_bytes(self, form: Form) -> int:
+        """Gives the size of that archive as the volume is now."""
 
     def content(self) -> Chunks:
         """Gives the content of all files, concatenated."""
 
-    async def content_bytes(self) -> int | None:
-        """Gives the size of that content now; None: it cannot be measured."""
+    async def content_bytes(self) -> int:
+        """Gives the size of that content now."""
 
     def followed(self) -> Chunks:
         """Gives the content of the log, then what is appended to it, without end.

@@ -26,7 +26,7 @@ class PostgresCompletionStore:
         self._db = db
 
     async def find(self, noun: Noun, prefix: str, *, limit: int) -> Sequence[Completion]:
-        """Sees the port."""
+        """See the port."""
         if noun in (Noun.TAGS, Noun.KEYS):
             asked = {"prefix": prefix, "limit": limit, "looked_at": _TAGS_LOOKED_AT}
             return await self._completed(noun.value, asked)

@@ -22,25 +22,25 @@ class PostgresHousekeepingStore:
         self._db = db
 
     async def discarded(self, *, older_than: timedelta, limit: int) -> Sequence[Discarded]:
-        """Sees the port."""
+        """See the port."""
         rows = await self._db.rows(_SQL["discarded"], {"older_than": older_than, "limit": limit})
         return [Discarded(KnitId(row.knit_id), row.volume) for row in rows]
 
     async def collected(self, knit_ids: Sequence[KnitId]) -> None:
-        """Sees the port."""
+        """See the port."""
         await self._db.do(_SQL["collected"], {"knit_ids": list(knit_ids)})
 
     async def under_way(
         self, *, older_than: timedelta, after: RunId | None, limit: int
     ) -> Sequence[StartableRun]:
-        """Sees the port."""
+        """See the port."""
         rows = await self._db.rows(
             _SQL["under_way"], {"older_than": older_than, "after": after, "limit": limit}
         )
         return [startable_run(row) for row in rows]
 
     async def over(self, keys: Sequence[RunKey], *, older_than: timedelta) -> frozenset[RunKey]:
-        """Sees the port."""
+        """See the port."""
         rows = await self._db.rows(
             _SQL["over"],
             {
@@ -52,6 +52,6 @@ class PostgresHousekeepingStore:
         return frozenset(RunKey(RunId(row.run_id), row.generation) for row in rows)
 
     async def stale_transfers(self, *, older_than: timedelta) -> Sequence[TransferRecord]:
-        """Sees the port."""
+        """See the port."""
         rows = await self._db.rows(_SQL["stale_transfers"], {"older_than": older_than})
         return [TransferRecord(**row._asdict()) for row in rows]

@@ -30,7 +30,7 @@ class PostgresLineageStore:
     async def get(
         self, knit_id: KnitId, *, upstream: int | None, downstream: int | None, limit: int
     ) -> Lineage:
-        """Sees the port."""
+        """See the port."""
 
         async def read(session: Session) -> Lineage:
             run_ids = await _walk(session, knit_id, upstream, downstream, limit)
@@ -43,7 +43,7 @@ class PostgresLineageStore:
     async def graph(
         self, knit_id: KnitId, *, upstream: int | None, downstream: int | None, limit: int
     ) -> LineageGraph:
-        """Sees the port."""
+        """See the port."""
 
         async def read(session: Session) -> LineageGraph:
             run_ids = await _walk(session, knit_id, upstream, downstream, limit)

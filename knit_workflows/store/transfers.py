@@ -27,13 +27,13 @@ class PostgresTransferStore:
         self._db = db
 
     async def announce(self) -> None:
-        """Sees the port."""
+        """See the port."""
         await self._db.do(_SQL["announce"], {"channel": names.THROTTLE_CHANNEL})
 
     async def begin_upload(
         self, transfer_id: str, run_id: RunId, knit_id: KnitId
     ) -> TransferRecord:
-        """Sees the port."""
+        """See the port."""
         params = {
             "transfer_id": transfer_id,
             "run_id": run_id,
@@ -59,7 +59,7 @@ class PostgresTransferStore:
             ) from cause
 
     async def begin_download(self, transfer_id: str, knit_id: KnitId) -> TransferRecord:
-        """Sees the port."""
+        """See the port."""
         if not is_id(knit_id):
             raise missing_data(knit_id)
         token = secrets.token_urlsafe(_TOKEN_BYTES)
@@ -75,17 +75,17 @@ class PostgresTransferStore:
         return await self._db.transaction(begin)
 
     async def get(self, transfer_id: str) -> TransferRecord:
-        """Sees the port."""
+        """See the port."""
         return _record(
             transfer_id, await self._db.row(_SQL["transfer"], {"transfer_id": transfer_id})
         )
 
     async def opened(self, transfer_id: str, endpoint: str) -> None:
-        """Sees the port."""
+        """See the port."""
         await self._db.do(_SQL["opened"], {"transfer_id": transfer_id, "endpoint": endpoint})
 
     async def closed(self, transfer_id: str) -> None:
-        """Sees the port."""
+        """See the port."""
         await self._db.do(_SQL["closed"], {"transfer_id": transfer_id})
 
 

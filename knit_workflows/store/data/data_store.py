@@ -29,7 +29,7 @@ class PostgresDataStore:
     async def find(
         self, query: DataQuery, *, limit: int | None = None, after: str | None = None
     ) -> Sequence[DataDetail]:
-        """Sees the port."""
+        """See the port."""
         users = [tag for tag in query.tags if not tag.is_system]
         known = await tags.find(self._db, users)
         tag_ids = sorted(known.values()) if all(tag in known for tag in users) else None
@@ -42,7 +42,7 @@ class PostgresDataStore:
         return await self._db.reading(read)
 
     async def get(self, knit_id: KnitId) -> DataDetail:
-        """Sees the port."""
+        """See the port."""
         found: Sequence[DataDetail] = []
         if is_id(knit_id):
             found = await self._db.reading(lambda session: data_details(session, [knit_id]))
@@ -51,7 +51,7 @@ class PostgresDataStore:
         return found[0]
 
     async def change_tags(self, knit_id: KnitId, change: TagChange) -> DataDetail:
-        """Sees the port."""
+        """See the port."""
         if not is_id(knit_id):
             raise missing_data(knit_id)
         add = await tags.intern(self._db, change.add)

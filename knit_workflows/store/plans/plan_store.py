@@ -62,7 +62,7 @@ class PostgresPlanStore:
         self._db = db
 
     async def register(self, spec: PlanSpec, *, new_runs_limit: int | None) -> PlanDetail:
-        """Sees the port."""
+        """See the port."""
         registration = Registration.of(spec, await tags.intern(self._db, tags_of(spec)))
 
         async def step(session: Session) -> None:
@@ -79,7 +79,7 @@ class PostgresPlanStore:
         return await self.get(registration.plan_id)
 
     async def preview(self, spec: PlanSpec, *, limit: int) -> PlanPreview:
-        """Sees the port.
+        """See the port.
 
         The Plan is inserted and rolled back, so what is counted is what would be created. Other
         registrations need not wait for it.
@@ -115,7 +115,7 @@ class PostgresPlanStore:
     async def find(
         self, query: PlanQuery, *, limit: int | None = None, after: str | None = None
     ) -> Sequence[PlanDetail]:
-        """Sees the port."""
+        """See the port."""
         wanted = await _conditions(self._db, query)
         if wanted is None:
             return []
@@ -131,7 +131,7 @@ class PostgresPlanStore:
         return await self._db.reading(read)
 
     async def get(self, plan_id: PlanId) -> PlanDetail:
-        """Sees the port."""
+        """See the port."""
         found: Sequence[PlanDetail] = []
         if is_id(plan_id):
             found = await self._db.reading(lambda session: plan_details(session, [plan_id]))
@@ -140,7 +140,7 @@ class PostgresPlanStore:
         return found[0]
 
     async def set_active(self, plan_id: PlanId, active: bool) -> PlanDetail:
-        """Sees the port."""
+        """See the port."""
         ends = (RunStatus.DEACTIVATED.value, RunStatus.WAITING.value)
         source, target = ends if active else reversed(ends)
 
@@ -161,7 +161,7 @@ class PostgresPlanStore:
         return await self._changed(plan_id, step)
 
     async def change_resources(self, plan_id: PlanId, change: ResourceChange) -> PlanDetail:
-        """Sees the port."""
+        """See the port."""
         parameters = {
             "plan_id": plan_id,
             "defaults": Jsonb(dict(DEFAULT_RESOURCES)),
@@ -173,7 +173,7 @@ class PostgresPlanStore:
         )
 
     async def change_annotations(self, plan_id: PlanId, change: AnnotationChange) -> PlanDetail:
-        """Sees the port."""
+        """See the port."""
 
         async def step(session: Session) -> None:
             row = await session.row(_SQL["lock_annotations"], {"plan_id": plan_id})
@@ -187,14 +187,14 @@ class PostgresPlanStore:
         return await self._changed(plan_id, step)
 
     async def set_service_account(self, plan_id: PlanId, name: str | None) -> PlanDetail:
-        """Sees the port."""
+        """See the port."""
         parameters = {"plan_id": plan_id, "service_account": name}
         return await self._changed(
             plan_id, lambda session: _set(session, "set_service_account", parameters)
         )
 
     async def set_priority(self, plan_id: PlanId, priority: int) -> PlanDetail:
-        """Sees the port.
+        """See the port.
 
         Waiting Runs are changed page by page, so that a long queue locks nobody out.
         """

@@ -88,7 +88,7 @@ class PostgresProjectionStore:
         self._listener = listener
 
     async def project(self, *, page_size: int) -> Projection | None:
-        """Sees the port."""
+        """See the port."""
 
         async def step(session: Session) -> Projection | None:
             event = await session.row(_SQL["take"])
@@ -106,7 +106,7 @@ class PostgresProjectionStore:
         return await self._db.transaction(step)
 
     async def wake_ups(self, *, fallback: timedelta) -> AsyncGenerator[None, None]:
-        """Sees the port."""
+        """See the port."""
         with self._listener.subscribe(names.OUTBOX_CHANNEL) as subscription:
             while True:
                 yield

@@ -42,7 +42,7 @@ class PostgresAdmissionStore:
         self._execution = execution
 
     async def admit(self, limits: AdmissionLimits) -> Sequence[StartableRun]:
-        """Sees the port; the order is that of `queue.sql`."""
+        """See the port; the order is that of `queue.sql`."""
 
         async def step(session: Session) -> list[Any]:
             await session.do(_SQL["lock"], {"lock": _LOCK})
@@ -52,7 +52,7 @@ class PostgresAdmissionStore:
         return [startable_run(row) for row in await self._db.transaction(step)]
 
     async def started(self, keys: Sequence[RunKey]) -> None:
-        """Sees the port."""
+        """See the port."""
         ordered = sorted(keys, key=lambda key: key.run_id)
         await self._db.rows(
             _SQL["started"],
@@ -64,18 +64,18 @@ class PostgresAdmissionStore:
         )
 
     async def stop_requests(self) -> Sequence[StopRequest]:
-        """Sees the port."""
+        """See the port."""
         return [
             StopRequest(row.event_id, RunKey(RunId(row.run_id), row.generation), row.fail)
             for row in await self._db.rows(_SQL["stop_requests"])
         ]
 
     async def close_event(self, event_id: int) -> None:
-        """Sees the port."""
+        """See the port."""
         await self._db.do(_SQL["close_event"], {"event_id": event_id})
 
     async def finish_unstarted(self) -> int:
-        """Sees the port."""
+        """See the port."""
         finished = 0
         for row in await self._db.rows(_SQL["unstarted"], {"limit": _BATCH}):
             try:
@@ -88,7 +88,7 @@ class PostgresAdmissionStore:
         return finished
 
     def throttled(self) -> bool:
-        """Sees the port."""
+        """See the port."""
         return self._listener.silence(names.THROTTLE_CHANNEL) < THROTTLE_FOR
 
 

@@ -37,7 +37,7 @@ class PostgresRunExecutionStore:
         self._db = db
 
     async def spec(self, key: RunKey) -> RunSpec:
-        """Sees the port."""
+        """See the port."""
         row = await self._db.row(_SQL["spec"], {"run_id": _checked(key)})
         _guard(key, row)
         outputs = row.outputs or []
@@ -67,7 +67,7 @@ class PostgresRunExecutionStore:
         used: UsedResources | None = None,
         notes: Sequence[str] = (),
     ) -> RunStatus:
-        """Sees the port."""
+        """See the port."""
         if target.is_final:
             raise ValueError(f"{target} is final: use finalize")
         row = await self._db.row(
@@ -92,7 +92,7 @@ class PostgresRunExecutionStore:
         return RunStatus(row.status)
 
     async def hold_up(self, key: RunKey, reason: PendingReason | None, *, at: RunStatus) -> bool:
-        """Sees the port."""
+        """See the port."""
         row = await self._db.row(
             _SQL["hold_up"],
             {
@@ -112,7 +112,7 @@ class PostgresRunExecutionStore:
         return bool(row.is_news)
 
     async def finalize(self, key: RunKey, *, cause: str) -> RunStatus:
-        """Sees the port."""
+        """See the port."""
         row = await self._db.row(
             _SQL["finalize"],
             {

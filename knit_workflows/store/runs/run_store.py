@@ -55,7 +55,7 @@ class PostgresRunStore:
     async def find(
         self, query: RunQuery, *, limit: int | None = None, after: str | None = None
     ) -> Sequence[RunDetail]:
-        """Sees the port."""
+        """See the port."""
 
         async def read(session: Session) -> list[RunDetail]:
             cursor = None if after is None else await _located(session, parse_cursor(after))
@@ -64,7 +64,7 @@ class PostgresRunStore:
         return await self._db.reading(read)
 
     async def get(self, run_id: RunId) -> RunDetail:
-        """Sees the port."""
+        """See the port."""
         found: Sequence[RunDetail] = []
         if is_id(run_id):
             found = await self._db.reading(lambda session: run_details(session, [run_id]))
@@ -73,7 +73,7 @@ class PostgresRunStore:
         return found[0]
 
     async def events(self, run_id: RunId) -> Sequence[RunEvent]:
-        """Sees the port."""
+        """See the port."""
         rows = []
         if is_id(run_id):
             rows = await self._db.rows(_SQL["run_events"], {"run_id": run_id})
@@ -93,7 +93,7 @@ class PostgresRunStore:
         ]
 
     async def stop(self, run_id: RunId, *, fail: bool) -> RunDetail:
-        """Sees the port."""
+        """See the port."""
         if not is_id(run_id):
             raise missing_run(run_id)
 
@@ -107,16 +107,16 @@ class PostgresRunStore:
         return await self.get(run_id)
 
     async def retry(self, run_id: RunId) -> RunDetail:
-        """Sees the port."""
+        """See the port."""
         await retry_delete.retry(self._db, run_id)
         return await self.get(run_id)
 
     async def delete(self, run_id: RunId) -> None:
-        """Sees the port."""
+        """See the port."""
         await retry_delete.delete(self._db, run_id)
 
     async def ensure(self, plan_id: PlanId, inputs: Mapping[str, KnitId]) -> RunKey:
-        """Sees the port."""
+        """See the port."""
         if not is_id(plan_id):
             raise missing_plan(plan_id)
 
@@ -133,7 +133,7 @@ class PostgresRunStore:
         return await self._db.transaction(step)
 
     async def wait_final(self, run_id: RunId, *, fallback: timedelta) -> RunDetail:
-        """Sees the port."""
+        """See the port."""
         if not is_id(run_id):
             raise missing_run(run_id)
         with self._listener.subscribe(names.RUN_CHANNEL, run_id) as subscription:
