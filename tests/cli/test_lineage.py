@@ -167,7 +167,7 @@ def test_tree_of_a_long_chain(knit, api):
     data, runs = chain(api, 600)
     ended = knit("data", "lineage", data[0].knit_id, "-d", "-n", "all", "--format", "tree")
     assert (ended.code, ended.err) == (0, "")
-    assert ended.out.decode().count("│ Run run-") == len(runs)
+    assert ended.out.decode().count("│ Run ") == len(runs)
 
 
 def test_a_tree_keeps_the_largest_way_in_the_same_column(knit, api):

@@ -232,7 +232,7 @@ def test_a_folder_that_is_gone_is_told_in_words(tmp_path):
     )
     assert (ended.returncode, ended.stdout) == (1, "")
     assert "Traceback" not in ended.stderr
-    assert "current folder is gone" in ended.stderr
+    assert "current folder no longer exists" in ended.stderr
 
 
 def test_interrupting_ends_cleanly_with_1(knit, api):

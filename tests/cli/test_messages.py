@@ -96,7 +96,7 @@ def test_what_is_removed_while_it_is_looked_through_is_told(tmp_path, monkeypatc
     with pytest.raises(BadInput) as caught:
         survey(tmp_path, "folder", lambda *_: None, dereference=False)
     assert caught.value.summary == f"cannot push folder: {tmp_path}/file"
-    assert caught.value.reason == "it was removed meanwhile"
+    assert caught.value.reason == "it has been removed in the meantime"
     assert caught.value.advice == "push again; nothing was uploaded"
 
 
@@ -104,7 +104,7 @@ def test_a_link_that_leads_back_to_itself_is_no_source(knit, api):
     (knit.cwd / "loop").symlink_to("loop")
     ended = knit("data", "push", "loop")
     assert ended.code == 1
-    assert "error: cannot push loop\nreason: the link leads back to itself\n" in ended.err
+    assert "error: cannot push loop\nreason: the link leads to itself\n" in ended.err
     assert "hint: push what it should lead to; nothing was uploaded\n" in ended.err
     assert api.requests == []
 
@@ -115,7 +115,7 @@ def test_an_answer_that_was_cut_where_nothing_tells_its_length_is_told(knit, api
     api.interrupt[("GET", "/runs")] = [cut] * 3
     ended = knit("run", "find")
     assert ended.code == 1
-    assert "the API's answer was cut\nreason: Invalid JSON: EOF while parsing" in ended.err
+    assert "the API's response was cut\nreason: Invalid JSON: EOF while parsing" in ended.err
     assert "although the connection was closed in order\n" in ended.err
     assert "look for a proxy on the way that cuts\n" in ended.err
 
@@ -124,7 +124,7 @@ def test_an_answer_of_something_else_is_told(knit, api):
     api.interrupt[("GET", "/runs")] = [httpx.Response(200, json=[{"id": 1}])]
     ended = knit("run", "find")
     assert ended.code == 1
-    assert "reason: the answer is not what knit's API says: 0." in ended.err
+    assert "reason: the response is not one of knit's API: 0." in ended.err
     assert "hint: check that apiRoot in the profile is the address of a knit API" in ended.err
 
 

@@ -449,4 +449,4 @@ def test_a_run_says_when_the_digest_that_ran_is_not_the_pinned_one(api):
         told = remarks(run.model_copy(update={"plan": plan, "used": used}), [])
         assert told[0] == f"used: image {ran}"
         assert len(told) == lines
-    assert told[1].startswith("the Plan asks for sha256:ab: what ran has another digest")
+    assert told[1].startswith("the Plan pins sha256:ab, but another digest ran")

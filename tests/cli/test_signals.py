@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import signal
 import socket
@@ -26,8 +27,16 @@ trap 'echo cleaned > said; exit 0' TERM
 sleep 100 2> /dev/null &
 wait
 """
-WHOLE = plain_tar({"y": b"content"})
-HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/x-tar\r\nTransfer-Encoding: chunked\r\n\r\n"
+CONTENT = os.urandom(5000)
+WHOLE = plain_tar({"y": CONTENT})
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: %s\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+def archive_for(head: bytes) -> tuple[bytes, bytes]:
+    """Gives the media type that a request asks for, and the archive in it."""
+    if b"application/tar+gzip" in head:
+        return b"application/tar+gzip", gzip.compress(WHOLE)
+    return b"application/x-tar", WHOLE
 
 
 @pytest.fixture(autouse=True)
@@ -47,18 +56,18 @@ class Stalled:
         self.go_on = threading.Event()
 
     def __call__(self, connection: socket.socket) -> None:
-        read_head(connection)
+        media_type, body = archive_for(read_head(connection))
         with suppress(OSError):  # whoever asked may be gone by now
-            connection.sendall(HEAD + b"2BC\r\n" + WHOLE[:700] + b"\r\n")
+            connection.sendall(HEAD % media_type + b"2BC\r\n" + body[:700] + b"\r\n")
             self.begun.set()
             assert self.go_on.wait(PATIENCE)
-            rest = WHOLE[700:]
+            rest = body[700:]
             connection.sendall(b"%x\r\n%s\r\n0\r\n\r\n" % (len(rest), rest))
 
 
 def whole(connection: socket.socket) -> None:
-    read_head(connection)
-    connection.sendall(HEAD + b"%x\r\n%s\r\n0\r\n\r\n" % (len(WHOLE), WHOLE))
+    media_type, body = archive_for(read_head(connection))
+    connection.sendall(HEAD % media_type + b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body))
 
 
 @contextmanager
@@ -99,7 +108,7 @@ def test_a_signal_that_is_ignored_stays_so(tmp_path):
     finally:
         signal.signal(signal.SIGHUP, before)
     assert knit.returncode == 0
-    assert (tmp_path / "dest" / "id" / "y").read_bytes() == b"content"
+    assert (tmp_path / "dest" / "id" / "y").read_bytes() == CONTENT
 
 
 @pytest.mark.parametrize("number", ENDINGS)
@@ -184,7 +193,7 @@ def test_what_a_living_pull_has_begun_is_left_alone(tmp_path):
         knit.communicate(timeout=PATIENCE)
     assert knit.returncode == 0
     assert sorted(path.name for path in (tmp_path / "dest").iterdir()) == ["id", "other"]
-    assert (tmp_path / "dest" / "id" / "y").read_bytes() == b"content"
+    assert (tmp_path / "dest" / "id" / "y").read_bytes() == CONTENT
 
 
 def test_what_is_not_ours_stays(tmp_path):

@@ -144,11 +144,11 @@ subjectAltName = DNS:elsewhere.test
     ("first", "last", "names", "said", "advice"),
     [
         ("20200101", "20210101", "ip", "certificate has expired; this machine's clock says ",
-         "have the API's certificate renewed, or set the clock"),
+         "have the API's certificate renewed, or correct the clock"),
         ("20480101", "20490101", "ip", "certificate is not yet valid; this machine's clock says ",
-         "set this machine's clock, or wait until it is valid"),
+         "correct this machine's clock, or wait until it is valid"),
         ("20200101", "20490101", "dns", "IP address mismatch",
-         "use a name in apiRoot that the certificate has, see "),
+         "use a host name in apiRoot that is in the certificate, see "),
     ],
 )  # fmt: skip
 def test_why_the_certificate_of_the_api_is_refused(

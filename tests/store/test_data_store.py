@@ -67,7 +67,7 @@ async def test_a_tag_that_no_database_can_hold_is_refused(store: PostgresStore) 
 
 
 async def test_a_cursor_of_no_run_is_refused(store: PostgresStore) -> None:
-    with pytest.raises(InvalidRequest, match=f"{NOWHERE} is no Run's id") as refused:
+    with pytest.raises(InvalidRequest, match=f"{NOWHERE} is not the id of a Run") as refused:
         await store.runs.find(RunQuery(), after=NOWHERE)
     assert refused.value.advice == "start again without a cursor"
 

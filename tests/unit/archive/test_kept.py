@@ -181,7 +181,7 @@ CHECKS: dict[str, Callable[[Trip], None]] = {
     "owners": owners,
     "symbolic links": symbolic_links,
     "hard links": hard_links,
-    "holes": holes,
+    "holes in files": holes,
     "named pipes": named_pipes,
     "sockets and devices": sockets_and_devices,
     "extended attributes": extended_attributes,

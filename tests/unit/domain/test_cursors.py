@@ -24,5 +24,5 @@ def test_a_cursor_survives_being_written(cursor: Cursor) -> None:
     "text", ["", ".", "x", f"9{ID}", f"99999999999999999.{ID}", f"-1.{ID}", f"{ID} ", f"1.{ID}\n"]
 )
 def test_what_is_no_cursor(text: str) -> None:
-    with pytest.raises(InvalidRequest, match="no cursor"):
+    with pytest.raises(InvalidRequest, match="is not a cursor"):
         parse_cursor(text)

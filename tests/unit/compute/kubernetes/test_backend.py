@@ -196,7 +196,7 @@ class TestStopAndRelease:
             labels = {"knit/worker.runid": str(number)}
             api.put("jobs", {"metadata": {"name": f"j{number}", "labels": labels}})
         api.oldest = 1000
-        with pytest.raises(BackendUnavailable, match="read anew"):
+        with pytest.raises(BackendUnavailable, match="has to be read again"):
             await backend.run_pods()
         assert api.count("GET jobs") == 2
 
@@ -361,7 +361,7 @@ class TestTransfers:
         await self.opening(backend)
         closing = {"deletionTimestamp": "2026-01-02T03:04:05Z"}
         api.objects["pods", TRANSFER.name]["metadata"].update(closing)
-        with pytest.raises(TransferNotReady, match="just closing"):
+        with pytest.raises(TransferNotReady, match="is being deleted"):
             await backend.open_transfer(TRANSFER)
 
     @pytest.mark.parametrize("content", [False, True])
