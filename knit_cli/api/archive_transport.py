@@ -61,11 +61,12 @@ class ArchiveTransport(httpx.BaseTransport):
                 _send(connection, request)
             with _network_errors(httpx.ReadError, httpx.ReadTimeout):
                 _wait_at_most(connection, request, "read")
+                reading = connection.sock  # which the connection forgets if the server closes it
                 response = connection.getresponse()
             headers = [
                 (name.encode(), text.encode("latin-1")) for name, text in response.getheaders()
             ]
-            content = _Content(connection, response)
+            content = _Content(connection, reading, response)
             return httpx.Response(
                 response.status,
                 headers=headers,
@@ -179,9 +180,13 @@ class _Content(httpx.SyncByteStream):
     """
 
     def __init__(
-        self, connection: http.client.HTTPConnection, response: http.client.HTTPResponse
+        self,
+        connection: http.client.HTTPConnection,
+        reading: socket.socket,
+        response: http.client.HTTPResponse,
     ) -> None:
         self._connection = connection
+        self._socket = reading
         self._answer = response
         with _network_errors(httpx.ReadError, httpx.ReadTimeout):
             self._body = _body_of(response)
@@ -200,6 +205,9 @@ class _Content(httpx.SyncByteStream):
                 self.trailers[name.strip().lower()] = value.strip()
 
     def close(self) -> None:
+        # A thread may be waiting for data; it holds a lock that closing the reader would wait for.
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
         self._answer.close()
         self._connection.close()
 

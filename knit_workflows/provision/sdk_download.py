@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from importlib import metadata
 from pathlib import Path
@@ -56,7 +57,7 @@ def _download(folder: Path, quiet: bool, stall_timeout: float) -> None:
     ):
         process = subprocess.Popen(
             command,
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,  # closed when we end, however suddenly: see `_end_with_parent`
             stdout=subprocess.DEVNULL,
             stderr=stderr,
             start_new_session=True,  # so that the server that it starts can be killed with it
@@ -67,6 +68,8 @@ def _download(folder: Path, quiet: bool, stall_timeout: float) -> None:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
+            assert process.stdin is not None
+            process.stdin.close()
         reason = _last_line(stderr) if in_time else f"nothing arrived for {stall_timeout:g} s"
     complete = [path for path in folder.iterdir() if path.suffix != ".downloading"]
     if not complete:
@@ -104,8 +107,22 @@ async def _start_once(folder: str) -> None:
     await environment.shutdown()
 
 
+def _end_with_parent() -> None:
+    """Has this session killed once stdin ends, which is when the parent has ended.
+
+    A parent that is interrupted while it starts us knows of no process to kill.
+    """
+
+    def wait() -> None:
+        sys.stdin.buffer.read()
+        os.killpg(0, signal.SIGKILL)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
 def main() -> int:
     """Downloads into the folder given; what went wrong is the last line on stderr."""
+    _end_with_parent()
     try:
         asyncio.run(_start_once(sys.argv[1]))
     except RuntimeError as error:

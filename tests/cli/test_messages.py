@@ -105,7 +105,7 @@ def test_a_link_that_leads_back_to_itself_is_no_source(knit, api):
     ended = knit("data", "push", "loop")
     assert ended.code == 1
     assert "error: cannot push loop\nreason: the link leads to itself\n" in ended.err
-    assert "hint: push what it should lead to; nothing was uploaded\n" in ended.err
+    assert "hint: push its target instead; nothing was uploaded\n" in ended.err
     assert api.requests == []
 
 
@@ -116,8 +116,8 @@ def test_an_answer_that_was_cut_where_nothing_tells_its_length_is_told(knit, api
     ended = knit("run", "find")
     assert ended.code == 1
     assert "the API's response was cut\nreason: Invalid JSON: EOF while parsing" in ended.err
-    assert "although the connection was closed in order\n" in ended.err
-    assert "look for a proxy on the way that cuts\n" in ended.err
+    assert "although the connection was closed cleanly\n" in ended.err
+    assert "look for a proxy that cuts connections\n" in ended.err
 
 
 def test_an_answer_of_something_else_is_told(knit, api):
