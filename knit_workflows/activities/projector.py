@@ -107,10 +107,13 @@ class StoreProjectorActivities(ProjectorActivities):
 
     async def _limits(self) -> AdmissionLimits:
         """Gives how many Runs may be under way at this moment."""
-        throttled = self._admission.throttled()
+        limits = self._run_limits
+        total, short = limits.usual, limits.short
+        if limits.throttled is not None and self._admission.throttled():
+            total, short = limits.throttled, 0
         return AdmissionLimits(
-            total=self._run_limits.throttled if throttled else self._run_limits.usual,
-            short=0 if throttled else self._run_limits.short,
+            total=total,
+            short=short,
             per_plan=self._settings.max_active_runs_per_plan,
             held=await self._held(),
         )

@@ -155,22 +155,23 @@ class Endpoint:
 class RunLimits:
     """How many Runs at once suit a back-end.
 
-    `throttled`: while a user who shares the machine with them waits for a transfer or a stop;
-    `short`: while no user does, and Runs are short.
+    `throttled`: while a user who shares the machine with them waits for a transfer or a stop (None:
+    no user does, so they are never throttled); `short`: while nobody waits, and Runs are short.
     """
 
     usual: int
-    throttled: int
+    throttled: int | None
     short: int
 
     @classmethod
     def always(cls, count: int) -> RunLimits:
         """Gives limits that do not adapt."""
-        return cls(count, count, count)
+        return cls(count, None, count)
 
     def at_most(self, limit: int) -> RunLimits:
         """Gives the limits that an operator has set, which throttling still lowers."""
-        return RunLimits(limit, min(self.throttled, limit), limit)
+        throttled = None if self.throttled is None else min(self.throttled, limit)
+        return RunLimits(limit, throttled, limit)
 
 
 class ComputeBackend(Protocol):

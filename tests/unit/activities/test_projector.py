@@ -96,9 +96,9 @@ class Machine(MemoryBackend):
         return RunLimits(usual=7, throttled=5, short=9)
 
 
-async def drained(store: Store, **settings: Any) -> None:
+async def drained(store: Store, backend: type[MemoryBackend] = Machine, **settings: Any) -> None:
     """Lets the Projector do all there is."""
-    deps = Deps(store, Machine(), engine=EngineSettings(**settings))  # type: ignore[arg-type]
+    deps = Deps(store, backend(), engine=EngineSettings(**settings))  # type: ignore[arg-type]
     [drain] = [
         one for one in deps.activities(frozenset({Role.ENGINE})) if one.__name__ == "drain_outbox"
     ]
@@ -154,3 +154,12 @@ async def test_the_back_end_says_how_many_runs_and_the_settings_how_many_at_most
     for store.somebody_waits in (False, True):
         await drained(store, max_active_runs=set_to)
     assert [(one.total, one.short) for one in store.limits] == [alone, beside_people]
+
+
+@pytest.mark.parametrize("limit", [3, 1000])
+async def test_a_back_end_that_shares_no_machine_with_users_is_never_throttled(limit: int) -> None:
+    """Such as a cluster, whatever limit an operator has set."""
+    store = Store(0, 0)
+    store.somebody_waits = True
+    await drained(store, MemoryBackend, max_active_runs=limit)
+    assert [(one.total, one.short) for one in store.limits] == [(limit, limit)]

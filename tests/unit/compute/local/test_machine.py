@@ -43,7 +43,8 @@ def test_scarce_memory_means_fewer_runs_but_never_none(tmp_path: Path) -> None:
     assert suggested.usual == min(3, CORES * machine.RUNS_PER_CORE)
     assert suggested.short == min(3, CORES * machine.SHORT_PER_CORE)
     least = machine.suggested_runs(group(tmp_path, memory="4096"))
-    assert least == RunLimits.always(machine.FEWEST_RUNS)
+    fewest = machine.FEWEST_RUNS
+    assert least == RunLimits(fewest, fewest, fewest)
 
 
 def test_the_memory_limit_of_the_older_control_groups_counts_too(tmp_path: Path) -> None:
