@@ -62,7 +62,7 @@ def zeros(count: int) -> Iterator[bytes]:
 
 
 def attack(folder: Path, media_type: str, pieces: Iterator[bytes]) -> httpx.Response:
-    """Pushes to a process of its own; see that nothing remains of it, in its memory neither."""
+    """Pushes to a process of its own; sees that nothing remains of it, in its memory neither."""
     with (
         memory_server(folder) as (pid, url),
         httpx.Client(trust_env=False, timeout=300) as client,

@@ -83,7 +83,7 @@ class Runs:
             (counter.parent / "go").touch()
 
     def finish(self) -> None:
-        """Lets all go on, in turn; see that each has run exactly once and whole."""
+        """Lets all go on, in turn; sees that each has run exactly once and whole."""
 
         def all_final() -> bool:
             self.let_go()

@@ -209,7 +209,7 @@ class Lost:
 
 
 async def lose(ground: Ground) -> Lost:
-    """Terminates a Run's, an upload's, a download's and the Projector's workflow; leave a pod."""
+    """Terminates a Run's, an upload's, a download's and the Projector's workflow; leaves a pod."""
     site = ground.site
     _, given = await site.made(Tag("sweep", "housekeeping"))
     run_id, output = await running(ground, given)

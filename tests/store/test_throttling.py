@@ -27,7 +27,7 @@ MOMENT = timedelta(milliseconds=50)
 
 
 async def admitted(store: PostgresStore, limits: AdmissionLimits) -> list[RunKey]:
-    """Admits, and start what is; gives it."""
+    """Admits Runs and records them as started; gives their keys."""
     keys = [one.key for one in await store.admission.admit(limits)]
     await store.admission.started(keys)
     return keys

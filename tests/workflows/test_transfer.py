@@ -136,7 +136,7 @@ async def test_unknown_data_cannot_be_opened(postgres: EmbeddedPostgres) -> None
 
 
 async def test_a_cancelled_transfer_is_closed(postgres: EmbeddedPostgres) -> None:
-    """Cancels in Temporal discards the upload."""
+    """Cancelling it in Temporal discards the upload."""
     async with knit_environment(postgres=postgres) as knit:
         upload = await knit.knit.open_upload()
         assert upload.run_id is not None

@@ -152,7 +152,7 @@ class Cluster:
         await self._core.delete_namespaced_secret(name, self._namespace)
 
     async def folder(self, volume: Volume) -> Path:
-        """Gives the folder of a bound claim; skip where it is not on this machine."""
+        """Gives the folder of a bound claim; skips where it is not on this machine."""
         claims = self._core.read_namespaced_persistent_volume_claim
         async with asyncio.timeout(KubernetesAdapter.patience.total_seconds()):
             while (claim := await claims(volume.name, self._namespace)).status.phase != "Bound":
@@ -168,7 +168,7 @@ class Cluster:
 async def kubernetes_adapter(
     folder: Path | None = None, **changed: Any
 ) -> AsyncIterator[KubernetesAdapter]:
-    """Gives the adapter on a fresh namespace; skip with the reason when there is no cluster.
+    """Gives the adapter on a fresh namespace; skips with the reason when there is no cluster.
 
     `changed` are settings other than the default; `folder` is for other adapters.
     """
