@@ -3,7 +3,8 @@
 ```
 KnitError
 ├─ InvalidRequest   InvalidTag, InvalidQuantity, InvalidPlan      400  never retried
-├─ NotFound         DataNotFound, PlanNotFound, RunNotFound       404  never retried
+├─ NotFound         DataNotFound, PlanNotFound, RunNotFound,
+│                   DeliveryNotFound                            404  never retried
 ├─ Conflict         EquivalentPlan, CyclicPlans, IllegalMove,
 │                   TooManyRuns, DataExists, Superseded,
 │                   TooLarge, UploadInProgress, IdempotencyKeyConsumed      409  never retried
@@ -64,6 +65,10 @@ class PlanNotFound(NotFound):
 
 class RunNotFound(NotFound):
     """There is no such Run."""
+
+
+class DeliveryNotFound(NotFound):
+    """There is no such delivery."""
 
 
 class Conflict(KnitError):

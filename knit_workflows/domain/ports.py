@@ -14,6 +14,14 @@ from typing import Final, Protocol
 
 from knit_workflows.domain.completions import Completion, Noun
 from knit_workflows.domain.data import DataDetail, DataQuery, TagChange
+from knit_workflows.domain.hooks import (
+    DeliveryQuery,
+    HookAnswer,
+    HookDelivery,
+    HookPhase,
+    Hooks,
+    Transition,
+)
 from knit_workflows.domain.ids import KnitId, PlanId, RunId
 from knit_workflows.domain.lineage import Lineage, LineageGraph
 from knit_workflows.domain.plans.model import (
@@ -26,7 +34,15 @@ from knit_workflows.domain.plans.model import (
     PlanSpec,
     ResourceChange,
 )
-from knit_workflows.domain.runs import Exit, PendingReason, RunDetail, RunEvent, RunQuery, RunStatus
+from knit_workflows.domain.runs import (
+    USER,
+    Exit,
+    PendingReason,
+    RunDetail,
+    RunEvent,
+    RunQuery,
+    RunStatus,
+)
 from knit_workflows.domain.volumes import Mount, Volume
 
 
@@ -202,7 +218,7 @@ class PlanStore(Protocol):
     async def get(self, plan_id: PlanId) -> PlanDetail:
         """Looks one Plan up; raises PlanNotFound."""
 
-    async def set_active(self, plan_id: PlanId, active: bool) -> PlanDetail:
+    async def set_active(self, plan_id: PlanId, active: bool, *, actor: str = USER) -> PlanDetail:
         """Activates or deactivates a Plan. Raises PlanNotFound.
 
         Its Runs move waiting ⇄ deactivated.
@@ -249,7 +265,7 @@ class RunStore(Protocol):
     async def events(self, run_id: RunId) -> Sequence[RunEvent]:
         """Lists every change of its status, oldest first; raises RunNotFound."""
 
-    async def stop(self, run_id: RunId, *, fail: bool) -> RunDetail:
+    async def stop(self, run_id: RunId, *, fail: bool, actor: str = USER) -> RunDetail:
         """Marks a Run aborting (`fail`) or completing, records its exit and requests its stop.
 
         A second call with the same `fail` changes nothing.
@@ -259,7 +275,7 @@ class RunStore(Protocol):
             IllegalMove: its status does not allow it, as `MOVES` says.
         """
 
-    async def retry(self, run_id: RunId) -> RunDetail:
+    async def retry(self, run_id: RunId, *, actor: str = USER) -> RunDetail:
         """Runs a done or failed Run once more: next generation, new output Data.
 
         It is waiting again, or deactivated under an inactive Plan. Its previous outputs are
@@ -270,7 +286,7 @@ class RunStore(Protocol):
             IllegalMove: it has not finished, is an upload, or its outputs are in use.
         """
 
-    async def delete(self, run_id: RunId) -> None:
+    async def delete(self, run_id: RunId, *, actor: str = USER) -> None:
         """Deletes a Run that is waiting, deactivated, done or failed, and discards its outputs.
 
         One with inputs leaves a tombstone (invalidated), so that it never runs again; an upload
@@ -372,6 +388,63 @@ class RunExecutionStore(Protocol):
 
         Raises:
             IllegalMove: the Run is neither.
+        """
+
+
+class HookStore(Protocol):
+    """Knows the hooks in force, and keeps the record of their deliveries."""
+
+    async def hooks(self) -> Hooks:
+        """Gives the hooks in force, which every process follows."""
+
+    async def configure(self, hooks: Hooks) -> bool:
+        """Puts these hooks in force; tells whether they differ from those before."""
+
+    async def begin(self, transition: Transition, phase: HookPhase, url: str) -> int | None:
+        """Records that a hook is about to be called; gives the number of this attempt, from 1.
+
+        None: do not call it. An After hook has been claimed before, whether or not it was called
+        then; a Before hook has been skipped by a user.
+
+        Raises:
+            RunNotFound: the Run has been deleted.
+            Superseded: it has been retried.
+        """
+
+    async def ended(
+        self,
+        transition: Transition,
+        phase: HookPhase,
+        url: str,
+        answer: HookAnswer,
+        *,
+        next_in: timedelta | None = None,
+    ) -> None:
+        """Records how a call has ended, and when the hook is called again (None: it is not).
+
+        Changes nothing if the delivery has been skipped meanwhile, or is gone with its Run.
+        """
+
+    async def find(
+        self, query: DeliveryQuery, *, limit: int | None = None, after: str | None = None
+    ) -> Sequence[HookDelivery]:
+        """Lists deliveries by the time of their last call, newest first, then id.
+
+        At most `limit`, after the cursor `after`.
+
+        Raises:
+            InvalidRequest: `after` is not a cursor.
+            RunNotFound: there is no Run of the id in the query.
+        """
+
+    async def skip(self, delivery_id: str, *, actor: str, reason: str) -> HookDelivery:
+        """Lets a transition go on without this Before hook; recorded in the Run's history too.
+
+        A second call changes nothing.
+
+        Raises:
+            DeliveryNotFound: there is no such delivery.
+            IllegalMove: it is an After hook's, or it has succeeded, or its transition is over.
         """
 
 
@@ -495,6 +568,8 @@ class ApiStore(Protocol):
     def completions(self) -> CompletionStore: ...  # noqa: D102
     @property
     def transfers(self) -> TransferStore: ...  # noqa: D102
+    @property
+    def hooks(self) -> HookStore: ...  # noqa: D102
 
     async def ping(self) -> None:
         """Returns if the database answers."""

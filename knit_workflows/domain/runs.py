@@ -101,6 +101,10 @@ SUCCEEDED: Final = Exit(0, "")
 STOPPED_BY_USER: Final = Exit(0, "stopped by user")
 ABORTED_BY_USER: Final = Exit(253, "aborted by user")
 LOST: Final = Exit(254, "worker for the run is not found")
+KNIT: Final = "knit"
+"""Who makes the changes that no user asks for."""
+USER: Final = "user"
+"""Who makes the others, as long as there are no accounts."""
 STUCK_CODE: Final = 255
 """Exit code of a Run whose pod could not be started."""
 
@@ -220,7 +224,7 @@ class RunDetail:
 
 @dataclass(frozen=True, slots=True)
 class RunEvent:
-    """One change of a Run's status: when, from what to what, and why. Append-only.
+    """One change of a Run's status: when, from what to what, why, and by whom. Append-only.
 
     If both statuses are equal, `cause` says why the Run does not go on.
     """
@@ -231,6 +235,7 @@ class RunEvent:
     to_status: RunStatus
     cause: str
     exit: Exit | None
+    actor: str = KNIT
 
 
 @dataclass(frozen=True, slots=True)

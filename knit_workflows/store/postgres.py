@@ -10,6 +10,7 @@ from knit_workflows.store import named_sql
 from knit_workflows.store.completions import PostgresCompletionStore
 from knit_workflows.store.connection import Database
 from knit_workflows.store.data.data_store import PostgresDataStore
+from knit_workflows.store.hooks import PostgresHookStore
 from knit_workflows.store.housekeeping import PostgresHousekeepingStore
 from knit_workflows.store.lineage import PostgresLineageStore
 from knit_workflows.store.listening import Listener
@@ -41,6 +42,7 @@ class PostgresStore:
         self.projection = PostgresProjectionStore(db, listener)
         self.execution = PostgresRunExecutionStore(db)
         self.admission = PostgresAdmissionStore(db, listener, self.execution)
+        self.hooks = PostgresHookStore(db)
         self.transfers = PostgresTransferStore(db)
         self.housekeeping = PostgresHousekeepingStore(db)
 

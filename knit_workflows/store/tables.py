@@ -201,7 +201,8 @@ class Run(_Table, table=True):
     """One combination of Data under a Plan. Uploads have no inputs and no `assignment_hash`.
 
     `admitted_at` says that it may have a workflow, `workflow_started_at` that it has one;
-    `used_*` and `image_digest` are what its pod was really given, `notes` is about its outputs.
+    `used_*` and `image_digest` are what its pod was really given, `notes` is about its outputs;
+    `hook_env` is what Before hooks want in the container's environment, until its pod is there.
     """
 
     __tablename__ = "run"
@@ -248,10 +249,16 @@ class Run(_Table, table=True):
     used_service_account: str | None = _text(nullable=True)
     holdup: dict[str, Any] | None = Field(sa_column=Column(JSONB(none_as_null=True), nullable=True))
     notes: list[str] | None = Field(sa_column=Column(ARRAY(Text), nullable=True))
+    hook_env: dict[str, str] | None = Field(
+        sa_column=Column(JSONB(none_as_null=True), nullable=True)
+    )
 
 
 class Data(_Table, table=True):
-    """One immutable volume; its status is that of the Run that makes it."""
+    """One immutable volume; its status is that of the Run that makes it.
+
+    knit deletes only volumes that it owns. Once purged, a Data is its tags and lineage alone.
+    """
 
     __tablename__ = "data"
     __table_args__ = (
@@ -264,6 +271,8 @@ class Data(_Table, table=True):
     output_id: int = _reference("plan_output.output_id")
     volume: str = _text()
     timestamp: datetime | None = _instant(nullable=True)
+    owned: bool = Field(sa_column_kwargs={"server_default": text("true")})
+    purged_at: datetime | None = _instant(nullable=True)
 
 
 class DataTag(_Table, table=True):
@@ -296,7 +305,7 @@ class RunInput(_Table, table=True):
 
 
 class RunEvent(_Table, table=True):
-    """One change of a Run's status; append-only."""
+    """One change of a Run's status, by knit or a user; append-only."""
 
     __tablename__ = "run_event"
     __table_args__ = (Index("ix_run_event_run", "run_id", "event_id"),)
@@ -310,6 +319,71 @@ class RunEvent(_Table, table=True):
     cause: str = _text()
     exit_code: int | None = Field(sa_column=Column(SmallInteger, nullable=True))
     exit_message: str | None = _text(nullable=True)
+    actor: str = Field(sa_column=Column(Text, nullable=False, server_default=text("'knit'")))
+
+
+class Hooks(_Table, table=True):
+    """The hooks in force, in its single row: URLs in the order in which they are called."""
+
+    __tablename__ = "hooks"
+    __table_args__ = (CheckConstraint("singleton", name="ck_hooks_singleton"),)
+
+    singleton: bool = Field(
+        sa_column=Column(Boolean, primary_key=True, server_default=text("true"))
+    )
+    before_urls: list[str] = _texts()
+    after_urls: list[str] = _texts()
+    changed_at: datetime = _instant()
+
+
+class HookDelivery(_Table, table=True):
+    """What became of the calls of one hook for one transition of a Run.
+
+    A row is `calling` before the request is sent: one that stays so was interrupted, and nobody
+    knows whether its receiver has got it.
+    """
+
+    __tablename__ = "hook_delivery"
+    __table_args__ = (
+        UniqueConstraint(
+            "run_id",
+            "generation",
+            "from_status",
+            "to_status",
+            "phase",
+            "url",
+            name="uq_hook_delivery",
+        ),
+        CheckConstraint("phase IN ('before', 'after')", name="ck_hook_delivery_phase"),
+        CheckConstraint(
+            "state IN ('calling', 'succeeded', 'failed', 'skipped')", name="ck_hook_delivery_state"
+        ),
+        Index("ix_hook_delivery_called", "called_at", "delivery_id"),
+        Index(
+            "ix_hook_delivery_failed",
+            "called_at",
+            "delivery_id",
+            postgresql_where=text("state NOT IN ('succeeded', 'skipped')"),
+        ),
+    )
+
+    delivery_id: str = _uuid_key()
+    run_id: str = _reference("run.run_id")
+    generation: int = Field(sa_column=Column(Integer, nullable=False))
+    from_status: str = _text()
+    to_status: str = _text()
+    phase: str = _text()
+    url: str = _text()
+    attempts: int = Field(sa_column=Column(Integer, nullable=False))
+    state: str = _text()
+    status_code: int | None = Field(sa_column=Column(SmallInteger, nullable=True))
+    answer: str | None = _text(nullable=True)
+    duration_ms: int | None = Field(sa_column=Column(Integer, nullable=True))
+    created_at: datetime = _instant()
+    called_at: datetime = _instant()
+    next_at: datetime | None = _instant(nullable=True)
+    skipped_by: str | None = _text(nullable=True)
+    skip_reason: str | None = _text(nullable=True)
 
 
 class Outbox(_Table, table=True):

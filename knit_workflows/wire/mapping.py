@@ -149,6 +149,7 @@ def event_to_wire(event: runs.RunEvent) -> Wire:
         **_present(**{"from": event.from_status and event.from_status.value}),
         "to": event.to_status.value,
         "cause": event.cause,
+        "actor": event.actor,
         **_present(exit=_exit(event.exit)),
     }
 

@@ -117,7 +117,7 @@ class Run(RunSummary):
 
 
 class RunEvent(Response):
-    """One change of a Run's status: when, in which execution, from what to what, and why.
+    """One change of a Run's status: when, in which execution, from what to what, why, by whom.
 
     `from` is left out for the Run's creation. Where `from` and `to` are the same, the Run stays as
     it is for the reason that `cause` gives.
@@ -130,4 +130,5 @@ class RunEvent(Response):
     )
     to_status: str = Field(validation_alias="to", serialization_alias="to")
     cause: str
+    actor: str = ""
     exit: Exit | None = Field(default=None, exclude_if=is_absent)

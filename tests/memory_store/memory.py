@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
+from knit_workflows.domain.hooks import HookDelivery, Hooks
 from knit_workflows.domain.ids import KnitId, PlanId, RunId
 from knit_workflows.domain.plans.model import (
     IMPORTED,
@@ -77,6 +78,8 @@ class Memory:
         self.tags: set[Tag] = set()
         """Every user tag that was ever used."""
         self.transfers: dict[str, TransferRecord] = {}
+        self.hooks = Hooks()
+        self.deliveries: dict[str, HookDelivery] = {}
         self.broken: Exception | None = None
         self.asked: list[object] = []
         """Every query so far."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from knit_workflows.domain.runs import Exit, RunEvent, RunStatus
+from knit_workflows.domain.runs import KNIT, Exit, RunEvent, RunStatus
 from tests.memory_store.matching import project_data
 from tests.memory_store.memory import Memory, RunRow
 
@@ -15,10 +15,11 @@ def move(
     cause: str,
     exit: Exit | None = None,
     touch: bool = True,
+    actor: str = KNIT,
 ) -> None:
     """Moves a Run and writes its history; whether that is legal is its caller's to know."""
     at = memory.now()
-    run.events.append(RunEvent(at, run.generation, run.status, target, cause, exit))
+    run.events.append(RunEvent(at, run.generation, run.status, target, cause, exit, actor))
     run.status, run.exit, run.waiting = target, exit or run.exit, None
     if touch:
         run.updated_at = at

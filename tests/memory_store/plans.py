@@ -21,7 +21,7 @@ from knit_workflows.domain.plans.model import (
 )
 from knit_workflows.domain.plans.rules import DEFAULT_RESOURCES
 from knit_workflows.domain.quantities import canonical_quantity
-from knit_workflows.domain.runs import RunStatus
+from knit_workflows.domain.runs import USER, RunStatus
 from knit_workflows.domain.tags import Tag
 from knit_workflows.store.not_found import missing_plan
 from tests.memory_store.details import input_mountpoint, outputs_and_log, plan_detail
@@ -77,14 +77,14 @@ class MemoryPlans(Part):
             raise missing_plan(plan_id)
         return plan_detail(rows, rows.plans[plan_id])
 
-    async def set_active(self, plan_id: PlanId, active: bool) -> PlanDetail:
+    async def set_active(self, plan_id: PlanId, active: bool, *, actor: str = USER) -> PlanDetail:
         plan = self._changed(plan_id, active=active)
         ends = (RunStatus.DEACTIVATED, RunStatus.WAITING)
         source, target = ends if active else reversed(ends)
         cause = "Plan activated" if active else "Plan deactivated"
         for run in self.rows.runs.values():
             if run.plan_id == plan_id and run.status is source:
-                move(self.rows, run, target, cause=cause, touch=False)
+                move(self.rows, run, target, cause=cause, touch=False, actor=actor)
         return plan_detail(self.rows, plan)
 
     async def change_resources(self, plan_id: PlanId, change: ResourceChange) -> PlanDetail:

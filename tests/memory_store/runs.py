@@ -18,6 +18,7 @@ from knit_workflows.domain.ports import RunKey
 from knit_workflows.domain.runs import (
     ABORTED_BY_USER,
     STOPPED_BY_USER,
+    USER,
     Exit,
     RunDetail,
     RunEvent,
@@ -58,7 +59,7 @@ class MemoryRuns(Part):
     async def events(self, run_id: RunId) -> Sequence[RunEvent]:
         return list(self._run(run_id).events)
 
-    async def stop(self, run_id: RunId, *, fail: bool) -> RunDetail:
+    async def stop(self, run_id: RunId, *, fail: bool, actor: str = USER) -> RunDetail:
         run = self._run(run_id)
         target = _S.ABORTING if fail else _S.COMPLETING
         if run.status is not target:
@@ -66,10 +67,10 @@ class MemoryRuns(Part):
                 reason = f"the Run {run_id} is {run.status} and cannot become {target}"
                 raise IllegalMove(reason, advice="wait, or look at it", see=run_id)
             exit = ABORTED_BY_USER if fail else STOPPED_BY_USER
-            move(self.rows, run, target, cause=exit.message, exit=exit)
+            move(self.rows, run, target, cause=exit.message, exit=exit, actor=actor)
         return run_detail(self.rows, run)
 
-    async def retry(self, run_id: RunId) -> RunDetail:
+    async def retry(self, run_id: RunId, *, actor: str = USER) -> RunDetail:
         rows, run = self.rows, self._living(run_id)
         plan = rows.plans[run.plan_id]
         if plan.name is not None:
@@ -78,17 +79,18 @@ class MemoryRuns(Part):
         _require(run, _ENDED)
         _discard_outputs(rows, run)
         run.generation += 1
-        move(rows, run, _S.WAITING if plan.spec.active else _S.DEACTIVATED, cause="retried")
+        target = _S.WAITING if plan.spec.active else _S.DEACTIVATED
+        move(rows, run, target, cause="retried", actor=actor)
         run.exit, run.used, run.notes, run.priority = None, None, (), plan.spec.priority
         add_data(rows, run)
         return run_detail(rows, run)
 
-    async def delete(self, run_id: RunId) -> None:
+    async def delete(self, run_id: RunId, *, actor: str = USER) -> None:
         rows, run = self.rows, self._living(run_id)
         _require(run, {*_ENDED, _S.WAITING, _S.DEACTIVATED})
         _discard_outputs(rows, run)
         if run.inputs:
-            move(rows, run, _S.INVALIDATED, cause="deleted")
+            move(rows, run, _S.INVALIDATED, cause="deleted", actor=actor)
             run.exit, run.notes = None, ()
         else:
             _remove(rows, run)
@@ -193,6 +195,9 @@ def _discard_outputs(memory: Memory, run: RunRow) -> None:
 
 def _remove(memory: Memory, run: RunRow) -> None:
     del memory.runs[run.run_id]
+    memory.deliveries = {
+        key: one for key, one in memory.deliveries.items() if one.transition.run_id != run.run_id
+    }
     for knit_id in {*run.inputs.values()}:
         memory.data[knit_id].users.remove(run.run_id)
     memory.assignments = {

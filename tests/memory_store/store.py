@@ -22,6 +22,7 @@ from knit_workflows.domain.tags import Tag, parse_tag
 from tests.memory_store.completions import MemoryCompletions
 from tests.memory_store.data import MemoryData
 from tests.memory_store.details import run_detail
+from tests.memory_store.hooks import MemoryHooks
 from tests.memory_store.lineage import MemoryLineage
 from tests.memory_store.matching import new_run
 from tests.memory_store.memory import START, Memory, Part, add_built_in_plans
@@ -57,6 +58,7 @@ class MemoryStore:
         self.lineage = MemoryLineage(memory)
         self.completions = MemoryCompletions(memory)
         self.transfers = MemoryTransfers(memory)
+        self.hooks = MemoryHooks(memory)
         self.execution = MemoryExecution(memory)
         self.projection = MemoryProjection(memory)
 

@@ -23,7 +23,7 @@ from knit_workflows.domain.plans.model import (
 )
 from knit_workflows.domain.plans.rules import DEFAULT_RESOURCES
 from knit_workflows.domain.quantities import canonical_quantity
-from knit_workflows.domain.runs import RunStatus
+from knit_workflows.domain.runs import USER, RunStatus
 from knit_workflows.domain.tags import KEY_ID, KEY_TIMESTAMP, Tag, parse_timestamp
 from knit_workflows.store import named_sql
 from knit_workflows.store.connection import Database, Session, violated
@@ -139,7 +139,7 @@ class PostgresPlanStore:
             raise missing_plan(plan_id)
         return found[0]
 
-    async def set_active(self, plan_id: PlanId, active: bool) -> PlanDetail:
+    async def set_active(self, plan_id: PlanId, active: bool, *, actor: str = USER) -> PlanDetail:
         """See the port."""
         ends = (RunStatus.DEACTIVATED.value, RunStatus.WAITING.value)
         source, target = ends if active else reversed(ends)
@@ -153,6 +153,7 @@ class PostgresPlanStore:
                     "source": source,
                     "target": target,
                     "cause": "Plan activated" if active else "Plan deactivated",
+                    "actor": actor,
                     "run_channel": names.RUN_CHANNEL,
                 },
             )

@@ -32,15 +32,16 @@ WITH cur AS MATERIALIZED (
            admitted_at = NULL,
            workflow_started_at = NULL,
            holdup = NULL,
+           hook_env = NULL,
            priority = (SELECT p.priority FROM plan p WHERE p.plan_id = run.plan_id)
       FROM cur
      WHERE run.run_id = cur.run_id
        AND cur.status = %(source)s
  RETURNING run.run_id, run.generation
 ), noted AS (
-    INSERT INTO run_event (run_id, generation, at, from_status, to_status, cause)
+    INSERT INTO run_event (run_id, generation, at, from_status, to_status, cause, actor)
     SELECT run_id, generation, date_trunc('milliseconds', clock_timestamp()),
-           %(source)s, %(target)s, %(cause)s
+           %(source)s, %(target)s, %(cause)s, %(actor)s
       FROM moved
 )
 SELECT count(pg_notify(%(run_channel)s, run_id::text)::text) FROM moved

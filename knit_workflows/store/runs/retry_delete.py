@@ -24,7 +24,7 @@ _RETRYABLE: Final = frozenset({RunStatus.DONE, RunStatus.FAILED})
 _DELETABLE: Final = _RETRYABLE | {RunStatus.WAITING, RunStatus.DEACTIVATED}
 
 
-async def retry(db: Database, run_id: RunId) -> None:
+async def retry(db: Database, run_id: RunId, actor: str) -> None:
     """Implements `ports.RunStore.retry`."""
 
     async def step(session: Session) -> None:
@@ -43,6 +43,7 @@ async def retry(db: Database, run_id: RunId) -> None:
             {
                 **_channels(),
                 "run_id": run_id,
+                "actor": actor,
                 "before": run.status,
                 "target": target.value,
                 "volume_prefix": names.volume(""),
@@ -52,7 +53,7 @@ async def retry(db: Database, run_id: RunId) -> None:
     await db.transaction(step)
 
 
-async def delete(db: Database, run_id: RunId) -> None:
+async def delete(db: Database, run_id: RunId, actor: str) -> None:
     """Implements `ports.RunStore.delete`."""
 
     async def step(session: Session) -> None:
@@ -60,8 +61,10 @@ async def delete(db: Database, run_id: RunId) -> None:
         _require(run, _DELETABLE)
         await _discard_outputs(session, run_id)
         if run.projected:
-            parameters = {"run_id": run_id, "before": run.status, "admitted": run.admitted}
-            await session.do(_SQL["invalidate"], {**_channels(), **parameters})
+            change = {"run_id": run_id, "actor": actor, "before": run.status}
+            await session.do(
+                _SQL["invalidate"], {**_channels(), **change, "admitted": run.admitted}
+            )
         else:
             await session.do(_SQL["remove_runs"], {"run_ids": [run_id]})
 

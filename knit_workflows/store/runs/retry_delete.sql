@@ -40,6 +40,8 @@ WITH runs AS (
     DELETE FROM run_input USING runs WHERE run_input.run_id = runs.run_id
 ), events AS (
     DELETE FROM run_event USING runs WHERE run_event.run_id = runs.run_id
+), deliveries AS (
+    DELETE FROM hook_delivery USING runs WHERE hook_delivery.run_id = runs.run_id
 )
 DELETE FROM run USING runs WHERE run.run_id = runs.run_id
 
@@ -67,12 +69,13 @@ WITH made AS (
            exit_code = NULL, exit_message = NULL,
            admitted_at = NULL, workflow_started_at = NULL,
            priority = (SELECT p.priority FROM plan p WHERE p.plan_id = run.plan_id),
-           image_digest = NULL, notes = NULL, used_resources = NULL, used_service_account = NULL
+           image_digest = NULL, notes = NULL, used_resources = NULL, used_service_account = NULL,
+           hook_env = NULL
      WHERE run_id = %(run_id)s
  RETURNING run_id, plan_id, generation, status, updated_at
 ), /*new_data*/, noted AS (
-    INSERT INTO run_event (run_id, generation, at, from_status, to_status, cause)
-    SELECT run_id, generation, updated_at, %(before)s, status, 'retried'
+    INSERT INTO run_event (run_id, generation, at, from_status, to_status, cause, actor)
+    SELECT run_id, generation, updated_at, %(before)s, status, 'retried', %(actor)s
       FROM made
 )
 SELECT pg_notify(%(run_channel)s, run_id::text)::text || pg_notify(%(outbox_channel)s, '')::text
@@ -89,12 +92,12 @@ WITH moved AS (
            holdup = NULL,
            generation = generation + CASE WHEN %(admitted)s THEN 1 ELSE 0 END,
            updated_at = date_trunc('milliseconds', clock_timestamp()),
-           exit_code = NULL, exit_message = NULL, notes = NULL
+           exit_code = NULL, exit_message = NULL, notes = NULL, hook_env = NULL
      WHERE run_id = %(run_id)s
  RETURNING run_id, generation, status, updated_at
 ), noted AS (
-    INSERT INTO run_event (run_id, generation, at, from_status, to_status, cause)
-    SELECT run_id, generation, updated_at, %(before)s, status, 'deleted'
+    INSERT INTO run_event (run_id, generation, at, from_status, to_status, cause, actor)
+    SELECT run_id, generation, updated_at, %(before)s, status, 'deleted', %(actor)s
       FROM moved
 )
 SELECT pg_notify(%(run_channel)s, run_id::text)::text || pg_notify(%(outbox_channel)s, '')::text

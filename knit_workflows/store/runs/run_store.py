@@ -17,6 +17,7 @@ from knit_workflows.domain.ports import RunKey
 from knit_workflows.domain.runs import (
     ABORTED_BY_USER,
     STOPPED_BY_USER,
+    USER,
     RunDetail,
     RunEvent,
     RunQuery,
@@ -87,12 +88,13 @@ class PostgresRunStore:
                 to_status=RunStatus(row.to_status),
                 cause=row.cause,
                 exit=exit_of(row),
+                actor=row.actor,
             )
             for row in rows
             if row.at is not None
         ]
 
-    async def stop(self, run_id: RunId, *, fail: bool) -> RunDetail:
+    async def stop(self, run_id: RunId, *, fail: bool, actor: str = USER) -> RunDetail:
         """See the port."""
         if not is_id(run_id):
             raise missing_run(run_id)
@@ -101,19 +103,19 @@ class PostgresRunStore:
             row = await session.row(_SQL["lock_run"], {"run_id": run_id})
             if row is None:
                 raise missing_run(run_id)
-            await _stop(session, row, fail)
+            await _stop(session, row, fail, actor)
 
         await self._db.freeing(step)
         return await self.get(run_id)
 
-    async def retry(self, run_id: RunId) -> RunDetail:
+    async def retry(self, run_id: RunId, *, actor: str = USER) -> RunDetail:
         """See the port."""
-        await retry_delete.retry(self._db, run_id)
+        await retry_delete.retry(self._db, run_id, actor)
         return await self.get(run_id)
 
-    async def delete(self, run_id: RunId) -> None:
+    async def delete(self, run_id: RunId, *, actor: str = USER) -> None:
         """See the port."""
-        await retry_delete.delete(self._db, run_id)
+        await retry_delete.delete(self._db, run_id, actor)
 
     async def ensure(self, plan_id: PlanId, inputs: Mapping[str, KnitId]) -> RunKey:
         """See the port."""
@@ -159,7 +161,7 @@ async def _located(session: Session, cursor: Cursor) -> Cursor:
     return Cursor(cursor.id, row.updated_at)
 
 
-async def _stop(session: Session, row: Any, fail: bool) -> None:
+async def _stop(session: Session, row: Any, fail: bool, actor: str) -> None:
     before = RunStatus(row.status)
     target = RunStatus.ABORTING if fail else RunStatus.COMPLETING
     if before is target:
@@ -180,6 +182,7 @@ async def _stop(session: Session, row: Any, fail: bool) -> None:
             "exit_code": exit.code,
             "exit_message": exit.message,
             "cause": exit.message,
+            "actor": actor,
             "fail": fail,
             # An upload has no Run workflow: its transfer sees the status by itself.
             "has_execution": row.projected

@@ -11,7 +11,8 @@ SELECT status FROM run WHERE run_id = %(run_id)s
 -- name: run_events
 
 -- Every change of a Run's status, oldest first. No row: there is no such Run.
-SELECT e.at, e.generation, e.from_status, e.to_status, e.cause, e.exit_code, e.exit_message
+SELECT e.at, e.generation, e.from_status, e.to_status, e.cause, e.exit_code, e.exit_message,
+       e.actor
   FROM run r
   LEFT JOIN run_event e USING (run_id)
  WHERE r.run_id = %(run_id)s
@@ -39,8 +40,9 @@ WITH moved AS (
  RETURNING run_id, generation, status, updated_at, exit_code, exit_message
 ), noted AS (
     INSERT INTO run_event (run_id, generation, at, from_status, to_status, cause,
-                           exit_code, exit_message)
-    SELECT run_id, generation, updated_at, %(before)s, status, %(cause)s, exit_code, exit_message
+                           exit_code, exit_message, actor)
+    SELECT run_id, generation, updated_at, %(before)s, status, %(cause)s, exit_code, exit_message,
+           %(actor)s
       FROM moved
 ), ordered AS (
     INSERT INTO outbox (kind, subject, payload, created_at)

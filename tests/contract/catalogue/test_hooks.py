@@ -1,0 +1,183 @@
+"""The hooks in force, and the record of their deliveries."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from uuid import uuid4
+
+import pytest
+
+from knit_workflows.domain.errors import (
+    DeliveryNotFound,
+    IllegalMove,
+    InvalidRequest,
+    RunNotFound,
+    Superseded,
+)
+from knit_workflows.domain.hooks import (
+    DeliveryQuery,
+    DeliveryState,
+    HookAnswer,
+    HookPhase,
+    Hooks,
+    Transition,
+)
+from knit_workflows.domain.ids import RunId
+from knit_workflows.domain.ports import RunKey
+from knit_workflows.domain.runs import KNIT, USER, RunStatus
+from tests.contract.catalogue.conftest import AnyStore
+from tests.contract.catalogue.test_lifecycle import pushed, waiting
+from tests.store.build import drain, register, spec
+
+S = RunStatus
+URL, OTHER = "http://hooks.example/a", "http://hooks.example/b"
+FAILED = HookAnswer(False, "not today", timedelta(milliseconds=40), 503)
+AGREED = HookAnswer(True, "", timedelta(milliseconds=7), 200)
+
+
+async def transition(store: AnyStore) -> Transition:
+    """The first transition of a Run that has been admitted."""
+    await register(store, spec({"/in": "type:a"}, {"/out": "type:b"}))
+    await pushed(store, "type:a")
+    await drain(store)
+    key = await waiting(store)
+    return Transition(key.run_id, key.generation, S.WAITING, S.READY)
+
+
+async def test_no_hooks_are_in_force_at_first(store: AnyStore) -> None:
+    assert await store.hooks.hooks() == Hooks()
+
+
+async def test_configured_hooks_keep_their_order(store: AnyStore) -> None:
+    wanted = Hooks(before=(OTHER, URL), after=(URL,))
+    assert await store.hooks.configure(wanted)
+    assert not await store.hooks.configure(wanted)
+    assert await store.hooks.hooks() == wanted
+    assert await store.hooks.configure(Hooks(before=(URL, OTHER), after=(URL,)))
+    assert await store.hooks.configure(Hooks())
+    assert await store.hooks.hooks() == Hooks()
+
+
+async def test_a_before_hook_is_called_until_it_agrees(store: AnyStore) -> None:
+    step = await transition(store)
+    assert await store.hooks.begin(step, HookPhase.BEFORE, URL) == 1
+    await store.hooks.ended(step, HookPhase.BEFORE, URL, FAILED, next_in=timedelta(seconds=60))
+    (one,) = await store.hooks.find(DeliveryQuery())
+    assert one.delivery_id == step.delivery_id(HookPhase.BEFORE, URL)
+    assert (one.transition, one.phase, one.url) == (step, HookPhase.BEFORE, URL)
+    assert (one.state, one.attempts, one.status_code) == (DeliveryState.FAILED, 1, 503)
+    assert (one.answer, one.duration) == ("not today", timedelta(milliseconds=40))
+    assert one.next_at is not None
+    assert timedelta(seconds=50) < one.next_at - one.called_at < timedelta(seconds=100)
+    assert await store.hooks.begin(step, HookPhase.BEFORE, URL) == 2
+    (two,) = await store.hooks.find(DeliveryQuery())
+    assert (two.state, two.next_at) == (DeliveryState.CALLING, None)
+    assert two.created_at == one.created_at <= one.called_at <= two.called_at
+    await store.hooks.ended(step, HookPhase.BEFORE, URL, AGREED)
+    (three,) = await store.hooks.find(DeliveryQuery())
+    assert (three.state, three.attempts, three.status_code) == (DeliveryState.SUCCEEDED, 2, 200)
+
+
+async def test_an_after_hook_is_claimed_once(store: AnyStore) -> None:
+    step = await transition(store)
+    assert await store.hooks.begin(step, HookPhase.AFTER, URL) == 1
+    assert await store.hooks.begin(step, HookPhase.AFTER, URL) is None
+    assert await store.hooks.begin(step, HookPhase.AFTER, OTHER) == 1
+    # Each transition, each generation and each phase has a delivery of its own.
+    assert await store.hooks.begin(step, HookPhase.BEFORE, URL) == 1
+
+
+async def test_no_hook_is_called_for_a_run_that_has_gone_on(store: AnyStore) -> None:
+    step = await transition(store)
+    later = Transition(step.run_id, 2, S.WAITING, S.READY)
+    with pytest.raises(Superseded):
+        await store.hooks.begin(later, HookPhase.BEFORE, URL)
+    gone = Transition(RunId(str(uuid4())), 1, S.WAITING, S.READY)
+    with pytest.raises(RunNotFound):
+        await store.hooks.begin(gone, HookPhase.BEFORE, URL)
+    assert await store.hooks.find(DeliveryQuery()) == []
+
+
+async def test_a_skipped_hook_is_not_called_again(store: AnyStore) -> None:
+    step = await transition(store)
+    await store.hooks.begin(step, HookPhase.BEFORE, URL)
+    await store.hooks.ended(step, HookPhase.BEFORE, URL, FAILED)
+    delivery = step.delivery_id(HookPhase.BEFORE, URL)
+    skipped = await store.hooks.skip(delivery, actor="ada", reason="it is down")
+    assert (skipped.state, skipped.skipped_by) == (DeliveryState.SKIPPED, "ada")
+    assert skipped.skip_reason == "it is down"
+    assert await store.hooks.skip(delivery, actor="bob", reason="again") == skipped
+    assert await store.hooks.begin(step, HookPhase.BEFORE, URL) is None
+    await store.hooks.ended(step, HookPhase.BEFORE, URL, AGREED)
+    assert await store.hooks.find(DeliveryQuery()) == [skipped]
+    event = (await store.runs.events(step.run_id))[-1]
+    assert (event.from_status, event.to_status, event.actor) == (S.WAITING, S.WAITING, "ada")
+    assert event.cause == f"hook {URL} before → ready skipped: it is down"
+
+
+async def test_what_cannot_be_skipped(store: AnyStore) -> None:
+    step = await transition(store)
+    with pytest.raises(DeliveryNotFound):
+        await store.hooks.skip(str(uuid4()), actor="ada", reason="")
+    with pytest.raises(DeliveryNotFound):
+        await store.hooks.skip("no id", actor="ada", reason="")
+    await store.hooks.begin(step, HookPhase.AFTER, URL)
+    with pytest.raises(IllegalMove):
+        await store.hooks.skip(step.delivery_id(HookPhase.AFTER, URL), actor="ada", reason="")
+    await store.hooks.begin(step, HookPhase.BEFORE, URL)
+    await store.hooks.ended(step, HookPhase.BEFORE, URL, AGREED)
+    with pytest.raises(IllegalMove):
+        await store.hooks.skip(step.delivery_id(HookPhase.BEFORE, URL), actor="ada", reason="")
+    await store.hooks.begin(step, HookPhase.BEFORE, OTHER)
+    await store.runs.stop(step.run_id, fail=True)
+    with pytest.raises(IllegalMove):
+        await store.hooks.skip(step.delivery_id(HookPhase.BEFORE, OTHER), actor="ada", reason="")
+
+
+async def test_deliveries_by_filter_and_page(store: AnyStore) -> None:
+    step = await transition(store)
+    urls = [f"http://hooks.example/{number}" for number in range(5)]
+    for url in urls:
+        await store.hooks.begin(step, HookPhase.AFTER, url)
+        answer = AGREED if url == urls[0] else FAILED
+        await store.hooks.ended(step, HookPhase.AFTER, url, answer)
+    everything = await store.hooks.find(DeliveryQuery())
+    assert sorted(one.url for one in everything) == urls
+    assert list(everything) == sorted(
+        everything, key=lambda one: (one.called_at, one.delivery_id), reverse=True
+    )
+    failed = await store.hooks.find(DeliveryQuery(failed=True))
+    assert sorted(one.url for one in failed) == urls[1:]
+    assert list(await store.hooks.find(DeliveryQuery(run_id=step.run_id))) == list(everything)
+    assert await store.hooks.find(DeliveryQuery(since=datetime(9999, 1, 1, tzinfo=UTC))) == []
+    with pytest.raises(RunNotFound):
+        await store.hooks.find(DeliveryQuery(run_id=RunId(str(uuid4()))))
+    pages = [await store.hooks.find(DeliveryQuery(), limit=2)]
+    while len(pages[-1]) == 2:
+        pages.append(await store.hooks.find(DeliveryQuery(), limit=2, after=pages[-1][-1].cursor))
+    assert [one for page in pages for one in page] == list(everything)
+    with pytest.raises(InvalidRequest):
+        await store.hooks.find(DeliveryQuery(), after=everything[0].delivery_id)
+
+
+async def test_the_deliveries_of_a_removed_run_go_with_it(store: AnyStore) -> None:
+    step = await transition(store)
+    await store.hooks.begin(step, HookPhase.BEFORE, URL)
+    (assigned,) = (await store.runs.get(step.run_id)).inputs
+    assert assigned.knit_id is not None
+    root = (await store.data.get(assigned.knit_id)).upstream.run.run_id
+    await store.runs.delete(step.run_id)
+    assert len(await store.hooks.find(DeliveryQuery())) == 1
+    await store.runs.delete(root)
+    assert await store.hooks.find(DeliveryQuery()) == []
+
+
+async def test_the_history_says_who_made_a_change(store: AnyStore) -> None:
+    step = await transition(store)
+    run = RunKey(step.run_id, step.generation)
+    await store.runs.stop(step.run_id, fail=True, actor="ada")
+    await store.execution.finalize(run, cause="a test")
+    await store.runs.retry(step.run_id, actor="bob")
+    await store.runs.delete(step.run_id)
+    actors = [event.actor for event in await store.runs.events(step.run_id)]
+    assert actors == [KNIT, "ada", KNIT, "bob", USER]
