@@ -29,13 +29,13 @@ async def readyz(deps: DepsOf) -> Response:
 
     A refused hooks file is told as `hooks`, and changes nothing about the status.
     """
-    refused_file: list[str] = []
+    told: dict[str, str] = {}
 
     async def store() -> None:
         opened = await deps.store.get()
         await opened.ping()
         if problem := await opened.hooks.problem():
-            refused_file.append(problem)
+            told["hooks"] = problem
 
     async def engine() -> None:
         await (await deps.transfers.get()).ping()
@@ -52,7 +52,7 @@ async def readyz(deps: DepsOf) -> Response:
             "wait until they answer; the API itself is up",
             headers={"Retry-After": RETRY_AFTER},
         )
-    return json_response(Health(parts=parts | {"hooks": problem for problem in refused_file}))
+    return json_response(Health(parts=parts | told))
 
 
 @router.get("/api/version", response_model=Version)
