@@ -24,6 +24,7 @@ ENGINE_QUEUE: Final = "knit"
 COMPUTE_QUEUE: Final = "knit-compute"
 WATCH_QUEUE: Final = "knit-watch"
 INTERACTIVE_QUEUE: Final = "knit-interactive"
+HOOKS_QUEUE: Final = "knit-hooks"
 
 ATTRIBUTE_RUN_ID: Final = "KnitRunId"
 ATTRIBUTE_PLAN_ID: Final = "KnitPlanId"

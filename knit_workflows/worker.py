@@ -70,6 +70,7 @@ def deps_from(settings: Settings) -> Deps:
         backend_from(settings.compute),
         engine=settings.engine,
         queues=settings.queues,
+        hooks=settings.hooks,
     )
 
 

@@ -165,6 +165,8 @@ class WaitKind(StrEnum):
     """A mount, a network, a registry: failures that often go away."""
     PROGRESS = "progress"
     """Work in progress, such as pulling its image."""
+    HOOK = "hook"
+    """A lifecycle hook, which does not agree."""
 
 
 @dataclass(frozen=True, slots=True)

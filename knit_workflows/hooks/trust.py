@@ -45,6 +45,7 @@ class Trust:
             except OSError as cause:  # ssl.SSLError among them
                 raise CallFailed(
                     f"the file of authorities {self._ca_file} has no usable certificates "
-                    f"(KNIT_HOOKS__CA_FILE wants PEM): {getattr(cause, 'reason', None) or cause.strerror}"
+                    f"(KNIT_HOOKS__CA_FILE wants PEM): "
+                    f"{getattr(cause, 'reason', None) or cause.strerror}"
                 ) from cause
         return context
