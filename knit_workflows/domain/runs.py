@@ -166,7 +166,7 @@ class WaitKind(StrEnum):
     PROGRESS = "progress"
     """Work in progress, such as pulling its image."""
     HOOK = "hook"
-    """A Before hook that has not agreed to its next status."""
+    """A lifecycle hook, which does not agree."""
 
 
 @dataclass(frozen=True, slots=True)

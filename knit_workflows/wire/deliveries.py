@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Final
 
-from pydantic import Field, StringConstraints
+from pydantic import AfterValidator, Field, StringConstraints, WithJsonSchema
 
 from knit_workflows.domain.runs import USER
 from knit_workflows.wire.base import Request, Response, is_absent
@@ -16,7 +17,16 @@ MAX_URL: Final = 4096
 
 _CONTROL: Final = r"\x00-\x1f\x7f-\x9f\u2028\u2029"
 _LINE: Final = rf"^[^{_CONTROL}]*[^\s{_CONTROL}][^{_CONTROL}]*$"
-"""One line that is not blank, without control characters."""
+
+
+def _line(most: int) -> tuple[object, ...]:
+    def check(text: str) -> str:
+        if not re.match(_LINE, text):
+            raise ValueError("write one line that is not blank, without control characters")
+        return text.strip()
+
+    described = {"type": "string", "minLength": 1, "maxLength": most, "pattern": _LINE}
+    return StringConstraints(max_length=most), AfterValidator(check), WithJsonSchema(described)
 
 
 def _is_nothing(value: str) -> bool:
@@ -63,8 +73,8 @@ class HookDelivery(Response):
 class HookSkip(Request):
     """Why a Run may go on without a hook, and who says so: one line each."""
 
-    reason: Annotated[str, StringConstraints(max_length=MAX_REASON, pattern=_LINE)]
-    by: Annotated[str, StringConstraints(max_length=MAX_NAME, pattern=_LINE)] = USER
+    reason: Annotated[str, *_line(MAX_REASON)]
+    by: Annotated[str, *_line(MAX_NAME)] = USER
 
 
 class HookTestRequest(Request):

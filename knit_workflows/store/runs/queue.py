@@ -44,8 +44,8 @@ _NOT_REPORTED: Final = {
     "none is there",
 }
 _HOOKS_NOT_REPORTED: Final = (
-    "no worker says what its hooks answer, or takes its next step: those of the roles hooks, compute "
-    "and watch are busy, or one of them is not there"
+    "no worker says what its hooks answer, or takes its next step: those of the roles hooks, "
+    "compute and watch are busy, or one of them is not there"
 )
 _UNSTARTED: Final = (
     "its workflow has not been started: Temporal does not answer, or no worker with the role "
@@ -173,7 +173,8 @@ def _with_hook(waiting: Waiting, row: Any) -> Waiting:
     """Adds the hook, and its last answer, which changes more often than what is on record."""
     hook = HookWait(row.delivery_id, row.url, RunStatus(row.to_status), row.attempts, row.next_at)
     answer = " ".join((row.answer or "").split())[:_SHOWN]
-    said = " ".join(filter(None, (str(row.status_code or ""), answer)))
+    code = str(row.status_code or "")
+    said = answer if code in answer else f"{code} {answer}".strip()
     reason = f"the hook {row.url} has not agreed to → {row.to_status}"
     return replace(waiting, reason=f"{reason}: {said}" if said else reason, hook=hook)
 
