@@ -25,10 +25,17 @@ async def healthz() -> Response:
 
 @router.get("/readyz", response_model=Health, responses=failures(503))
 async def readyz(deps: DepsOf) -> Response:
-    """Respond with 200 when store and Temporal are available."""
+    """Respond with 200 when store and Temporal are available.
+
+    A refused hooks file is told as `hooks`, and changes nothing about the status.
+    """
+    told: dict[str, str] = {}
 
     async def store() -> None:
-        await (await deps.store.get()).ping()
+        opened = await deps.store.get()
+        await opened.ping()
+        if problem := await opened.hooks.problem():
+            told["hooks"] = problem
 
     async def engine() -> None:
         await (await deps.transfers.get()).ping()
@@ -45,7 +52,7 @@ async def readyz(deps: DepsOf) -> Response:
             "wait until they answer; the API itself is up",
             headers={"Retry-After": RETRY_AFTER},
         )
-    return json_response(Health(parts=parts))
+    return json_response(Health(parts=parts | told))
 
 
 @router.get("/api/version", response_model=Version)
