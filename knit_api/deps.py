@@ -22,6 +22,7 @@ from knit_workflows.client import TransferHandle
 from knit_workflows.contracts.hook_test import HookTestResult
 from knit_workflows.contracts.transfers import Closed
 from knit_workflows.domain.errors import KnitError, Unavailable
+from knit_workflows.domain.hooks import HookPhase
 from knit_workflows.domain.ids import KnitId, RunId
 from knit_workflows.domain.ports import ApiStore
 
@@ -46,7 +47,7 @@ class EngineClient(TransferClient, Protocol):
     """All that the API asks of Temporal; `knit_workflows.client.KnitClient` implements it."""
 
     async def hook_skipped(self, run_id: RunId, generation: int) -> None: ...  # noqa: D102
-    async def test_hook(self, url: str) -> HookTestResult: ...  # noqa: D102
+    async def test_hook(self, url: str, phase: HookPhase) -> HookTestResult: ...  # noqa: D102
 
 
 class Lazy(Generic[T]):

@@ -32,6 +32,7 @@ from knit_workflows.contracts.hook_test import HookTestInput, HookTestResult
 from knit_workflows.contracts.messages import Nothing
 from knit_workflows.contracts.transfers import Closed, Finish, Opened, TransferInput
 from knit_workflows.domain import errors
+from knit_workflows.domain.hooks import HookPhase
 from knit_workflows.domain.ids import KnitId, RunId
 from knit_workflows.queue_state import queue_state
 from knit_workflows.settings import QueueSettings
@@ -41,7 +42,9 @@ from knit_workflows.workflows.transfer import TransferWorkflow
 
 RPC_TIMEOUT: Final = timedelta(seconds=10)
 PROMPT: Final = timedelta(seconds=2)
-"""For a request that is only to make something prompt."""
+"""For a request that is only to make something prompt, and for a worker that is just starting."""
+LOOKS: Final = 10
+"""How often a worker is looked for meanwhile."""
 ADVICE: Final = "Temporal does not answer at the moment; try again in some seconds"
 ANEW: Final = "start the transfer anew"
 HOOK_CALL: Final = timedelta(seconds=40)
@@ -223,7 +226,7 @@ class KnitClient:
         with suppress(errors.Conflict), _translated():
             await handle.signal("hook_skipped", rpc_timeout=PROMPT)
 
-    async def test_hook(self, url: str) -> HookTestResult:
+    async def test_hook(self, url: str, phase: HookPhase) -> HookTestResult:
         """Calls a hook with the body of a sample Run; gives what became of the call.
 
         Each call of this method is one call of the hook. Raises EngineUnavailable, also if no
@@ -233,7 +236,7 @@ class KnitClient:
             await self._require_hook_workers()
             test = await self._client.start_workflow(
                 HookTestWorkflow.run,
-                HookTestInput(url=url, timeout=HOOK_CALL),
+                HookTestInput(url=url, phase=phase, timeout=HOOK_CALL),
                 id=names.hook_test_workflow(uuid.uuid4().hex),
                 task_queue=self._queues.hooks,
                 priority=options.AT_HAND,
@@ -252,11 +255,15 @@ class KnitClient:
                 ) from cause
 
     async def _require_hook_workers(self) -> None:
-        if not (await queue_state(self._client, self._queues.hooks)).workers:
-            raise errors.EngineUnavailable(
-                "no worker is up that calls hooks",
-                advice="see that a worker with the role hooks runs, then try again",
-            )
+        """Raises EngineUnavailable if no worker calls hooks, nor begins to while this waits."""
+        for _ in range(LOOKS):
+            if (await queue_state(self._client, self._queues.hooks)).workers:
+                return
+            await asyncio.sleep(PROMPT.total_seconds() / LOOKS)
+        raise errors.EngineUnavailable(
+            "no worker is up that calls hooks",
+            advice="see that a worker with the role hooks runs, then try again",
+        )
 
 
 def _why_untested(error: BaseException) -> str:

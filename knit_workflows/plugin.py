@@ -40,6 +40,7 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
 from knit_workflows import names
 from knit_workflows.activities.await_run import StoreAwaitRunActivities
+from knit_workflows.activities.hook_test import CallerHookTestActivities
 from knit_workflows.activities.housekeeping import StoreHousekeepingActivities
 from knit_workflows.activities.projector import StoreProjectorActivities
 from knit_workflows.activities.run_starter import start_projector
@@ -50,7 +51,9 @@ from knit_workflows.contracts.housekeeping import HousekeepingInput
 from knit_workflows.contracts.projector import ProjectorInput
 from knit_workflows.domain.errors import KnitError
 from knit_workflows.domain.ports import Store
-from knit_workflows.settings import EngineSettings, QueueSettings
+from knit_workflows.hooks.caller import HookCaller
+from knit_workflows.settings import EngineSettings, HookSettings, QueueSettings
+from knit_workflows.workflows.hook_test import HookTestWorkflow
 from knit_workflows.workflows.housekeeping import (
     GarbageCollectionWorkflow,
     HousekeepingWorkflow,
@@ -65,14 +68,14 @@ WORKFLOWS: Final = (
     TransferWorkflow,
     GarbageCollectionWorkflow,
     HousekeepingWorkflow,
+    HookTestWorkflow,
 )
-INTERACTIVE_WORKFLOWS: Final = (TransferWorkflow,)
 MIN_SHUTDOWN: Final = timedelta(seconds=1)
 WATCH_SLOTS: Final = 2_000
 
 
 class Role(StrEnum):
-    """What a worker does; all but `ENGINE` need rights on the compute back-end."""
+    """What a worker does; all but `ENGINE` and `HOOKS` need rights on the compute back-end."""
 
     ENGINE = "engine"
     """Workflows, projection, waiting for Runs."""
@@ -82,9 +85,16 @@ class Role(StrEnum):
     """Watching run pods."""
     INTERACTIVE = "interactive"
     """Transfers and stops: somebody waits for them, so they never wait behind Runs."""
+    HOOKS = "hooks"
+    """Calls of lifecycle hooks; it needs no right on the back-end, but the network."""
 
 
 ALL_ROLES: Final = frozenset(Role)
+WORKFLOWS_BY_ROLE: Final = {
+    Role.INTERACTIVE: (TransferWorkflow,),
+    Role.HOOKS: (HookTestWorkflow,),
+}
+"""For which somebody waits; the role `ENGINE` has them all."""
 
 
 class MisconfiguredWorker(ValueError):
@@ -101,11 +111,13 @@ class Deps:
         *,
         engine: EngineSettings | None = None,
         queues: QueueSettings | None = None,
+        hooks: HookSettings | None = None,
     ) -> None:
         self.store = store
         self.backend = backend
         self.engine = engine or EngineSettings()
         self.queues = queues or QueueSettings()
+        self.caller = HookCaller(hooks or HookSettings())
         self._users = 0
         self._lock = asyncio.Lock()
 
@@ -123,6 +135,7 @@ class Deps:
             async with self._lock:
                 self._users -= 1
                 if self._users == 0:
+                    await self.caller.aclose()
                     await self.backend.aclose()
                     await self.store.aclose()
 
@@ -161,6 +174,7 @@ class Deps:
         housekeeping = StoreHousekeepingActivities(
             self.store.housekeeping, self.backend, transfers, self.engine
         )
+        hook_tests = CallerHookTestActivities(self.caller)
         by_role: dict[Role, list[Callable[..., Any]]] = {
             Role.ENGINE: [
                 projector.drain_outbox,
@@ -184,6 +198,7 @@ class Deps:
                 transfers.open_transfer,
                 transfers.close_transfer,
             ],
+            Role.HOOKS: [hook_tests.test_hook],
         }
         # COMPUTE carries out stops and transfers too: old histories have them on its queue.
         return list(dict.fromkeys(one for role in sorted(roles) for one in by_role[role]))
@@ -248,7 +263,7 @@ class KnitPlugin(SimplePlugin):
     def _workflows(self) -> Sequence[type]:
         if Role.ENGINE in self._roles or self._deps is None:
             return WORKFLOWS
-        return INTERACTIVE_WORKFLOWS if Role.INTERACTIVE in self._roles else ()
+        return [one for role in sorted(self._roles) for one in WORKFLOWS_BY_ROLE.get(role, ())]
 
     def _with_activities(
         self, existing: Sequence[Callable[..., Any]] | None

@@ -17,6 +17,7 @@ from knit_api.parameters import DeliveryFilter, DeliveryIdPath
 from knit_api.responses import json_response
 from knit_workflows.domain.errors import InvalidRequest, KnitError
 from knit_workflows.domain.hooks import HookDelivery as Delivery
+from knit_workflows.domain.hooks import HookPhase
 from knit_workflows.domain.runs import KNIT
 from knit_workflows.wire.deliveries import (
     HookDelivery,
@@ -100,6 +101,7 @@ async def skip_delivery(
 async def test_hook(request: Request, deps: DepsOf, store: StoreOf) -> Response:
     """Send the body of a sample Run, `ready` → `starting`, to a hook in force, once.
 
+    It is that of a Before hook, unless the URL is an After hook only.
     200 whatever the hook answers. A worker with the role `hooks` calls it, as it does for Runs.
     """
     url = (await model_body(request, HookTestRequest)).url
@@ -109,7 +111,8 @@ async def test_hook(request: Request, deps: DepsOf, store: StoreOf) -> Response:
             f"bad request: {url[:200]!r} is not a hook in force",
             advice="put it into the hooks file first; `knit hook list` shows those in force",
         )
-    result = await (await deps.transfers.get()).test_hook(url)
+    phase = HookPhase.BEFORE if url in hooks.before else HookPhase.AFTER
+    result = await (await deps.transfers.get()).test_hook(url, phase)
     answer = HookTestAnswer(
         url=url,
         succeeded=result.succeeded,

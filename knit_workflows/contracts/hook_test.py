@@ -8,12 +8,14 @@ from datetime import timedelta
 from temporalio import activity
 
 from knit_workflows.contracts.messages import Message
+from knit_workflows.domain.hooks import HookPhase
 
 
 class HookTestInput(Message):
     """Call the hook at `url` with the body of a sample Run; `timeout` bounds the call."""
 
     url: str
+    phase: HookPhase
     timeout: timedelta
 
 

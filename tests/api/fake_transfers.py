@@ -12,6 +12,7 @@ from knit_workflows.client import TransferHandle, upload_for_key
 from knit_workflows.contracts.hook_test import HookTestResult
 from knit_workflows.contracts.transfers import Closed
 from knit_workflows.domain.errors import IdempotencyKeyConsumed, UploadInProgress
+from knit_workflows.domain.hooks import HookPhase
 from knit_workflows.domain.ids import KnitId, RunId
 from knit_workflows.domain.ports import RunKey
 from knit_workflows.domain.runs import RunStatus
@@ -39,7 +40,7 @@ class FakeTransfers:
         """Raised one after another by `finish`, before it begins to succeed."""
         self.told: list[tuple[RunId, int]] = []
         """Runs and generations that were told that a hook was skipped."""
-        self.tested: list[str] = []
+        self.tested: list[tuple[str, HookPhase]] = []
         self.hook_answer = HookTestResult(
             succeeded=True, text="fine", duration=timedelta(milliseconds=31), status_code=200
         )
@@ -98,9 +99,9 @@ class FakeTransfers:
         await self.ping()
         self.told.append((run_id, generation))
 
-    async def test_hook(self, url: str) -> HookTestResult:
+    async def test_hook(self, url: str, phase: HookPhase) -> HookTestResult:
         await self.ping()
-        self.tested.append(url)
+        self.tested.append((url, phase))
         return self.hook_answer
 
     async def _opened(self, transfer: TransferHandle) -> TransferHandle:

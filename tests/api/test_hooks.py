@@ -210,7 +210,7 @@ async def test_a_hook_in_force_is_tested(
     client: httpx.AsyncClient, store: MemoryStore, transfers: FakeTransfers
 ) -> None:
     """Before or After; whatever it answers is the answer."""
-    await store.hooks.configure(Hooks(before=(URL,), after=(OTHER,)))
+    await store.hooks.configure(Hooks(before=(URL,), after=(OTHER, URL)))
     fine = {"url": URL, "succeeded": True, "duration_ms": 31, "status_code": 200}
     answer = await client.post("/hooks/test", json={"url": URL})
     assert answer.json() == {**fine, "answer": "fine", "environment": []}
@@ -220,7 +220,7 @@ async def test_a_hook_in_force_is_tested(
     failed = {"url": OTHER, "succeeded": False, "duration_ms": 30_000}
     answer = await client.post("/hooks/test", json={"url": OTHER})
     assert answer.json() == {**failed, "answer": "no answer within 30 s", "environment": []}
-    assert transfers.tested == [URL, OTHER]
+    assert transfers.tested == [(URL, HookPhase.BEFORE), (OTHER, HookPhase.AFTER)]
 
 
 async def test_no_other_url_is_called(
