@@ -38,7 +38,7 @@ _MILLISECOND: Final = timedelta(milliseconds=1)
 @router.get("", response_model=Hooks, responses=failures(503))
 async def show_hooks(store: StoreOf) -> Response:
     """Show the hooks in force, in the order in which they are called."""
-    return json_response(hooks_to_wire(await store.hooks.hooks()))
+    return json_response(hooks_to_wire(await store.hooks.hooks(), await store.hooks.problem()))
 
 
 @router.get(

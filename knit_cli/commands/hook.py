@@ -29,7 +29,10 @@ _MOST = 1000
 def list_hooks(context: typer.Context) -> None:
     """Show the hooks in force, in the order in which they are called, as JSON."""
     with api_of(invocation_of(context)) as api:
-        print_json(api.hooks())
+        hooks = api.hooks()
+    print_json(hooks)
+    if hooks.problem:
+        say(f"the newest hooks file is refused: {hooks.problem}")
 
 
 @app.command("deliveries")

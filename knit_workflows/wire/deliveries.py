@@ -34,10 +34,14 @@ def _is_nothing(value: str) -> bool:
 
 
 class Hooks(Response):
-    """The URLs of the hooks in force, in the order in which they are called."""
+    """The URLs of the hooks in force, in the order in which they are called.
+
+    `problem` says why the newest hooks file is refused, and is left out if it is not.
+    """
 
     before: list[str]
     after: list[str]
+    problem: str = Field(default="", exclude_if=_is_nothing)
 
 
 class HookDelivery(Response):

@@ -154,9 +154,13 @@ def event_to_wire(event: runs.RunEvent) -> Wire:
     }
 
 
-def hooks_to_wire(configured: hooks.Hooks) -> Wire:
+def hooks_to_wire(configured: hooks.Hooks, problem: str | None = None) -> Wire:
     """Gives a `wire.deliveries.Hooks`."""
-    return {"before": list(configured.before), "after": list(configured.after)}
+    return {
+        "before": list(configured.before),
+        "after": list(configured.after),
+        **_filled(problem=problem),
+    }
 
 
 def delivery_to_wire(one: hooks.HookDelivery) -> Wire:

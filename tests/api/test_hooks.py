@@ -42,6 +42,8 @@ async def test_the_hooks_in_force(client: httpx.AsyncClient, store: MemoryStore)
     assert (await client.get("/hooks")).json() == {"before": [], "after": []}
     await store.hooks.configure(Hooks(before=(OTHER, URL), after=(URL,)))
     assert (await client.get("/hooks/")).json() == {"before": [OTHER, URL], "after": [URL]}
+    await store.hooks.report("hooks.yaml: line 3: …")
+    assert (await client.get("/hooks")).json()["problem"] == "hooks.yaml: line 3: …"
 
 
 async def test_a_delivery_in_full(client: httpx.AsyncClient, store: MemoryStore) -> None:

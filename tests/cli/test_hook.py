@@ -54,6 +54,10 @@ def terminal(knit, monkeypatch):
 def test_list_shows_the_hooks_in_their_order(knit, api):
     at_once(api.store.hooks.configure(Hooks(before=(OTHER, URL), after=(URL,))))
     assert knit("hook", "list").json == {"before": [OTHER, URL], "after": [URL]}
+    at_once(api.store.hooks.report("hooks.yaml: line 3: …"))
+    ended = knit("hook", "list")
+    assert ended.json["problem"] == "hooks.yaml: line 3: …"
+    assert "the newest hooks file is refused: hooks.yaml: line 3" in ended.err
 
 
 def test_deliveries_are_json_when_piped(knit, call):
