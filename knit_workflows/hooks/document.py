@@ -108,5 +108,5 @@ def _key(place: str, name: str) -> str:
 def _near(name: str, known: Collection[str]) -> str:
     if name == "hooks":  # the wrapper of Helm values
         return "put what is below it at the top"
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0)
-    return f"{near[0]} is the nearest" if near else f"there are {', '.join(known)}"
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0) if name else []
+    return f"{near[0]} is the nearest" if near else f"use {' or '.join(known)}"

@@ -71,7 +71,9 @@ def one_line(text: str) -> str:
 def _os_words(error: OSError) -> str:
     if isinstance(error, ssl.SSLError):
         return error.reason or str(error)
-    return os.strerror(error.errno) if error.errno and error.errno > 0 else one_line(str(error))
+    if error.errno is None or error.errno <= 0:  # several at once, or the resolver's own number
+        return one_line(error.strerror or str(error))
+    return os.strerror(error.errno)
 
 
 def _certificate_words(error: Exception) -> str:

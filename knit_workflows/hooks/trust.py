@@ -41,10 +41,10 @@ class Trust:
             # An authority of the file is trusted even if it is an intermediate.
             context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
             try:
-                context.load_verify_locations(cadata=content.decode("latin-1"))
-            except (ssl.SSLError, ValueError) as cause:
+                context.load_verify_locations(cafile=self._ca_file)
+            except OSError as cause:  # ssl.SSLError among them
                 raise CallFailed(
                     f"the file of authorities {self._ca_file} has no usable certificates "
-                    f"(KNIT_HOOKS__CA_FILE wants PEM): {getattr(cause, 'reason', None) or cause}"
+                    f"(KNIT_HOOKS__CA_FILE wants PEM): {getattr(cause, 'reason', None) or cause.strerror}"
                 ) from cause
         return context
