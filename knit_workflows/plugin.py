@@ -41,6 +41,7 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
 from knit_workflows import names
 from knit_workflows.activities.await_run import StoreAwaitRunActivities
+from knit_workflows.activities.hook_test import CallerHookTestActivities
 from knit_workflows.activities.hooks import StoreHookActivities
 from knit_workflows.activities.housekeeping import StoreHousekeepingActivities
 from knit_workflows.activities.projector import StoreProjectorActivities
@@ -55,6 +56,7 @@ from knit_workflows.domain.ports import Store
 from knit_workflows.hooks.caller import HookCaller
 from knit_workflows.hooks.file import Follower, HooksFile
 from knit_workflows.settings import EngineSettings, HookSettings, QueueSettings
+from knit_workflows.workflows.hook_test import HookTestWorkflow
 from knit_workflows.workflows.housekeeping import (
     GarbageCollectionWorkflow,
     HousekeepingWorkflow,
@@ -71,8 +73,8 @@ WORKFLOWS: Final = (
     TransferWorkflow,
     GarbageCollectionWorkflow,
     HousekeepingWorkflow,
+    HookTestWorkflow,
 )
-INTERACTIVE_WORKFLOWS: Final = (TransferWorkflow,)
 MIN_SHUTDOWN: Final = timedelta(seconds=1)
 WATCH_SLOTS: Final = 2_000
 
@@ -93,6 +95,11 @@ class Role(StrEnum):
 
 
 ALL_ROLES: Final = frozenset(Role)
+WORKFLOWS_BY_ROLE: Final = {
+    Role.INTERACTIVE: (TransferWorkflow,),
+    Role.HOOKS: (HookTestWorkflow,),
+}
+"""For which somebody waits; the role `ENGINE` has them all."""
 
 
 class MisconfiguredWorker(ValueError):
@@ -219,6 +226,7 @@ class Deps:
         housekeeping = StoreHousekeepingActivities(
             self.store.housekeeping, self.backend, transfers, self.engine
         )
+        hook_tests = CallerHookTestActivities(self.caller)
         by_role: dict[Role, list[Callable[..., Any]]] = {
             Role.ENGINE: [
                 projector.drain_outbox,
@@ -245,7 +253,11 @@ class Deps:
                 transfers.open_transfer,
                 transfers.close_transfer,
             ],
-            Role.HOOKS: [hooks.call_before_hooks, hooks.call_after_hooks],
+            Role.HOOKS: [
+                hooks.call_before_hooks,
+                hooks.call_after_hooks,
+                hook_tests.test_hook,
+            ],
         }
         # COMPUTE carries out stops and transfers too: old histories have them on its queue.
         return list(dict.fromkeys(one for role in sorted(roles) for one in by_role[role]))
@@ -312,7 +324,7 @@ class KnitPlugin(SimplePlugin):
     def _workflows(self) -> Sequence[type]:
         if Role.ENGINE in self._roles or self._deps is None:
             return WORKFLOWS
-        return INTERACTIVE_WORKFLOWS if Role.INTERACTIVE in self._roles else ()
+        return [one for role in sorted(self._roles) for one in WORKFLOWS_BY_ROLE.get(role, ())]
 
     def _with_activities(
         self, existing: Sequence[Callable[..., Any]] | None
