@@ -158,6 +158,7 @@ async def follow(path: Path, apply: Apply, refuse: Refuse, *, every: timedelta =
     """Applies the file at once, then whenever its content has changed, for ever.
 
     A bad or missing file is given to `refuse`, once per content; what was applied stays in force.
+    Both are logged.
     Looks at the content, so that it does not matter how the file is replaced, and waits until two
     looks in a row have found the same, so that a file is not applied while it is being written.
     What raises a KnitError is tried again at the next look.
@@ -201,8 +202,10 @@ class Follower:
                 file = await asyncio.to_thread(parse_hooks_file, content, str(self._path))
             except HooksRefused as refused:
                 await self._refuse(str(refused))
+                log.error("hooks file is refused: %s", refused, extra={"action": "hooks_refused"})
             else:
                 await self._apply(file)
+                log.info("hooks file is in force", extra={"action": "hooks_in_force"})
         except KnitError as error:
             if not self._is_failing:
                 log.warning(
