@@ -25,7 +25,11 @@ async def healthz() -> Response:
 
 @router.get("/readyz", response_model=Health, responses=failures(503))
 async def readyz(deps: DepsOf) -> Response:
-    """Respond with 200 when store and Temporal are available."""
+    """Respond with 200 when store and Temporal are available.
+
+    A file of extra APIs that is not in force is named, but is no reason to be unavailable: the last
+    valid one is in force.
+    """
 
     async def store() -> None:
         await (await deps.store.get()).ping()
@@ -45,6 +49,10 @@ async def readyz(deps: DepsOf) -> Response:
             "wait until they answer; the API itself is up",
             headers={"Retry-After": RETRY_AFTER},
         )
+    if deps.extra_apis.file is not None:
+        refusal = deps.extra_apis.refusal
+        told = f"refused, the last valid file is in force: {refusal}"
+        parts["extra_apis"] = told if refusal else "ok"
     return json_response(Health(parts=parts))
 
 
