@@ -66,10 +66,8 @@ class Upstream:
         except TimeoutError as error:
             reason = f"accepted no connection within {timeout:g} s"
             raise UpstreamFailed(endpoint, "connection_timeout", reason, 504) from error
-        except ssl.SSLError as error:
-            reason = f"is not trusted: {error.reason or error}"
-            if isinstance(error, ssl.SSLCertVerificationError):
-                reason = f"is not trusted: {error.verify_message}"
+        except ssl.SSLCertVerificationError as error:
+            reason = f"is not trusted: {error.verify_message}"
             raise UpstreamFailed(endpoint, "tls_certificate_error", reason) from error
         except (OSError, UnicodeError) as error:  # UnicodeError: of a host name, in IDNA
             kind, reason = _unreachable(error)
@@ -139,6 +137,10 @@ def _unreachable(error: OSError | UnicodeError) -> tuple[str, str]:
         return "dns_error", error.strerror or "its name is unknown"
     if isinstance(error, UnicodeError):
         return "dns_error", "its name is not one of a host"
+    if isinstance(error, ssl.SSLError):
+        return "tls_protocol_error", f"TLS fails: {error.reason or error}"
+    if isinstance(error, ConnectionResetError):  # connecting itself never ends so
+        return "tls_protocol_error", "it ends the connection when TLS begins"
     if error.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH):
         return "destination_ip_unroutable", os.strerror(error.errno)
     if error.errno:

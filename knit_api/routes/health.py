@@ -41,18 +41,18 @@ async def readyz(deps: DepsOf) -> Response:
         _probe(store(), deps.timeouts.ping), _probe(engine(), deps.timeouts.ping)
     )
     parts = dict(zip(("store", "engine"), states, strict=True))
-    failing = {name: state for name, state in parts.items() if state != "ok"}
-    if failing:
+    is_failing = any(state != "ok" for state in states)
+    if deps.extra_apis.file is not None:
+        refusal = deps.extra_apis.refusal
+        told = f"the last valid file is in force, this one is refused: {refusal}"
+        parts["extra_apis"] = told if refusal else "ok"
+    if is_failing:
         return error_response(
             503,
-            "; ".join(f"{name}: {state}" for name, state in failing.items()),
+            "; ".join(f"{name}: {state}" for name, state in parts.items() if state != "ok"),
             "wait until they answer; the API itself is up",
             headers={"Retry-After": RETRY_AFTER},
         )
-    if deps.extra_apis.file is not None:
-        refusal = deps.extra_apis.refusal
-        told = f"refused, the last valid file is in force: {refusal}"
-        parts["extra_apis"] = told if refusal else "ok"
     return json_response(Health(parts=parts))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -62,7 +63,11 @@ def sends(*parts: bytes) -> Respond:
 
 @asynccontextmanager
 async def service(
-    respond: Respond, *, early: bool = False, closes: bool = True
+    respond: Respond,
+    *,
+    early: bool = False,
+    closes: bool = True,
+    tls: ssl.SSLContext | None = None,
 ) -> AsyncIterator[Service]:
     """Serves on a free port.
 
@@ -78,7 +83,7 @@ async def service(
         received = Received()
         found.requests.append(received)
         try:
-            with suppress(ConnectionError, asyncio.CancelledError):
+            with suppress(ConnectionError, asyncio.CancelledError, h11.RemoteProtocolError):
                 await _read(reader, received, head_only=early)
                 if received.head:
                     await respond(received, writer)
@@ -91,7 +96,7 @@ async def service(
             writer.close()
             tasks.discard(task)
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=tls)
     found = Service(server.sockets[0].getsockname()[1])
     try:
         yield found
