@@ -194,6 +194,29 @@ class ExtraApisSettings(_Group):
     """The most requests that are forwarded at once; more are refused with 503."""
 
 
+class HookSettings(_Group):
+    """Lifecycle hooks; read by workers with the role `hooks`."""
+
+    file: Path | None = None
+    """The hooks file; followed, so that a change needs no restart. None: there are no hooks."""
+    secrets_file: Path | None = None
+    """File with one secret (`whsec_…`) per line, at most two, with which calls are signed; read for
+    each call. None: calls are not signed."""
+    ca_file: Path | None = None
+    """PEM file of certificate authorities that are trusted besides the system's; read for each
+    call."""
+    timeout: _Span = timedelta(seconds=30)
+    """How long one call may take in all, from resolving the name to the last byte of the
+    answer."""
+    max_answer_bytes: int = Field(default=1 << 20, ge=1)
+    """A call whose answer is longer has failed."""
+    proxies: bool = True
+    """Whether calls go through the proxies that HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY
+    name."""
+    allow_loopback: bool = False
+    """Whether hooks may be on this machine; `knit dev` sets it."""
+
+
 class QueueSettings(_Group):
     """Names of the Temporal task queues; API and workers must agree on them."""
 
@@ -223,6 +246,7 @@ class Settings(BaseSettings):
     engine: EngineSettings = EngineSettings()
     compute: ComputeSettings = ComputeSettings()
     queues: QueueSettings = QueueSettings()
+    hooks: HookSettings = HookSettings()
     extra_apis: ExtraApisSettings = ExtraApisSettings()
     log_format: LogFormat = "auto"
     log_level: LogLevel = "INFO"

@@ -27,12 +27,18 @@ async def healthz() -> Response:
 async def readyz(deps: DepsOf) -> Response:
     """Respond with 200 when store and Temporal are available.
 
-    A file of extra APIs that is not in force is named, but is no reason to be unavailable: the last
-    valid one is in force.
+    A refused file of hooks or extra APIs is told as `hooks` or `extra_apis`, and changes nothing
+    about the status.
     """
+    told: dict[str, str] = {}
+    if deps.extra_apis.refusal:
+        told["extra_apis"] = f"what was in force before stays: {deps.extra_apis.refusal}"
 
     async def store() -> None:
-        await (await deps.store.get()).ping()
+        opened = await deps.store.get()
+        await opened.ping()
+        if problem := await opened.hooks.problem():
+            told["hooks"] = problem
 
     async def engine() -> None:
         await (await deps.transfers.get()).ping()
@@ -41,19 +47,15 @@ async def readyz(deps: DepsOf) -> Response:
         _probe(store(), deps.timeouts.ping), _probe(engine(), deps.timeouts.ping)
     )
     parts = dict(zip(("store", "engine"), states, strict=True))
-    is_failing = any(state != "ok" for state in states)
-    if deps.extra_apis.file is not None:
-        refusal = deps.extra_apis.refusal
-        told = f"the last valid file is in force, this one is refused: {refusal}"
-        parts["extra_apis"] = told if refusal else "ok"
-    if is_failing:
+    failing = {name: state for name, state in parts.items() if state != "ok"}
+    if failing:
         return error_response(
             503,
-            "; ".join(f"{name}: {state}" for name, state in parts.items() if state != "ok"),
+            "; ".join(f"{name}: {state}" for name, state in (failing | told).items()),
             "wait until they answer; the API itself is up",
             headers={"Retry-After": RETRY_AFTER},
         )
-    return json_response(Health(parts=parts))
+    return json_response(Health(parts=parts | told))
 
 
 @router.get("/api/version", response_model=Version)

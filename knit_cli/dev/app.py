@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from contextlib import suppress
+from pathlib import Path
 from typing import Annotated, Final
 
 import typer
@@ -19,9 +20,11 @@ from knit_cli.dev.services import api_root
 from knit_cli.dev.shutdown import leftovers, stop_leftovers, stop_supervisor
 from knit_cli.dev.startup import running_detached, supervise, wait_until_settled
 from knit_cli.dev.view import disk_facts, disk_line, live, snapshot
-from knit_cli.errors import CliError
+from knit_cli.errors import BadInput, CliError
 from knit_cli.invocation import Invocation, find_upward, invocation_of
 from knit_cli.output import say
+from knit_workflows.hooks.document import HooksRefused
+from knit_workflows.hooks.file import read_hooks_file
 
 dev_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
@@ -51,6 +54,12 @@ def up(
     detach: Annotated[
         bool, typer.Option("--detach", "-d", help="Return when it is ready, and leave it running.")
     ] = False,
+    hooks: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE", help="Hooks file: URLs that are told of the transitions of Runs."
+        ),
+    ] = None,
     api_port: Annotated[int | None, typer.Option(help="Port of the API.")] = None,
     temporal_port: Annotated[int | None, typer.Option(help="Port of Temporal.")] = None,
     web_port: Annotated[int | None, typer.Option(help="Port of Temporal's Web UI.")] = None,
@@ -58,22 +67,25 @@ def up(
     """Start the stack and make `knit` use it in this folder; if it runs already, show it."""
     invocation = invocation_of(context)
     folder = DevFolder(invocation.path(state))
+    hooks_file = None if hooks is None else _checked(invocation.path(hooks))
     _mention_stack_above(invocation, folder)
     folder.create()
     ports = {"api": api_port, "temporal": temporal_port, "web_ui": web_port}
     record = wait_until_settled(folder)
     if record is not None:
         say("knit is already running")
+        if hooks_file is not None:
+            say("--hooks counts only when it starts; use it after `knit dev down`")
     else:
         # Here and not in the supervisor, because it may take minutes and the user should see it.
         obtain_prerequisites(quiet=invocation.quiet)
         if detach:
-            record = running_detached(folder, ports)
+            record = running_detached(folder, ports, hooks=hooks_file)
     if record is not None:
         _use_here(invocation, record.ports)
         Console().print(snapshot(record))
         return
-    _supervise_here(invocation, folder, ports)
+    _supervise_here(invocation, folder, ports, hooks_file)
 
 
 @dev_app.command()
@@ -154,8 +166,24 @@ def _mention_stack_above(invocation: Invocation, folder: DevFolder) -> None:
     say(f"another knit runs in a parent folder ({above.root}); this folder gets its own")
 
 
+def _checked(hooks: Path) -> Path:
+    """Gives the path of a hooks file from everywhere; raises BadInput if it is not a valid one."""
+    try:
+        read_hooks_file(hooks)
+    except HooksRefused as cause:
+        raise BadInput(
+            "the hooks file cannot be used",
+            reason=str(cause),
+            advice="correct it; docs/reference/hooks.md describes it",
+        ) from cause
+    return hooks.absolute()
+
+
 def _supervise_here(
-    invocation: Invocation, folder: DevFolder, ports: dict[str, int | None]
+    invocation: Invocation,
+    folder: DevFolder,
+    ports: dict[str, int | None],
+    hooks: Path | None,
 ) -> None:
     console = Console(stderr=True)
 
@@ -163,7 +191,7 @@ def _supervise_here(
         _use_here(invocation, chosen)
 
     if not console.is_terminal:
-        mine = supervise(folder, ports, on_ports=use_ports)
+        mine = supervise(folder, ports, hooks=hooks, on_ports=use_ports)
     else:
         view = Live(console=console, refresh_per_second=4)
         view.start()
@@ -171,6 +199,7 @@ def _supervise_here(
             mine = supervise(
                 folder,
                 ports,
+                hooks=hooks,
                 on_ports=use_ports,
                 on_change=lambda it: view.update(live(it, folder)),
             )

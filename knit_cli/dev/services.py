@@ -49,10 +49,16 @@ class Service:
 
 
 def services(
-    folder: DevFolder, ports: Ports, database: EmbeddedPostgres, migrate: Callable[[], None]
+    folder: DevFolder,
+    ports: Ports,
+    database: EmbeddedPostgres,
+    migrate: Callable[[], None],
+    hooks: Path | None = None,
 ) -> list[Service]:
-    """Gives PostgreSQL, Temporal, workers and API, in start order."""
+    """Gives PostgreSQL, Temporal, workers and API, in start order; `hooks` is the hooks file."""
     environment = _environment(folder, ports, database.address())
+    if hooks is not None:
+        environment["KNIT_HOOKS__FILE"] = str(hooks)
     python = (sys.executable, "-P", "-m")  # -P: never import modules from the working directory
 
     def worker(name: str, roles: str, niceness: int = 0) -> Service:
@@ -127,6 +133,8 @@ def _environment(folder: DevFolder, ports: Ports, database_url: str) -> dict[str
         # One process does everything here, so short activities share the workflows' queue, where
         # Temporal can start them eagerly, without a round trip.
         "KNIT_QUEUES__COMPUTE": "knit",
+        # Here a hook's receiver is usually a program that is being written, on this machine.
+        "KNIT_HOOKS__ALLOW_LOOPBACK": "true",
         "KNIT_LOG_FORMAT": "json",
         "TEMPORAL_CONFIG_FILE": os.devnull,
         "TEMPORAL_ADDRESS": f"{LOOPBACK}:{ports.temporal}",

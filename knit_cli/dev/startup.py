@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from types import FrameType
 from typing import IO, Final
 
@@ -31,6 +32,7 @@ def supervise(
     folder: DevFolder,
     ports: Mapping[str, int | None],
     *,
+    hooks: Path | None = None,
     on_ports: Callable[[Ports], None] = lambda _: None,
     on_change: Callable[[Supervisor], None] = lambda _: None,
 ) -> bool:
@@ -47,7 +49,7 @@ def supervise(
         if not mine:
             return False
         _log_to(folder)
-        supervisor = Supervisor(folder, ports, on_ports=on_ports, on_change=on_change)
+        supervisor = Supervisor(folder, ports, hooks=hooks, on_ports=on_ports, on_change=on_change)
         supervisor.run(until=lambda: bool(stopping))
     return True
 
@@ -67,7 +69,11 @@ def wait_until_settled(folder: DevFolder) -> DevState | None:
 
 
 def running_detached(
-    folder: DevFolder, ports: Mapping[str, int | None], *, timeout: float = SETTLE_TIMEOUT
+    folder: DevFolder,
+    ports: Mapping[str, int | None],
+    *,
+    hooks: Path | None = None,
+    timeout: float = SETTLE_TIMEOUT,
 ) -> DevState:
     """Gives the record of the stack once it is ready; starts a supervisor if there is none.
 
@@ -83,7 +89,7 @@ def running_detached(
                 return record
             if process is None:
                 if not folder.is_held():
-                    process = _spawn(folder, ports, output)
+                    process = _spawn(folder, ports, hooks, output)
             elif process.poll() == ALREADY_RUNNING:
                 process = None  # another start was faster, or the last stack is still stopping
             elif process.returncode is not None:
@@ -95,12 +101,13 @@ def running_detached(
 
 
 def _spawn(
-    folder: DevFolder, ports: Mapping[str, int | None], output: IO[bytes]
+    folder: DevFolder, ports: Mapping[str, int | None], hooks: Path | None, output: IO[bytes]
 ) -> subprocess.Popen[bytes]:
     # -P: the user's folder may contain files named like modules.
     command = [sys.executable, "-P", "-m", "knit_cli.dev", str(folder.root)]
     for name, port in ports.items():
         command += [_FLAGS[name], str(port)] if port else []
+    command += ["--hooks", str(hooks)] if hooks else []
     return subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,

@@ -400,6 +400,12 @@ class HookStore(Protocol):
     async def configure(self, hooks: Hooks) -> bool:
         """Puts these hooks in force; tells whether they differ from those before."""
 
+    async def report(self, problem: str | None) -> None:
+        """Records why the newest hooks file was refused; None: it is in force."""
+
+    async def problem(self) -> str | None:
+        """Gives what was reported last."""
+
     async def begin(self, transition: Transition, phase: HookPhase, url: str) -> int | None:
         """Records that a hook is about to be called; gives the number of this attempt, from 1.
 

@@ -48,6 +48,17 @@ class PostgresHookStore:
         wanted = {"before": list(hooks.before), "after": list(hooks.after)}
         return await self._db.row(_SQL["configure"], wanted) is not None
 
+    async def report(self, problem: str | None) -> None:
+        """See the port."""
+        text = None if problem is None else problem.replace("\0", " ")
+        await self._db.do(_SQL["report"], {"problem": text})
+
+    async def problem(self) -> str | None:
+        """See the port."""
+        row = await self._db.row(_SQL["problem"])
+        problem: str | None = row.problem
+        return problem
+
     async def begin(self, transition: Transition, phase: HookPhase, url: str) -> int | None:
         """See the port."""
         row = await self._db.row(

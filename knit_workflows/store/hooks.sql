@@ -13,6 +13,16 @@ UPDATE hooks
  WHERE (before_urls, after_urls) IS DISTINCT FROM (%(before)s::text[], %(after)s::text[])
 RETURNING true AS changed
 
+-- name: report
+
+-- Records why the newest hooks file was refused; NULL: it was not.
+UPDATE hooks SET problem = %(problem)s::text WHERE problem IS DISTINCT FROM %(problem)s::text
+
+-- name: problem
+
+-- Why the newest hooks file was refused.
+SELECT problem FROM hooks
+
 -- name: begin
 
 -- Records that a hook is about to be called. A Before hook may be called again, unless it was

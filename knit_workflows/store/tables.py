@@ -323,7 +323,10 @@ class RunEvent(_Table, table=True):
 
 
 class Hooks(_Table, table=True):
-    """The hooks in force, in its single row: URLs in the order in which they are called."""
+    """The hooks in force, in its single row: URLs in the order in which they are called.
+
+    `problem` says why the newest hooks file was refused; NULL: it is in force.
+    """
 
     __tablename__ = "hooks"
     __table_args__ = (CheckConstraint("singleton", name="ck_hooks_singleton"),)
@@ -334,6 +337,7 @@ class Hooks(_Table, table=True):
     before_urls: list[str] = _texts()
     after_urls: list[str] = _texts()
     changed_at: datetime = _instant()
+    problem: str | None = _text(nullable=True)
 
 
 class HookDelivery(_Table, table=True):

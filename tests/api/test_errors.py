@@ -160,6 +160,17 @@ async def test_the_api_starts_without_its_parts_and_recovers_by_itself(
     await deps.aclose()
 
 
+async def test_a_refused_hooks_file_is_told_by_an_api_that_stays_ready(
+    client: httpx.AsyncClient, store: MemoryStore
+):
+    await store.hooks.report("hooks.yaml, line 3: no host")
+    ready = await client.get("http://x/readyz")
+    parts = {"store": "ok", "engine": "ok", "hooks": "hooks.yaml, line 3: no host"}
+    assert (ready.status_code, ready.json()) == (200, {"parts": parts})
+    await store.hooks.report(None)
+    assert "hooks" not in (await client.get("http://x/readyz")).json()["parts"]
+
+
 async def test_a_part_is_connected_once_however_many_wait(store: MemoryStore):
     attempts = 0
 

@@ -434,7 +434,8 @@ async def test_readyz_tells_of_a_file_that_was_refused(
     found = ExtraApis(ExtraApisSettings(config=file))
     object.__setattr__(deps, "extra_apis", found)
     ready = await client.get("http://x/readyz")
-    assert (ready.status_code, ready.json()["parts"]["extra_apis"]) == (200, "ok")
+    assert ready.status_code == 200
+    assert "extra_apis" not in ready.json()["parts"]
     file.write_text("endpoints: 1")
     await found.refresh(file)
     ready = await client.get("http://x/readyz")

@@ -40,6 +40,12 @@ class MemoryHooks(Part):
         before, self.rows.hooks = self.rows.hooks, hooks
         return before != hooks
 
+    async def report(self, problem: str | None) -> None:
+        self.rows.hooks_problem = problem
+
+    async def problem(self) -> str | None:
+        return self.rows.hooks_problem
+
     async def begin(self, transition: Transition, phase: HookPhase, url: str) -> int | None:
         rows = self.rows
         run = rows.runs.get(transition.run_id)

@@ -79,6 +79,7 @@ class Memory:
         """Every user tag that was ever used."""
         self.transfers: dict[str, TransferRecord] = {}
         self.hooks = Hooks()
+        self.hooks_problem: str | None = None
         self.deliveries: dict[str, HookDelivery] = {}
         self.broken: Exception | None = None
         self.asked: list[object] = []

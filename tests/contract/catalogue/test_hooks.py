@@ -58,6 +58,18 @@ async def test_configured_hooks_keep_their_order(store: AnyStore) -> None:
     assert await store.hooks.hooks() == Hooks()
 
 
+async def test_why_the_hooks_file_was_refused_is_known_until_it_is_not(store: AnyStore) -> None:
+    assert await store.hooks.problem() is None
+    await store.hooks.configure(Hooks(before=(URL,)))
+    await store.hooks.report("hooks.yaml, line 3: no URL")
+    assert await store.hooks.problem() == "hooks.yaml, line 3: no URL"
+    assert await store.hooks.hooks() == Hooks(before=(URL,))
+    await store.hooks.report("hooks.yaml is gone")
+    assert await store.hooks.problem() == "hooks.yaml is gone"
+    await store.hooks.report(None)
+    assert await store.hooks.problem() is None
+
+
 async def test_a_before_hook_is_called_until_it_agrees(store: AnyStore) -> None:
     step = await transition(store)
     assert await store.hooks.begin(step, HookPhase.BEFORE, URL) == 1

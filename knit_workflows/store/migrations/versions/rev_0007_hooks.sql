@@ -13,6 +13,7 @@ CREATE TABLE hooks (
     before_urls TEXT[] NOT NULL DEFAULT '{}',
     after_urls TEXT[] NOT NULL DEFAULT '{}',
     changed_at TIMESTAMPTZ(3) NOT NULL,
+    problem TEXT,
     CONSTRAINT pk_hooks PRIMARY KEY (singleton),
     CONSTRAINT ck_hooks_singleton CHECK (singleton)
 );

@@ -1,0 +1,105 @@
+"""What an answer means.
+
+A 2xx agrees. If it says that it is `application/json` (with or without parameters), its body has to
+be a JSON object, `null`, or empty; any other body is not looked at. Everything else has failed, 3xx
+too: redirects are never followed.
+"""
+
+from __future__ import annotations
+
+import http
+import json
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+from knit_workflows.hooks.failures import CallFailed, one_line
+
+MAX_VALUE_BYTES: Final = (128 << 10) - 1
+"""Linux starts no program with a longer `NAME=VALUE` in its environment."""
+_NAME: Final = re.compile(r"(?!\.\.?$|\.\.)[-._a-zA-Z][-._a-zA-Z0-9]*", re.ASCII)
+"""Names of environment variables that every Kubernetes accepts."""
+
+
+def is_json(content_type: str) -> bool:
+    """Says whether a `Content-Type` is that of JSON; its parameters and case do not matter."""
+    return content_type.partition(";")[0].strip().lower() == "application/json"
+
+
+def refusal(status: int, location: str | None, beginning: str) -> str:
+    """Explains an answer that is no 2xx; `beginning` is that of its body."""
+    told = f"answered {phrase(status)}"
+    if 300 <= status < 400:
+        where = f" to {one_line(location)}" if location else ""
+        return f"{told}{where}: redirects are never followed; put the hook's own URL into the file"
+    return f"{told}: {beginning}" if beginning else told
+
+
+def phrase(status: int) -> str:
+    """Gives a status with its standard phrase."""
+    try:
+        return f"{status} {http.HTTPStatus(status).phrase}"
+    except ValueError:
+        return str(status)
+
+
+def environment_of(body: bytes, *, wanted: bool) -> dict[str, str]:
+    """Gives the environment that a hook asks for: `knitfabExtension.env` of a JSON body.
+
+    Nothing of it is looked at unless it is `wanted`, but a body has to be JSON.
+
+    Raises:
+        CallFailed: the body is not such JSON, or has a name or value that no container could have.
+    """
+    document = _document(body)
+    if not wanted:
+        return {}
+    extension = _mapping(document.get("knitfabExtension"), "knitfabExtension")
+    asked = _mapping(extension.get("env"), "knitfabExtension.env")
+    for name, value in asked.items():
+        if fault := _variable_fault(name, value):
+            raise CallFailed(f"its answer cannot be used: {fault}")
+    return dict(asked)
+
+
+def _document(body: bytes) -> Mapping[str, Any]:
+    """Parses a body; empty and null count as `{}`."""
+    if not body.strip():
+        return {}
+    try:
+        document = json.loads(body)
+    except (ValueError, RecursionError) as cause:
+        words = "too deep" if isinstance(cause, RecursionError) else one_line(str(cause))
+        raise CallFailed(
+            f"its answer says that it is application/json, but is not JSON: {words}"
+        ) from cause
+    return _mapping(document, "the JSON")
+
+
+def _mapping(value: Any, place: str) -> Mapping[str, Any]:
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise CallFailed(f"its answer cannot be used: {place} is not an object")
+    return value
+
+
+def _variable_fault(name: str, value: object) -> str | None:
+    shown = one_line(name)[:80]
+    place = f"knitfabExtension.env has {shown!r}"
+    if not _NAME.fullmatch(name):
+        return (
+            f"{place}, which is no name of an environment variable: use letters, digits, `-`, `_` "
+            "and `.`, and no digit first"
+        )
+    if not isinstance(value, str):
+        return f"{place} with a value that is not a string; put it into quotes"
+    if "\0" in value:
+        return f"{place} with a NUL character in its value"
+    try:
+        size = len(f"{name}={value}".encode())
+    except UnicodeEncodeError:
+        return f"{place} with half a surrogate pair in its value"
+    if size > MAX_VALUE_BYTES:
+        return f"{place} with {size} bytes, more than the {MAX_VALUE_BYTES} a program can be given"
+    return None
