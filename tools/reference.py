@@ -24,6 +24,7 @@ from reference_words import (
     COMMAND_LINE,
     ENDPOINTS,
     EXITS,
+    HOOKS_FILE,
     OTHER_VARIABLES,
     PLAN_FILE,
     PLAN_KEYS,
@@ -42,7 +43,9 @@ from knit_cli.shell.lazy import load
 from knit_workflows.domain import runs
 from knit_workflows.domain.plans.rules import DEFAULT_RESOURCES, MAX_MOUNTPOINTS
 from knit_workflows.domain.tags import MAX_KEY_CHARS, MAX_VALUE_CHARS
-from knit_workflows.settings import Settings
+from knit_workflows.hooks.file import KEYS as HOOKS_KEYS
+from knit_workflows.hooks.urls import MAX_URL_CHARS
+from knit_workflows.settings import HookSettings, Settings
 from knit_workflows.wire.plans import PlanSpec
 
 Json: TypeAlias = dict[str, Any]
@@ -265,6 +268,28 @@ def plan_schema_page() -> str:
     return plan_schema_text() + "\n"
 
 
+# --- the hooks file ---
+
+
+def hooks_page() -> str:
+    """Gives the keys of a hooks file, and the settings of the worker that reads it."""
+    rows = [(f"`{key}`", words) for key, words in HOOKS_KEYS.items() if words]
+    settings = [
+        (f"`{name}`", _default(default), words)
+        for name, default, words in _leaves("KNIT_HOOKS__", HookSettings)
+    ]
+    return _page(
+        [
+            NOTE,
+            HOOKS_FILE.format(
+                table=_table(("key", ""), rows),
+                settings=_table(("variable", "default", ""), settings),
+                url=f"{MAX_URL_CHARS:,}",
+            ),
+        ]
+    )
+
+
 # --- the API ---
 
 
@@ -350,6 +375,7 @@ PAGES: Final[Mapping[str, Callable[[], str]]] = {
     "settings.md": settings_page,
     "plan-file.md": plan_page,
     "plan.schema.json": plan_schema_page,
+    "hooks.md": hooks_page,
     "api.md": api_page,
     "statuses.md": statuses_page,
 }

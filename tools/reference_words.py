@@ -252,3 +252,38 @@ EXITS: Final = """\
 | 254 | {} | the run pod vanished |
 | 255 | `(pod NAME) [REASON] …` | the run pod could not be started |
 """
+
+HOOKS_FILE: Final = """\
+# Hooks file
+
+YAML, as Knitfab's `hooks.yaml`; [how to use it](../how-to/hooks.md). An empty file means no hooks.
+A file with anything that is not described here is refused as a whole, with the line.
+
+```yaml
+lifecycle-hooks:
+  before:
+    - https://gate.example.com/runs
+  after:
+    - https://chat.example.com/runs
+    - http://dashboard.tools.svc.cluster.local:8080/runs?team=vision
+format: json
+allow:
+  - 169.254.20.0/24
+  - metadata.example.com
+```
+
+{table}
+
+A URL is `http` or `https` with a host, of at most {url} characters, each of which may stand in a
+URL as it is: others are written percent-encoded, host names as ASCII (`xn--…`). It has no user or
+password, no fragment, and stands in a list once.
+
+An entry of `allow` may not be this machine: whether hooks may be there is a setting.
+
+## Settings
+
+Environment variables of the workers with the role `hooks`.
+
+{settings}
+"""
+"""`table` and `settings` are generated, `url` is a limit."""

@@ -33,7 +33,9 @@ def reference() -> object:
     return reference
 
 
-@pytest.mark.parametrize("name", ["cli.md", "settings.md", "plan-file.md", "api.md", "statuses.md"])
+@pytest.mark.parametrize(
+    "name", ["cli.md", "settings.md", "plan-file.md", "hooks.md", "api.md", "statuses.md"]
+)
 def test_a_reference_page_is_what_the_code_gives(reference, name: str) -> None:
     committed = (ROOT / "docs" / "reference" / name).read_text(encoding="utf-8")
     assert committed == reference.PAGES[name](), f"{name} is stale: run `make docs`"
