@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import posixpath
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -17,6 +18,18 @@ MAX_BYTES: Final = 1 << 20
 _MAX_FAULTS: Final = 10
 _KEYS: Final = ("path", "proxy_to")
 _SHAPE: Final = "the file has the key endpoints, a list of {path: /NAME, proxy_to: http://HOST/…}"
+
+
+class _Loader(yaml.SafeLoader):
+    """The safe loader; a key that is there twice is an error, where YAML takes the last one."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Gives the mapping; raises ConstructorError."""
+        counts = Counter(str(key.value) for key, _ in node.value)
+        if twice := [key for key, count in counts.items() if count > 1]:
+            reason = f"the key {twice[0]} is there twice"
+            raise yaml.constructor.ConstructorError(None, None, reason, node.start_mark)
+        return super().construct_mapping(node, deep)
 
 
 class ExtraApisRefused(Exception):
@@ -32,7 +45,7 @@ def parse_extra_apis(content: bytes) -> Endpoints:
     if len(content) > MAX_BYTES:
         raise ExtraApisRefused(f"it is larger than {MAX_BYTES >> 20} MiB: is it the right file?")
     try:
-        document = yaml.safe_load(content.decode("utf-8-sig"))
+        document = yaml.load(content.decode("utf-8-sig"), _Loader)  # noqa: S506  a SafeLoader
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
         raise ExtraApisRefused(
             f"it is not YAML in UTF-8: {' '.join(str(error).split())}"

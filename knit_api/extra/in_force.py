@@ -34,6 +34,7 @@ class ExtraApis:
         """Why the file as it is now is not in force; None: it is."""
         self._settings = settings
         self._seen: bytes | None = None
+        self._changed: bytes | None = None
         self._busy = 0
         self._tls: ssl.SSLContext | None = None
 
@@ -57,7 +58,10 @@ class ExtraApis:
             await self.refresh(self.file)
 
     async def refresh(self, file: Path) -> None:
-        """Looks once; a refusal is logged once per content, and what was in force stays."""
+        """Looks once; what was in force stays if the file is refused, which is logged once.
+
+        A change counts when two looks have found the same: the file may just be being written.
+        """
         try:
             content = await asyncio.to_thread(_content, file)
         except ExtraApisRefused as refused:
@@ -65,6 +69,9 @@ class ExtraApis:
             self._refuse(refused)
             return
         if content == self._seen:
+            return
+        if content != self._changed:
+            self._changed = content
             return
         self._seen = content
         try:

@@ -308,6 +308,23 @@ def test_a_reader_that_leaves_early_is_no_trouble(tmp_path):
     assert ended.stderr == b""
 
 
+def test_starting_is_quick():
+    """A command loads nothing enormous: no server, no database, no Temporal, no cluster."""
+    script = (
+        "import sys\n"
+        "from knit_cli.main import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "print({name.partition('.')[0] for name in sys.modules}, file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, "--help"], check=True, capture_output=True, text=True
+    )
+    enormous = {"fastapi", "kubernetes", "psycopg", "sqlalchemy", "sqlmodel", "temporalio"}
+    assert "knit_cli" in done.stderr
+    assert not {name for name in enormous if f"'{name}'" in done.stderr}
+
+
 # ------------------------------------------------------------ what stands between
 
 
