@@ -16,6 +16,7 @@ from uuid import UUID
 import httpx
 from fastapi import Depends, Request
 
+from knit_api.extra.in_force import ExtraApis
 from knit_api.server.streams import Threads, drain_background
 from knit_api.watchdog import wait_or_abandon
 from knit_workflows.client import TransferHandle
@@ -25,6 +26,7 @@ from knit_workflows.domain.errors import KnitError, Unavailable
 from knit_workflows.domain.hooks import HookPhase
 from knit_workflows.domain.ids import KnitId, RunId
 from knit_workflows.domain.ports import ApiStore
+from knit_workflows.settings import ExtraApisSettings
 
 log = logging.getLogger(__name__)
 
@@ -165,6 +167,7 @@ class Deps:
     timeouts: Timeouts = Timeouts()
     close_store: Callable[[], Awaitable[None]] | None = None
     threads: Threads = field(default_factory=Threads.start)
+    extra_apis: ExtraApis = field(default_factory=lambda: ExtraApis(ExtraApisSettings()))
     agents: httpx.AsyncClient = field(default_factory=agent_client)
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     """Set on shutdown; endless responses (followed logs) watch it and finish."""

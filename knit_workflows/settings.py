@@ -179,6 +179,21 @@ class ComputeSettings(_Group):
     kubernetes: KubernetesSettings = KubernetesSettings()
 
 
+class ExtraApisSettings(_Group):
+    """Paths of the API that other services serve; read by the API."""
+
+    config: Path | None = None
+    """File that lists them; `--extra-apis-config` takes precedence. It is read again when it
+    changes. Not set: there are none."""
+    connect_timeout: _Span = timedelta(seconds=5)
+    """How long a service may take to accept a connection."""
+    idle_timeout: _Span = timedelta(minutes=5)
+    """A request ends when nothing has moved for this long: a service that does not respond, a
+    client that sends or takes nothing."""
+    max_requests: int = Field(default=256, ge=1)
+    """The most requests that are forwarded at once; more are refused with 503."""
+
+
 class HookSettings(_Group):
     """Lifecycle hooks; read by workers with the role `hooks`."""
 
@@ -234,6 +249,7 @@ class Settings(BaseSettings):
     compute: ComputeSettings = ComputeSettings()
     queues: QueueSettings = QueueSettings()
     hooks: HookSettings = HookSettings()
+    extra_apis: ExtraApisSettings = ExtraApisSettings()
     log_format: LogFormat = "auto"
     log_level: LogLevel = "INFO"
 
