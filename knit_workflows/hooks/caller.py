@@ -125,7 +125,10 @@ class HookCaller:
         limit = self._settings.max_answer_bytes
         body = await _read(response, limit + 1)
         if len(body) > limit:
-            raise CallFailed(f"answered {phrase(status)} with more than {limit} bytes")
+            raise CallFailed(
+                f"answered {phrase(status)} with more than {limit} bytes; let it answer less, or "
+                "raise KNIT_HOOKS__MAX_ANSWER_BYTES"
+            )
         environment: Mapping[str, str] = {}
         if is_json(response.headers.get("Content-Type", "")):
             if response.headers.get("Content-Encoding", "identity").lower() != "identity":
@@ -174,9 +177,14 @@ class HookCaller:
 
     def _late(self, course: _Course) -> str:
         within = f"within {self._settings.timeout.total_seconds():g} s"
-        if course.status is not None:
-            return f"answered {phrase(course.status)}, but the answer was not complete {within}"
-        return f"no answer {within}" if course.is_connected else f"no connection {within}"
+        if not course.is_connected:
+            return f"no connection {within}; is the receiver running, and can it be reached?"
+        advice = "let it answer first and work later, or raise KNIT_HOOKS__TIMEOUT"
+        if course.status is None:
+            return f"no answer {within}; {advice}"
+        return (
+            f"answered {phrase(course.status)}, but the answer was not complete {within}; {advice}"
+        )
 
 
 def _session(resolver: Resolver) -> aiohttp.ClientSession:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import ssl
 from pathlib import Path
+from typing import Final
 
 import aiohttp
 
 from knit_workflows.hooks.addresses import AddressRefused
+
+_SEE_RECEIVER: Final = "see the receiver's log"
 
 
 class CallFailed(Exception):
@@ -36,25 +39,28 @@ def explanation(error: Exception, proxy: str | None) -> str:
         case aiohttp.ClientConnectorDNSError():
             if isinstance(error.os_error, AddressRefused):
                 return str(error.os_error)
-            return f"the name {error.host} cannot be resolved: {_os_words(error.os_error)}"
+            return (
+                f"the name {error.host} cannot be resolved: {_os_words(error.os_error)}; check the "
+                "host in the hooks file, from where the hooks worker runs"
+            )
         case aiohttp.ClientConnectorCertificateError():
             return _certificate_words(error.certificate_error)
         case aiohttp.ClientSSLError():
             return f"TLS cannot be agreed on: {_os_words(error.os_error)}; is it really https?"
         case aiohttp.ClientConnectorError():
-            return f"no connection: {_os_words(error.os_error)}"
+            return f"no connection: {_os_words(error.os_error)}; is the receiver running there?"
         case aiohttp.ServerDisconnectedError():
-            return "the connection was closed before an answer"
+            return f"the connection was closed before an answer; {_SEE_RECEIVER}"
         case aiohttp.ClientPayloadError():
-            return "the connection was closed before the answer was complete"
+            return f"the connection was closed before the answer was complete; {_SEE_RECEIVER}"
         case aiohttp.ClientResponseError():
-            return f"the answer is not HTTP: {one_line(error.message)}"
+            return f"the answer is not HTTP: {one_line(error.message)}; check the URL's port"
         case aiohttp.InvalidURL():
             return f"the URL cannot be called: {error}"
         case AddressRefused():
             return str(error)
         case OSError():
-            return f"the connection broke: {_os_words(error)}"
+            return f"the connection broke: {_os_words(error)}; {_SEE_RECEIVER}"
     return f"the call failed: {one_line(str(error)) or type(error).__name__}"
 
 
