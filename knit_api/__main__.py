@@ -11,6 +11,7 @@ import gc
 import logging
 import socket
 from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
 from types import FrameType
 from typing import Final
 
@@ -18,7 +19,9 @@ import uvicorn
 
 from knit_api.app import create_app
 from knit_api.auth import BindRefused, check_bind, is_loopback
-from knit_api.deps import Deps, Lazy, TransferClient
+from knit_api.deps import Deps, EngineClient, Lazy
+from knit_api.extra.config_file import ExtraApisRefused
+from knit_api.extra.in_force import ExtraApis
 from knit_api.server.sockets import DetachableProtocol
 from knit_api.watchdog import watched
 from knit_workflows import log as logs
@@ -59,15 +62,16 @@ def deps_from(settings: Settings) -> Deps:
         lease=settings.engine.transfer_lease,
         new_runs=settings.engine.new_runs_limit,
         disk=settings.store.folder,
+        extra_apis=ExtraApis(settings.extra_apis),
         close_store=close_store,
     )
 
 
-def _transfers(settings: Settings) -> Callable[[], Awaitable[TransferClient]]:
+def _transfers(settings: Settings) -> Callable[[], Awaitable[EngineClient]]:
     # Read at once, so that an unreadable configuration is reported at the start.
     config = client_config()
 
-    async def connect_transfers() -> TransferClient:
+    async def connect_transfers() -> EngineClient:
         return KnitClient(
             await connect(config),
             lease=settings.engine.transfer_lease,
@@ -110,6 +114,14 @@ def _port(text: str) -> int:
     return port
 
 
+def _settings(extra_apis: Path | None) -> Settings:
+    settings = read_settings()
+    if extra_apis is None:
+        return settings
+    extra = settings.extra_apis.model_copy(update={"config": extra_apis})
+    return settings.model_copy(update={"extra_apis": extra})
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parses the command line and serves until SIGTERM or SIGINT."""
     parser = argparse.ArgumentParser(
@@ -122,12 +134,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
         action="store_true",
         help="allow a --host that others can reach, although knit has no authentication yet",
     )
+    parser.add_argument(
+        "--extra-apis-config",
+        type=Path,
+        metavar="FILE",
+        help="lists paths that other services serve (default: KNIT_EXTRA_APIS__CONFIG)",
+    )
     options = parser.parse_args(arguments)
     try:
         check_bind(options.host, insecure=options.insecure_bind)
-        settings = read_settings()
+        settings = _settings(options.extra_apis_config)
         deps = deps_from(settings)
-    except (BindRefused, SettingsRefused) as refused:
+        deps.extra_apis.load()
+    except (BindRefused, SettingsRefused, ExtraApisRefused) as refused:
         parser.error(str(refused))
     logs.set_up(settings.log_format, settings.log_level)
     set_up_telemetry(settings.log_format)

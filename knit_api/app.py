@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import PackageNotFoundError, version
@@ -15,7 +16,8 @@ from knit_api.auth import LoopbackHostMiddleware
 from knit_api.deps import Deps
 from knit_api.error_responses import ErrorMiddleware, on_http_exception, on_validation_error
 from knit_api.openapi import document
-from knit_api.routes import completions, data, docs, health, lineage, plans, runs
+from knit_api.routes import completions, data, docs, health, hooks, lineage, plans, runs
+from knit_api.server.streams import cancel_and_wait
 
 
 def create_app(deps: Deps, *, loopback_names_only: bool = False) -> FastAPI:
@@ -23,9 +25,11 @@ def create_app(deps: Deps, *, loopback_names_only: bool = False) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        following = asyncio.ensure_future(deps.extra_apis.follow())
         try:
             yield
         finally:
+            await cancel_and_wait(following)
             await deps.aclose()
 
     app = FastAPI(
@@ -44,14 +48,32 @@ def create_app(deps: Deps, *, loopback_names_only: bool = False) -> FastAPI:
         },
     )
     app.state.deps = deps
-    for routes in (health, data, lineage, plans, runs, completions, docs):
+    for routes in (health, data, lineage, plans, runs, hooks, completions, docs):
         app.include_router(routes.router)
     document.install(app)
     app.add_middleware(TrailingSlashMiddleware)
+    app.add_middleware(ExtraApiMiddleware)
     if loopback_names_only:
         app.add_middleware(LoopbackHostMiddleware)
     app.add_middleware(ErrorMiddleware)
     return app
+
+
+class ExtraApiMiddleware:
+    """Forwards what belongs to an extra API, with its path as it was sent."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serves one request."""
+        if scope["type"] == "http":
+            deps: Deps = scope["app"].state.deps
+            match = deps.extra_apis.endpoints.find(scope["raw_path"].decode("latin-1"))
+            if match is not None:
+                await deps.extra_apis.forward(match, scope, receive, send, deps.stopping)
+                return
+        await self._app(scope, receive, send)
 
 
 class TrailingSlashMiddleware:

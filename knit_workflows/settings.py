@@ -179,6 +179,21 @@ class ComputeSettings(_Group):
     kubernetes: KubernetesSettings = KubernetesSettings()
 
 
+class ExtraApisSettings(_Group):
+    """Paths of the API that other services serve; read by the API."""
+
+    config: Path | None = None
+    """File that lists them; `--extra-apis-config` takes precedence. It is read again when it
+    changes. Not set: there are none."""
+    connect_timeout: _Span = timedelta(seconds=5)
+    """How long a service may take to accept a connection."""
+    idle_timeout: _Span = timedelta(minutes=5)
+    """A request ends when nothing has moved for this long: a service that does not respond, a
+    client that sends or takes nothing."""
+    max_requests: int = Field(default=256, ge=1)
+    """The most requests that are forwarded at once; more are refused with 503."""
+
+
 class HookSettings(_Group):
     """Lifecycle hooks; read by workers with the role `hooks`."""
 
@@ -213,11 +228,13 @@ class QueueSettings(_Group):
     """Watches: many and long-running, so they have slots of their own."""
     interactive: str = names.INTERACTIVE_QUEUE
     """Transfers and stops, which somebody waits for: they must not queue behind Runs."""
+    hooks: str = names.HOOKS_QUEUE
+    """Calls of lifecycle hooks, which may take long: only their Runs must wait for them."""
 
     @classmethod
     def single(cls, name: str) -> QueueSettings:
         """Gives one queue for everything, served by one Worker."""
-        return cls(engine=name, compute=name, watch=name, interactive=name)
+        return cls(engine=name, compute=name, watch=name, interactive=name, hooks=name)
 
 
 class Settings(BaseSettings):
@@ -232,6 +249,7 @@ class Settings(BaseSettings):
     compute: ComputeSettings = ComputeSettings()
     queues: QueueSettings = QueueSettings()
     hooks: HookSettings = HookSettings()
+    extra_apis: ExtraApisSettings = ExtraApisSettings()
     log_format: LogFormat = "auto"
     log_level: LogLevel = "INFO"
 

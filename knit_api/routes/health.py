@@ -27,9 +27,12 @@ async def healthz() -> Response:
 async def readyz(deps: DepsOf) -> Response:
     """Respond with 200 when store and Temporal are available.
 
-    A refused hooks file is told as `hooks`, and changes nothing about the status.
+    A refused file of hooks or extra APIs is told as `hooks` or `extra_apis`, and changes nothing
+    about the status.
     """
     told: dict[str, str] = {}
+    if deps.extra_apis.refusal:
+        told["extra_apis"] = f"what was in force before stays: {deps.extra_apis.refusal}"
 
     async def store() -> None:
         opened = await deps.store.get()
@@ -48,7 +51,7 @@ async def readyz(deps: DepsOf) -> Response:
     if failing:
         return error_response(
             503,
-            "; ".join(f"{name}: {state}" for name, state in failing.items()),
+            "; ".join(f"{name}: {state}" for name, state in (failing | told).items()),
             "wait until they answer; the API itself is up",
             headers={"Retry-After": RETRY_AFTER},
         )

@@ -98,7 +98,7 @@ def detached_body(scope: Scope, timeout: float) -> Iterator[DetachedBody | None]
     None: the app is to receive it. A body that is not read to its end ends the connection, some
     time after the response.
     """
-    protocol = _protocol_of(scope)
+    protocol = protocol_of(scope)
     connection = protocol.detach_body() if protocol else None
     if protocol is None or connection is None:
         yield None
@@ -118,7 +118,7 @@ async def detached_response(scope: Scope, timeout: float) -> AsyncIterator[socke
 
     None: the app is to send the body. The app sends the end (an empty body), if all went well.
     """
-    protocol = _protocol_of(scope)
+    protocol = protocol_of(scope)
     connection = await protocol.detach_response() if protocol and can_detach(scope) else None
     if connection is None:
         yield None
@@ -130,11 +130,20 @@ async def detached_response(scope: Scope, timeout: float) -> AsyncIterator[socke
 
 def can_detach(scope: Scope) -> bool:
     """Says whether `detached_response` can detach the response of this request."""
-    protocol = _protocol_of(scope)
+    protocol = protocol_of(scope)
     return protocol is not None and protocol.is_plain and EXTENSION in scope["extensions"]
 
 
-def _protocol_of(scope: Scope) -> DetachableProtocol | None:
+def peer_of(scope: Scope) -> str:
+    """Gives the address at the other end of the connection: of the client, or the last proxy."""
+    # The scope's client is what a proxy on this machine says that it is.
+    protocol = protocol_of(scope)
+    address, *_ = (protocol.client if protocol else None) or scope.get("client") or ("unknown",)
+    return str(address)
+
+
+def protocol_of(scope: Scope) -> DetachableProtocol | None:
+    """Gives the server's side of the connection; None where there is no server, as in tests."""
     protocol: DetachableProtocol | None = scope.get("extensions", {}).get(PROTOCOL_EXTENSION)
     return protocol
 
@@ -197,6 +206,10 @@ class DetachableProtocol(TrailersProtocol):
         """Goes on to the next request; what nobody read of this one is read and discarded."""
         super().on_response_complete()
         self._release()
+
+    def _should_upgrade(self) -> bool:
+        """Leaves every upgrade to the app; uvicorn would log that it knows none."""
+        return False
 
     # --- for threads ----------------------------------------------------------------------------
 

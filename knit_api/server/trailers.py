@@ -51,9 +51,11 @@ class TrailerConnection(h11.Connection):
             self.response_trailers = []
         elif isinstance(event, h11.EndOfMessage):
             # The dictionary is filled, not replaced: the app may hold it since the request began.
-            self.request_trailers.update(
-                (name.decode("latin-1"), value.decode("latin-1")) for name, value in event.headers
-            )
+            for name, value in (
+                (n.decode("latin-1"), v.decode("latin-1")) for n, v in event.headers
+            ):
+                before = self.request_trailers.get(name)
+                self.request_trailers[name] = value if before is None else f"{before}, {value}"
         return event
 
     def send(self, event: Any) -> Any:
@@ -87,7 +89,9 @@ class TrailersProtocol(H11Protocol):
             extensions[EXTENSION] = {}
         scope["extensions"] = {**scope.get("extensions", {}), **extensions}
         try:
-            await self._inner(scope, receive, _with_trailers(send, connection))
+            await self._inner(
+                scope, receive, _without_defaults(_with_trailers(send, connection), cycle)
+            )
         except ResponseAborted:
             self._abort(cycle)
 
@@ -131,6 +135,17 @@ class TrailersProtocol(H11Protocol):
             self.cycle is cycle and self.conn.their_state is h11.SEND_BODY
         ):
             self.transport.abort()
+
+
+def _without_defaults(send: Send, cycle: RequestResponseCycle) -> Send:
+    """Leaves out the server's `Date` where the response has one, that of a service behind us."""
+
+    async def sending(message: Message) -> None:
+        own = {name for name, _ in message.get("headers", ())}
+        cycle.default_headers = [one for one in cycle.default_headers if one[0] not in own]
+        await send(message)
+
+    return sending
 
 
 def _with_trailers(send: Send, connection: TrailerConnection) -> Send:

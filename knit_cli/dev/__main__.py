@@ -24,12 +24,10 @@ def main() -> int:
     parser.add_argument("state", type=Path)
     for name in ("--api-port", "--temporal-port", "--web-port"):
         parser.add_argument(name, type=int)
-    parser.add_argument("--hooks", type=Path)
     given = parser.parse_args()
     ports = {"api": given.api_port, "temporal": given.temporal_port, "web_ui": given.web_port}
     try:
-        mine = supervise(DevFolder(given.state), ports, hooks=given.hooks)
-        return 0 if mine else ALREADY_RUNNING
+        return 0 if supervise(DevFolder(given.state), ports) else ALREADY_RUNNING
     except CliError as error:
         message = {"summary": error.summary, "reason": error.reason, "advice": error.advice}
         sys.stderr.write(f"\n{json.dumps(message)}\n")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Final
@@ -23,6 +24,7 @@ from knit_cli.dev.view import disk_facts, disk_line, live, snapshot
 from knit_cli.errors import BadInput, CliError
 from knit_cli.invocation import Invocation, find_upward, invocation_of
 from knit_cli.output import say
+from knit_workflows.domain.os_errors import advice_for, reason_of
 from knit_workflows.hooks.document import HooksRefused
 from knit_workflows.hooks.file import read_hooks_file
 
@@ -60,6 +62,10 @@ def up(
             metavar="FILE", help="Hooks file: URLs that are told of the transitions of Runs."
         ),
     ] = None,
+    extra_apis: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Lists paths of the API that other services serve."),
+    ] = None,
     api_port: Annotated[int | None, typer.Option(help="Port of the API.")] = None,
     temporal_port: Annotated[int | None, typer.Option(help="Port of Temporal.")] = None,
     web_port: Annotated[int | None, typer.Option(help="Port of Temporal's Web UI.")] = None,
@@ -67,25 +73,29 @@ def up(
     """Start the stack and make `knit` use it in this folder; if it runs already, show it."""
     invocation = invocation_of(context)
     folder = DevFolder(invocation.path(state))
-    hooks_file = None if hooks is None else _checked(invocation.path(hooks))
+    settings: dict[str, str] = {}
+    if hooks is not None:
+        settings["KNIT_HOOKS__FILE"] = str(_checked_hooks(invocation.path(hooks)))
+    if extra_apis is not None:
+        settings["KNIT_EXTRA_APIS__CONFIG"] = str(_readable(invocation.path(extra_apis)))
     _mention_stack_above(invocation, folder)
     folder.create()
     ports = {"api": api_port, "temporal": temporal_port, "web_ui": web_port}
     record = wait_until_settled(folder)
     if record is not None:
         say("knit is already running")
-        if hooks_file is not None:
-            say("--hooks counts only when it starts; use it after `knit dev down`")
+        if settings:
+            say("files given here count only when it starts; give them after `knit dev down`")
     else:
         # Here and not in the supervisor, because it may take minutes and the user should see it.
         obtain_prerequisites(quiet=invocation.quiet)
         if detach:
-            record = running_detached(folder, ports, hooks=hooks_file)
+            record = running_detached(folder, ports, settings=settings)
     if record is not None:
         _use_here(invocation, record.ports)
         Console().print(snapshot(record))
         return
-    _supervise_here(invocation, folder, ports, hooks_file)
+    _supervise_here(invocation, folder, ports, settings)
 
 
 @dev_app.command()
@@ -166,7 +176,7 @@ def _mention_stack_above(invocation: Invocation, folder: DevFolder) -> None:
     say(f"another knit runs in a parent folder ({above.root}); this folder gets its own")
 
 
-def _checked(hooks: Path) -> Path:
+def _checked_hooks(hooks: Path) -> Path:
     """Gives the path of a hooks file from everywhere; raises BadInput if it is not a valid one."""
     try:
         read_hooks_file(hooks)
@@ -179,11 +189,22 @@ def _checked(hooks: Path) -> Path:
     return hooks.absolute()
 
 
+def _readable(file: Path) -> Path:
+    """Gives the path of a file from everywhere; raises BadInput if it cannot be read."""
+    try:
+        file.open("rb").close()
+    except OSError as cause:
+        raise BadInput(
+            f"cannot read {file}", reason=reason_of(cause), advice=advice_for(cause)
+        ) from cause
+    return file.absolute()
+
+
 def _supervise_here(
     invocation: Invocation,
     folder: DevFolder,
     ports: dict[str, int | None],
-    hooks: Path | None,
+    settings: Mapping[str, str],
 ) -> None:
     console = Console(stderr=True)
 
@@ -191,7 +212,7 @@ def _supervise_here(
         _use_here(invocation, chosen)
 
     if not console.is_terminal:
-        mine = supervise(folder, ports, hooks=hooks, on_ports=use_ports)
+        mine = supervise(folder, ports, settings=settings, on_ports=use_ports)
     else:
         view = Live(console=console, refresh_per_second=4)
         view.start()
@@ -199,7 +220,7 @@ def _supervise_here(
             mine = supervise(
                 folder,
                 ports,
-                hooks=hooks,
+                settings=settings,
                 on_ports=use_ports,
                 on_change=lambda it: view.update(live(it, folder)),
             )

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
-from types import FrameType
+from types import FrameType, MappingProxyType
 from typing import IO, Final
 
 from knit_cli.dev.child_process import READY_TIMEOUT, last_lines
@@ -32,7 +32,7 @@ def supervise(
     folder: DevFolder,
     ports: Mapping[str, int | None],
     *,
-    hooks: Path | None = None,
+    settings: Mapping[str, str] = MappingProxyType({}),
     on_ports: Callable[[Ports], None] = lambda _: None,
     on_change: Callable[[Supervisor], None] = lambda _: None,
 ) -> bool:
@@ -49,7 +49,9 @@ def supervise(
         if not mine:
             return False
         _log_to(folder)
-        supervisor = Supervisor(folder, ports, hooks=hooks, on_ports=on_ports, on_change=on_change)
+        supervisor = Supervisor(
+            folder, ports, settings=settings, on_ports=on_ports, on_change=on_change
+        )
         supervisor.run(until=lambda: bool(stopping))
     return True
 
@@ -72,7 +74,7 @@ def running_detached(
     folder: DevFolder,
     ports: Mapping[str, int | None],
     *,
-    hooks: Path | None = None,
+    settings: Mapping[str, str] = MappingProxyType({}),
     timeout: float = SETTLE_TIMEOUT,
 ) -> DevState:
     """Gives the record of the stack once it is ready; starts a supervisor if there is none.
@@ -89,7 +91,7 @@ def running_detached(
                 return record
             if process is None:
                 if not folder.is_held():
-                    process = _spawn(folder, ports, hooks, output)
+                    process = _spawn(folder, ports, settings, output)
             elif process.poll() == ALREADY_RUNNING:
                 process = None  # another start was faster, or the last stack is still stopping
             elif process.returncode is not None:
@@ -101,19 +103,22 @@ def running_detached(
 
 
 def _spawn(
-    folder: DevFolder, ports: Mapping[str, int | None], hooks: Path | None, output: IO[bytes]
+    folder: DevFolder,
+    ports: Mapping[str, int | None],
+    settings: Mapping[str, str],
+    output: IO[bytes],
 ) -> subprocess.Popen[bytes]:
     # -P: the user's folder may contain files named like modules.
     command = [sys.executable, "-P", "-m", "knit_cli.dev", str(folder.root)]
     for name, port in ports.items():
         command += [_FLAGS[name], str(port)] if port else []
-    command += ["--hooks", str(hooks)] if hooks else []
     return subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
         stdout=output,
         stderr=output,
         cwd=folder.root,
+        env={**os.environ, **settings},
         start_new_session=True,
     )
 

@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Final
 
 from knit_cli.dev.child_process import READY_TIMEOUT, ChildProcess
@@ -43,8 +42,8 @@ class Supervisor:
 
     folder: DevFolder
     chosen_ports: Mapping[str, int | None]
-    hooks: Path | None = None
-    """The hooks file; None: what the environment says."""
+    settings: Mapping[str, str] = field(default_factory=dict)
+    """Variables for the processes, besides those in the environment."""
     on_ports: Callable[[Ports], None] = lambda _: None
     """Called when the ports are chosen, before anything listens on them."""
     on_change: Callable[[Supervisor], None] = lambda _: None
@@ -112,7 +111,7 @@ class Supervisor:
                 asyncio.run(migrate(database.url()))
                 migrated = True
 
-        made = services(self.folder, self.ports, database, migrate_once, self.hooks)
+        made = services(self.folder, self.ports, database, migrate_once, self.settings)
         return [ChildProcess(service, self.folder) for service in made]
 
     def _start(self, until: Callable[[], bool]) -> None:

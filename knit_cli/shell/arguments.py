@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from itertools import islice
+from itertools import chain, islice
 
 _COMMON_WITH_VALUE = ("--profile", "--profile-store", "--env")
 _COMMON_SWITCHES = ("--quiet",)
@@ -17,9 +17,9 @@ _SHORT_WITH_EQUALS = re.compile(r"(-[A-Za-z])=(.*)", re.DOTALL)
 
 
 def normalize_arguments(arguments: Sequence[str]) -> list[str]:
-    """Moves the common flags to the front, and splits `-n=VALUE` into `-n VALUE`.
+    """Moves the common flags to the front, where Typer expects them.
 
-    The contract allows the common flags anywhere on the line. Nothing after `--` is changed.
+    The contract allows them anywhere on the line. Nothing after `--` is changed.
     """
     common: list[str] = []
     rest: list[str] = []
@@ -33,11 +33,17 @@ def normalize_arguments(arguments: Sequence[str]) -> list[str]:
         elif word in _COMMON_WITH_VALUE:
             # Typer complains about a missing value.
             common += [word, *islice(words, 1)]
-        elif match := _SHORT_WITH_EQUALS.fullmatch(word):
-            rest += [match[1], match[2]]
         else:
             rest.append(word)
     return common + rest
+
+
+def split_short_values(words: Sequence[str]) -> list[str]:
+    """Splits `-n=VALUE` into `-n VALUE`; nothing after `--`."""
+    at = list(words).index("--") if "--" in words else len(words)
+    matches = ((word, _SHORT_WITH_EQUALS.fullmatch(word)) for word in words[:at])
+    split = [match.groups() if match else (word,) for word, match in matches]
+    return [*chain.from_iterable(split), *words[at:]]
 
 
 def normalize_switches(words: Sequence[str], switches: Mapping[str, str | None]) -> list[str]:

@@ -18,7 +18,8 @@ _SUFFIXES = (".exe", ".bat", ".cmd", ".com")
 def find_extensions(invocation: Invocation) -> dict[str, Path]:
     """Finds the executables by command name; the first on PATH wins."""
     found: dict[str, Path] = {}
-    for entry in invocation.surroundings.variables.get("PATH", "").split(os.pathsep):
+    path = invocation.surroundings.variables.get("PATH")
+    for entry in [] if path is None else path.split(os.pathsep):
         # Joining keeps an absolute entry; an empty one means the current folder.
         folder = invocation.surroundings.cwd / entry
         for candidate in _candidates(folder):
@@ -74,4 +75,5 @@ def run_extension(executable: Path, arguments: Sequence[str], invocation: Invoca
             advice=advice_for(cause, "check that it is a program for this machine"),
         ) from cause
     if code != 0:
-        raise CliError(f"{executable.name} failed", reason=f"exit code {code}")
+        how = f"exit code {code}" if code > 0 else f"killed by signal {-code}"
+        raise CliError(f"{executable.name} failed", reason=how)

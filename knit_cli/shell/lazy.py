@@ -6,6 +6,7 @@ nor shell completion needs them.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
@@ -17,7 +18,11 @@ from typer.core import TyperCommand, TyperGroup, TyperOption
 from typer.main import get_group
 
 from knit_cli.invocation import Invocation
-from knit_cli.shell.arguments import normalize_arguments, normalize_switches
+from knit_cli.shell.arguments import (
+    normalize_arguments,
+    normalize_switches,
+    split_short_values,
+)
 from knit_cli.shell.extensions import find_extensions, run_extension
 
 
@@ -53,6 +58,7 @@ class LazyGroup(TyperGroup):
         name = args[0] if args else ""
         if name in self.entries:
             self.commands[name] = load(name, self.entries[name])
+            args = split_short_values(args)
         elif isinstance(ctx.obj, Invocation):
             extension = find_extensions(ctx.obj).get(name)
             if extension is not None:
@@ -105,12 +111,17 @@ class ExtensionCommand(TyperCommand):
     """`knit NAME …`, handed over to an executable with everything after the name."""
 
     def __init__(self, name: str, executable: Path) -> None:
-        super().__init__(
-            name=name,
-            help=f"Extension: {executable}",
-            context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
-        )
+        super().__init__(name=name, help=f"Extension: {executable}")
         self._executable = executable
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Takes all words as they are, but `--help`; the first `--` ends what knit looks at."""
+        at = args.index("--") if "--" in args else len(args)
+        if set(args[:at]) & set(ctx.help_option_names):
+            sys.stdout.write(f"{self.get_help(ctx)}\n")
+            ctx.exit()
+        ctx.args = args[:at] + args[at + 1 :]
+        return list(ctx.args)
 
     def invoke(self, ctx: Any) -> None:
         """Runs the extension."""

@@ -8,8 +8,8 @@ from knit_workflows.wire.base import Response
 class Health(Response):
     """How each part the API needs is: `ok`, or what is the matter.
 
-    `hooks` is there only while the newest hooks file is refused, and says why; the hooks before it
-    are in force, and the API is as ready as without it.
+    `hooks` and `extra_apis` are there only while the newest file of that kind is refused, and say
+    why; what was in force before stays, and the API is as ready as without it.
     """
 
     parts: dict[str, str]

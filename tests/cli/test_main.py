@@ -308,41 +308,6 @@ def test_a_reader_that_leaves_early_is_no_trouble(tmp_path):
     assert ended.stderr == b""
 
 
-# ------------------------------------------------------------ extensions
-
-
-def extension(knit, name, script):
-    path = knit.write(f"bin/{name}", f"#!/bin/sh\n{script}\n")
-    path.chmod(0o755)
-    knit.variables["PATH"] = f"/nowhere:{path.parent}:/bin:/usr/bin"
-
-
-def test_an_executable_on_path_is_a_command(knit):
-    extension(knit, "knit-hello.cmd", 'echo "$@" "$KNIT_PROFILE" "$KNIT_PROFILE_STORE" > said')
-    assert "hello" in knit("--help").out.decode()
-    ended = knit("hello", "a b", "--flag", "-x", "--profile", "mine")
-    assert ended.code == 0
-    assert (knit.cwd / "said").read_text() == f"a b --flag -x mine {knit.store}\n"
-
-
-def test_a_failing_extension_makes_knit_fail_with_1(knit):
-    extension(knit, "knit-fail", "exit 7")
-    ended = knit("fail")
-    assert ended.code == 1
-    assert "exit code 7" in ended.err
-
-
-def test_a_builtin_command_wins_over_an_extension(knit):
-    extension(knit, "knit-version", "exit 7")
-    assert knit("version").code == 0
-
-
-def test_a_file_that_is_not_executable_is_no_command(knit):
-    knit.write("bin/knit-plain").chmod(0o644)
-    knit.variables["PATH"] = str(knit.cwd / "bin")
-    assert knit("plain").code == 2
-
-
 def test_starting_is_quick():
     """A command loads nothing enormous: no server, no database, no Temporal, no cluster."""
     script = (

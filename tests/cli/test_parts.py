@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from knit_cli.errors import BadInput
-from knit_cli.shell.arguments import normalize_arguments
+from knit_cli.shell.arguments import normalize_arguments, split_short_values
 from knit_cli.time_flags import read_instant
 from knit_cli.transfer.byte_streams import (
     ChunkReader,
@@ -38,7 +38,7 @@ unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow]
     [
         ("data find", "data find"),
         ("data --profile x find", "--profile x data find"),
-        ("data find --env=y -t=a:b", "--env=y data find -t a:b"),
+        ("data find --env=y -t=a:b", "--env=y data find -t=a:b"),
         ("data find --quiet --profile-store p", "--quiet --profile-store p data find"),
         ("ext -- --profile x -a=b", "ext -- --profile x -a=b"),
         ("data find --profile", "--profile data find"),
@@ -46,6 +46,18 @@ unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 def test_common_flags_go_first(given, arranged):
     assert normalize_arguments(given.split()) == arranged.split()
+
+
+@pytest.mark.parametrize(
+    ("given", "split"),
+    [
+        ("-t=a:b x", "-t a:b x"),
+        ("-t=a -- -t=a -- -x=b", "-t a -- -t=a -- -x=b"),
+        ("--t=a", "--t=a"),
+    ],
+)
+def test_short_options_are_split_from_their_values(given, split):
+    assert split_short_values(given.split()) == split.split()
 
 
 WORDS = ["data", "--", "--profile", "--env=x", "--quiet", "-t", "--tag=a:b", "a:b", "", "-"]

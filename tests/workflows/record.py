@@ -18,6 +18,7 @@ from knit_workflows import names
 from knit_workflows.compute.base import RunPod, StartFailure, StartFailureKind
 from knit_workflows.contracts.housekeeping import HousekeepingInput
 from knit_workflows.domain.errors import BackendUnavailable
+from knit_workflows.domain.hooks import HookPhase
 from knit_workflows.domain.runs import Exit, RunStatus
 from knit_workflows.testing import QUICK, KnitEnvironment, MemoryBackend, knit_environment
 from knit_workflows.workflows.housekeeping import (
@@ -127,6 +128,16 @@ async def _housekeeping() -> None:
             await _save(knit, handle.id, name.removeprefix("knit."))
 
 
+async def _hook_test() -> None:
+    """Nobody listens there; how the call ends plays no part in the history's form."""
+    async with knit_environment() as knit:
+        await knit.knit.test_hook("http://127.0.0.1:9/", HookPhase.BEFORE)
+        query = f"WorkflowType = '{names.HOOK_TEST_WORKFLOW}'"
+        while not (found := [one async for one in knit.temporal.list_workflows(query)]):
+            await asyncio.sleep(0.05)
+        await _save(knit, found[0].id, "hook_test")
+
+
 async def main() -> None:
     """Records every scenario."""
     await _ended(0, "run.short")
@@ -136,6 +147,7 @@ async def main() -> None:
     await _stopped(True, "run.cancelled")
     await _pending("run.pending")
     await _housekeeping()
+    await _hook_test()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,122 @@
+"""Reads the file of the extra APIs; what is wrong with it is said by place, with what to do."""
+
+from __future__ import annotations
+
+import difflib
+import posixpath
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import yaml
+
+from knit_api.extra.endpoints import OWN, Endpoint, Endpoints
+
+MAX_BYTES: Final = 1 << 20
+_MAX_FAULTS: Final = 10
+_KEYS: Final = ("path", "proxy_to")
+_SHAPE: Final = "the file has the key endpoints, a list of {path: /NAME, proxy_to: http://HOST/…}"
+
+
+class _Loader(yaml.SafeLoader):
+    """The safe loader; a key that is there twice is an error, where YAML takes the last one."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Gives the mapping; raises ConstructorError."""
+        counts = Counter(str(key.value) for key, _ in node.value)
+        if twice := [key for key, count in counts.items() if count > 1]:
+            reason = f"the key {twice[0]} is there twice"
+            raise yaml.constructor.ConstructorError(None, None, reason, node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+class ExtraApisRefused(Exception):
+    """The file of the extra APIs cannot be used; the message says why, and what to do."""
+
+
+def parse_extra_apis(content: bytes) -> Endpoints:
+    """Gives the extra APIs of a file; an empty file has none.
+
+    Raises:
+        ExtraApisRefused: with all that is wrong.
+    """
+    if len(content) > MAX_BYTES:
+        raise ExtraApisRefused(f"it is larger than {MAX_BYTES >> 20} MiB: is it the right file?")
+    try:
+        document = yaml.load(content.decode("utf-8-sig"), _Loader)
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
+        raise ExtraApisRefused(
+            f"it is not YAML in UTF-8: {' '.join(str(error).split())}"
+        ) from error
+    if document is None:
+        return Endpoints()
+    if not isinstance(document, dict):
+        raise ExtraApisRefused(f"it is not a mapping: {_SHAPE}")
+    entries = document.get("endpoints") or []
+    if not isinstance(entries, list):
+        raise ExtraApisRefused(f"endpoints: not a list: {_SHAPE}")
+    faults = [*_unknown("", document, ("endpoints",)), *_faults_of(entries)]
+    if faults:
+        more = [f"and {len(faults) - _MAX_FAULTS} more"] if len(faults) > _MAX_FAULTS else []
+        raise ExtraApisRefused("; ".join([*faults[:_MAX_FAULTS], *more]))
+    return Endpoints(Endpoint(one["path"], one["proxy_to"]) for one in entries)
+
+
+def _faults_of(entries: list[Any]) -> Iterator[str]:
+    seen: dict[str, str] = {}
+    for number, entry in enumerate(entries):
+        place = f"endpoints[{number}]"
+        if not isinstance(entry, dict):
+            yield f"{place}: not a mapping: write path: /NAME and proxy_to: http://HOST/…"
+            continue
+        yield from _unknown(f"{place}.", entry, _KEYS)
+        for key, check in (("path", _path_fault), ("proxy_to", _url_fault)):
+            value = entry.get(key)
+            fault = check(value) if isinstance(value, str) else "missing, or not text"
+            if fault:
+                yield f"{place}.{key}: {fault}"
+        path = entry.get("path")
+        if isinstance(path, str):
+            if path in seen:
+                yield f"{place}.path: {path} is that of {seen[path]} too: give each its own"
+            seen.setdefault(path, place)
+
+
+def _unknown(prefix: str, found: Mapping[Any, Any], known: tuple[str, ...]) -> Iterator[str]:
+    for key in found:
+        if key not in known:
+            [near] = difflib.get_close_matches(str(key), known, n=1, cutoff=0)
+            yield f"{prefix}{key}: not a key of this file, {near} is the nearest"
+
+
+def _path_fault(path: str) -> str | None:
+    if not path.startswith("/"):
+        return f"{path!r} is not absolute: write /{path}"
+    if re.search(r"[?#%\\\x00-\x20\x7f]", path):
+        return f"{path!r} has a character that no path may have here (space ? # % \\)"
+    clean = posixpath.normpath(f"/{path.lstrip('/')}")
+    if path != clean:
+        return f"{path!r} is not clean (dots, double or trailing slashes): write {clean}"
+    first = path.split("/")[1]
+    if first in OWN:
+        return f"{path} is taken: /{first} and all below is knit's own"
+    return None
+
+
+def _url_fault(url: str) -> str | None:
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError as error:
+        return f"{url!r} is not a URL: {error}"
+    if parts.scheme not in ("http", "https") or not host:
+        return f"{url!r} is not an absolute URL with a host, such as http://importer:8000/v1"
+    if "@" in parts.netloc:  # not repeated: it may be a secret
+        return "a URL with a user or a password: let the service get its secrets in another way"
+    if parts.query or parts.fragment or url.endswith(("?", "#")):
+        return f"{url!r} has a query or a fragment: those of each request are forwarded"
+    if not re.fullmatch(r"[\x21-\x7e]+", url):
+        return f"{url!r} has a space or a character that is not ASCII: encode it"
+    return None

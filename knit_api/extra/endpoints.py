@@ -1,0 +1,132 @@
+"""Which requests belong to which extra API, and where they go: pure functions of paths.
+
+A path is compared segment by segment, decoded, and forwarded byte by byte, as it was sent.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import SplitResult, unquote, urlsplit
+
+from knit_api.errors import HttpProblem
+
+OWN: Final = frozenset({"api", "healthz", "readyz"})
+"""First segments of knit's own paths; neither they nor anything below is ever forwarded."""
+
+_DEFAULT_PORTS: Final = {"http": 80, "https": 443}
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One extra API: what is at `path` and below is served by what is at `proxy_to` and below."""
+
+    path: str
+    proxy_to: str
+
+    @property
+    def segments(self) -> list[str]:
+        """The segments of the path; none for `/`."""
+        return [segment for segment in self.path.split("/") if segment]
+
+    @property
+    def host(self) -> str:
+        """The name or address of the service, without brackets."""
+        return self._upstream.hostname or ""
+
+    @property
+    def port(self) -> int:
+        """The port of the service."""
+        return self._upstream.port or _DEFAULT_PORTS[self._upstream.scheme]
+
+    @property
+    def authority(self) -> str:
+        """What the service is told as its `Host`."""
+        return self._upstream.netloc
+
+    @property
+    def uses_tls(self) -> bool:
+        """Whether the service is spoken to in TLS."""
+        return self._upstream.scheme == "https"
+
+    def forwarded(self, rest: str, query: str = "") -> str:
+        """Gives the URL for what follows the path in a request: "", or begins with a slash."""
+        base = self.proxy_to.removesuffix("/") if rest else self.proxy_to
+        return f"{base}{rest}?{query}" if query else f"{base}{rest}"
+
+    def target(self, rest: str, query: str = "") -> str:
+        """Gives the same as a request line has it: without scheme and host, never without path."""
+        whole = self.forwarded(rest, query).removeprefix(self._origin)
+        return whole if whole.startswith("/") else f"/{whole}"
+
+    def location(self, sent: str) -> str:
+        """Gives a `Location` of the service as clients of knit reach it.
+
+        One that is not below `proxy_to` stays as it is.
+        """
+        below = sent.removeprefix(self._origin)
+        base = self._upstream.path.rstrip("/")
+        rest = below.removeprefix(base)
+        is_ours = below.startswith("/") and not below.startswith("//") and below.startswith(base)
+        if not is_ours or (rest and rest[0] not in "/?#"):
+            return sent
+        return "".join(f"/{segment}" for segment in self.segments) + rest or "/"
+
+    @property
+    def _upstream(self) -> SplitResult:
+        return urlsplit(self.proxy_to)
+
+    @property
+    def _origin(self) -> str:
+        return f"{self._upstream.scheme}://{self._upstream.netloc}"
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """A request of an extra API: the endpoint, and what follows its path."""
+
+    endpoint: Endpoint
+    rest: str
+
+
+class Endpoints:
+    """The extra APIs of one configuration; of two that fit a request the longer path counts."""
+
+    def __init__(self, endpoints: Iterable[Endpoint] = ()) -> None:
+        self._longest_first = sorted(endpoints, key=lambda one: -len(one.segments))
+
+    def __len__(self) -> int:
+        return len(self._longest_first)
+
+    def find(self, raw_path: str) -> Match | None:
+        """Gives the extra API that a path, as it was sent, belongs to; None: it is knit's own.
+
+        Raises:
+            HttpProblem: dot segments lead out of the extra API (400).
+        """
+        if raw_path and not raw_path.startswith("/"):  # `*`, or a whole URL
+            return None
+        resolved = _resolved(raw_path)
+        if resolved[:1] and resolved[0] in OWN:
+            return None
+        sent = raw_path.split("/")[1:]
+        for endpoint in self._longest_first:
+            count = len(endpoint.segments)
+            if [unquote(segment) for segment in sent[:count]] == endpoint.segments:
+                if resolved[:count] != endpoint.segments:
+                    raise HttpProblem(
+                        400,
+                        f"bad request: the path leads out of {endpoint.path}",
+                        "send the path without dot segments (`..`)",
+                    )
+                return Match(endpoint, "".join(f"/{segment}" for segment in sent[count:]))
+        return None
+
+
+def _resolved(raw_path: str) -> list[str]:
+    """Gives the segments that a service may see if it decodes the path and resolves its dots."""
+    path = re.sub(r"[/\\]+", "/", f"/{unquote(raw_path)}")
+    return [segment for segment in posixpath.normpath(path).split("/") if segment]

@@ -1,0 +1,146 @@
+"""Which headers a proxy passes on, which are its own affair, and which it adds (RFC 9110, §7.6)."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from knit_api.extra.endpoints import Endpoint
+
+Header = tuple[bytes, bytes]
+
+PSEUDONYM: Final = f"knit-{secrets.token_hex(4)}".encode("ascii")
+"""This process in the header `Via`, by which a request that comes back is recognized."""
+
+_HOP_BY_HOP: Final = frozenset(
+    {
+        b"connection",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"proxy-connection",
+        b"te",
+        b"transfer-encoding",
+        b"upgrade",
+    }
+)
+_NEVER_TRAILERS: Final = _HOP_BY_HOP | {
+    b"authorization",
+    b"content-encoding",
+    b"content-length",
+    b"content-range",
+    b"content-type",
+    b"cookie",
+    b"host",
+    b"set-cookie",
+    b"trailer",
+}
+"""What a header section must have: nobody may slip it in after the body (RFC 9110, §6.5.1)."""
+_OURS: Final = frozenset(
+    {b"forwarded", b"host", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto"}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """Who sent a request, as the server knows it."""
+
+    address: str
+    scheme: str
+    host: bytes
+    """The header `Host`."""
+
+
+def values(headers: Iterable[Header], name: bytes) -> list[bytes]:
+    """Gives the members, in lower case, of all headers of that (lower-case) name."""
+    return [
+        member.strip().lower()
+        for key, value in headers
+        if key == name
+        for member in value.split(b",")
+        if member.strip()
+    ]
+
+
+def request_headers(headers: Sequence[Header], endpoint: Endpoint, client: Client) -> list[Header]:
+    """Gives the headers with which a request is forwarded; names are in lower case.
+
+    Each request has a connection of its own, which ends with it, or becomes a WebSocket.
+
+    `X-Forwarded-For` is appended to, so that its last member is the one that knit saw; what the
+    client says in the other headers of that kind is dropped.
+    """
+    passed = [one for one in _framed(headers) if one[0] not in _OURS]
+    chain = [value for name, value in headers if name == b"x-forwarded-for"]
+    via = [value for name, value in passed if name == b"via"]
+    passed = [one for one in passed if one[0] != b"via"]
+    forwarded_for = b", ".join([*chain, client.address.encode("latin-1")])
+    ours: list[Header] = [(b"connection", b"close")]
+    if wants_websocket(headers):
+        ours = [(b"connection", b"upgrade"), (b"upgrade", b"websocket")]
+    elif _takes_trailers(headers):
+        ours = [(b"connection", b"close, te"), (b"te", b"trailers")]
+    if is_chunked(headers):
+        ours.append((b"transfer-encoding", b"chunked"))
+    return [
+        (b"host", endpoint.authority.encode("ascii")),
+        *passed,
+        (b"x-forwarded-for", forwarded_for),
+        (b"x-forwarded-host", client.host),
+        (b"x-forwarded-proto", client.scheme.encode("ascii")),
+        (b"via", b", ".join([*via, b"1.1 " + PSEUDONYM])),
+        *ours,
+    ]
+
+
+def is_chunked(headers: Iterable[Header]) -> bool:
+    """Says whether the body of a message is chunked; h11 knows no other transfer coding."""
+    return any(name == b"transfer-encoding" for name, _ in headers)
+
+
+def wants_websocket(headers: Sequence[Header]) -> bool:
+    """Says whether a request asks to become a WebSocket; no other upgrade is passed on.
+
+    h2c above all is not: through it a client could send requests past this proxy.
+    """
+    asks = b"upgrade" in values(headers, b"connection")
+    return asks and values(headers, b"upgrade") == [b"websocket"]
+
+
+def is_loop(headers: Sequence[Header]) -> bool:
+    """Says whether a request has been forwarded by this process before."""
+    return any(PSEUDONYM in member.split() for member in values(headers, b"via"))
+
+
+def response_headers(headers: Sequence[Header], endpoint: Endpoint) -> list[Header]:
+    """Gives the headers with which a response is passed on; redirects lead through knit again."""
+    return [
+        (name, _moved(value, endpoint) if name in (b"location", b"content-location") else value)
+        for name, value in _framed(headers)
+    ]
+
+
+def trailers(sent: Iterable[Header]) -> list[Header]:
+    """Gives the trailers that may be passed on."""
+    return [(name, value) for name, value in sent if name not in _NEVER_TRAILERS]
+
+
+def _end_to_end(headers: Sequence[Header]) -> list[Header]:
+    named = set(values(headers, b"connection")) - {b"host", b"content-length", b"content-type"}
+    return [one for one in headers if one[0] not in _HOP_BY_HOP and one[0] not in named]
+
+
+def _framed(headers: Sequence[Header]) -> list[Header]:
+    # Of two lengths the chunks count; both would let two servers read two messages (smuggling).
+    ambiguous = b"content-length" if is_chunked(headers) else b""
+    return [one for one in _end_to_end(headers) if one[0] != ambiguous]
+
+
+def _takes_trailers(headers: Sequence[Header]) -> bool:
+    return any(member.split(b";")[0] == b"trailers" for member in values(headers, b"te"))
+
+
+def _moved(location: bytes, endpoint: Endpoint) -> bytes:
+    return endpoint.location(location.decode("latin-1")).encode("latin-1")

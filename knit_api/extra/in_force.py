@@ -1,0 +1,176 @@
+"""The extra APIs of this process: those of its file, which it follows, and how many are busy."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+from pathlib import Path
+from typing import Final
+
+from starlette.types import Receive, Scope, Send
+
+from knit_api.errors import HttpProblem
+from knit_api.extra import header_rules
+from knit_api.extra.config_file import MAX_BYTES, ExtraApisRefused, parse_extra_apis
+from knit_api.extra.endpoints import Endpoints, Match
+from knit_api.extra.exchange import Exchange
+from knit_api.extra.upstream import Upstream, UpstreamFailed
+from knit_workflows.domain.os_errors import advice_for, reason_of
+from knit_workflows.settings import ExtraApisSettings
+
+log = logging.getLogger(__name__)
+
+POLL_SECONDS: Final = 1.0
+"""How often the file is read. It is small, and mounted ConfigMaps give no other reliable sign."""
+
+
+class ExtraApis:
+    """Forwards requests to the services of the file that was valid last."""
+
+    def __init__(self, settings: ExtraApisSettings) -> None:
+        self.endpoints = Endpoints()
+        self.refusal: str | None = None
+        """Why the file as it is now is not in force; None: it is."""
+        self._settings = settings
+        self._seen: bytes | None = None
+        self._changed: bytes | None = None
+        self._busy = 0
+        self._tls: ssl.SSLContext | None = None
+
+    @property
+    def file(self) -> Path | None:
+        """The file; None: there are no extra APIs."""
+        return self._settings.config
+
+    def load(self) -> None:
+        """Puts the file in force; raises ExtraApisRefused, then nothing has changed."""
+        if self.file is not None:
+            self._seen = _content(self.file)
+            self.endpoints = _parsed(self.file, self._seen)
+
+    async def follow(self) -> None:
+        """Puts each new content of the file in force, for ever; refuses what is not valid."""
+        if self.file is None:
+            return
+        while True:
+            await asyncio.sleep(POLL_SECONDS)
+            await self.refresh(self.file)
+
+    async def refresh(self, file: Path) -> None:
+        """Looks once; what was in force stays if the file is refused, which is logged once.
+
+        A change counts when two looks have found the same: the file may just be being written.
+        """
+        try:
+            content = await asyncio.to_thread(_content, file)
+        except ExtraApisRefused as refused:
+            self._seen = None
+            self._refuse(refused)
+            return
+        if content == self._seen:
+            return
+        if content != self._changed:
+            self._changed = content
+            return
+        self._seen = content
+        try:
+            self.endpoints = await asyncio.to_thread(_parsed, file, content)
+        except ExtraApisRefused as refused:
+            self._refuse(refused)
+            return
+        self.refusal = None
+        log.info(
+            "extra APIs are in force",
+            extra={"action": "extra_apis_loaded", "endpoints": len(self.endpoints)},
+        )
+
+    def _refuse(self, refused: ExtraApisRefused) -> None:
+        if str(refused) != self.refusal:
+            log.error(
+                "refused, the last valid file stays in force: %s",
+                refused,
+                extra={"action": "extra_apis_refused"},
+            )
+        self.refusal = str(refused)
+
+    async def forward(
+        self, match: Match, scope: Scope, receive: Receive, send: Send, stopping: asyncio.Event
+    ) -> None:
+        """Serves one request by forwarding it; see `Exchange.run` for what it raises."""
+        self._check(match, scope)
+        self._busy += 1
+        try:
+            exchange = Exchange(
+                match,
+                scope,
+                receive,
+                send,
+                idle=self._settings.idle_timeout,
+                stopping=stopping,
+            )
+            await exchange.run(
+                await Upstream.connect(
+                    match.endpoint,
+                    await self._trust() if match.endpoint.uses_tls else None,
+                    self._settings.connect_timeout.total_seconds(),
+                )
+            )
+        except UpstreamFailed as failed:
+            log.warning(
+                "%s: %s",
+                match.endpoint.proxy_to,
+                failed,
+                extra={"action": "extra_api_failed", "path": match.endpoint.path},
+            )
+            raise
+        finally:
+            self._busy -= 1
+
+    def _check(self, match: Match, scope: Scope) -> None:
+        if scope["method"] == "CONNECT":
+            raise HttpProblem(
+                405,
+                f"{match.endpoint.path} opens no tunnels",
+                "use another method: CONNECT is for proxies that a client chooses itself",
+                headers={"Allow": "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, TRACE"},
+            )
+        if header_rules.is_loop(scope["headers"]):
+            raise HttpProblem(
+                508,
+                f"{match.endpoint.path} leads back to this API",
+                "let its operator correct proxy_to in the file of the extra APIs",
+                headers={"Proxy-Status": "knit; error=proxy_loop_detected"},
+            )
+        if self._busy >= self._settings.max_requests:
+            raise HttpProblem(
+                503,
+                f"{self._busy} requests of extra APIs are under way, and no more are allowed",
+                "try again in some seconds",
+                headers={
+                    "Retry-After": "2",
+                    "Proxy-Status": "knit; error=connection_limit_reached",
+                },
+            )
+
+    async def _trust(self) -> ssl.SSLContext:
+        if self._tls is None:  # a quarter of a second and some MiB, for those who need it
+            self._tls = await asyncio.to_thread(ssl.create_default_context)
+        return self._tls
+
+
+def _content(file: Path) -> bytes:
+    try:
+        with file.open("rb") as opened:
+            return opened.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise ExtraApisRefused(
+            f"the extra APIs cannot be read: {reason_of(error)}; {advice_for(error)}"
+        ) from error
+
+
+def _parsed(file: Path, content: bytes) -> Endpoints:
+    try:
+        return parse_extra_apis(content)
+    except ExtraApisRefused as refused:
+        raise ExtraApisRefused(f"{file}: {refused}") from refused

@@ -1,0 +1,36 @@
+"""The API with extra APIs, behind a real socket."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from datetime import timedelta
+
+import pytest
+
+from knit_api.deps import Deps
+from knit_api.extra.endpoints import Endpoint, Endpoints
+from knit_api.extra.in_force import ExtraApis
+from knit_workflows.settings import ExtraApisSettings
+
+PutInForce = Callable[..., None]
+
+
+@pytest.fixture
+async def extra(deps: Deps) -> AsyncIterator[PutInForce]:
+    """Puts `/x` in force, or other paths, for ports of this machine; `limits` are settings."""
+
+    def put_in_force(
+        port: int,
+        proxy_to: str = "http://127.0.0.1:{port}/root",
+        path: str = "/x",
+        **limits: object,
+    ) -> None:
+        spans = {
+            name: timedelta(seconds=value) if isinstance(value, float) else value
+            for name, value in limits.items()
+        }
+        extra = ExtraApis(ExtraApisSettings(**spans))
+        extra.endpoints = Endpoints([Endpoint(path, proxy_to.format(port=port))])
+        object.__setattr__(deps, "extra_apis", extra)
+
+    yield put_in_force

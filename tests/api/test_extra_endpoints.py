@@ -1,0 +1,137 @@
+"""Which request goes where: the table of the contract, and what it leaves open."""
+
+from __future__ import annotations
+
+import pytest
+
+from knit_api.errors import HttpProblem
+from knit_api.extra.endpoints import OWN, Endpoint, Endpoints
+
+VECTORS = [
+    ("/extra-api", "http://example.com/api", "/extra-api", "http://example.com/api"),
+    ("/extra-api", "http://example.com/api", "/extra-api/", "http://example.com/api/"),
+    ("/extra-api/", "http://example.com/api", "/extra-api", "http://example.com/api"),
+    ("/extra-api", "http://example.com/api/", "/extra-api", "http://example.com/api/"),
+    (
+        "/extra-api",
+        "http://example.com/root",
+        "/extra-api/sub/path?query=1",
+        "http://example.com/root/sub/path?query=1",
+    ),
+    (
+        "/extra-api",
+        "http://example.com/root",
+        "/extra-api/sub/path/?query=1",
+        "http://example.com/root/sub/path/?query=1",
+    ),
+    (
+        "/extra-api",
+        "http://example.com:8888/root",
+        "/extra-api/sub/path?query=1",
+        "http://example.com:8888/root/sub/path?query=1",
+    ),
+    ("/", "http://example.com", "?query=1", "http://example.com?query=1"),
+]
+
+
+def forwarded(path: str, proxy_to: str, request: str) -> str | None:
+    raw_path, _, query = request.partition("?")
+    match = Endpoints([Endpoint(path, proxy_to)]).find(raw_path)
+    return match and match.endpoint.forwarded(match.rest, query)
+
+
+@pytest.mark.parametrize(("path", "proxy_to", "request_", "expected"), VECTORS)
+def test_a_request_is_forwarded_as_the_contract_says(path, proxy_to, request_, expected):
+    assert forwarded(path, proxy_to, request_) == expected
+
+
+@pytest.mark.parametrize(
+    ("request_", "target"),
+    [
+        ("/x//a", "/root//a"),
+        ("/x/a%2Fb", "/root/a%2Fb"),
+        ("/x/%7euser", "/root/%7euser"),
+        ("/x/a/../b", "/root/a/../b"),
+        ("/x/a/%2e%2E/b", "/root/a/%2e%2E/b"),
+        ("/x/./a", "/root/./a"),
+        ("/%78/a", "/root/a"),
+        ("/x/%zz", "/root/%zz"),
+        ("/x/a;b=1", "/root/a;b=1"),
+    ],
+)
+def test_what_follows_the_path_goes_on_byte_by_byte(request_, target):
+    match = Endpoints([Endpoint("/x", "http://example.com/root")]).find(request_)
+    assert match is not None
+    assert match.endpoint.target(match.rest) == target
+
+
+@pytest.mark.parametrize(
+    "request_",
+    ["/", "", "/a", "/a/", "/a/bc", "/a/b%2Fc", "//a/b", "/A/b", "a/b", "*", "http://h/a/b"],
+)
+def test_parents_neighbours_and_other_spellings_are_not_the_path(request_):
+    assert Endpoints([Endpoint("/a/b", "http://example.com")]).find(request_) is None
+
+
+@pytest.mark.parametrize(
+    "request_", ["/x/..", "/x/../y", "/x/%2e%2e/y", "/x/a/..%2f../y", "/x/..%5cy", "/x//../../y"]
+)
+def test_no_spelling_of_dots_leads_out(request_):
+    with pytest.raises(HttpProblem, match="leads out of /x"):
+        Endpoints([Endpoint("/x", "http://example.com/root")]).find(request_)
+
+
+@pytest.mark.parametrize("path", ["/", "/x"])
+@pytest.mark.parametrize(
+    "request_",
+    ["/api", "/api/", "/api/data", "//api/data", "/x/../api/data", "/%61pi/data", "/./api"]
+    + [f"/{name}" for name in OWN],
+)
+def test_what_is_knits_own_is_never_forwarded(path, request_):
+    assert Endpoints([Endpoint(path, "http://example.com")]).find(request_) is None
+
+
+def test_every_path_of_knit_is_known_as_its_own(app):
+    assert {path.split("/")[1] for path in app.openapi()["paths"]} == OWN
+
+
+@pytest.mark.parametrize(
+    ("request_", "service"),
+    [("/a", "one"), ("/a/b/c/d", "three"), ("/a/b", "two"), ("/a/bc", "one"), ("/z", "root")],
+)
+@pytest.mark.parametrize("turn", [1, -1])
+def test_the_longest_path_counts_whatever_the_order(request_, service, turn):
+    endpoints = [
+        Endpoint("/", "http://root"),
+        Endpoint("/a", "http://one"),
+        Endpoint("/a/b", "http://two"),
+        Endpoint("/a/b/c", "http://three"),
+    ]
+    match = Endpoints(endpoints[::turn]).find(request_)
+    assert match is not None
+    assert match.endpoint.host == service
+
+
+@pytest.mark.parametrize(
+    ("proxy_to", "sent", "shown"),
+    [
+        ("http://h/root", "http://h/root/a?b#c", "/x/a?b#c"),
+        ("http://h/root/", "/root", "/x"),
+        ("http://h/root", "/root?b", "/x?b"),
+        ("http://h", "/login", "/x/login"),
+        ("http://h:81", "http://h:81/login", "/x/login"),
+        ("http://h:81", "http://h:8181/login", "http://h:8181/login"),
+        ("http://h/root", "/rooted", "/rooted"),
+        ("http://h/root", "/else", "/else"),
+        ("http://h/root", "a/b", "a/b"),
+        ("http://h", "//other/root", "//other/root"),
+        ("http://h", "https://h/root", "https://h/root"),
+    ],
+)
+def test_a_redirect_of_the_service_leads_through_knit_again(proxy_to, sent, shown):
+    assert Endpoint("/x", proxy_to).location(sent) == shown
+
+
+def test_at_the_root_redirects_stay_as_they_are():
+    assert Endpoint("/", "http://h").location("http://h/login") == "/login"
+    assert Endpoint("/", "http://h/a").location("/a") == "/"
