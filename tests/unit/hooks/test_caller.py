@@ -46,6 +46,7 @@ async def test_a_call_is_one_post_of_the_body(caller_with: Callers) -> None:
         "content-length": str(len(BODY.encode())),
         "accept": "application/json, */*;q=0.5",
         "accept-encoding": "identity",
+        "webhook-id": MESSAGE.delivery_id,
         "user-agent": f"knit/{metadata.version('knit')}",
         "connection": "close",
     }
