@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import subprocess
+import sys
 from datetime import timedelta
 from importlib import metadata
 
@@ -258,6 +260,29 @@ async def test_a_call_that_is_cancelled_ends_its_connection(caller_with: Callers
         with pytest.raises(asyncio.CancelledError):
             await call
         await until(lambda: receiver.ended == 1)
+
+
+async def test_a_caller_that_was_closed_can_call_again(caller_with: Callers) -> None:
+    caller = caller_with(lookup=lambda host, port: ["127.0.0.1"])
+    caller.configure(HooksFile(format="cloudevents"))
+    async with receiving(answer(200)) as receiver:
+        for _ in range(2):
+            assert (await caller.call(receiver.url(host="hook.example"), MESSAGE)).succeeded
+            await caller.aclose()
+            await caller.aclose()
+    assert {heard.headers["content-type"] for heard in receiver.heard} == {
+        "application/cloudevents+json"
+    }
+
+
+def test_the_http_client_is_loaded_by_the_first_call() -> None:
+    """Every worker loads the caller, and few of them call."""
+    program = (
+        "import sys; from knit_workflows.hooks.caller import HookCaller; "
+        "from knit_workflows.settings import HookSettings; HookCaller(HookSettings()); "
+        "sys.exit('aiohttp' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-P", "-c", program], check=False).returncode == 0
 
 
 # ---------------------------------------------------------------- where calls go
