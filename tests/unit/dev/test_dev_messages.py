@@ -152,19 +152,23 @@ def test_a_stack_that_runs_does_not_take_another_hooks_file(
     monkeypatch.setattr(app, "wait_until_settled", lambda _: record)
     said = knit("up", "--hooks", "hooks.yaml")
     assert said.startswith("0\n")
-    assert "--hooks counts only when it starts; use it after `knit dev down`" in said
+    assert "files given here count only when it starts; give them after `knit dev down`" in said
 
 
-@pytest.mark.parametrize("hooks", [None, Path("/etc/hooks.yaml")])
-def test_the_processes_are_told_of_the_hooks_file(folder: DevFolder, hooks: Path | None) -> None:
+@pytest.mark.parametrize("given", [{}, {"KNIT_HOOKS__FILE": "/etc/hooks.yaml"}])
+def test_the_processes_are_told_of_the_hooks_file(
+    folder: DevFolder, monkeypatch: pytest.MonkeyPatch, given: dict[str, str]
+) -> None:
+    """Without one there are no hooks, whatever was in force when the stack ran last."""
+    monkeypatch.delenv("KNIT_HOOKS__FILE", raising=False)
     database: Any = SimpleNamespace(
         address=lambda: "url", command=lambda: (), is_ready=None, user=None, group=None,
         before_start=None,
     )  # fmt: skip
-    made = services.services(folder, PORTS, database, lambda: None, hooks=hooks)
+    made = services.services(folder, PORTS, database, lambda: None, given)
     for one in made:
         assert one.environment["KNIT_HOOKS__ALLOW_LOOPBACK"] == "true"
-        assert one.environment.get("KNIT_HOOKS__FILE") == (str(hooks) if hooks else None)
+        assert one.environment["KNIT_HOOKS__FILE"] == given.get("KNIT_HOOKS__FILE", os.devnull)
 
 
 def test_a_detached_start_that_takes_too_long(folder: DevFolder) -> None:
