@@ -45,7 +45,7 @@ def parse_extra_apis(content: bytes) -> Endpoints:
     if len(content) > MAX_BYTES:
         raise ExtraApisRefused(f"it is larger than {MAX_BYTES >> 20} MiB: is it the right file?")
     try:
-        document = yaml.load(content.decode("utf-8-sig"), _Loader)  # noqa: S506  a SafeLoader
+        document = yaml.load(content.decode("utf-8-sig"), _Loader)
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
         raise ExtraApisRefused(
             f"it is not YAML in UTF-8: {' '.join(str(error).split())}"

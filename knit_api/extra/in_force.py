@@ -55,7 +55,10 @@ class ExtraApis:
             return
         while True:
             await asyncio.sleep(POLL_SECONDS)
-            await self.refresh(self.file)
+            try:
+                await self.refresh(self.file)
+            except Exception:  # nobody else would notice that the file is not followed any more
+                log.exception("the look failed", extra={"action": "extra_apis_look_failed"})
 
     async def refresh(self, file: Path) -> None:
         """Looks once; what was in force stays if the file is refused, which is logged once.
@@ -69,6 +72,7 @@ class ExtraApis:
             self._refuse(refused)
             return
         if content == self._seen:
+            self._changed = None
             return
         if content != self._changed:
             self._changed = content
