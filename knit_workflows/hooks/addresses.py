@@ -119,7 +119,7 @@ def _within(
 
 def system_lookup(host: str, port: int) -> Sequence[str]:
     """Resolves a name as this machine does, to at least one address."""
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
 

@@ -20,29 +20,18 @@ from knit_workflows.hooks.answers import environment_of, is_json, phrase, refusa
 from knit_workflows.hooks.envelope import written
 from knit_workflows.hooks.failures import CallFailed, explanation, one_line
 from knit_workflows.hooks.file import HooksFile
+from knit_workflows.hooks.message import HookMessage
 from knit_workflows.hooks.signing import read_secrets, signature_headers
 from knit_workflows.hooks.trust import Trust
 from knit_workflows.proxies import named_proxy
 from knit_workflows.settings import HookSettings
-from knit_workflows.wire.base import Wire
+
+__all__ = ["HookCaller", "HookMessage"]
 
 _BEGINNING: Final = 4 * MAX_ANSWER
 """Bytes of an answer that are enough for the characters that are kept of it."""
 _PORTS: Final = {"http": 80, "https": 443}
 _PROXIES: Final = ("http", "https")
-
-
-@dataclass(frozen=True, slots=True)
-class HookMessage:
-    """What one hook is told: the body, and whether its answer may extend the environment.
-
-    `delivery_id` is the same for every attempt.
-    """
-
-    delivery_id: str
-    attempt: int
-    body: Wire
-    wants_environment: bool
 
 
 @dataclass

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
+import stat
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -44,7 +45,7 @@ KEYS: Final = {
 """The keys of the file, with what each means."""
 LOOPBACK: Final = (ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1/128"))
 _POLL: Final = timedelta(seconds=1)
-_MAX_BYTES: Final = 1 << 20
+_MAX_BYTES: Final = 256 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +158,7 @@ async def follow(path: Path, apply: Apply, refuse: Refuse, *, every: timedelta =
     """Applies the file at once, then whenever its content has changed, for ever.
 
     A bad or missing file is given to `refuse`, once per content; what was applied stays in force.
+    Both are logged.
     Looks at the content, so that it does not matter how the file is replaced, and waits until two
     looks in a row have found the same, so that a file is not applied while it is being written.
     What raises a KnitError is tried again at the next look.
@@ -181,12 +183,12 @@ class Follower:
 
     async def begin(self) -> None:
         """Handles what is there now, settled or not."""
-        self._seen = _content(self._path)
+        self._seen = await asyncio.to_thread(_content, self._path)
         await self._handle(self._seen)
 
     async def look(self) -> None:
         """Handles a content that is new, and the same as at the last look."""
-        now = _content(self._path)
+        now = await asyncio.to_thread(_content, self._path)
         if not _is_same(now, self._seen):
             self._seen, self._is_handled = now, False
         elif not self._is_handled:
@@ -197,11 +199,13 @@ class Follower:
             try:
                 if isinstance(content, HooksRefused):
                     raise content
-                file = parse_hooks_file(content, str(self._path))
+                file = await asyncio.to_thread(parse_hooks_file, content, str(self._path))
             except HooksRefused as refused:
                 await self._refuse(str(refused))
+                log.error("hooks file is refused: %s", refused, extra={"action": "hooks_refused"})
             else:
                 await self._apply(file)
+                log.info("hooks file is in force", extra={"action": "hooks_in_force"})
         except KnitError as error:
             if not self._is_failing:
                 log.warning(
@@ -216,12 +220,14 @@ class Follower:
 
 def _content(path: Path) -> bytes | HooksRefused:
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for
+            return HooksRefused(f"{path} is not a file")
         with path.open("rb") as file:
             content = file.read(_MAX_BYTES + 1)
     except OSError as cause:
         return HooksRefused(f"{path} cannot be read: {cause.strerror}")
     if len(content) > _MAX_BYTES:
-        return HooksRefused(f"{path} is larger than {_MAX_BYTES >> 20} MiB")
+        return HooksRefused(f"{path} is larger than {_MAX_BYTES >> 10} KiB")
     return content
 
 

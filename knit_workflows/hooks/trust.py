@@ -43,8 +43,9 @@ class Trust:
             try:
                 context.load_verify_locations(cafile=self._ca_file)
             except OSError as cause:  # ssl.SSLError among them
+                words = getattr(cause, "reason", None) or cause.strerror
                 raise CallFailed(
                     f"the file of authorities {self._ca_file} has no usable certificates "
-                    f"(KNIT_HOOKS__CA_FILE wants PEM): {getattr(cause, 'reason', None) or cause.strerror}"
+                    f"(KNIT_HOOKS__CA_FILE wants PEM): {words}"
                 ) from cause
         return context

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from knit_api.extra.config_file import parse_extra_apis
 from knit_api.extra.endpoints import Endpoint, Endpoints
 from knit_cli.config.profile import Profile, save_profile
+from knit_workflows.extra_apis import parse_extra_apis
 from tests.api.threaded import live_api
 from tests.docs.blocks import blocks
 
@@ -24,7 +24,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "extra-apis.md"
 
 @pytest.mark.parametrize("block", blocks(PAGE, "yaml"))
 def test_each_file_of_the_page_is_valid(block: str) -> None:
-    assert len(parse_extra_apis(block.encode())) == 1
+    assert len(parse_extra_apis(block.encode(), "page")) == 1
 
 
 def test_the_table_of_addresses_is_right() -> None:

@@ -17,7 +17,7 @@ import pytest
 from rich.console import Console
 
 from knit_cli.dev import __main__ as own_process
-from knit_cli.dev import app, prerequisites, shutdown, startup, supervisor, view
+from knit_cli.dev import app, prerequisites, services, shutdown, startup, supervisor, view
 from knit_cli.dev.dev_folder import DevFolder, DevState, Ports, ProcessIdentity
 from knit_cli.errors import CliError, render
 from knit_cli.invocation import Surroundings
@@ -131,6 +131,60 @@ def test_why_a_detached_start_failed(folder: DevFolder, code: int, words: str, r
     assert failure.advice
 
 
+def test_a_bad_hooks_file_refuses_the_start(tmp_path: Path, knit: Callable[..., str]) -> None:
+    (tmp_path / "hooks.yaml").write_text("lifecycle-hooks:\n  before:\n  - http:///x\n")
+    said = knit("up", "--hooks", "hooks.yaml")
+    assert said.startswith("1\nerror: the hooks file cannot be used\n")
+    assert (
+        f"{tmp_path}/hooks.yaml, line 3: lifecycle-hooks.before[0]: http:///x has no host" in said
+    )
+    assert "correct it; docs/reference/hooks.md describes it" in said
+    said = knit("up", "--hooks", "none.yaml")
+    assert f"{tmp_path}/none.yaml cannot be read: No such file or directory" in said
+    assert not (tmp_path / ".knit").exists()
+
+
+def test_a_stack_that_runs_does_not_take_another_hooks_file(
+    folder: DevFolder, tmp_path: Path, knit: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "hooks.yaml").write_text("")
+    record = DevState(PORTS, ready=True, supervisor=ProcessIdentity.of(os.getpid()))
+    monkeypatch.setattr(app, "wait_until_settled", lambda _: record)
+    said = knit("up", "--hooks", "hooks.yaml")
+    assert said.startswith("0\n")
+    assert "--hooks counts only when it starts; use it after `knit dev down`" in said
+
+
+def test_a_bad_file_of_extra_apis_refuses_the_start(
+    tmp_path: Path, knit: Callable[..., str]
+) -> None:
+    entry = "endpoints: [{path: /api/x, proxy_to: http://h}]"
+    (tmp_path / "extra.yaml").write_text(entry)
+    said = knit("up", "--extra-apis", "extra.yaml")
+    assert said.startswith("1\nerror: the file of extra APIs cannot be used\n")
+    assert f"{tmp_path}/extra.yaml: endpoints[0].path: /api/x is taken" in said
+    assert "docs/how-to/extra-apis.md" in said
+    said = knit("up", "--extra-apis", "none.yaml")
+    assert f"{tmp_path}/none.yaml cannot be read: No such file or directory" in said
+    assert not (tmp_path / ".knit").exists()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"KNIT_HOOKS__FILE": "/etc/hooks.yaml", "KNIT_EXTRA_APIS__CONFIG": "/etc/extra.yaml"}],
+)
+def test_the_processes_are_told_of_the_files(folder: DevFolder, settings: dict[str, str]) -> None:
+    database: Any = SimpleNamespace(
+        address=lambda: "url", command=lambda: (), is_ready=None, user=None, group=None,
+        before_start=None,
+    )  # fmt: skip
+    made = services.services(folder, PORTS, database, lambda: None, settings)
+    for one in made:
+        assert one.environment["KNIT_HOOKS__ALLOW_LOOPBACK"] == "true"
+        for name in ("KNIT_HOOKS__FILE", "KNIT_EXTRA_APIS__CONFIG"):
+            assert one.environment.get(name) == settings.get(name)
+
+
 def test_a_detached_start_that_takes_too_long(folder: DevFolder) -> None:
     with pytest.raises(CliError, match="knit does not start") as caught:
         startup.running_detached(folder, {}, timeout=0)
@@ -142,7 +196,7 @@ def test_the_supervisor_tells_whoever_started_it(
     caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
     def failure(error: Exception) -> Callable[..., Any]:
-        def fail(*_: Any) -> None:
+        def fail(*_: Any, **__: Any) -> None:
             raise error
 
         return fail

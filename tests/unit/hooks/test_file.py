@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 from pathlib import Path
 
 import pytest
@@ -200,13 +201,16 @@ def test_any_content_is_a_hooks_file_or_is_refused_in_words(content: bytes) -> N
 
 
 def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
     for place, words in (
-        (tmp_path / "none.yaml", "No such file or directory"),
-        (tmp_path, "Is a directory"),
+        (tmp_path / "none.yaml", "cannot be read: No such file or directory"),
+        (tmp_path, "is not a file"),
+        (pipe, "is not a file"),
     ):
         with pytest.raises(HooksRefused) as caught:
             read_hooks_file(place)
-        assert str(caught.value) == f"{place} cannot be read: {words}"
-    (tmp_path / "large.yaml").write_bytes(b"#" * ((1 << 20) + 1))
-    with pytest.raises(HooksRefused, match="is larger than 1 MiB"):
+        assert str(caught.value) == f"{place} {words}"
+    (tmp_path / "large.yaml").write_bytes(b"#" * ((256 << 10) + 1))
+    with pytest.raises(HooksRefused, match="is larger than 256 KiB"):
         read_hooks_file(tmp_path / "large.yaml")

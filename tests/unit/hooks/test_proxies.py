@@ -163,13 +163,19 @@ async def test_an_address_is_refused_before_a_proxy_is_asked_for_it(caller_with:
         assert proxy.connections == 0
 
 
-async def test_a_proxy_under_tls(caller_with: Callers, certificates: Path) -> None:
-    async with receiving(answer(200, b"via"), tls=server_context(certificates)) as proxy:
-        caller = caller_with(
-            lookup=never,
-            ca_file=certificates / "ca.pem",
-            variables={"HTTP_PROXY": f"https://127.0.0.1:{proxy.port}"},
-        )
-        result = await caller.call("http://hook.example/", MESSAGE)
-        assert result.text == "via"
-        await until(lambda: proxy.ended == 1)
+@pytest.mark.parametrize("scheme", ["http", "https"])
+async def test_a_proxy_under_tls(caller_with: Callers, certificates: Path, scheme: str) -> None:
+    """Also around TLS of the call itself."""
+    context = server_context(certificates)
+    tls = context if scheme == "https" else None
+    async with receiving(answer(200, b"fine"), tls=tls) as receiver:
+        script = tunnel(lambda: receiver.port) if tls else answer(200, b"fine")
+        async with receiving(script, tls=context) as proxy:
+            caller = caller_with(
+                lookup=never,
+                ca_file=certificates / "ca.pem",
+                variables={"ALL_PROXY": f"https://127.0.0.1:{proxy.port}"},
+            )
+            result = await caller.call(f"{scheme}://hook.example/", MESSAGE)
+            assert (result.succeeded, result.text) == (True, "fine")
+            await until(lambda: proxy.ended == 1)
