@@ -86,7 +86,7 @@ def test_no_spelling_of_dots_leads_out(request_):
 @pytest.mark.parametrize(
     "request_",
     ["/api", "/api/", "/api/data", "//api/data", "/x/../api/data", "/%61pi/data", "/./api"]
-    + [f"/{name}" for name in OWN_PATHS],
+    + [f"/{name}" for name in sorted(OWN_PATHS)],
 )
 def test_what_is_knits_own_is_never_forwarded(path, request_):
     assert Endpoints([Endpoint(path, "http://example.com")]).find(request_) is None
