@@ -19,7 +19,7 @@ import uvicorn
 
 from knit_api.app import create_app
 from knit_api.auth import BindRefused, check_bind, is_loopback
-from knit_api.deps import Deps, Lazy, TransferClient
+from knit_api.deps import Deps, EngineClient, Lazy
 from knit_api.extra.in_force import ExtraApis
 from knit_api.server.sockets import DetachableProtocol
 from knit_api.watchdog import watched
@@ -67,11 +67,11 @@ def deps_from(settings: Settings) -> Deps:
     )
 
 
-def _transfers(settings: Settings) -> Callable[[], Awaitable[TransferClient]]:
+def _transfers(settings: Settings) -> Callable[[], Awaitable[EngineClient]]:
     # Read at once, so that an unreadable configuration is reported at the start.
     config = client_config()
 
-    async def connect_transfers() -> TransferClient:
+    async def connect_transfers() -> EngineClient:
         return KnitClient(
             await connect(config),
             lease=settings.engine.transfer_lease,

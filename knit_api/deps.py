@@ -20,9 +20,11 @@ from knit_api.extra.in_force import ExtraApis
 from knit_api.server.streams import Threads, drain_background
 from knit_api.watchdog import wait_or_abandon
 from knit_workflows.client import TransferHandle
+from knit_workflows.contracts.hook_test import HookTestResult
 from knit_workflows.contracts.transfers import Closed
 from knit_workflows.domain.errors import KnitError, Unavailable
-from knit_workflows.domain.ids import KnitId
+from knit_workflows.domain.hooks import HookPhase
+from knit_workflows.domain.ids import KnitId, RunId
 from knit_workflows.domain.ports import ApiStore
 from knit_workflows.settings import ExtraApisSettings
 
@@ -32,7 +34,7 @@ T = TypeVar("T")
 
 
 class TransferClient(Protocol):
-    """What the API asks of Temporal; `knit_workflows.client.KnitClient` implements it."""
+    """What transfers ask of Temporal."""
 
     async def ping(self) -> None: ...  # noqa: D102
     async def open_upload(self, key: UUID | None = None) -> TransferHandle: ...  # noqa: D102
@@ -41,6 +43,13 @@ class TransferClient(Protocol):
     async def finish(  # noqa: D102
         self, transfer: TransferHandle, *, ok: bool, reason: str = ""
     ) -> Closed: ...
+
+
+class EngineClient(TransferClient, Protocol):
+    """All that the API asks of Temporal; `knit_workflows.client.KnitClient` implements it."""
+
+    async def hook_skipped(self, run_id: RunId, generation: int) -> None: ...  # noqa: D102
+    async def test_hook(self, url: str, phase: HookPhase) -> HookTestResult: ...  # noqa: D102
 
 
 class Lazy(Generic[T]):
@@ -151,7 +160,7 @@ class Deps:
     """
 
     store: Lazy[ApiStore]
-    transfers: Lazy[TransferClient]
+    transfers: Lazy[EngineClient]
     lease: timedelta = timedelta(seconds=60)
     new_runs: int = 10_000
     disk: Path | None = None

@@ -41,6 +41,7 @@ _ADVICE: Final[Mapping[type[Exception], str]] = {
     domain.DataNotFound: "list what there is with `knit data find`",
     domain.PlanNotFound: "list what there is with `knit plan find`",
     domain.RunNotFound: "list what there is with `knit run find`",
+    domain.DeliveryNotFound: "list what there is with `knit hook deliveries`",
     domain.NotFound: "check the id",
     domain.UploadInProgress: "wait some seconds, then repeat the request with the same key",
     domain.IdempotencyKeyConsumed: "upload again with another key",

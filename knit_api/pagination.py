@@ -14,6 +14,7 @@ from knit_api.parameters import Page
 from knit_api.responses import json_list_response
 from knit_workflows.domain.cursors import Cursor
 from knit_workflows.domain.data import DataDetail
+from knit_workflows.domain.hooks import HookDelivery
 from knit_workflows.domain.plans.model import PlanDetail
 from knit_workflows.domain.runs import RunDetail
 from knit_workflows.domain.tags import KEY_TIMESTAMP, parse_timestamp
@@ -70,3 +71,8 @@ def plan_cursor(one: PlanDetail) -> str:
 def run_cursor(one: RunDetail) -> str:
     """Gives the position of a Run in the list of Runs."""
     return str(Cursor(one.summary.run_id, one.summary.updated_at))
+
+
+def delivery_cursor(one: HookDelivery) -> str:
+    """Gives the position of a delivery in the list of deliveries."""
+    return one.cursor

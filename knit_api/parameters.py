@@ -30,6 +30,7 @@ from knit_workflows.domain.completions import Noun
 from knit_workflows.domain.cursors import parse_cursor
 from knit_workflows.domain.data import DataQuery
 from knit_workflows.domain.errors import InvalidRequest
+from knit_workflows.domain.hooks import DeliveryQuery
 from knit_workflows.domain.ids import ID_PATTERN, KnitId, PlanId, RunId, parse_id
 from knit_workflows.domain.instants import parse_instant
 from knit_workflows.domain.plans.model import PlanQuery
@@ -49,6 +50,7 @@ _COUNT: Final = re.compile(r"[0-9]{1,9}")
 _STATUSES: Final = {s.value: s for s in RunStatus if s is not RunStatus.INVALIDATED}
 
 UUID_PATTERN: Final = "^{}$".format(ID_PATTERN.replace("a-f", "A-Fa-f"))  # either case is read
+_ID_OR_NOTHING: Final = f"^({UUID_PATTERN[1:-1]})?$"
 _CURSOR_PATTERN: Final = rf"^([0-9]{{0,14}}\.)?{ID_PATTERN}$"
 _DURATION_PATTERN: Final = r"^([+-]?(0|(([0-9]+\.?[0-9]*|\.[0-9]+)(ns|us|µs|μs|ms|s|m|h))+))?$"
 
@@ -74,6 +76,9 @@ def _id(unknown: type[errors.NotFound]) -> PlainValidator:
 KnitIdPath = Annotated[KnitId, _id(errors.DataNotFound), Path(description="the id of a Data")]
 PlanIdPath = Annotated[PlanId, _id(errors.PlanNotFound), Path(description="the id of a Plan")]
 RunIdPath = Annotated[RunId, _id(errors.RunNotFound), Path(description="the id of a Run")]
+DeliveryIdPath = Annotated[
+    str, _id(errors.DeliveryNotFound), Path(description="the id of a delivery to a hook")
+]
 
 # ---------------------------------------------------------------- values in queries
 
@@ -115,6 +120,15 @@ def _ids(values: Iterable[str]) -> frozenset[str] | None:
     listed = _listed(values)
     ids = frozenset(one for one in map(parse_id, listed) if one is not None)
     return None if listed and not ids else ids
+
+
+def _run(text: str) -> RunId | None:
+    if not text:
+        return None
+    one = parse_id(text)
+    if one is None:
+        raise errors.RunNotFound(f"there is no Run {text[:80]!r}", see=text[:80])
+    return RunId(one)
 
 
 def _statuses(values: Iterable[str]) -> frozenset[RunStatus]:
@@ -221,10 +235,13 @@ class Page(_Query):
     )
 
 
-class _Window(_Query):
+class _Since(_Query):
     since: Annotated[datetime | None, _read(_instant, Annotated[str, WithJsonSchema(_INSTANT)])] = (
         Field(None, description="RFC 3339; the first instant", examples=["2026-01-02T00:00:00Z"])
     )
+
+
+class _Window(_Since):
     duration: Annotated[str | None, _read(lambda text: text or None, _DURATION)] = Field(
         None,
         description="as Go writes it (`1h30m`); from `since`, which is required then, exclusive",
@@ -350,6 +367,21 @@ class RunFilter(Page, _Window):
             since=self.since,
             until=until,
         )
+
+
+class DeliveryFilter(Page, _Since):
+    """The query of `GET /hooks/deliveries`."""
+
+    run: Annotated[RunId | None, _read(_run, Annotated[str, Field(pattern=_ID_OR_NOTHING)])] = (
+        Field(None, description="the id of a Run: only calls for it")
+    )
+    failed: _Flag = Field(
+        None, description="`true`: only those that have neither succeeded nor been skipped"
+    )
+
+    def to_domain(self) -> DeliveryQuery:
+        """Gives the filter."""
+        return DeliveryQuery(run_id=self.run, failed=bool(self.failed), since=self.since)
 
 
 class LogOptions(_Query):

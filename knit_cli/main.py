@@ -37,6 +37,7 @@ class KnitGroup(LazyGroup):
         "data": Entry("knit_cli.commands.data:app", "Push, pull, find, tag and trace Data."),
         "plan": Entry("knit_cli.commands.plan:app", "Register, show and change Plans."),
         "run": Entry("knit_cli.commands.run:app", "Find, show, stop, retry and delete Runs."),
+        "hook": Entry("knit_cli.commands.hook:app", "See and steer the calls of lifecycle hooks."),
         "dev": Entry("knit_cli.dev.app:dev_app", "A complete knit on this machine."),
         "version": Entry("knit_cli.commands.about:app", "Show the version.", single=True),
         "license": Entry("knit_cli.commands.about:app", "Show the licences.", single=True),

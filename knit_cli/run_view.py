@@ -11,7 +11,8 @@ from rich.text import Text
 
 from knit_cli.errors import printable
 from knit_workflows.domain.instants import format_instant
-from knit_workflows.wire.runs import Exit, Run, RunEvent, Used, Waiting
+from knit_workflows.domain.runs import KNIT
+from knit_workflows.wire.runs import Exit, HookWait, Run, RunEvent, Used, Waiting
 
 _LATEST = 5  # changes in the short history; `--events` shows all
 
@@ -19,11 +20,12 @@ _LATEST = 5  # changes in the short history; `--events` shows all
 def remarks(run: Run, events: list[RunEvent]) -> list[str]:
     """Gives the lines shown after a Run's JSON: why it waits, what it used, how it went."""
     lines = [f"{run.status}: {_waiting(run.waiting)}"] if run.waiting else []
+    lines += _hook(run.waiting.hook) if run.waiting and run.waiting.hook else []
     lines += _used(run.used, run.plan.image or "") if run.used else []
     lines += run.notes
     if len(events) > _LATEST:
         lines.append(f"… show all with `knit run show --events {run.run_id}`")
-    return lines + [" ".join(filter(None, _cells(event))) for event in events[-_LATEST:]]
+    return lines + [_line(event) for event in events[-_LATEST:]]
 
 
 def _waiting(waiting: Waiting) -> str:
@@ -35,6 +37,15 @@ def _waiting(waiting: Waiting) -> str:
     if waiting.until:
         parts.append(f"given up at {_when(waiting.until)}")
     return "; ".join(parts)
+
+
+def _hook(hook: HookWait) -> list[str]:
+    next_try = f"the next try is at {_when(hook.next_at)}" if hook.next_at else "it is asked now"
+    tries = f"asked {hook.attempts} time{'' if hook.attempts == 1 else 's'}"
+    return [
+        f"before → {hook.to_status}: {tries}, {next_try}",
+        f"go on without it: knit hook skip {hook.delivery} --reason …",
+    ]
 
 
 def _used(used: Used, image: str) -> list[str]:
@@ -55,17 +66,25 @@ def _used(used: Used, image: str) -> list[str]:
 
 def print_history(events: Iterable[RunEvent]) -> None:
     """Prints a history to stdout as a table, oldest change first."""
-    table = Table("when", "change", "why", "exit", box=None, pad_edge=False, header_style="dim")
+    table = Table(
+        "when", "change", "why", "by", "exit", box=None, pad_edge=False, header_style="dim"
+    )
     for event in events:
         # Text, not markup: a cause may contain brackets.
         table.add_row(*map(Text, map(printable, _cells(event))))
     Console(highlight=False).print(table)
 
 
-def _cells(event: RunEvent) -> tuple[str, str, str, str]:
+def _line(event: RunEvent) -> str:
+    when, change, why, by, ending = _cells(event)
+    return " ".join(filter(None, (when, change, why, by and f"by {by}", ending)))
+
+
+def _cells(event: RunEvent) -> tuple[str, str, str, str, str]:
     stays = event.from_status in (None, event.to_status)
     change = event.to_status if stays else f"{event.from_status} → {event.to_status}"
-    return _when(event.at), change, event.cause, _exit_parts(event.exit)
+    by = "" if event.actor == KNIT else event.actor
+    return _when(event.at), change, event.cause, by, _exit_parts(event.exit)
 
 
 def _when(instant: datetime) -> str:

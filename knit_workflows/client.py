@@ -9,36 +9,48 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final, Literal
 
+from temporalio import exceptions
 from temporalio.api.enums.v1 import PendingActivityState
 from temporalio.client import (
     Client,
     WithStartWorkflowOperation,
     WorkflowExecutionStatus,
+    WorkflowFailureError,
     WorkflowUpdateFailedError,
     WorkflowUpdateRPCTimeoutOrCancelledError,
 )
 from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
-from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
 from knit_workflows import names
+from knit_workflows.contracts.hook_test import HookTestInput, HookTestResult
 from knit_workflows.contracts.messages import Nothing
 from knit_workflows.contracts.transfers import Closed, Finish, Opened, TransferInput
 from knit_workflows.domain import errors
+from knit_workflows.domain.hooks import HookPhase
 from knit_workflows.domain.ids import KnitId, RunId
 from knit_workflows.queue_state import queue_state
 from knit_workflows.settings import QueueSettings
 from knit_workflows.workflows import options
+from knit_workflows.workflows.hook_test import HookTestWorkflow
 from knit_workflows.workflows.transfer import TransferWorkflow
 
 RPC_TIMEOUT: Final = timedelta(seconds=10)
+PROMPT: Final = timedelta(seconds=2)
+"""For a request that is only to make something prompt, and for a worker that is just starting."""
+LOOKS: Final = 10
+"""How often a worker is looked for meanwhile."""
 ADVICE: Final = "Temporal does not answer at the moment; try again in some seconds"
 ANEW: Final = "start the transfer anew"
+HOOK_CALL: Final = timedelta(seconds=40)
+"""How long the test of a hook waits for its answer."""
+HOOK_TEST: Final = timedelta(seconds=45)
+"""The same with the time until a worker takes it up; less than clients wait for a response."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +154,7 @@ class KnitClient:
         except _TimedOut as error:
             await _retrieve(start)
             raise await self._not_opened(transfer) from error
-        except WorkflowAlreadyStartedError as error:
+        except exceptions.WorkflowAlreadyStartedError as error:
             await _retrieve(start)
             raise await self._opened_before(transfer) from error
         _raise_unless(opened)
@@ -204,6 +216,64 @@ class KnitClient:
                 id="finish",
                 rpc_timeout=self._lease,
             )
+
+    async def hook_skipped(self, run_id: RunId, generation: int) -> None:
+        """Tells a Run of a skipped hook, so that it goes on at once; raises EngineUnavailable.
+
+        A Run whose workflow is over needs no word.
+        """
+        handle = self._client.get_workflow_handle(names.run_workflow(run_id, generation))
+        with suppress(errors.Conflict), _translated():
+            await handle.signal("hook_skipped", rpc_timeout=PROMPT)
+
+    async def test_hook(self, url: str, phase: HookPhase) -> HookTestResult:
+        """Calls a hook with the body of a sample Run; gives what became of the call.
+
+        Each call of this method is one call of the hook. Raises EngineUnavailable, also if no
+        worker is there that calls hooks.
+        """
+        with _translated():
+            await self._require_hook_workers()
+            test = await self._client.start_workflow(
+                HookTestWorkflow.run,
+                HookTestInput(url=url, phase=phase, timeout=HOOK_CALL),
+                id=names.hook_test_workflow(uuid.uuid4().hex),
+                task_queue=self._queues.hooks,
+                priority=options.AT_HAND,
+                execution_timeout=HOOK_TEST,
+                task_timeout=self._step_timeout,
+                rpc_timeout=RPC_TIMEOUT,
+            )
+            try:
+                async with asyncio.timeout((HOOK_TEST + PROMPT).total_seconds()):
+                    return await test.result()
+            except WorkflowFailureError as cause:
+                await self._require_hook_workers()
+                raise errors.Unavailable(
+                    _why_untested(cause),
+                    advice="try again; the log of the workers with the role hooks says more",
+                ) from cause
+
+    async def _require_hook_workers(self) -> None:
+        """Raises EngineUnavailable if no worker calls hooks, nor begins to while this waits."""
+        for _ in range(LOOKS):
+            if (await queue_state(self._client, self._queues.hooks)).workers:
+                return
+            await asyncio.sleep(PROMPT.total_seconds() / LOOKS)
+        raise errors.EngineUnavailable(
+            "no worker is up that calls hooks",
+            advice="see that a worker with the role hooks runs, then try again",
+        )
+
+
+def _why_untested(error: BaseException) -> str:
+    """Says why the test of a hook has no result, by the innermost of Temporal's errors."""
+    while (cause := getattr(error, "cause", None)) is not None:
+        error = cause
+    if isinstance(error, exceptions.TimeoutError):
+        seconds = f"{HOOK_TEST.total_seconds():g} s"
+        return f"the hook was not called, or has not answered, within {seconds}"
+    return f"the hook cannot be tested: {error}"
 
 
 async def _retrieve(start: WithStartWorkflowOperation[Any, Any]) -> None:

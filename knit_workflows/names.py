@@ -16,6 +16,7 @@ PLUGIN: Final = "knit.KnitPlugin"
 RUN_WORKFLOW: Final = "knit.Run"
 PROJECTOR_WORKFLOW: Final = "knit.Projector"
 TRANSFER_WORKFLOW: Final = "knit.Transfer"
+HOOK_TEST_WORKFLOW: Final = "knit.TestHook"
 GC_WORKFLOW: Final = "knit.gc"
 HOUSEKEEPING_WORKFLOW: Final = "knit.housekeep"
 """The last two are also the names of their schedules."""
@@ -24,6 +25,7 @@ ENGINE_QUEUE: Final = "knit"
 COMPUTE_QUEUE: Final = "knit-compute"
 WATCH_QUEUE: Final = "knit-watch"
 INTERACTIVE_QUEUE: Final = "knit-interactive"
+HOOKS_QUEUE: Final = "knit-hooks"
 
 ATTRIBUTE_RUN_ID: Final = "KnitRunId"
 ATTRIBUTE_PLAN_ID: Final = "KnitPlanId"
@@ -69,6 +71,11 @@ def projector_workflow(shard: int) -> str:
 def transfer_workflow(transfer_id: str) -> str:
     """Gives the id of the workflow that holds one transfer open."""
     return f"knit.transfer:{transfer_id}"
+
+
+def hook_test_workflow(test_id: str) -> str:
+    """Gives the id of the workflow that tests a hook once."""
+    return f"knit.test-hook:{test_id}"
 
 
 def run_pod(run_id: str, generation: int) -> str:

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import logging
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import timedelta
 from enum import StrEnum
 from functools import partial
@@ -40,6 +41,8 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
 from knit_workflows import names
 from knit_workflows.activities.await_run import StoreAwaitRunActivities
+from knit_workflows.activities.hook_test import CallerHookTestActivities
+from knit_workflows.activities.hooks import StoreHookActivities
 from knit_workflows.activities.housekeeping import StoreHousekeepingActivities
 from knit_workflows.activities.projector import StoreProjectorActivities
 from knit_workflows.activities.run_starter import start_projector
@@ -50,7 +53,10 @@ from knit_workflows.contracts.housekeeping import HousekeepingInput
 from knit_workflows.contracts.projector import ProjectorInput
 from knit_workflows.domain.errors import KnitError
 from knit_workflows.domain.ports import Store
-from knit_workflows.settings import EngineSettings, QueueSettings
+from knit_workflows.hooks.caller import HookCaller
+from knit_workflows.hooks.file import Follower, HooksFile
+from knit_workflows.settings import EngineSettings, HookSettings, QueueSettings
+from knit_workflows.workflows.hook_test import HookTestWorkflow
 from knit_workflows.workflows.housekeeping import (
     GarbageCollectionWorkflow,
     HousekeepingWorkflow,
@@ -59,20 +65,22 @@ from knit_workflows.workflows.projector import ProjectorWorkflow
 from knit_workflows.workflows.run import RunWorkflow
 from knit_workflows.workflows.transfer import TransferWorkflow
 
+log = logging.getLogger(__name__)
+
 WORKFLOWS: Final = (
     RunWorkflow,
     ProjectorWorkflow,
     TransferWorkflow,
     GarbageCollectionWorkflow,
     HousekeepingWorkflow,
+    HookTestWorkflow,
 )
-INTERACTIVE_WORKFLOWS: Final = (TransferWorkflow,)
 MIN_SHUTDOWN: Final = timedelta(seconds=1)
 WATCH_SLOTS: Final = 2_000
 
 
 class Role(StrEnum):
-    """What a worker does; all but `ENGINE` need rights on the compute back-end."""
+    """What a worker does; all but `ENGINE` and `HOOKS` need rights on the compute back-end."""
 
     ENGINE = "engine"
     """Workflows, projection, waiting for Runs."""
@@ -82,9 +90,16 @@ class Role(StrEnum):
     """Watching run pods."""
     INTERACTIVE = "interactive"
     """Transfers and stops: somebody waits for them, so they never wait behind Runs."""
+    HOOKS = "hooks"
+    """Calls of lifecycle hooks; it needs no right on the back-end, but the network."""
 
 
 ALL_ROLES: Final = frozenset(Role)
+WORKFLOWS_BY_ROLE: Final = {
+    Role.INTERACTIVE: (TransferWorkflow,),
+    Role.HOOKS: (HookTestWorkflow,),
+}
+"""For which somebody waits; the role `ENGINE` has them all."""
 
 
 class MisconfiguredWorker(ValueError):
@@ -101,11 +116,14 @@ class Deps:
         *,
         engine: EngineSettings | None = None,
         queues: QueueSettings | None = None,
+        hooks: HookSettings | None = None,
     ) -> None:
         self.store = store
         self.backend = backend
         self.engine = engine or EngineSettings()
         self.queues = queues or QueueSettings()
+        self.hooks = hooks or HookSettings()
+        self.caller = HookCaller(self.hooks)
         self._users = 0
         self._lock = asyncio.Lock()
 
@@ -123,8 +141,49 @@ class Deps:
             async with self._lock:
                 self._users -= 1
                 if self._users == 0:
+                    await self.caller.aclose()
                     await self.backend.aclose()
                     await self.store.aclose()
+
+    @asynccontextmanager
+    async def following_hooks(self) -> AsyncIterator[None]:
+        """Keeps the hooks of the hooks file in force while inside, however it changes.
+
+        Without a file those in force stay: another worker may follow one.
+        """
+        path = self.hooks.file
+        if path is None:
+            yield
+            return
+        follower = Follower(path, self._put_in_force, self._refuse_hooks)
+        await follower.begin()
+        following = asyncio.create_task(follower.go_on())
+        try:
+            yield
+        finally:
+            following.cancel()
+            with suppress(asyncio.CancelledError):
+                await following
+
+    async def _put_in_force(self, file: HooksFile) -> None:
+        self.caller.configure(file)
+        changed = await self.store.hooks.configure(file.hooks)
+        await self.store.hooks.report(None)
+        if changed:
+            log.info(
+                "hooks are in force: %d before, %d after",
+                len(file.hooks.before),
+                len(file.hooks.after),
+                extra={"action": "hooks_changed"},
+            )
+
+    async def _refuse_hooks(self, problem: str) -> None:
+        log.error(
+            "hooks file is refused, those before stay in force: %s",
+            problem,
+            extra={"action": "hooks_refused"},
+        )
+        await self.store.hooks.report(problem)
 
     def projector_input(self) -> ProjectorInput:
         """Says where the Projector and the Runs it starts do their work."""
@@ -133,6 +192,7 @@ class Deps:
             compute_queue=self.queues.compute,
             watch_queue=self.queues.watch,
             interactive_queue=self.queues.interactive,
+            hooks_queue=self.queues.hooks,
             heartbeat=self.engine.projector_heartbeat,
         )
 
@@ -142,7 +202,12 @@ class Deps:
 
     def activities(self, roles: frozenset[Role]) -> list[Callable[..., Any]]:
         """Gives the activities of these roles, bound to the store and the back-end."""
-        runs = ComputeRunActivities(self.store.execution, self.backend, self.engine)
+        runs = ComputeRunActivities(
+            self.store.execution, self.store.hooks, self.backend, self.engine
+        )
+        hooks = StoreHookActivities(
+            self.store.runs, self.store.execution, self.store.hooks, self.caller
+        )
         transfers = ComputeTransferActivities(
             self.store.transfers,
             self.store.execution,
@@ -161,6 +226,7 @@ class Deps:
         housekeeping = StoreHousekeepingActivities(
             self.store.housekeeping, self.backend, transfers, self.engine
         )
+        hook_tests = CallerHookTestActivities(self.caller)
         by_role: dict[Role, list[Callable[..., Any]]] = {
             Role.ENGINE: [
                 projector.drain_outbox,
@@ -170,6 +236,9 @@ class Deps:
             ],
             Role.COMPUTE: [
                 runs.launch_run,
+                runs.create_volumes,
+                runs.create_pod,
+                runs.record_evidence,
                 runs.stop_run,
                 runs.finalize_run,
                 transfers.open_transfer,
@@ -178,11 +247,16 @@ class Deps:
                 housekeeping.end_lost_transfers,
                 housekeeping.remove_leftover_pods,
             ],
-            Role.WATCH: [runs.watch_run],
+            Role.WATCH: [runs.watch_run, runs.watch_pod],
             Role.INTERACTIVE: [
                 runs.stop_run,
                 transfers.open_transfer,
                 transfers.close_transfer,
+            ],
+            Role.HOOKS: [
+                hooks.call_before_hooks,
+                hooks.call_after_hooks,
+                hook_tests.test_hook,
             ],
         }
         # COMPUTE carries out stops and transfers too: old histories have them on its queue.
@@ -222,7 +296,7 @@ class KnitPlugin(SimplePlugin):
             config["max_heartbeat_throttle_interval"] = min(
                 config.get("max_heartbeat_throttle_interval", longest), longest
             )
-            if Role.WATCH in self._roles and not config.get("tuner"):
+            if self._roles & {Role.WATCH, Role.HOOKS} and not config.get("tuner"):
                 config["max_concurrent_activities"] = (
                     config.get("max_concurrent_activities") or WATCH_SLOTS
                 )
@@ -234,10 +308,12 @@ class KnitPlugin(SimplePlugin):
         if self._deps is None:
             await super().run_worker(worker, next)
             return
-        async with self._deps.opened():
+        async with self._deps.opened(), AsyncExitStack() as stack:
             if Role.ENGINE in self._roles:
                 await start_projector(worker.client, self._deps.projector_input())
                 await ensure_schedules(worker.client, self._deps)
+            if Role.HOOKS in self._roles:
+                await stack.enter_async_context(self._deps.following_hooks())
             await super().run_worker(worker, next)
 
     def _with_workflows(self, existing: Sequence[type] | None) -> Sequence[type]:
@@ -248,7 +324,7 @@ class KnitPlugin(SimplePlugin):
     def _workflows(self) -> Sequence[type]:
         if Role.ENGINE in self._roles or self._deps is None:
             return WORKFLOWS
-        return INTERACTIVE_WORKFLOWS if Role.INTERACTIVE in self._roles else ()
+        return [one for role in sorted(self._roles) for one in WORKFLOWS_BY_ROLE.get(role, ())]
 
     def _with_activities(
         self, existing: Sequence[Callable[..., Any]] | None

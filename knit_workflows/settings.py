@@ -228,11 +228,13 @@ class QueueSettings(_Group):
     """Watches: many and long-running, so they have slots of their own."""
     interactive: str = names.INTERACTIVE_QUEUE
     """Transfers and stops, which somebody waits for: they must not queue behind Runs."""
+    hooks: str = names.HOOKS_QUEUE
+    """Calls of lifecycle hooks, which may take long: only their Runs must wait for them."""
 
     @classmethod
     def single(cls, name: str) -> QueueSettings:
         """Gives one queue for everything, served by one Worker."""
-        return cls(engine=name, compute=name, watch=name, interactive=name)
+        return cls(engine=name, compute=name, watch=name, interactive=name, hooks=name)
 
 
 class Settings(BaseSettings):

@@ -37,7 +37,7 @@ from knit_workflows.domain.tags import Tag
 from knit_workflows.embedded import EmbeddedPostgres, dev_server_settings
 from knit_workflows.plugin import ALL_ROLES, Deps
 from knit_workflows.provision.temporal_cli import obtain_temporal
-from knit_workflows.settings import EngineSettings, QueueSettings, StoreSettings
+from knit_workflows.settings import EngineSettings, HookSettings, QueueSettings, StoreSettings
 from knit_workflows.store import PostgresStore, migrate
 from knit_workflows.worker import workers
 
@@ -142,11 +142,13 @@ async def knit_environment(
     postgres: EmbeddedPostgres | None = None,
     client: Client | None = None,
     work: bool = True,
+    hooks: HookSettings | None = None,
 ) -> AsyncIterator[KnitEnvironment]:
     """Runs a knit of its own: database, Temporal server, workers.
 
     What is passed in is used and stays open; everything else is started and stopped. `backend`
-    defaults to a `MemoryBackend` whose Runs succeed at once; `work=False` starts no worker.
+    defaults to a `MemoryBackend` whose Runs succeed at once; `work=False` starts no worker; `hooks`
+    says how hooks are called, if `store.hooks.configure` puts some in force.
     """
     async with AsyncExitStack() as stack:
         server = postgres or stack.enter_context(embedded_postgres())
@@ -158,6 +160,7 @@ async def knit_environment(
             backend or MemoryBackend(),
             engine=engine,
             queues=QueueSettings(compute="knit"),
+            hooks=hooks,
         )
         await stack.enter_async_context(deps.opened())
         for worker in workers(connected, deps, ALL_ROLES) if work else []:

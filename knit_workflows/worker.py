@@ -1,4 +1,4 @@
-"""The worker process: `python -m knit_workflows --roles engine,compute,watch,interactive`.
+"""The worker process: `python -m knit_workflows --roles engine,compute,watch,interactive,hooks`.
 
 The composition root of workers: here, and only here, the real store and back-end are chosen.
 """
@@ -70,6 +70,7 @@ def deps_from(settings: Settings) -> Deps:
         backend_from(settings.compute),
         engine=settings.engine,
         queues=settings.queues,
+        hooks=settings.hooks,
     )
 
 

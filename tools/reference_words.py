@@ -220,7 +220,8 @@ The API takes and gives what Knitfab v1.6 does, so its clients work. It differs 
 | a folder of static files is served at `/` | none |
 
 Beyond it are: `limit` and `cursor`, `/metadata`, `/lineage`, `/events`, `/priority`, `tag` of an
-upload, `confirm` and `dry_run` of a Plan, plain tar, `/api/version`, `/healthz`, `/readyz`.
+upload, `confirm` and `dry_run` of a Plan, plain tar, `/api/hooks`, `/api/version`, `/healthz`,
+`/readyz`.
 
 ## Endpoints
 """

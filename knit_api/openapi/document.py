@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from knit_api.openapi import examples
 from knit_api.parameters import Page
 from knit_api.transfers.codecs import CHECKSUM_TRAILER, GZIPPED_TAR, PLAIN_TAR
+from knit_workflows.wire.deliveries import HookSkip, HookTestRequest
 from knit_workflows.wire.errors import ErrorBody
 from knit_workflows.wire.plans import (
     AnnotationsChange,
@@ -43,6 +44,8 @@ _BODIES: Final[tuple[type[BaseModel], ...]] = (
     ServiceAccountChange,
     PriorityChange,
     TagChange,
+    HookSkip,
+    HookTestRequest,
 )
 _BINARY: Final = {"schema": {"type": "string", "format": "binary"}}
 _DESCRIPTIONS: Final = {
@@ -63,6 +66,7 @@ _LEADS_TO: Final = {
     "register_plan": {"plan_id": "/planId"},
     "find_plans": {"plan_id": "/0/planId"},
     "find_runs": {"run_id": "/0/runId", "plan_id": "/0/plan/planId"},
+    "find_deliveries": {"delivery_id": "/0/id", "run_id": "/0/runId"},
 }
 """JSON pointers into the responses of operations, to ids that other operations take."""
 

@@ -14,6 +14,7 @@ TAGS: Final[Mapping[str, str]] = {
     "data": "immutable things with tags, and what came of them",
     "plans": "kinds of computation, described by the tags they take and give",
     "runs": "computations: one per Plan and combination of Data",
+    "hooks": "URLs that are told of the changes of Runs, and may hold them up",
     "completions": "what a shell offers when a key is pressed",
     "health": "whether knit is up",
 }
@@ -21,6 +22,7 @@ IDS: Final[Mapping[str, str]] = {
     "knit_id": "8d0b9f10-6a3c-4f9e-9d8e-0a1f5a4b2c01",
     "plan_id": "3f6c1a52-2d47-4c0b-8f5d-7b1e9c3d4a02",
     "run_id": "c5e2d7a4-91b8-4e36-a2f0-5d8c6b7e1f03",
+    "delivery_id": "2d9b7c04-6f1e-5a83-9c50-b8e4d1f7a611",
 }
 
 _DATASET: Final = IDS["knit_id"]
@@ -84,6 +86,33 @@ _PENDING: Final = {
         "outlook": "tried again; the Run fails if it lasts",
     },
 }
+_HOOKS: Final = {
+    "before": ["https://policy.example/signed-images"],
+    "after": ["https://chat.example/knit"],
+}
+_DELIVERY: Final = {
+    "id": IDS["delivery_id"],
+    "runId": _PENDING["runId"],
+    "generation": 1,
+    "from": "ready",
+    "to": "starting",
+    "phase": "before",
+    "url": _HOOKS["before"][0],
+    "state": "failed",
+    "attempts": 3,
+    "created_at": _ENDED_AT,
+    "called_at": "2026-01-02T03:14:19.02+00:00",
+    "next_at": "2026-01-02T03:14:22.31+00:00",
+    "status_code": 503,
+    "duration_ms": 42,
+    "answer": "answered 503 Service Unavailable: the list is being rebuilt",
+}
+_SKIPPED: Final = {
+    **{key: value for key, value in _DELIVERY.items() if key != "next_at"},
+    "state": "skipped",
+    "skipped_by": "ada",
+    "skip_reason": "the list is down until Monday",
+}
 _STOPPED: Final = {
     **_RUN,
     "status": "aborting",
@@ -113,13 +142,14 @@ _DATA: Final = {
     "nomination": [{**_IN, "plan": _SUMMARY}],
 }
 _EVENTS: Final = [
-    {"at": _UPLOADED_AT, "generation": 1, "to": "waiting", "cause": "projected"},
+    {"at": _UPLOADED_AT, "generation": 1, "to": "waiting", "cause": "projected", "actor": "knit"},
     {
         "at": _ENDED_AT,
         "generation": 1,
         "from": "completing",
         "to": "done",
         "cause": "finalized",
+        "actor": "knit",
         "exit": {"code": 0, "message": "(container main) Completed"},
     },
 ]
@@ -165,6 +195,20 @@ OPERATIONS: Final[Mapping[str, Example]] = {
     "run_events": Example(_EVENTS),
     "abort_run": Example(_STOPPED),
     "tear_off_run": Example(_TORN_OFF),
+    "show_hooks": Example(_HOOKS),
+    "find_deliveries": Example([_DELIVERY]),
+    "skip_delivery": Example(_SKIPPED, {"reason": "the list is down until Monday", "by": "ada"}),
+    "test_hook": Example(
+        {
+            "url": _HOOKS["before"][0],
+            "succeeded": True,
+            "duration_ms": 31,
+            "status_code": 200,
+            "answer": '{"knitfabExtension": {"env": {"POLICY": "strict"}}}',
+            "environment": ["POLICY"],
+        },
+        {"url": _HOOKS["before"][0]},
+    ),
 }
 """By the name of the route's function."""
 

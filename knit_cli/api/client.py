@@ -32,6 +32,13 @@ from knit_cli.version import version
 from knit_workflows.wire.base import Request, to_wire
 from knit_workflows.wire.completions import Completion
 from knit_workflows.wire.data import Data
+from knit_workflows.wire.deliveries import (
+    HookDelivery,
+    Hooks,
+    HookSkip,
+    HookTestAnswer,
+    HookTestRequest,
+)
 from knit_workflows.wire.lineage import Lineage
 from knit_workflows.wire.plans import (
     CONFIRM,
@@ -64,6 +71,10 @@ _RUN_LIST = TypeAdapter(list[Run])
 _EVENTS = TypeAdapter(list[RunEvent])
 _LINEAGE = TypeAdapter(Lineage)
 _COMPLETIONS = TypeAdapter(list[Completion])
+_HOOKS = TypeAdapter(Hooks)
+_DELIVERY = TypeAdapter(HookDelivery)
+_DELIVERIES = TypeAdapter(list[HookDelivery])
+_HOOK_TEST = TypeAdapter(HookTestAnswer)
 
 
 class ApiClient:
@@ -340,6 +351,48 @@ class ApiClient:
         """Gives every change of the Run's status, oldest first."""
         path = f"/runs/{_id(run_id)}/events"
         return self._requests.read(path, (), _EVENTS, f"cannot show the history of Run {run_id}")
+
+    # ------------------------------------------------------------ hooks
+
+    def hooks(self) -> Hooks:
+        """Gives the hooks in force."""
+        return self._requests.read("/hooks", (), _HOOKS, "cannot show the hooks")
+
+    def find_deliveries(
+        self,
+        run_id: str | None = None,
+        *,
+        failed: bool = False,
+        since: datetime | None = None,
+        limit: int,
+    ) -> tuple[list[HookDelivery], bool]:
+        """Gives deliveries to hooks, those called last first; and whether there are more.
+
+        Args:
+            run_id: only those for this Run.
+            failed: only those that have neither succeeded nor been skipped.
+            since: only those whose last call is not older.
+            limit: the most to return, 1 to 1000.
+        """
+        query = [("run", run_id)] if run_id is not None else []
+        query += [("failed", "true")] if failed else []
+        query += [*_window(since, None), ("limit", str(limit))]
+        path, failure = "/hooks/deliveries", "cannot find deliveries"
+        return self._requests.read_page(path, query, _DELIVERIES, failure)
+
+    def skip_delivery(self, delivery_id: str, skip: HookSkip) -> HookDelivery:
+        """Lets a Run go on without a hook that has not agreed; idempotent."""
+        path = f"/hooks/deliveries/{_id(delivery_id)}/skip"
+        failure = f"cannot skip {delivery_id}"
+        return self._requests.retry.on_cut(
+            lambda: self._requests.once("POST", path, _DELIVERY, failure, json=to_wire(skip)),
+            repeatable=True,
+        )
+
+    def test_hook(self, url: str) -> HookTestAnswer:
+        """Sends the body of a sample Run to a hook in force; not repeated after a lost response."""
+        body = to_wire(HookTestRequest(url=url))
+        return self._requests.change("POST", "/hooks/test", _HOOK_TEST, f"cannot test {url}", body)
 
 
 def open_api(

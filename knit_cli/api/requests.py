@@ -49,13 +49,20 @@ class Requests:
     def read(self, path: str, query: Query, shape: TypeAdapter[T], failure: str) -> T:
         """Reads something; repeated while the API is unavailable or the connection breaks."""
 
-        def attempt() -> T:
+        return self.read_page(path, query, shape, failure)[0]
+
+    def read_page(
+        self, path: str, query: Query, shape: TypeAdapter[T], failure: str
+    ) -> tuple[T, bool]:
+        """Reads one page of a list, as `read` does; tells whether another page follows."""
+
+        def attempt() -> tuple[T, bool]:
             with self._translated_errors():
                 response = self.retry.on_unavailable(
                     lambda: self._http.get(path, params=list(query), timeout=REQUEST_TIMEOUT),
                     _reason,
                 )
-            return _parsed(response, shape, failure)
+            return _parsed(response, shape, failure), "next" in response.links
 
         return self.retry.on_cut(attempt, repeatable=True)
 

@@ -60,6 +60,8 @@ def services(
     `settings` are more variables of their environment, besides those that the stack itself needs.
     """
     environment = {**_environment(folder, ports, database.address()), **settings}
+    # Without a file those of the last time would stay in force.
+    environment.setdefault("KNIT_HOOKS__FILE", os.devnull)
     python = (sys.executable, "-P", "-m")  # -P: never import modules from the working directory
 
     def worker(name: str, roles: str, niceness: int = 0) -> Service:
@@ -93,7 +95,7 @@ def services(
         worker("worker", "engine,compute,watch", niceness=NICENESS),
         # A separate process, so that a burst of Runs neither fills its slots nor blocks its event
         # loop, nor takes its CPU.
-        worker("worker-interactive", "interactive"),
+        worker("worker-interactive", "interactive,hooks"),
         Service(
             "api",
             (*python, "knit_api", "--host", LOOPBACK, "--port", str(ports.api)),

@@ -1,4 +1,4 @@
-"""Completes ids, tags and statuses on the command line by asking the API.
+"""Completes ids, tags, hooks and statuses on the command line by asking the API.
 
 Completion must never get in the way: it answers within a second or offers nothing, prints no
 errors, and caches each response for a few seconds, because users press Tab repeatedly.
@@ -22,6 +22,7 @@ from knit_cli.config.files import write_private
 from knit_cli.invocation import Invocation
 from knit_cli.session import api_of
 from knit_cli.shell.arguments import BASH_PREFIX
+from knit_workflows.domain.hooks import HookPhase
 from knit_workflows.domain.runs import RunStatus
 
 Candidates = list[tuple[str, str]]
@@ -29,6 +30,7 @@ Candidates = list[tuple[str, str]]
 
 _TIMEOUT = 1.0  # seconds; the user is waiting at the prompt
 _CACHE_SECONDS = 10.0
+_HOOKS, _DELIVERIES = "hooks", "deliveries"  # beside the nouns that the API completes
 _LIMIT = 100  # nobody reads more in a terminal; typing on narrows the choice
 
 
@@ -55,6 +57,16 @@ def complete_tag(context: typer.Context, incomplete: str) -> Candidates:
 def complete_tag_key(context: typer.Context, incomplete: str) -> Candidates:
     """Gives keys of tags."""
     return _completed(context, incomplete, "keys")
+
+
+def complete_delivery(context: typer.Context, incomplete: str) -> Candidates:
+    """Gives ids of deliveries that a user may skip, latest first, each with what it is for."""
+    return _completed(context, incomplete, _DELIVERIES)
+
+
+def complete_hook(context: typer.Context, incomplete: str) -> Candidates:
+    """Gives the URLs of the hooks in force."""
+    return _completed(context, incomplete, _HOOKS)
 
 
 def complete_status(incomplete: str) -> Candidates:
@@ -111,6 +123,16 @@ def _cache_file(invocation: Invocation, noun: str) -> Path:
 
 def _fetched(invocation: Invocation, noun: str, prefix: str) -> Candidates:
     with api_of(invocation, notify=lambda _text: None) as api:
+        if noun == _HOOKS:
+            hooks = api.hooks()
+            return [(url, "") for url in dict.fromkeys((*hooks.before, *hooks.after))]
+        if noun == _DELIVERIES:
+            failed, _ = api.find_deliveries(failed=True, limit=_LIMIT)
+            return [
+                (one.id, f"{one.from_status} → {one.to_status}, {one.url}")
+                for one in failed
+                if one.phase == HookPhase.BEFORE
+            ]
         found = api.completions(noun, prefix, limit=_LIMIT)
     return [(one.value, one.words) for one in found]
 

@@ -93,6 +93,7 @@ class RunStarter:
                     compute_queue=self._queues.compute_queue,
                     watch_queue=self._queues.watch_queue,
                     interactive_queue=self._queues.interactive_queue,
+                    hooks_queue=self._queues.hooks_queue,
                     heartbeat=self._settings.heartbeat,
                 ),
                 id=names.run_workflow(key.run_id, key.generation),

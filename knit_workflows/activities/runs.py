@@ -1,8 +1,14 @@
-"""The activities of `knit.Run`: volumes, the run pod, and the Run's status in the store."""
+"""The activities of `knit.Run`: its steps, and the record of its status in the store.
+
+While no hooks are in force, neighbouring steps share an activity (`launch_run`, `watch_run`), and
+each change is recorded as soon as it is seen. With hooks every step is an activity of its own, and
+what it sees is recorded by another one, so that hooks can be called in between.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, aclosing
@@ -11,32 +17,32 @@ from typing import Final
 
 from temporalio import activity
 
-from knit_workflows import names
-from knit_workflows.activities.deadlines import StartDeadlines
 from knit_workflows.activities.failures import translated
 from knit_workflows.activities.heartbeat import heartbeating
-from knit_workflows.activities.observations import observations
 from knit_workflows.activities.pending_reasons import ENDING, PendingReporter, signal_workflow
-from knit_workflows.compute.base import (
-    ENDED,
-    ComputeBackend,
-    Observation,
-    Phase,
-    RunPod,
-    StartFailure,
-)
+from knit_workflows.activities.run_steps import RunSteps, exit_of, refused, started
+from knit_workflows.compute.base import ComputeBackend
 from knit_workflows.contracts.runs import (
-    Finalized,
+    Evidence,
+    HookCounts,
     Progress,
+    RecordEvidence,
     RunActivities,
     RunRef,
+    Step,
     Stopped,
     StopRun,
 )
-from knit_workflows.domain.errors import BackendRejected
+from knit_workflows.domain.errors import BackendRejected, HooksNotCalled
 from knit_workflows.domain.ids import RunId
-from knit_workflows.domain.ports import RunExecutionStore, RunKey, RunSpec, UsedResources
-from knit_workflows.domain.runs import LOST, STUCK_CODE, Exit, RunStatus
+from knit_workflows.domain.ports import (
+    HookStore,
+    RunExecutionStore,
+    RunKey,
+    RunSpec,
+    UsedResources,
+)
+from knit_workflows.domain.runs import USER, Exit, RunStatus
 from knit_workflows.settings import EngineSettings
 
 log = logging.getLogger(__name__)
@@ -51,10 +57,15 @@ class ComputeRunActivities(RunActivities):
     """The activities of `knit.Run`, on a store and a compute back-end."""
 
     def __init__(
-        self, store: RunExecutionStore, backend: ComputeBackend, settings: EngineSettings
+        self,
+        store: RunExecutionStore,
+        hooks: HookStore,
+        backend: ComputeBackend,
+        settings: EngineSettings,
     ) -> None:
         self._store = store
-        self._backend = backend
+        self._hooks = hooks
+        self._steps = RunSteps(backend, settings)
         self._settings = settings
 
     @activity.defn(name="knit.launch_run")
@@ -64,62 +75,50 @@ class ComputeRunActivities(RunActivities):
         A repeated attempt goes on where the last one stopped, as the status in the store says. Once
         the Run is starting, no pod is ever created again.
         """
+        key = _key(request)
         with translated():
             async with heartbeating():
-                spec = await self._store.spec(_key(request))
                 try:
-                    status = await self._launched(spec)
-                except BackendRejected as error:
-                    status = await self._store.advance(
-                        spec.key,
-                        RunStatus.ABORTING,
-                        cause="refused by the compute back-end",
-                        exit=Exit(STUCK_CODE, error.reason),
-                    )
-                _log(spec.key, status)
-                progress = Progress(status=status)
-                if status.is_under_way:
-                    # A launch clears the reason on record; an earlier attempt may have left one.
-                    launched_now = not spec.status.is_under_way
-                    progress = await self._seen_through(spec.key, progress, launched_now)
-                if progress.pod_ended:
-                    status = await self._finalized(spec.key)
-                    progress = progress.model_copy(update={"status": status})
-        return progress
+                    return await self._launched(key)
+                except HooksNotCalled:
+                    return await self._with_hooks(key)
 
     @activity.defn(name="knit.watch_run")
     async def watch_run(self, request: RunRef) -> Progress:
         """Watches until the container has started (→ running), then ended (→ completing …)."""
+        key = _key(request)
         with translated():
             async with AsyncExitStack() as stack:
                 await stack.enter_async_context(heartbeating())
-                reporter = PendingReporter(self._store, _key(request), nothing_recorded=False)
+                reporter = PendingReporter(self._store, key, nothing_recorded=False)
                 await stack.enter_async_context(reporter.failures(RunStatus.STARTING))
                 changes = await stack.enter_async_context(
-                    aclosing(self._progress(_key(request), reporter))
+                    aclosing(self._recorded(key, reporter, None))
                 )
                 signalling: asyncio.Task[None] | None = None
                 stack.callback(lambda: signalling and signalling.cancel())
-                async for progress in changes:
-                    if not progress.status.is_under_way:
-                        return progress
-                    signalling = signalling or asyncio.create_task(_signal_started())
+                try:
+                    async for progress in changes:
+                        if not progress.status.is_under_way:
+                            return progress
+                        signalling = signalling or asyncio.create_task(_signal_started())
+                except HooksNotCalled:
+                    return await self._with_hooks(key)
         raise AssertionError("a watch ends only with its pod")
 
     @activity.defn(name="knit.stop_run")
     async def stop_run(self, request: StopRun) -> Stopped:
         """Kills the run pod and waits until it is gone; a Run that never had one is fine."""
         key = RunKey(RunId(request.run_id), request.generation)
-        name = names.run_pod(key.run_id, key.generation)
         with translated():
             async with heartbeating():
                 if request.abort:
                     await self._store.advance(
-                        key, RunStatus.ABORTING, cause="cancelled in Temporal", exit=CANCELLED
+                        key, RunStatus.ABORTING, cause=CANCELLED.message, exit=CANCELLED, actor=USER
                     )
                 reporter = PendingReporter(self._store, key, nothing_recorded=False)
                 async with reporter.failures(*ENDING):
-                    while not await self._stopped(name):
+                    while not await self._steps.stop(key):
                         log.info(
                             "run pod is still there",
                             extra={"action": "stop_repeated", "run_id": key.run_id},
@@ -129,125 +128,179 @@ class ComputeRunActivities(RunActivities):
         return Stopped(status=spec.status)
 
     @activity.defn(name="knit.finalize_run")
-    async def finalize_run(self, request: RunRef) -> Finalized:
+    async def finalize_run(self, request: Step) -> Progress:
         """Commits the lineage (→ done, failed), then releases the run pod."""
+        key = _key(request)
         with translated():
             async with heartbeating():
-                status = await self._finalized(_key(request))
-        return Finalized(status=status)
+                try:
+                    status = await self._finalized(key, hooks_called=request.hooks_called)
+                except HooksNotCalled:
+                    return await self._with_hooks(key)
+                hooks = await self._counts() if request.hooks_called else None
+        return Progress(status=status, hooks=hooks)
 
-    async def _launched(self, spec: RunSpec) -> RunStatus:
-        """Goes on from the status that the Run has; gives the one reached."""
-        status = spec.status
+    @activity.defn(name="knit.create_volumes")
+    async def create_volumes(self, request: Step) -> Progress:
+        """Creates the volumes (→ ready)."""
+        return await self._taken(request, RunStatus.WAITING)
+
+    @activity.defn(name="knit.create_pod")
+    async def create_pod(self, request: Step) -> Progress:
+        """Creates the run pod (→ starting)."""
+        return await self._taken(request, RunStatus.READY)
+
+    @activity.defn(name="knit.watch_pod")
+    async def watch_pod(self, request: RunRef) -> Progress:
+        """Watches until there is evidence for the Run's next status, and gives it.
+
+        A Run is never completing before it was running, however quickly its container ends.
+        """
+        key = _key(request)
+        with translated():
+            async with AsyncExitStack() as stack:
+                await stack.enter_async_context(heartbeating())
+                status = (await self._store.spec(key)).status
+                if not status.is_under_way:
+                    return await self._with_hooks(key)
+                reporter = PendingReporter(self._store, key, nothing_recorded=False)
+                await stack.enter_async_context(reporter.failures(status))
+                changes = await stack.enter_async_context(
+                    aclosing(self._steps.evidence(key, reporter))
+                )
+                async for evidence in changes:
+                    if (news := _next_evidence(status, evidence)) is not None:
+                        hooks = await self._counts()
+                        return Progress(status=status, hooks=hooks, evidence=news)
+        raise AssertionError("a watch ends only with its pod")
+
+    @activity.defn(name="knit.record_evidence")
+    async def record_evidence(self, request: RecordEvidence) -> Progress:
+        """Moves the Run as its evidence says."""
+        key, evidence = _key(request), request.evidence
+        with translated():
+            async with heartbeating():
+                try:
+                    progress = await self._record(key, evidence, request.hooks_called)
+                except HooksNotCalled:
+                    progress = await self._with_hooks(key)
+                    return progress.model_copy(update={"evidence": evidence})
+                return progress.model_copy(update={"hooks": await self._counts()})
+
+    async def _launched(self, key: RunKey) -> Progress:
+        """Goes on from the status that the Run has; gives how far it has come."""
+        spec = await self._store.spec(key)
+        if spec.hooked and not spec.status.is_final:
+            raise HooksNotCalled
+        launched_now = not spec.status.is_under_way
+        try:
+            while spec.status in (RunStatus.WAITING, RunStatus.READY):
+                status = await self._step(spec, hooks_called=False)
+                spec = dataclasses.replace(spec, status=status)
+        except BackendRejected as error:
+            return await self._record(key, refused(error), hooks_called=False)
+        progress = Progress(status=spec.status)
+        _log(key, progress.status)
+        if progress.status.is_under_way:
+            # A launch clears the reason on record; an earlier attempt may have left one.
+            progress = await self._seen_through(key, progress, launched_now)
+        if progress.pod_ended:
+            status = await self._finalized(key, hooks_called=False)
+            progress = progress.model_copy(update={"status": status})
+        return progress
+
+    async def _taken(self, request: Step, source: RunStatus) -> Progress:
+        """Takes one step, unless the Run is no longer at its beginning."""
+        key = _key(request)
+        with translated():
+            async with heartbeating():
+                spec = await self._store.spec(key)
+                status = spec.status
+                try:
+                    if status is source:
+                        status = await self._step(spec, hooks_called=request.hooks_called)
+                except HooksNotCalled:
+                    return await self._with_hooks(key)
+                except BackendRejected as error:
+                    hooks = await self._counts()
+                    return Progress(status=source, hooks=hooks, evidence=refused(error))
+                _log(key, status)
+                return Progress(status=status, hooks=await self._counts())
+
+    async def _step(self, spec: RunSpec, *, hooks_called: bool) -> RunStatus:
+        """Goes from waiting to ready, or from ready to starting; gives the status reached."""
+        if spec.hooked and not hooks_called:
+            raise HooksNotCalled
         reporter = PendingReporter(self._store, spec.key, nothing_recorded=False)
-        if status is RunStatus.WAITING:
-            async with reporter.failures(status):
-                await self._create_volumes(spec)
-            status = await self._store.advance(spec.key, RunStatus.READY, cause="volumes created")
-        if status is RunStatus.READY:
-            async with reporter.failures(status):
-                await self._backend.launch(run_pod(spec))
-            status = await self._store.advance(
+        async with reporter.failures(spec.status):
+            if spec.status is RunStatus.READY:
+                await self._steps.create_pod(spec)
+            else:
+                await self._steps.create_volumes(spec)
+        if spec.status is RunStatus.READY:
+            return await self._store.advance(
                 spec.key,
                 RunStatus.STARTING,
                 cause="run pod created",
                 used=UsedResources(spec.resources, spec.service_account),
+                hooks_called=hooks_called,
             )
-        return status
+        return await self._store.advance(
+            spec.key, RunStatus.READY, cause="volumes created", hooks_called=hooks_called
+        )
 
     async def _seen_through(self, key: RunKey, progress: Progress, launched_now: bool) -> Progress:
         """Watches for a moment, in which a short Run ends; gives how far the Run has come."""
         reporter = PendingReporter(self._store, key, nothing_recorded=launched_now)
-        async with (
-            reporter.failures(RunStatus.STARTING),
-            aclosing(
-                self._progress(key, reporter, duration=self._settings.short_run_wait)
-            ) as changes,
-        ):
+        changes = self._recorded(key, reporter, self._settings.short_run_wait)
+        async with reporter.failures(RunStatus.STARTING), aclosing(changes):
             async for change in changes:
                 progress = change
         return progress
 
-    async def _create_volumes(self, spec: RunSpec) -> None:
-        volumes = [mount.volume for mount in spec.outputs] + ([spec.log] if spec.log else [])
-        await asyncio.gather(*(self._backend.create_volume(volume) for volume in volumes))
-
-    async def _progress(
-        self, key: RunKey, reporter: PendingReporter, duration: timedelta | None = None
+    async def _recorded(
+        self, key: RunKey, reporter: PendingReporter, duration: timedelta | None
     ) -> AsyncGenerator[Progress, None]:
         """Records and yields what happens to the run pod; ends with it, or after `duration`."""
-        name = names.run_pod(key.run_id, key.generation)
-        deadlines = StartDeadlines(
-            self._settings.image_pull_deadline, self._settings.start_deadline
-        )
-        started = False
-        async with aclosing(observations(self._backend, name, deadlines, duration)) as changes:
-            async for pod in changes:
-                observation = pod.observation
-                if pod.expired is not None:
-                    exit = _stuck(name, pod.expired)
-                    yield await self._give_up(key, exit, "run pod stuck")
-                    return
-                if observation.phase is Phase.PENDING:
-                    await reporter.start_failure(observation.start_failure, pod.deadline)
-                if observation.phase is Phase.ABSENT:
-                    yield await self._give_up(key, LOST, "run pod lost")
-                    return
-                if observation.phase in ENDED:
-                    yield await self._ended(key, observation)
-                    return
-                if observation.phase is Phase.RUNNING and not started:
-                    started = True
-                    yield await self._started(key, observation)
+        async with aclosing(self._steps.evidence(key, reporter, duration)) as changes:
+            async for evidence in changes:
+                yield await self._record(key, evidence, hooks_called=False)
 
-    async def _started(self, key: RunKey, observation: Observation) -> Progress:
+    async def _record(self, key: RunKey, evidence: Evidence, hooks_called: bool) -> Progress:
+        exit = exit_of(evidence)
         status = await self._store.advance(
             key,
-            RunStatus.RUNNING,
-            cause="container started",
-            image_digest=observation.image_digest,
+            evidence.target,
+            cause=evidence.cause,
+            exit=exit,
+            image_digest=evidence.image_digest,
+            notes=evidence.notes,
+            hooks_called=hooks_called,
         )
-        _log(key, status)
-        return Progress(status=status)
-
-    async def _ended(self, key: RunKey, observation: Observation) -> Progress:
-        assert observation.exit is not None
-        succeeded = observation.phase is Phase.SUCCEEDED
-        status = await self._store.advance(
-            key,
-            RunStatus.COMPLETING if succeeded else RunStatus.ABORTING,
-            # In the history too, which stays when the Run is retried.
-            cause="; ".join(("run pod ended", *observation.notes)),
-            exit=observation.exit,
-            image_digest=observation.image_digest,
-            notes=observation.notes,
+        _log(key, status, exit)
+        return Progress(
+            status=status,
+            pod_ended=evidence.pod_ended,
+            exit_code=evidence.exit_code,
+            exit_message=evidence.exit_message,
+            notes=evidence.notes,
         )
-        progress = _ended_with(key, status, observation.exit, pod_ended=True)
-        return progress.model_copy(update={"notes": observation.notes})
 
-    async def _give_up(self, key: RunKey, exit: Exit, cause: str) -> Progress:
-        status = await self._store.advance(key, RunStatus.ABORTING, cause=cause, exit=exit)
-        return _ended_with(key, status, exit, pod_ended=False)
-
-    async def _finalized(self, key: RunKey) -> RunStatus:
+    async def _finalized(self, key: RunKey, *, hooks_called: bool) -> RunStatus:
         """Ends the Run: lineage first, so that an unreachable back-end delays only the clean-up."""
-        status = await self._store.finalize(key, cause="run pod ended")
+        status = await self._store.finalize(key, cause="run pod ended", hooks_called=hooks_called)
         _log(key, status)
-        await self._backend.release(names.run_pod(key.run_id, key.generation))
+        await self._steps.release_pod(key)
         return status
 
-    async def _stopped(self, name: str) -> bool:
-        """Stops the pod and waits for a while; gives whether it has gone."""
-        await self._backend.stop(name, grace=self._settings.stop_grace)
-        timeout = self._settings.stop_retry_interval + self._settings.stop_grace
-        try:
-            async with asyncio.timeout(timeout.total_seconds()):
-                async for observation in self._backend.watch(name):
-                    if observation.phase is Phase.ABSENT:
-                        return True
-        except TimeoutError:
-            return False
-        return False
+    async def _with_hooks(self, key: RunKey) -> Progress:
+        """Gives how far a Run is whose next transition has to wait for hooks."""
+        spec = await self._store.spec(key)
+        return Progress(status=spec.status, hooks=await self._counts())
+
+    async def _counts(self) -> HookCounts:
+        hooks = await self._hooks.hooks()
+        return HookCounts(before=len(hooks.before), after=len(hooks.after))
 
 
 async def _signal_started() -> None:
@@ -256,38 +309,18 @@ async def _signal_started() -> None:
     await signal_workflow("started")
 
 
-def run_pod(spec: RunSpec) -> RunPod:
-    """Describes the pod that carries out a Run; pure."""
-    return RunPod(
-        name=names.run_pod(spec.key.run_id, spec.key.generation),
-        run_id=spec.key.run_id,
-        generation=spec.key.generation,
-        plan_id=spec.plan_id,
-        image=str(spec.image) if spec.image else "",
-        inputs=spec.inputs,
-        outputs=spec.outputs,
-        log=spec.log,
-        entrypoint=spec.entrypoint,
-        args=spec.args,
-        resources=spec.resources,
-        on_node=spec.on_node,
-        service_account=spec.service_account,
-    )
+def _next_evidence(status: RunStatus, evidence: Evidence) -> Evidence | None:
+    """Gives what moves a Run on from this status; None: it is there already.
+
+    What succeeded was running, even if nobody saw it; what failed may never have started.
+    """
+    if evidence.target is RunStatus.COMPLETING and status is RunStatus.STARTING:
+        return started(evidence.image_digest)
+    return None if evidence.target is status else evidence
 
 
 def _key(request: RunRef) -> RunKey:
     return RunKey(RunId(request.run_id), request.generation)
-
-
-def _stuck(name: str, failure: StartFailure) -> Exit:
-    return Exit(STUCK_CODE, f"(pod {name}) [{failure.reason}] {failure.message}")
-
-
-def _ended_with(key: RunKey, status: RunStatus, exit: Exit, *, pod_ended: bool) -> Progress:
-    _log(key, status, exit)
-    return Progress(
-        status=status, pod_ended=pod_ended, exit_code=exit.code, exit_message=exit.message
-    )
 
 
 def _log(key: RunKey, status: RunStatus, exit: Exit | None = None) -> None:

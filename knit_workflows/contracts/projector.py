@@ -7,6 +7,7 @@ from datetime import timedelta
 
 from temporalio import activity
 
+from knit_workflows import names
 from knit_workflows.contracts.messages import Message
 
 
@@ -18,6 +19,7 @@ class ProjectorInput(Message):
     compute_queue: str
     watch_queue: str
     interactive_queue: str = ""
+    hooks_queue: str = names.HOOKS_QUEUE
     heartbeat: timedelta = timedelta(seconds=5)
     drain_for: timedelta = timedelta(minutes=10)
     """How long one drain lasts; it ends at the next wake-up after that."""

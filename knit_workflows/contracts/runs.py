@@ -7,6 +7,7 @@ from datetime import timedelta
 
 from temporalio import activity
 
+from knit_workflows import names
 from knit_workflows.contracts.messages import Message
 from knit_workflows.domain.runs import RunStatus
 
@@ -22,7 +23,12 @@ class RunInput(Message):
     watch_queue: str
     interactive_queue: str = ""
     """Where stops are carried out; empty (in old histories): on the compute queue."""
+    hooks_queue: str = names.HOOKS_QUEUE
+    """Where hooks are called."""
     heartbeat: timedelta = timedelta(seconds=20)
+    hook_attempts: int = 0
+    """How often the Before hooks of the present transition have been asked by earlier executions,
+    whose histories had become long."""
 
 
 class RunResult(Message):
@@ -43,6 +49,31 @@ class RunRef(Message):
     generation: int
 
 
+class HookCounts(Message):
+    """How many hooks are in force."""
+
+    before: int = 0
+    after: int = 0
+
+    def __bool__(self) -> bool:
+        return bool(self.before or self.after)
+
+
+class Evidence(Message):
+    """What was seen of the run pod, and the status to which it moves the Run; not yet recorded.
+
+    `pod_ended`: the run pod has ended by itself.
+    """
+
+    target: RunStatus
+    cause: str
+    pod_ended: bool = False
+    exit_code: int | None = None
+    exit_message: str = ""
+    image_digest: str | None = None
+    notes: tuple[str, ...] = ()
+
+
 class Progress(Message):
     """The status of the Run, and its exit once it has one.
 
@@ -56,6 +87,10 @@ class Progress(Message):
     exit_message: str = ""
     notes: tuple[str, ...] = ()
     """Sentences about files of its outputs that cannot be kept."""
+    hooks: HookCounts | None = None
+    """The hooks in force; None: none that would have to be called."""
+    evidence: Evidence | None = None
+    """What moves the Run next, once its hooks agree."""
 
 
 class Pending(Message):
@@ -80,10 +115,19 @@ class Stopped(Message):
     status: RunStatus
 
 
-class Finalized(Message):
-    """The lineage is committed; `status` is final."""
+class Step(RunRef):
+    """One step of a Run to its next status.
 
-    status: RunStatus
+    Without `hooks_called` it changes nothing while hooks are in force.
+    """
+
+    hooks_called: bool = True
+
+
+class RecordEvidence(Step):
+    """Move the Run to the status that the evidence is of."""
+
+    evidence: Evidence
 
 
 class StopUpdate(Message):
@@ -104,12 +148,18 @@ class RunActivities(ABC):
     @activity.defn(name="knit.launch_run")
     @abstractmethod
     async def launch_run(self, request: RunRef) -> Progress:
-        """Creates the volumes (→ ready) and the run pod (→ starting); sees a short Run through."""
+        """Creates the volumes (→ ready) and the run pod (→ starting); sees a short Run through.
+
+        Comes back as soon as hooks are in force.
+        """
 
     @activity.defn(name="knit.watch_run")
     @abstractmethod
     async def watch_run(self, request: RunRef) -> Progress:
-        """Watches until the container has started (→ running), then ended (→ completing …)."""
+        """Watches until the container has started (→ running), then ended (→ completing …).
+
+        Comes back as soon as hooks are in force.
+        """
 
     @activity.defn(name="knit.stop_run")
     @abstractmethod
@@ -118,8 +168,28 @@ class RunActivities(ABC):
 
     @activity.defn(name="knit.finalize_run")
     @abstractmethod
-    async def finalize_run(self, request: RunRef) -> Finalized:
+    async def finalize_run(self, request: Step) -> Progress:
         """Commits the lineage (→ done, failed), then releases the run pod."""
+
+    @activity.defn(name="knit.create_volumes")
+    @abstractmethod
+    async def create_volumes(self, request: Step) -> Progress:
+        """Creates the volumes (→ ready)."""
+
+    @activity.defn(name="knit.create_pod")
+    @abstractmethod
+    async def create_pod(self, request: Step) -> Progress:
+        """Creates the run pod (→ starting)."""
+
+    @activity.defn(name="knit.watch_pod")
+    @abstractmethod
+    async def watch_pod(self, request: RunRef) -> Progress:
+        """Watches until there is evidence for the Run's next status, and gives it."""
+
+    @activity.defn(name="knit.record_evidence")
+    @abstractmethod
+    async def record_evidence(self, request: RecordEvidence) -> Progress:
+        """Moves the Run as its evidence says."""
 
 
 class EnsureRun(Message):

@@ -7,7 +7,8 @@ KnitError
 │                   DeliveryNotFound                            404  never retried
 ├─ Conflict         EquivalentPlan, CyclicPlans, IllegalMove,
 │                   TooManyRuns, DataExists, Superseded,
-│                   TooLarge, UploadInProgress, IdempotencyKeyConsumed      409  never retried
+│                   TooLarge, UploadInProgress, IdempotencyKeyConsumed,
+│                   HooksNotCalled                              409  never retried
 ├─ Unavailable      StoreUnavailable, BackendUnavailable,
 │                   EngineUnavailable, TransferNotReady, Busy     503  retried
 │                   StoreFull, EngineFull, StorageFull            507  retried
@@ -109,6 +110,10 @@ class TooLarge(Conflict):
 
 class Superseded(Conflict):
     """The Run has gone on to a later generation; this execution has nothing to do any more."""
+
+
+class HooksNotCalled(Conflict):
+    """Hooks are in force that have not been called for this transition."""
 
 
 class Unavailable(KnitError):

@@ -8,7 +8,7 @@ answer. A Run is addressed by (run id, generation); an older generation raises S
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Final, Protocol
 
@@ -35,6 +35,7 @@ from knit_workflows.domain.plans.model import (
     ResourceChange,
 )
 from knit_workflows.domain.runs import (
+    KNIT,
     USER,
     Exit,
     PendingReason,
@@ -73,6 +74,10 @@ class RunSpec:
     resources: Mapping[str, str]
     on_node: tuple[NodeRule, ...]
     service_account: str | None
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """What the Before hooks want in the container's environment, until its pod is there."""
+    hooked: bool = False
+    """Whether hooks are in force."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -363,6 +368,8 @@ class RunExecutionStore(Protocol):
         image_digest: str | None = None,
         used: UsedResources | None = None,
         notes: Sequence[str] = (),
+        actor: str = KNIT,
+        hooks_called: bool = True,
     ) -> RunStatus:
         """Moves a Run to `target` if that is legal from its status; gives its status afterwards.
 
@@ -370,6 +377,9 @@ class RunExecutionStore(Protocol):
         meanwhile), changes nothing: callers look at the status they get. `exit` and `notes`
         (sentences about its outputs) are recorded only with a real move. Not for final statuses:
         see `finalize`.
+
+        Raises:
+            HooksNotCalled: the move is legal, but hooks are in force and not `hooks_called`.
         """
 
     async def hold_up(self, key: RunKey, reason: PendingReason | None, *, at: RunStatus) -> bool:
@@ -380,7 +390,7 @@ class RunExecutionStore(Protocol):
         history: another kind or code than before, up to a bound per generation.
         """
 
-    async def finalize(self, key: RunKey, *, cause: str) -> RunStatus:
+    async def finalize(self, key: RunKey, *, cause: str, hooks_called: bool = True) -> RunStatus:
         """Makes a completing Run done and an aborting one failed; gives the final status.
 
         One transaction: status, timestamp of every output and log Data, run_event, and for a done
@@ -388,6 +398,7 @@ class RunExecutionStore(Protocol):
 
         Raises:
             IllegalMove: the Run is neither.
+            HooksNotCalled: hooks are in force, and not `hooks_called`.
         """
 
 
@@ -429,6 +440,14 @@ class HookStore(Protocol):
         """Records how a call has ended, and when the hook is called again (None: it is not).
 
         Changes nothing if the delivery has been skipped meanwhile, or is gone with its Run.
+        """
+
+    async def keep_environment(
+        self, transition: Transition, environment: Mapping[str, str]
+    ) -> None:
+        """Keeps what the Before hooks want in the container's environment until its pod is there.
+
+        Replaces what was kept before. Changes nothing if the Run has gone on meanwhile.
         """
 
     async def find(
@@ -523,7 +542,10 @@ class AdmissionStore(Protocol):
         """Removes a delivered event. A second call changes nothing."""
 
     async def finish_unstarted(self) -> int:
-        """Finalizes aborting Runs that were never admitted; gives how many."""
+        """Finalizes aborting Runs that were never admitted; gives how many.
+
+        While hooks are in force it admits them instead: their workflows call the hooks.
+        """
 
     def throttled(self) -> bool:
         """Says whether a user began to wait within `THROTTLE_FOR`: for a transfer, or for a stop.

@@ -147,7 +147,7 @@ class Used:
 
 
 class WaitKind(StrEnum):
-    """What an unstarted Run waits for; decides what knit does about it."""
+    """What a Run that does not go on waits for; decides what knit does about it."""
 
     INACTIVE = "inactive"
     """The activation of its Plan."""
@@ -165,16 +165,32 @@ class WaitKind(StrEnum):
     """A mount, a network, a registry: failures that often go away."""
     PROGRESS = "progress"
     """Work in progress, such as pulling its image."""
+    HOOK = "hook"
+    """A lifecycle hook, which does not agree."""
+
+
+@dataclass(frozen=True, slots=True)
+class HookWait:
+    """The Before hook that a Run waits for, as one delivery with `attempts` calls so far.
+
+    `next_at` is when the hook is asked again; None: it is being asked.
+    """
+
+    delivery_id: str
+    url: str
+    target: RunStatus
+    attempts: int
+    next_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """Why a Run's container has not started, or a stopped Run has not ended, and what happens next.
+    """Why a Run does not go on to its next status, and what happens next.
 
     `position` is that in the queue (1: next; None: far behind, or not queued), `reason` a sentence.
     `code` is the back-end's own word (such as `ErrImagePull`), if it has one. `since` is when this
     kind of reason began, `until` when the Run is given up if it lasts (None: never); `outlook` says
-    what knit does about it by itself.
+    what knit does about it by itself. `hook` is set if it waits for one.
     """
 
     position: int | None
@@ -184,11 +200,12 @@ class Waiting:
     since: datetime | None = None
     until: datetime | None = None
     outlook: str = ""
+    hook: HookWait | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class PendingReason:
-    """Why a Run does not start, as reported by a back-end; `until` is when knit gives it up.
+    """Why a Run does not go on, as reported; `until` is when knit gives it up.
 
     `message`, which may be the output of a program, becomes one line of at most 1024 characters.
     """
@@ -207,8 +224,8 @@ class PendingReason:
 class RunDetail:
     """A Run with its assignments: one per input and output of its Plan, in path order.
 
-    `used` is None before its pod is launched; `waiting` is set if it has not started, or not ended
-    after a stop. `notes` has at most one sentence per output, about files that cannot be kept.
+    `used` is None before its pod is launched; `waiting` is set if something keeps it from its next
+    status. `notes` has at most one sentence per output, about files that cannot be kept.
     """
 
     summary: RunSummary

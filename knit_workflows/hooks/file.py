@@ -165,9 +165,7 @@ async def follow(path: Path, apply: Apply, refuse: Refuse, *, every: timedelta =
     """
     follower = Follower(path, apply, refuse)
     await follower.begin()
-    while True:
-        await asyncio.sleep(every.total_seconds())
-        await follower.look()
+    await follower.go_on(every)
 
 
 class Follower:
@@ -185,6 +183,12 @@ class Follower:
         """Handles what is there now, settled or not."""
         self._seen = await asyncio.to_thread(_content, self._path)
         await self._handle(self._seen)
+
+    async def go_on(self, every: timedelta = _POLL) -> None:
+        """Looks again and again, for ever."""
+        while True:
+            await asyncio.sleep(every.total_seconds())
+            await self.look()
 
     async def look(self) -> None:
         """Handles a content that is new, and the same as at the last look."""

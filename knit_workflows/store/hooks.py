@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Final
+
+from psycopg.types.json import Jsonb
 
 from knit_workflows.domain.cursors import Cursor, parse_cursor
 from knit_workflows.domain.errors import (
@@ -100,6 +102,20 @@ class PostgresHookStore:
                 "answer": answer.text,
                 "duration_ms": round(answer.duration.total_seconds() * 1000),
                 "next_in": None if next_in is None else next_in.total_seconds(),
+            },
+        )
+
+    async def keep_environment(
+        self, transition: Transition, environment: Mapping[str, str]
+    ) -> None:
+        """See the port."""
+        await self._db.do(
+            _SQL["keep_environment"],
+            {
+                "run_id": transition.run_id,
+                "generation": transition.generation,
+                "source": transition.source.value,
+                "environment": Jsonb(dict(environment)),
             },
         )
 

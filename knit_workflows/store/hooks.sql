@@ -62,6 +62,15 @@ UPDATE hook_delivery
  WHERE delivery_id = %(delivery_id)s
    AND state <> 'skipped'
 
+-- name: keep_environment
+
+-- For the container that is launched next.
+UPDATE run
+   SET hook_env = NULLIF(%(environment)s::jsonb, '{}'::jsonb)
+ WHERE run_id = %(run_id)s
+   AND generation = %(generation)s
+   AND status = %(source)s
+
 -- name: deliveries
 
 -- Deliveries, those that were called last first.

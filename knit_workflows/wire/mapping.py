@@ -11,9 +11,9 @@ maps each once.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
-from knit_workflows.domain import data, runs
+from knit_workflows.domain import data, hooks, runs
 from knit_workflows.domain.instants import format_instant
 from knit_workflows.domain.plans import model
 from knit_workflows.domain.tags import Tag
@@ -154,6 +154,36 @@ def event_to_wire(event: runs.RunEvent) -> Wire:
     }
 
 
+def hooks_to_wire(configured: hooks.Hooks, problem: str | None = None) -> Wire:
+    """Gives a `wire.deliveries.Hooks`."""
+    return {
+        "before": list(configured.before),
+        "after": list(configured.after),
+        **_filled(problem=problem),
+    }
+
+
+def delivery_to_wire(one: hooks.HookDelivery) -> Wire:
+    """Gives a `wire.deliveries.HookDelivery`."""
+    step = one.transition
+    return {
+        "id": one.delivery_id,
+        "runId": step.run_id,
+        "generation": step.generation,
+        "from": step.source.value,
+        "to": step.target.value,
+        "phase": one.phase.value,
+        "url": one.url,
+        "state": one.state.value,
+        "attempts": one.attempts,
+        "created_at": _instant(one.created_at),
+        "called_at": _instant(one.called_at),
+        **_present(next_at=_maybe_instant(one.next_at), status_code=one.status_code),
+        **_present(duration_ms=None if one.duration is None else _millis(one.duration)),
+        **_filled(answer=one.answer, skipped_by=one.skipped_by, skip_reason=one.skip_reason),
+    }
+
+
 def _present(**optional: object) -> Wire:
     """Keeps what is not None."""
     return {name: value for name, value in optional.items() if value is not None}
@@ -174,6 +204,10 @@ def _instant(instant: datetime) -> str:
 
 def _maybe_instant(instant: datetime | None) -> str | None:
     return None if instant is None else _instant(instant)
+
+
+def _millis(duration: timedelta) -> int:
+    return round(duration / timedelta(milliseconds=1))
 
 
 def _mountpoint(path: str, tags: Iterable[Tag]) -> Wire:
@@ -220,6 +254,19 @@ def _waiting(waiting: runs.Waiting | None) -> Wire | None:
         **_filled(kind=waiting.kind.value, code=waiting.code),
         **_present(since=_maybe_instant(waiting.since), until=_maybe_instant(waiting.until)),
         **_filled(outlook=waiting.outlook),
+        **_present(hook=_hook_wait(waiting.hook)),
+    }
+
+
+def _hook_wait(hook: runs.HookWait | None) -> Wire | None:
+    if hook is None:
+        return None
+    return {
+        "delivery": hook.delivery_id,
+        "url": hook.url,
+        "to": hook.target.value,
+        "attempts": hook.attempts,
+        **_present(next_at=_maybe_instant(hook.next_at)),
     }
 
 

@@ -77,15 +77,28 @@ class Used(Response):
     image_digest: str | None = _left_out_when_absent("imageDigest")
 
 
-class Waiting(Response):
-    """Why a Run that is waiting, ready or starting has not started its container.
+class HookWait(Response):
+    """The Before hook that keeps a Run from the status `to`: the id of its delivery, and its URL.
 
-    Also why one that is completing or aborting does not end.
+    It was asked `attempts` times, and is asked again at `next_at`; without that, it is just being
+    asked.
+    """
+
+    delivery: str
+    url: str
+    to_status: str = Field(validation_alias="to", serialization_alias="to")
+    attempts: int
+    next_at: WireTime | None = Field(default=None, exclude_if=is_absent)
+
+
+class Waiting(Response):
+    """Why a Run does not go on to its next status.
 
     `reason` is a sentence, `kind` the class of the reason, and `code` that of the back-end, such as
     `ErrImagePull`. `place` 1 is the next in the queue; without one the Run is far back in it, or
     not in it. `since` is when this kind of reason began; if it lasts until `until`, the Run fails.
-    `outlook` says what knit does about it by itself. All but `reason` may be left out.
+    `outlook` says what knit does about it by itself, `hook` which hook it waits for. All but
+    `reason` may be left out.
     """
 
     place: int | None = Field(default=None, exclude_if=is_absent)
@@ -95,14 +108,15 @@ class Waiting(Response):
     since: WireTime | None = Field(default=None, exclude_if=is_absent)
     until: WireTime | None = Field(default=None, exclude_if=is_absent)
     outlook: str = Field(default="", exclude_if=_is_nothing)
+    hook: HookWait | None = Field(default=None, exclude_if=is_absent)
 
 
 class Run(RunSummary):
     """One Run in full. `log` is always there, null for a Plan that keeps none.
 
     Beyond the contract: `generation` counts the executions of the Run (a retry is the next);
-    `priority` is left out when it is 0, `used` until a pod was launched, `waiting` unless there is
-    a reason why its container has not started. `notes` say which parts of its outputs cannot be
+    `priority` is left out when it is 0, `used` until a pod was launched, `waiting` unless
+    something keeps it from its next status. `notes` say which parts of its outputs cannot be
     kept, and are left out if all can. Servers other than knit send none of them.
     """
 

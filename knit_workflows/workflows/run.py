@@ -1,18 +1,27 @@
 """`knit.Run`: carries out one generation of a Run.
 
+While no hooks are in force, activities record each change in the store as they see it:
 ```
 launch_run ──► watch_run ──────────────► finalize_run ──►
      │  │          │ stop, cancellation       ▲
      │  └──────────┴────► stop_run ───────────┘
      └── a short Run is over already ───────────────────►
 ```
-Activities record each change in the store as it happens; this workflow decides what comes next.
+Once there are hooks, the Run is a sequence of transitions, each of them
+```
+call_before_hooks ──► create_volumes, create_pod, ──► call_after_hooks (not awaited)
+   ▲   │ not yet      record_evidence or finalize_run
+   └───┘ timer
+```
+with `watch_pod` between them while the container runs. This workflow decides what comes next.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import Final
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any, Final
 
 from temporalio import workflow
 from temporalio.common import SearchAttributeKey
@@ -20,14 +29,20 @@ from temporalio.exceptions import ActivityError, ApplicationError, is_cancelled_
 
 from knit_workflows import names
 from knit_workflows.contracts import shown
+from knit_workflows.contracts.hooks import BeforeAnswer, CallHooks, HookActivities
 from knit_workflows.contracts.runs import (
+    Evidence,
+    HookCounts,
     Pending,
     Progress,
+    RecordEvidence,
     RunActivities,
     RunInput,
     RunRef,
     RunResult,
+    Step,
     StopAccepted,
+    Stopped,
     StopRun,
     StopUpdate,
 )
@@ -43,18 +58,23 @@ class RunWorkflow:
 
     @workflow.init
     def __init__(self, request: RunInput) -> None:
+        self._request = request
         self._ref = RunRef(run_id=request.run_id, generation=request.generation)
         self._queue = request.compute_queue
-        self._watch_queue = request.watch_queue
         self._stop_queue = request.interactive_queue or request.compute_queue
         self._heartbeat = request.heartbeat
-        self._attributes = request.search_attributes
         self._phase = RunStatus.WAITING
         self._pending: Pending | None = None
+        self._pod_ended = False
+        self._cancelled = False
         self._stop: StopUpdate | None = None
         self._exit_code: int | None = None
         self._exit_message = ""
         self._notes: tuple[str, ...] = ()
+        self._hooks = HookCounts()
+        self._attempts = request.hook_attempts
+        self._hook_skipped = False
+        self._telling: asyncio.Task[None] | None = None
 
     @workflow.run
     async def run(self, request: RunInput) -> RunResult:
@@ -67,8 +87,11 @@ class RunWorkflow:
             if not is_cancelled_exception(error):
                 raise
             # Cancelled in Temporal: the same as a user's stop --fail, clean-up included.
-            await self._end_pod(abort=True)
-            await self._finalize()
+            self._cancelled = True
+            stopped = await self._end_pod(abort=True)
+            if not stopped.status.is_final:
+                self._phase = stopped.status
+                await self._go_on(await self._next(Progress(status=stopped.status)))
             raise
         await workflow.wait_condition(workflow.all_handlers_finished)
         return RunResult(
@@ -93,21 +116,172 @@ class RunWorkflow:
         self._pending = reason
         self._show()
 
+    @workflow.signal
+    def hook_skipped(self) -> None:
+        """Learns that a user lets the Run go on without a hook; the next try will see which."""
+        self._hook_skipped = True
+
     @workflow.query
     def status(self) -> str:
         """Gives the status as this execution knows it."""
         return self._phase
 
     async def _carry_out(self) -> None:
-        progress = await self._launch()
-        self._enter(progress)
-        if progress.status.is_under_way:
-            progress = await self._watch()
+        await self._go_on(await self._launch())
+
+    async def _go_on(self, progress: Progress) -> None:
+        """Goes on until the Run has ended and its hooks have been told of it."""
+        while True:
             self._enter(progress)
-        if not progress.pod_ended:
+            if progress.status.is_final:
+                break
+            progress = await self._next(progress)
+        if self._telling is not None:
+            await self._telling
+
+    async def _next(self, progress: Progress) -> Progress:
+        """Takes the Run one transition further, or learns what the next one is."""
+        status, evidence = progress.status, progress.evidence
+        if evidence is not None:
+            summary = f"record → {evidence.target}: {evidence.cause}"
+            record = RunActivities.record_evidence
+            return await self._transition(evidence.target, record, summary, evidence=evidence)
+        if status is RunStatus.WAITING:
+            create = RunActivities.create_volumes
+            return await self._transition(RunStatus.READY, create, "create volumes")
+        if status is RunStatus.READY:
+            create = RunActivities.create_pod
+            return await self._transition(RunStatus.STARTING, create, "create the run pod")
+        if status.is_under_way:
+            return await self._watch()
+        if not self._pod_ended:
             await self._end_pod(abort=False)
-        if not progress.status.is_final:
-            await self._finalize()
+        target = RunStatus.DONE if status is RunStatus.COMPLETING else RunStatus.FAILED
+        summary = "commit the lineage, release the run pod"
+        return await self._transition(target, RunActivities.finalize_run, summary)
+
+    async def _transition(
+        self,
+        target: RunStatus,
+        step: Callable[..., Awaitable[Progress]],
+        summary: str,
+        **details: Evidence,
+    ) -> Progress:
+        """Makes one transition: its Before hooks, the step, its After hooks."""
+        source, hooked = self._phase, bool(self._hooks)
+        if self._hooks.before:
+            moved = await self._ask_before(target)
+            self._attempts = 0
+            if moved is not None:
+                return moved
+        kind = RecordEvidence if details else Step
+        request = kind(**self._ref.model_dump(), hooks_called=hooked, **details)
+        progress: Progress = await workflow.execute_activity_method(
+            step,
+            request,
+            task_queue=self._queue,
+            start_to_close_timeout=options.SHORT,
+            heartbeat_timeout=self._heartbeat,
+            retry_policy=options.UNTIL_IT_WORKS,
+            cancellation_type=workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
+            summary=shown.summary(summary),
+        )
+        self._raise_if_cancelled(progress)
+        after = (self._hooks if progress.hooks is None else progress.hooks).after
+        if progress.status is target and after:
+            call = self._call(source, target, 1)
+            self._telling = asyncio.create_task(self._tell_after(call, after, self._telling))
+        return progress
+
+    async def _ask_before(self, target: RunStatus) -> Progress | None:
+        """Asks the Before hooks until all agree; a Progress if the Run moves on without that."""
+        source = self._phase
+        while True:
+            self._hook_skipped = False
+            self._attempts += 1
+            answer = await self._call_before(source, target)
+            if self._stops(source):
+                return self._stopped()
+            if answer is None:
+                continue
+            self._hooks = answer.hooks
+            self._pending = Pending(status=source, reason=answer.failure)
+            self._show()
+            if answer.status is not source:
+                return Progress(status=answer.status)
+            if not answer.failure:
+                return None
+            await self._pause(source, answer)
+
+    async def _call_before(self, source: RunStatus, target: RunStatus) -> BeforeAnswer | None:
+        """Asks the Before hooks once; None: a stop, or a hook that is skipped, comes first."""
+        words = [f"before → {target}: {_count(self._hooks.before)}", f"try {self._attempts}"]
+        if self._pending is not None and self._pending.reason:
+            words.append(self._pending.reason)
+        call = workflow.start_activity_method(
+            HookActivities.call_before_hooks,
+            self._call(source, target, self._attempts),
+            task_queue=self._request.hooks_queue,
+            start_to_close_timeout=options.LONG,
+            heartbeat_timeout=self._heartbeat,
+            retry_policy=options.UNTIL_IT_WORKS,
+            cancellation_type=workflow.ActivityCancellationType.TRY_CANCEL,
+            summary=shown.summary(", ".join(words)),
+        )
+        await workflow.wait_condition(
+            lambda: call.done() or self._stops(source) or self._hook_skipped
+        )
+        if call.done():
+            return await call
+        _abandon(call)
+        return None
+
+    async def _pause(self, source: RunStatus, answer: BeforeAnswer) -> None:
+        """Waits until the Before hooks are to be asked again, or need not be."""
+        if workflow.info().is_continue_as_new_suggested():
+            if self._telling is not None:
+                await self._telling
+            workflow.continue_as_new(
+                self._request.model_copy(update={"hook_attempts": self._attempts})
+            )
+        with suppress(asyncio.TimeoutError):
+            await workflow.wait_condition(
+                lambda: self._stops(source) or self._hook_skipped,
+                timeout=answer.retry_in,
+                timeout_summary=shown.summary(f"until hooks are asked again: {answer.failure}"),
+            )
+
+    async def _tell_after(
+        self, call: CallHooks, count: int, before: asyncio.Task[None] | None
+    ) -> None:
+        """Tells the After hooks, once those of the transition before have been told."""
+        if before is not None:
+            await before
+        try:
+            await workflow.execute_activity_method(
+                HookActivities.call_after_hooks,
+                call,
+                task_queue=self._request.hooks_queue,
+                start_to_close_timeout=options.LONG,
+                heartbeat_timeout=self._heartbeat,
+                retry_policy=options.UNTIL_IT_WORKS,
+                summary=shown.summary(f"after → {call.target}: {_count(count)}"),
+            )
+        except ActivityError as error:
+            if not _superseded(error):
+                raise
+
+    def _call(self, source: RunStatus, target: RunStatus, attempt: int) -> CallHooks:
+        return CallHooks(**self._ref.model_dump(), source=source, target=target, attempt=attempt)
+
+    def _stops(self, status: RunStatus) -> bool:
+        """Says whether a user stops the Run; one that is ending already only goes on."""
+        return self._stop is not None and not status.is_ending
+
+    def _stopped(self) -> Progress:
+        """Gives the status that a user's stop has put on record."""
+        fail = self._stop is not None and self._stop.fail
+        return Progress(status=RunStatus.ABORTING if fail else RunStatus.COMPLETING)
 
     async def _launch(self) -> Progress:
         progress = await workflow.execute_activity_method(
@@ -120,35 +294,42 @@ class RunWorkflow:
             cancellation_type=workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
             summary="create volumes and the run pod; see a short Run through",
         )
-        if workflow.cancellation_reason() is not None and not progress.status.is_final:
-            # The launch is awaited, because no pod may be started after a stop; its success has
-            # swallowed the cancellation.
-            raise asyncio.CancelledError
+        self._raise_if_cancelled(progress)
         return progress
 
+    def _raise_if_cancelled(self, progress: Progress) -> None:
+        """Raises a cancellation that the success of a step has swallowed.
+
+        Steps are awaited, because no pod may be started after a stop.
+        """
+        cancelled = workflow.cancellation_reason() is not None
+        if cancelled and not self._cancelled and not progress.status.is_final:
+            raise asyncio.CancelledError
+
     async def _watch(self) -> Progress:
-        """Watches the run pod to its end, or until the user stops the Run."""
+        """Watches the run pod to its end (or its next transition), or until a user's stop."""
         watch = workflow.start_activity_method(
-            RunActivities.watch_run,
+            RunActivities.watch_pod if self._hooks else RunActivities.watch_run,
             self._ref,
-            task_queue=self._watch_queue,
+            task_queue=self._request.watch_queue,
             start_to_close_timeout=options.LONG,
             heartbeat_timeout=self._heartbeat,
             retry_policy=options.AT_ONCE,
             cancellation_type=workflow.ActivityCancellationType.TRY_CANCEL,
-            summary="until the container has ended",
+            summary=self._until(),
         )
         await workflow.wait_condition(lambda: watch.done() or self._stop is not None)
         if watch.done():
             return await watch
-        # Nobody awaits it; an unretrieved exception would be logged as an error.
-        watch.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
-        watch.cancel()
-        fail = self._stop is not None and self._stop.fail
-        return Progress(status=RunStatus.ABORTING if fail else RunStatus.COMPLETING)
+        _abandon(watch)
+        return self._stopped()
 
-    async def _end_pod(self, *, abort: bool) -> None:
-        await workflow.execute_activity_method(
+    def _until(self) -> str:
+        starts = self._hooks and self._phase is RunStatus.STARTING
+        return f"until the container has {'started' if starts else 'ended'}"
+
+    async def _end_pod(self, *, abort: bool) -> Stopped:
+        stopped = await workflow.execute_activity_method(
             RunActivities.stop_run,
             StopRun(run_id=self._ref.run_id, generation=self._ref.generation, abort=abort),
             task_queue=self._stop_queue,
@@ -158,27 +339,19 @@ class RunWorkflow:
             retry_policy=options.UNTIL_IT_WORKS,
             summary="kill the run pod, wait until it is gone",
         )
-
-    async def _finalize(self) -> None:
-        finalized = await workflow.execute_activity_method(
-            RunActivities.finalize_run,
-            self._ref,
-            task_queue=self._queue,
-            start_to_close_timeout=options.SHORT,
-            heartbeat_timeout=self._heartbeat,
-            retry_policy=options.UNTIL_IT_WORKS,
-            summary="commit the lineage, release the run pod",
-        )
-        self._enter(Progress(status=finalized.status))
+        self._pod_ended = True
+        return stopped
 
     def _enter(self, progress: Progress) -> None:
         """Remembers the progress, and shows it in Temporal's Web UI."""
         self._phase = progress.status
+        self._pod_ended = self._pod_ended or progress.pod_ended
+        self._hooks = self._hooks if progress.hooks is None else progress.hooks
         if progress.exit_code is not None:
             self._exit_code, self._exit_message = progress.exit_code, progress.exit_message
         self._notes = progress.notes or self._notes
         self._show()
-        if self._attributes:
+        if self._request.search_attributes:
             workflow.upsert_search_attributes([STATUS.value_set(shown.keyword(self._phase))])
 
     def _show(self) -> None:
@@ -191,6 +364,17 @@ class RunWorkflow:
             text += f", exit code {self._exit_code} {self._exit_message}"
         text += "".join(f"\n\n{note}" for note in self._notes)
         workflow.set_current_details(shown.details(text))
+
+
+def _abandon(activity: workflow.ActivityHandle[Any]) -> None:
+    """Cancels an activity whose result does not matter any more."""
+    # Nobody awaits it; an unretrieved exception would be logged as an error.
+    activity.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+    activity.cancel()
+
+
+def _count(hooks: int) -> str:
+    return f"{hooks} hook{'' if hooks == 1 else 's'}"
 
 
 def _superseded(error: BaseException) -> bool:

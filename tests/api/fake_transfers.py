@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from uuid import UUID, uuid4
 
 from knit_workflows.client import TransferHandle, upload_for_key
+from knit_workflows.contracts.hook_test import HookTestResult
 from knit_workflows.contracts.transfers import Closed
 from knit_workflows.domain.errors import IdempotencyKeyConsumed, UploadInProgress
-from knit_workflows.domain.ids import KnitId
+from knit_workflows.domain.hooks import HookPhase
+from knit_workflows.domain.ids import KnitId, RunId
 from knit_workflows.domain.ports import RunKey
 from knit_workflows.domain.runs import RunStatus
 from tests.memory_store import MemoryStore
@@ -35,6 +38,13 @@ class FakeTransfers:
         self.broken: Exception | None = None
         self.finish_errors: list[Exception] = []
         """Raised one after another by `finish`, before it begins to succeed."""
+        self.told: list[tuple[RunId, int]] = []
+        """Runs and generations that were told that a hook was skipped."""
+        self.tested: list[tuple[str, HookPhase]] = []
+        self.hook_answer = HookTestResult(
+            succeeded=True, text="fine", duration=timedelta(milliseconds=31), status_code=200
+        )
+        """What becomes of the test of a hook."""
 
     def folder(self, knit_id: str) -> Path:
         return self.root / knit_id
@@ -84,6 +94,15 @@ class FakeTransfers:
         await self._store.execution.advance(key, target, cause=reason or "uploaded")
         status = await self._store.execution.finalize(key, cause="closed")
         return Closed(status=status.value)
+
+    async def hook_skipped(self, run_id: RunId, generation: int) -> None:
+        await self.ping()
+        self.told.append((run_id, generation))
+
+    async def test_hook(self, url: str, phase: HookPhase) -> HookTestResult:
+        await self.ping()
+        self.tested.append((url, phase))
+        return self.hook_answer
 
     async def _opened(self, transfer: TransferHandle) -> TransferHandle:
         records = self._store.memory.transfers

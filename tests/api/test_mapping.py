@@ -13,12 +13,19 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 from pydantic_core import to_json
 
-from knit_workflows.domain import data, runs
+from knit_workflows.domain import data, hooks, runs
 from knit_workflows.domain.plans import model
 from knit_workflows.domain.tags import Tag
 from knit_workflows.wire.base import to_wire
 from knit_workflows.wire.data import Data
-from knit_workflows.wire.mapping import ToWire, event_to_wire, preview_to_wire
+from knit_workflows.wire.deliveries import HookDelivery, Hooks
+from knit_workflows.wire.mapping import (
+    ToWire,
+    delivery_to_wire,
+    event_to_wire,
+    hooks_to_wire,
+    preview_to_wire,
+)
 from knit_workflows.wire.plans import Plan, PlanPreview
 from knit_workflows.wire.runs import Run, RunEvent
 
@@ -45,6 +52,8 @@ def objects(value: BaseModel) -> Iterator[BaseModel]:
         (model.PlanPreview, preview_to_wire, PlanPreview),
         (runs.RunDetail, lambda one: ToWire().run(one), Run),
         (runs.RunEvent, event_to_wire, RunEvent),
+        (hooks.Hooks, hooks_to_wire, Hooks),
+        (hooks.HookDelivery, delivery_to_wire, HookDelivery),
     ],
 )
 @settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow], deadline=None)

@@ -10,7 +10,9 @@ import httpx
 import pytest
 
 from knit_cli.shell.arguments import join_bash_words
+from knit_workflows.domain.hooks import HookPhase, Hooks, Transition
 from knit_workflows.domain.runs import RunStatus
+from tests.cli.real_api import at_once
 
 
 @pytest.fixture
@@ -49,6 +51,18 @@ def test_tags_statuses_and_keys(complete, api):
     assert complete("data", "find", "--tag", "ty") == ["type:x", "type:y"]
     assert complete("data", "tag", "id", "--remove-key", "t") == ["type"]
     assert complete("run", "find", "-s", "d") == ["deactivated", "done"]
+
+
+def test_hooks_and_deliveries_that_may_be_skipped(complete, api):
+    url = "http://hooks.example/a"
+    at_once(api.store.hooks.configure(Hooks(before=(url,), after=(url,))))
+    run, _ = api.add_run({}, {}, status="waiting")
+    step = Transition(run.run_id, 1, RunStatus.WAITING, RunStatus.READY)
+    for phase in HookPhase:
+        at_once(api.store.hooks.begin(step, phase, url))
+    offered = complete("hook", "skip", "")
+    assert offered == [step.delivery_id(HookPhase.BEFORE, url)]
+    assert complete("hook", "test", "//ho", prefix="http:") == ["//hooks.example/a"]
 
 
 def test_what_bash_split_off_is_not_repeated(complete, api):

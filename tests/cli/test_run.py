@@ -7,7 +7,7 @@ import pytest
 
 from knit_cli.run_view import print_history, remarks
 from knit_workflows.domain.instants import format_instant
-from knit_workflows.wire.runs import Exit, RunEvent, Used, Waiting
+from knit_workflows.wire.runs import Exit, HookWait, RunEvent, Used, Waiting
 from tests.cli.real_api import START, error
 
 
@@ -384,7 +384,7 @@ def test_log_and_history_are_two_things(knit, api):
 def test_on_a_terminal_the_history_is_a_table(capsys):
     print_history(history("waiting", "failed"))
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split() == ["when", "change", "why", "exit"]
+    assert lines[0].split() == ["when", "change", "why", "by", "exit"]
     assert lines[2].split()[1:] == [
         "waiting",
         "→",
@@ -415,6 +415,45 @@ def test_remarks_tell_why_it_waits_what_it_used_and_how_it_went(api):
     assert "knit run show --events" in lines[3]
     assert len(lines) == 4 + 5
     assert remarks(api.add_run({}, {})[0], []) == []
+
+
+def test_the_history_tells_who_made_a_change_unless_it_was_knit(capsys):
+    made = [
+        one.model_copy(update={"actor": actor})
+        for one, actor in zip(history("waiting", "aborting"), ("knit", "ada"), strict=True)
+    ]
+    print_history(made)
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()[1:]]
+    assert ["ada" in row for row in rows] == [False, True]
+    assert not any("knit" in row for row in rows)
+
+
+def test_remarks_tell_which_hook_it_waits_for(api):
+    run, _ = api.add_run({}, {}, status="ready")
+    url = "https://policy.example/images"
+    hook = HookWait(delivery="d1", url=url, to_status="starting", attempts=3, next_at=START)
+    waits = Waiting(
+        reason=f"the hook {url} has not agreed to → starting: answered 503 busy",
+        kind="hook",
+        since=START,
+        outlook="the hook is asked again until it agrees",
+        hook=hook,
+    )
+    when = format_instant(START.astimezone())
+    event = history("waiting", "ready")[1].model_copy(update={"actor": "ada"})
+    assert remarks(run.model_copy(update={"waiting": waits}), [event]) == [
+        f"ready: the hook {url} has not agreed to → starting: answered 503 busy; since {when}; "
+        "the hook is asked again until it agrees",
+        f"before → starting: asked 3 times, the next try is at {when}",
+        "go on without it: knit hook skip d1 --reason …",
+        f"{when} waiting → ready because [of] ready by ada",
+    ]
+    asked = waits.model_copy(
+        update={"hook": hook.model_copy(update={"attempts": 1, "next_at": None})}
+    )
+    assert remarks(run.model_copy(update={"waiting": asked}), [])[1] == (
+        "before → starting: asked 1 time, it is asked now"
+    )
 
 
 def test_remarks_tell_why_it_has_not_started_and_what_becomes_of_it(api):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 
@@ -84,6 +84,13 @@ class MemoryHooks(Part):
                 duration=answer.duration,
                 next_at=None if next_in is None else rows.now() + next_in,
             )
+
+    async def keep_environment(
+        self, transition: Transition, environment: Mapping[str, str]
+    ) -> None:
+        run = self.rows.runs.get(transition.run_id)
+        if run and (run.generation, run.status) == (transition.generation, transition.source):
+            run.environment = dict(environment)
 
     async def find(
         self, query: DeliveryQuery, *, limit: int | None = None, after: str | None = None

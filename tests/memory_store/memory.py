@@ -50,6 +50,7 @@ class RunRow:
     inputs: dict[str, KnitId] = field(default_factory=dict)
     outputs: dict[str | None, KnitId] = field(default_factory=dict)
     events: list[RunEvent] = field(default_factory=list)
+    environment: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass

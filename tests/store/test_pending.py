@@ -8,14 +8,18 @@ from datetime import timedelta
 
 import pytest
 
+from knit_workflows.domain.hooks import HookAnswer, HookPhase, Hooks, Transition
 from knit_workflows.domain.ids import PlanId
 from knit_workflows.domain.ports import AdmissionLimits, RunKey
-from knit_workflows.domain.runs import PendingReason, RunQuery, RunStatus, WaitKind
+from knit_workflows.domain.runs import HookWait, PendingReason, RunQuery, RunStatus, WaitKind
 from knit_workflows.store import PostgresStore
 from tests.store.build import end, fetch, queue_up, register, spec
 from tests.waiting import PATIENCE
 
 S = RunStatus
+HOOK = PendingReason(WaitKind.HOOK, "HookFailed", "a hook has not agreed")
+URL, OTHER = "http://hooks.example/a", "http://hooks.example/b"
+NOT_TODAY = HookAnswer(False, "not\ntoday", timedelta(milliseconds=40), 503)
 AWAY = PendingReason(WaitKind.BACKEND, "BackendUnavailable", "the daemon does not answer")
 
 
@@ -97,6 +101,130 @@ async def test_a_run_whose_image_is_being_pulled_keeps_its_place(
     assert await begun(store, 1) == []
     await store.execution.hold_up(key, AWAY, at=S.STARTING)
     assert len(await begun(store, 1, other)) == 1
+
+
+# --- hooks ---
+
+
+async def moved(store: PostgresStore, key: RunKey, *steps: RunStatus) -> None:
+    for status in steps:
+        await store.execution.advance(key, status, cause="a test")
+
+
+@pytest.mark.parametrize(
+    ("steps", "makes_room"),
+    [
+        pytest.param([], True, id="before its volumes"),
+        pytest.param([S.READY], True, id="before its pod"),
+        pytest.param([S.READY, S.STARTING], False, id="its container may run"),
+        pytest.param([S.READY, S.STARTING, S.RUNNING], True, id="its container has ended"),
+        pytest.param([S.READY, S.COMPLETING], True, id="done next"),
+        pytest.param([S.ABORTING], True, id="failed next"),
+    ],
+)
+async def test_a_run_that_waits_for_a_hook_makes_room_unless_its_container_may_run(
+    store: PostgresStore, url: str, steps: list[RunStatus], makes_room: bool
+) -> None:
+    """What keeps a running Run from completing is asked when its container has ended."""
+    held, other = await a_plan(store, "held"), await a_plan(store, "other")
+    queue_up(url, held, [9])
+    [key] = [one.key for one in await store.admission.admit(AdmissionLimits(1))]
+    await store.admission.started([key])
+    await moved(store, key, *steps)
+    queue_up(url, other, [1])
+    assert await begun(store, 1) == []
+    await store.execution.hold_up(key, HOOK, at=steps[-1] if steps else S.WAITING)
+    assert len(await begun(store, 1)) == makes_room
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        [],
+        [S.READY],
+        [S.READY, S.STARTING],
+        [S.READY, S.STARTING, S.RUNNING],
+        [S.READY, S.COMPLETING],
+        [S.ABORTING],
+    ],
+)
+async def test_a_run_says_which_hook_it_waits_for(
+    store: PostgresStore, url: str, steps: list[RunStatus]
+) -> None:
+    """In any status, with the last answer and the next try, and until it has gone on."""
+    queue_up(url, await a_plan(store), [1])
+    [key] = [one.key for one in await store.admission.admit(AdmissionLimits(1))]
+    await moved(store, key, *steps)
+    source = steps[-1] if steps else S.WAITING
+    target = {S.COMPLETING: S.DONE}.get(source, S.FAILED if source.is_ending else S.ABORTING)
+    step = Transition(key.run_id, 1, source, target)
+    # A hook that has agreed, and an After hook, keep it from nothing.
+    agreed = HookAnswer(True, "", timedelta(), 200)
+    for phase, hook, answer in (
+        (HookPhase.BEFORE, URL, NOT_TODAY),
+        (HookPhase.BEFORE, OTHER, agreed),
+        (HookPhase.AFTER, URL, NOT_TODAY),
+    ):
+        await store.hooks.begin(step, phase, hook)
+        await store.hooks.ended(step, phase, hook, answer, next_in=timedelta(minutes=1))
+    await store.execution.hold_up(key, HOOK, at=source)
+    waiting = (await store.runs.get(key.run_id)).waiting
+    assert waiting is not None
+    assert waiting.reason == f"the hook {URL} has not agreed to → {target}: 503 not today"
+    assert (waiting.kind, waiting.position) == (WaitKind.HOOK, None)
+    assert waiting.since is not None
+    assert waiting.outlook == "the hook is asked again until it agrees"
+    first = waiting.hook
+    assert first is not None
+    assert first.next_at is not None
+    delivery = step.delivery_id(HookPhase.BEFORE, URL)
+    assert first == HookWait(delivery, URL, target, 1, first.next_at)
+    await store.hooks.begin(step, HookPhase.BEFORE, URL)
+    waiting = (await store.runs.get(key.run_id)).waiting
+    assert waiting is not None
+    assert waiting.hook == HookWait(delivery, URL, target, 2)
+    if target.is_final:
+        await store.execution.finalize(key, cause="a test")
+    else:
+        await moved(store, key, target)
+    assert (await store.runs.get(key.run_id)).waiting is None
+
+
+async def test_a_reason_that_no_delivery_tells_is_that_on_record(
+    store: PostgresStore, url: str
+) -> None:
+    """Such as that of hooks that all agree, but want something impossible."""
+    queue_up(url, await a_plan(store), [1])
+    [key] = await begun(store, 1)
+    await store.execution.hold_up(key, HOOK, at=S.STARTING)
+    waiting = (await store.runs.get(key.run_id)).waiting
+    assert waiting is not None
+    assert (waiting.reason, waiting.hook) == ("a hook has not agreed", None)
+
+
+@pytest.mark.parametrize("status", [S.WAITING, S.READY, S.STARTING, S.COMPLETING, S.ABORTING])
+async def test_without_a_worker_for_its_hooks_a_run_says_so(
+    store: PostgresStore, url: str, status: RunStatus
+) -> None:
+    """Where hooks are in force, they are what a step begins with."""
+    queue_up(url, await a_plan(store), [1])
+    [key] = await begun(store, 1)
+    fetch(
+        url,
+        "UPDATE run SET status = %s, updated_at = updated_at - interval '2 minutes',"
+        " workflow_started_at = workflow_started_at - interval '2 minutes'",
+        status.value,
+    )
+
+    async def reason() -> str:
+        waiting = (await store.runs.get(key.run_id)).waiting
+        return "" if waiting is None else waiting.reason
+
+    assert "hooks" not in await reason()
+    await store.hooks.configure(Hooks(before=(URL,)))
+    assert "no worker says what its hooks answer" in await reason()
+    await store.hooks.configure(Hooks(after=(URL,)))
+    assert "hooks" not in await reason()
 
 
 @pytest.mark.parametrize(("total", "ceiling"), [(2, 20), (400, 500), (600, 600)])

@@ -18,12 +18,15 @@ from knit_workflows import names
 from knit_workflows.compute.base import RunPod, StartFailure, StartFailureKind
 from knit_workflows.contracts.housekeeping import HousekeepingInput
 from knit_workflows.domain.errors import BackendUnavailable
+from knit_workflows.domain.hooks import HookPhase, Hooks
 from knit_workflows.domain.runs import Exit, RunStatus
 from knit_workflows.testing import QUICK, KnitEnvironment, MemoryBackend, knit_environment
 from knit_workflows.workflows.housekeeping import (
     GarbageCollectionWorkflow,
     HousekeepingWorkflow,
 )
+from tests.receiver import AGREED, Answer, Call, receiver
+from tests.workflows.test_hooks import SETTINGS, UNAVAILABLE
 from tests.workflows.test_run import TRAIN, only_run, pending_with, until_status
 
 HISTORIES = Path(__file__).parent / "histories"
@@ -110,6 +113,27 @@ async def _pending(scenario: str) -> None:
         await _save(knit, handle.id, scenario)
 
 
+async def _hooked(scenario: str) -> None:
+    """A Run whose Before hook agrees to its start only when it is asked again."""
+    with receiver() as hooks:
+        refusals = iter([UNAVAILABLE])
+
+        def answer(call: Call) -> Answer:
+            starts = call.path == "/before" and call.transition[1] == "starting"
+            return next(refusals, AGREED) if starts else AGREED
+
+        hooks.answer = answer
+        async with knit_environment(hooks=SETTINGS) as knit:
+            wanted = Hooks((hooks.url("/before"),), (hooks.url("/after"),))
+            await knit.store.hooks.configure(wanted)
+            plan = await knit.apply(TRAIN)
+            await knit.push({"type": "dataset"})
+            [run] = await knit.runs_of(plan.summary.plan_id, 1)
+            handle = knit.temporal.get_workflow_handle(names.run_workflow(run.summary.run_id, 1))
+            await handle.result()
+            await _save(knit, handle.id, scenario)
+
+
 async def _housekeeping() -> None:
     async with knit_environment() as knit:
         for kind, name in (
@@ -127,6 +151,16 @@ async def _housekeeping() -> None:
             await _save(knit, handle.id, name.removeprefix("knit."))
 
 
+async def _hook_test() -> None:
+    """Nobody listens there; how the call ends plays no part in the history's form."""
+    async with knit_environment() as knit:
+        await knit.knit.test_hook("http://127.0.0.1:9/", HookPhase.BEFORE)
+        query = f"WorkflowType = '{names.HOOK_TEST_WORKFLOW}'"
+        while not (found := [one async for one in knit.temporal.list_workflows(query)]):
+            await asyncio.sleep(0.05)
+        await _save(knit, found[0].id, "hook_test")
+
+
 async def main() -> None:
     """Records every scenario."""
     await _ended(0, "run.short")
@@ -135,7 +169,9 @@ async def main() -> None:
     await _stopped(False, "run.stopped")
     await _stopped(True, "run.cancelled")
     await _pending("run.pending")
+    await _hooked("run.hooked")
     await _housekeeping()
+    await _hook_test()
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from knit_workflows import names
-from knit_workflows.domain.errors import IllegalMove, Superseded
+from knit_workflows.domain.errors import HooksNotCalled, IllegalMove, Superseded
 from knit_workflows.domain.ids import KnitId, PlanId, RunId
 from knit_workflows.domain.ports import (
     THROTTLE_FOR,
@@ -78,14 +78,27 @@ class PostgresAdmissionStore:
         """See the port."""
         finished = 0
         for row in await self._db.rows(_SQL["unstarted"], {"limit": _BATCH}):
+            key = RunKey(RunId(row.run_id), row.generation)
             try:
-                await self._execution.finalize(
-                    RunKey(RunId(row.run_id), row.generation), cause="stopped"
-                )
+                await self._execution.finalize(key, cause="stopped", hooks_called=False)
+            except HooksNotCalled:
+                await self._start_workflow(key)
+                continue
             except (IllegalMove, Superseded):
                 continue  # retried or deleted since
             finished += 1
         return finished
+
+    async def _start_workflow(self, key: RunKey) -> None:
+        """Makes a stopped Run startable: hooks are called by its workflow."""
+        await self._db.do(
+            _SQL["admit_stopped"],
+            {
+                "run_id": key.run_id,
+                "generation": key.generation,
+                "channel": names.OUTBOX_CHANNEL,
+            },
+        )
 
     def throttled(self) -> bool:
         """See the port."""

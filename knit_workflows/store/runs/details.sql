@@ -3,6 +3,7 @@
 -- Runs by id.
 SELECT r.run_id, r.plan_id, r.generation, r.status, r.updated_at, r.exit_code, r.exit_message,
        r.holdup, clock_timestamp() AS seen_at,
+       (SELECT before_urls <> '{}' FROM hooks) AS has_hooks,
        r.priority, r.admitted_at, r.workflow_started_at,
        r.used_resources, r.used_service_account, r.image_digest, r.notes
   FROM run r

@@ -8,19 +8,18 @@ from typing import Any, Final
 from psycopg.types.json import Jsonb
 
 from knit_workflows import names
-from knit_workflows.domain.errors import IllegalMove, RunNotFound, Superseded
+from knit_workflows.domain.errors import HooksNotCalled, IllegalMove, RunNotFound, Superseded
 from knit_workflows.domain.ids import PlanId, is_id
 from knit_workflows.domain.plans.model import NodeMode, NodeRule
 from knit_workflows.domain.ports import RunKey, RunSpec, UsedResources
-from knit_workflows.domain.runs import MOVES, Exit, PendingReason, RunStatus, may_move
+from knit_workflows.domain.runs import KNIT, MOVES, Exit, PendingReason, RunStatus, may_move
 from knit_workflows.domain.volumes import Mount, Volume
 from knit_workflows.store import named_sql
 from knit_workflows.store.connection import Database
 from knit_workflows.store.plans.images import image_of
 
-_SQL: Final = named_sql.beside(__file__)
-
-"""Statuses that only retry and deletion leave."""
+_IN_FORCE: Final = "EXISTS (SELECT FROM hooks WHERE before_urls <> '{}' OR after_urls <> '{}')"
+_SQL: Final = named_sql.beside(__file__, in_force=_IN_FORCE)
 
 _MAX_REASONS: Final = 20
 """How many pending reasons the history of one execution records: two may alternate for days."""
@@ -54,6 +53,8 @@ class PostgresRunExecutionStore:
             resources=row.resources,
             on_node=tuple(NodeRule(NodeMode(mode), k, v) for mode, k, v in row.on_node),
             service_account=row.service_account,
+            environment=row.hook_env or {},
+            hooked=row.hooked,
         )
 
     async def advance(
@@ -66,6 +67,8 @@ class PostgresRunExecutionStore:
         image_digest: str | None = None,
         used: UsedResources | None = None,
         notes: Sequence[str] = (),
+        actor: str = KNIT,
+        hooks_called: bool = True,
     ) -> RunStatus:
         """See the port."""
         if target.is_final:
@@ -85,10 +88,13 @@ class PostgresRunExecutionStore:
                 "used_resources": None if used is None else Jsonb(dict(used.resources)),
                 "used_service_account": None if used is None else used.service_account,
                 "notes": list(notes) or None,
+                "actor": actor,
+                "hooks_called": hooks_called,
                 "run_channel": names.RUN_CHANNEL,
             },
         )
         _guard(key, row)
+        _require_called(key, row)
         return RunStatus(row.status)
 
     async def hold_up(self, key: RunKey, reason: PendingReason | None, *, at: RunStatus) -> bool:
@@ -111,7 +117,7 @@ class PostgresRunExecutionStore:
         _guard(key, row)
         return bool(row.is_news)
 
-    async def finalize(self, key: RunKey, *, cause: str) -> RunStatus:
+    async def finalize(self, key: RunKey, *, cause: str, hooks_called: bool = True) -> RunStatus:
         """See the port."""
         row = await self._db.row(
             _SQL["finalize"],
@@ -119,11 +125,13 @@ class PostgresRunExecutionStore:
                 "run_id": _checked(key),
                 "generation": key.generation,
                 "cause": cause,
+                "hooks_called": hooks_called,
                 "run_channel": names.RUN_CHANNEL,
                 "outbox_channel": names.OUTBOX_CHANNEL,
             },
         )
         _guard(key, row)
+        _require_called(key, row)
         status = RunStatus(row.status)
         if not status.is_final:
             raise IllegalMove(
@@ -147,6 +155,11 @@ def _guard(key: RunKey, row: Any) -> None:
             f"the Run {key.run_id} is in generation {row.generation}, not {key.generation}",
             see=key.run_id,
         )
+
+
+def _require_called(key: RunKey, row: Any) -> None:
+    if row.refused:
+        raise HooksNotCalled(see=key.run_id)
 
 
 def _mount(entry: Sequence[Any]) -> Mount:

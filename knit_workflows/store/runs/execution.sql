@@ -2,7 +2,8 @@
 
 -- Everything needed to carry out a Run.
 SELECT r.generation, r.status, r.plan_id, p.repository, p.image_tag, p.image_digest,
-       p.entrypoint, p.args, p.on_node, p.resources, p.service_account,
+       p.entrypoint, p.args, p.on_node, p.resources, p.service_account, r.hook_env,
+       /*in_force*/ AS hooked,
        (SELECT jsonb_agg(jsonb_build_array(i.path, d.knit_id, d.volume) ORDER BY i.position)
           FROM run_input ri
           JOIN plan_input i USING (input_id)
@@ -21,8 +22,9 @@ SELECT r.generation, r.status, r.plan_id, p.repository, p.image_tag, p.image_dig
 
 -- Compare and set: moves the Run if generation and status allow it, records that, wakes waiters.
 -- `cur` waits for the row's lock and then has its newest version; `moved` follows it there.
+-- `hooked`: hooks are in force that have not been called, so the Run stays as it is.
 WITH cur AS MATERIALIZED (
-    SELECT run_id, generation, status
+    SELECT run_id, generation, status, NOT %(hooks_called)s::boolean AND /*in_force*/ AS hooked
       FROM run
      WHERE run_id = %(run_id)s
        FOR NO KEY UPDATE
@@ -40,20 +42,23 @@ WITH cur AS MATERIALIZED (
            used_service_account = CASE WHEN %(used_resources)s::jsonb IS NULL
                                        THEN run.used_service_account
                                        ELSE %(used_service_account)s::text END,
+           hook_env = CASE WHEN %(target)s = 'starting' THEN NULL ELSE run.hook_env END,
            holdup = NULL
       FROM cur
      WHERE run.run_id = cur.run_id
        AND cur.generation = %(generation)s
        AND cur.status = ANY (%(sources)s::text[])
+       AND NOT cur.hooked
  RETURNING run.run_id, run.generation, run.status, run.updated_at, cur.status AS before
 ), noted AS (
     INSERT INTO run_event (run_id, generation, at, from_status, to_status, cause,
-                           exit_code, exit_message)
+                           exit_code, exit_message, actor)
     SELECT run_id, generation, updated_at, before, status, %(cause)s,
-           %(exit_code)s::smallint, %(exit_message)s::text
+           %(exit_code)s::smallint, %(exit_message)s::text, %(actor)s
       FROM moved
 )
 SELECT cur.generation, COALESCE(moved.status, cur.status) AS status,
+       cur.hooked AND cur.status = ANY (%(sources)s::text[]) AS refused,
        CASE WHEN moved.run_id IS NOT NULL
             THEN pg_notify(%(run_channel)s, moved.run_id::text)::text END AS notified
   FROM cur
@@ -114,7 +119,7 @@ SELECT cur.generation, cur.status, EXISTS (SELECT FROM news) AS is_news,
 -- The end of a Run: its status, the time of its Data, the history, and one event per Data if done.
 -- The Projector is woken after a failure too: another Run may start.
 WITH cur AS MATERIALIZED (
-    SELECT run_id, generation, status,
+    SELECT run_id, generation, status, NOT %(hooks_called)s::boolean AND /*in_force*/ AS hooked,
            CASE status WHEN 'completing' THEN 'done' WHEN 'aborting' THEN 'failed' END AS target
       FROM run
      WHERE run_id = %(run_id)s
@@ -128,6 +133,7 @@ WITH cur AS MATERIALIZED (
      WHERE run.run_id = cur.run_id
        AND cur.generation = %(generation)s
        AND cur.target IS NOT NULL
+       AND NOT cur.hooked
  RETURNING run.run_id, run.generation, run.status, run.updated_at, cur.status AS before,
            run.exit_code, run.exit_message
 ), stamped AS (
@@ -149,6 +155,7 @@ WITH cur AS MATERIALIZED (
      ORDER BY stamped.knit_id
 )
 SELECT cur.generation, COALESCE(moved.status, cur.status) AS status,
+       cur.hooked AND cur.target IS NOT NULL AS refused,
        CASE WHEN moved.run_id IS NOT NULL THEN
             pg_notify(%(run_channel)s, moved.run_id::text)::text
             || pg_notify(%(outbox_channel)s, '')::text END AS notified

@@ -1,13 +1,14 @@
-"""The queue of waiting Runs: whose turn it is; and why a Run has not started yet."""
+"""The queue of waiting Runs: whose turn it is; and why a Run does not go on."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 
 from knit_workflows.domain.ports import ADMITTED_AT_ONCE, AdmissionLimits
-from knit_workflows.domain.runs import RunStatus, Waiting, WaitKind
+from knit_workflows.domain.runs import HookWait, RunStatus, Waiting, WaitKind
 from knit_workflows.store import named_sql
 from knit_workflows.store.connection import Session
 
@@ -33,8 +34,8 @@ _REPORT_EXPECTED_AFTER: Final = {
     RunStatus.STARTING: timedelta(seconds=90),
 }
 """How long an admitted Run may have a status before the lack of a reported reason is remarkable."""
-_MAY_BE_PENDING: Final = {*_REPORT_EXPECTED_AFTER, *(one for one in RunStatus if one.is_ending)}
-"""Statuses in which a Run may be pending: those in which its container does not run."""
+_END_EXPECTED_AFTER: Final = timedelta(seconds=90)
+"""How long a Run may be ending before it is remarkable that its hooks report nothing."""
 _NOT_REPORTED: Final = {
     RunStatus.WAITING: "no worker has taken it up: those of the role compute are busy, or none is "
     "there",
@@ -42,6 +43,10 @@ _NOT_REPORTED: Final = {
     RunStatus.STARTING: "no worker says what its pod does: those of the role watch are busy, or "
     "none is there",
 }
+_HOOKS_NOT_REPORTED: Final = (
+    "no worker says what its hooks answer, or takes its next step: those of the roles hooks, "
+    "compute and watch are busy, or one of them is not there"
+)
 _UNSTARTED: Final = (
     "its workflow has not been started: Temporal does not answer, or no worker with the role "
     "engine is there"
@@ -54,8 +59,11 @@ _OUTLOOK: Final = {
     WaitKind.IMAGE: "tried again; the Run fails if it lasts",
     WaitKind.TRANSIENT: "tried again; the Run fails if it lasts",
     WaitKind.PROGRESS: "goes on by itself",
+    WaitKind.HOOK: "the hook is asked again until it agrees",
 }
 """What knit does about it without a user."""
+_SHOWN: Final = 200
+"""Characters of a hook's answer that the reason repeats; its delivery has more of them."""
 
 
 async def admit_next(session: Session, limits: AdmissionLimits) -> int:
@@ -96,10 +104,10 @@ def _ceiling(total: int) -> int:
 
 
 async def why_waiting(session: Session, rows: Iterable[Any]) -> Mapping[str, Waiting]:
-    """Explains, by Run, why those of these rows of `run` that should start have not.
+    """Explains, by Run, why those of these rows of `run` that should go on do not.
 
-    One statement, and none if no Run is in the queue. The position is that in the order of
-    admission, whether or not the Run's Plan is at its limit.
+    One statement if a Run is in the queue, one if a Run waits for a hook. The position is that in
+    the order of admission, whether or not the Run's Plan is at its limit.
     """
     reasons: dict[str, Waiting] = {}
     queued = []
@@ -116,20 +124,31 @@ async def why_waiting(session: Session, rows: Iterable[Any]) -> Mapping[str, Wai
         places = {row.run_id: row for row in await session.rows(_SQL["places"], wanted)}
         # Without a row it has been admitted since its own row was read.
         reasons |= {one: _queued(places[one]) if one in places else _ADMITTED for one in queued}
+    held = [run_id for run_id, reason in reasons.items() if reason.kind is WaitKind.HOOK]
+    if held:
+        for row in await session.rows(_SQL["hooks_waited_for"], {"run_ids": held}):
+            reasons[row.run_id] = _with_hook(reasons[row.run_id], row)
     return reasons
 
 
 def _under_way(row: Any) -> Waiting | None:
-    """Explains why an admitted Run has not started, or not ended; None: nothing is unusual."""
-    if row.status in _MAY_BE_PENDING and row.holdup is not None:
+    """Explains why an admitted Run does not go on; None: nothing is unusual.
+
+    A reason on record is a present one: every change of the status clears it.
+    """
+    if row.holdup is not None:
         return _pending(row.holdup)
-    if row.status not in _REPORT_EXPECTED_AFTER:
+    expected = _REPORT_EXPECTED_AFTER.get(row.status)
+    if row.has_hooks and RunStatus(row.status).is_ending:
+        expected = _END_EXPECTED_AFTER
+    if expected is None:
         return None
     waits = row.status == RunStatus.WAITING
     since: datetime = (row.workflow_started_at or row.admitted_at) if waits else row.updated_at
-    if row.seen_at - since > _REPORT_EXPECTED_AFTER[row.status]:
+    if row.seen_at - since > expected:
         unstarted = waits and row.workflow_started_at is None
-        reason = _UNSTARTED if unstarted else _NOT_REPORTED[row.status]
+        silent = _HOOKS_NOT_REPORTED if row.has_hooks else _NOT_REPORTED[row.status]
+        reason = _UNSTARTED if unstarted else silent
         outlook = _OUTLOOK[WaitKind.WORKER]
         return Waiting(None, reason, WaitKind.WORKER, since=since, outlook=outlook)
     if not waits:
@@ -148,6 +167,16 @@ def _pending(reason: Mapping[str, Any]) -> Waiting:
         until=until and datetime.fromisoformat(until),
         outlook=_OUTLOOK.get(kind, ""),
     )
+
+
+def _with_hook(waiting: Waiting, row: Any) -> Waiting:
+    """Adds the hook, and its last answer, which changes more often than what is on record."""
+    hook = HookWait(row.delivery_id, row.url, RunStatus(row.to_status), row.attempts, row.next_at)
+    answer = " ".join((row.answer or "").split())[:_SHOWN]
+    code = str(row.status_code or "")
+    said = answer if code in answer else f"{code} {answer}".strip()
+    reason = f"the hook {row.url} has not agreed to → {row.to_status}"
+    return replace(waiting, reason=f"{reason}: {said}" if said else reason, hook=hook)
 
 
 def _queued(row: Any) -> Waiting:

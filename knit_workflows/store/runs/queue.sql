@@ -4,7 +4,8 @@
 -- are admitted. A higher priority goes first; of one priority, the Run that would be its Plan's
 -- earliest: its turn counts the Plan's Runs under way and those that go before it; then the older.
 -- `total`, `ceiling` and `per_plan` leave out what the limits forbid now; NULL: no limit. A Run that
--- is pending uses nothing, so `total` does not count it; `ceiling` and `per_plan` do.
+-- is pending uses nothing, so `total` does not count it; `ceiling` and `per_plan` do. One whose hook
+-- holds it up has no pod yet, or none any more: but for a starting one, whose container may run.
 --
 -- The cost follows the Plans that have waiting Runs, and `most`, never how many Runs wait:
 -- * `heads` leaps from Plan to Plan through `ix_run_queue_of_plan`. Nothing is looked at when no
@@ -17,7 +18,8 @@
 --   the few for many and read the queues of all Plans, or the table.
 under_way AS MATERIALIZED (
     SELECT plan_id, count(*) AS runs,
-           count(*) FILTER (WHERE holdup->>'kind' <> 'progress') AS pending
+           count(*) FILTER (WHERE holdup->>'kind' <> 'progress'
+                              AND NOT (holdup->>'kind' = 'hook' AND status = 'starting')) AS pending
       FROM run
      WHERE admitted_at IS NOT NULL
        AND status NOT IN ('done', 'failed', 'invalidated')
@@ -133,6 +135,21 @@ SELECT r.run_id, turns.place,
  WHERE r.run_id = ANY (%(run_ids)s::uuid[])
    AND r.status = 'waiting'
    AND r.admitted_at IS NULL
+
+-- name: hooks_waited_for
+
+-- The Before hook that each of these Runs waits for: of those that have not agreed to a change from
+-- its present status, the one that was called last.
+SELECT DISTINCT ON (d.run_id)
+       d.run_id, d.delivery_id, d.url, d.to_status, d.attempts, d.status_code, d.answer, d.next_at
+  FROM hook_delivery d
+  JOIN run r ON r.run_id = d.run_id
+            AND r.generation = d.generation
+            AND r.status = d.from_status
+ WHERE d.run_id = ANY (%(run_ids)s::uuid[])
+   AND d.phase = 'before'
+   AND d.state IN ('calling', 'failed')
+ ORDER BY d.run_id, d.called_at DESC, d.delivery_id
 
 -- name: ended_lately
 

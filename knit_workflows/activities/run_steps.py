@@ -1,0 +1,157 @@
+"""The steps of a Run: they act on the compute back-end and look at it; none records a status."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from datetime import timedelta
+
+from knit_workflows import names
+from knit_workflows.activities.deadlines import StartDeadlines
+from knit_workflows.activities.observations import WatchedPod, observations
+from knit_workflows.activities.pending_reasons import PendingReporter
+from knit_workflows.compute.base import (
+    ENDED,
+    ComputeBackend,
+    Observation,
+    Phase,
+    RunPod,
+    StartFailure,
+)
+from knit_workflows.contracts.runs import Evidence
+from knit_workflows.domain.errors import BackendRejected
+from knit_workflows.domain.ports import RunKey, RunSpec
+from knit_workflows.domain.runs import LOST, STUCK_CODE, Exit, RunStatus
+from knit_workflows.settings import EngineSettings
+
+
+class RunSteps:
+    """What is done for a Run between two of its transitions; every step may be repeated."""
+
+    def __init__(self, backend: ComputeBackend, settings: EngineSettings) -> None:
+        self._backend = backend
+        self._settings = settings
+
+    async def create_volumes(self, spec: RunSpec) -> None:
+        """Creates the volumes of its outputs and its log."""
+        volumes = [mount.volume for mount in spec.outputs] + ([spec.log] if spec.log else [])
+        await asyncio.gather(*(self._backend.create_volume(volume) for volume in volumes))
+
+    async def create_pod(self, spec: RunSpec) -> None:
+        """Starts the run pod."""
+        await self._backend.launch(run_pod(spec))
+
+    async def evidence(
+        self, key: RunKey, reporter: PendingReporter, duration: timedelta | None = None
+    ) -> AsyncGenerator[Evidence, None]:
+        """Yields what moves the Run on, as it happens; ends with the pod, or after `duration`.
+
+        First, if it is seen, that the container has started; then how it has ended, or why it is
+        given up. Why it is still pending goes to the reporter.
+        """
+        name = names.run_pod(key.run_id, key.generation)
+        deadlines = StartDeadlines(
+            self._settings.image_pull_deadline, self._settings.start_deadline
+        )
+        seen_running = False
+        async with aclosing(observations(self._backend, name, deadlines, duration)) as changes:
+            async for pod in changes:
+                observation = pod.observation
+                if observation.phase is Phase.PENDING and pod.expired is None:
+                    await reporter.start_failure(observation.start_failure, pod.deadline)
+                if observation.phase is Phase.RUNNING and not seen_running:
+                    seen_running = True
+                    yield started(observation.image_digest)
+                if (last := _last_evidence(name, pod)) is not None:
+                    yield last
+                    return
+
+    async def stop(self, key: RunKey) -> bool:
+        """Stops the run pod and waits for a while; gives whether it has gone."""
+        name = names.run_pod(key.run_id, key.generation)
+        await self._backend.stop(name, grace=self._settings.stop_grace)
+        timeout = self._settings.stop_retry_interval + self._settings.stop_grace
+        try:
+            async with asyncio.timeout(timeout.total_seconds()):
+                async for observation in self._backend.watch(name):
+                    if observation.phase is Phase.ABSENT:
+                        return True
+        except TimeoutError:
+            return False
+        return False
+
+    async def release_pod(self, key: RunKey) -> None:
+        """Lets the back-end forget the run pod."""
+        await self._backend.release(names.run_pod(key.run_id, key.generation))
+
+
+def run_pod(spec: RunSpec) -> RunPod:
+    """Describes the pod that carries out a Run; pure."""
+    return RunPod(
+        name=names.run_pod(spec.key.run_id, spec.key.generation),
+        run_id=spec.key.run_id,
+        generation=spec.key.generation,
+        plan_id=spec.plan_id,
+        image=str(spec.image) if spec.image else "",
+        inputs=spec.inputs,
+        outputs=spec.outputs,
+        log=spec.log,
+        entrypoint=spec.entrypoint,
+        args=spec.args,
+        resources=spec.resources,
+        on_node=spec.on_node,
+        service_account=spec.service_account,
+        env=spec.environment,
+    )
+
+
+def refused(error: BackendRejected) -> Evidence:
+    """Tells that the back-end will never carry out the Run."""
+    return _given_up("refused by the compute back-end", Exit(STUCK_CODE, error.reason))
+
+
+def exit_of(evidence: Evidence) -> Exit | None:
+    """Gives the exit that the evidence tells of, if any."""
+    if evidence.exit_code is None:
+        return None
+    return Exit(evidence.exit_code, evidence.exit_message)
+
+
+def started(image_digest: str | None) -> Evidence:
+    """Tells that the user's container has started."""
+    return Evidence(target=RunStatus.RUNNING, cause="container started", image_digest=image_digest)
+
+
+def _last_evidence(name: str, pod: WatchedPod) -> Evidence | None:
+    """Gives what ends the watch of a pod; None: nothing yet."""
+    if pod.expired is not None:
+        return _given_up("run pod stuck", _stuck(name, pod.expired))
+    if pod.observation.phase is Phase.ABSENT:
+        return _given_up("run pod lost", LOST)
+    return _ended(pod.observation) if pod.observation.phase in ENDED else None
+
+
+def _ended(observation: Observation) -> Evidence:
+    assert observation.exit is not None
+    succeeded = observation.phase is Phase.SUCCEEDED
+    return Evidence(
+        target=RunStatus.COMPLETING if succeeded else RunStatus.ABORTING,
+        # In the history too, which stays when the Run is retried.
+        cause="; ".join(("run pod ended", *observation.notes)),
+        pod_ended=True,
+        exit_code=observation.exit.code,
+        exit_message=observation.exit.message,
+        image_digest=observation.image_digest,
+        notes=observation.notes,
+    )
+
+
+def _given_up(cause: str, exit: Exit) -> Evidence:
+    return Evidence(
+        target=RunStatus.ABORTING, cause=cause, exit_code=exit.code, exit_message=exit.message
+    )
+
+
+def _stuck(name: str, failure: StartFailure) -> Exit:
+    return Exit(STUCK_CODE, f"(pod {name}) [{failure.reason}] {failure.message}")
