@@ -20,7 +20,6 @@ import uvicorn
 from knit_api.app import create_app
 from knit_api.auth import BindRefused, check_bind, is_loopback
 from knit_api.deps import Deps, EngineClient, Lazy
-from knit_api.extra.config_file import ExtraApisRefused
 from knit_api.extra.in_force import ExtraApis
 from knit_api.server.sockets import DetachableProtocol
 from knit_api.watchdog import watched
@@ -28,6 +27,7 @@ from knit_workflows import log as logs
 from knit_workflows.client import KnitClient
 from knit_workflows.domain.errors import EngineUnavailable, StoreUnavailable
 from knit_workflows.domain.ports import ApiStore
+from knit_workflows.extra_apis import ExtraApisRefused
 from knit_workflows.settings import Settings, SettingsRefused, read_settings
 from knit_workflows.store import PostgresStore
 from knit_workflows.telemetry import set_up_telemetry
