@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -20,6 +20,7 @@ from knit_api.server.streams import Threads, drain_background
 from knit_api.watchdog import wait_or_abandon
 from knit_workflows.client import TransferHandle
 from knit_workflows.contracts.transfers import Closed
+from knit_workflows.contracts.volumes import Question, VolumeAnswer
 from knit_workflows.domain.errors import KnitError, Unavailable
 from knit_workflows.domain.ids import KnitId
 from knit_workflows.domain.ports import ApiStore
@@ -39,6 +40,9 @@ class TransferClient(Protocol):
     async def finish(  # noqa: D102
         self, transfer: TransferHandle, *, ok: bool, reason: str = ""
     ) -> Closed: ...
+    async def look_at_volumes(  # noqa: D102
+        self, question: Question, volumes: Sequence[str]
+    ) -> list[VolumeAnswer]: ...
 
 
 class Lazy(Generic[T]):

@@ -1,4 +1,4 @@
-"""What a process that serves users asks of Temporal: to open, renew and finish transfers.
+"""What a process that serves users asks of Temporal: transfers, and a look at volumes.
 
 One `KnitClient` per process, never one per request. When Temporal does not answer, all methods
 raise EngineUnavailable.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -19,6 +19,7 @@ from temporalio.client import (
     Client,
     WithStartWorkflowOperation,
     WorkflowExecutionStatus,
+    WorkflowFailureError,
     WorkflowUpdateFailedError,
     WorkflowUpdateRPCTimeoutOrCancelledError,
 )
@@ -29,12 +30,19 @@ from temporalio.service import RPCError, RPCStatusCode
 from knit_workflows import names
 from knit_workflows.contracts.messages import Nothing
 from knit_workflows.contracts.transfers import Closed, Finish, Opened, TransferInput
+from knit_workflows.contracts.volumes import (
+    Question,
+    VolumeAnswer,
+    VolumeAnswers,
+    VolumesInput,
+)
 from knit_workflows.domain import errors
 from knit_workflows.domain.ids import KnitId, RunId
 from knit_workflows.queue_state import queue_state
 from knit_workflows.settings import QueueSettings
 from knit_workflows.workflows import options
 from knit_workflows.workflows.transfer import TransferWorkflow
+from knit_workflows.workflows.volumes import VolumesWorkflow
 
 RPC_TIMEOUT: Final = timedelta(seconds=10)
 ADVICE: Final = "Temporal does not answer at the moment; try again in some seconds"
@@ -205,6 +213,39 @@ class KnitClient:
                 rpc_timeout=self._lease,
             )
 
+    async def look_at_volumes(
+        self, question: Question, volumes: Sequence[str]
+    ) -> list[VolumeAnswer]:
+        """Asks the back-end about volumes; gives one answer for each, in this order.
+
+        Raises:
+            Unavailable: the back-end, or all workers that could ask it.
+        """
+        request = VolumesInput(
+            question=question,
+            names=list(volumes),
+            compute_queue=self._queues.interactive,
+            heartbeat=self._heartbeat,
+        )
+        with _translated():
+            try:
+                answers = await self._client.execute_workflow(
+                    VolumesWorkflow.run,
+                    request,
+                    id=names.volumes_workflow(uuid.uuid4().hex),
+                    task_queue=self._queues.interactive,
+                    execution_timeout=self._lease,
+                    task_timeout=self._step_timeout,
+                    priority=options.AT_HAND,
+                )
+            except WorkflowFailureError as error:
+                raise errors.EngineUnavailable(
+                    f"no worker has looked at the volumes: {error.cause}",
+                    advice="see that a worker with the role interactive runs, then try again",
+                ) from error
+        _raise_unless_answered(answers)
+        return answers.volumes
+
 
 async def _retrieve(start: WithStartWorkflowOperation[Any, Any]) -> None:
     """Retrieves the result of a start whose update has failed; otherwise asyncio would log it."""
@@ -234,6 +275,12 @@ def _translated() -> Iterator[None]:
         raise errors.EngineUnavailable(advice=ADVICE) from cause
     except WorkflowUpdateFailedError as cause:
         raise errors.Conflict(f"the transfer is over: {cause.cause}", advice=ANEW) from cause
+
+
+def _raise_unless_answered(answers: VolumeAnswers) -> None:
+    if answers.kind:
+        kind = getattr(errors, answers.kind, errors.KnitError)
+        raise kind(answers.reason, advice=answers.advice)
 
 
 def _raise_unless(opened: Opened) -> None:

@@ -45,6 +45,7 @@ from knit_workflows.activities.projector import StoreProjectorActivities
 from knit_workflows.activities.run_starter import start_projector
 from knit_workflows.activities.runs import ComputeRunActivities
 from knit_workflows.activities.transfers import ComputeTransferActivities
+from knit_workflows.activities.volumes import ComputeVolumeActivities
 from knit_workflows.compute.base import ComputeBackend, RunLimits
 from knit_workflows.contracts.housekeeping import HousekeepingInput
 from knit_workflows.contracts.projector import ProjectorInput
@@ -58,15 +59,17 @@ from knit_workflows.workflows.housekeeping import (
 from knit_workflows.workflows.projector import ProjectorWorkflow
 from knit_workflows.workflows.run import RunWorkflow
 from knit_workflows.workflows.transfer import TransferWorkflow
+from knit_workflows.workflows.volumes import VolumesWorkflow
 
 WORKFLOWS: Final = (
     RunWorkflow,
     ProjectorWorkflow,
     TransferWorkflow,
+    VolumesWorkflow,
     GarbageCollectionWorkflow,
     HousekeepingWorkflow,
 )
-INTERACTIVE_WORKFLOWS: Final = (TransferWorkflow,)
+INTERACTIVE_WORKFLOWS: Final = (TransferWorkflow, VolumesWorkflow)
 MIN_SHUTDOWN: Final = timedelta(seconds=1)
 WATCH_SLOTS: Final = 2_000
 
@@ -149,6 +152,7 @@ class Deps:
             self.backend,
             idle=self.engine.transfer_lease * 3,
         )
+        volumes = ComputeVolumeActivities(self.backend)
         projector = StoreProjectorActivities(
             self.store.projection,
             self.store.admission,
@@ -183,6 +187,7 @@ class Deps:
                 runs.stop_run,
                 transfers.open_transfer,
                 transfers.close_transfer,
+                volumes.look_at_volumes,
             ],
         }
         # COMPUTE carries out stops and transfers too: old histories have them on its queue.

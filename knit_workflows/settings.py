@@ -105,6 +105,9 @@ class LocalSettings(_Group):
     host_paths: tuple[Path, ...] = ()
     """More folders of this machine that `host/…` images see, read-only, besides `/usr`, `/etc` and
     knit's own Python."""
+    adoptable: tuple[Path, ...] = (Path("/"),)
+    """Folders below which users may adopt folders as Data. Whoever reaches the API can then read
+    what the worker can read there, so name them where others use it too."""
     network: bool = True
     """Whether run pods may use the network."""
     min_free_bytes: int = Field(default=256 << 20, ge=0)

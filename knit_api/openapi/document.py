@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from knit_api.openapi import examples
 from knit_api.parameters import Page
 from knit_api.transfers.codecs import CHECKSUM_TRAILER, GZIPPED_TAR, PLAIN_TAR
+from knit_workflows.wire.adoption import AdoptRequest
 from knit_workflows.wire.errors import ErrorBody
 from knit_workflows.wire.plans import (
     AnnotationsChange,
@@ -43,6 +44,7 @@ _BODIES: Final[tuple[type[BaseModel], ...]] = (
     ServiceAccountChange,
     PriorityChange,
     TagChange,
+    AdoptRequest,
 )
 _BINARY: Final = {"schema": {"type": "string", "format": "binary"}}
 _DESCRIPTIONS: Final = {

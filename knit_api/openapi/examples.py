@@ -112,6 +112,25 @@ _DATA: Final = {
     "downstreams": [{"mountpoint": _IN, "run": _RUN_SUMMARY}],
     "nomination": [{**_IN, "plan": _SUMMARY}],
 }
+_ADOPTED: Final = {
+    "knitId": _DATASET,
+    "adopted_volume": "/srv/images",
+    "tags": [f"knit#id:{_DATASET}", f"knit#timestamp:{_UPLOADED_AT}", "type:dataset"],
+    "upstream": {
+        "mountpoint": {"path": "/imported", "tags": []},
+        "run": {
+            "runId": _UPLOAD,
+            "status": "done",
+            "updatedAt": _UPLOADED_AT,
+            "plan": {
+                "planId": "5a1d9e3c-7b64-4f08-8c2d-e3f6a9b1d208",
+                "name": "knit#imported",
+            },
+        },
+    },
+    "downstreams": [],
+    "nomination": [],
+}
 _EVENTS: Final = [
     {"at": _UPLOADED_AT, "generation": 1, "to": "waiting", "cause": "projected"},
     {
@@ -143,6 +162,10 @@ OPERATIONS: Final[Mapping[str, Example]] = {
     "upload_data": Example({**_DATA, "downstreams": [], "nomination": []}),
     "show_data": Example(_DATA),
     "change_tags": Example(_DATA, {"add": ["type:dataset"], "remove_key": ["draft"]}),
+    "adopt_volumes": Example(
+        [{"volume": "/srv/images", "outcome": "new", "data": _ADOPTED}],
+        {"volumes": [{"volume": "/srv/images", "tags": ["type:dataset"]}]},
+    ),
     "show_lineage": Example({"data": [_DATA], "runs": [_RUN]}),
     "complete": Example([{"value": "type:dataset", "words": ""}]),
     "find_plans": Example([_PLAN]),

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from knit_cli.commands.adopt import adopt_data
 from knit_cli.commands.choices import Duration, Since, YesNoBoth, read_period
 from knit_cli.commands.lineage import lineage
 from knit_cli.invocation import invocation_of
@@ -30,6 +31,7 @@ from knit_workflows.wire.tags import Tag, TagChange
 
 app = typer.Typer()
 app.command()(lineage)
+app.command("adopt")(adopt_data)
 
 _STDOUT = "-"
 

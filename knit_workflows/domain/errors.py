@@ -2,7 +2,8 @@
 
 ```
 KnitError
-├─ InvalidRequest   InvalidTag, InvalidQuantity, InvalidPlan      400  never retried
+├─ InvalidRequest   InvalidTag, InvalidQuantity, InvalidPlan,
+│                   VolumeRefused                                 400  never retried
 ├─ NotFound         DataNotFound, PlanNotFound, RunNotFound,
 │                   DeliveryNotFound                            404  never retried
 ├─ Conflict         EquivalentPlan, CyclicPlans, IllegalMove,
@@ -49,6 +50,10 @@ class InvalidPlan(InvalidRequest):
 
 class InvalidArchive(InvalidRequest):
     """The archive is not one that knit unpacks."""
+
+
+class VolumeRefused(InvalidRequest):
+    """The volume cannot become Data."""
 
 
 class NotFound(KnitError):

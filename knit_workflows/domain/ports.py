@@ -13,7 +13,7 @@ from datetime import timedelta
 from typing import Final, Protocol
 
 from knit_workflows.domain.completions import Completion, Noun
-from knit_workflows.domain.data import DataDetail, DataQuery, TagChange
+from knit_workflows.domain.data import Adopted, Adoption, DataDetail, DataQuery, TagChange
 from knit_workflows.domain.hooks import (
     DeliveryQuery,
     HookAnswer,
@@ -185,6 +185,25 @@ class DataStore(Protocol):
         """
 
 
+class AdoptionStore(Protocol):
+    """Makes Data of volumes that knit did not create and will never change or delete."""
+
+    async def known(self, volumes: Sequence[str]) -> Mapping[str, KnitId]:
+        """Gives those of these volumes that are Data already; a purged Data counts no more."""
+
+    async def adopt(self, adoptions: Sequence[Adoption], *, actor: str = USER) -> Sequence[Adopted]:
+        """Makes each volume a Data, with its tags, in one transaction; gives them in this order.
+
+        The Run of each is of `knit#imported`, and done from the beginning; Runs that this makes
+        possible follow. A volume that is a Data already stays that Data, and gets the tags that it
+        lacks: a second call changes nothing.
+
+        Raises:
+            InvalidRequest: see `check_adoptions`.
+            VolumeRefused: one of them is knit's own.
+        """
+
+
 class PlanStore(Protocol):
     """Registers Plans, looks them up and changes them.
 
@@ -286,11 +305,11 @@ class RunStore(Protocol):
             IllegalMove: it has not finished, is an upload, or its outputs are in use.
         """
 
-    async def delete(self, run_id: RunId, *, actor: str = USER) -> None:
+    async def delete(self, run_id: RunId, *, actor: str = USER) -> Sequence[str]:
         """Deletes a Run that is waiting, deactivated, done or failed, and discards its outputs.
 
         One with inputs leaves a tombstone (invalidated), so that it never runs again; an upload
-        vanishes.
+        vanishes. Gives the volumes that stay, because knit has only adopted them.
 
         Raises:
             RunNotFound: there is no such Run, or it has been deleted.
@@ -558,6 +577,8 @@ class ApiStore(Protocol):
 
     @property
     def data(self) -> DataStore: ...  # noqa: D102
+    @property
+    def adoptions(self) -> AdoptionStore: ...  # noqa: D102
     @property
     def plans(self) -> PlanStore: ...  # noqa: D102
     @property

@@ -9,6 +9,7 @@ from knit_workflows.settings import StoreSettings
 from knit_workflows.store import named_sql
 from knit_workflows.store.completions import PostgresCompletionStore
 from knit_workflows.store.connection import Database
+from knit_workflows.store.data.adoption import PostgresAdoptionStore
 from knit_workflows.store.data.data_store import PostgresDataStore
 from knit_workflows.store.hooks import PostgresHookStore
 from knit_workflows.store.housekeeping import PostgresHousekeepingStore
@@ -36,6 +37,7 @@ class PostgresStore:
         self._listener = listener
         self.plans = PostgresPlanStore(db)
         self.data = PostgresDataStore(db)
+        self.adoptions = PostgresAdoptionStore(db)
         self.runs = PostgresRunStore(db, listener)
         self.lineage = PostgresLineageStore(db)
         self.completions = PostgresCompletionStore(db)

@@ -264,6 +264,12 @@ class Data(_Table, table=True):
     __table_args__ = (
         UniqueConstraint("run_id", "output_id", name="uq_data_run_output"),
         Index("ix_data_timestamp", "timestamp", "knit_id"),
+        Index(
+            "ux_data_adopted",
+            "volume",
+            unique=True,
+            postgresql_where=text("NOT owned AND purged_at IS NULL"),
+        ),
     )
 
     knit_id: str = _uuid_key()

@@ -32,9 +32,13 @@ class Nomination(Mountpoint):
 
 
 class Data(Response):
-    """One Data. Tags are sorted by key, then value, system tags (`knit#…`) included."""
+    """One Data. Tags are sorted by key, then value, system tags (`knit#…`) included.
+
+    `adopted_volume` is there if its volume is others', which knit never changes or deletes.
+    """
 
     knit_id: str
+    adopted_volume: str | None = Field(default=None, exclude_if=is_absent)
     tags: list[Tag]
     upstream: DataUpstream
     downstreams: list[DataDownstream]

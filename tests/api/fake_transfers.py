@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from uuid import UUID, uuid4
 
+from knit_workflows.activities.volumes import ComputeVolumeActivities
 from knit_workflows.client import TransferHandle, upload_for_key
+from knit_workflows.compute.memory import MemoryBackend
 from knit_workflows.contracts.transfers import Closed
+from knit_workflows.contracts.volumes import LookAtVolumes, Question, VolumeAnswer
 from knit_workflows.domain.errors import IdempotencyKeyConsumed, UploadInProgress
 from knit_workflows.domain.ids import KnitId
 from knit_workflows.domain.ports import RunKey
@@ -27,6 +31,7 @@ class FakeTransfers:
         self._delay = delay
         """How long the end of a transfer takes: who looks too early finds nothing."""
         self.root = root
+        self._looking = ComputeVolumeActivities(MemoryBackend(folder=root))
         self.open: dict[str, TransferHandle] = {}
         self.ended: list[tuple[str, bool, str]] = []
         self.renewals = 0
@@ -85,9 +90,18 @@ class FakeTransfers:
         status = await self._store.execution.finalize(key, cause="closed")
         return Closed(status=status.value)
 
+    async def look_at_volumes(
+        self, question: Question, volumes: Sequence[str]
+    ) -> list[VolumeAnswer]:
+        await self.ping()
+        answers = await self._looking.answers(LookAtVolumes(question=question, names=list(volumes)))
+        return answers.volumes
+
     async def _opened(self, transfer: TransferHandle) -> TransferHandle:
         records = self._store.memory.transfers
-        url, token = self.endpoint or (self.folder(transfer.knit_id).as_uri(), "")
+        adopted = self._store.memory.data[transfer.knit_id].adopted_volume
+        folder = Path(adopted) if adopted else self.folder(transfer.knit_id)
+        url, token = self.endpoint or (folder.as_uri(), "")
         await self._store.transfers.opened(transfer.transfer_id, url)
         records[transfer.transfer_id] = replace(records[transfer.transfer_id], token=token)
         self.open[transfer.transfer_id] = transfer

@@ -182,6 +182,7 @@ def data_detail(memory: Memory, one: DataRow) -> DataDetail:
             for asked in plan.spec.inputs
             if fills(memory, one, asked.requirement)
         ),
+        adopted_volume=one.adopted_volume,
     )
 
 

@@ -62,6 +62,8 @@ class DataRow:
     tags: set[Tag]
     timestamp: datetime | None = None
     users: list[RunId] = field(default_factory=list)
+    adopted_volume: str | None = None
+    purged: bool = False
 
 
 class Memory:

@@ -85,15 +85,17 @@ class MemoryRuns(Part):
         add_data(rows, run)
         return run_detail(rows, run)
 
-    async def delete(self, run_id: RunId, *, actor: str = USER) -> None:
+    async def delete(self, run_id: RunId, *, actor: str = USER) -> Sequence[str]:
         rows, run = self.rows, self._living(run_id)
         _require(run, {*_ENDED, _S.WAITING, _S.DEACTIVATED})
+        outputs = [rows.data[knit_id] for knit_id in run.outputs.values()]
         _discard_outputs(rows, run)
         if run.inputs:
             move(rows, run, _S.INVALIDATED, cause="deleted", actor=actor)
             run.exit, run.notes = None, ()
         else:
             _remove(rows, run)
+        return [one.adopted_volume for one in outputs if one.adopted_volume and not one.purged]
 
     def _run(self, run_id: str) -> RunRow:
         run = self.rows.runs.get(run_id)

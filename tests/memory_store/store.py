@@ -19,6 +19,7 @@ from knit_workflows.domain.plans.model import (
 from knit_workflows.domain.ports import Projection
 from knit_workflows.domain.runs import SUCCEEDED, Exit, RunDetail, RunStatus
 from knit_workflows.domain.tags import Tag, parse_tag
+from tests.memory_store.adoptions import MemoryAdoptions
 from tests.memory_store.completions import MemoryCompletions
 from tests.memory_store.data import MemoryData
 from tests.memory_store.details import run_detail
@@ -53,6 +54,7 @@ class MemoryStore:
         self.memory = memory = Memory(start)
         add_built_in_plans(memory)
         self.data = MemoryData(memory)
+        self.adoptions = MemoryAdoptions(memory)
         self.plans = MemoryPlans(memory)
         self.runs = MemoryRuns(memory)
         self.lineage = MemoryLineage(memory)

@@ -62,7 +62,7 @@ class MemoryTransfers(Part):
             transfer_id=transfer_id,
             knit_id=knit_id,
             run_id=self.rows.data[knit_id].run_id,
-            volume=names.volume(knit_id),
+            volume=self.rows.data[knit_id].adopted_volume or names.volume(knit_id),
             mode=mode,
             token=secrets.token_urlsafe(32),
             endpoint="",

@@ -7,9 +7,18 @@ from typing import Final
 
 from knit_workflows.backoff import Backoff
 from knit_workflows.compute.kubernetes import manifests
+from knit_workflows.compute.kubernetes.adopted_claims import (
+    check_adoptable,
+    check_name,
+    refuse_change,
+)
 from knit_workflows.compute.kubernetes.objects import being_deleted
 from knit_workflows.compute.kubernetes.server import ApiServer
-from knit_workflows.domain.errors import BackendUnavailable
+from knit_workflows.domain.errors import (
+    BackendUnavailable,
+    InvalidQuantity,
+)
+from knit_workflows.domain.quantities import parse_quantity
 from knit_workflows.domain.volumes import Volume
 from knit_workflows.settings import KubernetesSettings
 
@@ -27,6 +36,7 @@ class Volumes:
 
     async def create(self, volume: Volume) -> None:
         """Creates a claim, without waiting for it: the scheduler waits until claims are bound."""
+        refuse_change(volume)
         claim = manifests.volume_claim(volume, self._settings)
         backoff = Backoff(0.1, 1.0)
         for _ in range(_ATTEMPTS):
@@ -42,4 +52,21 @@ class Volumes:
 
     async def delete(self, volume: Volume) -> None:
         """Deletes a claim; Kubernetes keeps it while a pod mounts it."""
+        refuse_change(volume)
         await self._server.delete(_CLAIM, volume.name, {"propagationPolicy": "Background"})
+
+    async def adoptable(self, name: str) -> str:
+        """Gives the name of a claim of others; raises VolumeRefused."""
+        check_name(name)
+        claim = await self._server.get(_CLAIM, name)
+        check_adoptable(name, claim, namespace=self._settings.kube_namespace)
+        return name
+
+    async def capacity(self, volume: Volume) -> int | None:
+        """Gives the capacity of a claim in bytes; None if it has none (yet)."""
+        claim = await self._server.get(_CLAIM, volume.name)
+        storage = ((claim or {}).get("status") or {}).get("capacity", {}).get("storage")
+        try:
+            return None if storage is None else int(parse_quantity(storage))
+        except InvalidQuantity:
+            return None

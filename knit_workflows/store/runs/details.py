@@ -88,6 +88,7 @@ async def data_details(session: Session, knit_ids: Sequence[str]) -> list[DataDe
             upstream=_upstream(rows[knit_id], plans),
             downstreams=tuple(uses[knit_id]),
             nominations=tuple(fills[knit_id]),
+            adopted_volume=rows[knit_id].adopted_volume,
         )
         for knit_id in knit_ids
         if knit_id in rows

@@ -25,7 +25,8 @@ SELECT run_id, output_id, knit_id
 -- name: data
 
 -- Data with the Runs that make them and their user tags.
-SELECT d.knit_id, d.output_id, d.timestamp,
+SELECT d.knit_id, d.output_id, d.timestamp, d.purged_at,
+       CASE WHEN NOT d.owned THEN d.volume END AS adopted_volume,
        r.run_id, r.plan_id, r.generation, r.status, r.updated_at, r.exit_code, r.exit_message,
        (SELECT json_agg(json_build_array(tag.key, tag.value))
           FROM data_tag dt

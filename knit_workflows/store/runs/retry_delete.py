@@ -53,13 +53,13 @@ async def retry(db: Database, run_id: RunId, actor: str) -> None:
     await db.transaction(step)
 
 
-async def delete(db: Database, run_id: RunId, actor: str) -> None:
+async def delete(db: Database, run_id: RunId, actor: str) -> list[str]:
     """Implements `ports.RunStore.delete`."""
 
-    async def step(session: Session) -> None:
+    async def step(session: Session) -> list[str]:
         run = await _locked(session, run_id)
         _require(run, _DELETABLE)
-        await _discard_outputs(session, run_id)
+        kept = await _discard_outputs(session, run_id)
         if run.projected:
             change = {"run_id": run_id, "actor": actor, "before": run.status}
             await session.do(
@@ -67,8 +67,9 @@ async def delete(db: Database, run_id: RunId, actor: str) -> None:
             )
         else:
             await session.do(_SQL["remove_runs"], {"run_ids": [run_id]})
+        return kept
 
-    await db.freeing(step)
+    return await db.freeing(step)
 
 
 async def _locked(session: Session, run_id: RunId) -> Any:
@@ -87,8 +88,11 @@ def _require(run: Any, wanted: frozenset[RunStatus]) -> None:
         )
 
 
-async def _discard_outputs(session: Session, run_id: RunId) -> None:
-    """Discards the Data of a Run; raises IllegalMove if one of them is in use."""
+async def _discard_outputs(session: Session, run_id: RunId) -> list[str]:
+    """Discards the Data of a Run; raises IllegalMove if one of them is in use.
+
+    Gives the volumes that were only adopted, and stay.
+    """
     outputs = await session.rows(_SQL["lock_outputs"], {"run_id": run_id})
     knit_ids = [row.knit_id for row in outputs]
     tombstones = []
@@ -107,7 +111,8 @@ async def _discard_outputs(session: Session, run_id: RunId) -> None:
             )
         tombstones.append(user.run_id)
     await session.do(_SQL["remove_runs"], {"run_ids": tombstones})
-    await session.do(_SQL["discard"], {"knit_ids": knit_ids})
+    kept = await session.rows(_SQL["discard"], {"knit_ids": knit_ids})
+    return [row.volume for row in kept]
 
 
 def _channels() -> dict[str, str]:

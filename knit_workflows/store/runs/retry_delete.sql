@@ -47,15 +47,21 @@ DELETE FROM run USING runs WHERE run.run_id = runs.run_id
 
 -- name: discard
 
--- Removes Data; their volumes are to be deleted.
+-- Removes Data. Their volumes are to be deleted: not those that were only adopted, which it gives,
+-- and not those of purged Data, which are or were among the discarded already.
 WITH tags AS (
     DELETE FROM data_tag WHERE knit_id = ANY (%(knit_ids)s::uuid[])
 ), gone AS (
     DELETE FROM data WHERE knit_id = ANY (%(knit_ids)s::uuid[])
- RETURNING knit_id, volume
+ RETURNING knit_id, volume, owned, purged_at
+), thrown_away AS (
+    INSERT INTO discarded (knit_id, volume, at)
+    SELECT knit_id, volume, date_trunc('milliseconds', clock_timestamp())
+      FROM gone
+     WHERE owned
+       AND purged_at IS NULL
 )
-INSERT INTO discarded (knit_id, volume, at)
-SELECT knit_id, volume, date_trunc('milliseconds', clock_timestamp()) FROM gone
+SELECT volume FROM gone WHERE NOT owned AND purged_at IS NULL ORDER BY volume
 
 -- name: retry
 

@@ -113,9 +113,9 @@ class PostgresRunStore:
         await retry_delete.retry(self._db, run_id, actor)
         return await self.get(run_id)
 
-    async def delete(self, run_id: RunId, *, actor: str = USER) -> None:
+    async def delete(self, run_id: RunId, *, actor: str = USER) -> Sequence[str]:
         """See the port."""
-        await retry_delete.delete(self._db, run_id, actor)
+        return await retry_delete.delete(self._db, run_id, actor)
 
     async def ensure(self, plan_id: PlanId, inputs: Mapping[str, KnitId]) -> RunKey:
         """See the port."""
