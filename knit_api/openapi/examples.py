@@ -94,9 +94,10 @@ _TORN_OFF: Final = {
     "status": "completing",
     "exit": {"code": 0, "message": "stopped by user"},
 }
+_TAGS: Final = [f"knit#id:{_DATASET}", f"knit#timestamp:{_UPLOADED_AT}", "type:dataset"]
 _DATA: Final = {
     "knitId": _DATASET,
-    "tags": [f"knit#id:{_DATASET}", f"knit#timestamp:{_UPLOADED_AT}", "type:dataset"],
+    "tags": _TAGS,
     "upstream": {
         "mountpoint": {"path": "/upload", "tags": []},
         "run": {
@@ -115,7 +116,7 @@ _DATA: Final = {
 _ADOPTED: Final = {
     "knitId": _DATASET,
     "adopted_volume": "/srv/images",
-    "tags": [f"knit#id:{_DATASET}", f"knit#timestamp:{_UPLOADED_AT}", "type:dataset"],
+    "tags": _TAGS,
     "upstream": {
         "mountpoint": {"path": "/imported", "tags": []},
         "run": {
@@ -162,6 +163,17 @@ OPERATIONS: Final[Mapping[str, Example]] = {
     "upload_data": Example({**_DATA, "downstreams": [], "nomination": []}),
     "show_data": Example(_DATA),
     "change_tags": Example(_DATA, {"add": ["type:dataset"], "remove_key": ["draft"]}),
+    "purge_data": Example(
+        {
+            "outcome": "purged",
+            "volume": f"data-knitid-{_DATASET}",
+            "data": {
+                **_DATA,
+                "tags": [*_TAGS[:2], "knit#transient:purged", _TAGS[2]],
+                "nomination": [],
+            },
+        }
+    ),
     "adopt_volumes": Example(
         [{"volume": "/srv/images", "outcome": "new", "data": _ADOPTED}],
         {"volumes": [{"volume": "/srv/images", "tags": ["type:dataset"]}]},

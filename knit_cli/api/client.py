@@ -32,7 +32,7 @@ from knit_cli.version import version
 from knit_workflows.wire.adoption import AdoptedVolume, AdoptRequest
 from knit_workflows.wire.base import Request, to_wire
 from knit_workflows.wire.completions import Completion
-from knit_workflows.wire.data import Data
+from knit_workflows.wire.data import Data, PurgedData
 from knit_workflows.wire.lineage import Lineage
 from knit_workflows.wire.plans import (
     CONFIRM,
@@ -67,6 +67,7 @@ _RUN_LIST = TypeAdapter(list[Run])
 _EVENTS = TypeAdapter(list[RunEvent])
 _LINEAGE = TypeAdapter(Lineage)
 _ADOPTED = TypeAdapter(list[AdoptedVolume])
+_PURGED = TypeAdapter(PurgedData)
 _COMPLETIONS = TypeAdapter(list[Completion])
 
 
@@ -188,6 +189,19 @@ class ApiClient:
                 "cannot adopt",
                 json=to_wire(request),
                 timeout=TRANSFER_TIMEOUT,
+            ),
+            repeatable=True,
+        )
+
+    def purge(self, knit_id: str, *, dry_run: bool = False) -> PurgedData:
+        """Discards the content of a Data, or says what would go; idempotent."""
+        return self._requests.retry.on_cut(
+            lambda: self._requests.once(
+                "POST",
+                f"/data/{_id(knit_id)}/purge",
+                _PURGED,
+                f"cannot purge {knit_id}",
+                params={"dry_run": "true"} if dry_run else {},
             ),
             repeatable=True,
         )

@@ -11,6 +11,7 @@ import typer
 from knit_cli.commands.adopt import adopt_data
 from knit_cli.commands.choices import Duration, Since, YesNoBoth, read_period
 from knit_cli.commands.lineage import lineage
+from knit_cli.commands.purge import purge_data
 from knit_cli.invocation import invocation_of
 from knit_cli.output import print_bytes, print_json, say
 from knit_cli.session import api_of, environment_of
@@ -32,6 +33,7 @@ from knit_workflows.wire.tags import Tag, TagChange
 app = typer.Typer()
 app.command()(lineage)
 app.command("adopt")(adopt_data)
+app.command("purge")(purge_data)
 
 _STDOUT = "-"
 

@@ -90,6 +90,19 @@ class Adopted:
     is_new: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Purge:
+    """What a purge has done, or would do.
+
+    `volume` is the one whose content goes; None if it stays, because knit has only adopted it, or
+    if the Data was purged before (`is_new` False).
+    """
+
+    data: DataDetail
+    is_new: bool
+    volume: str | None
+
+
 MAX_ADOPTIONS: Final = 1_000
 """How many volumes one request may adopt."""
 

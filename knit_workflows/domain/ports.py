@@ -13,7 +13,14 @@ from datetime import timedelta
 from typing import Final, Protocol
 
 from knit_workflows.domain.completions import Completion, Noun
-from knit_workflows.domain.data import Adopted, Adoption, DataDetail, DataQuery, TagChange
+from knit_workflows.domain.data import (
+    Adopted,
+    Adoption,
+    DataDetail,
+    DataQuery,
+    Purge,
+    TagChange,
+)
 from knit_workflows.domain.hooks import (
     DeliveryQuery,
     HookAnswer,
@@ -184,6 +191,17 @@ class DataStore(Protocol):
             DataNotFound: there is no such Data.
         """
 
+    async def purge(self, knit_id: KnitId, *, actor: str = USER, dry_run: bool = False) -> Purge:
+        """Discards the content of a Data; its tags, its history and lineage stay.
+
+        It is never used for new Runs again. A second call changes nothing. `dry_run` changes
+        nothing either, and raises the same.
+
+        Raises:
+            DataNotFound: there is no such Data.
+            IllegalMove: it is being made, or read by a Run that has not ended or by a transfer.
+        """
+
 
 class AdoptionStore(Protocol):
     """Makes Data of volumes that knit did not create and will never change or delete."""
@@ -302,7 +320,8 @@ class RunStore(Protocol):
 
         Raises:
             RunNotFound: there is no such Run, or it has been deleted.
-            IllegalMove: it has not finished, is an upload, or its outputs are in use.
+            IllegalMove: it has not finished, is an upload, its outputs are in use, or an input was
+                purged.
         """
 
     async def delete(self, run_id: RunId, *, actor: str = USER) -> Sequence[str]:
@@ -489,7 +508,11 @@ class TransferStore(Protocol):
         """
 
     async def begin_download(self, transfer_id: str, knit_id: KnitId) -> TransferRecord:
-        """Makes the row of a READ transfer, or finds it; raises DataNotFound."""
+        """Makes the row of a READ transfer, or finds it.
+
+        Raises:
+            DataNotFound: there is no such Data, or its content was purged.
+        """
 
     async def get(self, transfer_id: str) -> TransferRecord:
         """Gives a transfer; raises NotFound."""

@@ -77,6 +77,10 @@ class MemoryRuns(Part):
             reason = f"the Run {run_id} is {plan.name}: there is nothing that could run again"
             raise IllegalMove(reason, advice="push the Data again", see=run_id)
         _require(run, _ENDED)
+        for knit_id in run.inputs.values():
+            if rows.data[knit_id].purged:
+                reason = f"the Run {run_id} cannot be retried: its input {knit_id} was purged"
+                raise IllegalMove(reason, advice="use another Data", see=knit_id)
         _discard_outputs(rows, run)
         run.generation += 1
         target = _S.WAITING if plan.spec.active else _S.DEACTIVATED

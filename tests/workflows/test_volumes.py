@@ -11,12 +11,14 @@ import pytest
 from knit_workflows import names
 from knit_workflows.client import KnitClient
 from knit_workflows.compute.base import RunPod
+from knit_workflows.contracts.housekeeping import HousekeepingInput
 from knit_workflows.domain.data import Adoption
-from knit_workflows.domain.errors import BackendUnavailable, EngineUnavailable
+from knit_workflows.domain.errors import BackendUnavailable, DataNotFound, EngineUnavailable
 from knit_workflows.domain.runs import SUCCEEDED, Exit, RunStatus
 from knit_workflows.domain.tags import Tag
 from knit_workflows.embedded import EmbeddedPostgres
 from knit_workflows.testing import MemoryBackend, knit_environment
+from knit_workflows.workflows.housekeeping import GarbageCollectionWorkflow
 
 PLAN = {
     "image": "demo:1",
@@ -73,6 +75,24 @@ async def test_sizes_are_asked_for_too(postgres: EmbeddedPostgres, tmp_path: Pat
         assert there.bytes is not None
         assert there.bytes >= 10_000
         assert gone.bytes is None
+
+
+async def test_what_is_purged_is_collected(postgres: EmbeddedPostgres) -> None:
+    """Its volume and nothing else; it cannot be opened any more."""
+    backend = MemoryBackend()
+    async with knit_environment(backend=backend, postgres=postgres) as knit:
+        gone, there = [await knit.push({"k": name}) for name in ("a", "b")]
+        assert (await knit.store.data.purge(gone)).is_new
+        request = HousekeepingInput(projector=knit.deps.projector_input(), grace=timedelta())
+        await knit.temporal.execute_workflow(
+            GarbageCollectionWorkflow.run,
+            request,
+            id="collects-what-was-purged",
+            task_queue=knit.deps.queues.engine,
+        )
+        assert backend.volumes == [names.volume(there)]
+        with pytest.raises(DataNotFound, match="was purged"):
+            await knit.knit.open_download(gone)
 
 
 class Away(MemoryBackend):

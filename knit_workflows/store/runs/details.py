@@ -23,6 +23,7 @@ from knit_workflows.domain.tags import (
     KEY_TRANSIENT,
     TRANSIENT_FAILED,
     TRANSIENT_PROCESSING,
+    TRANSIENT_PURGED,
     Tag,
     timestamp_tag,
 )
@@ -163,7 +164,9 @@ def _tags(row: Any) -> tuple[Tag, ...]:
     if row.timestamp is not None:
         tags.append(timestamp_tag(row.timestamp))
     status = RunStatus(row.status)
-    if not status.is_final:
+    if row.purged_at is not None:
+        tags.append(Tag(KEY_TRANSIENT, TRANSIENT_PURGED))
+    elif not status.is_final:
         tags.append(Tag(KEY_TRANSIENT, TRANSIENT_PROCESSING))
     elif status is not RunStatus.DONE:
         tags.append(Tag(KEY_TRANSIENT, TRANSIENT_FAILED))

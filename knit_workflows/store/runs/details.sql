@@ -50,12 +50,13 @@ SELECT ri.knit_id, ri.input_id,
 
 -- name: nominations
 
--- The inputs that each of these Data fills now; none while its Run is not done.
+-- The inputs that each of these Data fills now; none while its Run is not done, or once purged.
 WITH final AS MATERIALIZED (
     SELECT d.knit_id, d.timestamp
       FROM data d
       JOIN run r USING (run_id)
      WHERE d.knit_id = ANY (%(knit_ids)s::uuid[])
+       AND d.purged_at IS NULL
        AND r.status = 'done'
 ), tagged AS (
     SELECT final.knit_id, t.input_id, count(*) AS hits

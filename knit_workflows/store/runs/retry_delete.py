@@ -36,6 +36,7 @@ async def retry(db: Database, run_id: RunId, actor: str) -> None:
                 see=run_id,
             )
         _require(run, _RETRYABLE)
+        await _require_inputs(session, run_id)
         await _discard_outputs(session, run_id)
         target = RunStatus.WAITING if run.active else RunStatus.DEACTIVATED
         await session.do(
@@ -86,6 +87,19 @@ def _require(run: Any, wanted: frozenset[RunStatus]) -> None:
             advice="stop it first, or wait until it is done or failed",
             see=run.run_id,
         )
+
+
+async def _require_inputs(session: Session, run_id: RunId) -> None:
+    """Keeps the inputs of a Run from being purged; raises IllegalMove if one has been."""
+    for one in await session.rows(_SQL["lock_inputs"], {"run_id": run_id}):
+        if one.purged_at is not None:
+            raise IllegalMove(
+                f"the Run {run_id} cannot be retried: the content of its input, the Data "
+                f"{one.knit_id}, was purged",
+                advice="use a Data with content instead; a new Run of the Plan follows from its "
+                "tags",
+                see=one.knit_id,
+            )
 
 
 async def _discard_outputs(session: Session, run_id: RunId) -> list[str]:

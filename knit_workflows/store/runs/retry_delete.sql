@@ -15,6 +15,17 @@ SELECT run.run_id, run.generation, run.status, run.admitted_at IS NOT NULL AS ad
  WHERE run.run_id = %(run_id)s
    FOR NO KEY UPDATE OF run
 
+-- name: lock_inputs
+
+-- The Data that a Run uses, locked as a new use locks them: none is purged until this transaction
+-- ends.
+SELECT d.knit_id, d.purged_at
+  FROM run_input ri
+  JOIN data d USING (knit_id)
+ WHERE ri.run_id = %(run_id)s
+ ORDER BY d.knit_id
+   FOR KEY SHARE OF d
+
 -- name: lock_outputs
 
 -- The Data of a Run, locked against new uses, which wait for this transaction.

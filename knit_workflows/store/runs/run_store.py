@@ -130,6 +130,8 @@ class PostgresRunStore:
                 await _check_fills(session, combination)
                 await create_runs(session, [combination], cause="requested")
                 row = await session.row(_SQL["assigned_run"], wanted)
+                if row is None:
+                    raise InvalidRequest("one of the Data was purged at this moment")
             return RunKey(RunId(row.run_id), row.generation)
 
         return await self._db.transaction(step)
@@ -220,6 +222,7 @@ async def _check_fills(session: Session, combination: Combination) -> None:
         if wanted not in {(one.plan_id, one.position) for one in filled}:
             raise InvalidRequest(
                 f"the Data {knit_id} does not satisfy input {position + 1} of the Plan",
-                advice="compare its tags with the input's; its Run must be done",
+                advice="compare its tags with the input's; its Run must be done, and its content "
+                "not purged",
                 see=knit_id,
             )
