@@ -23,6 +23,7 @@ from knit_workflows.contracts.transfers import Closed
 from knit_workflows.contracts.volumes import Question, VolumeAnswer
 from knit_workflows.domain.errors import KnitError, Unavailable
 from knit_workflows.domain.ids import KnitId
+from knit_workflows.domain.imports import ImportTimes
 from knit_workflows.domain.ports import ApiStore
 
 log = logging.getLogger(__name__)
@@ -155,6 +156,7 @@ class Deps:
     store: Lazy[ApiStore]
     transfers: Lazy[TransferClient]
     lease: timedelta = timedelta(seconds=60)
+    imports: ImportTimes = field(default_factory=ImportTimes)
     new_runs: int = 10_000
     disk: Path | None = None
     timeouts: Timeouts = Timeouts()

@@ -12,6 +12,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 
+from knit_api.bodies import JWT
 from knit_api.openapi import examples
 from knit_api.parameters import Page
 from knit_api.transfers.codecs import CHECKSUM_TRAILER, GZIPPED_TAR, PLAIN_TAR
@@ -36,6 +37,8 @@ operation mentions: 404 for an unknown path, 405 for a method a path does not ha
 those it has), 403 when a local API is called by another name than a loopback one, 500 for a bug.
 Paths may end in `/`. Times are RFC 3339 with an offset.
 """
+Extra = dict[str, Any]
+
 _REF: Final = "#/components/schemas/{model}"
 _BODIES: Final[tuple[type[BaseModel], ...]] = (
     PlanSpec,
@@ -47,8 +50,10 @@ _BODIES: Final[tuple[type[BaseModel], ...]] = (
     AdoptRequest,
 )
 _BINARY: Final = {"schema": {"type": "string", "format": "binary"}}
+_TOKEN: Final[Extra] = {"schema": {"type": "string", "pattern": r"^[\w-]+\.[\w-]+\.[\w-]+$"}}
 _DESCRIPTIONS: Final = {
     400: "the request is not valid",
+    401: "the token is not valid",
     404: "there is no such thing",
     408: "the client sent nothing for too long",
     409: "the present state does not allow it",
@@ -67,8 +72,6 @@ _LEADS_TO: Final = {
     "find_runs": {"run_id": "/0/runId", "plan_id": "/0/plan/planId"},
 }
 """JSON pointers into the responses of operations, to ids that other operations take."""
-
-Extra = dict[str, Any]
 
 
 def failures(*statuses: int) -> dict[int | str, Extra]:
@@ -101,6 +104,16 @@ def takes_archive() -> Extra:
     return {
         "requestBody": {"required": True, "content": {GZIPPED_TAR: _BINARY, PLAIN_TAR: _BINARY}}
     }
+
+
+def takes_token() -> Extra:
+    """Describes a body that is a signed token."""
+    return {"requestBody": {"required": True, "content": {JWT: _TOKEN}}}
+
+
+def gives_token() -> dict[int | str, Extra]:
+    """Describes a response that is a signed token."""
+    return {200: {"content": {JWT: _TOKEN}, "description": "the token"}}
 
 
 def gives_stream(*media_types: str) -> dict[int | str, Extra]:

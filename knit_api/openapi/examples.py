@@ -174,6 +174,7 @@ OPERATIONS: Final[Mapping[str, Example]] = {
             },
         }
     ),
+    "end_import": Example({key: _ADOPTED[key] for key in _ADOPTED if key != "adopted_volume"}),
     "adopt_volumes": Example(
         [{"volume": "/srv/images", "outcome": "new", "data": _ADOPTED}],
         {"volumes": [{"volume": "/srv/images", "tags": ["type:dataset"]}]},
@@ -211,6 +212,9 @@ def _error(reason: str, advice: str, see: str | None = None) -> dict[str, Any]:
 
 ERRORS: Final[Mapping[int, dict[str, Any]]] = {
     400: _error("the tag 'x' has no ':'", "write it as key:value"),
+    401: _error(
+        "the token is not valid: its signature is wrong", "send the token as `begin` gave it"
+    ),
     404: _error("there is no such thing", "check the id", IDS["knit_id"]),
     408: _error("the client sent nothing for too long", "push again"),
     409: _error(

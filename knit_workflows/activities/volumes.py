@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 from typing import Final
 
 from temporalio import activity
@@ -20,6 +21,8 @@ from knit_workflows.domain.errors import KnitError, VolumeRefused
 from knit_workflows.domain.volumes import Volume
 
 AT_ONCE: Final = 16
+BOUND_WITHIN: Final = timedelta(seconds=3)
+"""How long the end of an import waits for its volume."""
 
 
 class ComputeVolumeActivities(VolumeActivities):
@@ -59,6 +62,9 @@ class ComputeVolumeActivities(VolumeActivities):
                 name=name, bytes=await self._backend.measure_volume(Volume(name, ""))
             )
         try:
+            if question == "bound":
+                await self._backend.require_bound(Volume(name, ""), within=BOUND_WITHIN)
+                return VolumeAnswer(name=name)
             return VolumeAnswer(name=await self._backend.adoptable(name))
         except VolumeRefused as refused:
             return VolumeAnswer(name=name, reason=refused.reason, advice=refused.advice)

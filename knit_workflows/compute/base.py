@@ -213,6 +213,13 @@ class ComputeBackend(Protocol):
             VolumeRefused: there is no such volume, it cannot be read, or it is knit's own.
         """
 
+    async def require_bound(self, volume: Volume, *, within: timedelta) -> None:
+        """Returns once a volume that an importer has made under a name of knit's can be mounted.
+
+        Raises:
+            VolumeRefused: it is missing, or still not bound after `within`.
+        """
+
     async def measure_volume(self, volume: Volume) -> int | None:
         """Gives the bytes that a volume takes up where it is kept; None if that cannot be known.
 

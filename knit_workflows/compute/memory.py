@@ -36,7 +36,13 @@ from knit_workflows.compute.base import (
     Transfer,
     TransferMode,
 )
-from knit_workflows.domain.errors import BackendRejected, DataExists, InvalidRequest, StorageFull
+from knit_workflows.domain.errors import (
+    BackendRejected,
+    DataExists,
+    InvalidRequest,
+    StorageFull,
+    VolumeRefused,
+)
 from knit_workflows.domain.plans.resources import parse_resource
 from knit_workflows.domain.runs import SUCCEEDED, Exit
 from knit_workflows.domain.volumes import Volume
@@ -173,6 +179,11 @@ class MemoryBackend:
     async def adoptable(self, name: str) -> str:
         """Takes any folder of this machine but its own."""
         return adoptable_folder(name, allowed=[Path("/")], own=self._volumes_root())
+
+    async def require_bound(self, volume: Volume, *, within: timedelta) -> None:
+        """Looks whether there is such a volume."""
+        if volume.name not in self._volumes:
+            raise VolumeRefused(f"there is no volume {volume.name}", advice="make it first")
 
     async def measure_volume(self, volume: Volume) -> int | None:
         """Adds up what the files take up on the disk."""

@@ -11,7 +11,7 @@ from temporalio import activity
 
 from knit_workflows.contracts.messages import Message
 
-Question = Literal["adoptable", "bytes"]
+Question = Literal["adoptable", "bound", "bytes"]
 
 
 class LookAtVolumes(Message):

@@ -8,7 +8,8 @@ KnitError
 │                   DeliveryNotFound                            404  never retried
 ├─ Conflict         EquivalentPlan, CyclicPlans, IllegalMove,
 │                   TooManyRuns, DataExists, Superseded,
-│                   TooLarge, UploadInProgress, IdempotencyKeyConsumed      409  never retried
+│                   TooLarge, UploadInProgress, IdempotencyKeyConsumed,
+│                   ImportOver                                    409  never retried
 ├─ Unavailable      StoreUnavailable, BackendUnavailable,
 │                   EngineUnavailable, TransferNotReady, Busy     503  retried
 │                   StoreFull, EngineFull, StorageFull            507  retried
@@ -106,6 +107,10 @@ class UploadInProgress(Conflict):
 
 class IdempotencyKeyConsumed(Conflict):
     """The upload with this key is over and has produced no Data."""
+
+
+class ImportOver(Conflict):
+    """The import is over: it has been ended before, or was not ended in time."""
 
 
 class TooLarge(Conflict):

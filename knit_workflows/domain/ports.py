@@ -30,6 +30,7 @@ from knit_workflows.domain.hooks import (
     Transition,
 )
 from knit_workflows.domain.ids import KnitId, PlanId, RunId
+from knit_workflows.domain.imports import Import, ImportTimes, SigningKey
 from knit_workflows.domain.lineage import Lineage, LineageGraph
 from knit_workflows.domain.plans.model import (
     AnnotationChange,
@@ -165,6 +166,14 @@ class Discarded:
     volume: str
 
 
+@dataclass(frozen=True, slots=True)
+class UnfinishedImport:
+    """An import that nobody ends any more."""
+
+    key: RunKey
+    status: RunStatus
+
+
 class DataStore(Protocol):
     """Looks Data up and changes their tags."""
 
@@ -220,6 +229,43 @@ class AdoptionStore(Protocol):
             InvalidRequest: see `check_adoptions`.
             VolumeRefused: one of them is knit's own.
         """
+
+
+class ImportStore(Protocol):
+    """Records imports, and keeps the keys that sign their tokens.
+
+    A key is never told to anybody but the processes that sign and verify.
+    """
+
+    async def begin(self, *, actor: str = USER) -> Import:
+        """Makes the Run of an import (running), and its Data; a second call makes others."""
+
+    async def require_open(self, begun: Import, *, window: timedelta) -> None:
+        """Returns if an import can be ended now; raises ImportOver."""
+
+    async def end(self, begun: Import, *, window: timedelta, actor: str = USER) -> None:
+        """Makes the Run of an import completing: its volume is there.
+
+        Raises:
+            ImportOver: it has been ended before, began longer ago than `window`, or is gone.
+        """
+
+    async def finish(self, begun: Import) -> None:
+        """Makes the Run of an ended import done, with lineage; a second call changes nothing.
+
+        Raises:
+            IllegalMove: it has not been ended.
+            RunNotFound: it has been deleted.
+        """
+
+    async def signing_key(self, times: ImportTimes) -> SigningKey:
+        """Gives the key that signs now, making one if there is none that is young enough.
+
+        Processes that ask at once get the same.
+        """
+
+    async def find_key(self, kid: str) -> SigningKey | None:
+        """Gives a key by its name, however old; None if it is not known (any more)."""
 
 
 class PlanStore(Protocol):
@@ -591,6 +637,14 @@ class HousekeepingStore(Protocol):
         Runs that do not exist are left out: they may belong to another installation.
         """
 
+    async def unfinished_imports(
+        self, *, window: timedelta, older_than: timedelta, limit: int
+    ) -> Sequence[UnfinishedImport]:
+        """Gives imports that were not ended within `window`, and those that only lack their end.
+
+        The latter are completing or aborting, and have been for `older_than`.
+        """
+
     async def stale_transfers(self, *, older_than: timedelta) -> Sequence[TransferRecord]:
         """Gives all transfers that were opened some time ago, oldest first."""
 
@@ -602,6 +656,8 @@ class ApiStore(Protocol):
     def data(self) -> DataStore: ...  # noqa: D102
     @property
     def adoptions(self) -> AdoptionStore: ...  # noqa: D102
+    @property
+    def imports(self) -> ImportStore: ...  # noqa: D102
     @property
     def plans(self) -> PlanStore: ...  # noqa: D102
     @property

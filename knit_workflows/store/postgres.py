@@ -13,6 +13,7 @@ from knit_workflows.store.data.adoption import PostgresAdoptionStore
 from knit_workflows.store.data.data_store import PostgresDataStore
 from knit_workflows.store.hooks import PostgresHookStore
 from knit_workflows.store.housekeeping import PostgresHousekeepingStore
+from knit_workflows.store.imports import PostgresImportStore
 from knit_workflows.store.lineage import PostgresLineageStore
 from knit_workflows.store.listening import Listener
 from knit_workflows.store.migrations import REVISION
@@ -43,6 +44,7 @@ class PostgresStore:
         self.completions = PostgresCompletionStore(db)
         self.projection = PostgresProjectionStore(db, listener)
         self.execution = PostgresRunExecutionStore(db)
+        self.imports = PostgresImportStore(db, self.execution)
         self.admission = PostgresAdmissionStore(db, listener, self.execution)
         self.hooks = PostgresHookStore(db)
         self.transfers = PostgresTransferStore(db)

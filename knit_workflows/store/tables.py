@@ -445,6 +445,16 @@ class Discarded(_Table, table=True):
     at: datetime = _instant()
 
 
+class ImportKey(_Table, table=True):
+    """A key that signs, and then only verifies, the tokens of imports."""
+
+    __tablename__ = "import_key"
+
+    kid: str = Field(sa_column=Column(Text, primary_key=True))
+    secret: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
+    created_at: datetime = _instant()
+
+
 class Admission(_Table, table=True):
     """The limits in force, in its single row, so that the API can say why a Run waits.
 

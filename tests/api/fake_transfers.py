@@ -33,7 +33,9 @@ class FakeTransfers:
         self.root = root
         self.sizes: dict[str, int] = {}
         """What volumes take up, by name."""
-        self._looking = ComputeVolumeActivities(MemoryBackend(folder=root))
+        self.backend = MemoryBackend(folder=root)
+        """Looked at by what asks about volumes; transfers know nothing of it."""
+        self._looking = ComputeVolumeActivities(self.backend)
         self.open: dict[str, TransferHandle] = {}
         self.ended: list[tuple[str, bool, str]] = []
         self.renewals = 0

@@ -8,6 +8,7 @@ from uuid import uuid4
 
 from knit_workflows.domain.hooks import HookDelivery, Hooks
 from knit_workflows.domain.ids import KnitId, PlanId, RunId
+from knit_workflows.domain.imports import SigningKey
 from knit_workflows.domain.plans.model import (
     IMPORTED,
     UPLOADED,
@@ -80,6 +81,8 @@ class Memory:
         self.tags: set[Tag] = set()
         """Every user tag that was ever used."""
         self.transfers: dict[str, TransferRecord] = {}
+        self.keys: dict[str, SigningKey] = {}
+        """The keys of imports by name."""
         self.hooks = Hooks()
         self.deliveries: dict[str, HookDelivery] = {}
         self.broken: Exception | None = None

@@ -24,6 +24,7 @@ from tests.memory_store.completions import MemoryCompletions
 from tests.memory_store.data import MemoryData
 from tests.memory_store.details import run_detail
 from tests.memory_store.hooks import MemoryHooks
+from tests.memory_store.imports import MemoryImports
 from tests.memory_store.lineage import MemoryLineage
 from tests.memory_store.matching import new_run
 from tests.memory_store.memory import START, Memory, Part, add_built_in_plans
@@ -55,6 +56,7 @@ class MemoryStore:
         add_built_in_plans(memory)
         self.data = MemoryData(memory)
         self.adoptions = MemoryAdoptions(memory)
+        self.imports = MemoryImports(memory)
         self.plans = MemoryPlans(memory)
         self.runs = MemoryRuns(memory)
         self.lineage = MemoryLineage(memory)

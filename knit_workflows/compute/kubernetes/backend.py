@@ -122,6 +122,10 @@ class KubernetesBackend:
         """Takes a claim of knit's namespace that pods may mount; see `adopted_claims`."""
         return await self._volumes.adoptable(name)
 
+    async def require_bound(self, volume: Volume, *, within: timedelta) -> None:
+        """Waits until the importer's claim is bound."""
+        await self._volumes.require_bound(volume, within)
+
     async def measure_volume(self, volume: Volume) -> int | None:
         """Gives the capacity of a bound claim, which is what the storage has set aside for it."""
         return await self._volumes.capacity(volume)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 from typing import Final
 
 from knit_workflows.backoff import Backoff
@@ -17,6 +18,7 @@ from knit_workflows.compute.kubernetes.server import ApiServer
 from knit_workflows.domain.errors import (
     BackendUnavailable,
     InvalidQuantity,
+    VolumeRefused,
 )
 from knit_workflows.domain.quantities import parse_quantity
 from knit_workflows.domain.volumes import Volume
@@ -61,6 +63,30 @@ class Volumes:
         claim = await self._server.get(_CLAIM, name)
         check_adoptable(name, claim, namespace=self._settings.kube_namespace)
         return name
+
+    async def require_bound(self, volume: Volume, within: timedelta) -> None:
+        """Returns once a claim is bound; raises VolumeRefused if it is missing, or not in time."""
+        deadline = asyncio.get_running_loop().time() + within.total_seconds()
+        backoff = Backoff(0.1, 0.5)
+        while True:
+            claim = await self._server.get(_CLAIM, volume.name)
+            if claim is None or being_deleted(claim):
+                raise VolumeRefused(
+                    f"there is no claim {volume.name} in the namespace "
+                    f"{self._settings.kube_namespace}",
+                    advice="make it, bound to the volume, then end the import again",
+                    see=volume.knit_id,
+                )
+            phase = (claim.get("status") or {}).get("phase", "Pending")
+            if phase == "Bound":
+                return
+            if asyncio.get_running_loop().time() >= deadline:
+                raise VolumeRefused(
+                    f"the claim {volume.name} is {phase}, not Bound",
+                    advice="bind it to a volume, then end the import again",
+                    see=volume.knit_id,
+                )
+            await asyncio.sleep(backoff.next())
 
     async def capacity(self, volume: Volume) -> int | None:
         """Gives the capacity of a claim in bytes; None if it has none (yet)."""

@@ -119,6 +119,10 @@ class LocalBackend:
         allowed, own = self._settings.adoptable, self._state.path
         return await asyncio.to_thread(adoptable_folder, name, allowed=allowed, own=own)
 
+    async def require_bound(self, volume: Volume, *, within: timedelta) -> None:
+        """Looks whether the importer has made the folder."""
+        self._state.require_imported(volume)
+
     async def measure_volume(self, volume: Volume) -> int | None:
         """Adds up what the files take up on the disk."""
         return await asyncio.to_thread(bytes_on_disk, self._state.volume_path(volume))

@@ -27,6 +27,7 @@ from knit_workflows.domain.errors import (
     BackendRejected,
     BackendUnavailable,
     DataExists,
+    VolumeRefused,
 )
 from knit_workflows.domain.os_errors import advice_for, reason_of
 from knit_workflows.domain.volumes import Volume
@@ -128,6 +129,16 @@ class StateFolder:
                 see=volume.knit_id,
             )
         return path
+
+    def require_imported(self, volume: Volume) -> None:
+        """Raises VolumeRefused unless a volume is a folder in its place; links do not count."""
+        path = self.volume_path(volume)
+        if path.is_symlink() or not path.is_dir():
+            raise VolumeRefused(
+                f"there is no folder {path}",
+                advice="fill a folder beside it, then rename it to that name",
+                see=volume.knit_id,
+            )
 
     def open_transfer(self, transfer: Transfer) -> Path:
         """Gives the folder that the transfer reads or writes; raises DataExists."""

@@ -13,6 +13,7 @@ from knit_workflows.domain.errors import (
     InvalidRequest,
 )
 from knit_workflows.domain.ids import KnitId, PlanId, RunId, is_id
+from knit_workflows.domain.plans.model import IMPORTED
 from knit_workflows.domain.ports import RunKey
 from knit_workflows.domain.runs import (
     ABORTED_BY_USER,
@@ -172,6 +173,13 @@ async def _stop(session: Session, row: Any, fail: bool, actor: str) -> None:
         raise IllegalMove(
             f"the Run {row.run_id} is {before} and cannot become {target}",
             advice=_ADVICE.get(before, "there is nothing left to stop"),
+            see=row.run_id,
+        )
+    if row.plan_name == IMPORTED and not fail:
+        raise IllegalMove(
+            f"the Run {row.run_id} is an import: only its importer knows whether the volume is "
+            "complete",
+            advice="end it with its token, or stop it with --fail",
             see=row.run_id,
         )
     exit = ABORTED_BY_USER if fail else STOPPED_BY_USER

@@ -96,3 +96,13 @@ async def test_a_volume_is_measured_where_it_is_kept(pods: Pods) -> None:
     assert size >= 100_000
     knit_id = str(uuid.uuid4())
     assert await pods.backend.measure_volume(Volume(names.volume(knit_id), knit_id)) is None
+
+
+async def test_an_imported_volume_is_there_or_refused(pods: Pods) -> None:
+    """Whoever made it: it has the name of one of knit's."""
+    await pods.backend.require_bound(await pods.volume(FILES), within=pods.adapter.patience)
+    knit_id = str(uuid.uuid4())
+    with pytest.raises(VolumeRefused):
+        await pods.backend.require_bound(
+            Volume(names.volume(knit_id), knit_id), within=pods.adapter.patience
+        )

@@ -9,6 +9,14 @@ ALTER TABLE data ADD COLUMN owned BOOLEAN NOT NULL DEFAULT true;
 ALTER TABLE data ADD COLUMN purged_at TIMESTAMPTZ(3);
 CREATE UNIQUE INDEX ux_data_adopted ON data (volume) WHERE NOT owned AND purged_at IS NULL;
 
+-- Keys that sign the tokens of imports.
+CREATE TABLE import_key (
+    kid TEXT NOT NULL,
+    secret BYTEA NOT NULL,
+    created_at TIMESTAMPTZ(3) NOT NULL,
+    CONSTRAINT pk_import_key PRIMARY KEY (kid)
+);
+
 CREATE TABLE hooks (
     singleton BOOLEAN NOT NULL DEFAULT true,
     before_urls TEXT[] NOT NULL DEFAULT '{}',

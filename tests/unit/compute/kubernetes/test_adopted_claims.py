@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
+from datetime import timedelta
 
 import pytest
 
@@ -94,3 +96,36 @@ async def test_it_is_never_changed(api, backend):
     with pytest.raises(BackendRejected):
         await backend.open_transfer(Transfer("t", VOLUME, TransferMode.WRITE, "s"))
     assert api.requests == []
+
+
+class TestImports:
+    """The end of an import waits a little for the importer's claim."""
+
+    CLAIM = Volume("theirs", "a")
+    SOON = timedelta(seconds=0.2)
+
+    async def test_one_that_is_bound(self, api, backend):
+        with_claim(api)
+        await backend.require_bound(self.CLAIM, within=timedelta())
+
+    async def test_one_that_becomes_bound(self, api, backend):
+        with_claim(api, status={"phase": "Pending"})
+        waiting = asyncio.create_task(
+            backend.require_bound(self.CLAIM, within=timedelta(seconds=60))
+        )
+        while api.count("GET") < 2:
+            await asyncio.sleep(0.01)
+        with_claim(api)
+        await waiting
+
+    async def test_one_that_does_not(self, api, backend):
+        with_claim(api, status={"phase": "Pending"})
+        with pytest.raises(VolumeRefused, match="is Pending, not Bound"):
+            await backend.require_bound(self.CLAIM, within=self.SOON)
+
+    async def test_one_that_is_missing_or_going(self, api, backend):
+        with pytest.raises(VolumeRefused, match="no claim"):
+            await backend.require_bound(self.CLAIM, within=timedelta(seconds=60))
+        with_claim(api, metadata={"deletionTimestamp": "2026-01-02T03:04:05Z"})
+        with pytest.raises(VolumeRefused, match="no claim"):
+            await backend.require_bound(self.CLAIM, within=timedelta(seconds=60))
