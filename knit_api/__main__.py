@@ -26,6 +26,7 @@ from knit_api.watchdog import watched
 from knit_workflows import log as logs
 from knit_workflows.client import KnitClient
 from knit_workflows.domain.errors import EngineUnavailable, StoreUnavailable
+from knit_workflows.domain.imports import ImportTimes
 from knit_workflows.domain.ports import ApiStore
 from knit_workflows.extra_apis import ExtraApisRefused
 from knit_workflows.settings import Settings, SettingsRefused, read_settings
@@ -60,6 +61,7 @@ def deps_from(settings: Settings) -> Deps:
         store=store,
         transfers=Lazy(_transfers(settings), EngineUnavailable),
         lease=settings.engine.transfer_lease,
+        imports=ImportTimes(settings.engine.import_window, settings.engine.import_key_life),
         new_runs=settings.engine.new_runs_limit,
         disk=settings.store.folder,
         extra_apis=ExtraApis(settings.extra_apis),

@@ -152,7 +152,7 @@ def test_a_stack_that_runs_does_not_take_another_hooks_file(
     monkeypatch.setattr(app, "wait_until_settled", lambda _: record)
     said = knit("up", "--hooks", "hooks.yaml")
     assert said.startswith("0\n")
-    assert "files given here count only when it starts; give them after `knit dev down`" in said
+    assert "--hooks counts only when it starts; use it after `knit dev down`" in said
 
 
 def test_a_bad_file_of_extra_apis_refuses_the_start(
