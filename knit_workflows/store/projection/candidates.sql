@@ -106,13 +106,18 @@ WITH wanted AS MATERIALIZED (
            AND (w.pinned_timestamp IS NULL OR w.pinned_timestamp = d.timestamp)
      ) p
       JOIN run r ON r.run_id = p.run_id AND r.status = 'done'
+     -- Not `tag_count = (SELECT …)`: PostgreSQL 18 loses that condition in some plans, and all
+     -- that is pinned would fill the input.
+     CROSS JOIN LATERAL (
+        SELECT count(*) AS hits
+          FROM plan_input_tag t
+          JOIN data_tag x ON x.tag_id = t.tag_id AND x.knit_id = p.knit_id
+         WHERE t.input_id = w.input_id
+     ) had
      WHERE w.is_pinned
        AND p.purged_at IS NULL
        AND p.knit_id BETWEEN w.low AND w.high
-       AND w.tag_count = (SELECT count(*)
-                            FROM plan_input_tag t
-                            JOIN data_tag x ON x.tag_id = t.tag_id AND x.knit_id = p.knit_id
-                           WHERE t.input_id = w.input_id)
+       AND w.tag_count = had.hits
 ), filled AS (
     SELECT position, array_agg(knit_id ORDER BY knit_id)::text[] AS knit_ids
       FROM possible
