@@ -127,6 +127,16 @@ async def test_no_other_upgrade_is_passed_on(port, extra: PutInForce, upgrade):
         assert behind.last.one("connection") == "close"
 
 
+async def test_a_request_with_a_body_does_not_become_one(port, extra: PutInForce):
+    """Otherwise nobody could tell where the body ends and the WebSocket begins."""
+    async with service(sends(OK)) as behind:
+        extra(behind.port)
+        asked = request("POST /x", "Connection: upgrade", *ASKED, "Content-Length: 2", body=b"hi")
+        assert parts(await talk(port, asked))[0] == 200
+        assert behind.last.all("upgrade") == []
+        assert behind.last.body == b"hi"
+
+
 async def test_knits_own_paths_know_no_upgrade(port):
     asked = request("GET /healthz", "Connection: Upgrade", *ASKED, close=False)
     answer = await talk(port, asked.replace(b"Connection: Upgrade", b"Connection: Upgrade, close"))

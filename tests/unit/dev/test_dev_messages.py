@@ -181,8 +181,9 @@ def test_the_processes_are_told_of_the_files(folder: DevFolder, settings: dict[s
     made = services.services(folder, PORTS, database, lambda: None, settings)
     for one in made:
         assert one.environment["KNIT_HOOKS__ALLOW_LOOPBACK"] == "true"
-        for name in ("KNIT_HOOKS__FILE", "KNIT_EXTRA_APIS__CONFIG"):
-            assert one.environment.get(name) == settings.get(name)
+        assert one.environment["KNIT_HOOKS__FILE"] == settings.get("KNIT_HOOKS__FILE", os.devnull)
+        extra_apis = settings.get("KNIT_EXTRA_APIS__CONFIG")
+        assert one.environment.get("KNIT_EXTRA_APIS__CONFIG") == extra_apis
 
 
 def test_a_detached_start_that_takes_too_long(folder: DevFolder) -> None:
