@@ -104,7 +104,8 @@ class Endpoints:
         Raises:
             HttpProblem: dot segments lead out of the extra API (400).
         """
-        if raw_path and not raw_path.startswith("/"):  # `*`, or a whole URL
+        is_path = raw_path.startswith("/") or not raw_path  # else `*`, or a whole URL
+        if not self._longest_first or not is_path:
             return None
         resolved = _resolved(raw_path)
         if resolved[:1] and resolved[0] in OWN_PATHS:
