@@ -12,7 +12,15 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
@@ -82,6 +90,11 @@ class EngineSettings(_Group):
     short_run_wait: _Grace = timedelta(seconds=1)
     """How long the launch of a Run stays to see its end: a Run that is over by then costs Temporal
     one activity instead of three."""
+    import_window: _Span = timedelta(minutes=30)
+    """How long an importer may take to make its volume; then the import fails."""
+    import_key_life: _Span = timedelta(hours=3)
+    """How long a key verifies the tokens of imports. It signs until it would not outlive them, so
+    this must be longer than `import_window`."""
     transfer_lease: _Span = timedelta(seconds=60)
     """A transfer is aborted when its client has been silent for this long."""
     gc_interval: _Span = timedelta(minutes=1)
@@ -90,6 +103,13 @@ class EngineSettings(_Group):
     """Objects younger than this are never touched by garbage collection and reconciliation."""
     full_disk_grace_period: _Grace = timedelta(seconds=5)
     """The same for discarded volumes while the back-end is short of disk space."""
+
+    @field_validator("import_key_life")
+    @classmethod
+    def _outlives_tokens(cls, life: timedelta, info: ValidationInfo) -> timedelta:
+        if life <= info.data.get("import_window", timedelta()):
+            raise ValueError("must be longer than the import window")
+        return life
 
 
 class LocalSettings(_Group):
@@ -105,6 +125,9 @@ class LocalSettings(_Group):
     host_paths: tuple[Path, ...] = ()
     """More folders of this machine that `host/…` images see, read-only, besides `/usr`, `/etc` and
     knit's own Python."""
+    adoptable: tuple[Path, ...] = (Path("/"),)
+    """Folders below which users may adopt folders as Data. Whoever reaches the API can then read
+    what the worker can read there, so name them where others use it too."""
     network: bool = True
     """Whether run pods may use the network."""
     min_free_bytes: int = Field(default=256 << 20, ge=0)

@@ -88,7 +88,7 @@ def request_headers(headers: Sequence[Header], endpoint: Endpoint, client: Clien
         (b"host", endpoint.authority.encode("ascii")),
         *passed,
         (b"x-forwarded-for", forwarded_for),
-        (b"x-forwarded-host", client.host),
+        *([(b"x-forwarded-host", client.host)] if client.host else []),  # HTTP/1.0 needs none
         (b"x-forwarded-proto", client.scheme.encode("ascii")),
         (b"via", b", ".join([*via, b"1.1 " + PSEUDONYM])),
         *ours,

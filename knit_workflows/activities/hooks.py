@@ -20,7 +20,7 @@ from knit_workflows.domain.hooks import HookAnswer, HookPhase, Hooks, Transition
 from knit_workflows.domain.ids import RunId
 from knit_workflows.domain.ports import HookStore, RunExecutionStore, RunKey, RunStore
 from knit_workflows.domain.runs import KNIT, PendingReason, RunDetail, RunEvent, RunStatus, WaitKind
-from knit_workflows.hooks.caller import HookMessage
+from knit_workflows.hooks.message import HookMessage
 from knit_workflows.wire.hooks import hook_body
 
 log = logging.getLogger(__name__)

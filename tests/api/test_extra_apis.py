@@ -295,6 +295,8 @@ async def test_http_1_0_gets_bodies_with_a_length_only(port, extra: PutInForce):
     async with service(sends(OK)) as behind:
         extra(behind.port)
         assert parts(await talk(port, request(version="1.0")))[2] == b"ok"
+        assert parts(await talk(port, b"GET /x HTTP/1.0\r\n\r\n"))[2] == b"ok"
+        assert behind.last.all("x-forwarded-host") == []
     answered = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunk(b"x") + b"0\r\n\r\n"
     async with service(sends(answered)) as behind:
         extra(behind.port)

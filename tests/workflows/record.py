@@ -17,6 +17,7 @@ from typing import Any
 from knit_workflows import names
 from knit_workflows.compute.base import RunPod, StartFailure, StartFailureKind
 from knit_workflows.contracts.housekeeping import HousekeepingInput
+from knit_workflows.contracts.volumes import VolumesInput
 from knit_workflows.domain.errors import BackendUnavailable
 from knit_workflows.domain.hooks import HookPhase, Hooks
 from knit_workflows.domain.runs import Exit, RunStatus
@@ -25,6 +26,7 @@ from knit_workflows.workflows.housekeeping import (
     GarbageCollectionWorkflow,
     HousekeepingWorkflow,
 )
+from knit_workflows.workflows.volumes import VolumesWorkflow
 from tests.receiver import AGREED, Answer, Call, receiver
 from tests.workflows.test_hooks import SETTINGS, UNAVAILABLE
 from tests.workflows.test_run import TRAIN, only_run, pending_with, until_status
@@ -161,6 +163,19 @@ async def _hook_test() -> None:
         await _save(knit, found[0].id, "hook_test")
 
 
+async def _volumes() -> None:
+    async with knit_environment() as knit:
+        queue = knit.deps.queues.interactive
+        request = VolumesInput(
+            question="adoptable", names=["/srv", "relative"], compute_queue=queue
+        )
+        handle = await knit.temporal.start_workflow(
+            VolumesWorkflow.run, request, id="recorded-volumes", task_queue=queue
+        )
+        await handle.result()
+        await _save(knit, handle.id, "volumes")
+
+
 async def main() -> None:
     """Records every scenario."""
     await _ended(0, "run.short")
@@ -172,6 +187,7 @@ async def main() -> None:
     await _hooked("run.hooked")
     await _housekeeping()
     await _hook_test()
+    await _volumes()
 
 
 if __name__ == "__main__":
