@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import (
     BaseModel,
@@ -312,17 +312,24 @@ def _fault(error: ErrorDetails) -> str:
         parts.append(part)
     variable = _PREFIX + _DELIMITER.join(parts).upper()
     if error["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(variable, _variables(_PREFIX, Settings), n=1, cutoff=0)
+        known = (name for name, _ in _variables(_PREFIX, Settings))
+        near = difflib.get_close_matches(variable, known, n=1, cutoff=0)
         return f"{variable} is not a setting of knit, {near[0]} is the nearest"
     shown = f" is {value!r}" if isinstance(value, str) and "URL" not in variable else ""
     return f"{variable}{shown}: {error['msg'].removeprefix('Value error, ')}"
 
 
-def _variables(prefix: str, model: type[BaseModel]) -> Iterator[str]:
-    """Gives the environment variables of a settings class and of the groups in it."""
+def path_variables() -> frozenset[str]:
+    """Gives the environment variables whose value is a path, relative to a process's folder."""
+    paths = (Path, Path | None)
+    return frozenset(name for name, kind in _variables(_PREFIX, Settings) if kind in paths)
+
+
+def _variables(prefix: str, model: type[BaseModel]) -> Iterator[tuple[str, Any]]:
+    """Gives the environment variables of a settings class and of its groups, each with its type."""
     for name, field in model.model_fields.items():
         variable = f"{prefix}{name.upper()}"
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             yield from _variables(f"{variable}{_DELIMITER}", field.annotation)
         else:
-            yield variable
+            yield variable, field.annotation

@@ -27,6 +27,7 @@ from knit_cli.output import say
 from knit_workflows.extra_apis import ExtraApisRefused, read_extra_apis
 from knit_workflows.hooks.document import HooksRefused
 from knit_workflows.hooks.file import read_hooks_file
+from knit_workflows.settings import path_variables
 
 dev_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
@@ -73,7 +74,7 @@ def up(
     """Start the stack and make `knit` use it in this folder; if it runs already, show it."""
     invocation = invocation_of(context)
     folder = DevFolder(invocation.path(state))
-    settings: dict[str, str] = {}
+    settings = _absolute_paths(invocation)
     if hooks is not None:
         settings["KNIT_HOOKS__FILE"] = str(_checked_hooks(invocation.path(hooks)))
     if extra_apis is not None:
@@ -175,6 +176,13 @@ def _mention_stack_above(invocation: Invocation, folder: DevFolder) -> None:
     if above is None or above.root == folder.root or above.running() is None:
         return
     say(f"another knit runs in a parent folder ({above.root}); this folder gets its own")
+
+
+def _absolute_paths(invocation: Invocation) -> dict[str, str]:
+    """Gives the settings that are paths as they are meant here: the stack has another folder."""
+    variables = invocation.surroundings.variables
+    given = {name: variables.get(name) for name in sorted(path_variables())}
+    return {name: str(invocation.path(path).absolute()) for name, path in given.items() if path}
 
 
 def _checked_hooks(hooks: Path) -> Path:

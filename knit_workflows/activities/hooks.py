@@ -20,6 +20,7 @@ from knit_workflows.domain.hooks import HookAnswer, HookPhase, Hooks, Transition
 from knit_workflows.domain.ids import RunId
 from knit_workflows.domain.ports import HookStore, RunExecutionStore, RunKey, RunStore
 from knit_workflows.domain.runs import KNIT, PendingReason, RunDetail, RunEvent, RunStatus, WaitKind
+from knit_workflows.hooks.answers import environment_fault
 from knit_workflows.hooks.message import HookMessage
 from knit_workflows.wire.hooks import hook_body
 
@@ -96,12 +97,14 @@ class StoreHookActivities(HookActivities):
             body = hook_body(run, transition, attempt)
             delivery = transition.delivery_id(HookPhase.BEFORE, url)
             answer = await self._caller.call(url, HookMessage(delivery, attempt, body, starts))
+            environment |= answer.environment
+            if fault := environment_fault(environment):
+                answer = replace(answer, succeeded=False, text=fault)
             next_in = None if answer.succeeded else pause
             await self._hooks.ended(transition, HookPhase.BEFORE, url, answer, next_in=next_in)
             _log(transition, HookPhase.BEFORE, url, attempt, answer)
             if not answer.succeeded:
                 return await self._pending(transition, _Failed(number, url, answer))
-            environment |= answer.environment
         if starts:
             await self._hooks.keep_environment(transition, environment)
         return ""

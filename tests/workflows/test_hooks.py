@@ -177,6 +177,87 @@ async def test_what_before_hooks_answer_reaches_the_container(
         assert (await knit.store.execution.spec(key)).environment == {}
 
 
+BIG = {f"BIG_{number}": "x" * 100_000 for number in range(3)}
+
+
+@pytest.mark.parametrize(
+    ("answers", "words"),
+    [
+        (
+            {"/a": with_environment(**{"1ST": "x"})},
+            "knitfabExtension.env has '1ST', which is no name of an environment variable",
+        ),
+        (
+            {
+                "/a": with_environment(**BIG),
+                "/b": with_environment(**{k + "B": v for k, v in BIG.items()}),
+            },
+            "knitfabExtension.env of it and the hooks before has 600,039 bytes, more than 524,288",
+        ),
+        (
+            {"/b": with_environment(**{f"V{number}": "" for number in range(1001)})},
+            "has 1,001 variables, more than 1,000",
+        ),
+        (
+            {"/a": (302, {"Location": "http://127.0.0.1:9/secret"}, b"")},
+            "answered 302 Found to http://127.0.0.1:9/secret: redirects are never followed",
+        ),
+        (
+            {"/a": (200, {"Content-Type": "application/json"}, b"<!doctype html><p>log in</p>")},
+            "its answer says that it is application/json, but is not JSON",
+        ),
+    ],
+    ids=["name", "bytes", "number", "redirect", "html"],
+)
+async def test_an_answer_that_cannot_be_used_is_said_and_asked_for_again_ever_more_seldom(
+    postgres: EmbeddedPostgres, hooks: Receiver, answers: dict[str, Answer], words: str
+) -> None:
+    """The container is not created with half of it; a right answer later is taken."""
+    pods: list[RunPod] = []
+
+    def behave(pod: RunPod) -> Exit:
+        pods.append(pod)
+        return SUCCEEDED
+
+    def answer(call: Call) -> Answer:
+        starts = call.body["transition"]["to"] == "starting"
+        return answers.get(call.path, AGREED) if starts else AGREED
+
+    hooks.answer = answer
+    async with hooked(
+        postgres, hooks, backend=MemoryBackend(behave), before=("/a", "/b"), after=()
+    ) as knit:
+        run = await one_run(knit)
+        shown = await waits_for_hook(knit, run)
+        assert shown.waiting is not None
+        assert words in shown.waiting.reason
+        async with asyncio.timeout(PATIENCE):
+            while hooks.transitions("/a").count(("ready", "starting")) < 3:
+                await asyncio.sleep(0.02)
+        hooks.answer = lambda call: with_environment(FINE="yes")
+        history = await closed(knit, run)
+        assert [dict(pod.env) for pod in pods] == [{"FINE": "yes"}]
+        pauses = [
+            event.timer_started_event_attributes.start_to_fire_timeout.ToTimedelta()
+            for event in history.events
+            if event.event_type == EventType.EVENT_TYPE_TIMER_STARTED
+        ]
+        for number, pause in enumerate(pauses):
+            assert 0.5 * 2**number <= pause.total_seconds() <= 2**number
+        asked = hooks.transitions("/a").count(("ready", "starting"))
+        assert asked == len(pauses) + 1
+        assert max(call.body["transition"]["attempt"] for call in hooks.calls) == asked
+
+
+async def test_a_page_for_people_agrees(postgres: EmbeddedPostgres, hooks: Receiver) -> None:
+    """2xx without JSON: the body is not looked at."""
+    hooks.answer = lambda _: (200, {"Content-Type": "text/html"}, b"<p>welcome</p>")
+    async with hooked(postgres, hooks) as knit:
+        run = await one_run(knit)
+        await closed(knit, run)
+        assert hooks.transitions("/before") == WHOLE
+
+
 async def test_a_run_says_which_hook_it_waits_for(
     postgres: EmbeddedPostgres, hooks: Receiver
 ) -> None:

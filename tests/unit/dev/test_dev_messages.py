@@ -37,8 +37,9 @@ def folder(tmp_path: Path) -> DevFolder:
 def knit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
     """Runs `knit dev …` in the folder and gives what it said, after its exit code."""
 
-    def call(*arguments: str) -> str:
-        code = run(["dev", *arguments], Surroundings(tmp_path, home=tmp_path))
+    def call(*arguments: str, **variables: str) -> str:
+        here = Surroundings(tmp_path, home=tmp_path, variables=variables)
+        code = run(["dev", *arguments], here)
         out, err = capsys.readouterr()
         return f"{code}\n{out}{err}"
 
@@ -142,6 +143,32 @@ def test_a_bad_hooks_file_refuses_the_start(tmp_path: Path, knit: Callable[..., 
     said = knit("up", "--hooks", "none.yaml")
     assert f"{tmp_path}/none.yaml cannot be read: No such file or directory" in said
     assert not (tmp_path / ".knit").exists()
+
+
+def test_settings_that_are_paths_mean_the_folder_of_the_command(
+    tmp_path: Path, knit: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not that of the stack's processes; and what the stack needs itself is not replaced."""
+    given: dict[str, str] = {}
+
+    def supervise(*_: Any, settings: dict[str, str], **__: Any) -> bool:
+        given.update(settings)
+        return False
+
+    monkeypatch.setattr(app, "supervise", supervise)
+    knit("up", KNIT_HOOKS__SECRETS_FILE="secrets", KNIT_HOOKS__CA_FILE="", KNIT_STORE__FOLDER="x")
+    assert given == {
+        "KNIT_HOOKS__SECRETS_FILE": f"{tmp_path}/secrets",
+        "KNIT_STORE__FOLDER": f"{tmp_path}/x",
+    }
+    database: Any = SimpleNamespace(
+        address=lambda: "url", command=lambda: (), is_ready=None, user=None, group=None,
+        before_start=None,
+    )  # fmt: skip
+    folder = DevFolder(tmp_path / "dev")
+    [first, *_] = services.services(folder, PORTS, database, lambda: None, given)
+    assert first.environment["KNIT_HOOKS__SECRETS_FILE"] == f"{tmp_path}/secrets"
+    assert first.environment["KNIT_STORE__FOLDER"] == str(folder.postgres)
 
 
 def test_a_stack_that_runs_does_not_take_another_hooks_file(
