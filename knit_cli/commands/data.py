@@ -54,7 +54,8 @@ def find_data(
         ),
     ] = None,
     transient: Annotated[
-        YesNoBoth, typer.Option(help="Only Data that are processing, failed or purged, or only others.")
+        YesNoBoth,
+        typer.Option(help="Only Data that are processing, failed or purged, or only others."),
     ] = YesNoBoth.BOTH,
     since: Since = None,
     duration: Duration = None,
