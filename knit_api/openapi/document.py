@@ -263,7 +263,8 @@ def _curl(path: str, method: str, operation: Extra) -> str:
     if method != "GET":
         command += ["--request", method]
     for media, content in operation.get("requestBody", {}).get("content", {}).items():
-        body = json.dumps(content["example"]) if "example" in content else "@archive.tar.gz"
+        file = "@token.jwt" if media == JWT else "@archive.tar.gz"
+        body = json.dumps(content["example"]) if "example" in content else file
         command += ["--header", f"Content-Type: {media}", "--data-binary", body]
         break
     return shlex.join([*command, target])

@@ -136,7 +136,7 @@ def _list(foreseen: Sequence[_Foreseen]) -> None:
     freed = [one.purge for one in foreseen if one.purge is not None and one.purge.volume]
     known = [one.bytes for one in freed if one.bytes is not None]
     at_least = "" if len(known) == len(freed) else "at least "
-    say(f"{len(freed):,} volumes would be freed: {at_least}{_size(sum(known))}")
+    say(f"volumes to be freed: {len(freed):,}, with {at_least}{_size(sum(known))}")
 
 
 def _in_words(one: _Foreseen) -> str:

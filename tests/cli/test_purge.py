@@ -72,7 +72,7 @@ def test_a_dry_run_tells_what_would_be_freed(knit, api):
     [foreseen] = ended.json
     assert foreseen["outcome"] == "purged"
     assert foreseen["volume"]
-    assert re.search(r"1 volumes would be freed: (at least )?\d", ended.err)
+    assert re.search(r"volumes to be freed: 1, with (at least )?\d", ended.err)
     assert transient(knit, data) == set()
     assert (
         "refused" in knit("data", "purge", "--dry-run", "11111111-1111-4111-8111-111111111111").err
