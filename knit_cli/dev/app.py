@@ -60,7 +60,8 @@ def up(
     hooks: Annotated[
         str | None,
         typer.Option(
-            metavar="FILE", help="Hooks file: URLs that are told of the transitions of Runs."
+            metavar="FILE",
+            help="Lists URLs that are asked before the status of a Run changes, or told after it.",
         ),
     ] = None,
     extra_apis: Annotated[

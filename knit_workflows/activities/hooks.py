@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 
 FIRST_PAUSE: Final = timedelta(seconds=1)
 LONGEST_PAUSE: Final = timedelta(seconds=60)
+TOLD_AT_ONCE: Final = 50
+"""After hooks of one transition: what does not fit into a process's open files would be lost."""
 
 
 class Caller(Protocol):
@@ -78,7 +80,9 @@ class StoreHookActivities(HookActivities):
                     return  # a user's stop came first, and has made it
                 shown = _as_of(run, event)
                 hooks = await self._hooks.hooks()
-                await asyncio.gather(*(self._tell(url, shown, transition) for url in hooks.after))
+                turns = asyncio.Semaphore(TOLD_AT_ONCE)
+                told = (self._tell(url, shown, transition, turns) for url in hooks.after)
+                await asyncio.gather(*told)
 
     async def _ask(
         self,
@@ -128,14 +132,17 @@ class StoreHookActivities(HookActivities):
             )
         return failed.words
 
-    async def _tell(self, url: str, run: RunDetail, transition: Transition) -> None:
-        if await self._hooks.begin(transition, HookPhase.AFTER, url) is None:
-            return
-        delivery = transition.delivery_id(HookPhase.AFTER, url)
-        message = HookMessage(delivery, 1, hook_body(run, transition, 1), False)
-        answer = await self._caller.call(url, message)
-        await self._hooks.ended(transition, HookPhase.AFTER, url, answer)
-        _log(transition, HookPhase.AFTER, url, 1, answer)
+    async def _tell(
+        self, url: str, run: RunDetail, transition: Transition, turns: asyncio.Semaphore
+    ) -> None:
+        async with turns:
+            if await self._hooks.begin(transition, HookPhase.AFTER, url) is None:
+                return
+            delivery = transition.delivery_id(HookPhase.AFTER, url)
+            message = HookMessage(delivery, 1, hook_body(run, transition, 1), False)
+            answer = await self._caller.call(url, message)
+            await self._hooks.ended(transition, HookPhase.AFTER, url, answer)
+            _log(transition, HookPhase.AFTER, url, 1, answer)
 
     async def _run(self, transition: Transition) -> RunDetail:
         run = await self._runs.get(transition.run_id)

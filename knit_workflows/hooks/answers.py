@@ -65,6 +65,23 @@ def environment_of(body: bytes, *, wanted: bool) -> dict[str, str]:
     return dict(asked)
 
 
+def for_the_record(body: bytes) -> bytes:
+    """Gives a JSON answer as it may be kept and shown: its environment without values, which may
+    be secrets.
+
+    Raises:
+        CallFailed: see `environment_of`.
+    """
+    document = _document(body)
+    if "knitfabExtension" not in document:
+        return body
+    extension = document["knitfabExtension"]
+    asked = extension.get("env") if isinstance(extension, dict) else None
+    names = dict.fromkeys(asked, "…") if isinstance(asked, dict) else "…"
+    shown = {**document, "knitfabExtension": {"env": names}}
+    return json.dumps(shown, ensure_ascii=False).encode(errors="replace")
+
+
 def environment_fault(environment: Mapping[str, str]) -> str | None:
     """Says in words why no container could have what all hooks want together; None if one could."""
     size = sum(len(f"{name}={value}".encode()) for name, value in environment.items())

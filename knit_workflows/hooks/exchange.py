@@ -17,7 +17,7 @@ from yarl import URL
 
 from knit_workflows.domain.hooks import MAX_ANSWER, HookAnswer
 from knit_workflows.hooks.addresses import Guard, Lookup, Names
-from knit_workflows.hooks.answers import environment_of, is_json, phrase, refusal
+from knit_workflows.hooks.answers import environment_of, for_the_record, is_json, phrase, refusal
 from knit_workflows.hooks.envelope import written
 from knit_workflows.hooks.explanations import explanation
 from knit_workflows.hooks.failures import CallFailed, one_line
@@ -129,6 +129,7 @@ class Exchange:
             if response.headers.get("Content-Encoding", "identity").lower() != "identity":
                 raise CallFailed("its answer is compressed, which was not asked for")
             environment = environment_of(body, wanted=wants_environment)
+            body = for_the_record(body)
         return HookAnswer(True, _text(body), timedelta(), status, environment)
 
     def _signature(self, message: HookMessage, body: bytes) -> dict[str, str]:

@@ -138,7 +138,7 @@ def test_one_run_is_let_through(world: World) -> None:
     assert run["status"] == "done"
     assert world.stack.pulled(run["outputs"][0]["knitId"]) == {"word": "nobody"}
     events = world.stack.knit("run", "show", "--events", run["runId"]).json()
-    assert any(one.get("by") == "ada" and "it is urgent" in one["cause"] for one in events)
+    assert any(one["actor"] == "ada" and "it is urgent" in one["cause"] for one in events)
 
 
 def test_a_list_that_was_changed_by_others_starts_nothing(world: World) -> None:

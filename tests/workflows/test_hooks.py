@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -12,6 +14,7 @@ import pytest
 from temporalio.api.enums.v1 import EventType
 
 from knit_workflows import names
+from knit_workflows.activities.hooks import TOLD_AT_ONCE
 from knit_workflows.compute.base import RunPod
 from knit_workflows.domain.data import TagChange
 from knit_workflows.domain.errors import BackendRejected
@@ -409,6 +412,33 @@ async def test_a_failing_after_hook_delays_nothing(
         assert {(one.url, one.attempts, one.status_code) for one in failed} == {
             (hooks.url("/c"), 1, 503)
         }
+
+
+async def test_more_hooks_than_files_a_process_may_open_are_all_told(
+    postgres: EmbeddedPostgres, hooks: Receiver
+) -> None:
+    """They are told in turns, each while it waits for its answer."""
+    waiting, most = 0, 0
+    counting = threading.Lock()
+
+    def answer(_: Call) -> Answer:
+        nonlocal waiting, most
+        with counting:
+            waiting += 1
+            most = max(most, waiting)
+        time.sleep(0.02)
+        with counting:
+            waiting -= 1
+        return AGREED
+
+    hooks.answer = answer
+    paths = tuple(f"/{number}" for number in range(2 * TOLD_AT_ONCE))
+    async with hooked(postgres, hooks, before=(), after=paths) as knit:
+        run = await one_run(knit)
+        await closed(knit, run)
+        assert all(hooks.transitions(path) == WHOLE for path in paths)
+        assert most <= TOLD_AT_ONCE
+        assert await knit.store.hooks.find(DeliveryQuery(failed=True)) == []
 
 
 async def test_a_cancellation_in_temporal_ends_like_a_stop(

@@ -7,6 +7,7 @@ import gzip
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from datetime import timedelta
 from importlib import metadata
 
@@ -77,7 +78,18 @@ async def test_an_answer_may_extend_the_environment(caller_with: Callers) -> Non
     body = b'{"knitfabExtension": {"env": {"A": "b"}}}'
     result = await called(caller_with(), answer(200, body, "application/json; charset=utf-8"))
     assert (result.succeeded, result.environment) == (True, {"A": "b"})
-    assert result.text == body.decode()
+    assert result.text == '{"knitfabExtension": {"env": {"A": "…"}}}'
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+async def test_no_value_of_an_environment_is_kept(caller_with: Callers, wanted: bool) -> None:
+    """Whether or not it is asked for: everybody may read the record, and it may be a secret."""
+    body = b'{"a": 1, "knitfabExtension": {"env": {"A": "s3cret"}, "more": "s3cret"}}'
+    async with receiving(answer(200, body, "application/json")) as receiver:
+        message = replace(MESSAGE, wants_environment=wanted)
+        result = await caller_with().call(receiver.url(), message)
+    assert result.succeeded
+    assert result.text == '{"a": 1, "knitfabExtension": {"env": {"A": "…"}}}'
 
 
 @pytest.mark.parametrize(
