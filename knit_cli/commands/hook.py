@@ -52,9 +52,9 @@ def find_deliveries(
 ) -> None:
     """Show what became of the calls of hooks, latest first.
 
-    It is JSON when piped. There is one delivery per hook and change of a Run's status. For example, what failed for one
-    Run, and what failed lately: `knit hook deliveries --failed --run RUN_ID`, and
-    `knit hook deliveries --failed --since 2026-01-02T09:00`.
+    It is JSON when piped. There is one delivery per hook and change of a Run's status. For
+    example, what failed for one Run, and what failed lately: `knit hook deliveries --failed --run
+    RUN_ID`, and `knit hook deliveries --failed --since 2026-01-02T09:00`.
     """
     start = read_period(since, None)
     with api_of(invocation_of(context)) as api:
@@ -109,8 +109,8 @@ def test_hook(
 ) -> None:
     """Send a sample Run to a hook in force, and show its answer.
 
-    It is called once, by the worker that calls hooks. The exit code is 1 if it does not agree. For example,
-    `knit hook test https://policy.example/signed-images`.
+    It is called once, by the worker that calls hooks. The exit code is 1 if it does not agree. For
+    example, `knit hook test https://policy.example/signed-images`.
     """
     with api_of(invocation_of(context)) as api:
         answer = api.test_hook(url)
