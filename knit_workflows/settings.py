@@ -92,7 +92,7 @@ class EngineSettings(_Group):
     one activity instead of three."""
     import_window: _Span = timedelta(minutes=30)
     """How long an importer may take to make its volume; then the import fails."""
-    import_key_life: _Span = timedelta(hours=3)
+    import_key_life: _Span = Field(default=timedelta(hours=3), validate_default=True)
     """How long a key verifies the tokens of imports. It signs until it would not outlive them, so
     this must be longer than `import_window`."""
     transfer_lease: _Span = timedelta(seconds=60)

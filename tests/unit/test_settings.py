@@ -174,3 +174,21 @@ def process(
         timeout=PATIENCE,
         check=False,
     )
+
+
+@pytest.mark.parametrize(
+    ("window", "life", "fine"),
+    [("PT3H", None, False), ("PT1H", "PT1H", False), ("PT1H", "PT2H", True)],
+)
+def test_a_key_outlives_the_tokens_it_signs(
+    monkeypatch: pytest.MonkeyPatch, window: str, life: str | None, fine: bool
+) -> None:
+    """Also if only one of the two times is set."""
+    monkeypatch.setenv("KNIT_ENGINE__IMPORT_WINDOW", window)
+    if life is not None:
+        monkeypatch.setenv("KNIT_ENGINE__IMPORT_KEY_LIFE", life)
+    if fine:
+        assert read_settings().engine.import_window == timedelta(hours=1)
+        return
+    with pytest.raises(SettingsRefused, match="longer than the import window"):
+        read_settings()
