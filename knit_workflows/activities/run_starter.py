@@ -114,6 +114,8 @@ class RunStarter:
 
 
 def _summary(run: StartableRun) -> str:
+    if not run.image:
+        return "an import ends"
     command = " ".join(run.command) or "its own command"
     return shown.summary(f"{run.image}: {command} ← {len(run.input_ids)} Data")
 

@@ -149,7 +149,7 @@ class ComputeTransferActivities(TransferActivities):
             await self._execution.advance(
                 one.key, RunStatus.ABORTING, cause=late, exit=Exit(BROKEN_CODE, late)
             )
-        status = await self._execution.finalize(one.key, cause="import ended")
+        status = await self._execution.finish(one.key, cause="import ended")
         log.info(
             "import is %s",
             status,

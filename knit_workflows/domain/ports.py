@@ -258,6 +258,8 @@ class ImportStore(Protocol):
     async def finish(self, begun: Import) -> None:
         """Makes the Run of an ended import done, with lineage; a second call changes nothing.
 
+        While hooks are in force a workflow does, once they agree.
+
         Raises:
             IllegalMove: it has not been ended.
             RunNotFound: it has been deleted.
@@ -483,6 +485,15 @@ class RunExecutionStore(Protocol):
         Raises:
             IllegalMove: the Run is neither.
             HooksNotCalled: hooks are in force, and not `hooks_called`.
+        """
+
+    async def finish(self, key: RunKey, *, cause: str) -> RunStatus:
+        """Finalizes a Run that has no workflow; gives its status afterwards.
+
+        While hooks are in force it is admitted instead: its workflow calls them, and finalizes it.
+
+        Raises:
+            IllegalMove: the Run is neither completing nor aborting.
         """
 
 

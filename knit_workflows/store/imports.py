@@ -66,7 +66,7 @@ class PostgresImportStore:
 
     async def finish(self, begun: Import) -> None:
         """See the port."""
-        await self._execution.finalize(RunKey(begun.run_id, 1), cause="import ended")
+        await self._execution.finish(RunKey(begun.run_id, 1), cause="import ended")
 
     async def signing_key(self, times: ImportTimes) -> SigningKey:
         """See the port."""

@@ -143,6 +143,9 @@ class MemoryExecution(Part):
         finish(self.rows, run)
         return run.status
 
+    async def finish(self, key: RunKey, *, cause: str) -> RunStatus:
+        return await self.finalize(key, cause=cause)
+
     def _run(self, key: RunKey) -> RunRow:
         run = self.rows.runs.get(key.run_id)
         if run is None:

@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -331,6 +332,25 @@ async def test_a_stopped_run_that_never_began_has_its_end_told(
         await closed(knit, run)
         assert hooks.transitions("/before") == [("aborting", "failed")]
         assert hooks.transitions("/after") == [("aborting", "failed")]
+
+
+async def test_the_end_of_an_import_is_asked_for_and_told(
+    postgres: EmbeddedPostgres, hooks: Receiver
+) -> None:
+    """Its Run has a workflow only then; that it is ended is its importer's to say."""
+    hooks.answer = refuses("done")
+    async with hooked(postgres, hooks) as knit:
+        begun = await knit.store.imports.begin()
+        await knit.store.imports.end(begun, window=timedelta(minutes=30))
+        await knit.store.imports.finish(begun)
+        await waits_for_hook(knit, await knit.store.runs.get(begun.run_id))
+        hooks.answer = lambda _: AGREED
+        run = await knit.final(begun.run_id)
+        assert run.summary.status is RunStatus.DONE
+        await closed(knit, run)
+        assert set(hooks.transitions("/before")) == {("completing", "done")}
+        assert hooks.transitions("/after") == [("completing", "done")]
+        assert hooks.calls[-1].body["plan"]["name"] == "knit#imported"
 
 
 async def test_a_skipped_hook_is_not_waited_for(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from knit_workflows import names
-from knit_workflows.domain.errors import HooksNotCalled, IllegalMove, Superseded
+from knit_workflows.domain.errors import IllegalMove, Superseded
 from knit_workflows.domain.ids import KnitId, PlanId, RunId
 from knit_workflows.domain.ports import (
     THROTTLE_FOR,
@@ -80,25 +80,11 @@ class PostgresAdmissionStore:
         for row in await self._db.rows(_SQL["unstarted"], {"limit": _BATCH}):
             key = RunKey(RunId(row.run_id), row.generation)
             try:
-                await self._execution.finalize(key, cause="stopped", hooks_called=False)
-            except HooksNotCalled:
-                await self._start_workflow(key)
-                continue
+                status = await self._execution.finish(key, cause="stopped")
             except (IllegalMove, Superseded):
                 continue  # retried or deleted since
-            finished += 1
+            finished += status.is_final
         return finished
-
-    async def _start_workflow(self, key: RunKey) -> None:
-        """Makes a stopped Run startable: hooks are called by its workflow."""
-        await self._db.do(
-            _SQL["admit_stopped"],
-            {
-                "run_id": key.run_id,
-                "generation": key.generation,
-                "channel": names.OUTBOX_CHANNEL,
-            },
-        )
 
     def throttled(self) -> bool:
         """See the port."""
@@ -110,7 +96,7 @@ def startable_run(row: Any) -> StartableRun:
     return StartableRun(
         key=RunKey(RunId(row.run_id), row.generation),
         plan_id=PlanId(row.plan_id),
-        image=str(image_of(row)),
+        image=str(image_of(row) or ""),
         command=tuple(row.command),
         input_ids=tuple(KnitId(one) for one in row.input_ids),
     )

@@ -76,17 +76,3 @@ SELECT run_id, generation
    AND admitted_at IS NULL
    AND assignment_hash IS NOT NULL
  LIMIT %(limit)s
-
--- name: admit_stopped
-
--- Lets a stopped Run that was never admitted have a workflow; the Projector is woken to start it.
-WITH admitted AS (
-    UPDATE run
-       SET admitted_at = date_trunc('milliseconds', clock_timestamp())
-     WHERE run_id = %(run_id)s
-       AND generation = %(generation)s
-       AND status = 'aborting'
-       AND admitted_at IS NULL
- RETURNING run_id
-)
-SELECT pg_notify(%(channel)s, '') FROM admitted
