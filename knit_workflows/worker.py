@@ -23,7 +23,7 @@ from temporalio.worker import Worker
 from knit_workflows import log as logs
 from knit_workflows.compute.base import ComputeBackend
 from knit_workflows.domain.errors import EngineUnavailable, KnitError
-from knit_workflows.plugin import WATCH_SLOTS, Deps, KnitPlugin, Role
+from knit_workflows.plugin import Deps, KnitPlugin, Role, slots
 from knit_workflows.settings import (
     ComputeSettings,
     QueueSettings,
@@ -81,7 +81,7 @@ def workers(client: Client, deps: Deps, roles: frozenset[Role]) -> list[Worker]:
             client,
             task_queue=queue,
             plugins=[KnitPlugin(deps, roles=served)],
-            max_concurrent_activities=WATCH_SLOTS if Role.WATCH in served else 200,
+            max_concurrent_activities=slots(served),
             graceful_shutdown_timeout=SHUTDOWN,
             # How long a killed worker's workflows wait for it before another one takes them.
             sticky_queue_schedule_to_start_timeout=STICKY,

@@ -13,9 +13,10 @@ from temporalio import activity
 
 from knit_workflows.activities.failures import translated
 from knit_workflows.activities.heartbeat import heartbeating
+from knit_workflows.backoff import Backoff
 from knit_workflows.contracts.hooks import BeforeAnswer, CallHooks, HookActivities
 from knit_workflows.contracts.runs import HookCounts
-from knit_workflows.domain.errors import Superseded
+from knit_workflows.domain.errors import Superseded, Unavailable
 from knit_workflows.domain.hooks import HookAnswer, HookPhase, Hooks, Transition
 from knit_workflows.domain.ids import RunId
 from knit_workflows.domain.ports import HookStore, RunExecutionStore, RunKey, RunStore
@@ -27,6 +28,8 @@ log = logging.getLogger(__name__)
 
 FIRST_PAUSE: Final = timedelta(seconds=1)
 LONGEST_PAUSE: Final = timedelta(seconds=60)
+_RECORDING: Final = (0.5, 10.0)
+"""Seconds between two attempts to record an outcome: first and most."""
 
 
 class Caller(Protocol):
@@ -59,7 +62,7 @@ class StoreHookActivities(HookActivities):
                 if answer.status is not transition.source:
                     return answer
                 pause = _pause(request.attempt)
-                failure = await self._ask(hooks, run, transition, request.attempt, pause)
+                failure = await self._ask(hooks, run, transition, pause)
                 if not failure:
                     return answer
                 seconds = pause.total_seconds()
@@ -77,28 +80,28 @@ class StoreHookActivities(HookActivities):
                     return  # a user's stop came first, and has made it
                 shown = _as_of(run, event)
                 hooks = await self._hooks.hooks()
-                await asyncio.gather(*(self._tell(url, shown, transition) for url in hooks.after))
+                calls = (self._tell(url, shown, transition) for url in hooks.after)
+                # Each to its end: the outcome of a call that is left would be lost, and it is not
+                # made again.
+                for outcome in await asyncio.gather(*calls, return_exceptions=True):
+                    if outcome is not None:
+                        raise outcome
 
     async def _ask(
         self,
         hooks: Hooks,
         run: RunDetail,
         transition: Transition,
-        attempt: int,
         pause: timedelta,
     ) -> str:
         """Asks the whole chain; gives why one does not agree, or nothing."""
         environment: dict[str, str] = {}
         starts = transition.target is RunStatus.STARTING
         for number, url in enumerate(hooks.before, start=1):
-            if await self._hooks.begin(transition, HookPhase.BEFORE, url) is None:
+            hook = _Hook(transition, HookPhase.BEFORE, url, wants_environment=starts)
+            answer = await self._call(hook, run, pause)
+            if answer is None:
                 continue  # skipped by a user
-            body = hook_body(run, transition, attempt)
-            delivery = transition.delivery_id(HookPhase.BEFORE, url)
-            answer = await self._caller.call(url, HookMessage(delivery, attempt, body, starts))
-            next_in = None if answer.succeeded else pause
-            await self._hooks.ended(transition, HookPhase.BEFORE, url, answer, next_in=next_in)
-            _log(transition, HookPhase.BEFORE, url, attempt, answer)
             if not answer.succeeded:
                 return await self._pending(transition, _Failed(number, url, answer))
             environment |= answer.environment
@@ -126,13 +129,34 @@ class StoreHookActivities(HookActivities):
         return failed.words
 
     async def _tell(self, url: str, run: RunDetail, transition: Transition) -> None:
-        if await self._hooks.begin(transition, HookPhase.AFTER, url) is None:
-            return
-        delivery = transition.delivery_id(HookPhase.AFTER, url)
-        message = HookMessage(delivery, 1, hook_body(run, transition, 1), False)
-        answer = await self._caller.call(url, message)
-        await self._hooks.ended(transition, HookPhase.AFTER, url, answer)
-        _log(transition, HookPhase.AFTER, url, 1, answer)
+        await self._call(_Hook(transition, HookPhase.AFTER, url), run)
+
+    async def _call(
+        self, hook: _Hook, run: RunDetail, pause: timedelta | None = None
+    ) -> HookAnswer | None:
+        """Calls a hook once and records the outcome; None: it is not to be called."""
+        attempt = await self._hooks.begin(hook.transition, hook.phase, hook.url)
+        if attempt is None:
+            return None
+        body = hook_body(run, hook.transition, attempt)
+        message = HookMessage(hook.delivery_id, attempt, body, hook.wants_environment)
+        answer = await self._caller.call(hook.url, message)
+        _log(hook, attempt, answer)
+        await self._record(hook, attempt, answer, None if answer.succeeded else pause)
+        return answer
+
+    async def _record(
+        self, hook: _Hook, attempt: int, answer: HookAnswer, next_in: timedelta | None
+    ) -> None:
+        """Records an outcome, after an outage of the database too: nobody else knows it."""
+        backoff = Backoff(*_RECORDING)
+        while True:
+            try:
+                return await self._hooks.ended(
+                    hook.transition, hook.phase, hook.url, answer, attempt=attempt, next_in=next_in
+                )
+            except Unavailable:
+                await asyncio.sleep(backoff.next())
 
     async def _run(self, transition: Transition) -> RunDetail:
         run = await self._runs.get(transition.run_id)
@@ -169,6 +193,21 @@ class _Failed:
         return f"{self.url}{'' if answered else ':'} {self.answer.text}"
 
 
+@dataclass(frozen=True, slots=True)
+class _Hook:
+    """One hook and what it is called for."""
+
+    transition: Transition
+    phase: HookPhase
+    url: str
+    wants_environment: bool = False
+
+    @property
+    def delivery_id(self) -> str:
+        """The id of the delivery."""
+        return self.transition.delivery_id(self.phase, self.url)
+
+
 def _as_of(run: RunDetail, event: RunEvent) -> RunDetail:
     """Shows a Run as it was right after that event, even if it has gone on."""
     summary = replace(run.summary, status=event.to_status, updated_at=event.at, exit=event.exit)
@@ -190,19 +229,17 @@ def _pause(attempt: int) -> timedelta:
     return longest * random.uniform(0.5, 1.0)
 
 
-def _log(
-    transition: Transition, phase: HookPhase, url: str, attempt: int, answer: HookAnswer
-) -> None:
+def _log(hook: _Hook, attempt: int, answer: HookAnswer) -> None:
     log.info(
         "hook has %s",
         "succeeded" if answer.succeeded else "failed",
         extra={
             "action": "hook_called",
-            "run_id": transition.run_id,
-            "generation": transition.generation,
-            "phase": str(phase),
-            "target": str(transition.target),
-            "url": url,
+            "run_id": hook.transition.run_id,
+            "generation": hook.transition.generation,
+            "phase": str(hook.phase),
+            "target": str(hook.transition.target),
+            "url": hook.url,
             "attempt": attempt,
             "status_code": answer.status_code,
             "seconds": round(answer.duration.total_seconds(), 3),
