@@ -188,8 +188,9 @@ async def test_a_run_says_which_hook_it_waits_for(
         shown = await waits_for_hook(knit, run)
         assert shown.summary.status is RunStatus.STARTING
         assert shown.waiting is not None
-        answered = f"{hooks.url('/before')} answered 503 Service Unavailable: not now"
-        assert shown.waiting.reason == f"before → running: {answered}"
+        answered = "answered 503 Service Unavailable: not now"
+        hook = f"the hook {hooks.url('/before')} has not agreed to → running"
+        assert shown.waiting.reason == f"{hook}: {answered}"
         assert shown.waiting.since is not None
         hooks.answer = lambda _: AGREED
         backend.finish(_pod(run))

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 import psycopg
 import pytest
 from temporalio.api.enums.v1 import EventType
 from temporalio.client import Client, WorkflowHandle
 from temporalio.contrib.pydantic import pydantic_data_converter
+from temporalio.service import RPCError
 from temporalio.testing import WorkflowEnvironment
 
 from knit_workflows import names
@@ -44,6 +45,7 @@ class Hanging:
 
     def __init__(self, hooks: Receiver) -> None:
         self.calls: list[Call] = []
+        self._one_at_a_time = threading.Lock()
         self._go_on = threading.Event()
         self.wanted = lambda call: True
         hooks.answer = self._answer
@@ -53,8 +55,11 @@ class Hanging:
         self._go_on.set()
 
     def _answer(self, call: Call) -> Answer:
-        if self.wanted(call) and not self._go_on.is_set():
-            self.calls.append(call)
+        with self._one_at_a_time:
+            hangs = self.wanted(call) and not self._go_on.is_set()
+            if hangs:
+                self.calls.append(call)
+        if hangs:
             self._go_on.wait(PATIENCE)
         return AGREED
 
@@ -317,10 +322,7 @@ async def test_without_a_worker_for_hooks_runs_wait_and_say_so(
             await stack.enter_async_context(worker)
         await knit.store.hooks.configure(Hooks((hooks.url("/before"),), (hooks.url("/after"),)))
         run = await one_run(knit)
-        handle = knit.temporal.get_workflow_handle(names.run_workflow(run.summary.run_id, 1))
-        async with asyncio.timeout(PATIENCE):
-            while not (await handle.describe()).raw_description.pending_activities:
-                await asyncio.sleep(0.05)
+        await _asks(knit, run)
         await _as_if_a_minute_ago(knit, run)
         shown = await knit.store.runs.get(run.summary.run_id)
         assert shown.waiting is not None
@@ -349,6 +351,18 @@ async def test_a_run_whose_hook_has_not_answered_yet_says_so(
         assert "has not answered" in shown.waiting.reason
         hanging.let_go()
         assert (await knit.final(run.summary.run_id)).summary.status is RunStatus.DONE
+
+
+async def _asks(knit: KnitEnvironment, run: RunDetail) -> None:
+    """Waits until a call of the Run's hooks has been scheduled."""
+    handle = knit.temporal.get_workflow_handle(names.run_workflow(run.summary.run_id, 1))
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            with suppress(RPCError):  # The workflow is not there yet.
+                pending = (await handle.describe()).raw_description.pending_activities
+                if "knit.call_before_hooks" in {one.activity_type.name for one in pending}:
+                    return
+            await asyncio.sleep(0.05)
 
 
 async def _as_if_a_minute_ago(knit: KnitEnvironment, run: RunDetail) -> None:
