@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 import psycopg
@@ -47,7 +47,7 @@ class Hanging:
         self.calls: list[Call] = []
         self._one_at_a_time = threading.Lock()
         self._go_on = threading.Event()
-        self.wanted = lambda call: True
+        self.wanted: Callable[[Call], bool] = lambda call: True
         hooks.answer = self._answer
 
     def let_go(self) -> None:
