@@ -20,14 +20,15 @@ import uvicorn
 from knit_api.app import create_app
 from knit_api.auth import BindRefused, check_bind, is_loopback
 from knit_api.deps import Deps, EngineClient, Lazy
-from knit_api.extra.config_file import ExtraApisRefused
 from knit_api.extra.in_force import ExtraApis
 from knit_api.server.sockets import DetachableProtocol
 from knit_api.watchdog import watched
 from knit_workflows import log as logs
 from knit_workflows.client import KnitClient
 from knit_workflows.domain.errors import EngineUnavailable, StoreUnavailable
+from knit_workflows.domain.imports import ImportTimes
 from knit_workflows.domain.ports import ApiStore
+from knit_workflows.extra_apis import ExtraApisRefused
 from knit_workflows.settings import Settings, SettingsRefused, read_settings
 from knit_workflows.store import PostgresStore
 from knit_workflows.telemetry import set_up_telemetry
@@ -60,6 +61,7 @@ def deps_from(settings: Settings) -> Deps:
         store=store,
         transfers=Lazy(_transfers(settings), EngineUnavailable),
         lease=settings.engine.transfer_lease,
+        imports=ImportTimes(settings.engine.import_window, settings.engine.import_key_life),
         new_runs=settings.engine.new_runs_limit,
         disk=settings.store.folder,
         extra_apis=ExtraApis(settings.extra_apis),

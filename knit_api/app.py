@@ -16,7 +16,18 @@ from knit_api.auth import LoopbackHostMiddleware
 from knit_api.deps import Deps
 from knit_api.error_responses import ErrorMiddleware, on_http_exception, on_validation_error
 from knit_api.openapi import document
-from knit_api.routes import completions, data, docs, health, hooks, lineage, plans, runs
+from knit_api.routes import (
+    adoption,
+    completions,
+    data,
+    docs,
+    health,
+    hooks,
+    imports,
+    lineage,
+    plans,
+    runs,
+)
 from knit_api.server.streams import cancel_and_wait
 
 
@@ -48,7 +59,7 @@ def create_app(deps: Deps, *, loopback_names_only: bool = False) -> FastAPI:
         },
     )
     app.state.deps = deps
-    for routes in (health, data, lineage, plans, runs, hooks, completions, docs):
+    for routes in (health, adoption, imports, data, lineage, plans, runs, hooks, completions, docs):
         app.include_router(routes.router)
     document.install(app)
     app.add_middleware(TrailingSlashMiddleware)

@@ -12,6 +12,7 @@ from knit_api.errors import ClientDisconnected, HttpProblem
 from knit_workflows.domain.errors import InvalidRequest
 
 MAX_BYTES: Final = 4 << 20
+JWT: Final = "application/jwt"
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -40,6 +41,20 @@ async def model_body(request: Request, model: type[M]) -> M:
         raise InvalidRequest(
             f"bad request: {problems[:2000]}", advice=f"the keys are {', '.join(_keys(model))}"
         ) from error
+
+
+async def token_body(request: Request) -> str:
+    """Gives the text of a body that is a signed token; raises InvalidRequest if it is none."""
+    given = request.headers.get("content-type", "")
+    if given.strip().lower() != JWT:
+        raise InvalidRequest(
+            f"bad request: the Content-Type is {given[:80]!r}",
+            advice=f"send exactly: Content-Type: {JWT}",
+        )
+    raw = (await _read(request)).strip()
+    if not raw:
+        raise InvalidRequest("bad request: the body is empty", advice="send the token")
+    return raw.decode("ascii", "replace")
 
 
 def require_json(request: Request) -> None:

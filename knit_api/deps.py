@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -22,9 +22,11 @@ from knit_api.watchdog import wait_or_abandon
 from knit_workflows.client import TransferHandle
 from knit_workflows.contracts.hook_test import HookTestResult
 from knit_workflows.contracts.transfers import Closed
+from knit_workflows.contracts.volumes import Question, VolumeAnswer
 from knit_workflows.domain.errors import KnitError, Unavailable
 from knit_workflows.domain.hooks import HookPhase
 from knit_workflows.domain.ids import KnitId, RunId
+from knit_workflows.domain.imports import ImportTimes
 from knit_workflows.domain.ports import ApiStore
 from knit_workflows.settings import ExtraApisSettings
 
@@ -43,6 +45,9 @@ class TransferClient(Protocol):
     async def finish(  # noqa: D102
         self, transfer: TransferHandle, *, ok: bool, reason: str = ""
     ) -> Closed: ...
+    async def look_at_volumes(  # noqa: D102
+        self, question: Question, volumes: Sequence[str]
+    ) -> list[VolumeAnswer]: ...
 
 
 class EngineClient(TransferClient, Protocol):
@@ -162,6 +167,7 @@ class Deps:
     store: Lazy[ApiStore]
     transfers: Lazy[EngineClient]
     lease: timedelta = timedelta(seconds=60)
+    imports: ImportTimes = field(default_factory=ImportTimes)
     new_runs: int = 10_000
     disk: Path | None = None
     timeouts: Timeouts = Timeouts()

@@ -286,6 +286,14 @@ class UploadOptions(_Query):
     )
 
 
+class PurgeOptions(_Query):
+    """The query of `POST /data/{knitId}/purge`."""
+
+    dry_run: _Flag = Field(
+        None, description="`true`: say what would go, and how many bytes; change nothing"
+    )
+
+
 class PlanFilter(Page):
     """The query of `GET /plans`."""
 

@@ -66,9 +66,11 @@ def _used(used: Used, image: str) -> list[str]:
 
 def print_history(events: Iterable[RunEvent]) -> None:
     """Prints a history to stdout as a table, oldest change first."""
-    table = Table(
-        "when", "change", "why", "by", "exit", box=None, pad_edge=False, header_style="dim"
-    )
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for heading in ("when", "change"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("why", "by", "exit"):
+        table.add_column(heading, overflow="fold")  # nothing is cut off, such as the URL of a hook
     for event in events:
         # Text, not markup: a cause may contain brackets.
         table.add_row(*map(Text, map(printable, _cells(event))))

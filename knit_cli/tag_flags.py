@@ -13,8 +13,7 @@ from knit_workflows.domain.tags import (
     KEY_TIMESTAMP,
     KEY_TRANSIENT,
     SYSTEM_PREFIX,
-    TRANSIENT_FAILED,
-    TRANSIENT_PROCESSING,
+    TRANSIENT_VALUES,
 )
 from knit_workflows.wire.tags import Tag
 
@@ -83,12 +82,12 @@ def read_query_tags(texts: Iterable[str], flag: str) -> list[Tag]:
     """
     tags = read_tags(texts, flag)
     for tag in tags:
-        if tag.key == KEY_TRANSIENT and tag.value not in (TRANSIENT_PROCESSING, TRANSIENT_FAILED):
+        if tag.key == KEY_TRANSIENT and tag.value not in TRANSIENT_VALUES:
+            known = " or ".join(TRANSIENT_VALUES)
             raise BadInput(
                 f"{flag} {tag} matches nothing",
-                reason=f"{KEY_TRANSIENT} is either {TRANSIENT_PROCESSING} or {TRANSIENT_FAILED}",
-                advice=f"write {KEY_TRANSIENT}:{TRANSIENT_PROCESSING} "
-                f"or {KEY_TRANSIENT}:{TRANSIENT_FAILED}",
+                reason=f"{KEY_TRANSIENT} is {known}",
+                advice=" or ".join(f"{KEY_TRANSIENT}:{value}" for value in TRANSIENT_VALUES),
             )
         if tag.key == KEY_TIMESTAMP:
             _check_timestamp(tag, flag)

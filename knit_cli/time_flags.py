@@ -16,6 +16,9 @@ _LENIENT = re.compile(
     re.ASCII,
 )
 
+_DAYS = re.compile(r"(?P<count>\d{1,6})(?P<unit>[dw])", re.ASCII)
+_UNITS = {"d": "days", "w": "weeks"}
+
 
 def read_instant(text: str, flag: str, local: tzinfo | None = None) -> datetime:
     """Reads `YYYY-MM-DD[(T| )HH[:MM[:SS[.frac]]]][Z|±HH:MM]` as an aware instant.
@@ -41,6 +44,24 @@ def read_instant(text: str, flag: str, local: tzinfo | None = None) -> datetime:
         f"{flag} is not a time: {text!r}",
         advice="write it like 2024-11-18, 2024-11-18T04:25 or 2024-11-18T04:25:32+09:00",
     )
+
+
+def read_age(text: str, flag: str) -> timedelta:
+    """Reads an age: `90d`, `2w`, or a Go duration such as `36h`.
+
+    Raises:
+        BadInput: the text is no such age; `flag` names where it was given.
+    """
+    match = _DAYS.fullmatch(text.strip())
+    try:
+        age = timedelta(**{_UNITS[match["unit"]]: int(match["count"])}) if match else None
+        if age is None:
+            age = parse_duration(text)
+        if age >= timedelta():
+            return age
+    except (ValueError, OverflowError):
+        pass
+    raise BadInput(f"{flag} is not an age: {text!r}", advice="write it like 90d, 2w or 36h")
 
 
 def read_duration(text: str, flag: str) -> timedelta:

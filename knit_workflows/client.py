@@ -1,4 +1,4 @@
-"""What a process that serves users asks of Temporal: to open, renew and finish transfers.
+"""What a process that serves users asks of Temporal: transfers, and a look at volumes.
 
 One `KnitClient` per process, never one per request. When Temporal does not answer, all methods
 raise EngineUnavailable.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -31,6 +31,12 @@ from knit_workflows import names
 from knit_workflows.contracts.hook_test import HookTestInput, HookTestResult
 from knit_workflows.contracts.messages import Nothing
 from knit_workflows.contracts.transfers import Closed, Finish, Opened, TransferInput
+from knit_workflows.contracts.volumes import (
+    Question,
+    VolumeAnswer,
+    VolumeAnswers,
+    VolumesInput,
+)
 from knit_workflows.domain import errors
 from knit_workflows.domain.hooks import HookPhase
 from knit_workflows.domain.ids import KnitId, RunId
@@ -39,6 +45,7 @@ from knit_workflows.settings import QueueSettings
 from knit_workflows.workflows import options
 from knit_workflows.workflows.hook_test import HookTestWorkflow
 from knit_workflows.workflows.transfer import TransferWorkflow
+from knit_workflows.workflows.volumes import VolumesWorkflow
 
 RPC_TIMEOUT: Final = timedelta(seconds=10)
 PROMPT: Final = timedelta(seconds=2)
@@ -265,6 +272,39 @@ class KnitClient:
             advice="see that a worker with the role hooks runs, then try again",
         )
 
+    async def look_at_volumes(
+        self, question: Question, volumes: Sequence[str]
+    ) -> list[VolumeAnswer]:
+        """Asks the back-end about volumes; gives one answer for each, in this order.
+
+        Raises:
+            Unavailable: the back-end, or all workers that could ask it.
+        """
+        request = VolumesInput(
+            question=question,
+            names=list(volumes),
+            compute_queue=self._queues.interactive,
+            heartbeat=self._heartbeat,
+        )
+        with _translated():
+            try:
+                answers = await self._client.execute_workflow(
+                    VolumesWorkflow.run,
+                    request,
+                    id=names.volumes_workflow(uuid.uuid4().hex),
+                    task_queue=self._queues.interactive,
+                    execution_timeout=self._lease,
+                    task_timeout=self._step_timeout,
+                    priority=options.AT_HAND,
+                )
+            except WorkflowFailureError as error:
+                raise errors.EngineUnavailable(
+                    f"no worker has looked at the volumes: {error.cause}",
+                    advice="see that a worker with the role interactive runs, then try again",
+                ) from error
+        _raise_unless_answered(answers)
+        return answers.volumes
+
 
 def _why_untested(error: BaseException) -> str:
     """Says why the test of a hook has no result, by the innermost of Temporal's errors."""
@@ -304,6 +344,12 @@ def _translated() -> Iterator[None]:
         raise errors.EngineUnavailable(advice=ADVICE) from cause
     except WorkflowUpdateFailedError as cause:
         raise errors.Conflict(f"the transfer is over: {cause.cause}", advice=ANEW) from cause
+
+
+def _raise_unless_answered(answers: VolumeAnswers) -> None:
+    if answers.kind:
+        kind = getattr(errors, answers.kind, errors.KnitError)
+        raise kind(answers.reason, advice=answers.advice)
 
 
 def _raise_unless(opened: Opened) -> None:

@@ -17,6 +17,7 @@ RUN_WORKFLOW: Final = "knit.Run"
 PROJECTOR_WORKFLOW: Final = "knit.Projector"
 TRANSFER_WORKFLOW: Final = "knit.Transfer"
 HOOK_TEST_WORKFLOW: Final = "knit.TestHook"
+VOLUMES_WORKFLOW: Final = "knit.Volumes"
 GC_WORKFLOW: Final = "knit.gc"
 HOUSEKEEPING_WORKFLOW: Final = "knit.housekeep"
 """The last two are also the names of their schedules."""
@@ -97,6 +98,16 @@ def run_of_pod(pod_name: str) -> tuple[str, int] | None:
 def volume(knit_id: str) -> str:
     """Gives the name of the volume that holds a Data."""
     return f"data-knitid-{knit_id}"
+
+
+def is_own_volume(volume_name: str) -> bool:
+    """Says whether a volume has the name of one of knit's own; it is another's if not."""
+    return volume_name.startswith(volume(""))
+
+
+def volumes_workflow(request_id: str) -> str:
+    """Gives the id of the workflow that looks at volumes for one request."""
+    return f"knit.volumes:{request_id}"
 
 
 def transfer(knit_id: str, mode: str, transfer_id: str) -> str:

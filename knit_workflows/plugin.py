@@ -48,6 +48,7 @@ from knit_workflows.activities.projector import StoreProjectorActivities
 from knit_workflows.activities.run_starter import start_projector
 from knit_workflows.activities.runs import ComputeRunActivities
 from knit_workflows.activities.transfers import ComputeTransferActivities
+from knit_workflows.activities.volumes import ComputeVolumeActivities
 from knit_workflows.compute.base import ComputeBackend, RunLimits
 from knit_workflows.contracts.housekeeping import HousekeepingInput
 from knit_workflows.contracts.projector import ProjectorInput
@@ -64,6 +65,7 @@ from knit_workflows.workflows.housekeeping import (
 from knit_workflows.workflows.projector import ProjectorWorkflow
 from knit_workflows.workflows.run import RunWorkflow
 from knit_workflows.workflows.transfer import TransferWorkflow
+from knit_workflows.workflows.volumes import VolumesWorkflow
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +73,7 @@ WORKFLOWS: Final = (
     RunWorkflow,
     ProjectorWorkflow,
     TransferWorkflow,
+    VolumesWorkflow,
     GarbageCollectionWorkflow,
     HousekeepingWorkflow,
     HookTestWorkflow,
@@ -99,7 +102,7 @@ class Role(StrEnum):
 ALL_ROLES: Final = frozenset(Role)
 WAITING_ROLES: Final = frozenset({Role.WATCH, Role.HOOKS})
 WORKFLOWS_BY_ROLE: Final = {
-    Role.INTERACTIVE: (TransferWorkflow,),
+    Role.INTERACTIVE: (TransferWorkflow, VolumesWorkflow),
     Role.HOOKS: (HookTestWorkflow,),
 }
 """For which somebody waits; the role `ENGINE` has them all."""
@@ -222,6 +225,7 @@ class Deps:
             self.backend,
             idle=self.engine.transfer_lease * 3,
         )
+        volumes = ComputeVolumeActivities(self.backend)
         projector = StoreProjectorActivities(
             self.store.projection,
             self.store.admission,
@@ -260,6 +264,7 @@ class Deps:
                 runs.stop_run,
                 transfers.open_transfer,
                 transfers.close_transfer,
+                volumes.look_at_volumes,
             ],
             Role.HOOKS: [
                 hooks.call_before_hooks,

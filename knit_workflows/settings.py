@@ -10,9 +10,17 @@ import os
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
@@ -82,6 +90,11 @@ class EngineSettings(_Group):
     short_run_wait: _Grace = timedelta(seconds=1)
     """How long the launch of a Run stays to see its end: a Run that is over by then costs Temporal
     one activity instead of three."""
+    import_window: _Span = timedelta(minutes=30)
+    """How long an importer may take to make its volume; then the import fails."""
+    import_key_life: _Span = timedelta(hours=3)
+    """How long a key verifies the tokens of imports. It signs until it would not outlive them, so
+    this must be longer than `import_window`."""
     transfer_lease: _Span = timedelta(seconds=60)
     """A transfer is aborted when its client has been silent for this long."""
     gc_interval: _Span = timedelta(minutes=1)
@@ -90,6 +103,13 @@ class EngineSettings(_Group):
     """Objects younger than this are never touched by garbage collection and reconciliation."""
     full_disk_grace_period: _Grace = timedelta(seconds=5)
     """The same for discarded volumes while the back-end is short of disk space."""
+
+    @field_validator("import_key_life")
+    @classmethod
+    def _outlives_tokens(cls, life: timedelta, info: ValidationInfo) -> timedelta:
+        if life <= info.data.get("import_window", timedelta()):
+            raise ValueError("must be longer than the import window")
+        return life
 
 
 class LocalSettings(_Group):
@@ -105,6 +125,9 @@ class LocalSettings(_Group):
     host_paths: tuple[Path, ...] = ()
     """More folders of this machine that `host/…` images see, read-only, besides `/usr`, `/etc` and
     knit's own Python."""
+    adoptable: tuple[Path, ...] = (Path("/"),)
+    """Folders below which users may adopt folders as Data. Whoever reaches the API can then read
+    what the worker can read there, so name them where others use it too."""
     network: bool = True
     """Whether run pods may use the network."""
     min_free_bytes: int = Field(default=256 << 20, ge=0)
@@ -289,17 +312,24 @@ def _fault(error: ErrorDetails) -> str:
         parts.append(part)
     variable = _PREFIX + _DELIMITER.join(parts).upper()
     if error["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(variable, _variables(_PREFIX, Settings), n=1, cutoff=0)
+        known = (name for name, _ in _variables(_PREFIX, Settings))
+        near = difflib.get_close_matches(variable, known, n=1, cutoff=0)
         return f"{variable} is not a setting of knit, {near[0]} is the nearest"
     shown = f" is {value!r}" if isinstance(value, str) and "URL" not in variable else ""
     return f"{variable}{shown}: {error['msg'].removeprefix('Value error, ')}"
 
 
-def _variables(prefix: str, model: type[BaseModel]) -> Iterator[str]:
-    """Gives the environment variables of a settings class and of the groups in it."""
+def path_variables() -> frozenset[str]:
+    """Gives the environment variables whose value is a path, relative to a process's folder."""
+    paths = (Path, Path | None)
+    return frozenset(name for name, kind in _variables(_PREFIX, Settings) if kind in paths)
+
+
+def _variables(prefix: str, model: type[BaseModel]) -> Iterator[tuple[str, Any]]:
+    """Gives the environment variables of a settings class and of its groups, each with its type."""
     for name, field in model.model_fields.items():
         variable = f"{prefix}{name.upper()}"
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             yield from _variables(f"{variable}{_DELIMITER}", field.annotation)
         else:
-            yield variable
+            yield variable, field.annotation

@@ -20,7 +20,7 @@ _UNHURRIED = {"deadline": None, "suppress_health_check": [hypothesis.HealthCheck
 hypothesis.settings.register_profile("exploring", **_UNHURRIED)
 # The same examples every time, so that whoever changes nothing sees nothing change.
 hypothesis.settings.register_profile("repeating", derandomize=True, **_UNHURRIED)
-hypothesis.settings.register_profile("quick", derandomize=True, max_examples=20, **_UNHURRIED)
+hypothesis.settings.register_profile("quick", derandomize=True, max_examples=10, **_UNHURRIED)
 hypothesis.settings.load_profile("repeating")
 
 

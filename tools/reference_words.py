@@ -257,8 +257,9 @@ EXITS: Final = """\
 HOOKS_FILE: Final = """\
 # Hooks file
 
-YAML, as Knitfab's `hooks.yaml`; [how to use it](../how-to/hooks.md). An empty file means no hooks.
-A file with anything that is not described here is refused as a whole, with the line.
+YAML, as Knitfab's `hooks.yaml`; [how to use it](../how-to/hooks.md). An empty file, and
+`/dev/null`, mean no hooks. A file with anything that is not described here is refused as a whole,
+with the line.
 
 ```yaml
 lifecycle-hooks:

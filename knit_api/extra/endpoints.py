@@ -13,19 +13,15 @@ from typing import Final
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from knit_api.errors import HttpProblem
-
-OWN: Final = frozenset({"api", "healthz", "readyz"})
-"""First segments of knit's own paths; neither they nor anything below is ever forwarded."""
+from knit_workflows.extra_apis import OWN_PATHS, ExtraApi
 
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
 
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """One extra API: what is at `path` and below is served by what is at `proxy_to` and below."""
+class Endpoint(ExtraApi):
+    """One extra API, with what a request needs to know of it."""
 
-    path: str
-    proxy_to: str
+    __slots__ = ()
 
     @property
     def segments(self) -> list[str]:
@@ -95,7 +91,8 @@ class Match:
 class Endpoints:
     """The extra APIs of one configuration; of two that fit a request the longer path counts."""
 
-    def __init__(self, endpoints: Iterable[Endpoint] = ()) -> None:
+    def __init__(self, extra_apis: Iterable[ExtraApi] = ()) -> None:
+        endpoints = (Endpoint(one.path, one.proxy_to) for one in extra_apis)
         self._longest_first = sorted(endpoints, key=lambda one: -len(one.segments))
 
     def __len__(self) -> int:
@@ -107,10 +104,11 @@ class Endpoints:
         Raises:
             HttpProblem: dot segments lead out of the extra API (400).
         """
-        if raw_path and not raw_path.startswith("/"):  # `*`, or a whole URL
+        is_path = raw_path.startswith("/") or not raw_path  # else `*`, or a whole URL
+        if not self._longest_first or not is_path:
             return None
         resolved = _resolved(raw_path)
-        if resolved[:1] and resolved[0] in OWN:
+        if resolved[:1] and resolved[0] in OWN_PATHS:
             return None
         sent = raw_path.split("/")[1:]
         for endpoint in self._longest_first:

@@ -88,7 +88,7 @@ def request_headers(headers: Sequence[Header], endpoint: Endpoint, client: Clien
         (b"host", endpoint.authority.encode("ascii")),
         *passed,
         (b"x-forwarded-for", forwarded_for),
-        (b"x-forwarded-host", client.host),
+        *([(b"x-forwarded-host", client.host)] if client.host else []),  # HTTP/1.0 needs none
         (b"x-forwarded-proto", client.scheme.encode("ascii")),
         (b"via", b", ".join([*via, b"1.1 " + PSEUDONYM])),
         *ours,
@@ -106,7 +106,8 @@ def wants_websocket(headers: Sequence[Header]) -> bool:
     h2c above all is not: through it a client could send requests past this proxy.
     """
     asks = b"upgrade" in values(headers, b"connection")
-    return asks and values(headers, b"upgrade") == [b"websocket"]
+    has_body = is_chunked(headers) or values(headers, b"content-length") not in ([], [b"0"])
+    return asks and not has_body and values(headers, b"upgrade") == [b"websocket"]
 
 
 def is_loop(headers: Sequence[Header]) -> bool:

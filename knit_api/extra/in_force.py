@@ -12,11 +12,10 @@ from starlette.types import Receive, Scope, Send
 
 from knit_api.errors import HttpProblem
 from knit_api.extra import header_rules
-from knit_api.extra.config_file import MAX_BYTES, ExtraApisRefused, parse_extra_apis
 from knit_api.extra.endpoints import Endpoints, Match
 from knit_api.extra.exchange import Exchange
 from knit_api.extra.upstream import Upstream, UpstreamFailed
-from knit_workflows.domain.os_errors import advice_for, reason_of
+from knit_workflows.extra_apis import ExtraApisRefused, content_of, parse_extra_apis
 from knit_workflows.settings import ExtraApisSettings
 
 log = logging.getLogger(__name__)
@@ -46,8 +45,8 @@ class ExtraApis:
     def load(self) -> None:
         """Puts the file in force; raises ExtraApisRefused, then nothing has changed."""
         if self.file is not None:
-            self._seen = _content(self.file)
-            self.endpoints = _parsed(self.file, self._seen)
+            self._seen = content_of(self.file)
+            self.endpoints = Endpoints(parse_extra_apis(self._seen, str(self.file)))
 
     async def follow(self) -> None:
         """Puts each new content of the file in force, for ever; refuses what is not valid."""
@@ -55,7 +54,10 @@ class ExtraApis:
             return
         while True:
             await asyncio.sleep(POLL_SECONDS)
-            await self.refresh(self.file)
+            try:
+                await self.refresh(self.file)
+            except Exception:  # nobody else would notice that the file is not followed any more
+                log.exception("the look failed", extra={"action": "extra_apis_look_failed"})
 
     async def refresh(self, file: Path) -> None:
         """Looks once; what was in force stays if the file is refused, which is logged once.
@@ -63,19 +65,22 @@ class ExtraApis:
         A change counts when two looks have found the same: the file may just be being written.
         """
         try:
-            content = await asyncio.to_thread(_content, file)
+            content = await asyncio.to_thread(content_of, file)
         except ExtraApisRefused as refused:
             self._seen = None
             self._refuse(refused)
             return
         if content == self._seen:
+            self._changed = None
             return
         if content != self._changed:
             self._changed = content
             return
         self._seen = content
         try:
-            self.endpoints = await asyncio.to_thread(_parsed, file, content)
+            self.endpoints = Endpoints(
+                await asyncio.to_thread(parse_extra_apis, content, str(file))
+            )
         except ExtraApisRefused as refused:
             self._refuse(refused)
             return
@@ -157,20 +162,3 @@ class ExtraApis:
         if self._tls is None:  # a quarter of a second and some MiB, for those who need it
             self._tls = await asyncio.to_thread(ssl.create_default_context)
         return self._tls
-
-
-def _content(file: Path) -> bytes:
-    try:
-        with file.open("rb") as opened:
-            return opened.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise ExtraApisRefused(
-            f"the extra APIs cannot be read: {reason_of(error)}; {advice_for(error)}"
-        ) from error
-
-
-def _parsed(file: Path, content: bytes) -> Endpoints:
-    try:
-        return parse_extra_apis(content)
-    except ExtraApisRefused as refused:
-        raise ExtraApisRefused(f"{file}: {refused}") from refused

@@ -104,7 +104,8 @@ class Upstream:
 
     def close(self, *, complete: bool) -> None:
         """Ends the connection, at once and visibly so unless the exchange was complete."""
-        if complete:
+        # A service that has responded need not take the rest of the request, ever.
+        if complete and not self.writer.transport.get_write_buffer_size():
             self.writer.close()
         else:
             self.writer.transport.abort()

@@ -12,9 +12,11 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 
+from knit_api.bodies import JWT
 from knit_api.openapi import examples
 from knit_api.parameters import Page
 from knit_api.transfers.codecs import CHECKSUM_TRAILER, GZIPPED_TAR, PLAIN_TAR
+from knit_workflows.wire.adoption import AdoptRequest
 from knit_workflows.wire.deliveries import HookSkip, HookTestRequest
 from knit_workflows.wire.errors import ErrorBody
 from knit_workflows.wire.plans import (
@@ -36,6 +38,8 @@ operation mentions: 404 for an unknown path, 405 for a method a path does not ha
 those it has), 403 when a local API is called by another name than a loopback one, 500 for a bug.
 Paths may end in `/`. Times are RFC 3339 with an offset.
 """
+Extra = dict[str, Any]
+
 _REF: Final = "#/components/schemas/{model}"
 _BODIES: Final[tuple[type[BaseModel], ...]] = (
     PlanSpec,
@@ -46,10 +50,13 @@ _BODIES: Final[tuple[type[BaseModel], ...]] = (
     TagChange,
     HookSkip,
     HookTestRequest,
+    AdoptRequest,
 )
 _BINARY: Final = {"schema": {"type": "string", "format": "binary"}}
+_TOKEN: Final[Extra] = {"schema": {"type": "string", "pattern": r"^[\w-]+\.[\w-]+\.[\w-]+$"}}
 _DESCRIPTIONS: Final = {
     400: "the request is not valid",
+    401: "the token is not valid",
     404: "there is no such thing",
     408: "the client sent nothing for too long",
     409: "the present state does not allow it",
@@ -69,8 +76,6 @@ _LEADS_TO: Final = {
     "find_deliveries": {"delivery_id": "/0/id", "run_id": "/0/runId"},
 }
 """JSON pointers into the responses of operations, to ids that other operations take."""
-
-Extra = dict[str, Any]
 
 
 def failures(*statuses: int) -> dict[int | str, Extra]:
@@ -103,6 +108,16 @@ def takes_archive() -> Extra:
     return {
         "requestBody": {"required": True, "content": {GZIPPED_TAR: _BINARY, PLAIN_TAR: _BINARY}}
     }
+
+
+def takes_token() -> Extra:
+    """Describes a body that is a signed token."""
+    return {"requestBody": {"required": True, "content": {JWT: _TOKEN}}}
+
+
+def gives_token() -> dict[int | str, Extra]:
+    """Describes a response that is a signed token."""
+    return {200: {"content": {JWT: _TOKEN}, "description": "the token"}}
 
 
 def gives_stream(*media_types: str) -> dict[int | str, Extra]:
@@ -248,7 +263,8 @@ def _curl(path: str, method: str, operation: Extra) -> str:
     if method != "GET":
         command += ["--request", method]
     for media, content in operation.get("requestBody", {}).get("content", {}).items():
-        body = json.dumps(content["example"]) if "example" in content else "@archive.tar.gz"
+        file = "@token.jwt" if media == JWT else "@archive.tar.gz"
+        body = json.dumps(content["example"]) if "example" in content else file
         command += ["--header", f"Content-Type: {media}", "--data-binary", body]
         break
     return shlex.join([*command, target])

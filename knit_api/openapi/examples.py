@@ -123,9 +123,10 @@ _TORN_OFF: Final = {
     "status": "completing",
     "exit": {"code": 0, "message": "stopped by user"},
 }
+_TAGS: Final = [f"knit#id:{_DATASET}", f"knit#timestamp:{_UPLOADED_AT}", "type:dataset"]
 _DATA: Final = {
     "knitId": _DATASET,
-    "tags": [f"knit#id:{_DATASET}", f"knit#timestamp:{_UPLOADED_AT}", "type:dataset"],
+    "tags": _TAGS,
     "upstream": {
         "mountpoint": {"path": "/upload", "tags": []},
         "run": {
@@ -140,6 +141,25 @@ _DATA: Final = {
     },
     "downstreams": [{"mountpoint": _IN, "run": _RUN_SUMMARY}],
     "nomination": [{**_IN, "plan": _SUMMARY}],
+}
+_ADOPTED: Final = {
+    "knitId": _DATASET,
+    "adopted_volume": "/srv/images",
+    "tags": _TAGS,
+    "upstream": {
+        "mountpoint": {"path": "/imported", "tags": []},
+        "run": {
+            "runId": _UPLOAD,
+            "status": "done",
+            "updatedAt": _UPLOADED_AT,
+            "plan": {
+                "planId": "5a1d9e3c-7b64-4f08-8c2d-e3f6a9b1d208",
+                "name": "knit#imported",
+            },
+        },
+    },
+    "downstreams": [],
+    "nomination": [],
 }
 _EVENTS: Final = [
     {"at": _UPLOADED_AT, "generation": 1, "to": "waiting", "cause": "projected", "actor": "knit"},
@@ -173,6 +193,22 @@ OPERATIONS: Final[Mapping[str, Example]] = {
     "upload_data": Example({**_DATA, "downstreams": [], "nomination": []}),
     "show_data": Example(_DATA),
     "change_tags": Example(_DATA, {"add": ["type:dataset"], "remove_key": ["draft"]}),
+    "purge_data": Example(
+        {
+            "outcome": "purged",
+            "volume": f"data-knitid-{_DATASET}",
+            "data": {
+                **_DATA,
+                "tags": [*_TAGS[:2], "knit#transient:purged", _TAGS[2]],
+                "nomination": [],
+            },
+        }
+    ),
+    "end_import": Example({key: _ADOPTED[key] for key in _ADOPTED if key != "adopted_volume"}),
+    "adopt_volumes": Example(
+        [{"volume": "/srv/images", "outcome": "new", "data": _ADOPTED}],
+        {"volumes": [{"volume": "/srv/images", "tags": ["type:dataset"]}]},
+    ),
     "show_lineage": Example({"data": [_DATA], "runs": [_RUN]}),
     "complete": Example([{"value": "type:dataset", "words": ""}]),
     "find_plans": Example([_PLAN]),
@@ -220,6 +256,9 @@ def _error(reason: str, advice: str, see: str | None = None) -> dict[str, Any]:
 
 ERRORS: Final[Mapping[int, dict[str, Any]]] = {
     400: _error("the tag 'x' has no ':'", "write it as key:value"),
+    401: _error(
+        "the token is not valid: its signature is wrong", "send the token as `begin` gave it"
+    ),
     404: _error("there is no such thing", "check the id", IDS["knit_id"]),
     408: _error("the client sent nothing for too long", "push again"),
     409: _error(

@@ -1,4 +1,4 @@
-"""`/api/data`: find, upload, download and tag Data."""
+"""`/api/data`: find, upload, download, tag and purge Data."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from fastapi import APIRouter, Query, Request, Response
 
 from knit_api import pagination
 from knit_api.bodies import model_body
-from knit_api.deps import DepsOf, StoreOf
+from knit_api.deps import Deps, DepsOf, StoreOf
 from knit_api.openapi.document import failures, gives_stream, request_header, takes, takes_archive
 from knit_api.pagination import page_response
 from knit_api.parameters import (
     UUID_PATTERN,
     DataFilter,
     KnitIdPath,
+    PurgeOptions,
     UploadOptions,
     refuse_system_keys,
 )
@@ -28,8 +29,9 @@ from knit_api.transfers.download import download
 from knit_api.transfers.upload import upload
 from knit_api.transfers.upload_body import EarlyResponse, negotiate_archive, upload_body
 from knit_workflows.domain.data import TagChange
+from knit_workflows.domain.errors import KnitError
 from knit_workflows.domain.tags import Tag, checked_tag
-from knit_workflows.wire.data import Data
+from knit_workflows.wire.data import Data, PurgedData
 from knit_workflows.wire.mapping import ToWire
 from knit_workflows.wire.tags import TagChange as WireTagChange
 
@@ -145,3 +147,50 @@ async def change_tags(knit_id: KnitIdPath, request: Request, store: StoreOf) -> 
 
 def _tag(tag: object) -> Tag:
     return checked_tag(tag.key, tag.value)  # type: ignore[attr-defined]
+
+
+@router.post(
+    "/{knit_id}/purge",
+    response_model=PurgedData,
+    responses=failures(400, 404, 409, 503),
+)
+async def purge_data(
+    knit_id: KnitIdPath,
+    deps: DepsOf,
+    store: StoreOf,
+    options: Annotated[PurgeOptions, Query()],
+) -> Response:
+    """Discard the content of a Data for good; its tags, its Run and its lineage stay.
+
+    It then has the tag `knit#transient:purged`, is never used for new Runs, and cannot be
+    downloaded (404); Runs that have used it cannot be retried (409). Refused (409) while it is made
+    or read. A second call changes nothing. Content that was only adopted is left as it is.
+    """
+    dry_run = bool(options.dry_run)
+    purge = await store.data.purge(knit_id, dry_run=dry_run)
+    size = None
+    if dry_run and purge.volume is not None:
+        size = await _size(deps, purge.volume)
+    if purge.is_new and not dry_run:
+        log.info("Data is purged", extra={"action": "data_purged", "knit_id": knit_id})
+    kept = purge.data.adopted_volume if purge.is_new else None
+    about = {"volume": purge.volume, "bytes": size, "kept_volume": kept}
+    return json_response(
+        {
+            "outcome": "purged" if purge.is_new else "known",
+            **{name: value for name, value in about.items() if value is not None},
+            "data": ToWire().data(purge.data),
+        }
+    )
+
+
+async def _size(deps: Deps, volume: str) -> int | None:
+    """Gives the bytes of a volume, if somebody is there who can tell."""
+    try:
+        client = await deps.transfers.get()
+        await client.ping()
+        [answer] = await client.look_at_volumes("bytes", [volume])
+    except KnitError as error:
+        log.info("size is unknown: %s", error, extra={"action": "size_unknown"})
+        return None
+    return answer.bytes

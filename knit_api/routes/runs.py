@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from typing import Annotated
+from typing import Annotated, Final
+from urllib.parse import quote
 
 from fastapi import APIRouter, Query, Request, Response
 
@@ -23,6 +24,8 @@ from knit_workflows.wire.runs import Run, RunEvent
 log = logging.getLogger(__name__)
 
 router = APIRouter(prefix="/api/runs", tags=["runs"])
+
+KEPT_VOLUME: Final = "Kept-Volume"
 
 
 @router.get(
@@ -110,10 +113,20 @@ async def retry_run(run_id: RunIdPath, store: StoreOf) -> Response:
     "/{run_id}", status_code=204, response_class=Response, responses=failures(404, 409, 503)
 )
 async def delete_run(run_id: RunIdPath, store: StoreOf) -> Response:
-    """Delete a Run that is not under way, and its outputs with it; it never runs again."""
-    await store.runs.delete(run_id)
-    log.info("Run is deleted", extra={"action": "run_deleted", "run_id": run_id})
-    return Response(status_code=204)
+    """Delete a Run that is not under way, and its outputs with it; it never runs again.
+
+    The header `Kept-Volume` names a volume that stays, because knit has only adopted it; it is
+    percent-encoded.
+    """
+    kept = await store.runs.delete(run_id)
+    log.info(
+        "Run is deleted",
+        extra={"action": "run_deleted", "run_id": run_id, "kept_volumes": list(kept)},
+    )
+    response = Response(status_code=204)
+    for volume in kept:
+        response.headers.append(KEPT_VOLUME, quote(volume))
+    return response
 
 
 async def _stop(store: ApiStore, run_id: RunId, *, fail: bool) -> Response:

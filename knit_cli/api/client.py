@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, closing
 from datetime import datetime
 from typing import Self, TypeVar
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 from uuid import UUID
 
 import httpx
@@ -29,9 +29,10 @@ from knit_cli.api.retry import ATTEMPTS, Retry
 from knit_cli.api.streamed_response import StreamedResponse
 from knit_cli.errors import ApiRefused, ApiUnreachable, ConnectionCut
 from knit_cli.version import version
+from knit_workflows.wire.adoption import AdoptedVolume, AdoptRequest
 from knit_workflows.wire.base import Request, to_wire
 from knit_workflows.wire.completions import Completion
-from knit_workflows.wire.data import Data
+from knit_workflows.wire.data import Data, PurgedData
 from knit_workflows.wire.deliveries import (
     HookDelivery,
     Hooks,
@@ -58,6 +59,8 @@ T = TypeVar("T")
 PLAIN_TAR = "application/x-tar"
 GZIPPED_TAR = "application/tar+gzip"
 
+KEPT_VOLUME = "Kept-Volume"
+
 # Servers and proxies are likely to refuse a longer query.
 MAX_QUERY_BYTES = 16 * 1024
 
@@ -70,6 +73,8 @@ _RUN = TypeAdapter(Run)
 _RUN_LIST = TypeAdapter(list[Run])
 _EVENTS = TypeAdapter(list[RunEvent])
 _LINEAGE = TypeAdapter(Lineage)
+_ADOPTED = TypeAdapter(list[AdoptedVolume])
+_PURGED = TypeAdapter(PurgedData)
 _COMPLETIONS = TypeAdapter(list[Completion])
 _HOOKS = TypeAdapter(Hooks)
 _DELIVERY = TypeAdapter(HookDelivery)
@@ -183,6 +188,33 @@ class ApiClient:
         """Removes, then adds tags; idempotent."""
         return self._requests.change(
             "PUT", f"/data/{_id(knit_id)}", _DATA, f"cannot tag {knit_id}", to_wire(change)
+        )
+
+    def adopt(self, request: AdoptRequest) -> list[AdoptedVolume]:
+        """Makes volumes Data, or says what would become of them; idempotent."""
+        return self._requests.retry.on_cut(
+            lambda: self._requests.once(
+                "POST",
+                "/adoptions",
+                _ADOPTED,
+                "cannot adopt",
+                json=to_wire(request),
+                timeout=TRANSFER_TIMEOUT,
+            ),
+            repeatable=True,
+        )
+
+    def purge(self, knit_id: str, *, dry_run: bool = False) -> PurgedData:
+        """Discards the content of a Data, or says what would go; idempotent."""
+        return self._requests.retry.on_cut(
+            lambda: self._requests.once(
+                "POST",
+                f"/data/{_id(knit_id)}/purge",
+                _PURGED,
+                f"cannot purge {knit_id}",
+                params={"dry_run": "true"} if dry_run else {},
+            ),
+            repeatable=True,
         )
 
     def download(self, knit_id: str, accept: str) -> AbstractContextManager[StreamedResponse]:
@@ -329,14 +361,19 @@ class ApiClient:
             lambda: self._requests.send("PUT", path, failure), repeatable=False
         )
 
-    def delete_run(self, run_id: str) -> None:
-        """Deletes a Run and its outputs; an unknown id is refused."""
+    def delete_run(self, run_id: str) -> list[str]:
+        """Deletes a Run and its outputs; an unknown id is refused.
+
+        Gives the volumes that stay, because they were only adopted (nothing if the response that
+        named them was lost).
+        """
         cut_before = False
 
-        def attempt() -> None:
+        def attempt() -> list[str]:
             nonlocal cut_before
+            path, failure = f"/runs/{_id(run_id)}", f"cannot delete Run {run_id}"
             try:
-                self._requests.send("DELETE", f"/runs/{_id(run_id)}", f"cannot delete Run {run_id}")
+                headers = self._requests.send("DELETE", path, failure)
             except ConnectionCut as cut:
                 cut_before = cut_before or not cut.safe_to_retry
                 raise
@@ -344,8 +381,10 @@ class ApiClient:
                 # After a cut, the first attempt deleted it and only its response was lost.
                 if not (cut_before and refused.status == httpx.codes.NOT_FOUND):
                     raise
+                return []
+            return [unquote(one) for one in headers.get_list(KEPT_VOLUME)]
 
-        self._requests.retry.on_cut(attempt, repeatable=True)
+        return self._requests.retry.on_cut(attempt, repeatable=True)
 
     def run_events(self, run_id: str) -> list[RunEvent]:
         """Gives every change of the Run's status, oldest first."""

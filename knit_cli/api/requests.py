@@ -90,11 +90,12 @@ class Requests:
             response = self._http.request(method, path, timeout=timeout, **options)
         return _parsed(response, shape, failure)
 
-    def send(self, method: str, path: str, failure: str) -> None:
-        """Sends a request once whose response has no content."""
+    def send(self, method: str, path: str, failure: str) -> httpx.Headers:
+        """Sends a request once whose response has no content; gives its headers."""
         with self._translated_errors():
             response = self._http.request(method, path, timeout=REQUEST_TIMEOUT)
         raise_for_status(response, failure)
+        return response.headers
 
     @contextmanager
     def stream(

@@ -8,8 +8,10 @@ from typing import Annotated
 
 import typer
 
+from knit_cli.commands.adopt import adopt_data
 from knit_cli.commands.choices import Duration, Since, YesNoBoth, read_period
 from knit_cli.commands.lineage import lineage
+from knit_cli.commands.purge import purge_data
 from knit_cli.invocation import invocation_of
 from knit_cli.output import print_bytes, print_json, say
 from knit_cli.session import api_of, environment_of
@@ -30,6 +32,8 @@ from knit_workflows.wire.tags import Tag, TagChange
 
 app = typer.Typer()
 app.command()(lineage)
+app.command("adopt")(adopt_data)
+app.command("purge")(purge_data)
 
 _STDOUT = "-"
 
@@ -50,7 +54,8 @@ def find_data(
         ),
     ] = None,
     transient: Annotated[
-        YesNoBoth, typer.Option(help="Only Data that are processing or failed, or only others.")
+        YesNoBoth,
+        typer.Option(help="Only Data that are processing, failed or purged, or only others."),
     ] = YesNoBoth.BOTH,
     since: Since = None,
     duration: Duration = None,

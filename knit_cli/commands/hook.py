@@ -27,7 +27,7 @@ _MOST = 1000
 
 @app.command("list")
 def list_hooks(context: typer.Context) -> None:
-    """Show the hooks in force, in the order in which they are called, as JSON."""
+    """Show the hooks in force, in the order of their calls."""
     with api_of(invocation_of(context)) as api:
         hooks = api.hooks()
     print_json(hooks)
@@ -50,9 +50,9 @@ def find_deliveries(
         int, typer.Option(min=1, max=_MOST, metavar="N", help="At most so many, the latest.")
     ] = 100,
 ) -> None:
-    """Show what became of the calls of hooks, latest first; as JSON when piped.
+    """Show what became of the calls of hooks, latest first.
 
-    There is one delivery per hook and change of a Run's status. For example, what failed for one
+    It is JSON when piped. There is one delivery per hook and change of a Run's status. For example, what failed for one
     Run, and what failed lately: `knit hook deliveries --failed --run RUN_ID`, and
     `knit hook deliveries --failed --since 2026-01-02T09:00`.
     """
@@ -107,9 +107,9 @@ def test_hook(
     context: typer.Context,
     url: Annotated[str, typer.Argument(metavar="URL", autocompletion=complete_hook)],
 ) -> None:
-    """Send the body of a sample Run to a hook in force, once, and show what it answers as JSON.
+    """Send a sample Run to a hook in force, and show its answer.
 
-    The exit code is 1 if it does not agree. For example,
+    It is called once, by the worker that calls hooks. The exit code is 1 if it does not agree. For example,
     `knit hook test https://policy.example/signed-images`.
     """
     with api_of(invocation_of(context)) as api:
@@ -119,7 +119,7 @@ def test_hook(
         raise CliError(
             f"the hook {url} does not agree",
             reason=answer.answer or str(answer.status_code or ""),
-            advice="see that it is up, and that it answers 2xx",
+            advice=None if answer.status_code is None else "only 2xx agrees; see its own log",
         )
 
 

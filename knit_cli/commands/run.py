@@ -134,5 +134,7 @@ def retry_run(context: typer.Context, run_id: RunId) -> None:
 def delete_run(context: typer.Context, run_id: RunId) -> None:
     """Delete a Run and its outputs, unless another Run uses them."""
     with api_of(invocation_of(context)) as api:
-        api.delete_run(run_id)
+        kept = api.delete_run(run_id)
     say(f"Run {run_id} was deleted")
+    for volume in kept:
+        say(f"the volume {volume} stays as it is: knit had only adopted it")

@@ -24,9 +24,10 @@ from knit_cli.dev.view import disk_facts, disk_line, live, snapshot
 from knit_cli.errors import BadInput, CliError
 from knit_cli.invocation import Invocation, find_upward, invocation_of
 from knit_cli.output import say
-from knit_workflows.domain.os_errors import advice_for, reason_of
+from knit_workflows.extra_apis import ExtraApisRefused, read_extra_apis
 from knit_workflows.hooks.document import HooksRefused
 from knit_workflows.hooks.file import read_hooks_file
+from knit_workflows.settings import path_variables
 
 dev_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
@@ -59,7 +60,8 @@ def up(
     hooks: Annotated[
         str | None,
         typer.Option(
-            metavar="FILE", help="Hooks file: URLs that are told of the transitions of Runs."
+            metavar="FILE",
+            help="Lists URLs that are asked before the status of a Run changes, or told after it.",
         ),
     ] = None,
     extra_apis: Annotated[
@@ -73,19 +75,20 @@ def up(
     """Start the stack and make `knit` use it in this folder; if it runs already, show it."""
     invocation = invocation_of(context)
     folder = DevFolder(invocation.path(state))
-    settings: dict[str, str] = {}
+    settings = _absolute_paths(invocation)
     if hooks is not None:
         settings["KNIT_HOOKS__FILE"] = str(_checked_hooks(invocation.path(hooks)))
     if extra_apis is not None:
-        settings["KNIT_EXTRA_APIS__CONFIG"] = str(_readable(invocation.path(extra_apis)))
+        settings["KNIT_EXTRA_APIS__CONFIG"] = str(_checked_extra_apis(invocation.path(extra_apis)))
     _mention_stack_above(invocation, folder)
     folder.create()
     ports = {"api": api_port, "temporal": temporal_port, "web_ui": web_port}
     record = wait_until_settled(folder)
     if record is not None:
         say("knit is already running")
-        if settings:
-            say("files given here count only when it starts; give them after `knit dev down`")
+        for flag, given in (("--hooks", hooks), ("--extra-apis", extra_apis)):
+            if given is not None:
+                say(f"{flag} counts only when it starts; use it after `knit dev down`")
     else:
         # Here and not in the supervisor, because it may take minutes and the user should see it.
         obtain_prerequisites(quiet=invocation.quiet)
@@ -176,6 +179,13 @@ def _mention_stack_above(invocation: Invocation, folder: DevFolder) -> None:
     say(f"another knit runs in a parent folder ({above.root}); this folder gets its own")
 
 
+def _absolute_paths(invocation: Invocation) -> dict[str, str]:
+    """Gives the settings that are paths as they are meant here: the stack has another folder."""
+    variables = invocation.surroundings.variables
+    given = {name: variables.get(name) for name in sorted(path_variables())}
+    return {name: str(invocation.path(path).absolute()) for name, path in given.items() if path}
+
+
 def _checked_hooks(hooks: Path) -> Path:
     """Gives the path of a hooks file from everywhere; raises BadInput if it is not a valid one."""
     try:
@@ -189,13 +199,15 @@ def _checked_hooks(hooks: Path) -> Path:
     return hooks.absolute()
 
 
-def _readable(file: Path) -> Path:
-    """Gives the path of a file from everywhere; raises BadInput if it cannot be read."""
+def _checked_extra_apis(file: Path) -> Path:
+    """Gives the path of a file of extra APIs from everywhere; raises BadInput."""
     try:
-        file.open("rb").close()
-    except OSError as cause:
+        read_extra_apis(file)
+    except ExtraApisRefused as cause:
         raise BadInput(
-            f"cannot read {file}", reason=reason_of(cause), advice=advice_for(cause)
+            "the file of extra APIs cannot be used",
+            reason=str(cause),
+            advice="correct it; docs/how-to/extra-apis.md describes it",
         ) from cause
     return file.absolute()
 

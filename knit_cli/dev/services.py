@@ -59,7 +59,7 @@ def services(
 
     `settings` are more variables of their environment, besides those that the stack itself needs.
     """
-    environment = {**_environment(folder, ports, database.address()), **settings}
+    environment = _environment(folder, ports, database.address(), settings)
     # Without a file those of the last time would stay in force.
     environment.setdefault("KNIT_HOOKS__FILE", os.devnull)
     python = (sys.executable, "-P", "-m")  # -P: never import modules from the working directory
@@ -122,11 +122,14 @@ def _origin(ports: Ports) -> str:
     return f"http://{LOOPBACK}:{ports.api}"
 
 
-def _environment(folder: DevFolder, ports: Ports, database_url: str) -> dict[str, str]:
+def _environment(
+    folder: DevFolder, ports: Ports, database_url: str, settings: Mapping[str, str]
+) -> dict[str, str]:
     # The user's settings for another Temporal (TLS, a key, a profile) must not leak into ours.
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("TEMPORAL_")}
     return {
         **inherited,
+        **settings,
         OWNER_VARIABLE: str(folder.root),
         "KNIT_STORE__URL": database_url,
         "KNIT_STORE__FOLDER": str(folder.postgres),

@@ -20,7 +20,7 @@ from knit_workflows.domain.runs import (
     RunSummary,
 )
 from knit_workflows.domain.tags import Tag
-from knit_workflows.hooks.caller import HookMessage
+from knit_workflows.hooks.message import HookMessage
 from knit_workflows.wire.base import Wire
 from knit_workflows.wire.hooks import hook_body
 

@@ -21,7 +21,8 @@ from knit_workflows.domain.hooks import HookAnswer, HookPhase, Hooks, Transition
 from knit_workflows.domain.ids import RunId
 from knit_workflows.domain.ports import HookStore, RunExecutionStore, RunKey, RunStore
 from knit_workflows.domain.runs import KNIT, PendingReason, RunDetail, RunEvent, RunStatus, WaitKind
-from knit_workflows.hooks.caller import HookMessage
+from knit_workflows.hooks.answers import environment_fault
+from knit_workflows.hooks.message import HookMessage
 from knit_workflows.wire.hooks import hook_body
 
 log = logging.getLogger(__name__)
@@ -30,6 +31,8 @@ FIRST_PAUSE: Final = timedelta(seconds=1)
 LONGEST_PAUSE: Final = timedelta(seconds=60)
 _RECORDING: Final = (0.5, 10.0)
 """Seconds between two attempts to record an outcome: first and most."""
+TOLD_AT_ONCE: Final = 50
+"""After hooks of one transition: what does not fit into a process's open files would be lost."""
 
 
 class Caller(Protocol):
@@ -80,7 +83,8 @@ class StoreHookActivities(HookActivities):
                     return  # a user's stop came first, and has made it
                 shown = _as_of(run, event)
                 hooks = await self._hooks.hooks()
-                calls = (self._tell(url, shown, transition) for url in hooks.after)
+                turns = asyncio.Semaphore(TOLD_AT_ONCE)
+                calls = (self._tell(url, shown, transition, turns) for url in hooks.after)
                 # Each to its end: the outcome of a call that is left would be lost, and it is not
                 # made again.
                 for outcome in await asyncio.gather(*calls, return_exceptions=True):
@@ -99,12 +103,11 @@ class StoreHookActivities(HookActivities):
         starts = transition.target is RunStatus.STARTING
         for number, url in enumerate(hooks.before, start=1):
             hook = _Hook(transition, HookPhase.BEFORE, url, wants_environment=starts)
-            answer = await self._call(hook, run, pause)
+            answer = await self._call(hook, run, environment, pause)
             if answer is None:
                 continue  # skipped by a user
             if not answer.succeeded:
                 return await self._pending(transition, _Failed(number, url, answer))
-            environment |= answer.environment
         if starts:
             await self._hooks.keep_environment(transition, environment)
         return ""
@@ -128,19 +131,32 @@ class StoreHookActivities(HookActivities):
             )
         return failed.words
 
-    async def _tell(self, url: str, run: RunDetail, transition: Transition) -> None:
-        await self._call(_Hook(transition, HookPhase.AFTER, url), run)
+    async def _tell(
+        self, url: str, run: RunDetail, transition: Transition, turns: asyncio.Semaphore
+    ) -> None:
+        async with turns:
+            await self._call(_Hook(transition, HookPhase.AFTER, url), run, {})
 
     async def _call(
-        self, hook: _Hook, run: RunDetail, pause: timedelta | None = None
+        self,
+        hook: _Hook,
+        run: RunDetail,
+        environment: dict[str, str],
+        pause: timedelta | None = None,
     ) -> HookAnswer | None:
-        """Calls a hook once and records the outcome; None: it is not to be called."""
+        """Calls a hook once and records the outcome; None: it is not to be called.
+
+        Adds what it wants in the container's environment to `environment`.
+        """
         attempt = await self._hooks.begin(hook.transition, hook.phase, hook.url)
         if attempt is None:
             return None
         body = hook_body(run, hook.transition, attempt)
         message = HookMessage(hook.delivery_id, attempt, body, hook.wants_environment)
         answer = await self._caller.call(hook.url, message)
+        environment |= answer.environment
+        if fault := environment_fault(environment):
+            answer = replace(answer, succeeded=False, text=fault)
         _log(hook, attempt, answer)
         await self._record(hook, attempt, answer, None if answer.succeeded else pause)
         return answer

@@ -36,6 +36,8 @@ from knit_workflows.settings import EngineSettings
 log = logging.getLogger(__name__)
 
 BATCH: Final = 100
+IMPORT_FINISHES: Final = timedelta(seconds=10)
+"""How long the API, which has ended an import, may take to finish it."""
 
 
 class StoreHousekeepingActivities(HousekeepingActivities):
@@ -107,7 +109,7 @@ class StoreHousekeepingActivities(HousekeepingActivities):
 
     @activity.defn(name="knit.end_lost_transfers")
     async def end_lost_transfers(self, request: HousekeepingInput) -> HousekeepingResult:
-        """Closes transfers whose workflow no longer runs."""
+        """Closes transfers whose workflow no longer runs, and ends imports that nobody ends."""
         done, failed = 0, 0
         with translated():
             async with heartbeating():
@@ -122,7 +124,24 @@ class StoreHousekeepingActivities(HousekeepingActivities):
                         _failed("reconcile", "transfer is not closed", error, knit_id=one.knit_id)
                         continue
                     done += 1
+                imports = await self._end_imports()
+        done, failed = done + imports.done, failed + imports.failed
         return _logged("transfers_ended", HousekeepingResult(done=done, failed=failed))
+
+    async def _end_imports(self) -> HousekeepingResult:
+        """Ends the oldest; the next turn ends more."""
+        done, failed = 0, 0
+        for one in await self._store.unfinished_imports(
+            window=self._settings.import_window, older_than=IMPORT_FINISHES, limit=BATCH
+        ):
+            try:
+                await self._transfers.end_import(one)
+            except KnitError as error:
+                failed += 1
+                _failed("reconcile", "import is not ended", error, run_id=one.key.run_id)
+                continue
+            done += 1
+        return HousekeepingResult(done=done, failed=failed)
 
     @activity.defn(name="knit.restart_lost_runs")
     async def restart_lost_runs(self, request: HousekeepingInput) -> HousekeepingResult:

@@ -29,7 +29,13 @@ from knit_workflows.domain.errors import (
     Unavailable,
 )
 from knit_workflows.domain.ids import KnitId, RunId
-from knit_workflows.domain.ports import RunExecutionStore, RunKey, TransferRecord, TransferStore
+from knit_workflows.domain.ports import (
+    RunExecutionStore,
+    RunKey,
+    TransferRecord,
+    TransferStore,
+    UnfinishedImport,
+)
 from knit_workflows.domain.runs import Exit, RunStatus
 from knit_workflows.domain.volumes import Volume
 
@@ -135,6 +141,20 @@ class ComputeTransferActivities(TransferActivities):
             extra={"action": "run_status", "run_id": key.run_id, "status": str(status)},
         )
         return status
+
+    async def end_import(self, one: UnfinishedImport) -> None:
+        """Fails an import that was not ended in time, or finishes one that was. May be repeated."""
+        if one.status is RunStatus.RUNNING:
+            late = "the import was not ended in time"
+            await self._execution.advance(
+                one.key, RunStatus.ABORTING, cause=late, exit=Exit(BROKEN_CODE, late)
+            )
+        status = await self._execution.finalize(one.key, cause="import ended")
+        log.info(
+            "import is %s",
+            status,
+            extra={"action": "run_status", "run_id": one.key.run_id, "status": str(status)},
+        )
 
     def _transfer(self, record: TransferRecord) -> Transfer:
         return Transfer(

@@ -8,6 +8,9 @@ It is stated as behaviour; every adapter (memory, local, Kubernetes) passes the 
 * Calls return at once: they request a state and do not wait until it is reached; `watch` waits.
 * What is gone is not an error: `observe` says `Phase.ABSENT`, `stop` and `release` succeed.
 * A failure that may pass raises `BackendUnavailable`, a lasting one `BackendRejected`.
+* A volume of others, as `adoptable` names it, is only ever read: containers see it read-only, it is
+  opened to be read, and nothing changes or deletes anything in it; who asks for that is refused
+  with `BackendRejected`.
 * How the user's container ends is an outcome (an `Exit` in an `Observation`), never an exception.
 """
 
@@ -200,6 +203,28 @@ class ComputeBackend(Protocol):
 
     async def delete_volume(self, volume: Volume) -> None:
         """Deletes a volume and its content; a missing one is fine."""
+
+    async def adoptable(self, name: str) -> str:
+        """Gives the name of a volume of others if it may become a Data; reads none of its content.
+
+        Two names of one volume give the same one, as far as the back-end can know.
+
+        Raises:
+            VolumeRefused: there is no such volume, it cannot be read, or it is knit's own.
+        """
+
+    async def require_bound(self, volume: Volume, *, within: timedelta) -> None:
+        """Returns once a volume that an importer has made under a name of knit's can be mounted.
+
+        Raises:
+            VolumeRefused: it is missing, or still not bound after `within`.
+        """
+
+    async def measure_volume(self, volume: Volume) -> int | None:
+        """Gives the bytes that a volume takes up where it is kept; None if that cannot be known.
+
+        Or not within a few seconds, or if there is no such volume.
+        """
 
     async def launch(self, pod: RunPod) -> None:
         """Starts the run pod; its volumes exist (though they need not be bound yet).

@@ -19,6 +19,12 @@ from pathlib import Path
 
 from knit_workflows import archive
 from knit_workflows.archive.scan import scan, scan_note
+from knit_workflows.compute.adopted_folders import (
+    adoptable_folder,
+    bytes_on_disk,
+    is_adopted,
+    refuse_change,
+)
 from knit_workflows.compute.base import (
     MANY_RUNS,
     Endpoint,
@@ -30,7 +36,13 @@ from knit_workflows.compute.base import (
     Transfer,
     TransferMode,
 )
-from knit_workflows.domain.errors import BackendRejected, DataExists, InvalidRequest, StorageFull
+from knit_workflows.domain.errors import (
+    BackendRejected,
+    DataExists,
+    InvalidRequest,
+    StorageFull,
+    VolumeRefused,
+)
 from knit_workflows.domain.plans.resources import parse_resource
 from knit_workflows.domain.runs import SUCCEEDED, Exit
 from knit_workflows.domain.volumes import Volume
@@ -122,6 +134,10 @@ class MemoryBackend:
 
     def folder(self, volume: Volume) -> Path:
         """Gives the folder with a volume's files; raises KeyError when there is no such volume."""
+        if is_adopted(volume):
+            if not Path(volume.name).is_dir():
+                raise KeyError(volume.name)
+            return Path(volume.name)
         made = self._volumes[volume.name]
         if made is None:
             made = self._volumes[volume.name] = self._volumes_root() / volume.name
@@ -149,14 +165,30 @@ class MemoryBackend:
 
     async def create_volume(self, volume: Volume) -> None:
         """Creates an empty volume; its folder is made when first asked for."""
+        refuse_change(volume)
         self._volumes.setdefault(volume.name, None)
 
     async def delete_volume(self, volume: Volume) -> None:
         """Removes a volume and its files."""
+        refuse_change(volume)
         path = self._volumes.pop(volume.name, None)
         self._logs.discard(volume.name)
         if path is not None:
             await asyncio.to_thread(archive.remove, path)
+
+    async def adoptable(self, name: str) -> str:
+        """Takes any folder of this machine but its own."""
+        return adoptable_folder(name, allowed=[Path("/")], own=self._volumes_root())
+
+    async def require_bound(self, volume: Volume, *, within: timedelta) -> None:
+        """Looks whether there is such a volume."""
+        if volume.name not in self._volumes:
+            raise VolumeRefused(f"there is no volume {volume.name}", advice="make it first")
+
+    async def measure_volume(self, volume: Volume) -> int | None:
+        """Adds up what the files take up on the disk."""
+        known = is_adopted(volume) or volume.name in self._volumes
+        return bytes_on_disk(self.folder(volume)) if known else None
 
     async def launch(self, pod: RunPod) -> None:
         """Starts a pod's behaviour, unless the pod is there already."""
@@ -204,6 +236,8 @@ class MemoryBackend:
 
     async def open_transfer(self, transfer: Transfer) -> Endpoint:
         """Gives the folder of the volume."""
+        if transfer.mode is TransferMode.WRITE:
+            refuse_change(transfer.volume)
         try:
             folder = self.folder(transfer.volume)
         except KeyError:
@@ -230,9 +264,12 @@ class MemoryBackend:
                 parse_resource(name, quantity, f"resources.{name}")
         except InvalidRequest as cause:
             raise BackendRejected(cause.reason, advice=cause.advice) from cause
-        mounts = (*pod.inputs, *pod.outputs)
-        for volume in (*(m.volume for m in mounts), *([pod.log] if pod.log else [])):
-            if volume.name not in self._volumes:
+        written = (*(mount.volume for mount in pod.outputs), *([pod.log] if pod.log else []))
+        for volume in written:
+            refuse_change(volume)
+        for volume in (*(mount.volume for mount in pod.inputs), *written):
+            there = Path(volume.name).is_dir() if is_adopted(volume) else False
+            if not there and volume.name not in self._volumes:
                 raise BackendRejected(f"there is no volume {volume.name}", see=volume.knit_id)
 
     def _start(self, entry: _Entry) -> None:

@@ -42,7 +42,10 @@ class HousekeepingActivities(ABC):
     @activity.defn(name="knit.end_lost_transfers")
     @abstractmethod
     async def end_lost_transfers(self, request: HousekeepingInput) -> HousekeepingResult:
-        """Closes transfers whose workflow no longer runs; such an upload has failed."""
+        """Closes transfers whose workflow no longer runs; such an upload has failed.
+
+        Imports that were not ended in time have failed, too.
+        """
 
     @activity.defn(name="knit.restart_lost_runs")
     @abstractmethod

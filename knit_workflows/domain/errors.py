@@ -2,13 +2,14 @@
 
 ```
 KnitError
-├─ InvalidRequest   InvalidTag, InvalidQuantity, InvalidPlan      400  never retried
+├─ InvalidRequest   InvalidTag, InvalidQuantity, InvalidPlan,
+│                   VolumeRefused                                 400  never retried
 ├─ NotFound         DataNotFound, PlanNotFound, RunNotFound,
 │                   DeliveryNotFound                            404  never retried
 ├─ Conflict         EquivalentPlan, CyclicPlans, IllegalMove,
 │                   TooManyRuns, DataExists, Superseded,
 │                   TooLarge, UploadInProgress, IdempotencyKeyConsumed,
-│                   HooksNotCalled                              409  never retried
+│                   HooksNotCalled, ImportOver                  409  never retried
 ├─ Unavailable      StoreUnavailable, BackendUnavailable,
 │                   EngineUnavailable, TransferNotReady, Busy     503  retried
 │                   StoreFull, EngineFull, StorageFull            507  retried
@@ -50,6 +51,10 @@ class InvalidPlan(InvalidRequest):
 
 class InvalidArchive(InvalidRequest):
     """The archive is not one that knit unpacks."""
+
+
+class VolumeRefused(InvalidRequest):
+    """The volume cannot become Data."""
 
 
 class NotFound(KnitError):
@@ -102,6 +107,10 @@ class UploadInProgress(Conflict):
 
 class IdempotencyKeyConsumed(Conflict):
     """The upload with this key is over and has produced no Data."""
+
+
+class ImportOver(Conflict):
+    """The import is over: it has been ended before, or was not ended in time."""
 
 
 class TooLarge(Conflict):

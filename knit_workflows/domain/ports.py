@@ -13,7 +13,14 @@ from datetime import timedelta
 from typing import Final, Protocol
 
 from knit_workflows.domain.completions import Completion, Noun
-from knit_workflows.domain.data import DataDetail, DataQuery, TagChange
+from knit_workflows.domain.data import (
+    Adopted,
+    Adoption,
+    DataDetail,
+    DataQuery,
+    Purge,
+    TagChange,
+)
 from knit_workflows.domain.hooks import (
     DeliveryQuery,
     HookAnswer,
@@ -23,6 +30,7 @@ from knit_workflows.domain.hooks import (
     Transition,
 )
 from knit_workflows.domain.ids import KnitId, PlanId, RunId
+from knit_workflows.domain.imports import Import, ImportTimes, SigningKey
 from knit_workflows.domain.lineage import Lineage, LineageGraph
 from knit_workflows.domain.plans.model import (
     AnnotationChange,
@@ -163,6 +171,14 @@ class Discarded:
     volume: str
 
 
+@dataclass(frozen=True, slots=True)
+class UnfinishedImport:
+    """An import that nobody ends any more."""
+
+    key: RunKey
+    status: RunStatus
+
+
 class DataStore(Protocol):
     """Looks Data up and changes their tags."""
 
@@ -188,6 +204,73 @@ class DataStore(Protocol):
         Raises:
             DataNotFound: there is no such Data.
         """
+
+    async def purge(self, knit_id: KnitId, *, actor: str = USER, dry_run: bool = False) -> Purge:
+        """Discards the content of a Data; its tags, its history and lineage stay.
+
+        It is never used for new Runs again. A second call changes nothing. `dry_run` changes
+        nothing either, and raises the same.
+
+        Raises:
+            DataNotFound: there is no such Data.
+            IllegalMove: it is being made, or read by a Run that has not ended or by a transfer.
+        """
+
+
+class AdoptionStore(Protocol):
+    """Makes Data of volumes that knit did not create and will never change or delete."""
+
+    async def known(self, volumes: Sequence[str]) -> Mapping[str, KnitId]:
+        """Gives those of these volumes that are Data already; a purged Data counts no more."""
+
+    async def adopt(self, adoptions: Sequence[Adoption], *, actor: str = USER) -> Sequence[Adopted]:
+        """Makes each volume a Data, with its tags, in one transaction; gives them in this order.
+
+        The Run of each is of `knit#imported`, and done from the beginning; Runs that this makes
+        possible follow. A volume that is a Data already stays that Data, and gets the tags that it
+        lacks: a second call changes nothing.
+
+        Raises:
+            InvalidRequest: see `check_adoptions`.
+            VolumeRefused: one of them is knit's own.
+        """
+
+
+class ImportStore(Protocol):
+    """Records imports, and keeps the keys that sign their tokens.
+
+    A key is never told to anybody but the processes that sign and verify.
+    """
+
+    async def begin(self, *, actor: str = USER) -> Import:
+        """Makes the Run of an import (running), and its Data; a second call makes others."""
+
+    async def require_open(self, begun: Import, *, window: timedelta) -> None:
+        """Returns if an import can be ended now; raises ImportOver."""
+
+    async def end(self, begun: Import, *, window: timedelta, actor: str = USER) -> None:
+        """Makes the Run of an import completing: its volume is there.
+
+        Raises:
+            ImportOver: it has been ended before, began longer ago than `window`, or is gone.
+        """
+
+    async def finish(self, begun: Import) -> None:
+        """Makes the Run of an ended import done, with lineage; a second call changes nothing.
+
+        Raises:
+            IllegalMove: it has not been ended.
+            RunNotFound: it has been deleted.
+        """
+
+    async def signing_key(self, times: ImportTimes) -> SigningKey:
+        """Gives the key that signs now, making one if there is none that is young enough.
+
+        Processes that ask at once get the same.
+        """
+
+    async def find_key(self, kid: str) -> SigningKey | None:
+        """Gives a key by its name, however old; None if it is not known (any more)."""
 
 
 class PlanStore(Protocol):
@@ -288,14 +371,15 @@ class RunStore(Protocol):
 
         Raises:
             RunNotFound: there is no such Run, or it has been deleted.
-            IllegalMove: it has not finished, is an upload, or its outputs are in use.
+            IllegalMove: it has not finished, is an upload, its outputs are in use, or an input was
+                purged.
         """
 
-    async def delete(self, run_id: RunId, *, actor: str = USER) -> None:
+    async def delete(self, run_id: RunId, *, actor: str = USER) -> Sequence[str]:
         """Deletes a Run that is waiting, deactivated, done or failed, and discards its outputs.
 
         One with inputs leaves a tombstone (invalidated), so that it never runs again; an upload
-        vanishes.
+        vanishes. Gives the volumes that stay, because knit has only adopted them.
 
         Raises:
             RunNotFound: there is no such Run, or it has been deleted.
@@ -497,7 +581,11 @@ class TransferStore(Protocol):
         """
 
     async def begin_download(self, transfer_id: str, knit_id: KnitId) -> TransferRecord:
-        """Makes the row of a READ transfer, or finds it; raises DataNotFound."""
+        """Makes the row of a READ transfer, or finds it.
+
+        Raises:
+            DataNotFound: there is no such Data, or its content was purged.
+        """
 
     async def get(self, transfer_id: str) -> TransferRecord:
         """Gives a transfer; raises NotFound."""
@@ -579,6 +667,14 @@ class HousekeepingStore(Protocol):
         Runs that do not exist are left out: they may belong to another installation.
         """
 
+    async def unfinished_imports(
+        self, *, window: timedelta, older_than: timedelta, limit: int
+    ) -> Sequence[UnfinishedImport]:
+        """Gives imports that were not ended within `window`, and those that only lack their end.
+
+        The latter are completing or aborting, and have been for `older_than`.
+        """
+
     async def stale_transfers(self, *, older_than: timedelta) -> Sequence[TransferRecord]:
         """Gives all transfers that were opened some time ago, oldest first."""
 
@@ -588,6 +684,10 @@ class ApiStore(Protocol):
 
     @property
     def data(self) -> DataStore: ...  # noqa: D102
+    @property
+    def adoptions(self) -> AdoptionStore: ...  # noqa: D102
+    @property
+    def imports(self) -> ImportStore: ...  # noqa: D102
     @property
     def plans(self) -> PlanStore: ...  # noqa: D102
     @property

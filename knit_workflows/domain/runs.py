@@ -243,7 +243,8 @@ class RunDetail:
 class RunEvent:
     """One change of a Run's status: when, from what to what, why, and by whom. Append-only.
 
-    If both statuses are equal, `cause` says why the Run does not go on.
+    If both statuses are equal, `cause` says why the Run does not go on, or what happened to a Data
+    that it has made.
     """
 
     at: datetime

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Volume:
-    """One volume that holds one Data; `name` is from `names.volume`."""
+    """One volume that holds one Data.
+
+    `name` is from `names.volume`; that of an adopted volume is what its back-end calls it.
+    """
 
     name: str
     knit_id: str

@@ -13,8 +13,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, TypeAlias
 
-from aiohttp.abc import AbstractResolver, ResolveResult
-
 from knit_workflows.hooks.file import LOOPBACK, Allowed
 
 Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -153,36 +151,3 @@ class Names:
     def close(self) -> None:
         """Ends the threads, without waiting for a look-up that hangs."""
         self._threads.shutdown(wait=False, cancel_futures=True)
-
-
-class Resolver(AbstractResolver):
-    """Resolves for aiohttp, which connects to nothing but what this gives.
-
-    One address that is refused refuses them all: the next look-up might give it first.
-    """
-
-    def __init__(self, names: Names, check: Callable[[str, str], None]) -> None:
-        self._names = names
-        self._check = check
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
-    ) -> list[ResolveResult]:
-        """Gives the checked addresses of a host; raises AddressRefused and other OSErrors."""
-        addresses = await self._names.addresses(host, port)
-        for address in addresses:
-            self._check(host, address)
-        return [
-            ResolveResult(
-                hostname=host,
-                host=address,
-                port=port,
-                family=socket.AF_INET6 if ":" in address else socket.AF_INET,
-                proto=0,
-                flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
-            )
-            for address in addresses
-        ]
-
-    async def close(self) -> None:
-        """Does nothing: the names are shared."""

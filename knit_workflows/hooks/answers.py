@@ -17,6 +17,9 @@ from knit_workflows.hooks.failures import CallFailed, one_line
 
 MAX_VALUE_BYTES: Final = (128 << 10) - 1
 """Linux starts no program with a longer `NAME=VALUE` in its environment."""
+MAX_VARIABLES: Final = 1000
+MAX_ENVIRONMENT_BYTES: Final = 512 << 10
+"""Of all hooks together: with the command it has to fit into an object of a cluster (1.5 MiB)."""
 _NAME: Final = re.compile(r"(?!\.\.?$|\.\.)[-._a-zA-Z][-._a-zA-Z0-9]*", re.ASCII)
 """Names of environment variables that every Kubernetes accepts."""
 
@@ -60,6 +63,35 @@ def environment_of(body: bytes, *, wanted: bool) -> dict[str, str]:
         if fault := _variable_fault(name, value):
             raise CallFailed(f"its answer cannot be used: {fault}")
     return dict(asked)
+
+
+def for_the_record(body: bytes) -> bytes:
+    """Gives a JSON answer as it may be kept and shown: its environment without values, which may
+    be secrets.
+
+    Raises:
+        CallFailed: see `environment_of`.
+    """
+    document = _document(body)
+    if "knitfabExtension" not in document:
+        return body
+    extension = document["knitfabExtension"]
+    asked = extension.get("env") if isinstance(extension, dict) else None
+    names = dict.fromkeys(asked, "…") if isinstance(asked, dict) else "…"
+    shown = {**document, "knitfabExtension": {"env": names}}
+    return json.dumps(shown, ensure_ascii=False).encode(errors="replace")
+
+
+def environment_fault(environment: Mapping[str, str]) -> str | None:
+    """Says in words why no container could have what all hooks want together; None if one could."""
+    size = sum(len(f"{name}={value}".encode()) for name, value in environment.items())
+    if len(environment) > MAX_VARIABLES:
+        found = f"{len(environment):,} variables, more than {MAX_VARIABLES:,}"
+    elif size > MAX_ENVIRONMENT_BYTES:
+        found = f"{size:,} bytes, more than {MAX_ENVIRONMENT_BYTES:,}"
+    else:
+        return None
+    return f"its answer cannot be used: knitfabExtension.env of it and the hooks before has {found}"
 
 
 def _document(body: bytes) -> Mapping[str, Any]:

@@ -1,53 +1,27 @@
-"""Calls a hook: one POST over HTTP, and what became of it."""
+"""Calls hooks over HTTP."""
 
 from __future__ import annotations
 
-import asyncio
 import os
-import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from datetime import timedelta
-from importlib import metadata
-from typing import Final
+from typing import TYPE_CHECKING
 
-import aiohttp
-from yarl import URL
-
-from knit_workflows.domain.hooks import MAX_ANSWER, HookAnswer
-from knit_workflows.hooks.addresses import Guard, Lookup, Names, Resolver, system_lookup
-from knit_workflows.hooks.answers import environment_of, is_json, phrase, refusal
-from knit_workflows.hooks.envelope import written
-from knit_workflows.hooks.failures import CallFailed, explanation, one_line
+from knit_workflows.domain.hooks import HookAnswer
+from knit_workflows.hooks.addresses import Lookup, system_lookup
 from knit_workflows.hooks.file import HooksFile
 from knit_workflows.hooks.message import HookMessage
-from knit_workflows.hooks.signing import read_secrets, signature_headers
-from knit_workflows.hooks.trust import Trust
-from knit_workflows.proxies import named_proxy
 from knit_workflows.settings import HookSettings
+
+if TYPE_CHECKING:
+    from knit_workflows.hooks.exchange import Exchange
 
 __all__ = ["HookCaller", "HookMessage"]
 
-_BEGINNING: Final = 4 * MAX_ANSWER
-"""Bytes of an answer that are enough for the characters that are kept of it."""
-_PORTS: Final = {"http": 80, "https": 443}
-_PROXIES: Final = ("http", "https")
-
-
-@dataclass
-class _Course:
-    """How far a call has come."""
-
-    proxy: str | None = None
-    is_connected: bool = False
-    status: int | None = None
-
 
 class HookCaller:
-    """Calls hooks, any number at once, each over a connection of its own.
+    """Calls hooks, any number at once.
 
     `configure` tells it what the hooks file says beyond the URLs; before that, its defaults hold.
-    Needs a running event loop when it calls; `aclose` ends it.
     """
 
     def __init__(
@@ -58,166 +32,28 @@ class HookCaller:
         variables: Mapping[str, str] = os.environ,
     ) -> None:
         self._settings = settings
+        self._lookup = lookup
         self._variables = variables
-        self._names = Names(lookup)
-        self._trust = Trust(settings.ca_file)
-        self._direct: aiohttp.ClientSession | None = None
-        self._proxied: aiohttp.ClientSession | None = None
-        self.configure(HooksFile())
+        self._file = HooksFile()
+        self._exchange: Exchange | None = None
 
     def configure(self, file: HooksFile) -> None:
         """Writes and guards calls from now on as this file says."""
-        self._format = file.format
-        self._guard = Guard(file.allow, allow_loopback=self._settings.allow_loopback)
+        self._file = file
+        if self._exchange is not None:
+            self._exchange.configure(file)
 
     async def call(self, url: str, message: HookMessage) -> HookAnswer:
         """Calls a hook once. Whatever a receiver or the network does is an answer, not an error."""
-        begun = time.monotonic()
-        course = _Course()
-        try:
-            async with asyncio.timeout(self._settings.timeout.total_seconds()) as timer:
-                answer = await self._called(url, message, course)
-        except CallFailed as failed:
-            answer = _failure(failed.text, failed.status_code or course.status)
-        except (aiohttp.ClientError, OSError, ValueError) as error:
-            if isinstance(error, TimeoutError) and timer.expired():
-                answer = _failure(self._late(course), course.status)
-            else:
-                answer = _failure(explanation(error, course.proxy), course.status)
-        return replace(answer, duration=timedelta(seconds=time.monotonic() - begun))
+        if self._exchange is None:
+            # The HTTP client is 10 MiB, which only workers that really call hooks need.
+            from knit_workflows.hooks.exchange import Exchange
+
+            self._exchange = Exchange(self._settings, self._file, self._lookup, self._variables)
+        return await self._exchange.call(url, message)
 
     async def aclose(self) -> None:
-        """Ends all connections."""
-        for session in (self._direct, self._proxied):
-            if session is not None:
-                await session.close()
-        self._names.close()
-
-    async def _called(self, url: str, message: HookMessage, course: _Course) -> HookAnswer:
-        target = URL(url, encoded=True)
-        proxy = self._proxy(target, course)
-        # Also behind a proxy: it is the one that resolves names, but an address needs none.
-        self._guard.check_literal(target.host or "")
-        body, content_type = written(message.body, message.delivery_id, self._format)
-        # Otherwise an unreadable file of authorities would stop calls that need none.
-        is_encrypted = "https" in (target.scheme, proxy and proxy.scheme)
-        async with self._session(is_proxied=proxy is not None).post(
-            target,
-            data=body,
-            headers={"Content-Type": content_type, **self._signature(message, body)},
-            proxy=proxy,
-            ssl=self._trust.context() if is_encrypted else True,
-            allow_redirects=False,
-            trace_request_ctx=course,
-        ) as response:
-            course.status = response.status
-            return await self._answer(response, wants_environment=message.wants_environment)
-
-    async def _answer(
-        self, response: aiohttp.ClientResponse, *, wants_environment: bool
-    ) -> HookAnswer:
-        status = response.status
-        if not 200 <= status < 300:
-            location = response.headers.get("Location")
-            is_redirect = 300 <= status < 400
-            beginning = "" if is_redirect else _text(await _read(response, _BEGINNING))
-            return _failure(refusal(status, location, beginning), status)
-        limit = self._settings.max_answer_bytes
-        body = await _read(response, limit + 1)
-        if len(body) > limit:
-            raise CallFailed(f"answered {phrase(status)} with more than {limit} bytes")
-        environment: Mapping[str, str] = {}
-        if is_json(response.headers.get("Content-Type", "")):
-            if response.headers.get("Content-Encoding", "identity").lower() != "identity":
-                raise CallFailed("its answer is compressed, which was not asked for")
-            environment = environment_of(body, wanted=wants_environment)
-        return HookAnswer(True, _text(body), timedelta(), status, environment)
-
-    def _signature(self, message: HookMessage, body: bytes) -> dict[str, str]:
-        path = self._settings.secrets_file
-        if path is None:
-            # Also unsigned: by it a receiver knows a repeated call.
-            return {"webhook-id": message.delivery_id}
-        return signature_headers(read_secrets(path), message.delivery_id, int(time.time()), body)
-
-    def _proxy(self, target: URL, course: _Course) -> URL | None:
-        if not self._settings.proxies:
-            return None
-        port = target.port or _PORTS.get(target.scheme, 0)
-        named = named_proxy(target.scheme, target.host or "", port, self._variables)
-        if named is None:
-            return None
-        source, text = named
-        shown = text.rpartition("@")[2]
-        try:
-            proxy = URL(text if "://" in text else f"http://{text}")
-        except ValueError as cause:
-            raise CallFailed(f"the proxy {shown} from {source} is not an address") from cause
-        if proxy.scheme not in _PROXIES or not proxy.host:
-            raise CallFailed(
-                f"the proxy {shown} from {source} cannot be used: hooks can be called through "
-                "http:// and https:// proxies; put the hook's host into NO_PROXY, or set "
-                "KNIT_HOOKS__PROXIES=false"
-            )
-        course.proxy = f"{shown} (from {source})"
-        return proxy
-
-    def _session(self, *, is_proxied: bool) -> aiohttp.ClientSession:
-        if is_proxied:
-            # It is the operator's choice where the proxy is.
-            self._proxied = self._proxied or _session(Resolver(self._names, lambda *_: None))
-            return self._proxied
-        if self._direct is None:
-            # The guard is looked up at each call: it changes with the file.
-            check = lambda host, address: self._guard.check(host, address)  # noqa: E731
-            self._direct = _session(Resolver(self._names, check))
-        return self._direct
-
-    def _late(self, course: _Course) -> str:
-        within = f"within {self._settings.timeout.total_seconds():g} s"
-        if course.status is not None:
-            return f"answered {phrase(course.status)}, but the answer was not complete {within}"
-        return f"no answer {within}" if course.is_connected else f"no connection {within}"
-
-
-def _session(resolver: Resolver) -> aiohttp.ClientSession:
-    async def connected(_: object, context: object, __: object) -> None:
-        course: _Course = context.trace_request_ctx  # type: ignore[attr-defined]
-        course.is_connected = True
-
-    trace = aiohttp.TraceConfig()
-    trace.on_connection_create_end.append(connected)
-    return aiohttp.ClientSession(
-        # A connection per call: one that is kept may be closed by the receiver just when it is
-        # used, and an After hook cannot be called again.
-        connector=aiohttp.TCPConnector(
-            resolver=resolver, use_dns_cache=False, force_close=True, limit=0
-        ),
-        timeout=aiohttp.ClientTimeout(total=None, connect=None, sock_connect=None),
-        headers={
-            "User-Agent": f"knit/{metadata.version('knit')}",
-            "Accept": "application/json, */*;q=0.5",
-            "Accept-Encoding": "identity",
-        },
-        auto_decompress=False,
-        cookie_jar=aiohttp.DummyCookieJar(),
-        trace_configs=[trace],
-    )
-
-
-async def _read(response: aiohttp.ClientResponse, limit: int) -> bytes:
-    """Reads an answer to its end, or up to `limit` bytes."""
-    found = bytearray()
-    while len(found) < limit and (chunk := await response.content.read(limit - len(found))):
-        found += chunk
-    if len(found) >= limit:
-        response.close()  # the rest is not waited for
-    return bytes(found)
-
-
-def _text(body: bytes) -> str:
-    return one_line(body[:_BEGINNING].decode("utf-8", "replace"))
-
-
-def _failure(text: str, status: int | None) -> HookAnswer:
-    return HookAnswer(False, text, timedelta(), status)
+        """Ends all connections; a later call makes new ones."""
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            await exchange.aclose()

@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import ssl
 from pathlib import Path
-
-import aiohttp
-
-from knit_workflows.hooks.addresses import AddressRefused
 
 
 class CallFailed(Exception):
@@ -20,44 +14,6 @@ class CallFailed(Exception):
         super().__init__(text)
 
 
-def explanation(error: Exception, proxy: str | None) -> str:
-    """Explains an error of the connection or of the protocol; `proxy` is without its password."""
-    match error:
-        case aiohttp.ClientHttpProxyError():
-            return (
-                f"the proxy {proxy} refused with {error.status} {error.message}; see the proxy "
-                "variables of the hooks worker, or put the hook's host into NO_PROXY"
-            )
-        case aiohttp.ClientProxyConnectionError():
-            return (
-                f"the proxy {proxy} does not answer: {_os_words(error.os_error)}; see the proxy "
-                "variables of the hooks worker, or put the hook's host into NO_PROXY"
-            )
-        case aiohttp.ClientConnectorDNSError():
-            if isinstance(error.os_error, AddressRefused):
-                return str(error.os_error)
-            return f"the name {error.host} cannot be resolved: {_os_words(error.os_error)}"
-        case aiohttp.ClientConnectorCertificateError():
-            return _certificate_words(error.certificate_error)
-        case aiohttp.ClientSSLError():
-            return f"TLS cannot be agreed on: {_os_words(error.os_error)}; is it really https?"
-        case aiohttp.ClientConnectorError():
-            return f"no connection: {_os_words(error.os_error)}"
-        case aiohttp.ServerDisconnectedError():
-            return "the connection was closed before an answer"
-        case aiohttp.ClientPayloadError():
-            return "the connection was closed before the answer was complete"
-        case aiohttp.ClientResponseError():
-            return f"the answer is not HTTP: {one_line(error.message)}"
-        case aiohttp.InvalidURL():
-            return f"the URL cannot be called: {error}"
-        case AddressRefused():
-            return str(error)
-        case OSError():
-            return f"the connection broke: {_os_words(error)}"
-    return f"the call failed: {one_line(str(error)) or type(error).__name__}"
-
-
 def unreadable(what: str, path: Path, error: OSError) -> CallFailed:
     """Says that a file the call needs cannot be read."""
     return CallFailed(f"{what} {path} cannot be read by the hooks worker: {error.strerror}")
@@ -66,19 +22,3 @@ def unreadable(what: str, path: Path, error: OSError) -> CallFailed:
 def one_line(text: str) -> str:
     """Makes one line of text from elsewhere, without control characters."""
     return " ".join("".join(char if char.isprintable() else " " for char in text).split())
-
-
-def _os_words(error: OSError) -> str:
-    if isinstance(error, ssl.SSLError):
-        return error.reason or str(error)
-    if error.errno is None or error.errno <= 0:  # several at once, or the resolver's own number
-        return one_line(error.strerror or str(error))
-    return os.strerror(error.errno)
-
-
-def _certificate_words(error: Exception) -> str:
-    words = getattr(error, "verify_message", "") or str(error)
-    return (
-        f"its certificate is not trusted: {words}; name the file of its authority in "
-        "KNIT_HOOKS__CA_FILE, or have the certificate corrected"
-    )

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
+import os
 import stat
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -44,6 +45,7 @@ KEYS: Final = {
 }
 """The keys of the file, with what each means."""
 LOOPBACK: Final = (ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1/128"))
+_NOTHING: Final = Path(os.devnull)
 _POLL: Final = timedelta(seconds=1)
 _MAX_BYTES: Final = 256 << 10
 
@@ -158,7 +160,6 @@ async def follow(path: Path, apply: Apply, refuse: Refuse, *, every: timedelta =
     """Applies the file at once, then whenever its content has changed, for ever.
 
     A bad or missing file is given to `refuse`, once per content; what was applied stays in force.
-    Both are logged.
     Looks at the content, so that it does not matter how the file is replaced, and waits until two
     looks in a row have found the same, so that a file is not applied while it is being written.
     What raises a KnitError is tried again at the next look.
@@ -206,10 +207,8 @@ class Follower:
                 file = await asyncio.to_thread(parse_hooks_file, content, str(self._path))
             except HooksRefused as refused:
                 await self._refuse(str(refused))
-                log.error("hooks file is refused: %s", refused, extra={"action": "hooks_refused"})
             else:
                 await self._apply(file)
-                log.info("hooks file is in force", extra={"action": "hooks_in_force"})
         except KnitError as error:
             if not self._is_failing:
                 log.warning(
@@ -224,7 +223,8 @@ class Follower:
 
 def _content(path: Path) -> bytes | HooksRefused:
     try:
-        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for
+        # Anything else than a file might keep its reader waiting; but nothing is an empty file.
+        if not stat.S_ISREG(path.stat().st_mode) and path != _NOTHING:
             return HooksRefused(f"{path} is not a file")
         with path.open("rb") as file:
             content = file.read(_MAX_BYTES + 1)

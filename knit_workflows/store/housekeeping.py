@@ -7,7 +7,15 @@ from datetime import timedelta
 from typing import Final
 
 from knit_workflows.domain.ids import KnitId, RunId
-from knit_workflows.domain.ports import Discarded, RunKey, StartableRun, TransferRecord
+from knit_workflows.domain.plans.model import IMPORTED
+from knit_workflows.domain.ports import (
+    Discarded,
+    RunKey,
+    StartableRun,
+    TransferRecord,
+    UnfinishedImport,
+)
+from knit_workflows.domain.runs import RunStatus
 from knit_workflows.store import named_sql
 from knit_workflows.store.connection import Database
 from knit_workflows.store.runs.admission import RUNS_TO_START, startable_run
@@ -50,6 +58,19 @@ class PostgresHousekeepingStore:
             },
         )
         return frozenset(RunKey(RunId(row.run_id), row.generation) for row in rows)
+
+    async def unfinished_imports(
+        self, *, window: timedelta, older_than: timedelta, limit: int
+    ) -> Sequence[UnfinishedImport]:
+        """See the port."""
+        rows = await self._db.rows(
+            _SQL["unfinished_imports"],
+            {"plan": IMPORTED, "window": window, "older_than": older_than, "limit": limit},
+        )
+        return [
+            UnfinishedImport(RunKey(RunId(row.run_id), row.generation), RunStatus(row.status))
+            for row in rows
+        ]
 
     async def stale_transfers(self, *, older_than: timedelta) -> Sequence[TransferRecord]:
         """See the port."""

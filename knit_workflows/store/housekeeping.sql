@@ -42,3 +42,17 @@ SELECT t.transfer_id, t.knit_id, d.run_id, d.volume, t.mode, t.token, t.endpoint
   JOIN data d USING (knit_id)
  WHERE t.created_at < clock_timestamp() - %(older_than)s
  ORDER BY t.created_at, t.transfer_id
+
+-- name: unfinished_imports
+
+-- Imports whose time is over, and those that were ended or stopped a while ago, oldest first.
+SELECT r.run_id, r.generation, r.status
+  FROM plan p
+  JOIN run r USING (plan_id)
+ WHERE p.name = %(plan)s
+   AND (r.status = 'running' AND r.created_at < clock_timestamp() - %(window)s
+        OR r.status IN ('completing', 'aborting')
+           AND r.updated_at < clock_timestamp() - %(older_than)s)
+   AND r.status IN ('running', 'completing', 'aborting')
+ ORDER BY r.created_at, r.run_id
+ LIMIT %(limit)s

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from knit_workflows.domain.errors import DataNotFound, PlanNotFound, RunNotFound
 
 
@@ -18,6 +20,16 @@ def missing_data(knit_id: str) -> DataNotFound:
     """Makes the error for an unknown Data."""
     return DataNotFound(
         f"there is no Data {knit_id}", advice="look for it with: knit data find", see=knit_id
+    )
+
+
+def purged_data(knit_id: str, at: datetime) -> DataNotFound:
+    """Makes the error for a Data whose content is wanted, but was purged."""
+    return DataNotFound(
+        f"the content of the Data {knit_id} was purged on {at:%Y-%m-%d}: only its tags and its "
+        "lineage are left",
+        advice="see what it was made of, and make it again: knit data lineage",
+        see=knit_id,
     )
 
 

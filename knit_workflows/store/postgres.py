@@ -9,9 +9,11 @@ from knit_workflows.settings import StoreSettings
 from knit_workflows.store import named_sql
 from knit_workflows.store.completions import PostgresCompletionStore
 from knit_workflows.store.connection import Database
+from knit_workflows.store.data.adoption import PostgresAdoptionStore
 from knit_workflows.store.data.data_store import PostgresDataStore
 from knit_workflows.store.hooks import PostgresHookStore
 from knit_workflows.store.housekeeping import PostgresHousekeepingStore
+from knit_workflows.store.imports import PostgresImportStore
 from knit_workflows.store.lineage import PostgresLineageStore
 from knit_workflows.store.listening import Listener
 from knit_workflows.store.migrations import REVISION
@@ -36,11 +38,13 @@ class PostgresStore:
         self._listener = listener
         self.plans = PostgresPlanStore(db)
         self.data = PostgresDataStore(db)
+        self.adoptions = PostgresAdoptionStore(db)
         self.runs = PostgresRunStore(db, listener)
         self.lineage = PostgresLineageStore(db)
         self.completions = PostgresCompletionStore(db)
         self.projection = PostgresProjectionStore(db, listener)
         self.execution = PostgresRunExecutionStore(db)
+        self.imports = PostgresImportStore(db, self.execution)
         self.admission = PostgresAdmissionStore(db, listener, self.execution)
         self.hooks = PostgresHookStore(db)
         self.transfers = PostgresTransferStore(db)

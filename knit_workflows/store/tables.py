@@ -264,6 +264,12 @@ class Data(_Table, table=True):
     __table_args__ = (
         UniqueConstraint("run_id", "output_id", name="uq_data_run_output"),
         Index("ix_data_timestamp", "timestamp", "knit_id"),
+        Index(
+            "ux_data_adopted",
+            "volume",
+            unique=True,
+            postgresql_where=text("NOT owned AND purged_at IS NULL"),
+        ),
     )
 
     knit_id: str = _uuid_key()
@@ -441,6 +447,16 @@ class Discarded(_Table, table=True):
     knit_id: str = _uuid_key()
     volume: str = _text()
     at: datetime = _instant()
+
+
+class ImportKey(_Table, table=True):
+    """A key that signs, and then only verifies, the tokens of imports."""
+
+    __tablename__ = "import_key"
+
+    kid: str = Field(sa_column=Column(Text, primary_key=True))
+    secret: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
+    created_at: datetime = _instant()
 
 
 class Admission(_Table, table=True):

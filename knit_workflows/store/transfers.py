@@ -14,7 +14,7 @@ from knit_workflows.domain.plans.model import UPLOADED
 from knit_workflows.domain.ports import TransferRecord
 from knit_workflows.store import named_sql
 from knit_workflows.store.connection import Database, Session
-from knit_workflows.store.not_found import missing_data
+from knit_workflows.store.not_found import missing_data, purged_data
 
 _SQL: Final = named_sql.beside(__file__)
 _TOKEN_BYTES: Final = 32
@@ -69,7 +69,12 @@ class PostgresTransferStore:
             await session.do(_SQL["begin_download"], params)
             row = await session.row(_SQL["transfer"], {"transfer_id": transfer_id})
             if row is None:
-                raise missing_data(knit_id)
+                purged = await session.row(_SQL["purged"], {"knit_id": knit_id})
+                raise (
+                    missing_data(knit_id)
+                    if purged is None
+                    else purged_data(knit_id, purged.purged_at)
+                )
             return _record(transfer_id, row)
 
         return await self._db.transaction(begin)

@@ -27,11 +27,15 @@ SELECT %(transfer_id)s, filled.knit_id, 'write', %(token)s, made.created_at
 
 -- name: begin_download
 
--- A transfer that reads a Data; the same one if it exists.
+-- A transfer that reads a Data; the same one if it exists. The lock waits for a purge that is under
+-- way, and then sees it; the purge that comes later sees this transfer.
 INSERT INTO transfer (transfer_id, knit_id, mode, token, created_at)
 SELECT %(transfer_id)s, knit_id, 'read', %(token)s, date_trunc('milliseconds', clock_timestamp())
-  FROM data
- WHERE knit_id = %(knit_id)s
+  FROM (SELECT knit_id
+          FROM data
+         WHERE knit_id = %(knit_id)s
+           AND purged_at IS NULL
+           FOR KEY SHARE) AS readable
     ON CONFLICT (transfer_id) DO NOTHING
 
 -- name: transfer
@@ -41,6 +45,11 @@ SELECT t.transfer_id, t.knit_id, d.run_id, d.volume, t.mode, t.token, t.endpoint
   FROM transfer t
   JOIN data d USING (knit_id)
  WHERE t.transfer_id = %(transfer_id)s
+
+-- name: purged
+
+-- When a Data was purged.
+SELECT purged_at FROM data WHERE knit_id = %(knit_id)s AND purged_at IS NOT NULL
 
 -- name: opened
 

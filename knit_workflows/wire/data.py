@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from knit_workflows.wire.base import Response, is_absent
@@ -32,13 +34,32 @@ class Nomination(Mountpoint):
 
 
 class Data(Response):
-    """One Data. Tags are sorted by key, then value, system tags (`knit#…`) included."""
+    """One Data. Tags are sorted by key, then value, system tags (`knit#…`) included.
+
+    `adopted_volume` is there if its volume is others', which knit never changes or deletes.
+    """
 
     knit_id: str
+    adopted_volume: str | None = Field(default=None, exclude_if=is_absent)
     tags: list[Tag]
     upstream: DataUpstream
     downstreams: list[DataDownstream]
     nomination: list[Nomination]
 
 
-__all__ = ["Data", "DataDownstream", "DataUpstream", "Nomination", "Tag", "TagChange"]
+class PurgedData(Response):
+    """What a purge has done, or in a dry run would do.
+
+    `outcome` is `purged`, or `known` if it was purged before. `volume` is the one that is freed:
+    its files go within minutes; `bytes` says how much, in a dry run and if the back-end can tell.
+    `kept_volume` is one that stays as it is, because knit has only adopted it.
+    """
+
+    outcome: Literal["purged", "known"]
+    volume: str | None = Field(default=None, exclude_if=is_absent)
+    bytes: int | None = Field(default=None, exclude_if=is_absent)
+    kept_volume: str | None = Field(default=None, exclude_if=is_absent)
+    data: Data
+
+
+__all__ = ["Data", "DataDownstream", "DataUpstream", "Nomination", "PurgedData", "Tag", "TagChange"]

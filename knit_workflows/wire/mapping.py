@@ -114,8 +114,10 @@ class ToWire:
 
     def data(self, one: data.DataDetail) -> Wire:
         """Gives a `wire.data.Data`."""
+        adopted = one.adopted_volume
         return {
             "knitId": one.knit_id,
+            **({} if adopted is None else {"adopted_volume": adopted}),
             "tags": _tags(one.tags),
             "upstream": {
                 **_origin(one.upstream.path, one.upstream.tags),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
@@ -16,7 +16,7 @@ PutInForce = Callable[..., None]
 
 
 @pytest.fixture
-async def extra(deps: Deps) -> AsyncIterator[PutInForce]:
+def extra(deps: Deps) -> PutInForce:
     """Puts `/x` in force, or other paths, for ports of this machine; `limits` are settings."""
 
     def put_in_force(
@@ -33,4 +33,4 @@ async def extra(deps: Deps) -> AsyncIterator[PutInForce]:
         extra.endpoints = Endpoints([Endpoint(path, proxy_to.format(port=port))])
         object.__setattr__(deps, "extra_apis", extra)
 
-    yield put_in_force
+    return put_in_force

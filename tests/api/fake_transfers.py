@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from uuid import UUID, uuid4
 
+from knit_workflows.activities.volumes import ComputeVolumeActivities
 from knit_workflows.client import TransferHandle, upload_for_key
+from knit_workflows.compute.memory import MemoryBackend
 from knit_workflows.contracts.hook_test import HookTestResult
 from knit_workflows.contracts.transfers import Closed
+from knit_workflows.contracts.volumes import LookAtVolumes, Question, VolumeAnswer
 from knit_workflows.domain.errors import IdempotencyKeyConsumed, UploadInProgress
 from knit_workflows.domain.hooks import HookPhase
 from knit_workflows.domain.ids import KnitId, RunId
@@ -30,6 +34,11 @@ class FakeTransfers:
         self._delay = delay
         """How long the end of a transfer takes: who looks too early finds nothing."""
         self.root = root
+        self.sizes: dict[str, int] = {}
+        """What volumes take up, by name."""
+        self.backend = MemoryBackend(folder=root)
+        """Looked at by what asks about volumes; transfers know nothing of it."""
+        self._looking = ComputeVolumeActivities(self.backend)
         self.open: dict[str, TransferHandle] = {}
         self.ended: list[tuple[str, bool, str]] = []
         self.renewals = 0
@@ -104,9 +113,20 @@ class FakeTransfers:
         self.tested.append((url, phase))
         return self.hook_answer
 
+    async def look_at_volumes(
+        self, question: Question, volumes: Sequence[str]
+    ) -> list[VolumeAnswer]:
+        await self.ping()
+        if question == "bytes":
+            return [VolumeAnswer(name=name, bytes=self.sizes.get(name)) for name in volumes]
+        answers = await self._looking.answers(LookAtVolumes(question=question, names=list(volumes)))
+        return answers.volumes
+
     async def _opened(self, transfer: TransferHandle) -> TransferHandle:
         records = self._store.memory.transfers
-        url, token = self.endpoint or (self.folder(transfer.knit_id).as_uri(), "")
+        adopted = self._store.memory.data[transfer.knit_id].adopted_volume
+        folder = Path(adopted) if adopted else self.folder(transfer.knit_id)
+        url, token = self.endpoint or (folder.as_uri(), "")
         await self._store.transfers.opened(transfer.transfer_id, url)
         records[transfer.transfer_id] = replace(records[transfer.transfer_id], token=token)
         self.open[transfer.transfer_id] = transfer

@@ -239,10 +239,12 @@ async def test_the_history_of_a_run(client, store):
     store.set_status(run_id, S.FAILED, Exit(253, "aborted by user"))
     first, *_, last = [format_instant(one.at) for one in store.memory.runs[run_id].events]
     events = (await client.get(f"/runs/{run_id}/events")).json()
-    assert events[0] == {"at": first, "generation": 1, "to": "waiting", "cause": "projected"}
+    assert events[0] == {
+        "at": first, "generation": 1, "to": "waiting", "cause": "projected", "actor": "knit",
+    }  # fmt: skip
     assert events[-1] == {
         "at": last, "generation": 1, "from": "aborting", "to": "failed", "cause": "a test",
-        "exit": {"code": 253, "message": "aborted by user"},
+        "actor": "knit", "exit": {"code": 253, "message": "aborted by user"},
     }  # fmt: skip
     assert len(events) == 3
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from knit_api.app import create_app
 from knit_api.extra.in_force import ExtraApis
 from knit_workflows.settings import ExtraApisSettings
 from tests.api.extra import PutInForce, extra
@@ -295,6 +296,8 @@ async def test_http_1_0_gets_bodies_with_a_length_only(port, extra: PutInForce):
     async with service(sends(OK)) as behind:
         extra(behind.port)
         assert parts(await talk(port, request(version="1.0")))[2] == b"ok"
+        assert parts(await talk(port, b"GET /x HTTP/1.0\r\n\r\n"))[2] == b"ok"
+        assert behind.last.all("x-forwarded-host") == []
     answered = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunk(b"x") + b"0\r\n\r\n"
     async with service(sends(answered)) as behind:
         extra(behind.port)
@@ -424,6 +427,19 @@ async def test_a_client_that_leaves_within_its_body_does_not_complete_it(
         writer.close()
         await until(lambda: behind.ended)
         assert not behind.last.complete
+
+
+async def test_names_that_are_not_this_machines_are_refused_for_extra_apis_too(
+    deps, extra: PutInForce
+):
+    """Else a web page could reach them under a name of its own (DNS rebinding)."""
+    async with service(sends(OK)) as behind:
+        extra(behind.port)
+        transport = httpx.ASGITransport(create_app(deps, loopback_names_only=True))
+        async with httpx.AsyncClient(transport=transport) as client:
+            assert (await client.get("http://evil.example/x")).status_code == 403
+            assert behind.requests == []
+            assert (await client.get("http://127.0.0.1/x")).text == "ok"
 
 
 async def test_readyz_tells_of_a_file_that_was_refused(

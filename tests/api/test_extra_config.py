@@ -8,11 +8,16 @@ from pathlib import Path
 import pytest
 import yaml
 
-from knit_api.extra.config_file import MAX_BYTES, ExtraApisRefused, parse_extra_apis
 from knit_api.extra.in_force import ExtraApis
+from knit_workflows import extra_apis
+from knit_workflows.extra_apis import MAX_BYTES, ExtraApi, ExtraApisRefused
 from knit_workflows.settings import ExtraApisSettings
 
 GOOD = "endpoints:\n- path: /extra\n  proxy_to: http://importer.knit:8000/v1\n"
+
+
+def parse_extra_apis(content: bytes) -> tuple[ExtraApi, ...]:
+    return extra_apis.parse_extra_apis(content, "extra.yaml")
 
 
 def one(path: object = "/extra", proxy_to: object = "http://h", **more: object) -> bytes:
@@ -70,12 +75,12 @@ def test_a_good_url(url):
         (b"endpoints: {}\nx: 1", "x: not a key"),
         (b"endpoints: {a: b}", "endpoints: not a list"),
         (b"endpoints: [a]", "endpoints[0]: not a mapping"),
-        (b"[]", "it is not a mapping"),
-        (b"a: [", "it is not YAML"),
+        (b"[]", "extra.yaml is not a mapping"),
+        (b"a: [", "extra.yaml is not YAML"),
         (b"endpoints: []\nendpoints: []", "the key endpoints is there twice"),
         (b"endpoints: [{path: /a, path: /b}]", "the key path is there twice"),
-        (b"\xff\xfe\x00", "it is not YAML in UTF-8"),
-        (b"[" * 5000, "it is not YAML"),
+        (b"\xff\xfe\x00", "extra.yaml is not YAML in UTF-8"),
+        (b"[" * 5000, "extra.yaml is not YAML"),
         (b"#" * (MAX_BYTES + 1), "larger than 1 MiB"),
     ],
 )

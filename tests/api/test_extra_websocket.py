@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
+import aiohttp
 import pytest
+from aiohttp import web
 
 from tests.api.extra import PutInForce, extra
 from tests.api.live_server import talk
@@ -58,6 +60,41 @@ async def test_bytes_go_both_ways_until_the_client_ends(port, extra: PutInForce)
         await writer.wait_closed()
 
 
+async def test_a_library_at_both_ends_notices_nothing(port, extra: PutInForce):
+    """With compression, fragments, pings and the closing handshake, as browsers speak it."""
+
+    async def echo(asked: web.Request) -> web.WebSocketResponse:
+        there = web.WebSocketResponse(protocols=["chat"])
+        await there.prepare(asked)
+        async for message in there:
+            await there.send_str(f"{asked.path_qs} {message.data}")
+        codes.append(there.close_code)
+        return there
+
+    codes: list[int | None] = []
+    app = web.Application()
+    app.router.add_get("/root/chat", echo)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        extra(runner.addresses[0][1])
+        url = f"http://127.0.0.1:{port}/x/chat?a=%20b"
+        async with (
+            aiohttp.ClientSession() as session,
+            session.ws_connect(url, protocols=["chat"], compress=15) as here,
+        ):
+            assert here.protocol == "chat"
+            for text in ("hello", "x" * 300_000, "ü"):
+                await here.send_str(text)
+                assert await here.receive_str() == f"/root/chat?a=%20b {text}"
+            await here.close(code=4001)
+        await until(lambda: codes == [4001])
+    finally:
+        await runner.cleanup()
+
+
 async def test_the_handshake_is_passed_on_and_the_service_may_end(port, extra: PutInForce):
     async with service(sends(SWITCHED + HELLO)) as behind:
         extra(behind.port)
@@ -91,7 +128,7 @@ async def test_a_client_that_leaves_ends_the_services_side(port, extra: PutInFor
 
 async def test_where_nothing_moves_it_is_ended(port, extra: PutInForce):
     async with service(sends(SWITCHED), closes=False) as behind:
-        extra(behind.port, idle_timeout=0.3)
+        extra(behind.port, idle_timeout=1.0)
         reader, writer = await opened(port)
         assert await reader.read() == b""
         writer.close()
@@ -125,6 +162,16 @@ async def test_no_other_upgrade_is_passed_on(port, extra: PutInForce, upgrade):
         assert parts(await talk(port, sent))[0] == 200
         assert behind.last.all("upgrade") == []
         assert behind.last.one("connection") == "close"
+
+
+async def test_a_request_with_a_body_does_not_become_one(port, extra: PutInForce):
+    """Otherwise nobody could tell where the body ends and the WebSocket begins."""
+    async with service(sends(OK)) as behind:
+        extra(behind.port)
+        asked = request("POST /x", "Connection: upgrade", *ASKED, "Content-Length: 2", body=b"hi")
+        assert parts(await talk(port, asked))[0] == 200
+        assert behind.last.all("upgrade") == []
+        assert behind.last.body == b"hi"
 
 
 async def test_knits_own_paths_know_no_upgrade(port):

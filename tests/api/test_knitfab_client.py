@@ -136,6 +136,7 @@ def pulled(answer: Answer) -> list[tarfile.TarInfo]:
 
 
 @pytest.mark.engine
+@pytest.mark.patient
 async def test_the_walk_of_knitfabs_client(postgres: EmbeddedPostgres, tmp_path: Path):
     async with knit_environment(postgres=postgres) as knit:
         with api(tmp_path, **environment_of(knit)) as running, closing(Walk(running.url)) as walk:

@@ -28,6 +28,7 @@ from knit_workflows.wire.mapping import (
 )
 from knit_workflows.wire.plans import Plan, PlanPreview
 from knit_workflows.wire.runs import Run, RunEvent
+from tests.properties import examples
 
 st.register_type_strategy(
     Tag, st.builds(Tag, st.text("abc#", min_size=1, max_size=3), st.text("abc:", max_size=3))
@@ -56,7 +57,7 @@ def objects(value: BaseModel) -> Iterator[BaseModel]:
         (hooks.HookDelivery, delivery_to_wire, HookDelivery),
     ],
 )
-@settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@settings(max_examples=examples(25), suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(lot=st.data())
 def test_as_the_types_say(lot: Any, kind: Any, write: Any, described: type[BaseModel]) -> None:
     """The same keys in the same order, the same are left out, and none is unknown."""

@@ -38,6 +38,7 @@ def environment_of(knit: KnitEnvironment) -> dict[str, str]:
     }
 
 
+@pytest.mark.patient
 async def test_from_push_to_pull(knit: KnitEnvironment, tmp_path: Path):
     with api(tmp_path, **environment_of(knit)) as running:
         async with httpx.AsyncClient(
@@ -73,6 +74,7 @@ async def test_from_push_to_pull(knit: KnitEnvironment, tmp_path: Path):
             assert log.count('"data_uploaded"') == 1
 
 
+@pytest.mark.patient
 async def test_what_is_refused_or_cut_never_matches(knit: KnitEnvironment, tmp_path: Path):
     with api(tmp_path, **environment_of(knit)) as running:
         async with httpx.AsyncClient(

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from knit_api.app import create_app
 from knit_api.deps import Deps, Lazy
+from knit_api.extra.in_force import ExtraApis
+from knit_workflows.settings import ExtraApisSettings
 from tests.api.fake_transfers import FakeTransfers
 from tests.api.live_server import serving
 from tests.memory_store import MemoryStore
@@ -31,15 +33,17 @@ class LiveApi:
 
 
 @contextmanager
-def live_api(folder: Path) -> Iterator[LiveApi]:
-    """Serves, with volumes below the folder, until the block ends."""
+def live_api(folder: Path, *, extra_apis: Path | None = None) -> Iterator[LiveApi]:
+    """Serves, with volumes below the folder and a file of extra APIs, until the block ends."""
+    extra = ExtraApis(ExtraApisSettings(config=extra_apis))
+    extra.load()
     started: list[tuple[LiveApi, asyncio.AbstractEventLoop, asyncio.Event]] = []
     ready = threading.Event()
 
     async def serve() -> None:
         store = MemoryStore()
         transfers = FakeTransfers(store, folder)
-        deps = Deps(store=Lazy.of(store), transfers=Lazy.of(transfers))
+        deps = Deps(store=Lazy.of(store), transfers=Lazy.of(transfers), extra_apis=extra)
         ending = asyncio.Event()
         async with serving(create_app(deps)) as port:
             api = LiveApi(port, store, transfers)

@@ -49,14 +49,14 @@ class Service:
 Respond = Callable[[Received, asyncio.StreamWriter], Awaitable[None]]
 
 
-def sends(*parts: bytes) -> Respond:
-    """Sends the parts, each in a packet of its own if it can be, then closes the connection."""
+def sends(*parts: bytes, pause: float = 0.01) -> Respond:
+    """Sends the parts, with a pause after each, so that each is likely to be a packet."""
 
     async def respond(_: Received, writer: asyncio.StreamWriter) -> None:
         for part in parts:
             writer.write(part)
             await writer.drain()
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(pause)
 
     return respond
 

@@ -381,7 +381,8 @@ def test_log_and_history_are_two_things(knit, api):
     assert api.requests == []
 
 
-def test_on_a_terminal_the_history_is_a_table(capsys):
+def test_on_a_terminal_the_history_is_a_table(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
     print_history(history("waiting", "failed"))
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["when", "change", "why", "by", "exit"]
@@ -417,7 +418,21 @@ def test_remarks_tell_why_it_waits_what_it_used_and_how_it_went(api):
     assert remarks(api.add_run({}, {})[0], []) == []
 
 
-def test_the_history_tells_who_made_a_change_unless_it_was_knit(capsys):
+def test_nothing_of_a_history_is_cut_off(capsys, monkeypatch):
+    """A terminal is narrow, and the URL of a hook long."""
+    monkeypatch.setenv("COLUMNS", "80")
+    cause = f"http://hooks.example/{'x' * 100}/end"
+    (event,) = history("waiting")
+    print_history([event.model_copy(update={"cause": cause, "actor": "ada"})])
+    out = capsys.readouterr().out
+    assert format_instant(START.astimezone()) in out
+    assert "…" not in out
+    assert out.count("x") == 1 + 100 + 1  # that of `example`, and that of the heading `exit`
+    assert "/end" in out
+
+
+def test_the_history_tells_who_made_a_change_unless_it_was_knit(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
     made = [
         one.model_copy(update={"actor": actor})
         for one, actor in zip(history("waiting", "aborting"), ("knit", "ada"), strict=True)

@@ -80,5 +80,7 @@ def stack(
         "KNIT_ENGINE__STOP_GRACE": "PT2S",
     }
     with dev_stack(**environment) as running:
-        running.up()
+        extra = {"endpoints": [{"path": "/registry", "proxy_to": f"http://{registry}/v2"}]}
+        (running.folder / "extra.yaml").write_text(json.dumps(extra))
+        running.up("--extra-apis", "extra.yaml")
         yield running

@@ -115,9 +115,9 @@ class DevStack:
             stderr=subprocess.DEVNULL,
         )
 
-    def up(self) -> None:
+    def up(self, *options: str) -> None:
         """`knit dev up --detach`."""
-        self.knit("dev", "up", "--detach")
+        self.knit("dev", "up", "--detach", *options)
 
     def down(self) -> None:
         """`knit dev down`."""

@@ -75,6 +75,22 @@ def test_up_again_shows_the_same_stack(stack: DevStack) -> None:
     assert after == before
 
 
+def test_a_service_is_served_below_the_apis_address(stack: DevStack) -> None:
+    """`--extra-apis` reaches the API of a detached stack; a change of the file needs no restart."""
+    origin = stack.status()["api"].removesuffix("/api")
+    answer = stack.http.get(f"{origin}/registry/x/manifests/1")
+    assert (answer.status_code, answer.json()["errors"][0]["code"]) == (404, "MANIFEST_UNKNOWN")
+    file = stack.folder / "extra.yaml"
+    before = file.read_text()
+    file.write_text(before.replace("/registry", "/images"))
+    until(lambda: stack.http.get(f"{origin}/images/").text == "{}")
+    file.write_text("endpoints: nothing")
+    until(lambda: "extra_apis" in stack.http.get(f"{origin}/readyz").json()["parts"])
+    assert stack.http.get(f"{origin}/images/").text == "{}"
+    file.write_text(before)
+    until(lambda: stack.http.get(f"{origin}/registry/").text == "{}")
+
+
 # --- push ---------------------------------------------------------------------------------------
 
 

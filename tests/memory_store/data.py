@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
+from knit_workflows import names
 from knit_workflows.domain.cursors import parse_cursor
-from knit_workflows.domain.data import DataDetail, DataQuery, TagChange
-from knit_workflows.domain.errors import InvalidRequest
+from knit_workflows.domain.data import DataDetail, DataQuery, Purge, TagChange
+from knit_workflows.domain.errors import IllegalMove, InvalidRequest
 from knit_workflows.domain.ids import KnitId
+from knit_workflows.domain.runs import USER
 from knit_workflows.store.not_found import missing_data
 from tests.memory_store.details import all_tags, data_detail
 from tests.memory_store.matching import project_data
 from tests.memory_store.memory import START, DataRow, Memory, Part, as_shown
+from tests.memory_store.moves import move
 
 _Place = tuple[bool, datetime, str]
 
@@ -53,6 +56,26 @@ class MemoryData(Part):
         rows.tags |= change.add
         project_data(rows, one)
         return data_detail(rows, one)
+
+    async def purge(self, knit_id: KnitId, *, actor: str = USER, dry_run: bool = False) -> Purge:
+        rows = self.rows
+        if knit_id not in rows.data:
+            raise missing_data(knit_id)
+        one = rows.data[knit_id]
+        if one.purged:
+            return Purge(data_detail(rows, one), False, None)
+        run = rows.runs[one.run_id]
+        readers = [rows.runs[user] for user in one.users if not rows.runs[user].status.is_final]
+        for busy in [*([] if run.status.is_final else [run]), *readers]:
+            reason = f"the Data {knit_id} is in use by the Run {busy.run_id}"
+            raise IllegalMove(reason, advice="wait, or stop it", see=busy.run_id)
+        if any(open_.knit_id == knit_id for open_ in rows.transfers.values()):
+            raise IllegalMove(f"the Data {knit_id} is being transferred", see=knit_id)
+        if not dry_run:
+            one.purged = True
+            move(rows, run, run.status, cause=f"{knit_id} purged", touch=False, actor=actor)
+        volume = None if one.adopted_volume else names.volume(knit_id)
+        return Purge(data_detail(rows, one), True, volume)
 
 
 def _in_window(memory: Memory, one: DataRow, query: DataQuery) -> bool:

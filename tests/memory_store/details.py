@@ -29,6 +29,7 @@ from knit_workflows.domain.tags import (
     KEY_TRANSIENT,
     TRANSIENT_FAILED,
     TRANSIENT_PROCESSING,
+    TRANSIENT_PURGED,
     Tag,
     timestamp_tag,
 )
@@ -161,7 +162,9 @@ def all_tags(memory: Memory, one: DataRow) -> tuple[Tag, ...]:
     if one.timestamp is not None:
         tags.add(timestamp_tag(one.timestamp))
     status = memory.runs[one.run_id].status
-    if not status.is_final:
+    if one.purged:
+        tags.add(Tag(KEY_TRANSIENT, TRANSIENT_PURGED))
+    elif not status.is_final:
         tags.add(Tag(KEY_TRANSIENT, TRANSIENT_PROCESSING))
     elif status is not RunStatus.DONE:
         tags.add(Tag(KEY_TRANSIENT, TRANSIENT_FAILED))
@@ -182,6 +185,7 @@ def data_detail(memory: Memory, one: DataRow) -> DataDetail:
             for asked in plan.spec.inputs
             if fills(memory, one, asked.requirement)
         ),
+        adopted_volume=one.adopted_volume,
     )
 
 

@@ -21,6 +21,7 @@ def fills(memory: Memory, one: DataRow, wanted: Requirement) -> bool:
     return (
         memory.runs[one.run_id].status is RunStatus.DONE
         and one.timestamp is not None
+        and not one.purged
         and satisfies(frozenset(one.tags), one.knit_id, one.timestamp, wanted)
     )
 

@@ -8,6 +8,7 @@ from uuid import uuid4
 
 from knit_workflows.domain.hooks import HookDelivery, Hooks
 from knit_workflows.domain.ids import KnitId, PlanId, RunId
+from knit_workflows.domain.imports import SigningKey
 from knit_workflows.domain.plans.model import (
     IMPORTED,
     UPLOADED,
@@ -63,6 +64,8 @@ class DataRow:
     tags: set[Tag]
     timestamp: datetime | None = None
     users: list[RunId] = field(default_factory=list)
+    adopted_volume: str | None = None
+    purged: bool = False
 
 
 class Memory:
@@ -79,6 +82,8 @@ class Memory:
         self.tags: set[Tag] = set()
         """Every user tag that was ever used."""
         self.transfers: dict[str, TransferRecord] = {}
+        self.keys: dict[str, SigningKey] = {}
+        """The keys of imports by name."""
         self.hooks = Hooks()
         self.hooks_problem: str | None = None
         self.deliveries: dict[str, HookDelivery] = {}

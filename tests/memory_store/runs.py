@@ -14,6 +14,7 @@ from knit_workflows.domain.errors import (
     Superseded,
 )
 from knit_workflows.domain.ids import RunId
+from knit_workflows.domain.plans.model import IMPORTED
 from knit_workflows.domain.ports import RunKey
 from knit_workflows.domain.runs import (
     ABORTED_BY_USER,
@@ -66,6 +67,8 @@ class MemoryRuns(Part):
             if not may_move(run.status, target):
                 reason = f"the Run {run_id} is {run.status} and cannot become {target}"
                 raise IllegalMove(reason, advice="wait, or look at it", see=run_id)
+            if self.rows.plans[run.plan_id].name == IMPORTED and not fail:
+                raise IllegalMove(f"the Run {run_id} is an import", see=run_id)
             exit = ABORTED_BY_USER if fail else STOPPED_BY_USER
             move(self.rows, run, target, cause=exit.message, exit=exit, actor=actor)
         return run_detail(self.rows, run)
@@ -77,6 +80,10 @@ class MemoryRuns(Part):
             reason = f"the Run {run_id} is {plan.name}: there is nothing that could run again"
             raise IllegalMove(reason, advice="push the Data again", see=run_id)
         _require(run, _ENDED)
+        for knit_id in run.inputs.values():
+            if rows.data[knit_id].purged:
+                reason = f"the Run {run_id} cannot be retried: its input {knit_id} was purged"
+                raise IllegalMove(reason, advice="use another Data", see=knit_id)
         _discard_outputs(rows, run)
         run.generation += 1
         target = _S.WAITING if plan.spec.active else _S.DEACTIVATED
@@ -85,15 +92,17 @@ class MemoryRuns(Part):
         add_data(rows, run)
         return run_detail(rows, run)
 
-    async def delete(self, run_id: RunId, *, actor: str = USER) -> None:
+    async def delete(self, run_id: RunId, *, actor: str = USER) -> Sequence[str]:
         rows, run = self.rows, self._living(run_id)
         _require(run, {*_ENDED, _S.WAITING, _S.DEACTIVATED})
+        outputs = [rows.data[knit_id] for knit_id in run.outputs.values()]
         _discard_outputs(rows, run)
         if run.inputs:
             move(rows, run, _S.INVALIDATED, cause="deleted", actor=actor)
             run.exit, run.notes = None, ()
         else:
             _remove(rows, run)
+        return [one.adopted_volume for one in outputs if one.adopted_volume and not one.purged]
 
     def _run(self, run_id: str) -> RunRow:
         run = self.rows.runs.get(run_id)

@@ -19,10 +19,12 @@ from knit_workflows.domain.plans.model import (
 from knit_workflows.domain.ports import Projection
 from knit_workflows.domain.runs import SUCCEEDED, Exit, RunDetail, RunStatus
 from knit_workflows.domain.tags import Tag, parse_tag
+from tests.memory_store.adoptions import MemoryAdoptions
 from tests.memory_store.completions import MemoryCompletions
 from tests.memory_store.data import MemoryData
 from tests.memory_store.details import run_detail
 from tests.memory_store.hooks import MemoryHooks
+from tests.memory_store.imports import MemoryImports
 from tests.memory_store.lineage import MemoryLineage
 from tests.memory_store.matching import new_run
 from tests.memory_store.memory import START, Memory, Part, add_built_in_plans
@@ -53,6 +55,8 @@ class MemoryStore:
         self.memory = memory = Memory(start)
         add_built_in_plans(memory)
         self.data = MemoryData(memory)
+        self.adoptions = MemoryAdoptions(memory)
+        self.imports = MemoryImports(memory)
         self.plans = MemoryPlans(memory)
         self.runs = MemoryRuns(memory)
         self.lineage = MemoryLineage(memory)

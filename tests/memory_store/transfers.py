@@ -11,7 +11,7 @@ from knit_workflows.domain.ids import KnitId, RunId
 from knit_workflows.domain.plans.model import UPLOADED
 from knit_workflows.domain.ports import TransferRecord
 from knit_workflows.domain.runs import RunStatus
-from knit_workflows.store.not_found import missing_data
+from knit_workflows.store.not_found import missing_data, purged_data
 from tests.memory_store.matching import add_run
 from tests.memory_store.memory import DataRow, Memory, Part, RunRow
 
@@ -39,6 +39,8 @@ class MemoryTransfers(Part):
     async def begin_download(self, transfer_id: str, knit_id: KnitId) -> TransferRecord:
         if knit_id not in self.rows.data:
             raise missing_data(knit_id)
+        if self.rows.data[knit_id].purged:
+            raise purged_data(knit_id, self.rows.now())
         if transfer_id not in self.rows.transfers:
             self._open(transfer_id, knit_id, "read")
         return await self.get(transfer_id)
@@ -62,7 +64,7 @@ class MemoryTransfers(Part):
             transfer_id=transfer_id,
             knit_id=knit_id,
             run_id=self.rows.data[knit_id].run_id,
-            volume=names.volume(knit_id),
+            volume=self.rows.data[knit_id].adopted_volume or names.volume(knit_id),
             mode=mode,
             token=secrets.token_urlsafe(32),
             endpoint="",

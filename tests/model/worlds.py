@@ -80,7 +80,7 @@ class FastWorld:
         async with _api(app, store, None) as api:
             yield cls(api, store)
         await store.aclose()
-        databases.drop(url)
+        databases.give_back(url)
 
     async def begin_upload(self) -> tuple[str, str]:
         run_id, knit_id = RunId(str(uuid4())), KnitId(str(uuid4()))

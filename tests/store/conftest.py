@@ -17,7 +17,7 @@ async def url(databases: Databases) -> AsyncIterator[str]:
     """A migrated database of the test's own."""
     one = await databases.migrated()
     yield one
-    databases.drop(one)
+    databases.give_back(one)
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
 import psycopg
@@ -13,6 +13,7 @@ from knit_workflows.disk import RESERVE_BYTES, DiskSpace, Reserve
 from knit_workflows.domain.errors import StoreFull, StoreUnavailable
 from knit_workflows.store import connection
 from knit_workflows.store.connection import Database, Session, unavailable
+from tests.postgres import Databases
 from tests.store.build import fetch
 from tests.waiting import until
 
@@ -23,8 +24,16 @@ KILL_OTHERS = (
 
 
 @pytest.fixture
+def url(databases: Databases) -> Iterator[str]:
+    """An empty database: its tables are the tests' own."""
+    one = databases.empty()
+    yield one
+    databases.drop(one)
+
+
+@pytest.fixture
 async def db(url: str) -> AsyncIterator[Database]:
-    fetch(url, "CREATE TABLE count (id int PRIMARY KEY, n int NOT NULL)")
+    fetch(url, "CREATE TABLE count (id int PRIMARY KEY, n int NOT NULL CHECK (n >= 0))")
     fetch(url, "INSERT INTO count VALUES (1, 0), (2, 0)")
     database = Database(url, 4)
     yield database
@@ -136,7 +145,7 @@ async def test_a_bug_is_not_unavailable(db: Database) -> None:
     with pytest.raises(psycopg.errors.UndefinedTable):
         await db.row("SELECT * FROM nothing")
     with pytest.raises(psycopg.errors.CheckViolation):
-        await db.do("INSERT INTO transfer VALUES ('t', gen_random_uuid(), 'x', '', '', now())")
+        await db.do("INSERT INTO count VALUES (3, -1)")
 
 
 async def test_deadlocks_are_run_again(db: Database, url: str) -> None:

@@ -19,7 +19,7 @@ from tests.waiting import PATIENCE
 S = RunStatus
 HOOK = PendingReason(WaitKind.HOOK, "HookFailed", "a hook has not agreed")
 URL, OTHER = "http://hooks.example/a", "http://hooks.example/b"
-NOT_TODAY = HookAnswer(False, "not\ntoday", timedelta(milliseconds=40), 503)
+NOT_TODAY = HookAnswer(False, "answered 503:\nnot today", timedelta(milliseconds=40), 503)
 AWAY = PendingReason(WaitKind.BACKEND, "BackendUnavailable", "the daemon does not answer")
 
 
@@ -171,7 +171,7 @@ async def test_a_run_says_which_hook_it_waits_for(
     await store.execution.hold_up(key, HOOK, at=source)
     waiting = (await store.runs.get(key.run_id)).waiting
     assert waiting is not None
-    assert waiting.reason == f"the hook {URL} has not agreed to → {target}: 503 not today"
+    assert waiting.reason == f"the hook {URL} has not agreed to → {target}: answered 503: not today"
     assert (waiting.kind, waiting.position) == (WaitKind.HOOK, None)
     assert waiting.since is not None
     assert waiting.outlook == "the hook is asked again until it agrees"

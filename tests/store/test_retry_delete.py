@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import pytest
 
-from knit_workflows.domain.data import TagChange
+from knit_workflows.domain.data import Adoption, TagChange
 from knit_workflows.domain.errors import IllegalMove, KnitError
 from knit_workflows.domain.ids import KnitId, RunId
 from knit_workflows.domain.ports import AdmissionLimits, RunKey
@@ -139,3 +139,12 @@ async def test_deletion_and_use_at_once(store: PostgresStore, url: str) -> None:
     used = {row["k"] for row in fetch(url, "SELECT knit_id::text AS k FROM run_input")}
     for knit_id, gone in zip(inputs, deleted, strict=True):
         assert (knit_id not in used) is gone
+
+
+async def test_volumes_that_were_only_adopted_are_never_discarded(
+    store: PostgresStore, url: str
+) -> None:
+    [adopted] = await store.adoptions.adopt([Adoption("/srv/big")])
+    assert await store.runs.delete(adopted.data.upstream.run.run_id) == ["/srv/big"]
+    assert await store.housekeeping.discarded(older_than=timedelta(), limit=9) == []
+    assert fetch(url, "SELECT count(*) AS left FROM data") == [{"left": 0}]

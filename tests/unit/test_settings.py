@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+import knit_api.__main__
 from knit_workflows.settings import Settings, SettingsRefused, read_settings
 from knit_workflows.temporal_client import client_config
 from tests.waiting import PATIENCE
@@ -146,11 +147,11 @@ def test_a_process_says_who_does_not_answer(module: str, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("port", ["70000", "-1", "x"])
-def test_a_port_that_is_none_is_refused(port: str, tmp_path: Path) -> None:
-    ended = process("knit_api", tmp_path, arguments=["--port", port])
-    assert ended.returncode == 2
-    assert "--port" in ended.stderr
-    assert "Traceback" not in ended.stderr
+def test_a_port_that_is_none_is_refused(port: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        knit_api.__main__.main(["--port", port])
+    assert ended.value.code == 2
+    assert "--port" in capsys.readouterr().err
 
 
 def test_a_role_that_is_none_is_refused(tmp_path: Path) -> None:

@@ -17,14 +17,18 @@ from typing import Any
 from knit_workflows import names
 from knit_workflows.compute.base import RunPod, StartFailure, StartFailureKind
 from knit_workflows.contracts.housekeeping import HousekeepingInput
+from knit_workflows.contracts.volumes import VolumesInput
 from knit_workflows.domain.errors import BackendUnavailable
-from knit_workflows.domain.hooks import HookPhase
+from knit_workflows.domain.hooks import HookPhase, Hooks
 from knit_workflows.domain.runs import Exit, RunStatus
 from knit_workflows.testing import QUICK, KnitEnvironment, MemoryBackend, knit_environment
 from knit_workflows.workflows.housekeeping import (
     GarbageCollectionWorkflow,
     HousekeepingWorkflow,
 )
+from knit_workflows.workflows.volumes import VolumesWorkflow
+from tests.receiver import AGREED, Answer, Call, receiver
+from tests.workflows.test_hooks import SETTINGS, UNAVAILABLE
 from tests.workflows.test_run import TRAIN, only_run, pending_with, until_status
 
 HISTORIES = Path(__file__).parent / "histories"
@@ -111,6 +115,27 @@ async def _pending(scenario: str) -> None:
         await _save(knit, handle.id, scenario)
 
 
+async def _hooked(scenario: str) -> None:
+    """A Run whose Before hook agrees to its start only when it is asked again."""
+    with receiver() as hooks:
+        refusals = iter([UNAVAILABLE])
+
+        def answer(call: Call) -> Answer:
+            starts = call.path == "/before" and call.transition[1] == "starting"
+            return next(refusals, AGREED) if starts else AGREED
+
+        hooks.answer = answer
+        async with knit_environment(hooks=SETTINGS) as knit:
+            wanted = Hooks((hooks.url("/before"),), (hooks.url("/after"),))
+            await knit.store.hooks.configure(wanted)
+            plan = await knit.apply(TRAIN)
+            await knit.push({"type": "dataset"})
+            [run] = await knit.runs_of(plan.summary.plan_id, 1)
+            handle = knit.temporal.get_workflow_handle(names.run_workflow(run.summary.run_id, 1))
+            await handle.result()
+            await _save(knit, handle.id, scenario)
+
+
 async def _housekeeping() -> None:
     async with knit_environment() as knit:
         for kind, name in (
@@ -138,6 +163,19 @@ async def _hook_test() -> None:
         await _save(knit, found[0].id, "hook_test")
 
 
+async def _volumes() -> None:
+    async with knit_environment() as knit:
+        queue = knit.deps.queues.interactive
+        request = VolumesInput(
+            question="adoptable", names=["/srv", "relative"], compute_queue=queue
+        )
+        handle = await knit.temporal.start_workflow(
+            VolumesWorkflow.run, request, id="recorded-volumes", task_queue=queue
+        )
+        await handle.result()
+        await _save(knit, handle.id, "volumes")
+
+
 async def main() -> None:
     """Records every scenario."""
     await _ended(0, "run.short")
@@ -146,8 +184,10 @@ async def main() -> None:
     await _stopped(False, "run.stopped")
     await _stopped(True, "run.cancelled")
     await _pending("run.pending")
+    await _hooked("run.hooked")
     await _housekeeping()
     await _hook_test()
+    await _volumes()
 
 
 if __name__ == "__main__":

@@ -68,6 +68,8 @@ async def test_a_hook_is_called_once_with_the_body_of_a_sample_run(
         after = await knit.knit.test_hook(url, HookPhase.AFTER)
     assert (before.succeeded, before.status_code) == (True, 200)
     assert sorted(before.environment) == ["MODE", "TOKEN"]
+    assert "TOKEN" in before.text
+    assert "s3cret" not in before.text + after.text
     assert after.environment == ()
     assert [body["status"] for body in bodies] == ["ready", "starting"]
     assert {body["runId"] for body in bodies} == {SAMPLE_RUN}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -12,6 +14,7 @@ import pytest
 from temporalio.api.enums.v1 import EventType
 
 from knit_workflows import names
+from knit_workflows.activities.hooks import TOLD_AT_ONCE
 from knit_workflows.compute.base import RunPod
 from knit_workflows.domain.data import TagChange
 from knit_workflows.domain.errors import BackendRejected
@@ -177,6 +180,87 @@ async def test_what_before_hooks_answer_reaches_the_container(
         assert (await knit.store.execution.spec(key)).environment == {}
 
 
+BIG = {f"BIG_{number}": "x" * 100_000 for number in range(3)}
+
+
+@pytest.mark.parametrize(
+    ("answers", "words"),
+    [
+        (
+            {"/a": with_environment(**{"1ST": "x"})},
+            "knitfabExtension.env has '1ST', which is no name of an environment variable",
+        ),
+        (
+            {
+                "/a": with_environment(**BIG),
+                "/b": with_environment(**{k + "B": v for k, v in BIG.items()}),
+            },
+            "knitfabExtension.env of it and the hooks before has 600,039 bytes, more than 524,288",
+        ),
+        (
+            {"/b": with_environment(**{f"V{number}": "" for number in range(1001)})},
+            "has 1,001 variables, more than 1,000",
+        ),
+        (
+            {"/a": (302, {"Location": "http://127.0.0.1:9/secret"}, b"")},
+            "answered 302 Found to http://127.0.0.1:9/secret: redirects are never followed",
+        ),
+        (
+            {"/a": (200, {"Content-Type": "application/json"}, b"<!doctype html><p>log in</p>")},
+            "its answer says that it is application/json, but is not JSON",
+        ),
+    ],
+    ids=["name", "bytes", "number", "redirect", "html"],
+)
+async def test_an_answer_that_cannot_be_used_is_said_and_asked_for_again_ever_more_seldom(
+    postgres: EmbeddedPostgres, hooks: Receiver, answers: dict[str, Answer], words: str
+) -> None:
+    """The container is not created with half of it; a right answer later is taken."""
+    pods: list[RunPod] = []
+
+    def behave(pod: RunPod) -> Exit:
+        pods.append(pod)
+        return SUCCEEDED
+
+    def answer(call: Call) -> Answer:
+        starts = call.body["transition"]["to"] == "starting"
+        return answers.get(call.path, AGREED) if starts else AGREED
+
+    hooks.answer = answer
+    async with hooked(
+        postgres, hooks, backend=MemoryBackend(behave), before=("/a", "/b"), after=()
+    ) as knit:
+        run = await one_run(knit)
+        shown = await waits_for_hook(knit, run)
+        assert shown.waiting is not None
+        assert words in shown.waiting.reason
+        async with asyncio.timeout(PATIENCE):
+            while hooks.transitions("/a").count(("ready", "starting")) < 3:
+                await asyncio.sleep(0.02)
+        hooks.answer = lambda call: with_environment(FINE="yes")
+        history = await closed(knit, run)
+        assert [dict(pod.env) for pod in pods] == [{"FINE": "yes"}]
+        pauses = [
+            event.timer_started_event_attributes.start_to_fire_timeout.ToTimedelta()
+            for event in history.events
+            if event.event_type == EventType.EVENT_TYPE_TIMER_STARTED
+        ]
+        for number, pause in enumerate(pauses):
+            assert 0.5 * 2**number <= pause.total_seconds() <= 2**number
+        asked = hooks.transitions("/a").count(("ready", "starting"))
+        assert asked == len(pauses) + 1
+        assert max(call.body["transition"]["attempt"] for call in hooks.calls) == asked
+
+
+async def test_a_page_for_people_agrees(postgres: EmbeddedPostgres, hooks: Receiver) -> None:
+    """2xx without JSON: the body is not looked at."""
+    hooks.answer = lambda _: (200, {"Content-Type": "text/html"}, b"<p>welcome</p>")
+    async with hooked(postgres, hooks) as knit:
+        run = await one_run(knit)
+        await closed(knit, run)
+        assert hooks.transitions("/before") == WHOLE
+
+
 async def test_a_run_says_which_hook_it_waits_for(
     postgres: EmbeddedPostgres, hooks: Receiver
 ) -> None:
@@ -188,9 +272,10 @@ async def test_a_run_says_which_hook_it_waits_for(
         shown = await waits_for_hook(knit, run)
         assert shown.summary.status is RunStatus.STARTING
         assert shown.waiting is not None
-        answered = "answered 503 Service Unavailable: not now"
-        hook = f"the hook {hooks.url('/before')} has not agreed to → running"
-        assert shown.waiting.reason == f"{hook}: {answered}"
+        assert shown.waiting.reason == (
+            f"the hook {hooks.url('/before')} has not agreed to → running: "
+            "answered 503 Service Unavailable: not now"
+        )
         assert shown.waiting.since is not None
         hooks.answer = lambda _: AGREED
         backend.finish(_pod(run))
@@ -327,6 +412,33 @@ async def test_a_failing_after_hook_delays_nothing(
         assert {(one.url, one.attempts, one.status_code) for one in failed} == {
             (hooks.url("/c"), 1, 503)
         }
+
+
+async def test_more_hooks_than_files_a_process_may_open_are_all_told(
+    postgres: EmbeddedPostgres, hooks: Receiver
+) -> None:
+    """They are told in turns, each while it waits for its answer."""
+    waiting, most = 0, 0
+    counting = threading.Lock()
+
+    def answer(_: Call) -> Answer:
+        nonlocal waiting, most
+        with counting:
+            waiting += 1
+            most = max(most, waiting)
+        time.sleep(0.02)
+        with counting:
+            waiting -= 1
+        return AGREED
+
+    hooks.answer = answer
+    paths = tuple(f"/{number}" for number in range(2 * TOLD_AT_ONCE))
+    async with hooked(postgres, hooks, before=(), after=paths) as knit:
+        run = await one_run(knit)
+        await closed(knit, run)
+        assert all(hooks.transitions(path) == WHOLE for path in paths)
+        assert most <= TOLD_AT_ONCE
+        assert await knit.store.hooks.find(DeliveryQuery(failed=True)) == []
 
 
 async def test_a_cancellation_in_temporal_ends_like_a_stop(

@@ -311,3 +311,21 @@ def test_the_default_grace_outlasts_a_launch() -> None:
 def test_pods_name_their_runs(name: str, expected: int | None) -> None:
     found = names.run_of_pod(name)
     assert (found[1] if found else None) == expected
+
+
+async def test_an_import_that_is_not_ended_in_time_fails(postgres: EmbeddedPostgres) -> None:
+    """One that was ended, but whose API process then died, is done."""
+    lapsing = FREQUENT.model_copy(
+        update={"import_window": timedelta(seconds=1), "import_key_life": timedelta(seconds=9)}
+    )
+    async with knit_environment(postgres=postgres, engine=lapsing) as knit:
+        ended = await knit.store.imports.begin()
+        await knit.store.imports.end(ended, window=timedelta(minutes=1))
+        late = await knit.store.imports.begin()
+        failed = await knit.final(late.run_id)
+        assert failed.summary.status is RunStatus.FAILED
+        assert failed.summary.exit is not None
+        assert "not ended in time" in failed.summary.exit.message
+        history = [one.to_status for one in await knit.store.runs.events(late.run_id)]
+        assert history == [RunStatus.RUNNING, RunStatus.ABORTING, RunStatus.FAILED]
+        assert (await knit.final(ended.run_id)).summary.status is RunStatus.DONE

@@ -118,6 +118,18 @@ class KubernetesBackend:
         """Removes a claim; gone already is fine."""
         await self._volumes.delete(volume)
 
+    async def adoptable(self, name: str) -> str:
+        """Takes a claim of knit's namespace that pods may mount; see `adopted_claims`."""
+        return await self._volumes.adoptable(name)
+
+    async def require_bound(self, volume: Volume, *, within: timedelta) -> None:
+        """Waits until the importer's claim is bound."""
+        await self._volumes.require_bound(volume, within)
+
+    async def measure_volume(self, volume: Volume) -> int | None:
+        """Gives the capacity of a bound claim, which is what the storage has set aside for it."""
+        return await self._volumes.capacity(volume)
+
     async def launch(self, pod: RunPod) -> None:
         """Creates the Job; see the contract."""
         if await self._server.create("Job", manifests.run_job(pod, self._settings)) is not None:

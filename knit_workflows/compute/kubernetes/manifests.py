@@ -13,6 +13,7 @@ from typing import Final
 
 from knit_workflows import names
 from knit_workflows.compute.base import RunPod, Transfer, TransferMode
+from knit_workflows.compute.kubernetes.adopted_claims import refuse_change
 from knit_workflows.compute.kubernetes.objects import JsonObject
 from knit_workflows.compute.kubernetes.placement import placement
 from knit_workflows.compute.kubernetes.security import (
@@ -94,7 +95,7 @@ def run_job(pod: RunPod, settings: KubernetesSettings) -> JsonObject:
     """Gives the Job that runs a pod exactly once, also if it fails.
 
     Raises:
-        BackendRejected: two outputs share a volume.
+        BackendRejected: two outputs share a volume, or one has a claim of others.
     """
     _check_outputs(pod)
     own_labels = run_pod_labels(pod, settings)
@@ -116,6 +117,8 @@ def _check_outputs(pod: RunPod) -> None:
     twice = {knit_id for knit_id in written if written.count(knit_id) > 1}
     if twice:
         raise BackendRejected(f"two outputs share one Data: {', '.join(sorted(twice))}")
+    for mount in _writable(pod):
+        refuse_change(mount.volume)
 
 
 def _writable(pod: RunPod) -> list[Mount]:
@@ -153,7 +156,12 @@ def _volumes(pod: RunPod, settings: KubernetesSettings) -> list[JsonObject]:
 
 
 def _claimed(name: str, volume: Volume) -> JsonObject:
-    return {"name": name, "persistentVolumeClaim": {"claimName": volume.name}}
+    claim: JsonObject = {"claimName": volume.name}
+    if not names.is_own_volume(volume.name):
+        # An adopted claim. Mounted read-only as a whole, so that the kubelet does not change the
+        # group of its files either, as it does for fsGroup.
+        claim["readOnly"] = True
+    return {"name": name, "persistentVolumeClaim": claim}
 
 
 def _main(pod: RunPod) -> JsonObject:
@@ -188,7 +196,7 @@ def _literal(word: str) -> str:
 
 
 def _mounts(mounts: Iterable[Mount], *, read_only: bool) -> list[JsonObject]:
-    # Read-only per mount, not per claim: another pod may mount the same claim read-write.
+    # Read-only per mount, not per claim: another pod of knit may mount the same claim read-write.
     return [
         {"name": mount.volume.knit_id, "mountPath": mount.path, "readOnly": read_only}
         for mount in mounts

@@ -8,6 +8,7 @@ import httpx
 
 from knit_workflows.compute.base import Endpoint, StartFailureKind, Transfer, TransferMode
 from knit_workflows.compute.kubernetes import manifests
+from knit_workflows.compute.kubernetes.adopted_claims import refuse_change
 from knit_workflows.compute.kubernetes.objects import JsonObject, being_deleted, condition_is, now
 from knit_workflows.compute.kubernetes.server import ApiServer
 from knit_workflows.compute.kubernetes.start_failures import start_failure_of_pod
@@ -36,6 +37,8 @@ class TransferPods:
 
     async def open(self, transfer: Transfer) -> Endpoint:
         """Gives the endpoint of a transfer; raises TransferNotReady until the agent responds."""
+        if transfer.mode is TransferMode.WRITE:
+            refuse_change(transfer.volume)
         pod = await self._server.get("Pod", transfer.name)
         if pod is None:
             pod = await self._server.create("Pod", manifests.transfer_pod(transfer, self._settings))

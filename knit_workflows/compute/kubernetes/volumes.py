@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 from typing import Final
 
 from knit_workflows.backoff import Backoff
 from knit_workflows.compute.kubernetes import manifests
+from knit_workflows.compute.kubernetes.adopted_claims import (
+    check_adoptable,
+    check_name,
+    refuse_change,
+)
 from knit_workflows.compute.kubernetes.objects import being_deleted
 from knit_workflows.compute.kubernetes.server import ApiServer
-from knit_workflows.domain.errors import BackendUnavailable
+from knit_workflows.domain.errors import (
+    BackendUnavailable,
+    InvalidQuantity,
+    VolumeRefused,
+)
+from knit_workflows.domain.quantities import parse_quantity
 from knit_workflows.domain.volumes import Volume
 from knit_workflows.settings import KubernetesSettings
 
@@ -27,6 +38,7 @@ class Volumes:
 
     async def create(self, volume: Volume) -> None:
         """Creates a claim, without waiting for it: the scheduler waits until claims are bound."""
+        refuse_change(volume)
         claim = manifests.volume_claim(volume, self._settings)
         backoff = Backoff(0.1, 1.0)
         for _ in range(_ATTEMPTS):
@@ -42,4 +54,45 @@ class Volumes:
 
     async def delete(self, volume: Volume) -> None:
         """Deletes a claim; Kubernetes keeps it while a pod mounts it."""
+        refuse_change(volume)
         await self._server.delete(_CLAIM, volume.name, {"propagationPolicy": "Background"})
+
+    async def adoptable(self, name: str) -> str:
+        """Gives the name of a claim of others; raises VolumeRefused."""
+        check_name(name)
+        claim = await self._server.get(_CLAIM, name)
+        check_adoptable(name, claim, namespace=self._settings.kube_namespace)
+        return name
+
+    async def require_bound(self, volume: Volume, within: timedelta) -> None:
+        """Returns once a claim is bound; raises VolumeRefused if it is missing, or not in time."""
+        deadline = asyncio.get_running_loop().time() + within.total_seconds()
+        backoff = Backoff(0.1, 0.5)
+        while True:
+            claim = await self._server.get(_CLAIM, volume.name)
+            if claim is None or being_deleted(claim):
+                raise VolumeRefused(
+                    f"there is no claim {volume.name} in the namespace "
+                    f"{self._settings.kube_namespace}",
+                    advice="make it, bound to the volume, then end the import again",
+                    see=volume.knit_id,
+                )
+            phase = (claim.get("status") or {}).get("phase", "Pending")
+            if phase == "Bound":
+                return
+            if asyncio.get_running_loop().time() >= deadline:
+                raise VolumeRefused(
+                    f"the claim {volume.name} is {phase}, not Bound",
+                    advice="bind it to a volume, then end the import again",
+                    see=volume.knit_id,
+                )
+            await asyncio.sleep(backoff.next())
+
+    async def capacity(self, volume: Volume) -> int | None:
+        """Gives the capacity of a claim in bytes; None if it has none (yet)."""
+        claim = await self._server.get(_CLAIM, volume.name)
+        storage = ((claim or {}).get("status") or {}).get("capacity", {}).get("storage")
+        try:
+            return None if storage is None else int(parse_quantity(storage))
+        except InvalidQuantity:
+            return None

@@ -14,6 +14,11 @@ from pathlib import Path
 from typing import Final
 
 from knit_workflows.archive.scan import scan, scan_note
+from knit_workflows.compute.adopted_folders import (
+    adoptable_folder,
+    bytes_on_disk,
+    refuse_change,
+)
 from knit_workflows.compute.base import (
     Endpoint,
     Observation,
@@ -106,7 +111,21 @@ class LocalBackend:
 
     async def delete_volume(self, volume: Volume) -> None:
         """Takes the volume's name away; its files are removed in the background."""
+        refuse_change(volume)
         self._discard(self._state.volume_path(volume))
+
+    async def adoptable(self, name: str) -> str:
+        """Looks at the folder itself, but at nothing in it."""
+        allowed, own = self._settings.adoptable, self._state.path
+        return await asyncio.to_thread(adoptable_folder, name, allowed=allowed, own=own)
+
+    async def require_bound(self, volume: Volume, *, within: timedelta) -> None:
+        """Looks whether the importer has made the folder."""
+        self._state.require_imported(volume)
+
+    async def measure_volume(self, volume: Volume) -> int | None:
+        """Adds up what the files take up on the disk."""
+        return await asyncio.to_thread(bytes_on_disk, self._state.volume_path(volume))
 
     async def open_transfer(self, transfer: Transfer) -> Endpoint:
         """Gives the volume's folder."""

@@ -20,12 +20,14 @@ from pathlib import Path
 from typing import Final
 
 from knit_workflows import archive
+from knit_workflows.compute.adopted_folders import is_adopted, refuse_change
 from knit_workflows.compute.base import Transfer, TransferMode
 from knit_workflows.disk import FULL, storage_full
 from knit_workflows.domain.errors import (
     BackendRejected,
     BackendUnavailable,
     DataExists,
+    VolumeRefused,
 )
 from knit_workflows.domain.os_errors import advice_for, reason_of
 from knit_workflows.domain.volumes import Volume
@@ -98,6 +100,7 @@ class StateFolder:
 
     def create_volume(self, volume: Volume) -> None:
         """Creates an empty folder that containers of any user may write to."""
+        refuse_change(volume)
         path = self.volume_path(volume)
         with disk_errors():
             path.mkdir(exist_ok=True)
@@ -105,13 +108,21 @@ class StateFolder:
             path.chmod(0o777)
 
     def volume_path(self, volume: Volume) -> Path:
-        """Where a volume's folder is, or would be."""
+        """Where a volume's folder is, or would be; an adopted one is where its owner has it."""
+        if is_adopted(volume):
+            return Path(volume.name)
         return self._volumes / checked_name(volume.name)
 
     def volume(self, volume: Volume) -> Path:
         """Gives the folder of a volume; raises BackendRejected when there is none."""
         path = self.volume_path(volume)
         if not path.is_dir():
+            if is_adopted(volume):
+                raise BackendRejected(
+                    f"the adopted folder {volume.name} is gone",
+                    advice="put it back where it was, or purge the Data: knit data purge",
+                    see=volume.knit_id,
+                )
             raise BackendRejected(
                 f"there is no volume {volume.name}",
                 advice="its Data was deleted, or the state folder is another one",
@@ -119,8 +130,20 @@ class StateFolder:
             )
         return path
 
+    def require_imported(self, volume: Volume) -> None:
+        """Raises VolumeRefused unless a volume is a folder in its place; links do not count."""
+        path = self.volume_path(volume)
+        if path.is_symlink() or not path.is_dir():
+            raise VolumeRefused(
+                f"there is no folder {path}",
+                advice="fill a folder beside it, then rename it to that name",
+                see=volume.knit_id,
+            )
+
     def open_transfer(self, transfer: Transfer) -> Path:
         """Gives the folder that the transfer reads or writes; raises DataExists."""
+        if transfer.mode is TransferMode.WRITE:
+            refuse_change(transfer.volume)
         folder = self.volume(transfer.volume)
         marker = self._transfers / checked_name(transfer.name)
         if not marker.exists():

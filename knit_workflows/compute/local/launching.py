@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from knit_workflows.compute.adopted_folders import refuse_change
 from knit_workflows.compute.base import RunPod
 from knit_workflows.compute.local import pod_folder, supervisor
 from knit_workflows.compute.local.engine import Engine, create_arguments
@@ -50,6 +51,8 @@ def check(pod: RunPod, state: StateFolder) -> None:
             parse_resource(name, quantity, f"resources.{name}")
     except InvalidRequest as cause:
         raise BackendRejected(cause.reason, advice=cause.advice, see=cause.see) from cause
+    for volume in (*(mount.volume for mount in pod.outputs), *([pod.log] if pod.log else [])):
+        refuse_change(volume)
     for mount in (*pod.inputs, *pod.outputs):
         state.volume(mount.volume)
         if not mount.path.startswith("/") or any(ord(c) < 32 for c in mount.path):

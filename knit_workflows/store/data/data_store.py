@@ -7,12 +7,14 @@ from typing import Final
 
 from knit_workflows import names
 from knit_workflows.domain.cursors import Cursor, parse_cursor
-from knit_workflows.domain.data import DataDetail, DataQuery, TagChange
+from knit_workflows.domain.data import DataDetail, DataQuery, Purge, TagChange
 from knit_workflows.domain.errors import InvalidRequest
 from knit_workflows.domain.ids import KnitId, is_id
+from knit_workflows.domain.runs import USER
 from knit_workflows.store import named_sql
 from knit_workflows.store.connection import Database, Session
 from knit_workflows.store.data import tags
+from knit_workflows.store.data.purge import purge
 from knit_workflows.store.data.search import DataSearch
 from knit_workflows.store.not_found import missing_data
 from knit_workflows.store.runs.details import data_details
@@ -80,6 +82,11 @@ class PostgresDataStore:
 
         await self._db.transaction(step)
         return await self.get(knit_id)
+
+    async def purge(self, knit_id: KnitId, *, actor: str = USER, dry_run: bool = False) -> Purge:
+        """See the port."""
+        gone, volume = await purge(self._db, knit_id, actor, dry_run=dry_run)
+        return Purge(await self.get(knit_id), gone, volume)
 
 
 async def _located(session: Session, cursor: Cursor) -> Cursor:

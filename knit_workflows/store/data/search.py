@@ -24,6 +24,7 @@ from knit_workflows.domain.tags import (
     KEY_TRANSIENT,
     TRANSIENT_FAILED,
     TRANSIENT_PROCESSING,
+    TRANSIENT_PURGED,
     Tag,
     parse_timestamp,
 )
@@ -40,7 +41,9 @@ _TRANSIENT: Final = {
 
 @dataclass(slots=True)
 class DataSearch:
-    """What the rows must satisfy: SQL about `d` (the Data) and `r` (its Run), and its parameters.
+    """What the rows must satisfy: SQL and its parameters.
+
+    `d` is the Data as far as the index has it, `own` all of it, and `r` its Run.
 
     `tag_ids` are the numbers of the user tags; None: there is one that no Data has.
     """
@@ -98,7 +101,10 @@ class DataSearch:
             self._require("d.knit_id = %(knit_id)s", knit_id=value)
         elif key == KEY_TIMESTAMP:
             self._require("d.timestamp = %(timestamp)s", timestamp=value)
+        elif key == KEY_TRANSIENT and value == TRANSIENT_PURGED:
+            self._require("own.purged_at IS NOT NULL")
         elif key == KEY_TRANSIENT and value in _TRANSIENT:
+            self._require("own.purged_at IS NULL")
             self._require("r.status = ANY (%(statuses)s::text[])", statuses=_TRANSIENT[value])
         else:
             return False
@@ -136,7 +142,7 @@ class DataSearch:
         limit: int | None,
     ) -> list[str]:
         where = " AND ".join([*self.conditions, *more])
-        if " r." in f" {where}":
+        if " r." in f" {where}" or "own." in where:
             source += "\n" + _SQL["run_of_data"]
         rows = await session.rows(
             named_sql.filled(_SQL["data"], source=source, where=where),

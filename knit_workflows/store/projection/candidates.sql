@@ -2,12 +2,13 @@
 
 -- The inputs that a Data fills now, and how many inputs each Plan has: those all of whose tags it
 -- has (relational division through the interned tags), and those that only pin its id or time. No
--- rows if its Run is not done.
+-- rows if its Run is not done, or if it was purged.
 WITH one AS MATERIALIZED (
     SELECT d.knit_id, d.timestamp
       FROM data d
       JOIN run r USING (run_id)
      WHERE d.knit_id = %(knit_id)s
+       AND d.purged_at IS NULL
        AND r.status = 'done'
 ), tagged AS (
     SELECT t.input_id, count(*) AS hits
@@ -42,7 +43,7 @@ SELECT f.plan_id, f.position,
 
 -- name: candidates
 
--- For every input of a Plan, the Data that fill it now, in order of their ids; one snapshot for
+-- For every input of a Plan, the Data that fill it now, in order of their ids (no purged ones); one snapshot for
 -- all inputs. At the input `pivot` only the Data `trigger` is looked at; of the input `slow` only
 -- `most` Data from the id `low` on. A pinned input starts from its pin; the others start from the
 -- one of their tags that the fewest Data have (counted up to a bound) and probe the rest:
@@ -74,7 +75,7 @@ WITH wanted AS MATERIALIZED (
      CROSS JOIN LATERAL (
         SELECT dt.knit_id
           FROM data_tag dt
-          JOIN data d ON d.knit_id = dt.knit_id
+          JOIN data d ON d.knit_id = dt.knit_id AND d.purged_at IS NULL
           JOIN run r ON r.run_id = d.run_id AND r.status = 'done'
          WHERE dt.tag_id = w.rarest
            AND dt.knit_id BETWEEN w.low AND w.high
@@ -92,12 +93,12 @@ WITH wanted AS MATERIALIZED (
     SELECT w.position, p.knit_id
       FROM wanted w
      CROSS JOIN LATERAL (
-        SELECT d.knit_id, d.run_id
+        SELECT d.knit_id, d.run_id, d.purged_at
           FROM data d
          WHERE d.timestamp = w.pinned_timestamp
            AND w.pinned_knit_id IS NULL
          UNION ALL
-        SELECT d.knit_id, d.run_id
+        SELECT d.knit_id, d.run_id, d.purged_at
           FROM data d
          WHERE d.knit_id =
                CASE WHEN w.pinned_knit_id ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$'
@@ -105,12 +106,18 @@ WITH wanted AS MATERIALIZED (
            AND (w.pinned_timestamp IS NULL OR w.pinned_timestamp = d.timestamp)
      ) p
       JOIN run r ON r.run_id = p.run_id AND r.status = 'done'
+     -- Not `tag_count = (SELECT …)`: PostgreSQL 18 loses that condition in some plans, and all
+     -- that is pinned would fill the input.
+     CROSS JOIN LATERAL (
+        SELECT count(*) AS hits
+          FROM plan_input_tag t
+          JOIN data_tag x ON x.tag_id = t.tag_id AND x.knit_id = p.knit_id
+         WHERE t.input_id = w.input_id
+     ) had
      WHERE w.is_pinned
+       AND p.purged_at IS NULL
        AND p.knit_id BETWEEN w.low AND w.high
-       AND w.tag_count = (SELECT count(*)
-                            FROM plan_input_tag t
-                            JOIN data_tag x ON x.tag_id = t.tag_id AND x.knit_id = p.knit_id
-                           WHERE t.input_id = w.input_id)
+       AND w.tag_count = had.hits
 ), filled AS (
     SELECT position, array_agg(knit_id ORDER BY knit_id)::text[] AS knit_ids
       FROM possible

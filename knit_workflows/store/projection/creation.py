@@ -49,6 +49,8 @@ async def without_run(
 async def create_runs(session: Session, combinations: Sequence[Combination], *, cause: str) -> int:
     """Creates the Runs of those combinations that have none; gives how many were created.
 
+    None is made of a Data that is being purged.
+
     A Run is waiting, or deactivated if its Plan is inactive, and has its Plan's priority; its Data
     exist from now on, with the tags of the Plan's outputs. Wakes the Projector, which admits Runs.
     """

@@ -35,11 +35,29 @@ planned AS MATERIALIZED (
 -- Makes the Runs of these combinations that have none, with their inputs, Data, tags and history.
 -- Inserted in the order of the unique key, so that two processes cannot wait for each other.
 -- The Plans are share-locked first: whether they are active, and their priority, cannot change
--- until these Runs are visible to whoever changes it.
-WITH asked AS MATERIALIZED (
-    SELECT run_id, plan_id, hash
+-- until these Runs are visible to whoever changes it. The Data are locked as the foreign key does
+-- it, but before: one that is purged at this moment makes no Run, and one that has a Run is not
+-- purged.
+WITH usable AS MATERIALIZED (
+    SELECT knit_id
+      FROM data
+     WHERE knit_id = ANY (%(knit_ids)s::uuid[])
+       AND purged_at IS NULL
+     ORDER BY knit_id
+       FOR KEY SHARE
+), assigned_to AS MATERIALIZED (
+    SELECT run_id, position, knit_id
+      FROM unnest(%(input_run_ids)s::uuid[], %(positions)s::smallint[], %(knit_ids)s::uuid[])
+           AS a (run_id, position, knit_id)
+), asked AS MATERIALIZED (
+    SELECT a.run_id, a.plan_id, a.hash
       FROM unnest(%(run_ids)s::uuid[], %(plan_ids)s::uuid[], %(hashes)s::bytea[])
            AS a (run_id, plan_id, hash)
+     WHERE NOT EXISTS (SELECT
+                         FROM assigned_to t
+                         LEFT JOIN usable u USING (knit_id)
+                        WHERE t.run_id = a.run_id
+                          AND u.knit_id IS NULL)
 ), plans AS MATERIALIZED (
     SELECT plan_id, active, priority
       FROM plan
@@ -59,8 +77,7 @@ WITH asked AS MATERIALIZED (
 ), assigned AS (
     INSERT INTO run_input (run_id, input_id, knit_id)
     SELECT made.run_id, i.input_id, a.knit_id
-      FROM unnest(%(input_run_ids)s::uuid[], %(positions)s::smallint[], %(knit_ids)s::uuid[])
-           AS a (run_id, position, knit_id)
+      FROM assigned_to a
       JOIN made USING (run_id)
       JOIN plan_input i ON i.plan_id = made.plan_id AND i.position = a.position
 ), /*new_data*/, noted AS (

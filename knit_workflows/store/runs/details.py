@@ -23,6 +23,7 @@ from knit_workflows.domain.tags import (
     KEY_TRANSIENT,
     TRANSIENT_FAILED,
     TRANSIENT_PROCESSING,
+    TRANSIENT_PURGED,
     Tag,
     timestamp_tag,
 )
@@ -88,6 +89,7 @@ async def data_details(session: Session, knit_ids: Sequence[str]) -> list[DataDe
             upstream=_upstream(rows[knit_id], plans),
             downstreams=tuple(uses[knit_id]),
             nominations=tuple(fills[knit_id]),
+            adopted_volume=rows[knit_id].adopted_volume,
         )
         for knit_id in knit_ids
         if knit_id in rows
@@ -162,7 +164,9 @@ def _tags(row: Any) -> tuple[Tag, ...]:
     if row.timestamp is not None:
         tags.append(timestamp_tag(row.timestamp))
     status = RunStatus(row.status)
-    if not status.is_final:
+    if row.purged_at is not None:
+        tags.append(Tag(KEY_TRANSIENT, TRANSIENT_PURGED))
+    elif not status.is_final:
         tags.append(Tag(KEY_TRANSIENT, TRANSIENT_PROCESSING))
     elif status is not RunStatus.DONE:
         tags.append(Tag(KEY_TRANSIENT, TRANSIENT_FAILED))

@@ -26,7 +26,8 @@ SELECT run_id, output_id, knit_id
 -- name: data
 
 -- Data with the Runs that make them and their user tags.
-SELECT d.knit_id, d.output_id, d.timestamp,
+SELECT d.knit_id, d.output_id, d.timestamp, d.purged_at,
+       CASE WHEN NOT d.owned THEN d.volume END AS adopted_volume,
        r.run_id, r.plan_id, r.generation, r.status, r.updated_at, r.exit_code, r.exit_message,
        (SELECT json_agg(json_build_array(tag.key, tag.value))
           FROM data_tag dt
@@ -50,12 +51,13 @@ SELECT ri.knit_id, ri.input_id,
 
 -- name: nominations
 
--- The inputs that each of these Data fills now; none while its Run is not done.
+-- The inputs that each of these Data fills now; none while its Run is not done, or once purged.
 WITH final AS MATERIALIZED (
     SELECT d.knit_id, d.timestamp
       FROM data d
       JOIN run r USING (run_id)
      WHERE d.knit_id = ANY (%(knit_ids)s::uuid[])
+       AND d.purged_at IS NULL
        AND r.status = 'done'
 ), tagged AS (
     SELECT final.knit_id, t.input_id, count(*) AS hits

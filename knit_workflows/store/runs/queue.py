@@ -189,10 +189,8 @@ def _with_hook(waiting: Waiting, row: Any) -> Waiting:
         outlook = _OUTLOOK[WaitKind.HOOK]
         return Waiting(None, reason, WaitKind.HOOK, since=row.called_at, outlook=outlook, hook=hook)
     answer = " ".join((row.answer or "").split())[:_SHOWN]
-    code = str(row.status_code or "")
-    said = answer if code in answer else f"{code} {answer}".strip()
     reason = f"the hook {row.url} has not agreed to → {row.to_status}"
-    return replace(waiting, reason=f"{reason}: {said}" if said else reason, hook=hook)
+    return replace(waiting, reason=f"{reason}: {answer}" if answer else reason, hook=hook)
 
 
 def _queued(row: Any) -> Waiting:

@@ -36,6 +36,7 @@ async def retry(db: Database, run_id: RunId, actor: str) -> None:
                 see=run_id,
             )
         _require(run, _RETRYABLE)
+        await _require_inputs(session, run_id)
         await _discard_outputs(session, run_id)
         target = RunStatus.WAITING if run.active else RunStatus.DEACTIVATED
         await session.do(
@@ -53,13 +54,13 @@ async def retry(db: Database, run_id: RunId, actor: str) -> None:
     await db.transaction(step)
 
 
-async def delete(db: Database, run_id: RunId, actor: str) -> None:
+async def delete(db: Database, run_id: RunId, actor: str) -> list[str]:
     """Implements `ports.RunStore.delete`."""
 
-    async def step(session: Session) -> None:
+    async def step(session: Session) -> list[str]:
         run = await _locked(session, run_id)
         _require(run, _DELETABLE)
-        await _discard_outputs(session, run_id)
+        kept = await _discard_outputs(session, run_id)
         if run.projected:
             change = {"run_id": run_id, "actor": actor, "before": run.status}
             await session.do(
@@ -67,8 +68,9 @@ async def delete(db: Database, run_id: RunId, actor: str) -> None:
             )
         else:
             await session.do(_SQL["remove_runs"], {"run_ids": [run_id]})
+        return kept
 
-    await db.freeing(step)
+    return await db.freeing(step)
 
 
 async def _locked(session: Session, run_id: RunId) -> Any:
@@ -87,8 +89,24 @@ def _require(run: Any, wanted: frozenset[RunStatus]) -> None:
         )
 
 
-async def _discard_outputs(session: Session, run_id: RunId) -> None:
-    """Discards the Data of a Run; raises IllegalMove if one of them is in use."""
+async def _require_inputs(session: Session, run_id: RunId) -> None:
+    """Keeps the inputs of a Run from being purged; raises IllegalMove if one has been."""
+    for one in await session.rows(_SQL["lock_inputs"], {"run_id": run_id}):
+        if one.purged_at is not None:
+            raise IllegalMove(
+                f"the Run {run_id} cannot be retried: the content of its input, the Data "
+                f"{one.knit_id}, was purged",
+                advice="use a Data with content instead; a new Run of the Plan follows from its "
+                "tags",
+                see=one.knit_id,
+            )
+
+
+async def _discard_outputs(session: Session, run_id: RunId) -> list[str]:
+    """Discards the Data of a Run; raises IllegalMove if one of them is in use.
+
+    Gives the volumes that were only adopted, and stay.
+    """
     outputs = await session.rows(_SQL["lock_outputs"], {"run_id": run_id})
     knit_ids = [row.knit_id for row in outputs]
     tombstones = []
@@ -107,7 +125,8 @@ async def _discard_outputs(session: Session, run_id: RunId) -> None:
             )
         tombstones.append(user.run_id)
     await session.do(_SQL["remove_runs"], {"run_ids": tombstones})
-    await session.do(_SQL["discard"], {"knit_ids": knit_ids})
+    kept = await session.rows(_SQL["discard"], {"knit_ids": knit_ids})
+    return [row.volume for row in kept]
 
 
 def _channels() -> dict[str, str]:

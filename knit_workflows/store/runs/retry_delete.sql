@@ -15,6 +15,17 @@ SELECT run.run_id, run.generation, run.status, run.admitted_at IS NOT NULL AS ad
  WHERE run.run_id = %(run_id)s
    FOR NO KEY UPDATE OF run
 
+-- name: lock_inputs
+
+-- The Data that a Run uses, locked as a new use locks them: none is purged until this transaction
+-- ends.
+SELECT d.knit_id, d.purged_at
+  FROM run_input ri
+  JOIN data d USING (knit_id)
+ WHERE ri.run_id = %(run_id)s
+ ORDER BY d.knit_id
+   FOR KEY SHARE OF d
+
 -- name: lock_outputs
 
 -- The Data of a Run, locked against new uses, which wait for this transaction.
@@ -47,15 +58,21 @@ DELETE FROM run USING runs WHERE run.run_id = runs.run_id
 
 -- name: discard
 
--- Removes Data; their volumes are to be deleted.
+-- Removes Data. Their volumes are to be deleted: not those that were only adopted, which it gives,
+-- and not those of purged Data, which are or were among the discarded already.
 WITH tags AS (
     DELETE FROM data_tag WHERE knit_id = ANY (%(knit_ids)s::uuid[])
 ), gone AS (
     DELETE FROM data WHERE knit_id = ANY (%(knit_ids)s::uuid[])
- RETURNING knit_id, volume
+ RETURNING knit_id, volume, owned, purged_at
+), thrown_away AS (
+    INSERT INTO discarded (knit_id, volume, at)
+    SELECT knit_id, volume, date_trunc('milliseconds', clock_timestamp())
+      FROM gone
+     WHERE owned
+       AND purged_at IS NULL
 )
-INSERT INTO discarded (knit_id, volume, at)
-SELECT knit_id, volume, date_trunc('milliseconds', clock_timestamp()) FROM gone
+SELECT volume FROM gone WHERE NOT owned AND purged_at IS NULL ORDER BY volume
 
 -- name: retry
 

@@ -13,6 +13,7 @@ from knit_workflows.domain.errors import (
     InvalidRequest,
 )
 from knit_workflows.domain.ids import KnitId, PlanId, RunId, is_id
+from knit_workflows.domain.plans.model import IMPORTED
 from knit_workflows.domain.ports import RunKey
 from knit_workflows.domain.runs import (
     ABORTED_BY_USER,
@@ -113,9 +114,9 @@ class PostgresRunStore:
         await retry_delete.retry(self._db, run_id, actor)
         return await self.get(run_id)
 
-    async def delete(self, run_id: RunId, *, actor: str = USER) -> None:
+    async def delete(self, run_id: RunId, *, actor: str = USER) -> Sequence[str]:
         """See the port."""
-        await retry_delete.delete(self._db, run_id, actor)
+        return await retry_delete.delete(self._db, run_id, actor)
 
     async def ensure(self, plan_id: PlanId, inputs: Mapping[str, KnitId]) -> RunKey:
         """See the port."""
@@ -130,6 +131,8 @@ class PostgresRunStore:
                 await _check_fills(session, combination)
                 await create_runs(session, [combination], cause="requested")
                 row = await session.row(_SQL["assigned_run"], wanted)
+                if row is None:
+                    raise InvalidRequest("one of the Data was purged at this moment")
             return RunKey(RunId(row.run_id), row.generation)
 
         return await self._db.transaction(step)
@@ -170,6 +173,13 @@ async def _stop(session: Session, row: Any, fail: bool, actor: str) -> None:
         raise IllegalMove(
             f"the Run {row.run_id} is {before} and cannot become {target}",
             advice=_ADVICE.get(before, "there is nothing left to stop"),
+            see=row.run_id,
+        )
+    if row.plan_name == IMPORTED and not fail:
+        raise IllegalMove(
+            f"the Run {row.run_id} is an import: only its importer knows whether the volume is "
+            "complete",
+            advice="end it with its token, or stop it with --fail",
             see=row.run_id,
         )
     exit = ABORTED_BY_USER if fail else STOPPED_BY_USER
@@ -220,6 +230,7 @@ async def _check_fills(session: Session, combination: Combination) -> None:
         if wanted not in {(one.plan_id, one.position) for one in filled}:
             raise InvalidRequest(
                 f"the Data {knit_id} does not satisfy input {position + 1} of the Plan",
-                advice="compare its tags with the input's; its Run must be done",
+                advice="compare its tags with the input's; its Run must be done, and its content "
+                "not purged",
                 see=knit_id,
             )

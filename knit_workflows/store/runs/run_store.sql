@@ -21,7 +21,8 @@ SELECT e.at, e.generation, e.from_status, e.to_status, e.cause, e.exit_code, e.e
 -- name: lock_run
 
 -- A Run, locked against every other change.
-SELECT run_id, generation, status, admitted_at, assignment_hash IS NOT NULL AS projected
+SELECT run_id, generation, status, admitted_at, assignment_hash IS NOT NULL AS projected,
+       (SELECT p.name FROM plan p WHERE p.plan_id = run.plan_id) AS plan_name
   FROM run
  WHERE run_id = %(run_id)s
    FOR NO KEY UPDATE

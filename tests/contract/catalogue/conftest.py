@@ -26,4 +26,4 @@ async def store(request: pytest.FixtureRequest) -> AsyncIterator[AnyStore]:
     await opened.open()
     yield opened
     await opened.aclose()
-    databases.drop(url)
+    databases.give_back(url)

@@ -56,6 +56,10 @@ class ComputeAdapter(ABC):
         """Reads all files of a volume by relative path, past the back-end."""
 
     @abstractmethod
+    def foreign_volume(self, files: Mapping[str, bytes]) -> AbstractAsyncContextManager[str]:
+        """A volume with these files that somebody else has made, and removes; gives its name."""
+
+    @abstractmethod
     async def leave_socket(self, volume: Volume, name: str) -> None:
         """Makes a socket in a volume, as a program does that ends without removing its own."""
 

@@ -76,6 +76,18 @@ class KubernetesAdapter(ComputeAdapter):
         folder = await self._cluster.folder(volume)
         await asyncio.to_thread(write_folder, folder, files)
 
+    @asynccontextmanager
+    async def foreign_volume(self, files: Mapping[str, bytes]) -> AsyncIterator[str]:
+        """Makes a claim without any label of knit."""
+        name = f"theirs-{uuid.uuid4().hex[:8]}"
+        await self._cluster.create_claim(name)
+        folder = await self._cluster.folder(Volume(name, name))
+        await asyncio.to_thread(write_folder, folder, files)
+        try:
+            yield name
+        finally:
+            await self._cluster.delete_claim(name)
+
     async def leave_socket(self, volume: Volume, name: str) -> None:
         """Makes it in the folder behind the claim."""
         folder = await self._cluster.folder(volume)
@@ -146,6 +158,20 @@ class Cluster:
         """Deletes a run pod as an operator or an eviction would, with the pod's own grace."""
         mine = f"{names.LABEL_RUN}={pod.run_id}"
         await self._core.delete_collection_namespaced_pod(self._namespace, label_selector=mine)
+
+    async def create_claim(self, name: str) -> None:
+        """Makes a claim of the default class, as any user may."""
+        spec = client.V1PersistentVolumeClaimSpec(
+            access_modes=["ReadWriteMany"],
+            resources=client.V1VolumeResourceRequirements(requests={"storage": "1Mi"}),
+        )
+        about = client.V1ObjectMeta(name=name)
+        claim = client.V1PersistentVolumeClaim(metadata=about, spec=spec)
+        await self._core.create_namespaced_persistent_volume_claim(self._namespace, claim)
+
+    async def delete_claim(self, name: str) -> None:
+        """Deletes a claim."""
+        await self._core.delete_namespaced_persistent_volume_claim(name, self._namespace)
 
     async def delete_secret(self, name: str) -> None:
         """Deletes a Secret."""

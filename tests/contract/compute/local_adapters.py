@@ -59,6 +59,15 @@ class LocalHostAdapter(ComputeAdapter):
         """Writes to the volume's folder."""
         write_folder(self._state / "volumes" / volume.name, files)
 
+    @asynccontextmanager
+    async def foreign_volume(self, files: Mapping[str, bytes]) -> AsyncIterator[str]:
+        """Makes a temporary folder."""
+        with tempfile.TemporaryDirectory() as made:
+            folder = Path(made, "theirs").resolve()
+            folder.mkdir()
+            write_folder(folder, files)
+            yield str(folder)
+
     async def leave_socket(self, volume: Volume, name: str) -> None:
         """Makes it in the volume's folder."""
         bind_socket(self._state / "volumes" / volume.name / name)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Mapping
-from contextlib import AbstractAsyncContextManager, suppress
+import tempfile
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from pathlib import Path
 
 from knit_workflows.compute.base import ComputeBackend, RunPod
@@ -35,6 +36,15 @@ class MemoryAdapter(ComputeAdapter):
     async def write_volume(self, volume: Volume, files: Mapping[str, bytes]) -> None:
         """Writes to the volume's folder."""
         write_folder(self._backend.folder(volume), files)
+
+    @asynccontextmanager
+    async def foreign_volume(self, files: Mapping[str, bytes]) -> AsyncIterator[str]:
+        """Makes a temporary folder."""
+        with tempfile.TemporaryDirectory() as made:
+            folder = Path(made, "theirs").resolve()
+            folder.mkdir()
+            write_folder(folder, files)
+            yield str(folder)
 
     async def leave_socket(self, volume: Volume, name: str) -> None:
         """Makes it in the volume's folder."""

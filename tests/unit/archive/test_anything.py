@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from knit_workflows import archive
 from knit_workflows.archive import walk
+from tests.properties import examples
 
 
 class Link(NamedTuple):
@@ -104,7 +105,7 @@ def listed(root: Path) -> list[tuple[object, ...]]:
     return found
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(80), deadline=None)
 @given(folders)
 def test_any_tree_comes_out_as_it_went_in(tree: Folder) -> None:
     with tempfile.TemporaryDirectory() as before, tempfile.TemporaryDirectory() as after:
@@ -117,7 +118,7 @@ def test_any_tree_comes_out_as_it_went_in(tree: Folder) -> None:
         assert stream == b"".join(archive.iter_pack(Path(after)))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(folders)
 def test_files_and_links_alone_are_the_same_for_every_reader(tree: Folder) -> None:
     """As a client reads them that makes a link of each link, and a file of each other entry."""

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from knit_workflows import archive
 from knit_workflows.archive import ArchiveRefused, Limits
+from tests.properties import examples
 
 END = bytes(1024)
 REPOSITORY = Path(__file__).parents[3]
@@ -286,7 +287,7 @@ def test_a_stream_cut_at_any_block_is_refused(refuse, entry: Entry, pax) -> None
         refuse(whole[:cut])
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(st.data())
 def test_no_damage_makes_it_touch_anything_else(tmp_path_factory, data: st.DataObject) -> None:
     """Whatever bytes change, unpacking succeeds or refuses; it neither crashes nor escapes."""

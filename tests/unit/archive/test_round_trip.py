@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from knit_workflows import archive
+from tests.properties import examples
 
 names = st.one_of(
     st.text(
@@ -56,7 +57,7 @@ def unpacked(stream: bytes, root: Path) -> archive.Summary:
     return archive.unpack(io.BytesIO(stream), root)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(80), deadline=None)
 @given(trees)
 def test_any_tree_comes_out_as_it_went_in(tree: dict) -> None:
     with tempfile.TemporaryDirectory() as before, tempfile.TemporaryDirectory() as after:
@@ -69,7 +70,7 @@ def test_any_tree_comes_out_as_it_went_in(tree: dict) -> None:
             assert len(witness.getmembers()) == entries
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(trees, st.sampled_from([tarfile.PAX_FORMAT, tarfile.GNU_FORMAT]))
 def test_archives_of_other_tools_come_out_right(tree: dict, form: int) -> None:
     with tempfile.TemporaryDirectory() as before, tempfile.TemporaryDirectory() as after:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from knit_workflows import archive
 from knit_workflows.archive import ArchiveRefused, Limits, sparse
+from tests.properties import examples
 
 END = bytes(1024)
 DIALECTS = [
@@ -120,7 +121,7 @@ def test_every_dialect_of_gnu_tar_is_read(
     assert (after / "y").read_bytes() == b"behind it"
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(
     st.lists(st.tuples(st.integers(0, 30), st.binary(min_size=1, max_size=3000)), max_size=6),
     st.integers(0, 5000),

@@ -37,8 +37,9 @@ def folder(tmp_path: Path) -> DevFolder:
 def knit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
     """Runs `knit dev …` in the folder and gives what it said, after its exit code."""
 
-    def call(*arguments: str) -> str:
-        code = run(["dev", *arguments], Surroundings(tmp_path, home=tmp_path))
+    def call(*arguments: str, **variables: str) -> str:
+        here = Surroundings(tmp_path, home=tmp_path, variables=variables)
+        code = run(["dev", *arguments], here)
         out, err = capsys.readouterr()
         return f"{code}\n{out}{err}"
 
@@ -144,6 +145,32 @@ def test_a_bad_hooks_file_refuses_the_start(tmp_path: Path, knit: Callable[..., 
     assert not (tmp_path / ".knit").exists()
 
 
+def test_settings_that_are_paths_mean_the_folder_of_the_command(
+    tmp_path: Path, knit: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not that of the stack's processes; and what the stack needs itself is not replaced."""
+    given: dict[str, str] = {}
+
+    def supervise(*_: Any, settings: dict[str, str], **__: Any) -> bool:
+        given.update(settings)
+        return False
+
+    monkeypatch.setattr(app, "supervise", supervise)
+    knit("up", KNIT_HOOKS__SECRETS_FILE="secrets", KNIT_HOOKS__CA_FILE="", KNIT_STORE__FOLDER="x")
+    assert given == {
+        "KNIT_HOOKS__SECRETS_FILE": f"{tmp_path}/secrets",
+        "KNIT_STORE__FOLDER": f"{tmp_path}/x",
+    }
+    database: Any = SimpleNamespace(
+        address=lambda: "url", command=lambda: (), is_ready=None, user=None, group=None,
+        before_start=None,
+    )  # fmt: skip
+    folder = DevFolder(tmp_path / "dev")
+    [first, *_] = services.services(folder, PORTS, database, lambda: None, given)
+    assert first.environment["KNIT_HOOKS__SECRETS_FILE"] == f"{tmp_path}/secrets"
+    assert first.environment["KNIT_STORE__FOLDER"] == str(folder.postgres)
+
+
 def test_a_stack_that_runs_does_not_take_another_hooks_file(
     folder: DevFolder, tmp_path: Path, knit: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -155,16 +182,39 @@ def test_a_stack_that_runs_does_not_take_another_hooks_file(
     assert "--hooks counts only when it starts; use it after `knit dev down`" in said
 
 
-@pytest.mark.parametrize("hooks", [None, Path("/etc/hooks.yaml")])
-def test_the_processes_are_told_of_the_hooks_file(folder: DevFolder, hooks: Path | None) -> None:
+def test_a_bad_file_of_extra_apis_refuses_the_start(
+    tmp_path: Path, knit: Callable[..., str]
+) -> None:
+    entry = "endpoints: [{path: /api/x, proxy_to: http://h}]"
+    (tmp_path / "extra.yaml").write_text(entry)
+    said = knit("up", "--extra-apis", "extra.yaml")
+    assert said.startswith("1\nerror: the file of extra APIs cannot be used\n")
+    assert f"{tmp_path}/extra.yaml: endpoints[0].path: /api/x is taken" in said
+    assert "docs/how-to/extra-apis.md" in said
+    said = knit("up", "--extra-apis", "none.yaml")
+    assert f"{tmp_path}/none.yaml cannot be read: No such file or directory" in said
+    assert not (tmp_path / ".knit").exists()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"KNIT_HOOKS__FILE": "/etc/hooks.yaml", "KNIT_EXTRA_APIS__CONFIG": "/etc/extra.yaml"}],
+)
+def test_the_processes_are_told_of_the_files(
+    folder: DevFolder, monkeypatch: pytest.MonkeyPatch, settings: dict[str, str]
+) -> None:
+    """Without one there are no hooks, whatever was in force when the stack ran last."""
+    monkeypatch.delenv("KNIT_HOOKS__FILE", raising=False)
     database: Any = SimpleNamespace(
         address=lambda: "url", command=lambda: (), is_ready=None, user=None, group=None,
         before_start=None,
     )  # fmt: skip
-    made = services.services(folder, PORTS, database, lambda: None, hooks=hooks)
+    made = services.services(folder, PORTS, database, lambda: None, settings)
     for one in made:
         assert one.environment["KNIT_HOOKS__ALLOW_LOOPBACK"] == "true"
-        assert one.environment.get("KNIT_HOOKS__FILE") == (str(hooks) if hooks else None)
+        assert one.environment["KNIT_HOOKS__FILE"] == settings.get("KNIT_HOOKS__FILE", os.devnull)
+        extra_apis = settings.get("KNIT_EXTRA_APIS__CONFIG")
+        assert one.environment.get("KNIT_EXTRA_APIS__CONFIG") == extra_apis
 
 
 def test_a_detached_start_that_takes_too_long(folder: DevFolder) -> None:

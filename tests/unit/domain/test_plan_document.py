@@ -13,6 +13,7 @@ from knit_workflows.domain.errors import InvalidPlan
 from knit_workflows.domain.plans.graph import identity_hash
 from knit_workflows.domain.plans.rules import parse_plan
 from tests.plan_documents import plan_document
+from tests.properties import examples
 
 TEXT = st.text(
     st.characters(exclude_categories=["Cs", "Cc"]) | st.sampled_from(":=# '\"\\"), max_size=8
@@ -88,7 +89,7 @@ def shuffled(value: object, draw: st.DataObject) -> Any:
     }
 
 
-@settings(max_examples=50, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(50), suppress_health_check=[HealthCheck.too_slow])
 @given(documents())
 def test_the_document_of_a_plan_is_the_plan(document: dict[str, object]) -> None:
     spec = parse_plan(document)
@@ -98,7 +99,7 @@ def test_the_document_of_a_plan_is_the_plan(document: dict[str, object]) -> None
     assert plan_document(parse_plan(written)) == written
 
 
-@settings(max_examples=50, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(50), suppress_health_check=[HealthCheck.too_slow])
 @given(documents(), st.data())
 def test_order_and_repetition_mean_nothing(
     document: dict[str, object], draw: st.DataObject
@@ -110,7 +111,7 @@ def test_order_and_repetition_mean_nothing(
     assert identity_hash(other) == identity_hash(spec)
 
 
-@settings(max_examples=50, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(50), suppress_health_check=[HealthCheck.too_slow])
 @given(documents(), documents(), st.sets(st.sampled_from(EXCHANGEABLE), max_size=2))
 def test_the_identity_is_the_document_without_its_mutable_parts(
     one: dict[str, object], other: dict[str, object], taken: set[str]

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from knit_workflows.hooks.addresses import AddressRefused, Guard, Names, Resolver, system_lookup
+from knit_workflows.hooks.addresses import AddressRefused, Guard, Names, system_lookup
+from knit_workflows.hooks.exchange import Resolver
 from knit_workflows.hooks.file import Allowed
 from tests.waiting import until
 

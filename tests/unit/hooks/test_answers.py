@@ -9,7 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from knit_workflows.hooks.answers import MAX_VALUE_BYTES, environment_of, is_json, refusal
+from knit_workflows.hooks.answers import (
+    MAX_VALUE_BYTES,
+    environment_of,
+    for_the_record,
+    is_json,
+    refusal,
+)
 from knit_workflows.hooks.failures import CallFailed
 
 
@@ -143,3 +149,24 @@ def test_other_statuses_in_words(
     status: int, location: str | None, beginning: str, words: str
 ) -> None:
     assert refusal(status, location, beginning) == words
+
+
+@pytest.mark.parametrize(
+    ("extension", "kept"),
+    [
+        ({"env": {"A": "s3cret", "B": ""}}, {"env": {"A": "…", "B": "…"}}),
+        ({"env": None}, {"env": "…"}),
+        ({"env": ["s3cret"]}, {"env": "…"}),
+        ("s3cret", {"env": "…"}),
+        (None, {"env": "…"}),
+    ],
+)
+def test_the_record_has_no_values(extension: Any, kept: Any) -> None:
+    body = json.dumps({"knitfabExtension": extension, "said": "\ud800 fine"}).encode()
+    shown = json.loads(for_the_record(body))
+    assert shown == {"knitfabExtension": kept, "said": "? fine"}
+
+
+@pytest.mark.parametrize("body", [b"", b" ", b"null", b"{}", b'{ "said":  "fine" }'])
+def test_other_answers_are_kept_as_they_are(body: bytes) -> None:
+    assert for_the_record(body) == body

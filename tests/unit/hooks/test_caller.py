@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import subprocess
+import sys
+from dataclasses import replace
 from datetime import timedelta
 from importlib import metadata
 
@@ -17,7 +20,7 @@ from tests.unit.hooks.conftest import BODY, MESSAGE, Callers
 from tests.unit.hooks.receiver import Script, answer, receiving, repeating, saying
 from tests.waiting import until
 
-SHORT = timedelta(seconds=1.5)
+SHORT = timedelta(seconds=3)
 OK = b"HTTP/1.1 200 OK\r\n"
 
 
@@ -46,6 +49,7 @@ async def test_a_call_is_one_post_of_the_body(caller_with: Callers) -> None:
         "content-length": str(len(BODY.encode())),
         "accept": "application/json, */*;q=0.5",
         "accept-encoding": "identity",
+        "webhook-id": MESSAGE.delivery_id,
         "user-agent": f"knit/{metadata.version('knit')}",
         "connection": "close",
     }
@@ -74,7 +78,18 @@ async def test_an_answer_may_extend_the_environment(caller_with: Callers) -> Non
     body = b'{"knitfabExtension": {"env": {"A": "b"}}}'
     result = await called(caller_with(), answer(200, body, "application/json; charset=utf-8"))
     assert (result.succeeded, result.environment) == (True, {"A": "b"})
-    assert result.text == body.decode()
+    assert result.text == '{"knitfabExtension": {"env": {"A": "…"}}}'
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+async def test_no_value_of_an_environment_is_kept(caller_with: Callers, wanted: bool) -> None:
+    """Whether or not it is asked for: everybody may read the record, and it may be a secret."""
+    body = b'{"a": 1, "knitfabExtension": {"env": {"A": "s3cret"}, "more": "s3cret"}}'
+    async with receiving(answer(200, body, "application/json")) as receiver:
+        message = replace(MESSAGE, wants_environment=wanted)
+        result = await caller_with().call(receiver.url(), message)
+    assert result.succeeded
+    assert result.text == '{"a": 1, "knitfabExtension": {"env": {"A": "…"}}}'
 
 
 @pytest.mark.parametrize(
@@ -123,12 +138,13 @@ async def test_a_receiver_that_is_not_there(caller_with: Callers) -> None:
     async with receiving(answer(200)) as receiver:
         url = receiver.url()
     assert failed(await caller_with().call(url, MESSAGE)) == (
-        "no connection: Connection refused",
+        "no connection: Connection refused; is the receiver running there?",
         None,
     )
     text, _ = failed(await caller_with().call("http://name.invalid/", MESSAGE))
     assert text.startswith("the name name.invalid cannot be resolved: ")
     assert "Errno" not in text
+    assert text.endswith("; check the host in the hooks file, from where the hooks worker runs")
 
 
 async def test_late_receivers(caller_with: Callers) -> None:
@@ -136,42 +152,41 @@ async def test_late_receivers(caller_with: Callers) -> None:
     caller = caller_with(timeout=SHORT)
     chunked = OK + b"Transfer-Encoding: chunked\r\n\r\n"
     scripts = {
-        "no answer within 1.5 s": [
+        "no answer within 3 s": [
             saying(then="hang"),
             saying(b"HTTP/1.1 200", then="hang"),
             repeating(OK, b"X: y\r\n", pause=0.1),
             repeating(b"", b"HTTP/1.1 100 Continue\r\n\r\n", pause=0.1),
         ],
-        "answered 200 OK, but the answer was not complete within 1.5 s": [
+        "answered 200 OK, but the answer was not complete within 3 s": [
             repeating(OK + b"Content-Length: 999\r\n\r\n", b"x", pause=0.1),
             repeating(chunked, b"1\r\nx\r\n", pause=0.1),
             saying(chunked, then="hang"),
             saying(OK, b"\r\nno end", then="hang"),
         ],
-        "answered 503 Service Unavailable, but the answer was not complete within 1.5 s": [
+        "answered 503 Service Unavailable, but the answer was not complete within 3 s": [
             saying(b"HTTP/1.1 503 x\r\nContent-Length: 9\r\n\r\n", then="hang"),
         ],
     }
     calls = [called(caller, script) for group in scripts.values() for script in group]
-    results = await asyncio.gather(*calls)
-    expected = [words for words, group in scripts.items() for _ in group]
-    assert [one.text for one in results] == expected
-    assert [one.status_code for one in results] == [None] * 4 + [200] * 4 + [503]
-    assert not any(one.succeeded for one in results)
 
-
-async def test_no_connection_in_time(caller_with: Callers) -> None:
-    async def slow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()  # never begins to speak TLS
         writer.close()
 
-    server = await asyncio.start_server(slow, "127.0.0.1", 0)
+    server = await asyncio.start_server(silent, "127.0.0.1", 0)
     async with server:
         url = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
-        assert failed(await caller_with(timeout=SHORT).call(url, MESSAGE)) == (
-            "no connection within 1.5 s",
-            None,
-        )
+        *results, unconnected = await asyncio.gather(*calls, caller.call(url, MESSAGE))
+    assert failed(unconnected) == (
+        "no connection within 3 s; is the receiver running, and can it be reached?",
+        None,
+    )
+    expected = [words for words, group in scripts.items() for _ in group]
+    advice = "let it answer first and work later, or raise KNIT_HOOKS__TIMEOUT"
+    assert [one.text for one in results] == [f"{words}; {advice}" for words in expected]
+    assert [one.status_code for one in results] == [None] * 4 + [200] * 4 + [503]
+    assert not any(one.succeeded for one in results)
 
 
 async def test_hanging_receivers_delay_nobody_else(caller_with: Callers) -> None:
@@ -189,7 +204,8 @@ async def test_hanging_receivers_delay_nobody_else(caller_with: Callers) -> None
 async def test_answers_up_to_the_limit_are_read(caller_with: Callers) -> None:
     limit = 1 << 20
     assert (await called(caller_with(), answer(200, b"x" * limit))).succeeded
-    words = ("answered 200 OK with more than 1048576 bytes", 200)
+    advice = "let it answer less, or raise KNIT_HOOKS__MAX_ANSWER_BYTES"
+    words = (f"answered 200 OK with more than 1048576 bytes; {advice}", 200)
     for script in (
         answer(200, b"x" * (limit + 1)),
         repeating(OK + b"Transfer-Encoding: chunked\r\n\r\n", b"1000\r\n" + b"x" * 4096 + b"\r\n"),
@@ -197,7 +213,7 @@ async def test_answers_up_to_the_limit_are_read(caller_with: Callers) -> None:
     ):
         assert failed(await called(caller_with(), script)) == words
     assert failed(await called(caller_with(max_answer_bytes=3), answer(200, b"four"))) == (
-        "answered 200 OK with more than 3 bytes",
+        f"answered 200 OK with more than 3 bytes; {advice}",
         200,
     )
 
@@ -256,6 +272,29 @@ async def test_a_call_that_is_cancelled_ends_its_connection(caller_with: Callers
         with pytest.raises(asyncio.CancelledError):
             await call
         await until(lambda: receiver.ended == 1)
+
+
+async def test_a_caller_that_was_closed_can_call_again(caller_with: Callers) -> None:
+    caller = caller_with(lookup=lambda host, port: ["127.0.0.1"])
+    caller.configure(HooksFile(format="cloudevents"))
+    async with receiving(answer(200)) as receiver:
+        for _ in range(2):
+            assert (await caller.call(receiver.url(host="hook.example"), MESSAGE)).succeeded
+            await caller.aclose()
+            await caller.aclose()
+    assert {heard.headers["content-type"] for heard in receiver.heard} == {
+        "application/cloudevents+json"
+    }
+
+
+def test_the_http_client_is_loaded_by_the_first_call() -> None:
+    """Every worker loads the caller, and few of them call."""
+    program = (
+        "import sys; from knit_workflows.hooks.caller import HookCaller; "
+        "from knit_workflows.settings import HookSettings; HookCaller(HookSettings()); "
+        "sys.exit('aiohttp' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-P", "-c", program], check=False).returncode == 0
 
 
 # ---------------------------------------------------------------- where calls go

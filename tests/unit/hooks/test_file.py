@@ -200,6 +200,10 @@ def test_any_content_is_a_hooks_file_or_is_refused_in_words(content: bytes) -> N
         assert isinstance(file, HooksFile)
 
 
+def test_nothing_is_a_file_without_hooks() -> None:
+    assert read_hooks_file(Path(os.devnull)) == HooksFile()
+
+
 def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)

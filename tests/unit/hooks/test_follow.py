@@ -193,22 +193,6 @@ async def test_following_goes_on_for_ever(tmp_path: Path) -> None:
         await asyncio.gather(task, return_exceptions=True)
 
 
-async def test_what_becomes_of_a_file_is_logged(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level("INFO", logger="knit_workflows.hooks.file")
-    path, recorder = tmp_path / "hooks.yaml", Recorder()
-    follower = Follower(path, recorder.apply, recorder.refuse)
-    await follower.begin()
-    path.write_text(A)
-    for _ in range(4):
-        await follower.look()
-    assert [one.getMessage() for one in caplog.records] == [
-        f"hooks file is refused: {path} cannot be read: No such file or directory",
-        "hooks file is in force",
-    ]
-
-
 async def test_a_store_that_is_away_is_logged_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

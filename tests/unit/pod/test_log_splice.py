@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from knit_workflows.pod.log_splice import LogSplice, NotALog
+from tests.properties import examples
 
 SECOND = 1_000_000_000
 Record = tuple[int, bytes]  # nanoseconds since 1970, what the runtime stored in one piece
@@ -66,7 +67,7 @@ def timed(steps: list[tuple[int, bytes, bytes]]) -> list[Record]:
 
 
 @pytest.mark.patient
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=examples(600), deadline=None)
 @given(
     steps=records,
     cuts=st.lists(st.tuples(st.integers(0, 400), st.integers(0, 25)), max_size=6),

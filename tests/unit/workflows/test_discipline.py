@@ -25,6 +25,7 @@ LONG_LIVED = {
     "await_run",
     "open_transfer",
     "close_transfer",
+    "look_at_volumes",
 }
 
 

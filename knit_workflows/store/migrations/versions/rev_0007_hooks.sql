@@ -7,6 +7,15 @@ ALTER TABLE run ADD COLUMN hook_env JSONB;
 -- Whether knit may delete the volume; not one that it has only adopted. When its content was purged.
 ALTER TABLE data ADD COLUMN owned BOOLEAN NOT NULL DEFAULT true;
 ALTER TABLE data ADD COLUMN purged_at TIMESTAMPTZ(3);
+CREATE UNIQUE INDEX ux_data_adopted ON data (volume) WHERE NOT owned AND purged_at IS NULL;
+
+-- Keys that sign the tokens of imports.
+CREATE TABLE import_key (
+    kid TEXT NOT NULL,
+    secret BYTEA NOT NULL,
+    created_at TIMESTAMPTZ(3) NOT NULL,
+    CONSTRAINT pk_import_key PRIMARY KEY (kid)
+);
 
 CREATE TABLE hooks (
     singleton BOOLEAN NOT NULL DEFAULT true,

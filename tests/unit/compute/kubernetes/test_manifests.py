@@ -269,3 +269,30 @@ def test_prerequisites_give_the_nurse_the_right_to_read_logs():
     }
     assert secret["type"] == "kubernetes.io/service-account-token"
     assert secret["metadata"]["annotations"] == {"kubernetes.io/service-account.name": "knit-nurse"}
+
+
+class TestAdoptedClaims:
+    """A claim of others is only ever read, and the kubelet does not change its files either."""
+
+    THEIRS = Volume("their-claim", "dd")
+
+    def test_an_input_is_mounted_read_only_as_a_whole(self):
+        spec = spec_of(replace(POD, inputs=(Mount("/in/1", self.THEIRS), Mount("/in/2", IN))))
+        claims = {
+            one["name"]: one["persistentVolumeClaim"]
+            for one in spec["volumes"]
+            if "persistentVolumeClaim" in one
+        }
+        assert claims["dd"] == {"claimName": "their-claim", "readOnly": True}
+        assert claims["aa"] == {"claimName": IN.name}
+
+    def test_a_download_mounts_it_the_same_way(self):
+        reading = Transfer("t", self.THEIRS, TransferMode.READ, "s")
+        [volume] = manifests.transfer_pod(reading, SETTINGS)["spec"]["volumes"]
+        assert volume["persistentVolumeClaim"] == {"claimName": "their-claim", "readOnly": True}
+
+    @pytest.mark.parametrize("changed", ["outputs", "log"])
+    def test_it_is_never_written(self, changed):
+        written = {"outputs": (Mount("/out", self.THEIRS),), "log": self.THEIRS}[changed]
+        with pytest.raises(BackendRejected, match="only adopted"):
+            spec_of(replace(POD, **{changed: written}))

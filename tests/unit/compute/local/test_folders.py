@@ -11,7 +11,13 @@ import pytest
 from knit_workflows.archive.folder_stack import FolderStack, opened_folder
 from knit_workflows.compute.local import LocalBackend
 from knit_workflows.compute.local.folders import StateFolder, disk_errors
-from knit_workflows.domain.errors import BackendRejected, BackendUnavailable, KnitError, StorageFull
+from knit_workflows.domain.errors import (
+    BackendRejected,
+    BackendUnavailable,
+    KnitError,
+    StorageFull,
+    VolumeRefused,
+)
 from knit_workflows.domain.volumes import Volume
 from knit_workflows.settings import LocalSettings
 
@@ -108,3 +114,24 @@ def test_what_the_disk_answers_is_told_in_words(
         raise OSError(code, os.strerror(code), "/state/x")
     assert hint in caught.value.advice
     assert "/state/x" in caught.value.reason + caught.value.see
+
+
+def test_an_imported_volume_is_a_folder_in_its_place(tmp_path: Path) -> None:
+    """A link to one elsewhere is not: knit would delete it with the Data."""
+    state = StateFolder(tmp_path / "state")
+    state.make()
+    volume = Volume("data-knitid-1", "1")
+    place = state.volume_path(volume)
+    with pytest.raises(VolumeRefused, match=str(place)):
+        state.require_imported(volume)
+    (tmp_path / "elsewhere").mkdir()
+    place.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(VolumeRefused):
+        state.require_imported(volume)
+    place.unlink()
+    place.touch()
+    with pytest.raises(VolumeRefused):
+        state.require_imported(volume)
+    place.unlink()
+    place.mkdir()
+    state.require_imported(volume)

@@ -1,4 +1,7 @@
-"""Reads the file of the extra APIs; what is wrong with it is said by place, with what to do."""
+"""The file of the extra APIs: paths of the Web API that other services serve.
+
+What is wrong with it is said by place, with what to do.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,17 @@ import posixpath
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 import yaml
 
-from knit_api.extra.endpoints import OWN, Endpoint, Endpoints
+from knit_workflows.domain.os_errors import advice_for, reason_of
+
+OWN_PATHS: Final = frozenset({"api", "healthz", "readyz"})
+"""First segments of the Web API's own paths; neither they nor anything below is ever forwarded."""
 
 MAX_BYTES: Final = 1 << 20
 _MAX_FAULTS: Final = 10
@@ -36,32 +44,61 @@ class ExtraApisRefused(Exception):
     """The file of the extra APIs cannot be used; the message says why, and what to do."""
 
 
-def parse_extra_apis(content: bytes) -> Endpoints:
-    """Gives the extra APIs of a file; an empty file has none.
+@dataclass(frozen=True, slots=True)
+class ExtraApi:
+    """What is at `path` and below is served by what is at `proxy_to` and below."""
+
+    path: str
+    proxy_to: str
+
+
+def read_extra_apis(file: Path) -> tuple[ExtraApi, ...]:
+    """Reads and checks a file; see `parse_extra_apis`."""
+    return parse_extra_apis(content_of(file), str(file))
+
+
+def content_of(file: Path) -> bytes:
+    """Gives the content, cut a little above MAX_BYTES; raises ExtraApisRefused."""
+    try:
+        with file.open("rb") as opened:
+            return opened.read(MAX_BYTES + 1)
+    except OSError as error:
+        reason = reason_of(error).removesuffix(f": {file}")
+        raise ExtraApisRefused(f"{file} cannot be read: {reason}; {advice_for(error)}") from error
+
+
+def parse_extra_apis(content: bytes, source: str) -> tuple[ExtraApi, ...]:
+    """Checks the content of a file, which messages call `source`; an empty one has no extra APIs.
 
     Raises:
         ExtraApisRefused: with all that is wrong.
     """
-    if len(content) > MAX_BYTES:
-        raise ExtraApisRefused(f"it is larger than {MAX_BYTES >> 20} MiB: is it the right file?")
-    try:
-        document = yaml.load(content.decode("utf-8-sig"), _Loader)
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
-        raise ExtraApisRefused(
-            f"it is not YAML in UTF-8: {' '.join(str(error).split())}"
-        ) from error
-    if document is None:
-        return Endpoints()
-    if not isinstance(document, dict):
-        raise ExtraApisRefused(f"it is not a mapping: {_SHAPE}")
+    document = _document(content, source)
     entries = document.get("endpoints") or []
     if not isinstance(entries, list):
-        raise ExtraApisRefused(f"endpoints: not a list: {_SHAPE}")
+        raise ExtraApisRefused(f"{source}: endpoints: not a list: {_SHAPE}")
     faults = [*_unknown("", document, ("endpoints",)), *_faults_of(entries)]
     if faults:
         more = [f"and {len(faults) - _MAX_FAULTS} more"] if len(faults) > _MAX_FAULTS else []
-        raise ExtraApisRefused("; ".join([*faults[:_MAX_FAULTS], *more]))
-    return Endpoints(Endpoint(one["path"], one["proxy_to"]) for one in entries)
+        raise ExtraApisRefused(f"{source}: {'; '.join([*faults[:_MAX_FAULTS], *more])}")
+    return tuple(ExtraApi(one["path"], one["proxy_to"]) for one in entries)
+
+
+def _document(content: bytes, source: str) -> dict[Any, Any]:
+    if len(content) > MAX_BYTES:
+        raise ExtraApisRefused(
+            f"{source} is larger than {MAX_BYTES >> 20} MiB: is it the right one?"
+        )
+    try:
+        document = yaml.load(content.decode("utf-8-sig"), _Loader)
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
+        words = " ".join(str(error).split())
+        raise ExtraApisRefused(f"{source} is not YAML in UTF-8: {words}") from error
+    if document is None:
+        return {}
+    if not isinstance(document, dict):
+        raise ExtraApisRefused(f"{source} is not a mapping: {_SHAPE}")
+    return document
 
 
 def _faults_of(entries: list[Any]) -> Iterator[str]:
@@ -100,7 +137,7 @@ def _path_fault(path: str) -> str | None:
     if path != clean:
         return f"{path!r} is not clean (dots, double or trailing slashes): write {clean}"
     first = path.split("/")[1]
-    if first in OWN:
+    if first in OWN_PATHS:
         return f"{path} is taken: /{first} and all below is knit's own"
     return None
 

@@ -1,0 +1,1 @@
+"""A Before hook that lets a Run start only if its image is on a signed list."""
