@@ -110,11 +110,20 @@ async def test_postgres_is_away_when_a_hook_answers(
 ) -> None:
     """The answer is on record afterwards: nobody else knows it, and the call is not repeated."""
     held = Held(hooks, path, "starting")
-    async with called_meanwhile(open_folder, hooks, held) as (knit, _, run_id):
+    async with called_meanwhile(open_folder, hooks, held) as (knit, store, run_id):
+
+        async def is_on_record() -> bool:
+            return any(
+                (one.url, one.transition.target) == (hooks.url(path), RunStatus.STARTING)
+                and one.state is DeliveryState.SUCCEEDED
+                for one in await store.hooks.find(DeliveryQuery(run_id=run_id))
+            )
+
         await asyncio.to_thread(knit.postgres.stop)
         held.let_go()
         await asyncio.sleep(AWAY)
         await asyncio.to_thread(knit.postgres.start)
+        await eventually(is_on_record)
     calls = Counter(call.headers["webhook-id"] for call in hooks.calls)
     [one] = [
         call
