@@ -79,7 +79,9 @@ WORKFLOWS: Final = (
     HookTestWorkflow,
 )
 MIN_SHUTDOWN: Final = timedelta(seconds=1)
-WATCH_SLOTS: Final = 2_000
+SLOTS: Final = 200
+WAITING_SLOTS: Final = 2_000
+"""For roles whose activities mostly wait."""
 
 
 class Role(StrEnum):
@@ -98,11 +100,17 @@ class Role(StrEnum):
 
 
 ALL_ROLES: Final = frozenset(Role)
+WAITING_ROLES: Final = frozenset({Role.WATCH, Role.HOOKS})
 WORKFLOWS_BY_ROLE: Final = {
     Role.INTERACTIVE: (TransferWorkflow, VolumesWorkflow),
     Role.HOOKS: (HookTestWorkflow,),
 }
 """For which somebody waits; the role `ENGINE` has them all."""
+
+
+def slots(roles: frozenset[Role]) -> int:
+    """Gives how many activities of these roles a Worker of ours carries out at once."""
+    return WAITING_SLOTS if roles & WAITING_ROLES else SLOTS
 
 
 class MisconfiguredWorker(ValueError):
@@ -301,9 +309,9 @@ class KnitPlugin(SimplePlugin):
             config["max_heartbeat_throttle_interval"] = min(
                 config.get("max_heartbeat_throttle_interval", longest), longest
             )
-            if self._roles & {Role.WATCH, Role.HOOKS} and not config.get("tuner"):
+            if self._roles & WAITING_ROLES and not config.get("tuner"):
                 config["max_concurrent_activities"] = (
-                    config.get("max_concurrent_activities") or WATCH_SLOTS
+                    config.get("max_concurrent_activities") or WAITING_SLOTS
                 )
         _default_versioning(config)
         return super().configure_worker(config)

@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import logging
 import os
+import resource
 import signal
 import sys
 from collections.abc import Sequence
@@ -23,7 +24,7 @@ from temporalio.worker import Worker
 from knit_workflows import log as logs
 from knit_workflows.compute.base import ComputeBackend
 from knit_workflows.domain.errors import EngineUnavailable, KnitError
-from knit_workflows.plugin import WATCH_SLOTS, Deps, KnitPlugin, Role
+from knit_workflows.plugin import WAITING_SLOTS, Deps, KnitPlugin, Role, slots
 from knit_workflows.settings import (
     ComputeSettings,
     QueueSettings,
@@ -81,7 +82,7 @@ def workers(client: Client, deps: Deps, roles: frozenset[Role]) -> list[Worker]:
             client,
             task_queue=queue,
             plugins=[KnitPlugin(deps, roles=served)],
-            max_concurrent_activities=WATCH_SLOTS if Role.WATCH in served else 200,
+            max_concurrent_activities=slots(served),
             graceful_shutdown_timeout=SHUTDOWN,
             # How long a killed worker's workflows wait for it before another one takes them.
             sticky_queue_schedule_to_start_timeout=STICKY,
@@ -122,6 +123,19 @@ async def serve(settings: Settings, temporal: ClientConnectConfig, roles: frozen
         log.info("worker stops", extra={"action": "worker_stops"})
 
 
+def allow_connections() -> None:
+    """Raises this process's limit of open files, if it is low: each call of a hook is one.
+
+    Often 1,024 are allowed at first, and more only on request.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 2 * WAITING_SLOTS
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parses the command line, serves, and leaves the process."""
     parser = argparse.ArgumentParser(prog="python -m knit_workflows", description=__doc__)
@@ -142,6 +156,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error(str(refused))
     logs.set_up(settings.log_format, settings.log_level)
     set_up_telemetry(settings.log_format)
+    if Role.HOOKS in roles:
+        allow_connections()
     code = 1
     try:
         asyncio.run(serve(settings, temporal, roles))

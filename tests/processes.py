@@ -8,9 +8,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from knit_workflows.plugin import Role
 from tests.waiting import PATIENCE
 
 
@@ -24,9 +25,15 @@ def bare_environment(**variables: str) -> dict[str, str]:
 
 
 class WorkerProcess:
-    """`python -m knit_workflows` with these settings, on a log file of its own per start."""
+    """`python -m knit_workflows` with these settings, on a log file of its own per start.
 
-    def __init__(self, environment: Mapping[str, str], logs: Path) -> None:
+    It has all roles unless some are named.
+    """
+
+    def __init__(
+        self, environment: Mapping[str, str], logs: Path, *, roles: Sequence[Role] = ()
+    ) -> None:
+        self._arguments = ["--roles", ",".join(roles)] if roles else []
         self._environment = {**os.environ, **environment, "KNIT_LOG_FORMAT": "json"}
         self._logs = logs
         self._starts = 0
@@ -48,7 +55,7 @@ class WorkerProcess:
         self._starts += 1
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "knit_workflows"],
+                [sys.executable, "-m", "knit_workflows", *self._arguments],
                 env=self._environment,
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -13,9 +13,10 @@ from temporalio import activity
 
 from knit_workflows.activities.failures import translated
 from knit_workflows.activities.heartbeat import heartbeating
+from knit_workflows.backoff import Backoff
 from knit_workflows.contracts.hooks import BeforeAnswer, CallHooks, HookActivities
 from knit_workflows.contracts.runs import HookCounts
-from knit_workflows.domain.errors import Superseded
+from knit_workflows.domain.errors import Superseded, Unavailable
 from knit_workflows.domain.hooks import HookAnswer, HookPhase, Hooks, Transition
 from knit_workflows.domain.ids import RunId
 from knit_workflows.domain.ports import HookStore, RunExecutionStore, RunKey, RunStore
@@ -28,6 +29,8 @@ log = logging.getLogger(__name__)
 
 FIRST_PAUSE: Final = timedelta(seconds=1)
 LONGEST_PAUSE: Final = timedelta(seconds=60)
+_RECORDING: Final = (0.5, 10.0)
+"""Seconds between two attempts to record an outcome: first and most."""
 TOLD_AT_ONCE: Final = 50
 """After hooks of one transition: what does not fit into a process's open files would be lost."""
 
@@ -62,7 +65,7 @@ class StoreHookActivities(HookActivities):
                 if answer.status is not transition.source:
                     return answer
                 pause = _pause(request.attempt)
-                failure = await self._ask(hooks, run, transition, request.attempt, pause)
+                failure = await self._ask(hooks, run, transition, pause)
                 if not failure:
                     return answer
                 seconds = pause.total_seconds()
@@ -81,32 +84,28 @@ class StoreHookActivities(HookActivities):
                 shown = _as_of(run, event)
                 hooks = await self._hooks.hooks()
                 turns = asyncio.Semaphore(TOLD_AT_ONCE)
-                told = (self._tell(url, shown, transition, turns) for url in hooks.after)
-                await asyncio.gather(*told)
+                calls = (self._tell(url, shown, transition, turns) for url in hooks.after)
+                # Each to its end: the outcome of a call that is left would be lost, and it is not
+                # made again.
+                for outcome in await asyncio.gather(*calls, return_exceptions=True):
+                    if outcome is not None:
+                        raise outcome
 
     async def _ask(
         self,
         hooks: Hooks,
         run: RunDetail,
         transition: Transition,
-        attempt: int,
         pause: timedelta,
     ) -> str:
         """Asks the whole chain; gives why one does not agree, or nothing."""
         environment: dict[str, str] = {}
         starts = transition.target is RunStatus.STARTING
         for number, url in enumerate(hooks.before, start=1):
-            if await self._hooks.begin(transition, HookPhase.BEFORE, url) is None:
+            hook = _Hook(transition, HookPhase.BEFORE, url, wants_environment=starts)
+            answer = await self._call(hook, run, environment, pause)
+            if answer is None:
                 continue  # skipped by a user
-            body = hook_body(run, transition, attempt)
-            delivery = transition.delivery_id(HookPhase.BEFORE, url)
-            answer = await self._caller.call(url, HookMessage(delivery, attempt, body, starts))
-            environment |= answer.environment
-            if fault := environment_fault(environment):
-                answer = replace(answer, succeeded=False, text=fault)
-            next_in = None if answer.succeeded else pause
-            await self._hooks.ended(transition, HookPhase.BEFORE, url, answer, next_in=next_in)
-            _log(transition, HookPhase.BEFORE, url, attempt, answer)
             if not answer.succeeded:
                 return await self._pending(transition, _Failed(number, url, answer))
         if starts:
@@ -136,13 +135,44 @@ class StoreHookActivities(HookActivities):
         self, url: str, run: RunDetail, transition: Transition, turns: asyncio.Semaphore
     ) -> None:
         async with turns:
-            if await self._hooks.begin(transition, HookPhase.AFTER, url) is None:
-                return
-            delivery = transition.delivery_id(HookPhase.AFTER, url)
-            message = HookMessage(delivery, 1, hook_body(run, transition, 1), False)
-            answer = await self._caller.call(url, message)
-            await self._hooks.ended(transition, HookPhase.AFTER, url, answer)
-            _log(transition, HookPhase.AFTER, url, 1, answer)
+            await self._call(_Hook(transition, HookPhase.AFTER, url), run, {})
+
+    async def _call(
+        self,
+        hook: _Hook,
+        run: RunDetail,
+        environment: dict[str, str],
+        pause: timedelta | None = None,
+    ) -> HookAnswer | None:
+        """Calls a hook once and records the outcome; None: it is not to be called.
+
+        Adds what it wants in the container's environment to `environment`.
+        """
+        attempt = await self._hooks.begin(hook.transition, hook.phase, hook.url)
+        if attempt is None:
+            return None
+        body = hook_body(run, hook.transition, attempt)
+        message = HookMessage(hook.delivery_id, attempt, body, hook.wants_environment)
+        answer = await self._caller.call(hook.url, message)
+        environment |= answer.environment
+        if fault := environment_fault(environment):
+            answer = replace(answer, succeeded=False, text=fault)
+        _log(hook, attempt, answer)
+        await self._record(hook, attempt, answer, None if answer.succeeded else pause)
+        return answer
+
+    async def _record(
+        self, hook: _Hook, attempt: int, answer: HookAnswer, next_in: timedelta | None
+    ) -> None:
+        """Records an outcome, after an outage of the database too: nobody else knows it."""
+        backoff = Backoff(*_RECORDING)
+        while True:
+            try:
+                return await self._hooks.ended(
+                    hook.transition, hook.phase, hook.url, answer, attempt=attempt, next_in=next_in
+                )
+            except Unavailable:
+                await asyncio.sleep(backoff.next())
 
     async def _run(self, transition: Transition) -> RunDetail:
         run = await self._runs.get(transition.run_id)
@@ -179,6 +209,21 @@ class _Failed:
         return f"{self.url}{'' if answered else ':'} {self.answer.text}"
 
 
+@dataclass(frozen=True, slots=True)
+class _Hook:
+    """One hook and what it is called for."""
+
+    transition: Transition
+    phase: HookPhase
+    url: str
+    wants_environment: bool = False
+
+    @property
+    def delivery_id(self) -> str:
+        """The id of the delivery."""
+        return self.transition.delivery_id(self.phase, self.url)
+
+
 def _as_of(run: RunDetail, event: RunEvent) -> RunDetail:
     """Shows a Run as it was right after that event, even if it has gone on."""
     summary = replace(run.summary, status=event.to_status, updated_at=event.at, exit=event.exit)
@@ -200,19 +245,17 @@ def _pause(attempt: int) -> timedelta:
     return longest * random.uniform(0.5, 1.0)
 
 
-def _log(
-    transition: Transition, phase: HookPhase, url: str, attempt: int, answer: HookAnswer
-) -> None:
+def _log(hook: _Hook, attempt: int, answer: HookAnswer) -> None:
     log.info(
         "hook has %s",
         "succeeded" if answer.succeeded else "failed",
         extra={
             "action": "hook_called",
-            "run_id": transition.run_id,
-            "generation": transition.generation,
-            "phase": str(phase),
-            "target": str(transition.target),
-            "url": url,
+            "run_id": hook.transition.run_id,
+            "generation": hook.transition.generation,
+            "phase": str(hook.phase),
+            "target": str(hook.transition.target),
+            "url": hook.url,
             "attempt": attempt,
             "status_code": answer.status_code,
             "seconds": round(answer.duration.total_seconds(), 3),

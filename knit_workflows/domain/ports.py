@@ -530,11 +530,13 @@ class HookStore(Protocol):
         url: str,
         answer: HookAnswer,
         *,
+        attempt: int,
         next_in: timedelta | None = None,
     ) -> None:
-        """Records how a call has ended, and when the hook is called again (None: it is not).
+        """Records how an attempt has ended, and when the hook is called again (None: it is not).
 
-        Changes nothing if the delivery has been skipped meanwhile, or is gone with its Run.
+        Changes nothing if the delivery has been skipped or attempted again meanwhile (the worker of
+        the first attempt was taken for dead), or is gone with its Run.
         """
 
     async def keep_environment(

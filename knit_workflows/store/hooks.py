@@ -89,6 +89,7 @@ class PostgresHookStore:
         url: str,
         answer: HookAnswer,
         *,
+        attempt: int,
         next_in: timedelta | None = None,
     ) -> None:
         """See the port."""
@@ -97,6 +98,7 @@ class PostgresHookStore:
             _SQL["ended"],
             {
                 "delivery_id": transition.delivery_id(phase, url),
+                "attempt": attempt,
                 "state": state.value,
                 "status_code": answer.status_code,
                 "answer": answer.text,

@@ -51,7 +51,7 @@ SELECT cur.generation, begun.attempts
 
 -- name: ended
 
--- How a call has ended.
+-- How an attempt has ended. A later one knows better.
 UPDATE hook_delivery
    SET state = %(state)s,
        status_code = %(status_code)s::smallint,
@@ -60,6 +60,7 @@ UPDATE hook_delivery
        next_at = date_trunc('milliseconds', clock_timestamp())
                  + %(next_in)s::double precision * interval '1 second'
  WHERE delivery_id = %(delivery_id)s
+   AND attempts = %(attempt)s
    AND state <> 'skipped'
 
 -- name: keep_environment

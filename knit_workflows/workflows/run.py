@@ -222,6 +222,7 @@ class RunWorkflow:
             HookActivities.call_before_hooks,
             self._call(source, target, self._attempts),
             task_queue=self._request.hooks_queue,
+            priority=options.AT_HAND,  # a Run waits for this, and for no After hook
             start_to_close_timeout=options.LONG,
             heartbeat_timeout=self._heartbeat,
             retry_policy=options.UNTIL_IT_WORKS,
@@ -238,9 +239,8 @@ class RunWorkflow:
 
     async def _pause(self, source: RunStatus, answer: BeforeAnswer) -> None:
         """Waits until the Before hooks are to be asked again, or need not be."""
-        if workflow.info().is_continue_as_new_suggested():
-            if self._telling is not None:
-                await self._telling
+        told = self._telling
+        if workflow.info().is_continue_as_new_suggested() and (told is None or told.done()):
             workflow.continue_as_new(
                 self._request.model_copy(update={"hook_attempts": self._attempts})
             )

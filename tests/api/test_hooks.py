@@ -32,9 +32,10 @@ async def a_failure(
     store: MemoryStore, step: Transition, url: str = URL, phase: HookPhase = HookPhase.BEFORE
 ) -> str:
     """A hook that was called and has failed; gives the id of the delivery."""
-    await store.hooks.begin(step, phase, url)
+    attempt = await store.hooks.begin(step, phase, url)
+    assert attempt is not None
     next_in = timedelta(seconds=2) if phase is HookPhase.BEFORE else None
-    await store.hooks.ended(step, phase, url, BUSY, next_in=next_in)
+    await store.hooks.ended(step, phase, url, BUSY, attempt=attempt, next_in=next_in)
     return step.delivery_id(phase, url)
 
 
@@ -82,7 +83,7 @@ async def test_deliveries_by_filter(client: httpx.AsyncClient, store: MemoryStor
     first = await a_failure(store, one)
     await store.hooks.begin(two, HookPhase.BEFORE, URL)
     agreed = HookAnswer(True, "", timedelta(), 200)
-    await store.hooks.ended(two, HookPhase.BEFORE, URL, agreed)
+    await store.hooks.ended(two, HookPhase.BEFORE, URL, agreed, attempt=1)
     second = two.delivery_id(HookPhase.BEFORE, URL)
 
     async def found(**query: str) -> list[str]:

@@ -13,6 +13,7 @@ from tests.bench import (
     cluster,
     cold_start,
     engine,
+    hooks,
     store_figures,
     transfers,
 )
@@ -22,6 +23,8 @@ BENCHES: dict[str, Callable[[], Awaitable[None]]] = {
     "latencies": lambda: engine.latencies(100),
     "chain": lambda: engine.chain(200),
     "fan-out": lambda: engine.fan_out(1000),
+    "hooks-launch": lambda: hooks.launch(100),
+    "hooks-hanging": lambda: hooks.hanging(1000),
     "memory": engine.memory,
     "burst": burst.burst,
     "oracle": burst.oracle,

@@ -90,6 +90,15 @@ class Gates:
             while not await self._waiting(gate):
                 await asyncio.sleep(0.005)
 
+    async def standing(self) -> list[Gate]:
+        """Gives the gates before which somebody stands now."""
+        rows = await self._do(
+            "SELECT DISTINCT objid::int FROM pg_locks WHERE locktype = 'advisory'"
+            " AND classid = %s AND NOT granted",
+            _CLASS,
+        )
+        return [self._gates[number] for (number,) in rows]
+
     async def turn_back(self, gate: Gate) -> None:
         """Undoes what those before the gate were about to commit."""
         for pid in await self._waiting(gate):

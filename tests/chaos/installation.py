@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,7 @@ from knit_workflows.domain.runs import RunStatus
 from knit_workflows.domain.tags import Tag
 from knit_workflows.domain.volumes import Volume
 from knit_workflows.embedded import EmbeddedPostgres
+from knit_workflows.plugin import Role
 from knit_workflows.settings import LocalSettings, StoreSettings
 from knit_workflows.store import PostgresStore, migrate
 from tests.chaos.gates import WORKER, Gate, Gates
@@ -136,6 +137,7 @@ async def installation(
     temporal: Client,
     folder: Path,
     *gates: Gate,
+    roles: Sequence[Role] = (),
     **settings: str,
 ) -> AsyncIterator[Installation]:
     """Starts a worker with these settings, that of Runs' sweeps for the rest."""
@@ -167,7 +169,7 @@ async def installation(
             "KNIT_STORE__URL": f"{url}&application_name={WORKER}",
             "TEMPORAL_ADDRESS": wire.address,
         }
-        worker = WorkerProcess({**environment, **workers_own}, folder)
+        worker = WorkerProcess({**environment, **workers_own}, folder, roles=roles)
         worker.start()
         # In a thread: it waits, and what the worker says last comes over the wire.
         stack.push_async_callback(asyncio.to_thread, worker.end)

@@ -1,4 +1,8 @@
-"""A Run survives kill -9 of its worker after every single event of its history."""
+"""A Run survives kill -9 of its worker after every single event of its history.
+
+Over both paths: without hooks, and with hooks in force, of which `make test` takes some moments and
+`make soak` every one (KNIT_SWEEP_MOMENTS).
+"""
 
 from __future__ import annotations
 
@@ -24,9 +28,12 @@ from knit_workflows.domain.volumes import Volume
 from knit_workflows.embedded import EmbeddedPostgres
 from knit_workflows.settings import LocalSettings, StoreSettings
 from knit_workflows.store import PostgresStore, migrate
+from tests.chaos.hook_record import assert_kept, in_force
+from tests.chaos.moments import MOST, chosen
 from tests.chaos.sweep import RECOVERY_SETTINGS, Remains, Sweep, history_of
 from tests.contract.compute.kubernetes_adapter import kubernetes_adapter
 from tests.processes import WorkerProcess
+from tests.receiver import Receiver, receiver
 
 pytestmark = pytest.mark.timeout(1200)
 
@@ -52,8 +59,15 @@ def _plan(image: str, lasts: str) -> dict[str, object]:
 class Onlooker:
     """Makes inputs and looks at what Runs leave, past the worker that is killed."""
 
-    def __init__(self, store: PostgresStore, backend: ComputeBackend, folder_of: FolderOf) -> None:
+    def __init__(
+        self,
+        store: PostgresStore,
+        backend: ComputeBackend,
+        folder_of: FolderOf,
+        hooks: Receiver | None,
+    ) -> None:
         self._store = store
+        self._hooks = hooks
         self._backend = backend
         self._folder_of = folder_of
 
@@ -74,8 +88,10 @@ class Onlooker:
         return knit_id
 
     async def remains(self, run: RunDetail) -> Remains:
-        """Looks at the database, the files and the objects of an ended Run."""
+        """Looks at the database, the files and the objects of an ended Run; and at its hooks."""
         assert run.log is not None
+        if self._hooks is not None:
+            await assert_kept(self._store, run.summary.run_id, self._hooks)
         files = await self._files(run.outputs[0].knit_id)
         return Remains(
             status=run.summary.status,
@@ -103,6 +119,7 @@ async def sweep(
     folder_of: FolderOf,
     image: str,
     lasts: str,
+    hooks: Receiver | None = None,
 ) -> AsyncIterator[Sweep]:
     """A worker process with these settings; `backend` looks at the same objects from outside."""
     url = postgres.url(f"chaos_{uuid.uuid4().hex}")
@@ -111,8 +128,10 @@ async def sweep(
     address = client.service_client.config.target_host
     settings = {"KNIT_STORE__URL": url, "TEMPORAL_ADDRESS": address}
     worker = WorkerProcess({**RECOVERY_SETTINGS, **compute, **settings}, logs)
-    onlooker = Onlooker(store, backend, folder_of)
+    onlooker = Onlooker(store, backend, folder_of, hooks)
     await store.open()
+    if hooks is not None:
+        await store.hooks.configure(in_force(hooks))
     worker.start()
     try:
         await worker.ready()
@@ -123,11 +142,15 @@ async def sweep(
         await store.aclose()
 
 
-async def carry_out(sweep: Sweep) -> None:
-    """Compares a Run killed after each of its events and statuses with an undisturbed one."""
+async def carry_out(sweep: Sweep, most: int | None = None) -> None:
+    """Compares a Run killed after each of its events and statuses with an undisturbed one.
+
+    With `most` it takes at most so many of these moments.
+    """
     expected, events = await sweep.undisturbed()
     assert expected.status == "done"
-    for moment in [*range(1, events + 1), *expected.history]:
+    moments = [*range(1, events + 1), *expected.history]
+    for moment in moments if most is None else chosen(moments, most):
         assert await sweep.killed_after(moment) == expected, f"killed after {moment}"
 
 
@@ -156,6 +179,33 @@ async def test_the_local_back_end_survives(
             0,
         )
         await carry_out(swept)
+
+
+@pytest.mark.engine
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+async def test_with_hooks_in_force(
+    postgres: EmbeddedPostgres, temporal_client: Client, tmp_path: Path
+) -> None:
+    """It ends as an undisturbed one does, and every hook was called as often as is promised."""
+    state = tmp_path / "state"
+    compute = {
+        "KNIT_COMPUTE__KIND": "local",
+        "KNIT_COMPUTE__LOCAL__STATE": str(state),
+        "KNIT_HOOKS__ALLOW_LOOPBACK": "true",
+    }
+    backend = LocalBackend(LocalSettings(state=state))
+
+    async def folder_of(volume: Volume) -> Path:
+        return state / "volumes" / volume.name
+
+    with receiver() as hooks:
+        async with sweep(
+            *(postgres, temporal_client, compute, tmp_path, backend, folder_of, "host/sh:1"),
+            SHORT,
+            hooks,
+        ) as swept:
+            await carry_out(swept, MOST)
 
 
 @pytest.mark.cluster

@@ -97,6 +97,7 @@ class Knit:
     api: Api
     client: httpx.AsyncClient
     volumes: Path
+    database: str
 
     async def plan(self, script: str, tag: str) -> str:
         """Registers a Plan for Data with this tag."""
@@ -160,8 +161,8 @@ class Knit:
 
 
 @asynccontextmanager
-async def installation(folder: Path) -> AsyncIterator[Knit]:
-    """Starts all; at the end all are ended, whatever state they are in."""
+async def installation(folder: Path, **settings: str) -> AsyncIterator[Knit]:
+    """Starts all, with these settings; at the end all are ended, whatever state they are in."""
     need_bubblewrap()
     postgres, temporal = EmbeddedPostgres(folder / "pg"), Temporal(folder)
     postgres.start()
@@ -176,6 +177,7 @@ async def installation(folder: Path) -> AsyncIterator[Knit]:
             "KNIT_COMPUTE__KIND": "local",
             "KNIT_COMPUTE__LOCAL__STATE": str(folder / "compute"),
             "TEMPORAL_ADDRESS": temporal.address,
+            **settings,
         }
         worker = WorkerProcess(environment, folder)
         worker.start()
@@ -184,7 +186,7 @@ async def installation(folder: Path) -> AsyncIterator[Knit]:
             base = f"{running.url}/api"
             async with httpx.AsyncClient(base_url=base, trust_env=False, timeout=60) as client:
                 volumes = folder / "compute" / "volumes"
-                yield Knit(postgres, temporal, worker, running, client, volumes)
+                yield Knit(postgres, temporal, worker, running, client, volumes, url)
     finally:
         if temporal.process is not None:
             temporal.signal(signal.SIGCONT)

@@ -71,11 +71,12 @@ class MemoryHooks(Part):
         url: str,
         answer: HookAnswer,
         *,
+        attempt: int,
         next_in: timedelta | None = None,
     ) -> None:
         rows, key = self.rows, transition.delivery_id(phase, url)
         known = rows.deliveries.get(key)
-        if known is not None and known.state is not _D.SKIPPED:
+        if known and known.state is not _D.SKIPPED and known.attempts == attempt:
             rows.deliveries[key] = replace(
                 known,
                 state=_D.SUCCEEDED if answer.succeeded else _D.FAILED,

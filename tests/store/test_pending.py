@@ -166,7 +166,8 @@ async def test_a_run_says_which_hook_it_waits_for(
         (HookPhase.AFTER, URL, NOT_TODAY),
     ):
         await store.hooks.begin(step, phase, hook)
-        await store.hooks.ended(step, phase, hook, answer, next_in=timedelta(minutes=1))
+        later = timedelta(minutes=1)
+        await store.hooks.ended(step, phase, hook, answer, attempt=1, next_in=later)
     await store.execution.hold_up(key, HOOK, at=source)
     waiting = (await store.runs.get(key.run_id)).waiting
     assert waiting is not None

@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -118,7 +118,8 @@ async def test_every_transition_is_asked_for_and_told(
         events = [e for e in await knit.store.runs.events(run.summary.run_id) if e.from_status]
         assert [(e.from_status, e.to_status) for e in events] == WHOLE
         shown = [call.body["updatedAt"] for call in hooks.calls if call.path == "/c"]
-        assert shown == [e.at.isoformat(timespec="milliseconds") for e in events]
+        # Compared as instants: zeros at the end of a fraction are left out.
+        assert [datetime.fromisoformat(one) for one in shown] == [e.at for e in events]
         deliveries = await knit.store.hooks.find(DeliveryQuery(run_id=run.summary.run_id))
         assert {one.state for one in deliveries} == {DeliveryState.SUCCEEDED}
         sent = Counter(call.headers["webhook-id"] for call in hooks.calls)
@@ -224,8 +225,11 @@ async def test_an_answer_that_cannot_be_used_is_said_and_asked_for_again_ever_mo
         return SUCCEEDED
 
     def answer(call: Call) -> Answer:
-        starts = call.body["transition"]["to"] == "starting"
-        return answers.get(call.path, AGREED) if starts else AGREED
+        if call.body["transition"]["to"] != "starting":
+            return AGREED
+        tries = hooks.transitions("/a").count(("ready", "starting"))
+        # Of one try all answers are usable, or as they were.
+        return answers.get(call.path, AGREED) if tries <= 3 else with_environment(FINE="yes")
 
     hooks.answer = answer
     async with hooked(
@@ -235,10 +239,6 @@ async def test_an_answer_that_cannot_be_used_is_said_and_asked_for_again_ever_mo
         shown = await waits_for_hook(knit, run)
         assert shown.waiting is not None
         assert words in shown.waiting.reason
-        async with asyncio.timeout(PATIENCE):
-            while hooks.transitions("/a").count(("ready", "starting")) < 3:
-                await asyncio.sleep(0.02)
-        hooks.answer = lambda call: with_environment(FINE="yes")
         history = await closed(knit, run)
         assert [dict(pod.env) for pod in pods] == [{"FINE": "yes"}]
         pauses = [

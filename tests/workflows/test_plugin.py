@@ -32,6 +32,7 @@ from knit_workflows.plugin import (
     KnitPlugin,
     MisconfiguredWorker,
     Role,
+    slots,
 )
 from knit_workflows.settings import EngineSettings, QueueSettings, StoreSettings
 from knit_workflows.store import PostgresStore, migrate
@@ -229,6 +230,13 @@ def test_activities_have_the_contracts_names_and_signatures(contract: type) -> N
         ours, theirs = getattr(implementation, name), getattr(contract, name)
         assert _activity_name(ours) == _activity_name(theirs)
         assert inspect.signature(ours) == inspect.signature(theirs)
+
+
+def test_calls_of_hooks_have_as_many_slots_as_watches() -> None:
+    """Both mostly wait; with fewer, hooks that hang would keep those of other Runs waiting."""
+    waiting = slots(frozenset({Role.WATCH}))
+    assert slots(frozenset({Role.HOOKS})) == slots(ALL_ROLES) == waiting
+    assert slots(ALL_ROLES - {Role.WATCH, Role.HOOKS}) < waiting
 
 
 def _names(contract: type) -> frozenset[str]:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 from temporalio.client import Client
 
 from knit_workflows.embedded import EmbeddedPostgres
 from knit_workflows.store import migrate
-from tests.processes import WorkerProcess
+from tests.processes import WorkerProcess, bare_environment
 
 
 async def test_it_says_when_it_is_ready_and_that_it_stops(
@@ -35,3 +37,21 @@ async def test_it_says_when_it_is_ready_and_that_it_stops(
         "worker is ready",
         "worker stops",
     ]
+
+
+def test_it_may_have_a_connection_for_every_hook_that_hangs() -> None:
+    program = (
+        "import resource; from knit_workflows.worker import allow_connections;"
+        "allow_connections(); print(*resource.getrlimit(resource.RLIMIT_NOFILE))"
+    )
+    for before, after in (
+        ("-Sn 256", "4000 8000"),
+        ("-Sn 6000", "6000 8000"),
+        ("-n 900", "900 900"),
+    ):
+        script = f'ulimit -n 8000 && ulimit {before} && exec "$0" -c "$1"'
+        command = ["sh", "-c", script, sys.executable, program]
+        found = subprocess.run(
+            command, env=bare_environment(), stdout=subprocess.PIPE, text=True, check=True
+        )
+        assert found.stdout.strip() == after

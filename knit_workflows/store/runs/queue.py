@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 
+from knit_workflows.domain.hooks import DeliveryState
 from knit_workflows.domain.ports import ADMITTED_AT_ONCE, AdmissionLimits
 from knit_workflows.domain.runs import HookWait, RunStatus, Waiting, WaitKind
 from knit_workflows.store import named_sql
@@ -36,6 +37,8 @@ _REPORT_EXPECTED_AFTER: Final = {
 """How long an admitted Run may have a status before the lack of a reported reason is remarkable."""
 _END_EXPECTED_AFTER: Final = timedelta(seconds=90)
 """How long a Run may be ending before it is remarkable that its hooks report nothing."""
+_ANSWER_EXPECTED_AFTER: Final = timedelta(seconds=90)
+"""How long a hook may be called before it is more likely that its caller has died."""
 _NOT_REPORTED: Final = {
     RunStatus.WAITING: "no worker has taken it up: those of the role compute are busy, or none is "
     "there",
@@ -124,11 +127,15 @@ async def why_waiting(session: Session, rows: Iterable[Any]) -> Mapping[str, Wai
         places = {row.run_id: row for row in await session.rows(_SQL["places"], wanted)}
         # Without a row it has been admitted since its own row was read.
         reasons |= {one: _queued(places[one]) if one in places else _ADMITTED for one in queued}
-    held = [run_id for run_id, reason in reasons.items() if reason.kind is WaitKind.HOOK]
+    held = [run_id for run_id, reason in reasons.items() if _is_about_hooks(reason)]
     if held:
         for row in await session.rows(_SQL["hooks_waited_for"], {"run_ids": held}):
             reasons[row.run_id] = _with_hook(reasons[row.run_id], row)
     return reasons
+
+
+def _is_about_hooks(reason: Waiting) -> bool:
+    return reason.kind is WaitKind.HOOK or reason.reason == _HOOKS_NOT_REPORTED
 
 
 def _under_way(row: Any) -> Waiting | None:
@@ -170,8 +177,17 @@ def _pending(reason: Mapping[str, Any]) -> Waiting:
 
 
 def _with_hook(waiting: Waiting, row: Any) -> Waiting:
-    """Adds the hook, and its last answer, which changes more often than what is on record."""
+    """Adds the hook, and its last answer, which changes more often than what is on record.
+
+    One that is being asked for the first time has nothing on record yet.
+    """
     hook = HookWait(row.delivery_id, row.url, RunStatus(row.to_status), row.attempts, row.next_at)
+    if waiting.kind is not WaitKind.HOOK:
+        if row.state != DeliveryState.CALLING or row.called_ago > _ANSWER_EXPECTED_AFTER:
+            return waiting
+        reason = f"the hook {row.url}, asked about → {row.to_status}, has not answered yet"
+        outlook = _OUTLOOK[WaitKind.HOOK]
+        return Waiting(None, reason, WaitKind.HOOK, since=row.called_at, outlook=outlook, hook=hook)
     answer = " ".join((row.answer or "").split())[:_SHOWN]
     reason = f"the hook {row.url} has not agreed to → {row.to_status}"
     return replace(waiting, reason=f"{reason}: {answer}" if answer else reason, hook=hook)

@@ -141,7 +141,8 @@ SELECT r.run_id, turns.place,
 -- The Before hook that each of these Runs waits for: of those that have not agreed to a change from
 -- its present status, the one that was called last.
 SELECT DISTINCT ON (d.run_id)
-       d.run_id, d.delivery_id, d.url, d.to_status, d.attempts, d.answer, d.next_at
+       d.run_id, d.delivery_id, d.url, d.to_status, d.attempts, d.answer, d.next_at,
+       d.called_at, d.state, clock_timestamp() - d.called_at AS called_ago
   FROM hook_delivery d
   JOIN run r ON r.run_id = d.run_id
             AND r.generation = d.generation

@@ -73,7 +73,9 @@ async def test_why_the_hooks_file_was_refused_is_known_until_it_is_not(store: An
 async def test_a_before_hook_is_called_until_it_agrees(store: AnyStore) -> None:
     step = await transition(store)
     assert await store.hooks.begin(step, HookPhase.BEFORE, URL) == 1
-    await store.hooks.ended(step, HookPhase.BEFORE, URL, FAILED, next_in=timedelta(seconds=60))
+    await store.hooks.ended(
+        step, HookPhase.BEFORE, URL, FAILED, attempt=1, next_in=timedelta(seconds=60)
+    )
     (one,) = await store.hooks.find(DeliveryQuery())
     assert one.delivery_id == step.delivery_id(HookPhase.BEFORE, URL)
     assert (one.transition, one.phase, one.url) == (step, HookPhase.BEFORE, URL)
@@ -85,7 +87,10 @@ async def test_a_before_hook_is_called_until_it_agrees(store: AnyStore) -> None:
     (two,) = await store.hooks.find(DeliveryQuery())
     assert (two.state, two.next_at) == (DeliveryState.CALLING, None)
     assert two.created_at == one.created_at <= one.called_at <= two.called_at
-    await store.hooks.ended(step, HookPhase.BEFORE, URL, AGREED)
+    # The worker of the first attempt was frozen, and comes back with another answer.
+    await store.hooks.ended(step, HookPhase.BEFORE, URL, FAILED, attempt=1)
+    assert list(await store.hooks.find(DeliveryQuery())) == [two]
+    await store.hooks.ended(step, HookPhase.BEFORE, URL, AGREED, attempt=2)
     (three,) = await store.hooks.find(DeliveryQuery())
     assert (three.state, three.attempts, three.status_code) == (DeliveryState.SUCCEEDED, 2, 200)
 
@@ -113,14 +118,14 @@ async def test_no_hook_is_called_for_a_run_that_has_gone_on(store: AnyStore) -> 
 async def test_a_skipped_hook_is_not_called_again(store: AnyStore) -> None:
     step = await transition(store)
     await store.hooks.begin(step, HookPhase.BEFORE, URL)
-    await store.hooks.ended(step, HookPhase.BEFORE, URL, FAILED)
+    await store.hooks.ended(step, HookPhase.BEFORE, URL, FAILED, attempt=1)
     delivery = step.delivery_id(HookPhase.BEFORE, URL)
     skipped = await store.hooks.skip(delivery, actor="ada", reason="it is down")
     assert (skipped.state, skipped.skipped_by) == (DeliveryState.SKIPPED, "ada")
     assert skipped.skip_reason == "it is down"
     assert await store.hooks.skip(delivery, actor="bob", reason="again") == skipped
     assert await store.hooks.begin(step, HookPhase.BEFORE, URL) is None
-    await store.hooks.ended(step, HookPhase.BEFORE, URL, AGREED)
+    await store.hooks.ended(step, HookPhase.BEFORE, URL, AGREED, attempt=1)
     assert await store.hooks.find(DeliveryQuery()) == [skipped]
     event = (await store.runs.events(step.run_id))[-1]
     assert (event.from_status, event.to_status, event.actor) == (S.WAITING, S.WAITING, "ada")
@@ -137,7 +142,7 @@ async def test_what_cannot_be_skipped(store: AnyStore) -> None:
     with pytest.raises(IllegalMove):
         await store.hooks.skip(step.delivery_id(HookPhase.AFTER, URL), actor="ada", reason="")
     await store.hooks.begin(step, HookPhase.BEFORE, URL)
-    await store.hooks.ended(step, HookPhase.BEFORE, URL, AGREED)
+    await store.hooks.ended(step, HookPhase.BEFORE, URL, AGREED, attempt=1)
     with pytest.raises(IllegalMove):
         await store.hooks.skip(step.delivery_id(HookPhase.BEFORE, URL), actor="ada", reason="")
     await store.hooks.begin(step, HookPhase.BEFORE, OTHER)
@@ -152,7 +157,7 @@ async def test_deliveries_by_filter_and_page(store: AnyStore) -> None:
     for url in urls:
         await store.hooks.begin(step, HookPhase.AFTER, url)
         answer = AGREED if url == urls[0] else FAILED
-        await store.hooks.ended(step, HookPhase.AFTER, url, answer)
+        await store.hooks.ended(step, HookPhase.AFTER, url, answer, attempt=1)
     everything = await store.hooks.find(DeliveryQuery())
     assert sorted(one.url for one in everything) == urls
     assert list(everything) == sorted(
