@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 
 FIRST_PAUSE: Final = timedelta(seconds=1)
 LONGEST_PAUSE: Final = timedelta(seconds=60)
+SLOW: Final = timedelta(seconds=3)
+"""A Before hook that has not answered by then is what its Run waits for."""
 TOLD_AT_ONCE: Final = 50
 """After hooks of one transition: what does not fit into a process's open files would be lost."""
 
@@ -100,7 +102,8 @@ class StoreHookActivities(HookActivities):
                 continue  # skipped by a user
             body = hook_body(run, transition, attempt)
             delivery = transition.delivery_id(HookPhase.BEFORE, url)
-            answer = await self._caller.call(url, HookMessage(delivery, attempt, body, starts))
+            message = HookMessage(delivery, attempt, body, starts)
+            answer = await self._answer(number, url, message, transition)
             environment |= answer.environment
             if fault := environment_fault(environment):
                 answer = replace(answer, succeeded=False, text=fault)
@@ -112,6 +115,21 @@ class StoreHookActivities(HookActivities):
         if starts:
             await self._hooks.keep_environment(transition, environment)
         return ""
+
+    async def _answer(
+        self, number: int, url: str, message: HookMessage, transition: Transition
+    ) -> HookAnswer:
+        """Calls a Before hook; if it does not answer at once, the Run says what it waits for."""
+        calling = asyncio.create_task(self._caller.call(url, message))
+        try:
+            done, _ = await asyncio.wait({calling}, timeout=SLOW.total_seconds())
+            # Later attempts have a reason on record, which two in turn would make long.
+            if not done and message.attempt == 1:
+                slow = HookAnswer(False, "no answer yet", timedelta())
+                await self._pending(transition, _Failed(number, url, slow))
+            return await calling
+        finally:
+            calling.cancel()
 
     async def _pending(self, transition: Transition, failed: _Failed) -> str:
         """Records that the Run waits for a hook; gives why."""
