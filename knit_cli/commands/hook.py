@@ -116,10 +116,12 @@ def test_hook(
         answer = api.test_hook(url)
     print_json(answer)
     if not answer.succeeded:
+        # What else there is to say of other failures is in their reason.
+        is_refusal = answer.status_code is not None and not 200 <= answer.status_code < 300
         raise CliError(
             f"the hook {url} does not agree",
             reason=answer.answer or str(answer.status_code or ""),
-            advice=None if answer.status_code is None else "only 2xx agrees; see its own log",
+            advice="only 2xx agrees; see the log of the receiver" if is_refusal else None,
         )
 
 

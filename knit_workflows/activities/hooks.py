@@ -31,6 +31,8 @@ FIRST_PAUSE: Final = timedelta(seconds=1)
 LONGEST_PAUSE: Final = timedelta(seconds=60)
 _RECORDING: Final = (0.5, 10.0)
 """Seconds between two attempts to record an outcome: first and most."""
+SLOW: Final = timedelta(seconds=3)
+"""A Before hook that has not answered by then is what its Run waits for."""
 TOLD_AT_ONCE: Final = 50
 """After hooks of one transition: what does not fit into a process's open files would be lost."""
 
@@ -102,7 +104,7 @@ class StoreHookActivities(HookActivities):
         environment: dict[str, str] = {}
         starts = transition.target is RunStatus.STARTING
         for number, url in enumerate(hooks.before, start=1):
-            hook = _Hook(transition, HookPhase.BEFORE, url, wants_environment=starts)
+            hook = _Hook(transition, HookPhase.BEFORE, url, number, wants_environment=starts)
             answer = await self._call(hook, run, environment, pause)
             if answer is None:
                 continue  # skipped by a user
@@ -153,13 +155,28 @@ class StoreHookActivities(HookActivities):
             return None
         body = hook_body(run, hook.transition, attempt)
         message = HookMessage(hook.delivery_id, attempt, body, hook.wants_environment)
-        answer = await self._caller.call(hook.url, message)
+        answer = await self._answer(hook, message)
         environment |= answer.environment
         if fault := environment_fault(environment):
             answer = replace(answer, succeeded=False, text=fault)
         _log(hook, attempt, answer)
         await self._record(hook, attempt, answer, None if answer.succeeded else pause)
         return answer
+
+    async def _answer(self, hook: _Hook, message: HookMessage) -> HookAnswer:
+        """Calls a hook; if a Before hook does not answer at once, its Run says what it waits for."""
+        # Later attempts have a reason on record, which two in turn would make long.
+        if hook.phase is HookPhase.AFTER or message.attempt > 1:
+            return await self._caller.call(hook.url, message)
+        calling = asyncio.create_task(self._caller.call(hook.url, message))
+        try:
+            done, _ = await asyncio.wait({calling}, timeout=SLOW.total_seconds())
+            if not done:
+                slow = HookAnswer(False, "no answer yet", timedelta())
+                await self._pending(hook.transition, _Failed(hook.number, hook.url, slow))
+            return await calling
+        finally:
+            calling.cancel()
 
     async def _record(
         self, hook: _Hook, attempt: int, answer: HookAnswer, next_in: timedelta | None
@@ -211,11 +228,12 @@ class _Failed:
 
 @dataclass(frozen=True, slots=True)
 class _Hook:
-    """One hook and what it is called for."""
+    """One hook and what it is called for; `number` is the place of a Before hook, from 1."""
 
     transition: Transition
     phase: HookPhase
     url: str
+    number: int = 0
     wants_environment: bool = False
 
     @property

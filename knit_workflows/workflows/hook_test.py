@@ -21,6 +21,7 @@ class HookTestWorkflow:
         return await workflow.execute_activity_method(
             HookTestActivities.test_hook,
             request,
+            task_queue=workflow.info().task_queue,
             priority=options.AT_HAND,
             start_to_close_timeout=request.timeout,
             retry_policy=RetryPolicy(maximum_attempts=1),
