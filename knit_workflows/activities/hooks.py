@@ -164,7 +164,7 @@ class StoreHookActivities(HookActivities):
         return answer
 
     async def _answer(self, hook: _Hook, message: HookMessage) -> HookAnswer:
-        """Calls a hook; if a Before hook does not answer at once, its Run says what it waits for."""
+        """Calls a hook; a Run says so if its Before hook does not answer at once."""
         # Later attempts have a reason on record, which two in turn would make long.
         if hook.phase is HookPhase.AFTER or message.attempt > 1:
             return await self._caller.call(hook.url, message)
