@@ -169,6 +169,7 @@ async def waits_for_long(
     ):
         await knit.store.hooks.configure(Hooks((hooks.url("/before"),), (hooks.url("/after"),)))
         run = await one_run(knit)
+        await waits_for_hook(knit, run)  # its workflow has been started by then
         await first_execution(knit, run)
         yield knit, backend, run
 
@@ -222,6 +223,7 @@ async def test_a_long_wait_does_not_wait_for_after_hooks(
     ):
         await knit.store.hooks.configure(Hooks((hooks.url("/before"),), (hooks.url("/after"),)))
         run = await one_run(knit)
+        await waits_for_hook(knit, run)  # its workflow has been started by then
         handle = knit.temporal.get_workflow_handle(names.run_workflow(run.summary.run_id, 1))
         async with asyncio.timeout(PATIENCE):
             while (await handle.describe()).history_length < 2 * LONG_HISTORY:
