@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 _ENDING = ("SIGTERM", "SIGHUP")  # Windows has not all
@@ -19,6 +22,31 @@ def end_on_signals() -> None:
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) == signal.SIG_DFL:
             signal.signal(number, _end)
+
+
+@contextmanager
+def endings_deferred() -> Iterator[None]:
+    """Lets signals that end the program, Ctrl-C too, do so at the end of this block, not within it.
+
+    For what is not undone if it is interrupted between two steps. Other threads than the main one
+    are never interrupted.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    arrived: list[int] = []
+    handlers = {}
+    for name in (*_ENDING, "SIGINT"):
+        number = getattr(signal, name, None)
+        if number is not None and callable(signal.getsignal(number)):
+            handlers[number] = signal.signal(number, lambda one, _: arrived.append(one))
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        if arrived:
+            signal.raise_signal(arrived[0])
 
 
 def ended_by(code: object) -> str | None:

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from knit_cli.signals import endings_deferred
 from knit_workflows import archive
 
 _PREFIX, _SUFFIX = ".knit-pull.", ".part"
@@ -36,14 +37,18 @@ def staging_area(folder: Path) -> Iterator[Path]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     _remove_leftovers(folder)
-    staging, lock = _made(folder)
+    made: tuple[Path, int] | None = None
     try:
+        # Made but not yet known here, it would be left by a program that is told to end.
+        with endings_deferred():
+            made = _made(folder)
+        staging, _ = made
         (staging / _WORK).mkdir()
         yield staging / _WORK / "content"
     finally:
-        with suppress(OSError):
-            _remove(staging)
-        os.close(lock)  # last, so that nobody else removes it meanwhile
+        if made is not None:
+            with endings_deferred():
+                _remove_and_close(*made)
 
 
 def move_into_place(arrived: Path, target: Path) -> None:
@@ -114,6 +119,12 @@ def _remove(staging: Path) -> None:
         (staging / _WORK).rmdir()
     (staging / _HELD).unlink()
     staging.rmdir()
+
+
+def _remove_and_close(staging: Path, lock: int) -> None:
+    with suppress(OSError):
+        _remove(staging)
+    os.close(lock)  # last, so that nobody else removes it meanwhile
 
 
 def _locked(descriptor: int) -> bool | None:

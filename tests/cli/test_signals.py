@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from knit_cli.signals import end_on_signals
+from knit_cli.transfer import staging
 from knit_cli.transfer.staging import staging_area
 from tests.api.archives import tar_of as plain_tar
 from tests.cli.test_sockets import read_head, serving, started
@@ -95,6 +97,23 @@ def test_a_pull_that_is_told_to_end_leaves_nothing(tmp_path, number, flags):
         out, err = knit.communicate(timeout=PATIENCE)
     assert (knit.returncode, out, err) == (128 + number, b"", ENDINGS[number])
     assert list((tmp_path / "dest").iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [*ENDINGS, signal.SIGINT])
+def test_a_signal_just_as_the_staging_folder_is_made(tmp_path, monkeypatch, number):
+    """It ends the program when the folder is known, and so removed."""
+    made, ends = staging._made, (SystemExit, KeyboardInterrupt)
+
+    def made_and_interrupted(folder):
+        both = made(folder)
+        signal.raise_signal(number)
+        return both
+
+    monkeypatch.setattr(staging, "_made", made_and_interrupted)
+    end_on_signals()
+    with pytest.raises(ends), staging_area(tmp_path):
+        pytest.fail("the signal came before")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_signal_that_is_ignored_stays_so(tmp_path):
