@@ -136,6 +136,9 @@ class RunWorkflow:
             if progress.status.is_final:
                 break
             progress = await self._next(progress)
+        if not self._pod_ended:
+            # An attempt before has committed the lineage, and died before it released the pod.
+            await self._end_pod(abort=False)
         if self._telling is not None:
             await self._telling
 

@@ -182,6 +182,32 @@ async def test_what_cannot_be_kept_is_told_when_the_run_ends(
         assert metadata.current_details.endswith(f"\n\n{note}")
 
 
+async def test_a_pod_is_released_by_the_attempt_after_the_commit(
+    postgres: EmbeddedPostgres,
+) -> None:
+    """The launch that saw the Run through failed between its lineage and the release of its pod."""
+
+    class Away(MemoryBackend):
+        gone = True
+
+        async def release(self, pod_name: str) -> None:
+            if self.gone:
+                self.gone = False
+                raise BackendUnavailable("no container engine answers")
+            await super().release(pod_name)
+
+    engine = QUICK.model_copy(update={"short_run_wait": timedelta(minutes=1)})
+    backend = Away()
+    async with knit_environment(postgres=postgres, backend=backend, engine=engine) as knit:
+        plan = await knit.apply(TRAIN)
+        await knit.push({"type": "dataset"})
+        [run] = await knit.runs_of(plan.summary.plan_id, 1)
+        handle = knit.temporal.get_workflow_handle(names.run_workflow(run.summary.run_id, 1))
+        await handle.result()
+        assert not backend.gone
+        assert await backend.run_pods() == []
+
+
 async def test_the_web_ui_tells_the_story(postgres: EmbeddedPostgres) -> None:
     """A Run's workflow has a summary, details, search attributes, and a summary per activity."""
     async with knit_environment(postgres=postgres) as knit:
