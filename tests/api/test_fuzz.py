@@ -59,10 +59,11 @@ for _media_type, _bodies in ARCHIVES.items():
     )
 
 
-@schemathesis.deserializer("application/jwt")
-def token(context: object, response: Response) -> str:
-    """A signed token is compared with its schema as text."""
-    return response.text
+@schemathesis.deserializer("application/json")
+def json_or_token(context: object, response: Response) -> object:
+    """Schemathesis takes a signed token, `application/jwt`, for a kind of JSON."""
+    is_token = response.headers["content-type"] == ["application/jwt"]
+    return response.text if is_token else response.json()
 
 
 class Client:
@@ -205,4 +206,7 @@ async def test_no_request_gets_an_answer_that_is_not_declared(
     # These need a Run in the right moment, or a hook; anything else must have worked at least once.
     changes = {f"PUT /api/runs/{{run_id}}/{verb}" for verb in ("abort", "tearoff", "retry")}
     hooks = {"POST /api/hooks/test", "POST /api/hooks/deliveries/{delivery_id}/skip"}
-    assert everything - fruitful <= changes | hooks | {"DELETE /api/runs/{run_id}"}
+    # These need a token of this knit, or volumes of others.
+    volumes = {"POST /api/data/import/end", "POST /api/adoptions"}
+    lost = {"DELETE /api/runs/{run_id}"}
+    assert everything - fruitful <= changes | hooks | volumes | lost
