@@ -12,12 +12,12 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import timedelta
 from enum import StrEnum
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from temporalio import activity, workflow
 from temporalio.client import (
@@ -111,6 +111,9 @@ WORKFLOWS_BY_ROLE: Final = {
 def slots(roles: frozenset[Role]) -> int:
     """Gives how many activities of these roles a Worker of ours carries out at once."""
     return WAITING_SLOTS if roles & WAITING_ROLES else SLOTS
+
+
+_ByRole: TypeAlias = Mapping[Role, Sequence[Callable[..., Any]]]
 
 
 class MisconfiguredWorker(ValueError):
@@ -213,19 +216,48 @@ class Deps:
 
     def activities(self, roles: frozenset[Role]) -> list[Callable[..., Any]]:
         """Gives the activities of these roles, bound to the store and the back-end."""
-        runs = ComputeRunActivities(
-            self.store.execution, self.store.hooks, self.backend, self.engine
-        )
-        hooks = StoreHookActivities(
-            self.store.runs, self.store.execution, self.store.hooks, self.caller
-        )
         transfers = ComputeTransferActivities(
             self.store.transfers,
             self.store.execution,
             self.backend,
             idle=self.engine.transfer_lease * 3,
         )
+        parts = (
+            self._of_runs(),
+            self._of_transfers(transfers),
+            self._of_upkeep(transfers),
+            self._of_hooks(),
+        )
+        found = (one for role in sorted(roles) for part in parts for one in part.get(role, ()))
+        return list(dict.fromkeys(found))
+
+    def _of_runs(self) -> _ByRole:
+        runs = ComputeRunActivities(
+            self.store.execution, self.store.hooks, self.backend, self.engine
+        )
+        awaiting = StoreAwaitRunActivities(self.store.runs, self.engine.poll_interval)
+        return {
+            Role.ENGINE: [awaiting.ensure_run, awaiting.await_run],
+            Role.COMPUTE: [
+                runs.launch_run,
+                runs.create_volumes,
+                runs.create_pod,
+                runs.record_evidence,
+                # Here too: old histories have stops on this queue.
+                runs.stop_run,
+                runs.finalize_run,
+            ],
+            Role.WATCH: [runs.watch_run, runs.watch_pod],
+            Role.INTERACTIVE: [runs.stop_run],
+        }
+
+    def _of_transfers(self, transfers: ComputeTransferActivities) -> _ByRole:
         volumes = ComputeVolumeActivities(self.backend)
+        both: list[Callable[..., Any]] = [transfers.open_transfer, transfers.close_transfer]
+        # COMPUTE too: old histories have transfers on its queue.
+        return {Role.COMPUTE: both, Role.INTERACTIVE: [*both, volumes.look_at_volumes]}
+
+    def _of_upkeep(self, transfers: ComputeTransferActivities) -> _ByRole:
         projector = StoreProjectorActivities(
             self.store.projection,
             self.store.admission,
@@ -234,46 +266,24 @@ class Deps:
             run_limits=self._run_limits(),
             interactive_queue=self.queues.interactive,
         )
-        awaiting = StoreAwaitRunActivities(self.store.runs, self.engine.poll_interval)
         housekeeping = StoreHousekeepingActivities(
             self.store.housekeeping, self.backend, transfers, self.engine
         )
-        hook_tests = CallerHookTestActivities(self.caller)
-        by_role: dict[Role, list[Callable[..., Any]]] = {
-            Role.ENGINE: [
-                projector.drain_outbox,
-                awaiting.ensure_run,
-                awaiting.await_run,
-                housekeeping.restart_lost_runs,
-            ],
+        return {
+            Role.ENGINE: [projector.drain_outbox, housekeeping.restart_lost_runs],
             Role.COMPUTE: [
-                runs.launch_run,
-                runs.create_volumes,
-                runs.create_pod,
-                runs.record_evidence,
-                runs.stop_run,
-                runs.finalize_run,
-                transfers.open_transfer,
-                transfers.close_transfer,
                 housekeeping.collect_garbage,
                 housekeeping.end_lost_transfers,
                 housekeeping.remove_leftover_pods,
             ],
-            Role.WATCH: [runs.watch_run, runs.watch_pod],
-            Role.INTERACTIVE: [
-                runs.stop_run,
-                transfers.open_transfer,
-                transfers.close_transfer,
-                volumes.look_at_volumes,
-            ],
-            Role.HOOKS: [
-                hooks.call_before_hooks,
-                hooks.call_after_hooks,
-                hook_tests.test_hook,
-            ],
         }
-        # COMPUTE carries out stops and transfers too: old histories have them on its queue.
-        return list(dict.fromkeys(one for role in sorted(roles) for one in by_role[role]))
+
+    def _of_hooks(self) -> _ByRole:
+        hooks = StoreHookActivities(
+            self.store.runs, self.store.execution, self.store.hooks, self.caller
+        )
+        tests = CallerHookTestActivities(self.caller)
+        return {Role.HOOKS: [hooks.call_before_hooks, hooks.call_after_hooks, tests.test_hook]}
 
 
 class KnitPlugin(SimplePlugin):

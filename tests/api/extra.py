@@ -21,7 +21,7 @@ def extra(deps: Deps) -> PutInForce:
 
     def put_in_force(
         port: int,
-        proxy_to: str = "http://127.0.0.1:{port}/root",
+        proxy_to: str = "http://127.0.0.1:{port}/base",
         path: str = "/x",
         **limits: object,
     ) -> None:

@@ -52,7 +52,7 @@ async def test_method_path_and_query_reach_the_service_as_sent(port, extra: PutI
     async with service(sends(OK)) as behind:
         extra(behind.port)
         answer = await talk(port, request(f"{method} /x/a//b%2Fc/?q=%20&q=2"))
-        assert (behind.last.method, behind.last.target) == (method, "/root/a//b%2Fc/?q=%20&q=2")
+        assert (behind.last.method, behind.last.target) == (method, "/base/a//b%2Fc/?q=%20&q=2")
         status, headers, body = parts(answer)
         assert (status, headers["content-length"]) == (200, "2")
         assert body == (b"" if method == "HEAD" else b"ok")
@@ -64,7 +64,7 @@ async def test_method_path_and_query_reach_the_service_as_sent(port, extra: PutI
         ("/x", "http://127.0.0.1:{port}/api", "/x", "/api"),
         ("/x", "http://127.0.0.1:{port}/api", "/x/", "/api/"),
         ("/x", "http://127.0.0.1:{port}/api/", "/x", "/api/"),
-        ("/x", "http://localhost:{port}/root", "/x/sub/path/?query=1", "/root/sub/path/?query=1"),
+        ("/x", "http://localhost:{port}/base", "/x/sub/path/?query=1", "/base/sub/path/?query=1"),
         ("/", "http://127.0.0.1:{port}", "/?query=1", "/?query=1"),
         ("/", "http://127.0.0.1:{port}", "/else", "/else"),
     ],
@@ -286,7 +286,7 @@ async def test_a_redirect_is_passed_on_not_followed(port, extra: PutInForce):
 
 
 async def test_a_redirect_within_the_service_leads_through_knit(port, extra: PutInForce):
-    moved = b"HTTP/1.1 302 Go\r\nLocation: /root/next?a=1\r\nContent-Length: 0\r\n\r\n"
+    moved = b"HTTP/1.1 302 Go\r\nLocation: /base/next?a=1\r\nContent-Length: 0\r\n\r\n"
     async with service(sends(moved)) as behind:
         extra(behind.port)
         assert parts(await talk(port, request()))[1]["location"] == "/x/next?a=1"

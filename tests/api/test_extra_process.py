@@ -31,7 +31,7 @@ GIB = 1 << 30
 
 def configured(folder: Path, port: int, path: str = "/x", scheme: str = "http") -> Path:
     file = folder / "extra.yaml"
-    entry = {"path": path, "proxy_to": f"{scheme}://localhost:{port}/root"}
+    entry = {"path": path, "proxy_to": f"{scheme}://localhost:{port}/base"}
     file.write_text(json.dumps({"endpoints": [entry]}))
     return file
 

@@ -73,7 +73,7 @@ async def test_a_library_at_both_ends_notices_nothing(port, extra: PutInForce):
 
     codes: list[int | None] = []
     app = web.Application()
-    app.router.add_get("/root/chat", echo)
+    app.router.add_get("/base/chat", echo)
     runner = web.AppRunner(app)
     await runner.setup()
     try:
@@ -88,7 +88,7 @@ async def test_a_library_at_both_ends_notices_nothing(port, extra: PutInForce):
             assert here.protocol == "chat"
             for text in ("hello", "x" * 300_000, "ü"):
                 await here.send_str(text)
-                assert await here.receive_str() == f"/root/chat?a=%20b {text}"
+                assert await here.receive_str() == f"/base/chat?a=%20b {text}"
             await here.close(code=4001)
         await until(lambda: codes == [4001])
     finally:
@@ -101,7 +101,7 @@ async def test_the_handshake_is_passed_on_and_the_service_may_end(port, extra: P
         reader, writer = await opened(port)
         assert await reader.read() == HELLO, "all that was sent before the end is there"
         writer.close()
-        assert behind.last.target == "/root/chat?a=1"
+        assert behind.last.target == "/base/chat?a=1"
         assert behind.last.one("sec-websocket-key") == "dGhlIHNhbXBsZSBub25jZQ=="
         assert behind.last.one("connection") == "upgrade"
         assert behind.last.one("upgrade") == "websocket"
