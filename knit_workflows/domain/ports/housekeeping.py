@@ -1,0 +1,65 @@
+"""What is left over."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Protocol
+
+from knit_workflows.domain.ids import KnitId, RunId
+from knit_workflows.domain.ports.projection import StartableRun
+from knit_workflows.domain.ports.runs import RunKey
+from knit_workflows.domain.ports.transfers import TransferRecord
+from knit_workflows.domain.runs import RunStatus
+
+
+@dataclass(frozen=True, slots=True)
+class Discarded:
+    """A volume whose Data was discarded by a retry or deletion; nothing refers to it any more."""
+
+    knit_id: KnitId
+    volume: str
+
+
+@dataclass(frozen=True, slots=True)
+class UnfinishedImport:
+    """An import that nobody ends any more."""
+
+    key: RunKey
+    status: RunStatus
+
+
+class HousekeepingStore(Protocol):
+    """Finds what to collect and reconcile; gives nothing younger than `older_than`."""
+
+    async def discarded(self, *, older_than: timedelta, limit: int) -> Sequence[Discarded]:
+        """Gives volumes to delete, in the order in which they were discarded."""
+
+    async def collected(self, knit_ids: Sequence[KnitId]) -> None:
+        """Records that these volumes are gone. A second call changes nothing."""
+
+    async def under_way(
+        self, *, older_than: timedelta, after: RunId | None, limit: int
+    ) -> Sequence[StartableRun]:
+        """Gives unfinished Runs whose workflow was started and that have not changed lately.
+
+        At most `limit`, by id, after the id `after`.
+        """
+
+    async def over(self, keys: Sequence[RunKey], *, older_than: timedelta) -> frozenset[RunKey]:
+        """Selects the executions whose Run is final or in a later generation.
+
+        Runs that do not exist are left out: they may belong to another installation.
+        """
+
+    async def unfinished_imports(
+        self, *, window: timedelta, older_than: timedelta, limit: int
+    ) -> Sequence[UnfinishedImport]:
+        """Gives imports that were not ended within `window`, and those that only lack their end.
+
+        The latter are completing or aborting, and have been for `older_than`.
+        """
+
+    async def stale_transfers(self, *, older_than: timedelta) -> Sequence[TransferRecord]:
+        """Gives all transfers that were opened some time ago, oldest first."""

@@ -1,0 +1,195 @@
+"""Runs: looked up and changed by users, carried out by activities."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Protocol
+
+from knit_workflows.domain.ids import KnitId, PlanId, RunId
+from knit_workflows.domain.plans.model import Image, NodeRule
+from knit_workflows.domain.runs import (
+    KNIT,
+    USER,
+    Exit,
+    PendingReason,
+    RunDetail,
+    RunEvent,
+    RunQuery,
+    RunStatus,
+)
+from knit_workflows.domain.volumes import Mount, Volume
+
+
+@dataclass(frozen=True, slots=True)
+class RunKey:
+    """One execution of a Run."""
+
+    run_id: RunId
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunSpec:
+    """All that is needed to carry out a Run, as the store has it now.
+
+    Inputs (one or more) and outputs (none or more) in path order; `log` is the volume for the log.
+    """
+
+    key: RunKey
+    status: RunStatus
+    plan_id: PlanId
+    image: Image | None
+    entrypoint: tuple[str, ...]
+    args: tuple[str, ...]
+    inputs: tuple[Mount, ...]
+    outputs: tuple[Mount, ...]
+    log: Volume | None
+    resources: Mapping[str, str]
+    on_node: tuple[NodeRule, ...]
+    service_account: str | None
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """What the Before hooks want in the container's environment, until its pod is there."""
+    hooked: bool = False
+    """Whether hooks are in force."""
+
+
+@dataclass(frozen=True, slots=True)
+class UsedResources:
+    """What a Run was really given, recorded when its pod is launched."""
+
+    resources: Mapping[str, str]
+    service_account: str | None
+
+
+class RunStore(Protocol):
+    """Looks Runs up; requests, stops, retries and deletes them."""
+
+    async def find(
+        self, query: RunQuery, *, limit: int | None = None, after: str | None = None
+    ) -> Sequence[RunDetail]:
+        """Lists Runs by time of their last change, then id; invalidated ones only when asked for.
+
+        At most `limit`, after the cursor (or id) `after`.
+
+        Raises:
+            InvalidRequest: `after` is not a cursor, or there is no Run of that id.
+        """
+
+    async def get(self, run_id: RunId) -> RunDetail:
+        """Looks one Run up, invalidated or not; raises RunNotFound."""
+
+    async def events(self, run_id: RunId) -> Sequence[RunEvent]:
+        """Lists every change of its status, oldest first; raises RunNotFound."""
+
+    async def stop(self, run_id: RunId, *, fail: bool, actor: str = USER) -> RunDetail:
+        """Marks a Run aborting (`fail`) or completing, records its exit and requests its stop.
+
+        A second call with the same `fail` changes nothing.
+
+        Raises:
+            RunNotFound: there is no such Run.
+            IllegalMove: its status does not allow it, as `MOVES` says.
+        """
+
+    async def retry(self, run_id: RunId, *, actor: str = USER) -> RunDetail:
+        """Runs a done or failed Run once more: next generation, new output Data.
+
+        It is waiting again, or deactivated under an inactive Plan. Its previous outputs are
+        discarded.
+
+        Raises:
+            RunNotFound: there is no such Run, or it has been deleted.
+            IllegalMove: it has not finished, is an upload, its outputs are in use, or an input was
+                purged.
+        """
+
+    async def delete(self, run_id: RunId, *, actor: str = USER) -> Sequence[str]:
+        """Deletes a Run that is waiting, deactivated, done or failed, and discards its outputs.
+
+        One with inputs leaves a tombstone (invalidated), so that it never runs again; an upload
+        vanishes. Gives the volumes that stay, because knit has only adopted them.
+
+        Raises:
+            RunNotFound: there is no such Run, or it has been deleted.
+            IllegalMove: it has not finished, or its outputs are in use.
+        """
+
+    async def ensure(self, plan_id: PlanId, inputs: Mapping[str, KnitId]) -> RunKey:
+        """Gives the Run of a Plan with exactly these inputs (path → Data), creating it if need be.
+
+        Raises:
+            PlanNotFound: there is no such Plan.
+            DataNotFound: one of the Data does not exist.
+            InvalidRequest: a path is missing or unknown, or a Data does not satisfy its input.
+        """
+
+    async def wait_final(self, run_id: RunId, *, fallback: timedelta) -> RunDetail:
+        """Waits for a notification that the Run is final, re-reading it every `fallback`.
+
+        Raises:
+            RunNotFound: there is no such Run, or it has been deleted.
+        """
+
+
+class RunExecutionStore(Protocol):
+    """Moves a Run from step to step. Every call may be repeated.
+
+    Every call raises RunNotFound, and Superseded when the Run has a later generation.
+    """
+
+    async def spec(self, key: RunKey) -> RunSpec:
+        """Gives everything needed to launch a Run."""
+
+    async def advance(
+        self,
+        key: RunKey,
+        target: RunStatus,
+        *,
+        cause: str,
+        exit: Exit | None = None,
+        image_digest: str | None = None,
+        used: UsedResources | None = None,
+        notes: Sequence[str] = (),
+        actor: str = KNIT,
+        hooks_called: bool = True,
+    ) -> RunStatus:
+        """Moves a Run to `target` if that is legal from its status; gives its status afterwards.
+
+        The same target again, or one that is no longer legal (e.g. because the user stopped the Run
+        meanwhile), changes nothing: callers look at the status they get. `exit` and `notes`
+        (sentences about its outputs) are recorded only with a real move. Not for final statuses:
+        see `finalize`.
+
+        Raises:
+            HooksNotCalled: the move is legal, but hooks are in force and not `hooks_called`.
+        """
+
+    async def hold_up(self, key: RunKey, reason: PendingReason | None, *, at: RunStatus) -> bool:
+        """Records why a Run does not start, or does not end; None: nothing keeps it any longer.
+
+        Changes nothing unless its status is `at`, nor if kind and code are those on record. Every
+        real move of the Run clears the reason. Tells whether it was news, which goes into the Run's
+        history: another kind or code than before, up to a bound per generation.
+        """
+
+    async def finalize(self, key: RunKey, *, cause: str, hooks_called: bool = True) -> RunStatus:
+        """Makes a completing Run done and an aborting one failed; gives the final status.
+
+        One transaction: status, timestamp of every output and log Data, run_event, and for a done
+        Run one outbox event per Data. A second call changes nothing and gives the same.
+
+        Raises:
+            IllegalMove: the Run is neither.
+            HooksNotCalled: hooks are in force, and not `hooks_called`.
+        """
+
+    async def finish(self, key: RunKey, *, cause: str) -> RunStatus:
+        """Finalizes a Run that has no workflow; gives its status afterwards.
+
+        While hooks are in force it is admitted instead: its workflow calls them, and finalizes it.
+
+        Raises:
+            IllegalMove: the Run is neither completing nor aborting.
+        """
