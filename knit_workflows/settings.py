@@ -25,6 +25,7 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from knit_workflows import names
+from knit_workflows.domain.accounts import Role
 from knit_workflows.domain.errors import InvalidQuantity
 from knit_workflows.domain.quantities import canonical_quantity
 from knit_workflows.log import LogFormat
@@ -240,6 +241,36 @@ class HookSettings(_Group):
     """Whether hooks may be on this machine; `knit dev` sets it."""
 
 
+class AccountSettings(_Group):
+    """Who may call the API, and as whom."""
+
+    required: bool = True
+    """Whether callers must authenticate. `knit dev` switches it off; the API then listens on
+    loopback addresses only."""
+    bootstrap_token_sha256: SecretStr | None = None
+    """Hex SHA-256 of a token with the role admin, for the first steps after an installation. None:
+    there is none."""
+    oidc_issuer: str | None = None
+    """URL of an OpenID Connect provider whose users may call. None: only tokens of knit's own."""
+    oidc_audience: str | None = None
+    """What tokens of that provider must be for (`aud`). None: `oidc_client_id`."""
+    oidc_client_id: str | None = None
+    """The public client with which `knit login` asks that provider for tokens."""
+    oidc_ca_file: Path | None = None
+    """PEM file of certificate authorities trusted for that provider besides the system's."""
+    oidc_name_claim: str = "preferred_username"
+    """Claim that names a user for people; `sub` where it is missing."""
+    oidc_groups_claim: str = "groups"
+    """Claim that lists a user's groups."""
+    oidc_roles: Mapping[str, Role] = Field(default_factory=dict)
+    """Role of each group, as JSON: `{"ml-team": "editor"}`. The highest of a user's groups counts;
+    a user without any is refused."""
+    oidc_projects: Mapping[str, tuple[str, ...]] = Field(default_factory=dict)
+    """Tags to which members of a group are bound, as JSON: `{"ml-team": ["project:x"]}`."""
+    requests_per_minute: int = Field(default=1200, ge=1)
+    """How many requests a subject may make per minute on average."""
+
+
 class QueueSettings(_Group):
     """Names of the Temporal task queues; API and workers must agree on them."""
 
@@ -272,6 +303,7 @@ class Settings(BaseSettings):
     compute: ComputeSettings = ComputeSettings()
     queues: QueueSettings = QueueSettings()
     hooks: HookSettings = HookSettings()
+    accounts: AccountSettings = Field(default_factory=AccountSettings)
     extra_apis: ExtraApisSettings = ExtraApisSettings()
     log_format: LogFormat = "auto"
     log_level: LogLevel = "INFO"
