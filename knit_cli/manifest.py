@@ -8,13 +8,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
+from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from knit_cli.errors import BadInput
+from knit_cli.os_failures import read_text
+from knit_workflows import yaml_lines
 from knit_workflows.domain.errors import InvalidTag
-from knit_workflows.domain.os_errors import advice_for, reason_of
 from knit_workflows.domain.tags import SYSTEM_PREFIX, checked_tag
 from knit_workflows.wire.tags import Tag
+from knit_workflows.yaml_lines import NotYaml, line_of
 
 _VOLUME = ("volume", "path")
 _TAGS = "tags"
@@ -41,16 +43,7 @@ def read_manifest(path: Path, shown: str) -> list[Entry]:
     Raises:
         BadInput: the file cannot be read, or has faults: the reason has a line for each.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as cause:
-        raise BadInput(
-            f"cannot read {shown}", reason=reason_of(cause), advice=advice_for(cause)
-        ) from cause
-    except UnicodeDecodeError as cause:
-        raise BadInput(
-            f"{shown} is not text in UTF-8", reason=str(cause), advice=_NOTHING_DONE
-        ) from cause
+    text = read_text(path, shown, advice=_NOTHING_DONE)
     return _Manifest(shown).read(text, is_csv=path.suffix.lower() == ".csv")
 
 
@@ -151,36 +144,32 @@ class _Manifest:
 
     def _yaml(self, text: str) -> Iterator[Entry]:
         try:
-            document = yaml.compose(text, yaml.SafeLoader)
-        except yaml.MarkedYAMLError as cause:
-            mark = cause.problem_mark or cause.context_mark
-            self._fault(mark.line + 1 if mark else 1, f"this is not YAML: {cause.problem}")
-            return
-        except (yaml.YAMLError, RecursionError) as cause:
-            self._fault(1, f"this is not YAML: {cause or 'it is nested too deeply'}")
+            document = yaml_lines.parse(text)
+        except NotYaml as cause:
+            self._fault(line_of(cause.mark), f"this is not YAML: {cause.problem}")
             return
         if document is None:
             return
-        if not isinstance(document, yaml.SequenceNode):
+        if not isinstance(document, SequenceNode):
             self._fault(1, "a manifest is a list: begin each volume with '- volume: '")
             return
         for node in document.value:
             if entry := self._item(node):
                 yield entry
 
-    def _item(self, node: yaml.Node) -> Entry | None:
-        line = node.start_mark.line + 1
-        if not isinstance(node, yaml.MappingNode):
+    def _item(self, node: Node) -> Entry | None:
+        line = line_of(node)
+        if not isinstance(node, MappingNode):
             self._fault(line, "write '- volume: NAME', and 'tags:' below it")
             return None
         volume, tags, named = "", [], 0
         for key, value in node.value:
-            where = key.start_mark.line + 1
-            if key.value in _VOLUME and isinstance(value, yaml.ScalarNode):
+            where = line_of(key)
+            if key.value in _VOLUME and isinstance(value, ScalarNode):
                 volume, named = value.value, named + 1
-            elif key.value == _TAGS and isinstance(value, yaml.SequenceNode):
+            elif key.value == _TAGS and isinstance(value, SequenceNode):
                 tags += [self._yaml_tag(one) for one in value.value]
-            elif key.value == _TAGS and isinstance(value, yaml.MappingNode):
+            elif key.value == _TAGS and isinstance(value, MappingNode):
                 tags += [self._yaml_pair(name, one) for name, one in value.value]
             else:
                 self._fault(where, f"{key.value!r} is not known here: volume, and a list of tags")
@@ -188,14 +177,14 @@ class _Manifest:
             self._fault(line, "it has more than one volume")
         return self._entry(line, volume, tags)
 
-    def _yaml_tag(self, node: yaml.Node) -> tuple[int, str]:
-        line = node.start_mark.line + 1
-        if isinstance(node, yaml.MappingNode) and len(node.value) == 1:
+    def _yaml_tag(self, node: Node) -> tuple[int, str]:
+        line = line_of(node)
+        if isinstance(node, MappingNode) and len(node.value) == 1:
             return self._yaml_pair(*node.value[0])  # `- key: value`, with a blank
-        return line, node.value if isinstance(node, yaml.ScalarNode) else ""
+        return line, node.value if isinstance(node, ScalarNode) else ""
 
-    def _yaml_pair(self, key: yaml.Node, value: yaml.Node) -> tuple[int, str]:
-        line = key.start_mark.line + 1
-        if isinstance(key, yaml.ScalarNode) and isinstance(value, yaml.ScalarNode):
+    def _yaml_pair(self, key: Node, value: Node) -> tuple[int, str]:
+        line = line_of(key)
+        if isinstance(key, ScalarNode) and isinstance(value, ScalarNode):
             return line, f"{key.value}:{value.value}"
         return line, ""

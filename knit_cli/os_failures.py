@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from pathlib import Path
 
 from knit_cli.errors import BadInput, CliError
 from knit_workflows.domain.os_errors import advice_for, reason_of
@@ -35,6 +36,27 @@ def explain(error: Exception) -> CliError | None:
                 advice="reinstall knit with its dependencies",
             )
     return None
+
+
+def read_text(path: Path, shown: str, *, advice: str) -> str:
+    """Reads a file that the user has written, in UTF-8.
+
+    Args:
+        path: the file.
+        shown: the path as the user wrote it, for messages.
+        advice: what to do if it is not text.
+
+    Raises:
+        BadInput: it cannot be read, or is not text.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as cause:
+        raise BadInput(
+            f"cannot read {shown}", reason=reason_of(cause), advice=advice_for(cause)
+        ) from cause
+    except UnicodeDecodeError as cause:
+        raise BadInput(f"{shown} is not text in UTF-8", reason=str(cause), advice=advice) from cause
 
 
 def not_utf8(text: str) -> BadInput:

@@ -8,16 +8,14 @@ from __future__ import annotations
 import difflib
 import posixpath
 import re
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-import yaml
-
 from knit_workflows.domain.os_errors import advice_for, reason_of
+from knit_workflows.yaml_lines import Document, NotYaml, RepeatedKey, Unfit, line_of, only_texts
 
 OWN_PATHS: Final = frozenset({"api", "healthz", "readyz"})
 """First segments of the Web API's own paths; neither they nor anything below is ever forwarded."""
@@ -26,18 +24,6 @@ MAX_BYTES: Final = 1 << 20
 _MAX_FAULTS: Final = 10
 _KEYS: Final = ("path", "proxy_to")
 _SHAPE: Final = "the file has the key endpoints, a list of {path: /NAME, proxy_to: http://HOST/…}"
-
-
-class _Loader(yaml.SafeLoader):
-    """The safe loader; a key that is there twice is an error, where YAML takes the last one."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Gives the mapping; raises ConstructorError."""
-        counts = Counter(str(key.value) for key, _ in node.value)
-        if twice := [key for key, count in counts.items() if count > 1]:
-            reason = f"the key {twice[0]} is there twice"
-            raise yaml.constructor.ConstructorError(None, None, reason, node.start_mark)
-        return super().construct_mapping(node, deep)
 
 
 class ExtraApisRefused(Exception):
@@ -90,10 +76,12 @@ def _document(content: bytes, source: str) -> dict[Any, Any]:
             f"{source} is larger than {MAX_BYTES >> 20} MiB: is it the right one?"
         )
     try:
-        document = yaml.load(content.decode("utf-8-sig"), _Loader)
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
-        words = " ".join(str(error).split())
-        raise ExtraApisRefused(f"{source} is not YAML in UTF-8: {words}") from error
+        document = Document(content.decode("utf-8-sig"), only_texts).content
+    except RepeatedKey as twice:
+        place = f"{source}, line {line_of(twice.mark)}"
+        raise ExtraApisRefused(f"{place}: the key {twice.location[-1]} is there twice") from twice
+    except (NotYaml, Unfit, UnicodeDecodeError) as error:
+        raise ExtraApisRefused(f"{source} is not YAML in UTF-8: {error}") from error
     if document is None:
         return {}
     if not isinstance(document, dict):

@@ -5,26 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
 
 import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from knit_cli.errors import BadInput
+from knit_cli.os_failures import read_text
 from knit_cli.plans.image import PLACEHOLDER
 from knit_workflows.domain.errors import InvalidPlan
-from knit_workflows.domain.os_errors import advice_for, reason_of
 from knit_workflows.domain.plans.rules import parse_plan
 from knit_workflows.wire.base import to_wire
 from knit_workflows.wire.plans import InputSpec, LogSpec, OnNodeSpec, OutputSpec, PlanSpec
+from knit_workflows.yaml_lines import Document, Location, NotYaml, Unfit
 
-Location = tuple[str | int, ...]
-
-_NULL = "tag:yaml.org,2002:null"
-# With anchors, a small file can expand to a huge or endless one.
-_MAX_NODES = 100_000
-_MAX_DEPTH = 20
 _SHAPES: Mapping[str, type[BaseModel]] = {
     "inputs": InputSpec,
     "outputs": OutputSpec,
@@ -66,17 +60,7 @@ def read_plan(path: Path, shown: str | None = None) -> PlanFile:
             reason has a line `FILE:LINE:COLUMN: …` per fault.
     """
     name = shown or str(path)
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as cause:
-        raise BadInput(
-            f"cannot read {name}", reason=reason_of(cause), advice=advice_for(cause)
-        ) from cause
-    except UnicodeDecodeError as cause:
-        raise BadInput(
-            f"{name} is not text in UTF-8", reason=str(cause), advice=_NOTHING_SENT
-        ) from cause
-    document = _Document(name, text)
+    document = _Document(name, read_text(path, name, advice=_NOTHING_SENT))
     try:
         spec = PlanSpec.model_validate(document.content)
     except ValidationError as cause:
@@ -99,25 +83,22 @@ class _Document:
 
     def __init__(self, name: str, text: str) -> None:
         self._name = name
-        self._marks: dict[Location, yaml.Mark] = {}
-        self._nodes = 0
-        self._checked: set[int] = set()
         try:
-            self._loader = yaml.SafeLoader(text)
-            node = self._loader.get_single_node()
-            self.content = self._value(node, ()) if node is not None else {}
-        except yaml.MarkedYAMLError as cause:
-            mark = cause.problem_mark or cause.context_mark
-            message = " ".join(part for part in (cause.problem, cause.context) if part)
-            raise self._not_yaml(f"{self._at(mark)}{message}") from cause
-        except yaml.reader.ReaderError as cause:
-            raise self._not_yaml(str(cause)) from cause
-        except RecursionError as cause:
-            raise self._not_yaml("it is nested too deeply") from cause
+            self._yaml = Document(text)
+        except NotYaml as cause:
+            reason = (
+                f"{self._at(cause.mark)}{' '.join(filter(None, (cause.problem, cause.context)))}"
+            )
+            raise BadInput(
+                f"{name} is not valid YAML", reason=reason, advice=_NOTHING_SENT
+            ) from cause
+        except Unfit as cause:
+            raise self.invalid([f"{self._at(cause.mark)}{cause}"]) from cause
+        self.content = self._yaml.content
 
     def broken(self, faults: list[tuple[Location, str]]) -> BadInput:
         """Gives the error that lists all faults in the order of the file."""
-        placed = [(self._mark_of(location), message) for location, message in faults]
+        placed = [(self._yaml.mark_of(location), message) for location, message in faults]
         placed.sort(key=lambda fault: (fault[0].line, fault[0].column) if fault[0] else (0, 0))
         return self.invalid([f"{self._at(mark)}{message}" for mark, message in placed])
 
@@ -129,58 +110,12 @@ class _Document:
 
     def at(self, location: str) -> str:
         """Gives the position in the file of a location, or of its nearest present ancestor."""
-        around = [one for one in self._marks if location.startswith(_shown(one)) or not one]
+        around = [one for one in self._yaml.marks if location.startswith(_shown(one)) or not one]
         nearest = max(around, key=lambda one: len(_shown(one)) if one else 0, default=())
-        return self._at(self._marks.get(nearest))
-
-    def _not_yaml(self, reason: str) -> BadInput:
-        return BadInput(f"{self._name} is not valid YAML", reason=reason, advice=_NOTHING_SENT)
+        return self._at(self._yaml.marks.get(nearest))
 
     def _at(self, mark: yaml.Mark | None) -> str:
         return f"{self._name}:{mark.line + 1}:{mark.column + 1}: " if mark is not None else ""
-
-    def _mark_of(self, location: Location) -> yaml.Mark | None:
-        while location not in self._marks and location:
-            location = location[:-1]
-        return self._marks.get(location)
-
-    def _value(self, node: yaml.Node, location: Location) -> Any:
-        self._nodes += 1
-        if self._nodes > _MAX_NODES or len(location) > _MAX_DEPTH:
-            raise self.broken([(location[:1], "this is too large or too deep for a Plan")])
-        self._marks.setdefault(location, node.start_mark)
-        if isinstance(node, yaml.MappingNode):
-            return self._mapping(node, location)
-        if isinstance(node, yaml.SequenceNode):
-            return [self._value(item, (*location, i)) for i, item in enumerate(node.value)]
-        return None if node.tag == _NULL else node.value
-
-    def _mapping(self, node: yaml.MappingNode, location: Location) -> dict[str, Any]:
-        self._refuse_repeated_keys(node, location)
-        self._loader.flatten_mapping(node)  # `<<: *base`
-        values: dict[str, Any] = {}
-        for key_node, value_node in node.value:
-            here = (*location, key_node.value)
-            self._marks[here] = key_node.start_mark
-            values[key_node.value] = self._value(value_node, here)
-        return values
-
-    def _refuse_repeated_keys(self, node: yaml.MappingNode, location: Location) -> None:
-        # Check only what is written: after a merge, a node met again through an alias contains its
-        # own keys and the merged ones.
-        if id(node) in self._checked:
-            return
-        self._checked.add(id(node))
-        seen: set[str] = set()
-        for key_node, _ in node.value:
-            plain = isinstance(key_node, yaml.ScalarNode)
-            if plain and key_node.value not in seen:
-                seen.add(key_node.value)
-                continue
-            here = (*location, key_node.value if plain else "")
-            self._marks[here] = key_node.start_mark
-            message = f"duplicate key {key_node.value!r}" if plain else "a key must be a word"
-            raise self.broken([(here, message)])
 
 
 def _fault(found: ErrorDetails) -> tuple[Location, str]:

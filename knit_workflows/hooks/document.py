@@ -5,13 +5,11 @@ from __future__ import annotations
 import difflib
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
-from typing import Final
 
-import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
-_STRING: Final = "tag:yaml.org,2002:str"
-_NULL: Final = "tag:yaml.org,2002:null"
+from knit_workflows import yaml_lines
+from knit_workflows.yaml_lines import NotYaml, is_null, line_of, text_of
 
 
 class HooksRefused(Exception):
@@ -27,7 +25,7 @@ class Faults:
 
     def add(self, node: Node, words: str) -> None:
         """Adds what is wrong at a node."""
-        self.found.append(f"line {node.start_mark.line + 1}: {words}")
+        self.found.append(f"line {line_of(node)}: {words}")
 
     def raise_if_any(self) -> None:
         """Raises HooksRefused with everything that was found."""
@@ -42,17 +40,12 @@ def root_of(content: bytes, source: str) -> Node | None:
         HooksRefused: it is not YAML, or not one document.
     """
     try:
-        # Nothing is constructed, so that neither tags nor aliases have an effect.
-        return yaml.compose(content.decode("utf-8-sig"), Loader=yaml.SafeLoader)
+        return yaml_lines.parse(content.decode("utf-8-sig"))
     except UnicodeDecodeError as cause:
         raise HooksRefused(f"{source} is not text in UTF-8: {cause}") from cause
-    except yaml.MarkedYAMLError as cause:
-        mark = cause.problem_mark or cause.context_mark
-        where = f", line {mark.line + 1}" if mark else ""
+    except NotYaml as cause:
+        where = f", line {line_of(cause.mark)}" if cause.mark else ""
         raise HooksRefused(f"{source}{where} is not YAML: {cause.problem}") from cause
-    except (yaml.YAMLError, RecursionError) as cause:
-        words = " ".join(str(cause).split())
-        raise HooksRefused(f"{source} is not YAML: {words}") from cause
 
 
 def entries(
@@ -62,7 +55,7 @@ def entries(
 
     Faults are: another kind of node, a key that is not known, and one that stands there twice.
     """
-    if node is None or node.tag == _NULL:
+    if node is None or is_null(node):
         return {}
     if not isinstance(node, MappingNode):
         faults.add(node, f"{place or 'the file'} is not a mapping with {' and '.join(known)}")
@@ -82,7 +75,7 @@ def entries(
 
 def texts(node: Node | None, place: str, faults: Faults) -> Iterator[tuple[Node, str, str]]:
     """Gives the texts of a list, each with its node and its place; none for an empty value."""
-    if node is None or node.tag == _NULL:
+    if node is None or is_null(node):
         return
     if not isinstance(node, SequenceNode):
         faults.add(node, f"{place} is not a list; begin each line of it with `- `")
@@ -94,11 +87,6 @@ def texts(node: Node | None, place: str, faults: Faults) -> Iterator[tuple[Node,
             faults.add(item, f"{here} is not a text")
         else:
             yield item, here, text
-
-
-def text_of(node: Node) -> str | None:
-    """Gives the text of a node; None for anything else, such as a number."""
-    return node.value if isinstance(node, ScalarNode) and node.tag == _STRING else None
 
 
 def _key(place: str, name: str) -> str:

@@ -24,8 +24,9 @@ from yaml.nodes import Node
 
 from knit_workflows.domain.errors import KnitError
 from knit_workflows.domain.hooks import Hooks
-from knit_workflows.hooks.document import Faults, HooksRefused, entries, root_of, text_of, texts
+from knit_workflows.hooks.document import Faults, HooksRefused, entries, root_of, texts
 from knit_workflows.hooks.urls import host_fault, url_fault
+from knit_workflows.yaml_lines import text_of
 
 log = logging.getLogger(__name__)
 

@@ -125,6 +125,8 @@ def test_another_conflict_is_not_taken_for_the_same_plan(knit, api):
         ("just words", "the document must be a mapping"),
         ("", "'image' is missing"),
         ("? [a]\n: b", "a key must be a word"),
+        ("image: a\n<<: {[b]: c}", "plan.yaml:2:6: a key must be a word"),
+        ("image: a\n<<: b", "plan.yaml:2:5: expected a mapping or list of mappings for merging"),
         ("a: &a [*a]", "too large or too deep"),
         ("image: a\n---\nimage: b", "plan.yaml:2:1: "),
         ("image: \0", "special characters are not allowed"),
