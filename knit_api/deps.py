@@ -182,6 +182,7 @@ class Deps:
         """Closes everything, after a short wait for transfers that are being ended."""
         await drain_background(self.timeouts.drain)
         self.threads.shutdown()
+        self.extra_apis.close()
         await self.agents.aclose()
         if self.close_store is not None:
             with suppress(KnitError):

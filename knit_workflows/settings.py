@@ -214,6 +214,8 @@ class ExtraApisSettings(_Group):
     idle_timeout: _Span = timedelta(minutes=5)
     """A request ends when nothing has moved for this long: a service that does not respond, a
     client that sends or takes nothing."""
+    keep_alive: _Grace = timedelta(seconds=4)
+    """How long a connection to a service waits for another request; 0: each has one of its own."""
     max_requests: int = Field(default=256, ge=1)
     """The most requests that are forwarded at once; more are refused with 503."""
 

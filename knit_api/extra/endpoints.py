@@ -16,6 +16,7 @@ from knit_api.errors import HttpProblem
 from knit_workflows.extra_apis import OWN_PATHS, ExtraApi
 
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
+_ORIGIN: Final = re.compile(r"(?:https?:)?//[^/?#]*", re.IGNORECASE)
 
 
 class Endpoint(ExtraApi):
@@ -55,7 +56,7 @@ class Endpoint(ExtraApi):
 
     def target(self, rest: str, query: str = "") -> str:
         """Gives the same as a request line has it: without scheme and host, never without path."""
-        whole = self.forwarded(rest, query).removeprefix(self._origin)
+        whole = self.forwarded(rest, query).removeprefix(self.origin)
         return whole if whole.startswith("/") else f"/{whole}"
 
     def location(self, sent: str) -> str:
@@ -63,21 +64,42 @@ class Endpoint(ExtraApi):
 
         One that is not below `proxy_to` stays as it is.
         """
-        below = sent.removeprefix(self._origin)
-        base = self._upstream.path.rstrip("/")
+        below = self._without_origin(sent)
+        base = self.base.rstrip("/")
         rest = below.removeprefix(base)
         is_ours = below.startswith("/") and not below.startswith("//") and below.startswith(base)
         if not is_ours or (rest and rest[0] not in "/?#"):
             return sent
         return "".join(f"/{segment}" for segment in self.segments) + rest or "/"
 
+    def _without_origin(self, sent: str) -> str:
+        found = _ORIGIN.match(sent)
+        if not found:
+            return sent
+        try:
+            parts = urlsplit(found[0], self._upstream.scheme)
+            there = parts.scheme, parts.hostname, parts.port or _DEFAULT_PORTS.get(parts.scheme)
+        except ValueError:  # of a port that is no number
+            return sent
+        return sent[found.end() :] if there == self._place else sent
+
+    @property
+    def base(self) -> str:
+        """The path of `proxy_to`."""
+        return self._upstream.path
+
+    @property
+    def origin(self) -> str:
+        """The scheme, host and port of `proxy_to`, as it has them."""
+        return f"{self._upstream.scheme}://{self._upstream.netloc}"
+
+    @property
+    def _place(self) -> tuple[str, str, int]:
+        return self._upstream.scheme, self.host, self.port
+
     @property
     def _upstream(self) -> SplitResult:
         return urlsplit(self.proxy_to)
-
-    @property
-    def _origin(self) -> str:
-        return f"{self._upstream.scheme}://{self._upstream.netloc}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from starlette.types import Message, Receive, Scope, Send
 from knit_api.errors import ClientDisconnected, HttpProblem
 from knit_api.extra import header_rules
 from knit_api.extra.endpoints import Match
+from knit_api.extra.pool import Pool
 from knit_api.extra.tunnel import tunnel
 from knit_api.extra.upstream import Upstream, UpstreamFailed
 from knit_api.server.framing import accepts_chunks, needs_http_1_1
@@ -42,6 +43,7 @@ class Exchange:
         send: Send,
         *,
         idle: timedelta,
+        pool: Pool,
         stopping: asyncio.Event,
     ) -> None:
         self._endpoint = match.endpoint
@@ -51,17 +53,21 @@ class Exchange:
         self._send = send
         self._idle = idle.total_seconds()
         self._limit = asyncio.timeout(self._idle)
+        self._pool = pool
         self._stopping = stopping
+        self._status = 0
+        self._promised: float | None = None
         self._waits_for_client = False
         self._started = False
         self._body_wanted: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
 
     async def run(self, upstream: Upstream) -> None:
-        """Sends the response, and closes the connection to the service in any case.
+        """Sends the response; the connection to the service is kept for another, or closed.
 
         Raises:
             HttpProblem: before the response has started.
             ResponseAborted, UpstreamFailed: afterwards; it must end without a proper end.
+            StaleConnection: see `Upstream.responses`; nothing was sent to the client.
             ClientDisconnected: the client left.
         """
         complete = False
@@ -72,7 +78,12 @@ class Exchange:
         except TimeoutError as error:
             raise self._timed_out() from error
         finally:
-            upstream.close(complete=complete)
+            if not complete:
+                upstream.abort()
+            elif self._may_keep(upstream):
+                self._pool.put(upstream, self._promised)
+            else:
+                upstream.close()
 
     async def _relay(self, upstream: Upstream) -> None:
         feeding = asyncio.ensure_future(self._feed(upstream))
@@ -95,7 +106,9 @@ class Exchange:
         try:
             await upstream.send(self._request())
             self._progress()
-            if await self._may_send_body():
+            if not header_rules.has_body(self._scope["headers"]):
+                await upstream.send(h11.EndOfMessage())
+            elif await self._may_send_body():
                 await self._feed_body(upstream)
         except OSError as error:  # it may have responded all the same
             log.debug("%s takes no more: %s", self._endpoint.proxy_to, error)
@@ -119,14 +132,13 @@ class Exchange:
         await upstream.send(h11.EndOfMessage(headers=header_rules.trailers(encoded)))
 
     def _request(self) -> h11.Request:
-        headers = self._scope["headers"]
-        client = header_rules.Client(
-            peer_of(self._scope),
-            self._scope["scheme"],
-            next((value for name, value in headers if name == b"host"), b""),
-        )
-        sent = header_rules.request_headers(headers, self._endpoint, client)
+        sent = header_rules.request_headers(self._scope["headers"], self._endpoint, self._client())
         return h11.Request(method=self._scope["method"], target=self._target, headers=sent)
+
+    def _client(self) -> header_rules.Client:
+        headers = self._scope["headers"]
+        host = next((value for name, value in headers if name == b"host"), b"")
+        return header_rules.Client(peer_of(self._scope), self._scope["scheme"], host)
 
     async def _may_send_body(self) -> bool:
         """Waits until the service wants the body, if the client waits for that (100-continue)."""
@@ -150,7 +162,11 @@ class Exchange:
 
     async def _respond_with(self, upstream: Upstream, response: h11.Response) -> None:
         self._check(response)
-        headers = header_rules.response_headers(list(response.headers), self._endpoint)
+        self._status = response.status_code
+        self._promised = header_rules.kept_for(response.headers)
+        headers = header_rules.response_headers(
+            list(response.headers), self._endpoint, self._client()
+        )
         has_trailers = EXTENSION in self._scope.get("extensions", {}) and header_rules.is_chunked(
             response.headers
         )
@@ -187,6 +203,15 @@ class Exchange:
         unframed = header_rules.is_chunked(response.headers) or not has_length
         if has_body and unframed and not accepts_chunks(self._scope):
             raise needs_http_1_1("the response")
+
+    def _may_keep(self, upstream: Upstream) -> bool:
+        """Says whether what comes next on a connection can only be the next response."""
+        return (
+            upstream.is_reusable
+            and self._scope["method"] != "HEAD"
+            and self._status not in (204, 304)
+            and not header_rules.binds_connection(self._scope["headers"])
+        )
 
     # --- both ---
 

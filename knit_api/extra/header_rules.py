@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from knit_api.extra import cookies
 from knit_api.extra.endpoints import Endpoint
 
 Header = tuple[bytes, bytes]
@@ -38,6 +39,7 @@ _NEVER_TRAILERS: Final = _HOP_BY_HOP | {
     b"trailer",
 }
 """What a header section must have: nobody may slip it in after the body (RFC 9110, §6.5.1)."""
+_SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 _OURS: Final = frozenset(
     {b"forwarded", b"host", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto"}
 )
@@ -67,7 +69,7 @@ def values(headers: Iterable[Header], name: bytes) -> list[bytes]:
 def request_headers(headers: Sequence[Header], endpoint: Endpoint, client: Client) -> list[Header]:
     """Gives the headers with which a request is forwarded; names are in lower case.
 
-    Each request has a connection of its own, which ends with it, or becomes a WebSocket.
+    The connection goes on afterwards, or becomes a WebSocket.
 
     `X-Forwarded-For` is appended to, so that its last member is the one that knit saw; what the
     client says in the other headers of that kind is dropped.
@@ -77,11 +79,11 @@ def request_headers(headers: Sequence[Header], endpoint: Endpoint, client: Clien
     via = [value for name, value in passed if name == b"via"]
     passed = [one for one in passed if one[0] != b"via"]
     forwarded_for = b", ".join([*chain, client.address.encode("latin-1")])
-    ours: list[Header] = [(b"connection", b"close")]
+    ours: list[Header] = []
     if wants_websocket(headers):
         ours = [(b"connection", b"upgrade"), (b"upgrade", b"websocket")]
     elif _takes_trailers(headers):
-        ours = [(b"connection", b"close, te"), (b"te", b"trailers")]
+        ours = [(b"connection", b"te"), (b"te", b"trailers")]
     if is_chunked(headers):
         ours.append((b"transfer-encoding", b"chunked"))
     return [
@@ -100,14 +102,38 @@ def is_chunked(headers: Iterable[Header]) -> bool:
     return any(name == b"transfer-encoding" for name, _ in headers)
 
 
+def has_body(headers: Sequence[Header]) -> bool:
+    """Says whether a request has a body, be it an empty one in chunks."""
+    return is_chunked(headers) or values(headers, b"content-length") not in ([], [b"0"])
+
+
+def may_be_repeated(method: str, headers: Sequence[Header]) -> bool:
+    """Says whether a service may see a request twice, and it can be sent again (RFC 9110, §9.2)."""
+    return method in _SAFE and not has_body(headers) and not wants_websocket(headers)
+
+
+def binds_connection(headers: Iterable[Header]) -> bool:
+    """Says whether a request may have logged its client in for all that follows on a connection."""
+    schemes = (value.split(b" ")[0].lower() for name, value in headers if name == b"authorization")
+    return any(scheme in (b"negotiate", b"ntlm") for scheme in schemes)
+
+
+def kept_for(headers: Iterable[Header]) -> float | None:
+    """Gives for how many seconds a service says that it keeps the connection; None: not said."""
+    for member in values(headers, b"keep-alive"):
+        name, _, value = member.partition(b"=")
+        if name.strip() == b"timeout" and value.strip().isdigit():
+            return float(value)
+    return None
+
+
 def wants_websocket(headers: Sequence[Header]) -> bool:
     """Says whether a request asks to become a WebSocket; no other upgrade is passed on.
 
     h2c above all is not: through it a client could send requests past this proxy.
     """
     asks = b"upgrade" in values(headers, b"connection")
-    has_body = is_chunked(headers) or values(headers, b"content-length") not in ([], [b"0"])
-    return asks and not has_body and values(headers, b"upgrade") == [b"websocket"]
+    return asks and not has_body(headers) and values(headers, b"upgrade") == [b"websocket"]
 
 
 def is_loop(headers: Sequence[Header]) -> bool:
@@ -115,12 +141,12 @@ def is_loop(headers: Sequence[Header]) -> bool:
     return any(PSEUDONYM in member.split() for member in values(headers, b"via"))
 
 
-def response_headers(headers: Sequence[Header], endpoint: Endpoint) -> list[Header]:
-    """Gives the headers with which a response is passed on; redirects lead through knit again."""
-    return [
-        (name, _moved(value, endpoint) if name in (b"location", b"content-location") else value)
-        for name, value in _framed(headers)
-    ]
+def response_headers(headers: Sequence[Header], endpoint: Endpoint, client: Client) -> list[Header]:
+    """Gives the headers with which a response is passed on.
+
+    Redirects lead through knit again, and cookies come back through it.
+    """
+    return [(name, _moved(name, value, endpoint, client)) for name, value in _framed(headers)]
 
 
 def trailers(sent: Iterable[Header]) -> list[Header]:
@@ -143,5 +169,10 @@ def _takes_trailers(headers: Sequence[Header]) -> bool:
     return any(member.split(b";")[0] == b"trailers" for member in values(headers, b"te"))
 
 
-def _moved(location: bytes, endpoint: Endpoint) -> bytes:
-    return endpoint.location(location.decode("latin-1")).encode("latin-1")
+def _moved(name: bytes, value: bytes, endpoint: Endpoint, client: Client) -> bytes:
+    text = value.decode("latin-1")
+    if name in (b"location", b"content-location"):
+        text = endpoint.location(text)
+    elif name == b"set-cookie":
+        text = cookies.moved(text, endpoint, client.host.decode("latin-1"))
+    return text.encode("latin-1")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -12,9 +13,10 @@ from starlette.types import Receive, Scope, Send
 
 from knit_api.errors import HttpProblem
 from knit_api.extra import header_rules
-from knit_api.extra.endpoints import Endpoints, Match
+from knit_api.extra.endpoints import Endpoint, Endpoints, Match
 from knit_api.extra.exchange import Exchange
-from knit_api.extra.upstream import Upstream, UpstreamFailed
+from knit_api.extra.pool import Pool
+from knit_api.extra.upstream import StaleConnection, Upstream, UpstreamFailed
 from knit_workflows.extra_apis import ExtraApisRefused, content_of, parse_extra_apis
 from knit_workflows.settings import ExtraApisSettings
 
@@ -32,6 +34,7 @@ class ExtraApis:
         self.refusal: str | None = None
         """Why the file as it is now is not in force; None: it is."""
         self._settings = settings
+        self._pool = Pool(settings.keep_alive)
         self._seen: bytes | None = None
         self._changed: bytes | None = None
         self._busy = 0
@@ -106,20 +109,18 @@ class ExtraApis:
         self._check(match, scope)
         self._busy += 1
         try:
-            exchange = Exchange(
-                match,
-                scope,
-                receive,
-                send,
-                idle=self._settings.idle_timeout,
-                stopping=stopping,
-            )
-            await exchange.run(
-                await Upstream.connect(
-                    match.endpoint,
-                    await self._trust() if match.endpoint.uses_tls else None,
-                    self._settings.connect_timeout.total_seconds(),
-                )
+            await self._exchange(
+                match.endpoint,
+                lambda: Exchange(
+                    match,
+                    scope,
+                    receive,
+                    send,
+                    idle=self._settings.idle_timeout,
+                    pool=self._pool,
+                    stopping=stopping,
+                ),
+                may_repeat=header_rules.may_be_repeated(scope["method"], scope["headers"]),
             )
         except UpstreamFailed as failed:
             log.warning(
@@ -131,6 +132,25 @@ class ExtraApis:
             raise
         finally:
             self._busy -= 1
+
+    async def _exchange(
+        self, endpoint: Endpoint, begin: Callable[[], Exchange], *, may_repeat: bool
+    ) -> None:
+        if may_repeat and (waiting := await self._pool.take(endpoint)):
+            try:
+                return await begin().run(waiting)
+            except StaleConnection:
+                log.debug("%s has ended a connection that waited", endpoint.proxy_to)
+        fresh = await Upstream.connect(
+            endpoint,
+            await self._trust() if endpoint.uses_tls else None,
+            self._settings.connect_timeout.total_seconds(),
+        )
+        return await begin().run(fresh)
+
+    def close(self) -> None:
+        """Closes the connections that wait for another request."""
+        self._pool.close()
 
     def _check(self, match: Match, scope: Scope) -> None:
         if scope["method"] == "CONNECT":

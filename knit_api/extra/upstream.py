@@ -1,4 +1,4 @@
-"""A connection to a service behind an extra API, for one request: h11 over a socket."""
+"""A connection to a service behind an extra API, during one request: h11 over a socket."""
 
 from __future__ import annotations
 
@@ -39,16 +39,26 @@ class UpstreamFailed(HttpProblem):
         )
 
 
+class StaleConnection(Exception):
+    """A connection that had been used before was ended instead of an answer."""
+
+
 class Upstream:
     """A connection to the service of an endpoint."""
 
     def __init__(
-        self, endpoint: Endpoint, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+        self,
+        endpoint: Endpoint,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        *,
+        reused: bool = False,
     ) -> None:
-        self._endpoint = endpoint
-        self._h11 = h11.Connection(h11.CLIENT, _MAX_HEAD_BYTES)
+        self.endpoint = endpoint
         self.reader = reader
         self.writer = writer
+        self._h11 = h11.Connection(h11.CLIENT, _MAX_HEAD_BYTES)
+        self._may_be_stale = reused
 
     @classmethod
     async def connect(
@@ -79,7 +89,12 @@ class Upstream:
         await self.writer.drain()
 
     async def responses(self) -> AsyncIterator[h11.InformationalResponse | h11.Response]:
-        """Gives the interim responses and, last, the final one or 101; raises UpstreamFailed."""
+        """Gives the interim responses and, last, the final one or 101.
+
+        Raises:
+            UpstreamFailed: there is none, or it is no HTTP.
+            StaleConnection: there is nothing at all, on a connection that was used before.
+        """
         for _ in range(_MAX_INTERIM + 1):
             event = await self._next_event()
             assert isinstance(event, h11.InformationalResponse | h11.Response)
@@ -102,13 +117,38 @@ class Upstream:
         received, _ = self._h11.trailing_data
         return received
 
-    def close(self, *, complete: bool) -> None:
-        """Ends the connection, at once and visibly so unless the exchange was complete."""
+    @property
+    def is_reusable(self) -> bool:
+        """Whether request and response have both ended, and neither side closes the connection."""
+        ended = self._h11.our_state is h11.DONE and self._h11.their_state is h11.DONE
+        return ended and not self.remainder() and not self.writer.is_closing()
+
+    async def is_quiet(self) -> bool:
+        """Says whether nothing has come since the last response, not even the end."""
+        try:
+            async with asyncio.timeout(0):
+                await self.reader.read(1)
+        except TimeoutError:
+            return not self.reader.at_eof() and not self.writer.is_closing()
+        except OSError:
+            pass
+        return False
+
+    def next(self, endpoint: Endpoint) -> Upstream:
+        """Gives the same connection for another request."""
+        return Upstream(endpoint, self.reader, self.writer, reused=True)
+
+    def close(self) -> None:
+        """Ends the connection after a complete exchange."""
         # A service that has responded need not take the rest of the request, ever.
-        if complete and not self.writer.transport.get_write_buffer_size():
-            self.writer.close()
+        if self.writer.transport.get_write_buffer_size():
+            self.abort()
         else:
-            self.writer.transport.abort()
+            self.writer.close()
+
+    def abort(self) -> None:
+        """Ends the connection at once, and visibly so."""
+        self.writer.transport.abort()
 
     async def _next_event(self) -> h11.Event:
         try:
@@ -116,20 +156,26 @@ class Upstream:
                 event = self._h11.next_event()
                 if isinstance(event, h11.Event):
                     return event
-                self._h11.receive_data(await self.reader.read(_READ_BYTES))
+                received = await self.reader.read(_READ_BYTES)
+                self._may_be_stale = self._may_be_stale and not received
+                self._h11.receive_data(received)
         except h11.RemoteProtocolError as error:
+            if self._may_be_stale:
+                raise StaleConnection from error
             if self.reader.at_eof():
                 raise self._broken(
                     "http_response_incomplete", "closed the connection before its response ended"
                 ) from error
             raise self._broken("http_protocol_error", f"does not speak HTTP: {error}") from error
         except OSError as error:
+            if self._may_be_stale:
+                raise StaleConnection from error
             raise self._broken(
                 "connection_terminated", f"cut the connection: {reason_of(error)}"
             ) from error
 
     def _broken(self, kind: str, reason: str) -> UpstreamFailed:
-        return UpstreamFailed(self._endpoint, kind, reason)
+        return UpstreamFailed(self.endpoint, kind, reason)
 
 
 def _unreachable(error: OSError | UnicodeError) -> tuple[str, str]:

@@ -39,6 +39,7 @@ class Service:
 
     port: int
     requests: list[Received] = field(default_factory=list)
+    connections: int = 0
     ended: int = 0
 
     @property
@@ -67,12 +68,14 @@ async def service(
     *,
     early: bool = False,
     closes: bool = True,
+    keeps: bool = False,
     tls: ssl.SSLContext | None = None,
 ) -> AsyncIterator[Service]:
     """Serves on a free port.
 
     `early`: responds once it has the head, and takes no body. Unless it `closes`, the connection
-    stays open after the response until the other side ends it.
+    stays open after the response until the other side ends it; if it `keeps` it, one request after
+    the other is served.
     """
     tasks: set[asyncio.Task[None]] = set()
 
@@ -81,11 +84,18 @@ async def service(
         assert task is not None
         tasks.add(task)
         received = Received()
+        found.connections += 1
         found.requests.append(received)
         try:
             with suppress(ConnectionError, asyncio.CancelledError, h11.RemoteProtocolError):
                 await _read(reader, received, head_only=early)
-                if received.head:
+                while keeps and received.head and not writer.is_closing():
+                    await respond(received, writer)
+                    received = Received()
+                    await _read(reader, received, head_only=early)
+                    if received.head:
+                        found.requests.append(received)
+                if received.head and not keeps:
                     await respond(received, writer)
                     if closes:
                         return
