@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Generator
 from contextlib import AsyncExitStack
 
 from knit_api.deps import Deps
@@ -13,7 +13,7 @@ from knit_api.transfers.codecs import CHECKSUM_TRAILER, GZIPPED_TAR, PLAIN_TAR, 
 from knit_api.transfers.direct_archive import DirectArchiveResponse
 from knit_api.transfers.lifecycle import reading
 from knit_api.transfers.volume_access import VolumeAccess
-from knit_workflows.archive import Form
+from knit_workflows.archive import Form, Span
 from knit_workflows.domain import errors
 from knit_workflows.domain.ids import KnitId
 
@@ -52,18 +52,7 @@ async def download(
         length = None if chunked else await _stored_bytes(volume, media_type, form)
         spans = volume.spans(form) if direct and media_type == PLAIN_TAR else None
         if spans is not None:
-            loop = asyncio.get_running_loop()
-            first = await finish_despite_cancel(
-                loop.run_in_executor(deps.threads.steps, next, spans, b"")
-            )
-            return DirectArchiveResponse(
-                first,
-                spans,
-                stack.pop_all(),
-                media_type,
-                deps.threads.downloads,
-                write_timeout=deps.timeouts.write,
-            )
+            return await _direct(deps, spans, stack, media_type)
         chunks = await prefetched(stack, volume.archive(form))
         with_checksum = media_type == GZIPPED_TAR
         return StreamedResponse(
@@ -75,6 +64,22 @@ async def download(
             trailer_names=CHECKSUM_TRAILER,
             length=length,
         )
+
+
+async def _direct(
+    deps: Deps, spans: Generator[bytes | Span, None, None], stack: AsyncExitStack, media_type: str
+) -> StreamedResponse:
+    """Gives the response that a thread writes; what cannot be read at all is raised here."""
+    loop = asyncio.get_running_loop()
+    first = await finish_despite_cancel(loop.run_in_executor(deps.threads.steps, next, spans, b""))
+    return DirectArchiveResponse(
+        first,
+        spans,
+        stack.pop_all(),
+        media_type,
+        deps.threads.downloads,
+        write_timeout=deps.timeouts.write,
+    )
 
 
 async def _stored_bytes(volume: VolumeAccess, media_type: str, form: Form) -> int:

@@ -16,7 +16,7 @@ from knit_api.server.trailers import ResponseAborted
 from knit_api.transfers.download import prefetched
 from knit_api.transfers.lifecycle import reading
 from knit_workflows.domain import errors
-from knit_workflows.domain.ids import RunId
+from knit_workflows.domain.ids import KnitId, RunId
 from knit_workflows.domain.ports import ApiStore
 from knit_workflows.domain.runs import RunDetail, RunStatus
 
@@ -43,23 +43,11 @@ async def log_response(
     timeouts = deps.timeouts
     store = await deps.store.get()
     run = await store.runs.get(run_id)
-    status = run.summary.status
-    if status is RunStatus.INVALIDATED or run.log is None or run.log.knit_id is None:
-        raise errors.NotFound(
-            "the Run has no log",
-            advice="a log is kept when the Plan has `log`, until the Run is deleted",
-            see=run_id,
-        )
-    if not (status.is_under_way or status.is_ending or status.is_final):
-        raise errors.TransferNotReady(
-            f"the Run is {status}; there is no log yet",
-            advice="try again when it has started",
-            see=run_id,
-        )
+    knit_id = _log_of(run)
+    headers = {OFFSET_HEADER: str(offset), ID_HEADER: knit_id}
     async with AsyncExitStack() as stack:
-        volume = await stack.enter_async_context(reading(deps, run.log.knit_id))
-        headers = {OFFSET_HEADER: str(offset), ID_HEADER: run.log.knit_id}
-        if follow and status.is_under_way:
+        volume = await stack.enter_async_context(reading(deps, knit_id))
+        if follow and run.summary.status.is_under_way:
             if not chunked:
                 raise needs_http_1_1("a log that is followed")
             chunks = volume.followed()
@@ -85,6 +73,23 @@ async def log_response(
             length=length,
             headers=headers,
         )
+
+
+def _log_of(run: RunDetail) -> KnitId:
+    status = run.summary.status
+    if status is RunStatus.INVALIDATED or run.log is None or run.log.knit_id is None:
+        raise errors.NotFound(
+            "the Run has no log",
+            advice="a log is kept when the Plan has `log`, until the Run is deleted",
+            see=run.summary.run_id,
+        )
+    if not (status.is_under_way or status.is_ending or status.is_final):
+        raise errors.TransferNotReady(
+            f"the Run is {status}; there is no log yet",
+            advice="try again when it has started",
+            see=run.summary.run_id,
+        )
+    return run.log.knit_id
 
 
 def _remaining(offset: int, size: int) -> int:

@@ -58,7 +58,7 @@ def adopt_data(
     checked before the first one is adopted. A volume that was adopted before stays the Data that it
     is, and gets the tags that it lacks.
     """
-    given = tuple(read_user_tags(tag or [], "--tag"))
+    given = read_user_tags(tag or [], "--tag")
     invocation = invocation_of(context)
     entries = _named(volume or [])
     if manifest is not None:
@@ -68,10 +68,7 @@ def adopt_data(
     _refuse_doubles(entries)
     wanted = [_to_wire(entry, given) for entry in entries]
     with api_of(invocation) as api:
-        found = _ask(api, wanted, dry_run=True)
-        _refuse(entries, found)
-        if not dry_run:
-            found = _ask(api, wanted, dry_run=False)
+        found = _adopt(api, entries, wanted, dry_run=dry_run)
     print_json(found)
     new = sum(one.outcome == "new" for one in found)
     verb = "would be adopted" if dry_run else "adopted"
@@ -94,8 +91,16 @@ def _refuse_doubles(entries: Sequence[Entry]) -> None:
         seen.add(entry.volume)
 
 
-def _to_wire(entry: Entry, given: tuple[Tag, ...]) -> VolumeToAdopt:
+def _to_wire(entry: Entry, given: Sequence[Tag]) -> VolumeToAdopt:
     return VolumeToAdopt(volume=entry.volume, tags=list(dict.fromkeys((*given, *entry.tags))))
+
+
+def _adopt(
+    api: ApiClient, entries: Sequence[Entry], wanted: Sequence[VolumeToAdopt], *, dry_run: bool
+) -> list[AdoptedVolume]:
+    foreseen = _ask(api, wanted, dry_run=True)
+    _refuse(entries, foreseen)
+    return foreseen if dry_run else _ask(api, wanted, dry_run=False)
 
 
 def _ask(api: ApiClient, wanted: Sequence[VolumeToAdopt], *, dry_run: bool) -> list[AdoptedVolume]:

@@ -79,17 +79,12 @@ def purge_data(
     with api_of(invocation_of(context)) as api:
         if age is not None:
             ids = _old(api.find_data(tags), datetime.now(UTC) - age)
-        if dry_run or age is not None:
-            foreseen = _foresee(api, ids)
-            _list(foreseen)
         if dry_run:
-            print_json([one.purge for one in foreseen if one.purge is not None])
-            _fail_if_refused([one for one in foreseen if one.refusal], "would be")
-            return
-        if age is not None:
-            ids = [one.knit_id for one in foreseen if one.purge is not None]
-            _ask(len(ids), agreed=yes)
-        _purge(api, ids, skipping=age is not None)
+            _show(_foresee(api, ids))
+        elif age is None:
+            _purge(api, ids)
+        else:
+            _purge_agreed(api, ids, agreed=yes)
 
 
 def _check_usage(ids: Sequence[str], older_than: str | None, tags: list[Tag], yes: bool) -> None:
@@ -104,6 +99,21 @@ def _check_usage(ids: Sequence[str], older_than: str | None, tags: list[Tag], ye
     elif not tags:
         raise typer.BadParameter("it needs --tag, lest it purge everything",
                                  param_hint="--older-than")  # fmt: skip
+
+
+def _show(foreseen: Sequence[_Foreseen]) -> None:
+    _list(foreseen)
+    print_json([one.purge for one in foreseen if one.purge is not None])
+    _fail_if_refused([one for one in foreseen if one.refusal], "would be")
+
+
+def _purge_agreed(api: ApiClient, ids: Sequence[str], *, agreed: bool) -> None:
+    """Lists what would be purged, asks, and purges that."""
+    foreseen = _foresee(api, ids)
+    _list(foreseen)
+    ids = [one.knit_id for one in foreseen if one.purge is not None]
+    _ask(len(ids), agreed=agreed)
+    _purge(api, ids, skipping=True)
 
 
 def _old(found: Sequence[Data], before: datetime) -> list[str]:
@@ -168,7 +178,7 @@ def _ask(count: int, *, agreed: bool) -> None:
     raise BadInput("nothing was purged", advice="look at the list, then confirm it with --yes")
 
 
-def _purge(api: ApiClient, ids: Sequence[str], *, skipping: bool) -> None:
+def _purge(api: ApiClient, ids: Sequence[str], *, skipping: bool = False) -> None:
     """Purges one after the other, goes on behind one that is refused, and shows what was done."""
     done, refused = [], []
     for knit_id in ids:

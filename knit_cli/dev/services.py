@@ -23,6 +23,8 @@ OWNER_VARIABLE: Final = "KNIT_DEV_STATE"
 TEMPORAL: Final = ("server", "start-dev")
 COMMAND_FORMS: Final = (("-m", "knit_workflows"), ("-m", "knit_api"), TEMPORAL)
 """How the command lines of our processes begin, except PostgreSQL's."""
+_PYTHON: Final = (sys.executable, "-P", "-m")
+"""-P: never imports modules from the working directory."""
 NICENESS: Final = 5
 """Lower priority of the worker that executes Runs, compared with what people wait for."""
 
@@ -62,48 +64,55 @@ def services(
     environment = _environment(folder, ports, database.address(), settings)
     # Without a file those of the last time would stay in force.
     environment.setdefault("KNIT_HOOKS__FILE", os.devnull)
-    python = (sys.executable, "-P", "-m")  # -P: never import modules from the working directory
-
-    def worker(name: str, roles: str, niceness: int = 0) -> Service:
-        return Service(
-            name,
-            (*python, "knit_workflows", "--roles", roles),
-            environment,
-            lambda _: _has_line(folder.log(name), '"worker_ready"'),
-            needs=("postgres", "temporal"),
-            niceness=niceness,
-        )
-
     return [
-        Service(
-            "postgres",
-            database.command(),
-            environment,
-            database.is_ready,
-            user=database.user,
-            group=database.group,
-            stop_signal=signal.SIGINT,  # fast: SIGTERM would wait for its clients
-            prepare=database.before_start,
-            on_ready=migrate,
-        ),
+        _postgres(database, environment, migrate),
         Service(
             "temporal",
             _temporal(folder, ports),
             environment,
             lambda pid: listens(pid, ports.temporal) and listens(pid, ports.web_ui),
         ),
-        worker("worker", "engine,compute,watch", niceness=NICENESS),
+        _worker(folder, "worker", "engine,compute,watch", environment, niceness=NICENESS),
         # A separate process, so that a burst of Runs neither fills its slots nor blocks its event
         # loop, nor takes its CPU.
-        worker("worker-interactive", "interactive,hooks"),
+        _worker(folder, "worker-interactive", "interactive,hooks", environment),
         Service(
             "api",
-            (*python, "knit_api", "--host", LOOPBACK, "--port", str(ports.api)),
+            (*_PYTHON, "knit_api", "--host", LOOPBACK, "--port", str(ports.api)),
             environment,
             lambda pid: listens(pid, ports.api) and _answers(f"{_origin(ports)}/readyz"),
             needs=("postgres", "temporal"),
         ),
     ]
+
+
+def _postgres(
+    database: EmbeddedPostgres, environment: Mapping[str, str], migrate: Callable[[], None]
+) -> Service:
+    return Service(
+        "postgres",
+        database.command(),
+        environment,
+        database.is_ready,
+        user=database.user,
+        group=database.group,
+        stop_signal=signal.SIGINT,  # fast: SIGTERM would wait for its clients
+        prepare=database.before_start,
+        on_ready=migrate,
+    )
+
+
+def _worker(
+    folder: DevFolder, name: str, roles: str, environment: Mapping[str, str], niceness: int = 0
+) -> Service:
+    return Service(
+        name,
+        (*_PYTHON, "knit_workflows", "--roles", roles),
+        environment,
+        lambda _: _has_line(folder.log(name), '"worker_ready"'),
+        needs=("postgres", "temporal"),
+        niceness=niceness,
+    )
 
 
 def api_root(ports: Ports) -> str:
