@@ -19,7 +19,22 @@ import httpx
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from tests.model.model import LOG, MOVES, SYSTEM, Model, Mounts, Refused, Run, Spec
+from knit_workflows import names
+from knit_workflows.domain import jws
+from knit_workflows.domain.ids import KnitId
+from knit_workflows.domain.imports import import_of
+from tests.model.model import (
+    IMPORTED,
+    LOG,
+    MOVES,
+    SYSTEM,
+    UPLOADED,
+    Model,
+    Mounts,
+    Refused,
+    Run,
+    Spec,
+)
 from tests.model.views import (
     Ids,
     Picture,
@@ -66,6 +81,7 @@ class UserRules(RuleBasedStateMachine, Generic[W]):
     """What users do; works on any world."""
 
     most_plans, most_uploads = 5, 5  # Runs grow with the square of the Data
+    imports_stay_open = True
     steps = 0
     tally: ClassVar[Counter[str]] = Counter()
 
@@ -78,6 +94,7 @@ class UserRules(RuleBasedStateMachine, Generic[W]):
         self.model = Model(self.clock)
         self.ids = Ids()
         self.gone: list[int] = []
+        self.tokens: dict[int, str] = {}
 
     def teardown(self) -> None:
         self.wait(self._stack.aclose())
@@ -164,7 +181,7 @@ class UserRules(RuleBasedStateMachine, Generic[W]):
 
     def uploads(self) -> list[Run]:
         """Those whose transfer is open."""
-        runs = [run for run in self.model.runs.values() if run.plan is None]
+        runs = [run for run in self.model.runs.values() if run.source == UPLOADED]
         return [run for run in runs if MOVES[run.status]]
 
     # --- Plans
@@ -325,6 +342,80 @@ class UserRules(RuleBasedStateMachine, Generic[W]):
             lambda: self.model.end_upload(run.id, ok),
         )
 
+    @rule(
+        number=NUMBERS,
+        volume=st.sampled_from([0, 1, 2]),
+        own=st.sampled_from([False, False, False, True]),
+        tags=TAG_SETS,
+    )
+    def adopt(self, number: int, volume: int, own: bool, tags: frozenset[str]) -> None:
+        """A volume of others, new or known; or one of knit's own."""
+        known = any(one.adopted == volume and not one.purged for one in self.model.data.values())
+        if not (known or own or self._room()):
+            return
+        named = self.world.foreign_volume(volume)
+        if own:
+            named = names.volume(KnitId(self.a_data(number)[1]))
+        body = {"volumes": [{"volume": named, "tags": sorted(tags)}]}
+        answer = self.wait(self.ask("POST", "/adoptions", body))
+
+        def change() -> None:
+            at = answer.json()[0]["data"]["upstream"]["run"]["updatedAt"] if not own else ""
+            data = self.model.adopt(None if own else volume, tags, self.instant(at))
+            assert answer.json()[0]["outcome"] == ("known" if known else "new"), self.report("")
+            if not known:
+                made = answer.json()[0]["data"]
+                self.ids.bind(data.run.id, made["upstream"]["run"]["runId"])
+                self.ids.bind(data.id, made["knitId"])
+
+        async def answered() -> Any:
+            return answer
+
+        what = "knit's own" if own else f"volume {volume}"
+        self.act(f"adopt {what} with {sorted(tags)}", answered(), change)
+
+    def instant(self, at: str) -> str:
+        """Gives an instant as the model has it."""
+        return at
+
+    @rule(number=NUMBERS, step=st.sampled_from(["purge", "purge", "begin", "end", "end without"]))
+    def volume(self, number: int, step: str) -> None:
+        """Purges one, or imports one: with it or without, in time or not, once or again."""
+        if step == "purge":
+            self._purge(self.a_data(number)[0])
+        elif step != "begin" and self.tokens:
+            self._end_import([*self.tokens][number % len(self.tokens)], there=step == "end")
+        elif self._room():
+            self._begin_import()
+            if not self.imports_stay_open:
+                self._end_import([*self.tokens][-1], there=True)
+
+    def _begin_import(self) -> None:
+        answer = self.wait(self.ask("POST", "/data/import/begin"))
+        begun = import_of(jws.read(answer.text).claims)
+        run = self.model.begin_import()
+        self.ids.bind(run.id, begun.run_id)
+        self.ids.bind(run.outputs["/imported"] or 0, begun.knit_id)
+        self.tokens[run.id] = answer.text
+        self.log(f"begin_import run {run.id}: {answer.status_code}")
+
+    def _end_import(self, run_id: int, *, there: bool) -> None:
+        begun = import_of(jws.read(self.tokens[run_id]).claims)
+        if there:
+            self.wait(self.world.make_volume(begun.knit_id))
+        self.act(
+            f"end_import run {run_id} {'with' if there else 'without'} its volume",
+            self.ask("POST", "/data/import/end", self.tokens[run_id]),
+            lambda: self.model.end_import(run_id, there),
+        )
+
+    def _purge(self, picked: Any) -> None:
+        self.act(
+            f"purge data {picked}",
+            self.ask("POST", f"/data/{self.ids.real(picked)}/purge"),
+            lambda: self.model.purge(picked),
+        )
+
     def _room(self) -> bool:
         uploaded = [run for run in self.model.runs.values() if run.plan is None]
         return len(uploaded) < self.most_uploads
@@ -368,13 +459,19 @@ class UserRules(RuleBasedStateMachine, Generic[W]):
             lambda: self.model.stop(picked, order == "abort"),
         )
 
-    @rule(number=NUMBERS, fitting=FITTING, inactive=st.sampled_from([False, False, True]))
-    def retry(self, number: int, fitting: bool, inactive: bool) -> None:
-        """Also under a Plan that is not active: by chance the two would seldom meet."""
+    @rule(
+        number=NUMBERS,
+        fitting=FITTING,
+        first=st.sampled_from([None, None, None, "deactivate", "purge"]),
+    )
+    def retry(self, number: int, fitting: bool, first: str | None) -> None:
+        """Also without an active Plan or its input: by chance the two would seldom meet."""
         picked = self._pick_for("retry", number, fitting)
         run = self.model.runs.get(picked)
-        if inactive and run and run.plan:
+        if run and run.plan and first == "deactivate":
             self._set_active(run.plan.id, False)
+        elif run and run.plan and first == "purge":
+            self._purge(run.inputs[0])
         self.act(
             f"retry run {picked}",
             self.ask("PUT", f"/runs/{self.ids.real(picked)}/retry"),
@@ -409,7 +506,7 @@ class UserRules(RuleBasedStateMachine, Generic[W]):
         what=st.sampled_from(["history", "runs", "data"]),
         status=st.sampled_from([None, "waiting", "done", "failed"]),
         tags=TAG_SETS,
-        transient=st.sampled_from([None, None, "processing", "failed"]),
+        transient=st.sampled_from([None, None, "processing", "failed", "purged"]),
     )
     def look_up(
         self,
@@ -547,6 +644,22 @@ class FastMachine(UserRules[FastWorld]):
                 self._advance(run, run.generation, target)
         self._finalize(run, run.generation)
 
+    @precondition(lambda self: self._imports())
+    @rule(number=NUMBERS, late=st.sampled_from([True, True, False]))
+    def leave_imports(self, number: int, late: bool) -> None:
+        """Lets the time of one go by, and housekeeping come by; or only the latter."""
+        if late:
+            run = self._imports()[number % len(self._imports())]
+            self.wait(self.world.grow_old(self.ids.real(run.id)))
+            run.late = True
+            self.log(f"grow_old run {run.id}: 200")
+        if not late or number % 2:
+            self.act("end_late_imports", self.world.end_late_imports(), self.model.end_late_imports)
+
+    def _imports(self) -> list[Run]:
+        runs = self.model.runs.values()
+        return [run for run in runs if run.source == IMPORTED and MOVES[run.status]]
+
     @precondition(lambda self: self._superseded())
     @rule(number=NUMBERS, status=st.sampled_from(["ready", "completing", "aborting", None]))
     def go_on_superseded(self, number: int, status: str | None) -> None:
@@ -593,6 +706,10 @@ class WholeMachine(UserRules[WholeWorld]):
     """The engine does by itself what it has to, down to run pods that run until they are ended."""
 
     most_plans, most_uploads = 3, 3
+    imports_stay_open = False  # an order to stop one waits for housekeeping's next turn
+
+    def instant(self, at: str) -> str:
+        return LATER
 
     def clock(self, run: Run) -> str:
         """The engine has not come so far yet: a word that the real instant is shown as, too."""

@@ -22,6 +22,8 @@ MOVES = {
 } | {final: [] for final in ("done", "failed", "invalidated")}
 SYSTEM, PINS = "knit#", ("knit#id:", "knit#timestamp:")
 LOG = "(log)"  # stands for the path of a log
+UPLOADED, IMPORTED = "knit#uploaded", "knit#imported"
+PLACES = {UPLOADED: "/upload", IMPORTED: "/imported"}
 Mounts = tuple[tuple[str, frozenset[str]], ...]  # paths with their tags, in path order
 T = TypeVar("T")
 
@@ -67,12 +69,17 @@ class Plan:
 
 @dataclass
 class Run:
-    """`plan` None: an upload. `admitted`, `started`: how far the engine is with this generation."""
+    """`source` is what there is instead of a Plan; `late`: an import whose time is over.
+
+    `admitted`, `started`: how far the engine is with this generation.
+    """
 
     id: int
     plan: Plan | None
     inputs: tuple[int, ...]
     status: str
+    source: str = ""
+    late: bool = False
     exit: int | None = None
     generation: int = 1
     admitted: bool = False
@@ -98,14 +105,18 @@ class Data:
     tags: frozenset[str]
     timestamp: str | None = None
     transfers: int = 0
+    adopted: int | None = None  # which volume of others it is
+    purged: bool = False
 
     def shown_tags(self) -> frozenset[str]:
         state = {"failed": "failed", "done": None}.get(self.run.status, "processing")
+        state = "purged" if self.purged else state
         system = {"id": str(self.id), "timestamp": self.timestamp, "transient": state}
         return self.tags | {SYSTEM + f"{key}:{value}" for key, value in system.items() if value}
 
     def fills(self, requirement: frozenset[str]) -> bool:
-        return self.run.status == "done" and requirement <= self.shown_tags()
+        done = self.run.status == "done" and not self.purged
+        return done and requirement <= self.shown_tags()
 
 
 class Model:
@@ -133,7 +144,7 @@ class Model:
         return self.plans.setdefault(plan_id, Plan(plan_id, spec, spec.active))
 
     def begin_upload(self) -> Run:
-        run = self._create(None, (), "running")
+        run = self._create(None, (), "running", UPLOADED)
         self.read(run.outputs["/upload"], 1)
         return run
 
@@ -141,6 +152,39 @@ class Model:
         self.advance(run_id, 1, "completing" if ok else "aborting", None if ok else 1)
         self.finalize(run_id, 1)  # how it ends, a stop may have decided already
         self.read(self.runs[run_id].outputs["/upload"], -1)
+
+    def adopt(self, volume: int | None, tags: frozenset[str], at: str) -> Data:
+        if volume is None:  # one of knit's own
+            raise Refused(400)
+        known = [d for d in self.data.values() if d.adopted == volume and not d.purged]
+        if not known:
+            run = self._create(None, (), "done", IMPORTED)
+            known = [data for data in self.data.values() if data.run is run]
+            known[0].adopted, known[0].timestamp = volume, at
+        known[0].tags |= tags
+        return known[0]
+
+    def begin_import(self) -> Run:
+        return self._create(None, (), "running", IMPORTED)
+
+    def end_import(self, run_id: int, there: bool) -> None:
+        run = self.runs.get(run_id)
+        if run is None or run.status != "running" or run.late:
+            raise Refused(409)
+        if not there:
+            raise Refused(400)
+        self.advance(run_id, 1, "completing")
+        self.finalize(run_id, 1)
+
+    def purge(self, data_id: int) -> None:
+        data = found(self.data, data_id)
+        if data.purged:
+            return
+        readers = [run for run in self.runs.values() if data_id in run.inputs]
+        if data.transfers or any(MOVES[run.status] for run in [data.run, *readers]):
+            raise Refused(409)
+        data.purged = True
+        data.run.move(data.run.status)
 
     def tag(self, data_id: int, add: set[str], remove: set[str], remove_keys: set[str]) -> None:
         if any(one.startswith(SYSTEM) for one in add | remove | remove_keys):
@@ -159,7 +203,7 @@ class Model:
     def stop(self, run_id: int, fail: bool) -> None:
         run = found(self.runs, run_id)
         target = "aborting" if fail else "completing"
-        if target in MOVES[run.status]:
+        if target in MOVES[run.status] and (fail or run.source != IMPORTED):
             run.move(target)
             run.exit, run.stop_ordered = (253 if fail else 0), run.admitted
         elif run.status != target:
@@ -178,7 +222,10 @@ class Model:
             del self.runs[run.id]
 
     def read(self, data_id: int | None, readers: int) -> None:  # begins: 1, ends: -1
-        found(self.data, data_id).transfers += readers
+        data = found(self.data, data_id)
+        if data.purged:
+            raise Refused(404)
+        data.transfers += readers
 
     def project(self) -> None:
         """Every combination of satisfying Data gets one Run; a tombstone counts as one."""
@@ -219,13 +266,23 @@ class Model:
             if unstarted or (run.stop_ordered and run.started and MOVES[run.status]):
                 self.finalize(run.id, run.generation)
 
-    def _create(self, plan: Plan | None, inputs: tuple[int, ...], status: str) -> Run:
-        run = Run(next(self._ids), plan, inputs, status, history=[(1, None, status)])
+    def end_late_imports(self) -> None:
+        for run in [run for run in self.runs.values() if run.source == IMPORTED]:
+            if run.status == "running" and run.late:
+                self.advance(run.id, 1, "aborting", 1)
+            if run.status == "aborting":
+                self.finalize(run.id, 1)
+
+    def _create(
+        self, plan: Plan | None, inputs: tuple[int, ...], status: str, source: str = ""
+    ) -> Run:
+        run = Run(next(self._ids), plan, inputs, status, source, history=[(1, None, status)])
         self._make_outputs(run)
         return self.runs.setdefault(run.id, run)
 
     def _make_outputs(self, run: Run) -> None:
-        for path, tags in run.plan.spec.outputs if run.plan else (("/upload", frozenset()),):
+        alone = ((PLACES.get(run.source, ""), frozenset[str]()),)
+        for path, tags in run.plan.spec.outputs if run.plan else alone:
             data = Data(next(self._ids), run, tags)
             self.data[data.id], run.outputs[path] = data, data.id
 
@@ -236,7 +293,9 @@ class Model:
         users = [user for user in self.runs.values() if made & set(user.inputs)]
         in_use = any(self.data[data_id].transfers for data_id in made)
         in_use |= any(user.status != "invalidated" for user in users)
-        if run.status not in wanted or in_use or (again and run.plan is None):
+        # A tombstone may have lost its inputs, but then it is none of those wanted.
+        purged = any(self.data[i].purged for i in run.inputs if i in self.data)
+        if run.status not in wanted or in_use or (again and (run.plan is None or purged)):
             raise Refused(404 if run.status == "invalidated" else 409)
         self.runs = {one: run for one, run in self.runs.items() if run not in users}
         self.data = {one: data for one, data in self.data.items() if one not in made}

@@ -118,7 +118,7 @@ def difference(expected: Picture, seen: Picture) -> str:
 
 def _run(run: Run) -> Picture:
     return {
-        "plan": run.plan.id if run.plan else None,
+        "plan": run.plan.id if run.plan else run.source,
         "status": run.status,
         "exit": run.exit,
         "generation": run.generation,
@@ -128,9 +128,9 @@ def _run(run: Run) -> Picture:
 
 
 def _answered_run(ids: Ids, one: Mapping[str, Any]) -> Picture:
-    uploaded = one["plan"].get("name") == "knit#uploaded"
+    plan = one["plan"]
     return {
-        "plan": None if uploaded else ids.model(one["plan"]["planId"]),
+        "plan": plan["name"] if "name" in plan else ids.model(plan["planId"]),
         "status": one["status"],
         "exit": one["exit"]["code"] if "exit" in one else None,
         "generation": one["generation"],
