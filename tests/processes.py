@@ -1,15 +1,17 @@
-"""Real worker processes for tests that kill them."""
+"""Real processes of workers and the API, for tests that kill them."""
 
 from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 from knit_workflows.plugin import Role
 from tests.waiting import PATIENCE
@@ -24,16 +26,17 @@ def bare_environment(**variables: str) -> dict[str, str]:
     return needed | variables
 
 
-class WorkerProcess:
-    """`python -m knit_workflows` with these settings, on a log file of its own per start.
+class _Process:
+    """`python -m MODULE` with these settings, on a log file of its own per start."""
 
-    It has all roles unless some are named.
-    """
+    module: ClassVar[str]
+    is_ready: ClassVar[str]
+    """What its log says when it is."""
 
     def __init__(
-        self, environment: Mapping[str, str], logs: Path, *, roles: Sequence[Role] = ()
+        self, environment: Mapping[str, str], logs: Path, arguments: Sequence[str] = ()
     ) -> None:
-        self._arguments = ["--roles", ",".join(roles)] if roles else []
+        self._arguments = arguments
         self._environment = {**os.environ, **environment, "KNIT_LOG_FORMAT": "json"}
         self._logs = logs
         self._starts = 0
@@ -42,7 +45,7 @@ class WorkerProcess:
     @property
     def log(self) -> Path:
         """The log of the present (or last) process."""
-        return self._logs / f"worker-{self._starts}.log"
+        return self._logs / f"{type(self).__name__}-{self._starts}.log"
 
     @property
     def pid(self) -> int:
@@ -55,7 +58,7 @@ class WorkerProcess:
         self._starts += 1
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "knit_workflows", *self._arguments],
+                [sys.executable, "-m", self.module, *self._arguments],
                 env=self._environment,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -63,9 +66,9 @@ class WorkerProcess:
             )
 
     async def ready(self) -> None:
-        """Waits until it serves its queues."""
+        """Waits until it serves."""
         ends = time.monotonic() + PATIENCE
-        while '"worker_ready"' not in self.log.read_text():
+        while f'"{self.is_ready}"' not in self.log.read_text():
             assert self._process is not None
             assert self._process.poll() is None, self.log.read_text()
             assert time.monotonic() < ends, self.log.read_text()
@@ -82,3 +85,32 @@ class WorkerProcess:
         if self._process is not None and self._process.poll() is None:
             self._process.terminate()
             self._process.wait(PATIENCE)
+
+
+class WorkerProcess(_Process):
+    """A worker; it has all roles unless some are named."""
+
+    module = "knit_workflows"
+    is_ready = "worker_ready"
+
+    def __init__(
+        self, environment: Mapping[str, str], logs: Path, *, roles: Sequence[Role] = ()
+    ) -> None:
+        super().__init__(environment, logs, ["--roles", ",".join(roles)] if roles else [])
+
+
+class ApiProcess(_Process):
+    """The API, on another port after each start."""
+
+    module = "knit_api"
+    is_ready = "api_ready"
+
+    def __init__(self, environment: Mapping[str, str], logs: Path) -> None:
+        super().__init__(environment, logs, ["--port", "0"])
+
+    @property
+    def root(self) -> str:
+        """The address of the Web API; it must be ready."""
+        found = re.search(r'"api_ready".*"port": (\d+)', self.log.read_text())
+        assert found
+        return f"http://127.0.0.1:{found[1]}/api"

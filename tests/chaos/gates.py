@@ -1,7 +1,7 @@
-"""Gates in the database: a commit of the worker waits there until the test lets it through.
+"""Gates in the database: a commit of worker or API waits there until the test lets it through.
 
 A gate is a deferred constraint trigger. It fires inside the COMMIT of a transaction that made a
-certain change, and waits for an advisory lock that the test holds. So a worker can be killed
+certain change, and waits for an advisory lock that the test holds. So either can be killed
 between a change and its hearing of that change, at will instead of by chance; and the test chooses
 whether the change is there afterwards.
 """
@@ -19,12 +19,13 @@ from tests.waiting import PATIENCE
 
 _CLASS: Final = 4711
 WORKER: Final = "knit-worker"
-"""The application name of connections that gates are for; others pass."""
+API: Final = "knit-api"
+"""The application names of connections that gates are for; others pass."""
 
 _FUNCTION: Final = f"""
 CREATE FUNCTION test_gate() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    IF current_setting('application_name') = '{WORKER}' THEN
+    IF current_setting('application_name') = TG_ARGV[1] THEN
         PERFORM pg_advisory_xact_lock_shared({_CLASS}, TG_ARGV[0]::int);
     END IF;
     RETURN NULL;
@@ -36,13 +37,14 @@ END $$
 class Gate:
     """The commit of a change (INSERT, UPDATE, DELETE) of a row of a table, for which `when` holds.
 
-    `when` is SQL over OLD and NEW.
+    `when` is SQL over OLD and NEW; `of` says in front of whom it stands.
     """
 
     name: str
     table: str
     change: str
     when: str = "true"
+    of: str = WORKER
 
 
 class Gates:
@@ -61,7 +63,7 @@ class Gates:
             statement = (
                 f"CREATE CONSTRAINT TRIGGER test_gate_{number} AFTER {gate.change} ON {gate.table}"
                 " DEFERRABLE INITIALLY DEFERRED FOR EACH ROW"
-                f" WHEN ({gate.when}) EXECUTE FUNCTION test_gate('{number}')"
+                f" WHEN ({gate.when}) EXECUTE FUNCTION test_gate('{number}', '{gate.of}')"
             )
             await connection.execute(statement.encode())
         return cls(connection, gates)

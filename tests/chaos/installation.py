@@ -31,7 +31,7 @@ from tests.chaos.gates import WORKER, Gate, Gates
 from tests.chaos.moments import AtCommit, AtEvent, Moment, reached
 from tests.chaos.sweep import RECOVERY_SETTINGS
 from tests.chaos.wire import Wire
-from tests.processes import WorkerProcess
+from tests.processes import ApiProcess, WorkerProcess
 from tests.waiting import PATIENCE, until
 
 Facts: TypeAlias = dict[str, object]
@@ -84,10 +84,13 @@ class Installation:
         return run_id, knit_id
 
     @asynccontextmanager
-    async def killed_at(self, moment: Moment | None) -> AsyncIterator[Followed]:
+    async def killed_at(
+        self, moment: Moment | None, victim: ApiProcess | None = None
+    ) -> AsyncIterator[Followed]:
         """Kills the worker at a moment that comes while inside, and starts another; None: do not.
 
-        The workflow whose events are meant is to be set as the result of what is given.
+        With `victim` it is that which is killed and started again. The workflow whose events are
+        meant is to be set as the result of what is given.
         """
         followed: Followed = asyncio.get_running_loop().create_future()
         if moment is None:
@@ -95,7 +98,7 @@ class Installation:
             return
         if isinstance(moment, AtCommit):
             await self.gates.close(moment.gate)
-        killing = asyncio.create_task(self._kill_at(moment, followed))
+        killing = asyncio.create_task(self._kill_at(moment, followed, victim))
         try:
             yield followed
             await killing
@@ -104,17 +107,17 @@ class Installation:
             if isinstance(moment, AtCommit):
                 await self.gates.open(moment.gate)
 
-    async def _kill_at(self, moment: Moment, followed: Followed) -> None:
+    async def _kill_at(self, moment: Moment, followed: Followed, victim: ApiProcess | None) -> None:
         try:
             await self._comes(moment, followed)
         except TimeoutError as error:
             raise AssertionError(f"it never came to {moment}") from error
-        self.kill()
+        self.kill() if victim is None else victim.kill()
         if isinstance(moment, AtCommit):
             if not moment.kept:
                 await self.gates.turn_back(moment.gate)
             await self.gates.open(moment.gate)
-        self.worker.start()
+        (victim or self.worker).start()
 
     async def _comes(self, moment: Moment, followed: Followed) -> None:
         match moment:

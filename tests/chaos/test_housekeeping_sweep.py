@@ -55,9 +55,9 @@ WAITS: Final = {
 }
 COLLECTED: Final = Gate("a volume collected", "discarded", "DELETE")
 CLOSING: Final = (
-    Gate("a lost upload aborted", "run", "UPDATE", "OLD.status <> NEW.status AND "
+    Gate("an upload or import aborted", "run", "UPDATE", "OLD.status <> NEW.status AND "
          "NEW.status = 'aborting'"),
-    Gate("a lost upload failed", "run", "UPDATE", "OLD.status <> NEW.status AND "
+    Gate("an upload or import failed", "run", "UPDATE", "OLD.status <> NEW.status AND "
          "NEW.status = 'failed'"),
     Gate("a lost transfer closed", "transfer", "DELETE"),
 )  # fmt: skip
@@ -205,17 +205,24 @@ class Lost:
     input: KnitId
     output: KnitId
     upload: TransferHandle
+    imported: RunId
     pod: str
 
 
 async def lose(ground: Ground) -> Lost:
-    """Terminates a Run's, an upload's, a download's and the Projector's workflow; leaves a pod."""
+    """Terminates a Run's, an upload's, a download's and the Projector's workflow.
+
+    It leaves a pod, too, and an import that nobody ends.
+    """
     site = ground.site
     _, given = await site.made(Tag("sweep", "housekeeping"))
     run_id, output = await running(ground, given)
     upload = await ground.knit.open_upload()
     (site.volume(upload.knit_id) / "half").write_text("half")
     download = await ground.knit.open_download(ground.done[1])
+    begun = await site.store.imports.begin()
+    older = "UPDATE run SET created_at = created_at - interval '1 day' WHERE run_id = %s"
+    await site.gates.ask(f"{older} RETURNING run_id", begun.run_id)
     ground.volumes |= {names.volume(one) for one in (given, output, upload.knit_id)}
     pod = names.run_pod(ground.done[0], 1)
     await launch(site, pod)
@@ -227,7 +234,7 @@ async def lose(ground: Ground) -> Lost:
     ):
         await site.temporal.get_workflow_handle(workflow_id).terminate("by hand")
     await eventually(lambda: all_are_old(ground))
-    return Lost(run_id, given, output, upload, pod)
+    return Lost(run_id, given, output, upload, begun.run_id, pod)
 
 
 async def running(ground: Ground, given: KnitId) -> tuple[RunId, KnitId]:
@@ -276,6 +283,7 @@ async def keep_house(ground: Ground, moment: Callable[[Lost], Moment] | None) ->
         "history": await ground.history(lost.run_id),
         "starts": (site.volume(lost.output) / "counter").read_text(),
         "upload": await ground.history(lost.upload.run_id),
+        "import": await ground.history(lost.imported),
         "projector": (await projector.describe()).status,
     }
     return await ground.facts(handle) | found, len((await handle.fetch_history()).events)
@@ -290,6 +298,7 @@ async def test_housekeeping_survives(
         expected, events = await keep_house(prepared, None)
         assert expected["starts"] == "x\n"
         assert expected["upload"] == ["running", "aborting", "failed"]
+        assert expected["import"] == ["running", "aborting", "failed"]
         assert expected["projector"] is WorkflowExecutionStatus.RUNNING
 
         def pod_is_gone(lost: Lost) -> Moment:
