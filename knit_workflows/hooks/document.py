@@ -10,6 +10,9 @@ from typing import Final
 import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
+_MAX_FAULTS: Final = 10
+_MAX_WORDS: Final = 400
+"""Characters of one fault. All of them are kept in the database, and shown by `/readyz`."""
 _STRING: Final = "tag:yaml.org,2002:str"
 _NULL: Final = "tag:yaml.org,2002:null"
 
@@ -27,12 +30,15 @@ class Faults:
 
     def add(self, node: Node, words: str) -> None:
         """Adds what is wrong at a node."""
-        self.found.append(f"line {node.start_mark.line + 1}: {words}")
+        shown = words if len(words) <= _MAX_WORDS else f"{words[: _MAX_WORDS - 1]}…"
+        self.found.append(f"line {node.start_mark.line + 1}: {shown}")
 
     def raise_if_any(self) -> None:
-        """Raises HooksRefused with everything that was found."""
+        """Raises HooksRefused with what was found, or the first part of very much."""
         if self.found:
-            raise HooksRefused(f"{self.source}, {'; '.join(self.found)}")
+            rest = len(self.found) - _MAX_FAULTS
+            more = [f"and {rest:,} more"] if rest > 0 else []
+            raise HooksRefused(f"{self.source}, {'; '.join(self.found[:_MAX_FAULTS] + more)}")
 
 
 def root_of(content: bytes, source: str) -> Node | None:
