@@ -13,7 +13,7 @@ import asyncio
 import dataclasses
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 from enum import StrEnum
 from functools import partial
@@ -55,7 +55,7 @@ from knit_workflows.contracts.projector import ProjectorInput
 from knit_workflows.domain.errors import KnitError
 from knit_workflows.domain.ports import Store
 from knit_workflows.hooks.caller import HookCaller
-from knit_workflows.hooks.file import Follower, HooksFile
+from knit_workflows.hooks.followed import FollowedHooks
 from knit_workflows.settings import EngineSettings, HookSettings, QueueSettings
 from knit_workflows.workflows.hook_test import HookTestWorkflow
 from knit_workflows.workflows.housekeeping import (
@@ -160,44 +160,17 @@ class Deps:
                     await self.store.aclose()
 
     @asynccontextmanager
-    async def following_hooks(self) -> AsyncIterator[None]:
+    async def following_hooks(self, worker: str) -> AsyncIterator[None]:
         """Keeps the hooks of the hooks file in force while inside, however it changes.
 
-        Without a file those in force stay: another worker may follow one.
+        Without a file those in force stay: another worker may follow one. `worker` is by whom.
         """
-        path = self.hooks.file
-        if path is None:
+        if self.hooks.file is None:
             yield
             return
-        follower = Follower(path, self._put_in_force, self._refuse_hooks)
-        await follower.begin()
-        following = asyncio.create_task(follower.go_on())
-        try:
+        followed = FollowedHooks(worker, self.hooks.file, self.store.hooks, self.caller)
+        async with followed.in_force():
             yield
-        finally:
-            following.cancel()
-            with suppress(asyncio.CancelledError):
-                await following
-
-    async def _put_in_force(self, file: HooksFile) -> None:
-        self.caller.configure(file)
-        changed = await self.store.hooks.configure(file.hooks)
-        await self.store.hooks.report(None)
-        if changed:
-            log.info(
-                "hooks are in force: %d before, %d after",
-                len(file.hooks.before),
-                len(file.hooks.after),
-                extra={"action": "hooks_changed"},
-            )
-
-    async def _refuse_hooks(self, problem: str) -> None:
-        log.error(
-            "hooks file is refused, those before stay in force: %s",
-            problem,
-            extra={"action": "hooks_refused"},
-        )
-        await self.store.hooks.report(problem)
 
     def projector_input(self) -> ProjectorInput:
         """Says where the Projector and the Runs it starts do their work."""
@@ -336,7 +309,8 @@ class KnitPlugin(SimplePlugin):
                 await start_projector(worker.client, self._deps.projector_input())
                 await ensure_schedules(worker.client, self._deps)
             if Role.HOOKS in self._roles:
-                await stack.enter_async_context(self._deps.following_hooks())
+                identity = worker.client.identity
+                await stack.enter_async_context(self._deps.following_hooks(identity))
             await super().run_worker(worker, next)
 
     def _with_workflows(self, existing: Sequence[type] | None) -> Sequence[type]:

@@ -13,7 +13,7 @@ import resource
 import signal
 import sys
 from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from datetime import timedelta
 from typing import Final
 
@@ -23,7 +23,8 @@ from temporalio.worker import Worker
 
 from knit_workflows import log as logs
 from knit_workflows.compute.base import ComputeBackend
-from knit_workflows.domain.errors import EngineUnavailable, KnitError
+from knit_workflows.domain.errors import EngineUnavailable, KnitError, StoreMismatch
+from knit_workflows.domain.ports import Store
 from knit_workflows.plugin import WAITING_SLOTS, Deps, KnitPlugin, Role, slots
 from knit_workflows.settings import (
     ComputeSettings,
@@ -40,7 +41,11 @@ log = logging.getLogger(__name__)
 
 SHUTDOWN: Final = timedelta(seconds=2)
 """After SIGTERM, short steps finish within this time; watches then move to another worker."""
+HOOKS_SHUTDOWN: Final = timedelta(seconds=5)
+"""The same for calls of hooks: one after a transition that is given up is not made again."""
 STICKY: Final = timedelta(seconds=3)
+LOOKS_EVERY: Final = timedelta(seconds=10)
+"""How soon a worker notices that its database has been upgraded."""
 
 
 def backend_from(settings: ComputeSettings) -> ComputeBackend:
@@ -83,7 +88,7 @@ def workers(client: Client, deps: Deps, roles: frozenset[Role]) -> list[Worker]:
             task_queue=queue,
             plugins=[KnitPlugin(deps, roles=served)],
             max_concurrent_activities=slots(served),
-            graceful_shutdown_timeout=SHUTDOWN,
+            graceful_shutdown_timeout=HOOKS_SHUTDOWN if Role.HOOKS in served else SHUTDOWN,
             # How long a killed worker's workflows wait for it before another one takes them.
             sticky_queue_schedule_to_start_timeout=STICKY,
         )
@@ -119,8 +124,30 @@ async def serve(settings: Settings, temporal: ClientConnectConfig, roles: frozen
         for worker in workers(client, deps, roles):
             await stack.enter_async_context(worker)
         log.info("worker is ready", extra={"action": "worker_ready", "roles": sorted(roles)})
-        await stopping.wait()
+        await told_to_stop(stopping, deps.store)
         log.info("worker stops", extra={"action": "worker_stops"})
+
+
+async def told_to_stop(stopping: asyncio.Event, store: Store) -> None:
+    """Waits until the worker is told to stop.
+
+    One that is older than its database must not go on: it would not know of what is new, and pass
+    hooks over, for example.
+
+    Raises:
+        StoreMismatch: the database has been upgraded meanwhile.
+    """
+    while True:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LOOKS_EVERY.total_seconds()):
+                await stopping.wait()
+                return
+        try:
+            await store.open()
+        except StoreMismatch:
+            raise
+        except KnitError:
+            continue  # an outage, which activities wait for
 
 
 def allow_connections() -> None:

@@ -74,6 +74,11 @@ class _Process:
             assert time.monotonic() < ends, self.log.read_text()
             await asyncio.sleep(0.02)
 
+    async def ended(self) -> int:
+        """Waits until it has ended by itself; gives its exit code."""
+        assert self._process is not None
+        return await asyncio.to_thread(self._process.wait, PATIENCE)
+
     def kill(self) -> None:
         """kill -9, and nothing else: what it started lives on."""
         assert self._process is not None

@@ -86,9 +86,24 @@ _PENDING: Final = {
         "outlook": "tried again; the Run fails if it lasts",
     },
 }
+_HOOK: Final = "https://policy.example/signed-images"
+_HOOKS_FILE: Final = {
+    "worker": "17@knit-worker-hooks-0",
+    "file": "/etc/knit/hooks.yaml",
+    "digest": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+}
 _HOOKS: Final = {
-    "before": ["https://policy.example/signed-images"],
+    "before": [_HOOK],
     "after": ["https://chat.example/knit"],
+    "changed_at": "2026-01-02T03:01:07.5+00:00",
+    "source": _HOOKS_FILE,
+    "followers": [
+        {
+            **_HOOKS_FILE,
+            "since": "2026-01-02T03:01:07.512+00:00",
+            "seen_at": "2026-01-02T03:14:15.9+00:00",
+        }
+    ],
 }
 _DELIVERY: Final = {
     "id": IDS["delivery_id"],
@@ -97,7 +112,7 @@ _DELIVERY: Final = {
     "from": "ready",
     "to": "starting",
     "phase": "before",
-    "url": _HOOKS["before"][0],
+    "url": _HOOK,
     "state": "failed",
     "attempts": 3,
     "created_at": _ENDED_AT,
@@ -236,14 +251,14 @@ OPERATIONS: Final[Mapping[str, Example]] = {
     "skip_delivery": Example(_SKIPPED, {"reason": "the list is down until Monday", "by": "ada"}),
     "test_hook": Example(
         {
-            "url": _HOOKS["before"][0],
+            "url": _HOOK,
             "succeeded": True,
             "duration_ms": 31,
             "status_code": 200,
             "answer": '{"knitfabExtension": {"env": {"POLICY": "strict"}}}',
             "environment": ["POLICY"],
         },
-        {"url": _HOOKS["before"][0]},
+        {"url": _HOOK},
     ),
 }
 """By the name of the route's function."""

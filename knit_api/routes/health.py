@@ -28,7 +28,7 @@ async def readyz(deps: DepsOf) -> Response:
     """Respond with 200 when store and Temporal are available.
 
     A refused file of hooks or extra APIs is told as `hooks` or `extra_apis`, and changes nothing
-    about the status.
+    about the status; neither do workers that follow different hooks files, told as `hooks` too.
     """
     told: dict[str, str] = {}
     if deps.extra_apis.refusal:
@@ -37,7 +37,7 @@ async def readyz(deps: DepsOf) -> Response:
     async def store() -> None:
         opened = await deps.store.get()
         await opened.ping()
-        if problem := await opened.hooks.problem():
+        if problem := (await opened.hooks.in_force()).problem:
             told["hooks"] = problem
 
     async def engine() -> None:

@@ -37,8 +37,8 @@ _MILLISECOND: Final = timedelta(milliseconds=1)
 
 @router.get("", response_model=Hooks, responses=failures(503))
 async def show_hooks(store: StoreOf) -> Response:
-    """Show the hooks in force, in the order in which they are called."""
-    return json_response(hooks_to_wire(await store.hooks.hooks(), await store.hooks.problem()))
+    """Show the hooks in force, in the order in which they are called, and where they come from."""
+    return json_response(hooks_to_wire(await store.hooks.in_force()))
 
 
 @router.get(

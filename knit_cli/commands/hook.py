@@ -27,12 +27,15 @@ _MOST = 1000
 
 @app.command("list")
 def list_hooks(context: typer.Context) -> None:
-    """Show the hooks in force, in the order of their calls."""
+    """Show the hooks in force, in the order of their calls, and which worker has read them where.
+
+    `followers` are the workers that follow a hooks file now.
+    """
     with api_of(invocation_of(context)) as api:
         hooks = api.hooks()
     print_json(hooks)
     if hooks.problem:
-        say(f"the newest hooks file is refused: {hooks.problem}")
+        say(f"in need of attention: {hooks.problem}")
 
 
 @app.command("deliveries")

@@ -1,4 +1,4 @@
-"""Calls lifecycle hooks, and keeps the record of what became of each call."""
+"""Calls the lifecycle hooks of a transition: those before it in order, those after it at once."""
 
 from __future__ import annotations
 
@@ -7,41 +7,27 @@ import logging
 import random
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Final, Protocol
+from functools import partial
+from typing import Final
 
 from temporalio import activity
 
 from knit_workflows.activities.failures import translated
 from knit_workflows.activities.heartbeat import heartbeating
-from knit_workflows.backoff import Backoff
+from knit_workflows.activities.hook_calls import Asking, Caller, Hook, HookCalls
 from knit_workflows.contracts.hooks import BeforeAnswer, CallHooks, HookActivities
 from knit_workflows.contracts.runs import HookCounts
-from knit_workflows.domain.errors import Superseded, Unavailable
-from knit_workflows.domain.hooks import HookAnswer, HookPhase, Hooks, Transition
+from knit_workflows.domain.errors import Superseded, WorkerEnds
+from knit_workflows.domain.hooks import LONGEST_PAUSE, HookAnswer, HookPhase, Hooks, Transition
 from knit_workflows.domain.ids import RunId
 from knit_workflows.domain.ports import HookStore, RunExecutionStore, RunKey, RunStore
 from knit_workflows.domain.runs import KNIT, PendingReason, RunDetail, RunEvent, RunStatus, WaitKind
-from knit_workflows.hooks.answers import environment_fault
-from knit_workflows.hooks.message import HookMessage
-from knit_workflows.wire.hooks import hook_body
 
 log = logging.getLogger(__name__)
 
 FIRST_PAUSE: Final = timedelta(seconds=1)
-LONGEST_PAUSE: Final = timedelta(seconds=60)
-_RECORDING: Final = (0.5, 10.0)
-"""Seconds between two attempts to record an outcome: first and most."""
-SLOW: Final = timedelta(seconds=3)
-"""A Before hook that has not answered by then is what its Run waits for."""
 TOLD_AT_ONCE: Final = 50
 """After hooks of one transition: what does not fit into a process's open files would be lost."""
-
-
-class Caller(Protocol):
-    """Calls one hook over HTTP."""
-
-    async def call(self, url: str, message: HookMessage) -> HookAnswer:
-        """Calls it once; whatever the receiver or the network does is an answer."""
 
 
 class StoreHookActivities(HookActivities):
@@ -53,7 +39,7 @@ class StoreHookActivities(HookActivities):
         self._runs = runs
         self._execution = execution
         self._hooks = hooks
-        self._caller = caller
+        self._calls = HookCalls(hooks, caller)
 
     @activity.defn(name="knit.call_before_hooks")
     async def call_before_hooks(self, request: CallHooks) -> BeforeAnswer:
@@ -67,11 +53,11 @@ class StoreHookActivities(HookActivities):
                 if answer.status is not transition.source:
                     return answer
                 pause = _pause(request.attempt)
-                failure = await self._ask(hooks, run, transition, pause)
-                if not failure:
+                failed = await self._ask(hooks, run, transition, pause)
+                if failed is None:
                     return answer
-                seconds = pause.total_seconds()
-                return answer.model_copy(update={"failure": failure, "retry_in": seconds})
+                seconds = failed.answer.pause(pause).total_seconds()
+                return answer.model_copy(update={"failure": failed.words, "retry_in": seconds})
 
     @activity.defn(name="knit.call_after_hooks")
     async def call_after_hooks(self, request: CallHooks) -> None:
@@ -99,23 +85,27 @@ class StoreHookActivities(HookActivities):
         run: RunDetail,
         transition: Transition,
         pause: timedelta,
-    ) -> str:
-        """Asks the whole chain; gives why one does not agree, or nothing."""
+    ) -> _Failed | None:
+        """Asks the whole chain; gives the first that does not agree."""
         environment: dict[str, str] = {}
         starts = transition.target is RunStatus.STARTING
         for number, url in enumerate(hooks.before, start=1):
-            hook = _Hook(transition, HookPhase.BEFORE, url, number, wants_environment=starts)
-            answer = await self._call(hook, run, environment, pause)
+            hook = Hook(transition, HookPhase.BEFORE, url, number, wants_environment=starts)
+            slow = _Failed(number, url, HookAnswer(False, "no answer yet", timedelta()))
+            asking = Asking(environment, pause, partial(self._pending, transition, slow))
+            answer = await self._calls.call(hook, run, asking)
             if answer is None:
                 continue  # skipped by a user
             if not answer.succeeded:
-                return await self._pending(transition, _Failed(number, url, answer))
+                failed = _Failed(number, url, answer)
+                await self._pending(transition, failed)
+                return failed
         if starts:
             await self._hooks.keep_environment(transition, environment)
-        return ""
+        return None
 
-    async def _pending(self, transition: Transition, failed: _Failed) -> str:
-        """Records that the Run waits for a hook; gives why."""
+    async def _pending(self, transition: Transition, failed: _Failed) -> None:
+        """Records that the Run waits for a hook."""
         key = RunKey(transition.run_id, transition.generation)
         message = f"before → {transition.target}: {failed.words}"
         reason = PendingReason(WaitKind.HOOK, failed.code, message)
@@ -131,65 +121,15 @@ class StoreHookActivities(HookActivities):
                     "code": reason.code,
                 },
             )
-        return failed.words
 
     async def _tell(
         self, url: str, run: RunDetail, transition: Transition, turns: asyncio.Semaphore
     ) -> None:
         async with turns:
-            await self._call(_Hook(transition, HookPhase.AFTER, url), run, {})
-
-    async def _call(
-        self,
-        hook: _Hook,
-        run: RunDetail,
-        environment: dict[str, str],
-        pause: timedelta | None = None,
-    ) -> HookAnswer | None:
-        """Calls a hook once and records the outcome; None: it is not to be called.
-
-        Adds what it wants in the container's environment to `environment`.
-        """
-        attempt = await self._hooks.begin(hook.transition, hook.phase, hook.url)
-        if attempt is None:
-            return None
-        body = hook_body(run, hook.transition, attempt)
-        message = HookMessage(hook.delivery_id, attempt, body, hook.wants_environment)
-        answer = await self._answer(hook, message)
-        environment |= answer.environment
-        if fault := environment_fault(environment):
-            answer = replace(answer, succeeded=False, text=fault)
-        _log(hook, attempt, answer)
-        await self._record(hook, attempt, answer, None if answer.succeeded else pause)
-        return answer
-
-    async def _answer(self, hook: _Hook, message: HookMessage) -> HookAnswer:
-        """Calls a hook; a Run says so if its Before hook does not answer at once."""
-        # Later attempts have a reason on record, which two in turn would make long.
-        if hook.phase is HookPhase.AFTER or message.attempt > 1:
-            return await self._caller.call(hook.url, message)
-        calling = asyncio.create_task(self._caller.call(hook.url, message))
-        try:
-            done, _ = await asyncio.wait({calling}, timeout=SLOW.total_seconds())
-            if not done:
-                slow = HookAnswer(False, "no answer yet", timedelta())
-                await self._pending(hook.transition, _Failed(hook.number, hook.url, slow))
-            return await calling
-        finally:
-            calling.cancel()
-
-    async def _record(
-        self, hook: _Hook, attempt: int, answer: HookAnswer, next_in: timedelta | None
-    ) -> None:
-        """Records an outcome, after an outage of the database too: nobody else knows it."""
-        backoff = Backoff(*_RECORDING)
-        while True:
-            try:
-                return await self._hooks.ended(
-                    hook.transition, hook.phase, hook.url, answer, attempt=attempt, next_in=next_in
-                )
-            except Unavailable:
-                await asyncio.sleep(backoff.next())
+            # One that is claimed now and not told any more would be told by nobody.
+            if activity.is_worker_shutdown():
+                raise WorkerEnds
+            await self._calls.call(Hook(transition, HookPhase.AFTER, url), run, Asking())
 
     async def _run(self, transition: Transition) -> RunDetail:
         run = await self._runs.get(transition.run_id)
@@ -226,22 +166,6 @@ class _Failed:
         return f"{self.url}{'' if answered else ':'} {self.answer.text}"
 
 
-@dataclass(frozen=True, slots=True)
-class _Hook:
-    """One hook and what it is called for; `number` is the place of a Before hook, from 1."""
-
-    transition: Transition
-    phase: HookPhase
-    url: str
-    number: int = 0
-    wants_environment: bool = False
-
-    @property
-    def delivery_id(self) -> str:
-        """The id of the delivery."""
-        return self.transition.delivery_id(self.phase, self.url)
-
-
 def _as_of(run: RunDetail, event: RunEvent) -> RunDetail:
     """Shows a Run as it was right after that event, even if it has gone on."""
     summary = replace(run.summary, status=event.to_status, updated_at=event.at, exit=event.exit)
@@ -261,21 +185,3 @@ def _pause(attempt: int) -> timedelta:
     doubled = FIRST_PAUSE * 2 ** min(attempt - 1, 16)
     longest: timedelta = min(doubled, LONGEST_PAUSE)
     return longest * random.uniform(0.5, 1.0)
-
-
-def _log(hook: _Hook, attempt: int, answer: HookAnswer) -> None:
-    log.info(
-        "hook has %s",
-        "succeeded" if answer.succeeded else "failed",
-        extra={
-            "action": "hook_called",
-            "run_id": hook.transition.run_id,
-            "generation": hook.transition.generation,
-            "phase": str(hook.phase),
-            "target": str(hook.transition.target),
-            "url": hook.url,
-            "attempt": attempt,
-            "status_code": answer.status_code,
-            "seconds": round(answer.duration.total_seconds(), 3),
-        },
-    )

@@ -21,6 +21,7 @@ from knit_workflows.compute.base import (
 )
 from knit_workflows.contracts.runs import Evidence
 from knit_workflows.domain.errors import BackendRejected
+from knit_workflows.domain.imports import NOT_ENDED
 from knit_workflows.domain.ports import RunKey, RunSpec
 from knit_workflows.domain.runs import LOST, STUCK_CODE, Exit, RunStatus
 from knit_workflows.settings import EngineSettings
@@ -104,6 +105,16 @@ def run_pod(spec: RunSpec) -> RunPod:
         service_account=spec.service_account,
         env=spec.environment,
     )
+
+
+def not_ended() -> Evidence:
+    """Tells that an import was not ended in time; it is the one Run that has no pod."""
+    return _given_up(NOT_ENDED.message, NOT_ENDED)
+
+
+def is_lost(evidence: Evidence) -> bool:
+    """Says whether the Run is given up because there is no pod."""
+    return not evidence.pod_ended and exit_of(evidence) == LOST
 
 
 def refused(error: BackendRejected) -> Evidence:

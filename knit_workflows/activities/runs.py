@@ -20,7 +20,14 @@ from temporalio import activity
 from knit_workflows.activities.failures import translated
 from knit_workflows.activities.heartbeat import heartbeating
 from knit_workflows.activities.pending_reasons import ENDING, PendingReporter, signal_workflow
-from knit_workflows.activities.run_steps import RunSteps, exit_of, refused, started
+from knit_workflows.activities.run_steps import (
+    RunSteps,
+    exit_of,
+    is_lost,
+    not_ended,
+    refused,
+    started,
+)
 from knit_workflows.compute.base import ComputeBackend
 from knit_workflows.contracts.runs import (
     Evidence,
@@ -165,9 +172,7 @@ class ComputeRunActivities(RunActivities):
                     return await self._with_hooks(key)
                 reporter = PendingReporter(self._store, key, nothing_recorded=False)
                 await stack.enter_async_context(reporter.failures(status))
-                changes = await stack.enter_async_context(
-                    aclosing(self._steps.evidence(key, reporter))
-                )
+                changes = await stack.enter_async_context(aclosing(self._seen(key, reporter)))
                 async for evidence in changes:
                     if (news := _next_evidence(status, evidence)) is not None:
                         hooks = await self._counts()
@@ -262,9 +267,24 @@ class ComputeRunActivities(RunActivities):
         self, key: RunKey, reporter: PendingReporter, duration: timedelta | None
     ) -> AsyncGenerator[Progress, None]:
         """Records and yields what happens to the run pod; ends with it, or after `duration`."""
-        async with aclosing(self._steps.evidence(key, reporter, duration)) as changes:
+        async with aclosing(self._seen(key, reporter, duration)) as changes:
             async for evidence in changes:
                 yield await self._record(key, evidence, hooks_called=False)
+
+    async def _seen(
+        self, key: RunKey, reporter: PendingReporter, duration: timedelta | None = None
+    ) -> AsyncGenerator[Evidence, None]:
+        """Yields what moves the Run on, as `RunSteps.evidence` does, for imports too.
+
+        An import has a workflow only if there are hooks to be called for its end; if it is still
+        running then, that is because nobody has ended it.
+        """
+        async with aclosing(self._steps.evidence(key, reporter, duration)) as changes:
+            async for evidence in changes:
+                if is_lost(evidence) and (await self._store.spec(key)).image is None:
+                    yield not_ended()
+                else:
+                    yield evidence
 
     async def _record(self, key: RunKey, evidence: Evidence, hooks_called: bool) -> Progress:
         exit = exit_of(evidence)

@@ -29,6 +29,7 @@ from knit_workflows.domain.errors import (
     Unavailable,
 )
 from knit_workflows.domain.ids import KnitId, RunId
+from knit_workflows.domain.imports import NOT_ENDED
 from knit_workflows.domain.ports import (
     RunExecutionStore,
     RunKey,
@@ -143,13 +144,15 @@ class ComputeTransferActivities(TransferActivities):
         return status
 
     async def end_import(self, one: UnfinishedImport) -> None:
-        """Fails an import that was not ended in time, or finishes one that was. May be repeated."""
+        """Fails an import that was not ended in time, or finishes one that was. May be repeated.
+
+        While hooks are in force, either is left to a workflow.
+        """
         if one.status is RunStatus.RUNNING:
-            late = "the import was not ended in time"
-            await self._execution.advance(
-                one.key, RunStatus.ABORTING, cause=late, exit=Exit(BROKEN_CODE, late)
-            )
-        status = await self._execution.finish(one.key, cause="import ended")
+            why = NOT_ENDED.message
+            status = await self._execution.give_up(one.key, cause=why, exit=NOT_ENDED)
+        else:
+            status = await self._execution.finish(one.key, cause="import ended")
         log.info(
             "import is %s",
             status,

@@ -12,25 +12,6 @@ from knit_workflows.contracts.messages import Message
 from knit_workflows.domain.runs import RunStatus
 
 
-class RunInput(Message):
-    """One generation of a Run. Queues and timeouts are part of it, so that replays see them."""
-
-    run_id: str
-    generation: int
-    search_attributes: bool = False
-    """Whether the server knows knit's search attributes."""
-    compute_queue: str
-    watch_queue: str
-    interactive_queue: str = ""
-    """Where stops are carried out; empty (in old histories): on the compute queue."""
-    hooks_queue: str = names.HOOKS_QUEUE
-    """Where hooks are called."""
-    heartbeat: timedelta = timedelta(seconds=20)
-    hook_attempts: int = 0
-    """How often the Before hooks of the present transition have been asked by earlier executions,
-    whose histories had become long."""
-
-
 class RunResult(Message):
     """How the Run ended: a final status, and its exit if it had one.
 
@@ -91,6 +72,28 @@ class Progress(Message):
     """The hooks in force; None: none that would have to be called."""
     evidence: Evidence | None = None
     """What moves the Run next, once its hooks agree."""
+
+
+class RunInput(Message):
+    """One generation of a Run. Queues and timeouts are part of it, so that replays see them."""
+
+    run_id: str
+    generation: int
+    search_attributes: bool = False
+    """Whether the server knows knit's search attributes."""
+    compute_queue: str
+    watch_queue: str
+    interactive_queue: str = ""
+    """Where stops are carried out; empty (in old histories): on the compute queue."""
+    hooks_queue: str = names.HOOKS_QUEUE
+    """Where hooks are called."""
+    heartbeat: timedelta = timedelta(seconds=20)
+    hook_attempts: int = 0
+    """How often the Before hooks of the present transition have been asked by earlier executions,
+    whose histories had become long."""
+    progress: Progress | None = None
+    """How far an earlier execution, whose history had become long, has brought the Run: this one
+    goes on from there. None: it is launched."""
 
 
 class Pending(Message):

@@ -10,8 +10,9 @@ KnitError
 │                   TooManyRuns, DataExists, Superseded,
 │                   TooLarge, UploadInProgress, IdempotencyKeyConsumed,
 │                   HooksNotCalled, ImportOver                  409  never retried
-├─ Unavailable      StoreUnavailable, BackendUnavailable,
-│                   EngineUnavailable, TransferNotReady, Busy     503  retried
+├─ Unavailable      StoreUnavailable, StoreMismatch, BackendUnavailable,
+│                   EngineUnavailable, TransferNotReady, Busy,
+│                   WorkerEnds                                  503  retried
 │                   StoreFull, EngineFull, StorageFull            507  retried
 └─ BackendRejected                                                500  never retried
 ```
@@ -133,8 +134,16 @@ class StoreUnavailable(Unavailable):
     """The database does not answer."""
 
 
+class StoreMismatch(StoreUnavailable):
+    """The database has the tables of another knit."""
+
+
 class StoreFull(StoreUnavailable):
     """The disk of the database is full."""
+
+
+class WorkerEnds(Unavailable):
+    """The worker is being stopped; another one does what is left."""
 
 
 class EngineUnavailable(Unavailable):

@@ -7,7 +7,7 @@ called at least once. After hooks are told once the transition is made, each at 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -19,6 +19,12 @@ from knit_workflows.domain.runs import RunStatus
 
 _DELIVERIES: Final = uuid.UUID("5a3c7c5e-5d3f-4c0e-9a38-2f3d1f6f0b52")
 """Namespace of the ids of deliveries."""
+FOLLOWS_FOR: Final = timedelta(minutes=1)
+"""For how long a worker that was seen to follow a hooks file counts as one that does."""
+_SHOWN: Final = 5
+"""Workers that are named in one sentence."""
+LONGEST_PAUSE: Final = timedelta(seconds=60)
+"""A Before hook that has failed is asked again after this time at most."""
 MAX_ANSWER: Final = 500
 """Characters of an answer that are kept."""
 
@@ -51,6 +57,66 @@ class Hooks:
 
 
 @dataclass(frozen=True, slots=True)
+class HooksSource:
+    """Where hooks come from: a worker (its identity in Temporal) and the hooks file it follows.
+
+    `digest` is the SHA-256 of the content in hex; empty if the file is refused.
+    """
+
+    worker: str
+    file: str
+    digest: str
+
+    def __str__(self) -> str:
+        return f"{self.worker} ({self.file}, {self.digest[:12] or 'refused'})"
+
+
+@dataclass(frozen=True, slots=True)
+class HooksFollower:
+    """A worker that follows a hooks file; `problem` says why the file is refused, if it is.
+
+    `since` is when the worker first found the file so, `seen_at` when it last said so.
+    """
+
+    source: HooksSource
+    problem: str
+    since: datetime
+    seen_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class HooksInForce:
+    """The hooks in force, since when and by whom, and the workers that follow a hooks file now."""
+
+    hooks: Hooks
+    changed_at: datetime
+    source: HooksSource | None = None
+    followers: tuple[HooksFollower, ...] = ()
+
+    @property
+    def problem(self) -> str:
+        """Says which files are refused, or that they differ; empty if all is well."""
+        refused = [one for one in self.followers if one.problem]
+        if refused:
+            return "; ".join(dict.fromkeys(_refusal(one, self.followers) for one in refused))
+        if len({one.source.digest for one in self.followers}) <= 1:
+            return ""
+        shown = ", ".join(str(one.source) for one in self.followers[:_SHOWN])
+        more = f" and {len(self.followers) - _SHOWN} more" if len(self.followers) > _SHOWN else ""
+        source = "" if self.source is None else f": that of {self.source.worker}"
+        return (
+            f"workers follow different hooks files, {shown}{more}; what changed last is in force"
+            f"{source}; give all of them the same file"
+        )
+
+
+def _refusal(one: HooksFollower, followers: Sequence[HooksFollower]) -> str:
+    """Says why a file is refused; and where, if not everywhere."""
+    everywhere = all(other.problem == one.problem for other in followers)
+    return one.problem if everywhere else f"{one.source.worker}: {one.problem}"
+
+
+@dataclass(frozen=True, slots=True)
 class Transition:
     """One change of the status of one generation of a Run."""
 
@@ -71,6 +137,7 @@ class HookAnswer:
 
     `text` is the beginning of the answer, or why there is none, for people. `environment` is what
     the hook wants in the container's environment; only asked for before a Run starts.
+    `retry_after` is how long it wants to be left alone.
     """
 
     succeeded: bool
@@ -78,6 +145,11 @@ class HookAnswer:
     duration: timedelta
     status_code: int | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
+    retry_after: timedelta = timedelta()
+
+    def pause(self, at_least: timedelta) -> timedelta:
+        """Gives how long to wait until the hook is asked again."""
+        return max(at_least, min(self.retry_after, LONGEST_PAUSE))
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "text", self.text.replace("\0", " ")[:MAX_ANSWER])

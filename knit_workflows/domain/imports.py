@@ -10,7 +10,9 @@ from uuid import uuid4
 
 from knit_workflows.domain import jws
 from knit_workflows.domain.ids import KnitId, RunId, is_id
+from knit_workflows.domain.runs import Exit
 
+NOT_ENDED: Final = Exit(1, "the import was not ended in time")
 CLAIM_KNIT_ID: Final = "knitfab/knitId"
 CLAIM_RUN_ID: Final = "knitfab/runId"
 

@@ -1,6 +1,7 @@
 """Lifecycle hooks as the worker that calls them sees them: the hooks file, and calls over HTTP.
 
 ```
+followed ──► caller, file
 caller ──► exchange ──► answers, signing, trust ──► failures
        │            └─► explanations, addresses, envelope
        └─► message                └─► file ──► document, urls

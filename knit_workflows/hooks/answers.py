@@ -11,6 +11,8 @@ import http
 import json
 import re
 from collections.abc import Mapping
+from datetime import timedelta
+from email.utils import parsedate_to_datetime
 from typing import Any, Final
 
 from knit_workflows.hooks.failures import CallFailed, one_line
@@ -20,6 +22,9 @@ MAX_VALUE_BYTES: Final = (128 << 10) - 1
 MAX_VARIABLES: Final = 1000
 MAX_ENVIRONMENT_BYTES: Final = 512 << 10
 """Of all hooks together: with the command it has to fit into an object of a cluster (1.5 MiB)."""
+_MAX_RETRY_AFTER: Final = 40
+"""Characters."""
+_MAX_SECONDS: Final = 86_400
 _NAME: Final = re.compile(r"(?!\.\.?$|\.\.)[-._a-zA-Z][-._a-zA-Z0-9]*", re.ASCII)
 """Names of environment variables that every Kubernetes accepts."""
 
@@ -36,6 +41,24 @@ def refusal(status: int, location: str | None, beginning: str) -> str:
         where = f" to {one_line(location)}" if location else ""
         return f"{told}{where}: redirects are never followed; put the hook's own URL into the file"
     return f"{told}: {beginning}" if beginning else told
+
+
+def retry_after(text: str | None, now: float) -> timedelta:
+    """Reads a `Retry-After`, seconds or a date; nothing if it is neither, or is over.
+
+    Args:
+        text: the value of the header; None if there is none.
+        now: seconds since 1970, with which a date is compared.
+    """
+    if text is None or len(text) > _MAX_RETRY_AFTER:
+        return timedelta()
+    try:
+        if text.strip().isdecimal():
+            return timedelta(seconds=min(int(text), _MAX_SECONDS))
+        seconds = parsedate_to_datetime(text).timestamp() - now
+    except (ValueError, OverflowError):
+        return timedelta()
+    return timedelta(seconds=max(0.0, seconds))
 
 
 def phrase(status: int) -> str:

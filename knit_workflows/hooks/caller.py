@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from knit_workflows.domain.hooks import HookAnswer
@@ -30,8 +31,11 @@ class HookCaller:
         *,
         lookup: Lookup = system_lookup,
         variables: Mapping[str, str] = os.environ,
+        clock: Callable[[], float] = time.time,
     ) -> None:
+        """`clock` gives seconds since 1970, which signatures are made with; it may jump."""
         self._settings = settings
+        self._clock = clock
         self._lookup = lookup
         self._variables = variables
         self._file = HooksFile()
@@ -49,7 +53,9 @@ class HookCaller:
             # The HTTP client is 10 MiB, which only workers that really call hooks need.
             from knit_workflows.hooks.exchange import Exchange
 
-            self._exchange = Exchange(self._settings, self._file, self._lookup, self._variables)
+            self._exchange = Exchange(
+                self._settings, self._file, self._lookup, self._variables, self._clock
+            )
         return await self._exchange.call(url, message)
 
     async def aclose(self) -> None:

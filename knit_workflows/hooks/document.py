@@ -5,11 +5,16 @@ from __future__ import annotations
 import difflib
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
+from typing import Final
 
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from knit_workflows import yaml_lines
 from knit_workflows.yaml_lines import NotYaml, is_null, line_of, text_of
+
+_MAX_FAULTS: Final = 10
+_MAX_WORDS: Final = 400
+"""Characters of one fault. All of them are kept in the database, and shown by `/readyz`."""
 
 
 class HooksRefused(Exception):
@@ -25,12 +30,15 @@ class Faults:
 
     def add(self, node: Node, words: str) -> None:
         """Adds what is wrong at a node."""
-        self.found.append(f"line {line_of(node)}: {words}")
+        shown = words if len(words) <= _MAX_WORDS else f"{words[: _MAX_WORDS - 1]}…"
+        self.found.append(f"line {line_of(node)}: {shown}")
 
     def raise_if_any(self) -> None:
-        """Raises HooksRefused with everything that was found."""
+        """Raises HooksRefused with what was found, or the first part of very much."""
         if self.found:
-            raise HooksRefused(f"{self.source}, {'; '.join(self.found)}")
+            rest = len(self.found) - _MAX_FAULTS
+            more = [f"and {rest:,} more"] if rest > 0 else []
+            raise HooksRefused(f"{self.source}, {'; '.join(self.found[:_MAX_FAULTS] + more)}")
 
 
 def root_of(content: bytes, source: str) -> Node | None:

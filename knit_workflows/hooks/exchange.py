@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import socket
 import time
 from collections.abc import Callable, Mapping
@@ -17,7 +18,14 @@ from yarl import URL
 
 from knit_workflows.domain.hooks import MAX_ANSWER, HookAnswer
 from knit_workflows.hooks.addresses import Guard, Lookup, Names
-from knit_workflows.hooks.answers import environment_of, for_the_record, is_json, phrase, refusal
+from knit_workflows.hooks.answers import (
+    environment_of,
+    for_the_record,
+    is_json,
+    phrase,
+    refusal,
+    retry_after,
+)
 from knit_workflows.hooks.envelope import written
 from knit_workflows.hooks.explanations import explanation
 from knit_workflows.hooks.failures import CallFailed, one_line
@@ -50,9 +58,15 @@ class Exchange:
     """
 
     def __init__(
-        self, settings: HookSettings, file: HooksFile, lookup: Lookup, variables: Mapping[str, str]
+        self,
+        settings: HookSettings,
+        file: HooksFile,
+        lookup: Lookup,
+        variables: Mapping[str, str],
+        clock: Callable[[], float],
     ) -> None:
         self._settings = settings
+        self._clock = clock
         self._variables = variables
         self._names = Names(lookup)
         self._trust = Trust(settings.ca_file)
@@ -98,7 +112,7 @@ class Exchange:
         is_encrypted = "https" in (target.scheme, proxy and proxy.scheme)
         async with self._session(is_proxied=proxy is not None).post(
             target,
-            data=body,
+            data=io.BytesIO(body),  # bytes, if there are many, would go out in one piece
             headers={"Content-Type": content_type, **self._signature(message, body)},
             proxy=proxy,
             ssl=self._trust.context() if is_encrypted else True,
@@ -116,7 +130,8 @@ class Exchange:
             location = response.headers.get("Location")
             is_redirect = 300 <= status < 400
             beginning = "" if is_redirect else _text(await _read(response, _BEGINNING))
-            return _failure(refusal(status, location, beginning), status)
+            wait = retry_after(response.headers.get("Retry-After"), self._clock())
+            return replace(_failure(refusal(status, location, beginning), status), retry_after=wait)
         limit = self._settings.max_answer_bytes
         body = await _read(response, limit + 1)
         if len(body) > limit:
@@ -137,7 +152,8 @@ class Exchange:
         if path is None:
             # Also unsigned: by it a receiver knows a repeated call.
             return {"webhook-id": message.delivery_id}
-        return signature_headers(read_secrets(path), message.delivery_id, int(time.time()), body)
+        at = int(self._clock())
+        return signature_headers(read_secrets(path), message.delivery_id, at, body)
 
     def _proxy(self, target: URL, course: _Course) -> URL | None:
         if not self._settings.proxies:

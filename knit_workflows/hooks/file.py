@@ -10,6 +10,7 @@ lifecycle-hooks:
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import ipaddress
 import logging
 import os
@@ -61,11 +62,15 @@ class Allowed:
 
 @dataclass(frozen=True, slots=True)
 class HooksFile:
-    """What a hooks file says. An empty file means no hooks."""
+    """What a hooks file says. An empty file means no hooks.
+
+    `digest` is the SHA-256 of its content in hex, and no part of what it says.
+    """
 
     hooks: Hooks = field(default_factory=Hooks)
     format: HookFormat = "json"
     allow: Allowed = field(default_factory=Allowed)
+    digest: str = field(default="", compare=False)
 
 
 def read_hooks_file(path: Path) -> HooksFile:
@@ -96,6 +101,7 @@ def parse_hooks_file(content: bytes, source: str) -> HooksFile:
         Hooks(before, after),
         _format(top.get("format"), faults),
         _allowed(top.get("allow"), faults),
+        hashlib.sha256(content).hexdigest(),
     )
     faults.raise_if_any()
     return result

@@ -17,12 +17,16 @@ from knit_workflows.domain.errors import (
     Superseded,
 )
 from knit_workflows.domain.hooks import (
+    FOLLOWS_FOR,
     DeliveryQuery,
     DeliveryState,
     HookAnswer,
     HookDelivery,
     HookPhase,
     Hooks,
+    HooksFollower,
+    HooksInForce,
+    HooksSource,
     Transition,
 )
 from knit_workflows.domain.ids import RunId, is_id
@@ -45,21 +49,51 @@ class PostgresHookStore:
         row = await self._db.row(_SQL["hooks"])
         return Hooks(tuple(row.before_urls), tuple(row.after_urls))
 
-    async def configure(self, hooks: Hooks) -> bool:
+    async def configure(self, hooks: Hooks, source: HooksSource | None = None) -> bool:
         """See the port."""
-        wanted = {"before": list(hooks.before), "after": list(hooks.after)}
-        return await self._db.row(_SQL["configure"], wanted) is not None
+        wanted = {
+            "before": list(hooks.before),
+            "after": list(hooks.after),
+            "worker": source and source.worker,
+            "file": source and source.file,
+            "digest": source and source.digest,
+        }
+        row = await self._db.row(_SQL["configure"], wanted)
+        return row is not None and row.is_other
 
-    async def report(self, problem: str | None) -> None:
+    async def follow(self, source: HooksSource, problem: str = "") -> None:
         """See the port."""
-        text = None if problem is None else problem.replace("\0", " ")
-        await self._db.do(_SQL["report"], {"problem": text})
+        await self._db.do(
+            _SQL["follow"],
+            {
+                "worker": source.worker,
+                "file": source.file,
+                "digest": source.digest,
+                "problem": problem.replace("\0", " "),
+            },
+        )
 
-    async def problem(self) -> str | None:
+    async def leave(self, worker: str) -> None:
         """See the port."""
-        row = await self._db.row(_SQL["problem"])
-        problem: str | None = row.problem
-        return problem
+        await self._db.do(_SQL["leave"], {"worker": worker})
+
+    async def in_force(self) -> HooksInForce:
+        """See the port."""
+
+        async def work(session: Session) -> HooksInForce:
+            row = await session.row(_SQL["in_force"])
+            followers = await session.rows(_SQL["followers"], {"lately": FOLLOWS_FOR})
+            return HooksInForce(
+                Hooks(tuple(row.before_urls), tuple(row.after_urls)),
+                row.changed_at,
+                None if row.digest is None else _source(row),
+                tuple(
+                    HooksFollower(_source(one), one.problem, one.since, one.seen_at)
+                    for one in followers
+                ),
+            )
+
+        return await self._db.reading(work)
 
     async def begin(self, transition: Transition, phase: HookPhase, url: str) -> int | None:
         """See the port."""
@@ -178,6 +212,10 @@ def _require_open(row: Any) -> None:
             advice="see `knit hook deliveries` for those that still fail",
             see=row.delivery_id,
         )
+
+
+def _source(row: Any) -> HooksSource:
+    return HooksSource(row.worker, row.file, row.digest)
 
 
 def _place(after: str) -> Cursor:

@@ -5,23 +5,65 @@ SELECT before_urls, after_urls FROM hooks
 
 -- name: configure
 
--- Puts hooks in force; no row: they are already.
+-- Puts hooks in force, and tells whether they are others than before; no row: neither they nor
+-- their file are. Of workers with the same file, the one that was first stays the source.
+WITH cur AS MATERIALIZED (
+    SELECT singleton,
+           (before_urls, after_urls) IS DISTINCT FROM (%(before)s::text[], %(after)s::text[])
+               AS is_other
+      FROM hooks
+       FOR UPDATE
+)
 UPDATE hooks
    SET before_urls = %(before)s::text[],
        after_urls = %(after)s::text[],
-       changed_at = date_trunc('milliseconds', clock_timestamp())
- WHERE (before_urls, after_urls) IS DISTINCT FROM (%(before)s::text[], %(after)s::text[])
-RETURNING true AS changed
+       worker = %(worker)s::text,
+       file = %(file)s::text,
+       digest = %(digest)s::text,
+       changed_at = CASE WHEN is_other THEN date_trunc('milliseconds', clock_timestamp())
+                         ELSE changed_at END
+  FROM cur
+ WHERE hooks.singleton = cur.singleton
+   AND (is_other OR digest IS DISTINCT FROM %(digest)s::text)
+RETURNING is_other
 
--- name: report
+-- name: follow
 
--- Records why the newest hooks file was refused; NULL: it was not.
-UPDATE hooks SET problem = %(problem)s::text WHERE problem IS DISTINCT FROM %(problem)s::text
+-- Records that a worker follows a hooks file; those that have not said so for an hour are forgotten.
+WITH forgotten AS (
+    DELETE FROM hook_follower
+     WHERE seen_at < clock_timestamp() - interval '1 hour'
+       AND worker <> %(worker)s
+)
+INSERT INTO hook_follower AS known (worker, file, digest, problem, since, seen_at)
+SELECT %(worker)s, %(file)s, %(digest)s, %(problem)s, now_ms, now_ms
+  FROM date_trunc('milliseconds', clock_timestamp()) AS now_ms
+    ON CONFLICT (worker) DO UPDATE
+   SET file = excluded.file,
+       digest = excluded.digest,
+       problem = excluded.problem,
+       seen_at = excluded.seen_at,
+       since = CASE WHEN (known.file, known.digest, known.problem)
+                         IS DISTINCT FROM (excluded.file, excluded.digest, excluded.problem)
+                    THEN excluded.since ELSE known.since END
 
--- name: problem
+-- name: leave
 
--- Why the newest hooks file was refused.
-SELECT problem FROM hooks
+-- A worker that follows no hooks file any more.
+DELETE FROM hook_follower WHERE worker = %(worker)s
+
+-- name: in_force
+
+-- The hooks in force, and whence they come.
+SELECT before_urls, after_urls, changed_at, worker, file, digest FROM hooks
+
+-- name: followers
+
+-- Workers that were seen to follow a hooks file lately, by name. The clock may have been set back.
+SELECT worker, file, digest, problem, since, seen_at
+  FROM hook_follower
+ WHERE seen_at BETWEEN clock_timestamp() - %(lately)s AND clock_timestamp() + %(lately)s
+ ORDER BY worker
 
 -- name: begin
 

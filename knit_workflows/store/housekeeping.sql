@@ -45,7 +45,8 @@ SELECT t.transfer_id, t.knit_id, d.run_id, d.volume, t.mode, t.token, t.endpoint
 
 -- name: unfinished_imports
 
--- Imports whose time is over, and those that were ended or stopped a while ago, oldest first.
+-- Imports whose time is over, and those that were ended or stopped a while ago, oldest first. Those
+-- that have been admitted have a workflow, which ends them once their hooks agree.
 SELECT r.run_id, r.generation, r.status
   FROM plan p
   JOIN run r USING (plan_id)
@@ -54,5 +55,6 @@ SELECT r.run_id, r.generation, r.status
         OR r.status IN ('completing', 'aborting')
            AND r.updated_at < clock_timestamp() - %(older_than)s)
    AND r.status IN ('running', 'completing', 'aborting')
+   AND r.admitted_at IS NULL
  ORDER BY r.created_at, r.run_id
  LIMIT %(limit)s

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from knit_workflows.domain.errors import StoreUnavailable
+from knit_workflows.domain.errors import StoreMismatch
 from knit_workflows.settings import StoreSettings
 from knit_workflows.store import named_sql
 from knit_workflows.store.completions import PostgresCompletionStore
@@ -51,7 +51,12 @@ class PostgresStore:
         self.housekeeping = PostgresHousekeepingStore(db)
 
     async def open(self) -> None:
-        """Connects and checks the schema; raises StoreUnavailable with advice on what to do."""
+        """Connects and checks the schema; a second call checks it once more.
+
+        Raises:
+            StoreMismatch: it is not that of this knit; with advice on what to do.
+            StoreUnavailable: the database does not answer.
+        """
         found = None
         if (await self._db.row(_SQL["revision"])).versions is not None:
             row = await self._db.row(_SQL["current"])
@@ -59,9 +64,13 @@ class PostgresStore:
         if found == REVISION:
             return
         has = "no tables of knit" if found is None else f"its tables in revision {found}"
-        raise StoreUnavailable(
+        migrate = "run the database migrations (python -m knit_workflows.store), then start again"
+        is_newer = found is not None and found > REVISION
+        raise StoreMismatch(
             f"the database has {has}, this knit needs revision {REVISION}",
-            advice="run the database migrations (python -m knit_workflows.store), then start again",
+            advice="this knit is older than its database: start the newer one"
+            if is_newer
+            else migrate,
         )
 
     async def aclose(self) -> None:

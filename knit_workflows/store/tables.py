@@ -331,7 +331,8 @@ class RunEvent(_Table, table=True):
 class Hooks(_Table, table=True):
     """The hooks in force, in its single row: URLs in the order in which they are called.
 
-    `problem` says why the newest hooks file was refused; NULL: it is in force.
+    `worker` has put them in force, from `file`, whose content has the SHA-256 `digest`; all three
+    are NULL as long as no hooks file was read.
     """
 
     __tablename__ = "hooks"
@@ -343,7 +344,25 @@ class Hooks(_Table, table=True):
     before_urls: list[str] = _texts()
     after_urls: list[str] = _texts()
     changed_at: datetime = _instant()
-    problem: str | None = _text(nullable=True)
+    worker: str | None = _text(nullable=True)
+    file: str | None = _text(nullable=True)
+    digest: str | None = _text(nullable=True)
+
+
+class HookFollower(_Table, table=True):
+    """A worker that followed a hooks file at `seen_at`, and found it like that `since`.
+
+    `problem` says why the file is refused; empty if it is not.
+    """
+
+    __tablename__ = "hook_follower"
+
+    worker: str = Field(sa_column=Column(Text, primary_key=True))
+    file: str = _text()
+    digest: str = _text()
+    problem: str = _text()
+    since: datetime = _instant()
+    seen_at: datetime = _instant()
 
 
 class HookDelivery(_Table, table=True):

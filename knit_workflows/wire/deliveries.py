@@ -33,14 +33,41 @@ def _is_nothing(value: str) -> bool:
     return value == ""
 
 
+class HooksSource(Response):
+    """The worker that has put hooks in force, from which file; `digest` is the file's SHA-256."""
+
+    worker: str
+    file: str
+    digest: str
+
+
+class HooksFollower(Response):
+    """A worker that follows a hooks file, which it has found like that since `since`.
+
+    `digest` is the file's SHA-256. If the file is refused, there is none, and `problem` says why.
+    """
+
+    worker: str
+    file: str
+    digest: str = Field(default="", exclude_if=_is_nothing)
+    problem: str = Field(default="", exclude_if=_is_nothing)
+    since: WireTime
+    seen_at: WireTime
+
+
 class Hooks(Response):
     """The URLs of the hooks in force, in the order in which they are called.
 
-    `problem` says why the newest hooks file is refused, and is left out if it is not.
+    They have been so since `changed_at`, and come from `source`, which is left out if no file was
+    read. `followers` are the workers that follow a hooks file now. `problem` says which file is
+    refused, or that workers follow different ones, and is left out if all is well.
     """
 
     before: list[str]
     after: list[str]
+    changed_at: WireTime
+    source: HooksSource | None = Field(default=None, exclude_if=is_absent)
+    followers: list[HooksFollower]
     problem: str = Field(default="", exclude_if=_is_nothing)
 
 

@@ -11,6 +11,7 @@ maps each once.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 
 from knit_workflows.domain import data, hooks, runs
@@ -156,12 +157,25 @@ def event_to_wire(event: runs.RunEvent) -> Wire:
     }
 
 
-def hooks_to_wire(configured: hooks.Hooks, problem: str | None = None) -> Wire:
+def hooks_to_wire(found: hooks.HooksInForce) -> Wire:
     """Gives a `wire.deliveries.Hooks`."""
     return {
-        "before": list(configured.before),
-        "after": list(configured.after),
-        **_filled(problem=problem),
+        "before": list(found.hooks.before),
+        "after": list(found.hooks.after),
+        "changed_at": _instant(found.changed_at),
+        **_filled(source=found.source and asdict(found.source)),
+        "followers": [_follower(one) for one in found.followers],
+        **_filled(problem=found.problem),
+    }
+
+
+def _follower(one: hooks.HooksFollower) -> Wire:
+    return {
+        "worker": one.source.worker,
+        "file": one.source.file,
+        **_filled(digest=one.source.digest, problem=one.problem),
+        "since": _instant(one.since),
+        "seen_at": _instant(one.seen_at),
     }
 
 

@@ -72,6 +72,7 @@ class RunWorkflow:
         self._exit_message = ""
         self._notes: tuple[str, ...] = ()
         self._hooks = HookCounts()
+        self._evidence: Evidence | None = None
         self._attempts = request.hook_attempts
         self._hook_skipped = False
         self._telling: asyncio.Task[None] | None = None
@@ -127,7 +128,7 @@ class RunWorkflow:
         return self._phase
 
     async def _carry_out(self) -> None:
-        await self._go_on(await self._launch())
+        await self._go_on(self._request.progress or await self._launch())
 
     async def _go_on(self, progress: Progress) -> None:
         """Goes on until the Run has ended and its hooks have been told of it."""
@@ -145,6 +146,7 @@ class RunWorkflow:
     async def _next(self, progress: Progress) -> Progress:
         """Takes the Run one transition further, or learns what the next one is."""
         status, evidence = progress.status, progress.evidence
+        self._evidence = evidence
         if evidence is not None:
             summary = f"record → {evidence.target}: {evidence.cause}"
             record = RunActivities.record_evidence
@@ -244,9 +246,8 @@ class RunWorkflow:
         """Waits until the Before hooks are to be asked again, or need not be."""
         told = self._telling
         if workflow.info().is_continue_as_new_suggested() and (told is None or told.done()):
-            workflow.continue_as_new(
-                self._request.model_copy(update={"hook_attempts": self._attempts})
-            )
+            so_far = {"progress": self._so_far(), "hook_attempts": self._attempts}
+            workflow.continue_as_new(self._request.model_copy(update=so_far))
         with suppress(asyncio.TimeoutError):
             await workflow.wait_condition(
                 lambda: self._stops(source) or self._hook_skipped,
@@ -356,6 +357,22 @@ class RunWorkflow:
         self._show()
         if self._request.search_attributes:
             workflow.upsert_search_attributes([STATUS.value_set(shown.keyword(self._phase))])
+
+    def _so_far(self) -> Progress:
+        """Gives how far the Run is, for another execution to go on from there.
+
+        The evidence of what moves it next is part of that, since it need not be seen again: a
+        back-end may not refuse the pod once more, or no longer know one that has ended.
+        """
+        return Progress(
+            status=self._phase,
+            pod_ended=self._pod_ended,
+            exit_code=self._exit_code,
+            exit_message=self._exit_message,
+            notes=self._notes,
+            hooks=self._hooks,
+            evidence=self._evidence,
+        )
 
     def _show(self) -> None:
         text = f"**{self._phase}**"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import replace
 
 import httpx
 import pytest
@@ -15,6 +16,7 @@ from knit_api.deps import Deps, Lazy
 from knit_api.error_responses import response_for
 from knit_api.errors import HttpProblem
 from knit_workflows.domain import errors as domain
+from knit_workflows.domain.hooks import HooksSource
 from tests.api.fake_transfers import UNKNOWN, FakeTransfers
 from tests.api.test_catalogue import refused
 from tests.memory_store import MemoryStore
@@ -163,12 +165,16 @@ async def test_the_api_starts_without_its_parts_and_recovers_by_itself(
 async def test_a_refused_hooks_file_is_told_by_an_api_that_stays_ready(
     client: httpx.AsyncClient, store: MemoryStore
 ):
-    await store.hooks.report("hooks.yaml, line 3: no host")
+    source = HooksSource("1@one", "hooks.yaml", "")
+    await store.hooks.follow(source, "hooks.yaml, line 3: no host")
     ready = await client.get("http://x/readyz")
     parts = {"store": "ok", "engine": "ok", "hooks": "hooks.yaml, line 3: no host"}
     assert (ready.status_code, ready.json()) == (200, {"parts": parts})
-    await store.hooks.report(None)
+    await store.hooks.follow(replace(source, digest="ab" * 32))
     assert "hooks" not in (await client.get("http://x/readyz")).json()["parts"]
+    await store.hooks.follow(HooksSource("2@two", "hooks.yaml", "cd" * 32))
+    told = (await client.get("http://x/readyz")).json()["parts"]["hooks"]
+    assert told.startswith("workers follow different hooks files, 1@one (hooks.yaml, abababababab)")
 
 
 async def test_a_part_is_connected_once_however_many_wait(store: MemoryStore):

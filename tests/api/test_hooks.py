@@ -11,7 +11,7 @@ import pytest
 
 from knit_workflows.contracts.hook_test import HookTestResult
 from knit_workflows.domain.errors import EngineUnavailable
-from knit_workflows.domain.hooks import HookAnswer, HookPhase, Hooks, Transition
+from knit_workflows.domain.hooks import HookAnswer, HookPhase, Hooks, HooksSource, Transition
 from knit_workflows.domain.runs import RunStatus
 from tests.api.fake_transfers import UNKNOWN, FakeTransfers
 from tests.api.test_catalogue import refused
@@ -40,11 +40,28 @@ async def a_failure(
 
 
 async def test_the_hooks_in_force(client: httpx.AsyncClient, store: MemoryStore) -> None:
-    assert (await client.get("/hooks")).json() == {"before": [], "after": []}
-    await store.hooks.configure(Hooks(before=(OTHER, URL), after=(URL,)))
-    assert (await client.get("/hooks/")).json() == {"before": [OTHER, URL], "after": [URL]}
-    await store.hooks.report("hooks.yaml: line 3: …")
-    assert (await client.get("/hooks")).json()["problem"] == "hooks.yaml: line 3: …"
+    async def shown() -> dict[str, Any]:
+        found: dict[str, Any] = (await client.get("/hooks")).json()
+        return found
+
+    at_first = await shown()
+    assert at_first.pop("changed_at")
+    assert at_first == {"before": [], "after": [], "followers": []}
+    source = HooksSource("17@one", "/etc/hooks.yaml", "ab" * 32)
+    await store.hooks.configure(Hooks(before=(OTHER, URL), after=(URL,)), source)
+    await store.hooks.follow(source)
+    found = await shown()
+    assert (found["before"], found["after"]) == ([OTHER, URL], [URL])
+    named = {"worker": "17@one", "file": "/etc/hooks.yaml", "digest": "ab" * 32}
+    assert found["source"] == named
+    [follower] = found["followers"]
+    assert follower.pop("since") == follower.pop("seen_at")
+    assert follower == named
+    assert "problem" not in found
+    await store.hooks.follow(HooksSource("18@two", "/etc/hooks.yaml", ""), "hooks.yaml: line 3: …")
+    found = await shown()
+    assert found["problem"] == "18@two: hooks.yaml: line 3: …"
+    assert "digest" not in found["followers"][1]
 
 
 async def test_a_delivery_in_full(client: httpx.AsyncClient, store: MemoryStore) -> None:

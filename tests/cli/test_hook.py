@@ -11,7 +11,14 @@ import pytest
 
 from knit_cli.hook_view import describe
 from knit_workflows.contracts.hook_test import HookTestResult
-from knit_workflows.domain.hooks import DeliveryQuery, HookAnswer, HookPhase, Hooks, Transition
+from knit_workflows.domain.hooks import (
+    DeliveryQuery,
+    HookAnswer,
+    HookPhase,
+    Hooks,
+    HooksSource,
+    Transition,
+)
 from knit_workflows.domain.instants import format_instant
 from knit_workflows.domain.runs import RunStatus
 from knit_workflows.wire.deliveries import HookDelivery
@@ -53,11 +60,26 @@ def terminal(knit, monkeypatch):
 
 def test_list_shows_the_hooks_in_their_order(knit, api):
     at_once(api.store.hooks.configure(Hooks(before=(OTHER, URL), after=(URL,))))
-    assert knit("hook", "list").json == {"before": [OTHER, URL], "after": [URL]}
-    at_once(api.store.hooks.report("hooks.yaml: line 3: …"))
+    ended = knit("hook", "list")
+    assert (ended.json["before"], ended.json["after"]) == ([OTHER, URL], [URL])
+    assert ended.err == ""
+    source = HooksSource("1@one", "hooks.yaml", "")
+    at_once(api.store.hooks.follow(source, "hooks.yaml: line 3: …"))
     ended = knit("hook", "list")
     assert ended.json["problem"] == "hooks.yaml: line 3: …"
-    assert "the newest hooks file is refused: hooks.yaml: line 3" in ended.err
+    assert "in need of attention: hooks.yaml: line 3" in ended.err
+
+
+def test_list_shows_workers_that_disagree(knit, api):
+    for worker, digest in (("1@one", "ab" * 32), ("2@two", "cd" * 32)):
+        source = HooksSource(worker, "/etc/hooks.yaml", digest)
+        at_once(api.store.hooks.configure(Hooks(before=(f"http://{digest}.example/",)), source))
+        at_once(api.store.hooks.follow(source))
+    ended = knit("hook", "list")
+    assert [one["worker"] for one in ended.json["followers"]] == ["1@one", "2@two"]
+    assert ended.json["source"]["worker"] == "2@two"
+    assert "workers follow different hooks files" in ended.err
+    assert "that of 2@two" in ended.err
 
 
 def test_deliveries_are_json_when_piped(knit, call):

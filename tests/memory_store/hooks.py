@@ -20,6 +20,9 @@ from knit_workflows.domain.hooks import (
     HookDelivery,
     HookPhase,
     Hooks,
+    HooksFollower,
+    HooksInForce,
+    HooksSource,
     Transition,
 )
 from knit_workflows.domain.runs import RunEvent
@@ -34,17 +37,39 @@ class MemoryHooks(Part):
     """Hooks in force, and deliveries by id."""
 
     async def hooks(self) -> Hooks:
+        return self.rows.hooks.hooks
+
+    async def configure(self, hooks: Hooks, source: HooksSource | None = None) -> bool:
+        rows = self.rows
+        before = rows.hooks
+        is_other = before.hooks != hooks
+        at = rows.now() if is_other else before.changed_at
+        digests = [one and one.digest for one in (before.source, source)]
+        if is_other or digests[0] != digests[1]:
+            rows.hooks = replace(before, hooks=hooks, changed_at=at, source=source)
+        return is_other
+
+    async def follow(self, source: HooksSource, problem: str = "") -> None:
+        rows = self.rows
+        now = rows.now()
+        others = {one.source.worker: one for one in rows.hooks.followers}
+        known = others.pop(source.worker, None)
+        is_same = known is not None and (known.source, known.problem) == (source, problem)
+        since = known.since if known is not None and is_same else now
+        others[source.worker] = HooksFollower(source, problem, since, now)
+        self._set(others)
+
+    async def leave(self, worker: str) -> None:
+        others = {one.source.worker: one for one in self.rows.hooks.followers}
+        others.pop(worker, None)
+        self._set(others)
+
+    async def in_force(self) -> HooksInForce:
         return self.rows.hooks
 
-    async def configure(self, hooks: Hooks) -> bool:
-        before, self.rows.hooks = self.rows.hooks, hooks
-        return before != hooks
-
-    async def report(self, problem: str | None) -> None:
-        self.rows.hooks_problem = problem
-
-    async def problem(self) -> str | None:
-        return self.rows.hooks_problem
+    def _set(self, followers: Mapping[str, HooksFollower]) -> None:
+        ordered = tuple(followers[worker] for worker in sorted(followers))
+        self.rows.hooks = replace(self.rows.hooks, followers=ordered)
 
     async def begin(self, transition: Transition, phase: HookPhase, url: str) -> int | None:
         rows = self.rows

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
-from knit_workflows.domain.hooks import HookDelivery, Hooks
+from knit_workflows.domain.hooks import HookDelivery, Hooks, HooksInForce
 from knit_workflows.domain.ids import KnitId, PlanId, RunId
 from knit_workflows.domain.imports import SigningKey
 from knit_workflows.domain.plans.model import (
@@ -84,8 +84,7 @@ class Memory:
         self.transfers: dict[str, TransferRecord] = {}
         self.keys: dict[str, SigningKey] = {}
         """The keys of imports by name."""
-        self.hooks = Hooks()
-        self.hooks_problem: str | None = None
+        self.hooks = HooksInForce(Hooks(), start)
         self.deliveries: dict[str, HookDelivery] = {}
         self.broken: Exception | None = None
         self.asked: list[object] = []

@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -31,8 +31,8 @@ from knit_workflows.domain.runs import (
 )
 from knit_workflows.domain.tags import Tag
 from knit_workflows.embedded import EmbeddedPostgres
-from knit_workflows.settings import HookSettings
-from knit_workflows.testing import KnitEnvironment, MemoryBackend, knit_environment
+from knit_workflows.settings import EngineSettings, HookSettings
+from knit_workflows.testing import QUICK, KnitEnvironment, MemoryBackend, knit_environment
 from tests.receiver import AGREED, Answer, Call, Receiver, receiver, with_environment
 from tests.waiting import PATIENCE
 from tests.workflows.test_run import TRAIN, only_run, until_status
@@ -62,8 +62,11 @@ async def hooked(
     backend: MemoryBackend | None = None,
     before: tuple[str, ...] = ("/before",),
     after: tuple[str, ...] = ("/after",),
+    engine: EngineSettings = QUICK,
 ) -> AsyncIterator[KnitEnvironment]:
-    async with knit_environment(postgres=postgres, backend=backend, hooks=SETTINGS) as knit:
+    async with knit_environment(
+        postgres=postgres, backend=backend, engine=engine, hooks=SETTINGS
+    ) as knit:
         await knit.store.hooks.configure(
             Hooks(tuple(map(hooks.url, before)), tuple(map(hooks.url, after)))
         )
@@ -332,25 +335,6 @@ async def test_a_stopped_run_that_never_began_has_its_end_told(
         await closed(knit, run)
         assert hooks.transitions("/before") == [("aborting", "failed")]
         assert hooks.transitions("/after") == [("aborting", "failed")]
-
-
-async def test_the_end_of_an_import_is_asked_for_and_told(
-    postgres: EmbeddedPostgres, hooks: Receiver
-) -> None:
-    """Its Run has a workflow only then; that it is ended is its importer's to say."""
-    hooks.answer = refuses("done")
-    async with hooked(postgres, hooks) as knit:
-        begun = await knit.store.imports.begin()
-        await knit.store.imports.end(begun, window=timedelta(minutes=30))
-        await knit.store.imports.finish(begun)
-        await waits_for_hook(knit, await knit.store.runs.get(begun.run_id))
-        hooks.answer = lambda _: AGREED
-        run = await knit.final(begun.run_id)
-        assert run.summary.status is RunStatus.DONE
-        await closed(knit, run)
-        assert set(hooks.transitions("/before")) == {("completing", "done")}
-        assert hooks.transitions("/after") == [("completing", "done")]
-        assert hooks.calls[-1].body["plan"]["name"] == "knit#imported"
 
 
 async def test_a_skipped_hook_is_not_waited_for(

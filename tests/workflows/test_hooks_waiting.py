@@ -16,9 +16,10 @@ from temporalio.service import RPCError
 from temporalio.testing import WorkflowEnvironment
 
 from knit_workflows import names
-from knit_workflows.domain.errors import IllegalMove
+from knit_workflows.compute.base import RunPod
+from knit_workflows.domain.errors import BackendRejected, IllegalMove
 from knit_workflows.domain.hooks import DeliveryQuery, Hooks
-from knit_workflows.domain.runs import RunDetail, RunQuery, RunStatus, WaitKind
+from knit_workflows.domain.runs import SUCCEEDED, RunDetail, RunQuery, RunStatus, WaitKind
 from knit_workflows.embedded import EmbeddedPostgres, dev_server_settings
 from knit_workflows.plugin import ALL_ROLES, Role
 from knit_workflows.provision.temporal_cli import obtain_temporal
@@ -26,7 +27,15 @@ from knit_workflows.testing import KnitEnvironment, MemoryBackend, knit_environm
 from knit_workflows.worker import workers
 from tests.receiver import AGREED, Answer, Call, Receiver, receiver
 from tests.waiting import PATIENCE, until
-from tests.workflows.test_hooks import SETTINGS, closed, hooked, one_run, refuses, waits_for_hook
+from tests.workflows.test_hooks import (
+    SETTINGS,
+    WHOLE,
+    closed,
+    hooked,
+    one_run,
+    refuses,
+    waits_for_hook,
+)
 from tests.workflows.test_run import TRAIN
 
 MANY = 60
@@ -156,11 +165,11 @@ async def first_execution(knit: KnitEnvironment, run: RunDetail) -> WorkflowHand
 
 @asynccontextmanager
 async def waits_for_long(
-    postgres: EmbeddedPostgres, hooks: Receiver, target: str
+    postgres: EmbeddedPostgres, hooks: Receiver, target: str, backend: MemoryBackend | None = None
 ) -> AsyncIterator[tuple[KnitEnvironment, MemoryBackend, RunDetail]]:
     """A Run whose workflow has gone on as another execution while it waits for a hook."""
     hooks.answer = refuses(target)
-    backend = MemoryBackend()
+    backend = backend or MemoryBackend()
     if target == "running":
         backend.hold()
     async with (
@@ -197,6 +206,42 @@ async def test_a_long_wait_goes_on_in_another_execution(
         assert len(told) == len(set(told)) == 5
         tries = [one.attempts for one in await knit.store.hooks.find(DeliveryQuery())]
         assert max(tries) == len(numbers)
+
+
+async def test_a_refused_run_does_not_start_once_more(
+    postgres: EmbeddedPostgres, hooks: Receiver
+) -> None:
+    """That its pod was refused is known to the next execution; the hooks had agreed to a start."""
+
+    class Refusing(MemoryBackend):
+        async def launch(self, pod: RunPod) -> None:
+            raise BackendRejected("no such node")
+
+    async with waits_for_long(postgres, hooks, "aborting", Refusing()) as (knit, _, run):
+        hooks.answer = lambda _: AGREED
+        final = await knit.final(run.summary.run_id)
+        assert final.summary.exit is not None
+        assert "no such node" in final.summary.exit.message
+        await closed(knit, run)
+        asked = list(dict.fromkeys(hooks.transitions("/before")))
+        assert asked == [*WHOLE[:2], ("ready", "aborting"), ("aborting", "failed")]
+        assert hooks.transitions("/before").count(WHOLE[1]) == 1
+
+
+async def test_what_was_seen_of_a_pod_is_remembered_when_it_is_gone(
+    postgres: EmbeddedPostgres, hooks: Receiver
+) -> None:
+    """It has succeeded, however long its hooks take to agree, and whatever becomes of the pod."""
+    async with waits_for_long(postgres, hooks, "completing") as (knit, backend, run):
+        backend.lose(names.run_pod(run.summary.run_id, 1))
+        hooks.answer = lambda _: AGREED
+        final = await knit.final(run.summary.run_id)
+        assert (final.summary.status, final.summary.exit) == (RunStatus.DONE, SUCCEEDED)
+        await closed(knit, run)
+        workflow = names.run_workflow(run.summary.run_id, 1)
+        result = await knit.temporal.get_workflow_handle(workflow).result()
+        assert (result["status"], result["exit_code"]) == ("done", 0)
+        assert hooks.transitions("/after") == WHOLE
 
 
 async def test_a_stop_after_a_long_wait(postgres: EmbeddedPostgres, hooks: Receiver) -> None:

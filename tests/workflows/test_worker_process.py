@@ -8,10 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psycopg
 from temporalio.client import Client
 
 from knit_workflows.embedded import EmbeddedPostgres
 from knit_workflows.store import migrate
+from knit_workflows.store.migrations import REVISION
 from tests.processes import WorkerProcess, bare_environment
 
 
@@ -37,6 +39,36 @@ async def test_it_says_when_it_is_ready_and_that_it_stops(
         "worker is ready",
         "worker stops",
     ]
+
+
+async def test_it_ends_when_its_database_has_been_upgraded(
+    postgres: EmbeddedPostgres, temporal_client: Client, tmp_path: Path
+) -> None:
+    """It says why, and does not start again."""
+    told = (
+        f"worker ended: the database has its tables in revision 9999, this knit needs revision "
+        f"{REVISION}; this knit is older than its database: start the newer one"
+    )
+    url = postgres.url("worker_upgraded")
+    await migrate(url)
+    environment = {
+        "KNIT_STORE__URL": url,
+        "TEMPORAL_ADDRESS": temporal_client.service_client.config.target_host,
+        "KNIT_COMPUTE__KIND": "memory",
+    }
+    worker = WorkerProcess(environment, tmp_path)
+    worker.start()
+    try:
+        await worker.ready()
+        async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
+            await connection.execute("UPDATE alembic_version SET version_num = '9999'")
+        assert await worker.ended() == 1
+        assert told in worker.log.read_text()
+        worker.start()
+        assert await worker.ended() == 1
+        assert told in worker.log.read_text()
+    finally:
+        await asyncio.to_thread(worker.end)
 
 
 def test_it_may_have_a_connection_for_every_hook_that_hangs() -> None:

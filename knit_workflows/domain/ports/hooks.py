@@ -12,6 +12,8 @@ from knit_workflows.domain.hooks import (
     HookDelivery,
     HookPhase,
     Hooks,
+    HooksInForce,
+    HooksSource,
     Transition,
 )
 
@@ -22,14 +24,20 @@ class HookStore(Protocol):
     async def hooks(self) -> Hooks:
         """Gives the hooks in force, which every process follows."""
 
-    async def configure(self, hooks: Hooks) -> bool:
-        """Puts these hooks in force; tells whether they differ from those before."""
+    async def configure(self, hooks: Hooks, source: HooksSource | None = None) -> bool:
+        """Puts these hooks of that source in force; tells whether they differ from those before."""
 
-    async def report(self, problem: str | None) -> None:
-        """Records why the newest hooks file was refused; None: it is in force."""
+    async def follow(self, source: HooksSource, problem: str = "") -> None:
+        """Records that a worker follows a hooks file, and why the file is refused, if it is.
 
-    async def problem(self) -> str | None:
-        """Gives what was reported last."""
+        Counts for `FOLLOWS_FOR`; a later call for the same worker replaces it.
+        """
+
+    async def leave(self, worker: str) -> None:
+        """Records that a worker follows no file any more; nothing if it did not."""
+
+    async def in_force(self) -> HooksInForce:
+        """Gives the hooks in force with whence they come, and the workers that follow a file."""
 
     async def begin(self, transition: Transition, phase: HookPhase, url: str) -> int | None:
         """Records that a hook is about to be called; gives the number of this attempt, from 1.

@@ -58,7 +58,8 @@ class HousekeepingStore(Protocol):
     ) -> Sequence[UnfinishedImport]:
         """Gives imports that were not ended within `window`, and those that only lack their end.
 
-        The latter are completing or aborting, and have been for `older_than`.
+        The latter are completing or aborting, and have been for `older_than`. None of those that
+        have been admitted: their workflow ends them.
         """
 
     async def stale_transfers(self, *, older_than: timedelta) -> Sequence[TransferRecord]:

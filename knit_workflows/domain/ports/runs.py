@@ -185,6 +185,13 @@ class RunExecutionStore(Protocol):
             HooksNotCalled: hooks are in force, and not `hooks_called`.
         """
 
+    async def give_up(self, key: RunKey, *, cause: str, exit: Exit) -> RunStatus:
+        """Fails a Run that is running without a workflow; gives its status afterwards.
+
+        While hooks are in force it is admitted instead: its workflow calls them, and fails it. One
+        that is ending already is finished.
+        """
+
     async def finish(self, key: RunKey, *, cause: str) -> RunStatus:
         """Finalizes a Run that has no workflow; gives its status afterwards.
 

@@ -140,15 +140,28 @@ class PostgresRunExecutionStore:
             )
         return status
 
+    async def give_up(self, key: RunKey, *, cause: str, exit: Exit) -> RunStatus:
+        """See the port."""
+        target = RunStatus.ABORTING
+        try:
+            await self.advance(key, target, cause=cause, exit=exit, hooks_called=False)
+        except HooksNotCalled:
+            return await self._entrusted(key)
+        return await self.finish(key, cause=cause)
+
     async def finish(self, key: RunKey, *, cause: str) -> RunStatus:
         """See the port."""
         try:
             return await self.finalize(key, cause=cause, hooks_called=False)
         except HooksNotCalled:
-            channel = {"outbox_channel": names.OUTBOX_CHANNEL}
-            where = {"run_id": key.run_id, "generation": key.generation}
-            await self._db.do(_SQL["admit_ending"], where | channel)
-            return (await self.spec(key)).status
+            return await self._entrusted(key)
+
+    async def _entrusted(self, key: RunKey) -> RunStatus:
+        """Has a workflow started, which calls the hooks of a Run that had none so far."""
+        channel = {"outbox_channel": names.OUTBOX_CHANNEL}
+        where = {"run_id": key.run_id, "generation": key.generation}
+        await self._db.do(_SQL["entrust"], where | channel)
+        return (await self.spec(key)).status
 
 
 def _checked(key: RunKey) -> str:

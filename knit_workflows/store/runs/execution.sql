@@ -162,15 +162,15 @@ SELECT cur.generation, COALESCE(moved.status, cur.status) AS status,
   FROM cur
   LEFT JOIN moved USING (run_id)
 
--- name: admit_ending
+-- name: entrust
 
--- Lets an ending Run that was never admitted have a workflow; the Projector is woken to start it.
+-- Lets a Run that was never admitted have a workflow; the Projector is woken to start it.
 WITH admitted AS (
     UPDATE run
        SET admitted_at = date_trunc('milliseconds', clock_timestamp())
      WHERE run_id = %(run_id)s
        AND generation = %(generation)s
-       AND status IN ('completing', 'aborting')
+       AND status IN ('running', 'completing', 'aborting')
        AND admitted_at IS NULL
  RETURNING run_id
 )

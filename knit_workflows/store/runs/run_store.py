@@ -195,8 +195,8 @@ async def _stop(session: Session, row: Any, fail: bool, actor: str) -> None:
             "actor": actor,
             "fail": fail,
             # An upload has no Run workflow: its transfer sees the status by itself.
-            "has_execution": row.projected
-            and (row.admitted_at is not None or before.holds_resources),
+            "has_execution": row.admitted_at is not None
+            or (row.projected and before.holds_resources),
             "run_channel": names.RUN_CHANNEL,
             "outbox_channel": names.OUTBOX_CHANNEL,
             "throttle_channel": names.THROTTLE_CHANNEL,

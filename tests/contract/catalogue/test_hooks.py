@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
@@ -20,6 +21,7 @@ from knit_workflows.domain.hooks import (
     HookAnswer,
     HookPhase,
     Hooks,
+    HooksSource,
     Transition,
 )
 from knit_workflows.domain.ids import RunId
@@ -32,6 +34,8 @@ from tests.store.build import drain, register, spec
 S = RunStatus
 URL, OTHER = "http://hooks.example/a", "http://hooks.example/b"
 FAILED = HookAnswer(False, "not today", timedelta(milliseconds=40), 503)
+ONE = HooksSource("1@one", "/etc/hooks.yaml", "ab" * 32)
+TWO = HooksSource("2@two", "/srv/hooks.yaml", "cd" * 32)
 AGREED = HookAnswer(True, "", timedelta(milliseconds=7), 200)
 
 
@@ -59,15 +63,63 @@ async def test_configured_hooks_keep_their_order(store: AnyStore) -> None:
 
 
 async def test_why_the_hooks_file_was_refused_is_known_until_it_is_not(store: AnyStore) -> None:
-    assert await store.hooks.problem() is None
-    await store.hooks.configure(Hooks(before=(URL,)))
-    await store.hooks.report("hooks.yaml, line 3: no URL")
-    assert await store.hooks.problem() == "hooks.yaml, line 3: no URL"
+    async def problem() -> str:
+        return (await store.hooks.in_force()).problem
+
+    assert await problem() == ""
+    await store.hooks.configure(Hooks(before=(URL,)), ONE)
+    refused = replace(ONE, digest="")
+    await store.hooks.follow(refused, "hooks.yaml, line 3: no\0URL")
+    assert (await problem()).startswith("hooks.yaml, line 3: no")
     assert await store.hooks.hooks() == Hooks(before=(URL,))
-    await store.hooks.report("hooks.yaml is gone")
-    assert await store.hooks.problem() == "hooks.yaml is gone"
-    await store.hooks.report(None)
-    assert await store.hooks.problem() is None
+    await store.hooks.follow(refused, "hooks.yaml is gone")
+    # The good file of another worker changes nothing about that.
+    await store.hooks.follow(TWO)
+    assert await problem() == "1@one: hooks.yaml is gone"
+    await store.hooks.follow(ONE)
+    await store.hooks.leave(TWO.worker)
+    assert await problem() == ""
+
+
+async def test_who_has_put_the_hooks_in_force_and_when(store: AnyStore) -> None:
+    at_first = await store.hooks.in_force()
+    assert (at_first.hooks, at_first.source, at_first.followers) == (Hooks(), None, ())
+    assert await store.hooks.configure(Hooks(before=(URL,)), ONE)
+    first = await store.hooks.in_force()
+    assert (first.hooks, first.source) == (Hooks(before=(URL,)), ONE)
+    assert first.changed_at > at_first.changed_at
+    # Another worker with the same file changes nothing; a comment in the file is no other hook.
+    assert not await store.hooks.configure(Hooks(before=(URL,)), replace(ONE, worker="3@three"))
+    assert await store.hooks.in_force() == first
+    assert not await store.hooks.configure(Hooks(before=(URL,)), TWO)
+    assert await store.hooks.in_force() == replace(first, source=TWO)
+    assert await store.hooks.configure(Hooks(before=(OTHER,)), ONE)
+    last = await store.hooks.in_force()
+    assert (last.hooks, last.source) == (Hooks(before=(OTHER,)), ONE)
+    assert last.changed_at > first.changed_at
+
+
+async def test_workers_that_follow_different_files_are_named(store: AnyStore) -> None:
+    for source in (TWO, ONE, ONE):
+        await store.hooks.configure(Hooks(before=(f"http://{source.worker}.example/",)), source)
+        await store.hooks.follow(source)
+    found = await store.hooks.in_force()
+    assert [one.source for one in found.followers] == [ONE, TWO]
+    assert all(one.since <= one.seen_at for one in found.followers)
+    assert found.problem == (
+        "workers follow different hooks files, 1@one (/etc/hooks.yaml, abababababab), 2@two "
+        "(/srv/hooks.yaml, cdcdcdcdcdcd); what changed last is in force: that of 1@one; give all "
+        "of them the same file"
+    )
+    [since] = {one.since for one in found.followers if one.source == ONE}
+    await store.hooks.follow(ONE)
+    again = (await store.hooks.in_force()).followers[0]
+    assert (again.since, again.seen_at > since) == (since, True)
+    await store.hooks.follow(replace(TWO, digest=ONE.digest))
+    assert (await store.hooks.in_force()).problem == ""
+    await store.hooks.leave(TWO.worker)
+    await store.hooks.leave(TWO.worker)
+    assert [one.source for one in (await store.hooks.in_force()).followers] == [ONE]
 
 
 async def test_a_before_hook_is_called_until_it_agrees(store: AnyStore) -> None:

@@ -38,8 +38,11 @@ async def caller_with() -> AsyncIterator[Callers]:
     """Makes callers that may call this machine; environment and names are given or empty."""
     made: list[HookCaller] = []
 
-    def make(*, lookup: Any = None, variables: Any = (), **settings: Any) -> HookCaller:
-        more = {} if lookup is None else {"lookup": lookup}
+    def make(
+        *, lookup: Any = None, variables: Any = (), clock: Any = None, **settings: Any
+    ) -> HookCaller:
+        given = {"lookup": lookup, "clock": clock}
+        more = {name: value for name, value in given.items() if value is not None}
         chosen = HookSettings(**{"allow_loopback": True, **settings})
         made.append(HookCaller(chosen, variables=dict(variables), **more))
         return made[-1]

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from knit_workflows.domain.hooks import LONGEST_PAUSE, HookAnswer
 from knit_workflows.hooks.answers import (
     MAX_VALUE_BYTES,
     environment_of,
     for_the_record,
     is_json,
     refusal,
+    retry_after,
 )
 from knit_workflows.hooks.failures import CallFailed
 
@@ -170,3 +173,34 @@ def test_the_record_has_no_values(extension: Any, kept: Any) -> None:
 @pytest.mark.parametrize("body", [b"", b" ", b"null", b"{}", b'{ "said":  "fine" }'])
 def test_other_answers_are_kept_as_they_are(body: bytes) -> None:
     assert for_the_record(body) == body
+
+
+NOW = 1_000_000_000.0  # Sun, 09 Sep 2001 01:46:40 GMT
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        (None, 0),
+        ("7", 7),
+        (" 7 ", 7),
+        ("0", 0),
+        ("-7", 0),
+        ("7.5", 0),
+        ("", 0),
+        ("soon", 0),
+        ("9" * 12, 60),
+        ("9" * 30, 60),
+        ("9" * 100_000, 0),
+        ("Sun, 09 Sep 2001 01:47:00 GMT", 20),
+        ("Sun, 09 Sep 2001 01:46:00 GMT", 0),
+        ("Sun, 09 Sep 9999 01:46:00 GMT", 60),
+        ("Sun, 09 Sep 2001", 0),
+        ("Sun, 99 Sep 2001 01:46:00 GMT", 0),
+    ],
+)
+def test_how_long_a_receiver_wants_to_be_left_alone(text: str | None, seconds: int) -> None:
+    """As long as knit waits at most; nonsense does not matter."""
+    answer = HookAnswer(False, "", timedelta(), 503, retry_after=retry_after(text, NOW))
+    assert answer.pause(timedelta()).total_seconds() == seconds
+    assert answer.pause(LONGEST_PAUSE) == LONGEST_PAUSE

@@ -249,6 +249,8 @@ async def test_a_compressed_answer_is_not_unpacked(caller_with: Callers) -> None
         (saying(OK + b"".join(b"A: x\r\n" for _ in range(500)) + b"\r\n"), "the answer is not "
          "HTTP: "),
         (saying(OK + b"Content-Length: x\r\n\r\n"), "the answer is not HTTP: "),
+        (saying(b"HTTP/1.1 204 No Content\r\nContent-Length: 2\r\n\r\nno"), "the answer is not "
+         "HTTP: "),
         (saying(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n"),
          "answered 101 Switching Protocols"),
     ],
@@ -366,3 +368,45 @@ async def test_unusual_ways_to_write_an_address_lead_nowhere(
 )
 async def test_what_is_no_url_is_a_failed_call(caller_with: Callers, url: str) -> None:
     failed(await caller_with().call(url, MESSAGE))
+
+
+async def test_a_receiver_may_want_to_be_left_alone(caller_with: Callers) -> None:
+    busy = answer(503, b"busy", "text/plain", "Retry-After: 20\r\n")
+    assert (await called(caller_with(), busy)).retry_after == timedelta(seconds=20)
+    later = answer(429, b"", "text/plain", "Retry-After: Sun, 09 Sep 2001 01:47:00 GMT\r\n")
+    result = await called(caller_with(clock=lambda: 1_000_000_000.0), later)
+    assert result.retry_after == timedelta(seconds=20)
+
+
+async def test_an_answer_that_comes_before_the_body_was_read_counts(caller_with: Callers) -> None:
+    """Also if the receiver reads no more of it, and closes."""
+    large = replace(MESSAGE, body={"inputs": ["x" * 1000] * 20_000})
+
+    async def hasty(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno")
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(hasty, "127.0.0.1", 0)
+    async with server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+        result = await caller_with().call(url, large)
+    assert not result.succeeded
+    assert result.status_code == 403, result.text
+
+
+async def test_a_receiver_at_an_ipv6_address(caller_with: Callers) -> None:
+    async def agree(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(agree, "::1", 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        result = await caller_with().call(f"http://[::1]:{port}/", MESSAGE)
+        assert result.succeeded, result.text
+        refused = await caller_with(allow_loopback=False).call(f"http://[::1]:{port}/", MESSAGE)
+        assert "loopback" in failed(refused)[0]

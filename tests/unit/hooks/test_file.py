@@ -134,6 +134,19 @@ def test_a_bad_file_is_refused_in_words(text: str, words: str) -> None:
     assert refused(text) == words
 
 
+def test_a_file_full_of_faults_is_refused_in_a_few_words() -> None:
+    """They are kept, and shown to everybody who asks whether knit is ready."""
+    urls = "\n".join(f"  - ftp://{number}.example/{'x' * 1900}" for number in range(120))
+    with pytest.raises(HooksRefused) as refused:
+        parsed(f"lifecycle-hooks:\n  before:\n{urls}\n")
+    words = str(refused.value)
+    assert len(words) < 5_000
+    assert words.endswith("; and 110 more")
+    with pytest.raises(HooksRefused) as refused:
+        parsed(f"allow: ['{'y' * 200_000}']")
+    assert len(str(refused.value)) < 500
+
+
 def test_bytes_that_are_no_text_are_refused() -> None:
     assert refused(b"\xff\xfe\x00").startswith("hooks.yaml is not text in UTF-8: ")
 

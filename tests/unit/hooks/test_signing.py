@@ -10,7 +10,7 @@ import json
 import logging
 import secrets
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -91,6 +91,32 @@ async def test_what_is_sent_is_what_is_signed(
             else:
                 with pytest.raises(WebhookVerificationError):
                     Webhook(one).verify(heard.body, heard.headers)
+
+
+async def test_a_clock_that_jumps_while_hooks_are_called(
+    caller_with: Callers, tmp_path: Path
+) -> None:
+    """Each attempt is signed by the time that it is then; how long it took is no matter of it."""
+    now, hour = time.time(), 3600.0
+    file = tmp_path / "secrets"
+    file.write_text(one := secret())
+    clock = iter([now, now + hour, now - hour, now]).__next__
+    async with receiving(answer(200)) as receiver:
+        caller = caller_with(clock=clock, secrets_file=file)
+        answers = [await caller.call(receiver.url(), MESSAGE) for _ in range(4)]
+    assert all(timedelta() < result.duration < timedelta(hours=1) for result in answers)
+    stamps = [int(heard.headers["webhook-timestamp"]) for heard in receiver.heard]
+    assert stamps == [int(now), int(now + hour), int(now - hour), int(now)]
+    believed = []
+    for heard in receiver.heard:
+        try:
+            Webhook(one).verify(heard.body, heard.headers)
+        except WebhookVerificationError as refused:
+            believed.append(str(refused))
+        else:
+            believed.append("yes")
+    # Once both clocks are right again, an attempt is believed again.
+    assert [words == "yes" for words in believed] == [True, False, False, True]
 
 
 async def test_without_secrets_a_call_has_its_id_alone(caller_with: Callers) -> None:

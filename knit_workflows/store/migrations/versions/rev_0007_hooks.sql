@@ -22,11 +22,23 @@ CREATE TABLE hooks (
     before_urls TEXT[] NOT NULL DEFAULT '{}',
     after_urls TEXT[] NOT NULL DEFAULT '{}',
     changed_at TIMESTAMPTZ(3) NOT NULL,
-    problem TEXT,
+    worker TEXT,
+    file TEXT,
+    digest TEXT,
     CONSTRAINT pk_hooks PRIMARY KEY (singleton),
     CONSTRAINT ck_hooks_singleton CHECK (singleton)
 );
 INSERT INTO hooks (changed_at) VALUES (date_trunc('milliseconds', clock_timestamp()));
+
+CREATE TABLE hook_follower (
+    worker TEXT NOT NULL,
+    file TEXT NOT NULL,
+    digest TEXT NOT NULL,
+    problem TEXT NOT NULL,
+    since TIMESTAMPTZ(3) NOT NULL,
+    seen_at TIMESTAMPTZ(3) NOT NULL,
+    CONSTRAINT pk_hook_follower PRIMARY KEY (worker)
+);
 
 CREATE TABLE hook_delivery (
     delivery_id UUID NOT NULL,
