@@ -253,8 +253,8 @@ class AccountSettings(_Group):
     """Who may call the API, and as whom."""
 
     required: bool = True
-    """Whether callers must authenticate. `knit dev` switches it off; the API then listens on
-    loopback addresses only."""
+    """Whether callers must authenticate. Without it the API listens on loopback addresses only.
+    `knit dev` switches it off, unless this variable is set."""
     bootstrap_token_sha256: SecretStr | None = None
     """Hex SHA-256 of a token with the role admin, for the first steps after an installation. None:
     there is none."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 from uuid import uuid4
 
@@ -103,9 +103,12 @@ class PostgresAuditStore:
         entry_id: int = row.entry_id
         return entry_id
 
-    async def end(self, entry_id: int, status: int) -> None:
+    async def end(
+        self, entry_id: int, status: int, *, made: Mapping[str, str] | None = None
+    ) -> None:
         """See the port."""
-        await self._db.do(_SQL["end"], {"entry_id": entry_id, "status": status})
+        targets = Jsonb({key: _plain(value) for key, value in (made or {}).items()})
+        await self._db.do(_SQL["end"], {"entry_id": entry_id, "status": status, "targets": targets})
 
     async def find(
         self, query: AuditQuery, *, limit: int, after: int | None = None

@@ -58,14 +58,15 @@ RETURNING entry_id
 -- name: end
 
 -- How a request has ended.
-INSERT INTO audit (outcome_of, at, status)
-VALUES (%(entry_id)s, date_trunc('milliseconds', clock_timestamp()), %(status)s)
+INSERT INTO audit (outcome_of, at, status, targets)
+VALUES (%(entry_id)s, date_trunc('milliseconds', clock_timestamp()), %(status)s, %(targets)s)
     ON CONFLICT (outcome_of) DO NOTHING
 
 -- name: entries
 
 -- Requests with their outcomes, the latest first.
-SELECT b.entry_id, b.at, b.subject, b.actor, b.method, b.route, b.targets, b.address, b.status,
+SELECT b.entry_id, b.at, b.subject, b.actor, b.method, b.route,
+       b.targets || coalesce(e.targets, '{}') AS targets, b.address, b.status,
        coalesce(b.status, e.status) AS outcome,
        CASE WHEN b.status IS NULL THEN e.at ELSE b.at END AS ended_at
   FROM audit b

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
@@ -76,10 +76,14 @@ class MemoryAudit(Part):
         entries.append(AuditEntry(len(entries) + 1, now, record, ended_at, record.status))
         return len(entries)
 
-    async def end(self, entry_id: int, status: int) -> None:
+    async def end(
+        self, entry_id: int, status: int, *, made: Mapping[str, str] | None = None
+    ) -> None:
         entries = self.rows.audit
-        if entries[entry_id - 1].ended_at is None:
-            entries[entry_id - 1] = replace(entries[entry_id - 1], ended_at=_now(), status=status)
+        one = entries[entry_id - 1]
+        if one.ended_at is None:
+            record = replace(one.record, targets={**one.record.targets, **(made or {})})
+            entries[entry_id - 1] = replace(one, record=record, ended_at=_now(), status=status)
 
     async def find(
         self, query: AuditQuery, *, limit: int, after: int | None = None

@@ -25,7 +25,10 @@ def token(name: str = "ci", *, role: Role = Role.EDITOR, lasts: float | None = N
 def request(actor: str = "alice", **more: object) -> AuditRecord:
     known = {"method": "PUT", "route": "/api/runs/{run_id}/abort", "targets": {"run_id": "1"}}
     return AuditRecord(
-        subject=f"token:{actor}", actor=actor, address="192.0.2.1", **(known | more)  # type: ignore[arg-type]
+        subject=f"token:{actor}",
+        actor=actor,
+        address="192.0.2.1",
+        **(known | more),  # type: ignore[arg-type]
     )
 
 
@@ -110,10 +113,11 @@ async def test_a_request_is_recorded_before_and_after(store: AnyStore) -> None:
     [entry] = await store.audit.find(AuditQuery(), limit=10)
     assert (entry.entry_id, entry.record, entry.status) == (entry_id, request(), None)
     assert entry.ended_at is None
-    await store.audit.end(entry_id, 200)
-    await store.audit.end(entry_id, 500)
+    await store.audit.end(entry_id, 200, made={"knit_id": "7"})
+    await store.audit.end(entry_id, 500, made={"knit_id": "8"})
     [entry] = await store.audit.find(AuditQuery(), limit=10)
     assert entry.status == 200
+    assert entry.record.targets == {"run_id": "1", "knit_id": "7"}
     assert entry.ended_at is not None
 
 
