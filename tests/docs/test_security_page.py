@@ -1,4 +1,4 @@
-"""The table of roles in docs/security.md is the matrix: `python -m tests.docs.test_security_page`."""
+"""The table of roles in docs/security.md: `python -m tests.docs.test_security_page` writes it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def table() -> list[str]:
     """The lines of the table, as the document and the matrix have it."""
     app = create_app(Deps(Lazy.of(None), Lazy.of(None), nobody_asks()))  # type: ignore[arg-type]
     rows = [
-        f"| `{method} {path}` | {_role(rule)} | {'yes' if rule.recorded else ''} | {_projects(rule)} |"
+        f"| `{method} {path}` | {_role(rule)} | {_recorded(rule)} | {_projects(rule)} |"
         for path, method, operation in operations(app.openapi())
         for rule in [MATRIX[operation["operationId"]]]
     ]
@@ -27,6 +27,10 @@ def table() -> list[str]:
 
 def _role(rule: Rule) -> str:
     return "none" if rule.role is None else rule.role.value
+
+
+def _recorded(rule: Rule) -> str:
+    return "yes" if rule.recorded else ""
 
 
 def _projects(rule: Rule) -> str:
