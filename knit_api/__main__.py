@@ -17,8 +17,9 @@ from typing import Final
 
 import uvicorn
 
+from knit_api.accounts.access import Accounts
+from knit_api.accounts.loopback import BindRefused, check_bind
 from knit_api.app import create_app
-from knit_api.auth import BindRefused, check_bind, is_loopback
 from knit_api.deps import Deps, EngineClient, Lazy
 from knit_api.extra.in_force import ExtraApis
 from knit_api.server.sockets import DetachableProtocol
@@ -60,6 +61,7 @@ def deps_from(settings: Settings) -> Deps:
     return Deps(
         store=store,
         transfers=Lazy(_transfers(settings), EngineUnavailable),
+        accounts=Accounts(settings.accounts, store.get),
         lease=settings.engine.transfer_lease,
         imports=ImportTimes(settings.engine.import_window, settings.engine.import_key_life),
         new_runs=settings.engine.new_runs_limit,
@@ -132,11 +134,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
     parser.add_argument("--port", type=_port, default=8080, help="0 takes a free one")
     parser.add_argument(
-        "--insecure-bind",
-        action="store_true",
-        help="allow a --host that others can reach, although knit has no authentication yet",
-    )
-    parser.add_argument(
         "--extra-apis-config",
         type=Path,
         metavar="FILE",
@@ -144,8 +141,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     options = parser.parse_args(arguments)
     try:
-        check_bind(options.host, insecure=options.insecure_bind)
         settings = _settings(options.extra_apis_config)
+        check_bind(options.host, required=settings.accounts.required)
         deps = deps_from(settings)
         deps.extra_apis.load()
     except (BindRefused, SettingsRefused, ExtraApisRefused) as refused:
@@ -153,7 +150,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logs.set_up(settings.log_format, settings.log_level)
     set_up_telemetry(settings.log_format)
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)  # we log what it would
-    app = create_app(deps, loopback_names_only=is_loopback(options.host))
+    app = create_app(deps, loopback_names_only=not settings.accounts.required)
     config = uvicorn.Config(
         app,
         host=options.host,

@@ -16,6 +16,9 @@ from uuid import UUID
 import httpx
 from fastapi import Depends, Request
 
+from knit_api.accounts.access import Accounts
+from knit_api.accounts.guard import projects_of
+from knit_api.accounts.projects import seen_by
 from knit_api.extra.in_force import ExtraApis
 from knit_api.server.streams import Threads, drain_background
 from knit_api.watchdog import wait_or_abandon
@@ -28,6 +31,7 @@ from knit_workflows.domain.hooks import HookPhase
 from knit_workflows.domain.ids import KnitId, RunId
 from knit_workflows.domain.imports import ImportTimes
 from knit_workflows.domain.ports import ApiStore
+from knit_workflows.domain.runs import USER
 from knit_workflows.settings import ExtraApisSettings
 
 log = logging.getLogger(__name__)
@@ -39,7 +43,9 @@ class TransferClient(Protocol):
     """What transfers ask of Temporal."""
 
     async def ping(self) -> None: ...  # noqa: D102
-    async def open_upload(self, key: UUID | None = None) -> TransferHandle: ...  # noqa: D102
+    async def open_upload(  # noqa: D102
+        self, key: UUID | None = None, *, actor: str = USER
+    ) -> TransferHandle: ...
     async def open_download(self, knit_id: KnitId) -> TransferHandle: ...  # noqa: D102
     async def renew(self, transfer: TransferHandle) -> None: ...  # noqa: D102
     async def finish(  # noqa: D102
@@ -166,6 +172,7 @@ class Deps:
 
     store: Lazy[ApiStore]
     transfers: Lazy[EngineClient]
+    accounts: Accounts
     lease: timedelta = timedelta(seconds=60)
     imports: ImportTimes = field(default_factory=ImportTimes)
     new_runs: int = 10_000
@@ -198,9 +205,9 @@ def get_deps(request: Request) -> Deps:
 DepsOf = Annotated[Deps, Depends(get_deps)]
 
 
-async def get_store(deps: DepsOf) -> ApiStore:
-    """Gives the store to a route; raises StoreUnavailable."""
-    return await deps.store.get()
+async def get_store(request: Request, deps: DepsOf) -> ApiStore:
+    """Gives the store to a route, as the caller may see it; raises StoreUnavailable."""
+    return seen_by(await deps.store.get(), projects_of(request))
 
 
 StoreOf = Annotated[ApiStore, Depends(get_store)]

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from knit_workflows.domain.os_errors import advice_for, reason_of
 from knit_workflows.yaml_lines import Document, NotYaml, RepeatedKey, Unfit, line_of, only_texts
 
-OWN_PATHS: Final = frozenset({"api", "healthz", "readyz"})
+OWN_PATHS: Final = frozenset({"api", "healthz", "readyz", ".well-known"})
 """First segments of the Web API's own paths; neither they nor anything below is ever forwarded."""
 
 MAX_BYTES: Final = 1 << 20

@@ -8,6 +8,8 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response
 
 from knit_api import pagination
+from knit_api.accounts.guard import ActorOf, ProjectsOf, note_made
+from knit_api.accounts.projects import tagged
 from knit_api.bodies import model_body
 from knit_api.deps import Deps, DepsOf, StoreOf
 from knit_api.openapi.document import failures, gives_stream, request_header, takes, takes_archive
@@ -70,7 +72,12 @@ async def find_data(
     },
 )
 async def upload_data(
-    request: Request, deps: DepsOf, options: Annotated[UploadOptions, Query()]
+    request: Request,
+    deps: DepsOf,
+    store: StoreOf,
+    actor: ActorOf,
+    projects: ProjectsOf,
+    options: Annotated[UploadOptions, Query()],
 ) -> Response:
     """Upload an archive as a new Data, with its tags if given; all of it or nothing.
 
@@ -83,8 +90,10 @@ async def upload_data(
     """
     key = idempotency.idempotency_key(request.headers)
     body = upload_body(request, deps.lease)
-    uploaded = await upload(deps, body, frozenset(options.tag), key)
-    one = uploaded.data
+    tags = tagged(projects, frozenset(options.tag))
+    uploaded = await upload(deps, body, tags, key, actor=actor)
+    one = await store.data.get(uploaded.data.knit_id) if projects else uploaded.data
+    note_made(request, knit_id=one.knit_id)
     response = json_response(ToWire().data(one))
     if uploaded.repeated:
         log.info(
@@ -101,7 +110,9 @@ async def upload_data(
     response_model=None,
     responses=gives_stream(GZIPPED_TAR, PLAIN_TAR) | failures(404, 426, 500, 503),
 )
-async def download_data(knit_id: KnitIdPath, request: Request, deps: DepsOf) -> Response:
+async def download_data(
+    knit_id: KnitIdPath, request: Request, deps: DepsOf, store: StoreOf, projects: ProjectsOf
+) -> Response:
     """Download the content of a Data as gzip(tar), or as plain tar if that is accepted first.
 
     It has files and links, as they are. `Accept: application/tar+gzip;entries=all` (or
@@ -113,6 +124,8 @@ async def download_data(knit_id: KnitIdPath, request: Request, deps: DepsOf) -> 
     is the MD5 of the body as it was sent. Over HTTP/1.0 it has a length instead of chunks, and the
     gzip is not compressed.
     """
+    if projects:
+        await store.data.get(knit_id)
     media_type, form = negotiate_archive(request.headers.get("accept", ""))
     direct = sockets.can_detach(request.scope)
     chunked = accepts_chunks(request.scope)
@@ -158,6 +171,7 @@ async def purge_data(
     knit_id: KnitIdPath,
     deps: DepsOf,
     store: StoreOf,
+    actor: ActorOf,
     options: Annotated[PurgeOptions, Query()],
 ) -> Response:
     """Discard the content of a Data for good; its tags, its Run and its lineage stay.
@@ -167,7 +181,7 @@ async def purge_data(
     or read. A second call changes nothing. Content that was only adopted is left as it is.
     """
     dry_run = bool(options.dry_run)
-    purge = await store.data.purge(knit_id, dry_run=dry_run)
+    purge = await store.data.purge(knit_id, actor=actor, dry_run=dry_run)
     size = None
     if dry_run and purge.volume is not None:
         size = await _size(deps, purge.volume)

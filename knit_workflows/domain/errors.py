@@ -5,14 +5,14 @@ KnitError
 ├─ InvalidRequest   InvalidTag, InvalidQuantity, InvalidPlan,
 │                   VolumeRefused                                 400  never retried
 ├─ NotFound         DataNotFound, PlanNotFound, RunNotFound,
-│                   DeliveryNotFound                            404  never retried
+│                   DeliveryNotFound, TokenNotFound               404  never retried
 ├─ Conflict         EquivalentPlan, CyclicPlans, IllegalMove,
 │                   TooManyRuns, DataExists, Superseded,
 │                   TooLarge, UploadInProgress, IdempotencyKeyConsumed,
-│                   HooksNotCalled, ImportOver                  409  never retried
+│                   HooksNotCalled, ImportOver, TokenExists       409  never retried
 ├─ Unavailable      StoreUnavailable, StoreMismatch, BackendUnavailable,
 │                   EngineUnavailable, TransferNotReady, Busy,
-│                   WorkerEnds                                  503  retried
+│                   WorkerEnds                                    503  retried
 │                   StoreFull, EngineFull, StorageFull            507  retried
 └─ BackendRejected                                                500  never retried
 ```
@@ -78,6 +78,10 @@ class DeliveryNotFound(NotFound):
     """There is no such delivery."""
 
 
+class TokenNotFound(NotFound):
+    """There is no such token."""
+
+
 class Conflict(KnitError):
     """The present state does not allow it."""
 
@@ -112,6 +116,10 @@ class IdempotencyKeyConsumed(Conflict):
 
 class ImportOver(Conflict):
     """The import is over: it has been ended before, or was not ended in time."""
+
+
+class TokenExists(Conflict):
+    """A valid token has that name already."""
 
 
 class TooLarge(Conflict):

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Awaitable, Callable
 
 from tests.bench import (
+    accounts,
     api_figures,
     burst,
     cluster,
@@ -33,6 +34,7 @@ BENCHES: dict[str, Callable[[], Awaitable[None]]] = {
     "store": store_figures.figures,
     "extra-apis": extra_apis.proxy,
     "api-at-size": api_figures.at_size,
+    "accounts": accounts.accounts,
     "one-run": lambda: cluster.one_run(10),
     "many-runs": lambda: cluster.many_runs(20),
 }

@@ -7,6 +7,7 @@ answer. A Run is addressed by (run id, generation); an older generation raises S
 
 from __future__ import annotations
 
+from knit_workflows.domain.ports.accounts import AuditStore, TokenStore
 from knit_workflows.domain.ports.data import AdoptionStore, DataStore, ImportStore
 from knit_workflows.domain.ports.hooks import HookStore
 from knit_workflows.domain.ports.housekeeping import Discarded, HousekeepingStore, UnfinishedImport
@@ -39,6 +40,7 @@ __all__ = [
     "AdmissionStore",
     "AdoptionStore",
     "ApiStore",
+    "AuditStore",
     "CompletionStore",
     "DataStore",
     "Discarded",
@@ -56,6 +58,7 @@ __all__ = [
     "StartableRun",
     "StopRequest",
     "Store",
+    "TokenStore",
     "TransferRecord",
     "TransferStore",
     "UnfinishedImport",

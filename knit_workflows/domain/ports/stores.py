@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from knit_workflows.domain.ports.accounts import AuditStore, TokenStore
 from knit_workflows.domain.ports.data import AdoptionStore, DataStore, ImportStore
 from knit_workflows.domain.ports.hooks import HookStore
 from knit_workflows.domain.ports.housekeeping import HousekeepingStore
@@ -35,6 +36,10 @@ class ApiStore(Protocol):
     def transfers(self) -> TransferStore: ...  # noqa: D102
     @property
     def hooks(self) -> HookStore: ...  # noqa: D102
+    @property
+    def tokens(self) -> TokenStore: ...  # noqa: D102
+    @property
+    def audit(self) -> AuditStore: ...  # noqa: D102
 
     async def ping(self) -> None:
         """Returns if the database answers."""

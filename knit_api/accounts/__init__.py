@@ -1,0 +1,1 @@
+"""Access control: who calls, what they may do, and the record of what they did."""
