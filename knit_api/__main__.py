@@ -17,8 +17,10 @@ from typing import Final
 
 import uvicorn
 
+from knit_api.accounts.access import Accounts
+from knit_api.accounts.loopback import BindRefused, check_bind
+from knit_api.accounts.verifiers import ProviderVerifier
 from knit_api.app import create_app
-from knit_api.auth import BindRefused, check_bind, is_loopback
 from knit_api.deps import Deps, EngineClient, Lazy
 from knit_api.extra.in_force import ExtraApis
 from knit_api.server.sockets import DetachableProtocol
@@ -29,7 +31,7 @@ from knit_workflows.domain.errors import EngineUnavailable, StoreUnavailable
 from knit_workflows.domain.imports import ImportTimes
 from knit_workflows.domain.ports import ApiStore
 from knit_workflows.extra_apis import ExtraApisRefused
-from knit_workflows.settings import Settings, SettingsRefused, read_settings
+from knit_workflows.settings import AccountSettings, Settings, SettingsRefused, read_settings
 from knit_workflows.store import PostgresStore
 from knit_workflows.telemetry import set_up_telemetry
 from knit_workflows.temporal_client import client_config, connect
@@ -60,6 +62,7 @@ def deps_from(settings: Settings) -> Deps:
     return Deps(
         store=store,
         transfers=Lazy(_transfers(settings), EngineUnavailable),
+        accounts=Accounts(settings.accounts, store.get, _providers(settings.accounts)),
         lease=settings.engine.transfer_lease,
         imports=ImportTimes(settings.engine.import_window, settings.engine.import_key_life),
         new_runs=settings.engine.new_runs_limit,
@@ -67,6 +70,15 @@ def deps_from(settings: Settings) -> Deps:
         extra_apis=ExtraApis(settings.extra_apis),
         close_store=close_store,
     )
+
+
+def _providers(settings: AccountSettings) -> Sequence[ProviderVerifier]:
+    if not settings.required or settings.oidc_issuer is None:
+        return ()
+    # Signatures with public keys cost memory that an API without a provider need not have.
+    from knit_api.accounts.oidc import OidcVerifier, issuer_client
+
+    return (OidcVerifier(settings, issuer_client(settings)),)
 
 
 def _transfers(settings: Settings) -> Callable[[], Awaitable[EngineClient]]:
@@ -132,11 +144,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
     parser.add_argument("--port", type=_port, default=8080, help="0 takes a free one")
     parser.add_argument(
-        "--insecure-bind",
-        action="store_true",
-        help="allow a --host that others can reach, although knit has no authentication yet",
-    )
-    parser.add_argument(
         "--extra-apis-config",
         type=Path,
         metavar="FILE",
@@ -144,8 +151,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     options = parser.parse_args(arguments)
     try:
-        check_bind(options.host, insecure=options.insecure_bind)
         settings = _settings(options.extra_apis_config)
+        check_bind(options.host, required=settings.accounts.required)
         deps = deps_from(settings)
         deps.extra_apis.load()
     except (BindRefused, SettingsRefused, ExtraApisRefused) as refused:
@@ -153,7 +160,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logs.set_up(settings.log_format, settings.log_level)
     set_up_telemetry(settings.log_format)
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)  # we log what it would
-    app = create_app(deps, loopback_names_only=is_loopback(options.host))
+    app = create_app(deps, loopback_names_only=not settings.accounts.required)
     config = uvicorn.Config(
         app,
         host=options.host,

@@ -7,16 +7,20 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import PackageNotFoundError, version
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from knit_api.auth import LoopbackHostMiddleware
+from knit_api.accounts.credentials import AUTHORIZATION
+from knit_api.accounts.guard import guard, guard_extra
+from knit_api.accounts.loopback import LoopbackHostMiddleware
+from knit_api.accounts.middleware import AccountsMiddleware
 from knit_api.deps import Deps
 from knit_api.error_responses import ErrorMiddleware, on_http_exception, on_validation_error
 from knit_api.openapi import document
 from knit_api.routes import (
+    accounts,
     adoption,
     completions,
     data,
@@ -53,17 +57,31 @@ def create_app(deps: Deps, *, loopback_names_only: bool = False) -> FastAPI:
         redirect_slashes=False,
         generate_unique_id_function=lambda route: route.name,
         lifespan=lifespan,
+        dependencies=[Depends(guard)],
         exception_handlers={
             HTTPException: on_http_exception,
             RequestValidationError: on_validation_error,
         },
     )
     app.state.deps = deps
-    for routes in (health, adoption, imports, data, lineage, plans, runs, hooks, completions, docs):
+    for routes in (
+        health,
+        accounts,
+        adoption,
+        imports,
+        data,
+        lineage,
+        plans,
+        runs,
+        hooks,
+        completions,
+        docs,
+    ):
         app.include_router(routes.router)
     document.install(app)
     app.add_middleware(TrailingSlashMiddleware)
     app.add_middleware(ExtraApiMiddleware)
+    app.add_middleware(AccountsMiddleware)
     if loopback_names_only:
         app.add_middleware(LoopbackHostMiddleware)
     app.add_middleware(ErrorMiddleware)
@@ -82,6 +100,10 @@ class ExtraApiMiddleware:
             deps: Deps = scope["app"].state.deps
             match = deps.extra_apis.endpoints.find(scope["raw_path"].decode("latin-1"))
             if match is not None:
+                await guard_extra(deps.accounts, scope, match.endpoint.path)
+                if deps.accounts.required:  # it held a credential of knit's
+                    headers = [one for one in scope["headers"] if one[0] != AUTHORIZATION]
+                    scope = {**scope, "headers": headers}
                 await deps.extra_apis.forward(match, scope, receive, send, deps.stopping)
                 return
         await self._app(scope, receive, send)

@@ -16,6 +16,7 @@ from uuid import UUID
 import httpx
 from fastapi import Depends, Request
 
+from knit_api.accounts.access import Accounts
 from knit_api.extra.in_force import ExtraApis
 from knit_api.server.streams import Threads, drain_background
 from knit_api.watchdog import wait_or_abandon
@@ -28,6 +29,7 @@ from knit_workflows.domain.hooks import HookPhase
 from knit_workflows.domain.ids import KnitId, RunId
 from knit_workflows.domain.imports import ImportTimes
 from knit_workflows.domain.ports import ApiStore
+from knit_workflows.domain.runs import USER
 from knit_workflows.settings import ExtraApisSettings
 
 log = logging.getLogger(__name__)
@@ -39,7 +41,9 @@ class TransferClient(Protocol):
     """What transfers ask of Temporal."""
 
     async def ping(self) -> None: ...  # noqa: D102
-    async def open_upload(self, key: UUID | None = None) -> TransferHandle: ...  # noqa: D102
+    async def open_upload(  # noqa: D102
+        self, key: UUID | None = None, *, actor: str = USER
+    ) -> TransferHandle: ...
     async def open_download(self, knit_id: KnitId) -> TransferHandle: ...  # noqa: D102
     async def renew(self, transfer: TransferHandle) -> None: ...  # noqa: D102
     async def finish(  # noqa: D102
@@ -166,6 +170,7 @@ class Deps:
 
     store: Lazy[ApiStore]
     transfers: Lazy[EngineClient]
+    accounts: Accounts
     lease: timedelta = timedelta(seconds=60)
     imports: ImportTimes = field(default_factory=ImportTimes)
     new_runs: int = 10_000
@@ -183,6 +188,7 @@ class Deps:
         await drain_background(self.timeouts.drain)
         self.threads.shutdown()
         await self.agents.aclose()
+        await self.accounts.aclose()
         if self.close_store is not None:
             with suppress(KnitError):
                 await self.close_store()

@@ -26,6 +26,7 @@ from pydantic import (
 from pydantic_core.core_schema import is_instance_schema
 
 from knit_workflows.domain import errors
+from knit_workflows.domain.accounts import AuditQuery
 from knit_workflows.domain.completions import Noun
 from knit_workflows.domain.cursors import parse_cursor
 from knit_workflows.domain.data import DataQuery
@@ -47,6 +48,7 @@ MAX_IDS: Final = 100_000
 
 _DEFAULT_HOPS: Final = 3
 _COUNT: Final = re.compile(r"[0-9]{1,9}")
+_ENTRY_ID: Final = re.compile(r"[0-9]{1,18}")
 _STATUSES: Final = {s.value: s for s in RunStatus if s is not RunStatus.INVALIDATED}
 
 UUID_PATTERN: Final = "^{}$".format(ID_PATTERN.replace("a-f", "A-Fa-f"))  # either case is read
@@ -79,6 +81,8 @@ RunIdPath = Annotated[RunId, _id(errors.RunNotFound), Path(description="the id o
 DeliveryIdPath = Annotated[
     str, _id(errors.DeliveryNotFound), Path(description="the id of a delivery to a hook")
 ]
+
+TokenIdPath = Annotated[str, _id(errors.TokenNotFound), Path(description="the id of a token")]
 
 # ---------------------------------------------------------------- values in queries
 
@@ -172,7 +176,7 @@ def _hops(text: str, info: ValidationInfo) -> int | Literal["all"] | None:
     return _count(info.field_name, text, "write a number, or all") if text else None
 
 
-def _instant(text: str) -> datetime | None:
+def _instant(text: str, info: ValidationInfo) -> datetime | None:
     if not text:
         return None
     try:
@@ -180,7 +184,16 @@ def _instant(text: str) -> datetime | None:
     except (ValueError, OverflowError) as error:
         # In a query an unescaped plus is a blank, and that is nearly always what went wrong.
         hint = "write %2B for the + of its offset" if " " in text else "write it as RFC 3339"
-        raise InvalidRequest(f"bad request: since: {error}", advice=hint) from error
+        raise InvalidRequest(f"bad request: {info.field_name}: {error}", advice=hint) from error
+
+
+def _entry_id(text: str) -> str:
+    if not _ENTRY_ID.fullmatch(text):
+        raise InvalidRequest(
+            f"bad request: {text[:80]!r} is not a cursor of this list",
+            advice="take it from the header X-Next-Cursor, or start again without one",
+        )
+    return text
 
 
 def _noun(text: str) -> Noun:
@@ -390,6 +403,25 @@ class DeliveryFilter(Page, _Since):
     def to_domain(self) -> DeliveryQuery:
         """Gives the filter."""
         return DeliveryQuery(run_id=self.run, failed=bool(self.failed), since=self.since)
+
+
+class AuditFilter(Page, _Since):
+    """The query of `GET /audit`."""
+
+    limit: Annotated[int | None, _LIMIT] = Field(
+        100, description=f"at most so many: 1 to {MAX_ITEMS} (100)"
+    )
+    cursor: Annotated[
+        str | None, _read(_entry_id, Annotated[str, Field(pattern="^[0-9]{1,18}$")])
+    ] = Field(None, description="the header `X-Next-Cursor` of the page before")
+    until: Annotated[datetime | None, _read(_instant, Annotated[str, WithJsonSchema(_INSTANT)])] = (
+        Field(None, description="RFC 3339; exclusive", examples=["2026-01-03T00:00:00Z"])
+    )
+    actor: _Text = Field(None, description="the name of who asked, or the subject")
+
+    def to_domain(self) -> AuditQuery:
+        """Gives the filter."""
+        return AuditQuery(actor=self.actor, since=self.since, until=self.until)
 
 
 class LogOptions(_Query):

@@ -40,6 +40,7 @@ from knit_workflows.contracts.volumes import (
 from knit_workflows.domain import errors
 from knit_workflows.domain.hooks import HookPhase
 from knit_workflows.domain.ids import KnitId, RunId
+from knit_workflows.domain.runs import KNIT, USER
 from knit_workflows.queue_state import queue_state
 from knit_workflows.settings import QueueSettings
 from knit_workflows.workflows import options
@@ -103,7 +104,9 @@ class KnitClient:
             if not await self._client.service_client.check_health(timeout=timedelta(seconds=2)):
                 raise errors.EngineUnavailable(advice=ADVICE)
 
-    async def open_upload(self, key: uuid.UUID | None = None) -> TransferHandle:
+    async def open_upload(
+        self, key: uuid.UUID | None = None, *, actor: str = USER
+    ) -> TransferHandle:
         """Makes a new, empty Data with its upload Run, and opens a transfer into it.
 
         With a key this succeeds once, for one caller.
@@ -114,7 +117,7 @@ class KnitClient:
         """
         upload = upload_for_key(key or uuid.uuid4())
         try:
-            return await self._open("write", upload)
+            return await self._open("write", upload, actor)
         except errors.NotFound as error:
             if key is None:
                 raise
@@ -125,7 +128,7 @@ class KnitClient:
         return await self._open("read", TransferHandle(uuid.uuid4().hex, knit_id, None))
 
     async def _open(
-        self, mode: Literal["read", "write"], transfer: TransferHandle
+        self, mode: Literal["read", "write"], transfer: TransferHandle, actor: str = KNIT
     ) -> TransferHandle:
         start = WithStartWorkflowOperation(
             TransferWorkflow.run,
@@ -134,6 +137,7 @@ class KnitClient:
                 mode=mode,
                 knit_id=transfer.knit_id,
                 run_id=transfer.run_id or "",
+                actor=actor,
                 lease=self._lease,
                 heartbeat=self._heartbeat,
                 compute_queue=self._queues.interactive,

@@ -19,7 +19,7 @@ import yaml
 
 from knit_workflows.domain.os_errors import advice_for, reason_of
 
-OWN_PATHS: Final = frozenset({"api", "healthz", "readyz"})
+OWN_PATHS: Final = frozenset({"api", "healthz", "readyz", ".well-known"})
 """First segments of the Web API's own paths; neither they nor anything below is ever forwarded."""
 
 MAX_BYTES: Final = 1 << 20

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
@@ -37,6 +39,8 @@ LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
 
 _PREFIX: Final = "KNIT_"
 _DELIMITER: Final = "__"
+_SECRET: Final = re.compile("URL|SHA256")
+"""Variables whose value is not shown."""
 _Span = Annotated[timedelta, Field(gt=timedelta())]
 _Grace = Annotated[timedelta, Field(ge=timedelta())]
 
@@ -52,6 +56,10 @@ class StoreSettings(_Group):
 
     url: SecretStr = SecretStr("postgresql://localhost/knit")
     """A PostgreSQL URL."""
+    application_role: str | None = None
+    """The database role as which all other processes connect; `python -m knit_workflows.store`,
+    which connects as the owner, grants it what they need. It cannot change the audit log. None:
+    they connect as the owner."""
     pool_size: int = Field(default=8, ge=2)
     """The most connections a process holds, besides one for notifications."""
     folder: Path | None = None
@@ -248,8 +256,8 @@ class AccountSettings(_Group):
     """Who may call the API, and as whom."""
 
     required: bool = True
-    """Whether callers must authenticate. `knit dev` switches it off; the API then listens on
-    loopback addresses only."""
+    """Whether callers must authenticate. Without it the API listens on loopback addresses only.
+    `knit dev` switches it off, unless this variable is set."""
     bootstrap_token_sha256: SecretStr | None = None
     """Hex SHA-256 of a token with the role admin, for the first steps after an installation. None:
     there is none."""
@@ -275,7 +283,31 @@ class AccountSettings(_Group):
     """Tags to which members of a group are bound, as JSON: `{"ml-team": ["project:x"]}`. A user
     sees what has a tag of any of these groups, and is bound even if other groups are not."""
     requests_per_minute: int = Field(default=1200, ge=1)
-    """How many requests a subject may make per minute on average."""
+    """How many requests a subject may make per minute on average; each API process counts."""
+    failures_per_minute: int = Field(default=30, ge=1)
+    """How many requests without a valid token an address may make per minute on average."""
+    public_url: str | None = None
+    """How clients reach the API, without a path: `https://knit.example`. None: as the request says
+    (its `Host`)."""
+    trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = ()
+    """Addresses of the proxies in front of the API, as JSON: `["10.0.0.0/8"]`. What they say in
+    `X-Forwarded-For` and `X-Forwarded-Proto` counts, what others say there does not."""
+
+    @field_validator("bootstrap_token_sha256")
+    @classmethod
+    def _is_sha256(cls, digest: SecretStr | None) -> SecretStr | None:
+        if digest is not None and not re.fullmatch(
+            "[0-9a-fA-F]{64}", digest.get_secret_value().strip()
+        ):
+            raise ValueError("must be the 64 hexadecimal digits of a SHA-256, not the token itself")
+        return digest
+
+    @field_validator("public_url")
+    @classmethod
+    def _is_origin(cls, url: str | None) -> str | None:
+        if url is not None and not re.fullmatch(r"https?://[\w.:\[\]-]+/?", url):
+            raise ValueError("must be scheme and host without a path: https://knit.example")
+        return url and url.rstrip("/")
 
     @field_validator("oidc_issuer")
     @classmethod
@@ -384,7 +416,7 @@ def _fault(error: ErrorDetails) -> str:
         known = (name for name, _ in _variables(_PREFIX, Settings))
         near = difflib.get_close_matches(variable, known, n=1, cutoff=0)
         return f"{variable} is not a setting of knit, {near[0]} is the nearest"
-    shown = f" is {value!r}" if isinstance(value, str) and "URL" not in variable else ""
+    shown = f" is {value!r}" if isinstance(value, str) and not _SECRET.search(variable) else ""
     return f"{variable}{shown}: {error['msg'].removeprefix('Value error, ')}"
 
 

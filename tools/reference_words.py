@@ -169,8 +169,9 @@ PLAN_KEYS: Final[Mapping[str, tuple[str, str]]] = {
 
 ENDPOINTS: Final = """\
 The document itself is served as `/api/openapi.json` (OpenAPI 3.1), and as a page for people under
-`/api/docs`. The API listens on a loopback address; it has no authentication yet, and refuses to
-listen elsewhere without `--insecure-bind`.
+`/api/docs`. Callers authenticate, each endpoint needs a role: see [security](../security.md). With
+`KNIT_ACCOUNTS__REQUIRED=false` anybody may do everything; the API then refuses to listen on another
+than a loopback address.
 
 Every error has the same shape, and says what to do next:
 

@@ -48,6 +48,13 @@ class TokenVerifier(Protocol):
         """
 
 
+class ProviderVerifier(TokenVerifier, Protocol):
+    """Knows the tokens of somebody else, whom it asks over the network."""
+
+    async def aclose(self) -> None:
+        """Ends what is under way."""
+
+
 class KnitTokenVerifier:
     """Knows the tokens that `knit admin token create` makes.
 
@@ -118,6 +125,10 @@ class Verifiers:
         """Says whether a token has been valid before, and is still remembered."""
         return digest_of(token) in self._cached
 
+    def forget(self, digest: str) -> None:
+        """Has the token of that digest verified anew: in this process it is revoked at once."""
+        self._cached.pop(digest, None)
+
     async def verify(self, token: str) -> Principal:
         """Gives whom a token authenticates.
 
@@ -127,13 +138,13 @@ class Verifiers:
         """
         if (known := self.cached(token)) is not None:
             return known
-        digest = digest_of(token)
+        digest, begun = digest_of(token), self._clock()
         try:
             principal = await self._ask(token)
         except TokenRefused:
             self._cached.pop(digest, None)
             raise
-        self._cached[digest] = (self._clock() + CACHE_SECONDS, principal)
+        self._cached[digest] = (begun + CACHE_SECONDS, principal)
         self._cached.move_to_end(digest)
         while len(self._cached) > _MAX_CACHED:
             self._cached.popitem(last=False)

@@ -12,10 +12,12 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 
+from knit_api.accounts.matrix import MATRIX
 from knit_api.bodies import JWT
 from knit_api.openapi import examples
 from knit_api.parameters import Page
 from knit_api.transfers.codecs import CHECKSUM_TRAILER, GZIPPED_TAR, PLAIN_TAR
+from knit_workflows.wire.accounts import NewToken
 from knit_workflows.wire.adoption import AdoptRequest
 from knit_workflows.wire.deliveries import HookSkip, HookTestRequest
 from knit_workflows.wire.errors import ErrorBody
@@ -34,8 +36,11 @@ SERVER: Final = "http://127.0.0.1:8080"
 
 _ABOUT: Final = """\
 Every error has the same shape, `{"message": {"reason", "advice", "see"}}`, also those that no
-operation mentions: 404 for an unknown path, 405 for a method a path does not have (`Allow` names
-those it has), 403 when a local API is called by another name than a loopback one, 500 for a bug.
+operation mentions: 401 without a valid token (`WWW-Authenticate` says how to get one), 403 for a
+role that does not allow it, or when a local API is called by another name than a loopback one, 404
+for an unknown path, 405 for a method a path does not have (`Allow` names those it has), 429 for too
+many requests (`Retry-After` says when to go on), 500 for a bug. `x-role` is the role that an
+operation needs; each role may do what the ones before it may: viewer, editor, operator, admin.
 Paths may end in `/`. Times are RFC 3339 with an offset.
 """
 Extra = dict[str, Any]
@@ -48,6 +53,7 @@ _BODIES: Final[tuple[type[BaseModel], ...]] = (
     ServiceAccountChange,
     PriorityChange,
     TagChange,
+    NewToken,
     HookSkip,
     HookTestRequest,
     AdoptRequest,
@@ -74,6 +80,8 @@ _LEADS_TO: Final = {
     "find_plans": {"plan_id": "/0/planId"},
     "find_runs": {"run_id": "/0/runId", "plan_id": "/0/plan/planId"},
     "find_deliveries": {"delivery_id": "/0/id", "run_id": "/0/runId"},
+    "create_token": {"token_id": "/tokenId"},
+    "list_tokens": {"token_id": "/0/tokenId"},
 }
 """JSON pointers into the responses of operations, to ids that other operations take."""
 
@@ -187,6 +195,7 @@ def _document(app: FastAPI) -> Extra:
         schemas[f"{model.__name__}In"] = schema
     for path, method, operation in operations(document):
         _complete(path, method, operation)
+    _secure(document)
     _link(document)
     # FastAPI adds the shapes of its own errors, and what it finds in the models of queries.
     for unused in ("HTTPValidationError", "ValidationError", "RunStatus"):
@@ -230,6 +239,21 @@ def _complete_parameter(parameter: Extra) -> None:
         parameter["example"] = examples.IDS[parameter["name"]]
     elif shown := schema.pop("examples", None):
         parameter["example"] = shown[0]
+
+
+def _secure(document: Extra) -> None:
+    """Says how to authenticate, and which role each operation needs."""
+    document["components"]["securitySchemes"] = {
+        "bearer": {"type": "http", "scheme": "bearer", "description": "a token"},
+        "basic": {"type": "http", "scheme": "basic", "description": "a token, as the password"},
+    }
+    document["security"] = [{"bearer": []}, {"basic": []}]
+    for _, _, operation in operations(document):
+        rule = MATRIX.get(operation["operationId"])
+        if rule is None or rule.role is None:
+            operation["security"] = []
+        else:
+            operation["x-role"] = rule.role.value
 
 
 def _link(document: Extra) -> None:

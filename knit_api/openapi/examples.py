@@ -16,6 +16,7 @@ TAGS: Final[Mapping[str, str]] = {
     "runs": "computations: one per Plan and combination of Data",
     "hooks": "URLs that are told of the changes of Runs, and may hold them up",
     "completions": "what a shell offers when a key is pressed",
+    "accounts": "who calls, tokens, and the record of what everybody did",
     "health": "whether knit is up",
 }
 IDS: Final[Mapping[str, str]] = {
@@ -23,6 +24,7 @@ IDS: Final[Mapping[str, str]] = {
     "plan_id": "3f6c1a52-2d47-4c0b-8f5d-7b1e9c3d4a02",
     "run_id": "c5e2d7a4-91b8-4e36-a2f0-5d8c6b7e1f03",
     "delivery_id": "2d9b7c04-6f1e-5a83-9c50-b8e4d1f7a611",
+    "token_id": "9e41c7d2-08b6-4f35-a1e9-3c7d50b2f612",
 }
 
 _DATASET: Final = IDS["knit_id"]
@@ -175,6 +177,30 @@ _EVENTS: Final = [
 ]
 
 
+_TOKEN: Final = {
+    "tokenId": IDS["token_id"],
+    "name": "ci",
+    "role": "editor",
+    "projects": [],
+    "prefix": "knit_Zr3mQ0x",
+    "createdAt": _UPLOADED_AT,
+    "createdBy": "ada",
+    "expiresAt": "2026-02-01T03:04:05.678+00:00",
+}
+_RECORDED: Final = {
+    "id": 4711,
+    "at": _ENDED_AT,
+    "subject": "token:ci",
+    "actor": "ci",
+    "method": "PUT",
+    "route": "/api/runs/{run_id}/abort",
+    "targets": {"run_id": IDS["run_id"]},
+    "address": "192.0.2.17",
+    "status": 200,
+    "endedAt": "2026-01-02T03:14:15.912+00:00",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Example:
     """A request body of an operation, and the body of its response with 200; None: no JSON."""
@@ -189,6 +215,30 @@ OPERATIONS: Final[Mapping[str, Example]] = {
     "healthz": Example({"parts": {}}),
     "readyz": Example({"parts": {"store": "ok", "engine": "ok"}}),
     "show_version": Example({"version": "0.1.0", "upload_keys": True, "sparse_files": True}),
+    "protected_resource": Example(
+        {
+            "resource": "https://knit.example",
+            "authorization_servers": ["https://login.example"],
+            "bearer_methods_supported": ["header"],
+            "knit_client_id": "knit",
+        }
+    ),
+    "whoami": Example(
+        {
+            "subject": "token:ci",
+            "name": "ci",
+            "role": "editor",
+            "projects": [],
+            "expires": "2026-02-01T03:04:05.678+00:00",
+        }
+    ),
+    "list_tokens": Example([_TOKEN]),
+    "create_token": Example(
+        {**_TOKEN, "token": f"knit_{'Zr3mQ0x' * 7}"},
+        {"name": "ci", "role": "editor", "expiresIn": "720h"},
+    ),
+    "revoke_token": Example({**_TOKEN, "revokedAt": _ENDED_AT, "revokedBy": "ada"}),
+    "find_audit": Example([_RECORDED]),
     "find_data": Example([_DATA]),
     "upload_data": Example({**_DATA, "downstreams": [], "nomination": []}),
     "show_data": Example(_DATA),

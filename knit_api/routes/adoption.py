@@ -9,6 +9,7 @@ from typing import Final
 
 from fastapi import APIRouter, Request, Response
 
+from knit_api.accounts.guard import ActorOf, note_made
 from knit_api.bodies import model_body
 from knit_api.deps import DepsOf, StoreOf
 from knit_api.openapi.document import failures, takes
@@ -27,7 +28,7 @@ log = logging.getLogger(__name__)
 router = APIRouter(prefix="/api/adoptions", tags=["data"])
 
 _NAMED_AT_ONCE: Final = 10
-"""How many refused volumes an error names."""
+"""How many refused volumes an error names, and how many new Data the audit log."""
 
 
 @router.post(
@@ -36,7 +37,7 @@ _NAMED_AT_ONCE: Final = 10
     responses=failures(400, 413, 503),
     openapi_extra=takes(AdoptRequest),
 )
-async def adopt_volumes(request: Request, deps: DepsOf, store: StoreOf) -> Response:
+async def adopt_volumes(request: Request, deps: DepsOf, store: StoreOf, actor: ActorOf) -> Response:
     """Make existing volumes Data, with tags: no byte is copied, and none of them is read.
 
     All of them or, if one is refused, none. A volume that was adopted before stays the Data that it
@@ -59,8 +60,11 @@ async def adopt_volumes(request: Request, deps: DepsOf, store: StoreOf) -> Respo
         return await json_list_response(foreseen, lambda one: one)
     _raise_if_refused(answers)
     found = await store.adoptions.adopt(
-        [replace(one, volume=answer.name) for one, answer in zip(adoptions, answers, strict=True)]
+        [replace(one, volume=answer.name) for one, answer in zip(adoptions, answers, strict=True)],
+        actor=actor,
     )
+    named = ",".join(one.data.knit_id for one in found[:_NAMED_AT_ONCE])
+    note_made(request, knit_id=named, volumes=str(len(found)))
     _log(found)
     to_wire = ToWire()
     return await json_list_response(

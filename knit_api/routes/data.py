@@ -8,6 +8,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response
 
 from knit_api import pagination
+from knit_api.accounts.guard import ActorOf, note_made
 from knit_api.bodies import model_body
 from knit_api.deps import Deps, DepsOf, StoreOf
 from knit_api.openapi.document import failures, gives_stream, request_header, takes, takes_archive
@@ -70,7 +71,7 @@ async def find_data(
     },
 )
 async def upload_data(
-    request: Request, deps: DepsOf, options: Annotated[UploadOptions, Query()]
+    request: Request, deps: DepsOf, actor: ActorOf, options: Annotated[UploadOptions, Query()]
 ) -> Response:
     """Upload an archive as a new Data, with its tags if given; all of it or nothing.
 
@@ -83,8 +84,9 @@ async def upload_data(
     """
     key = idempotency.idempotency_key(request.headers)
     body = upload_body(request, deps.lease)
-    uploaded = await upload(deps, body, frozenset(options.tag), key)
+    uploaded = await upload(deps, body, frozenset(options.tag), key, actor=actor)
     one = uploaded.data
+    note_made(request, knit_id=one.knit_id)
     response = json_response(ToWire().data(one))
     if uploaded.repeated:
         log.info(
@@ -158,6 +160,7 @@ async def purge_data(
     knit_id: KnitIdPath,
     deps: DepsOf,
     store: StoreOf,
+    actor: ActorOf,
     options: Annotated[PurgeOptions, Query()],
 ) -> Response:
     """Discard the content of a Data for good; its tags, its Run and its lineage stay.
@@ -167,7 +170,7 @@ async def purge_data(
     or read. A second call changes nothing. Content that was only adopted is left as it is.
     """
     dry_run = bool(options.dry_run)
-    purge = await store.data.purge(knit_id, dry_run=dry_run)
+    purge = await store.data.purge(knit_id, actor=actor, dry_run=dry_run)
     size = None
     if dry_run and purge.volume is not None:
         size = await _size(deps, purge.volume)

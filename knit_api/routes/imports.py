@@ -7,6 +7,7 @@ from typing import Final
 
 from fastapi import APIRouter, Request, Response
 
+from knit_api.accounts.guard import ActorOf, forgive, note_made
 from knit_api.bodies import JWT, token_body
 from knit_api.deps import Deps, DepsOf, StoreOf
 from knit_api.errors import HttpProblem
@@ -14,8 +15,9 @@ from knit_api.openapi.document import failures, gives_token, takes_token
 from knit_api.responses import json_response
 from knit_workflows.domain import jws
 from knit_workflows.domain.errors import VolumeRefused
-from knit_workflows.domain.imports import Import, import_of
+from knit_workflows.domain.imports import CLAIM_ACTOR, Import, import_of
 from knit_workflows.domain.ports import ApiStore
+from knit_workflows.domain.runs import USER
 from knit_workflows.wire.data import Data
 from knit_workflows.wire.mapping import ToWire
 
@@ -31,7 +33,7 @@ _ANEW: Final = "begin another import"
 
 @router.post(f"{_KNITFABS}/begin", name="knitfab_begin_import", include_in_schema=False)
 @router.post(f"{_PATH}/begin", response_model=None, responses=gives_token() | failures(503))
-async def begin_import(deps: DepsOf, store: StoreOf) -> Response:
+async def begin_import(request: Request, deps: DepsOf, store: StoreOf, actor: ActorOf) -> Response:
     """Begin an import: gives a token that names the volume to be made, in its claim `sub`.
 
     That is a claim in knit's namespace on Kubernetes, and a folder in `volumes` of knit's state
@@ -40,9 +42,10 @@ async def begin_import(deps: DepsOf, store: StoreOf) -> Response:
     (a setting).
     """
     key = await store.imports.signing_key(deps.imports)
-    begun = await store.imports.begin()
+    begun = await store.imports.begin(actor=actor)
+    note_made(request, knit_id=begun.knit_id, run_id=begun.run_id)
     _log("import begins", "import_begun", begun)
-    token = jws.sign(begun.claims(), kid=key.kid, secret=key.secret)
+    token = jws.sign(begun.claims(actor), kid=key.kid, secret=key.secret)
     return Response(token, media_type=JWT)
 
 
@@ -59,23 +62,31 @@ async def end_import(request: Request, deps: DepsOf, store: StoreOf) -> Response
     400 if the volume is missing, or not bound within three seconds: it may be ended again. 401 for
     a token that is malformed, not signed by this knit, or whose key has expired; 500 if the key is
     not known. 409 if the import is over: ended before, not ended in time, or deleted.
+
+    That token is all that it needs: who has begun the import has authenticated, and is the actor.
     """
-    begun = await _verified(await token_body(request), deps, store)
+    begun, actor = await _verified(await token_body(request), deps, store)
+    forgive(request)
+    note_made(request, knit_id=begun.knit_id, run_id=begun.run_id, actor=actor)
     await store.imports.require_open(begun, window=deps.imports.window)
     client = await deps.transfers.get()
     await client.ping()
     [answer] = await client.look_at_volumes("bound", [begun.volume])
     if answer.reason:
         raise VolumeRefused(answer.reason, advice=answer.advice, see=begun.knit_id)
-    await store.imports.end(begun, window=deps.imports.window)
+    await store.imports.end(begun, window=deps.imports.window, actor=actor)
     # If this process dies here, or the database does, housekeeping finishes it.
     await store.imports.finish(begun)
     _log("import ends", "import_ended", begun)
     return json_response(ToWire().data(await store.data.get(begun.knit_id)))
 
 
-async def _verified(text: str, deps: Deps, store: ApiStore) -> Import:
-    """Gives what a token is about; raises HttpProblem unless this knit has signed it."""
+async def _verified(text: str, deps: Deps, store: ApiStore) -> tuple[Import, str]:
+    """Gives what a token is about, and who has begun that.
+
+    Raises:
+        HttpProblem: this knit has not signed it, or too long ago.
+    """
     try:
         token = jws.read(text)
         key = await store.imports.find_key(token.kid)
@@ -89,7 +100,7 @@ async def _verified(text: str, deps: Deps, store: ApiStore) -> Import:
         ) from error
     if key.age > deps.imports.key_life:
         raise HttpProblem(401, "the token has expired", _ANEW)
-    return begun
+    return begun, str(token.claims.get(CLAIM_ACTOR) or USER)
 
 
 def _log(message: str, action: str, begun: Import) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated, Final
 from fastapi import APIRouter, Query, Request, Response
 
 from knit_api import pagination
+from knit_api.accounts.guard import ActorOf, note_made
 from knit_api.bodies import json_body, require_json
 from knit_api.deps import DepsOf, StoreOf
 from knit_api.openapi.document import failures, takes
@@ -81,6 +82,7 @@ async def register_plan(
         plan = await store.plans.register(spec, new_runs_limit=limit)
     except TooManyRuns as refused:
         raise TooManyRuns(refused.reason, advice=refused.advice, see=CONFIRM) from refused
+    note_made(request, plan_id=plan.summary.plan_id)
     log.info(
         "Plan is registered",
         extra={"action": "plan_registered", "plan_id": plan.summary.plan_id},
@@ -95,19 +97,19 @@ async def show_plan(plan_id: PlanIdPath, store: StoreOf) -> Response:
 
 
 @router.put("/{plan_id}/active", response_model=Plan, responses=failures(404, 503))
-async def activate_plan(plan_id: PlanIdPath, store: StoreOf) -> Response:
+async def activate_plan(plan_id: PlanIdPath, store: StoreOf, actor: ActorOf) -> Response:
     """Let the Plan's deactivated Runs wait for their turn again; idempotent."""
-    return await _set_active(store, plan_id, True)
+    return await _set_active(store, plan_id, True, actor)
 
 
 @router.delete("/{plan_id}/active", response_model=Plan, responses=failures(404, 503))
-async def deactivate_plan(plan_id: PlanIdPath, store: StoreOf) -> Response:
+async def deactivate_plan(plan_id: PlanIdPath, store: StoreOf, actor: ActorOf) -> Response:
     """Keep the Plan's waiting Runs from starting; idempotent."""
-    return await _set_active(store, plan_id, False)
+    return await _set_active(store, plan_id, False, actor)
 
 
-async def _set_active(store: ApiStore, plan_id: PlanId, active: bool) -> Response:
-    plan = await store.plans.set_active(plan_id, active)
+async def _set_active(store: ApiStore, plan_id: PlanId, active: bool, actor: str) -> Response:
+    plan = await store.plans.set_active(plan_id, active, actor=actor)
     return _changed(plan, "plan_active_set", active=active)
 
 

@@ -9,6 +9,7 @@ from urllib.parse import quote
 from fastapi import APIRouter, Query, Request, Response
 
 from knit_api import pagination
+from knit_api.accounts.guard import ActorOf
 from knit_api.deps import DepsOf, StoreOf
 from knit_api.openapi.document import failures, gives_stream
 from knit_api.pagination import page_response
@@ -82,15 +83,15 @@ async def run_log(
 
 
 @router.put("/{run_id}/abort", response_model=Run, responses=failures(404, 409, 503))
-async def abort_run(run_id: RunIdPath, store: StoreOf) -> Response:
+async def abort_run(run_id: RunIdPath, store: StoreOf, actor: ActorOf) -> Response:
     """Stop a Run as failed; its outputs are kept and never used."""
-    return await _stop(store, run_id, fail=True)
+    return await _stop(store, run_id, actor, fail=True)
 
 
 @router.put("/{run_id}/tearoff", response_model=Run, responses=failures(404, 409, 503))
-async def tear_off_run(run_id: RunIdPath, store: StoreOf) -> Response:
+async def tear_off_run(run_id: RunIdPath, store: StoreOf, actor: ActorOf) -> Response:
     """Stop a Run as done: what it has written so far is good enough."""
-    return await _stop(store, run_id, fail=False)
+    return await _stop(store, run_id, actor, fail=False)
 
 
 @router.put(
@@ -99,9 +100,9 @@ async def tear_off_run(run_id: RunIdPath, store: StoreOf) -> Response:
     response_class=Response,
     responses=failures(404, 409, 503),
 )
-async def retry_run(run_id: RunIdPath, store: StoreOf) -> Response:
+async def retry_run(run_id: RunIdPath, store: StoreOf, actor: ActorOf) -> Response:
     """Carry out a done or failed Run once more, as its next generation with new outputs."""
-    run = await store.runs.retry(run_id)
+    run = await store.runs.retry(run_id, actor=actor)
     log.info(
         "Run is retried",
         extra={"action": "run_retried", "run_id": run_id, "generation": run.generation},
@@ -112,13 +113,13 @@ async def retry_run(run_id: RunIdPath, store: StoreOf) -> Response:
 @router.delete(
     "/{run_id}", status_code=204, response_class=Response, responses=failures(404, 409, 503)
 )
-async def delete_run(run_id: RunIdPath, store: StoreOf) -> Response:
+async def delete_run(run_id: RunIdPath, store: StoreOf, actor: ActorOf) -> Response:
     """Delete a Run that is not under way, and its outputs with it; it never runs again.
 
     The header `Kept-Volume` names a volume that stays, because knit has only adopted it; it is
     percent-encoded.
     """
-    kept = await store.runs.delete(run_id)
+    kept = await store.runs.delete(run_id, actor=actor)
     log.info(
         "Run is deleted",
         extra={"action": "run_deleted", "run_id": run_id, "kept_volumes": list(kept)},
@@ -129,8 +130,8 @@ async def delete_run(run_id: RunIdPath, store: StoreOf) -> Response:
     return response
 
 
-async def _stop(store: ApiStore, run_id: RunId, *, fail: bool) -> Response:
-    run = await store.runs.stop(run_id, fail=fail)
+async def _stop(store: ApiStore, run_id: RunId, actor: str, *, fail: bool) -> Response:
+    run = await store.runs.stop(run_id, fail=fail, actor=actor)
     log.info(
         "Run is being stopped",
         extra={

@@ -146,7 +146,7 @@ class Transfer:
             await self.client.finish(self.handle, ok=True)
 
 
-async def open_upload(deps: Deps, key: UUID | None) -> Transfer:
+async def open_upload(deps: Deps, key: UUID | None, actor: str) -> Transfer:
     """Opens a transfer into the volume of a new Data.
 
     Raises:
@@ -154,7 +154,7 @@ async def open_upload(deps: Deps, key: UUID | None) -> Transfer:
         Unavailable: store, Temporal or volume.
     """
     client = await deps.transfers.get()
-    return await _open(deps, client, lambda: client.open_upload(key))
+    return await _open(deps, client, lambda: client.open_upload(key, actor=actor))
 
 
 @asynccontextmanager

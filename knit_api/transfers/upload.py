@@ -26,9 +26,14 @@ class Uploaded:
 
 
 async def upload(
-    deps: Deps, body: UploadBody, tags: frozenset[Tag], key: UUID | None = None
+    deps: Deps,
+    body: UploadBody,
+    tags: frozenset[Tag],
+    key: UUID | None = None,
+    *,
+    actor: str,
 ) -> Uploaded:
-    """Makes a Data of a body; at worst a failed Run is left.
+    """Makes a Data of a body, for `actor`; at worst a failed Run is left.
 
     On any failure, a client that disconnects and the end of this process included, the content is
     removed and the transfer aborted before the error is raised. Of all requests with one key at
@@ -43,7 +48,7 @@ async def upload(
     if key is not None and (existing := await existing_upload(store, key)):
         return Uploaded(existing, repeated=True)
     try:
-        transfer = await lifecycle.open_upload(deps, key)
+        transfer = await lifecycle.open_upload(deps, key, actor)
     except (errors.UploadInProgress, errors.IdempotencyKeyConsumed):
         # Another request with the key was quicker: it may have come to its end by now.
         if key is not None and (existing := await existing_upload(store, key)):

@@ -139,6 +139,8 @@ def _environment(
         # One process does everything here, so short activities share the workflows' queue, where
         # Temporal can start them eagerly, without a round trip.
         "KNIT_QUEUES__COMPUTE": "knit",
+        # Whoever reaches this machine's loopback is its user.
+        "KNIT_ACCOUNTS__REQUIRED": os.environ.get("KNIT_ACCOUNTS__REQUIRED", "false"),
         # Here a hook's receiver is usually a program that is being written, on this machine.
         "KNIT_HOOKS__ALLOW_LOOPBACK": "true",
         "KNIT_LOG_FORMAT": "json",

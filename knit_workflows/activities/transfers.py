@@ -110,7 +110,7 @@ class ComputeTransferActivities(TransferActivities):
         knit_id = KnitId(request.knit_id)
         if request.mode == "write":
             return await self._store.begin_upload(
-                request.transfer_id, RunId(request.run_id), knit_id
+                request.transfer_id, RunId(request.run_id), knit_id, actor=request.actor
             )
         return await self._store.begin_download(request.transfer_id, knit_id)
 

@@ -9,6 +9,7 @@ from typing import Literal
 from temporalio import activity
 
 from knit_workflows.contracts.messages import Message
+from knit_workflows.domain.runs import KNIT
 
 
 class TransferInput(Message):
@@ -18,6 +19,8 @@ class TransferInput(Message):
     mode: Literal["read", "write"]
     knit_id: str
     run_id: str = ""
+    actor: str = KNIT
+    """Who uploads, for the history."""
     lease: timedelta = timedelta(seconds=60)
     heartbeat: timedelta = timedelta(seconds=20)
     compute_queue: str
@@ -54,6 +57,7 @@ class OpenTransfer(Message):
     mode: Literal["read", "write"]
     knit_id: str
     run_id: str = ""
+    actor: str = KNIT
 
 
 class CloseTransfer(Message):

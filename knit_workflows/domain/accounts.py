@@ -51,9 +51,6 @@ class Principal:
 
 RESERVED_NAMES: Final = frozenset({"knit", "user", "bootstrap"})
 """Actors of histories that are no token: knit itself, anybody without accounts, the first token."""
-MAX_TOKENS: Final = 10_000
-"""The most tokens that are listed at once."""
-
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 
 
@@ -128,6 +125,10 @@ class AuditRecord:
     targets: Mapping[str, str]
     address: str
     status: int | None = None
+
+
+MAX_ROUTE: Final = 500
+"""Characters that are kept of a path that no route declares, and of each target."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,11 @@ from uuid import uuid4
 
 from knit_workflows.domain import jws
 from knit_workflows.domain.ids import KnitId, RunId, is_id
+from knit_workflows.domain.runs import USER
 
 CLAIM_KNIT_ID: Final = "knitfab/knitId"
 CLAIM_RUN_ID: Final = "knitfab/runId"
+CLAIM_ACTOR: Final = "knit/actor"
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,13 +25,14 @@ class Import:
     knit_id: KnitId
     volume: str
 
-    def claims(self) -> Mapping[str, str]:
-        """Gives the claims of a new token for it."""
+    def claims(self, actor: str = USER) -> Mapping[str, str]:
+        """Gives the claims of a new token for it; `actor` has begun it."""
         return {
             "jti": str(uuid4()),
             "sub": self.volume,
             CLAIM_KNIT_ID: self.knit_id,
             CLAIM_RUN_ID: self.run_id,
+            CLAIM_ACTOR: actor,
         }
 
 

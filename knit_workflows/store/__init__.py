@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from knit_workflows.store.migrations import migrate
+from knit_workflows.store.migrations import RoleRefused, migrate
 from knit_workflows.store.postgres import PostgresStore
 
-__all__ = ["PostgresStore", "migrate"]
+__all__ = ["PostgresStore", "RoleRefused", "migrate"]

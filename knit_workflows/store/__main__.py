@@ -1,6 +1,8 @@
 """`python -m knit_workflows.store`: brings the database of `KNIT_STORE__URL` to this version.
 
-Run it before the first start and before each upgrade; a second run changes nothing.
+Run it before the first start and before each upgrade; a second run changes nothing. It connects as
+the owner of the tables. The role in `KNIT_STORE__APPLICATION_ROLE`, as which the other processes
+then connect, is granted what they need and no more.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ import asyncio
 
 from knit_workflows.domain.errors import StoreUnavailable
 from knit_workflows.settings import SettingsRefused, read_settings
-from knit_workflows.store import migrate
+from knit_workflows.store import RoleRefused, migrate
 
 
 def main() -> None:
@@ -18,11 +20,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m knit_workflows.store", description=__doc__)
     parser.parse_args()
     try:
-        url = read_settings().store.url.get_secret_value()
+        settings = read_settings().store
     except SettingsRefused as refused:
         parser.error(str(refused))
     try:
-        asyncio.run(migrate(url))
+        asyncio.run(
+            migrate(settings.url.get_secret_value(), application_role=settings.application_role)
+        )
+    except RoleRefused as refused:
+        parser.error(f"KNIT_STORE__APPLICATION_ROLE: {refused}")
     except StoreUnavailable as error:
         parser.exit(1, f"error: {error.reason}\nhint: {error.advice or 'check KNIT_STORE__URL'}\n")
 

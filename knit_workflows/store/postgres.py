@@ -7,6 +7,7 @@ from typing import Final
 from knit_workflows.domain.errors import StoreUnavailable
 from knit_workflows.settings import StoreSettings
 from knit_workflows.store import named_sql
+from knit_workflows.store.accounts import PostgresAuditStore, PostgresTokenStore
 from knit_workflows.store.completions import PostgresCompletionStore
 from knit_workflows.store.connection import Database
 from knit_workflows.store.data.adoption import PostgresAdoptionStore
@@ -47,6 +48,8 @@ class PostgresStore:
         self.imports = PostgresImportStore(db, self.execution)
         self.admission = PostgresAdmissionStore(db, listener, self.execution)
         self.hooks = PostgresHookStore(db)
+        self.tokens = PostgresTokenStore(db)
+        self.audit = PostgresAuditStore(db)
         self.transfers = PostgresTransferStore(db)
         self.housekeeping = PostgresHousekeepingStore(db)
 

@@ -79,6 +79,10 @@ def _text(*, nullable: bool = False) -> Any:
     return Field(sa_column=Column(Text, nullable=nullable))
 
 
+def _text_or_nothing() -> Any:
+    return Field(sa_column=Column(Text, nullable=False, server_default=text("''")))
+
+
 def _json(default: str) -> Any:
     return Field(sa_column=Column(JSONB, nullable=False, server_default=text(f"'{default}'")))
 
@@ -457,6 +461,62 @@ class ImportKey(_Table, table=True):
     kid: str = Field(sa_column=Column(Text, primary_key=True))
     secret: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
     created_at: datetime = _instant()
+
+
+class Token(_Table, table=True):
+    """A token of knit's own: the SHA-256 of its text, and the beginning that is shown.
+
+    `projects` are pairs of key and value. Names are unique among those that are valid.
+    """
+
+    __tablename__ = "token"
+    __table_args__ = (
+        UniqueConstraint("digest", name="uq_token_digest"),
+        CheckConstraint("role IN ('viewer', 'editor', 'operator', 'admin')", name="ck_token_role"),
+        Index("ix_token_name", "name", postgresql_where=text("revoked_at IS NULL")),
+    )
+
+    token_id: str = _uuid_key()
+    name: str = _text()
+    role: str = _text()
+    projects: list[list[str]] = _json("[]")
+    digest: str = _text()
+    prefix: str = _text()
+    created_at: datetime = _instant()
+    created_by: str = _text()
+    expires_at: datetime | None = _instant(nullable=True)
+    revoked_at: datetime | None = _instant(nullable=True)
+    revoked_by: str | None = _text(nullable=True)
+    last_used_at: datetime | None = _instant(nullable=True)
+
+
+class Audit(_Table, table=True):
+    """A request before it is carried out, or (`outcome_of`) how that request has ended.
+
+    A trigger refuses to change or remove a row. A request that is refused at once has its `status`
+    in the first row.
+    """
+
+    __tablename__ = "audit"
+    __table_args__ = (
+        UniqueConstraint("outcome_of", name="uq_audit_outcome_of"),
+        CheckConstraint("outcome_of IS NULL OR status IS NOT NULL", name="ck_audit_outcome"),
+        Index("ix_audit_at", "at", postgresql_where=text("outcome_of IS NULL")),
+        Index("ix_audit_actor", "actor", "entry_id", postgresql_where=text("outcome_of IS NULL")),
+    )
+
+    entry_id: int = _serial()
+    outcome_of: int | None = Field(
+        sa_column=Column(BigInteger, ForeignKey("audit.entry_id"), nullable=True)
+    )
+    at: datetime = _instant()
+    subject: str = _text_or_nothing()
+    actor: str = _text_or_nothing()
+    method: str = _text_or_nothing()
+    route: str = _text_or_nothing()
+    targets: dict[str, str] = _json("{}")
+    address: str = _text_or_nothing()
+    status: int | None = Field(sa_column=Column(SmallInteger, nullable=True))
 
 
 class Admission(_Table, table=True):

@@ -12,6 +12,7 @@ from knit_workflows.domain.errors import DataExists, NotFound
 from knit_workflows.domain.ids import KnitId, RunId, is_id
 from knit_workflows.domain.plans.model import UPLOADED
 from knit_workflows.domain.ports import TransferRecord
+from knit_workflows.domain.runs import USER
 from knit_workflows.store import named_sql
 from knit_workflows.store.connection import Database, Session
 from knit_workflows.store.not_found import missing_data, purged_data
@@ -31,13 +32,14 @@ class PostgresTransferStore:
         await self._db.do(_SQL["announce"], {"channel": names.THROTTLE_CHANNEL})
 
     async def begin_upload(
-        self, transfer_id: str, run_id: RunId, knit_id: KnitId
+        self, transfer_id: str, run_id: RunId, knit_id: KnitId, *, actor: str = USER
     ) -> TransferRecord:
         """See the port."""
         params = {
             "transfer_id": transfer_id,
             "run_id": run_id,
             "knit_id": knit_id,
+            "actor": actor,
             "plan": UPLOADED,
             "volume": names.volume(knit_id),
             "token": secrets.token_urlsafe(_TOKEN_BYTES),

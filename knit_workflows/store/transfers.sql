@@ -17,8 +17,8 @@ WITH made AS (
       JOIN plan_output o USING (plan_id)
  RETURNING knit_id
 ), noted AS (
-    INSERT INTO run_event (run_id, generation, at, to_status, cause)
-    SELECT run_id, generation, created_at, status, 'upload begins'
+    INSERT INTO run_event (run_id, generation, at, to_status, cause, actor)
+    SELECT run_id, generation, created_at, status, 'upload begins', %(actor)s
       FROM made
 )
 INSERT INTO transfer (transfer_id, knit_id, mode, token, created_at)

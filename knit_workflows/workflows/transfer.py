@@ -98,6 +98,7 @@ class TransferWorkflow:
                 mode=request.mode,
                 knit_id=request.knit_id,
                 run_id=request.run_id,
+                actor=request.actor,
             ),
             task_queue=request.compute_queue,
             start_to_close_timeout=options.SHORT * 10,

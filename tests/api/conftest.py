@@ -13,6 +13,7 @@ from fastapi import FastAPI
 from knit_api.app import create_app
 from knit_api.deps import Deps, Lazy, Timeouts
 from knit_api.server.sockets import DetachableProtocol
+from tests.api.access import enforced, nobody_asks, with_token
 from tests.api.fake_transfers import FakeTransfers
 from tests.api.live_server import serving
 from tests.memory_store import MemoryStore
@@ -47,6 +48,7 @@ async def deps(
     deps = Deps(
         store=Lazy.of(store),
         transfers=Lazy.of(transfers),
+        accounts=enforced(store),
         lease=timedelta(minutes=5),
         timeouts=timeouts,
     )
@@ -63,7 +65,7 @@ def set_lease(deps: Deps) -> Callable[[float], None]:
 @pytest.fixture(scope="session")
 def one_app() -> FastAPI:
     """Made once, since that takes a quarter of a second; it holds nothing but its `deps`."""
-    return create_app(Deps(store=Lazy.of(MemoryStore()), transfers=Lazy.of(None)))
+    return create_app(Deps(Lazy.of(MemoryStore()), Lazy.of(None), nobody_asks()))
 
 
 @pytest.fixture
@@ -74,7 +76,7 @@ def app(one_app: FastAPI, deps: Deps) -> FastAPI:
 
 @pytest.fixture
 async def client(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
-    transport = httpx.ASGITransport(app)
+    transport = httpx.ASGITransport(with_token(app))
     async with httpx.AsyncClient(transport=transport, base_url="http://api.test/api") as client:
         yield client
 
@@ -82,5 +84,5 @@ async def client(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
 @pytest.fixture
 async def port(app: FastAPI, linger_timeout: float) -> AsyncIterator[int]:
     """The same app behind a real socket."""
-    async with serving(app, linger_timeout=linger_timeout) as port:
+    async with serving(with_token(app), linger_timeout=linger_timeout) as port:
         yield port

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from knit_api.app import create_app
 from knit_api.deps import Deps, Lazy
+from tests.api.access import nobody_asks
 from tests.api.fake_transfers import FakeTransfers
 from tests.api.live_server import serving
 from tests.memory_store import MemoryStore
@@ -17,7 +18,7 @@ from tests.waiting import PATIENCE
 async def main() -> None:
     store = MemoryStore()
     transfers = FakeTransfers(store, Path(sys.argv[1]))
-    app = create_app(Deps(store=Lazy.of(store), transfers=Lazy.of(transfers)))
+    app = create_app(Deps(Lazy.of(store), Lazy.of(transfers), nobody_asks()))
     # Otherwise a client that is slow to send might miss its response.
     async with serving(app, linger_timeout=PATIENCE) as port:
         print(port, flush=True)

@@ -9,12 +9,13 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
+from knit_api.accounts.loopback import BindRefused, check_bind
 from knit_api.app import create_app
-from knit_api.auth import BindRefused, check_bind
 from knit_api.deps import Deps, Lazy
 from knit_api.error_responses import response_for
 from knit_api.errors import HttpProblem
 from knit_workflows.domain import errors as domain
+from tests.api.access import nobody_asks
 from tests.api.fake_transfers import UNKNOWN, FakeTransfers
 from tests.api.test_catalogue import refused
 from tests.memory_store import MemoryStore
@@ -145,6 +146,7 @@ async def test_the_api_starts_without_its_parts_and_recovers_by_itself(
     deps = Deps(
         store=Lazy(connect_store, domain.StoreUnavailable, pause=0.05),
         transfers=Lazy(connect_transfers, domain.EngineUnavailable, pause=0.05),
+        accounts=nobody_asks(),
     )
     assert (await ask(deps, "/healthz")).status_code == 200
     for _ in range(3):
@@ -220,14 +222,14 @@ async def test_the_version(client):
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost", "LOCALHOST"])
 def test_loopback_needs_no_permission(host):
-    check_bind(host, insecure=False)
+    check_bind(host, required=False)
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.0.1", "example.org", ""])
 def test_what_others_can_reach_does(host):
-    with pytest.raises(BindRefused, match="--insecure-bind"):
-        check_bind(host, insecure=False)
-    check_bind(host, insecure=True)
+    with pytest.raises(BindRefused, match="KNIT_ACCOUNTS__REQUIRED"):
+        check_bind(host, required=False)
+    check_bind(host, required=True)
 
 
 @pytest.mark.parametrize(

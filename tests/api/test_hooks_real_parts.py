@@ -14,6 +14,7 @@ from knit_workflows.domain.hooks import Hooks
 from knit_workflows.embedded import EmbeddedPostgres
 from knit_workflows.settings import HookSettings
 from knit_workflows.testing import KnitEnvironment, knit_environment
+from tests.api.access import nobody_asks
 from tests.receiver import AGREED, Answer, Call, Receiver, receiver, with_environment
 from tests.waiting import PATIENCE
 from tests.workflows.test_run import TRAIN, only_run
@@ -36,7 +37,7 @@ async def knit(postgres: EmbeddedPostgres) -> AsyncIterator[KnitEnvironment]:
 
 @pytest.fixture
 async def client(knit: KnitEnvironment) -> AsyncIterator[httpx.AsyncClient]:
-    deps = Deps(store=Lazy.of(knit.store), transfers=Lazy.of(knit.knit))
+    deps = Deps(Lazy.of(knit.store), Lazy.of(knit.knit), nobody_asks())
     transport = httpx.ASGITransport(create_app(deps))
     async with httpx.AsyncClient(transport=transport, base_url="http://api.test/api") as client:
         yield client

@@ -22,6 +22,7 @@ from knit_workflows.client import upload_for_key
 from knit_workflows.domain.data import DataQuery
 from knit_workflows.embedded import EmbeddedPostgres
 from knit_workflows.testing import KnitEnvironment, knit_environment
+from tests.api.access import nobody_asks
 from tests.api.archives import HELLO, files_in, tar_of
 from tests.api.live_server import chunk, serving, talk
 from tests.api.test_processes import api as api_process
@@ -66,7 +67,7 @@ async def knit(postgres: EmbeddedPostgres) -> AsyncIterator[KnitEnvironment]:
 
 @pytest.fixture
 async def api(one_app: FastAPI, knit: KnitEnvironment) -> AsyncIterator[Api]:
-    deps = Deps(store=Lazy.of(knit.store), transfers=Lazy.of(knit.knit))
+    deps = Deps(Lazy.of(knit.store), Lazy.of(knit.knit), nobody_asks())
     one_app.state.deps = deps
     async with serving(one_app) as port:
         base = f"http://127.0.0.1:{port}/api"
@@ -141,7 +142,7 @@ async def test_between_the_start_and_the_rows_the_second_is_told_to_wait(
 ):
     """Temporal has the workflow, but no worker has begun: still nobody else gets the transfer."""
     async with knit_environment(postgres=postgres, work=False) as knit:
-        one_app.state.deps = Deps(store=Lazy.of(knit.store), transfers=Lazy.of(knit.knit))
+        one_app.state.deps = Deps(Lazy.of(knit.store), Lazy.of(knit.knit), nobody_asks())
         key = uuid4()
         opening = asyncio.create_task(knit.knit.open_upload(key))
         workflow_id = names.transfer_workflow(upload_for_key(key).transfer_id)

@@ -13,6 +13,7 @@ from knit_api.deps import Deps, Lazy
 from knit_workflows.domain.errors import Unavailable
 from knit_workflows.embedded import EmbeddedPostgres
 from knit_workflows.testing import KnitEnvironment, knit_environment
+from tests.api.access import nobody_asks
 from tests.api.test_catalogue import refused
 from tests.store.build import begin, upload
 
@@ -38,7 +39,7 @@ async def knit(postgres: EmbeddedPostgres) -> AsyncIterator[KnitEnvironment]:
 
 @pytest.fixture
 async def client(knit: KnitEnvironment) -> AsyncIterator[httpx.AsyncClient]:
-    deps = Deps(store=Lazy.of(knit.deps.store), transfers=Lazy(away, Unavailable))
+    deps = Deps(Lazy.of(knit.deps.store), Lazy(away, Unavailable), nobody_asks())
     transport = httpx.ASGITransport(create_app(deps))
     async with httpx.AsyncClient(transport=transport, base_url="http://api.test/api") as client:
         yield client

@@ -60,7 +60,14 @@ def api(folder: Path, *arguments: str, **environment: str) -> Iterator[Api]:
     with (
         log.open("wb") as output,
         subprocess.Popen(
-            command, env={**os.environ, "KNIT_LOG_FORMAT": "json", **environment}, stderr=output
+            command,
+            env={
+                **os.environ,
+                "KNIT_LOG_FORMAT": "json",
+                "KNIT_ACCOUNTS__REQUIRED": "false",
+                **environment,
+            },
+            stderr=output,
         ) as process,
     ):
         one = Api(process, log)
@@ -100,9 +107,16 @@ def test_it_starts_and_answers_while_everything_is_away_and_ends_when_told(tmp_p
 
 def test_it_does_not_listen_where_others_could_come():
     command = [sys.executable, "-m", "knit_api", "--host", "0.0.0.0", "--port", "0"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    done = subprocess.run(
+        command,
+        env={**os.environ, "KNIT_ACCOUNTS__REQUIRED": "false"},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
     assert done.returncode == 2
-    assert "--insecure-bind" in done.stderr
+    assert "KNIT_ACCOUNTS__REQUIRED=true" in done.stderr
 
 
 @contextmanager

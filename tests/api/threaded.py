@@ -13,6 +13,7 @@ from knit_api.app import create_app
 from knit_api.deps import Deps, Lazy
 from knit_api.extra.in_force import ExtraApis
 from knit_workflows.settings import ExtraApisSettings
+from tests.api.access import nobody_asks
 from tests.api.fake_transfers import FakeTransfers
 from tests.api.live_server import serving
 from tests.memory_store import MemoryStore
@@ -43,7 +44,7 @@ def live_api(folder: Path, *, extra_apis: Path | None = None) -> Iterator[LiveAp
     async def serve() -> None:
         store = MemoryStore()
         transfers = FakeTransfers(store, folder)
-        deps = Deps(store=Lazy.of(store), transfers=Lazy.of(transfers), extra_apis=extra)
+        deps = Deps(Lazy.of(store), Lazy.of(transfers), nobody_asks(), extra_apis=extra)
         ending = asyncio.Event()
         async with serving(create_app(deps)) as port:
             api = LiveApi(port, store, transfers)

@@ -129,6 +129,7 @@ async def stack(environment: Mapping[str, str]) -> AsyncIterator[Stack]:
                 **os.environ,
                 "KNIT_STORE__URL": url,
                 "KNIT_QUEUES__COMPUTE": "knit",
+                "KNIT_ACCOUNTS__REQUIRED": "false",
                 "TEMPORAL_ADDRESS": client.service_client.config.target_host,
                 **environment,
             }

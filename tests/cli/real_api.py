@@ -30,6 +30,7 @@ from knit_workflows.domain.tags import parse_tag
 from knit_workflows.wire.data import Data
 from knit_workflows.wire.mapping import ToWire
 from knit_workflows.wire.runs import Run
+from tests.api.access import nobody_asks
 from tests.api.fake_transfers import FakeTransfers
 from tests.memory_store import MemoryStore
 from tests.memory_store.memory import DataRow, PlanRow, RunRow
@@ -68,7 +69,7 @@ class Bridge:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._deps = Deps(store=Lazy.of(MemoryStore()), transfers=Lazy.of(None))  # type: ignore[arg-type]
+        self._deps = Deps(Lazy.of(MemoryStore()), Lazy.of(None), nobody_asks())  # type: ignore[arg-type]
         self._app = create_app(self._deps)
         self._transport = httpx.ASGITransport(self._app)
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
+from knit_workflows.domain.accounts import AuditEntry, TokenRecord
 from knit_workflows.domain.hooks import HookDelivery, Hooks
 from knit_workflows.domain.ids import KnitId, PlanId, RunId
 from knit_workflows.domain.imports import SigningKey
@@ -84,6 +85,8 @@ class Memory:
         self.transfers: dict[str, TransferRecord] = {}
         self.keys: dict[str, SigningKey] = {}
         """The keys of imports by name."""
+        self.tokens: dict[str, TokenRecord] = {}
+        self.audit: list[AuditEntry] = []
         self.hooks = Hooks()
         self.hooks_problem: str | None = None
         self.deliveries: dict[str, HookDelivery] = {}

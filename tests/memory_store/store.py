@@ -19,6 +19,7 @@ from knit_workflows.domain.plans.model import (
 from knit_workflows.domain.ports import Projection
 from knit_workflows.domain.runs import SUCCEEDED, Exit, RunDetail, RunStatus
 from knit_workflows.domain.tags import Tag, parse_tag
+from tests.memory_store.accounts import MemoryAudit, MemoryTokens
 from tests.memory_store.adoptions import MemoryAdoptions
 from tests.memory_store.completions import MemoryCompletions
 from tests.memory_store.data import MemoryData
@@ -63,6 +64,8 @@ class MemoryStore:
         self.completions = MemoryCompletions(memory)
         self.transfers = MemoryTransfers(memory)
         self.hooks = MemoryHooks(memory)
+        self.tokens = MemoryTokens(memory)
+        self.audit = MemoryAudit(memory)
         self.execution = MemoryExecution(memory)
         self.projection = MemoryProjection(memory)
 

@@ -10,7 +10,7 @@ from knit_workflows.domain.errors import DataExists, NotFound
 from knit_workflows.domain.ids import KnitId, RunId
 from knit_workflows.domain.plans.model import UPLOADED
 from knit_workflows.domain.ports import TransferRecord
-from knit_workflows.domain.runs import RunStatus
+from knit_workflows.domain.runs import USER, RunStatus
 from knit_workflows.store.not_found import missing_data, purged_data
 from tests.memory_store.matching import add_run
 from tests.memory_store.memory import DataRow, Memory, Part, RunRow
@@ -26,7 +26,7 @@ class MemoryTransfers(Part):
         self.announced += 1
 
     async def begin_upload(
-        self, transfer_id: str, run_id: RunId, knit_id: KnitId
+        self, transfer_id: str, run_id: RunId, knit_id: KnitId, *, actor: str = USER
     ) -> TransferRecord:
         rows = self.rows
         if run_id not in rows.runs:

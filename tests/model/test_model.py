@@ -19,6 +19,7 @@ from hypothesis.stateful import run_state_machine_as_test
 from knit_api.app import create_app
 from knit_api.deps import Deps, Lazy
 from knit_workflows.embedded import EmbeddedPostgres
+from tests.api.access import nobody_asks
 from tests.model.machine import FastMachine, UserRules, WholeMachine
 from tests.model.worlds import FastWorld, WholeWorld
 from tests.postgres import Databases
@@ -35,7 +36,7 @@ pytestmark = pytest.mark.timeout(SHRINKING_SECONDS + STEPS // 2)
 @pytest.fixture(scope="module")
 def app() -> FastAPI:
     """Made once; each example puts its own `deps` into it."""
-    return create_app(Deps(store=Lazy.of(None), transfers=Lazy.of(None)))  # type: ignore[arg-type]
+    return create_app(Deps(Lazy.of(None), Lazy.of(None), nobody_asks()))  # type: ignore[arg-type]
 
 
 @pytest.fixture

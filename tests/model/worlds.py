@@ -28,6 +28,7 @@ from knit_workflows.embedded import EmbeddedPostgres
 from knit_workflows.settings import QueueSettings, StoreSettings
 from knit_workflows.store import PostgresStore
 from knit_workflows.testing import KnitEnvironment, MemoryBackend, knit_environment
+from tests.api.access import nobody_asks
 from tests.postgres import Databases
 
 FAILED = Exit(1, "(container main) Error")
@@ -56,7 +57,7 @@ class Api:
 async def _api(
     app: FastAPI, store: PostgresStore, transfers: KnitClient | None
 ) -> AsyncIterator[Api]:
-    app.state.deps = Deps(store=Lazy.of(store), transfers=Lazy.of(transfers))  # type: ignore[arg-type]
+    app.state.deps = Deps(Lazy.of(store), Lazy.of(transfers), nobody_asks())  # type: ignore[arg-type]
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://api.test/api") as client:
         yield Api(client)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from knit_workflows.domain.accounts import (
@@ -47,8 +47,13 @@ class AuditStore(Protocol):
     async def begin(self, record: AuditRecord) -> int:
         """Records a request that is about to be carried out, or is refused; gives its id."""
 
-    async def end(self, entry_id: int, status: int) -> None:
-        """Records how a request has ended, as HTTP says it. The first call counts."""
+    async def end(
+        self, entry_id: int, status: int, *, made: Mapping[str, str] | None = None
+    ) -> None:
+        """Records how a request has ended, as HTTP says it. The first call counts.
+
+        `made` are the ids of what it has made, which then belong to its targets.
+        """
 
     async def find(
         self, query: AuditQuery, *, limit: int, after: int | None = None

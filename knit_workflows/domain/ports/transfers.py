@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from knit_workflows.domain.ids import KnitId, RunId
+from knit_workflows.domain.runs import USER
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,7 @@ class TransferStore(Protocol):
         """
 
     async def begin_upload(
-        self, transfer_id: str, run_id: RunId, knit_id: KnitId
+        self, transfer_id: str, run_id: RunId, knit_id: KnitId, *, actor: str = USER
     ) -> TransferRecord:
         """Makes the Run of `knit#uploaded` (running), its Data, and the transfer's row.
 

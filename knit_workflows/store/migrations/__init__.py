@@ -10,23 +10,32 @@ import asyncio
 from pathlib import Path
 from typing import Final
 
-REVISION: Final = "0007"
+REVISION: Final = "0008"
 """The newest revision, the only one this knit works with."""
 
 _LOCK: Final = 5_640_101
 """Advisory lock held while migrating; any number that no other user of the database takes."""
 
 
-async def migrate(url: str) -> None:
-    """Brings the database at `url` to `REVISION`, seed the built-in Plans.
+class RoleRefused(Exception):
+    """The application's role cannot be granted what it needs; the message says what to do."""
 
-    The second call changes nothing; processes that call at once wait for each other. Raises
-    StoreUnavailable when the database does not answer.
+
+async def migrate(url: str, *, application_role: str | None = None) -> None:
+    """Brings the database at `url` to `REVISION`, with the built-in Plans.
+
+    `application_role` is granted what knit's processes need: to read and write rows, but neither to
+    change tables nor to change or remove rows of the audit log. The second call changes nothing;
+    processes that call at once wait for each other.
+
+    Raises:
+        StoreUnavailable: the database does not answer.
+        RoleRefused: there is no such role, or it may do more than that already.
     """
-    await asyncio.to_thread(_migrate, url)
+    await asyncio.to_thread(_migrate, url, application_role)
 
 
-def _migrate(url: str) -> None:
+def _migrate(url: str, application_role: str | None) -> None:
     from knit_workflows.store.migrations.upgrade import upgrade  # keeps Alembic out of servers
 
-    upgrade(url, lock=_LOCK, folder=Path(__file__).parent)
+    upgrade(url, lock=_LOCK, folder=Path(__file__).parent, application_role=application_role)

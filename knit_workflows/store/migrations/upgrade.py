@@ -14,13 +14,14 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.pool import NullPool
 
 from knit_workflows.domain.errors import StoreUnavailable
+from knit_workflows.store.migrations.grants import grant
 
 _one_at_a_time: Final = threading.Lock()
 """Alembic keeps the running migration in globals: two threads must not share them."""
 
 
-def upgrade(url: str, *, lock: int, folder: Path) -> None:
-    """Upgrades to the newest revision while holding the advisory lock `lock`."""
+def upgrade(url: str, *, lock: int, folder: Path, application_role: str | None = None) -> None:
+    """Upgrades to the newest revision while holding the advisory lock `lock`; then grants."""
     config = Config()
     config.set_main_option("script_location", str(folder).replace("%", "%%"))
     engine = create_engine(make_url(url).set(drivername="postgresql+psycopg"), poolclass=NullPool)
@@ -30,6 +31,8 @@ def upgrade(url: str, *, lock: int, folder: Path) -> None:
             connection.commit()  # the lock is the session's, and stays
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
+            if application_role is not None:
+                grant(connection, application_role)
             connection.commit()
     except OperationalError as cause:
         words = " ".join(str(cause.orig or cause).split())
