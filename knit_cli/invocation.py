@@ -21,7 +21,9 @@ ENVIRONMENT_FILE = "knitenv"
 def _open_browser(url: str) -> bool:
     import webbrowser  # late: only `knit login` needs it
 
-    return webbrowser.open(url)
+    with suppress(webbrowser.Error):
+        return webbrowser.open(url)
+    return False
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,7 @@ class Login:
             return None
         names = [field.name for field in fields(cls)]
         optional = ("expires_at", "refresh_token", "revocation_endpoint")
-        values = {name: content.get(name) for name in names}
+        values: dict[str, Any] = {name: content.get(name) for name in names}
         if not all(isinstance(values[name], str) for name in names if name not in optional):
             return None
         return cls(**values)

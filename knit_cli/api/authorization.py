@@ -77,13 +77,14 @@ class ApiAuth(httpx.Auth):
         self, request: httpx.Request
     ) -> Generator[httpx.Request, httpx.Response, None]:
         """Adds the header; see httpx."""
+        can_be_repeated = isinstance(request.stream, httpx.ByteStream)
         sent = self._credentials.header()
         if sent is not None:
             request.headers[_HEADER] = sent
         response = yield request
         if response.status_code != httpx.codes.UNAUTHORIZED:
             return
-        if sent is not None and isinstance(request.stream, httpx.ByteStream):
+        if sent is not None and can_be_repeated:
             other = self._credentials.renewed(sent)
             if other is not None:
                 request.headers[_HEADER] = other
