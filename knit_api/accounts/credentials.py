@@ -53,7 +53,8 @@ def token_of(scope: Scope) -> str:
         raise Unauthenticated("this API wants to know who calls")
     if len(given) > 1:
         raise Unauthenticated("there are several Authorization headers", "invalid_request")
-    scheme, _, rest = given[0].decode("latin-1").strip().partition(" ")
+    sent: bytes = given[0]
+    scheme, _, rest = sent.decode("latin-1").strip().partition(" ")
     if scheme.lower() == _BEARER and rest.strip():
         return rest.strip()
     if scheme.lower() == _BASIC:

@@ -56,7 +56,7 @@ async def protected_resource(request: Request, deps: DepsOf) -> Response:
     )
 
 
-@router.get("/api/whoami", response_model=WhoAmI)
+@router.get("/api/whoami", response_model=WhoAmI, responses=failures(503))
 async def whoami(caller: PrincipalOf) -> Response:
     """Say who calls, as whom."""
     return json_response(

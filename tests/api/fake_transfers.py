@@ -19,7 +19,7 @@ from knit_workflows.domain.errors import IdempotencyKeyConsumed, UploadInProgres
 from knit_workflows.domain.hooks import HookPhase
 from knit_workflows.domain.ids import KnitId, RunId
 from knit_workflows.domain.ports import RunKey
-from knit_workflows.domain.runs import RunStatus
+from knit_workflows.domain.runs import USER, RunStatus
 from tests.memory_store import MemoryStore
 
 UNKNOWN = "00000000-0000-4000-8000-000000000000"
@@ -66,7 +66,7 @@ class FakeTransfers:
         if self.broken is not None:
             raise self.broken
 
-    async def open_upload(self, key: UUID | None = None) -> TransferHandle:
+    async def open_upload(self, key: UUID | None = None, *, actor: str = USER) -> TransferHandle:
         await self.ping()
         transfer = upload_for_key(key or uuid4())
         if transfer.transfer_id in self.open:
@@ -75,7 +75,7 @@ class FakeTransfers:
             raise IdempotencyKeyConsumed(see=transfer.run_id or "")
         assert transfer.run_id is not None
         await self._store.transfers.begin_upload(
-            transfer.transfer_id, transfer.run_id, transfer.knit_id
+            transfer.transfer_id, transfer.run_id, transfer.knit_id, actor=actor
         )
         self.folder(transfer.knit_id).mkdir(parents=True)
         return await self._opened(transfer)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -13,6 +14,7 @@ import pytest
 from knit_api.app import create_app
 from knit_api.extra.in_force import ExtraApis
 from knit_workflows.settings import ExtraApisSettings
+from tests.api.access import nobody_asks
 from tests.api.extra import PutInForce, extra
 from tests.api.live_server import chunk, talk, unchunked
 from tests.api.upstreams import OK, Received, sends, service
@@ -78,12 +80,13 @@ async def test_the_request_line_is_as_the_contract_says(
         assert behind.last.target == target
 
 
-async def test_headers_go_both_ways_without_those_of_the_hop(port, extra: PutInForce):
+async def test_headers_go_both_ways_without_those_of_the_hop(deps, port, extra: PutInForce):
     answered = (
         b"HTTP/1.1 201 Made\r\nContent-Length: 2\r\nX-Kept: a\r\nSet-Cookie: a=1\r\n"
         b"Server: theirs\r\nDate: Thu, 01 Jan 1970 00:00:00 GMT\r\nX-Hop: no\r\n"
         b"Connection: x-hop\r\nKeep-Alive: timeout=5\r\nProxy-Authenticate: Basic\r\n\r\nok"
     )
+    object.__setattr__(deps, "accounts", nobody_asks())  # else the Authorization is knit's
     async with service(sends(answered)) as behind:
         extra(behind.port)
         answer = await talk(
@@ -435,7 +438,8 @@ async def test_names_that_are_not_this_machines_are_refused_for_extra_apis_too(
     """Else a web page could reach them under a name of its own (DNS rebinding)."""
     async with service(sends(OK)) as behind:
         extra(behind.port)
-        transport = httpx.ASGITransport(create_app(deps, loopback_names_only=True))
+        without = replace(deps, accounts=nobody_asks())
+        transport = httpx.ASGITransport(create_app(without, loopback_names_only=True))
         async with httpx.AsyncClient(transport=transport) as client:
             assert (await client.get("http://evil.example/x")).status_code == 403
             assert behind.requests == []

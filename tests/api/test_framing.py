@@ -70,7 +70,7 @@ async def test_every_route_says_where_its_answers_end(app, port, store, transfer
     (transfers.folder(run.log.knit_id)).mkdir(parents=True)
     (transfers.folder(run.log.knit_id) / "log").write_text("said\n")
     ids = {"knit_id": knit_id, "run_id": run.summary.run_id, "plan_id": run.summary.plan.plan_id}
-    ids["delivery_id"] = str(uuid4())
+    ids |= {"delivery_id": str(uuid4()), "token_id": str(uuid4())}
     seen = set()
     for method, path in requests_of(app, ids):
         answer = await talk(port, raw(method, path, version))

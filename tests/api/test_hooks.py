@@ -9,10 +9,12 @@ from urllib.parse import urlencode
 import httpx
 import pytest
 
+from knit_api.deps import Deps
 from knit_workflows.contracts.hook_test import HookTestResult
 from knit_workflows.domain.errors import EngineUnavailable
 from knit_workflows.domain.hooks import HookAnswer, HookPhase, Hooks, Transition
 from knit_workflows.domain.runs import RunStatus
+from tests.api.access import nobody_asks
 from tests.api.fake_transfers import UNKNOWN, FakeTransfers
 from tests.api.test_catalogue import refused
 from tests.memory_store import MemoryStore
@@ -133,8 +135,10 @@ async def test_all_pages_together_are_the_whole_list(
 
 
 async def test_a_skip_is_recorded_with_who_and_why_and_its_run_is_told(
-    client: httpx.AsyncClient, store: MemoryStore, transfers: FakeTransfers
+    deps: Deps, client: httpx.AsyncClient, store: MemoryStore, transfers: FakeTransfers
 ) -> None:
+    """Without accounts the request says who."""
+    object.__setattr__(deps, "accounts", nobody_asks())
     step = a_step(store)
     delivery = await a_failure(store, step)
     answer = await client.post(
@@ -154,11 +158,22 @@ async def test_a_skip_is_recorded_with_who_and_why_and_its_run_is_told(
 
 
 async def test_without_a_name_it_was_the_user(
-    client: httpx.AsyncClient, store: MemoryStore
+    deps: Deps, client: httpx.AsyncClient, store: MemoryStore
 ) -> None:
+    object.__setattr__(deps, "accounts", nobody_asks())
     delivery = await a_failure(store, a_step(store))
     answer = await client.post(f"/hooks/deliveries/{delivery}/skip", json={"reason": "x"})
     assert answer.json()["skipped_by"] == "user"
+
+
+async def test_with_accounts_it_was_the_caller(
+    client: httpx.AsyncClient, store: MemoryStore
+) -> None:
+    delivery = await a_failure(store, a_step(store))
+    answer = await client.post(
+        f"/hooks/deliveries/{delivery}/skip", json={"reason": "x", "by": "somebody else"}
+    )
+    assert answer.json()["skipped_by"] == "bootstrap"
 
 
 async def test_a_skip_counts_though_temporal_is_away(

@@ -17,6 +17,7 @@ from knit_workflows import archive
 from knit_workflows.disk import DiskSpace
 from knit_workflows.domain.errors import Conflict, EngineUnavailable, TransferNotReady
 from knit_workflows.domain.runs import RunStatus
+from tests.api.access import with_token
 from tests.api.archives import HELLO, HOSTILE, ODD, files_in, tar_of
 from tests.api.fake_transfers import FakeTransfers
 from tests.api.live_server import chunk, serving, talk
@@ -163,7 +164,7 @@ async def test_the_lease_is_renewed_while_a_slow_client_sends(
 ):
     """As often as the lease asks for; how long this client may be silent was settled before."""
 
-    async def open_upload(*_: object) -> object:
+    async def open_upload(*_: object, **__: object) -> object:
         set_lease(0.06)
         return await original()
 
@@ -179,7 +180,7 @@ async def test_the_lease_is_renewed_while_a_slow_client_sends(
 
 
 async def test_a_volume_with_content_is_a_conflict(client, store, transfers, monkeypatch):
-    async def occupied(*_: object) -> object:
+    async def occupied(*_: object, **__: object) -> object:
         opened = await original()
         (transfers.folder(opened.knit_id) / "there").write_text("mine")
         return opened
@@ -369,7 +370,7 @@ async def test_ending_the_server_in_the_middle_leaves_nothing(
     head = b"POST /api/data HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-tar\r\n"
     head += b"Transfer-Encoding: chunked\r\n\r\n"
     feeding = None
-    async with serving(app, grace=1) as port:
+    async with serving(with_token(app), grace=1) as port:
         _, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(head)
 

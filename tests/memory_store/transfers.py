@@ -32,7 +32,7 @@ class MemoryTransfers(Part):
         if run_id not in rows.runs:
             if knit_id in rows.data:
                 raise DataExists(f"the Data {knit_id} is written by another", see=knit_id)
-            _begin(rows, run_id, knit_id)
+            _begin(rows, run_id, knit_id, actor)
             self._open(transfer_id, knit_id, "write")
         return await self.get(transfer_id)
 
@@ -71,7 +71,7 @@ class MemoryTransfers(Part):
         )
 
 
-def _begin(memory: Memory, run_id: RunId, knit_id: KnitId) -> None:
+def _begin(memory: Memory, run_id: RunId, knit_id: KnitId, actor: str) -> None:
     """Adds the Run of an upload, and the Data that it makes."""
     plan = next(one for one in memory.plans.values() if one.name == UPLOADED)
     (output,) = plan.spec.outputs
@@ -79,4 +79,5 @@ def _begin(memory: Memory, run_id: RunId, knit_id: KnitId) -> None:
     run = RunRow(run_id, plan.plan_id, RunStatus.RUNNING, at, at)
     run.outputs[output.path] = knit_id
     add_run(memory, run, cause="upload begins")
+    run.events[0] = replace(run.events[0], actor=actor)
     memory.data[knit_id] = DataRow(knit_id, run_id, output.path, set())
