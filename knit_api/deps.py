@@ -17,6 +17,8 @@ import httpx
 from fastapi import Depends, Request
 
 from knit_api.accounts.access import Accounts
+from knit_api.accounts.guard import projects_of
+from knit_api.accounts.projects import seen_by
 from knit_api.extra.in_force import ExtraApis
 from knit_api.server.streams import Threads, drain_background
 from knit_api.watchdog import wait_or_abandon
@@ -203,9 +205,9 @@ def get_deps(request: Request) -> Deps:
 DepsOf = Annotated[Deps, Depends(get_deps)]
 
 
-async def get_store(deps: DepsOf) -> ApiStore:
-    """Gives the store to a route; raises StoreUnavailable."""
-    return await deps.store.get()
+async def get_store(request: Request, deps: DepsOf) -> ApiStore:
+    """Gives the store to a route, as the caller may see it; raises StoreUnavailable."""
+    return seen_by(await deps.store.get(), projects_of(request))
 
 
 StoreOf = Annotated[ApiStore, Depends(get_store)]

@@ -20,6 +20,7 @@ from knit_api.errors import HttpProblem
 from knit_workflows.domain.accounts import MAX_ROUTE, RESERVED_NAMES, AuditRecord, Principal
 from knit_workflows.domain.errors import KnitError
 from knit_workflows.domain.runs import USER
+from knit_workflows.domain.tags import Tag
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +43,12 @@ def principal_of(request: Request) -> Principal:
 PrincipalOf = Annotated[Principal, Depends(principal_of)]
 
 
+def projects_of(request: Request) -> frozenset[Tag]:
+    """Gives the projects to which the caller is bound; none: to none."""
+    principal: Principal | None = request.scope["state"].get(PRINCIPAL)
+    return frozenset() if principal is None else principal.projects
+
+
 def actor_name(principal: Principal) -> str:
     """Gives the name of a caller in histories: never one that means somebody else there."""
     if principal.subject == USER or principal.name not in RESERVED_NAMES:
@@ -55,6 +62,7 @@ def actor_of(request: Request) -> str:
 
 
 ActorOf = Annotated[str, Depends(actor_of)]
+ProjectsOf = Annotated[frozenset[Tag], Depends(projects_of)]
 
 
 async def guard(request: Request) -> None:

@@ -35,29 +35,28 @@ class Rule:
     by_project: bool = False
 
 
-def _reads(*names: str, role: Role = Role.VIEWER, recorded: bool = False) -> dict[str, Rule]:
-    return dict.fromkeys(names, Rule(role, recorded=recorded))
+def _reads(*names: str, recorded: bool = False) -> dict[str, Rule]:
+    return dict.fromkeys(names, Rule(Role.VIEWER, recorded=recorded, by_project=True))
 
 
-def _changes(role: Role | None, *names: str) -> dict[str, Rule]:
-    return dict.fromkeys(names, Rule(role, recorded=True))
+def _changes(role: Role | None, *names: str, by_project: bool = True) -> dict[str, Rule]:
+    return dict.fromkeys(names, Rule(role, recorded=True, by_project=by_project))
 
 
-_EVERYBODY: Final = Rule(Role.VIEWER, by_project=True)
+_OF_THE_WHOLE: Final = Rule(Role.VIEWER)
+"""Hooks stand around all Runs."""
 
 MATRIX: Final[Mapping[str, Rule]] = {
     "healthz": Rule(None),
     "readyz": Rule(None),
     "protected_resource": Rule(None),
-    "whoami": _EVERYBODY,
-    "show_version": _EVERYBODY,
-    "show_document": _EVERYBODY,
-    "openapi": _EVERYBODY,
+    **_reads("whoami", "show_version", "show_document", "openapi"),
     **_reads("find_data", "show_data", "show_lineage"),
     **_reads("find_plans", "show_plan"),
     **_reads("find_runs", "show_run", "run_events"),
     **_reads("complete"),
-    **_reads("show_hooks", "find_deliveries"),
+    "show_hooks": _OF_THE_WHOLE,
+    "find_deliveries": _OF_THE_WHOLE,
     **_reads("download_data", "run_log", recorded=True),
     **_changes(Role.EDITOR, "upload_data", "change_tags"),
     **_changes(
@@ -75,8 +74,9 @@ MATRIX: Final[Mapping[str, Rule]] = {
     **_changes(Role.OPERATOR, "adopt_volumes", "purge_data"),
     **_changes(Role.OPERATOR, "begin_import", "knitfab_begin_import"),
     **_changes(None, "end_import", "knitfab_end_import"),
-    **_changes(Role.OPERATOR, "skip_delivery", "test_hook"),
-    **_reads("list_tokens", "find_audit", role=Role.ADMIN),
-    **_changes(Role.ADMIN, "create_token", "revoke_token"),
+    **_changes(Role.OPERATOR, "skip_delivery", "test_hook", by_project=False),
+    "list_tokens": Rule(Role.ADMIN),
+    "find_audit": Rule(Role.ADMIN),
+    **_changes(Role.ADMIN, "create_token", "revoke_token", by_project=False),
 }
 """By the name of the route, which is that of its function."""

@@ -9,11 +9,13 @@ import hmac
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Final, Protocol
 
 from knit_api.accounts.tokens import digest_of, is_token
 from knit_workflows.domain.accounts import Principal, Role, TokenRecord
+from knit_workflows.domain.errors import Unavailable
 from knit_workflows.domain.ports import TokenStore
 
 CACHE_SECONDS: Final = 5.0
@@ -77,7 +79,8 @@ class KnitTokenVerifier:
         if found is None or not hmac.compare_digest(found.digest, digest):
             return None
         _require_valid(found)
-        await tokens.used(found.token_id)
+        with suppress(Unavailable):  # a full disk must not lock out who would make room
+            await tokens.used(found.token_id)
         return Principal(
             found.subject, found.name, found.role, found.projects, expires=found.expires_at
         )

@@ -8,7 +8,8 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response
 
 from knit_api import pagination
-from knit_api.accounts.guard import ActorOf, note_made
+from knit_api.accounts.guard import ActorOf, ProjectsOf, note_made
+from knit_api.accounts.projects import tagged
 from knit_api.bodies import model_body
 from knit_api.deps import Deps, DepsOf, StoreOf
 from knit_api.openapi.document import failures, gives_stream, request_header, takes, takes_archive
@@ -71,7 +72,12 @@ async def find_data(
     },
 )
 async def upload_data(
-    request: Request, deps: DepsOf, actor: ActorOf, options: Annotated[UploadOptions, Query()]
+    request: Request,
+    deps: DepsOf,
+    store: StoreOf,
+    actor: ActorOf,
+    projects: ProjectsOf,
+    options: Annotated[UploadOptions, Query()],
 ) -> Response:
     """Upload an archive as a new Data, with its tags if given; all of it or nothing.
 
@@ -84,8 +90,9 @@ async def upload_data(
     """
     key = idempotency.idempotency_key(request.headers)
     body = upload_body(request, deps.lease)
-    uploaded = await upload(deps, body, frozenset(options.tag), key, actor=actor)
-    one = uploaded.data
+    tags = tagged(projects, frozenset(options.tag))
+    uploaded = await upload(deps, body, tags, key, actor=actor)
+    one = await store.data.get(uploaded.data.knit_id) if projects else uploaded.data
     note_made(request, knit_id=one.knit_id)
     response = json_response(ToWire().data(one))
     if uploaded.repeated:
@@ -103,7 +110,9 @@ async def upload_data(
     response_model=None,
     responses=gives_stream(GZIPPED_TAR, PLAIN_TAR) | failures(404, 426, 500, 503),
 )
-async def download_data(knit_id: KnitIdPath, request: Request, deps: DepsOf) -> Response:
+async def download_data(
+    knit_id: KnitIdPath, request: Request, deps: DepsOf, store: StoreOf, projects: ProjectsOf
+) -> Response:
     """Download the content of a Data as gzip(tar), or as plain tar if that is accepted first.
 
     It has files and links, as they are. `Accept: application/tar+gzip;entries=all` (or
@@ -115,6 +124,8 @@ async def download_data(knit_id: KnitIdPath, request: Request, deps: DepsOf) -> 
     is the MD5 of the body as it was sent. Over HTTP/1.0 it has a length instead of chunks, and the
     gzip is not compressed.
     """
+    if projects:
+        await store.data.get(knit_id)
     media_type, form = negotiate_archive(request.headers.get("accept", ""))
     direct = sockets.can_detach(request.scope)
     chunked = accepts_chunks(request.scope)

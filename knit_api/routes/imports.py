@@ -38,7 +38,8 @@ async def begin_import(request: Request, deps: DepsOf, store: StoreOf, actor: Ac
 
     That is a claim in knit's namespace on Kubernetes, and a folder in `volumes` of knit's state
     folder on one machine. The token is a compact JWS (HS256) with the claims `jti`, `sub`,
-    `knitfab/knitId` and `knitfab/runId`. The import fails unless it is ended within half an hour
+    `knitfab/knitId`, `knitfab/runId` and `knit/actor`, who has begun the import. The import fails
+    unless it is ended within half an hour
     (a setting).
     """
     key = await store.imports.signing_key(deps.imports)

@@ -12,6 +12,7 @@ from knit_api.openapi.document import failures
 from knit_api.parameters import KnitIdPath, LineageOptions
 from knit_api.responses import json_response
 from knit_workflows.domain import lineage as domain
+from knit_workflows.wire.base import Wire
 from knit_workflows.wire.lineage import Lineage, LineageGraph
 from knit_workflows.wire.mapping import ToWire
 
@@ -29,7 +30,8 @@ async def show_lineage(
     """Show what a Data came from and what came of it, the nearest first.
 
     A Run that is reached comes with all its inputs, outputs and log; only those in the direction
-    of the walk are followed further. Deleted Runs are not followed downstream.
+    of the walk are followed further. Deleted Runs are not followed downstream. What does not belong
+    to the projects of a caller who is bound to some is not shown; `left_out` counts it.
     """
     options.check()
     upstream, downstream = options.hops()
@@ -47,6 +49,7 @@ def _response(found: domain.Lineage | domain.LineageGraph) -> Response:
         {
             "data": [to_wire.data(one) for one in found.data],
             "runs": [to_wire.run(one) for one in found.runs],
+            **_left_out(found.left_out),
         }
     )
 
@@ -60,4 +63,15 @@ def _graph_response(graph: domain.LineageGraph) -> Response:
         }
         for edge in graph.edges
     ]
-    return json_response({"data": graph.data, "runs": graph.runs, "edges": edges})
+    return json_response(
+        {
+            "data": graph.data,
+            "runs": graph.runs,
+            "edges": edges,
+            **_left_out(graph.left_out),
+        }
+    )
+
+
+def _left_out(count: int) -> Wire:
+    return {"left_out": count} if count else {}

@@ -9,7 +9,7 @@ from urllib.parse import quote
 from fastapi import APIRouter, Query, Request, Response
 
 from knit_api import pagination
-from knit_api.accounts.guard import ActorOf
+from knit_api.accounts.guard import ActorOf, ProjectsOf
 from knit_api.deps import DepsOf, StoreOf
 from knit_api.openapi.document import failures, gives_stream
 from knit_api.pagination import page_response
@@ -65,7 +65,12 @@ async def run_events(run_id: RunIdPath, store: StoreOf) -> Response:
     responses=gives_stream(MEDIA_TYPE) | failures(400, 404, 409, 426, 500, 503),
 )
 async def run_log(
-    run_id: RunIdPath, request: Request, deps: DepsOf, options: Annotated[LogOptions, Query()]
+    run_id: RunIdPath,
+    request: Request,
+    deps: DepsOf,
+    store: StoreOf,
+    projects: ProjectsOf,
+    options: Annotated[LogOptions, Query()],
 ) -> Response:
     """Give the log of a Run that has started; 404 when its Plan keeps none.
 
@@ -73,6 +78,8 @@ async def run_log(
     this server ends before the Run; over HTTP/1.0 it is refused (426). An offset past the end is
     409: it is another log than the one that was so long.
     """
+    if projects:
+        await store.runs.get(run_id)
     return await log_response(
         deps,
         run_id,

@@ -109,6 +109,9 @@ class TokenRecord:
         return f"token:{self.name}"
 
 
+_FREEING: Final = ("/abort", "/tearoff", "/purge")
+
+
 @dataclass(frozen=True, slots=True)
 class AuditRecord:
     """One request, before it is carried out: who asks for what, from where.
@@ -125,6 +128,11 @@ class AuditRecord:
     targets: Mapping[str, str]
     address: str
     status: int | None = None
+
+    @property
+    def frees_space(self) -> bool:
+        """Whether the request ends or removes something, which must be possible on a full disk."""
+        return self.method == "DELETE" or self.route.endswith(_FREEING)
 
 
 MAX_ROUTE: Final = 500

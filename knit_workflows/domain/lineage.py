@@ -21,6 +21,8 @@ class Lineage:
 
     data: tuple[DataDetail, ...]
     runs: tuple[RunDetail, ...]
+    left_out: int = 0
+    """How many Data and Runs are not shown to this caller."""
 
 
 class Edge(NamedTuple):
@@ -39,3 +41,4 @@ class LineageGraph:
     data: tuple[KnitId, ...]
     runs: tuple[RunId, ...]
     edges: tuple[Edge, ...]
+    left_out: int = 0

@@ -88,18 +88,20 @@ class PostgresAuditStore:
 
     async def begin(self, record: AuditRecord) -> int:
         """See the port."""
-        row = await self._db.row(
-            _SQL["begin"],
-            {
-                "subject": _plain(record.subject),
-                "actor": _plain(record.actor),
-                "method": _plain(record.method),
-                "route": _plain(record.route),
-                "targets": Jsonb({key: _plain(value) for key, value in record.targets.items()}),
-                "address": _plain(record.address),
-                "status": record.status,
-            },
-        )
+        values = {
+            "subject": _plain(record.subject),
+            "actor": _plain(record.actor),
+            "method": _plain(record.method),
+            "route": _plain(record.route),
+            "targets": Jsonb({key: _plain(value) for key, value in record.targets.items()}),
+            "address": _plain(record.address),
+            "status": record.status,
+        }
+
+        if record.frees_space:
+            row = await self._db.freeing(lambda session: session.row(_SQL["begin"], values))
+        else:
+            row = await self._db.row(_SQL["begin"], values)
         entry_id: int = row.entry_id
         return entry_id
 

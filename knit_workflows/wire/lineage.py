@@ -9,11 +9,19 @@ from knit_workflows.wire.data import Data
 from knit_workflows.wire.runs import Run
 
 
+def _is_none(count: int) -> bool:
+    return count == 0
+
+
 class Lineage(Response):
-    """Data and Runs in full, each once, the nearest first; the first Data is that asked for."""
+    """Data and Runs in full, each once, the nearest first; the first Data is that asked for.
+
+    `left_out` says how many of them belong to others' projects, and are not shown.
+    """
 
     data: list[Data]
     runs: list[Run]
+    left_out: int = Field(default=0, exclude_if=_is_none)
 
 
 class LineageEdge(Response):
@@ -33,3 +41,4 @@ class LineageGraph(Response):
     data: list[str]
     runs: list[str]
     edges: list[LineageEdge]
+    left_out: int = Field(default=0, exclude_if=_is_none)

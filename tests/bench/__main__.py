@@ -8,6 +8,7 @@ import sys
 from collections.abc import Awaitable, Callable
 
 from tests.bench import (
+    accounts,
     api_figures,
     burst,
     cluster,
@@ -31,6 +32,7 @@ BENCHES: dict[str, Callable[[], Awaitable[None]]] = {
     "transfers": transfers.transfers,
     "store": store_figures.figures,
     "api-at-size": api_figures.at_size,
+    "accounts": accounts.accounts,
     "one-run": lambda: cluster.one_run(10),
     "many-runs": lambda: cluster.many_runs(20),
 }
