@@ -6,14 +6,13 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Final, TypeVar
+from typing import Final
 
 from knit_cli.accounts.credentials import CredentialsFile, Login
 from knit_cli.accounts.provider import Provider, ProviderFault
 from knit_cli.api.authorization import bearer
 from knit_cli.errors import ApiUnreachable, CliError, NotLoggedIn
-
-T = TypeVar("T")
+from knit_cli.signals import endings_deferred
 
 _LOG_IN_AGAIN: Final = "log in again: knit login"
 
@@ -83,7 +82,8 @@ class LoginToken:
         return _LOG_IN_AGAIN
 
     def _renew(self) -> None:
-        self._login = _uninterrupted(self._renewed_login)
+        with endings_deferred():  # the answer is the only copy of the next refresh token
+            self._login = self._renewed_login()
 
     def _renewed_login(self) -> Login:
         with self._file.locked():
@@ -127,25 +127,3 @@ class LoginToken:
             )
         expires_at = None if seconds is None else self._clock() + seconds
         return replace(next_one, token=token, expires_at=expires_at)
-
-
-def _uninterrupted(work: Callable[[], T]) -> T:
-    """Does the work to its end even if Ctrl-C or a signal ends what waits for it.
-
-    Python ends when the last thread does, so the next refresh token is saved.
-    """
-    done: list[T] = []
-    failed: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            done.append(work())
-        except BaseException as error:  # noqa: BLE001  raised again below
-            failed.append(error)
-
-    thread = threading.Thread(target=run, name="knit-renew")
-    thread.start()
-    thread.join()
-    if failed:
-        raise failed[0]
-    return done[0]

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import base64
+import http.server
 import json
+import signal
 import stat
+import subprocess
 import sys
 import threading
 import time
@@ -27,6 +30,8 @@ from tests.cli.scripted_provider import (
     refusal,
     tokens,
 )
+from tests.processes import bare_environment
+from tests.waiting import PATIENCE
 
 METADATA = ("GET", "/.well-known/oauth-protected-resource")
 WHOAMI = ("GET", "/whoami")
@@ -686,3 +691,49 @@ def test_where_the_store_is_named_the_logins_are_beside_it(knit, provider, meant
     assert knit("login", *common).code == 0
     assert (folder / "credentials").exists()
     assert yaml.safe_load((folder / "store").read_text()) == {str(knit.cwd): {"apiRoot": API_ROOT}}
+
+
+# ------------------------------------------------------------ Ctrl-C
+
+
+class SlowProvider(http.server.BaseHTTPRequestHandler):
+    """Has used the refresh token up, and takes its time to give the next one."""
+
+    asked = threading.Event()
+    going_on = threading.Event()
+
+    def do_POST(self):
+        self.rfile.read(int(self.headers["Content-Length"]))
+        SlowProvider.asked.set()
+        assert SlowProvider.going_on.wait(PATIENCE)
+        body = json.dumps(tokens("next")).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_arguments):
+        pass
+
+
+def test_ctrl_c_does_not_lose_the_next_refresh_token(knit, logged_in):
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), SlowProvider) as server:
+        threading.Thread(target=server.serve_forever).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        logged_in(expires_in=0, issuer=address, token_endpoint=f"{address}/token")
+        process = subprocess.Popen(
+            [sys.executable, "-m", "knit_cli", "data", "find"],
+            cwd=knit.cwd,
+            env=bare_environment(HOME=str(knit.home)),
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert SlowProvider.asked.wait(PATIENCE)
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.2)  # it has to be heard before the answer comes
+        SlowProvider.going_on.set()
+        _, err = process.communicate(timeout=PATIENCE)
+        server.shutdown()
+    assert process.returncode == 1
+    assert err.strip() == "interrupted"
+    assert credentials(knit).find(API_ROOT).refresh_token == "refresh-next"
