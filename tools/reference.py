@@ -317,6 +317,10 @@ def api_page() -> str:
 def _operation(title: str, operation: Json, first: str, rest: str) -> str:
     paragraphs = (part.replace("\n", " ") for part in (first, *rest.split("\n\n")))
     parts = [f"## `{title}`", *paragraphs]
+    refusals: tuple[str, ...] = ()
+    if role := operation.get("x-role"):
+        parts.append(f"Needs the role {role}.")
+        refusals = ("401", "403", "429")  # of all that need a role: said once, above
     for place in ("query", "header"):
         rows = [
             (f"`{one['name']}`", _repeats(one) + one.get("description", ""))
@@ -330,6 +334,7 @@ def _operation(title: str, operation: Json, first: str, rest: str) -> str:
     answers = [
         (f"{status}", answer.get("description", ""), _contents(answer.get("content", {})))
         for status, answer in sorted(operation["responses"].items())
+        if status not in refusals
     ]
     parts.append(_table(("answer", "", "body"), answers))
     return "\n\n".join(part for part in parts if part)

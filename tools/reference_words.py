@@ -176,7 +176,8 @@ PLAN_KEYS: Final[Mapping[str, tuple[str, str]]] = {
 
 ENDPOINTS: Final = """\
 The document itself is served as `/api/openapi.json` (OpenAPI 3.1), and as a page for people under
-`/api/docs`. Callers authenticate, each endpoint needs a role: see [security](../security.md). With
+`/api/docs`. Callers authenticate, and endpoints need a role ([security](../security.md)): 401
+without a valid token, 403 if the role does not suffice, 429 for too many requests. With
 `KNIT_ACCOUNTS__REQUIRED=false` anybody may do everything; the API then refuses to listen on another
 than a loopback address.
 

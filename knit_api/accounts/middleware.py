@@ -51,13 +51,15 @@ class AccountsMiddleware:
         async def sending(message: Message) -> None:
             if message["type"] == "http.response.start":
                 await record_outcome(accounts, scope, message["status"])
-                message = _with_challenge(accounts, scope, message)
             await send(message)
 
         try:
             await self._app(scope, receive, sending)
         except BaseException as error:
             await finish_despite_cancel(record_outcome(accounts, scope, _status_of(error)))
+            if isinstance(error, HttpProblem) and error.status == 401 and error.headers is None:
+                # That of a route with a token of its own (RFC 9110, §15.5.2).
+                error.headers = accounts.challenge(scope, "", "invalid_token").headers
             raise
         # What has had no response of its own has become another protocol.
         await record_outcome(accounts, scope, 101)
@@ -78,15 +80,3 @@ def _status_of(error: BaseException) -> int:
     if isinstance(error, asyncio.CancelledError | ClientDisconnected | ResponseAborted):
         return _CLIENT_LEFT
     return response_for(error).status_code if isinstance(error, Exception) else 500
-
-
-def _with_challenge(accounts: Accounts, scope: Scope, start: Message) -> Message:
-    """Adds how to authenticate to a route's own 401 (RFC 9110, §15.5.2)."""
-    headers = list(start.get("headers", ()))
-    if start["status"] != 401 or scope["path"].rstrip("/") not in OWN_TOKEN_PATHS:
-        return start
-    if any(name.lower() == b"www-authenticate" for name, _ in headers):
-        return start
-    challenge = accounts.challenge(scope, "", "invalid_token").headers or {}
-    added = [(name.lower().encode(), value.encode("latin-1")) for name, value in challenge.items()]
-    return {**start, "headers": [*headers, *added]}

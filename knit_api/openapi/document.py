@@ -63,11 +63,13 @@ _TOKEN: Final[Extra] = {"schema": {"type": "string", "pattern": r"^[\w-]+\.[\w-]
 _DESCRIPTIONS: Final = {
     400: "the request is not valid",
     401: "the token is not valid",
+    403: "the role does not allow it",
     404: "there is no such thing",
     408: "the client sent nothing for too long",
     409: "the present state does not allow it",
     413: "the body is too large",
     415: "not a type of archive",
+    429: "too many requests",
     426: "over HTTP/1.0 nobody could tell whether the response is complete",
     500: "it cannot be done, and never will be unless the system changes",
     503: "a part of knit is unavailable, or it is too early; try again",
@@ -254,6 +256,24 @@ def _secure(document: Extra) -> None:
             operation["security"] = []
         else:
             operation["x-role"] = rule.role.value
+            for status in (401, 403, 429):
+                operation["responses"].setdefault(str(status), _refusal(status))
+
+
+def _refusal(status: int) -> Extra:
+    """Describes what access control answers."""
+    content = {
+        "schema": {"$ref": _REF.format(model=ErrorBody.__name__)},
+        "example": examples.ERRORS[status],
+    }
+    return {
+        "description": _DESCRIPTIONS[status],
+        "content": {"application/json": content},
+        "headers": {
+            401: {"WWW-Authenticate": _header("how to authenticate (RFC 6750)", "string")},
+            429: {"Retry-After": _header("seconds after which it may be sent", "integer")},
+        }.get(status, {}),
+    }
 
 
 def _link(document: Extra) -> None:

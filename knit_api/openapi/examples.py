@@ -309,6 +309,9 @@ ERRORS: Final[Mapping[int, dict[str, Any]]] = {
     401: _error(
         "the token is not valid: its signature is wrong", "send the token as `begin` gave it"
     ),
+    403: _error(
+        "this needs the role editor; ada has the role viewer", "ask an admin for the role editor"
+    ),
     404: _error("there is no such thing", "check the id", IDS["knit_id"]),
     408: _error("the client sent nothing for too long", "push again"),
     409: _error(
@@ -326,6 +329,7 @@ ERRORS: Final[Mapping[int, dict[str, Any]]] = {
         "is complete",
         "speak HTTP/1.1; where a proxy is on the way, let it (nginx: proxy_http_version 1.1;)",
     ),
+    429: _error("ada sends more than 1,200 requests per minute", "wait 1 s, then send it again"),
     500: _error("the Data cannot be packed", "ask the operator of this knit; its logs say more"),
     503: _error("the database does not answer", "try again in some seconds"),
     507: _error(

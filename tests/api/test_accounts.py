@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import re
 import secrets
@@ -18,17 +19,22 @@ from fastapi.routing import iter_route_contexts
 
 from knit_api.accounts.access import Accounts
 from knit_api.accounts.matrix import MATRIX, OPEN_PATHS, OWN_TOKEN_PATHS
+from knit_api.accounts.rates import Rates
 from knit_api.accounts.tokens import digest_of, is_token, new_token, shown_prefix
 from knit_api.accounts.verifiers import CACHE_SECONDS
 from knit_api.deps import Deps
+from knit_workflows.domain import jws
 from knit_workflows.domain.accounts import AuditQuery, NewToken, Role, TokenRecord
 from knit_workflows.domain.errors import StoreUnavailable
+from knit_workflows.domain.imports import import_of
 from knit_workflows.domain.runs import RunStatus
 from knit_workflows.domain.tags import Tag
+from knit_workflows.domain.volumes import Volume
 from knit_workflows.extra_apis import ExtraApi
 from knit_workflows.settings import ExtraApisSettings
 from tests.api.access import BEARER, TOKEN, enforced
 from tests.api.archives import HELLO, tar_of
+from tests.api.fake_transfers import FakeTransfers
 from tests.api.upstreams import OK, sends, service
 from tests.memory_store import MemoryStore
 
@@ -671,3 +677,106 @@ async def test_only_trusted_proxies_say_where_a_request_comes_from(
 def test_accounts_are_on_unless_they_are_switched_off(store: MemoryStore) -> None:
     assert enforced(store).required
     assert not Accounts.off(lambda: None).required  # type: ignore[arg-type,return-value]
+
+
+# --- imports ---
+
+
+async def test_an_import_is_ended_by_its_own_token_alone(
+    anybody: httpx.AsyncClient, store: MemoryStore, transfers: FakeTransfers
+) -> None:
+    """It is the token that counts; the actor is who has begun the import."""
+    text, _ = await a_token(store, Role.OPERATOR, name="importer")
+    begun = await anybody.post("/api/data/import/begin", headers=bearer(text))
+    one = import_of(jws.read(begun.text).claims)
+    await transfers.backend.create_volume(Volume(one.volume, one.knit_id))
+    jwt = {"Content-Type": "application/jwt"}
+    signed, _, _ = begun.text.rpartition(".")
+    forged = await anybody.post("/api/data/import/end", content=f"{signed}.AAAA", headers=jwt)
+    assert forged.status_code == 401
+    assert forged.headers["www-authenticate"].startswith("Bearer realm=")
+    assert (await store.runs.get(one.run_id)).summary.status is RunStatus.RUNNING
+    wrong = await anybody.post(
+        "/api/data/import/end", content=begun.text, headers={**jwt, **bearer(new_token())}
+    )
+    assert wrong.status_code == 401, "credentials that are sent are looked at"
+    ended = await anybody.post("/api/data/import/end", content=begun.text, headers=jwt)
+    assert ended.status_code == 200, ended.text
+    events = await store.runs.events(one.run_id)
+    assert [event.actor for event in events][:2] == ["importer", "importer"]
+    latest = store.memory.audit[-1]
+    assert (latest.record.subject, latest.status) == ("", 200)
+    assert latest.record.targets["actor"] == "importer"
+    assert begun.text not in str(store.memory.audit)
+
+
+async def test_guesses_of_an_imports_token_are_limited_too(
+    deps: Deps, anybody: httpx.AsyncClient, store: MemoryStore
+) -> None:
+    object.__setattr__(deps, "accounts", enforced(store, failures_per_minute=2))
+    statuses = [
+        (
+            await anybody.post(
+                "/api/data/import/end", content="a.b.c", headers={"Content-Type": "application/jwt"}
+            )
+        ).status_code
+        for _ in range(3)
+    ]
+    assert statuses == [401, 401, 429]
+
+
+async def test_guesses_at_once_are_limited_like_others(
+    deps: Deps, anybody: httpx.AsyncClient, store: MemoryStore
+) -> None:
+    object.__setattr__(deps, "accounts", enforced(store, failures_per_minute=5))
+    answers = await asyncio.gather(
+        *(anybody.get("/api/data", headers=bearer(new_token())) for _ in range(20))
+    )
+    assert sorted(answer.status_code for answer in answers) == [401] * 5 + [429] * 15
+
+
+async def test_a_flood_of_strangers_does_not_fill_the_audit_log(
+    deps: Deps, anybody: httpx.AsyncClient, store: MemoryStore
+) -> None:
+    object.__setattr__(deps, "accounts", enforced(store, failures_per_minute=5))
+    kinds: list[dict[str, str]] = [{}, bearer("x"), {"Authorization": "Digest x"}, basic("")]
+    for turn in range(20):
+        await anybody.post("/api/data", headers=kinds[turn % len(kinds)])
+    assert len(store.memory.audit) == 5
+
+
+# --- the parts ---
+
+
+def test_a_rate_is_an_average_with_as_many_at_once() -> None:
+    now = 0.0
+    rates = Rates(60, clock=lambda: now)
+    assert [rates.take("a") for _ in range(60)] == [0.0] * 60
+    assert rates.take("a") == pytest.approx(1.0)
+    assert rates.take("b") == 0.0
+    now = 2.0
+    assert [bool(rates.take("a")) for _ in range(3)] == [False, False, True]
+    rates.give_back("a")
+    assert rates.take("a") == 0.0
+    now = 1e6
+    assert [bool(rates.take("a")) for _ in range(61)] == [False] * 60 + [True]
+
+
+def test_a_token_has_its_form_and_a_checksum() -> None:
+    tokens = {new_token() for _ in range(200)}
+    assert len(tokens) == 200
+    for text in tokens:
+        assert len(text) == 54
+        assert is_token(text)
+        at = secrets.randbelow(54)
+        other = "a" if text[at] != "a" else "b"
+        assert not is_token(text[:at] + other + text[at + 1 :])
+    for wrong in ("", "knit_", text[:-1], text + "0", f" {text}", f"{text}\n", text.upper()):
+        assert not is_token(wrong)
+
+
+def test_the_metadata_of_openapi_names_the_roles(app: FastAPI) -> None:
+    document = app.openapi()
+    assert set(document["components"]["securitySchemes"]) == {"bearer", "basic"}
+    assert document["paths"]["/healthz"]["get"]["security"] == []
+    assert document["paths"]["/api/tokens"]["post"]["x-role"] == "admin"

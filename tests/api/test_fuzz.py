@@ -27,8 +27,10 @@ from schemathesis import Case, CheckContext, GenerationMode, HookContext, Respon
 from schemathesis.core.failures import FailureGroup
 from schemathesis.schemas import BaseSchema
 
+from knit_api.accounts.tokens import digest_of
 from knit_workflows.embedded import EmbeddedPostgres
 from knit_workflows.testing import knit_environment
+from tests.api.access import BEARER, TOKEN
 from tests.api.archives import HELLO, HOSTILE, tar_of
 from tests.api.test_processes import api
 from tests.api.test_real_parts import environment_of
@@ -70,7 +72,9 @@ class Client:
     """Asks, checks every answer, and counts."""
 
     def __init__(self, base: str) -> None:
-        self.schema: BaseSchema = schemathesis.openapi.from_url(f"{base}/api/openapi.json")
+        self.schema: BaseSchema = schemathesis.openapi.from_url(
+            f"{base}/api/openapi.json", headers=BEARER
+        )
         # A value may have the right form and still be refused: `image: ""`, a cursor of nothing.
         checks = self.schema.config.checks
         checks.positive_data_acceptance.expected_statuses += ["400"]
@@ -85,6 +89,7 @@ class Client:
 
         self.session = requests.Session()
         self.session.trust_env = False
+        self.session.headers.update(BEARER)
         self.answers: Counter[tuple[str, int]] = Counter()
         self.failures: list[FailureGroup] = []
         self.known: dict[str, str] = {}
@@ -105,7 +110,7 @@ class Client:
 
     @property
     def transport(self) -> dict[str, Any]:
-        return {"session": self.session, "timeout": 60}
+        return {"session": self.session, "timeout": 60, "headers": BEARER}
 
     def ask(self, case: Case) -> None:
         checks = [self.no_unexpected_failure]
@@ -197,7 +202,13 @@ async def test_no_request_gets_an_answer_that_is_not_declared(
 ):
     """All of schemathesis' checks; 5xx only where the contract has them. Real parts throughout."""
     async with knit_environment(postgres=postgres) as knit:
-        with api(tmp_path, **environment_of(knit)) as running:
+        access = {
+            "KNIT_ACCOUNTS__REQUIRED": "true",
+            "KNIT_ACCOUNTS__BOOTSTRAP_TOKEN_SHA256": digest_of(TOKEN),
+            "KNIT_ACCOUNTS__REQUESTS_PER_MINUTE": "10000000",
+            "KNIT_ACCOUNTS__FAILURES_PER_MINUTE": "10000000",
+        }
+        with api(tmp_path, **environment_of(knit), **access) as running:
             client = await asyncio.to_thread(fuzz, running.url)
     print(f"{client.answers.total()} requests:", dict(sorted(client.answers.items())))
     assert client.answers.total() >= CASES
