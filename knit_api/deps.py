@@ -191,6 +191,7 @@ class Deps:
         self.threads.shutdown()
         self.extra_apis.close()
         await self.agents.aclose()
+        await self.accounts.aclose()
         if self.close_store is not None:
             with suppress(KnitError):
                 await self.close_store()
