@@ -31,9 +31,14 @@ class WorkerProcess:
     """
 
     def __init__(
-        self, environment: Mapping[str, str], logs: Path, *, roles: Sequence[Role] = ()
+        self,
+        environment: Mapping[str, str],
+        logs: Path,
+        *,
+        roles: Sequence[Role] = (),
+        arguments: Sequence[str] = (),
     ) -> None:
-        self._arguments = ["--roles", ",".join(roles)] if roles else []
+        self._arguments = [*(["--roles", ",".join(roles)] if roles else []), *arguments]
         self._environment = {**os.environ, **environment, "KNIT_LOG_FORMAT": "json"}
         self._logs = logs
         self._starts = 0
@@ -49,6 +54,12 @@ class WorkerProcess:
         """The process id of the present process."""
         assert self._process is not None
         return self._process.pid
+
+    @property
+    def code(self) -> int | None:
+        """How the last process has ended; None: it has not."""
+        assert self._process is not None
+        return self._process.returncode
 
     def start(self) -> None:
         """Starts one; it is not ready yet."""

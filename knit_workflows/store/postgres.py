@@ -59,9 +59,11 @@ class PostgresStore:
         if found == REVISION:
             return
         has = "no tables of knit" if found is None else f"its tables in revision {found}"
+        advice = "run the database migrations (python -m knit_workflows.store), then start again"
+        if found is not None and found > REVISION:
+            advice = "a newer knit has migrated it: use that version, or restore a backup"
         raise StoreUnavailable(
-            f"the database has {has}, this knit needs revision {REVISION}",
-            advice="run the database migrations (python -m knit_workflows.store), then start again",
+            f"the database has {has}, this knit needs revision {REVISION}", advice=advice
         )
 
     async def aclose(self) -> None:

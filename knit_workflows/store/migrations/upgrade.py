@@ -8,6 +8,7 @@ from typing import Final
 
 from alembic import command
 from alembic.config import Config
+from alembic.util.exc import CommandError
 from sqlalchemy import create_engine, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import OperationalError
@@ -31,6 +32,11 @@ def upgrade(url: str, *, lock: int, folder: Path) -> None:
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
             connection.commit()
+    except CommandError as cause:
+        raise StoreUnavailable(
+            f"the database cannot be migrated: {cause}",
+            advice="a newer knit may have migrated it: use that version, or restore a backup",
+        ) from cause
     except OperationalError as cause:
         words = " ".join(str(cause.orig or cause).split())
         raise StoreUnavailable(
