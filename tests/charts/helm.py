@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -13,6 +14,7 @@ from typing import Any, Final
 
 import yaml
 
+from knit_workflows.provision.cache import SetUpError
 from knit_workflows.provision.go_build import GoPrograms, build_if_needed
 
 ROOT: Final = Path(__file__).parents[2]
@@ -61,7 +63,10 @@ def program(name: str) -> Path:
 def main() -> None:
     """Builds all of them, so that no test has to wait for it."""
     for name in PROGRAMS:
-        print(program(name))
+        try:
+            print(program(name))
+        except SetUpError as error:
+            sys.exit(f"helm: {error}")
 
 
 @dataclass(frozen=True)
