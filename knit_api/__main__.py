@@ -24,6 +24,8 @@ from knit_api.app import create_app
 from knit_api.deps import Deps, EngineClient, Lazy
 from knit_api.extra.in_force import ExtraApis
 from knit_api.server.sockets import DetachableProtocol
+from knit_api.server.streams import cancel_and_wait
+from knit_api.server.tls import Certificate, CertificateRefused
 from knit_api.watchdog import watched
 from knit_workflows import log as logs
 from knit_workflows.client import KnitClient
@@ -98,11 +100,18 @@ def _transfers(settings: Settings) -> Callable[[], Awaitable[EngineClient]]:
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server; it sets an event as soon as a signal asks it to end."""
+    """uvicorn's server; it sets an event as soon as a signal asks it to end.
 
-    def __init__(self, config: uvicorn.Config, stopping: asyncio.Event) -> None:
+    Files of a certificate are followed while it serves.
+    """
+
+    def __init__(
+        self, config: uvicorn.Config, stopping: asyncio.Event, certificate: Certificate | None
+    ) -> None:
         super().__init__(config)
         self._stopping = stopping
+        self._certificate = certificate
+        self._following: asyncio.Future[None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listens, and says where: whoever asked for port 0 learns it here."""
@@ -112,8 +121,16 @@ class Server(uvicorn.Server):
             # hundred by more than that request takes.
             gc.collect()
             gc.freeze()
+            if self._certificate is not None:
+                self._following = asyncio.ensure_future(self._certificate.follow())
             host, port, *_ = self.servers[0].sockets[0].getsockname()
             log.info("API is ready", extra={"action": "api_ready", "host": host, "port": port})
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Ends; see the base class."""
+        if self._following is not None:
+            await cancel_and_wait(self._following)
+        await super().shutdown(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Handles a signal; endless streams check the event a few times per second."""
@@ -126,6 +143,16 @@ def _port(text: str) -> int:
     if not 0 <= port <= 65535:
         raise argparse.ArgumentTypeError(f"{port} is not a port: they go from 0 to 65535")
     return port
+
+
+def _certificate(chain: Path | None, key: Path | None) -> Certificate | None:
+    if chain is None and key is None:
+        return None
+    if chain is None or key is None:
+        raise CertificateRefused("--tls-cert and --tls-key belong together: give both, or none")
+    certificate = Certificate(chain, key)
+    certificate.load()
+    return certificate
 
 
 def _settings(extra_apis: Path | None) -> Settings:
@@ -149,13 +176,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
         metavar="FILE",
         help="lists paths that other services serve (default: KNIT_EXTRA_APIS__CONFIG)",
     )
+    parser.add_argument(
+        "--tls-cert",
+        type=Path,
+        metavar="FILE",
+        help="serve HTTPS with this certificate chain (PEM); a changed file is taken at once",
+    )
+    parser.add_argument(
+        "--tls-key", type=Path, metavar="FILE", help="the key of that certificate (PEM)"
+    )
     options = parser.parse_args(arguments)
     try:
         settings = _settings(options.extra_apis_config)
         check_bind(options.host, required=settings.accounts.required)
         deps = deps_from(settings)
         deps.extra_apis.load()
-    except (BindRefused, SettingsRefused, ExtraApisRefused) as refused:
+        certificate = _certificate(options.tls_cert, options.tls_key)
+    except (BindRefused, SettingsRefused, ExtraApisRefused, CertificateRefused) as refused:
         parser.error(str(refused))
     logs.set_up(settings.log_format, settings.log_level)
     set_up_telemetry(settings.log_format)
@@ -172,8 +209,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=SHUTDOWN_GRACE_PERIOD,
+        ssl_context_factory=None if certificate is None else lambda *_: certificate.front(),
     )
-    Server(config, deps.stopping).run()
+    Server(config, deps.stopping, certificate).run()
 
 
 if __name__ == "__main__":

@@ -100,6 +100,8 @@ class Role(StrEnum):
 
 
 ALL_ROLES: Final = frozenset(Role)
+WITHOUT_BACKEND: Final = frozenset({Role.ENGINE, Role.HOOKS})
+"""Roles that need no right on the back-end: at most they ask it how many Runs it suggests."""
 WAITING_ROLES: Final = frozenset({Role.WATCH, Role.HOOKS})
 WORKFLOWS_BY_ROLE: Final = {
     Role.INTERACTIVE: (TransferWorkflow, VolumesWorkflow),
@@ -131,13 +133,16 @@ class Deps:
         engine: EngineSettings | None = None,
         queues: QueueSettings | None = None,
         hooks: HookSettings | None = None,
+        opens_backend: bool = True,
     ) -> None:
+        """`opens_backend`: false where no role needs it, and the process may have no rights."""
         self.store = store
         self.backend = backend
         self.engine = engine or EngineSettings()
         self.queues = queues or QueueSettings()
         self.hooks = hooks or HookSettings()
         self.caller = HookCaller(self.hooks)
+        self._opens_backend = opens_backend
         self._users = 0
         self._lock = asyncio.Lock()
 
@@ -147,7 +152,8 @@ class Deps:
         async with self._lock:
             if self._users == 0:
                 await self.store.open()
-                await self.backend.open()
+                if self._opens_backend:
+                    await self.backend.open()
             self._users += 1
         try:
             yield

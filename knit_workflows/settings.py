@@ -169,6 +169,8 @@ class KubernetesSettings(_Group):
     """The image with `knit_workflows.pod`; knit's own containers use it."""
     pod_image_pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = None
     """`imagePullPolicy` of knit's own containers. None: the cluster's default."""
+    image_pull_secrets: tuple[str, ...] = ()
+    """Secrets with which the images of run and transfer pods are pulled, as JSON: `["regcred"]`."""
     log_service_account: str = "knit-nurse"
     """ServiceAccount with which the log sidecar reads logs; see
     `python -m knit_workflows.compute.kubernetes`."""

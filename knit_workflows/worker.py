@@ -23,9 +23,18 @@ from temporalio.worker import Worker
 
 from knit_workflows import log as logs
 from knit_workflows.compute.base import ComputeBackend
-from knit_workflows.domain.errors import EngineUnavailable, KnitError, StoreMismatch
+from knit_workflows.domain.errors import KnitError, StoreMismatch
 from knit_workflows.domain.ports import Store
-from knit_workflows.plugin import WAITING_SLOTS, Deps, KnitPlugin, Role, slots
+from knit_workflows.health import Health
+from knit_workflows.plugin import (
+    ALL_ROLES,
+    WAITING_SLOTS,
+    WITHOUT_BACKEND,
+    Deps,
+    KnitPlugin,
+    Role,
+    slots,
+)
 from knit_workflows.settings import (
     ComputeSettings,
     QueueSettings,
@@ -33,9 +42,17 @@ from knit_workflows.settings import (
     SettingsRefused,
     read_settings,
 )
+from knit_workflows.start_up import (
+    Interrupted,
+    Patience,
+    answers,
+    reach_namespace,
+    require_schema,
+    seconds,
+)
 from knit_workflows.store import PostgresStore
 from knit_workflows.telemetry import set_up_telemetry
-from knit_workflows.temporal_client import client_config, connect
+from knit_workflows.temporal_client import client_config
 
 log = logging.getLogger(__name__)
 
@@ -69,14 +86,16 @@ def backend_from(settings: ComputeSettings) -> ComputeBackend:
             return LocalBackend(settings.local)
 
 
-def deps_from(settings: Settings) -> Deps:
-    """Builds the dependencies of knit's activities; nothing is opened."""
+def deps_from(settings: Settings, roles: frozenset[Role] = ALL_ROLES) -> Deps:
+    """Builds the dependencies of the activities of these roles; nothing is opened."""
     return Deps(
         PostgresStore(settings.store),
         backend_from(settings.compute),
         engine=settings.engine,
         queues=settings.queues,
         hooks=settings.hooks,
+        # On Kubernetes a worker without need of them has no credentials that could be loaded.
+        opens_backend=settings.compute.kind != "kubernetes" or not roles <= WITHOUT_BACKEND,
     )
 
 
@@ -105,26 +124,37 @@ def by_queue(queues: QueueSettings, roles: frozenset[Role]) -> dict[str, frozens
     return served
 
 
-async def serve(settings: Settings, temporal: ClientConnectConfig, roles: frozenset[Role]) -> None:
-    """Works until SIGTERM or SIGINT; work in progress continues elsewhere or after a restart."""
+async def serve(
+    settings: Settings,
+    temporal: ClientConnectConfig,
+    roles: frozenset[Role],
+    *,
+    patience: timedelta = timedelta(),
+    health_port: int | None = None,
+) -> None:
+    """Works until SIGTERM or SIGINT; work in progress continues elsewhere or after a restart.
+
+    `patience` is how long database and Temporal may be away, or not be prepared yet, at the start.
+    """
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
-    try:
-        client = await connect(temporal)
-    except RuntimeError as cause:
-        raise EngineUnavailable(
-            f"Temporal does not answer at {temporal.get('target_host')}: {cause}",
-            advice="start it, or set TEMPORAL_ADDRESS",
-        ) from cause
-    deps = deps_from(settings)
+    health = Health()
+    start = Patience(patience, stopping, health)
     async with AsyncExitStack() as stack:
+        if health_port is not None:
+            await stack.enter_async_context(health.listening(health_port))
+        client = await start.wait_for(lambda: reach_namespace(temporal))
+        await start.wait_for(lambda: require_schema(settings.store))
+        deps = deps_from(settings, roles)
         await stack.enter_async_context(deps.opened())
         for worker in workers(client, deps, roles):
             await stack.enter_async_context(worker)
+        health.is_up({"database": deps.store.ping, "Temporal": lambda: answers(client)})
         log.info("worker is ready", extra={"action": "worker_ready", "roles": sorted(roles)})
         await told_to_stop(stopping, deps.store)
+        health.waits_for("it is ending")
         log.info("worker stops", extra={"action": "worker_stops"})
 
 
@@ -171,6 +201,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
         default=",".join(sorted(Role)),
         help=f"what this worker does, comma-separated (default: all): {', '.join(Role)}",
     )
+    parser.add_argument(
+        "--patience",
+        type=seconds,
+        default=timedelta(),
+        metavar="SECONDS",
+        help="how long database and Temporal may be away at the start (default: not at all)",
+    )
+    parser.add_argument(
+        "--health-port",
+        type=int,
+        metavar="PORT",
+        help="answer /livez and /readyz over HTTP there, on all addresses (default: nowhere)",
+    )
     options = parser.parse_args(arguments)
     try:
         roles = frozenset(Role(word.strip()) for word in options.roles.split(","))
@@ -187,7 +230,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         allow_connections()
     code = 1
     try:
-        asyncio.run(serve(settings, temporal, roles))
+        asyncio.run(
+            serve(
+                settings,
+                temporal,
+                roles,
+                patience=options.patience,
+                health_port=options.health_port,
+            )
+        )
+        code = 0
+    except Interrupted:
         code = 0
     except KnitError as error:
         # Its message is enough; only for unexpected errors a stack trace is useful.

@@ -63,8 +63,11 @@ def main() -> int:
     os.chdir(ROOT)
     environment = {**os.environ, **_engine()}
     node = subprocess.Popen([sys.executable, str(CLUSTER / "up.py")], stdout=subprocess.PIPE)
+    # Built beside the first tests, so that those of the charts find them, or wait for less.
+    helm = subprocess.Popen([sys.executable, "-m", "tests.charts.helm"], stdout=subprocess.DEVNULL)
     count = Count()
     _Started(QUICK, environment).end(count)
+    helm.wait()
     slow = _Started(SLOW, environment)
     if node.wait() == 0:
         on_node = _Started(KUBERNETES, environment)

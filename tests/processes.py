@@ -53,6 +53,12 @@ class _Process:
         assert self._process is not None
         return self._process.pid
 
+    @property
+    def code(self) -> int | None:
+        """How the last process has ended; None: it has not."""
+        assert self._process is not None
+        return self._process.returncode
+
     def start(self) -> None:
         """Starts one; it is not ready yet."""
         self._starts += 1
@@ -99,19 +105,26 @@ class WorkerProcess(_Process):
     is_ready = "worker_ready"
 
     def __init__(
-        self, environment: Mapping[str, str], logs: Path, *, roles: Sequence[Role] = ()
+        self,
+        environment: Mapping[str, str],
+        logs: Path,
+        *,
+        roles: Sequence[Role] = (),
+        arguments: Sequence[str] = (),
     ) -> None:
-        super().__init__(environment, logs, ["--roles", ",".join(roles)] if roles else [])
+        named = ["--roles", ",".join(roles)] if roles else []
+        super().__init__(environment, logs, [*named, *arguments])
 
 
 class ApiProcess(_Process):
-    """The API, on another port after each start."""
+    """The API, on another port after each start; callers need no token."""
 
     module = "knit_api"
     is_ready = "api_ready"
 
     def __init__(self, environment: Mapping[str, str], logs: Path) -> None:
-        super().__init__(environment, logs, ["--port", "0"])
+        open_to_all = {"KNIT_ACCOUNTS__REQUIRED": "false"}
+        super().__init__({**open_to_all, **environment}, logs, ["--port", "0"])
 
     @property
     def root(self) -> str:

@@ -1,5 +1,7 @@
 """Writes `docs/reference/` from the code: `python tools/reference.py [--check]`.
 
+The tables of values in the READMEs of `charts/` are written too: see `reference_charts`.
+
 Pages are pure functions of the code, so that the same code always gives the same text:
 the command line from its Typer app, the settings from `Settings`, the Plan file from the schema
 that the API publishes, the endpoints from the API's OpenAPI document, the statuses from the domain.
@@ -20,6 +22,7 @@ from typing import Any, Final, Literal, TypeAlias, get_args, get_origin
 
 from pydantic import BaseModel, SecretStr
 from pydantic_core import PydanticUndefined
+from reference_charts import readmes
 from reference_words import (
     COMMAND_LINE,
     ENDPOINTS,
@@ -411,10 +414,10 @@ def main() -> None:
     parser.add_argument("--check", action="store_true", help="change nothing, exit 1 if stale")
     check = parser.parse_args().check
     stale = []
-    for name, make in PAGES.items():
-        place, text = FOLDER / name, make()
+    pages = {FOLDER / name: make() for name, make in PAGES.items()}
+    for place, text in (pages | readmes()).items():
         if not place.exists() or place.read_text(encoding="utf-8") != text:
-            stale.append(name)
+            stale.append(str(place.relative_to(ROOT)))
             if not check:
                 place.write_text(text, encoding="utf-8")
     print(f"{'stale' if check else 'written'}: {', '.join(stale) or 'nothing'}")

@@ -10,7 +10,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+    *sorted((ROOT / "charts").glob("*/README.md")),
+]
 PACKAGES = ("knit_workflows", "knit_api", "knit_cli")
 VARIABLE = re.compile(r"\bKNIT_[A-Z_]*[A-Z]\b(?![_…])")
 METAVARIABLES = {"KNIT_ID"}
@@ -44,6 +48,11 @@ def test_a_reference_page_is_what_the_code_gives(reference, name: str) -> None:
 def test_every_reference_page_is_generated(reference) -> None:
     there = {page.name for page in (ROOT / "docs" / "reference").iterdir()}
     assert there == set(reference.PAGES)
+
+
+def test_the_tables_of_values_are_what_the_charts_say(reference) -> None:
+    for page, text in reference.readmes().items():
+        assert page.read_text("utf-8") == text, f"{relative(page)} is stale: run `make docs`"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=relative)

@@ -12,9 +12,11 @@ import psycopg
 from temporalio.client import Client
 
 from knit_workflows.embedded import EmbeddedPostgres
+from knit_workflows.plugin import Role
 from knit_workflows.store import migrate
 from knit_workflows.store.migrations import REVISION
 from tests.processes import WorkerProcess, bare_environment
+from tests.waiting import until
 
 
 async def test_it_says_when_it_is_ready_and_that_it_stops(
@@ -69,6 +71,29 @@ async def test_it_ends_when_its_database_has_been_upgraded(
         assert told in worker.log.read_text()
     finally:
         await asyncio.to_thread(worker.end)
+
+
+async def test_engine_and_hooks_need_no_credentials_for_the_cluster(
+    postgres: EmbeddedPostgres, temporal_client: Client, tmp_path: Path
+) -> None:
+    url = postgres.url("no_credentials")
+    await migrate(url)
+    environment = {
+        "KNIT_STORE__URL": url,
+        "TEMPORAL_ADDRESS": temporal_client.service_client.config.target_host,
+        "KNIT_COMPUTE__KIND": "kubernetes",
+    }
+    worker = WorkerProcess(environment, tmp_path, roles=(Role.ENGINE, Role.HOOKS))
+    worker.start()
+    try:
+        await worker.ready()
+    finally:
+        await asyncio.to_thread(worker.end)
+    (tmp_path / "other").mkdir()
+    other = WorkerProcess(environment, tmp_path / "other", roles=(Role.WATCH,))
+    other.start()
+    await until(lambda: "no credentials for the cluster" in other.log.read_text())
+    await asyncio.to_thread(other.end)
 
 
 def test_it_may_have_a_connection_for_every_hook_that_hangs() -> None:

@@ -134,6 +134,7 @@ def _pod_spec(pod: RunPod, settings: KubernetesSettings) -> JsonObject:
         "securityContext": pod_context(settings),
         "containers": [_main(pod)],
         "volumes": _volumes(pod, settings),
+        **_pull_secrets(settings),
         **placement(pod.on_node),
     }
     if pod.service_account is not None:
@@ -145,6 +146,11 @@ def _pod_spec(pod: RunPod, settings: KubernetesSettings) -> JsonObject:
     if pod.log is not None:
         spec["containers"].append(_log_sidecar(pod.log, pod.outputs, settings))
     return spec
+
+
+def _pull_secrets(settings: KubernetesSettings) -> JsonObject:
+    names = settings.image_pull_secrets
+    return {"imagePullSecrets": [{"name": name} for name in names]} if names else {}
 
 
 def _volumes(pod: RunPod, settings: KubernetesSettings) -> list[JsonObject]:
@@ -290,6 +296,7 @@ def transfer_pod(transfer: Transfer, settings: KubernetesSettings) -> JsonObject
             "securityContext": pod_context(settings),
             "containers": [agent],
             "volumes": [_claimed("the-volume", transfer.volume)],
+            **_pull_secrets(settings),
         },
     }
 

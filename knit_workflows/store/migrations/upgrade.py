@@ -8,6 +8,7 @@ from typing import Final
 
 from alembic import command
 from alembic.config import Config
+from alembic.util.exc import CommandError
 from sqlalchemy import create_engine, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import OperationalError
@@ -34,6 +35,11 @@ def upgrade(url: str, *, lock: int, folder: Path, application_role: str | None =
             if application_role is not None:
                 grant(connection, application_role)
             connection.commit()
+    except CommandError as cause:
+        raise StoreUnavailable(
+            f"the database cannot be migrated: {cause}",
+            advice="a newer knit may have migrated it: use that version, or restore a backup",
+        ) from cause
     except OperationalError as cause:
         words = " ".join(str(cause.orig or cause).split())
         raise StoreUnavailable(

@@ -179,6 +179,15 @@ def test_priority_class_and_placement():
     assert not {"priorityClassName", "tolerations", "affinity"} & spec_of(POD).keys()
 
 
+def test_secrets_of_image_registries_are_those_of_every_pod():
+    settings = SETTINGS.model_copy(update={"image_pull_secrets": ("one", "two")})
+    opened = Transfer("t", IN, TransferMode.READ, "secret")
+    transfer = manifests.transfer_pod(opened, settings)["spec"]
+    for spec in (spec_of(POD, settings), transfer):
+        assert spec["imagePullSecrets"] == [{"name": "one"}, {"name": "two"}]
+    assert "imagePullSecrets" not in spec_of(POD)
+
+
 def test_two_outputs_never_share_a_volume():
     with pytest.raises(BackendRejected, match="bb"):
         manifests.run_job(replace(POD, outputs=(Mount("/a", OUT), Mount("/b", OUT))), SETTINGS)

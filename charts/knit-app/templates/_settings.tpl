@@ -1,0 +1,45 @@
+{{/* The KNIT_ variables of API and workers, as a mapping in YAML; `settings` wins. */}}
+{{- define "knit-app.settings" -}}
+{{- $v := .Values -}}
+{{- $all := dict
+  "KNIT_LOG_FORMAT" "json"
+  "KNIT_LOG_LEVEL" $v.logLevel
+  "KNIT_STORE__URL" (include "knit-app.databaseUrl" .)
+  "KNIT_COMPUTE__KIND" "kubernetes"
+  "KNIT_COMPUTE__KUBERNETES__KUBE_NAMESPACE" .Release.Namespace
+  "KNIT_COMPUTE__KUBERNETES__INITIAL_CAPACITY" ($v.runs.initialCapacity | toString)
+  "KNIT_COMPUTE__KUBERNETES__POD_IMAGE" (include "knit-app.image" (dict "root" . "image" $v.podImage))
+  "KNIT_COMPUTE__KUBERNETES__POD_IMAGE_PULL_POLICY" $v.image.pullPolicy
+  "KNIT_COMPUTE__KUBERNETES__RESTRICTED" ($v.runs.restricted | toString)
+  "KNIT_COMPUTE__KUBERNETES__RUN_AS_USER" ($v.runs.runAsUser | int64 | toString)
+  "KNIT_HOOKS__FILE" "/etc/knit/hooks/hooks.yaml"
+  "KNIT_EXTRA_APIS__CONFIG" "/etc/knit/extra-apis/extra-apis.yaml"
+  "KNIT_ACCOUNTS__REQUESTS_PER_MINUTE" ($v.accounts.requestsPerMinute | int64 | toString)
+-}}
+{{- with include "knit-app.storageClass" . }}{{ $_ := set $all "KNIT_COMPUTE__KUBERNETES__STORAGE_CLASS" . }}{{ end -}}
+{{- with $v.runs.priorityClass.name }}{{ $_ := set $all "KNIT_COMPUTE__KUBERNETES__PRIORITY_CLASS" . }}{{ end -}}
+{{- with $v.runs.maxActive }}{{ $_ := set $all "KNIT_ENGINE__MAX_ACTIVE_RUNS" (int64 . | toString) }}{{ end -}}
+{{- with $v.imagePullSecrets }}
+{{-   $names := list }}
+{{-   range . }}{{ $names = append $names .name }}{{ end }}
+{{-   $_ := set $all "KNIT_COMPUTE__KUBERNETES__IMAGE_PULL_SECRETS" (toJson $names) }}
+{{- end -}}
+{{- if $v.hooksSecret }}{{ $_ := set $all "KNIT_HOOKS__SECRETS_FILE" "/etc/knit/hooks-secrets/secrets" }}{{ end -}}
+{{- if $v.hooksCaConfigMap }}{{ $_ := set $all "KNIT_HOOKS__CA_FILE" "/etc/knit/hooks-ca/ca.crt" }}{{ end -}}
+{{- $oidc := $v.accounts.oidc -}}
+{{- if $oidc.issuer }}
+{{-   $_ := set $all "KNIT_ACCOUNTS__OIDC_ISSUER" $oidc.issuer }}
+{{-   $_ := set $all "KNIT_ACCOUNTS__OIDC_NAME_CLAIM" $oidc.nameClaim }}
+{{-   $_ := set $all "KNIT_ACCOUNTS__OIDC_GROUPS_CLAIM" $oidc.groupsClaim }}
+{{-   $_ := set $all "KNIT_ACCOUNTS__OIDC_ROLES" ($oidc.roles | default dict | toJson) }}
+{{-   $_ := set $all "KNIT_ACCOUNTS__OIDC_PROJECTS" ($oidc.projects | default dict | toJson) }}
+{{-   with $oidc.audience }}{{ $_ := set $all "KNIT_ACCOUNTS__OIDC_AUDIENCE" . }}{{ end }}
+{{-   with $oidc.clientId }}{{ $_ := set $all "KNIT_ACCOUNTS__OIDC_CLIENT_ID" . }}{{ end }}
+{{-   if $oidc.caConfigMap }}{{ $_ := set $all "KNIT_ACCOUNTS__OIDC_CA_FILE" "/etc/knit/oidc-ca/ca.crt" }}{{ end }}
+{{- end -}}
+{{- range $name, $value := $v.settings }}
+{{-   if kindIs "float64" $value }}{{ $value = printf "%v" (ternary (int64 $value) $value (eq (float64 (int64 $value)) $value)) }}{{ end }}
+{{-   $_ := set $all $name (toString $value) }}
+{{- end -}}
+{{ toYaml $all }}
+{{- end }}

@@ -1,0 +1,134 @@
+"""Processes that start before what they need: workers wait, and `bootstrap` prepares Temporal."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from datetime import timedelta
+from pathlib import Path
+
+import httpx
+import psycopg
+import pytest
+from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest
+from temporalio.client import Client
+from temporalio.envconfig import ClientConnectConfig
+
+from knit_workflows.activities.search_attributes import search_attributes_known
+from knit_workflows.bootstrap import bootstrap
+from knit_workflows.domain.errors import EngineUnavailable, StoreUnavailable
+from knit_workflows.embedded import EmbeddedPostgres, free_port
+from knit_workflows.settings import StoreSettings
+from knit_workflows.start_up import Interrupted, Patience, reach_namespace, require_schema
+from knit_workflows.store import migrate
+from tests.processes import WorkerProcess
+from tests.waiting import PATIENCE, until
+
+
+def address_of(client: Client) -> str:
+    return client.service_client.config.target_host
+
+
+def config(client: Client, namespace: str) -> ClientConnectConfig:
+    return {"target_host": address_of(client), "namespace": namespace}
+
+
+async def readiness(port: int) -> str:
+    try:
+        async with httpx.AsyncClient(trust_env=False) as client:
+            return (await client.get(f"http://127.0.0.1:{port}/readyz")).text.strip()
+    except httpx.HTTPError:
+        return ""
+
+
+async def test_a_worker_waits_says_for_what_and_then_works(
+    postgres: EmbeddedPostgres, temporal_client: Client, tmp_path: Path
+) -> None:
+    url, port = postgres.url("start_up"), free_port()
+    environment = {
+        "KNIT_STORE__URL": url,
+        "TEMPORAL_ADDRESS": address_of(temporal_client),
+        "TEMPORAL_NAMESPACE": "later",
+        "KNIT_COMPUTE__KIND": "memory",
+    }
+    arguments = ("--patience", str(PATIENCE), "--health-port", str(port))
+    worker = WorkerProcess(environment, tmp_path, arguments=arguments)
+    worker.start()
+    try:
+        said = {""}
+        while not any("no namespace 'later'" in one for one in said):
+            said.add(await readiness(port))
+        later = config(temporal_client, "later")
+        await bootstrap(later, retention=timedelta(days=1), patience=Patience(timedelta(60)))
+        while not any("no tables of knit" in one for one in said):
+            said.add(await readiness(port))
+        await migrate(url)
+        await worker.ready()
+        while await readiness(port) != "ok":
+            await asyncio.sleep(0.05)
+    finally:
+        await asyncio.to_thread(worker.end)
+
+
+async def test_a_worker_that_waits_ends_when_it_is_told(tmp_path: Path) -> None:
+    nobody = {"TEMPORAL_ADDRESS": "127.0.0.1:1", "KNIT_COMPUTE__KIND": "memory"}
+    worker = WorkerProcess(nobody, tmp_path, arguments=("--patience", "1000"))
+    worker.start()
+    await until(lambda: "start_waits" in worker.log.read_text())
+    await asyncio.to_thread(worker.end)
+    assert worker.code == 0
+
+
+async def test_the_wait_has_an_end() -> None:
+    async def attempt() -> None:
+        raise StoreUnavailable("it is away")
+
+    with pytest.raises(StoreUnavailable):
+        await Patience(timedelta()).wait_for(attempt)
+    told = Patience(timedelta(days=1))
+    told.stopping.set()
+    with pytest.raises(Interrupted):
+        await told.wait_for(attempt)
+
+
+async def test_bootstrap_makes_namespace_and_attributes_once(temporal_client: Client) -> None:
+    wanted = config(temporal_client, "made")
+    with pytest.raises(EngineUnavailable, match="no namespace 'made'"):
+        await reach_namespace(wanted)
+    for days in (2, 7):  # the second time everything is there
+        await bootstrap(
+            wanted, retention=timedelta(days=days), patience=Patience(timedelta(seconds=60))
+        )
+    client = await reach_namespace(wanted)
+    assert await search_attributes_known(client)
+    found = await client.workflow_service.describe_namespace(
+        DescribeNamespaceRequest(namespace="made")
+    )
+    kept = found.config.workflow_execution_retention_ttl.ToTimedelta()
+    assert kept == timedelta(days=2)
+
+
+def test_bootstrap_says_what_is_away() -> None:
+    command = [sys.executable, "-m", "knit_workflows.bootstrap", "--retention", "86400"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, env={"TEMPORAL_ADDRESS": "127.0.0.1:1"}
+    )
+    assert done.returncode == 1
+    assert "error: Temporal does not answer at 127.0.0.1:1" in done.stderr
+    assert "hint: start it, or set TEMPORAL_ADDRESS" in done.stderr
+    wrong = subprocess.run([*command, "--patience", "soon"], capture_output=True, text=True)
+    assert wrong.returncode == 2
+    assert "'soon' is not a number of seconds" in wrong.stderr
+
+
+async def test_a_newer_database_is_refused_in_words(postgres: EmbeddedPostgres) -> None:
+    url = postgres.url("newer")
+    await migrate(url)
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    for refused in (require_schema(StoreSettings(url=url)), migrate(url)):
+        with pytest.raises(StoreUnavailable) as caught:
+            await refused
+        assert "9999" in caught.value.reason
+        assert "newer knit" in str(caught.value.advice)
