@@ -365,5 +365,11 @@ def test_network_policies_admit_what_knit_needs(helm: Helm) -> None:
               if one["kind"] == "Deployment"]  # fmt: skip
     components = {one["app.kubernetes.io/component"] for one in labels}
     assert set(allowed) <= components
+    peers = set_json("networkPolicy.apiFrom", [{"ipBlock": {"cidr": "192.0.2.0/24"}}])
+    [rule] = rendered(helm, *peers)["NetworkPolicy/knit-api"]["spec"]["ingress"]
+    given, test = rule["from"]
+    assert given == {"ipBlock": {"cidr": "192.0.2.0/24"}}
+    labels = found["Pod/knit-test-api"]["metadata"]["labels"]
+    assert test["podSelector"]["matchLabels"].items() <= labels.items()
     off = rendered(helm, "--set", "networkPolicy.enabled=false")
     assert not any(name.startswith("NetworkPolicy/") for name in off)

@@ -273,7 +273,12 @@ def test_the_life_of_an_installation(installation: Installation, capsys: Any) ->
     # A renewed certificate is served without a pod of the API being replaced.
     old, pods = one.served(), one.pods("api")
     one.helm.run(
-        "upgrade", "knit-certs", CHARTS / "knit-certs", "--reuse-values", "--set", "renew=2"
+        "upgrade",
+        "knit-certs",
+        CHARTS / "knit-certs",
+        "--reset-then-reuse-values",
+        "--set",
+        "renew=2",
     )
     ends = time.monotonic() + WITHIN
     while one.served() == old:
