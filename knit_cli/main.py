@@ -43,7 +43,7 @@ class KnitGroup(TopGroup):
         ),
         "logout": Entry("knit_cli.commands.login:app", "End your login.", single=True),
         "whoami": Entry("knit_cli.commands.login:app", "Show who you are to knit.", single=True),
-        "admin": Entry("knit_cli.commands.admin:app", "Give others access, see what they did."),
+        "admin": Entry("knit_cli.commands.admin:app", "Install knit on a cluster, look after it."),
         "dev": Entry("knit_cli.dev.app:dev_app", "A complete knit on this machine."),
         "version": Entry("knit_cli.commands.about:app", "Show the version.", single=True),
         "license": Entry("knit_cli.commands.about:app", "Show the licences.", single=True),

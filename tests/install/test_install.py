@@ -26,13 +26,15 @@ outputs: [{path: /out, tags: ["type:copy"]}]
 
 
 def test_the_wheel_has_every_file_of_the_packages(wheel: Path) -> None:
-    """Programs, SQL, templates, the Go module of Temporal, the mark of types."""
+    """Programs, SQL, templates, the Go module of Temporal, the mark of types, the charts."""
     there = {
         str(path.relative_to(ROOT))
         for package in PACKAGES
         for path in (ROOT / package).rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
+    charts = (path for path in (ROOT / "charts").rglob("*") if path.is_file())
+    there |= {f"knit_cli/admin/{path.relative_to(ROOT)}" for path in charts}
     with zipfile.ZipFile(wheel) as archive:
         packed = {name for name in archive.namelist() if ".dist-info/" not in name}
     assert packed == there
@@ -42,8 +44,22 @@ def test_the_wheel_has_every_file_of_the_packages(wheel: Path) -> None:
 def test_the_installed_knit_says_its_version_and_shows_every_help(fresh: Path) -> None:
     done = knit(fresh, Path("/"), "--version")
     assert done.stdout == f"knit {metadata.version('knit')}\n"
-    for noun in ("init", "data", "plan", "run", "dev"):
+    for noun in ("init", "data", "plan", "run", "admin", "dev"):
         assert "Usage: knit" in knit(fresh, Path("/"), noun, "--help").stdout
+
+
+def test_the_installed_knit_finds_its_charts(fresh: Path) -> None:
+    program = (
+        "from knit_cli.admin.charts import ChartSource; print(ChartSource.of(None, None).root)"
+    )
+    done = subprocess.run([fresh / "python", "-P", "-c", program], capture_output=True, text=True)
+    folder = Path(done.stdout.strip())
+    assert folder.is_relative_to(fresh.parent), done.stderr
+    for chart in (ROOT / "charts").iterdir():
+        names = {path.relative_to(chart) for path in chart.rglob("*")}
+        assert names == {
+            path.relative_to(folder / chart.name) for path in (folder / chart.name).rglob("*")
+        }
 
 
 def test_the_installed_knit_needs_only_what_it_declares(fresh: Path) -> None:

@@ -11,6 +11,36 @@ class AdminGroup(LazyGroup):
     """The commands of administrators."""
 
     entries = {  # noqa: RUF012  declared ClassVar where it comes from
+        "prepare": Entry(
+            "knit_cli.commands.admin.prepare:app",
+            "Write the settings folder of an installation.",
+            single=True,
+        ),
+        "install": Entry(
+            "knit_cli.commands.admin.install:app",
+            "Install knit on a cluster, or bring it in line with the folder.",
+            single=True,
+        ),
+        "upgrade": Entry(
+            "knit_cli.commands.admin.install:app", "Upgrade what is installed.", single=True
+        ),
+        "status": Entry(
+            "knit_cli.commands.admin.status:app", "Show what is installed.", single=True
+        ),
+        "doctor": Entry(
+            "knit_cli.commands.admin.doctor:app",
+            "Check an installation, and say how to mend it.",
+            single=True,
+        ),
+        "handout": Entry(
+            "knit_cli.commands.admin.handout:app", "Write what users need.", single=True
+        ),
+        "renew-certs": Entry(
+            "knit_cli.commands.admin.renew_certs:app", "Renew the certificates.", single=True
+        ),
+        "uninstall": Entry(
+            "knit_cli.commands.admin.uninstall:app", "Remove an installation.", single=True
+        ),
         "token": Entry("knit_cli.commands.admin.token:app", "Give others tokens, and revoke them."),
         "audit": Entry("knit_cli.commands.admin.audit:app", "Show who has done what.", single=True),
     }

@@ -1,0 +1,39 @@
+"""Values that follow from the settings folder; they go on top of the files with values."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from knit_cli.admin import charts
+from knit_cli.admin.folder import SettingsFolder
+from knit_cli.admin.secret_objects import TLS_SECRET, TOKEN_SECRET, pull_secret_name
+from knit_cli.admin.values import read_values
+
+
+def computed_values(
+    folder: SettingsFolder, chart: str, image_repository: str | None
+) -> dict[str, Any]:
+    """Gives the values of a chart that the folder's other files say: names of Secrets above all."""
+    values: dict[str, Any] = {}
+    if chart == charts.CERTS and has_own_certificates(folder):
+        if folder.without_tls.exists():
+            return {"enabled": False}
+        return {"enabled": True, "external": True, "secret": {"server": TLS_SECRET}}
+    pull_secret = pull_secret_name(folder)
+    if pull_secret is not None and chart in charts.PULLING:
+        values["imagePullSecrets"] = [{"name": pull_secret}]
+    if chart == charts.APP:
+        accounts = read_values(folder, chart).get("accounts") or {}
+        if not (accounts.get("bootstrapToken") or {}).get("existingSecret"):
+            values["accounts"] = {"bootstrapToken": {"existingSecret": TOKEN_SECRET}}
+        if image_repository is not None:
+            values["imageRepository"] = image_repository
+    return values
+
+
+def has_own_certificates(folder: SettingsFolder) -> bool:
+    """Whether API and registry serve the folder's certificates, not those of another Secret."""
+    values = read_values(folder, charts.CERTS)
+    if folder.values(charts.CERTS).is_file():
+        return not values.get("external") and not values.get("cert")
+    return False

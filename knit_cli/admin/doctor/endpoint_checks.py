@@ -1,0 +1,86 @@
+"""Checks of what users reach: the API and the registry, through a node's port, with TLS."""
+
+from __future__ import annotations
+
+import http.client
+import ssl
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+from knit_cli.admin import charts
+from knit_cli.admin.cluster import Cluster
+from knit_cli.admin.doctor.findings import Finding, ok, problem, unknown, warning, words
+from knit_cli.admin.folder import SettingsFolder
+from knit_cli.admin.handout import find_ports, hosts_of
+from knit_cli.api.tls import context_trusting, default_context, explain_ssl_error
+from knit_cli.errors import CliError
+
+_PATIENCE: Final = 10.0
+_RENEW: Final = "knit admin renew-certs"
+
+
+def check_endpoints(folder: SettingsFolder, cluster: Cluster) -> Iterator[Finding]:
+    """Whether API and registry answer on the first host of the handouts."""
+    try:
+        ports = find_ports(folder, cluster)
+        hosts = hosts_of(folder, cluster)
+    except CliError as error:
+        yield unknown("api", words(error), error.advice or "check the kubeconfig")
+        return
+    if not hosts:
+        yield unknown("api", "no host of it is known", "name one: knit admin prepare --host NAME")
+        return
+    wanted = [("api", ports.api, "/healthz", "knit-api")]
+    if charts.REGISTRY in charts.chosen(folder) and ports.registry is not None:
+        wanted.append(("registry", ports.registry, "/v2/", "image-registry"))
+    for check, port, path, name in wanted:
+        if port is None:
+            yield unknown(check, "it has no port on the nodes", "reach it as its Service says")
+        else:
+            yield _ask(folder, cluster.variables, check, hosts[0], port, path, name)
+
+
+def _ask(
+    folder: SettingsFolder,
+    variables: Mapping[str, str],
+    check: str,
+    host: str,
+    port: int,
+    path: str,
+    service: str,
+) -> Finding:
+    where = f"{host}:{port}"
+    try:
+        connection = _connection(folder, variables, host, port)
+        try:
+            connection.request("GET", path)
+            status = connection.getresponse().status
+        finally:
+            connection.close()
+    except ssl.SSLError as error:
+        reason, _ = explain_ssl_error(error, str(folder.root))
+        return problem(check, f"{where}: {reason}", f"{_RENEW}, or wait a minute after it")
+    except (OSError, http.client.HTTPException) as error:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        return warning(
+            check,
+            f"{where} does not answer from this machine: {reason}",
+            f"see whether a firewall is between, and whether service/{service} has endpoints",
+        )
+    if status in (200, 401):
+        return ok(check, f"{where} answers")
+    return problem(check, f"{where}{path} answers with {status}", "see the logs of its pods")
+
+
+def _connection(
+    folder: SettingsFolder, variables: Mapping[str, str], host: str, port: int
+) -> http.client.HTTPConnection:
+    if folder.without_tls.exists():
+        return http.client.HTTPConnection(host, port, timeout=_PATIENCE)
+    authority = folder.read_bytes(folder.ca_certificate)
+    context = (
+        default_context(variables)
+        if authority is None
+        else context_trusting(authority.decode("latin-1"))
+    )
+    return http.client.HTTPSConnection(host, port, timeout=_PATIENCE, context=context)

@@ -1,0 +1,137 @@
+"""`knit admin status`: what is installed, whether it is ready, and until when."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from knit_cli.admin import certificates, charts, releases, workloads
+from knit_cli.admin.certificates import CertificateRefused
+from knit_cli.admin.cluster import Cluster
+from knit_cli.admin.folder import SettingsFolder
+from knit_cli.admin.workloads import Workload
+
+_READY = "deployed"
+
+
+@dataclass(frozen=True)
+class ReleaseStatus:
+    """A chart of the settings folder, and its release. `chart`: name and version, if known."""
+
+    name: str
+    status: str
+    revision: int | None
+    chart: str
+    app_version: str
+
+
+@dataclass(frozen=True)
+class Status:
+    """What is installed. `certificates`: until when each of the folder's files is valid."""
+
+    namespace: str
+    releases: list[ReleaseStatus]
+    workloads: list[Workload]
+    certificates: dict[str, datetime]
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether everything is installed and ready, and no certificate has expired."""
+        return (
+            all(one.status == _READY for one in self.releases)
+            and all(one.is_ready for one in self.workloads)
+            and all(at > datetime.now(UTC) for at in self.certificates.values())
+        )
+
+
+def find_status(folder: SettingsFolder, cluster: Cluster) -> Status:
+    """Asks helm and the cluster; raises ToolFailed if they do not answer."""
+    found = releases.find_releases(cluster)
+    listed = {one["name"]: one for one in cluster.helm_json("list") or []}
+    rows = []
+    for chart in charts.chosen(folder):
+        release, more = found.get(chart), listed.get(chart, {})
+        rows.append(
+            ReleaseStatus(
+                name=chart,
+                status="not installed" if release is None else release.status,
+                revision=None if release is None else release.revision,
+                chart=more.get("chart", ""),
+                app_version=more.get("app_version", ""),
+            )
+        )
+    running = workloads.find_workloads(cluster, charts.chosen(folder))
+    return Status(cluster.namespace, rows, running, _ends(folder))
+
+
+def as_json(status: Status) -> dict[str, Any]:
+    """Gives it for scripts."""
+    return {
+        "ready": status.is_ready,
+        "namespace": status.namespace,
+        "releases": [
+            {
+                "name": one.name,
+                "status": one.status,
+                "revision": one.revision,
+                "chart": one.chart,
+                "appVersion": one.app_version,
+            }
+            for one in status.releases
+        ],
+        "workloads": [
+            {
+                "kind": one.kind,
+                "name": one.name,
+                "release": one.release,
+                "ready": one.ready,
+                "wanted": one.wanted,
+                "images": list(one.images),
+                "trouble": one.trouble,
+            }
+            for one in status.workloads
+        ],
+        "certificates": {name: at.isoformat() for name, at in status.certificates.items()},
+    }
+
+
+def shown(status: Status) -> RenderableType:
+    """Shows it to people: a row per release, a row per workload, the certificates."""
+    parts = Table(box=None, padding=(0, 3, 0, 0), header_style="dim")
+    for heading in ("release", "status", "chart", "version"):
+        parts.add_column(heading)
+    for release in status.releases:
+        style = "green" if release.status == _READY else "red"
+        parts.add_row(release.name, Text(release.status, style), release.chart, release.app_version)
+    running = Table(box=None, padding=(0, 3, 0, 0), header_style="dim")
+    for heading in ("runs", "ready", "images"):
+        running.add_column(heading)
+    for one in status.workloads:
+        count = Text(f"{one.ready}/{one.wanted}", "green" if one.is_ready else "red")
+        running.add_row(one.name, count, ", ".join(one.images))
+    troubles = [Text(one.trouble, "red") for one in status.workloads if one.trouble]
+    ends = [Text(_until(name, at)) for name, at in status.certificates.items()]
+    return Group(parts, Text(), running, *troubles, Text(), *ends)
+
+
+def _ends(folder: SettingsFolder) -> dict[str, datetime]:
+    found = {}
+    for path in (folder.ca_certificate, folder.server_certificate):
+        content = folder.read_bytes(path)
+        if content is None:
+            continue
+        try:
+            found[path.name] = certificates.read_certificate(content, str(path)).not_after
+        except CertificateRefused:  # `doctor` says what is wrong with it
+            found[path.name] = datetime.fromtimestamp(0, UTC)
+    return found
+
+
+def _until(name: str, at: datetime) -> str:
+    days = (at - datetime.now(UTC)).days
+    return f"certs/{name} is valid until {at:%Y-%m-%d}, for {days} days"
