@@ -38,13 +38,7 @@ test: setup ## every test, the real Kubernetes node included where the machine a
 	@$(BIN)/python -m tests
 
 check: $(STAMP) $(BIN)/temporal ## the fast loop: format, lint, types, imports, quick tests
-	$(BIN)/ruff format --check .
-	$(BIN)/ruff check .
-	$(BIN)/mypy
-	$(BIN)/lint-imports
-	KNIT_RACE_SECONDS=1 KNIT_RACE_SEEDS=1 $(BIN)/pytest -q -n 2 \
-	  tests/unit tests/store tests/contract/catalogue tests/api tests/cli tests/docs --ignore tests/api/test_fuzz.py \
-	  --hypothesis-profile=quick -m "not patient and not slow and not cluster"
+	@$(BIN)/python tools/check.py
 
 format: $(STAMP) ## format and mend what can be mended
 	$(BIN)/ruff format .

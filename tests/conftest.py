@@ -1,19 +1,25 @@
-"""Servers that many tests share, the real ones: PostgreSQL and Temporal."""
+"""Servers that many tests share, the real ones: PostgreSQL and Temporal.
+
+What they need is imported when a test asks for one: it takes longer than all tests of some files.
+"""
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import AsyncIterator, Iterator
+from typing import TYPE_CHECKING
 
 # Its pytest plugin would import it when the session is over, and CPython 3.11 can then refuse to
 # compile it ("AST constructor recursion depth mismatch"), which fails the session.
 import hypothesis
 import pytest
-from temporalio.client import Client
 
-from knit_workflows.embedded import EmbeddedPostgres
-from knit_workflows.testing import embedded_postgres, temporal
-from tests.postgres import Databases
+if TYPE_CHECKING:
+    from temporalio.client import Client
+
+    from knit_workflows.embedded import EmbeddedPostgres
+    from tests.postgres import Databases
 
 # Properties are about results; the time of an example depends on what else runs.
 _UNHURRIED = {"deadline": None, "suppress_health_check": [hypothesis.HealthCheck.too_slow]}
@@ -33,15 +39,24 @@ def pytest_cmdline_main(config: pytest.Config) -> Iterator[None]:
     return result
 
 
+def pytest_collection_finish() -> None:
+    """Spares the garbage collector what lives as long as the session: modules and the tests."""
+    gc.freeze()
+
+
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[EmbeddedPostgres]:
     """A PostgreSQL server; each test makes its own database on it."""
+    from knit_workflows.testing import embedded_postgres
+
     with embedded_postgres() as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def databases(postgres: EmbeddedPostgres) -> Iterator[Databases]:
+    from tests.postgres import Databases
+
     made = Databases(postgres.url("postgres"))
     yield made
     made.close()
@@ -50,5 +65,7 @@ def databases(postgres: EmbeddedPostgres) -> Iterator[Databases]:
 @pytest.fixture
 async def temporal_client() -> AsyncIterator[Client]:
     """A Temporal dev server of the test's own, so that Projectors never meet."""
+    from knit_workflows.testing import temporal
+
     async with temporal() as client:
         yield client

@@ -41,6 +41,7 @@ def started(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
 
 
+@pytest.mark.patient
 def test_it_does_not_start_with_a_file_that_is_wrong(tmp_path: Path):
     done = started("--extra-apis-config", configured(tmp_path, 1, path="/api/x"))
     assert done.returncode == 2
@@ -96,6 +97,7 @@ def test_memory_does_not_grow_with_what_is_forwarded(tmp_path: Path):
         assert memory_of(running.pid, "VmHWM") - before <= 40
 
 
+@pytest.mark.patient
 async def test_a_changed_file_is_in_force_without_a_restart(tmp_path: Path):
     async with service(sends(OK)) as behind:
         file = configured(tmp_path, behind.port)
@@ -136,6 +138,7 @@ def over_tls(folder: Path) -> Iterator[ssl.SSLContext]:
     yield context
 
 
+@pytest.mark.patient
 async def test_a_service_behind_tls_is_trusted_by_its_authority(tmp_path: Path, certificates: Path):
     with over_tls(certificates) as context:
         async with service(sends(OK), tls=context) as behind:

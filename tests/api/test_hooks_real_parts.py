@@ -19,6 +19,8 @@ from tests.receiver import AGREED, Answer, Call, Receiver, receiver, with_enviro
 from tests.waiting import PATIENCE
 from tests.workflows.test_run import TRAIN, only_run
 
+pytestmark = pytest.mark.patient  # it needs a whole knit
+
 LOCAL = HookSettings(allow_loopback=True, proxies=False)
 
 

@@ -28,6 +28,8 @@ from tests.api.live_server import chunk, serving, talk
 from tests.api.test_processes import api as api_process
 from tests.api.test_real_parts import environment_of
 
+pytestmark = pytest.mark.patient  # it needs a Temporal server
+
 TAR = {"Content-Type": "application/x-tar"}
 OTHER = {"b.txt": b"other"}
 
@@ -265,7 +267,6 @@ async def test_who_waits_for_leave_to_send_sends_nothing(api: Api):
     assert answer.startswith(b"HTTP/1.1 200 ")
 
 
-@pytest.mark.patient
 async def test_a_process_killed_within_the_body_spends_the_key(api: Api, tmp_path: Path):
     """Who asks another one is told to wait while it may still come to something, then no more."""
     key = uuid4()

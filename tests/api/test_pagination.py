@@ -7,14 +7,15 @@ from typing import Any
 
 import httpx
 import pytest
+from fastapi import FastAPI
 
-from knit_api.app import create_app
 from knit_api.deps import Deps, Lazy
 from knit_workflows.domain.errors import Unavailable
-from knit_workflows.embedded import EmbeddedPostgres
-from knit_workflows.testing import KnitEnvironment, knit_environment
+from knit_workflows.domain.plans.rules import parse_plan
+from knit_workflows.store import PostgresStore
 from tests.api.access import nobody_asks
 from tests.api.test_catalogue import refused
+from tests.postgres import Databases
 from tests.store.build import begin, upload
 
 PLAN: dict[str, Any] = {
@@ -24,23 +25,24 @@ PLAN: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-async def knit(postgres: EmbeddedPostgres) -> AsyncIterator[KnitEnvironment]:
+async def store(databases: Databases) -> AsyncIterator[PostgresStore]:
     """Seven uploads and five Plans."""
-    async with knit_environment(postgres=postgres, work=False) as environment:
-        store = environment.deps.store
+    async with databases.store() as (store, _):
         for _ in range(5):
             await upload(store, "k:v&w+é")
         for _ in range(2):
             await begin(store)
         for number in range(5):
-            await environment.apply({**PLAN, "image": f"memory/p{number}:v1"})
-        yield environment
+            plan = parse_plan({**PLAN, "image": f"memory/p{number}:v1"})
+            await store.plans.register(plan, new_runs_limit=None)
+        yield store
 
 
 @pytest.fixture
-async def client(knit: KnitEnvironment) -> AsyncIterator[httpx.AsyncClient]:
-    deps = Deps(Lazy.of(knit.deps.store), Lazy(away, Unavailable), nobody_asks())
-    transport = httpx.ASGITransport(create_app(deps))
+async def client(one_app: FastAPI, store: PostgresStore) -> AsyncIterator[httpx.AsyncClient]:
+    deps = Deps(Lazy.of(store), Lazy(away, Unavailable), nobody_asks())
+    one_app.state.deps = deps
+    transport = httpx.ASGITransport(one_app)
     async with httpx.AsyncClient(transport=transport, base_url="http://api.test/api") as client:
         yield client
     await deps.aclose()

@@ -90,6 +90,7 @@ NOBODY = {
 }
 
 
+@pytest.mark.patient
 def test_it_starts_and_answers_while_everything_is_away_and_ends_when_told(tmp_path: Path):
     with (
         api(tmp_path, **NOBODY) as running,
@@ -105,6 +106,7 @@ def test_it_starts_and_answers_while_everything_is_away_and_ends_when_told(tmp_p
         assert running.process.returncode in (0, -signal.SIGTERM)
 
 
+@pytest.mark.patient
 def test_it_does_not_listen_where_others_could_come():
     command = [sys.executable, "-m", "knit_api", "--host", "0.0.0.0", "--port", "0"]
     done = subprocess.run(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import pytest
 from knit_cli.config.profile import Profile, save_profile
 from knit_cli.invocation import Surroundings
 from knit_cli.main import run
+from knit_cli.shell import lazy
 from tests.cli.real_api import API_ROOT, Bridge, RealApi, running_bridge
 
 
@@ -80,6 +82,15 @@ class Knit:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content.encode() if isinstance(content, str) else content)
         return path
+
+
+@pytest.fixture(scope="session", autouse=True)
+def commands_are_made_once() -> Iterator[None]:
+    """They hold nothing of a call, and to make those of a noun takes as long as most calls."""
+    before = lazy.load
+    lazy.load = functools.cache(before)
+    yield
+    lazy.load = before
 
 
 @pytest.fixture(scope="session")

@@ -138,6 +138,7 @@ def test_behind_a_colon_everything_is_still_open():
     assert join_bash_words(words, 4) == (["knit", "find", "--tag", ""], "type:")
 
 
+@pytest.mark.patient
 def test_the_real_program_in_a_real_bash(tmp_path, api):
     """The script that `--show-completion` prints, as bash runs it."""
     (tmp_path / "knit").write_text(f'#!/bin/sh\nexec {sys.executable} -m knit_cli "$@"\n')

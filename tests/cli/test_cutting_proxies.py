@@ -31,14 +31,19 @@ from tests.waiting import wait_until
 
 FILES = {"a.txt": b"hello", "sub/b.bin": os.urandom(12_000), "zeros": bytes(3000)}
 
-HOPS = {
-    "asks in 1.0": {"upstream": True},
-    "answers in 1.0": {"downstream": True},
-    "asks and answers in 1.0": {"upstream": True, "downstream": True},
-    "makes chunks of its own": {"rechunk": True},
-    "asks in 1.0, makes chunks of its own": {"upstream": True, "rechunk": True},
-    "passes on": {},
-}
+PATIENT = pytest.mark.patient
+HOPS = [
+    pytest.param({"upstream": True}, id="asks in 1.0", marks=PATIENT),
+    pytest.param({"downstream": True}, id="answers in 1.0", marks=PATIENT),
+    pytest.param({"upstream": True, "downstream": True}, id="asks and answers in 1.0"),
+    pytest.param({"rechunk": True}, id="makes chunks of its own", marks=PATIENT),
+    pytest.param(
+        {"upstream": True, "rechunk": True},
+        id="asks in 1.0, makes chunks of its own",
+        marks=PATIENT,
+    ),
+    pytest.param({}, id="passes on"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -47,13 +52,13 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveApi]:
         yield api
 
 
-@pytest.fixture(params=HOPS.values(), ids=HOPS)
+@pytest.fixture(params=HOPS)
 def hop(api: LiveApi, request: pytest.FixtureRequest) -> Iterator[Hop]:
     with hop_to(api.port, **request.param) as hop:
         yield hop
 
 
-@pytest.fixture(params=["our transport", "httpx's own"])
+@pytest.fixture(params=["our transport", pytest.param("httpx's own", marks=PATIENT)])
 def client(hop: Hop, request: pytest.FixtureRequest) -> Iterator[ApiClient]:
     """Where a proxy is in the environment, httpx's own transport carries everything."""
     with open_api(

@@ -170,6 +170,7 @@ def test_each_source_has_a_key_of_its_own(knit, api, push):
     assert len(set(keys(api))) == len(api.data) == 2
 
 
+@pytest.mark.patient
 def test_a_key_is_kept_once_its_body_may_have_arrived(tmp_path):
     """Cuts within the body: another key. Cut behind it, then within the next one: the same."""
     (tmp_path / "set").write_bytes(os.urandom(30_000_000))

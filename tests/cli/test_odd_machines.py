@@ -44,9 +44,20 @@ def shell(tmp_path):
 # ------------------------------------------------------------ standard streams
 
 
-@pytest.mark.parametrize("command", ["version", "plan template --scratch", "--help"])
+CLOSED, FULL = (">&-", "Bad file descriptor"), (">/dev/full", "No space left on device")
+
+
 @pytest.mark.parametrize(
-    ("out", "reason"), [(">&-", "Bad file descriptor"), (">/dev/full", "No space left on device")]
+    ("command", "out", "reason"),
+    [
+        ("version", *FULL),
+        pytest.param("version", *CLOSED, marks=pytest.mark.patient),
+        *(
+            pytest.param(command, *out, marks=pytest.mark.patient)
+            for command in ("plan template --scratch", "--help")
+            for out in (CLOSED, FULL)
+        ),
+    ],
 )
 def test_a_result_that_cannot_be_written_is_an_error(shell, command, out, reason):
     code, _, err = shell(f"$knit {command} {out}")
@@ -54,6 +65,7 @@ def test_a_result_that_cannot_be_written_is_an_error(shell, command, out, reason
     assert reason in err and "hint: " in err
 
 
+@pytest.mark.patient
 @pytest.mark.parametrize("err", ["2>&-", "2>/dev/full"])
 def test_talk_that_nobody_hears_is_no_trouble(shell, err):
     assert shell(f"$knit version {err}")[0] == 0
@@ -62,6 +74,7 @@ def test_talk_that_nobody_hears_is_no_trouble(shell, err):
     assert shell(f"$knit init p {err}") == (0, "", "")
 
 
+@pytest.mark.patient
 def test_no_stdin_is_an_error_where_it_is_read(shell):
     code, out, err = shell("$knit plan template <&-")
     assert (code, out) == (1, "")
@@ -73,6 +86,7 @@ def test_none_of_the_three_is_there(shell):
     assert shell("$knit plan template <&- >&- 2>&-") == (1, "", "")
 
 
+@pytest.mark.patient
 def test_no_file_gets_the_number_of_stdout(shell):
     """What goes to stdout would else go into the next file that is opened, here the profile's."""
     shell.project.joinpath("p").write_text("apiRoot: http://127.0.0.1:1/api")
@@ -83,6 +97,7 @@ def test_no_file_gets_the_number_of_stdout(shell):
 # ------------------------------------------------------------ names
 
 
+@pytest.mark.patient
 def test_a_folder_whose_name_is_not_utf8(shell):
     folder = shell.project / NOT_UTF8
     folder.mkdir()
@@ -95,6 +110,7 @@ def test_a_folder_whose_name_is_not_utf8(shell):
     )
 
 
+@pytest.mark.patient
 def test_a_file_whose_name_has_a_line_end(shell):
     (shell.project / "a\nb").mkdir()
     code, _, err = shell("$knit data push --name a*; $knit plan apply $'x\\ny'")
@@ -132,6 +148,7 @@ def test_arguments_that_are_not_utf8(knit, command):
     assert "error" in ended.err.lower() and "because of a bug" not in ended.err
 
 
+@pytest.mark.patient
 def test_a_project_in_a_folder_whose_name_is_not_utf8(shell):
     """It has a profile of that name, which is found again from below."""
     folder = shell.project / NOT_UTF8 / "below"
@@ -147,6 +164,7 @@ def test_a_project_in_a_folder_whose_name_is_not_utf8(shell):
 # ------------------------------------------------------------ the environment
 
 
+@pytest.mark.patient
 @pytest.mark.parametrize(
     "variables",
     [
@@ -165,6 +183,7 @@ def test_odd_variables(shell, variables):
     assert "naïve:日本" in out
 
 
+@pytest.mark.patient
 @pytest.mark.parametrize("home", [None, "", "/nowhere", "/dev/null", "relative"])
 def test_a_home_that_is_none(shell, home):
     knit = f"{sys.executable} -m knit_cli"
@@ -173,6 +192,7 @@ def test_a_home_that_is_none(shell, home):
     assert "profile" in err and "hint: " in err
 
 
+@pytest.mark.patient
 def test_a_home_that_cannot_be_written(shell):
     shell.project.joinpath("p").write_text("apiRoot: http://127.0.0.1:1/api")
     code, _, err = shell(f"{sys.executable} -m knit_cli init p", HOME="/dev/null")
@@ -185,6 +205,7 @@ def test_a_home_that_cannot_be_written(shell):
     )
 
 
+@pytest.mark.patient
 @pytest.mark.parametrize("limit", ["-n 8", "-f 0"])
 def test_low_limits(shell, limit):
     code, out, err = shell(f"ulimit {limit}; $knit run find")
@@ -192,6 +213,7 @@ def test_low_limits(shell, limit):
     assert "error: " in err
 
 
+@pytest.mark.patient
 def test_a_mask_that_takes_all_rights(shell):
     shell.project.joinpath("p").write_text("apiRoot: http://127.0.0.1:1/api")
     code, _, err = shell(f"umask 777; {sys.executable} -m knit_cli --profile q init p")
@@ -202,7 +224,14 @@ def test_a_mask_that_takes_all_rights(shell):
 
 
 @pytest.mark.parametrize(
-    "text", ["tag: [2026-99-99]", "[" * 1500, "{{}: 1}", "tag: [\x01]", "!!python/object:os.x {}"]
+    "text",
+    [
+        "tag: [2026-99-99]",
+        pytest.param("[" * 1500, marks=pytest.mark.patient),  # the parser takes a second
+        "{{}: 1}",
+        "tag: [\x01]",
+        "!!python/object:os.x {}",
+    ],
 )
 def test_yaml_that_makes_the_parser_stumble(knit, text):
     """Not all that the parser raises is an error of YAML to it."""

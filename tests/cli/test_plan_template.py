@@ -301,6 +301,7 @@ def test_scratch_takes_no_image(bare_knit):
     assert bare_knit("plan", "template", "a:1", "--scratch").code == 2
 
 
+@pytest.mark.patient
 def test_the_archive_may_come_through_a_pipe(tmp_path):
     """The real program, since only it has a real stdin."""
     ended = subprocess.run(

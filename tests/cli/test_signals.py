@@ -43,8 +43,9 @@ def archive_for(head: bytes) -> tuple[bytes, bytes]:
 
 @pytest.fixture(autouse=True)
 def nothing_ignored() -> Iterator[None]:
-    """Commands inherit what is ignored, and these tests may themselves be run under nohup."""
+    """Commands inherit what is ignored, and these tests may be run under nohup or behind `&`."""
     before = {number: signal.signal(number, signal.SIG_DFL) for number in ENDINGS}
+    before[signal.SIGINT] = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
@@ -89,8 +90,14 @@ def a_stalled_pull(folder: Path, *flags: str) -> Iterator[tuple[subprocess.Popen
             knit.communicate(timeout=PATIENCE)
 
 
-@pytest.mark.parametrize("flags", [[], ["-x"]])
-@pytest.mark.parametrize("number", ENDINGS)
+@pytest.mark.parametrize(
+    ("number", "flags"),
+    [
+        (signal.SIGTERM, []),
+        pytest.param(signal.SIGTERM, ["-x"], marks=pytest.mark.patient),
+        *(pytest.param(signal.SIGHUP, flags, marks=pytest.mark.patient) for flags in ([], ["-x"])),
+    ],
+)
 def test_a_pull_that_is_told_to_end_leaves_nothing(tmp_path, number, flags):
     with a_stalled_pull(tmp_path, *flags) as (knit, _):
         knit.send_signal(number)
@@ -116,6 +123,7 @@ def test_a_signal_just_as_the_staging_folder_is_made(tmp_path, monkeypatch, numb
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.patient
 def test_a_signal_that_is_ignored_stays_so(tmp_path):
     """As under nohup: the terminal may go, and the pull goes on."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -130,6 +138,7 @@ def test_a_signal_that_is_ignored_stays_so(tmp_path):
     assert (tmp_path / "dest" / "id" / "y").read_bytes() == CONTENT
 
 
+@pytest.mark.patient
 @pytest.mark.parametrize("number", ENDINGS)
 def test_a_push_that_is_told_to_end_is_cut(tmp_path, number):
     """The server sees half an archive, and drops it."""
@@ -158,7 +167,10 @@ def test_a_push_that_is_told_to_end_is_cut(tmp_path, number):
     assert not received.endswith(b"\r\n0\r\n\r\n")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, *ENDINGS])
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGINT, *(pytest.param(number, marks=pytest.mark.patient) for number in ENDINGS)],
+)
 def test_following_can_be_ended(tmp_path, number):
     done = threading.Event()
 
@@ -183,6 +195,7 @@ def test_following_can_be_ended(tmp_path, number):
         assert (knit.returncode, err) == (128 + number, ENDINGS[number])
 
 
+@pytest.mark.patient
 @pytest.mark.parametrize("flags", [[], ["-x"]])
 def test_what_a_killed_pull_has_left_is_removed_by_the_next(tmp_path, flags):
     dest = tmp_path / "dest"
@@ -200,6 +213,7 @@ def test_what_a_killed_pull_has_left_is_removed_by_the_next(tmp_path, flags):
     assert [path.name for path in dest.iterdir()] == ["other"]
 
 
+@pytest.mark.patient
 def test_what_a_living_pull_has_begun_is_left_alone(tmp_path):
     with a_stalled_pull(tmp_path, "-x") as (knit, answer):
         with (

@@ -108,6 +108,7 @@ def test_a_followed_log_is_shown_as_it_comes(tmp_path):
         assert knit.returncode == 0
 
 
+@pytest.mark.patient
 def test_an_upload_that_cannot_go_on_is_cut_and_not_ended(tmp_path):
     """The server must be able to tell half an archive from a whole one."""
     (tmp_path / "set").mkdir()
@@ -212,6 +213,7 @@ def test_an_upload_that_is_cut_before_its_end_is_sent_anew(tmp_path):
     assert len(bodies[0]) > 30_000_000
 
 
+@pytest.mark.patient
 def test_ctrl_c_during_an_upload_cuts_it(tmp_path):
     """The server sees half an archive, and the user one word."""
     (tmp_path / "set").write_bytes(os.urandom(30_000_000))
@@ -250,6 +252,7 @@ def test_nobody_there(tmp_path):
     assert b"knit dev up" in err
 
 
+@pytest.mark.patient
 def test_ctrl_c_during_a_transfer(tmp_path):
     asked = threading.Event()
     done = threading.Event()

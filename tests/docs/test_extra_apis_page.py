@@ -60,6 +60,7 @@ def importer(home: Path, project: Path, variables: dict[str, str]) -> Iterator[i
             process.terminate()
 
 
+@pytest.mark.patient
 def test_the_importer_of_the_page_and_its_command(tmp_path: Path) -> None:
     project, programs = tmp_path / "project", tmp_path / "bin"
     project.mkdir()

@@ -88,9 +88,14 @@ def test_every_page_can_be_reached_from_the_readme() -> None:
     assert {relative(page) for page in PAGES} <= {relative(page) for page in reached}
 
 
+@pytest.fixture(scope="module")
+def known(reference) -> set[str]:
+    """The names of all variables; to gather them takes longer than to read a page."""
+    return reference.setting_names() | reference.other_variables()
+
+
 @pytest.mark.parametrize("page", PAGES, ids=relative)
-def test_every_environment_variable_mentioned_exists(reference, page: Path) -> None:
-    known = reference.setting_names() | reference.other_variables()
+def test_every_environment_variable_mentioned_exists(known: set[str], page: Path) -> None:
     mentioned = set(VARIABLE.findall(page.read_text(encoding="utf-8")))
     assert mentioned - METAVARIABLES <= known, sorted(mentioned - METAVARIABLES - known)
 

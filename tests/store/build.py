@@ -7,9 +7,6 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
-import psycopg
-from psycopg.rows import dict_row
-
 from knit_workflows.domain.data import TagChange
 from knit_workflows.domain.ids import KnitId, PlanId, RunId
 from knit_workflows.domain.plans.model import Image, PlanInput, PlanOutput, PlanSpec, Requirement
@@ -17,6 +14,7 @@ from knit_workflows.domain.ports import AdmissionLimits, RunKey
 from knit_workflows.domain.runs import Exit, RunStatus
 from knit_workflows.domain.tags import KEY_ID, KEY_TIMESTAMP, Tag, parse_tag, parse_timestamp
 from knit_workflows.store import PostgresStore
+from tests.postgres import fetch
 
 QUEUED_AT = datetime(2026, 1, 2, tzinfo=UTC)
 
@@ -129,13 +127,6 @@ def queue_up(
                        CASE WHEN place <= %s THEN now() END AS at) AS state""",
         plan_id, priority, QUEUED_AT, QUEUED_AT, list(ages), admitted, admitted,
     )  # fmt: skip
-
-
-def fetch(url: str, query: str, *parameters: Any) -> list[dict[str, Any]]:
-    """Looks into the database behind the store's back."""
-    with psycopg.connect(url, row_factory=dict_row) as connection:
-        cursor = connection.execute(query.encode(), parameters)
-        return cursor.fetchall() if cursor.description else []
 
 
 def runs_in(url: str) -> dict[tuple[str, tuple[str, ...]], str]:

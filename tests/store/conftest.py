@@ -5,24 +5,24 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 import pytest
-from pydantic import SecretStr
 
-from knit_workflows.settings import StoreSettings
 from knit_workflows.store import PostgresStore
 from tests.postgres import Databases
 
 
 @pytest.fixture
-async def url(databases: Databases) -> AsyncIterator[str]:
-    """A migrated database of the test's own."""
-    one = await databases.migrated()
-    yield one
-    databases.give_back(one)
+async def store_and_url(databases: Databases) -> AsyncIterator[tuple[PostgresStore, str]]:
+    async with databases.store() as both:
+        yield both
 
 
 @pytest.fixture
-async def store(url: str) -> AsyncIterator[PostgresStore]:
-    opened = PostgresStore(StoreSettings(url=SecretStr(url), pool_size=16))
-    await opened.open()
-    yield opened
-    await opened.aclose()
+def url(store_and_url: tuple[PostgresStore, str]) -> str:
+    """A migrated database of the test's own."""
+    return store_and_url[1]
+
+
+@pytest.fixture
+def store(store_and_url: tuple[PostgresStore, str]) -> PostgresStore:
+    """The store on it."""
+    return store_and_url[0]

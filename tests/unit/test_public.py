@@ -28,6 +28,7 @@ def test_the_package_alone_loads_no_library() -> None:
     assert done.stdout == "set()\n"
 
 
+@pytest.mark.patient
 def test_the_example_of_the_documentation_works() -> None:
     code = "from knit_workflows import KnitPlugin, Deps, run_plan; print(run_plan.__name__)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -124,10 +124,15 @@ def test_temporals_configuration_is_read_in_words(
         client_config()
 
 
-PROCESSES = ["knit_api", "knit_workflows", "knit_workflows.store"]
-
-
-@pytest.mark.parametrize("module", [*PROCESSES, "knit_workflows.compute.kubernetes"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        "knit_workflows.store",
+        pytest.param("knit_api", marks=pytest.mark.patient),
+        pytest.param("knit_workflows", marks=pytest.mark.patient),
+        pytest.param("knit_workflows.compute.kubernetes", marks=pytest.mark.patient),
+    ],
+)
 def test_a_process_says_which_variable_is_wrong(module: str, tmp_path: Path) -> None:
     ended = process(module, tmp_path, KNIT_ENGINE__PAGE_SIZE="0")
     assert "KNIT_ENGINE__PAGE_SIZE is '0'" in ended.stderr
@@ -135,6 +140,7 @@ def test_a_process_says_which_variable_is_wrong(module: str, tmp_path: Path) -> 
     assert ended.returncode in (1, 2)
 
 
+@pytest.mark.patient
 @pytest.mark.parametrize("module", ["knit_workflows", "knit_workflows.store"])
 def test_a_process_says_who_does_not_answer(module: str, tmp_path: Path) -> None:
     nowhere = {
@@ -154,6 +160,7 @@ def test_a_port_that_is_none_is_refused(port: str, capsys: pytest.CaptureFixture
     assert "--port" in capsys.readouterr().err
 
 
+@pytest.mark.patient
 def test_a_role_that_is_none_is_refused(tmp_path: Path) -> None:
     ended = process("knit_workflows", tmp_path, arguments=["--roles", "cook"])
     assert ended.returncode == 2

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 import pytest
-from pydantic import SecretStr
 
-from knit_workflows.settings import StoreSettings
 from knit_workflows.store import PostgresStore
 from tests.memory_store import MemoryStore
 from tests.postgres import Databases
@@ -21,9 +19,5 @@ async def store(request: pytest.FixtureRequest) -> AsyncIterator[AnyStore]:
         yield MemoryStore()
         return
     databases: Databases = request.getfixturevalue("databases")
-    url = await databases.migrated()
-    opened = PostgresStore(StoreSettings(url=SecretStr(url), pool_size=16))
-    await opened.open()
-    yield opened
-    await opened.aclose()
-    databases.give_back(url)
+    async with databases.store() as (opened, _):
+        yield opened

@@ -13,6 +13,7 @@ from knit_cli.dev.prerequisites import obtain_prerequisites, require_temporal
 from knit_cli.errors import CliError
 
 
+@pytest.mark.patient
 def test_a_named_temporal_that_does_not_work_ends_up_in_words(tmp_path: Path) -> None:
     """The real command: exit code 1, what, why and what to do; nothing has been started."""
     done = subprocess.run(

@@ -151,6 +151,7 @@ def test_bytes_that_are_no_text_are_refused() -> None:
     assert refused(b"\xff\xfe\x00").startswith("hooks.yaml is not text in UTF-8: ")
 
 
+@pytest.mark.patient
 def test_a_file_that_is_too_deep_or_repeats_itself_is_refused_at_once() -> None:
     assert refused("[" * 5000).startswith("hooks.yaml")
     bomb = "a0: &a0 [x]\n" + "".join(f"a{i + 1}: &a{i + 1} [*a{i}, *a{i}]\n" for i in range(60))

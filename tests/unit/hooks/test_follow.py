@@ -18,6 +18,7 @@ from knit_workflows.domain.errors import StoreUnavailable
 from knit_workflows.domain.hooks import Hooks
 from knit_workflows.hooks.document import HooksRefused
 from knit_workflows.hooks.file import Follower, HooksFile, follow, parse_hooks_file
+from tests.properties import examples
 from tests.waiting import until
 
 
@@ -166,7 +167,9 @@ class Reload(RuleBasedStateMachine):
         self.folder.cleanup()
 
 
-Reload.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+Reload.TestCase.settings = settings(
+    max_examples=examples(60), stateful_step_count=30, deadline=None
+)
 test_what_is_in_force_follows_the_file = Reload.TestCase
 
 

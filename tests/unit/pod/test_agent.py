@@ -41,6 +41,7 @@ class Agent:
             if limit is not None:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
+        self.path = path
         self.process = subprocess.Popen(
             [sys.executable, "-m", "knit_workflows.pod.agent",
              "--path", path, "--mode", mode, "--port", "0", "--idle", str(idle)],
@@ -50,6 +51,12 @@ class Agent:
         match = re.search(r"port (\d+)", self.hear("serving"))
         assert match is not None
         self.port = int(match[1])
+
+    def end(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        assert self.process.stderr is not None
+        self.process.stderr.close()
 
     def hear(self, word: str) -> str:
         """Reads what it says until a line with the word."""
@@ -92,10 +99,22 @@ def start(root: Path) -> Iterator[Start]:
 
     yield start
     for agent in agents:
-        agent.process.kill()
-        agent.process.wait()
-        assert agent.process.stderr is not None
-        agent.process.stderr.close()
+        agent.end()
+
+
+@pytest.fixture(scope="module")
+def refusing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Agent]]:
+    """Gives an agent of each mode on an empty volume, for requests that change nothing."""
+    agents: dict[str, Agent] = {}
+
+    def agent(mode: str) -> Agent:
+        if mode not in agents:
+            agents[mode] = Agent(tmp_path_factory.mktemp(mode), mode, PATIENCE, None)
+        return agents[mode]
+
+    yield agent
+    for one in agents.values():
+        one.end()
 
 
 @pytest.fixture
@@ -133,9 +152,8 @@ def started_upload(agent: Agent, part: bytes, total: int) -> socket.socket:
 
 @pytest.mark.parametrize("path", ["/", "/log", "/nothing"])
 @pytest.mark.parametrize("authorization", ["", "Bearer wrong", f"Basic {SECRET}", "Bearer é"])
-def test_without_the_token_there_is_nothing(start: Start, path: str, authorization: str) -> None:
-    agent = start("read")
-    status, _ = agent.ask("GET", path, Authorization=authorization)
+def test_without_the_token_there_is_nothing(refusing, path: str, authorization: str) -> None:
+    status, _ = refusing("read").ask("GET", path, Authorization=authorization)
     assert status == 401
 
 
@@ -284,13 +302,14 @@ def test_only_one_upload_at_a_time(start: Start, root: Path, tar: bytes, until) 
     ],
 )
 def test_bodies_without_a_clear_end_are_refused(
-    start: Start, root: Path, headers: str, body: bytes, status: int
+    refusing, headers: str, body: bytes, status: int
 ) -> None:
     head = f"POST / HTTP/1.1\r\nAuthorization: Bearer {SECRET}\r\n{headers}\r\n"
-    connection = start("write").raw(head.encode() + body)
+    agent = refusing("write")
+    connection = agent.raw(head.encode() + body)
     assert connection.recv(100).startswith(b"HTTP/1.1 %d" % status)
     connection.close()
-    assert archive.is_empty(root)
+    assert archive.is_empty(agent.path)
 
 
 def test_a_client_that_asks_first_is_told_before_it_sends(start: Start, root: Path) -> None:
@@ -317,8 +336,8 @@ def test_a_client_that_asks_first_is_told_before_it_sends(start: Start, root: Pa
         (b"GET /healthz HTTP/1.1\r\n\r\n", 200),
     ],
 )
-def test_only_proper_requests_are_read(start: Start, text: bytes, status: int) -> None:
-    connection = start("read").raw(text)
+def test_only_proper_requests_are_read(refusing, text: bytes, status: int) -> None:
+    connection = refusing("read").raw(text)
     assert connection.recv(100).startswith(b"HTTP/1.1 %d" % status)
     connection.close()
 
@@ -341,9 +360,9 @@ def test_a_connection_serves_several_requests(start: Start, root: Path) -> None:
     ],
 )  # fmt: skip
 def test_each_mode_serves_only_its_own(
-    start: Start, mode: str, method: str, path: str, status: int
+    refusing, mode: str, method: str, path: str, status: int
 ) -> None:
-    answer, body = start(mode).ask(method, path, body=b"")
+    answer, body = refusing(mode).ask(method, path, body=b"")
     assert answer == status
     assert json.loads(body)["reason"]
 

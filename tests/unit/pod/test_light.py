@@ -38,6 +38,7 @@ def test_it_needs_the_standard_library_only_and_little_memory(python: str, progr
     assert int(peak) < 25 << 10
 
 
+@pytest.mark.patient
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_it_starts_in_a_fifth_of_a_second(program: str) -> None:
     """In processor time, and once of some times: the machine may be busy with something else."""

@@ -71,6 +71,7 @@ async def test_where_there_is_no_pidfd_it_is_told(
     assert "Kubernetes" in refused.value.advice
 
 
+@pytest.mark.patient
 @pytest.mark.engine
 def test_a_kernel_that_makes_no_watch_at_all_is_told(tmp_path: Path) -> None:
     done = in_user_namespace(REFUSED, tmp_path)
@@ -80,6 +81,7 @@ def test_a_kernel_that_makes_no_watch_at_all_is_told(tmp_path: Path) -> None:
     assert "ulimit -n" in advice
 
 
+@pytest.mark.patient
 @pytest.mark.engine
 @pytest.mark.parametrize(("watches", "folder"), [(0, "pods"), (1, "pods/pod")])
 def test_what_cannot_be_watched_is_looked_at(tmp_path: Path, watches: int, folder: str) -> None:
