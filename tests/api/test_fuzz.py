@@ -96,13 +96,19 @@ class Client:
         self._numbers = itertools.count()
 
     def get_ready(self, base: str) -> None:
-        """Makes one Data, one Plan and one Run, whose ids are then used."""
+        """Makes one Data, one Plan, one Run and one token, whose ids are then used."""
         headers = {"Content-Type": "application/x-tar"}
         target = f"{base}/api/data?tag=type:fuzz"
         data = self.session.post(target, data=_TAR, headers=headers, timeout=30).json()
         document = a_plan(f"ready{next(self._numbers)}")
         plan = self.session.post(f"{base}/api/plans", json=document, timeout=30).json()
-        self.known = {"knit_id": data["knitId"], "plan_id": plan["planId"]}
+        asked = {"name": f"ready-{next(self._numbers)}", "role": "viewer"}
+        token = self.session.post(f"{base}/api/tokens", json=asked, timeout=30).json()
+        self.known = {
+            "knit_id": data["knitId"],
+            "plan_id": plan["planId"],
+            "token_id": token["tokenId"],
+        }
         target = f"{base}/api/runs?plan={plan['planId']}"
         while not (runs := self.session.get(target, timeout=30).json()):
             time.sleep(0.05)
