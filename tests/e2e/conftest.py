@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 
 import pytest
 
+from tests.e2e.cluster_stack import Knit, cluster_stack
 from tests.e2e.stack import DevStack, dev_stack
 
 SANDBOX = Path(__file__).parents[2] / "tools" / "sandbox.py"
@@ -83,4 +84,12 @@ def stack(
         extra = {"endpoints": [{"path": "/registry", "proxy_to": f"http://{registry}/v2"}]}
         (running.folder / "extra.yaml").write_text(json.dumps(extra))
         running.up("--extra-apis", "extra.yaml")
+        yield running
+
+
+@pytest.fixture(scope="module")
+async def knit(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Knit]:
+    """A stack on the cluster that is up, and collects what is discarded at once."""
+    at_once = {"KNIT_ENGINE__GC_INTERVAL": "PT1S", "KNIT_ENGINE__GC_GRACE_PERIOD": "PT1S"}
+    async with cluster_stack(tmp_path_factory.mktemp("knit"), **at_once) as running:
         yield running

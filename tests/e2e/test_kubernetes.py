@@ -3,106 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import os
-import subprocess
-import sys
-import time
-from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.contract.compute.kubernetes_adapter import KubernetesAdapter, kubernetes_adapter
+from tests.e2e.cluster_stack import WITHIN, Knit
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
-WITHIN = 400.0
-
-
-@dataclass(frozen=True)
-class Knit:
-    """The `knit` command in a folder of its own, over a stack that runs Plans on the cluster."""
-
-    folder: Path
-    environment: Mapping[str, str]
-    adapter: KubernetesAdapter
-
-    def __call__(self, *arguments: str) -> str:
-        """Runs one command; gives its stdout, fails the test when it fails."""
-        done = subprocess.run(
-            [sys.executable, "-m", "knit_cli", *arguments],
-            cwd=self.folder,
-            env=dict(self.environment),
-            capture_output=True,
-            text=True,
-            timeout=WITHIN,
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    def json(self, *arguments: str) -> Any:
-        """Runs one command that prints JSON."""
-        return json.loads(self(*arguments))
-
-    def push(self, kind: str, **files: str) -> str:
-        """Pushes files as Data with the tag `type:kind`; gives its id."""
-        folder = self.folder / kind
-        folder.mkdir()
-        for name, text in files.items():
-            (folder / name).write_text(text)
-        pushed: dict[str, Any] = self.json("data", "push", "--tag", f"type:{kind}", str(folder))
-        return str(pushed["knitId"])
-
-    def apply(self, kind: str, command: list[str], **more: object) -> str:
-        """Registers a Plan that eats `type:kind` at /in and makes /out and a log; gives its id."""
-        plan = {
-            "image": self.adapter.image,
-            "entrypoint": command,
-            "inputs": [{"path": "/in", "tags": [f"type:{kind}"]}],
-            "outputs": [{"path": "/out", "tags": [f"made-by:{kind}"]}],
-            "log": {"tags": [f"log-of:{kind}"]},
-            "resources": {"cpu": "50m", "memory": "64Mi"},
-            **more,
-        }
-        file = self.folder / f"{kind}.yaml"
-        file.write_text(json.dumps(plan))
-        return str(self.json("plan", "apply", str(file))["planId"])
-
-    def run_of(self, plan_id: str, *statuses: str) -> dict[str, Any]:
-        """Waits until the Plan's only Run has one of these statuses; gives it."""
-        ends = time.monotonic() + WITHIN
-        while time.monotonic() < ends:
-            runs = self.json("run", "find", "--planid", plan_id)
-            if runs and runs[0]["status"] in statuses:
-                run: dict[str, Any] = runs[0]
-                return run
-            time.sleep(0.2)
-        raise AssertionError(f"no Run is {statuses}: {runs}")
-
-
-@pytest.fixture(scope="module")
-async def knit(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Knit]:
-    """One stack for the module; its namespace goes with it."""
-    folder = tmp_path_factory.mktemp("knit")
-    async with kubernetes_adapter() as adapter:
-        settings = adapter.settings
-        environment = {
-            **os.environ,
-            "HOME": str(folder),
-            "KNIT_ENGINE__IMAGE_PULL_DEADLINE": "PT3S",
-            "KNIT_COMPUTE__KIND": "kubernetes",
-            "KNIT_COMPUTE__KUBERNETES__KUBECONFIG": str(settings.kubeconfig),
-            "KNIT_COMPUTE__KUBERNETES__KUBE_NAMESPACE": settings.kube_namespace,
-            "KNIT_COMPUTE__KUBERNETES__POD_IMAGE": settings.pod_image,
-        }
-        knit = Knit(folder, environment, adapter)
-        await asyncio.to_thread(knit, "dev", "up", "--detach")
-        try:
-            yield knit
-        finally:
-            await asyncio.to_thread(knit, "dev", "down")
 
 
 async def _gone(knit: Knit, run_id: str) -> None:

@@ -169,6 +169,11 @@ class Cluster:
         claim = client.V1PersistentVolumeClaim(metadata=about, spec=spec)
         await self._core.create_namespaced_persistent_volume_claim(self._namespace, claim)
 
+    async def claims(self) -> set[str]:
+        """Gives the names of the claims that are there and not about to go."""
+        found = await self._core.list_namespaced_persistent_volume_claim(self._namespace)
+        return {one.metadata.name for one in found.items if one.metadata.deletion_timestamp is None}
+
     async def delete_claim(self, name: str) -> None:
         """Deletes a claim."""
         await self._core.delete_namespaced_persistent_volume_claim(name, self._namespace)
