@@ -35,9 +35,14 @@ class Pool:
         while waiting := self._waiting.get(endpoint.origin):
             upstream, expiry = waiting.pop()
             expiry.cancel()
-            if await upstream.is_quiet():
+            quiet = False
+            try:
+                quiet = await upstream.is_quiet()
+            finally:
+                if not quiet:
+                    upstream.close()
+            if quiet:
                 return upstream.next(endpoint)
-            upstream.close()
         return None
 
     def put(self, upstream: Upstream, promised: float | None) -> None:
