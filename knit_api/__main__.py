@@ -19,6 +19,7 @@ import uvicorn
 
 from knit_api.accounts.access import Accounts
 from knit_api.accounts.loopback import BindRefused, check_bind
+from knit_api.accounts.verifiers import ProviderVerifier
 from knit_api.app import create_app
 from knit_api.deps import Deps, EngineClient, Lazy
 from knit_api.extra.in_force import ExtraApis
@@ -30,7 +31,7 @@ from knit_workflows.domain.errors import EngineUnavailable, StoreUnavailable
 from knit_workflows.domain.imports import ImportTimes
 from knit_workflows.domain.ports import ApiStore
 from knit_workflows.extra_apis import ExtraApisRefused
-from knit_workflows.settings import Settings, SettingsRefused, read_settings
+from knit_workflows.settings import AccountSettings, Settings, SettingsRefused, read_settings
 from knit_workflows.store import PostgresStore
 from knit_workflows.telemetry import set_up_telemetry
 from knit_workflows.temporal_client import client_config, connect
@@ -61,7 +62,7 @@ def deps_from(settings: Settings) -> Deps:
     return Deps(
         store=store,
         transfers=Lazy(_transfers(settings), EngineUnavailable),
-        accounts=Accounts(settings.accounts, store.get),
+        accounts=Accounts(settings.accounts, store.get, _providers(settings.accounts)),
         lease=settings.engine.transfer_lease,
         imports=ImportTimes(settings.engine.import_window, settings.engine.import_key_life),
         new_runs=settings.engine.new_runs_limit,
@@ -69,6 +70,15 @@ def deps_from(settings: Settings) -> Deps:
         extra_apis=ExtraApis(settings.extra_apis),
         close_store=close_store,
     )
+
+
+def _providers(settings: AccountSettings) -> Sequence[ProviderVerifier]:
+    if not settings.required or settings.oidc_issuer is None:
+        return ()
+    # Signatures with public keys cost memory that an API without a provider need not have.
+    from knit_api.accounts.oidc import OidcVerifier, issuer_client
+
+    return (OidcVerifier(settings, issuer_client(settings)),)
 
 
 def _transfers(settings: Settings) -> Callable[[], Awaitable[EngineClient]]:

@@ -190,6 +190,7 @@ class Deps:
         await drain_background(self.timeouts.drain)
         self.threads.shutdown()
         await self.agents.aclose()
+        await self.accounts.aclose()
         if self.close_store is not None:
             with suppress(KnitError):
                 await self.close_store()

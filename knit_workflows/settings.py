@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -22,14 +22,17 @@ from pydantic import (
     ValidationError,
     ValidationInfo,
     field_validator,
+    model_validator,
 )
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from knit_workflows import names
 from knit_workflows.domain.accounts import Role
-from knit_workflows.domain.errors import InvalidQuantity
+from knit_workflows.domain.errors import InvalidQuantity, InvalidTag
 from knit_workflows.domain.quantities import canonical_quantity
+from knit_workflows.domain.secure_urls import fault_of_url
+from knit_workflows.domain.tags import parse_tag
 from knit_workflows.log import LogFormat
 
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
@@ -264,17 +267,21 @@ class AccountSettings(_Group):
     """What tokens of that provider must be for (`aud`). None: `oidc_client_id`."""
     oidc_client_id: str | None = None
     """The public client with which `knit login` asks that provider for tokens."""
+    oidc_scopes: str | None = None
+    """The scopes that `knit login` asks for, with spaces between. None: those of `openid profile
+    email groups offline_access` that the provider says it has."""
     oidc_ca_file: Path | None = None
     """PEM file of certificate authorities trusted for that provider besides the system's."""
     oidc_name_claim: str = "preferred_username"
     """Claim that names a user for people; `sub` where it is missing."""
     oidc_groups_claim: str = "groups"
-    """Claim that lists a user's groups."""
+    """Claim that lists a user's groups; dots lead into objects: `realm_access.roles`."""
     oidc_roles: Mapping[str, Role] = Field(default_factory=dict)
     """Role of each group, as JSON: `{"ml-team": "editor"}`. The highest of a user's groups counts;
     a user without any is refused."""
     oidc_projects: Mapping[str, tuple[str, ...]] = Field(default_factory=dict)
-    """Tags to which members of a group are bound, as JSON: `{"ml-team": ["project:x"]}`."""
+    """Tags to which members of a group are bound, as JSON: `{"ml-team": ["project:x"]}`. A user
+    sees what has a tag of any of these groups, and is bound even if other groups are not."""
     requests_per_minute: int = Field(default=1200, ge=1)
     """How many requests a subject may make per minute on average; each API process counts."""
     failures_per_minute: int = Field(default=30, ge=1)
@@ -301,6 +308,36 @@ class AccountSettings(_Group):
         if url is not None and not re.fullmatch(r"https?://[\w.:\[\]-]+/?", url):
             raise ValueError("must be scheme and host without a path: https://knit.example")
         return url and url.rstrip("/")
+
+    @field_validator("oidc_issuer")
+    @classmethod
+    def _is_safe(cls, issuer: str | None) -> str | None:
+        if issuer is not None and (fault := fault_of_url(issuer)) is not None:
+            raise ValueError(f"{fault}; write https://…, as the provider itself does")
+        return issuer
+
+    @field_validator("oidc_projects")
+    @classmethod
+    def _are_tags(cls, projects: Mapping[str, tuple[str, ...]]) -> Mapping[str, tuple[str, ...]]:
+        for group, tags in projects.items():
+            try:
+                for tag in tags:
+                    parse_tag(tag)
+            except InvalidTag as cause:
+                raise ValueError(f"group {group!r}: {cause.reason}") from cause
+        return projects
+
+    @model_validator(mode="after")
+    def _is_complete(self) -> Self:
+        if self.oidc_issuer is not None:
+            if self.oidc_client_id is None and self.oidc_audience is None:
+                raise ValueError(
+                    "OIDC_ISSUER needs OIDC_CLIENT_ID or OIDC_AUDIENCE beside it, or tokens for "
+                    "other services would open this one"
+                )
+            if not self.oidc_roles:
+                raise ValueError("OIDC_ISSUER needs OIDC_ROLES beside it, or nobody has a role")
+        return self
 
 
 class QueueSettings(_Group):

@@ -39,7 +39,7 @@ from knit_api.__main__ import deps_from
 from knit_api.app import create_app
 from knit_cli.main import KnitGroup, app
 from knit_cli.plans.schema import plan_schema_text
-from knit_cli.shell.lazy import load
+from knit_cli.shell.lazy import LazyGroup, load
 from knit_workflows.domain import runs
 from knit_workflows.domain.plans.rules import DEFAULT_RESOURCES, MAX_MOUNTPOINTS
 from knit_workflows.domain.tags import MAX_KEY_CHARS, MAX_VALUE_CHARS
@@ -82,11 +82,17 @@ def command_names() -> list[tuple[str, ...]]:
 def _commands() -> Iterator[tuple[tuple[str, ...], Any]]:
     # Typer carries its own click, whose types are not public: hence Any.
     for name, entry in KnitGroup.entries.items():
-        command = load(name, entry)
-        if isinstance(command, TyperGroup):
-            yield from ((("knit", name, word), one) for word, one in command.commands.items())
-        else:
-            yield ("knit", name), command
+        yield from _commands_of(("knit", name), load(name, entry))
+
+
+def _commands_of(words: tuple[str, ...], command: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
+    if not isinstance(command, TyperGroup):
+        yield words, command
+        return
+    entries = command.entries if isinstance(command, LazyGroup) else {}
+    for name, one in command.commands.items():
+        loaded = load(name, entries[name]) if name in entries else one
+        yield from _commands_of((*words, name), loaded)
 
 
 def _command(words: tuple[str, ...], command: Any) -> list[str]:

@@ -18,7 +18,9 @@ broken connections, and the differences from Knitfab's command of the same name.
 | file | holds |
 |---|---|
 | `.knitprofile` | the name of the profile that this folder and all below it use |
-| `~/.knit/profile` | the profiles by name, in YAML: `apiRoot`, and `cert.ca` for a CA of its own |
+| `~/.knit/profile` | the profiles by name, in YAML: `apiRoot`, `cert.ca` for a CA of its own, and \
+`token` or `tokenFile` for a token |
+| `~/.knit/credentials` | what `knit login` has obtained, by API |
 | `knitenv` | a project's defaults, in YAML: `tag` for Data, `resource` for `plan template` |
 """
 
@@ -39,6 +41,11 @@ SETTINGS_WORDS: Final[Mapping[str, str]] = {
 """For settings without a docstring of their own."""
 
 OTHER_VARIABLES: Final = (
+    (
+        "`KNIT_TOKEN`",
+        "`knit`",
+        "The token to send to the API; it precedes that of the profile and a login.",
+    ),
     (
         "`KNIT_TEMPORAL_CLI`",
         "`knit dev`, `make`, tests",

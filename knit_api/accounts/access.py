@@ -21,8 +21,9 @@ from knit_api.accounts.rates import Rates
 from knit_api.accounts.verifiers import (
     BootstrapVerifier,
     KnitTokenVerifier,
+    NoRole,
+    ProviderVerifier,
     TokenRefused,
-    TokenVerifier,
     Verifiers,
 )
 from knit_api.errors import HttpProblem
@@ -35,6 +36,7 @@ log = logging.getLogger(__name__)
 
 ANYBODY: Final = Principal(USER, USER, Role.ADMIN)
 """Who calls where accounts are off."""
+_ROLE_ADVICE: Final = "ask an admin of this knit for a role, then log in again: knit login"
 StoreOf = Callable[[], Awaitable[ApiStore]]
 
 _ADVICE: Final = "send a valid token as Authorization: Bearer TOKEN; `knit login` gets one"
@@ -44,11 +46,12 @@ class Accounts:
     """Who may call, as the settings say; without `required` everybody may do everything."""
 
     def __init__(
-        self, settings: AccountSettings, store: StoreOf, verifiers: Sequence[TokenVerifier] = ()
+        self, settings: AccountSettings, store: StoreOf, verifiers: Sequence[ProviderVerifier] = ()
     ) -> None:
         """`verifiers` know the tokens that are not of knit's own, in this order."""
         self.settings = settings
         self._store = store
+        self._providers = verifiers
         sha256 = settings.bootstrap_token_sha256
         self.verifiers = Verifiers(
             [
@@ -64,6 +67,11 @@ class Accounts:
     def off(cls, store: StoreOf) -> Accounts:
         """Gives access for everybody, for one machine and its one user."""
         return cls(AccountSettings(required=False), store)
+
+    async def aclose(self) -> None:
+        """Ends the connections to others who know tokens."""
+        for provider in self._providers:
+            await provider.aclose()
 
     @property
     def required(self) -> bool:
@@ -90,7 +98,8 @@ class Accounts:
         """Gives who sends a request.
 
         Raises:
-            HttpProblem: nobody who may (401), a page of elsewhere (403), or too often (429).
+            HttpProblem: nobody who may (401), a user without a role or a page of elsewhere (403),
+                or too often (429).
             Unavailable: it cannot be told at the moment.
         """
         try:
@@ -117,6 +126,9 @@ class Accounts:
             self.count_failure(scope)
         try:
             principal = await self.verifiers.verify(token)
+        except NoRole as refused:
+            self.forgive(scope)
+            raise HttpProblem(403, refused.reason, _ROLE_ADVICE) from None
         except TokenRefused as refused:
             log.warning(
                 "a token is refused: %s",

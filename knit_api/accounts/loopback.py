@@ -8,12 +8,12 @@ come from a page of elsewhere (`Origin`), which needs no such name to send one (
 
 from __future__ import annotations
 
-import ipaddress
 from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from knit_api.error_responses import error_response
+from knit_workflows.domain.secure_urls import is_loopback
 
 
 class BindRefused(Exception):
@@ -27,16 +27,6 @@ def check_bind(host: str, *, required: bool) -> None:
             f"accounts are off, so the API does not listen on {host!r}: use 127.0.0.1, or let "
             "callers authenticate (KNIT_ACCOUNTS__REQUIRED=true)"
         )
-
-
-def is_loopback(host: str) -> bool:
-    """Says whether a name or address, without port, is this machine's own."""
-    if host.lower().rstrip(".") in ("localhost", "ip6-localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
 
 
 class LoopbackHostMiddleware:

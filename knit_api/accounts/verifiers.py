@@ -33,6 +33,10 @@ class TokenRefused(Exception):
         self.reason = reason
 
 
+class NoRole(TokenRefused):
+    """A token is valid, and whom it authenticates has no role here; the message says why."""
+
+
 class TokenVerifier(Protocol):
     """Knows one kind of token."""
 
@@ -41,8 +45,16 @@ class TokenVerifier(Protocol):
 
         Raises:
             TokenRefused: it is of this kind, and not valid: expired, revoked, for others, ….
+            NoRole: it is valid, and its subject has no role here.
             Unavailable: it cannot be told at the moment.
         """
+
+
+class ProviderVerifier(TokenVerifier, Protocol):
+    """Knows the tokens of somebody else, whom it asks over the network."""
+
+    async def aclose(self) -> None:
+        """Ends what is under way."""
 
 
 class KnitTokenVerifier:

@@ -22,6 +22,7 @@ from knit_api.responses import json_response
 from knit_workflows.domain import accounts as domain
 from knit_workflows.domain.errors import InvalidRequest
 from knit_workflows.domain.tags import Tag, parse_tag
+from knit_workflows.settings import AccountSettings
 from knit_workflows.wire.accounts import (
     AuditEntry,
     MadeToken,
@@ -48,7 +49,9 @@ async def protected_resource(request: Request, deps: DepsOf) -> Response:
             resource=deps.accounts.origin(request.scope),
             authorization_servers=[issuer] if issuer else [],
             bearer_methods_supported=["header"],
+            scopes_supported=(settings.oidc_scopes or "").split(),
             knit_client_id=settings.oidc_client_id,
+            knit_token=_token_kind(settings),
         )
     )
 
@@ -132,6 +135,17 @@ async def find_audit(
     after = None if query.cursor is None else int(query.cursor)
     found = await store.audit.find(query.to_domain(), limit=(query.limit or 0) + 1, after=after)
     return await page_response(request, query, found, _entry, lambda one: str(one.entry_id))
+
+
+def _token_kind(settings: AccountSettings) -> str | None:
+    """Says which token of the provider has the audience that is asked for.
+
+    An ID token is for the client that has asked for it, an access token for an API.
+    """
+    if settings.oidc_issuer is None:
+        return None
+    for_client = settings.oidc_audience in (None, settings.oidc_client_id)
+    return "id_token" if for_client else "access_token"
 
 
 def _expiry(expires_in: str | None) -> datetime | None:

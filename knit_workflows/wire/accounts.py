@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import Field
 
 from knit_workflows.domain.accounts import Role
-from knit_workflows.wire.base import Request, Response, Texts, is_absent
+from knit_workflows.wire.base import Request, Response, Texts, is_absent, is_empty
 from knit_workflows.wire.times import WireTime
 
 
@@ -34,14 +34,20 @@ class WhoAmI(Response):
 
 
 class ProtectedResource(Response):
-    """How to authenticate, as RFC 9728 has it; `knit_client_id` is for `knit login`."""
+    """How to authenticate, as RFC 9728 has it; the names in `knit_…` are for `knit login`.
+
+    `scopes_supported` are those to ask the issuer for; without them, what it has of the usual.
+    `knit_token` says which of the issuer's tokens is for this API: `id_token` or `access_token`.
+    """
 
     resource: str
     authorization_servers: list[str] = Field(
         default_factory=list, exclude_if=lambda servers: not servers
     )
     bearer_methods_supported: list[str]
+    scopes_supported: list[str] = Field(default_factory=list, exclude_if=is_empty)
     knit_client_id: str | None = Field(default=None, exclude_if=is_absent)
+    knit_token: str | None = Field(default=None, exclude_if=is_absent)
 
 
 class NewToken(Request):

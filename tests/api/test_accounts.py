@@ -433,7 +433,11 @@ async def test_the_metadata_says_how_to_log_in(
         "resource": "http://api.test",
         "bearer_methods_supported": ["header"],
     }
-    public = {"oidc_issuer": "https://id.example", "oidc_client_id": "knit"}
+    public = {
+        "oidc_issuer": "https://id.example",
+        "oidc_client_id": "knit",
+        "oidc_roles": {"a": "viewer"},
+    }
     more = {"public_url": "https://knit.example", **public}
     object.__setattr__(deps, "accounts", enforced(store, **more))
     assert (await anybody.get(path, headers={"Host": "evil.example"})).json() == {
@@ -441,7 +445,13 @@ async def test_the_metadata_says_how_to_log_in(
         "authorization_servers": ["https://id.example"],
         "bearer_methods_supported": ["header"],
         "knit_client_id": "knit",
+        "knit_token": "id_token",
     }
+    public = {**more, "oidc_audience": "api://knit", "oidc_scopes": "api://knit/.default openid"}
+    object.__setattr__(deps, "accounts", enforced(store, **public))
+    told = (await anybody.get(path)).json()
+    assert told["knit_token"] == "access_token"
+    assert told["scopes_supported"] == ["api://knit/.default", "openid"]
     refused = await anybody.get("/api/data", headers={"Host": 'x"\\'})
     assert f'resource_metadata="https://knit.example{path}"' in refused.headers["www-authenticate"]
 
