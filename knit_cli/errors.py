@@ -3,6 +3,7 @@
 CliError                exit 1
 ├─ BadInput             a flag's value or a file that cannot be used
 ├─ ProfileProblem       no profile, or an unusable one
+├─ NotLoggedIn          a login has ended
 ├─ ApiUnreachable       the API does not respond, or not in time
 │  └─ ConnectionCut     no connection could be made, or it broke
 ├─ ApiRefused           the API responded with 4xx
@@ -58,8 +59,12 @@ class ProfileProblem(CliError):
     """There is no profile, or it is unusable."""
 
 
+class NotLoggedIn(CliError):
+    """A login at the identity provider has ended, or there is none."""
+
+
 class ApiUnreachable(CliError):
-    """The API does not respond, or not in time."""
+    """The API does not respond, or not in time; or the identity provider."""
 
 
 class ConnectionCut(ApiUnreachable):

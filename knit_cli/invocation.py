@@ -18,11 +18,20 @@ PROFILE_MARKER = ".knitprofile"
 ENVIRONMENT_FILE = "knitenv"
 
 
+def _open_browser(url: str) -> bool:
+    import webbrowser  # late: only `knit login` needs it
+
+    with suppress(webbrowser.Error):
+        return webbrowser.open(url)
+    return False
+
+
 @dataclass(frozen=True)
 class Surroundings:
     """The world outside the process; `main` creates the real one, tests their own.
 
-    `transport` replaces the network under the API client.
+    `transport` replaces the network under the API client. `open_browser` shows a page to the user
+    and says whether it could.
     """
 
     cwd: Path
@@ -30,6 +39,7 @@ class Surroundings:
     variables: Mapping[str, str] = field(default_factory=dict)
     transport: httpx.BaseTransport | None = None
     sleep: Callable[[float], None] = time.sleep
+    open_browser: Callable[[str], bool] = _open_browser
 
 
 @dataclass(frozen=True)
@@ -65,6 +75,11 @@ class Invocation:
         if self.profile_store is not None:
             return self.surroundings.cwd / self.profile_store
         return (self.surroundings.home or self.surroundings.cwd) / ".knit" / "profile"
+
+    @property
+    def credentials_path(self) -> Path:
+        """The file with the logins, beside the profile store."""
+        return self.store_path.with_name("credentials")
 
     @property
     def env_path(self) -> Path:

@@ -19,7 +19,7 @@ from knit_cli.errors import EXIT_FAILURE, CliError, render
 from knit_cli.invocation import Invocation, Surroundings, invocation_of
 from knit_cli.os_failures import cannot_write_result, explain
 from knit_cli.shell.arguments import BASH_PREFIX, join_bash_words
-from knit_cli.shell.lazy import Entry, LazyGroup
+from knit_cli.shell.lazy import Entry, TopGroup
 from knit_cli.signals import end_on_signals, ended_by
 from knit_cli.standard_streams import close_quietly, open_missing
 from knit_cli.version import version
@@ -27,7 +27,7 @@ from knit_cli.version import version
 _INTERRUPTED = 130  # Typer's exit code for Ctrl-C
 
 
-class KnitGroup(LazyGroup):
+class KnitGroup(TopGroup):
     """The top-level commands."""
 
     entries = {  # noqa: RUF012  declared ClassVar where it comes from
@@ -38,6 +38,12 @@ class KnitGroup(LazyGroup):
         "plan": Entry("knit_cli.commands.plan:app", "Register, show and change Plans."),
         "run": Entry("knit_cli.commands.run:app", "Find, show, stop, retry and delete Runs."),
         "hook": Entry("knit_cli.commands.hook:app", "See and steer the calls of lifecycle hooks."),
+        "login": Entry(
+            "knit_cli.commands.login:app", "Log in at your knit's identity provider.", single=True
+        ),
+        "logout": Entry("knit_cli.commands.login:app", "End your login.", single=True),
+        "whoami": Entry("knit_cli.commands.login:app", "Show who you are to knit.", single=True),
+        "admin": Entry("knit_cli.commands.admin:app", "Give others access, see what they did."),
         "dev": Entry("knit_cli.dev.app:dev_app", "A complete knit on this machine."),
         "version": Entry("knit_cli.commands.about:app", "Show the version.", single=True),
         "license": Entry("knit_cli.commands.about:app", "Show the licences.", single=True),

@@ -17,6 +17,7 @@ import httpx
 from pydantic import TypeAdapter
 
 from knit_cli.api.archive_transport import ArchiveTransport
+from knit_cli.api.authorization import ApiAuth, Credentials, NoCredentials
 from knit_cli.api.idempotent_upload import (
     KEY_HEADER,
     MAY_HAVE_ARRIVED,
@@ -29,6 +30,14 @@ from knit_cli.api.retry import ATTEMPTS, Retry
 from knit_cli.api.streamed_response import StreamedResponse
 from knit_cli.errors import ApiRefused, ApiUnreachable, ConnectionCut
 from knit_cli.version import version
+from knit_workflows.wire.accounts import (
+    AuditEntry,
+    MadeToken,
+    NewToken,
+    ProtectedResource,
+    Token,
+    WhoAmI,
+)
 from knit_workflows.wire.adoption import AdoptedVolume, AdoptRequest
 from knit_workflows.wire.base import Request, to_wire
 from knit_workflows.wire.completions import Completion
@@ -60,6 +69,7 @@ PLAIN_TAR = "application/x-tar"
 GZIPPED_TAR = "application/tar+gzip"
 
 KEPT_VOLUME = "Kept-Volume"
+METADATA_PATH = "/.well-known/oauth-protected-resource"
 
 # Servers and proxies are likely to refuse a longer query.
 MAX_QUERY_BYTES = 16 * 1024
@@ -80,6 +90,12 @@ _HOOKS = TypeAdapter(Hooks)
 _DELIVERY = TypeAdapter(HookDelivery)
 _DELIVERIES = TypeAdapter(list[HookDelivery])
 _HOOK_TEST = TypeAdapter(HookTestAnswer)
+_RESOURCE = TypeAdapter(ProtectedResource)
+_CALLER = TypeAdapter(WhoAmI)
+_TOKEN = TypeAdapter(Token)
+_TOKENS = TypeAdapter(list[Token])
+_MADE_TOKEN = TypeAdapter(MadeToken)
+_AUDIT = TypeAdapter(list[AuditEntry])
 
 
 class ApiClient:
@@ -433,6 +449,53 @@ class ApiClient:
         body = to_wire(HookTestRequest(url=url))
         return self._requests.change("POST", "/hooks/test", _HOOK_TEST, f"cannot test {url}", body)
 
+    # ------------------------------------------------------------ accounts
+
+    def protected_resource(self) -> ProtectedResource:
+        """Says where the users of this API log in (RFC 9728)."""
+        # Beside `…/api`, at the root of knit's server.
+        url = f"{self._requests.root.removesuffix('/api')}{METADATA_PATH}"
+        return self._requests.read(url, (), _RESOURCE, "cannot find out where to log in")
+
+    def whoami(self) -> WhoAmI:
+        """Says who the caller is."""
+        return self._requests.read("/whoami", (), _CALLER, "cannot say who you are")
+
+    def create_token(self, new: NewToken) -> MadeToken:
+        """Makes a token; not repeated after a lost response, which had its only copy."""
+        failure = f"cannot create the token {new.name}"
+        return self._requests.change("POST", "/tokens", _MADE_TOKEN, failure, to_wire(new))
+
+    def tokens(self) -> list[Token]:
+        """Gives all tokens, newest first."""
+        return self._requests.read("/tokens", (), _TOKENS, "cannot list the tokens")
+
+    def revoke_token(self, token_id: str) -> Token:
+        """Makes a token invalid for good; idempotent."""
+        failure = f"cannot revoke the token {token_id}"
+        return self._requests.change("DELETE", f"/tokens/{_id(token_id)}", _TOKEN, failure)
+
+    def find_audit(
+        self,
+        *,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        actor: str | None = None,
+        limit: int,
+    ) -> tuple[list[AuditEntry], bool]:
+        """Gives what callers did, the latest first; and whether there is more.
+
+        Args:
+            since: only from then on.
+            until: only before then.
+            actor: only of this name or subject.
+            limit: the most to return, 1 to 1000.
+        """
+        query = [*_window(since, None), ("limit", str(limit))]
+        query += [("until", until.isoformat())] if until is not None else []
+        query += [("actor", actor)] if actor is not None else []
+        return self._requests.read_page("/audit", query, _AUDIT, "cannot read the audit log")
+
 
 def open_api(
     api_root: str,
@@ -440,6 +503,7 @@ def open_api(
     where: str,
     verify: ssl.SSLContext | None,
     proxy: Proxy | None = None,
+    credentials: Credentials | None = None,
     transport: httpx.BaseTransport | None = None,
     sleep: Callable[[float], None],
     notify: Callable[[str], None],
@@ -451,6 +515,7 @@ def open_api(
         where: names the file with the address, for messages.
         verify: the TLS context; None: no part of the connection is under TLS.
         proxy: the proxy to use, if any.
+        credentials: authenticate requests; None: there are none.
         transport: replaces the network.
         sleep: waits for so many seconds.
         notify: shows the user a line about a delay.
@@ -461,6 +526,7 @@ def open_api(
         base_url=api_root,
         verify=trust,
         transport=transport or _transport(trust, proxy),
+        auth=ApiAuth(credentials or NoCredentials()),
         headers={"User-Agent": f"knit/{version()}"},
         trust_env=False,  # the environment was read by `proxies` and `tls`
     )

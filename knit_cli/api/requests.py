@@ -42,6 +42,11 @@ class Requests:
         self._where = where
         self._proxy = proxy
 
+    @property
+    def root(self) -> str:
+        """The address of the API, without a trailing `/`."""
+        return str(self._http.base_url).rstrip("/")
+
     def close(self) -> None:
         """Closes the connections."""
         self._http.close()
@@ -127,7 +132,7 @@ class Requests:
 
     @contextmanager
     def _translated_errors(self) -> Iterator[None]:
-        root, proxy = str(self._http.base_url).rstrip("/"), self._proxy
+        root, proxy = self.root, self._proxy
         place = root if proxy is None else f"{root} through the proxy {proxy}"
         with network_errors(place, self._where), proxy_errors(proxy, root):
             yield

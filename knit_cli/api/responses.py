@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import httpx
 from pydantic import TypeAdapter, ValidationError
 
+from knit_cli.api.authorization import ADVICE_ON_REFUSAL
 from knit_cli.api.intermediaries import ADVICE, is_web_page, web_page_detail
 from knit_cli.api.retry import retry_after
 from knit_cli.api.tls import explain_ssl_error
@@ -81,12 +82,14 @@ def raise_for_status(response: httpx.Response, failure: str) -> None:
     if response.is_success:
         return
     detail = detail_of(response)
+    # The API does not know where the token came from.
+    ours = None if is_web_page(response) else response.extensions.get(ADVICE_ON_REFUSAL)
     kind = ApiRefused if response.is_client_error else ApiBroken
     refused = kind(
         failure,
         status=response.status_code,
         reason=detail.reason,
-        advice=detail.advice or _default_advice(response),
+        advice=ours or detail.advice or _default_advice(response),
         see=detail.see,
     )
     refused.retry_after = retry_after(response)

@@ -30,7 +30,11 @@ Candidates = list[tuple[str, str]]
 
 _TIMEOUT = 1.0  # seconds; the user is waiting at the prompt
 _CACHE_SECONDS = 10.0
-_HOOKS, _DELIVERIES = "hooks", "deliveries"  # beside the nouns that the API completes
+_HOOKS, _DELIVERIES, _TOKENS = (
+    "hooks",
+    "deliveries",
+    "tokens",
+)  # beside the nouns that the API completes
 _LIMIT = 100  # nobody reads more in a terminal; typing on narrows the choice
 
 
@@ -67,6 +71,11 @@ def complete_delivery(context: typer.Context, incomplete: str) -> Candidates:
 def complete_hook(context: typer.Context, incomplete: str) -> Candidates:
     """Gives the URLs of the hooks in force."""
     return _completed(context, incomplete, _HOOKS)
+
+
+def complete_token(context: typer.Context, incomplete: str) -> Candidates:
+    """Gives ids of tokens that are not revoked, newest first, each with its name."""
+    return _completed(context, incomplete, _TOKENS)
 
 
 def complete_status(incomplete: str) -> Candidates:
@@ -122,7 +131,8 @@ def _cache_file(invocation: Invocation, noun: str) -> Path:
 
 
 def _fetched(invocation: Invocation, noun: str, prefix: str) -> Candidates:
-    with api_of(invocation, notify=lambda _text: None) as api:
+    # A login is not renewed: this may be given up at any moment.
+    with api_of(invocation, notify=lambda _text: None, renews=False) as api:
         if noun == _HOOKS:
             hooks = api.hooks()
             return [(url, "") for url in dict.fromkeys((*hooks.before, *hooks.after))]
@@ -133,6 +143,9 @@ def _fetched(invocation: Invocation, noun: str, prefix: str) -> Candidates:
                 for one in failed
                 if one.phase == HookPhase.BEFORE
             ]
+        if noun == _TOKENS:
+            tokens = (one for one in api.tokens() if one.revoked_at is None)
+            return [(one.token_id, one.name) for one in tokens][:_LIMIT]
         found = api.completions(noun, prefix, limit=_LIMIT)
     return [(one.value, one.words) for one in found]
 

@@ -1,4 +1,4 @@
-"""The top of the command tree: names and short helps; modules are imported only when used.
+"""Groups that know names and short helps; the modules of commands are imported only when used.
 
 Importing every command takes about four times as long as Typer itself, and neither `knit --help`
 nor shell completion needs them.
@@ -39,7 +39,7 @@ class Entry:
 
 
 class LazyGroup(TyperGroup):
-    """A group whose commands are in `entries`; any other name may be an extension on PATH."""
+    """A group whose commands are in `entries`."""
 
     entries: ClassVar[Mapping[str, Entry]] = {}
 
@@ -49,15 +49,25 @@ class LazyGroup(TyperGroup):
             # A placeholder, sufficient for `--help` and for suggestions after a typo.
             self.commands[name] = TyperCommand(name=name, help=entry.help)
 
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Reads the common flags, wherever on the line they are."""
-        return super().parse_args(ctx, normalize_arguments(args))
-
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Finds the command to run, and imports it."""
         name = args[0] if args else ""
         if name in self.entries:
             self.commands[name] = load(name, self.entries[name])
+        return super().resolve_command(ctx, args)
+
+
+class TopGroup(LazyGroup):
+    """The top of the command tree; a name that is not in `entries` may be an extension on PATH."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Reads the common flags, wherever on the line they are."""
+        return super().parse_args(ctx, normalize_arguments(args))
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Finds the command to run, or the extension."""
+        name = args[0] if args else ""
+        if name in self.entries:
             args = split_short_values(args)
         elif isinstance(ctx.obj, Invocation):
             extension = find_extensions(ctx.obj).get(name)
@@ -99,7 +109,8 @@ def load(name: str, entry: Entry) -> Any:
     module, _, attribute = entry.target.partition(":")
     app: typer.Typer = getattr(import_module(module), attribute)
     app.rich_markup_mode = None  # the same help style everywhere, see main
-    app.info.cls = NounGroup
+    if not (isinstance(app.info.cls, type) and issubclass(app.info.cls, LazyGroup)):
+        app.info.cls = NounGroup
     group = get_group(app)
     if entry.single:
         return group.commands[name]

@@ -41,6 +41,7 @@ class Knit:
         self.home.mkdir()
         self.variables = {"PATH": ""}
         self.slept: list[float] = []
+        self.opened: list[str] = []
         self._capture = capture
 
     @property
@@ -57,11 +58,16 @@ class Knit:
             variables=self.variables,
             transport=self.api.transport(),
             sleep=self.slept.append,
+            open_browser=self._open_browser,
         )
         self._capture.readouterr()
         code = run(arguments, surroundings)
         out, err = self._capture.readouterr()
         return Ended(code, out, err.decode())
+
+    def _open_browser(self, url: str) -> bool:
+        self.opened.append(url)
+        return True
 
     def slept_for(self, *steps: float) -> bool:
         """Whether the pauses were these, or at least half of each: the rest is chance."""

@@ -36,7 +36,8 @@ from tests.memory_store import MemoryStore
 from tests.memory_store.memory import DataRow, PlanRow, RunRow
 from tests.waiting import PATIENCE
 
-API_ROOT = "http://knit.test/api"
+HOST = "knit.test"
+API_ROOT = f"http://{HOST}/api"
 START = datetime(2025, 2, 1, 10, 0, 0, 120_000, tzinfo=UTC)
 
 Answer = httpx.Response | Callable[[httpx.Request], httpx.Response]
@@ -128,12 +129,14 @@ class RealApi:
     """What the API has, and what was asked of it.
 
     `interrupt[(method, path)]` answers instead of the API, once per item; `*` is any path.
+    `elsewhere` answers for all other hosts.
     """
 
     bridge: Callable[[], Bridge]
     folder: Path
     requests: list[httpx.Request] = field(default_factory=list)
     interrupt: dict[tuple[str, str], list[Answer]] = field(default_factory=dict)
+    elsewhere: Callable[[httpx.Request], httpx.Response] | None = None
 
     def __post_init__(self) -> None:
         self.store = MemoryStore(START)
@@ -145,6 +148,8 @@ class RealApi:
 
     def handle(self, request: httpx.Request) -> httpx.Response:
         """Answers one request, by the script if there is one for it."""
+        if request.url.host != HOST and self.elsewhere is not None:
+            return self.elsewhere(request)
         self.requests.append(request)
         path = request.url.path.removeprefix("/api")
         waiting = self.interrupt.get((request.method, path)) or self.interrupt.get(

@@ -9,10 +9,11 @@ import sys
 import httpx
 import pytest
 
+from knit_cli.accounts.credentials import CredentialsFile, Login
 from knit_cli.shell.arguments import join_bash_words
 from knit_workflows.domain.hooks import HookPhase, Hooks, Transition
 from knit_workflows.domain.runs import RunStatus
-from tests.cli.real_api import at_once
+from tests.cli.real_api import API_ROOT, at_once, error
 
 
 @pytest.fixture
@@ -155,3 +156,34 @@ def test_the_real_program_in_a_real_bash(tmp_path, api):
         check=True,
     )
     assert (ended.stdout, ended.stderr) == ("completing\n", "")
+
+
+def test_ids_of_tokens_that_can_be_revoked(complete, knit, api):
+    for name in ("one", "two"):
+        assert knit("admin", "token", "create", "--name", name, "--role", "viewer").code == 0
+    two, one = knit("admin", "token", "list").json
+    knit("admin", "token", "revoke", one["tokenId"])
+    assert complete("admin", "token", "revoke", "") == [two["tokenId"]]
+    assert complete("admin", "to") == ["token"]
+    assert complete("admin", "token", "re") == ["revoke"]
+
+
+def test_completion_sends_the_token(complete, knit, api):
+    api.add_data("type:x")
+    knit.variables["KNIT_TOKEN"] = "knit_secret"
+    assert complete("data", "find", "--tag", "t") == ["type:x"]
+    assert api.requests[-1].headers["Authorization"] == "Bearer knit_secret"
+
+
+def test_completion_uses_a_login_but_never_renews_it(complete, knit, api):
+    """It is given up after a second, and the answer would be the only copy of the next one."""
+    api.add_data("type:x")
+    login = Login(
+        "https://login.test", "c", "id_token", "a.b.c", 0.0, "r", "https://login.test/t", None
+    )
+    CredentialsFile(knit.home / ".knit" / "credentials").put(API_ROOT, login)
+    assert complete("data", "find", "--tag", "t") == ["type:x"]
+    assert api.requests[-1].headers["Authorization"] == "Bearer a.b.c"
+    api.interrupt[("GET", "/completions")] = [error(401, "expired")]
+    assert complete("data", "find", "--tag", "no") == []
+    assert {one.url.host for one in api.requests} == {"knit.test"}

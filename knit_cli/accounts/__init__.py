@@ -1,0 +1,1 @@
+"""Who calls the API: logins at an identity provider, and where tokens are kept."""
