@@ -31,19 +31,24 @@ def in_python(source: str, folder: Path, port: int) -> list[str]:
 
 def in_javascript(source: str, folder: Path, port: int) -> list[str]:
     """Gives the command of a receiver; it finds its port in the environment."""
-    _require("node", "npm")
-    names = ("package.json", "package-lock.json")
-    key = content_key(*((HERE / "js" / name).read_bytes() for name in names))
-
-    def install(making: Path) -> None:
-        for name in names:
-            shutil.copy(HERE / "js" / name, making)
-        _run(["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"], making)
-
-    libraries = cached_folder(cache_root() / "receivers" / f"js-{key}", install)
+    libraries = npm_packages("js", HERE / "js")
     (folder / "node_modules").symlink_to(libraries / "node_modules")
     (folder / "receiver.mjs").write_text(source)
     return ["node", str(folder / "receiver.mjs")]
+
+
+def npm_packages(name: str, pinned: Path) -> Path:
+    """Gives a folder with the `node_modules` that a folder's lock file pins, and installs node."""
+    _require("node", "npm")
+    names = ("package.json", "package-lock.json")
+    key = content_key(*((pinned / one).read_bytes() for one in names))
+
+    def install(making: Path) -> None:
+        for one in names:
+            shutil.copy(pinned / one, making)
+        _run(["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"], making)
+
+    return cached_folder(cache_root() / "receivers" / f"{name}-{key}", install)
 
 
 def in_go(source: str, folder: Path, port: int) -> list[str]:
