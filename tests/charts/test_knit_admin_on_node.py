@@ -1,0 +1,147 @@
+"""`knit admin` on the real node, with real helm: from nothing to a Run, and back to nothing.
+
+The node's kernel has no NFS client, so its own StorageClass takes the place of knit-storage-nfs.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.charts.administrator import WITHIN, Administrator
+from tests.charts.helm import HELMS, program
+from tests.charts.node import Node, free_node_ports, served_certificate, start_node
+from tests.charts.test_parts_on_node import image
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(3000)]
+PLAN = """\
+image: {image}
+entrypoint: ["/bin/sh", "-c", "cat /in/word > /out/word"]
+inputs: [{{path: /in, tags: ["type:word"]}}]
+outputs: [{{path: /out, tags: ["type:copy"]}}]
+"""
+
+
+@pytest.fixture(scope="module")
+def node() -> Node:
+    """The node, with the images of API and worker too."""
+    found = start_node()
+    up = Path(__file__).parents[1] / "cluster" / "up.py"
+    done = subprocess.run([sys.executable, up, "--with-app"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return replace(found, images={**found.images, **json.loads(done.stdout)["images"]})
+
+
+@pytest.fixture(params=HELMS)
+def admin(request: pytest.FixtureRequest, node: Node, tmp_path: Path) -> Iterator[Administrator]:
+    namespace = f"knit-admin-{uuid.uuid4().hex[:8]}"
+    one = Administrator(program(request.param), tmp_path, namespace)
+    yield one
+    node.kubectl("delete", "namespace", namespace, "--ignore-not-found", "--wait=false")
+
+
+def prepare(node: Node, admin: Administrator) -> tuple[int, int]:
+    """Makes the settings folder, and names the images of the tests; gives the two ports."""
+    admin.knit(
+        *("admin", "prepare", "--namespace", admin.namespace, "--kubeconfig", str(node.kubeconfig)),
+        *("--storage-class", node.storage_class, "--with", "knit-temporal"),
+    )
+    api, registry, *_ = free_node_ports(node)
+    few = {"requests": {"cpu": "10m", "memory": "32Mi"}}
+    admin.edit("knit-db-postgres", {"image": image(node.image("postgres")), "resources": few})
+    admin.edit(
+        "knit-image-registry",
+        {
+            "port": registry,
+            "image": image(node.image("registry")),
+            "gateway": {"image": image(node.image("nginx"))},
+        },
+    )
+    admin.edit(
+        "knit-temporal",
+        {
+            "server": {"image": image(node.image("temporal")), "resources": few},
+            "adminTools": {"image": image(node.image("temporal-tools"))},
+            "ui": {"enabled": False},
+        },
+    )
+    admin.edit(
+        "knit-app",
+        {
+            "image": image(node.image("app")),
+            "podImage": image(node.image("knit")),
+            "api": {"service": {"nodePort": api}},
+        },
+    )
+    return api, registry
+
+
+def test_from_nothing_to_a_run_and_back(node: Node, admin: Administrator) -> None:
+    api, registry = prepare(node, admin)
+    before = admin.knit("admin", "doctor", "--json", code=1).stdout
+    states = {(one["check"], one["state"]) for one in json.loads(before)}
+    assert {("cluster", "ok"), ("rights", "ok"), ("storage", "ok"), ("helm", "ok")} <= states
+    assert ("knit-app", "problem") in states
+
+    began = time.monotonic()
+    installed = admin.json("admin", "install", "--json")
+    print(f"{admin.helm.parent.name}: {time.monotonic() - began:.1f} s, {installed['seconds']}")
+    assert installed["apiRoot"] == f"https://{node.address}:{api}/api"
+    trusted = admin.folder / "handouts" / "docker" / "certs.d"
+    assert [one.name for one in trusted.iterdir()] == [f"{node.address}:{registry}"]
+
+    # A user with the handout.
+    admin.knit("init", str(admin.folder / "handouts" / "knitprofile"))
+    admin.variables["KNIT_TOKEN"] = (admin.folder / "bootstrap-token").read_text().strip()
+    (admin.home / "plan.yaml").write_text(PLAN.format(image=node.image("busybox")))
+    (admin.home / "data").mkdir()
+    (admin.home / "data" / "word").write_text("hello")
+    admin.knit("plan", "apply", "plan.yaml")
+    admin.knit("data", "push", "--tag", "type:word", "data")
+    [copy] = admin.wait_for("data", "find", "--tag", "type:copy")
+    admin.knit("data", "pull", "--extract", copy["knitId"], "results")
+    assert (admin.home / "results" / copy["knitId"] / "word").read_text() == "hello"
+
+    assert admin.json("admin", "status")["ready"] is True
+    found = admin.json("admin", "doctor", "--json")
+    ill = [one for one in found if one["state"] not in ("ok", "warning")]
+    assert not ill
+    assert {"api", "registry", "database", "temporal"} <= {one["check"] for one in found}
+
+    renew(node, admin, api, registry)
+
+    admin.knit("admin", "uninstall", "--yes")
+    assert not node.has("deployment", "knit-api", admin.namespace)
+    admin.knit("admin", "install")
+    assert admin.wait_for("data", "find", "--tag", "type:copy")[0]["knitId"] == copy["knitId"]
+    admin.knit("data", "pull", "--extract", copy["knitId"], "again")
+    assert (admin.home / "again" / copy["knitId"] / "word").read_text() == "hello"
+
+    admin.knit("admin", "uninstall", "--hard", "--yes")
+    left = node.kubectl("get", "pvc,deployments,jobs,pods", "-n", admin.namespace, "-o", "name")
+    running = [one for one in left.stdout.split() if not one.startswith("pod/")]
+    assert running == []
+
+
+def renew(node: Node, admin: Administrator, api: int, registry: int) -> None:
+    """A renewed certificate is served by both without a restart."""
+    selector = "custom-columns=U:.metadata.uid"
+    command = ("get", "pods", "-n", admin.namespace, "-l", "app.kubernetes.io/name in "
+               "(knit-app,knit-image-registry)", "-o", selector)  # fmt: skip
+    before = set(node.kubectl(*command).stdout.split())
+    admin.knit("admin", "renew-certs")
+    wanted = (admin.folder / "certs" / "server.crt").read_text().strip()
+    began = time.monotonic()
+    for port in (api, registry):
+        while served_certificate(node.address, port).strip() != wanted:
+            assert time.monotonic() - began < WITHIN, port
+        print(f"port {port} serves the new certificate after {time.monotonic() - began:.1f} s")
+    assert before <= set(node.kubectl(*command).stdout.split())
