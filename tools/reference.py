@@ -39,7 +39,7 @@ from knit_api.__main__ import deps_from
 from knit_api.app import create_app
 from knit_cli.main import KnitGroup, app
 from knit_cli.plans.schema import plan_schema_text
-from knit_cli.shell.lazy import load
+from knit_cli.shell.lazy import Entry, LazyGroup, load
 from knit_workflows.domain import runs
 from knit_workflows.domain.plans.rules import DEFAULT_RESOURCES, MAX_MOUNTPOINTS
 from knit_workflows.domain.tags import MAX_KEY_CHARS, MAX_VALUE_CHARS
@@ -81,12 +81,20 @@ def command_names() -> list[tuple[str, ...]]:
 
 def _commands() -> Iterator[tuple[tuple[str, ...], Any]]:
     # Typer carries its own click, whose types are not public: hence Any.
-    for name, entry in KnitGroup.entries.items():
-        command = load(name, entry)
-        if isinstance(command, TyperGroup):
-            yield from ((("knit", name, word), one) for word, one in command.commands.items())
+    return _below(("knit",), KnitGroup.entries)
+
+
+def _below(
+    above: tuple[str, ...], entries: Mapping[str, Entry]
+) -> Iterator[tuple[tuple[str, ...], Any]]:
+    for name, entry in entries.items():
+        command, words = load(name, entry), (*above, name)
+        if isinstance(command, LazyGroup):
+            yield from _below(words, command.entries)
+        elif isinstance(command, TyperGroup):
+            yield from (((*words, word), one) for word, one in command.commands.items())
         else:
-            yield ("knit", name), command
+            yield words, command
 
 
 def _command(words: tuple[str, ...], command: Any) -> list[str]:

@@ -40,6 +40,11 @@ SETTINGS_WORDS: Final[Mapping[str, str]] = {
 
 OTHER_VARIABLES: Final = (
     (
+        "`KNIT_TOKEN`",
+        "`knit`",
+        "The token to send to the API; it precedes that of the profile and a login.",
+    ),
+    (
         "`KNIT_TEMPORAL_CLI`",
         "`knit dev`, `make`, tests",
         "The `temporal` program to use; see [Install knit](../how-to/install.md).",
