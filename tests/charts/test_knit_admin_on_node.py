@@ -56,28 +56,28 @@ def prepare(node: Node, admin: Administrator) -> tuple[int, int]:
     )
     api, registry, *_ = free_node_ports(node)
     few = {"requests": {"cpu": "10m", "memory": "32Mi"}}
-    admin.edit("knit-db-postgres", {"image": image(node.images["postgres"]), "resources": few})
+    admin.edit("knit-db-postgres", {"image": image(node.image("postgres")), "resources": few})
     admin.edit(
         "knit-image-registry",
         {
             "port": registry,
-            "image": image(node.images["registry"]),
-            "gateway": {"image": image(node.images["nginx"])},
+            "image": image(node.image("registry")),
+            "gateway": {"image": image(node.image("nginx"))},
         },
     )
     admin.edit(
         "knit-temporal",
         {
-            "server": {"image": image(node.images["temporal"]), "resources": few},
-            "adminTools": {"image": image(node.images["temporal-tools"])},
+            "server": {"image": image(node.image("temporal")), "resources": few},
+            "adminTools": {"image": image(node.image("temporal-tools"))},
             "ui": {"enabled": False},
         },
     )
     admin.edit(
         "knit-app",
         {
-            "image": image(node.images["app"]),
-            "podImage": image(node.images["knit"]),
+            "image": image(node.image("app")),
+            "podImage": image(node.image("knit")),
             "api": {"service": {"nodePort": api}},
         },
     )
@@ -101,7 +101,7 @@ def test_from_nothing_to_a_run_and_back(node: Node, admin: Administrator) -> Non
     # A user with the handout.
     admin.knit("init", str(admin.folder / "handouts" / "knitprofile"))
     admin.variables["KNIT_TOKEN"] = (admin.folder / "bootstrap-token").read_text().strip()
-    (admin.home / "plan.yaml").write_text(PLAN.format(image=node.images["busybox"]))
+    (admin.home / "plan.yaml").write_text(PLAN.format(image=node.image("busybox")))
     (admin.home / "data").mkdir()
     (admin.home / "data" / "word").write_text("hello")
     admin.knit("plan", "apply", "plan.yaml")
