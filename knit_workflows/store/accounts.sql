@@ -50,16 +50,20 @@ RETURNING *
 -- name: begin
 
 -- A request that is about to be carried out, or is refused (it has a status then).
+-- Its commit does not wait for the disk: that of the change itself comes later in the write-ahead
+-- log, so there is no change on disk without its record (PostgreSQL's manual, "Asynchronous Commit").
 INSERT INTO audit (at, subject, actor, method, route, targets, address, status)
-VALUES (date_trunc('milliseconds', clock_timestamp()), %(subject)s, %(actor)s, %(method)s,
-        %(route)s, %(targets)s, %(address)s, %(status)s)
+SELECT date_trunc('milliseconds', clock_timestamp()), %(subject)s, %(actor)s, %(method)s,
+       %(route)s, %(targets)s, %(address)s, %(status)s
+  FROM set_config('synchronous_commit', 'off', true)
 RETURNING entry_id
 
 -- name: end
 
--- How a request has ended.
+-- How a request has ended; it does not wait for the disk either.
 INSERT INTO audit (outcome_of, at, status, targets)
-VALUES (%(entry_id)s, date_trunc('milliseconds', clock_timestamp()), %(status)s, %(targets)s)
+SELECT %(entry_id)s, date_trunc('milliseconds', clock_timestamp()), %(status)s, %(targets)s
+  FROM set_config('synchronous_commit', 'off', true)
     ON CONFLICT (outcome_of) DO NOTHING
 
 -- name: entries
