@@ -43,8 +43,9 @@ def archive_for(head: bytes) -> tuple[bytes, bytes]:
 
 @pytest.fixture(autouse=True)
 def nothing_ignored() -> Iterator[None]:
-    """Commands inherit what is ignored, and these tests may themselves be run under nohup."""
+    """Commands inherit what is ignored, and these tests may be run under nohup or behind `&`."""
     before = {number: signal.signal(number, signal.SIG_DFL) for number in ENDINGS}
+    before[signal.SIGINT] = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
