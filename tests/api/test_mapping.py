@@ -53,7 +53,7 @@ def objects(value: BaseModel) -> Iterator[BaseModel]:
         (model.PlanPreview, preview_to_wire, PlanPreview),
         (runs.RunDetail, lambda one: ToWire().run(one), Run),
         (runs.RunEvent, event_to_wire, RunEvent),
-        (hooks.Hooks, hooks_to_wire, Hooks),
+        (hooks.HooksInForce, hooks_to_wire, Hooks),
         (hooks.HookDelivery, delivery_to_wire, HookDelivery),
     ],
 )
