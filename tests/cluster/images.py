@@ -19,7 +19,7 @@ from knit_workflows.provision.cache import SetUpError, cache_root, content_key
 # Raise it when the way of making the trees changes: it is part of every image's tag.
 FORMAT = "2"
 PAUSE = f"knit-test/pause:{FORMAT}"
-_SEARCH_PATH = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _POD_PACKAGES = "python3,busybox-static"
 _APP_PACKAGES = "python3-venv,ca-certificates"
 _REPOSITORY = Path(__file__).resolve().parents[2]
@@ -42,11 +42,9 @@ def ensure_images(
     knit's pod programs; with `with_app` also `app`, API and worker. `pause` is the node's own.
     """
     references = {
-        "pause": _ensure_tree(registry, PAUSE, _busybox_tree, ("/bin/busybox", "sleep", "inf")),
-        "busybox": _ensure_tree(
-            registry, f"knit-test/busybox:{FORMAT}", _busybox_tree, ("/bin/sh",)
-        ),
-        "python": _ensure_tree(
+        "pause": ensure_tree(registry, PAUSE, busybox_tree, ("/bin/busybox", "sleep", "inf")),
+        "busybox": ensure_tree(registry, f"knit-test/busybox:{FORMAT}", busybox_tree, ("/bin/sh",)),
+        "python": ensure_tree(
             registry,
             f"knit-test/python:{content_key(FORMAT, _POD_PACKAGES)}",
             _python_tree,
@@ -56,7 +54,7 @@ def ensure_images(
     references["knit"] = _ensure_build(registry, "pod", references["python"], sources, _POD_SOURCES)
     if with_app:
         name = f"knit-test/python-full:{content_key(FORMAT, _APP_PACKAGES)}"
-        base = _ensure_tree(registry, name, _full_python_tree, ("/usr/bin/python3",))
+        base = ensure_tree(registry, name, _full_python_tree, ("/usr/bin/python3",))
         references["app"] = _ensure_build(registry, "app", base, sources, _APP_SOURCES)
     return references
 
@@ -73,31 +71,37 @@ def forget_if_large(limit_bytes: int = 6 * 2**30) -> None:
         _remove_storage()
 
 
-def _ensure_tree(
-    registry: str, name: str, make: Callable[[Path], None], command: tuple[str, ...]
+def ensure_tree(
+    registry: str,
+    name: str,
+    make: Callable[[Path], None],
+    command: tuple[str, ...] = ("/bin/sh",),
+    search_path: str = SEARCH_PATH,
 ) -> str:
+    """Returns the image `name`, of the tree that `make` fills, pushed if it is not there."""
     repository, tag = name.split(":")
     if not has_image(registry, repository, tag):
         with tempfile.TemporaryDirectory() as folder:
             tree = Path(folder, "tree")
             make(tree)
-            settings = ImageSettings(command=command, environment=_SEARCH_PATH)
+            settings = ImageSettings(command=command, environment={"PATH": search_path})
             push_tree(registry, repository, tag, tree, settings)
     return f"{registry}/{name}"
 
 
-def _busybox_tree(tree: Path) -> None:
+def busybox_tree(tree: Path) -> None:
+    """Fills `tree` with a shell and the usual programs."""
     (tree / "bin").mkdir(parents=True)
     ensure_packages(["busybox-static"], "the busybox image")
     busybox = shutil.which("busybox")
     if busybox is None:
         raise SetUpError("busybox-static is installed but `busybox` is not on PATH.")
     shutil.copy(busybox, tree / "bin" / "busybox")
-    _link_programs(tree)
-    _write_users(tree)
+    link_programs(tree)
+    write_users(tree)
 
 
-def _link_programs(tree: Path) -> None:
+def link_programs(tree: Path) -> None:
     """Links every program that busybox can be, unless the tree has a real one."""
     busybox = tree / "bin" / "busybox"
     listed = subprocess.run([busybox, "--list"], capture_output=True, text=True, check=True)
@@ -106,20 +110,25 @@ def _link_programs(tree: Path) -> None:
         (tree / "bin" / name).symlink_to("busybox")
 
 
-def _write_users(tree: Path) -> None:
+def write_users(tree: Path, **more: int) -> None:
+    """Writes the users root and nobody, `more` by their numbers, and makes `/tmp`."""
     (tree / "etc").mkdir(exist_ok=True)
-    root, nobody = "root:x:0:0::/:/bin/sh", "nobody:x:65534:65534::/:/bin/sh"
-    (tree / "etc" / "passwd").write_text(f"{root}\n{nobody}\n")
-    (tree / "etc" / "group").write_text("root:x:0:\nnogroup:x:65534:\n")
+    for file, numbers in (
+        ("passwd", {"root": 0, "nobody": 65534, **more}),
+        ("group", {"root": 0, "nogroup": 65534, **more}),
+    ):
+        rest = ":{0}::/:/bin/sh" if file == "passwd" else ":"
+        lines = [f"{name}:x:{n}{rest.format(n)}\n" for name, n in numbers.items()]
+        (tree / "etc" / file).write_text("".join(lines))
     (tree / "tmp").mkdir(exist_ok=True)
     (tree / "tmp").chmod(0o1777)
 
 
 def _python_tree(tree: Path) -> None:
     """Unpacks Python's packages without installing them, which makes a third of the size."""
-    _bootstrap("extract", _POD_PACKAGES, tree)
-    _link_programs(tree)
-    _write_users(tree)
+    bootstrap("extract", _POD_PACKAGES, tree)
+    link_programs(tree)
+    write_users(tree)
     for documents in ("usr/share/doc", "usr/share/man", "usr/share/locale"):
         shutil.rmtree(tree / documents, ignore_errors=True)
     # The packages are compiled when installed; here that is ours to do, or every start pays for it.
@@ -129,10 +138,11 @@ def _python_tree(tree: Path) -> None:
 
 
 def _full_python_tree(tree: Path) -> None:
-    _bootstrap("minbase", _APP_PACKAGES, tree)
+    bootstrap("minbase", _APP_PACKAGES, tree)
 
 
-def _bootstrap(variant: str, packages: str, tree: Path) -> None:
+def bootstrap(variant: str, packages: str, tree: Path) -> None:
+    """Fills `tree` with Debian packages, as a variant of `mmdebstrap`."""
     ensure_packages(["mmdebstrap"], "the images' base")
     sources = [*Path("/etc/apt").glob("sources.list"), *_listed_sources()]
     command = ["mmdebstrap", "--quiet", f"--variant={variant}", f"--include={packages}"]

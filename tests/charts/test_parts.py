@@ -1,0 +1,288 @@
+"""Database, registry, storage and trial Temporal, as helm renders them, and what they refuse."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+import yaml
+
+from tests.charts.helm import CHARTS, HELMS, Helm, by_name, ci_values, pods, set_json
+
+PARTS: Final = ("knit-db-postgres", "knit-image-registry", "knit-storage-nfs", "knit-temporal")
+CASES: Final = [(chart, file) for chart in PARTS for file in ci_values(chart)]
+# knit-temporal cannot be rendered without a database.
+DATABASE: Final = {
+    "service": "database",
+    "port": 5432,
+    "temporal": {"enabled": True, "credential": {"secret": "database-temporal-credential"}},
+}
+
+
+@pytest.fixture(params=HELMS)
+def helm(request: pytest.FixtureRequest, tmp_path: Path) -> Helm:
+    return Helm(request.param, tmp_path)
+
+
+@pytest.fixture
+def helm_3(tmp_path: Path) -> Helm:
+    return Helm("helm-3", tmp_path)
+
+
+def case_name(case: object) -> str:
+    return case.name.removesuffix("-values.yaml") if isinstance(case, Path) else str(case)
+
+
+@pytest.mark.parametrize(("chart", "values"), CASES, ids=case_name)
+def test_lint_is_content(chart: str, values: Path, helm: Helm) -> None:
+    said = helm.run("lint", CHARTS / chart, "--strict", "--values", values).stdout
+    assert "[WARNING]" not in said
+    assert "[ERROR]" not in said
+
+
+@pytest.mark.parametrize(("chart", "values"), CASES, ids=case_name)
+def test_every_pod_satisfies_the_restricted_standard(chart: str, values: Path, helm: Helm) -> None:
+    for name, pod in pods(helm.render(chart, "--values", values)).items():
+        if name == "Deployment/knit-storage-nfs":
+            continue  # The kernel's NFS server needs a privileged pod: its test is below.
+        assert pod["securityContext"]["runAsNonRoot"], name
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}, name
+        assert pod["automountServiceAccountToken"] is False, name
+        for container in containers(pod):
+            rights = container["securityContext"]
+            assert rights["allowPrivilegeEscalation"] is False, name
+            assert rights["capabilities"] == {"drop": ["ALL"]}, name
+            assert rights["readOnlyRootFilesystem"] is True, name
+
+
+@pytest.mark.parametrize(("chart", "values"), CASES, ids=case_name)
+def test_every_container_says_what_it_needs_and_how_it_is(
+    chart: str, values: Path, helm_3: Helm
+) -> None:
+    for name, pod in pods(helm_3.render(chart, "--values", values)).items():
+        for container in containers(pod):
+            assert container["resources"]["requests"], (name, container["name"])
+        if name.startswith("Deployment/"):
+            for container in pod["containers"]:
+                assert container["livenessProbe"], (name, container["name"])
+            assert any("readinessProbe" in container for container in pod["containers"]), name
+
+
+@pytest.mark.parametrize(("chart", "values"), CASES, ids=case_name)
+def test_helm_3_and_4_render_the_same(chart: str, values: Path, tmp_path: Path) -> None:
+    rendered = [Helm(name, tmp_path / name).render(chart, "--values", values) for name in HELMS]
+    three, four = (without_passwords(objects) for objects in rendered)
+    assert three == four
+
+
+@pytest.mark.parametrize(("chart", "values"), CASES, ids=case_name)
+def test_labels_say_what_belongs_to_what(chart: str, values: Path, helm_3: Helm) -> None:
+    for name, one in by_name(helm_3.render(chart, "--values", values)).items():
+        if "helm.sh/hook" in one["metadata"].get("annotations", {}):
+            continue
+        labels = one["metadata"]["labels"]
+        assert labels["app.kubernetes.io/part-of"] == "knit", name
+        assert labels["helm.sh/chart"] == f"{chart}-0.1.0", name
+
+
+@pytest.mark.parametrize("chart", PARTS)
+def test_an_unknown_value_is_refused_by_its_name(chart: str, helm: Helm) -> None:
+    said = helm.refusal(chart, *needed(chart), "--set", "initialCapcity=2Gi")
+    assert "initialCapcity" in said
+
+
+@pytest.mark.parametrize("chart", PARTS)
+def test_a_chart_may_be_a_part_of_another_chart(chart: str, helm: Helm, tmp_path: Path) -> None:
+    """A strict schema that knows no `global` forbids that."""
+    parent = tmp_path / "parent"
+    (parent / "charts").mkdir(parents=True)
+    (parent / "Chart.yaml").write_text("apiVersion: v2\nname: parent\nversion: 0.1.0\n")
+    (parent / "charts" / chart).symlink_to(CHARTS / chart)
+    own = {"database": DATABASE} if chart == "knit-temporal" else {}
+    values = {chart: own, "global": {"team": "x"}}
+    (parent / "values.yaml").write_text(yaml.safe_dump(values))
+    command = ("template", "parent", parent, "--kube-version", "1.34.4")
+    assert chart in helm.run(*command).stdout
+
+
+REFUSED: Final = [
+    ("knit-db-postgres", {"credential": {"password": "x"}}, "passwords are no values"),
+    ("knit-db-postgres", {"appCredential": {"password": "x"}}, "appCredential.password"),
+    ("knit-db-postgres", {"external": True}, "external: true also needs service"),
+    (
+        "knit-db-postgres",
+        {"appCredential": {"secret": "database-credential"}},
+        "need a Secret each",
+    ),
+    ("knit-db-postgres", {"credential": {"username": "postgres"}}, "/credential/username"),
+    ("knit-db-postgres", {"port": 0}, "port"),
+    ("knit-db-postgres", {"initialCapacity": "much"}, "initialCapacity"),
+    ("knit-image-registry", {"certs": {"key": "eA=="}}, "private key"),
+    ("knit-image-registry", {"certs": {"cakey": "eA=="}}, "certs.cakey"),
+    ("knit-image-registry", {"external": True}, "external: true also needs server"),
+    ("knit-image-registry", {"server": "r.example.com"}, "set external: true"),
+    ("knit-image-registry", {"garbageCollection": {"dailyAt": "3 am"}}, "dailyAt"),
+    ("knit-storage-nfs", {"nfs": {"external": True}}, "also needs nfs.server"),
+    ("knit-storage-nfs", {"class": {"data": "a", "system": "a"}}, "are the same"),
+    ("knit-temporal", {}, "hand over the values of knit-db-postgres"),
+    ("knit-temporal", {"database": {"service": "d", "port": 1}}, "temporal.enabled=true"),
+]
+
+
+@pytest.mark.parametrize(("chart", "values", "words"), REFUSED)
+def test_wrong_values_are_refused_in_words(
+    chart: str, values: dict[str, Any], words: str, helm: Helm, tmp_path: Path
+) -> None:
+    file = tmp_path / "values.yaml"
+    file.write_text(yaml.safe_dump(values))
+    said = helm.refusal(chart, "--values", file)
+    # helm 3 and 4 name the place of a value with dots and with slashes.
+    assert words in said or words.strip("/").replace("/", ".") in said
+
+
+def test_the_database_is_handed_over_without_a_password(helm: Helm) -> None:
+    """All that the next charts get are the values; passwords are in the Secrets alone."""
+    rendered = by_name(helm.render("knit-db-postgres"))
+    owner, application = (
+        rendered[f"Secret/database{middle}-credential"]["data"] for middle in ("", "-app")
+    )
+    assert owner["password"] != application["password"]
+    values = yaml.safe_load((CHARTS / "knit-db-postgres" / "values.yaml").read_text())
+    text = json.dumps(values)
+    assert "password" not in text
+    for secret in (owner, application):
+        assert secret["password"] not in text
+
+
+def test_two_databases_get_two_passwords(helm_3: Helm) -> None:
+    first, second = (
+        by_name(helm_3.render("knit-db-postgres"))["Secret/database-credential"]["data"]["password"]
+        for _ in range(2)
+    )
+    assert first != second
+
+
+@pytest.mark.parametrize(
+    ("chart", "file"), [("knit-db-postgres", "external"), ("knit-image-registry", "external")]
+)
+def test_external_installs_nothing(chart: str, file: str, helm: Helm) -> None:
+    values = CHARTS / chart / "ci" / f"{file}-values.yaml"
+    assert helm.render(chart, "--values", values) == []
+
+
+def test_what_holds_data_stays_when_a_release_goes(helm_3: Helm) -> None:
+    keep = {"helm.sh/resource-policy": "keep"}
+    for chart in ("knit-db-postgres", "knit-image-registry"):
+        for name, one in by_name(helm_3.render(chart)).items():
+            if one["kind"] in ("PersistentVolumeClaim", "Secret"):
+                assert keep.items() <= one["metadata"]["annotations"].items(), name
+
+
+def test_storage_is_taken_from_the_chart_before(helm: Helm) -> None:
+    """The values go through as the guide hands them over: all of them, by `--set-json`."""
+    storage = yaml.safe_load((CHARTS / "knit-storage-nfs" / "values.yaml").read_text())
+    for chart in ("knit-db-postgres", "knit-image-registry"):
+        rendered = helm.render(chart, *set_json("storage", storage))
+        claims = [one for one in rendered if one["kind"] == "PersistentVolumeClaim"]
+        assert [one["spec"]["storageClassName"] for one in claims] == ["knit-storage-system"]
+        one_of_its_own = helm.render(
+            chart, *set_json("storage", storage), "--set", "storageClass=mine"
+        )
+        (claim,) = [one for one in one_of_its_own if one["kind"] == "PersistentVolumeClaim"]
+        assert claim["spec"]["storageClassName"] == "mine"
+
+
+def test_without_a_class_the_cluster_decides(helm_3: Helm) -> None:
+    """An empty name would forbid dynamic provisioning instead."""
+    (claim,) = [
+        one for one in helm_3.render("knit-db-postgres") if one["kind"] == "PersistentVolumeClaim"
+    ]
+    assert "storageClassName" not in claim["spec"]
+
+
+def test_the_registry_has_the_certificate_that_is_handed_over(helm: Helm) -> None:
+    certs: dict[str, object] = {"enabled": True, "secret": {"server": "certs"}, "key": ""}
+    with_tls = by_name(helm.render("knit-image-registry", *set_json("certs", certs)))
+    assert "listen 8443 ssl" in nginx(with_tls)
+    off = by_name(
+        helm.render("knit-image-registry", *set_json("certs", certs | {"enabled": False}))
+    )
+    assert "ssl" not in nginx(off)
+
+
+def test_temporal_reads_the_database_it_is_given(helm: Helm) -> None:
+    rendered = by_name(helm.render("knit-temporal", *set_json("database", DATABASE)))
+    config = yaml.safe_load(
+        rendered["ConfigMap/temporal-config"]["data"]["knit.yaml"]
+        .replace("{{", "'{{")
+        .replace("}}", "}}'")
+    )
+    stores = config["persistence"]["datastores"]
+    assert {store["sql"]["connectAddr"] for store in stores.values()} == {"database:5432"}
+    dynamic = yaml.safe_load(rendered["ConfigMap/temporal-dynamic-config"]["data"]["dynamic.yaml"])
+    assert dynamic["history.transferProcessorMaxPollRPS"] == [{"value": 10000}]
+    assert dynamic["system.enableActivityEagerExecution"] == [{"value": True}]
+
+
+def test_constraints_of_dynamic_configuration_pass_through(helm_3: Helm) -> None:
+    values = CHARTS / "knit-temporal" / "ci" / "small-values.yaml"
+    rendered = by_name(helm_3.render("knit-temporal", "--values", values))
+    dynamic = yaml.safe_load(rendered["ConfigMap/temporal-dynamic-config"]["data"]["dynamic.yaml"])
+    assert dynamic["frontend.namespaceRPS"][0]["constraints"] == {"namespace": "knit"}
+
+
+def test_nfs_folders_are_told_apart_by_namespace_and_claim(helm: Helm) -> None:
+    values = CHARTS / "knit-storage-nfs" / "ci" / "external-values.yaml"
+    rendered = by_name(helm.render("knit-storage-nfs", "--values", values))
+    data = rendered["StorageClass/knit-storage-data"]
+    assert data["provisioner"] == "nfs.csi.k8s.io"
+    assert data["mountOptions"] == ["nfsvers=4.2", "hard"]
+    assert data["parameters"]["subDir"] == (
+        "knit-data/${pvc.metadata.namespace}/${pvc.metadata.name}.d"
+    )
+    assert data["parameters"]["server"] == "nfs.example.com"
+    assert "Deployment/knit-storage-nfs" not in rendered
+
+
+def test_only_the_nfs_server_for_trials_is_privileged(helm_3: Helm) -> None:
+    rendered = by_name(helm_3.render("knit-storage-nfs"))
+    (server,) = rendered["Deployment/knit-storage-nfs"]["spec"]["template"]["spec"]["containers"]
+    assert server["securityContext"] == {"privileged": True}
+    data = rendered["StorageClass/knit-storage-data"]
+    assert data["parameters"]["server"] == "knit-nfs.default.svc"
+
+
+def test_another_provisioner_gets_its_own_parameters_only(helm_3: Helm) -> None:
+    values = CHARTS / "knit-storage-nfs" / "ci" / "other-provisioner-values.yaml"
+    rendered = by_name(helm_3.render("knit-storage-nfs", "--values", values))
+    classes = {"StorageClass/ceph-data", "StorageClass/ceph-system"}
+    kept = {name for name in rendered if not name.split("/")[1].startswith("knit-storage-test")}
+    assert kept == classes
+    for name in classes:
+        assert rendered[name]["parameters"] == {"fsName": "research"}
+        assert "mountOptions" not in rendered[name]
+
+
+def needed(chart: str) -> tuple[str, ...]:
+    return set_json("database", DATABASE) if chart == "knit-temporal" else ()
+
+
+def containers(pod: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield from pod.get("initContainers", [])
+    yield from pod["containers"]
+
+
+def nginx(rendered: dict[str, Any]) -> str:
+    text: str = rendered["ConfigMap/image-registry-registry"]["data"]["nginx.conf"]
+    return text
+
+
+def without_passwords(objects: list[dict[str, Any]]) -> dict[str, Any]:
+    named = by_name(objects)
+    for one in named.values():
+        if one["kind"] == "Secret":
+            one.get("data", {}).pop("password", None)
+    return named
