@@ -1,4 +1,4 @@
-"""The real node as tests of charts see it: `kubectl`, images, certificates, volumes of more classes."""
+"""The real node as tests of charts see it: `kubectl`, images, certificates, more volumes."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ class Node:
 
 
 def start_node() -> Node:
-    """Gives the node, started if needed, with the images of the charts; skips where there is none."""
+    """Gives the node, started if needed, with the charts' images; skips where there is none."""
     up = _output("up.py")
     if up.returncode != 0:
         pytest.skip((up.stderr.strip() or "tests/cluster/up.py failed").splitlines()[-1])
@@ -177,8 +177,8 @@ def free_node_ports(node: Node) -> list[int]:
 def certificate(folder: Path, address: str) -> Path:
     """Makes an authority and a server certificate for an address and `localhost`, with openssl.
 
-    The folder has `tls.crt`, `tls.key` and `ca.crt`, and in `trust` what docker and skopeo take as the
-    folder of a registry's authority.
+    The folder has `tls.crt`, `tls.key` and `ca.crt`, and in `trust` what docker and skopeo
+    take as the folder of a registry's authority.
     """
     (folder / "trust").mkdir(parents=True)
     key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")

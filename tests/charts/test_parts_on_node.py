@@ -1,7 +1,7 @@
 """Database, registry, storage and trial Temporal on the real node: what stays, and who may do what.
 
-The node's kernel has no NFS client: NFS itself is only rendered and tried by a dry run of the API server,
-and the same StorageClasses are shown with the node's own provisioner.
+The node's kernel has no NFS client: NFS itself is only rendered and tried by a dry run of the API
+server, and the same StorageClasses are shown with the node's own provisioner.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def test_the_api_server_takes_every_object(
     ).stderr
     violates = "would violate PodSecurity" in said
     # It is the trials' own NFS server that must be privileged, and nothing else.
-    assert violates == ("knit-storage-nfs-default" == f"{chart}-{case_name(values)}"), said
+    assert violates == (f"{chart}-{case_name(values)}" == "knit-storage-nfs-default"), said
 
 
 # --- the database ---
@@ -94,7 +94,7 @@ class Database:
         return self._node.secret(self._helm.namespace, secret)["password"]
 
     def sql(self, statement: str, user: str, password: str) -> str:
-        """What a statement gives over the network, with the password; `REFUSED: …` with its words."""
+        """What a statement gives over the network; `REFUSED: …` with PostgreSQL's words."""
         done = self._node.kubectl(
             *("exec", "-n", self._helm.namespace, "deploy/database-postgres", "-i", "--"),
             *("env", f"PGPASSWORD={password}", "psql", "--host=127.0.0.1", f"--username={user}"),
@@ -183,6 +183,10 @@ def test_a_secret_that_is_missing_is_named_before_anything_is_made(node: Node, h
     assert "database-app-credential" in said or "database-credential" in said
     for name in ("database-credential", "database-app-credential"):
         node.make_secret(helm.namespace, name, {"username": "u", "password": "p"})
+    said = helm.run(
+        *("install", "knit-db-postgres", CHARTS / "knit-db-postgres"), check=False
+    ).stderr
+    assert "set generate to false" in said
     helm.run("upgrade", "--install", "knit-db-postgres", CHARTS / "knit-db-postgres", *arguments)
     assert not node.has("deployment", "database-postgres", helm.namespace)
 
@@ -251,7 +255,7 @@ def test_accounts_deletion_and_garbage_collection(node: Node, helm: Helm, tmp_pa
         *("exec", "-n", helm.namespace, "deploy/image-registry-registry", "-c", "image-registry"),
         *("--", "sh", "/etc/knit-registry/collect.sh"),
     ).stdout
-    assert "blobs eligible for deletion" in said
+    assert "eligible for deletion" in said
     assert registry_bytes(node, helm) < full / 10
     # Pushes are taken again, and nothing of the deleted image is believed to be there.
     copy_image(source, name, *plain, "--dest-creds=ann:secret")

@@ -1,7 +1,8 @@
 """Images of what knit's charts install besides knit, for a node that can pull from no registry.
 
-They have the programs and users that the official images have, and no more: PostgreSQL and nginx from
-Debian's packages, image registry and Temporal built with Go. Minutes the first time, then cached.
+They have the programs and users that the official images have, and no more: PostgreSQL and nginx
+from Debian's packages, image registry and Temporal built with Go. Minutes the first time, then
+cached.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ TEMPORAL_UI: Final = GoPrograms(
 
 
 def ensure_chart_images(registry: str, names: Iterable[str] = ()) -> dict[str, str]:
-    """Returns image references by name (all without `names`); what is missing is made and pushed."""
+    """Returns image references by name, all without `names`; what is missing is made."""
     return {name: _MAKERS[name](registry) for name in names or _MAKERS}
 
 
