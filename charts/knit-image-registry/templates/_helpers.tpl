@@ -1,46 +1,46 @@
 {{/* Labels of every object. */}}
-{{- define "registry.labels" -}}
+{{- define "knit-image-registry.labels" -}}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
-{{ include "registry.podLabels" . }}
+{{ include "knit-image-registry.podLabels" . }}
 {{- end }}
 
-{{- define "registry.podLabels" -}}
-{{ include "registry.selector" . }}
+{{- define "knit-image-registry.podLabels" -}}
+{{ include "knit-image-registry.selector" . }}
 app.kubernetes.io/part-of: knit
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end }}
 
 {{/* What never changes, as a Deployment's selector must not. */}}
-{{- define "registry.selector" -}}
+{{- define "knit-image-registry.selector" -}}
 app.kubernetes.io/name: {{ .Chart.Name }}
 app.kubernetes.io/instance: {{ .Release.Name }}
 app.kubernetes.io/component: {{ .Values.component }}
 {{- end }}
 
-{{- define "registry.image" -}}
+{{- define "knit-image-registry.image" -}}
 {{ .repository }}{{ if .digest }}@{{ .digest }}{{ else }}:{{ .tag }}{{ end }}
 {{- end }}
 
-{{- define "registry.storageClass" -}}
+{{- define "knit-image-registry.storageClass" -}}
 {{- $storage := .Values.storage | default dict -}}
 {{- .Values.storageClass | default (get ($storage.class | default dict) "system") -}}
 {{- end }}
 
 {{/* The Secret with the certificate; empty: plain HTTP. */}}
-{{- define "registry.tlsSecret" -}}
+{{- define "knit-image-registry.tlsSecret" -}}
 {{- $certs := .Values.certs | default dict -}}
 {{- $handed := get ($certs.secret | default dict) "server" -}}
 {{- if eq (toString (get $certs "enabled")) "false" -}}{{- $handed = "" -}}{{- end -}}
 {{- .Values.tlsSecret | default $handed -}}
 {{- end }}
 
-{{- define "registry.scheme" -}}
-{{ if include "registry.tlsSecret" . }}https{{ else }}http{{ end }}
+{{- define "knit-image-registry.scheme" -}}
+{{ if include "knit-image-registry.tlsSecret" . }}https{{ else }}http{{ end }}
 {{- end }}
 
 {{/* The registry's configuration; `readonly` for the time of garbage collection. */}}
-{{- define "registry.config" -}}
+{{- define "knit-image-registry.config" -}}
 version: 0.1
 log:
   level: info
@@ -67,4 +67,12 @@ auth:
 http:
   addr: 127.0.0.1:5000
   draintimeout: 20s
+{{- end }}
+
+{{/* Labels of what `helm test` makes; no Service selects it. */}}
+{{- define "knit-image-registry.testLabels" -}}
+app.kubernetes.io/name: {{ .Chart.Name }}-test
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/part-of: knit
+app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end }}

@@ -1,44 +1,44 @@
 {{/* Labels of every object. */}}
-{{- define "storage.labels" -}}
+{{- define "knit-storage-nfs.labels" -}}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/part-of: knit
 app.kubernetes.io/managed-by: {{ .Release.Service }}
-{{ include "storage.selector" . }}
+{{ include "knit-storage-nfs.selector" . }}
 {{- end }}
 
 {{/* What never changes, as a Deployment's selector must not. */}}
-{{- define "storage.selector" -}}
+{{- define "knit-storage-nfs.selector" -}}
 app.kubernetes.io/name: {{ .Chart.Name }}
 app.kubernetes.io/instance: {{ .Release.Name }}
 app.kubernetes.io/component: {{ .Values.component }}
 {{- end }}
 
-{{- define "storage.image" -}}
+{{- define "knit-storage-nfs.image" -}}
 {{ .repository }}{{ if .digest }}@{{ .digest }}{{ else }}:{{ .tag }}{{ end }}
 {{- end }}
 
-{{- define "storage.isNfs" -}}
+{{- define "knit-storage-nfs.isNfs" -}}
 {{ if eq .Values.provisioner "nfs.csi.k8s.io" }}true{{ end }}
 {{- end }}
 
 {{/* Whether the NFS server is ours to start. */}}
-{{- define "storage.hasServer" -}}
-{{ if and (include "storage.isNfs" .) (not .Values.nfs.external) }}true{{ end }}
+{{- define "knit-storage-nfs.hasServer" -}}
+{{ if and (include "knit-storage-nfs.isNfs" .) (not .Values.nfs.external) }}true{{ end }}
 {{- end }}
 
 {{/* The server as the nodes' driver finds it, which may be in another namespace. */}}
-{{- define "storage.server" -}}
+{{- define "knit-storage-nfs.server" -}}
 {{ .Values.nfs.server }}{{ if not .Values.nfs.external }}.{{ .Release.Namespace }}.svc{{ end }}
 {{- end }}
 
 {{/* The parameters of the class whose folders are below `folder`, as JSON. */}}
-{{- define "storage.parameters" -}}
+{{- define "knit-storage-nfs.parameters" -}}
 {{- $root := .root -}}
 {{- $parameters := dict -}}
-{{- if include "storage.isNfs" $root -}}
+{{- if include "knit-storage-nfs.isNfs" $root -}}
   {{- $parameters = dict
-    "server" (include "storage.server" $root)
+    "server" (include "knit-storage-nfs.server" $root)
     "share" $root.Values.nfs.share
     "subDir" (printf "%s/${pvc.metadata.namespace}/${pvc.metadata.name}.d" .folder)
     "mountPermissions" "0777"
@@ -47,4 +47,12 @@ app.kubernetes.io/component: {{ .Values.component }}
   -}}
 {{- end -}}
 {{- toJson (mergeOverwrite $parameters (deepCopy $root.Values.parameters)) -}}
+{{- end }}
+
+{{/* Labels of what `helm test` makes; no Service selects it. */}}
+{{- define "knit-storage-nfs.testLabels" -}}
+app.kubernetes.io/name: {{ .Chart.Name }}-test
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/part-of: knit
+app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end }}

@@ -1,34 +1,34 @@
 {{/* Labels of every object. */}}
-{{- define "temporal.labels" -}}
+{{- define "knit-temporal.labels" -}}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
-{{ include "temporal.podLabels" . }}
+{{ include "knit-temporal.podLabels" . }}
 {{- end }}
 
 {{/* Labels of the pod: those that select it, and those by which the database knows its clients. */}}
-{{- define "temporal.podLabels" -}}
-{{ include "temporal.selector" . }}
+{{- define "knit-temporal.podLabels" -}}
+{{ include "knit-temporal.selector" . }}
 app.kubernetes.io/part-of: knit
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end }}
 
 {{/* What never changes, as a Deployment's selector must not. */}}
-{{- define "temporal.selector" -}}
+{{- define "knit-temporal.selector" -}}
 app.kubernetes.io/name: {{ .Chart.Name }}
 app.kubernetes.io/instance: {{ .Release.Name }}
 app.kubernetes.io/component: {{ .Values.component }}
 {{- end }}
 
-{{- define "temporal.image" -}}
+{{- define "knit-temporal.image" -}}
 {{ .repository }}{{ if .digest }}@{{ .digest }}{{ else }}:{{ .tag }}{{ end }}
 {{- end }}
 
-{{- define "temporal.credentialSecret" -}}
+{{- define "knit-temporal.credentialSecret" -}}
 {{- .Values.database.temporal.credential.secret -}}
 {{- end }}
 
 {{/* SQL of one of the two stores of the server. */}}
-{{- define "temporal.sql" -}}
+{{- define "knit-temporal.sql" -}}
 sql:
   pluginName: postgres12
   databaseName: {{ .name }}
@@ -42,15 +42,23 @@ sql:
 {{- end }}
 
 {{/* Environment of the schema tool for one database. */}}
-{{- define "temporal.credentialEnv" -}}
+{{- define "knit-temporal.credentialEnv" -}}
 - name: {{ .user }}
   valueFrom:
     secretKeyRef:
-      name: {{ include "temporal.credentialSecret" .root }}
+      name: {{ include "knit-temporal.credentialSecret" .root }}
       key: username
 - name: {{ .password }}
   valueFrom:
     secretKeyRef:
-      name: {{ include "temporal.credentialSecret" .root }}
+      name: {{ include "knit-temporal.credentialSecret" .root }}
       key: password
+{{- end }}
+
+{{/* Labels of what `helm test` makes; no Service selects it. */}}
+{{- define "knit-temporal.testLabels" -}}
+app.kubernetes.io/name: {{ .Chart.Name }}-test
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/part-of: knit
+app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end }}
