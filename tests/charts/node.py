@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import json
 import socket
 import ssl
@@ -26,14 +27,23 @@ _CLASS: Final = "knit-test-folders"
 
 @dataclass(frozen=True)
 class Node:
-    """A cluster of one node on this machine, with the images of the charts."""
+    """A cluster of one node on this machine, and the images of the charts."""
 
     kubeconfig: Path
     registry: str
-    images: Mapping[str, str]
     address: str
     """The node's own address, under which it is reached from outside."""
+    images: dict[str, str]
+    """References of those that are there already, by name."""
     storage_class: str = _CLASS
+
+    def image(self, name: str) -> str:
+        """The reference of an image that a chart needs; the first call may make it, for minutes."""
+        if name not in self.images:
+            made = _output("chart_images.py", self.registry, name)
+            assert made.returncode == 0, made.stderr
+            self.images.update(json.loads(made.stdout))
+        return self.images[name]
 
     def kubectl(
         self, *arguments: str, input: str | None = None, check: bool = True
@@ -144,7 +154,7 @@ class Node:
 
 
 def start_node() -> Node:
-    """Gives the node, started if needed, with the charts' images; skips where there is none."""
+    """Gives the node, started if needed; skips where there is none."""
     up = _output("up.py")
     if up.returncode != 0:
         pytest.skip((up.stderr.strip() or "tests/cluster/up.py failed").splitlines()[-1])
@@ -152,13 +162,10 @@ def start_node() -> Node:
     if found["registry"] is None:
         pytest.skip("the cluster has no registry for the tests' images")
     ensure_packages(["skopeo"], "the tests of the image registry")
-    made = _output("chart_images.py", found["registry"])
-    assert made.returncode == 0, made.stderr
-    images = {**found["images"], **json.loads(made.stdout)}
-    node = Node(Path(found["kubeconfig"]), found["registry"], images, address="")
+    node = Node(Path(found["kubeconfig"]), found["registry"], "", dict(found["images"]))
     (one,) = json.loads(node.kubectl("get", "nodes", "-o", "json").stdout)["items"]
     (address,) = [a["address"] for a in one["status"]["addresses"] if a["type"] == "InternalIP"]
-    return Node(node.kubeconfig, node.registry, images, address)
+    return dataclasses.replace(node, address=address)
 
 
 def _output(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -33,10 +33,10 @@ def node() -> Node:
 
 @pytest.fixture
 def helm(request: pytest.FixtureRequest, node: Node, tmp_path: Path) -> Iterator[Helm]:
-    """helm 4, or the one named by a parameter, in a namespace that enforces *restricted*."""
+    """helm 3, or the one named by a parameter, in a namespace that enforces *restricted*."""
     namespace = f"knit-parts-{uuid.uuid4().hex[:8]}"
     node.make_namespace(namespace)
-    name = getattr(request, "param", "helm-4")
+    name = getattr(request, "param", "helm-3")
     yield Helm(name, tmp_path / "helm", kubeconfig=node.kubeconfig, namespace=namespace)
     node.kubectl("delete", "namespace", namespace, "--wait=false")
 
@@ -77,7 +77,7 @@ class Database:
         self._node = node
         self._helm = helm
         self.values = {
-            "image": image(node.images["postgres"]),
+            "image": image(node.image("postgres")),
             "storageClass": node.storage_class,
             "resources": {"requests": {"cpu": "10m", "memory": "64Mi"}},
             **values,
@@ -202,7 +202,7 @@ def test_an_image_goes_in_from_outside_and_runs_as_localhost(
     node.make_tls_secret(helm.namespace, "certs", first)
     install_registry(node, helm, port, tlsSecret="certs")
     pushed = f"{node.address}:{port}/team/busybox:1"
-    copy_image(node.images["busybox"], pushed, "--dest-cert-dir", first / "trust")
+    copy_image(node.image("busybox"), pushed, "--dest-cert-dir", first / "trust")
 
     assert node.run_pod(helm.namespace, f"localhost:{port}/team/busybox:1", "echo ran") == "ran\n"
 
@@ -241,7 +241,7 @@ def test_accounts_deletion_and_garbage_collection(node: Node, helm: Helm, tmp_pa
     install_registry(node, helm, port, accounts={"htpasswdSecret": "people"}, ephemeral=True)
     name = f"{node.address}:{port}/team/busybox:1"
     plain = ("--dest-tls-verify=false",)
-    source = node.images["busybox"]
+    source = node.image("busybox")
     assert "authentication required" in copy_image(source, name, *plain, check=False)
     assert "authentication required" in (
         copy_image(source, name, *plain, "--dest-creds=ann:guess", check=False)
@@ -280,8 +280,8 @@ def test_charts_are_kept_in_the_registry_too(node: Node, helm: Helm, tmp_path: P
 def install_registry(node: Node, helm: Helm, port: int, **values: Any) -> None:
     values = {
         "port": port,
-        "image": image(node.images["registry"]),
-        "gateway": {"image": image(node.images["nginx"])},
+        "image": image(node.image("registry")),
+        "gateway": {"image": image(node.image("nginx"))},
         "storageClass": node.storage_class,
         **values,
     }
@@ -333,7 +333,7 @@ def test_the_classes_work_over_the_nodes_own_provisioner(
         "provisioner": "knit.test/folders",
         "class": classes,
         "allowVolumeExpansion": False,
-        "test": {"image": image(node.images["busybox"])},
+        "test": {"image": image(node.image("busybox"))},
     }
     chart = ("knit-storage-nfs", CHARTS / "knit-storage-nfs")
     helm.run("install", *chart, *flags(values), *WAIT)
@@ -376,9 +376,9 @@ def test_a_temporal_for_trials_stands_on_the_same_database(node: Node, helm: Hel
 
 def install_temporal(node: Node, helm: Helm, database: dict[str, Any], **more: Any) -> None:
     values = {
-        "server": {"image": image(node.images["temporal"])},
-        "adminTools": {"image": image(node.images["temporal-tools"])},
-        "ui": {"image": image(node.images["temporal-ui"])},
+        "server": {"image": image(node.image("temporal"))},
+        "adminTools": {"image": image(node.image("temporal-tools"))},
+        "ui": {"image": image(node.image("temporal-ui"))},
         **more,
     }
     chart = ("knit-temporal", CHARTS / "knit-temporal")

@@ -46,7 +46,7 @@ app.kubernetes.io/component: {{ .Values.component }}
     "csi.storage.k8s.io/provisioner-secret-namespace" $root.Release.Namespace
   -}}
 {{- end -}}
-{{- toJson (mergeOverwrite $parameters (deepCopy $root.Values.parameters)) -}}
+{{- toJson (mergeOverwrite $parameters (deepCopy ($root.Values.parameters | default dict))) -}}
 {{- end }}
 
 {{/* Labels of what `helm test` makes; no Service selects it. */}}

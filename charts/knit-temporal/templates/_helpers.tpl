@@ -24,6 +24,7 @@ app.kubernetes.io/component: {{ .Values.component }}
 {{- end }}
 
 {{- define "knit-temporal.credentialSecret" -}}
+{{- include "knit-temporal.checks" . -}}
 {{- .Values.database.temporal.credential.secret -}}
 {{- end }}
 
