@@ -12,7 +12,6 @@ from fastapi import APIRouter, Query, Request, Response
 from knit_api import pagination
 from knit_api.accounts.guard import ActorOf, PrincipalOf, note_made
 from knit_api.accounts.matrix import METADATA_PATH
-from knit_api.accounts.tokens import digest_of, new_token, shown_prefix
 from knit_api.bodies import model_body
 from knit_api.deps import DepsOf, StoreOf
 from knit_api.openapi.document import failures, takes
@@ -22,6 +21,7 @@ from knit_api.responses import json_response
 from knit_workflows.domain import accounts as domain
 from knit_workflows.domain.errors import InvalidRequest
 from knit_workflows.domain.tags import Tag, parse_tag
+from knit_workflows.domain.tokens import digest_of, new_token, shown_prefix
 from knit_workflows.settings import AccountSettings
 from knit_workflows.wire.accounts import (
     AuditEntry,

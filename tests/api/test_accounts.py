@@ -20,7 +20,6 @@ from fastapi.routing import iter_route_contexts
 from knit_api.accounts.access import Accounts
 from knit_api.accounts.matrix import MATRIX, OPEN_PATHS, OWN_TOKEN_PATHS
 from knit_api.accounts.rates import Rates
-from knit_api.accounts.tokens import digest_of, is_token, new_token, shown_prefix
 from knit_api.accounts.verifiers import CACHE_SECONDS
 from knit_api.deps import Deps
 from knit_workflows.domain import jws
@@ -29,6 +28,7 @@ from knit_workflows.domain.errors import StoreUnavailable
 from knit_workflows.domain.imports import import_of
 from knit_workflows.domain.runs import RunStatus
 from knit_workflows.domain.tags import Tag
+from knit_workflows.domain.tokens import digest_of, is_token, new_token, shown_prefix
 from knit_workflows.domain.volumes import Volume
 from knit_workflows.extra_apis import ExtraApi
 from knit_workflows.settings import ExtraApisSettings
