@@ -193,11 +193,18 @@ def allow_connections() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Parses the command line, serves, and leaves the process."""
+def _roles(text: str) -> frozenset[Role]:
+    try:
+        return frozenset(Role(word.strip()) for word in text.split(","))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{error}; roles are {', '.join(Role)}") from error
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m knit_workflows", description=__doc__)
     parser.add_argument(
         "--roles",
+        type=_roles,
         default=",".join(sorted(Role)),
         help=f"what this worker does, comma-separated (default: all): {', '.join(Role)}",
     )
@@ -214,11 +221,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         metavar="PORT",
         help="answer /livez and /readyz over HTTP there, on all addresses (default: nowhere)",
     )
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Parses the command line, serves, and leaves the process."""
+    parser = _parser()
     options = parser.parse_args(arguments)
-    try:
-        roles = frozenset(Role(word.strip()) for word in options.roles.split(","))
-    except ValueError as error:
-        parser.error(f"{error}; roles are {', '.join(Role)}")
     try:
         settings = read_settings()
         temporal = client_config()
@@ -226,7 +235,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error(str(refused))
     logs.set_up(settings.log_format, settings.log_level)
     set_up_telemetry(settings.log_format)
-    if Role.HOOKS in roles:
+    if Role.HOOKS in options.roles:
         allow_connections()
     code = 1
     try:
@@ -234,7 +243,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             serve(
                 settings,
                 temporal,
-                roles,
+                options.roles,
                 patience=options.patience,
                 health_port=options.health_port,
             )
