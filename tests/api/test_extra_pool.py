@@ -9,7 +9,9 @@ from collections import Counter
 import httpx
 import pytest
 
+from knit_api.deps import Deps
 from knit_api.extra.pool import MOST
+from tests.api.access import nobody_asks
 from tests.api.extra import PutInForce, extra
 from tests.api.live_server import talk
 from tests.api.test_extra_apis import message, parts, request
@@ -126,9 +128,6 @@ async def test_on_a_new_connection_it_is_not_made_again(port, extra: PutInForce)
         (b"HTTP/1.1 204 No\r\n\r\n", "GET", "X: y"),
         (b"HTTP/1.1 304 No\r\nContent-Length: 2\r\n\r\n", "GET", "X: y"),
         (OK.replace(b"\r\n\r\n", b"\r\nKeep-Alive: timeout=0\r\n\r\n"), "GET", "X: y"),
-        # The client is logged in for all that follows on the connection.
-        (OK, "GET", "Authorization: NTLM TlRMTVNTUAAB"),
-        (OK, "GET", "Authorization: negotiate YII="),
     ],
 )
 async def test_a_connection_that_may_not_be_used_again_is_not(
@@ -138,6 +137,20 @@ async def test_a_connection_that_may_not_be_used_again_is_not(
         extra(behind.port)
         for _ in range(2):
             assert await get(port, header, method=method) < 400
+        await until(lambda: behind.ended == 2)
+        assert behind.connections == 2
+
+
+@pytest.mark.parametrize("credentials", ["NTLM TlRMTVNTUAAB", "negotiate YII="])
+async def test_nor_one_on_which_the_client_is_logged_in(
+    port, deps: Deps, extra: PutInForce, credentials
+):
+    """For all that follows on it. Only without accounts can a client log in at the service so."""
+    object.__setattr__(deps, "accounts", nobody_asks())
+    async with service(sends(OK), keeps=True) as behind:
+        extra(behind.port)
+        for _ in range(2):
+            assert await get(port, f"Authorization: {credentials}") == 200
         await until(lambda: behind.ended == 2)
         assert behind.connections == 2
 

@@ -213,8 +213,7 @@ def test_admin_knows_no_extensions(knit):
 
 def test_help_lists_what_there_is(knit):
     shown = knit("admin", "--help").out.decode()
-    assert "token" in shown
-    assert "Show who has done what." in shown
+    assert all(one in shown for one in ("token", "audit", "install"))
     shown = knit("admin", "token", "--help").out.decode()
     assert all(one in shown for one in ("create", "list", "revoke"))
 

@@ -727,6 +727,8 @@ def test_ctrl_c_does_not_lose_the_next_refresh_token(knit, logged_in):
             env=bare_environment(HOME=str(knit.home)),
             stderr=subprocess.PIPE,
             text=True,
+            # Tests run in the background of a shell have SIGINT ignored, and hand that on.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )
         assert SlowProvider.asked.wait(PATIENCE)
         process.send_signal(signal.SIGINT)
