@@ -34,7 +34,8 @@ QUICK = Tier("quick", ("-n", "2", "-m", "not slow and not cluster"))
 SLOW = Tier(
     "slow", ("-n", "2", "--dist", "loadfile", "-m", "slow and not cluster", "--durations=10")
 )
-KUBERNETES = Tier("kubernetes", ("-m", "cluster", "--durations=10"))
+KUBERNETES = Tier("kubernetes", ("-m", "cluster", "--ignore=tests/charts", "--durations=10"))
+CHARTS = Tier("charts", ("tests/charts", "-m", "cluster", "--durations=10"))
 
 
 @dataclass
@@ -70,13 +71,16 @@ def main() -> int:
     helm.wait()
     slow = _Started(SLOW, environment)
     if node.wait() == 0:
-        on_node = _Started(KUBERNETES, environment)
+        on_node = [_Started(tier, environment) for tier in (KUBERNETES, CHARTS)]
         slow.end(count)
-        on_node.end(count)
+        for started in on_node:
+            started.end(count)
         subprocess.run([sys.executable, str(CLUSTER / "down.py")], check=False)
     else:
         slow.end(count)
-        print(f"SKIPPED TIER {KUBERNETES.name}: the real node could not be started (see above)")
+        print(
+            f"SKIPPED TIERS {KUBERNETES.name}, {CHARTS.name}: the real node could not be started (see above)"
+        )
         # Where it is known to be possible, not having it is a failure.
         count.failed += os.geteuid() == 0 and shutil.which("apt-get") is not None
     print(f"{count.passed} passed, {count.failed} failed, {count.skipped} skipped")
