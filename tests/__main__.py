@@ -78,9 +78,8 @@ def main() -> int:
         subprocess.run([sys.executable, str(CLUSTER / "down.py")], check=False)
     else:
         slow.end(count)
-        print(
-            f"SKIPPED TIERS {KUBERNETES.name}, {CHARTS.name}: the real node could not be started (see above)"
-        )
+        names = f"{KUBERNETES.name}, {CHARTS.name}"
+        print(f"SKIPPED TIERS {names}: the real node could not be started (see above)")
         # Where it is known to be possible, not having it is a failure.
         count.failed += os.geteuid() == 0 and shutil.which("apt-get") is not None
     print(f"{count.passed} passed, {count.failed} failed, {count.skipped} skipped")
