@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
+import yaml
 
 from tests.charts.helm import CHARTS, Helm, set_json
 from tests.charts.surroundings import Surroundings, surroundings
@@ -320,6 +321,13 @@ def test_values_that_were_handed_over_hold_no_secret(installation: Installation)
     assert key not in record
 
 
+def service_accounts(rendered: str) -> str:
+    """The ServiceAccounts among these objects, in a list."""
+    found = (one for one in yaml.safe_load_all(rendered) if one)
+    accounts = [one for one in found if one["kind"] == "ServiceAccount"]
+    return json.dumps({"apiVersion": "v1", "kind": "List", "items": accounts})
+
+
 def test_the_server_takes_every_shape(installation: Installation) -> None:
     """A server-side dry run of all `ci` values in an empty namespace that enforces *restricted*."""
     empty = replace(installation.helm, namespace=f"{installation.helm.namespace}-empty")
@@ -330,6 +338,8 @@ def test_the_server_takes_every_shape(installation: Installation) -> None:
             for values in sorted((CHARTS / chart / "ci").glob("*.yaml")):
                 rendered = empty.run("template", chart, CHARTS / chart, "--values", values).stdout
                 if rendered.strip():
+                    # The account of a pod is looked up; a dry run alone does not make it.
+                    one.kubectl("apply", "-f", "-", text=service_accounts(rendered))
                     one.kubectl("apply", "--dry-run=server", "-f", "-", text=rendered)
     finally:
         one.kubectl("delete", "namespace", empty.namespace)
