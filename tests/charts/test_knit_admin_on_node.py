@@ -20,6 +20,7 @@ from tests.charts.administrator import WITHIN, Administrator
 from tests.charts.helm import HELMS, program
 from tests.charts.node import Node, free_node_ports, served_certificate, start_node
 from tests.charts.test_parts_on_node import image
+from tests.waiting import wait_for_port
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(3000)]
 PLAN = """\
@@ -94,6 +95,7 @@ def test_from_nothing_to_a_run_and_back(node: Node, admin: Administrator) -> Non
     began = time.monotonic()
     installed = admin.json("admin", "install", "--json")
     print(f"{admin.helm.parent.name}: {time.monotonic() - began:.1f} s, {installed['seconds']}")
+    wait_for_port(node.address, api)
     assert installed["apiRoot"] == f"https://{node.address}:{api}/api"
     trusted = admin.folder / "handouts" / "docker" / "certs.d"
     assert [one.name for one in trusted.iterdir()] == [f"{node.address}:{registry}"]
@@ -121,6 +123,7 @@ def test_from_nothing_to_a_run_and_back(node: Node, admin: Administrator) -> Non
     admin.knit("admin", "uninstall", "--yes")
     assert not node.has("deployment", "knit-api", admin.namespace)
     admin.knit("admin", "install")
+    wait_for_port(node.address, api)
     assert admin.wait_for("data", "find", "--tag", "type:copy")[0]["knitId"] == copy["knitId"]
     admin.knit("data", "pull", "--extract", copy["knitId"], "again")
     assert (admin.home / "again" / copy["knitId"] / "word").read_text() == "hello"

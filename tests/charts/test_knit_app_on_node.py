@@ -24,6 +24,7 @@ import yaml
 
 from tests.charts.helm import CHARTS, Helm, set_json
 from tests.charts.surroundings import Surroundings, surroundings
+from tests.waiting import wait_for_port
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(3000)]
 
@@ -113,6 +114,7 @@ class Installation:
     def look(self) -> None:
         """Reads where the API is, whom to trust, and the first token."""
         port = self.get("service", "knit-api")["spec"]["ports"][0]["nodePort"]
+        wait_for_port(self.beside.address, port)
         self.url = f"https://{self.beside.address}:{port}"
         self.authority = self.secret("certs", "ca.crt")
         self.token = self.secret("knit-bootstrap-token", "token")

@@ -172,6 +172,17 @@ def test_temporal_reads_the_database_it_is_given(helm: Helm) -> None:
     assert dynamic["system.enableActivityEagerExecution"] == [{"value": True}]
 
 
+def test_temporals_image_need_not_know_the_user_it_runs_as(helm_3: Helm) -> None:
+    """The server ends at once if neither its image's users nor $USER and $HOME say who it is."""
+    rendered = helm_3.render(
+        "knit-temporal", *set_json("database", DATABASE), "--set", "runAsUser=4711"
+    )
+    server, _ui = pods(rendered)["Deployment/temporal"]["containers"]
+    environment = {one["name"]: one.get("value") for one in server["env"]}
+    assert environment["USER"] == "temporal"
+    assert environment["HOME"] == "/tmp"
+
+
 def test_constraints_of_dynamic_configuration_pass_through(helm_3: Helm) -> None:
     values = CHARTS / "knit-temporal" / "ci" / "small-values.yaml"
     rendered = by_name(helm_3.render("knit-temporal", "--values", values))

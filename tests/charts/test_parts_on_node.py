@@ -21,6 +21,7 @@ import yaml
 from tests.charts.helm import CHARTS, HELMS, Helm, set_json
 from tests.charts.node import Node, certificate, free_node_ports, served_certificate, start_node
 from tests.charts.test_parts import CASES, case_name
+from tests.waiting import wait_for_port
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 WAIT: Final = ("--wait", "--timeout", "5m")
@@ -287,6 +288,7 @@ def install_registry(node: Node, helm: Helm, port: int, **values: Any) -> None:
     }
     chart = ("knit-image-registry", CHARTS / "knit-image-registry")
     helm.run("upgrade", "--install", *chart, *flags(values), *WAIT)
+    wait_for_port(node.address, port)
 
 
 def registry_bytes(node: Node, helm: Helm) -> int:
@@ -359,22 +361,22 @@ def test_a_temporal_for_trials_stands_on_the_same_database(node: Node, helm: Hel
     )
     # The node has no DNS.
     handed["service"] = node.cluster_ip("database", helm.namespace)
-    install_temporal(node, helm, handed)
+    address = install_temporal(node, helm, handed)
     helm.run("test", "knit-temporal")
-    address = f"{node.cluster_ip('temporal-frontend', helm.namespace)}:7233"
     temporal("operator", "namespace", "create", "--namespace", "knit", "--address", address)
-    ui = f"http://{node.cluster_ip('temporal-ui', helm.namespace)}:8080/api/v1/namespaces"
-    assert '"knit"' in fetched(ui)
+    ui = node.cluster_ip("temporal-ui", helm.namespace)
+    wait_for_port(ui, 8080)
+    assert '"knit"' in fetched(f"http://{ui}:8080/api/v1/namespaces")
 
     install_temporal(node, helm, handed, podAnnotations={"turn": "second"})
     helm.run("uninstall", "knit-temporal", "--wait")
-    install_temporal(node, helm, handed)
-    address = f"{node.cluster_ip('temporal-frontend', helm.namespace)}:7233"
+    address = install_temporal(node, helm, handed)
     found = temporal("operator", "namespace", "describe", "knit", "--address", address)
     assert "knit" in found
 
 
-def install_temporal(node: Node, helm: Helm, database: dict[str, Any], **more: Any) -> None:
+def install_temporal(node: Node, helm: Helm, database: dict[str, Any], **more: Any) -> str:
+    """Installs or upgrades it, and gives the address of its frontend."""
     values = {
         "server": {"image": image(node.image("temporal"))},
         "adminTools": {"image": image(node.image("temporal-tools"))},
@@ -384,6 +386,9 @@ def install_temporal(node: Node, helm: Helm, database: dict[str, Any], **more: A
     chart = ("knit-temporal", CHARTS / "knit-temporal")
     handed = set_json("database", database)
     helm.run("upgrade", "--install", *chart, *handed, *flags(values), *WAIT)
+    frontend = node.cluster_ip("temporal-frontend", helm.namespace)
+    wait_for_port(frontend, 7233)
+    return f"{frontend}:7233"
 
 
 def temporal(*arguments: str) -> str:
