@@ -10,7 +10,7 @@ import base64
 from collections.abc import Mapping
 from typing import Any, Final
 
-from knit_cli.admin.cluster import Cluster
+from knit_cli.admin.cluster import Cluster, ToolFailed
 from knit_cli.admin.folder import SettingsFolder
 from knit_cli.admin.values import parse_values
 from knit_cli.errors import BadInput
@@ -24,9 +24,19 @@ OWN_LABELS: Final[Mapping[str, str]] = {
 }
 
 
+def namespace_is_there(cluster: Cluster) -> bool:
+    """Says whether the namespace exists; who may not ask works in one that they were given."""
+    try:
+        return cluster.find("namespace", cluster.namespace) is not None
+    except ToolFailed as failed:
+        if "forbidden" in failed.stderr.lower():
+            return True
+        raise
+
+
 def ensure_namespace(cluster: Cluster) -> None:
     """Makes the namespace, unless it is there: not everybody may make one."""
-    if cluster.find("namespace", cluster.namespace) is None:
+    if not namespace_is_there(cluster):
         cluster.kubectl("create", "namespace", cluster.namespace)
 
 

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, Final
 
 from knit_cli.admin import charts, releases
 from knit_cli.admin.cluster import Cluster
 from knit_cli.admin.doctor.findings import Finding, ok, problem, unknown, words
 from knit_cli.admin.folder import SettingsFolder
+from knit_cli.admin.secret_objects import namespace_is_there
 from knit_cli.admin.values import read_values
 from knit_cli.errors import CliError
 
 LABEL: Final = "app.kubernetes.io/managed-by=knit-doctor"
+_KEPT: Final = 63 - len("-knit-doctor")
 _IMAGE: Final = "registry.k8s.io/pause:3.10"
 """It need not run, nor exist: a pod that is scheduled is enough for a claim to be bound."""
 
@@ -21,17 +26,38 @@ _IMAGE: Final = "registry.k8s.io/pause:3.10"
 def check_storage(folder: SettingsFolder, cluster: Cluster, within: float) -> Iterator[Finding]:
     """Whether a claim as Runs make them is bound within some seconds: its class, its access mode.
 
-    What a doctor that was killed left behind is removed as well.
+    Before an installation, when the namespace need not be there, one for the trial is made and
+    removed again. What a doctor that was killed left behind is removed as well.
     """
     try:
         name = _class_of_data(folder, cluster)
-        cluster.delete("pods,persistentvolumeclaims", "--selector", LABEL)
-        try:
-            yield from _try(cluster, name, within)
-        finally:
-            cluster.delete("pods,persistentvolumeclaims", "--selector", LABEL, "--wait=false")
+        with _place(cluster) as place:
+            yield from _try(place, name, within)
     except CliError as error:
         yield unknown("storage", words(error), error.advice or "check the rights on claims")
+
+
+@contextmanager
+def _place(cluster: Cluster) -> Iterator[Cluster]:
+    """Gives where to try: in the namespace, or in one of the doctor's own while it is missing.
+
+    The namespace itself is not made: whoever installs meanwhile would have it removed under them.
+    """
+    if namespace_is_there(cluster):
+        place, left = cluster, ["pods,persistentvolumeclaims", "--selector", LABEL]
+    else:
+        place = replace(cluster, namespace=f"{cluster.namespace[:_KEPT]}-knit-doctor")
+        by_name = f"--field-selector=metadata.name={place.namespace}"
+        left = ["namespaces", "--selector", LABEL, by_name]
+    place.delete(*left)
+    if place is not cluster:
+        own = {"name": place.namespace, "labels": _labels()}
+        made = {"apiVersion": "v1", "kind": "Namespace", "metadata": own}
+        place.kubectl("create", "--filename", "-", given=json.dumps(made))
+    try:
+        yield place
+    finally:
+        place.delete(*left, "--wait=false")
 
 
 def _try(cluster: Cluster, name: str | None, within: float) -> Iterator[Finding]:
@@ -79,9 +105,12 @@ def _class_of_data(folder: SettingsFolder, cluster: Cluster) -> str | None:
     return str(name) if name else None
 
 
+def _labels() -> dict[str, str]:
+    return dict([LABEL.split("=")])
+
+
 def _objects(storage_class: str | None) -> list[dict[str, Any]]:
-    labels = dict([LABEL.split("=")])
-    metadata = {"name": "knit-doctor", "labels": labels}
+    metadata = {"name": "knit-doctor", "labels": _labels()}
     claim: dict[str, Any] = {
         "accessModes": ["ReadWriteMany"],
         "resources": {"requests": {"storage": "16Mi"}},

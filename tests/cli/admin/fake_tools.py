@@ -2,7 +2,8 @@
 
 It is copied into a test's folder under both names. Everything is in the folder `state` beside it:
 `calls.jsonl`, `objects.json` (by `kind/name`), `releases.json`, and files that say how it is to
-behave: `fail-NAME` (what helm says instead of installing), `hang-NAME`, `denied`, `no-cluster`.
+behave: `fail-NAME` (what helm says instead of installing), `hang-NAME`, `denied`, `no-cluster`,
+`no-namespaces` (nobody may ask for one).
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ KINDS = {
     "deployments": "deployment",
     "statefulsets": "statefulset",
     "events": "event",
+    "namespaces": "namespace",
 }
 
 
@@ -66,7 +68,7 @@ def matches(item, selector):
     return all(labels.get(k) == v for k, v in (one.split("=") for one in selector.split(",")))
 
 
-def kubectl(words, given):
+def kubectl(words, given, namespace):
     if words[:2] == ["config", "view"]:
         if (STATE / "no-context").exists():
             fail("error: current-context must exist in order to minify")
@@ -94,9 +96,14 @@ def kubectl(words, given):
         for name, one in load("releases.json", {}).items():
             print(name, one["revision"], one["status"], one["modified"], "2020-01-01T10:00:00Z")
     elif verb == "get":
+        if names[0] == "namespace" and (STATE / "no-namespaces").exists():
+            fail('Error from server (Forbidden): namespaces "knit" is forbidden')
         get(objects, names, option(rest, "--selector"))
     elif verb == "apply":
         one = json.loads(given)
+        if f"namespace/{namespace}" not in objects:
+            fail(f'Error from server (NotFound): namespaces "{namespace}" not found')
+        one["metadata"]["namespace"] = namespace
         objects[f"{one['kind'].lower()}/{one['metadata']['name']}"] = one
         if one["kind"] == "PersistentVolumeClaim" and not (STATE / "unbound").exists():
             one["status"] = {"phase": "Bound"}
@@ -105,7 +112,12 @@ def kubectl(words, given):
         objects[f"namespace/{names[1]}"] = {"metadata": {"name": names[1]}}
         save("objects.json", objects)
     elif verb == "create":
-        review(json.loads(given))
+        one = json.loads(given)
+        if one["kind"] == "Namespace":
+            objects[f"namespace/{one['metadata']['name']}"] = one
+            save("objects.json", objects)
+        else:
+            review(one)
     elif verb == "delete":
         delete(objects, names, option(rest, "--selector"))
     elif verb == "exec":
@@ -137,9 +149,19 @@ def delete(objects, names, selector):
     gone = {f"{names[0]}/{names[1]}"} if len(names) == 2 and "/" not in names[0] else set(names)
     for key, one in list(objects.items()):
         kinds = [KINDS[kind] for kind in names[0].split(",")] if selector else []
+        if key not in objects:
+            continue
         if key in gone or (key.partition("/")[0] in kinds and matches(one, selector)):
             del objects[key]
+            if key.startswith("namespace/"):
+                inside = [k for k, v in objects.items() if is_in(v, key.partition("/")[2])]
+                for one in inside:
+                    del objects[one]
     save("objects.json", objects)
+
+
+def is_in(item, namespace):
+    return item["metadata"].get("namespace") == namespace
 
 
 def review(asked):
@@ -220,12 +242,16 @@ def main():
     if words[:1] == ["--kubeconfig"]:
         os.environ["FAKE_KUBECONFIG_ARGUMENT"] = words[1]
         words = words[2:]
+    namespace = None
     if words[:1] == ["--namespace"]:
-        words = words[2:]
+        namespace, words = words[1], words[2:]
     broken = STATE / f"broken-{tool}-{words[0]}"
     if broken.exists():
         fail("Error: something odd")
-    (kubectl if tool == "kubectl" else helm)(words, given)
+    if tool == "kubectl":
+        kubectl(words, given, namespace)
+    else:
+        helm(words, given)
 
 
 main()

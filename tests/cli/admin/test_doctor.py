@@ -92,6 +92,19 @@ def test_before_an_installation_the_cluster_is_checked(prepared: Admin, monkeypa
     assert listed[("knit-app", "problem")]["cure"] == "knit admin install"
     assert listed[("api", "unknown")]["message"] == "it has no port on the nodes"
     assert ("temporal", "ok") not in listed
+    # It was tried in a namespace of the doctor's own: an installation may make this one meanwhile.
+    made = [given for _, words, given in prepared.tools.calls("kubectl") if "create" in words]
+    assert any('"name": "knit-knit-doctor"' in one for one in made)
+    assert not any(key.startswith("namespace/") for key in prepared.tools.objects())
+    assert not any("knit-doctor" in key for key in prepared.tools.objects())
+
+
+def test_who_may_not_ask_for_namespaces_tries_in_the_one_given(healthy: Admin):
+    healthy.tools.say("no-namespaces")
+    healthy.tools.forget()
+    assert ("storage", "ok") in found(healthy)
+    assert not any("namespaces" in words for _, words, _ in healthy.tools.calls("kubectl"))
+    healthy.succeed("install")
 
 
 def test_a_folder_that_others_may_read(healthy: Admin):
