@@ -144,3 +144,16 @@ async def test_a_role_from_which_nothing_could_be_kept_is_refused(roles: Roles) 
         await migrate(roles.owner, application_role=row[0])
     with pytest.raises(RoleRefused, match="CREATE ROLE"):
         await migrate(roles.owner, application_role="nobody")
+
+
+async def test_tables_and_grants_come_together(roles: Roles) -> None:
+    """Or a process that starts meanwhile would find tables that it may not read."""
+    with pytest.raises(RoleRefused):
+        await migrate(roles.owner, application_role="nobody")
+    with psycopg.connect(roles.owner) as connection:
+        row = connection.execute("SELECT to_regclass('alembic_version')").fetchone()
+    assert row == (None,)
+    await migrate(roles.owner, application_role=roles.name)
+    store = PostgresStore(StoreSettings(url=SecretStr(roles.application)))
+    await store.open()
+    await store.aclose()

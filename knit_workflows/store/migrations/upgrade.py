@@ -22,7 +22,7 @@ _one_at_a_time: Final = threading.Lock()
 
 
 def upgrade(url: str, *, lock: int, folder: Path, application_role: str | None = None) -> None:
-    """Upgrades to the newest revision while holding the advisory lock `lock`; then grants."""
+    """Upgrades to the newest revision and grants, or does neither; holds the lock `lock`."""
     config = Config()
     config.set_main_option("script_location", str(folder).replace("%", "%%"))
     engine = create_engine(make_url(url).set(drivername="postgresql+psycopg"), poolclass=NullPool)
@@ -31,10 +31,11 @@ def upgrade(url: str, *, lock: int, folder: Path, application_role: str | None =
             connection.execute(text("SELECT pg_advisory_lock(:lock)"), {"lock": lock})
             connection.commit()  # the lock is the session's, and stays
             config.attributes["connection"] = connection
-            command.upgrade(config, "head")
-            if application_role is not None:
-                grant(connection, application_role)
-            connection.commit()
+            # One transaction: a process that starts meanwhile never sees tables it may not read.
+            with connection.begin():
+                command.upgrade(config, "head")
+                if application_role is not None:
+                    grant(connection, application_role)
     except CommandError as cause:
         raise StoreUnavailable(
             f"the database cannot be migrated: {cause}",
