@@ -149,6 +149,7 @@ async def test_a_terminated_projector_is_healed(postgres: EmbeddedPostgres) -> N
     """Otherwise no commit would become a Run any more."""
     async with knit_environment(postgres=postgres, engine=FREQUENT) as knit:
         plan = await knit.apply(TRAIN)
+        await knit.push({"type": "other"})  # by then the worker has started its Projector
         await knit.temporal.get_workflow_handle(names.projector_workflow(0)).terminate("by hand")
         await knit.push({"type": "dataset"})
         assert await knit.runs_of(plan.summary.plan_id, 1, within=timedelta(seconds=60))

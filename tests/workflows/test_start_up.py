@@ -127,8 +127,8 @@ async def test_a_newer_database_is_refused_in_words(postgres: EmbeddedPostgres) 
     await migrate(url)
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("UPDATE alembic_version SET version_num = '9999'")
-    for refused in (require_schema(StoreSettings(url=url)), migrate(url)):
+    for refuse in (lambda: require_schema(StoreSettings(url=url)), lambda: migrate(url)):
         with pytest.raises(StoreUnavailable) as caught:
-            await refused
+            await refuse()
         assert "9999" in caught.value.reason
-        assert "newer knit" in str(caught.value.advice)
+        assert "newer" in caught.value.advice
