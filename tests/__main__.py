@@ -64,19 +64,22 @@ def main() -> int:
     os.chdir(ROOT)
     environment = {**os.environ, **_engine()}
     node = subprocess.Popen([sys.executable, str(CLUSTER / "up.py")], stdout=subprocess.PIPE)
-    # Built beside the first tests, so that those of the charts find them, or wait for less.
-    helm = subprocess.Popen([sys.executable, "-m", "tests.charts.helm"], stdout=subprocess.DEVNULL)
+    # Beside the first tests, so that those of the charts find what they need.
+    prepare = [sys.executable, "-m", "tests.charts.prepare"]
+    prepared = subprocess.Popen(prepare, stdout=subprocess.DEVNULL)
     count = Count()
     _Started(QUICK, environment).end(count)
-    helm.wait()
     slow = _Started(SLOW, environment)
     if node.wait() == 0:
-        on_node = [_Started(tier, environment) for tier in (KUBERNETES, CHARTS)]
+        on_node = [_Started(KUBERNETES, environment)]
+        prepared.wait()
+        on_node.append(_Started(CHARTS, environment))
         slow.end(count)
         for started in on_node:
             started.end(count)
         subprocess.run([sys.executable, str(CLUSTER / "down.py")], check=False)
     else:
+        prepared.wait()
         slow.end(count)
         names = f"{KUBERNETES.name}, {CHARTS.name}"
         print(f"SKIPPED TIERS {names}: the real node could not be started (see above)")

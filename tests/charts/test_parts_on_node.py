@@ -23,7 +23,7 @@ from tests.charts.node import Node, certificate, free_node_ports, served_certifi
 from tests.charts.test_parts import CASES, case_name
 from tests.waiting import wait_for_port
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1800)]
 WAIT: Final = ("--wait", "--timeout", "5m")
 
 
