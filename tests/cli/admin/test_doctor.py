@@ -20,6 +20,8 @@ from tests.cli.admin.conftest import Admin
 from tests.cli.admin.test_after_install import deployment
 from tests.cli.admin.test_certificates import made
 
+pytestmark = pytest.mark.patient  # each starts helm's and kubectl's stand-ins many times
+
 WELL = {
     "temporal": {
         "address": "temporal.example:7233",

@@ -22,6 +22,8 @@ from knit_cli.version import version
 from knit_workflows.domain.tokens import is_token
 from tests.cli.admin.conftest import Admin
 
+pytestmark = pytest.mark.patient  # each starts helm's and kubectl's stand-ins many times
+
 ORDER = ["knit-storage-nfs", "knit-certs", "knit-db-postgres", "knit-image-registry", "knit-app"]
 
 

@@ -15,6 +15,8 @@ from knit_cli.admin.fresh_values import Choices, fresh_values
 from tests.cli.admin.conftest import KUBECONFIG, Admin, Tools
 from tests.cli.admin.test_certificates import made
 
+pytestmark = pytest.mark.patient  # each starts helm's and kubectl's stand-ins many times
+
 FILES = {
     *("README.md", "namespace", "kubeconfig"),
     *("certs/ca.crt", "certs/ca.key", "certs/server.crt", "certs/server.key"),
