@@ -1,8 +1,8 @@
 """`python -m tests`: every test, tier by tier; a tier that cannot run here is reported by name.
 
 The tiers are pytest runs of their own. The quick ones share both cores. Those that kill processes
-and those on the real node follow, side by side: they mostly wait. The node's programs are built
-during the quick ones where they are not cached.
+and those on the real node follow, side by side: they mostly wait. The programs of the node and of
+the charts are built during the quick ones where they are not cached.
 """
 
 from __future__ import annotations

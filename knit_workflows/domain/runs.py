@@ -104,7 +104,7 @@ LOST: Final = Exit(254, "worker for the run is not found")
 KNIT: Final = "knit"
 """Who makes the changes that no user asks for."""
 USER: Final = "user"
-"""Who makes the others, as long as there are no accounts."""
+"""Who makes the others where accounts are off."""
 STUCK_CODE: Final = 255
 """Exit code of a Run whose pod could not be started."""
 

@@ -146,7 +146,3 @@ def pods(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def set_json(key: str, value: object) -> tuple[str, str]:
     """The arguments that set a value as helm's guide hands values over."""
     return "--set-json", f"{key}={json.dumps(value)}"
-
-
-if __name__ == "__main__":
-    main()
