@@ -78,7 +78,10 @@ def skip_delivery(
     delivery: Annotated[str, typer.Argument(metavar="DELIVERY", autocompletion=complete_delivery)],
     reason: Annotated[str, typer.Option(metavar="TEXT", help="Why, for the history of the Run.")],
     by: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Who says so (default: your login name).")
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Who says so, if knit has no accounts (default: your login name)."
+        ),
     ] = None,
 ) -> None:
     """Let a Run go on without a Before hook that does not agree.
