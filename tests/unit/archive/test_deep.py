@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import resource
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,15 +14,7 @@ from knit_workflows.archive import walk
 from knit_workflows.archive.folder_stack import FolderStack, opened_folder
 from knit_workflows.archive.sync import sync_folders
 
-
-@pytest.fixture(autouse=True)
-def few_descriptors() -> Iterator[None]:
-    """A tree must not need a descriptor for each of its levels."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    used = max(int(path.name) for path in Path("/proc/self/fd").iterdir()) + 1
-    resource.setrlimit(resource.RLIMIT_NOFILE, (used + 80, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+pytestmark = pytest.mark.usefixtures("few_descriptors")
 
 
 @pytest.fixture
