@@ -12,8 +12,9 @@ from rich.text import Text
 from knit_cli.errors import printable
 from knit_workflows.domain.instants import format_instant
 from knit_workflows.domain.runs import KNIT
-from knit_workflows.wire.runs import Exit, HookWait, Run, RunEvent, Used, Waiting
+from knit_workflows.wire.runs import Exit, HookWait, Run, RunEvent, RunTiming, Used, Waiting
 
+_BAR_CELLS = 30
 _LATEST = 5  # changes in the short history; `--events` shows all
 
 
@@ -74,6 +75,20 @@ def print_history(events: Iterable[RunEvent]) -> None:
     for event in events:
         # Text, not markup: a cause may contain brackets.
         table.add_row(*map(Text, map(printable, _cells(event))))
+    Console(highlight=False).print(table)
+
+
+def print_timing(timing: RunTiming) -> None:
+    """Prints where the time of a Run went to stdout as a table, in order."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("phase", no_wrap=True)
+    table.add_column("ms", no_wrap=True, justify="right")
+    table.add_column("", no_wrap=True)
+    longest = max((one.milliseconds for one in timing.phases), default=0) or 1
+    for one in timing.phases:
+        bar = "█" * round(_BAR_CELLS * one.milliseconds / longest)
+        table.add_row(one.phase, f"{one.milliseconds:,}", Text(bar, style="cyan"))
+    table.add_row("total", f"{timing.milliseconds:,}", timing.status)
     Console(highlight=False).print(table)
 
 

@@ -53,7 +53,7 @@ MATRIX: Final[Mapping[str, Rule]] = {
     **_reads("whoami", "show_version", "show_document", "openapi"),
     **_reads("find_data", "show_data", "show_lineage"),
     **_reads("find_plans", "show_plan"),
-    **_reads("find_runs", "show_run", "run_events"),
+    **_reads("find_runs", "show_run", "run_events", "run_timing"),
     **_reads("complete"),
     "show_hooks": _OF_THE_WHOLE,
     "find_deliveries": _OF_THE_WHOLE,

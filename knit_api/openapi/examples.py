@@ -178,6 +178,18 @@ _ADOPTED: Final = {
     "downstreams": [],
     "nomination": [],
 }
+_TIMING: Final = {
+    "generation": 1,
+    "status": "done",
+    "milliseconds": 1412,
+    "phases": [
+        {"phase": "queue", "milliseconds": 12},
+        {"phase": "engine", "milliseconds": 148},
+        {"phase": "start", "milliseconds": 52},
+        {"phase": "container", "milliseconds": 1180},
+        {"phase": "finalize", "milliseconds": 20},
+    ],
+}
 _EVENTS: Final = [
     {"at": _UPLOADED_AT, "generation": 1, "to": "waiting", "cause": "projected", "actor": "knit"},
     {
@@ -294,6 +306,7 @@ OPERATIONS: Final[Mapping[str, Example]] = {
     "find_runs": Example([_RUN, _PENDING]),
     "show_run": Example(_RUN),
     "run_events": Example(_EVENTS),
+    "run_timing": Example(_TIMING),
     "abort_run": Example(_STOPPED),
     "tear_off_run": Example(_TORN_OFF),
     "show_hooks": Example(_HOOKS),

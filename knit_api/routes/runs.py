@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from datetime import UTC, datetime
 from typing import Annotated, Final
 from urllib.parse import quote
 
@@ -19,8 +20,9 @@ from knit_api.server.framing import accepts_chunks
 from knit_api.transfers.run_log import MEDIA_TYPE, log_response
 from knit_workflows.domain.ids import RunId
 from knit_workflows.domain.ports import ApiStore
-from knit_workflows.wire.mapping import ToWire, event_to_wire
-from knit_workflows.wire.runs import Run, RunEvent
+from knit_workflows.domain.timing import timing
+from knit_workflows.wire.mapping import ToWire, event_to_wire, timing_to_wire
+from knit_workflows.wire.runs import Run, RunEvent, RunTiming
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +59,13 @@ async def run_events(run_id: RunIdPath, store: StoreOf) -> Response:
     """List every change of the Run's status, oldest first, with its cause."""
     events = await store.runs.events(run_id)
     return await json_list_response(events, event_to_wire)
+
+
+@router.get("/{run_id}/timing", response_model=RunTiming, responses=failures(404, 503))
+async def run_timing(run_id: RunIdPath, store: StoreOf) -> Response:
+    """Show where the time of the Run's newest execution went, by phase."""
+    events = await store.runs.events(run_id)
+    return json_response(timing_to_wire(timing(events, datetime.now(UTC))))
 
 
 @router.get(

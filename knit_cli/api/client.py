@@ -60,7 +60,7 @@ from knit_workflows.wire.plans import (
     ResourcesChange,
     ServiceAccountChange,
 )
-from knit_workflows.wire.runs import Run, RunEvent
+from knit_workflows.wire.runs import Run, RunEvent, RunTiming
 from knit_workflows.wire.tags import Tag, TagChange
 
 T = TypeVar("T")
@@ -82,6 +82,7 @@ _PLAN_PREVIEW = TypeAdapter(PlanPreview)
 _RUN = TypeAdapter(Run)
 _RUN_LIST = TypeAdapter(list[Run])
 _EVENTS = TypeAdapter(list[RunEvent])
+_TIMING = TypeAdapter(RunTiming)
 _LINEAGE = TypeAdapter(Lineage)
 _ADOPTED = TypeAdapter(list[AdoptedVolume])
 _PURGED = TypeAdapter(PurgedData)
@@ -406,6 +407,11 @@ class ApiClient:
         """Gives every change of the Run's status, oldest first."""
         path = f"/runs/{_id(run_id)}/events"
         return self._requests.read(path, (), _EVENTS, f"cannot show the history of Run {run_id}")
+
+    def run_timing(self, run_id: str) -> RunTiming:
+        """Gives where the time of the Run's newest execution went."""
+        path = f"/runs/{_id(run_id)}/timing"
+        return self._requests.read(path, (), _TIMING, f"cannot show the timing of Run {run_id}")
 
     # ------------------------------------------------------------ hooks
 

@@ -12,7 +12,7 @@ from knit_cli.api.client import ApiClient
 from knit_cli.commands.choices import Duration, Since, read_period
 from knit_cli.invocation import invocation_of
 from knit_cli.output import print_bytes, print_json, say
-from knit_cli.run_view import print_history, remarks
+from knit_cli.run_view import print_history, print_timing, remarks
 from knit_cli.session import api_of
 from knit_cli.shell.completion import complete_data, complete_plan, complete_run, complete_status
 from knit_cli.transfer.run_log import copy_log
@@ -78,15 +78,22 @@ def show_run(
     events: Annotated[
         bool, typer.Option("--events", help="Show its history instead; as JSON when piped.")
     ] = False,
+    timing: Annotated[
+        bool, typer.Option("--timing", help="Show where its time went instead; as JSON when piped.")
+    ] = False,
 ) -> None:
-    """Show a Run as JSON, its log or its history; on a terminal also why it waits."""
-    if log and events:
-        raise typer.BadParameter("it cannot be combined with --log", param_hint="--events")
+    """Show a Run as JSON, its log, its history or its timing; on a terminal also why it waits."""
+    if log + events + timing > 1:
+        raise typer.BadParameter(
+            "only one of them can be shown at a time", param_hint="--log, --events, --timing"
+        )
     with api_of(invocation_of(context)) as api:
         if log:
             copy_log(api, run_id, follow=follow, write=lambda chunk: print_bytes([chunk]))
         elif events:
             _show_history(api, run_id)
+        elif timing:
+            _show_timing(api, run_id)
         else:
             _show(api, run_id)
 
@@ -97,6 +104,14 @@ def _show_history(api: ApiClient, run_id: str) -> None:
         print_history(history)
     else:
         print_json(history)
+
+
+def _show_timing(api: ApiClient, run_id: str) -> None:
+    found = api.run_timing(run_id)
+    if sys.stdout.isatty():
+        print_timing(found)
+    else:
+        print_json(found)
 
 
 def _show(api: ApiClient, run_id: str) -> None:

@@ -22,6 +22,7 @@ from knit_workflows.compute.base import (
 from knit_workflows.contracts.runs import Evidence
 from knit_workflows.domain.errors import BackendRejected
 from knit_workflows.domain.imports import NOT_ENDED
+from knit_workflows.domain.milestones import Timeline
 from knit_workflows.domain.ports import RunKey, RunSpec
 from knit_workflows.domain.runs import LOST, STUCK_CODE, Exit, RunStatus
 from knit_workflows.settings import EngineSettings
@@ -63,7 +64,7 @@ class RunSteps:
                     await reporter.start_failure(observation.start_failure, pod.deadline)
                 if observation.phase is Phase.RUNNING and not seen_running:
                     seen_running = True
-                    yield started(observation.image_digest)
+                    yield started(observation.image_digest, observation.timeline)
                 if (last := _last_evidence(name, pod)) is not None:
                     yield last
                     return
@@ -129,15 +130,20 @@ def exit_of(evidence: Evidence) -> Exit | None:
     return Exit(evidence.exit_code, evidence.exit_message)
 
 
-def started(image_digest: str | None) -> Evidence:
+def started(image_digest: str | None, timeline: Timeline) -> Evidence:
     """Tells that the user's container has started."""
-    return Evidence(target=RunStatus.RUNNING, cause="container started", image_digest=image_digest)
+    return Evidence(
+        target=RunStatus.RUNNING,
+        cause="container started",
+        image_digest=image_digest,
+        timeline=dict(timeline),
+    )
 
 
 def _last_evidence(name: str, pod: WatchedPod) -> Evidence | None:
     """Gives what ends the watch of a pod; None: nothing yet."""
     if pod.expired is not None:
-        return _given_up("run pod stuck", _stuck(name, pod.expired))
+        return _given_up("run pod stuck", _stuck(name, pod.expired), pod.observation.timeline)
     if pod.observation.phase is Phase.ABSENT:
         return _given_up("run pod lost", LOST)
     return _ended(pod.observation) if pod.observation.phase in ENDED else None
@@ -155,12 +161,17 @@ def _ended(observation: Observation) -> Evidence:
         exit_message=observation.exit.message,
         image_digest=observation.image_digest,
         notes=observation.notes,
+        timeline=dict(observation.timeline),
     )
 
 
-def _given_up(cause: str, exit: Exit) -> Evidence:
+def _given_up(cause: str, exit: Exit, timeline: Timeline | None = None) -> Evidence:
     return Evidence(
-        target=RunStatus.ABORTING, cause=cause, exit_code=exit.code, exit_message=exit.message
+        target=RunStatus.ABORTING,
+        cause=cause,
+        exit_code=exit.code,
+        exit_message=exit.message,
+        timeline=dict(timeline or {}),
     )
 
 

@@ -141,11 +141,11 @@ class ComputeRunActivities(RunActivities):
         with translated():
             async with heartbeating():
                 try:
-                    status = await self._finalized(key, hooks_called=request.hooks_called)
+                    ended = await self._finalized(key, hooks_called=request.hooks_called)
                 except HooksNotCalled:
                     return await self._with_hooks(key)
                 hooks = await self._counts() if request.hooks_called else None
-        return Progress(status=status, hooks=hooks)
+        return ended.model_copy(update={"hooks": hooks})
 
     @activity.defn(name="knit.create_volumes")
     async def create_volumes(self, request: Step) -> Progress:
@@ -210,8 +210,8 @@ class ComputeRunActivities(RunActivities):
             # A launch clears the reason on record; an earlier attempt may have left one.
             progress = await self._seen_through(key, progress, launched_now)
         if progress.pod_ended:
-            status = await self._finalized(key, hooks_called=False)
-            progress = progress.model_copy(update={"status": status})
+            ended = await self._finalized(key, hooks_called=False)
+            progress = progress.model_copy(update={"status": ended.status, "timing": ended.timing})
         return progress
 
     async def _taken(self, request: Step, source: RunStatus) -> Progress:
@@ -295,6 +295,7 @@ class ComputeRunActivities(RunActivities):
             exit=exit,
             image_digest=evidence.image_digest,
             notes=evidence.notes,
+            timeline=evidence.timeline,
             hooks_called=hooks_called,
         )
         _log(key, status, exit)
@@ -306,12 +307,13 @@ class ComputeRunActivities(RunActivities):
             notes=evidence.notes,
         )
 
-    async def _finalized(self, key: RunKey, *, hooks_called: bool) -> RunStatus:
+    async def _finalized(self, key: RunKey, *, hooks_called: bool) -> Progress:
         """Ends the Run: lineage first, so that an unreachable back-end delays only the clean-up."""
         status = await self._store.finalize(key, cause="run pod ended", hooks_called=hooks_called)
         _log(key, status)
         await self._steps.release_pod(key)
-        return status
+        spent = await self._store.timing(key)
+        return Progress(status=status, timing=tuple(map(str, spent.phases)))
 
     async def _with_hooks(self, key: RunKey) -> Progress:
         """Gives how far a Run is whose next transition has to wait for hooks."""
@@ -335,7 +337,7 @@ def _next_evidence(status: RunStatus, evidence: Evidence) -> Evidence | None:
     What succeeded was running, even if nobody saw it; what failed may never have started.
     """
     if evidence.target is RunStatus.COMPLETING and status is RunStatus.STARTING:
-        return started(evidence.image_digest)
+        return started(evidence.image_digest, evidence.timeline)
     return None if evidence.target is status else evidence
 
 

@@ -18,10 +18,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import timedelta
 from enum import StrEnum
 from typing import Final, Protocol
 
+from knit_workflows.domain.milestones import Timeline
 from knit_workflows.domain.plans.model import NodeRule
 from knit_workflows.domain.runs import Exit
 from knit_workflows.domain.volumes import Mount, Volume
@@ -108,7 +109,8 @@ class StartFailure:
 class Observation:
     """A run pod as it is now. `exit` is set iff the phase is SUCCEEDED or FAILED.
 
-    `ended_at` is the instant (UTC) at which the user's container ended, according to the back-end.
+    `timeline` holds the milestones (UTC) that the back-end knows of; `ENDED` once the user's
+    container has ended, as far as it ever started.
     `notes` are sentences about the outputs of a pod that has ended, at most one per output, in path
     order: what of them cannot be kept. They are best effort and may be missing.
     """
@@ -117,7 +119,7 @@ class Observation:
     exit: Exit | None = None
     start_failure: StartFailure | None = None
     image_digest: str | None = None
-    ended_at: datetime | None = None
+    timeline: Timeline = field(default_factory=dict, compare=False)
     notes: tuple[str, ...] = ()
 
 

@@ -13,7 +13,7 @@ import tempfile
 import weakref
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -43,6 +43,7 @@ from knit_workflows.domain.errors import (
     StorageFull,
     VolumeRefused,
 )
+from knit_workflows.domain.milestones import Milestone, Timeline
 from knit_workflows.domain.plans.resources import parse_resource
 from knit_workflows.domain.runs import SUCCEEDED, Exit
 from knit_workflows.domain.volumes import Volume
@@ -57,7 +58,7 @@ class _Entry:
 
     pod: RunPod
     exit: Exit | None = None
-    ended_at: datetime | None = None
+    timeline: Timeline = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     start_failure: StartFailure | None = None
     work: asyncio.Task[None] | None = None
@@ -324,7 +325,8 @@ class MemoryBackend:
                 with suppress(FileNotFoundError):
                     (folder / "log").touch()
             self._logs.add(log.name)
-        entry.exit, entry.ended_at = exit, datetime.now(UTC)
+        now = datetime.now(UTC)
+        entry.exit, entry.timeline = exit, {Milestone.ENDED: now, Milestone.LOGGED: now}
         entry.notes = self._scan(entry.pod)
         self._notify(entry.pod.name)
 
@@ -353,7 +355,7 @@ class MemoryBackend:
             return Observation(Phase.ABSENT)
         if entry.exit is not None:
             phase = Phase.SUCCEEDED if entry.exit.code == 0 else Phase.FAILED
-            return Observation(phase, exit=entry.exit, ended_at=entry.ended_at, notes=entry.notes)
+            return Observation(phase, exit=entry.exit, timeline=entry.timeline, notes=entry.notes)
         if entry.start_failure is not None:
             return Observation(Phase.PENDING, start_failure=entry.start_failure)
         return Observation(Phase.RUNNING)

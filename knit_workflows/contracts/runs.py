@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from datetime import timedelta
+from datetime import datetime, timedelta
 
+from pydantic import Field
 from temporalio import activity
 
 from knit_workflows import names
 from knit_workflows.contracts.messages import Message
+from knit_workflows.domain.milestones import Milestone
 from knit_workflows.domain.runs import RunStatus
 
 
@@ -53,6 +55,8 @@ class Evidence(Message):
     exit_message: str = ""
     image_digest: str | None = None
     notes: tuple[str, ...] = ()
+    timeline: dict[Milestone, datetime] = Field(default_factory=dict)
+    """The milestones of the pod's life that were known then."""
 
 
 class Progress(Message):
@@ -70,6 +74,8 @@ class Progress(Message):
     """Sentences about files of its outputs that cannot be kept."""
     hooks: HookCounts | None = None
     """The hooks in force; None: none that would have to be called."""
+    timing: tuple[str, ...] = ()
+    """Where the time of a Run that has ended went: a line per phase."""
     evidence: Evidence | None = None
     """What moves the Run next, once its hooks agree."""
 

@@ -14,12 +14,13 @@ Only this module knows the legal moves. Retry and deletion bypass them, with the
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Final
 
 from knit_workflows.domain.ids import KnitId, RunId
+from knit_workflows.domain.milestones import Timeline
 from knit_workflows.domain.plans.model import PlanSummary
 from knit_workflows.domain.tags import Tag
 
@@ -244,7 +245,7 @@ class RunEvent:
     """One change of a Run's status: when, from what to what, why, and by whom. Append-only.
 
     If both statuses are equal, `cause` says why the Run does not go on, or what happened to a Data
-    that it has made.
+    that it has made. `timeline` is what was known then of the life of its pod; empty for most.
     """
 
     at: datetime
@@ -254,6 +255,7 @@ class RunEvent:
     cause: str
     exit: Exit | None
     actor: str = KNIT
+    timeline: Timeline = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -315,7 +315,10 @@ class RunInput(_Table, table=True):
 
 
 class RunEvent(_Table, table=True):
-    """One change of a Run's status, by knit or a user; append-only."""
+    """One change of a Run's status, by knit or a user; append-only.
+
+    `timeline` maps milestones that were known then to instants, for those changes that tell of any.
+    """
 
     __tablename__ = "run_event"
     __table_args__ = (Index("ix_run_event_run", "run_id", "event_id"),)
@@ -330,6 +333,9 @@ class RunEvent(_Table, table=True):
     exit_code: int | None = Field(sa_column=Column(SmallInteger, nullable=True))
     exit_message: str | None = _text(nullable=True)
     actor: str = Field(sa_column=Column(Text, nullable=False, server_default=text("'knit'")))
+    timeline: dict[str, str] | None = Field(
+        sa_column=Column(JSONB(none_as_null=True), nullable=True)
+    )
 
 
 class Hooks(_Table, table=True):

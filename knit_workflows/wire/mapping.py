@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 
-from knit_workflows.domain import data, hooks, runs
+from knit_workflows.domain import data, hooks, runs, timing
 from knit_workflows.domain.instants import format_instant
 from knit_workflows.domain.plans import model
 from knit_workflows.domain.tags import Tag
@@ -155,6 +155,24 @@ def event_to_wire(event: runs.RunEvent) -> Wire:
         "actor": event.actor,
         **_present(exit=_exit(event.exit)),
     }
+
+
+def timing_to_wire(found: timing.Timing) -> Wire:
+    """Gives a `wire.runs.RunTiming`."""
+    phases = [
+        {"phase": one.phase.value, "milliseconds": _milliseconds(one.duration)}
+        for one in found.phases
+    ]
+    return {
+        "generation": found.generation,
+        "status": found.status.value,
+        "milliseconds": sum(one["milliseconds"] for one in phases),
+        "phases": phases,
+    }
+
+
+def _milliseconds(duration: timedelta) -> int:
+    return round(duration / timedelta(milliseconds=1))
 
 
 def hooks_to_wire(found: hooks.HooksInForce) -> Wire:

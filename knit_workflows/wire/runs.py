@@ -130,6 +130,26 @@ class Run(RunSummary):
     notes: list[str] = Field(default_factory=list, exclude_if=_is_empty)
 
 
+class PhaseTime(Response):
+    """How many milliseconds a Run was, or has been so far, in a phase."""
+
+    phase: str
+    milliseconds: int
+
+
+class RunTiming(Response):
+    """Where the time of the newest execution of a Run went.
+
+    `phases` are those that are known, in order; they add up to `milliseconds`. Of a Run that is not
+    final the last one still goes on.
+    """
+
+    generation: int
+    status: str
+    milliseconds: int
+    phases: list[PhaseTime]
+
+
 class RunEvent(Response):
     """One change of a Run's status: when, in which execution, from what to what, why, by whom.
 

@@ -71,6 +71,7 @@ class RunWorkflow:
         self._exit_code: int | None = None
         self._exit_message = ""
         self._notes: tuple[str, ...] = ()
+        self._timing: tuple[str, ...] = ()
         self._hooks = HookCounts()
         self._evidence: Evidence | None = None
         self._attempts = request.hook_attempts
@@ -354,6 +355,7 @@ class RunWorkflow:
         if progress.exit_code is not None:
             self._exit_code, self._exit_message = progress.exit_code, progress.exit_message
         self._notes = progress.notes or self._notes
+        self._timing = progress.timing or self._timing
         self._show()
         if self._request.search_attributes:
             workflow.upsert_search_attributes([STATUS.value_set(shown.keyword(self._phase))])
@@ -383,6 +385,7 @@ class RunWorkflow:
         if self._exit_code is not None:
             text += f", exit code {self._exit_code} {self._exit_message}"
         text += "".join(f"\n\n{note}" for note in self._notes)
+        text += "\n\n" * bool(self._timing) + "\n".join(f"* {line}" for line in self._timing)
         workflow.set_current_details(shown.details(text))
 
 

@@ -249,6 +249,19 @@ async def test_the_history_of_a_run(client, store):
     assert len(events) == 3
 
 
+async def test_where_the_time_of_a_run_went(client, store):
+    run_id = store.add_run(S.COMPLETING).summary.run_id
+    running = (await client.get(f"/runs/{run_id}/timing")).json()
+    assert running["status"] == "completing"
+    store.set_status(run_id, S.DONE)
+    events = store.memory.runs[run_id].events
+    found = (await client.get(f"/runs/{run_id}/timing")).json()
+    assert (found["generation"], found["status"]) == (1, "done")
+    assert found["milliseconds"] == sum(one["milliseconds"] for one in found["phases"])
+    taken = (events[-1].at - events[0].at).total_seconds() * 1000
+    assert abs(found["milliseconds"] - taken) <= len(found["phases"])
+
+
 async def test_registering_a_plan(client, store):
     answer = await client.post("/plans", json=PLAN)
     assert answer.status_code == 200, answer.text
@@ -366,7 +379,8 @@ async def test_changing_tags_of_unknown_data_is_404(client, body):
     ("method", "path"),
     [
         ("GET", "/plans/{}"), ("PUT", "/plans/{}/active"), ("DELETE", "/plans/{}/active"),
-        ("GET", "/runs/{}"), ("GET", "/runs/{}/events"), ("GET", "/runs/{}/log"),
+        ("GET", "/runs/{}"), ("GET", "/runs/{}/events"), ("GET", "/runs/{}/timing"),
+        ("GET", "/runs/{}/log"),
         ("PUT", "/runs/{}/abort"), ("PUT", "/runs/{}/tearoff"), ("GET", "/data/{}"),
     ],
 )  # fmt: skip

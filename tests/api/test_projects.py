@@ -168,6 +168,7 @@ async def test_others_things_are_answered_as_things_that_do_not_exist(
         ("DELETE", "/plans/{}/serviceaccount", world.foreign_plan),
         ("PUT", "/plans/{}/priority", world.foreign_plan),
         ("GET", "/runs/{}", world.foreign_run), ("GET", "/runs/{}/events", world.foreign_run),
+        ("GET", "/runs/{}/timing", world.foreign_run),
         ("GET", "/runs/{}/log", world.foreign_run), ("PUT", "/runs/{}/abort", world.foreign_run),
         ("PUT", "/runs/{}/tearoff", world.foreign_run),
         ("PUT", "/runs/{}/retry", world.foreign_run), ("DELETE", "/runs/{}", world.foreign_run),

@@ -5,9 +5,9 @@ from __future__ import annotations
 import httpx
 import pytest
 
-from knit_cli.run_view import print_history, remarks
+from knit_cli.run_view import print_history, print_timing, remarks
 from knit_workflows.domain.instants import format_instant
-from knit_workflows.wire.runs import Exit, HookWait, RunEvent, Used, Waiting
+from knit_workflows.wire.runs import Exit, HookWait, PhaseTime, RunEvent, RunTiming, Used, Waiting
 from tests.cli.real_api import START, error
 
 
@@ -376,9 +376,30 @@ def test_the_history_is_json_when_piped(knit, api):
     assert found[1]["from"] == "waiting"
 
 
-def test_log_and_history_are_two_things(knit, api):
+def test_log_history_and_timing_are_three_things(knit, api):
     assert knit("run", "show", "--events", "--log", "r").code == 2
+    assert knit("run", "show", "--timing", "--events", "r").code == 2
     assert api.requests == []
+
+
+def test_the_timing_is_json_when_piped(knit, api):
+    run, _ = api.add_run({}, {}, status="done")
+    found = knit("run", "show", "--timing", run.run_id).json
+    assert found["status"] == "done"
+    assert found["milliseconds"] == sum(one["milliseconds"] for one in found["phases"])
+
+
+def test_on_a_terminal_the_timing_is_a_table_with_bars(capsys):
+    phases = [
+        PhaseTime(phase="queue", milliseconds=12),
+        PhaseTime(phase="container", milliseconds=1200),
+    ]
+    print_timing(RunTiming(generation=1, status="done", milliseconds=1212, phases=phases))
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines[0] == ["phase", "ms"]
+    assert lines[1] == ["queue", "12"]
+    assert lines[2] == ["container", "1,200", "█" * 30]
+    assert lines[3] == ["total", "1,212", "done"]
 
 
 def test_on_a_terminal_the_history_is_a_table(capsys, monkeypatch):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -12,6 +12,7 @@ import pytest
 
 from knit_workflows.domain.errors import IllegalMove, RunNotFound, Superseded
 from knit_workflows.domain.ids import RunId
+from knit_workflows.domain.milestones import Milestone
 from knit_workflows.domain.plans.model import Image, NodeMode, NodeRule
 from knit_workflows.domain.ports import RunKey, UsedResources
 from knit_workflows.domain.runs import Exit, PendingReason, RunStatus, WaitKind
@@ -106,6 +107,33 @@ async def test_moves_are_recorded_with_exit_digest_and_resources(
     assert events[1].exit is None
     assert all(one.generation == 1 and millis(one.at) for one in events)
     assert sorted(one.at for one in events) == [one.at for one in events]
+
+
+async def test_the_history_keeps_what_was_known_of_the_pod(store: PostgresStore) -> None:
+    key = await a_run(store)
+    scheduled, ended = (
+        datetime(2026, 1, 2, 3, 4, 5, 67000, UTC),
+        datetime(2026, 1, 2, 4, tzinfo=UTC),
+    )
+    await store.execution.advance(key, S.READY, cause="")
+    await store.execution.advance(key, S.STARTING, cause="")
+    known = {Milestone.SCHEDULED: scheduled}
+    await store.execution.advance(key, S.RUNNING, cause="", timeline=known)
+    known = {Milestone.ENDED: ended}
+    await store.execution.advance(key, S.COMPLETING, cause="", timeline=known)
+    events = await store.runs.events(key.run_id)
+    _, ready, starting, running, completing = (event.timeline for event in events)
+    assert [*ready] == [Milestone.ADMITTED]
+    assert events[0].at <= ready[Milestone.ADMITTED] <= events[1].at
+    assert starting == {}
+    assert running == {Milestone.SCHEDULED: scheduled}
+    assert completing == {Milestone.ENDED: ended}
+    await end(store, key)
+    spent = await store.execution.timing(key)
+    assert spent.status is S.DONE
+    assert sum((one.duration for one in spent.phases), timedelta()) == spent.total
+    with pytest.raises(Superseded):
+        await store.execution.timing(replace(key, generation=2))
 
 
 async def test_the_same_or_an_illegal_move_changes_nothing(store: PostgresStore) -> None:

@@ -13,6 +13,7 @@ from typing import Final
 from knit_workflows import names
 from knit_workflows.backoff import Backoff
 from knit_workflows.compute.base import (
+    ENDED,
     MANY_RUNS,
     Endpoint,
     Observation,
@@ -35,6 +36,7 @@ from knit_workflows.compute.kubernetes.objects import (
 from knit_workflows.compute.kubernetes.server import ApiServer
 from knit_workflows.compute.kubernetes.stalled import claims_of, why_stalled
 from knit_workflows.compute.kubernetes.start_failures import WarningEvent, read_warning
+from knit_workflows.compute.kubernetes.timeline import pull_is_unknown, remember, with_pull
 from knit_workflows.compute.kubernetes.transfers import TransferPods
 from knit_workflows.compute.kubernetes.volumes import Volumes
 from knit_workflows.domain.errors import BackendRejected, BackendUnavailable
@@ -47,10 +49,11 @@ _EVENTS_AFTER: Final = timedelta(seconds=3)
 
 @dataclass(frozen=True, slots=True)
 class _Snapshot:
-    """An observation, and the resourceVersion of the pod it is of."""
+    """An observation, and the resourceVersion and the name of the pod it is of."""
 
     observation: Observation
     version: int
+    pod: str = ""
 
 
 @dataclass(slots=True)
@@ -75,7 +78,7 @@ class KubernetesBackend:
             "Pod",
             {"labelSelector": names.LABEL_RUN},
             key=lambda pod: pod["metadata"]["labels"].get(LABEL_INSTANCE, ""),
-            read=observing.trim,
+            read=self._read_pod,
         )
         self._warnings: Informer[WarningEvent] = Informer(
             self._server,
@@ -166,6 +169,7 @@ class KubernetesBackend:
                     source_at = clock()
                 version = snapshot.version
                 present = await self._with_reason(pod_name, snapshot.observation, stall)
+                present = await self._with_pull(snapshot.pod, present)
                 if observing.is_change(last, present):
                     last = present
                     yield last
@@ -200,6 +204,20 @@ class KubernetesBackend:
         jobs, _ = await self._server.list("Job", {"labelSelector": names.LABEL_RUN})
         return [job["metadata"]["name"] for job in jobs]
 
+    def _read_pod(self, pod: JsonObject) -> JsonObject:
+        """Gives what is kept of a pod that the watch shows, and when it reached its milestones."""
+        kept = observing.trim(pod)
+        remember(kept, self._kept(pod), now())
+        return kept
+
+    def _kept(self, pod: JsonObject) -> JsonObject | None:
+        """Gives what is kept of the same pod so far."""
+        instance = pod["metadata"]["labels"].get(LABEL_INSTANCE, "")
+        uid = pod["metadata"]["uid"]
+        return next(
+            (one for one in self._pods.get(instance) if one["metadata"]["uid"] == uid), None
+        )
+
     def _interval(self, last: Observation) -> float:
         """Gives the seconds until the next observation without a notification."""
         # Warnings and deadlines do not change the pod, and a stale watch does not notify.
@@ -221,8 +239,9 @@ class KubernetesBackend:
         pod = observing.relevant_pod(pods)
         if version_of(pod) < version:
             return None  # the cache is older than what was read from the server
-        warnings = self._warnings.get(_about("Pod", pod["metadata"]["name"]))
-        return _Snapshot(observing.observe_pod(pod, warnings, now()), version_of(pod))
+        name = pod["metadata"]["name"]
+        warnings = self._warnings.get(_about("Pod", name))
+        return _Snapshot(observing.observe_pod(pod, warnings, now()), version_of(pod), name)
 
     async def _with_reason(
         self, pod_name: str, observation: Observation, stall: _Stall
@@ -240,6 +259,17 @@ class KubernetesBackend:
             with suppress(BackendUnavailable):  # the watch itself reports that
                 stall.reason = await self._why_stalled(pod_name)
         return replace(observation, start_failure=stall.reason)
+
+    async def _with_pull(self, pod: str, observation: Observation) -> Observation:
+        """Adds, to a pod that has ended, when its image was there; asks only if that took long."""
+        if observation.phase not in ENDED or not pull_is_unknown(observation.timeline):
+            return observation
+        about = f"reason=Pulled,involvedObject.kind=Pod,involvedObject.name={pod}"
+        try:
+            events, _ = await self._server.list("Event", {"fieldSelector": about})
+        except BackendUnavailable:
+            return observation  # it only explains
+        return replace(observation, timeline=with_pull(observation.timeline, events))
 
     async def _why_stalled(self, pod_name: str) -> StartFailure:
         pods, _ = await self._server.list("Pod", {"labelSelector": _selector(pod_name)})
@@ -275,11 +305,12 @@ class KubernetesBackend:
             warnings = await self._warnings_about("Job", pod_name) if _is_old(job) else []
             return _Snapshot(observing.observe_job(job, warnings), 0)
         pod = observing.relevant_pod(pods)
+        remember(pod, self._kept(pod), now())
         observation = observing.observe_pod(pod, (), now())
         if observation.phase is Phase.PENDING and _is_old(pod):
             warnings = await self._warnings_about("Pod", pod["metadata"]["name"])
             observation = observing.observe_pod(pod, warnings, now())
-        return _Snapshot(observation, version_of(pod))
+        return _Snapshot(observation, version_of(pod), pod["metadata"]["name"])
 
     async def _warnings_about(self, kind: str, name: str) -> list[WarningEvent]:
         if self._warnings.fresh:

@@ -27,6 +27,7 @@ from knit_workflows.compute.kubernetes.start_failures import (
     start_failure_of_job,
     start_failure_of_pod,
 )
+from knit_workflows.compute.kubernetes.timeline import timeline_of
 from knit_workflows.domain.runs import LOST, STUCK_CODE, SUCCEEDED, Exit
 
 ABSENT: Final = Observation(Phase.ABSENT)
@@ -94,14 +95,17 @@ def observe_pod(pod: JsonObject, warnings: Sequence[WarningEvent], now: datetime
             phase,
             exit=result,
             image_digest=digest,
-            ended_at=_finished_at(main),
+            timeline=timeline_of(pod),
             notes=_notes(pod),
         )
     state = main.get("state") or {}
     if "running" in state or "terminated" in state:
-        return Observation(Phase.RUNNING, image_digest=digest)
+        return Observation(Phase.RUNNING, image_digest=digest, timeline=timeline_of(pod))
     return Observation(
-        Phase.PENDING, start_failure=start_failure_of_pod(pod, warnings, now), image_digest=digest
+        Phase.PENDING,
+        start_failure=start_failure_of_pod(pod, warnings, now),
+        image_digest=digest,
+        timeline=timeline_of(pod),
     )
 
 

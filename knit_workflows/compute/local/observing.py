@@ -8,6 +8,7 @@ from typing import Final
 from knit_workflows.compute.base import Observation, Phase
 from knit_workflows.compute.local.pod_folder import SupervisorState
 from knit_workflows.compute.local.start_failures import start_failure_of
+from knit_workflows.domain.milestones import Milestone, Timeline
 from knit_workflows.domain.runs import SUCCEEDED, Exit
 
 START_ERROR: Final = 128
@@ -23,10 +24,16 @@ def observation_of(reported: SupervisorState) -> Observation:
     if reported.ended:
         exit = _exit(reported)
         phase = Phase.SUCCEEDED if exit == SUCCEEDED else Phase.FAILED
-        return Observation(phase, exit=exit, image_digest=digest, ended_at=reported.ended_at)
+        return Observation(phase, exit=exit, image_digest=digest, timeline=_timeline(reported))
     if reported.running:
         return Observation(Phase.RUNNING, image_digest=digest)
     return Observation(Phase.PENDING, start_failure=start_failure_of(reported), image_digest=digest)
+
+
+def _timeline(reported: SupervisorState) -> Timeline:
+    if reported.ended_at is None:
+        return {}
+    return {Milestone.ENDED: reported.ended_at, Milestone.LOGGED: reported.ended_at}
 
 
 def _exit(reported: SupervisorState) -> Exit:

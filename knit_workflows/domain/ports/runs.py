@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Protocol
 
 from knit_workflows.domain.ids import KnitId, PlanId, RunId
+from knit_workflows.domain.milestones import Timeline
 from knit_workflows.domain.plans.model import Image, NodeRule
 from knit_workflows.domain.runs import (
     KNIT,
@@ -19,6 +20,7 @@ from knit_workflows.domain.runs import (
     RunQuery,
     RunStatus,
 )
+from knit_workflows.domain.timing import Timing
 from knit_workflows.domain.volumes import Mount, Volume
 
 
@@ -152,6 +154,7 @@ class RunExecutionStore(Protocol):
         image_digest: str | None = None,
         used: UsedResources | None = None,
         notes: Sequence[str] = (),
+        timeline: Timeline | None = None,
         actor: str = KNIT,
         hooks_called: bool = True,
     ) -> RunStatus:
@@ -159,8 +162,8 @@ class RunExecutionStore(Protocol):
 
         The same target again, or one that is no longer legal (e.g. because the user stopped the Run
         meanwhile), changes nothing: callers look at the status they get. `exit` and `notes`
-        (sentences about its outputs) are recorded only with a real move. Not for final statuses:
-        see `finalize`.
+        (sentences about its outputs) are recorded only with a real move, and so is `timeline` (what
+        is known of the pod's life), in the history. Not for final statuses: see `finalize`.
 
         Raises:
             HooksNotCalled: the move is legal, but hooks are in force and not `hooks_called`.
@@ -184,6 +187,9 @@ class RunExecutionStore(Protocol):
             IllegalMove: the Run is neither.
             HooksNotCalled: hooks are in force, and not `hooks_called`.
         """
+
+    async def timing(self, key: RunKey) -> Timing:
+        """Tells where the time of this generation has gone so far."""
 
     async def give_up(self, key: RunKey, *, cause: str, exit: Exit) -> RunStatus:
         """Fails a Run that is running without a workflow; gives its status afterwards.

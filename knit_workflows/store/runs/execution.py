@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from psycopg.types.json import Jsonb
@@ -10,13 +11,16 @@ from psycopg.types.json import Jsonb
 from knit_workflows import names
 from knit_workflows.domain.errors import HooksNotCalled, IllegalMove, RunNotFound, Superseded
 from knit_workflows.domain.ids import PlanId, is_id
+from knit_workflows.domain.milestones import Timeline
 from knit_workflows.domain.plans.model import NodeMode, NodeRule
 from knit_workflows.domain.ports import RunKey, RunSpec, UsedResources
 from knit_workflows.domain.runs import KNIT, MOVES, Exit, PendingReason, RunStatus, may_move
+from knit_workflows.domain.timing import Timing, timing
 from knit_workflows.domain.volumes import Mount, Volume
 from knit_workflows.store import named_sql
 from knit_workflows.store.connection import Database
 from knit_workflows.store.plans.images import image_of
+from knit_workflows.store.runs.history import read_events
 
 _IN_FORCE: Final = "EXISTS (SELECT FROM hooks WHERE before_urls <> '{}' OR after_urls <> '{}')"
 _SQL: Final = named_sql.beside(__file__, in_force=_IN_FORCE)
@@ -67,6 +71,7 @@ class PostgresRunExecutionStore:
         image_digest: str | None = None,
         used: UsedResources | None = None,
         notes: Sequence[str] = (),
+        timeline: Timeline | None = None,
         actor: str = KNIT,
         hooks_called: bool = True,
     ) -> RunStatus:
@@ -88,6 +93,7 @@ class PostgresRunExecutionStore:
                 "used_resources": None if used is None else Jsonb(dict(used.resources)),
                 "used_service_account": None if used is None else used.service_account,
                 "notes": list(notes) or None,
+                "timeline": Jsonb(_texts(timeline)) if timeline else None,
                 "actor": actor,
                 "hooks_called": hooks_called,
                 "run_channel": names.RUN_CHANNEL,
@@ -140,6 +146,13 @@ class PostgresRunExecutionStore:
             )
         return status
 
+    async def timing(self, key: RunKey) -> Timing:
+        """See the port."""
+        found = timing(await read_events(self._db, key.run_id), datetime.now(UTC))
+        if found.generation != key.generation:
+            raise Superseded(see=key.run_id)
+        return found
+
     async def give_up(self, key: RunKey, *, cause: str, exit: Exit) -> RunStatus:
         """See the port."""
         target = RunStatus.ABORTING
@@ -183,6 +196,10 @@ def _guard(key: RunKey, row: Any) -> None:
 def _require_called(key: RunKey, row: Any) -> None:
     if row.refused:
         raise HooksNotCalled(see=key.run_id)
+
+
+def _texts(timeline: Timeline) -> dict[str, str]:
+    return {milestone.value: at.isoformat() for milestone, at in timeline.items()}
 
 
 def _mount(entry: Sequence[Any]) -> Mount:

@@ -24,7 +24,8 @@ SELECT r.generation, r.status, r.plan_id, p.repository, p.image_tag, p.image_dig
 -- `cur` waits for the row's lock and then has its newest version; `moved` follows it there.
 -- `hooked`: hooks are in force that have not been called, so the Run stays as it is.
 WITH cur AS MATERIALIZED (
-    SELECT run_id, generation, status, NOT %(hooks_called)s::boolean AND /*in_force*/ AS hooked
+    SELECT run_id, generation, status, admitted_at,
+           NOT %(hooks_called)s::boolean AND /*in_force*/ AS hooked
       FROM run
      WHERE run_id = %(run_id)s
        FOR NO KEY UPDATE
@@ -49,12 +50,15 @@ WITH cur AS MATERIALIZED (
        AND cur.generation = %(generation)s
        AND cur.status = ANY (%(sources)s::text[])
        AND NOT cur.hooked
- RETURNING run.run_id, run.generation, run.status, run.updated_at, cur.status AS before
+ RETURNING run.run_id, run.generation, run.status, run.updated_at, cur.status AS before,
+           cur.admitted_at
 ), noted AS (
     INSERT INTO run_event (run_id, generation, at, from_status, to_status, cause,
-                           exit_code, exit_message, actor)
+                           exit_code, exit_message, actor, timeline)
     SELECT run_id, generation, updated_at, before, status, %(cause)s,
-           %(exit_code)s::smallint, %(exit_message)s::text, %(actor)s
+           %(exit_code)s::smallint, %(exit_message)s::text, %(actor)s,
+           CASE status WHEN 'ready' THEN jsonb_strip_nulls(jsonb_build_object('admitted', admitted_at))
+                       ELSE %(timeline)s::jsonb END
       FROM moved
 )
 SELECT cur.generation, COALESCE(moved.status, cur.status) AS status,

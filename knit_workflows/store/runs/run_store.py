@@ -33,7 +33,8 @@ from knit_workflows.store.not_found import missing_data, missing_plan, missing_r
 from knit_workflows.store.projection.candidates import inputs_filled_by
 from knit_workflows.store.projection.creation import Combination, create_runs
 from knit_workflows.store.runs import retry_delete
-from knit_workflows.store.runs.details import exit_of, run_details
+from knit_workflows.store.runs.details import run_details
+from knit_workflows.store.runs.history import read_events
 from knit_workflows.store.runs.search import search_runs
 
 _SQL: Final = named_sql.beside(__file__)
@@ -76,24 +77,7 @@ class PostgresRunStore:
 
     async def events(self, run_id: RunId) -> Sequence[RunEvent]:
         """See the port."""
-        rows = []
-        if is_id(run_id):
-            rows = await self._db.rows(_SQL["run_events"], {"run_id": run_id})
-        if not rows:
-            raise missing_run(run_id)
-        return [
-            RunEvent(
-                at=row.at,
-                generation=row.generation,
-                from_status=None if row.from_status is None else RunStatus(row.from_status),
-                to_status=RunStatus(row.to_status),
-                cause=row.cause,
-                exit=exit_of(row),
-                actor=row.actor,
-            )
-            for row in rows
-            if row.at is not None
-        ]
+        return await read_events(self._db, run_id)
 
     async def stop(self, run_id: RunId, *, fail: bool, actor: str = USER) -> RunDetail:
         """See the port."""

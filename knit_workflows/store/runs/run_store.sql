@@ -8,16 +8,6 @@ SELECT updated_at FROM run WHERE run_id = %(run_id)s
 -- The status of a Run.
 SELECT status FROM run WHERE run_id = %(run_id)s
 
--- name: run_events
-
--- Every change of a Run's status, oldest first. No row: there is no such Run.
-SELECT e.at, e.generation, e.from_status, e.to_status, e.cause, e.exit_code, e.exit_message,
-       e.actor
-  FROM run r
-  LEFT JOIN run_event e USING (run_id)
- WHERE r.run_id = %(run_id)s
- ORDER BY e.event_id
-
 -- name: lock_run
 
 -- A Run, locked against every other change.

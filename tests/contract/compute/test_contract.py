@@ -10,6 +10,7 @@ import pytest
 
 from knit_workflows.compute.base import Phase, StartFailureKind
 from knit_workflows.domain.errors import BackendRejected
+from knit_workflows.domain.milestones import Milestone
 from knit_workflows.domain.runs import SUCCEEDED
 from tests.contract.compute.abilities import Ability
 from tests.contract.compute.adapter import ComputeAdapter
@@ -57,10 +58,9 @@ async def test_a_pod_turns_inputs_into_outputs(pods: Pods) -> None:
     before = datetime.now(UTC)
     end = await pods.ran(pod)
     assert (end.phase, end.exit) == (Phase.SUCCEEDED, SUCCEEDED)
-    assert end.ended_at is not None
     # A second of tolerance: another machine's clock, or coarse ones.
     second = timedelta(seconds=1)
-    assert before - second <= end.ended_at <= datetime.now(UTC) + second
+    assert before - second <= end.timeline[Milestone.ENDED] <= datetime.now(UTC) + second
     await pods.backend.release(pod.name)
     assert await pods.output(pod, "copy") == "one\n"
     assert await pods.file(pod.outputs[1].volume, "deep/file") == "two\n"
@@ -342,7 +342,7 @@ async def test_a_pod_is_seen_running_until_it_ends(pods: Pods) -> None:
     await pods.until_output(pod, "starts")
     seen = await pods.running(pod.name)
     assert seen.exit is None
-    assert seen.ended_at is None
+    assert Milestone.ENDED not in seen.timeline
     assert pod.name in await pods.backend.run_pods()
     end = await pods.ended(pod.name)
     assert end.phase is Phase.SUCCEEDED

@@ -16,6 +16,7 @@ from knit_workflows.compute.kubernetes.observing import (
     trim,
 )
 from knit_workflows.compute.kubernetes.start_failures import WarningEvent
+from knit_workflows.domain.milestones import Milestone
 from knit_workflows.domain.runs import Exit
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -91,13 +92,14 @@ class TestPhases:
         observation = seen(pod("Running", main=ended(3), nurse=RUNNING))
         assert observation.phase is Phase.RUNNING
         assert observation.exit is None
-        assert observation.ended_at is None
+        assert Milestone.ENDED in observation.timeline
+        assert Milestone.LOGGED not in observation.timeline
 
     def test_succeeded(self):
         observation = seen(pod("Succeeded", main=ended(0), nurse=ended(0)))
         assert observation.phase is Phase.SUCCEEDED
         assert observation.exit == Exit(0, "")
-        assert observation.ended_at == NOW
+        assert observation.timeline[Milestone.ENDED] == NOW
         assert observation.start_failure is None
 
     def test_what_the_nurse_says_of_the_outputs_is_noted(self):
@@ -174,7 +176,7 @@ class TestExits:
             init=ended(1, message="/out is not empty"),
         )
         assert seen(thing).exit == Exit(1, "(container init-main) Error: /out is not empty")
-        assert seen(thing).ended_at is None
+        assert Milestone.ENDED not in seen(thing).timeline
 
     def test_an_evicted_pod(self):
         thing = pod(

@@ -1,0 +1,44 @@
+"""Reads the history of a Run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, Final
+
+from knit_workflows.domain.ids import is_id
+from knit_workflows.domain.milestones import Milestone
+from knit_workflows.domain.runs import RunEvent, RunStatus
+from knit_workflows.store import named_sql
+from knit_workflows.store.connection import Database
+from knit_workflows.store.not_found import missing_run
+from knit_workflows.store.runs.details import exit_of
+
+_SQL: Final = named_sql.beside(__file__)
+
+
+async def read_events(db: Database, run_id: str) -> Sequence[RunEvent]:
+    """Gives every change of a Run's status, oldest first.
+
+    Raises:
+        RunNotFound: there is no such Run.
+    """
+    rows = await db.rows(_SQL["run_events"], {"run_id": run_id}) if is_id(run_id) else []
+    if not rows:
+        raise missing_run(run_id)
+    return [_event(row) for row in rows if row.at is not None]
+
+
+def _event(row: Any) -> RunEvent:
+    return RunEvent(
+        at=row.at,
+        generation=row.generation,
+        from_status=None if row.from_status is None else RunStatus(row.from_status),
+        to_status=RunStatus(row.to_status),
+        cause=row.cause,
+        exit=exit_of(row),
+        actor=row.actor,
+        timeline={
+            Milestone(name): datetime.fromisoformat(at) for name, at in (row.timeline or {}).items()
+        },
+    )
