@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 
 import pytest
 
+from knit_workflows.domain.timing import TimedPhase
 from tests.e2e.cluster_stack import WITHIN, Knit
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
@@ -30,6 +32,11 @@ async def test_push_run_log_pull(knit: Knit) -> None:
     made = run["outputs"][0]["knitId"]
     await asyncio.to_thread(knit, "data", "pull", "-x", made, str(knit.folder))
     assert (knit.folder / made / "word").read_text() == "KNIT"
+    spent = json.loads(await asyncio.to_thread(knit, "run", "show", "--timing", run["runId"]))
+    phases = [one["phase"] for one in spent["phases"]]
+    # Some may be too short to be seen: the instants of Kubernetes are whole seconds.
+    assert phases == [phase.value for phase in TimedPhase if phase in phases]
+    assert {"queue", "engine", "container", "finalize"} <= {*phases}
     tree = await asyncio.to_thread(knit, "data", "lineage", "--format", "tree", made)
     assert knit_id in tree
     await _gone(knit, run["runId"])
