@@ -23,7 +23,7 @@ from knit_workflows.contracts.runs import Evidence
 from knit_workflows.domain.errors import BackendRejected
 from knit_workflows.domain.imports import NOT_ENDED
 from knit_workflows.domain.ports import RunKey, RunSpec
-from knit_workflows.domain.runs import LOST, STUCK_CODE, Exit, RunStatus
+from knit_workflows.domain.runs import LOST, OOM_KILLED, STUCK_CODE, Exit, RunStatus
 from knit_workflows.settings import EngineSettings
 
 
@@ -64,9 +64,19 @@ class RunSteps:
                 if observation.phase is Phase.RUNNING and not seen_running:
                     seen_running = True
                     yield started(observation.image_digest)
-                if (last := _last_evidence(name, pod)) is not None:
+                if (last := self._last_evidence(name, pod)) is not None:
                     yield last
                     return
+
+    def _last_evidence(self, name: str, pod: WatchedPod) -> Evidence | None:
+        """Gives what ends the watch of a pod; None: nothing yet."""
+        if pod.expired is not None:
+            return _given_up("run pod stuck", _stuck(name, pod.expired))
+        if pod.observation.phase is Phase.ABSENT:
+            return _given_up("run pod lost", LOST)
+        if pod.observation.phase not in ENDED:
+            return None
+        return _ended(pod.observation, oom_kill_fails=self._settings.oom_kill_fails)
 
     async def stop(self, key: RunKey) -> bool:
         """Stops the run pod and waits for a while; gives whether it has gone."""
@@ -134,25 +144,19 @@ def started(image_digest: str | None) -> Evidence:
     return Evidence(target=RunStatus.RUNNING, cause="container started", image_digest=image_digest)
 
 
-def _last_evidence(name: str, pod: WatchedPod) -> Evidence | None:
-    """Gives what ends the watch of a pod; None: nothing yet."""
-    if pod.expired is not None:
-        return _given_up("run pod stuck", _stuck(name, pod.expired))
-    if pod.observation.phase is Phase.ABSENT:
-        return _given_up("run pod lost", LOST)
-    return _ended(pod.observation) if pod.observation.phase in ENDED else None
-
-
-def _ended(observation: Observation) -> Evidence:
-    assert observation.exit is not None
+def _ended(observation: Observation, *, oom_kill_fails: bool) -> Evidence:
+    exit = observation.exit
+    assert exit is not None
     succeeded = observation.phase is Phase.SUCCEEDED
+    if succeeded and observation.oom_killed and oom_kill_fails:
+        succeeded, exit = False, OOM_KILLED
     return Evidence(
         target=RunStatus.COMPLETING if succeeded else RunStatus.ABORTING,
         # In the history too, which stays when the Run is retried.
         cause="; ".join(("run pod ended", *observation.notes)),
-        pod_ended=True,
-        exit_code=observation.exit.code,
-        exit_message=observation.exit.message,
+        pod_ended=not observation.lingering,
+        exit_code=exit.code,
+        exit_message=exit.message,
         image_digest=observation.image_digest,
         notes=observation.notes,
     )

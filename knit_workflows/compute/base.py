@@ -109,8 +109,15 @@ class Observation:
     """A run pod as it is now. `exit` is set iff the phase is SUCCEEDED or FAILED.
 
     `ended_at` is the instant (UTC) at which the user's container ended, according to the back-end.
-    `notes` are sentences about the outputs of a pod that has ended, at most one per output, in path
-    order: what of them cannot be kept. They are best effort and may be missing.
+    `notes` are sentences about a pod that has ended, which its exit does not tell: what of its
+    outputs cannot be kept (at most one per output, in path order, first), then what else users
+    should know of how it ended. They are best effort and may be missing.
+
+    `lingering`: the outcome is known, but other containers of the pod still run, so `stop` it
+    before its outputs are final. `oom_killed`: a process of the user's container was killed for
+    memory, and the container succeeded all the same. `disruption` is why the pod was taken away
+    through no fault of the program's (evicted, preempted, lost with its node, …), which may then be
+    run again; it may be set if the phase is FAILED or ABSENT, and is empty otherwise.
     """
 
     phase: Phase
@@ -119,6 +126,17 @@ class Observation:
     image_digest: str | None = None
     ended_at: datetime | None = None
     notes: tuple[str, ...] = ()
+    lingering: bool = False
+    oom_killed: bool = False
+    disruption: str = ""
+
+
+def oom_note() -> str:
+    """Gives the note on a pod that is `oom_killed`."""
+    return (
+        "(container main) OOMKilled: a process of it was killed for memory, although it ended with "
+        "exit code 0; if that matters, raise the memory of the Plan"
+    )
 
 
 class TransferMode(StrEnum):

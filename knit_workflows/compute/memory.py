@@ -11,11 +11,12 @@ import inspect
 import shutil
 import tempfile
 import weakref
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from knit_workflows import archive
 from knit_workflows.archive.scan import scan, scan_note
@@ -35,6 +36,7 @@ from knit_workflows.compute.base import (
     StartFailure,
     Transfer,
     TransferMode,
+    oom_note,
 )
 from knit_workflows.domain.errors import (
     BackendRejected,
@@ -59,6 +61,7 @@ class _Entry:
     exit: Exit | None = None
     ended_at: datetime | None = None
     notes: tuple[str, ...] = ()
+    about: Mapping[str, Any] = field(default_factory=dict)
     start_failure: StartFailure | None = None
     work: asyncio.Task[None] | None = None
     cancelled: bool = False
@@ -109,10 +112,22 @@ class MemoryBackend:
         self._held.update(pod_names)
         self._hold_all = self._hold_all or not pod_names
 
-    def finish(self, pod_name: str, exit: Exit = SUCCEEDED) -> None:
-        """Ends a launched pod now; one that has ended stays as it is; raises KeyError."""
+    def finish(
+        self,
+        pod_name: str,
+        exit: Exit = SUCCEEDED,
+        *,
+        lingering: bool = False,
+        oom_killed: bool = False,
+        disruption: str = "",
+    ) -> None:
+        """Ends a launched pod now; one that has ended stays as it is; raises KeyError.
+
+        `Observation` says what the other arguments mean.
+        """
         entry = self._entries[pod_name]
-        self._end(entry, exit)
+        about = {"lingering": lingering, "oom_killed": oom_killed, "disruption": disruption}
+        self._end(entry, exit, about)
         self._cancel(entry)
 
     def lose(self, pod_name: str) -> None:
@@ -314,7 +329,7 @@ class MemoryBackend:
             exit = Exit(1, f"(container main) {type(error).__name__}: {error}")
         self._end(entry, exit)
 
-    def _end(self, entry: _Entry, exit: Exit) -> None:
+    def _end(self, entry: _Entry, exit: Exit, about: Mapping[str, Any] | None = None) -> None:
         if entry.exit is not None:
             return
         log = entry.pod.log
@@ -325,7 +340,10 @@ class MemoryBackend:
                     (folder / "log").touch()
             self._logs.add(log.name)
         entry.exit, entry.ended_at = exit, datetime.now(UTC)
+        entry.about = about or {}
         entry.notes = self._scan(entry.pod)
+        if entry.about.get("oom_killed"):
+            entry.notes += (oom_note(),)
         self._notify(entry.pod.name)
 
     def _cancel(self, entry: _Entry) -> bool:
@@ -353,7 +371,9 @@ class MemoryBackend:
             return Observation(Phase.ABSENT)
         if entry.exit is not None:
             phase = Phase.SUCCEEDED if entry.exit.code == 0 else Phase.FAILED
-            return Observation(phase, exit=entry.exit, ended_at=entry.ended_at, notes=entry.notes)
+            return Observation(
+                phase, exit=entry.exit, ended_at=entry.ended_at, notes=entry.notes, **entry.about
+            )
         if entry.start_failure is not None:
             return Observation(Phase.PENDING, start_failure=entry.start_failure)
         return Observation(Phase.RUNNING)

@@ -43,7 +43,7 @@ class HookCounts(Message):
 class Evidence(Message):
     """What was seen of the run pod, and the status to which it moves the Run; not yet recorded.
 
-    `pod_ended`: the run pod has ended by itself.
+    `pod_ended`: the run pod has ended by itself, with all that is in it.
     """
 
     target: RunStatus
@@ -67,7 +67,7 @@ class Progress(Message):
     exit_code: int | None = None
     exit_message: str = ""
     notes: tuple[str, ...] = ()
-    """Sentences about files of its outputs that cannot be kept."""
+    """Sentences that the exit does not tell, such as which files of the outputs cannot be kept."""
     hooks: HookCounts | None = None
     """The hooks in force; None: none that would have to be called."""
     evidence: Evidence | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -22,7 +22,7 @@ from knit_workflows.compute.base import (
     StartFailure,
     Transfer,
 )
-from knit_workflows.compute.kubernetes import manifests, observing
+from knit_workflows.compute.kubernetes import endings, manifests, observing
 from knit_workflows.compute.kubernetes.informer import Informer
 from knit_workflows.compute.kubernetes.manifests import LABEL_INSTANCE
 from knit_workflows.compute.kubernetes.objects import (
@@ -47,10 +47,14 @@ _EVENTS_AFTER: Final = timedelta(seconds=3)
 
 @dataclass(frozen=True, slots=True)
 class _Snapshot:
-    """An observation, and the resourceVersion of the pod it is of."""
+    """An observation, and the resourceVersion of the pod it is of.
+
+    `changes_soon`: time alone will change it, because containers of others keep an ended pod.
+    """
 
     observation: Observation
     version: int
+    changes_soon: bool = False
 
 
 @dataclass(slots=True)
@@ -169,7 +173,7 @@ class KubernetesBackend:
                 if observing.is_change(last, present):
                     last = present
                     yield last
-                await _set_within(changed, self._interval(snapshot.observation))
+                await _set_within(changed, self._interval(snapshot))
 
     async def stop(self, pod_name: str, *, grace: timedelta) -> None:
         """Deletes pods and Job; `observe` says ABSENT once the kubelet has confirmed."""
@@ -200,12 +204,12 @@ class KubernetesBackend:
         jobs, _ = await self._server.list("Job", {"labelSelector": names.LABEL_RUN})
         return [job["metadata"]["name"] for job in jobs]
 
-    def _interval(self, last: Observation) -> float:
+    def _interval(self, last: _Snapshot) -> float:
         """Gives the seconds until the next observation without a notification."""
         # Warnings and deadlines do not change the pod, and a stale watch does not notify.
-        soon = last.phase is Phase.PENDING or (
-            last.phase is not Phase.ABSENT and self._watch_is_stale
-        )
+        phase = last.observation.phase
+        soon = last.changes_soon or phase is Phase.PENDING
+        soon = soon or (phase is not Phase.ABSENT and self._watch_is_stale)
         interval = self._settings.pending_resync_period if soon else self._settings.resync_period
         return interval.total_seconds()
 
@@ -221,8 +225,10 @@ class KubernetesBackend:
         pod = observing.relevant_pod(pods)
         if version_of(pod) < version:
             return None  # the cache is older than what was read from the server
+        if endings.needs_job(pod):
+            return None
         warnings = self._warnings.get(_about("Pod", pod["metadata"]["name"]))
-        return _Snapshot(observing.observe_pod(pod, warnings, now()), version_of(pod))
+        return self._snapshot(pod, warnings)
 
     async def _with_reason(
         self, pod_name: str, observation: Observation, stall: _Stall
@@ -275,11 +281,19 @@ class KubernetesBackend:
             warnings = await self._warnings_about("Job", pod_name) if _is_old(job) else []
             return _Snapshot(observing.observe_job(job, warnings), 0)
         pod = observing.relevant_pod(pods)
-        observation = observing.observe_pod(pod, (), now())
-        if observation.phase is Phase.PENDING and _is_old(pod):
+        job = await self._server.get("Job", pod_name) if endings.needs_job(pod) else None
+        snapshot = self._snapshot(pod, (), job)
+        if snapshot.observation.phase is Phase.PENDING and _is_old(pod):
             warnings = await self._warnings_about("Pod", pod["metadata"]["name"])
-            observation = observing.observe_pod(pod, warnings, now())
-        return _Snapshot(observation, version_of(pod))
+            snapshot = self._snapshot(pod, warnings)
+        return snapshot
+
+    def _snapshot(
+        self, pod: JsonObject, warnings: Sequence[WarningEvent], job: JsonObject | None = None
+    ) -> _Snapshot:
+        grace = self._settings.foreign_container_grace
+        observation = observing.observe_pod(pod, warnings, now(), foreign_grace=grace, job=job)
+        return _Snapshot(observation, version_of(pod), endings.waits_for_others(pod))
 
     async def _warnings_about(self, kind: str, name: str) -> list[WarningEvent]:
         if self._warnings.fresh:

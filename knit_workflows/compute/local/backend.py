@@ -235,7 +235,8 @@ class LocalBackend:
             return await self._observe_unguarded(folder)  # it has changed meanwhile
         stopped = pod_folder.stop_deadline(folder) is not None
         if reported.ended and not stopped:
-            return replace(observation_of(reported), notes=await self._notes_of(folder))
+            ended = observation_of(reported)
+            return replace(ended, notes=(*await self._notes_of(folder), *ended.notes))
         if not stopping.is_gone(folder, reported):
             await asyncio.to_thread(self._kill, folder, reported, 0.0)
             return _RUNNING

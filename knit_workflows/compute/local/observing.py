@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 from typing import Final
 
-from knit_workflows.compute.base import Observation, Phase
+from knit_workflows.compute.base import Observation, Phase, oom_note
 from knit_workflows.compute.local.pod_folder import SupervisorState
 from knit_workflows.compute.local.start_failures import start_failure_of
 from knit_workflows.domain.runs import SUCCEEDED, Exit
@@ -14,7 +14,6 @@ START_ERROR: Final = 128
 """Exit code of a container that could not be started, as on Kubernetes."""
 _NO_PERMISSION: Final = 126
 _NOT_FOUND: Final = 127
-_KILLED: Final = 128 + signal.SIGKILL
 
 
 def observation_of(reported: SupervisorState) -> Observation:
@@ -23,7 +22,15 @@ def observation_of(reported: SupervisorState) -> Observation:
     if reported.ended:
         exit = _exit(reported)
         phase = Phase.SUCCEEDED if exit == SUCCEEDED else Phase.FAILED
-        return Observation(phase, exit=exit, image_digest=digest, ended_at=reported.ended_at)
+        oom_killed = phase is Phase.SUCCEEDED and _is_oom_killed(reported)
+        return Observation(
+            phase,
+            exit=exit,
+            image_digest=digest,
+            ended_at=reported.ended_at,
+            notes=(oom_note(),) if oom_killed else (),
+            oom_killed=oom_killed,
+        )
     if reported.running:
         return Observation(Phase.RUNNING, image_digest=digest)
     return Observation(Phase.PENDING, start_failure=start_failure_of(reported), image_digest=digest)
@@ -49,10 +56,14 @@ def _exit(reported: SupervisorState) -> Exit:
         engine_code, oom_killed, still_running = reported.container_state
         if still_running:
             return Exit(255, "(container main) the connection to the container engine was lost")
-        if oom_killed:
-            return Exit(engine_code or _KILLED, "(container main) OOMKilled")
         code = engine_code or code
+        if oom_killed and code:
+            return Exit(code, "(container main) OOMKilled")
     return Exit(code, _sentence(code)) if code else SUCCEEDED
+
+
+def _is_oom_killed(reported: SupervisorState) -> bool:
+    return reported.container_state is not None and reported.container_state[1]
 
 
 def _sentence(code: int) -> str:

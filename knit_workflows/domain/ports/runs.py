@@ -159,7 +159,8 @@ class RunExecutionStore(Protocol):
 
         The same target again, or one that is no longer legal (e.g. because the user stopped the Run
         meanwhile), changes nothing: callers look at the status they get. `exit` and `notes`
-        (sentences about its outputs) are recorded only with a real move. Not for final statuses:
+        (sentences that the exit does not tell, added to those there are) are recorded only with a
+        real move. Not for final statuses:
         see `finalize`.
 
         Raises:
