@@ -72,11 +72,16 @@ class RunSteps:
         """Gives what ends the watch of a pod; None: nothing yet."""
         if pod.expired is not None:
             return _given_up("run pod stuck", _stuck(name, pod.expired))
-        if pod.observation.phase is Phase.ABSENT:
-            return _given_up("run pod lost", LOST)
-        if pod.observation.phase not in ENDED:
+        observation = pod.observation
+        if observation.phase is Phase.ABSENT:
+            evidence = _given_up("run pod lost", LOST)
+        elif observation.phase in ENDED:
+            evidence = _ended(observation, oom_kill_fails=self._settings.oom_kill_fails)
+        else:
             return None
-        return _ended(pod.observation, oom_kill_fails=self._settings.oom_kill_fails)
+        if observation.disruption and self._settings.disruption_limit:
+            evidence = evidence.model_copy(update={"disruption": observation.disruption})
+        return evidence
 
     async def stop(self, key: RunKey) -> bool:
         """Stops the run pod and waits for a while; gives whether it has gone."""

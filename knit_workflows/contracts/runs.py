@@ -53,6 +53,9 @@ class Evidence(Message):
     exit_message: str = ""
     image_digest: str | None = None
     notes: tuple[str, ...] = ()
+    disruption: str = ""
+    """Why the pod was taken away through no fault of the program's: the Run is launched again, if
+    that has not happened too often, and only otherwise moved."""
 
 
 class Progress(Message):
@@ -133,6 +136,12 @@ class RecordEvidence(Step):
     evidence: Evidence
 
 
+class RelaunchRun(RunRef):
+    """Launch a Run again whose pod was disrupted."""
+
+    evidence: Evidence
+
+
 class StopUpdate(Message):
     """A user's stop: as a failure, or as a success."""
 
@@ -193,6 +202,15 @@ class RunActivities(ABC):
     @abstractmethod
     async def record_evidence(self, request: RecordEvidence) -> Progress:
         """Moves the Run as its evidence says."""
+
+    @activity.defn(name="knit.relaunch_run")
+    @abstractmethod
+    async def relaunch_run(self, request: RelaunchRun) -> Progress:
+        """Makes the next generation of a Run (→ waiting) once its disrupted pod is gone.
+
+        Gives the status if that has changed meanwhile, and the evidence, no longer as one of a
+        disruption, if the Run was launched too often.
+        """
 
 
 class EnsureRun(Message):

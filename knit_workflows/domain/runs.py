@@ -170,6 +170,12 @@ class WaitKind(StrEnum):
     """A lifecycle hook, which does not agree."""
 
 
+DISRUPTED: Final = "Disrupted"
+"""Code of the reason of a Run that is launched again once its disrupted pod is gone."""
+OUTPUTS_READ: Final = "OutputsRead"
+"""The same, once nobody reads what that pod has written."""
+
+
 @dataclass(frozen=True, slots=True)
 class HookWait:
     """The Before hook that a Run waits for, as one delivery with `attempts` calls so far.

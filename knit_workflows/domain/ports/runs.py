@@ -63,6 +63,18 @@ class UsedResources:
     service_account: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class Relaunched:
+    """What has become of a Run that was to be launched again: its status, and how often it was.
+
+    It is launched again if the status is waiting or deactivated; if it is still under way, that has
+    happened too often already.
+    """
+
+    status: RunStatus
+    times: int
+
+
 class RunStore(Protocol):
     """Looks Runs up; requests, stops, retries and deletes them."""
 
@@ -184,6 +196,16 @@ class RunExecutionStore(Protocol):
         Raises:
             IllegalMove: the Run is neither.
             HooksNotCalled: hooks are in force, and not `hooks_called`.
+        """
+
+    async def relaunch(self, key: RunKey, *, cause: str, limit: int) -> Relaunched:
+        """Makes the next generation of a Run under way whose pod was disrupted, and is gone.
+
+        As a retry does it, but from starting or running, and at most `limit` times since the last
+        retry by a user; no hook is called. A Run that is not under way stays as it is.
+
+        Raises:
+            IllegalMove: its outputs are being read.
         """
 
     async def give_up(self, key: RunKey, *, cause: str, exit: Exit) -> RunStatus:

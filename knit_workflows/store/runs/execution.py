@@ -11,12 +11,13 @@ from knit_workflows import names
 from knit_workflows.domain.errors import HooksNotCalled, IllegalMove, RunNotFound, Superseded
 from knit_workflows.domain.ids import PlanId, is_id
 from knit_workflows.domain.plans.model import NodeMode, NodeRule
-from knit_workflows.domain.ports import RunKey, RunSpec, UsedResources
+from knit_workflows.domain.ports import Relaunched, RunKey, RunSpec, UsedResources
 from knit_workflows.domain.runs import KNIT, MOVES, Exit, PendingReason, RunStatus, may_move
 from knit_workflows.domain.volumes import Mount, Volume
 from knit_workflows.store import named_sql
 from knit_workflows.store.connection import Database
 from knit_workflows.store.plans.images import image_of
+from knit_workflows.store.runs import retry_delete
 
 _IN_FORCE: Final = "EXISTS (SELECT FROM hooks WHERE before_urls <> '{}' OR after_urls <> '{}')"
 _SQL: Final = named_sql.beside(__file__, in_force=_IN_FORCE)
@@ -139,6 +140,10 @@ class PostgresRunExecutionStore:
                 see=key.run_id,
             )
         return status
+
+    async def relaunch(self, key: RunKey, *, cause: str, limit: int) -> Relaunched:
+        """See the port."""
+        return await retry_delete.relaunch(self._db, key, cause, limit)
 
     async def give_up(self, key: RunKey, *, cause: str, exit: Exit) -> RunStatus:
         """See the port."""
