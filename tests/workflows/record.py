@@ -115,6 +115,23 @@ async def _pending(scenario: str) -> None:
         await _save(knit, handle.id, scenario)
 
 
+async def _disrupted(scenario: str) -> None:
+    """A Run that is launched again; its first generation."""
+    backend = MemoryBackend()
+    backend.hold()
+    async with knit_environment(backend=backend) as knit:
+        plan = await knit.apply(TRAIN)
+        await knit.push({"type": "dataset"})
+        run = await only_run(knit, plan.summary.plan_id)
+        await until_status(knit, run.summary.run_id, RunStatus.RUNNING)
+        await asyncio.sleep(QUICK.short_run_wait.total_seconds() * 2)
+        name = names.run_pod(run.summary.run_id, 1)
+        backend.finish(name, Exit(143, "(container main) Error"), disruption="evicted")
+        handle = knit.temporal.get_workflow_handle(names.run_workflow(run.summary.run_id, 1))
+        await handle.result()
+        await _save(knit, handle.id, scenario)
+
+
 async def _hooked(scenario: str) -> None:
     """A Run whose Before hook agrees to its start only when it is asked again."""
     with receiver() as hooks:
@@ -184,6 +201,7 @@ async def main() -> None:
     await _stopped(False, "run.stopped")
     await _stopped(True, "run.cancelled")
     await _pending("run.pending")
+    await _disrupted("run.disrupted")
     await _hooked("run.hooked")
     await _housekeeping()
     await _hook_test()

@@ -69,7 +69,9 @@ async def waits(knit: KnitEnvironment, run: RunDetail, code: str) -> RunDetail:
             await asyncio.sleep(0.01)
 
 
-@pytest.mark.parametrize("wait", [timedelta(), timedelta(minutes=1)])
+@pytest.mark.parametrize(
+    "wait", [timedelta(), pytest.param(timedelta(minutes=1), marks=pytest.mark.patient)]
+)
 async def test_a_disrupted_run_is_launched_again(
     postgres: EmbeddedPostgres, wait: timedelta
 ) -> None:
@@ -106,7 +108,7 @@ async def test_a_disrupted_run_is_launched_again(
         assert (await earlier.result())["status"] == "superseded"
 
 
-@pytest.mark.parametrize("limit", [0, 2])
+@pytest.mark.parametrize("limit", [0, pytest.param(2, marks=pytest.mark.patient)])
 async def test_a_run_that_is_disrupted_too_often_has_failed(
     postgres: EmbeddedPostgres, limit: int
 ) -> None:
@@ -130,6 +132,7 @@ async def test_a_run_that_is_disrupted_too_often_has_failed(
             await generation_runs(knit, run, limit + 3)
 
 
+@pytest.mark.patient
 async def test_a_stop_comes_first_while_the_old_pod_goes(postgres: EmbeddedPostgres) -> None:
     """Whether by a user or by a cancellation in Temporal; the Run is not launched again."""
     backend = Held()
@@ -169,6 +172,7 @@ async def test_who_reads_its_log_is_waited_for(postgres: EmbeddedPostgres) -> No
         await generation_runs(knit, run, 2)
 
 
+@pytest.mark.patient
 async def test_a_pod_that_was_removed_behind_the_watch_is_a_disruption(
     postgres: EmbeddedPostgres,
 ) -> None:
@@ -187,6 +191,7 @@ async def test_a_pod_that_was_removed_behind_the_watch_is_a_disruption(
         await generation_runs(knit, run, 2)
 
 
+@pytest.mark.patient
 async def test_an_attempt_after_the_commit_launches_nothing_twice(
     postgres: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -210,6 +215,7 @@ async def test_an_attempt_after_the_commit_launches_nothing_twice(
         assert len(backend.launches) == 2
 
 
+@pytest.mark.patient
 async def test_hooks_hear_of_both_generations_and_of_no_failure(
     postgres: EmbeddedPostgres,
 ) -> None:

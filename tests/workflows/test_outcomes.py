@@ -14,7 +14,9 @@ from knit_workflows.testing import QUICK, MemoryBackend, knit_environment
 from tests.workflows.test_run import TRAIN, only_run, until_status
 
 
-@pytest.mark.parametrize("wait", [timedelta(), timedelta(minutes=1)])
+@pytest.mark.parametrize(
+    "wait", [pytest.param(timedelta(), marks=pytest.mark.patient), timedelta(minutes=1)]
+)
 @pytest.mark.parametrize("fails", [False, True])
 async def test_a_child_that_was_killed_for_memory_is_told(
     postgres: EmbeddedPostgres, wait: timedelta, fails: bool
@@ -38,7 +40,9 @@ async def test_a_child_that_was_killed_for_memory_is_told(
         assert f"run pod ended; {oom_note()}" in [event.cause for event in events]
 
 
-@pytest.mark.parametrize("wait", [timedelta(), timedelta(minutes=1)])
+@pytest.mark.parametrize(
+    "wait", [pytest.param(timedelta(), marks=pytest.mark.patient), timedelta(minutes=1)]
+)
 async def test_a_pod_with_containers_left_is_gone_before_its_run_is_done(
     postgres: EmbeddedPostgres, wait: timedelta
 ) -> None:

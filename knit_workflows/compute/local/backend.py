@@ -47,6 +47,7 @@ from knit_workflows.settings import LocalSettings
 log = logging.getLogger(__name__)
 
 _ABSENT: Final = Observation(Phase.ABSENT)
+_RESTARTED: Final = Observation(Phase.ABSENT, disruption="the machine was restarted")
 _RUNNING: Final = Observation(Phase.RUNNING)
 _STALLED: Final = StartFailure(
     StartFailureKind.BACKEND,
@@ -242,8 +243,9 @@ class LocalBackend:
             return _RUNNING
         if stopped:
             self._discard(folder)
-        # Otherwise it was lost; its folder stays, so that it is never started again.
-        return _ABSENT
+            return _ABSENT
+        # It was lost; its folder stays, so that it is never started again.
+        return _RESTARTED if stopping.is_of_earlier_boot(reported) else _ABSENT
 
     async def _kill_if_due(self, folder: Path, reported: SupervisorState) -> None:
         """Finishes a stop that a killed knit has begun; kills what has lost its supervisor."""

@@ -60,6 +60,11 @@ def is_orphaned(reported: SupervisorState) -> bool:
     return reported.boot != boot_id() or _supervisor(reported) is None
 
 
+def is_of_earlier_boot(reported: SupervisorState) -> bool:
+    """Says whether the machine was restarted since the pod was launched."""
+    return reported.boot is not None and reported.boot != boot_id()
+
+
 def is_gone(folder: Path, reported: SupervisorState) -> bool:
     """Says whether the container of a pod without living processes is gone as well.
 
