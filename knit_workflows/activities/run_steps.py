@@ -39,9 +39,10 @@ class RunSteps:
         volumes = [mount.volume for mount in spec.outputs] + ([spec.log] if spec.log else [])
         await asyncio.gather(*(self._backend.create_volume(volume) for volume in volumes))
 
-    async def create_pod(self, spec: RunSpec) -> None:
-        """Starts the run pod."""
-        await self._backend.launch(run_pod(spec))
+    async def create_pod(self, spec: RunSpec) -> tuple[str, ...]:
+        """Starts the run pod; gives what the back-end warns of, as notes on the Run."""
+        warnings = await self._backend.launch(run_pod(spec))
+        return tuple(f"warning of the back-end: {text}" for text in warnings)
 
     async def evidence(
         self, key: RunKey, reporter: PendingReporter, duration: timedelta | None = None

@@ -280,16 +280,18 @@ class ComputeRunActivities(RunActivities):
         if spec.hooked and not hooks_called:
             raise HooksNotCalled
         reporter = PendingReporter(self._store, spec.key, nothing_recorded=False)
+        notes: tuple[str, ...] = ()
         async with reporter.failures(spec.status):
             if spec.status is RunStatus.READY:
-                await self._steps.create_pod(spec)
+                notes = await self._steps.create_pod(spec)
             else:
                 await self._steps.create_volumes(spec)
         if spec.status is RunStatus.READY:
             return await self._store.advance(
                 spec.key,
                 RunStatus.STARTING,
-                cause="run pod created",
+                cause="; ".join(("run pod created", *notes)),
+                notes=notes,
                 used=UsedResources(spec.resources, spec.service_account),
                 hooks_called=hooks_called,
             )

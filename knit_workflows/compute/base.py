@@ -108,6 +108,7 @@ class StartFailure:
 class Observation:
     """A run pod as it is now. `exit` is set iff the phase is SUCCEEDED or FAILED.
 
+    `image_digest` is that of the image that was really used, as `image_that_ran` writes it.
     `ended_at` is the instant (UTC) at which the user's container ended, according to the back-end.
     `notes` are sentences about a pod that has ended, which its exit does not tell: what of its
     outputs cannot be kept (at most one per output, in path order, first), then what else users
@@ -244,11 +245,12 @@ class ComputeBackend(Protocol):
         Or not within a few seconds, or if there is no such volume.
         """
 
-    async def launch(self, pod: RunPod) -> None:
+    async def launch(self, pod: RunPod) -> tuple[str, ...]:
         """Starts the run pod; its volumes exist (though they need not be bound yet).
 
-        If a pod of that name exists, running or ended, nothing happens. A missing command or image
-        is an outcome of the pod, not an error of this call.
+        Gives what the back-end warns of, as sentences; only the call that creates the pod learns
+        that. If a pod of that name exists, running or ended, nothing happens. A missing command or
+        image is an outcome of the pod, not an error of this call.
 
         Raises:
             BackendRejected: the pod can never be created, e.g. for an invalid resource name.

@@ -205,16 +205,17 @@ class MemoryBackend:
         known = is_adopted(volume) or volume.name in self._volumes
         return bytes_on_disk(self.folder(volume)) if known else None
 
-    async def launch(self, pod: RunPod) -> None:
-        """Starts a pod's behaviour, unless the pod is there already."""
+    async def launch(self, pod: RunPod) -> tuple[str, ...]:
+        """Starts a pod's behaviour, unless the pod is there already; warns of nothing."""
         self._check(pod)
         if pod.name in self._entries:
-            return
+            return ()
         entry = self._entries[pod.name] = _Entry(pod)
         entry.start_failure = self._start_failures.get(pod.name)
         if entry.start_failure is None:
             self._start(entry)
         self._notify(pod.name)
+        return ()
 
     async def observe(self, pod_name: str) -> Observation:
         """Says how a pod is now."""

@@ -70,7 +70,12 @@ class RunSummary(Response):
 
 
 class Used(Response):
-    """What the pod of a Run was given, whatever its Plan says now."""
+    """What the pod of a Run was given, whatever its Plan says now.
+
+    `imageDigest` is the digest by which the Plan's repository gives the image that ran. If the node
+    reported another repository that has the same image, it is `REPOSITORY@DIGEST`; `id:ID` for an
+    image that was in no registry.
+    """
 
     resources: dict[str, str]
     service_account: str | None = _left_out_when_absent("serviceAccount")

@@ -92,14 +92,14 @@ async def _pending(scenario: str) -> None:
     class Away(MemoryBackend):
         gone = True
 
-        async def launch(self, pod: RunPod) -> None:
+        async def launch(self, pod: RunPod) -> tuple[str, ...]:
             self.set_start_failure(
                 pod.name, StartFailure(StartFailureKind.PROGRESS, "PullingImage", "pulling")
             )
             if self.gone:
                 self.gone = False
                 raise BackendUnavailable("no container engine answers")
-            await super().launch(pod)
+            return await super().launch(pod)
 
     backend = Away()
     async with knit_environment(backend=backend) as knit:

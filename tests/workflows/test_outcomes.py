@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 
 from knit_workflows import names
-from knit_workflows.compute.base import oom_note
+from knit_workflows.compute.base import RunPod, oom_note
 from knit_workflows.domain.runs import OOM_KILLED, SUCCEEDED, RunQuery, RunStatus
 from knit_workflows.embedded import EmbeddedPostgres
 from knit_workflows.testing import QUICK, MemoryBackend, knit_environment
@@ -66,3 +66,28 @@ async def test_a_pod_with_containers_left_is_gone_before_its_run_is_done(
         backend.finish(names.run_pod(run.summary.run_id, 1), lingering=True)
         assert (await knit.final(run.summary.run_id)).summary.status is RunStatus.DONE
         assert backend.stopped_at is RunStatus.COMPLETING
+
+
+async def test_what_the_back_end_warns_of_is_noted_with_what_comes_later(
+    postgres: EmbeddedPostgres,
+) -> None:
+    """In the history at the launch; and both stay on the Run."""
+
+    class Warning(MemoryBackend):
+        async def launch(self, pod: RunPod) -> tuple[str, ...]:
+            await super().launch(pod)
+            return ("would violate PodSecurity",)
+
+    backend = Warning()
+    backend.hold()
+    async with knit_environment(postgres=postgres, backend=backend) as knit:
+        plan = await knit.apply(TRAIN)
+        await knit.push({"type": "dataset"})
+        run = await only_run(knit, plan.summary.plan_id)
+        run = await until_status(knit, run.summary.run_id, RunStatus.RUNNING)
+        warned = "warning of the back-end: would violate PodSecurity"
+        assert run.notes == (warned,)
+        events = await knit.store.runs.events(run.summary.run_id)
+        assert f"run pod created; {warned}" in [event.cause for event in events]
+        backend.finish(names.run_pod(run.summary.run_id, 1), oom_killed=True)
+        assert (await knit.final(run.summary.run_id)).notes == (warned, oom_note())

@@ -134,10 +134,11 @@ class KubernetesBackend:
         """Gives the capacity of a bound claim, which is what the storage has set aside for it."""
         return await self._volumes.capacity(volume)
 
-    async def launch(self, pod: RunPod) -> None:
+    async def launch(self, pod: RunPod) -> tuple[str, ...]:
         """Creates the Job; see the contract."""
-        if await self._server.create("Job", manifests.run_job(pod, self._settings)) is not None:
-            return
+        created = await self._server.request_creation("Job", manifests.run_job(pod, self._settings))
+        if not created.is_conflict:
+            return created.warnings
         job = await self._server.get("Job", pod.name)
         if job is None or being_deleted(job):
             raise BackendUnavailable(f"the Job {pod.name} is being deleted", see=pod.run_id)
@@ -146,6 +147,7 @@ class KubernetesBackend:
         for label in (names.LABEL_RUN, names.LABEL_GENERATION):
             if found.get(label) != mine[label]:
                 raise BackendRejected(f"the name {pod.name} belongs to another Job", see=pod.name)
+        return ()
 
     async def observe(self, pod_name: str) -> Observation:
         """Says how the run pod is, from the API server."""

@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from knit_workflows.compute.base import Observation, Phase, StartFailure, StartFailureKind
+from knit_workflows.compute.image_that_ran import image_that_ran
 from knit_workflows.compute.kubernetes.endings import (
     ending,
     finished_at,
@@ -65,7 +66,10 @@ def trim(pod: JsonObject) -> JsonObject:
     return {
         "metadata": {key: metadata[key] for key in kept if key in metadata},
         "spec": {
-            "containers": [{"name": one["name"]} for one in pod["spec"]["containers"]],
+            "containers": [
+                {key: one[key] for key in ("name", "image") if key in one}
+                for one in pod["spec"]["containers"]
+            ],
             "initContainers": [
                 {key: one[key] for key in ("name", "restartPolicy") if key in one}
                 for one in pod["spec"].get("initContainers") or ()
@@ -98,7 +102,7 @@ def observe_pod(
 ) -> Observation:
     """Observes a run pod; `job` is its Job where `endings.needs_job` asks for it."""
     main = status_of(pod, MAIN)
-    digest = _digest(main)
+    digest = _image_that_ran(pod, main)
     ended = ending(pod, now, foreign_grace, job)
     if ended is not None:
         return Observation(
@@ -137,6 +141,8 @@ def observe_job(job: JsonObject | None, warnings: Sequence[WarningEvent]) -> Obs
     return Observation(Phase.PENDING, start_failure=start_failure_of_job(warnings))
 
 
-def _digest(container: JsonObject) -> str | None:
-    image_id: str = container.get("imageID") or ""
-    return image_id.rpartition("@")[2].rpartition("://")[2] or None
+def _image_that_ran(pod: JsonObject, main: JsonObject) -> str | None:
+    # `image` in the status is another name too once the node knows another one.
+    named = (one.get("image", "") for one in pod["spec"]["containers"] if one["name"] == MAIN)
+    image_id: str = main.get("imageID") or ""
+    return image_that_ran([image_id], image_id.rpartition("://")[2], next(named, ""))

@@ -6,6 +6,7 @@ import signal
 from typing import Final
 
 from knit_workflows.compute.base import Observation, Phase, oom_note
+from knit_workflows.compute.image_that_ran import image_that_ran
 from knit_workflows.compute.local.pod_folder import SupervisorState
 from knit_workflows.compute.local.start_failures import start_failure_of
 from knit_workflows.domain.runs import SUCCEEDED, Exit
@@ -16,9 +17,9 @@ _NO_PERMISSION: Final = 126
 _NOT_FOUND: Final = 127
 
 
-def observation_of(reported: SupervisorState) -> Observation:
-    """Observes a pod that is neither lost nor being stopped."""
-    digest = _digest(reported.image) if reported.image else None
+def observation_of(reported: SupervisorState, image: str = "") -> Observation:
+    """Observes a pod of that image that is neither lost nor being stopped."""
+    digest = _image_that_ran(reported.image, image) if reported.image else None
     if reported.ended:
         exit = _exit(reported)
         phase = Phase.SUCCEEDED if exit == SUCCEEDED else Phase.FAILED
@@ -77,11 +78,6 @@ def _sentence(code: int) -> str:
     return "(container main) Error"
 
 
-def _digest(image: str) -> str | None:
-    """Gives the digest in the registry, or the image's id if it has never been in one."""
-    own, *in_registries = image.split()
-    for reference in in_registries:
-        _, at, digest = reference.partition("@")
-        if at:
-            return digest
-    return own if ":" in own else f"sha256:{own}"
+def _image_that_ran(reported: str, image: str) -> str | None:
+    own, *in_registries = reported.split()
+    return image_that_ran(in_registries, own if ":" in own else f"sha256:{own}", image)

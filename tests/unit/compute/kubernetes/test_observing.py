@@ -137,6 +137,24 @@ class TestPhases:
         assert seen(pod("Running", main=ended(137), nurse=ended(0))).phase is Phase.RUNNING
 
 
+class TestImages:
+    def ran(self, image: str, reported: str) -> str | None:
+        thing = pod("Running", main=RUNNING)
+        thing["spec"]["containers"][0]["image"] = image
+        thing["status"]["containerStatuses"][0]["imageID"] = reported
+        assert seen(trim(thing)).image_digest == seen(thing).image_digest
+        return seen(thing).image_digest
+
+    def test_another_name_of_the_same_image_is_recorded_as_it_is(self):
+        """As a node reports it that has pulled the image under a second name later."""
+        asked, other = "localhost:5000/train:v1", "localhost:5000/of-others@sha256:cd"
+        assert self.ran(asked, other) == other
+        assert self.ran(asked, "localhost:5000/train@sha256:ab") == "sha256:ab"
+
+    def test_a_node_that_reports_nothing_yet(self):
+        assert self.ran("x", "") is None
+
+
 class TestExits:
     @pytest.mark.parametrize(
         ("main", "nurse", "expected"),

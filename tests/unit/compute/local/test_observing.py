@@ -89,8 +89,8 @@ def test_an_end_has_a_code_and_names_its_container(reported: SupervisorState, ex
     [
         ("sha256:ab registry/name@sha256:cd", "sha256:cd"),
         ("sha256:ab name:v1@sha256:ef registry/name@sha256:cd name@sha256:ef", "sha256:ef"),
-        ("sha256:ab", "sha256:ab"),
-        ("ab", "sha256:ab"),
+        ("sha256:ab", "id:sha256:ab"),
+        ("ab", "id:sha256:ab"),
     ],
 )
 def test_the_digest_is_the_registrys_else_the_images_own(image: str, digest: str) -> None:
