@@ -66,6 +66,12 @@ class PendingReporter:
         """Reports that the pod of a stopped Run has not ended yet."""
         await self._try_report(POD_NOT_GONE, *ENDING)
 
+    async def being_taken_away(self, why: str) -> None:
+        """Reports that the pod is going, which takes as long as its node does not confirm it."""
+        message = f"its pod is being taken away ({why}), and its node has not confirmed its end yet"
+        reason = PendingReason(WaitKind.PROGRESS, DISRUPTED, message)
+        await self._try_report(reason, *UNDER_WAY)
+
     async def disrupted(self, why: str, *, outputs_read: bool) -> None:
         """Reports that the Run is launched again as soon as nothing of its pod is in use."""
         until = "nobody reads its log or outputs" if outputs_read else "that pod is gone"

@@ -65,6 +65,8 @@ class RunSteps:
                 if observation.phase is Phase.RUNNING and not seen_running:
                     seen_running = True
                     yield started(observation.image_digest)
+                if observation.phase is Phase.RUNNING and observation.disruption:
+                    await reporter.being_taken_away(observation.disruption)
                 if (last := self._last_evidence(name, pod)) is not None:
                     yield last
                     return

@@ -118,7 +118,7 @@ class Observation:
     before its outputs are final. `oom_killed`: a process of the user's container was killed for
     memory, and the container succeeded all the same. `disruption` is why the pod was taken away
     through no fault of the program's (evicted, preempted, lost with its node, …), which may then be
-    run again; it may be set if the phase is FAILED or ABSENT, and is empty otherwise.
+    run again; of a RUNNING one, why it is just being taken away. Otherwise it is empty.
     """
 
     phase: Phase

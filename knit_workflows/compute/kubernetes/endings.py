@@ -91,6 +91,17 @@ def has_final_phase(pod: JsonObject) -> bool:
     return pod.get("status", {}).get("phase") in ("Succeeded", "Failed")
 
 
+def being_taken_away(pod: JsonObject) -> str:
+    """Gives why a pod that has not ended is to go; empty: it is not.
+
+    A lost node confirms nothing, so that its pods look like this until the node comes back or is
+    removed.
+    """
+    if _is_disruption_target(pod):
+        return _disruption(pod)
+    return "deleted while it was running" if being_deleted(pod) else ""
+
+
 def waits_for_others(pod: JsonObject) -> bool:
     """Says whether knit's own containers have ended and others in the pod have not."""
     if has_final_phase(pod) or not all(map(_terminated, _own_statuses(pod))):
@@ -207,7 +218,7 @@ def _taken_away(pod: JsonObject, job: JsonObject | None) -> _TakenAway | None:
     if target is not None and (being_deleted(pod) or pod["status"]["phase"] == "Failed"):
         if _ended_before(pod, instant(target.get("lastTransitionTime"))):
             return None
-        how = f"{target.get('reason')}: {target.get('message')}"
+        how = _disruption(pod)
         return _TakenAway(how, how)
     if not being_deleted(pod):
         return None
@@ -218,6 +229,11 @@ def _taken_away(pod: JsonObject, job: JsonObject | None) -> _TakenAway | None:
     # Whoever removes the Job means it; who removes its pod makes room.
     lasts = job is None or being_deleted(job)
     return _TakenAway(how, "" if lasts else how)
+
+
+def _disruption(pod: JsonObject) -> str:
+    target = condition(pod, "DisruptionTarget") or {}
+    return f"{target.get('reason')}: {target.get('message')}"
 
 
 def _ended_before(pod: JsonObject, taken_at: datetime | None) -> bool:

@@ -12,6 +12,7 @@ from typing import Final
 from knit_workflows.compute.base import Observation, Phase, StartFailure, StartFailureKind
 from knit_workflows.compute.image_that_ran import image_that_ran
 from knit_workflows.compute.kubernetes.endings import (
+    being_taken_away,
     ending,
     finished_at,
     has_final_phase,
@@ -117,7 +118,7 @@ def observe_pod(
         )
     state = main.get("state") or {}
     if "running" in state or "terminated" in state:
-        return Observation(Phase.RUNNING, image_digest=digest)
+        return Observation(Phase.RUNNING, image_digest=digest, disruption=being_taken_away(pod))
     return Observation(
         Phase.PENDING, start_failure=start_failure_of_pod(pod, warnings, now), image_digest=digest
     )

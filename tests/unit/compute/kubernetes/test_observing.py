@@ -252,8 +252,12 @@ class TestDeletedPods:
         assert seen(pod("Succeeded", main=ended(0), metadata=about)).phase is Phase.FAILED
 
     def test_a_pod_being_deleted_is_still_running(self):
+        """On a lost node for long; it says so."""
         thing = pod("Running", main=RUNNING, metadata=self.deleted(NOW, 30))
         assert seen(thing).phase is Phase.RUNNING
+        assert seen(thing).disruption == "deleted while it was running"
+        thing["status"]["conditions"] = [TARGET]
+        assert seen(thing).disruption == EVICTED
 
 
 TARGET = {
