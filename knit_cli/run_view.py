@@ -57,7 +57,7 @@ def _used(used: Used, image: str) -> list[str]:
         parts.append(f"image {used.image_digest}")
     lines = [f"used: {', '.join(parts)}"] if parts else []
     pinned = image.partition("@")[2]
-    if pinned and used.image_digest and pinned != used.image_digest:
+    if pinned and used.image_digest and pinned != used.image_digest.rpartition("@")[2]:
         lines.append(
             f"the Plan pins {pinned}, but another digest ran: it may be that of the same image "
             "under another name, or of its manifest for one platform"

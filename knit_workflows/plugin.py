@@ -226,7 +226,7 @@ class Deps:
                 runs.stop_run,
                 runs.finalize_run,
             ],
-            Role.WATCH: [runs.watch_run, runs.watch_pod],
+            Role.WATCH: [runs.watch_run, runs.watch_pod, runs.relaunch_run],
             Role.INTERACTIVE: [runs.stop_run],
         }
 

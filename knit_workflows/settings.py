@@ -99,6 +99,12 @@ class EngineSettings(_Group):
     """Time between SIGTERM and SIGKILL when a container is stopped."""
     stop_retry_interval: _Span = timedelta(seconds=10)
     """How long after the end of that time a pod that is still there is stopped again."""
+    disruption_limit: int = Field(default=3, ge=0)
+    """How often a Run is launched again by itself after its pod was evicted, preempted, drained or
+    lost with its node. 0: it fails."""
+    oom_kill_fails: bool = False
+    """Whether a Run fails in which a process was killed for memory although its container ended
+    with 0, as a shell does whose last command succeeds. Otherwise that is only noted."""
     short_run_wait: _Grace = timedelta(seconds=1)
     """How long the launch of a Run stays to see its end: a Run that is over by then costs Temporal
     one activity instead of three."""
@@ -196,6 +202,9 @@ class KubernetesSettings(_Group):
     """After this time without any reason reported for a pending pod, knit looks for one."""
     unavailable_after: _Span = timedelta(seconds=60)
     """How long a watch tolerates an unreachable API server before it fails."""
+    foreign_container_grace: _Grace = timedelta(seconds=10)
+    """How long containers that knit has not put into a run pod, such as a mesh's, may go on after
+    the end of its own. Then the Run ends, with a note, and the pod is removed."""
 
     @field_validator("initial_capacity")
     @classmethod

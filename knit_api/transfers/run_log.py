@@ -18,7 +18,7 @@ from knit_api.transfers.lifecycle import reading
 from knit_workflows.domain import errors
 from knit_workflows.domain.ids import KnitId, RunId
 from knit_workflows.domain.ports import ApiStore
-from knit_workflows.domain.runs import RunDetail, RunStatus
+from knit_workflows.domain.runs import DISRUPTED, OUTPUTS_READ, RunDetail, RunStatus
 
 MEDIA_TYPE: Final = "application/octet-stream"
 OFFSET_HEADER: Final = "Log-Offset"
@@ -157,9 +157,11 @@ class _RunMonitor:
     def _outlook(self, run: RunDetail) -> tuple[bool, float | None]:
         """Gives whether the Run is over, and how long its log may be idle (None: for ever)."""
         status = run.summary.status
-        if run.generation == self._generation and status.is_under_way:
+        # Its pod is going, and the Run is launched again only once nobody reads this log.
+        disrupted = run.waiting is not None and run.waiting.code in (DISRUPTED, OUTPUTS_READ)
+        if run.generation == self._generation and status.is_under_way and not disrupted:
             return False, None
-        if status.is_ending:
+        if status.is_ending or disrupted:
             return False, self._timeouts.log_idle_while_ending
         return True, self._timeouts.log_idle
 

@@ -15,7 +15,13 @@ from knit_workflows.compute.base import StartFailure
 from knit_workflows.contracts.runs import Pending
 from knit_workflows.domain.errors import BackendUnavailable, KnitError, StorageFull
 from knit_workflows.domain.ports import RunExecutionStore, RunKey
-from knit_workflows.domain.runs import PendingReason, RunStatus, WaitKind
+from knit_workflows.domain.runs import (
+    DISRUPTED,
+    OUTPUTS_READ,
+    PendingReason,
+    RunStatus,
+    WaitKind,
+)
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +32,7 @@ ENDING: Final = tuple(status for status in RunStatus if status.is_ending)
 POD_NOT_GONE: Final = PendingReason(
     WaitKind.BACKEND, "PodNotGone", "its pod has been told to end but has not gone yet"
 )
+UNDER_WAY: Final = tuple(status for status in RunStatus if status.is_under_way)
 
 
 class PendingReporter:
@@ -58,6 +65,20 @@ class PendingReporter:
     async def pod_not_gone(self) -> None:
         """Reports that the pod of a stopped Run has not ended yet."""
         await self._try_report(POD_NOT_GONE, *ENDING)
+
+    async def being_taken_away(self, why: str) -> None:
+        """Reports that the pod is going, which takes as long as its node does not confirm it."""
+        message = f"its pod is being taken away ({why}), and its node has not confirmed its end yet"
+        reason = PendingReason(WaitKind.PROGRESS, DISRUPTED, message)
+        await self._try_report(reason, *UNDER_WAY)
+
+    async def disrupted(self, why: str, *, outputs_read: bool) -> None:
+        """Reports that the Run is launched again as soon as nothing of its pod is in use."""
+        until = "nobody reads its log or outputs" if outputs_read else "that pod is gone"
+        code = OUTPUTS_READ if outputs_read else DISRUPTED
+        message = f"its pod was disrupted ({why}): it is launched again when {until}"
+        reason = PendingReason(WaitKind.PROGRESS, code, message)
+        await self._try_report(reason, *UNDER_WAY)
 
     @asynccontextmanager
     async def failures(self, *statuses: RunStatus) -> AsyncIterator[None]:

@@ -24,7 +24,7 @@ from knit_workflows.domain.errors import BackendRejected
 from knit_workflows.domain.imports import NOT_ENDED
 from knit_workflows.domain.milestones import Timeline
 from knit_workflows.domain.ports import RunKey, RunSpec
-from knit_workflows.domain.runs import LOST, STUCK_CODE, Exit, RunStatus
+from knit_workflows.domain.runs import LOST, OOM_KILLED, STUCK_CODE, Exit, RunStatus
 from knit_workflows.settings import EngineSettings
 
 
@@ -40,9 +40,10 @@ class RunSteps:
         volumes = [mount.volume for mount in spec.outputs] + ([spec.log] if spec.log else [])
         await asyncio.gather(*(self._backend.create_volume(volume) for volume in volumes))
 
-    async def create_pod(self, spec: RunSpec) -> None:
-        """Starts the run pod."""
-        await self._backend.launch(run_pod(spec))
+    async def create_pod(self, spec: RunSpec) -> tuple[str, ...]:
+        """Starts the run pod; gives what the back-end warns of, as notes on the Run."""
+        warnings = await self._backend.launch(run_pod(spec))
+        return tuple(f"warning of the back-end: {text}" for text in warnings)
 
     async def evidence(
         self, key: RunKey, reporter: PendingReporter, duration: timedelta | None = None
@@ -65,9 +66,26 @@ class RunSteps:
                 if observation.phase is Phase.RUNNING and not seen_running:
                     seen_running = True
                     yield started(observation.image_digest, observation.timeline)
-                if (last := _last_evidence(name, pod)) is not None:
+                if observation.phase is Phase.RUNNING and observation.disruption:
+                    await reporter.being_taken_away(observation.disruption)
+                if (last := self._last_evidence(name, pod)) is not None:
                     yield last
                     return
+
+    def _last_evidence(self, name: str, pod: WatchedPod) -> Evidence | None:
+        """Gives what ends the watch of a pod; None: nothing yet."""
+        if pod.expired is not None:
+            return _given_up("run pod stuck", _stuck(name, pod.expired), pod.observation.timeline)
+        observation = pod.observation
+        if observation.phase is Phase.ABSENT:
+            evidence = _given_up("run pod lost", LOST)
+        elif observation.phase in ENDED:
+            evidence = _ended(observation, oom_kill_fails=self._settings.oom_kill_fails)
+        else:
+            return None
+        if observation.disruption and self._settings.disruption_limit:
+            evidence = evidence.model_copy(update={"disruption": observation.disruption})
+        return evidence
 
     async def stop(self, key: RunKey) -> bool:
         """Stops the run pod and waits for a while; gives whether it has gone."""
@@ -140,25 +158,19 @@ def started(image_digest: str | None, timeline: Timeline) -> Evidence:
     )
 
 
-def _last_evidence(name: str, pod: WatchedPod) -> Evidence | None:
-    """Gives what ends the watch of a pod; None: nothing yet."""
-    if pod.expired is not None:
-        return _given_up("run pod stuck", _stuck(name, pod.expired), pod.observation.timeline)
-    if pod.observation.phase is Phase.ABSENT:
-        return _given_up("run pod lost", LOST)
-    return _ended(pod.observation) if pod.observation.phase in ENDED else None
-
-
-def _ended(observation: Observation) -> Evidence:
-    assert observation.exit is not None
+def _ended(observation: Observation, *, oom_kill_fails: bool) -> Evidence:
+    exit = observation.exit
+    assert exit is not None
     succeeded = observation.phase is Phase.SUCCEEDED
+    if succeeded and observation.oom_killed and oom_kill_fails:
+        succeeded, exit = False, OOM_KILLED
     return Evidence(
         target=RunStatus.COMPLETING if succeeded else RunStatus.ABORTING,
         # In the history too, which stays when the Run is retried.
         cause="; ".join(("run pod ended", *observation.notes)),
-        pod_ended=True,
-        exit_code=observation.exit.code,
-        exit_message=observation.exit.message,
+        pod_ended=not observation.lingering,
+        exit_code=exit.code,
+        exit_message=exit.message,
         image_digest=observation.image_digest,
         notes=observation.notes,
         timeline=dict(observation.timeline),

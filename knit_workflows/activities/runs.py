@@ -19,7 +19,12 @@ from temporalio import activity
 
 from knit_workflows.activities.failures import translated
 from knit_workflows.activities.heartbeat import heartbeating
-from knit_workflows.activities.pending_reasons import ENDING, PendingReporter, signal_workflow
+from knit_workflows.activities.pending_reasons import (
+    ENDING,
+    UNDER_WAY,
+    PendingReporter,
+    signal_workflow,
+)
 from knit_workflows.activities.run_steps import (
     RunSteps,
     exit_of,
@@ -34,13 +39,14 @@ from knit_workflows.contracts.runs import (
     HookCounts,
     Progress,
     RecordEvidence,
+    RelaunchRun,
     RunActivities,
     RunRef,
     Step,
     Stopped,
     StopRun,
 )
-from knit_workflows.domain.errors import BackendRejected, HooksNotCalled
+from knit_workflows.domain.errors import BackendRejected, HooksNotCalled, IllegalMove
 from knit_workflows.domain.ids import RunId
 from knit_workflows.domain.ports import (
     HookStore,
@@ -54,6 +60,8 @@ from knit_workflows.settings import EngineSettings
 
 log = logging.getLogger(__name__)
 
+READERS_AGAIN_AFTER: Final = timedelta(seconds=1)
+"""How soon a Run is launched again once nobody reads its outputs."""
 CANCELLED: Final = Exit(253, "cancelled in Temporal")
 SIGNAL_AFTER: Final = timedelta(seconds=2)
 """How long a container has run before its workflow is told: a signal costs a workflow task, which
@@ -106,7 +114,7 @@ class ComputeRunActivities(RunActivities):
                 stack.callback(lambda: signalling and signalling.cancel())
                 try:
                     async for progress in changes:
-                        if not progress.status.is_under_way:
+                        if not progress.status.is_under_way or progress.evidence is not None:
                             return progress
                         signalling = signalling or asyncio.create_task(_signal_started())
                 except HooksNotCalled:
@@ -192,6 +200,41 @@ class ComputeRunActivities(RunActivities):
                     return progress.model_copy(update={"evidence": evidence})
                 return progress.model_copy(update={"hooks": await self._counts()})
 
+    @activity.defn(name="knit.relaunch_run")
+    async def relaunch_run(self, request: RelaunchRun) -> Progress:
+        """Makes the next generation of a Run (→ waiting) once its disrupted pod is gone."""
+        key, evidence = _key(request), request.evidence
+        reporter = PendingReporter(self._store, key, nothing_recorded=False)
+        with translated():
+            async with heartbeating(), reporter.failures(*UNDER_WAY):
+                status = (await self._store.spec(key)).status
+                while status.is_under_way:
+                    await reporter.disrupted(evidence.disruption, outputs_read=False)
+                    # At most one container of a Run at any time: the old one first has to be gone.
+                    if await self._steps.stop(key):
+                        return await self._relaunched(key, evidence, reporter)
+                    status = (await self._store.spec(key)).status
+        return Progress(status=status)
+
+    async def _relaunched(
+        self, key: RunKey, evidence: Evidence, reporter: PendingReporter
+    ) -> Progress:
+        """Launches a Run again whose pod is gone; gives its status, or why it fails after all."""
+        limit, cause = self._settings.disruption_limit, f"disrupted: {evidence.disruption}"
+        while True:
+            try:
+                made = await self._store.relaunch(key, cause=cause, limit=limit)
+                break
+            except IllegalMove:
+                await reporter.disrupted(evidence.disruption, outputs_read=True)
+                await asyncio.sleep(READERS_AGAIN_AFTER.total_seconds())
+        _log(key, made.status)
+        if not made.status.is_under_way:
+            return Progress(status=made.status, pod_ended=True)
+        cause = f"{evidence.cause}; it was launched again {made.times} times already"
+        failure = {"cause": cause, "disruption": "", "pod_ended": True}
+        return Progress(status=made.status, evidence=evidence.model_copy(update=failure))
+
     async def _launched(self, key: RunKey) -> Progress:
         """Goes on from the status that the Run has; gives how far it has come."""
         spec = await self._store.spec(key)
@@ -237,16 +280,18 @@ class ComputeRunActivities(RunActivities):
         if spec.hooked and not hooks_called:
             raise HooksNotCalled
         reporter = PendingReporter(self._store, spec.key, nothing_recorded=False)
+        notes: tuple[str, ...] = ()
         async with reporter.failures(spec.status):
             if spec.status is RunStatus.READY:
-                await self._steps.create_pod(spec)
+                notes = await self._steps.create_pod(spec)
             else:
                 await self._steps.create_volumes(spec)
         if spec.status is RunStatus.READY:
             return await self._store.advance(
                 spec.key,
                 RunStatus.STARTING,
-                cause="run pod created",
+                cause="; ".join(("run pod created", *notes)),
+                notes=notes,
                 used=UsedResources(spec.resources, spec.service_account),
                 hooks_called=hooks_called,
             )
@@ -266,10 +311,19 @@ class ComputeRunActivities(RunActivities):
     async def _recorded(
         self, key: RunKey, reporter: PendingReporter, duration: timedelta | None
     ) -> AsyncGenerator[Progress, None]:
-        """Records and yields what happens to the run pod; ends with it, or after `duration`."""
+        """Records and yields what happens to the run pod; ends with it, or after `duration`.
+
+        A disruption is not recorded: the Run may be launched again.
+        """
         async with aclosing(self._seen(key, reporter, duration)) as changes:
             async for evidence in changes:
-                yield await self._record(key, evidence, hooks_called=False)
+                if evidence.disruption:
+                    status = (await self._store.spec(key)).status
+                    yield Progress(
+                        status=status, evidence=evidence if status.is_under_way else None
+                    )
+                else:
+                    yield await self._record(key, evidence, hooks_called=False)
 
     async def _seen(
         self, key: RunKey, reporter: PendingReporter, duration: timedelta | None = None

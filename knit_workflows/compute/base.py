@@ -109,10 +109,18 @@ class StartFailure:
 class Observation:
     """A run pod as it is now. `exit` is set iff the phase is SUCCEEDED or FAILED.
 
+    `image_digest` is that of the image that was really used, as `image_that_ran` writes it.
     `timeline` holds the milestones (UTC) that the back-end knows of; `ENDED` once the user's
     container has ended, as far as it ever started.
-    `notes` are sentences about the outputs of a pod that has ended, at most one per output, in path
-    order: what of them cannot be kept. They are best effort and may be missing.
+    `notes` are sentences about a pod that has ended, which its exit does not tell: what of its
+    outputs cannot be kept (at most one per output, in path order, first), then what else users
+    should know of how it ended. They are best effort and may be missing.
+
+    `lingering`: the outcome is known, but other containers of the pod still run, so `stop` it
+    before its outputs are final. `oom_killed`: a process of the user's container was killed for
+    memory, and the container succeeded all the same. `disruption` is why the pod was taken away
+    through no fault of the program's (evicted, preempted, lost with its node, …), which may then be
+    run again; of a RUNNING one, why it is just being taken away. Otherwise it is empty.
     """
 
     phase: Phase
@@ -121,6 +129,17 @@ class Observation:
     image_digest: str | None = None
     timeline: Timeline = field(default_factory=dict, compare=False)
     notes: tuple[str, ...] = ()
+    lingering: bool = False
+    oom_killed: bool = False
+    disruption: str = ""
+
+
+def oom_note() -> str:
+    """Gives the note on a pod that is `oom_killed`."""
+    return (
+        "(container main) OOMKilled: a process of it was killed for memory, although it ended with "
+        "exit code 0; if that matters, raise the memory of the Plan"
+    )
 
 
 class TransferMode(StrEnum):
@@ -228,11 +247,12 @@ class ComputeBackend(Protocol):
         Or not within a few seconds, or if there is no such volume.
         """
 
-    async def launch(self, pod: RunPod) -> None:
+    async def launch(self, pod: RunPod) -> tuple[str, ...]:
         """Starts the run pod; its volumes exist (though they need not be bound yet).
 
-        If a pod of that name exists, running or ended, nothing happens. A missing command or image
-        is an outcome of the pod, not an error of this call.
+        Gives what the back-end warns of, as sentences; only the call that creates the pod learns
+        that. If a pod of that name exists, running or ended, nothing happens. A missing command or
+        image is an outcome of the pod, not an error of this call.
 
         Raises:
             BackendRejected: the pod can never be created, e.g. for an invalid resource name.

@@ -11,11 +11,12 @@ import inspect
 import shutil
 import tempfile
 import weakref
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from knit_workflows import archive
 from knit_workflows.archive.scan import scan, scan_note
@@ -35,6 +36,7 @@ from knit_workflows.compute.base import (
     StartFailure,
     Transfer,
     TransferMode,
+    oom_note,
 )
 from knit_workflows.domain.errors import (
     BackendRejected,
@@ -60,6 +62,7 @@ class _Entry:
     exit: Exit | None = None
     timeline: Timeline = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    about: Mapping[str, Any] = field(default_factory=dict)
     start_failure: StartFailure | None = None
     work: asyncio.Task[None] | None = None
     cancelled: bool = False
@@ -110,10 +113,22 @@ class MemoryBackend:
         self._held.update(pod_names)
         self._hold_all = self._hold_all or not pod_names
 
-    def finish(self, pod_name: str, exit: Exit = SUCCEEDED) -> None:
-        """Ends a launched pod now; one that has ended stays as it is; raises KeyError."""
+    def finish(
+        self,
+        pod_name: str,
+        exit: Exit = SUCCEEDED,
+        *,
+        lingering: bool = False,
+        oom_killed: bool = False,
+        disruption: str = "",
+    ) -> None:
+        """Ends a launched pod now; one that has ended stays as it is; raises KeyError.
+
+        `Observation` says what the other arguments mean.
+        """
         entry = self._entries[pod_name]
-        self._end(entry, exit)
+        about = {"lingering": lingering, "oom_killed": oom_killed, "disruption": disruption}
+        self._end(entry, exit, about)
         self._cancel(entry)
 
     def lose(self, pod_name: str) -> None:
@@ -191,16 +206,17 @@ class MemoryBackend:
         known = is_adopted(volume) or volume.name in self._volumes
         return bytes_on_disk(self.folder(volume)) if known else None
 
-    async def launch(self, pod: RunPod) -> None:
-        """Starts a pod's behaviour, unless the pod is there already."""
+    async def launch(self, pod: RunPod) -> tuple[str, ...]:
+        """Starts a pod's behaviour, unless the pod is there already; warns of nothing."""
         self._check(pod)
         if pod.name in self._entries:
-            return
+            return ()
         entry = self._entries[pod.name] = _Entry(pod)
         entry.start_failure = self._start_failures.get(pod.name)
         if entry.start_failure is None:
             self._start(entry)
         self._notify(pod.name)
+        return ()
 
     async def observe(self, pod_name: str) -> Observation:
         """Says how a pod is now."""
@@ -315,7 +331,7 @@ class MemoryBackend:
             exit = Exit(1, f"(container main) {type(error).__name__}: {error}")
         self._end(entry, exit)
 
-    def _end(self, entry: _Entry, exit: Exit) -> None:
+    def _end(self, entry: _Entry, exit: Exit, about: Mapping[str, Any] | None = None) -> None:
         if entry.exit is not None:
             return
         log = entry.pod.log
@@ -325,9 +341,12 @@ class MemoryBackend:
                 with suppress(FileNotFoundError):
                     (folder / "log").touch()
             self._logs.add(log.name)
+        entry.about = about or {}
         now = datetime.now(UTC)
         entry.exit, entry.timeline = exit, {Milestone.ENDED: now, Milestone.LOGGED: now}
         entry.notes = self._scan(entry.pod)
+        if entry.about.get("oom_killed"):
+            entry.notes += (oom_note(),)
         self._notify(entry.pod.name)
 
     def _cancel(self, entry: _Entry) -> bool:
@@ -355,7 +374,9 @@ class MemoryBackend:
             return Observation(Phase.ABSENT)
         if entry.exit is not None:
             phase = Phase.SUCCEEDED if entry.exit.code == 0 else Phase.FAILED
-            return Observation(phase, exit=entry.exit, timeline=entry.timeline, notes=entry.notes)
+            return Observation(
+                phase, exit=entry.exit, timeline=entry.timeline, notes=entry.notes, **entry.about
+            )
         if entry.start_failure is not None:
             return Observation(Phase.PENDING, start_failure=entry.start_failure)
         return Observation(Phase.RUNNING)

@@ -45,7 +45,7 @@ class HookCounts(Message):
 class Evidence(Message):
     """What was seen of the run pod, and the status to which it moves the Run; not yet recorded.
 
-    `pod_ended`: the run pod has ended by itself.
+    `pod_ended`: the run pod has ended by itself, with all that is in it.
     """
 
     target: RunStatus
@@ -57,6 +57,9 @@ class Evidence(Message):
     notes: tuple[str, ...] = ()
     timeline: dict[Milestone, datetime] = Field(default_factory=dict)
     """The milestones of the pod's life that were known then."""
+    disruption: str = ""
+    """Why the pod was taken away through no fault of the program's: the Run is launched again, if
+    that has not happened too often, and only otherwise moved."""
 
 
 class Progress(Message):
@@ -71,7 +74,7 @@ class Progress(Message):
     exit_code: int | None = None
     exit_message: str = ""
     notes: tuple[str, ...] = ()
-    """Sentences about files of its outputs that cannot be kept."""
+    """Sentences that the exit does not tell, such as which files of the outputs cannot be kept."""
     hooks: HookCounts | None = None
     """The hooks in force; None: none that would have to be called."""
     timing: tuple[str, ...] = ()
@@ -139,6 +142,12 @@ class RecordEvidence(Step):
     evidence: Evidence
 
 
+class RelaunchRun(RunRef):
+    """Launch a Run again whose pod was disrupted."""
+
+    evidence: Evidence
+
+
 class StopUpdate(Message):
     """A user's stop: as a failure, or as a success."""
 
@@ -199,6 +208,15 @@ class RunActivities(ABC):
     @abstractmethod
     async def record_evidence(self, request: RecordEvidence) -> Progress:
         """Moves the Run as its evidence says."""
+
+    @activity.defn(name="knit.relaunch_run")
+    @abstractmethod
+    async def relaunch_run(self, request: RelaunchRun) -> Progress:
+        """Makes the next generation of a Run (→ waiting) once its disrupted pod is gone.
+
+        Gives the status if that has changed meanwhile, and the evidence, no longer as one of a
+        disruption, if the Run was launched too often.
+        """
 
 
 class EnsureRun(Message):

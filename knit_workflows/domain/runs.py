@@ -102,6 +102,7 @@ SUCCEEDED: Final = Exit(0, "")
 STOPPED_BY_USER: Final = Exit(0, "stopped by user")
 ABORTED_BY_USER: Final = Exit(253, "aborted by user")
 LOST: Final = Exit(254, "worker for the run is not found")
+OOM_KILLED: Final = Exit(137, "(container main) OOMKilled, although it ended with exit code 0")
 KNIT: Final = "knit"
 """Who makes the changes that no user asks for."""
 USER: Final = "user"
@@ -170,6 +171,12 @@ class WaitKind(StrEnum):
     """A lifecycle hook, which does not agree."""
 
 
+DISRUPTED: Final = "Disrupted"
+"""Code of the reason of a Run that is launched again once its disrupted pod is gone."""
+OUTPUTS_READ: Final = "OutputsRead"
+"""The same, once nobody reads what that pod has written."""
+
+
 @dataclass(frozen=True, slots=True)
 class HookWait:
     """The Before hook that a Run waits for, as one delivery with `attempts` calls so far.
@@ -226,7 +233,8 @@ class RunDetail:
     """A Run with its assignments: one per input and output of its Plan, in path order.
 
     `used` is None before its pod is launched; `waiting` is set if something keeps it from its next
-    status. `notes` has at most one sentence per output, about files that cannot be kept.
+    status. `notes` are sentences about how it was launched and how it ended that its exit does not
+    tell, such as which files of its outputs cannot be kept.
     """
 
     summary: RunSummary

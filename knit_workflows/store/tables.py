@@ -205,8 +205,9 @@ class Run(_Table, table=True):
     """One combination of Data under a Plan. Uploads have no inputs and no `assignment_hash`.
 
     `admitted_at` says that it may have a workflow, `workflow_started_at` that it has one;
-    `used_*` and `image_digest` are what its pod was really given, `notes` is about its outputs;
-    `hook_env` is what Before hooks want in the container's environment, until its pod is there.
+    `used_*` and `image_digest` are what its pod was really given, `notes` what its exit does not
+    tell; `hook_env` is what Before hooks want in the container's environment, until its pod is
+    there.
     """
 
     __tablename__ = "run"

@@ -70,7 +70,12 @@ class RunSummary(Response):
 
 
 class Used(Response):
-    """What the pod of a Run was given, whatever its Plan says now."""
+    """What the pod of a Run was given, whatever its Plan says now.
+
+    `imageDigest` is the digest by which the Plan's repository gives the image that ran. If the node
+    reported another repository that has the same image, it is `REPOSITORY@DIGEST`; `id:ID` for an
+    image that was in no registry.
+    """
 
     resources: dict[str, str]
     service_account: str | None = _left_out_when_absent("serviceAccount")
@@ -116,8 +121,9 @@ class Run(RunSummary):
 
     Beyond the contract: `generation` counts the executions of the Run (a retry is the next);
     `priority` is left out when it is 0, `used` until a pod was launched, `waiting` unless
-    something keeps it from its next status. `notes` say which parts of its outputs cannot be
-    kept, and are left out if all can. Servers other than knit send none of them.
+    something keeps it from its next status. `notes` say what its exit does not, such as which
+    parts of its outputs cannot be kept or that a process of it was killed for memory, and are left
+    out if there is nothing to say. Servers other than knit send none of them.
     """
 
     inputs: list[Assignment]

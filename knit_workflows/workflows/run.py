@@ -14,6 +14,8 @@ call_before_hooks ──► create_volumes, create_pod, ──► call_after_hoo
    └───┘ timer
 ```
 with `watch_pod` between them while the container runs. This workflow decides what comes next.
+
+If the pod was disrupted, `relaunch_run` ends this generation of the Run, and makes the next.
 """
 
 from __future__ import annotations
@@ -36,6 +38,7 @@ from knit_workflows.contracts.runs import (
     Pending,
     Progress,
     RecordEvidence,
+    RelaunchRun,
     RunActivities,
     RunInput,
     RunRef,
@@ -50,6 +53,10 @@ from knit_workflows.domain.runs import RunStatus
 from knit_workflows.workflows import options
 
 STATUS: Final = SearchAttributeKey.for_keyword(names.ATTRIBUTE_STATUS)
+
+
+class _Relaunched(Exception):
+    """The Run goes on as its next generation, with a workflow of its own."""
 
 
 @workflow.defn(name=names.RUN_WORKFLOW, sandboxed=False)
@@ -84,17 +91,13 @@ class RunWorkflow:
         try:
             await self._carry_out()
         except (Exception, asyncio.CancelledError) as error:
-            if _superseded(error):
+            if isinstance(error, _Relaunched) or _superseded(error):
                 return RunResult(status="superseded")
             if not is_cancelled_exception(error):
                 raise
-            # Cancelled in Temporal: the same as a user's stop --fail, clean-up included.
-            self._cancelled = True
-            stopped = await self._end_pod(abort=True)
-            if not stopped.status.is_final:
-                self._phase = stopped.status
-                await self._go_on(await self._next(Progress(status=stopped.status)))
-            raise
+            if await self._end_cancelled():
+                raise
+            return RunResult(status="superseded")
         await workflow.wait_condition(workflow.all_handlers_finished)
         return RunResult(
             status=self._phase, exit_code=self._exit_code, exit_message=self._exit_message
@@ -128,6 +131,23 @@ class RunWorkflow:
         """Gives the status as this execution knows it."""
         return self._phase
 
+    async def _end_cancelled(self) -> bool:
+        """Ends a Run cancelled in Temporal like a user's stop --fail, clean-up included.
+
+        False: it came too late, for the Run has been launched again.
+        """
+        self._cancelled = True
+        try:
+            stopped = await self._end_pod(abort=True)
+            if not stopped.status.is_final:
+                self._phase = stopped.status
+                await self._go_on(await self._next(Progress(status=stopped.status)))
+        except ActivityError as error:
+            if _superseded(error):
+                return False
+            raise
+        return True
+
     async def _carry_out(self) -> None:
         await self._go_on(self._request.progress or await self._launch())
 
@@ -148,6 +168,8 @@ class RunWorkflow:
         """Takes the Run one transition further, or learns what the next one is."""
         status, evidence = progress.status, progress.evidence
         self._evidence = evidence
+        if evidence is not None and evidence.disruption:
+            return await self._relaunch(evidence)
         if evidence is not None:
             summary = f"record → {evidence.target}: {evidence.cause}"
             record = RunActivities.record_evidence
@@ -328,6 +350,35 @@ class RunWorkflow:
             return await watch
         _abandon(watch)
         return self._stopped()
+
+    async def _relaunch(self, evidence: Evidence) -> Progress:
+        """Has a Run whose pod was disrupted go on as its next generation, if that may still be.
+
+        Raises:
+            _Relaunched: it does.
+        """
+        if self._telling is not None:  # before the generation is over that its hooks are told of
+            await self._telling
+        self._pending = Pending(status=self._phase, reason=f"disrupted: {evidence.disruption}")
+        self._show()
+        relaunch = workflow.start_activity_method(
+            RunActivities.relaunch_run,
+            RelaunchRun(**self._ref.model_dump(), evidence=evidence),
+            task_queue=self._request.watch_queue,
+            start_to_close_timeout=options.LONG,
+            heartbeat_timeout=self._heartbeat,
+            retry_policy=options.AT_ONCE,
+            cancellation_type=workflow.ActivityCancellationType.TRY_CANCEL,
+            summary=shown.summary(f"launch again once the run pod is gone: {evidence.disruption}"),
+        )
+        await workflow.wait_condition(lambda: relaunch.done() or self._stop is not None)
+        if not relaunch.done():
+            _abandon(relaunch)
+            return self._stopped()
+        progress = await relaunch
+        if progress.status in (RunStatus.WAITING, RunStatus.DEACTIVATED):
+            raise _Relaunched
+        return progress
 
     def _until(self) -> str:
         starts = self._hooks and self._phase is RunStatus.STARTING

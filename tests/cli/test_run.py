@@ -519,7 +519,7 @@ def test_a_reason_to_stay_is_shown_as_the_status_it_stays_in(capsys):
 def test_a_run_says_when_the_digest_that_ran_is_not_the_pinned_one(api):
     run, _ = api.add_run({}, {})
     plan = run.plan.model_copy(update={"image": "a/b:1@sha256:ab"})
-    for ran, lines in (("sha256:ab", 1), ("sha256:cd", 2)):
+    for ran, lines in (("sha256:ab", 1), ("other/b@sha256:ab", 1), ("sha256:cd", 2)):
         used = Used(resources={}, image_digest=ran)
         told = remarks(run.model_copy(update={"plan": plan, "used": used}), [])
         assert told[0] == f"used: image {ran}"

@@ -49,6 +49,7 @@ class RunRow:
     used: Used | None = None
     waiting: Waiting | None = None
     notes: tuple[str, ...] = ()
+    relaunches: int = 0
     inputs: dict[str, KnitId] = field(default_factory=dict)
     outputs: dict[str | None, KnitId] = field(default_factory=dict)
     events: list[RunEvent] = field(default_factory=list)

@@ -15,9 +15,10 @@ from knit_workflows.domain.errors import (
 )
 from knit_workflows.domain.ids import RunId
 from knit_workflows.domain.plans.model import IMPORTED
-from knit_workflows.domain.ports import RunKey
+from knit_workflows.domain.ports import Relaunched, RunKey
 from knit_workflows.domain.runs import (
     ABORTED_BY_USER,
+    KNIT,
     STOPPED_BY_USER,
     USER,
     Exit,
@@ -84,12 +85,8 @@ class MemoryRuns(Part):
             if rows.data[knit_id].purged:
                 reason = f"the Run {run_id} cannot be retried: its input {knit_id} was purged"
                 raise IllegalMove(reason, advice="use another Data", see=knit_id)
-        _discard_outputs(rows, run)
-        run.generation += 1
-        target = _S.WAITING if plan.spec.active else _S.DEACTIVATED
-        move(rows, run, target, cause="retried", actor=actor)
-        run.exit, run.used, run.notes, run.priority = None, None, (), plan.spec.priority
-        add_data(rows, run)
+        _begin_anew(rows, run, cause="retried", actor=actor)
+        run.relaunches = 0
         return run_detail(rows, run)
 
     async def delete(self, run_id: RunId, *, actor: str = USER) -> Sequence[str]:
@@ -143,6 +140,14 @@ class MemoryExecution(Part):
         finish(self.rows, run)
         return run.status
 
+    async def relaunch(self, key: RunKey, *, cause: str, limit: int) -> Relaunched:
+        run = self._run(key)
+        if run.status.is_under_way and run.relaunches < limit:
+            again = f"launched again, {run.relaunches + 1} of at most {limit} times"
+            _begin_anew(self.rows, run, cause=f"{cause}; {again}", actor=KNIT)
+            run.relaunches += 1
+        return Relaunched(run.status, run.relaunches)
+
     async def finish(self, key: RunKey, *, cause: str) -> RunStatus:
         return await self.finalize(key, cause=cause)
 
@@ -153,6 +158,16 @@ class MemoryExecution(Part):
         if run.generation != key.generation:
             raise Superseded(see=key.run_id)
         return run
+
+
+def _begin_anew(memory: Memory, run: RunRow, *, cause: str, actor: str) -> None:
+    plan = memory.plans[run.plan_id]
+    _discard_outputs(memory, run)
+    run.generation += 1
+    target = _S.WAITING if plan.spec.active else _S.DEACTIVATED
+    move(memory, run, target, cause=cause, actor=actor)
+    run.exit, run.used, run.notes, run.priority = None, None, (), plan.spec.priority
+    add_data(memory, run)
 
 
 def _matches(run: RunRow, query: RunQuery) -> bool:

@@ -71,6 +71,8 @@ ORDERS = {
 }
 FITTING = st.sampled_from([True, True, True, False])
 ENDS = st.lists(st.sampled_from([True, True, False]), min_size=4, max_size=4)
+RELAUNCHES = 2
+"""How often a disrupted Run is launched again."""
 SLOW_PATIENCE = 30.0
 """Seconds in which the real engine comes to rest."""
 LATER = "final"
@@ -625,6 +627,19 @@ class FastMachine(UserRules[FastWorld]):
             f"finalize run {run.id} of generation {generation}",
             self.world.finalize(self.ids.real(run.id), generation),
             lambda: self.model.finalize(run.id, generation),
+        )
+
+    @precondition(lambda self: self._under_way())
+    @rule(number=NUMBERS, earlier=st.sampled_from([False, False, False, True]))
+    def disrupt(self, number: int, earlier: bool) -> None:
+        """An execution has lost its pod; perhaps one of a generation that is over."""
+        runs = (earlier and self._superseded()) or self._under_way()
+        run = runs[number % len(runs)]
+        generation = run.generation - (earlier and run.generation > 1)
+        self.act(
+            f"relaunch run {run.id} of generation {generation}",
+            self.world.relaunch(self.ids.real(run.id), generation, RELAUNCHES),
+            lambda: self.model.relaunch(run.id, generation, RELAUNCHES),
         )
 
     @precondition(lambda self: self._under_way())

@@ -85,6 +85,7 @@ class Run:
     admitted: bool = False
     started: bool = False
     stop_ordered: bool = False
+    relaunches: int = 0
     outputs: dict[str, int | None] = field(default_factory=dict)
     history: list[tuple[int, str | None, str]] = field(default_factory=list)
 
@@ -212,7 +213,19 @@ class Model:
     def retry(self, run_id: int) -> None:
         run = self._discarded(run_id, {"done", "failed"}, again=True)
         run.begin_anew(run.generation + 1)
+        run.relaunches = 0
         self._make_outputs(run)
+
+    def relaunch(self, run_id: int, generation: int, limit: int) -> None:
+        """What follows a disruption: a retry by knit, of a Run that has not ended."""
+        if found(self.runs, run_id).status == "invalidated":
+            raise Refused(404)
+        run = found(self.runs, run_id, generation)
+        if run.status in ("starting", "running") and run.relaunches < limit:
+            self._discarded(run_id, {"starting", "running"}, again=True)
+            run.begin_anew(run.generation + 1)
+            run.relaunches += 1
+            self._make_outputs(run)
 
     def delete(self, run_id: int) -> None:
         run = self._discarded(run_id, {"done", "failed", "waiting", "deactivated"})

@@ -188,6 +188,10 @@ class FastWorld:
             self.store.execution.finalize(RunKey(RunId(run_id), generation), cause="model")
         )
 
+    async def relaunch(self, run_id: str, generation: int, limit: int) -> int:
+        key = RunKey(RunId(run_id), generation)
+        return await refused(self.store.execution.relaunch(key, cause="model", limit=limit))
+
     async def deliver_stops(self) -> None:
         """Stands for the Projector, and for the workflows that hear of a stop and end the pod."""
         await self.store.admission.finish_unstarted()

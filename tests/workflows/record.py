@@ -92,14 +92,14 @@ async def _pending(scenario: str) -> None:
     class Away(MemoryBackend):
         gone = True
 
-        async def launch(self, pod: RunPod) -> None:
+        async def launch(self, pod: RunPod) -> tuple[str, ...]:
             self.set_start_failure(
                 pod.name, StartFailure(StartFailureKind.PROGRESS, "PullingImage", "pulling")
             )
             if self.gone:
                 self.gone = False
                 raise BackendUnavailable("no container engine answers")
-            await super().launch(pod)
+            return await super().launch(pod)
 
     backend = Away()
     async with knit_environment(backend=backend) as knit:
@@ -110,6 +110,23 @@ async def _pending(scenario: str) -> None:
         await asyncio.sleep(QUICK.short_run_wait.total_seconds())
         backend.set_start_failure(names.run_pod(run.summary.run_id, 1), None)
         await knit.final(run.summary.run_id)
+        handle = knit.temporal.get_workflow_handle(names.run_workflow(run.summary.run_id, 1))
+        await handle.result()
+        await _save(knit, handle.id, scenario)
+
+
+async def _disrupted(scenario: str) -> None:
+    """A Run that is launched again; its first generation."""
+    backend = MemoryBackend()
+    backend.hold()
+    async with knit_environment(backend=backend) as knit:
+        plan = await knit.apply(TRAIN)
+        await knit.push({"type": "dataset"})
+        run = await only_run(knit, plan.summary.plan_id)
+        await until_status(knit, run.summary.run_id, RunStatus.RUNNING)
+        await asyncio.sleep(QUICK.short_run_wait.total_seconds() * 2)
+        name = names.run_pod(run.summary.run_id, 1)
+        backend.finish(name, Exit(143, "(container main) Error"), disruption="evicted")
         handle = knit.temporal.get_workflow_handle(names.run_workflow(run.summary.run_id, 1))
         await handle.result()
         await _save(knit, handle.id, scenario)
@@ -184,6 +201,7 @@ async def main() -> None:
     await _stopped(False, "run.stopped")
     await _stopped(True, "run.cancelled")
     await _pending("run.pending")
+    await _disrupted("run.disrupted")
     await _hooked("run.hooked")
     await _housekeeping()
     await _hook_test()

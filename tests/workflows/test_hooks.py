@@ -387,7 +387,7 @@ async def test_a_run_that_the_back_end_refuses_has_its_end_asked_for(
     postgres: EmbeddedPostgres, hooks: Receiver
 ) -> None:
     class Refusing(MemoryBackend):
-        async def launch(self, pod: RunPod) -> None:
+        async def launch(self, pod: RunPod) -> tuple[str, ...]:
             raise BackendRejected("no such node")
 
     async with hooked(postgres, hooks, backend=Refusing()) as knit:

@@ -214,7 +214,7 @@ async def test_a_refused_run_does_not_start_once_more(
     """That its pod was refused is known to the next execution; the hooks had agreed to a start."""
 
     class Refusing(MemoryBackend):
-        async def launch(self, pod: RunPod) -> None:
+        async def launch(self, pod: RunPod) -> tuple[str, ...]:
             raise BackendRejected("no such node")
 
     async with waits_for_long(postgres, hooks, "aborting", Refusing()) as (knit, _, run):

@@ -34,7 +34,7 @@ class Choked(MemoryBackend):
         self.waiting = self.given_up = 0
         self.free = asyncio.Event()
 
-    async def launch(self, pod: RunPod) -> None:
+    async def launch(self, pod: RunPod) -> tuple[str, ...]:
         """Launches, or waits."""
         if self.choked:
             self.waiting += 1
@@ -43,7 +43,7 @@ class Choked(MemoryBackend):
             except asyncio.CancelledError:
                 self.given_up += 1
                 raise
-        await super().launch(pod)
+        return await super().launch(pod)
 
 
 @asynccontextmanager

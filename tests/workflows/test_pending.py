@@ -33,7 +33,7 @@ async def test_pending_runs_keep_no_other_from_running(
     class Stuck(MemoryBackend):
         away = True
 
-        async def launch(self, pod: RunPod) -> None:
+        async def launch(self, pod: RunPod) -> tuple[str, ...]:
             if "daemon" in pod.image and self.away:
                 raise BackendUnavailable("the daemon does not answer")
             if "full" in pod.image and self.away:
@@ -41,7 +41,7 @@ async def test_pending_runs_keep_no_other_from_running(
                     StartFailureKind.UNSCHEDULABLE, "Unschedulable", "no node has room"
                 )
                 self.set_start_failure(pod.name, full)
-            await super().launch(pod)
+            return await super().launch(pod)
 
     backend = Stuck()
     engine = QUICK.model_copy(update={"max_active_runs": 2, "fallback": timedelta(hours=1)})

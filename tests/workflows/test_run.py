@@ -357,11 +357,11 @@ async def test_a_run_that_is_cancelled_while_it_is_launched_leaves_no_pod(
     launching, go_on = asyncio.Event(), asyncio.Event()
 
     class Slow(MemoryBackend):
-        async def launch(self, pod: RunPod) -> None:
+        async def launch(self, pod: RunPod) -> tuple[str, ...]:
             launching.set()
             with suppress(asyncio.CancelledError):
                 await go_on.wait()
-            await super().launch(pod)
+            return await super().launch(pod)
 
     backend = Slow()
     backend.hold()
@@ -390,7 +390,7 @@ async def test_a_pod_that_is_refused_ends_its_run_in_the_back_ends_words(
     postgres: EmbeddedPostgres,
 ) -> None:
     class Refusing(MemoryBackend):
-        async def launch(self, pod: RunPod) -> None:
+        async def launch(self, pod: RunPod) -> tuple[str, ...]:
             raise BackendRejected("over the quota of pods")
 
     async with knit_environment(postgres=postgres, backend=Refusing()) as knit:
@@ -429,9 +429,9 @@ async def test_a_pod_that_cannot_start_ends_its_run(
     """After the patience for its kind of trouble; the reason is kept, the pod removed."""
 
     class Troubled(MemoryBackend):
-        async def launch(self, pod: RunPod) -> None:
+        async def launch(self, pod: RunPod) -> tuple[str, ...]:
             self.set_start_failure(pod.name, StartFailure(kind, "ErrImagePull", "no such image"))
-            await super().launch(pod)
+            return await super().launch(pod)
 
     backend = Troubled()
     async with knit_environment(postgres=postgres, backend=backend) as knit:
@@ -485,10 +485,10 @@ async def test_a_backend_that_is_away_is_waited_for_and_named(
                 raise error
             await super().create_volume(volume)
 
-        async def launch(self, pod: RunPod) -> None:
+        async def launch(self, pod: RunPod) -> tuple[str, ...]:
             if self.gone and step == "launch":
                 raise error
-            await super().launch(pod)
+            return await super().launch(pod)
 
     backend = Away()
     async with knit_environment(postgres=postgres, backend=backend) as knit:
@@ -523,11 +523,11 @@ async def test_a_watch_whose_backend_is_away_names_it(postgres: EmbeddedPostgres
     class Away(MemoryBackend):
         gone = True
 
-        async def launch(self, pod: RunPod) -> None:
+        async def launch(self, pod: RunPod) -> tuple[str, ...]:
             self.set_start_failure(
                 pod.name, StartFailure(StartFailureKind.PROGRESS, "PullingImage", "pulling")
             )
-            await super().launch(pod)
+            return await super().launch(pod)
 
         async def watch(self, pod_name: str) -> AsyncGenerator[Observation, None]:
             yield await self.observe(pod_name)
@@ -558,11 +558,11 @@ async def test_trouble_is_told_with_its_end_and_taken_back(postgres: EmbeddedPos
         plan = await knit.apply(TRAIN)
         make = backend.launch
 
-        async def launch(pod: RunPod) -> None:
+        async def launch(pod: RunPod) -> tuple[str, ...]:
             backend.set_start_failure(
                 pod.name, StartFailure(StartFailureKind.PROGRESS, "PullingImage", "pulling it")
             )
-            await make(pod)
+            return await make(pod)
 
         backend.launch = launch  # type: ignore[method-assign]
         await knit.push({"type": "dataset"})
@@ -598,11 +598,11 @@ async def test_a_pod_without_room_waits(postgres: EmbeddedPostgres) -> None:
     """Unschedulable is no failure: the Run stays starting, and goes on once there is room."""
 
     class Crowded(MemoryBackend):
-        async def launch(self, pod: RunPod) -> None:
+        async def launch(self, pod: RunPod) -> tuple[str, ...]:
             self.set_start_failure(
                 pod.name, StartFailure(StartFailureKind.UNSCHEDULABLE, "Unschedulable", "no node")
             )
-            await super().launch(pod)
+            return await super().launch(pod)
 
     backend = Crowded()
     async with knit_environment(postgres=postgres, backend=backend) as knit:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -23,7 +23,7 @@ from knit_workflows.compute.base import (
     StartFailure,
     Transfer,
 )
-from knit_workflows.compute.kubernetes import manifests, observing
+from knit_workflows.compute.kubernetes import endings, manifests, observing
 from knit_workflows.compute.kubernetes.informer import Informer
 from knit_workflows.compute.kubernetes.manifests import LABEL_INSTANCE
 from knit_workflows.compute.kubernetes.objects import (
@@ -49,11 +49,15 @@ _EVENTS_AFTER: Final = timedelta(seconds=3)
 
 @dataclass(frozen=True, slots=True)
 class _Snapshot:
-    """An observation, and the resourceVersion and the name of the pod it is of."""
+    """An observation, and the resourceVersion and the name of the pod it is of.
+
+    `changes_soon`: time alone will change it, because containers of others keep an ended pod.
+    """
 
     observation: Observation
     version: int
     pod: str = ""
+    changes_soon: bool = False
 
 
 @dataclass(slots=True)
@@ -133,10 +137,11 @@ class KubernetesBackend:
         """Gives the capacity of a bound claim, which is what the storage has set aside for it."""
         return await self._volumes.capacity(volume)
 
-    async def launch(self, pod: RunPod) -> None:
+    async def launch(self, pod: RunPod) -> tuple[str, ...]:
         """Creates the Job; see the contract."""
-        if await self._server.create("Job", manifests.run_job(pod, self._settings)) is not None:
-            return
+        created = await self._server.request_creation("Job", manifests.run_job(pod, self._settings))
+        if not created.is_conflict:
+            return created.warnings
         job = await self._server.get("Job", pod.name)
         if job is None or being_deleted(job):
             raise BackendUnavailable(f"the Job {pod.name} is being deleted", see=pod.run_id)
@@ -145,6 +150,7 @@ class KubernetesBackend:
         for label in (names.LABEL_RUN, names.LABEL_GENERATION):
             if found.get(label) != mine[label]:
                 raise BackendRejected(f"the name {pod.name} belongs to another Job", see=pod.name)
+        return ()
 
     async def observe(self, pod_name: str) -> Observation:
         """Says how the run pod is, from the API server."""
@@ -173,7 +179,7 @@ class KubernetesBackend:
                 if observing.is_change(last, present):
                     last = present
                     yield last
-                await _set_within(changed, self._interval(snapshot.observation))
+                await _set_within(changed, self._interval(snapshot))
 
     async def stop(self, pod_name: str, *, grace: timedelta) -> None:
         """Deletes pods and Job; `observe` says ABSENT once the kubelet has confirmed."""
@@ -218,12 +224,12 @@ class KubernetesBackend:
             (one for one in self._pods.get(instance) if one["metadata"]["uid"] == uid), None
         )
 
-    def _interval(self, last: Observation) -> float:
+    def _interval(self, last: _Snapshot) -> float:
         """Gives the seconds until the next observation without a notification."""
         # Warnings and deadlines do not change the pod, and a stale watch does not notify.
-        soon = last.phase is Phase.PENDING or (
-            last.phase is not Phase.ABSENT and self._watch_is_stale
-        )
+        phase = last.observation.phase
+        soon = last.changes_soon or phase is Phase.PENDING
+        soon = soon or (phase is not Phase.ABSENT and self._watch_is_stale)
         interval = self._settings.pending_resync_period if soon else self._settings.resync_period
         return interval.total_seconds()
 
@@ -239,9 +245,10 @@ class KubernetesBackend:
         pod = observing.relevant_pod(pods)
         if version_of(pod) < version:
             return None  # the cache is older than what was read from the server
-        name = pod["metadata"]["name"]
-        warnings = self._warnings.get(_about("Pod", name))
-        return _Snapshot(observing.observe_pod(pod, warnings, now()), version_of(pod), name)
+        if endings.needs_job(pod):
+            return None
+        warnings = self._warnings.get(_about("Pod", pod["metadata"]["name"]))
+        return self._snapshot(pod, warnings)
 
     async def _with_reason(
         self, pod_name: str, observation: Observation, stall: _Stall
@@ -306,11 +313,20 @@ class KubernetesBackend:
             return _Snapshot(observing.observe_job(job, warnings), 0)
         pod = observing.relevant_pod(pods)
         remember(pod, self._kept(pod), now())
-        observation = observing.observe_pod(pod, (), now())
-        if observation.phase is Phase.PENDING and _is_old(pod):
+        job = await self._server.get("Job", pod_name) if endings.needs_job(pod) else None
+        snapshot = self._snapshot(pod, (), job)
+        if snapshot.observation.phase is Phase.PENDING and _is_old(pod):
             warnings = await self._warnings_about("Pod", pod["metadata"]["name"])
-            observation = observing.observe_pod(pod, warnings, now())
-        return _Snapshot(observation, version_of(pod), pod["metadata"]["name"])
+            snapshot = self._snapshot(pod, warnings)
+        return snapshot
+
+    def _snapshot(
+        self, pod: JsonObject, warnings: Sequence[WarningEvent], job: JsonObject | None = None
+    ) -> _Snapshot:
+        grace = self._settings.foreign_container_grace
+        observation = observing.observe_pod(pod, warnings, now(), foreign_grace=grace, job=job)
+        name, soon = pod["metadata"]["name"], endings.waits_for_others(pod)
+        return _Snapshot(observation, version_of(pod), name, soon)
 
     async def _warnings_about(self, kind: str, name: str) -> list[WarningEvent]:
         if self._warnings.fresh:

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import random
+import re
 import time
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any, Final
 
 import aiohttp
@@ -21,12 +24,18 @@ from knit_workflows.compute.kubernetes.objects import JsonObject
 from knit_workflows.domain.errors import BackendRejected, BackendUnavailable
 from knit_workflows.settings import KubernetesSettings
 
+_log = logging.getLogger(__name__)
+
 _TRANSIENT_STATUS: Final = frozenset({401, 408, 425, 429})
 """Statuses below 500 for which a retry may succeed; 401: credentials are being rotated."""
 _CONNECTIONS: Final = 32
 _PAGE: Final = 500
 _WATCH_TIMEOUT: Final = 90.0
 """Seconds without a byte after which a watch counts as broken; bookmarks come about every 60."""
+_WARNING: Final = re.compile(r'\b\d{3} \S+ "((?:[^"\\]|\\.)*)"')
+_ESCAPED: Final = re.compile(r"\\(.)")
+_WARNINGS_KNOWN: Final = 1000
+"""Warnings that are remembered as logged: some name an object, and so are all different."""
 _COLLECTIONS: Final = {
     "Job": "apis/batch/v1/namespaces/{}/jobs",
     "Role": "apis/rbac.authorization.k8s.io/v1/namespaces/{}/roles",
@@ -45,10 +54,16 @@ class ResourceExpired(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """A response: its HTTP status and its object."""
+    """A response: its HTTP status, its object, and what the server warns of."""
 
     status: int
     body: JsonObject
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def is_conflict(self) -> bool:
+        """Whether such an object exists already."""
+        return self.status == HTTPStatus.CONFLICT
 
 
 class ApiServer:
@@ -63,6 +78,7 @@ class ApiServer:
         self._client: Any = None
         self._renewing = asyncio.Lock()
         self._renewed_at = float("-inf")
+        self._logged: set[str] = set()
 
     async def open(self) -> None:
         """Loads the credentials; connections are made when needed."""
@@ -108,8 +124,12 @@ class ApiServer:
 
     async def create(self, kind: str, manifest: JsonObject) -> JsonObject | None:
         """Creates an object and gives it; None on a conflict with an existing one."""
-        response = await self._call("POST", kind, body=manifest, accept={409})
-        return None if response.status == 409 else response.body
+        response = await self.request_creation(kind, manifest)
+        return None if response.is_conflict else response.body
+
+    async def request_creation(self, kind: str, manifest: JsonObject) -> Response:
+        """Creates an object; gives the response, which may be a conflict with an existing one."""
+        return await self._call("POST", kind, body=manifest, accept={HTTPStatus.CONFLICT})
 
     async def delete(self, kind: str, name: str, options: JsonObject) -> bool:
         """Requests the deletion of an object with DeleteOptions; False if it does not exist."""
@@ -196,7 +216,18 @@ class ApiServer:
             ) from error
         if response.status >= 300 and response.status not in accept:
             _raise_for_status(response.status, text, reading=method in ("GET", "DELETE"))
-        return Response(response.status, _parsed(text))
+        warnings = warnings_of(response.headers.getall("Warning", []))
+        self._log_once(warnings)
+        return Response(response.status, _parsed(text), warnings)
+
+    def _log_once(self, warnings: tuple[str, ...]) -> None:
+        """Logs what has not been logged yet; the server repeats most of it with every request."""
+        for text in warnings:
+            if text not in self._logged:
+                if len(self._logged) >= _WARNINGS_KNOWN:
+                    self._logged.clear()
+                self._logged.add(text)
+                _log.warning("the API server warns: %s", text, extra={"action": "api_warning"})
 
     def _path(self, kind: str, name: str | None) -> str:
         collection = "/" + _COLLECTIONS[kind].format(self._settings.kube_namespace)
@@ -224,6 +255,12 @@ class ApiServer:
         )
         response: aiohttp.ClientResponse = result.response
         return response
+
+
+def warnings_of(headers: Iterable[str]) -> tuple[str, ...]:
+    """Gives the texts of `Warning` headers, each once, in their order (RFC 7234, 5.5)."""
+    found = (text for header in headers for text in _WARNING.findall(header))
+    return tuple(dict.fromkeys(_ESCAPED.sub(r"\1", text) for text in found))
 
 
 def _change(line: bytes) -> tuple[str, JsonObject]:

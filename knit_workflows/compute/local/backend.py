@@ -47,6 +47,7 @@ from knit_workflows.settings import LocalSettings
 log = logging.getLogger(__name__)
 
 _ABSENT: Final = Observation(Phase.ABSENT)
+_RESTARTED: Final = Observation(Phase.ABSENT, disruption="the machine was restarted")
 _RUNNING: Final = Observation(Phase.RUNNING)
 _STALLED: Final = StartFailure(
     StartFailureKind.BACKEND,
@@ -137,14 +138,15 @@ class LocalBackend:
 
     # --- run pods ------------------------------------------------------------------------------
 
-    async def launch(self, pod: RunPod) -> None:
-        """Starts the pod's supervisor, which starts the sandbox or the container."""
+    async def launch(self, pod: RunPod) -> tuple[str, ...]:
+        """Starts the pod's supervisor, which starts the sandbox or the container; never warns."""
         if launching.was_started(self._state.pod(pod.name)):
-            return
+            return ()
         launching.check(pod, self._state)
         engine = None if is_host_image(pod.image) else await self._engines.engine()
         command = launching.supervisor_command(pod, self._state, self._settings, engine)
         await asyncio.to_thread(self._launch, pod, command)
+        return ()
 
     def _launch(self, pod: RunPod, command: launching.SupervisorCommand) -> None:
         pid = launching.launch(pod, command, self._state)
@@ -229,20 +231,22 @@ class LocalBackend:
             return (
                 _RUNNING
                 if reported.ended
-                else _with_stall(observation_of(reported), folder, self._settings.stalled_after)
+                else _with_stall(_reported(folder, reported), folder, self._settings.stalled_after)
             )
         if pod_folder.read_state(folder) != reported:
             return await self._observe_unguarded(folder)  # it has changed meanwhile
         stopped = pod_folder.stop_deadline(folder) is not None
         if reported.ended and not stopped:
-            return replace(observation_of(reported), notes=await self._notes_of(folder))
+            ended = _reported(folder, reported)
+            return replace(ended, notes=(*await self._notes_of(folder), *ended.notes))
         if not stopping.is_gone(folder, reported):
             await asyncio.to_thread(self._kill, folder, reported, 0.0)
             return _RUNNING
         if stopped:
             self._discard(folder)
-        # Otherwise it was lost; its folder stays, so that it is never started again.
-        return _ABSENT
+            return _ABSENT
+        # It was lost; its folder stays, so that it is never started again.
+        return _RESTARTED if stopping.is_of_earlier_boot(reported) else _ABSENT
 
     async def _kill_if_due(self, folder: Path, reported: SupervisorState) -> None:
         """Finishes a stop that a killed knit has begun; kills what has lost its supervisor."""
@@ -296,6 +300,11 @@ class LocalBackend:
         future = asyncio.get_running_loop().run_in_executor(None, _attempt, task)
         self._background.add(future)
         future.add_done_callback(self._background.discard)
+
+
+def _reported(folder: Path, reported: SupervisorState) -> Observation:
+    image = stopping.read_launch_record(folder).image if reported.image else ""
+    return observation_of(reported, image)
 
 
 def _with_stall(observation: Observation, folder: Path, after: timedelta) -> Observation:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import signal
 from typing import Final
 
-from knit_workflows.compute.base import Observation, Phase
+from knit_workflows.compute.base import Observation, Phase, oom_note
+from knit_workflows.compute.image_that_ran import image_that_ran
 from knit_workflows.compute.local.pod_folder import SupervisorState
 from knit_workflows.compute.local.start_failures import start_failure_of
 from knit_workflows.domain.milestones import Milestone, Timeline
@@ -15,16 +16,23 @@ START_ERROR: Final = 128
 """Exit code of a container that could not be started, as on Kubernetes."""
 _NO_PERMISSION: Final = 126
 _NOT_FOUND: Final = 127
-_KILLED: Final = 128 + signal.SIGKILL
 
 
-def observation_of(reported: SupervisorState) -> Observation:
-    """Observes a pod that is neither lost nor being stopped."""
-    digest = _digest(reported.image) if reported.image else None
+def observation_of(reported: SupervisorState, image: str = "") -> Observation:
+    """Observes a pod of that image that is neither lost nor being stopped."""
+    digest = _image_that_ran(reported.image, image) if reported.image else None
     if reported.ended:
         exit = _exit(reported)
         phase = Phase.SUCCEEDED if exit == SUCCEEDED else Phase.FAILED
-        return Observation(phase, exit=exit, image_digest=digest, timeline=_timeline(reported))
+        oom_killed = phase is Phase.SUCCEEDED and _is_oom_killed(reported)
+        return Observation(
+            phase,
+            exit=exit,
+            image_digest=digest,
+            timeline=_timeline(reported),
+            notes=(oom_note(),) if oom_killed else (),
+            oom_killed=oom_killed,
+        )
     if reported.running:
         return Observation(Phase.RUNNING, image_digest=digest)
     return Observation(Phase.PENDING, start_failure=start_failure_of(reported), image_digest=digest)
@@ -56,10 +64,14 @@ def _exit(reported: SupervisorState) -> Exit:
         engine_code, oom_killed, still_running = reported.container_state
         if still_running:
             return Exit(255, "(container main) the connection to the container engine was lost")
-        if oom_killed:
-            return Exit(engine_code or _KILLED, "(container main) OOMKilled")
         code = engine_code or code
+        if oom_killed and code:
+            return Exit(code, "(container main) OOMKilled")
     return Exit(code, _sentence(code)) if code else SUCCEEDED
+
+
+def _is_oom_killed(reported: SupervisorState) -> bool:
+    return reported.container_state is not None and reported.container_state[1]
 
 
 def _sentence(code: int) -> str:
@@ -73,11 +85,6 @@ def _sentence(code: int) -> str:
     return "(container main) Error"
 
 
-def _digest(image: str) -> str | None:
-    """Gives the digest in the registry, or the image's id if it has never been in one."""
-    own, *in_registries = image.split()
-    for reference in in_registries:
-        _, at, digest = reference.partition("@")
-        if at:
-            return digest
-    return own if ":" in own else f"sha256:{own}"
+def _image_that_ran(reported: str, image: str) -> str | None:
+    own, *in_registries = reported.split()
+    return image_that_ran(in_registries, own if ":" in own else f"sha256:{own}", image)

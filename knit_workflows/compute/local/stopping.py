@@ -28,6 +28,7 @@ from knit_workflows.compute.local.processes import (
 class LaunchRecord:
     """What was recorded when a pod was launched: the parts that are needed later."""
 
+    image: str
     engine: str | None
     log: Path | None
     outputs: Mapping[str, Path]
@@ -39,7 +40,7 @@ def read_launch_record(folder: Path) -> LaunchRecord:
     document = json.loads((folder / pod_folder.POD).read_text())
     log = document["log"]
     outputs = {path: Path(folder) for path, folder in document["outputs"].items()}
-    return LaunchRecord(document["engine"], Path(log) if log else None, outputs)
+    return LaunchRecord(document["image"], document["engine"], Path(log) if log else None, outputs)
 
 
 def is_alive(folder: Path, reported: SupervisorState) -> bool:
@@ -58,6 +59,11 @@ def is_orphaned(reported: SupervisorState) -> bool:
     if reported.supervisor is None or reported.ended:
         return False
     return reported.boot != boot_id() or _supervisor(reported) is None
+
+
+def is_of_earlier_boot(reported: SupervisorState) -> bool:
+    """Says whether the machine was restarted since the pod was launched."""
+    return reported.boot is not None and reported.boot != boot_id()
 
 
 def is_gone(folder: Path, reported: SupervisorState) -> bool:

@@ -24,6 +24,7 @@ from knit_workflows.domain.ports.projection import (
     StopRequest,
 )
 from knit_workflows.domain.ports.runs import (
+    Relaunched,
     RunExecutionStore,
     RunKey,
     RunSpec,
@@ -51,6 +52,7 @@ __all__ = [
     "PlanStore",
     "Projection",
     "ProjectionStore",
+    "Relaunched",
     "RunExecutionStore",
     "RunKey",
     "RunSpec",

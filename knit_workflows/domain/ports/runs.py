@@ -65,6 +65,18 @@ class UsedResources:
     service_account: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class Relaunched:
+    """What has become of a Run that was to be launched again: its status, and how often it was.
+
+    It is launched again if the status is waiting or deactivated; if it is still under way, that has
+    happened too often already.
+    """
+
+    status: RunStatus
+    times: int
+
+
 class RunStore(Protocol):
     """Looks Runs up; requests, stops, retries and deletes them."""
 
@@ -162,8 +174,9 @@ class RunExecutionStore(Protocol):
 
         The same target again, or one that is no longer legal (e.g. because the user stopped the Run
         meanwhile), changes nothing: callers look at the status they get. `exit` and `notes`
-        (sentences about its outputs) are recorded only with a real move, and so is `timeline` (what
-        is known of the pod's life), in the history. Not for final statuses: see `finalize`.
+        (sentences that the exit does not tell, added to those there are) are recorded only with a
+        real move, and so is `timeline` (what is known of the pod's life), in the history. Not for
+        final statuses: see `finalize`.
 
         Raises:
             HooksNotCalled: the move is legal, but hooks are in force and not `hooks_called`.
@@ -190,6 +203,16 @@ class RunExecutionStore(Protocol):
 
     async def timing(self, key: RunKey) -> Timing:
         """Tells where the time of this generation has gone so far."""
+
+    async def relaunch(self, key: RunKey, *, cause: str, limit: int) -> Relaunched:
+        """Makes the next generation of a Run under way whose pod was disrupted, and is gone.
+
+        As a retry does it, but from starting or running, and at most `limit` times since the last
+        retry by a user; no hook is called. A Run that is not under way stays as it is.
+
+        Raises:
+            IllegalMove: its outputs are being read.
+        """
 
     async def give_up(self, key: RunKey, *, cause: str, exit: Exit) -> RunStatus:
         """Fails a Run that is running without a workflow; gives its status afterwards.

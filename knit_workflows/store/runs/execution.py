@@ -13,13 +13,14 @@ from knit_workflows.domain.errors import HooksNotCalled, IllegalMove, RunNotFoun
 from knit_workflows.domain.ids import PlanId, is_id
 from knit_workflows.domain.milestones import Timeline
 from knit_workflows.domain.plans.model import NodeMode, NodeRule
-from knit_workflows.domain.ports import RunKey, RunSpec, UsedResources
+from knit_workflows.domain.ports import Relaunched, RunKey, RunSpec, UsedResources
 from knit_workflows.domain.runs import KNIT, MOVES, Exit, PendingReason, RunStatus, may_move
 from knit_workflows.domain.timing import Timing, timing
 from knit_workflows.domain.volumes import Mount, Volume
 from knit_workflows.store import named_sql
 from knit_workflows.store.connection import Database
 from knit_workflows.store.plans.images import image_of
+from knit_workflows.store.runs import retry_delete
 from knit_workflows.store.runs.history import read_events
 
 _IN_FORCE: Final = "EXISTS (SELECT FROM hooks WHERE before_urls <> '{}' OR after_urls <> '{}')"
@@ -145,6 +146,10 @@ class PostgresRunExecutionStore:
                 see=key.run_id,
             )
         return status
+
+    async def relaunch(self, key: RunKey, *, cause: str, limit: int) -> Relaunched:
+        """See the port."""
+        return await retry_delete.relaunch(self._db, key, cause, limit)
 
     async def timing(self, key: RunKey) -> Timing:
         """See the port."""

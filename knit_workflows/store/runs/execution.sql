@@ -38,7 +38,7 @@ WITH cur AS MATERIALIZED (
            exit_message = CASE WHEN %(has_exit)s THEN %(exit_message)s::text
                                ELSE run.exit_message END,
            image_digest = COALESCE(%(image_digest)s::text, run.image_digest),
-           notes = COALESCE(%(notes)s::text[], run.notes),
+           notes = run.notes || %(notes)s::text[],
            used_resources = COALESCE(%(used_resources)s::jsonb, run.used_resources),
            used_service_account = CASE WHEN %(used_resources)s::jsonb IS NULL
                                        THEN run.used_service_account

@@ -1,6 +1,6 @@
-"""Retry and deletion of Runs.
+"""Retry and deletion of Runs, by users; and the retry that follows a disruption by itself.
 
-Both bypass the table of moves, and both discard a Run's Data. A lock on their rows keeps new users
+All bypass the table of moves, and all discard a Run's Data. A lock on their rows keeps new users
 out, and earlier ones are visible. A transaction that was about to refer to Data discarded here is
 run again from its start.
 """
@@ -10,9 +10,10 @@ from __future__ import annotations
 from typing import Any, Final
 
 from knit_workflows import names
-from knit_workflows.domain.errors import IllegalMove
+from knit_workflows.domain.errors import IllegalMove, Superseded
 from knit_workflows.domain.ids import RunId, is_id
-from knit_workflows.domain.runs import RunStatus
+from knit_workflows.domain.ports import Relaunched, RunKey
+from knit_workflows.domain.runs import KNIT, RunStatus
 from knit_workflows.store import named_sql
 from knit_workflows.store.connection import Database, Session
 from knit_workflows.store.not_found import missing_run
@@ -38,20 +39,47 @@ async def retry(db: Database, run_id: RunId, actor: str) -> None:
         _require(run, _RETRYABLE)
         await _require_inputs(session, run_id)
         await _discard_outputs(session, run_id)
-        target = RunStatus.WAITING if run.active else RunStatus.DEACTIVATED
-        await session.do(
-            _SQL["retry"],
-            {
-                **_channels(),
-                "run_id": run_id,
-                "actor": actor,
-                "before": run.status,
-                "target": target.value,
-                "volume_prefix": names.volume(""),
-            },
-        )
+        await _begin_anew(session, run, cause="retried", actor=actor)
 
     await db.transaction(step)
+
+
+async def relaunch(db: Database, key: RunKey, cause: str, limit: int) -> Relaunched:
+    """Implements `ports.RunExecutionStore.relaunch`."""
+
+    async def step(session: Session) -> Relaunched:
+        run = await _locked(session, key.run_id)
+        if run.generation != key.generation:
+            raise Superseded(f"the Run is in generation {run.generation}", see=key.run_id)
+        status = RunStatus(run.status)
+        before = await session.row(_SQL["relaunches"], {"run_id": key.run_id})
+        if not status.is_under_way or before.times >= limit:
+            return Relaunched(status, before.times)
+        await _discard_outputs(session, key.run_id)
+        times = before.times + 1
+        told = f"{cause}; launched again, {times} of at most {limit} times"
+        target = await _begin_anew(session, run, cause=told, actor=KNIT)
+        return Relaunched(target, times)
+
+    return await db.transaction(step)
+
+
+async def _begin_anew(session: Session, run: Any, *, cause: str, actor: str) -> RunStatus:
+    """Makes the next generation of a Run without outputs; gives its status."""
+    target = RunStatus.WAITING if run.active else RunStatus.DEACTIVATED
+    await session.do(
+        _SQL["retry"],
+        {
+            **_channels(),
+            "run_id": run.run_id,
+            "actor": actor,
+            "before": run.status,
+            "target": target.value,
+            "cause": cause,
+            "volume_prefix": names.volume(""),
+        },
+    )
+    return target
 
 
 async def delete(db: Database, run_id: RunId, actor: str) -> list[str]:

@@ -92,12 +92,27 @@ WITH made AS (
  RETURNING run_id, plan_id, generation, status, updated_at
 ), /*new_data*/, noted AS (
     INSERT INTO run_event (run_id, generation, at, from_status, to_status, cause, actor)
-    SELECT run_id, generation, updated_at, %(before)s, status, 'retried', %(actor)s
+    SELECT run_id, generation, updated_at, %(before)s, status, %(cause)s, %(actor)s
       FROM made
 )
 SELECT pg_notify(%(run_channel)s, run_id::text)::text || pg_notify(%(outbox_channel)s, '')::text
        AS notified
   FROM made
+
+-- name: relaunches
+
+-- How often a Run was launched again after a disruption since a user last retried it. Nothing else
+-- leads back from there.
+SELECT count(*) AS times
+  FROM run_event
+ WHERE run_id = %(run_id)s
+   AND from_status IN ('starting', 'running')
+   AND to_status IN ('waiting', 'deactivated')
+   AND generation > COALESCE((SELECT max(generation)
+                                FROM run_event
+                               WHERE run_id = %(run_id)s
+                                 AND from_status IN ('done', 'failed')
+                                 AND to_status IN ('waiting', 'deactivated')), 0)
 
 -- name: invalidate
 

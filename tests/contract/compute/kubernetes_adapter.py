@@ -130,6 +130,8 @@ class Cluster:
 
     def __init__(self, api: Any, namespace: str) -> None:
         self._core = client.CoreV1Api(api)
+        self._batch = client.BatchV1Api(api)
+        self._scheduling = client.SchedulingV1Api(api)
         self._namespace = namespace
 
     async def create(self, standard: str) -> None:
@@ -158,6 +160,56 @@ class Cluster:
         """Deletes a run pod as an operator or an eviction would, with the pod's own grace."""
         mine = f"{names.LABEL_RUN}={pod.run_id}"
         await self._core.delete_collection_namespaced_pod(self._namespace, label_selector=mine)
+
+    async def evict(self, pod: RunPod) -> None:
+        """Evicts a run pod through the eviction API, as `kubectl drain` does."""
+        name = await self._name_of(pod)
+        body = client.V1Eviction(metadata=client.V1ObjectMeta(name=name))
+        await self._core.create_namespaced_pod_eviction(name, self._namespace, body)
+
+    async def _name_of(self, pod: RunPod) -> str:
+        mine = f"{names.LABEL_RUN}={pod.run_id}"
+        [found] = (await self._core.list_namespaced_pod(self._namespace, label_selector=mine)).items
+        return str(found.metadata.name)
+
+    async def has_succeeded(self, pod: RunPod) -> bool:
+        """Says whether Kubernetes calls a run pod `Succeeded`."""
+        found = await self._core.read_namespaced_pod(await self._name_of(pod), self._namespace)
+        return bool(found.status.phase == "Succeeded")
+
+    async def run_job(self, manifest: dict[str, Any]) -> None:
+        """Creates a Job as it is, such as an admission webhook would have made it."""
+        await self._batch.create_namespaced_job(self._namespace, manifest)
+
+    @asynccontextmanager
+    async def priority_class(self, value: int) -> AsyncIterator[str]:
+        """Makes a PriorityClass of that value."""
+        name = f"knit-contract-{uuid.uuid4().hex[:8]}"
+        about = client.V1ObjectMeta(name=name)
+        await self._scheduling.create_priority_class(
+            client.V1PriorityClass(metadata=about, value=value)
+        )
+        try:
+            yield name
+        finally:
+            await self._scheduling.delete_priority_class(name)
+
+    async def create_rival(self, pod: RunPod, image: str, priority_class: str) -> None:
+        """Makes a pod that cannot be on a node with that run pod, and asks for nothing else."""
+        apart = {
+            "labelSelector": {"matchLabels": {names.LABEL_RUN: pod.run_id}},
+            "topologyKey": "kubernetes.io/hostname",
+        }
+        spec = {
+            "priorityClassName": priority_class,
+            "restartPolicy": "Never",
+            "containers": [{"name": "rival", "image": image, "command": ["true"]}],
+            "affinity": {
+                "podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [apart]}
+            },
+        }
+        body = {"metadata": {"name": f"rival-{uuid.uuid4().hex[:8]}"}, "spec": spec}
+        await self._core.create_namespaced_pod(self._namespace, body)
 
     async def create_claim(self, name: str) -> None:
         """Makes a claim of the default class, as any user may."""

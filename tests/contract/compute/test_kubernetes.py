@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from datetime import timedelta
+from typing import Any
 
 import pytest
 
-from knit_workflows.compute.base import Observation, Phase, StartFailureKind, TransferMode
+from knit_workflows.compute.base import (
+    Observation,
+    Phase,
+    RunPod,
+    StartFailureKind,
+    TransferMode,
+    oom_note,
+)
+from knit_workflows.compute.kubernetes import KubernetesBackend, manifests
 from knit_workflows.domain.plans.model import NodeMode, NodeRule
+from knit_workflows.domain.runs import SUCCEEDED, Exit
+from knit_workflows.settings import KubernetesSettings
 from tests.contract.compute.kubernetes_adapter import KubernetesAdapter, kubernetes_adapter
 from tests.contract.compute.pods import INPUT, OUTPUT, Pods
 from tests.contract.compute.test_transfers_and_restarts import opened
@@ -65,13 +78,112 @@ async def test_a_mount_that_fails_is_told() -> None:
         assert "nobody-made-it" in seen.start_failure.message
 
 
-async def test_a_pod_deleted_by_hand_has_failed_even_if_it_obeys(pods: Pods) -> None:
+@asynccontextmanager
+async def looked_at(pods: Pods, name: str) -> AsyncIterator[set[Phase]]:
+    """Gives the phases that are seen, as often as the API server answers."""
+    seen = set[Phase]()
+
+    async def look() -> None:
+        while True:
+            seen.add((await pods.backend.observe(name)).phase)
+            await asyncio.sleep(0.02)
+
+    looking = asyncio.create_task(look())
+    try:
+        yield seen
+    finally:
+        looking.cancel()
+
+
+@pytest.mark.parametrize("how", ["delete_pod", "evict"])
+async def test_a_pod_that_is_taken_away_is_never_done_even_if_it_obeys(
+    pods: Pods, how: str
+) -> None:
+    """The kubelet lets go of it at another instant than the program ends at."""
     pod = await pods.launched(*OBEDIENT)
     await pods.running(pod.name)
-    await pods.adapter.cluster.delete_pod(pod)
+    async with looked_at(pods, pod.name) as seen:
+        await getattr(pods.adapter.cluster, how)(pod)
+        end = await pods.ended(pod.name)
+        assert end.phase in (Phase.FAILED, Phase.ABSENT)
+        assert end.disruption
+        await pods.gone(pod.name)
+    assert Phase.SUCCEEDED not in seen
+    # Whoever looks later sees no more than its Job.
+    later = await pods.backend.observe(pod.name)
+    assert later.disruption == "removed from its Job before its end was seen"
+
+
+async def test_a_preempted_pod_says_so(pods: Pods) -> None:
+    cluster = pods.adapter.cluster
+    async with cluster.priority_class(-20) as low, cluster.priority_class(-10) as high:
+        settings = pods.adapter.settings.model_copy(update={"priority_class": low})
+        backend = KubernetesBackend(settings)
+        await backend.open()
+        pod = await pods.make(*OBEDIENT)
+        await backend.launch(pod)
+        await pods.running(pod.name)
+        await cluster.create_rival(pod, pod.image, high)
+        end = await pods.ended(pod.name)
+        assert end.disruption.startswith("PreemptionByScheduler: ") or end.phase is Phase.ABSENT
+        await backend.aclose()
+
+
+def injected(pod: RunPod, settings: KubernetesSettings, *, native: bool) -> dict[str, Any]:
+    """Gives the Job of a pod into which a webhook has put a container that goes on for ever."""
+    job = manifests.run_job(pod, settings)
+    spec = job["spec"]["template"]["spec"]
+    script = "trap 'exit 143' TERM; while :; do sleep 0.1; done"
+    agent = {"name": "agent", "image": pod.image, "command": ["sh", "-c", script]}
+    if native:
+        spec["initContainers"].append(agent | {"restartPolicy": "Always"})
+    else:
+        spec["containers"].append(agent)
+    return job
+
+
+async def test_a_native_sidecar_changes_nothing(pods: Pods) -> None:
+    """Neither while it still ends, which takes it its time, nor when it has ended with 143."""
+    pod = await pods.make("true")
+    await pods.adapter.cluster.run_job(injected(pod, pods.adapter.settings, native=True))
     end = await pods.ended(pod.name)
-    assert end.phase in (Phase.FAILED, Phase.ABSENT)
+    assert (end.exit, end.notes, end.lingering) == (SUCCEEDED, (), False)
+    async with asyncio.timeout(pods.adapter.patience.total_seconds()):
+        while not await pods.adapter.cluster.has_succeeded(pod):
+            assert (await pods.backend.observe(pod.name)).exit == SUCCEEDED
+    assert await pods.backend.observe(pod.name) == end
+
+
+async def test_an_ordinary_container_of_others_is_left_behind(pods: Pods) -> None:
+    """After the end of the program, and of its log; then the pod can be removed."""
+    short = {"foreign_container_grace": timedelta(seconds=1)}
+    settings = pods.adapter.settings.model_copy(update=short)
+    backend = KubernetesBackend(settings)
+    await backend.open()
+    pod = await pods.make("echo said", "exit 3")
+    await pods.adapter.cluster.run_job(injected(pod, settings, native=False))
+    end = await pods.ended(pod.name, backend)
+    assert (end.exit, end.lingering) == (Exit(3, "(container main) Error"), True)
+    assert end.notes == (
+        "container agent, not of knit, did not end with the program: the pod is removed",
+    )
+    assert await pods.file(pod.log, "log") == "said\n"
+    await backend.stop(pod.name, grace=timedelta(seconds=1))
     await pods.gone(pod.name)
+    await backend.aclose()
+
+
+async def test_a_child_that_is_killed_for_memory_is_noted(pods: Pods) -> None:
+    """As the node's container runtime reports it: exit code 0, reason OOMKilled."""
+    pod = await pods.make("tail /dev/zero; exit 0", memory="32Mi")
+    end = await pods.ran(pod)
+    assert (end.phase, end.oom_killed, end.notes) == (Phase.SUCCEEDED, True, (oom_note(),))
+
+
+async def test_what_the_server_warns_of_is_given(pods: Pods) -> None:
+    pod = await pods.make("true")
+    pod = replace(pod, resources={"cpu": "1", "memory": "64.5"})
+    assert any("fractional byte value" in text for text in await pods.backend.launch(pod))
 
 
 async def test_the_restricted_standard_is_kept_by_all_pods() -> None:

@@ -18,6 +18,7 @@ worker's sandbox of an earlier test may still be importing."""
 IMPURE = {"time", "random", "uuid", "os", "socket", "secrets", "threading", "subprocess"}
 LONG_LIVED = {
     "launch_run",
+    "relaunch_run",
     "watch_run",
     "stop_run",
     "finalize_run",

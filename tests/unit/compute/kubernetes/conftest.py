@@ -19,7 +19,8 @@ from knit_workflows.settings import KubernetesSettings
 class FakeApiServer:
     """Keeps objects by collection and name; `answers` are given first, in order.
 
-    `watched` are the lines that watches tell first, one each, instead of a change.
+    `watched` are the lines that watches tell first, one each, instead of a change; `warnings` the
+    headers of what is created.
     """
 
     def __init__(self) -> None:
@@ -27,6 +28,7 @@ class FakeApiServer:
         self.requests: list[str] = []
         self.answers: deque[tuple[int, str]] = deque()
         self.answers_to: dict[str, tuple[int, str]] = {}
+        self.warnings: list[str] = []
         self.oldest = 0
         self.watched: deque[bytes] = deque()
         self._history: list[tuple[int, str, str, dict]] = []
@@ -94,7 +96,9 @@ class FakeApiServer:
         if (collection, body["metadata"]["name"]) in self.objects:
             return self._status(409, "already exists")
         body["metadata"]["creationTimestamp"] = datetime.now(UTC).isoformat()
-        return web.json_response(self.put(collection, body), status=201)
+        response = web.json_response(self.put(collection, body), status=201)
+        response.headers.extend([("Warning", text) for text in self.warnings])
+        return response
 
     def _get(self, request: web.Request, collection: str, name: str, _: dict) -> web.Response:
         if name:

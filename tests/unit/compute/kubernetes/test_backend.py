@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from aiohttp import web
@@ -95,6 +95,17 @@ class TestLaunch:
         with pytest.raises(BackendUnavailable, match="later"):
             await backend.launch(POD)
 
+    async def test_what_the_server_warns_of_is_given_and_logged_once(self, api, backend, caplog):
+        fraction = 'spec.limits[memory]: fractional byte value "500m" is invalid'
+        quoted = fraction.replace('"', '\\"')
+        api.warnings = [f'299 - "{quoted}"', '299 - "would violate \\"restricted\\"", 299 a "b"']
+        expected = (fraction, 'would violate "restricted"', "b")
+        assert await backend.launch(POD) == expected
+        assert await backend.launch(POD) == ()  # there already
+        assert await backend.launch(replace(POD, name="worker-run-r2")) == expected
+        logged = [each.getMessage() for each in caplog.records]
+        assert logged == [f"the API server warns: {text}" for text in expected]
+
     async def test_expired_credentials_are_read_again(self, api, backend):
         api.answers.append((401, "expired"))
         await backend.launch(POD)
@@ -147,6 +158,26 @@ class TestObserve:
         }
         api.put("events", event)
         assert (await backend.observe(POD.name)).start_failure.reason == "FailedMount"
+
+    async def test_the_job_of_a_deleted_pod_is_looked_at(self, api, backend):
+        """By a watch too, whose cache has only the pod."""
+        await backend.launch(POD)
+        with_pod(api, "Succeeded", ENDED)
+        about = api.objects["pods", f"{POD.name}-x"]["metadata"]
+        about |= {"deletionTimestamp": "2026-01-02T03:04:09Z", "deletionGracePeriodSeconds": 0}
+        seen = await backend.observe(POD.name)
+        assert (seen.phase, seen.disruption) == (Phase.FAILED, "deleted while it was running")
+        async with aclosing(backend.watch(POD.name)) as watch:
+            assert await anext(watch) == seen
+        api.remove("jobs", POD.name)
+        assert (await backend.observe(POD.name)).disruption == ""
+
+    async def test_a_pod_that_was_removed_from_its_job(self, api, backend):
+        await backend.launch(POD)
+        api.objects["jobs", POD.name]["status"] = {"failed": 1}
+        seen = await backend.observe(POD.name)
+        assert seen.phase is Phase.ABSENT
+        assert seen.disruption == "removed from its Job before its end was seen"
 
     async def test_events_only_explain(self, api, backend):
         with_pod(api, "Pending", {"waiting": {"reason": "ContainerCreating"}})
@@ -255,6 +286,21 @@ class TestWatch:
         api.remove("pods", "worker-run-r1-x")
         api.remove("jobs", POD.name)
         await until(lambda: phases[-1] is Phase.ABSENT)
+
+    async def test_containers_of_others_are_left_behind_after_a_while(self, api, settings):
+        """Without any change that would tell."""
+        grace = timedelta(seconds=0.5)
+        backend = KubernetesBackend(settings.model_copy(update={"foreign_container_grace": grace}))
+        await backend.open()
+        ended = datetime.now(UTC).isoformat()
+        with_pod(api, "Running", {"terminated": {"exitCode": 0, "finishedAt": ended}})
+        pod = api.objects["pods", f"{POD.name}-x"]
+        pod["spec"]["containers"].append({"name": "agent"})
+        async with asyncio.timeout(20), aclosing(backend.watch(POD.name)) as watch:
+            assert (await anext(watch)).phase is Phase.RUNNING
+            last = await anext(watch)
+        assert (last.phase, last.lingering) == (Phase.SUCCEEDED, True)
+        await backend.aclose()
 
     async def test_a_broken_watch_goes_on(self, api, backend, phases):
         with_pod(api, "Running", RUNNING)

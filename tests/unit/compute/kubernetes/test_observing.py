@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
+from typing import ClassVar
 
 import pytest
 
-from knit_workflows.compute.base import Observation, Phase, StartFailure, StartFailureKind
+from knit_workflows.compute.base import (
+    Observation,
+    Phase,
+    StartFailure,
+    StartFailureKind,
+    oom_note,
+)
+from knit_workflows.compute.kubernetes.endings import needs_job, waits_for_others
 from knit_workflows.compute.kubernetes.observing import (
     is_change,
     observe_job,
@@ -69,8 +77,8 @@ def pod(
     }
 
 
-def seen(thing: dict, *warnings: WarningEvent):
-    return observe_pod(thing, warnings, NOW)
+def seen(thing: dict, *warnings: WarningEvent, job: dict | None = None):
+    return observe_pod(thing, warnings, NOW, job=job)
 
 
 class TestPhases:
@@ -129,6 +137,24 @@ class TestPhases:
 
     def test_a_failure_waits_for_its_reasons(self):
         assert seen(pod("Running", main=ended(137), nurse=ended(0))).phase is Phase.RUNNING
+
+
+class TestImages:
+    def ran(self, image: str, reported: str) -> str | None:
+        thing = pod("Running", main=RUNNING)
+        thing["spec"]["containers"][0]["image"] = image
+        thing["status"]["containerStatuses"][0]["imageID"] = reported
+        assert seen(trim(thing)).image_digest == seen(thing).image_digest
+        return seen(thing).image_digest
+
+    def test_another_name_of_the_same_image_is_recorded_as_it_is(self):
+        """As a node reports it that has pulled the image under a second name later."""
+        asked, other = "localhost:5000/train:v1", "localhost:5000/of-others@sha256:cd"
+        assert self.ran(asked, other) == other
+        assert self.ran(asked, "localhost:5000/train@sha256:ab") == "sha256:ab"
+
+    def test_a_node_that_reports_nothing_yet(self):
+        assert self.ran("x", "") is None
 
 
 class TestExits:
@@ -220,32 +246,233 @@ class TestDeletedPods:
             assert seen(pod("Succeeded", main=ended(0), metadata=about)).phase is Phase.FAILED
 
     def test_an_ended_pod_that_is_removed_has_ended_well(self):
-        about = self.deleted(NOW + timedelta(seconds=1), 0)
+        about = self.deleted(NOW + timedelta(seconds=61), 0)
         assert seen(pod("Succeeded", main=ended(0), metadata=about)).phase is Phase.SUCCEEDED
 
-    def test_a_drained_node_is_told(self):
-        thing = pod(
-            "Failed",
-            main=ended(143),
-            metadata=self.deleted(NOW - timedelta(seconds=5), 30),
-            conditions=[
-                {
-                    "type": "DisruptionTarget",
-                    "status": "True",
-                    "reason": "EvictionByEvictionAPI",
-                    "message": "Eviction API: evicting",
-                }
-            ],
-        )
-        assert seen(thing).exit == Exit(
-            143,
-            "(pod p) EvictionByEvictionAPI: Eviction API: evicting; "
-            "(container main) killed by signal 15 (SIGTERM)",
-        )
+    def test_clocks_may_differ_by_less_than_that(self):
+        about = self.deleted(NOW + timedelta(seconds=59), 0)
+        assert seen(pod("Succeeded", main=ended(0), metadata=about)).phase is Phase.FAILED
 
     def test_a_pod_being_deleted_is_still_running(self):
+        """On a lost node for long; it says so."""
         thing = pod("Running", main=RUNNING, metadata=self.deleted(NOW, 30))
         assert seen(thing).phase is Phase.RUNNING
+        assert seen(thing).disruption == "deleted while it was running"
+        thing["status"]["conditions"] = [TARGET]
+        assert seen(thing).disruption == EVICTED
+
+
+TARGET = {
+    "type": "DisruptionTarget",
+    "status": "True",
+    "reason": "EvictionByEvictionAPI",
+    "message": "Eviction API: evicting",
+    "lastTransitionTime": iso(NOW - timedelta(seconds=5)),
+}
+EVICTED = "EvictionByEvictionAPI: Eviction API: evicting"
+JOB = {"metadata": {"name": "j"}, "status": {}}
+COUNTED = {"metadata": {"name": "j"}, "status": {"failed": 1}}
+GOING = {"metadata": {"name": "j", "deletionTimestamp": iso(NOW)}, "status": {}}
+
+
+class TestDisruptions:
+    """Pods that were taken away, whatever their program made of it."""
+
+    def taken(self, at: datetime, grace: int) -> dict:
+        expires = iso(at + timedelta(seconds=grace))
+        return {"deletionTimestamp": expires, "deletionGracePeriodSeconds": grace}
+
+    def evicted(self, phase: str, main: dict, *, grace: int = 30, **about: object) -> dict:
+        metadata = self.taken(NOW - timedelta(seconds=5), grace)
+        return pod(phase, main=main, conditions=[TARGET], metadata=metadata, **about)
+
+    def test_a_drained_node_is_told(self):
+        observation = seen(self.evicted("Failed", ended(143)))
+        assert observation.disruption == EVICTED
+        assert observation.exit == Exit(
+            143, f"(pod p) {EVICTED}; (container main) killed by signal 15 (SIGTERM)"
+        )
+
+    def test_an_evicted_program_that_obeys_is_not_done(self):
+        observation = seen(self.evicted("Succeeded", ended(0)))
+        assert observation.exit == Exit(254, f"(pod p) {EVICTED}")
+        assert observation.disruption == EVICTED
+
+    def test_not_even_when_the_deletion_timestamp_was_rewritten(self):
+        """As recorded on a node: main ended first, the kubelet let go of the pod 5 s later."""
+        thing = self.evicted("Succeeded", ended(0), grace=0)
+        thing["metadata"]["deletionTimestamp"] = iso(NOW + timedelta(seconds=5))
+        assert seen(thing).phase is Phase.FAILED
+        assert seen(thing).disruption == EVICTED
+
+    def test_its_end_waits_for_the_phase(self):
+        thing = self.evicted("Running", ended(0), nurse=ended(0))
+        assert seen(thing).phase is Phase.RUNNING
+
+    def test_what_had_ended_long_before_is_not_run_again(self):
+        for phase, main, code in (("Succeeded", ended(0), 0), ("Failed", ended(3), 3)):
+            thing = self.evicted(phase, main)
+            late = iso(NOW + timedelta(minutes=5))
+            thing["status"]["conditions"] = [TARGET | {"lastTransitionTime": late}]
+            assert (seen(thing).exit.code, seen(thing).disruption) == (code, "")
+
+    def test_an_eviction_that_was_given_up_is_none(self):
+        thing = pod("Succeeded", main=ended(0), conditions=[TARGET | {"status": "False"}])
+        assert seen(thing).phase is Phase.SUCCEEDED
+        thing = pod("Succeeded", main=ended(0), conditions=[TARGET])
+        assert seen(thing).phase is Phase.SUCCEEDED  # it was never told to end
+
+    @pytest.mark.parametrize(
+        ("job", "disruption"),
+        [
+            (JOB, "deleted while it was running"),
+            (COUNTED, "deleted while it was running"),
+            (GOING, ""),
+            (None, ""),
+        ],
+    )
+    def test_whoever_deletes_the_pod_makes_room_whoever_deletes_the_job_means_it(
+        self, job, disruption
+    ):
+        thing = pod("Succeeded", main=ended(0), metadata=self.taken(NOW, 0))
+        assert needs_job(thing)
+        observation = seen(thing, job=job)
+        assert observation.exit == Exit(254, "(pod p) deleted while it was running")
+        assert observation.disruption == disruption
+
+    def test_the_count_of_the_job_decides_after_a_long_grace(self):
+        long_after = self.taken(NOW + timedelta(minutes=10), 0)
+        thing = pod("Succeeded", main=ended(0), metadata=long_after)
+        assert seen(thing, job=JOB).phase is Phase.SUCCEEDED
+        assert seen(thing, job=COUNTED).phase is Phase.FAILED
+
+    def test_others_need_no_job(self):
+        assert not needs_job(pod("Succeeded", main=ended(0)))
+        assert not needs_job(pod("Running", main=RUNNING, metadata=self.taken(NOW, 30)))
+        assert not needs_job(self.evicted("Succeeded", ended(0)))
+
+    @pytest.mark.parametrize(
+        "about",
+        [
+            {"reason": "OutOfcpu", "message": "Node didn't have enough resource"},
+            {"reason": "NodeAffinity", "message": "Predicate NodeAffinity failed"},
+            {"reason": "Terminated", "message": "Pod was terminated in response to shutdown."},
+            {"reason": "NodeShutdown", "message": "Pod was rejected as the node is shutting down"},
+        ],
+    )
+    def test_a_node_that_did_not_take_or_keep_it(self, about):
+        assert seen(pod("Failed", **about)).disruption == ": ".join(about.values())
+
+    @pytest.mark.parametrize("reason", ["ContainerStatusUnknown", "Unknown"])
+    def test_a_node_that_was_restarted(self, reason):
+        observation = seen(pod("Failed", main=ended(255, reason)))
+        assert observation.disruption == f"the node found the container dead: {reason}"
+
+    def test_what_the_pod_itself_used_up_is_no_disruption(self):
+        message = "Pod ephemeral local storage usage exceeds the total limit of containers 1Mi."
+        for main in (ended(0), ended(137, "ContainerStatusUnknown")):
+            observation = seen(pod("Failed", main=main, reason="Evicted", message=message))
+            assert observation.phase is Phase.FAILED
+            assert observation.disruption == ""
+
+    def test_a_failure_of_the_program_is_none(self):
+        assert seen(pod("Failed", main=ended(3))).disruption == ""
+
+
+class TestContainersOfOthers:
+    """What admission webhooks add to a pod."""
+
+    SIDECAR: ClassVar = {"name": "proxy", "restartPolicy": "Always"}
+
+    def with_sidecar(self, phase: str, main: dict, state: dict, **about: object) -> dict:
+        thing = pod(phase, main=main, nurse=ended(0), **about)
+        thing["spec"]["initContainers"] = [{"name": "init-main"}, self.SIDECAR]
+        thing["status"]["initContainerStatuses"].append({"name": "proxy", "state": state})
+        return thing
+
+    def with_ordinary(self, phase: str, main: dict, state: dict, **about: object) -> dict:
+        thing = pod(phase, main=main, nurse=ended(0), **about)
+        thing["spec"]["containers"].append({"name": "agent"})
+        thing["status"]["containerStatuses"].append({"name": "agent", "state": state})
+        return thing
+
+    @pytest.mark.parametrize("code", [143, 137, 1])
+    def test_how_a_native_sidecar_obeys_says_nothing(self, code):
+        """The same before and after the kubelet has ended it."""
+        for phase, state in (("Running", RUNNING), ("Succeeded", ended(code))):
+            thing = self.with_sidecar(phase, ended(0), state)
+            assert seen(thing).exit == Exit(0, "")
+            assert seen(trim(thing)) == seen(thing)
+
+    def test_nor_after_a_failure(self):
+        thing = self.with_sidecar("Failed", ended(3), ended(143))
+        assert seen(thing).exit == Exit(3, "(container main) Error")
+
+    def test_nor_if_the_program_never_ran(self):
+        main = waiting("PodInitializing")
+        thing = self.with_sidecar("Failed", main, ended(143), init=ended(1, message="not empty"))
+        assert seen(trim(thing)).exit == Exit(1, "(container init-main) Error: not empty")
+
+    @pytest.mark.parametrize(("main", "code"), [(ended(0), 0), (ended(3), 3)])
+    def test_one_that_never_ends_is_left_behind(self, main, code):
+        thing = self.with_ordinary("Running", main, RUNNING)
+        grace = timedelta(seconds=10)
+        early = observe_pod(thing, [], NOW + timedelta(seconds=9), foreign_grace=grace)
+        assert early.phase is Phase.RUNNING
+        assert waits_for_others(thing)
+        late = observe_pod(thing, [], NOW + timedelta(seconds=10), foreign_grace=grace)
+        assert (late.exit.code, late.lingering) == (code, True)
+        assert late.notes == (
+            "container agent, not of knit, did not end with the program: the pod is removed",
+        )
+
+    def test_not_before_the_log_is_complete(self):
+        thing = self.with_ordinary("Running", ended(0), RUNNING)
+        thing["status"]["containerStatuses"][1]["state"] = RUNNING
+        assert seen(thing).phase is Phase.RUNNING
+        assert not waits_for_others(thing)
+
+    def test_one_that_could_not_even_be_started_is_left_behind_too(self):
+        thing = self.with_ordinary("Pending", ended(0), waiting("ImagePullBackOff"))
+        assert seen(thing).lingering
+
+    def test_one_that_ends_in_time_is_not_remarkable(self):
+        thing = self.with_ordinary("Running", ended(0), ended(0))
+        assert seen(thing) == Observation(
+            Phase.SUCCEEDED, exit=Exit(0, ""), image_digest="sha256:abc"
+        )
+
+    def test_one_that_fails_is_noted(self):
+        """The same before and after Kubernetes calls the pod Failed because of it."""
+        for phase in ("Running", "Failed"):
+            observation = seen(self.with_ordinary(phase, ended(0), ended(1)))
+            assert (observation.exit, observation.lingering) == (Exit(0, ""), False)
+            assert observation.notes == (
+                "(container agent) Error; it is not of knit, and does not count",
+            )
+
+    def test_one_that_keeps_the_program_from_starting_counts(self):
+        thing = self.with_ordinary("Failed", waiting("PodInitializing"), ended(1))
+        assert seen(thing).exit == Exit(1, "(container agent) Error")
+
+
+class TestKilledForMemory:
+    def test_a_child_that_is_killed_is_noted(self):
+        """As containerd reports it: the program itself ended with 0."""
+        for phase in ("Running", "Succeeded"):
+            observation = seen(pod(phase, main=ended(0, "OOMKilled"), nurse=ended(0)))
+            assert (observation.phase, observation.exit) == (Phase.SUCCEEDED, Exit(0, ""))
+            assert observation.oom_killed
+            assert observation.notes == (oom_note(),)
+
+    def test_after_what_the_nurse_says_of_the_outputs(self):
+        told = "output /a: 1 socket is not kept: s"
+        thing = pod("Succeeded", main=ended(0, "OOMKilled"), nurse=ended(0, message=told))
+        assert seen(thing).notes == (told, oom_note())
+
+    def test_a_program_that_is_killed_itself_has_failed(self):
+        observation = seen(pod("Failed", main=ended(137, "OOMKilled"), nurse=ended(0)))
+        assert (observation.oom_killed, observation.notes) == (False, ())
 
 
 class TestPodsOfOneJob:
@@ -279,7 +506,15 @@ class TestJobsWithoutPods:
         ],
     )
     def test_a_job_whose_pod_was_removed(self, status):
-        assert observe_job(self.job(**status), []).phase is Phase.ABSENT
+        """Without it nobody knows whether its program was interrupted, whatever the Job counts."""
+        removed = observe_job(self.job(**status), [])
+        assert removed.phase is Phase.ABSENT
+        assert removed.disruption == "removed from its Job before its end was seen"
+
+    def test_a_job_that_goes_with_its_pod_is_meant_to_go(self):
+        job = self.job(failed=1)
+        job["metadata"]["deletionTimestamp"] = iso(NOW)
+        assert observe_job(job, []) == Observation(Phase.ABSENT)
 
     def test_a_job_being_deleted_may_still_make_a_pod(self):
         job = self.job()

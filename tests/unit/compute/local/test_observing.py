@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from knit_workflows.compute.base import Observation, Phase
+from knit_workflows.compute.base import Observation, Phase, oom_note
 from knit_workflows.compute.local.observing import observation_of
 from knit_workflows.compute.local.pod_folder import SupervisorState
 from knit_workflows.domain.runs import SUCCEEDED, Exit
@@ -89,10 +89,17 @@ def test_an_end_has_a_code_and_names_its_container(reported: SupervisorState, ex
     [
         ("sha256:ab registry/name@sha256:cd", "sha256:cd"),
         ("sha256:ab name:v1@sha256:ef registry/name@sha256:cd name@sha256:ef", "sha256:ef"),
-        ("sha256:ab", "sha256:ab"),
-        ("ab", "sha256:ab"),
+        ("sha256:ab", "id:sha256:ab"),
+        ("ab", "id:sha256:ab"),
     ],
 )
 def test_the_digest_is_the_registrys_else_the_images_own(image: str, digest: str) -> None:
     """Engines print it with and without its algorithm."""
     assert observation_of(replace(RUNNING, image=image)).image_digest == digest
+
+
+def test_a_child_that_was_killed_for_memory_is_noted() -> None:
+    """The container itself ended well, as its engine reports it."""
+    seen = observation_of(replace(RUNNING, exit=(0, 0), container_state=(0, True, False)))
+    assert (seen.phase, seen.exit, seen.oom_killed) == (Phase.SUCCEEDED, SUCCEEDED, True)
+    assert seen.notes == (oom_note(),)

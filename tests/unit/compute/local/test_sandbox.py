@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from knit_workflows.compute.base import Phase
+from knit_workflows.compute.base import Observation, Phase
 from knit_workflows.compute.local import LocalBackend
 from knit_workflows.compute.local.pod_folder import SupervisorState, read_state
 from knit_workflows.compute.local.processes import find_process
@@ -295,9 +295,12 @@ async def test_a_pod_from_before_a_reboot_is_lost(
         await ended(backend, pod)
         text = f'started {born.pid} {born.born} other\n"child-pid": {born.pid}\nrunning\n'
         (folder / "state").write_bytes(text.encode().ljust(4096, b"\0"))
-        assert (await backend.observe("pod")).phase is Phase.ABSENT
+        lost = Observation(Phase.ABSENT, disruption="the machine was restarted")
+        assert await backend.observe("pod") == lost
         await backend.launch(pod)
+        assert await backend.observe("pod") == lost
         await backend.stop("pod", grace=timedelta())
+        assert await backend.observe("pod") == Observation(Phase.ABSENT)
         assert await backend.run_pods() == []
         assert stranger.returncode is None
     finally:

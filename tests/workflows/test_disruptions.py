@@ -1,0 +1,237 @@
+"""Runs whose pods are taken away through no fault of their programs', on real servers."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+
+import pytest
+
+from knit_workflows import names
+from knit_workflows.compute.base import Observation, Phase
+from knit_workflows.domain.errors import StoreUnavailable
+from knit_workflows.domain.hooks import Hooks
+from knit_workflows.domain.ports import Relaunched, RunKey
+from knit_workflows.domain.runs import ABORTED_BY_USER, KNIT, Exit, RunDetail, RunStatus
+from knit_workflows.embedded import EmbeddedPostgres
+from knit_workflows.store.runs.execution import PostgresRunExecutionStore
+from knit_workflows.testing import QUICK, KnitEnvironment, MemoryBackend, knit_environment
+from tests.receiver import receiver
+from tests.waiting import PATIENCE
+from tests.workflows.test_hooks import SETTINGS
+from tests.workflows.test_run import TRAIN, only_run, until_status
+
+EVICTED = "EvictionByEvictionAPI: evicting"
+INTERRUPTED = Exit(143, "(container main) killed by signal 15 (SIGTERM)")
+WHOLE = ["waiting", "ready", "starting", "running", "completing", "done"]
+
+
+class Held(MemoryBackend):
+    """Its pods run until they are ended; a stopped one goes when `may_go` is set."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hold()
+        self.may_go = asyncio.Event()
+        self.may_go.set()
+
+    async def stop(self, pod_name: str, *, grace: timedelta) -> None:
+        if self.may_go.is_set():
+            await super().stop(pod_name, grace=grace)
+
+    def evict(self, run: RunDetail, generation: int = 1) -> None:
+        pod = names.run_pod(run.summary.run_id, generation)
+        self.finish(pod, INTERRUPTED, disruption=EVICTED)
+
+
+async def running(knit: KnitEnvironment) -> RunDetail:
+    plan = await knit.apply(TRAIN)
+    await knit.push({"type": "dataset"})
+    run = await only_run(knit, plan.summary.plan_id)
+    return await until_status(knit, run.summary.run_id, RunStatus.RUNNING)
+
+
+async def generation_runs(knit: KnitEnvironment, run: RunDetail, generation: int) -> RunDetail:
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            now = await knit.store.runs.get(run.summary.run_id)
+            if (now.generation, now.summary.status) == (generation, RunStatus.RUNNING):
+                return now
+            await asyncio.sleep(0.01)
+
+
+async def waits(knit: KnitEnvironment, run: RunDetail, code: str) -> RunDetail:
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            now = await knit.store.runs.get(run.summary.run_id)
+            if now.waiting is not None and now.waiting.code == code:
+                return now
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize(
+    "wait", [timedelta(), pytest.param(timedelta(minutes=1), marks=pytest.mark.patient)]
+)
+async def test_a_disrupted_run_is_launched_again(
+    postgres: EmbeddedPostgres, wait: timedelta
+) -> None:
+    """With new Data, when the old pod is gone; it never shows as failed, and every try is told."""
+    backend = Held()
+    engine = QUICK.model_copy(update={"short_run_wait": wait})
+    async with knit_environment(postgres=postgres, backend=backend, engine=engine) as knit:
+        first = await running(knit)
+        run_id = first.summary.run_id
+        backend.may_go.clear()
+        backend.evict(first)
+        shown = await waits(knit, first, "Disrupted")
+        assert shown.summary.status is RunStatus.RUNNING
+        assert shown.waiting is not None
+        assert EVICTED in shown.waiting.reason
+        assert backend.launches == [names.run_pod(run_id, 1)]  # its pod is still there
+        backend.may_go.set()
+        await backend.stop(names.run_pod(run_id, 1), grace=timedelta())
+        second = await generation_runs(knit, first, 2)
+        assert second.inputs == first.inputs
+        old, new = ({one.knit_id for one in run.outputs} for run in (first, second))
+        assert not old & new
+        backend.finish(names.run_pod(run_id, 2))
+        done = await knit.final(run_id)
+        assert (done.summary.status, done.notes) == (RunStatus.DONE, ())
+        assert backend.launches == [names.run_pod(run_id, 1), names.run_pod(run_id, 2)]
+        events = await knit.store.runs.events(run_id)
+        moves = [one.to_status for one in events if one.from_status is not one.to_status]
+        assert moves == [*WHOLE[:4], *WHOLE]
+        [again] = [one for one in events if one.from_status is RunStatus.RUNNING][1:2]
+        assert again.cause == f"disrupted: {EVICTED}; launched again, 1 of at most 3 times"
+        assert (again.generation, again.actor) == (2, KNIT)
+        earlier = knit.temporal.get_workflow_handle(names.run_workflow(run_id, 1))
+        assert (await earlier.result())["status"] == "superseded"
+
+
+@pytest.mark.parametrize("limit", [0, pytest.param(2, marks=pytest.mark.patient)])
+async def test_a_run_that_is_disrupted_too_often_has_failed(
+    postgres: EmbeddedPostgres, limit: int
+) -> None:
+    """As its last pod ended; a retry by a user begins to count anew."""
+    backend = Held()
+    engine = QUICK.model_copy(update={"disruption_limit": limit})
+    async with knit_environment(postgres=postgres, backend=backend, engine=engine) as knit:
+        run = await running(knit)
+        for generation in range(1, limit + 2):
+            await generation_runs(knit, run, generation)
+            backend.evict(run, generation)
+        failed = await knit.final(run.summary.run_id)
+        assert (failed.summary.status, failed.summary.exit) == (RunStatus.FAILED, INTERRUPTED)
+        causes = [one.cause for one in await knit.store.runs.events(run.summary.run_id)]
+        told = f"run pod ended; it was launched again {limit} times already"
+        assert (told if limit else "run pod ended") in causes
+        if limit:
+            await knit.store.runs.retry(run.summary.run_id)
+            await generation_runs(knit, run, limit + 2)
+            backend.evict(run, limit + 2)
+            await generation_runs(knit, run, limit + 3)
+
+
+@pytest.mark.patient
+async def test_a_stop_comes_first_while_the_old_pod_goes(postgres: EmbeddedPostgres) -> None:
+    """Whether by a user or by a cancellation in Temporal; the Run is not launched again."""
+    backend = Held()
+    async with knit_environment(postgres=postgres, backend=backend) as knit:
+        run = await running(knit)
+        backend.may_go.clear()
+        backend.evict(run)
+        await waits(knit, run, "Disrupted")
+        await knit.store.runs.stop(run.summary.run_id, fail=True)
+        backend.may_go.set()
+        failed = await knit.final(run.summary.run_id)
+        assert (failed.summary.exit, failed.generation) == (ABORTED_BY_USER, 1)
+        await knit.store.runs.retry(run.summary.run_id)
+        await generation_runs(knit, run, 2)
+        backend.may_go.clear()
+        backend.evict(run, 2)
+        await waits(knit, run, "Disrupted")
+        await knit.temporal.get_workflow_handle(names.run_workflow(run.summary.run_id, 2)).cancel()
+        backend.may_go.set()
+        failed = await knit.final(run.summary.run_id)
+        assert (failed.summary.status, failed.generation) == (RunStatus.FAILED, 2)
+        assert len(backend.launches) == 2
+
+
+async def test_who_reads_its_log_is_waited_for(postgres: EmbeddedPostgres) -> None:
+    """What it wrote is discarded only then; the Run says so."""
+    backend = Held()
+    async with knit_environment(postgres=postgres, backend=backend) as knit:
+        run = await running(knit)
+        assert run.log is not None
+        assert run.log.knit_id is not None
+        reading = await knit.knit.open_download(run.log.knit_id)
+        backend.evict(run)
+        shown = await waits(knit, run, "OutputsRead")
+        assert shown.generation == 1
+        await knit.knit.finish(reading, ok=True)
+        await generation_runs(knit, run, 2)
+
+
+@pytest.mark.patient
+async def test_a_pod_that_was_removed_behind_the_watch_is_a_disruption(
+    postgres: EmbeddedPostgres,
+) -> None:
+    """A node that is lost takes its pods with it; only the Job is left."""
+
+    class Lost(Held):
+        def _observation(self, pod_name: str) -> Observation:
+            seen = super()._observation(pod_name)
+            lost = seen.phase is Phase.ABSENT and pod_name in self.launches
+            return Observation(Phase.ABSENT, disruption="removed") if lost else seen
+
+    backend = Lost()
+    async with knit_environment(postgres=postgres, backend=backend) as knit:
+        run = await running(knit)
+        backend.lose(names.run_pod(run.summary.run_id, 1))
+        await generation_runs(knit, run, 2)
+
+
+@pytest.mark.patient
+async def test_an_attempt_after_the_commit_launches_nothing_twice(
+    postgres: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker that has made the next generation died before it could say so."""
+    made: list[Relaunched] = []
+    relaunch = PostgresRunExecutionStore.relaunch
+
+    async def cut(self: PostgresRunExecutionStore, key: RunKey, **wanted: object) -> Relaunched:
+        made.append(await relaunch(self, key, **wanted))  # type: ignore[arg-type]
+        raise StoreUnavailable("the connection is lost")
+
+    monkeypatch.setattr(PostgresRunExecutionStore, "relaunch", cut)
+    backend = Held()
+    async with knit_environment(postgres=postgres, backend=backend) as knit:
+        run = await running(knit)
+        backend.evict(run)
+        await generation_runs(knit, run, 2)
+        handle = knit.temporal.get_workflow_handle(names.run_workflow(run.summary.run_id, 1))
+        assert (await handle.result())["status"] == "superseded"
+        assert [(one.status, one.times) for one in made] == [(RunStatus.WAITING, 1)]
+        assert len(backend.launches) == 2
+
+
+@pytest.mark.patient
+async def test_hooks_hear_of_both_generations_and_of_no_failure(
+    postgres: EmbeddedPostgres,
+) -> None:
+    with receiver() as hooks:
+        backend = Held()
+        async with knit_environment(postgres=postgres, backend=backend, hooks=SETTINGS) as knit:
+            wanted = Hooks((hooks.url("/before"),), (hooks.url("/after"),))
+            await knit.store.hooks.configure(wanted)
+            run = await running(knit)
+            backend.evict(run)
+            await generation_runs(knit, run, 2)
+            backend.finish(names.run_pod(run.summary.run_id, 2))
+            await knit.final(run.summary.run_id)
+            second = names.run_workflow(run.summary.run_id, 2)
+            await knit.temporal.get_workflow_handle(second).result()
+        moves = [f"→ {target}" for target in [*WHOLE[1:4], *WHOLE[1:]]]
+        for path in ("/before", "/after"):
+            seen = [call.transition[1] for call in hooks.calls if call.path == path]
+            assert [f"→ {target}" for target in seen] == moves

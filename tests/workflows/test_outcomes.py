@@ -1,0 +1,93 @@
+"""How a Run ends whose pod ends in an unusual way, on real servers."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from knit_workflows import names
+from knit_workflows.compute.base import RunPod, oom_note
+from knit_workflows.domain.runs import OOM_KILLED, SUCCEEDED, RunQuery, RunStatus
+from knit_workflows.embedded import EmbeddedPostgres
+from knit_workflows.testing import QUICK, MemoryBackend, knit_environment
+from tests.workflows.test_run import TRAIN, only_run, until_status
+
+
+@pytest.mark.parametrize(
+    "wait", [pytest.param(timedelta(), marks=pytest.mark.patient), timedelta(minutes=1)]
+)
+@pytest.mark.parametrize("fails", [False, True])
+async def test_a_child_that_was_killed_for_memory_is_told(
+    postgres: EmbeddedPostgres, wait: timedelta, fails: bool
+) -> None:
+    """As a note, or as a failure if the setting says so; in the list and in the history."""
+    engine = QUICK.model_copy(update={"short_run_wait": wait, "oom_kill_fails": fails})
+    backend = MemoryBackend()
+    backend.hold()
+    async with knit_environment(postgres=postgres, backend=backend, engine=engine) as knit:
+        plan = await knit.apply(TRAIN)
+        await knit.push({"type": "dataset"})
+        run = await only_run(knit, plan.summary.plan_id)
+        await until_status(knit, run.summary.run_id, RunStatus.RUNNING)
+        backend.finish(names.run_pod(run.summary.run_id, 1), oom_killed=True)
+        await knit.final(run.summary.run_id)
+        [run] = await knit.store.runs.find(RunQuery(plan_ids=frozenset({plan.summary.plan_id})))
+        assert run.notes == (oom_note(),)
+        assert run.summary.status is (RunStatus.FAILED if fails else RunStatus.DONE)
+        assert run.summary.exit == (OOM_KILLED if fails else SUCCEEDED)
+        events = await knit.store.runs.events(run.summary.run_id)
+        assert f"run pod ended; {oom_note()}" in [event.cause for event in events]
+
+
+@pytest.mark.parametrize(
+    "wait", [pytest.param(timedelta(), marks=pytest.mark.patient), timedelta(minutes=1)]
+)
+async def test_a_pod_with_containers_left_is_gone_before_its_run_is_done(
+    postgres: EmbeddedPostgres, wait: timedelta
+) -> None:
+    """The Run has the outcome of its program; nothing can write any more when it is final."""
+
+    class Watched(MemoryBackend):
+        stopped_at: RunStatus | None = None
+
+        async def stop(self, pod_name: str, *, grace: timedelta) -> None:
+            self.stopped_at = (await knit.store.runs.get(run.summary.run_id)).summary.status
+            await super().stop(pod_name, grace=grace)
+
+    engine = QUICK.model_copy(update={"short_run_wait": wait})
+    backend = Watched()
+    backend.hold()
+    async with knit_environment(postgres=postgres, backend=backend, engine=engine) as knit:
+        plan = await knit.apply(TRAIN)
+        await knit.push({"type": "dataset"})
+        run = await only_run(knit, plan.summary.plan_id)
+        await until_status(knit, run.summary.run_id, RunStatus.RUNNING)
+        backend.finish(names.run_pod(run.summary.run_id, 1), lingering=True)
+        assert (await knit.final(run.summary.run_id)).summary.status is RunStatus.DONE
+        assert backend.stopped_at is RunStatus.COMPLETING
+
+
+async def test_what_the_back_end_warns_of_is_noted_with_what_comes_later(
+    postgres: EmbeddedPostgres,
+) -> None:
+    """In the history at the launch; and both stay on the Run."""
+
+    class Warning(MemoryBackend):
+        async def launch(self, pod: RunPod) -> tuple[str, ...]:
+            await super().launch(pod)
+            return ("would violate PodSecurity",)
+
+    backend = Warning()
+    backend.hold()
+    async with knit_environment(postgres=postgres, backend=backend) as knit:
+        plan = await knit.apply(TRAIN)
+        await knit.push({"type": "dataset"})
+        run = await only_run(knit, plan.summary.plan_id)
+        run = await until_status(knit, run.summary.run_id, RunStatus.RUNNING)
+        warned = "warning of the back-end: would violate PodSecurity"
+        assert run.notes == (warned,)
+        events = await knit.store.runs.events(run.summary.run_id)
+        assert f"run pod created; {warned}" in [event.cause for event in events]
+        backend.finish(names.run_pod(run.summary.run_id, 1), oom_killed=True)
+        assert (await knit.final(run.summary.run_id)).notes == (warned, oom_note())
