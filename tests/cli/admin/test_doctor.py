@@ -30,6 +30,10 @@ WELL = {
         "retentionDays": 3,
         "updates": True,
         "missingAttributes": [],
+        "trial": {
+            **{"updateWithStart": True, "eager": True, "priorities": True},
+            **{"steps": 60, "seconds": 0.6},
+        },
     },
     "database": {},
 }
@@ -70,9 +74,10 @@ def test_where_all_is_well_nothing_needs_a_cure(healthy: Admin):
         *("knit-storage-nfs", "knit-certs", "knit-db-postgres", "knit-image-registry", "knit-app"),
         *("database", "temporal", "clock"),
     }
-    assert (
-        listed[("temporal", "ok")]["message"] == "1.29.1 at temporal.example:7233, namespace knit"
-    )
+    printed = healthy("doctor").out.decode()
+    assert "✔ temporal: 1.29.1 at temporal.example:7233, namespace knit\n" in printed
+    assert "as knit wants it, by trial (60 steps took 0.6 s); what cannot be tried: " in printed
+    assert "matching.enableFairness" in printed
 
 
 def test_for_people_it_is_a_line_each_and_the_cure_below(healthy: Admin):
@@ -269,6 +274,31 @@ def test_a_release_that_is_not_deployed(healthy: Admin):
 def test_what_temporal_lacks(healthy: Admin, temporal, state, words):
     examined(healthy, temporal)
     assert words in found(healthy)[("temporal", state)]["message"]
+
+
+@pytest.mark.parametrize(
+    ("trial", "state", "words", "cure"),
+    [
+        ({"updateWithStart": False}, "problem", "uploads", "enableExecuteMultiOperation=true"),
+        ({"eager": False}, "warning", "each short step waits", "enableActivityEagerExecution=true"),
+        ({"seconds": 2.03}, "warning", "60 steps took 2.0 s, as with", "MaxPollRPS=10000"),
+        ({"priorities": False}, "warning", "priorities of tasks", "matching.useNewMatcher=true"),
+        ({"problem": "denied"}, "unknown", "could not be tried: denied", "docs/operations.md"),
+    ],
+)
+def test_what_its_dynamic_configuration_lacks(healthy: Admin, trial, state, words, cure):
+    examined(healthy, {"trial": {**WELL["temporal"]["trial"], **trial}})
+    one = found(healthy)[("temporal", state)]
+    assert words in one["message"]
+    assert cure in one["cure"]
+    assert "as knit wants it" not in healthy("doctor").out.decode()
+
+
+def test_a_pod_that_tries_nothing_is_told(healthy: Admin):
+    """It is of an older version."""
+    examined(healthy, {"trial": None})
+    message = found(healthy)[("temporal", "unknown")]["message"]
+    assert message.endswith("the pod is of a version that does not try it")
 
 
 def test_what_the_database_lacks(healthy: Admin):
