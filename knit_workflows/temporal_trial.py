@@ -112,7 +112,7 @@ class _Trial:
         return eager
 
     async def takes_for_steps(self) -> float:
-        """Gives the seconds of STEPS steps, half of them activities, half of them workflow tasks."""
+        """Gives the seconds of STEPS steps, activities and workflow tasks in turn."""
         began = time.perf_counter()
         for number in range(STEPS // 2):
             await self._schedule(_activity(self.queue, f"step-{number}"))

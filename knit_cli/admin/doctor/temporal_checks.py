@@ -58,7 +58,7 @@ def _trial(found: dict[str, Any]) -> Iterator[Finding]:
         yield unknown(
             "temporal",
             f"its dynamic configuration could not be tried: {found['problem']}",
-            "see that knit may start workflows in its namespace; docs/operations.md lists what to set",
+            "see that knit may start workflows there; docs/operations.md lists what to set",
         )
         return
     if not found["updateWithStart"]:

@@ -31,8 +31,11 @@ WELL = {
         "updates": True,
         "missingAttributes": [],
         "trial": {
-            **{"updateWithStart": True, "eager": True, "priorities": True},
-            **{"steps": 60, "seconds": 0.6},
+            "updateWithStart": True,
+            "eager": True,
+            "priorities": True,
+            "steps": 60,
+            "seconds": 0.6,
         },
     },
     "database": {},
