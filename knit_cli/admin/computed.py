@@ -1,4 +1,4 @@
-"""Values that follow from the settings folder; they go on top of the files with values."""
+"""Values that follow from the settings folder; the files with values go on top of them."""
 
 from __future__ import annotations
 
@@ -10,9 +10,7 @@ from knit_cli.admin.secret_objects import TLS_SECRET, TOKEN_SECRET, pull_secret_
 from knit_cli.admin.values import read_values
 
 
-def computed_values(
-    folder: SettingsFolder, chart: str, image_repository: str | None
-) -> dict[str, Any]:
+def computed_values(folder: SettingsFolder, chart: str) -> dict[str, Any]:
     """Gives the values of a chart that the folder's other files say: names of Secrets above all."""
     values: dict[str, Any] = {}
     if chart == charts.CERTS and has_own_certificates(folder):
@@ -26,8 +24,6 @@ def computed_values(
         accounts = read_values(folder, chart).get("accounts") or {}
         if not (accounts.get("bootstrapToken") or {}).get("existingSecret"):
             values["accounts"] = {"bootstrapToken": {"existingSecret": TOKEN_SECRET}}
-        if image_repository is not None:
-            values["imageRepository"] = image_repository
     return values
 
 

@@ -179,6 +179,13 @@ def test_what_a_killed_doctor_left_is_removed(healthy: Admin):
     assert not any("old" in key for key in healthy.tools.objects())
 
 
+def test_the_class_of_the_administrators_file_is_tried(healthy: Admin):
+    """It wins over that of the chart for storage, as it does when knit is installed."""
+    healthy.tools.add("storageclass", "fast")
+    (healthy.folder / "values" / "knit-app.yaml").write_text("storage: {class: {data: fast}}")
+    assert found(healthy)[("storage", "ok")]["message"].startswith("StorageClass fast gave")
+
+
 def test_without_a_name_the_default_class_is_tried(healthy: Admin):
     (healthy.folder / "values" / "knit-storage-nfs.yaml").unlink()
     one = found(healthy)[("storage", "ok")]

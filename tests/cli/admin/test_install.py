@@ -48,9 +48,9 @@ def test_the_charts_are_installed_in_order_with_exactly_these_words(prepared: Ad
             ]
         assert words == [
             *("--kubeconfig", str(prepared.folder / "kubeconfig")),
-            *("upgrade", "--install", chart, str(charts / chart)),
+            *("upgrade", "--install", chart, str(charts / chart), "--values", "-"),
             *(word for path in values for word in ("--values", str(path))),
-            *("--values", "-", "--wait", "--timeout", "10m", "--namespace", "knit"),
+            *("--wait", "--timeout", "10m", "--namespace", "knit"),
         ]
 
 
@@ -76,6 +76,25 @@ def test_values_are_handed_over_between_charts_without_secrets(prepared: Admin):
         "database": {"service": "db", "credential": {"secret": "x"}},
         "accounts": {"bootstrapToken": {"existingSecret": "knit-admin-bootstrap-token"}},
     }
+
+
+def test_the_administrators_file_wins_over_what_is_handed_over_and_it_is_said(prepared: Admin):
+    """For helm, later files win."""
+    storage = {"class": {"data": "d", "system": "s"}, "nfs": {"share": "/"}}
+    prepared.tools.say("values-knit-storage-nfs.json", json.dumps(storage))
+    path = prepared.folder / "values" / "knit-app.yaml"
+    mine = "storage: {class: {data: fast, system: s}, more: 1}\naccounts: {bootstrapToken: null}\n"
+    path.write_text(mine)
+    ended = prepared.succeed("install")
+    words, given = upgrades(prepared)["knit-app"]
+    assert given["storage"] == storage
+    assert words.index("-") < words.index(str(path))
+    assert [one for one in ended.err.splitlines() if "the file counts" in one] == [
+        "knit: values/knit-app.yaml: storage.class.data is fast, and would be d without it; the file "
+        "counts",
+        "knit: values/knit-app.yaml: accounts.bootstrapToken is null, and would be {existingSecret: "
+        "knit-admin-bootstrap-token} without it; the file counts",
+    ]
 
 
 def test_charts_that_are_left_out_are_not_handed_over(prepared: Admin):
@@ -171,7 +190,11 @@ def test_a_secret_to_pull_images_with_is_made_and_named(prepared: Admin):
 def test_the_place_of_images_may_be_named(prepared: Admin):
     prepared.knit.variables.update(IMAGE_REPOSITORY_HOST="registry.example", REPOSITORY="ml/knit")
     prepared.succeed("install")
-    assert upgrades(prepared)["knit-app"][1]["imageRepository"] == "registry.example/ml/knit"
+    words, _ = upgrades(prepared)["knit-app"]
+    flag = words.index("--set-json")
+    assert words[flag + 1] == 'imageRepository="registry.example/ml/knit"'
+    # It is said now, and so wins over what the file said once.
+    assert flag > max(at for at, word in enumerate(words) if word == "--values")
 
 
 def test_without_tls_nothing_of_it_is_installed(prepared: Admin):
