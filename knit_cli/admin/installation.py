@@ -11,6 +11,7 @@ from knit_cli.admin import charts, releases, workloads
 from knit_cli.admin.charts import ChartSource
 from knit_cli.admin.cluster import Cluster, ToolFailed
 from knit_cli.admin.computed import computed_values
+from knit_cli.admin.crashes import CrashWatch
 from knit_cli.admin.folder import SettingsFolder
 from knit_cli.admin.progress import Progress
 from knit_cli.admin.secret_objects import apply_secrets, ensure_namespace
@@ -116,13 +117,19 @@ def _install_one(
     words = _files(folder, chart, values)
     if chart == charts.APP and wishes.image_repository is not None:
         words += ["--set-json", f"imageRepository={json.dumps(wishes.image_repository)}"]
+    watch = CrashWatch.begin(cluster, chart, progress.tell)
+
+    def tick() -> None:
+        progress.tick()
+        watch.look()
+
     folder.set_at_work_on(chart)
     try:
         cluster.helm(
             *("upgrade", "--install", chart, *wishes.source.arguments(chart)),
             *("--values", "-", *words, "--wait", "--timeout", wishes.timeout),
             values=values,
-            on_tick=progress.tick,
+            on_tick=tick,
         )
     except ToolFailed as failed:
         folder.set_at_work_on(None)

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from knit_cli.admin import reach
 from knit_cli.admin.certificates import Pair, new_server
 from knit_cli.admin.doctor import endpoint_checks
 from tests.cli.admin.conftest import Admin
@@ -49,7 +50,7 @@ def healthy(installed: Admin, monkeypatch) -> Admin:
     installed.tools.add("storageclass", "shared")
     examined(installed)
     deployment(installed, "knit-api", "knit-app")
-    monkeypatch.setattr(endpoint_checks, "_PATIENCE", 0.05)
+    monkeypatch.setattr(reach, "PATIENCE", 0.05)
     return installed
 
 
@@ -93,7 +94,7 @@ def test_for_people_it_is_a_line_each_and_the_cure_below(healthy: Admin):
 
 
 def test_before_an_installation_the_cluster_is_checked(prepared: Admin, monkeypatch):
-    monkeypatch.setattr(endpoint_checks, "_PATIENCE", 0.05)
+    monkeypatch.setattr(reach, "PATIENCE", 0.05)
     prepared.tools.say("no-such", "")
     (prepared.folder / "values" / "knit-storage-nfs.yaml").write_text("class: {data: shared}")
     prepared.tools.add("storageclass", "shared")
@@ -392,7 +393,7 @@ def local(admin: Admin) -> Pair:
     [(200, "ok", "answers"), (401, "ok", "answers"), (502, "problem", "answers with 502")],
 )
 def test_api_and_registry_are_asked_with_tls(healthy: Admin, monkeypatch, status, state, words):
-    monkeypatch.setattr(endpoint_checks, "_PATIENCE", 20)
+    monkeypatch.setattr(reach, "PATIENCE", 20)
     pair = new_server(
         Pair(
             *((healthy.folder / "certs" / f"ca.{one}").read_bytes() for one in ("crt", "key")),
@@ -408,7 +409,7 @@ def test_api_and_registry_are_asked_with_tls(healthy: Admin, monkeypatch, status
 
 
 def test_a_served_certificate_of_another_authority(healthy: Admin, monkeypatch):
-    monkeypatch.setattr(endpoint_checks, "_PATIENCE", 20)
+    monkeypatch.setattr(reach, "PATIENCE", 20)
     monkeypatch.setattr(endpoint_checks, "hosts_of", lambda *_: ["127.0.0.1"])
     with serving(healthy, 200, new_server(made(), ["127.0.0.1"])):
         one = found(healthy)[("api", "problem")]

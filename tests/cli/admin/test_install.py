@@ -16,7 +16,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from knit_cli.admin import reach
 from knit_cli.admin.charts import ChartSource
+from knit_cli.admin.reach import Unreachable
 from knit_cli.errors import BadInput
 from knit_cli.version import version
 from knit_workflows.domain.tokens import is_token
@@ -96,6 +98,107 @@ def test_the_administrators_file_wins_over_what_is_handed_over_and_it_is_said(pr
         "knit: values/knit-app.yaml: accounts.bootstrapToken is null, and would be "
         "{existingSecret: knit-admin-bootstrap-token} without it; the file counts",
     ]
+
+
+def crashed(name: str, exit_code: int, *, restarted: bool = False, **metadata) -> dict:
+    """The init container of a pod of knit-db-postgres."""
+    ended = {"terminated": {"exitCode": exit_code}}
+    states = {"state": {"running": {}}, "lastState": ended} if restarted else {"state": ended}
+    labels = {"app.kubernetes.io/instance": "knit-db-postgres"}
+    return {
+        "kind": "Pod",
+        "metadata": {"name": name, "uid": name, "labels": labels, **metadata},
+        "status": {"initContainerStatuses": [{"name": "roles", **states}]},
+    }
+
+
+def test_a_crash_is_told_at_once_with_its_last_lines(prepared: Admin):
+    """While helm waits still: the small one ends when the log was read. Others are not told of."""
+    pods = {
+        "pod/db-1": crashed("db-1", 3),
+        "pod/db-2": crashed("db-2", 3, restarted=True),
+        "pod/db-3": crashed("db-3", 0),
+        "pod/db-4": crashed("db-4", 3, deletionTimestamp="2026-01-01T00:00:00Z"),
+    }
+    prepared.tools.say("crash-knit-db-postgres", json.dumps(pods))
+    prepared.tools.say("log-db-1-roles", "\n".join(f"line {one} \x1b[31m" for one in range(20)))
+    prepared.tools.say("previous-log-db-2-roles", "password refused")
+    said = prepared.succeed("install").err
+    assert said.count("ended with exit code") == 2
+    assert "knit: db-1: roles ended with exit code 3; its last lines:\n    line 12 " in said
+    assert "\x1b" not in said
+    assert "db-2: roles ended with exit code 3; its last lines:\n    password refused\n" in said
+    assert said.index("db-1: roles") < said.index("knit-db-postgres: done")
+
+
+def test_a_crash_without_a_log_is_told_too(prepared: Admin):
+    prepared.tools.say("crash-knit-db-postgres", json.dumps({"pod/db-1": crashed("db-1", 3)}))
+    assert "db-1: roles ended with exit code 3\n" in prepared.succeed("install").err
+
+
+def test_what_an_upgrade_replaces_may_end_as_it_likes(installed: Admin):
+    """A worker that is older than its database ends with 1, for example."""
+    ready = {"conditions": [{"type": "Ready", "status": "True"}]}
+    before = crashed("db-1", 0)
+    installed.tools.add("Pod", "db-1", metadata=before["metadata"], status=ready)
+    pods = {"pod/db-1": crashed("db-1", 1), "pod/db-2": crashed("db-2", 3)}
+    installed.tools.say("crash-knit-db-postgres", json.dumps(pods))
+    said = installed.succeed("install").err
+    assert "db-2: roles ended" in said
+    assert "db-1: roles ended" not in said
+
+
+def test_a_job_that_has_failed_is_not_waited_for(prepared: Admin, monkeypatch):
+    """helm is told to end; the next command goes on. Jobs from before do not count."""
+    labels = {"app.kubernetes.io/instance": "knit-db-postgres"}
+    failed = [{"type": "Failed", "status": "True", "message": "reached its backoff limit"}]
+    job = {"kind": "Job", "metadata": {"name": "j", "uid": "j", "labels": labels}}
+    job["status"] = {"conditions": failed}
+    prepared.tools.say("crash-knit-db-postgres", json.dumps({"job/j": job}))
+    ended = prepared("install")
+    assert ended.code == 1
+    assert "error: knit-db-postgres could not be installed\n" in ended.err
+    assert "job j has failed: reached its backoff limit\n" in ended.err
+    assert prepared.tools.releases()["knit-db-postgres"]["status"] == "pending-install"
+    prepared.tools.be_quiet("crash-knit-db-postgres")
+    assert "repaired" in prepared.succeed("install").err
+
+
+def test_it_is_ready_when_the_api_answers(prepared: Admin, monkeypatch):
+    """After a wait, since the nodes learn of a port a moment later."""
+    answers = iter([Unreachable("refused"), 502, 401])
+
+    def ask(_folder, _variables, url: str) -> int:
+        assert url == "https://10.0.0.7:30803/api/plans"
+        one = next(answers)
+        if isinstance(one, Unreachable):
+            raise one
+        return one
+
+    monkeypatch.setattr(reach, "ask", ask)
+    monkeypatch.setattr(reach, "WITHIN", 20)
+    monkeypatch.setattr(reach, "_PAUSE", 0)
+    ended = prepared.succeed("install", "--json")
+    assert json.loads(ended.out)["answers"] is True
+    assert "knit: waits for the API at https://10.0.0.7:30803/api: refused\n" in ended.err
+    assert "knit: knit is ready: the API answers at https://10.0.0.7:30803/api\n" in ended.err
+    assert "502" not in ended.err
+
+
+@pytest.mark.parametrize("answer", [Unreachable("no route to host"), 404])
+def test_an_api_that_this_machine_cannot_reach_is_told(prepared: Admin, monkeypatch, answer):
+    def ask(*_) -> int:
+        if isinstance(answer, Unreachable):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(reach, "ask", ask)
+    ended = prepared.succeed("install", "--json")
+    assert json.loads(ended.out)["answers"] is False
+    assert "is ready" not in ended.err
+    reason = "answers with 404" if answer == 404 else "no route to host"
+    assert "the API does not answer from this machine at https://10.0.0.7:30803/api" in ended.err
+    assert reason in ended.err
 
 
 def test_charts_that_are_left_out_are_not_handed_over(prepared: Admin):
@@ -247,7 +350,7 @@ def test_with_quiet_it_says_only_the_result(prepared: Admin):
     ended = prepared.knit("--quiet", "admin", "install")
     assert ended.code == 0
     assert "done" not in ended.err
-    assert "the API is at https://10.0.0.7:30803/api" in ended.err
+    assert "the API does not answer from this machine at https://10.0.0.7:30803/api" in ended.err
 
 
 def test_a_terminal_shows_a_table(prepared: Admin, monkeypatch):
