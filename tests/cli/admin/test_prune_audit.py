@@ -75,7 +75,7 @@ def test_the_pod_has_what_the_migration_has(full: Admin):
 
 def test_without_agreement_nothing_is_removed(full: Admin):
     ended = full("prune-audit", *OLDER)
-    assert ended.code == 2
+    assert ended.code == 1
     assert "nothing was removed" in ended.err
     assert len(executed(full)) == 1
     assert (full.knit.cwd / "old audit.jsonl").exists()
@@ -103,7 +103,7 @@ def test_an_archive_is_never_overwritten(full: Admin):
     path = full.knit.cwd / "old audit.jsonl"
     path.write_text("mine")
     ended = full("prune-audit", *OLDER, "--yes")
-    assert ended.code == 2
+    assert ended.code == 1
     assert "cannot make the archive" in ended.err
     assert path.read_text() == "mine"
     assert executed(full) == []
@@ -118,7 +118,7 @@ def test_nothing_old_leaves_no_archive(full: Admin):
 
 def test_what_is_young_stays(full: Admin):
     ended = full("prune-audit", "--older-than", "29d", "--archive", "a")
-    assert ended.code == 2
+    assert ended.code == 1
     assert "the rows of the last 30 days stay" in ended.err
     assert full.tools.calls() == []
 
