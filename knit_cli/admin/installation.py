@@ -13,6 +13,7 @@ from knit_cli.admin.cluster import Cluster, ToolFailed
 from knit_cli.admin.computed import computed_values
 from knit_cli.admin.crashes import CrashWatch
 from knit_cli.admin.folder import SettingsFolder
+from knit_cli.admin.preparation import check_api_root
 from knit_cli.admin.progress import Progress
 from knit_cli.admin.secret_objects import apply_secrets, ensure_namespace
 from knit_cli.admin.tls_files import check_present
@@ -85,6 +86,8 @@ def _check(folder: SettingsFolder, chosen: Sequence[str]) -> None:
             f"the settings folder has no {folder.values(charts.APP)}",
             advice="run `knit admin prepare` with it once more",
         )
+    if api_root := folder.read_text(folder.api_root):
+        check_api_root(api_root)
     for name in (*chosen, *charts.EXTRA_VALUES):
         read_values(folder, name)
     if check_present(folder) is None and not folder.without_tls.exists():

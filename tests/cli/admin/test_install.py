@@ -201,6 +201,28 @@ def test_an_api_that_this_machine_cannot_reach_is_told(prepared: Admin, monkeypa
     assert reason in ended.err
 
 
+@pytest.mark.parametrize(
+    ("api_root", "origin"),
+    [
+        ("https://knit.example.com:8443/api", "https://knit.example.com:8443"),
+        ("https://knit.example.com/knit/api", None),
+    ],
+)
+def test_the_api_knows_its_address_behind_a_balancer(prepared: Admin, api_root, origin):
+    """As far as it has a setting for that: one without a path."""
+    prepared.succeed("prepare", "--api-root", api_root)
+    prepared.succeed("install")
+    assert upgrades(prepared)["knit-app"][1]["accounts"].get("publicUrl") == origin
+
+
+def test_a_broken_address_is_told_before_anything_is_installed(prepared: Admin):
+    (prepared.folder / "api-root").write_text("http://[/api")
+    ended = prepared("install")
+    assert ended.code == 1
+    assert "is not the address of an API" in ended.err
+    assert upgrades(prepared) == {}
+
+
 def test_charts_that_are_left_out_are_not_handed_over(prepared: Admin):
     for name in ("knit-storage-nfs", "knit-certs"):
         (prepared.folder / "values" / f"{name}.yaml").unlink()
