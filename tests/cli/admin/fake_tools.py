@@ -4,6 +4,7 @@ It is copied into a test's folder under both names. Everything is in the folder 
 `calls.jsonl`, `objects.json` (by `kind/name`), `releases.json`, and files that say how it is to
 behave: `fail-NAME` (what helm says instead of installing), `hang-NAME`, `crash-NAME` (objects that
 are there while helm waits; it goes on when somebody reads the log of one), `log-POD-CONTAINER`,
+`kill-after` (the number of a call, after which `knit` is killed outright),
 `denied`, `no-cluster`, `no-namespaces` (nobody may ask for one).
 """
 
@@ -265,10 +266,13 @@ def main():
     broken = STATE / f"broken-{tool}-{words[0]}"
     if broken.exists():
         fail("Error: something odd")
+    number = len((STATE / "calls.jsonl").read_text().splitlines())
     if tool == "kubectl":
         kubectl(words, given, namespace)
     else:
         helm(words, given)
+    if load("kill-after", 0) == number:
+        os.kill(os.getppid(), 9)
 
 
 main()
