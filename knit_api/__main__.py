@@ -42,6 +42,8 @@ log = logging.getLogger(__name__)
 
 SHUTDOWN_GRACE_PERIOD: Final = 10
 """Seconds that open requests may take to end after SIGTERM."""
+LEAVES_AFTER: Final = 8.0
+"""Seconds in which nobody is sent here any more, once a probe has failed."""
 
 
 def deps_from(settings: Settings) -> Deps:
@@ -102,16 +104,15 @@ def _transfers(settings: Settings) -> Callable[[], Awaitable[EngineClient]]:
 class Server(uvicorn.Server):
     """uvicorn's server; it sets an event as soon as a signal asks it to end.
 
-    Files of a certificate are followed while it serves.
+    Files of a certificate are followed while it serves, and the database, beyond which it must not
+    go on.
     """
 
-    def __init__(
-        self, config: uvicorn.Config, stopping: asyncio.Event, certificate: Certificate | None
-    ) -> None:
+    def __init__(self, config: uvicorn.Config, deps: Deps, certificate: Certificate | None) -> None:
         super().__init__(config)
-        self._stopping = stopping
+        self._deps = deps
         self._certificate = certificate
-        self._following: asyncio.Future[None] | None = None
+        self._following: list[asyncio.Future[None]] = []
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listens, and says where: whoever asked for port 0 learns it here."""
@@ -121,20 +122,29 @@ class Server(uvicorn.Server):
             # hundred by more than that request takes.
             gc.collect()
             gc.freeze()
+            self._following.append(asyncio.ensure_future(self._leave_when_older()))
             if self._certificate is not None:
-                self._following = asyncio.ensure_future(self._certificate.follow())
+                self._following.append(asyncio.ensure_future(self._certificate.follow()))
             host, port, *_ = self.servers[0].sockets[0].getsockname()
             log.info("API is ready", extra={"action": "api_ready", "host": host, "port": port})
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Ends; see the base class."""
-        if self._following is not None:
-            await cancel_and_wait(self._following)
+        if self._following:
+            await cancel_and_wait(*self._following)
         await super().shutdown(sockets)
+
+    async def _leave_when_older(self) -> None:
+        """Ends the process once the database is newer; probes tell so first."""
+        await self._deps.schema.follow(self._deps.store.get)
+        log.warning("leaves: %s", self._deps.schema.reason, extra={"action": "api_leaves"})
+        await asyncio.sleep(LEAVES_AFTER)
+        self._deps.stopping.set()
+        self.should_exit = True
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Handles a signal; endless streams check the event a few times per second."""
-        self._stopping.set()
+        self._deps.stopping.set()
         super().handle_exit(sig, frame)
 
 
@@ -211,7 +221,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         timeout_graceful_shutdown=SHUTDOWN_GRACE_PERIOD,
         ssl_context_factory=None if certificate is None else lambda *_: certificate.front(),
     )
-    Server(config, deps.stopping, certificate).run()
+    Server(config, deps, certificate).run()
+    if deps.schema.reason is not None:
+        log.error("API ended: %s", deps.schema.reason, extra={"action": "api_ended"})
+        parser.exit(1)
 
 
 if __name__ == "__main__":

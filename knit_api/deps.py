@@ -20,6 +20,7 @@ from knit_api.accounts.access import Accounts
 from knit_api.accounts.guard import projects_of
 from knit_api.accounts.projects import seen_by
 from knit_api.extra.in_force import ExtraApis
+from knit_api.schema_watch import SchemaWatch
 from knit_api.server.streams import Threads, drain_background
 from knit_api.watchdog import wait_or_abandon
 from knit_workflows.client import TransferHandle
@@ -180,6 +181,7 @@ class Deps:
     timeouts: Timeouts = Timeouts()
     close_store: Callable[[], Awaitable[None]] | None = None
     threads: Threads = field(default_factory=Threads.start)
+    schema: SchemaWatch = field(default_factory=SchemaWatch)
     extra_apis: ExtraApis = field(default_factory=lambda: ExtraApis(ExtraApisSettings()))
     agents: httpx.AsyncClient = field(default_factory=agent_client)
     stopping: asyncio.Event = field(default_factory=asyncio.Event)

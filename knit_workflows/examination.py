@@ -22,14 +22,17 @@ from knit_workflows.domain.errors import StoreUnavailable
 from knit_workflows.settings import SettingsRefused, StoreSettings, read_settings
 from knit_workflows.store import PostgresStore
 from knit_workflows.temporal_client import client_config, connect
+from knit_workflows.temporal_trial import try_settings
 
 _PATIENCE: Final = timedelta(seconds=10)
+_TRIAL: Final = timedelta(seconds=20)
 
 
 async def examine_temporal() -> dict[str, Any]:
     """Gives Temporal's version, namespace, retention in days, and the search attributes missing.
 
-    Or `problem`: why it cannot be asked.
+    `trial` is what its dynamic configuration is seen to do, or the `problem` of the trial. Or
+    `problem`: why Temporal cannot be asked.
     """
     found: dict[str, Any] = {}
     try:
@@ -41,7 +44,17 @@ async def examine_temporal() -> dict[str, Any]:
             await _describe(client, found)
     except (SettingsRefused, RPCError, RuntimeError, TimeoutError) as cause:
         found["problem"] = str(cause) or "it does not answer in time"
+        return found
+    found["trial"] = await _try(client)
     return found
+
+
+async def _try(client: Client) -> dict[str, Any]:
+    try:
+        async with asyncio.timeout(_TRIAL.total_seconds()):
+            return await try_settings(client)
+    except (RPCError, TimeoutError) as cause:
+        return {"problem": str(cause) or f"not done within {_TRIAL.total_seconds():.0f} s"}
 
 
 async def _describe(client: Client, found: dict[str, Any]) -> None:

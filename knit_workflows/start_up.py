@@ -21,7 +21,7 @@ from temporalio.client import Client
 from temporalio.envconfig import ClientConnectConfig
 from temporalio.service import RPCError, RPCStatusCode
 
-from knit_workflows.domain.errors import EngineUnavailable, StoreUnavailable
+from knit_workflows.domain.errors import EngineUnavailable, StoreIsNewer, StoreUnavailable
 from knit_workflows.health import Health
 from knit_workflows.settings import StoreSettings
 from knit_workflows.store import PostgresStore
@@ -52,6 +52,7 @@ class Patience:
 
         Raises:
             EngineUnavailable, StoreUnavailable: it still is, after `span`.
+            StoreIsNewer: at once, since no wait makes this knit any newer.
             Interrupted: `stopping` was set.
         """
         clock = asyncio.get_running_loop().time
@@ -59,6 +60,8 @@ class Patience:
         while True:
             try:
                 return await attempt()
+            except StoreIsNewer:
+                raise
             except (EngineUnavailable, StoreUnavailable) as away:
                 if clock() >= ends:
                     raise

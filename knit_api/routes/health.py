@@ -7,7 +7,7 @@ from collections.abc import Awaitable
 
 from fastapi import APIRouter, Request, Response
 
-from knit_api.deps import DepsOf
+from knit_api.deps import Deps, DepsOf
 from knit_api.error_responses import RETRY_AFTER, error_response
 from knit_api.openapi.document import failures
 from knit_api.responses import json_response
@@ -17,10 +17,10 @@ from knit_workflows.wire.version import Version
 router = APIRouter(tags=["health"])
 
 
-@router.get("/healthz", response_model=Health)
-async def healthz() -> Response:
-    """Respond while the process is up."""
-    return json_response(Health(parts={}))
+@router.get("/healthz", response_model=Health, responses=failures(503))
+async def healthz(deps: DepsOf) -> Response:
+    """Respond while the process is up; with 503 in the seconds before it leaves for a newer one."""
+    return _leaves(deps) or json_response(Health(parts={}))
 
 
 @router.get("/readyz", response_model=Health, responses=failures(503))
@@ -30,6 +30,8 @@ async def readyz(deps: DepsOf) -> Response:
     A refused file of hooks or extra APIs is told as `hooks` or `extra_apis`, and changes nothing
     about the status; neither do workers that follow different hooks files, told as `hooks` too.
     """
+    if (leaves := _leaves(deps)) is not None:
+        return leaves
     told: dict[str, str] = {}
     if deps.extra_apis.refusal:
         told["extra_apis"] = f"what was in force before stays: {deps.extra_apis.refusal}"
@@ -62,6 +64,18 @@ async def readyz(deps: DepsOf) -> Response:
 async def show_version(request: Request) -> Response:
     """Say which knit this is."""
     return json_response(Version(version=request.app.version, upload_keys=True, sparse_files=True))
+
+
+def _leaves(deps: Deps) -> Response | None:
+    """Says why nobody shall be sent to this process any more, if that is so."""
+    if deps.schema.reason is None:
+        return None
+    return error_response(
+        503,
+        f"this process is ending: {deps.schema.reason}",
+        "repeat the request: a newer process answers it",
+        headers={"Retry-After": RETRY_AFTER},
+    )
 
 
 async def _probe(ping: Awaitable[None], timeout: float) -> str:

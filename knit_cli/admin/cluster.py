@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import IO, Any, Final, Self
 
 from knit_cli.errors import CliError
 from knit_cli.output import say
@@ -73,11 +73,16 @@ class Cluster:
         """Runs helm with `--output json` and returns what it printed."""
         return json.loads(self.helm(*arguments, "--output", "json") or "null")
 
-    def kubectl(self, *arguments: str, given: str | None = None) -> str:
-        """Runs kubectl in the namespace, `given` on its stdin; raises as `helm` does."""
+    def kubectl(
+        self, *arguments: str, given: str | None = None, into: IO[bytes] | None = None
+    ) -> str:
+        """Runs kubectl in the namespace, `given` on its stdin; raises as `helm` does.
+
+        What it prints goes to the file `into`, if there is one.
+        """
         program = self._program("KUBECTL", "kubectl")
         command = [*program, "--namespace", self.namespace, *arguments]
-        return self._run(command, f"kubectl {arguments[0]}", given)
+        return self._run(command, f"kubectl {arguments[0]}", given, into=into)
 
     def get(self, *arguments: str) -> Any:
         """Gives an object, or a list's items, as kubectl's `get` does; raises ToolFailed."""
@@ -117,6 +122,7 @@ class Cluster:
         title: str,
         given: str | None,
         on_tick: Callable[[], None] | None = None,
+        into: IO[bytes] | None = None,
     ) -> str:
         if self.verbose:
             say(f"+ {shlex.join(command)}")
@@ -126,7 +132,7 @@ class Cluster:
             process = subprocess.Popen(
                 command,
                 stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
+                stdout=subprocess.PIPE if into is None else into,
                 stderr=subprocess.PIPE,
                 env=environment,
                 cwd=self.cwd,
@@ -154,7 +160,7 @@ def _communicate(
         while True:
             try:
                 out, err = process.communicate(fed, timeout=_TICK if on_tick else None)
-                return out.decode("utf-8", "replace"), err.decode("utf-8", "replace")
+                return (out or b"").decode("utf-8", "replace"), err.decode("utf-8", "replace")
             except subprocess.TimeoutExpired:
                 fed = None  # all of it was taken over by the first call
                 assert on_tick is not None

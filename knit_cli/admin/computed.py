@@ -1,18 +1,19 @@
-"""Values that follow from the settings folder; they go on top of the files with values."""
+"""Values that follow from the settings folder; the files with values go on top of them."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 from knit_cli.admin import charts
 from knit_cli.admin.folder import SettingsFolder
+from knit_cli.admin.preparation import check_api_root
 from knit_cli.admin.secret_objects import TLS_SECRET, TOKEN_SECRET, pull_secret_name
 from knit_cli.admin.values import read_values
 
 
-def computed_values(
-    folder: SettingsFolder, chart: str, image_repository: str | None
-) -> dict[str, Any]:
+def computed_values(folder: SettingsFolder, chart: str) -> dict[str, Any]:
     """Gives the values of a chart that the folder's other files say: names of Secrets above all."""
     values: dict[str, Any] = {}
     if chart == charts.CERTS and has_own_certificates(folder):
@@ -23,12 +24,18 @@ def computed_values(
     if pull_secret is not None and chart in charts.PULLING:
         values["imagePullSecrets"] = [{"name": pull_secret}]
     if chart == charts.APP:
-        accounts = read_values(folder, chart).get("accounts") or {}
-        if not (accounts.get("bootstrapToken") or {}).get("existingSecret"):
-            values["accounts"] = {"bootstrapToken": {"existingSecret": TOKEN_SECRET}}
-        if image_repository is not None:
-            values["imageRepository"] = image_repository
+        values["accounts"] = dict(_accounts(folder, read_values(folder, chart)))
     return values
+
+
+def _accounts(folder: SettingsFolder, mine: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    token = (mine.get("accounts") or {}).get("bootstrapToken") or {}
+    if not token.get("existingSecret"):
+        yield "bootstrapToken", {"existingSecret": TOKEN_SECRET}
+    # Behind something with an address of its own, a request does not say how its sender came.
+    api_root = folder.read_text(folder.api_root)
+    if api_root and (parts := urlsplit(check_api_root(api_root))).path == "/api":
+        yield "publicUrl", f"{parts.scheme}://{parts.netloc}"
 
 
 def has_own_certificates(folder: SettingsFolder) -> bool:

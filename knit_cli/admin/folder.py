@@ -7,10 +7,11 @@ mode 0700, files 0600.
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -25,6 +26,9 @@ DEFAULT_FOLDER: Final = "knit-install-settings"
 DEFAULT_NAMESPACE: Final = "knit"
 _NAMESPACE_FILE: Final = "namespace"
 _LOCK: Final = ".lock"
+_NEW: Final = ".new"
+_PLAN: Final = "plan.json"
+"""In the folder of new certificates: which files are replaced by them, and which go."""
 
 
 @dataclass(frozen=True)
@@ -154,6 +158,13 @@ class SettingsFolder:
         there = [path for path in paths if path.exists()]
         if not there:
             return None
+        target = self._new_aside()
+        with _failures("move", target):
+            for path in there:
+                shutil.move(path, target / path.name)
+        return target
+
+    def _new_aside(self) -> Path:
         stamp = f"{datetime.now(UTC):%Y%m%d-%H%M%S}"
         target = self.certs / f"replaced-{stamp}"
         count = 1
@@ -162,8 +173,59 @@ class SettingsFolder:
             target = self.certs / f"replaced-{stamp}-{count}"
         with _failures("make", target):
             target.mkdir(mode=0o700)
-            for path in there:
-                shutil.move(path, target / path.name)
+        return target
+
+    def replace_certificates(self, wanted: Mapping[Path, bytes | None]) -> Path | None:
+        """Replaces files of `certs/` (None: removes one), all of them even if it is killed.
+
+        Returns the folder with copies of what was replaced, or None. The new files are complete
+        beside the old ones before the first is replaced; whoever comes next finishes that.
+
+        Raises:
+            BadInput: something cannot be written; then the old ones are still there.
+        """
+        self.finish_replacement()
+        aside = self._copy_aside(*wanted)
+        making = self.certs / f"{_NEW}.making"
+        with _failures("make", making):
+            shutil.rmtree(making, ignore_errors=True)
+            making.mkdir(mode=0o700)
+        for path, content in wanted.items():
+            if content is not None:
+                self.write(making / path.name, content)
+        names = {path.name: content is not None for path, content in wanted.items()}
+        self.write(making / _PLAN, json.dumps(names))
+        with _failures("make", self.certs / _NEW):
+            making.rename(self.certs / _NEW)
+        self.finish_replacement()
+        return aside
+
+    def finish_replacement(self) -> None:
+        """Puts the new certificates of a command that was killed into their places, if any wait.
+
+        Raises:
+            BadInput: they cannot be written.
+        """
+        fresh = self.certs / _NEW
+        if (content := self.read_bytes(fresh / _PLAN)) is None:
+            return
+        for name, stays in json.loads(content).items():
+            with _failures("write", self.certs / name):
+                if not stays:
+                    (self.certs / name).unlink(missing_ok=True)
+                elif (fresh / name).exists():  # else it is in its place already
+                    (fresh / name).replace(self.certs / name)
+        with _failures("remove", fresh):
+            (fresh / _PLAN).unlink()
+            shutil.rmtree(fresh)
+
+    def _copy_aside(self, *paths: Path) -> Path | None:
+        there = [path for path in paths if path.exists()]
+        if not there:
+            return None
+        target = self._new_aside()
+        for path in there:
+            self.write(target / path.name, self.read_bytes(path) or b"")
         return target
 
     def too_open(self) -> list[Path]:

@@ -84,7 +84,7 @@ def write_handout(folder: SettingsFolder, cluster: Cluster, named: Sequence[str]
         if not hosts:
             raise BadInput("the cluster has no node", advice="name a host with --host")
         scheme = "http" if folder.without_tls.exists() else "https"
-        api_root = f"{scheme}://{_in_url(hosts[0])}:{ports.api}/api"
+        api_root = f"{scheme}://{in_url(hosts[0])}:{ports.api}/api"
     authority = folder.read_bytes(folder.ca_certificate)
     fresh = folder.root / ".handouts.new"
     shutil.rmtree(fresh, ignore_errors=True)
@@ -119,17 +119,18 @@ def _write_registry(
     if authority is None or folder.without_tls.exists():
         return
     for host in hosts:
-        folder.write(trusted / f"{_in_url(host)}:{port}" / "ca.crt", authority)
+        folder.write(trusted / f"{in_url(host)}:{port}" / "ca.crt", authority)
 
 
 def _registry_words(folder: SettingsFolder, hosts: Sequence[str], port: int | None) -> str:
     if port is None or not hosts:
         return ""
     text = PLAIN_REGISTRY_README if folder.without_tls.exists() else REGISTRY_README
-    return text.format(registry=f"{_in_url(hosts[0])}:{port}", port=port)
+    return text.format(registry=f"{in_url(hosts[0])}:{port}", port=port)
 
 
-def _in_url(host: str) -> str:
+def in_url(host: str) -> str:
+    """Gives a host as URLs have it: IPv6 in brackets."""
     return f"[{host}]" if ":" in host else host
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,11 +11,13 @@ from knit_cli.admin import charts, releases, workloads
 from knit_cli.admin.charts import ChartSource
 from knit_cli.admin.cluster import Cluster, ToolFailed
 from knit_cli.admin.computed import computed_values
+from knit_cli.admin.crashes import CrashWatch
 from knit_cli.admin.folder import SettingsFolder
+from knit_cli.admin.preparation import check_api_root
 from knit_cli.admin.progress import Progress
 from knit_cli.admin.secret_objects import apply_secrets, ensure_namespace
 from knit_cli.admin.tls_files import check_present
-from knit_cli.admin.values import read_values
+from knit_cli.admin.values import overridden, read_values
 from knit_cli.errors import BadInput, CliError
 from knit_cli.output import say
 
@@ -83,6 +86,8 @@ def _check(folder: SettingsFolder, chosen: Sequence[str]) -> None:
             f"the settings folder has no {folder.values(charts.APP)}",
             advice="run `knit admin prepare` with it once more",
         )
+    if api_root := folder.read_text(folder.api_root):
+        check_api_root(api_root)
     for name in (*chosen, *charts.EXTRA_VALUES):
         read_values(folder, name)
     if check_present(folder) is None and not folder.without_tls.exists():
@@ -110,24 +115,45 @@ def _install_one(
 ) -> None:
     values = merged(
         charts.handed_over(chart, _values_of_others(folder, cluster, chart)),
-        computed_values(folder, chart, wishes.image_repository),
+        computed_values(folder, chart),
     )
-    files = [folder.values(chart)]
-    if chart == charts.APP:
-        files += [path for name in charts.EXTRA_VALUES if (path := folder.values(name)).is_file()]
-    words = [word for path in files for word in ("--values", str(path))]
+    words = _files(folder, chart, values)
+    if chart == charts.APP and wishes.image_repository is not None:
+        words += ["--set-json", f"imageRepository={json.dumps(wishes.image_repository)}"]
+    watch = CrashWatch.begin(cluster, chart, progress.tell)
+
+    def tick() -> None:
+        progress.tick()
+        watch.look()
+
     folder.set_at_work_on(chart)
     try:
         cluster.helm(
             *("upgrade", "--install", chart, *wishes.source.arguments(chart)),
-            *(*words, "--values", "-", "--wait", "--timeout", wishes.timeout),
+            *("--values", "-", *words, "--wait", "--timeout", wishes.timeout),
             values=values,
-            on_tick=progress.tick,
+            on_tick=tick,
         )
     except ToolFailed as failed:
         folder.set_at_work_on(None)
         raise _failure(cluster, chart, failed) from failed
     folder.set_at_work_on(None)
+
+
+def _files(folder: SettingsFolder, chart: str, below: Mapping[str, Any]) -> list[str]:
+    """Gives helm's words for the administrator's files, which win over the values `below`.
+
+    Says so where they differ: whoever wrote `storage` there years ago may not know.
+    """
+    names = [chart, *(charts.EXTRA_VALUES if chart == charts.APP else ())]
+    words = []
+    for name in names:
+        path = folder.values(name)
+        if path.is_file():
+            words += ["--values", str(path)]
+            for one in overridden(below, read_values(folder, name)):
+                say(f"values/{name}.yaml: {one}; the file counts")
+    return words
 
 
 def _values_of_others(

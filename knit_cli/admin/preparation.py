@@ -62,6 +62,8 @@ def check_api_root(url: str) -> str:
     try:
         parts = urlsplit(url)
         usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        # What else an address may have would be in the profile of every user.
+        usable = usable and not (parts.username or parts.password or parts.query or parts.fragment)
     except ValueError:
         usable = False
     if not usable or any(ord(one) <= 32 for one in url) or not parts.path.endswith("/api"):

@@ -12,6 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from knit_cli.errors import printable
 from knit_cli.output import say
 
 _STYLES = {"waits": "dim", "at work": "yellow", "done": "green", "failed": "red"}
@@ -77,6 +78,13 @@ class Progress:
         """Brings the table up to date."""
         if self._live is not None:
             self._live.update(self._table())
+
+    def tell(self, text: str) -> None:
+        """Says something while the steps go on: above the table, if there is one."""
+        if self._live is None:
+            say(text)
+        else:
+            self._live.console.print(Text(f"knit: {printable(text)}"))
 
     @property
     def seconds(self) -> dict[str, float]:

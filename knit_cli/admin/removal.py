@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from knit_cli.admin import charts, releases
@@ -75,7 +75,9 @@ def remove(
     """
     progress = Progress(list(removal.releases), quiet)
     storage = [one for one in removal.releases if one == charts.STORAGE]
-    with folder.sole_user(), progress.shown():
+    with folder.sole_user() as lock, progress.shown():
+        # A helm that outlives this process keeps the next one waiting.
+        cluster = replace(cluster, lock=lock)
         for one in removal.releases:
             if one not in storage:
                 with progress.step(one):

@@ -173,11 +173,8 @@ def _store(
     kept_authority = authority is None and _signs(folder, server.certificate)
     if kept_authority:
         del wanted[folder.ca_certificate], wanted[folder.ca_key]
-    replaced = [path for path, content in wanted.items() if folder.read_bytes(path) != content]
-    aside = folder.set_aside(*replaced)
-    for path, content in wanted.items():
-        if path in replaced and content is not None:
-            folder.write(path, content)
+    changed = {path: one for path, one in wanted.items() if folder.read_bytes(path) != one}
+    aside = folder.replace_certificates(changed) if changed else None
     return [] if aside is None else [f"certs: what is replaced is now in {aside}"]
 
 

@@ -51,6 +51,22 @@ def differences(mine: Mapping[str, Any], fresh: Mapping[str, Any]) -> list[str]:
     return list(_differences(mine, fresh, ""))
 
 
+def overridden(below: Mapping[str, Any], mine: Mapping[str, Any]) -> list[str]:
+    """Says, key by key, where values replace others below them; what those lack is fine."""
+    return list(_overridden(below, mine, ""))
+
+
+def _overridden(below: Mapping[str, Any], mine: Mapping[str, Any], above: str) -> Iterator[str]:
+    for key, value in mine.items():
+        if key not in below:
+            continue
+        path, other = f"{above}{key}", below[key]
+        if isinstance(value, dict) and isinstance(other, dict):
+            yield from _overridden(other, value, f"{path}.")
+        elif value != other:
+            yield f"{path} is {_shown(value)}, and would be {_shown(other)} without it"
+
+
 def _differences(mine: Mapping[str, Any], fresh: Mapping[str, Any], above: str) -> Iterator[str]:
     for key, value in fresh.items():
         path = f"{above}{key}"

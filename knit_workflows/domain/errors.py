@@ -146,6 +146,10 @@ class StoreMismatch(StoreUnavailable):
     """The database has the tables of another knit."""
 
 
+class StoreIsNewer(StoreMismatch):
+    """The database has been upgraded beyond this knit, which must not go on with it."""
+
+
 class StoreFull(StoreUnavailable):
     """The disk of the database is full."""
 

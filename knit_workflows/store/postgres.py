@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from knit_workflows.domain.errors import StoreMismatch
+from knit_workflows.domain.errors import StoreIsNewer, StoreMismatch
 from knit_workflows.settings import StoreSettings
 from knit_workflows.store import named_sql
 from knit_workflows.store.accounts import PostgresAuditStore, PostgresTokenStore
@@ -58,6 +58,7 @@ class PostgresStore:
 
         Raises:
             StoreMismatch: it is not that of this knit; with advice on what to do.
+            StoreIsNewer: and it has been upgraded beyond this knit.
             StoreUnavailable: the database does not answer.
         """
         found = None
@@ -67,14 +68,12 @@ class PostgresStore:
         if found == REVISION:
             return
         has = "no tables of knit" if found is None else f"its tables in revision {found}"
+        reason = f"the database has {has}, this knit needs revision {REVISION}"
+        if found is not None and found > REVISION:
+            older = "this knit is older than its database: start the newer one"
+            raise StoreIsNewer(reason, advice=older)
         migrate = "run the database migrations (python -m knit_workflows.store), then start again"
-        is_newer = found is not None and found > REVISION
-        raise StoreMismatch(
-            f"the database has {has}, this knit needs revision {REVISION}",
-            advice="this knit is older than its database: start the newer one"
-            if is_newer
-            else migrate,
-        )
+        raise StoreMismatch(reason, advice=migrate)
 
     async def aclose(self) -> None:
         """Closes all connections; call it once, after the last use of the store."""

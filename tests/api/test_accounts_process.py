@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
 from urllib.parse import urlsplit
 from uuid import uuid4
@@ -74,3 +75,50 @@ def _use(folder: Path, environment: dict[str, str], first: str) -> str:
         ]
         assert seen[2]["targets"] == {"token_id": made["tokenId"], "name": "ci"}
         return second
+
+
+@pytest.mark.patient
+async def test_an_old_and_a_new_process_side_by_side(databases: Databases, tmp_path: Path):
+    """As in a rolling upgrade in which the first token is replaced, too."""
+    url = await databases.migrated()
+    try:
+        await asyncio.to_thread(_side_by_side, url, tmp_path)
+    finally:
+        databases.drop(url)
+
+
+def _side_by_side(url: str, folder: Path) -> None:
+    first, replaced = new_token(), new_token()
+    common = {**NOBODY, "KNIT_STORE__URL": url, "KNIT_ACCOUNTS__REQUIRED": "true"}
+    setting = "KNIT_ACCOUNTS__BOOTSTRAP_TOKEN_SHA256"
+    for name in ("old", "new"):
+        (folder / name).mkdir()
+    with (
+        api(folder / "old", **common, **{setting: digest_of(replaced)}) as old,
+        api(folder / "new", **common, **{setting: digest_of(first)}) as new,
+        httpx.Client(base_url=f"{old.url}/api", trust_env=False, timeout=PATIENCE) as of_old,
+        httpx.Client(base_url=f"{new.url}/api", trust_env=False, timeout=PATIENCE) as of_new,
+    ):
+        before, after = ({"Authorization": f"Bearer {one}"} for one in (replaced, first))
+        # The first token belongs to a process, and not to the database.
+        assert of_old.get("/whoami", headers=after).status_code == 401
+        assert of_new.get("/whoami", headers=before).status_code == 401
+        asked = {"name": "ci", "role": "editor"}
+        made = of_old.post("/tokens", json=asked, headers=before).json()
+        assert of_new.post("/tokens", json=asked, headers=after).status_code == 409
+        mine = {"Authorization": f"Bearer {made['token']}"}
+        for client in (of_old, of_new):
+            assert client.get("/whoami", headers=mine).json()["name"] == "ci"
+        assert of_new.delete(f"/tokens/{made['tokenId']}", headers=after).status_code == 200
+        assert of_new.get("/whoami", headers=mine).status_code == 401
+        until = time.monotonic() + PATIENCE
+        while of_old.get("/whoami", headers=mine).status_code == 200:  # five seconds at most
+            assert time.monotonic() < until
+            time.sleep(0.2)
+        for client, headers in ((of_old, before), (of_new, after)):
+            seen = client.get("/audit", headers=headers).json()
+            assert [(one["method"], one["status"]) for one in seen] == [
+                ("DELETE", 200),
+                ("POST", 409),
+                ("POST", 200),
+            ]

@@ -69,6 +69,9 @@ class MemoryStore:
         self.execution = MemoryExecution(memory)
         self.projection = MemoryProjection(memory)
 
+    async def open(self) -> None:
+        """Is open, and as new as its tests."""
+
     async def ping(self) -> None:
         if self.memory.broken is not None:
             raise self.memory.broken

@@ -11,8 +11,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from pydantic import SecretStr
 from temporalio.client import Client
+from temporalio.testing import WorkflowEnvironment
 
 from knit_workflows.examination import examine_database, examine_temporal
+from knit_workflows.provision.temporal_cli import obtain_temporal
 from knit_workflows.settings import StoreSettings
 from tests.postgres import Databases
 
@@ -35,6 +37,30 @@ async def test_temporal_tells_what_it_is(temporal_client: Client, monkeypatch) -
     assert set(found["missingAttributes"]) <= {
         *("KnitRunId", "KnitPlanId", "KnitRunStatus", "KnitImage")
     }
+
+
+@pytest.mark.patient
+async def test_what_temporal_is_set_to_is_tried(temporal_client: Client, monkeypatch) -> None:
+    """The test server has the settings of `knit dev`; the trial leaves nothing that runs."""
+    monkeypatch.setenv("TEMPORAL_ADDRESS", temporal_client.service_client.config.target_host)
+    trial = (await examine_temporal())["trial"]
+    assert trial.pop("seconds") > 0
+    assert trial == {"updateWithStart": True, "eager": True, "priorities": False, "steps": 60}
+    left = 'WorkflowType = "knit.Trial" AND ExecutionStatus = "Running"'
+    assert not [one async for one in temporal_client.list_workflows(left)]
+
+
+@pytest.mark.patient
+async def test_defaults_are_seen_as_such(monkeypatch) -> None:
+    settings = "frontend.enableExecuteMultiOperation=false", "matching.useNewMatcher=true"
+    words = [word for one in settings for word in ("--dynamic-config-value", one)]
+    async with await WorkflowEnvironment.start_local(
+        dev_server_existing_path=str(await asyncio.to_thread(obtain_temporal)),
+        dev_server_extra_args=words,
+    ) as other:
+        monkeypatch.setenv("TEMPORAL_ADDRESS", other.client.service_client.config.target_host)
+        trial = (await examine_temporal())["trial"]
+    assert (trial["updateWithStart"], trial["eager"], trial["priorities"]) == (False, False, True)
 
 
 @pytest.mark.patient

@@ -69,6 +69,12 @@ async def test_it_ends_when_its_database_has_been_upgraded(
         worker.start()
         assert await worker.ended() == 1
         assert told in worker.log.read_text()
+        # Nor does one wait that has patience: no wait makes it any newer.
+        patient = WorkerProcess(environment, tmp_path, arguments=["--patience", "600"])
+        patient.start()
+        assert await patient.ended() == 1
+        assert told in patient.log.read_text()
+        assert "waits: the database has its tables" not in patient.log.read_text()
     finally:
         await asyncio.to_thread(worker.end)
 

@@ -16,6 +16,8 @@
   "KNIT_EXTRA_APIS__CONFIG" "/etc/knit/extra-apis/extra-apis.yaml"
   "KNIT_ACCOUNTS__REQUESTS_PER_MINUTE" ($v.accounts.requestsPerMinute | int64 | toString)
 -}}
+{{- with $v.accounts.publicUrl }}{{ $_ := set $all "KNIT_ACCOUNTS__PUBLIC_URL" . }}{{ end -}}
+{{- with $v.accounts.trustedProxies }}{{ $_ := set $all "KNIT_ACCOUNTS__TRUSTED_PROXIES" (toJson .) }}{{ end -}}
 {{- with include "knit-app.storageClass" . }}{{ $_ := set $all "KNIT_COMPUTE__KUBERNETES__STORAGE_CLASS" . }}{{ end -}}
 {{- with $v.runs.priorityClass.name }}{{ $_ := set $all "KNIT_COMPUTE__KUBERNETES__PRIORITY_CLASS" . }}{{ end -}}
 {{- with $v.runs.maxActive }}{{ $_ := set $all "KNIT_ENGINE__MAX_ACTIVE_RUNS" (int64 . | toString) }}{{ end -}}

@@ -10,11 +10,11 @@ from typing import Any, Final
 from knit_cli.admin import charts, releases, workloads
 from knit_cli.admin.cluster import Cluster, documents
 from knit_cli.admin.doctor.findings import Finding, ok, problem, unknown, warning, words
+from knit_cli.admin.doctor.temporal_checks import findings_of
 from knit_cli.admin.folder import SettingsFolder
 from knit_cli.errors import CliError
 
 _API: Final = "deployment/knit-api"
-_OLDEST_TEMPORAL: Final = (1, 27)
 _SKEW: Final = timedelta(seconds=5)
 _RIGHTS: Final[Sequence[tuple[str, str, Sequence[str]]]] = (
     ("", "secrets", ("create", "get", "list", "patch", "delete")),
@@ -107,7 +107,7 @@ def _from_inside(found: dict[str, Any], began: datetime) -> Iterator[Finding]:
         yield problem("settings", found["problem"], "correct `settings` in values/knit-app.yaml")
         return
     yield from _database(found["database"])
-    yield from _temporal(found["temporal"])
+    yield from findings_of(found["temporal"])
 
 
 def _database(found: dict[str, Any]) -> Iterator[Finding]:
@@ -117,41 +117,6 @@ def _database(found: dict[str, Any]) -> Iterator[Finding]:
     revision = "revision" in found["problem"]
     cure = "knit admin upgrade" if revision else found.get("advice") or "look at the database's log"
     yield problem("database", found["problem"], cure)
-
-
-def _temporal(found: dict[str, Any]) -> Iterator[Finding]:
-    where = f"{found.get('address')}, namespace {found.get('namespace', '?')}"
-    if "problem" in found:
-        yield problem(
-            "temporal",
-            f"{where}: {found['problem']}",
-            "correct `temporal` in values/knit-app.yaml, then knit admin upgrade",
-        )
-        return
-    version = found["version"]
-    numbers = tuple(int(one) for one in version.split(".")[:2] if one.isdecimal())
-    if len(numbers) == 2 and numbers < _OLDEST_TEMPORAL:
-        yield warning("temporal", f"{version} is old ({where})", "upgrade it to 1.27 or newer")
-    else:
-        yield ok("temporal", f"{version} at {where}")
-    if not found["updates"]:
-        yield problem(
-            "temporal",
-            "updates of workflows are off; transfers and stops need them",
-            "set frontend.enableUpdateWorkflowExecution in its dynamic configuration",
-        )
-    if found["retentionDays"] < 1:
-        yield warning(
-            "temporal",
-            f"ended workflows are kept for {found['retentionDays'] * 24:.1f} hours only",
-            "temporal operator namespace update --retention 3d",
-        )
-    if missing := found.get("missingAttributes"):
-        yield warning(
-            "temporal",
-            f"Runs cannot be searched by {', '.join(missing)}",
-            "set temporal.bootstrap in values/knit-app.yaml, then knit admin upgrade",
-        )
 
 
 def _clock(inside: datetime, began: datetime, ended: datetime) -> Finding:

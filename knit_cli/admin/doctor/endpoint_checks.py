@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import http.client
-import ssl
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from knit_cli.admin import charts
+from knit_cli.admin import charts, reach
 from knit_cli.admin.cluster import Cluster
 from knit_cli.admin.doctor.findings import Finding, ok, problem, unknown, warning, words
 from knit_cli.admin.folder import SettingsFolder
-from knit_cli.admin.handout import find_ports, hosts_of
-from knit_cli.api.tls import context_trusting, default_context, explain_ssl_error
+from knit_cli.admin.handout import find_ports, hosts_of, in_url
+from knit_cli.admin.reach import Unreachable
 from knit_cli.errors import CliError
 
-_PATIENCE: Final = 10.0
 _RENEW: Final = "knit admin renew-certs"
 
 
@@ -49,38 +46,18 @@ def _ask(
     path: str,
     service: str,
 ) -> Finding:
-    where = f"{host}:{port}"
+    where = f"{in_url(host)}:{port}"
+    scheme = "http" if folder.without_tls.exists() else "https"
     try:
-        connection = _connection(folder, variables, host, port)
-        try:
-            connection.request("GET", path)
-            status = connection.getresponse().status
-        finally:
-            connection.close()
-    except ssl.SSLError as error:
-        reason, _ = explain_ssl_error(error, str(folder.root))
-        return problem(check, f"{where}: {reason}", f"{_RENEW}, or wait a minute after it")
-    except (OSError, http.client.HTTPException) as error:
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        status = reach.ask(folder, variables, f"{scheme}://{where}{path}")
+    except Unreachable as cause:
+        if cause.by_certificate:
+            return problem(check, f"{where}: {cause}", f"{_RENEW}, or wait a minute after it")
         return warning(
             check,
-            f"{where} does not answer from this machine: {reason}",
+            f"{where} does not answer from this machine: {cause}",
             f"see whether a firewall is between, and whether service/{service} has endpoints",
         )
-    if status in (200, 401):
+    if status in reach.ANSWERS:
         return ok(check, f"{where} answers")
     return problem(check, f"{where}{path} answers with {status}", "see the logs of its pods")
-
-
-def _connection(
-    folder: SettingsFolder, variables: Mapping[str, str], host: str, port: int
-) -> http.client.HTTPConnection:
-    if folder.without_tls.exists():
-        return http.client.HTTPConnection(host, port, timeout=_PATIENCE)
-    authority = folder.read_bytes(folder.ca_certificate)
-    context = (
-        default_context(variables)
-        if authority is None
-        else context_trusting(authority.decode("latin-1"))
-    )
-    return http.client.HTTPSConnection(host, port, timeout=_PATIENCE, context=context)

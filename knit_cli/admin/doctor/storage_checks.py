@@ -95,14 +95,16 @@ def _try(cluster: Cluster, name: str | None, within: float) -> Iterator[Finding]
 
 def _class_of_data(folder: SettingsFolder, cluster: Cluster) -> str | None:
     """Gives the StorageClass of Data, as knit-app hears of it; None: the cluster's default."""
-    storage: Any = read_values(folder, charts.APP).get("storage") or {}
+    said = [read_values(folder, charts.APP).get("storage")]
     if charts.STORAGE in charts.chosen(folder):
         if charts.STORAGE in releases.find_releases(cluster):
-            storage = releases.values_of(cluster, charts.STORAGE)
+            said.append(releases.values_of(cluster, charts.STORAGE))
         else:
-            storage = read_values(folder, charts.STORAGE)
-    name = (storage.get("class") or {}).get("data")
-    return str(name) if name else None
+            said.append(read_values(folder, charts.STORAGE))
+    for values in said:
+        if name := ((values or {}).get("class") or {}).get("data"):
+            return str(name)
+    return None
 
 
 def _labels() -> dict[str, str]:

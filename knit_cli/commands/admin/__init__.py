@@ -43,6 +43,11 @@ class AdminGroup(LazyGroup):
         ),
         "token": Entry("knit_cli.commands.admin.token:app", "Give others tokens, and revoke them."),
         "audit": Entry("knit_cli.commands.admin.audit:app", "Show who has done what.", single=True),
+        "prune-audit": Entry(
+            "knit_cli.commands.admin.prune_audit:app",
+            "Move old rows of the audit log into a file.",
+            single=True,
+        ),
     }
 
 

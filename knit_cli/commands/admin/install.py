@@ -11,6 +11,7 @@ from knit_cli.admin import charts, releases
 from knit_cli.admin.charts import ChartSource
 from knit_cli.admin.handout import write_handout
 from knit_cli.admin.installation import Wishes, install
+from knit_cli.admin.reach import wait_for_api
 from knit_cli.commands.admin.options import (
     Administration,
     AsJson,
@@ -130,10 +131,34 @@ def _install(work: Administration, wishes: Wishes, *, as_json: bool) -> None:
     if not wishes.quiet:
         spent = ", ".join(f"{name} {taken:.1f} s" for name, taken in seconds.items())
         say(f"installed in {sum(seconds.values()):.1f} s: {spent}")
-    api_root = _write_handout(work)
     say(f"the first administrator's token is in {folder.bootstrap_token}")
+    api_root = _write_handout(work)
+    answers = None if api_root is None else _wait_for(work, api_root)
     if as_json:
-        print_json({"seconds": seconds, "apiRoot": api_root, "handouts": str(folder.handouts)})
+        print_json(
+            {
+                "seconds": seconds,
+                "apiRoot": api_root,
+                "answers": answers,
+                "handouts": str(folder.handouts),
+            }
+        )
+
+
+def _wait_for(work: Administration, api_root: str) -> bool:
+    """Says that knit is ready as soon as it answers, or that it does not answer here.
+
+    That is no failure either: this machine need not be one from which users come.
+    """
+    reason = wait_for_api(work.folder, work.cluster.variables, api_root, say)
+    if reason is None:
+        say(f"knit is ready: the API answers at {api_root}")
+        return True
+    say(
+        f"the API does not answer from this machine at {api_root}: {reason}; all its pods are "
+        "ready, so ask it from where users are, or see what `knit admin doctor` finds"
+    )
+    return False
 
 
 def _write_handout(work: Administration) -> str | None:
@@ -146,5 +171,5 @@ def _write_handout(work: Administration) -> str | None:
     except CliError as error:
         say(f"there are no handouts: {error.reason or error.summary}; {error.advice}")
         return None
-    say(f"the API is at {api_root}; what users need is in {work.folder.handouts}")
+    say(f"what users need is in {work.folder.handouts}")
     return api_root

@@ -7,6 +7,7 @@ the invocation and not by Typer, so that an empty one counts as not set.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final
@@ -17,7 +18,7 @@ from knit_cli.admin.cluster import Cluster
 from knit_cli.admin.folder import DEFAULT_FOLDER, SettingsFolder
 from knit_cli.admin.preparation import check_namespace, copy_kubeconfig, source_of
 from knit_cli.admin.tls_files import GivenFiles
-from knit_cli.errors import BadInput
+from knit_cli.errors import BadInput, CliError
 from knit_cli.invocation import Invocation
 
 Settings = Annotated[
@@ -112,6 +113,10 @@ def administration(
     )
     if not new:
         folder.require()
+    # What a command was killed in, this one ends first; unless another one is at it just now.
+    if folder.certs.is_dir():
+        with suppress(CliError), folder.sole_user():
+            folder.finish_replacement()
     named = namespace or variables.get("NAMESPACE")
     chosen = check_namespace(named or folder.namespace)
     if not new and chosen != folder.namespace:

@@ -41,6 +41,9 @@ class ApiStore(Protocol):
     @property
     def audit(self) -> AuditStore: ...  # noqa: D102
 
+    async def open(self) -> None:
+        """Connects, and checks the tables; a second call checks them again."""
+
     async def ping(self) -> None:
         """Returns if the database answers."""
 
@@ -59,6 +62,3 @@ class Store(ApiStore, Protocol):
     def admission(self) -> AdmissionStore: ...  # noqa: D102
     @property
     def housekeeping(self) -> HousekeepingStore: ...  # noqa: D102
-
-    async def open(self) -> None:
-        """Connects; called once per process, before anything else."""

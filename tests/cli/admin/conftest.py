@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from knit_cli.admin import reach
 from tests.cli.conftest import Ended, Knit
 
 KUBECONFIG = json.dumps(
@@ -103,7 +104,10 @@ class Admin:
 
 
 @pytest.fixture
-def admin(bare_knit: Knit, tools: Tools) -> Admin:
+def admin(bare_knit: Knit, tools: Tools, monkeypatch: pytest.MonkeyPatch) -> Admin:
+    """Nobody answers at the addresses of the toy cluster, and nobody waits for that."""
+    monkeypatch.setattr(reach, "WITHIN", 0)
+    monkeypatch.setattr(reach, "PATIENCE", 0.05)
     return Admin(bare_knit, tools)
 
 

@@ -2,8 +2,10 @@
 
 It is copied into a test's folder under both names. Everything is in the folder `state` beside it:
 `calls.jsonl`, `objects.json` (by `kind/name`), `releases.json`, and files that say how it is to
-behave: `fail-NAME` (what helm says instead of installing), `hang-NAME`, `denied`, `no-cluster`,
-`no-namespaces` (nobody may ask for one).
+behave: `fail-NAME` (what helm says instead of installing), `hang-NAME`, `crash-NAME` (objects that
+are there while helm waits; it goes on when somebody reads the log of one), `log-POD-CONTAINER`,
+`kill-after` (the number of a call, after which `knit` is killed outright),
+`denied`, `no-cluster`, `no-namespaces` (nobody may ask for one).
 """
 
 from __future__ import annotations
@@ -120,6 +122,17 @@ def kubectl(words, given, namespace):
             review(one)
     elif verb == "delete":
         delete(objects, names, option(rest, "--selector"))
+    elif verb == "logs":
+        (STATE / "logs-read").touch()
+        before = "previous-" if "--previous" in rest else ""
+        path = STATE / f"{before}log-{names[0]}-{option(rest, '--container')}"
+        if not path.exists():
+            fail("Error from server (BadRequest): previous terminated container not found")
+        sys.stdout.write(path.read_text())
+    elif verb == "auth":
+        print((STATE / "whoami").read_text() if (STATE / "whoami").exists() else "{}")
+    elif verb == "exec" and "knit_workflows.store.audit_pruning" in rest:
+        sys.stdout.write((STATE / ("audit-export" if "export" in rest else "removed")).read_text())
     elif verb == "exec":
         now = datetime.now(UTC).isoformat()
         print(json.dumps({"clock": now, **load("examination.json", {})}))
@@ -210,6 +223,11 @@ def upgrade(releases, name, words, given):
         while (STATE / f"hang-{name}").exists():
             time.sleep(0.02)
         os._exit(1)
+    if (STATE / f"crash-{name}").exists():
+        save("objects.json", {**load("objects.json", {}), **load(f"crash-{name}", {})})
+        ends = time.monotonic() + 20
+        while not (STATE / "logs-read").exists() and time.monotonic() < ends:
+            time.sleep(0.02)
     if (STATE / f"fail-{name}").exists():
         releases[name]["status"] = "failed"
         save("releases.json", releases)
@@ -248,10 +266,13 @@ def main():
     broken = STATE / f"broken-{tool}-{words[0]}"
     if broken.exists():
         fail("Error: something odd")
+    number = len((STATE / "calls.jsonl").read_text().splitlines())
     if tool == "kubectl":
         kubectl(words, given, namespace)
     else:
         helm(words, given)
+    if load("kill-after", 0) == number:
+        os.kill(os.getppid(), 9)
 
 
 main()

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from knit_cli.admin import reach
 from knit_cli.admin.certificates import Pair, new_server
 from knit_cli.admin.doctor import endpoint_checks
 from tests.cli.admin.conftest import Admin
@@ -30,6 +31,13 @@ WELL = {
         "retentionDays": 3,
         "updates": True,
         "missingAttributes": [],
+        "trial": {
+            "updateWithStart": True,
+            "eager": True,
+            "priorities": True,
+            "steps": 60,
+            "seconds": 0.6,
+        },
     },
     "database": {},
 }
@@ -42,7 +50,7 @@ def healthy(installed: Admin, monkeypatch) -> Admin:
     installed.tools.add("storageclass", "shared")
     examined(installed)
     deployment(installed, "knit-api", "knit-app")
-    monkeypatch.setattr(endpoint_checks, "_PATIENCE", 0.05)
+    monkeypatch.setattr(reach, "PATIENCE", 0.05)
     return installed
 
 
@@ -70,9 +78,10 @@ def test_where_all_is_well_nothing_needs_a_cure(healthy: Admin):
         *("knit-storage-nfs", "knit-certs", "knit-db-postgres", "knit-image-registry", "knit-app"),
         *("database", "temporal", "clock"),
     }
-    assert (
-        listed[("temporal", "ok")]["message"] == "1.29.1 at temporal.example:7233, namespace knit"
-    )
+    printed = healthy("doctor").out.decode()
+    assert "✔ temporal: 1.29.1 at temporal.example:7233, namespace knit\n" in printed
+    assert "as knit wants it, by trial (60 steps took 0.6 s); what cannot be tried: " in printed
+    assert "matching.enableFairness" in printed
 
 
 def test_for_people_it_is_a_line_each_and_the_cure_below(healthy: Admin):
@@ -85,7 +94,7 @@ def test_for_people_it_is_a_line_each_and_the_cure_below(healthy: Admin):
 
 
 def test_before_an_installation_the_cluster_is_checked(prepared: Admin, monkeypatch):
-    monkeypatch.setattr(endpoint_checks, "_PATIENCE", 0.05)
+    monkeypatch.setattr(reach, "PATIENCE", 0.05)
     prepared.tools.say("no-such", "")
     (prepared.folder / "values" / "knit-storage-nfs.yaml").write_text("class: {data: shared}")
     prepared.tools.add("storageclass", "shared")
@@ -169,6 +178,13 @@ def test_what_a_killed_doctor_left_is_removed(healthy: Admin):
     healthy.tools.add("PersistentVolumeClaim", "old", metadata={"labels": labels})
     found(healthy)
     assert not any("old" in key for key in healthy.tools.objects())
+
+
+def test_the_class_of_the_administrators_file_is_tried(healthy: Admin):
+    """It wins over that of the chart for storage, as it does when knit is installed."""
+    healthy.tools.add("storageclass", "fast")
+    (healthy.folder / "values" / "knit-app.yaml").write_text("storage: {class: {data: fast}}")
+    assert found(healthy)[("storage", "ok")]["message"].startswith("StorageClass fast gave")
 
 
 def test_without_a_name_the_default_class_is_tried(healthy: Admin):
@@ -271,6 +287,31 @@ def test_what_temporal_lacks(healthy: Admin, temporal, state, words):
     assert words in found(healthy)[("temporal", state)]["message"]
 
 
+@pytest.mark.parametrize(
+    ("trial", "state", "words", "cure"),
+    [
+        ({"updateWithStart": False}, "problem", "uploads", "enableExecuteMultiOperation=true"),
+        ({"eager": False}, "warning", "each short step waits", "enableActivityEagerExecution=true"),
+        ({"seconds": 2.03}, "warning", "60 steps took 2.0 s, as with", "MaxPollRPS=10000"),
+        ({"priorities": False}, "warning", "priorities of tasks", "matching.useNewMatcher=true"),
+        ({"problem": "denied"}, "unknown", "could not be tried: denied", "docs/operations.md"),
+    ],
+)
+def test_what_its_dynamic_configuration_lacks(healthy: Admin, trial, state, words, cure):
+    examined(healthy, {"trial": {**WELL["temporal"]["trial"], **trial}})
+    one = found(healthy)[("temporal", state)]
+    assert words in one["message"]
+    assert cure in one["cure"]
+    assert "as knit wants it" not in healthy("doctor").out.decode()
+
+
+def test_a_pod_that_tries_nothing_is_told(healthy: Admin):
+    """It is of an older version."""
+    examined(healthy, {"trial": None})
+    message = found(healthy)[("temporal", "unknown")]["message"]
+    assert message.endswith("the pod is of a version that does not try it")
+
+
 def test_what_the_database_lacks(healthy: Admin):
     advice = {"advice": "look there"}
     examined(healthy, database={"problem": "its tables are in revision 0007", **advice})
@@ -352,7 +393,7 @@ def local(admin: Admin) -> Pair:
     [(200, "ok", "answers"), (401, "ok", "answers"), (502, "problem", "answers with 502")],
 )
 def test_api_and_registry_are_asked_with_tls(healthy: Admin, monkeypatch, status, state, words):
-    monkeypatch.setattr(endpoint_checks, "_PATIENCE", 20)
+    monkeypatch.setattr(reach, "PATIENCE", 20)
     pair = new_server(
         Pair(
             *((healthy.folder / "certs" / f"ca.{one}").read_bytes() for one in ("crt", "key")),
@@ -368,7 +409,7 @@ def test_api_and_registry_are_asked_with_tls(healthy: Admin, monkeypatch, status
 
 
 def test_a_served_certificate_of_another_authority(healthy: Admin, monkeypatch):
-    monkeypatch.setattr(endpoint_checks, "_PATIENCE", 20)
+    monkeypatch.setattr(reach, "PATIENCE", 20)
     monkeypatch.setattr(endpoint_checks, "hosts_of", lambda *_: ["127.0.0.1"])
     with serving(healthy, 200, new_server(made(), ["127.0.0.1"])):
         one = found(healthy)[("api", "problem")]

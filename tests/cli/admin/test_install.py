@@ -16,7 +16,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from knit_cli.admin import reach
 from knit_cli.admin.charts import ChartSource
+from knit_cli.admin.reach import Unreachable
 from knit_cli.errors import BadInput
 from knit_cli.version import version
 from knit_workflows.domain.tokens import is_token
@@ -48,9 +50,9 @@ def test_the_charts_are_installed_in_order_with_exactly_these_words(prepared: Ad
             ]
         assert words == [
             *("--kubeconfig", str(prepared.folder / "kubeconfig")),
-            *("upgrade", "--install", chart, str(charts / chart)),
+            *("upgrade", "--install", chart, str(charts / chart), "--values", "-"),
             *(word for path in values for word in ("--values", str(path))),
-            *("--values", "-", "--wait", "--timeout", "10m", "--namespace", "knit"),
+            *("--wait", "--timeout", "10m", "--namespace", "knit"),
         ]
 
 
@@ -76,6 +78,149 @@ def test_values_are_handed_over_between_charts_without_secrets(prepared: Admin):
         "database": {"service": "db", "credential": {"secret": "x"}},
         "accounts": {"bootstrapToken": {"existingSecret": "knit-admin-bootstrap-token"}},
     }
+
+
+def test_the_administrators_file_wins_over_what_is_handed_over_and_it_is_said(prepared: Admin):
+    """For helm, later files win."""
+    storage = {"class": {"data": "d", "system": "s"}, "nfs": {"share": "/"}}
+    prepared.tools.say("values-knit-storage-nfs.json", json.dumps(storage))
+    path = prepared.folder / "values" / "knit-app.yaml"
+    mine = "storage: {class: {data: fast, system: s}, more: 1}\naccounts: {bootstrapToken: null}\n"
+    path.write_text(mine)
+    ended = prepared.succeed("install")
+    words, given = upgrades(prepared)["knit-app"]
+    assert given["storage"] == storage
+    assert words.index("-") < words.index(str(path))
+    said = [one for one in ended.err.splitlines() if one.endswith("; the file counts")]
+    assert said == [
+        "knit: values/knit-app.yaml: storage.class.data is fast, and would be d without it; "
+        "the file counts",
+        "knit: values/knit-app.yaml: accounts.bootstrapToken is null, and would be "
+        "{existingSecret: knit-admin-bootstrap-token} without it; the file counts",
+    ]
+
+
+def crashed(name: str, exit_code: int, *, restarted: bool = False, **metadata) -> dict:
+    """The init container of a pod of knit-db-postgres."""
+    ended = {"terminated": {"exitCode": exit_code}}
+    states = {"state": {"running": {}}, "lastState": ended} if restarted else {"state": ended}
+    labels = {"app.kubernetes.io/instance": "knit-db-postgres"}
+    return {
+        "kind": "Pod",
+        "metadata": {"name": name, "uid": name, "labels": labels, **metadata},
+        "status": {"initContainerStatuses": [{"name": "roles", **states}]},
+    }
+
+
+def test_a_crash_is_told_at_once_with_its_last_lines(prepared: Admin):
+    """While helm waits still: the small one ends when the log was read. Others are not told of."""
+    pods = {
+        "pod/db-1": crashed("db-1", 3),
+        "pod/db-2": crashed("db-2", 3, restarted=True),
+        "pod/db-3": crashed("db-3", 0),
+        "pod/db-4": crashed("db-4", 3, deletionTimestamp="2026-01-01T00:00:00Z"),
+    }
+    prepared.tools.say("crash-knit-db-postgres", json.dumps(pods))
+    prepared.tools.say("log-db-1-roles", "\n".join(f"line {one} \x1b[31m" for one in range(20)))
+    prepared.tools.say("previous-log-db-2-roles", "password refused")
+    said = prepared.succeed("install").err
+    assert said.count("ended with exit code") == 2
+    assert "knit: db-1: roles ended with exit code 3; its last lines:\n    line 12 " in said
+    assert "\x1b" not in said
+    assert "db-2: roles ended with exit code 3; its last lines:\n    password refused\n" in said
+    assert said.index("db-1: roles") < said.index("knit-db-postgres: done")
+
+
+def test_a_crash_without_a_log_is_told_too(prepared: Admin):
+    prepared.tools.say("crash-knit-db-postgres", json.dumps({"pod/db-1": crashed("db-1", 3)}))
+    assert "db-1: roles ended with exit code 3\n" in prepared.succeed("install").err
+
+
+def test_what_an_upgrade_replaces_may_end_as_it_likes(installed: Admin):
+    """A worker that is older than its database ends with 1, for example."""
+    ready = {"conditions": [{"type": "Ready", "status": "True"}]}
+    before = crashed("db-1", 0)
+    installed.tools.add("Pod", "db-1", metadata=before["metadata"], status=ready)
+    pods = {"pod/db-1": crashed("db-1", 1), "pod/db-2": crashed("db-2", 3)}
+    installed.tools.say("crash-knit-db-postgres", json.dumps(pods))
+    said = installed.succeed("install").err
+    assert "db-2: roles ended" in said
+    assert "db-1: roles ended" not in said
+
+
+def test_a_job_that_has_failed_is_not_waited_for(prepared: Admin, monkeypatch):
+    """helm is told to end; the next command goes on. Jobs from before do not count."""
+    labels = {"app.kubernetes.io/instance": "knit-db-postgres"}
+    failed = [{"type": "Failed", "status": "True", "message": "reached its backoff limit"}]
+    job = {"kind": "Job", "metadata": {"name": "j", "uid": "j", "labels": labels}}
+    job["status"] = {"conditions": failed}
+    prepared.tools.say("crash-knit-db-postgres", json.dumps({"job/j": job}))
+    ended = prepared("install")
+    assert ended.code == 1
+    assert "error: knit-db-postgres could not be installed\n" in ended.err
+    assert "job j has failed: reached its backoff limit\n" in ended.err
+    assert prepared.tools.releases()["knit-db-postgres"]["status"] == "pending-install"
+    prepared.tools.be_quiet("crash-knit-db-postgres")
+    assert "repaired" in prepared.succeed("install").err
+
+
+def test_it_is_ready_when_the_api_answers(prepared: Admin, monkeypatch):
+    """After a wait, since the nodes learn of a port a moment later."""
+    answers = iter([Unreachable("refused"), 502, 401])
+
+    def ask(_folder, _variables, url: str) -> int:
+        assert url == "https://10.0.0.7:30803/api/plans"
+        one = next(answers)
+        if isinstance(one, Unreachable):
+            raise one
+        return one
+
+    monkeypatch.setattr(reach, "ask", ask)
+    monkeypatch.setattr(reach, "WITHIN", 20)
+    monkeypatch.setattr(reach, "_PAUSE", 0)
+    ended = prepared.succeed("install", "--json")
+    assert json.loads(ended.out)["answers"] is True
+    assert "knit: waits for the API at https://10.0.0.7:30803/api: refused\n" in ended.err
+    assert "knit: knit is ready: the API answers at https://10.0.0.7:30803/api\n" in ended.err
+    assert "502" not in ended.err
+
+
+@pytest.mark.parametrize("answer", [Unreachable("no route to host"), 404])
+def test_an_api_that_this_machine_cannot_reach_is_told(prepared: Admin, monkeypatch, answer):
+    def ask(*_) -> int:
+        if isinstance(answer, Unreachable):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(reach, "ask", ask)
+    ended = prepared.succeed("install", "--json")
+    assert json.loads(ended.out)["answers"] is False
+    assert "is ready" not in ended.err
+    reason = "answers with 404" if answer == 404 else "no route to host"
+    assert "the API does not answer from this machine at https://10.0.0.7:30803/api" in ended.err
+    assert reason in ended.err
+
+
+@pytest.mark.parametrize(
+    ("api_root", "origin"),
+    [
+        ("https://knit.example.com:8443/api", "https://knit.example.com:8443"),
+        ("https://knit.example.com/knit/api", None),
+    ],
+)
+def test_the_api_knows_its_address_behind_a_balancer(prepared: Admin, api_root, origin):
+    """As far as it has a setting for that: one without a path."""
+    prepared.succeed("prepare", "--api-root", api_root)
+    prepared.succeed("install")
+    assert upgrades(prepared)["knit-app"][1]["accounts"].get("publicUrl") == origin
+
+
+def test_a_broken_address_is_told_before_anything_is_installed(prepared: Admin):
+    (prepared.folder / "api-root").write_text("http://[/api")
+    ended = prepared("install")
+    assert ended.code == 1
+    assert "is not the address of an API" in ended.err
+    assert upgrades(prepared) == {}
 
 
 def test_charts_that_are_left_out_are_not_handed_over(prepared: Admin):
@@ -171,7 +316,11 @@ def test_a_secret_to_pull_images_with_is_made_and_named(prepared: Admin):
 def test_the_place_of_images_may_be_named(prepared: Admin):
     prepared.knit.variables.update(IMAGE_REPOSITORY_HOST="registry.example", REPOSITORY="ml/knit")
     prepared.succeed("install")
-    assert upgrades(prepared)["knit-app"][1]["imageRepository"] == "registry.example/ml/knit"
+    words, _ = upgrades(prepared)["knit-app"]
+    flag = words.index("--set-json")
+    assert words[flag + 1] == 'imageRepository="registry.example/ml/knit"'
+    # It is said now, and so wins over what the file said once.
+    assert flag > max(at for at, word in enumerate(words) if word == "--values")
 
 
 def test_without_tls_nothing_of_it_is_installed(prepared: Admin):
@@ -223,7 +372,7 @@ def test_with_quiet_it_says_only_the_result(prepared: Admin):
     ended = prepared.knit("--quiet", "admin", "install")
     assert ended.code == 0
     assert "done" not in ended.err
-    assert "the API is at https://10.0.0.7:30803/api" in ended.err
+    assert "the API does not answer from this machine at https://10.0.0.7:30803/api" in ended.err
 
 
 def test_a_terminal_shows_a_table(prepared: Admin, monkeypatch):

@@ -441,6 +441,8 @@ def test_what_has_no_logins_is_no_such_secret(admin: Admin):
         "ftp://a/api",
         "https://[/api",
         "http://a b/api",
+        "https://me:secret@a/api",
+        "https://a/api?x=/api",
     ],
 )
 def test_what_is_no_address_of_an_api_is_refused(admin: Admin, url):

@@ -1,0 +1,97 @@
+"""Checks of Temporal: its version and namespace, and what its dynamic configuration does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+from knit_cli.admin.doctor.findings import Finding, ok, problem, unknown, warning
+
+_OLDEST_TEMPORAL: Final = (1, 27)
+_LIMIT: Final = 20
+"""Default of `history.transferProcessorMaxPollRPS`; as many more are let through at once."""
+_NOT_SEEN: Final = "matching.enableFairness, limits of requests and sizes"
+"""Settings that matter to knit, and show neither in an answer nor in a trial."""
+_NOT_TRIED: Final = {"problem": "the pod is of a version that does not try it"}
+
+
+def findings_of(found: dict[str, Any]) -> Iterator[Finding]:
+    """Judges what a pod of the API has found of its Temporal."""
+    where = f"{found.get('address')}, namespace {found.get('namespace', '?')}"
+    if "problem" in found:
+        yield problem(
+            "temporal",
+            f"{where}: {found['problem']}",
+            "correct `temporal` in values/knit-app.yaml, then knit admin upgrade",
+        )
+        return
+    version = found["version"]
+    numbers = tuple(int(one) for one in version.split(".")[:2] if one.isdecimal())
+    if len(numbers) == 2 and numbers < _OLDEST_TEMPORAL:
+        yield warning("temporal", f"{version} is old ({where})", "upgrade it to 1.27 or newer")
+    else:
+        yield ok("temporal", f"{version} at {where}")
+    if not found["updates"]:
+        yield problem(
+            "temporal",
+            "updates of workflows are off; transfers and stops need them",
+            "set frontend.enableUpdateWorkflowExecution in its dynamic configuration",
+        )
+    if found["retentionDays"] < 1:
+        yield warning(
+            "temporal",
+            f"ended workflows are kept for {found['retentionDays'] * 24:.1f} hours only",
+            "temporal operator namespace update --retention 3d",
+        )
+    if missing := found.get("missingAttributes"):
+        yield warning(
+            "temporal",
+            f"Runs cannot be searched by {', '.join(missing)}",
+            "set temporal.bootstrap in values/knit-app.yaml, then knit admin upgrade",
+        )
+    yield from _trial(found.get("trial") or _NOT_TRIED)
+
+
+def _trial(found: dict[str, Any]) -> Iterator[Finding]:
+    """Judges what was found by trying; what cannot be, is named."""
+    if "problem" in found:
+        yield unknown(
+            "temporal",
+            f"its dynamic configuration could not be tried: {found['problem']}",
+            "see that knit may start workflows there; docs/operations.md lists what to set",
+        )
+        return
+    if not found["updateWithStart"]:
+        yield problem(
+            "temporal",
+            "a start and an update do not go together; uploads and downloads need that",
+            _cure("frontend.enableExecuteMultiOperation=true"),
+        )
+    if not found["eager"]:
+        yield warning(
+            "temporal",
+            "each short step waits for its worker to ask for it",
+            _cure("system.enableActivityEagerExecution=true"),
+        )
+    steps, seconds = found["steps"], found["seconds"]
+    pace = f"{steps} steps took {seconds:.1f} s"
+    limited = seconds >= (steps - _LIMIT - _LIMIT / 4) / _LIMIT * 0.9
+    if limited:
+        yield warning(
+            "temporal",
+            f"{pace}, as with the default limit of {_LIMIT} a second, or with a slow database",
+            _cure("history.transferProcessorMaxPollRPS=10000"),
+        )
+    if not found["priorities"]:
+        yield warning(
+            "temporal",
+            "priorities of tasks do not count: transfers and stops may wait behind Runs",
+            _cure("matching.useNewMatcher=true, and matching.enableFairness=true"),
+        )
+    if found["updateWithStart"] and found["eager"] and found["priorities"] and not limited:
+        text = f"its dynamic configuration is as knit wants it, by trial ({pace})"
+        yield ok("temporal", f"{text}; what cannot be tried: {_NOT_SEEN}")
+
+
+def _cure(setting: str) -> str:
+    return f"set {setting} in its dynamic configuration; Temporal Cloud's is Temporal's to set"

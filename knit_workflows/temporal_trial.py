@@ -1,0 +1,211 @@
+"""Tries what Temporal's dynamic configuration does, since no call of its API shows that.
+
+A workflow of the trial's own is begun on a task queue that nobody else knows, and this module plays
+its worker, call by call. It is terminated at the end; where the trial is killed, it times out.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Final
+from uuid import uuid4
+
+from google.protobuf.duration_pb2 import Duration
+from temporalio.api.command.v1 import Command, ScheduleActivityTaskCommandAttributes
+from temporalio.api.common.v1 import ActivityType, Priority, WorkflowExecution, WorkflowType
+from temporalio.api.enums.v1 import CommandType, TaskQueueType
+from temporalio.api.taskqueue.v1 import TaskQueue
+from temporalio.api.workflowservice.v1 import (
+    DescribeTaskQueueRequest,
+    ExecuteMultiOperationRequest,
+    PollActivityTaskQueueRequest,
+    PollWorkflowTaskQueueRequest,
+    RespondActivityTaskCompletedRequest,
+    RespondWorkflowTaskCompletedRequest,
+    RespondWorkflowTaskCompletedResponse,
+    StartWorkflowExecutionRequest,
+    TerminateWorkflowExecutionRequest,
+)
+from temporalio.client import Client
+from temporalio.service import RPCError, RPCStatusCode
+
+STEPS: Final = 60
+"""Steps that are timed: more than `history.transferProcessorMaxPollRPS` lets through at once."""
+_IDENTITY: Final = "knit admin doctor"
+_LIFE: Final = Duration(seconds=60)
+_POLL: Final = timedelta(seconds=20)
+_HIGH: Final = 1
+"""The highest priority; without one a task has 3."""
+
+
+async def try_settings(client: Client) -> dict[str, Any]:
+    """Gives what the dynamic configuration is seen to do.
+
+    `updateWithStart`, `eager`, `priorities`: whether it works. `steps` and `seconds`: how long so
+    many steps took, one after the other.
+
+    Raises:
+        RPCError: Temporal refuses a step of the trial, or does not answer in time.
+    """
+    found: dict[str, Any] = {"updateWithStart": await _knows_update_with_start(client)}
+    trial = await _Trial.begin(client)
+    try:
+        found["eager"] = await trial.gets_activities_eagerly()
+        found["steps"], found["seconds"] = STEPS, await trial.takes_for_steps()
+        found["priorities"] = await trial.orders_by_priority()
+    finally:
+        await trial.end()
+    return found
+
+
+async def _knows_update_with_start(client: Client) -> bool:
+    """Whether a start and an update may go together; a request without either is refused anyway."""
+    try:
+        await client.workflow_service.execute_multi_operation(
+            ExecuteMultiOperationRequest(namespace=client.namespace), timeout=_POLL
+        )
+    except RPCError as refused:
+        if refused.status is RPCStatusCode.INVALID_ARGUMENT:
+            return True
+        if refused.status in (RPCStatusCode.PERMISSION_DENIED, RPCStatusCode.UNIMPLEMENTED):
+            return False
+        raise
+    return True
+
+
+@dataclass
+class _Trial:
+    """A workflow whose worker is this object. `task`: the one it has taken and not ended."""
+
+    client: Client
+    queue: str
+    task: Any = None
+
+    @classmethod
+    async def begin(cls, client: Client) -> _Trial:
+        """Starts the workflow, and takes its first task."""
+        trial = cls(client, f"knit-doctor-{uuid4().hex}")
+        await client.workflow_service.start_workflow_execution(
+            StartWorkflowExecutionRequest(
+                namespace=client.namespace,
+                workflow_id=trial.queue,
+                workflow_type=WorkflowType(name="knit.Trial"),
+                task_queue=TaskQueue(name=trial.queue),
+                workflow_execution_timeout=_LIFE,
+                request_id=uuid4().hex,
+                identity=_IDENTITY,
+            ),
+            timeout=_POLL,
+        )
+        trial.task = await trial._next_task()
+        return trial
+
+    async def gets_activities_eagerly(self) -> bool:
+        """Whether an activity comes with the answer that schedules it."""
+        answer = await self._schedule(_activity(self.queue, "eager", eager=True))
+        eager = len(answer.activity_tasks) > 0
+        activity = answer.activity_tasks[0] if eager else await self._next_activity()
+        await self._complete(activity)
+        self.task = await self._next_task()
+        return eager
+
+    async def takes_for_steps(self) -> float:
+        """Gives the seconds of STEPS steps, activities and workflow tasks in turn."""
+        began = time.perf_counter()
+        for number in range(STEPS // 2):
+            await self._schedule(_activity(self.queue, f"step-{number}"))
+            await self._complete(await self._next_activity())
+            self.task = await self._next_task()
+        return time.perf_counter() - began
+
+    async def orders_by_priority(self) -> bool:
+        """Whether the queue knows waiting tasks by their priority; nobody takes these."""
+        waiting = f"{self.queue}-waiting"
+        await self._schedule(_activity(waiting, "waiting", priority=_HIGH))
+        deadline = time.monotonic() + 2
+        while True:
+            described = await self.client.workflow_service.describe_task_queue(
+                DescribeTaskQueueRequest(
+                    namespace=self.client.namespace,
+                    task_queue=TaskQueue(name=waiting),
+                    task_queue_type=TaskQueueType.TASK_QUEUE_TYPE_ACTIVITY,
+                    report_stats=True,
+                ),
+                timeout=_POLL,
+            )
+            known = described.stats_by_priority_key
+            if _HIGH in known and known[_HIGH].approximate_backlog_count > 0:
+                return True
+            # It is added a moment after it was scheduled; by then it waits under some priority.
+            if described.stats.approximate_backlog_count > 0 or time.monotonic() > deadline:
+                return False
+
+    async def end(self) -> None:
+        """Terminates the workflow."""
+        await self.client.workflow_service.terminate_workflow_execution(
+            TerminateWorkflowExecutionRequest(
+                namespace=self.client.namespace,
+                workflow_execution=WorkflowExecution(workflow_id=self.queue),
+                reason="the trial is over",
+                identity=_IDENTITY,
+            ),
+            timeout=_POLL,
+        )
+
+    async def _schedule(self, command: Command) -> RespondWorkflowTaskCompletedResponse:
+        return await self.client.workflow_service.respond_workflow_task_completed(
+            RespondWorkflowTaskCompletedRequest(
+                namespace=self.client.namespace,
+                task_token=self.task.task_token,
+                commands=[command],
+                identity=_IDENTITY,
+            ),
+            timeout=_POLL,
+        )
+
+    async def _next_task(self) -> Any:
+        return await self.client.workflow_service.poll_workflow_task_queue(
+            PollWorkflowTaskQueueRequest(
+                namespace=self.client.namespace,
+                task_queue=TaskQueue(name=self.queue),
+                identity=_IDENTITY,
+            ),
+            timeout=_POLL,
+        )
+
+    async def _next_activity(self) -> Any:
+        return await self.client.workflow_service.poll_activity_task_queue(
+            PollActivityTaskQueueRequest(
+                namespace=self.client.namespace,
+                task_queue=TaskQueue(name=self.queue),
+                identity=_IDENTITY,
+            ),
+            timeout=_POLL,
+        )
+
+    async def _complete(self, activity: Any) -> None:
+        await self.client.workflow_service.respond_activity_task_completed(
+            RespondActivityTaskCompletedRequest(
+                namespace=self.client.namespace,
+                task_token=activity.task_token,
+                identity=_IDENTITY,
+            ),
+            timeout=_POLL,
+        )
+
+
+def _activity(queue: str, name: str, *, eager: bool = False, priority: int = 0) -> Command:
+    return Command(
+        command_type=CommandType.COMMAND_TYPE_SCHEDULE_ACTIVITY_TASK,
+        schedule_activity_task_command_attributes=ScheduleActivityTaskCommandAttributes(
+            activity_id=name,
+            activity_type=ActivityType(name="knit.trial"),
+            task_queue=TaskQueue(name=queue),
+            schedule_to_close_timeout=_LIFE,
+            start_to_close_timeout=_LIFE,
+            request_eager_execution=eager,
+            priority=Priority(priority_key=priority),
+        ),
+    )
