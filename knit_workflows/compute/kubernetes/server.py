@@ -12,13 +12,15 @@ import random
 import time
 from collections.abc import AsyncIterator, Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import aiohttp
 from kubernetes.aio import client, config
 
+from knit_workflows.compute.base import StartFailureKind
 from knit_workflows.compute.kubernetes.objects import JsonObject
-from knit_workflows.domain.errors import BackendRejected, BackendUnavailable
+from knit_workflows.compute.kubernetes.refusals import QUOTA_EXCEEDED, classify_refusal
+from knit_workflows.domain.errors import BackendRejected, BackendUnavailable, QuotaExceeded
 from knit_workflows.settings import KubernetesSettings
 
 _TRANSIENT_STATUS: Final = frozenset({401, 408, 425, 429})
@@ -107,8 +109,21 @@ class ApiServer:
         return None if response.status == 404 else response.body
 
     async def create(self, kind: str, manifest: JsonObject) -> JsonObject | None:
-        """Creates an object and gives it; None on a conflict with an existing one."""
-        response = await self._call("POST", kind, body=manifest, accept={409})
+        """Creates an object and gives it; None on a conflict with an existing one.
+
+        Admission comes first: a full quota, or a limit that was set since, refuses the creation of
+        what exists already too.
+        """
+        response = await self._call("POST", kind, body=manifest, accept={403, 409})
+        if response.status == 403:
+            # Whoever may not look either is told of the refusal.
+            name = manifest["metadata"]["name"]
+            if (await self._call("GET", kind, name, accept={403, 404})).status != 200:
+                _raise_refusal(response.body)
+            return None
+        if response.status == 409 and response.body.get("reason") == "Conflict":
+            # Not this object but a quota has been changed by somebody else at that moment.
+            raise BackendUnavailable(_unable(response.body.get("message", "")))
         return None if response.status == 409 else response.body
 
     async def delete(self, kind: str, name: str, options: JsonObject) -> bool:
@@ -240,7 +255,7 @@ def _raise_for_status(status: int, text: bytes, *, reading: bool = True) -> None
     """Raises the domain error for an unexpected status."""
     message = _parsed(text).get("message") or f"HTTP {status}"
     if status >= 500 or status in _TRANSIENT_STATUS:
-        raise BackendUnavailable(f"the Kubernetes API server cannot do it now: {message}")
+        raise BackendUnavailable(_unable(message))
     if status == 403 and reading:
         # A revoked right may be granted again; running Runs must not fail because of it.
         raise BackendUnavailable(
@@ -248,6 +263,23 @@ def _raise_for_status(status: int, text: bytes, *, reading: bool = True) -> None
             advice="give knit's service account the rights that docs/how-to/kubernetes.md lists",
         )
     raise BackendRejected(f"the Kubernetes API server refuses: {message}")
+
+
+def _raise_refusal(body: JsonObject) -> NoReturn:
+    """Raises the domain error for a 403 to a creation: some pass by themselves, others never."""
+    message = body.get("message") or "HTTP 403"
+    known = classify_refusal(message)
+    if known is None:
+        raise BackendRejected(f"the Kubernetes API server refuses: {message}")
+    if known.reason == QUOTA_EXCEEDED:
+        raise QuotaExceeded(known.message)
+    if known.kind is StartFailureKind.REFUSED:
+        raise BackendRejected(f"[{known.reason}] {known.message}")
+    raise BackendUnavailable(f"[{known.reason}] {known.message}")
+
+
+def _unable(message: str) -> str:
+    return f"the Kubernetes API server cannot do it now: {message}"
 
 
 def _parsed(text: bytes) -> JsonObject:

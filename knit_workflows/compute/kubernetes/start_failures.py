@@ -21,6 +21,7 @@ from knit_workflows.compute.kubernetes.objects import (
     created_at,
     instant,
 )
+from knit_workflows.compute.kubernetes.refusals import classify_refusal
 from knit_workflows.compute.pull_errors import UNKNOWN, classify_pull_error
 
 _PULL_REASONS: Final = frozenset(
@@ -51,6 +52,8 @@ _TRANSIENT_EVENTS: Final = frozenset(
     }
 )
 """Warnings that keep a pod from starting; all others (MissingClusterDNS …) are harmless."""
+_COMBINED: Final = "(combined from similar events): "
+"""What the cluster puts before the message of the eleventh similar event, and of all after it."""
 _EVENT_TTL: Final = timedelta(minutes=4)
 """A mount is retried within 2 minutes, so an older warning is obsolete."""
 _BINDING_GRACE: Final = timedelta(seconds=45)
@@ -78,7 +81,7 @@ def read_warning(event: JsonObject) -> WarningEvent:
     seen = [instant(text) for text in instants if text]
     return WarningEvent(
         reason=event.get("reason") or "Unknown",
-        message=(event.get("message") or "").strip(),
+        message=(event.get("message") or "").strip().removeprefix(_COMBINED),
         seen=max((each for each in seen if each is not None), default=None),
     )
 
@@ -104,11 +107,13 @@ def start_failure_of_pod(
 
 
 def start_failure_of_job(warnings: Sequence[WarningEvent]) -> StartFailure | None:
-    """Says why a Job has no pod: missing service account, quota, admission webhook."""
+    """Says why a Job has no pod: a quota, a missing service account, a rule of the cluster."""
     refused = _newest(w for w in warnings if w.reason == "FailedCreate")
     if refused is None:
         return None
-    return StartFailure(StartFailureKind.UNSCHEDULABLE, refused.reason, refused.message)
+    return classify_refusal(refused.message) or StartFailure(
+        StartFailureKind.UNSCHEDULABLE, refused.reason, refused.message
+    )
 
 
 def _from_waiting(

@@ -288,7 +288,7 @@ class TestJobsWithoutPods:
         words = 'pods "x" is forbidden: error looking up service account ns/trainer: not found'
         observation = observe_job(self.job(), [WarningEvent("FailedCreate", words, NOW)])
         assert observation.phase is Phase.PENDING
-        assert observation.start_failure.kind is StartFailureKind.UNSCHEDULABLE
+        assert observation.start_failure.kind is StartFailureKind.TRANSIENT
         assert observation.start_failure.message == words
 
 
