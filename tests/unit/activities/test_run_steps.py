@@ -1,4 +1,4 @@
-"""A Run gets all of its volumes or none, so that Runs that wait for a quota let each other through."""
+"""A Run gets all of its volumes or none, so that Runs which wait for a quota let others through."""
 
 from __future__ import annotations
 

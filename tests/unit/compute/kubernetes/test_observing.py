@@ -289,7 +289,7 @@ class TestJobsWithoutPods:
         observation = observe_job(self.job(), [WarningEvent("FailedCreate", words, NOW)])
         assert observation.phase is Phase.PENDING
         assert observation.start_failure.kind is StartFailureKind.TRANSIENT
-        assert observation.start_failure.message == words
+        assert observation.start_failure.message == "there is no service account ns/trainer"
 
 
 class TestNews:
