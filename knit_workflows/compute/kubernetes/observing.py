@@ -22,11 +22,13 @@ from knit_workflows.compute.kubernetes.objects import (
     condition_is,
     instant,
 )
+from knit_workflows.compute.kubernetes.stalled import claims_of
 from knit_workflows.compute.kubernetes.start_failures import (
     WarningEvent,
     start_failure_of_job,
     start_failure_of_pod,
 )
+from knit_workflows.compute.kubernetes.waits import WAITS
 from knit_workflows.domain.runs import LOST, STUCK_CODE, SUCCEEDED, Exit
 
 ABSENT: Final = Observation(Phase.ABSENT)
@@ -65,7 +67,10 @@ def trim(pod: JsonObject) -> JsonObject:
     )
     return {
         "metadata": {key: metadata[key] for key in kept if key in metadata},
-        "spec": {"containers": [{"name": one["name"]} for one in pod["spec"]["containers"]]},
+        "spec": {
+            "containers": [{"name": one["name"]} for one in pod["spec"]["containers"]],
+            "volumes": [{"persistentVolumeClaim": {"claimName": name}} for name in claims_of(pod)],
+        },
         "status": pod.get("status", {}),
     }
 
@@ -119,6 +124,8 @@ def observe_job(job: JsonObject | None, warnings: Sequence[WarningEvent]) -> Obs
         # Its controller may be creating the pod right now: only absent once the Job is gone.
         about = StartFailure(StartFailureKind.TRANSIENT, "Deleting", "the Job is being deleted")
         return Observation(Phase.PENDING, start_failure=about)
+    if (job.get("spec") or {}).get("suspend"):
+        return Observation(Phase.PENDING, start_failure=WAITS["JobSuspended"].failure())
     return Observation(Phase.PENDING, start_failure=start_failure_of_job(warnings))
 
 
