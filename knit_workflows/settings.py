@@ -112,6 +112,9 @@ class EngineSettings(_Group):
     this must be longer than `import_window`."""
     transfer_lease: _Span = timedelta(seconds=60)
     """A transfer is aborted when its client has been silent for this long."""
+    open_deadline: _Span = timedelta(seconds=60)
+    """How long a transfer may take to open: for its pod to start, on Kubernetes. Then it ends with
+    the reason. Raise it where nodes are added on demand."""
     gc_interval: _Span = timedelta(minutes=1)
     """How often discarded volumes are deleted, and lost or orphaned objects reconciled."""
     gc_grace_period: _Grace = timedelta(minutes=5)
