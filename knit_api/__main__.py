@@ -93,6 +93,7 @@ def _transfers(settings: Settings) -> Callable[[], Awaitable[EngineClient]]:
         return KnitClient(
             await connect(config),
             lease=settings.engine.transfer_lease,
+            opening=settings.engine.open_deadline,
             heartbeat=settings.engine.heartbeat,
             step_timeout=settings.engine.step_timeout,
             queues=settings.queues,

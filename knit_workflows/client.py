@@ -87,13 +87,15 @@ class KnitClient:
         client: Client,
         *,
         lease: timedelta = timedelta(seconds=60),
+        opening: timedelta | None = None,
         heartbeat: timedelta = timedelta(seconds=20),
         step_timeout: timedelta = timedelta(seconds=10),
         queues: QueueSettings | None = None,
     ) -> None:
-        """The times are those of `EngineSettings`."""
+        """The times are those of `EngineSettings`; `opening` is `open_deadline` (None: `lease`)."""
         self._client = client
         self._lease = lease
+        self._opening = opening or lease
         self._heartbeat = heartbeat
         self._step_timeout = step_timeout
         self._queues = queues or QueueSettings()
@@ -139,6 +141,7 @@ class KnitClient:
                 run_id=transfer.run_id or "",
                 actor=actor,
                 lease=self._lease,
+                opening=self._opening,
                 heartbeat=self._heartbeat,
                 compute_queue=self._queues.interactive,
             ),
@@ -151,19 +154,28 @@ class KnitClient:
             id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
             task_timeout=self._step_timeout,
         )
+        # Longer than the opening itself, which ends with the reason.
+        patience = self._opening + max(PROMPT, self._opening / 10)
         try:
             with _translated():
-                async with asyncio.timeout(self._lease.total_seconds()):
+                async with asyncio.timeout(patience.total_seconds()):
                     opened = await self._client.execute_update_with_start_workflow(
                         TransferWorkflow.open,
                         Nothing(),
                         # The outcome of an update is given to whoever asks with its id.
                         id=f"open:{uuid.uuid4()}",
                         start_workflow_operation=start,
-                        rpc_timeout=self._lease,
+                        rpc_timeout=patience,
                     )
+        except asyncio.CancelledError:
+            await self._abandon(transfer)
+            raise
         except _TimedOut as error:
             await _retrieve(start)
+            if _is_cancelled():
+                # Temporal's client makes a time-out of that too.
+                await self._abandon(transfer)
+                raise asyncio.CancelledError from error
             raise await self._not_opened(transfer) from error
         except exceptions.WorkflowAlreadyStartedError as error:
             await _retrieve(start)
@@ -171,10 +183,16 @@ class KnitClient:
         _raise_unless(opened)
         return transfer
 
+    async def _abandon(self, transfer: TransferHandle) -> None:
+        """Ends a transfer that nobody waits for any longer; if this fails, its deadline does."""
+        handle = self._client.get_workflow_handle(names.transfer_workflow(transfer.transfer_id))
+        with suppress(errors.KnitError), _translated():
+            await handle.cancel(rpc_timeout=PROMPT)
+
     async def _not_opened(self, transfer: TransferHandle) -> errors.Unavailable:
         """Gives the reason why a transfer was not opened in time, and cancels it."""
         handle = self._client.get_workflow_handle(names.transfer_workflow(transfer.transfer_id))
-        seconds = f"{self._lease.total_seconds():g} s"
+        seconds = f"{self._opening.total_seconds():g} s"
         with _translated():
             description = await handle.describe(rpc_timeout=RPC_TIMEOUT)
             await handle.cancel(rpc_timeout=RPC_TIMEOUT)
@@ -318,6 +336,11 @@ def _why_untested(error: BaseException) -> str:
         seconds = f"{HOOK_TEST.total_seconds():g} s"
         return f"the hook was not called, or has not answered, within {seconds}"
     return f"the hook cannot be tested: {error}"
+
+
+def _is_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 async def _retrieve(start: WithStartWorkflowOperation[Any, Any]) -> None:

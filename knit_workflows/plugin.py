@@ -197,6 +197,7 @@ class Deps:
         """Gives the activities of these roles, bound to the store and the back-end."""
         transfers = ComputeTransferActivities(
             self.store.transfers,
+            self.store.data,
             self.store.execution,
             self.backend,
             idle=self.engine.transfer_lease * 3,

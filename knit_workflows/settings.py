@@ -30,7 +30,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 from knit_workflows import names
 from knit_workflows.domain.accounts import Role
 from knit_workflows.domain.errors import InvalidQuantity, InvalidTag
-from knit_workflows.domain.quantities import canonical_quantity
+from knit_workflows.domain.quantities import canonical_quantity, parse_quantity
 from knit_workflows.domain.secure_urls import fault_of_url
 from knit_workflows.domain.tags import parse_tag
 from knit_workflows.log import LogFormat
@@ -95,6 +95,9 @@ class EngineSettings(_Group):
     """A Run fails if its image still cannot be pulled after this time."""
     start_deadline: _Grace = timedelta(minutes=10)
     """A Run fails if its pod still cannot start after this time: mounts, network, sandbox."""
+    refused_deadline: _Grace = timedelta(seconds=30)
+    """A Run fails if a rule of the cluster still forbids its pod after this time: a LimitRange, a
+    Pod Security Standard, an admission webhook. A quota that is used up is waited for."""
     stop_grace: _Grace = timedelta(seconds=5)
     """Time between SIGTERM and SIGKILL when a container is stopped."""
     stop_retry_interval: _Span = timedelta(seconds=10)
@@ -115,6 +118,9 @@ class EngineSettings(_Group):
     this must be longer than `import_window`."""
     transfer_lease: _Span = timedelta(seconds=60)
     """A transfer is aborted when its client has been silent for this long."""
+    open_deadline: _Span = timedelta(seconds=60)
+    """How long a transfer may take to open: for its pod to start, on Kubernetes. Then it ends with
+    the reason. Raise it where nodes are added on demand."""
     gc_interval: _Span = timedelta(minutes=1)
     """How often discarded volumes are deleted, and lost or orphaned objects reconciled."""
     gc_grace_period: _Grace = timedelta(minutes=5)
@@ -175,6 +181,15 @@ class KubernetesSettings(_Group):
     """The image with `knit_workflows.pod`; knit's own containers use it."""
     pod_image_pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = None
     """`imagePullPolicy` of knit's own containers. None: the cluster's default."""
+    pod_requests: Mapping[str, str] = {"cpu": "50m", "memory": "100Mi"}
+    """What each of knit's own containers in run pods requests, as JSON: `{"cpu": "50m"}`."""
+    pod_limits: Mapping[str, str] = {"memory": "100Mi"}
+    """What each of them may use. A quota or LimitRange may demand more names, such as `cpu`; with
+    less than a tenth of a core they take seconds to start."""
+    transfer_requests: Mapping[str, str] = {"cpu": "50m", "memory": "100Mi"}
+    """What the container of a transfer pod requests."""
+    transfer_limits: Mapping[str, str] = {"memory": "256Mi"}
+    """What it may use."""
     image_pull_secrets: tuple[str, ...] = ()
     """Secrets with which the images of run and transfer pods are pulled, as JSON: `["regcred"]`."""
     log_service_account: str = "knit-nurse"
@@ -214,6 +229,25 @@ class KubernetesSettings(_Group):
         except InvalidQuantity as cause:
             raise ValueError(cause.reason) from cause
         return text
+
+    @field_validator("pod_requests", "pod_limits", "transfer_requests", "transfer_limits")
+    @classmethod
+    def _are_quantities(cls, resources: Mapping[str, str]) -> Mapping[str, str]:
+        return {name: cls._is_quantity(quantity) for name, quantity in resources.items()}
+
+    @model_validator(mode="after")
+    def _requests_fit(self) -> Self:
+        for which, requests, limits in (
+            ("pod", self.pod_requests, self.pod_limits),
+            ("transfer", self.transfer_requests, self.transfer_limits),
+        ):
+            for name in sorted(requests.keys() & limits.keys()):
+                if parse_quantity(requests[name]) > parse_quantity(limits[name]):
+                    raise ValueError(
+                        f"{which}_requests: {name} {requests[name]} is more than "
+                        f"{which}_limits allow, {limits[name]}"
+                    )
+        return self
 
 
 class ComputeSettings(_Group):

@@ -18,7 +18,13 @@ from knit_api.transfers.lifecycle import reading
 from knit_workflows.domain import errors
 from knit_workflows.domain.ids import KnitId, RunId
 from knit_workflows.domain.ports import ApiStore
-from knit_workflows.domain.runs import DISRUPTED, OUTPUTS_READ, RunDetail, RunStatus
+from knit_workflows.domain.runs import (
+    DISRUPTED,
+    OUTPUTS_READ,
+    RunDetail,
+    RunStatus,
+    WaitKind,
+)
 
 MEDIA_TYPE: Final = "application/octet-stream"
 OFFSET_HEADER: Final = "Log-Offset"
@@ -26,6 +32,11 @@ SIZE_HEADER: Final = "Log-Size"
 """The size of the log now; unlike `Content-Length` it comes through every proxy."""
 ID_HEADER: Final = "Log-Knit-Id"
 """The Data of the log: a Run that is retried has another one, which may have grown as long."""
+
+_STUCK: Final = frozenset(
+    {WaitKind.UNSCHEDULABLE, WaitKind.REFUSED, WaitKind.IMAGE, WaitKind.TRANSIENT}
+)
+"""What a container waits for that certainly has not started."""
 
 
 async def log_response(
@@ -43,7 +54,7 @@ async def log_response(
     timeouts = deps.timeouts
     store = await deps.store.get()
     run = await store.runs.get(run_id)
-    knit_id = _log_of(run)
+    knit_id = log_of(run)
     headers = {OFFSET_HEADER: str(offset), ID_HEADER: knit_id}
     async with AsyncExitStack() as stack:
         volume = await stack.enter_async_context(reading(deps, knit_id))
@@ -75,12 +86,26 @@ async def log_response(
         )
 
 
-def _log_of(run: RunDetail) -> KnitId:
+def log_of(run: RunDetail) -> KnitId:
+    """Gives the Data of a Run's log.
+
+    Raises:
+        NotFound: it has none.
+        TransferNotReady: it has not started, as far as anybody can know.
+    """
     status = run.summary.status
     if status is RunStatus.INVALIDATED or run.log is None or run.log.knit_id is None:
         raise errors.NotFound(
             "the Run has no log",
             advice="a log is kept when the Plan has `log`, until the Run is deleted",
+            see=run.summary.run_id,
+        )
+    if status is RunStatus.STARTING and run.waiting is not None and run.waiting.kind in _STUCK:
+        # Its log volume may never come to exist, so neither would a pod that reads it.
+        code = f"[{run.waiting.code}] " if run.waiting.code else ""
+        raise errors.TransferNotReady(
+            f"the Run has not started, so there is no log yet: {code}{run.waiting.reason}",
+            advice="look at it with `knit run show`; try again when it has started",
             see=run.summary.run_id,
         )
     if not (status.is_under_way or status.is_ending or status.is_final):

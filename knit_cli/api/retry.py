@@ -6,6 +6,7 @@ repeating is always safe; if one broke, only for requests whose second execution
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -57,9 +58,12 @@ class Retry:
         """
         waited, backoff = 0.0, _backoff()
         while True:
+            sent_at = time.monotonic()
             response = send()
             if response.status_code not in UNAVAILABLE:
                 return response
+            # The API itself may have tried for a minute, to open a transfer.
+            waited += time.monotonic() - sent_at
             pause = max(backoff.next(), retry_after(response) or 0.0)
             if waited + pause > _MAX_WAIT:
                 return response

@@ -12,13 +12,15 @@ from knit_workflows.compute.base import Observation, Phase, StartFailure, StartF
 class StartDeadlines:
     """Measures how long a pod has been failing to start, by kind of failure.
 
-    An image that cannot be pulled may last for `image_pull`, a transient failure for `start`; a pod
-    that waits for capacity, for the back-end, or that makes progress has no deadline. The clock
+    An image that cannot be pulled may last for `image_pull`, a transient failure for `start`, a
+    rule of the cluster that forbids the pod for `refused`; a pod that waits for capacity, for the
+    back-end, or that makes progress has no deadline. The clock
     restarts when the kind changes or the failure goes away. Instants are monotonic seconds.
     """
 
     image_pull: timedelta
     start: timedelta
+    refused: timedelta
     _kind: StartFailureKind | None = field(default=None, init=False)
     _since: float = field(default=0.0, init=False)
 
@@ -44,5 +46,7 @@ class StartDeadlines:
                 return self.image_pull.total_seconds()
             case StartFailureKind.TRANSIENT:
                 return self.start.total_seconds()
+            case StartFailureKind.REFUSED:
+                return self.refused.total_seconds()
             case _:
                 return None

@@ -13,7 +13,12 @@ from temporalio.service import RPCError
 
 from knit_workflows.compute.base import StartFailure
 from knit_workflows.contracts.runs import Pending
-from knit_workflows.domain.errors import BackendUnavailable, KnitError, StorageFull
+from knit_workflows.domain.errors import (
+    BackendUnavailable,
+    KnitError,
+    QuotaExceeded,
+    StorageFull,
+)
 from knit_workflows.domain.ports import RunExecutionStore, RunKey
 from knit_workflows.domain.runs import (
     DISRUPTED,
@@ -152,7 +157,8 @@ def _reason_of(error: Exception) -> PendingReason:
     if not isinstance(error, KnitError):
         return PendingReason(WaitKind.BACKEND, code, f"unexpected error: {error}")
     message = f"{error.reason}; {error.advice}" if error.advice else error.reason
-    return PendingReason(WaitKind.BACKEND, code, message)
+    kind = WaitKind.UNSCHEDULABLE if isinstance(error, QuotaExceeded) else WaitKind.BACKEND
+    return PendingReason(kind, code, message)
 
 
 def _message(reason: PendingReason | None) -> str:

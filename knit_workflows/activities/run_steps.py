@@ -20,7 +20,7 @@ from knit_workflows.compute.base import (
     StartFailure,
 )
 from knit_workflows.contracts.runs import Evidence
-from knit_workflows.domain.errors import BackendRejected
+from knit_workflows.domain.errors import BackendRejected, QuotaExceeded
 from knit_workflows.domain.imports import NOT_ENDED
 from knit_workflows.domain.milestones import Timeline
 from knit_workflows.domain.ports import RunKey, RunSpec
@@ -36,9 +36,19 @@ class RunSteps:
         self._settings = settings
 
     async def create_volumes(self, spec: RunSpec) -> None:
-        """Creates the volumes of its outputs and its log."""
+        """Creates the volumes of its outputs and its log: all, or none if a quota is used up.
+
+        Half of them would keep others from theirs, and several Runs could wait for each other.
+        """
         volumes = [mount.volume for mount in spec.outputs] + ([spec.log] if spec.log else [])
-        await asyncio.gather(*(self._backend.create_volume(volume) for volume in volumes))
+        made = await asyncio.gather(
+            *(self._backend.create_volume(volume) for volume in volumes), return_exceptions=True
+        )
+        failures = [failure for failure in made if isinstance(failure, BaseException)]
+        if any(isinstance(failure, QuotaExceeded) for failure in failures):
+            await asyncio.gather(*(self._backend.delete_volume(volume) for volume in volumes))
+        if failures:
+            raise failures[0]
 
     async def create_pod(self, spec: RunSpec) -> tuple[str, ...]:
         """Starts the run pod; gives what the back-end warns of, as notes on the Run."""
@@ -55,7 +65,9 @@ class RunSteps:
         """
         name = names.run_pod(key.run_id, key.generation)
         deadlines = StartDeadlines(
-            self._settings.image_pull_deadline, self._settings.start_deadline
+            image_pull=self._settings.image_pull_deadline,
+            start=self._settings.start_deadline,
+            refused=self._settings.refused_deadline,
         )
         seen_running = False
         async with aclosing(observations(self._backend, name, deadlines, duration)) as changes:

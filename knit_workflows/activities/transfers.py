@@ -12,7 +12,8 @@ from temporalio import activity
 from knit_workflows import names
 from knit_workflows.activities.failures import translated
 from knit_workflows.activities.heartbeat import heartbeating
-from knit_workflows.compute.base import ComputeBackend, Transfer, TransferMode
+from knit_workflows.activities.opening import Opening, passes, refusal, transfer_of
+from knit_workflows.compute.base import ComputeBackend
 from knit_workflows.contracts.transfers import (
     Closed,
     CloseTransfer,
@@ -21,32 +22,26 @@ from knit_workflows.contracts.transfers import (
     TransferActivities,
 )
 from knit_workflows.domain.errors import (
+    Conflict,
     KnitError,
     NotFound,
-    StorageFull,
-    StoreFull,
-    TransferNotReady,
-    Unavailable,
+    StoreUnavailable,
 )
 from knit_workflows.domain.ids import KnitId, RunId
 from knit_workflows.domain.imports import NOT_ENDED
 from knit_workflows.domain.ports import (
+    DataStore,
     RunExecutionStore,
     RunKey,
     TransferRecord,
     TransferStore,
     UnfinishedImport,
 )
-from knit_workflows.domain.runs import Exit, RunStatus
-from knit_workflows.domain.volumes import Volume
+from knit_workflows.domain.runs import KNIT, Exit, RunStatus
 
 log = logging.getLogger(__name__)
 
-OPEN_RETRY_INTERVAL: Final = timedelta(milliseconds=100)
-"""How soon a transfer that is not ready yet is opened again."""
 BROKEN_CODE: Final = 1
-FULL_DISKS: Final = (StorageFull, StoreFull)
-"""Errors that go away, but not while a client waits."""
 
 
 class ComputeTransferActivities(TransferActivities):
@@ -55,11 +50,13 @@ class ComputeTransferActivities(TransferActivities):
     def __init__(
         self,
         store: TransferStore,
+        data: DataStore,
         execution: RunExecutionStore,
         backend: ComputeBackend,
         idle: timedelta,
     ) -> None:
         self._store = store
+        self._data = data
         self._execution = execution
         self._backend = backend
         self._idle = idle
@@ -68,26 +65,14 @@ class ComputeTransferActivities(TransferActivities):
     async def open_transfer(self, request: OpenTransfer) -> Opened:
         """Makes the rows and the volume, opens the transfer, records its endpoint.
 
-        Failures that a retry cannot mend are a result, not an error, because a client is waiting;
-        a full disk is one of them.
+        Failures that a retry cannot mend are a result, not an error, because a client is waiting; a
+        full disk is one of them, and so is a door that is not open in time, whatever the attempt.
         """
-        async with heartbeating():
-            try:
-                if request.mode == "write":
-                    await self._backend.require_room()
-                record = await self._record(request)
-                if request.mode == "write":
-                    await self._backend.create_volume(_volume(record))
-                endpoint = await self._open(record)
-                await self._store.opened(record.transfer_id, endpoint)
-            except KnitError as error:
-                if isinstance(error, Unavailable) and not isinstance(error, FULL_DISKS):
-                    with translated():
-                        raise
-                return Opened(
-                    ok=False, kind=type(error).__name__, reason=error.reason, advice=error.advice
-                )
-        return Opened(ok=True)
+        since = activity.info().scheduled_time
+        parts = (self._store, self._execution, self._backend, self._idle)
+        with translated():
+            async with heartbeating():
+                return await _opened(Opening(request, since, *parts))
 
     @activity.defn(name="knit.close_transfer")
     async def close_transfer(self, request: CloseTransfer) -> Closed:
@@ -99,30 +84,36 @@ class ComputeTransferActivities(TransferActivities):
     async def close(self, request: CloseTransfer) -> Closed:
         """Does the work of `close_transfer`; for other activities too."""
         status = await self._finalize_upload(request) if request.run_id else ""
-        try:
-            record = await self._store.get(request.transfer_id)
-        except NotFound:
-            return Closed(status=status)
-        await self._backend.close_transfer(self._transfer(record))
-        await self._store.closed(request.transfer_id)
+        record = await self._open_record(request)
+        if record is not None:
+            await self._backend.close_transfer(transfer_of(record, self._idle))
+            await self._store.closed(request.transfer_id)
+            if status == RunStatus.FAILED and not record.endpoint:
+                await self._discard_unopened(record)
         return Closed(status=status)
 
-    async def _record(self, request: OpenTransfer) -> TransferRecord:
+    async def _open_record(self, request: CloseTransfer) -> TransferRecord | None:
+        """Gives the row of a transfer; if others removed it, what is needed to close it."""
+        try:
+            return await self._store.get(request.transfer_id)
+        except NotFound:
+            if request.mode != "read":
+                return None
         knit_id = KnitId(request.knit_id)
-        if request.mode == "write":
-            return await self._store.begin_upload(
-                request.transfer_id, RunId(request.run_id), knit_id, actor=request.actor
-            )
-        return await self._store.begin_download(request.transfer_id, knit_id)
+        return TransferRecord(
+            request.transfer_id, knit_id, RunId(""), names.volume(knit_id), request.mode, "", ""
+        )
 
-    async def _open(self, record: TransferRecord) -> str:
-        while True:
-            try:
-                endpoint = await self._backend.open_transfer(self._transfer(record))
-            except TransferNotReady:
-                await asyncio.sleep(OPEN_RETRY_INTERVAL.total_seconds())
-                continue
-            return endpoint.url
+    async def _discard_unopened(self, record: TransferRecord) -> None:
+        """Has the volume of an upload collected that could not even begin: nothing is in it."""
+        try:
+            await self._data.purge(record.knit_id, actor=KNIT)
+        except KnitError as error:  # a Data that stays is only untidy
+            log.info(
+                "the volume of an upload that was never opened is kept: %s",
+                error,
+                extra={"action": "purge_refused", "knit_id": record.knit_id},
+            )
 
     async def _finalize_upload(self, request: CloseTransfer) -> str:
         key = RunKey(RunId(request.run_id), 1)
@@ -159,15 +150,22 @@ class ComputeTransferActivities(TransferActivities):
             extra={"action": "run_status", "run_id": one.key.run_id, "status": str(status)},
         )
 
-    def _transfer(self, record: TransferRecord) -> Transfer:
-        return Transfer(
-            name=names.transfer(record.knit_id, record.mode, record.transfer_id),
-            volume=_volume(record),
-            mode=TransferMode(record.mode),
-            token=record.token,
-            idle=self._idle,
-        )
 
-
-def _volume(record: TransferRecord) -> Volume:
-    return Volume(name=record.volume, knit_id=record.knit_id)
+async def _opened(opening: Opening) -> Opened:
+    """Opens a transfer, or gives the reason why not; raises StoreUnavailable."""
+    while True:
+        try:
+            await opening.step()
+            return Opened(ok=True)
+        except KnitError as error:
+            if not passes(error):
+                return refusal(error)
+            if isinstance(error, StoreUnavailable):
+                raise
+            if opening.is_over:
+                return opening.too_late(error)
+        await asyncio.sleep(opening.pause)
+        try:
+            await opening.require_wanted()
+        except (Conflict, NotFound) as error:
+            return refusal(error)

@@ -85,7 +85,10 @@ class StartFailureKind(StrEnum):
     TRANSIENT = "transient"
     """A mount, network or sandbox fails, which often passes. Long deadline."""
     UNSCHEDULABLE = "unschedulable"
-    """No node has capacity for it. No deadline."""
+    """No node, or no quota, has capacity for it. No deadline."""
+    REFUSED = "refused"
+    """A rule of the cluster forbids it, and only a change of the rule could mend that. Short
+    deadline."""
     BACKEND = "backend"
     """What would start it does not respond. No deadline."""
     PROGRESS = "progress"

@@ -23,6 +23,8 @@ class TransferInput(Message):
     """Who uploads, for the history."""
     lease: timedelta = timedelta(seconds=60)
     heartbeat: timedelta = timedelta(seconds=20)
+    opening: timedelta = timedelta(seconds=60)
+    """How long it may take to open."""
     compute_queue: str
     """The task queue of its activities."""
 
@@ -58,12 +60,19 @@ class OpenTransfer(Message):
     knit_id: str
     run_id: str = ""
     actor: str = KNIT
+    within: timedelta = timedelta(seconds=60)
+    """From when it was asked for, over all attempts."""
 
 
 class CloseTransfer(Message):
-    """Closes a transfer; for an upload, finalizes its Run."""
+    """Closes a transfer; for an upload, finalizes its Run.
+
+    `mode` and `knit_id` are for a transfer whose row others have removed.
+    """
 
     transfer_id: str
+    mode: Literal["read", "write", ""] = ""
+    knit_id: str = ""
     run_id: str = ""
     ok: bool
     reason: str = ""

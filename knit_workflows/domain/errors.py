@@ -11,7 +11,7 @@ KnitError
 │                   TooLarge, UploadInProgress, IdempotencyKeyConsumed,
 │                   HooksNotCalled, ImportOver, TokenExists       409  never retried
 ├─ Unavailable      StoreUnavailable, StoreMismatch, BackendUnavailable,
-│                   EngineUnavailable, TransferNotReady, Busy,
+│                   QuotaExceeded, EngineUnavailable, TransferNotReady, Busy,
 │                   WorkerEnds                                    503  retried
 │                   StoreFull, EngineFull, StorageFull            507  retried
 └─ BackendRejected                                                500  never retried
@@ -168,6 +168,10 @@ class EngineFull(EngineUnavailable):
 
 class BackendUnavailable(Unavailable):
     """The compute back-end does not answer."""
+
+
+class QuotaExceeded(BackendUnavailable):
+    """A quota of the cluster is used up."""
 
 
 class TransferNotReady(Unavailable):

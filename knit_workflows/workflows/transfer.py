@@ -13,7 +13,7 @@ import asyncio
 from datetime import timedelta
 
 from temporalio import workflow
-from temporalio.exceptions import is_cancelled_exception
+from temporalio.exceptions import ActivityError, is_cancelled_exception
 
 from knit_workflows import names
 from knit_workflows.contracts import shown
@@ -91,6 +91,15 @@ class TransferWorkflow:
                 continue
 
     async def _open(self, request: TransferInput) -> Opened:
+        try:
+            return await self._try_to_open(request)
+        except ActivityError as error:
+            if is_cancelled_exception(error) or not workflow.patched("an-opening-ends"):
+                raise
+            reason = f"the transfer was not opened: {error.cause or error}"
+            return Opened(ok=False, kind="EngineUnavailable", reason=reason)
+
+    async def _try_to_open(self, request: TransferInput) -> Opened:
         return await workflow.execute_activity_method(
             TransferActivities.open_transfer,
             OpenTransfer(
@@ -99,9 +108,12 @@ class TransferWorkflow:
                 knit_id=request.knit_id,
                 run_id=request.run_id,
                 actor=request.actor,
+                within=request.opening,
             ),
             task_queue=request.compute_queue,
-            start_to_close_timeout=options.SHORT * 10,
+            # The activity ends in time by itself, with the reason; these are for one that cannot.
+            start_to_close_timeout=request.opening + options.SHORT,
+            schedule_to_close_timeout=request.opening + options.SHORT * 5,
             heartbeat_timeout=request.heartbeat,
             retry_policy=options.UNTIL_IT_WORKS,
             cancellation_type=workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
@@ -113,6 +125,8 @@ class TransferWorkflow:
             TransferActivities.close_transfer,
             CloseTransfer(
                 transfer_id=request.transfer_id,
+                mode=request.mode,
+                knit_id=request.knit_id,
                 run_id=request.run_id,
                 ok=finish.ok,
                 reason=finish.reason,

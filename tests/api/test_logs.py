@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -11,8 +12,9 @@ import pytest
 
 from knit_api.deps import Deps, Timeouts
 from knit_api.transfers.local_volume import LocalVolume
-from knit_workflows.domain.errors import StoreUnavailable
-from knit_workflows.domain.runs import RunStatus
+from knit_api.transfers.run_log import log_of
+from knit_workflows.domain.errors import StoreUnavailable, TransferNotReady
+from knit_workflows.domain.runs import RunStatus, Waiting, WaitKind
 from tests.api.fake_transfers import FakeTransfers
 from tests.memory_store import MemoryStore, new_id
 from tests.waiting import PATIENCE, until
@@ -57,6 +59,16 @@ async def test_every_status_has_its_answer(client, store, transfers, status, wan
     else:
         assert answer.json()["message"]["advice"]
         assert not transfers.ended
+
+
+def test_a_run_that_is_stuck_says_why_instead_of_opening_its_log(store):
+    """Its log volume may never come to exist; how a container that nobody sees fares is unknown."""
+    run = store.add_run(S.STARTING, log=True)
+    full = Waiting(None, "the quota q is used up", WaitKind.UNSCHEDULABLE, "QuotaExceeded")
+    with pytest.raises(TransferNotReady, match=r"\[QuotaExceeded\] the quota q is used up"):
+        log_of(replace(run, waiting=full))
+    for kind in (WaitKind.BACKEND, WaitKind.PROGRESS):
+        assert log_of(replace(run, waiting=Waiting(None, "no answer", kind))) == run.log.knit_id
 
 
 async def test_a_plan_without_log_and_an_unknown_run_are_404(client, store):

@@ -377,3 +377,26 @@ def test_network_policies_admit_what_knit_needs(helm: Helm) -> None:
     assert test["podSelector"]["matchLabels"].items() <= labels.items()
     off = rendered(helm, "--set", "networkPolicy.enabled=false")
     assert not any(name.startswith("NetworkPolicy/") for name in off)
+
+
+def test_every_container_gets_a_cpu_limit_where_a_quota_demands_it(helm: Helm) -> None:
+    """Those of the chart by its values, those of run and transfer pods by its settings."""
+    limits = {"limits": {"cpu": "1", "memory": "512Mi"}}
+    owners = ("api", "jobs", *(f"workers.{role}" for role in ROLES))
+    values: dict[str, Any] = {f"{owner}.resources": limits for owner in owners}
+    values |= {"runs.containers": limits, "runs.transfers.limits.cpu": 2}
+    arguments = [word for key, value in values.items() for word in set_json(key, value)]
+    found = rendered(helm, *arguments)
+    for name, spec in pods(list(found.values())).items():
+        for container in (*spec.get("initContainers", ()), *spec["containers"]):
+            assert container["resources"]["limits"]["cpu"] == "1", name
+    read = settings_of(found)
+    assert json.loads(read["KNIT_COMPUTE__KUBERNETES__POD_LIMITS"]) == limits["limits"]
+    assert json.loads(read["KNIT_COMPUTE__KUBERNETES__TRANSFER_LIMITS"])["cpu"] == "2"
+
+
+def test_settings_of_containers_are_the_defaults_of_the_program(helm: Helm) -> None:
+    read, defaults = settings_of(rendered(helm)), KubernetesSettings()
+    for name in ("pod_requests", "pod_limits", "transfer_requests", "transfer_limits"):
+        written = read[f"KNIT_COMPUTE__KUBERNETES__{name.upper()}"]
+        assert json.loads(written) == getattr(defaults, name)

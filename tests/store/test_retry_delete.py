@@ -148,3 +148,32 @@ async def test_volumes_that_were_only_adopted_are_never_discarded(
     assert await store.runs.delete(adopted.data.upstream.run.run_id) == ["/srv/big"]
     assert await store.housekeeping.discarded(older_than=timedelta(), limit=9) == []
     assert fetch(url, "SELECT count(*) AS left FROM data") == [{"left": 0}]
+
+
+@pytest.mark.parametrize("what", ["retry", "delete", "purge"])
+async def test_a_reader_that_does_not_open_keeps_nothing(
+    store: PostgresStore, url: str, what: str
+) -> None:
+    """One look at a log that cannot be read must not forbid all else; an open one does, for now."""
+    key = await a_run(store)
+    knit_id = KnitId(sorted(outputs_of(url, key.run_id))[0])
+
+    async def discard() -> None:
+        if what == "purge":
+            await store.data.purge(knit_id)
+        else:
+            await getattr(store.runs, what)(key.run_id)
+
+    await store.transfers.begin_download("young", knit_id)
+    with pytest.raises(IllegalMove, match="being transferred"):
+        await discard()
+    await store.transfers.closed("young")
+    for name, endpoint in (("open", "file:///x"), ("stuck", "")):
+        await store.transfers.begin_download(name, knit_id)
+        await store.transfers.opened(name, endpoint)
+    fetch(url, "UPDATE transfer SET created_at = created_at - interval '11 s'")
+    with pytest.raises(IllegalMove, match="being transferred"):
+        await discard()
+    await store.transfers.closed("open")
+    await discard()
+    assert fetch(url, "SELECT * FROM transfer") == []

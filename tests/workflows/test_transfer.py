@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
-from temporalio.exceptions import CancelledError
+from temporalio.exceptions import ApplicationError, CancelledError
 from temporalio.service import RPCError
 from temporalio.worker import Worker
 
@@ -30,6 +30,7 @@ from knit_workflows.domain.errors import (
     DataNotFound,
     EngineUnavailable,
     NotFound,
+    QuotaExceeded,
     StorageFull,
     TransferNotReady,
     Unavailable,
@@ -206,9 +207,18 @@ class Slow(MemoryBackend):
     def __init__(self, error: type[Unavailable], reason: str | None = None) -> None:
         super().__init__()
         self._error = error, reason
+        self.is_slow = True
+        self.on_close: Callable[[str], None] = lambda _: None
+
+    async def close_transfer(self, transfer: Transfer) -> None:
+        """Tells."""
+        self.on_close(transfer.name)
+        await super().close_transfer(transfer)
 
     async def open_transfer(self, transfer: Transfer) -> Endpoint:
         """Refuses."""
+        if not self.is_slow:
+            return await super().open_transfer(transfer)
         kind, reason = self._error
         raise kind(reason)
 
@@ -283,3 +293,112 @@ async def test_what_was_not_opened_in_time_is_not_opened_later(postgres: Embedde
                 with pytest.raises(WorkflowFailureError) as ended:
                     await handle.result()
         assert isinstance(ended.value.cause, CancelledError)
+
+
+def _workflow(knit: KnitEnvironment, transfer_id: str) -> WorkflowHandle[Any, Any]:
+    return knit.temporal.get_workflow_handle(names.transfer_workflow(transfer_id))
+
+
+async def test_a_door_that_cannot_open_ends_by_itself_with_the_reason(
+    postgres: EmbeddedPostgres,
+) -> None:
+    """Whatever kind of failure; the upload's Run fails, its volume is left to be collected."""
+    reason = 'its claim data-knitid-x: storageclass "nope" not found'
+    backend = Slow(QuotaExceeded, reason)
+    async with knit_environment(postgres=postgres, backend=backend) as knit:
+        client = KnitClient(
+            knit.temporal,
+            lease=timedelta(seconds=60),
+            opening=timedelta(seconds=1),
+            queues=knit.deps.queues,
+        )
+        key = uuid.uuid4()
+        with pytest.raises(QuotaExceeded) as late:
+            await client.open_upload(key)
+        assert late.value.reason == f"the way to the Data was not ready within 1 s: {reason}"
+        upload = upload_for_key(key)
+        assert upload.run_id is not None
+        run = await knit.final(upload.run_id)
+        assert run.summary.status is RunStatus.FAILED
+        assert run.summary.exit is not None
+        assert reason in run.summary.exit.message
+        await _workflow(knit, upload.transfer_id).result()
+        with pytest.raises(DataNotFound, match="purged"):
+            await knit.store.transfers.begin_download("later", upload.knit_id)
+        discarded = await knit.store.housekeeping.discarded(older_than=timedelta(0), limit=9)
+        assert upload.knit_id in [one.knit_id for one in discarded]
+
+
+async def test_an_upload_that_is_stopped_while_it_opens_ends(postgres: EmbeddedPostgres) -> None:
+    async with knit_environment(postgres=postgres, backend=Slow(TransferNotReady)) as knit:
+        key = uuid.uuid4()
+        upload = upload_for_key(key)
+        assert upload.run_id is not None
+        opening = asyncio.create_task(knit.knit.open_upload(key))
+        async with asyncio.timeout(PATIENCE):
+            while not await knit.store.runs.find(RunQuery()):
+                await asyncio.sleep(0.1)
+        await knit.store.runs.stop(upload.run_id, fail=True)
+        with pytest.raises(Conflict, match="stopped before it could begin"):
+            await opening
+        assert (await knit.final(upload.run_id)).summary.status is RunStatus.FAILED
+
+
+async def test_a_transfer_whose_client_leaves_while_it_opens_ends(
+    postgres: EmbeddedPostgres,
+) -> None:
+    async with knit_environment(postgres=postgres, backend=Slow(TransferNotReady)) as knit:
+        key = uuid.uuid4()
+        upload = upload_for_key(key)
+        assert upload.run_id is not None
+        opening = asyncio.create_task(knit.knit.open_upload(key))
+        async with asyncio.timeout(PATIENCE):
+            while not await knit.store.runs.find(RunQuery()):
+                await asyncio.sleep(0.1)
+        opening.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await opening
+        assert (await knit.final(upload.run_id)).summary.status is RunStatus.FAILED
+        with pytest.raises(WorkflowFailureError) as ended:
+            await _workflow(knit, upload.transfer_id).result()
+        assert isinstance(ended.value.cause, CancelledError)
+
+
+async def test_a_reader_whose_data_is_discarded_while_it_opens_hears_why(
+    postgres: EmbeddedPostgres,
+) -> None:
+    """Its row is gone, by a retry or deletion; what it has opened so far is closed all the same."""
+    backend = Slow(TransferNotReady)
+    async with knit_environment(postgres=postgres, backend=backend) as knit:
+        backend.is_slow = False
+        knit_id = await knit.push({"type": "dataset"})
+        backend.is_slow = True
+        closed: list[str] = []
+        backend.on_close = closed.append
+        opening = asyncio.create_task(knit.knit.open_download(knit_id))
+        async with asyncio.timeout(PATIENCE):
+            while not (
+                reading := await knit.store.housekeeping.stale_transfers(older_than=timedelta(0))
+            ):
+                await asyncio.sleep(0.1)
+        await knit.store.transfers.closed(reading[0].transfer_id)
+        with pytest.raises(Conflict, match="retried or deleted"):
+            await opening
+        await _workflow(knit, reading[0].transfer_id).result()
+        assert closed == [names.transfer(knit_id, "read", reading[0].transfer_id)]
+
+
+async def test_an_opening_that_breaks_for_good_is_answered(postgres: EmbeddedPostgres) -> None:
+    """A bug, or a worker that dies each time: the workflow says so, the activity cannot."""
+
+    class Broken(MemoryBackend):
+        async def open_transfer(self, transfer: Transfer) -> Endpoint:
+            raise ApplicationError("what is this", non_retryable=True)
+
+    async with knit_environment(postgres=postgres, backend=Broken()) as knit:
+        key = uuid.uuid4()
+        with pytest.raises(EngineUnavailable, match="not opened: what is this"):
+            await knit.knit.open_upload(key)
+        run_id = upload_for_key(key).run_id
+        assert run_id is not None
+        assert (await knit.final(run_id)).summary.status is RunStatus.FAILED

@@ -21,6 +21,13 @@
 {{- with include "knit-app.storageClass" . }}{{ $_ := set $all "KNIT_COMPUTE__KUBERNETES__STORAGE_CLASS" . }}{{ end -}}
 {{- with $v.runs.priorityClass.name }}{{ $_ := set $all "KNIT_COMPUTE__KUBERNETES__PRIORITY_CLASS" . }}{{ end -}}
 {{- with $v.runs.maxActive }}{{ $_ := set $all "KNIT_ENGINE__MAX_ACTIVE_RUNS" (int64 . | toString) }}{{ end -}}
+{{- range $pods, $prefix := dict "containers" "POD" "transfers" "TRANSFER" }}
+{{-   range $kind := list "requests" "limits" }}
+{{-     $quantities := dict }}
+{{-     range $name, $quantity := get (get $v.runs $pods) $kind }}{{ if $quantity }}{{ $_ := set $quantities $name (toString $quantity) }}{{ end }}{{ end }}
+{{-     $_ := set $all (printf "KNIT_COMPUTE__KUBERNETES__%s_%s" $prefix (upper $kind)) (toJson $quantities) }}
+{{-   end }}
+{{- end -}}
 {{- with $v.imagePullSecrets }}
 {{-   $names := list }}
 {{-   range . }}{{ $names = append $names .name }}{{ end }}

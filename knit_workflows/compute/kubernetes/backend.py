@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import AsyncIterator, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Final
@@ -25,6 +25,7 @@ from knit_workflows.compute.base import (
 )
 from knit_workflows.compute.kubernetes import endings, manifests, observing
 from knit_workflows.compute.kubernetes.informer import Informer
+from knit_workflows.compute.kubernetes.looking import look_closer, read_warnings
 from knit_workflows.compute.kubernetes.manifests import LABEL_INSTANCE
 from knit_workflows.compute.kubernetes.objects import (
     JsonObject,
@@ -35,7 +36,12 @@ from knit_workflows.compute.kubernetes.objects import (
 )
 from knit_workflows.compute.kubernetes.server import ApiServer
 from knit_workflows.compute.kubernetes.stalled import claims_of, why_stalled
-from knit_workflows.compute.kubernetes.start_failures import WarningEvent, read_warning
+from knit_workflows.compute.kubernetes.start_failures import (
+    CLAIM,
+    WarningEvent,
+    about,
+    read_warning,
+)
 from knit_workflows.compute.kubernetes.timeline import pull_is_unknown, remember, with_pull
 from knit_workflows.compute.kubernetes.transfers import TransferPods
 from knit_workflows.compute.kubernetes.volumes import Volumes
@@ -52,12 +58,14 @@ class _Snapshot:
     """An observation, and the resourceVersion and the name of the pod it is of.
 
     `changes_soon`: time alone will change it, because containers of others keep an ended pod.
+    `told_of` are the objects, as `Kind/name`, whose warnings tell why the pod does not start.
     """
 
     observation: Observation
     version: int
     pod: str = ""
     changes_soon: bool = False
+    told_of: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -88,9 +96,7 @@ class KubernetesBackend:
             self._server,
             "Event",
             {"fieldSelector": "type=Warning"},
-            key=lambda event: _about(
-                event["involvedObject"].get("kind", ""), event["involvedObject"].get("name", "")
-            ),
+            key=lambda event: read_warning(event).about,
             read=read_warning,
         )
 
@@ -140,7 +146,7 @@ class KubernetesBackend:
     async def launch(self, pod: RunPod) -> tuple[str, ...]:
         """Creates the Job; see the contract."""
         created = await self._server.request_creation("Job", manifests.run_job(pod, self._settings))
-        if not created.is_conflict:
+        if created is not None:
             return created.warnings
         job = await self._server.get("Job", pod.name)
         if job is None or being_deleted(job):
@@ -164,7 +170,10 @@ class KubernetesBackend:
         last: Observation | None = None
         source_at, version = float("-inf"), 0
         stall = _Stall()
-        with self._pods.subscribe(pod_name) as changed:
+        with ExitStack() as stack:
+            changed = stack.enter_context(self._pods.subscribe(pod_name))
+            heard = {about("Job", pod_name)}
+            stack.enter_context(self._warnings.subscribe(about("Job", pod_name), changed))
             while True:
                 changed.clear()
                 snapshot = None
@@ -174,6 +183,9 @@ class KubernetesBackend:
                     snapshot = await self._observe_with_retries(pod_name)
                     source_at = clock()
                 version = snapshot.version
+                for thing in set(snapshot.told_of) - heard:
+                    stack.enter_context(self._warnings.subscribe(thing, changed))
+                    heard.add(thing)
                 present = await self._with_reason(pod_name, snapshot.observation, stall)
                 present = await self._with_pull(snapshot.pod, present)
                 if observing.is_change(last, present):
@@ -247,7 +259,7 @@ class KubernetesBackend:
             return None  # the cache is older than what was read from the server
         if endings.needs_job(pod):
             return None
-        warnings = self._warnings.get(_about("Pod", pod["metadata"]["name"]))
+        warnings = [warned for thing in _told_of(pod) for warned in self._warnings.get(thing)]
         return self._snapshot(pod, warnings)
 
     async def _with_reason(
@@ -283,14 +295,7 @@ class KubernetesBackend:
         if not pods:
             return why_stalled(None, {}, ())
         pod = observing.relevant_pod(pods)
-        claims = {}
-        for name in claims_of(pod):
-            claim = await self._server.get("PersistentVolumeClaim", name)
-            claims[name] = claim.get("status", {}).get("phase", "Pending") if claim else "missing"
-        about = f"involvedObject.kind=Pod,involvedObject.name={pod['metadata']['name']}"
-        events, _ = await self._server.list("Event", {"fieldSelector": about})
-        events.sort(key=lambda event: event.get("lastTimestamp") or event.get("eventTime") or "")
-        return why_stalled(pod, claims, events)
+        return await look_closer(self._server, pod)
 
     async def _observe_with_retries(self, pod_name: str) -> _Snapshot:
         """Asks the API server, and tolerates for a while that it is unreachable."""
@@ -309,14 +314,14 @@ class KubernetesBackend:
         pods, _ = await self._server.list("Pod", {"labelSelector": _selector(pod_name)})
         if not pods:
             job = await self._server.get("Job", pod_name)
-            warnings = await self._warnings_about("Job", pod_name) if _is_old(job) else []
+            warnings = await self._warnings_about((about("Job", pod_name),), job)
             return _Snapshot(observing.observe_job(job, warnings), 0)
         pod = observing.relevant_pod(pods)
         remember(pod, self._kept(pod), now())
         job = await self._server.get("Job", pod_name) if endings.needs_job(pod) else None
         snapshot = self._snapshot(pod, (), job)
-        if snapshot.observation.phase is Phase.PENDING and _is_old(pod):
-            warnings = await self._warnings_about("Pod", pod["metadata"]["name"])
+        if snapshot.observation.phase is Phase.PENDING:
+            warnings = await self._warnings_about(snapshot.told_of, pod)
             snapshot = self._snapshot(pod, warnings)
         return snapshot
 
@@ -326,21 +331,25 @@ class KubernetesBackend:
         grace = self._settings.foreign_container_grace
         observation = observing.observe_pod(pod, warnings, now(), foreign_grace=grace, job=job)
         name, soon = pod["metadata"]["name"], endings.waits_for_others(pod)
-        return _Snapshot(observation, version_of(pod), name, soon)
+        return _Snapshot(observation, version_of(pod), name, soon, _told_of(pod))
 
-    async def _warnings_about(self, kind: str, name: str) -> list[WarningEvent]:
+    async def _warnings_about(
+        self, things: Sequence[str], waiting: JsonObject | None
+    ) -> list[WarningEvent]:
+        """Gives the warnings about things; asks the server only if `waiting` waits for a while."""
         if self._warnings.fresh:
-            return self._warnings.get(_about(kind, name))
-        fields = f"type=Warning,involvedObject.kind={kind},involvedObject.name={name}"
+            return [warned for thing in things for warned in self._warnings.get(thing)]
+        if not _is_old(waiting):
+            return []
         try:
-            events, _ = await self._server.list("Event", {"fieldSelector": fields})
+            return await read_warnings(self._server, things)
         except BackendUnavailable:
             return []  # they only explain; the pod itself has been observed
-        return [read_warning(event) for event in events]
 
 
-def _about(kind: str, name: str) -> str:
-    return f"{kind}/{name}"
+def _told_of(pod: JsonObject) -> tuple[str, ...]:
+    claims = (about(CLAIM, name) for name in claims_of(pod))
+    return (about("Pod", pod["metadata"]["name"]), *claims)
 
 
 def _selector(pod_name: str) -> str:

@@ -86,9 +86,9 @@ class Informer(Generic[T]):
         return list(self._objects.get(key, {}).values())
 
     @contextmanager
-    def subscribe(self, key: str) -> Iterator[asyncio.Event]:
-        """Subscribes to changes of objects with that key; each sets the event."""
-        event = asyncio.Event()
+    def subscribe(self, key: str, event: asyncio.Event | None = None) -> Iterator[asyncio.Event]:
+        """Subscribes to changes of objects with that key; each sets the event, or the given one."""
+        event = event or asyncio.Event()
         self._subscribers.setdefault(key, set()).add(event)
         try:
             yield event

@@ -6,7 +6,7 @@ Names, labels and container names are Knitfab's, so that operators' tools keep w
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from importlib import metadata
 from typing import Final
@@ -254,17 +254,19 @@ def _knit_container(name: str, program: str, settings: KubernetesSettings) -> Js
         "image": settings.pod_image,
         "command": ["python3", "-m", f"knit_workflows.pod.{program}"],
         "securityContext": knit_container_context(settings),
-        # No CPU limit: Knitfab's 50m would make Python's start take over 1 s instead of 0.1 s.
-        "resources": {
-            "requests": {"cpu": "50m", "memory": "100Mi"},
-            "limits": {"memory": "100Mi"},
-        },
+        # Unless it is set, no CPU limit: Knitfab's 50m would make Python's start take over 1 s
+        # instead of 0.1 s.
+        "resources": _resources(settings.pod_requests, settings.pod_limits),
         # The last output before a failure becomes the message of the Run's exit.
         "terminationMessagePolicy": "FallbackToLogsOnError",
     }
     if settings.pod_image_pull_policy is not None:
         container["imagePullPolicy"] = settings.pod_image_pull_policy
     return container
+
+
+def _resources(requests: Mapping[str, str], limits: Mapping[str, str]) -> JsonObject:
+    return {"requests": dict(requests), "limits": dict(limits)}
 
 
 def transfer_pod(transfer: Transfer, settings: KubernetesSettings) -> JsonObject:
@@ -279,10 +281,7 @@ def transfer_pod(transfer: Transfer, settings: KubernetesSettings) -> JsonObject
         "env": [{"name": "KNIT_TRANSFER_TOKEN", "valueFrom": {"secretKeyRef": _token(transfer)}}],
         "ports": [{"name": "dataagt-port", "containerPort": port}],
         "readinessProbe": {"httpGet": {"path": "/healthz", "port": port}, "periodSeconds": 1},
-        "resources": {
-            "requests": {"cpu": "50m", "memory": "100Mi"},
-            "limits": {"memory": "256Mi"},
-        },
+        "resources": _resources(settings.transfer_requests, settings.transfer_limits),
         "volumeMounts": [{"name": "the-volume", "mountPath": AGENT_FOLDER, "readOnly": reads}],
     }
     return {

@@ -19,12 +19,14 @@ from knit_workflows.compute.kubernetes.endings import (
 )
 from knit_workflows.compute.kubernetes.manifests import MAIN
 from knit_workflows.compute.kubernetes.objects import JsonObject, being_deleted, condition_is
+from knit_workflows.compute.kubernetes.stalled import claims_of
 from knit_workflows.compute.kubernetes.start_failures import (
     WarningEvent,
     start_failure_of_job,
     start_failure_of_pod,
 )
 from knit_workflows.compute.kubernetes.timeline import timeline_of
+from knit_workflows.compute.kubernetes.waits import WAITS
 from knit_workflows.domain.runs import SUCCEEDED
 
 ABSENT: Final = Observation(Phase.ABSENT)
@@ -75,6 +77,7 @@ def trim(pod: JsonObject) -> JsonObject:
                 {key: one[key] for key in ("name", "restartPolicy") if key in one}
                 for one in pod["spec"].get("initContainers") or ()
             ],
+            "volumes": [{"persistentVolumeClaim": {"claimName": name}} for name in claims_of(pod)],
         },
         "status": pod.get("status", {}),
     }
@@ -147,6 +150,8 @@ def observe_job(job: JsonObject | None, warnings: Sequence[WarningEvent]) -> Obs
         # Its controller may be creating the pod right now: only absent once the Job is gone.
         about = StartFailure(StartFailureKind.TRANSIENT, "Deleting", "the Job is being deleted")
         return Observation(Phase.PENDING, start_failure=about)
+    if (job.get("spec") or {}).get("suspend"):
+        return Observation(Phase.PENDING, start_failure=WAITS["JobSuspended"].failure())
     return Observation(Phase.PENDING, start_failure=start_failure_of_job(warnings))
 
 

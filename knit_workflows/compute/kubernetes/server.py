@@ -15,13 +15,15 @@ import time
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import aiohttp
 from kubernetes.aio import client, config
 
+from knit_workflows.compute.base import StartFailureKind
 from knit_workflows.compute.kubernetes.objects import JsonObject
-from knit_workflows.domain.errors import BackendRejected, BackendUnavailable
+from knit_workflows.compute.kubernetes.refusals import QUOTA_EXCEEDED, classify_refusal
+from knit_workflows.domain.errors import BackendRejected, BackendUnavailable, QuotaExceeded
 from knit_workflows.settings import KubernetesSettings
 
 _log = logging.getLogger(__name__)
@@ -59,11 +61,6 @@ class Response:
     status: int
     body: JsonObject
     warnings: tuple[str, ...] = ()
-
-    @property
-    def is_conflict(self) -> bool:
-        """Whether such an object exists already."""
-        return self.status == HTTPStatus.CONFLICT
 
 
 class ApiServer:
@@ -123,13 +120,30 @@ class ApiServer:
         return None if response.status == 404 else response.body
 
     async def create(self, kind: str, manifest: JsonObject) -> JsonObject | None:
-        """Creates an object and gives it; None on a conflict with an existing one."""
+        """Creates an object and gives it; None if such an object exists already."""
         response = await self.request_creation(kind, manifest)
-        return None if response.is_conflict else response.body
+        return None if response is None else response.body
 
-    async def request_creation(self, kind: str, manifest: JsonObject) -> Response:
-        """Creates an object; gives the response, which may be a conflict with an existing one."""
-        return await self._call("POST", kind, body=manifest, accept={HTTPStatus.CONFLICT})
+    async def request_creation(self, kind: str, manifest: JsonObject) -> Response | None:
+        """Creates an object and gives the response; None if such an object exists already.
+
+        Admission comes first: a full quota, or a limit that was set since, refuses the creation of
+        what exists already too.
+        """
+        refusals = {HTTPStatus.FORBIDDEN, HTTPStatus.CONFLICT}
+        response = await self._call("POST", kind, body=manifest, accept=refusals)
+        if response.status == HTTPStatus.FORBIDDEN:
+            # Whoever may not look either is told of the refusal.
+            name = manifest["metadata"]["name"]
+            if (await self._call("GET", kind, name, accept={403, 404})).status != HTTPStatus.OK:
+                _raise_refusal(response.body)
+            return None
+        if response.status != HTTPStatus.CONFLICT:
+            return response
+        if response.body.get("reason") == "Conflict":
+            # Not this object but a quota has been changed by somebody else at that moment.
+            raise BackendUnavailable(_unable(response.body.get("message", "")))
+        return None
 
     async def delete(self, kind: str, name: str, options: JsonObject) -> bool:
         """Requests the deletion of an object with DeleteOptions; False if it does not exist."""
@@ -277,7 +291,7 @@ def _raise_for_status(status: int, text: bytes, *, reading: bool = True) -> None
     """Raises the domain error for an unexpected status."""
     message = _parsed(text).get("message") or f"HTTP {status}"
     if status >= 500 or status in _TRANSIENT_STATUS:
-        raise BackendUnavailable(f"the Kubernetes API server cannot do it now: {message}")
+        raise BackendUnavailable(_unable(message))
     if status == 403 and reading:
         # A revoked right may be granted again; running Runs must not fail because of it.
         raise BackendUnavailable(
@@ -285,6 +299,23 @@ def _raise_for_status(status: int, text: bytes, *, reading: bool = True) -> None
             advice="give knit's service account the rights that docs/how-to/kubernetes.md lists",
         )
     raise BackendRejected(f"the Kubernetes API server refuses: {message}")
+
+
+def _raise_refusal(body: JsonObject) -> NoReturn:
+    """Raises the domain error for a 403 to a creation: some pass by themselves, others never."""
+    message = body.get("message") or "HTTP 403"
+    known = classify_refusal(message)
+    if known is None:
+        raise BackendRejected(f"the Kubernetes API server refuses: {message}")
+    if known.reason == QUOTA_EXCEEDED:
+        raise QuotaExceeded(known.message)
+    if known.kind is StartFailureKind.REFUSED:
+        raise BackendRejected(f"[{known.reason}] {known.message}")
+    raise BackendUnavailable(f"[{known.reason}] {known.message}")
+
+
+def _unable(message: str) -> str:
+    return f"the Kubernetes API server cannot do it now: {message}"
 
 
 def _parsed(text: bytes) -> JsonObject:

@@ -2,49 +2,89 @@
 
 No waiting reason and no Warning event reports a Job controller that does not work, a scheduler or a
 node that has not picked up the pod, a volume that is being provisioned, or an image that takes long
-to pull.
+to pull. The claims of a class with `WaitForFirstConsumer` are the quietest: while the scheduler
+waits for their provisioner, ten minutes, the pod has neither a condition nor an event.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
 
-from knit_workflows.compute.base import StartFailure, StartFailureKind
+from knit_workflows.compute.base import StartFailure
+from knit_workflows.compute.kubernetes.manifests import CHECK
 from knit_workflows.compute.kubernetes.objects import JsonObject, condition, condition_is
+from knit_workflows.compute.kubernetes.waits import WAITS
+
+_NODE: Final = "volume.kubernetes.io/selected-node"
+_PROVISIONER: Final = "volume.kubernetes.io/storage-provisioner"
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimState:
+    """A claim as far as it matters to who waits for it; `last` is what its last event says."""
+
+    phase: str
+    storage_class: str = ""
+    node: str = ""
+    provisioner: str = ""
+    last: str = ""
+
+    @property
+    def words(self) -> str:
+        """Says how it is: `Pending (class slow, provisioner x.example, for the node n1: …)`."""
+        if self.phase == "Bound":
+            return self.phase
+        parts = (
+            (self.storage_class, "class {}"),
+            (self.provisioner, "provisioner {}"),
+            (self.node, "for the node {}"),
+        )
+        known = ", ".join(words.format(value) for value, words in parts if value)
+        about = ": ".join(filter(None, (known, self.last)))
+        return f"{self.phase} ({about})" if about else self.phase
+
+
+def read_claim(claim: JsonObject | None, events: Sequence[JsonObject] = ()) -> ClaimState:
+    """Reads a claim, and its events, oldest first; None: it does not exist."""
+    if claim is None:
+        return ClaimState("missing")
+    annotations = claim["metadata"].get("annotations") or {}
+    return ClaimState(
+        phase=(claim.get("status") or {}).get("phase", "Pending"),
+        storage_class=(claim.get("spec") or {}).get("storageClassName") or "",
+        node=annotations.get(_NODE, ""),
+        provisioner=annotations.get(_PROVISIONER, ""),
+        last=((events[-1].get("message") or "") if events else "").strip(),
+    )
 
 
 def why_stalled(
-    pod: JsonObject | None, claims: Mapping[str, str], events: Sequence[JsonObject]
+    pod: JsonObject | None, claims: Mapping[str, ClaimState], events: Sequence[JsonObject]
 ) -> StartFailure:
     """Says what a pending pod without a start failure waits for; pod None: its Job has no pod.
 
-    `claims` maps the names of its claims to their phases; `events` are all events about the pod,
-    oldest first.
+    `claims` are its claims by name; `events` are all events about the pod, oldest first.
     """
     if pod is None:
-        return _no_response(
-            "NoPod", "the cluster has made no pod for its Job yet, and gives no reason"
-        )
-    if condition(pod, "PodScheduled") is None:
-        return _no_response("NotScheduled", "no scheduler of the cluster has picked up the pod yet")
-    unbound = [name for name, phase in claims.items() if phase != "Bound"]
-    if condition_is(pod, "PodScheduled", "False") or unbound:
-        states = ", ".join(f"{name} is {claims[name]}" for name in unbound)
-        about = f"the pod waits for its claims: {states or 'all are Bound'}"
-        return StartFailure(StartFailureKind.PROGRESS, "ClaimsPending", about)
+        return WAITS["NoPod"].failure()
+    unbound = {name: claim for name, claim in claims.items() if claim.phase != "Bound"}
+    if condition(pod, "PodScheduled") is None and not any(one.node for one in unbound.values()):
+        scheduler = pod["spec"].get("schedulerName") or "default-scheduler"
+        return WAITS["NotScheduled"].failure(scheduler=scheduler, claims=_told(claims))
+    if not condition_is(pod, "PodScheduled") or unbound:
+        return WAITS["ClaimsPending"].failure(claims=_told(unbound) if unbound else "all are Bound")
     node = pod["spec"].get("nodeName", "?")
     if not pod.get("status", {}).get("containerStatuses"):
-        return _no_response("NodeSilent", f"the node {node} has not picked up the pod yet")
+        return WAITS["NodeSilent"].failure(node=node, claims=_told(claims))
+    if initializing := _initializing(pod):
+        return initializing
     last = events[-1] if events else {}
     if last.get("reason") == "Pulling":
         message = last.get("message") or "Pulling an image"
-        return StartFailure(StartFailureKind.PROGRESS, "Pulling", f"the node {node}: {message}")
-    return StartFailure(
-        StartFailureKind.PROGRESS,
-        "ContainerCreating",
-        f"the node {node} prepares the pod, and reports no failed mount, network or image; its "
-        f"claims are {', '.join(sorted(set(claims.values()))) or 'none'}",
-    )
+        return WAITS["Pulling"].failure(node=node, message=message)
+    return WAITS["ContainerCreating"].failure(node=node, claims=_told(claims))
 
 
 def claims_of(pod: JsonObject) -> list[str]:
@@ -57,5 +97,24 @@ def claims_of(pod: JsonObject) -> list[str]:
     ]
 
 
-def _no_response(reason: str, message: str) -> StartFailure:
-    return StartFailure(StartFailureKind.BACKEND, reason, message)
+def _initializing(pod: JsonObject) -> StartFailure | None:
+    """Says which init container of others is not done, or which sidecar of others not started."""
+    sidecars = {
+        one["name"]
+        for one in pod["spec"].get("initContainers") or ()
+        if one.get("restartPolicy") == "Always"
+    }
+    for status in pod["status"].get("initContainerStatuses") or ():
+        running = status.get("state", {}).get("running")
+        name = status["name"]
+        if running is None or name == CHECK or (name in sidecars and status.get("started")):
+            continue
+        wait = WAITS["SidecarStarting" if name in sidecars else "InitContainer"]
+        return wait.failure(name=name, since=running.get("startedAt") or "?")
+    return None
+
+
+def _told(claims: Mapping[str, ClaimState]) -> str:
+    """Says how claims are: only of those that are not bound which they are."""
+    told = [f"{name} is {one.words}" for name, one in claims.items() if one.phase != "Bound"]
+    return ", ".join(told) or ("Bound" if claims else "none")

@@ -2,21 +2,42 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Final
 
 import httpx
 
-from knit_workflows.compute.base import Endpoint, StartFailureKind, Transfer, TransferMode
+from knit_workflows.compute.base import (
+    Endpoint,
+    StartFailure,
+    StartFailureKind,
+    Transfer,
+    TransferMode,
+)
 from knit_workflows.compute.kubernetes import manifests
 from knit_workflows.compute.kubernetes.adopted_claims import refuse_change
-from knit_workflows.compute.kubernetes.objects import JsonObject, being_deleted, condition_is, now
+from knit_workflows.compute.kubernetes.looking import why_pending
+from knit_workflows.compute.kubernetes.objects import (
+    JsonObject,
+    being_deleted,
+    condition_is,
+    created_at,
+    now,
+)
 from knit_workflows.compute.kubernetes.server import ApiServer
 from knit_workflows.compute.kubernetes.start_failures import start_failure_of_pod
-from knit_workflows.domain.errors import BackendRejected, DataExists, TransferNotReady
+from knit_workflows.domain.errors import (
+    BackendRejected,
+    BackendUnavailable,
+    DataExists,
+    TransferNotReady,
+)
 from knit_workflows.settings import KubernetesSettings
 
 _AGENT_TIMEOUT: Final = 1.0
 """Seconds for a response of the agent, which needs no disk for it."""
+_QUIET: Final = timedelta(seconds=5)
+"""For how long it is not asked what a pod waits for: most have started by then."""
 _SHORTEST_DELETION: Final = {"gracePeriodSeconds": 1}
 """The shortest deletion that the kubelet confirms. With 0 the pod would vanish while its process
 may still be writing, and its claim could be removed meanwhile."""
@@ -108,6 +129,8 @@ class TransferPods:
 
     async def _handle_pending(self, transfer: Transfer, pod: JsonObject) -> None:
         failure = start_failure_of_pod(pod, (), now())
+        if failure is None or failure.kind is StartFailureKind.UNSCHEDULABLE:
+            failure = await self._looked_up(pod) or failure
         if failure is None:
             return
         if failure.kind is StartFailureKind.IMAGE:
@@ -123,6 +146,16 @@ class TransferPods:
             f"the transfer pod cannot start yet: {failure.reason}: {failure.message}",
             see=transfer.name,
         )
+
+    async def _looked_up(self, pod: JsonObject) -> StartFailure | None:
+        """Asks events and claims what a pod waits for; not of one that may have just been slow."""
+        created = created_at(pod)
+        if created is None or now() - created < _QUIET:
+            return None
+        try:
+            return await why_pending(self._server, pod)
+        except BackendUnavailable:
+            return None  # they only explain
 
 
 def _url(address: str, port: int) -> str:

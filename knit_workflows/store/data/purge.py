@@ -13,6 +13,7 @@ from knit_workflows.domain.runs import RunStatus
 from knit_workflows.store import named_sql
 from knit_workflows.store.connection import Database, Session
 from knit_workflows.store.not_found import missing_data
+from knit_workflows.store.runs.retry_delete import end_readers
 
 _SQL: Final = named_sql.beside(__file__)
 
@@ -36,6 +37,7 @@ async def purge(
                 advice="wait until the Run has ended, or stop it",
                 see=row.run_id,
             )
+        await end_readers(session, [knit_id])
         await _refuse_if_read(session, knit_id)
         if not dry_run:
             await session.do(_SQL["purge"], {"knit_id": knit_id, "actor": actor})

@@ -59,6 +59,7 @@ _OUTLOOK: Final = {
     WaitKind.WORKER: "goes on as soon as a worker takes it up",
     WaitKind.BACKEND: "tried again, or waited for, for as long as it takes",
     WaitKind.UNSCHEDULABLE: "waits for room, for as long as it takes",
+    WaitKind.REFUSED: "tried again; the Run fails if it lasts",
     WaitKind.IMAGE: "tried again; the Run fails if it lasts",
     WaitKind.TRANSIENT: "tried again; the Run fails if it lasts",
     WaitKind.PROGRESS: "goes on by itself",

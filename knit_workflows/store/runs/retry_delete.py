@@ -7,11 +7,13 @@ run again from its start.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any, Final
 
 from knit_workflows import names
 from knit_workflows.domain.errors import IllegalMove, Superseded
-from knit_workflows.domain.ids import RunId, is_id
+from knit_workflows.domain.ids import KnitId, RunId, is_id
 from knit_workflows.domain.ports import Relaunched, RunKey
 from knit_workflows.domain.runs import KNIT, RunStatus
 from knit_workflows.store import named_sql
@@ -22,6 +24,9 @@ from knit_workflows.store.projection.creation import NEW_DATA
 _SQL: Final = named_sql.beside(__file__, new_data=NEW_DATA)
 
 _RETRYABLE: Final = frozenset({RunStatus.DONE, RunStatus.FAILED})
+OPENING_PATIENCE: Final = timedelta(seconds=10)
+"""How long a transfer that is not open yet keeps its Data from being discarded; most open within
+three seconds."""
 _DELETABLE: Final = _RETRYABLE | {RunStatus.WAITING, RunStatus.DEACTIVATED}
 
 
@@ -137,6 +142,7 @@ async def _discard_outputs(session: Session, run_id: RunId) -> list[str]:
     """
     outputs = await session.rows(_SQL["lock_outputs"], {"run_id": run_id})
     knit_ids = [row.knit_id for row in outputs]
+    await end_readers(session, knit_ids)
     tombstones = []
     for user in await session.rows(_SQL["users"], {"knit_ids": knit_ids}):
         if user.run_id is None:
@@ -155,6 +161,11 @@ async def _discard_outputs(session: Session, run_id: RunId) -> list[str]:
     await session.do(_SQL["remove_runs"], {"run_ids": tombstones})
     kept = await session.rows(_SQL["discard"], {"knit_ids": knit_ids})
     return [row.volume for row in kept]
+
+
+async def end_readers(session: Session, knit_ids: Sequence[KnitId]) -> None:
+    """Ends transfers that read these Data, which are locked, but do not open."""
+    await session.do(_SQL["end_readers"], {"knit_ids": knit_ids, "patience": OPENING_PATIENCE})
 
 
 def _channels() -> dict[str, str]:

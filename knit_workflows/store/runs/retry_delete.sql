@@ -31,6 +31,16 @@ SELECT d.knit_id, d.purged_at
 -- The Data of a Run, locked against new uses, which wait for this transaction.
 SELECT knit_id FROM data WHERE run_id = %(run_id)s ORDER BY knit_id FOR UPDATE
 
+-- name: end_readers
+
+-- Ends transfers that read these Data and are not open although some time has passed: nobody gets
+-- anything through them. Whoever opens one finds its row gone, and closes it.
+DELETE FROM transfer
+ WHERE knit_id = ANY (%(knit_ids)s::uuid[])
+   AND mode = 'read'
+   AND endpoint = ''
+   AND created_at < clock_timestamp() - %(patience)s
+
 -- name: users
 
 -- The users of these Data: Runs (deleted ones too) and open transfers.

@@ -63,8 +63,9 @@ async def test_no_node_is_told_and_waited_for(pods: Pods) -> None:
 async def test_a_missing_service_account_is_told(pods: Pods) -> None:
     pod = replace(await pods.make("true"), service_account="nobody-made-it")
     await pods.backend.launch(pod)
-    seen = await pods.until(pod.name, failing(StartFailureKind.UNSCHEDULABLE))
+    seen = await pods.until(pod.name, failing(StartFailureKind.TRANSIENT))
     assert seen.start_failure is not None
+    assert seen.start_failure.reason == "ServiceAccountMissing"
     assert "nobody-made-it" in seen.start_failure.message
 
 

@@ -17,11 +17,20 @@ def _pending(kind: StartFailureKind) -> Observation:
 
 
 def _deadlines() -> StartDeadlines:
-    return StartDeadlines(image_pull=timedelta(seconds=20), start=timedelta(minutes=10))
+    return StartDeadlines(
+        image_pull=timedelta(seconds=20),
+        start=timedelta(minutes=10),
+        refused=timedelta(seconds=30),
+    )
 
 
 @pytest.mark.parametrize(
-    ("kind", "limit"), [(StartFailureKind.IMAGE, 20.0), (StartFailureKind.TRANSIENT, 600.0)]
+    ("kind", "limit"),
+    [
+        (StartFailureKind.IMAGE, 20.0),
+        (StartFailureKind.TRANSIENT, 600.0),
+        (StartFailureKind.REFUSED, 30.0),
+    ],
 )
 def test_trouble_ends_a_run_after_its_time(kind: StartFailureKind, limit: float) -> None:
     """Not before, and it says when to look again."""

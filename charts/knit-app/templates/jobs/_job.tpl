@@ -45,8 +45,7 @@ containers:
     env:
       {{- .env | nindent 6 }}
     resources:
-      requests: {cpu: 50m, memory: 128Mi}
-      limits: {memory: 512Mi}
+      {{- toYaml .root.Values.jobs.resources | nindent 6 }}
     securityContext:
       {{- include "knit-app.containerSecurity" .root | nindent 6 }}
     volumeMounts:

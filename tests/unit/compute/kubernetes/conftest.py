@@ -29,6 +29,8 @@ class FakeApiServer:
         self.answers: deque[tuple[int, str]] = deque()
         self.answers_to: dict[str, tuple[int, str]] = {}
         self.warnings: list[str] = []
+        self.conflict = ""
+        """The body of the 409 to each creation, if any."""
         self.oldest = 0
         self.watched: deque[bytes] = deque()
         self._history: list[tuple[int, str, str, dict]] = []
@@ -93,6 +95,8 @@ class FakeApiServer:
         return web.json_response({"kind": "Status", "message": message, "code": code}, status=code)
 
     def _post(self, _: web.Request, collection: str, __: str, body: dict) -> web.Response:
+        if self.conflict:
+            return web.Response(status=409, text=self.conflict, content_type="application/json")
         if (collection, body["metadata"]["name"]) in self.objects:
             return self._status(409, "already exists")
         body["metadata"]["creationTimestamp"] = datetime.now(UTC).isoformat()

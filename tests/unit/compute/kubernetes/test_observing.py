@@ -521,12 +521,18 @@ class TestJobsWithoutPods:
         job["metadata"]["deletionTimestamp"] = iso(NOW)
         assert observe_job(job, []).phase is Phase.PENDING
 
+    def test_a_suspended_job(self):
+        observation = observe_job(self.job() | {"spec": {"suspend": True}}, [])
+        assert observation.phase is Phase.PENDING
+        assert observation.start_failure.reason == "JobSuspended"
+        assert observe_job(self.job() | {"spec": {"suspend": False}}, []).start_failure is None
+
     def test_a_job_whose_pods_are_refused(self):
         words = 'pods "x" is forbidden: error looking up service account ns/trainer: not found'
         observation = observe_job(self.job(), [WarningEvent("FailedCreate", words, NOW)])
         assert observation.phase is Phase.PENDING
-        assert observation.start_failure.kind is StartFailureKind.UNSCHEDULABLE
-        assert observation.start_failure.message == words
+        assert observation.start_failure.kind is StartFailureKind.TRANSIENT
+        assert observation.start_failure.message == "there is no service account ns/trainer"
 
 
 class TestNews:

@@ -7,11 +7,13 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from knit_workflows.compute.base import StartFailureKind
+from knit_workflows.compute.kubernetes.refusals import REFUSALS
 from knit_workflows.compute.kubernetes.start_failures import (
     WarningEvent,
     read_warning,
     start_failure_of_pod,
 )
+from knit_workflows.compute.kubernetes.waits import CODES, WAITS
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 IMAGE, TRANSIENT, UNSCHEDULABLE = (
@@ -167,7 +169,91 @@ def test_the_newest_instant_of_an_event_counts():
         "lastTimestamp": "2026-01-02T03:04:05Z",
         "eventTime": None,
     }
-    assert read_warning(event) == WarningEvent("FailedMount", "why", NOW)
+    assert read_warning(event) == WarningEvent("FailedMount", "why", NOW, about="/")
     event["series"] = {"count": 2, "lastObservedTime": "2026-01-02T03:05:05.000000Z"}
     assert read_warning(event).seen == NOW + timedelta(minutes=1)
     assert read_warning({}).seen is None
+
+
+CLAIM_TOLD = WarningEvent(
+    "ProvisioningFailed",
+    'storageclass.storage.k8s.io "nope" not found',
+    NOW,
+    about="PersistentVolumeClaim/data-knitid-a",
+)
+UNBOUND = "0/1 nodes are available: pod has unbound immediate PersistentVolumeClaims."
+
+
+@pytest.mark.parametrize("condition", [{}, {"PodScheduled": ("False", "Unschedulable", UNBOUND)}])
+def test_a_claim_that_cannot_be_provisioned_is_told_at_once(condition):
+    """Though its pod says nothing yet, or only that it is not bound, as is normal for a while."""
+    failure = start_failure_of_pod(pod(**condition), [CLAIM_TOLD], NOW)
+    assert (failure.kind, failure.reason) == (UNSCHEDULABLE, "ProvisioningFailed")
+    assert failure.message == f"its claim data-knitid-a: {CLAIM_TOLD.message}"
+
+
+def test_what_a_claim_has_said_is_not_repeated_when_its_pod_waits_for_something_else():
+    words = "0/1 nodes are available: 1 Insufficient cpu."
+    busy = pod(PodScheduled=("False", "Unschedulable", words))
+    assert start_failure_of_pod(busy, [CLAIM_TOLD], NOW).message == words
+    scheduled = pod(reason="ContainerCreating", PodScheduled=("True", "", ""))
+    assert start_failure_of_pod(scheduled, [CLAIM_TOLD], NOW) is None
+    assert start_failure_of_pod(pod(), [CLAIM_TOLD], NOW + timedelta(hours=1)) is None
+
+
+def test_the_words_of_the_scheduler_count_whatever_its_reason():
+    words = 'running PreBind plugin "VolumeBinding": binding volumes: context deadline exceeded'
+    failure = start_failure_of_pod(pod(PodScheduled=("False", "SchedulerError", words)), [], NOW)
+    assert (failure.kind, failure.reason) == (UNSCHEDULABLE, "SchedulerError")
+    assert failure.message == words
+
+
+def with_sidecar(state: dict, **more: object) -> dict:
+    thing = pod(
+        reason="PodInitializing",
+        PodScheduled=("True", "", ""),
+        PodReadyToStartContainers=("True", "", ""),
+    )
+    thing["status"]["initContainerStatuses"] = [{"name": "proxy", "state": state, **more}]
+    return thing
+
+
+def test_a_sidecar_that_ends_again_and_again_is_told():
+    waiting = {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 10s restarting"}}
+    last = {"terminated": {"exitCode": 3, "reason": "Error", "message": "no certificate"}}
+    failure = start_failure_of_pod(with_sidecar(waiting, lastState=last), [], NOW)
+    assert (failure.kind, failure.reason) == (TRANSIENT, "CrashLoopBackOff")
+    assert failure.message == (
+        "(container proxy) back-off 10s restarting; it ended last with 3: no certificate"
+    )
+
+
+def test_a_sidecar_that_does_not_start_is_told_by_its_probe():
+    event = {
+        "reason": "Unhealthy",
+        "message": "Startup probe failed: connection refused",
+        "lastTimestamp": "2026-01-02T03:04:05Z",
+        "involvedObject": {
+            "kind": "Pod",
+            "name": "p",
+            "fieldPath": "spec.initContainers{proxy}",
+        },
+    }
+    unwell = read_warning(event)
+    failure = start_failure_of_pod(with_sidecar({"running": {}}, started=False), [unwell], NOW)
+    assert (failure.kind, failure.reason) == (TRANSIENT, "SidecarNotStarted")
+    assert "(container proxy)" in failure.message
+    assert "Startup probe failed: connection refused" in failure.message
+    started = with_sidecar({"running": {}}, started=True)
+    assert start_failure_of_pod(started, [unwell], NOW) is None
+
+
+def test_the_eleventh_similar_event_says_what_the_first_said():
+    words = "(combined from similar events): MountVolume.SetUp failed"
+    assert read_warning({"message": words}).message == "MountVolume.SetUp failed"
+
+
+def test_each_code_of_the_table_is_of_one_source():
+    """A refusal that became a way of waiting of another kind would have two deadlines."""
+    assert not set(WAITS) & {rule.code for rule in REFUSALS}
+    assert set(CODES) == set(WAITS) | {rule.code for rule in REFUSALS}
