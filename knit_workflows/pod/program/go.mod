@@ -1,0 +1,3 @@
+module knit/pod
+
+go 1.24
