@@ -171,6 +171,10 @@ class KubernetesSettings(_Group):
     """`imagePullPolicy` of knit's own containers. None: the cluster's default."""
     image_pull_secrets: tuple[str, ...] = ()
     """Secrets with which the images of run and transfer pods are pulled, as JSON: `["regcred"]`."""
+    supervise: bool = True
+    """Whether a static program of knit starts the command of Plans with `entrypoint` and `log`, and
+    writes their logs. If not, their logs too are read from the API server, which loses what a node
+    rotates away."""
     log_service_account: str = "knit-nurse"
     """ServiceAccount with which the log sidecar reads logs; see
     `python -m knit_workflows.compute.kubernetes`."""

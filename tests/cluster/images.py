@@ -51,11 +51,13 @@ def ensure_images(
             ("/usr/bin/python3",),
         ),
     }
-    references["knit"] = _ensure_build(registry, "pod", references["python"], sources, _POD_SOURCES)
+    bases = (references["python"], references["busybox"])
+    references["knit"] = _ensure_build(registry, "pod", bases, sources, _POD_SOURCES)
     if with_app:
         name = f"knit-test/python-full:{content_key(FORMAT, _APP_PACKAGES)}"
         base = ensure_tree(registry, name, _full_python_tree, ("/usr/bin/python3",))
-        references["app"] = _ensure_build(registry, "app", base, sources, _APP_SOURCES)
+        bases = (base, references["busybox"])
+        references["app"] = _ensure_build(registry, "app", bases, sources, _APP_SOURCES)
     return references
 
 
@@ -168,17 +170,20 @@ def _suite() -> str:
 
 
 def _ensure_build(
-    registry: str, target: str, base: str, sources: Path, paths: tuple[str, ...]
+    registry: str, target: str, bases: tuple[str, str], sources: Path, paths: tuple[str, ...]
 ) -> str:
-    """Builds one target of the Containerfile, tagged by the content of all that goes into it."""
+    """Builds one target of the Containerfile, tagged by the content of all that goes into it.
+
+    `bases` are the images that it starts from: the one with Python, and any one to run Go in.
+    """
     files = [_REPOSITORY / "Containerfile", *_source_files(sources, paths)]
     parts = [part for f in files for part in (str(f.relative_to(f.anchor)), f.read_bytes())]
-    repository, tag = f"knit-test/{target}", content_key(FORMAT, base.split("/", 1)[1], *parts)
+    repository, tag = f"knit-test/{target}", content_key(FORMAT, bases[0].split("/", 1)[1], *parts)
     reference = f"{registry}/{repository}:{tag}"
     if not has_image(registry, repository, tag):
         ensure_packages(["buildah", "runc"], "building images")
         with tempfile.TemporaryDirectory() as folder:
-            _build(Path(folder), target, base, reference, sources, files)
+            _build(Path(folder), target, bases, reference, sources, files)
     return reference
 
 
@@ -194,7 +199,12 @@ def _source_files(sources: Path, paths: tuple[str, ...]) -> list[Path]:
 
 
 def _build(
-    folder: Path, target: str, base: str, reference: str, sources: Path, files: list[Path]
+    folder: Path,
+    target: str,
+    bases: tuple[str, str],
+    reference: str,
+    sources: Path,
+    files: list[Path],
 ) -> None:
     context = folder / "context"
     for file in files:
@@ -204,7 +214,9 @@ def _build(
         shutil.copy(file, copy)
     engine = _engine(folder)
     build = [*engine, "bud", "--isolation", "chroot", "--quiet", "--tls-verify=false", "--layers"]
+    base, go_image = bases
     build += ["--target", target, "--build-arg", f"BASE_IMAGE={base}", "--tag", reference]
+    build += ["--build-arg", f"GO_IMAGE={go_image}", *_go_volumes()]
     build += ["--volume", f"{_package_settings(folder)}:/etc/pip.conf:ro"]
     build += ["--volume", "/etc/ssl/certs:/etc/ssl/certs:ro", str(context)]
     try:
@@ -217,6 +229,18 @@ def _build(
     # Uncompressed: the registry is on this machine, and compressing would cost more than it saves.
     push = [*engine, "push", "--quiet", "--tls-verify=false", "--disable-compression", reference]
     _run(f"pushing {reference}", *push)
+
+
+def _go_volumes() -> list[str]:
+    """Returns where a build finds this machine's Go, and what that has compiled already."""
+    places = {"GOROOT": "/usr/local/go:ro", "GOCACHE": "/var/cache/go-build"}
+    found = subprocess.run(
+        ["go", "env", *places], capture_output=True, text=True, check=True
+    ).stdout.split()
+    for folder in found:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    pairs = zip(found, places.values(), strict=True)
+    return [word for place, at in pairs for word in ("--volume", f"{place}:{at}")]
 
 
 def _engine(folder: Path) -> list[str]:

@@ -3,7 +3,8 @@
 The user's container decides whether the pod has started. The pod has succeeded once every container
 has exited with 0, the log sidecar included, so the log is complete; the kubelet takes a second more
 to call the pod `Succeeded`. It has failed when Kubernetes says so: only then are the reasons of an
-eviction recorded.
+eviction recorded. The log sidecar decides nothing: if it alone fails, the log is noted to be
+incomplete.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from datetime import datetime
 from typing import Final
 
 from knit_workflows.compute.base import Observation, Phase, StartFailure, StartFailureKind
-from knit_workflows.compute.kubernetes.manifests import LOG_SIDECAR, MAIN
 from knit_workflows.compute.kubernetes.objects import (
     JsonObject,
     being_deleted,
@@ -22,6 +22,7 @@ from knit_workflows.compute.kubernetes.objects import (
     condition_is,
     instant,
 )
+from knit_workflows.compute.kubernetes.run_containers import LOG_SIDECAR, MAIN
 from knit_workflows.compute.kubernetes.start_failures import (
     WarningEvent,
     start_failure_of_job,
@@ -123,7 +124,19 @@ def observe_job(job: JsonObject | None, warnings: Sequence[WarningEvent]) -> Obs
 
 
 def _ended(pod: JsonObject) -> bool:
-    return pod.get("status", {}).get("phase") in ("Succeeded", "Failed") or _all_ended_well(pod)
+    if pod.get("status", {}).get("phase") in ("Succeeded", "Failed"):
+        return True
+    return _all_ended_well(pod) or _could_not_start(_status_of(pod, MAIN))
+
+
+def _could_not_start(container: JsonObject) -> bool:
+    """Says whether the runtime could not start a container; the log sidecar waits for it for ever.
+
+    The kubelet gives its start as the instant zero.
+    """
+    terminated = container.get("state", {}).get("terminated") or {}
+    started = instant(terminated.get("startedAt"))
+    return bool(terminated.get("exitCode")) and started is not None and started.year <= 1970
 
 
 def _all_ended_well(pod: JsonObject) -> bool:
@@ -145,10 +158,10 @@ def _digest(container: JsonObject) -> str | None:
 
 
 def _notes(pod: JsonObject) -> tuple[str, ...]:
-    """Gives the log sidecar's notes on the outputs, unless its message is about a failure."""
+    """Gives the log sidecar's notes on log and outputs, or that it failed itself."""
     terminated = _status_of(pod, LOG_SIDECAR).get("state", {}).get("terminated") or {}
-    if terminated.get("exitCode") != 0:
-        return ()
+    if terminated.get("exitCode"):
+        return (f"log: it is incomplete: {_text(LOG_SIDECAR, terminated)}",)
     return tuple(filter(None, (terminated.get("message") or "").splitlines()))
 
 
@@ -161,14 +174,15 @@ def _finished_at(container: JsonObject) -> datetime | None:
 def _exit(pod: JsonObject) -> Exit:
     """Gives the exit of an ended pod.
 
-    The code is the largest of the containers', else that of a failed init container, else 254 for a
-    deleted pod and 255 for one that the node rejected or evicted.
+    The code is the largest of the containers' (the log sidecar's only if no other one has failed),
+    else that of a failed init container, else 254 for a deleted pod and 255 for one that the node
+    rejected or evicted.
     """
     failed = _failures(pod, "containerStatuses") or _failures(pod, "initContainerStatuses")
     deleted = _deletion(pod)
     evicted = _pod_reason(pod)
     if deleted is None and evicted is None and not failed:
-        if pod["status"]["phase"] != "Failed":
+        if pod["status"]["phase"] != "Failed" or _exit_code(_status_of(pod, LOG_SIDECAR)):
             return SUCCEEDED
         evicted = "failed, and Kubernetes gives no reason"
     parts = [_text(name, terminated) for name, terminated in failed]
@@ -184,13 +198,17 @@ def _exit(pod: JsonObject) -> Exit:
 
 
 def _failures(pod: JsonObject, key: str) -> list[tuple[str, JsonObject]]:
-    """Gives (name, terminated state) of failed containers, the largest exit code first."""
+    """Gives (name, terminated state) of failed containers, the largest exit code first.
+
+    The log sidecar comes last, and is not among them if the user's container ended well.
+    """
+    ended_well = _exit_code(_status_of(pod, MAIN)) == 0
     failed = [
         (each["name"], each["state"]["terminated"])
         for each in _statuses(pod, key)
-        if _exit_code(each)
+        if _exit_code(each) and not (ended_well and each["name"] == LOG_SIDECAR)
     ]
-    return sorted(failed, key=lambda one: one[1]["exitCode"], reverse=True)
+    return sorted(failed, key=lambda one: (one[0] == LOG_SIDECAR, -one[1]["exitCode"]))
 
 
 def _exit_code(container: JsonObject) -> int | None:
