@@ -1,3 +1,3 @@
-module knit/pod
+module knit/knit-pod
 
 go 1.24

@@ -81,7 +81,8 @@ func connect(share string) (connection int, why string) {
 		if err == nil {
 			break
 		}
-		if time.Since(begun) > readyPatience {
+		// Refused: who made the socket is dead.
+		if err == syscall.ECONNREFUSED || time.Since(begun) > readyPatience {
 			return -1, "knit's log container cannot be reached: " + reason(err)
 		}
 	}

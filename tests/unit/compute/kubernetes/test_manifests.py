@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
@@ -213,6 +214,24 @@ def test_the_nurse_looks_at_outputs_and_changes_nothing():
     assert seen["/outputs/usr/lib"] and seen["/outputs/a$(B)"] and not seen["/log"]
 
 
+GOLDEN = Path(__file__).parent / "golden"
+
+
+@pytest.mark.parametrize(
+    ("name", "pod", "settings"),
+    [
+        ("supervised", POD, SETTINGS),
+        ("supervised-restricted", POD, SETTINGS.model_copy(update={"restricted": True})),
+        ("image-entrypoint", ENTRYPOINT_OF_THE_IMAGE, SETTINGS),
+        ("without-log", replace(POD, log=None), SETTINGS),
+    ],
+)
+def test_the_whole_job_is_as_it_was_agreed(name: str, pod: RunPod, settings: KubernetesSettings):
+    """Somebody who changes one of the files means to change what clusters are asked for."""
+    job = json.dumps(manifests.run_job(pod, settings), indent=2) + "\n"
+    assert job == (GOLDEN / f"{name}.json").read_text()
+
+
 def test_without_outputs_and_log_main_is_alone():
     spec = spec_of(replace(POD, outputs=(), log=None))
     assert [each["name"] for each in spec["containers"]] == ["main"]
@@ -284,7 +303,7 @@ def test_knits_containers_write_nowhere_but_to_volumes():
     ):
         spec = spec_of(pod)
         assert container(spec, name)["securityContext"]["readOnlyRootFilesystem"] is True
-        assert container(spec, name)["resources"]["limits"]["memory"] == "100Mi"
+        assert container(spec, name)["resources"]["limits"]["memory"]
         assert container(spec, name)["terminationMessagePolicy"] == "FallbackToLogsOnError"
     assert "readOnlyRootFilesystem" not in container(spec, "main")["securityContext"]
 
