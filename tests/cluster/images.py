@@ -38,12 +38,16 @@ def ensure_images(
 ) -> dict[str, str]:
     """Returns image references by name; what is missing or of other sources is built and pushed.
 
-    `busybox` has a shell and the usual programs, `python` adds Python 3 to it, `knit` holds
+    `busybox` has a shell and the usual programs, `nobody` is the same for another user than root,
+    `python` adds Python 3 to it, `knit` holds
     knit's pod programs; with `with_app` also `app`, API and worker. `pause` is the node's own.
     """
     references = {
         "pause": ensure_tree(registry, PAUSE, busybox_tree, ("/bin/busybox", "sleep", "inf")),
         "busybox": ensure_tree(registry, f"knit-test/busybox:{FORMAT}", busybox_tree, ("/bin/sh",)),
+        "nobody": ensure_tree(
+            registry, f"knit-test/nobody:{FORMAT}", busybox_tree, ("/bin/sh",), user="65534:65534"
+        ),
         "python": ensure_tree(
             registry,
             f"knit-test/python:{content_key(FORMAT, _POD_PACKAGES)}",
@@ -79,6 +83,7 @@ def ensure_tree(
     make: Callable[[Path], None],
     command: tuple[str, ...] = ("/bin/sh",),
     search_path: str = SEARCH_PATH,
+    user: str = "",
 ) -> str:
     """Returns the image `name`, of the tree that `make` fills, pushed if it is not there."""
     repository, tag = name.split(":")
@@ -86,7 +91,7 @@ def ensure_tree(
         with tempfile.TemporaryDirectory() as folder:
             tree = Path(folder, "tree")
             make(tree)
-            settings = ImageSettings(command=command, environment={"PATH": search_path})
+            settings = ImageSettings(command, user, {"PATH": search_path})
             push_tree(registry, repository, tag, tree, settings)
     return f"{registry}/{name}"
 
