@@ -161,6 +161,8 @@ def _notes(pod: JsonObject) -> tuple[str, ...]:
     """Gives the log sidecar's notes on log and outputs, or that it failed itself."""
     terminated = _status_of(pod, LOG_SIDECAR).get("state", {}).get("terminated") or {}
     if terminated.get("exitCode"):
+        if _was_refused(pod):
+            return ()
         return (f"log: it is incomplete: {_text(LOG_SIDECAR, terminated)}",)
     return tuple(filter(None, (terminated.get("message") or "").splitlines()))
 
@@ -200,15 +202,29 @@ def _exit(pod: JsonObject) -> Exit:
 def _failures(pod: JsonObject, key: str) -> list[tuple[str, JsonObject]]:
     """Gives (name, terminated state) of failed containers, the largest exit code first.
 
-    The log sidecar comes last, and is not among them if the user's container ended well.
+    The log sidecar comes last, and is not among them if the user's container ended well. Of the
+    user's, that is not among them whose command the log sidecar did not let start.
     """
-    ended_well = _exit_code(_status_of(pod, MAIN)) == 0
+    left_out = None
+    if _exit_code(_status_of(pod, MAIN)) == 0:
+        left_out = LOG_SIDECAR
+    elif _was_refused(pod):
+        left_out = MAIN
     failed = [
         (each["name"], each["state"]["terminated"])
         for each in _statuses(pod, key)
-        if _exit_code(each) and not (ended_well and each["name"] == LOG_SIDECAR)
+        if _exit_code(each) and each["name"] != left_out
     ]
     return sorted(failed, key=lambda one: (one[0] == LOG_SIDECAR, -one[1]["exitCode"]))
+
+
+def _was_refused(pod: JsonObject) -> bool:
+    """Says whether outputs or log were not empty: then both containers fail with that sentence."""
+    said = [
+        (_status_of(pod, name).get("state", {}).get("terminated") or {}).get("message")
+        for name in (MAIN, LOG_SIDECAR)
+    ]
+    return bool(said[0]) and said[0] == said[1]
 
 
 def _exit_code(container: JsonObject) -> int | None:

@@ -16,7 +16,7 @@ import (
 // Then it scans the outputs. What cannot be kept of them, and what is missing in the log, are notes
 // in the termination log. A log that cannot be written is no failure: the Run has its results.
 //
-// Exit codes: 0, or 1 if the share cannot be used.
+// Exit codes: 0, or 1 if the share cannot be used, or the command may not start.
 func record(share, log string, outputs []output) int {
 	var connected atomic.Bool
 	endBeforeStart(&connected)
@@ -46,7 +46,8 @@ func follow(connection int, log string, outputs []output) int {
 	descriptor(connection).Write([]byte("-" + why))
 	syscall.Shutdown(connection, syscall.SHUT_WR)
 	if why != "" {
-		return 0 // the other container says so
+		report(why) // as the other container does: what fails is this one
+		return 1
 	}
 	file := newLogFile(filepath.Join(log, "log"))
 	buffer := make([]byte, 256<<10)

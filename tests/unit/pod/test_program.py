@@ -234,10 +234,13 @@ def test_nobody_but_the_first_is_listened_to(room: Room) -> None:
 @pytest.mark.parametrize("full", ["out", "log"])
 def test_a_command_does_not_start_unless_outputs_and_log_are_empty(room: Room, full: str) -> None:
     (room.path / full / "old").write_text("x")
-    code, shown = room.whole("sh", "-c", "echo never")
+    nurse = room.record()
+    main = room.run("sh", "-c", "echo never")
+    shown = main.communicate(timeout=PATIENCE)[0]
     path = "/out" if full == "out" else str(room.path / "log")
     why = f"{path} is not empty: it has 'old' in it. Outputs and logs must start empty."
-    assert (code, room.said("main"), shown.decode()) == (1, why, why + "\n")
+    assert (main.returncode, nurse.wait(PATIENCE), shown.decode()) == (1, 1, why + "\n")
+    assert room.said("main") == room.said("nurse") == why
     assert not (room.path / "log" / "log").exists()
 
 

@@ -123,6 +123,12 @@ class TestPhases:
         assert seen(thing).phase is Phase.FAILED
         assert seen(thing).exit == Exit(255, "(pod p) Evicted: Memory.")
 
+    def test_a_command_that_was_not_let_start_has_not_failed_itself(self):
+        why = "/out is not empty: it has 'x' in it."
+        thing = pod("Failed", main=ended(1, message=why), nurse=ended(1, message=why))
+        assert seen(thing).exit == Exit(1, f"(container nurse) Error: {why}")
+        assert seen(thing).notes == ()
+
     def test_a_container_that_cannot_be_started_is_not_waited_for_by_its_log(self):
         main = ended(128, "StartError", "unable to set memory limit")
         main["terminated"]["startedAt"] = "1970-01-01T00:00:00Z"
