@@ -182,7 +182,7 @@ async def test_the_log_has_stdout_and_stderr_in_order(pods: Pods) -> None:
 @pytest.mark.parametrize("code", [0, 1])
 async def test_the_log_is_complete_when_the_end_is_seen(pods: Pods, code: int) -> None:
     """Some megabytes, written right before the end, are all there at once."""
-    pod = await pods.make("seq 1 300000", "echo last", pods.adapter.last_moment, f"exit {code}")
+    pod = await pods.make("seq 1 300000", "echo last", f"exit {code}")
     end = await pods.ran(pod)
     assert end.exit is not None
     assert end.exit.code == code
