@@ -158,17 +158,6 @@ class Cluster:
         mine = f"{names.LABEL_RUN}={pod.run_id}"
         await self._core.delete_collection_namespaced_pod(self._namespace, label_selector=mine)
 
-    async def log(self, pod: RunPod) -> str:
-        """Gives what `kubectl logs` of the pod's main container shows."""
-        mine = f"{names.LABEL_RUN}={pod.run_id}"
-        (found,) = (
-            await self._core.list_namespaced_pod(self._namespace, label_selector=mine)
-        ).items
-        shown: str = await self._core.read_namespaced_pod_log(
-            found.metadata.name, self._namespace, container="main"
-        )
-        return shown
-
     async def create_claim(self, name: str) -> None:
         """Makes a claim of the default class, as any user may."""
         spec = client.V1PersistentVolumeClaimSpec(
@@ -203,6 +192,17 @@ class Cluster:
         if source is None or not Path(source.path).is_dir():
             pytest.skip("the cluster's volumes are not on this machine")
         return Path(source.path)
+
+    async def log(self, pod: RunPod) -> str:
+        """Gives what `kubectl logs` of the pod's main container shows."""
+        mine = f"{names.LABEL_RUN}={pod.run_id}"
+        (found,) = (
+            await self._core.list_namespaced_pod(self._namespace, label_selector=mine)
+        ).items
+        shown: str = await self._core.read_namespaced_pod_log(
+            found.metadata.name, self._namespace, container="main"
+        )
+        return shown
 
 
 @asynccontextmanager

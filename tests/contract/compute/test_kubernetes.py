@@ -65,45 +65,6 @@ async def test_a_mount_that_fails_is_told() -> None:
         assert "nobody-made-it" in seen.start_failure.message
 
 
-async def test_a_fast_log_is_complete_whatever_the_node_rotates_away(pods: Pods) -> None:
-    """Several files of the node's default size in a few seconds, from an image without a thing."""
-    line = "x" * 120
-    pod = await pods.make(f"yes {line} | head -n 300000", "echo last >&2")
-    end = await pods.ran(pod)
-    assert (end.phase, end.notes) == (Phase.SUCCEEDED, ())
-    log = await pods.file(pod.log, "log")
-    assert log.count("\n") == 300_001
-    assert log == f"{line}\n" * 300_000 + "last\n"
-
-
-async def test_a_log_read_from_the_api_is_complete_or_says_what_it_lacks(pods: Pods) -> None:
-    """The image's own entrypoint is not known; what is asked for are its arguments."""
-    pod = await pods.make(f"yes {'x' * 120} | head -n 200000", "sleep 3")
-    pod = replace(pod, entrypoint=(), args=(*pod.entrypoint, *pod.args))
-    end = await pods.ran(pod)
-    assert end.phase is Phase.SUCCEEDED
-    log = await pods.file(pod.log, "log")
-    lines = log.count("\n")
-    assert lines == 200_000 or ("[knit: up to " in log and "log: it is incomplete" in end.notes[0])
-
-
-async def test_any_user_may_write_to_fresh_outputs(pods: Pods) -> None:
-    """Although the storage gives folders that are root's alone; and may read them later."""
-    pod = await pods.make("id -u", f"echo mine > {OUTPUT}/x", image=pods.adapter.nobodys_image)
-    for mount in pod.outputs:
-        (await pods.adapter.cluster.folder(mount.volume)).chmod(0o755)
-    end = await pods.ran(pod)
-    assert end.phase is Phase.SUCCEEDED, end.exit
-    assert await pods.output(pod, "x") == "mine\n"
-    assert await pods.file(pod.log, "log") == "65534\n"
-
-
-async def test_people_see_the_log_with_their_own_tools(pods: Pods) -> None:
-    pod = await pods.make("echo said")
-    await pods.ran(pod)
-    assert await pods.adapter.cluster.log(pod) == "said\n"
-
-
 async def test_a_pod_deleted_by_hand_has_failed_even_if_it_obeys(pods: Pods) -> None:
     pod = await pods.launched(*OBEDIENT)
     await pods.running(pod.name)
