@@ -181,17 +181,26 @@ class KubernetesSettings(_Group):
     """The image with `knit_workflows.pod`; knit's own containers use it."""
     pod_image_pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = None
     """`imagePullPolicy` of knit's own containers. None: the cluster's default."""
+    program_requests: Mapping[str, str] = {"cpu": "10m", "memory": "16Mi"}
+    """What each container with knit's static program requests in run pods, as JSON:
+    `{"cpu": "10m"}`."""
+    program_limits: Mapping[str, str] = {"memory": "64Mi"}
+    """What each of them may use: the program takes 3 MiB, the rest is for pages of the log that are
+    not on the disk yet. A quota or LimitRange may demand more names, such as `cpu`."""
     pod_requests: Mapping[str, str] = {"cpu": "50m", "memory": "100Mi"}
-    """What each of knit's own containers in run pods requests, as JSON: `{"cpu": "50m"}`."""
+    """What the container that reads a log from the API server requests."""
     pod_limits: Mapping[str, str] = {"memory": "100Mi"}
-    """What each of them may use. A quota or LimitRange may demand more names, such as `cpu`; with
-    less than a tenth of a core they take seconds to start."""
+    """What it may use. With less than a tenth of a core it takes seconds to start."""
     transfer_requests: Mapping[str, str] = {"cpu": "50m", "memory": "100Mi"}
     """What the container of a transfer pod requests."""
     transfer_limits: Mapping[str, str] = {"memory": "256Mi"}
     """What it may use."""
     image_pull_secrets: tuple[str, ...] = ()
     """Secrets with which the images of run and transfer pods are pulled, as JSON: `["regcred"]`."""
+    supervise: bool = True
+    """Whether a static program of knit starts the command of Plans with `entrypoint` and `log`, and
+    writes their logs. If not, their logs too are read from the API server, which loses what a node
+    rotates away."""
     log_service_account: str = "knit-nurse"
     """ServiceAccount with which the log sidecar reads logs; see
     `python -m knit_workflows.compute.kubernetes`."""
@@ -230,7 +239,14 @@ class KubernetesSettings(_Group):
             raise ValueError(cause.reason) from cause
         return text
 
-    @field_validator("pod_requests", "pod_limits", "transfer_requests", "transfer_limits")
+    @field_validator(
+        "program_requests",
+        "program_limits",
+        "pod_requests",
+        "pod_limits",
+        "transfer_requests",
+        "transfer_limits",
+    )
     @classmethod
     def _are_quantities(cls, resources: Mapping[str, str]) -> Mapping[str, str]:
         return {name: cls._is_quantity(quantity) for name, quantity in resources.items()}
@@ -238,6 +254,7 @@ class KubernetesSettings(_Group):
     @model_validator(mode="after")
     def _requests_fit(self) -> Self:
         for which, requests, limits in (
+            ("program", self.program_requests, self.program_limits),
             ("pod", self.pod_requests, self.pod_limits),
             ("transfer", self.transfer_requests, self.transfer_limits),
         ):

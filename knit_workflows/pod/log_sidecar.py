@@ -7,12 +7,15 @@ OUTPUTS, a JSON object, may map paths of outputs in that container to folders he
 container has ended they are scanned, and what cannot be kept of them is noted in the termination
 log, one line per output. Failing to do so is no failure of the sidecar.
 
+What is missing in the log is marked in it, and noted in the termination log: what the node has
+rotated away, and all that follows once the API has refused for a minute. A Run is not lost because
+its log is.
+
 Exit codes:
-    0  The container has ended and FILE holds its whole log; or SIGTERM came and FILE holds what
-       could be read in five seconds.
+    0  The container has ended and FILE holds its log; or SIGTERM came and FILE holds what could be
+       read in five seconds; or the API kept refusing.
     1  FILE cannot be written.
     2  The arguments or the environment are wrong.
-    3  The API kept refusing.
 """
 
 from __future__ import annotations
@@ -97,6 +100,12 @@ class LogRecorder:
         self._pod = pod
         self._container = container
         self._retries = retries
+        self._splice = LogSplice()
+
+    @property
+    def gaps(self) -> int:
+        """How many gaps the log has."""
+        return self._splice.gaps
 
     def record(self, destination: int) -> None:
         """Writes the container's log to a descriptor as it comes; returns after the last byte.
@@ -176,11 +185,10 @@ class LogRecorder:
         down looks the same; read again, the log of a running container goes on. The container's
         status in the API is of no help: it lags behind the kubelet.
         """
-        splice = LogSplice()
         ends = 0
         while ends < 2:
             try:
-                new_bytes = self._read(splice, destination)
+                new_bytes = self._read(self._splice, destination)
             except KubeApiError as error:
                 ends = 0
                 self._retries.failed(error)
@@ -190,7 +198,7 @@ class LogRecorder:
             else:
                 self._retries.succeeded()
                 ends = 1 if new_bytes else ends + 1
-            splice.resume()
+            self._splice.resume()
 
     def _read(self, splice: LogSplice, destination: int) -> int:
         """Reads the log once and writes what is new; returns the number of new bytes."""
@@ -232,20 +240,38 @@ def _set_deadline_on_sigterm() -> None:
 
 
 def _record(recorder: LogRecorder, destination: int, outputs: str) -> list[str]:
-    """Records the log, syncs it to the disk, and returns the notes on the outputs.
+    """Records the log, syncs it to the disk, and returns the notes on log and outputs.
 
     There are none if the deadline after SIGTERM came first.
     """
     _set_deadline_on_sigterm()
     try:
-        recorder.record(destination)
-        notes = _notes(outputs)
+        notes = _notes_on_log(recorder, destination)
+        notes += _notes(outputs)
         signal.setitimer(signal.ITIMER_REAL, 0)
     except DeadlineExceeded:
         return []
     finally:
         os.fsync(destination)
     return notes
+
+
+def _notes_on_log(recorder: LogRecorder, destination: int) -> list[str]:
+    """Records the log as far as the API gives it."""
+    try:
+        recorder.record(destination)
+    except GivenUp as reason:
+        at_start = not os.fstat(destination).st_size
+        text = f"[knit: the rest of the log not received: {reason}]\n"
+        _write(destination, (text if at_start else f"\n{text}").encode("utf-8", "replace"))
+        return [f"log: it is incomplete: {reason}"]
+    if not recorder.gaps:
+        return []
+    parts = "a part of it was" if recorder.gaps == 1 else f"{recorder.gaps} parts of it were"
+    return [
+        f"log: it is incomplete: {parts} rotated away on the node before they could be read; "
+        "a Plan with `entrypoint` has its log written without the node's help"
+    ]
 
 
 def _notes(outputs: str) -> list[str]:
@@ -261,7 +287,7 @@ def main(
     termination_log: str = TERMINATION_LOG,
     refused_seconds: float = _REFUSED_SECONDS,
 ) -> int:
-    """Records the log to its end; returns the exit code, and reports why it failed."""
+    """Records the log; returns the exit code, and reports why it failed or what is missing."""
     try:
         container, path = arguments
         outputs = environ.get("OUTPUTS", "{}")
@@ -283,9 +309,6 @@ def main(
             notes = _record(recorder, destination, outputs)
         finally:
             os.close(destination)
-    except GivenUp as reason:
-        report(f"log sidecar: cannot read the log of {container!r}: {reason}", termination_log)
-        return 3
     except OSError as error:
         report(f"log sidecar: cannot write the log to {path}: {error.strerror}", termination_log)
         return 1

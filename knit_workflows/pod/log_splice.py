@@ -10,7 +10,12 @@ can be resumed from a second on. This is how known lines are distinguished from 
   there, of lines and of chunks of lines, some are left out by their stamp;
 * a reading may be cut within a line: then as many bytes of that line are skipped as were seen;
 * if the anchor does not come, the runtime has rotated the log meanwhile: then lines pass from the
-  first stamp on that is later than all seen.
+  first stamp on that is later than all seen, after a line that marks the gap.
+
+A kubelet that follows a log goes from the end of one file to the newest, and passes over the files
+that were rotated away meanwhile. Such a gap is marked too: a leap of the stamps to a line that had
+been written before the last one was received. Files are looked at every ten seconds (three at
+least), so what a gap took is no shorter.
 
 Since Kubernetes 1.26 only the start of a line has a stamp, also when the runtime stores a long line
 in chunks of 16 KiB.
@@ -22,9 +27,15 @@ import re
 import time
 from calendar import timegm
 from functools import lru_cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _STAMP = re.compile(rb"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(Z|[+-]\d\d:\d\d)", re.ASCII)
 _MAX_STAMP_BYTES = 40
+_GAP_SECONDS = 3
+_GAP_AFTER_BYTES = 1 << 20  # nothing is rotated away before; a slow reader of few lines sees none
 
 
 class NotALog(Exception):
@@ -38,7 +49,13 @@ class LogSplice:
     before each reading but the first.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        """`clock` is that of the stamps: a sidecar runs on the node whose runtime makes them."""
+        self.gaps = 0
+        """How many gaps were marked."""
+        self._clock = clock
+        self._received_at = 0.0  # the chunk before
+        self._since_gap = 0  # bytes
         # Over all readings.
         self._anchor: bytes | None = None
         self._anchor_second = 0
@@ -54,6 +71,7 @@ class LogSplice:
         self._skip_lines = 0
         self._skip_bytes = 0
         self._drop_line = False
+        self._known_came = False  # a line: then nothing is missing before the first new one
         self._alien: str | None = None
         self._fragment: str | None = None
 
@@ -69,7 +87,7 @@ class LogSplice:
         self._remainder, self._stamp = b"", None
         self._seek, self._skip_lines = self._anchor, self._since_anchor
         self._skip_bytes = 0
-        self._passing = self._drop_line = False
+        self._passing = self._drop_line = self._known_came = False
         self._alien = self._fragment = None
 
     def feed(self, chunk: bytes) -> bytes:
@@ -84,10 +102,11 @@ class LogSplice:
         data = self._remainder + chunk
         self._remainder = b""
         new: list[bytes] = []
+        self._since_gap += len(chunk)
         at = 0
         while at < len(data):
             if self._stamp is None and not self._drop_line:
-                start = self._start_line(data, at)
+                start = self._start_line(data, at, new)
                 if start is None:
                     self._remainder = data[at:]
                     break
@@ -98,6 +117,7 @@ class LogSplice:
             if end:
                 self._end_line()
             at = end or len(data)
+        self._received_at = self._clock()
         return b"".join(new)
 
     def finish(self) -> None:
@@ -107,7 +127,7 @@ class LogSplice:
         if self._alien is not None:
             raise NotALog(self._alien)
 
-    def _start_line(self, data: bytes, at: int) -> int | None:
+    def _start_line(self, data: bytes, at: int, new: list[bytes]) -> int | None:
         """Where the line's content starts; None when there is none, or more is needed to know."""
         head = data[at : at + _MAX_STAMP_BYTES]
         stamp, space, _ = head.partition(b" ")
@@ -117,7 +137,9 @@ class LogSplice:
         if key is not None:
             self._stamp = stamp
             if not self._passing:
-                self._decide(stamp, key)
+                self._decide(stamp, key, new)
+            elif key[0] - self._latest[0] >= _GAP_SECONDS and self._is_gap(key):
+                self._mark_gap(key, new)
             return at + len(stamp) + 1
         text = data[at : at + 500].partition(b"\n")[0].decode("utf-8", "replace")
         if self._seek is None and not self._skip_lines:
@@ -127,10 +149,29 @@ class LogSplice:
         self._drop_line = True  # the end of a line that began before `since`
         return at
 
-    def _decide(self, stamp: bytes, key: tuple[int, bytes]) -> None:
+    def _is_gap(self, key: tuple[int, bytes]) -> bool:
+        """Whether this line existed when the one before was received, and so what is between."""
+        if not self._latest[0] or self._since_gap < _GAP_AFTER_BYTES:
+            return False
+        return key[0] < (self._received_at if self._received_at else self._clock())
+
+    def _mark_gap(self, key: tuple[int, bytes], new: list[bytes]) -> None:
+        seconds = max(0.1, _instant(key) - _instant(self._latest))
+        new.append(
+            b"[knit: up to %.1f s of the log not received, rotated away on the node]\n" % seconds
+        )
+        self.gaps += 1
+        self._since_gap = 0
+
+    def _decide(self, stamp: bytes, key: tuple[int, bytes], new: list[bytes]) -> None:
         """Whether this line is known, and how much of it."""
         if self._skip_lines and key > self._latest:
             self._seek, self._skip_lines = None, 0  # rotated: what was to be skipped is gone
+            if not self._known_came:
+                if self._open_stamp is not None:
+                    new.append(b"\n")  # of that line there is no more
+                self._mark_gap(key, new)
+        self._known_came = True
         if self._seek is not None:
             if stamp != self._seek:
                 self._drop_line = True
@@ -179,6 +220,10 @@ def _key(stamp: bytes) -> tuple[int, bytes] | None:
         return None
     second = _second(match[1], match[3])
     return None if second is None else (second, (match[2] or b"").ljust(9, b"0"))
+
+
+def _instant(key: tuple[int, bytes]) -> float:
+    return key[0] + int(key[1]) / 1e9
 
 
 @lru_cache(maxsize=4)  # of the thousands of lines in a second, one is parsed

@@ -19,7 +19,7 @@ BUILD_VERSION = "1"
 
 @dataclass(frozen=True)
 class GoPrograms:
-    """Main packages of one Go module folder (`go.mod`, `go.sum`) that are built together."""
+    """Main packages of one Go module folder (`go.mod`, `go.sum`, sources) built together."""
 
     name: str
     module: Path
@@ -30,8 +30,9 @@ class GoPrograms:
 
     def folder(self) -> Path:
         """Returns the folder of the programs, each named by the last part of its package path."""
-        sums = [(self.module / name).read_bytes() for name in ("go.mod", "go.sum")]
-        key = content_key(BUILD_VERSION, *sums, self.ldflags, *self.packages)
+        files = [self.module / "go.mod", self.module / "go.sum", *sorted(self.module.glob("*.go"))]
+        content = [file.read_bytes() for file in files if file.exists()]
+        key = content_key(BUILD_VERSION, *content, self.ldflags, *self.packages)
         return cache_root() / "go" / f"{self.name}-{key}"
 
 

@@ -206,8 +206,9 @@ def _kubelet(layout: Layout) -> dict[str, Any]:
         "volumePluginDir": str(KUBELET_FOLDER / "volume-plugins"),
         "serializeImagePulls": False,
         "registryPullQPS": 0,
-        # Rotation by the kubelet is not what the contract's tests of long logs are about.
-        "containerLogMaxSize": "1Gi",
+        # The defaults, written down: logs are rotated here as on most clusters.
+        "containerLogMaxSize": "10Mi",
+        "containerLogMaxFiles": 5,
         "eventRecordQPS": 0,
         "imageGCHighThresholdPercent": 100,
         "evictionHard": {"memory.available": "100Mi", "nodefs.available": "1%"},

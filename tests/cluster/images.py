@@ -38,12 +38,16 @@ def ensure_images(
 ) -> dict[str, str]:
     """Returns image references by name; what is missing or of other sources is built and pushed.
 
-    `busybox` has a shell and the usual programs, `python` adds Python 3 to it, `knit` holds
+    `busybox` has a shell and the usual programs, `nobody` is the same for another user than root,
+    `python` adds Python 3 to it, `knit` holds
     knit's pod programs; with `with_app` also `app`, API and worker. `pause` is the node's own.
     """
     references = {
         "pause": ensure_tree(registry, PAUSE, busybox_tree, ("/bin/busybox", "sleep", "inf")),
         "busybox": ensure_tree(registry, f"knit-test/busybox:{FORMAT}", busybox_tree, ("/bin/sh",)),
+        "nobody": ensure_tree(
+            registry, f"knit-test/nobody:{FORMAT}", busybox_tree, ("/bin/sh",), user="65534:65534"
+        ),
         "python": ensure_tree(
             registry,
             f"knit-test/python:{content_key(FORMAT, _POD_PACKAGES)}",
@@ -51,11 +55,13 @@ def ensure_images(
             ("/usr/bin/python3",),
         ),
     }
-    references["knit"] = _ensure_build(registry, "pod", references["python"], sources, _POD_SOURCES)
+    bases = (references["python"], references["busybox"])
+    references["knit"] = _ensure_build(registry, "pod", bases, sources, _POD_SOURCES)
     if with_app:
         name = f"knit-test/python-full:{content_key(FORMAT, _APP_PACKAGES)}"
         base = ensure_tree(registry, name, _full_python_tree, ("/usr/bin/python3",))
-        references["app"] = _ensure_build(registry, "app", base, sources, _APP_SOURCES)
+        bases = (base, references["busybox"])
+        references["app"] = _ensure_build(registry, "app", bases, sources, _APP_SOURCES)
     return references
 
 
@@ -77,6 +83,7 @@ def ensure_tree(
     make: Callable[[Path], None],
     command: tuple[str, ...] = ("/bin/sh",),
     search_path: str = SEARCH_PATH,
+    user: str = "",
 ) -> str:
     """Returns the image `name`, of the tree that `make` fills, pushed if it is not there."""
     repository, tag = name.split(":")
@@ -84,7 +91,7 @@ def ensure_tree(
         with tempfile.TemporaryDirectory() as folder:
             tree = Path(folder, "tree")
             make(tree)
-            settings = ImageSettings(command=command, environment={"PATH": search_path})
+            settings = ImageSettings(command, user, {"PATH": search_path})
             push_tree(registry, repository, tag, tree, settings)
     return f"{registry}/{name}"
 
@@ -168,17 +175,20 @@ def _suite() -> str:
 
 
 def _ensure_build(
-    registry: str, target: str, base: str, sources: Path, paths: tuple[str, ...]
+    registry: str, target: str, bases: tuple[str, str], sources: Path, paths: tuple[str, ...]
 ) -> str:
-    """Builds one target of the Containerfile, tagged by the content of all that goes into it."""
+    """Builds one target of the Containerfile, tagged by the content of all that goes into it.
+
+    `bases` are the images that it starts from: the one with Python, and any one to run Go in.
+    """
     files = [_REPOSITORY / "Containerfile", *_source_files(sources, paths)]
     parts = [part for f in files for part in (str(f.relative_to(f.anchor)), f.read_bytes())]
-    repository, tag = f"knit-test/{target}", content_key(FORMAT, base.split("/", 1)[1], *parts)
+    repository, tag = f"knit-test/{target}", content_key(FORMAT, bases[0].split("/", 1)[1], *parts)
     reference = f"{registry}/{repository}:{tag}"
     if not has_image(registry, repository, tag):
         ensure_packages(["buildah", "runc"], "building images")
         with tempfile.TemporaryDirectory() as folder:
-            _build(Path(folder), target, base, reference, sources, files)
+            _build(Path(folder), target, bases, reference, sources, files)
     return reference
 
 
@@ -194,7 +204,12 @@ def _source_files(sources: Path, paths: tuple[str, ...]) -> list[Path]:
 
 
 def _build(
-    folder: Path, target: str, base: str, reference: str, sources: Path, files: list[Path]
+    folder: Path,
+    target: str,
+    bases: tuple[str, str],
+    reference: str,
+    sources: Path,
+    files: list[Path],
 ) -> None:
     context = folder / "context"
     for file in files:
@@ -204,7 +219,9 @@ def _build(
         shutil.copy(file, copy)
     engine = _engine(folder)
     build = [*engine, "bud", "--isolation", "chroot", "--quiet", "--tls-verify=false", "--layers"]
+    base, go_image = bases
     build += ["--target", target, "--build-arg", f"BASE_IMAGE={base}", "--tag", reference]
+    build += ["--build-arg", f"GO_IMAGE={go_image}", *_go_volumes()]
     build += ["--volume", f"{_package_settings(folder)}:/etc/pip.conf:ro"]
     build += ["--volume", "/etc/ssl/certs:/etc/ssl/certs:ro", str(context)]
     try:
@@ -217,6 +234,18 @@ def _build(
     # Uncompressed: the registry is on this machine, and compressing would cost more than it saves.
     push = [*engine, "push", "--quiet", "--tls-verify=false", "--disable-compression", reference]
     _run(f"pushing {reference}", *push)
+
+
+def _go_volumes() -> list[str]:
+    """Returns where a build finds this machine's Go, and what that has compiled already."""
+    places = {"GOROOT": "/usr/local/go:ro", "GOCACHE": "/var/cache/go-build"}
+    found = subprocess.run(
+        ["go", "env", *places], capture_output=True, text=True, check=True
+    ).stdout.split()
+    for folder in found:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    pairs = zip(found, places.values(), strict=True)
+    return [word for place, at in pairs for word in ("--volume", f"{place}:{at}")]
 
 
 def _engine(folder: Path) -> list[str]:

@@ -1,7 +1,8 @@
 """How the pod of a Run ended: by itself and with what, or taken away; pure.
 
-knit's own containers decide, `main` and the log sidecar. What an admission webhook has added does
-not: a native sidecar is told to end once they have ended, and how it obeys says nothing about the
+`main` decides, and the pod has ended once the log sidecar has, too, so that the log is complete; if
+the sidecar fails, the log is noted to be incomplete. What an admission webhook has added does not
+count: a native sidecar is told to end once they have ended, and how it obeys says nothing about the
 Run; an ordinary container that goes on for ever is left behind, one that fails is noted.
 """
 
@@ -14,7 +15,6 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from knit_workflows.compute.base import oom_note
-from knit_workflows.compute.kubernetes.manifests import LOG_SIDECAR, MAIN
 from knit_workflows.compute.kubernetes.objects import (
     JsonObject,
     being_deleted,
@@ -22,6 +22,7 @@ from knit_workflows.compute.kubernetes.objects import (
     condition_is,
     instant,
 )
+from knit_workflows.compute.kubernetes.run_containers import LOG_SIDECAR, MAIN
 from knit_workflows.domain.runs import LOST, STUCK_CODE, SUCCEEDED, Exit
 
 _OWN: Final = frozenset({MAIN, LOG_SIDECAR})
@@ -71,7 +72,11 @@ def ending(
     if has_final_phase(pod):
         return _judged(pod, job)
     own = _own_statuses(pod)
-    if being_deleted(pod) or _is_disruption_target(pod) or not all(map(_terminated, own)):
+    if being_deleted(pod) or _is_disruption_target(pod):
+        return None
+    if _could_not_start(status_of(pod, MAIN)):
+        return Ending(_exit(pod, None, STUCK_CODE), _notes(pod), lingering=True)
+    if not all(map(_terminated, own)):
         return None
     others = _others_alive(pod)
     if not others:
@@ -141,13 +146,14 @@ def _judged(pod: JsonObject, job: JsonObject | None) -> Ending:
 
 
 def _exit(pod: JsonObject, told: str | None, code: int) -> Exit:
-    """Gives the exit of an ended pod: the largest exit code that counts, and each such failure.
+    """Gives the exit of an ended pod: the exit code of the first failure that counts, and all.
 
     `told` is what is said of the pod as a whole, `code` its exit code if no container failed.
     """
     failed = _failures(pod)
     if not failed and told is None:
-        if pod["status"].get("phase") != "Failed" or _others_failed(pod):
+        others_failed = exit_code(status_of(pod, LOG_SIDECAR)) or _others_failed(pod)
+        if pod["status"].get("phase") != "Failed" or others_failed:
             return SUCCEEDED
         told = "failed, and Kubernetes gives no reason"
     parts = [_text(name, terminated) for name, terminated in failed]
@@ -161,12 +167,17 @@ def _exit(pod: JsonObject, told: str | None, code: int) -> Exit:
 
 
 def _failures(pod: JsonObject) -> list[tuple[str, JsonObject]]:
-    """Gives (name, terminated state) of the failures that count, the largest exit code first.
+    """Gives (name, terminated state) of the failures that count, the most telling one first.
 
-    Those of knit's own containers; where the program never ran, those of what runs before it.
+    Those of knit's own containers, but of the log sidecar only if the program has failed too, and
+    of a program that the sidecar did not let start only the sidecar's; where the program never ran,
+    those of what runs before it.
     """
     if _terminated(status_of(pod, MAIN)):
-        return _failed(_own_statuses(pod))
+        if exit_code(status_of(pod, MAIN)) == 0:
+            return []
+        left_out = MAIN if _was_refused(pod) else None
+        return [one for one in _failed(_own_statuses(pod)) if one[0] != left_out]
     sidecars = {
         one["name"]
         for one in pod["spec"].get("initContainers") or ()
@@ -180,18 +191,38 @@ def _failures(pod: JsonObject) -> list[tuple[str, JsonObject]]:
 
 def _failed(containers: Iterable[JsonObject]) -> list[tuple[str, JsonObject]]:
     failed = [(each["name"], _terminated(each)) for each in containers if exit_code(each)]
-    return sorted(failed, key=lambda one: one[1]["exitCode"], reverse=True)
+    return sorted(failed, key=lambda one: (one[0] == LOG_SIDECAR, -one[1]["exitCode"]))
+
+
+def _was_refused(pod: JsonObject) -> bool:
+    """Says whether outputs or log were not empty: then both containers fail with that sentence."""
+    said = [_terminated(status_of(pod, name)).get("message") for name in (MAIN, LOG_SIDECAR)]
+    return bool(said[0]) and said[0] == said[1]
+
+
+def _could_not_start(container: JsonObject) -> bool:
+    """Says whether the runtime could not start a container; the log sidecar waits for it for ever.
+
+    The kubelet gives its start as the instant zero.
+    """
+    terminated = _terminated(container)
+    started = instant(terminated.get("startedAt"))
+    return bool(terminated.get("exitCode")) and started is not None and started.year <= 1970
 
 
 def _notes(pod: JsonObject) -> tuple[str, ...]:
     """Gives what its exit does not tell.
 
-    The log sidecar's notes on the outputs, unless its message is about a failure; a process that
-    was killed for memory; containers of others that failed.
+    The log sidecar's notes on log and outputs, or that it failed itself; a process that was killed
+    for memory; containers of others that failed.
     """
     terminated = _terminated(status_of(pod, LOG_SIDECAR))
-    told = (terminated.get("message") or "") if terminated.get("exitCode") == 0 else ""
-    notes = [line for line in told.splitlines() if line]
+    if not terminated.get("exitCode"):
+        notes = [line for line in (terminated.get("message") or "").splitlines() if line]
+    elif _was_refused(pod):
+        notes = []
+    else:
+        notes = [f"log: it is incomplete: {_text(LOG_SIDECAR, terminated)}"]
     if _is_oom_killed(pod):
         notes.append(oom_note())
     if _terminated(status_of(pod, MAIN)):

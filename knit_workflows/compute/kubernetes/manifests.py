@@ -5,8 +5,6 @@ Names, labels and container names are Knitfab's, so that operators' tools keep w
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from importlib import metadata
 from typing import Final
@@ -16,30 +14,34 @@ from knit_workflows.compute.base import RunPod, Transfer, TransferMode
 from knit_workflows.compute.kubernetes.adopted_claims import refuse_change
 from knit_workflows.compute.kubernetes.objects import JsonObject
 from knit_workflows.compute.kubernetes.placement import placement
-from knit_workflows.compute.kubernetes.security import (
-    knit_container_context,
-    pod_context,
-    user_container_context,
+from knit_workflows.compute.kubernetes.run_containers import (
+    MAIN,
+    check_empty,
+    is_supervised,
+    knit_container,
+    literal,
+    log_reader,
+    log_writer,
+    mounts,
+    resources,
+    share_folder,
+    share_volume,
+    supervised,
+    token_volume,
 )
+from knit_workflows.compute.kubernetes.security import pod_context, user_container_context
 from knit_workflows.domain.errors import BackendRejected
 from knit_workflows.domain.plans.model import LOG_PATH
 from knit_workflows.domain.volumes import Mount, Volume
 from knit_workflows.settings import KubernetesSettings
 
-MAIN: Final = "main"
-LOG_SIDECAR: Final = "nurse"
-CHECK: Final = "init-main"
 AGENT: Final = "dataagt"
 
 LABEL_INSTANCE: Final = "app.kubernetes.io/instance"
 """On Jobs, their pods, claims and transfer pods: the name that knit computed."""
 
 AGENT_FOLDER: Final = "/data"
-OUTPUTS_FOLDER: Final = "/outputs"
-"""Where the log sidecar mounts the outputs, each at its path below this folder."""
 TOKEN_KEY: Final = "token"
-_TOKEN_FOLDER: Final = "/var/run/secrets/kubernetes.io/serviceaccount"
-_TOKEN_VOLUME: Final = "serviceaccount"
 
 
 @cache
@@ -107,7 +109,13 @@ def run_job(pod: RunPod, settings: KubernetesSettings) -> JsonObject:
             "parallelism": 1,
             "backoffLimit": 0,
             # With labels, so that one watch selects all run pods of knit and nothing else.
-            "template": {"metadata": {"labels": own_labels}, "spec": _pod_spec(pod, settings)},
+            "template": {
+                "metadata": {
+                    "labels": own_labels,
+                    "annotations": {"kubectl.kubernetes.io/default-container": MAIN},
+                },
+                "spec": _pod_spec(pod, settings),
+            },
         },
     }
 
@@ -132,7 +140,7 @@ def _pod_spec(pod: RunPod, settings: KubernetesSettings) -> JsonObject:
         "enableServiceLinks": False,
         "automountServiceAccountToken": pod.service_account is not None,
         "securityContext": pod_context(settings),
-        "containers": [_main(pod)],
+        **_containers(pod, settings),
         "volumes": _volumes(pod, settings),
         **_pull_secrets(settings),
         **placement(pod.on_node),
@@ -141,11 +149,22 @@ def _pod_spec(pod: RunPod, settings: KubernetesSettings) -> JsonObject:
         spec["serviceAccountName"] = pod.service_account
     if settings.priority_class is not None:
         spec["priorityClassName"] = settings.priority_class
-    if writable := _writable(pod):
-        spec["initContainers"] = [_check_empty(writable, settings)]
-    if pod.log is not None:
-        spec["containers"].append(_log_sidecar(pod.log, pod.outputs, settings))
     return spec
+
+
+def _containers(pod: RunPod, settings: KubernetesSettings) -> JsonObject:
+    """Gives the containers, in the order in which they start."""
+    main = _main(pod)
+    if is_supervised(pod, settings) and pod.log is not None:
+        folder = share_folder(pod)
+        writer = log_writer(pod.log, pod.outputs, folder, settings)
+        return {"containers": [writer, supervised(main, pod, folder)]}
+    containers = [main]
+    if pod.log is not None:
+        containers.append(log_reader(pod.log, pod.outputs, settings))
+    if writable := _writable(pod):
+        return {"initContainers": [check_empty(writable, settings)], "containers": containers}
+    return {"containers": containers}
 
 
 def _pull_secrets(settings: KubernetesSettings) -> JsonObject:
@@ -156,8 +175,10 @@ def _pull_secrets(settings: KubernetesSettings) -> JsonObject:
 def _volumes(pod: RunPod, settings: KubernetesSettings) -> list[JsonObject]:
     mounted = {mount.volume.knit_id: mount.volume for mount in (*pod.inputs, *_writable(pod))}
     volumes = [_claimed(knit_id, volume) for knit_id, volume in mounted.items()]
-    if pod.log is not None:
-        volumes.append({"name": _TOKEN_VOLUME, "secret": {"secretName": settings.log_secret}})
+    if is_supervised(pod, settings):
+        volumes.append(share_volume())
+    elif pod.log is not None:
+        volumes.append(token_volume(settings))
     return volumes
 
 
@@ -176,17 +197,17 @@ def _main(pod: RunPod) -> JsonObject:
         "image": pod.image,
         "securityContext": user_container_context(),
         "volumeMounts": [
-            *_mounts(pod.inputs, read_only=True),
-            *_mounts(pod.outputs, read_only=False),
+            *mounts(pod.inputs, read_only=True),
+            *mounts(pod.outputs, read_only=False),
         ],
     }
     if pod.entrypoint:
-        container["command"] = [_literal(word) for word in pod.entrypoint]
+        container["command"] = [literal(word) for word in pod.entrypoint]
     if pod.args:
-        container["args"] = [_literal(word) for word in pod.args]
+        container["args"] = [literal(word) for word in pod.args]
     if pod.env:
         container["env"] = [
-            {"name": name, "value": _literal(value)} for name, value in pod.env.items()
+            {"name": name, "value": literal(value)} for name, value in pod.env.items()
         ]
     if pod.resources:
         container["resources"] = {
@@ -196,84 +217,11 @@ def _main(pod: RunPod) -> JsonObject:
     return container
 
 
-def _literal(word: str) -> str:
-    """Escapes a word for the kubelet, which expands $(NAME) and turns $$ into $."""
-    return word.replace("$", "$$")
-
-
-def _mounts(mounts: Iterable[Mount], *, read_only: bool) -> list[JsonObject]:
-    # Read-only per mount, not per claim: another pod of knit may mount the same claim read-write.
-    return [
-        {"name": mount.volume.knit_id, "mountPath": mount.path, "readOnly": read_only}
-        for mount in mounts
-    ]
-
-
-def _check_empty(writable: Sequence[Mount], settings: KubernetesSettings) -> JsonObject:
-    """Gives the init container that fails unless outputs and log are empty.
-
-    One container for both (Knitfab has another, `init-log`): init containers run one after another,
-    and the kubelet takes about a second to notice the end of each.
-    """
-    return _knit_container(CHECK, "check_empty", settings) | {
-        "args": [mount.path for mount in writable],
-        "volumeMounts": _mounts(writable, read_only=True),
-    }
-
-
-def _log_sidecar(log: Volume, outputs: Sequence[Mount], settings: KubernetesSettings) -> JsonObject:
-    """Gives the sidecar that writes the log of `main` to its volume, with its own service account.
-
-    Afterwards it scans the outputs. They are mounted below a separate folder, since the path of one
-    may exist in its image.
-    """
-    seen = [Mount(f"{OUTPUTS_FOLDER}{mount.path}", mount.volume) for mount in outputs]
-    folders = {mount.path: f"{OUTPUTS_FOLDER}{mount.path}" for mount in outputs}
-    return _knit_container(LOG_SIDECAR, "log_sidecar", settings) | {
-        "args": [MAIN, f"{LOG_PATH}/log"],
-        "env": [
-            _from_field("POD_NAME", "metadata.name"),
-            _from_field("NAMESPACE", "metadata.namespace"),
-            {"name": "OUTPUTS", "value": _literal(json.dumps(folders))},
-        ],
-        "volumeMounts": [
-            *_mounts([Mount(LOG_PATH, log)], read_only=False),
-            *_mounts(seen, read_only=True),
-            {"name": _TOKEN_VOLUME, "mountPath": _TOKEN_FOLDER, "readOnly": True},
-        ],
-    }
-
-
-def _from_field(name: str, path: str) -> JsonObject:
-    return {"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}}
-
-
-def _knit_container(name: str, program: str, settings: KubernetesSettings) -> JsonObject:
-    container: JsonObject = {
-        "name": name,
-        "image": settings.pod_image,
-        "command": ["python3", "-m", f"knit_workflows.pod.{program}"],
-        "securityContext": knit_container_context(settings),
-        # Unless it is set, no CPU limit: Knitfab's 50m would make Python's start take over 1 s
-        # instead of 0.1 s.
-        "resources": _resources(settings.pod_requests, settings.pod_limits),
-        # The last output before a failure becomes the message of the Run's exit.
-        "terminationMessagePolicy": "FallbackToLogsOnError",
-    }
-    if settings.pod_image_pull_policy is not None:
-        container["imagePullPolicy"] = settings.pod_image_pull_policy
-    return container
-
-
-def _resources(requests: Mapping[str, str], limits: Mapping[str, str]) -> JsonObject:
-    return {"requests": dict(requests), "limits": dict(limits)}
-
-
 def transfer_pod(transfer: Transfer, settings: KubernetesSettings) -> JsonObject:
     """Gives the pod that serves a volume over HTTP to clients with the transfer's token."""
     reads = transfer.mode is TransferMode.READ
     port = settings.transfer_port
-    agent = _knit_container(AGENT, "agent", settings) | {
+    agent = knit_container(AGENT, "agent", settings) | {
         "args": [
             *("--path", AGENT_FOLDER, "--mode", transfer.mode.value),
             *("--port", str(port), "--idle", f"{transfer.idle.total_seconds():g}"),
@@ -281,7 +229,7 @@ def transfer_pod(transfer: Transfer, settings: KubernetesSettings) -> JsonObject
         "env": [{"name": "KNIT_TRANSFER_TOKEN", "valueFrom": {"secretKeyRef": _token(transfer)}}],
         "ports": [{"name": "dataagt-port", "containerPort": port}],
         "readinessProbe": {"httpGet": {"path": "/healthz", "port": port}, "periodSeconds": 1},
-        "resources": _resources(settings.transfer_requests, settings.transfer_limits),
+        "resources": resources(settings.transfer_requests, settings.transfer_limits),
         "volumeMounts": [{"name": "the-volume", "mountPath": AGENT_FOLDER, "readOnly": reads}],
     }
     return {

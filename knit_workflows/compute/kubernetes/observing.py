@@ -17,8 +17,8 @@ from knit_workflows.compute.kubernetes.endings import (
     has_final_phase,
     status_of,
 )
-from knit_workflows.compute.kubernetes.manifests import MAIN
 from knit_workflows.compute.kubernetes.objects import JsonObject, being_deleted, condition_is
+from knit_workflows.compute.kubernetes.run_containers import MAIN
 from knit_workflows.compute.kubernetes.stalled import claims_of
 from knit_workflows.compute.kubernetes.start_failures import (
     WarningEvent,

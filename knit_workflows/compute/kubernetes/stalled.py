@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from knit_workflows.compute.base import StartFailure
-from knit_workflows.compute.kubernetes.manifests import CHECK
 from knit_workflows.compute.kubernetes.objects import JsonObject, condition, condition_is
+from knit_workflows.compute.kubernetes.run_containers import CHECK
 from knit_workflows.compute.kubernetes.waits import WAITS
 
 _NODE: Final = "volume.kubernetes.io/selected-node"

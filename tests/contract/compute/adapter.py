@@ -33,8 +33,6 @@ class ComputeAdapter(ABC):
     """The time in which a pod starts, or ends, or goes away, even on a busy machine."""
     kills: ClassVar[int] = 40
     """How many launches are killed at different lines."""
-    last_moment: ClassVar[str] = "true"
-    """A command after which what a container has said before is sure to be kept."""
     out_of_memory: str = "(container main) OOMKilled"
     """What is told of a container that was killed for its memory (with Ability.MEMORY_LIMIT)."""
 

@@ -37,9 +37,8 @@ class KubernetesAdapter(ComputeAdapter):
     # Containers start and end in whole seconds here, and other builds may take the processors.
     patience: ClassVar[timedelta] = timedelta(seconds=PATIENCE)
 
-    # containerd 1.6 drops what is in its pipes at the exit (its issue 7289): the node's own log
-    # file lacks it too, so no reader of that file can do better.
-    last_moment: ClassVar[str] = "sleep 3"
+    nobodys_image: ClassVar[str] = ""
+    """Like `image`, for a user that is not root."""
 
     def __init__(self, settings: KubernetesSettings, cluster: Cluster) -> None:
         self._settings = settings
@@ -246,6 +245,17 @@ class Cluster:
             pytest.skip("the cluster's volumes are not on this machine")
         return Path(source.path)
 
+    async def log(self, pod: RunPod) -> str:
+        """Gives what `kubectl logs` of the pod's main container shows."""
+        mine = f"{names.LABEL_RUN}={pod.run_id}"
+        (found,) = (
+            await self._core.list_namespaced_pod(self._namespace, label_selector=mine)
+        ).items
+        shown: str = await self._core.read_namespaced_pod_log(
+            found.metadata.name, self._namespace, container="main"
+        )
+        return shown
+
 
 @asynccontextmanager
 async def kubernetes_adapter(
@@ -264,6 +274,7 @@ async def kubernetes_adapter(
     if "knit" not in found["images"]:
         pytest.skip("the cluster has no registry for the tests' images")
     KubernetesAdapter.image = found["images"]["busybox"]
+    KubernetesAdapter.nobodys_image = found["images"]["nobody"]
     KubernetesAdapter.missing_image = f"{found['registry']}/knit-contract/never-made:1"
     settings = KubernetesSettings(
         kubeconfig=Path(found["kubeconfig"]),

@@ -70,7 +70,7 @@ async def test_a_missing_service_account_is_told(pods: Pods) -> None:
 
 
 async def test_a_mount_that_fails_is_told() -> None:
-    async with with_settings(log_secret="nobody-made-it") as pods:
+    async with with_settings(log_secret="nobody-made-it", supervise=False) as pods:
         pod = await pods.make("true")
         await pods.adapter.cluster.delete_secret("nobody-made-it")
         await pods.backend.launch(pod)

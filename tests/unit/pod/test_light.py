@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).parents[3]
-PROGRAMS = ["check_empty", "log_sidecar", "agent"]
+PROGRAMS = ["log_sidecar", "agent"]
 PYTHONS = [sys.executable, *(["/usr/bin/python3"] if Path("/usr/bin/python3").exists() else [])]
 
 LOOK = """

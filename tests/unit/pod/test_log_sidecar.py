@@ -399,20 +399,41 @@ def test_a_log_that_exists_is_not_overwritten(process, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("status", [403, 404])
 @pytest.mark.parametrize("of", ["watches", "logs"])
-def test_lasting_refusal_is_explained(
+def test_lasting_refusal_is_explained_and_no_failure(
     server: Api, process, tmp_path: Path, status: int, of: str
 ) -> None:
+    """Result and outputs of the Run are there; its log says what it lacks."""
     setattr(server, of, [status])
-    assert process(tmp_path / "log", refused=0.3).wait(PATIENCE) == 3
-    assert f"scripted {status}" in (tmp_path / "termination-log").read_text()
+    assert process(tmp_path / "log", refused=0.3).wait(PATIENCE) == 0
+    note = (tmp_path / "termination-log").read_text()
+    assert note.startswith("log: it is incomplete: ") and f"scripted {status}" in note
+    marked = (tmp_path / "log").read_text()
+    assert marked.startswith("[knit: the rest of the log not received: ") and marked.endswith("]\n")
 
 
 def test_a_container_the_pod_does_not_have_is_explained(server, process, tmp_path: Path) -> None:
     event = pod("running")
     event["object"]["spec"]["containers"] = [{"name": "other"}]
     server.watches = [[event]]
-    assert process(tmp_path / "log").wait(PATIENCE) == 3
+    assert process(tmp_path / "log").wait(PATIENCE) == 0
     assert "no container 'main'" in (tmp_path / "termination-log").read_text()
+
+
+def test_what_was_rotated_away_is_marked_and_noted(server: Api, process, tmp_path: Path) -> None:
+    """A leap to a line that was there when the one before came, after more than a file's start."""
+    past = int(time.time()) - 60
+    before = [b"%s.0Z %s\n" % (moment(past), b"x" * 1000)] * 1100
+    server.logs = [[*before, b"%s.5Z late\n" % moment(past + 12)]]
+    assert process(tmp_path / "log").wait(PATIENCE) == 0
+    *_, last, mark, late = (tmp_path / "log").read_bytes().splitlines()
+    assert (last, late) == (b"x" * 1000, b"late")
+    assert mark == b"[knit: up to 12.5 s of the log not received, rotated away on the node]"
+    note = (tmp_path / "termination-log").read_text()
+    assert note.startswith("log: it is incomplete: a part of it was rotated away on the node")
+
+
+def moment(second: int) -> bytes:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second)).encode()
 
 
 @pytest.mark.patient

@@ -114,16 +114,55 @@ def test_what_comes_again_is_limited_to_two_seconds() -> None:
 
 
 def test_after_a_rotation_only_later_lines_pass() -> None:
-    """The new file starts in the middle of what is known, or after it."""
+    """The new file starts in the middle of what is known, or after it: then a gap is marked."""
     start = 1_700_000_000 * SECOND
     log = [(start + n * SECOND // 4, b"line %d\n" % n) for n in range(40)]
-    for kept_from in (8, 18, 19, 20, 30):
+    for kept_from, gap in ((8, ""), (18, ""), (19, ""), (20, "0.2"), (30, "2.8")):
         splice = LogSplice()
         got = splice.feed(reading(log[:20], None))
         splice.resume()
         got += splice.feed(reading(log[kept_from:], splice.since))
         expected = [text for at, text in log[:20]] + [text for _, text in log[max(20, kept_from) :]]
+        if gap:
+            expected.insert(20, _mark(gap))
         assert got == b"".join(expected)
+        assert splice.gaps == bool(gap)
+
+
+def _mark(seconds: str) -> bytes:
+    words = "s of the log not received, rotated away on the node"
+    return f"[knit: up to {seconds} {words}]\n".encode()
+
+
+def test_a_line_that_rotation_cut_is_ended_before_the_mark() -> None:
+    start = 1_700_000_000 * SECOND
+    splice = LogSplice()
+    got = splice.feed(reading([(start, b"whole\n"), (start + 1, b"half")], None))
+    splice.resume()
+    got += splice.feed(reading([(start + 2 * SECOND, b"new\n")], None))
+    assert got == b"whole\nhalf\n" + _mark("2.0") + b"new\n"
+
+
+@pytest.mark.parametrize(
+    ("size", "leap", "late", "marked"),
+    [
+        (2 << 20, 12, 60, True),
+        (2 << 20, 12, 1, False),  # the program was silent: its next line did not exist yet
+        (2 << 20, 2, 60, False),  # no two rotations are that near
+        (1000, 12, 60, False),  # nothing is rotated away of so little
+    ],
+)
+def test_a_kubelet_that_passes_over_a_file_leaves_a_mark(
+    size: int, leap: int, late: int, marked: bool
+) -> None:
+    start = 1_700_000_000
+    now = [start + late]
+    splice = LogSplice(lambda: now[0])
+    got = splice.feed(reading([(start * SECOND, b"x" * size + b"\n")], None))
+    now[0] = start + late + leap
+    got += splice.feed(reading([((start + leap) * SECOND, b"new\n")], None))
+    assert got == b"x" * size + b"\n" + (_mark(f"{leap}.0") if marked else b"") + b"new\n"
+    assert splice.gaps == marked
 
 
 @pytest.mark.parametrize("zone", [b"+09:00", b"-03:30", b"Z"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
@@ -74,13 +75,14 @@ def test_a_job_runs_its_pod_once():
 def test_main_gets_what_the_plan_says_and_not_the_log():
     main = container(spec_of(POD), "main")
     assert main["image"] == "localhost:30503/trainer:v1"
-    assert main["command"] == ["python"]
+    assert main["command"] == ["/.knit/knit-pod", "run", "/.knit", "1", "/out", "python"]
     assert main["args"] == ["train.py", "--deep"]
     assert main["env"] == [{"name": "A", "value": "b"}]
     assert main["volumeMounts"] == [
         {"name": "aa", "mountPath": "/in/1", "readOnly": True},
         {"name": "aa", "mountPath": "/in/2", "readOnly": True},
         {"name": "bb", "mountPath": "/out", "readOnly": False},
+        {"name": "knit", "mountPath": "/.knit", "readOnly": True},
     ]
     assert main["resources"]["limits"] == POD.resources
     assert main["resources"]["requests"] == POD.resources
@@ -91,7 +93,7 @@ def test_dollars_reach_the_container_as_they_are():
     main = container(
         spec_of(replace(POD, entrypoint=("$0",), args=("$$", "$(A)"), env={"B": "$(A)"})), "main"
     )
-    assert main["command"] == ["$$0"]
+    assert main["command"][-1] == "$$0"
     assert main["args"] == ["$$$$", "$$(A)"]
     assert main["env"] == [{"name": "B", "value": "$$(A)"}]
 
@@ -110,18 +112,77 @@ def test_a_volume_is_declared_once_under_its_knit_id():
     assert claims == {"aa": "data-knitid-aa", "bb": "data-knitid-bb", "cc": "data-knitid-cc"}
 
 
-def test_outputs_and_log_are_checked_to_be_empty_before_main():
-    (check,) = spec_of(POD)["initContainers"]
-    assert check["command"] == ["python3", "-m", "knit_workflows.pod.check_empty"]
-    assert check["args"] == ["/out", "/log"]
-    assert check["volumeMounts"] == [
-        {"name": "bb", "mountPath": "/out", "readOnly": True},
-        {"name": "cc", "mountPath": "/log", "readOnly": True},
+ENTRYPOINT_OF_THE_IMAGE = replace(POD, entrypoint=())
+"""Such a Plan's command is not known: its log is read from the API."""
+
+
+def test_a_known_command_is_started_by_a_program_that_needs_nothing_of_its_image():
+    """Two containers, of which the first must be ready; no rights, no init container."""
+    spec = spec_of(POD)
+    assert "initContainers" not in spec
+    assert [each["name"] for each in spec["containers"]] == ["nurse", "main"]
+    nurse = spec["containers"][0]
+    assert nurse["command"] == ["knit-pod"]
+    assert nurse["args"] == ["record", "/.knit", "/log", "/out", "/outputs/out"]
+    hook = {"postStart": {"exec": {"command": ["knit-pod", "ready", "/.knit"]}}}
+    assert nurse["lifecycle"] == hook
+    assert nurse["volumeMounts"] == [
+        {"name": "cc", "mountPath": "/log", "readOnly": False},
+        {"name": "bb", "mountPath": "/outputs/out", "readOnly": False},
+        {"name": "knit", "mountPath": "/.knit"},
     ]
+    assert {"name": "knit", "emptyDir": {}} in spec["volumes"]
+    assert not [each for each in spec["volumes"] if "secret" in each]
+
+
+def test_people_who_ask_for_a_pods_log_get_the_users():
+    about = manifests.run_job(POD, SETTINGS)["spec"]["template"]["metadata"]["annotations"]
+    assert about == {"kubectl.kubernetes.io/default-container": "main"}
+
+
+def test_the_program_lies_where_no_mountpoint_of_the_plan_does():
+    for path in ("/.knit", "/.knit/a"):
+        spec = spec_of(replace(POD, outputs=(Mount(path, OUT),)))
+        mounts = container(spec, "main")["volumeMounts"]
+        assert {"name": "knit", "mountPath": "/.knit-1", "readOnly": True} in mounts
+        start = container(spec, "main")["command"]
+        assert start[:5] == ["/.knit-1/knit-pod", "run", "/.knit-1", "1", path]
+
+
+def test_dollars_in_mountpoints_reach_the_program():
+    spec = spec_of(replace(POD, outputs=(Mount("/a$(B)", OUT),)))
+    assert container(spec, "nurse")["args"][-2:] == ["/a$$(B)", "/outputs/a$$(B)"]
+    assert container(spec, "main")["command"][4] == "/a$$(B)"
+
+
+@pytest.mark.parametrize(
+    ("pod", "settings"),
+    [(ENTRYPOINT_OF_THE_IMAGE, SETTINGS), (POD, SETTINGS.model_copy(update={"supervise": False}))],
+    ids=["unknown command", "not wanted"],
+)
+def test_other_logs_are_read_from_the_api(pod: RunPod, settings: KubernetesSettings):
+    spec = spec_of(pod, settings)
+    main = container(spec, "main")
+    assert main.get("command", []) == list(pod.entrypoint)
+    assert not [each for each in main["volumeMounts"] if each["name"] == "knit"]
+    assert [each["name"] for each in spec["containers"]] == ["main", "nurse"]
+
+
+def test_outputs_and_log_are_checked_to_be_empty_before_main():
+    for pod, paths in (
+        (ENTRYPOINT_OF_THE_IMAGE, {"/out": "bb", "/log": "cc"}),
+        (replace(POD, log=None), {"/out": "bb"}),
+    ):
+        (check,) = spec_of(pod)["initContainers"]
+        assert check["command"] == ["knit-pod"]
+        assert check["args"] == ["check", *paths]
+        assert check["volumeMounts"] == [
+            {"name": name, "mountPath": path, "readOnly": False} for path, name in paths.items()
+        ]
 
 
 def test_the_nurse_has_rights_of_its_own():
-    spec = spec_of(POD)
+    spec = spec_of(ENTRYPOINT_OF_THE_IMAGE)
     nurse = container(spec, "nurse")
     assert nurse["args"] == ["main", "/log/log"]
     fields = {
@@ -143,7 +204,7 @@ def test_the_nurse_has_rights_of_its_own():
 def test_the_nurse_looks_at_outputs_and_changes_nothing():
     """Below a folder of its own: an output may be called like something in its image."""
     outputs = (Mount("/usr/lib", OUT), Mount("/a$(B)", Volume("data-knitid-dd", "dd")))
-    nurse = container(spec_of(replace(POD, outputs=outputs)), "nurse")
+    nurse = container(spec_of(replace(ENTRYPOINT_OF_THE_IMAGE, outputs=outputs)), "nurse")
     told = next(each["value"] for each in nurse["env"] if each["name"] == "OUTPUTS")
     assert json.loads(told.replace("$$", "$")) == {
         "/usr/lib": "/outputs/usr/lib", "/a$(B)": "/outputs/a$(B)",
@@ -151,6 +212,24 @@ def test_the_nurse_looks_at_outputs_and_changes_nothing():
     assert "$$(B)" in told
     seen = {each["mountPath"]: each["readOnly"] for each in nurse["volumeMounts"]}
     assert seen["/outputs/usr/lib"] and seen["/outputs/a$(B)"] and not seen["/log"]
+
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+@pytest.mark.parametrize(
+    ("name", "pod", "settings"),
+    [
+        ("supervised", POD, SETTINGS),
+        ("supervised-restricted", POD, SETTINGS.model_copy(update={"restricted": True})),
+        ("image-entrypoint", ENTRYPOINT_OF_THE_IMAGE, SETTINGS),
+        ("without-log", replace(POD, log=None), SETTINGS),
+    ],
+)
+def test_the_whole_job_is_as_it_was_agreed(name: str, pod: RunPod, settings: KubernetesSettings):
+    """Somebody who changes one of the files means to change what clusters are asked for."""
+    job = json.dumps(manifests.run_job(pod, settings), indent=2) + "\n"
+    assert job == (GOLDEN / f"{name}.json").read_text()
 
 
 def test_without_outputs_and_log_main_is_alone():
@@ -211,16 +290,20 @@ def test_restricted_pods_have_one_user_and_no_capability():
     spec = spec_of(POD, SETTINGS.model_copy(update={"restricted": True}))
     assert spec["securityContext"]["runAsNonRoot"] is True
     assert spec["securityContext"]["runAsUser"] == spec["securityContext"]["fsGroup"] == 65532
-    for each in [*spec["containers"], *spec["initContainers"]]:
+    for each in spec["containers"]:
         assert "add" not in each["securityContext"]["capabilities"]
         assert "runAsUser" not in each["securityContext"]
 
 
 def test_knits_containers_write_nowhere_but_to_volumes():
-    spec = spec_of(POD)
-    for name in ("init-main", "nurse"):
+    for pod, name in (
+        (ENTRYPOINT_OF_THE_IMAGE, "init-main"),
+        (ENTRYPOINT_OF_THE_IMAGE, "nurse"),
+        (POD, "nurse"),
+    ):
+        spec = spec_of(pod)
         assert container(spec, name)["securityContext"]["readOnlyRootFilesystem"] is True
-        assert container(spec, name)["resources"]["limits"]["memory"] == "100Mi"
+        assert container(spec, name)["resources"]["limits"]["memory"]
         assert container(spec, name)["terminationMessagePolicy"] == "FallbackToLogsOnError"
     assert "readOnlyRootFilesystem" not in container(spec, "main")["securityContext"]
 

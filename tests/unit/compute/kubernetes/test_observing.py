@@ -118,10 +118,35 @@ class TestPhases:
             assert observation.notes == tuple(told.splitlines())
             assert "socket" not in observation.exit.message
 
-    def test_why_the_nurse_failed_is_no_note(self):
-        observation = seen(pod("Failed", main=ended(0), nurse=ended(3, message="cannot read")))
-        assert observation.notes == ()
-        assert "cannot read" in observation.exit.message
+    def test_a_result_is_not_lost_because_its_log_was(self):
+        """The Run is done, and it is said what happened to its log."""
+        for failed, told in (
+            (ended(3, message="cannot read"), "(container nurse) Error: cannot read"),
+            (ended(137, "OOMKilled"), "(container nurse) OOMKilled"),
+        ):
+            observation = seen(pod("Failed", main=ended(0), nurse=failed))
+            assert (observation.phase, observation.exit) == (Phase.SUCCEEDED, Exit(0, ""))
+            assert observation.notes == (f"log: it is incomplete: {told}",)
+
+    def test_without_its_log_an_evicted_run_has_failed_all_the_same(self):
+        thing = pod("Failed", main=ended(0), nurse=ended(137), reason="Evicted", message="Memory.")
+        assert seen(thing).phase is Phase.FAILED
+        assert seen(thing).exit == Exit(255, "(pod p) Evicted: Memory.")
+
+    def test_a_command_that_was_not_let_start_has_not_failed_itself(self):
+        why = "/out is not empty: it has 'x' in it."
+        thing = pod("Failed", main=ended(1, message=why), nurse=ended(1, message=why))
+        assert seen(thing).exit == Exit(1, f"(container nurse) Error: {why}")
+        assert seen(thing).notes == ()
+
+    def test_a_container_that_cannot_be_started_is_not_waited_for_by_its_log(self):
+        main = ended(128, "StartError", "unable to set memory limit")
+        main["terminated"]["startedAt"] = "1970-01-01T00:00:00Z"
+        observation = seen(pod("Running", main=main, nurse=RUNNING))
+        assert observation.phase is Phase.FAILED
+        assert observation.exit == Exit(
+            128, "(container main) StartError: unable to set memory limit"
+        )
 
     def test_pods_are_cut_down_without_changing_what_is_seen(self):
         whole = pod("Failed", main=ended(3))
@@ -177,19 +202,10 @@ class TestExits:
                     '(container main) StartError: exec: "nope": executable file not found in $PATH',
                 ),
             ),
-            (
-                ended(0),
-                ended(1, message="nurse: the log exists\nalready"),
-                Exit(
-                    1,
-                    "(container nurse) Error: nurse: the log exists already; "
-                    "(container main) itself ended well",
-                ),
-            ),
-            (ended(1), ended(2), Exit(2, "(container nurse) Error; (container main) Error")),
+            (ended(1), ended(2), Exit(1, "(container main) Error; (container nurse) Error")),
         ],
     )
-    def test_the_largest_code_counts_and_every_failure_is_told(self, main, nurse, expected):
+    def test_the_users_code_counts_and_every_failure_is_told(self, main, nurse, expected):
         observation = seen(pod("Failed", main=main, nurse=nurse))
         assert observation.phase is Phase.FAILED
         assert observation.exit == expected

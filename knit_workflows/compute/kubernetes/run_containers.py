@@ -1,0 +1,193 @@
+"""knit's own containers in a run pod; pure functions.
+
+A Plan with a log whose command is known is *supervised*: a small static program starts the command
+and sends its output to the container that writes the log. Of other Plans with a log, a container
+reads the log from the cluster's API, which loses what the node rotates away meanwhile (decision
+0027).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
+
+from knit_workflows.compute.base import RunPod
+from knit_workflows.compute.kubernetes.objects import JsonObject
+from knit_workflows.compute.kubernetes.security import knit_container_context
+from knit_workflows.domain.plans.model import LOG_PATH
+from knit_workflows.domain.volumes import Mount, Volume
+from knit_workflows.settings import KubernetesSettings
+
+MAIN: Final = "main"
+LOG_SIDECAR: Final = "nurse"
+"""Writes the log to its volume, in either way."""
+CHECK: Final = "init-main"
+
+OUTPUTS_FOLDER: Final = "/outputs"
+"""Where knit's containers mount the outputs, each at its path below this folder: the path of one
+may exist in their image."""
+_PROGRAM: Final = "knit-pod"
+_SHARE: Final = "knit"
+_TOKEN_FOLDER: Final = "/var/run/secrets/kubernetes.io/serviceaccount"
+_TOKEN_VOLUME: Final = "serviceaccount"
+
+
+def is_supervised(pod: RunPod, settings: KubernetesSettings) -> bool:
+    """Says whether knit's program starts the Plan's command.
+
+    An image's own entrypoint is known to its registry alone, whose credentials knit does not have.
+    """
+    return settings.supervise and pod.log is not None and bool(pod.entrypoint)
+
+
+def share_folder(pod: RunPod) -> str:
+    """Gives where the two containers meet, at a path that no mountpoint of the Plan touches."""
+    taken = [mount.path for mount in (*pod.inputs, *pod.outputs)]
+    number = 0
+    while True:
+        folder = f"/.knit-{number}" if number else "/.knit"
+        if not any(f"{path}/".startswith(f"{folder}/") for path in taken):
+            return folder
+        number += 1
+
+
+def share_volume() -> JsonObject:
+    """Gives the volume of `share_folder`; it ends with its pod."""
+    return {"name": _SHARE, "emptyDir": {}}
+
+
+def token_volume(settings: KubernetesSettings) -> JsonObject:
+    """Gives the volume with the token of `log_reader`."""
+    return {"name": _TOKEN_VOLUME, "secret": {"secretName": settings.log_secret}}
+
+
+def supervised(main: JsonObject, pod: RunPod, folder: str) -> JsonObject:
+    """Gives the Plan's container with the program in front of its command.
+
+    The program comes from the shared folder, which is read-only here: the image need not have
+    anything, and nothing in it can change the program.
+    """
+    outputs = [literal(mount.path) for mount in pod.outputs]
+    start = [f"{folder}/{_PROGRAM}", "run", folder, str(len(outputs)), *outputs]
+    share = {"name": _SHARE, "mountPath": folder, "readOnly": True}
+    return main | {
+        "command": [*start, *main["command"]],
+        "volumeMounts": [*main["volumeMounts"], share],
+    }
+
+
+def log_writer(
+    log: Volume, outputs: Sequence[Mount], folder: str, settings: KubernetesSettings
+) -> JsonObject:
+    """Gives the container that checks that outputs and log are empty, then writes the log.
+
+    It must be the first one: the kubelet starts containers in their order, and the next one only
+    when the hook of the one before has ended. An init container would cost a second more, since
+    its end is noticed once a second.
+    """
+    seen = _below_outputs_folder(outputs)
+    pairs = zip(outputs, seen, strict=True)
+    words = [word for output, here in pairs for word in (output.path, here.path)]
+    ready = {"exec": {"command": [_PROGRAM, "ready", folder]}}
+    return _own_container(LOG_SIDECAR, settings) | _static(settings) | {
+        "args": ["record", folder, LOG_PATH, *map(literal, words)],
+        "lifecycle": {"postStart": ready},
+        "volumeMounts": [
+            *mounts([Mount(LOG_PATH, log)], read_only=False),
+            *mounts(seen, read_only=False),  # to let the image's user write to a fresh one
+            {"name": _SHARE, "mountPath": folder},
+        ],
+    }  # fmt: skip
+
+
+def check_empty(writable: Sequence[Mount], settings: KubernetesSettings) -> JsonObject:
+    """Gives the init container that fails unless outputs and log are empty.
+
+    One container for both (Knitfab has another, `init-log`): init containers run one after another,
+    and the kubelet takes about a second to notice the end of each.
+    """
+    return _own_container(CHECK, settings) | _static(settings) | {
+        "args": ["check", *(literal(mount.path) for mount in writable)],
+        "volumeMounts": mounts(writable, read_only=False),
+    }  # fmt: skip
+
+
+def log_reader(log: Volume, outputs: Sequence[Mount], settings: KubernetesSettings) -> JsonObject:
+    """Gives the sidecar that reads the log of `main` from the API, with its own service account.
+
+    Afterwards it scans the outputs.
+    """
+    seen = _below_outputs_folder(outputs)
+    pairs = zip(outputs, seen, strict=True)
+    folders = {output.path: here.path for output, here in pairs}
+    return knit_container(LOG_SIDECAR, "log_sidecar", settings) | {
+        "args": [MAIN, f"{LOG_PATH}/log"],
+        "env": [
+            _from_field("POD_NAME", "metadata.name"),
+            _from_field("NAMESPACE", "metadata.namespace"),
+            {"name": "OUTPUTS", "value": literal(json.dumps(folders))},
+        ],
+        "volumeMounts": [
+            *mounts([Mount(LOG_PATH, log)], read_only=False),
+            *mounts(seen, read_only=True),
+            {"name": _TOKEN_VOLUME, "mountPath": _TOKEN_FOLDER, "readOnly": True},
+        ],
+    }
+
+
+def knit_container(name: str, program: str, settings: KubernetesSettings) -> JsonObject:
+    """Gives a container that runs one of knit's Python programs for pods."""
+    return _own_container(name, settings) | {
+        "command": ["python3", "-m", f"knit_workflows.pod.{program}"],
+        # Unless it is set, no CPU limit: Knitfab's 50m would make Python's start take over 1 s
+        # instead of 0.1 s.
+        "resources": resources(settings.pod_requests, settings.pod_limits),
+    }
+
+
+def mounts(wanted: Iterable[Mount], *, read_only: bool) -> list[JsonObject]:
+    """Gives volume mounts, one per mount and in their order."""
+    # Read-only per mount, not per claim: another pod of knit may mount the same claim read-write.
+    return [
+        {"name": mount.volume.knit_id, "mountPath": mount.path, "readOnly": read_only}
+        for mount in wanted
+    ]
+
+
+def _own_container(name: str, settings: KubernetesSettings) -> JsonObject:
+    container: JsonObject = {
+        "name": name,
+        "image": settings.pod_image,
+        "securityContext": knit_container_context(settings),
+        # The last output before a failure becomes the message of the Run's exit.
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+    }
+    if settings.pod_image_pull_policy is not None:
+        container["imagePullPolicy"] = settings.pod_image_pull_policy
+    return container
+
+
+def _static(settings: KubernetesSettings) -> JsonObject:
+    return {
+        "command": [_PROGRAM],
+        "resources": resources(settings.program_requests, settings.program_limits),
+    }
+
+
+def resources(requests: Mapping[str, str], limits: Mapping[str, str]) -> JsonObject:
+    """Gives the resources of a container."""
+    return {"requests": dict(requests), "limits": dict(limits)}
+
+
+def _below_outputs_folder(outputs: Sequence[Mount]) -> list[Mount]:
+    return [Mount(f"{OUTPUTS_FOLDER}{mount.path}", mount.volume) for mount in outputs]
+
+
+def _from_field(name: str, path: str) -> JsonObject:
+    return {"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}}
+
+
+def literal(word: str) -> str:
+    """Escapes a word for the kubelet, which expands $(NAME) and turns $$ into $."""
+    return word.replace("$", "$$")

@@ -1,0 +1,3 @@
+module knit/knit-pod
+
+go 1.24
