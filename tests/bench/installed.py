@@ -1,4 +1,4 @@
-"""knit as its chart installs it on the real node: its idle memory, and one Run beside a bare pod."""
+"""knit as its chart installs it on the real node: idle memory, and one Run beside a bare pod."""
 
 from __future__ import annotations
 
