@@ -101,6 +101,7 @@ async def many_runs(count: int, rounds: int = 3) -> None:
     ours: list[float] = []
     by_hand: dict[Kind, list[float]] = {"same": [], "bare": []}
     steps: dict[str, list[dict[str, float]]] = {"ours": [], "same": [], "bare": []}
+    moves: list[dict[str, float]] = []
     async with on_the_node() as bench:
         for number in range(rounds):
             tag = Tag("round", str(number))
@@ -113,6 +114,7 @@ async def many_runs(count: int, rounds: int = 3) -> None:
             await bench.knit.until_done(count * (number + 1))
             ours.append(time.time() - begun)
             steps["ours"] += [{"begun": begun, **each} for each in of_runs]
+            moves += [{"begun": begun, **each} for each in await bench.knit.moves_of(plan_id)]
             for kind, took in by_hand.items():
                 seconds, found = await bench.by_hand.round(count, kind)
                 took.append(seconds)
@@ -125,6 +127,7 @@ async def many_runs(count: int, rounds: int = 3) -> None:
         by_hand["bare"],
         "<= 1.5 x the same pods",
         median_ms={kind: between(each, ("begun", *STEPS)) for kind, each in steps.items()},
+        median_ms_of_runs=between(moves, ("begun", "waiting", "ready", "starting", "done")),
         all={"ours": _rounded(ours)} | {kind: _rounded(took) for kind, took in by_hand.items()},
     )
 

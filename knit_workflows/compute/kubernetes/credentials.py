@@ -1,7 +1,7 @@
 """Who knit is to the API server: where that is, whom it trusts, and the token of each request.
 
-In a pod this needs three facts and two files, which Kubernetes documents. Only a kubeconfig, with its
-plugins and providers, is read by the client library: that alone costs a process 10 MiB.
+In a pod this needs two variables and two files, which Kubernetes documents. Only a kubeconfig, with
+its plugins and providers, is read by the client library: that alone costs a process 10 MiB.
 """
 
 from __future__ import annotations

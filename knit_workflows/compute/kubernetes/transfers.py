@@ -43,10 +43,10 @@ class TransferPods:
         if phase in ("Succeeded", "Failed"):
             await self._handle_ended(transfer, pod)
         address: str = pod.get("status", {}).get("podIP") or ""
-        if phase == "Running" and address:
-            if await self._answers(address) or condition_is(pod, "Ready"):
-                await self._check_empty(transfer, address)
-                return Endpoint(_url(address, self._settings.transfer_port))
+        is_up = phase == "Running" and address
+        if is_up and (await self._answers(address) or condition_is(pod, "Ready")):
+            await self._check_empty(transfer, address)
+            return Endpoint(_url(address, self._settings.transfer_port))
         await self._handle_pending(transfer, pod)
         raise TransferNotReady("the transfer is being opened", see=transfer.name)
 
