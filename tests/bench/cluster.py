@@ -20,8 +20,9 @@ from tests.bench.stack import Stack, stack
 from tests.contract.compute.kubernetes_adapter import kubernetes_adapter
 
 COMMAND = ("sh", "-c", "echo made > /out/file")
-RESOURCES = {"cpu": "10m", "memory": "32Mi"}
-"""So little that all pods of a bench fit on the node at once."""
+RESOURCES = {"memory": "32Mi"}
+"""So little that all pods of a bench fit on the node at once. No CPU: the start of a container is
+within its limit, and a tenth of a core makes seconds of it."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ async def many_runs(count: int, rounds: int = 3) -> None:
     """
     ours: list[float] = []
     by_hand: dict[Kind, list[float]] = {"same": [], "bare": []}
-    steps: dict[str, list[dict[str, float]]] = {"ours": [], "same": [], "bare": []}
+    steps: dict[str, list[dict[str, float]]] = {"runs": [], "same": [], "bare": []}
     moves: list[dict[str, float]] = []
     async with on_the_node() as bench:
         for number in range(rounds):
@@ -113,7 +114,7 @@ async def many_runs(count: int, rounds: int = 3) -> None:
             of_runs = await bench.pods.until_over(label, count)
             await bench.knit.until_done(count * (number + 1))
             ours.append(time.time() - begun)
-            steps["ours"] += [{"begun": begun, **each} for each in of_runs]
+            steps["runs"] += [{"begun": begun, **each} for each in of_runs]
             moves += [{"begun": begun, **each} for each in await bench.knit.moves_of(plan_id)]
             for kind, took in by_hand.items():
                 seconds, found = await bench.by_hand.round(count, kind)
@@ -128,7 +129,7 @@ async def many_runs(count: int, rounds: int = 3) -> None:
         "<= 1.5 x the same pods",
         median_ms={kind: between(each, ("begun", *STEPS)) for kind, each in steps.items()},
         median_ms_of_runs=between(moves, ("begun", "waiting", "ready", "starting", "done")),
-        all={"ours": _rounded(ours)} | {kind: _rounded(took) for kind, took in by_hand.items()},
+        all={"runs": _rounded(ours)} | {kind: _rounded(took) for kind, took in by_hand.items()},
     )
 
 
