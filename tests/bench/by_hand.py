@@ -10,7 +10,7 @@ import asyncio
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -44,13 +44,11 @@ class Pods:
     async def of(cls, server: ApiServer) -> AsyncIterator[Pods]:
         """Watches while inside."""
         pods = cls(server)
-        watching = asyncio.create_task(pods._follow())
-        try:
+        # If a pod fails, whoever waits is cancelled, and the failure is what is raised.
+        async with asyncio.TaskGroup() as group:
+            watching = group.create_task(pods._follow())
             yield pods
-        finally:
             watching.cancel()
-            with suppress(asyncio.CancelledError):
-                await watching
 
     async def until_over(self, labels: Mapping[str, str], count: int) -> list[dict[str, float]]:
         """Waits until so many pods with these labels are over; gives their steps."""
