@@ -10,10 +10,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Annotated, Generic, Protocol, TypeVar
 from uuid import UUID
 
-import httpx
 from fastapi import Depends, Request
 
 from knit_api.accounts.access import Accounts
@@ -34,6 +33,9 @@ from knit_workflows.domain.imports import ImportTimes
 from knit_workflows.domain.ports import ApiStore
 from knit_workflows.domain.runs import USER
 from knit_workflows.settings import ExtraApisSettings
+
+if TYPE_CHECKING:
+    import httpx
 
 log = logging.getLogger(__name__)
 
@@ -131,12 +133,30 @@ async def _ready(value: T) -> T:
     return value
 
 
-def agent_client() -> httpx.AsyncClient:
-    """Gives the HTTP client for transfer agents."""
-    # Agents are pods of this cluster: no proxy, one for each transfer. They speak plain HTTP, so
-    # certificates, which cost 0.2 s and some MiB, need not be loaded.
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
-    return httpx.AsyncClient(trust_env=False, verify=False, limits=limits, timeout=30.0)
+class Agents:
+    """The HTTP client for transfer agents, made for the first transfer that needs one."""
+
+    def __init__(self) -> None:
+        self._client: httpx.AsyncClient | None = None
+
+    def client(self) -> httpx.AsyncClient:
+        """Gives the client, always the same."""
+        if self._client is None:
+            # Here, since it takes 5 MiB, which an API on one machine never needs.
+            import httpx
+
+            # Agents are pods of this cluster: no proxy, one for each transfer. They speak plain
+            # HTTP, so certificates, which cost 0.2 s and some MiB, need not be loaded.
+            limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
+            self._client = httpx.AsyncClient(
+                trust_env=False, verify=False, limits=limits, timeout=30.0
+            )
+        return self._client
+
+    async def aclose(self) -> None:
+        """Closes its connections, if there is one."""
+        if self._client is not None:
+            await self._client.aclose()
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +203,7 @@ class Deps:
     threads: Threads = field(default_factory=Threads.start)
     schema: SchemaWatch = field(default_factory=SchemaWatch)
     extra_apis: ExtraApis = field(default_factory=lambda: ExtraApis(ExtraApisSettings()))
-    agents: httpx.AsyncClient = field(default_factory=agent_client)
+    agents: Agents = field(default_factory=Agents)
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     """Set on shutdown; endless responses (followed logs) watch it and finish."""
 

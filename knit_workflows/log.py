@@ -8,9 +8,6 @@ import sys
 from datetime import UTC, datetime
 from typing import Final, Literal
 
-from rich.console import Console
-from rich.logging import RichHandler
-
 LogFormat = Literal["json", "rich", "auto"]
 
 _STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
@@ -42,6 +39,10 @@ def set_up(format: LogFormat, level: str) -> None:
     """Sends all logs to stderr in one format; a second call replaces the first."""
     handler: logging.Handler
     if is_for_people(format):
+        # Here, since services write JSON, and this takes 2 MiB.
+        from rich.console import Console
+        from rich.logging import RichHandler
+
         handler = RichHandler(console=Console(stderr=True), show_path=False)
     else:
         handler = logging.StreamHandler(sys.stderr)

@@ -39,7 +39,7 @@ class Transfer:
     async def volume(self) -> VolumeAccess:
         """Gives access to the transfer's volume; raises TransferNotReady."""
         record = await self.store.transfers.get(self.handle.transfer_id)
-        return open_volume(record, self.deps.threads, self.deps.agents)
+        return open_volume(record, self.deps.threads, self.deps.agents.client)
 
     @asynccontextmanager
     async def renewed(self) -> AsyncIterator[None]:

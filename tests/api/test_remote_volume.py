@@ -159,7 +159,7 @@ async def test_what_an_agent_responds_becomes_a_domain_error(
 async def test_a_transfer_has_an_endpoint_or_is_not_ready():
     record = TransferRecord("t", KnitId("k"), RunId(""), "v", "read", token="", endpoint="")
     with pytest.raises(TransferNotReady):
-        open_volume(record, Threads.start(), httpx.AsyncClient())
+        open_volume(record, Threads.start(), httpx.AsyncClient)
 
 
 @pytest.mark.usefixtures("writer")

@@ -16,6 +16,7 @@ from tests.bench import (
     engine,
     extra_apis,
     hooks,
+    installed,
     store_figures,
     transfers,
 )
@@ -37,6 +38,8 @@ BENCHES: dict[str, Callable[[], Awaitable[None]]] = {
     "accounts": accounts.accounts,
     "one-run": lambda: cluster.one_run(10),
     "many-runs": lambda: cluster.many_runs(20),
+    "installed-memory": installed.memory,
+    "installed-run": installed.one_run,
 }
 
 

@@ -74,6 +74,14 @@ class Stack:
                 await anext(endings)
             await self.store.runs.wait_final(runs[0].summary.run_id, fallback=timedelta(seconds=5))
 
+    async def moves_of(self, plan_id: PlanId) -> list[dict[str, float]]:
+        """Gives when each Run of a Plan got each status, in seconds since 1970."""
+        runs = await self.store.runs.find(RunQuery(plan_ids=frozenset({plan_id})))
+        return [
+            {str(e.to_status): e.at.timestamp() for e in await self.store.runs.events(run_id)}
+            for run_id in (run.summary.run_id for run in runs)
+        ]
+
     async def settled(self) -> None:
         """Waits until the Projector has nothing left to do."""
         while await self.scalar("select count(*) from outbox"):

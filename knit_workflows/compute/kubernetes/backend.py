@@ -112,7 +112,6 @@ class KubernetesBackend:
         """Ends the watches and closes connections; what runs goes on running."""
         await self._pods.aclose()
         await self._warnings.aclose()
-        await self._transfers.aclose()
         await self._server.aclose()
 
     async def ensure_prerequisites(self) -> None:

@@ -1,7 +1,7 @@
-"""The API server over `kubernetes.aio`: requests as JSON, failures as domain errors.
+"""The API server: requests as JSON, failures as domain errors.
 
-The untyped client library is used only here, and without its models: paths and JSON objects are
-what the API server documents, and a watch of many pods need not parse fields that nobody reads.
+Without a client library and its models: paths and JSON objects are what the API server documents,
+and a watch of many pods need not parse fields that nobody reads.
 """
 
 from __future__ import annotations
@@ -15,10 +15,7 @@ import time
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any, Final, NoReturn
-
-import aiohttp
-from kubernetes.aio import client, config
+from typing import TYPE_CHECKING, Final, NoReturn
 
 from knit_workflows.compute.base import StartFailureKind
 from knit_workflows.compute.kubernetes.objects import JsonObject
@@ -26,11 +23,13 @@ from knit_workflows.compute.kubernetes.refusals import QUOTA_EXCEEDED, classify_
 from knit_workflows.domain.errors import BackendRejected, BackendUnavailable, QuotaExceeded
 from knit_workflows.settings import KubernetesSettings
 
+if TYPE_CHECKING:
+    from knit_workflows.compute.kubernetes.connection import Answer, Connection
+
 _log = logging.getLogger(__name__)
 
 _TRANSIENT_STATUS: Final = frozenset({401, 408, 425, 429})
 """Statuses below 500 for which a retry may succeed; 401: credentials are being rotated."""
-_CONNECTIONS: Final = 32
 _PAGE: Final = 500
 _WATCH_TIMEOUT: Final = 90.0
 """Seconds without a byte after which a watch counts as broken; bookmarks come about every 60."""
@@ -72,47 +71,31 @@ class ApiServer:
 
     def __init__(self, settings: KubernetesSettings) -> None:
         self._settings = settings
-        self._client: Any = None
+        self._connection: Connection | None = None
         self._renewing = asyncio.Lock()
         self._renewed_at = float("-inf")
         self._logged: set[str] = set()
 
     async def open(self) -> None:
         """Loads the credentials; connections are made when needed."""
-        if self._client is None:
-            # More would only queue in the server, and each costs a third of a MiB.
-            configuration = client.Configuration(connection_pool_maxsize=_CONNECTIONS)
-            await self._load_credentials(configuration)
-            self._client = client.ApiClient(configuration)
+        if self._connection is None:
+            # Here, since roles that never open it need no HTTP client, which takes 5 MiB.
+            from knit_workflows.compute.kubernetes.connection import Connection
 
-    async def _load_credentials(self, configuration: Any) -> None:
-        try:
-            if self._settings.kubeconfig is None:
-                config.load_incluster_config(configuration)
-            else:
-                await config.load_kube_config(
-                    str(self._settings.kubeconfig),
-                    client_configuration=configuration,
-                    persist_config=False,
-                )
-        except (config.ConfigException, OSError) as error:
-            raise BackendRejected(
-                f"no credentials for the cluster: {error}",
-                advice="set KNIT_COMPUTE__KUBERNETES__KUBECONFIG, or run in a pod with rights",
-            ) from error
+            self._connection = await Connection.open(self._settings)
 
     async def _renew_credentials(self, refused: float) -> None:
         """Reloads the credentials, once for all requests that were refused with the old ones."""
         async with self._renewing:
-            if self._renewed_at < refused and self._client is not None:
-                await self._load_credentials(self._client.configuration)
+            if self._renewed_at < refused and self._connection is not None:
+                await self._connection.renew_credentials()
                 self._renewed_at = time.monotonic()
 
     async def aclose(self) -> None:
         """Closes all connections."""
-        if self._client is not None:
-            await self._client.close()
-            self._client = None
+        if self._connection is not None:
+            await self._connection.aclose()
+            self._connection = None
 
     async def get(self, kind: str, name: str) -> JsonObject | None:
         """Gives one object, or None if it does not exist."""
@@ -187,19 +170,18 @@ class ApiServer:
             "resourceVersion": version,
             "timeoutSeconds": lifetime,
         }
-        limits = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=_WATCH_TIMEOUT)
         try:
-            response = await self._send("GET", self._path(kind, None), watched, None, limits)
+            answer = await self._send("GET", self._path(kind, None), watched, None, _WATCH_TIMEOUT)
             try:
-                if response.status == 410:
+                if answer.status == 410:
                     raise ResourceExpired
-                if response.status != 200:
-                    _raise_for_status(response.status, await response.read())
-                async for line in response.content:
+                if answer.status != 200:
+                    _raise_for_status(answer.status, await answer.read())
+                async for line in answer.lines():
                     yield _change(line)
             finally:
-                response.close()
-        except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
+                answer.close()
+        except (OSError, ValueError) as error:
             raise BackendUnavailable(f"the watch broke: {_text(error)}") from error
 
     async def _call(
@@ -212,27 +194,24 @@ class ApiServer:
         body: JsonObject | None = None,
         accept: Collection[int] = (),
     ) -> Response:
-        # No total timeout: waiting for one of our own connections says nothing about the server.
-        limits = aiohttp.ClientTimeout(
-            total=None, sock_connect=5, sock_read=self._settings.request_timeout.total_seconds()
-        )
+        silence = self._settings.request_timeout.total_seconds()
         path, sent_at = self._path(kind, name), time.monotonic()
         try:
-            response = await self._send(method, path, query, body, limits)
-            if response.status == 401:  # expired or rotated: reload the credentials, once
-                response.release()
+            answer = await self._send(method, path, query, body, silence)
+            if answer.status == 401:  # expired or rotated: reload the credentials, once
+                answer.close()
                 await self._renew_credentials(refused=sent_at)
-                response = await self._send(method, path, query, body, limits)
-            text = await response.read()
-        except (TimeoutError, aiohttp.ClientError, OSError) as error:
+                answer = await self._send(method, path, query, body, silence)
+            text = await answer.read()
+        except OSError as error:
             raise BackendUnavailable(
                 f"the Kubernetes API server does not answer: {_text(error)}"
             ) from error
-        if response.status >= 300 and response.status not in accept:
-            _raise_for_status(response.status, text, reading=method in ("GET", "DELETE"))
-        warnings = warnings_of(response.headers.getall("Warning", []))
+        if answer.status >= 300 and answer.status not in accept:
+            _raise_for_status(answer.status, text, reading=method in ("GET", "DELETE"))
+        warnings = warnings_of(answer.warnings)
         self._log_once(warnings)
-        return Response(response.status, _parsed(text), warnings)
+        return Response(answer.status, _parsed(text), warnings)
 
     def _log_once(self, warnings: tuple[str, ...]) -> None:
         """Logs what has not been logged yet; the server repeats most of it with every request."""
@@ -253,22 +232,11 @@ class ApiServer:
         path: str,
         query: Mapping[str, str] | None,
         body: JsonObject | None,
-        limits: aiohttp.ClientTimeout,
-    ) -> aiohttp.ClientResponse:
-        if self._client is None:
+        silence: float,
+    ) -> Answer:
+        if self._connection is None:
             raise BackendUnavailable("the Kubernetes back-end is not open")
-        _, url, headers, *_ = await self._client.param_serialize(
-            method,
-            path,
-            query_params=list((query or {}).items()),
-            header_params={"Accept": "application/json"},
-            auth_settings=["BearerToken"],
-        )
-        result = await self._client.call_api(
-            method, url, headers, body=body, _request_timeout=limits
-        )
-        response: aiohttp.ClientResponse = result.response
-        return response
+        return await self._connection.send(method, path, query, body, silence=silence)
 
 
 def warnings_of(headers: Iterable[str]) -> tuple[str, ...]:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from http import HTTPStatus
 from typing import Final
-
-import httpx
 
 from knit_workflows.compute.base import (
     Endpoint,
@@ -24,6 +23,7 @@ from knit_workflows.compute.kubernetes.objects import (
     created_at,
     now,
 )
+from knit_workflows.compute.kubernetes.probe import status_of
 from knit_workflows.compute.kubernetes.server import ApiServer
 from knit_workflows.compute.kubernetes.start_failures import start_failure_of_pod
 from knit_workflows.domain.errors import (
@@ -34,8 +34,6 @@ from knit_workflows.domain.errors import (
 )
 from knit_workflows.settings import KubernetesSettings
 
-_AGENT_TIMEOUT: Final = 1.0
-"""Seconds for a response of the agent, which needs no disk for it."""
 _QUIET: Final = timedelta(seconds=5)
 """For how long it is not asked what a pod waits for: most have started by then."""
 _SHORTEST_DELETION: Final = {"gracePeriodSeconds": 1}
@@ -49,12 +47,6 @@ class TransferPods:
     def __init__(self, server: ApiServer, settings: KubernetesSettings) -> None:
         self._server = server
         self._settings = settings
-        # Straight to the pod: without proxies and certificates.
-        self._http = httpx.AsyncClient(timeout=_AGENT_TIMEOUT, trust_env=False, verify=False)
-
-    async def aclose(self) -> None:
-        """Closes connections; transfer pods go on."""
-        await self._http.aclose()
 
     async def open(self, transfer: Transfer) -> Endpoint:
         """Gives the endpoint of a transfer; raises TransferNotReady until the agent responds."""
@@ -72,11 +64,10 @@ class TransferPods:
         if phase in ("Succeeded", "Failed"):
             await self._handle_ended(transfer, pod)
         address: str = pod.get("status", {}).get("podIP") or ""
-        if phase == "Running" and address:
-            url = _url(address, self._settings.transfer_port)
-            if await self._answers(url) or condition_is(pod, "Ready"):
-                await self._check_empty(transfer, url)
-                return Endpoint(url)
+        is_up = phase == "Running" and address
+        if is_up and (await self._answers(address) or condition_is(pod, "Ready")):
+            await self._check_empty(transfer, address)
+            return Endpoint(_url(address, self._settings.transfer_port))
         await self._handle_pending(transfer, pod)
         raise TransferNotReady("the transfer is being opened", see=transfer.name)
 
@@ -90,14 +81,15 @@ class TransferPods:
         secret = manifests.transfer_secret(transfer, uid, self._settings)
         await self._server.create("Secret", secret)
 
-    async def _answers(self, url: str) -> bool:
-        """Asks the agent itself: the kubelet's probe may lag a second behind."""
-        try:
-            return (await self._http.get(f"{url}healthz")).is_success
-        except httpx.HTTPError:
-            return False  # not up yet, or unreachable from here: then the kubelet's probe decides
+    async def _answers(self, address: str) -> bool:
+        """Asks the agent itself: the kubelet's probe may lag a second behind.
 
-    async def _check_empty(self, transfer: Transfer, url: str) -> None:
+        If it cannot be reached from here, the kubelet's probe decides.
+        """
+        port = self._settings.transfer_port
+        return await status_of("GET", address, port, "/healthz", {}) == HTTPStatus.OK
+
+    async def _check_empty(self, transfer: Transfer, address: str) -> None:
         """Raises DataExists for a write transfer into a volume with content.
 
         Probes with an upload that declares no body: the agent first checks whether it may write
@@ -107,13 +99,8 @@ class TransferPods:
         if transfer.mode is not TransferMode.WRITE:
             return
         headers = {"Authorization": f"Bearer {transfer.token}"}
-        upload = self._http.build_request("POST", url, headers=headers)
-        del upload.headers["Content-Length"]
-        try:
-            response = await self._http.send(upload)
-        except httpx.HTTPError:
-            return
-        if response.status_code == httpx.codes.CONFLICT:
+        port = self._settings.transfer_port
+        if await status_of("POST", address, port, "/", headers) == HTTPStatus.CONFLICT:
             raise DataExists(see=transfer.volume.knit_id)
 
     async def _handle_ended(self, transfer: Transfer, pod: JsonObject) -> None:
