@@ -79,13 +79,18 @@ def create_app(deps: Deps, *, loopback_names_only: bool = False) -> FastAPI:
     ):
         app.include_router(routes.router)
     document.install(app)
+    _add_layers(app, loopback_names_only)
+    return app
+
+
+def _add_layers(app: FastAPI, loopback_names_only: bool) -> None:
+    """Adds what every request passes; the last is the first to see it."""
     app.add_middleware(TrailingSlashMiddleware)
     app.add_middleware(ExtraApiMiddleware)
     app.add_middleware(AccountsMiddleware)
     if loopback_names_only:
         app.add_middleware(LoopbackHostMiddleware)
     app.add_middleware(ErrorMiddleware)
-    return app
 
 
 class ExtraApiMiddleware:

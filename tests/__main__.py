@@ -1,12 +1,14 @@
 """`python -m tests`: every test, tier by tier; a tier that cannot run here is reported by name.
 
-The tiers are pytest runs of their own. The quick ones share both cores. Those that kill processes
-and those on the real node follow, side by side: they mostly wait. The programs of the node and of
-the charts are built during the quick ones where they are not cached.
+The tiers are pytest runs of their own, in two rows that go on side by side. The one has the quick
+tests and then those that kill processes, each on both cores. The other has those on the real node,
+which mostly wait; it begins as soon as there is one. The programs of the node and of the charts are
+built during the quick tests where they are not cached.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shutil
@@ -17,6 +19,8 @@ import time
 import xml.etree.ElementTree as ElementTree
 from dataclasses import dataclass
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parents[1]
 CLUSTER = ROOT / "tests" / "cluster"
@@ -32,7 +36,13 @@ class Tier:
 
 QUICK = Tier("quick", ("-n", "2", "-m", "not slow and not cluster"))
 SLOW = Tier(
-    "slow", ("-n", "2", "--dist", "loadfile", "-m", "slow and not cluster", "--durations=10")
+    "slow",
+    (
+        *("-n", "2", "--dist", "loadfile"),
+        # As they are collected: the longest are in the folders that come first.
+        "--no-loadscope-reorder",
+        *("-m", "slow and not cluster", "--durations=10"),
+    ),
 )
 KUBERNETES = Tier("kubernetes", ("-m", "cluster", "--ignore=tests/charts", "--durations=10"))
 CHARTS = Tier("charts", ("tests/charts", "-m", "cluster", "--durations=10"))
@@ -46,10 +56,10 @@ class Count:
     failed: int = 0
     skipped: int = 0
 
-    def add(self, report: Path) -> None:
-        """Adds what a JUnit report says; none (pytest itself broke) counts as one failure."""
+    def add(self, report: Path, code: int) -> None:
+        """Adds what a JUnit report says; that pytest itself broke counts as one failure."""
+        self.failed += code not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
         if not report.exists():
-            self.failed += 1
             return
         for suite in ElementTree.parse(report).getroot().iter("testsuite"):
             tests, skipped = int(suite.get("tests", 0)), int(suite.get("skipped", 0))
@@ -59,62 +69,62 @@ class Count:
             self.skipped += skipped
 
 
-def main() -> int:
+async def main() -> int:
     """Runs the tiers; gives the exit code."""
     os.chdir(ROOT)
+    begun = time.monotonic()
     environment = {**os.environ, **_engine()}
-    node = subprocess.Popen([sys.executable, str(CLUSTER / "up.py")], stdout=subprocess.PIPE)
+    count = Count()
+    async with asyncio.TaskGroup() as rows:
+        rows.create_task(_run(count, environment, QUICK, SLOW))
+        rows.create_task(_run_on_node(count, environment))
+    print(f"{count.passed} passed, {count.failed} failed, {count.skipped} skipped", end="")
+    print(f" in {(time.monotonic() - begun) / 60:.0f} min")
+    return 1 if count.failed else 0
+
+
+async def _run_on_node(count: Count, environment: dict[str, str]) -> None:
+    """Starts the real node, and runs what needs it.
+
+    One tier after the other: their pods would wait for each other's share of the node's cores.
+    """
+    up = [sys.executable, str(CLUSTER / "up.py")]
+    node = await asyncio.create_subprocess_exec(*up, stdout=subprocess.DEVNULL)
     # Beside the first tests, so that those of the charts find what they need.
     prepare = [sys.executable, "-m", "tests.charts.prepare"]
-    prepared = subprocess.Popen(prepare, stdout=subprocess.DEVNULL)
-    count = Count()
-    _Started(QUICK, environment).end(count)
-    slow = _Started(SLOW, environment)
-    if node.wait() == 0:
-        # One after the other: their pods would wait for each other's share of the node's cores.
-        _Started(KUBERNETES, environment).end(count)
-        prepared.wait()
-        charts = _Started(CHARTS, environment)
-        slow.end(count)
-        charts.end(count)
-        subprocess.run([sys.executable, str(CLUSTER / "down.py")], check=False)
-    else:
-        prepared.wait()
-        slow.end(count)
+    prepared = await asyncio.create_subprocess_exec(*prepare, stdout=subprocess.DEVNULL)
+    if await node.wait() != 0:
+        await prepared.wait()
         names = f"{KUBERNETES.name}, {CHARTS.name}"
         print(f"SKIPPED TIERS {names}: the real node could not be started (see above)")
         # Where it is known to be possible, not having it is a failure.
         count.failed += os.geteuid() == 0 and shutil.which("apt-get") is not None
-    print(f"{count.passed} passed, {count.failed} failed, {count.skipped} skipped")
-    return 1 if count.failed else 0
+        return
+    await _run(count, environment, KUBERNETES)
+    await prepared.wait()
+    await _run(count, environment, CHARTS)
+    subprocess.run([sys.executable, str(CLUSTER / "down.py")], check=False)
 
 
-class _Started:
-    """A tier under way; what it prints is shown when it has ended."""
-
-    def __init__(self, tier: Tier, environment: dict[str, str]) -> None:
-        self._tier = tier
-        self._begun = time.monotonic()
-        self._folder = tempfile.TemporaryDirectory(prefix="knit-tier-")
-        self._report = Path(self._folder.name) / "report.xml"
-        self._output = Path(self._folder.name) / "output"
-        command = [sys.executable, "-m", "pytest", "-q", f"--junitxml={self._report}"]
-        with self._output.open("wb") as output:
-            self._process = subprocess.Popen(
-                [*command, *tier.arguments],
-                env=environment,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-            )
-
-    def end(self, count: Count) -> None:
-        """Waits for its end, shows it, counts it."""
-        self._process.wait()
-        print(f"=== {self._tier.name} tests")
-        print(self._output.read_text(errors="replace"))
-        print(f"=== took {time.monotonic() - self._begun:.0f} s", flush=True)
-        count.add(self._report)
-        self._folder.cleanup()
+async def _run(count: Count, environment: dict[str, str], *tiers: Tier) -> None:
+    """Runs tiers one after the other; what one prints is shown when it has ended."""
+    for tier in tiers:
+        begun = time.monotonic()
+        with tempfile.TemporaryDirectory(prefix="knit-tier-") as folder:
+            report, output = Path(folder) / "report.xml", Path(folder) / "output"
+            command = [sys.executable, "-m", "pytest", "-q", f"--junitxml={report}"]
+            with output.open("wb") as file:
+                process = await asyncio.create_subprocess_exec(
+                    *(*command, *tier.arguments),
+                    env=environment,
+                    stdout=file,
+                    stderr=subprocess.STDOUT,
+                )
+            code = await process.wait()
+            print(f"=== {tier.name} tests")
+            print(output.read_text(errors="replace"))
+            print(f"=== took {time.monotonic() - begun:.0f} s", flush=True)
+            count.add(report, code)
 
 
 def _engine() -> dict[str, str]:
@@ -129,4 +139,4 @@ def _engine() -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(asyncio.run(main()))

@@ -57,7 +57,6 @@ class Certificate:
 
     subject: str
     names: tuple[str, ...]
-    not_before: datetime
     not_after: datetime
 
 
@@ -144,7 +143,6 @@ def read_certificate(pem: bytes, what: str) -> Certificate:
     return Certificate(
         first.subject.rfc4514_string(),
         tuple(names),
-        first.not_valid_before_utc,
         first.not_valid_after_utc,
     )
 

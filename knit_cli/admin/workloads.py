@@ -8,7 +8,6 @@ from typing import Any
 
 from knit_cli.admin.cluster import Cluster
 
-RELEASE_LABEL = "app.kubernetes.io/managed-by=Helm"
 _RELEASE = "meta.helm.sh/release-name"
 
 

@@ -10,14 +10,16 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, closing
 from datetime import datetime
 from typing import Self, TypeVar
-from urllib.parse import quote, unquote
+from urllib.parse import unquote
 from uuid import UUID
 
 import httpx
-from pydantic import TypeAdapter
 
+from knit_cli.api.accounts import AccountsClient
+from knit_cli.api.addresses import segment, window
 from knit_cli.api.archive_transport import ArchiveTransport
 from knit_cli.api.authorization import ApiAuth, Credentials, NoCredentials
+from knit_cli.api.hooks import HooksClient
 from knit_cli.api.idempotent_upload import (
     KEY_HEADER,
     MAY_HAVE_ARRIVED,
@@ -30,25 +32,10 @@ from knit_cli.api.retry import ATTEMPTS, Retry
 from knit_cli.api.streamed_response import StreamedResponse
 from knit_cli.errors import ApiRefused, ApiUnreachable, ConnectionCut
 from knit_cli.version import version
-from knit_workflows.wire.accounts import (
-    AuditEntry,
-    MadeToken,
-    NewToken,
-    ProtectedResource,
-    Token,
-    WhoAmI,
-)
 from knit_workflows.wire.adoption import AdoptedVolume, AdoptRequest
 from knit_workflows.wire.base import Request, to_wire
 from knit_workflows.wire.completions import Completion
 from knit_workflows.wire.data import Data, PurgedData
-from knit_workflows.wire.deliveries import (
-    HookDelivery,
-    Hooks,
-    HookSkip,
-    HookTestAnswer,
-    HookTestRequest,
-)
 from knit_workflows.wire.lineage import Lineage
 from knit_workflows.wire.plans import (
     CONFIRM,
@@ -69,34 +56,9 @@ PLAIN_TAR = "application/x-tar"
 GZIPPED_TAR = "application/tar+gzip"
 
 KEPT_VOLUME = "Kept-Volume"
-METADATA_PATH = "/.well-known/oauth-protected-resource"
 
 # Servers and proxies are likely to refuse a longer query.
 MAX_QUERY_BYTES = 16 * 1024
-
-_DATA = TypeAdapter(Data)
-_DATA_LIST = TypeAdapter(list[Data])
-_PLAN = TypeAdapter(Plan)
-_PLAN_LIST = TypeAdapter(list[Plan])
-_PLAN_PREVIEW = TypeAdapter(PlanPreview)
-_RUN = TypeAdapter(Run)
-_RUN_LIST = TypeAdapter(list[Run])
-_EVENTS = TypeAdapter(list[RunEvent])
-_TIMING = TypeAdapter(RunTiming)
-_LINEAGE = TypeAdapter(Lineage)
-_ADOPTED = TypeAdapter(list[AdoptedVolume])
-_PURGED = TypeAdapter(PurgedData)
-_COMPLETIONS = TypeAdapter(list[Completion])
-_HOOKS = TypeAdapter(Hooks)
-_DELIVERY = TypeAdapter(HookDelivery)
-_DELIVERIES = TypeAdapter(list[HookDelivery])
-_HOOK_TEST = TypeAdapter(HookTestAnswer)
-_RESOURCE = TypeAdapter(ProtectedResource)
-_CALLER = TypeAdapter(WhoAmI)
-_TOKEN = TypeAdapter(Token)
-_TOKENS = TypeAdapter(list[Token])
-_MADE_TOKEN = TypeAdapter(MadeToken)
-_AUDIT = TypeAdapter(list[AuditEntry])
 
 
 class ApiClient:
@@ -109,6 +71,8 @@ class ApiClient:
 
     def __init__(self, requests: Requests) -> None:
         self._requests = requests
+        self.hooks = HooksClient(requests)
+        self.accounts = AccountsClient(requests)
 
     def __enter__(self) -> Self:
         return self
@@ -135,8 +99,8 @@ class ApiClient:
         duration: str | None = None,
     ) -> list[Data]:
         """Gives the Data that carry all the tags, oldest first, Data without a time last."""
-        query = [("tag", str(tag)) for tag in tags] + _window(since, duration)
-        return self._requests.read("/data", query, _DATA_LIST, "cannot find Data")
+        query = [("tag", str(tag)) for tag in tags] + window(since, duration)
+        return self._requests.read("/data", query, list[Data], "cannot find Data")
 
     def lineage(self, knit_id: str, hops: Mapping[str, int | None]) -> Lineage:
         """Gives the Data and Runs around a Data, nearest first.
@@ -146,8 +110,8 @@ class ApiClient:
             hops: how many Runs to follow `upstream` and `downstream` (None: all); at least one.
         """
         query = [(way, "all" if far is None else str(far)) for way, far in hops.items()]
-        path, failure = f"/data/{_id(knit_id)}/lineage", f"cannot trace {knit_id}"
-        return self._requests.read(path, query, _LINEAGE, failure)
+        path, failure = f"/data/{segment(knit_id)}/lineage", f"cannot trace {knit_id}"
+        return self._requests.read(path, query, Lineage, failure)
 
     def completions(self, noun: str, prefix: str, *, limit: int) -> list[Completion]:
         """Gives what starts with the prefix, newest first.
@@ -158,7 +122,7 @@ class ApiClient:
             limit: the most to return.
         """
         query = [("of", noun), ("prefix", prefix), ("limit", str(limit))]
-        return self._requests.read("/completions", query, _COMPLETIONS, "cannot complete")
+        return self._requests.read("/completions", query, list[Completion], "cannot complete")
 
     def upload(
         self, pack: Callable[[], Generator[bytes, None, None]], tags: Sequence[Tag] = ()
@@ -182,7 +146,7 @@ class ApiClient:
                 return self._requests.once(
                     "POST",
                     "/data",
-                    _DATA,
+                    Data,
                     "cannot push",
                     params=_tag_query(tags),
                     content=body.chunks(),
@@ -204,7 +168,7 @@ class ApiClient:
     def change_tags(self, knit_id: str, change: TagChange) -> Data:
         """Removes, then adds tags; idempotent."""
         return self._requests.change(
-            "PUT", f"/data/{_id(knit_id)}", _DATA, f"cannot tag {knit_id}", to_wire(change)
+            "PUT", f"/data/{segment(knit_id)}", Data, f"cannot tag {knit_id}", to_wire(change)
         )
 
     def adopt(self, request: AdoptRequest) -> list[AdoptedVolume]:
@@ -213,7 +177,7 @@ class ApiClient:
             lambda: self._requests.once(
                 "POST",
                 "/adoptions",
-                _ADOPTED,
+                list[AdoptedVolume],
                 "cannot adopt",
                 json=to_wire(request),
                 timeout=TRANSFER_TIMEOUT,
@@ -226,8 +190,8 @@ class ApiClient:
         return self._requests.retry.on_cut(
             lambda: self._requests.once(
                 "POST",
-                f"/data/{_id(knit_id)}/purge",
-                _PURGED,
+                f"/data/{segment(knit_id)}/purge",
+                PurgedData,
                 f"cannot purge {knit_id}",
                 params={"dry_run": "true"} if dry_run else {},
             ),
@@ -239,7 +203,7 @@ class ApiClient:
         # A content coding on top would hide where the archive ends.
         headers = {"Accept": accept, "Accept-Encoding": "identity"}
         return self._requests.stream(
-            f"/data/{_id(knit_id)}",
+            f"/data/{segment(knit_id)}",
             {},
             f"cannot pull {knit_id}",
             headers=headers,
@@ -261,12 +225,12 @@ class ApiClient:
             query.append(("active", "true" if active else "false"))
         if image is not None:
             query.append(("image", image))
-        return self._requests.read("/plans", query, _PLAN_LIST, "cannot find Plans")
+        return self._requests.read("/plans", query, list[Plan], "cannot find Plans")
 
     def get_plan(self, plan_id: str) -> Plan:
         """Gives the Plan."""
         return self._requests.read(
-            f"/plans/{_id(plan_id)}", (), _PLAN, f"cannot show Plan {plan_id}"
+            f"/plans/{segment(plan_id)}", (), Plan, f"cannot show Plan {plan_id}"
         )
 
     def register_plan(self, spec: PlanSpec, *, confirmed: bool = False) -> Plan:
@@ -277,20 +241,20 @@ class ApiClient:
                 with CONFIRM in `see` if it would create very many Runs at once.
         """
         path = f"/plans?{CONFIRM}" if confirmed else "/plans"
-        return self._requests.change("POST", path, _PLAN, "cannot register the Plan", to_wire(spec))
+        return self._requests.change("POST", path, Plan, "cannot register the Plan", to_wire(spec))
 
     def preview_plan(self, spec: PlanSpec) -> PlanPreview:
         """Gives the Runs that a Plan would create; never refused because they are many."""
         failure = "the Plan cannot be registered"
         return self._requests.change(
-            "POST", "/plans?dry_run=true", _PLAN_PREVIEW, failure, to_wire(spec)
+            "POST", "/plans?dry_run=true", PlanPreview, failure, to_wire(spec)
         )
 
     def activate_plan(self, plan_id: str, active: bool) -> Plan:
         """Allows or forbids waiting Runs of the Plan to start; idempotent."""
         method = "PUT" if active else "DELETE"
         failure = f"cannot {'activate' if active else 'deactivate'} Plan {plan_id}"
-        return self._requests.change(method, f"/plans/{_id(plan_id)}/active", _PLAN, failure)
+        return self._requests.change(method, f"/plans/{segment(plan_id)}/active", Plan, failure)
 
     def change_resources(self, plan_id: str, change: ResourcesChange) -> Plan:
         """Unsets, then sets resources of later Runs; idempotent."""
@@ -312,8 +276,8 @@ class ApiClient:
     def _change_plan(self, plan_id: str, part: str, name: str, change: Request | None) -> Plan:
         return self._requests.change(
             "DELETE" if change is None else "PUT",
-            f"/plans/{_id(plan_id)}/{part}",
-            _PLAN,
+            f"/plans/{segment(plan_id)}/{part}",
+            Plan,
             f"cannot change the {name} of Plan {plan_id}",
             None if change is None else to_wire(change),
         )
@@ -337,12 +301,12 @@ class ApiClient:
             "status": statuses,
         }
         query = [(name, ",".join(values)) for name, values in lists.items() if values]
-        query += _window(since, duration)
-        return self._requests.read("/runs", query, _RUN_LIST, "cannot find Runs")
+        query += window(since, duration)
+        return self._requests.read("/runs", query, list[Run], "cannot find Runs")
 
     def get_run(self, run_id: str) -> Run:
         """Gives the Run."""
-        return self._requests.read(f"/runs/{_id(run_id)}", (), _RUN, f"cannot show Run {run_id}")
+        return self._requests.read(f"/runs/{segment(run_id)}", (), Run, f"cannot show Run {run_id}")
 
     def open_log(
         self, run_id: str, *, follow: bool, offset: int = 0
@@ -355,7 +319,7 @@ class ApiClient:
         if offset:
             query["offset"] = str(offset)
         return self._requests.stream(
-            f"/runs/{_id(run_id)}/log",
+            f"/runs/{segment(run_id)}/log",
             query,
             f"cannot show the log of Run {run_id}",
             headers={"Accept": "application/octet-stream", "Accept-Encoding": "identity"},
@@ -365,15 +329,15 @@ class ApiClient:
 
     def stop_run(self, run_id: str, *, fail: bool) -> Run:
         """Requests that the Run end, as failed or as done; returns before it has."""
-        path = f"/runs/{_id(run_id)}/{'abort' if fail else 'tearoff'}"
-        return self._requests.change("PUT", path, _RUN, f"cannot stop Run {run_id}")
+        path = f"/runs/{segment(run_id)}/{'abort' if fail else 'tearoff'}"
+        return self._requests.change("PUT", path, Run, f"cannot stop Run {run_id}")
 
     def retry_run(self, run_id: str) -> None:
         """Retries a finished Run; its outputs are discarded.
 
         Not repeated after a lost response: the Run may have finished again in the meantime.
         """
-        path, failure = f"/runs/{_id(run_id)}/retry", f"cannot retry Run {run_id}"
+        path, failure = f"/runs/{segment(run_id)}/retry", f"cannot retry Run {run_id}"
         self._requests.retry.on_cut(
             lambda: self._requests.send("PUT", path, failure), repeatable=False
         )
@@ -388,7 +352,7 @@ class ApiClient:
 
         def attempt() -> list[str]:
             nonlocal cut_before
-            path, failure = f"/runs/{_id(run_id)}", f"cannot delete Run {run_id}"
+            path, failure = f"/runs/{segment(run_id)}", f"cannot delete Run {run_id}"
             try:
                 headers = self._requests.send("DELETE", path, failure)
             except ConnectionCut as cut:
@@ -405,102 +369,15 @@ class ApiClient:
 
     def run_events(self, run_id: str) -> list[RunEvent]:
         """Gives every change of the Run's status, oldest first."""
-        path = f"/runs/{_id(run_id)}/events"
-        return self._requests.read(path, (), _EVENTS, f"cannot show the history of Run {run_id}")
+        path = f"/runs/{segment(run_id)}/events"
+        return self._requests.read(
+            path, (), list[RunEvent], f"cannot show the history of Run {run_id}"
+        )
 
     def run_timing(self, run_id: str) -> RunTiming:
         """Gives where the time of the Run's newest execution went."""
-        path = f"/runs/{_id(run_id)}/timing"
-        return self._requests.read(path, (), _TIMING, f"cannot show the timing of Run {run_id}")
-
-    # ------------------------------------------------------------ hooks
-
-    def hooks(self) -> Hooks:
-        """Gives the hooks in force."""
-        return self._requests.read("/hooks", (), _HOOKS, "cannot show the hooks")
-
-    def find_deliveries(
-        self,
-        run_id: str | None = None,
-        *,
-        failed: bool = False,
-        since: datetime | None = None,
-        limit: int,
-    ) -> tuple[list[HookDelivery], bool]:
-        """Gives deliveries to hooks, those called last first; and whether there are more.
-
-        Args:
-            run_id: only those for this Run.
-            failed: only those that have neither succeeded nor been skipped.
-            since: only those whose last call is not older.
-            limit: the most to return, 1 to 1000.
-        """
-        query = [("run", run_id)] if run_id is not None else []
-        query += [("failed", "true")] if failed else []
-        query += [*_window(since, None), ("limit", str(limit))]
-        path, failure = "/hooks/deliveries", "cannot find deliveries"
-        return self._requests.read_page(path, query, _DELIVERIES, failure)
-
-    def skip_delivery(self, delivery_id: str, skip: HookSkip) -> HookDelivery:
-        """Lets a Run go on without a hook that has not agreed; idempotent."""
-        path = f"/hooks/deliveries/{_id(delivery_id)}/skip"
-        failure = f"cannot skip {delivery_id}"
-        return self._requests.retry.on_cut(
-            lambda: self._requests.once("POST", path, _DELIVERY, failure, json=to_wire(skip)),
-            repeatable=True,
-        )
-
-    def test_hook(self, url: str) -> HookTestAnswer:
-        """Sends the body of a sample Run to a hook in force; not repeated after a lost response."""
-        body = to_wire(HookTestRequest(url=url))
-        return self._requests.change("POST", "/hooks/test", _HOOK_TEST, f"cannot test {url}", body)
-
-    # ------------------------------------------------------------ accounts
-
-    def protected_resource(self) -> ProtectedResource:
-        """Says where the users of this API log in (RFC 9728)."""
-        # Beside `…/api`, at the root of knit's server.
-        url = f"{self._requests.root.removesuffix('/api')}{METADATA_PATH}"
-        return self._requests.read(url, (), _RESOURCE, "cannot find out where to log in")
-
-    def whoami(self) -> WhoAmI:
-        """Says who the caller is."""
-        return self._requests.read("/whoami", (), _CALLER, "cannot say who you are")
-
-    def create_token(self, new: NewToken) -> MadeToken:
-        """Makes a token; not repeated after a lost response, which had its only copy."""
-        failure = f"cannot create the token {new.name}"
-        return self._requests.change("POST", "/tokens", _MADE_TOKEN, failure, to_wire(new))
-
-    def tokens(self) -> list[Token]:
-        """Gives all tokens, newest first."""
-        return self._requests.read("/tokens", (), _TOKENS, "cannot list the tokens")
-
-    def revoke_token(self, token_id: str) -> Token:
-        """Makes a token invalid for good; idempotent."""
-        failure = f"cannot revoke the token {token_id}"
-        return self._requests.change("DELETE", f"/tokens/{_id(token_id)}", _TOKEN, failure)
-
-    def find_audit(
-        self,
-        *,
-        since: datetime | None = None,
-        until: datetime | None = None,
-        actor: str | None = None,
-        limit: int,
-    ) -> tuple[list[AuditEntry], bool]:
-        """Gives what callers did, the latest first; and whether there is more.
-
-        Args:
-            since: only from then on.
-            until: only before then.
-            actor: only of this name or subject.
-            limit: the most to return, 1 to 1000.
-        """
-        query = [*_window(since, None), ("limit", str(limit))]
-        query += [("until", until.isoformat())] if until is not None else []
-        query += [("actor", actor)] if actor is not None else []
-        return self._requests.read_page("/audit", query, _AUDIT, "cannot read the audit log")
+        path = f"/runs/{segment(run_id)}/timing"
+        return self._requests.read(path, (), RunTiming, f"cannot show the timing of Run {run_id}")
 
 
 def open_api(
@@ -543,20 +420,6 @@ def _transport(trust: ssl.SSLContext, proxy: Proxy | None) -> httpx.BaseTranspor
     if proxy is not None:
         return httpx.HTTPTransport(verify=trust, proxy=proxy.for_httpx(trust))
     return ArchiveTransport(httpx.HTTPTransport(verify=trust), trust)
-
-
-def _id(text: str) -> str:
-    # Whatever the user typed is one path segment: `..` must not lead to another address.
-    return quote(text, safe="").replace(".", "%2E")
-
-
-def _window(since: datetime | None, duration: str | None) -> list[tuple[str, str]]:
-    query = []
-    if since is not None:
-        query.append(("since", since.isoformat()))
-    if duration is not None:
-        query.append(("duration", duration))
-    return query
 
 
 def _tag_query(tags: Iterable[Tag]) -> httpx.QueryParams:

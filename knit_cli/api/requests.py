@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import httpx
-from pydantic import TypeAdapter
 
 from knit_cli.api.proxies import Proxy, proxy_errors
 from knit_cli.api.responses import detail_of, network_errors, parsed, raise_for_status
@@ -51,14 +50,12 @@ class Requests:
         """Closes the connections."""
         self._http.close()
 
-    def read(self, path: str, query: Query, shape: TypeAdapter[T], failure: str) -> T:
+    def read(self, path: str, query: Query, kind: type[T], failure: str) -> T:
         """Reads something; repeated while the API is unavailable or the connection breaks."""
 
-        return self.read_page(path, query, shape, failure)[0]
+        return self.read_page(path, query, kind, failure)[0]
 
-    def read_page(
-        self, path: str, query: Query, shape: TypeAdapter[T], failure: str
-    ) -> tuple[T, bool]:
+    def read_page(self, path: str, query: Query, kind: type[T], failure: str) -> tuple[T, bool]:
         """Reads one page of a list, as `read` does; tells whether another page follows."""
 
         def attempt() -> tuple[T, bool]:
@@ -67,16 +64,14 @@ class Requests:
                     lambda: self._http.get(path, params=list(query), timeout=REQUEST_TIMEOUT),
                     _reason,
                 )
-            return _parsed(response, shape, failure), "next" in response.links
+            return _parsed(response, kind, failure), "next" in response.links
 
         return self.retry.on_cut(attempt, repeatable=True)
 
-    def change(
-        self, method: str, path: str, shape: TypeAdapter[T], failure: str, body: Any = None
-    ) -> T:
+    def change(self, method: str, path: str, kind: type[T], failure: str, body: Any = None) -> T:
         """Changes something; PUT and DELETE, which are idempotent, are repeated after a cut."""
         return self.retry.on_cut(
-            lambda: self.once(method, path, shape, failure, json=body),
+            lambda: self.once(method, path, kind, failure, json=body),
             repeatable=method in ("PUT", "DELETE"),
         )
 
@@ -84,7 +79,7 @@ class Requests:
         self,
         method: str,
         path: str,
-        shape: TypeAdapter[T],
+        kind: type[T],
         failure: str,
         *,
         timeout: httpx.Timeout = REQUEST_TIMEOUT,
@@ -93,7 +88,7 @@ class Requests:
         """Sends a request once; `options` are those of httpx."""
         with self._translated_errors():
             response = self._http.request(method, path, timeout=timeout, **options)
-        return _parsed(response, shape, failure)
+        return _parsed(response, kind, failure)
 
     def send(self, method: str, path: str, failure: str) -> httpx.Headers:
         """Sends a request once whose response has no content; gives its headers."""
@@ -138,9 +133,9 @@ class Requests:
             yield
 
 
-def _parsed(response: httpx.Response, shape: TypeAdapter[T], failure: str) -> T:
+def _parsed(response: httpx.Response, kind: type[T], failure: str) -> T:
     raise_for_status(response, failure)
-    return parsed(response, shape, failure)
+    return parsed(response, kind, failure)
 
 
 def _reason(response: httpx.Response) -> str:

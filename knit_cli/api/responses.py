@@ -137,8 +137,8 @@ def is_framed(response: httpx.Response) -> bool:
     return bool({"content-length", "transfer-encoding"} & response.headers.keys())
 
 
-def parsed(response: httpx.Response, shape: TypeAdapter[T], failure: str) -> T:
-    """Parses the body as the wire type.
+def parsed(response: httpx.Response, kind: type[T], failure: str) -> T:
+    """Parses the body as a wire type, or as a list of such.
 
     Raises:
         ApiBroken: the body has another shape.
@@ -146,7 +146,7 @@ def parsed(response: httpx.Response, shape: TypeAdapter[T], failure: str) -> T:
             is valid.
     """
     try:
-        return shape.validate_json(response.content)
+        return TypeAdapter(kind).validate_json(response.content)
     except ValidationError as cause:
         if is_web_page(response):
             page = web_page_detail(response)

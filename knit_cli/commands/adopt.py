@@ -9,12 +9,12 @@ from typing import Annotated
 import typer
 
 from knit_cli.api.client import ApiClient
+from knit_cli.commands.choices import tag_option
 from knit_cli.errors import BadInput
 from knit_cli.invocation import invocation_of
 from knit_cli.manifest import Entry, read_manifest
 from knit_cli.output import print_json, say
 from knit_cli.session import api_of
-from knit_cli.shell.completion import complete_tag
 from knit_cli.tag_flags import raise_unless_utf8, read_user_tags
 from knit_workflows.wire.adoption import AdoptedVolume, AdoptRequest, VolumeToAdopt
 from knit_workflows.wire.tags import Tag
@@ -33,14 +33,7 @@ def adopt_data(
         ),
     ] = None,
     tag: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--tag",
-            "-t",
-            metavar="KEY:VALUE",
-            help="Add this tag to each. Repeat.",
-            autocompletion=complete_tag,
-        ),
+        list[str] | None, tag_option("--tag", "-t", help="Add this tag to each. Repeat.")
     ] = None,
     manifest: Annotated[
         Path | None,

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from knit_cli.errors import BadInput
+from knit_cli.shell.completion import complete_tag
 from knit_cli.time_flags import read_duration, read_instant
 
 Since = Annotated[str | None, typer.Option(metavar="TIME", help="Only from this time on.")]
@@ -16,6 +17,11 @@ Duration = Annotated[
     str | None,
     typer.Option(metavar="DURATION", help="With --since: length of the period, such as 2h45m."),
 ]
+
+
+def tag_option(*flags: str, help: str) -> Any:
+    """Gives an option that takes tags."""
+    return typer.Option(*flags, metavar="KEY:VALUE", help=help, autocompletion=complete_tag)
 
 
 class YesNoBoth(StrEnum):

@@ -9,13 +9,13 @@ from typing import Annotated
 import typer
 
 from knit_cli.commands.adopt import adopt_data
-from knit_cli.commands.choices import Duration, Since, YesNoBoth, read_period
+from knit_cli.commands.choices import Duration, Since, YesNoBoth, read_period, tag_option
 from knit_cli.commands.lineage import lineage
 from knit_cli.commands.purge import purge_data
 from knit_cli.invocation import invocation_of
 from knit_cli.output import print_bytes, print_json, say
 from knit_cli.session import api_of, environment_of
-from knit_cli.shell.completion import complete_data, complete_tag, complete_tag_key
+from knit_cli.shell.completion import complete_data, complete_tag_key
 from knit_cli.tag_flags import (
     name_tag,
     read_query_tags,
@@ -44,14 +44,7 @@ KnitId = Annotated[str, typer.Argument(metavar="KNIT_ID", autocompletion=complet
 def find_data(
     context: typer.Context,
     tag: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--tag",
-            "-t",
-            metavar="KEY:VALUE",
-            help="Only Data with this tag. Repeat.",
-            autocompletion=complete_tag,
-        ),
+        list[str] | None, tag_option("--tag", "-t", help="Only Data with this tag. Repeat.")
     ] = None,
     transient: Annotated[
         YesNoBoth,
@@ -77,14 +70,7 @@ def push_data(
     context: typer.Context,
     source: Annotated[list[str], typer.Argument(help="Folders or files; each becomes one Data.")],
     tag: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--tag",
-            "-t",
-            metavar="KEY:VALUE",
-            help="Add this tag. Repeat.",
-            autocompletion=complete_tag,
-        ),
+        list[str] | None, tag_option("--tag", "-t", help="Add this tag. Repeat.")
     ] = None,
     name: Annotated[
         bool, typer.Option("--name", "-n", help="Add the tag name:BASENAME of the source.")
@@ -187,18 +173,8 @@ def _is_file_name(text: str) -> bool:
 def tag_data(
     context: typer.Context,
     knit_id: KnitId,
-    add: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="KEY:VALUE", help="Add this tag. Repeat.", autocompletion=complete_tag
-        ),
-    ] = None,
-    remove: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="KEY:VALUE", help="Remove this tag. Repeat.", autocompletion=complete_tag
-        ),
-    ] = None,
+    add: Annotated[list[str] | None, tag_option(help="Add this tag. Repeat.")] = None,
+    remove: Annotated[list[str] | None, tag_option(help="Remove this tag. Repeat.")] = None,
     remove_key: Annotated[
         list[str] | None,
         typer.Option(

@@ -32,7 +32,7 @@ def list_hooks(context: typer.Context) -> None:
     `followers` are the workers that follow a hooks file now.
     """
     with api_of(invocation_of(context)) as api:
-        hooks = api.hooks()
+        hooks = api.hooks.in_force()
     print_json(hooks)
     if hooks.problem:
         say(f"in need of attention: {hooks.problem}")
@@ -61,7 +61,7 @@ def find_deliveries(
     """
     start = read_period(since, None)
     with api_of(invocation_of(context)) as api:
-        found, is_more = api.find_deliveries(run, failed=failed, since=start, limit=limit)
+        found, is_more = api.hooks.deliveries(run, failed=failed, since=start, limit=limit)
     if not sys.stdout.isatty():
         print_json(found)
     elif found:
@@ -101,7 +101,7 @@ def skip_delivery(
             advice=f"at most {MAX_REASON} characters for --reason, {MAX_NAME} for --by",
         ) from cause
     with api_of(invocation) as api:
-        skipped = api.skip_delivery(delivery, skip)
+        skipped = api.hooks.skip(delivery, skip)
     say(
         f"Run {skipped.run_id} goes on to {skipped.to_status} without {skipped.url}, as "
         f"{skipped.skipped_by} says; follow it with `knit run show {skipped.run_id}`"
@@ -119,7 +119,7 @@ def test_hook(
     example, `knit hook test https://policy.example/signed-images`.
     """
     with api_of(invocation_of(context)) as api:
-        answer = api.test_hook(url)
+        answer = api.hooks.test(url)
     print_json(answer)
     if not answer.succeeded:
         # What else there is to say of other failures is in their reason.

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from knit_cli.commands.choices import read_hops
-from knit_cli.graphs.formats import GraphFormat, print_graph
+from knit_cli.graphs.formats import Format, GraphFormat, print_graph
 from knit_cli.graphs.lineage import Lineage
 from knit_cli.graphs.lineage_graph import to_graph
 from knit_cli.graphs.lineage_tree import print_tree
@@ -29,10 +29,7 @@ def lineage(
     numbers: Annotated[
         str, typer.Option("--numbers", "-n", metavar="N|all", help="How many Runs to follow.")
     ] = "3",
-    output: Annotated[
-        GraphFormat | None,
-        typer.Option("--format", help="Output format (default: tree on a terminal, else dot)."),
-    ] = None,
+    output: Format = None,
 ) -> None:
     """Show where a Data came from and what came from it; without -u and -d, both."""
     hops = read_hops(numbers)

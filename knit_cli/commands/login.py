@@ -51,13 +51,13 @@ def login(
             advice="unset KNIT_TOKEN, and remove the token from the profile, to use a login",
         )
     with api_at(invocation, profile, where, None) as api:
-        resource = api.protected_resource()
+        resource = api.accounts.protected_resource()
     made = _logged_in(invocation, profile, resource, opens=not no_browser)
     file = CredentialsFile(invocation.credentials_path)
     with file.locked():
         file.put(profile.api_root, made)
     with api_of(invocation) as api:
-        say(f"logged in: {describe_caller(api.whoami())}")
+        say(f"logged in: {describe_caller(api.accounts.whoami())}")
 
 
 def _logged_in(
@@ -177,7 +177,7 @@ def whoami(context: typer.Context) -> None:
     It is JSON when piped.
     """
     with api_of(invocation_of(context)) as api:
-        caller = api.whoami()
+        caller = api.accounts.whoami()
     if sys.stdout.isatty():
         print_text(printable(describe_caller(caller)))
     else:

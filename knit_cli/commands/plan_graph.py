@@ -11,7 +11,7 @@ import typer
 from knit_cli.api.client import ApiClient
 from knit_cli.commands.choices import read_hops
 from knit_cli.commands.plan_change import PlanId
-from knit_cli.graphs.formats import GraphFormat, print_graph
+from knit_cli.graphs.formats import Format, GraphFormat, print_graph
 from knit_cli.graphs.plan_graph import to_graph, walk
 from knit_cli.graphs.plan_tree import print_tree
 from knit_cli.invocation import invocation_of
@@ -33,10 +33,7 @@ def graph_plans(
     numbers: Annotated[
         str, typer.Option("--numbers", "-n", metavar="N|all", help="How many Plans to follow.")
     ] = "3",
-    output: Annotated[
-        GraphFormat | None,
-        typer.Option("--format", help="Output format (default: tree on a terminal, else dot)."),
-    ] = None,
+    output: Format = None,
 ) -> None:
     """Show which Plans feed a Plan and which it feeds; without -u and -d, both."""
     hops = read_hops(numbers)

@@ -12,11 +12,12 @@ from typing import Annotated
 import typer
 
 from knit_cli.api.client import ApiClient
+from knit_cli.commands.choices import tag_option
 from knit_cli.errors import ApiRefused, BadInput, CliError
 from knit_cli.invocation import invocation_of
 from knit_cli.output import print_json, say
 from knit_cli.session import api_of
-from knit_cli.shell.completion import complete_data, complete_tag
+from knit_cli.shell.completion import complete_data
 from knit_cli.tag_flags import read_query_tags
 from knit_cli.time_flags import read_age
 from knit_workflows.domain.instants import parse_instant
@@ -50,13 +51,7 @@ def purge_data(
     ] = None,
     tag: Annotated[
         list[str] | None,
-        typer.Option(
-            "--tag",
-            "-t",
-            metavar="KEY:VALUE",
-            help="With --older-than: only Data with this tag. Repeat.",
-            autocompletion=complete_tag,
-        ),
+        tag_option("--tag", "-t", help="With --older-than: only Data with this tag. Repeat."),
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would be freed; change nothing.")

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import sys
 from enum import StrEnum
+from typing import Annotated
+
+import typer
 
 from knit_cli.graphs.dot import to_dot
 from knit_cli.graphs.json_graph import to_json
@@ -24,6 +27,12 @@ class GraphFormat(StrEnum):
     def chosen(cls, option: GraphFormat | None) -> GraphFormat:
         """Gives the format asked for, else a tree on a terminal and dot anywhere else."""
         return option or (cls.TREE if sys.stdout.isatty() else cls.DOT)
+
+
+Format = Annotated[
+    GraphFormat | None,
+    typer.Option("--format", help="Output format (default: tree on a terminal, else dot)."),
+]
 
 
 def print_graph(graph: Graph, form: GraphFormat) -> None:

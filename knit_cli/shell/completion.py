@@ -134,17 +134,17 @@ def _fetched(invocation: Invocation, noun: str, prefix: str) -> Candidates:
     # A login is not renewed: this may be given up at any moment.
     with api_of(invocation, notify=lambda _text: None, renews=False) as api:
         if noun == _HOOKS:
-            hooks = api.hooks()
+            hooks = api.hooks.in_force()
             return [(url, "") for url in dict.fromkeys((*hooks.before, *hooks.after))]
         if noun == _DELIVERIES:
-            failed, _ = api.find_deliveries(failed=True, limit=_LIMIT)
+            failed, _ = api.hooks.deliveries(failed=True, limit=_LIMIT)
             return [
                 (one.id, f"{one.from_status} → {one.to_status}, {one.url}")
                 for one in failed
                 if one.phase == HookPhase.BEFORE
             ]
         if noun == _TOKENS:
-            tokens = (one for one in api.tokens() if one.revoked_at is None)
+            tokens = (one for one in api.accounts.tokens() if one.revoked_at is None)
             return [(one.token_id, one.name) for one in tokens][:_LIMIT]
         found = api.completions(noun, prefix, limit=_LIMIT)
     return [(one.value, one.words) for one in found]

@@ -1,4 +1,4 @@
-"""Which Data satisfy which inputs: the test for one input, and all combinations page by page.
+"""The combinations of the Data that satisfy the inputs of a Plan, page by page.
 
 The combinations of a Plan are the full cross product of its inputs' candidates. When one Data
 (the *trigger*) has just appeared, only those with the trigger at one of its inputs are new. They
@@ -21,33 +21,8 @@ import json
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from itertools import islice
 from math import prod
-
-from knit_workflows.domain.instants import floor_to_millis
-from knit_workflows.domain.plans.model import Requirement
-from knit_workflows.domain.tags import Tag
-
-
-def satisfies(
-    tags: frozenset[Tag], knit_id: str, timestamp: datetime, requirement: Requirement
-) -> bool:
-    """Says whether a Data of a Run that is *done* fills an input.
-
-    `tags` may hold more than the input asks for, system tags too. `timestamp` and the input's
-    are compared as instants, in whole milliseconds, the precision in which they are shown.
-    An input that asks for nothing is filled by nothing.
-    """
-    if not requirement.tags and not requirement.has_system_tag:
-        return False
-    if requirement.knit_id is not None and requirement.knit_id != knit_id:
-        return False
-    if requirement.timestamp is not None and (
-        floor_to_millis(requirement.timestamp) != floor_to_millis(timestamp)
-    ):
-        return False
-    return requirement.tags <= tags
 
 
 def assignment_hash(assignment: Mapping[int, str]) -> bytes:

@@ -34,30 +34,26 @@ def _wire_name(field_name: str) -> str:
 _NAMES = AliasGenerator(validation_alias=_wire_name, serialization_alias=_wire_name)
 
 
-class Response(BaseModel):
+class _Wire(BaseModel):
+    model_config = ConfigDict(
+        alias_generator=_NAMES,
+        validate_by_name=True,
+        validate_by_alias=True,
+        serialize_by_alias=True,
+        frozen=True,
+    )
+
+
+class Response(_Wire):
     """A value the server sends. Keys a newer server adds are kept: printing it loses nothing."""
 
-    model_config = ConfigDict(
-        alias_generator=_NAMES,
-        validate_by_name=True,
-        validate_by_alias=True,
-        serialize_by_alias=True,
-        frozen=True,
-        extra="allow",
-    )
+    model_config = ConfigDict(extra="allow")
 
 
-class Request(BaseModel):
+class Request(_Wire):
     """A value a client sends. An unknown key is refused: ignoring it loses what the user meant."""
 
-    model_config = ConfigDict(
-        alias_generator=_NAMES,
-        validate_by_name=True,
-        validate_by_alias=True,
-        serialize_by_alias=True,
-        frozen=True,
-        extra="forbid",
-    )
+    model_config = ConfigDict(extra="forbid")
 
 
 def is_empty(value: Sized | None) -> bool:

@@ -219,6 +219,7 @@ async def test_all_are_closed_at_the_end(port, deps, extra: PutInForce):
         await until(lambda: behind.ended == 1)
 
 
+@pytest.mark.patient
 async def test_a_service_that_ends_connections_at_any_time_loses_and_doubles_nothing(
     port, extra: PutInForce
 ):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -34,6 +34,17 @@ st.register_type_strategy(
     Tag, st.builds(Tag, st.text("abc#", min_size=1, max_size=3), st.text("abc:", max_size=3))
 )
 st.register_type_strategy(datetime, st.datetimes(timezones=st.just(UTC)))
+
+
+def few(kind: Any) -> st.SearchStrategy[Any]:
+    """Short tuples: those within those within those of a Plan would take seconds to draw."""
+    *inside, last = get_args(kind)
+    if last is ...:
+        return st.lists(st.from_type(inside[0]), max_size=3).map(tuple)
+    return st.tuples(*map(st.from_type, [*inside, last]))
+
+
+st.register_type_strategy(tuple, few)
 
 
 def objects(value: BaseModel) -> Iterator[BaseModel]:

@@ -77,6 +77,7 @@ def test_a_replaced_certificate_is_served_and_open_connections_go_on(tmp_path: P
         assert "certificate_replaced" in running.end()
 
 
+@pytest.mark.patient
 def test_a_client_without_tls_gets_nothing_and_disturbs_nobody(tmp_path: Path) -> None:
     chain, key = make_certificate(tmp_path, "one")
     with api(tmp_path, "--tls-cert", str(chain), "--tls-key", str(key), **NOBODY) as running:
@@ -109,6 +110,7 @@ def test_wrong_files_are_refused_in_words_and_say_what_to_do(tmp_path: Path) -> 
             Certificate(*files).load()
 
 
+@pytest.mark.patient
 @pytest.mark.parametrize("flag", ["--tls-cert", "--tls-key"])
 def test_one_without_the_other_is_refused(tmp_path: Path, flag: str) -> None:
     path = make_certificate(tmp_path, "one")[0]

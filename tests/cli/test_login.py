@@ -716,6 +716,7 @@ class SlowProvider(http.server.BaseHTTPRequestHandler):
         pass
 
 
+@pytest.mark.patient
 def test_ctrl_c_does_not_lose_the_next_refresh_token(knit, logged_in):
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), SlowProvider) as server:
         threading.Thread(target=server.serve_forever).start()

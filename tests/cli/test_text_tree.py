@@ -57,12 +57,12 @@ def test_a_large_tree_stays_narrow():
     """Whatever its form: a thing is indented as often as the tree can be halved, at most."""
     dice = random.Random(8)
     nodes = [TreeNode(Text("0"))]
-    for number in range(1, 4096):
+    for number in range(1, 1024):
         nodes.append(dice.choice(nodes[-9:]).add(Text(str(number))))
     lines = drawn(nodes[0], 400)
     assert len(lines) == len(nodes)
-    assert {line.split()[-1] for line in lines} == {str(number) for number in range(4096)}
-    assert max(line.count("│   ") for line in lines) <= 12
+    assert {line.split()[-1] for line in lines} == {str(number) for number in range(1024)}
+    assert max(line.count("│   ") for line in lines) <= 10
 
 
 def test_a_terminal_that_knows_no_lines_gets_ascii():

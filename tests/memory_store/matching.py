@@ -3,17 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Final
 from uuid import uuid4
 
 from knit_workflows.domain.ids import KnitId, RunId
-from knit_workflows.domain.matching import assignment_hash, page, satisfies
+from knit_workflows.domain.instants import floor_to_millis
+from knit_workflows.domain.matching import assignment_hash, page
 from knit_workflows.domain.plans.model import Requirement
 from knit_workflows.domain.runs import RunEvent, RunStatus
 from knit_workflows.domain.tags import Tag
 from tests.memory_store.memory import DataRow, Memory, PlanRow, RunRow
 
 _ALL: Final = 1_000_000_000
+
+
+def satisfies(
+    tags: frozenset[Tag], knit_id: str, timestamp: datetime, requirement: Requirement
+) -> bool:
+    """Says whether a Data of a Run that is *done* fills an input.
+
+    `tags` may hold more than the input asks for, system tags too. `timestamp` and the input's
+    are compared as instants, in whole milliseconds, the precision in which they are shown.
+    An input that asks for nothing is filled by nothing.
+    """
+    if not requirement.tags and not requirement.has_system_tag:
+        return False
+    if requirement.knit_id is not None and requirement.knit_id != knit_id:
+        return False
+    if requirement.timestamp is not None and (
+        floor_to_millis(requirement.timestamp) != floor_to_millis(timestamp)
+    ):
+        return False
+    return requirement.tags <= tags
 
 
 def fills(memory: Memory, one: DataRow, wanted: Requirement) -> bool:

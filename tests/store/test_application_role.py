@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 from uuid import uuid4
@@ -27,15 +28,15 @@ RECORD = AuditRecord("token:a", "a", "PUT", "/api/runs/{run_id}/abort", {"run_id
 
 @dataclass(frozen=True)
 class Roles:
-    """A migrated database, as its owner and as the application's role see it."""
+    """A database, as its owner and as the application's role see it."""
 
     owner: str
     application: str
     name: str
 
 
-@pytest.fixture
-async def roles(databases: Databases) -> AsyncIterator[Roles]:
+@contextmanager
+def _roles(databases: Databases) -> Iterator[Roles]:
     owner = databases.empty()
     name = f"knit-app {uuid4().hex[:8]}"
     with psycopg.connect(owner, autocommit=True) as connection:
@@ -49,6 +50,24 @@ async def roles(databases: Databases) -> AsyncIterator[Roles]:
     databases.drop(owner)
 
 
+@pytest.fixture
+def roles(databases: Databases) -> Iterator[Roles]:
+    """A role, and an empty database of the test's own."""
+    with _roles(databases) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+async def served(databases: Databases) -> AsyncIterator[Roles]:
+    """A migrated database with an entry, for tests that can change nothing there."""
+    with _roles(databases) as made:
+        await migrate(made.owner, application_role=made.name)
+        with psycopg.connect(made.application, autocommit=True) as connection:
+            connection.execute("INSERT INTO audit (at, actor) VALUES (now(), 'a')")
+        yield made
+
+
+@pytest.mark.patient
 async def test_the_migration_grants_what_knit_needs(roles: Roles) -> None:
     """By its command, twice, as before each upgrade."""
     environment = {
@@ -98,10 +117,8 @@ async def test_the_migration_grants_what_knit_needs(roles: Roles) -> None:
         "DROP TABLE token",
     ],
 )
-async def test_the_application_cannot_touch_the_audit_log(roles: Roles, statement: str) -> None:
-    await migrate(roles.owner, application_role=roles.name)
-    with psycopg.connect(roles.application, autocommit=True) as connection:
-        connection.execute("INSERT INTO audit (at, actor) VALUES (now(), 'a')")
+async def test_the_application_cannot_touch_the_audit_log(served: Roles, statement: str) -> None:
+    with psycopg.connect(served.application, autocommit=True) as connection:
         try:
             connection.execute(statement)  # type: ignore[call-overload]
         except psycopg.errors.InsufficientPrivilege:

@@ -99,6 +99,7 @@ async def test_an_empty_database_is_told(databases: Databases) -> None:
     assert "revision" in found["problem"]
 
 
+@pytest.mark.patient
 async def test_the_program_prints_one_json_object(monkeypatch) -> None:
     """With 0, whatever it found; settings that are refused are a finding, too."""
     monkeypatch.setenv("TEMPORAL_ADDRESS", free_address())

@@ -47,7 +47,7 @@ def test_merges_are_done_and_are_no_repetition() -> None:
         ("a: 1\n---\nb: 2", 2, "but found another document"),
         ("a: 1\nb: {a: 1\n", 3, "expected ',' or '}'"),
         ("<<: 1", 1, "expected a mapping or list of mappings for merging"),
-        ("[" * 5000, 1, "too deeply"),
+        ("[" * 1000, 1, "too deeply"),
         ("a: \0", 1, "special characters are not allowed"),
     ],
 )
@@ -66,7 +66,7 @@ def test_what_is_no_yaml_is_said_with_its_line(text: str, line: int, words: str)
         ("a: 1\n? [b]\n: 2\n", Unfit, 2),
         ("a: 1\n<<: {[b]: 2}\n", Unfit, 2),
         ("a: 1\nb: &b [*b]\n", Unfit, 2),
-        ("a: 1\nb: [" + "1, " * 100_000 + "]", Unfit, 2),
+        pytest.param("a: 1\nb: [" + "1, " * 100_000 + "]", Unfit, 2, marks=pytest.mark.patient),
     ],
 )
 def test_what_has_no_plain_values_is_said_with_its_line(

@@ -40,7 +40,7 @@ def audit(
     begin = None if since is None else read_instant(since, "--since")
     end = None if until is None else read_instant(until, "--until")
     with api_of(invocation_of(context)) as api:
-        found, is_more = api.find_audit(since=begin, until=end, actor=actor, limit=limit)
+        found, is_more = api.accounts.audit(since=begin, until=end, actor=actor, limit=limit)
     if not sys.stdout.isatty():
         print_json(found)
     elif found:

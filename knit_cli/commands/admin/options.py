@@ -6,11 +6,10 @@ the invocation and not by Typer, so that an empty one counts as not set.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated
 
 import typer
 
@@ -68,13 +67,6 @@ ServerKey = Annotated[
     str | None, typer.Option("--tls-key", metavar="FILE", help="Its key ($TLS_KEY).")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-
-_TLS_FLAGS: Final = {
-    "--tls-ca-cert": ("TLS_CA_CERT", "TLSCACERT"),
-    "--tls-ca-key": ("TLS_CA_KEY", "TLSCAKEY"),
-    "--tls-cert": ("TLS_CERT", "TLSCERT"),
-    "--tls-key": ("TLS_KEY", "TLSKEY"),
-}
 
 
 @dataclass(frozen=True)
@@ -137,19 +129,25 @@ def administration(
     return Administration(folder, cluster)
 
 
-def given_files(invocation: Invocation, flags: Mapping[str, str | None]) -> GivenFiles:
-    """Gives the certificates that flags or variables name; `flags` by their name."""
+def given_files(
+    invocation: Invocation,
+    ca_certificate: str | None,
+    ca_key: str | None,
+    certificate: str | None,
+    key: str | None,
+) -> GivenFiles:
+    """Gives the certificates that flags or variables name."""
     variables = invocation.surroundings.variables
-    found: dict[str, Path | None] = {}
-    for flag, names in _TLS_FLAGS.items():
-        values = [flags[flag], *(variables.get(name) for name in names)]
-        value = next((one for one in values if one), None)
-        found[flag] = None if value is None else invocation.path(value).absolute()
+
+    def path(flag: str | None, *names: str) -> Path | None:
+        value = next((one for one in (flag, *map(variables.get, names)) if one), None)
+        return None if value is None else invocation.path(value).absolute()
+
     return GivenFiles(
-        ca_certificate=found["--tls-ca-cert"],
-        ca_key=found["--tls-ca-key"],
-        certificate=found["--tls-cert"],
-        key=found["--tls-key"],
+        ca_certificate=path(ca_certificate, "TLS_CA_CERT", "TLSCACERT"),
+        ca_key=path(ca_key, "TLS_CA_KEY", "TLSCAKEY"),
+        certificate=path(certificate, "TLS_CERT", "TLSCERT"),
+        key=path(key, "TLS_KEY", "TLSKEY"),
     )
 
 

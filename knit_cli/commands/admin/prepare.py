@@ -11,6 +11,7 @@ from knit_cli.admin import charts
 from knit_cli.admin.fresh_values import Choices
 from knit_cli.admin.preparation import Preparation, copy_kubeconfig, prepare
 from knit_cli.commands.admin.options import (
+    Administration,
     CaCertificate,
     CaKey,
     Hosts,
@@ -31,6 +32,31 @@ from knit_cli.output import say
 app = typer.Typer()
 
 
+NoTls = Annotated[bool, typer.Option("--no-tls", help="Plain HTTP, behind a balancer ($NO_TLS).")]
+ApiRoot = Annotated[
+    str | None,
+    typer.Option(metavar="URL", help="The address for users, if it is not that of a node."),
+]
+Temporal = Annotated[
+    str | None, typer.Option(metavar="HOST:PORT", help="The frontend of your Temporal.")
+]
+TemporalNamespace = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Its namespace for knit (default: knit).")
+]
+StorageClass = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="A StorageClass you have, instead of an NFS server."),
+]
+With = Annotated[
+    list[str] | None,
+    typer.Option("--with", metavar="CHART", help="Also this chart: knit-temporal. Repeat."),
+]
+Without = Annotated[
+    list[str] | None,
+    typer.Option("--without", metavar="CHART", help="All but this chart. Repeat."),
+]
+
+
 @app.command("prepare")
 def prepare_command(
     context: typer.Context,
@@ -42,32 +68,13 @@ def prepare_command(
     tls_ca_key: CaKey = None,
     tls_cert: ServerCertificate = None,
     tls_key: ServerKey = None,
-    no_tls: Annotated[
-        bool, typer.Option("--no-tls", help="Plain HTTP, behind a balancer ($NO_TLS).")
-    ] = False,
-    api_root: Annotated[
-        str | None,
-        typer.Option(metavar="URL", help="The address for users, if it is not that of a node."),
-    ] = None,
-    temporal: Annotated[
-        str | None,
-        typer.Option(metavar="HOST:PORT", help="The frontend of your Temporal."),
-    ] = None,
-    temporal_namespace: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Its namespace for knit (default: knit).")
-    ] = None,
-    storage_class: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="A StorageClass you have, instead of an NFS server."),
-    ] = None,
-    with_chart: Annotated[
-        list[str] | None,
-        typer.Option("--with", metavar="CHART", help="Also this chart: knit-temporal. Repeat."),
-    ] = None,
-    without_chart: Annotated[
-        list[str] | None,
-        typer.Option("--without", metavar="CHART", help="All but this chart. Repeat."),
-    ] = None,
+    no_tls: NoTls = False,
+    api_root: ApiRoot = None,
+    temporal: Temporal = None,
+    temporal_namespace: TemporalNamespace = None,
+    storage_class: StorageClass = None,
+    with_chart: With = None,
+    without_chart: Without = None,
     verbose: Verbose = False,
 ) -> None:
     """Write the settings folder: certificates, values per chart, the access to the cluster.
@@ -77,23 +84,14 @@ def prepare_command(
     which knit's images are pulled.
     """
     invocation = invocation_of(context)
-    variables = invocation.surroundings.variables
-    given = given_files(
-        invocation,
-        {
-            "--tls-ca-cert": tls_ca_cert,
-            "--tls-ca-key": tls_ca_key,
-            "--tls-cert": tls_cert,
-            "--tls-key": tls_key,
-        },
-    )
+    given = given_files(invocation, tls_ca_cert, tls_ca_key, tls_cert, tls_key)
     plain = switch(invocation, no_tls, "NO_TLS")
     refuse_both(plain, bool(given), ("--no-tls", "certificates"))
     told = Preparation(
         given=given,
         hosts=host or (),
         no_tls=plain,
-        pull_secret=variables.get("PULL_SECRET") or None,
+        pull_secret=invocation.surroundings.variables.get("PULL_SECRET") or None,
         api_root=api_root,
         choices=Choices(
             without=_known(without_chart, "--without"),
@@ -104,7 +102,10 @@ def prepare_command(
         ),
     )
     given.check_pairs()
-    work = administration(invocation, settings, namespace, kubeconfig, verbose, new=True)
+    _write(administration(invocation, settings, namespace, kubeconfig, verbose, new=True), told)
+
+
+def _write(work: Administration, told: Preparation) -> None:
     folder, cluster = work.folder, work.cluster
     anew = not folder.exists()
     folder.create()

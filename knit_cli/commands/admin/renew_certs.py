@@ -54,15 +54,7 @@ def renew_command(
     kept in certs/replaced-….
     """
     invocation = invocation_of(context)
-    given = given_files(
-        invocation,
-        {
-            "--tls-ca-cert": tls_ca_cert,
-            "--tls-ca-key": tls_ca_key,
-            "--tls-cert": tls_cert,
-            "--tls-key": tls_key,
-        },
-    )
+    given = given_files(invocation, tls_ca_cert, tls_ca_key, tls_cert, tls_key)
     new_authority = switch(invocation, renew_ca, "RENEW_CA")
     refuse_both(new_authority, bool(given), ("--renew-ca", "certificates"))
     work = administration(invocation, settings, namespace, kubeconfig, verbose)

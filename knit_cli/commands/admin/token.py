@@ -51,7 +51,7 @@ def create_token(
         expires_in=None if expires is None else _span(expires),
     )
     with api_of(invocation_of(context)) as api:
-        made = api.create_token(new)
+        made = api.accounts.create_token(new)
     print_text(made.token)
     say(
         f"this is the token {made.name} (id {made.token_id}, role {made.role}); keep it safe, "
@@ -84,7 +84,7 @@ def list_tokens(context: typer.Context) -> None:
     It is JSON when piped.
     """
     with api_of(invocation_of(context)) as api:
-        tokens = api.tokens()
+        tokens = api.accounts.tokens()
     if not sys.stdout.isatty():
         print_json(tokens)
     elif tokens:
@@ -100,5 +100,5 @@ def revoke_token(
 ) -> None:
     """Revoke a token, for good."""
     with api_of(invocation_of(context)) as api:
-        revoked = api.revoke_token(token_id)
+        revoked = api.accounts.revoke_token(token_id)
     say(f"the token {revoked.name} opens nothing any more, after five seconds at most")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,12 @@ class Tools:
         self.folder = folder
         self.state = folder / "state"
         self.state.mkdir(parents=True)
-        program = (
-            f"#!{sys.executable} -IS\n" + (Path(__file__).parent / "fake_tools.py").read_text()
-        )
+        # An imported module is compiled once, a program each of the many times that it is started.
+        program = f"""#!{sys.executable} -IS
+import sys
+sys.path.append({str(Path(__file__).parent)!r})
+import fake_tools
+"""
         for name in ("helm", "kubectl"):
             (folder / name).write_text(program)
             (folder / name).chmod(0o755)
@@ -121,14 +125,33 @@ def charts(admin: Admin) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def snapshots(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What commands of earlier tests made: each starts a dozen programs."""
+    return tmp_path_factory.mktemp("snapshots")
+
+
 @pytest.fixture
-def prepared(admin: Admin, charts: Path) -> Admin:
-    admin.succeed("prepare", "--temporal", "temporal.example:7233")
+def prepared(admin: Admin, charts: Path, snapshots: Path) -> Admin:
+    command = ("prepare", "--temporal", "temporal.example:7233")
+    _succeed_once(admin, snapshots / "prepared", command)
     return admin
 
 
 @pytest.fixture
-def installed(prepared: Admin) -> Admin:
-    prepared.succeed("install")
+def installed(prepared: Admin, snapshots: Path) -> Admin:
+    _succeed_once(prepared, snapshots / "installed", ("install",))
     prepared.tools.forget()
     return prepared
+
+
+def _succeed_once(admin: Admin, snapshot: Path, command: tuple[str, ...]) -> None:
+    """Gives a test what a command makes, or what it has made for the first that asked."""
+    places = {"settings": admin.folder, "state": admin.tools.state}
+    if snapshot.exists():
+        for name, place in places.items():
+            shutil.copytree(snapshot / name, place, dirs_exist_ok=True)
+        return
+    admin.succeed(*command)
+    for name, place in places.items():
+        shutil.copytree(place, snapshot / name)

@@ -1,6 +1,6 @@
 """A small helm and kubectl: one program that records how it is called and keeps a toy cluster.
 
-It is copied into a test's folder under both names. Everything is in the folder `state` beside it:
+A test's folder has a program of each name, which imports this. Everything is in `state` beside it:
 `calls.jsonl`, `objects.json` (by `kind/name`), `releases.json`, and files that say how it is to
 behave: `fail-NAME` (what helm says instead of installing), `hang-NAME`, `crash-NAME` (objects that
 are there while helm waits; it goes on when somebody reads the log of one), `log-POD-CONTAINER`,
@@ -17,7 +17,7 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-STATE = Path(__file__).resolve().parent / "state"
+STATE = Path(sys.argv[0]).resolve().parent / "state"
 KINDS = {
     "secrets": "secret",
     "pods": "pod",

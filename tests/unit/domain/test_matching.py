@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from knit_workflows.domain.matching import Cursor, Page, assignment_hash, count, page, satisfies
+from knit_workflows.domain.matching import Cursor, Page, assignment_hash, count, page
 from knit_workflows.domain.plans.model import Requirement
 from knit_workflows.domain.tags import Tag
+from tests.memory_store.matching import satisfies
 
 A, B, C = Tag("a", "1"), Tag("b", "2"), Tag("a", "3")
 NOON = datetime(2024, 11, 18, 12, 0, 0, 70_000, UTC)

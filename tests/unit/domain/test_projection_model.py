@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from knit_workflows.domain.matching import assignment_hash, count, page, satisfies
+from knit_workflows.domain.matching import assignment_hash, count, page
 from knit_workflows.domain.plans.model import Requirement
 from knit_workflows.domain.tags import Tag
+from tests.memory_store.matching import satisfies
 from tests.store.model import ModelData, ModelPlan, ModelRun, expected_runs
 
 NOON = datetime(2024, 11, 18, 12, tzinfo=UTC)
