@@ -32,6 +32,7 @@ from knit_workflows.compute.kubernetes.objects import (
     now,
     version_of,
 )
+from knit_workflows.compute.kubernetes.rights import prerequisites
 from knit_workflows.compute.kubernetes.server import ApiServer
 from knit_workflows.compute.kubernetes.stalled import claims_of, why_stalled
 from knit_workflows.compute.kubernetes.start_failures import WarningEvent, read_warning
@@ -104,7 +105,7 @@ class KubernetesBackend:
 
     async def ensure_prerequisites(self) -> None:
         """Creates what Runs need in the namespace, where it is missing."""
-        for manifest in manifests.prerequisites(self._settings):
+        for manifest in prerequisites(self._settings):
             await self._server.create(manifest["kind"], manifest)
 
     async def require_room(self) -> None:

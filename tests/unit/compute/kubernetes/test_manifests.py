@@ -9,7 +9,7 @@ from datetime import timedelta
 import pytest
 
 from knit_workflows.compute.base import RunPod, Transfer, TransferMode
-from knit_workflows.compute.kubernetes import manifests
+from knit_workflows.compute.kubernetes import manifests, prerequisites
 from knit_workflows.domain.errors import BackendRejected
 from knit_workflows.domain.plans.model import NodeMode, NodeRule
 from knit_workflows.domain.volumes import Mount, Volume
@@ -267,7 +267,7 @@ def test_the_token_is_only_in_the_secret_that_goes_with_the_pod():
 
 
 def test_prerequisites_give_the_nurse_the_right_to_read_logs():
-    account, role, binding, secret = manifests.prerequisites(SETTINGS)
+    account, role, binding, secret = prerequisites(SETTINGS)
     assert account["metadata"]["name"] == "knit-nurse"
     granted = {tuple(rule["resources"]): rule["verbs"] for rule in role["rules"]}
     assert granted == {("pods",): ["get", "list", "watch"], ("pods/log",): ["get"]}
