@@ -246,7 +246,7 @@ class ComputeRunActivities(RunActivities):
             return await self._store.advance(
                 spec.key,
                 RunStatus.STARTING,
-                cause="run pod created",
+                cause="run pod requested",
                 used=UsedResources(spec.resources, spec.service_account),
                 hooks_called=hooks_called,
             )

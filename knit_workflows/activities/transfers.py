@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Final
 
@@ -58,7 +59,10 @@ class ComputeTransferActivities(TransferActivities):
         execution: RunExecutionStore,
         backend: ComputeBackend,
         idle: timedelta,
+        taken: Callable[[], None] = lambda: None,
     ) -> None:
+        """`taken` is called when an upload may have taken a volume that waited for one."""
+        self._taken = taken
         self._store = store
         self._execution = execution
         self._backend = backend
@@ -110,9 +114,12 @@ class ComputeTransferActivities(TransferActivities):
     async def _record(self, request: OpenTransfer) -> TransferRecord:
         knit_id = KnitId(request.knit_id)
         if request.mode == "write":
-            return await self._store.begin_upload(
+            record = await self._store.begin_upload(
                 request.transfer_id, RunId(request.run_id), knit_id, actor=request.actor
             )
+            if names.is_warm(record.volume, record.knit_id):
+                self._taken()
+            return record
         return await self._store.begin_download(request.transfer_id, knit_id)
 
     async def _open(self, record: TransferRecord) -> str:
@@ -160,10 +167,14 @@ class ComputeTransferActivities(TransferActivities):
         )
 
     def _transfer(self, record: TransferRecord) -> Transfer:
+        mode = TransferMode(record.mode)
+        warm = mode is TransferMode.WRITE and names.is_warm(record.volume, record.knit_id)
         return Transfer(
-            name=names.transfer(record.knit_id, record.mode, record.transfer_id),
+            name=names.warm_transfer(record.volume)
+            if warm
+            else names.transfer(record.knit_id, mode, record.transfer_id),
             volume=_volume(record),
-            mode=TransferMode(record.mode),
+            mode=mode,
             token=record.token,
             idle=self._idle,
         )

@@ -115,7 +115,7 @@ class Run(RunSummary):
     """One Run in full. `log` is always there, null for a Plan that keeps none.
 
     Beyond the contract: `generation` counts the executions of the Run (a retry is the next);
-    `priority` is left out when it is 0, `used` until a pod was launched, `waiting` unless
+    `priority` is left out when it is 0, `used` until its pod runs, `waiting` unless
     something keeps it from its next status. `notes` say which parts of its outputs cannot be
     kept, and are left out if all can. Servers other than knit send none of them.
     """

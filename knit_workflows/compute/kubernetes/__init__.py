@@ -1,6 +1,7 @@
 """The Kubernetes back-end: run pods are Jobs, volumes are claims, transfers are pods.
 
-The rights that it needs, in its namespace only, are in `rights`. `ensure_prerequisites` also creates service accounts, roles and role bindings.
+The rights that it needs, in its namespace only, are in `rights`. `ensure_prerequisites` also
+creates service accounts, roles and role bindings.
 """
 
 from __future__ import annotations

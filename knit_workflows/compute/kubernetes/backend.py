@@ -21,6 +21,7 @@ from knit_workflows.compute.base import (
     RunPod,
     StartFailure,
     Transfer,
+    WarmPool,
 )
 from knit_workflows.compute.kubernetes import manifests, observing
 from knit_workflows.compute.kubernetes.informer import Informer
@@ -91,6 +92,12 @@ class KubernetesBackend:
     def suggested_runs(self) -> RunLimits:
         """Gives enough to keep the cluster's scheduler busy."""
         return RunLimits.always(MANY_RUNS)
+
+    def warm_pool(self) -> WarmPool:
+        """Gives as many as the settings say, of their class and capacity."""
+        its = self._settings
+        kind = f"{its.kube_namespace}/{its.storage_class or ''}/{its.initial_capacity}"
+        return WarmPool(its.warm_transfers, kind)
 
     async def open(self) -> None:
         """Loads the credentials; the watches start with the first `watch`."""

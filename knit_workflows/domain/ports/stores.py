@@ -12,7 +12,7 @@ from knit_workflows.domain.ports.lineage import CompletionStore, LineageStore
 from knit_workflows.domain.ports.plans import PlanStore
 from knit_workflows.domain.ports.projection import AdmissionStore, ProjectionStore
 from knit_workflows.domain.ports.runs import RunExecutionStore, RunStore
-from knit_workflows.domain.ports.transfers import TransferStore
+from knit_workflows.domain.ports.transfers import TransferStore, WarmVolumeStore
 
 
 class ApiStore(Protocol):
@@ -59,6 +59,8 @@ class Store(ApiStore, Protocol):
     def admission(self) -> AdmissionStore: ...  # noqa: D102
     @property
     def housekeeping(self) -> HousekeepingStore: ...  # noqa: D102
+    @property
+    def warm_volumes(self) -> WarmVolumeStore: ...  # noqa: D102
 
     async def open(self) -> None:
         """Connects; called once per process, before anything else."""
