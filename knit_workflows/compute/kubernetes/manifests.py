@@ -267,8 +267,12 @@ def _knit_container(name: str, program: str, settings: KubernetesSettings) -> Js
     return container
 
 
-def transfer_pod(transfer: Transfer, settings: KubernetesSettings) -> JsonObject:
-    """Gives the pod that serves a volume over HTTP to clients with the transfer's token."""
+def transfer_pod(transfer: Transfer, settings: KubernetesSettings, *, claim_uid: str) -> JsonObject:
+    """Gives the pod that serves a volume over HTTP to clients with the transfer's token.
+
+    Its controller is the claim: `kubectl drain` refuses pods that have none, and with a claim its
+    pods go, too. The cluster autoscaler asks for the annotation instead.
+    """
     reads = transfer.mode is TransferMode.READ
     port = settings.transfer_port
     agent = _knit_container(AGENT, "agent", settings) | {
@@ -288,9 +292,24 @@ def transfer_pod(transfer: Transfer, settings: KubernetesSettings) -> JsonObject
     return {
         "apiVersion": "v1",
         "kind": "Pod",
-        "metadata": {"name": transfer.name, "labels": transfer_labels(transfer, settings)},
+        "metadata": {
+            "name": transfer.name,
+            "labels": transfer_labels(transfer, settings),
+            "annotations": {"cluster-autoscaler.kubernetes.io/safe-to-evict": "true"},
+            "ownerReferences": [
+                {
+                    "apiVersion": "v1",
+                    "kind": "PersistentVolumeClaim",
+                    "name": transfer.volume.name,
+                    "uid": claim_uid,
+                    "controller": True,
+                }
+            ],
+        },
         "spec": {
             "restartPolicy": "Never",
+            # What the agent grants transfers under way, and then needs to undo an upload.
+            "terminationGracePeriodSeconds": 40,
             "enableServiceLinks": False,
             "automountServiceAccountToken": False,
             "securityContext": pod_context(settings),
