@@ -113,7 +113,8 @@ class AgentServer(socketserver.ThreadingTCPServer):
     def serve_until_idle(self, grace: float = _GRACE_SECONDS) -> None:
         """Serves until idle for long enough or signalled, then cleans up an unfinished upload.
 
-        Requests under way have `grace` seconds to end by themselves. The signals must be blocked in all threads, so before this is called.
+        Requests under way have `grace` seconds to end by themselves. The signals must be blocked in
+        all threads, so before this is called.
         """
         threading.Thread(target=self.serve_forever, args=(3600.0,), daemon=True).start()
         while left := self.idle_timer.seconds_left():
