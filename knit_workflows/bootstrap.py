@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 from typing import Final
 
@@ -37,6 +37,9 @@ log = logging.getLogger(__name__)
 
 DEFAULT_RETENTION: Final = timedelta(days=3)
 _TIMEOUT: Final = timedelta(seconds=10)
+_KNOWN_WITHIN: Final = 30.0
+"""Seconds; Temporal's servers read the list of namespaces every ten."""
+_PAUSE: Final = 0.5
 _TRANSIENT: Final = frozenset(
     {
         RPCStatusCode.UNAVAILABLE,
@@ -60,7 +63,7 @@ async def bootstrap(
         client = await reach_temporal(config)
         try:
             await _ensure_namespace(client, retention)
-            await _add_search_attributes(client)
+            await _once_known(lambda: _add_search_attributes(client))
         except RPCError as cause:
             raise EngineUnavailable(
                 f"Temporal refuses to prepare the namespace {client.namespace!r}: {cause.message}",
@@ -68,6 +71,19 @@ async def bootstrap(
             ) from cause
 
     await (patience or Patience()).wait_for(attempt)
+
+
+async def _once_known(step: Callable[[], Awaitable[None]]) -> None:
+    """Takes a step in a namespace that may have been made just now: Temporal learns of it late."""
+    clock = asyncio.get_running_loop().time
+    ends = clock() + _KNOWN_WITHIN
+    while True:
+        try:
+            return await step()
+        except RPCError as error:
+            if error.status is not RPCStatusCode.NOT_FOUND or clock() >= ends:
+                raise
+        await asyncio.sleep(_PAUSE)
 
 
 async def _ensure_namespace(client: Client, retention: timedelta) -> None:

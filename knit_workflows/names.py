@@ -105,6 +105,16 @@ def is_own_volume(volume_name: str) -> bool:
     return volume_name.startswith(volume(""))
 
 
+def is_warm(volume_name: str, knit_id: str) -> bool:
+    """Says whether a Data is in a volume of knit's that was there before the Data."""
+    return is_own_volume(volume_name) and volume_name != volume(knit_id)
+
+
+def warm_transfer(volume_name: str) -> str:
+    """Gives the name of the transfer pod that waits at a volume without a Data."""
+    return f"knitid-{volume_name.removeprefix(volume(''))}-write-warm"
+
+
 def volumes_workflow(request_id: str) -> str:
     """Gives the id of the workflow that looks at volumes for one request."""
     return f"knit.volumes:{request_id}"

@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 from enum import StrEnum
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, Final, TypeAlias
 
 from temporalio import activity, workflow
@@ -49,6 +49,7 @@ from knit_workflows.activities.run_starter import start_projector
 from knit_workflows.activities.runs import ComputeRunActivities
 from knit_workflows.activities.transfers import ComputeTransferActivities
 from knit_workflows.activities.volumes import ComputeVolumeActivities
+from knit_workflows.activities.warm_volumes import WarmVolumes
 from knit_workflows.compute.base import ComputeBackend, RunLimits
 from knit_workflows.contracts.housekeeping import HousekeepingInput
 from knit_workflows.contracts.projector import ProjectorInput
@@ -178,6 +179,15 @@ class Deps:
         async with followed.in_force():
             yield
 
+    @cached_property
+    def warm_volumes(self) -> WarmVolumes:
+        """The volumes that this process keeps waiting for uploads."""
+        return WarmVolumes(self.store.warm_volumes, self.backend, self._idle)
+
+    @property
+    def _idle(self) -> timedelta:
+        return self.engine.transfer_lease * 3
+
     def projector_input(self) -> ProjectorInput:
         """Says where the Projector and the Runs it starts do their work."""
         return ProjectorInput(
@@ -200,7 +210,8 @@ class Deps:
             self.store.data,
             self.store.execution,
             self.backend,
-            idle=self.engine.transfer_lease * 3,
+            idle=self._idle,
+            taken=lambda: self.warm_volumes.taken(),
         )
         parts = (
             self._of_runs(),
@@ -315,6 +326,8 @@ class KnitPlugin(SimplePlugin):
             if Role.ENGINE in self._roles:
                 await start_projector(worker.client, self._deps.projector_input())
                 await ensure_schedules(worker.client, self._deps)
+            if Role.INTERACTIVE in self._roles:
+                await stack.enter_async_context(self._deps.warm_volumes.kept())
             if Role.HOOKS in self._roles:
                 identity = worker.client.identity
                 await stack.enter_async_context(self._deps.following_hooks(identity))

@@ -214,6 +214,9 @@ class KubernetesSettings(_Group):
     """User and group of every container if `restricted`."""
     transfer_port: int = Field(default=18082, ge=1, le=65535)
     """Port on which transfer pods listen."""
+    warm_transfers: int = Field(default=0, ge=0, le=50)
+    """How many empty claims wait for uploads, each with a transfer pod that is up: a push takes one
+    instead of waiting for a pod. Each requests what a transfer pod and a claim do."""
     version: str | None = None
     """Value of the label `app.kubernetes.io/version`. None: knit's version."""
     request_timeout: _Span = timedelta(seconds=15)

@@ -1,6 +1,7 @@
 """Writes `docs/reference/` from the code: `python tools/reference.py [--check]`.
 
-The tables of values in the READMEs of `charts/` are written too: see `reference_charts`.
+The tables of values in the READMEs of `charts/`, and the rights that the chart of knit grants, are
+written too: see `reference_charts`.
 
 Pages are pure functions of the code, so that the same code always gives the same text:
 the command line from its Typer app, the settings from `Settings`, the Plan file from the schema
@@ -22,7 +23,7 @@ from typing import Any, Final, Literal, TypeAlias, get_args, get_origin
 
 from pydantic import BaseModel, SecretStr
 from pydantic_core import PydanticUndefined
-from reference_charts import readmes
+from reference_charts import readmes, rights
 from reference_words import (
     COMMAND_LINE,
     ENDPOINTS,
@@ -415,7 +416,7 @@ def main() -> None:
     check = parser.parse_args().check
     stale = []
     pages = {FOLDER / name: make() for name, make in PAGES.items()}
-    for place, text in (pages | readmes()).items():
+    for place, text in (pages | readmes() | rights()).items():
         if not place.exists() or place.read_text(encoding="utf-8") != text:
             stale.append(str(place.relative_to(ROOT)))
             if not check:

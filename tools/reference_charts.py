@@ -14,6 +14,8 @@ from typing import Any, Final
 
 import yaml
 
+from knit_workflows.compute.kubernetes.rights import RULES
+
 CHARTS: Final = Path(__file__).parents[1] / "charts"
 BEGIN: Final = "<!-- values: written by tools/reference.py from values.yaml; run `make docs` -->"
 END: Final = "<!-- end of values -->"
@@ -23,6 +25,12 @@ _COMMENT: Final = re.compile(r" *# ?(.*)")
 
 class ValueUndescribed(LookupError):
     """A value has no comment, or a README no place for the table."""
+
+
+def rights() -> dict[Path, str]:
+    """Gives the file from which the chart of knit makes its Roles: per account its rules."""
+    rules = {account: list(found) for account, found in RULES.items()}
+    return {CHARTS / "knit-app" / "files" / "rights.json": json.dumps(rules, indent=2) + "\n"}
 
 
 def readmes() -> dict[Path, str]:

@@ -18,6 +18,12 @@ _MAX_BYTES: Final = 1 << 20
 _GZIP: Final = 31  # zlib's number for "a gzip header, the largest window"
 _FAST: Final = 1
 _BLOCK_BYTES: Final = 0xFFFF  # the most that one stored block can hold
+_GZIP_HEAD: Final = b"\x1f\x8b\x08\0\0\0\0\0\x04\xff"
+_PIECE_BYTES: Final = 256 << 10
+_SAMPLES: Final = 4
+_SAMPLE_BYTES: Final = 2048
+_WORTH_IT: Final = 0.9
+"""What a sample must shrink to: zlib takes ten times as long for what does not get smaller."""
 
 
 class _Encoding(Protocol):
@@ -136,10 +142,66 @@ class _Inflater:
 
 
 class _Packer(Protocol):
-    """One way to write gzip; zlib's own compressors are it."""
+    """One way to write gzip."""
 
     def compress(self, data: bytes, /) -> bytes: ...
     def flush(self) -> bytes: ...
+
+
+class _Adapting:
+    """gzip that compresses what gets smaller by it, and stores the rest, which is much quicker.
+
+    Pieces are deflated one by one, each up to a byte boundary, so stored blocks fit in between.
+    """
+
+    def __init__(self) -> None:
+        self._pending = bytearray()
+        self._crc = 0
+        self._size = 0
+        self._head = _GZIP_HEAD
+
+    def compress(self, data: bytes, /) -> bytes:
+        self._crc = zlib.crc32(data, self._crc)
+        self._size += len(data)
+        if not self._pending and len(data) >= _PIECE_BYTES:
+            return self._packed(data)
+        self._pending += data
+        if len(self._pending) < _PIECE_BYTES:
+            return b""
+        piece = bytes(self._pending)
+        self._pending.clear()
+        return self._packed(piece)
+
+    def _packed(self, piece: bytes) -> bytes:
+        head, self._head = self._head, b""
+        return head + (_deflated(piece) if _is_compressible(piece) else _stored(piece))
+
+    def flush(self) -> bytes:
+        rest = self._packed(bytes(self._pending))
+        tail = struct.pack("<LL", self._crc, self._size & 0xFFFFFFFF)
+        return rest + _stored_block(b"", last=True) + tail
+
+
+def _is_compressible(data: bytes) -> bool:
+    """Judges a piece by some of its bytes, from all over it."""
+    step = max(len(data) // _SAMPLES, _SAMPLE_BYTES)
+    sample = b"".join(data[at : at + _SAMPLE_BYTES] for at in range(0, len(data), step))
+    return len(zlib.compress(sample, _FAST)) < len(sample) * _WORTH_IT
+
+
+def _deflated(data: bytes) -> bytes:
+    deflate = zlib.compressobj(_FAST, wbits=-zlib.MAX_WBITS)
+    return deflate.compress(data) + deflate.flush(zlib.Z_SYNC_FLUSH)
+
+
+def _stored(data: bytes) -> bytes:
+    starts = range(0, len(data), _BLOCK_BYTES)
+    return b"".join(_stored_block(data[at : at + _BLOCK_BYTES], last=False) for at in starts)
+
+
+def _stored_block(content: bytes, *, last: bool) -> bytes:
+    size = len(content)
+    return struct.pack("<BHH", last, size, size ^ 0xFFFF) + content
 
 
 class _Storing:
@@ -149,29 +211,21 @@ class _Storing:
         self._pending = bytearray()
         self._crc = 0
         self._size = 0
-        self._head = b"\x1f\x8b\x08\0\0\0\0\0\x04\xff"
+        self._head = _GZIP_HEAD
 
     def compress(self, data: bytes, /) -> bytes:
         self._crc = zlib.crc32(data, self._crc)
         self._size += len(data)
         self._pending += data
         whole = len(self._pending) // _BLOCK_BYTES * _BLOCK_BYTES
-        blocks = [
-            self._block(bytes(self._pending[start : start + _BLOCK_BYTES]), last=False)
-            for start in range(0, whole, _BLOCK_BYTES)
-        ]
+        blocks = _stored(bytes(self._pending[:whole]))
         del self._pending[:whole]
         head, self._head = self._head, b""
-        return head + b"".join(blocks)
+        return head + blocks
 
     def flush(self) -> bytes:
         tail = struct.pack("<LL", self._crc, self._size & 0xFFFFFFFF)
-        return self._head + self._block(bytes(self._pending), last=True) + tail
-
-    @staticmethod
-    def _block(content: bytes, *, last: bool) -> bytes:
-        size = len(content)
-        return struct.pack("<BHH", last, size, size ^ 0xFFFF) + content
+        return self._head + _stored_block(bytes(self._pending), last=True) + tail
 
     @staticmethod
     def length(size: int) -> int:
@@ -188,7 +242,7 @@ class Encoder:
         self._packer: _Packer | None = None
         if media_type == GZIPPED_TAR:
             # Fast rather than small: the network is seldom slower than zlib at its best.
-            self._packer = _Storing() if stored else zlib.compressobj(_FAST, wbits=_GZIP)
+            self._packer = _Storing() if stored else _Adapting()
         self._md5 = hashlib.md5(usedforsecurity=False)
 
     @staticmethod

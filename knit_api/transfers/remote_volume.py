@@ -11,7 +11,7 @@ from typing import Any, Final
 import httpx
 
 from knit_api.server.streams import Chunks, Threads, cancel_and_wait
-from knit_api.transfers.agent_upload import AgentUnreachable, send_body
+from knit_api.transfers.agent_upload import BROKEN_RESPONSE, AgentUnreachable, send_body
 from knit_api.transfers.codecs import PLAIN_TAR
 from knit_api.transfers.upload_body import UploadBody, refused_archive
 from knit_workflows.archive import Form
@@ -130,9 +130,21 @@ class RemoteVolume:
         decoder.finish(body.checksum())
 
 
-def _agent_lost(error: Exception) -> errors.BackendUnavailable:
+def _agent_lost(error: AgentUnreachable | httpx.HTTPError) -> errors.BackendUnavailable:
+    """Says it in words of ours: those of HTTP libraries are about their own state."""
+    match error:
+        case AgentUnreachable():
+            why = str(error)
+        case httpx.ConnectError() | httpx.ConnectTimeout():
+            why = "it accepts no connection"
+        case httpx.TimeoutException():
+            why = "it sends nothing any more"
+        case httpx.RemoteProtocolError():
+            why = BROKEN_RESPONSE
+        case _:
+            why = "the connection to it broke"
     return errors.BackendUnavailable(
-        f"the transfer agent does not answer ({str(error) or type(error).__name__})",
+        f"the volume's transfer agent is lost: {why}",
         advice="try again in some seconds",
     )
 

@@ -108,6 +108,12 @@ class Opening:
                 )
 
     @property
+    def took_warm_volume(self) -> bool:
+        """Whether it is an upload into a volume that waited for one."""
+        record = self._record
+        return record is not None and record.mode == "write" and _is_warm(record)
+
+    @property
     def is_over(self) -> bool:
         """Whether it should be open by now."""
         return self.passed >= self._request.within
@@ -148,13 +154,21 @@ def refusal(error: KnitError) -> Opened:
 
 def transfer_of(record: TransferRecord, idle: timedelta) -> Transfer:
     """Gives a transfer as the back-end knows it."""
+    mode = TransferMode(record.mode)
+    name = names.transfer(record.knit_id, mode, record.transfer_id)
+    if mode is TransferMode.WRITE and _is_warm(record):
+        name = names.warm_transfer(record.volume)
     return Transfer(
-        name=names.transfer(record.knit_id, record.mode, record.transfer_id),
+        name=name,
         volume=volume_of(record),
-        mode=TransferMode(record.mode),
+        mode=mode,
         token=record.token,
         idle=idle,
     )
+
+
+def _is_warm(record: TransferRecord) -> bool:
+    return names.is_warm(record.volume, record.knit_id)
 
 
 def volume_of(record: TransferRecord) -> Volume:

@@ -290,7 +290,7 @@ class ComputeRunActivities(RunActivities):
             return await self._store.advance(
                 spec.key,
                 RunStatus.STARTING,
-                cause="; ".join(("run pod created", *notes)),
+                cause="; ".join(("run pod requested", *notes)),
                 notes=notes,
                 used=UsedResources(spec.resources, spec.service_account),
                 hooks_called=hooks_called,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Final
 
@@ -54,7 +55,10 @@ class ComputeTransferActivities(TransferActivities):
         execution: RunExecutionStore,
         backend: ComputeBackend,
         idle: timedelta,
+        taken: Callable[[], None] = lambda: None,
     ) -> None:
+        """`taken` is called when an upload may have taken a volume that waited for one."""
+        self._taken = taken
         self._store = store
         self._data = data
         self._execution = execution
@@ -72,7 +76,11 @@ class ComputeTransferActivities(TransferActivities):
         parts = (self._store, self._execution, self._backend, self._idle)
         with translated():
             async with heartbeating():
-                return await _opened(Opening(request, since, *parts))
+                opening = Opening(request, since, *parts)
+                opened = await _opened(opening)
+                if opening.took_warm_volume:
+                    self._taken()
+                return opened
 
     @activity.defn(name="knit.close_transfer")
     async def close_transfer(self, request: CloseTransfer) -> Closed:

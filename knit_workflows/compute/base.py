@@ -201,6 +201,17 @@ class RunLimits:
         return RunLimits(limit, throttled, limit)
 
 
+@dataclass(frozen=True, slots=True)
+class WarmPool:
+    """So many volumes wait for uploads, each with an open transfer.
+
+    `kind` is equal for volumes of which one is as good as another.
+    """
+
+    count: int
+    kind: str
+
+
 class ComputeBackend(Protocol):
     """Runs containers to their end and keeps volumes; see the module for how calls behave."""
 
@@ -215,6 +226,9 @@ class ComputeBackend(Protocol):
 
         Also called before `open`, and by processes without rights on the back-end.
         """
+
+    def warm_pool(self) -> WarmPool | None:
+        """Gives how many volumes are to wait for uploads; None where opening one takes no time."""
 
     async def require_room(self) -> None:
         """Raises StorageFull, naming the disk, while there is too little space for anything new.

@@ -168,6 +168,9 @@ class MemoryBackend:
         """Gives many: what runs here costs next to nothing."""
         return RunLimits.always(MANY_RUNS)
 
+    def warm_pool(self) -> None:
+        """Gives none: a volume is there at once."""
+
     async def open(self) -> None:
         """Does nothing: there is nothing to connect to."""
 

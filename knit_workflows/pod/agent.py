@@ -2,7 +2,8 @@
 
 Run: ``python3 -m knit_workflows.pod.agent --path /data --mode read|write --port 18082 --idle 180``,
 with the token in ``KNIT_TRANSFER_TOKEN``. Bodies are plain tar; compression and checksums are up to
-the caller. The agent exits once it has been idle for long enough.
+the caller. The agent exits once it has been idle for long enough. After SIGTERM requests under way
+have ten seconds to end by themselves.
 
     write   POST /           204; 400 refused, 409 not empty, 507 disk full, 500 anything else
             DELETE /         204, the volume is empty and may be written again
@@ -62,7 +63,8 @@ _MAX_CONNECTIONS = 64
 _MIN_STALL_SECONDS = 60.0
 _DRAIN_SECONDS = 5.0
 _FOLLOW_SECONDS = 0.2
-_CLEAN_UP_SECONDS = 25.0  # Kubernetes kills 30 s after SIGTERM
+_CLEAN_UP_SECONDS = 25.0  # the pod is killed 40 s after SIGTERM
+_GRACE_SECONDS = 10.0
 
 
 class Refused(Exception):
@@ -108,16 +110,18 @@ class AgentServer(socketserver.ThreadingTCPServer):
         error = sys.exc_info()[1]
         _log(f"a connection ended: {error!r}")
 
-    def serve_until_idle(self) -> None:
+    def serve_until_idle(self, grace: float = _GRACE_SECONDS) -> None:
         """Serves until idle for long enough or signalled, then cleans up an unfinished upload.
 
-        The signals must be blocked in all threads, so before this is called.
+        Requests under way have `grace` seconds to end by themselves. The signals must be blocked in
+        all threads, so before this is called.
         """
         threading.Thread(target=self.serve_forever, args=(3600.0,), daemon=True).start()
         while left := self.idle_timer.seconds_left():
             if signal.sigtimedwait(_ENDING, left) is not None:
                 break
         self.socket.close()
+        self.idle_timer.wait_until_unused(grace)
         for connection in list(self.connections):
             with suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)  # wakes a thread that reads from it
@@ -331,6 +335,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--idle", type=float, default=180.0, help="seconds without use to end after"
     )
+    parser.add_argument(
+        "--grace",
+        type=float,
+        default=_GRACE_SECONDS,
+        help="seconds that requests under way have to end after SIGTERM",
+    )
     options = parser.parse_args(arguments)
     token = os.environ.get(TOKEN_VARIABLE, "")
     if not token:
@@ -345,7 +355,7 @@ def main(arguments: list[str] | None = None) -> int:
         ServedVolume(options.path), options.mode, token, options.port, options.idle
     )
     _log(f"serving {options.path} for {options.mode} on port {server.port}")
-    server.serve_until_idle()
+    server.serve_until_idle(options.grace)
     return 0
 
 

@@ -21,6 +21,7 @@ class IdleTimer:
     def __init__(self, idle_seconds: float) -> None:
         self._idle_seconds = idle_seconds
         self._lock = threading.Lock()
+        self._unused = threading.Condition(self._lock)
         self._under_way = 0
         self._idle_since = time.monotonic()
         self._ended = False
@@ -38,6 +39,13 @@ class IdleTimer:
             with self._lock:
                 self._under_way -= 1
                 self._idle_since = time.monotonic()
+                self._unused.notify_all()
+
+    def wait_until_unused(self, seconds: float) -> None:
+        """Refuses further requests, and waits at most so long until none is in progress."""
+        with self._unused:
+            self._ended = True
+            self._unused.wait_for(lambda: not self._under_way, seconds)
 
     def seconds_left(self) -> float:
         """Returns how long to wait before asking again; 0 for good once idle for long enough."""

@@ -24,6 +24,7 @@ from knit_workflows.store.runs.admission import PostgresAdmissionStore
 from knit_workflows.store.runs.execution import PostgresRunExecutionStore
 from knit_workflows.store.runs.run_store import PostgresRunStore
 from knit_workflows.store.transfers import PostgresTransferStore
+from knit_workflows.store.warm_volumes import PostgresWarmVolumeStore
 
 _SQL: Final = named_sql.beside(__file__)
 
@@ -51,6 +52,7 @@ class PostgresStore:
         self.tokens = PostgresTokenStore(db)
         self.audit = PostgresAuditStore(db)
         self.transfers = PostgresTransferStore(db)
+        self.warm_volumes = PostgresWarmVolumeStore(db)
         self.housekeeping = PostgresHousekeepingStore(db)
 
     async def open(self) -> None:

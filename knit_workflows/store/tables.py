@@ -468,6 +468,27 @@ class Transfer(_Table, table=True):
     created_at: datetime = _instant()
 
 
+class WarmVolume(_Table, table=True):
+    """A volume that waits for an upload, and its transfer pod.
+
+    `until`: how long its keeper holds it or, if it is ready, when to look after it again.
+    """
+
+    __tablename__ = "warm_volume"
+    __table_args__ = (
+        CheckConstraint("state IN ('making', 'ready', 'ending')", name="ck_warm_volume_state"),
+    )
+
+    volume: str = Field(sa_column=Column(Text, primary_key=True))
+    knit_id: str = _text()
+    kind: str = _text()
+    token: str = _text()
+    state: str = _text()
+    keeper: str = _text()
+    until: datetime = _instant()
+    created_at: datetime = _instant()
+
+
 class Discarded(_Table, table=True):
     """A volume to delete: its Data was discarded by a retry or deletion."""
 

@@ -1,7 +1,8 @@
 -- name: begin_upload
 
 -- The Run of an upload, its Data and its transfer: all of them, or none if the Run exists, or if the
--- volume of a deleted Data of that id is still to be deleted.
+-- volume of a deleted Data of that id is still to be deleted. The oldest volume that waits for an
+-- upload becomes the Data's.
 WITH made AS (
     INSERT INTO run (run_id, plan_id, status, created_at, updated_at)
     SELECT %(run_id)s, plan_id, 'running', at, at
@@ -10,9 +11,20 @@ WITH made AS (
        AND NOT EXISTS (SELECT FROM discarded WHERE knit_id = %(knit_id)s)
         ON CONFLICT (run_id) DO NOTHING
  RETURNING run_id, plan_id, generation, status, created_at
+), warm AS (
+    DELETE FROM warm_volume
+     WHERE volume = (SELECT volume
+                       FROM warm_volume
+                      WHERE state = 'ready'
+                        AND EXISTS (SELECT FROM made)
+                   ORDER BY created_at
+                      LIMIT 1
+                        FOR UPDATE SKIP LOCKED)
+ RETURNING volume, token
 ), filled AS (
     INSERT INTO data (knit_id, run_id, output_id, volume)
-    SELECT %(knit_id)s, made.run_id, o.output_id, %(volume)s
+    SELECT %(knit_id)s, made.run_id, o.output_id,
+           COALESCE((SELECT volume FROM warm), %(volume)s)
       FROM made
       JOIN plan_output o USING (plan_id)
  RETURNING knit_id
@@ -22,7 +34,8 @@ WITH made AS (
       FROM made
 )
 INSERT INTO transfer (transfer_id, knit_id, mode, token, created_at)
-SELECT %(transfer_id)s, filled.knit_id, 'write', %(token)s, made.created_at
+SELECT %(transfer_id)s, filled.knit_id, 'write',
+       COALESCE((SELECT token FROM warm), %(token)s), made.created_at
   FROM made, filled
 
 -- name: begin_download

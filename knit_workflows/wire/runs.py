@@ -120,10 +120,10 @@ class Run(RunSummary):
     """One Run in full. `log` is always there, null for a Plan that keeps none.
 
     Beyond the contract: `generation` counts the executions of the Run (a retry is the next);
-    `priority` is left out when it is 0, `used` until a pod was launched, `waiting` unless
-    something keeps it from its next status. `notes` say what its exit does not, such as which
-    parts of its outputs cannot be kept or that a process of it was killed for memory, and are left
-    out if there is nothing to say. Servers other than knit send none of them.
+    `priority` is left out when it is 0, `used` until its pod runs, `waiting` unless something keeps
+    it from its next status. `notes` say what its exit does not, such as which parts of its outputs
+    cannot be kept or that a process of it was killed for memory, and are left out if there is
+    nothing to say. Servers other than knit send none of them.
     """
 
     inputs: list[Assignment]

@@ -199,7 +199,7 @@ async def test_the_wire_shape_of_a_run(client, store):
 
 async def test_what_a_run_used_and_why_it_waits(client, store):
     """Additions to the contract: absent unless there is something to say."""
-    run_id = store.add_run(S.STARTING).summary.run_id
+    run_id = store.add_run(S.RUNNING).summary.run_id
     row = store.memory.runs[run_id]
 
     async def shown(**more) -> dict:

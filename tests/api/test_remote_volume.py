@@ -142,7 +142,14 @@ async def responding(response: bytes) -> AsyncIterator[tuple[str, str]]:
             "",
             "",
             503,
-            "the transfer agent does not answer (it closed the connection without a response)",
+            "the volume's transfer agent is lost: it closed the connection without a response",
+        ),
+        (
+            "what is this?",
+            "",
+            503,
+            "the volume's transfer agent is lost: "
+            "it broke its response off, or something else answers in its place",
         ),
     ],
 )
@@ -212,8 +219,12 @@ async def test_an_agent_that_dies_in_the_middle_cuts_the_download(port, store, t
 async def test_no_agent_is_503(client, store, transfers):
     transfers.endpoint = ("http://127.0.0.1:1/", TOKEN)
     knit_id = store.add_run().outputs[0].knit_id
-    assert (await client.get(f"/data/{knit_id}")).status_code == 503
-    assert (await client.post("/data", content=tar_of(HELLO), headers=TAR)).status_code == 503
+    pulled = await client.get(f"/data/{knit_id}")
+    pushed = await client.post("/data", content=tar_of(HELLO), headers=TAR)
+    for answer in (pulled, pushed):
+        assert answer.status_code == 503
+        reason = answer.json()["message"]["reason"]
+        assert reason == "the volume's transfer agent is lost: it accepts no connection"
     assert len(transfers.failures) == 2
 
 

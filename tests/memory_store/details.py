@@ -132,7 +132,7 @@ def run_detail(memory: Memory, run: RunRow) -> RunDetail:
         if spec.log is None
         else LogAssignment(tuple(sorted(spec.log)), run.outputs.get(None)),
         priority=run.priority,
-        used=run.used,
+        used=None if run.status is RunStatus.STARTING else run.used,
         waiting=run.waiting or _why_waiting(memory, run),
         notes=run.notes,
     )

@@ -36,7 +36,7 @@ async def begun(store: PostgresStore, total: int, plan: PlanId | None = None) ->
     await store.admission.started(keys)
     for key in keys:
         await store.execution.advance(key, S.READY, cause="volumes created")
-        await store.execution.advance(key, S.STARTING, cause="run pod created")
+        await store.execution.advance(key, S.STARTING, cause="run pod requested")
     return keys
 
 

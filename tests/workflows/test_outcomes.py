@@ -88,6 +88,6 @@ async def test_what_the_back_end_warns_of_is_noted_with_what_comes_later(
         warned = "warning of the back-end: would violate PodSecurity"
         assert run.notes == (warned,)
         events = await knit.store.runs.events(run.summary.run_id)
-        assert f"run pod created; {warned}" in [event.cause for event in events]
+        assert f"run pod requested; {warned}" in [event.cause for event in events]
         backend.finish(names.run_pod(run.summary.run_id, 1), oom_killed=True)
         assert (await knit.final(run.summary.run_id)).notes == (warned, oom_note())

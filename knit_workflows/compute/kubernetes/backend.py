@@ -22,6 +22,7 @@ from knit_workflows.compute.base import (
     RunPod,
     StartFailure,
     Transfer,
+    WarmPool,
 )
 from knit_workflows.compute.kubernetes import endings, manifests, observing
 from knit_workflows.compute.kubernetes.informer import Informer
@@ -34,6 +35,7 @@ from knit_workflows.compute.kubernetes.objects import (
     now,
     version_of,
 )
+from knit_workflows.compute.kubernetes.rights import prerequisites
 from knit_workflows.compute.kubernetes.server import ApiServer
 from knit_workflows.compute.kubernetes.stalled import claims_of, why_stalled
 from knit_workflows.compute.kubernetes.start_failures import (
@@ -104,6 +106,12 @@ class KubernetesBackend:
         """Gives enough to keep the cluster's scheduler busy."""
         return RunLimits.always(MANY_RUNS)
 
+    def warm_pool(self) -> WarmPool:
+        """Gives as many as the settings say, of their class and capacity."""
+        its = self._settings
+        kind = f"{its.kube_namespace}/{its.storage_class or ''}/{its.initial_capacity}"
+        return WarmPool(its.warm_transfers, kind)
+
     async def open(self) -> None:
         """Loads the credentials; the watches start with the first `watch`."""
         await self._server.open()
@@ -116,7 +124,7 @@ class KubernetesBackend:
 
     async def ensure_prerequisites(self) -> None:
         """Creates what Runs need in the namespace, where it is missing."""
-        for manifest in manifests.prerequisites(self._settings):
+        for manifest in prerequisites(self._settings):
             await self._server.create(manifest["kind"], manifest)
 
     async def require_room(self) -> None:

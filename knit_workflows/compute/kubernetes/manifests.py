@@ -217,8 +217,12 @@ def _main(pod: RunPod) -> JsonObject:
     return container
 
 
-def transfer_pod(transfer: Transfer, settings: KubernetesSettings) -> JsonObject:
-    """Gives the pod that serves a volume over HTTP to clients with the transfer's token."""
+def transfer_pod(transfer: Transfer, settings: KubernetesSettings, *, claim_uid: str) -> JsonObject:
+    """Gives the pod that serves a volume over HTTP to clients with the transfer's token.
+
+    Its controller is the claim: `kubectl drain` refuses pods that have none, and with a claim its
+    pods go, too. The cluster autoscaler asks for the annotation instead.
+    """
     reads = transfer.mode is TransferMode.READ
     port = settings.transfer_port
     agent = knit_container(AGENT, "agent", settings) | {
@@ -235,9 +239,24 @@ def transfer_pod(transfer: Transfer, settings: KubernetesSettings) -> JsonObject
     return {
         "apiVersion": "v1",
         "kind": "Pod",
-        "metadata": {"name": transfer.name, "labels": transfer_labels(transfer, settings)},
+        "metadata": {
+            "name": transfer.name,
+            "labels": transfer_labels(transfer, settings),
+            "annotations": {"cluster-autoscaler.kubernetes.io/safe-to-evict": "true"},
+            "ownerReferences": [
+                {
+                    "apiVersion": "v1",
+                    "kind": "PersistentVolumeClaim",
+                    "name": transfer.volume.name,
+                    "uid": claim_uid,
+                    "controller": True,
+                }
+            ],
+        },
         "spec": {
             "restartPolicy": "Never",
+            # What the agent grants transfers under way, and then needs to undo an upload.
+            "terminationGracePeriodSeconds": 40,
             "enableServiceLinks": False,
             "automountServiceAccountToken": False,
             "securityContext": pod_context(settings),
@@ -275,46 +294,3 @@ def transfer_secret(transfer: Transfer, pod_uid: str, settings: KubernetesSettin
         "immutable": True,
         "stringData": {TOKEN_KEY: transfer.token},
     }
-
-
-def prerequisites(settings: KubernetesSettings) -> list[JsonObject]:
-    """Gives what the namespace needs before the first Run, in order of creation: the rights with
-    which the log sidecar reads logs.
-    """
-    account, role = settings.log_service_account, "read-log"
-    rules: list[JsonObject] = [
-        {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch"]},
-        {"apiGroups": [""], "resources": ["pods/log"], "verbs": ["get"]},
-    ]
-    rbac = "rbac.authorization.k8s.io"
-    subject = {"kind": "ServiceAccount", "name": account, "namespace": settings.kube_namespace}
-    return [
-        {
-            "apiVersion": "v1",
-            "kind": "ServiceAccount",
-            "metadata": {"name": account},
-            "automountServiceAccountToken": False,
-        },
-        {
-            "apiVersion": f"{rbac}/v1",
-            "kind": "Role",
-            "metadata": {"name": role},
-            "rules": rules,
-        },
-        {
-            "apiVersion": f"{rbac}/v1",
-            "kind": "RoleBinding",
-            "metadata": {"name": f"{account}-{role}"},
-            "roleRef": {"apiGroup": rbac, "kind": "Role", "name": role},
-            "subjects": [subject],
-        },
-        {
-            "apiVersion": "v1",
-            "kind": "Secret",
-            "metadata": {
-                "name": settings.log_secret,
-                "annotations": {"kubernetes.io/service-account.name": account},
-            },
-            "type": "kubernetes.io/service-account-token",
-        },
-    ]

@@ -54,9 +54,7 @@ class TransferPods:
             refuse_change(transfer.volume)
         pod = await self._server.get("Pod", transfer.name)
         if pod is None:
-            pod = await self._server.create("Pod", manifests.transfer_pod(transfer, self._settings))
-            if pod is not None:
-                await self._give_token(transfer, pod)
+            await self._create(transfer)
             raise TransferNotReady("the transfer is being opened", see=transfer.name)
         if being_deleted(pod):
             raise TransferNotReady("an earlier transfer pod is being deleted", see=transfer.name)
@@ -74,6 +72,21 @@ class TransferPods:
     async def close(self, transfer: Transfer) -> None:
         """Deletes the pod; the Secret is garbage-collected with it."""
         await self._server.delete("Pod", transfer.name, _SHORTEST_DELETION)
+
+    async def _create(self, transfer: Transfer) -> None:
+        """Creates the pod and its Secret; raises BackendRejected where there is no claim."""
+        claim = await self._server.get("PersistentVolumeClaim", transfer.volume.name)
+        if claim is None:
+            raise BackendRejected(
+                f"the namespace {self._settings.kube_namespace} has no claim "
+                f"{transfer.volume.name}: the content of the Data is gone",
+                see=transfer.volume.knit_id,
+            )
+        uid = claim["metadata"]["uid"]
+        manifest = manifests.transfer_pod(transfer, self._settings, claim_uid=uid)
+        pod = await self._server.create("Pod", manifest)
+        if pod is not None:
+            await self._give_token(transfer, pod)
 
     async def _give_token(self, transfer: Transfer, pod: JsonObject) -> None:
         # After the pod, which owns it; the kubelet reads it some 100 ms later.

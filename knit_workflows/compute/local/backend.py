@@ -80,6 +80,9 @@ class LocalBackend:
         """Gives a few per core, fewer where memory is scarce."""
         return machine.suggested_runs()
 
+    def warm_pool(self) -> None:
+        """Gives none: a volume is there at once."""
+
     async def open(self) -> None:
         """Creates the state folder and watches it."""
         self._state.make()

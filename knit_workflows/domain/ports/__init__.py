@@ -32,7 +32,12 @@ from knit_workflows.domain.ports.runs import (
     UsedResources,
 )
 from knit_workflows.domain.ports.stores import ApiStore, Store
-from knit_workflows.domain.ports.transfers import TransferRecord, TransferStore
+from knit_workflows.domain.ports.transfers import (
+    TransferRecord,
+    TransferStore,
+    WarmVolume,
+    WarmVolumeStore,
+)
 
 __all__ = [
     "ADMITTED_AT_ONCE",
@@ -65,4 +70,6 @@ __all__ = [
     "TransferStore",
     "UnfinishedImport",
     "UsedResources",
+    "WarmVolume",
+    "WarmVolumeStore",
 ]

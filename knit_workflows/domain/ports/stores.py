@@ -12,7 +12,7 @@ from knit_workflows.domain.ports.lineage import CompletionStore, LineageStore
 from knit_workflows.domain.ports.plans import PlanStore
 from knit_workflows.domain.ports.projection import AdmissionStore, ProjectionStore
 from knit_workflows.domain.ports.runs import RunExecutionStore, RunStore
-from knit_workflows.domain.ports.transfers import TransferStore
+from knit_workflows.domain.ports.transfers import TransferStore, WarmVolumeStore
 
 
 class ApiStore(Protocol):
@@ -62,3 +62,5 @@ class Store(ApiStore, Protocol):
     def admission(self) -> AdmissionStore: ...  # noqa: D102
     @property
     def housekeeping(self) -> HousekeepingStore: ...  # noqa: D102
+    @property
+    def warm_volumes(self) -> WarmVolumeStore: ...  # noqa: D102

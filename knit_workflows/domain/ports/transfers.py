@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -22,6 +23,37 @@ class TransferRecord:
     endpoint: str
 
 
+@dataclass(frozen=True, slots=True)
+class WarmVolume:
+    """An empty volume that waits for an upload, with a transfer pod; `ending` if it is to go."""
+
+    volume: str
+    knit_id: str
+    """What its name was made of; it is the id of no Data."""
+    token: str
+    ending: bool
+
+
+class WarmVolumeStore(Protocol):
+    """Records volumes that wait for uploads; `TransferStore.begin_upload` takes the ready ones.
+
+    A keeper holds those that it works at: no other works at them, and no upload gets them.
+    """
+
+    async def hold(self, keeper: str, kind: str, count: int) -> Sequence[WarmVolume]:
+        """Adds what is missing to `count`, and holds for a minute what there is to do.
+
+        That is: to make a volume; to look after one that has not been looked at for a while; to
+        remove one that is superfluous, or of another kind. What another keeper holds is left out.
+        """
+
+    async def ready(self, keeper: str, volume: str) -> bool:
+        """Lets uploads take a volume; False if the keeper does not hold it any more."""
+
+    async def discard(self, keeper: str, volume: str) -> None:
+        """Leaves a volume that the keeper holds to the garbage collection."""
+
+
 class TransferStore(Protocol):
     """Records uploads and downloads."""
 
@@ -36,7 +68,8 @@ class TransferStore(Protocol):
     ) -> TransferRecord:
         """Makes the Run of `knit#uploaded` (running), its Data, and the transfer's row.
 
-        The ids come from the caller; the same ids again give the same record.
+        The ids come from the caller; the same ids again give the same record. The volume is one
+        that is ready for uploads, if there is one, and else has the name of the Data.
 
         Raises:
             NotFound: the transfer has been closed already, or its Data is being deleted.

@@ -143,7 +143,8 @@ def _run_detail(
 
 
 def _used(row: Any) -> Used | None:
-    if row.used_resources is None:
+    # Recorded with the order for a pod, said once there is one: a quota may keep it away for long.
+    if row.used_resources is None or row.status == RunStatus.STARTING:
         return None
     return Used(row.used_resources, row.used_service_account, row.image_digest)
 

@@ -36,7 +36,9 @@ BEARER = {"Authorization": f"Bearer {SECRET}"}
 class Agent:
     """One agent process; its stderr is its voice."""
 
-    def __init__(self, path: Path, mode: str, idle: float, limit: int | None) -> None:
+    def __init__(
+        self, path: Path, mode: str, idle: float, limit: int | None, grace: float = 0.5
+    ) -> None:
         def limited() -> None:
             if limit is not None:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
@@ -44,7 +46,8 @@ class Agent:
         self.path = path
         self.process = subprocess.Popen(
             [sys.executable, "-m", "knit_workflows.pod.agent",
-             "--path", path, "--mode", mode, "--port", "0", "--idle", str(idle)],
+             "--path", path, "--mode", mode, "--port", "0", "--idle", str(idle),
+             "--grace", str(grace)],
             stderr=subprocess.PIPE, text=True, cwd=REPOSITORY, preexec_fn=limited,
             env={**os.environ, "KNIT_TRANSFER_TOKEN": SECRET},
         )  # fmt: skip
@@ -93,8 +96,8 @@ T = TypeVar("T")
 def start(root: Path) -> Iterator[Start]:
     agents: list[Agent] = []
 
-    def start(mode: str, idle: float = 60, limit: int | None = None) -> Agent:
-        agents.append(Agent(root, mode, idle, limit))
+    def start(mode: str, idle: float = 60, limit: int | None = None, grace: float = 0.5) -> Agent:
+        agents.append(Agent(root, mode, idle, limit, grace))
         return agents[-1]
 
     yield start
@@ -477,6 +480,30 @@ def test_an_upload_under_way_keeps_it(start: Start, tar: bytes) -> None:
     assert upload.recv(100).startswith(b"HTTP/1.1 204")
     upload.close()
     assert agent.process.wait(PATIENCE) == 0
+
+
+def test_an_upload_under_way_may_end_after_sigterm(
+    start: Start, root: Path, tar: bytes, until
+) -> None:
+    """As when somebody drains the node; nobody else is let in any more."""
+    agent = start("write", grace=PATIENCE)
+    upload = started_upload(agent, tar[:2_000_000], len(tar))
+    until(lambda: not archive.is_empty(root))
+    agent.process.send_signal(signal.SIGTERM)
+    until(lambda: not connectable(agent))
+    upload.sendall(tar[2_000_000:])
+    assert upload.recv(100).startswith(b"HTTP/1.1 204")
+    upload.close()
+    assert agent.process.wait(PATIENCE) == 0
+    assert not archive.is_empty(root)
+
+
+def connectable(agent: Agent) -> bool:
+    try:
+        agent.raw(b"").close()
+    except OSError:
+        return False
+    return True
 
 
 def test_sigterm_ends_it_and_undoes_a_half_done_upload(

@@ -375,6 +375,17 @@ class TestWatch:
 
 
 class TestTransfers:
+    @pytest.fixture(autouse=True)
+    def claim(self, api) -> None:
+        api.put("persistentvolumeclaims", {"metadata": {"name": VOLUME.name}})
+
+    async def test_without_its_claim_no_pod_waits(self, api, backend):
+        """It would wait for ever, and its client with it."""
+        api.remove("persistentvolumeclaims", VOLUME.name)
+        with pytest.raises(BackendRejected, match=f"has no claim {VOLUME.name}"):
+            await backend.open_transfer(TRANSFER)
+        assert api.count("POST pods") == 0
+
     async def test_the_pod_then_its_secret_are_made_once(self, api, backend):
         for _ in range(2):
             with pytest.raises(TransferNotReady):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from knit_workflows.compute.base import RunPod, Transfer, TransferMode
-from knit_workflows.compute.kubernetes import manifests
+from knit_workflows.compute.kubernetes import manifests, prerequisites
 from knit_workflows.domain.errors import BackendRejected
 from knit_workflows.domain.plans.model import NodeMode, NodeRule
 from knit_workflows.domain.volumes import Mount, Volume
@@ -261,7 +261,7 @@ def test_priority_class_and_placement():
 def test_secrets_of_image_registries_are_those_of_every_pod():
     settings = SETTINGS.model_copy(update={"image_pull_secrets": ("one", "two")})
     opened = Transfer("t", IN, TransferMode.READ, "secret")
-    transfer = manifests.transfer_pod(opened, settings)["spec"]
+    transfer = manifests.transfer_pod(opened, settings, claim_uid="uid-c")["spec"]
     for spec in (spec_of(POD, settings), transfer):
         assert spec["imagePullSecrets"] == [{"name": "one"}, {"name": "two"}]
     assert "imagePullSecrets" not in spec_of(POD)
@@ -278,7 +278,10 @@ def test_two_outputs_never_share_a_volume():
 def test_no_container_may_gain_privileges(restricted):
     settings = SETTINGS.model_copy(update={"restricted": restricted})
     transfer = Transfer("t", IN, TransferMode.READ, "secret")
-    for spec in (spec_of(POD, settings), manifests.transfer_pod(transfer, settings)["spec"]):
+    for spec in (
+        spec_of(POD, settings),
+        manifests.transfer_pod(transfer, settings, claim_uid="uid-c")["spec"],
+    ):
         assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
         for each in [*spec["containers"], *spec.get("initContainers", [])]:
             context = each["securityContext"]
@@ -325,7 +328,7 @@ def test_a_transfer_pod_opens_one_volume():
     transfer = Transfer(
         "knitid-aa-write-0", IN, TransferMode.WRITE, "s3cret", timedelta(seconds=90)
     )
-    pod = manifests.transfer_pod(transfer, SETTINGS)
+    pod = manifests.transfer_pod(transfer, SETTINGS, claim_uid="uid-c")
     assert pod["metadata"]["labels"]["knit/dataagt.knitid"] == "aa"
     assert pod["metadata"]["labels"]["knit/dataagt.mode"] == "write"
     (agent,) = pod["spec"]["containers"]
@@ -337,20 +340,35 @@ def test_a_transfer_pod_opens_one_volume():
         {"name": "the-volume", "mountPath": "/data", "readOnly": False}
     ]
     assert pod["spec"]["automountServiceAccountToken"] is False
-    reading = manifests.transfer_pod(replace(transfer, mode=TransferMode.READ), SETTINGS)
+    reading = manifests.transfer_pod(
+        replace(transfer, mode=TransferMode.READ), SETTINGS, claim_uid="uid-c"
+    )
     assert reading["spec"]["containers"][0]["volumeMounts"][0]["readOnly"] is True
+
+
+def test_a_transfer_pod_may_be_evicted_by_whoever_drains_its_node():
+    transfer = Transfer("t", IN, TransferMode.READ, "s3cret")
+    pod = manifests.transfer_pod(transfer, SETTINGS, claim_uid="uid-c")
+    [owner] = pod["metadata"]["ownerReferences"]
+    assert owner == {
+        "apiVersion": "v1", "kind": "PersistentVolumeClaim", "name": IN.name, "uid": "uid-c",
+        "controller": True,
+    }  # fmt: skip
+    safe = "cluster-autoscaler.kubernetes.io/safe-to-evict"
+    assert pod["metadata"]["annotations"] == {safe: "true"}
+    assert pod["spec"]["terminationGracePeriodSeconds"] == 40
 
 
 def test_the_token_is_only_in_the_secret_that_goes_with_the_pod():
     transfer = Transfer("t", IN, TransferMode.READ, "s3cret")
-    assert "s3cret" not in str(manifests.transfer_pod(transfer, SETTINGS))
+    assert "s3cret" not in str(manifests.transfer_pod(transfer, SETTINGS, claim_uid="uid-c"))
     secret = manifests.transfer_secret(transfer, "uid-1", SETTINGS)
     assert secret["stringData"] == {"token": "s3cret"}
     assert secret["metadata"]["ownerReferences"][0]["uid"] == "uid-1"
 
 
 def test_prerequisites_give_the_nurse_the_right_to_read_logs():
-    account, role, binding, secret = manifests.prerequisites(SETTINGS)
+    account, role, binding, secret = prerequisites(SETTINGS)
     assert account["metadata"]["name"] == "knit-nurse"
     granted = {tuple(rule["resources"]): rule["verbs"] for rule in role["rules"]}
     assert granted == {("pods",): ["get", "list", "watch"], ("pods/log",): ["get"]}
@@ -380,7 +398,7 @@ class TestAdoptedClaims:
 
     def test_a_download_mounts_it_the_same_way(self):
         reading = Transfer("t", self.THEIRS, TransferMode.READ, "s")
-        [volume] = manifests.transfer_pod(reading, SETTINGS)["spec"]["volumes"]
+        [volume] = manifests.transfer_pod(reading, SETTINGS, claim_uid="uid-c")["spec"]["volumes"]
         assert volume["persistentVolumeClaim"] == {"claimName": "their-claim", "readOnly": True}
 
     @pytest.mark.parametrize("changed", ["outputs", "log"])

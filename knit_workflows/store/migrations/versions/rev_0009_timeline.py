@@ -1,6 +1,6 @@
 """The milestones of a pod, with the changes of a Run's status that tell of them.
 
-Revision 0013, after 0008.
+Revision 0009, after 0008.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from alembic import op
 
-revision = "0013"
+revision = "0009"
 down_revision = "0008"
 branch_labels = None
 depends_on = None
