@@ -210,10 +210,11 @@ EXCEEDED = "exceeded quota: q, requested: x=1, used: x=1, limited: x=1"
 async def test_what_passes_is_told_from_what_never_does(api, backend, sentence, error):
     """For each kind of object: a claim, a Job, a transfer pod."""
     wanted = error or BackendRejected
+    await backend.create_volume(READING.volume)
     for collection in ("persistentvolumeclaims", "jobs", "pods"):
         api.answers_to[f"POST {collection}"] = (403, f'x "y" is forbidden: {sentence}')
     with pytest.raises(wanted) as claim:
-        await backend.create_volume(VOLUME)
+        await backend.create_volume(Volume("data-knitid-another", "another"))
     with pytest.raises(wanted) as job:
         await backend.launch(POD)
     with pytest.raises(wanted) as door:
