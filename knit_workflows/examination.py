@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
+import traceback
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -100,8 +102,18 @@ async def examine() -> dict[str, Any]:
 
 
 def main() -> None:
-    """Prints it."""
-    sys.stdout.write(f"{json.dumps(asyncio.run(examine()))}\n")
+    """Prints it, and leaves the process."""
+    code = 1
+    try:
+        sys.stdout.write(f"{json.dumps(asyncio.run(examine()))}\n")
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        # The interpreter may crash in its shutdown, while threads of Temporal's core still run.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 if __name__ == "__main__":
