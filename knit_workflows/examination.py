@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import sys
-import traceback
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -22,6 +20,7 @@ from temporalio.service import RPCError
 from knit_workflows import names
 from knit_workflows.domain.errors import StoreUnavailable
 from knit_workflows.settings import SettingsRefused, StoreSettings, read_settings
+from knit_workflows.start_up import run_and_leave
 from knit_workflows.store import PostgresStore
 from knit_workflows.temporal_client import client_config, connect
 from knit_workflows.temporal_trial import try_settings
@@ -101,19 +100,15 @@ async def examine() -> dict[str, Any]:
     return {"clock": clock, "temporal": temporal, "database": database}
 
 
+async def show() -> int:
+    """Prints it; gives the exit code."""
+    sys.stdout.write(f"{json.dumps(await examine())}\n")
+    return 0
+
+
 def main() -> None:
     """Prints it, and leaves the process."""
-    code = 1
-    try:
-        sys.stdout.write(f"{json.dumps(asyncio.run(examine()))}\n")
-        code = 0
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        # The interpreter may crash in its shutdown, while threads of Temporal's core still run.
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+    run_and_leave(show())
 
 
 if __name__ == "__main__":
