@@ -42,8 +42,8 @@ log = logging.getLogger(__name__)
 
 SHUTDOWN_GRACE_PERIOD: Final = 10
 """Seconds that open requests may take to end after SIGTERM."""
-LEAVES_AFTER: Final = 8.0
-"""Seconds in which nobody is sent here any more, once a probe has failed."""
+LEAVES_AFTER: Final = 11.0
+"""Seconds in which two probes of the chart fail, so that nobody is sent here any more."""
 
 
 def deps_from(settings: Settings) -> Deps:

@@ -9,8 +9,8 @@ them.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import logging
+import sys
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 from typing import Final
@@ -30,7 +30,7 @@ from knit_workflows import log as logs
 from knit_workflows import names
 from knit_workflows.domain.errors import EngineUnavailable
 from knit_workflows.settings import SettingsRefused, read_settings
-from knit_workflows.start_up import Patience, reach_temporal, seconds
+from knit_workflows.start_up import Patience, reach_temporal, run_and_leave, seconds
 from knit_workflows.temporal_client import client_config
 
 log = logging.getLogger(__name__)
@@ -171,14 +171,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error(str(refused))
     logs.set_up(settings.log_format, settings.log_level)
 
-    async def run() -> None:
+    async def run() -> int:
         patience = Patience(options.patience)
-        await bootstrap(temporal, retention=options.retention, patience=patience)
+        try:
+            await bootstrap(temporal, retention=options.retention, patience=patience)
+        except EngineUnavailable as error:
+            sys.stderr.write(f"error: {error.reason}\nhint: {error.advice}\n")
+            return 1
+        return 0
 
-    try:
-        asyncio.run(run())
-    except EngineUnavailable as error:
-        parser.exit(1, f"error: {error.reason}\nhint: {error.advice}\n")
+    run_and_leave(run())
 
 
 if __name__ == "__main__":

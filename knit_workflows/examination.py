@@ -20,6 +20,7 @@ from temporalio.service import RPCError
 from knit_workflows import names
 from knit_workflows.domain.errors import StoreUnavailable
 from knit_workflows.settings import SettingsRefused, StoreSettings, read_settings
+from knit_workflows.start_up import run_and_leave
 from knit_workflows.store import PostgresStore
 from knit_workflows.temporal_client import client_config, connect
 from knit_workflows.temporal_trial import try_settings
@@ -99,9 +100,15 @@ async def examine() -> dict[str, Any]:
     return {"clock": clock, "temporal": temporal, "database": database}
 
 
+async def show() -> int:
+    """Prints it; gives the exit code."""
+    sys.stdout.write(f"{json.dumps(await examine())}\n")
+    return 0
+
+
 def main() -> None:
-    """Prints it."""
-    sys.stdout.write(f"{json.dumps(asyncio.run(examine()))}\n")
+    """Prints it, and leaves the process."""
+    run_and_leave(show())
 
 
 if __name__ == "__main__":

@@ -11,10 +11,12 @@ import argparse
 import asyncio
 import logging
 import math
-from collections.abc import Awaitable, Callable
+import os
+import sys
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Final, TypeVar
+from typing import Final, NoReturn, TypeVar
 
 from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest, GetSystemInfoRequest
 from temporalio.client import Client
@@ -118,6 +120,22 @@ async def require_schema(settings: StoreSettings) -> None:
         await store.open()
     finally:
         await store.aclose()
+
+
+def run_and_leave(work: Coroutine[None, None, int]) -> NoReturn:
+    """Runs it and leaves the process with the exit code that it gives; 1 after an exception.
+
+    At once: threads of Temporal's core run still, and may crash the interpreter in its shutdown.
+    """
+    code = 1
+    try:
+        code = asyncio.run(work)
+    except Exception:
+        log.exception("ended")
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 def seconds(text: str) -> timedelta:

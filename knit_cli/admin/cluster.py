@@ -181,6 +181,10 @@ def _advice(stderr: str) -> str | None:
         return "check that the cluster runs, and that the kubeconfig is its own (--kubeconfig)"
     if "current-context must exist" in text:
         return "choose one: kubectl config use-context NAME; or name another kubeconfig"
+    if "loading config file" in text or "invalid configuration" in text:
+        return "correct the kubeconfig, or name another one (--kubeconfig)"
+    if "release: already exists" in text or "another operation" in text:
+        return "another helm is at work on it: wait until that has ended, then repeat the command"
     if "forbidden" in text:
         return "use a kubeconfig with the rights; `knit admin doctor` lists those that are missing"
     if "unauthorized" in text or "must be logged in" in text:

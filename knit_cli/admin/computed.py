@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -10,7 +10,7 @@ from knit_cli.admin import charts
 from knit_cli.admin.folder import SettingsFolder
 from knit_cli.admin.preparation import check_api_root
 from knit_cli.admin.secret_objects import TLS_SECRET, TOKEN_SECRET, pull_secret_name
-from knit_cli.admin.values import read_values
+from knit_cli.admin.values import read_values, value_at
 
 
 def computed_values(folder: SettingsFolder, chart: str) -> dict[str, Any]:
@@ -24,13 +24,12 @@ def computed_values(folder: SettingsFolder, chart: str) -> dict[str, Any]:
     if pull_secret is not None and chart in charts.PULLING:
         values["imagePullSecrets"] = [{"name": pull_secret}]
     if chart == charts.APP:
-        values["accounts"] = dict(_accounts(folder, read_values(folder, chart)))
+        values["accounts"] = dict(_accounts(folder))
     return values
 
 
-def _accounts(folder: SettingsFolder, mine: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    token = (mine.get("accounts") or {}).get("bootstrapToken") or {}
-    if not token.get("existingSecret"):
+def _accounts(folder: SettingsFolder) -> Iterator[tuple[str, Any]]:
+    if not value_at(folder, charts.APP, "accounts", "bootstrapToken", "existingSecret"):
         yield "bootstrapToken", {"existingSecret": TOKEN_SECRET}
     # Behind something with an address of its own, a request does not say how its sender came.
     api_root = folder.read_text(folder.api_root)

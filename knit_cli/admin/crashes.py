@@ -1,4 +1,4 @@
-"""Tells of containers that crash while a chart is installed, when it happens."""
+"""Tells of containers that crash or cannot start while a chart is installed, when it happens."""
 
 from __future__ import annotations
 
@@ -12,6 +12,15 @@ from knit_cli.errors import CliError
 
 _EVERY: Final = 2.0
 """Seconds between two looks."""
+_CANNOT_START: Final = (
+    "CreateContainerConfigError",
+    "CreateContainerError",
+    "ErrImageNeverPull",
+    "ErrImagePull",
+    "InvalidImageName",
+    "RunContainerError",
+)
+"""Not those that follow them, such as ImagePullBackOff."""
 _LINES: Final = 8
 _WIDTH: Final = 300
 
@@ -36,7 +45,7 @@ class CrashWatch:
     release: str
     tell: Callable[[str], None]
     _before: frozenset[str] = frozenset()
-    _told: set[tuple[str, str]] = field(default_factory=set)
+    _told: set[str] = field(default_factory=set)
     _next: float = 0.0
 
     @classmethod
@@ -60,6 +69,8 @@ class CrashWatch:
             if one["metadata"].get("uid", "") in self._before:
                 continue
             if one["kind"] == "Pod":
+                for text in _obstacles(one):
+                    self._tell_once(text, text)
                 for crash in _crashes(one):
                     self._tell(crash)
             elif condition := _failure(one):
@@ -80,12 +91,15 @@ class CrashWatch:
 
     def _tell(self, crash: _Crash) -> None:
         lines = self._last_lines(crash)
-        key = crash.container, "\n".join(lines)
-        if key in self._told:
-            return
-        self._told.add(key)
         said = f"{crash.pod}: {crash.container} ended with exit code {crash.code}"
-        self.tell("\n".join([f"{said}; its last lines:" if lines else said, *lines]))
+        text = "\n".join([f"{said}; its last lines:" if lines else said, *lines])
+        # Replicas, and attempts, say the same again and again.
+        self._tell_once(f"{crash.container}\n{lines}", text)
+
+    def _tell_once(self, key: str, text: str) -> None:
+        if key not in self._told:
+            self._told.add(key)
+            self.tell(text)
 
     def _last_lines(self, crash: _Crash) -> list[str]:
         words = ["logs", crash.pod, "--container", crash.container, f"--tail={_LINES}"]
@@ -102,6 +116,18 @@ def _is_settled(item: Any) -> bool:
         return True
     conditions = item.get("status", {}).get("conditions", ())
     return any(one["type"] == "Ready" and one["status"] == "True" for one in conditions)
+
+
+def _obstacles(pod: Any) -> Iterator[str]:
+    """Says why containers cannot even be started."""
+    if "deletionTimestamp" in pod["metadata"]:
+        return
+    status = pod.get("status", {})
+    for one in (*status.get("initContainerStatuses", ()), *status.get("containerStatuses", ())):
+        waiting = one.get("state", {}).get("waiting") or {}
+        if waiting.get("reason") in _CANNOT_START:
+            message = " ".join(str(waiting.get("message", "")).split())[:_WIDTH]
+            yield f"{pod['metadata']['name']}: {one['name']}: {waiting['reason']}: {message}"
 
 
 def _crashes(pod: Any) -> Iterator[_Crash]:

@@ -22,7 +22,7 @@ from knit_cli.admin.preparation import (
 )
 from knit_cli.admin.texts import HANDOUT_README, PLAIN_REGISTRY_README, REGISTRY_README
 from knit_cli.admin.tls_files import check_present
-from knit_cli.admin.values import read_values
+from knit_cli.admin.values import check_name, value_at
 from knit_cli.errors import BadInput, CliError
 
 API_SERVICE = "knit-api"
@@ -38,8 +38,9 @@ class Ports:
 
 def find_ports(folder: SettingsFolder, cluster: Cluster) -> Ports:
     """Finds the ports of API and registry in the cluster's Services."""
-    registry = read_values(folder, charts.REGISTRY).get("service") or "image-registry"
-    return Ports(_node_port(cluster, API_SERVICE), _node_port(cluster, str(registry)))
+    named = value_at(folder, charts.REGISTRY, "service")
+    registry = check_name(named, f"{charts.REGISTRY}: service") if named else "image-registry"
+    return Ports(_node_port(cluster, API_SERVICE), _node_port(cluster, registry))
 
 
 def hosts_of(folder: SettingsFolder, cluster: Cluster, named: Sequence[str] = ()) -> list[str]:

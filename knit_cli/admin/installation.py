@@ -15,7 +15,7 @@ from knit_cli.admin.crashes import CrashWatch
 from knit_cli.admin.folder import SettingsFolder
 from knit_cli.admin.preparation import check_api_root
 from knit_cli.admin.progress import Progress
-from knit_cli.admin.secret_objects import apply_secrets, ensure_namespace
+from knit_cli.admin.secret_objects import apply_secrets, check_owner, ensure_namespace
 from knit_cli.admin.tls_files import check_present
 from knit_cli.admin.values import overridden, read_values
 from knit_cli.errors import BadInput, CliError
@@ -30,6 +30,7 @@ class Wishes:
     timeout: str = "10m"
     image_repository: str | None = None
     force_repair: bool = False
+    take_over: bool = False
     quiet: bool = False
 
 
@@ -49,6 +50,8 @@ def install(folder: SettingsFolder, cluster: Cluster, wishes: Wishes) -> dict[st
         held = replace(cluster, lock=lock)
         check_helm(held)
         ensure_namespace(held)
+        if not wishes.take_over:
+            check_owner(folder, held)
         _repair(folder, held, chosen, force=wishes.force_repair)
         before = releases.find_releases(held)
         changed = apply_secrets(folder, held)
@@ -90,6 +93,8 @@ def _check(folder: SettingsFolder, chosen: Sequence[str]) -> None:
         check_api_root(api_root)
     for name in (*chosen, *charts.EXTRA_VALUES):
         read_values(folder, name)
+    for name in chosen:
+        computed_values(folder, name)
     if check_present(folder) is None and not folder.without_tls.exists():
         raise BadInput(
             "the settings folder has no certificates",

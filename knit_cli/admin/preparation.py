@@ -138,7 +138,10 @@ def node_addresses(cluster: Cluster) -> list[str]:
         raise CliError(
             "the addresses of the cluster's nodes are not known, which a server certificate needs",
             reason=failed.stderr.strip(),
-            advice=failed.advice or "use a kubeconfig that may list nodes, or give certificates",
+            advice="have listing nodes granted by a ClusterRole, or give a certificate of yours "
+            "(--tls-cert, --tls-key)"
+            if "forbidden" in failed.stderr.lower()
+            else failed.advice or "use a kubeconfig that may list nodes, or give certificates",
         ) from failed
     found: dict[str, list[str]] = {"InternalIP": [], "ExternalIP": []}
     for node in nodes:

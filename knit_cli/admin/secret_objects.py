@@ -12,8 +12,8 @@ from typing import Any, Final
 
 from knit_cli.admin.cluster import Cluster, ToolFailed
 from knit_cli.admin.folder import SettingsFolder
-from knit_cli.admin.values import parse_values
-from knit_cli.errors import BadInput
+from knit_cli.admin.values import check_name, parse_values
+from knit_cli.errors import BadInput, CliError
 from knit_workflows.domain.tokens import digest_of, is_token, new_token
 
 TLS_SECRET: Final = "knit-admin-tls"
@@ -38,6 +38,33 @@ def ensure_namespace(cluster: Cluster) -> None:
     """Makes the namespace, unless it is there: not everybody may make one."""
     if not namespace_is_there(cluster):
         cluster.kubectl("create", "namespace", cluster.namespace)
+
+
+def check_owner(folder: SettingsFolder, cluster: Cluster) -> None:
+    """Refuses a new folder for an installation that was made from another one.
+
+    It would replace certificates and token, so that neither users nor the owner of that folder get
+    in any more.
+
+    Raises:
+        CliError: it is such a folder.
+    """
+    mine = tls_secret(folder)
+    if mine is None or folder.read_text(folder.bootstrap_token):
+        return  # it has installed before
+    present = cluster.find("secret", TLS_SECRET)
+    if present is None:
+        return
+    there, here = present.get("data") or {}, mine["data"]
+    # A folder whose token was withdrawn has none either, and the certificates of the cluster.
+    if any(there.get(key) == here.get(key) is not None for key in ("ca.crt", "tls.crt")):
+        return
+    raise CliError(
+        f"namespace {cluster.namespace} has an installation of another settings folder",
+        reason="its certificates are others, and this folder has installed nothing yet",
+        advice="use that folder (--settings), or choose another namespace (--namespace); if it is "
+        "lost, take the installation over: --take-over",
+    )
 
 
 def ensure_token(folder: SettingsFolder) -> str:
@@ -68,9 +95,9 @@ def apply_secrets(folder: SettingsFolder, cluster: Cluster) -> list[str]:
     tls = tls_secret(folder)
     if tls is not None:
         wanted.append(tls)
-    pull = folder.read_bytes(folder.pull_secret)
+    pull = _pull_secret(folder)
     if pull is not None:
-        wanted.append(parse_values(pull, folder.pull_secret))
+        wanted.append(pull)
     changed = []
     for one in wanted:
         name = one["metadata"]["name"]
@@ -83,11 +110,29 @@ def apply_secrets(folder: SettingsFolder, cluster: Cluster) -> list[str]:
 
 def pull_secret_name(folder: SettingsFolder) -> str | None:
     """Gives the name of the Secret with which images are pulled; None: there is none."""
+    found = _pull_secret(folder)
+    return None if found is None else str(found["metadata"]["name"])
+
+
+def _pull_secret(folder: SettingsFolder) -> dict[str, Any] | None:
+    """Reads it; raises BadInput if somebody has made something else of it."""
     content = folder.read_bytes(folder.pull_secret)
     if content is None:
         return None
     found = parse_values(content, folder.pull_secret)
-    return str(found["metadata"]["name"])
+    metadata, data = found.get("metadata"), found.get("data")
+    if (
+        found.get("kind") != "Secret"
+        or not isinstance(metadata, dict)
+        or not isinstance(data, dict)
+    ):
+        raise BadInput(
+            f"{folder.pull_secret} cannot be used",
+            reason="it is no manifest of a Secret with `metadata` and `data`",
+            advice="remove it, or have it made anew: PULL_SECRET=… knit admin prepare",
+        )
+    check_name(metadata.get("name"), f"{folder.pull_secret.name}: metadata.name")
+    return found
 
 
 def tls_secret(folder: SettingsFolder) -> dict[str, Any] | None:

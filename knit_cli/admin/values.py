@@ -6,14 +6,17 @@ the order. So what a fresh file would have is only shown.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import yaml
 
 from knit_cli.admin.folder import SettingsFolder
 from knit_cli.errors import BadInput
+
+_NAME: Final = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 
 
 def read_values(folder: SettingsFolder, name: str) -> dict[str, Any]:
@@ -43,6 +46,36 @@ def parse_values(content: bytes | str, path: Path) -> dict[str, Any]:
             reason="it is not a mapping with texts as keys",
             advice="write `key: value` lines",
         )
+    return found
+
+
+def check_name(name: Any, where: str) -> str:
+    """Gives the name of an object of Kubernetes back; raises BadInput if it can be none."""
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise BadInput(
+            f"{where} is {_shown(name)}, which is no name of an object in Kubernetes",
+            advice="write small letters, digits, - and dots, and correct the file",
+        )
+    return name
+
+
+def value_at(folder: SettingsFolder, name: str, *keys: str) -> Any:
+    """Gives one value of a file, by its path; None: it is not there, or null.
+
+    Raises:
+        BadInput: the file cannot be read, or something on the way is not a mapping.
+    """
+    found: Any = read_values(folder, name)
+    for depth, key in enumerate(keys):
+        if found is None:
+            return None
+        if not isinstance(found, dict):
+            raise BadInput(
+                f"{folder.values(name)} cannot be used",
+                reason=f"{'.'.join(keys[:depth])} is {_shown(found)}, and should have `{key}`",
+                advice=f"correct the file; helm show values {name} shows its form",
+            )
+        found = found.get(key)
     return found
 
 

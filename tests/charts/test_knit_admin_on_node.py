@@ -117,8 +117,8 @@ def test_from_nothing_to_a_run_and_back(node: Node, admin: Administrator) -> Non
     began = time.monotonic()
     installed = admin.json("admin", "install", "--json")
     print(f"{time.monotonic() - began:.1f} s, {installed['seconds']}")
-    wait_for_port(node.address, api)
     assert installed["apiRoot"] == f"https://{node.address}:{api}/api"
+    assert installed["answers"] is True
     trusted = admin.folder / "handouts" / "docker" / "certs.d"
     assert [one.name for one in trusted.iterdir()] == [f"{node.address}:{registry}"]
 
@@ -139,6 +139,12 @@ def test_from_nothing_to_a_run_and_back(node: Node, admin: Administrator) -> Non
     ill = [one for one in found if one["state"] not in ("ok", "warning")]
     assert not ill
     assert {"api", "registry", "database", "temporal"} <= {one["check"] for one in found}
+
+    dynamic = [one for one in found if one["message"].startswith("its dynamic configuration")]
+    assert [one["state"] for one in dynamic] == ["ok"]
+
+    pruned = admin.knit("admin", "prune-audit", "--older-than", "30d", "--archive", "old.jsonl")
+    assert "the audit log has nothing older than 30d" in pruned.stderr
 
     renew(node, admin, api, registry)
 

@@ -112,6 +112,17 @@ async def test_the_program_prints_one_json_object(monkeypatch) -> None:
     assert "KNIT_STORE__ULR is not a setting of knit" in (await printed())["problem"]
 
 
+@pytest.mark.patient
+async def test_it_ends_well_after_it_has_asked_temporal(
+    temporal_client: Client, monkeypatch
+) -> None:
+    """Threads of Temporal's core run still at its end, and have crashed the interpreter."""
+    monkeypatch.setenv("TEMPORAL_ADDRESS", temporal_client.service_client.config.target_host)
+    for _ in range(5):
+        found = await printed()
+        assert "problem" not in found["temporal"]["trial"]
+
+
 async def printed() -> dict:
     command = (sys.executable, "-m", "knit_workflows.examination")
     process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)

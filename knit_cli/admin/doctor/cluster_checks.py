@@ -12,6 +12,7 @@ from knit_cli.admin.cluster import Cluster, documents
 from knit_cli.admin.doctor.findings import Finding, ok, problem, unknown, warning, words
 from knit_cli.admin.doctor.temporal_checks import findings_of
 from knit_cli.admin.folder import SettingsFolder
+from knit_cli.admin.values import value_at
 from knit_cli.errors import CliError
 
 _API: Final = "deployment/knit-api"
@@ -33,10 +34,15 @@ _RIGHTS: Final[Sequence[tuple[str, str, Sequence[str]]]] = (
 """What an installation needs in its namespace: group, resource, verbs."""
 
 
-def check_rights(cluster: Cluster) -> Iterator[Finding]:
-    """Whether the kubeconfig's user may do what an installation needs."""
-    asked = [(group, resource, verb) for group, resource, verbs in _RIGHTS for verb in verbs]
-    reviews = [_review(cluster.namespace, *one) for one in asked]
+def check_rights(folder: SettingsFolder, cluster: Cluster) -> Iterator[Finding]:
+    """Whether the kubeconfig's user may do what an installation needs, here and cluster-wide.
+
+    Outside are nodes, whose addresses are in the certificate, and what charts make there, if any.
+    """
+    inside = [(cluster.namespace, *one) for one in _RIGHTS]
+    outside = [("", *one) for one in _outside(folder)]
+    asked = [(*one[:3], verb) for one in (*inside, *outside) for verb in one[3]]
+    reviews = [_review(*one) for one in asked]
     given = json.dumps({"apiVersion": "v1", "kind": "List", "items": reviews})
     try:
         printed = cluster.kubectl("create", "--filename", "-", "--output", "json", given=given)
@@ -45,18 +51,37 @@ def check_rights(cluster: Cluster) -> Iterator[Finding]:
         return
     answers = [item for one in documents(printed) for item in one.get("items", [one])]
     missing = [
-        f"{verb} {resource}"
-        for (_, resource, verb), answer in zip(asked, answers, strict=True)
+        (namespace, f"{verb} {resource}")
+        for (namespace, _, resource, verb), answer in zip(asked, answers, strict=True)
         if not answer.get("status", {}).get("allowed")
     ]
-    if missing:
+    if within := [text for namespace, text in missing if namespace]:
         yield problem(
             "rights",
-            f"not allowed in namespace {cluster.namespace}: {', '.join(missing)}",
+            f"not allowed in namespace {cluster.namespace}: {', '.join(within)}",
             "use a kubeconfig with these rights, or have them granted by a Role",
         )
-    else:
+    if beyond := [text for namespace, text in missing if not namespace]:
+        yield problem(
+            "rights",
+            f"not allowed outside the namespace: {', '.join(beyond)}",
+            "have them granted by a ClusterRole; docs/how-to/install-on-a-cluster.md says how to "
+            "do without them",
+        )
+    if not missing:
         yield ok("rights", f"all that an installation needs in namespace {cluster.namespace}")
+
+
+def _outside(folder: SettingsFolder) -> Iterator[tuple[str, str, Sequence[str]]]:
+    yield ("", "nodes", ("list",))
+    if charts.STORAGE in charts.chosen(folder):
+        yield ("storage.k8s.io", "storageclasses", ("create", "get", "patch", "delete"))
+    try:
+        makes_class = value_at(folder, charts.APP, "runs", "priorityClass", "create")
+    except CliError:  # the installation says what is wrong with the file
+        return
+    if makes_class:
+        yield ("scheduling.k8s.io", "priorityclasses", ("create", "get", "patch", "delete"))
 
 
 def check_releases(folder: SettingsFolder, cluster: Cluster) -> Iterator[Finding]:
@@ -131,7 +156,9 @@ def _clock(inside: datetime, began: datetime, ended: datetime) -> Finding:
 
 
 def _review(namespace: str, group: str, resource: str, verb: str) -> dict[str, Any]:
-    attributes = {"namespace": namespace, "group": group, "resource": resource, "verb": verb}
+    attributes = {"group": group, "resource": resource, "verb": verb}
+    if namespace:
+        attributes["namespace"] = namespace
     return {
         "apiVersion": "authorization.k8s.io/v1",
         "kind": "SelfSubjectAccessReview",

@@ -33,7 +33,7 @@ def examine(folder: SettingsFolder, cluster: Cluster, *, within: float) -> Itera
     yield from check_certificates(folder, cluster)
     if not answers:
         return
-    yield from check_rights(cluster)
+    yield from check_rights(folder, cluster)
     yield from check_storage(folder, cluster, within)
     installed = False
     for one in check_releases(folder, cluster):

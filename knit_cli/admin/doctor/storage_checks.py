@@ -14,7 +14,7 @@ from knit_cli.admin.cluster import Cluster
 from knit_cli.admin.doctor.findings import Finding, ok, problem, unknown, words
 from knit_cli.admin.folder import SettingsFolder
 from knit_cli.admin.secret_objects import namespace_is_there
-from knit_cli.admin.values import read_values
+from knit_cli.admin.values import value_at
 from knit_cli.errors import CliError
 
 LABEL: Final = "app.kubernetes.io/managed-by=knit-doctor"
@@ -95,16 +95,14 @@ def _try(cluster: Cluster, name: str | None, within: float) -> Iterator[Finding]
 
 def _class_of_data(folder: SettingsFolder, cluster: Cluster) -> str | None:
     """Gives the StorageClass of Data, as knit-app hears of it; None: the cluster's default."""
-    said = [read_values(folder, charts.APP).get("storage")]
-    if charts.STORAGE in charts.chosen(folder):
-        if charts.STORAGE in releases.find_releases(cluster):
-            said.append(releases.values_of(cluster, charts.STORAGE))
-        else:
-            said.append(read_values(folder, charts.STORAGE))
-    for values in said:
-        if name := ((values or {}).get("class") or {}).get("data"):
-            return str(name)
-    return None
+    mine = value_at(folder, charts.APP, "storage", "class", "data")
+    if mine or charts.STORAGE not in charts.chosen(folder):
+        return str(mine) if mine else None
+    if charts.STORAGE in releases.find_releases(cluster):
+        name = (releases.values_of(cluster, charts.STORAGE).get("class") or {}).get("data")
+    else:
+        name = value_at(folder, charts.STORAGE, "class", "data")
+    return str(name) if name else None
 
 
 def _labels() -> dict[str, str]:

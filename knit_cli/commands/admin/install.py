@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Annotated
 
 import typer
@@ -46,6 +47,10 @@ Repair = Annotated[
     bool,
     typer.Option("--repair", help="No other helm is at work: repair what one left behind."),
 ]
+TakeOver = Annotated[
+    bool,
+    typer.Option("--take-over", help="The settings folder of what is installed is lost: use this."),
+]
 
 
 @app.command("install")
@@ -58,6 +63,7 @@ def install_command(
     chart_version: ChartVersion = None,
     timeout: Timeout = "10m",
     repair: Repair = False,
+    take_over: TakeOver = False,
     as_json: AsJson = False,
     verbose: Verbose = False,
 ) -> None:
@@ -68,7 +74,8 @@ def install_command(
     """
     invocation = invocation_of(context)
     work = administration(invocation, settings, namespace, kubeconfig, verbose)
-    wishes = _wishes(invocation, charts_from, chart_version, timeout, repair)
+    wishes = _wishes(invocation, charts_from, chart_version, timeout)
+    wishes = replace(wishes, force_repair=repair, take_over=take_over)
     _install(work, wishes, as_json=as_json)
 
 
@@ -82,6 +89,7 @@ def upgrade_command(
     chart_version: ChartVersion = None,
     timeout: Timeout = "10m",
     repair: Repair = False,
+    take_over: TakeOver = False,
     as_json: AsJson = False,
     verbose: Verbose = False,
 ) -> None:
@@ -91,7 +99,8 @@ def upgrade_command(
     """
     invocation = invocation_of(context)
     work = administration(invocation, settings, namespace, kubeconfig, verbose)
-    wishes = _wishes(invocation, charts_from, chart_version, timeout, repair)
+    wishes = _wishes(invocation, charts_from, chart_version, timeout)
+    wishes = replace(wishes, force_repair=repair, take_over=take_over)
     if charts.APP not in releases.find_releases(work.cluster):
         raise BadInput(
             f"knit is not installed in namespace {work.cluster.namespace}",
@@ -105,7 +114,6 @@ def _wishes(
     charts_from: str | None,
     chart_version: str | None,
     timeout: str,
-    repair: bool,
 ) -> Wishes:
     variables = invocation.surroundings.variables
     root = charts_from or variables.get("CHART_REPOSITORY_ROOT") or None
@@ -120,7 +128,6 @@ def _wishes(
         source=ChartSource.of(root, version),
         timeout=timeout,
         image_repository=repository,
-        force_repair=repair,
         quiet=invocation.quiet,
     )
 

@@ -151,6 +151,24 @@ def test_rights_that_are_missing_are_listed(healthy: Admin):
     assert "Role" in one["cure"]
 
 
+def test_rights_outside_the_namespace_are_told_apart(healthy: Admin):
+    healthy.tools.say("denied", "nodes storageclasses priorityclasses")
+    one = found(healthy)[("rights", "problem")]
+    assert one["message"] == (
+        "not allowed outside the namespace: list nodes, create storageclasses, get storageclasses, "
+        "patch storageclasses, delete storageclasses"
+    )
+    assert "ClusterRole" in one["cure"]
+    (healthy.folder / "values" / "knit-storage-nfs.yaml").unlink()
+    (healthy.folder / "values" / "knit-app.yaml").write_text(
+        "runs: {priorityClass: {create: true}}"
+    )
+    one = found(healthy)[("rights", "problem")]
+    assert "list nodes, create priorityclasses" in one["message"]
+    healthy.tools.say("denied", "storageclasses")
+    assert ("rights", "ok") in found(healthy)
+
+
 def test_a_class_that_does_not_exist(healthy: Admin):
     healthy.tools.say("values-knit-storage-nfs.json", '{"class": {"data": "none"}}')
     one = found(healthy)[("storage", "problem")]
@@ -185,6 +203,13 @@ def test_the_class_of_the_administrators_file_is_tried(healthy: Admin):
     healthy.tools.add("storageclass", "fast")
     (healthy.folder / "values" / "knit-app.yaml").write_text("storage: {class: {data: fast}}")
     assert found(healthy)[("storage", "ok")]["message"].startswith("StorageClass fast gave")
+
+
+@pytest.mark.parametrize("text", ["storage: x", "storage: {class: x}"])
+def test_values_of_another_form_are_told(healthy: Admin, text):
+    (healthy.folder / "values" / "knit-app.yaml").write_text(text)
+    one = found(healthy)[("storage", "unknown")]
+    assert "knit-app.yaml cannot be used: storage" in one["message"]
 
 
 def test_without_a_name_the_default_class_is_tried(healthy: Admin):

@@ -131,6 +131,82 @@ def test_a_crash_is_told_at_once_with_its_last_lines(prepared: Admin):
     assert said.index("db-1: roles") < said.index("knit-db-postgres: done")
 
 
+def test_what_cannot_start_is_told_at_once_too(prepared: Admin):
+    pods = {"pod/db-1": crashed("db-1", 3), "pod/db-2": crashed("db-2", 0)}
+    waiting = {"reason": "ErrImagePull", "message": "no such\nimage"}
+    pods["pod/db-2"]["status"]["containerStatuses"] = [
+        {"name": "db", "state": {"waiting": waiting}},
+        {"name": "other", "state": {"waiting": {"reason": "PodInitializing"}}},
+    ]
+    prepared.tools.say("crash-knit-db-postgres", json.dumps(pods))
+    said = prepared.succeed("install").err
+    assert said.count("knit: db-2: db: ErrImagePull: no such image\n") == 1
+    assert "PodInitializing" not in said
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("accounts: 5", "accounts is 5, and should have `bootstrapToken`"),
+        ("accounts: {bootstrapToken: [x]}", "accounts.bootstrapToken is [x], and should have"),
+    ],
+)
+def test_values_of_another_form_are_told_before_anything_is_installed(
+    prepared: Admin, text, reason
+):
+    path = prepared.folder / "values" / "knit-app.yaml"
+    path.write_text(text)
+    ended = prepared("install")
+    assert ended.code == 1
+    assert f"error: {path} cannot be used\nreason: {reason}" in ended.err
+    assert upgrades(prepared) == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("kind: Secret", "it is no manifest of a Secret"),
+        ("kind: Role\nmetadata: {name: a}\ndata: {}", "it is no manifest of a Secret"),
+        ("kind: Secret\nmetadata: {name: --all}\ndata: {}", "metadata.name is --all, which is no"),
+    ],
+)
+def test_a_pull_secret_of_another_form_is_told(prepared: Admin, text, words):
+    (prepared.folder / "knit-image-registry-secret.yaml").write_text(text)
+    ended = prepared("install")
+    assert ended.code == 1
+    assert words in ended.err
+    assert upgrades(prepared) == {}
+
+
+def test_a_service_whose_name_would_be_a_flag_is_told(installed: Admin):
+    (installed.folder / "values" / "knit-image-registry.yaml").write_text("service: --all")
+    ended = installed("handout")
+    assert ended.code == 1
+    assert "service is --all, which is no name" in ended.err
+
+
+def test_a_new_folder_does_not_take_an_installation_over_by_mistake(installed: Admin):
+    """Its users would trust neither the new certificates, nor would the old token open anything."""
+    flags = ("--settings", "other")
+    installed.succeed("prepare", *flags, "--temporal", "temporal.example:7233")
+    before = installed.tools.objects()
+    ended = installed("install", *flags)
+    assert ended.code == 1
+    assert "error: namespace knit has an installation of another settings folder\n" in ended.err
+    assert installed.tools.objects() == before
+    assert not (installed.knit.cwd / "other" / "bootstrap-token").exists()
+    installed.succeed("install", *flags, "--take-over")
+    installed.succeed("install", *flags)
+
+
+def test_a_token_that_was_withdrawn_is_made_anew(installed: Admin):
+    before = installed.text("bootstrap-token")
+    (installed.folder / "bootstrap-token").unlink()
+    installed.succeed("renew-certs")
+    installed.succeed("install")
+    assert installed.text("bootstrap-token") != before
+
+
 def test_a_crash_without_a_log_is_told_too(prepared: Admin):
     prepared.tools.say("crash-knit-db-postgres", json.dumps({"pod/db-1": crashed("db-1", 3)}))
     assert "db-1: roles ended with exit code 3\n" in prepared.succeed("install").err
