@@ -134,6 +134,7 @@ def test_an_upload_that_cannot_go_on_is_cut_and_not_ended(tmp_path):
     assert not received.endswith(b"0\r\n\r\n")
 
 
+@pytest.mark.patient
 def test_a_server_that_refuses_early_is_heard(tmp_path):
     """The answer may come, and the connection end, before all is sent."""
     (tmp_path / "big").write_bytes(os.urandom(30_000_000))
@@ -242,6 +243,7 @@ def test_ctrl_c_during_an_upload_cuts_it(tmp_path):
     assert not received.endswith(b"\r\n0\r\n\r\n")
 
 
+@pytest.mark.patient
 def test_nobody_there(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
