@@ -31,13 +31,13 @@ async def adapter() -> AsyncIterator[KubernetesAdapter]:
 
 
 @asynccontextmanager
-async def full(pods: Pods, **hard: str) -> AsyncIterator[None]:
+async def full(used: Pods, /, **hard: str) -> AsyncIterator[None]:
     """Lets a quota be used up while inside."""
-    await pods.adapter.cluster.set_quota("full", **hard)
+    await used.adapter.cluster.set_quota("full", **hard)
     try:
         yield
     finally:
-        await pods.adapter.cluster.delete_quota("full")
+        await used.adapter.cluster.delete_quota("full")
 
 
 def is_known(seen: Observation) -> bool:

@@ -42,7 +42,9 @@ class Store:
         self.limits: list[AdmissionLimits] = []
         self.startable: list[list[StartableRun]] = []
         self.projection = self.admission = self
-        self.execution = self.transfers = self.runs = self.housekeeping = self.hooks = self
+        self.execution = self.data = self.transfers = self.runs = self.housekeeping = self.hooks = (
+            self
+        )
         self.somebody_waits = False
 
     async def project(self, *, page_size: int) -> Projection | None:
