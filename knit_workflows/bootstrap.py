@@ -9,6 +9,7 @@ them.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import logging
 import sys
 from collections.abc import Awaitable, Callable, Sequence

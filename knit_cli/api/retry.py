@@ -41,11 +41,18 @@ class Retry:
     Args:
         sleep: waits for so many seconds.
         notify: shows the user a line about the delay.
+        clock: gives the seconds since some moment.
     """
 
-    def __init__(self, sleep: Callable[[float], None], notify: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        sleep: Callable[[float], None],
+        notify: Callable[[str], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._sleep = sleep
         self.notify = notify
+        self._clock = clock
 
     def on_unavailable(
         self, send: Callable[[], httpx.Response], why: Callable[[httpx.Response], str]
@@ -58,12 +65,12 @@ class Retry:
         """
         waited, backoff = 0.0, _backoff()
         while True:
-            sent_at = time.monotonic()
+            sent_at = self._clock()
             response = send()
             if response.status_code not in UNAVAILABLE:
                 return response
             # The API itself may have tried for a minute, to open a transfer.
-            waited += time.monotonic() - sent_at
+            waited += self._clock() - sent_at
             pause = max(backoff.next(), retry_after(response) or 0.0)
             if waited + pause > _MAX_WAIT:
                 return response

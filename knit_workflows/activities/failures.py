@@ -13,12 +13,16 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import Final
 
+from temporalio import activity
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
 from knit_workflows.domain.errors import KnitError, QuotaExceeded, Unavailable
 
-QUOTA_PAUSE: Final = (2.0, 10.0)
-"""The shortest and the longest pause before a quota is tried again, in seconds."""
+QUOTA_PAUSE: Final = 5.0
+"""Seconds by which the pause before a quota is tried again grows with each attempt; up to half of
+it is left out by chance."""
+LONGEST_QUOTA_PAUSE: Final = 60.0
+"""As long as a Job controller's; many hundred Runs may wait."""
 
 
 @contextmanager
@@ -37,4 +41,6 @@ def translated() -> Iterator[None]:
 
 
 def _pause() -> timedelta:
-    return timedelta(seconds=random.uniform(*QUOTA_PAUSE))
+    attempt = activity.info().attempt if activity.in_activity() else 1
+    longest = min(QUOTA_PAUSE * attempt, LONGEST_QUOTA_PAUSE)
+    return timedelta(seconds=random.uniform(longest / 2, longest))

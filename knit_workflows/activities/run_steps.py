@@ -38,11 +38,15 @@ class RunSteps:
     async def create_volumes(self, spec: RunSpec) -> None:
         """Creates the volumes of its outputs and its log: all, or none if a quota is used up.
 
-        Half of them would keep others from theirs, and several Runs could wait for each other.
+        Half of them would keep others from theirs, and several Runs could wait for each other. One
+        goes first: for those who wait for a quota, it is all that they ask for.
         """
         volumes = [mount.volume for mount in spec.outputs] + ([spec.log] if spec.log else [])
+        for first in volumes[:1]:
+            await self._backend.create_volume(first)
         made = await asyncio.gather(
-            *(self._backend.create_volume(volume) for volume in volumes), return_exceptions=True
+            *(self._backend.create_volume(volume) for volume in volumes[1:]),
+            return_exceptions=True,
         )
         failures = [failure for failure in made if isinstance(failure, BaseException)]
         if any(isinstance(failure, QuotaExceeded) for failure in failures):

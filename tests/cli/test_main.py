@@ -13,6 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from knit_cli.api.retry import Retry
 from knit_cli.main import KnitGroup
 from tests.cli.real_api import API_ROOT, error
 from tests.processes import bare_environment
@@ -58,6 +59,23 @@ def test_what_the_network_does_is_told_in_words(knit, api, problem, said):
     assert ended.code == 1
     assert said in ended.err
     assert "hint: " in ended.err
+
+
+def test_an_api_that_has_tried_for_a_minute_is_not_asked_again():
+    """A door that did not open: another minute would bring the same reason."""
+    now, sent = [0.0], []
+
+    def send() -> httpx.Response:
+        sent.append(now[0])
+        now[0] += 60
+        return httpx.Response(503)
+
+    def pause(seconds: float) -> None:
+        now[0] += seconds
+
+    retry = Retry(pause, notify=sent.append, clock=lambda: now[0])
+    assert retry.on_unavailable(send, lambda _: "no such class").status_code == 503
+    assert sent == [0.0]
 
 
 def test_a_certificate_that_is_not_trusted(knit, api):

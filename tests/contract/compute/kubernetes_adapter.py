@@ -233,6 +233,21 @@ class Cluster:
         """Deletes a Secret."""
         await self._core.delete_namespaced_secret(name, self._namespace)
 
+    async def set_quota(self, name: str, **hard: str) -> None:
+        """Makes a quota, and waits until the cluster has counted what it covers."""
+        spec = client.V1ResourceQuotaSpec(hard=hard)
+        about = client.V1ObjectMeta(name=name)
+        quota = client.V1ResourceQuota(metadata=about, spec=spec)
+        await self._core.create_namespaced_resource_quota(self._namespace, quota)
+        read = self._core.read_namespaced_resource_quota
+        async with asyncio.timeout(KubernetesAdapter.patience.total_seconds()):
+            while (await read(name, self._namespace)).status.used is None:
+                await asyncio.sleep(0.05)
+
+    async def delete_quota(self, name: str) -> None:
+        """Deletes a quota."""
+        await self._core.delete_namespaced_resource_quota(name, self._namespace)
+
     async def folder(self, volume: Volume) -> Path:
         """Gives the folder of a bound claim; skips where it is not on this machine."""
         claims = self._core.read_namespaced_persistent_volume_claim

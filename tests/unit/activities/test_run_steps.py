@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from temporalio.exceptions import ApplicationError
+from temporalio.testing import ActivityEnvironment
 
 from knit_workflows.activities.failures import QUOTA_PAUSE, translated
 from knit_workflows.activities.run_steps import RunSteps
@@ -22,8 +24,10 @@ class Claims:
         self.room = room
         self.failure = failure
         self.made: set[str] = set()
+        self.asked: list[str] = []
 
     async def create_volume(self, volume: Volume) -> None:
+        self.asked.append(volume.name)
         if volume.name not in self.made and len(self.made) >= self.room:
             raise self.failure
         self.made.add(volume.name)
@@ -50,6 +54,13 @@ async def test_who_does_not_get_all_gives_back_what_it_got() -> None:
     assert claims.made == {"c", "log-of-c"}
 
 
+async def test_who_waits_for_a_quota_asks_for_one_volume_only() -> None:
+    claims = Claims(room=0)
+    with pytest.raises(QuotaExceeded):
+        await steps(claims).create_volumes(spec("a", "b"))
+    assert claims.asked == ["a"]
+
+
 async def test_a_server_that_is_away_costs_no_volume() -> None:
     """They are found by the next attempt."""
     claims = Claims(room=1, failure=BackendUnavailable)
@@ -66,4 +77,19 @@ def test_those_who_wait_for_a_quota_come_back_one_by_one() -> None:
         assert refused.value.next_retry_delay is not None
         pauses.add(refused.value.next_retry_delay.total_seconds())
     assert len(pauses) > 1
-    assert all(QUOTA_PAUSE[0] <= pause <= QUOTA_PAUSE[1] for pause in pauses)
+    assert all(QUOTA_PAUSE / 2 <= pause <= QUOTA_PAUSE for pause in pauses)
+
+
+@pytest.mark.parametrize(("attempt", "longest"), [(1, 5.0), (4, 20.0), (1000, 60.0)])
+def test_who_has_waited_long_for_a_quota_asks_seldom(attempt: int, longest: float) -> None:
+    environment = ActivityEnvironment()
+    environment.info = replace(environment.info, attempt=attempt)
+
+    def fail() -> None:
+        with translated():
+            raise QuotaExceeded
+
+    with pytest.raises(ApplicationError) as refused:
+        environment.run(fail)
+    assert refused.value.next_retry_delay is not None
+    assert longest / 2 <= refused.value.next_retry_delay.total_seconds() <= longest

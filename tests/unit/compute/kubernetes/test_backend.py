@@ -414,6 +414,30 @@ class TestTransfers:
         self.put(api, phase="Running", podIP="127.0.0.1")
         await self.opening(backend)
 
+    async def test_a_door_that_does_not_open_says_what_its_claim_says(self, api, backend):
+        """By events and claims, which its pod does not mention; not if that is young."""
+        await self.opening(backend)
+        unbound = {
+            "type": "PodScheduled",
+            "status": "False",
+            "message": "pod has unbound immediate PersistentVolumeClaims",
+        }
+        self.put(api, phase="Pending", conditions=[unbound])
+        asked = api.count("GET events")
+        await self.opening(backend)
+        assert api.count("GET events") == asked
+        old = {"creationTimestamp": "2026-01-02T03:04:05Z"}
+        api.objects["pods", TRANSFER.name]["metadata"].update(old)
+        about = {"kind": "PersistentVolumeClaim", "name": VOLUME.name}
+        told = {"type": "Warning", "reason": "ProvisioningFailed", "message": "no such class"}
+        api.put("events", {"metadata": {"name": "e"}, "involvedObject": about, **told})
+        with pytest.raises(TransferNotReady, match="its claim data-knitid-a: no such class"):
+            await backend.open_transfer(TRANSFER)
+        api.remove("events", "e")
+        self.put(api, phase="Pending")
+        with pytest.raises(TransferNotReady, match=r"NotScheduled: .*data-knitid-a is missing"):
+            await backend.open_transfer(TRANSFER)
+
     async def test_a_door_that_is_just_closing_is_waited_for(self, api, backend):
         await self.opening(backend)
         closing = {"deletionTimestamp": "2026-01-02T03:04:05Z"}
