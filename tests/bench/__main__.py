@@ -16,6 +16,7 @@ from tests.bench import (
     engine,
     extra_apis,
     hooks,
+    node_transfers,
     store_figures,
     transfers,
 )
@@ -36,6 +37,8 @@ BENCHES: dict[str, Callable[[], Awaitable[None]]] = {
     "api-at-size": api_figures.at_size,
     "accounts": accounts.accounts,
     "one-run": lambda: cluster.one_run(10),
+    "node-tiny": lambda: node_transfers.tiny(20),
+    "node-large": lambda: node_transfers.large(1024),
     "many-runs": lambda: cluster.many_runs(20),
 }
 

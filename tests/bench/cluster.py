@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -27,7 +27,9 @@ DATASET = Tag("type", "dataset")
 
 
 @asynccontextmanager
-async def on_the_node() -> AsyncIterator[tuple[Stack, KubernetesSettings, str]]:
+async def on_the_node(
+    more: Mapping[str, str] | None = None,
+) -> AsyncIterator[tuple[Stack, KubernetesSettings, str]]:
     """Gives a stack whose worker runs Plans in a fresh namespace, its settings, and an image."""
     async with kubernetes_adapter() as adapter:
         settings = adapter.settings
@@ -36,6 +38,7 @@ async def on_the_node() -> AsyncIterator[tuple[Stack, KubernetesSettings, str]]:
             "KNIT_COMPUTE__KUBERNETES__KUBECONFIG": str(settings.kubeconfig),
             "KNIT_COMPUTE__KUBERNETES__KUBE_NAMESPACE": settings.kube_namespace,
             "KNIT_COMPUTE__KUBERNETES__POD_IMAGE": settings.pod_image,
+            **(more or {}),
         }
         async with stack(environment) as knit:
             for_inputs = _Volumes(knit, adapter.backend)
