@@ -71,7 +71,9 @@ async def _direct(
 ) -> StreamedResponse:
     """Gives the response that a thread writes; what cannot be read at all is raised here."""
     loop = asyncio.get_running_loop()
-    first = await finish_despite_cancel(loop.run_in_executor(deps.threads.steps, next, spans, b""))
+    first = await finish_despite_cancel(
+        loop.run_in_executor(deps.threads.downloads, next, spans, b"")
+    )
     return DirectArchiveResponse(
         first,
         spans,

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Generator
 from contextlib import AsyncExitStack
 from typing import Any, Final
 
 import httpx
 
-from knit_api.server.streams import Chunks, Threads, cancel_and_wait
+from knit_api.server.streams import Chunks, Threads, cancel_and_wait, finish_despite_cancel
+from knit_api.transfers.agent_download import AgentRefused, received
 from knit_api.transfers.agent_upload import BROKEN_RESPONSE, AgentUnreachable, send_body
 from knit_api.transfers.codecs import PLAIN_TAR
 from knit_api.transfers.upload_body import UploadBody, refused_archive
@@ -52,12 +53,28 @@ class RemoteVolume:
             raise _agent_lost(error) from error
         _raise_for_agent(response.status_code, response.content)
 
-    def archive(self, form: Form) -> Chunks:
+    async def archive(self, form: Form) -> AsyncGenerator[bytes, None]:
         """See `VolumeAccess`."""
-        return self._get(f"/?{form.query()}", _TIMEOUT)
+        loop = asyncio.get_running_loop()
+        # Not among the `steps`: an agent may let each wait.
+        threads = self._threads.downloads
+        chunks = self.spans(form)
+        try:
+            while chunk := await finish_despite_cancel(
+                loop.run_in_executor(threads, next, chunks, b"")
+            ):
+                yield chunk
+        finally:
+            await finish_despite_cancel(loop.run_in_executor(threads, chunks.close))
 
-    def spans(self, form: Form) -> None:
-        """See `VolumeAccess`."""
+    def spans(self, form: Form) -> Generator[bytes, None, None]:
+        """See `VolumeAccess`; there is no span among them."""
+        try:
+            yield from received(self._url, f"/?{form.query()}", self._headers)
+        except AgentUnreachable as error:
+            raise _agent_lost(error) from error
+        except AgentRefused as refused:
+            _raise_for_agent(refused.status, refused.body)
 
     async def archive_bytes(self, form: Form) -> int:
         """See `VolumeAccess`."""

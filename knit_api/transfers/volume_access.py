@@ -39,7 +39,7 @@ class VolumeAccess(Protocol):
         """Gives the volume as plain tar."""
 
     def spans(self, form: Form) -> Generator[bytes | Span, None, None] | None:
-        """Gives `archive` for a thread, large files as spans; None if they are not on this host."""
+        """Gives `archive` for a thread, large files as spans if they are on this host."""
 
     async def archive_bytes(self, form: Form) -> int:
         """Gives the size of that archive as the volume is now."""

@@ -17,6 +17,7 @@ from tests.bench import (
     extra_apis,
     hooks,
     installed,
+    node_transfers,
     store_figures,
     transfers,
 )
@@ -37,6 +38,8 @@ BENCHES: dict[str, Callable[[], Awaitable[None]]] = {
     "api-at-size": api_figures.at_size,
     "accounts": accounts.accounts,
     "one-run": lambda: cluster.one_run(10),
+    "node-tiny": lambda: node_transfers.tiny(20),
+    "node-large": lambda: node_transfers.large(1024),
     "many-runs": lambda: cluster.many_runs(20),
     "installed-memory": installed.memory,
     "installed-run": installed.one_run,

@@ -101,7 +101,7 @@ class ByHand:
     ) -> None:
         """`pod` describes another one each time; inputs are there before, as a Run's are."""
         self._server = server
-        self._settings = settings
+        self.settings = settings
         self._pods = pods
         self._pod = pod
 
@@ -124,7 +124,7 @@ class ByHand:
 
     async def volume(self, volume: Volume) -> None:
         """Makes a claim and waits until it is bound, as that of an upload has long been."""
-        claim = manifests.volume_claim(volume, self._settings)
+        claim = manifests.volume_claim(volume, self.settings)
         await self._server.create("PersistentVolumeClaim", claim)
         while True:
             found = await self._server.get("PersistentVolumeClaim", volume.name)
@@ -136,11 +136,11 @@ class ByHand:
         outputs = [mount.volume for mount in pod.outputs]
         if kind == "same" and pod.log is not None:
             outputs.append(pod.log)
-        claims = [manifests.volume_claim(volume, self._settings) for volume in outputs]
+        claims = [manifests.volume_claim(volume, self.settings) for volume in outputs]
         await asyncio.gather(
             *(self._server.create("PersistentVolumeClaim", claim) for claim in claims)
         )
-        spec = manifests.run_job(pod, self._settings)["spec"]["template"]["spec"]
+        spec = manifests.run_job(pod, self.settings)["spec"]["template"]["spec"]
         if kind == "bare":
             spec = _without_ours(spec, pod)
         about = {"name": pod.name, "labels": dict(label)}

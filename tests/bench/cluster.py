@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -53,7 +53,7 @@ class Bench:
 
 
 @asynccontextmanager
-async def on_the_node() -> AsyncIterator[Bench]:
+async def on_the_node(more: Mapping[str, str] | None = None) -> AsyncIterator[Bench]:
     """Gives a stack whose worker runs Plans in a fresh namespace of the node."""
     async with kubernetes_adapter() as adapter:
         settings: KubernetesSettings = adapter.settings
@@ -62,6 +62,7 @@ async def on_the_node() -> AsyncIterator[Bench]:
             "KNIT_COMPUTE__KUBERNETES__KUBECONFIG": str(settings.kubeconfig),
             "KNIT_COMPUTE__KUBERNETES__KUBE_NAMESPACE": settings.kube_namespace,
             "KNIT_COMPUTE__KUBERNETES__POD_IMAGE": settings.pod_image,
+            **(more or {}),
         }
         server = ApiServer(settings)
         await server.open()

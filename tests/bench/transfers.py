@@ -19,7 +19,7 @@ import httpx
 
 from knit_workflows.embedded import free_port
 from tests.bench.figures import figure
-from tests.bench.stack import stack
+from tests.bench.stack import Stack, stack
 
 DISK = Path("/var/tmp")  # by its definition not in memory, as /tmp may be
 MEMORY = Path("/dev/shm")
@@ -120,20 +120,26 @@ async def _installed(where: Path) -> AsyncIterator[Installation]:
 async def _running(folder: Path) -> AsyncIterator[Installation]:
     state = folder / "state"
     settings = {"KNIT_COMPUTE__KIND": "local", "KNIT_COMPUTE__LOCAL__STATE": str(state)}
-    async with stack(settings) as running:
-        port = free_port()
-        command = (sys.executable, "-m", "knit_api", "--port", str(port))
-        with (folder / "api.log").open("wb") as log:
-            api = subprocess.Popen(command, env=running.environment, stderr=log)
-        try:
-            knit = Installation(folder, port, api.pid)
-            await _ready(port)
-            (folder / "profile.yaml").write_text(json.dumps({"apiRoot": knit.root}))
-            await knit.knit("init", folder / "profile.yaml")
-            yield knit
-        finally:
-            api.terminate()
-            api.wait()
+    async with stack(settings) as running, serving(running, folder) as knit:
+        yield knit
+
+
+@asynccontextmanager
+async def serving(running: Stack, folder: Path) -> AsyncIterator[Installation]:
+    """Starts an API, and makes `folder` one from which the command reaches it."""
+    port = free_port()
+    command = (sys.executable, "-m", "knit_api", "--port", str(port))
+    with (folder / "api.log").open("wb") as log:
+        api = subprocess.Popen(command, env=running.environment, stderr=log)
+    try:
+        knit = Installation(folder, port, api.pid)
+        await _ready(port)
+        (folder / "profile.yaml").write_text(json.dumps({"apiRoot": knit.root}))
+        await knit.knit("init", folder / "profile.yaml")
+        yield knit
+    finally:
+        api.terminate()
+        api.wait()
 
 
 async def _ready(port: int) -> None:
