@@ -48,6 +48,7 @@ from knit_workflows.activities.projector import StoreProjectorActivities
 from knit_workflows.activities.run_starter import start_projector
 from knit_workflows.activities.runs import ComputeRunActivities
 from knit_workflows.activities.transfers import ComputeTransferActivities
+from knit_workflows.activities.trials import ComputeTrialActivities
 from knit_workflows.activities.volumes import ComputeVolumeActivities
 from knit_workflows.compute.base import ComputeBackend, RunLimits
 from knit_workflows.contracts.housekeeping import HousekeepingInput
@@ -65,6 +66,7 @@ from knit_workflows.workflows.housekeeping import (
 from knit_workflows.workflows.projector import ProjectorWorkflow
 from knit_workflows.workflows.run import RunWorkflow
 from knit_workflows.workflows.transfer import TransferWorkflow
+from knit_workflows.workflows.trial import TrialWorkflow
 from knit_workflows.workflows.volumes import VolumesWorkflow
 
 log = logging.getLogger(__name__)
@@ -74,6 +76,7 @@ WORKFLOWS: Final = (
     ProjectorWorkflow,
     TransferWorkflow,
     VolumesWorkflow,
+    TrialWorkflow,
     GarbageCollectionWorkflow,
     HousekeepingWorkflow,
     HookTestWorkflow,
@@ -104,7 +107,7 @@ WITHOUT_BACKEND: Final = frozenset({Role.ENGINE, Role.HOOKS})
 """Roles that need no right on the back-end: at most they ask it how many Runs it suggests."""
 WAITING_ROLES: Final = frozenset({Role.WATCH, Role.HOOKS})
 WORKFLOWS_BY_ROLE: Final = {
-    Role.INTERACTIVE: (TransferWorkflow, VolumesWorkflow),
+    Role.INTERACTIVE: (TransferWorkflow, VolumesWorkflow, TrialWorkflow),
     Role.HOOKS: (HookTestWorkflow,),
 }
 """For which somebody waits; the role `ENGINE` has them all."""
@@ -232,9 +235,11 @@ class Deps:
 
     def _of_transfers(self, transfers: ComputeTransferActivities) -> _ByRole:
         volumes = ComputeVolumeActivities(self.backend)
+        trials = ComputeTrialActivities(self.backend)
         both: list[Callable[..., Any]] = [transfers.open_transfer, transfers.close_transfer]
         # COMPUTE too: old histories have transfers on its queue.
-        return {Role.COMPUTE: both, Role.INTERACTIVE: [*both, volumes.look_at_volumes]}
+        asked: list[Callable[..., Any]] = [volumes.look_at_volumes, trials.try_plan]
+        return {Role.COMPUTE: both, Role.INTERACTIVE: [*both, *asked]}
 
     def _of_upkeep(self, transfers: ComputeTransferActivities) -> _ByRole:
         projector = StoreProjectorActivities(

@@ -124,8 +124,14 @@ A key that is not in this table is refused, with the line and the nearest key th
   extended resource has a domain in its name (`nvidia.com/gpu`) and comes in whole numbers.
 * `on_node` takes what Kubernetes takes as a label, `[domain/]name=value`, the value possibly empty:
   `nvidia.com/gpu.product=NVIDIA-L4`, `node_type=gpu`, `dedicated=`.
-* One word of entrypoint or args has at most 131,071 bytes, as on Linux; together they have 1 MiB.
+* One word of entrypoint or args has at most 131,071 bytes, as on Linux. Words and mountpoints
+  together take at most 1 MiB of what a cluster can store of a Job: a word its bytes (a `$` counts
+  twice, a control character three times), an input {input} and twice its path, an output {output}
+  and six times its path. The paths of all outputs together have some 60,000 bytes.
 * Inputs and outputs together are at most {mountpoints}.
+
+What keeps these rules may still be refused by a cluster: a service account that is not there, a
+limit range, a quota. `knit plan validate --cluster` has the cluster say so beforehand.
 
 ## When two Plans are the same
 

@@ -62,6 +62,7 @@ MATRIX: Final[Mapping[str, Rule]] = {
     **_changes(
         Role.EDITOR,
         "register_plan",
+        "try_plan",
         "activate_plan",
         "deactivate_plan",
         "change_resources",

@@ -278,6 +278,14 @@ OPERATIONS: Final[Mapping[str, Example]] = {
     "complete": Example([{"value": "type:dataset", "words": ""}]),
     "find_plans": Example([_PLAN]),
     "register_plan": Example(_PLAN, _SPEC),
+    "try_plan": Example(
+        {
+            "refusals": [],
+            "warnings": [],
+            "unchecked": ["whether the image can be pulled shows when a Run starts"],
+        },
+        _SPEC,
+    ),
     "show_plan": Example(_PLAN),
     "activate_plan": Example(_PLAN),
     "deactivate_plan": Example({**_PLAN, "active": False}),

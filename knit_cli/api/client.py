@@ -56,6 +56,7 @@ from knit_workflows.wire.plans import (
     Plan,
     PlanPreview,
     PlanSpec,
+    PlanTrial,
     PriorityChange,
     ResourcesChange,
     ServiceAccountChange,
@@ -79,6 +80,7 @@ _DATA_LIST = TypeAdapter(list[Data])
 _PLAN = TypeAdapter(Plan)
 _PLAN_LIST = TypeAdapter(list[Plan])
 _PLAN_PREVIEW = TypeAdapter(PlanPreview)
+_PLAN_TRIAL = TypeAdapter(PlanTrial)
 _RUN = TypeAdapter(Run)
 _RUN_LIST = TypeAdapter(list[Run])
 _EVENTS = TypeAdapter(list[RunEvent])
@@ -284,6 +286,11 @@ class ApiClient:
         return self._requests.change(
             "POST", "/plans?dry_run=true", _PLAN_PREVIEW, failure, to_wire(spec)
         )
+
+    def try_plan(self, spec: PlanSpec) -> PlanTrial:
+        """Gives what the back-end would refuse of a Plan's Runs; registers and starts nothing."""
+        failure = "the Plan cannot be tried"
+        return self._requests.change("POST", "/trials", _PLAN_TRIAL, failure, to_wire(spec))
 
     def activate_plan(self, plan_id: str, active: bool) -> Plan:
         """Allows or forbids waiting Runs of the Plan to start; idempotent."""

@@ -121,6 +121,19 @@ class Observation:
     notes: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What a back-end says of a pod that it has not started; each part is a list of sentences.
+
+    `refusals`: why it would never start; without any, it would be accepted. `warnings`: what the
+    back-end objects to, or could not do at this moment. `unchecked`: what only a launch can tell.
+    """
+
+    refusals: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    unchecked: tuple[str, ...] = ()
+
+
 class TransferMode(StrEnum):
     """The direction of a transfer."""
 
@@ -234,6 +247,12 @@ class ComputeBackend(Protocol):
 
         Raises:
             BackendRejected: the pod can never be created, e.g. for an invalid resource name.
+        """
+
+    async def try_launch(self, pod: RunPod) -> Trial:
+        """Says what would become of a pod and of its new volumes, without starting it.
+
+        Nothing is left behind, and nothing of the pod need exist: no volume of it does.
         """
 
     async def observe(self, pod_name: str) -> Observation:

@@ -291,3 +291,15 @@ class PlanPreview(Response):
     runs: int
     inputs: list[InputPreview]
     assignments: list[dict[str, str]]
+
+
+class PlanTrial(Response):
+    """What the back-end says of a Plan that it has not started; each part is a list of sentences.
+
+    Without `refusals` it would accept the Plan's Runs. `warnings`: what it objects to, or could not
+    do now. `unchecked`: what only a Run can tell.
+    """
+
+    refusals: list[str]
+    warnings: list[str]
+    unchecked: list[str]

@@ -7,6 +7,8 @@ import json
 import httpx
 import pytest
 
+from knit_workflows.contracts.trials import TrialResult
+from knit_workflows.domain.errors import EngineUnavailable
 from knit_workflows.domain.plans.forms import MAX_PRIORITY
 from tests.api.fake_transfers import UNKNOWN
 from tests.store.build import upload
@@ -241,3 +243,27 @@ async def test_too_many_runs_point_at_the_confirmation(client, deps, store):
     message = await refused(client.post("/plans", json=PLAN), 409)
     assert message["see"] == "confirm=true"
     assert (await client.post(f"/plans?{message['see']}", json=PLAN)).status_code == 200
+
+
+# ---------------------------------------------------------------- trials
+
+
+async def test_a_trial_says_what_the_back_end_would_and_registers_nothing(client, transfers):
+    answer = await client.post("/trials", json=PLAN)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["refusals"] == []
+    assert answer.json()["unchecked"] != []
+    transfers.trial = TrialResult(refusals=["no such account"], warnings=["old"])
+    answer = await client.post("/trials", json=PLAN)
+    assert answer.json() == {"refusals": ["no such account"], "warnings": ["old"], "unchecked": []}
+    assert [one["planId"] for one in (await client.get("/plans")).json() if "image" in one] == []
+
+
+async def test_a_trial_refuses_a_plan_that_is_none_by_its_place(client):
+    message = await refused(client.post("/trials", json=PLAN | {"image": ""}), 400)
+    assert message["see"] == "image"
+
+
+async def test_a_trial_needs_a_worker(client, transfers):
+    transfers.broken = EngineUnavailable("no worker is up", advice="start one")
+    await refused(client.post("/trials", json=PLAN), 503)

@@ -12,6 +12,7 @@ import jsonschema_rs
 import pytest
 import yaml
 
+from knit_workflows.contracts.trials import TrialResult
 from tests.cli.real_api import error
 
 IMAGE = "localhost:5000/train:v1"
@@ -373,6 +374,37 @@ def test_all_files_are_checked(bare_knit):
     ):
         assert words in ended.err
     assert bare_knit("plan", "validate").code == 2
+
+
+# ------------------------------------------------------------ with a server's cluster
+
+
+def test_a_file_is_tried_on_the_cluster(knit, api):
+    """What it warns of and what it could not look at is talk; nothing is registered."""
+    knit.write("plan.yaml", PLAN)
+    api.transfers.trial = TrialResult(warnings=["memory: odd"], unchecked=["whether a node fits"])
+    ended = knit("plan", "validate", "--cluster", "plan.yaml")
+    assert (ended.code, ended.out) == (0, b"")
+    for line in (
+        "plan.yaml: warning: memory: odd",
+        "plan.yaml is a valid Plan, and its Runs would be accepted",
+        "plan.yaml: not checked: whether a node fits",
+    ):
+        assert line in ended.err
+    assert not api.plans
+
+
+def test_what_the_cluster_refuses_fails_with_all_reasons(knit, api):
+    knit.write("plan.yaml", PLAN)
+    knit.write("bad.yaml", "immage: x")
+    api.transfers.trial = TrialResult(refusals=["no account me", "no class x"])
+    ended = knit("plan", "validate", "--cluster", "plan.yaml")
+    assert ended.code == 1
+    for line in ("could not start", "plan.yaml: no account me", "plan.yaml: no class x"):
+        assert line in ended.err
+    ended = knit("plan", "validate", "--cluster", "bad.yaml", "plan.yaml")
+    assert "2 of 2 files" in ended.err
+    assert "plan.yaml: no class x" in ended.err
 
 
 def test_the_schema_accepts_what_is_valid_and_refuses_typing_errors(bare_knit):

@@ -21,6 +21,7 @@ from knit_workflows.compute.base import (
     RunPod,
     StartFailure,
     Transfer,
+    Trial,
 )
 from knit_workflows.compute.kubernetes import manifests, observing
 from knit_workflows.compute.kubernetes.informer import Informer
@@ -36,6 +37,7 @@ from knit_workflows.compute.kubernetes.server import ApiServer
 from knit_workflows.compute.kubernetes.stalled import claims_of, why_stalled
 from knit_workflows.compute.kubernetes.start_failures import WarningEvent, read_warning
 from knit_workflows.compute.kubernetes.transfers import TransferPods
+from knit_workflows.compute.kubernetes.trials import try_launch
 from knit_workflows.compute.kubernetes.volumes import Volumes
 from knit_workflows.domain.errors import BackendRejected, BackendUnavailable
 from knit_workflows.domain.volumes import Volume
@@ -142,6 +144,10 @@ class KubernetesBackend:
         for label in (names.LABEL_RUN, names.LABEL_GENERATION):
             if found.get(label) != mine[label]:
                 raise BackendRejected(f"the name {pod.name} belongs to another Job", see=pod.name)
+
+    async def try_launch(self, pod: RunPod) -> Trial:
+        """Has the API server check claims, Job and pod without creating them."""
+        return await try_launch(pod, self._server, self._settings)
 
     async def observe(self, pod_name: str) -> Observation:
         """Says how the run pod is, from the API server."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import re
 import time
 from collections.abc import AsyncIterator, Collection, Mapping
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ _TRANSIENT_STATUS: Final = frozenset({401, 408, 425, 429})
 """Statuses below 500 for which a retry may succeed; 401: credentials are being rotated."""
 _CONNECTIONS: Final = 32
 _PAGE: Final = 500
+_WARNING: Final = re.compile(r'\d{3} \S+ "((?:[^"\\]|\\.)*)"')
 _WATCH_TIMEOUT: Final = 90.0
 """Seconds without a byte after which a watch counts as broken; bookmarks come about every 60."""
 _COLLECTIONS: Final = {
@@ -45,10 +47,12 @@ class ResourceExpired(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """A response: its HTTP status and its object."""
+    """A response: its HTTP status, its object, and what the server warns of."""
 
     status: int
     body: JsonObject
+    warnings: tuple[str, ...] = ()
+    """What the server's `Warning` headers say."""
 
 
 class ApiServer:
@@ -110,6 +114,17 @@ class ApiServer:
         """Creates an object and gives it; None on a conflict with an existing one."""
         response = await self._call("POST", kind, body=manifest, accept={409})
         return None if response.status == 409 else response.body
+
+    async def try_create(self, kind: str, manifest: JsonObject) -> tuple[str, ...]:
+        """Has all checks made that a creation has, admission too, and creates nothing.
+
+        Gives the server's warnings; raises BackendRejected as a creation would. That an object of
+        this name is there already is fine.
+        """
+        response = await self._call(
+            "POST", kind, query={"dryRun": "All"}, body=manifest, accept={409}
+        )
+        return response.warnings
 
     async def delete(self, kind: str, name: str, options: JsonObject) -> bool:
         """Requests the deletion of an object with DeleteOptions; False if it does not exist."""
@@ -196,7 +211,7 @@ class ApiServer:
             ) from error
         if response.status >= 300 and response.status not in accept:
             _raise_for_status(response.status, text, reading=method in ("GET", "DELETE"))
-        return Response(response.status, _parsed(text))
+        return Response(response.status, _parsed(text), _warnings(response))
 
     def _path(self, kind: str, name: str | None) -> str:
         collection = "/" + _COLLECTIONS[kind].format(self._settings.kube_namespace)
@@ -256,6 +271,13 @@ def _parsed(text: bytes) -> JsonObject:
     except ValueError:  # the error page of a proxy
         return {"message": text[:200].decode(errors="replace")}
     return parsed if isinstance(parsed, dict) else {}
+
+
+def _warnings(response: aiohttp.ClientResponse) -> tuple[str, ...]:
+    """Gives the texts of `Warning: 299 - "text"` headers (RFC 7234, 5.5), each once."""
+    found = (_WARNING.findall(header) for header in response.headers.getall("Warning", []))
+    texts = (re.sub(r"\\(.)", r"\1", text) for texts in found for text in texts)
+    return tuple(dict.fromkeys(texts))
 
 
 def _text(error: BaseException) -> str:

@@ -10,6 +10,7 @@ The order of the checks is part of the contract; the first violation is the one 
 5. each input, by path: clean path → has tags → system tags legal → overlaps nothing that follows
 6. each output, by path: clean path → no system tag → overlaps nothing that follows
 7. the log: no system tag, and no output at `/log`, where the log itself is kept
+8. a cluster can store a Job with these words and paths
 
 Every refusal names its place (`inputs[1].path`) at the front of `reason` and alone in `see`, so
 that a command line can point at the line of a file.
@@ -25,7 +26,6 @@ from typing import Final
 from knit_workflows.domain.errors import InvalidPlan, InvalidQuantity, InvalidTag
 from knit_workflows.domain.ids import parse_id
 from knit_workflows.domain.plans.forms import (
-    check_command,
     check_node_rule,
     parse_annotation,
     parse_node_rule,
@@ -50,6 +50,7 @@ from knit_workflows.domain.plans.model import (
     Requirement,
 )
 from knit_workflows.domain.plans.resources import parse_resource, read_resources
+from knit_workflows.domain.plans.size import check_size, check_words
 from knit_workflows.domain.tags import (
     KEY_ID,
     KEY_TIMESTAMP,
@@ -109,7 +110,7 @@ def _parse_plan(document: object) -> PlanSpec:
     image = parse_image(read_text(top.get("image") or "", "image"), "image")
     entrypoint = read_texts(top.get("entrypoint"), "entrypoint")
     args = read_texts(top.get("args"), "args")
-    check_command(entrypoint, args)
+    check_words(entrypoint, args)
     inputs = _drafts(top.get("inputs"), "inputs")
     outputs = _drafts(top.get("outputs"), "outputs")
     log = _log(top.get("log"))
@@ -131,6 +132,7 @@ def _parse_plan(document: object) -> PlanSpec:
     )
     checked_outputs = tuple(_checked_output(one, outputs[i + 1 :]) for i, one in enumerate(outputs))
     _check_log(log, outputs)
+    check_size(entrypoint, args, [one.path for one in inputs], [one.path for one in outputs])
     return PlanSpec(
         image=image,
         inputs=checked_inputs,

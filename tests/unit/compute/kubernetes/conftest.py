@@ -27,6 +27,10 @@ class FakeApiServer:
         self.requests: list[str] = []
         self.answers: deque[tuple[int, str]] = deque()
         self.answers_to: dict[str, tuple[int, str]] = {}
+        self.warnings: list[str] = []
+        """`Warning` headers of every answer to a creation."""
+        self.tried: list[dict] = []
+        """What was sent in dry runs, which keep nothing."""
         self.oldest = 0
         self.watched: deque[bytes] = deque()
         self._history: list[tuple[int, str, str, dict]] = []
@@ -90,7 +94,13 @@ class FakeApiServer:
     def _status(self, code: int, message: str = "") -> web.Response:
         return web.json_response({"kind": "Status", "message": message, "code": code}, status=code)
 
-    def _post(self, _: web.Request, collection: str, __: str, body: dict) -> web.Response:
+    def _post(self, request: web.Request, collection: str, __: str, body: dict) -> web.Response:
+        if request.query.get("dryRun") == "All":
+            self.tried.append(body)
+            answer = web.json_response(body, status=201)
+            for text in self.warnings:
+                answer.headers.add("Warning", text)
+            return answer
         if (collection, body["metadata"]["name"]) in self.objects:
             return self._status(409, "already exists")
         body["metadata"]["creationTimestamp"] = datetime.now(UTC).isoformat()
