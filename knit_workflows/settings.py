@@ -9,6 +9,7 @@ import difflib
 import os
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import fields
 from datetime import timedelta
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
@@ -29,10 +30,13 @@ from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from knit_workflows import names
 from knit_workflows.domain.accounts import Role
-from knit_workflows.domain.errors import InvalidQuantity, InvalidTag
+from knit_workflows.domain.errors import InvalidPlan, InvalidQuantity, InvalidTag
+from knit_workflows.domain.plans.option_forms import parse_pod
+from knit_workflows.domain.plans.options import PodOptions
 from knit_workflows.domain.quantities import canonical_quantity
 from knit_workflows.domain.secure_urls import fault_of_url
 from knit_workflows.domain.tags import parse_tag
+from knit_workflows.domain.volumes import AccessMode
 from knit_workflows.log import LogFormat
 
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
@@ -162,7 +166,9 @@ class KubernetesSettings(_Group):
     kube_namespace: str = "default"
     """Where Jobs, claims and transfer pods are created."""
     storage_class: str | None = None
-    """None: the cluster's default class. It must provide ReadWriteMany volumes."""
+    """None: the cluster's default class. It must provide volumes of the access mode."""
+    access_mode: AccessMode = "ReadWriteMany"
+    """Of each claim. With `ReadWriteOnce`, Runs and transfers of one Data must be on one node."""
     initial_capacity: str = "1Gi"
     """What each claim requests."""
     pod_image: str = "knit-pod:latest"
@@ -178,6 +184,15 @@ class KubernetesSettings(_Group):
     """Secret of type `kubernetes.io/service-account-token` with that account's token."""
     priority_class: str | None = None
     """PriorityClass of run pods. None: the cluster's default."""
+    run_pods: PodOptions = PodOptions()
+    """What all run pods get, in the form of a Plan's `pod`, as JSON: `{"labels": {"team": "x"}}`.
+    A Plan's own options go before these."""
+    plan_pod_keys: tuple[str, ...] | None = None
+    """Which keys of `pod` Plans may have, as JSON: `["labels", "shm_size"]`. Runs of others fail.
+    None: all of them."""
+    ephemeral_storage: str | None = None
+    """How much a Plan's container may write outside of its volumes, unless the Plan's
+    `ephemeral-storage` says so. None: as the cluster says."""
     restricted: bool = False
     """Whether pods must satisfy the restricted Pod Security Standard (non-root)."""
     run_as_user: int = Field(default=65532, ge=1)
@@ -197,9 +212,29 @@ class KubernetesSettings(_Group):
     unavailable_after: _Span = timedelta(seconds=60)
     """How long a watch tolerates an unreachable API server before it fails."""
 
-    @field_validator("initial_capacity")
+    @field_validator("run_pods", mode="before")
     @classmethod
-    def _is_quantity(cls, text: str) -> str:
+    def _as_in_plans(cls, value: Any) -> PodOptions:
+        if isinstance(value, PodOptions):
+            return value
+        try:
+            return parse_pod(value, "run_pods")
+        except InvalidPlan as cause:
+            raise ValueError(f"{cause.reason}; {cause.advice}") from cause
+
+    @field_validator("plan_pod_keys")
+    @classmethod
+    def _are_keys(cls, keys: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        known = [one.name for one in fields(PodOptions)]
+        if unknown := sorted(set(keys or ()) - set(known)):
+            raise ValueError(f"there is no {unknown[0]!r}; the keys are {', '.join(known)}")
+        return keys
+
+    @field_validator("initial_capacity", "ephemeral_storage")
+    @classmethod
+    def _is_quantity(cls, text: str | None) -> str | None:
+        if text is None:
+            return None
         try:
             canonical_quantity(text)
         except InvalidQuantity as cause:

@@ -70,6 +70,7 @@ MATRIX: Final[Mapping[str, Rule]] = {
         "set_service_account",
         "unset_service_account",
         "set_priority",
+        "set_options",
     ),
     **_changes(Role.EDITOR, "abort_run", "tear_off_run", "retry_run", "delete_run"),
     **_changes(Role.OPERATOR, "adopt_volumes", "purge_data"),

@@ -299,6 +299,7 @@ OPERATIONS: Final[Mapping[str, Example]] = {
     ),
     "unset_service_account": Example(_PLAN),
     "set_priority": Example({**_PLAN, "priority": 10}, {"priority": 10}),
+    "set_options": Example({**_PLAN, "pod": {"shm_size": "1Gi"}}, {"pod": {"shm_size": "1Gi"}}),
     "find_runs": Example([_RUN, _PENDING]),
     "show_run": Example(_RUN),
     "run_events": Example(_EVENTS),

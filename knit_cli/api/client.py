@@ -50,6 +50,7 @@ from knit_workflows.wire.deliveries import (
     HookTestRequest,
 )
 from knit_workflows.wire.lineage import Lineage
+from knit_workflows.wire.options import OptionsChange
 from knit_workflows.wire.plans import (
     CONFIRM,
     AnnotationsChange,
@@ -314,6 +315,10 @@ class ApiClient:
     def set_priority(self, plan_id: str, priority: int) -> Plan:
         """Sets the priority of the Plan's Runs; idempotent."""
         return self._change_plan(plan_id, "priority", "priority", PriorityChange(priority=priority))
+
+    def set_options(self, plan_id: str, change: OptionsChange) -> Plan:
+        """Replaces the options of run pods and volumes of later Runs; idempotent."""
+        return self._change_plan(plan_id, "options", "options", change)
 
     def _change_plan(self, plan_id: str, part: str, name: str, change: Request | None) -> Plan:
         return self._requests.change(

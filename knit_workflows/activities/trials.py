@@ -11,9 +11,9 @@ from knit_workflows.activities.heartbeat import heartbeating
 from knit_workflows.compute.base import ComputeBackend, RunPod
 from knit_workflows.contracts.trials import TrialActivities, TrialResult, TryPlan
 from knit_workflows.domain.errors import KnitError
-from knit_workflows.domain.plans.model import PlanSpec
+from knit_workflows.domain.plans.model import LOG_PATH, PlanSpec
 from knit_workflows.domain.plans.rules import parse_plan
-from knit_workflows.domain.volumes import Mount, Volume
+from knit_workflows.domain.volumes import AS_INSTALLED, Mount, Volume, VolumeOptions
 
 
 class ComputeTrialActivities(TrialActivities):
@@ -51,16 +51,19 @@ def trial_pod(plan: PlanSpec) -> RunPod:
         plan_id=str(uuid.uuid4()),
         image=str(plan.image),
         inputs=tuple(Mount(one.path, _volume()) for one in plan.inputs),
-        outputs=tuple(Mount(one.path, _volume()) for one in plan.outputs),
-        log=None if plan.log is None else _volume(),
+        outputs=tuple(
+            Mount(one.path, _volume(plan.options.of_volume(one.path))) for one in plan.outputs
+        ),
+        log=None if plan.log is None else _volume(plan.options.of_volume(LOG_PATH)),
         entrypoint=plan.entrypoint,
         args=plan.args,
         resources=plan.resources,
         on_node=plan.on_node,
         service_account=plan.service_account,
+        options=plan.options.pod,
     )
 
 
-def _volume() -> Volume:
+def _volume(options: VolumeOptions = AS_INSTALLED) -> Volume:
     knit_id = str(uuid.uuid4())
-    return Volume(names.volume(knit_id), knit_id)
+    return Volume(names.volume(knit_id), knit_id, options)

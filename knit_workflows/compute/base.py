@@ -23,6 +23,7 @@ from enum import StrEnum
 from typing import Final, Protocol
 
 from knit_workflows.domain.plans.model import NodeRule
+from knit_workflows.domain.plans.options import NO_POD_OPTIONS, PodOptions
 from knit_workflows.domain.runs import Exit
 from knit_workflows.domain.volumes import Mount, Volume
 
@@ -36,7 +37,8 @@ class RunPod:
     read-write; if an output is not empty at the start, the pod fails and its message names it. The
     container's stdout and stderr, in the order written, become the file `log` in the `log` volume,
     which the container does not see. Empty `entrypoint`/`args` mean the image's. `resources` maps
-    names to Kubernetes quantities, which limit the container.
+    names to Kubernetes quantities, which limit the container. `options` are for clusters; elsewhere
+    only `shm_size` counts.
     """
 
     name: str
@@ -52,6 +54,7 @@ class RunPod:
     resources: Mapping[str, str] = field(default_factory=dict)
     on_node: tuple[NodeRule, ...] = ()
     service_account: str | None = None
+    options: PodOptions = NO_POD_OPTIONS
     env: Mapping[str, str] = field(default_factory=dict)
 
 

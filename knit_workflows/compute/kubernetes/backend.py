@@ -36,6 +36,7 @@ from knit_workflows.compute.kubernetes.objects import (
 from knit_workflows.compute.kubernetes.server import ApiServer
 from knit_workflows.compute.kubernetes.stalled import claims_of, why_stalled
 from knit_workflows.compute.kubernetes.start_failures import WarningEvent, read_warning
+from knit_workflows.compute.kubernetes.suspension import SUSPENDED
 from knit_workflows.compute.kubernetes.transfers import TransferPods
 from knit_workflows.compute.kubernetes.trials import try_launch
 from knit_workflows.compute.kubernetes.volumes import Volumes
@@ -209,6 +210,9 @@ class KubernetesBackend:
     def _interval(self, last: Observation) -> float:
         """Gives the seconds until the next observation without a notification."""
         # Warnings and deadlines do not change the pod, and a stale watch does not notify.
+        if last.start_failure is not None and last.start_failure.reason == SUSPENDED:
+            # It may be thousands that wait for Kueue; their pods are noticed when they are made.
+            return self._settings.resync_period.total_seconds()
         soon = last.phase is Phase.PENDING or (
             last.phase is not Phase.ABSENT and self._watch_is_stale
         )

@@ -27,6 +27,7 @@ from knit_workflows.compute.kubernetes.start_failures import (
     start_failure_of_job,
     start_failure_of_pod,
 )
+from knit_workflows.compute.kubernetes.suspension import observe_suspended
 from knit_workflows.domain.runs import LOST, STUCK_CODE, SUCCEEDED, Exit
 
 ABSENT: Final = Observation(Phase.ABSENT)
@@ -119,7 +120,9 @@ def observe_job(job: JsonObject | None, warnings: Sequence[WarningEvent]) -> Obs
         # Its controller may be creating the pod right now: only absent once the Job is gone.
         about = StartFailure(StartFailureKind.TRANSIENT, "Deleting", "the Job is being deleted")
         return Observation(Phase.PENDING, start_failure=about)
-    return Observation(Phase.PENDING, start_failure=start_failure_of_job(warnings))
+    return observe_suspended(job) or Observation(
+        Phase.PENDING, start_failure=start_failure_of_job(warnings)
+    )
 
 
 def _ended(pod: JsonObject) -> bool:

@@ -70,7 +70,8 @@ class LocalBackend:
     """A `ComputeBackend` on this machine; see `LocalSettings`.
 
     What it starts outlives it: another object on the same state folder, now or later, finds the
-    same pods, exits and logs. `on_node` and `service_account` are ignored.
+    same pods, exits and logs. `on_node`, `service_account` and all options but
+    `shm_size` are ignored.
     """
 
     def __init__(self, settings: LocalSettings) -> None:

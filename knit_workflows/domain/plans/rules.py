@@ -49,6 +49,8 @@ from knit_workflows.domain.plans.model import (
     PlanSpec,
     Requirement,
 )
+from knit_workflows.domain.plans.option_forms import parse_pod, parse_volume
+from knit_workflows.domain.plans.options import PlanOptions
 from knit_workflows.domain.plans.resources import parse_resource, read_resources
 from knit_workflows.domain.plans.size import check_size, check_words
 from knit_workflows.domain.tags import (
@@ -57,6 +59,7 @@ from knit_workflows.domain.tags import (
     Tag,
     parse_timestamp,
 )
+from knit_workflows.domain.volumes import AS_INSTALLED, VolumeOptions
 
 __all__ = [
     "DEFAULT_RESOURCES",
@@ -76,7 +79,7 @@ _KERNELS: Final = ("proc", "sys")
 """Folders that the kernel fills, where no container may mount anything."""
 _KEYS: Final = (
     "annotations", "image", "entrypoint", "args", "inputs", "outputs", "log", "active", "on_node",
-    "resources", "service_account", "priority",
+    "resources", "service_account", "priority", "pod",
 )  # fmt: skip
 
 
@@ -87,6 +90,7 @@ class _Draft:
     place: str
     path: str
     tags: frozenset[Tag]
+    volume: VolumeOptions = AS_INSTALLED
 
 
 _PlacedRule = tuple[NodeRule, str]
@@ -111,9 +115,9 @@ def _parse_plan(document: object) -> PlanSpec:
     entrypoint = read_texts(top.get("entrypoint"), "entrypoint")
     args = read_texts(top.get("args"), "args")
     check_words(entrypoint, args)
-    inputs = _drafts(top.get("inputs"), "inputs")
-    outputs = _drafts(top.get("outputs"), "outputs")
-    log = _log(top.get("log"))
+    inputs = _drafts(top.get("inputs"), "inputs", ("path", "tags"))
+    outputs = _drafts(top.get("outputs"), "outputs", ("path", "tags", "volume"))
+    log, log_volume = _log(top.get("log"))
     on_node = _node_rules(top.get("on_node"))
     resources = _resources(top.get("resources"))
     service_account = parse_service_account(top.get("service_account"), "service_account")
@@ -121,6 +125,7 @@ def _parse_plan(document: object) -> PlanSpec:
     annotations = {parse_annotation(note, f"annotations[{i}]") for i, note in notes}
     active = _active(top.get("active"))
     priority = parse_priority(top.get("priority"), "priority")
+    pod = parse_pod(top.get("pod"), "pod")
 
     for rule, place in on_node:
         check_node_rule(rule, place)
@@ -146,21 +151,23 @@ def _parse_plan(document: object) -> PlanSpec:
         annotations=tuple(sorted(annotations)),
         active=active,
         priority=priority,
+        options=PlanOptions(pod, _volumes(outputs, log_volume)),
     )
 
 
 # --- reading (check 0) ---
 
 
-def _drafts(value: object, place: str) -> list[_Draft]:
+def _drafts(value: object, place: str, keys: Sequence[str]) -> list[_Draft]:
     """Returns the mountpoints in the order of their paths."""
     drafts = []
     for i, item in enumerate(read_list(value, place)):
         here = f"{place}[{i}]"
-        parts = read_mapping(item, here, ("path", "tags"))
+        parts = read_mapping(item, here, keys)
         path = read_text("" if parts.get("path") is None else parts["path"], f"{here}.path")
         tags = _tags(parts.get("tags"), f"{here}.tags")
-        drafts.append(_Draft(here, path.removesuffix("/"), tags))
+        volume = parse_volume(parts.get("volume"), f"{here}.volume")
+        drafts.append(_Draft(here, path.removesuffix("/"), tags, volume))
     return sorted(drafts, key=lambda draft: draft.path)
 
 
@@ -169,10 +176,11 @@ def _tags(value: object, place: str) -> frozenset[Tag]:
     return frozenset(parse_tag_form(item, f"{place}[{i}]") for i, item in items)
 
 
-def _log(value: object) -> frozenset[Tag] | None:
+def _log(value: object) -> tuple[frozenset[Tag] | None, VolumeOptions]:
     if value is None:
-        return None
-    return _tags(read_mapping(value, "log", ("tags",)).get("tags"), "log.tags")
+        return None, AS_INSTALLED
+    parts = read_mapping(value, "log", ("tags", "volume"))
+    return _tags(parts.get("tags"), "log.tags"), parse_volume(parts.get("volume"), "log.volume")
 
 
 def _node_rules(value: object) -> list[_PlacedRule]:
@@ -193,6 +201,11 @@ def _resources(value: object) -> dict[str, str]:
     for name, quantity in read_resources(value, "resources").items():
         found[name] = parse_resource(name, quantity, f"resources.{name}")
     return dict(sorted(found.items()))
+
+
+def _volumes(outputs: Iterable[_Draft], log: VolumeOptions) -> dict[str, VolumeOptions]:
+    found = {draft.path: draft.volume for draft in outputs} | {LOG_PATH: log}
+    return {path: volume for path, volume in found.items() if volume != AS_INSTALLED}
 
 
 def _active(value: object) -> bool:

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from knit_workflows.domain.ids import KnitId, PlanId, RunId
 from knit_workflows.domain.plans.model import Image, NodeRule
+from knit_workflows.domain.plans.options import NO_POD_OPTIONS, PodOptions
 from knit_workflows.domain.runs import (
     KNIT,
     USER,
@@ -49,6 +50,7 @@ class RunSpec:
     resources: Mapping[str, str]
     on_node: tuple[NodeRule, ...]
     service_account: str | None
+    options: PodOptions = NO_POD_OPTIONS
     environment: Mapping[str, str] = field(default_factory=dict)
     """What the Before hooks want in the container's environment, until its pod is there."""
     hooked: bool = False
