@@ -323,7 +323,7 @@ class KnitClient:
                     TrialWorkflow.run,
                     TrialInput(
                         document=dict(document),
-                        compute_queue=self._queues.interactive,
+                        compute_queue=self._queues.compute,
                         heartbeat=self._heartbeat,
                     ),
                     id=names.trial_workflow(uuid.uuid4().hex),
@@ -335,7 +335,7 @@ class KnitClient:
             except WorkflowFailureError as error:
                 raise errors.EngineUnavailable(
                     f"no worker has tried the Plan: {error.cause}",
-                    advice="see that a worker with the role interactive runs, then try again",
+                    advice="see that workers run (roles interactive and compute), then try again",
                 ) from error
         _raise_unless_answered(result)
         return result

@@ -217,6 +217,7 @@ class Deps:
         runs = ComputeRunActivities(
             self.store.execution, self.store.hooks, self.backend, self.engine
         )
+        trials = ComputeTrialActivities(self.backend)
         awaiting = StoreAwaitRunActivities(self.store.runs, self.engine.poll_interval)
         return {
             Role.ENGINE: [awaiting.ensure_run, awaiting.await_run],
@@ -228,6 +229,8 @@ class Deps:
                 # Here too: old histories have stops on this queue.
                 runs.stop_run,
                 runs.finalize_run,
+                # For dry runs the same rights are needed as for creations.
+                trials.try_plan,
             ],
             Role.WATCH: [runs.watch_run, runs.watch_pod],
             Role.INTERACTIVE: [runs.stop_run],
@@ -235,11 +238,9 @@ class Deps:
 
     def _of_transfers(self, transfers: ComputeTransferActivities) -> _ByRole:
         volumes = ComputeVolumeActivities(self.backend)
-        trials = ComputeTrialActivities(self.backend)
         both: list[Callable[..., Any]] = [transfers.open_transfer, transfers.close_transfer]
         # COMPUTE too: old histories have transfers on its queue.
-        asked: list[Callable[..., Any]] = [volumes.look_at_volumes, trials.try_plan]
-        return {Role.COMPUTE: both, Role.INTERACTIVE: [*both, *asked]}
+        return {Role.COMPUTE: both, Role.INTERACTIVE: [*both, volumes.look_at_volumes]}
 
     def _of_upkeep(self, transfers: ComputeTransferActivities) -> _ByRole:
         projector = StoreProjectorActivities(

@@ -26,13 +26,15 @@ _Size = Annotated[str, BeforeValidator(_number_as_text, json_schema_input_type=s
 class TolerationSpec(Request):
     """A taint of nodes that is tolerated, as Kubernetes writes it."""
 
-    key: str | None = Field(default=None, description="None: every taint.", exclude_if=is_absent)
+    key: str | None = Field(default=None, description="The key of the taint.", exclude_if=is_absent)
     operator: str | None = Field(
         default=None,
         description="`Equal` (with a value) or `Exists` (without).",
         exclude_if=is_absent,
     )
-    value: str | None = Field(default=None, exclude_if=is_absent)
+    value: str | None = Field(
+        default=None, description="The value of the taint.", exclude_if=is_absent
+    )
     effect: str | None = Field(
         default=None,
         description="`NoSchedule`, `PreferNoSchedule` or `NoExecute`; none: all.",

@@ -160,7 +160,7 @@ def test_what_people_wait_for_has_a_queue_and_a_worker_of_its_own() -> None:
         return {str(_activity_name(one)) for one in deps.activities(frozenset(roles))}
 
     wanted = {"knit.stop_run", "knit.open_transfer", "knit.close_transfer"}
-    assert served(Role.INTERACTIVE) == wanted | {"knit.look_at_volumes", "knit.try_plan"}
+    assert served(Role.INTERACTIVE) == wanted | {"knit.look_at_volumes"}
     assert wanted < served(Role.COMPUTE)
     assert not served(Role.ENGINE) & wanted
     everything = [_activity_name(one) for one in deps.activities(ALL_ROLES)]

@@ -130,6 +130,7 @@ class Cluster:
 
     def __init__(self, api: Any, namespace: str) -> None:
         self._core = client.CoreV1Api(api)
+        self._batch = client.BatchV1Api(api)
         self._namespace = namespace
 
     async def create(self, standard: str) -> None:
@@ -177,6 +178,23 @@ class Cluster:
     async def delete_claim(self, name: str) -> None:
         """Deletes a claim."""
         await self._core.delete_namespaced_persistent_volume_claim(name, self._namespace)
+
+    async def pods_of(self, pod: RunPod) -> list[Any]:
+        """Gives the pods of a Run as the API server has them."""
+        mine = f"{names.LABEL_RUN}={pod.run_id}"
+        return (await self._core.list_namespaced_pod(self._namespace, label_selector=mine)).items
+
+    async def suspend(self, pod: RunPod, suspended: bool) -> None:
+        """Does to a Job what Kueue does."""
+        patch = {"spec": {"suspend": suspended}}
+        await self._batch.patch_namespaced_job(pod.name, self._namespace, patch)
+
+    async def limit_pods(self, hard: dict[str, str]) -> None:
+        """Makes a quota."""
+        quota = client.V1ResourceQuota(
+            metadata=client.V1ObjectMeta(name="quota"), spec=client.V1ResourceQuotaSpec(hard=hard)
+        )
+        await self._core.create_namespaced_resource_quota(self._namespace, quota)
 
     async def delete_secret(self, name: str) -> None:
         """Deletes a Secret."""

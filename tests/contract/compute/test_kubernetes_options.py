@@ -1,0 +1,103 @@
+"""What a Plan asks of a cluster, on a real node: options, Kueue's way with Jobs, and dry runs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+import pytest
+
+from knit_workflows.compute.base import Phase, StartFailureKind
+from knit_workflows.domain.plans.options import PodOptions, Spread, Toleration
+from knit_workflows.domain.runs import SUCCEEDED
+from knit_workflows.domain.volumes import Mount, VolumeOptions
+from tests.contract.compute.kubernetes_adapter import KubernetesAdapter, kubernetes_adapter
+from tests.contract.compute.pods import OUTPUT, Pods
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
+
+
+@pytest.fixture(scope="module")
+async def adapter() -> AsyncIterator[KubernetesAdapter]:
+    """The back-end in a namespace of its own."""
+    async with kubernetes_adapter() as adapter:
+        yield adapter
+
+
+async def test_a_pod_has_all_that_it_asks_for(pods: Pods) -> None:
+    """Through the API server's validation, on the node, and in the container."""
+    options = PodOptions(
+        labels={"team": "vision"},
+        annotations={"example.com/note": "any: text"},
+        tolerations=(Toleration("spot", "Exists", "", "NoExecute", 30),),
+        image_pull_secrets=("nobody-made-it",),
+        shm_size="130Mi",
+        topology_spread=(Spread("kubernetes.io/hostname", 1, "ScheduleAnyway"),),
+    )
+    pod = await pods.make(f"df -k /dev/shm | tail -1 > {OUTPUT}/shm")
+    pod = replace(pod, options=options)
+    assert (await pods.ran(pod)).exit == SUCCEEDED
+    assert str(130 * 1024) in (await pods.output(pod, "shm")).split()
+    [seen] = await pods.adapter.cluster.pods_of(pod)
+    assert seen.metadata.labels["team"] == "vision"
+    assert seen.metadata.annotations["example.com/note"] == "any: text"
+    assert "spot" in [one.key for one in seen.spec.tolerations]
+    [spread] = seen.spec.topology_spread_constraints
+    assert spread.label_selector.match_labels == {"knit/worker.plan": pod.plan_id}
+
+
+async def test_a_job_waits_in_a_queue_until_it_is_resumed(pods: Pods) -> None:
+    pod = replace(await pods.make("true"), options=PodOptions(queue="team-a"))
+    await pods.backend.launch(pod)
+    seen = await pods.until(pod.name, lambda now: now.start_failure is not None)
+    assert seen.phase is Phase.PENDING
+    assert seen.start_failure is not None
+    assert (seen.start_failure.kind, seen.start_failure.reason) == (
+        StartFailureKind.UNSCHEDULABLE, "Suspended",
+    )  # fmt: skip
+    assert "team-a" in seen.start_failure.message
+    assert await pods.adapter.cluster.pods_of(pod) == []
+    await pods.adapter.cluster.suspend(pod, suspended=False)
+    assert (await pods.ended(pod.name)).phase is Phase.SUCCEEDED
+
+
+async def test_a_job_that_is_suspended_after_its_start_has_failed(pods: Pods) -> None:
+    """As when Kueue makes room for others: it is not run twice."""
+    pod = await pods.make("sleep 60")
+    pod = replace(pod, options=PodOptions(queue="team-a"))
+    await pods.backend.launch(pod)
+    await pods.adapter.cluster.suspend(pod, suspended=False)
+    await pods.running(pod.name)
+    await pods.adapter.cluster.suspend(pod, suspended=True)
+    assert (await pods.ended(pod.name)).phase in (Phase.FAILED, Phase.ABSENT)
+
+
+async def test_a_trial_says_what_the_cluster_says(pods: Pods) -> None:
+    """Admission of the pod too, which nobody sees when the Job is created."""
+    pod = await pods.make("true", memory="100000000001m")
+    trial = await pods.backend.try_launch(pod)
+    assert trial.refusals == ()
+    assert any("fractional byte value" in one for one in trial.warnings)
+    for changed, words in (
+        ({"service_account": "nobody-made-it"}, "nobody-made-it"),
+        ({"options": PodOptions(priority_class="nobody-made-it")}, "no PriorityClass"),
+        ({"options": PodOptions(runtime_class="nobody-made-it")}, "RuntimeClass"),
+        ({"inputs": (Mount("/a:b", pod.inputs[0].volume),)}, "mountPath"),
+        ({"log": replace(pod.log, options=VolumeOptions(storage_class="no" * 200))}, "the claim"),
+    ):
+        trial = await pods.backend.try_launch(replace(pod, **changed))
+        assert any(words in one for one in trial.refusals), trial
+    assert await pods.backend.run_pods() == []
+
+
+async def test_a_full_quota_is_a_warning() -> None:
+    async with kubernetes_adapter() as adapter, Pods(adapter) as pods:
+        pod = await pods.make("true", log=False)
+        await adapter.cluster.limit_pods({"pods": "0", "persistentvolumeclaims": "1"})
+        trial = await pods.backend.try_launch(pod)
+        while not trial.warnings:  # the quota controller has not seen it yet
+            await asyncio.sleep(0.2)
+            trial = await pods.backend.try_launch(pod)
+        assert trial.refusals == ()
+        assert any("would have to wait" in one for one in trial.warnings)
