@@ -197,6 +197,14 @@ class KubernetesSettings(_Group):
     """Whether pods must satisfy the restricted Pod Security Standard (non-root)."""
     run_as_user: int = Field(default=65532, ge=1)
     """User and group of every container if `restricted`."""
+    expander_interval: _Span = timedelta(seconds=5)
+    """How often a worker with the role `expander` looks how full claims are."""
+    expander_margin: str = "1Gi"
+    """A claim that is written to and has less than this left is expanded."""
+    expander_delta: str = "5Gi"
+    """By how much."""
+    expander_most: str | None = None
+    """No claim is expanded beyond this. None: only the storage ends it."""
     transfer_port: int = Field(default=18082, ge=1, le=65535)
     """Port on which transfer pods listen."""
     version: str | None = None
@@ -230,7 +238,13 @@ class KubernetesSettings(_Group):
             raise ValueError(f"there is no {unknown[0]!r}; the keys are {', '.join(known)}")
         return keys
 
-    @field_validator("initial_capacity", "ephemeral_storage")
+    @field_validator(
+        "initial_capacity",
+        "ephemeral_storage",
+        "expander_margin",
+        "expander_delta",
+        "expander_most",
+    )
     @classmethod
     def _is_quantity(cls, text: str | None) -> str | None:
         if text is None:

@@ -379,6 +379,25 @@ def test_what_run_pods_get_is_read_by_the_workers(
     assert none["KNIT_COMPUTE__KUBERNETES__PLAN_POD_KEYS"] == "[]"
 
 
+def test_the_expander_has_rights_and_settings_of_its_own(helm: Helm) -> None:
+    """It knows no password, and is there only when it is asked for."""
+    assert "Deployment/knit-worker-expander" not in rendered(helm)
+    found = by_name(helm.render("knit-app", "--values", CHART / "ci" / "production-values.yaml"))
+    assert rights(found["Role/knit-worker-expander"]["rules"]) == {
+        ("", "pods", "list"), ("", "persistentvolumeclaims", "get"),
+        ("", "persistentvolumeclaims", "patch"),
+    }  # fmt: skip
+    assert rights(found["ClusterRole/default-knit-worker-expander"]["rules"]) == {
+        ("", "nodes/proxy", "get"),
+    }  # fmt: skip
+    [container] = found["Deployment/knit-worker-expander"]["spec"]["template"]["spec"]["containers"]
+    assert "env" not in container
+    assert container["envFrom"] == [{"configMapRef": {"name": "knit-settings"}}]
+    settings = settings_of(found)
+    assert settings["KNIT_COMPUTE__KUBERNETES__EXPANDER_MARGIN"] == "2Gi"
+    assert settings["KNIT_COMPUTE__KUBERNETES__EXPANDER_MOST"] == "1Ti"
+
+
 def test_network_policies_admit_what_knit_needs(helm: Helm) -> None:
     found = rendered(helm)
     for role in ROLES:

@@ -22,6 +22,11 @@
 {{- with $v.runs.pods }}{{ $_ := set $all "KNIT_COMPUTE__KUBERNETES__RUN_PODS" (toJson .) }}{{ end -}}
 {{- if kindIs "slice" $v.runs.planPodKeys }}{{ $_ := set $all "KNIT_COMPUTE__KUBERNETES__PLAN_POD_KEYS" (toJson $v.runs.planPodKeys) }}{{ end -}}
 {{- with $v.runs.ephemeralStorage }}{{ $_ := set $all "KNIT_COMPUTE__KUBERNETES__EPHEMERAL_STORAGE" (toString .) }}{{ end -}}
+{{- if $v.expander.enabled }}
+{{-   $_ := set $all "KNIT_COMPUTE__KUBERNETES__EXPANDER_MARGIN" ($v.expander.margin | toString) }}
+{{-   $_ := set $all "KNIT_COMPUTE__KUBERNETES__EXPANDER_DELTA" ($v.expander.delta | toString) }}
+{{-   with $v.expander.most }}{{ $_ := set $all "KNIT_COMPUTE__KUBERNETES__EXPANDER_MOST" (toString .) }}{{ end }}
+{{- end -}}
 {{- with $v.runs.maxActive }}{{ $_ := set $all "KNIT_ENGINE__MAX_ACTIVE_RUNS" (int64 . | toString) }}{{ end -}}
 {{- with $v.imagePullSecrets }}
 {{-   $names := list }}

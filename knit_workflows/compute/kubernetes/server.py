@@ -126,6 +126,25 @@ class ApiServer:
         )
         return response.warnings
 
+    async def patch(self, kind: str, name: str, change: JsonObject) -> None:
+        """Merges a change into an object (RFC 7396)."""
+        await self._call("PATCH", kind, name, body=change)
+
+    async def node_metrics(self, node: str) -> str:
+        """Gives the metrics of a node's kubelet, as text for Prometheus."""
+        limits = aiohttp.ClientTimeout(
+            total=None, sock_connect=5, sock_read=self._settings.request_timeout.total_seconds()
+        )
+        path = f"/api/v1/nodes/{node}/proxy/metrics"
+        try:
+            response = await self._send("GET", path, None, None, limits, accept="text/plain")
+            text = await response.read()
+        except (TimeoutError, aiohttp.ClientError, OSError) as error:
+            raise BackendUnavailable(f"the node {node} does not answer: {_text(error)}") from error
+        if response.status != 200:
+            _raise_for_status(response.status, text)
+        return text.decode(errors="replace")
+
     async def delete(self, kind: str, name: str, options: JsonObject) -> bool:
         """Requests the deletion of an object with DeleteOptions; False if it does not exist."""
         response = await self._call("DELETE", kind, name, body=options, accept={404})
@@ -224,6 +243,8 @@ class ApiServer:
         query: Mapping[str, str] | None,
         body: JsonObject | None,
         limits: aiohttp.ClientTimeout,
+        *,
+        accept: str = "application/json",
     ) -> aiohttp.ClientResponse:
         if self._client is None:
             raise BackendUnavailable("the Kubernetes back-end is not open")
@@ -231,7 +252,7 @@ class ApiServer:
             method,
             path,
             query_params=list((query or {}).items()),
-            header_params={"Accept": "application/json"},
+            header_params=_headers(method, accept),
             auth_settings=["BearerToken"],
         )
         result = await self._client.call_api(
@@ -239,6 +260,11 @@ class ApiServer:
         )
         response: aiohttp.ClientResponse = result.response
         return response
+
+
+def _headers(method: str, accept: str) -> dict[str, str]:
+    merged = {"Content-Type": "application/merge-patch+json"} if method == "PATCH" else {}
+    return {"Accept": accept, **merged}
 
 
 def _change(line: bytes) -> tuple[str, JsonObject]:

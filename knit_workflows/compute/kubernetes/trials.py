@@ -23,6 +23,8 @@ UNCHECKED: Final = (
     "whether the image can be pulled, a node fits, and the storage class exists and has room, "
     "shows when a Run starts",
 )
+_LONGEST: Final = 1000
+"""Characters of a sentence."""
 _FULL: Final = "exceeded quota"
 """In the message of a 403 that may pass: quotas have no reason of their own."""
 
@@ -56,12 +58,17 @@ class _Found:
             warnings = await server.try_create(kind, manifest)
         except BackendRejected as refused:
             if _FULL in refused.reason:
-                self.warnings.append(f"{what} would have to wait: {refused.reason}")
+                self.warnings.append(f"{what} would have to wait: {_short(refused.reason)}")
                 return True
-            self.refusals.append(f"{what}: {refused.reason}")
+            self.refusals.append(f"{what}: {_short(refused.reason)}")
             return False
-        self.warnings += (f"{what}: {text}" for text in warnings)
+        self.warnings += (f"{what}: {_short(text)}" for text in warnings)
         return True
+
+
+def _short(text: str) -> str:
+    """Cuts what quotes a whole value of a Plan."""
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
 
 
 def _claims(pod: RunPod, settings: KubernetesSettings) -> list[JsonObject]:

@@ -131,6 +131,7 @@ class Cluster:
     def __init__(self, api: Any, namespace: str) -> None:
         self._core = client.CoreV1Api(api)
         self._batch = client.BatchV1Api(api)
+        self._storage = client.StorageV1Api(api)
         self._namespace = namespace
 
     async def create(self, standard: str) -> None:
@@ -188,6 +189,41 @@ class Cluster:
         """Does to a Job what Kueue does."""
         patch = {"spec": {"suspend": suspended}}
         await self._batch.patch_namespaced_job(pod.name, self._namespace, patch)
+
+    @asynccontextmanager
+    async def expandable_class(self) -> AsyncIterator[str]:
+        """Makes a StorageClass whose claims may grow, and one volume of it of 1 Gi."""
+        name = f"knit-test-{uuid.uuid4().hex[:8]}"
+        about = client.V1ObjectMeta(name=name)
+        await self._storage.create_storage_class(
+            client.V1StorageClass(
+                metadata=about,
+                provisioner="kubernetes.io/no-provisioner",
+                allow_volume_expansion=True,
+            )
+        )
+        spec = client.V1PersistentVolumeSpec(
+            access_modes=["ReadWriteMany"],
+            capacity={"storage": "1Gi"},
+            storage_class_name=name,
+            persistent_volume_reclaim_policy="Retain",
+            host_path=client.V1HostPathVolumeSource(path="/nonexistent"),
+        )
+        await self._core.create_persistent_volume(
+            client.V1PersistentVolume(metadata=about, spec=spec)
+        )
+        try:
+            yield name
+        finally:
+            await self._core.delete_persistent_volume(name)
+            await self._storage.delete_storage_class(name)
+
+    async def requested(self, volume: Volume) -> tuple[str, str]:
+        """Gives the phase of a claim, and what it requests."""
+        claim = await self._core.read_namespaced_persistent_volume_claim(
+            volume.name, self._namespace
+        )
+        return claim.status.phase, claim.spec.resources.requests["storage"]
 
     async def limit_pods(self, hard: dict[str, str]) -> None:
         """Makes a quota."""

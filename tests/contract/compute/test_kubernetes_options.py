@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import pytest
 
+from knit_workflows import names
 from knit_workflows.compute.base import Phase, StartFailureKind
+from knit_workflows.compute.kubernetes.expander import Expander
+from knit_workflows.compute.kubernetes.server import ApiServer
 from knit_workflows.domain.plans.options import PodOptions, Spread, Toleration
 from knit_workflows.domain.runs import SUCCEEDED
-from knit_workflows.domain.volumes import Mount, VolumeOptions
+from knit_workflows.domain.volumes import Volume, VolumeOptions
 from tests.contract.compute.kubernetes_adapter import KubernetesAdapter, kubernetes_adapter
 from tests.contract.compute.pods import OUTPUT, Pods
 
@@ -63,8 +67,8 @@ async def test_a_job_waits_in_a_queue_until_it_is_resumed(pods: Pods) -> None:
 
 
 async def test_a_job_that_is_suspended_after_its_start_has_failed(pods: Pods) -> None:
-    """As when Kueue makes room for others: it is not run twice."""
-    pod = await pods.make("sleep 60")
+    """As when Kueue makes room for others: it is not run twice, however obedient it is."""
+    pod = await pods.make("trap 'exit 0' TERM", "while true; do sleep 0.1; done")
     pod = replace(pod, options=PodOptions(queue="team-a"))
     await pods.backend.launch(pod)
     await pods.adapter.cluster.suspend(pod, suspended=False)
@@ -83,7 +87,6 @@ async def test_a_trial_says_what_the_cluster_says(pods: Pods) -> None:
         ({"service_account": "nobody-made-it"}, "nobody-made-it"),
         ({"options": PodOptions(priority_class="nobody-made-it")}, "no PriorityClass"),
         ({"options": PodOptions(runtime_class="nobody-made-it")}, "RuntimeClass"),
-        ({"inputs": (Mount("/a:b", pod.inputs[0].volume),)}, "mountPath"),
         ({"log": replace(pod.log, options=VolumeOptions(storage_class="no" * 200))}, "the claim"),
     ):
         trial = await pods.backend.try_launch(replace(pod, **changed))
@@ -101,3 +104,30 @@ async def test_a_full_quota_is_a_warning() -> None:
             trial = await pods.backend.try_launch(pod)
         assert trial.refusals == ()
         assert any("would have to wait" in one for one in trial.warnings)
+
+
+async def test_a_claim_that_runs_full_requests_more(pods: Pods) -> None:
+    """Nothing here carries expansions out; where the class does not allow them, that is told."""
+    settings = pods.adapter.backend._settings
+    server = ApiServer(settings)
+    await server.open()
+    expander = Expander(server, settings)
+    plain = await pods.volume()
+    async with pods.adapter.cluster.expandable_class() as storage_class:
+        knit_id = str(uuid.uuid4())
+        options = VolumeOptions(storage_class=storage_class, size="1Gi")
+        volume = Volume(names.volume(knit_id), knit_id, options)
+        await pods.backend.create_volume(volume)
+        while (await pods.adapter.cluster.requested(volume))[0] != "Bound":
+            await asyncio.sleep(0.1)
+        assert await expander.expand(volume.name, 100) is True  # less than the margin is left
+        assert (await pods.adapter.cluster.requested(volume))[1] == "7G"
+        assert await expander.expand(volume.name, 100) is False
+        await pods.backend.delete_volume(volume)
+    assert await expander.expand(plain.name, 1 << 30) is False
+    pod = await pods.launched("sleep 1")
+    await pods.ended(pod.name)
+    [seen] = await pods.adapter.cluster.pods_of(pod)
+    assert "# HELP" in await server.node_metrics(seen.spec.node_name)
+    assert await expander.look() == []
+    await server.aclose()

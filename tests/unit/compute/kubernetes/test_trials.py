@@ -61,6 +61,12 @@ async def test_a_refused_job_is_not_told_twice(api, backend):
     assert "POST pods" not in api.requests
 
 
+async def test_what_quotes_a_plan_at_length_is_cut(api, backend):
+    api.answers_to = {"POST jobs": (422, "x" * 100_000)}
+    [refusal] = (await backend.try_launch(POD)).refusals
+    assert len(refusal) < 1100
+
+
 async def test_a_pod_is_refused_by_itself(api, backend):
     """Service accounts, classes, limits: the Job of such a pod is accepted."""
     api.answers_to = {"POST pods": (403, 'serviceaccount "x" not found')}
