@@ -78,9 +78,7 @@ class ToWire:
                 for point in plan.outputs
             ],
             **_present(
-                log=None
-                if plan.log is None
-                else {**self._log(plan.log), **_volume(plan, model.LOG_PATH)}
+                log=None if plan.log is None else self._log(plan.log, _volume(plan, model.LOG_PATH))
             ),
             "active": plan.active,
             **_filled(
@@ -92,8 +90,9 @@ class ToWire:
             **_present(pod=pod_to_wire(plan.options.pod)),
         }
 
-    def _log(self, point: model.LinkedMountpoint) -> Wire:
-        return {"tags": _tags(point.mountpoint.tags), "downstreams": self._downstreams(point)}
+    def _log(self, point: model.LinkedMountpoint, volume: Wire) -> Wire:
+        tags = _tags(point.mountpoint.tags)
+        return {"tags": tags, **volume, "downstreams": self._downstreams(point)}
 
     def _upstream(self, link: model.PlanLink) -> Wire:
         return {"plan": self._plan_summary(link.plan), **_origin(link.path, link.tags)}

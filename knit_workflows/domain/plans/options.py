@@ -8,7 +8,7 @@ own options go before those (`merged`). How they are read is in `option_forms`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Final
 
 from knit_workflows.domain.volumes import AS_INSTALLED, VolumeOptions
@@ -107,11 +107,18 @@ def _set_values(options: Any) -> dict[str, Any]:
     for one in fields(options):
         value = getattr(options, one.name)
         if isinstance(value, tuple):
-            value = [part if isinstance(part, str) else _set_values(part) for part in value]
+            value = [_part(part) for part in value]
         elif isinstance(value, Mapping):
             value = dict(value)
         document[one.name] = value
     return _without_nothing(document)
+
+
+def _part(part: str | Toleration | Spread) -> Any:
+    if isinstance(part, str):
+        return part
+    # Of a spread all is written: it has no part that could be missing.
+    return asdict(part) if isinstance(part, Spread) else _set_values(part)
 
 
 def _without_nothing(document: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 
 import httpx
 import pytest
+import yaml
 from kubernetes.aio import client, config
 
 from knit_workflows import names
@@ -189,6 +190,30 @@ class Cluster:
         """Does to a Job what Kueue does."""
         patch = {"spec": {"suspend": suspended}}
         await self._batch.patch_namespaced_job(pod.name, self._namespace, patch)
+
+    @asynccontextmanager
+    async def waiting_class(self, kubeconfig: Path, folder: Path) -> AsyncIterator[str]:
+        """Makes a StorageClass whose volumes are made when a pod needs them, in this folder."""
+        name = f"knit-test-{uuid.uuid4().hex[:8]}"
+        await self._storage.create_storage_class(
+            client.V1StorageClass(
+                metadata=client.V1ObjectMeta(name=name),
+                provisioner="knit.test/folders",
+                volume_binding_mode="WaitForFirstConsumer",
+            )
+        )
+        [cluster] = yaml.safe_load(kubeconfig.read_text())["clusters"]
+        url = cluster["cluster"]["server"]
+        certificates = kubeconfig.parent / "certificates"
+        provisioner = await asyncio.create_subprocess_exec(
+            sys.executable, _UP.with_name("provisioner.py"), url, certificates, folder, name
+        )
+        try:
+            yield name
+        finally:
+            provisioner.terminate()
+            await provisioner.wait()
+            await self._storage.delete_storage_class(name)
 
     @asynccontextmanager
     async def expandable_class(self) -> AsyncIterator[str]:

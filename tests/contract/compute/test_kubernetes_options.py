@@ -6,6 +6,7 @@ import asyncio
 import uuid
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -15,9 +16,10 @@ from knit_workflows.compute.kubernetes.expander import Expander
 from knit_workflows.compute.kubernetes.server import ApiServer
 from knit_workflows.domain.plans.options import PodOptions, Spread, Toleration
 from knit_workflows.domain.runs import SUCCEEDED
-from knit_workflows.domain.volumes import Volume, VolumeOptions
+from knit_workflows.domain.volumes import Mount, Volume, VolumeOptions
 from tests.contract.compute.kubernetes_adapter import KubernetesAdapter, kubernetes_adapter
-from tests.contract.compute.pods import OUTPUT, Pods
+from tests.contract.compute.pods import OTHER_OUTPUT, OUTPUT, Pods
+from tests.waiting import until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
@@ -131,3 +133,33 @@ async def test_a_claim_that_runs_full_requests_more(pods: Pods) -> None:
     assert "# HELP" in await server.node_metrics(seen.spec.node_name)
     assert await expander.look() == []
     await server.aclose()
+
+
+async def test_volumes_are_made_as_their_plan_says_in_both_binding_modes(
+    pods: Pods, tmp_path: Path
+) -> None:
+    """At once, or when the pod needs them; deleted, they are gone from the disk."""
+    cluster, kubeconfig = pods.adapter.cluster, pods.adapter.backend._settings.kubeconfig
+    tmp_path.chmod(0o755)
+    async with cluster.waiting_class(kubeconfig, tmp_path) as waiting:
+        made = []
+        for path, options in (
+            (OUTPUT, VolumeOptions(waiting, "ReadWriteOnce", "2Mi")),
+            (OTHER_OUTPUT, VolumeOptions(size="3Mi")),
+        ):
+            knit_id = str(uuid.uuid4())
+            made.append(Mount(path, Volume(names.volume(knit_id), knit_id, options)))
+            await pods.backend.create_volume(made[-1].volume)
+        assert (await cluster.requested(made[0].volume))[0] == "Pending"
+        pod = await pods.make(f"echo one > {OUTPUT}/file", f"echo two > {OTHER_OUTPUT}/file")
+        assert (await pods.ran(replace(pod, outputs=tuple(made)))).exit == SUCCEEDED
+        assert await pods.file(made[0].volume, "file") == "one\n"
+        assert await pods.file(made[1].volume, "file") == "two\n"
+        assert [await cluster.requested(one.volume) for one in made] == [
+            ("Bound", "2Mi"), ("Bound", "3Mi"),
+        ]  # fmt: skip
+        folders = [await cluster.folder(one.volume) for one in made]
+        await pods.backend.release(pod.name)
+        for mount in made:
+            await pods.backend.delete_volume(mount.volume)
+        await until(lambda: not any(folder.exists() for folder in folders))
