@@ -418,13 +418,19 @@ def test_the_schema_accepts_what_is_valid_and_refuses_typing_errors(bare_knit):
     everything = yaml.safe_load(PLAN) | {
         "active": None, "priority": -5, "log": None, "on_node": {"may": ["a=b"]},
         "service_account": "me", "entrypoint": None,
-        "outputs": [{"path": "/out", "tags": [{"key": "a:b", "value": "c"}]}],
+        "outputs": [
+            {"path": "/out", "tags": [{"key": "a:b", "value": "c"}], "volume": {"size": 1024}}
+        ],
+        "pod": {"labels": {"a": "b"}, "shm_size": "1Gi", "tolerations": [{"key": "a"}]},
     }  # fmt: skip
     assert check.is_valid(everything)
     for change in (
         {"logs": {}}, {"inputs": []}, {"inputs": [{"path": "/in"}]}, {"outputs": [{"path": "x"}]},
         {"priority": 1001}, {"image": None}, {"args": "x"}, {"on_node": {"maybe": []}},
         {"inputs": [{"path": "/a", "tags": []}]}, {"log": {"tags": ["none"]}},
+        {"args": ["x" * 131_072]}, {"outputs": [{"path": f"/{i}"} for i in range(1001)]},
+        {"pod": {"label": {}}}, {"pod": {"labels": {"a": 1}}}, {"log": {"volume": {"sise": "1"}}},
+        {"outputs": [{"path": "/o", "volume": {"access_mode": "RWX"}}]},
     ):  # fmt: skip
         assert not check.is_valid(everything | change), change
 

@@ -64,6 +64,7 @@ from knit_workflows.domain.volumes import AS_INSTALLED, VolumeOptions
 __all__ = [
     "DEFAULT_RESOURCES",
     "MAX_MOUNTPOINTS",
+    "MAX_PATH_BYTES",
     "parse_plan",
     "parse_tag_form",
 ]
@@ -72,7 +73,7 @@ DEFAULT_RESOURCES: Final[Mapping[str, str]] = {"cpu": "1", "memory": "1Gi"}
 """What a Plan gets of a resource it does not mention."""
 MAX_MOUNTPOINTS: Final = 1000
 """Inputs and outputs of one Plan together; far more than a Pod can mount."""
-_MAX_PATH_BYTES: Final = 4095
+MAX_PATH_BYTES: Final = 4095
 _MAX_NAME_BYTES: Final = 255
 """What Linux takes as a path (PATH_MAX, with its NUL) and as one name in it (NAME_MAX)."""
 _KERNELS: Final = ("proc", "sys")
@@ -253,8 +254,8 @@ def _check_path(draft: _Draft) -> None:
     place, path = f"{draft.place}.path", draft.path
     root, *parts = path.split("/")
     long_name = any(len(part.encode()) > _MAX_NAME_BYTES for part in parts)
-    if long_name or len(path.encode()) > _MAX_PATH_BYTES:
-        advice = f"Linux takes {_MAX_PATH_BYTES} bytes, and {_MAX_NAME_BYTES} between two slashes"
+    if long_name or len(path.encode()) > MAX_PATH_BYTES:
+        advice = f"Linux takes {MAX_PATH_BYTES} bytes, and {_MAX_NAME_BYTES} between two slashes"
         raise refuse(place, "the path is too long", advice)
     if root or not parts or any(part in ("", ".", "..") for part in parts):
         advice = "write an absolute path without '.', '..' and '//', e.g. /in/dataset"
