@@ -243,6 +243,11 @@ class Cluster:
             await self._core.delete_persistent_volume(name)
             await self._storage.delete_storage_class(name)
 
+    async def node(self) -> str:
+        """Gives the name of a node."""
+        name: str = (await self._core.list_node()).items[0].metadata.name
+        return name
+
     async def requested(self, volume: Volume) -> tuple[str, str]:
         """Gives the phase of a claim, and what it requests."""
         claim = await self._core.read_namespaced_persistent_volume_claim(
