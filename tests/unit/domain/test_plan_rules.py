@@ -236,6 +236,7 @@ def test_a_plan_has_a_bounded_number_of_mountpoints() -> None:
         ({"inputs": [INPUT | {"path": f"/{i}/{'x' * 250}"} for i in range(999)]}, None),
         ({"inputs": [INPUT | {"path": f"/{i}/{'x' * 250}/{'x' * 99}"} for i in range(999)]}, "inp"),
         ({"outputs": [{"path": f"/{i}/{'x' * 200}"} for i in range(290)]}, None),
+        ({"outputs": [{"path": f"/{i}/{'x' * 40}"} for i in range(999)]}, "outputs"),
         ({"outputs": [{"path": f"/{i}/{'x' * 200}"} for i in range(310)]}, "outputs"),
     ],
 )

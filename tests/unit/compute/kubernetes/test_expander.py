@@ -149,6 +149,16 @@ async def test_what_the_storage_cannot_do_is_told_once(api, expander, caplog):
     assert api.count("PATCH") == 1
 
 
+async def test_a_node_that_cannot_be_asked_is_named(api, settings, tmp_path):
+    nowhere = tmp_path / "nowhere"
+    nowhere.write_text(settings.kubeconfig.read_text().replace(api.url, "http://127.0.0.1:9"))
+    server = ApiServer(settings.model_copy(update={"kubeconfig": nowhere}))
+    await server.open()
+    with pytest.raises(BackendUnavailable, match="the node n1 does not answer"):
+        await server.node_metrics("n1")
+    await server.aclose()
+
+
 async def test_an_outage_is_told_and_survived(api, settings, expander):
     api.put("pods", pod())
     with pytest.raises(BackendUnavailable, match="not looked yet"):

@@ -174,6 +174,15 @@ class TestQueues:
         assert seen.exit.code == 254
         assert "suspended after its start" in seen.exit.message
 
+    def test_who_suspends_a_job_by_hand_is_not_called_kueue(self) -> None:
+        job = {**JOB, "metadata": {"name": "j"}}
+        seen = observing.observe_job(job, ())
+        assert seen.start_failure is not None
+        assert "when somebody resumes it" in seen.start_failure.message
+        again = observing.observe_job({**job, "metadata": {"name": "j", "generation": 2}}, ())
+        assert again.exit is not None
+        assert again.exit.message.endswith("perhaps by somebody")
+
     def test_one_that_runs_is_not_suspended(self) -> None:
         assert observe_suspended({**JOB, "spec": {"suspend": False}}) is None
         assert observe_suspended({"metadata": {"name": "j"}, "spec": {}}) is None
