@@ -31,6 +31,7 @@ from knit_api.routes import (
     lineage,
     plans,
     runs,
+    trials,
 )
 from knit_api.server.streams import cancel_and_wait
 
@@ -68,6 +69,7 @@ def create_app(deps: Deps, *, loopback_names_only: bool = False) -> FastAPI:
         health,
         accounts,
         adoption,
+        trials,
         imports,
         data,
         lineage,

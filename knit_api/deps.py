@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Generic, Protocol, TypeVar
 from uuid import UUID
 
 from fastapi import Depends, Request
@@ -25,6 +25,7 @@ from knit_api.watchdog import wait_or_abandon
 from knit_workflows.client import TransferHandle
 from knit_workflows.contracts.hook_test import HookTestResult
 from knit_workflows.contracts.transfers import Closed
+from knit_workflows.contracts.trials import TrialResult
 from knit_workflows.contracts.volumes import Question, VolumeAnswer
 from knit_workflows.domain.errors import KnitError, Unavailable
 from knit_workflows.domain.hooks import HookPhase
@@ -64,6 +65,7 @@ class EngineClient(TransferClient, Protocol):
 
     async def hook_skipped(self, run_id: RunId, generation: int) -> None: ...  # noqa: D102
     async def test_hook(self, url: str, phase: HookPhase) -> HookTestResult: ...  # noqa: D102
+    async def try_plan(self, document: Mapping[str, Any]) -> TrialResult: ...  # noqa: D102
 
 
 class Lazy(Generic[T]):

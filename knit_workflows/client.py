@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -31,6 +31,7 @@ from knit_workflows import names
 from knit_workflows.contracts.hook_test import HookTestInput, HookTestResult
 from knit_workflows.contracts.messages import Nothing
 from knit_workflows.contracts.transfers import Closed, Finish, Opened, TransferInput
+from knit_workflows.contracts.trials import TrialInput, TrialResult
 from knit_workflows.contracts.volumes import (
     Question,
     VolumeAnswer,
@@ -46,6 +47,7 @@ from knit_workflows.settings import QueueSettings
 from knit_workflows.workflows import options
 from knit_workflows.workflows.hook_test import HookTestWorkflow
 from knit_workflows.workflows.transfer import TransferWorkflow
+from knit_workflows.workflows.trial import TrialWorkflow
 from knit_workflows.workflows.volumes import VolumesWorkflow
 
 RPC_TIMEOUT: Final = timedelta(seconds=10)
@@ -327,6 +329,35 @@ class KnitClient:
         _raise_unless_answered(answers)
         return answers.volumes
 
+    async def try_plan(self, document: Mapping[str, Any]) -> TrialResult:
+        """Asks the back-end what it would refuse of a Plan, which it does not start.
+
+        Raises:
+            Unavailable: the back-end, or all workers that could ask it.
+        """
+        with _translated():
+            try:
+                result = await self._client.execute_workflow(
+                    TrialWorkflow.run,
+                    TrialInput(
+                        document=dict(document),
+                        compute_queue=self._queues.compute,
+                        heartbeat=self._heartbeat,
+                    ),
+                    id=names.trial_workflow(uuid.uuid4().hex),
+                    task_queue=self._queues.interactive,
+                    execution_timeout=self._lease,
+                    task_timeout=self._step_timeout,
+                    priority=options.AT_HAND,
+                )
+            except WorkflowFailureError as error:
+                raise errors.EngineUnavailable(
+                    f"no worker has tried the Plan: {error.cause}",
+                    advice="see that workers run (roles interactive and compute), then try again",
+                ) from error
+        _raise_unless_answered(result)
+        return result
+
 
 def _why_untested(error: BaseException) -> str:
     """Says why the test of a hook has no result, by the innermost of Temporal's errors."""
@@ -373,7 +404,7 @@ def _translated() -> Iterator[None]:
         raise errors.Conflict(f"the transfer is over: {cause.cause}", advice=ANEW) from cause
 
 
-def _raise_unless_answered(answers: VolumeAnswers) -> None:
+def _raise_unless_answered(answers: VolumeAnswers | TrialResult) -> None:
     if answers.kind:
         kind = getattr(errors, answers.kind, errors.KnitError)
         raise kind(answers.reason, advice=answers.advice)

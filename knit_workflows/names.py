@@ -18,6 +18,7 @@ PROJECTOR_WORKFLOW: Final = "knit.Projector"
 TRANSFER_WORKFLOW: Final = "knit.Transfer"
 HOOK_TEST_WORKFLOW: Final = "knit.TestHook"
 VOLUMES_WORKFLOW: Final = "knit.Volumes"
+TRIAL_WORKFLOW: Final = "knit.TryPlan"
 GC_WORKFLOW: Final = "knit.gc"
 HOUSEKEEPING_WORKFLOW: Final = "knit.housekeep"
 """The last two are also the names of their schedules."""
@@ -118,6 +119,11 @@ def warm_transfer(volume_name: str) -> str:
 def volumes_workflow(request_id: str) -> str:
     """Gives the id of the workflow that looks at volumes for one request."""
     return f"knit.volumes:{request_id}"
+
+
+def trial_workflow(request_id: str) -> str:
+    """Gives the id of the workflow that tries a Plan for one request."""
+    return f"knit.try-plan:{request_id}"
 
 
 def transfer(knit_id: str, mode: str, transfer_id: str) -> str:

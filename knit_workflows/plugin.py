@@ -48,6 +48,7 @@ from knit_workflows.activities.projector import StoreProjectorActivities
 from knit_workflows.activities.run_starter import start_projector
 from knit_workflows.activities.runs import ComputeRunActivities
 from knit_workflows.activities.transfers import ComputeTransferActivities
+from knit_workflows.activities.trials import ComputeTrialActivities
 from knit_workflows.activities.volumes import ComputeVolumeActivities
 from knit_workflows.activities.warm_volumes import WarmVolumes
 from knit_workflows.compute.base import ComputeBackend, RunLimits
@@ -66,6 +67,7 @@ from knit_workflows.workflows.housekeeping import (
 from knit_workflows.workflows.projector import ProjectorWorkflow
 from knit_workflows.workflows.run import RunWorkflow
 from knit_workflows.workflows.transfer import TransferWorkflow
+from knit_workflows.workflows.trial import TrialWorkflow
 from knit_workflows.workflows.volumes import VolumesWorkflow
 
 log = logging.getLogger(__name__)
@@ -75,6 +77,7 @@ WORKFLOWS: Final = (
     ProjectorWorkflow,
     TransferWorkflow,
     VolumesWorkflow,
+    TrialWorkflow,
     GarbageCollectionWorkflow,
     HousekeepingWorkflow,
     HookTestWorkflow,
@@ -105,7 +108,7 @@ WITHOUT_BACKEND: Final = frozenset({Role.ENGINE, Role.HOOKS})
 """Roles that need no right on the back-end: at most they ask it how many Runs it suggests."""
 WAITING_ROLES: Final = frozenset({Role.WATCH, Role.HOOKS})
 WORKFLOWS_BY_ROLE: Final = {
-    Role.INTERACTIVE: (TransferWorkflow, VolumesWorkflow),
+    Role.INTERACTIVE: (TransferWorkflow, VolumesWorkflow, TrialWorkflow),
     Role.HOOKS: (HookTestWorkflow,),
 }
 """For which somebody waits; the role `ENGINE` has them all."""
@@ -226,6 +229,7 @@ class Deps:
         runs = ComputeRunActivities(
             self.store.execution, self.store.hooks, self.backend, self.engine
         )
+        trials = ComputeTrialActivities(self.backend)
         awaiting = StoreAwaitRunActivities(self.store.runs, self.engine.poll_interval)
         return {
             Role.ENGINE: [awaiting.ensure_run, awaiting.await_run],
@@ -237,6 +241,8 @@ class Deps:
                 # Here too: old histories have stops on this queue.
                 runs.stop_run,
                 runs.finalize_run,
+                # For dry runs the same rights are needed as for creations.
+                trials.try_plan,
             ],
             Role.WATCH: [runs.watch_run, runs.watch_pod, runs.relaunch_run],
             Role.INTERACTIVE: [runs.stop_run],

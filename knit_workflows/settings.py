@@ -9,6 +9,7 @@ import difflib
 import os
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import fields
 from datetime import timedelta
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
@@ -29,10 +30,13 @@ from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from knit_workflows import names
 from knit_workflows.domain.accounts import Role
-from knit_workflows.domain.errors import InvalidQuantity, InvalidTag
+from knit_workflows.domain.errors import InvalidPlan, InvalidQuantity, InvalidTag
+from knit_workflows.domain.plans.option_forms import parse_pod
+from knit_workflows.domain.plans.options import PodOptions
 from knit_workflows.domain.quantities import canonical_quantity, parse_quantity
 from knit_workflows.domain.secure_urls import fault_of_url
 from knit_workflows.domain.tags import parse_tag
+from knit_workflows.domain.volumes import AccessMode
 from knit_workflows.log import LogFormat
 
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
@@ -166,6 +170,14 @@ class LocalSettings(_Group):
     of run pods. Not set: that of the worker."""
 
 
+def _quantity(text: str) -> str:
+    try:
+        canonical_quantity(text)
+    except InvalidQuantity as cause:
+        raise ValueError(cause.reason) from cause
+    return text
+
+
 class KubernetesSettings(_Group):
     """The Kubernetes back-end: one namespace of one cluster."""
 
@@ -174,7 +186,9 @@ class KubernetesSettings(_Group):
     kube_namespace: str = "default"
     """Where Jobs, claims and transfer pods are created."""
     storage_class: str | None = None
-    """None: the cluster's default class. It must provide ReadWriteMany volumes."""
+    """None: the cluster's default class. It must provide volumes of the access mode."""
+    access_mode: AccessMode = "ReadWriteMany"
+    """Of each claim. With `ReadWriteOnce`, Runs and transfers of one Data must be on one node."""
     initial_capacity: str = "1Gi"
     """What each claim requests."""
     pod_image: str = "knit-pod:latest"
@@ -208,10 +222,27 @@ class KubernetesSettings(_Group):
     """Secret of type `kubernetes.io/service-account-token` with that account's token."""
     priority_class: str | None = None
     """PriorityClass of run pods. None: the cluster's default."""
+    run_pods: PodOptions = PodOptions()
+    """What all run pods get, in the form of a Plan's `pod`, as JSON: `{"labels": {"team": "x"}}`.
+    A Plan's own options go before these."""
+    plan_pod_keys: tuple[str, ...] | None = None
+    """Which keys of `pod` Plans may have, as JSON: `["labels", "shm_size"]`. Runs of others fail.
+    None: all of them."""
+    ephemeral_storage: str | None = None
+    """How much a Plan's container may write outside of its volumes, unless the Plan's
+    `ephemeral-storage` says so. None: as the cluster says."""
     restricted: bool = False
     """Whether pods must satisfy the restricted Pod Security Standard (non-root)."""
     run_as_user: int = Field(default=65532, ge=1)
     """User and group of every container if `restricted`."""
+    expander_interval: _Span = timedelta(seconds=5)
+    """How often a worker with the role `expander` looks how full claims are."""
+    expander_margin: str = "1Gi"
+    """A claim that is written to and has less than this left is expanded."""
+    expander_delta: str = "5Gi"
+    """By how much."""
+    expander_most: str | None = None
+    """No claim is expanded beyond this. None: only the storage ends it."""
     transfer_port: int = Field(default=18082, ge=1, le=65535)
     """Port on which transfer pods listen."""
     warm_transfers: int = Field(default=0, ge=0, le=50)
@@ -233,14 +264,34 @@ class KubernetesSettings(_Group):
     """How long containers that knit has not put into a run pod, such as a mesh's, may go on after
     the end of its own. Then the Run ends, with a note, and the pod is removed."""
 
-    @field_validator("initial_capacity")
+    @field_validator("run_pods", mode="before")
     @classmethod
-    def _is_quantity(cls, text: str) -> str:
+    def _as_in_plans(cls, value: Any) -> PodOptions:
+        if isinstance(value, PodOptions):
+            return value
         try:
-            canonical_quantity(text)
-        except InvalidQuantity as cause:
-            raise ValueError(cause.reason) from cause
-        return text
+            return parse_pod(value, "run_pods")
+        except InvalidPlan as cause:
+            raise ValueError(f"{cause.reason}; {cause.advice}") from cause
+
+    @field_validator("plan_pod_keys")
+    @classmethod
+    def _are_keys(cls, keys: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        known = [one.name for one in fields(PodOptions)]
+        if unknown := sorted(set(keys or ()) - set(known)):
+            raise ValueError(f"there is no {unknown[0]!r}; the keys are {', '.join(known)}")
+        return keys
+
+    @field_validator(
+        "initial_capacity",
+        "ephemeral_storage",
+        "expander_margin",
+        "expander_delta",
+        "expander_most",
+    )
+    @classmethod
+    def _is_quantity(cls, text: str | None) -> str | None:
+        return None if text is None else _quantity(text)
 
     @field_validator(
         "program_requests",
@@ -252,7 +303,7 @@ class KubernetesSettings(_Group):
     )
     @classmethod
     def _are_quantities(cls, resources: Mapping[str, str]) -> Mapping[str, str]:
-        return {name: cls._is_quantity(quantity) for name, quantity in resources.items()}
+        return {name: _quantity(quantity) for name, quantity in resources.items()}
 
     @model_validator(mode="after")
     def _requests_fit(self) -> Self:

@@ -23,7 +23,7 @@ from temporalio.worker import Worker
 
 from knit_workflows import log as logs
 from knit_workflows.compute.base import ComputeBackend
-from knit_workflows.domain.errors import KnitError, StoreMismatch
+from knit_workflows.domain.errors import BackendRejected, KnitError, StoreMismatch
 from knit_workflows.domain.ports import Store
 from knit_workflows.health import Health
 from knit_workflows.plugin import (
@@ -61,6 +61,8 @@ SHUTDOWN: Final = timedelta(seconds=2)
 HOOKS_SHUTDOWN: Final = timedelta(seconds=5)
 """The same for calls of hooks: one after a transition that is given up is not made again."""
 STICKY: Final = timedelta(seconds=3)
+EXPANDER: Final = "expander"
+"""A role that is no Temporal worker: it looks at claims, alone in its process."""
 LOOKS_EVERY: Final = timedelta(seconds=10)
 """How soon a worker notices that its database has been upgraded."""
 
@@ -97,6 +99,49 @@ def deps_from(settings: Settings, roles: frozenset[Role] = ALL_ROLES) -> Deps:
         # On Kubernetes a worker without need of them has no credentials that could be loaded.
         opens_backend=settings.compute.kind != "kubernetes" or not roles <= WITHOUT_BACKEND,
     )
+
+
+async def expand(settings: Settings, *, health_port: int | None = None) -> None:
+    """Expands claims that run full until SIGTERM or SIGINT; needs nothing but the cluster.
+
+    Raises:
+        BackendRejected: Runs are not on Kubernetes, or there are no credentials.
+    """
+    if settings.compute.kind != "kubernetes":
+        raise BackendRejected(
+            f"the role {EXPANDER} is for Kubernetes, and runs are on {settings.compute.kind!r}",
+            advice="set KNIT_COMPUTE__KIND to kubernetes, or leave the role out",
+        )
+    from knit_workflows.compute.kubernetes.expander import Expander
+    from knit_workflows.compute.kubernetes.server import ApiServer
+
+    stopping = _stopped_by_signals()
+    health = Health()
+    server = ApiServer(settings.compute.kubernetes)
+    async with AsyncExitStack() as stack:
+        if health_port is not None:
+            await stack.enter_async_context(health.listening(health_port))
+        await server.open()
+        stack.push_async_callback(server.aclose)
+        expander = Expander(server, settings.compute.kubernetes)
+        looking = asyncio.create_task(expander.run())
+        health.is_up({"the cluster": expander.answers})
+        log.info("worker is ready", extra={"action": "worker_ready", "roles": [EXPANDER]})
+        await asyncio.wait(
+            {looking, asyncio.create_task(stopping.wait())}, return_when=asyncio.FIRST_COMPLETED
+        )
+        if looking.done():
+            looking.result()
+        log.info("worker stops", extra={"action": "worker_stops"})
+        looking.cancel()
+        await asyncio.gather(looking, return_exceptions=True)
+
+
+def _stopped_by_signals() -> asyncio.Event:
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    return stopping
 
 
 def workers(client: Client, deps: Deps, roles: frozenset[Role]) -> list[Worker]:
@@ -136,10 +181,7 @@ async def serve(
 
     `patience` is how long database and Temporal may be away, or not be prepared yet, at the start.
     """
-    stopping = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopping.set)
+    stopping = _stopped_by_signals()
     health = Health()
     start = Patience(patience, stopping, health)
     async with AsyncExitStack() as stack:
@@ -193,11 +235,20 @@ def allow_connections() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def _roles(text: str) -> frozenset[Role]:
+def _roles(text: str) -> frozenset[Role] | None:
+    """Reads roles; None is the expander, which needs other rights than all the others."""
+    words = {word.strip() for word in text.split(",")}
+    if words == {EXPANDER}:
+        return None
+    if EXPANDER in words:
+        raise argparse.ArgumentTypeError(
+            f"{EXPANDER} is a role for a worker of its own, which has rights of its own"
+        )
     try:
-        return frozenset(Role(word.strip()) for word in text.split(","))
+        return frozenset(map(Role, words))
     except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{error}; roles are {', '.join(Role)}") from error
+        every = ", ".join((*Role, EXPANDER))
+        raise argparse.ArgumentTypeError(f"{error}; roles are {every}") from error
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -206,7 +257,8 @@ def _parser() -> argparse.ArgumentParser:
         "--roles",
         type=_roles,
         default=",".join(sorted(Role)),
-        help=f"what this worker does, comma-separated (default: all): {', '.join(Role)}",
+        help=f"what this worker does, comma-separated (default: all of these): {', '.join(Role)}; "
+        f"or {EXPANDER} alone, which expands claims that run full",
     )
     parser.add_argument(
         "--patience",
@@ -235,12 +287,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error(str(refused))
     logs.set_up(settings.log_format, settings.log_level)
     set_up_telemetry(settings.log_format)
-    if Role.HOOKS in options.roles:
+    if options.roles is not None and Role.HOOKS in options.roles:
         allow_connections()
     code = 1
     try:
         asyncio.run(
-            serve(
+            expand(settings, health_port=options.health_port)
+            if options.roles is None
+            else serve(
                 settings,
                 temporal,
                 options.roles,

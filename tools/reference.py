@@ -45,7 +45,9 @@ from knit_cli.main import KnitGroup, app
 from knit_cli.plans.schema import plan_schema_text
 from knit_cli.shell.lazy import LazyGroup, load
 from knit_workflows.domain import runs
+from knit_workflows.domain.plans.options import PodOptions
 from knit_workflows.domain.plans.rules import DEFAULT_RESOURCES, MAX_MOUNTPOINTS
+from knit_workflows.domain.plans.size import INPUT_BYTES, OUTPUT_BYTES
 from knit_workflows.domain.tags import MAX_KEY_CHARS, MAX_VALUE_CHARS
 from knit_workflows.hooks.file import KEYS as HOOKS_KEYS
 from knit_workflows.hooks.urls import MAX_URL_CHARS
@@ -218,7 +220,7 @@ def _default(value: object) -> str:
             return f"`{value.get_secret_value()}`"
         case timedelta():
             return f"`{value.total_seconds():g}` s"
-        case None | ():
+        case None | () | PodOptions():
             return "–"
         case bool():
             return f"`{str(value).lower()}`"
@@ -235,6 +237,8 @@ def plan_page() -> str:
         "cpu": DEFAULT_RESOURCES["cpu"],
         "memory": DEFAULT_RESOURCES["memory"],
         "mountpoints": f"{MAX_MOUNTPOINTS:,}",
+        "input": f"{INPUT_BYTES} bytes",
+        "output": f"{OUTPUT_BYTES} bytes",
         "tag_key": f"{MAX_KEY_CHARS:,}",
         "tag_value": f"{MAX_VALUE_CHARS:,}",
     }

@@ -100,6 +100,9 @@ resources: {{cpu: "2", memory: 4Gi}}
 
 {table}
 
+`priority`, `pod` and `volume` are keys of knit's own, which Knitfab has not; what the last two mean
+on a cluster is in [What run pods and volumes ask of a cluster](../how-to/cluster-options.md).
+
 A key that is not in this table is refused, with the line and the nearest key there is.
 [`plan.schema.json`](plan.schema.json) is the table for editors; `knit plan schema` prints it.
 
@@ -124,16 +127,25 @@ A key that is not in this table is refused, with the line and the nearest key th
   extended resource has a domain in its name (`nvidia.com/gpu`) and comes in whole numbers.
 * `on_node` takes what Kubernetes takes as a label, `[domain/]name=value`, the value possibly empty:
   `nvidia.com/gpu.product=NVIDIA-L4`, `node_type=gpu`, `dedicated=`.
-* One word of entrypoint or args has at most 131,071 bytes, as on Linux; together they have 1 MiB.
+* One word of entrypoint or args has at most 131,071 bytes, as on Linux. Words and mountpoints
+  together take at most 1 MiB of what a cluster can store of a Job: a word its bytes (a `$` counts
+  twice, a control character three times), an input {input} and twice its path, an output {output}
+  and six times its path. The paths of all outputs together have some 60,000 bytes.
 * Inputs and outputs together are at most {mountpoints}.
+* Keys of `pod.labels` and `pod.annotations` are those of Kubernetes, `[domain/]name`; those that
+  begin with `knit/`, `app.kubernetes.io/` or `batch.kubernetes.io/` are reserved. Annotations have
+  256 KiB in all. `shm_size` is at least `1Mi`, and whole bytes, as the `size` of a volume.
+
+What keeps these rules may still be refused by a cluster: a service account that is not there, a
+limit range, a quota. `knit plan validate --cluster` has the cluster say so beforehand.
 
 ## When two Plans are the same
 
 Image, entrypoint, args, inputs, outputs, log and `on_node` make a Plan what it is; the order of
 mountpoints and tags does not matter, that of words does. Registering the same Plan again gives the
-one that is there. `resources`, `service_account`, `annotations`, `active` and `priority` do not
-count: if one of those differs, `knit plan apply` refuses and shows the difference, and the command
-that changes it: see [Work with Plans](../how-to/plans.md).
+one that is there. `resources`, `service_account`, `annotations`, `active`, `priority`, `pod` and
+`volume` do not count: if one of those differs, `knit plan apply` refuses and shows the difference,
+and the command that changes it: see [Work with Plans](../how-to/plans.md).
 
 ## Which Plans may not stand together
 
@@ -171,6 +183,32 @@ PLAN_KEYS: Final[Mapping[str, tuple[str, str]]] = {
     "annotations": ("", "none"),
     "active": ("true or false", "`true`"),
     "priority": ("whole number", "`0`"),
+    "outputs[].volume": ("mapping", "as installed"),
+    "outputs[].volume.storage_class": ("text", "as installed"),
+    "outputs[].volume.access_mode": ("text", "as installed"),
+    "outputs[].volume.size": ("quantity", "as installed"),
+    "log.volume": ("mapping", "as installed"),
+    "log.volume.storage_class": ("text", "as installed"),
+    "log.volume.access_mode": ("text", "as installed"),
+    "log.volume.size": ("quantity", "as installed"),
+    "pod": ("mapping", "as installed"),
+    "pod.labels": ("mapping of text", "none"),
+    "pod.annotations": ("mapping of text", "none"),
+    "pod.tolerations": ("list", "none"),
+    "pod.tolerations[].key": ("text", "every taint"),
+    "pod.tolerations[].operator": ("text", "by whether there is a value"),
+    "pod.tolerations[].value": ("text", "none"),
+    "pod.tolerations[].effect": ("text", "all"),
+    "pod.tolerations[].seconds": ("whole number", "for ever"),
+    "pod.runtime_class": ("text", "the cluster's"),
+    "pod.priority_class": ("text", "as installed"),
+    "pod.image_pull_secrets": ("list of text", "none"),
+    "pod.shm_size": ("quantity", "64 MiB"),
+    "pod.topology_spread": ("list", "none"),
+    "pod.topology_spread[].topology_key": ("text", ""),
+    "pod.topology_spread[].max_skew": ("whole number", "`1`"),
+    "pod.topology_spread[].when_unsatisfiable": ("text", "`DoNotSchedule`"),
+    "pod.queue": ("text", "none"),
 }
 """By key: its form (empty: as the schema says) and its default."""
 

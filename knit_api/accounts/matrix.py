@@ -62,6 +62,7 @@ MATRIX: Final[Mapping[str, Rule]] = {
     **_changes(
         Role.EDITOR,
         "register_plan",
+        "try_plan",
         "activate_plan",
         "deactivate_plan",
         "change_resources",
@@ -69,6 +70,7 @@ MATRIX: Final[Mapping[str, Rule]] = {
         "set_service_account",
         "unset_service_account",
         "set_priority",
+        "set_options",
     ),
     **_changes(Role.EDITOR, "abort_run", "tear_off_run", "retry_run", "delete_run"),
     **_changes(Role.OPERATOR, "adopt_volumes", "purge_data"),

@@ -21,6 +21,7 @@ from knit_workflows.wire.accounts import NewToken
 from knit_workflows.wire.adoption import AdoptRequest
 from knit_workflows.wire.deliveries import HookSkip, HookTestRequest
 from knit_workflows.wire.errors import ErrorBody
+from knit_workflows.wire.options import OptionsChange
 from knit_workflows.wire.plans import (
     AnnotationsChange,
     PlanSpec,
@@ -49,6 +50,7 @@ _REF: Final = "#/components/schemas/{model}"
 _BODIES: Final[tuple[type[BaseModel], ...]] = (
     PlanSpec,
     ResourcesChange,
+    OptionsChange,
     AnnotationsChange,
     ServiceAccountChange,
     PriorityChange,

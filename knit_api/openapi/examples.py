@@ -290,6 +290,14 @@ OPERATIONS: Final[Mapping[str, Example]] = {
     "complete": Example([{"value": "type:dataset", "words": ""}]),
     "find_plans": Example([_PLAN]),
     "register_plan": Example(_PLAN, _SPEC),
+    "try_plan": Example(
+        {
+            "refusals": [],
+            "warnings": [],
+            "unchecked": ["whether the image can be pulled shows when a Run starts"],
+        },
+        _SPEC,
+    ),
     "show_plan": Example(_PLAN),
     "activate_plan": Example(_PLAN),
     "deactivate_plan": Example({**_PLAN, "active": False}),
@@ -303,6 +311,7 @@ OPERATIONS: Final[Mapping[str, Example]] = {
     ),
     "unset_service_account": Example(_PLAN),
     "set_priority": Example({**_PLAN, "priority": 10}, {"priority": 10}),
+    "set_options": Example({**_PLAN, "pod": {"shm_size": "1Gi"}}, {"pod": {"shm_size": "1Gi"}}),
     "find_runs": Example([_RUN, _PENDING]),
     "show_run": Example(_RUN),
     "run_events": Example(_EVENTS),

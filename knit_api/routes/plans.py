@@ -15,7 +15,7 @@ from knit_api.openapi.document import failures, takes
 from knit_api.pagination import page_response
 from knit_api.parameters import PlanFilter, PlanIdPath, RegistrationOptions
 from knit_api.responses import json_response
-from knit_workflows.domain.errors import TooManyRuns
+from knit_workflows.domain.errors import InvalidPlan, TooManyRuns
 from knit_workflows.domain.ids import PlanId
 from knit_workflows.domain.plans.changes import (
     parse_annotation_change,
@@ -24,9 +24,12 @@ from knit_workflows.domain.plans.changes import (
     parse_service_account_change,
 )
 from knit_workflows.domain.plans.model import PlanDetail
+from knit_workflows.domain.plans.option_forms import parse_options_change
+from knit_workflows.domain.plans.options import PlanOptions
 from knit_workflows.domain.plans.rules import parse_plan
 from knit_workflows.domain.ports import ApiStore
 from knit_workflows.wire.mapping import ToWire, preview_to_wire
+from knit_workflows.wire.options import OptionsChange
 from knit_workflows.wire.plans import (
     CONFIRM,
     AnnotationsChange,
@@ -177,6 +180,38 @@ async def set_priority(plan_id: PlanIdPath, request: Request, store: StoreOf) ->
     priority = parse_priority_change(await json_body(request))
     plan = await store.plans.set_priority(plan_id, priority)
     return _changed(plan, "plan_priority_set", priority=priority)
+
+
+@router.put(
+    "/{plan_id}/options",
+    response_model=Plan,
+    responses=failures(400, 404, 413, 503),
+    openapi_extra=takes(OptionsChange),
+)
+async def set_options(plan_id: PlanIdPath, request: Request, store: StoreOf) -> Response:
+    """Replace what is asked of a cluster for run pods and volumes of later launches.
+
+    What the body leaves out is as the installation says.
+    """
+    require_json(request)
+    options = parse_options_change(await json_body(request))
+    _check_paths(options, await store.plans.get(plan_id))
+    plan = await store.plans.set_options(plan_id, options)
+    return _changed(plan, "plan_options_set")
+
+
+def _check_paths(options: PlanOptions, plan: PlanDetail) -> None:
+    """Raises InvalidPlan if there are options for a volume that the Plan does not make."""
+    log = [plan.log] if plan.log is not None else []
+    paths = [one.mountpoint.path for one in (*plan.outputs, *log)]
+    for path in options.volumes:
+        if path not in paths:
+            advice = f"its outputs are {', '.join(paths)}" if paths else "it has no output"
+            raise InvalidPlan(
+                f"volumes.{path}: the Plan has no output at {path[:100]}",
+                advice=advice,
+                see=f"volumes.{path}",
+            )
 
 
 def _changed(plan: PlanDetail, action: str, **fields: object) -> Response:

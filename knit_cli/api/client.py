@@ -37,12 +37,14 @@ from knit_workflows.wire.base import Request, to_wire
 from knit_workflows.wire.completions import Completion
 from knit_workflows.wire.data import Data, PurgedData
 from knit_workflows.wire.lineage import Lineage
+from knit_workflows.wire.options import OptionsChange
 from knit_workflows.wire.plans import (
     CONFIRM,
     AnnotationsChange,
     Plan,
     PlanPreview,
     PlanSpec,
+    PlanTrial,
     PriorityChange,
     ResourcesChange,
     ServiceAccountChange,
@@ -250,6 +252,11 @@ class ApiClient:
             "POST", "/plans?dry_run=true", PlanPreview, failure, to_wire(spec)
         )
 
+    def try_plan(self, spec: PlanSpec) -> PlanTrial:
+        """Gives what the back-end would refuse of a Plan's Runs; registers and starts nothing."""
+        failure = "the Plan cannot be tried"
+        return self._requests.change("POST", "/trials", PlanTrial, failure, to_wire(spec))
+
     def activate_plan(self, plan_id: str, active: bool) -> Plan:
         """Allows or forbids waiting Runs of the Plan to start; idempotent."""
         method = "PUT" if active else "DELETE"
@@ -272,6 +279,10 @@ class ApiClient:
     def set_priority(self, plan_id: str, priority: int) -> Plan:
         """Sets the priority of the Plan's Runs; idempotent."""
         return self._change_plan(plan_id, "priority", "priority", PriorityChange(priority=priority))
+
+    def set_options(self, plan_id: str, change: OptionsChange) -> Plan:
+        """Replaces the options of run pods and volumes of later Runs; idempotent."""
+        return self._change_plan(plan_id, "options", "options", change)
 
     def _change_plan(self, plan_id: str, part: str, name: str, change: Request | None) -> Plan:
         return self._requests.change(

@@ -13,6 +13,7 @@ from knit_cli.commands.plan_apply import apply_plan
 from knit_cli.commands.plan_change import (
     PlanId,
     annotate_plan,
+    change_options,
     change_priority,
     change_resources,
     change_service_account,
@@ -139,6 +140,7 @@ app.command("find")(find_plans)
 app.command("graph")(graph_plans)
 app.command("active")(switch_plan)
 # A negative number is not a flag.
+app.command("options")(change_options)
 app.command("priority", context_settings={"ignore_unknown_options": True})(change_priority)
 app.command("resource")(change_resources)
 app.command("annotate")(annotate_plan)

@@ -49,7 +49,7 @@ def apply_plan(
                 _point_out(refused, file)
                 raise
             plan = existing
-            _refuse_differences(file.spec, existing)
+            _refuse_differences(file.spec, existing, plan_file)
             say(f"Plan {existing.plan_id} is registered already; nothing differs")
     print_json(plan)
 
@@ -101,8 +101,8 @@ def _equivalent(api: ApiClient, spec: PlanSpec, refused: ApiRefused) -> Plan | N
     return plan if is_equivalent(spec, plan) else None
 
 
-def _refuse_differences(spec: PlanSpec, plan: Plan) -> None:
-    found = differences(spec, plan)
+def _refuse_differences(spec: PlanSpec, plan: Plan, file: str) -> None:
+    found = differences(spec, plan, file)
     if found:
         raise CliError(
             f"the Plan is registered already, as {plan.plan_id}, with other settings",

@@ -12,12 +12,14 @@ import typer
 from knit_cli.errors import BadInput
 from knit_cli.invocation import invocation_of
 from knit_cli.output import print_bytes, print_json, say
+from knit_cli.plans.file import read_plan
 from knit_cli.session import api_of
 from knit_cli.shell.completion import complete_plan
 from knit_workflows.domain.errors import InvalidQuantity
 from knit_workflows.domain.plans.forms import MAX_PRIORITY
 from knit_workflows.domain.quantities import parse_quantity
 from knit_workflows.wire.base import to_wire
+from knit_workflows.wire.options import OptionsChange
 from knit_workflows.wire.plans import AnnotationsChange, ResourcesChange
 
 PlanId = Annotated[str, typer.Argument(metavar="PLAN_ID", autocompletion=complete_plan)]
@@ -148,3 +150,28 @@ def change_priority(
     """Let a Plan's Runs go before those of Plans with a lower priority, and show it as JSON."""
     with api_of(invocation_of(context)) as api:
         print_json(api.set_priority(plan_id, priority))
+
+
+def change_options(
+    context: typer.Context,
+    plan_id: PlanId,
+    file: Annotated[
+        str | None, typer.Option("--file", metavar="FILE", help="Take those of this Plan file.")
+    ] = None,
+    unset: Annotated[bool, typer.Option("--unset", help="Have none.")] = False,
+) -> None:
+    """Set what a Plan asks of a cluster for later Runs, and show the Plan as JSON.
+
+    That is pod, and volume of outputs and log, all as in the file. What else differs between the
+    Plan and the file stays as it is.
+    """
+    if (file is None) is not unset:
+        raise typer.BadParameter("give one of --file and --unset", param_hint="--file")
+    invocation = invocation_of(context)
+    change = OptionsChange()
+    if file is not None:
+        plan = read_plan(invocation.path(file), file)
+        plan.check_rules()
+        change = plan.options()
+    with api_of(invocation) as api:
+        print_json(api.set_options(plan_id, change))

@@ -1,28 +1,38 @@
-"""`knit plan validate` and `knit plan schema`: checks of Plan files without a server."""
+"""`knit plan validate` and `knit plan schema`: checks of Plan files, mostly without a server."""
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import Annotated
 
 import typer
 
-from knit_cli.errors import BadInput
+from knit_cli.api.client import ApiClient
+from knit_cli.errors import BadInput, CliError
 from knit_cli.invocation import Invocation, invocation_of
 from knit_cli.output import print_text, say
 from knit_cli.plans.file import read_plan
 from knit_cli.plans.schema import plan_schema_text
+from knit_cli.session import api_of
 
 
 def validate_plans(
     context: typer.Context,
     plan_file: Annotated[list[str], typer.Argument(help="Plans in YAML.")],
+    cluster: Annotated[
+        bool,
+        typer.Option("--cluster", help="Also ask the server's cluster what it would refuse."),
+    ] = False,
 ) -> None:
     """Check Plan files without a server: their YAML, their keys, and every rule of a Plan.
 
-    Only a server can tell whether another Plan conflicts: see `apply --dry-run`.
+    With --cluster the server then has its cluster check what Runs would create, without creating
+    it; what the cluster warns of is shown. Whether another Plan conflicts: see `apply --dry-run`.
     """
     invocation = invocation_of(context)
-    broken = [one for text in plan_file if (one := _fault(invocation, text)) is not None]
+    with ExitStack() as stack:
+        api = stack.enter_context(api_of(invocation)) if cluster else None
+        broken = [one for text in plan_file if (one := _fault(invocation, text, api)) is not None]
     if broken and len(plan_file) == 1:
         raise broken[0]
     if broken:
@@ -33,13 +43,28 @@ def validate_plans(
         )
 
 
-def _fault(invocation: Invocation, text: str) -> BadInput | None:
+def _fault(invocation: Invocation, text: str, api: ApiClient | None) -> CliError | None:
     """Gives what is wrong with a file; if nothing is, says so."""
     try:
-        read_plan(invocation.path(text), text).check_rules()
+        file = read_plan(invocation.path(text), text)
+        file.check_rules()
+        trial = None if api is None else api.try_plan(file.spec)
     except BadInput as fault:
         return fault
-    say(f"{text} is a valid Plan")
+    if trial is None:
+        say(f"{text} is a valid Plan")
+        return None
+    for warning in trial.warnings:
+        say(f"{text}: warning: {warning}")
+    if trial.refusals:
+        return CliError(
+            f"{text} is a Plan whose Runs could not start",
+            reason="\n".join(f"{text}: {refusal}" for refusal in trial.refusals),
+            advice="correct the file, or have the cluster prepared for it; nothing was registered",
+        )
+    say(f"{text} is a valid Plan, and its Runs would be accepted")
+    for gap in trial.unchecked:
+        say(f"{text}: not checked: {gap}")
     return None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from shlex import quote
@@ -10,6 +11,7 @@ from typing import Any
 from knit_workflows.domain.errors import InvalidPlan
 from knit_workflows.domain.plans import model
 from knit_workflows.domain.plans.graph import identity_hash
+from knit_workflows.domain.plans.options import PlanOptions, options_document
 from knit_workflows.domain.plans.rules import parse_plan
 from knit_workflows.wire.base import to_wire
 from knit_workflows.wire.plans import Plan, PlanSpec
@@ -31,8 +33,8 @@ def is_equivalent(spec: PlanSpec, plan: Plan) -> bool:
         return False
 
 
-def differences(spec: PlanSpec, plan: Plan) -> list[Difference]:
-    """Lists what differs between a file and an equivalent Plan, from `active` to `priority`."""
+def differences(spec: PlanSpec, plan: Plan, file: str) -> list[Difference]:
+    """Lists what differs between a file and an equivalent Plan, from `active` to the options."""
     wanted, present = _parsed(spec), _parsed(plan)
     return [
         *_active(wanted, present, plan.plan_id),
@@ -40,6 +42,7 @@ def differences(spec: PlanSpec, plan: Plan) -> list[Difference]:
         *_service_account(wanted, present, plan.plan_id),
         *_annotations(wanted, present, plan.plan_id),
         *_priority(wanted, present, plan.plan_id),
+        *_options(wanted, present, plan.plan_id, file),
     ]
 
 
@@ -48,10 +51,14 @@ def _parsed(plan: PlanSpec | Plan) -> model.PlanSpec:
     document: dict[str, Any] = to_wire(plan)
     known = {key: document[key] for key in PlanSpec.model_fields if key in document}
     for key in ("inputs", "outputs"):
-        known[key] = [{"path": one["path"], "tags": one["tags"]} for one in known.get(key) or []]
+        known[key] = [_only(one, "path", "tags", "volume") for one in known.get(key) or []]
     if known.get("log"):
-        known["log"] = {"tags": known["log"]["tags"]}
+        known["log"] = _only(known["log"], "tags", "volume")
     return parse_plan(known)
+
+
+def _only(document: dict[str, Any], *keys: str) -> dict[str, Any]:
+    return {key: document[key] for key in keys if key in document}
 
 
 def _active(wanted: model.PlanSpec, present: model.PlanSpec, plan_id: str) -> list[Difference]:
@@ -117,3 +124,29 @@ def _priority(wanted: model.PlanSpec, present: model.PlanSpec, plan_id: str) -> 
         return []
     description = f"priority is {present.priority}, the file says {wanted.priority}"
     return [Difference(description, f"knit plan priority {plan_id} {wanted.priority}")]
+
+
+def _options(
+    wanted: model.PlanSpec, present: model.PlanSpec, plan_id: str, file: str
+) -> list[Difference]:
+    """Compares the options of run pods and volumes key by key; one command changes them all."""
+    wants, has = _flat(wanted.options), _flat(present.options)
+    named = [key for key in sorted({*wants, *has}) if wants.get(key) != has.get(key)]
+    if not named:
+        return []
+    description = "\n".join(
+        f"{key} is {has.get(key, 'not set')}, the file says {wants.get(key, 'nothing')}"
+        for key in named
+    )
+    return [Difference(description, f"knit plan options --file {quote(file)} {plan_id}")]
+
+
+def _flat(options: PlanOptions) -> dict[str, str]:
+    document = options_document(options)
+    parts = {"pod": document.get("pod", {})}
+    parts |= {f"{path}: volume": one for path, one in document.get("volumes", {}).items()}
+    return {
+        f"{name}.{key}": json.dumps(value, sort_keys=True)
+        for name, part in parts.items()
+        for key, value in part.items()
+    }

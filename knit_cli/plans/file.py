@@ -14,8 +14,16 @@ from knit_cli.errors import BadInput
 from knit_cli.os_failures import read_text
 from knit_cli.plans.image import PLACEHOLDER
 from knit_workflows.domain.errors import InvalidPlan
+from knit_workflows.domain.plans.model import LOG_PATH
 from knit_workflows.domain.plans.rules import parse_plan
 from knit_workflows.wire.base import to_wire
+from knit_workflows.wire.options import (
+    OptionsChange,
+    PodSpec,
+    SpreadSpec,
+    TolerationSpec,
+    VolumeSpec,
+)
 from knit_workflows.wire.plans import InputSpec, LogSpec, OnNodeSpec, OutputSpec, PlanSpec
 from knit_workflows.yaml_lines import Document, Location, NotYaml, Unfit
 
@@ -24,6 +32,12 @@ _SHAPES: Mapping[str, type[BaseModel]] = {
     "outputs": OutputSpec,
     "log": LogSpec,
     "on_node": OnNodeSpec,
+    "pod": PodSpec,
+}
+_INNER_SHAPES: Mapping[str, type[BaseModel]] = {
+    "volume": VolumeSpec,
+    "tolerations": TolerationSpec,
+    "topology_spread": SpreadSpec,
 }
 _NOTHING_SENT = "correct the file; nothing was sent"
 
@@ -38,6 +52,13 @@ class PlanFile:
     def at(self, location: str) -> str:
         """Gives `FILE:LINE:COLUMN: ` of a location such as `inputs[0].path`, or the nearest one."""
         return self._document.at(location)
+
+    def options(self) -> OptionsChange:
+        """Gives what the Plan asks of a cluster for run pods and volumes."""
+        outputs = {one.path.removesuffix("/") or "/": one.volume for one in self.spec.outputs}
+        log = self.spec.log.volume if self.spec.log is not None else None
+        volumes = {path: one for path, one in {**outputs, LOG_PATH: log}.items() if one is not None}
+        return OptionsChange(pod=self.spec.pod, volumes=volumes)
 
     def check_rules(self) -> None:
         """Raises BadInput, with the location, if the Plan breaks a rule that servers check too."""
@@ -160,4 +181,7 @@ def _shown(location: Location) -> str:
 
 
 def _shape_at(location: Location) -> type[BaseModel]:
+    inner = next((str(part) for part in location[-2::-1] if str(part) in _INNER_SHAPES), None)
+    if inner is not None:
+        return _INNER_SHAPES[inner]
     return _SHAPES.get(str(location[0]), PlanSpec) if len(location) > 1 else PlanSpec

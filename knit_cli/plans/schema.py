@@ -1,7 +1,8 @@
 """The JSON Schema of a Plan file, generated from the wire type, for editors.
 
 It differs a little from the API's schema: a file may write a word of a command as a number (`3`),
-and what every Plan needs is required.
+and what every Plan needs is required. Limits of single values are stated; those of several together
+are the rules' alone.
 """
 
 from __future__ import annotations
@@ -9,13 +10,15 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from knit_workflows.domain.plans.rules import MAX_MOUNTPOINTS, MAX_PATH_BYTES
+from knit_workflows.domain.plans.size import MAX_WORD_BYTES
 from knit_workflows.wire.plans import PlanSpec
 
 SCHEMA_FILE = "plan.schema.json"
 """The file name by which Plan files refer to the schema beside them."""
 
 _DRAFT = "https://json-schema.org/draft/2020-12/schema"
-_WORD = {"type": ["string", "number", "boolean"]}
+_WORD = {"type": ["string", "number", "boolean"], "maxLength": MAX_WORD_BYTES}
 _WORDS_KEYS = ("entrypoint", "args")
 
 
@@ -25,10 +28,12 @@ def plan_schema() -> dict[str, Any]:
     shapes, keys = schema["$defs"], schema["properties"]
     shapes["Tag"]["anyOf"][1].pop("description")  # it is about the wire format
     for shape in ("InputSpec", "OutputSpec"):
-        shapes[shape]["properties"]["path"]["pattern"] = "^/"
+        shapes[shape]["properties"]["path"] |= {"pattern": "^/", "maxLength": MAX_PATH_BYTES}
     shapes["InputSpec"]["required"] = ["path", "tags"]
     shapes["InputSpec"]["properties"]["tags"] = _filled(shapes["InputSpec"]["properties"]["tags"])
     keys["inputs"] = _filled(keys["inputs"])
+    keys["inputs"]["maxItems"] = MAX_MOUNTPOINTS
+    keys["outputs"]["anyOf"][0]["maxItems"] = MAX_MOUNTPOINTS
     for key in _WORDS_KEYS:
         keys[key]["anyOf"][0]["items"] = _WORD
     for part in (schema, *shapes.values()):

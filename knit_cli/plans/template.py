@@ -31,6 +31,11 @@ _TAIL = """\
 # service_account: the Kubernetes service account it runs as.
 # service_account: name
 
+# pod: what is asked of a cluster for its run pods; more keys in the reference of the Plan file.
+# pod:
+#   labels: {team: vision}
+#   shm_size: 1Gi
+
 # priority: its Runs go before those of Plans with a lower priority, from -1000 to 1000.
 # priority: 0"""
 

@@ -138,6 +138,7 @@ def run_pod(spec: RunSpec) -> RunPod:
         resources=spec.resources,
         on_node=spec.on_node,
         service_account=spec.service_account,
+        options=spec.options,
         env=spec.environment,
     )
 

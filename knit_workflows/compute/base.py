@@ -24,6 +24,7 @@ from typing import Final, Protocol
 
 from knit_workflows.domain.milestones import Timeline
 from knit_workflows.domain.plans.model import NodeRule
+from knit_workflows.domain.plans.options import NO_POD_OPTIONS, PodOptions
 from knit_workflows.domain.runs import Exit
 from knit_workflows.domain.volumes import Mount, Volume
 
@@ -37,7 +38,8 @@ class RunPod:
     read-write; if an output is not empty at the start, the pod fails and its message names it. The
     container's stdout and stderr, in the order written, become the file `log` in the `log` volume,
     which the container does not see. Empty `entrypoint`/`args` mean the image's. `resources` maps
-    names to Kubernetes quantities, which limit the container.
+    names to Kubernetes quantities, which limit the container. `options` are for clusters; elsewhere
+    only `shm_size` counts.
     """
 
     name: str
@@ -53,6 +55,7 @@ class RunPod:
     resources: Mapping[str, str] = field(default_factory=dict)
     on_node: tuple[NodeRule, ...] = ()
     service_account: str | None = None
+    options: PodOptions = NO_POD_OPTIONS
     env: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -143,6 +146,19 @@ def oom_note() -> str:
         "(container main) OOMKilled: a process of it was killed for memory, although it ended with "
         "exit code 0; if that matters, raise the memory of the Plan"
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What a back-end says of a pod that it has not started; each part is a list of sentences.
+
+    `refusals`: why it would never start; without any, it would be accepted. `warnings`: what the
+    back-end objects to, or could not do at this moment. `unchecked`: what only a launch can tell.
+    """
+
+    refusals: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    unchecked: tuple[str, ...] = ()
 
 
 class TransferMode(StrEnum):
@@ -273,6 +289,12 @@ class ComputeBackend(Protocol):
 
         Raises:
             BackendRejected: the pod can never be created, e.g. for an invalid resource name.
+        """
+
+    async def try_launch(self, pod: RunPod) -> Trial:
+        """Says what would become of a pod and of its new volumes, without starting it.
+
+        Nothing is left behind, and nothing of the pod need exist: no volume of it does.
         """
 
     async def observe(self, pod_name: str) -> Observation:

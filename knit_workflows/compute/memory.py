@@ -36,17 +36,17 @@ from knit_workflows.compute.base import (
     StartFailure,
     Transfer,
     TransferMode,
+    Trial,
     oom_note,
 )
+from knit_workflows.compute.checks import check_resources, sentence
 from knit_workflows.domain.errors import (
     BackendRejected,
     DataExists,
-    InvalidRequest,
     StorageFull,
     VolumeRefused,
 )
 from knit_workflows.domain.milestones import Milestone, Timeline
-from knit_workflows.domain.plans.resources import parse_resource
 from knit_workflows.domain.runs import SUCCEEDED, Exit
 from knit_workflows.domain.volumes import Volume
 
@@ -221,6 +221,14 @@ class MemoryBackend:
         self._notify(pod.name)
         return ()
 
+    async def try_launch(self, pod: RunPod) -> Trial:
+        """Looks at the resources; there is nothing else that could be refused."""
+        try:
+            check_resources(pod)
+        except BackendRejected as refused:
+            return Trial(refusals=(sentence(refused),))
+        return Trial(unchecked=("this back-end runs no container, so it refuses nothing else",))
+
     async def observe(self, pod_name: str) -> Observation:
         """Says how a pod is now."""
         return self._observation(pod_name)
@@ -279,11 +287,7 @@ class MemoryBackend:
     # --- how it works --------------------------------------------------------------------------
 
     def _check(self, pod: RunPod) -> None:
-        try:
-            for name, quantity in pod.resources.items():
-                parse_resource(name, quantity, f"resources.{name}")
-        except InvalidRequest as cause:
-            raise BackendRejected(cause.reason, advice=cause.advice) from cause
+        check_resources(pod)
         written = (*(mount.volume for mount in pod.outputs), *([pod.log] if pod.log else []))
         for volume in written:
             refuse_change(volume)

@@ -2,7 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal
+
+AccessMode = Literal["ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"]
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeOptions:
+    """How a new volume is made on Kubernetes; None: as the installation says.
+
+    `size` is a canonical quantity of bytes.
+    """
+
+    storage_class: str | None = None
+    access_mode: AccessMode | None = None
+    size: str | None = None
+
+
+AS_INSTALLED = VolumeOptions()
 
 
 @dataclass(frozen=True, slots=True)
@@ -10,10 +28,12 @@ class Volume:
     """One volume that holds one Data.
 
     `name` is from `names.volume`; that of an adopted volume is what its back-end calls it.
+    `options` count only when it is created, and tell no volume from another.
     """
 
     name: str
     knit_id: str
+    options: VolumeOptions = field(default=AS_INSTALLED, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

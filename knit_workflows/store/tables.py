@@ -135,6 +135,7 @@ class Plan(_Table, table=True):
     active: bool = Field(sa_column_kwargs={"server_default": text("true")})
     priority: int = Field(sa_column=Column(Integer, nullable=False, server_default=text("0")))
     created_at: datetime = _instant()
+    options: dict[str, Any] = _json("{}")
 
 
 class PlanInput(_Table, table=True):

@@ -19,6 +19,7 @@ from knit_workflows.domain.instants import format_instant
 from knit_workflows.domain.plans import model
 from knit_workflows.domain.tags import Tag
 from knit_workflows.wire.base import Wire
+from knit_workflows.wire.options import pod_to_wire, volume_to_wire
 
 
 class ToWire:
@@ -69,10 +70,16 @@ class ToWire:
                 for point in plan.inputs
             ],
             "outputs": [
-                {**self._mountpoint(point.mountpoint), "downstreams": self._downstreams(point)}
+                {
+                    **self._mountpoint(point.mountpoint),
+                    **_volume(plan, point.mountpoint.path),
+                    "downstreams": self._downstreams(point),
+                }
                 for point in plan.outputs
             ],
-            **_present(log=None if plan.log is None else self._log(plan.log)),
+            **_present(
+                log=None if plan.log is None else self._log(plan.log, _volume(plan, model.LOG_PATH))
+            ),
             "active": plan.active,
             **_filled(
                 on_node=_on_node(plan.on_node),
@@ -80,10 +87,12 @@ class ToWire:
                 service_account=plan.service_account,
                 priority=plan.priority,
             ),
+            **_present(pod=pod_to_wire(plan.options.pod)),
         }
 
-    def _log(self, point: model.LinkedMountpoint) -> Wire:
-        return {"tags": _tags(point.mountpoint.tags), "downstreams": self._downstreams(point)}
+    def _log(self, point: model.LinkedMountpoint, volume: Wire) -> Wire:
+        tags = _tags(point.mountpoint.tags)
+        return {"tags": tags, **volume, "downstreams": self._downstreams(point)}
 
     def _upstream(self, link: model.PlanLink) -> Wire:
         return {"plan": self._plan_summary(link.plan), **_origin(link.path, link.tags)}
@@ -257,6 +266,10 @@ def _origin(path: str | None, tags: Iterable[Tag]) -> Wire:
 
 def _assignment(one: runs.Assignment) -> Wire:
     return {**_mountpoint(one.path, one.tags), "knitId": one.knit_id or ""}
+
+
+def _volume(plan: model.PlanDetail, path: str) -> Wire:
+    return _present(volume=volume_to_wire(plan.options.of_volume(path)))
 
 
 def _on_node(rules: Iterable[model.NodeRule]) -> Wire:

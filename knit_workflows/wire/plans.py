@@ -15,6 +15,7 @@ from knit_workflows.wire.base import (
     is_empty,
     null_as_list,
 )
+from knit_workflows.wire.options import MadeVolume, Pod, PodSpec, VolumeSpec
 from knit_workflows.wire.tags import RequestTags, Tag
 
 CONFIRM = "confirm=true"
@@ -79,12 +80,22 @@ class OutputSpec(MountpointSpec):
 
     path: str = Field(description="An empty folder, which becomes the Data.")
     tags: RequestTags = Field(default_factory=list, description="What the new Data is tagged with.")
+    volume: VolumeSpec | None = Field(
+        default=None,
+        description="On Kubernetes: how its volume is made.",
+        exclude_if=is_absent,
+    )
 
 
 class LogSpec(Request):
     """The tags that the log of each Run of the Plan gets."""
 
     tags: RequestTags = Field(default_factory=list, description="What that Data is tagged with.")
+    volume: VolumeSpec | None = Field(
+        default=None,
+        description="On Kubernetes: how its volume is made.",
+        exclude_if=is_absent,
+    )
 
 
 InputSpecs = Annotated[
@@ -156,6 +167,13 @@ class PlanSpec(Request):
             exclude_if=_is_zero,
         ),
     ] = 0
+
+    # Left out when there is none, for the same servers.
+    pod: PodSpec | None = Field(
+        default=None,
+        description="What is asked of a cluster for its run pods.",
+        exclude_if=is_absent,
+    )
 
 
 class ResourcesChange(Request):
@@ -241,12 +259,14 @@ class PlanInput(Mountpoint):
 class PlanOutput(Mountpoint):
     """An output and the Plans it can feed, in no particular order."""
 
+    volume: MadeVolume | None = Field(default=None, exclude_if=is_absent)
     downstreams: list[PlanDownstream]
 
 
 class PlanLog(LogPoint):
     """A log and the Plans it can feed, in no particular order."""
 
+    volume: MadeVolume | None = Field(default=None, exclude_if=is_absent)
     downstreams: list[PlanDownstream]
 
 
@@ -273,6 +293,7 @@ class Plan(PlanSummary):
     resources: dict[str, str] = Field(default_factory=dict, exclude_if=is_empty)
     service_account: str | None = Field(default=None, exclude_if=is_empty)
     priority: int = Field(default=0, exclude_if=_is_zero)
+    pod: Pod | None = Field(default=None, exclude_if=is_absent)
 
 
 class InputPreview(Response):
@@ -291,3 +312,15 @@ class PlanPreview(Response):
     runs: int
     inputs: list[InputPreview]
     assignments: list[dict[str, str]]
+
+
+class PlanTrial(Response):
+    """What the back-end says of a Plan that it has not started; each part is a list of sentences.
+
+    Without `refusals` it would accept the Plan's Runs. `warnings`: what it objects to, or could not
+    do now. `unchecked`: what only a Run can tell.
+    """
+
+    refusals: list[str]
+    warnings: list[str]
+    unchecked: list[str]

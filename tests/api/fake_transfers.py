@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 from uuid import UUID, uuid4
 
+from knit_workflows.activities.trials import ComputeTrialActivities
 from knit_workflows.activities.volumes import ComputeVolumeActivities
 from knit_workflows.client import TransferHandle, upload_for_key
 from knit_workflows.compute.memory import MemoryBackend
 from knit_workflows.contracts.hook_test import HookTestResult
 from knit_workflows.contracts.transfers import Closed
+from knit_workflows.contracts.trials import TrialResult, TryPlan
 from knit_workflows.contracts.volumes import LookAtVolumes, Question, VolumeAnswer
 from knit_workflows.domain.errors import IdempotencyKeyConsumed, UploadInProgress
 from knit_workflows.domain.hooks import HookPhase
@@ -39,6 +42,9 @@ class FakeTransfers:
         self.backend = MemoryBackend(folder=root)
         """Looked at by what asks about volumes; transfers know nothing of it."""
         self._looking = ComputeVolumeActivities(self.backend)
+        self._trying = ComputeTrialActivities(self.backend)
+        self.trial: TrialResult | None = None
+        """What the back-end says of any Plan; None: what `backend` says."""
         self.open: dict[str, TransferHandle] = {}
         self.ended: list[tuple[str, bool, str]] = []
         self.renewals = 0
@@ -112,6 +118,10 @@ class FakeTransfers:
         await self.ping()
         self.tested.append((url, phase))
         return self.hook_answer
+
+    async def try_plan(self, document: Mapping[str, Any]) -> TrialResult:
+        await self.ping()
+        return self.trial or await self._trying.result(TryPlan(document=dict(document)))
 
     async def look_at_volumes(
         self, question: Question, volumes: Sequence[str]

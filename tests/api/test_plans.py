@@ -7,6 +7,8 @@ import json
 import httpx
 import pytest
 
+from knit_workflows.contracts.trials import TrialResult
+from knit_workflows.domain.errors import EngineUnavailable
 from knit_workflows.domain.plans.forms import MAX_PRIORITY
 from tests.api.fake_transfers import UNKNOWN
 from tests.store.build import upload
@@ -241,3 +243,74 @@ async def test_too_many_runs_point_at_the_confirmation(client, deps, store):
     message = await refused(client.post("/plans", json=PLAN), 409)
     assert message["see"] == "confirm=true"
     assert (await client.post(f"/plans?{message['see']}", json=PLAN)).status_code == 200
+
+
+# ---------------------------------------------------------------- trials
+
+
+async def test_a_trial_says_what_the_back_end_would_and_registers_nothing(client, transfers):
+    answer = await client.post("/trials", json=PLAN)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["refusals"] == []
+    assert answer.json()["unchecked"] != []
+    transfers.trial = TrialResult(refusals=["no such account"], warnings=["old"])
+    answer = await client.post("/trials", json=PLAN)
+    assert answer.json() == {"refusals": ["no such account"], "warnings": ["old"], "unchecked": []}
+    assert [one["planId"] for one in (await client.get("/plans")).json() if "image" in one] == []
+
+
+async def test_a_trial_refuses_a_plan_that_is_none_by_its_place(client):
+    message = await refused(client.post("/trials", json=PLAN | {"image": ""}), 400)
+    assert message["see"] == "image"
+
+
+async def test_a_trial_needs_a_worker(client, transfers):
+    transfers.broken = EngineUnavailable("no worker is up", advice="start one")
+    await refused(client.post("/trials", json=PLAN), 503)
+
+
+# ---------------------------------------------------------------- options
+
+POD = {"labels": {"team": "x"}, "tolerations": [{"key": "spot"}], "shm_size": "1Gi"}
+VOLUME = {"storage_class": "fast", "size": "10Gi"}
+
+
+async def test_options_are_shown_as_they_were_given_and_can_be_given_again(client):
+    """Whatever a server shows of a Plan is, as a document, the same Plan."""
+    document = PLAN | {"pod": POD, "outputs": [PLAN["outputs"][0] | {"volume": VOLUME}]}
+    answer = await client.post("/plans", json=document)
+    assert answer.status_code == 200, answer.text
+    shown = answer.json()
+    assert shown["pod"]["tolerations"] == [{"key": "spot", "operator": "Exists"}]
+    assert shown["pod"]["shm_size"] == "1Gi"
+    assert shown["outputs"][0]["volume"] == VOLUME
+    again = document | {"pod": shown["pod"]}
+    assert (await refused(client.post("/plans", json=again), 409))["see"] == shown["planId"]
+
+
+async def test_options_are_replaced_as_a_whole(client, plan):
+    assert "pod" not in plan
+    assert "volume" not in plan["outputs"][0]
+    shown = await changed(client, plan, "options", {"pod": POD, "volumes": {"/out": VOLUME}})
+    assert shown["pod"]["labels"] == {"team": "x"}
+    assert shown["outputs"][0]["volume"] == VOLUME
+    shown = await changed(client, plan, "options", {"pod": {"queue": "q"}})
+    assert shown["pod"] == {"queue": "q"}
+    assert await changed(client, plan, "options", {}) == plan
+
+
+@pytest.mark.parametrize(
+    ("body", "see"),
+    [
+        ({"pod": {"labels": {"knit/x": "y"}}}, "pod.labels.knit/x"),
+        ({"volumes": {"/other": {"size": "1Gi"}}}, "volumes./other"),
+        ({"volumes": {"/in/a": {"size": "1Gi"}}}, "volumes./in/a"),
+        ({"volumes": {"/log": {"size": "1Gi"}}}, "volumes./log"),
+        ({"volumes": []}, "volumes"),
+        ({"pods": {}}, "pods"),
+    ],
+)
+async def test_options_of_nothing_are_refused(client, plan, body, see):
+    path = f"/plans/{plan['planId']}/options"
+    assert (await refused(client.put(path, json=body), 400))["see"] == see
+    await refused(client.put(f"/plans/{UNKNOWN}/options", json={}), 404)

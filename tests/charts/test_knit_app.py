@@ -14,7 +14,8 @@ import pytest
 import yaml
 
 from knit_workflows.compute.kubernetes import prerequisites
-from knit_workflows.settings import KubernetesSettings, Settings
+from knit_workflows.domain.plans.options import PodOptions, Spread, Toleration
+from knit_workflows.settings import KubernetesSettings, Settings, read_settings
 from tests.charts.helm import CHARTS, Helm, by_name, ci_values, pods, set_json
 
 CHART = CHARTS / "knit-app"
@@ -355,6 +356,50 @@ def test_a_priority_class_is_made_only_when_asked_for(helm: Helm) -> None:
     found = by_name(helm.render("knit-app", "--values", CHART / "ci" / "production-values.yaml"))
     assert found["PriorityClass/knit-runs"]["value"] == -10
     assert settings_of(found)["KNIT_COMPUTE__KUBERNETES__PRIORITY_CLASS"] == "knit-runs"
+
+
+def test_what_run_pods_get_is_read_by_the_workers(
+    helm: Helm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the form of a Plan's `pod`; without values nothing is said, so that defaults hold."""
+    found = by_name(helm.render("knit-app", "--values", CHART / "ci" / "production-values.yaml"))
+    for name, value in settings_of(found).items():
+        if name.startswith("KNIT_COMPUTE__"):
+            monkeypatch.setenv(name, value)
+    kubernetes = read_settings().compute.kubernetes
+    assert kubernetes.run_pods == PodOptions(
+        labels={"example.com/team": "ml"},
+        tolerations=(Toleration("spot", "Exists", "", "NoExecute", 30),),
+        topology_spread=(Spread("topology.kubernetes.io/zone"),),
+        shm_size="1Gi",
+        queue="knit",
+    )
+    assert kubernetes.plan_pod_keys == ("labels", "annotations", "shm_size")
+    assert (kubernetes.ephemeral_storage, kubernetes.access_mode) == ("20Gi", "ReadWriteOnce")
+    plain = settings_of(rendered(helm))
+    unset = ("RUN_PODS", "PLAN_POD_KEYS", "EPHEMERAL_STORAGE")
+    assert not any(name.endswith(unset) for name in plain)
+    none = settings_of(rendered(helm, "--set-json", "runs.planPodKeys=[]"))
+    assert none["KNIT_COMPUTE__KUBERNETES__PLAN_POD_KEYS"] == "[]"
+
+
+def test_the_expander_has_rights_and_settings_of_its_own(helm: Helm) -> None:
+    """It knows no password, and is there only when it is asked for."""
+    assert "Deployment/knit-worker-expander" not in rendered(helm)
+    found = by_name(helm.render("knit-app", "--values", CHART / "ci" / "production-values.yaml"))
+    assert rights(found["Role/knit-worker-expander"]["rules"]) == {
+        ("", "pods", "list"), ("", "persistentvolumeclaims", "get"),
+        ("", "persistentvolumeclaims", "patch"),
+    }  # fmt: skip
+    assert rights(found["ClusterRole/default-knit-worker-expander"]["rules"]) == {
+        ("", "nodes/proxy", "get"),
+    }  # fmt: skip
+    [container] = found["Deployment/knit-worker-expander"]["spec"]["template"]["spec"]["containers"]
+    assert "env" not in container
+    assert container["envFrom"] == [{"configMapRef": {"name": "knit-settings"}}]
+    settings = settings_of(found)
+    assert settings["KNIT_COMPUTE__KUBERNETES__EXPANDER_MARGIN"] == "2Gi"
+    assert settings["KNIT_COMPUTE__KUBERNETES__EXPANDER_MOST"] == "1Ti"
 
 
 def test_network_policies_admit_what_knit_needs(helm: Helm) -> None:

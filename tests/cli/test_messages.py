@@ -146,7 +146,7 @@ def test_a_resource_that_only_the_plan_has_is_a_difference(knit, api):
     path = knit.write("plan.yaml", PLAN)
     plan = Plan.model_validate(knit("plan", "apply", "plan.yaml").json)
     more = plan.model_copy(update={"resources": {**plan.resources, "a.b/gpu": "1"}})
-    [difference] = differences(read_plan(path).spec, more)
+    [difference] = differences(read_plan(path).spec, more, "plan.yaml")
     assert difference.description == "resources.a.b/gpu is 1, the file has none"
     assert difference.command == f"knit plan resource --unset a.b/gpu {plan.plan_id}"
 
@@ -156,7 +156,7 @@ def test_quantities_written_otherwise_do_not_differ(knit, api):
     plan = Plan.model_validate(knit("plan", "apply", "plan.yaml").json)
     same = plan.model_copy(update={"resources": {"cpu": "2000m", "memory": "1024Mi"}})
     assert is_equivalent(read_plan(path).spec, same)
-    assert differences(read_plan(path).spec, same) == []
+    assert differences(read_plan(path).spec, same, "plan.yaml") == []
 
 
 def test_an_extension_that_is_no_program_for_this_machine(knit, tmp_path):

@@ -12,6 +12,7 @@ import jsonschema_rs
 import pytest
 import yaml
 
+from knit_workflows.contracts.trials import TrialResult
 from tests.cli.real_api import error
 
 IMAGE = "localhost:5000/train:v1"
@@ -375,6 +376,37 @@ def test_all_files_are_checked(bare_knit):
     assert bare_knit("plan", "validate").code == 2
 
 
+# ------------------------------------------------------------ with a server's cluster
+
+
+def test_a_file_is_tried_on_the_cluster(knit, api):
+    """What it warns of and what it could not look at is talk; nothing is registered."""
+    knit.write("plan.yaml", PLAN)
+    api.transfers.trial = TrialResult(warnings=["memory: odd"], unchecked=["whether a node fits"])
+    ended = knit("plan", "validate", "--cluster", "plan.yaml")
+    assert (ended.code, ended.out) == (0, b"")
+    for line in (
+        "plan.yaml: warning: memory: odd",
+        "plan.yaml is a valid Plan, and its Runs would be accepted",
+        "plan.yaml: not checked: whether a node fits",
+    ):
+        assert line in ended.err
+    assert not api.plans
+
+
+def test_what_the_cluster_refuses_fails_with_all_reasons(knit, api):
+    knit.write("plan.yaml", PLAN)
+    knit.write("bad.yaml", "immage: x")
+    api.transfers.trial = TrialResult(refusals=["no account me", "no class x"])
+    ended = knit("plan", "validate", "--cluster", "plan.yaml")
+    assert ended.code == 1
+    for line in ("could not start", "plan.yaml: no account me", "plan.yaml: no class x"):
+        assert line in ended.err
+    ended = knit("plan", "validate", "--cluster", "bad.yaml", "plan.yaml")
+    assert "2 of 2 files" in ended.err
+    assert "plan.yaml: no class x" in ended.err
+
+
 def test_the_schema_accepts_what_is_valid_and_refuses_typing_errors(bare_knit):
     """As far as a schema can: it is JSON Schema, and about the file as YAML reads it."""
     schema = bare_knit("plan", "schema").json
@@ -386,13 +418,19 @@ def test_the_schema_accepts_what_is_valid_and_refuses_typing_errors(bare_knit):
     everything = yaml.safe_load(PLAN) | {
         "active": None, "priority": -5, "log": None, "on_node": {"may": ["a=b"]},
         "service_account": "me", "entrypoint": None,
-        "outputs": [{"path": "/out", "tags": [{"key": "a:b", "value": "c"}]}],
+        "outputs": [
+            {"path": "/out", "tags": [{"key": "a:b", "value": "c"}], "volume": {"size": 1024}}
+        ],
+        "pod": {"labels": {"a": "b"}, "shm_size": "1Gi", "tolerations": [{"key": "a"}]},
     }  # fmt: skip
     assert check.is_valid(everything)
     for change in (
         {"logs": {}}, {"inputs": []}, {"inputs": [{"path": "/in"}]}, {"outputs": [{"path": "x"}]},
         {"priority": 1001}, {"image": None}, {"args": "x"}, {"on_node": {"maybe": []}},
         {"inputs": [{"path": "/a", "tags": []}]}, {"log": {"tags": ["none"]}},
+        {"args": ["x" * 131_072]}, {"outputs": [{"path": f"/{i}"} for i in range(1001)]},
+        {"pod": {"label": {}}}, {"pod": {"labels": {"a": 1}}}, {"log": {"volume": {"sise": "1"}}},
+        {"outputs": [{"path": "/o", "volume": {"access_mode": "RWX"}}]},
     ):  # fmt: skip
         assert not check.is_valid(everything | change), change
 

@@ -109,3 +109,75 @@ def test_a_plan_that_is_not_there(knit, words):
     ended = knit("plan", *words)
     assert (ended.code, ended.out) == (1, b"")
     assert "Plan nothing" in ended.err
+
+
+# ------------------------------------------------------------ options of run pods and volumes
+
+WITH_OPTIONS = """\
+image: localhost:5000/train:v1
+inputs:
+  - path: /in/data
+    tags: ["type:dataset"]
+outputs:
+  - path: /out/model/
+    volume: {size: 10Gi, storage_class: fast}
+log: {volume: {size: 1Gi}}
+pod:
+  labels: {team: vision, generation: 3}
+  tolerations:
+    - {key: spot, effect: NoExecute, seconds: 30}
+  topology_spread:
+    - {topology_key: zone, max_skew: 2}
+  shm_size: 1Gi
+"""
+
+
+def test_options_survive_the_way_there_and_back(knit):
+    """Applied, shown, applied again as they are shown: nothing differs."""
+    knit.write("plan.yaml", WITH_OPTIONS)
+    plan = knit("plan", "apply", "plan.yaml").json
+    assert plan["pod"]["labels"] == {"team": "vision", "generation": "3"}
+    assert plan["pod"]["tolerations"][0]["seconds"] == 30
+    assert plan["outputs"][0]["volume"] == {"storage_class": "fast", "size": "10Gi"}
+    assert plan["log"]["volume"] == {"size": "1Gi"}
+    assert knit("plan", "show", plan["planId"]).json["pod"] == plan["pod"]
+    ended = knit("plan", "apply", "plan.yaml")
+    assert ended.code == 0
+    assert "nothing differs" in ended.err
+
+
+def test_other_options_are_told_with_the_command_that_sets_them(knit):
+    knit.write("plan.yaml", WITH_OPTIONS)
+    plan = knit("plan", "apply", "plan.yaml").json
+    changed = WITH_OPTIONS.replace("shm_size: 1Gi", "queue: q").replace("10Gi", "20Gi")
+    knit.write("plan.yaml", changed)
+    ended = knit("plan", "apply", "plan.yaml")
+    assert ended.code == 1
+    command = f"knit plan options --file plan.yaml {plan['planId']}"
+    for line in (
+        '/out/model: volume.size is "10Gi", the file says "20Gi"',
+        'pod.queue is not set, the file says "q"',
+        'pod.shm_size is "1Gi", the file says nothing',
+        command,
+    ):
+        assert line in ended.err
+    assert ended.err.count("knit plan options") == 1
+    shown = knit(*command.split()[1:]).json
+    assert shown["pod"]["queue"] == "q"
+    assert knit("plan", "apply", "plan.yaml").code == 0
+    shown = knit("plan", "options", "--unset", plan["planId"]).json
+    assert "pod" not in shown
+    assert "volume" not in shown["outputs"][0]
+
+
+def test_options_come_from_one_place(knit):
+    for flags in ((), ("--unset", "--file", "x")):
+        assert knit("plan", "options", *flags, "11aa22bb-0000-4000-8000-333333333333").code == 2
+
+
+def test_a_typing_error_deep_inside_is_told_with_what_is_near(bare_knit):
+    bare_knit.write("plan.yaml", WITH_OPTIONS.replace("size: 10Gi", "sise: 10Gi"))
+    ended = bare_knit("plan", "validate", "plan.yaml")
+    assert "plan.yaml:7:14: unknown key 'outputs[0].volume.sise'; did you mean 'size'" in ended.err
+    bare_knit.write("plan.yaml", WITH_OPTIONS.replace("effect:", "efect:"))
+    assert "did you mean 'effect'" in bare_knit("plan", "validate", "plan.yaml").err

@@ -65,6 +65,7 @@ def plan_detail(memory: Memory, plan: PlanRow) -> PlanDetail:
         on_node=spec.on_node,
         resources=spec.resources,
         service_account=spec.service_account,
+        options=spec.options,
         priority=spec.priority,
     )
 

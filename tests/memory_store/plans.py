@@ -19,6 +19,7 @@ from knit_workflows.domain.plans.model import (
     PlanSpec,
     ResourceChange,
 )
+from knit_workflows.domain.plans.options import PlanOptions
 from knit_workflows.domain.plans.rules import DEFAULT_RESOURCES
 from knit_workflows.domain.quantities import canonical_quantity
 from knit_workflows.domain.runs import USER, RunStatus
@@ -101,6 +102,9 @@ class MemoryPlans(Part):
 
     async def set_service_account(self, plan_id: PlanId, name: str | None) -> PlanDetail:
         return plan_detail(self.rows, self._changed(plan_id, service_account=name))
+
+    async def set_options(self, plan_id: PlanId, options: PlanOptions) -> PlanDetail:
+        return plan_detail(self.rows, self._changed(plan_id, options=options))
 
     async def set_priority(self, plan_id: PlanId, priority: int) -> PlanDetail:
         plan = self._changed(plan_id, priority=priority)

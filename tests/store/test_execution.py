@@ -14,8 +14,10 @@ from knit_workflows.domain.errors import IllegalMove, RunNotFound, Superseded
 from knit_workflows.domain.ids import RunId
 from knit_workflows.domain.milestones import Milestone
 from knit_workflows.domain.plans.model import Image, NodeMode, NodeRule
+from knit_workflows.domain.plans.options import PlanOptions, PodOptions
 from knit_workflows.domain.ports import RunKey, UsedResources
 from knit_workflows.domain.runs import Exit, PendingReason, RunStatus, WaitKind
+from knit_workflows.domain.volumes import VolumeOptions
 from knit_workflows.store import PostgresStore
 from tests.store.build import (
     admit_all,
@@ -45,7 +47,14 @@ async def a_run(store: PostgresStore, **more: Any) -> RunKey:
 async def test_an_order_says_all_that_is_needed(store: PostgresStore) -> None:
     rules = (NodeRule(NodeMode.MUST, "gpu", "yes"),)
     key = await a_run(
-        store, entrypoint=("run",), args=("-x", "1"), on_node=rules, service_account="sa"
+        store,
+        entrypoint=("run",),
+        args=("-x", "1"),
+        on_node=rules,
+        service_account="sa",
+        options=PlanOptions(
+            PodOptions(queue="q"), {"/out/2": VolumeOptions(size="1Gi"), "/log": VolumeOptions("s")}
+        ),
     )
     order = await store.execution.spec(key)
     assert order.key == key
@@ -60,6 +69,11 @@ async def test_an_order_says_all_that_is_needed(store: PostgresStore) -> None:
     assert {one.name for one in volumes} == {f"data-knitid-{one.knit_id}" for one in volumes}
     assert order.on_node == rules
     assert order.service_account == "sa"
+    assert order.options == PodOptions(queue="q")
+    made = [one.volume.options for one in order.outputs]
+    assert made == [VolumeOptions(), VolumeOptions(size="1Gi")]
+    assert order.log.options == VolumeOptions("s")
+    assert order.inputs[0].volume.options == VolumeOptions()
     assert order.resources == {"cpu": "1", "memory": "1Gi"}
     assert (await store.runs.get(key.run_id)).summary.plan.plan_id == order.plan_id
 

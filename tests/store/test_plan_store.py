@@ -17,6 +17,7 @@ from knit_workflows.domain.plans.model import (
     AnnotationChange,
     ResourceChange,
 )
+from knit_workflows.domain.plans.options import PlanOptions, PodOptions
 from knit_workflows.domain.ports import AdmissionLimits
 from knit_workflows.domain.runs import RunStatus
 from knit_workflows.settings import StoreSettings
@@ -135,6 +136,7 @@ async def test_what_another_process_changes_is_seen(store: PostgresStore, url: s
     await other.plans.set_active(plan, False)
     await other.plans.set_priority(plan, 7)
     await other.plans.set_service_account(plan, "robot")
+    await other.plans.set_options(plan, PlanOptions(PodOptions(queue="q")))
     await other.plans.change_resources(plan, ResourceChange(set={"cpu": "3"}))
     await other.plans.change_annotations(
         plan, AnnotationChange(add=frozenset({Annotation("by", "me")}))
@@ -143,5 +145,6 @@ async def test_what_another_process_changes_is_seen(store: PostgresStore, url: s
     after = await store.plans.get(plan)
     assert (after.active, after.priority, after.service_account) == (False, 7, "robot")
     assert after.resources["cpu"] == "3"
+    assert after.options.pod.queue == "q"
     assert after.summary.annotations == (Annotation("by", "me"),)
     assert after.inputs == before.inputs

@@ -13,6 +13,7 @@ import pytest
 from pydantic import ValidationError
 
 import knit_api.__main__
+from knit_workflows.domain.plans.options import PodOptions, Toleration
 from knit_workflows.settings import Settings, SettingsRefused, read_settings
 from knit_workflows.temporal_client import client_config
 from tests.waiting import PATIENCE
@@ -53,6 +54,17 @@ def test_a_wrong_value_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         ("KNIT_ENGINE", "fast", "KNIT_GROUP__NAME, or all as JSON"),
         ("KNIT_COMPUTE__KIND", "docker", "'local', 'kubernetes' or 'memory'"),
         ("KNIT_COMPUTE__KUBERNETES__INITIAL_CAPACITY", "big", "'big' is not a Kubernetes quantity"),
+        (
+            "KNIT_COMPUTE__KUBERNETES__RUN_PODS",
+            '{"labels": {"knit/x": "y"}}',
+            "run_pods.labels.knit/x: the key 'knit/x' is reserved; choose another",
+        ),
+        ("KNIT_COMPUTE__KUBERNETES__PLAN_POD_KEYS", '["lables"]', "there is no 'lables'; the keys"),
+        (
+            "KNIT_COMPUTE__KUBERNETES__EPHEMERAL_STORAGE",
+            "big",
+            "'big' is not a Kubernetes quantity",
+        ),
         ("KNIT_LOG_LEVEL", "loud", "KNIT_LOG_LEVEL is 'LOUD': "),
         ("KNIT_LOG_FORMAT", "xml", "KNIT_LOG_FORMAT is 'xml': "),
     ],
@@ -101,9 +113,17 @@ def test_all_settings_of_a_back_end_come_from_the_environment(
     monkeypatch.setenv("KNIT_COMPUTE__KUBERNETES__RUN_AS_USER", "1000")
     monkeypatch.setenv("KNIT_COMPUTE__KUBERNETES__POD_IMAGE_PULL_POLICY", "Always")
     monkeypatch.setenv("KNIT_COMPUTE__LOCAL__HOST_IMAGES", "false")
+    tolerated = '[{"key": "spot", "seconds": 5, "effect": "NoExecute"}]'
+    pods = f'{{"labels": {{"team": "x"}}, "tolerations": {tolerated}}}'
+    monkeypatch.setenv("KNIT_COMPUTE__KUBERNETES__RUN_PODS", pods)
+    monkeypatch.setenv("KNIT_COMPUTE__KUBERNETES__PLAN_POD_KEYS", '["labels"]')
     monkeypatch.setenv("KNIT_COMPUTE__LOCAL__ENVIRONMENT", '{"DOCKER_HOST": "unix:///x"}')
     compute = read_settings().compute
     assert compute.kubernetes.run_as_user == 1000
+    assert compute.kubernetes.run_pods == PodOptions(
+        labels={"team": "x"}, tolerations=(Toleration("spot", "Exists", "", "NoExecute", 5),)
+    )
+    assert compute.kubernetes.plan_pod_keys == ("labels",)
     assert compute.kubernetes.pod_image_pull_policy == "Always"
     assert compute.local.host_images is False
     assert compute.local.environment == {"DOCKER_HOST": "unix:///x"}

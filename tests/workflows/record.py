@@ -193,6 +193,17 @@ async def _volumes() -> None:
         await _save(knit, handle.id, "volumes")
 
 
+async def _trial() -> None:
+    async with knit_environment() as knit:
+        await knit.knit.try_plan(
+            {"image": "demo:1", "inputs": [{"path": "/in", "tags": ["type:a"]}]}
+        )
+        query = f"WorkflowType = '{names.TRIAL_WORKFLOW}'"
+        while not (found := [one async for one in knit.temporal.list_workflows(query)]):
+            await asyncio.sleep(0.05)
+        await _save(knit, found[0].id, "try_plan")
+
+
 async def main() -> None:
     """Records every scenario."""
     await _ended(0, "run.short")
@@ -206,6 +217,7 @@ async def main() -> None:
     await _housekeeping()
     await _hook_test()
     await _volumes()
+    await _trial()
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@
   "knitd" "api (its NodePort is api.service.nodePort)"
   "knitd_backend" "nothing: the API needs no second process"
   "loops" "workers (replicas per role)"
-  "vex" "runs.initialCapacity; nothing grows volumes by itself"
+  "vex" "expander (enabled, margin, delta)"
   "worker" "runs.priorityClass"
   "nurse" "podImage"
   "empty" "podImage"

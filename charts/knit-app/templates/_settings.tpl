@@ -8,6 +8,7 @@
   "KNIT_COMPUTE__KIND" "kubernetes"
   "KNIT_COMPUTE__KUBERNETES__KUBE_NAMESPACE" .Release.Namespace
   "KNIT_COMPUTE__KUBERNETES__INITIAL_CAPACITY" ($v.runs.initialCapacity | toString)
+  "KNIT_COMPUTE__KUBERNETES__ACCESS_MODE" $v.runs.accessMode
   "KNIT_COMPUTE__KUBERNETES__POD_IMAGE" (include "knit-app.image" (dict "root" . "image" $v.podImage))
   "KNIT_COMPUTE__KUBERNETES__POD_IMAGE_PULL_POLICY" $v.image.pullPolicy
   "KNIT_COMPUTE__KUBERNETES__RESTRICTED" ($v.runs.restricted | toString)
@@ -20,6 +21,14 @@
 {{- with $v.accounts.trustedProxies }}{{ $_ := set $all "KNIT_ACCOUNTS__TRUSTED_PROXIES" (toJson .) }}{{ end -}}
 {{- with include "knit-app.storageClass" . }}{{ $_ := set $all "KNIT_COMPUTE__KUBERNETES__STORAGE_CLASS" . }}{{ end -}}
 {{- with $v.runs.priorityClass.name }}{{ $_ := set $all "KNIT_COMPUTE__KUBERNETES__PRIORITY_CLASS" . }}{{ end -}}
+{{- with $v.runs.pods }}{{ $_ := set $all "KNIT_COMPUTE__KUBERNETES__RUN_PODS" (toJson .) }}{{ end -}}
+{{- if kindIs "slice" $v.runs.planPodKeys }}{{ $_ := set $all "KNIT_COMPUTE__KUBERNETES__PLAN_POD_KEYS" (toJson $v.runs.planPodKeys) }}{{ end -}}
+{{- with $v.runs.ephemeralStorage }}{{ $_ := set $all "KNIT_COMPUTE__KUBERNETES__EPHEMERAL_STORAGE" (toString .) }}{{ end -}}
+{{- if $v.expander.enabled }}
+{{-   $_ := set $all "KNIT_COMPUTE__KUBERNETES__EXPANDER_MARGIN" ($v.expander.margin | toString) }}
+{{-   $_ := set $all "KNIT_COMPUTE__KUBERNETES__EXPANDER_DELTA" ($v.expander.delta | toString) }}
+{{-   with $v.expander.most }}{{ $_ := set $all "KNIT_COMPUTE__KUBERNETES__EXPANDER_MOST" (toString .) }}{{ end }}
+{{- end -}}
 {{- with $v.runs.maxActive }}{{ $_ := set $all "KNIT_ENGINE__MAX_ACTIVE_RUNS" (int64 . | toString) }}{{ end -}}
 {{- range $pods, $prefix := dict "containers" "POD" "transfers" "TRANSFER" }}
 {{-   range $kind := list "requests" "limits" }}

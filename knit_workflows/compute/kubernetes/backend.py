@@ -22,6 +22,7 @@ from knit_workflows.compute.base import (
     RunPod,
     StartFailure,
     Transfer,
+    Trial,
     WarmPool,
 )
 from knit_workflows.compute.kubernetes import endings, manifests, observing
@@ -44,8 +45,10 @@ from knit_workflows.compute.kubernetes.start_failures import (
     about,
     read_warning,
 )
+from knit_workflows.compute.kubernetes.suspension import SUSPENDED
 from knit_workflows.compute.kubernetes.timeline import pull_is_unknown, remember, with_pull
 from knit_workflows.compute.kubernetes.transfers import TransferPods
+from knit_workflows.compute.kubernetes.trials import try_launch
 from knit_workflows.compute.kubernetes.volumes import Volumes
 from knit_workflows.domain.errors import BackendRejected, BackendUnavailable
 from knit_workflows.domain.volumes import Volume
@@ -165,6 +168,10 @@ class KubernetesBackend:
                 raise BackendRejected(f"the name {pod.name} belongs to another Job", see=pod.name)
         return ()
 
+    async def try_launch(self, pod: RunPod) -> Trial:
+        """Has the API server check claims, Job and pod without creating them."""
+        return await try_launch(pod, self._server, self._settings)
+
     async def observe(self, pod_name: str) -> Observation:
         """Says how the run pod is, from the API server."""
         return (await self._observe_now(pod_name)).observation
@@ -246,7 +253,10 @@ class KubernetesBackend:
     def _interval(self, last: _Snapshot) -> float:
         """Gives the seconds until the next observation without a notification."""
         # Warnings and deadlines do not change the pod, and a stale watch does not notify.
-        phase = last.observation.phase
+        phase, failure = last.observation.phase, last.observation.start_failure
+        if failure is not None and failure.reason == SUSPENDED:
+            # It may be thousands that wait for Kueue; their pods are noticed when they are made.
+            return self._settings.resync_period.total_seconds()
         soon = last.changes_soon or phase is Phase.PENDING
         soon = soon or (phase is not Phase.ABSENT and self._watch_is_stale)
         interval = self._settings.pending_resync_period if soon else self._settings.resync_period

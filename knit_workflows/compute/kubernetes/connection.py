@@ -61,7 +61,7 @@ class Connection:
             connector=aiohttp.TCPConnector(limit=_CONNECTIONS),
             trust_env=True,
             read_bufsize=_BUFFER,
-            headers={"Accept": "application/json", "User-Agent": "knit"},
+            headers={"User-Agent": "knit"},
         )
 
     @classmethod
@@ -89,6 +89,7 @@ class Connection:
         body: JsonObject | None,
         *,
         silence: float,
+        accept: str = "application/json",
     ) -> Answer:
         """Sends a request and gives the response; `silence` is how long the server may be silent.
 
@@ -96,7 +97,8 @@ class Connection:
         server.
         """
         who = self._credentials
-        headers = {"Content-Type": "application/json"}
+        kind = "application/merge-patch+json" if method == "PATCH" else "application/json"
+        headers = {"Accept": accept, "Content-Type": kind}
         if authorization := await who.authorization():
             headers["Authorization"] = authorization
         with _as_os_errors():

@@ -13,6 +13,7 @@ from knit_workflows import names
 from knit_workflows.compute.base import RunPod, Transfer, TransferMode
 from knit_workflows.compute.kubernetes.adopted_claims import refuse_change
 from knit_workflows.compute.kubernetes.objects import JsonObject
+from knit_workflows.compute.kubernetes.options import with_options
 from knit_workflows.compute.kubernetes.placement import placement
 from knit_workflows.compute.kubernetes.run_containers import (
     MAIN,
@@ -75,13 +76,14 @@ def run_pod_labels(pod: RunPod, settings: KubernetesSettings) -> dict[str, str]:
 
 
 def volume_claim(volume: Volume, settings: KubernetesSettings) -> JsonObject:
-    """Gives the claim of a volume; many pods may mount it at once."""
+    """Gives the claim of a volume, as its Plan or else the installation says."""
+    wanted = volume.options
     spec: JsonObject = {
-        "accessModes": ["ReadWriteMany"],
-        "resources": {"requests": {"storage": settings.initial_capacity}},
+        "accessModes": [wanted.access_mode or settings.access_mode],
+        "resources": {"requests": {"storage": wanted.size or settings.initial_capacity}},
     }
-    if settings.storage_class is not None:
-        spec["storageClassName"] = settings.storage_class
+    if storage_class := wanted.storage_class or settings.storage_class:
+        spec["storageClassName"] = storage_class
     return {
         "apiVersion": "v1",
         "kind": "PersistentVolumeClaim",
@@ -97,11 +99,12 @@ def run_job(pod: RunPod, settings: KubernetesSettings) -> JsonObject:
     """Gives the Job that runs a pod exactly once, also if it fails.
 
     Raises:
-        BackendRejected: two outputs share a volume, or one has a claim of others.
+        BackendRejected: two outputs share a volume, or one has a claim of others; or the Plan has
+            an option that is not allowed here.
     """
     _check_outputs(pod)
     own_labels = run_pod_labels(pod, settings)
-    return {
+    job: JsonObject = {
         "apiVersion": "batch/v1",
         "kind": "Job",
         "metadata": {"name": pod.name, "labels": own_labels},
@@ -118,6 +121,7 @@ def run_job(pod: RunPod, settings: KubernetesSettings) -> JsonObject:
             },
         },
     }
+    return with_options(job, pod, settings)
 
 
 def _check_outputs(pod: RunPod) -> None:
@@ -142,13 +146,10 @@ def _pod_spec(pod: RunPod, settings: KubernetesSettings) -> JsonObject:
         "securityContext": pod_context(settings),
         **_containers(pod, settings),
         "volumes": _volumes(pod, settings),
-        **_pull_secrets(settings),
         **placement(pod.on_node),
     }
     if pod.service_account is not None:
         spec["serviceAccountName"] = pod.service_account
-    if settings.priority_class is not None:
-        spec["priorityClassName"] = settings.priority_class
     return spec
 
 

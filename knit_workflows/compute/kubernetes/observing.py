@@ -25,8 +25,8 @@ from knit_workflows.compute.kubernetes.start_failures import (
     start_failure_of_job,
     start_failure_of_pod,
 )
+from knit_workflows.compute.kubernetes.suspension import observe_suspended
 from knit_workflows.compute.kubernetes.timeline import timeline_of
-from knit_workflows.compute.kubernetes.waits import WAITS
 from knit_workflows.domain.runs import SUCCEEDED
 
 ABSENT: Final = Observation(Phase.ABSENT)
@@ -150,9 +150,9 @@ def observe_job(job: JsonObject | None, warnings: Sequence[WarningEvent]) -> Obs
         # Its controller may be creating the pod right now: only absent once the Job is gone.
         about = StartFailure(StartFailureKind.TRANSIENT, "Deleting", "the Job is being deleted")
         return Observation(Phase.PENDING, start_failure=about)
-    if (job.get("spec") or {}).get("suspend"):
-        return Observation(Phase.PENDING, start_failure=WAITS["JobSuspended"].failure())
-    return Observation(Phase.PENDING, start_failure=start_failure_of_job(warnings))
+    return observe_suspended(job) or Observation(
+        Phase.PENDING, start_failure=start_failure_of_job(warnings)
+    )
 
 
 def _image_that_ran(pod: JsonObject, main: JsonObject) -> str | None:

@@ -128,6 +128,34 @@ class ApiServer:
             raise BackendUnavailable(_unable(response.body.get("message", "")))
         return None
 
+    async def try_create(self, kind: str, manifest: JsonObject) -> tuple[str, ...]:
+        """Has all checks made that a creation has, admission too, and creates nothing.
+
+        Gives the server's warnings; raises BackendRejected as a creation would. That an object of
+        this name is there already is fine.
+        """
+        response = await self._call(
+            "POST", kind, query={"dryRun": "All"}, body=manifest, accept={409}
+        )
+        return response.warnings
+
+    async def patch(self, kind: str, name: str, change: JsonObject) -> None:
+        """Merges a change into an object (RFC 7396)."""
+        await self._call("PATCH", kind, name, body=change)
+
+    async def node_metrics(self, node: str) -> str:
+        """Gives the metrics of a node's kubelet, as text for Prometheus."""
+        silence = self._settings.request_timeout.total_seconds()
+        path = f"/api/v1/nodes/{node}/proxy/metrics"
+        try:
+            answer = await self._send("GET", path, None, None, silence, accept="text/plain")
+            text = await answer.read()
+        except OSError as error:
+            raise BackendUnavailable(f"the node {node} does not answer: {_text(error)}") from error
+        if answer.status != HTTPStatus.OK:
+            _raise_for_status(answer.status, text)
+        return text.decode(errors="replace")
+
     async def delete(self, kind: str, name: str, options: JsonObject) -> bool:
         """Requests the deletion of an object with DeleteOptions; False if it does not exist."""
         response = await self._call("DELETE", kind, name, body=options, accept={404})
@@ -233,10 +261,14 @@ class ApiServer:
         query: Mapping[str, str] | None,
         body: JsonObject | None,
         silence: float,
+        *,
+        accept: str = "application/json",
     ) -> Answer:
         if self._connection is None:
             raise BackendUnavailable("the Kubernetes back-end is not open")
-        return await self._connection.send(method, path, query, body, silence=silence)
+        return await self._connection.send(
+            method, path, query, body, silence=silence, accept=accept
+        )
 
 
 def warnings_of(headers: Iterable[str]) -> tuple[str, ...]:

@@ -28,7 +28,9 @@ from knit_workflows.compute.base import (
     StartFailure,
     StartFailureKind,
     Transfer,
+    Trial,
 )
+from knit_workflows.compute.checks import sentence
 from knit_workflows.compute.local import launching, machine, pod_folder, stopping
 from knit_workflows.compute.local.engine import EngineFinder
 from knit_workflows.compute.local.folder_watcher import FolderWatcher
@@ -40,7 +42,7 @@ from knit_workflows.compute.local.pod_folder import SupervisorState
 from knit_workflows.compute.local.process_exit import ChildReaper, ProcessExitWatcher
 from knit_workflows.compute.local.start_failures import BACKEND_AWAY
 from knit_workflows.disk import require_room
-from knit_workflows.domain.errors import BackendUnavailable
+from knit_workflows.domain.errors import BackendRejected, BackendUnavailable
 from knit_workflows.domain.volumes import Volume
 from knit_workflows.settings import LocalSettings
 
@@ -54,6 +56,10 @@ _STALLED: Final = StartFailure(
     BACKEND_AWAY,
     "what was asked to start the container has reported nothing; it may hang, or be overloaded",
 )
+_UNCHECKED: Final = (
+    "whether the image is there, or can be pulled, shows when a Run starts",
+    "nothing here has nodes, service accounts or quotas; a cluster may refuse more",
+)
 _UNWATCHED_INTERVAL: Final = 1.0
 _ORPHANED_INTERVAL: Final = 0.1
 _ENDED_INTERVAL: Final = 0.002
@@ -65,7 +71,8 @@ class LocalBackend:
     """A `ComputeBackend` on this machine; see `LocalSettings`.
 
     What it starts outlives it: another object on the same state folder, now or later, finds the
-    same pods, exits and logs. `on_node` and `service_account` are ignored.
+    same pods, exits and logs. `on_node`, `service_account` and all options but
+    `shm_size` are ignored.
     """
 
     def __init__(self, settings: LocalSettings) -> None:
@@ -155,6 +162,20 @@ class LocalBackend:
         pid = launching.launch(pod, command, self._state)
         if pid is not None:
             self._reaper.adopt(pid)
+
+    async def try_launch(self, pod: RunPod) -> Trial:
+        """Builds the command that would start it, and starts nothing; finds the engine."""
+        state = self._state.as_if_made()
+        own = is_host_image(pod.image)
+        try:
+            launching.check(pod, state)
+            engine = None if own else await self._engines.engine()
+            launching.supervisor_command(pod, state, self._settings, engine)
+        except BackendRejected as refused:
+            return Trial(refusals=(sentence(refused),))
+        except BackendUnavailable as away:
+            return Trial(warnings=(away.reason,), unchecked=_UNCHECKED)
+        return Trial(unchecked=_UNCHECKED[own:])
 
     async def observe(self, pod_name: str) -> Observation:
         """Says how the pod is, from its folder and the processes of the machine."""

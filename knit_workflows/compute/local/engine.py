@@ -134,6 +134,7 @@ def create_arguments(
         *_dialect_options(dialect),
         *([] if settings.network else ["--network", "none"]),
         *_limits(pod, dialect),
+        *_shm(pod),
         *_volumes(pod, state),
         *(part for key, value in pod.env.items() for part in ("--env", f"{key}={value}")),
         *(["--entrypoint", pod.entrypoint[0]] if pod.entrypoint else []),
@@ -166,6 +167,11 @@ def _limits(pod: RunPod, dialect: str) -> Iterator[str]:
                 yield from ("--device", f"{name}=all")
             else:
                 yield from ("--gpus", f"{amount:f}")
+
+
+def _shm(pod: RunPod) -> Iterator[str]:
+    if pod.options.shm_size is not None:
+        yield from ("--shm-size", str(int(parse_quantity(pod.options.shm_size))))
 
 
 def _volumes(pod: RunPod, state: StateFolder) -> Iterator[str]:

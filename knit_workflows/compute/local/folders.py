@@ -130,6 +130,10 @@ class StateFolder:
             )
         return path
 
+    def as_if_made(self) -> StateFolder:
+        """Gives the same folder, but for asking: each of its volumes counts as made."""
+        return _AsIfMade(self.path)
+
     def require_imported(self, volume: Volume) -> None:
         """Raises VolumeRefused unless a volume is a folder in its place; links do not count."""
         path = self.volume_path(volume)
@@ -156,6 +160,14 @@ class StateFolder:
     def close_transfer(self, transfer: Transfer) -> None:
         """Forgets a transfer."""
         (self._transfers / checked_name(transfer.name)).unlink(missing_ok=True)
+
+
+class _AsIfMade(StateFolder):
+    """A state folder in which every volume is taken to be there."""
+
+    def volume(self, volume: Volume) -> Path:
+        """Gives where the volume's folder would be."""
+        return self.volume_path(volume)
 
 
 def checked_name(name: str) -> str:

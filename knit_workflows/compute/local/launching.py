@@ -18,13 +18,13 @@ from typing import Final
 
 from knit_workflows.compute.adopted_folders import refuse_change
 from knit_workflows.compute.base import RunPod
+from knit_workflows.compute.checks import check_resources
 from knit_workflows.compute.local import pod_folder, supervisor
 from knit_workflows.compute.local.engine import Engine, create_arguments
 from knit_workflows.compute.local.folders import StateFolder, disk_errors
 from knit_workflows.compute.local.host import sandbox_command
-from knit_workflows.domain.errors import BackendRejected, BackendUnavailable, InvalidRequest
+from knit_workflows.domain.errors import BackendRejected, BackendUnavailable
 from knit_workflows.domain.os_errors import advice_for, reason_of
-from knit_workflows.domain.plans.resources import parse_resource
 from knit_workflows.settings import LocalSettings
 
 _LOCK_TIMEOUT: Final = 10.0
@@ -46,11 +46,7 @@ class SupervisorCommand:
 
 def check(pod: RunPod, state: StateFolder) -> None:
     """Raises BackendRejected for a pod that can never be started."""
-    try:
-        for name, quantity in pod.resources.items():
-            parse_resource(name, quantity, f"resources.{name}")
-    except InvalidRequest as cause:
-        raise BackendRejected(cause.reason, advice=cause.advice, see=cause.see) from cause
+    check_resources(pod)
     for volume in (*(mount.volume for mount in pod.outputs), *([pod.log] if pod.log else [])):
         refuse_change(volume)
     for mount in (*pod.inputs, *pod.outputs):

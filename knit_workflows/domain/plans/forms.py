@@ -30,10 +30,6 @@ LABEL: Final = rf"{_ALNUM}(?:[-_.A-Za-z0-9]{{0,61}}{_ALNUM})?"
 _NODE_KEY: Final = re.compile(rf"(?:{DNS_NAME}/)?{LABEL}")
 _NODE_VALUE: Final = re.compile(rf"(?:{LABEL})?")
 _SERVICE_ACCOUNT: Final = re.compile(DNS_NAME)
-_MAX_WORD_BYTES: Final = 128 * 1024 - 1
-"""The longest argument that Linux accepts (MAX_ARG_STRLEN, with the NUL at its end)."""
-MAX_COMMAND_BYTES: Final = 1024 * 1024
-"""Entrypoint and args together: half of what Linux accepts, less than a cluster can store."""
 
 
 def refuse(place: str, problem: str, advice: str) -> InvalidPlan:
@@ -162,17 +158,3 @@ def check_node_rule(rule: NodeRule, place: str) -> None:
     if not _NODE_VALUE.fullmatch(rule.value):
         advice = "a value has at most 63 letters, digits, '-', '_' and '.', no sign at its ends"
         raise refuse(place, f"{rule.value[:80]!r} is not the value of a node label", advice)
-
-
-def check_command(entrypoint: Sequence[str], args: Sequence[str]) -> None:
-    """Raises InvalidPlan if Linux cannot start a program with these arguments."""
-    advice = "put long texts into a file of an input, or into the image"
-    for place, words in (("entrypoint", entrypoint), ("args", args)):
-        for i, word in enumerate(words):
-            if len(word.encode()) > _MAX_WORD_BYTES:
-                problem = f"the word is longer than the {_MAX_WORD_BYTES:,} bytes that Linux takes"
-                raise refuse(f"{place}[{i}]", problem, advice)
-    total = sum(len(word.encode()) + 9 for word in (*entrypoint, *args))  # NUL, and a pointer
-    if total > MAX_COMMAND_BYTES:
-        problem = f"entrypoint and args are {total:,} bytes, {MAX_COMMAND_BYTES:,} at most"
-        raise refuse("args" if args else "entrypoint", problem, advice)

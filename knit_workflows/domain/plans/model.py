@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import Final
 
 from knit_workflows.domain.ids import KnitId, PlanId
+from knit_workflows.domain.plans.options import NO_OPTIONS, PlanOptions
 from knit_workflows.domain.tags import Tag
 
 UPLOADED: Final = "knit#uploaded"
@@ -117,6 +118,7 @@ class PlanSpec:
     annotations: tuple[Annotation, ...] = ()
     active: bool = True
     priority: int = 0
+    options: PlanOptions = NO_OPTIONS
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +171,7 @@ class PlanDetail:
     resources: Mapping[str, str]
     service_account: str | None
     priority: int = 0
+    options: PlanOptions = NO_OPTIONS
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ The order of the checks is part of the contract; the first violation is the one 
 5. each input, by path: clean path → has tags → system tags legal → overlaps nothing that follows
 6. each output, by path: clean path → no system tag → overlaps nothing that follows
 7. the log: no system tag, and no output at `/log`, where the log itself is kept
+8. a cluster can store a Job with these words and paths
 
 Every refusal names its place (`inputs[1].path`) at the front of `reason` and alone in `see`, so
 that a command line can point at the line of a file.
@@ -25,7 +26,6 @@ from typing import Final
 from knit_workflows.domain.errors import InvalidPlan, InvalidQuantity, InvalidTag
 from knit_workflows.domain.ids import parse_id
 from knit_workflows.domain.plans.forms import (
-    check_command,
     check_node_rule,
     parse_annotation,
     parse_node_rule,
@@ -49,17 +49,22 @@ from knit_workflows.domain.plans.model import (
     PlanSpec,
     Requirement,
 )
+from knit_workflows.domain.plans.option_forms import parse_pod, parse_volume
+from knit_workflows.domain.plans.options import PlanOptions
 from knit_workflows.domain.plans.resources import parse_resource, read_resources
+from knit_workflows.domain.plans.size import check_size, check_words
 from knit_workflows.domain.tags import (
     KEY_ID,
     KEY_TIMESTAMP,
     Tag,
     parse_timestamp,
 )
+from knit_workflows.domain.volumes import AS_INSTALLED, VolumeOptions
 
 __all__ = [
     "DEFAULT_RESOURCES",
     "MAX_MOUNTPOINTS",
+    "MAX_PATH_BYTES",
     "parse_plan",
     "parse_tag_form",
 ]
@@ -68,14 +73,14 @@ DEFAULT_RESOURCES: Final[Mapping[str, str]] = {"cpu": "1", "memory": "1Gi"}
 """What a Plan gets of a resource it does not mention."""
 MAX_MOUNTPOINTS: Final = 1000
 """Inputs and outputs of one Plan together; far more than a Pod can mount."""
-_MAX_PATH_BYTES: Final = 4095
+MAX_PATH_BYTES: Final = 4095
 _MAX_NAME_BYTES: Final = 255
 """What Linux takes as a path (PATH_MAX, with its NUL) and as one name in it (NAME_MAX)."""
 _KERNELS: Final = ("proc", "sys")
 """Folders that the kernel fills, where no container may mount anything."""
 _KEYS: Final = (
     "annotations", "image", "entrypoint", "args", "inputs", "outputs", "log", "active", "on_node",
-    "resources", "service_account", "priority",
+    "resources", "service_account", "priority", "pod",
 )  # fmt: skip
 
 
@@ -86,6 +91,7 @@ class _Draft:
     place: str
     path: str
     tags: frozenset[Tag]
+    volume: VolumeOptions = AS_INSTALLED
 
 
 _PlacedRule = tuple[NodeRule, str]
@@ -109,10 +115,10 @@ def _parse_plan(document: object) -> PlanSpec:
     image = parse_image(read_text(top.get("image") or "", "image"), "image")
     entrypoint = read_texts(top.get("entrypoint"), "entrypoint")
     args = read_texts(top.get("args"), "args")
-    check_command(entrypoint, args)
-    inputs = _drafts(top.get("inputs"), "inputs")
-    outputs = _drafts(top.get("outputs"), "outputs")
-    log = _log(top.get("log"))
+    check_words(entrypoint, args)
+    inputs = _drafts(top.get("inputs"), "inputs", ("path", "tags"))
+    outputs = _drafts(top.get("outputs"), "outputs", ("path", "tags", "volume"))
+    log, log_volume = _log(top.get("log"))
     on_node = _node_rules(top.get("on_node"))
     resources = _resources(top.get("resources"))
     service_account = parse_service_account(top.get("service_account"), "service_account")
@@ -120,6 +126,7 @@ def _parse_plan(document: object) -> PlanSpec:
     annotations = {parse_annotation(note, f"annotations[{i}]") for i, note in notes}
     active = _active(top.get("active"))
     priority = parse_priority(top.get("priority"), "priority")
+    pod = parse_pod(top.get("pod"), "pod")
 
     for rule, place in on_node:
         check_node_rule(rule, place)
@@ -131,6 +138,7 @@ def _parse_plan(document: object) -> PlanSpec:
     )
     checked_outputs = tuple(_checked_output(one, outputs[i + 1 :]) for i, one in enumerate(outputs))
     _check_log(log, outputs)
+    check_size(entrypoint, args, [one.path for one in inputs], [one.path for one in outputs])
     return PlanSpec(
         image=image,
         inputs=checked_inputs,
@@ -144,21 +152,23 @@ def _parse_plan(document: object) -> PlanSpec:
         annotations=tuple(sorted(annotations)),
         active=active,
         priority=priority,
+        options=PlanOptions(pod, _volumes(outputs, log_volume)),
     )
 
 
 # --- reading (check 0) ---
 
 
-def _drafts(value: object, place: str) -> list[_Draft]:
+def _drafts(value: object, place: str, keys: Sequence[str]) -> list[_Draft]:
     """Returns the mountpoints in the order of their paths."""
     drafts = []
     for i, item in enumerate(read_list(value, place)):
         here = f"{place}[{i}]"
-        parts = read_mapping(item, here, ("path", "tags"))
+        parts = read_mapping(item, here, keys)
         path = read_text("" if parts.get("path") is None else parts["path"], f"{here}.path")
         tags = _tags(parts.get("tags"), f"{here}.tags")
-        drafts.append(_Draft(here, path.removesuffix("/"), tags))
+        volume = parse_volume(parts.get("volume"), f"{here}.volume")
+        drafts.append(_Draft(here, path.removesuffix("/"), tags, volume))
     return sorted(drafts, key=lambda draft: draft.path)
 
 
@@ -167,10 +177,11 @@ def _tags(value: object, place: str) -> frozenset[Tag]:
     return frozenset(parse_tag_form(item, f"{place}[{i}]") for i, item in items)
 
 
-def _log(value: object) -> frozenset[Tag] | None:
+def _log(value: object) -> tuple[frozenset[Tag] | None, VolumeOptions]:
     if value is None:
-        return None
-    return _tags(read_mapping(value, "log", ("tags",)).get("tags"), "log.tags")
+        return None, AS_INSTALLED
+    parts = read_mapping(value, "log", ("tags", "volume"))
+    return _tags(parts.get("tags"), "log.tags"), parse_volume(parts.get("volume"), "log.volume")
 
 
 def _node_rules(value: object) -> list[_PlacedRule]:
@@ -191,6 +202,11 @@ def _resources(value: object) -> dict[str, str]:
     for name, quantity in read_resources(value, "resources").items():
         found[name] = parse_resource(name, quantity, f"resources.{name}")
     return dict(sorted(found.items()))
+
+
+def _volumes(outputs: Iterable[_Draft], log: VolumeOptions) -> dict[str, VolumeOptions]:
+    found = {draft.path: draft.volume for draft in outputs} | {LOG_PATH: log}
+    return {path: volume for path, volume in found.items() if volume != AS_INSTALLED}
 
 
 def _active(value: object) -> bool:
@@ -238,8 +254,8 @@ def _check_path(draft: _Draft) -> None:
     place, path = f"{draft.place}.path", draft.path
     root, *parts = path.split("/")
     long_name = any(len(part.encode()) > _MAX_NAME_BYTES for part in parts)
-    if long_name or len(path.encode()) > _MAX_PATH_BYTES:
-        advice = f"Linux takes {_MAX_PATH_BYTES} bytes, and {_MAX_NAME_BYTES} between two slashes"
+    if long_name or len(path.encode()) > MAX_PATH_BYTES:
+        advice = f"Linux takes {MAX_PATH_BYTES} bytes, and {_MAX_NAME_BYTES} between two slashes"
         raise refuse(place, "the path is too long", advice)
     if root or not parts or any(part in ("", ".", "..") for part in parts):
         advice = "write an absolute path without '.', '..' and '//', e.g. /in/dataset"

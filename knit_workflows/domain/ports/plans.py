@@ -14,6 +14,7 @@ from knit_workflows.domain.plans.model import (
     PlanSpec,
     ResourceChange,
 )
+from knit_workflows.domain.plans.options import PlanOptions
 from knit_workflows.domain.runs import USER
 
 
@@ -69,6 +70,12 @@ class PlanStore(Protocol):
 
     async def set_service_account(self, plan_id: PlanId, name: str | None) -> PlanDetail:
         """Sets it for later launches; None: the default one. Raises PlanNotFound."""
+
+    async def set_options(self, plan_id: PlanId, options: PlanOptions) -> PlanDetail:
+        """Replaces all options of its run pods and volumes, for later launches.
+
+        Raises PlanNotFound.
+        """
 
     async def set_priority(self, plan_id: PlanId, priority: int) -> PlanDetail:
         """Sets the priority of its Runs: of those that wait and those to come. Raises PlanNotFound.

@@ -10,6 +10,7 @@ from typing import Protocol
 from knit_workflows.domain.ids import KnitId, PlanId, RunId
 from knit_workflows.domain.milestones import Timeline
 from knit_workflows.domain.plans.model import Image, NodeRule
+from knit_workflows.domain.plans.options import NO_POD_OPTIONS, PodOptions
 from knit_workflows.domain.runs import (
     KNIT,
     USER,
@@ -51,6 +52,7 @@ class RunSpec:
     resources: Mapping[str, str]
     on_node: tuple[NodeRule, ...]
     service_account: str | None
+    options: PodOptions = NO_POD_OPTIONS
     environment: Mapping[str, str] = field(default_factory=dict)
     """What the Before hooks want in the container's environment, until its pod is there."""
     hooked: bool = False

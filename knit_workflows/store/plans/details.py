@@ -19,6 +19,7 @@ from knit_workflows.domain.plans.model import (
     PlanLink,
     PlanSummary,
 )
+from knit_workflows.domain.plans.options import PlanOptions, stored_options
 from knit_workflows.domain.tags import KEY_ID, Tag, timestamp_tag
 from knit_workflows.store import named_sql
 from knit_workflows.store.connection import Session
@@ -43,6 +44,7 @@ class StoredPlan:
     resources: Mapping[str, str]
     service_account: str | None
     priority: int
+    options: PlanOptions
 
     def output_path(self, output_id: int) -> str | None:
         """Gives the path of an output, None for the log."""
@@ -119,6 +121,7 @@ def _detail(
         resources=plan.resources,
         service_account=plan.service_account,
         priority=plan.priority,
+        options=plan.options,
     )
 
 
@@ -149,6 +152,7 @@ def _stored(row: Any) -> StoredPlan:
         resources=row.resources,
         service_account=row.service_account,
         priority=row.priority,
+        options=stored_options(row.options),
     )
 
 
@@ -161,6 +165,7 @@ def _as_of(known: StoredPlan, row: Any) -> StoredPlan:
         resources=row.resources,
         service_account=row.service_account,
         priority=row.priority,
+        options=stored_options(row.options),
     )
 
 

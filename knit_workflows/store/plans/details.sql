@@ -3,6 +3,7 @@
 -- Plans with their mountpoints (inputs and outputs in path order).
 SELECT p.plan_id, p.name, p.repository, p.image_tag, p.image_digest, p.entrypoint, p.args,
        p.on_node, p.resources, p.service_account, p.annotations, p.active, p.priority,
+       p.options,
        (SELECT json_agg(json_build_array(
                    i.input_id, i.path,
                    (SELECT json_agg(json_build_array(tag.key, tag.value))
@@ -28,7 +29,7 @@ SELECT p.plan_id, p.name, p.repository, p.image_tag, p.image_digest, p.entrypoin
 -- name: changeable
 
 -- What can change in a Plan; identity and mountpoints never do.
-SELECT plan_id, resources, service_account, annotations, active, priority
+SELECT plan_id, resources, service_account, annotations, active, priority, options
   FROM plan
  WHERE plan_id = ANY (%(plan_ids)s::uuid[])
 

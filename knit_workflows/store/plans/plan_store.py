@@ -21,6 +21,7 @@ from knit_workflows.domain.plans.model import (
     PlanSpec,
     ResourceChange,
 )
+from knit_workflows.domain.plans.options import PlanOptions, options_document
 from knit_workflows.domain.plans.rules import DEFAULT_RESOURCES
 from knit_workflows.domain.quantities import canonical_quantity
 from knit_workflows.domain.runs import USER, RunStatus
@@ -192,6 +193,13 @@ class PostgresPlanStore:
         parameters = {"plan_id": plan_id, "service_account": name}
         return await self._changed(
             plan_id, lambda session: _set(session, "set_service_account", parameters)
+        )
+
+    async def set_options(self, plan_id: PlanId, options: PlanOptions) -> PlanDetail:
+        """See the port."""
+        parameters = {"plan_id": plan_id, "options": Jsonb(options_document(options))}
+        return await self._changed(
+            plan_id, lambda session: _set(session, "set_options", parameters)
         )
 
     async def set_priority(self, plan_id: PlanId, priority: int) -> PlanDetail:

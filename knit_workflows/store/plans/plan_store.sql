@@ -69,6 +69,15 @@ SELECT annotations
 -- Replaces all annotations of a Plan.
 UPDATE plan SET annotations = %(annotations)s WHERE plan_id = %(plan_id)s
 
+-- name: set_options
+
+-- Not for built-in Plans.
+UPDATE plan
+   SET options = %(options)s
+ WHERE plan_id = %(plan_id)s
+   AND name IS NULL
+RETURNING plan_id
+
 -- name: set_service_account
 
 -- The service account of later launches.

@@ -15,6 +15,7 @@ from knit_workflows.domain.ids import PlanId
 from knit_workflows.domain.instants import floor_to_millis
 from knit_workflows.domain.plans.graph import PlanNode, find_cycle, identity_hash, node_of
 from knit_workflows.domain.plans.model import LOG_PATH, PlanOutput, PlanSpec, Requirement
+from knit_workflows.domain.plans.options import options_document
 from knit_workflows.domain.tags import Tag
 from knit_workflows.store import named_sql
 from knit_workflows.store.connection import Session
@@ -144,6 +145,7 @@ def _parameters(registration: Registration) -> dict[str, Any]:
         "annotations": Jsonb([[one.key, one.value] for one in sorted(spec.annotations)]),
         "active": spec.active,
         "priority": spec.priority,
+        "options": Jsonb(options_document(spec.options)),
         "input_positions": list(range(len(requirements))),
         "input_paths": [one.path for one in spec.inputs],
         "tag_counts": [len(one.tags) for one in requirements],

@@ -26,10 +26,10 @@ SELECT o.plan_id, false,
 -- A Plan with its mountpoints and their tags.
 WITH made AS (
     INSERT INTO plan (plan_id, identity_hash, repository, image_tag, image_digest, entrypoint, args,
-                      on_node, resources, service_account, annotations, active, priority, created_at)
+                      on_node, resources, service_account, annotations, active, priority, options, created_at)
     VALUES (%(plan_id)s, %(identity_hash)s, %(repository)s, %(image_tag)s, %(image_digest)s,
             %(entrypoint)s::text[], %(args)s::text[], %(on_node)s, %(resources)s, %(service_account)s, %(annotations)s,
-            %(active)s, %(priority)s, date_trunc('milliseconds', clock_timestamp()))
+            %(active)s, %(priority)s, %(options)s, date_trunc('milliseconds', clock_timestamp()))
 ), input AS (
     INSERT INTO plan_input (plan_id, position, path, tag_count, pinned_knit_id, pinned_timestamp)
     SELECT %(plan_id)s, i.*

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -13,6 +14,7 @@ from knit_workflows.domain.errors import HooksNotCalled, IllegalMove, RunNotFoun
 from knit_workflows.domain.ids import PlanId, is_id
 from knit_workflows.domain.milestones import Timeline
 from knit_workflows.domain.plans.model import NodeMode, NodeRule
+from knit_workflows.domain.plans.options import PlanOptions, stored_options
 from knit_workflows.domain.ports import Relaunched, RunKey, RunSpec, UsedResources
 from knit_workflows.domain.runs import KNIT, MOVES, Exit, PendingReason, RunStatus, may_move
 from knit_workflows.domain.timing import Timing, timing
@@ -44,7 +46,7 @@ class PostgresRunExecutionStore:
         """See the port."""
         row = await self._db.row(_SQL["spec"], {"run_id": _checked(key)})
         _guard(key, row)
-        outputs = row.outputs or []
+        outputs, options = row.outputs or [], stored_options(row.options)
         return RunSpec(
             key=key,
             status=RunStatus(row.status),
@@ -53,11 +55,12 @@ class PostgresRunExecutionStore:
             entrypoint=tuple(row.entrypoint),
             args=tuple(row.args),
             inputs=tuple(_mount(one) for one in row.inputs or []),
-            outputs=tuple(_mount(one) for one in outputs if not one[3]),
-            log=next((_mount(one).volume for one in outputs if one[3]), None),
+            outputs=tuple(_new(_mount(one), options) for one in outputs if not one[3]),
+            log=next((_new(_mount(one), options).volume for one in outputs if one[3]), None),
             resources=row.resources,
             on_node=tuple(NodeRule(NodeMode(mode), k, v) for mode, k, v in row.on_node),
             service_account=row.service_account,
+            options=options.pod,
             environment=row.hook_env or {},
             hooked=row.hooked,
         )
@@ -210,3 +213,8 @@ def _texts(timeline: Timeline) -> dict[str, str]:
 def _mount(entry: Sequence[Any]) -> Mount:
     path, knit_id, volume, *_ = entry
     return Mount(path, Volume(volume, knit_id))
+
+
+def _new(mount: Mount, options: PlanOptions) -> Mount:
+    """Says how the volume of an output is made."""
+    return replace(mount, volume=replace(mount.volume, options=options.of_volume(mount.path)))

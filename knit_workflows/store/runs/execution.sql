@@ -2,7 +2,8 @@
 
 -- Everything needed to carry out a Run.
 SELECT r.generation, r.status, r.plan_id, p.repository, p.image_tag, p.image_digest,
-       p.entrypoint, p.args, p.on_node, p.resources, p.service_account, r.hook_env,
+       p.entrypoint, p.args, p.on_node, p.resources, p.service_account, p.options,
+       r.hook_env,
        /*in_force*/ AS hooked,
        (SELECT jsonb_agg(jsonb_build_array(i.path, d.knit_id, d.volume) ORDER BY i.position)
           FROM run_input ri

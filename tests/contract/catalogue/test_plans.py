@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -22,8 +23,16 @@ from knit_workflows.domain.plans.model import (
     PlanQuery,
     ResourceChange,
 )
+from knit_workflows.domain.plans.options import (
+    NO_OPTIONS,
+    PlanOptions,
+    PodOptions,
+    Spread,
+    Toleration,
+)
 from knit_workflows.domain.runs import RunQuery, RunStatus
 from knit_workflows.domain.tags import Tag
+from knit_workflows.domain.volumes import VolumeOptions
 from tests.contract.catalogue.conftest import AnyStore
 from tests.store.build import drain, only, register, spec, upload
 
@@ -287,6 +296,27 @@ async def test_a_service_account_is_set_and_unset(store: AnyStore) -> None:
         assert (await store.plans.get(plan_id)).service_account == name
 
 
+async def test_options_are_kept_replaced_and_taken_away(store: AnyStore) -> None:
+    """Together with the Plan, or later; the Plan stays the same one."""
+    options = PlanOptions(
+        PodOptions(
+            labels={"a": "b"},
+            tolerations=(Toleration("k", "Exists", "", "NoExecute", 0),),
+            topology_spread=(Spread("zone"),),
+            image_pull_secrets=("s",),
+        ),
+        {"/out": VolumeOptions("fast", "ReadWriteOnce", "1Gi")},
+    )
+    wanted = replace(spec({"/a": "k:a"}, {"/out": "k:b"}), options=options)
+    plan_id = await register(store, wanted)
+    assert (await store.plans.get(plan_id)).options == options
+    for other in (PlanOptions(PodOptions(queue="q")), NO_OPTIONS, NO_OPTIONS, options):
+        assert (await store.plans.set_options(plan_id, other)).options == other
+        assert (await store.plans.get(plan_id)).options == other
+    with pytest.raises(EquivalentPlan):
+        await register(store, replace(wanted, options=NO_OPTIONS))
+
+
 @pytest.mark.parametrize("which", [NOWHERE, "x", "built-in"])
 async def test_only_plans_of_users_can_be_changed(store: AnyStore, which: str) -> None:
     built_in = next(one for one in await store.plans.find(PlanQuery()) if one.summary.name)
@@ -297,6 +327,7 @@ async def test_only_plans_of_users_can_be_changed(store: AnyStore, which: str) -
         store.plans.change_annotations(plan_id, AnnotationChange()),
         store.plans.set_service_account(plan_id, None),
         store.plans.set_priority(plan_id, 1),
+        store.plans.set_options(plan_id, NO_OPTIONS),
     ):
         with pytest.raises(PlanNotFound) as failure:
             await change

@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 
 import httpx
 import pytest
+import yaml
 from kubernetes.aio import client, config
 
 from knit_workflows import names
@@ -131,6 +132,7 @@ class Cluster:
         self._core = client.CoreV1Api(api)
         self._batch = client.BatchV1Api(api)
         self._scheduling = client.SchedulingV1Api(api)
+        self._storage = client.StorageV1Api(api)
         self._namespace = namespace
 
     async def create(self, standard: str) -> None:
@@ -228,6 +230,87 @@ class Cluster:
     async def delete_claim(self, name: str) -> None:
         """Deletes a claim."""
         await self._core.delete_namespaced_persistent_volume_claim(name, self._namespace)
+
+    async def pods_of(self, pod: RunPod) -> list[Any]:
+        """Gives the pods of a Run as the API server has them."""
+        mine = f"{names.LABEL_RUN}={pod.run_id}"
+        return (await self._core.list_namespaced_pod(self._namespace, label_selector=mine)).items
+
+    async def suspend(self, pod: RunPod, suspended: bool) -> None:
+        """Does to a Job what Kueue does."""
+        patch = {"spec": {"suspend": suspended}}
+        await self._batch.patch_namespaced_job(pod.name, self._namespace, patch)
+
+    @asynccontextmanager
+    async def waiting_class(self, kubeconfig: Path, folder: Path) -> AsyncIterator[str]:
+        """Makes a StorageClass whose volumes are made when a pod needs them, in this folder."""
+        name = f"knit-test-{uuid.uuid4().hex[:8]}"
+        await self._storage.create_storage_class(
+            client.V1StorageClass(
+                metadata=client.V1ObjectMeta(name=name),
+                provisioner="knit.test/folders",
+                volume_binding_mode="WaitForFirstConsumer",
+            )
+        )
+        [cluster] = yaml.safe_load(kubeconfig.read_text())["clusters"]
+        url = cluster["cluster"]["server"]
+        certificates = kubeconfig.parent / "certificates"
+        provisioner = await asyncio.create_subprocess_exec(
+            sys.executable, _UP.with_name("provisioner.py"), url, certificates, folder, name
+        )
+        try:
+            yield name
+        finally:
+            provisioner.terminate()
+            await provisioner.wait()
+            await self._storage.delete_storage_class(name)
+
+    @asynccontextmanager
+    async def expandable_class(self) -> AsyncIterator[str]:
+        """Makes a StorageClass whose claims may grow, and one volume of it of 1 Gi."""
+        name = f"knit-test-{uuid.uuid4().hex[:8]}"
+        about = client.V1ObjectMeta(name=name)
+        await self._storage.create_storage_class(
+            client.V1StorageClass(
+                metadata=about,
+                provisioner="kubernetes.io/no-provisioner",
+                allow_volume_expansion=True,
+            )
+        )
+        spec = client.V1PersistentVolumeSpec(
+            access_modes=["ReadWriteMany"],
+            capacity={"storage": "1Gi"},
+            storage_class_name=name,
+            persistent_volume_reclaim_policy="Retain",
+            host_path=client.V1HostPathVolumeSource(path="/nonexistent"),
+        )
+        await self._core.create_persistent_volume(
+            client.V1PersistentVolume(metadata=about, spec=spec)
+        )
+        try:
+            yield name
+        finally:
+            await self._core.delete_persistent_volume(name)
+            await self._storage.delete_storage_class(name)
+
+    async def node(self) -> str:
+        """Gives the name of a node."""
+        name: str = (await self._core.list_node()).items[0].metadata.name
+        return name
+
+    async def requested(self, volume: Volume) -> tuple[str, str]:
+        """Gives the phase of a claim, and what it requests."""
+        claim = await self._core.read_namespaced_persistent_volume_claim(
+            volume.name, self._namespace
+        )
+        return claim.status.phase, claim.spec.resources.requests["storage"]
+
+    async def limit_pods(self, hard: dict[str, str]) -> None:
+        """Makes a quota."""
+        quota = client.V1ResourceQuota(
+            metadata=client.V1ObjectMeta(name="quota"), spec=client.V1ResourceQuotaSpec(hard=hard)
+        )
+        await self._core.create_namespaced_resource_quota(self._namespace, quota)
 
     async def delete_secret(self, name: str) -> None:
         """Deletes a Secret."""

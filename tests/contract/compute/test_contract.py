@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from knit_workflows import names
 from knit_workflows.compute.base import Phase, StartFailureKind
 from knit_workflows.domain.errors import BackendRejected
 from knit_workflows.domain.milestones import Milestone
 from knit_workflows.domain.runs import SUCCEEDED
+from knit_workflows.domain.volumes import Mount, Volume
 from tests.contract.compute.abilities import Ability
 from tests.contract.compute.adapter import ComputeAdapter
 from tests.contract.compute.pods import INPUT, NO_GRACE, OTHER_OUTPUT, OUTPUT, Pods
 
 TOO_MUCH = "dd if=/dev/zero of=/dev/null bs=200M count=1"
+GHOST = Volume(names.volume("00000000-0000-4000-8000-00000000dead"), "dead")
+"""A volume that nobody has made."""
 COUNT_START = f"echo started >> {OUTPUT}/starts"
 
 
@@ -64,6 +69,32 @@ async def test_a_pod_turns_inputs_into_outputs(pods: Pods) -> None:
     await pods.backend.release(pod.name)
     assert await pods.output(pod, "copy") == "one\n"
     assert await pods.file(pod.outputs[1].volume, "deep/file") == "two\n"
+
+
+async def test_a_trial_starts_nothing_and_needs_nothing(pods: Pods) -> None:
+    """No volume of it is there; a launch afterwards is the first."""
+    pod = await pods.make(COUNT_START)
+    ghosts = replace(
+        pod,
+        inputs=(Mount(INPUT, GHOST),),
+        outputs=(Mount(OUTPUT, replace(GHOST, knit_id=str(uuid.uuid4()))),),
+        log=None,
+    )
+    before = await pods.backend.run_pods()
+    assert (await pods.backend.try_launch(ghosts)).refusals == ()
+    assert (await pods.backend.observe(pod.name)).phase is Phase.ABSENT
+    assert await pods.backend.run_pods() == before
+    assert await pods.backend.measure_volume(GHOST) is None
+    assert (await pods.ran(pod)).phase is Phase.SUCCEEDED
+    assert await pods.output(pod, "starts") == "started\n"
+
+
+async def test_a_trial_refuses_what_a_launch_refuses(pods: Pods) -> None:
+    pod = replace(await pods.make("true"), resources={"no such resource": "1"})
+    [refusal, *_] = (await pods.backend.try_launch(pod)).refusals
+    assert "no such resource" in refusal
+    with pytest.raises(BackendRejected, match="no such resource"):
+        await pods.backend.launch(pod)
 
 
 async def test_a_pod_launched_twice_starts_once(pods: Pods) -> None:

@@ -226,6 +226,32 @@ def test_a_plan_has_a_bounded_number_of_mountpoints() -> None:
     assert "too many" in refused(outputs=many).reason
 
 
+@pytest.mark.parametrize(
+    ("changed", "place"),
+    [
+        # The API server stores dollars twice, and is sent six bytes for a control character.
+        ({"args": ["$" * 100_000] * 6}, "args"),
+        ({"entrypoint": ["\x01" * 100_000] * 4}, "entrypoint"),
+        ({"args": ["x" * 100_000] * 7, "outputs": [{"path": f"/{i}"} for i in range(450)]}, "args"),
+        ({"inputs": [INPUT | {"path": f"/{i}/{'x' * 250}"} for i in range(999)]}, None),
+        ({"inputs": [INPUT | {"path": f"/{i}/{'x' * 250}/{'x' * 99}"} for i in range(999)]}, "inp"),
+        ({"outputs": [{"path": f"/{i}/{'x' * 200}"} for i in range(290)]}, None),
+        ({"outputs": [{"path": f"/{i}/{'x' * 40}"} for i in range(999)]}, "outputs"),
+        ({"outputs": [{"path": f"/{i}/{'x' * 200}"} for i in range(310)]}, "outputs"),
+    ],
+)
+def test_a_cluster_can_store_a_job_of_it(changed: dict[str, object], place: str | None) -> None:
+    if place is None:
+        plan(**changed)
+    else:
+        assert refused(**changed).see.startswith(place)
+
+
+def test_repositories_may_have_one_letter() -> None:
+    assert plan(image="a").image == Image("a", "latest")
+    assert plan(image="localhost:5000/a:1").image == Image("localhost:5000/a", "1")
+
+
 @pytest.mark.parametrize("path", ["", "/", None])
 def test_a_path_is_not_empty(path: object) -> None:
     error = refused(inputs=[INPUT, {"path": path, "tags": ["a:1"]}])

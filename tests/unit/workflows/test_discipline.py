@@ -27,6 +27,7 @@ LONG_LIVED = {
     "open_transfer",
     "close_transfer",
     "look_at_volumes",
+    "try_plan",
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import re
 from collections import deque
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -29,8 +30,13 @@ class FakeApiServer:
         self.answers: deque[tuple[int, str]] = deque()
         self.answers_to: dict[str, tuple[int, str]] = {}
         self.warnings: list[str] = []
+        """`Warning` headers of every answer to a creation."""
         self.conflict = ""
         """The body of the 409 to each creation, if any."""
+        self.metrics: dict[str, str] = {}
+        """What the kubelet of each node says."""
+        self.tried: list[dict] = []
+        """What was sent in dry runs, which keep nothing."""
         self.oldest = 0
         self.watched: deque[bytes] = deque()
         self._history: list[tuple[int, str, str, dict]] = []
@@ -79,6 +85,10 @@ class FakeApiServer:
     # HTTP.
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
+        if node := re.fullmatch("/api/v1/nodes/([^/]+)/proxy/metrics", request.path):
+            self.requests.append(f"metrics of {node[1]}")
+            found = self.metrics.get(node[1])
+            return self._status(503, "gone") if found is None else web.Response(text=found)
         _, _, rest = request.path.partition("/namespaces/ns/")
         collection, _, name = rest.partition("/")
         self.requests.append(f"{request.method} {rest}" + ("?watch" * ("watch" in request.query)))
@@ -94,9 +104,15 @@ class FakeApiServer:
     def _status(self, code: int, message: str = "") -> web.Response:
         return web.json_response({"kind": "Status", "message": message, "code": code}, status=code)
 
-    def _post(self, _: web.Request, collection: str, __: str, body: dict) -> web.Response:
+    def _post(self, request: web.Request, collection: str, __: str, body: dict) -> web.Response:
         if self.conflict:
             return web.Response(status=409, text=self.conflict, content_type="application/json")
+        if request.query.get("dryRun") == "All":
+            self.tried.append(body)
+            answer = web.json_response(body, status=201)
+            for text in self.warnings:
+                answer.headers.add("Warning", text)
+            return answer
         if (collection, body["metadata"]["name"]) in self.objects:
             return self._status(409, "already exists")
         body["metadata"]["creationTimestamp"] = datetime.now(UTC).isoformat()
@@ -117,6 +133,13 @@ class FakeApiServer:
         if start + limit < len(items):
             about["continue"] = f"{start + limit},{self._version}"
         return web.json_response({"metadata": about, "items": items[start : start + limit]})
+
+    def _patch(self, request: web.Request, collection: str, name: str, body: dict) -> web.Response:
+        assert request.content_type == "application/merge-patch+json"
+        if (collection, name) not in self.objects:
+            return self._status(404, "not found")
+        thing = merged(self.objects[collection, name], body)
+        return web.json_response(self.put(collection, thing))
 
     def _delete(self, request: web.Request, collection: str, name: str, _: dict) -> web.Response:
         if name and (collection, name) not in self.objects:
@@ -159,6 +182,17 @@ class FakeApiServer:
             self._streams.discard(stream)
             if not self._streams:
                 self._hang_up = False
+
+
+def merged(thing: dict, change: dict) -> dict:
+    """Merges as RFC 7396 says."""
+    both = {key: value for key, value in thing.items() if change.get(key, ...) is not None}
+    for key, value in change.items():
+        if isinstance(value, dict):
+            both[key] = merged(both.get(key) or {}, value)
+        elif value is not None:
+            both[key] = value
+    return both
 
 
 def _matches(thing: dict, request: web.Request) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from knit_workflows.compute.local.engine import Engine, EngineFinder, create_arguments
 from knit_workflows.compute.local.folders import StateFolder
 from knit_workflows.domain.errors import BackendRejected, BackendUnavailable
+from knit_workflows.domain.plans.options import PodOptions
 from knit_workflows.domain.volumes import Mount, Volume
 from knit_workflows.settings import LocalSettings
 
@@ -96,6 +98,16 @@ def test_an_image_keeps_its_own_command(
     words = create_arguments(pod, state, settings, "podman")
     assert words[-2:] == ["--", "busybox:1"]
     assert "--entrypoint" not in words
+
+
+def test_shared_memory_is_as_large_as_the_plan_says(
+    make_pod: MakePod, state: StateFolder, settings: LocalSettings
+) -> None:
+    """Nothing else of a Plan's options means anything to an engine."""
+    pod = replace(make_pod("true"), options=PodOptions(shm_size="1Gi", queue="q"))
+    words = create_arguments(pod, state, settings, "docker")
+    assert words[words.index("--shm-size") + 1] == str(1 << 30)
+    assert "--shm-size" not in create_arguments(make_pod("true"), state, settings, "docker")
 
 
 def test_no_more_processors_than_there_are_are_asked_for(

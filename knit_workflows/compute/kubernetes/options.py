@@ -1,0 +1,137 @@
+"""Adds to a Job what its Plan and the installation ask for beyond the contract; pure.
+
+A Plan's own options go before the installation's (`domain.plans.options.merged`). With a queue the
+Job is made suspended, and Kueue starts it when there is room (https://kueue.sigs.k8s.io/docs/tasks).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any, Final
+
+from knit_workflows import names
+from knit_workflows.compute.base import RunPod
+from knit_workflows.compute.kubernetes.objects import JsonObject
+from knit_workflows.compute.kubernetes.run_containers import MAIN
+from knit_workflows.domain.errors import BackendRejected
+from knit_workflows.domain.plans.options import (
+    QUEUE_LABEL,
+    PodOptions,
+    Spread,
+    Toleration,
+    merged,
+    pod_document,
+)
+from knit_workflows.settings import KubernetesSettings
+
+SHM: Final = "/dev/shm"
+_SHM_VOLUME: Final = "shm"
+_STORAGE: Final = "ephemeral-storage"
+
+
+def options_of(pod: RunPod, settings: KubernetesSettings) -> PodOptions:
+    """Gives all options that hold for a run pod.
+
+    Raises:
+        BackendRejected: its Plan has an option that Plans may not have here.
+    """
+    allowed = settings.plan_pod_keys
+    if allowed is not None:
+        refused = sorted(pod_document(pod.options).keys() - set(allowed))
+        if refused:
+            raise BackendRejected(
+                f"Plans may not have pod.{refused[0]} here",
+                advice="leave it out: `knit plan options` changes it; or ask who runs knit to "
+                "allow it with KNIT_COMPUTE__KUBERNETES__PLAN_POD_KEYS",
+            )
+    installed = replace(
+        settings.run_pods,
+        priority_class=settings.run_pods.priority_class or settings.priority_class,
+        image_pull_secrets=(*settings.image_pull_secrets, *settings.run_pods.image_pull_secrets),
+    )
+    return merged(installed, pod.options)
+
+
+def with_options(job: JsonObject, pod: RunPod, settings: KubernetesSettings) -> JsonObject:
+    """Gives the Job with the options of its pod; raises BackendRejected as `options_of` does."""
+    options = options_of(pod, settings)
+    job = copy.deepcopy(job)
+    template = job["spec"]["template"]
+    # knit's own labels cannot be among them, but knit depends on its own.
+    template["metadata"]["labels"] = {**options.labels, **template["metadata"]["labels"]}
+    job["metadata"]["labels"] = {**options.labels, **job["metadata"]["labels"]}
+    template["metadata"]["annotations"] = {
+        **options.annotations,
+        **template["metadata"]["annotations"],
+    }
+    if options.queue is not None:
+        job["metadata"]["labels"][QUEUE_LABEL] = options.queue
+        job["spec"]["suspend"] = True
+    spec = template["spec"]
+    spec |= _placed(spec, options, pod)
+    main = next(one for one in spec["containers"] if one["name"] == MAIN)
+    if settings.ephemeral_storage is not None:
+        _limit_storage(main, settings.ephemeral_storage)
+    if options.shm_size is not None:
+        _enlarge_shm(spec, main, options.shm_size)
+    return job
+
+
+def _placed(spec: JsonObject, options: PodOptions, pod: RunPod) -> JsonObject:
+    found: JsonObject = {}
+    if options.tolerations:
+        wanted = [_toleration(one) for one in options.tolerations]
+        found["tolerations"] = _unique([*spec.get("tolerations", []), *wanted])
+    if options.topology_spread:
+        found["topologySpreadConstraints"] = [
+            _spread(one, pod.plan_id) for one in options.topology_spread
+        ]
+    if options.image_pull_secrets:
+        found["imagePullSecrets"] = [{"name": name} for name in options.image_pull_secrets]
+    if options.runtime_class is not None:
+        found["runtimeClassName"] = options.runtime_class
+    if options.priority_class is not None:
+        found["priorityClassName"] = options.priority_class
+    return found
+
+
+def _toleration(one: Toleration) -> JsonObject:
+    parts: dict[str, Any] = {
+        "key": one.key,
+        "operator": one.operator,
+        "value": one.value,
+        "effect": one.effect,
+    }
+    found = {key: text for key, text in parts.items() if text}
+    return found if one.seconds is None else {**found, "tolerationSeconds": one.seconds}
+
+
+def _spread(one: Spread, plan_id: str) -> JsonObject:
+    return {
+        "topologyKey": one.topology_key,
+        "maxSkew": one.max_skew,
+        "whenUnsatisfiable": one.when_unsatisfiable,
+        "labelSelector": {"matchLabels": {names.LABEL_PLAN: plan_id}},
+    }
+
+
+def _unique(found: Iterable[JsonObject]) -> list[JsonObject]:
+    return list({str(sorted(one.items())): one for one in found}.values())
+
+
+def _limit_storage(main: JsonObject, size: str) -> None:
+    """Limits what the container writes outside of its volumes, unless its Plan does."""
+    resources = main.setdefault("resources", {})
+    for part in ("limits", "requests"):
+        resources.setdefault(part, {}).setdefault(_STORAGE, size)
+
+
+def _enlarge_shm(spec: JsonObject, main: JsonObject, size: str) -> None:
+    """Mounts memory at /dev/shm, where engines have 64 MiB; a mountpoint of the Plan stays."""
+    if any(one["mountPath"] == SHM for one in main["volumeMounts"]):
+        return
+    memory = {"medium": "Memory", "sizeLimit": size}
+    spec["volumes"].append({"name": _SHM_VOLUME, "emptyDir": memory})
+    main["volumeMounts"].append({"name": _SHM_VOLUME, "mountPath": SHM})
