@@ -73,7 +73,8 @@ class MemoryBackend:
 
     `behaviour` says what pods do and how they end; without one they succeed at once. `launches`
     lists the pods that were started, in order, so that a test can check that none was started
-    twice. `hold`, `finish`, `lose` and `set_start_failure` let a test play the outside world.
+    twice. `hold`, `finish`, `take_away`, `lose` and `set_start_failure` let a test play the
+    outside world.
     `folder` is where volumes get their files (default: a temporary folder, made when first needed).
     """
 
@@ -130,6 +131,11 @@ class MemoryBackend:
         about = {"lingering": lingering, "oom_killed": oom_killed, "disruption": disruption}
         self._end(entry, exit, about)
         self._cancel(entry)
+
+    def take_away(self, pod_name: str, why: str) -> None:
+        """Begins to take a running pod away, which nobody confirms; raises KeyError."""
+        self._entries[pod_name].about = {"disruption": why}
+        self._notify(pod_name)
 
     def lose(self, pod_name: str) -> None:
         """Lets a pod vanish without a trace, as if its machine had died."""
@@ -386,7 +392,7 @@ class MemoryBackend:
             )
         if entry.start_failure is not None:
             return Observation(Phase.PENDING, start_failure=entry.start_failure)
-        return Observation(Phase.RUNNING)
+        return Observation(Phase.RUNNING, **entry.about)
 
     def _notify(self, pod_name: str) -> None:
         for changed in self._subscribers.get(pod_name, ()):

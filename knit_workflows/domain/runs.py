@@ -8,7 +8,8 @@
                        ▼                                     ▼
                      failed                                 done      (deleted: invalidated)
 ```
-Only this module knows the legal moves. Retry and deletion bypass them, with their own checks.
+Only this module knows the legal moves. Retry and deletion bypass them, with their own checks; so
+does the launch that follows a disruption: from starting or running back to waiting.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from knit_api.deps import Deps, Timeouts
 from knit_api.transfers.local_volume import LocalVolume
 from knit_api.transfers.run_log import log_of
 from knit_workflows.domain.errors import StoreUnavailable, TransferNotReady
-from knit_workflows.domain.runs import RunStatus, Waiting, WaitKind
+from knit_workflows.domain.runs import DISRUPTED, RunStatus, Waiting, WaitKind
 from tests.api.fake_transfers import FakeTransfers
 from tests.memory_store import MemoryStore, new_id
 from tests.waiting import PATIENCE, until
@@ -116,6 +116,16 @@ async def test_following_shows_each_line_as_it_comes_and_ends_with_the_run(port,
     assert rest.endswith(b"0\r\n\r\n")
     writer.close()
     await until(lambda: not transfers.open)
+
+
+@pytest.mark.parametrize("timeouts", [Timeouts(log_poll_interval=0.05, log_idle_while_ending=0.1)])
+async def test_a_disrupted_run_is_not_followed_any_longer(client, store, transfers):
+    """It is launched again only once nobody reads its log."""
+    run_id, _ = a_run(store, transfers, S.RUNNING, "so far\n")
+    disrupted = Waiting(None, "evicted", WaitKind.PROGRESS, code=DISRUPTED)
+    store.memory.runs[run_id].waiting = disrupted
+    answer = await asyncio.wait_for(client.get(f"/runs/{run_id}/log?follow"), PATIENCE)
+    assert answer.text == "so far\n"
 
 
 async def test_a_stopped_run_may_have_a_last_word(port, store, transfers):

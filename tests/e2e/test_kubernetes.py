@@ -76,3 +76,21 @@ async def test_a_stopped_run_is_gone_before_it_is_final(knit: Knit) -> None:
     run = await asyncio.to_thread(knit.run_of, plan_id, "done", "failed")
     assert run["status"] == "done"
     assert not any(run["runId"] in name for name in await knit.adapter.backend.run_pods())
+
+
+async def test_an_evicted_run_is_launched_again(knit: Knit) -> None:
+    """Its program obeys and exits with 0 the first time; only the second time is it done."""
+    first = "case $(hostname) in *-2-*) ;; *) sleep 300 & wait;; esac"
+    script = f"trap 'exit 0' TERM; echo once >> /out/ticks; {first}"
+    plan_id = await asyncio.to_thread(knit.apply, "evicted", ["sh", "-c", script])
+    await asyncio.to_thread(knit.push, "evicted", word="x")
+    run = await asyncio.to_thread(knit.run_of, plan_id, "running")
+    await knit.adapter.cluster.evict(run["runId"])
+    run = await asyncio.to_thread(knit.run_of, plan_id, "done", "failed")
+    assert (run["status"], run["generation"]) == ("done", 2), run
+    history = await asyncio.to_thread(knit, "run", "show", "--events", run["runId"])
+    assert "launched again, 1 of at most 3 times" in history
+    made = run["outputs"][0]["knitId"]
+    await asyncio.to_thread(knit, "data", "pull", "-x", made, str(knit.folder))
+    assert (knit.folder / made / "ticks").read_text() == "once\n"
+    await _gone(knit, run["runId"])

@@ -34,8 +34,10 @@ class Held(MemoryBackend):
         self.hold()
         self.may_go = asyncio.Event()
         self.may_go.set()
+        self.told_to_go = asyncio.Event()
 
     async def stop(self, pod_name: str, *, grace: timedelta) -> None:
+        self.told_to_go.set()
         if self.may_go.is_set():
             await super().stop(pod_name, grace=grace)
 
@@ -82,11 +84,17 @@ async def test_a_disrupted_run_is_launched_again(
         first = await running(knit)
         run_id = first.summary.run_id
         backend.may_go.clear()
-        backend.evict(first)
+        backend.take_away(names.run_pod(run_id, 1), EVICTED)
         shown = await waits(knit, first, "Disrupted")
         assert shown.summary.status is RunStatus.RUNNING
         assert shown.waiting is not None
-        assert EVICTED in shown.waiting.reason
+        told = (
+            f"its pod is being taken away ({EVICTED}), and its node has not confirmed its end yet"
+        )
+        assert shown.waiting.reason == told
+        backend.evict(first)
+        async with asyncio.timeout(PATIENCE):
+            await backend.told_to_go.wait()
         assert backend.launches == [names.run_pod(run_id, 1)]  # its pod is still there
         backend.may_go.set()
         await backend.stop(names.run_pod(run_id, 1), grace=timedelta())
@@ -140,7 +148,9 @@ async def test_a_stop_comes_first_while_the_old_pod_goes(postgres: EmbeddedPostg
         run = await running(knit)
         backend.may_go.clear()
         backend.evict(run)
-        await waits(knit, run, "Disrupted")
+        shown = await waits(knit, run, "Disrupted")
+        assert shown.waiting is not None
+        assert "launched again when that pod is gone" in shown.waiting.reason
         await knit.store.runs.stop(run.summary.run_id, fail=True)
         backend.may_go.set()
         failed = await knit.final(run.summary.run_id)

@@ -157,25 +157,27 @@ class Cluster:
             return False
         return True
 
-    async def delete_pod(self, pod: RunPod) -> None:
-        """Deletes a run pod as an operator or an eviction would, with the pod's own grace."""
-        mine = f"{names.LABEL_RUN}={pod.run_id}"
+    async def delete_pod(self, run_id: str) -> None:
+        """Deletes a Run's pod as an operator does, with the pod's own grace."""
+        mine = f"{names.LABEL_RUN}={run_id}"
         await self._core.delete_collection_namespaced_pod(self._namespace, label_selector=mine)
 
-    async def evict(self, pod: RunPod) -> None:
-        """Evicts a run pod through the eviction API, as `kubectl drain` does."""
-        name = await self._name_of(pod)
+    async def evict(self, run_id: str) -> None:
+        """Evicts a Run's pod through the eviction API, as `kubectl drain` does."""
+        name = await self._name_of(run_id)
         body = client.V1Eviction(metadata=client.V1ObjectMeta(name=name))
         await self._core.create_namespaced_pod_eviction(name, self._namespace, body)
 
-    async def _name_of(self, pod: RunPod) -> str:
-        mine = f"{names.LABEL_RUN}={pod.run_id}"
+    async def _name_of(self, run_id: str) -> str:
+        mine = f"{names.LABEL_RUN}={run_id}"
         [found] = (await self._core.list_namespaced_pod(self._namespace, label_selector=mine)).items
         return str(found.metadata.name)
 
     async def has_succeeded(self, pod: RunPod) -> bool:
         """Says whether Kubernetes calls a run pod `Succeeded`."""
-        found = await self._core.read_namespaced_pod(await self._name_of(pod), self._namespace)
+        found = await self._core.read_namespaced_pod(
+            await self._name_of(pod.run_id), self._namespace
+        )
         return bool(found.status.phase == "Succeeded")
 
     async def run_job(self, manifest: dict[str, Any]) -> None:

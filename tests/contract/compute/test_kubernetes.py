@@ -104,7 +104,7 @@ async def test_a_pod_that_is_taken_away_is_never_done_even_if_it_obeys(
     pod = await pods.launched(*OBEDIENT)
     await pods.running(pod.name)
     async with looked_at(pods, pod.name) as seen:
-        await getattr(pods.adapter.cluster, how)(pod)
+        await getattr(pods.adapter.cluster, how)(pod.run_id)
         end = await pods.ended(pod.name)
         assert end.phase in (Phase.FAILED, Phase.ABSENT)
         assert end.disruption
