@@ -30,7 +30,7 @@ from tests.charts.helm import Helm
 from tests.charts.installation import Installation, installation
 
 _UP = Path(__file__).parents[1] / "cluster" / "up.py"
-_SETTLED = 40.0
+_SETTLED = 20.0
 """Seconds after which a process is idle, and the kubelet has measured it since."""
 _TURNS = 4
 
@@ -48,6 +48,8 @@ async def memory() -> None:
 async def one_run() -> None:
     """One Run with and without a log, in turns with the same pod and with a bare one by hand."""
     with _installed() as knit:
+        await asyncio.sleep(_SETTLED)
+        _print_memory(knit, "before its Runs")
         await _compare(knit)
 
 
