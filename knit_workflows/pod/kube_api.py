@@ -37,6 +37,10 @@ class KubeApiRefused(KubeApiError):
         self.status = status
 
 
+class KubeApiSilent(KubeApiError):
+    """Nothing came for as long as the caller wanted to wait."""
+
+
 class KubeApi:
     """The API server of the cluster that the pod is in."""
 
@@ -57,10 +61,18 @@ class KubeApi:
 
         return cls(connect, lambda: (account / "token").read_text().strip())
 
-    def stream(self, path: str, query: Mapping[str, str]) -> Iterator[bytes]:
+    def stream(
+        self,
+        path: str,
+        query: Mapping[str, str],
+        patience: Callable[[], float] = lambda: _READ_TIMEOUT,
+    ) -> Iterator[bytes]:
         """Yields the body of a GET as it arrives; the iterator ends only if the body is complete.
 
+        `patience` is asked before each part for how many seconds it may take.
+
         Raises:
+            KubeApiSilent: a part took longer.
             KubeApiRefused: 401, 403, 404.
             KubeApiError: any other failure, also in the middle of the body.
         """
@@ -69,8 +81,11 @@ class KubeApi:
         except OSError as error:
             raise KubeApiError(f"cannot prepare a connection: {error}") from error
         with closing(connection):
-            response = self._open(connection, f"{path}?{urlencode(query)}")
-            while chunk := _read(response):
+            response, sock = self._open(connection, f"{path}?{urlencode(query)}")
+            while True:
+                sock.settimeout(patience())
+                if not (chunk := _read(response)):
+                    return
                 yield chunk
 
     def lines(self, path: str, query: Mapping[str, str]) -> Iterator[bytes]:
@@ -80,15 +95,16 @@ class KubeApi:
             *whole, remainder = (remainder + chunk).split(b"\n")
             yield from whole
 
-    def _open(self, connection: HTTPConnection, target: str) -> HTTPResponse:
+    def _open(self, connection: HTTPConnection, target: str) -> tuple[HTTPResponse, socket.socket]:
         try:
             headers = {"Authorization": f"Bearer {self._token()}", "Accept": "*/*"}
             connection.connect()
-            _keep_alive(connection.sock)
+            sock = connection.sock  # a response that ends with its connection takes it over
+            _keep_alive(sock)
             connection.request("GET", target, headers=headers)
             response = connection.getresponse()
             if response.status == 200:
-                return response
+                return response, sock
             message = _message(response.read(16 << 10))
         except (OSError, HTTPException) as error:
             raise KubeApiError(f"the API cannot be reached: {error!r}") from error
@@ -100,6 +116,8 @@ class KubeApi:
 def _read(response: HTTPResponse) -> bytes:
     try:
         chunk = response.read1(64 << 10)
+    except TimeoutError as error:
+        raise KubeApiSilent("nothing came for too long") from error
     except (OSError, HTTPException) as error:
         raise KubeApiError(f"the connection was cut: {error!r}") from error
     if not chunk and response.length:

@@ -25,12 +25,13 @@ import os
 import signal
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from knit_workflows.archive.scan import scan, scan_note
 from knit_workflows.backoff import Backoff
-from knit_workflows.pod.kube_api import KubeApi, KubeApiError, KubeApiRefused
+from knit_workflows.pod.kube_api import KubeApi, KubeApiError, KubeApiRefused, KubeApiSilent
 from knit_workflows.pod.log_splice import LogSplice, NotALog
 from knit_workflows.pod.termination import TERMINATION_LOG, report, write_notes
 
@@ -42,6 +43,8 @@ _REFUSED_SECONDS = 60.0
 _FINAL_SECONDS = 5.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 15.0
 _WATCH_SECONDS = 300
+_SILENT_SECONDS, _QUIET_SECONDS = 3.0, 600.0
+_MAY_ROTATE_AFTER = 1 << 20
 
 
 class GivenUp(Exception):
@@ -184,11 +187,19 @@ class LogRecorder:
         The kubelet ends a followed log when the container no longer runs. But a proxy that shuts
         down looks the same; read again, the log of a running container goes on. The container's
         status in the API is of no help: it lags behind the kubelet.
+
+        A kubelet that has not caught up with a log before it is rotated ends up waiting at the end
+        of the old file, for as long as the new one grows. So after much of a log, silence is a
+        reason to read again: that begins with the newest file.
         """
         ends = 0
         while ends < 2:
             try:
                 new_bytes = self._read(self._splice, destination)
+            except KubeApiSilent:
+                ends = 0
+                with suppress(NotALog):
+                    self._splice.finish()
             except KubeApiError as error:
                 ends = 0
                 self._retries.failed(error)
@@ -207,7 +218,11 @@ class LogRecorder:
         if splice.since is not None:
             query["sinceTime"] = splice.since
         new_bytes = 0
-        for chunk in self._api.stream(path, query):
+
+        def patience() -> float:
+            return _SILENT_SECONDS if new_bytes >= _MAY_ROTATE_AFTER else _QUIET_SECONDS
+
+        for chunk in self._api.stream(path, query, patience):
             content = splice.feed(chunk)
             if content:
                 _write(destination, content)

@@ -71,6 +71,7 @@ class LogSplice:
         self._skip_lines = 0
         self._skip_bytes = 0
         self._drop_line = False
+        self._read_to_end = self._was_read_to_end = False  # this reading, and the one before
         self._known_came = False  # a line: then nothing is missing before the first new one
         self._alien: str | None = None
         self._fragment: str | None = None
@@ -88,6 +89,7 @@ class LogSplice:
         self._seek, self._skip_lines = self._anchor, self._since_anchor
         self._skip_bytes = 0
         self._passing = self._drop_line = self._known_came = False
+        self._was_read_to_end, self._read_to_end = self._read_to_end, False
         self._alien = self._fragment = None
 
     def feed(self, chunk: bytes) -> bytes:
@@ -121,11 +123,15 @@ class LogSplice:
         return b"".join(new)
 
     def finish(self) -> None:
-        """Raises NotALog if what the reading brought was, at its end or altogether, no log."""
+        """Raises NotALog if what the reading brought was, at its end or altogether, no log.
+
+        Call it too for a reading that has brought all there was and waits for more.
+        """
         if self._alien is None and self._seek is not None:
             self._alien = self._fragment
         if self._alien is not None:
             raise NotALog(self._alien)
+        self._read_to_end = True
 
     def _start_line(self, data: bytes, at: int, new: list[bytes]) -> int | None:
         """Where the line's content starts; None when there is none, or more is needed to know."""
@@ -167,7 +173,9 @@ class LogSplice:
         """Whether this line is known, and how much of it."""
         if self._skip_lines and key > self._latest:
             self._seek, self._skip_lines = None, 0  # rotated: what was to be skipped is gone
-            if not self._known_came:
+            # What was read to its end, and goes on at once, was rotated and has no gap.
+            leap = key[0] - self._latest[0] >= _GAP_SECONDS
+            if not self._known_came and (leap or not self._was_read_to_end):
                 if self._open_stamp is not None:
                     new.append(b"\n")  # of that line there is no more
                 self._mark_gap(key, new)

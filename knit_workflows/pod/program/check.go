@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"slices"
+	"strings"
 	"syscall"
 )
 
@@ -15,22 +16,20 @@ const lostAndFound = "lost+found"
 // check keeps a Run from writing into Data that exists already, and finds outputs that share one
 // volume.
 func check(folders []string) int {
-	if why := prepare(folders); why != "" {
+	if why := firstProblem(folders); why != "" {
 		report(why)
 		return 1
 	}
+	open(folders)
 	return 0
 }
 
-// prepare says in one sentence which folder is not empty; "" if all are, and then opens them.
-func prepare(folders []string) string {
+// firstProblem says in one sentence which folder is not empty; "" if all are.
+func firstProblem(folders []string) string {
 	for _, folder := range folders {
 		if why := problem(folder); why != "" {
 			return why
 		}
-	}
-	for _, folder := range folders {
-		open(folder)
 	}
 	return ""
 }
@@ -72,11 +71,13 @@ func entriesOf(path string) ([]os.DirEntry, error) {
 	return entries, nil
 }
 
-// open lets any user write into a fresh volume: its top is often root's, and the user of an image
+// open lets any user write into fresh volumes: their tops are often root's, and the user of an image
 // is known to nobody before it runs. Where it may not, `run` says what the consequence is.
-func open(path string) {
-	if found, err := os.Stat(path); err == nil && found.Mode().Perm() != 0o777 {
-		os.Chmod(path, 0o777)
+func open(folders []string) {
+	for _, path := range folders {
+		if found, err := os.Stat(path); err == nil && found.Mode().Perm() != 0o777 {
+			os.Chmod(path, found.Mode()|0o777) // a group that new files inherit stays
+		}
 	}
 }
 
@@ -85,7 +86,7 @@ func reason(err error) string {
 	var number syscall.Errno
 	if errors.As(err, &number) {
 		text := number.Error()
-		return string(text[0]-'a'+'A') + text[1:]
+		return strings.ToUpper(text[:1]) + text[1:]
 	}
 	return err.Error()
 }

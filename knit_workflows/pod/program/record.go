@@ -38,11 +38,14 @@ func record(share, log string, outputs []output) int {
 }
 
 func follow(connection int, log string, outputs []output) int {
-	folders := []string{log}
+	var folders []string
 	for _, each := range outputs {
 		folders = append(folders, each.folder)
 	}
-	why := named(prepare(folders), outputs)
+	why := named(firstProblem(append([]string{log}, folders...)), outputs)
+	if why == "" {
+		open(folders)
+	}
 	descriptor(connection).Write([]byte("-" + why))
 	syscall.Shutdown(connection, syscall.SHUT_WR)
 	if why != "" {

@@ -432,6 +432,22 @@ def test_what_was_rotated_away_is_marked_and_noted(server: Api, process, tmp_pat
     assert note.startswith("log: it is incomplete: a part of it was rotated away on the node")
 
 
+@pytest.mark.patient
+def test_a_kubelet_that_waits_at_the_end_of_an_old_file_is_asked_again(
+    server: Api, process, tmp_path: Path
+) -> None:
+    past = int(time.time()) - 60
+    old = [b"%s.0Z %s\n" % (moment(past), b"x" * 1000)] * 1100
+    waiting = threading.Event()
+    server.logs = [[*old, lambda: waiting.wait(PATIENCE)], [b"%s.5Z new\n" % moment(past)], []]
+    try:
+        assert process(tmp_path / "log").wait(PATIENCE) == 0
+    finally:
+        waiting.set()
+    assert (tmp_path / "log").read_bytes() == (b"x" * 1000 + b"\n") * 1100 + b"new\n"
+    assert (tmp_path / "termination-log").read_text() == ""
+
+
 def moment(second: int) -> bytes:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second)).encode()
 

@@ -134,6 +134,18 @@ def _mark(seconds: str) -> bytes:
     return f"[knit: up to {seconds} {words}]\n".encode()
 
 
+def test_a_file_that_was_read_to_its_end_and_rotated_leaves_no_mark() -> None:
+    """The next one goes on at once; after seconds, another one may have been between."""
+    start = 1_700_000_000 * SECOND
+    for later, expected in ((1, b""), (9, _mark("9.0"))):
+        splice = LogSplice()
+        got = splice.feed(reading([(start, b"one\n")], None))
+        splice.finish()
+        splice.resume()
+        got += splice.feed(reading([(start + later * SECOND, b"two\n")], None))
+        assert got == b"one\n" + expected + b"two\n"
+
+
 def test_a_line_that_rotation_cut_is_ended_before_the_mark() -> None:
     start = 1_700_000_000 * SECOND
     splice = LogSplice()

@@ -266,9 +266,12 @@ def test_what_cannot_be_written_is_marked_and_noted_and_no_failure(
 
 
 def test_fresh_outputs_are_opened_to_the_users_of_all_images(room: Room) -> None:
-    room.path.joinpath("out").chmod(0o755)
+    """A group that new files inherit stays; the log is nobody else's to write."""
+    (room.path / "out").chmod(0o2755)
+    (room.path / "log").chmod(0o755)
     room.whole("true")
-    assert room.path.joinpath("out").stat().st_mode & 0o7777 == 0o777
+    assert (room.path / "out").stat().st_mode & 0o7777 == 0o2777
+    assert (room.path / "log").stat().st_mode & 0o7777 == 0o755
 
 
 def test_an_output_that_the_images_user_cannot_write_to_is_told_in_its_log(program: Path) -> None:
