@@ -33,6 +33,7 @@ class Answer:
     def __init__(self, response: aiohttp.ClientResponse) -> None:
         self._response = response
         self.status = response.status
+        self.headers = response.headers
 
     async def read(self) -> bytes:
         """Gives the whole body; the connection is free again."""
@@ -60,7 +61,7 @@ class Connection:
             connector=aiohttp.TCPConnector(limit=_CONNECTIONS),
             trust_env=True,
             read_bufsize=_BUFFER,
-            headers={"Accept": "application/json", "User-Agent": "knit"},
+            headers={"User-Agent": "knit"},
         )
 
     @classmethod
@@ -87,6 +88,7 @@ class Connection:
         query: Mapping[str, str] | None,
         body: JsonObject | None,
         *,
+        headers: Mapping[str, str],
         silence: float,
     ) -> Answer:
         """Sends a request and gives the response; `silence` is how long the server may be silent.
@@ -95,9 +97,9 @@ class Connection:
         server.
         """
         who = self._credentials
-        headers = {"Content-Type": "application/json"}
+        sent = {"Content-Type": "application/json", **headers}
         if authorization := await who.authorization():
-            headers["Authorization"] = authorization
+            sent["Authorization"] = authorization
         with _as_os_errors():
             return Answer(
                 await self._session.request(
@@ -105,7 +107,7 @@ class Connection:
                     who.server + path,
                     params=query,
                     data=None if body is None else json.dumps(body),
-                    headers=headers,
+                    headers=sent,
                     ssl=who.tls,
                     server_hostname=who.server_name,
                     proxy=who.proxy,

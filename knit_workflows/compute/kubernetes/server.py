@@ -191,7 +191,10 @@ class ApiServer:
     ) -> Answer:
         if self._connection is None:
             raise BackendUnavailable("the Kubernetes back-end is not open")
-        return await self._connection.send(method, path, query, body, silence=silence)
+        headers = {"Accept": "application/json"}
+        return await self._connection.send(
+            method, path, query, body, headers=headers, silence=silence
+        )
 
 
 def _change(line: bytes) -> tuple[str, JsonObject]:
