@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -30,6 +30,7 @@ class Bench:
     """A stack whose worker runs Plans on the node, and somebody who makes pods by hand there."""
 
     knit: Stack
+    settings: KubernetesSettings
     by_hand: ByHand
     pods: Pods
     image: str
@@ -53,8 +54,11 @@ class Bench:
 
 
 @asynccontextmanager
-async def on_the_node() -> AsyncIterator[Bench]:
-    """Gives a stack whose worker runs Plans in a fresh namespace of the node."""
+async def on_the_node(more: Mapping[str, str] | None = None) -> AsyncIterator[Bench]:
+    """Gives a stack whose worker runs Plans in a fresh namespace of the node.
+
+    `more` are settings of knit besides those that say where that is.
+    """
     async with kubernetes_adapter() as adapter:
         settings: KubernetesSettings = adapter.settings
         environment = {
@@ -62,6 +66,7 @@ async def on_the_node() -> AsyncIterator[Bench]:
             "KNIT_COMPUTE__KUBERNETES__KUBECONFIG": str(settings.kubeconfig),
             "KNIT_COMPUTE__KUBERNETES__KUBE_NAMESPACE": settings.kube_namespace,
             "KNIT_COMPUTE__KUBERNETES__POD_IMAGE": settings.pod_image,
+            **(more or {}),
         }
         server = ApiServer(settings)
         await server.open()
@@ -69,7 +74,7 @@ async def on_the_node() -> AsyncIterator[Bench]:
             async with stack(environment) as knit, Pods.of(server) as pods:
                 describe = describer(adapter.image, COMMAND, RESOURCES, logged=True)
                 by_hand = ByHand(server, settings, pods, describe)
-                yield Bench(knit, by_hand, pods, adapter.image)
+                yield Bench(knit, settings, by_hand, pods, adapter.image)
         finally:
             await server.aclose()
 
