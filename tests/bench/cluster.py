@@ -30,6 +30,7 @@ class Bench:
     """A stack whose worker runs Plans on the node, and somebody who makes pods by hand there."""
 
     knit: Stack
+    settings: KubernetesSettings
     by_hand: ByHand
     pods: Pods
     image: str
@@ -54,7 +55,10 @@ class Bench:
 
 @asynccontextmanager
 async def on_the_node(more: Mapping[str, str] | None = None) -> AsyncIterator[Bench]:
-    """Gives a stack whose worker runs Plans in a fresh namespace of the node."""
+    """Gives a stack whose worker runs Plans in a fresh namespace of the node.
+
+    `more` are settings of knit besides those that say where that is.
+    """
     async with kubernetes_adapter() as adapter:
         settings: KubernetesSettings = adapter.settings
         environment = {
@@ -70,7 +74,7 @@ async def on_the_node(more: Mapping[str, str] | None = None) -> AsyncIterator[Be
             async with stack(environment) as knit, Pods.of(server) as pods:
                 describe = describer(adapter.image, COMMAND, RESOURCES, logged=True)
                 by_hand = ByHand(server, settings, pods, describe)
-                yield Bench(knit, by_hand, pods, adapter.image)
+                yield Bench(knit, settings, by_hand, pods, adapter.image)
         finally:
             await server.aclose()
 

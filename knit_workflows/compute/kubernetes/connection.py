@@ -33,7 +33,7 @@ class Answer:
     def __init__(self, response: aiohttp.ClientResponse) -> None:
         self._response = response
         self.status = response.status
-        self.warnings = tuple(response.headers.getall("Warning", []))
+        self.headers = response.headers
 
     async def read(self) -> bytes:
         """Gives the whole body; the connection is free again."""
@@ -88,8 +88,8 @@ class Connection:
         query: Mapping[str, str] | None,
         body: JsonObject | None,
         *,
+        headers: Mapping[str, str],
         silence: float,
-        accept: str = "application/json",
     ) -> Answer:
         """Sends a request and gives the response; `silence` is how long the server may be silent.
 
@@ -97,10 +97,9 @@ class Connection:
         server.
         """
         who = self._credentials
-        kind = "application/merge-patch+json" if method == "PATCH" else "application/json"
-        headers = {"Accept": accept, "Content-Type": kind}
+        sent = {"Content-Type": "application/json", **headers}
         if authorization := await who.authorization():
-            headers["Authorization"] = authorization
+            sent["Authorization"] = authorization
         with _as_os_errors():
             return Answer(
                 await self._session.request(
@@ -108,7 +107,7 @@ class Connection:
                     who.server + path,
                     params=query,
                     data=None if body is None else json.dumps(body),
-                    headers=headers,
+                    headers=sent,
                     ssl=who.tls,
                     server_hostname=who.server_name,
                     proxy=who.proxy,

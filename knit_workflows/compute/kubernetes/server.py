@@ -237,7 +237,7 @@ class ApiServer:
             ) from error
         if answer.status >= 300 and answer.status not in accept:
             _raise_for_status(answer.status, text, reading=method in ("GET", "DELETE"))
-        warnings = warnings_of(answer.warnings)
+        warnings = warnings_of(answer.headers.getall("Warning", ()))
         self._log_once(warnings)
         return Response(answer.status, _parsed(text), warnings)
 
@@ -266,8 +266,11 @@ class ApiServer:
     ) -> Answer:
         if self._connection is None:
             raise BackendUnavailable("the Kubernetes back-end is not open")
+        headers = {"Accept": accept}
+        if method == "PATCH":
+            headers["Content-Type"] = "application/merge-patch+json"
         return await self._connection.send(
-            method, path, query, body, silence=silence, accept=accept
+            method, path, query, body, headers=headers, silence=silence
         )
 
 

@@ -137,7 +137,7 @@ def injected(pod: RunPod, settings: KubernetesSettings, *, native: bool) -> dict
     script = "trap 'exit 143' TERM; while :; do sleep 0.1; done"
     agent = {"name": "agent", "image": pod.image, "command": ["sh", "-c", script]}
     if native:
-        spec["initContainers"].append(agent | {"restartPolicy": "Always"})
+        spec.setdefault("initContainers", []).append(agent | {"restartPolicy": "Always"})
     else:
         spec["containers"].append(agent)
     return job

@@ -435,7 +435,7 @@ class TestTransfers:
             await backend.open_transfer(TRANSFER)
         api.remove("events", "e")
         self.put(api, phase="Pending")
-        with pytest.raises(TransferNotReady, match=r"NotScheduled: .*data-knitid-a is missing"):
+        with pytest.raises(TransferNotReady, match=r"NotScheduled: .*data-knitid-a is Pending"):
             await backend.open_transfer(TRANSFER)
 
     async def test_a_door_that_is_just_closing_is_waited_for(self, api, backend):
