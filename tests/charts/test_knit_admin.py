@@ -36,22 +36,22 @@ def test_all_charts_render(helm: Helm, folder: SettingsFolder, plain: bool, pull
     if plain:
         folder.write(folder.without_tls, "")
     if pull:
-        folder.write(folder.pull_secret, json.dumps({"metadata": {"name": "regcred"}}))
+        secret = {"kind": "Secret", "metadata": {"name": "regcred"}, "data": {}}
+        folder.write(folder.pull_secret, json.dumps(secret))
     known: dict[str, dict[str, Any]] = {}
     for chart in charts.chosen(folder):
-        given = merged(
-            charts.handed_over(chart, known), computed_values(folder, chart, "registry.example/ml")
-        )
+        given = merged(charts.handed_over(chart, known), computed_values(folder, chart))
         path = folder.root / f"given-{chart}.json"
         path.write_text(json.dumps(given))
         extra = charts.EXTRA_VALUES if chart == charts.APP else ()
-        files = [*(folder.values(name) for name in (chart, *extra)), path]
+        files = [path, *(folder.values(name) for name in (chart, *extra))]
         known[chart] = yaml.safe_load((CHARTS / chart / "values.yaml").read_text())
         for file in files:
             known[chart] = merged(known[chart], yaml.safe_load(file.read_text()) or {})
-        objects = by_name(
-            helm.render(chart, *(word for file in files for word in ("--values", file)))
-        )
+        words = [word for file in files for word in ("--values", file)]
+        if chart == charts.APP:
+            words += ["--set-json", 'imageRepository="registry.example/ml"']
+        objects = by_name(helm.render(chart, *words))
     text = json.dumps(objects)
     assert ("knit-admin-tls" in text) is not plain
     assert "knit-admin-bootstrap-token" in text
