@@ -8,7 +8,12 @@ from http.client import HTTPConnection, HTTPException, HTTPResponse
 from typing import Final
 from urllib.parse import urlsplit
 
-from knit_api.transfers.agent_upload import BROKEN_RESPONSE, AgentUnreachable
+from knit_api.transfers.agent_upload import (
+    BROKEN_RESPONSE,
+    NO_CONNECTION,
+    SILENT,
+    AgentUnreachable,
+)
 
 _CONNECT_TIMEOUT: Final = 10.0
 _READ_TIMEOUT: Final = 60.0
@@ -38,7 +43,7 @@ def received(url: str, path: str, headers: Mapping[str, str]) -> Generator[bytes
         try:
             connection.connect()
         except OSError as error:  # a TimeoutError too
-            raise AgentUnreachable("it accepts no connection") from error
+            raise AgentUnreachable(NO_CONNECTION) from error
         try:
             connection.sock.settimeout(_READ_TIMEOUT)
             connection.request("GET", path, headers=dict(headers))
@@ -48,7 +53,7 @@ def received(url: str, path: str, headers: Mapping[str, str]) -> Generator[bytes
                     raise AgentRefused(response.status, response.read(_MAX_REASON_BYTES))
                 yield from _body(response)
         except TimeoutError as error:
-            raise AgentUnreachable("it sends nothing any more") from error
+            raise AgentUnreachable(SILENT) from error
         except (OSError, HTTPException) as error:
             raise AgentUnreachable(BROKEN_RESPONSE) from error
 

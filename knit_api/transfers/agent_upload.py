@@ -20,6 +20,8 @@ _RESPONSE_TIMEOUT: Final = 600.0
 """How long the response may take: before it, what was unpacked is written to the disk."""
 _READ_BYTES: Final = 64 << 10
 _MAX_RESPONSE_BYTES: Final = 64 << 10
+NO_CONNECTION: Final = "it accepts no connection"
+SILENT: Final = "it takes and sends nothing any more"
 BROKEN_RESPONSE: Final = "it broke its response off, or something else answers in its place"
 
 
@@ -42,10 +44,8 @@ async def send_body(
     try:
         async with asyncio.timeout(_CONNECT_TIMEOUT):
             reader, writer = await asyncio.open_connection(target.hostname, target.port or 80)
-    except TimeoutError as error:
-        raise AgentUnreachable(f"it accepts no connection within {_CONNECT_TIMEOUT:g} s") from error
-    except OSError as error:
-        raise AgentUnreachable("it accepts no connection") from error
+    except OSError as error:  # a TimeoutError too
+        raise AgentUnreachable(NO_CONNECTION) from error
     connection = h11.Connection(h11.CLIENT)
     response = asyncio.ensure_future(_read_response(connection, reader))
     try:
@@ -59,7 +59,7 @@ async def send_body(
         async with asyncio.timeout(_RESPONSE_TIMEOUT):
             return await response
     except TimeoutError as error:
-        raise AgentUnreachable("it has stopped taking the content, or gives no response") from error
+        raise AgentUnreachable(SILENT) from error
     except OSError as error:
         raise AgentUnreachable("it closed the connection without a response") from error
     except h11.ProtocolError as error:

@@ -12,7 +12,13 @@ import httpx
 
 from knit_api.server.streams import Chunks, Threads, cancel_and_wait, finish_despite_cancel
 from knit_api.transfers.agent_download import AgentRefused, received
-from knit_api.transfers.agent_upload import BROKEN_RESPONSE, AgentUnreachable, send_body
+from knit_api.transfers.agent_upload import (
+    BROKEN_RESPONSE,
+    NO_CONNECTION,
+    SILENT,
+    AgentUnreachable,
+    send_body,
+)
 from knit_api.transfers.codecs import PLAIN_TAR
 from knit_api.transfers.upload_body import UploadBody, refused_archive
 from knit_workflows.archive import Form
@@ -153,13 +159,11 @@ def _agent_lost(error: AgentUnreachable | httpx.HTTPError) -> errors.BackendUnav
         case AgentUnreachable():
             why = str(error)
         case httpx.ConnectError() | httpx.ConnectTimeout():
-            why = "it accepts no connection"
+            why = NO_CONNECTION
         case httpx.TimeoutException():
-            why = "it sends nothing any more"
-        case httpx.RemoteProtocolError():
-            why = BROKEN_RESPONSE
+            why = SILENT
         case _:
-            why = "the connection to it broke"
+            why = BROKEN_RESPONSE
     return errors.BackendUnavailable(
         f"the volume's transfer agent is lost: {why}",
         advice="try again in some seconds",

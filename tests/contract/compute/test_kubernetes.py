@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -185,6 +186,24 @@ async def test_what_the_server_warns_of_is_given(pods: Pods) -> None:
     pod = await pods.make("true")
     pod = replace(pod, resources={"cpu": "1", "memory": "64.5"})
     assert any("fractional byte value" in text for text in await pods.backend.launch(pod))
+
+
+async def test_whoever_drains_a_node_is_not_refused_because_of_transfers(pods: Pods) -> None:
+    """`kubectl drain` refuses pods without a controller; this only asks what it would do."""
+    reading = pods.transfer(await pods.volume({"a": b"one"}), TransferMode.READ)
+    await opened(pods, reading)
+    [node] = _kubectl(pods, "get", "nodes", "-o", "name").split()
+    mine = f"--pod-selector=app.kubernetes.io/instance={reading.name}"
+    said = _kubectl(pods, "drain", node.removeprefix("node/"), "--dry-run=client", mine)
+    assert f"evicting pod {pods.adapter.settings.kube_namespace}/{reading.name}" in said
+    await pods.backend.close_transfer(reading)
+
+
+def _kubectl(pods: Pods, *words: str) -> str:
+    command = ["kubectl", f"--kubeconfig={pods.adapter.settings.kubeconfig}", *words]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 async def test_the_restricted_standard_is_kept_by_all_pods() -> None:
