@@ -11,6 +11,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -133,8 +134,10 @@ class ByHand:
             await asyncio.sleep(0.05)
 
     async def _make(self, pod: RunPod, kind: Kind, label: Mapping[str, str]) -> None:
+        if kind == "bare":
+            pod = replace(pod, log=None)  # and so without a program in front of its command
         outputs = [mount.volume for mount in pod.outputs]
-        if kind == "same" and pod.log is not None:
+        if pod.log is not None:
             outputs.append(pod.log)
         claims = [manifests.volume_claim(volume, self.settings) for volume in outputs]
         await asyncio.gather(
@@ -142,19 +145,10 @@ class ByHand:
         )
         spec = manifests.run_job(pod, self.settings)["spec"]["template"]["spec"]
         if kind == "bare":
-            spec = _without_ours(spec, pod)
+            del spec["initContainers"]
         about = {"name": pod.name, "labels": dict(label)}
         body = {"apiVersion": "v1", "kind": "Pod", "metadata": about, "spec": spec}
         await self._server.create("Pod", body)
-
-
-def _without_ours(spec: dict[str, Any], pod: RunPod) -> dict[str, Any]:
-    """The user's container and its volumes, without init container and log."""
-    theirs = {mount.volume.knit_id for mount in (*pod.inputs, *pod.outputs)}
-    return {key: value for key, value in spec.items() if key != "initContainers"} | {
-        "containers": [one for one in spec["containers"] if one["name"] == manifests.MAIN],
-        "volumes": [one for one in spec["volumes"] if one["name"] in theirs],
-    }
 
 
 def describer(
