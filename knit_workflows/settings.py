@@ -201,9 +201,9 @@ class KubernetesSettings(_Group):
     program_limits: Mapping[str, str] = {"memory": "64Mi"}
     """What each of them may use: the program takes 3 MiB, the rest is for pages of the log that are
     not on the disk yet. A quota or LimitRange may demand more names, such as `cpu`."""
-    pod_requests: Mapping[str, str] = {"cpu": "50m", "memory": "100Mi"}
+    log_reader_requests: Mapping[str, str] = {"cpu": "50m", "memory": "100Mi"}
     """What the container that reads a log from the API server requests."""
-    pod_limits: Mapping[str, str] = {"memory": "100Mi"}
+    log_reader_limits: Mapping[str, str] = {"memory": "100Mi"}
     """What it may use. With less than a tenth of a core it takes seconds to start."""
     transfer_requests: Mapping[str, str] = {"cpu": "50m", "memory": "100Mi"}
     """What the container of a transfer pod requests."""
@@ -296,8 +296,8 @@ class KubernetesSettings(_Group):
     @field_validator(
         "program_requests",
         "program_limits",
-        "pod_requests",
-        "pod_limits",
+        "log_reader_requests",
+        "log_reader_limits",
         "transfer_requests",
         "transfer_limits",
     )
@@ -309,7 +309,7 @@ class KubernetesSettings(_Group):
     def _requests_fit(self) -> Self:
         for which, requests, limits in (
             ("program", self.program_requests, self.program_limits),
-            ("pod", self.pod_requests, self.pod_limits),
+            ("log_reader", self.log_reader_requests, self.log_reader_limits),
             ("transfer", self.transfer_requests, self.transfer_limits),
         ):
             for name in sorted(requests.keys() & limits.keys()):

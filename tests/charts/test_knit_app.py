@@ -436,12 +436,13 @@ def test_every_container_gets_a_cpu_limit_where_a_quota_demands_it(helm: Helm) -
         for container in (*spec.get("initContainers", ()), *spec["containers"]):
             assert container["resources"]["limits"]["cpu"] == "1", name
     read = settings_of(found)
-    assert json.loads(read["KNIT_COMPUTE__KUBERNETES__POD_LIMITS"]) == limits["limits"]
+    assert json.loads(read["KNIT_COMPUTE__KUBERNETES__PROGRAM_LIMITS"]) == limits["limits"]
     assert json.loads(read["KNIT_COMPUTE__KUBERNETES__TRANSFER_LIMITS"])["cpu"] == "2"
 
 
 def test_settings_of_containers_are_the_defaults_of_the_program(helm: Helm) -> None:
     read, defaults = settings_of(rendered(helm)), KubernetesSettings()
-    for name in ("pod_requests", "pod_limits", "transfer_requests", "transfer_limits"):
+    kinds = ("requests", "limits")
+    for name in (f"{of}_{kind}" for of in ("program", "log_reader", "transfer") for kind in kinds):
         written = read[f"KNIT_COMPUTE__KUBERNETES__{name.upper()}"]
         assert json.loads(written) == getattr(defaults, name)

@@ -30,7 +30,7 @@
 {{-   with $v.expander.most }}{{ $_ := set $all "KNIT_COMPUTE__KUBERNETES__EXPANDER_MOST" (toString .) }}{{ end }}
 {{- end -}}
 {{- with $v.runs.maxActive }}{{ $_ := set $all "KNIT_ENGINE__MAX_ACTIVE_RUNS" (int64 . | toString) }}{{ end -}}
-{{- range $pods, $prefix := dict "containers" "POD" "transfers" "TRANSFER" }}
+{{- range $pods, $prefix := dict "containers" "PROGRAM" "logReaders" "LOG_READER" "transfers" "TRANSFER" }}
 {{-   range $kind := list "requests" "limits" }}
 {{-     $quantities := dict }}
 {{-     range $name, $quantity := get (get $v.runs $pods) $kind }}{{ if $quantity }}{{ $_ := set $quantities $name (toString $quantity) }}{{ end }}{{ end }}

@@ -58,7 +58,7 @@ REFUSALS: Final = (
         StartFailureKind.REFUSED,
         r"failed quota: (?P<quota>[^:]+): (?P<demand>must specify .+)",
         "by the quota {quota} of the namespace a pod {demand}; what `main` takes is in the Plan's "
-        "`resources`, what knit's own containers take in KNIT_COMPUTE__KUBERNETES__POD_LIMITS",
+        "`resources`, what knit's own containers take in KNIT_COMPUTE__KUBERNETES__PROGRAM_LIMITS",
     ),
     _rule(
         "LimitRange",

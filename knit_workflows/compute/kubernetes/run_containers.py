@@ -142,7 +142,7 @@ def knit_container(name: str, program: str, settings: KubernetesSettings) -> Jso
         "command": ["python3", "-m", f"knit_workflows.pod.{program}"],
         # Unless it is set, no CPU limit: Knitfab's 50m would make Python's start take over 1 s
         # instead of 0.1 s.
-        "resources": resources(settings.pod_requests, settings.pod_limits),
+        "resources": resources(settings.log_reader_requests, settings.log_reader_limits),
     }
 
 

@@ -24,7 +24,9 @@ LIMITS = {"cpu": "200m", "memory": "100Mi"}
 async def adapter() -> AsyncIterator[KubernetesAdapter]:
     """The back-end in a namespace whose quota demands a cpu limit of every container."""
     async with kubernetes_adapter(
-        pod_limits=LIMITS, transfer_limits=LIMITS | {"memory": "256Mi"}
+        program_limits=LIMITS,
+        log_reader_limits=LIMITS,
+        transfer_limits=LIMITS | {"memory": "256Mi"},
     ) as adapter:
         await adapter.cluster.set_quota("limits", **{"limits.cpu": "4", "limits.memory": "4Gi"})
         yield adapter

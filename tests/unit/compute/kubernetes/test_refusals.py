@@ -56,7 +56,7 @@ RECORDED = [
         FAILS_SOON,
         "by the quota compute of the namespace a pod must specify limits.cpu for: nurse; what "
         "`main` takes is in the Plan's `resources`, what knit's own containers take in "
-        "KNIT_COMPUTE__KUBERNETES__POD_LIMITS",
+        "KNIT_COMPUTE__KUBERNETES__PROGRAM_LIMITS",
     ),
     (
         'pods "lr-2fttd" is forbidden: maximum cpu usage per Container is 1, but limit is 2',
