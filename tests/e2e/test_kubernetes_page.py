@@ -140,7 +140,7 @@ async def test_its_commands_lead_from_an_empty_cluster_to_a_run(
             serve = page.served(here, without=no_credentials if alone else "")
             logs.append((here, stack.enter_context(serve)))
         for command, log in logs:
-            await said(log, "worker is ready" if "--roles" in command else "Uvicorn running")
+            await said(log, "worker is ready" if "--roles" in command else "API is ready")
         await pushed_and_run(f"http://127.0.0.1:{port}/api", cluster["images"]["busybox"])
 
 
