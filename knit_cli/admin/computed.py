@@ -23,8 +23,8 @@ def computed_values(folder: SettingsFolder, chart: str) -> dict[str, Any]:
     pull_secret = pull_secret_name(folder)
     if pull_secret is not None and chart in charts.PULLING:
         values["imagePullSecrets"] = [{"name": pull_secret}]
-    if chart == charts.APP:
-        values["accounts"] = dict(_accounts(folder))
+    if chart == charts.APP and (accounts := dict(_accounts(folder))):
+        values["accounts"] = accounts
     return values
 
 

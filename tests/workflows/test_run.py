@@ -179,7 +179,7 @@ async def test_what_cannot_be_kept_is_told_when_the_run_ends(
         handle = knit.temporal.get_workflow_handle(names.run_workflow(run.summary.run_id, 1))
         await handle.result()
         metadata = await handle.query("__temporal_workflow_metadata")
-        assert metadata.current_details.endswith(f"\n\n{note}")
+        assert f"\n\n{note}\n\n* queue: " in metadata.current_details
 
 
 async def test_a_pod_is_released_by_the_attempt_after_the_commit(
