@@ -136,11 +136,16 @@ class Pods:
         backend: ComputeBackend | None = None,
     ) -> Observation:
         """Watches until an observation is as wanted."""
-        async with asyncio.timeout(self.adapter.patience.total_seconds()):
-            async with aclosing((backend or self.backend).watch(name)) as watch:  # type: ignore[type-var]
-                async for seen in watch:
-                    if wanted(seen):
-                        return seen
+        last: Observation | None = None
+        try:
+            async with asyncio.timeout(self.adapter.patience.total_seconds()):
+                async with aclosing((backend or self.backend).watch(name)) as watch:  # type: ignore[type-var]
+                    async for seen in watch:
+                        last = seen
+                        if wanted(seen):
+                            return seen
+        except TimeoutError as error:
+            raise AssertionError(f"the last that was seen is {last}") from error
         raise AssertionError("a watch never ends by itself")
 
     async def file(self, volume: Volume | None, name: str) -> str:
