@@ -112,8 +112,8 @@ async def expand(settings: Settings, *, health_port: int | None = None) -> None:
             f"the role {EXPANDER} is for Kubernetes, and runs are on {settings.compute.kind!r}",
             advice="set KNIT_COMPUTE__KIND to kubernetes, or leave the role out",
         )
+    from knit_workflows.compute.kubernetes.api.server import ApiServer
     from knit_workflows.compute.kubernetes.expander import Expander
-    from knit_workflows.compute.kubernetes.server import ApiServer
 
     stopping = _stopped_by_signals()
     health = Health()

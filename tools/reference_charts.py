@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import yaml
 
-from knit_workflows.compute.kubernetes.rights import RULES
+from knit_workflows.compute.kubernetes.specs.rights import RULES
 
 CHARTS: Final = Path(__file__).parents[1] / "charts"
 BEGIN: Final = "<!-- values: written by tools/reference.py from values.yaml; run `make docs` -->"

@@ -17,8 +17,8 @@ from typing import Any, Literal
 
 from knit_workflows import names
 from knit_workflows.compute.base import RunPod
-from knit_workflows.compute.kubernetes import manifests
-from knit_workflows.compute.kubernetes.server import ApiServer, ResourceExpired
+from knit_workflows.compute.kubernetes.api.server import ApiServer, ResourceExpired
+from knit_workflows.compute.kubernetes.specs import manifests
 from knit_workflows.domain.errors import BackendUnavailable
 from knit_workflows.domain.volumes import Mount, Volume
 from knit_workflows.settings import KubernetesSettings

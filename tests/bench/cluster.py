@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from knit_workflows import names
-from knit_workflows.compute.kubernetes.server import ApiServer
+from knit_workflows.compute.kubernetes.api.server import ApiServer
 from knit_workflows.domain.ids import KnitId
 from knit_workflows.domain.tags import Tag
 from knit_workflows.domain.volumes import Volume

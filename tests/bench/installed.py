@@ -18,7 +18,7 @@ from typing import Any
 from pydantic import SecretStr
 
 from knit_workflows import names
-from knit_workflows.compute.kubernetes.server import ApiServer
+from knit_workflows.compute.kubernetes.api.server import ApiServer
 from knit_workflows.domain.ids import PlanId
 from knit_workflows.domain.runs import RunQuery
 from knit_workflows.settings import KubernetesSettings, StoreSettings

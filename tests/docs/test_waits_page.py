@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from knit_workflows.compute.base import StartFailureKind
-from knit_workflows.compute.kubernetes.waits import CODES
+from knit_workflows.compute.kubernetes.pods.waits import CODES
 
 PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "why-a-run-waits.md"
 

@@ -24,7 +24,7 @@ _WORKER = f"""
 import asyncio, sys
 from pathlib import Path
 from knit_workflows import log
-from knit_workflows.compute.kubernetes import credentials
+from knit_workflows.compute.kubernetes.api import credentials
 from knit_workflows.plugin import Role
 from knit_workflows.settings import read_settings
 from knit_workflows.telemetry import set_up_telemetry

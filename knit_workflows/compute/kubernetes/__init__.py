@@ -7,6 +7,6 @@ creates service accounts, roles and role bindings.
 from __future__ import annotations
 
 from knit_workflows.compute.kubernetes.backend import KubernetesBackend
-from knit_workflows.compute.kubernetes.rights import prerequisites, worker_account
+from knit_workflows.compute.kubernetes.specs.rights import prerequisites, worker_account
 
 __all__ = ["KubernetesBackend", "prerequisites", "worker_account"]

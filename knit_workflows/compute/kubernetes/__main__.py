@@ -12,7 +12,7 @@ import json
 import sys
 
 from knit_workflows.compute.kubernetes import prerequisites, worker_account
-from knit_workflows.compute.kubernetes.objects import JsonObject
+from knit_workflows.compute.kubernetes.api.objects import JsonObject
 from knit_workflows.settings import KubernetesSettings, SettingsRefused, read_settings
 
 

@@ -6,7 +6,7 @@ import re
 from typing import Final
 
 from knit_workflows import names
-from knit_workflows.compute.kubernetes.objects import JsonObject, being_deleted
+from knit_workflows.compute.kubernetes.api.objects import JsonObject, being_deleted
 from knit_workflows.domain.errors import BackendRejected, VolumeRefused
 from knit_workflows.domain.volumes import Volume
 

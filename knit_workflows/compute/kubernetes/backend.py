@@ -25,28 +25,29 @@ from knit_workflows.compute.base import (
     Trial,
     WarmPool,
 )
-from knit_workflows.compute.kubernetes import endings, manifests, observing
-from knit_workflows.compute.kubernetes.informer import Informer
-from knit_workflows.compute.kubernetes.looking import look_closer, read_warnings
-from knit_workflows.compute.kubernetes.manifests import LABEL_INSTANCE
-from knit_workflows.compute.kubernetes.objects import (
+from knit_workflows.compute.kubernetes.api.informer import Informer
+from knit_workflows.compute.kubernetes.api.objects import (
     JsonObject,
     being_deleted,
     created_at,
     now,
     version_of,
 )
-from knit_workflows.compute.kubernetes.rights import prerequisites
-from knit_workflows.compute.kubernetes.server import ApiServer
-from knit_workflows.compute.kubernetes.stalled import claims_of, why_stalled
-from knit_workflows.compute.kubernetes.start_failures import (
+from knit_workflows.compute.kubernetes.api.server import ApiServer
+from knit_workflows.compute.kubernetes.pods import endings, observing
+from knit_workflows.compute.kubernetes.pods.looking import look_closer, read_warnings
+from knit_workflows.compute.kubernetes.pods.stalled import claims_of, why_stalled
+from knit_workflows.compute.kubernetes.pods.start_failures import (
     CLAIM,
     WarningEvent,
     about,
     read_warning,
 )
-from knit_workflows.compute.kubernetes.suspension import SUSPENDED
-from knit_workflows.compute.kubernetes.timeline import pull_is_unknown, remember, with_pull
+from knit_workflows.compute.kubernetes.pods.suspension import SUSPENDED
+from knit_workflows.compute.kubernetes.pods.timeline import pull_is_unknown, remember, with_pull
+from knit_workflows.compute.kubernetes.specs import manifests
+from knit_workflows.compute.kubernetes.specs.manifests import LABEL_INSTANCE
+from knit_workflows.compute.kubernetes.specs.rights import prerequisites
 from knit_workflows.compute.kubernetes.transfers import TransferPods
 from knit_workflows.compute.kubernetes.trials import try_launch
 from knit_workflows.compute.kubernetes.volumes import Volumes

@@ -16,8 +16,8 @@ from decimal import Decimal
 from typing import Final
 
 from knit_workflows import names
-from knit_workflows.compute.kubernetes.objects import JsonObject, being_deleted
-from knit_workflows.compute.kubernetes.server import ApiServer
+from knit_workflows.compute.kubernetes.api.objects import JsonObject, being_deleted
+from knit_workflows.compute.kubernetes.api.server import ApiServer
 from knit_workflows.domain.errors import BackendRejected, BackendUnavailable
 from knit_workflows.domain.quantities import parse_quantity
 from knit_workflows.settings import KubernetesSettings

@@ -13,19 +13,19 @@ from knit_workflows.compute.base import (
     Transfer,
     TransferMode,
 )
-from knit_workflows.compute.kubernetes import manifests
 from knit_workflows.compute.kubernetes.adopted_claims import refuse_change
-from knit_workflows.compute.kubernetes.looking import why_pending
-from knit_workflows.compute.kubernetes.objects import (
+from knit_workflows.compute.kubernetes.api.objects import (
     JsonObject,
     being_deleted,
     condition_is,
     created_at,
     now,
 )
+from knit_workflows.compute.kubernetes.api.server import ApiServer
+from knit_workflows.compute.kubernetes.pods.looking import why_pending
+from knit_workflows.compute.kubernetes.pods.start_failures import start_failure_of_pod
 from knit_workflows.compute.kubernetes.probe import status_of
-from knit_workflows.compute.kubernetes.server import ApiServer
-from knit_workflows.compute.kubernetes.start_failures import start_failure_of_pod
+from knit_workflows.compute.kubernetes.specs import manifests
 from knit_workflows.domain.errors import (
     BackendRejected,
     BackendUnavailable,

@@ -13,9 +13,9 @@ from typing import Final
 
 from knit_workflows.compute.base import RunPod, Trial
 from knit_workflows.compute.checks import sentence
-from knit_workflows.compute.kubernetes import manifests
-from knit_workflows.compute.kubernetes.objects import JsonObject
-from knit_workflows.compute.kubernetes.server import ApiServer
+from knit_workflows.compute.kubernetes.api.objects import JsonObject
+from knit_workflows.compute.kubernetes.api.server import ApiServer
+from knit_workflows.compute.kubernetes.specs import manifests
 from knit_workflows.domain.errors import BackendRejected
 from knit_workflows.settings import KubernetesSettings
 

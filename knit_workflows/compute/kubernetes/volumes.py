@@ -7,14 +7,14 @@ from datetime import timedelta
 from typing import Final
 
 from knit_workflows.backoff import Backoff
-from knit_workflows.compute.kubernetes import manifests
 from knit_workflows.compute.kubernetes.adopted_claims import (
     check_adoptable,
     check_name,
     refuse_change,
 )
-from knit_workflows.compute.kubernetes.objects import being_deleted
-from knit_workflows.compute.kubernetes.server import ApiServer
+from knit_workflows.compute.kubernetes.api.objects import being_deleted
+from knit_workflows.compute.kubernetes.api.server import ApiServer
+from knit_workflows.compute.kubernetes.specs import manifests
 from knit_workflows.domain.errors import (
     BackendUnavailable,
     InvalidQuantity,

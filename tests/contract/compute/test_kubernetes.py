@@ -21,7 +21,8 @@ from knit_workflows.compute.base import (
     TransferMode,
     oom_note,
 )
-from knit_workflows.compute.kubernetes import KubernetesBackend, manifests
+from knit_workflows.compute.kubernetes import KubernetesBackend
+from knit_workflows.compute.kubernetes.specs import manifests
 from knit_workflows.domain.plans.model import NodeMode, NodeRule
 from knit_workflows.domain.runs import SUCCEEDED, Exit
 from knit_workflows.settings import KubernetesSettings

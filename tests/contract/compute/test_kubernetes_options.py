@@ -12,8 +12,8 @@ import pytest
 
 from knit_workflows import names
 from knit_workflows.compute.base import Phase, StartFailureKind
+from knit_workflows.compute.kubernetes.api.server import ApiServer
 from knit_workflows.compute.kubernetes.expander import Expander
-from knit_workflows.compute.kubernetes.server import ApiServer
 from knit_workflows.domain.plans.options import PodOptions, Spread, Toleration
 from knit_workflows.domain.runs import SUCCEEDED
 from knit_workflows.domain.volumes import Mount, Volume, VolumeOptions

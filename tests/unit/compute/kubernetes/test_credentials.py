@@ -3,7 +3,7 @@ from __future__ import annotations
 import certifi
 import pytest
 
-from knit_workflows.compute.kubernetes.credentials import of_kubeconfig, of_service_account
+from knit_workflows.compute.kubernetes.api.credentials import of_kubeconfig, of_service_account
 from knit_workflows.domain.errors import BackendRejected
 
 POD = {"KUBERNETES_SERVICE_HOST": "10.0.0.1", "KUBERNETES_SERVICE_PORT": "443"}

@@ -8,6 +8,7 @@ from contextlib import suppress
 
 import pytest
 
+from knit_workflows.compute.kubernetes.api.server import ApiServer
 from knit_workflows.compute.kubernetes.expander import (
     Expander,
     Growth,
@@ -15,7 +16,6 @@ from knit_workflows.compute.kubernetes.expander import (
     wanted_bytes,
     written_claims,
 )
-from knit_workflows.compute.kubernetes.server import ApiServer
 from knit_workflows.domain.errors import BackendUnavailable
 from tests.waiting import until
 

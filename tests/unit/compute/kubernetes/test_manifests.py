@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from knit_workflows.compute.base import RunPod, Transfer, TransferMode
-from knit_workflows.compute.kubernetes import manifests, prerequisites
+from knit_workflows.compute.kubernetes import prerequisites
+from knit_workflows.compute.kubernetes.specs import manifests
 from knit_workflows.domain.errors import BackendRejected
 from knit_workflows.domain.plans.model import NodeMode, NodeRule
 from knit_workflows.domain.volumes import Mount, Volume

@@ -15,15 +15,15 @@ from knit_workflows.compute.base import (
     StartFailureKind,
     oom_note,
 )
-from knit_workflows.compute.kubernetes.endings import needs_job, waits_for_others
-from knit_workflows.compute.kubernetes.observing import (
+from knit_workflows.compute.kubernetes.pods.endings import needs_job, waits_for_others
+from knit_workflows.compute.kubernetes.pods.observing import (
     is_change,
     observe_job,
     observe_pod,
     relevant_pod,
     trim,
 )
-from knit_workflows.compute.kubernetes.start_failures import WarningEvent
+from knit_workflows.compute.kubernetes.pods.start_failures import WarningEvent
 from knit_workflows.domain.milestones import Milestone
 from knit_workflows.domain.runs import Exit
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from knit_workflows.compute.base import Phase, RunPod
-from knit_workflows.compute.kubernetes import manifests, observing
-from knit_workflows.compute.kubernetes.suspension import observe_suspended
+from knit_workflows.compute.kubernetes.pods import observing
+from knit_workflows.compute.kubernetes.pods.suspension import observe_suspended
+from knit_workflows.compute.kubernetes.specs import manifests
 from knit_workflows.domain.errors import BackendRejected
 from knit_workflows.domain.plans.model import NodeMode, NodeRule
 from knit_workflows.domain.plans.options import PodOptions, Spread, Toleration

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from knit_workflows.compute.kubernetes.placement import placement
+from knit_workflows.compute.kubernetes.specs.placement import placement
 from knit_workflows.domain.plans.model import NodeMode, NodeRule
 
 MAY, PREFER, MUST = NodeMode.MAY, NodeMode.PREFER, NodeMode.MUST

@@ -7,8 +7,8 @@ import json
 import pytest
 
 from knit_workflows.compute.base import RunPod, StartFailureKind, Transfer, TransferMode
-from knit_workflows.compute.kubernetes.refusals import REFUSALS, classify_refusal
-from knit_workflows.compute.kubernetes.start_failures import read_warning, start_failure_of_job
+from knit_workflows.compute.kubernetes.api.refusals import REFUSALS, classify_refusal
+from knit_workflows.compute.kubernetes.pods.start_failures import read_warning, start_failure_of_job
 from knit_workflows.domain.errors import BackendRejected, BackendUnavailable, QuotaExceeded
 from knit_workflows.domain.volumes import Mount, Volume
 

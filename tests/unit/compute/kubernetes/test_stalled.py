@@ -10,7 +10,7 @@ import pytest
 
 from knit_workflows.compute.base import Phase, StartFailureKind
 from knit_workflows.compute.kubernetes import KubernetesBackend
-from knit_workflows.compute.kubernetes.stalled import (
+from knit_workflows.compute.kubernetes.pods.stalled import (
     ClaimState,
     claims_of,
     read_claim,

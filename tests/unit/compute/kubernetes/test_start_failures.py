@@ -7,13 +7,13 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from knit_workflows.compute.base import StartFailureKind
-from knit_workflows.compute.kubernetes.refusals import REFUSALS
-from knit_workflows.compute.kubernetes.start_failures import (
+from knit_workflows.compute.kubernetes.api.refusals import REFUSALS
+from knit_workflows.compute.kubernetes.pods.start_failures import (
     WarningEvent,
     read_warning,
     start_failure_of_pod,
 )
-from knit_workflows.compute.kubernetes.waits import CODES, WAITS
+from knit_workflows.compute.kubernetes.pods.waits import CODES, WAITS
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 IMAGE, TRANSIENT, UNSCHEDULABLE = (

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from knit_workflows.compute.kubernetes.timeline import (
+from knit_workflows.compute.kubernetes.pods.timeline import (
     pull_is_unknown,
     remember,
     timeline_of,

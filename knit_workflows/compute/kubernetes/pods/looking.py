@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from knit_workflows.compute.base import StartFailure
-from knit_workflows.compute.kubernetes.objects import JsonObject, now
-from knit_workflows.compute.kubernetes.server import ApiServer
-from knit_workflows.compute.kubernetes.stalled import (
+from knit_workflows.compute.kubernetes.api.objects import JsonObject, now
+from knit_workflows.compute.kubernetes.api.server import ApiServer
+from knit_workflows.compute.kubernetes.pods.stalled import (
     ClaimState,
     claims_of,
     read_claim,
     why_stalled,
 )
-from knit_workflows.compute.kubernetes.start_failures import (
+from knit_workflows.compute.kubernetes.pods.start_failures import (
     CLAIM,
     WarningEvent,
     about,

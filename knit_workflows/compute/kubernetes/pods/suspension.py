@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 from knit_workflows.compute.base import Observation, Phase
-from knit_workflows.compute.kubernetes.objects import JsonObject
-from knit_workflows.compute.kubernetes.waits import WAITS
+from knit_workflows.compute.kubernetes.api.objects import JsonObject
+from knit_workflows.compute.kubernetes.pods.waits import WAITS
 from knit_workflows.domain.plans.options import QUEUE_LABEL
 from knit_workflows.domain.runs import LOST, Exit
 

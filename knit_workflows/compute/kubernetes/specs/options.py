@@ -13,8 +13,8 @@ from typing import Any, Final
 
 from knit_workflows import names
 from knit_workflows.compute.base import RunPod
-from knit_workflows.compute.kubernetes.objects import JsonObject
-from knit_workflows.compute.kubernetes.run_containers import MAIN
+from knit_workflows.compute.kubernetes.api.objects import JsonObject
+from knit_workflows.compute.kubernetes.specs.run_containers import MAIN
 from knit_workflows.domain.errors import BackendRejected
 from knit_workflows.domain.plans.options import (
     QUEUE_LABEL,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from knit_workflows.compute.kubernetes.objects import JsonObject
+from knit_workflows.compute.kubernetes.api.objects import JsonObject
 from knit_workflows.settings import KubernetesSettings
 
 _RBAC: Final = "rbac.authorization.k8s.io"

@@ -15,14 +15,14 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from knit_workflows.compute.base import oom_note
-from knit_workflows.compute.kubernetes.objects import (
+from knit_workflows.compute.kubernetes.api.objects import (
     JsonObject,
     being_deleted,
     condition,
     condition_is,
     instant,
 )
-from knit_workflows.compute.kubernetes.run_containers import LOG_SIDECAR, MAIN
+from knit_workflows.compute.kubernetes.specs.run_containers import LOG_SIDECAR, MAIN
 from knit_workflows.domain.runs import LOST, STUCK_CODE, SUCCEEDED, Exit
 
 _OWN: Final = frozenset({MAIN, LOG_SIDECAR})

@@ -16,7 +16,7 @@ seccomp profile applies. Then there are two modes, because pods of different use
 
 from __future__ import annotations
 
-from knit_workflows.compute.kubernetes.objects import JsonObject
+from knit_workflows.compute.kubernetes.api.objects import JsonObject
 from knit_workflows.settings import KubernetesSettings
 
 

@@ -18,13 +18,13 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from knit_workflows.compute.base import StartFailureKind
-from knit_workflows.compute.kubernetes.objects import JsonObject
-from knit_workflows.compute.kubernetes.refusals import QUOTA_EXCEEDED, classify_refusal
+from knit_workflows.compute.kubernetes.api.objects import JsonObject
+from knit_workflows.compute.kubernetes.api.refusals import QUOTA_EXCEEDED, classify_refusal
 from knit_workflows.domain.errors import BackendRejected, BackendUnavailable, QuotaExceeded
 from knit_workflows.settings import KubernetesSettings
 
 if TYPE_CHECKING:
-    from knit_workflows.compute.kubernetes.connection import Answer, Connection
+    from knit_workflows.compute.kubernetes.api.connection import Answer, Connection
 
 _log = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ class ApiServer:
         """Loads the credentials; connections are made when needed."""
         if self._connection is None:
             # Here, since roles that never open it need no HTTP client, which takes 5 MiB.
-            from knit_workflows.compute.kubernetes.connection import Connection
+            from knit_workflows.compute.kubernetes.api.connection import Connection
 
             self._connection = await Connection.open(self._settings)
 

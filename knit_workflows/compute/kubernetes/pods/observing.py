@@ -11,22 +11,22 @@ from typing import Final
 
 from knit_workflows.compute.base import Observation, Phase, StartFailure, StartFailureKind
 from knit_workflows.compute.image_that_ran import image_that_ran
-from knit_workflows.compute.kubernetes.endings import (
+from knit_workflows.compute.kubernetes.api.objects import JsonObject, being_deleted, condition_is
+from knit_workflows.compute.kubernetes.pods.endings import (
     being_taken_away,
     ending,
     has_final_phase,
     status_of,
 )
-from knit_workflows.compute.kubernetes.objects import JsonObject, being_deleted, condition_is
-from knit_workflows.compute.kubernetes.run_containers import MAIN
-from knit_workflows.compute.kubernetes.stalled import claims_of
-from knit_workflows.compute.kubernetes.start_failures import (
+from knit_workflows.compute.kubernetes.pods.stalled import claims_of
+from knit_workflows.compute.kubernetes.pods.start_failures import (
     WarningEvent,
     start_failure_of_job,
     start_failure_of_pod,
 )
-from knit_workflows.compute.kubernetes.suspension import observe_suspended
-from knit_workflows.compute.kubernetes.timeline import timeline_of
+from knit_workflows.compute.kubernetes.pods.suspension import observe_suspended
+from knit_workflows.compute.kubernetes.pods.timeline import timeline_of
+from knit_workflows.compute.kubernetes.specs.run_containers import MAIN
 from knit_workflows.domain.runs import SUCCEEDED
 
 ABSENT: Final = Observation(Phase.ABSENT)

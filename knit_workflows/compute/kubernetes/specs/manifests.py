@@ -12,10 +12,10 @@ from typing import Final
 from knit_workflows import names
 from knit_workflows.compute.base import RunPod, Transfer, TransferMode
 from knit_workflows.compute.kubernetes.adopted_claims import refuse_change
-from knit_workflows.compute.kubernetes.objects import JsonObject
-from knit_workflows.compute.kubernetes.options import with_options
-from knit_workflows.compute.kubernetes.placement import placement
-from knit_workflows.compute.kubernetes.run_containers import (
+from knit_workflows.compute.kubernetes.api.objects import JsonObject
+from knit_workflows.compute.kubernetes.specs.options import with_options
+from knit_workflows.compute.kubernetes.specs.placement import placement
+from knit_workflows.compute.kubernetes.specs.run_containers import (
     MAIN,
     check_empty,
     is_supervised,
@@ -30,7 +30,7 @@ from knit_workflows.compute.kubernetes.run_containers import (
     supervised,
     token_volume,
 )
-from knit_workflows.compute.kubernetes.security import pod_context, user_container_context
+from knit_workflows.compute.kubernetes.specs.security import pod_context, user_container_context
 from knit_workflows.domain.errors import BackendRejected
 from knit_workflows.domain.plans.model import LOG_PATH
 from knit_workflows.domain.volumes import Mount, Volume

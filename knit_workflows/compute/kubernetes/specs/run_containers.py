@@ -13,8 +13,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from knit_workflows.compute.base import RunPod
-from knit_workflows.compute.kubernetes.objects import JsonObject
-from knit_workflows.compute.kubernetes.security import knit_container_context
+from knit_workflows.compute.kubernetes.api.objects import JsonObject
+from knit_workflows.compute.kubernetes.specs.security import knit_container_context
 from knit_workflows.domain.plans.model import LOG_PATH
 from knit_workflows.domain.volumes import Mount, Volume
 from knit_workflows.settings import KubernetesSettings

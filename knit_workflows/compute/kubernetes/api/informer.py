@@ -20,8 +20,8 @@ from contextlib import contextmanager, suppress
 from typing import Final, Generic, TypeVar
 
 from knit_workflows.backoff import Backoff
-from knit_workflows.compute.kubernetes.objects import JsonObject
-from knit_workflows.compute.kubernetes.server import ApiServer, ResourceExpired
+from knit_workflows.compute.kubernetes.api.objects import JsonObject
+from knit_workflows.compute.kubernetes.api.server import ApiServer, ResourceExpired
 from knit_workflows.domain.errors import KnitError
 
 T = TypeVar("T")

@@ -13,7 +13,7 @@ from enum import Enum, auto
 from typing import Final
 
 from knit_workflows.compute.base import StartFailure, StartFailureKind
-from knit_workflows.compute.kubernetes.refusals import REFUSALS
+from knit_workflows.compute.kubernetes.api.refusals import REFUSALS
 
 
 class Source(Enum):

@@ -12,12 +12,12 @@ from typing import Final
 
 import aiohttp
 
-from knit_workflows.compute.kubernetes.credentials import (
+from knit_workflows.compute.kubernetes.api.credentials import (
     Credentials,
     of_kubeconfig,
     of_service_account,
 )
-from knit_workflows.compute.kubernetes.objects import JsonObject
+from knit_workflows.compute.kubernetes.api.objects import JsonObject
 from knit_workflows.settings import KubernetesSettings
 
 _CONNECTIONS: Final = 32

@@ -14,15 +14,15 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from knit_workflows.compute.base import StartFailure, StartFailureKind
-from knit_workflows.compute.kubernetes.objects import (
+from knit_workflows.compute.kubernetes.api.objects import (
     JsonObject,
     condition,
     condition_is,
     created_at,
     instant,
 )
-from knit_workflows.compute.kubernetes.refusals import classify_refusal
-from knit_workflows.compute.kubernetes.waits import PULLS, WAITS, Source, known
+from knit_workflows.compute.kubernetes.api.refusals import classify_refusal
+from knit_workflows.compute.kubernetes.pods.waits import PULLS, WAITS, Source, known
 from knit_workflows.compute.pull_errors import UNKNOWN, classify_pull_error
 
 CLAIM: Final = "PersistentVolumeClaim"

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from knit_workflows.compute.base import StartFailure
-from knit_workflows.compute.kubernetes.objects import JsonObject, condition, condition_is
-from knit_workflows.compute.kubernetes.run_containers import CHECK
-from knit_workflows.compute.kubernetes.waits import WAITS
+from knit_workflows.compute.kubernetes.api.objects import JsonObject, condition, condition_is
+from knit_workflows.compute.kubernetes.pods.waits import WAITS
+from knit_workflows.compute.kubernetes.specs.run_containers import CHECK
 
 _NODE: Final = "volume.kubernetes.io/selected-node"
 _PROVISIONER: Final = "volume.kubernetes.io/storage-provisioner"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from knit_workflows.compute.kubernetes.objects import JsonObject
+from knit_workflows.compute.kubernetes.api.objects import JsonObject
 from knit_workflows.domain.plans.model import NodeMode, NodeRule
 
 

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
-from knit_workflows.compute.kubernetes.objects import JsonObject, condition, instant
-from knit_workflows.compute.kubernetes.run_containers import MAIN
+from knit_workflows.compute.kubernetes.api.objects import JsonObject, condition, instant
+from knit_workflows.compute.kubernetes.specs.run_containers import MAIN
 from knit_workflows.domain.milestones import Milestone, Timeline
 
 _SEEN: Final = "milestones"

@@ -1,0 +1,1 @@
+"""What is asked of a cluster: pure functions that give manifests."""
