@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Final, Generic, TypeVar
@@ -30,6 +31,8 @@ _log = logging.getLogger(__name__)
 
 _STALE_AFTER: Final = 100.0
 """Seconds without an event from the server; bookmarks come about every 60."""
+_QUIET_WATCH: Final = 30.0
+"""Seconds after which the end of a watch is no sign of a proxy that ends each of them at once."""
 
 
 class Informer(Generic[T]):
@@ -47,12 +50,14 @@ class Informer(Generic[T]):
         *,
         key: Callable[[JsonObject], str],
         read: Callable[[JsonObject], T],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._server = server
         self._kind = kind
         self._query = query
         self._key = key
         self._read = read
+        self._clock = clock
         self._objects: dict[str, dict[str, T]] = {}
         self._subscribers: dict[str, set[asyncio.Event]] = {}
         self._task: asyncio.Task[None] | None = None
@@ -78,7 +83,7 @@ class Informer(Generic[T]):
     @property
     def fresh(self) -> bool:
         """Whether the cache is up to date: it has been listed, and the server sends events."""
-        idle = asyncio.get_running_loop().time() - self._last_event_at
+        idle = self._clock() - self._last_event_at
         return self._version is not None and idle < _STALE_AFTER
 
     def get(self, key: str) -> list[T]:
@@ -133,6 +138,7 @@ class Informer(Generic[T]):
 
     async def _follow(self) -> None:
         assert self._version is not None
+        begun = self._clock()
         async for kind, thing in self._server.watch(self._kind, self._query, self._version):
             self._note_event()
             self._backoff.reset()
@@ -144,9 +150,12 @@ class Informer(Generic[T]):
             else:
                 self._keep(thing)
             self._notify(self._key(thing))
+        if self._clock() - begun >= _QUIET_WATCH:
+            self._note_event()  # the server has ended it as it was asked to
+            self._backoff.reset()
 
     def _note_event(self) -> None:
-        self._last_event_at = asyncio.get_running_loop().time()
+        self._last_event_at = self._clock()
 
     def _keep(self, thing: JsonObject) -> None:
         uid = thing["metadata"]["uid"]

@@ -33,6 +33,10 @@ _TRANSIENT_STATUS: Final = frozenset({401, 408, 425, 429})
 _PAGE: Final = 500
 _WATCH_TIMEOUT: Final = 90.0
 """Seconds without a byte after which a watch counts as broken; bookmarks come about every 60."""
+_LIFETIME: Final = (240, 300)
+_LIFETIMES: Final = {"Event": (50, 70)}
+"""Seconds after which the server ends a watch. It has no cache of Events, and so sends no bookmarks
+of them (Kubernetes 1.34): without an end, a quiet watch would look like a broken one."""
 _WARNING: Final = re.compile(r'\b\d{3} \S+ "((?:[^"\\]|\\.)*)"')
 _ESCAPED: Final = re.compile(r"\\(.)")
 _WARNINGS_KNOWN: Final = 1000
@@ -184,13 +188,13 @@ class ApiServer:
     ) -> AsyncIterator[tuple[str, JsonObject]]:
         """Yields (type, object) of each change after `version`, bookmarks included.
 
-        The server ends it after some minutes.
+        The server ends it after some minutes; that of Events, which have no bookmarks, after one.
 
         Raises:
             ResourceExpired: the version is too old.
         """
         # Random, so that not all watches of all workers are renewed in the same second.
-        lifetime = str(random.randint(240, 300))
+        lifetime = str(random.randint(*_LIFETIMES.get(kind, _LIFETIME)))
         watched = {
             **query,
             "watch": "1",
