@@ -124,7 +124,7 @@ class _Trial:
         """Whether the queue knows waiting tasks by their priority; nobody takes these."""
         waiting = f"{self.queue}-waiting"
         await self._schedule(_activity(waiting, "waiting", priority=_HIGH))
-        deadline = time.monotonic() + 2
+        deadline = time.monotonic() + _POLL.total_seconds()
         while True:
             described = await self.client.workflow_service.describe_task_queue(
                 DescribeTaskQueueRequest(

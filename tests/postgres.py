@@ -117,6 +117,7 @@ class Databases:
         All connections to it are ended, but for those that stay warm.
         """
         assert self._template is not None
+        self._cool(url)  # a test that took the database alone has not taken them over
         self._warm[url] = list(warm)
         try:
             sound = self._template.restore(

@@ -210,6 +210,7 @@ class LogRecorder:
                 self._retries.succeeded()
                 ends = 1 if new_bytes else ends + 1
             self._splice.resume()
+        _write(destination, self._splice.end())
 
     def _read(self, splice: LogSplice, destination: int) -> int:
         """Reads the log once and writes what is new; returns the number of new bytes."""

@@ -10,7 +10,8 @@ can be resumed from a second on. This is how known lines are distinguished from 
   there, of lines and of chunks of lines, some are left out by their stamp;
 * a reading may be cut within a line: then as many bytes of that line are skipped as were seen;
 * if the anchor does not come, the runtime has rotated the log meanwhile: then lines pass from the
-  first stamp on that is later than all seen, after a line that marks the gap.
+  first stamp on that is later than all seen, after a line that marks the gap. If there is no such
+  line, the mark ends the log: where in the file of before the kubelet stopped, nobody knows.
 
 A kubelet that follows a log goes from the end of one file to the newest, and passes over the files
 that were rotated away meanwhile. Such a gap is marked too: a leap of the stamps to a line that had
@@ -45,8 +46,8 @@ class NotALog(Exception):
 class LogSplice:
     """Turns chunks of readings into new content of the log.
 
-    Give `feed` each chunk of a reading; call `finish` when a reading ended by itself, and `resume`
-    before each reading but the first.
+    Give `feed` each chunk of a reading; call `finish` when a reading ended by itself, `resume`
+    before each reading but the first, and `end` after the last.
     """
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
@@ -56,6 +57,7 @@ class LogSplice:
         self._clock = clock
         self._received_at = 0.0  # the chunk before
         self._since_gap = 0  # bytes
+        self._saw_last_line = True  # the last reading that ended by itself has shown it again
         # Over all readings.
         self._anchor: bytes | None = None
         self._anchor_second = 0
@@ -132,6 +134,15 @@ class LogSplice:
         if self._alien is not None:
             raise NotALog(self._alien)
         self._read_to_end = True
+        self._saw_last_line = self._skip_lines == 0
+
+    def end(self) -> bytes:
+        """Gives what ends the log: nothing, or a mark if its last lines may be missing."""
+        if self._saw_last_line:
+            return b""
+        self.gaps += 1
+        start = b"" if self._open_stamp is None else b"\n"
+        return start + b"[knit: the end of the log may be missing, rotated away on the node]\n"
 
     def _start_line(self, data: bytes, at: int, new: list[bytes]) -> int | None:
         """Where the line's content starts; None when there is none, or more is needed to know."""

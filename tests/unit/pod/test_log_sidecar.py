@@ -439,7 +439,8 @@ def test_a_kubelet_that_waits_at_the_end_of_an_old_file_is_asked_again(
     past = int(time.time()) - 60
     old = [b"%s.0Z %s\n" % (moment(past), b"x" * 1000)] * 1100
     waiting = threading.Event()
-    server.logs = [[*old, lambda: waiting.wait(PATIENCE)], [b"%s.5Z new\n" % moment(past)], []]
+    new = [b"%s.5Z new\n" % moment(past)]
+    server.logs = [[*old, lambda: waiting.wait(PATIENCE)], new, new]
     try:
         assert process(tmp_path / "log").wait(PATIENCE) == 0
     finally:

@@ -211,3 +211,34 @@ def test_words_of_the_kubelet_are_no_log(text: bytes) -> None:
     log = stamp(SECOND) + b" line\n" + stamp(SECOND) + b" next\n"
     assert after.feed(log) == b"next\n"
     after.finish()
+
+
+ROTATED = b"[knit: the end of the log may be missing, rotated away on the node]\n"
+
+
+@pytest.mark.parametrize(
+    ("readings", "marked"),
+    [
+        (["file", "file"], False),
+        (["file", "cut", "file"], False),
+        (["nothing", "nothing"], False),
+        (["file", "rotated"], True),
+        (["file", "cut", "rotated", "rotated"], True),
+    ],
+)
+def test_a_log_that_was_rotated_after_its_last_line_says_that_more_may_be_missing(
+    readings: list[str], marked: bool
+) -> None:
+    """A kubelet goes on with the new file, and tells nobody what it has left in the old one."""
+    start = 1_700_000_000 * SECOND
+    splice, got = LogSplice(), b""
+    for name in readings:
+        log = [(start, b"one\n"), (start + 1, b"two")] if name == "file" else []
+        if sent := reading(log, splice.since):
+            got += splice.feed(sent)
+        if name != "cut":
+            splice.finish()
+        splice.resume()
+    told = b"" if readings[0] == "nothing" else b"one\ntwo"
+    assert got + splice.end() == told + (b"\n" + ROTATED if marked else b"")
+    assert splice.gaps == marked
