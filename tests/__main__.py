@@ -110,9 +110,12 @@ async def _run(count: Count, environment: dict[str, str], *tiers: Tier) -> None:
     """Runs tiers one after the other; what one prints is shown when it has ended."""
     for tier in tiers:
         begun = time.monotonic()
-        with tempfile.TemporaryDirectory(prefix="knit-tier-") as folder:
+        with tempfile.TemporaryDirectory("", "knit-tier-", ignore_cleanup_errors=True) as folder:
             report, output = Path(folder) / "report.xml", Path(folder) / "output"
+            # A root of its own: each session of pytest closes the shared one to other users anew,
+            # and PostgreSQL, which is one, loses what it is just making there.
             command = [sys.executable, "-m", "pytest", "-q", f"--junitxml={report}"]
+            command.append(f"--basetemp={folder}/t")
             with output.open("wb") as file:
                 process = await asyncio.create_subprocess_exec(
                     *(*command, *tier.arguments),
