@@ -310,22 +310,13 @@ class KnitClient:
             compute_queue=self._queues.interactive,
             heartbeat=self._heartbeat,
         )
-        with _translated():
-            try:
-                answers = await self._client.execute_workflow(
-                    VolumesWorkflow.run,
-                    request,
-                    id=names.volumes_workflow(uuid.uuid4().hex),
-                    task_queue=self._queues.interactive,
-                    execution_timeout=self._lease,
-                    task_timeout=self._step_timeout,
-                    priority=options.AT_HAND,
-                )
-            except WorkflowFailureError as error:
-                raise errors.EngineUnavailable(
-                    f"no worker has looked at the volumes: {error.cause}",
-                    advice="see that a worker with the role interactive runs, then try again",
-                ) from error
+        workflow_id = names.volumes_workflow(uuid.uuid4().hex)
+        with _asked(
+            "no worker has looked at the volumes", "a worker with the role interactive runs"
+        ):
+            answers = await self._client.execute_workflow(
+                VolumesWorkflow.run, request, id=workflow_id, **self._at_once()
+            )
         _raise_unless_answered(answers)
         return answers.volumes
 
@@ -335,28 +326,27 @@ class KnitClient:
         Raises:
             Unavailable: the back-end, or all workers that could ask it.
         """
-        with _translated():
-            try:
-                result = await self._client.execute_workflow(
-                    TrialWorkflow.run,
-                    TrialInput(
-                        document=dict(document),
-                        compute_queue=self._queues.compute,
-                        heartbeat=self._heartbeat,
-                    ),
-                    id=names.trial_workflow(uuid.uuid4().hex),
-                    task_queue=self._queues.interactive,
-                    execution_timeout=self._lease,
-                    task_timeout=self._step_timeout,
-                    priority=options.AT_HAND,
-                )
-            except WorkflowFailureError as error:
-                raise errors.EngineUnavailable(
-                    f"no worker has tried the Plan: {error.cause}",
-                    advice="see that workers run (roles interactive and compute), then try again",
-                ) from error
+        request = TrialInput(
+            document=dict(document),
+            compute_queue=self._queues.compute,
+            heartbeat=self._heartbeat,
+        )
+        workflow_id = names.trial_workflow(uuid.uuid4().hex)
+        with _asked("no worker has tried the Plan", "workers run (roles interactive and compute)"):
+            result = await self._client.execute_workflow(
+                TrialWorkflow.run, request, id=workflow_id, **self._at_once()
+            )
         _raise_unless_answered(result)
         return result
+
+    def _at_once(self) -> dict[str, Any]:
+        """Gives the options of a workflow that somebody waits for."""
+        return {
+            "task_queue": self._queues.interactive,
+            "execution_timeout": self._lease,
+            "task_timeout": self._step_timeout,
+            "priority": options.AT_HAND,
+        }
 
 
 def _why_untested(error: BaseException) -> str:
@@ -402,6 +392,18 @@ def _translated() -> Iterator[None]:
         raise errors.EngineUnavailable(advice=ADVICE) from cause
     except WorkflowUpdateFailedError as cause:
         raise errors.Conflict(f"the transfer is over: {cause.cause}", advice=ANEW) from cause
+
+
+@contextmanager
+def _asked(failure: str, wanted: str) -> Iterator[None]:
+    """Translates what the wait for a workflow raises; `wanted` is what it takes to succeed."""
+    with _translated():
+        try:
+            yield
+        except WorkflowFailureError as error:
+            raise errors.EngineUnavailable(
+                f"{failure}: {error.cause}", advice=f"see that {wanted}, then try again"
+            ) from error
 
 
 def _raise_unless_answered(answers: VolumeAnswers | TrialResult) -> None:

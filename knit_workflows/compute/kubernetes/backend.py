@@ -202,9 +202,8 @@ class KubernetesBackend:
                     stack.enter_context(self._warnings.subscribe(thing, changed))
                     heard.add(thing)
                 present = await self._with_reason(pod_name, snapshot.observation, stall)
-                present = await self._with_pull(snapshot.pod, present)
                 if observing.is_change(last, present):
-                    last = present
+                    last = await self._with_pull(snapshot.pod, present)
                     yield last
                 await _set_within(changed, self._interval(snapshot))
 

@@ -15,6 +15,7 @@ from typing import Final
 from knit_workflows.compute.kubernetes.api.objects import JsonObject, condition, instant
 from knit_workflows.compute.kubernetes.specs.run_containers import MAIN
 from knit_workflows.domain.milestones import Milestone, Timeline
+from knit_workflows.wire.times import parse_duration
 
 _SEEN: Final = "milestones"
 """The key, in a pod that is kept, of the milestones that were seen; no field of Kubernetes."""
@@ -28,9 +29,7 @@ _WITHIN_SECOND: Final = timedelta(milliseconds=999)
 _LATEST: Final = timedelta(seconds=3)
 """A worker that learns of a milestone later than this was not watching."""
 _LONG_START: Final = timedelta(seconds=1)
-_PULLED: Final = re.compile(
-    r"\((?:(\d+)h)?(?:(\d+)m)?(?:([\d.]+)s)?(?:([\d.]+)ms)? including waiting"
-)
+_PULLED: Final = re.compile(r"\((\S+) including waiting")
 """How long a pull has taken, as Go writes durations; the kubelet's words since Kubernetes 1.28."""
 
 
@@ -67,10 +66,7 @@ def with_pull(timeline: Timeline, events: Sequence[JsonObject]) -> Timeline:
         if event.get("reason") != "Pulled" or event["involvedObject"].get("fieldPath") != path:
             continue
         found = _PULLED.search(event.get("message") or "")
-        hours, minutes, seconds, millis = (
-            (float(one or 0) for one in found.groups()) if found else (0.0,) * 4
-        )
-        took = timedelta(hours=hours, minutes=minutes, seconds=seconds, milliseconds=millis)
+        took = parse_duration(found[1]) if found else timedelta()  # it was there already
         return {**timeline, Milestone.PULLED: timeline[Milestone.INITIALIZED] + took}
     return timeline
 
