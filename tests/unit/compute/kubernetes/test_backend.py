@@ -18,8 +18,9 @@ from knit_workflows.domain.errors import (
     DataExists,
     TransferNotReady,
 )
+from knit_workflows.domain.milestones import Milestone
 from knit_workflows.domain.volumes import Mount, Volume
-from tests.waiting import until
+from tests.waiting import PATIENCE, until
 
 POD = RunPod(
     name="worker-run-r1",
@@ -356,6 +357,29 @@ class TestWatch:
         with_pod(api, "Running", RUNNING)
         api.answers.extend([(503, "away")] * 2)
         await until(lambda: Phase.RUNNING in phases)
+
+    @pytest.mark.parametrize("started", ["03:04:09", "03:04:06"], ids=["long", "short"])
+    async def test_only_a_long_start_is_explained_by_the_events_of_the_pull(
+        self, api, backend, started
+    ):
+        with_pod(api, "Succeeded", {"terminated": {}})
+        pod = api.objects["pods", f"{POD.name}-x"]
+        times = {"startedAt": f"2026-01-02T{started}Z", "finishedAt": "2026-01-02T03:04:11Z"}
+        pod["status"]["containerStatuses"][0]["state"]["terminated"] = {"exitCode": 0, **times}
+        since = {"lastTransitionTime": "2026-01-02T03:04:05Z"}
+        pod["status"]["conditions"] = [{"type": "Initialized", "status": "True", **since}]
+        about = {"kind": "Pod", "name": f"{POD.name}-x", "fieldPath": "spec.containers{main}"}
+        told = 'Successfully pulled image "a" in 2s (3.5s including waiting).'
+        event = {"reason": "Pulled", "type": "Normal", "message": told, "involvedObject": about}
+        api.put("events", {"metadata": {"name": "e"}, **event})
+        async with asyncio.timeout(PATIENCE), aclosing(backend.watch(POD.name)) as watch:
+            seen = await anext(watch)
+        pulled = seen.timeline.get(Milestone.PULLED)
+        if started == "03:04:09":
+            begun = seen.timeline[Milestone.INITIALIZED]
+            assert pulled == begun + timedelta(seconds=3.5)
+        else:
+            assert pulled is None
 
     async def test_many_watches_share_one_connection(self, api, backend):
         seen: list[Phase] = []
