@@ -75,6 +75,7 @@ class LogSplice:
         self._drop_line = False
         self._read_to_end = self._was_read_to_end = False  # this reading, and the one before
         self._known_came = False  # a line: then nothing is missing before the first new one
+        self._latest_came = False  # the latest of the known lines
         self._alien: str | None = None
         self._fragment: str | None = None
 
@@ -90,7 +91,7 @@ class LogSplice:
         self._remainder, self._stamp = b"", None
         self._seek, self._skip_lines = self._anchor, self._since_anchor
         self._skip_bytes = 0
-        self._passing = self._drop_line = self._known_came = False
+        self._passing = self._drop_line = self._known_came = self._latest_came = False
         self._was_read_to_end, self._read_to_end = self._read_to_end, False
         self._alien = self._fragment = None
 
@@ -134,7 +135,8 @@ class LogSplice:
         if self._alien is not None:
             raise NotALog(self._alien)
         self._read_to_end = True
-        self._saw_last_line = self._skip_lines == 0
+        # Of a file that is new within a second, the lines before its own do not come again.
+        self._saw_last_line = self._skip_lines == 0 or self._latest_came
 
     def end(self) -> bytes:
         """Gives what ends the log: nothing, or a mark if its last lines may be missing."""
@@ -191,6 +193,7 @@ class LogSplice:
                     new.append(b"\n")  # of that line there is no more
                 self._mark_gap(key, new)
         self._known_came = True
+        self._latest_came = self._latest_came or key >= self._latest
         if self._seek is not None:
             if stamp != self._seek:
                 self._drop_line = True

@@ -224,6 +224,8 @@ ROTATED = b"[knit: the end of the log may be missing, rotated away on the node]\
         (["nothing", "nothing"], False),
         (["file", "rotated"], True),
         (["file", "cut", "rotated", "rotated"], True),
+        (["file", "new file", "new file"], False),
+        (["file", "new file", "rotated"], True),
     ],
 )
 def test_a_log_that_was_rotated_after_its_last_line_says_that_more_may_be_missing(
@@ -232,13 +234,18 @@ def test_a_log_that_was_rotated_after_its_last_line_says_that_more_may_be_missin
     """A kubelet goes on with the new file, and tells nobody what it has left in the old one."""
     start = 1_700_000_000 * SECOND
     splice, got = LogSplice(), b""
+    files = {
+        "file": [(start, b"one\n"), (start + 1, b"two")],
+        "new file": [(start + 2, b"three\n")],  # within a second; the line goes on there
+    }
     for name in readings:
-        log = [(start, b"one\n"), (start + 1, b"two")] if name == "file" else []
+        log = files.get(name, [])
         if sent := reading(log, splice.since):
             got += splice.feed(sent)
         if name != "cut":
             splice.finish()
         splice.resume()
-    told = b"" if readings[0] == "nothing" else b"one\ntwo"
-    assert got + splice.end() == told + (b"\n" + ROTATED if marked else b"")
+    told = b"".join(text for name in dict.fromkeys(readings) for _, text in files.get(name, []))
+    ends_line = b"" if told.endswith(b"\n") else b"\n"
+    assert got + splice.end() == told + (ends_line + ROTATED if marked else b"")
     assert splice.gaps == marked
