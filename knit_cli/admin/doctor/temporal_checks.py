@@ -8,8 +8,9 @@ from typing import Any, Final
 from knit_cli.admin.doctor.findings import Finding, ok, problem, unknown, warning
 
 _OLDEST_TEMPORAL: Final = (1, 27)
-_LIMIT: Final = 20
-"""Default of `history.transferProcessorMaxPollRPS`; as many more are let through at once."""
+_LIMITED_ROUND: Final = 2 / 20
+"""Seconds of an activity and a workflow task at the default of the limit below, 20 a second."""
+_PACE: Final = "history.transferProcessorMaxPollRPS"
 _NOT_SEEN: Final = "matching.enableFairness, limits of requests and sizes"
 """Settings that matter to knit, and show neither in an answer nor in a trial."""
 _NOT_TRIED: Final = {"problem": "the pod is of a version that does not try it"}
@@ -73,14 +74,16 @@ def _trial(found: dict[str, Any]) -> Iterator[Finding]:
             "each short step waits for its worker to ask for it",
             _cure("system.enableActivityEagerExecution=true"),
         )
-    steps, seconds = found["steps"], found["seconds"]
-    pace = f"{steps} steps took {seconds:.1f} s"
-    limited = seconds >= (steps - _LIMIT - _LIMIT / 4) / _LIMIT * 0.9
+    first, later = found["firstRound"], found["laterRound"]
+    pace = f"an activity and a workflow task take {later * 1000:.0f} ms"
+    slow = later >= 0.9 * _LIMITED_ROUND
+    # The limit lets some tasks through at once: what is as slow from the start is slow by itself.
+    limited = slow and later >= 2 * first
     if limited:
         yield warning(
             "temporal",
-            f"{pace}, as with the default limit of {_LIMIT} a second, or with a slow database",
-            _cure("history.transferProcessorMaxPollRPS=10000"),
+            f"{pace}, {first * 1000:.0f} ms at first, as with the default limit of 20 a second",
+            _cure(f"{_PACE}=10000"),
         )
     if not found["priorities"]:
         yield warning(
@@ -90,7 +93,8 @@ def _trial(found: dict[str, Any]) -> Iterator[Finding]:
         )
     if found["updateWithStart"] and found["eager"] and found["priorities"] and not limited:
         text = f"its dynamic configuration is as knit wants it, by trial ({pace})"
-        yield ok("temporal", f"{text}; what cannot be tried: {_NOT_SEEN}")
+        unseen = f"{_NOT_SEEN}, {_PACE} below such a pace" if slow else _NOT_SEEN
+        yield ok("temporal", f"{text}; what cannot be tried: {unseen}")
 
 
 def _cure(setting: str) -> str:

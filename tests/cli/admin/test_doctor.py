@@ -35,8 +35,8 @@ WELL = {
             "updateWithStart": True,
             "eager": True,
             "priorities": True,
-            "steps": 60,
-            "seconds": 0.6,
+            "firstRound": 0.02,
+            "laterRound": 0.021,
         },
     },
     "database": {},
@@ -80,7 +80,7 @@ def test_where_all_is_well_nothing_needs_a_cure(healthy: Admin):
     }
     printed = healthy("doctor").out.decode()
     assert "✔ temporal: 1.29.1 at temporal.example:7233, namespace knit\n" in printed
-    assert "as knit wants it, by trial (60 steps took 0.6 s); what cannot be tried: " in printed
+    assert "as knit wants it, by trial (an activity and a workflow task take 21 ms); " in printed
     assert "matching.enableFairness" in printed
 
 
@@ -317,7 +317,7 @@ def test_what_temporal_lacks(healthy: Admin, temporal, state, words):
     [
         ({"updateWithStart": False}, "problem", "uploads", "enableExecuteMultiOperation=true"),
         ({"eager": False}, "warning", "each short step waits", "enableActivityEagerExecution=true"),
-        ({"seconds": 2.03}, "warning", "60 steps took 2.0 s, as with", "MaxPollRPS=10000"),
+        ({"laterRound": 0.1}, "warning", "take 100 ms, 20 ms at first", "MaxPollRPS=10000"),
         ({"priorities": False}, "warning", "priorities of tasks", "matching.useNewMatcher=true"),
         ({"problem": "denied"}, "unknown", "could not be tried: denied", "docs/operations.md"),
     ],
@@ -328,6 +328,15 @@ def test_what_its_dynamic_configuration_lacks(healthy: Admin, trial, state, word
     assert words in one["message"]
     assert cure in one["cure"]
     assert "as knit wants it" not in healthy("doctor").out.decode()
+
+
+def test_what_is_slow_from_the_start_is_not_taken_for_the_limit(healthy: Admin):
+    """A busy server or a slow database; that the limit cannot be seen below that is said."""
+    slow = {"firstRound": 0.09, "laterRound": 0.17}
+    examined(healthy, {"trial": {**WELL["temporal"]["trial"], **slow}})
+    message = found(healthy)[("temporal", "ok")]["message"]
+    assert message.endswith("history.transferProcessorMaxPollRPS below such a pace")
+    assert "warning" not in {state for check, state in found(healthy) if check == "temporal"}
 
 
 def test_a_pod_that_tries_nothing_is_told(healthy: Admin):
