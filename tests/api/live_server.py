@@ -18,6 +18,31 @@ _UNDER_WAY: Counter[tuple[int, int]] = Counter()
 """How many calls of the app have not returned, by the ports of server and client."""
 
 
+class _Server(uvicorn.Server):
+    """Ends as soon as all has ended: uvicorn looks ten times a second, and hundreds of tests wait."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.ending = asyncio.Event()
+
+    async def main_loop(self) -> None:
+        await self.on_tick(0)
+        await self.ending.wait()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for server in self.servers:
+            server.close()
+        state = self.server_state
+        for connection in list(state.connections):
+            connection.shutdown()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self.config.timeout_graceful_shutdown):
+                while state.connections or state.tasks:
+                    await asyncio.sleep(0.002)
+        for task in state.tasks:
+            task.cancel()
+
+
 @asynccontextmanager
 async def serving(
     app: ASGIApp, *, grace: int = 1, linger_timeout: float = DetachableProtocol.linger_timeout
@@ -43,14 +68,14 @@ async def serving(
         access_log=False,
         timeout_graceful_shutdown=grace,
     )
-    server = uvicorn.Server(config)
+    server = _Server(config)
     task = asyncio.create_task(server.serve(sockets=[listener]))
     while not server.started:
         await asyncio.sleep(0.005)
     try:
         yield port
     finally:
-        server.should_exit = True
+        server.ending.set()
         await task
 
 
