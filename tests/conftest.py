@@ -39,9 +39,18 @@ def pytest_cmdline_main(config: pytest.Config) -> Iterator[None]:
     return result
 
 
-def pytest_collection_finish() -> None:
-    """Spares the garbage collector what lives as long as the session: modules and the tests."""
-    gc.freeze()
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[object]:
+    """Collects without the garbage collector, which is spared what then lives: modules and tests.
+
+    It would look through them again and again, for a sixth of the time that collecting takes.
+    """
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,7 @@ _UNDER_WAY: Counter[tuple[int, int]] = Counter()
 
 
 class _Server(uvicorn.Server):
-    """Ends as soon as all has ended: uvicorn looks ten times a second, and hundreds of tests wait."""
+    """Ends as soon as all has ended: uvicorn looks ten times a second only."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)

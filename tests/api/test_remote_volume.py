@@ -32,10 +32,10 @@ TOKEN = "a-secret"
 
 @contextmanager
 def agent(folder: Path, mode: str) -> Iterator[tuple[str, str]]:
-    """Runs the agent on a folder; gives its endpoint and token."""
+    """Runs the agent on a folder; gives its endpoint and token. Its end waits for no request."""
     command = [sys.executable, "-m", "knit_workflows.pod.agent", "--path", folder, "--mode", mode]
     with subprocess.Popen(
-        [*command, "--port", "0"],
+        [*command, "--port", "0", "--grace", "0"],
         env={**os.environ, "KNIT_TRANSFER_TOKEN": TOKEN},
         stderr=subprocess.PIPE,
         text=True,

@@ -48,6 +48,7 @@ def status(connection: socket.socket) -> int:
     return answer.status
 
 
+@pytest.mark.patient
 def test_a_replaced_certificate_is_served_and_open_connections_go_on(tmp_path: Path) -> None:
     first, second = make_certificate(tmp_path, "first"), make_certificate(tmp_path, "second")
     served = tmp_path / "served"

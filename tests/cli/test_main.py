@@ -319,6 +319,7 @@ def test_help_imports_neither_httpx_nor_pydantic():
     subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
 
 
+@pytest.mark.patient
 def test_a_reader_that_leaves_early_is_no_trouble(tmp_path):
     """`knit license | head -1`: the real program on a real pipe."""
     command = f"{sys.executable} -m knit_cli license | head -c 1"

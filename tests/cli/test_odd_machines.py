@@ -82,6 +82,7 @@ def test_no_stdin_is_an_error_where_it_is_read(shell):
     assert shell("$knit version <&-")[0] == 0
 
 
+@pytest.mark.patient
 def test_none_of_the_three_is_there(shell):
     assert shell("$knit plan template <&- >&- 2>&-") == (1, "", "")
 

@@ -168,6 +168,7 @@ def test_why_the_certificate_of_the_api_is_refused(
     assert f"hint: {advice}" in err
 
 
+@pytest.mark.patient
 def test_another_authority_is_not(made, api, find, tmp_path):
     openssl(tmp_path, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", "k", "-out", "c",
             "-subj", "/CN=Other")  # fmt: skip

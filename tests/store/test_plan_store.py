@@ -110,6 +110,7 @@ async def test_the_order_of_a_priority_and_new_runs_does_not_matter(
         assert [row["priority"] for row in rows] == [number]
 
 
+@pytest.mark.patient
 async def test_a_long_queue_moves_page_by_page(store: PostgresStore, url: str) -> None:
     """However long it is, and whoever sets another priority meanwhile: the last one counts."""
     plan_id = await register(store, spec({"/a": "k:a"}))

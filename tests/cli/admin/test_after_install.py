@@ -63,6 +63,7 @@ def test_the_profile_is_one_that_knit_init_takes(installed: Admin):
     assert [one["apiRoot"] for one in saved.values()] == ["https://10.0.0.7:30803/api"]
 
 
+@pytest.mark.patient
 def test_hosts_may_be_named_the_preferred_one_first(installed: Admin):
     ended = installed("handout", "--host", "Knit.example.com")
     assert ended.code == 1
@@ -86,6 +87,7 @@ def test_an_address_of_a_balancer_goes_before_nodes_and_is_remembered(installed:
     assert "is not the address of an API" in installed("handout").err
 
 
+@pytest.mark.patient
 def test_without_tls_the_page_says_what_docker_needs(prepared: Admin):
     prepared.succeed("prepare", "--no-tls")
     prepared.succeed("install")
@@ -93,6 +95,7 @@ def test_without_tls_the_page_says_what_docker_needs(prepared: Admin):
     assert not list((prepared.folder / "handouts" / "docker" / "certs.d").iterdir())
 
 
+@pytest.mark.patient
 def test_with_a_registry_of_ones_own_there_is_nothing_for_docker(prepared: Admin):
     prepared.succeed("prepare", "--without", "knit-image-registry")
     prepared.succeed("install")
@@ -107,6 +110,7 @@ def test_before_the_installation_there_is_no_address(prepared: Admin):
     assert "reason: the Service knit-api has no port on the nodes\n" in ended.err
 
 
+@pytest.mark.patient
 def test_a_cluster_without_nodes_has_no_address(prepared: Admin):
     prepared.succeed("prepare", "--no-tls")
     prepared.succeed("install")
@@ -181,6 +185,7 @@ def test_status_of_an_unreadable_certificate_is_not_ready(installed: Admin):
 # --- renew-certs ---
 
 
+@pytest.mark.patient
 def test_a_renewed_certificate_has_the_same_names_and_todays_nodes(admin: Admin, charts):
     admin.succeed("prepare", "--host", "knit.example.com")
     admin.succeed("install")
@@ -205,6 +210,7 @@ def test_a_renewed_certificate_has_the_same_names_and_todays_nodes(admin: Admin,
     assert "users need the new CA" not in ended.err
 
 
+@pytest.mark.patient
 def test_a_renewed_authority_needs_new_handouts(installed: Admin):
     before = installed.text("certs/ca.crt")
     handed = installed.text("handouts/knitprofile")
@@ -288,6 +294,7 @@ def test_uninstall_removes_api_and_workers_and_keeps_the_rest(installed: Admin):
     installed.succeed("install")
 
 
+@pytest.mark.patient
 def test_uninstall_hard_removes_everything_of_knit_and_nothing_else(installed: Admin):
     fill(installed)
     ended = installed.succeed("uninstall", "--hard", "--yes")

@@ -464,6 +464,7 @@ def test_a_followed_log_grows_until_the_client_goes(start: Start, root: Path) ->
     assert agent.process.wait(PATIENCE) == 0
 
 
+@pytest.mark.patient
 def test_it_ends_when_idle_and_probes_do_not_keep_it(start: Start) -> None:
     agent = start("read", idle=0.5)
     with pytest.raises(OSError):
@@ -548,6 +549,7 @@ def test_what_was_written_as_it_ends_is_removed(root: Path, tar: bytes) -> None:
     assert archive.is_empty(root)
 
 
+@pytest.mark.patient
 def test_without_a_token_or_folder_it_does_not_start(root: Path) -> None:
     def code(path: Path, **environ: str) -> int:
         command = [

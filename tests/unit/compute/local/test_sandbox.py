@@ -318,6 +318,7 @@ async def test_a_sandbox_killed_from_outside_is_an_outcome(
     assert (await ending).exit == Exit(137, "(container main) killed by signal SIGKILL")
 
 
+@pytest.mark.patient
 async def test_grace_ends_although_knit_is_gone(
     settings: LocalSettings, backend: LocalBackend, make_pod: MakePod
 ) -> None:
