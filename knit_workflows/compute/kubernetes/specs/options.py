@@ -16,7 +16,7 @@ from knit_workflows.compute.base import RunPod
 from knit_workflows.compute.kubernetes.api.objects import JsonObject
 from knit_workflows.compute.kubernetes.specs.placement import placement
 from knit_workflows.compute.kubernetes.specs.run_containers import MAIN
-from knit_workflows.domain.errors import BackendRejected
+from knit_workflows.domain.errors import BackendRejected, InvalidPlan
 from knit_workflows.domain.plans.option_forms import is_reserved
 from knit_workflows.domain.plans.options import (
     QUEUE_LABEL,
@@ -24,7 +24,7 @@ from knit_workflows.domain.plans.options import (
     Spread,
     Toleration,
     merged,
-    pod_document,
+    require_allowed,
 )
 from knit_workflows.settings import KubernetesSettings
 
@@ -41,15 +41,11 @@ def options_of(pod: RunPod, settings: KubernetesSettings) -> PodOptions:
     Raises:
         BackendRejected: its Plan has an option that Plans may not have here.
     """
-    allowed = settings.plan_pod_keys
-    if allowed is not None:
-        refused = sorted(pod_document(pod.options).keys() - set(allowed))
-        if refused:
-            raise BackendRejected(
-                f"Plans may not have pod.{refused[0]} here",
-                advice="leave it out: `knit plan options` changes it; or ask who runs knit to "
-                "allow it with KNIT_COMPUTE__KUBERNETES__PLAN_POD_KEYS",
-            )
+    try:
+        require_allowed(pod.options, settings.plan_pod_keys)
+    except InvalidPlan as error:  # registered before the setting was made
+        advice = f"{error.advice}; `knit plan options` changes a Plan that is registered"
+        raise BackendRejected(error.reason, advice=advice) from error
     installed = replace(
         settings.run_pods,
         priority_class=settings.run_pods.priority_class or settings.priority_class,
