@@ -70,6 +70,7 @@ def deps_from(settings: Settings) -> Deps:
         lease=settings.engine.transfer_lease,
         imports=ImportTimes(settings.engine.import_window, settings.engine.import_key_life),
         new_runs=settings.engine.new_runs_limit,
+        plan_pod_keys=settings.compute.plan_pod_keys,
         disk=settings.store.folder,
         extra_apis=ExtraApis(settings.extra_apis),
         close_store=close_store,

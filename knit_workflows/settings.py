@@ -226,8 +226,8 @@ class KubernetesSettings(_Group):
     """What all run pods get, in the form of a Plan's `pod`, as JSON: `{"labels": {"team": "x"}}`.
     A Plan's own options go before these."""
     plan_pod_keys: tuple[str, ...] | None = None
-    """Which keys of `pod` Plans may have, as JSON: `["labels", "shm_size"]`. Runs of others fail.
-    None: all of them."""
+    """Which keys of `pod` Plans may have, as JSON: `["labels", "shm_size"]`. The API, which must
+    know it too, refuses others; Runs of Plans that have them already fail. None: all of them."""
     ephemeral_storage: str | None = None
     """How much a Plan's container may write outside of its volumes, unless the Plan's
     `ephemeral-storage` says so. None: as the cluster says."""
@@ -328,6 +328,11 @@ class ComputeSettings(_Group):
     """`memory` is for tests and benches: Runs succeed at once, nothing is run."""
     local: LocalSettings = Field(default_factory=LocalSettings)
     kubernetes: KubernetesSettings = KubernetesSettings()
+
+    @property
+    def plan_pod_keys(self) -> tuple[str, ...] | None:
+        """Which keys of `pod` Plans may have where Runs are carried out; None: all."""
+        return self.kubernetes.plan_pod_keys if self.kind == "kubernetes" else None
 
 
 class ExtraApisSettings(_Group):

@@ -283,9 +283,9 @@ class ComputeRunActivities(RunActivities):
         notes: tuple[str, ...] = ()
         async with reporter.failures(spec.status):
             if spec.status is RunStatus.READY:
-                notes = await self._steps.create_pod(spec)
+                notes, options = await self._steps.create_pod(spec)
             else:
-                await self._steps.create_volumes(spec)
+                options = await self._steps.create_volumes(spec)
         if spec.status is RunStatus.READY:
             return await self._store.advance(
                 spec.key,
@@ -293,10 +293,15 @@ class ComputeRunActivities(RunActivities):
                 cause="; ".join(("run pod requested", *notes)),
                 notes=notes,
                 used=UsedResources(spec.resources, spec.service_account),
+                options=options,
                 hooks_called=hooks_called,
             )
         return await self._store.advance(
-            spec.key, RunStatus.READY, cause="volumes created", hooks_called=hooks_called
+            spec.key,
+            RunStatus.READY,
+            cause="volumes created",
+            options=options,
+            hooks_called=hooks_called,
         )
 
     async def _seen_through(self, key: RunKey, progress: Progress, launched_now: bool) -> Progress:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from knit_workflows import names
-from knit_workflows.compute.base import RunPod, StartFailure, StartFailureKind
+from knit_workflows.compute.base import Launch, RunPod, StartFailure, StartFailureKind
 from knit_workflows.contracts.housekeeping import HousekeepingInput
 from knit_workflows.contracts.volumes import VolumesInput
 from knit_workflows.domain.errors import BackendUnavailable
@@ -92,7 +92,7 @@ async def _pending(scenario: str) -> None:
     class Away(MemoryBackend):
         gone = True
 
-        async def launch(self, pod: RunPod) -> tuple[str, ...]:
+        async def launch(self, pod: RunPod) -> Launch:
             self.set_start_failure(
                 pod.name, StartFailure(StartFailureKind.PROGRESS, "PullingImage", "pulling")
             )

@@ -16,6 +16,7 @@ from knit_workflows.compute.base import (
     ENDED,
     MANY_RUNS,
     Endpoint,
+    Launch,
     Observation,
     Phase,
     RunLimits,
@@ -47,12 +48,13 @@ from knit_workflows.compute.kubernetes.pods.suspension import SUSPENDED
 from knit_workflows.compute.kubernetes.pods.timeline import pull_is_unknown, remember, with_pull
 from knit_workflows.compute.kubernetes.specs import manifests
 from knit_workflows.compute.kubernetes.specs.manifests import LABEL_INSTANCE
+from knit_workflows.compute.kubernetes.specs.options import options_in, options_of
 from knit_workflows.compute.kubernetes.specs.rights import prerequisites
 from knit_workflows.compute.kubernetes.transfers import TransferPods
 from knit_workflows.compute.kubernetes.trials import try_launch
 from knit_workflows.compute.kubernetes.volumes import Volumes
 from knit_workflows.domain.errors import BackendRejected, BackendUnavailable
-from knit_workflows.domain.volumes import Volume
+from knit_workflows.domain.volumes import Volume, VolumeOptions
 from knit_workflows.settings import KubernetesSettings
 
 _EVENTS_AFTER: Final = timedelta(seconds=3)
@@ -134,9 +136,9 @@ class KubernetesBackend:
     async def require_room(self) -> None:
         """Does nothing: storage classes do not say how much space is left."""
 
-    async def create_volume(self, volume: Volume) -> None:
+    async def create_volume(self, volume: Volume) -> VolumeOptions:
         """Creates a claim; it need not be bound when this returns."""
-        await self._volumes.create(volume)
+        return await self._volumes.create(volume)
 
     async def delete_volume(self, volume: Volume) -> None:
         """Removes a claim; gone already is fine."""
@@ -154,11 +156,11 @@ class KubernetesBackend:
         """Gives the capacity of a bound claim, which is what the storage has set aside for it."""
         return await self._volumes.capacity(volume)
 
-    async def launch(self, pod: RunPod) -> tuple[str, ...]:
+    async def launch(self, pod: RunPod) -> Launch:
         """Creates the Job; see the contract."""
         created = await self._server.request_creation("Job", manifests.run_job(pod, self._settings))
         if created is not None:
-            return created.warnings
+            return Launch(created.warnings, options_of(pod, self._settings))
         job = await self._server.get("Job", pod.name)
         if job is None or being_deleted(job):
             raise BackendUnavailable(f"the Job {pod.name} is being deleted", see=pod.run_id)
@@ -167,7 +169,8 @@ class KubernetesBackend:
         for label in (names.LABEL_RUN, names.LABEL_GENERATION):
             if found.get(label) != mine[label]:
                 raise BackendRejected(f"the name {pod.name} belongs to another Job", see=pod.name)
-        return ()
+        # Made by an earlier attempt, which settings of before may have shaped.
+        return Launch(options=options_in(job, pod))
 
     async def try_launch(self, pod: RunPod) -> Trial:
         """Has the API server check claims, Job and pod without creating them."""

@@ -97,7 +97,7 @@ WITH made AS (
            admitted_at = NULL, workflow_started_at = NULL,
            priority = (SELECT p.priority FROM plan p WHERE p.plan_id = run.plan_id),
            image_digest = NULL, notes = NULL, used_resources = NULL, used_service_account = NULL,
-           hook_env = NULL
+           used_options = '{}', hook_env = NULL
      WHERE run_id = %(run_id)s
  RETURNING run_id, plan_id, generation, status, updated_at
 ), /*new_data*/, noted AS (

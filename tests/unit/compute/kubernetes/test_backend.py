@@ -12,6 +12,7 @@ from aiohttp import web
 
 from knit_workflows.compute.base import Phase, RunPod, Transfer, TransferMode
 from knit_workflows.compute.kubernetes import KubernetesBackend
+from knit_workflows.compute.kubernetes.specs import manifests
 from knit_workflows.domain.errors import (
     BackendRejected,
     BackendUnavailable,
@@ -19,7 +20,8 @@ from knit_workflows.domain.errors import (
     TransferNotReady,
 )
 from knit_workflows.domain.milestones import Milestone
-from knit_workflows.domain.volumes import Mount, Volume
+from knit_workflows.domain.plans.options import PodOptions
+from knit_workflows.domain.volumes import Mount, Volume, VolumeOptions
 from tests.waiting import PATIENCE, until
 
 POD = RunPod(
@@ -101,11 +103,21 @@ class TestLaunch:
         quoted = fraction.replace('"', '\\"')
         api.warnings = [f'299 - "{quoted}"', '299 - "would violate \\"restricted\\"", 299 a "b"']
         expected = (fraction, 'would violate "restricted"', "b")
-        assert await backend.launch(POD) == expected
-        assert await backend.launch(POD) == ()  # there already
-        assert await backend.launch(replace(POD, name="worker-run-r2")) == expected
+        assert (await backend.launch(POD)).warnings == expected
+        assert (await backend.launch(POD)).warnings == ()  # there already
+        other = await backend.launch(replace(POD, name="worker-run-r2"))
+        assert other.warnings == expected
         logged = [each.getMessage() for each in caplog.records]
         assert logged == [f"the API server warns: {text}" for text in expected]
+
+    async def test_options_are_told_by_the_launch_and_by_one_that_finds_the_job(
+        self, backend, settings
+    ):
+        """Those of the Job that is there: settings may have changed since it was made."""
+        pod = replace(POD, options=PodOptions(labels={"team": "x"}))
+        assert (await backend.launch(pod)).options == pod.options
+        later = replace(pod, options=PodOptions(labels={"team": "y"}))
+        assert (await backend.launch(later)).options == pod.options
 
     async def test_expired_credentials_are_read_again(self, api, backend):
         api.answers.append((401, "expired"))
@@ -241,6 +253,16 @@ class TestVolumes:
         for _ in range(2):
             await backend.delete_volume(VOLUME)
         assert not api.objects
+
+    async def test_what_a_claim_asks_for_is_told_as_the_server_has_it(self, backend, settings):
+        """Also of one that was made with other settings; the default class is the server's word."""
+        wanted = replace(VOLUME, options=VolumeOptions(size="5Gi"))
+        first = await backend.create_volume(wanted)
+        assert first == VolumeOptions(settings.storage_class, "ReadWriteMany", "5Gi")
+        assert await backend.create_volume(VOLUME) == first
+        claim = manifests.volume_claim(VOLUME, settings) | {}
+        claim["spec"]["storageClassName"] = "cluster-default"
+        assert manifests.wanted_of(claim).storage_class == "cluster-default"
 
     async def test_a_claim_on_its_way_out_is_not_taken_for_a_new_one(self, api, backend):
         await backend.create_volume(VOLUME)
