@@ -35,6 +35,7 @@ from knit_workflows.compute.kubernetes.api.objects import (
 )
 from knit_workflows.compute.kubernetes.api.server import ApiServer
 from knit_workflows.compute.kubernetes.pods import endings, observing
+from knit_workflows.compute.kubernetes.pods.asking import Asking
 from knit_workflows.compute.kubernetes.pods.looking import look_closer, read_warnings
 from knit_workflows.compute.kubernetes.pods.stalled import claims_of, why_stalled
 from knit_workflows.compute.kubernetes.pods.start_failures import (
@@ -65,6 +66,7 @@ class _Snapshot:
 
     `changes_soon`: time alone will change it, because containers of others keep an ended pod.
     `told_of` are the objects, as `Kind/name`, whose warnings tell why the pod does not start.
+    `job` is there while it waits for its first pod.
     """
 
     observation: Observation
@@ -72,6 +74,12 @@ class _Snapshot:
     pod: str = ""
     changes_soon: bool = False
     told_of: tuple[str, ...] = ()
+    job: JsonObject | None = None
+
+    @property
+    def phase(self) -> Phase:
+        """The phase that was observed."""
+        return self.observation.phase
 
 
 @dataclass(slots=True)
@@ -183,7 +191,9 @@ class KubernetesBackend:
         self._warnings.start()
         clock = asyncio.get_running_loop().time
         last: Observation | None = None
-        source_at, version = float("-inf"), 0
+        snapshot: _Snapshot | None = None
+        its = self._settings
+        asking = Asking.begun(clock(), usual=its.resync_period, pending=its.pending_resync_period)
         stall = _Stall()
         with ExitStack() as stack:
             changed = stack.enter_context(self._pods.subscribe(pod_name))
@@ -191,13 +201,12 @@ class KubernetesBackend:
             stack.enter_context(self._warnings.subscribe(about("Job", pod_name), changed))
             while True:
                 changed.clear()
-                snapshot = None
-                if clock() - source_at < self._settings.resync_period.total_seconds():
-                    snapshot = self._cached(pod_name, version)
-                if snapshot is None:
-                    snapshot = await self._observe_with_retries(pod_name)
-                    source_at = clock()
-                version = snapshot.version
+                known = None if clock() >= asking.due else self._cached(pod_name, snapshot)
+                if known is None:
+                    known = await self._observe_with_retries(pod_name)
+                    is_news = snapshot is None or snapshot.phase is not known.phase
+                    asking.asked(clock(), is_news=is_news, has_pod=known.job is None)
+                snapshot = known
                 for thing in set(snapshot.told_of) - heard:
                     stack.enter_context(self._warnings.subscribe(thing, changed))
                     heard.add(thing)
@@ -266,18 +275,27 @@ class KubernetesBackend:
     def _watch_is_stale(self) -> bool:
         return not self._pods.fresh
 
-    def _cached(self, pod_name: str, version: int) -> _Snapshot | None:
-        """Observes the informer's cache; None if only the API server can tell."""
+    def _cached(self, pod_name: str, last: _Snapshot | None) -> _Snapshot | None:
+        """Observes the informers' caches; None if only the API server can tell."""
         pods = self._pods.get(pod_name)
-        if self._watch_is_stale or not pods:
+        if self._watch_is_stale:
             return None
+        if not pods:
+            return self._waiting(pod_name, last.job) if last is not None else None
         pod = observing.relevant_pod(pods)
-        if version_of(pod) < version:
+        if last is not None and version_of(pod) < last.version:
             return None  # the cache is older than what was read from the server
         if endings.needs_job(pod):
             return None
         warnings = [warned for thing in _told_of(pod) for warned in self._warnings.get(thing)]
         return self._snapshot(pod, warnings)
+
+    def _waiting(self, pod_name: str, job: JsonObject | None) -> _Snapshot | None:
+        """Observes a Job that waits for its first pod, with the warnings known; else None."""
+        if job is None or being_deleted(job) or not self._warnings.fresh:
+            return None
+        seen = observing.observe_job(job, self._warnings.get(about("Job", pod_name)))
+        return _Snapshot(seen, 0, job=job) if seen.phase is Phase.PENDING else None
 
     async def _with_reason(
         self, pod_name: str, observation: Observation, stall: _Stall
@@ -308,6 +326,8 @@ class KubernetesBackend:
         return replace(observation, timeline=with_pull(observation.timeline, events))
 
     async def _why_stalled(self, pod_name: str) -> StartFailure:
+        if self._pods.fresh and not self._pods.get(pod_name):
+            return why_stalled(None, {}, ())
         pods, _ = await self._server.list("Pod", {"labelSelector": _selector(pod_name)})
         if not pods:
             return why_stalled(None, {}, ())
@@ -321,11 +341,23 @@ class KubernetesBackend:
         begun = clock()
         while True:
             try:
-                return await self._observe_now(pod_name)
+                return await self._observe_unseen(pod_name) or await self._observe_now(pod_name)
             except BackendUnavailable:
                 if clock() - begun > self._settings.unavailable_after.total_seconds():
                     raise
             await asyncio.sleep(backoff.next())
+
+    async def _observe_unseen(self, pod_name: str) -> _Snapshot | None:
+        """Observes the Job of a pod that the watch has not seen; None if more must be looked at.
+
+        That a pod is gone is never concluded from a watch, which may be late.
+        """
+        if self._watch_is_stale or self._pods.get(pod_name):
+            return None
+        job = await self._server.get("Job", pod_name)
+        if job is not None and job.get("status", {}).get("active"):
+            return None  # the watch should show it by now
+        return self._waiting(pod_name, job)
 
     async def _observe_now(self, pod_name: str) -> _Snapshot:
         pods, _ = await self._server.list("Pod", {"labelSelector": _selector(pod_name)})
