@@ -35,7 +35,7 @@ from knit_workflows.compute.kubernetes.api.objects import (
 )
 from knit_workflows.compute.kubernetes.api.server import ApiServer
 from knit_workflows.compute.kubernetes.pods import endings, observing
-from knit_workflows.compute.kubernetes.pods.asking import Asking
+from knit_workflows.compute.kubernetes.pods.asking import Asking, Stall
 from knit_workflows.compute.kubernetes.pods.looking import look_closer, read_warnings
 from knit_workflows.compute.kubernetes.pods.stalled import claims_of, why_stalled
 from knit_workflows.compute.kubernetes.pods.start_failures import (
@@ -80,15 +80,6 @@ class _Snapshot:
     def phase(self) -> Phase:
         """The phase that was observed."""
         return self.observation.phase
-
-
-@dataclass(slots=True)
-class _Stall:
-    """Since when a pod has been pending without a reason, and the reason that was looked for."""
-
-    since: float | None = None
-    checked_at: float = float("-inf")
-    reason: StartFailure | None = None
 
 
 class KubernetesBackend:
@@ -194,7 +185,7 @@ class KubernetesBackend:
         snapshot: _Snapshot | None = None
         its = self._settings
         asking = Asking.begun(clock(), usual=its.resync_period, pending=its.pending_resync_period)
-        stall = _Stall()
+        stall = Stall(its.stalled_after)
         with ExitStack() as stack:
             changed = stack.enter_context(self._pods.subscribe(pod_name))
             heard = {about("Job", pod_name)}
@@ -210,7 +201,7 @@ class KubernetesBackend:
                 for thing in set(snapshot.told_of) - heard:
                     stack.enter_context(self._warnings.subscribe(thing, changed))
                     heard.add(thing)
-                present = await self._with_reason(pod_name, snapshot.observation, stall)
+                present = await self._with_reason(pod_name, snapshot, stall)
                 if observing.is_change(last, present):
                     last = await self._with_pull(snapshot.pod, present)
                     yield last
@@ -297,19 +288,15 @@ class KubernetesBackend:
         seen = observing.observe_job(job, self._warnings.get(about("Job", pod_name)))
         return _Snapshot(seen, 0, job=job) if seen.phase is Phase.PENDING else None
 
-    async def _with_reason(
-        self, pod_name: str, observation: Observation, stall: _Stall
-    ) -> Observation:
+    async def _with_reason(self, pod_name: str, seen: _Snapshot, stall: Stall) -> Observation:
         """Adds a reason to a pod that has been pending without one for a while."""
+        observation = seen.observation
         if observation.phase is not Phase.PENDING or observation.start_failure is not None:
-            stall.since = None
+            stall.over()
             return observation
         clock = asyncio.get_running_loop().time()
-        if stall.since is None:
-            stall.since, stall.checked_at, stall.reason = clock, float("-inf"), None
-        period = self._settings.stalled_after.total_seconds()
-        if clock - stall.since >= period and clock - stall.checked_at >= period:
-            stall.checked_at = clock
+        if stall.is_due(clock, seen.version):
+            stall.looked(clock)
             with suppress(BackendUnavailable):  # the watch itself reports that
                 stall.reason = await self._why_stalled(pod_name)
         return replace(observation, start_failure=stall.reason)
@@ -326,13 +313,12 @@ class KubernetesBackend:
         return replace(observation, timeline=with_pull(observation.timeline, events))
 
     async def _why_stalled(self, pod_name: str) -> StartFailure:
-        if self._pods.fresh and not self._pods.get(pod_name):
-            return why_stalled(None, {}, ())
-        pods, _ = await self._server.list("Pod", {"labelSelector": _selector(pod_name)})
+        pods = self._pods.get(pod_name)
+        if self._watch_is_stale:
+            pods, _ = await self._server.list("Pod", {"labelSelector": _selector(pod_name)})
         if not pods:
             return why_stalled(None, {}, ())
-        pod = observing.relevant_pod(pods)
-        return await look_closer(self._server, pod)
+        return await look_closer(self._server, observing.relevant_pod(pods))
 
     async def _observe_with_retries(self, pod_name: str) -> _Snapshot:
         """Asks the API server, and tolerates for a while that it is unreachable."""
