@@ -253,9 +253,11 @@ class KubernetesSettings(_Group):
     request_timeout: _Span = timedelta(seconds=15)
     """How long the API server may take between two parts of a response."""
     resync_period: _Span = timedelta(seconds=60)
-    """How often a watch reads the state of its pod without a notification."""
+    """How soon a watch asks for its pod without a notification. Each answer that is no news doubles
+    this, up to ten times as long."""
     pending_resync_period: _Span = timedelta(seconds=3)
-    """The same for a pod that has not started; read from the informer's cache, if that is fresh."""
+    """How often it looks whether a pod has started, or why it has not, in what has been heard. A
+    Job without a pod is asked for as soon, then ever later, up to `resync_period`."""
     stalled_after: _Span = timedelta(seconds=30)
     """After this time without any reason reported for a pending pod, knit looks for one."""
     unavailable_after: _Span = timedelta(seconds=60)

@@ -17,6 +17,7 @@ from tests.bench import (
     extra_apis,
     hooks,
     installed,
+    kwok,
     node_transfers,
     store_figures,
     transfers,
@@ -41,6 +42,9 @@ BENCHES: dict[str, Callable[[], Awaitable[None]]] = {
     "node-tiny": lambda: node_transfers.tiny(20),
     "node-large": lambda: node_transfers.large(1024),
     "many-runs": lambda: cluster.many_runs(20),
+    "kwok": kwok.together,
+    "kwok-killed": kwok.killed,
+    "kwok-waiting": kwok.waiting,
     "installed-memory": installed.memory,
     "installed-run": installed.one_run,
 }
