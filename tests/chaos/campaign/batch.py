@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any, Final, Protocol
 
 from tests.chaos.campaign import invariants
-from tests.chaos.campaign.faults import CommonFaults, Kind, carried_out, drawn
+from tests.chaos.campaign.faults import CommonFaults, Fault, Kind, carried_out, drawn
 from tests.chaos.campaign.invariants import Compute, Ledger
 from tests.chaos.campaign.site import Site
 from tests.chaos.campaign.work import KINDS, Workload
@@ -42,7 +42,7 @@ class Campaign:
     """Of the back-end: local or node."""
     pushes: int = 5
     """How many uploads begin in a batch."""
-    spread: float = 4.0
+    spread: float = 3.0
     """Seconds within which all of a batch begins."""
     ledger: Ledger = field(default_factory=Ledger)
 
@@ -54,12 +54,12 @@ class Campaign:
         runs = (await self.site.ask("SELECT count(*) AS runs FROM run"))[0]["runs"]
         await self.site.call_hooks(random.random() < 0.3)
         kinds = [*CommonFaults(self.site).kinds(), *self.backend.kinds(self.ledger, random)]
-        count = min(most, random.randint(MOST_FAULTS // 2, MOST_FAULTS))
+        count = min(most, random.randint(MOST_FAULTS - 2, MOST_FAULTS))
         faults = drawn(kinds, random, count, self.spread)
         pushed = random.choices(list(KINDS), k=self.pushes)
-        done, violations = await self._disturbed(faults, kinds, pushed, random)
+        done = await self._disturbed(faults, kinds, pushed, random)
         unrest, found = await self._at_rest()
-        violations += [f"never comes to rest: {one}" for one in unrest]
+        violations = [f"never comes to rest: {one}" for one in unrest]
         violations += await invariants.check(self.site, self.work, self.ledger, found)
         violations += self._said_at_the_end()
         made = (await self.site.ask("SELECT count(*) AS runs FROM run"))[0]["runs"] - runs
@@ -79,18 +79,14 @@ class Campaign:
         }
 
     async def _disturbed(
-        self, faults: Sequence[Any], kinds: Sequence[Kind], pushed: Sequence[str], random: Random
-    ) -> tuple[list[Mapping[str, object]], list[str]]:
+        self, faults: Sequence[Fault], kinds: Sequence[Kind], pushed: Sequence[str], random: Random
+    ) -> list[dict[str, object]]:
         """Has work flow while the faults are carried out, and everything recover."""
         flowing = asyncio.create_task(self.work.flow(pushed, random, self.spread))
         done = await asyncio.gather(*(carried_out(one, kinds) for one in faults))
         await self.site.recovered()
-        broke: list[str] = []
-        try:
-            await flowing
-        except* Exception as group:
-            broke += [f"a client broke: {one!r}" for one in group.exceptions]
-        return done, broke
+        await flowing
+        return done
 
     async def _at_rest(self) -> tuple[list[str], invariants.Found]:
         unrest = await invariants.come_to_rest(self.site, self.backend)

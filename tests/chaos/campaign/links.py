@@ -63,9 +63,9 @@ class Link:
         """Ends everything."""
         assert self._server is not None
         self._server.close()
+        self.refuses = True
+        self.let_go()
         self.cut()
-        for task in list(self._open):
-            task.cancel()
         await asyncio.gather(*self._open, return_exceptions=True)
 
     def cut(self, *, reset: bool = False) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import sys
 import tarfile
 import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -116,6 +117,11 @@ class Workload:
     wrong: list[str] = field(default_factory=list)
     """What clients have seen that must not be."""
 
+    def complain(self, what: str) -> None:
+        """Notes what must not be; and says it at once, since the rest may take long to come."""
+        self.wrong.append(what)
+        print(what, file=sys.stderr, flush=True)
+
     async def register(self, image: str, more: Mapping[str, object]) -> None:
         """Registers all Plans."""
         for program in PROGRAMS.values():
@@ -125,11 +131,14 @@ class Workload:
 
     async def flow(self, kinds: Sequence[str], random: Random, spread: float) -> None:
         """Carries out uploads of these kinds within so many seconds, and what follows of each."""
-        async with asyncio.TaskGroup() as clients:
-            for kind in kinds:
-                push = Push(kind, f"{kind} {len(self.pushes)} {random.getrandbits(32):08x}\n")
-                self.pushes.append(push)
-                clients.create_task(self._client(push, random.uniform(0, spread), random.random()))
+        clients = []
+        for kind in kinds:
+            push = Push(kind, f"{kind} {len(self.pushes)} {random.getrandbits(32):08x}\n")
+            self.pushes.append(push)
+            clients.append(self._client(push, random.uniform(0, spread), random.random()))
+        for broken in await asyncio.gather(*clients, return_exceptions=True):
+            if broken is not None:
+                self.complain(f"a client broke: {broken!r} at {broken.__traceback__!r}")
 
     async def _client(self, push: Push, begins: float, chance: float) -> None:
         await asyncio.sleep(begins)
@@ -177,7 +186,7 @@ class Workload:
             if answer.status_code == 200:
                 found = _unpacked(answer.content)
                 if found != expected:
-                    self.wrong.append(f"pull of {knit_id} gave {found}, not {expected}")
+                    self.complain(f"pull of {knit_id} gave {found}, not {expected}")
             return _is_final(answer)
 
         self.pulls += 1
@@ -203,14 +212,10 @@ class Workload:
     async def _stop(self, push: Push, how: str) -> None:
         run_id = await self._run_of(push)
 
-        attempts = 0
-
         async def attempt() -> bool:
-            nonlocal attempts
-            attempts += 1
             answer = await self.site.http.put(f"/runs/{run_id}/{how}")
-            # The answer to an earlier attempt may have been lost: then it is being stopped.
-            return (answer.status_code == 409 and attempts > 1) or _is_final(answer)
+            # 409: it has ended, by a fault, or by an attempt whose answer was lost.
+            return answer.status_code == 409 or _is_final(answer)
 
         push.stop = how
         await self._until(f"{how} of {run_id}", attempt)
@@ -235,7 +240,7 @@ class Workload:
             push.perhaps -= 1
             push.retries += 1
         elif not _is_away(answer):
-            self.wrong.append(f"retry of {run_id}: {answer.status_code} {answer.text}")
+            self.complain(f"retry of {run_id}: {answer.status_code} {answer.text}")
 
     async def _follow(self, push: Push) -> None:
         """Reads the log while it grows, and goes on behind what it has when it is cut."""
@@ -257,7 +262,7 @@ class Workload:
         await self._until(f"log of {run_id}", attempt)
         expected = PROGRAMS["long"].says.format(word=push.word.strip())
         if seen.decode() != expected:
-            self.wrong.append(f"followed log of {run_id}: {seen.decode()!r}, not {expected!r}")
+            self.complain(f"followed log of {run_id}: {seen.decode()!r}, not {expected!r}")
 
     # --- clients ----------------------------------------------------------------------------
 
@@ -273,10 +278,10 @@ class Workload:
             except httpx.TransportError as error:
                 last = repr(error)
             except Refused as refused:
-                self.wrong.append(f"{what} is refused: {refused}")
+                self.complain(f"{what} is refused: {refused}")
                 return
             await asyncio.sleep(_PAUSE)
-        self.wrong.append(f"{what} is not through after {CLIENTS_PATIENCE:g} s: {last}")
+        self.complain(f"{what} is not through after {CLIENTS_PATIENCE:g} s: {last}")
 
 
 class Refused(Exception):
