@@ -84,7 +84,7 @@ class CommonFaults:
         )
         return [
             *clocks,
-            Kind("kill -9", _KILLABLE, 1.5, 3, self._kill),
+            Kind("kill -9", _KILLABLE, 1.5, 2, self._kill),
             Kind("kill -9 of a PostgreSQL backend", ["postgres"], 0.1, 1, self._kill_backend),
             Kind("SIGSTOP", _FREEZABLE, 4.0, 4, self._freeze),
             Kind("connections cut", links, 0.1, 3, self._cut),
