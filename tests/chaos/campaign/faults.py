@@ -129,7 +129,7 @@ class CommonFaults:
         part = self._part(fault)
         async with part.lock:
             ahead = -1 if fault.seconds * 100 % 2 >= 1 else 1
-            self._site.clocks.shift(part.name, ahead * int(10 ** (1 + fault.at)))
+            self._site.clocks.shift(part.name, ahead * int(10 ** (1 + fault.at % 4)))
             await asyncio.sleep(fault.seconds)
             self._site.clocks.shift(part.name, 0)
         return part.name

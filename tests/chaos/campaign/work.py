@@ -19,6 +19,7 @@ from tests.chaos.campaign.site import Site
 CLIENTS_PATIENCE: Final = 300.0
 """Seconds for which a client repeats its request."""
 _PAUSE: Final = 0.2
+_ENDING: Final = ("completing", "aborting", "done", "failed")
 _COUNT: Final = "echo x >> /out/counter; echo said $(cat /in/word); "
 _COPY: Final = "cat /in/word > /out/word; echo {name} >> /out/word"
 
@@ -213,9 +214,13 @@ class Workload:
         run_id = await self._run_of(push)
 
         async def attempt() -> bool:
+            # It may have ended by a fault, or be stopped although the answer to that was lost.
+            run = await self.site.http.get(f"/runs/{run_id}")
+            if run.status_code == 200 and run.json()["status"] in _ENDING:
+                return True
+            # 409: it cannot be torn off before it runs.
             answer = await self.site.http.put(f"/runs/{run_id}/{how}")
-            # 409: it has ended, by a fault, or by an attempt whose answer was lost.
-            return answer.status_code == 409 or _is_final(answer)
+            return answer.status_code != 409 and _is_final(answer)
 
         push.stop = how
         await self._until(f"{how} of {run_id}", attempt)
