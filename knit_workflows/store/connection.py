@@ -45,6 +45,9 @@ _NO_SPACE: Final = re.compile(r"no space left on device|disk quota exceeded", re
 _RESERVE_PAUSES: Final = (0.1, 0.3, 1.0, 3.0, 3.0, 3.0, 3.0, 3.0)
 _TIMEOUT_SECONDS: Final = 30.0
 """How long a call waits for a free connection, and for a new one to be opened."""
+_VANISHED_AFTER_MS: Final = 60_000
+"""How long what was sent may be without the other side's acknowledgement, which is the kernel's: a
+server that is merely slow to answer gives it at once."""
 
 
 class Session:
@@ -244,6 +247,8 @@ async def connect(url: str, folder: Path | None = None) -> AsyncConnection[Any]:
             keepalives_idle=30,
             keepalives_interval=10,
             keepalives_count=3,
+            # They are not sent while a statement is: without this it takes a quarter of an hour.
+            tcp_user_timeout=_VANISHED_AFTER_MS,
             **_session_options(url),
         )
     except psycopg.Error as cause:
