@@ -11,7 +11,7 @@ from itertools import chain
 
 from starlette.types import Scope, Send
 
-from knit_api.responses import StreamedResponse
+from knit_api.responses import SENT, StreamedResponse
 from knit_api.server.sockets import detached_response
 from knit_api.server.streams import finish_despite_cancel
 from knit_api.server.trailers import ResponseAborted
@@ -67,8 +67,10 @@ class DirectArchiveResponse(StreamedResponse):
 def _write_item(connection: socket.socket, item: bytes | Span) -> None:
     if isinstance(item, bytes):
         send_chunk(connection, item)
+        SENT.inc(len(item))
     else:
         send_file_chunk(connection, item.descriptor, item.size, item.start)
+        SENT.inc(item.size)
 
 
 async def _nothing() -> AsyncGenerator[bytes, None]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
@@ -20,9 +20,13 @@ from knit_workflows.domain import errors
 from knit_workflows.domain.ids import KnitId
 from knit_workflows.domain.ports import ApiStore
 from knit_workflows.domain.runs import RunStatus
+from knit_workflows.metrics.instruments import TRANSFERS_ENDED, TRANSFERS_OPEN
 
 log = logging.getLogger(__name__)
 
+UPLOAD: Final = "upload"
+DOWNLOAD: Final = "download"
+"""Directions of transfers in metrics."""
 _MAX_REASON_CHARS: Final = 200
 _MAX_FINISH_PAUSE: Final = 8.0
 
@@ -157,6 +161,18 @@ async def open_upload(deps: Deps, key: UUID | None, actor: str) -> Transfer:
     return await _open(deps, client, lambda: client.open_upload(key, actor=actor))
 
 
+@contextmanager
+def counted(direction: str) -> Iterator[None]:
+    """Counts a transfer: as open while inside, then by how it ended."""
+    outcome = "aborted"
+    try:
+        with TRANSFERS_OPEN.labels(direction).track_inprogress():
+            yield
+        outcome = "complete"
+    finally:
+        TRANSFERS_ENDED.labels(direction, outcome).inc()
+
+
 @asynccontextmanager
 async def reading(deps: Deps, knit_id: KnitId) -> AsyncIterator[VolumeAccess]:
     """Holds a transfer open that reads a Data.
@@ -166,13 +182,14 @@ async def reading(deps: Deps, knit_id: KnitId) -> AsyncIterator[VolumeAccess]:
         Unavailable: store, Temporal or volume.
     """
     transfer = await _open_download(deps, knit_id)
-    try:
-        async with transfer.renewed():
-            yield await transfer.volume()
-    except BaseException as error:
-        await finish_despite_cancel(transfer.abort(error))
-        raise
-    await finish_despite_cancel(transfer.release())
+    with counted(DOWNLOAD):
+        try:
+            async with transfer.renewed():
+                yield await transfer.volume()
+        except BaseException as error:
+            await finish_despite_cancel(transfer.abort(error))
+            raise
+        await finish_despite_cancel(transfer.release())
 
 
 async def _open_download(deps: Deps, knit_id: KnitId) -> Transfer:

@@ -56,6 +56,7 @@ from knit_workflows.domain.ports import (
     UsedResources,
 )
 from knit_workflows.domain.runs import USER, Exit, RunStatus
+from knit_workflows.metrics.instruments import PHASE_DURATION, RUNS_ENDED
 from knit_workflows.settings import EngineSettings
 
 log = logging.getLogger(__name__)
@@ -372,6 +373,9 @@ class ComputeRunActivities(RunActivities):
         _log(key, status)
         await self._steps.release_pod(key)
         spent = await self._store.timing(key)
+        RUNS_ENDED.labels(status).inc()
+        for one in spent.phases:
+            PHASE_DURATION.labels(one.phase).observe(one.duration.total_seconds())
         return Progress(status=status, timing=tuple(map(str, spent.phases)))
 
     async def _with_hooks(self, key: RunKey) -> Progress:

@@ -79,6 +79,18 @@ class Relaunched:
     times: int
 
 
+@dataclass(frozen=True, slots=True)
+class RunCensus:
+    """How many Runs there are of each status that is not final, if any.
+
+    `oldest_waiting` is for how long the Run has waited that has waited for the longest time; 0 if
+    none waits.
+    """
+
+    runs: Mapping[RunStatus, int]
+    oldest_waiting: timedelta
+
+
 class RunStore(Protocol):
     """Looks Runs up; requests, stops, retries and deletes them."""
 
@@ -95,6 +107,9 @@ class RunStore(Protocol):
 
     async def get(self, run_id: RunId) -> RunDetail:
         """Looks one Run up, invalidated or not; raises RunNotFound."""
+
+    async def census(self) -> RunCensus:
+        """Counts the Runs that have not ended; the cost follows their number."""
 
     async def events(self, run_id: RunId) -> Sequence[RunEvent]:
         """Lists every change of its status, oldest first; raises RunNotFound."""
