@@ -30,8 +30,11 @@ LINES = b"".join(
 
 
 @asynccontextmanager
-async def _installed(warm: int) -> AsyncIterator[tuple[Installation, KubernetesSettings, str]]:
+async def _installed(
+    warm: int, **engine: str
+) -> AsyncIterator[tuple[Installation, KubernetesSettings, str]]:
     more = {"KNIT_COMPUTE__KUBERNETES__WARM_TRANSFERS": str(warm)}
+    more |= {f"KNIT_ENGINE__{name.upper()}": value for name, value in engine.items()}
     with tempfile.TemporaryDirectory(prefix="knit-bench-", dir=DISK) as folder:
         async with (
             on_the_node(more) as bench,
@@ -65,6 +68,30 @@ async def tiny(samples: int) -> None:
                 p90=round(percentile(took, 0.9), 3),
                 samples=samples,
             )
+
+
+async def in_a_row(count: int) -> None:
+    """Pulls one tiny Data by the command, again and again: with a pod each, and with one for all.
+
+    Then as many at once, over HTTP.
+    """
+    for linger, how in (("PT0S", "a pod each"), ("PT15S", "one pod")):
+        async with _installed(0, transfer_linger=linger) as (knit, _, _):
+            async with httpx.AsyncClient(trust_env=False, timeout=120) as http:
+                answer = await http.post(f"{knit.root}/data", content=TINY, headers=TAR)
+                knit_id = answer.raise_for_status().json()["knitId"]
+                took = [
+                    (await knit.knit("data", "pull", "-x", knit_id, knit.folder / str(number)))[0]
+                    for number in range(count)
+                ]
+                begun = time.perf_counter()
+                data = f"{knit.root}/data/{knit_id}"
+                await asyncio.gather(*(http.get(data, headers=TAR) for _ in range(count)))
+                at_once = time.perf_counter() - begun
+        for number in sorted({1, 2, count}):
+            seconds = took[number - 1].seconds
+            figure(f"pull {number} of {count} of a tiny Data by command, {how}", seconds, "s", "")
+        figure(f"{count} pulls of it at once, {how}", at_once, "s", "")
 
 
 @dataclass(frozen=True)
