@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Generator, Mapping
 from concurrent.futures import Executor
 from contextlib import AsyncExitStack, closing, suppress
 from itertools import chain
@@ -34,8 +34,11 @@ class DirectArchiveResponse(StreamedResponse):
         threads: Executor,
         *,
         write_timeout: float,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
-        super().__init__(_nothing(), resources, media_type, write_timeout=write_timeout)
+        super().__init__(
+            _nothing(), resources, media_type, write_timeout=write_timeout, headers=headers
+        )
         self._first = first
         self._spans = spans
         self._threads = threads

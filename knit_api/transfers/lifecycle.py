@@ -19,6 +19,7 @@ from knit_workflows.client import TransferHandle
 from knit_workflows.domain import errors
 from knit_workflows.domain.ids import KnitId
 from knit_workflows.domain.ports import ApiStore
+from knit_workflows.domain.readers import PRESENT_EVERY
 from knit_workflows.domain.runs import RunStatus
 from knit_workflows.metrics.instruments import TRANSFERS_ENDED, TRANSFERS_OPEN
 
@@ -59,6 +60,24 @@ class Transfer:
             await asyncio.sleep(interval)
             with suppress(errors.KnitError):  # the next may succeed; if none does, `finish` says so
                 await self.client.renew(self.handle)
+
+    @asynccontextmanager
+    async def present(self) -> AsyncIterator[None]:
+        """Records again and again that the client of a download is there, while inside.
+
+        So whoever discards the Data can tell it from one whose API was killed.
+        """
+        recording = asyncio.ensure_future(self._record_presence())
+        try:
+            yield
+        finally:
+            await cancel_and_wait(recording)
+
+    async def _record_presence(self) -> None:
+        while True:
+            await asyncio.sleep(PRESENT_EVERY.total_seconds())
+            with suppress(errors.KnitError):
+                await self.store.transfers.present(self.handle.transfer_id)
 
     async def finish(self, volume: VolumeAccess) -> None:
         """Makes the uploaded Data done. From the first try on the content stays.
@@ -184,7 +203,7 @@ async def reading(deps: Deps, knit_id: KnitId) -> AsyncIterator[VolumeAccess]:
     transfer = await _open_download(deps, knit_id)
     with counted(DOWNLOAD):
         try:
-            async with transfer.renewed():
+            async with transfer.renewed(), transfer.present():
                 yield await transfer.volume()
         except BaseException as error:
             await finish_despite_cancel(transfer.abort(error))

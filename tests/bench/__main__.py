@@ -40,6 +40,7 @@ BENCHES: dict[str, Callable[[], Awaitable[None]]] = {
     "accounts": accounts.accounts,
     "one-run": lambda: cluster.one_run(10),
     "node-tiny": lambda: node_transfers.tiny(20),
+    "node-in-a-row": lambda: node_transfers.in_a_row(10),
     "node-large": lambda: node_transfers.large(1024),
     "many-runs": lambda: cluster.many_runs(20),
     "kwok": kwok.together,

@@ -34,6 +34,7 @@ from tests.memory_store.details import run_detail
 from tests.memory_store.matching import add_data
 from tests.memory_store.memory import Memory, Part, RunRow
 from tests.memory_store.moves import finish, move
+from tests.memory_store.transfers import end_readers
 
 _S = RunStatus
 _ENDED: Final = {_S.DONE, _S.FAILED}
@@ -219,6 +220,7 @@ def _discard_outputs(memory: Memory, run: RunRow) -> None:
             reason = f"a Data of the Run {run.run_id} is in use by the Run {user.run_id}"
             raise IllegalMove(reason, advice="delete that Run first", see=user.run_id)
     knit_ids = {one.knit_id for one in made}
+    end_readers(memory, knit_ids)
     if any(one.knit_id in knit_ids for one in memory.transfers.values()):
         reason = f"a Data of the Run {run.run_id} is being transferred"
         raise IllegalMove(reason, advice="wait until the transfer has ended", see=run.run_id)
