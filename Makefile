@@ -9,7 +9,7 @@ STAMP  := $(VENV)/.stamp-$(shell cat requirements/dev.txt pyproject.toml | sha25
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help environment setup demo test test-fast check bench messages soak cluster-up cluster-down format docs clean
+.PHONY: help environment setup demo test test-fast check bench messages soak chaos cluster-up cluster-down format docs clean
 
 help: ## show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -56,6 +56,9 @@ soak: setup ## the long versions of the race and fault tests
 	KNIT_FUZZ_CASES=100000 $(BIN)/pytest -q tests/api/test_fuzz.py
 	$(BIN)/pytest -q -n 2 --hypothesis-profile=exploring tests/unit tests/api/test_mapping.py
 	KNIT_MODEL_STEPS=100000 $(BIN)/pytest -q -rP -n 2 tests/model
+
+chaos: setup ## a thousand faults on a knit of real processes, recorded (docs/reliability.md)
+	@$(BIN)/python -m tests.chaos.campaign $(CHAOS)
 
 cluster-up: $(STAMP) ## start (or find) the real single-node Kubernetes of the tests
 	@$(BIN)/python tests/cluster/up.py

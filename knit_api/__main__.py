@@ -11,6 +11,7 @@ import gc
 import logging
 import socket
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from pathlib import Path
 from types import FrameType
 from typing import Final
@@ -21,6 +22,7 @@ from knit_api.accounts.access import Accounts
 from knit_api.accounts.loopback import BindRefused, check_bind
 from knit_api.accounts.verifiers import ProviderVerifier
 from knit_api.app import create_app
+from knit_api.census import Census
 from knit_api.deps import Deps, EngineClient, Lazy
 from knit_api.extra.in_force import ExtraApis
 from knit_api.server.sockets import DetachableProtocol
@@ -33,6 +35,7 @@ from knit_workflows.domain.errors import EngineUnavailable, StoreUnavailable
 from knit_workflows.domain.imports import ImportTimes
 from knit_workflows.domain.ports import ApiStore
 from knit_workflows.extra_apis import ExtraApisRefused
+from knit_workflows.metrics import exposition
 from knit_workflows.settings import AccountSettings, Settings, SettingsRefused, read_settings
 from knit_workflows.store import PostgresStore
 from knit_workflows.telemetry import set_up_telemetry
@@ -42,6 +45,14 @@ log = logging.getLogger(__name__)
 
 SHUTDOWN_GRACE_PERIOD: Final = 10
 """Seconds that open requests may take to end after SIGTERM."""
+_REFUSALS: Final = (
+    BindRefused,
+    SettingsRefused,
+    ExtraApisRefused,
+    CertificateRefused,
+    exposition.AddressInUse,
+)
+"""Why it does not even start."""
 LEAVES_AFTER: Final = 11.0
 """Seconds in which two probes of the chart fail, so that nobody is sent here any more."""
 
@@ -70,6 +81,7 @@ def deps_from(settings: Settings) -> Deps:
         lease=settings.engine.transfer_lease,
         imports=ImportTimes(settings.engine.import_window, settings.engine.import_key_life),
         new_runs=settings.engine.new_runs_limit,
+        plan_pod_keys=settings.compute.plan_pod_keys,
         disk=settings.store.folder,
         extra_apis=ExtraApis(settings.extra_apis),
         close_store=close_store,
@@ -102,6 +114,10 @@ def _transfers(settings: Settings) -> Callable[[], Awaitable[EngineClient]]:
     return connect_transfers
 
 
+Metrics = AbstractAsyncContextManager[object]
+"""Serves metrics while inside."""
+
+
 class Server(uvicorn.Server):
     """uvicorn's server; it sets an event as soon as a signal asks it to end.
 
@@ -109,10 +125,17 @@ class Server(uvicorn.Server):
     go on.
     """
 
-    def __init__(self, config: uvicorn.Config, deps: Deps, certificate: Certificate | None) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        deps: Deps,
+        certificate: Certificate | None,
+        metrics: Metrics | None = None,
+    ) -> None:
         super().__init__(config)
         self._deps = deps
         self._certificate = certificate
+        self._metrics = metrics or nullcontext()
         self._following: list[asyncio.Future[None]] = []
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -126,6 +149,7 @@ class Server(uvicorn.Server):
             self._following.append(asyncio.ensure_future(self._leave_when_older()))
             if self._certificate is not None:
                 self._following.append(asyncio.ensure_future(self._certificate.follow()))
+            await self._metrics.__aenter__()
             host, port, *_ = self.servers[0].sockets[0].getsockname()
             log.info("API is ready", extra={"action": "api_ready", "host": host, "port": port})
 
@@ -133,6 +157,7 @@ class Server(uvicorn.Server):
         """Ends; see the base class."""
         if self._following:
             await cancel_and_wait(*self._following)
+            await self._metrics.__aexit__(None, None, None)
         await super().shutdown(sockets)
 
     async def _leave_when_older(self) -> None:
@@ -196,6 +221,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--tls-key", type=Path, metavar="FILE", help="the key of that certificate (PEM)"
     )
+    exposition.add_argument(parser)
     options = parser.parse_args(arguments)
     try:
         settings = _settings(options.extra_apis_config)
@@ -203,10 +229,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         deps = deps_from(settings)
         deps.extra_apis.load()
         certificate = _certificate(options.tls_cert, options.tls_key)
-    except (BindRefused, SettingsRefused, ExtraApisRefused, CertificateRefused) as refused:
+        listener = exposition.listen(options.metrics_address)
+    except _REFUSALS as refused:
         parser.error(str(refused))
     logs.set_up(settings.log_format, settings.log_level)
-    set_up_telemetry(settings.log_format)
+    core_port = set_up_telemetry(settings.log_format, with_metrics=listener is not None)
+    metrics = exposition.serving(
+        listener, "api", core_port=core_port, refresh=Census(deps.store.get).refresh
+    )
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)  # we log what it would
     app = create_app(deps, loopback_names_only=not settings.accounts.required)
     config = uvicorn.Config(
@@ -222,7 +252,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         timeout_graceful_shutdown=SHUTDOWN_GRACE_PERIOD,
         ssl_context_factory=None if certificate is None else lambda *_: certificate.front(),
     )
-    Server(config, deps, certificate).run()
+    Server(config, deps, certificate, metrics).run()
     if deps.schema.reason is not None:
         log.error("API ended: %s", deps.schema.reason, extra={"action": "api_ended"})
         parser.exit(1)

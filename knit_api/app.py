@@ -18,6 +18,7 @@ from knit_api.accounts.loopback import LoopbackHostMiddleware
 from knit_api.accounts.middleware import AccountsMiddleware
 from knit_api.deps import Deps
 from knit_api.error_responses import ErrorMiddleware, on_http_exception, on_validation_error
+from knit_api.measuring import EXTRA_API, MeasuringMiddleware, RouteMiddleware, set_route
 from knit_api.openapi import document
 from knit_api.routes import (
     accounts,
@@ -87,12 +88,14 @@ def create_app(deps: Deps, *, loopback_names_only: bool = False) -> FastAPI:
 
 def _add_layers(app: FastAPI, loopback_names_only: bool) -> None:
     """Adds what every request passes; the last is the first to see it."""
+    app.add_middleware(RouteMiddleware)
     app.add_middleware(TrailingSlashMiddleware)
     app.add_middleware(ExtraApiMiddleware)
     app.add_middleware(AccountsMiddleware)
     if loopback_names_only:
         app.add_middleware(LoopbackHostMiddleware)
     app.add_middleware(ErrorMiddleware)
+    app.add_middleware(MeasuringMiddleware)
 
 
 class ExtraApiMiddleware:
@@ -107,6 +110,7 @@ class ExtraApiMiddleware:
             deps: Deps = scope["app"].state.deps
             match = deps.extra_apis.endpoints.find(scope["raw_path"].decode("latin-1"))
             if match is not None:
+                set_route(scope, EXTRA_API)
                 await guard_extra(deps.accounts, scope, match.endpoint.path)
                 if deps.accounts.required:  # it held a credential of knit's
                     headers = [one for one in scope["headers"] if one[0] != AUTHORIZATION]

@@ -190,7 +190,8 @@ class Deps:
     """All that one API process holds.
 
     A transfer fails when its client sends nothing for `lease`. A Plan may create `new_runs` Runs at
-    once without confirmation. `disk` is the database's folder, if it is on this machine.
+    once without confirmation, and have `plan_pod_keys` (None: all keys) in its `pod`. `disk` is the
+    database's folder, if it is on this machine.
     """
 
     store: Lazy[ApiStore]
@@ -199,6 +200,7 @@ class Deps:
     lease: timedelta = timedelta(seconds=60)
     imports: ImportTimes = field(default_factory=ImportTimes)
     new_runs: int = 10_000
+    plan_pod_keys: tuple[str, ...] | None = None
     disk: Path | None = None
     timeouts: Timeouts = Timeouts()
     close_store: Callable[[], Awaitable[None]] | None = None

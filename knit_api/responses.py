@@ -14,12 +14,15 @@ from starlette.types import Message, Receive, Scope, Send
 
 from knit_api.server.streams import cancel_and_wait
 from knit_api.server.trailers import ResponseAborted
+from knit_workflows.metrics.instruments import TRANSFER_BYTES
 from knit_workflows.wire.base import Wire
 
 T = TypeVar("T")
 Trailers = Callable[[], Mapping[str, str]]
 """Called once the body is complete."""
 
+SENT: Final = TRANSFER_BYTES.labels("download")
+"""Counts the bytes of streamed responses."""
 _THREAD_ABOVE: Final = 200
 
 
@@ -129,6 +132,7 @@ class StreamedResponse(Response):
         try:
             async with asyncio.timeout(self._write_timeout):
                 await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            SENT.inc(len(chunk))
         except TimeoutError as error:
             raise ResponseAborted("the client no longer takes anything") from error
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -12,6 +13,8 @@ from rich.text import Text
 from knit_cli.errors import printable
 from knit_workflows.domain.instants import format_instant
 from knit_workflows.domain.runs import KNIT
+from knit_workflows.wire.base import to_wire
+from knit_workflows.wire.options import MadeVolume, Pod
 from knit_workflows.wire.runs import Exit, HookWait, Run, RunEvent, RunTiming, Used, Waiting
 
 _BAR_CELLS = 30
@@ -56,6 +59,7 @@ def _used(used: Used, image: str) -> list[str]:
     if used.image_digest:
         parts.append(f"image {used.image_digest}")
     lines = [f"used: {', '.join(parts)}"] if parts else []
+    lines += launched_with(used)
     pinned = image.partition("@")[2]
     if pinned and used.image_digest and pinned != used.image_digest.rpartition("@")[2]:
         lines.append(
@@ -63,6 +67,25 @@ def _used(used: Used, image: str) -> list[str]:
             "under another name, or of its manifest for one platform"
         )
     return lines
+
+
+def launched_with(used: Used) -> list[str]:
+    """Gives a line about the options of the pod, and one about each volume, if there are any."""
+    lines = [f"pod made with {_options(used.pod)}"] if used.pod else []
+    return lines + [
+        f"volume of {path} made with {_options(volume)}" for path, volume in used.volumes.items()
+    ]
+
+
+def _options(options: Pod | MadeVolume) -> str:
+    parts = to_wire(options).items()
+    return ", ".join(f"{key} {_text(value)}" for key, value in parts)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, dict):
+        return " ".join(f"{key}={_text(one)}" for key, one in value.items())
+    return "; ".join(map(_text, value)) if isinstance(value, list) else str(value)
 
 
 def print_history(events: Iterable[RunEvent]) -> None:
@@ -101,7 +124,9 @@ def _cells(event: RunEvent) -> tuple[str, str, str, str, str]:
     stays = event.from_status in (None, event.to_status)
     change = event.to_status if stays else f"{event.from_status} → {event.to_status}"
     by = "" if event.actor == KNIT else event.actor
-    return _when(event.at), change, event.cause, by, _exit_parts(event.exit)
+    # Also of executions that the Run itself no longer tells of.
+    why = "; ".join((event.cause, *(launched_with(event.used) if event.used else ())))
+    return _when(event.at), change, why, by, _exit_parts(event.exit)
 
 
 def _when(instant: datetime) -> str:

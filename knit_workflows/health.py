@@ -8,16 +8,15 @@ it needs answers.
 from __future__ import annotations
 
 import asyncio
-import errno
-import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 from typing import Final
 
+from knit_workflows.plain_http import Answer, answering, everywhere
+
 Check = Callable[[], Awaitable[object]]
 
-_HEAD_TIMEOUT: Final = 5.0
 _CHECK_TIMEOUT: Final = 4.0
 _REMEMBERED_SECONDS: Final = 1.0
 """Whoever asks more often gets the last answer: nobody is to load the database in this way."""
@@ -55,58 +54,17 @@ class Health:
     @asynccontextmanager
     async def listening(self, port: int) -> AsyncIterator[int]:
         """Answers on a port of all addresses while inside; gives it, since 0 takes a free one."""
-        listener = _everywhere(port)
-        server = await asyncio.start_server(self._serve, sock=listener, limit=8192)
-        try:
-            yield listener.getsockname()[1]
-        finally:
-            server.close()
+        async with answering(everywhere(port), self._answer) as taken:
+            yield taken
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            async with asyncio.timeout(_HEAD_TIMEOUT):
-                head = await reader.readuntil(b"\r\n\r\n")
-            writer.write(await self._answer(head))
-            await writer.drain()
-        except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
-            pass  # whoever asked has left, or speaks no HTTP
-        finally:
-            writer.close()
-
-    async def _answer(self, head: bytes) -> bytes:
-        method, _, rest = head.partition(b" ")
-        path = rest.partition(b" ")[0].partition(b"?")[0]
-        if method not in (b"GET", b"HEAD"):
-            status, text = HTTPStatus.METHOD_NOT_ALLOWED, "only GET and HEAD"
-        elif path == b"/livez":
-            status, text = HTTPStatus.OK, "ok"
-        elif path == b"/readyz":
-            text = await self.problem()
-            status = HTTPStatus.SERVICE_UNAVAILABLE if text else HTTPStatus.OK
-            text = text or "ok"
-        else:
-            status, text = HTTPStatus.NOT_FOUND, "there are /livez and /readyz"
-        body = f"{text}\n".encode()
-        lines = (
-            f"HTTP/1.1 {status.value} {status.phrase}",
-            "Content-Type: text/plain; charset=utf-8",
-            f"Content-Length: {len(body)}",
-            "Connection: close",
-        )
-        return "\r\n".join([*lines, "", ""]).encode() + (b"" if method == b"HEAD" else body)
-
-
-def _everywhere(port: int) -> socket.socket:
-    """Listens on all addresses, of IPv6 as well if this machine has it."""
-    if socket.has_dualstack_ipv6():
-        try:
-            return socket.create_server(
-                ("", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=16
-            )
-        except OSError as error:
-            if error.errno != errno.EAFNOSUPPORT:
-                raise
-    return socket.create_server(("", port), backlog=16)
+    async def _answer(self, path: str) -> Answer:
+        if path == "/livez":
+            return Answer.of_line(HTTPStatus.OK, "ok")
+        if path != "/readyz":
+            return Answer.of_line(HTTPStatus.NOT_FOUND, "there are /livez and /readyz")
+        if problem := await self.problem():
+            return Answer.of_line(HTTPStatus.SERVICE_UNAVAILABLE, problem)
+        return Answer.of_line(HTTPStatus.OK, "ok")
 
 
 async def _said(name: str, check: Check) -> str:

@@ -189,7 +189,7 @@ class Deps:
 
     @property
     def _idle(self) -> timedelta:
-        return self.engine.transfer_lease * 3
+        return self.engine.transfer_lease * 3 + self.engine.transfer_linger
 
     def projector_input(self) -> ProjectorInput:
         """Says where the Projector and the Runs it starts do their work."""
@@ -215,6 +215,7 @@ class Deps:
             self.backend,
             idle=self._idle,
             taken=lambda: self.warm_volumes.taken(),
+            linger=self.engine.transfer_linger,
         )
         parts = (
             self._of_runs(),

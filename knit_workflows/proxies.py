@@ -25,7 +25,7 @@ def named_proxy(
     Tries, each in lower case first: HTTP_PROXY or HTTPS_PROXY by the scheme, then ALL_PROXY. An
     empty variable counts as unset.
     """
-    if _is_this_machine(host):
+    if is_this_machine(host):
         return None
     named = next(_named(scheme, variables), None) or _of_the_system(scheme, host)
     return None if named is None or _is_excepted(host, port, variables) else named
@@ -92,7 +92,8 @@ def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
         return None
 
 
-def _is_this_machine(host: str) -> bool:
+def is_this_machine(host: str) -> bool:
+    """Says whether a host is this machine, by its name or address alone."""
     address = _address(host)
     if address is not None:
         return address.is_loopback

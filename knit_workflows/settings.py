@@ -122,6 +122,9 @@ class EngineSettings(_Group):
     this must be longer than `import_window`."""
     transfer_lease: _Span = timedelta(seconds=60)
     """A transfer is aborted when its client has been silent for this long."""
+    transfer_linger: _Grace = timedelta(seconds=15)
+    """How long a transfer pod stays after the last download from it: the next one of the same Data
+    starts at once. 0: not at all."""
     open_deadline: _Span = timedelta(seconds=60)
     """How long a transfer may take to open: for its pod to start, on Kubernetes. Then it ends with
     the reason. Raise it where nodes are added on demand."""
@@ -226,8 +229,8 @@ class KubernetesSettings(_Group):
     """What all run pods get, in the form of a Plan's `pod`, as JSON: `{"labels": {"team": "x"}}`.
     A Plan's own options go before these."""
     plan_pod_keys: tuple[str, ...] | None = None
-    """Which keys of `pod` Plans may have, as JSON: `["labels", "shm_size"]`. Runs of others fail.
-    None: all of them."""
+    """Which keys of `pod` Plans may have, as JSON: `["labels", "shm_size"]`. The API, which must
+    know it too, refuses others; Runs of Plans that have them already fail. None: all of them."""
     ephemeral_storage: str | None = None
     """How much a Plan's container may write outside of its volumes, unless the Plan's
     `ephemeral-storage` says so. None: as the cluster says."""
@@ -253,9 +256,11 @@ class KubernetesSettings(_Group):
     request_timeout: _Span = timedelta(seconds=15)
     """How long the API server may take between two parts of a response."""
     resync_period: _Span = timedelta(seconds=60)
-    """How often a watch reads the state of its pod without a notification."""
+    """How soon a watch asks for its pod without a notification. Each answer that is no news doubles
+    this, up to ten times as long."""
     pending_resync_period: _Span = timedelta(seconds=3)
-    """The same for a pod that has not started; read from the informer's cache, if that is fresh."""
+    """How often it looks whether a pod has started, or why it has not, in what has been heard. A
+    Job without a pod is asked for as soon, then ever later, up to `resync_period`."""
     stalled_after: _Span = timedelta(seconds=30)
     """After this time without any reason reported for a pending pod, knit looks for one."""
     unavailable_after: _Span = timedelta(seconds=60)
@@ -328,6 +333,11 @@ class ComputeSettings(_Group):
     """`memory` is for tests and benches: Runs succeed at once, nothing is run."""
     local: LocalSettings = Field(default_factory=LocalSettings)
     kubernetes: KubernetesSettings = KubernetesSettings()
+
+    @property
+    def plan_pod_keys(self) -> tuple[str, ...] | None:
+        """Which keys of `pod` Plans may have where Runs are carried out; None: all."""
+        return self.kubernetes.plan_pod_keys if self.kind == "kubernetes" else None
 
 
 class ExtraApisSettings(_Group):

@@ -11,9 +11,11 @@ import logging
 import os
 import resource
 import signal
+import socket
 import sys
-from collections.abc import Sequence
-from contextlib import AsyncExitStack, suppress
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
@@ -26,6 +28,7 @@ from knit_workflows.compute.base import ComputeBackend
 from knit_workflows.domain.errors import BackendRejected, KnitError, StoreMismatch
 from knit_workflows.domain.ports import Store
 from knit_workflows.health import Health
+from knit_workflows.metrics import exposition
 from knit_workflows.plugin import (
     ALL_ROLES,
     WAITING_SLOTS,
@@ -101,7 +104,28 @@ def deps_from(settings: Settings, roles: frozenset[Role] = ALL_ROLES) -> Deps:
     )
 
 
-async def expand(settings: Settings, *, health_port: int | None = None) -> None:
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """Where a worker says how it is, if anywhere: its health, its metrics, those of its core."""
+
+    health: int | None = None
+    metrics: socket.socket | None = None
+    core: int | None = None
+
+    @asynccontextmanager
+    async def open(self, health: Health, roles: Iterable[str]) -> AsyncIterator[None]:
+        """Answers there while inside."""
+        async with AsyncExitStack() as stack:
+            if self.health is not None:
+                await stack.enter_async_context(health.listening(self.health))
+            component = f"worker {' '.join(sorted(roles))}"
+            await stack.enter_async_context(
+                exposition.serving(self.metrics, component, core_port=self.core)
+            )
+            yield
+
+
+async def expand(settings: Settings, ports: Ports | None = None) -> None:
     """Expands claims that run full until SIGTERM or SIGINT; needs nothing but the cluster.
 
     Raises:
@@ -119,8 +143,7 @@ async def expand(settings: Settings, *, health_port: int | None = None) -> None:
     health = Health()
     server = ApiServer(settings.compute.kubernetes)
     async with AsyncExitStack() as stack:
-        if health_port is not None:
-            await stack.enter_async_context(health.listening(health_port))
+        await stack.enter_async_context((ports or Ports()).open(health, [EXPANDER]))
         await server.open()
         stack.push_async_callback(server.aclose)
         expander = Expander(server, settings.compute.kubernetes)
@@ -175,7 +198,7 @@ async def serve(
     roles: frozenset[Role],
     *,
     patience: timedelta = timedelta(),
-    health_port: int | None = None,
+    ports: Ports | None = None,
 ) -> None:
     """Works until SIGTERM or SIGINT; work in progress continues elsewhere or after a restart.
 
@@ -185,8 +208,7 @@ async def serve(
     health = Health()
     start = Patience(patience, stopping, health)
     async with AsyncExitStack() as stack:
-        if health_port is not None:
-            await stack.enter_async_context(health.listening(health_port))
+        await stack.enter_async_context((ports or Ports()).open(health, roles))
         client = await start.wait_for(lambda: reach_namespace(temporal))
         await start.wait_for(lambda: require_schema(settings.store))
         deps = deps_from(settings, roles)
@@ -273,6 +295,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="PORT",
         help="answer /livez and /readyz over HTTP there, on all addresses (default: nowhere)",
     )
+    exposition.add_argument(parser)
     return parser
 
 
@@ -283,24 +306,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         settings = read_settings()
         temporal = client_config()
-    except SettingsRefused as refused:
+        metrics = exposition.listen(options.metrics_address)
+    except (SettingsRefused, exposition.AddressInUse) as refused:
         parser.error(str(refused))
     logs.set_up(settings.log_format, settings.log_level)
-    set_up_telemetry(settings.log_format)
+    # The expander has nothing to do with Temporal.
+    core = metrics is not None and options.roles is not None
+    core_port = set_up_telemetry(settings.log_format, with_metrics=core)
+    ports = Ports(options.health_port, metrics, core_port)
     if options.roles is not None and Role.HOOKS in options.roles:
         allow_connections()
     code = 1
     try:
         asyncio.run(
-            expand(settings, health_port=options.health_port)
+            expand(settings, ports)
             if options.roles is None
-            else serve(
-                settings,
-                temporal,
-                options.roles,
-                patience=options.patience,
-                health_port=options.health_port,
-            )
+            else serve(settings, temporal, options.roles, patience=options.patience, ports=ports)
         )
         code = 0
     except Interrupted:

@@ -59,6 +59,11 @@ class _Process:
         assert self._process is not None
         return self._process.returncode
 
+    def poll(self) -> int | None:
+        """Looks whether the last process has ended; gives its exit code."""
+        assert self._process is not None
+        return self._process.poll()
+
     def start(self) -> None:
         """Starts one; it is not ready yet."""
         self._starts += 1

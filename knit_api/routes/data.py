@@ -123,13 +123,24 @@ async def download_data(
     Whatever its Run's status is, if it has a volume. The trailer `x-checksum-md5` of a gzip(tar)
     is the MD5 of the body as it was sent. Over HTTP/1.0 it has a length instead of chunks, and the
     gzip is not compressed.
+
+    With `Accept-Encoding: zstd` a plain tar has the content coding zstd: frames, each with a
+    checksum, that are compressed as far as the client takes bytes more slowly than that saves them.
     """
     if projects:
         await store.data.get(knit_id)
     media_type, form = negotiate_archive(request.headers.get("accept", ""))
     direct = sockets.can_detach(request.scope)
     chunked = accepts_chunks(request.scope)
-    return await download(deps, knit_id, media_type, form, direct=direct, chunked=chunked)
+    return await download(
+        deps,
+        knit_id,
+        media_type,
+        form,
+        direct=direct,
+        chunked=chunked,
+        accept_encoding=request.headers.get("accept-encoding", ""),
+    )
 
 
 @router.get("/{knit_id}/metadata", response_model=Data, responses=failures(404, 503))

@@ -25,7 +25,7 @@ from knit_workflows.domain.plans.changes import (
 )
 from knit_workflows.domain.plans.model import PlanDetail
 from knit_workflows.domain.plans.option_forms import parse_options_change
-from knit_workflows.domain.plans.options import PlanOptions
+from knit_workflows.domain.plans.options import PlanOptions, require_allowed
 from knit_workflows.domain.plans.rules import parse_plan
 from knit_workflows.domain.ports import ApiStore
 from knit_workflows.wire.mapping import ToWire, preview_to_wire
@@ -78,6 +78,7 @@ async def register_plan(
     """
     require_json(request)
     spec = parse_plan(await json_body(request))
+    require_allowed(spec.options.pod, deps.plan_pod_keys)
     if options.dry_run:
         return json_response(preview_to_wire(await store.plans.preview(spec, limit=PREVIEW_LIMIT)))
     try:
@@ -188,13 +189,16 @@ async def set_priority(plan_id: PlanIdPath, request: Request, store: StoreOf) ->
     responses=failures(400, 404, 413, 503),
     openapi_extra=takes(OptionsChange),
 )
-async def set_options(plan_id: PlanIdPath, request: Request, store: StoreOf) -> Response:
+async def set_options(
+    plan_id: PlanIdPath, request: Request, deps: DepsOf, store: StoreOf
+) -> Response:
     """Replace what is asked of a cluster for run pods and volumes of later launches.
 
     What the body leaves out is as the installation says.
     """
     require_json(request)
     options = parse_options_change(await json_body(request))
+    require_allowed(options.pod, deps.plan_pod_keys)
     _check_paths(options, await store.plans.get(plan_id))
     plan = await store.plans.set_options(plan_id, options)
     return _changed(plan, "plan_options_set")

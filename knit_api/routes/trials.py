@@ -8,6 +8,7 @@ from knit_api.bodies import json_body, require_json
 from knit_api.deps import DepsOf
 from knit_api.openapi.document import failures, takes
 from knit_api.responses import json_response
+from knit_workflows.domain.plans.options import require_allowed
 from knit_workflows.domain.plans.rules import parse_plan
 from knit_workflows.wire.plans import PlanSpec, PlanTrial
 
@@ -28,7 +29,7 @@ async def try_plan(request: Request, deps: DepsOf) -> Response:
     """
     require_json(request)
     document = await json_body(request)
-    parse_plan(document)
+    require_allowed(parse_plan(document).options.pod, deps.plan_pod_keys)
     client = await deps.transfers.get()
     await client.ping()
     result = await client.try_plan(document)

@@ -9,11 +9,13 @@ import zlib
 from typing import Final, Protocol
 
 from knit_workflows.domain.errors import InvalidArchive
+from knit_workflows.metrics.instruments import TRANSFER_BYTES
 
 GZIPPED_TAR: Final = "application/tar+gzip"
 PLAIN_TAR: Final = "application/x-tar"
 CHECKSUM_TRAILER: Final = "x-checksum-md5"
 
+_RECEIVED: Final = TRANSFER_BYTES.labels("upload")
 _MAX_BYTES: Final = 1 << 20
 _GZIP: Final = 31  # zlib's number for "a gzip header, the largest window"
 _FAST: Final = 1
@@ -47,6 +49,7 @@ class Decoder:
 
     def feed(self, data: bytes | memoryview) -> None:
         """Takes a chunk of the body, which must not change until `read` gives nothing."""
+        _RECEIVED.inc(len(data))
         if self._md5 is not None:
             self._md5.update(data)
         self._encoding.feed(data)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Generator, Mapping
 from concurrent.futures import Executor
 from contextlib import AsyncExitStack, closing, suppress
 from itertools import chain
 
 from starlette.types import Scope, Send
 
-from knit_api.responses import StreamedResponse
+from knit_api.responses import SENT, StreamedResponse
 from knit_api.server.sockets import detached_response
 from knit_api.server.streams import finish_despite_cancel
 from knit_api.server.trailers import ResponseAborted
@@ -34,8 +34,11 @@ class DirectArchiveResponse(StreamedResponse):
         threads: Executor,
         *,
         write_timeout: float,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
-        super().__init__(_nothing(), resources, media_type, write_timeout=write_timeout)
+        super().__init__(
+            _nothing(), resources, media_type, write_timeout=write_timeout, headers=headers
+        )
         self._first = first
         self._spans = spans
         self._threads = threads
@@ -67,8 +70,10 @@ class DirectArchiveResponse(StreamedResponse):
 def _write_item(connection: socket.socket, item: bytes | Span) -> None:
     if isinstance(item, bytes):
         send_chunk(connection, item)
+        SENT.inc(len(item))
     else:
         send_file_chunk(connection, item.descriptor, item.size, item.start)
+        SENT.inc(item.size)
 
 
 async def _nothing() -> AsyncGenerator[bytes, None]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
@@ -19,10 +19,15 @@ from knit_workflows.client import TransferHandle
 from knit_workflows.domain import errors
 from knit_workflows.domain.ids import KnitId
 from knit_workflows.domain.ports import ApiStore
+from knit_workflows.domain.readers import PRESENT_EVERY
 from knit_workflows.domain.runs import RunStatus
+from knit_workflows.metrics.instruments import TRANSFERS_ENDED, TRANSFERS_OPEN
 
 log = logging.getLogger(__name__)
 
+UPLOAD: Final = "upload"
+DOWNLOAD: Final = "download"
+"""Directions of transfers in metrics."""
 _MAX_REASON_CHARS: Final = 200
 _MAX_FINISH_PAUSE: Final = 8.0
 
@@ -55,6 +60,24 @@ class Transfer:
             await asyncio.sleep(interval)
             with suppress(errors.KnitError):  # the next may succeed; if none does, `finish` says so
                 await self.client.renew(self.handle)
+
+    @asynccontextmanager
+    async def present(self) -> AsyncIterator[None]:
+        """Records again and again that the client of a download is there, while inside.
+
+        So whoever discards the Data can tell it from one whose API was killed.
+        """
+        recording = asyncio.ensure_future(self._record_presence())
+        try:
+            yield
+        finally:
+            await cancel_and_wait(recording)
+
+    async def _record_presence(self) -> None:
+        while True:
+            await asyncio.sleep(PRESENT_EVERY.total_seconds())
+            with suppress(errors.KnitError):
+                await self.store.transfers.present(self.handle.transfer_id)
 
     async def finish(self, volume: VolumeAccess) -> None:
         """Makes the uploaded Data done. From the first try on the content stays.
@@ -157,6 +180,18 @@ async def open_upload(deps: Deps, key: UUID | None, actor: str) -> Transfer:
     return await _open(deps, client, lambda: client.open_upload(key, actor=actor))
 
 
+@contextmanager
+def counted(direction: str) -> Iterator[None]:
+    """Counts a transfer: as open while inside, then by how it ended."""
+    outcome = "aborted"
+    try:
+        with TRANSFERS_OPEN.labels(direction).track_inprogress():
+            yield
+        outcome = "complete"
+    finally:
+        TRANSFERS_ENDED.labels(direction, outcome).inc()
+
+
 @asynccontextmanager
 async def reading(deps: Deps, knit_id: KnitId) -> AsyncIterator[VolumeAccess]:
     """Holds a transfer open that reads a Data.
@@ -166,13 +201,14 @@ async def reading(deps: Deps, knit_id: KnitId) -> AsyncIterator[VolumeAccess]:
         Unavailable: store, Temporal or volume.
     """
     transfer = await _open_download(deps, knit_id)
-    try:
-        async with transfer.renewed():
-            yield await transfer.volume()
-    except BaseException as error:
-        await finish_despite_cancel(transfer.abort(error))
-        raise
-    await finish_despite_cancel(transfer.release())
+    with counted(DOWNLOAD):
+        try:
+            async with transfer.renewed(), transfer.present():
+                yield await transfer.volume()
+        except BaseException as error:
+            await finish_despite_cancel(transfer.abort(error))
+            raise
+        await finish_despite_cancel(transfer.release())
 
 
 async def _open_download(deps: Deps, knit_id: KnitId) -> Transfer:

@@ -54,7 +54,8 @@ async def upload(
         if key is not None and (existing := await existing_upload(store, key)):
             return Uploaded(existing, repeated=True)
         raise
-    return Uploaded(await _fill(transfer, body, tags))
+    with lifecycle.counted(lifecycle.UPLOAD):
+        return Uploaded(await _fill(transfer, body, tags))
 
 
 async def _fill(transfer: Transfer, body: UploadBody, tags: frozenset[Tag]) -> DataDetail:

@@ -32,6 +32,7 @@ from knit_cli.api.retry import ATTEMPTS, Retry
 from knit_cli.api.streamed_response import StreamedResponse
 from knit_cli.errors import ApiRefused, ApiUnreachable, ConnectionCut
 from knit_cli.version import version
+from knit_workflows.proxies import is_this_machine
 from knit_workflows.wire.adoption import AdoptedVolume, AdoptRequest
 from knit_workflows.wire.base import Request, to_wire
 from knit_workflows.wire.completions import Completion
@@ -51,6 +52,7 @@ from knit_workflows.wire.plans import (
 )
 from knit_workflows.wire.runs import Run, RunEvent, RunTiming
 from knit_workflows.wire.tags import Tag, TagChange
+from knit_workflows.zstd import CODING
 
 T = TypeVar("T")
 
@@ -81,6 +83,11 @@ class ApiClient:
 
     def __exit__(self, *_exc: object) -> None:
         self._requests.close()
+
+    @property
+    def is_on_this_machine(self) -> bool:
+        """Whether requests go to a loopback address, as far as the profile tells."""
+        return is_this_machine(httpx.URL(self._requests.root).host)
 
     def retry_on_cut(
         self, attempt: Callable[[], T], *, repeatable: bool, attempts: int = ATTEMPTS
@@ -200,10 +207,15 @@ class ApiClient:
             repeatable=True,
         )
 
-    def download(self, knit_id: str, accept: str) -> AbstractContextManager[StreamedResponse]:
-        """Opens the archive of a Data, in a media type of the `Accept` header."""
-        # A content coding on top would hide where the archive ends.
-        headers = {"Accept": accept, "Accept-Encoding": "identity"}
+    def download(
+        self, knit_id: str, accept: str, *, compressed: bool = False
+    ) -> AbstractContextManager[StreamedResponse]:
+        """Opens the archive of a Data, in a media type of the `Accept` header.
+
+        With `compressed` it may have the coding that the response names.
+        """
+        coding = f"{CODING}, identity;q=0.5" if compressed else "identity"
+        headers = {"Accept": accept, "Accept-Encoding": coding}
         return self._requests.stream(
             f"/data/{segment(knit_id)}",
             {},

@@ -27,6 +27,8 @@ class StreamedResponse:
     """Bytes of a log at the time of the request; None while it is followed."""
     log_id: str | None
     """The Data whose content a log is; None if a proxy dropped the header."""
+    coding: str = ""
+    """The content coding of the body; empty if it has none."""
 
     @classmethod
     def of(cls, response: httpx.Response) -> StreamedResponse:
@@ -38,4 +40,10 @@ class StreamedResponse:
             trailers=response.extensions.get(TRAILERS, {}),
             size=int(headers[_SIZE]) if _SIZE in headers else None,
             log_id=headers.get(_LOG_ID),
+            coding=_coding_of(headers.get("Content-Encoding", "")),
         )
+
+
+def _coding_of(header: str) -> str:
+    coding = header.strip().lower()
+    return "" if coding == "identity" else coding

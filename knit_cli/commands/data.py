@@ -137,6 +137,15 @@ def pull_data(
         bool,
         typer.Option("--links/--no-links", help="With -x: create links, or leave them out."),
     ] = True,
+    compress: Annotated[
+        bool | None,
+        typer.Option(
+            "--compress/--no-compress",
+            help="With -x: compress on the way, or not; if not given, unless the API is on this "
+            "machine.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Download a Data as DEST/KNIT_ID.tar.gz."""
     invocation = invocation_of(context)
@@ -145,6 +154,9 @@ def pull_data(
         raise typer.BadParameter("cannot unpack to stdout", param_hint="--extract")
     if not links and not extract:
         raise typer.BadParameter("it needs --extract", param_hint="--no-links")
+    if compress is not None and not extract:
+        hint = "--compress" if compress else "--no-compress"
+        raise typer.BadParameter("it needs --extract", param_hint=hint)
     if not _is_file_name(knit_id):
         raise typer.BadParameter(f"{knit_id!r} is not an id of a Data", param_hint="KNIT_ID")
     with (
@@ -156,7 +168,9 @@ def pull_data(
             arrived = None
             pull_stream(api, knit_id, lambda chunk: print_bytes([chunk]), excluded, meter=meter)
         elif extract:
-            arrived = pull_folder(api, knit_id, folder, excluded, links=links, meter=meter)
+            arrived = pull_folder(
+                api, knit_id, folder, excluded, links=links, compressed=compress, meter=meter
+            )
         else:
             arrived = pull_file(api, knit_id, folder, excluded, meter=meter)
     excluded.report(knit_id)

@@ -8,8 +8,11 @@ import zlib
 from collections.abc import Callable, Generator, Iterable
 from contextlib import suppress
 
+from knit_workflows.zstd import CODING, LARGEST_WINDOW_LOG, is_available, zstd
+
 _PREFETCH = 8  # chunks; of at most 1 MiB each, so memory is bounded whatever the size
 _GZIP_WINDOW = 31  # zlib's number for gzip framing with the largest window
+_PIECE_BYTES = 32 << 10
 _CHECK_INTERVAL = 0.1  # seconds until the thread notices that the reader has gone
 
 
@@ -115,6 +118,55 @@ def gunzipped(chunks: Iterable[bytes]) -> Generator[bytes, None, None]:
         raise DamagedStream(f"the gzip stream is damaged: {cause}") from cause
     if not started or not decompressor.eof:
         raise StreamCut("the gzip stream ends too early")
+
+
+def decoded(chunks: Iterable[bytes], coding: str) -> Iterable[bytes]:
+    """Gives a body without its content coding: zstd, or none (empty).
+
+    Raises:
+        DamagedStream: it has another coding, for which nobody has asked; or as `unzstd`.
+    """
+    if not coding:
+        return chunks
+    if coding != CODING or not is_available():
+        raise DamagedStream(f"it was sent with the content coding {coding[:80]!r}, unasked")
+    return unzstd(chunks)
+
+
+def unzstd(chunks: Iterable[bytes]) -> Generator[bytes, None, None]:
+    """Decompresses a zstd stream: one or more frames, in pieces of at most 1 MiB.
+
+    Raises:
+        DamagedStream: it is not zstd, a checksum is wrong, or a frame asks for a larger window
+            than any decoder need have.
+        StreamCut: it ends within a frame, or before the first.
+    """
+    options: dict[int, int] = {zstd.DecompressionParameter.window_log_max: LARGEST_WINDOW_LOG}
+    frame = zstd.ZstdDecompressor(options=options)
+    started = False
+    try:
+        for piece in _pieces(chunks):
+            remainder: bytes | memoryview = piece
+            while remainder or not (frame.needs_input or frame.eof):
+                if frame.eof:
+                    frame = zstd.ZstdDecompressor(options=options)
+                started = True
+                # Bounded: a few compressed bytes can stand for gigabytes of zeros.
+                if out := frame.decompress(remainder, 1 << 20):
+                    yield out
+                remainder = frame.unused_data if frame.eof else b""
+    except zstd.ZstdError as cause:
+        raise DamagedStream(f"the zstd stream is damaged: {cause}") from cause
+    if not started or not frame.eof:
+        raise StreamCut("the zstd stream ends too early")
+
+
+def _pieces(chunks: Iterable[bytes]) -> Generator[memoryview, None, None]:
+    """Gives chunks in small pieces, since what follows a frame is copied at its end."""
+    for chunk in chunks:
+        whole = memoryview(chunk)
+        for at in range(0, len(chunk), _PIECE_BYTES):
+            yield whole[at : at + _PIECE_BYTES]
 
 
 class ChunkReader:

@@ -13,13 +13,20 @@ from pathlib import Path
 
 from knit_cli.api.client import GZIPPED_TAR, PLAIN_TAR, ApiClient
 from knit_cli.errors import BadInput, ConnectionCut, TransferFailed
-from knit_cli.transfer.byte_streams import ChunkReader, DamagedStream, StreamCut, counted
+from knit_cli.transfer.byte_streams import (
+    ChunkReader,
+    DamagedStream,
+    StreamCut,
+    counted,
+    decoded,
+)
 from knit_cli.transfer.excluded import Exclusions
 from knit_cli.transfer.progress import Meter
 from knit_cli.transfer.staging import move_into_place, staging_area, sync
 from knit_cli.transfer.verified_archive import copy_verified
 from knit_workflows.archive import ArchiveCut, ArchiveRefused, unpack
 from knit_workflows.domain.os_errors import advice_for, reason_of
+from knit_workflows.zstd import is_available
 
 _WHOLE_FOLDER = f"{PLAIN_TAR};entries=all;holes=kept"
 _WHOLE_FILE = f"{GZIPPED_TAR};entries=all"  # no sparse files: not every tool can read them
@@ -32,6 +39,7 @@ def pull_folder(
     excluded: Exclusions,
     *,
     links: bool = True,
+    compressed: bool | None = None,
     meter: Meter,
 ) -> Path:
     """Downloads a Data and unpacks it as `folder/KNIT_ID`, which appears when it is complete.
@@ -44,6 +52,8 @@ def pull_folder(
         folder: where to put it; created if missing.
         excluded: receives what no archive can hold and, without `links`, the symbolic links.
         links: whether to create symbolic links.
+        compressed: whether to have it compressed on the way, if both sides can; None: unless the
+            API is on this machine.
         meter: receives progress.
 
     Raises:
@@ -53,18 +63,22 @@ def pull_folder(
     """
     target = folder / knit_id
     _refuse_occupied(target)
+    if compressed is None:
+        compressed = not api.is_on_this_machine
+    compressed = compressed and is_available()
 
     def attempt() -> None:
         with (
             _placing(knit_id, folder),
-            api.download(knit_id, _WHOLE_FOLDER) as stream,
+            api.download(knit_id, _WHOLE_FOLDER, compressed=compressed) as stream,
             staging_area(folder) as content,
         ):
             meter.restart()
             excluded.restart()
             content.mkdir()
             with closing(counted(stream.chunks, meter.add)) as chunks:
-                unpack(ChunkReader(chunks), content, sync=True, links=links, left_out=excluded)
+                source = ChunkReader(decoded(chunks, stream.coding))
+                unpack(source, content, sync=True, links=links, left_out=excluded)
             try:
                 move_into_place(content, target)
             except OSError:

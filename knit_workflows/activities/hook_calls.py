@@ -19,6 +19,7 @@ from knit_workflows.domain.ports import HookStore
 from knit_workflows.domain.runs import RunDetail
 from knit_workflows.hooks.answers import environment_fault
 from knit_workflows.hooks.message import HookMessage
+from knit_workflows.metrics.instruments import HOOK_DURATION
 from knit_workflows.wire.hooks import hook_body
 
 log = logging.getLogger(__name__)
@@ -104,6 +105,8 @@ class HookCalls:
         asking.environment.update(answer.environment)
         if fault := environment_fault(asking.environment):
             answer = replace(answer, succeeded=False, text=fault)
+        outcome = "succeeded" if answer.succeeded else "failed"
+        HOOK_DURATION.labels(hook.phase, outcome).observe(answer.duration.total_seconds())
         _log(hook, attempt, answer)
         again = None if answer.succeeded or asking.pause is None else answer.pause(asking.pause)
         await self._record(hook, attempt, answer, again)

@@ -23,8 +23,11 @@ from knit_workflows.contracts.runs import Evidence
 from knit_workflows.domain.errors import BackendRejected, QuotaExceeded
 from knit_workflows.domain.imports import NOT_ENDED
 from knit_workflows.domain.milestones import Timeline
+from knit_workflows.domain.plans.model import LOG_PATH
+from knit_workflows.domain.plans.options import PlanOptions
 from knit_workflows.domain.ports import RunKey, RunSpec
 from knit_workflows.domain.runs import LOST, OOM_KILLED, STUCK_CODE, Exit, RunStatus
+from knit_workflows.domain.volumes import AS_INSTALLED, Mount
 from knit_workflows.settings import EngineSettings
 
 
@@ -35,29 +38,40 @@ class RunSteps:
         self._backend = backend
         self._settings = settings
 
-    async def create_volumes(self, spec: RunSpec) -> None:
+    async def create_volumes(self, spec: RunSpec) -> PlanOptions:
         """Creates the volumes of its outputs and its log: all, or none if a quota is used up.
 
         Half of them would keep others from theirs, and several Runs could wait for each other. One
-        goes first: for those who wait for a quota, it is all that they ask for.
+        goes first: for those who wait for a quota, it is all that they ask for. Gives how each was
+        asked for, by path.
         """
-        volumes = [mount.volume for mount in spec.outputs] + ([spec.log] if spec.log else [])
-        for first in volumes[:1]:
-            await self._backend.create_volume(first)
+        log = [Mount(LOG_PATH, spec.log)] if spec.log else []
+        volumes = {mount.path: mount.volume for mount in (*spec.outputs, *log)}
+        asked = {path: await self._backend.create_volume(volumes[path]) for path in [*volumes][:1]}
+        others = [*volumes][1:]
         made = await asyncio.gather(
-            *(self._backend.create_volume(volume) for volume in volumes[1:]),
+            *(self._backend.create_volume(volumes[path]) for path in others),
             return_exceptions=True,
         )
         failures = [failure for failure in made if isinstance(failure, BaseException)]
         if any(isinstance(failure, QuotaExceeded) for failure in failures):
-            await asyncio.gather(*(self._backend.delete_volume(volume) for volume in volumes))
+            await asyncio.gather(*map(self._backend.delete_volume, volumes.values()))
         if failures:
             raise failures[0]
+        asked |= {
+            path: one
+            for path, one in zip(others, made, strict=True)
+            if not isinstance(one, BaseException)
+        }
+        return PlanOptions(
+            volumes={path: one for path, one in asked.items() if one != AS_INSTALLED}
+        )
 
-    async def create_pod(self, spec: RunSpec) -> tuple[str, ...]:
-        """Starts the run pod; gives what the back-end warns of, as notes on the Run."""
-        warnings = await self._backend.launch(run_pod(spec))
-        return tuple(f"warning of the back-end: {text}" for text in warnings)
+    async def create_pod(self, spec: RunSpec) -> tuple[tuple[str, ...], PlanOptions]:
+        """Starts the run pod; gives what the back-end warns of, as notes, and the pod's options."""
+        launched = await self._backend.launch(run_pod(spec))
+        notes = tuple(f"warning of the back-end: {text}" for text in launched.warnings)
+        return notes, PlanOptions(launched.options)
 
     async def evidence(
         self, key: RunKey, reporter: PendingReporter, duration: timedelta | None = None

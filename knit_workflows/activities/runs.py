@@ -56,6 +56,7 @@ from knit_workflows.domain.ports import (
     UsedResources,
 )
 from knit_workflows.domain.runs import USER, Exit, RunStatus
+from knit_workflows.metrics.instruments import PHASE_DURATION, RUNS_ENDED
 from knit_workflows.settings import EngineSettings
 
 log = logging.getLogger(__name__)
@@ -283,9 +284,9 @@ class ComputeRunActivities(RunActivities):
         notes: tuple[str, ...] = ()
         async with reporter.failures(spec.status):
             if spec.status is RunStatus.READY:
-                notes = await self._steps.create_pod(spec)
+                notes, options = await self._steps.create_pod(spec)
             else:
-                await self._steps.create_volumes(spec)
+                options = await self._steps.create_volumes(spec)
         if spec.status is RunStatus.READY:
             return await self._store.advance(
                 spec.key,
@@ -293,10 +294,15 @@ class ComputeRunActivities(RunActivities):
                 cause="; ".join(("run pod requested", *notes)),
                 notes=notes,
                 used=UsedResources(spec.resources, spec.service_account),
+                options=options,
                 hooks_called=hooks_called,
             )
         return await self._store.advance(
-            spec.key, RunStatus.READY, cause="volumes created", hooks_called=hooks_called
+            spec.key,
+            RunStatus.READY,
+            cause="volumes created",
+            options=options,
+            hooks_called=hooks_called,
         )
 
     async def _seen_through(self, key: RunKey, progress: Progress, launched_now: bool) -> Progress:
@@ -367,6 +373,9 @@ class ComputeRunActivities(RunActivities):
         _log(key, status)
         await self._steps.release_pod(key)
         spent = await self._store.timing(key)
+        RUNS_ENDED.labels(status).inc()
+        for one in spent.phases:
+            PHASE_DURATION.labels(one.phase).observe(one.duration.total_seconds())
         return Progress(status=status, timing=tuple(map(str, spent.phases)))
 
     async def _with_hooks(self, key: RunKey) -> Progress:

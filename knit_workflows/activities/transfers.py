@@ -38,6 +38,7 @@ from knit_workflows.domain.ports import (
     TransferStore,
     UnfinishedImport,
 )
+from knit_workflows.domain.readers import Left, door_token
 from knit_workflows.domain.runs import KNIT, Exit, RunStatus
 
 log = logging.getLogger(__name__)
@@ -56,8 +57,13 @@ class ComputeTransferActivities(TransferActivities):
         backend: ComputeBackend,
         idle: timedelta,
         taken: Callable[[], None] = lambda: None,
+        linger: timedelta = timedelta(0),
     ) -> None:
-        """`taken` is called when an upload may have taken a volume that waited for one."""
+        """`taken` is called when an upload may have taken a volume that waited for one.
+
+        `linger` is for how long a pod of downloads is kept after its last reader.
+        """
+        self._linger = linger
         self._taken = taken
         self._store = store
         self._data = data
@@ -78,6 +84,7 @@ class ComputeTransferActivities(TransferActivities):
             async with heartbeating():
                 opening = Opening(request, since, *parts)
                 opened = await _opened(opening)
+                opened = opened.model_copy(update={"door": opening.door})
                 if opening.took_warm_volume:
                     self._taken()
                 return opened
@@ -94,6 +101,9 @@ class ComputeTransferActivities(TransferActivities):
         status = await self._finalize_upload(request) if request.run_id else ""
         record = await self._open_record(request)
         if record is not None:
+            left = await self._leave(record, request)
+            if not left.closes:
+                return Closed(stays=left.stays)
             await self._backend.close_transfer(transfer_of(record, self._idle))
             await self._store.closed(request.transfer_id)
             if status == RunStatus.FAILED and not record.endpoint:
@@ -108,8 +118,21 @@ class ComputeTransferActivities(TransferActivities):
             if request.mode != "read":
                 return None
         knit_id = KnitId(request.knit_id)
+        token = door_token(request.door or request.transfer_id, "")
         return TransferRecord(
-            request.transfer_id, knit_id, RunId(""), names.volume(knit_id), request.mode, "", ""
+            request.transfer_id, knit_id, RunId(""), names.volume(knit_id), request.mode, token, ""
+        )
+
+    async def _leave(self, record: TransferRecord, request: CloseTransfer) -> Left:
+        """Leaves the door that others may read by; without one, there is nobody else."""
+        if not record.door:
+            return Left("", closes=True)
+        keeps = request.ok and request.may_stay and not record.endpoint.startswith("file:")
+        return await self._store.leave(
+            record.transfer_id,
+            record.knit_id,
+            record.door,
+            linger=self._linger if keeps else timedelta(0),
         )
 
     async def _discard_unopened(self, record: TransferRecord) -> None:

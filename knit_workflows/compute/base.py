@@ -26,7 +26,7 @@ from knit_workflows.domain.milestones import Timeline
 from knit_workflows.domain.plans.model import NodeRule
 from knit_workflows.domain.plans.options import NO_POD_OPTIONS, PodOptions
 from knit_workflows.domain.runs import Exit
-from knit_workflows.domain.volumes import Mount, Volume
+from knit_workflows.domain.volumes import Mount, Volume, VolumeOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +57,18 @@ class RunPod:
     service_account: str | None = None
     options: PodOptions = NO_POD_OPTIONS
     env: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """What a back-end warns of, as sentences, and the options with which the pod was made.
+
+    Only the call that creates the pod learns of warnings. The options are those of the Plan and of
+    the installation together; empty where a back-end knows none.
+    """
+
+    warnings: tuple[str, ...] = ()
+    options: PodOptions = NO_POD_OPTIONS
 
 
 class Phase(StrEnum):
@@ -252,8 +264,12 @@ class ComputeBackend(Protocol):
         A back-end that cannot know returns.
         """
 
-    async def create_volume(self, volume: Volume) -> None:
-        """Creates an empty volume; an existing one is left as it is, with its content."""
+    async def create_volume(self, volume: Volume) -> VolumeOptions:
+        """Creates an empty volume; an existing one is left as it is, with its content.
+
+        Gives how the volume that is there was asked for, whoever said so; empty where a back-end
+        knows no such options.
+        """
 
     async def delete_volume(self, volume: Volume) -> None:
         """Deletes a volume and its content; a missing one is fine."""
@@ -280,12 +296,11 @@ class ComputeBackend(Protocol):
         Or not within a few seconds, or if there is no such volume.
         """
 
-    async def launch(self, pod: RunPod) -> tuple[str, ...]:
+    async def launch(self, pod: RunPod) -> Launch:
         """Starts the run pod; its volumes exist (though they need not be bound yet).
 
-        Gives what the back-end warns of, as sentences; only the call that creates the pod learns
-        that. If a pod of that name exists, running or ended, nothing happens. A missing command or
-        image is an outcome of the pod, not an error of this call.
+        If a pod of that name exists, running or ended, nothing happens. A missing command or image
+        is an outcome of the pod, not an error of this call.
 
         Raises:
             BackendRejected: the pod can never be created, e.g. for an invalid resource name.

@@ -29,6 +29,7 @@ from knit_workflows.compute.adopted_folders import (
 from knit_workflows.compute.base import (
     MANY_RUNS,
     Endpoint,
+    Launch,
     Observation,
     Phase,
     RunLimits,
@@ -48,7 +49,7 @@ from knit_workflows.domain.errors import (
 )
 from knit_workflows.domain.milestones import Milestone, Timeline
 from knit_workflows.domain.runs import SUCCEEDED, Exit
-from knit_workflows.domain.volumes import Volume
+from knit_workflows.domain.volumes import Volume, VolumeOptions
 
 Behaviour = Callable[[RunPod], Awaitable[Exit] | Exit]
 """What a run pod does: called once, at the start of the pod; an exception means exit code 1."""
@@ -83,6 +84,7 @@ class MemoryBackend:
         self._root = folder
         self._entries: dict[str, _Entry] = {}
         self._volumes: dict[str, Path | None] = {}
+        self._asked: dict[str, VolumeOptions] = {}
         self._logs: set[str] = set()
         self._transfers: set[str] = set()
         self._subscribers: dict[str, set[asyncio.Event]] = {}
@@ -188,15 +190,17 @@ class MemoryBackend:
         if self.storage_full_reason:
             raise StorageFull(self.storage_full_reason)
 
-    async def create_volume(self, volume: Volume) -> None:
+    async def create_volume(self, volume: Volume) -> VolumeOptions:
         """Creates an empty volume; its folder is made when first asked for."""
         refuse_change(volume)
         self._volumes.setdefault(volume.name, None)
+        return self._asked.setdefault(volume.name, volume.options)
 
     async def delete_volume(self, volume: Volume) -> None:
         """Removes a volume and its files."""
         refuse_change(volume)
         path = self._volumes.pop(volume.name, None)
+        self._asked.pop(volume.name, None)
         self._logs.discard(volume.name)
         if path is not None:
             await asyncio.to_thread(archive.remove, path)
@@ -215,17 +219,17 @@ class MemoryBackend:
         known = is_adopted(volume) or volume.name in self._volumes
         return bytes_on_disk(self.folder(volume)) if known else None
 
-    async def launch(self, pod: RunPod) -> tuple[str, ...]:
+    async def launch(self, pod: RunPod) -> Launch:
         """Starts a pod's behaviour, unless the pod is there already; warns of nothing."""
         self._check(pod)
         if pod.name in self._entries:
-            return ()
+            return Launch(options=self._entries[pod.name].pod.options)
         entry = self._entries[pod.name] = _Entry(pod)
         entry.start_failure = self._start_failures.get(pod.name)
         if entry.start_failure is None:
             self._start(entry)
         self._notify(pod.name)
-        return ()
+        return Launch(options=pod.options)
 
     async def try_launch(self, pod: RunPod) -> Trial:
         """Looks at the resources; there is nothing else that could be refused."""

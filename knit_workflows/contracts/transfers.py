@@ -37,6 +37,8 @@ class Opened(Message):
     """Name of the domain error when not ok."""
     reason: str = ""
     advice: str = ""
+    door: str = ""
+    """What it shares with others that read the Data; see `knit_workflows.domain.readers`."""
 
 
 class Finish(Message):
@@ -50,6 +52,8 @@ class Closed(Message):
     """The transfer is over; `status` is the upload Run's final status (empty for a read)."""
 
     status: str = ""
+    stays: timedelta = timedelta(0)
+    """For how long its door is kept for the next reader; then it is to be closed again."""
 
 
 class OpenTransfer(Message):
@@ -67,15 +71,18 @@ class OpenTransfer(Message):
 class CloseTransfer(Message):
     """Closes a transfer; for an upload, finalizes its Run.
 
-    `mode` and `knit_id` are for a transfer whose row others have removed.
+    `mode`, `knit_id` and `door` are for a transfer whose row others have removed.
     """
 
     transfer_id: str
     mode: Literal["read", "write", ""] = ""
     knit_id: str = ""
     run_id: str = ""
+    door: str = ""
     ok: bool
     reason: str = ""
+    may_stay: bool = False
+    """Whether the workflow comes back for what `Closed.stays` asks for."""
 
 
 class TransferActivities(ABC):

@@ -23,6 +23,7 @@ from typing import Final
 from knit_workflows.domain.ids import KnitId, RunId
 from knit_workflows.domain.milestones import Timeline
 from knit_workflows.domain.plans.model import PlanSummary
+from knit_workflows.domain.plans.options import NO_OPTIONS, PlanOptions
 from knit_workflows.domain.tags import Tag
 
 
@@ -142,11 +143,16 @@ class RunSummary:
 
 @dataclass(frozen=True, slots=True)
 class Used:
-    """What the run pod was really given, recorded at launch and at start."""
+    """What the run pod was really given, recorded at launch and at start.
+
+    `options` are those with which its pod and its volumes were made, whether the Plan had them or
+    the installation, as far as the back-end knows any.
+    """
 
     resources: Mapping[str, str]
     service_account: str | None
     image_digest: str | None
+    options: PlanOptions = NO_OPTIONS
 
 
 class WaitKind(StrEnum):
@@ -257,6 +263,7 @@ class RunEvent:
 
     If both statuses are equal, `cause` says why the Run does not go on, or what happened to a Data
     that it has made. `timeline` is what was known then of the life of its pod; empty for most.
+    `used` is set where a launch has made volumes (their options alone) or the pod (the rest).
     """
 
     at: datetime
@@ -267,6 +274,7 @@ class RunEvent:
     exit: Exit | None
     actor: str = KNIT
     timeline: Timeline = field(default_factory=dict, compare=False)
+    used: Used | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,11 @@ from pydantic_core import from_json
 from knit_workflows.backoff import Backoff
 from knit_workflows.disk import DiskSpace, Reserve
 from knit_workflows.domain.errors import StoreFull, StoreUnavailable
+from knit_workflows.metrics.instruments import (
+    DATABASE_CONNECTIONS,
+    DATABASE_LIMIT,
+    DATABASE_WAITING,
+)
 
 T = TypeVar("T")
 Params = Mapping[str, Any]
@@ -45,6 +50,12 @@ _NO_SPACE: Final = re.compile(r"no space left on device|disk quota exceeded", re
 _RESERVE_PAUSES: Final = (0.1, 0.3, 1.0, 3.0, 3.0, 3.0, 3.0, 3.0)
 _TIMEOUT_SECONDS: Final = 30.0
 """How long a call waits for a free connection, and for a new one to be opened."""
+_VANISHED_AFTER_MS: Final = 60_000
+"""How long what was sent may be without the other side's acknowledgement, which is the kernel's: a
+server that is merely slow to answer gives it at once."""
+
+_IN_USE: Final = DATABASE_CONNECTIONS.labels("in_use")
+_IDLE: Final = DATABASE_CONNECTIONS.labels("idle")
 
 
 class Session:
@@ -93,6 +104,7 @@ class Database:
         self._reserve = Reserve(reserve) if reserve else None
         self._reserve_pauses = reserve_pauses
         self._slots = asyncio.Semaphore(size)
+        DATABASE_LIMIT.set(size)
         self._idle: list[AsyncConnection[Any]] = []
         self._memory: dict[str, Any] = {}
         self._closed = False
@@ -105,7 +117,7 @@ class Database:
     async def drop_idle(self) -> None:
         """Closes idle connections; after an outage they are likely to be dead too."""
         while self._idle:
-            await self._idle.pop().close()
+            await self._popped().close()
 
     async def rows(self, query: str, params: Params | None = None) -> list[Any]:
         """Runs a single statement; retried after a lost race or on a dead connection."""
@@ -188,32 +200,46 @@ class Database:
 
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[AsyncConnection[Any]]:
-        try:
-            async with asyncio.timeout(_TIMEOUT_SECONDS):
-                await self._slots.acquire()
-        except TimeoutError as cause:
-            raise StoreUnavailable("all connections to the database are busy") from cause
+        await self._place()
         try:
             connection = await self._take()
             try:
-                yield connection
+                with _IN_USE.track_inprogress():
+                    yield connection
             finally:
                 await self._give_back(connection)
         finally:
             self._slots.release()
 
+    async def _place(self) -> None:
+        """Waits until one more connection may be used."""
+        if not self._slots.locked():  # then this does not wait
+            await self._slots.acquire()
+            return
+        try:
+            with DATABASE_WAITING.track_inprogress():
+                async with asyncio.timeout(_TIMEOUT_SECONDS):
+                    await self._slots.acquire()
+        except TimeoutError as cause:
+            raise StoreUnavailable("all connections to the database are busy") from cause
+
     async def _take(self) -> AsyncConnection[Any]:
         while self._idle:
-            connection = self._idle.pop()
+            connection = self._popped()
             if not connection.closed:
                 return connection
         return await connect(self._url, self._folder)
+
+    def _popped(self) -> AsyncConnection[Any]:
+        _IDLE.dec()
+        return self._idle.pop()
 
     async def _give_back(self, connection: AsyncConnection[Any]) -> None:
         # Not idle: a call was cancelled in the middle of a transaction.
         sound = connection.info.transaction_status == TransactionStatus.IDLE
         if sound and not self._closed:
             self._idle.append(connection)
+            _IDLE.inc()
         else:
             await connection.close()
 
@@ -244,6 +270,8 @@ async def connect(url: str, folder: Path | None = None) -> AsyncConnection[Any]:
             keepalives_idle=30,
             keepalives_interval=10,
             keepalives_count=3,
+            # They are not sent while a statement is: without this it takes a quarter of an hour.
+            tcp_user_timeout=_VANISHED_AFTER_MS,
             **_session_options(url),
         )
     except psycopg.Error as cause:

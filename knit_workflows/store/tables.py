@@ -253,6 +253,9 @@ class Run(_Table, table=True):
     image_digest: str | None = _text(nullable=True)
     used_resources: dict[str, str] | None = Field(sa_column=Column(JSONB, nullable=True))
     used_service_account: str | None = _text(nullable=True)
+    used_options: dict[str, Any] = Field(
+        sa_column=Column(JSONB, nullable=False, server_default=text("'{}'"))
+    )
     holdup: dict[str, Any] | None = Field(sa_column=Column(JSONB(none_as_null=True), nullable=True))
     notes: list[str] | None = Field(sa_column=Column(ARRAY(Text), nullable=True))
     hook_env: dict[str, str] | None = Field(
@@ -320,6 +323,7 @@ class RunEvent(_Table, table=True):
     """One change of a Run's status, by knit or a user; append-only.
 
     `timeline` maps milestones that were known then to instants, for those changes that tell of any.
+    `used` is with what a launch made volumes or pod: `resources`, `service_account`, `options`.
     """
 
     __tablename__ = "run_event"
@@ -338,6 +342,7 @@ class RunEvent(_Table, table=True):
     timeline: dict[str, str] | None = Field(
         sa_column=Column(JSONB(none_as_null=True), nullable=True)
     )
+    used: dict[str, Any] | None = Field(sa_column=Column(JSONB(none_as_null=True), nullable=True))
 
 
 class Hooks(_Table, table=True):

@@ -38,18 +38,50 @@ SELECT %(transfer_id)s, filled.knit_id, 'write',
        COALESCE((SELECT token FROM warm), %(token)s), made.created_at
   FROM made, filled
 
+-- name: lock_readable
+
+-- A Data with content. Those who join or leave its doors wait for each other; so they do for a purge
+-- that is under way, and then see it; a purge that comes later sees their transfers.
+SELECT knit_id FROM data WHERE knit_id = %(knit_id)s AND purged_at IS NULL FOR NO KEY UPDATE
+
+-- name: readers
+
+-- The transfers that read a Data at doors, by door, the oldest door first.
+SELECT transfer_id, token, endpoint, created_at AS since, clock_timestamp() AS now
+  FROM transfer
+ WHERE knit_id = %(knit_id)s
+   AND mode = 'read'
+   AND strpos(token, '.') > 0
+ ORDER BY min(created_at) OVER (PARTITION BY token), token, created_at
+
 -- name: begin_download
 
--- A transfer that reads a Data; the same one if it exists. The lock waits for a purge that is under
--- way, and then sees it; the purge that comes later sees this transfer.
+-- A transfer that reads a Data, which is locked; the same one if it exists.
 INSERT INTO transfer (transfer_id, knit_id, mode, token, created_at)
-SELECT %(transfer_id)s, knit_id, 'read', %(token)s, date_trunc('milliseconds', clock_timestamp())
-  FROM (SELECT knit_id
-          FROM data
-         WHERE knit_id = %(knit_id)s
-           AND purged_at IS NULL
-           FOR KEY SHARE) AS readable
+VALUES (%(transfer_id)s, %(knit_id)s, 'read', %(token)s,
+        date_trunc('milliseconds', clock_timestamp()))
     ON CONFLICT (transfer_id) DO NOTHING
+
+-- name: lock_data
+
+-- A Data, whether it has content or not.
+SELECT knit_id FROM data WHERE knit_id = %(knit_id)s FOR NO KEY UPDATE
+
+-- name: present
+
+-- The client of a transfer that reads is there.
+UPDATE transfer
+   SET created_at = date_trunc('milliseconds', clock_timestamp())
+ WHERE transfer_id = %(transfer_id)s
+   AND mode = 'read'
+   AND endpoint NOT IN ('', 'idle', 'closing')
+
+-- name: keep
+
+-- A door was read by just now: the row of the transfer that keeps it.
+UPDATE transfer
+   SET endpoint = %(idle)s, created_at = date_trunc('milliseconds', clock_timestamp())
+ WHERE transfer_id = %(transfer_id)s
 
 -- name: transfer
 
@@ -66,8 +98,12 @@ SELECT purged_at FROM data WHERE knit_id = %(knit_id)s AND purged_at IS NOT NULL
 
 -- name: opened
 
--- The endpoint of a transfer.
-UPDATE transfer SET endpoint = %(endpoint)s WHERE transfer_id = %(transfer_id)s
+-- The endpoint of a transfer; from now on the client of one that reads is to be there.
+UPDATE transfer
+   SET endpoint = %(endpoint)s,
+       created_at = CASE mode WHEN 'read' THEN date_trunc('milliseconds', clock_timestamp())
+                              ELSE created_at END
+ WHERE transfer_id = %(transfer_id)s
 
 -- name: closed
 

@@ -10,7 +10,7 @@ maps each once.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 
@@ -18,6 +18,7 @@ from knit_workflows.domain import data, hooks, runs, timing
 from knit_workflows.domain.instants import format_instant
 from knit_workflows.domain.plans import model
 from knit_workflows.domain.tags import Tag
+from knit_workflows.domain.volumes import VolumeOptions
 from knit_workflows.wire.base import Wire
 from knit_workflows.wire.options import pod_to_wire, volume_to_wire
 
@@ -162,7 +163,7 @@ def event_to_wire(event: runs.RunEvent) -> Wire:
         "to": event.to_status.value,
         "cause": event.cause,
         "actor": event.actor,
-        **_present(exit=_exit(event.exit)),
+        **_present(exit=_exit(event.exit), used=_used(event.used)),
     }
 
 
@@ -288,8 +289,17 @@ def _used(used: runs.Used | None) -> Wire | None:
         return None
     return {
         "resources": dict(used.resources),
-        **_present(serviceAccount=used.service_account, imageDigest=used.image_digest),
+        **_present(
+            serviceAccount=used.service_account,
+            imageDigest=used.image_digest,
+            pod=pod_to_wire(used.options.pod),
+            volumes=_volumes(used.options.volumes),
+        ),
     }
+
+
+def _volumes(volumes: Mapping[str, VolumeOptions]) -> Wire | None:
+    return _present(**{path: volume_to_wire(one) for path, one in volumes.items()}) or None
 
 
 def _waiting(waiting: runs.Waiting | None) -> Wire | None:

@@ -6,7 +6,8 @@ from typing import Any
 
 from pydantic import Field
 
-from knit_workflows.wire.base import Response, is_absent
+from knit_workflows.wire.base import Response, is_absent, is_empty
+from knit_workflows.wire.options import MadeVolume, Pod
 from knit_workflows.wire.plans import LogPoint, Mountpoint, PlanSummary
 from knit_workflows.wire.times import WireTime
 
@@ -74,12 +75,15 @@ class Used(Response):
 
     `imageDigest` is the digest by which the Plan's repository gives the image that ran. If the node
     reported another repository that has the same image, it is `REPOSITORY@DIGEST`; `id:ID` for an
-    image that was in no registry.
+    image that was in no registry. `pod` and `volumes` (by path) are the options with which pod and
+    volumes were made, those of the installation too; servers that record none leave them out.
     """
 
     resources: dict[str, str]
     service_account: str | None = _left_out_when_absent("serviceAccount")
     image_digest: str | None = _left_out_when_absent("imageDigest")
+    pod: Pod | None = Field(default=None, exclude_if=is_absent)
+    volumes: dict[str, MadeVolume] = Field(default_factory=dict, exclude_if=is_empty)
 
 
 class HookWait(Response):
@@ -160,7 +164,7 @@ class RunEvent(Response):
     """One change of a Run's status: when, in which execution, from what to what, why, by whom.
 
     `from` is left out for the Run's creation. Where `from` and `to` are the same, the Run stays as
-    it is for the reason that `cause` gives.
+    it is for the reason that `cause` gives. `used` is with what a launch has made volumes or pod.
     """
 
     at: WireTime
@@ -172,3 +176,4 @@ class RunEvent(Response):
     cause: str
     actor: str = ""
     exit: Exit | None = Field(default=None, exclude_if=is_absent)
+    used: Used | None = Field(default=None, exclude_if=is_absent)

@@ -5,12 +5,16 @@ open ──► (client streams, renews its lease) ──► finish(ok) ──►
   │                                                │
   └─ could not be opened                           └─ or the lease expired: closed as broken
 ```
+
+Transfers that read the same Data share a door, and the last of them keeps it for a while: after its
+client has its answer, the workflow looks again and again whether the door has been read by since.
 """
 
 from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
+from typing import Final
 
 from temporalio import workflow
 from temporalio.exceptions import ActivityError, is_cancelled_exception
@@ -28,6 +32,9 @@ from knit_workflows.contracts.transfers import (
     TransferInput,
 )
 from knit_workflows.workflows import options
+
+_MOST_LOOKS: Final = 200
+"""How often a workflow looks after the door it keeps; so its history stays short."""
 
 
 @workflow.defn(name=names.TRANSFER_WORKFLOW, sandboxed=False)
@@ -58,6 +65,7 @@ class TransferWorkflow:
             await self._close(request, Finish(ok=False, reason="cancelled in Temporal"))
             raise
         self._closed = await self._close(request, finish)
+        await self._keep(request, self._closed)
         await workflow.wait_condition(workflow.all_handlers_finished)
         return self._closed
 
@@ -89,6 +97,19 @@ class TransferWorkflow:
                 await workflow.wait_condition(lambda: self._finish is not None, timeout=lease)
             except TimeoutError:
                 continue
+
+    async def _keep(self, request: TransferInput, closed: Closed) -> None:
+        """Keeps the door for the next reader, for as long as it was read by a short while ago."""
+        looks = 0
+        while closed.stays:
+            try:
+                await workflow.sleep(closed.stays, summary="kept for the next reader")
+            except asyncio.CancelledError:
+                await self._close(request, Finish(ok=False, reason="cancelled in Temporal"))
+                raise
+            looks += 1
+            kept = Finish(ok=looks < _MOST_LOOKS, reason="kept long enough")
+            closed = await self._close(request, kept)
 
     async def _open(self, request: TransferInput) -> Opened:
         try:
@@ -128,8 +149,10 @@ class TransferWorkflow:
                 mode=request.mode,
                 knit_id=request.knit_id,
                 run_id=request.run_id,
+                door="" if self._opened is None else self._opened.door,
                 ok=finish.ok,
                 reason=finish.reason,
+                may_stay=True,
             ),
             task_queue=request.compute_queue,
             start_to_close_timeout=options.SHORT,

@@ -11,8 +11,10 @@ import pytest
 
 from knit_workflows.domain.instants import format_instant
 from knit_workflows.domain.plans.model import UPLOADED, Annotation
+from knit_workflows.domain.plans.options import PlanOptions, PodOptions
 from knit_workflows.domain.runs import Exit, RunStatus, Used, Waiting, WaitKind
 from knit_workflows.domain.tags import Tag
+from knit_workflows.domain.volumes import VolumeOptions
 from tests.memory_store import new_id
 
 S = RunStatus
@@ -230,6 +232,11 @@ async def test_what_a_run_used_and_why_it_waits(client, store):
     }  # fmt: skip
     (listed,) = (await client.get("/runs")).json()
     assert listed["used"]["imageDigest"] == "sha256:abc"
+    options = PlanOptions(PodOptions(queue="q"), {"/out": VolumeOptions("fast", size="5Gi")})
+    assert (await shown(used=dataclasses.replace(bare, options=options)))["used"] == {
+        "resources": {"cpu": "1"}, "pod": {"queue": "q"},
+        "volumes": {"/out": {"storage_class": "fast", "size": "5Gi"}},
+    }  # fmt: skip
     told = ("output /out: 1 socket is not kept: worker.sock",)
     assert (await shown(notes=told))["notes"] == list(told)
 

@@ -21,6 +21,7 @@ from knit_api.responses import ResponseAborted
 from knit_api.transfers.direct_archive import DirectArchiveResponse
 from knit_workflows.domain.errors import BackendRejected, BackendUnavailable, EngineUnavailable
 from knit_workflows.domain.runs import RunStatus
+from knit_workflows.zstd import zstd
 from tests.api.archives import HELLO, files_in
 from tests.api.fake_transfers import UNKNOWN, FakeTransfers
 from tests.api.live_server import talk, unchunked
@@ -63,6 +64,54 @@ async def test_plain_tar_for_who_asks_for_it(client, store, transfers):
     assert answer.headers["content-type"] == "application/x-tar"
     assert files_in(answer.content) == HELLO
     assert "trailer" not in answer.headers
+
+
+@pytest.mark.parametrize("detached", [True, False])
+async def test_a_plain_tar_is_compressed_for_who_wants_it(client, port, store, transfers, detached):
+    """By the thread that writes to the connection, and by the app, as behind TLS."""
+    files = {"text": b"a line\n" * 500_000, "random": os.urandom(3 << 20), "tiny": b"x"}
+    knit_id = a_data(store, transfers, files=files)
+    wanted = {"Accept": "application/x-tar", "Accept-Encoding": "zstd, identity;q=0.5"}
+    if detached:
+        lines = [f"{name}: {value}" for name, value in wanted.items()]
+        head, _, body = (await talk(port, get(knit_id, *lines))).partition(b"\r\n\r\n")
+        content, _, complete = unchunked(body)
+        assert complete
+        assert b"content-encoding: zstd" in head.lower()
+        assert b"vary: accept, accept-encoding" in head.lower()
+    else:
+        async with client.stream("GET", f"/data/{knit_id}", headers=wanted) as answer:
+            assert answer.headers["content-encoding"] == "zstd"
+            content = b"".join([chunk async for chunk in answer.aiter_raw()])
+    assert files_in(zstd.decompress(content)) == files
+    assert transfers.ended
+    assert not transfers.open
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Accept": "application/x-tar", "Accept-Encoding": "gzip"},
+        {"Accept": "application/x-tar", "Accept-Encoding": "zstd;q=0.1, identity"},
+        {"Accept": "application/tar+gzip", "Accept-Encoding": "zstd"},
+    ],
+)
+async def test_others_get_their_archive_as_it_is(client, store, transfers, headers):
+    answer = await client.get(f"/data/{a_data(store, transfers)}", headers=headers)
+    assert "content-encoding" not in answer.headers
+    content = answer.content
+    if "gzip" in headers["Accept"]:
+        content = gzip.decompress(content)
+    assert files_in(content) == HELLO
+
+
+async def test_over_http_1_0_nothing_is_compressed_on_its_way(port, store, transfers):
+    """Its length would not be known."""
+    request = get(a_data(store, transfers), "Accept: application/x-tar", "Accept-Encoding: zstd")
+    answer = await talk(port, request.replace(b"HTTP/1.1", b"HTTP/1.0"))
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert b"content-encoding" not in head.lower()
+    assert files_in(body) == HELLO
 
 
 async def test_the_checksum_of_what_was_sent_comes_behind_it(port, store, transfers):
@@ -175,7 +224,10 @@ async def test_a_failure_before_the_first_byte_is_a_proper_answer(client, store,
     assert transfers.failures
 
 
-@pytest.mark.parametrize("accept", ["application/x-tar", "application/tar+gzip"])
+@pytest.mark.parametrize(
+    "accept",
+    ["application/x-tar", "application/tar+gzip", "application/x-tar\r\nAccept-Encoding: zstd"],
+)
 async def test_a_failure_in_the_middle_cuts_the_connection(port, store, transfers, accept):
     knit_id = a_data(store, transfers, files={"a": os.urandom(3 << 20)})
     changing = transfers.folder(knit_id) / "b"

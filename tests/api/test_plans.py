@@ -245,6 +245,25 @@ async def test_too_many_runs_point_at_the_confirmation(client, deps, store):
     assert (await client.post(f"/plans?{message['see']}", json=PLAN)).status_code == 200
 
 
+async def test_keys_that_are_not_left_to_plans_are_refused(client, deps, plan):
+    """When it is registered, tried or changed; what an installation leaves to them is fine."""
+    object.__setattr__(deps, "plan_pod_keys", ("labels",))
+    queued = PLAN | {"outputs": [{"path": "/other", "tags": []}], "pod": {"queue": "q"}}
+    for path in ("/plans", "/plans?dry_run=true", "/trials"):
+        message = await refused(client.post(path, json=queued), 400)
+        assert (message["reason"], message["see"]) == (
+            "Plans may not have pod.queue here", "pod.queue",
+        )  # fmt: skip
+        assert "leaves only labels to Plans" in message["advice"]
+    options = f"/plans/{plan['planId']}/options"
+    await refused(client.put(options, json={"pod": {"queue": "q"}}), 400)
+    fine = await client.put(options, json={"pod": {"labels": {"a": "b"}}})
+    assert fine.json()["pod"] == {"labels": {"a": "b"}}
+    object.__setattr__(deps, "plan_pod_keys", ())
+    message = await refused(client.put(options, json={"pod": {"labels": {"a": "b"}}}), 400)
+    assert "leaves none to Plans" in message["advice"]
+
+
 # ---------------------------------------------------------------- trials
 
 

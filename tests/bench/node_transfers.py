@@ -30,8 +30,11 @@ LINES = b"".join(
 
 
 @asynccontextmanager
-async def _installed(warm: int) -> AsyncIterator[tuple[Installation, KubernetesSettings, str]]:
+async def _installed(
+    warm: int, **engine: str
+) -> AsyncIterator[tuple[Installation, KubernetesSettings, str]]:
     more = {"KNIT_COMPUTE__KUBERNETES__WARM_TRANSFERS": str(warm)}
+    more |= {f"KNIT_ENGINE__{name.upper()}": value for name, value in engine.items()}
     with tempfile.TemporaryDirectory(prefix="knit-bench-", dir=DISK) as folder:
         async with (
             on_the_node(more) as bench,
@@ -64,6 +67,39 @@ async def tiny(samples: int) -> None:
                 "<= 1.2" if warm and verb == "push" else "",
                 p90=round(percentile(took, 0.9), 3),
                 samples=samples,
+            )
+
+
+async def in_a_row(count: int) -> None:
+    """Pulls one tiny Data again and again: with a pod each, and with one for all.
+
+    By the command, which takes a while to start, and over HTTP.
+    """
+    for linger, how in (("PT0S", "a pod each"), ("PT15S", "one pod")):
+        by_command, by_http = [], []
+        async with (
+            _installed(0, transfer_linger=linger) as (knit, _, _),
+            httpx.AsyncClient(trust_env=False, timeout=120) as http,
+        ):
+            answer = await http.post(f"{knit.root}/data", content=TINY, headers=TAR)
+            knit_id = answer.raise_for_status().json()["knitId"]
+            for number in range(count):
+                to = knit.folder / str(number)
+                by_command.append((await knit.knit("data", "pull", "-x", knit_id, to))[0].seconds)
+            for _ in range(count):
+                begun = time.perf_counter()
+                (await http.get(f"{knit.root}/data/{knit_id}", headers=TAR)).raise_for_status()
+                by_http.append(time.perf_counter() - begun)
+        for way, took in (("by command", by_command), ("over HTTP", by_http)):
+            figure(
+                f"pulls of one tiny Data in a row, {way}, {how}, p50 from the second on",
+                percentile(took[1:], 0.5),
+                "s",
+                "",
+                first=round(took[0], 2),
+                second=round(took[1], 2),
+                last=round(took[-1], 2),
+                pulls=count,
             )
 
 

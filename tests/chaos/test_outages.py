@@ -10,7 +10,6 @@ import asyncio
 import io
 import json
 import signal
-import subprocess
 import tarfile
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -22,10 +21,10 @@ from typing import Any, Final
 import httpx
 import pytest
 
-from knit_workflows.embedded import EmbeddedPostgres, dev_server_command, free_port
-from knit_workflows.provision.temporal_cli import obtain_temporal
+from knit_workflows.embedded import EmbeddedPostgres
 from knit_workflows.store import migrate
 from tests.api.test_processes import Api, api
+from tests.chaos.servers import Temporal
 from tests.contract.compute.local_adapters import need_bubblewrap
 from tests.e2e.stack import dev_folder
 from tests.processes import WorkerProcess
@@ -46,45 +45,6 @@ def open_folder() -> Iterator[Path]:
     """A folder that PostgreSQL reaches although it runs as another user."""
     with dev_folder() as folder:
         yield folder
-
-
-class Temporal:
-    """Temporal's dev server as a process on one file and one port, which may be stopped."""
-
-    def __init__(self, folder: Path) -> None:
-        cli = obtain_temporal()
-        self.address = f"127.0.0.1:{free_port()}"
-        port = int(self.address.rpartition(":")[2])
-        database = folder / "temporal.db"
-        self._command = dev_server_command(cli, database, port=port, ui_port=free_port())
-        self._log = folder / "temporal.log"
-        self.process: subprocess.Popen[bytes] | None = None
-
-    async def start(self) -> None:
-        with self._log.open("ab") as log:
-            self.process = subprocess.Popen(
-                self._command, stdout=log, stderr=log, stdin=subprocess.DEVNULL
-            )
-        host, _, port = self.address.partition(":")
-        async with asyncio.timeout(WITHIN):
-            while True:
-                assert self.process.poll() is None, self._log.read_text()
-                try:
-                    _, writer = await asyncio.open_connection(host, int(port))
-                except OSError:
-                    await asyncio.sleep(0.05)
-                else:
-                    writer.close()
-                    return
-
-    def kill(self) -> None:
-        assert self.process is not None
-        self.process.kill()
-        self.process.wait()
-
-    def signal(self, number: signal.Signals) -> None:
-        assert self.process is not None
-        self.process.send_signal(number)
 
 
 @dataclass

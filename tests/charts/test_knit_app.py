@@ -383,6 +383,19 @@ def test_what_run_pods_get_is_read_by_the_workers(
     assert none["KNIT_COMPUTE__KUBERNETES__PLAN_POD_KEYS"] == "[]"
 
 
+def test_storage_classes_are_looked_at_only_where_that_is_allowed(helm: Helm) -> None:
+    """It is a right outside the namespace, to read what is secret to nobody."""
+    asked = rendered(helm, "--set", "runs.checkStorageClasses=true")
+    assert asked.keys() - rendered(helm).keys() == {
+        "ClusterRole/default-knit-worker-compute", "ClusterRoleBinding/default-knit-worker-compute",
+    }  # fmt: skip
+    assert rights(asked["ClusterRole/default-knit-worker-compute"]["rules"]) == {
+        ("storage.k8s.io", "storageclasses", "get"), ("storage.k8s.io", "storageclasses", "list"),
+    }  # fmt: skip
+    [subject] = asked["ClusterRoleBinding/default-knit-worker-compute"]["subjects"]
+    assert subject["name"] == "knit-worker-compute"
+
+
 def test_the_expander_has_rights_and_settings_of_its_own(helm: Helm) -> None:
     """It knows no password, and is there only when it is asked for."""
     assert "Deployment/knit-worker-expander" not in rendered(helm)

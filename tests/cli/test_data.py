@@ -14,6 +14,10 @@ from typing import Any
 import httpx
 import pytest
 
+from knit_cli.api.client import ApiClient
+from knit_cli.api.requests import Requests
+from knit_cli.api.retry import Retry
+from knit_workflows.zstd import zstd
 from tests.api.archives import tar_of as plain_tar
 from tests.cli.real_api import error, files_of
 
@@ -47,6 +51,13 @@ DAMAGED = {
     "something behind the tar": gzip.compress(WHOLE_TAR + b"more"),
     "a second archive": PACKED + PACKED,
 }
+
+
+def coded_response(content: bytes, coding: str = "zstd") -> httpx.Response:
+    return httpx.Response(200, headers={"Content-Encoding": coding}, content=iter([content]))
+
+
+PACKED_ZSTD = zstd.compress(WHOLE_TAR[:HALF]) + zstd.compress(WHOLE_TAR[HALF:])
 
 
 def cases(gzipped: dict[str, bytes], plain: dict[str, bytes]) -> list[Any]:
@@ -354,6 +365,46 @@ def test_pull_extracts_below_the_id(knit, api):
     assert api.requests[-1].headers["Accept"] == "application/x-tar;entries=all;holes=kept"
 
 
+@pytest.mark.parametrize(
+    ("flags", "asked"),
+    [
+        ([], "zstd, identity;q=0.5"),
+        (["--compress"], "zstd, identity;q=0.5"),
+        (["--no-compress"], "identity"),
+    ],
+)
+def test_an_unpacking_pull_has_its_archive_compressed_on_the_way(knit, api, flags, asked):
+    files = {"text": b"a line\n" * 100_000, "y": b"content"}
+    data = api.add_data(archive=plain_tar(files))
+    assert knit("data", "pull", "-x", *flags, data.knit_id).code == 0
+    assert api.requests[-1].headers["Accept-Encoding"] == asked
+    folder = knit.cwd / data.knit_id
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == files
+
+
+def test_a_pull_from_this_machine_is_not_compressed():
+    """Nothing is quicker there than the archive as it is."""
+    for root, is_here in (
+        ("http://127.0.0.1:8080/api", True),
+        ("http://[::1]:8080/api", True),
+        ("https://localhost/api", True),
+        ("https://knit.example/api", False),
+    ):
+        with httpx.Client(base_url=root) as http:
+            client = ApiClient(
+                Requests(http, where="", retry=Retry(lambda _: None, lambda _: None))
+            )
+            assert client.is_on_this_machine is is_here
+
+
+def test_compressing_is_for_pulls_that_unpack(knit, api):
+    """A KNIT_ID.tar.gz is compressed by what it is."""
+    for flag in ("--compress", "--no-compress"):
+        ended = knit("data", "pull", flag, "x")
+        assert ended.code == 2
+        assert "it needs --extract" in ended.err
+
+
 def test_pull_names_what_the_data_has_that_no_archive_can_hold(knit, api):
     data = api.add_data()
     os.mknod(api.content(data.knit_id) / "s", stat.S_IFSOCK | 0o600)
@@ -481,6 +532,40 @@ def test_what_went_through_a_pipe_is_not_sent_again(knit, api):
     ended = knit("data", "pull", data.knit_id, "-")
     assert (ended.code, ended.out) == (1, b"first piece")
     assert len(api.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "coding"),
+    [
+        (b"no zstd", "zstd"),
+        (PACKED_ZSTD + b"more", "zstd"),
+        (PACKED_ZSTD + zstd.compress(b"more"), "zstd"),
+        (PACKED, "gzip"),
+        (PACKED_ZSTD, "zstd, zstd"),
+    ],
+)
+def test_a_damaged_coding_leaves_nothing(knit, api, content, coding):
+    data = api.add_data()
+    api.interrupt[("GET", f"/data/{data.knit_id}")] = [coded_response(content, coding)]
+    ended = knit("data", "pull", "-x", data.knit_id, "dest")
+    assert ended.code == 1
+    assert f"error: cannot pull {data.knit_id}\nreason: " in ended.err
+    assert list((knit.cwd / "dest").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", PACKED_ZSTD[:-1], PACKED_ZSTD[:30], zstd.compress(WHOLE_TAR[:700])],
+    ids=["nothing", "one byte before the end", "in the middle", "between frames"],
+)
+def test_a_coding_that_ends_too_early_is_asked_for_again(knit, api, content):
+    """Also where a frame ends, but not the archive."""
+    data = api.add_data(archive=plain_tar({"y": b"content"}))
+    api.interrupt[("GET", f"/data/{data.knit_id}")] = [coded_response(content)]
+    ended = knit("data", "pull", "-x", data.knit_id, "dest")
+    assert ended.code == 0, ended.err
+    assert ended.err.count("was cut; retrying") == 1
+    assert (knit.cwd / "dest" / data.knit_id / "y").read_bytes() == b"content"
 
 
 @pytest.mark.parametrize(("flags", "content"), DAMAGED_CASES)

@@ -7,6 +7,7 @@ import pytest
 
 from knit_cli.run_view import print_history, print_timing, remarks
 from knit_workflows.domain.instants import format_instant
+from knit_workflows.wire.options import MadeVolume, Pod
 from knit_workflows.wire.runs import Exit, HookWait, PhaseTime, RunEvent, RunTiming, Used, Waiting
 from tests.cli.real_api import START, error
 
@@ -437,6 +438,23 @@ def test_remarks_tell_why_it_waits_what_it_used_and_how_it_went(api):
     assert "knit run show --events" in lines[3]
     assert len(lines) == 4 + 5
     assert remarks(api.add_run({}, {})[0], []) == []
+
+
+def test_remarks_and_history_tell_with_what_a_run_was_made(api, capsys, monkeypatch):
+    """The history of earlier launches too, of which the Run itself no longer tells."""
+    monkeypatch.setenv("COLUMNS", "200")
+    used = Used(
+        resources={},
+        pod=Pod(labels={"team": "x"}, tolerations=[{"key": "gpu"}, {"key": "spot"}], queue="q"),
+        volumes={"/out": MadeVolume(storage_class="fast", size="5Gi")},
+    )
+    pod = "pod made with labels team=x, tolerations key=gpu; key=spot, queue q"
+    volume = "volume of /out made with storage_class fast, size 5Gi"
+    run, _ = api.add_run({}, {})
+    assert remarks(run.model_copy(update={"used": used}), []) == [pod, volume]
+    (event,) = history("starting")
+    print_history([event.model_copy(update={"used": used})])
+    assert f"{event.cause}; {pod}; {volume}" in capsys.readouterr().out
 
 
 def test_nothing_of_a_history_is_cut_off(capsys, monkeypatch):

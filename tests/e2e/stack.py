@@ -251,12 +251,22 @@ def dev_folder() -> Iterator[Path]:
 @contextmanager
 def small_disk(place: Path, size: str) -> Iterator[None]:
     """A file system of this size at this place, which is made."""
+    with mounted(place, size) as is_mounted:
+        if not is_mounted:
+            pytest.skip("a small file system cannot be mounted here")
+        yield
+
+
+@contextmanager
+def mounted(place: Path, size: str) -> Iterator[bool]:
+    """Makes this place, and mounts a file system of this size there; False: that is refused."""
     place.mkdir(parents=True)
     mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "knit-test", str(place)]
     if subprocess.run(mount, capture_output=True, timeout=30).returncode != 0:
-        pytest.skip("a small file system cannot be mounted here")
+        yield False
+        return
     try:
-        yield
+        yield True
     finally:
         subprocess.run(["umount", "--lazy", str(place)], check=True, timeout=30)
 

@@ -84,6 +84,8 @@ class Memory:
         self.tags: set[Tag] = set()
         """Every user tag that was ever used."""
         self.transfers: dict[str, TransferRecord] = {}
+        self.transfers_since: dict[str, datetime] = {}
+        """When each of them began, or was last read by."""
         self.keys: dict[str, SigningKey] = {}
         """The keys of imports by name."""
         self.tokens: dict[str, TokenRecord] = {}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
 from knit_workflows.domain.cursors import parse_cursor
@@ -15,7 +16,7 @@ from knit_workflows.domain.errors import (
 )
 from knit_workflows.domain.ids import RunId
 from knit_workflows.domain.plans.model import IMPORTED
-from knit_workflows.domain.ports import Relaunched, RunKey
+from knit_workflows.domain.ports import Relaunched, RunCensus, RunKey
 from knit_workflows.domain.runs import (
     ABORTED_BY_USER,
     KNIT,
@@ -33,6 +34,7 @@ from tests.memory_store.details import run_detail
 from tests.memory_store.matching import add_data
 from tests.memory_store.memory import Memory, Part, RunRow
 from tests.memory_store.moves import finish, move
+from tests.memory_store.transfers import end_readers
 
 _S = RunStatus
 _ENDED: Final = {_S.DONE, _S.FAILED}
@@ -57,6 +59,14 @@ class MemoryRuns(Part):
 
     async def get(self, run_id: RunId) -> RunDetail:
         return run_detail(self.rows, self._run(run_id))
+
+    async def census(self) -> RunCensus:
+        going_on = [run for run in self.rows.runs.values() if not run.status.is_final]
+        waiting = [run.updated_at for run in going_on if run.status is _S.WAITING]
+        return RunCensus(
+            Counter(run.status for run in going_on),
+            self.rows.now() - min(waiting) if waiting else timedelta(),
+        )
 
     async def events(self, run_id: RunId) -> Sequence[RunEvent]:
         return list(self._run(run_id).events)
@@ -210,6 +220,7 @@ def _discard_outputs(memory: Memory, run: RunRow) -> None:
             reason = f"a Data of the Run {run.run_id} is in use by the Run {user.run_id}"
             raise IllegalMove(reason, advice="delete that Run first", see=user.run_id)
     knit_ids = {one.knit_id for one in made}
+    end_readers(memory, knit_ids)
     if any(one.knit_id in knit_ids for one in memory.transfers.values()):
         reason = f"a Data of the Run {run.run_id} is being transferred"
         raise IllegalMove(reason, advice="wait until the transfer has ended", see=run.run_id)

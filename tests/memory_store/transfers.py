@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Collection
 from dataclasses import replace
+from datetime import timedelta
 
 from knit_workflows import names
 from knit_workflows.domain.errors import DataExists, NotFound
 from knit_workflows.domain.ids import KnitId, RunId
 from knit_workflows.domain.plans.model import UPLOADED
 from knit_workflows.domain.ports import TransferRecord
+from knit_workflows.domain.readers import (
+    CLOSING,
+    IDLE,
+    Leaving,
+    Left,
+    Reader,
+    door_token,
+    leaving,
+    may_join,
+)
 from knit_workflows.domain.runs import USER, RunStatus
 from knit_workflows.store.not_found import missing_data, purged_data
 from tests.memory_store.matching import add_run
@@ -42,8 +54,54 @@ class MemoryTransfers(Part):
         if self.rows.data[knit_id].purged:
             raise purged_data(knit_id, self.rows.now())
         if transfer_id not in self.rows.transfers:
-            self._open(transfer_id, knit_id, "read")
+            self._open(transfer_id, knit_id, "read", self._token(transfer_id, knit_id))
         return await self.get(transfer_id)
+
+    def _token(self, transfer_id: str, knit_id: KnitId) -> str:
+        records = [one for one in self.rows.transfers.values() if one.knit_id == knit_id]
+        for token in dict.fromkeys(one.token for one in records if one.door):
+            if may_join(
+                [self._reader(one) for one in records if one.token == token], self.rows.now()
+            ):
+                return token
+        return door_token(transfer_id, secrets.token_urlsafe(32))
+
+    def _reader(self, record: TransferRecord) -> Reader:
+        return Reader(
+            record.transfer_id, record.endpoint, self.rows.transfers_since[record.transfer_id]
+        )
+
+    async def present(self, transfer_id: str) -> None:
+        found = self.rows.transfers.get(transfer_id)
+        if found is not None and found.endpoint not in ("", IDLE, CLOSING):
+            self.rows.transfers_since[transfer_id] = self.rows.now()
+
+    async def leave(
+        self, transfer_id: str, knit_id: KnitId, door: str, *, linger: timedelta
+    ) -> Left:
+        there = {
+            one.transfer_id: self._reader(one)
+            for one in self.rows.transfers.values()
+            if one.knit_id == knit_id and one.door == door
+        }
+        own = there.pop(transfer_id, None)
+        what, stays = leaving(own, list(there.values()), linger, self.rows.now())
+        if own is not None:
+            if what is Leaving.GOES:
+                for one in there.values():
+                    if one.is_idle and linger and not own.is_idle:
+                        self._keep(one.transfer_id)
+                await self.closed(transfer_id)
+            elif what is Leaving.CLOSES:
+                await self.opened(transfer_id, CLOSING)
+            elif not own.is_idle:
+                self._keep(transfer_id)
+        return Left(door, closes=what is Leaving.CLOSES, stays=stays)
+
+    def _keep(self, transfer_id: str) -> None:
+        found = self.rows.transfers[transfer_id]
+        self.rows.transfers[transfer_id] = replace(found, endpoint=IDLE)
+        self.rows.transfers_since[transfer_id] = self.rows.now()
 
     async def get(self, transfer_id: str) -> TransferRecord:
         found = self.rows.transfers.get(transfer_id)
@@ -59,16 +117,24 @@ class MemoryTransfers(Part):
     async def closed(self, transfer_id: str) -> None:
         self.rows.transfers.pop(transfer_id, None)
 
-    def _open(self, transfer_id: str, knit_id: KnitId, mode: str) -> None:
+    def _open(self, transfer_id: str, knit_id: KnitId, mode: str, token: str = "") -> None:
+        self.rows.transfers_since[transfer_id] = self.rows.now()
         self.rows.transfers[transfer_id] = TransferRecord(
             transfer_id=transfer_id,
             knit_id=knit_id,
             run_id=self.rows.data[knit_id].run_id,
             volume=self.rows.data[knit_id].adopted_volume or names.volume(knit_id),
             mode=mode,
-            token=secrets.token_urlsafe(32),
+            token=token or secrets.token_urlsafe(32),
             endpoint="",
         )
+
+
+def end_readers(memory: Memory, knit_ids: Collection[str]) -> None:
+    """Ends transfers that only keep a door."""
+    for one in list(memory.transfers.values()):
+        if one.knit_id in knit_ids and one.endpoint in (IDLE, CLOSING):
+            del memory.transfers[one.transfer_id]
 
 
 def _begin(memory: Memory, run_id: RunId, knit_id: KnitId, actor: str) -> None:

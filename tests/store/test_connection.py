@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psycopg
 import pytest
@@ -13,6 +16,7 @@ from knit_workflows.disk import RESERVE_BYTES, DiskSpace, Reserve
 from knit_workflows.domain.errors import StoreFull, StoreUnavailable
 from knit_workflows.store import connection
 from knit_workflows.store.connection import Database, Session, unavailable
+from tests.chaos.campaign.links import Link, to_socket
 from tests.postgres import Databases
 from tests.store.build import fetch
 from tests.waiting import until
@@ -55,6 +59,35 @@ async def test_a_connection_that_died_idle_is_replaced(db: Database, url: str) -
     assert counts(url) == [1, 0]
     fetch(url, KILL_OTHERS)
     assert (await db.row("SELECT 1 AS one")).one == 1
+
+
+async def test_a_server_that_vanishes_is_missed_soon(url: str) -> None:
+    """Its machine is gone, or a router has forgotten the connection: nobody says so.
+
+    The kernel finds out, by keepalives while nothing is sent, by their absent acknowledgement for
+    a statement that is; left alone, it takes two hours and 15 minutes, respectively.
+    """
+    with psycopg.connect(url) as one:
+        socket_file = f"{one.info.host}/.s.PGSQL.{one.info.port}"
+    link = Link("store", to_socket(socket_file))
+    await link.open()
+    try:
+        opened = await connection.connect(
+            f"postgresql://postgres@127.0.0.1:{link.port}{urlsplit(url).path}"
+        )
+        with socket.socket(fileno=os.dup(opened.fileno())) as tcp:
+            options = {
+                name: tcp.getsockopt(socket.IPPROTO_TCP, getattr(socket, name))
+                for name in ("TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT", "TCP_USER_TIMEOUT")
+            }
+            assert tcp.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        await opened.close()
+    finally:
+        await link.aclose()
+    minute = 60
+    idle = options["TCP_KEEPIDLE"] + options["TCP_KEEPINTVL"] * options["TCP_KEEPCNT"]
+    assert idle <= minute
+    assert 0 < options["TCP_USER_TIMEOUT"] <= minute * 1000
 
 
 async def test_a_connection_that_dies_in_a_transaction_is_tried_once_more(

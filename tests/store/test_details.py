@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from knit_workflows.domain.ids import PlanId
+from knit_workflows.domain.plans.options import PlanOptions, PodOptions, Toleration
 from knit_workflows.domain.ports import AdmissionLimits, RunKey, UsedResources
 from knit_workflows.domain.runs import (
     Exit,
@@ -18,6 +19,7 @@ from knit_workflows.domain.runs import (
     Waiting,
     WaitKind,
 )
+from knit_workflows.domain.volumes import VolumeOptions
 from knit_workflows.store import PostgresStore
 from tests.store.build import QUEUED_AT, begin, fetch, only, queue_up, register, spec
 
@@ -248,9 +250,11 @@ async def test_what_a_run_used_is_what_its_pod_got(store: PostgresStore, url: st
     await store.admission.started([key])
     before = await store.runs.get(key.run_id)
     assert (before.used, before.priority, before.generation) == (None, 4, 1)
-    await store.execution.advance(key, S.READY, cause="test")
+    made = PlanOptions(volumes={"/out": VolumeOptions("fast", "ReadWriteOnce", "5Gi")})
+    await store.execution.advance(key, S.READY, cause="test", options=made)
     used = UsedResources({"cpu": "500m", "memory": "1Gi"}, "trainer")
-    await store.execution.advance(key, S.STARTING, cause="test", used=used)
+    pod = PlanOptions(PodOptions(labels={"team": "x"}, tolerations=(Toleration("gpu"),)))
+    await store.execution.advance(key, S.STARTING, cause="test", used=used, options=pod)
     launched = Used({"cpu": "500m", "memory": "1Gi"}, "trainer", None)
     assert (await store.runs.get(key.run_id)).used is None
     fetch(url, "UPDATE plan SET resources = '{}', service_account = NULL")
@@ -258,8 +262,20 @@ async def test_what_a_run_used_is_what_its_pod_got(store: PostgresStore, url: st
     await store.execution.advance(key, S.COMPLETING, cause="test", exit=Exit(0, ""))
     await store.execution.finalize(key, cause="test")
     done = await store.runs.get(key.run_id)
-    assert done.used == Used(launched.resources, "trainer", "sha256:abc")
+    both = PlanOptions(pod.pod, made.volumes)
+    assert done.used == Used(launched.resources, "trainer", "sha256:abc", both)
     assert only(await store.runs.find(RunQuery(plan_ids=frozenset({plan})))) == done
+    first = [Used({}, None, None, made), dataclasses.replace(launched, options=pod)]
+    assert [one.used for one in await store.runs.events(key.run_id) if one.used] == first
+    await store.runs.retry(key.run_id)
+    await admit(store, 1)
+    key = RunKey(key.run_id, 2)
+    await store.execution.advance(key, S.READY, cause="test")
+    await store.execution.advance(key, S.STARTING, cause="test", used=UsedResources({}, None))
+    await store.execution.advance(key, S.RUNNING, cause="test")
+    assert (await store.runs.get(key.run_id)).used == Used({}, None, None)
+    told = [one.used for one in await store.runs.events(key.run_id) if one.used]
+    assert told == [*first, Used({}, None, None)], "what an earlier launch had is not forgotten"
 
 
 async def test_what_is_noted_of_outputs_stays_until_they_are_discarded(

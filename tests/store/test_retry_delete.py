@@ -174,6 +174,15 @@ async def test_a_reader_that_does_not_open_keeps_nothing(
     fetch(url, "UPDATE transfer SET created_at = created_at - interval '11 s'")
     with pytest.raises(IllegalMove, match="being transferred"):
         await discard()
-    await store.transfers.closed("open")
+    assert fetch(url, "SELECT transfer_id FROM transfer") == [
+        {"transfer_id": "open"},
+        {"transfer_id": "stuck"},
+    ]
+    fetch(url, "UPDATE transfer SET created_at = created_at - interval '1 h'")
+    await store.transfers.present("open")
+    with pytest.raises(IllegalMove, match="being transferred"):
+        await discard()
+    # Its API was killed.
+    fetch(url, "UPDATE transfer SET created_at = created_at - interval '31 s'")
     await discard()
     assert fetch(url, "SELECT * FROM transfer") == []

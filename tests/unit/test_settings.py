@@ -124,6 +124,9 @@ def test_all_settings_of_a_back_end_come_from_the_environment(
         labels={"team": "x"}, tolerations=(Toleration("spot", "Exists", "", "NoExecute", 5),)
     )
     assert compute.kubernetes.plan_pod_keys == ("labels",)
+    assert compute.plan_pod_keys is None, "Runs of this machine are not on a cluster"
+    on_cluster = compute.model_copy(update={"kind": "kubernetes"})
+    assert on_cluster.plan_pod_keys == ("labels",)
     assert compute.kubernetes.pod_image_pull_policy == "Always"
     assert compute.local.host_images is False
     assert compute.local.environment == {"DOCKER_HOST": "unix:///x"}

@@ -15,7 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from knit_workflows import names
-from knit_workflows.compute.base import RunPod, StartFailure, StartFailureKind
+from knit_workflows.compute.base import (
+    Endpoint,
+    Launch,
+    RunPod,
+    StartFailure,
+    StartFailureKind,
+    Transfer,
+)
 from knit_workflows.contracts.housekeeping import HousekeepingInput
 from knit_workflows.contracts.volumes import VolumesInput
 from knit_workflows.domain.errors import BackendUnavailable
@@ -92,7 +99,7 @@ async def _pending(scenario: str) -> None:
     class Away(MemoryBackend):
         gone = True
 
-        async def launch(self, pod: RunPod) -> tuple[str, ...]:
+        async def launch(self, pod: RunPod) -> Launch:
             self.set_start_failure(
                 pod.name, StartFailure(StartFailureKind.PROGRESS, "PullingImage", "pulling")
             )
@@ -204,6 +211,27 @@ async def _trial() -> None:
         await _save(knit, found[0].id, "try_plan")
 
 
+async def _kept() -> None:
+    """A download that keeps its door, and finds that it was read by since."""
+
+    class Pods(MemoryBackend):
+        async def open_transfer(self, transfer: Transfer) -> Endpoint:
+            await super().open_transfer(transfer)
+            return Endpoint("http://127.0.0.1:1/")
+
+    engine = QUICK.model_copy(update={"transfer_linger": timedelta(seconds=3)})
+    async with knit_environment(backend=Pods(), engine=engine) as knit:
+        knit_id = await knit.push({"type": "dataset"})
+        first = await knit.knit.open_download(knit_id)
+        await knit.knit.finish(first, ok=True)
+        await asyncio.sleep(1)
+        second = await knit.knit.open_download(knit_id)
+        await knit.knit.finish(second, ok=True)
+        workflow_id = names.transfer_workflow(first.transfer_id)
+        await knit.temporal.get_workflow_handle(workflow_id).result()
+        await _save(knit, workflow_id, "transfer.kept")
+
+
 async def main() -> None:
     """Records every scenario."""
     await _ended(0, "run.short")
@@ -218,6 +246,7 @@ async def main() -> None:
     await _hook_test()
     await _volumes()
     await _trial()
+    await _kept()
 
 
 if __name__ == "__main__":

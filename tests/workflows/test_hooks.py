@@ -16,7 +16,7 @@ from temporalio.api.enums.v1 import EventType
 
 from knit_workflows import names
 from knit_workflows.activities.hooks import TOLD_AT_ONCE
-from knit_workflows.compute.base import RunPod
+from knit_workflows.compute.base import Launch, RunPod
 from knit_workflows.domain.data import TagChange
 from knit_workflows.domain.errors import BackendRejected
 from knit_workflows.domain.hooks import DeliveryQuery, DeliveryState, HookPhase, Hooks
@@ -389,7 +389,7 @@ async def test_a_run_that_the_back_end_refuses_has_its_end_asked_for(
     postgres: EmbeddedPostgres, hooks: Receiver
 ) -> None:
     class Refusing(MemoryBackend):
-        async def launch(self, pod: RunPod) -> tuple[str, ...]:
+        async def launch(self, pod: RunPod) -> Launch:
             raise BackendRejected("no such node")
 
     async with hooked(postgres, hooks, backend=Refusing()) as knit:

@@ -16,7 +16,7 @@ from temporalio.service import RPCError
 from temporalio.testing import WorkflowEnvironment
 
 from knit_workflows import names
-from knit_workflows.compute.base import RunPod
+from knit_workflows.compute.base import Launch, RunPod
 from knit_workflows.domain.errors import BackendRejected, IllegalMove
 from knit_workflows.domain.hooks import DeliveryQuery, Hooks
 from knit_workflows.domain.runs import SUCCEEDED, RunDetail, RunQuery, RunStatus, WaitKind
@@ -214,7 +214,7 @@ async def test_a_refused_run_does_not_start_once_more(
     """That its pod was refused is known to the next execution; the hooks had agreed to a start."""
 
     class Refusing(MemoryBackend):
-        async def launch(self, pod: RunPod) -> tuple[str, ...]:
+        async def launch(self, pod: RunPod) -> Launch:
             raise BackendRejected("no such node")
 
     async with waits_for_long(postgres, hooks, "aborting", Refusing()) as (knit, _, run):

@@ -21,6 +21,7 @@ from knit_workflows.domain.errors import (
 from knit_workflows.domain.ids import KnitId
 from knit_workflows.domain.runs import Exit, RunQuery, RunStatus
 from knit_workflows.domain.tags import Tag
+from knit_workflows.domain.volumes import Volume, VolumeOptions
 from knit_workflows.embedded import EmbeddedPostgres
 from knit_workflows.plugin import Deps, ensure_schedules
 from knit_workflows.settings import EngineSettings
@@ -217,11 +218,12 @@ async def test_a_run_deleted_while_it_waits_ends_its_workflow(postgres: Embedded
     armed, launching, go_on = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
     class Slow(MemoryBackend):
-        async def create_volume(self, volume: object) -> None:
-            await super().create_volume(volume)  # type: ignore[arg-type]
+        async def create_volume(self, volume: Volume) -> VolumeOptions:
+            options = await super().create_volume(volume)
             if armed.is_set() and not launching.is_set():
                 launching.set()
                 await go_on.wait()
+            return options
 
     backend = Slow()
     async with knit_environment(postgres=postgres, backend=backend, engine=FREQUENT) as knit:

@@ -11,7 +11,7 @@ from temporalio.worker import Worker
 
 from knit_workflows import names
 from knit_workflows.client import KnitClient
-from knit_workflows.compute.base import Phase, RunPod
+from knit_workflows.compute.base import Launch, Phase, RunPod
 from knit_workflows.domain.runs import RunQuery, RunStatus
 from knit_workflows.embedded import EmbeddedPostgres
 from knit_workflows.plugin import ALL_ROLES, KnitPlugin
@@ -34,7 +34,7 @@ class Choked(MemoryBackend):
         self.waiting = self.given_up = 0
         self.free = asyncio.Event()
 
-    async def launch(self, pod: RunPod) -> tuple[str, ...]:
+    async def launch(self, pod: RunPod) -> Launch:
         """Launches, or waits."""
         if self.choked:
             self.waiting += 1

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 
 from knit_workflows import names
-from knit_workflows.compute.base import RunPod, oom_note
+from knit_workflows.compute.base import Launch, RunPod, oom_note
 from knit_workflows.domain.runs import OOM_KILLED, SUCCEEDED, RunQuery, RunStatus
 from knit_workflows.embedded import EmbeddedPostgres
 from knit_workflows.testing import QUICK, MemoryBackend, knit_environment
@@ -74,9 +75,9 @@ async def test_what_the_back_end_warns_of_is_noted_with_what_comes_later(
     """In the history at the launch; and both stay on the Run."""
 
     class Warning(MemoryBackend):
-        async def launch(self, pod: RunPod) -> tuple[str, ...]:
-            await super().launch(pod)
-            return ("would violate PodSecurity",)
+        async def launch(self, pod: RunPod) -> Launch:
+            made = await super().launch(pod)
+            return replace(made, warnings=("would violate PodSecurity",))
 
     backend = Warning()
     backend.hold()

@@ -6,7 +6,7 @@ import asyncio
 from datetime import timedelta
 
 from knit_workflows import names
-from knit_workflows.compute.base import RunPod, StartFailure, StartFailureKind
+from knit_workflows.compute.base import Launch, RunPod, StartFailure, StartFailureKind
 from knit_workflows.domain.errors import BackendUnavailable
 from knit_workflows.domain.runs import RunQuery, RunStatus
 from knit_workflows.embedded import EmbeddedPostgres
@@ -33,7 +33,7 @@ async def test_pending_runs_keep_no_other_from_running(
     class Stuck(MemoryBackend):
         away = True
 
-        async def launch(self, pod: RunPod) -> tuple[str, ...]:
+        async def launch(self, pod: RunPod) -> Launch:
             if "daemon" in pod.image and self.away:
                 raise BackendUnavailable("the daemon does not answer")
             if "full" in pod.image and self.away:

@@ -25,9 +25,9 @@ async def test_options_reach_the_back_end_and_changes_later_runs(
     made: dict[str, VolumeOptions] = {}
 
     class Noting(MemoryBackend):
-        async def create_volume(self, volume: Volume) -> None:
+        async def create_volume(self, volume: Volume) -> VolumeOptions:
             made[volume.name] = volume.options
-            await super().create_volume(volume)
+            return await super().create_volume(volume)
 
     def behave(pod: RunPod) -> Exit:
         pods.append(pod)
@@ -38,6 +38,12 @@ async def test_options_reach_the_back_end_and_changes_later_runs(
         await knit.push({"type": "theirs"})
         [run] = await knit.runs_of(plan.summary.plan_id, 1)
         assert run.summary.status is RunStatus.DONE, run.summary.exit
+        with_it = PlanOptions(
+            PodOptions(labels={"team": "x"}, shm_size="1Gi", queue="q"),
+            {"/log": VolumeOptions("cheap"), "/out": VolumeOptions(size="10Gi")},
+        )
+        assert run.used is not None
+        assert run.used.options == with_it
         [pod] = pods
         assert pod.options == PodOptions(labels={"team": "x"}, shm_size="1Gi", queue="q")
         assert pod.log is not None
@@ -47,6 +53,8 @@ async def test_options_reach_the_back_end_and_changes_later_runs(
         await knit.store.plans.set_options(
             plan.summary.plan_id, PlanOptions(PodOptions(labels={"team": "y"}))
         )
+        again = await knit.store.runs.get(run.summary.run_id)
+        assert again.used == run.used, "what a Run was made with does not change with its Plan"
         await knit.push({"type": "theirs"})
         await knit.runs_of(plan.summary.plan_id, 2)
         assert pods[-1].options == PodOptions(labels={"team": "y"})

@@ -15,7 +15,7 @@ from temporalio.client import WorkflowExecutionStatus
 
 from knit_workflows import names
 from knit_workflows.activities.run_starter import start_projector
-from knit_workflows.compute.base import Observation, RunPod, StartFailure, StartFailureKind
+from knit_workflows.compute.base import Launch, Observation, RunPod, StartFailure, StartFailureKind
 from knit_workflows.domain.data import TagChange
 from knit_workflows.domain.errors import (
     BackendRejected,
@@ -33,7 +33,7 @@ from knit_workflows.domain.runs import (
     WaitKind,
 )
 from knit_workflows.domain.tags import Tag
-from knit_workflows.domain.volumes import Volume
+from knit_workflows.domain.volumes import Volume, VolumeOptions
 from knit_workflows.embedded import EmbeddedPostgres
 from knit_workflows.plugin import ALL_ROLES
 from knit_workflows.testing import QUICK, KnitEnvironment, MemoryBackend, knit_environment
@@ -357,7 +357,7 @@ async def test_a_run_that_is_cancelled_while_it_is_launched_leaves_no_pod(
     launching, go_on = asyncio.Event(), asyncio.Event()
 
     class Slow(MemoryBackend):
-        async def launch(self, pod: RunPod) -> tuple[str, ...]:
+        async def launch(self, pod: RunPod) -> Launch:
             launching.set()
             with suppress(asyncio.CancelledError):
                 await go_on.wait()
@@ -390,7 +390,7 @@ async def test_a_pod_that_is_refused_ends_its_run_in_the_back_ends_words(
     postgres: EmbeddedPostgres,
 ) -> None:
     class Refusing(MemoryBackend):
-        async def launch(self, pod: RunPod) -> tuple[str, ...]:
+        async def launch(self, pod: RunPod) -> Launch:
             raise BackendRejected("over the quota of pods")
 
     async with knit_environment(postgres=postgres, backend=Refusing()) as knit:
@@ -429,7 +429,7 @@ async def test_a_pod_that_cannot_start_ends_its_run(
     """After the patience for its kind of trouble; the reason is kept, the pod removed."""
 
     class Troubled(MemoryBackend):
-        async def launch(self, pod: RunPod) -> tuple[str, ...]:
+        async def launch(self, pod: RunPod) -> Launch:
             self.set_start_failure(pod.name, StartFailure(kind, "ErrImagePull", "no such image"))
             return await super().launch(pod)
 
@@ -480,12 +480,12 @@ async def test_a_backend_that_is_away_is_waited_for_and_named(
     class Away(MemoryBackend):
         gone = False
 
-        async def create_volume(self, volume: Volume) -> None:
+        async def create_volume(self, volume: Volume) -> VolumeOptions:
             if self.gone and step == "create_volume":
                 raise error
-            await super().create_volume(volume)
+            return await super().create_volume(volume)
 
-        async def launch(self, pod: RunPod) -> tuple[str, ...]:
+        async def launch(self, pod: RunPod) -> Launch:
             if self.gone and step == "launch":
                 raise error
             return await super().launch(pod)
@@ -523,7 +523,7 @@ async def test_a_watch_whose_backend_is_away_names_it(postgres: EmbeddedPostgres
     class Away(MemoryBackend):
         gone = True
 
-        async def launch(self, pod: RunPod) -> tuple[str, ...]:
+        async def launch(self, pod: RunPod) -> Launch:
             self.set_start_failure(
                 pod.name, StartFailure(StartFailureKind.PROGRESS, "PullingImage", "pulling")
             )
@@ -558,7 +558,7 @@ async def test_trouble_is_told_with_its_end_and_taken_back(postgres: EmbeddedPos
         plan = await knit.apply(TRAIN)
         make = backend.launch
 
-        async def launch(pod: RunPod) -> tuple[str, ...]:
+        async def launch(pod: RunPod) -> Launch:
             backend.set_start_failure(
                 pod.name, StartFailure(StartFailureKind.PROGRESS, "PullingImage", "pulling it")
             )
@@ -598,7 +598,7 @@ async def test_a_pod_without_room_waits(postgres: EmbeddedPostgres) -> None:
     """Unschedulable is no failure: the Run stays starting, and goes on once there is room."""
 
     class Crowded(MemoryBackend):
-        async def launch(self, pod: RunPod) -> tuple[str, ...]:
+        async def launch(self, pod: RunPod) -> Launch:
             self.set_start_failure(
                 pod.name, StartFailure(StartFailureKind.UNSCHEDULABLE, "Unschedulable", "no node")
             )

@@ -36,11 +36,19 @@ from knit_workflows.domain.errors import (
     Unavailable,
 )
 from knit_workflows.domain.ids import KnitId
+from knit_workflows.domain.readers import IDLE
 from knit_workflows.domain.runs import RunQuery, RunStatus
 from knit_workflows.domain.tags import Tag
 from knit_workflows.embedded import EmbeddedPostgres
 from knit_workflows.plugin import KnitPlugin, Role
-from knit_workflows.testing import KnitEnvironment, MemoryBackend, knit_environment, temporal
+from knit_workflows.settings import EngineSettings
+from knit_workflows.testing import (
+    QUICK,
+    KnitEnvironment,
+    MemoryBackend,
+    knit_environment,
+    temporal,
+)
 from knit_workflows.worker import workers
 from tests.waiting import PATIENCE
 
@@ -402,3 +410,97 @@ async def test_an_opening_that_breaks_for_good_is_answered(postgres: EmbeddedPos
         run_id = upload_for_key(key).run_id
         assert run_id is not None
         assert (await knit.final(run_id)).summary.status is RunStatus.FAILED
+
+
+class Doors(MemoryBackend):
+    """One whose doors are pods: it tells which were opened and closed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.opened: list[str] = []
+        self.closed: list[str] = []
+
+    async def open_transfer(self, transfer: Transfer) -> Endpoint:
+        """Opens it."""
+        await super().open_transfer(transfer)
+        self.opened.append(transfer.name)
+        return Endpoint("http://127.0.0.1:1/")
+
+    async def close_transfer(self, transfer: Transfer) -> None:
+        """Closes it."""
+        self.closed.append(transfer.name)
+        await super().close_transfer(transfer)
+
+
+def lingering(seconds: float) -> EngineSettings:
+    """Gives settings with which doors are kept for so long."""
+    return QUICK.model_copy(update={"transfer_linger": timedelta(seconds=seconds)})
+
+
+async def test_downloads_one_after_another_share_a_door(postgres: EmbeddedPostgres) -> None:
+    """And those at once; it is closed a while after the last, by whoever keeps it, once."""
+    backend = Doors()
+    async with knit_environment(
+        postgres=postgres, backend=backend, engine=lingering(PATIENCE)
+    ) as knit:
+        knit_id = await knit.push({"type": "dataset"})
+        backend.closed.clear()
+        first = await knit.knit.open_download(knit_id)
+        await knit.knit.finish(first, ok=True)
+        for _ in range(2):
+            both = [await knit.knit.open_download(knit_id) for _ in range(2)]
+            for one in both:
+                await knit.knit.finish(one, ok=True)
+                await _workflow(knit, one.transfer_id).result()
+        door = names.transfer(knit_id, "read", first.transfer_id)
+        assert [one for one in backend.opened if "-read-" in one] == [door] * 5
+        assert backend.closed == []
+        assert (await knit.store.transfers.get(first.transfer_id)).endpoint == IDLE
+        await _workflow(knit, first.transfer_id).cancel()
+        with pytest.raises(WorkflowFailureError):
+            await _workflow(knit, first.transfer_id).result()
+        assert backend.closed == [door]
+        with pytest.raises(NotFound):
+            await knit.store.transfers.get(first.transfer_id)
+
+
+async def test_a_door_is_closed_a_while_after_its_last_reader(postgres: EmbeddedPostgres) -> None:
+    backend = Doors()
+    async with knit_environment(postgres=postgres, backend=backend, engine=lingering(0.1)) as knit:
+        knit_id = await knit.push({"type": "dataset"})
+        backend.closed.clear()
+        reader = await knit.knit.open_download(knit_id)
+        await knit.knit.finish(reader, ok=True)
+        await _workflow(knit, reader.transfer_id).result()
+        assert backend.closed == [names.transfer(knit_id, "read", reader.transfer_id)]
+        assert await knit.store.housekeeping.stale_transfers(older_than=timedelta(0)) == []
+
+
+async def test_a_door_that_broke_is_not_kept(postgres: EmbeddedPostgres) -> None:
+    """What went wrong may go wrong again: the next reader gets a door of its own."""
+    backend = Doors()
+    async with knit_environment(
+        postgres=postgres, backend=backend, engine=lingering(PATIENCE)
+    ) as knit:
+        knit_id = await knit.push({"type": "dataset"})
+        backend.closed.clear()
+        reader = await knit.knit.open_download(knit_id)
+        await knit.knit.finish(reader, ok=False, reason="the agent is lost")
+        await _workflow(knit, reader.transfer_id).result()
+        assert backend.closed == [names.transfer(knit_id, "read", reader.transfer_id)]
+
+
+async def test_a_door_that_is_kept_is_closed_though_its_data_was_purged(
+    postgres: EmbeddedPostgres,
+) -> None:
+    """The purge need not wait; whoever keeps the door finds its row gone."""
+    backend = Doors()
+    async with knit_environment(postgres=postgres, backend=backend, engine=lingering(3)) as knit:
+        knit_id = await knit.push({"type": "dataset"})
+        backend.closed.clear()
+        first, second = [await knit.knit.open_download(knit_id) for _ in range(2)]
+        for one in (first, second):
+            await knit.knit.finish(one, ok=True)
+        await knit.store.data.purge(knit_id)
+        await _workflow(knit, second.transfer_id).result()
+        assert backend.closed == [names.transfer(knit_id, "read", first.transfer_id)]

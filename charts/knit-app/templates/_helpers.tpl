@@ -143,6 +143,36 @@ postgresql://{{ $host }}:{{ $db.port | default 5432 | int64 }}/{{ $db.databaseNa
 {{- end }}
 {{- end }}
 
+{{- define "knit-app.metricsArgument" -}}
+{{- if .Values.metrics.enabled }}
+- --metrics-address=:{{ .Values.metrics.port | int64 }}
+{{- end }}
+{{- end }}
+
+{{- define "knit-app.metricsPort" -}}
+{{- if .Values.metrics.enabled }}
+- {name: metrics, containerPort: {{ .Values.metrics.port | int64 }}}
+{{- end }}
+{{- end }}
+
+{{/* Whom a NetworkPolicy lets in for metrics: a list, which may be empty. */}}
+{{- define "knit-app.metricsIngress" -}}
+{{- if .Values.metrics.enabled }}
+- ports: [{port: metrics}]
+  from:
+    {{- toYaml (.Values.networkPolicy.metricsFrom | default (list (dict "namespaceSelector" dict))) | nindent 4 }}
+{{- end }}
+{{- end }}
+
+{{/*
+glibc keeps what has been freed: in up to eight heaps per core, each for some threads, and up to a limit
+that it raises by itself. Idle processes give some 4 MiB each back with these two.
+*/}}
+{{- define "knit-app.memoryEnv" -}}
+- {name: MALLOC_ARENA_MAX, value: "2"}
+- {name: MALLOC_TRIM_THRESHOLD_, value: "131072"}
+{{- end }}
+
 {{- define "knit-app.podSecurity" -}}
 runAsNonRoot: true
 seccompProfile: {type: RuntimeDefault}

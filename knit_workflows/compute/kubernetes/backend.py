@@ -16,6 +16,7 @@ from knit_workflows.compute.base import (
     ENDED,
     MANY_RUNS,
     Endpoint,
+    Launch,
     Observation,
     Phase,
     RunLimits,
@@ -35,6 +36,7 @@ from knit_workflows.compute.kubernetes.api.objects import (
 )
 from knit_workflows.compute.kubernetes.api.server import ApiServer
 from knit_workflows.compute.kubernetes.pods import endings, observing
+from knit_workflows.compute.kubernetes.pods.asking import Asking, Stall
 from knit_workflows.compute.kubernetes.pods.looking import look_closer, read_warnings
 from knit_workflows.compute.kubernetes.pods.stalled import claims_of, why_stalled
 from knit_workflows.compute.kubernetes.pods.start_failures import (
@@ -47,12 +49,13 @@ from knit_workflows.compute.kubernetes.pods.suspension import SUSPENDED
 from knit_workflows.compute.kubernetes.pods.timeline import pull_is_unknown, remember, with_pull
 from knit_workflows.compute.kubernetes.specs import manifests
 from knit_workflows.compute.kubernetes.specs.manifests import LABEL_INSTANCE
+from knit_workflows.compute.kubernetes.specs.options import options_in, options_of
 from knit_workflows.compute.kubernetes.specs.rights import prerequisites
 from knit_workflows.compute.kubernetes.transfers import TransferPods
 from knit_workflows.compute.kubernetes.trials import try_launch
 from knit_workflows.compute.kubernetes.volumes import Volumes
 from knit_workflows.domain.errors import BackendRejected, BackendUnavailable
-from knit_workflows.domain.volumes import Volume
+from knit_workflows.domain.volumes import Volume, VolumeOptions
 from knit_workflows.settings import KubernetesSettings
 
 _EVENTS_AFTER: Final = timedelta(seconds=3)
@@ -65,6 +68,7 @@ class _Snapshot:
 
     `changes_soon`: time alone will change it, because containers of others keep an ended pod.
     `told_of` are the objects, as `Kind/name`, whose warnings tell why the pod does not start.
+    `job` is there while it waits for its first pod.
     """
 
     observation: Observation
@@ -72,15 +76,12 @@ class _Snapshot:
     pod: str = ""
     changes_soon: bool = False
     told_of: tuple[str, ...] = ()
+    job: JsonObject | None = None
 
-
-@dataclass(slots=True)
-class _Stall:
-    """Since when a pod has been pending without a reason, and the reason that was looked for."""
-
-    since: float | None = None
-    checked_at: float = float("-inf")
-    reason: StartFailure | None = None
+    @property
+    def phase(self) -> Phase:
+        """The phase that was observed."""
+        return self.observation.phase
 
 
 class KubernetesBackend:
@@ -134,9 +135,9 @@ class KubernetesBackend:
     async def require_room(self) -> None:
         """Does nothing: storage classes do not say how much space is left."""
 
-    async def create_volume(self, volume: Volume) -> None:
+    async def create_volume(self, volume: Volume) -> VolumeOptions:
         """Creates a claim; it need not be bound when this returns."""
-        await self._volumes.create(volume)
+        return await self._volumes.create(volume)
 
     async def delete_volume(self, volume: Volume) -> None:
         """Removes a claim; gone already is fine."""
@@ -154,11 +155,11 @@ class KubernetesBackend:
         """Gives the capacity of a bound claim, which is what the storage has set aside for it."""
         return await self._volumes.capacity(volume)
 
-    async def launch(self, pod: RunPod) -> tuple[str, ...]:
+    async def launch(self, pod: RunPod) -> Launch:
         """Creates the Job; see the contract."""
         created = await self._server.request_creation("Job", manifests.run_job(pod, self._settings))
         if created is not None:
-            return created.warnings
+            return Launch(created.warnings, options_of(pod, self._settings))
         job = await self._server.get("Job", pod.name)
         if job is None or being_deleted(job):
             raise BackendUnavailable(f"the Job {pod.name} is being deleted", see=pod.run_id)
@@ -167,7 +168,8 @@ class KubernetesBackend:
         for label in (names.LABEL_RUN, names.LABEL_GENERATION):
             if found.get(label) != mine[label]:
                 raise BackendRejected(f"the name {pod.name} belongs to another Job", see=pod.name)
-        return ()
+        # Made by an earlier attempt, which settings of before may have shaped.
+        return Launch(options=options_in(job, pod))
 
     async def try_launch(self, pod: RunPod) -> Trial:
         """Has the API server check claims, Job and pod without creating them."""
@@ -183,25 +185,26 @@ class KubernetesBackend:
         self._warnings.start()
         clock = asyncio.get_running_loop().time
         last: Observation | None = None
-        source_at, version = float("-inf"), 0
-        stall = _Stall()
+        snapshot: _Snapshot | None = None
+        its = self._settings
+        asking = Asking.begun(clock(), usual=its.resync_period, pending=its.pending_resync_period)
+        stall = Stall(its.stalled_after)
         with ExitStack() as stack:
             changed = stack.enter_context(self._pods.subscribe(pod_name))
             heard = {about("Job", pod_name)}
             stack.enter_context(self._warnings.subscribe(about("Job", pod_name), changed))
             while True:
                 changed.clear()
-                snapshot = None
-                if clock() - source_at < self._settings.resync_period.total_seconds():
-                    snapshot = self._cached(pod_name, version)
-                if snapshot is None:
-                    snapshot = await self._observe_with_retries(pod_name)
-                    source_at = clock()
-                version = snapshot.version
+                known = None if clock() >= asking.due else self._cached(pod_name, snapshot)
+                if known is None:
+                    known = await self._observe_with_retries(pod_name)
+                    is_news = snapshot is None or snapshot.phase is not known.phase
+                    asking.asked(clock(), is_news=is_news, has_pod=known.job is None)
+                snapshot = known
                 for thing in set(snapshot.told_of) - heard:
                     stack.enter_context(self._warnings.subscribe(thing, changed))
                     heard.add(thing)
-                present = await self._with_reason(pod_name, snapshot.observation, stall)
+                present = await self._with_reason(pod_name, snapshot, stall)
                 if observing.is_change(last, present):
                     last = await self._with_pull(snapshot.pod, present)
                     yield last
@@ -266,32 +269,37 @@ class KubernetesBackend:
     def _watch_is_stale(self) -> bool:
         return not self._pods.fresh
 
-    def _cached(self, pod_name: str, version: int) -> _Snapshot | None:
-        """Observes the informer's cache; None if only the API server can tell."""
+    def _cached(self, pod_name: str, last: _Snapshot | None) -> _Snapshot | None:
+        """Observes the informers' caches; None if only the API server can tell."""
         pods = self._pods.get(pod_name)
-        if self._watch_is_stale or not pods:
+        if self._watch_is_stale:
             return None
+        if not pods:
+            return self._waiting(pod_name, last.job) if last is not None else None
         pod = observing.relevant_pod(pods)
-        if version_of(pod) < version:
+        if last is not None and version_of(pod) < last.version:
             return None  # the cache is older than what was read from the server
         if endings.needs_job(pod):
             return None
         warnings = [warned for thing in _told_of(pod) for warned in self._warnings.get(thing)]
         return self._snapshot(pod, warnings)
 
-    async def _with_reason(
-        self, pod_name: str, observation: Observation, stall: _Stall
-    ) -> Observation:
+    def _waiting(self, pod_name: str, job: JsonObject | None) -> _Snapshot | None:
+        """Observes a Job that waits for its first pod, with the warnings known; else None."""
+        if job is None or being_deleted(job) or not self._warnings.fresh:
+            return None
+        seen = observing.observe_job(job, self._warnings.get(about("Job", pod_name)))
+        return _Snapshot(seen, 0, job=job) if seen.phase is Phase.PENDING else None
+
+    async def _with_reason(self, pod_name: str, seen: _Snapshot, stall: Stall) -> Observation:
         """Adds a reason to a pod that has been pending without one for a while."""
+        observation = seen.observation
         if observation.phase is not Phase.PENDING or observation.start_failure is not None:
-            stall.since = None
+            stall.over()
             return observation
         clock = asyncio.get_running_loop().time()
-        if stall.since is None:
-            stall.since, stall.checked_at, stall.reason = clock, float("-inf"), None
-        period = self._settings.stalled_after.total_seconds()
-        if clock - stall.since >= period and clock - stall.checked_at >= period:
-            stall.checked_at = clock
+        if stall.is_due(clock, seen.version):
+            stall.looked(clock)
             with suppress(BackendUnavailable):  # the watch itself reports that
                 stall.reason = await self._why_stalled(pod_name)
         return replace(observation, start_failure=stall.reason)
@@ -308,11 +316,12 @@ class KubernetesBackend:
         return replace(observation, timeline=with_pull(observation.timeline, events))
 
     async def _why_stalled(self, pod_name: str) -> StartFailure:
-        pods, _ = await self._server.list("Pod", {"labelSelector": _selector(pod_name)})
+        pods = self._pods.get(pod_name)
+        if self._watch_is_stale:
+            pods, _ = await self._server.list("Pod", {"labelSelector": _selector(pod_name)})
         if not pods:
             return why_stalled(None, {}, ())
-        pod = observing.relevant_pod(pods)
-        return await look_closer(self._server, pod)
+        return await look_closer(self._server, observing.relevant_pod(pods))
 
     async def _observe_with_retries(self, pod_name: str) -> _Snapshot:
         """Asks the API server, and tolerates for a while that it is unreachable."""
@@ -321,11 +330,23 @@ class KubernetesBackend:
         begun = clock()
         while True:
             try:
-                return await self._observe_now(pod_name)
+                return await self._observe_unseen(pod_name) or await self._observe_now(pod_name)
             except BackendUnavailable:
                 if clock() - begun > self._settings.unavailable_after.total_seconds():
                     raise
             await asyncio.sleep(backoff.next())
+
+    async def _observe_unseen(self, pod_name: str) -> _Snapshot | None:
+        """Observes the Job of a pod that the watch has not seen; None if more must be looked at.
+
+        That a pod is gone is never concluded from a watch, which may be late.
+        """
+        if self._watch_is_stale or self._pods.get(pod_name):
+            return None
+        job = await self._server.get("Job", pod_name)
+        if job is not None and job.get("status", {}).get("active"):
+            return None  # the watch should show it by now
+        return self._waiting(pod_name, job)
 
     async def _observe_now(self, pod_name: str) -> _Snapshot:
         pods, _ = await self._server.list("Pod", {"labelSelector": _selector(pod_name)})

@@ -21,7 +21,7 @@ from knit_workflows.domain.errors import (
     VolumeRefused,
 )
 from knit_workflows.domain.quantities import parse_quantity
-from knit_workflows.domain.volumes import Volume
+from knit_workflows.domain.volumes import Volume, VolumeOptions
 from knit_workflows.settings import KubernetesSettings
 
 _CLAIM: Final = "PersistentVolumeClaim"
@@ -36,17 +36,21 @@ class Volumes:
         self._server = server
         self._settings = settings
 
-    async def create(self, volume: Volume) -> None:
-        """Creates a claim, without waiting for it: the scheduler waits until claims are bound."""
+    async def create(self, volume: Volume) -> VolumeOptions:
+        """Creates a claim, without waiting for it: the scheduler waits until claims are bound.
+
+        Gives what the claim that is there asks for; its class is the cluster's default if nobody
+        has named one, as the API server says.
+        """
         refuse_change(volume)
         claim = manifests.volume_claim(volume, self._settings)
         backoff = Backoff(0.1, 1.0)
         for _ in range(_ATTEMPTS):
-            if await self._server.create(_CLAIM, claim):
-                return
+            if made := await self._server.create(_CLAIM, claim):
+                return manifests.wanted_of(made)
             there = await self._server.get(_CLAIM, volume.name)
             if there is not None and not being_deleted(there):
-                return
+                return manifests.wanted_of(there)
             await asyncio.sleep(backoff.next())
         raise BackendUnavailable(
             f"the volume {volume.name} is still being deleted", see=volume.knit_id

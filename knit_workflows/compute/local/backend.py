@@ -21,6 +21,7 @@ from knit_workflows.compute.adopted_folders import (
 )
 from knit_workflows.compute.base import (
     Endpoint,
+    Launch,
     Observation,
     Phase,
     RunLimits,
@@ -43,7 +44,8 @@ from knit_workflows.compute.local.process_exit import ChildReaper, ProcessExitWa
 from knit_workflows.compute.local.start_failures import BACKEND_AWAY
 from knit_workflows.disk import require_room
 from knit_workflows.domain.errors import BackendRejected, BackendUnavailable
-from knit_workflows.domain.volumes import Volume
+from knit_workflows.domain.plans.options import PodOptions
+from knit_workflows.domain.volumes import AS_INSTALLED, Volume, VolumeOptions
 from knit_workflows.settings import LocalSettings
 
 log = logging.getLogger(__name__)
@@ -116,9 +118,10 @@ class LocalBackend:
         with disk_errors():
             require_room(self._state.path, self._settings.min_free_bytes)
 
-    async def create_volume(self, volume: Volume) -> None:
-        """Makes the volume's folder."""
+    async def create_volume(self, volume: Volume) -> VolumeOptions:
+        """Makes the volume's folder; options of claims mean nothing here."""
         self._state.create_volume(volume)
+        return AS_INSTALLED
 
     async def delete_volume(self, volume: Volume) -> None:
         """Takes the volume's name away; its files are removed in the background."""
@@ -148,15 +151,16 @@ class LocalBackend:
 
     # --- run pods ------------------------------------------------------------------------------
 
-    async def launch(self, pod: RunPod) -> tuple[str, ...]:
+    async def launch(self, pod: RunPod) -> Launch:
         """Starts the pod's supervisor, which starts the sandbox or the container; never warns."""
+        used = Launch(options=PodOptions(shm_size=pod.options.shm_size))
         if launching.was_started(self._state.pod(pod.name)):
-            return ()
+            return used
         launching.check(pod, self._state)
         engine = None if is_host_image(pod.image) else await self._engines.engine()
         command = launching.supervisor_command(pod, self._state, self._settings, engine)
         await asyncio.to_thread(self._launch, pod, command)
-        return ()
+        return used
 
     def _launch(self, pod: RunPod, command: launching.SupervisorCommand) -> None:
         pid = launching.launch(pod, command, self._state)

@@ -101,6 +101,11 @@ def parse_volume(value: object, place: str) -> VolumeOptions:
     )
 
 
+def is_reserved(key: str) -> bool:
+    """Says whether knit and Kubernetes tell run pods by this label or annotation."""
+    return key.startswith(_RESERVED) or key in _RESERVED_KEYS
+
+
 def _texts(value: object, place: str) -> dict[str, str]:
     if value is None:
         return {}
@@ -112,7 +117,7 @@ def _texts(value: object, place: str) -> dict[str, str]:
         if not isinstance(key, str) or not _KEY.fullmatch(key):
             advice = "a key is [domain/]name, the name with at most 63 letters, digits, -, _ and ."
             raise refuse(here, f"{str(key)[:80]!r} is no key that Kubernetes takes", advice)
-        if key.startswith(_RESERVED) or key in _RESERVED_KEYS:
+        if is_reserved(key):
             advice = "choose another; knit and Kubernetes tell run pods by this one"
             raise refuse(here, f"the key {key!r} is reserved", advice)
         found[key] = read_text(text, here)

@@ -7,10 +7,11 @@ own options go before those (`merged`). How they are read is in `option_forms`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Final
 
+from knit_workflows.domain.errors import InvalidPlan
 from knit_workflows.domain.volumes import AS_INSTALLED, VolumeOptions
 
 QUEUE_LABEL: Final = "kueue.x-k8s.io/queue-name"
@@ -123,6 +124,26 @@ def _part(part: str | Toleration | Spread) -> Any:
 
 def _without_nothing(document: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in document.items() if value not in (None, "", [], {})}
+
+
+# --- what is left to Plans ---
+
+
+def require_allowed(pod: PodOptions, allowed: Sequence[str] | None) -> None:
+    """Raises InvalidPlan if an installation leaves one of these keys of `pod` not to Plans.
+
+    `allowed` None: all are left to them.
+    """
+    refused = [] if allowed is None else sorted(pod_document(pod).keys() - set(allowed))
+    if refused:
+        left = f"only {', '.join(allowed)}" if allowed else "none"
+        raise InvalidPlan(
+            f"Plans may not have pod.{refused[0]} here",
+            advice=f"leave it out: of the keys of pod this installation leaves {left} to Plans; or "
+            "ask who runs knit to allow it (KNIT_COMPUTE__KUBERNETES__PLAN_POD_KEYS, or "
+            "runs.planPodKeys of the chart)",
+            see=f"pod.{refused[0]}",
+        )
 
 
 # --- together ---

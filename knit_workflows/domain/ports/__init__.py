@@ -25,6 +25,7 @@ from knit_workflows.domain.ports.projection import (
 )
 from knit_workflows.domain.ports.runs import (
     Relaunched,
+    RunCensus,
     RunExecutionStore,
     RunKey,
     RunSpec,
@@ -58,6 +59,7 @@ __all__ = [
     "Projection",
     "ProjectionStore",
     "Relaunched",
+    "RunCensus",
     "RunExecutionStore",
     "RunKey",
     "RunSpec",

@@ -10,7 +10,7 @@ from typing import Protocol
 from knit_workflows.domain.ids import KnitId, PlanId, RunId
 from knit_workflows.domain.milestones import Timeline
 from knit_workflows.domain.plans.model import Image, NodeRule
-from knit_workflows.domain.plans.options import NO_POD_OPTIONS, PodOptions
+from knit_workflows.domain.plans.options import NO_OPTIONS, NO_POD_OPTIONS, PlanOptions, PodOptions
 from knit_workflows.domain.runs import (
     KNIT,
     USER,
@@ -79,6 +79,18 @@ class Relaunched:
     times: int
 
 
+@dataclass(frozen=True, slots=True)
+class RunCensus:
+    """How many Runs there are of each status that is not final, if any.
+
+    `oldest_waiting` is for how long the Run has waited that has waited for the longest time; 0 if
+    none waits.
+    """
+
+    runs: Mapping[RunStatus, int]
+    oldest_waiting: timedelta
+
+
 class RunStore(Protocol):
     """Looks Runs up; requests, stops, retries and deletes them."""
 
@@ -95,6 +107,9 @@ class RunStore(Protocol):
 
     async def get(self, run_id: RunId) -> RunDetail:
         """Looks one Run up, invalidated or not; raises RunNotFound."""
+
+    async def census(self) -> RunCensus:
+        """Counts the Runs that have not ended; the cost follows their number."""
 
     async def events(self, run_id: RunId) -> Sequence[RunEvent]:
         """Lists every change of its status, oldest first; raises RunNotFound."""
@@ -167,6 +182,7 @@ class RunExecutionStore(Protocol):
         exit: Exit | None = None,
         image_digest: str | None = None,
         used: UsedResources | None = None,
+        options: PlanOptions = NO_OPTIONS,
         notes: Sequence[str] = (),
         timeline: Timeline | None = None,
         actor: str = KNIT,
@@ -177,8 +193,9 @@ class RunExecutionStore(Protocol):
         The same target again, or one that is no longer legal (e.g. because the user stopped the Run
         meanwhile), changes nothing: callers look at the status they get. `exit` and `notes`
         (sentences that the exit does not tell, added to those there are) are recorded only with a
-        real move, and so is `timeline` (what is known of the pod's life), in the history. Not for
-        final statuses: see `finalize`.
+        real move, and so is `timeline` (what is known of the pod's life), in the history; `used`
+        and `options` (with which volumes and pod were made) in both. Not for final statuses: see
+        `finalize`.
 
         Raises:
             HooksNotCalled: the move is legal, but hooks are in force and not `hooks_called`.

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Protocol
 
 from knit_workflows.domain.ids import KnitId, RunId
+from knit_workflows.domain.readers import Left, door_of
 from knit_workflows.domain.runs import USER
 
 
@@ -21,6 +23,11 @@ class TransferRecord:
     mode: str
     token: str
     endpoint: str
+
+    @property
+    def door(self) -> str:
+        """What it shares with others that read the same Data; empty if it shares nothing."""
+        return door_of(self.token)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +86,27 @@ class TransferStore(Protocol):
     async def begin_download(self, transfer_id: str, knit_id: KnitId) -> TransferRecord:
         """Makes the row of a READ transfer, or finds it.
 
+        It joins the door of others that read the Data, if it may (`readers.may_join`): then it has
+        their token. Otherwise it has a door of its own.
+
         Raises:
             DataNotFound: there is no such Data, or its content was purged.
+        """
+
+    async def present(self, transfer_id: str) -> None:
+        """Records that the client of an open READ transfer is there; see `PRESENT_EVERY`.
+
+        Of one that was not there for some of these times, a retry, deletion or purge removes the
+        row. Without a row, this changes nothing.
+        """
+
+    async def leave(
+        self, transfer_id: str, knit_id: KnitId, door: str, *, linger: timedelta
+    ) -> Left:
+        """Ends a READ transfer at a door, as `readers.leaving` decides; may be repeated.
+
+        Its row may have been removed by others. Of transfers that leave at once exactly one stays,
+        or is told to close the door; its row is there until `closed`, and nobody joins meanwhile.
         """
 
     async def get(self, transfer_id: str) -> TransferRecord:

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from knit_workflows.domain.data import DataDetail, Downstream, Nomination, Upstream
 from knit_workflows.domain.ids import KnitId, RunId
+from knit_workflows.domain.plans.options import stored_options
 from knit_workflows.domain.runs import (
     Assignment,
     Exit,
@@ -146,7 +147,8 @@ def _used(row: Any) -> Used | None:
     # Recorded with the order for a pod, said once there is one: a quota may keep it away for long.
     if row.used_resources is None or row.status == RunStatus.STARTING:
         return None
-    return Used(row.used_resources, row.used_service_account, row.image_digest)
+    options = stored_options(row.used_options)
+    return Used(row.used_resources, row.used_service_account, row.image_digest, options)
 
 
 def _upstream(row: Any, plans: Plans) -> Upstream:

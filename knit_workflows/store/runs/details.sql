@@ -5,7 +5,7 @@ SELECT r.run_id, r.plan_id, r.generation, r.status, r.updated_at, r.exit_code, r
        r.holdup, clock_timestamp() AS seen_at,
        (SELECT before_urls <> '{}' FROM hooks) AS has_hooks,
        r.priority, r.admitted_at, r.workflow_started_at,
-       r.used_resources, r.used_service_account, r.image_digest, r.notes
+       r.used_resources, r.used_service_account, r.used_options, r.image_digest, r.notes
   FROM run r
  WHERE r.run_id = ANY (%(run_ids)s::uuid[])
 

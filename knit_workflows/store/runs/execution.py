@@ -14,7 +14,12 @@ from knit_workflows.domain.errors import HooksNotCalled, IllegalMove, RunNotFoun
 from knit_workflows.domain.ids import PlanId, is_id
 from knit_workflows.domain.milestones import Timeline
 from knit_workflows.domain.plans.model import NodeMode, NodeRule
-from knit_workflows.domain.plans.options import PlanOptions, stored_options
+from knit_workflows.domain.plans.options import (
+    NO_OPTIONS,
+    PlanOptions,
+    options_document,
+    stored_options,
+)
 from knit_workflows.domain.ports import Relaunched, RunKey, RunSpec, UsedResources
 from knit_workflows.domain.runs import KNIT, MOVES, Exit, PendingReason, RunStatus, may_move
 from knit_workflows.domain.timing import Timing, timing
@@ -74,6 +79,7 @@ class PostgresRunExecutionStore:
         exit: Exit | None = None,
         image_digest: str | None = None,
         used: UsedResources | None = None,
+        options: PlanOptions = NO_OPTIONS,
         notes: Sequence[str] = (),
         timeline: Timeline | None = None,
         actor: str = KNIT,
@@ -96,6 +102,7 @@ class PostgresRunExecutionStore:
                 "image_digest": image_digest,
                 "used_resources": None if used is None else Jsonb(dict(used.resources)),
                 "used_service_account": None if used is None else used.service_account,
+                "options": Jsonb(options_document(options)),
                 "notes": list(notes) or None,
                 "timeline": Jsonb(_texts(timeline)) if timeline else None,
                 "actor": actor,

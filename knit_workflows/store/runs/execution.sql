@@ -44,6 +44,7 @@ WITH cur AS MATERIALIZED (
            used_service_account = CASE WHEN %(used_resources)s::jsonb IS NULL
                                        THEN run.used_service_account
                                        ELSE %(used_service_account)s::text END,
+           used_options = run.used_options || %(options)s::jsonb,
            hook_env = CASE WHEN %(target)s = 'starting' THEN NULL ELSE run.hook_env END,
            holdup = NULL
       FROM cur
@@ -55,11 +56,17 @@ WITH cur AS MATERIALIZED (
            cur.admitted_at
 ), noted AS (
     INSERT INTO run_event (run_id, generation, at, from_status, to_status, cause,
-                           exit_code, exit_message, actor, timeline)
+                           exit_code, exit_message, actor, timeline, used)
     SELECT run_id, generation, updated_at, before, status, %(cause)s,
            %(exit_code)s::smallint, %(exit_message)s::text, %(actor)s,
            CASE status WHEN 'ready' THEN jsonb_strip_nulls(jsonb_build_object('admitted', admitted_at))
-                       ELSE %(timeline)s::jsonb END
+                       ELSE %(timeline)s::jsonb END,
+           CASE WHEN %(used_resources)s::jsonb IS NOT NULL
+                THEN jsonb_build_object('resources', %(used_resources)s::jsonb,
+                                        'service_account', %(used_service_account)s::text,
+                                        'options', %(options)s::jsonb)
+                WHEN %(options)s::jsonb <> '{}'
+                THEN jsonb_build_object('options', %(options)s::jsonb) END
       FROM moved
 )
 SELECT cur.generation, COALESCE(moved.status, cur.status) AS status,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
 from knit_workflows.domain.ids import is_id
 from knit_workflows.domain.milestones import Milestone
-from knit_workflows.domain.runs import RunEvent, RunStatus
+from knit_workflows.domain.plans.options import stored_options
+from knit_workflows.domain.runs import RunEvent, RunStatus, Used
 from knit_workflows.store import named_sql
 from knit_workflows.store.connection import Database
 from knit_workflows.store.not_found import missing_run
@@ -41,4 +42,14 @@ def _event(row: Any) -> RunEvent:
         timeline={
             Milestone(name): datetime.fromisoformat(at) for name, at in (row.timeline or {}).items()
         },
+        used=None if row.used is None else _used(row.used),
+    )
+
+
+def _used(document: Mapping[str, Any]) -> Used:
+    return Used(
+        resources=document.get("resources") or {},
+        service_account=document.get("service_account"),
+        image_digest=None,  # known once the container has started
+        options=stored_options(document.get("options") or {}),
     )

@@ -15,6 +15,7 @@ from knit_workflows import names
 from knit_workflows.domain.errors import IllegalMove, Superseded
 from knit_workflows.domain.ids import KnitId, RunId, is_id
 from knit_workflows.domain.ports import Relaunched, RunKey
+from knit_workflows.domain.readers import PRESENT_EVERY
 from knit_workflows.domain.runs import KNIT, RunStatus
 from knit_workflows.store import named_sql
 from knit_workflows.store.connection import Database, Session
@@ -27,6 +28,8 @@ _RETRYABLE: Final = frozenset({RunStatus.DONE, RunStatus.FAILED})
 OPENING_PATIENCE: Final = timedelta(seconds=10)
 """How long a transfer that is not open yet keeps its Data from being discarded; most open within
 three seconds."""
+SILENCE: Final = PRESENT_EVERY * 6
+"""The same for one that is open, since its client was last there."""
 _DELETABLE: Final = _RETRYABLE | {RunStatus.WAITING, RunStatus.DEACTIVATED}
 
 
@@ -164,8 +167,11 @@ async def _discard_outputs(session: Session, run_id: RunId) -> list[str]:
 
 
 async def end_readers(session: Session, knit_ids: Sequence[KnitId]) -> None:
-    """Ends transfers that read these Data, which are locked, but do not open."""
-    await session.do(_SQL["end_readers"], {"knit_ids": knit_ids, "patience": OPENING_PATIENCE})
+    """Ends transfers that read these Data, which are locked, but serve nobody."""
+    await session.do(
+        _SQL["end_readers"],
+        {"knit_ids": knit_ids, "opening": OPENING_PATIENCE, "silence": SILENCE},
+    )
 
 
 def _channels() -> dict[str, str]:

@@ -33,13 +33,15 @@ SELECT knit_id FROM data WHERE run_id = %(run_id)s ORDER BY knit_id FOR UPDATE
 
 -- name: end_readers
 
--- Ends transfers that read these Data and are not open although some time has passed: nobody gets
--- anything through them. Whoever opens one finds its row gone, and closes it.
+-- Ends transfers that read these Data and are not open although some time has passed, or not any
+-- more, or whose client has not been there for a while: nobody gets anything through them. Whoever
+-- opens or keeps one finds its row gone, and closes it.
 DELETE FROM transfer
  WHERE knit_id = ANY (%(knit_ids)s::uuid[])
    AND mode = 'read'
-   AND endpoint = ''
-   AND created_at < clock_timestamp() - %(patience)s
+   AND (   endpoint IN ('idle', 'closing')
+        OR created_at < clock_timestamp()
+                        - CASE endpoint WHEN '' THEN %(opening)s ELSE %(silence)s END)
 
 -- name: users
 
@@ -97,7 +99,7 @@ WITH made AS (
            admitted_at = NULL, workflow_started_at = NULL,
            priority = (SELECT p.priority FROM plan p WHERE p.plan_id = run.plan_id),
            image_digest = NULL, notes = NULL, used_resources = NULL, used_service_account = NULL,
-           hook_env = NULL
+           used_options = '{}', hook_env = NULL
      WHERE run_id = %(run_id)s
  RETURNING run_id, plan_id, generation, status, updated_at
 ), /*new_data*/, noted AS (

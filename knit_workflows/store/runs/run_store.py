@@ -14,7 +14,7 @@ from knit_workflows.domain.errors import (
 )
 from knit_workflows.domain.ids import KnitId, PlanId, RunId, is_id
 from knit_workflows.domain.plans.model import IMPORTED
-from knit_workflows.domain.ports import RunKey
+from knit_workflows.domain.ports import RunCensus, RunKey
 from knit_workflows.domain.runs import (
     ABORTED_BY_USER,
     STOPPED_BY_USER,
@@ -74,6 +74,14 @@ class PostgresRunStore:
         if not found:
             raise missing_run(run_id)
         return found[0]
+
+    async def census(self) -> RunCensus:
+        """See the port."""
+        rows = await self._db.rows(_SQL["census"])
+        waited = (row.waited for row in rows if row.status == RunStatus.WAITING)
+        return RunCensus(
+            {RunStatus(row.status): row.runs for row in rows}, next(waited, timedelta())
+        )
 
     async def events(self, run_id: RunId) -> Sequence[RunEvent]:
         """See the port."""

@@ -67,3 +67,12 @@ SELECT run_id, generation
   FROM run
  WHERE plan_id = %(plan_id)s
    AND assignment_hash = %(hash)s
+
+-- name: census
+
+-- How many Runs there are of each status that is not final, and for how long the one that has had
+-- it longest has had it. `ix_run_status` holds all of it: the many that have ended cost nothing.
+SELECT status, count(*) AS runs, now() - min(updated_at) AS waited
+  FROM run
+ WHERE status IN ('deactivated', 'waiting', 'ready', 'starting', 'running', 'completing', 'aborting')
+ GROUP BY status

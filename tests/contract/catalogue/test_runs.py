@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from datetime import timedelta
 
 import pytest
 
@@ -159,3 +160,18 @@ async def test_a_run_that_is_not_there(store: AnyStore, run_id: str) -> None:
     ):
         with pytest.raises(RunNotFound):
             await call
+
+
+async def test_runs_are_counted_until_they_have_ended(store: AnyStore) -> None:
+    none = await store.runs.census()
+    assert (none.runs.get(S.WAITING, 0), none.oldest_waiting) == (0, timedelta())
+    key = await a_run(store)
+    one = await store.runs.census()
+    assert one.runs[S.WAITING] == 1
+    assert one.oldest_waiting > timedelta()
+    await store.execution.advance(key, S.READY, cause="test")
+    ready = await store.runs.census()
+    assert (ready.runs[S.READY], ready.oldest_waiting) == (1, timedelta())
+    await end(store, key)
+    ended = await store.runs.census()
+    assert not {S.WAITING, S.READY, S.DONE} & {one for one, count in ended.runs.items() if count}

@@ -229,6 +229,34 @@ class Cluster:
         found = await self._core.list_namespaced_persistent_volume_claim(self._namespace)
         return {one.metadata.name for one in found.items if one.metadata.deletion_timestamp is None}
 
+    async def folders(self) -> dict[str, Path]:
+        """Gives the folders behind the bound claims that are not about to go, by their names."""
+        found = await self._core.list_persistent_volume()
+        behind = {
+            one.spec.claim_ref.name: Path((one.spec.host_path or one.spec.local).path)
+            for one in found.items
+            if one.spec.claim_ref and one.spec.claim_ref.namespace == self._namespace
+        }
+        return {name: behind[name] for name in await self.claims() if name in behind}
+
+    async def jobs(self) -> list[str]:
+        """Gives the names of the Jobs that are there."""
+        found = await self._batch.list_namespaced_job(self._namespace)
+        return [one.metadata.name for one in found.items]
+
+    async def workload(self) -> list[str]:
+        """Gives all Jobs and Pods that are there, those that are about to go too."""
+        pods = await self._core.list_namespaced_pod(self._namespace)
+        jobs = [f"Job {name}" for name in await self.jobs()]
+        return jobs + [f"Pod {one.metadata.name} {one.status.phase}" for one in pods.items]
+
+    async def delete_job(self, run_id: str) -> None:
+        """Deletes a Run's Job, and its pods with it, as an operator does."""
+        mine = f"{names.LABEL_RUN}={run_id}"
+        await self._batch.delete_collection_namespaced_job(
+            self._namespace, label_selector=mine, propagation_policy="Background"
+        )
+
     async def delete_claim(self, name: str) -> None:
         """Deletes a claim."""
         await self._core.delete_namespaced_persistent_volume_claim(name, self._namespace)

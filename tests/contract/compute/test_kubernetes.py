@@ -186,7 +186,9 @@ async def test_a_child_that_is_killed_for_memory_is_noted(pods: Pods) -> None:
 async def test_what_the_server_warns_of_is_given(pods: Pods) -> None:
     pod = await pods.make("true")
     pod = replace(pod, resources={"cpu": "1", "memory": "64.5"})
-    assert any("fractional byte value" in text for text in await pods.backend.launch(pod))
+    assert any(
+        "fractional byte value" in text for text in (await pods.backend.launch(pod)).warnings
+    )
 
 
 async def test_whoever_drains_a_node_is_not_refused_because_of_transfers(pods: Pods) -> None:

@@ -51,6 +51,11 @@ async def test_a_pod_has_all_that_it_asks_for(pods: Pods) -> None:
     assert "spot" in [one.key for one in seen.spec.tolerations]
     [spread] = seen.spec.topology_spread_constraints
     assert spread.label_selector.match_labels == {"knit/worker.plan": pod.plan_id}
+    # Read back from the Job and the claim, as a worker does that finds them made already.
+    assert (await pods.backend.launch(pod)).options == options
+    asked = await pods.backend.create_volume(pod.outputs[0].volume)
+    assert asked.storage_class
+    assert (asked.access_mode, asked.size) == ("ReadWriteMany", "1Gi"), asked
 
 
 async def test_a_job_waits_in_a_queue_until_it_is_resumed(pods: Pods) -> None:
@@ -90,6 +95,7 @@ async def test_a_trial_says_what_the_cluster_says(pods: Pods) -> None:
         ({"options": PodOptions(priority_class="nobody-made-it")}, "no PriorityClass"),
         ({"options": PodOptions(runtime_class="nobody-made-it")}, "RuntimeClass"),
         ({"log": replace(pod.log, options=VolumeOptions(storage_class="no" * 200))}, "the claim"),
+        ({"log": replace(pod.log, options=VolumeOptions("not-made"))}, "no StorageClass not-made"),
     ):
         trial = await pods.backend.try_launch(replace(pod, **changed))
         assert any(words in one for one in trial.refusals), trial

@@ -13,7 +13,7 @@ from temporalio.testing import ActivityEnvironment
 from knit_workflows.activities.failures import QUOTA_PAUSE, translated
 from knit_workflows.activities.run_steps import RunSteps
 from knit_workflows.domain.errors import BackendUnavailable, QuotaExceeded
-from knit_workflows.domain.volumes import Mount, Volume
+from knit_workflows.domain.volumes import Mount, Volume, VolumeOptions
 from knit_workflows.settings import EngineSettings
 
 
@@ -26,11 +26,12 @@ class Claims:
         self.made: set[str] = set()
         self.asked: list[str] = []
 
-    async def create_volume(self, volume: Volume) -> None:
+    async def create_volume(self, volume: Volume) -> VolumeOptions:
         self.asked.append(volume.name)
         if volume.name not in self.made and len(self.made) >= self.room:
             raise self.failure
         self.made.add(volume.name)
+        return volume.options
 
     async def delete_volume(self, volume: Volume) -> None:
         self.made.discard(volume.name)

@@ -24,6 +24,7 @@ from knit_workflows.backoff import Backoff
 from knit_workflows.compute.kubernetes.api.objects import JsonObject
 from knit_workflows.compute.kubernetes.api.server import ApiServer, ResourceExpired
 from knit_workflows.domain.errors import KnitError
+from knit_workflows.metrics.instruments import WATCH_AGE
 
 T = TypeVar("T")
 
@@ -63,11 +64,14 @@ class Informer(Generic[T]):
         self._task: asyncio.Task[None] | None = None
         self._version: str | None = None
         self._last_event_at = float("-inf")
+        self._started_at = float("-inf")
         self._backoff = Backoff(0.1, 15.0)
 
     def start(self) -> None:
         """Starts in the background, once; needs a running event loop."""
         if self._task is None:
+            self._started_at = self._clock()
+            WATCH_AGE.labels(self._kind).set_function(self._age)
             self._task = asyncio.create_task(self._run(), name=f"informer of {self._kind}")
 
     async def aclose(self) -> None:
@@ -77,6 +81,7 @@ class Informer(Generic[T]):
             with suppress(asyncio.CancelledError):
                 await self._task
             self._task = None
+            WATCH_AGE.remove(self._kind)
         self._objects.clear()
         self._version, self._last_event_at = None, float("-inf")
 
@@ -153,6 +158,10 @@ class Informer(Generic[T]):
         if self._clock() - begun >= _QUIET_WATCH:
             self._note_event()  # the server has ended it as it was asked to
             self._backoff.reset()
+
+    def _age(self) -> float:
+        """Gives seconds without a sign of the server; before the first one, since the start."""
+        return self._clock() - max(self._last_event_at, self._started_at)
 
     def _note_event(self) -> None:
         self._last_event_at = self._clock()

@@ -50,6 +50,7 @@ _COLLECTIONS: Final = {
     "Secret": "api/v1/namespaces/{}/secrets",
     "ServiceAccount": "api/v1/namespaces/{}/serviceaccounts",
     "Event": "api/v1/namespaces/{}/events",
+    "StorageClass": "apis/storage.k8s.io/v1/storageclasses",
 }
 
 
@@ -105,6 +106,16 @@ class ApiServer:
         """Gives one object, or None if it does not exist."""
         response = await self._call("GET", kind, name, accept={404})
         return None if response.status == 404 else response.body
+
+    async def look_at(self, kind: str, name: str | None = None) -> JsonObject | None:
+        """Gives one object, or the list of all, of a kind that knit need not have the right to see.
+
+        None if it does not exist. Raises BackendRejected without that right.
+        """
+        response = await self._call("GET", kind, name, accept={403, 404})
+        if response.status == HTTPStatus.FORBIDDEN:
+            raise BackendRejected(_unseen(response.body.get("message", "")))
+        return None if response.status == HTTPStatus.NOT_FOUND else response.body
 
     async def create(self, kind: str, manifest: JsonObject) -> JsonObject | None:
         """Creates an object and gives it; None if such an object exists already."""
@@ -302,7 +313,7 @@ def _raise_for_status(status: int, text: bytes, *, reading: bool = True) -> None
     if status == 403 and reading:
         # A revoked right may be granted again; running Runs must not fail because of it.
         raise BackendUnavailable(
-            f"the Kubernetes API server forbids knit to look: {message}",
+            _unseen(message),
             advice="give knit's service account the rights that docs/how-to/kubernetes.md lists",
         )
     raise BackendRejected(f"the Kubernetes API server refuses: {message}")
@@ -319,6 +330,10 @@ def _raise_refusal(body: JsonObject) -> NoReturn:
     if known.kind is StartFailureKind.REFUSED:
         raise BackendRejected(f"[{known.reason}] {known.message}")
     raise BackendUnavailable(f"[{known.reason}] {known.message}")
+
+
+def _unseen(message: str) -> str:
+    return f"the Kubernetes API server forbids knit to look: {message}"
 
 
 def _unable(message: str) -> str:

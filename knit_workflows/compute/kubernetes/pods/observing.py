@@ -69,6 +69,9 @@ def trim(pod: JsonObject) -> JsonObject:
     return {
         "metadata": {key: metadata[key] for key in kept if key in metadata},
         "spec": {
+            **{
+                key: pod["spec"][key] for key in ("nodeName", "schedulerName") if key in pod["spec"]
+            },
             "containers": [
                 {key: one[key] for key in ("name", "image") if key in one}
                 for one in pod["spec"]["containers"]

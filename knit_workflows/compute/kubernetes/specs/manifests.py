@@ -13,7 +13,7 @@ from knit_workflows import names
 from knit_workflows.compute.base import RunPod, Transfer, TransferMode
 from knit_workflows.compute.kubernetes.adopted_claims import refuse_change
 from knit_workflows.compute.kubernetes.api.objects import JsonObject
-from knit_workflows.compute.kubernetes.specs.options import with_options
+from knit_workflows.compute.kubernetes.specs.options import DEFAULT_CONTAINER, with_options
 from knit_workflows.compute.kubernetes.specs.placement import placement
 from knit_workflows.compute.kubernetes.specs.run_containers import (
     MAIN,
@@ -33,7 +33,7 @@ from knit_workflows.compute.kubernetes.specs.run_containers import (
 from knit_workflows.compute.kubernetes.specs.security import pod_context, user_container_context
 from knit_workflows.domain.errors import BackendRejected
 from knit_workflows.domain.plans.model import LOG_PATH
-from knit_workflows.domain.volumes import Mount, Volume
+from knit_workflows.domain.volumes import Mount, Volume, VolumeOptions
 from knit_workflows.settings import KubernetesSettings
 
 AGENT: Final = "dataagt"
@@ -95,6 +95,16 @@ def volume_claim(volume: Volume, settings: KubernetesSettings) -> JsonObject:
     }
 
 
+def wanted_of(claim: JsonObject) -> VolumeOptions:
+    """Gives what a claim asks for: the inverse of `volume_claim`."""
+    spec = claim.get("spec") or {}
+    return VolumeOptions(
+        storage_class=spec.get("storageClassName"),
+        access_mode=next(iter(spec.get("accessModes") or ()), None),
+        size=((spec.get("resources") or {}).get("requests") or {}).get("storage"),
+    )
+
+
 def run_job(pod: RunPod, settings: KubernetesSettings) -> JsonObject:
     """Gives the Job that runs a pod exactly once, also if it fails.
 
@@ -115,7 +125,7 @@ def run_job(pod: RunPod, settings: KubernetesSettings) -> JsonObject:
             "template": {
                 "metadata": {
                     "labels": own_labels,
-                    "annotations": {"kubectl.kubernetes.io/default-container": MAIN},
+                    "annotations": {DEFAULT_CONTAINER: MAIN},
                 },
                 "spec": _pod_spec(pod, settings),
             },

@@ -7,25 +7,29 @@ Job is made suspended, and Kueue starts it when there is room (https://kueue.sig
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
 from knit_workflows import names
 from knit_workflows.compute.base import RunPod
 from knit_workflows.compute.kubernetes.api.objects import JsonObject
+from knit_workflows.compute.kubernetes.specs.placement import placement
 from knit_workflows.compute.kubernetes.specs.run_containers import MAIN
-from knit_workflows.domain.errors import BackendRejected
+from knit_workflows.domain.errors import BackendRejected, InvalidPlan
+from knit_workflows.domain.plans.option_forms import is_reserved
 from knit_workflows.domain.plans.options import (
     QUEUE_LABEL,
     PodOptions,
     Spread,
     Toleration,
     merged,
-    pod_document,
+    require_allowed,
 )
 from knit_workflows.settings import KubernetesSettings
 
+DEFAULT_CONTAINER: Final = "kubectl.kubernetes.io/default-container"
+"""The annotation that knit itself sets."""
 SHM: Final = "/dev/shm"
 _SHM_VOLUME: Final = "shm"
 _STORAGE: Final = "ephemeral-storage"
@@ -37,15 +41,11 @@ def options_of(pod: RunPod, settings: KubernetesSettings) -> PodOptions:
     Raises:
         BackendRejected: its Plan has an option that Plans may not have here.
     """
-    allowed = settings.plan_pod_keys
-    if allowed is not None:
-        refused = sorted(pod_document(pod.options).keys() - set(allowed))
-        if refused:
-            raise BackendRejected(
-                f"Plans may not have pod.{refused[0]} here",
-                advice="leave it out: `knit plan options` changes it; or ask who runs knit to "
-                "allow it with KNIT_COMPUTE__KUBERNETES__PLAN_POD_KEYS",
-            )
+    try:
+        require_allowed(pod.options, settings.plan_pod_keys)
+    except InvalidPlan as error:  # registered before the setting was made
+        advice = f"{error.advice}; `knit plan options` changes a Plan that is registered"
+        raise BackendRejected(error.reason, advice=advice) from error
     installed = replace(
         settings.run_pods,
         priority_class=settings.run_pods.priority_class or settings.priority_class,
@@ -77,6 +77,52 @@ def with_options(job: JsonObject, pod: RunPod, settings: KubernetesSettings) -> 
     if options.shm_size is not None:
         _enlarge_shm(spec, main, options.shm_size)
     return job
+
+
+def options_in(job: JsonObject, pod: RunPod) -> PodOptions:
+    """Gives the options with which a Job was made: the inverse of `with_options`.
+
+    A Job that is there may be older than the settings. What its controller and admission webhooks
+    have added to it cannot always be told from options.
+    """
+    metadata, spec = job["spec"]["template"]["metadata"], job["spec"]["template"]["spec"]
+    placed = placement(pod.on_node).get("tolerations", [])
+    volumes = spec.get("volumes") or ()
+    sizes = [one["emptyDir"]["sizeLimit"] for one in volumes if one["name"] == _SHM_VOLUME]
+    return PodOptions(
+        labels=_of_others(metadata.get("labels")),
+        annotations=_of_others(metadata.get("annotations")),
+        # One that `on_node` asks for, too, is there once.
+        tolerations=tuple(
+            read
+            for one in spec.get("tolerations", [])
+            if (read := _read_toleration(one)) in pod.options.tolerations or one not in placed
+        ),
+        runtime_class=spec.get("runtimeClassName"),
+        priority_class=spec.get("priorityClassName"),
+        image_pull_secrets=tuple(one["name"] for one in spec.get("imagePullSecrets", [])),
+        shm_size=next(iter(sizes), None),
+        topology_spread=tuple(
+            Spread(one["topologyKey"], one["maxSkew"], one["whenUnsatisfiable"])
+            for one in spec.get("topologySpreadConstraints", [])
+        ),
+        queue=(job["metadata"].get("labels") or {}).get(QUEUE_LABEL),
+    )
+
+
+def _of_others(found: Mapping[str, str] | None) -> dict[str, str]:
+    own = DEFAULT_CONTAINER
+    return {key: text for key, text in (found or {}).items() if key != own and not is_reserved(key)}
+
+
+def _read_toleration(one: JsonObject) -> Toleration:
+    return Toleration(
+        key=one.get("key", ""),
+        operator=one.get("operator", "Equal"),
+        value=one.get("value", ""),
+        effect=one.get("effect", ""),
+        seconds=one.get("tolerationSeconds"),
+    )
 
 
 def _placed(spec: JsonObject, options: PodOptions, pod: RunPod) -> JsonObject:

@@ -17,6 +17,12 @@ from knit_workflows.compute.kubernetes import KubernetesBackend
 from knit_workflows.settings import KubernetesSettings
 
 
+def storage_class(name: str, provisioner: str = "p.example", *, default: bool = False) -> dict:
+    marked = {"storageclass.kubernetes.io/is-default-class": "true"} if default else {}
+    about = {"name": name, "annotations": marked, "creationTimestamp": f"of {name}"}
+    return {"metadata": about, "provisioner": provisioner}
+
+
 class FakeApiServer:
     """Keeps objects by collection and name; `answers` are given first, in order.
 
@@ -35,6 +41,7 @@ class FakeApiServer:
         """The body of the 409 to each creation, if any."""
         self.metrics: dict[str, str] = {}
         """What the kubelet of each node says."""
+        self.classes: dict[str, dict] = {"usual": storage_class("usual", default=True)}
         self.tried: list[dict] = []
         """What was sent in dry runs, which keep nothing."""
         self.oldest = 0
@@ -89,7 +96,8 @@ class FakeApiServer:
             self.requests.append(f"metrics of {node[1]}")
             found = self.metrics.get(node[1])
             return self._status(503, "gone") if found is None else web.Response(text=found)
-        _, _, rest = request.path.partition("/namespaces/ns/")
+        before, _, rest = request.path.partition("/namespaces/ns/")
+        rest = rest or before.partition("/storage.k8s.io/v1/")[2]
         collection, _, name = rest.partition("/")
         self.requests.append(f"{request.method} {rest}" + ("?watch" * ("watch" in request.query)))
         if answer := self.answers_to.get(self.requests[-1]):
@@ -121,6 +129,11 @@ class FakeApiServer:
         return response
 
     def _get(self, request: web.Request, collection: str, name: str, _: dict) -> web.Response:
+        if collection == "storageclasses":
+            found = self.classes.get(name)
+            if not name:
+                return web.json_response({"metadata": {}, "items": [*self.classes.values()]})
+            return web.json_response(found) if found else self._status(404, "not found")
         if name:
             found = self.objects.get((collection, name))
             return web.json_response(found) if found else self._status(404, "not found")

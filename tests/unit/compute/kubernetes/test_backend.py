@@ -10,8 +10,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from aiohttp import web
 
-from knit_workflows.compute.base import Phase, RunPod, Transfer, TransferMode
+from knit_workflows.compute.base import Observation, Phase, RunPod, Transfer, TransferMode
 from knit_workflows.compute.kubernetes import KubernetesBackend
+from knit_workflows.compute.kubernetes.specs import manifests
 from knit_workflows.domain.errors import (
     BackendRejected,
     BackendUnavailable,
@@ -19,7 +20,8 @@ from knit_workflows.domain.errors import (
     TransferNotReady,
 )
 from knit_workflows.domain.milestones import Milestone
-from knit_workflows.domain.volumes import Mount, Volume
+from knit_workflows.domain.plans.options import PodOptions
+from knit_workflows.domain.volumes import Mount, Volume, VolumeOptions
 from tests.waiting import PATIENCE, until
 
 POD = RunPod(
@@ -101,11 +103,21 @@ class TestLaunch:
         quoted = fraction.replace('"', '\\"')
         api.warnings = [f'299 - "{quoted}"', '299 - "would violate \\"restricted\\"", 299 a "b"']
         expected = (fraction, 'would violate "restricted"', "b")
-        assert await backend.launch(POD) == expected
-        assert await backend.launch(POD) == ()  # there already
-        assert await backend.launch(replace(POD, name="worker-run-r2")) == expected
+        assert (await backend.launch(POD)).warnings == expected
+        assert (await backend.launch(POD)).warnings == ()  # there already
+        other = await backend.launch(replace(POD, name="worker-run-r2"))
+        assert other.warnings == expected
         logged = [each.getMessage() for each in caplog.records]
         assert logged == [f"the API server warns: {text}" for text in expected]
+
+    async def test_options_are_told_by_the_launch_and_by_one_that_finds_the_job(
+        self, backend, settings
+    ):
+        """Those of the Job that is there: settings may have changed since it was made."""
+        pod = replace(POD, options=PodOptions(labels={"team": "x"}))
+        assert (await backend.launch(pod)).options == pod.options
+        later = replace(pod, options=PodOptions(labels={"team": "y"}))
+        assert (await backend.launch(later)).options == pod.options
 
     async def test_expired_credentials_are_read_again(self, api, backend):
         api.answers.append((401, "expired"))
@@ -241,6 +253,16 @@ class TestVolumes:
         for _ in range(2):
             await backend.delete_volume(VOLUME)
         assert not api.objects
+
+    async def test_what_a_claim_asks_for_is_told_as_the_server_has_it(self, backend, settings):
+        """Also of one that was made with other settings; the default class is the server's word."""
+        wanted = replace(VOLUME, options=VolumeOptions(size="5Gi"))
+        first = await backend.create_volume(wanted)
+        assert first == VolumeOptions(settings.storage_class, "ReadWriteMany", "5Gi")
+        assert await backend.create_volume(VOLUME) == first
+        claim = manifests.volume_claim(VOLUME, settings) | {}
+        claim["spec"]["storageClassName"] = "cluster-default"
+        assert manifests.wanted_of(claim).storage_class == "cluster-default"
 
     async def test_a_claim_on_its_way_out_is_not_taken_for_a_new_one(self, api, backend):
         await backend.create_volume(VOLUME)
@@ -396,6 +418,85 @@ class TestWatch:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+class TestRequests:
+    """What a watch costs the API server, once the informers of its process are up."""
+
+    @pytest.fixture
+    def settings(self, settings):
+        hour = timedelta(hours=1)
+        return settings.model_copy(update={"pending_resync_period": hour, "resync_period": hour})
+
+    @pytest.fixture
+    async def seen(self, api, backend):
+        """What a watch of POD observes, which another watch has gone before."""
+        seen: list[Observation] = []
+
+        async def watched(name: str, into: list[Observation]) -> None:
+            async with aclosing(backend.watch(name)) as observations:
+                async for observation in observations:
+                    into.append(observation)
+
+        before = asyncio.create_task(watched("another", []))
+        await until(lambda: api.watches == 2)
+        await backend.launch(POD)
+        tasks = [before]
+        api.requests.clear()
+
+        async def begin() -> list[Observation]:
+            tasks.append(asyncio.create_task(watched(POD.name, seen)))
+            await until(lambda: seen)
+            return seen
+
+        yield begin
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def test_a_run_needs_a_look_at_its_job_and_no_more(self, api, seen):
+        observations = await seen()
+        with_pod(api, "Running", RUNNING)
+        await until(lambda: observations[-1].phase is Phase.RUNNING)
+        with_pod(api, "Succeeded", ENDED)
+        await until(lambda: observations[-1].phase is Phase.SUCCEEDED)
+        assert observations[0].phase is Phase.PENDING
+        assert api.requests == [f"GET jobs/{POD.name}"]
+
+    async def test_a_pod_that_is_known_needs_none(self, api, backend, seen):
+        """As when a watch goes on that another activity has begun."""
+        with_pod(api, "Running", RUNNING)
+        await until(lambda: backend._pods.get(POD.name))
+        assert [one.phase for one in await seen()] == [Phase.RUNNING]
+        assert api.requests == []
+
+    async def test_why_a_job_has_no_pod_is_heard_of(self, api, seen):
+        """Without a request: events are watched too."""
+        observations = await seen()
+        event = {
+            "metadata": {"name": "e"},
+            "type": "Warning",
+            "reason": "FailedCreate",
+            "message": 'pods "x" is forbidden: exceeded quota: q, requested: pods=1',
+            "involvedObject": {"kind": "Job", "name": POD.name},
+        }
+        api.put("events", event)
+        await until(lambda: observations[-1].start_failure is not None)
+        assert api.requests == [f"GET jobs/{POD.name}"]
+
+    async def test_a_pod_that_was_removed_is_looked_for_before_that_is_believed(self, api, seen):
+        api.objects["jobs", POD.name]["status"] = {"failed": 1}
+        observations = await seen()
+        assert observations[-1].disruption == "removed from its Job before its end was seen"
+        assert f"GET jobs/{POD.name}" in api.requests
+        assert "GET pods" in api.requests
+
+    async def test_a_pod_that_the_watch_does_not_show(self, api, seen):
+        """The Job counts it, so it is asked for."""
+        api.objects["jobs", POD.name]["status"] = {"active": 1}
+        with_pod(api, "Running", RUNNING)
+        api._history.pop()  # no watch will tell of it
+        assert [one.phase for one in await seen()] == [Phase.RUNNING]
 
 
 class TestTransfers:

@@ -11,7 +11,7 @@ import pytest
 
 from knit_workflows.domain.errors import BackendRejected
 from knit_workflows.settings import ComputeSettings, Settings
-from knit_workflows.worker import _roles, expand
+from knit_workflows.worker import Ports, _roles, expand
 from tests.waiting import until
 
 
@@ -32,7 +32,7 @@ async def test_it_is_for_kubernetes():
 async def test_it_looks_until_it_is_told_to_stop(api, settings):
     """It needs neither database nor Temporal."""
     compute = ComputeSettings(kind="kubernetes", kubernetes=settings)
-    working = asyncio.create_task(expand(Settings(compute=compute), health_port=0))
+    working = asyncio.create_task(expand(Settings(compute=compute), ports=Ports(health=0)))
     await until(lambda: api.count("GET pods"))
     os.kill(os.getpid(), signal.SIGTERM)
     await asyncio.wait_for(working, 30)

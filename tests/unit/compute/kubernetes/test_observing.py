@@ -23,6 +23,7 @@ from knit_workflows.compute.kubernetes.pods.observing import (
     relevant_pod,
     trim,
 )
+from knit_workflows.compute.kubernetes.pods.stalled import why_stalled
 from knit_workflows.compute.kubernetes.pods.start_failures import WarningEvent
 from knit_workflows.domain.milestones import Milestone
 from knit_workflows.domain.runs import Exit
@@ -150,10 +151,22 @@ class TestPhases:
 
     def test_pods_are_cut_down_without_changing_what_is_seen(self):
         whole = pod("Failed", main=ended(3))
-        whole["spec"]["nodeName"] = "n"
+        whole["spec"]["dnsPolicy"] = "Default"
         whole["metadata"]["managedFields"] = ["much"]
         assert seen(trim(whole)) == seen(whole)
-        assert "nodeName" not in trim(whole)["spec"]
+        assert "dnsPolicy" not in trim(whole)["spec"]
+
+    def test_a_pod_that_was_cut_down_still_tells_what_it_waits_for(self):
+        """Its scheduler, its node and its claims: the watch's own copy is what is looked at."""
+        whole = pod("Pending")
+        whole["spec"]["schedulerName"] = "theirs"
+        assert why_stalled(trim(whole), {}, []) == why_stalled(whole, {}, [])
+        assert "theirs" in why_stalled(trim(whole), {}, []).message
+        whole["spec"]["nodeName"] = "n7"
+        whole["status"]["conditions"] = [{"type": "PodScheduled", "status": "True"}]
+        whole["status"].pop("containerStatuses", None)
+        assert why_stalled(trim(whole), {}, []) == why_stalled(whole, {}, [])
+        assert "n7" in why_stalled(trim(whole), {}, []).message
 
     def test_succeeded_before_the_kubelet_has_tidied_up(self):
         observation = seen(pod("Running", main=ended(0), nurse=ended(0)))

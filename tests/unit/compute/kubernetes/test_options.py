@@ -12,6 +12,7 @@ from knit_workflows.compute.base import Phase, RunPod
 from knit_workflows.compute.kubernetes.pods import observing
 from knit_workflows.compute.kubernetes.pods.suspension import observe_suspended
 from knit_workflows.compute.kubernetes.specs import manifests
+from knit_workflows.compute.kubernetes.specs.options import options_in, options_of
 from knit_workflows.domain.errors import BackendRejected
 from knit_workflows.domain.plans.model import NodeMode, NodeRule
 from knit_workflows.domain.plans.options import PodOptions, Spread, Toleration
@@ -82,6 +83,18 @@ def test_a_job_is_what_it_was(name: str, pod: RunPod, settings: KubernetesSettin
     job = manifests.run_job(pod, settings)
     assert job == json.loads((GOLDEN / f"{name}.json").read_text())
     assert manifests.run_job(pod, settings) == job
+
+
+@pytest.mark.parametrize("settings", [PLAIN, EVERYTHING])
+@pytest.mark.parametrize("pod", [MINIMAL, MAXIMAL])
+def test_options_are_read_from_a_job_as_they_were_put_in(
+    pod: RunPod, settings: KubernetesSettings
+) -> None:
+    """Whatever the settings have become; what the Job's controller adds is none of them."""
+    job = manifests.run_job(pod, settings)
+    added = {"batch.kubernetes.io/job-name": pod.name, "job-name": pod.name, "controller-uid": "u"}
+    job["spec"]["template"]["metadata"]["labels"] |= added
+    assert options_in(job, pod) == options_of(pod, settings)
 
 
 def spec_of(pod: RunPod, settings: KubernetesSettings = PLAIN) -> dict:

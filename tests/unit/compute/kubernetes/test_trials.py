@@ -7,9 +7,11 @@ from dataclasses import replace
 import pytest
 
 from knit_workflows.compute.base import RunPod
+from knit_workflows.compute.kubernetes.storage_classes import CLASSES_UNSEEN
 from knit_workflows.compute.kubernetes.trials import UNCHECKED
 from knit_workflows.domain.errors import BackendUnavailable
-from knit_workflows.domain.volumes import Mount, Volume
+from knit_workflows.domain.volumes import Mount, Volume, VolumeOptions
+from tests.unit.compute.kubernetes.conftest import storage_class
 
 OUT = Volume("data-knitid-b", "b")
 POD = RunPod(
@@ -100,3 +102,66 @@ async def test_a_server_that_is_away_says_nothing_of_the_pod(api, backend):
     api.answers_to = {"POST jobs": (503, "starting")}
     with pytest.raises(BackendUnavailable, match="starting"):
         await backend.try_launch(POD)
+
+
+def with_volume(**options: str) -> RunPod:
+    volume = replace(OUT, options=VolumeOptions(**options))
+    return replace(POD, outputs=(Mount("/out", volume),), log=None)
+
+
+async def test_a_class_that_does_not_exist_is_refused(api, backend):
+    """No dry run says so: the claim would be accepted, and wait for ever."""
+    trial = await backend.try_launch(with_volume(storage_class="slow"))
+    [refusal] = trial.refusals
+    assert "the claim of an output or log: there is no StorageClass slow; `kubectl get" in refusal
+    api.classes["slow"] = storage_class("slow")
+    trial = await backend.try_launch(with_volume(storage_class="slow"))
+    assert (trial.refusals, trial.warnings, trial.unchecked) == ((), (), UNCHECKED)
+
+
+async def test_without_a_default_class_volumes_have_to_be_made_by_hand(api, backend):
+    api.classes = {"other": storage_class("other")}
+    trial = await backend.try_launch(with_volume())
+    [warning] = trial.warnings
+    assert "names no StorageClass, and the cluster has no default one" in warning
+    assert trial.refusals == ()
+
+
+@pytest.mark.parametrize(
+    ("provisioner", "mode", "told"),
+    [
+        ("ebs.csi.aws.com", "ReadWriteMany", "gives no ReadWriteMany volumes"),
+        ("rook-ceph.rbd.csi.ceph.com", "ReadWriteMany", "gives no ReadWriteMany volumes"),
+        ("ebs.csi.aws.com", "ReadWriteOnce", None),
+        ("nfs.csi.k8s.io", "ReadWriteMany", None),
+        ("kubernetes.io/no-provisioner", "ReadWriteOnce", "class of-it are made by hand"),
+    ],
+)
+async def test_an_access_mode_that_a_provisioner_has_not_is_told(
+    api, backend, provisioner, mode, told
+):
+    """As a warning: others may know better. The newest default class counts."""
+    api.classes["of-it"] = storage_class("of-it", provisioner, default=True)
+    api.classes["usual"]["metadata"]["creationTimestamp"] = ""
+    trial = await backend.try_launch(with_volume(access_mode=mode))
+    assert trial.refusals == ()
+    if told is None:
+        assert trial.warnings == ()
+    else:
+        [warning] = trial.warnings
+        assert told.replace("class of-it", "StorageClass of-it") in warning
+
+
+async def test_who_may_not_look_at_classes_says_so(api, backend):
+    api.answers_to = {"GET storageclasses": (403, "no")}
+    trial = await backend.try_launch(POD)
+    assert trial.unchecked == (CLASSES_UNSEEN, *UNCHECKED)
+    assert (trial.refusals, trial.warnings) == ((), ())
+
+
+async def test_a_size_that_a_limit_range_forbids_is_refused(api, backend):
+    text = "maximum storage usage per PersistentVolumeClaim is 1Gi, but request is 5Gi"
+    api.answers_to = {"POST persistentvolumeclaims": (403, text)}
+    [refusal] = (await backend.try_launch(with_volume(size="5Gi"))).refusals
+    assert "the claim of an output or log: " in refusal
+    assert "1Gi, but request is 5Gi" in refusal

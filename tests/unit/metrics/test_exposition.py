@@ -1,0 +1,143 @@
+"""The port of the metrics: what is answered there, and which addresses it can be."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import httpx
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from knit_workflows.metrics import exposition
+from knit_workflows.metrics.exposition import Address, AddressInUse, listen, serving
+
+
+async def ask(port: int | None, path: str = "/metrics") -> httpx.Response:
+    async with httpx.AsyncClient(trust_env=False) as client:
+        return await client.get(f"http://127.0.0.1:{port}{path}")
+
+
+def series(text: str) -> dict[str, float]:
+    """Every sample by its name and labels, as a scraper reads them."""
+    return {
+        f"{sample.name}{sorted(sample.labels.items())}": sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+@asynccontextmanager
+async def core(reply: bytes) -> AsyncIterator[int]:
+    """Stands for Temporal's core: gives its reply to whoever asks, and hangs up."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(reply)
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        yield server.sockets[0].getsockname()[1]
+
+
+async def test_metrics_are_what_a_scraper_reads() -> None:
+    async with serving(listen(Address("127.0.0.1", 0)), "api") as port:
+        answer = await ask(port)
+    assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+    found = series(answer.text)
+    [build] = [name for name in found if name.startswith("knit_build_info") and "'api'" in name]
+    assert found[build] == 1
+    assert found["process_resident_memory_bytes[]"] > 1 << 20
+
+
+async def test_nothing_else_is_there() -> None:
+    async with serving(listen(Address("127.0.0.1", 0)), "api") as port:
+        answer = await ask(port, "/api/runs")
+    assert (answer.status_code, answer.text) == (404, "there is /metrics\n")
+
+
+async def test_what_temporals_core_measures_is_there_too() -> None:
+    line = b'temporal_request_total{operation="x"} 3\n'
+    async with (
+        core(b"HTTP/1.0 200 OK\r\ncontent-type: text/plain\r\n\r\n" + line) as core_port,
+        serving(listen(Address("127.0.0.1", 0)), "worker engine", core_port=core_port) as port,
+    ):
+        found = series((await ask(port)).text)
+    assert found["temporal_request_total[('operation', 'x')]"] == 3
+
+
+@pytest.mark.parametrize("reply", [b"", b"HTTP/1.0 500 Internal Server Error\r\n\r\noh dear\n"])
+async def test_a_core_without_an_answer_leaves_the_rest(reply: bytes) -> None:
+    async with (
+        core(reply) as core_port,
+        serving(listen(Address("127.0.0.1", 0)), "worker engine", core_port=core_port) as port,
+    ):
+        answer = await ask(port)
+    assert "process_resident_memory_bytes[]" in series(answer.text)
+    assert "oh dear" not in answer.text
+
+
+async def test_a_core_that_is_gone_leaves_the_rest(caplog: pytest.LogCaptureFixture) -> None:
+    async with core(b"") as core_port:
+        pass
+    listener = listen(Address("127.0.0.1", 0))
+    async with serving(listener, "worker engine", core_port=core_port) as port:
+        assert "process_resident_memory_bytes[]" in series((await ask(port)).text)
+    assert "core tells no metrics" in caplog.text
+
+
+async def test_what_must_be_asked_for_is_asked_first() -> None:
+    asked: list[str] = []
+
+    async def refresh() -> None:
+        asked.append("now")
+
+    async with serving(listen(Address("127.0.0.1", 0)), "api", refresh=refresh) as port:
+        assert not asked
+        await ask(port)
+    assert asked == ["now"]
+
+
+async def test_without_an_address_nothing_is_served() -> None:
+    async with serving(listen(None), "api") as port:
+        assert port is None
+
+
+async def test_the_event_loop_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exposition, "_LOOKS_EVERY", 0.001)
+    count = "knit_event_loop_lag_seconds_count[]"
+    async with serving(listen(Address("127.0.0.1", 0)), "api") as port:
+        before = series((await ask(port)).text)[count]
+        async with asyncio.timeout(60):
+            while series((await ask(port)).text)[count] == before:
+                pass
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        (":9464", Address("", 9464)),
+        ("127.0.0.1:0", Address("127.0.0.1", 0)),
+        ("[::1]:9464", Address("::1", 9464)),
+    ],
+)
+def test_an_address_is_a_host_and_a_port(text: str, address: Address) -> None:
+    assert Address.parse(text) == address
+    assert str(address) == text
+
+
+@pytest.mark.parametrize("text", ["9464", "", ":", "::1:9464", "host:", "host:65536", "host:٩"])
+def test_what_is_no_address_is_refused_in_words(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match=r"HOST:PORT|in brackets"):
+        Address.parse(text)
+
+
+def test_an_address_that_is_in_use_is_refused_in_words() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(AddressInUse, match=f"--metrics-address 127.0.0.1:{port}: "):
+            listen(Address("127.0.0.1", port))
