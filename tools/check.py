@@ -56,10 +56,10 @@ JOBS: Final = (
     # What has most often something to say comes first; then the longest, so that none is left over.
     Job("format", (str(PROGRAMS / "ruff"), "format", "--check", "--quiet", ".")),
     Job("lint", (str(PROGRAMS / "ruff"), "check", "--quiet", ".")),
-    tests("api", "tests/api", "--ignore", "tests/api/test_fuzz.py"),
-    tests("cli", "tests/cli"),
     tests("store", "tests/store", "tests/contract/catalogue"),
+    tests("cli", "tests/cli"),
     tests("unit", "tests/unit"),
+    tests("api", "tests/api", "--ignore", "tests/api/test_fuzz.py"),
     tests("docs", "tests/docs"),
     Job("types", (str(PROGRAMS / "mypy"),)),
     Job("imports", (str(PROGRAMS / "lint-imports"),)),

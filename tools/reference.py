@@ -191,7 +191,7 @@ def _leaves(
             continue
         told = words.get(name) or SETTINGS_WORDS.get(variable)
         if told is None:
-            raise WordsMissing(f"{variable}: give it a docstring in settings.py")
+            raise WordsMissing(f"{variable}: give it a docstring, in knit_workflows/settings")
         if get_origin(kind) is Literal and name != "log_format":
             told = f"{' or '.join(f'`{choice}`' for choice in get_args(kind))}. {told}"
         yield variable, field.default, told.replace("None: ", "Not set: ")

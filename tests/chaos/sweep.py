@@ -1,4 +1,4 @@
-"""The crash sweep: kill -9 of the worker after each event and each status of a Run, in turn.
+"""The crash sweep: kill -9 of the worker after events and statuses of a Run, in turn.
 
 What is left behind afterwards must be what an undisturbed Run leaves.
 """

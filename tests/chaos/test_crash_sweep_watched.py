@@ -13,7 +13,7 @@ from tests.chaos.run_sweep import LONG, carry_out_locally
 
 @pytest.mark.engine
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(7200)
 async def test_the_local_back_end_survives(
     postgres: EmbeddedPostgres, temporal_client: Client, tmp_path: Path
 ) -> None:

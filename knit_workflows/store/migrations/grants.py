@@ -7,7 +7,8 @@ from typing import Final
 from sqlalchemy import Connection, text
 
 from knit_workflows.store.migrations import RoleRefused
-from knit_workflows.store.tables import Audit, metadata
+from knit_workflows.store.tables import metadata
+from knit_workflows.store.tables.access import Audit
 
 APPEND_ONLY: Final = frozenset({Audit.__tablename__})
 """Tables whose rows the role may add and read, but neither change nor remove."""

@@ -32,6 +32,7 @@ def deployment(admin: Admin, name: str, release: str, ready: int = 1, **pod) -> 
 # --- handout ---
 
 
+@pytest.mark.patient
 def test_the_handout_is_a_profile_the_ca_for_docker_and_a_page(admin: Admin, charts):
     admin.succeed("prepare", "--host", "knit.example.com", "--host", "fd00::7")
     ended = admin.succeed("install")
