@@ -31,7 +31,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 from knit_workflows import names
 from knit_workflows.domain.accounts import Role
 from knit_workflows.domain.errors import InvalidPlan, InvalidQuantity, InvalidTag
-from knit_workflows.domain.plans.option_forms import parse_pod
+from knit_workflows.domain.plans.option_forms import INSTALLED, parse_pod
 from knit_workflows.domain.plans.options import PodOptions
 from knit_workflows.domain.quantities import canonical_quantity, parse_quantity
 from knit_workflows.domain.secure_urls import fault_of_url
@@ -108,7 +108,7 @@ class EngineSettings(_Group):
     """How long after the end of that time a pod that is still there is stopped again."""
     disruption_limit: int = Field(default=3, ge=0)
     """How often a Run is launched again by itself after its pod was evicted, preempted, drained or
-    lost with its node. 0: it fails."""
+    lost with its node. 0: it fails. A Plan's `pod.relaunches` goes before this."""
     oom_kill_fails: bool = False
     """Whether a Run fails in which a process was killed for memory although its container ended
     with 0, as a shell does whose last command succeeds. Otherwise that is only noted."""
@@ -270,7 +270,7 @@ class KubernetesSettings(_Group):
         if isinstance(value, PodOptions):
             return value
         try:
-            return parse_pod(value, "run_pods")
+            return parse_pod(value, INSTALLED)
         except InvalidPlan as cause:
             raise ValueError(f"{cause.reason}; {cause.advice}") from cause
 
