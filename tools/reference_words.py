@@ -209,6 +209,7 @@ PLAN_KEYS: Final[Mapping[str, tuple[str, str]]] = {
     "pod.topology_spread[].max_skew": ("whole number", "`1`"),
     "pod.topology_spread[].when_unsatisfiable": ("text", "`DoNotSchedule`"),
     "pod.queue": ("text", "none"),
+    "pod.relaunches": ("whole number", "`KNIT_ENGINE__DISRUPTION_LIMIT`"),
 }
 """By key: its form (empty: as the schema says) and its default."""
 

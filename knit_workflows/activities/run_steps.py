@@ -113,7 +113,7 @@ class RunSteps:
             evidence = _ended(observation, oom_kill_fails=self._settings.oom_kill_fails)
         else:
             return None
-        if observation.disruption and self._settings.disruption_limit:
+        if observation.disruption:
             evidence = evidence.model_copy(update={"disruption": observation.disruption})
         return evidence
 

@@ -208,20 +208,21 @@ class ComputeRunActivities(RunActivities):
         reporter = PendingReporter(self._store, key, nothing_recorded=False)
         with translated():
             async with heartbeating(), reporter.failures(*UNDER_WAY):
-                status = (await self._store.spec(key)).status
-                while status.is_under_way:
+                spec = await self._store.spec(key)
+                while spec.status.is_under_way:
                     await reporter.disrupted(evidence.disruption, outputs_read=False)
                     # At most one container of a Run at any time: the old one first has to be gone.
                     if await self._steps.stop(key):
-                        return await self._relaunched(key, evidence, reporter)
-                    status = (await self._store.spec(key)).status
-        return Progress(status=status)
+                        return await self._relaunched(spec, evidence, reporter)
+                    spec = await self._store.spec(key)
+        return Progress(status=spec.status)
 
     async def _relaunched(
-        self, key: RunKey, evidence: Evidence, reporter: PendingReporter
+        self, spec: RunSpec, evidence: Evidence, reporter: PendingReporter
     ) -> Progress:
         """Launches a Run again whose pod is gone; gives its status, or why it fails after all."""
-        limit, cause = self._settings.disruption_limit, f"disrupted: {evidence.disruption}"
+        key, limit = spec.key, self._relaunches(spec)
+        cause = f"disrupted: {evidence.disruption}"
         while True:
             try:
                 made = await self._store.relaunch(key, cause=cause, limit=limit)
@@ -232,7 +233,8 @@ class ComputeRunActivities(RunActivities):
         _log(key, made.status)
         if not made.status.is_under_way:
             return Progress(status=made.status, pod_ended=True)
-        cause = f"{evidence.cause}; it was launched again {made.times} times already"
+        already = f"; it was launched again {made.times} times already" if made.times else ""
+        cause = f"{evidence.cause}{already}"
         failure = {"cause": cause, "disruption": "", "pod_ended": True}
         return Progress(status=made.status, evidence=evidence.model_copy(update=failure))
 
@@ -341,10 +343,21 @@ class ComputeRunActivities(RunActivities):
         """
         async with aclosing(self._steps.evidence(key, reporter, duration)) as changes:
             async for evidence in changes:
-                if is_lost(evidence) and (await self._store.spec(key)).image is None:
-                    yield not_ended()
-                else:
+                if not is_lost(evidence) and not evidence.disruption:
                     yield evidence
+                    continue
+                spec = await self._store.spec(key)
+                if spec.image is None and is_lost(evidence):
+                    yield not_ended()
+                elif self._relaunches(spec):
+                    yield evidence
+                else:
+                    yield evidence.model_copy(update={"disruption": ""})
+
+    def _relaunches(self, spec: RunSpec) -> int:
+        """Gives how often a Run may be launched again: the Plan's limit, or the installation's."""
+        own = spec.options.relaunches
+        return self._settings.disruption_limit if own is None else own
 
     async def _record(self, key: RunKey, evidence: Evidence, hooks_called: bool) -> Progress:
         exit = exit_of(evidence)

@@ -39,7 +39,7 @@ class RunPod:
     container's stdout and stderr, in the order written, become the file `log` in the `log` volume,
     which the container does not see. Empty `entrypoint`/`args` mean the image's. `resources` maps
     names to Kubernetes quantities, which limit the container. `options` are for clusters; elsewhere
-    only `shm_size` counts.
+    only `shm_size` counts. Launching again (`relaunches`) is knit's, not theirs.
     """
 
     name: str

@@ -178,6 +178,13 @@ class WaitKind(StrEnum):
     """Work in progress, such as pulling its image."""
     HOOK = "hook"
     """A lifecycle hook, which does not agree."""
+    OTHER = "other"
+    """Something that only a newer knit knows, whose worker has reported it."""
+
+    @classmethod
+    def reported(cls, word: str) -> WaitKind:
+        """Reads what a worker has reported, which may be newer than the reader."""
+        return cls(word) if word in set(cls) else cls.OTHER
 
 
 DISRUPTED: Final = "Disrupted"

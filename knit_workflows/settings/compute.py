@@ -12,7 +12,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from knit_workflows.domain.errors import InvalidPlan
-from knit_workflows.domain.plans.option_forms import parse_pod
+from knit_workflows.domain.plans.option_forms import INSTALLED, parse_pod
 from knit_workflows.domain.plans.options import PodOptions
 from knit_workflows.domain.quantities import parse_quantity
 from knit_workflows.domain.volumes import AccessMode
@@ -90,7 +90,8 @@ class KubernetesSettings(Group):
     """ServiceAccount with which the log sidecar reads logs; see
     `python -m knit_workflows.compute.kubernetes`."""
     log_secret: str = "knit-nurse-secret"
-    """Secret of type `kubernetes.io/service-account-token` with that account's token."""
+    """Secret of type `kubernetes.io/service-account-token` with that account's token, for Plans
+    with a `service_account` of their own; of others the token expires, and no Secret has it."""
     priority_class: str | None = None
     """PriorityClass of run pods. None: the cluster's default."""
     run_pods: PodOptions = PodOptions()
@@ -143,7 +144,7 @@ class KubernetesSettings(Group):
         if isinstance(value, PodOptions):
             return value
         try:
-            return parse_pod(value, "run_pods")
+            return parse_pod(value, INSTALLED)
         except InvalidPlan as cause:
             raise ValueError(f"{cause.reason}; {cause.advice}") from cause
 

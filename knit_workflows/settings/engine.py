@@ -64,7 +64,7 @@ class EngineSettings(Group):
     """How long after the end of that time a pod that is still there is stopped again."""
     disruption_limit: int = Field(default=3, ge=0)
     """How often a Run is launched again by itself after its pod was evicted, preempted, drained or
-    lost with its node. 0: it fails."""
+    lost with its node. 0: it fails. A Plan's `pod.relaunches` goes before this."""
     oom_kill_fails: bool = False
     """Whether a Run fails in which a process was killed for memory although its container ended
     with 0, as a shell does whose last command succeeds. Otherwise that is only noted."""

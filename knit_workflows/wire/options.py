@@ -93,6 +93,12 @@ class PodSpec(Request):
     queue: str | None = Field(
         default=None, description="LocalQueue of Kueue that its Runs wait in.", exclude_if=is_empty
     )
+    relaunches: int | None = Field(
+        default=None,
+        description="How often a Run is launched again after its pod was evicted, preempted or "
+        "lost with its node; 0: never.",
+        exclude_if=is_absent,
+    )
 
 
 class VolumeSpec(Request):

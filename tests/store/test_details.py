@@ -218,6 +218,25 @@ async def test_what_holds_a_run_up_is_told(store: PostgresStore, url: str, kind:
     assert (await store.runs.get(key.run_id)).waiting is None
 
 
+async def test_what_a_newer_worker_reports_is_told_in_its_words(
+    store: PostgresStore, url: str
+) -> None:
+    """While workers are upgraded before the API; no list fails because of one such Run."""
+    key = await launched(store, url, S.STARTING)
+    held = PendingReason(WaitKind.REFUSED, "Melted", "the node has melted")
+    assert await store.execution.hold_up(key, held, at=S.STARTING)
+    fetch(
+        url, """UPDATE run SET holdup = holdup || '{"kind": "melted"}' WHERE holdup IS NOT NULL"""
+    )
+    fetch(url, """UPDATE run_event SET timeline = '{"melted": "2026-01-02T03:04:05+00:00"}'""")
+    [run] = await store.runs.find(RunQuery(statuses=frozenset({S.STARTING})))
+    assert run.waiting is not None
+    assert (run.waiting.kind, run.waiting.code) == (WaitKind.OTHER, "Melted")
+    assert run.waiting.reason == "the node has melted"
+    assert "upgrade the API" in run.waiting.outlook
+    assert all(not one.timeline for one in await store.runs.events(key.run_id))
+
+
 @pytest.mark.parametrize("fail", [False, True])
 async def test_what_keeps_a_stopped_run_from_ending_is_told(
     store: PostgresStore, url: str, fail: bool

@@ -59,6 +59,11 @@ def test_a_wrong_value_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
             '{"labels": {"knit/x": "y"}}',
             "run_pods.labels.knit/x: the key 'knit/x' is reserved; choose another",
         ),
+        (
+            "KNIT_COMPUTE__KUBERNETES__RUN_PODS",
+            '{"relaunches": 1}',
+            "this key is for Plans alone; set KNIT_ENGINE__DISRUPTION_LIMIT",
+        ),
         ("KNIT_COMPUTE__KUBERNETES__PLAN_POD_KEYS", '["lables"]', "there is no 'lables'; the keys"),
         (
             "KNIT_COMPUTE__KUBERNETES__EPHEMERAL_STORAGE",

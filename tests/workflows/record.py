@@ -10,6 +10,7 @@ import asyncio
 import json
 import os
 import sys
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,9 @@ from knit_workflows.compute.base import (
 )
 from knit_workflows.contracts.housekeeping import HousekeepingInput
 from knit_workflows.contracts.volumes import VolumesInput
-from knit_workflows.domain.errors import BackendUnavailable
+from knit_workflows.domain.errors import BackendUnavailable, KnitError, TransferNotReady
 from knit_workflows.domain.hooks import HookPhase, Hooks
+from knit_workflows.domain.ids import RunId
 from knit_workflows.domain.runs import Exit, RunStatus
 from knit_workflows.testing import QUICK, KnitEnvironment, MemoryBackend, knit_environment
 from knit_workflows.workflows.housekeeping import (
@@ -139,6 +141,80 @@ async def _disrupted(scenario: str) -> None:
         await _save(knit, handle.id, scenario)
 
 
+async def _disrupted_too_often(scenario: str) -> None:
+    """A Run that is not launched again any more: its first generation, of a limit of one; and the
+    second, which fails."""
+    backend = MemoryBackend()
+    backend.hold()
+    async with knit_environment(backend=backend) as knit:
+        plan = await knit.apply(TRAIN | {"pod": {"relaunches": 1}})
+        await knit.push({"type": "dataset"})
+        run_id = (await only_run(knit, plan.summary.plan_id)).summary.run_id
+        for generation in (1, 2):
+            await _generation_runs(knit, run_id, generation)
+            name = names.run_pod(run_id, generation)
+            backend.finish(name, Exit(143, "(container main) Error"), disruption="evicted")
+        handle = knit.temporal.get_workflow_handle(names.run_workflow(run_id, 2))
+        await handle.result()
+        await _save(knit, handle.id, scenario)
+
+
+async def _generation_runs(knit: KnitEnvironment, run_id: RunId, generation: int) -> None:
+    while True:
+        run = await knit.store.runs.get(run_id)
+        if (run.generation, run.summary.status) == (generation, RunStatus.RUNNING):
+            return
+        await asyncio.sleep(0.05)
+
+
+async def _disrupted_with_hooks(scenario: str) -> None:
+    """The same with hooks in force, and a limit of three: the first generation."""
+    backend = MemoryBackend()
+    backend.hold()
+    with receiver() as hooks:
+        hooks.answer = lambda _: AGREED
+        async with knit_environment(hooks=SETTINGS, backend=backend) as knit:
+            wanted = Hooks((hooks.url("/before"),), (hooks.url("/after"),))
+            await knit.store.hooks.configure(wanted)
+            plan = await knit.apply(TRAIN)
+            await knit.push({"type": "dataset"})
+            run_id = (await only_run(knit, plan.summary.plan_id)).summary.run_id
+            await _generation_runs(knit, run_id, 1)
+            backend.finish(names.run_pod(run_id, 1), Exit(143, "x"), disruption="evicted")
+            handle = knit.temporal.get_workflow_handle(names.run_workflow(run_id, 1))
+            await handle.result()
+            await _save(knit, handle.id, scenario)
+
+
+async def _transfers() -> None:
+    """An upload; and a download that does not open before its deadline."""
+
+    class Shut(MemoryBackend):
+        shut = False
+
+        async def open_transfer(self, transfer: Transfer) -> Endpoint:
+            if self.shut:
+                raise TransferNotReady("no node has room")
+            return await super().open_transfer(transfer)
+
+    backend = Shut()
+    engine = QUICK.model_copy(update={"open_deadline": timedelta(seconds=3)})
+    async with knit_environment(backend=backend, engine=engine) as knit:
+        knit_id = await knit.push({"type": "dataset"})
+        backend.shut = True
+        with suppress(KnitError):
+            await knit.knit.open_download(knit_id)
+        query = f"WorkflowType = '{names.TRANSFER_WORKFLOW}' AND CloseTime IS NOT NULL"
+        while len(found := [one async for one in knit.temporal.list_workflows(query)]) < 2:
+            await asyncio.sleep(0.05)
+        for scenario, one in zip(
+            ("transfer.upload", "transfer.shut"),
+            sorted(found, key=lambda one: one.start_time),
+            strict=True,
+        ):
+            await _save(knit, one.id, scenario)
+
+
 async def _hooked(scenario: str) -> None:
     """A Run whose Before hook agrees to its start only when it is asked again."""
     with receiver() as hooks:
@@ -241,6 +317,9 @@ async def main() -> None:
     await _stopped(True, "run.cancelled")
     await _pending("run.pending")
     await _disrupted("run.disrupted")
+    await _disrupted_too_often("run.disrupted_too_often")
+    await _disrupted_with_hooks("run.disrupted_with_hooks")
+    await _transfers()
     await _hooked("run.hooked")
     await _housekeeping()
     await _hook_test()

@@ -46,8 +46,8 @@ class Held(MemoryBackend):
         self.finish(pod, INTERRUPTED, disruption=EVICTED)
 
 
-async def running(knit: KnitEnvironment) -> RunDetail:
-    plan = await knit.apply(TRAIN)
+async def running(knit: KnitEnvironment, more: dict[str, object] | None = None) -> RunDetail:
+    plan = await knit.apply(TRAIN | (more or {}))
     await knit.push({"type": "dataset"})
     run = await only_run(knit, plan.summary.plan_id)
     return await until_status(knit, run.summary.run_id, RunStatus.RUNNING)
@@ -116,15 +116,23 @@ async def test_a_disrupted_run_is_launched_again(
         assert (await earlier.result())["status"] == "superseded"
 
 
-@pytest.mark.parametrize("limit", [0, pytest.param(2, marks=pytest.mark.patient)])
+@pytest.mark.parametrize(
+    ("limit", "installed", "own"),
+    [
+        (0, 0, None),
+        (0, 3, 0),
+        (1, 0, 1),
+        pytest.param(2, 2, None, marks=pytest.mark.patient),
+    ],
+)
 async def test_a_run_that_is_disrupted_too_often_has_failed(
-    postgres: EmbeddedPostgres, limit: int
+    postgres: EmbeddedPostgres, limit: int, installed: int, own: int | None
 ) -> None:
-    """As its last pod ended; a retry by a user begins to count anew."""
+    """As its last pod ended; a retry by a user begins to count anew. A Plan's own limit counts."""
     backend = Held()
-    engine = QUICK.model_copy(update={"disruption_limit": limit})
+    engine = QUICK.model_copy(update={"disruption_limit": installed})
     async with knit_environment(postgres=postgres, backend=backend, engine=engine) as knit:
-        run = await running(knit)
+        run = await running(knit, {} if own is None else {"pod": {"relaunches": own}})
         for generation in range(1, limit + 2):
             await generation_runs(knit, run, generation)
             backend.evict(run, generation)

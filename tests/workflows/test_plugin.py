@@ -197,6 +197,51 @@ def test_every_workflow_type_has_a_recorded_history() -> None:
     assert recorded == ours
 
 
+def test_every_activity_of_our_workflows_is_in_a_recorded_history() -> None:
+    """So that no path can be changed unseen: launches after a disruption, hooks, opening, trials.
+
+    Those of users' own workflows are scheduled in theirs.
+    """
+    of_users = {"knit.ensure_run", "knit.await_run"}
+    ours = {
+        definition.name
+        for contract in _contracts()
+        for one in vars(contract).values()
+        if (definition := activity._Definition.from_callable(one)) is not None
+    }
+    recorded = {name for path in HISTORIES.glob("*.json") for name in _scheduled(path)}
+    assert recorded == ours - of_users
+
+
+@pytest.mark.parametrize(
+    ("scenario", "steps"),
+    [
+        ("run.disrupted", ("knit.relaunch_run",)),
+        ("run.disrupted_too_often", ("knit.relaunch_run", "knit.record_evidence")),
+        ("run.disrupted_with_hooks", ("knit.watch_pod", "knit.relaunch_run")),
+        ("transfer.shut", ("knit.open_transfer", "knit.close_transfer")),
+        ("transfer.upload", ("knit.open_transfer", "knit.close_transfer")),
+    ],
+)
+def test_the_paths_through_disruptions_and_opening_are_recorded(
+    scenario: str, steps: tuple[str, ...]
+) -> None:
+    for path in HISTORIES.glob(f"{scenario}.[0-9]*.json"):
+        scheduled = iter(_scheduled(path))
+        assert all(step in scheduled for step in steps), path
+        return
+    raise AssertionError(f"{scenario} has not been recorded")
+
+
+def _scheduled(history: Path) -> list[str]:
+    """Names the activities of a history, in their order."""
+    found = (
+        one.get("activityTaskScheduledEventAttributes")
+        for one in json.loads(history.read_text())["events"]
+    )
+    return [one["activityType"]["name"] for one in found if one]
+
+
 def _recorded_type(history: Path) -> str:
     first = json.loads(history.read_text())["events"][0]
     name: str = first["workflowExecutionStartedEventAttributes"]["workflowType"]["name"]

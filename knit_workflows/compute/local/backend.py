@@ -153,7 +153,8 @@ class LocalBackend:
 
     async def launch(self, pod: RunPod) -> Launch:
         """Starts the pod's supervisor, which starts the sandbox or the container; never warns."""
-        used = Launch(options=PodOptions(shm_size=pod.options.shm_size))
+        own = pod.options
+        used = Launch(options=PodOptions(shm_size=own.shm_size, relaunches=own.relaunches))
         if launching.was_started(self._state.pod(pod.name)):
             return used
         launching.check(pod, self._state)

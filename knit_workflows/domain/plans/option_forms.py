@@ -31,6 +31,8 @@ from knit_workflows.domain.plans.options import (
 from knit_workflows.domain.quantities import canonical_quantity, parse_quantity
 from knit_workflows.domain.volumes import AS_INSTALLED, AccessMode, VolumeOptions
 
+INSTALLED: Final = "run_pods"
+"""The place of what holds for all run pods of an installation."""
 MAX_ANNOTATIONS_BYTES: Final = 256 * 1024
 """What Kubernetes takes of keys and values of one object."""
 EFFECTS: Final = ("NoSchedule", "PreferNoSchedule", "NoExecute")
@@ -81,6 +83,7 @@ def parse_pod(value: object, place: str) -> PodOptions:
         shm_size=_size(parts.get("shm_size"), f"{place}.shm_size", _LEAST_SHM_BYTES),
         topology_spread=tuple(_spread(one, f"{place}.topology_spread[{i}]") for i, one in spread),
         queue=_queue(parts.get("queue"), f"{place}.queue"),
+        relaunches=_relaunches(parts.get("relaunches"), f"{place}.relaunches"),
     )
 
 
@@ -185,6 +188,15 @@ def _spread(value: object, place: str) -> Spread:
         advice = f"write {' or '.join(WHEN_UNSATISFIABLE)}"
         raise refuse(f"{place}.when_unsatisfiable", f"{str(when)[:40]!r} is unknown", advice)
     return Spread(key, skew, str(when))
+
+
+def _relaunches(value: object, place: str) -> int | None:
+    if value is None:
+        return None
+    if place.startswith(INSTALLED):
+        advice = "set KNIT_ENGINE__DISRUPTION_LIMIT, which holds for all Plans without a limit"
+        raise refuse(place, "this key is for Plans alone", advice)
+    return _count(value, place, least=0)
 
 
 def _count(value: object, place: str, *, least: int) -> int:

@@ -52,6 +52,8 @@ class PodOptions:
     topology_spread: tuple[Spread, ...] = ()
     queue: str | None = None
     """A LocalQueue of Kueue, which starts the Job when there is room."""
+    relaunches: int | None = None
+    """How often a Run is launched again after disruptions. None: as the engine's settings say."""
 
 
 NO_POD_OPTIONS: Final = PodOptions()
@@ -167,4 +169,5 @@ def merged(installed: PodOptions, own: PodOptions) -> PodOptions:
         shm_size=own.shm_size or installed.shm_size,
         topology_spread=own.topology_spread or installed.topology_spread,
         queue=own.queue or installed.queue,
+        relaunches=installed.relaunches if own.relaunches is None else own.relaunches,
     )

@@ -15,6 +15,7 @@ from knit_workflows.store.connection import Database
 from knit_workflows.store.not_found import missing_run
 from knit_workflows.store.runs.details import exit_of
 
+_KNOWN: Final = frozenset(Milestone)
 _SQL: Final = named_sql.beside(__file__)
 
 
@@ -40,7 +41,9 @@ def _event(row: Any) -> RunEvent:
         exit=exit_of(row),
         actor=row.actor,
         timeline={
-            Milestone(name): datetime.fromisoformat(at) for name, at in (row.timeline or {}).items()
+            Milestone(name): datetime.fromisoformat(at)
+            for name, at in (row.timeline or {}).items()
+            if name in _KNOWN  # a newer worker may know of more
         },
         used=None if row.used is None else _used(row.used),
     )

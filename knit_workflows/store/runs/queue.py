@@ -64,6 +64,7 @@ _OUTLOOK: Final = {
     WaitKind.TRANSIENT: "tried again; the Run fails if it lasts",
     WaitKind.PROGRESS: "goes on by itself",
     WaitKind.HOOK: "the hook is asked again until it agrees",
+    WaitKind.OTHER: "a worker of a newer knit says so; upgrade the API to be told what follows",
 }
 """What knit does about it without a user."""
 _SHOWN: Final = 200
@@ -165,7 +166,7 @@ def _under_way(row: Any) -> Waiting | None:
 
 
 def _pending(reason: Mapping[str, Any]) -> Waiting:
-    kind, until = WaitKind(reason["kind"]), reason["until"]
+    kind, until = WaitKind.reported(reason["kind"]), reason["until"]
     return Waiting(
         position=None,
         reason=reason["message"] or reason["code"],

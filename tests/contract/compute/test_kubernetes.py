@@ -72,8 +72,9 @@ async def test_a_missing_service_account_is_told(pods: Pods) -> None:
 
 
 async def test_a_mount_that_fails_is_told() -> None:
+    """Of a Secret, which pods of Plans with an account of their own have."""
     async with with_settings(log_secret="nobody-made-it", supervise=False) as pods:
-        pod = await pods.make("true")
+        pod = replace(await pods.make("true"), service_account="default")
         await pods.adapter.cluster.delete_secret("nobody-made-it")
         await pods.backend.launch(pod)
         seen = await pods.until(pod.name, failing(StartFailureKind.TRANSIENT))

@@ -44,6 +44,22 @@ async def test_a_log_read_from_the_api_is_complete_or_says_what_it_lacks(pods: P
     assert lines == 200_000 or marked, (lines, log[-200:], end.notes)
 
 
+@pytest.mark.parametrize("account", [None, "default"])
+async def test_a_log_is_read_with_a_token_that_the_program_does_not_have(
+    pods: Pods, account: str | None
+) -> None:
+    """One that expires, but where the Plan has an account of its own: then it has its token."""
+    folder = "/var/run/secrets/kubernetes.io/serviceaccount"
+    pod = await pods.make(f"test -e {folder} && echo token || echo none")
+    pod = replace(pod, entrypoint=(), args=(*pod.entrypoint, *pod.args), service_account=account)
+    end = await pods.ran(pod)
+    assert (end.phase, end.notes) == (Phase.SUCCEEDED, ())
+    assert await pods.file(pod.log, "log") == ("token\n" if account else "none\n")
+    [seen] = await pods.adapter.cluster.pods_of(pod)
+    secrets = [one for one in seen.spec.volumes if one.secret is not None]
+    assert bool(secrets) is (account is not None)
+
+
 async def test_any_user_may_write_to_fresh_outputs(pods: Pods) -> None:
     """Although the storage gives folders that are root's alone; and may read them later."""
     pod = await pods.make("id -u", f"echo mine > {OUTPUT}/x", image=pods.adapter.nobodys_image)

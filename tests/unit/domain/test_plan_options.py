@@ -48,6 +48,7 @@ POD = {
     "shm_size": "1024Mi",
     "topology_spread": [{"topology_key": "topology.kubernetes.io/zone", "max_skew": 2}],
     "queue": "team-a",
+    "relaunches": "0",
 }
 READ = PodOptions(
     labels=dict(sorted(POD["labels"].items())),
@@ -63,6 +64,7 @@ READ = PodOptions(
     shm_size="1Gi",
     topology_spread=(Spread("topology.kubernetes.io/zone", 2),),
     queue="team-a",
+    relaunches=0,
 )
 VOLUME = {"storage_class": "fast", "access_mode": "ReadWriteOnce", "size": "10Gi"}
 
@@ -129,6 +131,8 @@ def test_they_are_no_part_of_what_a_plan_is() -> None:
             "pod.topology_spread[0].max_skew",
         ),
         ({"queue": "q" * 64}, "pod.queue"),
+        ({"relaunches": -1}, "pod.relaunches"),
+        ({"relaunches": "often"}, "pod.relaunches"),
     ],
 )  # fmt: skip
 def test_what_no_cluster_takes_is_refused_by_its_place(pod: object, see: str) -> None:

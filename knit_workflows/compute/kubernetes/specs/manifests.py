@@ -21,6 +21,7 @@ from knit_workflows.compute.kubernetes.specs.run_containers import (
     is_supervised,
     knit_container,
     literal,
+    log_account,
     log_reader,
     log_writer,
     mounts,
@@ -158,8 +159,8 @@ def _pod_spec(pod: RunPod, settings: KubernetesSettings) -> JsonObject:
         "volumes": _volumes(pod, settings),
         **placement(pod.on_node),
     }
-    if pod.service_account is not None:
-        spec["serviceAccountName"] = pod.service_account
+    if (account := log_account(pod, settings)) is not None:
+        spec["serviceAccountName"] = account
     return spec
 
 
@@ -189,7 +190,7 @@ def _volumes(pod: RunPod, settings: KubernetesSettings) -> list[JsonObject]:
     if is_supervised(pod, settings):
         volumes.append(share_volume())
     elif pod.log is not None:
-        volumes.append(token_volume(settings))
+        volumes.append(token_volume(pod, settings))
     return volumes
 
 

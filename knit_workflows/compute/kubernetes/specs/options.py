@@ -107,6 +107,7 @@ def options_in(job: JsonObject, pod: RunPod) -> PodOptions:
             for one in spec.get("topologySpreadConstraints", [])
         ),
         queue=(job["metadata"].get("labels") or {}).get(QUEUE_LABEL),
+        relaunches=pod.options.relaunches,  # a Job is made once: knit itself makes the next
     )
 
 

@@ -31,6 +31,7 @@ _PROGRAM: Final = "knit-pod"
 _SHARE: Final = "knit"
 _TOKEN_FOLDER: Final = "/var/run/secrets/kubernetes.io/serviceaccount"
 _TOKEN_VOLUME: Final = "serviceaccount"
+_TOKEN_SECONDS: Final = 3600
 
 
 def is_supervised(pod: RunPod, settings: KubernetesSettings) -> bool:
@@ -57,9 +58,29 @@ def share_volume() -> JsonObject:
     return {"name": _SHARE, "emptyDir": {}}
 
 
-def token_volume(settings: KubernetesSettings) -> JsonObject:
-    """Gives the volume with the token of `log_reader`."""
-    return {"name": _TOKEN_VOLUME, "secret": {"secretName": settings.log_secret}}
+def log_account(pod: RunPod, settings: KubernetesSettings) -> str | None:
+    """Gives the service account of the pod: the Plan's, or that of `log_reader` where there is one.
+
+    Kubernetes makes tokens that expire only for the account of the pod. The Plan's container gets
+    no token of `log_reader`'s account.
+    """
+    reads_log = pod.log is not None and not is_supervised(pod, settings)
+    return pod.service_account or (settings.log_service_account if reads_log else None)
+
+
+def token_volume(pod: RunPod, settings: KubernetesSettings) -> JsonObject:
+    """Gives the volume with the token of `log_reader`.
+
+    The token is for the API server alone, is valid while the pod is there, at most an hour, and the
+    kubelet renews it. Where the Plan has a service account of its own, which need not have the
+    right to read logs, it is the token of a Secret, which does not expire.
+    """
+    if pod.service_account is not None:
+        return {"name": _TOKEN_VOLUME, "secret": {"secretName": settings.log_secret}}
+    token = {"path": "token", "expirationSeconds": _TOKEN_SECONDS}
+    certificate = {"name": "kube-root-ca.crt", "items": [{"key": "ca.crt", "path": "ca.crt"}]}
+    sources = [{"serviceAccountToken": token}, {"configMap": certificate}]
+    return {"name": _TOKEN_VOLUME, "projected": {"sources": sources}}
 
 
 def supervised(main: JsonObject, pod: RunPod, folder: str) -> JsonObject:

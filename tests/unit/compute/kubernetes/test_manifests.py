@@ -197,9 +197,30 @@ def test_the_nurse_has_rights_of_its_own():
         "/outputs/out": "bb",
         "/var/run/secrets/kubernetes.io/serviceaccount": "serviceaccount",
     }
-    assert {"name": "serviceaccount", "secret": {"secretName": "knit-nurse-secret"}} in (
-        spec["volumes"]
-    )
+    [token] = [one for one in spec["volumes"] if one["name"] == "serviceaccount"]
+    first, second = token["projected"]["sources"]
+    # No audience: that of the API server, and of nobody else.
+    assert first == {"serviceAccountToken": {"path": "token", "expirationSeconds": 3600}}
+    assert second["configMap"]["name"] == "kube-root-ca.crt"
+
+
+@pytest.mark.parametrize("log", [None, LOG])
+@pytest.mark.parametrize("entrypoint", [(), ("true",)])
+@pytest.mark.parametrize("account", [None, "trainer"])
+def test_no_token_that_outlives_its_pod_is_mounted(log, entrypoint, account):
+    """But for a Plan with its own account and no entrypoint: Kubernetes makes none of another.
+
+    The Plan's container never has the token with which logs are read.
+    """
+    plan = replace(POD, log=log, entrypoint=entrypoint, service_account=account)
+    spec = spec_of(plan)
+    reads_log = log is not None and not entrypoint
+    assert bool([one for one in spec["volumes"] if "secret" in one]) is bool(reads_log and account)
+    assert spec["automountServiceAccountToken"] is (account is not None)
+    assert spec.get("serviceAccountName") == (account or ("knit-nurse" if reads_log else None))
+    for one in [*spec["containers"], *spec.get("initContainers", [])]:
+        mounted = [each["name"] for each in one["volumeMounts"]]
+        assert ("serviceaccount" in mounted) is (reads_log and one["name"] == "nurse")
 
 
 def test_the_nurse_looks_at_outputs_and_changes_nothing():
