@@ -42,7 +42,15 @@ from tests.bench.stack import Stack, stack
 from tests.processes import WorkerProcess
 
 TOGETHER = (10, 100, 500, 2000)
-_SPANS = {10: (2, 5), 100: (10, 10), 500: (20, 25), 2000: (40, 50), 20_000: (100, 200)}
+_SPANS = {
+    10: (2, 5),
+    60: (6, 10),
+    100: (10, 10),
+    200: (10, 20),
+    500: (20, 25),
+    2000: (40, 50),
+    20_000: (100, 200),
+}
 """How many Data of two kinds make so many pairs."""
 _SAMPLED = 0.25
 
