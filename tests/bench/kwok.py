@@ -22,6 +22,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from math import isqrt
 from pathlib import Path
 from typing import Any
 
@@ -42,17 +43,13 @@ from tests.bench.stack import Stack, stack
 from tests.processes import WorkerProcess
 
 TOGETHER = (10, 100, 500, 2000)
-_SPANS = {
-    10: (2, 5),
-    60: (6, 10),
-    100: (10, 10),
-    200: (10, 20),
-    500: (20, 25),
-    2000: (40, 50),
-    20_000: (100, 200),
-}
-"""How many Data of two kinds make so many pairs."""
 _SAMPLED = 0.25
+
+
+def _sides(width: int) -> tuple[int, int]:
+    """Gives how many Data of two kinds make so many pairs, as few as that may be."""
+    short = next(n for n in range(isqrt(width), 0, -1) if width % n == 0)
+    return short, width // short
 
 
 class Pods:
@@ -143,7 +140,7 @@ class Bench:
     async def apply(self, width: int, delay: float) -> PlanId:
         """Registers a Plan for which so many Runs are found at once, after their Data are there."""
         kinds = [Tag(kind, uuid.uuid4().hex) for kind in ("left", "right")]
-        for tag, count in zip(kinds, _SPANS[width], strict=True):
+        for tag, count in zip(kinds, _sides(width), strict=True):
             for _ in range(count):
                 knit_id = KnitId(str(uuid.uuid4()))
                 await self.volumes.create(Volume(names.volume(knit_id), knit_id))
