@@ -170,6 +170,11 @@ class Bench:
         query = "select status, count(*) from run where plan_id = %s group by status"
         return Counter(dict(await self._rows(query, plan_id)))
 
+    async def have_started(self, plan_id: PlanId, count: int) -> bool:
+        """Says whether the containers of so many Runs of a Plan have started."""
+        found = await self.statuses(plan_id)
+        return sum(found[status] for status in ("running", "completing", "done")) >= count
+
     async def observed(self, plan_id: PlanId) -> dict[str, float]:
         """Gives when the end of each Run's pod was recorded, in seconds since 1970."""
         query = (
@@ -329,8 +334,8 @@ async def killed(width: int = 500, workers: int = 4) -> None:
     """Some workers, of which one is killed while all Runs are active."""
     heartbeat = EngineSettings().heartbeat
     async with _bench(workers, KNIT_ENGINE__MAX_ACTIVE_RUNS="5000") as bench:
-        plan_id = await bench.apply(width, max(30.0, width / 10))
-        while (await bench.statuses(plan_id))["running"] < width:
+        plan_id = await bench.apply(width, max(60.0, width / 5))
+        while not await bench.have_started(plan_id, width):
             await asyncio.sleep(0.25)
         victim = bench.workers.processes.pop()
         victim.kill()
