@@ -63,7 +63,6 @@ SHUTDOWN: Final = timedelta(seconds=2)
 """After SIGTERM, short steps finish within this time; watches then move to another worker."""
 HOOKS_SHUTDOWN: Final = timedelta(seconds=5)
 """The same for calls of hooks: one after a transition that is given up is not made again."""
-STICKY: Final = timedelta(seconds=3)
 EXPANDER: Final = "expander"
 """A role that is no Temporal worker: it looks at claims, alone in its process."""
 LOOKS_EVERY: Final = timedelta(seconds=10)
@@ -176,8 +175,9 @@ def workers(client: Client, deps: Deps, roles: frozenset[Role]) -> list[Worker]:
             plugins=[KnitPlugin(deps, roles=served)],
             max_concurrent_activities=slots(served),
             graceful_shutdown_timeout=HOOKS_SHUTDOWN if Role.HOOKS in served else SHUTDOWN,
-            # How long a killed worker's workflows wait for it before another one takes them.
-            sticky_queue_schedule_to_start_timeout=STICKY,
+            # How long a killed worker's workflows wait for it before another one takes them. With
+            # less than a burst of Runs takes, each of them is replayed from its history instead.
+            sticky_queue_schedule_to_start_timeout=deps.engine.step_timeout,
         )
         for queue, served in by_queue(deps.queues, roles).items()
     ]

@@ -22,6 +22,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from math import isqrt
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +43,13 @@ from tests.bench.stack import Stack, stack
 from tests.processes import WorkerProcess
 
 TOGETHER = (10, 100, 500, 2000)
-_SPANS = {10: (2, 5), 100: (10, 10), 500: (20, 25), 2000: (40, 50), 20_000: (100, 200)}
-"""How many Data of two kinds make so many pairs."""
 _SAMPLED = 0.25
+
+
+def _sides(width: int) -> tuple[int, int]:
+    """Gives how many Data of two kinds make so many pairs, as few as that may be."""
+    short = next(n for n in range(isqrt(width), 0, -1) if width % n == 0)
+    return short, width // short
 
 
 class Pods:
@@ -135,7 +140,7 @@ class Bench:
     async def apply(self, width: int, delay: float) -> PlanId:
         """Registers a Plan for which so many Runs are found at once, after their Data are there."""
         kinds = [Tag(kind, uuid.uuid4().hex) for kind in ("left", "right")]
-        for tag, count in zip(kinds, _SPANS[width], strict=True):
+        for tag, count in zip(kinds, _sides(width), strict=True):
             for _ in range(count):
                 knit_id = KnitId(str(uuid.uuid4()))
                 await self.volumes.create(Volume(names.volume(knit_id), knit_id))
@@ -164,6 +169,11 @@ class Bench:
         """Gives how many Runs of a Plan have each status."""
         query = "select status, count(*) from run where plan_id = %s group by status"
         return Counter(dict(await self._rows(query, plan_id)))
+
+    async def have_started(self, plan_id: PlanId, count: int) -> bool:
+        """Says whether the containers of so many Runs of a Plan have started."""
+        found = await self.statuses(plan_id)
+        return sum(found[status] for status in ("running", "completing", "done")) >= count
 
     async def observed(self, plan_id: PlanId) -> dict[str, float]:
         """Gives when the end of each Run's pod was recorded, in seconds since 1970."""
@@ -324,8 +334,8 @@ async def killed(width: int = 500, workers: int = 4) -> None:
     """Some workers, of which one is killed while all Runs are active."""
     heartbeat = EngineSettings().heartbeat
     async with _bench(workers, KNIT_ENGINE__MAX_ACTIVE_RUNS="5000") as bench:
-        plan_id = await bench.apply(width, max(30.0, width / 10))
-        while (await bench.statuses(plan_id))["running"] < width:
+        plan_id = await bench.apply(width, max(60.0, width / 5))
+        while not await bench.have_started(plan_id, width):
             await asyncio.sleep(0.25)
         victim = bench.workers.processes.pop()
         victim.kill()

@@ -422,6 +422,20 @@ async def test_the_web_ui_shows_what_the_last_drain_did(postgres: EmbeddedPostgr
                     await asyncio.sleep(0.05)
 
 
+async def test_a_killed_worker_delays_the_next_step_as_the_settings_say(
+    postgres: EmbeddedPostgres,
+) -> None:
+    """And no less: steps of a burst wait in its queue, and would be replayed on another one."""
+    async with (
+        knit_environment(postgres=postgres, work=False) as knit,
+        AsyncExitStack() as stack,
+    ):
+        for worker in workers(knit.temporal, knit.deps, ALL_ROLES):
+            await stack.enter_async_context(worker)
+            waits = worker.config()["sticky_queue_schedule_to_start_timeout"]
+            assert waits == knit.deps.engine.step_timeout
+
+
 @pytest.mark.parametrize("kind", [StartFailureKind.IMAGE, StartFailureKind.TRANSIENT])
 async def test_a_pod_that_cannot_start_ends_its_run(
     postgres: EmbeddedPostgres, kind: StartFailureKind
