@@ -54,8 +54,7 @@ $ python -m tests.chaos.campaign --report                  # this page
 
 The same seed draws the same work and the same faults at the same times; what they hit differs from
 run to run, since processes do not take equally long. A violation is printed with its seed, the
-faults of its batch in order, and the events of the Runs concerned. One with a mark above was found
-before its cause was mended.
+faults of its batch in order, and the events of the Runs concerned.
 
 ## Not covered
 
