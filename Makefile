@@ -58,7 +58,8 @@ soak: setup ## the long versions of the race and fault tests
 	KNIT_MODEL_STEPS=100000 $(BIN)/pytest -q -rP -n 2 tests/model
 
 chaos: setup ## a thousand faults on a knit of real processes, recorded (docs/reliability.md)
-	@$(BIN)/python -m tests.chaos.campaign $(CHAOS)
+	@$(BIN)/python -m tests.chaos.campaign $(CHAOS); code=$$?; \
+	  $(BIN)/python -m tests.chaos.campaign --report; exit $$code
 
 cluster-up: $(STAMP) ## start (or find) the real single-node Kubernetes of the tests
 	@$(BIN)/python tests/cluster/up.py

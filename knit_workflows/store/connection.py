@@ -50,6 +50,9 @@ _NO_SPACE: Final = re.compile(r"no space left on device|disk quota exceeded", re
 _RESERVE_PAUSES: Final = (0.1, 0.3, 1.0, 3.0, 3.0, 3.0, 3.0, 3.0)
 _TIMEOUT_SECONDS: Final = 30.0
 """How long a call waits for a free connection, and for a new one to be opened."""
+_ANSWER_SECONDS: Final = 300.0
+"""How long a call may take. What lies between may take in what we send although nobody is behind it
+any more: without an end, each such call would keep one connection of the pool for ever."""
 _VANISHED_AFTER_MS: Final = 60_000
 """How long what was sent may be without the other side's acknowledgement, which is the kernel's: a
 server that is merely slow to answer gives it at once."""
@@ -97,12 +100,17 @@ class Database:
         folder: Path | None = None,
         reserve: Path | None = None,
         reserve_pauses: Sequence[float] = _RESERVE_PAUSES,
+        answer_within: float = _ANSWER_SECONDS,
     ) -> None:
-        """`reserve_pauses`: seconds to wait after each slice; for the rest see `StoreSettings`."""
+        """`reserve_pauses`: seconds to wait after each slice; `answer_within`: the seconds that a
+
+        call may take; for the rest see `StoreSettings`.
+        """
         self._url = url
         self._folder = folder
         self._reserve = Reserve(reserve) if reserve else None
         self._reserve_pauses = reserve_pauses
+        self._answer_within = answer_within
         self._slots = asyncio.Semaphore(size)
         DATABASE_LIMIT.set(size)
         self._idle: list[AsyncConnection[Any]] = []
@@ -181,22 +189,43 @@ class Database:
         raise AssertionError("unreachable")
 
     async def _once(self, work: Callable[[Session], Awaitable[T]], *, bare: bool) -> T:
-        committing = False
         async with self._connection() as connection:
-            session = Session(connection, self._memory)
+            ending = asyncio.timeout(self._answer_within)
             try:
-                if bare:
-                    return await work(session)
-                async with connection.transaction():
-                    result = await work(session)
-                    committing = True
-                return result
-            except psycopg.Error as cause:
-                if connection.closed or is_outage(cause):
-                    await connection.close()
-                    await self.drop_idle()
-                    raise _Lost(cause, committing) from cause
-                raise
+                async with ending:
+                    return await self._carry_out(work, connection, bare=bare)
+            except TimeoutError as cause:
+                if not ending.expired():
+                    raise
+                await connection.close()
+                await self.drop_idle()
+                raise StoreUnavailable(
+                    f"the database has not answered within {self._answer_within:g} s",
+                    advice="check that it is up, and what lies between: proxies, load balancers",
+                ) from cause
+
+    async def _carry_out(
+        self,
+        work: Callable[[Session], Awaitable[T]],
+        connection: AsyncConnection[Any],
+        *,
+        bare: bool,
+    ) -> T:
+        committing = False
+        session = Session(connection, self._memory)
+        try:
+            if bare:
+                return await work(session)
+            async with connection.transaction():
+                result = await work(session)
+                committing = True
+            return result
+        except psycopg.Error as cause:
+            if connection.closed or is_outage(cause):
+                await connection.close()
+                await self.drop_idle()
+                raise _Lost(cause, committing) from cause
+            raise
 
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[AsyncConnection[Any]]:

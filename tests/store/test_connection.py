@@ -6,6 +6,7 @@ import asyncio
 import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -19,7 +20,7 @@ from knit_workflows.store.connection import Database, Session, unavailable
 from tests.chaos.campaign.links import Link, to_socket
 from tests.postgres import Databases
 from tests.store.build import fetch
-from tests.waiting import until
+from tests.waiting import PATIENCE, until
 
 KILL_OTHERS = (
     "SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity"  # waits until they are gone
@@ -61,20 +62,27 @@ async def test_a_connection_that_died_idle_is_replaced(db: Database, url: str) -
     assert (await db.row("SELECT 1 AS one")).one == 1
 
 
+@asynccontextmanager
+async def over_tcp(url: str) -> AsyncIterator[tuple[Link, str]]:
+    """Gives a proxy in front of the server, and the URL of the same database behind it."""
+    with psycopg.connect(url) as one:
+        socket_file = f"{one.info.host}/.s.PGSQL.{one.info.port}"
+    link = Link("store", to_socket(socket_file))
+    await link.open()
+    try:
+        yield link, f"postgresql://postgres@127.0.0.1:{link.port}{urlsplit(url).path}"
+    finally:
+        await link.aclose()
+
+
 async def test_a_server_that_vanishes_is_missed_soon(url: str) -> None:
     """Its machine is gone, or a router has forgotten the connection: nobody says so.
 
     The kernel finds out, by keepalives while nothing is sent, by their absent acknowledgement for
     a statement that is; left alone, it takes two hours and 15 minutes, respectively.
     """
-    with psycopg.connect(url) as one:
-        socket_file = f"{one.info.host}/.s.PGSQL.{one.info.port}"
-    link = Link("store", to_socket(socket_file))
-    await link.open()
-    try:
-        opened = await connection.connect(
-            f"postgresql://postgres@127.0.0.1:{link.port}{urlsplit(url).path}"
-        )
+    async with over_tcp(url) as (_, behind):
+        opened = await connection.connect(behind)
         with socket.socket(fileno=os.dup(opened.fileno())) as tcp:
             options = {
                 name: tcp.getsockopt(socket.IPPROTO_TCP, getattr(socket, name))
@@ -82,12 +90,26 @@ async def test_a_server_that_vanishes_is_missed_soon(url: str) -> None:
             }
             assert tcp.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
         await opened.close()
-    finally:
-        await link.aclose()
     minute = 60
     idle = options["TCP_KEEPIDLE"] + options["TCP_KEEPINTVL"] * options["TCP_KEEPCNT"]
     assert idle <= minute
     assert 0 < options["TCP_USER_TIMEOUT"] <= minute * 1000
+
+
+@pytest.mark.patient
+async def test_connections_that_nobody_answers_do_not_use_up_the_pool(url: str) -> None:
+    """A proxy takes in what is said on old connections, and nobody is behind it; new ones work."""
+    async with over_tcp(url) as (link, behind):
+        database = Database(behind, 2, answer_within=PATIENCE)
+        await asyncio.gather(*(database.row("SELECT pg_sleep(0.05)") for _ in range(2)))
+        link.swallows, database._answer_within = True, 1.0
+        calls = (database.row("SELECT 1"), database.transaction(lambda one: one.row("SELECT 1")))
+        async with asyncio.timeout(PATIENCE):
+            refused = await asyncio.gather(*calls, return_exceptions=True)
+        assert [type(one) for one in refused] == [StoreUnavailable] * 2
+        link.swallows, database._answer_within = False, PATIENCE
+        assert (await database.row("SELECT 1 AS one")).one == 1
+        await database.aclose()
 
 
 async def test_a_connection_that_dies_in_a_transaction_is_tried_once_more(

@@ -57,7 +57,7 @@ async def run(options: argparse.Namespace) -> int:
             if found["violations"]:
                 _complain(found)
                 if options.stop:
-                    await _leave_for_inspection(campaign)
+                    await _show_logs(campaign)
                     break
     print(json.dumps({"seed": options.seed, "faults": sum(count.values()), "violations": broken,
                       "by_kind": dict(count.most_common())}))  # fmt: skip
@@ -75,6 +75,7 @@ def _campaign(on: str, folder: Path, seed: int) -> Any:
 def _note(found: dict[str, Any], record: Path) -> None:
     print(json.dumps({key: value for key, value in found.items() if key != "faults"}), flush=True)
     kept = {key: value for key, value in found.items() if key != "evidence"}
+    kept["faults"] = [{**fault, "hit": bool(fault["hit"])} for fault in found["faults"]]
     with record.open("a") as file:
         file.write(json.dumps(kept) + "\n")
 
@@ -88,8 +89,8 @@ def _complain(found: dict[str, Any]) -> None:
     print(f"  evidence {json.dumps(found['evidence'], indent=1)}", file=sys.stderr, flush=True)
 
 
-async def _leave_for_inspection(campaign: Campaign) -> None:
-    """Copies the logs of knit's processes to stderr's folder of the caller's choice."""
+async def _show_logs(campaign: Campaign) -> None:
+    """Shows the ends of the logs of knit's processes."""
     for name in campaign.site.parts:
         for log in sorted((campaign.site.folder / name).glob("*.log"))[-2:]:
             print(f"--- {name} {log.name}\n{log.read_text()[-6000:]}", file=sys.stderr)

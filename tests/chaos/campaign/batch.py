@@ -52,7 +52,7 @@ class Campaign:
         begun = time.monotonic()
         calls, pulls = len(self.site.hooks.calls), self.work.pulls
         runs = (await self.site.ask("SELECT count(*) AS runs FROM run"))[0]["runs"]
-        await self.site.call_hooks(random.random() < 0.3)
+        await self.site.call_hooks(random.random() < 0.2)
         kinds = [*CommonFaults(self.site).kinds(), *self.backend.kinds(self.ledger, random)]
         count = min(most, random.randint(MOST_FAULTS - 2, MOST_FAULTS))
         faults = drawn(kinds, random, count, self.spread)

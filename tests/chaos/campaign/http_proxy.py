@@ -85,12 +85,13 @@ class ApiServerProxy:
             for name, value in found.headers.items():
                 if name.lower() not in _HOP_BY_HOP:
                     answer.headers.add(name, value)
-            await answer.prepare(request)
-            if request.query.get("watch"):
-                await self._watch(request, found, answer)
-            else:
-                await answer.write(await found.read())
+            # Whoever has asked may be gone by now.
             with suppress(ConnectionError):
+                await answer.prepare(request)
+                if request.query.get("watch"):
+                    await self._watch(request, found, answer)
+                else:
+                    await answer.write(await found.read())
                 await answer.write_eof()
             return answer
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from random import Random
+from typing import Final
 
 import psutil
 
@@ -16,7 +17,9 @@ from knit_workflows.disk import ALMOST_FULL, DiskSpace
 from tests.chaos.campaign.faults import Fault, Kind, frozen, kill
 from tests.chaos.campaign.invariants import Ledger
 
-DISK: str = "256m"
+_POD_COMES: Final = 4.0
+"""Seconds."""
+DISK: Final = "256m"
 """Size of the volumes' disk, if a small file system can be mounted."""
 
 
@@ -72,8 +75,16 @@ class _LocalFaults:
         self._random = random
         self._disk = asyncio.Lock()
 
-    def _some_pod(self) -> tuple[str, pod_folder.SupervisorState] | None:
-        """Gives the Run of a pod that is under way, and what its supervisor has reported."""
+    async def _some_pod(self) -> tuple[str, pod_folder.SupervisorState] | None:
+        """Waits a little for a pod; gives its Run, and what its supervisor has reported."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_POD_COMES):
+                while (found := self._pod_now()) is None:
+                    await asyncio.sleep(0.02)
+                return found
+        return None
+
+    def _pod_now(self) -> tuple[str, pod_folder.SupervisorState] | None:
         pods = sorted((self._state / "pods").iterdir())
         self._random.shuffle(pods)
         for folder in pods:
@@ -85,7 +96,7 @@ class _LocalFaults:
 
     async def kill_supervisor(self, fault: Fault) -> str:
         """The Run's end cannot be recorded any more: it fails, unless it has ended already."""
-        if (found := self._some_pod()) is None:
+        if (found := await self._some_pod()) is None:
             return ""
         run_id, reported = found
         self._ledger.disturbed[run_id] = fault.kind
@@ -94,7 +105,7 @@ class _LocalFaults:
 
     async def kill_program(self, fault: Fault) -> str:
         """All that is in the sandbox dies with its first process."""
-        found = self._some_pod()
+        found = await self._some_pod()
         if found is None or found[1].sandbox is None:
             return ""
         self._ledger.disturbed[found[0]] = fault.kind
@@ -102,7 +113,7 @@ class _LocalFaults:
 
     async def freeze_pod(self, fault: Fault) -> str:
         """Its end comes later; nothing else."""
-        if (found := self._some_pod()) is None:
+        if (found := await self._some_pod()) is None:
             return ""
         run_id, reported = found
         assert reported.supervisor is not None

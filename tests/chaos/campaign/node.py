@@ -24,6 +24,7 @@ from tests.chaos.campaign.work import Workload
 from tests.contract.compute.kubernetes_adapter import KubernetesAdapter, kubernetes_adapter
 
 _RESOURCES: Final = {"resources": {"cpu": "20m", "memory": "32Mi"}}
+_LOOKS: Final = 20
 _COMPONENTS: Final = ("kubelet", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
 
 
@@ -115,9 +116,13 @@ class _NodeFaults:
         return await self._to_some_run(fault, self._cluster.evict)
 
     async def _to_some_run(self, fault: Fault, do: Any) -> str:
-        jobs = sorted(await self._cluster.jobs())
-        runs = [of[0] for of in map(names.run_of_pod, jobs) if of]
-        if not runs:
+        for _ in range(_LOOKS):
+            jobs = sorted(await self._cluster.jobs())
+            runs = [of[0] for of in map(names.run_of_pod, jobs) if of]
+            if runs:
+                break
+            await asyncio.sleep(0.2)
+        else:
             return ""
         run_id = self._random.choice(runs)
         self._ledger.disturbed[run_id] = fault.kind
@@ -182,4 +187,4 @@ async def node_campaign(folder: Path, seed: int) -> AsyncIterator[Campaign]:
         compute = NodeCompute(adapter, proxy)
         work = Workload(built)
         await work.register(compute.image, _RESOURCES)
-        yield Campaign(built, compute, work, seed, "node", pushes=4, spread=12.0)
+        yield Campaign(built, compute, work, seed, "node", pushes=4, spread=8.0)

@@ -54,8 +54,7 @@ $ python -m tests.chaos.campaign --report                  # this page
 
 The same seed draws the same work and the same faults at the same times; what they hit differs from
 run to run, since processes do not take equally long. A violation is printed with its seed, the
-faults of its batch in order, and the events of the Runs concerned. One with a mark above was found
-before its cause was mended.
+faults of its batch in order, and the events of the Runs concerned.
 
 ## Not covered
 
@@ -63,8 +62,8 @@ before its cause was mended.
 """
 _MISSING: Final = """\
 * The kubelet and the API server of the test node are frozen, not killed: the node ends with them.
-* Connections that are never closed by either side (a dropped NAT entry): half-open ones are cut at
-  the end of the fault.
+* Connections that are never closed by either side (a dropped NAT entry, a proxy with nobody behind
+  it): half-open ones are cut at the end of the fault. See `tests/store/test_connection.py`.
 * Power loss: what was killed has had its writes in the page cache of a machine that went on.
 * Disks that are full to the last byte: here less is free than knit asks for, but programs can write
   what they need. See `tests/e2e/test_full_disk.py` for the rest.
@@ -125,14 +124,9 @@ def _kinds(batches: Sequence[dict[str, Any]]) -> Iterator[str]:
 
 
 def _seeds(batches: Sequence[dict[str, Any]]) -> Iterator[str]:
-    numbers: defaultdict[tuple[str, int], list[int]] = defaultdict(list)
-    for one in batches:
-        numbers[one["on"], one["seed"]].append(one["batch"])
-    told = [
-        f"{seed} (batches {min(own)} to {max(own)}, {_WHERE[on]})"
-        for (on, seed), own in numbers.items()
-    ]
-    yield f"Seeds: {'; '.join(told)}."
+    count = Counter((one["on"], one["seed"]) for one in batches)
+    told = [f"{seed} ({number}, {_WHERE[on]})" for (on, seed), number in count.items()]
+    yield f"Seeds, with the number of their batches: {'; '.join(told)}."
 
 
 def _violations(batches: Sequence[dict[str, Any]]) -> Iterator[str]:

@@ -294,7 +294,7 @@ class Refused(Exception):
 
 
 def _is_away(answer: httpx.Response) -> bool:
-    return answer.status_code in (502, 503) or (
+    return answer.status_code in (502, 503, 507) or (
         answer.status_code == 409 and "Retry-After" in answer.headers
     )
 
