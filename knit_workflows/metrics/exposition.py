@@ -17,6 +17,7 @@ from http import HTTPStatus
 from importlib.metadata import PackageNotFoundError, version
 from typing import Final
 
+from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 
 from knit_workflows.metrics import instruments
@@ -82,13 +83,15 @@ def listen(address: Address | None) -> socket.socket | None:
 async def serving(
     listener: socket.socket | None,
     component: str,
+    registry: CollectorRegistry,
     *,
     core_port: int | None = None,
     refresh: Refresh | None = None,
 ) -> AsyncIterator[int | None]:
     """Serves metrics while inside; without a listener nothing is done.
 
-    `component` says what this process is; `core_port` is that of Temporal's core.
+    `component` says what this process is, `registry` has what only its kind measures, and
+    `core_port` is that of Temporal's core.
     """
     if listener is None:
         yield None
@@ -100,7 +103,7 @@ async def serving(
             return Answer.of_line(HTTPStatus.NOT_FOUND, f"there is {_PATH}")
         if refresh is not None:
             await refresh()
-        ours = generate_latest(instruments.REGISTRY)
+        ours = generate_latest(instruments.EVERYWHERE) + generate_latest(registry)
         core = b"" if core_port is None else await _of_core(core_port)
         return Answer(HTTPStatus.OK, ours + core, CONTENT_TYPE_PLAIN_0_0_4)
 
