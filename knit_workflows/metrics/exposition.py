@@ -14,12 +14,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
-from importlib.metadata import PackageNotFoundError, version
 from typing import Final
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 
+from knit_workflows import names
 from knit_workflows.metrics import instruments
 from knit_workflows.plain_http import Answer, answering, at
 
@@ -96,7 +96,7 @@ async def serving(
     if listener is None:
         yield None
         return
-    instruments.BUILD.labels(_version(), component).set(1)
+    instruments.BUILD.labels(names.VERSION, component).set(1)
 
     async def answer(path: str) -> Answer:
         if path != _PATH:
@@ -138,10 +138,3 @@ async def _of_core(port: int) -> bytes:
         log.warning("Temporal's core tells no metrics: %r", error, extra={"action": "core_silent"})
         return b""
     return body if b" 200 " in head.partition(b"\r\n")[0] else b""
-
-
-def _version() -> str:
-    try:
-        return version("knit")
-    except PackageNotFoundError:  # run from a folder, not installed
-        return "0"

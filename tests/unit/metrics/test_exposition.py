@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import re
 import socket
+import tomllib
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
 
 import httpx
 import pytest
@@ -15,6 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from knit_workflows.metrics import exposition
 from knit_workflows.metrics.exposition import Address, AddressInUse, listen, serving
 from knit_workflows.metrics.instruments import OF_API, OF_WORKERS
+from knit_workflows.names import VERSION
 
 
 async def ask(port: int | None, path: str = "/metrics") -> httpx.Response:
@@ -59,6 +63,13 @@ async def test_metrics_are_what_a_scraper_reads() -> None:
     [build] = [name for name in found if name.startswith("knit_build_info") and "'api'" in name]
     assert found[build] == 1
     assert found["process_resident_memory_bytes[]"] > 1 << 20
+
+
+def test_the_version_is_that_of_package_and_chart() -> None:
+    root = Path(__file__).parents[3]
+    assert tomllib.loads((root / "pyproject.toml").read_text())["project"]["version"] == VERSION
+    chart = (root / "charts" / "knit-app" / "Chart.yaml").read_text()
+    assert re.findall('^appVersion: "?([^"\n]+)', chart, re.MULTILINE) == [VERSION]
 
 
 async def test_a_worker_says_nothing_about_what_only_the_api_knows() -> None:
