@@ -36,6 +36,7 @@ from knit_workflows.domain.imports import ImportTimes
 from knit_workflows.domain.ports import ApiStore
 from knit_workflows.extra_apis import ExtraApisRefused
 from knit_workflows.metrics import exposition
+from knit_workflows.metrics.instruments import OF_API
 from knit_workflows.settings import AccountSettings, Settings, SettingsRefused, read_settings
 from knit_workflows.store import PostgresStore
 from knit_workflows.telemetry import set_up_telemetry
@@ -235,7 +236,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logs.set_up(settings.log_format, settings.log_level)
     core_port = set_up_telemetry(settings.log_format, with_metrics=listener is not None)
     metrics = exposition.serving(
-        listener, "api", core_port=core_port, refresh=Census(deps.store.get).refresh
+        listener, "api", OF_API, core_port=core_port, refresh=Census(deps.store.get).refresh
     )
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)  # we log what it would
     app = create_app(deps, loopback_names_only=not settings.accounts.required)

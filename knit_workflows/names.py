@@ -11,6 +11,9 @@ from typing import Final
 
 from knit_workflows.domain.ids import ID_PATTERN
 
+VERSION: Final = "0.1.0"
+"""knit's, for processes that may run from a folder: in images it is not installed as a package."""
+
 PLUGIN: Final = "knit.KnitPlugin"
 
 RUN_WORKFLOW: Final = "knit.Run"

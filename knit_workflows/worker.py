@@ -29,6 +29,7 @@ from knit_workflows.domain.errors import BackendRejected, KnitError, StoreMismat
 from knit_workflows.domain.ports import Store
 from knit_workflows.health import Health
 from knit_workflows.metrics import exposition
+from knit_workflows.metrics.instruments import OF_WORKERS
 from knit_workflows.plugin import (
     ALL_ROLES,
     WAITING_SLOTS,
@@ -119,7 +120,7 @@ class Ports:
                 await stack.enter_async_context(health.listening(self.health))
             component = f"worker {' '.join(sorted(roles))}"
             await stack.enter_async_context(
-                exposition.serving(self.metrics, component, core_port=self.core)
+                exposition.serving(self.metrics, component, OF_WORKERS, core_port=self.core)
             )
             yield
 

@@ -24,6 +24,7 @@ from typing import Any, Final, Literal, TypeAlias, get_args, get_origin
 from pydantic import BaseModel, SecretStr
 from pydantic_core import PydanticUndefined
 from reference_charts import readmes, rights
+from reference_metrics import INTRODUCTION, OTHERS, alert_rows, metric_rows
 from reference_words import (
     COMMAND_LINE,
     ENDPOINTS,
@@ -387,6 +388,16 @@ def _moves(status: runs.RunStatus) -> str:
     return ", ".join(move for move in runs.RunStatus if move in runs.MOVES[status]) or "–"
 
 
+# --- metrics ---
+
+
+def metrics_page() -> str:
+    """Gives the metrics of API and workers, and the alerts of the chart."""
+    metrics = _table(("metric", "type", "labels", "of", ""), list(metric_rows()))
+    alerts = _table(("alert", "severity", "for", ""), list(alert_rows()))
+    return _page([NOTE, "# Metrics", INTRODUCTION, metrics, OTHERS, "## Alerts", alerts])
+
+
 # --- pages ---
 
 PAGES: Final[Mapping[str, Callable[[], str]]] = {
@@ -397,6 +408,7 @@ PAGES: Final[Mapping[str, Callable[[], str]]] = {
     "hooks.md": hooks_page,
     "api.md": api_page,
     "statuses.md": statuses_page,
+    "metrics.md": metrics_page,
 }
 
 

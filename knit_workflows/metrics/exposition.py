@@ -14,11 +14,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
-from importlib.metadata import PackageNotFoundError, version
 from typing import Final
 
+from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 
+from knit_workflows import names
 from knit_workflows.metrics import instruments
 from knit_workflows.plain_http import Answer, answering, at
 
@@ -82,25 +83,27 @@ def listen(address: Address | None) -> socket.socket | None:
 async def serving(
     listener: socket.socket | None,
     component: str,
+    registry: CollectorRegistry,
     *,
     core_port: int | None = None,
     refresh: Refresh | None = None,
 ) -> AsyncIterator[int | None]:
     """Serves metrics while inside; without a listener nothing is done.
 
-    `component` says what this process is; `core_port` is that of Temporal's core.
+    `component` says what this process is, `registry` has what only its kind measures, and
+    `core_port` is that of Temporal's core.
     """
     if listener is None:
         yield None
         return
-    instruments.BUILD.labels(_version(), component).set(1)
+    instruments.BUILD.labels(names.VERSION, component).set(1)
 
     async def answer(path: str) -> Answer:
         if path != _PATH:
             return Answer.of_line(HTTPStatus.NOT_FOUND, f"there is {_PATH}")
         if refresh is not None:
             await refresh()
-        ours = generate_latest(instruments.REGISTRY)
+        ours = generate_latest(instruments.EVERYWHERE) + generate_latest(registry)
         core = b"" if core_port is None else await _of_core(core_port)
         return Answer(HTTPStatus.OK, ours + core, CONTENT_TYPE_PLAIN_0_0_4)
 
@@ -135,10 +138,3 @@ async def _of_core(port: int) -> bytes:
         log.warning("Temporal's core tells no metrics: %r", error, extra={"action": "core_silent"})
         return b""
     return body if b" 200 " in head.partition(b"\r\n")[0] else b""
-
-
-def _version() -> str:
-    try:
-        return version("knit")
-    except PackageNotFoundError:  # run from a folder, not installed
-        return "0"

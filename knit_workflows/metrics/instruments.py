@@ -8,45 +8,55 @@ from __future__ import annotations
 
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+)
 from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.process_collector import ProcessCollector
 
-REGISTRY: Final = CollectorRegistry()
-"""What one process exposes; the library's own has what nobody asked for."""
+EVERYWHERE: Final = CollectorRegistry()
+OF_API: Final = CollectorRegistry()
+OF_WORKERS: Final = CollectorRegistry()
+"""What each process exposes, the API, workers. Apart, or a worker would say that 0 Runs wait."""
 _QUICK: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 30)
 _LONG: Final = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 7200, 43200)
 
-ProcessCollector(registry=REGISTRY)
+# One more series for each, which says when it was made: nobody asks for it.
+disable_created_metrics()
+ProcessCollector(registry=EVERYWHERE)
 
 BUILD: Final = Gauge(
     "knit_build_info",
     "Always 1; which version this is, and what this process does.",
     ("version", "component"),
-    registry=REGISTRY,
+    registry=EVERYWHERE,
 )
 LOOP_LAG: Final = Histogram(
     "knit_event_loop_lag_seconds",
     "How much later than asked for the event loop went on, looked at once a second.",
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
-    registry=REGISTRY,
+    registry=EVERYWHERE,
 )
 
 DATABASE_CONNECTIONS: Final = Gauge(
     "knit_database_connections",
     "Connections to PostgreSQL that are held, by state: `in_use` or `idle`.",
     ("state",),
-    registry=REGISTRY,
+    registry=EVERYWHERE,
 )
 DATABASE_LIMIT: Final = Gauge(
     "knit_database_connections_limit",
     "How many connections may be in use at once.",
-    registry=REGISTRY,
+    registry=EVERYWHERE,
 )
 DATABASE_WAITING: Final = Gauge(
     "knit_database_waiting_calls",
     "Calls that wait for a connection because all are in use.",
-    registry=REGISTRY,
+    registry=EVERYWHERE,
 )
 
 HTTP_DURATION: Final = Histogram(
@@ -55,73 +65,82 @@ HTTP_DURATION: Final = Histogram(
     "`status` a class such as `2xx`.",
     ("method", "route", "status"),
     buckets=_QUICK,
-    registry=REGISTRY,
+    registry=OF_API,
 )
 TRANSFERS_OPEN: Final = Gauge(
     "knit_transfers_open",
     "Transfers that this API process carries out now, logs included, by `direction`.",
     ("direction",),
-    registry=REGISTRY,
+    registry=OF_API,
 )
 TRANSFERS_ENDED: Final = Counter(
     "knit_transfers_ended_total",
     "Transfers that have ended, by `direction` (`upload`, `download`) and `outcome` (`complete`, "
     "`aborted`).",
     ("direction", "outcome"),
-    registry=REGISTRY,
+    registry=OF_API,
 )
 TRANSFER_BYTES: Final = Counter(
     "knit_transfer_bytes_total",
     "Bytes of archives and logs between clients and this API process, as they were sent.",
     ("direction",),
-    registry=REGISTRY,
+    registry=OF_API,
 )
 
 DATABASE_UP: Final = Gauge(
     "knit_database_up",
     "Whether PostgreSQL has answered when Runs were last counted: 1 or 0.",
-    registry=REGISTRY,
+    registry=OF_API,
 )
 RUNS: Final = Gauge(
     "knit_runs",
     "Runs that have not ended, by `status`, uploads and imports included; the same from every API "
     "process.",
     ("status",),
-    registry=REGISTRY,
+    registry=OF_API,
 )
 OLDEST_WAITING: Final = Gauge(
     "knit_runs_oldest_waiting_age_seconds",
     "For how long the Run has waited that has waited for the longest time; 0 if none waits.",
-    registry=REGISTRY,
+    registry=OF_API,
 )
 
 RUNS_ENDED: Final = Counter(
     "knit_runs_ended_total",
     "Runs with a container that this worker has ended, by `status`: `done` or `failed`.",
     ("status",),
-    registry=REGISTRY,
+    registry=OF_WORKERS,
 )
 PHASE_DURATION: Final = Histogram(
     "knit_run_phase_duration_seconds",
     "How long Runs that have ended were in each `phase`.",
     ("phase",),
     buckets=_LONG,
-    registry=REGISTRY,
+    registry=OF_WORKERS,
 )
 HOOK_DURATION: Final = Histogram(
     "knit_hook_call_duration_seconds",
     "Calls of hooks, by `phase` (`before`, `after`) and `outcome` (`succeeded`, `failed`).",
     ("phase", "outcome"),
     buckets=_QUICK,
-    registry=REGISTRY,
+    registry=OF_WORKERS,
 )
 WATCH_AGE: Final = Gauge(
     "knit_kubernetes_watch_age_seconds",
     "How long ago the API server has last been heard of by the watch of this `kind`; without any "
     "change it lets itself be heard about every 60 s.",
     ("kind",),
-    registry=REGISTRY,
+    registry=OF_WORKERS,
 )
+
+# There before the first of its kind: a counter that begins with 1 has never been seen to increase.
+for _status in ("done", "failed"):
+    RUNS_ENDED.labels(_status)
+for _direction in ("upload", "download"):
+    TRANSFERS_OPEN.labels(_direction)
+    TRANSFER_BYTES.labels(_direction)
+    for _outcome in ("complete", "aborted"):
+        TRANSFERS_ENDED.labels(_direction, _outcome)
 
 INSTRUMENTS: Final[tuple[MetricWrapperBase, ...]] = tuple(
     one for one in globals().copy().values() if isinstance(one, MetricWrapperBase)

@@ -27,12 +27,14 @@ class GoPrograms:
     ldflags: str = "-s -w"
     takes: str = "some minutes, once"
     """How long a build takes, for people."""
+    tags: tuple[str, ...] = ()
+    """Build tags, with which some modules leave parts of themselves out."""
 
     def folder(self) -> Path:
         """Returns the folder of the programs, each named by the last part of its package path."""
         files = [self.module / "go.mod", self.module / "go.sum", *sorted(self.module.glob("*.go"))]
         content = [file.read_bytes() for file in files if file.exists()]
-        key = content_key(BUILD_VERSION, *content, self.ldflags, *self.packages)
+        key = content_key(BUILD_VERSION, *content, self.ldflags, *self.packages, *self.tags)
         return cache_root() / "go" / f"{self.name}-{key}"
 
 
@@ -55,6 +57,7 @@ def _build(programs: GoPrograms, target: Path, quiet: bool) -> None:
     # Without cgo the build needs no C compiler and the result runs on any libc.
     environment = os.environ | {"CGO_ENABLED": "0", "GOWORK": "off"}
     command = [go, "build", "-v", "-mod=readonly", "-buildvcs=false", "-trimpath", "-p", "2"]
+    command += ["-tags", ",".join(programs.tags)] if programs.tags else []
     command += ["-ldflags", programs.ldflags, "-o", f"{target}/", *programs.packages]
     # Low priority, so that the machine stays usable meanwhile.
     nice = shutil.which("nice")

@@ -7,6 +7,7 @@ import os
 import random
 import re
 import signal
+import socket
 import subprocess
 import sys
 import tarfile
@@ -166,3 +167,30 @@ def test_memory_does_not_grow_with_the_data(tmp_path: Path, media_type: str):
             got = sum(len(piece) for piece in download.iter_raw())
         assert got > (0 if gzipped else SIZE)
         assert memory_of(pid, "VmHWM") - before <= 40
+
+
+def test_metrics_have_a_port_of_their_own(tmp_path: Path) -> None:
+    """With a database that is away, they say so, and nothing of Runs."""
+    nobody = {"KNIT_STORE__URL": "postgresql://127.0.0.1:1/knit"}
+    with api(tmp_path, "--metrics-address", "127.0.0.1:0", **nobody) as one:
+        served = re.search(r'"metrics_served".*"port": (\d+)', one.log.read_text())
+        assert served
+        with httpx.Client(trust_env=False) as client:
+            assert client.get(f"{one.url}/metrics").status_code == 404
+            told = client.get(f"http://127.0.0.1:{served[1]}/metrics").text
+    assert "\nknit_database_up 0.0\n" in told
+    assert "\nknit_runs{" not in told
+    counted = (
+        'knit_http_request_duration_seconds_count{method="GET",route="(none)",status="4xx"} 1.0'
+    )
+    assert counted in told
+
+
+def test_an_address_for_metrics_that_is_in_use_is_refused_in_words(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        command = [sys.executable, "-m", "knit_api", "--port", "0", "--metrics-address", address]
+        environment = {**os.environ, "KNIT_ACCOUNTS__REQUIRED": "false"}
+        done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 2
+    assert f"--metrics-address {address}: Address already in use" in done.stderr

@@ -36,11 +36,16 @@ _TURNS = 4
 
 
 async def memory() -> None:
-    """What each pod of an idle installation has in memory, as `kubectl top` would show it."""
+    """What each pod of an idle installation has in memory, as `kubectl top` would show it.
+
+    Each has been scraped once by then, as by Prometheus.
+    """
     with _installed() as knit:
+        _scrape(knit)
         await asyncio.sleep(_SETTLED)
         _print_memory(knit, "roles apart")
         await asyncio.to_thread(knit.install, "--set", "workers.together=true")
+        _scrape(knit)
         await asyncio.sleep(_SETTLED)
         _print_memory(knit, "workers.together")
 
@@ -65,6 +70,11 @@ def _installed() -> Iterator[Installation]:
         with installation(Helm("helm-3", home), found, beside) as knit:
             figure("installed, images present", knit.install(), "s", "<= 120")
             yield knit
+
+
+def _scrape(knit: Installation) -> None:
+    sizes = {pod.rsplit("-", 2)[0]: len(knit.metrics(pod).splitlines()) for pod in knit.pods()}
+    print(f"lines of metrics: {sizes}", file=sys.stderr)
 
 
 def _print_memory(knit: Installation, shape: str) -> None:

@@ -71,6 +71,11 @@ class Installation:
         about = [one["metadata"] for one in found if "deletionTimestamp" not in one["metadata"]]
         return {one["name"]: one["uid"] for one in about}
 
+    def metrics(self, pod: str) -> str:
+        """What a pod tells Prometheus, read through the API server."""
+        path = f"/api/v1/namespaces/{self.helm.namespace}/pods/{pod}:9464/proxy/metrics"
+        return self.kubectl("get", "--raw", path)
+
     def install(self, *arguments: str) -> float:
         """Installs or upgrades as the guide says, and waits; gives the seconds that it took."""
         began = time.monotonic()

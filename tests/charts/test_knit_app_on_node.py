@@ -19,6 +19,7 @@ import yaml
 from tests.charts.helm import CHARTS, Helm, set_json
 from tests.charts.installation import WITHIN, Installation
 from tests.charts.installation import installation as the_installation
+from tests.charts.schemas import operator_kinds
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(3000)]
 
@@ -73,6 +74,17 @@ def test_the_life_of_an_installation(installation: Installation, capsys: Any) ->
         word = archive.extractfile("word") or archive.extractfile("./word")
         assert word is not None
         assert word.read() == b"KNIT"
+
+    # Prometheus reads every process at a port that users do not reach.
+    told = {name: one.metrics(name) for name in one.pods()}
+    assert all("knit_build_info{" in text for text in told.values())
+    everything = "".join(told.values())
+    assert 'knit_runs_ended_total{status="done"} 1.0' in everything
+    assert 'knit_kubernetes_watch_age_seconds{kind="Pod"}' in everything
+    assert "\nknit_database_up 1.0\n" in everything
+    assert "\ntemporal_request_total{" in everything
+    with one.client() as anybody:
+        assert anybody.get("/metrics").status_code in (401, 404)
 
     # Upgraded with Runs in flight: every pod is replaced, and none of the Runs fails.
     slow = one.apply("slow", "cp /in/word /out/word; sleep 20")
@@ -142,6 +154,9 @@ def test_the_server_takes_every_shape(installation: Installation) -> None:
     empty = replace(installation.helm, namespace=f"{installation.helm.namespace}-empty")
     one = replace(installation, helm=empty)
     one.make_namespace()
+    # They stay: others may be using them.
+    for kind in operator_kinds():
+        one.kubectl("apply", "--server-side", "-f", str(kind))
     try:
         for chart in ("knit-app", "knit-certs"):
             for values in sorted((CHARTS / chart / "ci").glob("*.yaml")):

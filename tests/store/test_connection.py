@@ -15,6 +15,11 @@ import pytest
 
 from knit_workflows.disk import RESERVE_BYTES, DiskSpace, Reserve
 from knit_workflows.domain.errors import StoreFull, StoreUnavailable
+from knit_workflows.metrics.instruments import (
+    DATABASE_CONNECTIONS,
+    DATABASE_LIMIT,
+    DATABASE_WAITING,
+)
 from knit_workflows.store import connection
 from knit_workflows.store.connection import Database, Session, unavailable
 from tests.chaos.campaign.links import Link, to_socket
@@ -272,6 +277,33 @@ async def test_more_callers_than_connections_wait(db: Database, url: str) -> Non
         return int(fetch(url, count)[0]["n"])
 
     await until(lambda: connections() <= 5)  # the server forgets others', here, after their end
+
+
+async def test_what_connections_do_is_measured(url: str) -> None:
+    """In use, idle, waited for; nothing is left when all is over."""
+    narrow, before = Database(url, 1), usage()
+    go_on = asyncio.Event()
+
+    async def work(session: Session) -> None:
+        await go_on.wait()
+
+    holding = asyncio.create_task(narrow.transaction(work))
+    await until(lambda: usage() == (before[0] + 1, *before[1:]))
+    waiting = asyncio.create_task(narrow.row("SELECT 1"))
+    await until(lambda: usage() == (before[0] + 1, before[1], before[2] + 1))
+    go_on.set()
+    await asyncio.gather(holding, waiting)
+    assert usage() == (before[0], before[1] + 1, before[2])
+    await narrow.aclose()
+    assert usage() == before
+    assert DATABASE_LIMIT._value.get() == 1
+
+
+def usage() -> tuple[float, float, float]:
+    """Connections in use and idle, and calls that wait for one."""
+    [metric] = DATABASE_CONNECTIONS.collect()
+    held = {one.labels["state"]: one.value for one in metric.samples}
+    return held["in_use"], held["idle"], DATABASE_WAITING._value.get()
 
 
 async def test_ids_come_as_text_and_instants_in_utc(db: Database) -> None:

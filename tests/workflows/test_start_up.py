@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import subprocess
 import sys
 from datetime import timedelta
@@ -45,7 +46,7 @@ async def readiness(port: int) -> str:
 async def test_a_worker_waits_says_for_what_and_then_works(
     postgres: EmbeddedPostgres, temporal_client: Client, tmp_path: Path
 ) -> None:
-    url, port = postgres.url("start_up"), free_port()
+    url, port, metrics_port = postgres.url("start_up"), free_port(), free_port()
     environment = {
         "KNIT_STORE__URL": url,
         "TEMPORAL_ADDRESS": address_of(temporal_client),
@@ -53,6 +54,7 @@ async def test_a_worker_waits_says_for_what_and_then_works(
         "KNIT_COMPUTE__KIND": "memory",
     }
     arguments = ("--patience", str(PATIENCE), "--health-port", str(port))
+    arguments += ("--metrics-address", f"127.0.0.1:{metrics_port}")
     worker = WorkerProcess(environment, tmp_path, arguments=arguments)
     worker.start()
     try:
@@ -67,8 +69,21 @@ async def test_a_worker_waits_says_for_what_and_then_works(
         await worker.ready()
         while await readiness(port) != "ok":
             await asyncio.sleep(0.05)
+        told = await metrics(metrics_port)
     finally:
         await asyncio.to_thread(worker.end)
+    assert 'component="worker compute engine hooks interactive watch"' in told["knit_build_info"]
+    assert float(told["knit_database_connections_limit"].split()[-1]) > 0
+    # What Temporal's core measures is there too, by the names that Prometheus wants.
+    assert {"temporal_request_total", "temporal_request_latency_seconds_bucket"} <= told.keys()
+
+
+async def metrics(port: int) -> dict[str, str]:
+    """The last line of each metric, by its name."""
+    async with httpx.AsyncClient(trust_env=False) as client:
+        text = (await client.get(f"http://127.0.0.1:{port}/metrics")).text
+    lines = [line for line in text.splitlines() if not line.startswith("#")]
+    return {re.split("[{ ]", line)[0]: line for line in lines}
 
 
 async def test_a_worker_that_waits_ends_when_it_is_told(tmp_path: Path) -> None:

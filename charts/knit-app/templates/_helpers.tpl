@@ -166,7 +166,8 @@ postgresql://{{ $host }}:{{ $db.port | default 5432 | int64 }}/{{ $db.databaseNa
 
 {{/*
 glibc keeps what has been freed: in up to eight heaps per core, each for some threads, and up to a limit
-that it raises by itself. Idle processes give some 4 MiB each back with these two.
+that it raises by itself. Workers give some MiB each back with these two. The API has the first only: with
+the second, every buffer of a transfer would be mapped anew.
 */}}
 {{- define "knit-app.memoryEnv" -}}
 - {name: MALLOC_ARENA_MAX, value: "2"}

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import re
 import socket
+import tomllib
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
 
 import httpx
 import pytest
@@ -14,6 +17,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from knit_workflows.metrics import exposition
 from knit_workflows.metrics.exposition import Address, AddressInUse, listen, serving
+from knit_workflows.metrics.instruments import OF_API, OF_WORKERS
+from knit_workflows.names import VERSION
 
 
 async def ask(port: int | None, path: str = "/metrics") -> httpx.Response:
@@ -44,8 +49,14 @@ async def core(reply: bytes) -> AsyncIterator[int]:
         yield server.sockets[0].getsockname()[1]
 
 
+def worker(core_port: int | None = None) -> AbstractAsyncContextManager[int | None]:
+    """The metrics of a worker, on a free port."""
+    listener = listen(Address("127.0.0.1", 0))
+    return serving(listener, "worker engine", OF_WORKERS, core_port=core_port)
+
+
 async def test_metrics_are_what_a_scraper_reads() -> None:
-    async with serving(listen(Address("127.0.0.1", 0)), "api") as port:
+    async with serving(listen(Address("127.0.0.1", 0)), "api", OF_API) as port:
         answer = await ask(port)
     assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
     found = series(answer.text)
@@ -54,8 +65,23 @@ async def test_metrics_are_what_a_scraper_reads() -> None:
     assert found["process_resident_memory_bytes[]"] > 1 << 20
 
 
+def test_the_version_is_that_of_package_and_chart() -> None:
+    root = Path(__file__).parents[3]
+    assert tomllib.loads((root / "pyproject.toml").read_text())["project"]["version"] == VERSION
+    chart = (root / "charts" / "knit-app" / "Chart.yaml").read_text()
+    assert re.findall('^appVersion: "?([^"\n]+)', chart, re.MULTILINE) == [VERSION]
+
+
+async def test_a_worker_says_nothing_about_what_only_the_api_knows() -> None:
+    async with worker() as port:
+        told = (await ask(port)).text
+    assert "knit_runs_ended_total" in told
+    assert "knit_database_up" not in told
+    assert "knit_runs_oldest" not in told
+
+
 async def test_nothing_else_is_there() -> None:
-    async with serving(listen(Address("127.0.0.1", 0)), "api") as port:
+    async with serving(listen(Address("127.0.0.1", 0)), "api", OF_API) as port:
         answer = await ask(port, "/api/runs")
     assert (answer.status_code, answer.text) == (404, "there is /metrics\n")
 
@@ -64,7 +90,9 @@ async def test_what_temporals_core_measures_is_there_too() -> None:
     line = b'temporal_request_total{operation="x"} 3\n'
     async with (
         core(b"HTTP/1.0 200 OK\r\ncontent-type: text/plain\r\n\r\n" + line) as core_port,
-        serving(listen(Address("127.0.0.1", 0)), "worker engine", core_port=core_port) as port,
+        serving(
+            listen(Address("127.0.0.1", 0)), "worker engine", OF_WORKERS, core_port=core_port
+        ) as port,
     ):
         found = series((await ask(port)).text)
     assert found["temporal_request_total[('operation', 'x')]"] == 3
@@ -74,7 +102,9 @@ async def test_what_temporals_core_measures_is_there_too() -> None:
 async def test_a_core_without_an_answer_leaves_the_rest(reply: bytes) -> None:
     async with (
         core(reply) as core_port,
-        serving(listen(Address("127.0.0.1", 0)), "worker engine", core_port=core_port) as port,
+        serving(
+            listen(Address("127.0.0.1", 0)), "worker engine", OF_WORKERS, core_port=core_port
+        ) as port,
     ):
         answer = await ask(port)
     assert "process_resident_memory_bytes[]" in series(answer.text)
@@ -84,8 +114,7 @@ async def test_a_core_without_an_answer_leaves_the_rest(reply: bytes) -> None:
 async def test_a_core_that_is_gone_leaves_the_rest(caplog: pytest.LogCaptureFixture) -> None:
     async with core(b"") as core_port:
         pass
-    listener = listen(Address("127.0.0.1", 0))
-    async with serving(listener, "worker engine", core_port=core_port) as port:
+    async with worker(core_port) as port:
         assert "process_resident_memory_bytes[]" in series((await ask(port)).text)
     assert "core tells no metrics" in caplog.text
 
@@ -96,21 +125,21 @@ async def test_what_must_be_asked_for_is_asked_first() -> None:
     async def refresh() -> None:
         asked.append("now")
 
-    async with serving(listen(Address("127.0.0.1", 0)), "api", refresh=refresh) as port:
+    async with serving(listen(Address("127.0.0.1", 0)), "api", OF_API, refresh=refresh) as port:
         assert not asked
         await ask(port)
     assert asked == ["now"]
 
 
 async def test_without_an_address_nothing_is_served() -> None:
-    async with serving(listen(None), "api") as port:
+    async with serving(listen(None), "api", OF_API) as port:
         assert port is None
 
 
 async def test_the_event_loop_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exposition, "_LOOKS_EVERY", 0.001)
     count = "knit_event_loop_lag_seconds_count[]"
-    async with serving(listen(Address("127.0.0.1", 0)), "api") as port:
+    async with serving(listen(Address("127.0.0.1", 0)), "api", OF_API) as port:
         before = series((await ask(port)).text)[count]
         async with asyncio.timeout(60):
             while series((await ask(port)).text)[count] == before:

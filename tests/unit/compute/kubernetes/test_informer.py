@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Mapping
 
 from knit_workflows.compute.kubernetes.api.informer import Informer
 from knit_workflows.compute.kubernetes.api.objects import JsonObject
+from knit_workflows.metrics.instruments import WATCH_AGE
 from tests.waiting import until
 
 
@@ -60,3 +61,26 @@ async def test_watches_that_end_at_once_say_nothing() -> None:
     await until(lambda: server.watches >= 3)
     assert not watching.fresh
     await watching.aclose()
+
+
+async def test_how_long_nothing_was_heard_is_a_metric_until_it_is_closed() -> None:
+    server = QuietServer(0)
+    first, watching = informer(server), informer(server)
+    watching.start()
+    await until(lambda: server.watches >= 1)
+    server.now += 250
+    assert age() == 250
+    await watching.aclose()
+    assert age() is None
+    first.start()  # nothing was heard yet: since the start
+    assert age() == 0
+    server.now += 10
+    assert age() == 10
+    await first.aclose()
+    await watching.aclose()  # once more
+
+
+def age() -> float | None:
+    """What the metric says of events."""
+    [metric] = WATCH_AGE.collect()
+    return {one.labels["kind"]: one.value for one in metric.samples}.get("Event")

@@ -1,0 +1,148 @@
+"""Metrics of an installation: who serves them where, who may read them, and alerts on them."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from prometheus_client.exposition import generate_latest
+
+from knit_workflows.metrics.instruments import EVERYWHERE, INSTRUMENTS, OF_API, OF_WORKERS
+from tests.charts.helm import CHARTS, Helm, by_name, ci_values, program
+
+MINIMAL = ("--set", "temporal.address=temporal:7233")
+ALERTS = CHARTS / "knit-app" / "files" / "alerts.yaml"
+TESTS_OF_ALERTS = Path(__file__).parent / "alerts_test.yaml"
+MONITORING = "networkPolicy.metricsFrom[0].namespaceSelector.matchLabels.team=monitoring"
+
+
+def rendered(helm: Helm, *arguments: str | Path) -> dict[str, Any]:
+    return by_name(helm.render("knit-app", *MINIMAL, *arguments))
+
+
+def processes(found: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The container of each Deployment, by the name of its component."""
+    return {
+        name.removeprefix("Deployment/knit-"): one["spec"]["template"]["spec"]["containers"][0]
+        for name, one in found.items()
+        if name.startswith("Deployment/")
+    }
+
+
+def metrics_rules(policy: dict[str, Any]) -> list[dict[str, Any]]:
+    return [rule for rule in policy["spec"]["ingress"] if {"port": "metrics"} in rule["ports"]]
+
+
+def test_every_process_serves_metrics_at_a_port_of_no_service(helm: Helm) -> None:
+    found = rendered(helm, "--set", "expander.enabled=true")
+    every = processes(found)
+    assert len(every) == 7
+    for name, container in every.items():
+        assert "--metrics-address=:9464" in container["command"], name
+        assert {"name": "metrics", "containerPort": 9464} in container["ports"], name
+    [port] = found["Service/knit-api"]["spec"]["ports"]
+    assert port["targetPort"] == "api"
+
+
+def test_without_metrics_nothing_is_left_of_them(helm: Helm) -> None:
+    found = rendered(helm, "--set", "metrics.enabled=false", "--set", "expander.enabled=true")
+    assert "metrics" not in str(found)
+    assert found["NetworkPolicy/knit-worker-watch"]["spec"]["ingress"] == []
+    assert found["NetworkPolicy/knit-worker-expander"]["spec"]["ingress"] == []
+
+
+def test_who_may_read_metrics_may_do_nothing_else(helm: Helm) -> None:
+    found = rendered(helm, "--set", MONITORING, "--set", "expander.enabled=true")
+    peers = [{"namespaceSelector": {"matchLabels": {"team": "monitoring"}}}]
+    for name in processes(found):
+        policy = found[f"NetworkPolicy/knit-{name}"]
+        [rule] = metrics_rules(policy)
+        assert rule == {"ports": [{"port": "metrics"}], "from": peers}, name
+        others = [one for one in policy["spec"]["ingress"] if one != rule]
+        assert [one["ports"] for one in others] == ([[{"port": "api"}]] if name == "api" else [])
+
+
+def test_unless_it_is_said_every_pod_may_read_them(helm: Helm) -> None:
+    found = rendered(helm)
+    [rule] = metrics_rules(found["NetworkPolicy/knit-worker-hooks"])
+    assert rule["from"] == [{"namespaceSelector": {}}]
+
+
+def test_the_operators_kinds_are_made_only_when_asked_for(helm: Helm) -> None:
+    kinds = {"PodMonitor", "PrometheusRule"}
+    assert not {one["kind"] for one in rendered(helm).values()} & kinds
+    asked = ("--set", "metrics.podMonitor.enabled=true", "--set", "metrics.rules.enabled=true")
+    assert {one["kind"] for one in rendered(helm, *asked).values()} >= kinds
+
+
+def test_the_monitor_finds_every_process_and_nothing_else(helm: Helm) -> None:
+    found = rendered(helm, "--set", "metrics.podMonitor.enabled=true")
+    spec = found["PodMonitor/knit-app"]["spec"]
+    [endpoint] = spec["podMetricsEndpoints"]
+    assert (endpoint["port"], endpoint["path"]) == ("metrics", "/metrics")
+    wanted = spec["selector"]["matchLabels"].items()
+    for name, one in found.items():
+        if name.startswith("Deployment/"):
+            assert wanted <= one["spec"]["template"]["metadata"]["labels"].items(), name
+    assert spec["namespaceSelector"] == {"matchNames": ["default"]}
+
+
+def test_a_monitor_without_metrics_is_refused_in_words(helm: Helm) -> None:
+    asked = ("--set", "metrics.podMonitor.enabled=true", "--set", "metrics.enabled=false")
+    assert "needs metrics.enabled" in helm.refusal("knit-app", *MINIMAL, *asked)
+
+
+@pytest.mark.parametrize("port", ["8080", "8081", "80"])
+def test_a_port_that_is_taken_is_refused(helm: Helm, port: str) -> None:
+    assert "metrics" in helm.refusal("knit-app", *MINIMAL, "--set", f"metrics.port={port}")
+
+
+def test_the_rules_are_the_file(helm: Helm) -> None:
+    """What is in the cluster is what promtool has tested."""
+    [values] = [one for one in ci_values("knit-app") if one.stem == "production-values"]
+    found = by_name(helm.render("knit-app", "--values", values))
+    assert found["PrometheusRule/knit-app"]["spec"] == yaml.safe_load(ALERTS.read_text())
+
+
+# --- promtool ---
+
+
+def promtool(*arguments: str | Path, text: str | None = None) -> str:
+    done = subprocess.run(
+        [program("promtool"), *arguments],
+        input=text,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+def test_every_alert_fires_when_it_should(tmp_path: Path) -> None:
+    for file in (ALERTS, TESTS_OF_ALERTS):
+        shutil.copy(file, tmp_path)
+    assert "SUCCESS" in promtool("check", "rules", tmp_path / ALERTS.name)
+    assert "SUCCESS" in promtool("test", "rules", tmp_path / TESTS_OF_ALERTS.name)
+    alerts = {line.split()[-1] for line in ALERTS.read_text().splitlines() if "alert:" in line}
+    assert all(alert in TESTS_OF_ALERTS.read_text() for alert in alerts)
+
+
+def test_promtool_finds_nothing_in_names_and_help() -> None:
+    """Each with a series, since what is not there is not looked at."""
+    made = []
+    for one in INSTRUMENTS:
+        if labels := ["promtool"] * len(one._labelnames):
+            one.labels(*labels)
+            made.append((one, labels))
+    try:
+        text = b"".join(map(generate_latest, (EVERYWHERE, OF_API, OF_WORKERS))).decode()
+    finally:
+        for one, labels in made:
+            one.remove(*labels)
+    assert 'knit_runs{status="promtool"}' in text
+    assert promtool("check", "metrics", text=text) == ""
