@@ -85,6 +85,12 @@ class Installation:
         command = (*program, *map(str, words))
         return await asyncio.to_thread(_measured, command, self.folder, dict(os.environ))
 
+    async def use(self, port: int) -> None:
+        """Has the command reach the API at another port."""
+        profile = self.folder / "profile.yaml"
+        profile.write_text(json.dumps({"apiRoot": f"http://127.0.0.1:{port}/api"}))
+        await self.knit("init", profile)
+
     def forget_peak(self) -> None:
         """Makes the API's peak of memory begin anew."""
         Path(f"/proc/{self.api_pid}/clear_refs").write_text("5")
@@ -93,6 +99,63 @@ class Installation:
     def api_peak_mib(self) -> float:
         """The most memory the API had since then."""
         return _peak_mib(self.api_pid)
+
+
+LINES = b"".join(
+    b"%d: a line of a log that says little, %d\n" % (n, n * 7919) for n in range(25_000)
+)
+CODINGS = {
+    "plain": ("-x", "--no-compress"),
+    "zstd": ("-x", "--compress"),
+    "tar.gz": (),
+}
+FAST_ETHERNET = 12.5e6
+"""Bytes a second."""
+
+
+async def codings(mib: int) -> None:
+    """Pulls text and random bytes in each coding: on this machine, and over a slow connection."""
+    async with _installed(DISK) as knit, _slowed(knit.port, FAST_ETHERNET) as slow:
+        for name, block in (("text", (LINES * 2)[:MIB]), ("random bytes", os.urandom(MIB))):
+            source = knit.folder / name.replace(" ", "-")
+            source.mkdir()
+            with (source / "file").open("wb") as file:
+                for _ in range(mib):
+                    file.write(block)
+            knit_id = json.loads((await knit.knit("data", "push", source))[1])["knitId"]
+            for where, port in (("on this machine", knit.port), ("over 100 Mbit/s", slow)):
+                await knit.use(port)
+                for coding, flags in CODINGS.items():
+                    got = knit.folder / "got"
+                    spent, _ = await knit.knit("data", "pull", *flags, knit_id, got)
+                    shutil.rmtree(got)
+                    figure(f"pull of {name}, {coding}, {where}", mib / spent.seconds, "MiB/s", "")
+
+
+@asynccontextmanager
+async def _slowed(port: int, bytes_per_second: float) -> AsyncIterator[int]:
+    """Gives another port of a server, from which no more than that comes on a connection."""
+
+    async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, rate: float) -> None:
+        begun, count = time.perf_counter(), 0
+        with suppress(OSError):
+            while data := await reader.read(64 << 10):
+                count += len(data)
+                await asyncio.sleep(begun + count / rate - time.perf_counter())
+                writer.write(data)
+                await writer.drain()
+            writer.write_eof()
+
+    async def serve(client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
+        server, to_server = await asyncio.open_connection("127.0.0.1", port)
+        await asyncio.gather(
+            copy(client, to_server, 1e12), copy(server, to_client, bytes_per_second)
+        )
+        to_client.close()
+        to_server.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as listening:
+        yield listening.sockets[0].getsockname()[1]
 
 
 async def transfers() -> None:
