@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from backports import zstd
 else:
     try:
-        from compression import zstd
-    except ImportError:
-        try:
+        if sys.version_info >= (3, 14):
+            from compression import zstd
+        else:
             from backports import zstd
-        except ImportError:
-            zstd = None
+    except ImportError:
+        zstd = None
 
 __all__ = ["CODING", "LARGEST_WINDOW_LOG", "is_available", "zstd"]
 

@@ -24,8 +24,8 @@ from typing import Final
 IDLE: Final = "idle"
 CLOSING: Final = "closing"
 """What stands in place of an endpoint in the row of a transfer that nobody reads by any more."""
-MOST_READERS: Final = 24
-"""How many transfers may share a door; the agent of a pod takes 64 connections at once."""
+MOST_READERS: Final = 8
+"""How many transfers may share a door: the agent of a pod walks through the volume for each."""
 PRESENT_EVERY: Final = timedelta(seconds=5)
 """How often whoever serves a reader records that it is there."""
 JOINABLE_FOR: Final = timedelta(seconds=10)

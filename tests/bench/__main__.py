@@ -39,6 +39,7 @@ BENCHES: dict[str, Callable[[], Awaitable[None]]] = {
     "api-at-size": api_figures.at_size,
     "accounts": accounts.accounts,
     "one-run": lambda: cluster.one_run(10),
+    "codings": lambda: transfers.codings(128),
     "node-tiny": lambda: node_transfers.tiny(20),
     "node-in-a-row": lambda: node_transfers.in_a_row(10),
     "node-large": lambda: node_transfers.large(1024),

@@ -20,13 +20,10 @@ from knit_workflows.settings import KubernetesSettings
 from tests.api.archives import tar_of
 from tests.bench.cluster import on_the_node
 from tests.bench.figures import figure, percentile
-from tests.bench.transfers import DISK, MIB, Installation, serving
+from tests.bench.transfers import DISK, LINES, MIB, Installation, serving
 
 TINY = tar_of({"file": b"tiny"})
 TAR = {"Content-Type": "application/x-tar", "Accept": "application/x-tar"}
-LINES = b"".join(
-    b"%d: a line of a log that says little, %d\n" % (n, n * 7919) for n in range(25_000)
-)
 
 
 @asynccontextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
 import json
 import os
 import shutil
@@ -10,13 +11,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 
+from knit_cli.transfer.byte_streams import gunzipped, unzstd
 from knit_workflows.embedded import free_port
 from tests.bench.figures import figure
 from tests.bench.stack import Stack, stack
@@ -24,6 +26,7 @@ from tests.bench.stack import Stack, stack
 DISK = Path("/var/tmp")  # by its definition not in memory, as /tmp may be
 MEMORY = Path("/dev/shm")
 MIB = 1 << 20
+Decode = Callable[[Iterable[bytes]], Iterable[bytes]]
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,82 @@ class Installation:
     def api_peak_mib(self) -> float:
         """The most memory the API had since then."""
         return _peak_mib(self.api_pid)
+
+
+LINES = b"".join(
+    b"%d: a line of a log that says little, %d\n" % (n, n * 7919) for n in range(25_000)
+)
+CODINGS: dict[str, tuple[dict[str, str], Decode]] = {
+    "plain": ({"Accept": "application/x-tar", "Accept-Encoding": "identity"}, iter),
+    "zstd": ({"Accept": "application/x-tar", "Accept-Encoding": "zstd"}, unzstd),
+    "tar.gz": ({"Accept": "application/tar+gzip"}, gunzipped),
+}
+ETHERNET = {"100 Mbit/s": 12.5e6, "1 Gbit/s": 125e6}
+"""Bytes a second."""
+
+
+async def codings(mib: int) -> None:
+    """Gets text and random bytes in each coding: on this machine, and over slower connections.
+
+    In memory, and what arrives is decoded and dropped. The best of three rounds counts.
+    """
+    async with _installed(MEMORY) as knit, AsyncExitStack() as stack:
+        ports = {"this machine": knit.port}
+        for name, rate in ETHERNET.items():
+            ports[name] = await stack.enter_async_context(_slowed(knit.port, rate))
+        for name, block in (("text", (LINES * 2)[:MIB]), ("random bytes", os.urandom(MIB))):
+            source = knit.folder / name.replace(" ", "-")
+            source.mkdir()
+            with (source / "file").open("wb") as file:
+                for _ in range(mib):
+                    file.write(block)
+            knit_id = json.loads((await knit.knit("data", "push", source))[1])["knitId"]
+            path = f"/api/data/{knit_id}"
+            for where, port in ports.items():
+                for coding, (headers, decode) in CODINGS.items():
+                    took = [
+                        await asyncio.to_thread(_fetched, port, path, headers, decode)
+                        for _ in range(3)
+                    ]
+                    figure(f"{name} as {coding} over {where}", mib / min(took), "MiB/s", "")
+
+
+def _fetched(port: int, path: str, headers: dict[str, str], decode: Decode) -> float:
+    """Gets an archive and drops it; gives the seconds."""
+    begun = time.perf_counter()
+    with closing(http.client.HTTPConnection("127.0.0.1", port)) as connection:
+        connection.request("GET", path, headers=headers)
+        response = connection.getresponse()
+        assert response.status == 200
+        for _ in decode(iter(lambda: response.read1(120 << 10), b"")):
+            pass
+    return time.perf_counter() - begun
+
+
+@asynccontextmanager
+async def _slowed(port: int, bytes_per_second: float) -> AsyncIterator[int]:
+    """Gives another port of a server, from which no more than that comes on a connection."""
+
+    async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, rate: float) -> None:
+        begun, count = time.perf_counter(), 0
+        with suppress(OSError):
+            while data := await reader.read(64 << 10):
+                count += len(data)
+                await asyncio.sleep(begun + count / rate - time.perf_counter())
+                writer.write(data)
+                await writer.drain()
+            writer.write_eof()
+
+    async def serve(client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
+        server, to_server = await asyncio.open_connection("127.0.0.1", port)
+        await asyncio.gather(
+            copy(client, to_server, 1e12), copy(server, to_client, bytes_per_second)
+        )
+        to_client.close()
+        to_server.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as listening:
+        yield listening.sockets[0].getsockname()[1]
 
 
 async def transfers() -> None:
