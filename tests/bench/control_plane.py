@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -115,6 +116,9 @@ async def control_plane(folder: Path) -> AsyncIterator[ControlPlane]:
     _write_files(plane)
     async with AsyncExitStack() as stack:
         stack.callback(plane.end)
+        # A bench that is told to end, as `timeout` does, leaves nothing behind.
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        loop.add_signal_handler(signal.SIGTERM, lambda: task and task.cancel())
         plane.start(etcd=_etcd(plane), apiserver=_api_server(plane, kubernetes / "kube-apiserver"))
         await asyncio.to_thread(_fill, plane)
         admin = str(folder / "admin.kubeconfig")
