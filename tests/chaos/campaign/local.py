@@ -17,7 +17,7 @@ from knit_workflows.disk import ALMOST_FULL, DiskSpace
 from tests.chaos.campaign.faults import Fault, Kind, frozen, kill
 from tests.chaos.campaign.invariants import Ledger
 
-_POD_COMES: Final = 4.0
+_POD_COMES: Final = 20.0
 """Seconds."""
 DISK: Final = "256m"
 """Size of the volumes' disk, if a small file system can be mounted."""
