@@ -55,6 +55,11 @@ class LocalCompute:
                     found.append((process.pid, " ".join(words)))
         return found
 
+    def clear(self) -> None:
+        """Ends what outlives knit, if a campaign is interrupted in the middle of Runs."""
+        for pid, _ in self._processes():
+            kill(pid)
+
     def kinds(self, ledger: Ledger, random: Random) -> list[Kind]:
         """Gives the faults that only this back-end has."""
         faults = _LocalFaults(self.state, ledger, random)
