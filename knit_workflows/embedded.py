@@ -127,6 +127,8 @@ class EmbeddedPostgres:
         if self._running_pid() is not None:
             return
         self.before_start()
+        if self._process is not None:
+            self._process.wait()  # it was killed, and nobody has asked for its end
         with (self._folder / "log").open("wb") as log:
             self._process = subprocess.Popen(
                 self.command(),

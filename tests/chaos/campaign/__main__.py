@@ -33,6 +33,7 @@ async def local_campaign(folder: Path, seed: int) -> AsyncIterator[Campaign]:
     async with AsyncExitStack() as stack:
         own_disk = stack.enter_context(mounted(state, DISK))
         compute = LocalCompute(state, own_disk=own_disk)
+        stack.callback(compute.clear)
         built = await stack.enter_async_context(site(folder, compute.settings()))
         work = Workload(built)
         await work.register(compute.image, {})

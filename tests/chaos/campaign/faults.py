@@ -120,8 +120,10 @@ class CommonFaults:
         part = self._part(fault)
         async with part.lock:
             signal_all(part, signal.SIGSTOP)
-            await asyncio.sleep(fault.seconds)
-            signal_all(part, signal.SIGCONT)
+            try:
+                await asyncio.sleep(fault.seconds)
+            finally:  # or nobody could end it, if the campaign is interrupted
+                signal_all(part, signal.SIGCONT)
         return part.name
 
     async def _shift(self, fault: Fault) -> str:

@@ -17,7 +17,7 @@ from knit_workflows.disk import ALMOST_FULL, DiskSpace
 from tests.chaos.campaign.faults import Fault, Kind, frozen, kill
 from tests.chaos.campaign.invariants import Ledger
 
-_POD_COMES: Final = 4.0
+_POD_COMES: Final = 20.0
 """Seconds."""
 DISK: Final = "256m"
 """Size of the volumes' disk, if a small file system can be mounted."""
@@ -54,6 +54,11 @@ class LocalCompute:
                 if any(str(self.state) in word for word in words):
                     found.append((process.pid, " ".join(words)))
         return found
+
+    def clear(self) -> None:
+        """Ends what outlives knit, if a campaign is interrupted in the middle of Runs."""
+        for pid, _ in self._processes():
+            kill(pid)
 
     def kinds(self, ledger: Ledger, random: Random) -> list[Kind]:
         """Gives the faults that only this back-end has."""

@@ -24,7 +24,7 @@ from tests.chaos.campaign.work import Workload
 from tests.contract.compute.kubernetes_adapter import KubernetesAdapter, kubernetes_adapter
 
 _RESOURCES: Final = {"resources": {"cpu": "20m", "memory": "32Mi"}}
-_LOOKS: Final = 20
+_LOOKS: Final = 100
 _COMPONENTS: Final = ("kubelet", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
 
 
