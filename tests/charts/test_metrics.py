@@ -112,7 +112,7 @@ def test_alerts_are_about_metrics_that_there_are_and_each_is_tried() -> None:
     ]
     tried = TESTS_OF_ALERTS.read_text()
     ours = {one._name for one in INSTRUMENTS}
-    for rule in group["rules"]:
+    for rule in rules:
         assert f"alertname: {rule['alert']}\n" in tried
         for name in re.findall(r"knit_[a-z_]+", rule["expr"]):
             assert re.sub("_(total|count|sum|bucket)$", "", name) in ours, rule["alert"]

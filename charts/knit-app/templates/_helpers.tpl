@@ -170,14 +170,8 @@ that it raises by itself. Workers give some MiB each back with these two. The AP
 the second, every buffer of a transfer would be mapped anew.
 */}}
 {{- define "knit-app.memoryEnv" -}}
-- {name: MALLOC_ARENA_MAX, value: "2"}
+- {name: MALLOC_ARENA_MAX, value: "1"}
 - {name: MALLOC_TRIM_THRESHOLD_, value: "131072"}
-{{ include "knit-app.pythonEnv" . }}
-{{- end }}
-
-{{/* Tracebacks name lines, not columns: the tables of columns take some MiB per process. */}}
-{{- define "knit-app.pythonEnv" -}}
-- {name: PYTHONNODEBUGRANGES, value: "1"}
 {{- end }}
 
 {{- define "knit-app.podSecurity" -}}
