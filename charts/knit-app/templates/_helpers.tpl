@@ -170,7 +170,7 @@ that it raises by itself. Workers give some MiB each back with these two. The AP
 the second, every buffer of a transfer would be mapped anew.
 */}}
 {{- define "knit-app.memoryEnv" -}}
-- {name: MALLOC_ARENA_MAX, value: "1"}
+- {name: MALLOC_ARENA_MAX, value: "2"}
 - {name: MALLOC_TRIM_THRESHOLD_, value: "131072"}
 {{- end }}
 
