@@ -1,4 +1,4 @@
-"""helm 3, helm 4, kubeconform and promtool, built from Go modules; what helm makes of charts."""
+"""helm 3, helm 4 and kubeconform, built from their Go modules, and what they make of our charts."""
 
 from __future__ import annotations
 
@@ -49,14 +49,6 @@ PROGRAMS: Final = {
         module=_MODULES / "kubeconform",
         packages=("github.com/yannh/kubeconform/cmd/kubeconform",),
         takes="some seconds, once",
-    ),
-    "promtool": GoPrograms(
-        name="promtool-3.11.3",
-        module=_MODULES / "promtool",
-        packages=("github.com/prometheus/prometheus/cmd/promtool",),
-        # Without the clouds in which Prometheus could look for what to scrape.
-        tags=("remove_all_sd",),
-        takes="three to six minutes, once",
     ),
 }
 HELMS: Final = ("helm-3", "helm-4")

@@ -1,0 +1,53 @@
+"""`python -m tests.charts.promtool`: what promtool says of names, help texts and alerts.
+
+It is no part of the suite: to build promtool takes five minutes of CPU, for what changes seldom.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Final
+
+from prometheus_client.exposition import generate_latest
+
+from knit_workflows.metrics.instruments import EVERYWHERE, INSTRUMENTS, OF_API, OF_WORKERS
+from knit_workflows.provision.go_build import GoPrograms, build_if_needed
+from tests.charts.helm import CHARTS
+
+ALERTS: Final = CHARTS / "knit-app" / "files" / "alerts.yaml"
+TESTS_OF_ALERTS: Final = Path(__file__).parent / "alerts_test.yaml"
+PROMTOOL: Final = GoPrograms(
+    name="promtool-3.11.3",
+    module=Path(__file__).parent / "programs" / "promtool",
+    packages=("github.com/prometheus/prometheus/cmd/promtool",),
+    # Without the clouds in which Prometheus could look for what to scrape.
+    tags=("remove_all_sd",),
+    takes="three to six minutes, once",
+)
+
+
+def exposition() -> bytes:
+    """All that we measure, each with a series: what has none is not looked at."""
+    for one in INSTRUMENTS:
+        if one._labelnames:
+            one.labels(*["promtool"] * len(one._labelnames))
+    return b"".join(map(generate_latest, (EVERYWHERE, OF_API, OF_WORKERS)))
+
+
+def main() -> None:
+    """Ends with an error at the first complaint."""
+    promtool = build_if_needed(PROMTOOL) / "promtool"
+    subprocess.run([promtool, "check", "metrics"], input=exposition(), check=True)
+    print("names and help texts: SUCCESS", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        for file in (ALERTS, TESTS_OF_ALERTS):
+            shutil.copy(file, folder)
+        subprocess.run([promtool, "check", "rules", ALERTS.name], cwd=folder, check=True)
+        subprocess.run([promtool, "test", "rules", TESTS_OF_ALERTS.name], cwd=folder, check=True)
+
+
+if __name__ == "__main__":
+    main()
