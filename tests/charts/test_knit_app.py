@@ -418,7 +418,8 @@ def test_the_expander_has_rights_and_settings_of_its_own(helm: Helm) -> None:
 def test_network_policies_admit_what_knit_needs(helm: Helm) -> None:
     found = rendered(helm)
     for role in ROLES:
-        assert found[f"NetworkPolicy/knit-worker-{role}"]["spec"]["ingress"] == []
+        [ingress] = found[f"NetworkPolicy/knit-worker-{role}"]["spec"]["ingress"]
+        assert ingress == {"from": [{"namespaceSelector": {}}], "ports": [{"port": "metrics"}]}
     transfers = found["NetworkPolicy/knit-transfers"]["spec"]
     [rule] = transfers["ingress"]
     assert rule["ports"] == [{"port": KubernetesSettings().transfer_port}]
@@ -428,7 +429,8 @@ def test_network_policies_admit_what_knit_needs(helm: Helm) -> None:
     components = {one["app.kubernetes.io/component"] for one in labels}
     assert set(allowed) <= components
     peers = set_json("networkPolicy.apiFrom", [{"ipBlock": {"cidr": "192.0.2.0/24"}}])
-    [rule] = rendered(helm, *peers)["NetworkPolicy/knit-api"]["spec"]["ingress"]
+    rule, metrics = rendered(helm, *peers)["NetworkPolicy/knit-api"]["spec"]["ingress"]
+    assert metrics == ingress
     given, test = rule["from"]
     assert given == {"ipBlock": {"cidr": "192.0.2.0/24"}}
     labels = found["Pod/knit-test-api"]["metadata"]["labels"]

@@ -191,9 +191,9 @@ async def test_a_server_that_is_away_explains_nothing(api, settings):
         api.answers_to[query] = (503, "later")
     async with asyncio.timeout(PATIENCE), aclosing(backend.watch(POD.name)) as watch:
         assert (await anext(watch)).start_failure is None
-        looked = api.count("GET pods")
+        looked = api.count("GET events")
         waiting = asyncio.ensure_future(anext(watch))
-        while api.count("GET pods") < looked + 2:
+        while api.count("GET events") < looked + 2:
             await asyncio.sleep(0.05)
         assert not waiting.done()
         with_pod(api, "Running", RUNNING)
