@@ -23,8 +23,8 @@ ROOT: Final = Path(__file__).parents[1]
 PROGRAMS: Final = Path(sys.executable).parent
 QUICK: Final = ("--hypothesis-profile=quick", "-m", "not patient and not slow and not cluster")
 ENVIRONMENT: Final = {"KNIT_RACE_SECONDS": "1", "KNIT_RACE_SEEDS": "1"}
-AT_ONCE: Final = (os.cpu_count() or 1) + 1
-"""So many jobs, one more than there are cores: some tests wait for real time-outs."""
+AT_ONCE: Final = (os.cpu_count() or 1) + 3
+"""So many jobs, more than there are cores: some tests wait for real time-outs."""
 
 
 @dataclass(frozen=True)
@@ -52,14 +52,17 @@ def tests(name: str, *paths: str) -> Job:
     return Job(name, (program, "-q", "-p", "no:xdist", *paths, *QUICK))
 
 
+WAITING: Final = ("tests/unit/compute", "tests/unit/pod", "tests/unit/hooks")
+"""Most of their time they wait, for processes and real time-outs."""
 JOBS: Final = (
     # What has most often something to say comes first; then the longest, so that none is left over.
     Job("format", (str(PROGRAMS / "ruff"), "format", "--check", "--quiet", ".")),
     Job("lint", (str(PROGRAMS / "ruff"), "check", "--quiet", ".")),
-    tests("store", "tests/store", "tests/contract/catalogue"),
+    tests("waiting", *WAITING),
     tests("cli", "tests/cli"),
-    tests("unit", "tests/unit"),
     tests("api", "tests/api", "--ignore", "tests/api/test_fuzz.py"),
+    tests("store", "tests/store", "tests/contract/catalogue"),
+    tests("unit", "tests/unit", *(f"--ignore={one}" for one in WAITING)),
     tests("docs", "tests/docs"),
     Job("types", (str(PROGRAMS / "mypy"),)),
     Job("imports", (str(PROGRAMS / "lint-imports"),)),
