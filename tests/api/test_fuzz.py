@@ -35,8 +35,8 @@ from tests.api.archives import HELLO, HOSTILE, tar_of
 from tests.api.test_processes import api
 from tests.api.test_real_parts import environment_of
 
-CASES = int(os.environ.get("KNIT_FUZZ_CASES", "5000"))
-PER_ROUND = 25
+CASES = int(os.environ.get("KNIT_FUZZ_CASES", "2000"))
+PER_ROUND = 15
 """Requests of each kind for each operation in a round."""
 WALKS, STEPS = 20, 15
 
