@@ -213,7 +213,8 @@ async def serve(
         client = await start.wait_for(lambda: reach_namespace(temporal))
         await start.wait_for(lambda: require_schema(settings.store))
         deps = deps_from(settings, roles)
-        await stack.enter_async_context(deps.opened())
+        # Either may go away again after it was seen.
+        await start.wait_for(lambda: stack.enter_async_context(deps.opened()))
         for worker in workers(client, deps, roles):
             await stack.enter_async_context(worker)
         health.is_up({"database": deps.store.ping, "Temporal": lambda: answers(client)})

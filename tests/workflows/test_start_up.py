@@ -23,6 +23,7 @@ from knit_workflows.embedded import EmbeddedPostgres, free_port
 from knit_workflows.settings import StoreSettings
 from knit_workflows.start_up import Interrupted, Patience, reach_namespace, require_schema
 from knit_workflows.store import migrate
+from tests.chaos.campaign.links import Link, Streams, to_socket
 from tests.processes import WorkerProcess
 from tests.waiting import PATIENCE, until
 
@@ -93,6 +94,41 @@ async def test_a_worker_that_waits_ends_when_it_is_told(tmp_path: Path) -> None:
     await until(lambda: "start_waits" in worker.log.read_text())
     await asyncio.to_thread(worker.end)
     assert worker.code == 0
+
+
+async def test_a_database_that_goes_away_again_is_waited_for(
+    postgres: EmbeddedPostgres, temporal_client: Client, tmp_path: Path
+) -> None:
+    """It has answered when the worker looked at its tables, and is away when it opens its pool."""
+    url, asked = postgres.url("comes_and_goes"), 0
+    await migrate(url)
+    with psycopg.connect(url) as connection:
+        info = connection.info
+        socket = f"{info.host}/.s.PGSQL.{info.port}"
+
+    async def second_time_refused() -> Streams:
+        nonlocal asked
+        asked += 1
+        if asked == 2:
+            raise ConnectionRefusedError
+        return await to_socket(socket)()
+
+    link = Link("postgres", second_time_refused)
+    await link.open()
+    environment = {
+        "KNIT_STORE__URL": f"postgresql://postgres@127.0.0.1:{link.port}/comes_and_goes",
+        "TEMPORAL_ADDRESS": address_of(temporal_client),
+        "KNIT_COMPUTE__KIND": "memory",
+    }
+    worker = WorkerProcess(environment, tmp_path, arguments=("--patience", str(PATIENCE)))
+    worker.start()
+    try:
+        await worker.ready()
+    finally:
+        await asyncio.to_thread(worker.end)
+        await link.aclose()
+    assert asked > 2
+    assert worker.log.read_text().count("start_waits") == 1
 
 
 async def test_the_wait_has_an_end() -> None:

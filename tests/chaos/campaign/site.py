@@ -35,6 +35,8 @@ WORKERS: Final[Mapping[str, tuple[Role, ...]]] = {
     "worker-compute": (Role.COMPUTE, Role.WATCH),
     "worker-interactive": (Role.INTERACTIVE,),
 }
+PATIENT: Final = ("--patience", "3600")
+"""As in the charts: a worker that is started in an outage waits."""
 SETTINGS: Final[Mapping[str, str]] = {
     **{name: value for name, value in RECOVERY_SETTINGS.items() if "QUEUES" not in name},
     "KNIT_ENGINE__GC_INTERVAL": "PT2S",
@@ -116,7 +118,8 @@ async def site(folder: Path, compute: Mapping[str, str]) -> AsyncIterator[Site]:
             (folder / name).mkdir()
             behind = {**_behind(links, "workers"), **clocks.environment(name)}
             environment = {**SETTINGS, **compute, **behind}
-            parts[name] = KnitPart(name, WorkerProcess(environment, folder / name, roles=roles))
+            worker = WorkerProcess(environment, folder / name, roles=roles, arguments=PATIENT)
+            parts[name] = KnitPart(name, worker)
         (folder / "api").mkdir()
         behind = {**_behind(links, "api"), **clocks.environment("api")}
         api = ApiProcess({**SETTINGS, **compute, **behind}, folder / "api")
