@@ -20,21 +20,21 @@ ACCESS: Final = (
 )  # fmt: skip
 
 _SEES: Final = {"pods": "get list watch", "events": "list watch"}
-_FILLS: Final = {"persistentvolumeclaims": "get create", "secrets": "create"}
+_FILLS: Final = {"persistentvolumeclaims": "get create patch", "secrets": "create"}
 _ENDS: Final = {"pods": "get list watch create delete deletecollection", "jobs.batch": "get delete"}
 ALLOWED: Final[dict[str, dict[str, str]]] = {
     "knit-api": {},
     "knit-jobs": {},
     "knit-worker-engine": {},
     "knit-worker-hooks": {},
-    "knit-worker-watch": {**_SEES, "jobs.batch": "get", "persistentvolumeclaims": "get"},
+    "knit-worker-watch": {**_SEES, "jobs.batch": "get", "persistentvolumeclaims": "get patch"},
     "knit-worker-interactive": {**_SEES, **_ENDS, **_FILLS},
     "knit-worker-compute": {
         **_SEES,
         **_ENDS,
         **_FILLS,
         "jobs.batch": "get list create delete",
-        "persistentvolumeclaims": "get create delete",
+        "persistentvolumeclaims": "get create patch delete",
         "storageclasses.storage.k8s.io": "get list",
     },
     "knit-nurse": {"pods": "get list watch", "pods/log": "get"},

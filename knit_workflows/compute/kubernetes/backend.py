@@ -47,6 +47,7 @@ from knit_workflows.compute.kubernetes.pods.start_failures import (
 )
 from knit_workflows.compute.kubernetes.pods.suspension import SUSPENDED
 from knit_workflows.compute.kubernetes.pods.timeline import pull_is_unknown, remember, with_pull
+from knit_workflows.compute.kubernetes.pods.waking import is_held_unbound, wake_scheduler
 from knit_workflows.compute.kubernetes.specs import manifests
 from knit_workflows.compute.kubernetes.specs.manifests import LABEL_INSTANCE
 from knit_workflows.compute.kubernetes.specs.options import options_in, options_of
@@ -68,7 +69,8 @@ class _Snapshot:
 
     `changes_soon`: time alone will change it, because containers of others keep an ended pod.
     `told_of` are the objects, as `Kind/name`, whose warnings tell why the pod does not start.
-    `job` is there while it waits for its first pod.
+    `job` is there while it waits for its first pod. `unbound` are the claims for which the
+    scheduler holds it back.
     """
 
     observation: Observation
@@ -77,6 +79,7 @@ class _Snapshot:
     changes_soon: bool = False
     told_of: tuple[str, ...] = ()
     job: JsonObject | None = None
+    unbound: tuple[str, ...] = ()
 
     @property
     def phase(self) -> Phase:
@@ -189,6 +192,7 @@ class KubernetesBackend:
         its = self._settings
         asking = Asking.begun(clock(), usual=its.resync_period, pending=its.pending_resync_period)
         stall = Stall(its.stalled_after)
+        unseen = Stall(its.pending_resync_period)
         with ExitStack() as stack:
             changed = stack.enter_context(self._pods.subscribe(pod_name))
             heard = {about("Job", pod_name)}
@@ -204,6 +208,7 @@ class KubernetesBackend:
                 for thing in set(snapshot.told_of) - heard:
                     stack.enter_context(self._warnings.subscribe(thing, changed))
                     heard.add(thing)
+                await self._wake_scheduler(snapshot, unseen)
                 present = await self._with_reason(pod_name, snapshot, stall)
                 if observing.is_change(last, present):
                     last = await self._with_pull(snapshot.pod, present)
@@ -304,6 +309,17 @@ class KubernetesBackend:
                 stall.reason = await self._why_stalled(pod_name)
         return replace(observation, start_failure=stall.reason)
 
+    async def _wake_scheduler(self, seen: _Snapshot, unseen: Stall) -> None:
+        """Wakes the scheduler, if claims for which it holds the pod back are bound all the same."""
+        if not seen.unbound:
+            unseen.over()
+            return
+        clock = asyncio.get_running_loop().time()
+        if unseen.is_due(clock, seen.version):
+            unseen.looked(clock)
+            with suppress(BackendUnavailable):  # the watch itself reports that
+                await wake_scheduler(self._server, seen.unbound)
+
     async def _with_pull(self, pod: str, observation: Observation) -> Observation:
         """Adds, to a pod that has ended, when its image was there; asks only if that took long."""
         if observation.phase not in ENDED or not pull_is_unknown(observation.timeline):
@@ -369,7 +385,8 @@ class KubernetesBackend:
         grace = self._settings.foreign_container_grace
         observation = observing.observe_pod(pod, warnings, now(), foreign_grace=grace, job=job)
         name, soon = pod["metadata"]["name"], endings.waits_for_others(pod)
-        return _Snapshot(observation, version_of(pod), name, soon, _told_of(pod))
+        unbound = tuple(claims_of(pod)) if is_held_unbound(pod) else ()
+        return _Snapshot(observation, version_of(pod), name, soon, _told_of(pod), unbound=unbound)
 
     async def _warnings_about(
         self, things: Sequence[str], waiting: JsonObject | None

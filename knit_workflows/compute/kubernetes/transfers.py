@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import timedelta
 from http import HTTPStatus
 from typing import Final
@@ -23,7 +24,9 @@ from knit_workflows.compute.kubernetes.api.objects import (
 )
 from knit_workflows.compute.kubernetes.api.server import ApiServer
 from knit_workflows.compute.kubernetes.pods.looking import why_pending
+from knit_workflows.compute.kubernetes.pods.stalled import claims_of
 from knit_workflows.compute.kubernetes.pods.start_failures import start_failure_of_pod
+from knit_workflows.compute.kubernetes.pods.waking import is_held_unbound, wake_scheduler
 from knit_workflows.compute.kubernetes.probe import status_of
 from knit_workflows.compute.kubernetes.specs import manifests
 from knit_workflows.domain.errors import (
@@ -129,6 +132,9 @@ class TransferPods:
 
     async def _handle_pending(self, transfer: Transfer, pod: JsonObject) -> None:
         failure = start_failure_of_pod(pod, (), now())
+        if is_held_unbound(pod) and _is_late(pod):
+            with suppress(BackendUnavailable):  # what it waits for is told all the same
+                await wake_scheduler(self._server, claims_of(pod))
         if failure is None or failure.kind is StartFailureKind.UNSCHEDULABLE:
             failure = await self._looked_up(pod) or failure
         if failure is None:
@@ -149,13 +155,17 @@ class TransferPods:
 
     async def _looked_up(self, pod: JsonObject) -> StartFailure | None:
         """Asks events and claims what a pod waits for; not of one that may have just been slow."""
-        created = created_at(pod)
-        if created is None or now() - created < _QUIET:
+        if not _is_late(pod):
             return None
         try:
             return await why_pending(self._server, pod)
         except BackendUnavailable:
             return None  # they only explain
+
+
+def _is_late(pod: JsonObject) -> bool:
+    created = created_at(pod)
+    return created is not None and now() - created >= _QUIET
 
 
 def _url(address: str, port: int) -> str:

@@ -28,7 +28,7 @@ _REMOVES_PODS: Final = (
     _may("", "pods", "create", "delete", "deletecollection"),
 )
 _FILLS_VOLUMES: Final = (
-    _may("", "persistentvolumeclaims", "get", "create"),
+    _may("", "persistentvolumeclaims", "get", "create", "patch"),
     _may("", "secrets", "create"),
 )
 
@@ -36,7 +36,7 @@ RULES: Final[Mapping[str, tuple[JsonObject, ...]]] = {
     "worker-watch": (
         *_SEES_PODS,
         _may("batch", "jobs", "get"),
-        _may("", "persistentvolumeclaims", "get"),
+        _may("", "persistentvolumeclaims", "get", "patch"),
     ),
     "worker-interactive": (*_SEES_PODS, *_REMOVES_PODS, *_FILLS_VOLUMES),
     # What workers with all roles need, too.
