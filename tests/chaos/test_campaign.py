@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from tests.contract.compute.local_adapters import need_bubblewrap
 from tests.e2e.stack import dev_folder
 
 FAULTS = 25
+SEED = 20261129
 
 
 @pytest.fixture
@@ -28,10 +28,10 @@ def open_folder() -> Iterator[Path]:
 @pytest.mark.engine
 @pytest.mark.slow
 async def test_nothing_is_lost_stuck_or_left_over_after_some_faults(open_folder: Path) -> None:
-    """Another seed each time; `python -m tests.chaos.campaign --seed` has one again."""
+    """The same ones each time, and without hooks; `make chaos` draws others."""
     need_bubblewrap()
-    seed, hit, number = secrets.randbelow(1_000_000), 0, 0
-    async with local_campaign(open_folder, seed) as campaign:
+    hit, number = 0, 0
+    async with local_campaign(open_folder, SEED) as campaign:
         while hit < FAULTS:
             found = await campaign.batch(number)
             assert not found["violations"], found

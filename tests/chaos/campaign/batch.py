@@ -61,6 +61,7 @@ class Campaign:
         unrest, found = await self._at_rest()
         violations = [f"never comes to rest: {one}" for one in unrest]
         violations += await invariants.check(self.site, self.work, self.ledger, found)
+        violations += invariants.wrong_logs(self.work, self.ledger)
         violations += self._said_at_the_end()
         made = (await self.site.ask("SELECT count(*) AS runs FROM run"))[0]["runs"] - runs
         return {

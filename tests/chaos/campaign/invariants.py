@@ -264,6 +264,16 @@ def _hash(folder: Path) -> str:
     return digest.hexdigest()
 
 
+def wrong_logs(work: Workload, ledger: Ledger) -> list[str]:
+    """Judges the logs that were followed; of a program that a fault has hit, as far as it came."""
+    wrong = []
+    for run_id, seen, expected in work.followed:
+        if seen != expected and not (run_id in ledger.disturbed and expected.startswith(seen)):
+            wrong.append(f"followed log of {run_id}: {seen!r}, not {expected!r}")
+    work.followed.clear()
+    return wrong
+
+
 async def _check_hooks(site: Site, ledger: Ledger, found: Found) -> list[str]:
     """Of Runs that have begun and ended under hooks."""
     if not site.calls_hooks:
