@@ -36,29 +36,29 @@ def is_held_unbound(pod: JsonObject) -> bool:
 async def wake_scheduler(server: ApiServer, claims: Sequence[str]) -> bool:
     """Changes a claim of a pod that is held unbound, if all of them are bound; says whether it did.
 
-    Soon after the last time it does nothing, whoever that was.
+    It is the last one: of a run pod that is an output's or the log's, which knit has made, while an
+    input's may be adopted. Soon after the last time it does nothing, whoever that was.
 
     Raises:
         BackendUnavailable: the server does not answer, or forbids to read claims.
     """
-    first: JsonObject | None = None
+    claim: JsonObject | None = None
     for name in claims:
         claim = await server.get(CLAIM, name)
         if claim is None or (claim.get("status") or {}).get("phase") != "Bound":
             return False
-        first = first or claim
-    if first is None:
+    if claim is None:
         return False
-    woken = instant((first["metadata"].get("annotations") or {}).get(WOKEN))
+    woken = instant((claim["metadata"].get("annotations") or {}).get(WOKEN))
     if woken is not None and now() - woken < _PAUSE:
         return False
     change = {"metadata": {"annotations": {WOKEN: now().isoformat(timespec="seconds")}}}
-    about = {"claim": claims[0]}
+    about = {"claim": claims[-1]}
     try:
-        await server.patch(CLAIM, claims[0], change)
+        await server.patch(CLAIM, claims[-1], change)
     except BackendRejected as error:
         extra = {"action": "scheduler_not_woken", **about}
-        log.warning("claim %s cannot be changed: %s", claims[0], error.reason, extra=extra)
+        log.warning("claim %s cannot be changed: %s", claims[-1], error.reason, extra=extra)
         return False
     log.info("a pod's claims are bound unseen", extra={"action": "scheduler_woken", **about})
     return True

@@ -74,7 +74,7 @@ async def test_a_watch_wakes_it_once(api, backend) -> None:
         waiting = asyncio.ensure_future(anext(watch))
         while not woken(api):
             await asyncio.sleep(0.01)
-        assert woken(api) == [CLAIMS[0]]
+        assert woken(api) == [CLAIMS[-1]]
         assert not await wake_scheduler(backend._server, CLAIMS)  # it has been, just now
         with_pod(api, "Running", RUNNING)
         while (await waiting).phase is not Phase.RUNNING:
@@ -92,7 +92,7 @@ async def test_claims_that_are_not_bound_are_waited_for(api, backend, phases) ->
 
 
 async def test_without_the_right_the_pod_is_watched_all_the_same(api, backend) -> None:
-    api.answers_to[f"PATCH persistentvolumeclaims/{CLAIMS[0]}"] = (403, "not yours")
+    api.answers_to[f"PATCH persistentvolumeclaims/{CLAIMS[-1]}"] = (403, "not yours")
     with_pod(api, "Pending")
     held(api)
     with_claims(api, "Bound", "Bound")
@@ -116,4 +116,4 @@ async def test_the_pod_of_a_transfer_is_helped_too(api, backend) -> None:
     held(api, TRANSFER.name)
     with pytest.raises(TransferNotReady, match="unbound immediate"):
         await backend.open_transfer(TRANSFER)
-    assert woken(api) == [CLAIMS[0]]
+    assert woken(api) == [CLAIMS[-1]]
