@@ -108,9 +108,9 @@ class Opening:
                 )
 
     @property
-    def door(self) -> str:
+    def endpoint_id(self) -> str:
         """What it shares with others that read the Data; empty if nothing, or not known yet."""
-        return "" if self._record is None else self._record.door
+        return "" if self._record is None else self._record.endpoint_id
 
     @property
     def took_warm_volume(self) -> bool:
@@ -160,7 +160,7 @@ def refusal(error: KnitError) -> Opened:
 def transfer_of(record: TransferRecord, idle: timedelta) -> Transfer:
     """Gives a transfer as the back-end knows it."""
     mode = TransferMode(record.mode)
-    name = names.transfer(record.knit_id, mode, record.door or record.transfer_id)
+    name = names.transfer(record.knit_id, mode, record.endpoint_id or record.transfer_id)
     if mode is TransferMode.WRITE and _is_warm(record):
         name = names.warm_transfer(record.volume)
     return Transfer(

@@ -38,7 +38,7 @@ from knit_workflows.domain.ports import (
     TransferStore,
     UnfinishedImport,
 )
-from knit_workflows.domain.readers import Left, door_token
+from knit_workflows.domain.readers import Left, endpoint_token
 from knit_workflows.domain.runs import KNIT, Exit, RunStatus
 
 log = logging.getLogger(__name__)
@@ -76,7 +76,8 @@ class ComputeTransferActivities(TransferActivities):
         """Makes the rows and the volume, opens the transfer, records its endpoint.
 
         Failures that a retry cannot mend are a result, not an error, because a client is waiting; a
-        full disk is one of them, and so is a door that is not open in time, whatever the attempt.
+        full disk is one of them, and so is an endpoint that is not open in time, whatever the
+        attempt.
         """
         since = activity.info().scheduled_time
         parts = (self._store, self._execution, self._backend, self._idle)
@@ -84,7 +85,7 @@ class ComputeTransferActivities(TransferActivities):
             async with heartbeating():
                 opening = Opening(request, since, *parts)
                 opened = await _opened(opening)
-                opened = opened.model_copy(update={"door": opening.door})
+                opened = opened.model_copy(update={"endpoint_id": opening.endpoint_id})
                 if opening.took_warm_volume:
                     self._taken()
                 return opened
@@ -118,20 +119,20 @@ class ComputeTransferActivities(TransferActivities):
             if request.mode != "read":
                 return None
         knit_id = KnitId(request.knit_id)
-        token = door_token(request.door or request.transfer_id, "")
+        token = endpoint_token(request.endpoint_id or request.transfer_id, "")
         return TransferRecord(
             request.transfer_id, knit_id, RunId(""), names.volume(knit_id), request.mode, token, ""
         )
 
     async def _leave(self, record: TransferRecord, request: CloseTransfer) -> Left:
-        """Leaves the door that others may read by; without one, there is nobody else."""
-        if not record.door:
+        """Leaves the endpoint that others may share; without one, there is nobody else."""
+        if not record.endpoint_id:
             return Left("", closes=True)
         keeps = request.ok and request.may_stay and not record.endpoint.startswith("file:")
         return await self._store.leave(
             record.transfer_id,
             record.knit_id,
-            record.door,
+            record.endpoint_id,
             linger=self._linger if keeps else timedelta(0),
         )
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from datetime import timedelta
-from typing import Literal
+from typing import Annotated, Literal
 
+from pydantic import AliasChoices, Field
 from temporalio import activity
 
 from knit_workflows.contracts.messages import Message
 from knit_workflows.domain.runs import KNIT
+
+EndpointId = Annotated[str, Field(validation_alias=AliasChoices("endpoint_id", "door"))]
+"""An id of `domain.readers`; until December 2026 it was `door`, which histories still have."""
 
 
 class TransferInput(Message):
@@ -37,7 +41,7 @@ class Opened(Message):
     """Name of the domain error when not ok."""
     reason: str = ""
     advice: str = ""
-    door: str = ""
+    endpoint_id: EndpointId = ""
     """What it shares with others that read the Data; see `knit_workflows.domain.readers`."""
 
 
@@ -53,7 +57,7 @@ class Closed(Message):
 
     status: str = ""
     stays: timedelta = timedelta(0)
-    """For how long its door is kept for the next reader; then it is to be closed again."""
+    """For how long its endpoint is kept for the next reader; then it is to be closed again."""
 
 
 class OpenTransfer(Message):
@@ -71,14 +75,14 @@ class OpenTransfer(Message):
 class CloseTransfer(Message):
     """Closes a transfer; for an upload, finalizes its Run.
 
-    `mode`, `knit_id` and `door` are for a transfer whose row others have removed.
+    `mode`, `knit_id` and `endpoint_id` are for a transfer whose row others have removed.
     """
 
     transfer_id: str
     mode: Literal["read", "write", ""] = ""
     knit_id: str = ""
     run_id: str = ""
-    door: str = ""
+    endpoint_id: EndpointId = ""
     ok: bool
     reason: str = ""
     may_stay: bool = False

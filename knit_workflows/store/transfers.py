@@ -16,13 +16,12 @@ from knit_workflows.domain.ids import KnitId, RunId, is_id
 from knit_workflows.domain.plans.model import UPLOADED
 from knit_workflows.domain.ports import TransferRecord
 from knit_workflows.domain.readers import (
-    CLOSING,
-    IDLE,
     Leaving,
     Left,
     Reader,
-    door_of,
-    door_token,
+    TransferState,
+    endpoint_id_of,
+    endpoint_token,
     leaving,
     may_join,
 )
@@ -88,8 +87,8 @@ class PostgresTransferStore:
                     if purged is None
                     else purged_data(knit_id, purged.purged_at)
                 )
-            at_doors = await session.rows(_SQL["readers"], data)
-            token = _joinable(at_doors) or door_token(
+            readers = await session.rows(_SQL["readers"], data)
+            token = _joinable(readers) or endpoint_token(
                 transfer_id, secrets.token_urlsafe(_TOKEN_BYTES)
             )
             params = data | {"transfer_id": transfer_id, "token": token}
@@ -104,21 +103,21 @@ class PostgresTransferStore:
         await self._db.do(_SQL["present"], {"transfer_id": transfer_id})
 
     async def leave(
-        self, transfer_id: str, knit_id: KnitId, door: str, *, linger: timedelta
+        self, transfer_id: str, knit_id: KnitId, endpoint_id: str, *, linger: timedelta
     ) -> Left:
         """See the port."""
 
         async def leave(session: Session) -> Left:
             await session.row(_SQL["lock_data"], {"knit_id": knit_id})
             rows = await session.rows(_SQL["readers"], {"knit_id": knit_id})
-            there = [row for row in rows if door_of(row.token) == door]
+            there = [row for row in rows if endpoint_id_of(row.token) == endpoint_id]
             own = next((_reader(row) for row in there if row.transfer_id == transfer_id), None)
             others = [_reader(row) for row in there if row.transfer_id != transfer_id]
             if not there:
-                return Left(door, closes=True)
+                return Left(endpoint_id, closes=True)
             what, stays = leaving(own, others, linger, there[0].now)
             await _left(session, own, others, what, linger)
-            return Left(door, closes=what is Leaving.CLOSES, stays=stays)
+            return Left(endpoint_id, closes=what is Leaving.CLOSES, stays=stays)
 
         return await self._db.transaction(leave)
 
@@ -137,9 +136,9 @@ class PostgresTransferStore:
         await self._db.do(_SQL["closed"], {"transfer_id": transfer_id})
 
 
-def _joinable(at_doors: Sequence[Any]) -> str:
-    """Gives the token of the oldest door that may be joined; empty if there is none."""
-    for token, rows in groupby(at_doors, key=lambda row: str(row.token)):
+def _joinable(readers: Sequence[Any]) -> str:
+    """Gives the token of the oldest endpoint that may be shared; empty if there is none."""
+    for token, rows in groupby(readers, key=lambda row: str(row.token)):
         there = list(rows)
         if may_join([_reader(row) for row in there], there[0].now):
             return token
@@ -161,16 +160,16 @@ async def _left(
         case Leaving.GOES:
             keepers = [one.transfer_id for one in others if one.is_idle]
             if linger and keepers and not own.is_idle:
-                await session.do(_SQL["keep"], {"transfer_id": keepers[0], "idle": IDLE})
+                await session.do(_SQL["keep"], {"transfer_id": keepers[0]})
             await session.do(_SQL["closed"], params)
         case Leaving.STAYS if not own.is_idle:
-            await session.do(_SQL["keep"], params | {"idle": IDLE})
+            await session.do(_SQL["keep"], params)
         case Leaving.CLOSES:
-            await session.do(_SQL["opened"], params | {"endpoint": CLOSING})
+            await session.do(_SQL["closing"], params)
 
 
 def _reader(row: Any) -> Reader:
-    return Reader(row.transfer_id, row.endpoint, row.since)
+    return Reader(row.transfer_id, TransferState(row.state), row.since)
 
 
 def _record(transfer_id: str, row: Any) -> TransferRecord:

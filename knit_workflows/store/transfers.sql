@@ -40,14 +40,14 @@ SELECT %(transfer_id)s, filled.knit_id, 'write',
 
 -- name: lock_readable
 
--- A Data with content. Those who join or leave its doors wait for each other; so they do for a purge
+-- A Data with content. Those who share or leave its endpoints wait for each other; so they do for a purge
 -- that is under way, and then see it; a purge that comes later sees their transfers.
 SELECT knit_id FROM data WHERE knit_id = %(knit_id)s AND purged_at IS NULL FOR NO KEY UPDATE
 
 -- name: readers
 
--- The transfers that read a Data at doors, by door, the oldest door first.
-SELECT transfer_id, token, endpoint, created_at AS since, clock_timestamp() AS now
+-- The transfers that read a Data by endpoints that can be shared, by endpoint, the oldest first.
+SELECT transfer_id, token, state, created_at AS since, clock_timestamp() AS now
   FROM transfer
  WHERE knit_id = %(knit_id)s
    AND mode = 'read'
@@ -74,14 +74,19 @@ UPDATE transfer
    SET created_at = date_trunc('milliseconds', clock_timestamp())
  WHERE transfer_id = %(transfer_id)s
    AND mode = 'read'
-   AND endpoint NOT IN ('', 'idle', 'closing')
+   AND state = 'open'
 
 -- name: keep
 
--- A door was read by just now: the row of the transfer that keeps it.
+-- An endpoint was used just now: the row of the transfer that keeps it.
 UPDATE transfer
-   SET endpoint = %(idle)s, created_at = date_trunc('milliseconds', clock_timestamp())
+   SET state = 'idle', created_at = date_trunc('milliseconds', clock_timestamp())
  WHERE transfer_id = %(transfer_id)s
+
+-- name: closing
+
+-- Nobody may use the endpoint of a transfer any more.
+UPDATE transfer SET state = 'closing' WHERE transfer_id = %(transfer_id)s
 
 -- name: transfer
 
@@ -101,9 +106,11 @@ SELECT purged_at FROM data WHERE knit_id = %(knit_id)s AND purged_at IS NOT NULL
 -- The endpoint of a transfer; from now on the client of one that reads is to be there.
 UPDATE transfer
    SET endpoint = %(endpoint)s,
+       state = 'open',
        created_at = CASE mode WHEN 'read' THEN date_trunc('milliseconds', clock_timestamp())
                               ELSE created_at END
  WHERE transfer_id = %(transfer_id)s
+   AND state IN ('opening', 'open')
 
 -- name: closed
 

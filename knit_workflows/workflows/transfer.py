@@ -6,8 +6,9 @@ open ──► (client streams, renews its lease) ──► finish(ok) ──►
   └─ could not be opened                           └─ or the lease expired: closed as broken
 ```
 
-Transfers that read the same Data share a door, and the last of them keeps it for a while: after its
-client has its answer, the workflow looks again and again whether the door has been read by since.
+Transfers that read the same Data share an endpoint, and the last of them keeps it for a while:
+after its client has its answer, the workflow looks again and again whether the endpoint has been
+used since.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from knit_workflows.contracts.transfers import (
 from knit_workflows.workflows import options
 
 _MOST_LOOKS: Final = 200
-"""How often a workflow looks after the door it keeps; so its history stays short."""
+"""How often a workflow looks after the endpoint it keeps; so its history stays short."""
 
 
 @workflow.defn(name=names.TRANSFER_WORKFLOW, sandboxed=False)
@@ -99,7 +100,7 @@ class TransferWorkflow:
                 continue
 
     async def _keep(self, request: TransferInput, closed: Closed) -> None:
-        """Keeps the door for the next reader, for as long as it was read by a short while ago."""
+        """Keeps the endpoint for the next reader, for as long as it was used a short while ago."""
         looks = 0
         while closed.stays:
             try:
@@ -149,7 +150,7 @@ class TransferWorkflow:
                 mode=request.mode,
                 knit_id=request.knit_id,
                 run_id=request.run_id,
-                door="" if self._opened is None else self._opened.door,
+                endpoint_id="" if self._opened is None else self._opened.endpoint_id,
                 ok=finish.ok,
                 reason=finish.reason,
                 may_stay=True,

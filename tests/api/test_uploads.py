@@ -291,7 +291,7 @@ async def test_a_transfer_that_cannot_be_opened_is_503(client, store, transfers)
 
 
 async def test_runs_are_throttled_for_an_upload(client, store):
-    """Said before its door is asked for: the way to the door leads past the Runs."""
+    """Said before its endpoint is asked for: what opens it stands behind the Runs."""
     answer = await client.post("/data", content=tar_of(HELLO), headers=TAR)
     assert answer.status_code == 200
     assert store.transfers.announced == 1

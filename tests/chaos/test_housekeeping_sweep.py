@@ -110,7 +110,7 @@ class Ground:
         return {
             "volumes": self.site.left("volumes") ^ self.volumes,
             "pods": self.site.left("pods") ^ {self.foreign_pod},
-            "doors": self.site.left("transfers")
+            "endpoints": self.site.left("transfers")
             ^ {names.transfer(live.knit_id, "write", live.transfer_id)},
             "transfers": await self.count("transfer"),
             "discarded": await self.count("discarded"),

@@ -176,7 +176,7 @@ async def pushed(counter: Counter, moment: Moment | None) -> tuple[Facts, int]:
         "content": counter.content(data["knitId"]) == FILES,
         "history": [event.to_status for event in await site.store.runs.events(run_id)],
         "new": {key: after[key] - before[key] for key in after if key != "outbox"},
-        "doors": site.left("transfers"),
+        "endpoints": site.left("transfers"),
     }
     return found, len((await handle.fetch_history()).events)
 
@@ -200,7 +200,7 @@ async def pulled(counter: Counter, knit_id: str, moment: Moment | None) -> tuple
         "same": unpacked(answer.content) == FILES,
         "content": counter.content(knit_id) == FILES,
         "new": {key: after[key] - before[key] for key in after},
-        "doors": site.left("transfers"),
+        "endpoints": site.left("transfers"),
     }
     return found, len((await handle.fetch_history()).events)
 
@@ -238,7 +238,7 @@ async def test_a_pull_survives(
         knit_id = (await prepared.http.get("/data")).json()[0]["knitId"]
         expected, events = await pulled(prepared, knit_id, None)
         assert expected["same"]
-        assert not expected["doors"]
+        assert not expected["endpoints"]
         moments = [
             in_the_middle(prepared),
             *map(AtEvent, range(1, events + 1)),

@@ -62,7 +62,7 @@ def test_what_the_network_does_is_told_in_words(knit, api, problem, said):
 
 
 def test_an_api_that_has_tried_for_a_minute_is_not_asked_again():
-    """A door that did not open: another minute would bring the same reason."""
+    """A transfer that did not open: another minute would bring the same reason."""
     now, sent = [0.0], []
 
     def send() -> httpx.Response:

@@ -18,6 +18,7 @@ from knit_workflows.domain.plans.model import (
     PlanSpec,
 )
 from knit_workflows.domain.ports import TransferRecord
+from knit_workflows.domain.readers import TransferState
 from knit_workflows.domain.runs import Exit, RunEvent, RunStatus, Used, Waiting
 from knit_workflows.domain.tags import KEY_TIMESTAMP, Tag, parse_timestamp, timestamp_tag
 
@@ -85,6 +86,7 @@ class Memory:
         """Every user tag that was ever used."""
         self.transfers: dict[str, TransferRecord] = {}
         self.transfers_since: dict[str, datetime] = {}
+        self.transfer_states: dict[str, TransferState] = {}
         """When each of them began, or was last read by."""
         self.keys: dict[str, SigningKey] = {}
         """The keys of imports by name."""

@@ -13,12 +13,11 @@ from knit_workflows.domain.ids import KnitId, RunId
 from knit_workflows.domain.plans.model import UPLOADED
 from knit_workflows.domain.ports import TransferRecord
 from knit_workflows.domain.readers import (
-    CLOSING,
-    IDLE,
     Leaving,
     Left,
     Reader,
-    door_token,
+    TransferState,
+    endpoint_token,
     leaving,
     may_join,
 )
@@ -26,6 +25,8 @@ from knit_workflows.domain.runs import USER, RunStatus
 from knit_workflows.store.not_found import missing_data, purged_data
 from tests.memory_store.matching import add_run
 from tests.memory_store.memory import DataRow, Memory, Part, RunRow
+
+_NOT_LEFT = (TransferState.OPENING, TransferState.OPEN)
 
 
 class MemoryTransfers(Part):
@@ -59,30 +60,31 @@ class MemoryTransfers(Part):
 
     def _token(self, transfer_id: str, knit_id: KnitId) -> str:
         records = [one for one in self.rows.transfers.values() if one.knit_id == knit_id]
-        for token in dict.fromkeys(one.token for one in records if one.door):
+        for token in dict.fromkeys(one.token for one in records if one.endpoint_id):
             if may_join(
                 [self._reader(one) for one in records if one.token == token], self.rows.now()
             ):
                 return token
-        return door_token(transfer_id, secrets.token_urlsafe(32))
+        return endpoint_token(transfer_id, secrets.token_urlsafe(32))
 
     def _reader(self, record: TransferRecord) -> Reader:
         return Reader(
-            record.transfer_id, record.endpoint, self.rows.transfers_since[record.transfer_id]
+            record.transfer_id,
+            self.rows.transfer_states[record.transfer_id],
+            self.rows.transfers_since[record.transfer_id],
         )
 
     async def present(self, transfer_id: str) -> None:
-        found = self.rows.transfers.get(transfer_id)
-        if found is not None and found.endpoint not in ("", IDLE, CLOSING):
+        if self.rows.transfer_states.get(transfer_id) is TransferState.OPEN:
             self.rows.transfers_since[transfer_id] = self.rows.now()
 
     async def leave(
-        self, transfer_id: str, knit_id: KnitId, door: str, *, linger: timedelta
+        self, transfer_id: str, knit_id: KnitId, endpoint_id: str, *, linger: timedelta
     ) -> Left:
         there = {
             one.transfer_id: self._reader(one)
             for one in self.rows.transfers.values()
-            if one.knit_id == knit_id and one.door == door
+            if one.knit_id == knit_id and one.endpoint_id == endpoint_id
         }
         own = there.pop(transfer_id, None)
         what, stays = leaving(own, list(there.values()), linger, self.rows.now())
@@ -93,14 +95,13 @@ class MemoryTransfers(Part):
                         self._keep(one.transfer_id)
                 await self.closed(transfer_id)
             elif what is Leaving.CLOSES:
-                await self.opened(transfer_id, CLOSING)
+                self.rows.transfer_states[transfer_id] = TransferState.CLOSING
             elif not own.is_idle:
                 self._keep(transfer_id)
-        return Left(door, closes=what is Leaving.CLOSES, stays=stays)
+        return Left(endpoint_id, closes=what is Leaving.CLOSES, stays=stays)
 
     def _keep(self, transfer_id: str) -> None:
-        found = self.rows.transfers[transfer_id]
-        self.rows.transfers[transfer_id] = replace(found, endpoint=IDLE)
+        self.rows.transfer_states[transfer_id] = TransferState.IDLE
         self.rows.transfers_since[transfer_id] = self.rows.now()
 
     async def get(self, transfer_id: str) -> TransferRecord:
@@ -111,14 +112,17 @@ class MemoryTransfers(Part):
 
     async def opened(self, transfer_id: str, endpoint: str) -> None:
         found = self.rows.transfers.get(transfer_id)
-        if found is not None:
+        if found is not None and self.rows.transfer_states[transfer_id] in _NOT_LEFT:
             self.rows.transfers[transfer_id] = replace(found, endpoint=endpoint)
+            self.rows.transfer_states[transfer_id] = TransferState.OPEN
 
     async def closed(self, transfer_id: str) -> None:
         self.rows.transfers.pop(transfer_id, None)
+        self.rows.transfer_states.pop(transfer_id, None)
 
     def _open(self, transfer_id: str, knit_id: KnitId, mode: str, token: str = "") -> None:
         self.rows.transfers_since[transfer_id] = self.rows.now()
+        self.rows.transfer_states[transfer_id] = TransferState.OPENING
         self.rows.transfers[transfer_id] = TransferRecord(
             transfer_id=transfer_id,
             knit_id=knit_id,
@@ -131,9 +135,9 @@ class MemoryTransfers(Part):
 
 
 def end_readers(memory: Memory, knit_ids: Collection[str]) -> None:
-    """Ends transfers that only keep a door."""
+    """Ends transfers that only keep an endpoint."""
     for one in list(memory.transfers.values()):
-        if one.knit_id in knit_ids and one.endpoint in (IDLE, CLOSING):
+        if one.knit_id in knit_ids and memory.transfer_states[one.transfer_id] not in _NOT_LEFT:
             del memory.transfers[one.transfer_id]
 
 

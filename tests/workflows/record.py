@@ -288,7 +288,7 @@ async def _trial() -> None:
 
 
 async def _kept() -> None:
-    """A download that keeps its door, and finds that it was read by since."""
+    """A download that keeps its endpoint, and finds that it was read by since."""
 
     class Pods(MemoryBackend):
         async def open_transfer(self, transfer: Transfer) -> Endpoint:

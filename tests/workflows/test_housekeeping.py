@@ -272,7 +272,7 @@ async def test_a_paused_schedule_stays_paused(postgres: EmbeddedPostgres) -> Non
 async def test_one_transfer_that_resists_does_not_keep_the_others(
     postgres: EmbeddedPostgres,
 ) -> None:
-    """Its door cannot be closed at first; the other's is, and later its own too."""
+    """Its endpoint cannot be closed at first; the other's is, and later its own too."""
 
     class Resisting(MemoryBackend):
         refused = False

@@ -1,4 +1,4 @@
-"""The key of an upload at the seam to Temporal: one door, once."""
+"""The key of an upload at the seam to Temporal: one transfer, once."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ async def _over(knit: KnitEnvironment, upload: TransferHandle) -> None:
     await knit.temporal.get_workflow_handle(workflow_id).result()
 
 
-async def test_a_key_opens_one_door_once(postgres: EmbeddedPostgres) -> None:
+async def test_a_key_opens_one_transfer_once(postgres: EmbeddedPostgres) -> None:
     """Of many at once one gets it; the others, and who comes after its end, hear how it is."""
     key = uuid.uuid4()
     async with knit_environment(postgres=postgres) as knit:
@@ -37,7 +37,7 @@ async def test_a_key_opens_one_door_once(postgres: EmbeddedPostgres) -> None:
         assert [one.knit_id for one in await knit.data_with({})] == [upload.knit_id]
 
 
-async def test_an_opened_door_is_not_opened_for_another(postgres: EmbeddedPostgres) -> None:
+async def test_an_opened_transfer_is_not_opened_for_another(postgres: EmbeddedPostgres) -> None:
     """The outcome of an opening stays with its caller, while the transfer goes on and after it."""
     key = uuid.uuid4()
     async with knit_environment(postgres=postgres) as knit:

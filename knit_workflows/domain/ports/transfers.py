@@ -8,13 +8,13 @@ from datetime import timedelta
 from typing import Protocol
 
 from knit_workflows.domain.ids import KnitId, RunId
-from knit_workflows.domain.readers import Left, door_of
+from knit_workflows.domain.readers import Left, endpoint_id_of
 from knit_workflows.domain.runs import USER
 
 
 @dataclass(frozen=True, slots=True)
 class TransferRecord:
-    """An open transfer of one Data; `endpoint` is empty until the back-end has opened it."""
+    """A transfer of one Data; `endpoint` is a URL, empty until the back-end has opened it."""
 
     transfer_id: str
     knit_id: KnitId
@@ -25,9 +25,9 @@ class TransferRecord:
     endpoint: str
 
     @property
-    def door(self) -> str:
+    def endpoint_id(self) -> str:
         """What it shares with others that read the same Data; empty if it shares nothing."""
-        return door_of(self.token)
+        return endpoint_id_of(self.token)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +86,8 @@ class TransferStore(Protocol):
     async def begin_download(self, transfer_id: str, knit_id: KnitId) -> TransferRecord:
         """Makes the row of a READ transfer, or finds it.
 
-        It joins the door of others that read the Data, if it may (`readers.may_join`): then it has
-        their token. Otherwise it has a door of its own.
+        It shares the endpoint of others that read the Data, if it may (`readers.may_join`): then it
+        has their token. Otherwise it has an endpoint of its own.
 
         Raises:
             DataNotFound: there is no such Data, or its content was purged.
@@ -101,12 +101,13 @@ class TransferStore(Protocol):
         """
 
     async def leave(
-        self, transfer_id: str, knit_id: KnitId, door: str, *, linger: timedelta
+        self, transfer_id: str, knit_id: KnitId, endpoint_id: str, *, linger: timedelta
     ) -> Left:
-        """Ends a READ transfer at a door, as `readers.leaving` decides; may be repeated.
+        """Ends a READ transfer as `readers.leaving` decides; may be repeated.
 
         Its row may have been removed by others. Of transfers that leave at once exactly one stays,
-        or is told to close the door; its row is there until `closed`, and nobody joins meanwhile.
+        or is told to close the endpoint; its row is there until `closed`, and nobody joins
+        meanwhile.
         """
 
     async def get(self, transfer_id: str) -> TransferRecord:

@@ -39,9 +39,9 @@ SELECT knit_id FROM data WHERE run_id = %(run_id)s ORDER BY knit_id FOR UPDATE
 DELETE FROM transfer
  WHERE knit_id = ANY (%(knit_ids)s::uuid[])
    AND mode = 'read'
-   AND (   endpoint IN ('idle', 'closing')
+   AND (   state IN ('idle', 'closing')
         OR created_at < clock_timestamp()
-                        - CASE endpoint WHEN '' THEN %(opening)s ELSE %(silence)s END)
+                        - CASE state WHEN 'opening' THEN %(opening)s ELSE %(silence)s END)
 
 -- name: users
 

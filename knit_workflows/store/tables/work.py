@@ -46,11 +46,18 @@ class Outbox(columns.Table, table=True):
 
 
 class Transfer(columns.Table, table=True):
-    """One open transfer of a Data; `endpoint` is empty until the back-end has opened it."""
+    """One transfer of a Data; `endpoint` is a URL, empty until the back-end has opened it.
+
+    `state` is one of `domain.readers.TransferState`. A trigger sets it for programs of before it
+    was there, which wrote `idle` and `closing` into `endpoint`.
+    """
 
     __tablename__ = "transfer"
     __table_args__ = (
         CheckConstraint("mode IN ('read', 'write')", name="ck_transfer_mode"),
+        CheckConstraint(
+            "state IN ('opening', 'open', 'idle', 'closing')", name="ck_transfer_state"
+        ),
         Index("ux_transfer_write", "knit_id", unique=True, postgresql_where=text("mode = 'write'")),
         Index("ix_transfer_data", "knit_id"),
     )
@@ -60,6 +67,7 @@ class Transfer(columns.Table, table=True):
     mode: str = columns.text()
     token: str = columns.text()
     endpoint: str = Field(sa_column=Column(Text, nullable=False, server_default=text("''")))
+    state: str = Field(sa_column=Column(Text, nullable=False, server_default=text("'opening'")))
     created_at: datetime = columns.instant()
 
 

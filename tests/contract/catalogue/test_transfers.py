@@ -11,7 +11,7 @@ import pytest
 from knit_workflows.domain.errors import DataExists, DataNotFound, IllegalMove, NotFound
 from knit_workflows.domain.ids import KnitId, RunId
 from knit_workflows.domain.ports import TransferRecord
-from knit_workflows.domain.readers import IDLE, MOST_READERS, Left
+from knit_workflows.domain.readers import MOST_READERS, Left
 from knit_workflows.domain.runs import RunStatus
 from knit_workflows.domain.tags import Tag
 from tests.contract.catalogue.conftest import AnyStore
@@ -66,7 +66,7 @@ async def test_downloads_are_many_and_repeatable(store: AnyStore) -> None:
     assert (first.mode, first.knit_id) == ("read", knit_id)
     assert await store.transfers.begin_download("r1", knit_id) == first
     second = await store.transfers.begin_download("r2", knit_id)
-    assert (second.token, second.door) == (first.token, "r1")
+    assert (second.token, second.endpoint_id) == (first.token, "r1")
     other = await store.transfers.begin_download("r3", await upload(store))
     assert other.token != first.token
 
@@ -77,7 +77,7 @@ async def _opened(store: AnyStore, transfer_id: str, knit_id: KnitId) -> Transfe
     return await store.transfers.get(transfer_id)
 
 
-async def test_the_last_reader_of_a_door_keeps_it_for_the_next(store: AnyStore) -> None:
+async def test_the_last_reader_of_an_endpoint_keeps_it_for_the_next(store: AnyStore) -> None:
     """Leaving may be repeated; who keeps it goes once it is not read by, or others are there."""
     knit_id, linger = await upload(store), timedelta(hours=1)
     first = await _opened(store, "r1", knit_id)
@@ -90,7 +90,6 @@ async def test_the_last_reader_of_a_door_keeps_it_for_the_next(store: AnyStore) 
         kept = await store.transfers.leave("r2", knit_id, "r1", linger=linger)
         assert not kept.closes
         assert timedelta() < kept.stays <= linger
-        assert (await store.transfers.get("r2")).endpoint == IDLE
     third = await _opened(store, "r3", knit_id)
     assert third.token == first.token
     assert await store.transfers.leave("r2", knit_id, "r1", linger=linger) == Left("r1")
@@ -98,7 +97,7 @@ async def test_the_last_reader_of_a_door_keeps_it_for_the_next(store: AnyStore) 
     assert (await store.transfers.leave("r3", knit_id, "r1", linger=linger)).stays == linger
 
 
-async def test_a_door_that_is_closed_is_joined_by_nobody(store: AnyStore) -> None:
+async def test_an_endpoint_that_is_closed_is_joined_by_nobody(store: AnyStore) -> None:
     """Whoever closes it may be killed, and does it again."""
     knit_id, at_once = await upload(store), timedelta()
     first = await _opened(store, "r1", knit_id)
@@ -109,45 +108,45 @@ async def test_a_door_that_is_closed_is_joined_by_nobody(store: AnyStore) -> Non
     assert second.token != first.token
     await store.transfers.closed("r1")
     assert (await store.transfers.leave("r1", knit_id, "r1", linger=at_once)).closes
-    assert (await store.transfers.leave("r2", knit_id, second.door, linger=at_once)).closes
+    assert (await store.transfers.leave("r2", knit_id, second.endpoint_id, linger=at_once)).closes
 
 
-async def test_a_reading_keeps_the_door_for_longer(store: AnyStore) -> None:
+async def test_a_reading_keeps_the_endpoint_for_longer(store: AnyStore) -> None:
     """Of one that came and went, the row of the keeper tells."""
     knit_id, linger = await upload(store), timedelta(hours=1)
-    await _opened(store, "r1", knit_id)
+    first = await _opened(store, "r1", knit_id)
     await store.transfers.leave("r1", knit_id, "r1", linger=linger)
     before = (await store.transfers.leave("r1", knit_id, "r1", linger=linger)).stays
     await _opened(store, "r2", knit_id)
     assert await store.transfers.leave("r2", knit_id, "r1", linger=linger) == Left("r1")
-    assert (await store.transfers.get("r1")).endpoint == IDLE
+    assert (await store.transfers.get("r1")).endpoint == first.endpoint
     assert timedelta() < before
     assert (await store.transfers.leave("r1", knit_id, "r1", linger=timedelta())).closes
 
 
-async def test_of_readers_that_leave_at_once_one_keeps_the_door(store: AnyStore) -> None:
+async def test_of_readers_that_leave_at_once_one_keeps_the_endpoint(store: AnyStore) -> None:
     knit_id, linger = await upload(store), timedelta(hours=1)
     readers = [f"r{number}" for number in range(8)]
     records = await asyncio.gather(*(_opened(store, one, knit_id) for one in readers))
-    (door,) = {record.door for record in records}
+    (endpoint_id,) = {record.endpoint_id for record in records}
     left = await asyncio.gather(
-        *(store.transfers.leave(one, knit_id, door, linger=linger) for one in readers)
+        *(store.transfers.leave(one, knit_id, endpoint_id, linger=linger) for one in readers)
     )
     assert [bool(one.stays) for one in left].count(True) == 1
     assert not any(one.closes for one in left)
 
 
-async def test_a_door_is_full_at_some_point(store: AnyStore) -> None:
-    """An agent has room for so many connections; the next reader gets another door."""
+async def test_an_endpoint_is_full_at_some_point(store: AnyStore) -> None:
+    """An agent has room for so many connections; the next reader gets another endpoint."""
     knit_id = await upload(store)
-    doors = [
-        (await store.transfers.begin_download(f"r{number}", knit_id)).door
+    ids = [
+        (await store.transfers.begin_download(f"r{number}", knit_id)).endpoint_id
         for number in range(MOST_READERS + 1)
     ]
-    assert doors == ["r0"] * MOST_READERS + [f"r{MOST_READERS}"]
+    assert ids == ["r0"] * MOST_READERS + [f"r{MOST_READERS}"]
 
 
-async def test_a_door_that_is_only_kept_stops_nobody(store: AnyStore) -> None:
+async def test_an_endpoint_that_is_only_kept_stops_nobody(store: AnyStore) -> None:
     """Its Data can be purged at once; whoever keeps it closes it when they look next."""
     knit_id, linger = await upload(store), timedelta(hours=1)
     await store.transfers.closed(f"transfer-{knit_id}")

@@ -64,11 +64,11 @@ class ComputeAdapter(ABC):
     async def send(
         self, endpoint: Endpoint, transfer: Transfer, files: Mapping[str, bytes]
     ) -> None:
-        """Writes files through the open door of a transfer."""
+        """Writes files through the open endpoint of a transfer."""
         write_folder(_folder(endpoint), files)
 
     async def receive(self, endpoint: Endpoint, transfer: Transfer) -> dict[str, bytes]:
-        """Reads all files through the open door of a transfer."""
+        """Reads all files through the open endpoint of a transfer."""
         return read_folder(_folder(endpoint))
 
     async def starts(self, pod: RunPod) -> int:

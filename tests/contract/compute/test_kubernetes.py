@@ -226,8 +226,8 @@ async def test_the_restricted_standard_is_kept_by_all_pods() -> None:
         ):
             assert source is not None
             reading = pods.transfer(source, TransferMode.READ)
-            door = await opened(pods, reading)
-            assert await pods.adapter.receive(door, reading) == expected
+            endpoint = await opened(pods, reading)
+            assert await pods.adapter.receive(endpoint, reading) == expected
 
 
 async def test_what_any_user_wrote_for_itself_can_be_read(pods: Pods) -> None:

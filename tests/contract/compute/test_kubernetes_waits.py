@@ -1,4 +1,4 @@
-"""Quotas that pass, and doors that cannot open, on a real node."""
+"""Quotas that pass, and endpoints that cannot open, on a real node."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ async def test_what_a_quota_demands_and_nobody_gives_is_refused(pods: Pods) -> N
     assert "must specify limits.cpu for: main" in seen.start_failure.message
 
 
-async def test_a_claim_of_no_class_is_told_to_runs_and_doors() -> None:
+async def test_a_claim_of_no_class_is_told_to_runs_and_transfers() -> None:
     """By the event of the claim: the pods themselves only say that it is not bound."""
     async with kubernetes_adapter(storage_class="no-such-class") as adapter, Pods(adapter) as pods:
         pod = await pods.make("true")

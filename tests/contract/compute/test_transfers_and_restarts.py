@@ -47,7 +47,7 @@ async def test_outputs_can_be_read(pods: Pods) -> None:
 
 
 async def test_an_open_transfer_is_found_open(pods: Pods) -> None:
-    """Opening it again gives the same door."""
+    """Opening it again gives the same endpoint."""
     writing = pods.transfer(await pods.volume(), TransferMode.WRITE)
     assert await opened(pods, writing) == await opened(pods, writing)
 

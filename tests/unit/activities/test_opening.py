@@ -29,7 +29,7 @@ def opening(seconds: float) -> Opening:
     return Opening(request, since, NOBODY, NOBODY, NOBODY, timedelta(minutes=3))
 
 
-def test_a_door_is_looked_at_often_at_first_and_seldom_later() -> None:
+def test_an_endpoint_is_looked_at_often_at_first_and_seldom_later() -> None:
     """Ten looks a second would be six hundred in a minute."""
     looks, passed = 0, 0.0
     while passed < 60:

@@ -33,7 +33,7 @@ def pod(name: str = "pod") -> RunPod:
     return RunPod(name, "run", 1, "plan", "image:1", *mounts, log=LOG)
 
 
-async def test_a_volume_that_is_not_there_has_no_door() -> None:
+async def test_a_volume_that_is_not_there_has_no_endpoint() -> None:
     with pytest.raises(BackendRejected, match="there is no volume in"):
         await MemoryBackend().open_transfer(Transfer("t", IN, TransferMode.READ, "s"))
 

@@ -1,4 +1,4 @@
-"""Who may join a door, and what becomes of those that leave it."""
+"""Who may join an endpoint, and what becomes of those that leave it."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from knit_workflows.domain.readers import (
-    CLOSING,
-    IDLE,
     JOINABLE_FOR,
     MOST_READERS,
     Leaving,
     Reader,
-    door_of,
-    door_token,
+    TransferState,
+    endpoint_id_of,
+    endpoint_token,
     leaving,
     may_join,
 )
@@ -22,24 +21,24 @@ from knit_workflows.domain.readers import (
 NOW = datetime(2026, 11, 29, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
 LINGER = 15 * SECOND
-OPEN = Reader("open", "http://pod", NOW - timedelta(hours=1))
+OPEN = Reader("open", TransferState.OPEN, NOW - timedelta(hours=1))
 
 
 def kept(seconds: int) -> Reader:
-    """Gives a row that keeps a door which was read by so many seconds ago."""
-    return Reader("kept", IDLE, NOW - seconds * SECOND)
+    """Gives a row that keeps an endpoint which was read by so many seconds ago."""
+    return Reader("kept", TransferState.IDLE, NOW - seconds * SECOND)
 
 
 def opening(since: timedelta) -> Reader:
     """Gives the row of a transfer that is not open yet."""
-    return Reader("opening", "", NOW - since)
+    return Reader("opening", TransferState.OPENING, NOW - since)
 
 
-def test_a_token_names_its_door() -> None:
+def test_a_token_names_its_endpoint() -> None:
     """Those of uploads, and of downloads by earlier versions, name none."""
-    token = door_token("0123456789abcdef", "se-cr_et")
-    assert (token, door_of(token)) == ("0123456789.se-cr_et", "0123456789")
-    assert door_of("se-cr_et") == ""
+    token = endpoint_token("0123456789abcdef", "se-cr_et")
+    assert (token, endpoint_id_of(token)) == ("0123456789.se-cr_et", "0123456789")
+    assert endpoint_id_of("se-cr_et") == ""
 
 
 @pytest.mark.parametrize(
@@ -51,12 +50,14 @@ def test_a_token_names_its_door() -> None:
         ([opening(SECOND)], True),
         ([opening(JOINABLE_FOR + SECOND)], False),
         ([OPEN, opening(JOINABLE_FOR + SECOND)], False),
-        ([Reader("closing", CLOSING, NOW)], False),
+        ([Reader("closing", TransferState.CLOSING, NOW)], False),
         ([OPEN] * (MOST_READERS - 1), True),
         ([OPEN] * MOST_READERS, False),
     ],
 )
-def test_a_door_is_joined_while_it_works_and_has_room(readers: list[Reader], may: bool) -> None:
+def test_an_endpoint_is_joined_while_it_works_and_has_room(
+    readers: list[Reader], may: bool
+) -> None:
     assert may_join(readers, NOW) is may
 
 
@@ -73,7 +74,7 @@ def test_a_door_is_joined_while_it_works_and_has_room(readers: list[Reader], may
         (kept(15), [], LINGER, Leaving.CLOSES, 0 * SECOND),
         (kept(5), [], 0 * SECOND, Leaving.CLOSES, 0 * SECOND),
         (kept(5), [OPEN], LINGER, Leaving.GOES, 0 * SECOND),
-        (Reader("closing", CLOSING, NOW), [], LINGER, Leaving.CLOSES, 0 * SECOND),
+        (Reader("closing", TransferState.CLOSING, NOW), [], LINGER, Leaving.CLOSES, 0 * SECOND),
         (None, [], LINGER, Leaving.CLOSES, 0 * SECOND),
         (None, [kept(3)], LINGER, Leaving.GOES, 0 * SECOND),
     ],

@@ -526,7 +526,7 @@ class TestTransfers:
         with pytest.raises(TransferNotReady):
             await backend.open_transfer(TRANSFER)
 
-    async def test_a_ready_pod_is_an_open_door(self, api, backend):
+    async def test_a_ready_pod_is_an_open_endpoint(self, api, backend):
         await self.opening(backend)
         ready = [{"type": "Ready", "status": "True"}]
         self.put(api, phase="Running", podIP="10.1.2.3", conditions=ready)
@@ -539,7 +539,7 @@ class TestTransfers:
         self.put(api, phase="Running", podIP="127.0.0.1")
         await self.opening(backend)
 
-    async def test_a_door_that_does_not_open_says_what_its_claim_says(self, api, backend):
+    async def test_an_endpoint_that_does_not_open_says_what_its_claim_says(self, api, backend):
         """By events and claims, which its pod does not mention; not if that is young."""
         await self.opening(backend)
         unbound = {
@@ -563,7 +563,7 @@ class TestTransfers:
         with pytest.raises(TransferNotReady, match=r"NotScheduled: .*data-knitid-a is Pending"):
             await backend.open_transfer(TRANSFER)
 
-    async def test_a_door_that_is_just_closing_is_waited_for(self, api, backend):
+    async def test_an_endpoint_that_is_just_closing_is_waited_for(self, api, backend):
         await self.opening(backend)
         closing = {"deletionTimestamp": "2026-01-02T03:04:05Z"}
         api.objects["pods", TRANSFER.name]["metadata"].update(closing)
@@ -571,7 +571,7 @@ class TestTransfers:
             await backend.open_transfer(TRANSFER)
 
     @pytest.mark.parametrize("content", [False, True])
-    async def test_a_door_to_content_is_not_opened_for_writing(self, api, settings, content):
+    async def test_an_endpoint_to_content_is_not_opened_for_writing(self, api, settings, content):
         async with agent(409 if content else 411) as port:
             backend = KubernetesBackend(settings.model_copy(update={"transfer_port": port}))
             await backend.open()
@@ -600,7 +600,7 @@ class TestTransfers:
         await self.opening(backend)
         assert ("secrets", TRANSFER.name) in api.objects
 
-    async def test_a_door_that_closed_itself_is_opened_anew(self, api, backend):
+    async def test_an_endpoint_that_closed_itself_is_opened_anew(self, api, backend):
         await self.opening(backend)
         self.put(api, phase="Succeeded", containerStatuses=[{"name": "dataagt", "state": ENDED}])
         await self.opening(backend)

@@ -217,9 +217,9 @@ async def test_what_passes_is_told_from_what_never_does(api, backend, sentence, 
         await backend.create_volume(Volume("data-knitid-another", "another"))
     with pytest.raises(wanted) as job:
         await backend.launch(POD)
-    with pytest.raises(wanted) as door:
+    with pytest.raises(wanted) as transfer:
         await backend.open_transfer(READING)
-    assert {type(one.value) for one in (claim, job, door)} == {wanted}
+    assert {type(one.value) for one in (claim, job, transfer)} == {wanted}
 
 
 async def test_a_full_quota_does_not_deny_what_exists(api, backend):
