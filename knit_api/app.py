@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from importlib.metadata import PackageNotFoundError, version
 
 from fastapi import Depends, FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -35,6 +34,7 @@ from knit_api.routes import (
     trials,
 )
 from knit_api.server.streams import cancel_and_wait
+from knit_workflows import names
 
 
 def create_app(deps: Deps, *, loopback_names_only: bool = False) -> FastAPI:
@@ -52,7 +52,7 @@ def create_app(deps: Deps, *, loopback_names_only: bool = False) -> FastAPI:
     app = FastAPI(
         title="knit",
         summary="Runs containers when the data they need exists, and remembers what came from what",
-        version=_version(),
+        version=names.VERSION,
         openapi_url=document.PATH,
         docs_url=None,
         redoc_url=None,
@@ -131,10 +131,3 @@ class TrailingSlashMiddleware:
         if scope["type"] == "http" and scope["path"] != "/" and scope["path"].endswith("/"):
             scope = {**scope, "path": scope["path"].rstrip("/") or "/"}
         await self._app(scope, receive, send)
-
-
-def _version() -> str:
-    try:
-        return version("knit")
-    except PackageNotFoundError:  # run from a folder, not installed
-        return "0"

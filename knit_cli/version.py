@@ -6,15 +6,11 @@ _DISTRIBUTION = "knit"
 
 
 def version() -> str:
-    """Gives the installed version, such as `0.1.0`; `0+source` when knit is run uninstalled."""
-    from importlib import (
-        metadata,
-    )  # imported late, here and below, because `knit --help` does not need it
+    """Gives knit's version, such as `0.1.0`, whether it is installed or run from a folder."""
+    # Imported late, here and below, because `knit --help` does not need it.
+    from knit_workflows.names import VERSION
 
-    try:
-        return metadata.version(_DISTRIBUTION)
-    except metadata.PackageNotFoundError:
-        return "0+source"
+    return VERSION
 
 
 def commit() -> str:

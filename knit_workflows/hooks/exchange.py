@@ -9,13 +9,13 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from importlib import metadata
 from typing import Final
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
+from knit_workflows import names
 from knit_workflows.domain.hooks import MAX_ANSWER, HookAnswer
 from knit_workflows.hooks.addresses import Guard, Lookup, Names
 from knit_workflows.hooks.answers import (
@@ -248,7 +248,7 @@ def _session(resolver: Resolver) -> aiohttp.ClientSession:
         ),
         timeout=aiohttp.ClientTimeout(total=None, connect=None, sock_connect=None),
         headers={
-            "User-Agent": f"knit/{metadata.version('knit')}",
+            "User-Agent": f"knit/{names.VERSION}",
             "Accept": "application/json, */*;q=0.5",
             "Accept-Encoding": "identity",
         },

@@ -89,9 +89,6 @@ class KubernetesSettings(Group):
     log_service_account: str = "knit-nurse"
     """ServiceAccount with which the log sidecar reads logs; see
     `python -m knit_workflows.compute.kubernetes`."""
-    log_secret: str = "knit-nurse-secret"
-    """Secret of type `kubernetes.io/service-account-token` with that account's token, for Plans
-    with a `service_account` of their own; of others the token expires, and no Secret has it."""
     priority_class: str | None = None
     """PriorityClass of run pods. None: the cluster's default."""
     run_pods: PodOptions = PodOptions()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,6 +36,7 @@ ALLOWED: Final[dict[str, dict[str, str]]] = {
         **_FILLS,
         "jobs.batch": "get list create delete",
         "persistentvolumeclaims": "get create patch delete",
+        "serviceaccounts/token[knit-nurse]": "create",
         "storageclasses.storage.k8s.io": "get list",
     },
     "knit-nurse": {"pods": "get list watch", "pods/log": "get"},
@@ -83,9 +85,11 @@ def rights(node: Node, namespace: str, account: str) -> set[tuple[str, str]]:
     found = set()
     for line in listed.splitlines():
         resource, _, rest = line.partition(" ")
-        *_, verbs = rest.partition("[")[2].rpartition("[")
+        *named, verbs = re.findall(r"\[([^\]]*)\]", rest)
+        if named[1:] and named[1]:  # only of objects with these names
+            resource += f"[{named[1]}]"
         if resource:  # else it is about URLs
-            found |= {(resource, verb) for verb in verbs.strip().rstrip("]").split()}
+            found |= {(resource, verb) for verb in verbs.split()}
     return found
 
 

@@ -35,6 +35,7 @@ from knit_workflows.compute.kubernetes.api.objects import (
     version_of,
 )
 from knit_workflows.compute.kubernetes.api.server import ApiServer
+from knit_workflows.compute.kubernetes.log_tokens import give_log_token
 from knit_workflows.compute.kubernetes.pods import endings, observing
 from knit_workflows.compute.kubernetes.pods.asking import Asking, Stall
 from knit_workflows.compute.kubernetes.pods.looking import look_closer, read_warnings
@@ -162,6 +163,7 @@ class KubernetesBackend:
         """Creates the Job; see the contract."""
         created = await self._server.request_creation("Job", manifests.run_job(pod, self._settings))
         if created is not None:
+            await give_log_token(self._server, pod, created.body, self._settings)
             return Launch(created.warnings, options_of(pod, self._settings))
         job = await self._server.get("Job", pod.name)
         if job is None or being_deleted(job):
@@ -171,6 +173,7 @@ class KubernetesBackend:
         for label in (names.LABEL_RUN, names.LABEL_GENERATION):
             if found.get(label) != mine[label]:
                 raise BackendRejected(f"the name {pod.name} belongs to another Job", see=pod.name)
+        await give_log_token(self._server, pod, job, self._settings)
         # Made by an earlier attempt, which settings of before may have shaped.
         return Launch(options=options_in(job, pod))
 

@@ -342,9 +342,21 @@ class Cluster:
         )
         await self._core.create_namespaced_resource_quota(self._namespace, quota)
 
-    async def delete_secret(self, name: str) -> None:
-        """Deletes a Secret."""
-        await self._core.delete_namespaced_secret(name, self._namespace)
+    async def delete_account(self, name: str) -> None:
+        """Deletes a service account."""
+        await self._core.delete_namespaced_service_account(name, self._namespace)
+
+    async def secrets_of(self, pod: RunPod) -> set[str]:
+        """Gives the names of the Secrets of a Run."""
+        mine = f"{names.LABEL_RUN}={pod.run_id}"
+        found = await self._core.list_namespaced_secret(self._namespace, label_selector=mine)
+        return {one.metadata.name for one in found.items}
+
+    async def until_no_secrets(self, pod: RunPod) -> None:
+        """Waits until they are gone."""
+        async with asyncio.timeout(KubernetesAdapter.patience.total_seconds()):
+            while await self.secrets_of(pod):
+                await asyncio.sleep(0.05)
 
     async def set_quota(self, name: str, **hard: str) -> None:
         """Makes a quota, and waits until the cluster has counted what it covers."""

@@ -23,6 +23,7 @@ from knit_workflows.compute.base import (
 )
 from knit_workflows.compute.kubernetes import KubernetesBackend
 from knit_workflows.compute.kubernetes.specs import manifests
+from knit_workflows.domain.errors import BackendUnavailable
 from knit_workflows.domain.plans.model import NodeMode, NodeRule
 from knit_workflows.domain.runs import SUCCEEDED, Exit
 from knit_workflows.settings import KubernetesSettings
@@ -72,14 +73,15 @@ async def test_a_missing_service_account_is_told(pods: Pods) -> None:
 
 
 async def test_a_mount_that_fails_is_told() -> None:
-    """Of a Secret, which pods of Plans with an account of their own have."""
-    async with with_settings(log_secret="nobody-made-it", supervise=False) as pods:
+    """Of the Secret with the token for the log, of which knit says itself why it is not there."""
+    async with with_settings(log_service_account="gone", supervise=False) as pods:
         pod = replace(await pods.make("true"), service_account="default")
-        await pods.adapter.cluster.delete_secret("nobody-made-it")
-        await pods.backend.launch(pod)
+        await pods.adapter.cluster.delete_account("gone")
+        with pytest.raises(BackendUnavailable, match=r'gone: .*"gone" not found'):
+            await pods.backend.launch(pod)
         seen = await pods.until(pod.name, failing(StartFailureKind.TRANSIENT))
         assert seen.start_failure is not None
-        assert "nobody-made-it" in seen.start_failure.message
+        assert f"{pod.name}-log-token" in seen.start_failure.message
 
 
 @asynccontextmanager

@@ -48,7 +48,7 @@ async def test_a_log_read_from_the_api_is_complete_or_says_what_it_lacks(pods: P
 async def test_a_log_is_read_with_a_token_that_the_program_does_not_have(
     pods: Pods, account: str | None
 ) -> None:
-    """One that expires, but where the Plan has an account of its own: then it has its token."""
+    """One that expires: of two kinds, since a Plan may have an account of its own."""
     folder = "/var/run/secrets/kubernetes.io/serviceaccount"
     pod = await pods.make(f"test -e {folder} && echo token || echo none")
     pod = replace(pod, entrypoint=(), args=(*pod.entrypoint, *pod.args), service_account=account)
@@ -56,8 +56,11 @@ async def test_a_log_is_read_with_a_token_that_the_program_does_not_have(
     assert (end.phase, end.notes) == (Phase.SUCCEEDED, ())
     assert await pods.file(pod.log, "log") == ("token\n" if account else "none\n")
     [seen] = await pods.adapter.cluster.pods_of(pod)
-    secrets = [one for one in seen.spec.volumes if one.secret is not None]
+    assert not [one for one in seen.spec.volumes if one.secret is not None]
+    secrets = await pods.adapter.cluster.secrets_of(pod)
     assert bool(secrets) is (account is not None)
+    await pods.backend.release(pod.name)
+    await pods.adapter.cluster.until_no_secrets(pod)
 
 
 async def test_any_user_may_write_to_fresh_outputs(pods: Pods) -> None:

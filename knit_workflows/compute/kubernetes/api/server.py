@@ -143,6 +143,11 @@ class ApiServer:
             raise BackendUnavailable(_unable(response.body.get("message", "")))
         return None
 
+    async def request_token(self, account: str, request: JsonObject) -> str:
+        """Gives a token of a service account, as a TokenRequest asks for it."""
+        response = await self._call("POST", "ServiceAccount", f"{account}/token", body=request)
+        return str(response.body["status"]["token"])
+
     async def try_create(self, kind: str, manifest: JsonObject) -> tuple[str, ...]:
         """Has all checks made that a creation has, admission too, and creates nothing.
 

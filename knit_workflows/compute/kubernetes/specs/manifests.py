@@ -5,8 +5,6 @@ Names, labels and container names are Knitfab's, so that operators' tools keep w
 
 from __future__ import annotations
 
-from functools import cache
-from importlib import metadata
 from typing import Final
 
 from knit_workflows import names
@@ -46,18 +44,10 @@ AGENT_FOLDER: Final = "/data"
 TOKEN_KEY: Final = "token"
 
 
-@cache
-def _own_version() -> str:
-    try:
-        return f"v{metadata.version('knit')}"
-    except metadata.PackageNotFoundError:  # run from a source folder
-        return "v0"
-
-
 def labels(kind: str, instance: str, settings: KubernetesSettings) -> dict[str, str]:
     """Gives the recommended labels of a `worker`, `data` or `dataagt` object."""
     return {
-        "app.kubernetes.io/version": settings.version or _own_version(),
+        "app.kubernetes.io/version": settings.version or f"v{names.VERSION}",
         "app.kubernetes.io/name": kind,
         LABEL_INSTANCE: instance,
         "app.kubernetes.io/component": kind,
@@ -190,7 +180,7 @@ def _volumes(pod: RunPod, settings: KubernetesSettings) -> list[JsonObject]:
     if is_supervised(pod, settings):
         volumes.append(share_volume())
     elif pod.log is not None:
-        volumes.append(token_volume(pod, settings))
+        volumes.append(token_volume(pod))
     return volumes
 
 

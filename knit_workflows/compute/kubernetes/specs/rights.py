@@ -32,6 +32,19 @@ _FILLS_VOLUMES: Final = (
     _may("", "secrets", "create"),
 )
 
+
+def _launches(log_account: str) -> tuple[JsonObject, ...]:
+    """Gives the rules of who launches Runs: tokens are those of `log_account` alone."""
+    return (
+        *_SEES_PODS,
+        *_REMOVES_PODS,
+        *_FILLS_VOLUMES,
+        _may("batch", "jobs", "create", "list"),
+        _may("", "persistentvolumeclaims", "delete"),
+        _may("", "serviceaccounts/token", "create") | {"resourceNames": [log_account]},
+    )
+
+
 RULES: Final[Mapping[str, tuple[JsonObject, ...]]] = {
     "worker-watch": (
         *_SEES_PODS,
@@ -40,13 +53,7 @@ RULES: Final[Mapping[str, tuple[JsonObject, ...]]] = {
     ),
     "worker-interactive": (*_SEES_PODS, *_REMOVES_PODS, *_FILLS_VOLUMES),
     # What workers with all roles need, too.
-    "worker-compute": (
-        *_SEES_PODS,
-        *_REMOVES_PODS,
-        *_FILLS_VOLUMES,
-        _may("batch", "jobs", "create", "list"),
-        _may("", "persistentvolumeclaims", "delete"),
-    ),
+    "worker-compute": _launches("knit-nurse"),
     "nurse": (_may("", "pods", "get", "list", "watch"), _may("", "pods/log", "get")),
 }
 """Per account of the chart; the engine's and the hooks' workers, and the API, need none."""
@@ -56,22 +63,13 @@ def prerequisites(settings: KubernetesSettings) -> list[JsonObject]:
     """Gives what the namespace needs before the first Run, in order of creation: the rights with
     which the log sidecar reads logs.
     """
-    account = settings.log_service_account
-    secret = {
-        "apiVersion": "v1",
-        "kind": "Secret",
-        "metadata": {
-            "name": settings.log_secret,
-            "annotations": {"kubernetes.io/service-account.name": account},
-        },
-        "type": "kubernetes.io/service-account-token",
-    }
-    return [*_allowed(account, "read-log", RULES["nurse"], settings), secret]
+    return _allowed(settings.log_service_account, "read-log", RULES["nurse"], settings)
 
 
 def worker_account(settings: KubernetesSettings) -> list[JsonObject]:
     """Gives the account of workers, in order of creation, with the rights of all roles."""
-    return _allowed(WORKER_ACCOUNT, "run-plans", RULES["worker-compute"], settings)
+    rules = _launches(settings.log_service_account)
+    return _allowed(WORKER_ACCOUNT, "run-plans", rules, settings)
 
 
 def _allowed(

@@ -32,6 +32,7 @@ _SHARE: Final = "knit"
 _TOKEN_FOLDER: Final = "/var/run/secrets/kubernetes.io/serviceaccount"
 _TOKEN_VOLUME: Final = "serviceaccount"
 _TOKEN_SECONDS: Final = 3600
+TOKEN_FILE: Final = "token"
 
 
 def is_supervised(pod: RunPod, settings: KubernetesSettings) -> bool:
@@ -68,18 +69,26 @@ def log_account(pod: RunPod, settings: KubernetesSettings) -> str | None:
     return pod.service_account or (settings.log_service_account if reads_log else None)
 
 
-def token_volume(pod: RunPod, settings: KubernetesSettings) -> JsonObject:
+def log_token_secret(pod: RunPod) -> str:
+    """Gives the name of the Secret with the token of `log_reader`, if the Plan has an account."""
+    return f"{pod.name}-log-token"
+
+
+def token_volume(pod: RunPod) -> JsonObject:
     """Gives the volume with the token of `log_reader`.
 
     The token is for the API server alone, is valid while the pod is there, at most an hour, and the
     kubelet renews it. Where the Plan has a service account of its own, which need not have the
-    right to read logs, it is the token of a Secret, which does not expire.
+    right to read logs, it is one that knit asks for (`specs.log_token`).
     """
+    token: JsonObject = {
+        "serviceAccountToken": {"path": TOKEN_FILE, "expirationSeconds": _TOKEN_SECONDS}
+    }
     if pod.service_account is not None:
-        return {"name": _TOKEN_VOLUME, "secret": {"secretName": settings.log_secret}}
-    token = {"path": "token", "expirationSeconds": _TOKEN_SECONDS}
+        items = [{"key": TOKEN_FILE, "path": TOKEN_FILE}]
+        token = {"secret": {"name": log_token_secret(pod), "items": items}}
     certificate = {"name": "kube-root-ca.crt", "items": [{"key": "ca.crt", "path": "ca.crt"}]}
-    sources = [{"serviceAccountToken": token}, {"configMap": certificate}]
+    sources = [token, {"configMap": certificate}]
     return {"name": _TOKEN_VOLUME, "projected": {"sources": sources}}
 
 

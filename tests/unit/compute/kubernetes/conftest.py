@@ -44,6 +44,8 @@ class FakeApiServer:
         self.classes: dict[str, dict] = {"usual": storage_class("usual", default=True)}
         self.tried: list[dict] = []
         """What was sent in dry runs, which keep nothing."""
+        self.tokens: list[dict] = []
+        """What was asked for as TokenRequest."""
         self.oldest = 0
         self.watched: deque[bytes] = deque()
         self._history: list[tuple[int, str, str, dict]] = []
@@ -112,7 +114,11 @@ class FakeApiServer:
     def _status(self, code: int, message: str = "") -> web.Response:
         return web.json_response({"kind": "Status", "message": message, "code": code}, status=code)
 
-    def _post(self, request: web.Request, collection: str, __: str, body: dict) -> web.Response:
+    def _post(self, request: web.Request, collection: str, name: str, body: dict) -> web.Response:
+        if name.endswith("/token"):
+            self.tokens.append(body)
+            answer = {"status": {"token": f"token of {name.removesuffix('/token')}"}}
+            return web.json_response(answer, status=201)
         if self.conflict:
             return web.Response(status=409, text=self.conflict, content_type="application/json")
         if request.query.get("dryRun") == "All":

@@ -629,5 +629,4 @@ async def test_prerequisites_may_be_there(api, backend):
         "serviceaccounts",
         "roles",
         "rolebindings",
-        "secrets",
     }

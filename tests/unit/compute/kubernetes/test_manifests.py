@@ -208,14 +208,19 @@ def test_the_nurse_has_rights_of_its_own():
 @pytest.mark.parametrize("entrypoint", [(), ("true",)])
 @pytest.mark.parametrize("account", [None, "trainer"])
 def test_no_token_that_outlives_its_pod_is_mounted(log, entrypoint, account):
-    """But for a Plan with its own account and no entrypoint: Kubernetes makes none of another.
+    """Of a Plan with its own account and no entrypoint, knit asks for one: see test_log_tokens.
 
     The Plan's container never has the token with which logs are read.
     """
     plan = replace(POD, log=log, entrypoint=entrypoint, service_account=account)
     spec = spec_of(plan)
     reads_log = log is not None and not entrypoint
-    assert bool([one for one in spec["volumes"] if "secret" in one]) is bool(reads_log and account)
+    assert not [one for one in spec["volumes"] if "secret" in one]
+    sources = [one["projected"]["sources"][0] for one in spec["volumes"] if "projected" in one]
+    kubelets = {"serviceAccountToken": {"path": "token", "expirationSeconds": 3600}}
+    item = {"key": "token", "path": "token"}
+    asked = {"secret": {"name": f"{POD.name}-log-token", "items": [item]}}
+    assert sources == ([asked if account else kubelets] if reads_log else [])
     assert spec["automountServiceAccountToken"] is (account is not None)
     assert spec.get("serviceAccountName") == (account or ("knit-nurse" if reads_log else None))
     for one in [*spec["containers"], *spec.get("initContainers", [])]:
@@ -390,7 +395,7 @@ def test_the_token_is_only_in_the_secret_that_goes_with_the_pod():
 
 
 def test_prerequisites_give_the_nurse_the_right_to_read_logs():
-    account, role, binding, secret = prerequisites(SETTINGS)
+    account, role, binding = prerequisites(SETTINGS)
     assert account["metadata"]["name"] == "knit-nurse"
     granted = {tuple(rule["resources"]): rule["verbs"] for rule in role["rules"]}
     assert granted == {("pods",): ["get", "list", "watch"], ("pods/log",): ["get"]}
@@ -399,8 +404,6 @@ def test_prerequisites_give_the_nurse_the_right_to_read_logs():
         "name": "knit-nurse",
         "namespace": "ns",
     }
-    assert secret["type"] == "kubernetes.io/service-account-token"
-    assert secret["metadata"]["annotations"] == {"kubernetes.io/service-account.name": "knit-nurse"}
 
 
 class TestAdoptedClaims:
