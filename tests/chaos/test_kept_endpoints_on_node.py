@@ -86,7 +86,7 @@ async def kept(counter: Counter, knit_id: str) -> str:
 async def test_a_kept_pod_goes_whoever_is_killed(
     postgres: EmbeddedPostgres, temporal_client: Client, tmp_path: Path, victim: str
 ) -> None:
-    """By the workflow at the next worker or, without one, by housekeeping; the next pull is fine."""
+    """By its workflow at the next worker, or by housekeeping; the next pull is as fine."""
     async with on_node(postgres, temporal_client, tmp_path) as (counter, adapter, stack):
         pushed = await counter.http.post("/data", content=tar_of(FILES), headers=TAR)
         assert pushed.status_code == 200, pushed.text

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
-from knit_workflows.compute.base import Observation, Phase, StartFailure, StartFailureKind
+from knit_workflows.compute.base import Observation, Phase
 from knit_workflows.compute.image_that_ran import image_that_ran
 from knit_workflows.compute.kubernetes.api.objects import JsonObject, being_deleted, condition_is
 from knit_workflows.compute.kubernetes.pods.endings import (
@@ -26,6 +26,7 @@ from knit_workflows.compute.kubernetes.pods.start_failures import (
 )
 from knit_workflows.compute.kubernetes.pods.suspension import observe_suspended
 from knit_workflows.compute.kubernetes.pods.timeline import timeline_of
+from knit_workflows.compute.kubernetes.pods.waits import WAITS
 from knit_workflows.compute.kubernetes.specs.run_containers import MAIN
 from knit_workflows.domain.runs import SUCCEEDED
 
@@ -151,8 +152,7 @@ def observe_job(job: JsonObject | None, warnings: Sequence[WarningEvent]) -> Obs
         return ABSENT if being_deleted(job) else REMOVED
     if being_deleted(job):
         # Its controller may be creating the pod right now: only absent once the Job is gone.
-        about = StartFailure(StartFailureKind.TRANSIENT, "Deleting", "the Job is being deleted")
-        return Observation(Phase.PENDING, start_failure=about)
+        return Observation(Phase.PENDING, start_failure=WAITS["Deleting"].failure())
     return observe_suspended(job) or Observation(
         Phase.PENDING, start_failure=start_failure_of_job(warnings)
     )

@@ -72,6 +72,7 @@ _TABLE: Final = (
         Source.CONDITION,
         "the Job is suspended: a queue or a person holds it",
     ),
+    Wait("Deleting", _TRANSIENT, Source.CONDITION, "the Job is being deleted"),
     Wait("FailedAttachVolume", _TRANSIENT, Source.POD_EVENT, "a volume cannot be attached"),
     Wait("FailedMount", _TRANSIENT, Source.POD_EVENT, "a volume cannot be mounted"),
     Wait("FailedMapVolume", _TRANSIENT, Source.POD_EVENT, "a volume cannot be mapped"),
