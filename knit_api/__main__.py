@@ -34,13 +34,13 @@ from knit_workflows.client import KnitClient
 from knit_workflows.domain.errors import EngineUnavailable, StoreUnavailable
 from knit_workflows.domain.imports import ImportTimes
 from knit_workflows.domain.ports import ApiStore
-from knit_workflows.extra_apis import ExtraApisRefused
 from knit_workflows.metrics import exposition
 from knit_workflows.metrics.instruments import OF_API
 from knit_workflows.settings import AccountSettings, Settings, SettingsRefused, read_settings
+from knit_workflows.settings.extra_apis import ExtraApisRefused
 from knit_workflows.store import PostgresStore
-from knit_workflows.telemetry import set_up_telemetry
-from knit_workflows.temporal_client import client_config, connect
+from knit_workflows.temporal.connection import client_config, connect
+from knit_workflows.temporal.telemetry import set_up_telemetry
 
 log = logging.getLogger(__name__)
 

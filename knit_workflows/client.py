@@ -41,9 +41,9 @@ from knit_workflows.contracts.volumes import (
 from knit_workflows.domain import errors
 from knit_workflows.domain.hooks import HookPhase
 from knit_workflows.domain.ids import KnitId, RunId
-from knit_workflows.domain.runs import KNIT, USER
-from knit_workflows.queue_state import queue_state
+from knit_workflows.domain.runs.run import KNIT, USER
 from knit_workflows.settings import QueueSettings
+from knit_workflows.temporal.queue_state import queue_state
 from knit_workflows.workflows import options
 from knit_workflows.workflows.hook_test import HookTestWorkflow
 from knit_workflows.workflows.transfer import TransferWorkflow

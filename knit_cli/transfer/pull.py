@@ -25,8 +25,8 @@ from knit_cli.transfer.progress import Meter
 from knit_cli.transfer.staging import move_into_place, staging_area, sync
 from knit_cli.transfer.verified_archive import copy_verified
 from knit_workflows.archive import ArchiveCut, ArchiveRefused, unpack
+from knit_workflows.archive.zstd import is_available
 from knit_workflows.domain.os_errors import advice_for, reason_of
-from knit_workflows.zstd import is_available
 
 _WHOLE_FOLDER = f"{PLAIN_TAR};entries=all;holes=kept"
 _WHOLE_FILE = f"{GZIPPED_TAR};entries=all"  # no sparse files: not every tool can read them
