@@ -200,8 +200,7 @@ def _settings(extra_apis: Path | None) -> Settings:
     return settings.model_copy(update={"extra_apis": extra})
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Parses the command line and serves until SIGTERM or SIGINT."""
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m knit_api", description="Serves knit's Web API."
     )
@@ -223,6 +222,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--tls-key", type=Path, metavar="FILE", help="the key of that certificate (PEM)"
     )
     exposition.add_argument(parser)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Parses the command line and serves until SIGTERM or SIGINT."""
+    parser = _parser()
     options = parser.parse_args(arguments)
     try:
         settings = _settings(options.extra_apis_config)

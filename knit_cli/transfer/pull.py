@@ -63,14 +63,12 @@ def pull_folder(
     """
     target = folder / knit_id
     _refuse_occupied(target)
-    if compressed is None:
-        compressed = not api.is_on_this_machine
-    compressed = compressed and is_available()
+    wanted = not api.is_on_this_machine if compressed is None else compressed
 
     def attempt() -> None:
         with (
             _placing(knit_id, folder),
-            api.download(knit_id, _WHOLE_FOLDER, compressed=compressed) as stream,
+            api.download(knit_id, _WHOLE_FOLDER, compressed=wanted and is_available()) as stream,
             staging_area(folder) as content,
         ):
             meter.restart()
