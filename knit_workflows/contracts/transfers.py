@@ -10,7 +10,7 @@ from pydantic import AliasChoices, Field
 from temporalio import activity
 
 from knit_workflows.contracts.messages import Message
-from knit_workflows.domain.runs import KNIT
+from knit_workflows.domain.runs.run import KNIT
 
 EndpointId = Annotated[str, Field(validation_alias=AliasChoices("endpoint_id", "door"))]
 """An id of `domain.readers`; until December 2026 it was `door`, which histories still have."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
-from knit_workflows.domain.accounts import AuditEntry, TokenRecord
+from knit_workflows.domain.accounts.principals import AuditEntry, TokenRecord
 from knit_workflows.domain.hooks import HookDelivery, Hooks, HooksInForce
 from knit_workflows.domain.ids import KnitId, PlanId, RunId
 from knit_workflows.domain.imports import SigningKey
