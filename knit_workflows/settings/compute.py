@@ -112,6 +112,10 @@ class KubernetesSettings(Group):
     """By how much."""
     expander_most: str | None = None
     """No claim is expanded beyond this. None: only the storage ends it."""
+    volume_folders: str | None = None
+    """Where API and interactive workers have the folders of claims, if they do, with `{pv}`,
+    `{claim}`, `{namespace}` for what differs: `/mnt/share/{pv}`. Downloads and logs are then read
+    there, with the rights of the API's user, and need no pod. None: each needs one."""
     transfer_port: int = Field(default=18082, ge=1, le=65535)
     """Port on which transfer pods listen."""
     warm_transfers: int = Field(default=0, ge=0, le=50)
@@ -152,6 +156,19 @@ class KubernetesSettings(Group):
         if unknown := sorted(set(keys or ()) - set(known)):
             raise ValueError(f"there is no {unknown[0]!r}; the keys are {', '.join(known)}")
         return keys
+
+    @field_validator("volume_folders")
+    @classmethod
+    def _is_a_folder_per_claim(cls, form: str | None) -> str | None:
+        if form is None:
+            return None
+        try:
+            one, other = (form.format(pv=it, claim=it, namespace="n") for it in ("a", "b"))
+        except (LookupError, ValueError, AttributeError) as cause:
+            raise ValueError("only {pv}, {claim} and {namespace} are known") from cause
+        if not one.startswith("/") or one == other:
+            raise ValueError("an absolute path with {pv} or {claim}, such as /mnt/share/{pv}")
+        return form
 
     @field_validator(
         "initial_capacity",

@@ -10,11 +10,11 @@ from typing import Final
 
 import pytest
 
-from knit_workflows.activities.pending_reasons import POD_NOT_GONE
+from knit_workflows.activities.runs.pending_reasons import POD_NOT_GONE
 from knit_workflows.compute.base import StartFailureKind
 from knit_workflows.compute.kubernetes.pods.waits import CODES
 from knit_workflows.domain.errors import BackendUnavailable
-from knit_workflows.domain.runs import DISRUPTED, OUTPUTS_READ, WaitKind
+from knit_workflows.domain.runs.run import DISRUPTED, OUTPUTS_READ, WaitKind
 
 ROOT: Final = Path(__file__).parents[2]
 PAGE: Final = ROOT / "docs" / "how-to" / "why-a-run-waits.md"

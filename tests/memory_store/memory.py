@@ -19,7 +19,7 @@ from knit_workflows.domain.plans.model import (
 )
 from knit_workflows.domain.ports import TransferRecord
 from knit_workflows.domain.readers import TransferState
-from knit_workflows.domain.runs import Exit, RunEvent, RunStatus, Used, Waiting
+from knit_workflows.domain.runs.run import Exit, RunEvent, RunStatus, Used, Waiting
 from knit_workflows.domain.tags import KEY_TIMESTAMP, Tag, parse_timestamp, timestamp_tag
 
 START = datetime(2026, 1, 2, 3, 4, 5, 678_000, UTC)

@@ -53,6 +53,9 @@ def test_a_wrong_value_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         ("KNIT_ENGINE__STOP_GRACE", "-PT1S", "KNIT_ENGINE__STOP_GRACE: Input should be greater"),
         ("KNIT_ENGINE", "fast", "KNIT_GROUP__NAME, or all as JSON"),
         ("KNIT_COMPUTE__KIND", "docker", "'local', 'kubernetes' or 'memory'"),
+        ("KNIT_COMPUTE__KUBERNETES__VOLUME_FOLDERS", "/mnt/share", "such as /mnt/share/{pv}"),
+        ("KNIT_COMPUTE__KUBERNETES__VOLUME_FOLDERS", "share/{pv}", "an absolute path"),
+        ("KNIT_COMPUTE__KUBERNETES__VOLUME_FOLDERS", "/mnt/{uid}", "only {pv}, {claim} and"),
         ("KNIT_COMPUTE__KUBERNETES__INITIAL_CAPACITY", "big", "'big' is not a Kubernetes quantity"),
         (
             "KNIT_COMPUTE__KUBERNETES__RUN_PODS",

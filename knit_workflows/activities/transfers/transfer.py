@@ -39,7 +39,7 @@ from knit_workflows.domain.ports import (
     UnfinishedImport,
 )
 from knit_workflows.domain.readers import Left, endpoint_token
-from knit_workflows.domain.runs import KNIT, Exit, RunStatus
+from knit_workflows.domain.runs.run import KNIT, Exit, RunStatus
 
 log = logging.getLogger(__name__)
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import suppress
 from datetime import timedelta
 from http import HTTPStatus
+from pathlib import Path
 from typing import Final
 
 from knit_workflows.compute.base import (
@@ -23,6 +25,7 @@ from knit_workflows.compute.kubernetes.api.objects import (
     now,
 )
 from knit_workflows.compute.kubernetes.api.server import ApiServer
+from knit_workflows.compute.kubernetes.claim_folders import folder_of
 from knit_workflows.compute.kubernetes.pods.looking import why_pending
 from knit_workflows.compute.kubernetes.pods.stalled import claims_of
 from knit_workflows.compute.kubernetes.pods.start_failures import start_failure_of_pod
@@ -35,6 +38,7 @@ from knit_workflows.domain.errors import (
     DataExists,
     TransferNotReady,
 )
+from knit_workflows.domain.volumes import Volume
 from knit_workflows.settings import KubernetesSettings
 
 _QUIET: Final = timedelta(seconds=5)
@@ -55,6 +59,8 @@ class TransferPods:
         """Gives the endpoint of a transfer; raises TransferNotReady until the agent responds."""
         if transfer.mode is TransferMode.WRITE:
             refuse_change(transfer.volume)
+        elif (folder := await self._folder(transfer.volume)) is not None:
+            return Endpoint(folder.as_uri())
         pod = await self._server.get("Pod", transfer.name)
         if pod is None:
             await self._create(transfer)
@@ -71,6 +77,13 @@ class TransferPods:
             return Endpoint(_url(address, self._settings.transfer_port))
         await self._handle_pending(transfer, pod)
         raise TransferNotReady("the transfer is being opened", see=transfer.name)
+
+    async def _folder(self, volume: Volume) -> Path | None:
+        """Gives the folder of a volume where it can be read without a pod."""
+        if self._settings.volume_folders is None:
+            return None
+        claim = await self._server.get("PersistentVolumeClaim", volume.name)
+        return None if claim is None else await asyncio.to_thread(folder_of, claim, self._settings)
 
     async def close(self, transfer: Transfer) -> None:
         """Deletes the pod; the Secret is garbage-collected with it."""

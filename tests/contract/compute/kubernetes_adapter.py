@@ -373,6 +373,14 @@ class Cluster:
         """Deletes a quota."""
         await self._core.delete_namespaced_resource_quota(name, self._namespace)
 
+    async def names_of(self, volume: Volume) -> dict[str, str]:
+        """Gives the names that a bound claim's folder may have, and what stands for each."""
+        claim = await self._core.read_namespaced_persistent_volume_claim(
+            volume.name, self._namespace
+        )
+        fields = {claim.spec.volume_name: "{pv}", volume.name: "{claim}"}
+        return fields | {self._namespace: "{namespace}"}
+
     async def folder(self, volume: Volume) -> Path:
         """Gives the folder of a bound claim; skips where it is not on this machine."""
         claims = self._core.read_namespaced_persistent_volume_claim

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from knit_workflows.compute.base import (
     Phase,
     RunPod,
     StartFailureKind,
+    Transfer,
     TransferMode,
     oom_note,
 )
@@ -82,6 +84,25 @@ async def test_a_mount_that_fails_is_told() -> None:
         seen = await pods.until(pod.name, failing(StartFailureKind.TRANSIENT))
         assert seen.start_failure is not None
         assert f"{pod.name}-log-token" in seen.start_failure.message
+
+
+async def test_a_volume_whose_folder_is_here_is_read_without_a_pod(pods: Pods) -> None:
+    pod = await pods.make(f"echo there > {OUTPUT}/x")
+    await pods.ran(pod)
+    await pods.backend.release(pod.name)
+    volume = pod.outputs[0].volume
+    folder = str(await pods.adapter.cluster.folder(volume))
+    for name, words in (await pods.adapter.cluster.names_of(volume)).items():
+        folder = folder.replace(name, words)
+    backend = KubernetesBackend(pods.adapter.settings.model_copy(update={"volume_folders": folder}))
+    await backend.open()
+    reading = Transfer("read-at-hand", volume, TransferMode.READ, "t0ken", timedelta(minutes=1))
+    endpoint = await backend.open_transfer(reading)
+    assert endpoint.url.startswith("file:///")
+    assert (Path(endpoint.url.removeprefix("file://")) / "x").read_text() == "there\n"
+    await backend.close_transfer(reading)
+    await backend.aclose()
+    assert not [one for one in await pods.adapter.cluster.workload() if "read-at-hand" in one]
 
 
 @asynccontextmanager

@@ -6,11 +6,12 @@ import asyncio
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from aiohttp import web
 
-from knit_workflows.compute.base import Observation, Phase, RunPod, Transfer, TransferMode
+from knit_workflows.compute.base import Endpoint, Observation, Phase, RunPod, Transfer, TransferMode
 from knit_workflows.compute.kubernetes import KubernetesBackend
 from knit_workflows.compute.kubernetes.specs import manifests
 from knit_workflows.domain.errors import (
@@ -533,6 +534,27 @@ class TestTransfers:
         assert (await backend.open_transfer(TRANSFER)).url == "http://10.1.2.3:18082/"
         self.put(api, phase="Running", podIP="fd00::1", conditions=ready)
         assert (await backend.open_transfer(TRANSFER)).url == "http://[fd00::1]:18082/"
+
+    @pytest.mark.parametrize("form", ["{pv}", "{namespace}-{claim}-{pv}"])
+    async def test_a_volume_that_this_machine_has_is_read_without_a_pod(
+        self, api, settings, tmp_path, form
+    ):
+        """As soon as it is bound and there; what is written has a pod all the same."""
+        folders = f"{tmp_path}/{form}"
+        backend = KubernetesBackend(settings.model_copy(update={"volume_folders": folders}))
+        await backend.open()
+        claim = {"metadata": {"name": VOLUME.name}, "spec": {"volumeName": "pv-1"}}
+        api.put("persistentvolumeclaims", claim)
+        folder = Path(folders.format(pv="pv-1", claim=VOLUME.name, namespace="ns"))
+        folder.mkdir()
+        await self.opening(backend)
+        claim["status"] = {"phase": "Bound"}
+        assert await backend.open_transfer(TRANSFER) == Endpoint(folder.as_uri())
+        with pytest.raises(TransferNotReady):
+            await backend.open_transfer(replace(TRANSFER, mode=TransferMode.WRITE, name="w"))
+        folder.rmdir()
+        await self.opening(backend)
+        await backend.aclose()
 
     async def test_a_running_pod_is_asked_itself(self, api, backend):
         await self.opening(backend)
