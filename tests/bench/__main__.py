@@ -43,6 +43,8 @@ BENCHES: dict[str, Callable[[], Awaitable[None]]] = {
     "node-tiny": lambda: node_transfers.tiny(20),
     "node-in-a-row": lambda: node_transfers.in_a_row(10),
     "node-large": lambda: node_transfers.large(1024),
+    "node-large-random": lambda: node_transfers.large(1024, node_transfers.CONTENTS[:1]),
+    "node-large-text": lambda: node_transfers.large(1024, node_transfers.CONTENTS[1:]),
     "many-runs": lambda: cluster.many_runs(20),
     "kwok": kwok.together,
     "kwok-killed": kwok.killed,

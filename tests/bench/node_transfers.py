@@ -9,7 +9,7 @@ import subprocess
 import tempfile
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,14 +122,30 @@ CONTENTS = (
 )
 
 
-async def large(mib: int) -> None:
-    """The command, beside `kubectl exec … tar` with a pod that is up, at a claim of that class."""
+async def large(mib: int, contents: Sequence[Content] = CONTENTS) -> None:
+    """The command, beside `kubectl exec … tar` with a pod that is up, at a claim of that class.
+
+    Beside the node's disk too: what `dd` writes through to it, in that claim.
+    """
     async with _installed(1) as (knit, settings, image):
         pod = await _pod_with_claim(settings, image)
         kubectl = f"kubectl --kubeconfig={settings.kubeconfig} -n {settings.kube_namespace}"
-        for content in CONTENTS:
+        for content in contents:
             source = content.write(knit.folder / content.name.replace(" ", "-"), mib)
-            await _moved(knit, source, mib, f"{kubectl} exec -i {pod} --", content.name)
+            in_pod = f"{kubectl} exec -i {pod} --"
+            disk = (
+                f"{in_pod} dd if=/dev/zero of=/data/disk bs=1M count={mib} conv=fsync status=none"
+            )
+            begun = time.perf_counter()
+            await _shell(disk)
+            figure(
+                f"the node's disk, written through, {mib} MiB",
+                mib / (time.perf_counter() - begun),
+                "MiB/s",
+                "pushes and pulls: >= 0.5 x this",
+            )
+            await _shell(f"{in_pod} rm /data/disk")
+            await _moved(knit, source, mib, in_pod, content.name)
             await _shell(f"rm -r {source}")
 
 
