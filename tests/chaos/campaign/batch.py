@@ -17,6 +17,8 @@ from tests.chaos.campaign.site import Site
 from tests.chaos.campaign.work import KINDS, Workload
 
 MOST_FAULTS: Final = 10
+_HOOKS: Final = 0.6
+"""Of all batches, so many are carried out under hooks."""
 _ID: Final = re.compile(r"Run \{?\"?(?:run_id\": \")?([0-9a-f-]{36})")
 
 
@@ -52,7 +54,7 @@ class Campaign:
         begun = time.monotonic()
         calls, pulls = len(self.site.hooks.calls), self.work.pulls
         runs = (await self.site.ask("SELECT count(*) AS runs FROM run"))[0]["runs"]
-        await self.site.call_hooks(random.random() < 0.2)
+        await self.site.call_hooks(random.random() < _HOOKS)
         kinds = [*CommonFaults(self.site).kinds(), *self.backend.kinds(self.ledger, random)]
         count = min(most, random.randint(MOST_FAULTS - 2, MOST_FAULTS))
         faults = drawn(kinds, random, count, self.spread)
