@@ -1,8 +1,9 @@
 """Is the node's first process: starts the components in namespaces of their own and ends with them.
 
 A component that somebody kills is started again, as an init system would; one that ends by itself
-ends the node, which says so. All components live in one process namespace whose process 1 this is, so ending it by its id ends
-every one of them, containers included, and all their mounts go with the mount namespace.
+ends the node, which says so. All of them live in one process namespace whose process 1 this is, so
+ending it by its id ends every one, containers included, and all their mounts go with the mount
+namespace.
 Started as: node.py LAYOUT_FILE KUBERNETES_FOLDER; prints the id of that process and returns.
 """
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -29,6 +29,7 @@ from tests.chaos.servers import Temporal
 from tests.chaos.sweep import RECOVERY_SETTINGS
 from tests.processes import ApiProcess, WorkerProcess
 from tests.receiver import Receiver, receiver
+from tests.waiting import PATIENCE
 
 WORKERS: Final[Mapping[str, tuple[Role, ...]]] = {
     "worker-engine": (Role.ENGINE, Role.HOOKS),
@@ -73,6 +74,14 @@ class Site:
             self.url, autocommit=True, row_factory=dict_row
         ) as connection:
             return await (await connection.execute(query.encode(), parameters)).fetchall()
+
+    async def ask_patiently(self, query: str, *parameters: object) -> list[dict[str, Any]]:
+        """Asks the database as soon as it answers: another fault may have it down."""
+        async with asyncio.timeout(PATIENCE):
+            while True:
+                with suppress(psycopg.OperationalError):
+                    return await self.ask(query, *parameters)
+                await asyncio.sleep(0.1)
 
     async def call_hooks(self, wanted: bool) -> None:
         """Puts hooks in force, or out of it; for times when nothing is under way."""

@@ -271,7 +271,6 @@ class TestVolumes:
         with pytest.raises(BackendUnavailable, match="being deleted"):
             await backend.create_volume(VOLUME)
 
-
     async def test_a_claim_that_cannot_be_read_any_more_is_missing(self, api, backend):
         """Kept only for the pod that mounts it, or without the volume that was bound to it."""
         await backend.create_volume(VOLUME)
