@@ -14,7 +14,7 @@ from temporalio import activity
 from knit_workflows import names
 from knit_workflows.activities.failures import translated
 from knit_workflows.activities.heartbeat import heartbeating
-from knit_workflows.activities.opening import (
+from knit_workflows.activities.transfers.opening import (
     Opening,
     passes,
     refusal,
@@ -46,7 +46,7 @@ from knit_workflows.domain.ports import (
     UnfinishedImport,
 )
 from knit_workflows.domain.readers import Left, door_token
-from knit_workflows.domain.runs import KNIT, LOST, Exit, RunStatus
+from knit_workflows.domain.runs.run import KNIT, LOST, Exit, RunStatus
 
 log = logging.getLogger(__name__)
 
