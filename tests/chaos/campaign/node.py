@@ -24,10 +24,10 @@ from tests.chaos.campaign.batch import Campaign
 from tests.chaos.campaign.faults import Fault, Kind, frozen, kill
 from tests.chaos.campaign.http_proxy import ApiServerProxy
 from tests.chaos.campaign.invariants import Ledger
+from tests.chaos.campaign.parts import BACK
 from tests.chaos.campaign.site import Site, site
 from tests.chaos.campaign.work import Workload
 from tests.contract.compute.kubernetes_adapter import KubernetesAdapter, kubernetes_adapter
-from tests.waiting import PATIENCE
 
 _RESOURCES: Final = {"resources": {"cpu": "20m", "memory": "32Mi"}}
 _LOOKS: Final = 100
@@ -151,7 +151,7 @@ class _NodeFaults:
             before = _component(fault.target)
             for pid in before:
                 kill(pid)
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(BACK):
                 while before and set(_component(fault.target)) <= set(before):
                     await asyncio.sleep(_AGAIN)
                 await _answered(self._cluster.node)
@@ -227,7 +227,7 @@ _AWAY: Final = (aiohttp.ClientError, OSError)
 
 async def _answered(ask: Callable[[], Awaitable[T]]) -> T:
     """Asks until the API server answers: a fault may have killed it."""
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(BACK):
         while True:
             try:
                 return await ask()

@@ -23,7 +23,7 @@ from knit_workflows.settings import StoreSettings
 from knit_workflows.store import PostgresStore, migrate
 from tests.chaos.campaign.clocks import Clocks
 from tests.chaos.campaign.links import Link, Streams, to_port, to_socket
-from tests.chaos.campaign.parts import KnitPart, Part, PostgresPart, TemporalPart
+from tests.chaos.campaign.parts import BACK, KnitPart, Part, PostgresPart, TemporalPart
 from tests.chaos.hook_record import in_force
 from tests.chaos.servers import Temporal
 from tests.chaos.sweep import RECOVERY_SETTINGS
@@ -35,8 +35,6 @@ WORKERS: Final[Mapping[str, tuple[Role, ...]]] = {
     "worker-compute": (Role.COMPUTE, Role.WATCH),
     "worker-interactive": (Role.INTERACTIVE,),
 }
-_DATABASE_BACK: Final = 600.0
-"""Seconds; it starts after each fault that ends it, on a machine that has other work."""
 PATIENT: Final = ("--patience", "3600")
 """As in the charts: a worker that is started in an outage waits."""
 SETTINGS: Final[Mapping[str, str]] = {
@@ -78,7 +76,7 @@ class Site:
 
     async def ask_patiently(self, query: str, *parameters: object) -> list[dict[str, Any]]:
         """Asks the database as soon as it answers: another fault may have it down."""
-        async with asyncio.timeout(_DATABASE_BACK):
+        async with asyncio.timeout(BACK):
             while True:
                 with suppress(psycopg.OperationalError):
                     return await self.ask(query, *parameters)
