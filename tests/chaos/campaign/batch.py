@@ -55,13 +55,19 @@ class Campaign:
     """Seconds within which all of a batch begins."""
     ledger: Ledger = field(default_factory=Ledger)
 
-    async def batch(self, number: int, most: int = MOST_FAULTS) -> dict[str, Any]:
-        """Carries out one; gives its record, with the violations in words."""
+    async def batch(
+        self, number: int, most: int = MOST_FAULTS, hooks: bool | None = None
+    ) -> dict[str, Any]:
+        """Carries out one; gives its record, with the violations in words.
+
+        Whether hooks are in force is drawn, too, unless `hooks` says so.
+        """
         random = Random(f"{self.seed}:{number}")
         begun = time.monotonic()
         calls, pulls = len(self.site.hooks.calls), self.work.pulls
         runs = (await self.site.ask("SELECT count(*) AS runs FROM run"))[0]["runs"]
-        await self.site.call_hooks(random.random() < _HOOKS)
+        drawn_hooks = random.random() < _HOOKS
+        await self.site.call_hooks(drawn_hooks if hooks is None else hooks)
         common = CommonFaults(self.site).kinds()
         kinds = [*common, *self.backend.kinds(self.site, self.ledger, random)]
         count = min(most, random.randint(MOST_FAULTS - 4, MOST_FAULTS))

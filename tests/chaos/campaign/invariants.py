@@ -20,9 +20,9 @@ from tests.chaos.campaign.site import Site
 from tests.chaos.campaign.work import KINDS, PROGRAMS, Program, Push, Workload
 from tests.chaos.hook_record import assert_kept
 
-REST: Final = 300.0
+REST: Final = 600.0
 """Seconds within which everything comes to rest once nothing is broken any more."""
-_HOOKS_REST: Final = 150.0
+_HOOKS_REST: Final = 300.0
 _LOOK: Final = 0.5
 _FINAL: Final = ("done", "failed")
 _PASSING: Final = (names.PROJECTOR_WORKFLOW, names.GC_WORKFLOW, names.HOUSEKEEPING_WORKFLOW)

@@ -44,9 +44,10 @@ SETTINGS: Final[Mapping[str, str]] = {
     "KNIT_ENGINE__TRANSFER_LEASE": "PT6S",
     "KNIT_ENGINE__MAX_ACTIVE_RUNS": "8",
     "KNIT_HOOKS__ALLOW_LOOPBACK": "true",
-    "KNIT_HOOKS__TIMEOUT": "PT5S",
+    "KNIT_HOOKS__TIMEOUT": "PT1M",
 }
-"""What is lost is missed, and what is left is cleared away, within seconds."""
+"""What is lost is missed, and what is left is cleared away, within seconds. A hook may be slow to
+answer, since it is in the process of the campaign."""
 
 
 @dataclass

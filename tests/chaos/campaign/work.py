@@ -16,7 +16,7 @@ import httpx
 
 from tests.chaos.campaign.site import Site
 
-CLIENTS_PATIENCE: Final = 300.0
+CLIENTS_PATIENCE: Final = 600.0
 """Seconds for which a client repeats its request."""
 _PAUSE: Final = 0.2
 _ENDING: Final = ("completing", "aborting", "done", "failed")
