@@ -137,4 +137,5 @@ def _violations(batches: Sequence[dict[str, Any]]) -> Iterator[str]:
     if not found:
         yield "None."
     for one, text in found:
-        yield f"* seed {one['seed']}, batch {one['batch']}, on {_WHERE[one['on']]}: {text}"
+        mended = f"; mended: {one['mended']}" if "mended" in one else ""
+        yield f"* seed {one['seed']}, batch {one['batch']}, on {_WHERE[one['on']]}: {text}{mended}"
