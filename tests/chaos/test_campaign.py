@@ -38,6 +38,7 @@ async def test_nothing_is_lost_stuck_or_left_over_after_some_faults(open_folder:
     seed = int(os.environ.get(SEED) or secrets.randbelow(1_000_000))
     print(f"{SEED}={seed}")
     async with local_campaign(open_folder, seed) as campaign:
+        campaign.pushes, campaign.spread = 5, 3.0
         for number in range(BATCHES):
             found = await campaign.batch(number, FAULTS, hooks=number % 2 == 0)
             assert not found["violations"], found

@@ -28,14 +28,14 @@ about meanwhile, several at once and in random order. Work is uploads, downloads
 one and of several programs in a row, Runs that fail, stops, retries, and in some batches Before and
 After hooks of every transition. Clients repeat what is not answered, as the `knit` command does.
 
-After each batch of at most {most} faults (at most 10 in the first campaigns) everything is let go and started again, and has to come to
-rest by itself. Then it is compared with what the programs are known to do:
+After each batch of at most {most} faults (10 in the first campaigns) everything is let go and
+started again, and has to come to rest by itself. Then it is compared with what the programs are known to do:
 
 * every Run has ended, as its program ends or as its user has asked; none waits or hangs;
 * no program was started twice in one generation of a Run (each leaves a mark when it starts);
-* a Run whose pod, program, claim or disk a fault has taken may fail, in words; if it is done all the
-  same, it is whole: never done with missing Data. One that waits for a claim that somebody has
-  deleted says so, and its user stops it;
+* a Run whose pod, program, claim or disk a fault has taken may fail, in words; if it is done all
+  the same, it is whole: never done with missing Data. One that waits for a claim that somebody
+  has deleted says so, and its user stops it;
 * every output and log is complete, every download that ended was whole and right;
 * each upload has made exactly one Data; each Plan has exactly one Run per Data that it eats: no
   edge of the lineage is lost, none is too much;
