@@ -29,7 +29,8 @@ one and of several programs in a row, Runs that fail, stops, retries, and in som
 After hooks of every transition. Clients repeat what is not answered, as the `knit` command does.
 
 After each batch of at most {most} faults (10 in the first campaigns) everything is let go and
-started again, and has to come to rest by itself. Then it is compared with what the programs are known to do:
+started again, and has to come to rest by itself. Then it is compared with what the programs are
+known to do:
 
 * every Run has ended, as its program ends or as its user has asked; none waits or hangs;
 * no program was started twice in one generation of a Run (each leaves a mark when it starts);
