@@ -299,6 +299,7 @@ EXITS: Final = """\
 | 253 | {} | `knit run stop --fail` |
 | 253 | `cancelled in Temporal` | its workflow was cancelled |
 | 254 | {} | the run pod vanished |
+| 254 | `no PATH: somebody has deleted the volume …` | an output was deleted meanwhile |
 | 255 | `(pod NAME) [REASON] …` | the run pod could not be started |
 """
 

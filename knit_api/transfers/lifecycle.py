@@ -110,7 +110,8 @@ class Transfer:
                 with suppress(errors.KnitError):
                     await volume.clear()
             raise errors.Conflict(
-                f"the upload ended as {closed.status or 'nothing'}: somebody stopped it",
+                f"the upload ended as {closed.status or 'nothing'}: "
+                f"{closed.reason or 'somebody stopped it'}",
                 advice="push again",
                 see=self.handle.run_id or "",
             )

@@ -16,7 +16,7 @@ It is stated as behaviour; every adapter (memory, local, Kubernetes) passes the 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
@@ -273,6 +273,12 @@ class ComputeBackend(Protocol):
 
     async def delete_volume(self, volume: Volume) -> None:
         """Deletes a volume and its content; a missing one is fine."""
+
+    async def missing_volumes(self, volumes: Sequence[Volume]) -> list[Volume]:
+        """Gives those of these volumes, all of which were made, that somebody has deleted since.
+
+        Also those that are only kept until the last pod that mounts them has ended.
+        """
 
     async def adoptable(self, name: str) -> str:
         """Gives the name of a volume of others if it may become a Data; reads none of its content.

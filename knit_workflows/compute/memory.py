@@ -11,7 +11,7 @@ import inspect
 import shutil
 import tempfile
 import weakref
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -204,6 +204,10 @@ class MemoryBackend:
         self._logs.discard(volume.name)
         if path is not None:
             await asyncio.to_thread(archive.remove, path)
+
+    async def missing_volumes(self, volumes: Sequence[Volume]) -> list[Volume]:
+        """Looks which have a name here; that of others is a folder."""
+        return [one for one in volumes if not is_adopted(one) and one.name not in self._volumes]
 
     async def adoptable(self, name: str) -> str:
         """Takes any folder of this machine but its own."""

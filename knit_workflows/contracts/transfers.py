@@ -56,6 +56,8 @@ class Closed(Message):
     """The transfer is over; `status` is the upload Run's final status (empty for a read)."""
 
     status: str = ""
+    reason: str = ""
+    """Why an upload has failed, if its client does not know."""
     stays: timedelta = timedelta(0)
     """For how long its endpoint is kept for the next reader; then it is to be closed again."""
 

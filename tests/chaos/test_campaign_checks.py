@@ -156,6 +156,39 @@ async def test_data_that_change_after_they_are_done(scene: Scene) -> None:
     assert await scene.violations() == ["Data pushed was changed after it was done"]
 
 
+async def test_what_was_disturbed_may_fail_but_is_whole_if_it_is_done(scene: Scene) -> None:
+    """Neither a killed pod nor a full disk makes a Run done without what it has to make."""
+    scene.ledger.disturbed["run-third"] = "deleted by hand"
+    scene.run("third").update(status="failed", exit_code=254)
+    assert await scene.violations() == []
+    scene.run("third").update(status="done", exit_code=0)
+    assert await scene.violations() == []
+    (scene.folder / "made-third" / "word").write_text("hello\n")
+    assert any("has made 'hello\\n'" in one for one in await scene.violations())
+
+
+@pytest.mark.parametrize("running", [True, False])
+async def test_a_deleted_claim_excuses_what_it_takes_away(scene: Scene, running: bool) -> None:
+    """Not a Run that is done although its output was deleted before its program had ended."""
+    scene.ledger.disturbed["run-second"] = "deleted by hand"
+    scene.ledger.lost["made-second"] = running
+    shutil.rmtree(scene.folder / "made-second")
+    scene.run("third").update(status="failed", exit_code=253)
+    words = "Run run-second of second is done, although its output was deleted while it was running"
+    assert await scene.violations() == ([words] if running else [])
+    scene.run("second").update(status="failed", exit_code=254)
+    scene.runs.remove(scene.run("third"))
+    assert await scene.violations() == []
+
+
+async def test_only_what_a_fault_has_hit_may_be_refused(scene: Scene) -> None:
+    """A client asks for two Data, of which an operator has deleted one."""
+    scene.ledger.lost["made-third"] = False
+    scene.work.complain("pull of made-third is refused", "made-third")
+    scene.work.complain("pull of pushed is refused", "pushed")
+    assert await scene.violations() == ["pull of pushed is refused"]
+
+
 def test_a_seed_draws_the_same_faults_again() -> None:
     """In the order in which they begin."""
 

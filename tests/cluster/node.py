@@ -1,7 +1,9 @@
 """Is the node's first process: starts the components in namespaces of their own and ends with them.
 
-All components live in one process namespace whose process 1 this is, so ending it by its id ends
-every one of them, containers included, and all their mounts go with the mount namespace.
+A component that somebody kills is started again, as an init system would; one that ends by itself
+ends the node, which says so. All of them live in one process namespace whose process 1 this is, so
+ending it by its id ends every one, containers included, and all their mounts go with the mount
+namespace.
 Started as: node.py LAYOUT_FILE KUBERNETES_FOLDER; prints the id of that process and returns.
 """
 
@@ -9,6 +11,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -86,22 +89,31 @@ def _mount(*arguments: str) -> None:
 
 def _run(layout: Layout, kubernetes: Path) -> str:
     """Starts everything, then waits; returns the sentence that says which component ended first."""
-    running: dict[int, str] = {}
-    for name, command in first_commands(layout, kubernetes).items():
-        running[_start(layout, name, command)] = name
+    commands = first_commands(layout, kubernetes)
+    running = {_start(layout, name, command): name for name, command in commands.items()}
     api = KubeApi(Access.in_folder(layout.server, layout.certificates))
     deadline = time.monotonic() + _API_PATIENCE_SECONDS
     while not api.is_ready():
         if ended := _ended(running):
-            return ended
+            return _sentence(*ended)
         if time.monotonic() > deadline:
             raise SetUpError(f"The API server was not ready in {_API_PATIENCE_SECONDS} s.")
         time.sleep(0.1)
-    for name, command in later_commands(layout, kubernetes).items():
-        running[_start(layout, name, command)] = name
-    while not (ended := _ended(running, wait=True)):
-        pass
-    return ended
+    later = later_commands(layout, kubernetes)
+    running |= {_start(layout, name, command): name for name, command in later.items()}
+    return _kept_running(layout, {**commands, **later}, running)
+
+
+def _kept_running(layout: Layout, commands: dict[str, Command], running: dict[int, str]) -> str:
+    """Starts what is killed again; returns when a component ends by itself, with the sentence."""
+    while True:
+        if (ended := _ended(running, wait=True)) is None:
+            continue
+        name, code = ended
+        if code != -signal.SIGKILL:
+            return _sentence(name, code)
+        print(f"{name} was killed and is started again.", flush=True)
+        running[_start(layout, name, commands[name])] = name
 
 
 def _start(layout: Layout, name: str, command: Command) -> int:
@@ -115,15 +127,18 @@ def _start(layout: Layout, name: str, command: Command) -> int:
     return started.pid
 
 
-def _ended(running: dict[int, str], wait: bool = False) -> str:
-    """Reaps whatever has ended, as process 1 must; a sentence when it was one of `running`."""
+def _ended(running: dict[int, str], wait: bool = False) -> tuple[str, int] | None:
+    """Reaps whatever has ended, as process 1 must; gives name and code of one of `running`."""
     while True:
         pid, status = os.waitpid(-1, 0 if wait else os.WNOHANG)
         if pid == 0:
-            return ""
-        if name := running.get(pid):
-            code = os.waitstatus_to_exitcode(status)
-            return f"{name} ended with code {code}."
+            return None
+        if name := running.pop(pid, ""):
+            return name, os.waitstatus_to_exitcode(status)
+
+
+def _sentence(name: str, code: int) -> str:
+    return f"{name} ended with code {code}."
 
 
 if __name__ == "__main__":

@@ -157,3 +157,28 @@ def test_a_process_id_is_trusted_only_with_its_start_time() -> None:
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
     assert record.start_time(ended.pid) == ""
+
+
+def test_a_component_that_was_killed_is_started_again(tmp_path: Path) -> None:
+    """One that ends by itself ends the node, which says so; here it does both, in this order."""
+    (tmp_path / "log").mkdir()
+    script = f"test -e {tmp_path}/once && exit 3; touch {tmp_path}/once; kill -9 $$"
+    program = f"""
+import node, layout, types
+layout = types.SimpleNamespace(logs=node.Path({str(tmp_path / "log")!r}))
+commands = {{"part": ["sh", "-c", {script!r}]}}
+running = {{node._start(layout, "part", commands["part"]): "part"}}
+print(node._kept_running(layout, commands, running))
+"""
+    # A process of its own, since it reaps whatever has ended.
+    here = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=os.environ | {"PYTHONPATH": here},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=True,
+    )
+    said = done.stdout.splitlines()
+    assert said == ["part was killed and is started again.", "part ended with code 3."]

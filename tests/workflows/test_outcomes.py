@@ -9,7 +9,8 @@ import pytest
 
 from knit_workflows import names
 from knit_workflows.compute.base import Launch, RunPod, oom_note
-from knit_workflows.domain.runs.run import OOM_KILLED, SUCCEEDED, RunQuery, RunStatus
+from knit_workflows.domain.ports import RunKey
+from knit_workflows.domain.runs.run import OOM_KILLED, SUCCEEDED, Exit, RunQuery, RunStatus
 from knit_workflows.embedded import EmbeddedPostgres
 from knit_workflows.testing import QUICK, MemoryBackend, knit_environment
 from tests.workflows.test_run import TRAIN, only_run, until_status
@@ -67,6 +68,38 @@ async def test_a_pod_with_containers_left_is_gone_before_its_run_is_done(
         backend.finish(names.run_pod(run.summary.run_id, 1), lingering=True)
         assert (await knit.final(run.summary.run_id)).summary.status is RunStatus.DONE
         assert backend.stopped_at is RunStatus.COMPLETING
+
+
+@pytest.mark.parametrize(
+    "wait", [pytest.param(timedelta(), marks=pytest.mark.patient), timedelta(minutes=1)]
+)
+@pytest.mark.parametrize("what", ["output", "log"])
+async def test_a_run_whose_volume_somebody_deletes_is_never_done_without_it(
+    postgres: EmbeddedPostgres, wait: timedelta, what: str
+) -> None:
+    """Its program knows nothing of it, and ends well. A log alone is no reason to fail."""
+    engine = QUICK.model_copy(update={"short_run_wait": wait})
+    backend = MemoryBackend()
+    backend.hold()
+    async with knit_environment(postgres=postgres, backend=backend, engine=engine) as knit:
+        plan = await knit.apply(TRAIN)
+        await knit.push({"type": "dataset"})
+        run = await only_run(knit, plan.summary.plan_id)
+        await until_status(knit, run.summary.run_id, RunStatus.RUNNING)
+        spec = await knit.store.execution.spec(RunKey(run.summary.run_id, 1))
+        volume = spec.outputs[0].volume if what == "output" else spec.log
+        assert volume is not None
+        await backend.delete_volume(volume)
+        backend.finish(names.run_pod(run.summary.run_id, 1))
+        await knit.final(run.summary.run_id)
+        [run] = await knit.store.runs.find(RunQuery(plan_ids=frozenset({plan.summary.plan_id})))
+        said = f"somebody has deleted the volume {volume.name} before the Run ended"
+        if what == "output":
+            assert run.summary.status is RunStatus.FAILED
+            assert run.summary.exit == Exit(254, f"no {spec.outputs[0].path}: {said}")
+        else:
+            assert (run.summary.status, run.summary.exit) == (RunStatus.DONE, SUCCEEDED)
+            assert run.notes == (f"the log is gone: {said}",)
 
 
 async def test_what_the_back_end_warns_of_is_noted_with_what_comes_later(

@@ -38,6 +38,7 @@ from knit_workflows.domain.errors import (
 from knit_workflows.domain.ids import KnitId
 from knit_workflows.domain.runs.run import RunQuery, RunStatus
 from knit_workflows.domain.tags import Tag
+from knit_workflows.domain.volumes import Volume
 from knit_workflows.embedded import EmbeddedPostgres
 from knit_workflows.plugin import KnitPlugin, Role
 from knit_workflows.settings import EngineSettings
@@ -78,6 +79,19 @@ async def test_an_upload_becomes_data_with_its_tags(postgres: EmbeddedPostgres) 
         await knit.knit.finish(download, ok=True)
         with pytest.raises(NotFound):
             await knit.store.transfers.get(download.transfer_id)
+
+
+async def test_an_upload_whose_volume_somebody_deletes_has_failed(
+    postgres: EmbeddedPostgres,
+) -> None:
+    """Its client hears why."""
+    async with knit_environment(postgres=postgres) as knit:
+        upload = await knit.knit.open_upload()
+        record = await knit.store.transfers.get(upload.transfer_id)
+        await knit.backend.delete_volume(Volume(record.volume, upload.knit_id))
+        closed = await knit.knit.finish(upload, ok=True)
+        assert closed.status == "failed"
+        assert closed.reason == f"somebody has deleted the volume {record.volume} meanwhile"
 
 
 async def test_a_broken_upload_leaves_a_failed_run(postgres: EmbeddedPostgres) -> None:

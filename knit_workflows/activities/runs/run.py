@@ -343,16 +343,18 @@ class ComputeRunActivities(RunActivities):
         """
         async with aclosing(self._steps.evidence(key, reporter, duration)) as changes:
             async for evidence in changes:
-                if not is_lost(evidence) and not evidence.disruption:
+                ends = evidence.target is RunStatus.COMPLETING
+                if not ends and not is_lost(evidence) and not evidence.disruption:
                     yield evidence
                     continue
                 spec = await self._store.spec(key)
                 if spec.image is None and is_lost(evidence):
                     yield not_ended()
-                elif self._relaunches(spec):
+                elif evidence.disruption and self._relaunches(spec):
                     yield evidence
                 else:
-                    yield evidence.model_copy(update={"disruption": ""})
+                    final = evidence.model_copy(update={"disruption": ""})
+                    yield await self._steps.kept(spec, final) if ends else final
 
     def _relaunches(self, spec: RunSpec) -> int:
         """Gives how often a Run may be launched again: the Plan's limit, or the installation's."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import aclosing
 from datetime import timedelta
 
@@ -117,6 +117,23 @@ class RunSteps:
             evidence = evidence.model_copy(update={"disruption": observation.disruption})
         return evidence
 
+    async def kept(self, spec: RunSpec, evidence: Evidence) -> Evidence:
+        """Gives the evidence of a success, or what has become of it.
+
+        A Run whose output somebody has deleted meanwhile has failed; a log that is gone is noted.
+        """
+        log = [spec.log] if spec.log else []
+        volumes = [*(mount.volume for mount in spec.outputs), *log]
+        missing = {one.name for one in await self._backend.missing_volumes(volumes)}
+        lost = [mount for mount in spec.outputs if mount.volume.name in missing]
+        if lost:
+            return _without_outputs(evidence, lost)
+        if missing:
+            note = f"the log is gone: {_deleted_meanwhile(missing)}"
+            more = {"notes": (*evidence.notes, note), "cause": f"{evidence.cause}; {note}"}
+            return evidence.model_copy(update=more)
+        return evidence
+
     async def stop(self, key: RunKey) -> bool:
         """Stops the run pod and waits for a while; gives whether it has gone."""
         name = names.run_pod(key.run_id, key.generation)
@@ -216,6 +233,22 @@ def _given_up(cause: str, exit: Exit, timeline: Timeline | None = None) -> Evide
         exit_message=exit.message,
         timeline=dict(timeline or {}),
     )
+
+
+def _without_outputs(evidence: Evidence, lost: Sequence[Mount]) -> Evidence:
+    deleted = _deleted_meanwhile(mount.volume.name for mount in lost)
+    exit = Exit(LOST.code, f"no {', '.join(mount.path for mount in lost)}: {deleted}")
+    failure = {
+        "target": RunStatus.ABORTING,
+        "cause": f"{evidence.cause}; {deleted}",
+        "exit_code": exit.code,
+        "exit_message": exit.message,
+    }
+    return evidence.model_copy(update=failure)
+
+
+def _deleted_meanwhile(volumes: Iterable[str]) -> str:
+    return f"somebody has deleted the volume {', '.join(volumes)} before the Run ended"
 
 
 def _stuck(name: str, failure: StartFailure) -> Exit:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from typing import Final
 
@@ -13,7 +14,13 @@ from temporalio import activity
 from knit_workflows import names
 from knit_workflows.activities.failures import translated
 from knit_workflows.activities.heartbeat import heartbeating
-from knit_workflows.activities.transfers.opening import Opening, passes, refusal, transfer_of
+from knit_workflows.activities.transfers.opening import (
+    Opening,
+    passes,
+    refusal,
+    transfer_of,
+    volume_of,
+)
 from knit_workflows.compute.base import ComputeBackend
 from knit_workflows.contracts.transfers import (
     Closed,
@@ -39,7 +46,7 @@ from knit_workflows.domain.ports import (
     UnfinishedImport,
 )
 from knit_workflows.domain.readers import Left, endpoint_token
-from knit_workflows.domain.runs.run import KNIT, Exit, RunStatus
+from knit_workflows.domain.runs.run import KNIT, LOST, Exit, RunStatus
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +106,8 @@ class ComputeTransferActivities(TransferActivities):
 
     async def close(self, request: CloseTransfer) -> Closed:
         """Does the work of `close_transfer`; for other activities too."""
-        status = await self._finalize_upload(request) if request.run_id else ""
+        broken = await self._why_broken(request) if request.run_id else None
+        status = await self._finalize_upload(request, broken) if request.run_id else ""
         record = await self._open_record(request)
         if record is not None:
             left = await self._leave(record, request)
@@ -109,7 +117,8 @@ class ComputeTransferActivities(TransferActivities):
             await self._store.closed(request.transfer_id)
             if status == RunStatus.FAILED and not record.endpoint:
                 await self._discard_unopened(record)
-        return Closed(status=status)
+        why = broken.message if broken and status == RunStatus.FAILED else ""
+        return Closed(status=status, reason=why)
 
     async def _open_record(self, request: CloseTransfer) -> TransferRecord | None:
         """Gives the row of a transfer; if others removed it, what is needed to close it."""
@@ -147,14 +156,14 @@ class ComputeTransferActivities(TransferActivities):
                 extra={"action": "purge_refused", "knit_id": record.knit_id},
             )
 
-    async def _finalize_upload(self, request: CloseTransfer) -> str:
+    async def _finalize_upload(self, request: CloseTransfer, broken: Exit | None) -> str:
         key = RunKey(RunId(request.run_id), 1)
         try:
             await self._execution.advance(
                 key,
-                RunStatus.COMPLETING if request.ok else RunStatus.ABORTING,
-                cause="upload finished" if request.ok else "upload broken",
-                exit=None if request.ok else Exit(BROKEN_CODE, request.reason),
+                RunStatus.ABORTING if broken else RunStatus.COMPLETING,
+                cause="upload broken" if broken else "upload finished",
+                exit=broken,
             )
             status = await self._execution.finalize(key, cause="upload ended")
         except NotFound:
@@ -165,6 +174,16 @@ class ComputeTransferActivities(TransferActivities):
             extra={"action": "run_status", "run_id": key.run_id, "status": str(status)},
         )
         return status
+
+    async def _why_broken(self, request: CloseTransfer) -> Exit | None:
+        """Says what is wrong with an upload: its client, or that its volume was deleted."""
+        if not request.ok:
+            return Exit(BROKEN_CODE, request.reason)
+        with suppress(NotFound):  # it was ended before
+            volume = volume_of(await self._store.get(request.transfer_id))
+            if await self._backend.missing_volumes([volume]):
+                return Exit(LOST.code, f"somebody has deleted the volume {volume.name} meanwhile")
+        return None
 
     async def end_import(self, one: UnfinishedImport) -> None:
         """Fails an import that was not ended in time, or finishes one that was. May be repeated.

@@ -147,6 +147,11 @@ class KubernetesBackend:
         """Removes a claim; gone already is fine."""
         await self._volumes.delete(volume)
 
+    async def missing_volumes(self, volumes: Sequence[Volume]) -> list[Volume]:
+        """Asks for each claim: one that is being deleted is missing, and so is one without its
+        volume."""
+        return await self._volumes.missing(volumes)
+
     async def adoptable(self, name: str) -> str:
         """Takes a claim of knit's namespace that pods may mount; see `adopted_claims`."""
         return await self._volumes.adoptable(name)

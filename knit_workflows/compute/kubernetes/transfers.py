@@ -92,7 +92,7 @@ class TransferPods:
     async def _create(self, transfer: Transfer) -> None:
         """Creates the pod and its Secret; raises BackendRejected where there is no claim."""
         claim = await self._server.get("PersistentVolumeClaim", transfer.volume.name)
-        if claim is None:
+        if claim is None or being_deleted(claim):
             raise BackendRejected(
                 f"the namespace {self._settings.kube_namespace} has no claim "
                 f"{transfer.volume.name}: the content of the Data is gone",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Final
 
@@ -12,7 +13,7 @@ from knit_workflows.compute.kubernetes.adopted_claims import (
     check_name,
     refuse_change,
 )
-from knit_workflows.compute.kubernetes.api.objects import being_deleted
+from knit_workflows.compute.kubernetes.api.objects import JsonObject, being_deleted
 from knit_workflows.compute.kubernetes.api.server import ApiServer
 from knit_workflows.compute.kubernetes.specs import manifests
 from knit_workflows.domain.errors import (
@@ -61,6 +62,11 @@ class Volumes:
         refuse_change(volume)
         await self._server.delete(_CLAIM, volume.name, {"propagationPolicy": "Background"})
 
+    async def missing(self, volumes: Sequence[Volume]) -> list[Volume]:
+        """Gives those whose claim is gone, about to go, or has lost its volume."""
+        claims = await asyncio.gather(*(self._server.get(_CLAIM, one.name) for one in volumes))
+        return [one for one, claim in zip(volumes, claims, strict=True) if _is_missing(claim)]
+
     async def adoptable(self, name: str) -> str:
         """Gives the name of a claim of others; raises VolumeRefused."""
         check_name(name)
@@ -100,3 +106,9 @@ class Volumes:
             return None if storage is None else int(parse_quantity(storage))
         except InvalidQuantity:
             return None
+
+
+def _is_missing(claim: JsonObject | None) -> bool:
+    if claim is None or being_deleted(claim):
+        return True
+    return bool((claim.get("status") or {}).get("phase") == "Lost")

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import closing, suppress
 from dataclasses import replace
 from datetime import timedelta
@@ -127,6 +127,10 @@ class LocalBackend:
         """Takes the volume's name away; its files are removed in the background."""
         refuse_change(volume)
         self._discard(self._state.volume_path(volume))
+
+    async def missing_volumes(self, volumes: Sequence[Volume]) -> list[Volume]:
+        """Looks which have no folder."""
+        return [one for one in volumes if not self._state.volume_path(one).is_dir()]
 
     async def adoptable(self, name: str) -> str:
         """Looks at the folder itself, but at nothing in it."""

@@ -16,7 +16,9 @@ from tests.chaos.campaign.invariants import Compute, Ledger
 from tests.chaos.campaign.site import Site
 from tests.chaos.campaign.work import KINDS, Workload
 
-MOST_FAULTS: Final = 10
+MOST_FAULTS: Final = 40
+_HOOKS: Final = 0.6
+"""Of all batches, so many are carried out under hooks."""
 _ID: Final = re.compile(r"Run \{?\"?(?:run_id\": \")?([0-9a-f-]{36})")
 
 
@@ -25,8 +27,15 @@ class Backend(Compute, Protocol):
 
     image: str
 
-    def kinds(self, ledger: Ledger, random: Random) -> list[Kind]:
+    def kinds(self, site: Site, ledger: Ledger, random: Random) -> list[Kind]:
         """Gives the faults that only this back-end has."""
+        ...
+
+    async def relieve(self, site: Site, ledger: Ledger) -> None:
+        """Does, again and again, what a user does about Runs that wait for what a fault has taken.
+
+        None of them may wait without saying for what.
+        """
         ...
 
 
@@ -40,25 +49,37 @@ class Campaign:
     seed: int
     name: str
     """Of the back-end: local or node."""
-    pushes: int = 5
+    pushes: int = 8
     """How many uploads begin in a batch."""
-    spread: float = 3.0
+    spread: float = 10.0
     """Seconds within which all of a batch begins."""
     ledger: Ledger = field(default_factory=Ledger)
 
-    async def batch(self, number: int, most: int = MOST_FAULTS) -> dict[str, Any]:
-        """Carries out one; gives its record, with the violations in words."""
+    async def batch(
+        self, number: int, most: int = MOST_FAULTS, hooks: bool | None = None
+    ) -> dict[str, Any]:
+        """Carries out one; gives its record, with the violations in words.
+
+        Whether hooks are in force is drawn, too, unless `hooks` says so.
+        """
         random = Random(f"{self.seed}:{number}")
         begun = time.monotonic()
         calls, pulls = len(self.site.hooks.calls), self.work.pulls
         runs = (await self.site.ask("SELECT count(*) AS runs FROM run"))[0]["runs"]
-        await self.site.call_hooks(random.random() < 0.2)
-        kinds = [*CommonFaults(self.site).kinds(), *self.backend.kinds(self.ledger, random)]
-        count = min(most, random.randint(MOST_FAULTS - 2, MOST_FAULTS))
+        drawn_hooks = random.random() < _HOOKS
+        await self.site.call_hooks(drawn_hooks if hooks is None else hooks)
+        common = CommonFaults(self.site).kinds()
+        kinds = [*common, *self.backend.kinds(self.site, self.ledger, random)]
+        count = min(most, random.randint(MOST_FAULTS - 4, MOST_FAULTS))
         faults = drawn(kinds, random, count, self.spread)
         pushed = random.choices(list(KINDS), k=self.pushes)
-        done = await self._disturbed(faults, kinds, pushed, random)
-        unrest, found = await self._at_rest()
+        relieving = asyncio.create_task(self._relieving())
+        try:
+            done = await self._disturbed(faults, kinds, pushed, random)
+            unrest, found = await self._at_rest()
+        finally:
+            relieving.cancel()
+            await asyncio.wait({relieving})
         violations = [f"never comes to rest: {one}" for one in unrest]
         violations += await invariants.check(self.site, self.work, self.ledger, found)
         violations += invariants.wrong_logs(self.work, self.ledger)
@@ -88,6 +109,11 @@ class Campaign:
         await self.site.recovered()
         await flowing
         return done
+
+    async def _relieving(self) -> None:
+        while True:
+            await self.backend.relieve(self.site, self.ledger)
+            await asyncio.sleep(1)
 
     async def _at_rest(self) -> tuple[list[str], invariants.Found]:
         unrest = await invariants.come_to_rest(self.site, self.backend)

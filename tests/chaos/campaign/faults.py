@@ -61,7 +61,7 @@ def drawn(kinds: Sequence[Kind], random: Random, count: int, spread: float) -> l
 async def carried_out(fault: Fault, kinds: Sequence[Kind]) -> dict[str, object]:
     """Waits for its moment, carries it out, and gives its record with what it has hit."""
     await asyncio.sleep(fault.at)
-    [kind] = [one for one in kinds if one.name == fault.kind]
+    [kind] = [one for one in kinds if one.name == fault.kind and fault.target in one.targets]
     return {**fault.record(), "hit": await kind.carry_out(fault)}
 
 

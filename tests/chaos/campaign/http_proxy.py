@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from collections.abc import Mapping
 from contextlib import suppress
 from random import Random
 from typing import Final
@@ -80,6 +81,16 @@ class ApiServerProxy:
         headers = {k: v for k, v in request.headers.items() if k.lower() not in _HOP_BY_HOP}
         body = await request.read()
         url = f"{self._server}{request.raw_path}"
+        try:
+            return await self._passed(request, url, headers, body)
+        except aiohttp.ClientError:  # the server is away, or goes away in the middle of its answer
+            if request.transport is not None:
+                request.transport.abort()
+            raise
+
+    async def _passed(
+        self, request: web.Request, url: str, headers: Mapping[str, str], body: bytes
+    ) -> web.StreamResponse:
         async with self._client.request(request.method, url, headers=headers, data=body) as found:
             answer = web.StreamResponse(status=found.status)
             for name, value in found.headers.items():

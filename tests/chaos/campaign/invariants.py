@@ -20,9 +20,9 @@ from tests.chaos.campaign.site import Site
 from tests.chaos.campaign.work import KINDS, PROGRAMS, Program, Push, Workload
 from tests.chaos.hook_record import assert_kept
 
-REST: Final = 300.0
+REST: Final = 600.0
 """Seconds within which everything comes to rest once nothing is broken any more."""
-_HOOKS_REST: Final = 150.0
+_HOOKS_REST: Final = 300.0
 _LOOK: Final = 0.5
 _FINAL: Final = ("done", "failed")
 _PASSING: Final = (names.PROJECTOR_WORKFLOW, names.GC_WORKFLOW, names.HOUSEKEEPING_WORKFLOW)
@@ -32,10 +32,25 @@ SELECT run.run_id::text, plan_id::text, generation, status, exit_code, exit_mess
        ARRAY(SELECT knit_id::text FROM run_input WHERE run_input.run_id = run.run_id) AS inputs
 FROM run JOIN plan USING (plan_id) WHERE status <> 'invalidated'
 """
+_ACTIVE: Final = """
+SELECT run_id::text FROM run WHERE status NOT IN ('done', 'failed', 'invalidated', 'deactivated')
+"""
 _DATA: Final = """
 SELECT knit_id::text, data.run_id::text, volume, is_log, status
 FROM data JOIN plan_output USING (output_id) JOIN run ON run.run_id = data.run_id
 """
+
+
+async def touched_since(site: Site, event: int) -> set[str]:
+    """Gives the Runs that are under way, or have been since an event."""
+    query = f"{_ACTIVE} UNION SELECT run_id::text FROM run_event WHERE event_id > %s"
+    return {one["run_id"] for one in await site.ask_patiently(query, event)}
+
+
+async def last_event(site: Site) -> int:
+    """Gives the number of the last event of any Run."""
+    [row] = await site.ask_patiently("SELECT coalesce(max(event_id), 0) AS last FROM run_event")
+    return int(row["last"])
 
 
 class Compute(Protocol):
@@ -58,7 +73,13 @@ class Ledger:
     """Of the content of each done Data."""
     disturbed: dict[str, str] = field(default_factory=dict)
     """Runs whose own program or pod a fault has hit, and how: these may have failed by right."""
+    lost: dict[str, bool] = field(default_factory=dict)
+    """Data whose volume a fault has deleted; True: while the program that makes it was running."""
     hooks_checked: set[str] = field(default_factory=set)
+
+    def excuses(self, name: str) -> bool:
+        """Says whether a client may be refused what it asks about this Data or Run."""
+        return name in self.lost or name in self.disturbed
 
 
 @dataclass
@@ -132,7 +153,8 @@ async def look(site: Site, compute: Compute) -> Found:
 
 async def check(site: Site, work: Workload, ledger: Ledger, found: Found) -> list[str]:
     """Gives each violation in words."""
-    wrong = [*work.wrong]
+    _excuse_readers(ledger, found)
+    wrong = [what for what, about in work.wrong if not ledger.excuses(about)]
     work.wrong.clear()
     expected: Counter[tuple[str, str]] = Counter()
     for push in work.pushes:
@@ -142,6 +164,13 @@ async def check(site: Site, work: Workload, ledger: Ledger, found: Found) -> lis
     wrong += _check_contents(ledger, found)
     wrong += await _check_hooks(site, ledger, found)
     return wrong
+
+
+def _excuse_readers(ledger: Ledger, found: Found) -> None:
+    """What reads a Data that was lost may fail, if it had to."""
+    for one in found.runs:
+        if any(knit_id in ledger.lost for knit_id in one["inputs"]):
+            ledger.disturbed.setdefault(one["run_id"], "its input was deleted")
 
 
 def _check_push(
@@ -189,17 +218,24 @@ def _check_run(
     if program.code and not disturbed and run["exit_code"] != program.code:
         wrong.append(f"{about} has the exit code {run['exit_code']}")
     output = found.output(run["run_id"])
+    knit_id = output["knit_id"] if output else ""
+    if run["status"] == "done" and knit_id in ledger.lost and not program.stopped:
+        there = output is not None and output["volume"] in found.volumes
+        if ledger.lost[knit_id] and not there:
+            wrong.append(f"{about} is done, although its output was deleted while it was running")
+        return wrong
     counter = found.text(output, "counter")
-    ended = not disturbed and not program.stopped
+    # What is done is whole, whatever was done to it.
+    ended = not program.stopped and (run["status"] == "done" or not disturbed)
     if counter not in (("x\n",) if ended else ("x\n", "", None)):
         wrong.append(f"{about}: its program was started {(counter or '').count('x')} times")
-    if not ended:
+    result = program.result(word)
+    if ended and result is not None and found.text(output, "word") != result:
+        wrong.append(f"{about} has made {found.text(output, 'word')!r}, not {result!r}")
+    if not ended or disturbed:
         return wrong
     if not push.retries <= run["generation"] - 1 <= push.retries + push.perhaps:
         wrong.append(f"{about} is in generation {run['generation']}, retried {push.retries} times")
-    result = program.result(word)
-    if result is not None and found.text(output, "word") != result:
-        wrong.append(f"{about} has made {found.text(output, 'word')!r}, not {result!r}")
     said = found.text(found.output(run["run_id"], log=True), "log")
     says = program.says.format(word=word.replace("\n", " ").strip())
     if said != says:
@@ -244,7 +280,7 @@ def _check_contents(ledger: Ledger, found: Found) -> list[str]:
             continue
         folder = found.volumes.get(one["volume"])
         if folder is None:
-            if one["run_id"] not in ledger.disturbed:
+            if one["knit_id"] not in ledger.lost:
                 wrong.append(f"Data {one['knit_id']} is done and has no volume")
             continue
         hashes[one["knit_id"]] = now = _hash(folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -15,7 +16,8 @@ from knit_workflows import names
 from knit_workflows.compute.local import pod_folder
 from knit_workflows.disk import ALMOST_FULL, DiskSpace
 from tests.chaos.campaign.faults import Fault, Kind, frozen, kill
-from tests.chaos.campaign.invariants import Ledger
+from tests.chaos.campaign.invariants import Ledger, last_event, touched_since
+from tests.chaos.campaign.site import Site
 
 _POD_COMES: Final = 20.0
 """Seconds."""
@@ -60,25 +62,33 @@ class LocalCompute:
         for pid, _ in self._processes():
             kill(pid)
 
-    def kinds(self, ledger: Ledger, random: Random) -> list[Kind]:
+    async def relieve(self, site: Site, ledger: Ledger) -> None:
+        """Does nothing: no fault here has anything wait for a user."""
+
+    def kinds(self, site: Site, ledger: Ledger, random: Random) -> list[Kind]:
         """Gives the faults that only this back-end has."""
-        faults = _LocalFaults(self.state, ledger, random)
+        faults = _LocalFaults(self.state, site, ledger, random)
         kinds = [
             Kind("kill -9 of a supervisor", ["pod"], 0.1, 1, faults.kill_supervisor),
             Kind("kill -9 of a program", ["pod"], 0.1, 1, faults.kill_program),
             Kind("SIGSTOP of a pod", ["supervisor", "sandbox"], 2.0, 1.5, faults.freeze_pod),
         ]
         if self._own_disk:
-            kinds.append(Kind("disk full", ["volumes"], 3.0, 1, faults.fill_disk))
+            kinds += [
+                Kind("disk almost full", ["volumes"], 3.0, 1, faults.fill_disk),
+                Kind("disk full to the last byte", ["volumes"], 7.0, 1, faults.fill_whole_disk),
+            ]
         return kinds
 
 
 class _LocalFaults:
-    def __init__(self, state: Path, ledger: Ledger, random: Random) -> None:
+    def __init__(self, state: Path, site: Site, ledger: Ledger, random: Random) -> None:
         self._state = state
+        self._site = site
         self._ledger = ledger
         self._random = random
         self._disk = asyncio.Lock()
+        self._ballast = state / "ballast"
 
     async def _some_pod(self) -> tuple[str, pod_folder.SupervisorState] | None:
         """Waits a little for a pod; gives its Run, and what its supervisor has reported."""
@@ -134,13 +144,27 @@ class _LocalFaults:
     async def fill_disk(self, fault: Fault) -> str:
         """Leaves less than knit wants to have free, but enough for what programs write here."""
         async with self._disk:
-            ballast = self._state / "ballast"
             space = DiskSpace.of(self._state)
-            left = max(ALMOST_FULL + (2 << 20), 0)
-            with ballast.open("wb") as file:
-                chunk = bytes(1 << 20)
-                for _ in range(max(0, (space.free - left) >> 20)):
-                    file.write(chunk)
+            self._write_ballast(space.free - (ALMOST_FULL + (2 << 20)))
             await asyncio.sleep(fault.seconds)
-            ballast.unlink()
-        return "volumes"
+            self._ballast.unlink()
+        return fault.target
+
+    async def fill_whole_disk(self, fault: Fault) -> str:
+        """Leaves nothing: programs that write meanwhile may fail, and so may those who log."""
+        async with self._disk:
+            before = await last_event(self._site)
+            try:
+                self._write_ballast(sys.maxsize)
+                await asyncio.sleep(fault.seconds)
+            finally:
+                self._ballast.unlink()
+            for run_id in await touched_since(self._site, before):
+                self._ledger.disturbed.setdefault(run_id, fault.kind)
+        return fault.target
+
+    def _write_ballast(self, size: int) -> None:
+        chunk = bytes(1 << 20)
+        with self._ballast.open("wb", buffering=0) as file, suppress(OSError):  # it is full
+            while size > 0:
+                size -= file.write(chunk[:size])

@@ -28,11 +28,15 @@ about meanwhile, several at once and in random order. Work is uploads, downloads
 one and of several programs in a row, Runs that fail, stops, retries, and in some batches Before and
 After hooks of every transition. Clients repeat what is not answered, as the `knit` command does.
 
-After each batch of at most {most} faults everything is let go and started again, and has to come to
-rest by itself. Then it is compared with what the programs are known to do:
+After each batch of at most {most} faults (10 in the first campaigns) everything is let go and
+started again, and has to come to rest by itself. Then it is compared with what the programs are
+known to do:
 
 * every Run has ended, as its program ends or as its user has asked; none waits or hangs;
 * no program was started twice in one generation of a Run (each leaves a mark when it starts);
+* a Run whose pod, program, claim or disk a fault has taken may fail, in words; if it is done all
+  the same, it is whole: never done with missing Data. One that waits for a claim that somebody
+  has deleted says so, and its user stops it;
 * every output and log is complete, every download that ended was whole and right;
 * each upload has made exactly one Data; each Plan has exactly one Run per Data that it eats: no
   edge of the lineage is lost, none is too much;
@@ -61,12 +65,11 @@ faults of its batch in order, and the events of the Runs concerned.
 {missing}
 """
 _MISSING: Final = """\
-* The kubelet and the API server of the test node are frozen, not killed: the node ends with them.
 * Connections that are never closed by either side (a dropped NAT entry, a proxy with nobody behind
   it): half-open ones are cut at the end of the fault. See `tests/store/test_connection.py`.
 * Power loss: what was killed has had its writes in the page cache of a machine that went on.
-* Disks that are full to the last byte: here less is free than knit asks for, but programs can write
-  what they need. See `tests/e2e/test_full_disk.py` for the rest.
+* A full disk under PostgreSQL, Temporal or the node: here it is that of volumes, of logs and of the
+  local back-end's own files. See `tests/e2e/test_full_disk.py` for the rest.
 * Several nodes, and the loss of one."""
 
 
@@ -135,4 +138,5 @@ def _violations(batches: Sequence[dict[str, Any]]) -> Iterator[str]:
     if not found:
         yield "None."
     for one, text in found:
-        yield f"* seed {one['seed']}, batch {one['batch']}, on {_WHERE[one['on']]}: {text}"
+        mended = f"; mended: {one['mended']}" if "mended" in one else ""
+        yield f"* seed {one['seed']}, batch {one['batch']}, on {_WHERE[one['on']]}: {text}{mended}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -23,7 +23,7 @@ from knit_workflows.settings import StoreSettings
 from knit_workflows.store import PostgresStore, migrate
 from tests.chaos.campaign.clocks import Clocks
 from tests.chaos.campaign.links import Link, Streams, to_port, to_socket
-from tests.chaos.campaign.parts import KnitPart, Part, PostgresPart, TemporalPart
+from tests.chaos.campaign.parts import BACK, KnitPart, Part, PostgresPart, TemporalPart
 from tests.chaos.hook_record import in_force
 from tests.chaos.servers import Temporal
 from tests.chaos.sweep import RECOVERY_SETTINGS
@@ -44,9 +44,10 @@ SETTINGS: Final[Mapping[str, str]] = {
     "KNIT_ENGINE__TRANSFER_LEASE": "PT6S",
     "KNIT_ENGINE__MAX_ACTIVE_RUNS": "8",
     "KNIT_HOOKS__ALLOW_LOOPBACK": "true",
-    "KNIT_HOOKS__TIMEOUT": "PT5S",
+    "KNIT_HOOKS__TIMEOUT": "PT1M",
 }
-"""What is lost is missed, and what is left is cleared away, within seconds."""
+"""What is lost is missed, and what is left is cleared away, within seconds. A hook may be slow to
+answer, since it is in the process of the campaign."""
 
 
 @dataclass
@@ -73,6 +74,14 @@ class Site:
             self.url, autocommit=True, row_factory=dict_row
         ) as connection:
             return await (await connection.execute(query.encode(), parameters)).fetchall()
+
+    async def ask_patiently(self, query: str, *parameters: object) -> list[dict[str, Any]]:
+        """Asks the database as soon as it answers: another fault may have it down."""
+        async with asyncio.timeout(BACK):
+            while True:
+                with suppress(psycopg.OperationalError):
+                    return await self.ask(query, *parameters)
+                await asyncio.sleep(0.1)
 
     async def call_hooks(self, wanted: bool) -> None:
         """Puts hooks in force, or out of it; for times when nothing is under way."""

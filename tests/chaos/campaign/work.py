@@ -16,11 +16,11 @@ import httpx
 
 from tests.chaos.campaign.site import Site
 
-CLIENTS_PATIENCE: Final = 300.0
+CLIENTS_PATIENCE: Final = 600.0
 """Seconds for which a client repeats its request."""
 _PAUSE: Final = 0.2
 _ENDING: Final = ("completing", "aborting", "done", "failed")
-_COUNT: Final = "echo x >> /out/counter; echo said $(cat /in/word); "
+_COUNT: Final = "set -e; echo x >> /out/counter; echo said $(cat /in/word); "
 _COPY: Final = "cat /in/word > /out/word; echo {name} >> /out/word"
 
 
@@ -117,12 +117,12 @@ class Workload:
     pulls: int = 0
     followed: list[tuple[str, str, str]] = field(default_factory=list)
     """Of each log that was followed: its Run, what came, and what its program says."""
-    wrong: list[str] = field(default_factory=list)
-    """What clients have seen that must not be."""
+    wrong: list[tuple[str, str]] = field(default_factory=list)
+    """What clients have seen that must not be, and the Run or Data that it is about."""
 
-    def complain(self, what: str) -> None:
+    def complain(self, what: str, about: str = "") -> None:
         """Notes what must not be; and says it at once, since the rest may take long to come."""
-        self.wrong.append(what)
+        self.wrong.append((what, about))
         print(what, file=sys.stderr, flush=True)
 
     async def register(self, image: str, more: Mapping[str, object]) -> None:
@@ -193,7 +193,7 @@ class Workload:
             return _is_final(answer)
 
         self.pulls += 1
-        await self._until(f"pull of {knit_id}", attempt)
+        await self._until(f"pull of {knit_id}", attempt, about=knit_id)
 
     # --- Runs -------------------------------------------------------------------------------------
 
@@ -225,7 +225,7 @@ class Workload:
             return answer.status_code != 409 and _is_final(answer)
 
         push.stop = how
-        await self._until(f"{how} of {run_id}", attempt)
+        await self._until(f"{how} of {run_id}", attempt, about=run_id)
 
     async def _retry(self, push: Push) -> None:
         """Asks once, after the Run has ended."""
@@ -247,7 +247,7 @@ class Workload:
             push.perhaps -= 1
             push.retries += 1
         elif not _is_away(answer):
-            self.complain(f"retry of {run_id}: {answer.status_code} {answer.text}")
+            self.complain(f"retry of {run_id}: {answer.status_code} {answer.text}", run_id)
 
     async def _follow(self, push: Push) -> None:
         """Reads the log while it grows, and goes on behind what it has when it is cut."""
@@ -263,16 +263,22 @@ class Workload:
                         seen += chunk
                     return True
                 await answer.aread()
-                # 404 and 409: it has not started, or (a retry) it is another log.
+                # 404: it has not started, or has failed before it could.
+                if answer.status_code == 404 and await self._has_ended(run_id):
+                    return True
                 return _is_final(answer, but=404)
 
-        await self._until(f"log of {run_id}", attempt)
+        await self._until(f"log of {run_id}", attempt, about=run_id)
         expected = PROGRAMS["long"].says.format(word=push.word.strip())
         self.followed.append((run_id, seen.decode(), expected))
 
+    async def _has_ended(self, run_id: str) -> bool:
+        answer = await self.site.http.get(f"/runs/{run_id}")
+        return answer.status_code == 200 and answer.json()["status"] in ("done", "failed")
+
     # --- clients ----------------------------------------------------------------------------
 
-    async def _until(self, what: str, attempt: Any) -> None:
+    async def _until(self, what: str, attempt: Any, about: str = "") -> None:
         """Repeats a request as long as the API, or the way there, is away."""
         ends = asyncio.get_running_loop().time() + CLIENTS_PATIENCE
         last = "nothing"
@@ -284,10 +290,10 @@ class Workload:
             except httpx.TransportError as error:
                 last = repr(error)
             except Refused as refused:
-                self.complain(f"{what} is refused: {refused}")
+                self.complain(f"{what} is refused: {refused}", about)
                 return
             await asyncio.sleep(_PAUSE)
-        self.complain(f"{what} is not through after {CLIENTS_PATIENCE:g} s: {last}")
+        self.complain(f"{what} is not through after {CLIENTS_PATIENCE:g} s: {last}", about)
 
 
 class Refused(Exception):

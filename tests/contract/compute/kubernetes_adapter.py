@@ -168,10 +168,14 @@ class Cluster:
         body = client.V1Eviction(metadata=client.V1ObjectMeta(name=name))
         await self._core.create_namespaced_pod_eviction(name, self._namespace, body)
 
-    async def _name_of(self, run_id: str) -> str:
+    async def pod_of(self, run_id: str) -> Any:
+        """Gives the pod of a Run; raises ValueError if there is none, or a second one."""
         mine = f"{names.LABEL_RUN}={run_id}"
         [found] = (await self._core.list_namespaced_pod(self._namespace, label_selector=mine)).items
-        return str(found.metadata.name)
+        return found
+
+    async def _name_of(self, run_id: str) -> str:
+        return str((await self.pod_of(run_id)).metadata.name)
 
     async def has_succeeded(self, pod: RunPod) -> bool:
         """Says whether Kubernetes calls a run pod `Succeeded`."""

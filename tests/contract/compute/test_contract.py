@@ -50,6 +50,14 @@ async def test_a_volume_that_is_gone_can_be_deleted(pods: Pods) -> None:
     await pods.backend.delete_volume(volume)
 
 
+async def test_a_volume_that_somebody_has_deleted_is_missing(pods: Pods) -> None:
+    """And one that nobody has made; not one that is there."""
+    kept, deleted = await pods.volume({"a": b"content"}), await pods.volume({"a": b"content"})
+    assert await pods.backend.missing_volumes([kept, deleted]) == []
+    await pods.backend.delete_volume(deleted)
+    assert await pods.backend.missing_volumes([GHOST, kept, deleted]) == [GHOST, deleted]
+
+
 # --- launch ------------------------------------------------------------------------------------
 
 

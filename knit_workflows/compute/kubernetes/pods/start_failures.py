@@ -43,6 +43,9 @@ _BINDING_GRACE: Final = timedelta(seconds=45)
 """How long it is normal that a claim is not bound yet."""
 _ABOUT_CLAIMS: Final = re.compile(r"persistentvolume|volume node affinity|binding volumes", re.I)
 
+_CLAIM_GONE: Final = re.compile(r'persistentvolumeclaim "([^"]+)" (?:not found|is being deleted)')
+"""What the scheduler says of a claim that was there when the pod was made."""
+
 
 @dataclass(frozen=True, slots=True)
 class WarningEvent:
@@ -181,6 +184,8 @@ def _from_scheduling(pod: JsonObject, now: datetime) -> StartFailure | None:
     fresh = created is not None and now - created < _BINDING_GRACE
     if fresh and "unbound immediate PersistentVolumeClaims" in message:
         return None
+    if gone := _CLAIM_GONE.search(message):
+        return WAITS["ClaimGone"].failure(name=gone[1], message=message)
     return StartFailure(
         StartFailureKind.UNSCHEDULABLE, scheduled.get("reason") or "Unschedulable", message
     )

@@ -95,6 +95,12 @@ _TABLE: Final = (
     Wait("ClaimMisbound", _ROOM, Source.CLAIM_EVENT, "its claim {name}: {message}"),
     Wait("ClaimLost", _ROOM, Source.CLAIM_EVENT, "its claim {name}: {message}"),
     Wait(
+        "ClaimGone",
+        _TRANSIENT,
+        Source.CONDITION,
+        "its claim {name} is gone, as if somebody had deleted it: {message}",
+    ),
+    Wait(
         "NoPod",
         _SILENT,
         Source.LOOK,

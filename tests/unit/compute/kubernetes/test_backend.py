@@ -272,6 +272,17 @@ class TestVolumes:
         with pytest.raises(BackendUnavailable, match="being deleted"):
             await backend.create_volume(VOLUME)
 
+    async def test_a_claim_that_cannot_be_read_any_more_is_missing(self, api, backend):
+        """Kept only for the pod that mounts it, or without the volume that was bound to it."""
+        await backend.create_volume(VOLUME)
+        assert await backend.missing_volumes([VOLUME]) == []
+        claim = api.objects["persistentvolumeclaims", VOLUME.name]
+        claim["status"] = {"phase": "Lost"}
+        assert await backend.missing_volumes([VOLUME]) == [VOLUME]
+        claim["status"] = {"phase": "Bound"}
+        claim["metadata"]["deletionTimestamp"] = "2026-01-02T03:04:05Z"
+        assert await backend.missing_volumes([VOLUME]) == [VOLUME]
+
 
 class TestWatch:
     async def collect(self, backend, into: list, name: str = POD.name) -> None:

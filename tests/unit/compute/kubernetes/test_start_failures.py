@@ -181,6 +181,18 @@ CLAIM_TOLD = WarningEvent(
     NOW,
     about="PersistentVolumeClaim/data-knitid-a",
 )
+
+
+@pytest.mark.parametrize("how", ["not found", "is being deleted"])
+def test_a_claim_that_was_deleted_is_waited_for_until_the_deadline(how):
+    """It does not come back by itself."""
+    words = f'0/1 nodes are available: persistentvolumeclaim "data-knitid-x" {how}. preemption: 0/1'
+    failure = start_failure_of_pod(pod(PodScheduled=("False", "Unschedulable", words)), [], NOW)
+    assert (failure.kind, failure.reason) == (TRANSIENT, "ClaimGone")
+    assert failure.message.startswith("its claim data-knitid-x is gone")
+    assert words in failure.message
+
+
 UNBOUND = "0/1 nodes are available: pod has unbound immediate PersistentVolumeClaims."
 
 
