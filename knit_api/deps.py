@@ -33,6 +33,7 @@ from knit_workflows.domain.ids import KnitId, RunId
 from knit_workflows.domain.imports import ImportTimes
 from knit_workflows.domain.ports import ApiStore
 from knit_workflows.domain.runs import USER
+from knit_workflows.queue_state import EngineState
 from knit_workflows.settings import ExtraApisSettings
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ class TransferClient(Protocol):
 class EngineClient(TransferClient, Protocol):
     """All that the API asks of Temporal; `knit_workflows.client.KnitClient` implements it."""
 
+    async def state(self) -> EngineState: ...  # noqa: D102
     async def hook_skipped(self, run_id: RunId, generation: int) -> None: ...  # noqa: D102
     async def test_hook(self, url: str, phase: HookPhase) -> HookTestResult: ...  # noqa: D102
     async def try_plan(self, document: Mapping[str, Any]) -> TrialResult: ...  # noqa: D102

@@ -12,6 +12,7 @@ from knit_workflows.domain.ports.lineage import CompletionStore, LineageStore
 from knit_workflows.domain.ports.plans import PlanStore
 from knit_workflows.domain.ports.projection import AdmissionStore, ProjectionStore
 from knit_workflows.domain.ports.runs import RunExecutionStore, RunStore
+from knit_workflows.domain.ports.situation import SituationStore
 from knit_workflows.domain.ports.transfers import TransferStore, WarmVolumeStore
 
 
@@ -40,6 +41,8 @@ class ApiStore(Protocol):
     def tokens(self) -> TokenStore: ...  # noqa: D102
     @property
     def audit(self) -> AuditStore: ...  # noqa: D102
+    @property
+    def situation(self) -> SituationStore: ...  # noqa: D102
 
     async def open(self) -> None:
         """Connects, and checks the tables; a second call checks them again."""
