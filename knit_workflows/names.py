@@ -25,6 +25,8 @@ TRIAL_WORKFLOW: Final = "knit.TryPlan"
 GC_WORKFLOW: Final = "knit.gc"
 HOUSEKEEPING_WORKFLOW: Final = "knit.housekeep"
 """The last two are also the names of their schedules."""
+RECOVERY_WORKFLOW: Final = "knit.recover"
+"""The id of the turn of `knit.housekeep` after Temporal has lost everything."""
 
 ENGINE_QUEUE: Final = "knit"
 COMPUTE_QUEUE: Final = "knit-compute"
