@@ -15,6 +15,7 @@ from knit_workflows.store.data.data_store import PostgresDataStore
 from knit_workflows.store.hooks import PostgresHookStore
 from knit_workflows.store.housekeeping import PostgresHousekeepingStore
 from knit_workflows.store.imports import PostgresImportStore
+from knit_workflows.store.inspection.agreement import PostgresAgreementStore
 from knit_workflows.store.inspection.situation import PostgresSituationStore
 from knit_workflows.store.lineage import PostgresLineageStore
 from knit_workflows.store.listening import Listener
@@ -55,6 +56,7 @@ class PostgresStore:
         self.transfers = PostgresTransferStore(db)
         self.warm_volumes = PostgresWarmVolumeStore(db)
         self.housekeeping = PostgresHousekeepingStore(db)
+        self.agreement = PostgresAgreementStore(db)
         self.situation = PostgresSituationStore(db)
 
     async def open(self) -> None:

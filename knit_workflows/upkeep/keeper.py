@@ -9,13 +9,13 @@ from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from typing import Final
 
-from temporalio.client import Client
+from temporalio.client import Client, WorkflowHandle
 from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 from temporalio.service import RPCError, RPCStatusCode
 
 from knit_workflows import names
 from knit_workflows.activities.run_starter import start_projector
-from knit_workflows.contracts.housekeeping import HousekeepingInput
+from knit_workflows.contracts.housekeeping import HousekeepingInput, HousekeepingResult
 from knit_workflows.domain.errors import KnitError
 from knit_workflows.domain.ports import HousekeepingStore
 from knit_workflows.settings import EngineSettings
@@ -52,7 +52,7 @@ class Keeper:
     async def ensure(self) -> None:
         """Makes what is missing, and updates the schedules; raises RPCError."""
         if not await self._is_known():
-            await self._recover()
+            await self._recover_if_needed()
         await start_projector(self._client, self._request.projector)
         await ensure_schedules(self._client, self._request, self._settings)
 
@@ -91,25 +91,35 @@ class Keeper:
             raise
         return True
 
-    async def _recover(self) -> None:
+    async def _recover_if_needed(self) -> None:
         """Begins the recovery, unless nothing is under way, as before the first Run of all."""
         now = timedelta(0)
         if not await self._store.under_way(older_than=now, after=None, limit=1) and not (
             await self._store.stale_transfers(older_than=now)
         ):
             return
-        await self._client.start_workflow(
+        await self.reconcile(grace=now)
+        log.warning(
+            "Temporal does not know what the database has under way: it is started again",
+            extra={"action": "engine_recovered"},
+        )
+
+    async def reconcile(
+        self, *, grace: timedelta
+    ) -> WorkflowHandle[HousekeepingWorkflow, HousekeepingResult]:
+        """Begins a turn of the reconciliation with this grace, or finds the one that is under way.
+
+        Raises:
+            RPCError: Temporal does not take it.
+        """
+        return await self._client.start_workflow(
             HousekeepingWorkflow.run,
-            self._request.model_copy(update={"grace": timedelta(0)}),
+            self._request.model_copy(update={"grace": grace}),
             id=names.RECOVERY_WORKFLOW,
             task_queue=self._request.projector.engine_queue,
             id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
             id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
             task_timeout=self._settings.step_timeout,
             rpc_timeout=_TIMEOUT,
-            static_summary="recovers Runs under way that this Temporal does not know",
-        )
-        log.warning(
-            "Temporal does not know what the database has under way: it is started again",
-            extra={"action": "engine_recovered"},
+            static_summary="reconciles at once, out of turn",
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from knit_workflows.domain.ports.accounts import AuditStore, TokenStore
+from knit_workflows.domain.ports.agreement import AgreementStore
 from knit_workflows.domain.ports.data import AdoptionStore, DataStore, ImportStore
 from knit_workflows.domain.ports.hooks import HookStore
 from knit_workflows.domain.ports.housekeeping import HousekeepingStore
@@ -67,3 +68,5 @@ class Store(ApiStore, Protocol):
     def housekeeping(self) -> HousekeepingStore: ...  # noqa: D102
     @property
     def warm_volumes(self) -> WarmVolumeStore: ...  # noqa: D102
+    @property
+    def agreement(self) -> AgreementStore: ...  # noqa: D102

@@ -133,6 +133,8 @@ def kubectl(words, given, namespace):
         print((STATE / "whoami").read_text() if (STATE / "whoami").exists() else "{}")
     elif verb == "exec" and "knit_workflows.store.audit_pruning" in rest:
         sys.stdout.write((STATE / ("audit-export" if "export" in rest else "removed")).read_text())
+    elif verb == "exec" and "knit_workflows.inspection.verify" in rest:
+        sys.stdout.write((STATE / "verified").read_text())
     elif verb == "exec" and "knit_workflows.inspection.status" in rest:
         print((STATE / "inside.json").read_text() if (STATE / "inside.json").exists() else INSIDE)
     elif verb == "exec":

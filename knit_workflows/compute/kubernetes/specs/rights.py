@@ -45,7 +45,7 @@ RULES: Final[Mapping[str, tuple[JsonObject, ...]]] = {
         *_REMOVES_PODS,
         *_FILLS_VOLUMES,
         _may("batch", "jobs", "create", "list"),
-        _may("", "persistentvolumeclaims", "delete"),
+        _may("", "persistentvolumeclaims", "list", "delete"),
     ),
     "nurse": (_may("", "pods", "get", "list", "watch"), _may("", "pods/log", "get")),
 }
