@@ -24,14 +24,14 @@ def say(admin: Admin, *lines: object) -> None:
 
 def test_what_agrees_ends_with_0(installed: Admin):
     say(installed, COUNTED)
-    assert installed.succeed("verify").out == "compared: 1,200 Runs, 3 volumes; 0 findings\n"
+    assert installed.succeed("verify").out.decode() == "compared: 1,200 Runs, 3 volumes; 0 findings\n"
 
 
 def test_each_finding_has_its_cure_and_the_exit_code_is_3(installed: Admin):
     say(installed, {"finding": LOST}, COUNTED)
     ended = installed("verify")
     assert ended.code == 3
-    assert ended.out.splitlines() == [
+    assert ended.out.decode().splitlines() == [
         "✘ runs: Run r1: its workflow does not run",
         "    cure: the reconciliation starts it again",
         "compared: 1,200 Runs, 3 volumes; 1 findings",
@@ -43,8 +43,8 @@ def test_repairs_are_told_and_what_could_not_be_mended(installed: Admin):
     say(installed, {"finding": LOST}, {"repaired": "a turn"}, {"not_repaired": "b: away"}, COUNTED)
     ended = installed("verify", "--repair")
     assert ended.code == 3
-    assert ended.out.splitlines()[2:4] == ["✔ a turn", "✘ not mended: b: away"]
-    assert "--repair" not in ended.out.splitlines()[-1]
+    assert ended.out.decode().splitlines()[2:4] == ["✔ a turn", "✘ not mended: b: away"]
+    assert "--repair" not in ended.out.decode().splitlines()[-1]
     found = json.loads(installed("verify", "--repair", "--json").out)
     assert found == {
         "findings": [LOST],
