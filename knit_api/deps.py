@@ -32,9 +32,9 @@ from knit_workflows.domain.hooks import HookPhase
 from knit_workflows.domain.ids import KnitId, RunId
 from knit_workflows.domain.imports import ImportTimes
 from knit_workflows.domain.ports import ApiStore
-from knit_workflows.domain.runs import USER
-from knit_workflows.queue_state import EngineState
+from knit_workflows.domain.runs.run import USER
 from knit_workflows.settings import ExtraApisSettings
+from knit_workflows.temporal.queue_state import EngineState
 
 if TYPE_CHECKING:
     import httpx

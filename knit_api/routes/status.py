@@ -11,7 +11,7 @@ from knit_api.openapi.document import failures
 from knit_api.responses import json_response
 from knit_workflows.domain.errors import KnitError
 from knit_workflows.inspection.status import disk_of, installation_status
-from knit_workflows.queue_state import EngineState
+from knit_workflows.temporal.queue_state import EngineState
 from knit_workflows.wire.situation import InstallationStatus
 
 router = APIRouter(prefix="/api/status", tags=["health"])

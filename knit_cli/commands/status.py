@@ -13,7 +13,7 @@ from knit_cli.errors import printable
 from knit_cli.invocation import invocation_of
 from knit_cli.output import print_json, print_text
 from knit_cli.session import api_of
-from knit_cli.status_view import describe
+from knit_cli.views.status import describe
 from knit_workflows.wire.base import to_wire
 from knit_workflows.wire.situation import InstallationStatus
 

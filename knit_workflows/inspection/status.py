@@ -17,12 +17,12 @@ from knit_workflows import names
 from knit_workflows.disk import DiskSpace
 from knit_workflows.domain.errors import KnitError
 from knit_workflows.domain.ports.situation import LATELY, Situation
-from knit_workflows.queue_state import EngineState, engine_state
 from knit_workflows.settings import Settings, SettingsRefused, read_settings
 from knit_workflows.start_up import reach_temporal, run_and_leave
 from knit_workflows.store import PostgresStore
 from knit_workflows.store.migrations import REVISION
-from knit_workflows.temporal_client import client_config
+from knit_workflows.temporal.connection import client_config
+from knit_workflows.temporal.queue_state import EngineState, engine_state
 from knit_workflows.wire.base import to_wire
 from knit_workflows.wire.runs import Exit
 from knit_workflows.wire.situation import (

@@ -29,7 +29,7 @@ from knit_workflows.inspection.volume_checks import VolumeChecks
 from knit_workflows.plugin import Deps
 from knit_workflows.settings import Settings, SettingsRefused, read_settings
 from knit_workflows.start_up import reach_namespace, run_and_leave, seconds
-from knit_workflows.temporal_client import client_config
+from knit_workflows.temporal.connection import client_config
 from knit_workflows.upkeep.keeper import Keeper
 from knit_workflows.worker import deps_from
 

@@ -22,8 +22,8 @@ from knit_workflows.domain.errors import IdempotencyKeyConsumed, UploadInProgres
 from knit_workflows.domain.hooks import HookPhase
 from knit_workflows.domain.ids import KnitId, RunId
 from knit_workflows.domain.ports import RunKey
-from knit_workflows.domain.runs import USER, RunStatus
-from knit_workflows.queue_state import EngineState, RoleState
+from knit_workflows.domain.runs.run import USER, RunStatus
+from knit_workflows.temporal.queue_state import EngineState, RoleState
 from tests.memory_store import MemoryStore
 
 UNKNOWN = "00000000-0000-4000-8000-000000000000"

@@ -9,10 +9,10 @@ import httpx
 from knit_api.accounts.projects import seen_by
 from knit_workflows.domain.errors import EngineUnavailable
 from knit_workflows.domain.ports.situation import Backlog, Situation
-from knit_workflows.domain.runs import RunStatus
+from knit_workflows.domain.runs.run import RunStatus
 from knit_workflows.domain.tags import Tag
 from knit_workflows.inspection.status import problems_of
-from knit_workflows.queue_state import EngineState, RoleState
+from knit_workflows.temporal.queue_state import EngineState, RoleState
 from tests.api.fake_transfers import FakeTransfers
 from tests.memory_store import MemoryStore
 

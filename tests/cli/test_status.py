@@ -9,7 +9,7 @@ from datetime import timedelta
 import pytest
 
 from knit_cli.commands import watching
-from knit_cli.status_view import describe
+from knit_cli.views.status import describe
 from knit_workflows.domain.errors import EngineUnavailable
 from knit_workflows.wire.situation import (
     Backlog,

@@ -12,7 +12,7 @@ from knit_workflows.domain.ports.situation import (
     Situation,
     StatusCount,
 )
-from knit_workflows.domain.runs import RunStatus
+from knit_workflows.domain.runs.run import RunStatus
 from tests.memory_store.memory import Part, RunRow
 
 _ORDER = tuple(RunStatus)

@@ -10,7 +10,7 @@ from pydantic import SecretStr
 from temporalio.client import WorkflowExecutionStatus
 
 from knit_workflows import names
-from knit_workflows.domain.runs import RunStatus
+from knit_workflows.domain.runs.run import RunStatus
 from knit_workflows.embedded import EmbeddedPostgres
 from knit_workflows.plugin import ALL_ROLES, Deps
 from knit_workflows.settings import QueueSettings, StoreSettings

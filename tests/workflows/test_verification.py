@@ -16,7 +16,7 @@ from knit_workflows.domain.ids import RunId
 from knit_workflows.domain.matching import assignment_hash
 from knit_workflows.domain.ports import RunKey, StartableRun
 from knit_workflows.domain.ports.agreement import RunEdges
-from knit_workflows.domain.runs import RunStatus
+from knit_workflows.domain.runs.run import RunStatus
 from knit_workflows.domain.volumes import Volume
 from knit_workflows.embedded import EmbeddedPostgres
 from knit_workflows.inspection.database_checks import check_edges

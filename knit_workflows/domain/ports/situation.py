@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import Final, Protocol
 
 from knit_workflows.domain.ids import RunId
-from knit_workflows.domain.runs import Exit, RunStatus
+from knit_workflows.domain.runs.run import Exit, RunStatus
 
 LATELY: Final = timedelta(days=1)
 """Runs that have ended are counted if they did so within this time."""

@@ -16,7 +16,7 @@ from knit_workflows.domain.ports.situation import (
     Situation,
     StatusCount,
 )
-from knit_workflows.domain.runs import Exit, RunStatus
+from knit_workflows.domain.runs.run import Exit, RunStatus
 from knit_workflows.store import named_sql
 from knit_workflows.store.connection import Database, Session
 

@@ -24,7 +24,9 @@ def say(admin: Admin, *lines: object) -> None:
 
 def test_what_agrees_ends_with_0(installed: Admin):
     say(installed, COUNTED)
-    assert installed.succeed("verify").out.decode() == "compared: 1,200 Runs, 3 volumes; 0 findings\n"
+    assert (
+        installed.succeed("verify").out.decode() == "compared: 1,200 Runs, 3 volumes; 0 findings\n"
+    )
 
 
 def test_each_finding_has_its_cure_and_the_exit_code_is_3(installed: Admin):

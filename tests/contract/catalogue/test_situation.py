@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from knit_workflows.domain.ports import RunKey
-from knit_workflows.domain.runs import Exit, RunQuery
-from knit_workflows.domain.runs import RunStatus as S
+from knit_workflows.domain.runs.run import Exit, RunQuery
+from knit_workflows.domain.runs.run import RunStatus as S
 from tests.contract.catalogue.conftest import AnyStore
 from tests.store.build import drain, end, register, spec, upload
 
