@@ -31,6 +31,7 @@ from knit_api.routes import (
     lineage,
     plans,
     runs,
+    status,
     trials,
 )
 from knit_api.server.streams import cancel_and_wait
@@ -78,6 +79,7 @@ def create_app(deps: Deps, *, loopback_names_only: bool = False) -> FastAPI:
         runs,
         hooks,
         completions,
+        status,
         docs,
     ):
         app.include_router(routes.router)

@@ -34,6 +34,7 @@ from knit_workflows.domain.imports import ImportTimes
 from knit_workflows.domain.ports import ApiStore
 from knit_workflows.domain.runs.run import USER
 from knit_workflows.settings import ExtraApisSettings
+from knit_workflows.temporal.queue_state import EngineState
 
 if TYPE_CHECKING:
     import httpx
@@ -63,6 +64,7 @@ class TransferClient(Protocol):
 class EngineClient(TransferClient, Protocol):
     """All that the API asks of Temporal; `knit_workflows.client.KnitClient` implements it."""
 
+    async def state(self) -> EngineState: ...  # noqa: D102
     async def hook_skipped(self, run_id: RunId, generation: int) -> None: ...  # noqa: D102
     async def test_hook(self, url: str, phase: HookPhase) -> HookTestResult: ...  # noqa: D102
     async def try_plan(self, document: Mapping[str, Any]) -> TrialResult: ...  # noqa: D102

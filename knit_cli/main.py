@@ -37,6 +37,9 @@ class KnitGroup(TopGroup):
         "data": Entry("knit_cli.commands.data:app", "Push, pull, find, tag and trace Data."),
         "plan": Entry("knit_cli.commands.plan:app", "Register, show and change Plans."),
         "run": Entry("knit_cli.commands.run:app", "Find, show, stop, retry and delete Runs."),
+        "status": Entry(
+            "knit_cli.commands.status:app", "Show what runs, waits and fails.", single=True
+        ),
         "hook": Entry("knit_cli.commands.hook:app", "See and steer the calls of lifecycle hooks."),
         "login": Entry(
             "knit_cli.commands.login:app", "Log in at your knit's identity provider.", single=True

@@ -43,7 +43,7 @@ from knit_workflows.domain.hooks import HookPhase
 from knit_workflows.domain.ids import KnitId, RunId
 from knit_workflows.domain.runs.run import KNIT, USER
 from knit_workflows.settings import QueueSettings
-from knit_workflows.temporal.queue_state import queue_state
+from knit_workflows.temporal.queue_state import EngineState, engine_state, queue_state
 from knit_workflows.workflows import options
 from knit_workflows.workflows.hook_test import HookTestWorkflow
 from knit_workflows.workflows.transfer import TransferWorkflow
@@ -107,6 +107,10 @@ class KnitClient:
         with _translated():
             if not await self._client.service_client.check_health(timeout=timedelta(seconds=2)):
                 raise errors.EngineUnavailable(advice=ADVICE)
+
+    async def state(self) -> EngineState:
+        """Gives Temporal's version, and the workers of each role, or why it cannot be asked."""
+        return await engine_state(self._client, self._queues)
 
     async def open_upload(
         self, key: uuid.UUID | None = None, *, actor: str = USER

@@ -25,6 +25,8 @@ TRIAL_WORKFLOW: Final = "knit.TryPlan"
 GC_WORKFLOW: Final = "knit.gc"
 HOUSEKEEPING_WORKFLOW: Final = "knit.housekeep"
 """The last two are also the names of their schedules."""
+RECOVERY_WORKFLOW: Final = "knit.recover"
+"""The id of the turn of `knit.housekeep` after Temporal has lost everything."""
 
 ENGINE_QUEUE: Final = "knit"
 COMPUTE_QUEUE: Final = "knit-compute"
@@ -60,7 +62,14 @@ LABEL_AGENT_KNIT_ID: Final = "knit/dataagt.knitid"
 LABEL_AGENT_MODE: Final = "knit/dataagt.mode"
 
 
+_RUN_WORKFLOW: Final = re.compile(rf"knit\.run:({ID_PATTERN}):([0-9]{{1,9}})")
 _RUN_POD: Final = re.compile(rf"worker-run-({ID_PATTERN})(?:-([0-9]{{1,9}}))?")
+
+
+def run_of_workflow(workflow_id: str) -> tuple[str, int] | None:
+    """Parses the id of a Run's workflow into Run and generation; None if it is not one."""
+    found = _RUN_WORKFLOW.fullmatch(workflow_id)
+    return None if found is None else (found[1], int(found[2]))
 
 
 def run_workflow(run_id: str, generation: int) -> str:

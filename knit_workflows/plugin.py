@@ -16,22 +16,11 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 from enum import StrEnum
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any, Final, TypeAlias
 
 from temporalio import activity, workflow
-from temporalio.client import (
-    Client,
-    Schedule,
-    ScheduleActionStartWorkflow,
-    ScheduleAlreadyRunningError,
-    ScheduleIntervalSpec,
-    ScheduleOverlapPolicy,
-    SchedulePolicy,
-    ScheduleSpec,
-    ScheduleUpdate,
-    ScheduleUpdateInput,
-)
+from temporalio.client import Client
 from temporalio.common import VersioningBehavior
 from temporalio.contrib.pydantic import PydanticPayloadConverter, pydantic_data_converter
 from temporalio.converter import DataConverter, DefaultPayloadConverter
@@ -44,7 +33,6 @@ from knit_workflows.activities.hooks.hook_test import CallerHookTestActivities
 from knit_workflows.activities.hooks.transitions import StoreHookActivities
 from knit_workflows.activities.housekeeping import StoreHousekeepingActivities
 from knit_workflows.activities.projector import StoreProjectorActivities
-from knit_workflows.activities.run_starter import start_projector
 from knit_workflows.activities.runs.await_run import StoreAwaitRunActivities
 from knit_workflows.activities.runs.run import ComputeRunActivities
 from knit_workflows.activities.transfers.transfer import ComputeTransferActivities
@@ -59,6 +47,7 @@ from knit_workflows.domain.ports import Store
 from knit_workflows.hooks.caller import HookCaller
 from knit_workflows.hooks.followed import FollowedHooks
 from knit_workflows.settings import EngineSettings, HookSettings, QueueSettings
+from knit_workflows.upkeep.keeper import Keeper
 from knit_workflows.workflows.hook_test import HookTestWorkflow
 from knit_workflows.workflows.housekeeping import (
     GarbageCollectionWorkflow,
@@ -202,6 +191,15 @@ class Deps:
             heartbeat=self.engine.projector_heartbeat,
         )
 
+    def keeper(self, client: Client) -> Keeper:
+        """Gives what keeps Projector and schedules in a Temporal."""
+        request = HousekeepingInput(
+            projector=self.projector_input(),
+            grace=self.engine.gc_grace_period,
+            heartbeat=self.engine.heartbeat,
+        )
+        return Keeper(client, self.store.housekeeping, request, self.engine)
+
     def _run_limits(self) -> RunLimits:
         suggested, limit = self.backend.suggested_runs(), self.engine.max_active_runs
         return suggested if limit is None else suggested.at_most(limit)
@@ -331,8 +329,7 @@ class KnitPlugin(SimplePlugin):
             return
         async with self._deps.opened(), AsyncExitStack() as stack:
             if Role.ENGINE in self._roles:
-                await start_projector(worker.client, self._deps.projector_input())
-                await ensure_schedules(worker.client, self._deps)
+                await stack.enter_async_context(self._deps.keeper(worker.client).kept())
             if Role.INTERACTIVE in self._roles:
                 await stack.enter_async_context(self._deps.warm_volumes.kept())
             if Role.HOOKS in self._roles:
@@ -356,44 +353,6 @@ class KnitPlugin(SimplePlugin):
         wanted = self._deps.activities(self._roles) if self._deps else []
         present = {_activity_name(function) for function in existing or ()}
         return [*(existing or ()), *(f for f in wanted if _activity_name(f) not in present)]
-
-
-async def ensure_schedules(client: Client, deps: Deps) -> None:
-    """Creates the schedules of garbage collection and reconciliation, or updates their settings.
-
-    A schedule that somebody has paused stays paused.
-    """
-    for kind, name in (
-        (GarbageCollectionWorkflow.run, names.GC_WORKFLOW),
-        (HousekeepingWorkflow.run, names.HOUSEKEEPING_WORKFLOW),
-    ):
-        schedule = Schedule(
-            action=ScheduleActionStartWorkflow(
-                kind,
-                HousekeepingInput(
-                    projector=deps.projector_input(),
-                    grace=deps.engine.gc_grace_period,
-                    heartbeat=deps.engine.heartbeat,
-                ),
-                id=name,
-                task_queue=deps.queues.engine,
-                task_timeout=deps.engine.step_timeout,
-            ),
-            spec=ScheduleSpec(intervals=[ScheduleIntervalSpec(every=deps.engine.gc_interval)]),
-            # After an outage one turn is enough.
-            policy=SchedulePolicy(
-                overlap=ScheduleOverlapPolicy.SKIP, catchup_window=deps.engine.gc_interval
-            ),
-        )
-        try:
-            await client.create_schedule(name, schedule)
-        except ScheduleAlreadyRunningError:
-            await client.get_schedule_handle(name).update(partial(_replaced, schedule))
-
-
-def _replaced(wanted: Schedule, found: ScheduleUpdateInput) -> ScheduleUpdate:
-    state = found.description.schedule.state
-    return ScheduleUpdate(dataclasses.replace(wanted, state=state))
 
 
 def _with_pydantic(existing: DataConverter | None) -> DataConverter:

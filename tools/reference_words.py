@@ -7,7 +7,8 @@ from typing import Final
 
 COMMAND_LINE: Final = """\
 Results go to stdout; messages, progress and errors go to stderr. The exit code is 0 for success, 2
-for wrong usage, and 1 for everything else. An error says what failed, why, and what to do next.
+for wrong usage, and 1 for everything else; `knit status` has 3 for what needs attention. An error
+says what failed, why, and what to do next.
 
 Any other `knit NAME` runs an executable `knit-NAME` on `PATH`, with the common flags in
 `KNIT_PROFILE`, `KNIT_PROFILE_STORE` and `KNIT_ENV`.

@@ -54,7 +54,7 @@ MATRIX: Final[Mapping[str, Rule]] = {
     **_reads("find_data", "show_data", "show_lineage"),
     **_reads("find_plans", "show_plan"),
     **_reads("find_runs", "show_run", "run_events", "run_timing"),
-    **_reads("complete"),
+    **_reads("complete", "show_status"),
     "show_hooks": _OF_THE_WHOLE,
     "find_deliveries": _OF_THE_WHOLE,
     **_reads("download_data", "run_log", recorded=True),

@@ -35,7 +35,7 @@ from knit_workflows.domain.plans.model import (
     PlanSpec,
     PlanSummary,
 )
-from knit_workflows.domain.ports import ApiStore
+from knit_workflows.domain.ports import ApiStore, Situation
 from knit_workflows.domain.runs.run import RunDetail, RunEvent, RunQuery, RunSummary
 from knit_workflows.domain.tags import KEY_TIMESTAMP, Tag, parse_timestamp
 
@@ -92,6 +92,7 @@ class _ProjectStore:
         self.runs = _Runs(self)
         self.lineage = _LineageOf(self)
         self.completions = _Completions(self)
+        self.situation = _SituationOf(self)
 
     async def plan_ids(self) -> frozenset[str]:
         """Gives the Plans that are theirs; looked up once per request."""
@@ -352,6 +353,14 @@ def _edges(run: RunDetail) -> Iterable[Edge]:
             yield Edge(run_id, one.knit_id, one.path, False)
     if run.log is not None and run.log.knit_id is not None:
         yield Edge(run_id, run.log.knit_id, None, False)
+
+
+class _SituationOf(_Part):
+    async def look(self, *, plan_ids: frozenset[str] | None = None) -> Situation:
+        """Looks at the Runs of their Plans; uploads and imports are left out."""
+        theirs = await self._whole.plan_ids()
+        chosen = theirs if plan_ids is None else plan_ids & theirs
+        return await self._store.situation.look(plan_ids=chosen)
 
 
 class _Completions(_Part):

@@ -17,7 +17,7 @@ TAGS: Final[Mapping[str, str]] = {
     "hooks": "URLs that are told of the changes of Runs, and may hold them up",
     "completions": "what a shell offers when a key is pressed",
     "accounts": "who calls, tokens, and the record of what everybody did",
-    "health": "whether knit is up",
+    "health": "whether knit is up, and how it is",
 }
 IDS: Final[Mapping[str, str]] = {
     "knit_id": "8d0b9f10-6a3c-4f9e-9d8e-0a1f5a4b2c01",
@@ -228,6 +228,41 @@ _RECORDED: Final = {
 }
 
 
+_STATUS: Final = {
+    "at": _ENDED_AT,
+    "problems": ["no worker has the role watch: start one (python -m knit_workflows --roles …)"],
+    "runs": [{"status": "waiting", "runs": 12, "since": _UPLOADED_AT, "runId": IDS["run_id"]}],
+    "held_up": [
+        {
+            "kind": "image",
+            "code": "ErrImagePull",
+            "runs": 2,
+            "since": _UPLOADED_AT,
+            "runId": IDS["run_id"],
+            "message": "localhost:5000/train:v2: not found",
+        }
+    ],
+    "ended": {
+        "hours": 24,
+        "done": 118,
+        "failed": 1,
+        "failures": [
+            {
+                "runId": IDS["run_id"],
+                "at": _ENDED_AT,
+                "plan": "localhost:5000/train:v2",
+                "exit": {"code": 1, "message": "Error"},
+            }
+        ],
+    },
+    "backlog": {"events": 0, "oldest_event_seconds": 0.0, "transfers": 1, "discarded": 3},
+    "limits": {"total": 100},
+    "workers": [{"role": "engine", "queue": "knit", "workers": 2, "waiting": 0}],
+    "versions": {"knit": "0.1.0", "database": "0012", "temporal": "1.29.1"},
+    "disk": {"database": 48234496},
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Example:
     """A request body of an operation, and the body of its response with 200; None: no JSON."""
@@ -318,6 +353,7 @@ OPERATIONS: Final[Mapping[str, Example]] = {
     "run_timing": Example(_TIMING),
     "abort_run": Example(_STOPPED),
     "tear_off_run": Example(_TORN_OFF),
+    "show_status": Example(_STATUS),
     "show_hooks": Example(_HOOKS),
     "find_deliveries": Example([_DELIVERY]),
     "skip_delivery": Example(_SKIPPED, {"reason": "the list is down until Monday", "by": "ada"}),

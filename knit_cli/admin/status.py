@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from pydantic import ValidationError
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -17,8 +19,13 @@ from knit_cli.admin.helm import releases
 from knit_cli.admin.tls import certificates
 from knit_cli.admin.tls.certificates import CertificateRefused
 from knit_cli.admin.workloads import Workload
+from knit_cli.errors import CliError, printable
+from knit_cli.views.status import describe
+from knit_workflows.wire.base import to_wire
+from knit_workflows.wire.situation import InstallationStatus
 
 _READY = "deployed"
+API = "deployment/knit-api"
 
 
 @dataclass(frozen=True)
@@ -34,12 +41,18 @@ class ReleaseStatus:
 
 @dataclass(frozen=True)
 class Status:
-    """What is installed. `certificates`: until when each of the folder's files is valid."""
+    """What is installed. `certificates`: until when each of the folder's files is valid.
+
+    `inside` is what a pod of the API finds of Runs and workers; None: nothing is installed, or it
+    cannot be asked, which `problems` say.
+    """
 
     namespace: str
     releases: list[ReleaseStatus]
     workloads: list[Workload]
     certificates: dict[str, datetime]
+    inside: InstallationStatus | None = None
+    problems: list[str] = field(default_factory=list)
 
     @property
     def is_ready(self) -> bool:
@@ -48,6 +61,7 @@ class Status:
             all(one.status == _READY for one in self.releases)
             and all(one.is_ready for one in self.workloads)
             and all(at > datetime.now(UTC) for at in self.certificates.values())
+            and not self.problems
         )
 
 
@@ -68,7 +82,26 @@ def find_status(folder: SettingsFolder, cluster: Cluster) -> Status:
             )
         )
     running = workloads.find_workloads(cluster, charts.chosen(folder))
-    return Status(cluster.namespace, rows, running, _ends(folder))
+    inside: InstallationStatus | None = None
+    problems: list[str] = []
+    if any(one.name == charts.APP and one.status == _READY for one in rows):
+        inside, problems = _inside(cluster)
+    return Status(cluster.namespace, rows, running, _ends(folder), inside, problems)
+
+
+def _inside(cluster: Cluster) -> tuple[InstallationStatus | None, list[str]]:
+    """Asks a pod of the API: database and Temporal are within its reach, not within ours."""
+    command = ("python3", "-m", "knit_workflows.inspection.status")
+    try:
+        printed = json.loads(cluster.kubectl("exec", API, "--container", "api", "--", *command))
+        if "problem" in printed:
+            return None, [str(printed["problem"])]
+        inside = InstallationStatus.model_validate(printed)
+    except CliError as error:
+        return None, [f"the API cannot be asked for Runs and workers: {error}"]
+    except (ValueError, ValidationError, TypeError):
+        return None, ["the API answers in another form: is it of this version?"]
+    return inside, list(inside.problems)
 
 
 def as_json(status: Status) -> dict[str, Any]:
@@ -99,6 +132,8 @@ def as_json(status: Status) -> dict[str, Any]:
             for one in status.workloads
         ],
         "certificates": {name: at.isoformat() for name, at in status.certificates.items()},
+        "problems": status.problems,
+        "inside": None if status.inside is None else to_wire(status.inside),
     }
 
 
@@ -118,7 +153,11 @@ def shown(status: Status) -> RenderableType:
         running.add_row(one.name, count, ", ".join(one.images))
     troubles = [Text(one.trouble, "red") for one in status.workloads if one.trouble]
     ends = [Text(_until(name, at)) for name, at in status.certificates.items()]
-    return Group(parts, Text(), running, *troubles, Text(), *ends)
+    inside = [] if status.inside is None else describe(status.inside)
+    if status.inside is None:
+        troubles += [Text(one, "red") for one in status.problems]
+    found = Text(printable("\n".join(inside)))
+    return Group(parts, Text(), running, *troubles, Text(), *ends, Text(), found)
 
 
 def _ends(folder: SettingsFolder) -> dict[str, datetime]:

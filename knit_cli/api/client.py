@@ -52,6 +52,7 @@ from knit_workflows.wire.plans import (
     ServiceAccountChange,
 )
 from knit_workflows.wire.runs import Run, RunEvent, RunTiming
+from knit_workflows.wire.situation import InstallationStatus
 from knit_workflows.wire.tags import Tag, TagChange
 
 T = TypeVar("T")
@@ -121,6 +122,10 @@ class ApiClient:
         query = [(way, "all" if far is None else str(far)) for way, far in hops.items()]
         path, failure = f"/data/{segment(knit_id)}/lineage", f"cannot trace {knit_id}"
         return self._requests.read(path, query, Lineage, failure)
+
+    def status(self) -> InstallationStatus:
+        """Gives what runs, waits and fails, and what needs attention."""
+        return self._requests.read("/status", (), InstallationStatus, "cannot show the status")
 
     def completions(self, noun: str, prefix: str, *, limit: int) -> list[Completion]:
         """Gives what starts with the prefix, newest first.

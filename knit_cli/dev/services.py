@@ -61,7 +61,7 @@ def services(
 
     `settings` are more variables of their environment, besides those that the stack itself needs.
     """
-    environment = _environment(folder, ports, database.address(), settings)
+    environment = environment_of(folder, ports, database.address(), settings)
     # Without a file those of the last time would stay in force.
     environment.setdefault("KNIT_HOOKS__FILE", os.devnull)
     return [
@@ -131,9 +131,10 @@ def _origin(ports: Ports) -> str:
     return f"http://{LOOPBACK}:{ports.api}"
 
 
-def _environment(
+def environment_of(
     folder: DevFolder, ports: Ports, database_url: str, settings: Mapping[str, str]
 ) -> dict[str, str]:
+    """Gives the environment of the stack's processes, and of what joins them."""
     # The user's settings for another Temporal (TLS, a key, a profile) must not leak into ours.
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("TEMPORAL_")}
     return {

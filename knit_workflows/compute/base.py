@@ -16,9 +16,9 @@ It is stated as behaviour; every adapter (memory, local, Kubernetes) passes the 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final, Protocol
 
@@ -240,6 +240,14 @@ class WarmPool:
     kind: str
 
 
+@dataclass(frozen=True, slots=True)
+class FoundVolume:
+    """A volume of knit's that exists; `created_at` is None where that is not known."""
+
+    name: str
+    created_at: datetime | None = None
+
+
 class ComputeBackend(Protocol):
     """Runs containers to their end and keeps volumes; see the module for how calls behave."""
 
@@ -347,6 +355,12 @@ class ComputeBackend(Protocol):
 
     async def close_transfer(self, transfer: Transfer) -> None:
         """Closes the transfer for good; a closed one is fine."""
+
+    def own_volumes(self) -> AsyncGenerator[FoundVolume, None]:
+        """Yields the volumes of knit's own that exist, in no order; for comparisons.
+
+        It holds a page of them at a time. One that is being deleted may be among them.
+        """
 
     async def run_pods(self) -> list[str]:
         """Gives the names of all run pods that exist, running or ended; for reconciliation."""

@@ -29,6 +29,7 @@ from knit_workflows.compute.adopted_folders import (
 from knit_workflows.compute.base import (
     MANY_RUNS,
     Endpoint,
+    FoundVolume,
     Launch,
     Observation,
     Phase,
@@ -195,6 +196,11 @@ class MemoryBackend:
         refuse_change(volume)
         self._volumes.setdefault(volume.name, None)
         return self._asked.setdefault(volume.name, volume.options)
+
+    async def own_volumes(self) -> AsyncGenerator[FoundVolume, None]:
+        """Yields all volumes."""
+        for name in list(self._volumes):
+            yield FoundVolume(name)
 
     async def delete_volume(self, volume: Volume) -> None:
         """Removes a volume and its files."""

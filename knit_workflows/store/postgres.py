@@ -15,6 +15,8 @@ from knit_workflows.store.data.data_store import PostgresDataStore
 from knit_workflows.store.hooks import PostgresHookStore
 from knit_workflows.store.housekeeping import PostgresHousekeepingStore
 from knit_workflows.store.imports import PostgresImportStore
+from knit_workflows.store.inspection.agreement import PostgresAgreementStore
+from knit_workflows.store.inspection.situation import PostgresSituationStore
 from knit_workflows.store.lineage import PostgresLineageStore
 from knit_workflows.store.listening import Listener
 from knit_workflows.store.migrations import REVISION
@@ -54,6 +56,8 @@ class PostgresStore:
         self.transfers = PostgresTransferStore(db)
         self.warm_volumes = PostgresWarmVolumeStore(db)
         self.housekeeping = PostgresHousekeepingStore(db)
+        self.agreement = PostgresAgreementStore(db)
+        self.situation = PostgresSituationStore(db)
 
     async def open(self) -> None:
         """Connects and checks the schema; a second call checks it once more.

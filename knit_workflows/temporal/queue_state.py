@@ -1,15 +1,20 @@
-"""The state of a task queue: how many workers poll it, and its backlog."""
+"""The state of task queues: how many workers poll them, and their backlogs; and of Temporal."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from temporalio.api.enums.v1 import TaskQueueType
 from temporalio.api.taskqueue.v1 import TaskQueue
-from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest
+from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest, GetSystemInfoRequest
 from temporalio.client import Client
+from temporalio.service import RPCError
+
+from knit_workflows.settings import QueueSettings
 
 RPC_TIMEOUT: Final = timedelta(seconds=5)
 RECENTLY: Final = timedelta(seconds=90)
@@ -27,20 +32,66 @@ class QueueState:
 
 async def queue_state(client: Client, queue: str) -> QueueState:
     """Describes a queue; workers are counted if they poll for both task types; raises RPCError."""
-    workers, waiting = [], 0
+    states = [await _state(client, queue, kind) for kind in _BOTH]
+    return QueueState(min(one.workers for one in states), sum(one.waiting for one in states))
+
+
+async def activity_queue_state(client: Client, queue: str) -> QueueState:
+    """Describes a queue of which every worker has activities, some of them no workflows."""
+    states = [await _state(client, queue, kind) for kind in _BOTH]
+    return QueueState(states[-1].workers, sum(one.waiting for one in states))
+
+
+async def _state(client: Client, queue: str, kind: TaskQueueType.ValueType) -> QueueState:
     since = datetime.now(UTC) - RECENTLY
-    for kind in _BOTH:
-        found = await client.workflow_service.describe_task_queue(
-            DescribeTaskQueueRequest(
-                namespace=client.namespace,
-                task_queue=TaskQueue(name=queue),
-                task_queue_type=kind,
-                report_stats=True,
-            ),
-            timeout=RPC_TIMEOUT,
+    found = await client.workflow_service.describe_task_queue(
+        DescribeTaskQueueRequest(
+            namespace=client.namespace,
+            task_queue=TaskQueue(name=queue),
+            task_queue_type=kind,
+            report_stats=True,
+        ),
+        timeout=RPC_TIMEOUT,
+    )
+    workers = sum(one.last_access_time.ToDatetime(tzinfo=UTC) > since for one in found.pollers)
+    return QueueState(workers, found.stats.approximate_backlog_count)
+
+
+@dataclass(frozen=True, slots=True)
+class RoleState:
+    """A role, its task queue, how many workers poll it, and how many steps wait for them."""
+
+    role: str
+    queue: str
+    workers: int
+    waiting: int
+
+
+@dataclass(frozen=True, slots=True)
+class EngineState:
+    """Temporal's version and one state per role; or `problem`: why it cannot be asked."""
+
+    version: str | None = None
+    roles: Sequence[RoleState] = field(default=())
+    problem: str = ""
+
+
+async def engine_state(client: Client, queues: QueueSettings) -> EngineState:
+    """Asks Temporal; roles that share a queue share its workers."""
+    by_role = {name: getattr(queues, name) for name in type(queues).model_fields}
+    wanted = sorted(set(by_role.values()))
+    try:
+        info = await client.workflow_service.get_system_info(
+            GetSystemInfoRequest(), timeout=RPC_TIMEOUT
         )
-        workers.append(
-            sum(one.last_access_time.ToDatetime(tzinfo=UTC) > since for one in found.pollers)
-        )
-        waiting += found.stats.approximate_backlog_count
-    return QueueState(min(workers), waiting)
+        found = await asyncio.gather(*(activity_queue_state(client, one) for one in wanted))
+    except (RPCError, RuntimeError, TimeoutError) as error:
+        return EngineState(problem=f"Temporal does not answer: {error}")
+    states = dict(zip(wanted, found, strict=True))
+    return EngineState(
+        info.server_version,
+        [
+            RoleState(role, queue, states[queue].workers, states[queue].waiting)
+            for role, queue in by_role.items()
+        ],
+    )

@@ -23,6 +23,7 @@ from knit_workflows.domain.hooks import HookPhase
 from knit_workflows.domain.ids import KnitId, RunId
 from knit_workflows.domain.ports import RunKey
 from knit_workflows.domain.runs.run import USER, RunStatus
+from knit_workflows.temporal.queue_state import EngineState, RoleState
 from tests.memory_store import MemoryStore
 
 UNKNOWN = "00000000-0000-4000-8000-000000000000"
@@ -60,6 +61,10 @@ class FakeTransfers:
             succeeded=True, text="fine", duration=timedelta(milliseconds=31), status_code=200
         )
         """What becomes of the test of a hook."""
+        self.engine = EngineState(
+            "1.29.1", [RoleState(role, "knit", 1, 0) for role in ("engine", "compute", "hooks")]
+        )
+        """What Temporal says of itself and of the workers."""
 
     def folder(self, knit_id: str) -> Path:
         return self.root / knit_id
@@ -71,6 +76,10 @@ class FakeTransfers:
     async def ping(self) -> None:
         if self.broken is not None:
             raise self.broken
+
+    async def state(self) -> EngineState:
+        await self.ping()
+        return self.engine
 
     async def open_upload(self, key: UUID | None = None, *, actor: str = USER) -> TransferHandle:
         await self.ping()

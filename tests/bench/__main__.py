@@ -21,6 +21,7 @@ from tests.bench import (
     node_transfers,
     store_figures,
     transfers,
+    verification,
 )
 
 BENCHES: dict[str, Callable[[], Awaitable[None]]] = {
@@ -50,6 +51,7 @@ BENCHES: dict[str, Callable[[], Awaitable[None]]] = {
     "kwok-killed": kwok.killed,
     "kwok-waiting": kwok.waiting,
     "installed-memory": installed.memory,
+    "verify": verification.verify,
     "installed-run": installed.one_run,
 }
 

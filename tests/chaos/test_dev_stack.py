@@ -155,6 +155,30 @@ def test_a_killed_process_is_started_again(stack: DevStack, name: str) -> None:
     runs.finish()
 
 
+@pytest.mark.parametrize("up", [True, False], ids=["while it is up", "while it is down"])
+def test_temporal_loses_its_database(stack: DevStack, up: bool) -> None:
+    """In the middle of Runs, some of which wait: all end, and none of their tasks starts twice."""
+    runs = Runs(stack, f"chaos:lost-{up}", AT_ONCE + 2)
+    before = stack.ready()
+    if not up:
+        stack.down()
+    for file in stack.state.glob("temporal.db*"):
+        file.unlink()
+    if up:
+        kill(before["processes"]["temporal"])
+    else:
+        stack.up()
+
+    def says_so() -> bool:
+        logs = (stack.state / "logs").glob("worker*")
+        return any('"engine_recovered"' in log.read_text(errors="replace") for log in logs)
+
+    until(says_so)
+    runs.finish()
+    # What is younger than a minute may be on its way; here everything has arrived.
+    stack.knit("admin", "verify", "--dev", stack.state, "--grace", "0")
+
+
 def test_a_killed_supervisor_leaves_what_up_finds(stack: DevStack) -> None:
     """Without its supervisor knit goes on, unsupervised; `up` starts all anew where it was."""
     runs = Runs(stack, "chaos:supervisor", 2)

@@ -32,6 +32,7 @@ from tests.memory_store.memory import START, Memory, Part, add_built_in_plans
 from tests.memory_store.moves import finish, move
 from tests.memory_store.plans import MemoryPlans, insert_plan
 from tests.memory_store.runs import MemoryExecution, MemoryRuns
+from tests.memory_store.situation import MemorySituation
 from tests.memory_store.transfers import MemoryTransfers
 
 
@@ -68,6 +69,7 @@ class MemoryStore:
         self.audit = MemoryAudit(memory)
         self.execution = MemoryExecution(memory)
         self.projection = MemoryProjection(memory)
+        self.situation = MemorySituation(memory)
 
     async def open(self) -> None:
         """Is open, and as new as its tests."""

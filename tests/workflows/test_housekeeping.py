@@ -23,7 +23,7 @@ from knit_workflows.domain.runs.run import Exit, RunQuery, RunStatus
 from knit_workflows.domain.tags import Tag
 from knit_workflows.domain.volumes import Volume, VolumeOptions
 from knit_workflows.embedded import EmbeddedPostgres
-from knit_workflows.plugin import Deps, ensure_schedules
+from knit_workflows.plugin import Deps
 from knit_workflows.settings import EngineSettings
 from knit_workflows.testing import QUICK, KnitEnvironment, MemoryBackend, knit_environment
 from knit_workflows.workflows.options import SHORT
@@ -261,9 +261,8 @@ async def test_a_paused_schedule_stays_paused(postgres: EmbeddedPostgres) -> Non
         schedule = knit.temporal.get_schedule_handle(names.GC_WORKFLOW)
         await schedule.pause(note="by hand")
         seldom = FREQUENT.model_copy(update={"gc_interval": timedelta(hours=3)})
-        await ensure_schedules(
-            knit.temporal, Deps(knit.store, knit.backend, engine=seldom, queues=knit.deps.queues)
-        )
+        other = Deps(knit.store, knit.backend, engine=seldom, queues=knit.deps.queues)
+        await other.keeper(knit.temporal).ensure()
         found = (await schedule.describe()).schedule
         assert found.state.paused
         assert found.spec.intervals[0].every == timedelta(hours=3)

@@ -32,6 +32,11 @@ class AdminGroup(LazyGroup):
             "Check an installation, and say how to mend it.",
             single=True,
         ),
+        "verify": Entry(
+            "knit_cli.commands.admin.verify:app",
+            "Compare database, Temporal and volumes.",
+            single=True,
+        ),
         "handout": Entry(
             "knit_cli.commands.admin.handout:app", "Write what users need.", single=True
         ),

@@ -17,6 +17,7 @@ from knit_cli.commands.admin.options import (
     Verbose,
     administration,
 )
+from knit_cli.commands.watching import Every, Watch, watch
 from knit_cli.invocation import invocation_of
 from knit_cli.output import print_json
 
@@ -29,15 +30,26 @@ def status_command(
     settings: Settings = None,
     namespace: Namespace = None,
     kubeconfig: Kubeconfig = None,
+    again: Watch = False,
+    every: Every = 5.0,
     as_json: AsJson = False,
     verbose: Verbose = False,
 ) -> None:
-    """Show releases, what is ready, versions, the end of certificates; exit code 1 if not ready.
+    """Show releases, what is ready, versions, certificates, and from within: Runs and workers.
 
-    It is JSON when piped.
+    The exit code is 1 if something is not ready or needs attention. It is JSON when piped, with
+    --watch one line each time.
     """
     invocation = invocation_of(context)
     work = administration(invocation, settings, namespace, kubeconfig, verbose)
+    if again:
+        watch(
+            lambda: find_status(work.folder, work.cluster),
+            shown,
+            status_as_json,
+            every=every,
+            lines=as_json,
+        )
     status = find_status(work.folder, work.cluster)
     if as_json or not sys.stdout.isatty():
         print_json(status_as_json(status))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import ExitStack, aclosing, suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Final
@@ -16,6 +16,7 @@ from knit_workflows.compute.base import (
     ENDED,
     MANY_RUNS,
     Endpoint,
+    FoundVolume,
     Launch,
     Observation,
     Phase,
@@ -246,6 +247,12 @@ class KubernetesBackend:
     async def close_transfer(self, transfer: Transfer) -> None:
         """Deletes a transfer pod; gone already is fine."""
         await self._transfers.close(transfer)
+
+    async def own_volumes(self) -> AsyncGenerator[FoundVolume, None]:
+        """Yields the claims of knit's."""
+        async with aclosing(self._volumes.found()) as found:
+            async for one in found:
+                yield one
 
     async def run_pods(self) -> list[str]:
         """Gives the names of all Jobs of knit."""

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from datetime import timedelta
 from typing import Final
 
+from knit_workflows import names
 from knit_workflows.backoff import Backoff
+from knit_workflows.compute.base import FoundVolume
 from knit_workflows.compute.kubernetes.adopted_claims import (
     check_adoptable,
     check_name,
     refuse_change,
 )
-from knit_workflows.compute.kubernetes.api.objects import JsonObject, being_deleted
+from knit_workflows.compute.kubernetes.api.objects import JsonObject, being_deleted, created_at
 from knit_workflows.compute.kubernetes.api.server import ApiServer
 from knit_workflows.compute.kubernetes.specs import manifests
 from knit_workflows.domain.errors import (
@@ -66,6 +69,16 @@ class Volumes:
         """Gives those whose claim is gone, about to go, or has lost its volume."""
         claims = await asyncio.gather(*(self._server.get(_CLAIM, one.name) for one in volumes))
         return [one for one, claim in zip(volumes, claims, strict=True) if _is_missing(claim)]
+
+    async def found(self) -> AsyncGenerator[FoundVolume, None]:
+        """Yields the claims that have the label and a name of knit's own."""
+        async with aclosing(
+            self._server.pages(_CLAIM, {"labelSelector": names.LABEL_KNIT_ID})
+        ) as pages:
+            async for page in pages:
+                for claim in page:
+                    if names.is_own_volume(claim["metadata"]["name"]):
+                        yield FoundVolume(claim["metadata"]["name"], created_at(claim))
 
     async def adoptable(self, name: str) -> str:
         """Gives the name of a claim of others; raises VolumeRefused."""

@@ -21,6 +21,7 @@ from knit_workflows.compute.adopted_folders import (
 )
 from knit_workflows.compute.base import (
     Endpoint,
+    FoundVolume,
     Launch,
     Observation,
     Phase,
@@ -122,6 +123,13 @@ class LocalBackend:
         """Makes the volume's folder; options of claims mean nothing here."""
         self._state.create_volume(volume)
         return AS_INSTALLED
+
+    async def own_volumes(self) -> AsyncGenerator[FoundVolume, None]:
+        """Yields the folders of volumes, which are as old as their last change at most."""
+        with closing(self._state.volumes()) as pages:
+            while page := await asyncio.to_thread(next, pages, None):
+                for one in page:
+                    yield one
 
     async def delete_volume(self, volume: Volume) -> None:
         """Takes the volume's name away; its files are removed in the background."""

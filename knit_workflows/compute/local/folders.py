@@ -10,18 +10,21 @@ trash/                 what is being deleted
 
 from __future__ import annotations
 
+import os
 import re
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
-from knit_workflows import archive
+from knit_workflows import archive, names
 from knit_workflows.compute.adopted_folders import is_adopted, refuse_change
-from knit_workflows.compute.base import Transfer, TransferMode
+from knit_workflows.compute.base import FoundVolume, Transfer, TransferMode
 from knit_workflows.disk import FULL, storage_full
 from knit_workflows.domain.errors import (
     BackendRejected,
@@ -33,6 +36,7 @@ from knit_workflows.domain.os_errors import advice_for, reason_of
 from knit_workflows.domain.volumes import Volume
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,254}")
+_PAGE: Final = 1000
 _TRASHED: Final = re.compile(r".+\.[0-9a-f]{32}")
 _DRAFT_TTL: Final = 600.0
 """Seconds after which a folder in the trash cannot be a draft in use."""
@@ -107,6 +111,12 @@ class StateFolder:
             # Also if it exists: an earlier call may have been killed in between.
             path.chmod(0o777)
 
+    def volumes(self) -> Generator[list[FoundVolume], None, None]:
+        """Yields the folders of volumes, some at a time."""
+        with os.scandir(self._volumes) as entries:
+            for chunk in iter(lambda: list(islice(entries, _PAGE)), []):
+                yield [found for entry in chunk for found in _found(entry)]
+
     def volume_path(self, volume: Volume) -> Path:
         """Where a volume's folder is, or would be; an adopted one is where its owner has it."""
         if is_adopted(volume):
@@ -168,6 +178,13 @@ class _AsIfMade(StateFolder):
     def volume(self, volume: Volume) -> Path:
         """Gives where the volume's folder would be."""
         return self.volume_path(volume)
+
+
+def _found(entry: os.DirEntry[str]) -> Iterator[FoundVolume]:
+    """Gives the volume that an entry is, if it is one of knit's, and not gone meanwhile."""
+    if names.is_own_volume(entry.name):
+        with suppress(FileNotFoundError):
+            yield FoundVolume(entry.name, datetime.fromtimestamp(entry.stat().st_ctime, UTC))
 
 
 def checked_name(name: str) -> str:

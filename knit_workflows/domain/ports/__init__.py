@@ -32,6 +32,7 @@ from knit_workflows.domain.ports.runs import (
     RunStore,
     UsedResources,
 )
+from knit_workflows.domain.ports.situation import Situation, SituationStore
 from knit_workflows.domain.ports.stores import ApiStore, Store
 from knit_workflows.domain.ports.transfers import (
     TransferRecord,
@@ -64,6 +65,8 @@ __all__ = [
     "RunKey",
     "RunSpec",
     "RunStore",
+    "Situation",
+    "SituationStore",
     "StartableRun",
     "StopRequest",
     "Store",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from knit_workflows.domain.ports.accounts import AuditStore, TokenStore
+from knit_workflows.domain.ports.agreement import AgreementStore
 from knit_workflows.domain.ports.data import AdoptionStore, DataStore, ImportStore
 from knit_workflows.domain.ports.hooks import HookStore
 from knit_workflows.domain.ports.housekeeping import HousekeepingStore
@@ -12,6 +13,7 @@ from knit_workflows.domain.ports.lineage import CompletionStore, LineageStore
 from knit_workflows.domain.ports.plans import PlanStore
 from knit_workflows.domain.ports.projection import AdmissionStore, ProjectionStore
 from knit_workflows.domain.ports.runs import RunExecutionStore, RunStore
+from knit_workflows.domain.ports.situation import SituationStore
 from knit_workflows.domain.ports.transfers import TransferStore, WarmVolumeStore
 
 
@@ -40,6 +42,8 @@ class ApiStore(Protocol):
     def tokens(self) -> TokenStore: ...  # noqa: D102
     @property
     def audit(self) -> AuditStore: ...  # noqa: D102
+    @property
+    def situation(self) -> SituationStore: ...  # noqa: D102
 
     async def open(self) -> None:
         """Connects, and checks the tables; a second call checks them again."""
@@ -64,3 +68,5 @@ class Store(ApiStore, Protocol):
     def housekeeping(self) -> HousekeepingStore: ...  # noqa: D102
     @property
     def warm_volumes(self) -> WarmVolumeStore: ...  # noqa: D102
+    @property
+    def agreement(self) -> AgreementStore: ...  # noqa: D102

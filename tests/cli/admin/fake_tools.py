@@ -133,9 +133,29 @@ def kubectl(words, given, namespace):
         print((STATE / "whoami").read_text() if (STATE / "whoami").exists() else "{}")
     elif verb == "exec" and "knit_workflows.store.audit_pruning" in rest:
         sys.stdout.write((STATE / ("audit-export" if "export" in rest else "removed")).read_text())
+    elif verb == "exec" and "knit_workflows.inspection.verify" in rest:
+        sys.stdout.write((STATE / "verified").read_text())
+    elif verb == "exec" and "knit_workflows.inspection.status" in rest:
+        print((STATE / "inside.json").read_text() if (STATE / "inside.json").exists() else INSIDE)
     elif verb == "exec":
         now = datetime.now(UTC).isoformat()
         print(json.dumps({"clock": now, **load("examination.json", {})}))
+
+
+INSIDE = json.dumps(
+    {
+        "at": "2026-01-02T03:04:05+00:00",
+        "problems": [],
+        "runs": [],
+        "held_up": [],
+        "ended": {"hours": 24, "done": 3, "failed": 0, "failures": []},
+        "backlog": {"events": 0, "oldest_event_seconds": 0, "transfers": 0, "discarded": 0},
+        "limits": {},
+        "workers": [{"role": "engine", "queue": "knit", "workers": 1, "waiting": 0}],
+        "versions": {"knit": "0.1.0", "database": "0012"},
+        "disk": {"database": 1},
+    }
+)
 
 
 def get(objects, names, selector):

@@ -169,6 +169,32 @@ def test_status_on_a_terminal_is_for_people(installed: Admin, monkeypatch):
     assert "0/1" in text
 
 
+def test_status_tells_what_runs_inside_and_what_needs_attention(installed: Admin):
+    deployment(installed, "knit-api", "knit-app")
+    inside = json.loads(installed.succeed("status").out)["inside"]
+    assert inside["ended"]["done"] == 3
+    installed.tools.say("inside.json", json.dumps(inside | {"problems": ["no worker"]}))
+    ended = installed("status")
+    assert ended.code == 1
+    assert json.loads(ended.out)["problems"] == ["no worker"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "problem"),
+    [
+        ('{"problem": "the database does not answer"}', "the database does not answer"),
+        ('{"older": 1}', "the API answers in another form: is it of this version?"),
+    ],
+)
+def test_status_of_an_inside_that_cannot_be_shown(installed: Admin, answer, problem):
+    deployment(installed, "knit-api", "knit-app")
+    installed.tools.say("inside.json", answer)
+    ended = installed("status")
+    assert ended.code == 1
+    found = json.loads(ended.out)
+    assert (found["inside"], found["problems"]) == (None, [problem])
+
+
 def test_status_before_an_installation_is_not_ready(prepared: Admin):
     ended = prepared("status")
     assert ended.code == 1

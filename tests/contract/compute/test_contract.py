@@ -58,6 +58,25 @@ async def test_a_volume_that_somebody_has_deleted_is_missing(pods: Pods) -> None
     assert await pods.backend.missing_volumes([GHOST, kept, deleted]) == [GHOST, deleted]
 
 
+async def test_volumes_that_exist_are_told(pods: Pods) -> None:
+    """Those of knit's own: what was made, until it is deleted."""
+    kept, deleted = await pods.volume(), await pods.volume({"a": b"content"})
+    began = datetime.now(UTC)
+
+    async def found() -> dict[str, datetime | None]:
+        return {one.name: one.created_at async for one in pods.backend.own_volumes()}
+
+    first = await found()
+    assert {kept.name, deleted.name} <= set(first)
+    created = first[kept.name]
+    assert created is None or created < began + timedelta(minutes=5)
+    await pods.backend.delete_volume(deleted)
+    async with asyncio.timeout(60):
+        while deleted.name in await found():
+            await asyncio.sleep(0.1)
+    assert kept.name in await found()
+
+
 # --- launch ------------------------------------------------------------------------------------
 
 

@@ -12,7 +12,8 @@ import logging
 import random
 import re
 import time
-from collections.abc import AsyncIterator, Collection, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, NoReturn
@@ -188,16 +189,34 @@ class ApiServer:
     async def list(self, kind: str, query: Mapping[str, str]) -> tuple[list[JsonObject], str]:
         """Gives all objects that `query` selects, and the version from which to watch them."""
         items: list[JsonObject] = []
+        version = ""
+        async with aclosing(self._responses(kind, query)) as responses:
+            async for body in responses:
+                items += body.get("items") or ()
+                version = body["metadata"].get("resourceVersion", "")
+        return items, version
+
+    async def pages(
+        self, kind: str, query: Mapping[str, str]
+    ) -> AsyncGenerator[Sequence[JsonObject], None]:
+        """Yields the same objects page by page, for those that are too many at once."""
+        async with aclosing(self._responses(kind, query)) as responses:
+            async for body in responses:
+                yield body.get("items") or []
+
+    async def _responses(
+        self, kind: str, query: Mapping[str, str]
+    ) -> AsyncGenerator[JsonObject, None]:
         page = {**query, "limit": str(_PAGE)}
         while True:
             response = await self._call("GET", kind, query=page, accept={410})
             if response.status == 410:  # the list changed too much between two pages
                 raise BackendUnavailable("the list of objects has to be read again")
-            items += response.body.get("items") or ()
-            about = response.body["metadata"]
-            if not about.get("continue"):
-                return items, about.get("resourceVersion", "")
-            page["continue"] = about["continue"]
+            yield response.body
+            following = response.body["metadata"].get("continue")
+            if not following:
+                return
+            page["continue"] = following
 
     async def watch(
         self, kind: str, query: Mapping[str, str], version: str

@@ -40,7 +40,7 @@ def _launches(log_account: str) -> tuple[JsonObject, ...]:
         *_REMOVES_PODS,
         *_FILLS_VOLUMES,
         _may("batch", "jobs", "create", "list"),
-        _may("", "persistentvolumeclaims", "delete"),
+        _may("", "persistentvolumeclaims", "list", "delete"),
         _may("", "serviceaccounts/token", "create") | {"resourceNames": [log_account]},
     )
 

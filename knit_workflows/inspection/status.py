@@ -1,0 +1,185 @@
+"""How an installation is: what runs, waits and fails, its workers, its disk.
+
+`GET /api/status` answers with it. `python -m knit_workflows.inspection.status` prints it as one
+JSON object; `knit admin status` runs that in a pod of the API.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Final
+
+from knit_workflows import names
+from knit_workflows.disk import DiskSpace
+from knit_workflows.domain.errors import KnitError
+from knit_workflows.domain.ports.situation import LATELY, Situation
+from knit_workflows.settings import Settings, SettingsRefused, read_settings
+from knit_workflows.start_up import reach_temporal, run_and_leave
+from knit_workflows.store import PostgresStore
+from knit_workflows.store.migrations import REVISION
+from knit_workflows.temporal.connection import client_config
+from knit_workflows.temporal.queue_state import EngineState, engine_state
+from knit_workflows.wire.base import to_wire
+from knit_workflows.wire.runs import Exit
+from knit_workflows.wire.situation import (
+    Backlog,
+    Disk,
+    EndedRuns,
+    FailedRun,
+    InstallationStatus,
+    Limits,
+    RunsHeldUp,
+    RunsOfStatus,
+    Versions,
+    WorkersOfRole,
+)
+
+_LATE: Final = timedelta(minutes=1)
+"""Commits are projected within milliseconds; for so long none waits unless something is wrong."""
+_OPTIONAL: Final = "hooks"
+"""A role that is needed only while there are hooks."""
+
+
+def problems_of(situation: Situation, engine: EngineState, *, has_hooks: bool) -> list[str]:
+    """Gives a sentence per thing that needs attention."""
+    found = [engine.problem] if engine.problem else []
+    found += [
+        f"no worker has the role {one.role}: start one (python -m knit_workflows --roles …)"
+        for one in engine.roles
+        if not one.workers and (one.role != _OPTIONAL or has_hooks)
+    ]
+    backlog = situation.backlog
+    if backlog.held:
+        found.append(f"no Run is admitted: {backlog.held}")
+    if backlog.oldest_event > _LATE:
+        minutes = backlog.oldest_event / timedelta(minutes=1)
+        found.append(
+            f"a commit has waited for {minutes:.0f} min to be turned into Runs: see that the "
+            f"workflow {names.projector_workflow(0)} runs, and a worker with the role engine"
+        )
+    return found
+
+
+def installation_status(
+    situation: Situation,
+    engine: EngineState,
+    *,
+    version: str,
+    has_hooks: bool,
+    disk: DiskSpace | None,
+) -> InstallationStatus:
+    """Puts it together for the wire."""
+    backlog = situation.backlog
+    return InstallationStatus(
+        at=situation.at,
+        problems=problems_of(situation, engine, has_hooks=has_hooks),
+        runs=[
+            RunsOfStatus(status=one.status, runs=one.runs, since=one.since, run_id=one.run_id)
+            for one in situation.counts
+        ],
+        held_up=[
+            RunsHeldUp(
+                kind=one.kind,
+                code=one.code,
+                runs=one.runs,
+                since=one.since,
+                run_id=one.run_id,
+                message=one.message,
+            )
+            for one in situation.held_up
+        ],
+        ended=_ended(situation),
+        backlog=Backlog(
+            events=backlog.events,
+            oldest_event_seconds=round(backlog.oldest_event.total_seconds(), 3),
+            transfers=backlog.transfers,
+            discarded=backlog.discarded,
+        ),
+        limits=Limits(total=backlog.total, per_plan=backlog.per_plan, held=backlog.held or None),
+        workers=_workers(engine),
+        versions=Versions(knit=version, database=REVISION, temporal=engine.version),
+        disk=Disk(
+            database=backlog.database_bytes,
+            free=None if disk is None else disk.free,
+            total=None if disk is None else disk.total,
+        ),
+    )
+
+
+def _ended(situation: Situation) -> EndedRuns:
+    failures = [
+        FailedRun(
+            run_id=one.run_id,
+            at=one.at,
+            plan=one.plan,
+            exit=one.exit and Exit(code=one.exit.code, message=one.exit.message),
+        )
+        for one in situation.failures
+    ]
+    hours = LATELY // timedelta(hours=1)
+    return EndedRuns(hours=hours, done=situation.done, failed=situation.failed, failures=failures)
+
+
+def _workers(engine: EngineState) -> Sequence[WorkersOfRole]:
+    return [
+        WorkersOfRole(role=one.role, queue=one.queue, workers=one.workers, waiting=one.waiting)
+        for one in engine.roles
+    ]
+
+
+def disk_of(folder: Path | None) -> DiskSpace | None:
+    """Measures the disk of a folder on this machine, if there is one."""
+    return None if folder is None else DiskSpace.of(folder)
+
+
+async def take(settings: Settings) -> dict[str, Any]:
+    """Gives the status as plain values, or `problem`: why there is none."""
+    store = PostgresStore(settings.store)
+    try:
+        await store.open()
+        situation = await store.situation.look()
+        hooks = await store.hooks.hooks()
+    except KnitError as error:
+        return {"problem": error.reason, "advice": error.advice}
+    finally:
+        await store.aclose()
+    status = installation_status(
+        situation,
+        await _engine(settings),
+        version=names.VERSION,
+        has_hooks=bool(hooks.before or hooks.after),
+        disk=disk_of(settings.store.folder),
+    )
+    found: dict[str, Any] = to_wire(status)
+    return found
+
+
+async def _engine(settings: Settings) -> EngineState:
+    try:
+        client = await reach_temporal(client_config())
+    except (KnitError, SettingsRefused) as error:
+        return EngineState(problem=getattr(error, "reason", "") or str(error))
+    return await engine_state(client, settings.queues)
+
+
+async def show() -> int:
+    """Prints it; gives the exit code."""
+    try:
+        found = await take(read_settings())
+    except SettingsRefused as refused:
+        found = {"problem": str(refused), "advice": "correct the settings"}
+    sys.stdout.write(f"{json.dumps(found)}\n")
+    return 0
+
+
+def main() -> None:
+    """Prints it, and leaves the process."""
+    run_and_leave(show())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Looks at the whole database: how things are, and whether they agree."""

@@ -1,0 +1,139 @@
+"""`knit status`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from datetime import timedelta
+
+import pytest
+
+from knit_cli.commands import watching
+from knit_cli.views.status import describe
+from knit_workflows.domain.errors import EngineUnavailable
+from knit_workflows.wire.situation import (
+    Backlog,
+    Disk,
+    EndedRuns,
+    FailedRun,
+    InstallationStatus,
+    Limits,
+    RunsHeldUp,
+    RunsOfStatus,
+    Versions,
+    WorkersOfRole,
+)
+from tests.cli.real_api import START, error
+
+HOUR_AGO = START - timedelta(hours=3)
+
+
+def status(**more) -> InstallationStatus:
+    parts = {
+        "at": START,
+        "problems": [],
+        "runs": [],
+        "held_up": [],
+        "ended": EndedRuns(hours=24, done=0, failed=0, failures=[]),
+        "backlog": Backlog(events=0, oldest_event_seconds=0, transfers=0, discarded=0),
+        "limits": Limits(),
+        "workers": [],
+        "versions": Versions(knit="1", database="0012"),
+        "disk": Disk(database=1 << 20),
+    }
+    return InstallationStatus(**{**parts, **more})
+
+
+def test_it_is_json_when_piped_and_0_while_all_is_well(knit, api):
+    run, _ = api.add_run({}, {}, status="waiting")
+    found = knit("status").json
+    assert [(one["status"], one["runId"]) for one in found["runs"]] == [("waiting", run.run_id)]
+    assert found["problems"] == []
+
+
+def test_what_needs_attention_is_told_by_the_exit_code_3(knit, api):
+    api.transfers.broken = EngineUnavailable("nobody listens")
+    ended = knit("status", "--json")
+    assert ended.code == 3
+    assert json.loads(ended.out)["problems"] == ["Temporal does not answer: nobody listens"]
+
+
+def test_an_api_that_does_not_answer_is_1(knit, api):
+    api.interrupt[("GET", "/status")] = [error(500, "it is broken")]
+    assert knit("status").code == 1
+
+
+def test_people_see_lines(knit, api, monkeypatch):
+    api.add_run({}, {}, status="failed")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    ended = knit("status")
+    lines = ended.out.decode().splitlines()
+    assert lines[0] == "all is well"
+    assert "ended within 24 hours: 0 done, 1 failed" in lines
+
+
+def test_watching_without_a_terminal_is_a_line_of_json_each_time(knit, api, monkeypatch):
+    turns = iter([None, None])
+
+    def pause(_):
+        if next(turns, "over") == "over":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(watching.time, "sleep", pause)
+    ended = knit("status", "--watch")
+    assert ended.code == 1
+    lines = ended.out.decode().splitlines()
+    assert len(lines) == 3
+    assert {tuple(json.loads(line)["problems"]) for line in lines} == {()}
+
+
+@pytest.mark.parametrize(
+    ("more", "line"),
+    [
+        ({"problems": ["no worker"]}, "! no worker"),
+        (
+            {"runs": [RunsOfStatus(status="waiting", runs=1200, since=HOUR_AGO, run_id="r1")]},
+            "waiting  1,200  oldest for 3 h  r1",
+        ),
+        (
+            {
+                "held_up": [
+                    RunsHeldUp(
+                        kind="image",
+                        code="ErrImagePull",
+                        runs=2,
+                        since=HOUR_AGO,
+                        run_id="r2",
+                        message="not\nfound",
+                    )
+                ]
+            },
+            "image ErrImagePull  2  for 3 h  r2  not found",
+        ),
+        (
+            {
+                "ended": EndedRuns(
+                    hours=24,
+                    done=0,
+                    failed=1,
+                    failures=[FailedRun(run_id="r3", at=HOUR_AGO, plan="a:1")],
+                )
+            },
+            "r3  3 h ago  a:1",
+        ),
+        (
+            {"workers": [WorkersOfRole(role="engine", queue="knit", workers=2, waiting=7)]},
+            "engine   2  7 steps wait",
+        ),
+        (
+            {
+                "runs": [RunsOfStatus(status="ready", runs=1, since=START, run_id="r1")],
+                "limits": Limits(total=9, per_plan=3),
+            },
+            "at most 9 are under way at once, 3 of one Plan",
+        ),
+    ],
+)
+def test_each_part_has_its_line(more, line):
+    lines = describe(status(**more))
+    assert line in lines
