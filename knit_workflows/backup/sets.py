@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Self
 
 from knit_workflows.backup.blobs import Piece, Reader
@@ -17,7 +19,8 @@ FORMAT: Final = "knit-backup"
 VERSION: Final = 1
 _FOLDER: Final = "sets/"
 _PARTIAL: Final = "partial/"
-_NAME: Final = re.compile(r"sets/([0-9]{8}T[0-9]{6}Z-[0-9a-f]{8})\.json")
+_NAME: Final = re.compile(r"sets/([0-9]{8}T[0-9]{12}Z-[0-9a-f]{8})\.json")
+_MOMENT: Final = "%Y%m%dT%H%M%S%fZ"
 
 
 @dataclass(frozen=True)
@@ -144,6 +147,14 @@ def set_ids(destination: Destination) -> list[str]:
     """Gives the ids of all sets, the oldest first."""
     found = (_NAME.fullmatch(name) for name in destination.names(_FOLDER))
     return sorted(one[1] for one in found if one is not None)
+
+
+def next_id(newest: str | None, now: datetime) -> str:
+    """Gives the id of a new set, which comes after the newest even if the clock was set back."""
+    if newest is not None:
+        last = datetime.strptime(newest.partition("-")[0], _MOMENT).replace(tzinfo=UTC)
+        now = max(now, last + timedelta(microseconds=1))
+    return f"{now:{_MOMENT}}-{uuid.uuid4().hex[:8]}"
 
 
 def load_set(destination: Destination, set_id: str) -> BackupSet:

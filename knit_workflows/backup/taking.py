@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import time
-import uuid
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
@@ -36,6 +35,7 @@ from knit_workflows.backup.sets import (
     TableEntry,
     VolumeEntry,
     load_set,
+    next_id,
     read_partial,
     set_ids,
     set_name,
@@ -108,8 +108,9 @@ def take_backup(
 
 @dataclass
 class _Known:
-    """What a destination has: the digests of its pieces, the volumes of its newest set."""
+    """What a destination has: its newest set, whose volumes are, and the digests of all pieces."""
 
+    newest: str | None
     present: set[str]
     entries: dict[str, VolumeEntry]
     records: list[str]
@@ -119,13 +120,14 @@ class _Known:
         present = {digest_in(name) for name in destination.names(FOLDER)}
         records = read_partial(destination)
         entries: dict[str, VolumeEntry] = {}
-        if ids := set_ids(destination):
+        newest = max(set_ids(destination), default=None)
+        if newest is not None:
             with Reader(destination) as reader:
-                newest = load_set(destination, ids[-1])
-                entries = {one.knit_id: one for one in newest.entries(reader)}
+                known = load_set(destination, newest)
+                entries = {one.knit_id: one for one in known.entries(reader)}
         for finished in records.values():
             entries |= {one.knit_id: one for one in finished}
-        return cls(present, entries, list(records))
+        return cls(newest, present, entries, list(records))
 
     def entry(self, wanted: Wanted) -> VolumeEntry | None:
         """Gives the entry of a volume that need not be read again."""
@@ -285,7 +287,7 @@ class _Taking:
         index = self._stored(one.line() for one in entries)
         moment = datetime.now(UTC)
         taken = BackupSet(
-            id=f"{moment:%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:8]}",
+            id=next_id(self.known.newest, moment),
             at=database.at,
             ended=format_instant(moment),
             revision=database.revision,

@@ -33,7 +33,8 @@ class Folder:
         if not new and not root.is_dir():
             raise BackupProblem(f"there is no folder {root}", advice="name that of a backup")
         with _failures("make", root):
-            (root / _DRAFTS).mkdir(mode=0o700, parents=True, exist_ok=True) if new else None
+            if new:
+                _make(root / _DRAFTS)
         return cls(root)
 
     def read(self, name: str) -> bytes | None:
@@ -55,7 +56,7 @@ class Folder:
                     file.write(content)
                     file.flush()
                     os.fsync(file.fileno())
-                path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                _make(path.parent)
                 draft.rename(path)
             except BaseException:
                 with suppress(OSError):
@@ -95,7 +96,7 @@ class Folder:
     def locked(self) -> Iterator[Held]:
         """See `Destination`; the kernel unlocks it when its holder dies."""
         with _failures("lock", self.root):
-            (self.root / _DRAFTS).mkdir(mode=0o700, parents=True, exist_ok=True)
+            _make(self.root / _DRAFTS)
             handle = os.open(self.root / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             try:
@@ -124,6 +125,13 @@ class Held:
 
     def require(self) -> None:
         """Returns."""
+
+
+def _make(folder: Path) -> None:
+    """Makes a folder and those above it, for their owner only; those that are there stay."""
+    if not folder.is_dir():
+        _make(folder.parent)
+        folder.mkdir(mode=0o700, exist_ok=True)
 
 
 @contextmanager
