@@ -10,9 +10,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Final, NamedTuple, Self
 
+from knit_workflows.archive.zstd import is_available, zstd
 from knit_workflows.backup.destinations import Destination
 from knit_workflows.backup.problems import BackupProblem, Damaged
-from knit_workflows.zstd import is_available, zstd
 
 PIECE: Final = 16 << 20
 """Bytes of a stream in one piece; only its last one is smaller."""

@@ -12,7 +12,7 @@ from psycopg.rows import namedtuple_row
 from psycopg.types.json import Jsonb
 
 from knit_workflows import names
-from knit_workflows.domain.runs import LOST
+from knit_workflows.domain.runs.run import LOST
 from knit_workflows.store import named_sql
 from knit_workflows.store.snapshot import LEFT_OUT, TABLES, connected
 

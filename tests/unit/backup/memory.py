@@ -26,7 +26,7 @@ class Killed(BaseException):
 
 
 class Objects:
-    """A destination in memory. With `dies_at`, that operation that changes something is its last."""
+    """A destination in memory. `dies_at`: the change at which its writer is killed."""
 
     def __init__(self, content: dict[str, bytes] | None = None, dies_at: int | None = None) -> None:
         self.content = {} if content is None else content

@@ -1,4 +1,4 @@
-"""A backup or a restore that is killed: what is there is whole, and the next one goes on from it."""
+"""Killed at any moment: what is there is whole, and the next backup or restore goes on from it."""
 
 from __future__ import annotations
 
