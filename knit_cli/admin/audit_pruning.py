@@ -51,7 +51,7 @@ class Pruner:
         Raises:
             CliError: knit is not installed, or the pod does not start.
         """
-        pod = pod_like(_migration(self._cluster))
+        pod = pod_like(migration_of(self._cluster), _POD, _LIFE)
         self._cluster.delete("pod", _POD, "--grace-period=0")
         self._cluster.apply(pod)
         try:
@@ -86,7 +86,7 @@ class Pruner:
 
     def remove(self, archive: Archive) -> int:
         """Removes what is in the archive from the log; returns the number of rows."""
-        by = _who(self._cluster)
+        by = who(self._cluster)
         printed = self._run("remove", "--sha256", archive.sha256, "--by", by)
         removed: int = json.loads(printed)["removed"]
         return removed
@@ -96,12 +96,12 @@ class Pruner:
         return self._cluster.kubectl("exec", _POD, "--", *command, into=into)
 
 
-def pod_like(job: Mapping[str, Any]) -> dict[str, Any]:
-    """Gives a pod that waits, with the environment, rights and labels of a Job's."""
-    template = job["spec"]["template"]
-    spec = {**template["spec"], "restartPolicy": "Never", "activeDeadlineSeconds": _LIFE}
+def pod_like(owner: Mapping[str, Any], name: str, seconds: int) -> dict[str, Any]:
+    """Gives a pod that waits so long, with environment, rights and labels of a Job's or such."""
+    template = owner["spec"]["template"]
+    spec = {**template["spec"], "restartPolicy": "Never", "activeDeadlineSeconds": seconds}
     [container] = template["spec"]["containers"]
-    spec["containers"] = [{**container, "command": ["sleep", str(_LIFE)]}]
+    spec["containers"] = [{**container, "command": ["sleep", str(seconds)]}]
     spec["terminationGracePeriodSeconds"] = 0
     labels = {
         key: value
@@ -110,11 +110,12 @@ def pod_like(job: Mapping[str, Any]) -> dict[str, Any]:
     }
     # Not of the release: neither a Service nor a look at its crashes shall meet it.
     labels.pop("app.kubernetes.io/instance", None)
-    metadata = {"name": _POD, "labels": labels}
+    metadata = {"name": name, "labels": labels}
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
 
 
-def _migration(cluster: Cluster) -> Any:
+def migration_of(cluster: Cluster) -> Any:
+    """Gives the Job that has migrated the database; raises CliError if there is none."""
     selector = f"app.kubernetes.io/instance={charts.APP},app.kubernetes.io/component=migrate"
     jobs = cluster.get("jobs", "--selector", selector)
     if not jobs:
@@ -139,7 +140,7 @@ def _last_line(file: Any) -> dict[str, Any]:
     raise CliError("the rows did not all arrive", advice="repeat the command: nothing was removed")
 
 
-def _who(cluster: Cluster) -> str:
+def who(cluster: Cluster) -> str:
     """Gives the name of the kubeconfig's user, as the cluster knows it, and of this machine's."""
     here = getpass.getuser()
     try:

@@ -6,7 +6,7 @@ import json
 import shlex
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any, Final, Self
@@ -84,6 +84,24 @@ class Cluster:
         command = [*program, "--namespace", self.namespace, *arguments]
         return self._run(command, f"kubectl {arguments[0]}", given, into=into)
 
+    @contextmanager
+    def piped(self, *arguments: str, stderr: IO[bytes]) -> Iterator[Piped]:
+        """Runs kubectl with pipes to its stdin and from its stdout; it is ended with the block.
+
+        Raises:
+            CliError: it cannot be started.
+        """
+        command = [*self._program("KUBECTL", "kubectl"), "--namespace", self.namespace, *arguments]
+        process = self._started(command, subprocess.PIPE, stderr)
+        try:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            yield Piped(process.stdin, process.stdout, process.wait)
+        finally:
+            process.terminate()
+            with suppress(OSError):  # what was not written any more
+                process.__exit__(None, None, None)
+
     def get(self, *arguments: str) -> Any:
         """Gives an object, or a list's items, as kubectl's `get` does; raises ToolFailed."""
         found = json.loads(self.kubectl("get", *arguments, "--output", "json"))
@@ -124,31 +142,49 @@ class Cluster:
         on_tick: Callable[[], None] | None = None,
         into: IO[bytes] | None = None,
     ) -> str:
+        stdout = subprocess.PIPE if into is None else into
+        process = self._started(command, stdout, subprocess.PIPE, title.partition(" ")[0].upper())
+        out, err = _communicate(process, given, on_tick)
+        if process.returncode != 0:
+            raise ToolFailed(f"{title} failed", err, advice=_advice(err))
+        return out
+
+    def _started(
+        self,
+        command: Sequence[str],
+        stdout: int | IO[bytes],
+        stderr: int | IO[bytes],
+        variable: str = "KUBECTL",
+    ) -> subprocess.Popen[bytes]:
+        """Starts a program; raises CliError, which names the variable that says where it is."""
         if self.verbose:
             say(f"+ {shlex.join(command)}")
-        # Releases are looked for, and repaired, where helm keeps them by default.
-        environment = {**self.variables, "HELM_DRIVER": "secret"}
         try:
-            process = subprocess.Popen(
+            return subprocess.Popen(
                 command,
                 stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE if into is None else into,
-                stderr=subprocess.PIPE,
-                env=environment,
+                stdout=stdout,
+                stderr=stderr,
+                # Releases are looked for, and repaired, where helm keeps them by default.
+                env={**self.variables, "HELM_DRIVER": "secret"},
                 cwd=self.cwd,
                 pass_fds=() if self.lock is None else (self.lock,),
             )
         except OSError as cause:
-            variable = title.partition(" ")[0].upper()
             raise CliError(
                 f"{command[0]} cannot be started",
                 reason=cause.strerror,
                 advice=f"install it, or name it in {variable}",
             ) from cause
-        out, err = _communicate(process, given, on_tick)
-        if process.returncode != 0:
-            raise ToolFailed(f"{title} failed", err, advice=_advice(err))
-        return out
+
+
+@dataclass(frozen=True)
+class Piped:
+    """A program that runs, and the pipes to it."""
+
+    stdin: IO[bytes]
+    stdout: IO[bytes]
+    wait: Callable[[], int]
 
 
 def _communicate(

@@ -43,6 +43,14 @@ class AdminGroup(LazyGroup):
         "renew-certs": Entry(
             "knit_cli.commands.admin.renew_certs:app", "Renew the certificates.", single=True
         ),
+        "backup": Entry(
+            "knit_cli.commands.admin.backup:app", "Take a backup while Runs go on.", single=True
+        ),
+        "restore": Entry(
+            "knit_cli.commands.admin.restore:app",
+            "Restore a backup into an empty installation.",
+            single=True,
+        ),
         "uninstall": Entry(
             "knit_cli.commands.admin.uninstall:app", "Remove an installation.", single=True
         ),

@@ -1,0 +1,100 @@
+"""`knit admin backup`: takes a consistent set while Runs go on."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from knit_cli.admin.backup import explained
+from knit_cli.admin.backup.watching import Bar
+from knit_cli.commands.admin.options import AsJson, Kubeconfig, Namespace, Settings, Verbose
+from knit_cli.commands.admin.which import State, installation
+from knit_cli.invocation import invocation_of
+from knit_cli.output import print_json, say
+from knit_workflows.backup.destinations import open_destination
+from knit_workflows.backup.taking import Taken, take_backup
+
+app = typer.Typer()
+
+
+@app.command("backup")
+def backup_command(
+    context: typer.Context,
+    destination: Annotated[
+        str, typer.Argument(metavar="DEST", help="A folder, or s3://BUCKET/PREFIX.")
+    ],
+    keep: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Remove all but the newest N sets afterwards."),
+    ] = None,
+    state: State = None,
+    settings: Settings = None,
+    namespace: Namespace = None,
+    kubeconfig: Kubeconfig = None,
+    as_json: AsJson = False,
+    verbose: Verbose = False,
+) -> None:
+    """Take a backup: the database at one instant, and all volumes that were final by then.
+
+    Runs go on meanwhile. What the destination has already is not read again. If it is cut, repeat
+    it: it goes on from there. Exit code 1 if Data could not be read; the set is there without them.
+    """
+    invocation = invocation_of(context)
+    with explained():
+        target = open_destination(destination, invocation.surroundings.cwd, new=True)
+    bar = Bar(quiet=invocation.quiet)
+    with (
+        installation(invocation, state, settings, namespace, kubeconfig, verbose) as source,
+        bar.shown(),
+    ):
+        taken = take_backup(source, target, bar, keep=keep)
+    if as_json:
+        print_json(_as_json(taken, target.shown))
+    _tell(taken, target.shown)
+    if taken.set.unreadable:
+        raise typer.Exit(1)
+
+
+def _tell(taken: Taken, shown: str) -> None:
+    made = taken.set
+    say(
+        f"set {made.id} is in {shown}: {made.volumes:,} volumes, {taken.read:,} of them read; "
+        f"{_mib(taken.read_bytes)} read, {_mib(taken.stored_bytes)} stored, {taken.seconds:.1f} s"
+    )
+    if made.under_way:
+        say(
+            f"{made.under_way:,} Runs were under way at {made.at}; their outputs are not part of it"
+        )
+    if made.gone:
+        say(f"{len(made.gone):,} Data were deleted meanwhile; the set says which")
+    for knit_id, why in made.unreadable.items():
+        say(f"Data {knit_id} could not be read: {why}")
+    if taken.pruned:
+        say(f"removed {len(taken.pruned):,} older sets")
+
+
+def _mib(size: int) -> str:
+    return f"{size / (1 << 20):,.1f} MiB"
+
+
+def _as_json(taken: Taken, shown: str) -> dict[str, Any]:
+    made = taken.set
+    return {
+        "destination": shown,
+        "set": made.id,
+        "at": made.at,
+        "ended": made.ended,
+        "revision": made.revision,
+        "runsUnderWay": made.under_way,
+        "rows": sum(table.rows for table in made.tables),
+        "volumes": made.volumes,
+        "volumeBytes": made.volume_bytes,
+        "volumesRead": taken.read,
+        "bytesRead": taken.read_bytes,
+        "bytesStored": taken.stored_bytes,
+        "seconds": round(taken.seconds, 1),
+        "deletedMeanwhile": list(made.gone),
+        "unreadable": made.unreadable,
+        "removedSets": list(taken.pruned),
+    }

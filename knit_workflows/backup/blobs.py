@@ -1,0 +1,178 @@
+"""Pieces by their content: each is stored once, under the SHA-256 of what it holds."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+from typing import Final, NamedTuple, Self
+
+from knit_workflows.archive.zstd import is_available, zstd
+from knit_workflows.backup.destinations import Destination
+from knit_workflows.backup.problems import BackupProblem, Damaged
+
+PIECE: Final = 16 << 20
+"""Bytes of a stream in one piece; only its last one is smaller."""
+FOLDER: Final = "blobs/"
+_ENDING: Final = ".zst"
+_LEVEL: Final = 3
+_THREADS: Final = min(4, os.cpu_count() or 1)
+
+
+class Piece(NamedTuple):
+    """A piece: the digest of its content, and its size."""
+
+    sha256: str
+    size: int
+
+    @classmethod
+    def of(cls, content: bytes) -> Self:
+        """Gives the piece that has this content."""
+        return cls(hashlib.sha256(content).hexdigest(), len(content))
+
+    @property
+    def name(self) -> str:
+        """Its object in a destination."""
+        return f"{FOLDER}{self.sha256[:2]}/{self.sha256}{_ENDING}"
+
+
+def digest_in(name: str) -> str:
+    """Gives the digest in the name of a piece's object."""
+    return name.rpartition("/")[2].removesuffix(_ENDING)
+
+
+def pieces_of(stream: Iterable[bytes], size: int = PIECE) -> Iterator[bytes]:
+    """Cuts a stream into pieces; an empty one has none."""
+    waiting: list[bytes] = []
+    have = 0
+    for chunk in stream:
+        waiting.append(chunk)
+        have += len(chunk)
+        if have >= size:
+            whole = b"".join(waiting)
+            while len(whole) >= size:
+                yield whole[:size]
+                whole = whole[size:]
+            waiting, have = [whole] if whole else [], len(whole)
+    if have:
+        yield b"".join(waiting)
+
+
+class Reader:
+    """Reads pieces, and checks each."""
+
+    def __init__(self, destination: Destination) -> None:
+        if not is_available():
+            raise BackupProblem(
+                "this Python cannot compress with zstd", advice="install backports.zstd"
+            )
+        self._destination = destination
+        self._pool = ThreadPoolExecutor(_THREADS)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def read(self, piece: Piece) -> bytes:
+        """Gives the content of a piece; raises Damaged if it is missing, or not what it was."""
+        packed = self._destination.read(piece.name)
+        if packed is None:
+            raise Damaged(f"a piece is missing: {piece.name}", advice=_ADVICE)
+        try:
+            content = zstd.decompress(packed)
+        except (zstd.ZstdError, EOFError) as cause:
+            raise Damaged(
+                f"a piece is damaged: {piece.name}", reason=str(cause), advice=_ADVICE
+            ) from cause
+        if Piece.of(content) != piece:
+            raise Damaged(
+                f"a piece is damaged: {piece.name}",
+                reason="its content has another digest",
+                advice=_ADVICE,
+            )
+        return content
+
+    def stream(self, pieces: Iterable[Piece]) -> Iterator[bytes]:
+        """Gives the contents of pieces in their order, some read ahead; raises as `read` does."""
+        ahead: list[Future[bytes]] = []
+        try:
+            for piece in pieces:
+                ahead.append(self._pool.submit(self.read, piece))
+                if len(ahead) > _THREADS:
+                    yield ahead.pop(0).result()
+            while ahead:
+                yield ahead.pop(0).result()
+        finally:
+            for one in ahead:
+                one.cancel()
+
+
+_ADVICE: Final = (
+    "restore another set (--set), or another copy of the destination; to have the next backup read "
+    "this content again, remove the piece"
+)
+
+
+class Writer:
+    """Stores pieces, several at once; those that are there already are not written again."""
+
+    def __init__(self, destination: Destination, present: Iterable[str]) -> None:
+        """`present`: the digests of what is there."""
+        if not is_available():
+            raise BackupProblem(
+                "this Python cannot compress with zstd", advice="install backports.zstd"
+            )
+        self._destination = destination
+        self._present = set(present)
+        self._pool = ThreadPoolExecutor(_THREADS)
+        self._room = threading.Semaphore(2 * _THREADS)
+        self._guard = threading.Lock()
+        self.stored_bytes = 0
+        """What was written, compressed."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def has(self, sha256: str) -> bool:
+        """Says whether a piece is there."""
+        return sha256 in self._present
+
+    def put(self, content: bytes) -> Future[Piece]:
+        """Stores a piece; waits while enough others are being stored."""
+        self._room.acquire()
+        try:
+            return self._pool.submit(self._put, content)
+        except BaseException:
+            self._room.release()
+            raise
+
+    def _put(self, content: bytes) -> Piece:
+        try:
+            piece = Piece.of(content)
+            if not self.has(piece.sha256):
+                packed = zstd.compress(content, level=_LEVEL)
+                self._destination.write(piece.name, packed)
+                with self._guard:
+                    self._present.add(piece.sha256)
+                    self.stored_bytes += len(packed)
+            return piece
+        finally:
+            self._room.release()

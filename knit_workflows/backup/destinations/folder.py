@@ -1,0 +1,148 @@
+"""A folder: objects are files, which are renamed to their names once they are on the disk."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import threading
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final, Self
+
+from knit_workflows.backup.problems import BackupProblem
+from knit_workflows.domain.os_errors import advice_for, reason_of
+
+_DRAFTS: Final = "drafts"
+_LOCK: Final = "lock"
+
+
+class Folder:
+    """A destination that is a folder, which only its owner reads."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.shown = str(root)
+        self._unsettled: set[Path] = set()
+        self._guard = threading.Lock()
+
+    @classmethod
+    def at(cls, root: Path, *, new: bool) -> Self:
+        """Gives the folder, made if it is `new`; raises BackupProblem."""
+        if not new and not root.is_dir():
+            raise BackupProblem(f"there is no folder {root}", advice="name that of a backup")
+        with _failures("make", root):
+            if new:
+                _make(root / _DRAFTS)
+        return cls(root)
+
+    def read(self, name: str) -> bytes | None:
+        """See `Destination`."""
+        with _failures("read", self.root / name):
+            try:
+                return (self.root / name).read_bytes()
+            except FileNotFoundError:
+                return None
+
+    def write(self, name: str, content: bytes) -> None:
+        """See `Destination`; the file is on the disk before it has its name."""
+        path = self.root / name
+        draft = self.root / _DRAFTS / uuid.uuid4().hex
+        with _failures("write", path):
+            try:
+                handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+                with os.fdopen(handle, "wb") as file:
+                    file.write(content)
+                    file.flush()
+                    os.fsync(file.fileno())
+                _make(path.parent)
+                draft.rename(path)
+            except BaseException:
+                with suppress(OSError):
+                    draft.unlink()
+                raise
+        with self._guard:
+            self._unsettled.add(path.parent)
+
+    def remove(self, name: str) -> None:
+        """See `Destination`."""
+        with _failures("remove", self.root / name):
+            (self.root / name).unlink(missing_ok=True)
+
+    def names(self, prefix: str) -> Iterator[str]:
+        """See `Destination`."""
+        top = self.root / prefix
+        with _failures("read", top):
+            for folder, _, files in os.walk(top):
+                relative = Path(folder).relative_to(self.root)
+                for file in files:
+                    yield (relative / file).as_posix()
+
+    def settle(self) -> None:
+        """See `Destination`: the folders' entries, since the files are on the disk already."""
+        with self._guard:
+            folders, self._unsettled = self._unsettled, set()
+        above = {one.parent for one in folders if one != self.root}
+        for folder in sorted(folders | above | {self.root}):
+            with _failures("write", folder):
+                handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+                try:
+                    os.fsync(handle)
+                finally:
+                    os.close(handle)
+
+    @contextmanager
+    def locked(self) -> Iterator[Held]:
+        """See `Destination`; the kernel unlocks it when its holder dies."""
+        with _failures("lock", self.root):
+            _make(self.root / _DRAFTS)
+            handle = os.open(self.root / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as cause:
+                raise BackupProblem(
+                    f"another backup is at work on {self.shown}",
+                    advice="wait until it has ended, then repeat the command",
+                ) from cause
+            except OSError as cause:
+                raise _failed("lock", self.root, cause) from cause
+            self._remove_drafts()
+            yield Held()
+        finally:
+            os.close(handle)
+
+    def _remove_drafts(self) -> None:
+        """Removes what a killed one had not finished; only the holder of the lock writes any."""
+        for draft in (self.root / _DRAFTS).iterdir():
+            with suppress(OSError):
+                draft.unlink()
+
+
+class Held:
+    """A lock that is never lost."""
+
+    def require(self) -> None:
+        """Returns."""
+
+
+def _make(folder: Path) -> None:
+    """Makes a folder and those above it, for their owner only; those that are there stay."""
+    if not folder.is_dir():
+        _make(folder.parent)
+        folder.mkdir(mode=0o700, exist_ok=True)
+
+
+@contextmanager
+def _failures(verb: str, path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as cause:
+        raise _failed(verb, path, cause) from cause
+
+
+def _failed(verb: str, path: Path, cause: OSError) -> BackupProblem:
+    return BackupProblem(
+        f"cannot {verb} {path}", reason=reason_of(cause) or "", advice=advice_for(cause)
+    )

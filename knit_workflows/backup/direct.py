@@ -1,0 +1,70 @@
+"""An installation whose database and volumes this process reaches by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from knit_workflows.backup.frames import Frame
+from knit_workflows.backup.installation import Found
+from knit_workflows.backup.problems import BackupProblem
+from knit_workflows.backup.volumes import Volumes, Wanted, read_volumes, write_volumes
+from knit_workflows.domain.errors import KnitError
+from knit_workflows.store.snapshot.loading import NotEmpty, load_database, look
+from knit_workflows.store.snapshot.reading import read_database, still_there
+
+
+class DirectInstallation:
+    """A knit by the URL of its database, and its volumes; implements `Installation`."""
+
+    def __init__(self, url: str, volumes: Volumes, shown: str) -> None:
+        self.shown = shown
+        self._url = url
+        self._volumes = volumes
+
+    def database(self) -> Iterator[Frame]:
+        """See `Installation`."""
+        with _problems():
+            yield from read_database(self._url)
+
+    def still_there(self, knit_ids: Sequence[str]) -> set[str]:
+        """See `Installation`."""
+        with _problems():
+            return still_there(self._url, knit_ids)
+
+    def volumes(self, wanted: Sequence[Wanted]) -> Iterator[Frame]:
+        """See `Installation`."""
+        with _problems():
+            yield from read_volumes(self._volumes, wanted)
+
+    def look(self) -> Found:
+        """See `Installation`."""
+        with _problems():
+            found = look(self._url)
+        return Found(found.revision, found.found, found.restored)
+
+    def make_volumes(self, frames: Iterable[Frame]) -> Iterator[dict[str, Any]]:
+        """See `Installation`."""
+        with _problems():
+            yield from write_volumes(self._volumes, frames)
+
+    def load(self, frames: Iterable[Frame]) -> dict[str, int]:
+        """See `Installation`."""
+        with _problems():
+            try:
+                return load_database(self._url, iter(frames))
+            except NotEmpty as refused:
+                raise BackupProblem(
+                    "the database is in use, or of another revision",
+                    reason=f"it has {refused.found.found}, in revision {refused.found.revision}",
+                    advice="restore into a new installation",
+                ) from refused
+
+
+@contextmanager
+def _problems() -> Iterator[None]:
+    try:
+        yield
+    except KnitError as error:
+        raise BackupProblem(error.reason, advice=error.advice) from error

@@ -1,0 +1,81 @@
+"""`python -m knit_workflows.backup.far`: the installation's side of a backup, in a pod of its own.
+
+It speaks frames on stdin and stdout, and is started by `knit admin backup` and `restore`; database
+and back-end are those of its environment.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Final
+
+from knit_workflows.backup.direct import DirectInstallation
+from knit_workflows.backup.frames import Frame, read_frames, write_frames
+from knit_workflows.backup.pods import PodVolumes
+from knit_workflows.backup.problems import BackupProblem
+from knit_workflows.backup.volumes import Wanted
+from knit_workflows.settings import Settings, SettingsRefused, read_settings
+from knit_workflows.worker import backend_from
+
+VERBS: Final = ("database", "still-there", "volumes", "look", "make-volumes", "load")
+_OF_VOLUMES: Final = ("volumes", "make-volumes")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Does one thing and ends: with 1 if the pipe broke, with 2 for wrong settings."""
+    parser = argparse.ArgumentParser(prog="python -m knit_workflows.backup.far")
+    parser.add_argument("verb", choices=VERBS)
+    parser.add_argument("--storage-class", help="of the volumes that are made")
+    options = parser.parse_args(arguments)
+    try:
+        settings = read_settings()
+    except SettingsRefused as refused:
+        parser.error(str(refused))
+    try:
+        write_frames(_frames(settings, options.verb, options.storage_class), _write)
+        sys.stdout.flush()
+    except (BrokenPipeError, BackupProblem) as cut:
+        parser.exit(1, f"error: {cut}\n")
+
+
+def _frames(settings: Settings, verb: str, storage_class: str | None) -> Iterator[Frame]:
+    volumes = PodVolumes(backend_from(settings.compute), storage_class)
+    url = settings.store.url.get_secret_value()
+    installation = DirectInstallation(url, volumes, shown=settings.compute.kind)
+    at_work: AbstractContextManager[Any] = (
+        volumes.at_work() if verb in _OF_VOLUMES else nullcontext()
+    )
+    with at_work:
+        yield from _answer(installation, verb)
+
+
+def _answer(installation: DirectInstallation, verb: str) -> Iterator[Frame]:
+    match verb:
+        case "database":
+            yield from installation.database()
+        case "still-there":
+            yield {"there": sorted(installation.still_there(json.load(sys.stdin)))}
+        case "volumes":
+            wanted = [Wanted(**one) for one in json.load(sys.stdin)]
+            yield from installation.volumes(wanted)
+        case "look":
+            found = installation.look()
+            yield {"revision": found.revision, "used": found.used, "restored": found.restored}
+        case "make-volumes":
+            yield from installation.make_volumes(read_frames(sys.stdin.buffer.read))
+        case "load":
+            yield {"loaded": installation.load(read_frames(sys.stdin.buffer.read))}
+
+
+def _write(body: bytes) -> None:
+    sys.stdout.buffer.write(body)
+    if len(body) > 1 << 16:  # a buffer would only copy it
+        sys.stdout.buffer.flush()
+
+
+if __name__ == "__main__":
+    main()

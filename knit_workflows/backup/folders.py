@@ -1,0 +1,78 @@
+"""Volumes that are folders of this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from knit_workflows import archive
+from knit_workflows.backup.volumes import VolumeAbsent, VolumeOccupied, VolumeUnreadable
+from knit_workflows.compute.local.folders import StateFolder
+from knit_workflows.domain.errors import BackendRejected, KnitError
+from knit_workflows.domain.volumes import Volume
+
+
+class FolderVolumes:
+    """The volumes in the state folder of a local back-end; implements `Volumes`."""
+
+    def __init__(self, state: Path) -> None:
+        self._state = StateFolder(state)
+
+    def read(self, volume: Volume) -> Iterator[bytes]:
+        """See `Volumes`."""
+        try:
+            folder = self._state.volume(volume)
+        except BackendRejected as cause:
+            raise VolumeAbsent(cause.reason) from cause
+        try:
+            yield from archive.iter_pack(folder)
+        except archive.CannotPack as cause:
+            raise VolumeUnreadable(str(cause)) from cause
+        except OSError as cause:
+            raise VolumeUnreadable(f"{cause.filename or folder}: {cause.strerror}") from cause
+
+    def capacity(self, volume: Volume) -> int | None:
+        """Gives None: a folder takes what the disk has."""
+        return None
+
+    def write(self, volume: Volume, archive_: Iterator[bytes]) -> None:
+        """See `Volumes`: a draft, which is renamed once it is on the disk."""
+        target = self._state.volume_path(volume)
+        if target.exists():
+            raise VolumeOccupied
+        try:
+            self._state.make()
+            with self._state.draft() as draft:
+                archive.unpack(Stream(archive_), draft, sync=True)
+                draft.chmod(0o777)  # as volumes are: containers of any user may have to read it
+                draft.rename(target)
+        except archive.ArchiveRefused as cause:
+            raise VolumeUnreadable(f"{volume.name}: {cause}") from cause
+        except KnitError as cause:
+            raise VolumeUnreadable(f"{volume.name}: {cause.reason}") from cause
+
+    def expect(self, volumes: Sequence[Volume], *, to_write: bool) -> None:
+        """Does nothing: folders need not be opened."""
+
+
+class Stream:
+    """Chunks, as a file that is read."""
+
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        self._chunks = chunks
+        self._rest = memoryview(b"")
+
+    def read(self, size: int, /) -> memoryview:
+        """Gives up to so many bytes, none at the end."""
+        while not self._rest:
+            chunk = b""
+            with suppress(StopIteration):
+                chunk = next(self._chunks)
+                if not chunk:
+                    continue
+            if not chunk:
+                break
+            self._rest = memoryview(chunk)
+        part, self._rest = self._rest[:size], self._rest[size:]
+        return part

@@ -1,0 +1,218 @@
+"""Volumes behind a back-end: each is opened as a transfer opens it, some of them ahead.
+
+On Kubernetes a transfer is a short-lived pod that mounts the claim, read-only to be read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+import secrets
+import threading
+from collections import deque
+from collections.abc import Coroutine, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from datetime import timedelta
+from http import HTTPStatus
+from typing import Any, Final, TypeVar
+from urllib.parse import urlsplit
+
+from knit_workflows import archive, names
+from knit_workflows.backup.volumes import VolumeAbsent, VolumeOccupied, VolumeUnreadable
+from knit_workflows.compute.base import ComputeBackend, Transfer, TransferMode
+from knit_workflows.domain.errors import (
+    BackendRejected,
+    DataExists,
+    KnitError,
+    TransferNotReady,
+)
+from knit_workflows.domain.volumes import Volume, VolumeOptions
+
+T = TypeVar("T")
+
+TRANSFER_ID: Final = "backup"
+"""The last part of the names of these pods, by which those of a killed one are found."""
+_AHEAD: Final = 6
+_OPENING: Final = timedelta(minutes=5)
+_IDLE: Final = timedelta(minutes=15)
+_PAUSE: Final = 0.2
+_CHUNK: Final = 1 << 20
+_TIMEOUT: Final = 300.0
+
+
+class PodVolumes:
+    """The volumes of a back-end that serves them over HTTP; implements `Volumes`."""
+
+    def __init__(self, backend: ComputeBackend, storage_class: str | None = None) -> None:
+        """`storage_class`: that of volumes that are made; None: the installation's."""
+        self._backend = backend
+        self._storage_class = storage_class
+        self._loop = asyncio.new_event_loop()
+        self._coming: deque[tuple[Volume, TransferMode]] = deque()
+        self._opened: dict[tuple[str, TransferMode], _Opened] = {}
+        self._closing: list[Future[None]] = []
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Connects to the back-end; at the end all that was opened is closed."""
+        thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        thread.start()
+        try:
+            self._do(self._backend.open())
+            try:
+                yield
+            finally:
+                for opened in list(self._opened.values()):
+                    opened.opening.cancel()
+                    self._close(opened)
+                for closing in self._closing:
+                    with suppress(KnitError):
+                        closing.result()
+                self._do(self._backend.aclose())
+        finally:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            thread.join()
+            self._loop.close()
+
+    def expect(self, volumes: Sequence[Volume], *, to_write: bool) -> None:
+        """See `Volumes`: some are opened ahead, since a pod takes seconds."""
+        mode = TransferMode.WRITE if to_write else TransferMode.READ
+        self._coming.extend((one, mode) for one in volumes)
+
+    def read(self, volume: Volume) -> Iterator[bytes]:
+        """See `Volumes`."""
+        opened = self._open(volume, TransferMode.READ)
+        try:
+            yield from _received(*self._endpoint(opened), volume)
+        finally:
+            self._close(opened)
+
+    def capacity(self, volume: Volume) -> int | None:
+        """See `Volumes`."""
+        try:
+            return self._do(self._backend.measure_volume(volume))
+        except KnitError:
+            return None  # what is asked for again is then the installation's own
+
+    def write(self, volume: Volume, archive_: Iterator[bytes]) -> None:
+        """See `Volumes`; the agent undoes what is cut."""
+        opened = self._open(volume, TransferMode.WRITE)
+        try:
+            _send(*self._endpoint(opened), archive_, volume)
+        finally:
+            self._close(opened)
+
+    # --- transfers ------------------------------------------------------------------------------
+
+    def _open(self, volume: Volume, mode: TransferMode) -> _Opened:
+        """Gives the opening of a volume, and begins those of the next ones."""
+        if self._coming and self._coming[0] == (volume, mode):
+            self._coming.popleft()
+        opened = self._begun(volume, mode)
+        for other in list(self._coming)[:_AHEAD]:
+            self._begun(*other)
+        return opened
+
+    def _begun(self, volume: Volume, mode: TransferMode) -> _Opened:
+        key = (volume.name, mode)
+        if key not in self._opened:
+            name = names.transfer(volume.knit_id, mode.value, TRANSFER_ID)
+            transfer = Transfer(name, volume, mode, secrets.token_urlsafe(32), idle=_IDLE)
+            opening = asyncio.run_coroutine_threadsafe(self._opening(transfer), self._loop)
+            self._opened[key] = _Opened(key, transfer, opening)
+        return self._opened[key]
+
+    async def _opening(self, transfer: Transfer) -> str:
+        told = "it is not ready"
+        volume = transfer.volume
+        if transfer.mode is TransferMode.WRITE:
+            options = VolumeOptions(storage_class=self._storage_class, size=volume.options.size)
+            await self._backend.create_volume(replace(volume, options=options))
+        try:
+            async with asyncio.timeout(_OPENING.total_seconds()):
+                while True:
+                    try:
+                        return (await self._backend.open_transfer(transfer)).url
+                    except TransferNotReady as not_ready:
+                        told = not_ready.reason
+                    await asyncio.sleep(_PAUSE)
+        except TimeoutError as cause:
+            raise VolumeUnreadable(f"{volume.name}: {told}") from cause
+
+    def _endpoint(self, opened: _Opened) -> tuple[str, str]:
+        """Gives address and token of an opened volume."""
+        try:
+            return opened.opening.result(), opened.transfer.token
+        except DataExists as cause:
+            raise VolumeOccupied from cause
+        except BackendRejected as cause:
+            raise VolumeAbsent(cause.reason) from cause
+        except KnitError as cause:
+            raise VolumeUnreadable(cause.reason) from cause
+
+    def _close(self, opened: _Opened) -> None:
+        self._opened.pop(opened.key, None)
+        closing = self._backend.close_transfer(opened.transfer)
+        self._closing = [one for one in self._closing if not one.done()]
+        self._closing.append(asyncio.run_coroutine_threadsafe(closing, self._loop))
+
+    def _do(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+
+
+class _Opened:
+    """A transfer that is open, or being opened."""
+
+    def __init__(
+        self, key: tuple[str, TransferMode], transfer: Transfer, opening: Future[str]
+    ) -> None:
+        self.key = key
+        self.transfer = transfer
+        self.opening = opening
+
+
+def _received(url: str, token: str, volume: Volume) -> Iterator[bytes]:
+    with _connected(url, volume) as connection:
+        path = f"/?{archive.WHOLE.query()}"
+        connection.request("GET", path, headers={"Authorization": f"Bearer {token}"})
+        response = connection.getresponse()
+        _require(response, HTTPStatus.OK, volume)
+        while chunk := response.read(_CHUNK):
+            yield chunk
+
+
+def _send(url: str, token: str, archive_: Iterator[bytes], volume: Volume) -> None:
+    headers = {"Authorization": f"Bearer {token}", "Transfer-Encoding": "chunked"}
+    with _connected(url, volume) as connection:
+        # A refusal is told although the rest of the body does not arrive any more.
+        with suppress(BrokenPipeError, ConnectionResetError):
+            connection.request("POST", "/", archive_, headers, encode_chunked=True)
+        response = connection.getresponse()
+        if response.status == HTTPStatus.CONFLICT:
+            raise VolumeOccupied
+        _require(response, HTTPStatus.NO_CONTENT, volume)
+
+
+@contextmanager
+def _connected(url: str, volume: Volume) -> Iterator[http.client.HTTPConnection]:
+    address = urlsplit(url)
+    connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=_TIMEOUT)
+    try:
+        yield connection
+    except (OSError, http.client.HTTPException) as cause:
+        raise VolumeUnreadable(f"{volume.name}: its pod was lost: {cause!r}") from cause
+    finally:
+        connection.close()
+
+
+def _require(response: http.client.HTTPResponse, status: HTTPStatus, volume: Volume) -> None:
+    if response.status == status:
+        return
+    body = response.read(1 << 16)
+    reason = body.decode("utf-8", "replace")
+    with suppress(ValueError, KeyError, TypeError):
+        reason = json.loads(body)["reason"]
+    raise VolumeUnreadable(f"{volume.name}: {response.status} {reason}")

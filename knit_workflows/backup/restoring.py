@@ -1,0 +1,170 @@
+"""Fills an empty installation from a set: first its volumes, at last its database, in one step.
+
+Every piece is checked as it is read. Until the database is there the installation knows of nothing
+that was made, so whoever is killed has switched nothing on; the next one goes on from there.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from knit_workflows.backup.blobs import Piece, Reader
+from knit_workflows.backup.destinations import Destination
+from knit_workflows.backup.frames import Frame
+from knit_workflows.backup.installation import Installation
+from knit_workflows.backup.problems import BackupProblem, Damaged
+from knit_workflows.backup.sets import BackupSet, VolumeEntry, load_set, set_ids
+from knit_workflows.backup.taking import Watcher
+from knit_workflows.backup.volumes import Restored, announce
+
+_AHEAD: Final = 64
+"""So many volumes are announced before their content comes."""
+
+
+@dataclass(frozen=True)
+class Restoration:
+    """What a restore has done. `made`: volumes; `equal`: those that were there already.
+
+    `already`: nothing, since this very set was restored before.
+    """
+
+    set: BackupSet
+    made: int
+    equal: int
+    seconds: float
+    already: bool = False
+
+
+def choose_set(source: Destination, set_id: str | None) -> BackupSet:
+    """Gives the set of that id, or the newest; raises BackupProblem if there is none."""
+    if set_id is None:
+        ids = set_ids(source)
+        if not ids:
+            raise BackupProblem(
+                f"there is no set in {source.shown}",
+                reason="a backup that was cut has none until it is repeated",
+                advice="name the destination of `knit admin backup`",
+            )
+        set_id = ids[-1]
+    return load_set(source, set_id)
+
+
+def check_set(source: Destination, chosen: BackupSet, watcher: Watcher) -> int:
+    """Reads everything that a set needs, and gives the bytes of it; raises Damaged."""
+    total = 0
+    with Reader(source) as reader:
+        for content in reader.stream(_of_tables(chosen)):
+            total += len(content)
+        watcher.begins("check", chosen.volumes, 0)
+        for entry in chosen.entries(reader):
+            for content in reader.stream(entry.pieces):
+                total += len(content)
+                watcher.moved(len(content))
+            watcher.finished(1)
+    return total
+
+
+def find_obstacles(chosen: BackupSet, target: Installation) -> str | None:
+    """Raises BackupProblem if an installation cannot take a set; gives the set that it has had."""
+    found = target.look()
+    if found.restored == chosen.id:
+        return found.restored
+    used = [f"{count:,} {kind}" for kind, count in found.used.items() if count]
+    if used:
+        raise BackupProblem(
+            f"{target.shown} is not empty",
+            reason=f"it has {', '.join(used)}",
+            advice="restore into a new installation: another namespace, another --state",
+        )
+    if found.revision != chosen.revision:
+        has = "no tables of knit" if found.revision is None else f"revision {found.revision}"
+        raise BackupProblem(
+            f"{target.shown} has {has}, the set is of revision {chosen.revision}",
+            advice=f"install knit {chosen.knit}, restore, and upgrade it then",
+        )
+    return None
+
+
+def restore(
+    source: Destination, chosen: BackupSet, target: Installation, watcher: Watcher, *, by: str
+) -> Restoration:
+    """Fills an installation; `by` is who does it, for its audit log.
+
+    Raises:
+        BackupProblem: it cannot be filled; nothing of the set is switched on.
+        Damaged: the set is not whole; likewise.
+    """
+    began = time.monotonic()
+    if find_obstacles(chosen, target) is not None:
+        return Restoration(chosen, 0, 0, time.monotonic() - began, already=True)
+    with Reader(source) as reader:
+        for _ in reader.stream(_of_tables(chosen)):  # before anything is made
+            pass
+        made, equal = _make_volumes(reader, chosen, target, watcher)
+        target.load(_database(reader, chosen, by))
+    return Restoration(chosen, made, equal, time.monotonic() - began)
+
+
+def _of_tables(chosen: BackupSet) -> Iterator[Piece]:
+    return (piece for table in chosen.tables for piece in table.pieces)
+
+
+def _make_volumes(
+    reader: Reader, chosen: BackupSet, target: Installation, watcher: Watcher
+) -> tuple[int, int]:
+    watcher.begins("restore", chosen.volumes, 0)
+    made = equal = 0
+    failed: dict[str, str] = {}
+    for told in target.make_volumes(_volumes(reader, chosen.entries(reader), watcher)):
+        watcher.finished(1)
+        made += "made" in told
+        equal += "equal" in told
+        if "failed" in told:
+            failed[told["failed"]] = told["why"]
+    if failed:
+        which, why = next(iter(failed.items()))
+        raise BackupProblem(
+            f"{len(failed):,} of {chosen.volumes:,} volumes could not be made",
+            reason=f"Data {which}: {why}",
+            advice="mend that, then repeat the command: it goes on from here",
+        )
+    if made + equal != chosen.volumes:
+        raise Damaged(
+            f"the index of the set {chosen.id} has {made + equal:,} volumes, not {chosen.volumes:,}"
+        )
+    return made, equal
+
+
+def _volumes(reader: Reader, entries: Iterable[VolumeEntry], watcher: Watcher) -> Iterator[Frame]:
+    for some in _batches(entries):
+        yield announce([Restored(one.knit_id, one.pieces, one.capacity) for one in some])
+        for entry in some:
+            yield {"volume": entry.knit_id}
+            for content in reader.stream(entry.pieces):
+                watcher.moved(len(content))
+                yield content
+            yield {"end": True}
+
+
+def _batches(entries: Iterable[VolumeEntry]) -> Iterator[Sequence[VolumeEntry]]:
+    some: list[VolumeEntry] = []
+    for entry in entries:
+        some.append(entry)
+        if len(some) == _AHEAD:
+            yield some
+            some = []
+    if some:
+        yield some
+
+
+def _database(reader: Reader, chosen: BackupSet, by: str) -> Iterator[Frame]:
+    about: dict[str, Any] = {"set": chosen.id, "at": chosen.at, "revision": chosen.revision}
+    yield about | {"by": by, "gone": [*chosen.gone, *chosen.unreadable]}
+    for table in chosen.tables:
+        yield {"table": table.table, "columns": table.columns}
+        yield from reader.stream(table.pieces)
+        yield {"rows": table.rows}
+    yield {"sequences": chosen.sequences}

@@ -1,0 +1,39 @@
+"""Removes old sets, and the pieces that no set needs any more."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from knit_workflows.backup.blobs import FOLDER, Reader, digest_in
+from knit_workflows.backup.destinations import Destination
+from knit_workflows.backup.destinations.base import Lock
+from knit_workflows.backup.sets import load_set, set_ids, set_name
+
+
+def prune(destination: Destination, lock: Lock, keep: int) -> Iterator[str]:
+    """Removes all but the newest `keep` sets, and gives their ids.
+
+    A set goes before its pieces, so that there is never one without; pieces that a killed backup
+    has left go, too. A second call goes on from there.
+
+    Raises:
+        BackupProblem: a set that stays cannot be read, so nobody knows what it needs.
+    """
+    ids = set_ids(destination)
+    old = ids[:-keep]
+    needed: set[str] = set()
+    with Reader(destination) as reader:
+        for one in ids[-keep:]:
+            kept = load_set(destination, one)
+            needed |= {piece.sha256 for piece in kept.index}
+            needed |= {piece.sha256 for table in kept.tables for piece in table.pieces}
+            needed |= {piece.sha256 for entry in kept.entries(reader) for piece in entry.pieces}
+    for one in old:
+        lock.require()
+        destination.remove(set_name(one))
+        yield one
+    destination.settle()
+    for name in list(destination.names(FOLDER)):
+        if digest_in(name) not in needed:
+            lock.require()
+            destination.remove(name)

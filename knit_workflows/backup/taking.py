@@ -1,0 +1,327 @@
+"""Takes a backup: the database at one instant, then the volumes that were final by then.
+
+Data never change once they are final, so their volumes can be read afterwards, while Runs go on.
+What is read is recorded as it goes; whoever is killed, the next one goes on from there.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Final, Protocol
+
+from knit_workflows import names
+from knit_workflows.backup.blobs import (
+    FOLDER,
+    Piece,
+    Reader,
+    Writer,
+    digest_in,
+    pieces_of,
+)
+from knit_workflows.backup.destinations import Destination
+from knit_workflows.backup.destinations.base import Lock
+from knit_workflows.backup.frames import Frame, content_until
+from knit_workflows.backup.installation import Installation
+from knit_workflows.backup.problems import BackupProblem
+from knit_workflows.backup.retention import prune
+from knit_workflows.backup.sets import (
+    BackupSet,
+    TableEntry,
+    VolumeEntry,
+    load_set,
+    next_id,
+    read_partial,
+    set_ids,
+    set_name,
+    write_partial,
+)
+from knit_workflows.backup.volumes import Wanted
+from knit_workflows.domain.instants import format_instant
+
+_RECORD_SECONDS: Final = 5.0
+_RECORD_VOLUMES: Final = 500
+"""A record of what is finished is written after so long, or so many."""
+
+
+class Watcher(Protocol):
+    """Hears how far a backup or a restore is."""
+
+    def begins(self, what: str, volumes: int, known: int) -> None:
+        """Hears that so many volumes follow, of which so many need not be moved."""
+
+    def moved(self, size: int) -> None:
+        """Hears of bytes of archives."""
+
+    def finished(self, volumes: int) -> None:
+        """Hears of volumes that are complete."""
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What a backup has made.
+
+    `read`: the volumes that were read, the others were known. `stored_bytes`: what was written,
+    compressed. `pruned`: the sets that were removed.
+    """
+
+    set: BackupSet
+    read: int
+    read_bytes: int
+    stored_bytes: int
+    seconds: float
+    pruned: tuple[str, ...] = ()
+
+
+def take_backup(
+    source: Installation, destination: Destination, watcher: Watcher, *, keep: int | None = None
+) -> Taken:
+    """Takes a set; afterwards removes all but the newest `keep` sets, and what only those had.
+
+    Raises:
+        BackupProblem: it cannot be ended; a second call goes on from there.
+    """
+    began = time.monotonic()
+    with destination.locked() as lock:
+        known = _Known.load(destination)
+        with Writer(destination, known.present) as writer:
+            taking = _Taking(source, destination, watcher, lock, writer, known)
+            taken = taking.run()
+        lock.require()
+        for record in known.records:
+            destination.remove(record)
+        pruned = () if keep is None else tuple(prune(destination, lock, keep))
+    return Taken(
+        taken,
+        taking.read,
+        taking.read_bytes,
+        writer.stored_bytes,
+        time.monotonic() - began,
+        pruned,
+    )
+
+
+@dataclass
+class _Known:
+    """What a destination has: its newest set, whose volumes are, and the digests of all pieces."""
+
+    newest: str | None
+    present: set[str]
+    entries: dict[str, VolumeEntry]
+    records: list[str]
+
+    @classmethod
+    def load(cls, destination: Destination) -> _Known:
+        present = {digest_in(name) for name in destination.names(FOLDER)}
+        records = read_partial(destination)
+        entries: dict[str, VolumeEntry] = {}
+        newest = max(set_ids(destination), default=None)
+        if newest is not None:
+            with Reader(destination) as reader:
+                known = load_set(destination, newest)
+                entries = {one.knit_id: one for one in known.entries(reader)}
+        for finished in records.values():
+            entries |= {one.knit_id: one for one in finished}
+        return cls(newest, present, entries, list(records))
+
+    def entry(self, wanted: Wanted) -> VolumeEntry | None:
+        """Gives the entry of a volume that need not be read again."""
+        found = self.entries.get(wanted.knit_id)
+        if found is None or found.adopted or not wanted.owned:
+            return None
+        return found if all(one.sha256 in self.present for one in found.pieces) else None
+
+
+@dataclass
+class _Database:
+    """The database in pieces, and what it says."""
+
+    at: str
+    revision: str
+    under_way: int
+    tables: list[TableEntry] = field(default_factory=list)
+    sequences: dict[str, int] = field(default_factory=dict)
+    wanted: list[Wanted] = field(default_factory=list)
+
+
+@dataclass
+class _Taking:
+    source: Installation
+    destination: Destination
+    watcher: Watcher
+    lock: Lock
+    writer: Writer
+    known: _Known
+    read: int = 0
+    read_bytes: int = 0
+    gone: list[str] = field(default_factory=list)
+    unreadable: dict[str, str] = field(default_factory=dict)
+
+    def run(self) -> BackupSet:
+        database = self._read_database()
+        entries: list[VolumeEntry] = []
+        missing: list[Wanted] = []
+        for one in database.wanted:
+            if (entry := self.known.entry(one)) is not None:
+                entries.append(entry)
+            else:
+                missing.append(one)
+        self.watcher.begins("backup", len(database.wanted), len(entries))
+        for batch in self._read_volumes(missing):
+            entries += batch
+        return self._seal(database, entries)
+
+    # --- the database ---------------------------------------------------------------------------
+
+    def _read_database(self) -> _Database:
+        frames = self.source.database()
+        about = next(frames)
+        assert isinstance(about, dict)
+        database = _Database(about["at"], about["revision"], about["under_way"])
+        for frame in frames:
+            assert isinstance(frame, dict)
+            if "table" in frame:
+                database.tables.append(self._table(frame, frames))
+            elif "sequences" in frame:
+                database.sequences = frame["sequences"]
+            elif "volumes" in frame:
+                lines = b"".join(content_until(frames, "end")).splitlines()
+                database.wanted = [Wanted(**json.loads(line)) for line in lines]
+        return database
+
+    def _table(self, head: dict[str, Any], frames: Iterator[Frame]) -> TableEntry:
+        rows = 0
+
+        def content() -> Iterator[bytes]:
+            nonlocal rows
+            for frame in frames:
+                if isinstance(frame, bytes):
+                    yield frame
+                else:
+                    rows = frame["rows"]
+                    return
+
+        pieces = self._stored(content())
+        return TableEntry(head["table"], tuple(head["columns"]), rows, pieces)
+
+    def _stored(self, content: Iterator[bytes]) -> tuple[Piece, ...]:
+        futures = [self.writer.put(piece) for piece in pieces_of(content)]
+        return tuple(one.result() for one in futures)
+
+    # --- volumes --------------------------------------------------------------------------------
+
+    def _read_volumes(self, missing: Sequence[Wanted]) -> Iterator[list[VolumeEntry]]:
+        """Reads volumes, and gives those that are complete and recorded."""
+        if not missing:
+            return
+        by_id = {one.knit_id: one for one in missing}
+        frames = self.source.volumes(missing)
+        pending: deque[_Reading] = deque()
+        finished: list[VolumeEntry] = []
+        last = time.monotonic()
+        for frame in frames:
+            assert isinstance(frame, dict)
+            reading = self._read_one(by_id[frame["volume"]], frames)
+            if reading is not None:
+                pending.append(reading)
+            while pending and pending[0].is_stored:
+                finished.append(pending.popleft().entry())
+            late = time.monotonic() - last > _RECORD_SECONDS
+            if finished and (late or len(finished) >= _RECORD_VOLUMES):
+                yield self._recorded(finished)
+                finished, last = [], time.monotonic()
+        finished += [one.entry() for one in pending]
+        if finished:
+            yield self._recorded(finished)
+
+    def _read_one(self, wanted: Wanted, frames: Iterator[Frame]) -> _Reading | None:
+        """Reads a volume and stores its pieces; None if it cannot be read."""
+        last: dict[str, Any] = {}
+
+        def content() -> Iterator[bytes]:
+            for frame in frames:
+                if isinstance(frame, dict):
+                    last.update(frame)
+                    return
+                self.watcher.moved(len(frame))
+                self.read_bytes += len(frame)
+                yield frame
+
+        futures = [self.writer.put(piece) for piece in pieces_of(content())]
+        if "read" in last:
+            return _Reading(wanted, futures, last["capacity"])
+        for one in futures:
+            one.result()
+        if last.get("failed") != wanted.knit_id:
+            raise BackupProblem("what came from the installation is out of order")
+        # What a failed Run never had is not missing.
+        if wanted.must_be_there or not last["absent"]:
+            self.unreadable[wanted.knit_id] = last["why"]
+        return None
+
+    def _recorded(self, finished: Sequence[VolumeEntry]) -> list[VolumeEntry]:
+        """Records what is finished, without Data that were deleted while they were read."""
+        self.lock.require()
+        there = self.source.still_there([one.knit_id for one in finished])
+        kept = [one for one in finished if one.knit_id in there]
+        self.gone += [one.knit_id for one in finished if one.knit_id not in there]
+        if kept:
+            self.known.records.append(write_partial(self.destination, kept))
+        self.read += len(kept)
+        self.watcher.finished(len(finished))
+        return kept
+
+    # --- the end --------------------------------------------------------------------------------
+
+    def _seal(self, database: _Database, entries: Sequence[VolumeEntry]) -> BackupSet:
+        """Writes the manifest, once all that it names is there to stay."""
+        if self.unreadable:
+            there = self.source.still_there(list(self.unreadable))
+            self.gone += [one for one in self.unreadable if one not in there]
+            self.unreadable = {k: why for k, why in self.unreadable.items() if k in there}
+        index = self._stored(one.line() for one in entries)
+        moment = datetime.now(UTC)
+        taken = BackupSet(
+            id=next_id(self.known.newest, moment),
+            at=database.at,
+            ended=format_instant(moment),
+            revision=database.revision,
+            knit=names.VERSION,
+            tables=tuple(database.tables),
+            sequences=database.sequences,
+            index=index,
+            volumes=len(entries),
+            volume_bytes=sum(one.size for one in entries),
+            under_way=database.under_way,
+            gone=tuple(self.gone),
+            unreadable=self.unreadable,
+        )
+        self.destination.settle()
+        self.lock.require()
+        self.destination.write(set_name(taken.id), taken.document())
+        self.destination.settle()
+        return taken
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """A volume that was read, and whose pieces are being stored."""
+
+    wanted: Wanted
+    futures: list[Future[Piece]]
+    capacity: int | None
+
+    @property
+    def is_stored(self) -> bool:
+        return all(one.done() for one in self.futures)
+
+    def entry(self) -> VolumeEntry:
+        pieces = tuple(one.result() for one in self.futures)
+        return VolumeEntry(
+            self.wanted.knit_id, pieces, self.capacity, adopted=not self.wanted.owned
+        )

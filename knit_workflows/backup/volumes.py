@@ -1,0 +1,148 @@
+"""The volumes of an installation: read as archives, and made from them.
+
+Both directions are streams of frames, so that they are the same in this process and through a pipe.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+from knit_workflows import names
+from knit_workflows.backup.blobs import PIECE, Piece, pieces_of
+from knit_workflows.backup.frames import Frame, content_until
+from knit_workflows.domain.volumes import Volume, VolumeOptions
+
+
+class VolumeAbsent(Exception):
+    """There is no such volume."""
+
+
+class VolumeUnreadable(Exception):
+    """A volume cannot be read or written; the message says why."""
+
+
+class VolumeOccupied(Exception):
+    """A volume has content already."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The volume of a Data, to be read."""
+
+    knit_id: str
+    volume: str
+    owned: bool = True
+    must_be_there: bool = True
+
+
+@dataclass(frozen=True)
+class Restored:
+    """The volume of a Data, to be made: the pieces of its archive, and its capacity if known."""
+
+    knit_id: str
+    pieces: tuple[Piece, ...]
+    capacity: int | None = None
+
+
+class Volumes(Protocol):
+    """Where volumes are."""
+
+    def read(self, volume: Volume) -> Iterator[bytes]:
+        """Gives the archive of a volume; raises VolumeAbsent, VolumeUnreadable."""
+
+    def capacity(self, volume: Volume) -> int | None:
+        """Gives the bytes that are set aside for a volume, where there is such a thing."""
+
+    def write(self, volume: Volume, archive: Iterator[bytes]) -> None:
+        """Makes a volume of the size in its options from an archive: all of it, or nothing.
+
+        Raises:
+            VolumeOccupied: it has content; nothing of the archive need have been read.
+            VolumeUnreadable: it cannot be made.
+        """
+
+    def expect(self, volumes: Sequence[Volume], *, to_write: bool) -> None:
+        """Hears which volumes come next, in this order."""
+
+
+def read_volumes(volumes: Volumes, wanted: Sequence[Wanted]) -> Iterator[Frame]:
+    """Gives volumes one after another.
+
+    Of each `{"volume": its Data}`, content, `{"read", "capacity"}`; or instead of the last,
+    perhaps after some content, `{"failed": its Data, "why", "absent"}`.
+    """
+    named = [Volume(one.volume, one.knit_id) for one in wanted]
+    volumes.expect(named, to_write=False)
+    for volume in named:
+        yield {"volume": volume.knit_id}
+        try:
+            yield from volumes.read(volume)
+            yield {"read": volume.knit_id, "capacity": volumes.capacity(volume)}
+        except VolumeAbsent as absent:
+            yield {"failed": volume.knit_id, "why": str(absent), "absent": True}
+        except VolumeUnreadable as failed:
+            yield {"failed": volume.knit_id, "why": str(failed), "absent": False}
+
+
+def announce(entries: Sequence[Restored]) -> dict[str, Any]:
+    """Gives the message before volumes that are to be made."""
+    return {"coming": [asdict(one) for one in entries]}
+
+
+def write_volumes(volumes: Volumes, frames: Iterable[Frame]) -> Iterator[dict[str, Any]]:
+    """Makes volumes: of each `{"volume": its Data}`, content, `{"end"}`; after `announce`.
+
+    Gives `{"made": its Data}` for each. One that is there already is read: it must be equal, and
+    is `{"equal": …}` then; `{"failed": its Data, "why"}` if not, or if it cannot be made.
+    """
+    coming: dict[str, Restored] = {}
+    stream = iter(frames)
+    for frame in stream:
+        assert isinstance(frame, dict)
+        if "coming" in frame:
+            ahead = [_restored(one) for one in frame["coming"]]
+            coming |= {one.knit_id: one for one in ahead}
+            volumes.expect([_own(one) for one in ahead], to_write=True)
+            continue
+        yield _write_one(volumes, coming.pop(frame["volume"]), content_until(stream, "end"))
+
+
+def _write_one(volumes: Volumes, entry: Restored, content: Iterator[bytes]) -> dict[str, Any]:
+    volume = _own(entry)
+    try:
+        try:
+            volumes.write(volume, content)
+            return {"made": entry.knit_id}
+        except VolumeOccupied:
+            if _is_equal(volumes.read(volume), entry.pieces):
+                return {"equal": entry.knit_id}
+            why = f"the volume {volume.name} is there, with other content"
+            return {"failed": entry.knit_id, "why": why}
+    except (VolumeUnreadable, VolumeAbsent) as failed:
+        return {"failed": entry.knit_id, "why": str(failed)}
+    finally:
+        for _ in content:  # what comes next is another volume's
+            pass
+
+
+def _is_equal(archive: Iterator[bytes], pieces: Sequence[Piece]) -> bool:
+    found = (Piece.of(one) for one in pieces_of(archive, PIECE))
+    left = iter(pieces)
+    equal = all(one == next(left, None) for one in found)
+    with suppress(StopIteration):
+        next(left)
+        return False
+    return equal
+
+
+def _own(entry: Restored) -> Volume:
+    size = None if entry.capacity is None else str(entry.capacity)
+    return Volume(names.volume(entry.knit_id), entry.knit_id, VolumeOptions(size=size))
+
+
+def _restored(value: dict[str, Any]) -> Restored:
+    pieces = tuple(Piece(sha256, size) for sha256, size in value["pieces"])
+    return Restored(value["knit_id"], pieces, value["capacity"])

@@ -1,0 +1,54 @@
+"""A folder as a destination: files of its owner, and nothing of what was not finished."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+import pytest
+
+from knit_workflows.backup.destinations import open_destination
+from knit_workflows.backup.destinations.folder import Folder
+from knit_workflows.backup.problems import BackupProblem
+
+
+def test_only_the_owner_reads_it(tmp_path: Path):
+    folder = Folder.at(tmp_path / "new", new=True)
+    with folder.locked():
+        folder.write("blobs/aa/1", b"secret")
+    modes = {stat.S_IMODE(one.stat().st_mode) for one in (tmp_path / "new").rglob("*")}
+    assert modes == {0o700, 0o600}
+
+
+@pytest.mark.parametrize("step", ["os.fsync", "pathlib.Path.rename"])
+def test_what_was_not_finished_has_no_name_and_goes(
+    tmp_path: Path, step: str, monkeypatch: pytest.MonkeyPatch
+):
+    folder = Folder.at(tmp_path, new=True)
+
+    class Gone(BaseException):
+        pass
+
+    def killed(*_: object) -> None:
+        raise Gone
+
+    monkeypatch.setattr(step, killed)
+    monkeypatch.setattr("pathlib.Path.unlink", killed)  # a killed process removes nothing
+    with pytest.raises(Gone), folder.locked():
+        folder.write("blobs/aa/1", b"whole")
+    monkeypatch.undo()
+    assert len(list((tmp_path / "drafts").iterdir())) == 1
+    assert folder.read("blobs/aa/1") is None
+    with folder.locked():
+        assert list(folder.names("blobs/")) == []
+        assert not list((tmp_path / "drafts").iterdir())
+
+
+def test_what_cannot_be_is_said_in_words(tmp_path: Path):
+    with pytest.raises(BackupProblem, match="there is no folder"):
+        open_destination("none", tmp_path, new=False)
+    with pytest.raises(BackupProblem, match="gs://x is no destination"):
+        open_destination("gs://x", tmp_path, new=True)
+    (tmp_path / "file").touch()
+    with pytest.raises(BackupProblem, match="cannot make"):
+        open_destination("file", tmp_path, new=True)

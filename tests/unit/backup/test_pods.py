@@ -1,0 +1,197 @@
+"""Volumes behind real agents, as transfer pods run them, without a cluster."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from knit_workflows import archive
+from knit_workflows.archive.volume import ServedVolume
+from knit_workflows.backup.blobs import Piece, pieces_of
+from knit_workflows.backup.folders import FolderVolumes, Stream
+from knit_workflows.backup.pods import PodVolumes
+from knit_workflows.backup.volumes import (
+    Restored,
+    VolumeAbsent,
+    VolumeOccupied,
+    VolumeUnreadable,
+    Wanted,
+    announce,
+    read_volumes,
+    write_volumes,
+)
+from knit_workflows.compute.base import ComputeBackend, Endpoint, Transfer
+from knit_workflows.domain.errors import BackendRejected, TransferNotReady
+from knit_workflows.domain.volumes import Volume, VolumeOptions
+from knit_workflows.pod.agent import AgentServer
+
+pytestmark = pytest.mark.patient  # a server per volume
+
+
+class Agents:
+    """A back-end whose transfers are agents in threads; each is ready at the second call only."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.asked: set[str] = set()
+        self.open_names: list[str] = []
+        self.made: dict[str, VolumeOptions] = {}
+        self.most = 0
+        self._servers: dict[str, AgentServer] = {}
+
+    async def open(self) -> None:
+        pass
+
+    async def aclose(self) -> None:
+        assert not self._servers
+
+    async def create_volume(self, volume: Volume) -> VolumeOptions:
+        self.made[volume.name] = volume.options
+        (self.root / volume.name).mkdir(exist_ok=True)
+        return volume.options
+
+    async def measure_volume(self, volume: Volume) -> int | None:
+        return 1 << 30
+
+    async def open_transfer(self, transfer: Transfer) -> Endpoint:
+        folder = self.root / transfer.volume.name
+        if not folder.is_dir():
+            raise BackendRejected(f"the content of {transfer.volume.name} is gone")
+        if transfer.name not in self.asked:
+            self.asked.add(transfer.name)
+            raise TransferNotReady("a pod takes a while")
+        server = AgentServer(ServedVolume(folder), transfer.mode.value, transfer.token, 0, 60.0)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        self._servers[transfer.name] = server
+        self.open_names.append(transfer.name)
+        self.most = max(self.most, len(self._servers))
+        return Endpoint(f"http://127.0.0.1:{server.port}/")
+
+    async def close_transfer(self, transfer: Transfer) -> None:
+        server = self._servers.pop(transfer.name, None)
+        if server is not None:
+            await asyncio.to_thread(server.shutdown)
+            server.server_close()
+
+
+@contextmanager
+def pods(root: Path, storage_class: str | None = None) -> Iterator[tuple[PodVolumes, Agents]]:
+    root.mkdir(exist_ok=True)
+    agents = Agents(root)
+    volumes = PodVolumes(cast(ComputeBackend, agents), storage_class)
+    with volumes.at_work():
+        yield volumes, agents
+
+
+def fill(folder: Path) -> dict[str, bytes]:
+    """Makes ten volumes, and gives their archives."""
+    archives = {}
+    for number in range(10):
+        volume = folder / f"data-knitid-{number}"
+        (volume / "deep").mkdir(parents=True)
+        (volume / "deep" / "file").write_bytes(bytes([number]) * (number << 16))
+        (volume / "link").symlink_to("deep/file")
+        archives[str(number)] = b"".join(archive.iter_pack(volume))
+    return archives
+
+
+def frames(archives: dict[str, bytes]) -> Iterator[dict[str, Any] | bytes]:
+    """What a restore sends."""
+    yield announce(
+        [
+            Restored(one, tuple(map(Piece.of, pieces_of([whole]))), 77)
+            for one, whole in archives.items()
+        ]
+    )
+    for one, whole in archives.items():
+        yield {"volume": one}
+        yield whole
+        yield {"end": True}
+
+
+def test_volumes_are_read_some_ahead_and_closed(tmp_path: Path):
+    archives = fill(tmp_path / "v")
+    wanted = [Wanted(one, f"data-knitid-{one}") for one in [*archives, "gone"]]
+    with pods(tmp_path / "v") as (volumes, agents):
+        now = ""
+        found: dict[str, bytes] = {}
+        failed: dict[str, Any] = {}
+        for frame in read_volumes(volumes, wanted):
+            if isinstance(frame, bytes):
+                found[now] += frame
+            elif "volume" in frame:
+                now = frame["volume"]
+                found[now] = b""
+            elif "failed" in frame:
+                failed = frame
+            else:
+                assert frame == {"read": now, "capacity": 1 << 30}
+    assert found.pop("gone") == b""
+    assert found == archives
+    assert failed == {
+        "failed": "gone", "why": "the content of data-knitid-gone is gone", "absent": True
+    }  # fmt: skip
+    assert 1 < agents.most <= 8
+    assert all(name.endswith("-read-backup") for name in agents.open_names)
+
+
+def test_volumes_are_made_and_equal_ones_are_found(tmp_path: Path):
+    archives = fill(tmp_path / "v")
+    with pods(tmp_path / "w", "fast") as (volumes, agents):
+        told = list(write_volumes(volumes, frames(archives)))
+        assert told == [{"made": one} for one in archives]
+        assert set(agents.made.values()) == {VolumeOptions(storage_class="fast", size="77")}
+        assert list(write_volumes(volumes, frames(archives))) == [
+            {"equal": one} for one in archives
+        ]
+        (tmp_path / "w" / "data-knitid-3" / "more").touch()
+        told = list(write_volumes(volumes, frames(archives)))
+        assert [one for one in told if "equal" not in one] == [
+            {"failed": "3", "why": "the volume data-knitid-3 is there, with other content"}
+        ]
+    for one, whole in archives.items():
+        if one != "3":
+            assert b"".join(archive.iter_pack(tmp_path / "w" / f"data-knitid-{one}")) == whole
+
+
+def test_what_an_agent_refuses_is_told(tmp_path: Path):
+    with pods(tmp_path / "w") as (volumes, _):
+        with pytest.raises(VolumeUnreadable, match="data-knitid-x: 400 "):
+            volumes.write(Volume("data-knitid-x", "x"), iter([b"no archive at all" * 100]))
+        assert not list((tmp_path / "w" / "data-knitid-x").iterdir())
+
+
+def test_folders_are_volumes_too(tmp_path: Path):
+    archives = fill(tmp_path / "a" / "volumes")
+    there, here = FolderVolumes(tmp_path / "a"), FolderVolumes(tmp_path / "b")
+    for one, whole in archives.items():
+        volume = Volume(f"data-knitid-{one}", one)
+        assert b"".join(there.read(volume)) == whole
+        here.write(volume, iter([whole[:700], b"", whole[700:]]))
+        assert b"".join(here.read(volume)) == whole
+        with pytest.raises(VolumeOccupied):
+            here.write(volume, iter([whole]))
+    assert (tmp_path / "b" / "volumes" / "data-knitid-1").stat().st_mode & 0o777 == 0o777
+    with pytest.raises(VolumeAbsent):
+        list(there.read(Volume("data-knitid-none", "none")))
+    with pytest.raises(VolumeUnreadable):
+        here.write(Volume("data-knitid-cut", "cut"), iter([archives["3"][:2000]]))
+    assert not (tmp_path / "b" / "volumes" / "data-knitid-cut").exists()
+    assert not list((tmp_path / "b" / "trash").iterdir())
+
+
+def test_a_stream_is_read_in_the_sizes_asked_for():
+    stream = Stream(iter([b"abc", b"", b"defgh"]))
+    assert [bytes(stream.read(size)) for size in (2, 5, 4, 9, 1)] == [
+        b"ab",
+        b"c",
+        b"defg",
+        b"h",
+        b"",
+    ]

@@ -1,0 +1,103 @@
+"""What a set has, and what it says of what it has not."""
+
+from __future__ import annotations
+
+import pytest
+
+from knit_workflows.backup.problems import BackupProblem
+from knit_workflows.backup.restoring import choose_set, find_obstacles, restore
+from knit_workflows.backup.sets import set_ids
+from knit_workflows.backup.taking import take_backup
+from tests.unit.backup.memory import Knit, Objects, Silent
+
+
+def test_content_is_stored_once_and_volumes_that_are_known_are_not_read_again():
+    objects, knit = Objects(), Knit({"a": b"A" * 5_000, "b": b"A" * 5_000}, b"1\n")
+    first = take_backup(knit, objects, Silent())
+    assert (first.read, first.set.volumes) == (2, 2)
+    knit.archives["c"] = b"C"
+    knit.read_ids.clear()
+    pieces = len(list(objects.names("blobs/")))
+    second = take_backup(knit, objects, Silent())
+    assert knit.read_ids == ["c"]
+    assert (second.read, second.set.volumes, second.read_bytes) == (1, 3, 1)
+    assert len(list(objects.names("blobs/"))) == pieces + 2  # the new volume, and the index
+    assert set_ids(objects) == sorted([first.set.id, second.set.id])
+
+
+def test_adopted_volumes_are_read_each_time():
+    objects = Objects()
+    knit = Knit({"theirs": b"1"}, adopted=frozenset({"theirs"}))
+    take_backup(knit, objects, Silent())
+    knit.archives["theirs"] = b"2"
+    take_backup(knit, objects, Silent())
+    filled = Knit()
+    restore(objects, choose_set(objects, None), filled, Silent(), by="me")
+    assert filled.archives == {"theirs": b"2"}
+
+
+def test_data_that_are_deleted_meanwhile_are_said_and_not_part_of_it():
+    objects = Objects()
+    knit = Knit({"stays": b"1", "goes": b"2"}, without_volume=frozenset({"gone"}))
+    knit.deleted = {"goes", "gone"}
+    made = take_backup(knit, objects, Silent()).set
+    assert sorted(made.gone) == ["goes", "gone"]
+    assert made.volumes == 1
+    assert not made.unreadable
+    filled = Knit()
+    restore(objects, made, filled, Silent(), by="me")
+    assert isinstance(filled.loaded[0], dict)
+    assert sorted(filled.loaded[0]["gone"]) == ["goes", "gone"]
+
+
+def test_data_that_cannot_be_read_are_said_with_the_reason():
+    knit = Knit({"a": b"1"}, without_volume=frozenset({"lost"}))
+    made = take_backup(knit, Objects(), Silent()).set
+    assert made.unreadable == {"lost": "there is no volume data-knitid-lost"}
+
+
+def test_what_a_failed_run_never_had_is_not_missing():
+    knit = Knit({"a": b"1"}, without_volume=frozenset({"failed-early"}))
+    made = take_backup(knit, Objects(), Silent()).set
+    assert (made.unreadable, made.gone, made.volumes) == ({}, (), 1)
+
+
+def test_the_newest_sets_are_kept_with_what_they_need():
+    objects = Objects()
+    for number in range(4):
+        take_backup(Knit({f"d{number}": b"%d" % number * 3_000}), objects, Silent(), keep=2)
+    assert len(set_ids(objects)) == 2
+    for one, name in zip(set_ids(objects), ("d2", "d3"), strict=True):
+        filled = Knit()
+        restore(objects, choose_set(objects, one), filled, Silent(), by="me")
+        assert list(filled.archives) == [name]
+
+
+def test_an_installation_that_is_in_use_is_refused_in_words():
+    objects = Objects()
+    made = take_backup(Knit({"a": b"1"}), objects, Silent()).set
+    used = Knit({"b": b"2"}, loaded=[{}])
+    with pytest.raises(BackupProblem, match="is not empty") as refused:
+        find_obstacles(made, used)
+    assert refused.value.reason == "it has 1 Data"
+    with pytest.raises(BackupProblem, match="has revision 0011, the set is of revision 0012"):
+        find_obstacles(made, Knit(revision="0011"))
+
+
+def test_the_same_set_again_is_nothing_to_do():
+    objects = Objects()
+    made = take_backup(Knit({"a": b"1"}), objects, Silent()).set
+    filled = Knit()
+    assert not restore(objects, made, filled, Silent(), by="me").already
+    assert restore(objects, made, filled, Silent(), by="me").already
+
+
+def test_a_volume_that_is_there_with_other_content_is_refused_and_kept():
+    objects = Objects()
+    made = take_backup(Knit({"a": b"1", "b": b"2"}), objects, Silent()).set
+    filled = Knit({"a": b"other"})
+    with pytest.raises(BackupProblem, match="1 of 2 volumes could not be made") as refused:
+        restore(objects, made, filled, Silent(), by="me")
+    assert refused.value.reason == "Data a: the volume data-knitid-a is there, with other content"
+    assert filled.archives == {"a": b"other", "b": b"2"}
+    assert not filled.loaded
