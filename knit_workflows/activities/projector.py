@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import timedelta
@@ -27,6 +28,7 @@ from knit_workflows.domain.ports import (
     ADMITTED_AT_ONCE,
     AdmissionLimits,
     AdmissionStore,
+    Projection,
     ProjectionStore,
     StopRequest,
 )
@@ -86,7 +88,7 @@ class StoreProjectorActivities(ProjectorActivities):
                 starter = RunStarter(client, request, self._settings, attributes=attributes)
                 work = self._projection.wake_ups(fallback=self._settings.poll_interval)
                 async with aclosing(work):
-                    async for _ in work:
+                    while await _is_woken(work):
                         await self._work_until_idle(client, starter, tally)
                         if time.monotonic() >= ends:
                             break
@@ -138,18 +140,14 @@ class StoreProjectorActivities(ProjectorActivities):
             tally.events += 1
             tally.created += step.created
             if step.created:
-                log.info(
-                    "%d runs created",
-                    step.created,
-                    extra={
-                        "action": "runs_created",
-                        "event_kind": step.event_kind,
-                        "runs": step.created,
-                    },
-                )
+                _log_created(step)
+            if not step.has_next:
+                return True
         return False
 
     async def _deliver_stops(self, client: Client) -> int:
+        if not await self._admission.has_stops():
+            return 0
         await self._admission.finish_unstarted()
         requests = await self._admission.stop_requests()
         delivered = await asyncio.gather(*(_stop(client, request) for request in requests))
@@ -157,6 +155,33 @@ class StoreProjectorActivities(ProjectorActivities):
             if was_delivered:
                 await self._admission.close_event(request.event_id)
         return sum(delivered)
+
+
+async def _is_woken(work: AsyncGenerator[None, None]) -> bool:
+    """Waits until there may be something to do; False: the worker stops, and another goes on."""
+    woken = asyncio.ensure_future(anext(work))
+    stops = asyncio.ensure_future(activity.wait_for_worker_shutdown())
+    try:
+        await asyncio.wait({woken, stops}, return_when=asyncio.FIRST_COMPLETED)
+        if stops.done():
+            return False
+        woken.result()
+    except StopAsyncIteration:
+        return False
+    else:
+        return True
+    finally:
+        stops.cancel()
+        woken.cancel()
+        await asyncio.wait({woken, stops})  # or the generator could not be closed
+
+
+def _log_created(step: Projection) -> None:
+    log.info(
+        "%d runs created",
+        step.created,
+        extra={"action": "runs_created", "event_kind": step.event_kind, "runs": step.created},
+    )
 
 
 async def _stop(client: Client, request: StopRequest) -> bool:
