@@ -241,7 +241,7 @@ async def serve(
         health.is_up({"database": deps.store.ping, "Temporal": lambda: answers(client)})
         log.info("worker is ready", extra={"action": "worker_ready", "roles": sorted(roles)})
         told = asyncio.ensure_future(told_to_stop(stopping, deps.store))
-        await asyncio.wait({told, running}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((told, running), return_when=asyncio.FIRST_COMPLETED)
         health.waits_for("it is ending")
         log.info("worker stops", extra={"action": "worker_stops"})
         if told.done():

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
@@ -85,17 +85,28 @@ class StoreProjectorActivities(ProjectorActivities):
         with translated():
             async with heartbeating():
                 attributes = await search_attributes_known(client)
-                starter = RunStarter(client, request, self._settings, attributes=attributes)
+                starter = RunStarter(
+                    client,
+                    request,
+                    self._settings,
+                    attributes=attributes,
+                    at_hand=self._backend.is_at_hand(),
+                )
                 work = self._projection.wake_ups(fallback=self._settings.poll_interval)
-                async with aclosing(work):
+                async with aclosing(work), self._delivering(client) as stops:
                     while await _is_woken(work):
-                        await self._work_until_idle(client, starter, tally)
+                        await self._work_until_idle(starter, stops, tally)
                         if time.monotonic() >= ends:
                             break
         return Drained(events=tally.events, runs_created=tally.created, runs_started=tally.started)
 
-    async def _work_until_idle(self, client: Client, starter: RunStarter, tally: _Tally) -> None:
-        """Repeats until a pass leaves nothing; later notifications wake the Projector again."""
+    async def _work_until_idle(
+        self, starter: RunStarter, stops: asyncio.Event, tally: _Tally
+    ) -> None:
+        """Repeats until a pass leaves nothing; later notifications wake the Projector again.
+
+        Sets `stops` if there are some to be delivered.
+        """
         while True:
             is_drained = await self._project(tally)
             startable = await self._admission.admit(await self._limits())
@@ -103,8 +114,9 @@ class StoreProjectorActivities(ProjectorActivities):
                 await starter.start(startable)
                 await self._admission.started([run.key for run in startable])
                 tally.started += len(startable)
-            delivered = await self._deliver_stops(client)
-            if is_drained and len(startable) < ADMITTED_AT_ONCE and not delivered:
+            if await self._admission.has_stops():
+                stops.set()
+            if is_drained and len(startable) < ADMITTED_AT_ONCE:
                 return
 
     async def _limits(self) -> AdmissionLimits:
@@ -145,9 +157,34 @@ class StoreProjectorActivities(ProjectorActivities):
                 return True
         return False
 
+    @asynccontextmanager
+    async def _delivering(self, client: Client) -> AsyncIterator[asyncio.Event]:
+        """Delivers stops while inside, whenever the event is set.
+
+        Beside everything else: a workflow that launches its Run hears of a stop only afterwards.
+        """
+        wanted = asyncio.Event()
+
+        async def deliver() -> None:
+            while True:
+                await wanted.wait()
+                wanted.clear()
+                try:
+                    while await self._deliver_stops(client):
+                        pass
+                except Exception:
+                    # Otherwise nobody hears of it before the drain is over.
+                    log.exception("stops are delivered later", extra={"action": "stops_late"})
+
+        delivering = asyncio.create_task(deliver())
+        try:
+            yield wanted
+        finally:
+            delivering.cancel()
+            with suppress(asyncio.CancelledError):
+                await delivering
+
     async def _deliver_stops(self, client: Client) -> int:
-        if not await self._admission.has_stops():
-            return 0
         await self._admission.finish_unstarted()
         requests = await self._admission.stop_requests()
         delivered = await asyncio.gather(*(_stop(client, request) for request in requests))
