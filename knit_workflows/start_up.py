@@ -34,7 +34,7 @@ from knit_workflows.domain.errors import (
 from knit_workflows.health import Health
 from knit_workflows.settings import StoreSettings
 from knit_workflows.store import PostgresStore
-from knit_workflows.temporal_client import connect
+from knit_workflows.temporal.connection import connect
 
 log = logging.getLogger(__name__)
 
@@ -123,9 +123,9 @@ async def reach_namespace(config: ClientConnectConfig) -> Client:
     return client
 
 
-async def answers(client: Client, *, within: timedelta = _ANSWER_TIMEOUT) -> None:
+async def answers(client: Client) -> None:
     """Returns if Temporal answers; raises RPCError."""
-    await client.workflow_service.get_system_info(GetSystemInfoRequest(), timeout=within)
+    await client.workflow_service.get_system_info(GetSystemInfoRequest(), timeout=_ANSWER_TIMEOUT)
 
 
 async def require_schema(settings: StoreSettings) -> None:

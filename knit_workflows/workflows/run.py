@@ -49,7 +49,7 @@ from knit_workflows.contracts.runs import (
     StopRun,
     StopUpdate,
 )
-from knit_workflows.domain.runs import RunStatus
+from knit_workflows.domain.runs.run import RunStatus
 from knit_workflows.workflows import options
 
 _LAUNCH: Final = "create volumes and the run pod; see a short Run through"

@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from typing import Any, Final
 
+from temporalio.api.workflowservice.v1 import GetSystemInfoRequest
 from temporalio.client import Client
 from temporalio.service import RPCError
 from temporalio.worker import (
@@ -20,8 +21,6 @@ from temporalio.worker import (
     Interceptor,
     Worker,
 )
-
-from knit_workflows.start_up import answers
 
 _QUICK: Final = 0.3
 """Seconds that Workers take at most whose Temporal answers, and that have nothing to finish."""
@@ -99,7 +98,8 @@ async def _within(future: asyncio.Future[Any], seconds: float) -> bool:
 
 async def _has_answer(client: Client) -> bool:
     try:
-        await answers(client, within=_ANSWER_WITHIN)
+        request = GetSystemInfoRequest()
+        await client.workflow_service.get_system_info(request, timeout=_ANSWER_WITHIN)
     except RPCError:
         return False
     return True
