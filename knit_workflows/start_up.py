@@ -23,7 +23,14 @@ from temporalio.client import Client
 from temporalio.envconfig import ClientConnectConfig
 from temporalio.service import RPCError, RPCStatusCode
 
-from knit_workflows.domain.errors import EngineUnavailable, StoreIsNewer, StoreUnavailable
+from knit_workflows.domain.errors import (
+    BackendRejected,
+    BackendUnavailable,
+    EngineUnavailable,
+    StorageFull,
+    StoreIsNewer,
+    StoreUnavailable,
+)
 from knit_workflows.health import Health
 from knit_workflows.settings import StoreSettings
 from knit_workflows.store import PostgresStore
@@ -32,6 +39,14 @@ from knit_workflows.temporal.connection import connect
 log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
+AWAY: Final = (
+    EngineUnavailable,
+    StoreUnavailable,
+    BackendUnavailable,
+    BackendRejected,
+    StorageFull,
+)
+"""What may be over later: credentials for a back-end, too, may be mounted later."""
 _PAUSE: Final = 1.0
 _CONNECT_TIMEOUT: Final = 10.0
 _ANSWER_TIMEOUT: Final = timedelta(seconds=5)
@@ -43,7 +58,7 @@ class Interrupted(Exception):
 
 @dataclass(frozen=True)
 class Patience:
-    """How long database and Temporal may be away at the start; `stopping` ends the wait."""
+    """How long what a process needs may be away at the start; `stopping` ends the wait."""
 
     span: timedelta = timedelta()
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
@@ -53,7 +68,7 @@ class Patience:
         """Gives what `attempt` gives, as soon as it does not raise that something is away.
 
         Raises:
-            EngineUnavailable, StoreUnavailable: it still is, after `span`.
+            KnitError: it still is, after `span`; one of `AWAY`.
             StoreIsNewer: at once, since no wait makes this knit any newer.
             Interrupted: `stopping` was set.
         """
@@ -64,7 +79,7 @@ class Patience:
                 return await attempt()
             except StoreIsNewer:
                 raise
-            except (EngineUnavailable, StoreUnavailable) as away:
+            except AWAY as away:
                 if clock() >= ends:
                     raise
                 self.health.waits_for(away.reason)

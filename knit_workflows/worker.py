@@ -57,6 +57,7 @@ from knit_workflows.start_up import (
 from knit_workflows.store import PostgresStore
 from knit_workflows.temporal.connection import client_config
 from knit_workflows.temporal.telemetry import set_up_telemetry
+from knit_workflows.temporal.workers import Underway, working
 
 log = logging.getLogger(__name__)
 
@@ -125,8 +126,12 @@ class Ports:
             yield
 
 
-async def expand(settings: Settings, ports: Ports | None = None) -> None:
+async def expand(
+    settings: Settings, *, patience: timedelta = timedelta(), ports: Ports | None = None
+) -> None:
     """Expands claims that run full until SIGTERM or SIGINT; needs nothing but the cluster.
+
+    `patience` is how long its credentials may be missing at the start.
 
     Raises:
         BackendRejected: Runs are not on Kubernetes, or there are no credentials.
@@ -144,7 +149,7 @@ async def expand(settings: Settings, ports: Ports | None = None) -> None:
     server = ApiServer(settings.compute.kubernetes)
     async with AsyncExitStack() as stack:
         await stack.enter_async_context((ports or Ports()).open(health, [EXPANDER]))
-        await server.open()
+        await Patience(patience, stopping, health).wait_for(server.open)
         stack.push_async_callback(server.aclose)
         expander = Expander(server, settings.compute.kubernetes)
         looking = asyncio.create_task(expander.run())
@@ -167,21 +172,29 @@ def _stopped_by_signals() -> asyncio.Event:
     return stopping
 
 
-def workers(client: Client, deps: Deps, roles: frozenset[Role]) -> list[Worker]:
-    """Builds one Worker per task queue that these roles serve."""
+def workers(
+    client: Client, deps: Deps, roles: frozenset[Role], underway: Underway | None = None
+) -> list[Worker]:
+    """Builds one Worker per task queue that these roles serve; `underway` counts activities."""
     return [
         Worker(
             client,
             task_queue=queue,
             plugins=[KnitPlugin(deps, roles=served)],
+            interceptors=[underway] if underway else [],
             max_concurrent_activities=slots(served),
-            graceful_shutdown_timeout=HOOKS_SHUTDOWN if Role.HOOKS in served else SHUTDOWN,
+            graceful_shutdown_timeout=shutdown_of(served),
             # How long a killed worker's workflows wait for it before another one takes them. With
             # less than a burst of Runs takes, each of them is replayed from its history instead.
             sticky_queue_schedule_to_start_timeout=deps.engine.step_timeout,
         )
         for queue, served in by_queue(deps.queues, roles).items()
     ]
+
+
+def shutdown_of(roles: frozenset[Role]) -> timedelta:
+    """Gives how long activities of these roles may go on after SIGTERM."""
+    return HOOKS_SHUTDOWN if Role.HOOKS in roles else SHUTDOWN
 
 
 def by_queue(queues: QueueSettings, roles: frozenset[Role]) -> dict[str, frozenset[Role]]:
@@ -203,7 +216,8 @@ async def serve(
 ) -> None:
     """Works until SIGTERM or SIGINT; work in progress continues elsewhere or after a restart.
 
-    `patience` is how long database and Temporal may be away, or not be prepared yet, at the start.
+    `patience` is how long database, Temporal and back-end may be away, or not be prepared yet, at
+    the start.
     """
     stopping = _stopped_by_signals()
     health = Health()
@@ -213,15 +227,25 @@ async def serve(
         client = await start.wait_for(lambda: reach_namespace(temporal))
         await start.wait_for(lambda: require_schema(settings.store))
         deps = deps_from(settings, roles)
-        # Either may go away again after it was seen.
+        # The back-end is needed too, and the others may go away again after they were seen.
         await start.wait_for(lambda: stack.enter_async_context(deps.opened()))
-        for worker in workers(client, deps, roles):
-            await stack.enter_async_context(worker)
+        underway = Underway()
+        running = await stack.enter_async_context(
+            working(
+                workers(client, deps, roles, underway),
+                client,
+                underway,
+                patience=shutdown_of(roles),
+            )
+        )
         health.is_up({"database": deps.store.ping, "Temporal": lambda: answers(client)})
         log.info("worker is ready", extra={"action": "worker_ready", "roles": sorted(roles)})
-        await told_to_stop(stopping, deps.store)
+        told = asyncio.ensure_future(told_to_stop(stopping, deps.store))
+        await asyncio.wait((told, running), return_when=asyncio.FIRST_COMPLETED)
         health.waits_for("it is ending")
         log.info("worker stops", extra={"action": "worker_stops"})
+        if told.done():
+            told.result()
 
 
 async def told_to_stop(stopping: asyncio.Event, store: Store) -> None:
@@ -289,7 +313,8 @@ def _parser() -> argparse.ArgumentParser:
         type=seconds,
         default=timedelta(),
         metavar="SECONDS",
-        help="how long database and Temporal may be away at the start (default: not at all)",
+        help="how long database, Temporal and back-end may be away at the start (default: not at "
+        "all)",
     )
     parser.add_argument(
         "--health-port",
@@ -320,8 +345,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         allow_connections()
     code = 1
     try:
-        asyncio.run(
-            expand(settings, ports)
+        # Not `asyncio.run`, which waits for all that is left to end.
+        asyncio.new_event_loop().run_until_complete(
+            expand(settings, patience=options.patience, ports=ports)
             if options.roles is None
             else serve(settings, temporal, options.roles, patience=options.patience, ports=ports)
         )

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
@@ -27,6 +28,7 @@ from knit_workflows.domain.ports import (
     ADMITTED_AT_ONCE,
     AdmissionLimits,
     AdmissionStore,
+    Projection,
     ProjectionStore,
     StopRequest,
 )
@@ -83,17 +85,28 @@ class StoreProjectorActivities(ProjectorActivities):
         with translated():
             async with heartbeating():
                 attributes = await search_attributes_known(client)
-                starter = RunStarter(client, request, self._settings, attributes=attributes)
+                starter = RunStarter(
+                    client,
+                    request,
+                    self._settings,
+                    attributes=attributes,
+                    at_hand=self._backend.is_at_hand(),
+                )
                 work = self._projection.wake_ups(fallback=self._settings.poll_interval)
-                async with aclosing(work):
-                    async for _ in work:
-                        await self._work_until_idle(client, starter, tally)
+                async with aclosing(work), self._delivering(client) as stops:
+                    while await _is_woken(work):
+                        await self._work_until_idle(starter, stops, tally)
                         if time.monotonic() >= ends:
                             break
         return Drained(events=tally.events, runs_created=tally.created, runs_started=tally.started)
 
-    async def _work_until_idle(self, client: Client, starter: RunStarter, tally: _Tally) -> None:
-        """Repeats until a pass leaves nothing; later notifications wake the Projector again."""
+    async def _work_until_idle(
+        self, starter: RunStarter, stops: asyncio.Event, tally: _Tally
+    ) -> None:
+        """Repeats until a pass leaves nothing; later notifications wake the Projector again.
+
+        Sets `stops` if there are some to be delivered.
+        """
         while True:
             is_drained = await self._project(tally)
             startable = await self._admission.admit(await self._limits())
@@ -101,8 +114,9 @@ class StoreProjectorActivities(ProjectorActivities):
                 await starter.start(startable)
                 await self._admission.started([run.key for run in startable])
                 tally.started += len(startable)
-            delivered = await self._deliver_stops(client)
-            if is_drained and len(startable) < ADMITTED_AT_ONCE and not delivered:
+            if await self._admission.has_stops():
+                stops.set()
+            if is_drained and len(startable) < ADMITTED_AT_ONCE:
                 return
 
     async def _limits(self) -> AdmissionLimits:
@@ -138,16 +152,37 @@ class StoreProjectorActivities(ProjectorActivities):
             tally.events += 1
             tally.created += step.created
             if step.created:
-                log.info(
-                    "%d runs created",
-                    step.created,
-                    extra={
-                        "action": "runs_created",
-                        "event_kind": step.event_kind,
-                        "runs": step.created,
-                    },
-                )
+                _log_created(step)
+            if not step.has_next:
+                return True
         return False
+
+    @asynccontextmanager
+    async def _delivering(self, client: Client) -> AsyncIterator[asyncio.Event]:
+        """Delivers stops while inside, whenever the event is set.
+
+        Beside everything else: a workflow that launches its Run hears of a stop only afterwards.
+        """
+        wanted = asyncio.Event()
+
+        async def deliver() -> None:
+            while True:
+                await wanted.wait()
+                wanted.clear()
+                try:
+                    while await self._deliver_stops(client):
+                        pass
+                except Exception:
+                    # Otherwise nobody hears of it before the drain is over.
+                    log.exception("stops are delivered later", extra={"action": "stops_late"})
+
+        delivering = asyncio.create_task(deliver())
+        try:
+            yield wanted
+        finally:
+            delivering.cancel()
+            with suppress(asyncio.CancelledError):
+                await delivering
 
     async def _deliver_stops(self, client: Client) -> int:
         await self._admission.finish_unstarted()
@@ -157,6 +192,33 @@ class StoreProjectorActivities(ProjectorActivities):
             if was_delivered:
                 await self._admission.close_event(request.event_id)
         return sum(delivered)
+
+
+async def _is_woken(work: AsyncGenerator[None, None]) -> bool:
+    """Waits until there may be something to do; False: the worker stops, and another goes on."""
+    woken = asyncio.ensure_future(anext(work))
+    stops = asyncio.ensure_future(activity.wait_for_worker_shutdown())
+    try:
+        await asyncio.wait({woken, stops}, return_when=asyncio.FIRST_COMPLETED)
+        if stops.done():
+            return False
+        woken.result()
+    except StopAsyncIteration:
+        return False
+    else:
+        return True
+    finally:
+        stops.cancel()
+        woken.cancel()
+        await asyncio.wait({woken, stops})  # or the generator could not be closed
+
+
+def _log_created(step: Projection) -> None:
+    log.info(
+        "%d runs created",
+        step.created,
+        extra={"action": "runs_created", "event_kind": step.event_kind, "runs": step.created},
+    )
 
 
 async def _stop(client: Client, request: StopRequest) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Final
 
 from temporalio.client import Client
@@ -54,12 +55,20 @@ class RunStarter:
     """Starts the workflows of Runs, each at most once."""
 
     def __init__(
-        self, client: Client, queues: ProjectorInput, settings: EngineSettings, *, attributes: bool
+        self,
+        client: Client,
+        queues: ProjectorInput,
+        settings: EngineSettings,
+        *,
+        attributes: bool,
+        at_hand: bool = False,
     ) -> None:
+        """`attributes`: the server knows knit's; `at_hand`: launches take moments at most."""
         self._client = client
         self._queues = queues
         self._settings = settings
         self._attributes = attributes
+        self._launch_within = _launch_within(queues, settings) if at_hand else None
 
     async def start(self, runs: Sequence[StartableRun], *, restart: bool = False) -> None:
         """Starts the workflows of these Runs, some at a time.
@@ -95,6 +104,7 @@ class RunStarter:
                     interactive_queue=self._queues.interactive_queue,
                     hooks_queue=self._queues.hooks_queue,
                     heartbeat=self._settings.heartbeat,
+                    launch_within=self._launch_within,
                 ),
                 id=names.run_workflow(key.run_id, key.generation),
                 task_queue=self._queues.engine_queue,
@@ -111,6 +121,17 @@ class RunStarter:
             )
         except WorkflowAlreadyStartedError:
             log.debug("run's workflow has ended already", extra={"run_id": key.run_id})
+
+
+def _launch_within(queues: ProjectorInput, settings: EngineSettings) -> timedelta | None:
+    """Gives how long a Run's workflow may launch it within its own task; None: not at all.
+
+    Its worker has to serve the queue of launches too. Until the task is over, it hears of nothing;
+    when it takes too long, Temporal gives it to another worker.
+    """
+    within = settings.step_timeout / 2
+    same = queues.engine_queue == queues.compute_queue
+    return within if same and settings.short_run_wait < within / 2 else None
 
 
 def _summary(run: StartableRun) -> str:

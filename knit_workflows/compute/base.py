@@ -263,6 +263,12 @@ class ComputeBackend(Protocol):
         Also called before `open`, and by processes without rights on the back-end.
         """
 
+    def is_at_hand(self) -> bool:
+        """Says whether a launch takes moments at most, since nothing remote has to answer.
+
+        Called as `suggested_runs` is.
+        """
+
     def warm_pool(self) -> WarmPool | None:
         """Gives how many volumes are to wait for uploads; None where opening one takes no time."""
 

@@ -177,6 +177,10 @@ class MemoryBackend:
         """Gives many: what runs here costs next to nothing."""
         return RunLimits.always(MANY_RUNS)
 
+    def is_at_hand(self) -> bool:
+        """Says yes."""
+        return True
+
     def warm_pool(self) -> None:
         """Gives none: a volume is there at once."""
 

@@ -97,6 +97,9 @@ class RunInput(Message):
     hooks_queue: str = names.HOOKS_QUEUE
     """Where hooks are called."""
     heartbeat: timedelta = timedelta(seconds=20)
+    launch_within: timedelta | None = None
+    """How long a worker may try to launch the Run as a part of the workflow's own task, without a
+    task of its own for that. None: not at all."""
     hook_attempts: int = 0
     """How often the Before hooks of the present transition have been asked by earlier executions,
     whose histories had become long."""

@@ -34,6 +34,7 @@ from knit_workflows.metrics.instruments import (
 
 T = TypeVar("T")
 Params = Mapping[str, Any]
+Statement = tuple[str, Params | None]
 
 SERIALIZATION_FAILURE: Final = "40001"
 DEADLOCK_DETECTED: Final = "40P01"
@@ -87,6 +88,19 @@ class Session:
         """Runs a statement, returns how many rows it changed."""
         cursor = await self._connection.execute(query.encode(), params)
         return cursor.rowcount
+
+    async def together(self, statements: Sequence[Statement]) -> list[list[Any]]:
+        """Runs statements one after the other in one round trip; gives the rows of each.
+
+        Outside a transaction they are one: what is sent before a sync is. Each has its own
+        snapshot, as otherwise, so a lock that one waits for is held when the next one looks.
+        """
+        async with self._connection.pipeline():
+            cursors = [
+                await self._connection.execute(query.encode(), params)
+                for query, params in statements
+            ]
+        return [[] if one.description is None else await one.fetchall() for one in cursors]
 
 
 class Database:
@@ -145,6 +159,14 @@ class Database:
         Each has its own snapshot: `work` must cope with rows that disappear in between.
         """
         return await self._attempt(work, bare=True)
+
+    async def together(self, statements: Sequence[Statement]) -> list[list[Any]]:
+        """Runs several statements in one transaction and one round trip; gives the rows of each.
+
+        For those that need nothing of each other's results. Like a single statement they may run
+        again although they were committed, if the connection is lost at that moment.
+        """
+        return await self._attempt(lambda session: session.together(statements), bare=True)
 
     async def transaction(self, work: Callable[[Session], Awaitable[T]]) -> T:
         """Runs `work` in a transaction, and again from its start after a lost race.

@@ -14,6 +14,9 @@ UNTIL_IT_WORKS: Final = RetryPolicy(
 )
 """For steps that must succeed in the end: an outage only delays them."""
 
+ONCE: Final = RetryPolicy(maximum_attempts=1)
+"""For a step that is tried in another way if this one fails."""
+
 AT_ONCE: Final = RetryPolicy(
     initial_interval=timedelta(milliseconds=200),
     backoff_coefficient=1.5,

@@ -52,6 +52,7 @@ from knit_workflows.contracts.runs import (
 from knit_workflows.domain.runs.run import RunStatus
 from knit_workflows.workflows import options
 
+_LAUNCH: Final = "create volumes and the run pod; see a short Run through"
 STATUS: Final = SearchAttributeKey.for_keyword(names.ATTRIBUTE_STATUS)
 
 
@@ -311,7 +312,33 @@ class RunWorkflow:
         return Progress(status=RunStatus.ABORTING if fail else RunStatus.COMPLETING)
 
     async def _launch(self) -> Progress:
-        progress = await workflow.execute_activity_method(
+        progress = await self._launch_at_once() or await self._launch_elsewhere()
+        self._raise_if_cancelled(progress)
+        return progress
+
+    async def _launch_at_once(self) -> Progress | None:
+        """Launches within the workflow's own task; None: not to be done, or it has failed once.
+
+        Temporal has nothing to do with it but to note how it has ended: of a short Run, its end.
+        """
+        if self._request.launch_within is None:
+            return None
+        try:
+            return await workflow.execute_local_activity_method(
+                RunActivities.launch_run,
+                self._ref,
+                start_to_close_timeout=self._request.launch_within,
+                retry_policy=options.ONCE,
+                cancellation_type=workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
+                summary=shown.summary(_LAUNCH),
+            )
+        except ActivityError as error:
+            if _superseded(error):
+                raise
+            return None
+
+    async def _launch_elsewhere(self) -> Progress:
+        progress: Progress = await workflow.execute_activity_method(
             RunActivities.launch_run,
             self._ref,
             task_queue=self._queue,
@@ -319,9 +346,8 @@ class RunWorkflow:
             heartbeat_timeout=self._heartbeat,
             retry_policy=options.UNTIL_IT_WORKS,
             cancellation_type=workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
-            summary="create volumes and the run pod; see a short Run through",
+            summary=_LAUNCH,
         )
-        self._raise_if_cancelled(progress)
         return progress
 
     def _raise_if_cancelled(self, progress: Progress) -> None:

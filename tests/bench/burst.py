@@ -151,7 +151,7 @@ async def burst(place: str = BASELINE, sizes: tuple[tuple[int, int], ...] = SIZE
 
 async def oracle() -> None:
     """Prints how long the oracle of `tests/e2e` takes on a fresh stack, from its first write."""
-    with _folder() as folder:
+    with folder_of_a_stack() as folder:
         build = Build(HERE, folder)
         try:
             await build.up()
@@ -164,7 +164,8 @@ async def oracle() -> None:
 
 
 @contextmanager
-def _folder() -> Iterator[Path]:
+def folder_of_a_stack() -> Iterator[Path]:
+    """Gives a folder for the home of a stack; it is removed afterwards."""
     # Its PostgreSQL runs as another user when we are root.
     with tempfile.TemporaryDirectory(prefix="knit-burst-", ignore_cleanup_errors=True) as folder:
         Path(folder).chmod(0o755)
@@ -173,7 +174,7 @@ def _folder() -> Iterator[Path]:
 
 async def _measured(source: Path, sizes: tuple[tuple[int, int], ...]) -> list[Felt]:
     """Gives what is felt by one build: idle, then during each burst."""
-    with _folder() as folder:
+    with folder_of_a_stack() as folder:
         build = Build(source, folder)
         try:
             await build.up()

@@ -8,6 +8,7 @@ from temporalio import activity
 
 from knit_workflows.activities.failures import translated
 from knit_workflows.activities.heartbeat import heartbeating
+from knit_workflows.activities.worker_stops import until_worker_stops
 from knit_workflows.contracts.runs import (
     AwaitRunActivities,
     EnsureRun,
@@ -38,7 +39,7 @@ class StoreAwaitRunActivities(AwaitRunActivities):
     async def await_run(self, request: RunRef) -> FinishedRun:
         """Waits until the Run is final."""
         with translated():
-            async with heartbeating():
+            async with heartbeating(), until_worker_stops():
                 run = await self._store.wait_final(RunId(request.run_id), fallback=self._fallback)
         ended = run.summary.exit
         return FinishedRun(

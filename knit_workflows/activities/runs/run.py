@@ -33,6 +33,7 @@ from knit_workflows.activities.runs.steps import (
     refused,
     started,
 )
+from knit_workflows.activities.worker_stops import until_worker_stops
 from knit_workflows.compute.base import ComputeBackend
 from knit_workflows.contracts.runs import (
     Evidence,
@@ -56,6 +57,7 @@ from knit_workflows.domain.ports import (
     UsedResources,
 )
 from knit_workflows.domain.runs.run import USER, Exit, RunStatus
+from knit_workflows.domain.runs.timing import Timing
 from knit_workflows.metrics.instruments import PHASE_DURATION, RUNS_ENDED
 from knit_workflows.settings import EngineSettings
 
@@ -106,6 +108,7 @@ class ComputeRunActivities(RunActivities):
         with translated():
             async with AsyncExitStack() as stack:
                 await stack.enter_async_context(heartbeating())
+                await stack.enter_async_context(until_worker_stops())
                 reporter = PendingReporter(self._store, key, nothing_recorded=False)
                 await stack.enter_async_context(reporter.failures(RunStatus.STARTING))
                 changes = await stack.enter_async_context(
@@ -176,6 +179,7 @@ class ComputeRunActivities(RunActivities):
         with translated():
             async with AsyncExitStack() as stack:
                 await stack.enter_async_context(heartbeating())
+                await stack.enter_async_context(until_worker_stops())
                 status = (await self._store.spec(key)).status
                 if not status.is_under_way:
                     return await self._with_hooks(key)
@@ -255,9 +259,6 @@ class ComputeRunActivities(RunActivities):
         if progress.status.is_under_way:
             # A launch clears the reason on record; an earlier attempt may have left one.
             progress = await self._seen_through(key, progress, launched_now)
-        if progress.pod_ended:
-            ended = await self._finalized(key, hooks_called=False)
-            progress = progress.model_copy(update={"status": ended.status, "timing": ended.timing})
         return progress
 
     async def _taken(self, request: Step, source: RunStatus) -> Progress:
@@ -310,18 +311,24 @@ class ComputeRunActivities(RunActivities):
     async def _seen_through(self, key: RunKey, progress: Progress, launched_now: bool) -> Progress:
         """Watches for a moment, in which a short Run ends; gives how far the Run has come."""
         reporter = PendingReporter(self._store, key, nothing_recorded=launched_now)
-        changes = self._recorded(key, reporter, self._settings.short_run_wait)
+        changes = self._recorded(key, reporter, self._settings.short_run_wait, concludes=True)
         async with reporter.failures(RunStatus.STARTING), aclosing(changes):
             async for change in changes:
                 progress = change
         return progress
 
     async def _recorded(
-        self, key: RunKey, reporter: PendingReporter, duration: timedelta | None
+        self,
+        key: RunKey,
+        reporter: PendingReporter,
+        duration: timedelta | None,
+        *,
+        concludes: bool = False,
     ) -> AsyncGenerator[Progress, None]:
         """Records and yields what happens to the run pod; ends with it, or after `duration`.
 
-        A disruption is not recorded: the Run may be launched again.
+        A disruption is not recorded: the Run may be launched again. With `concludes` the Run is
+        final when its pod is over.
         """
         async with aclosing(self._seen(key, reporter, duration)) as changes:
             async for evidence in changes:
@@ -330,6 +337,8 @@ class ComputeRunActivities(RunActivities):
                     yield Progress(
                         status=status, evidence=evidence if status.is_under_way else None
                     )
+                elif concludes and evidence.pod_ended:
+                    yield await self._concluded(key, evidence)
                 else:
                     yield await self._record(key, evidence, hooks_called=False)
 
@@ -374,13 +383,7 @@ class ComputeRunActivities(RunActivities):
             hooks_called=hooks_called,
         )
         _log(key, status, exit)
-        return Progress(
-            status=status,
-            pod_ended=evidence.pod_ended,
-            exit_code=evidence.exit_code,
-            exit_message=evidence.exit_message,
-            notes=evidence.notes,
-        )
+        return _progress(evidence, status)
 
     async def _finalized(self, key: RunKey, *, hooks_called: bool) -> Progress:
         """Ends the Run: lineage first, so that an unreachable back-end delays only the clean-up."""
@@ -388,10 +391,24 @@ class ComputeRunActivities(RunActivities):
         _log(key, status)
         await self._steps.release_pod(key)
         spent = await self._store.timing(key)
-        RUNS_ENDED.labels(status).inc()
-        for one in spent.phases:
-            PHASE_DURATION.labels(one.phase).observe(one.duration.total_seconds())
-        return Progress(status=status, timing=tuple(map(str, spent.phases)))
+        return Progress(status=status, timing=_measured(status, spent))
+
+    async def _concluded(self, key: RunKey, evidence: Evidence) -> Progress:
+        """Ends a Run whose pod is over: what `_record` and then `_finalized` do, but at once."""
+        exit = exit_of(evidence)
+        ended = await self._store.conclude(
+            key,
+            evidence.target,
+            cause=evidence.cause,
+            exit=exit,
+            image_digest=evidence.image_digest,
+            notes=evidence.notes,
+            timeline=evidence.timeline,
+        )
+        _log(key, ended.status, exit)
+        await self._steps.release_pod(key)
+        timing = _measured(ended.status, ended.timing)
+        return _progress(evidence, ended.status).model_copy(update={"timing": timing})
 
     async def _with_hooks(self, key: RunKey) -> Progress:
         """Gives how far a Run is whose next transition has to wait for hooks."""
@@ -407,6 +424,25 @@ async def _signal_started() -> None:
     """Has the Web UI show a Run that has been running for a while as running."""
     await asyncio.sleep(SIGNAL_AFTER.total_seconds())
     await signal_workflow("started")
+
+
+def _progress(evidence: Evidence, status: RunStatus) -> Progress:
+    """Gives how far a Run is that this evidence has moved."""
+    return Progress(
+        status=status,
+        pod_ended=evidence.pod_ended,
+        exit_code=evidence.exit_code,
+        exit_message=evidence.exit_message,
+        notes=evidence.notes,
+    )
+
+
+def _measured(status: RunStatus, spent: Timing) -> tuple[str, ...]:
+    """Counts a Run that has ended; gives its phases as sentences."""
+    RUNS_ENDED.labels(status).inc()
+    for one in spent.phases:
+        PHASE_DURATION.labels(one.phase).observe(one.duration.total_seconds())
+    return tuple(map(str, spent.phases))
 
 
 def _next_evidence(status: RunStatus, evidence: Evidence) -> Evidence | None:

@@ -116,6 +116,10 @@ class KubernetesBackend:
         """Gives enough to keep the cluster's scheduler busy."""
         return RunLimits.always(MANY_RUNS)
 
+    def is_at_hand(self) -> bool:
+        """Says no: the API server has to answer."""
+        return False
+
     def warm_pool(self) -> WarmPool:
         """Gives as many as the settings say, of their class and capacity."""
         its = self._settings

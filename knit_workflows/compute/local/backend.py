@@ -90,6 +90,10 @@ class LocalBackend:
         """Gives a few per core, fewer where memory is scarce."""
         return machine.suggested_runs()
 
+    def is_at_hand(self) -> bool:
+        """Says yes: a launch starts a program, which does the rest."""
+        return True
+
     def warm_pool(self) -> None:
         """Gives none: a volume is there at once."""
 

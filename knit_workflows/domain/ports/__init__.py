@@ -24,6 +24,7 @@ from knit_workflows.domain.ports.projection import (
     StopRequest,
 )
 from knit_workflows.domain.ports.runs import (
+    Concluded,
     Relaunched,
     RunCensus,
     RunExecutionStore,
@@ -50,6 +51,7 @@ __all__ = [
     "ApiStore",
     "AuditStore",
     "CompletionStore",
+    "Concluded",
     "DataStore",
     "Discarded",
     "HookStore",

@@ -34,10 +34,14 @@ class StopRequest:
 
 @dataclass(frozen=True, slots=True)
 class Projection:
-    """What one step of projection did: the kind of event, and how many Runs it created."""
+    """What one step of projection did: the kind of event, and how many Runs it created.
+
+    `has_next`: there was more to project when it looked.
+    """
 
     event_kind: str
     created: int
+    has_next: bool
 
 
 ADMITTED_AT_ONCE: Final = 64
@@ -99,6 +103,9 @@ class AdmissionStore(Protocol):
 
     async def close_event(self, event_id: int) -> None:
         """Removes a delivered event. A second call changes nothing."""
+
+    async def has_stops(self) -> bool:
+        """Says whether `finish_unstarted` or `stop_requests` may find anything."""
 
     async def finish_unstarted(self) -> int:
         """Finalizes aborting Runs that were never admitted; gives how many.

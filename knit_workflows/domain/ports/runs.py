@@ -80,6 +80,14 @@ class Relaunched:
 
 
 @dataclass(frozen=True, slots=True)
+class Concluded:
+    """The final status of a Run, and where the time of this generation has gone."""
+
+    status: RunStatus
+    timing: Timing
+
+
+@dataclass(frozen=True, slots=True)
 class RunCensus:
     """How many Runs there are of each status that is not final, if any.
 
@@ -218,6 +226,27 @@ class RunExecutionStore(Protocol):
         Raises:
             IllegalMove: the Run is neither.
             HooksNotCalled: hooks are in force, and not `hooks_called`.
+        """
+
+    async def conclude(
+        self,
+        key: RunKey,
+        target: RunStatus,
+        *,
+        cause: str,
+        exit: Exit | None = None,
+        image_digest: str | None = None,
+        notes: Sequence[str] = (),
+        timeline: Timeline | None = None,
+    ) -> Concluded:
+        """Moves a Run whose pod is over to `target`, as `advance` does, and then finalizes it.
+
+        One transaction, and one round trip. Tells where its time has gone, too. A second call
+        changes nothing and gives the same.
+
+        Raises:
+            IllegalMove: the Run is neither completing nor aborting after the first move.
+            HooksNotCalled: hooks are in force; the first move may have been made.
         """
 
     async def timing(self, key: RunKey) -> Timing:

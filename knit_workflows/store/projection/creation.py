@@ -46,13 +46,16 @@ async def without_run(
     return [one for one in enumerate(combinations) if one[0] not in known]
 
 
-async def create_runs(session: Session, combinations: Sequence[Combination], *, cause: str) -> int:
+async def create_runs(
+    session: Session, combinations: Sequence[Combination], *, cause: str, wakes: bool = True
+) -> int:
     """Creates the Runs of those combinations that have none; gives how many were created.
 
     None is made of a Data that is being purged.
 
     A Run is waiting, or deactivated if its Plan is inactive, and has its Plan's priority; its Data
-    exist from now on, with the tags of the Plan's outputs. Wakes the Projector, which admits Runs.
+    exist from now on, with the tags of the Plan's outputs. `wakes` the Projector, which admits
+    Runs; not needed where that follows.
     """
     if not combinations:
         return 0
@@ -72,7 +75,7 @@ async def create_runs(session: Session, combinations: Sequence[Combination], *, 
             "knit_ids": [knit_id for one in combinations for knit_id in one.knit_ids],
             "volume_prefix": names.volume(""),
             "cause": cause,
-            "channel": names.OUTBOX_CHANNEL,
+            "channel": names.OUTBOX_CHANNEL if wakes else None,
         },
     )
     return int(row.made)

@@ -85,5 +85,7 @@ WITH usable AS MATERIALIZED (
     SELECT run_id, generation, created_at, status, %(cause)s
       FROM made
 )
-SELECT count(*) AS made, CASE WHEN count(*) > 0 THEN pg_notify(%(channel)s, '')::text END AS notified
+SELECT count(*) AS made,
+       CASE WHEN count(*) > 0 AND %(channel)s::text IS NOT NULL
+            THEN pg_notify(%(channel)s::text, '')::text END AS notified
   FROM made

@@ -98,10 +98,11 @@ class PostgresProjectionStore:
             wanted = [combination for combination, _ in batch.found]
             if len(wanted) > page_size:
                 wanted = await _bounded(session, batch, page_size)
-            created = await create_runs(session, wanted, cause="projected")
+            # The caller admits Runs anyway.
+            created = await create_runs(session, wanted, cause="projected", wakes=False)
             if batch.next is not None:
                 await _put_back(session, event, batch.next)
-            return Projection(event.kind, created)
+            return Projection(event.kind, created, event.has_next or batch.next is not None)
 
         return await self._db.transaction(step)
 

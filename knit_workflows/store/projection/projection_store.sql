@@ -13,7 +13,11 @@ WITH oldest AS MATERIALIZED (
 DELETE FROM outbox
  USING oldest
  WHERE outbox.event_id = oldest.event_id
-RETURNING outbox.event_id, kind, subject, cursor, created_at
+RETURNING outbox.event_id, kind, subject, cursor, created_at,
+          EXISTS (SELECT
+                    FROM outbox o
+                   WHERE o.kind <> 'stop_run'
+                     AND o.event_id > oldest.event_id) AS has_next
 
 -- name: put_back
 

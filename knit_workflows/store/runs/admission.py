@@ -16,11 +16,11 @@ from knit_workflows.domain.ports import (
     StopRequest,
 )
 from knit_workflows.store import named_sql
-from knit_workflows.store.connection import Database, Session
+from knit_workflows.store.connection import Database
 from knit_workflows.store.listening import Listener
 from knit_workflows.store.plans.images import image_of
 from knit_workflows.store.runs.execution import PostgresRunExecutionStore
-from knit_workflows.store.runs.queue import admit_next
+from knit_workflows.store.runs.queue import admitting, ended_lately
 
 _SQL: Final = named_sql.beside(__file__)
 
@@ -43,13 +43,11 @@ class PostgresAdmissionStore:
 
     async def admit(self, limits: AdmissionLimits) -> Sequence[StartableRun]:
         """See the port; the order is that of `queue.sql`."""
-
-        async def step(session: Session) -> list[Any]:
-            await session.do(_SQL["lock"], {"lock": _LOCK})
-            await admit_next(session, limits)
-            return await session.rows(_SQL["startable"])
-
-        return [startable_run(row) for row in await self._db.transaction(step)]
+        lock = (_SQL["lock"], {"lock": _LOCK})
+        admit = admitting(limits, await ended_lately(self._db, limits))
+        # In one round trip, since a Run that waits for its turn waits for this.
+        *_, startable = await self._db.together([lock, *admit, (_SQL["startable"], None)])
+        return [startable_run(row) for row in startable]
 
     async def started(self, keys: Sequence[RunKey]) -> None:
         """See the port."""
@@ -62,6 +60,10 @@ class PostgresAdmissionStore:
                 "channel": names.OUTBOX_CHANNEL,
             },
         )
+
+    async def has_stops(self) -> bool:
+        """See the port."""
+        return bool((await self._db.row(_SQL["has_stops"])).found)
 
     async def stop_requests(self) -> Sequence[StopRequest]:
         """See the port."""

@@ -42,6 +42,16 @@ SELECT pg_notify(%(channel)s, '')
  WHERE EXISTS (SELECT FROM named JOIN outbox o ON o.subject = named.run_id
                 WHERE o.kind = 'stop_run')
 
+-- name: has_stops
+
+-- Whether there is anything that the statements below could find.
+SELECT EXISTS (SELECT FROM outbox WHERE kind = 'stop_run')
+    OR EXISTS (SELECT
+                 FROM run
+                WHERE status = 'aborting'
+                  AND admitted_at IS NULL
+                  AND assignment_hash IS NOT NULL) AS found
+
 -- name: stop_requests
 
 -- Stops to deliver; those that came too late (the Run is final or in a later generation) go.

@@ -19,20 +19,29 @@ from knit_workflows.domain.plans.options import (
     options_document,
     stored_options,
 )
-from knit_workflows.domain.ports import Relaunched, RunKey, RunSpec, UsedResources
+from knit_workflows.domain.ports import Concluded, Relaunched, RunKey, RunSpec, UsedResources
 from knit_workflows.domain.runs.milestones import Timeline
-from knit_workflows.domain.runs.run import KNIT, MOVES, Exit, PendingReason, RunStatus, may_move
+from knit_workflows.domain.runs.run import (
+    KNIT,
+    MOVES,
+    Exit,
+    PendingReason,
+    RunEvent,
+    RunStatus,
+    may_move,
+)
 from knit_workflows.domain.runs.timing import Timing, timing
 from knit_workflows.domain.volumes import Mount, Volume
 from knit_workflows.store import named_sql
-from knit_workflows.store.connection import Database
+from knit_workflows.store.connection import Database, Statement
 from knit_workflows.store.plans.images import image_of
 from knit_workflows.store.runs import retry_delete
-from knit_workflows.store.runs.history import read_events
+from knit_workflows.store.runs.history import events_in, read_events, reading_events
 
 _IN_FORCE: Final = "EXISTS (SELECT FROM hooks WHERE before_urls <> '{}' OR after_urls <> '{}')"
 _SQL: Final = named_sql.beside(__file__, in_force=_IN_FORCE)
 
+_POD_ENDED: Final = "run pod ended"
 _MAX_REASONS: Final = 20
 """How many pending reasons the history of one execution records: two may alternate for days."""
 
@@ -88,28 +97,20 @@ class PostgresRunExecutionStore:
         """See the port."""
         if target.is_final:
             raise ValueError(f"{target} is final: use finalize")
-        row = await self._db.row(
-            _SQL["advance"],
-            {
-                "run_id": _checked(key),
-                "generation": key.generation,
-                "target": target.value,
-                "sources": _SOURCES[target],
-                "cause": cause,
-                "has_exit": exit is not None,
-                "exit_code": None if exit is None else exit.code,
-                "exit_message": None if exit is None else exit.message,
-                "image_digest": image_digest,
-                "used_resources": None if used is None else Jsonb(dict(used.resources)),
-                "used_service_account": None if used is None else used.service_account,
-                "options": Jsonb(options_document(options)),
-                "notes": list(notes) or None,
-                "timeline": Jsonb(_texts(timeline)) if timeline else None,
-                "actor": actor,
-                "hooks_called": hooks_called,
-                "run_channel": names.RUN_CHANNEL,
-            },
+        statement = _advancing(
+            key,
+            target,
+            cause=cause,
+            exit=exit,
+            image_digest=image_digest,
+            used=used,
+            options=options,
+            notes=notes,
+            timeline=timeline,
+            actor=actor,
+            hooks_called=hooks_called,
         )
+        row = await self._db.row(*statement)
         _guard(key, row)
         _require_called(key, row)
         return RunStatus(row.status)
@@ -136,26 +137,40 @@ class PostgresRunExecutionStore:
 
     async def finalize(self, key: RunKey, *, cause: str, hooks_called: bool = True) -> RunStatus:
         """See the port."""
-        row = await self._db.row(
-            _SQL["finalize"],
-            {
-                "run_id": _checked(key),
-                "generation": key.generation,
-                "cause": cause,
-                "hooks_called": hooks_called,
-                "run_channel": names.RUN_CHANNEL,
-                "outbox_channel": names.OUTBOX_CHANNEL,
-            },
-        )
+        row = await self._db.row(*_finalizing(key, cause=cause, hooks_called=hooks_called))
         _guard(key, row)
-        _require_called(key, row)
-        status = RunStatus(row.status)
-        if not status.is_final:
-            raise IllegalMove(
-                f"the Run {key.run_id} is {status}, neither completing nor aborting",
-                see=key.run_id,
-            )
-        return status
+        return _final(key, row)
+
+    async def conclude(
+        self,
+        key: RunKey,
+        target: RunStatus,
+        *,
+        cause: str,
+        exit: Exit | None = None,
+        image_digest: str | None = None,
+        notes: Sequence[str] = (),
+        timeline: Timeline | None = None,
+    ) -> Concluded:
+        """See the port."""
+        statement = _advancing(
+            key,
+            target,
+            cause=cause,
+            exit=exit,
+            image_digest=image_digest,
+            notes=notes,
+            timeline=timeline,
+            hooks_called=False,
+        )
+        finalizing = _finalizing(key, cause=_POD_ENDED, hooks_called=False)
+        moved, ended, events = await self._db.together(
+            [statement, finalizing, reading_events(key.run_id)]
+        )
+        for rows in (moved, ended):
+            _guard(key, rows[0] if rows else None)
+        _require_called(key, moved[0])
+        return Concluded(_final(key, ended[0]), _timing(key, events_in(events)))
 
     async def relaunch(self, key: RunKey, *, cause: str, limit: int) -> Relaunched:
         """See the port."""
@@ -163,10 +178,7 @@ class PostgresRunExecutionStore:
 
     async def timing(self, key: RunKey) -> Timing:
         """See the port."""
-        found = timing(await read_events(self._db, key.run_id), datetime.now(UTC))
-        if found.generation != key.generation:
-            raise Superseded(see=key.run_id)
-        return found
+        return _timing(key, await read_events(self._db, key.run_id))
 
     async def give_up(self, key: RunKey, *, cause: str, exit: Exit) -> RunStatus:
         """See the port."""
@@ -190,6 +202,69 @@ class PostgresRunExecutionStore:
         where = {"run_id": key.run_id, "generation": key.generation}
         await self._db.do(_SQL["entrust"], where | channel)
         return (await self.spec(key)).status
+
+
+def _advancing(
+    key: RunKey,
+    target: RunStatus,
+    *,
+    cause: str,
+    exit: Exit | None,
+    image_digest: str | None,
+    notes: Sequence[str],
+    timeline: Timeline | None,
+    hooks_called: bool,
+    used: UsedResources | None = None,
+    options: PlanOptions = NO_OPTIONS,
+    actor: str = KNIT,
+) -> Statement:
+    return _SQL["advance"], {
+        "run_id": _checked(key),
+        "generation": key.generation,
+        "target": target.value,
+        "sources": _SOURCES[target],
+        "cause": cause,
+        "has_exit": exit is not None,
+        "exit_code": None if exit is None else exit.code,
+        "exit_message": None if exit is None else exit.message,
+        "image_digest": image_digest,
+        "used_resources": None if used is None else Jsonb(dict(used.resources)),
+        "used_service_account": None if used is None else used.service_account,
+        "options": Jsonb(options_document(options)),
+        "notes": list(notes) or None,
+        "timeline": Jsonb(_texts(timeline)) if timeline else None,
+        "actor": actor,
+        "hooks_called": hooks_called,
+        "run_channel": names.RUN_CHANNEL,
+    }
+
+
+def _finalizing(key: RunKey, *, cause: str, hooks_called: bool) -> Statement:
+    return _SQL["finalize"], {
+        "run_id": _checked(key),
+        "generation": key.generation,
+        "cause": cause,
+        "hooks_called": hooks_called,
+        "run_channel": names.RUN_CHANNEL,
+        "outbox_channel": names.OUTBOX_CHANNEL,
+    }
+
+
+def _final(key: RunKey, row: Any) -> RunStatus:
+    _require_called(key, row)
+    status = RunStatus(row.status)
+    if not status.is_final:
+        raise IllegalMove(
+            f"the Run {key.run_id} is {status}, neither completing nor aborting", see=key.run_id
+        )
+    return status
+
+
+def _timing(key: RunKey, events: Sequence[RunEvent]) -> Timing:
+    found = timing(events, datetime.now(UTC))
+    if found.generation != key.generation:
+        raise Superseded(see=key.run_id)
+    return found
 
 
 def _checked(key: RunKey) -> str:

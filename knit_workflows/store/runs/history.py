@@ -11,7 +11,7 @@ from knit_workflows.domain.plans.options import stored_options
 from knit_workflows.domain.runs.milestones import Milestone
 from knit_workflows.domain.runs.run import RunEvent, RunStatus, Used
 from knit_workflows.store import named_sql
-from knit_workflows.store.connection import Database
+from knit_workflows.store.connection import Database, Statement
 from knit_workflows.store.not_found import missing_run
 from knit_workflows.store.runs.details import exit_of
 
@@ -25,9 +25,19 @@ async def read_events(db: Database, run_id: str) -> Sequence[RunEvent]:
     Raises:
         RunNotFound: there is no such Run.
     """
-    rows = await db.rows(_SQL["run_events"], {"run_id": run_id}) if is_id(run_id) else []
+    rows = await db.rows(*reading_events(run_id)) if is_id(run_id) else []
     if not rows:
         raise missing_run(run_id)
+    return events_in(rows)
+
+
+def reading_events(run_id: str) -> Statement:
+    """Gives the statement that reads the history of a Run, for `events_in`."""
+    return _SQL["run_events"], {"run_id": run_id}
+
+
+def events_in(rows: Sequence[Any]) -> Sequence[RunEvent]:
+    """Gives the changes that these rows tell of."""
     return [_event(row) for row in rows if row.at is not None]
 
 

@@ -11,7 +11,7 @@ from knit_workflows.domain.hooks import DeliveryState
 from knit_workflows.domain.ports import ADMITTED_AT_ONCE, AdmissionLimits
 from knit_workflows.domain.runs.run import HookWait, RunStatus, Waiting, WaitKind
 from knit_workflows.store import named_sql
-from knit_workflows.store.connection import Session
+from knit_workflows.store.connection import Database, Session, Statement
 
 _SQL: Final = named_sql.beside(__file__)
 
@@ -71,18 +71,17 @@ _SHOWN: Final = 200
 """Characters of a hook's answer that the reason repeats; its delivery has more of them."""
 
 
-async def admit_next(session: Session, limits: AdmissionLimits) -> int:
-    """Admits the Runs whose turn it is, at most `ADMITTED_AT_ONCE`; gives how many.
+def admitting(limits: AdmissionLimits, ended_lately: int) -> list[Statement]:
+    """Gives the statements that admit the Runs whose turn it is, at most `ADMITTED_AT_ONCE`.
 
-    Records the limits as those in force. The caller holds a lock, so one process admits at a time.
+    They record the limits as those in force, which depend on how many Runs have ended lately. A
+    lock must be held that lets one process admit at a time.
     """
-    total = await _total(session, limits)
+    total = _total(limits, ended_lately)
     per_plan = None if limits.per_plan is None else min(limits.per_plan, _UNLIMITED)
-    await session.do(
-        _SQL["limits"], {"total": total, "per_plan": per_plan, "held": limits.held or None}
-    )
+    in_force = {"total": total, "per_plan": per_plan, "held": limits.held or None}
     if limits.held:
-        return 0
+        return [(_SQL["limits"], in_force)]
     wanted = {
         "total": total,
         "ceiling": _ceiling(total),
@@ -91,16 +90,21 @@ async def admit_next(session: Session, limits: AdmissionLimits) -> int:
         "per_plan": total if per_plan is None else min(per_plan, total),
         "most": ADMITTED_AT_ONCE,
     }
-    return await session.do(_SQL["admit"], wanted)
+    return [(_SQL["limits"], in_force), (_SQL["admit"], wanted)]
 
 
-async def _total(session: Session, limits: AdmissionLimits) -> int:
+async def ended_lately(db: Database, limits: AdmissionLimits) -> int:
+    """Gives how many Runs have ended within two seconds, as far as that matters for the limits."""
+    if limits.short <= limits.total or limits.held:
+        return 0
+    row = await db.row(_SQL["ended_lately"], {"most": min(limits.total, _UNLIMITED)})
+    return int(row.runs)
+
+
+def _total(limits: AdmissionLimits, ended_lately: int) -> int:
     """Gives the limit of all Runs that holds now, which follows how quickly they come and go."""
     total, short = (min(limit, _UNLIMITED) for limit in (limits.total, limits.short))
-    if short <= total or limits.held:
-        return total
-    ended = await session.row(_SQL["ended_lately"], {"most": total})
-    return short if ended.runs >= total else total
+    return max(total, short) if ended_lately >= total else total
 
 
 def _ceiling(total: int) -> int:
