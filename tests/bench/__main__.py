@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from tests.bench import (
     accounts,
     api_figures,
+    argo,
     burst,
     cluster,
     cold_start,
@@ -44,6 +45,7 @@ BENCHES: dict[str, Callable[[], Awaitable[None]]] = {
     "node-in-a-row": lambda: node_transfers.in_a_row(10),
     "node-large": lambda: node_transfers.large(1024),
     "many-runs": lambda: cluster.many_runs(20),
+    "argo": argo.compare,
     "kwok": kwok.together,
     "kwok-killed": kwok.killed,
     "kwok-waiting": kwok.waiting,
