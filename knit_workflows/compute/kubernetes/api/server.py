@@ -165,9 +165,7 @@ class ApiServer:
         silence = self._settings.request_timeout.total_seconds()
         path = f"/api/v1/nodes/{node}/proxy/metrics"
         try:
-            answer = await self._send(
-                "GET", "Node", path, None, None, silence, accept="text/plain"
-            )
+            answer = await self._send("GET", "Node", path, None, None, silence, accept="text/plain")
             text = await answer.read()
         except OSError as error:
             raise BackendUnavailable(f"the node {node} does not answer: {_text(error)}") from error
