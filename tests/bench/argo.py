@@ -32,7 +32,7 @@ import psutil
 from knit_workflows import names
 from knit_workflows.domain.ids import KnitId, PlanId
 from knit_workflows.domain.ports import RunKey
-from knit_workflows.domain.runs import RunQuery, RunStatus
+from knit_workflows.domain.runs.run import RunQuery, RunStatus
 from knit_workflows.domain.tags import Tag
 from knit_workflows.domain.volumes import Mount, Volume
 from knit_workflows.embedded import free_port
