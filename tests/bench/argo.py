@@ -60,7 +60,7 @@ _TARGETS: Final = {
     "100": "-",
     "chain": "<= 0.6 x Argo, <= 1.15 x bare",
 }
-_TURNS: Final = {"1": 4, "20": 2, "100": 1, "chain": 1}
+_TURNS: Final = {"1": 3, "20": 1, "100": 1, "chain": 1}
 
 
 @dataclass
