@@ -132,6 +132,13 @@ WATCH_AGE: Final = Gauge(
     ("kind",),
     registry=OF_WORKERS,
 )
+KUBERNETES_REQUESTS: Final = Counter(
+    "knit_kubernetes_requests_total",
+    "Answers of the API server, by `verb` (`read`, `watch`, `create`, `patch`, `delete`), `kind` "
+    "and `status`, which is HTTP's.",
+    ("verb", "kind", "status"),
+    registry=OF_WORKERS,
+)
 
 # There before the first of its kind: a counter that begins with 1 has never been seen to increase.
 for _status in ("done", "failed"):

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from tests.bench import (
     accounts,
     api_figures,
+    argo,
     burst,
     cluster,
     cold_start,
@@ -49,6 +50,7 @@ BENCHES: dict[str, Callable[[], Awaitable[None]]] = {
     "node-large-random": lambda: node_transfers.large(1024, node_transfers.CONTENTS[:1]),
     "node-large-text": lambda: node_transfers.large(1024, node_transfers.CONTENTS[1:]),
     "many-runs": lambda: cluster.many_runs(20),
+    "argo": argo.compare,
     "kwok": kwok.together,
     "kwok-killed": kwok.killed,
     "kwok-waiting": kwok.waiting,

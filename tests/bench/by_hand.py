@@ -134,21 +134,28 @@ class ByHand:
             await asyncio.sleep(0.05)
 
     async def _make(self, pod: RunPod, kind: Kind, label: Mapping[str, str]) -> None:
-        if kind == "bare":
-            pod = replace(pod, log=None)  # and so without a program in front of its command
-        outputs = [mount.volume for mount in pod.outputs]
-        if pod.log is not None:
-            outputs.append(pod.log)
-        claims = [manifests.volume_claim(volume, self.settings) for volume in outputs]
+        *claims, body = objects_of(pod, kind, label, self.settings)
         await asyncio.gather(
             *(self._server.create("PersistentVolumeClaim", claim) for claim in claims)
         )
-        spec = manifests.run_job(pod, self.settings)["spec"]["template"]["spec"]
-        if kind == "bare":
-            del spec["initContainers"]
-        about = {"name": pod.name, "labels": dict(label)}
-        body = {"apiVersion": "v1", "kind": "Pod", "metadata": about, "spec": spec}
         await self._server.create("Pod", body)
+
+
+def objects_of(
+    pod: RunPod, kind: Kind, label: Mapping[str, str], settings: KubernetesSettings
+) -> list[dict[str, Any]]:
+    """Gives the manifests of the claims that a pod writes to, and its own as the last."""
+    if kind == "bare":
+        pod = replace(pod, log=None)  # and so without a program in front of its command
+    outputs = [mount.volume for mount in pod.outputs]
+    if pod.log is not None:
+        outputs.append(pod.log)
+    claims = [manifests.volume_claim(volume, settings) for volume in outputs]
+    spec = manifests.run_job(pod, settings)["spec"]["template"]["spec"]
+    if kind == "bare":
+        del spec["initContainers"]
+    about = {"name": pod.name, "labels": dict(label)}
+    return [*claims, {"apiVersion": "v1", "kind": "Pod", "metadata": about, "spec": spec}]
 
 
 def describer(

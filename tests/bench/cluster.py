@@ -54,10 +54,13 @@ class Bench:
 
 
 @asynccontextmanager
-async def on_the_node(more: Mapping[str, str] | None = None) -> AsyncIterator[Bench]:
+async def on_the_node(
+    more: Mapping[str, str] | None = None, *, metrics_port: int | None = None
+) -> AsyncIterator[Bench]:
     """Gives a stack whose worker runs Plans in a fresh namespace of the node.
 
-    `more` are settings of knit besides those that say where that is.
+    `more` are settings of knit besides those that say where that is; the worker serves its metrics
+    on `metrics_port`, if there is one.
     """
     async with kubernetes_adapter() as adapter:
         settings: KubernetesSettings = adapter.settings
@@ -71,7 +74,7 @@ async def on_the_node(more: Mapping[str, str] | None = None) -> AsyncIterator[Be
         server = ApiServer(settings)
         await server.open()
         try:
-            async with stack(environment) as knit, Pods.of(server) as pods:
+            async with stack(environment, metrics_port) as knit, Pods.of(server) as pods:
                 describe = describer(adapter.image, COMMAND, RESOURCES, logged=True)
                 by_hand = ByHand(server, settings, pods, describe)
                 yield Bench(knit, settings, by_hand, pods, adapter.image)

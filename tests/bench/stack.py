@@ -126,8 +126,14 @@ class Stack:
 
 
 @asynccontextmanager
-async def stack(environment: Mapping[str, str]) -> AsyncIterator[Stack]:
-    """Starts PostgreSQL, Temporal on a file, and one worker process with these settings."""
+async def stack(
+    environment: Mapping[str, str], metrics_port: int | None = None
+) -> AsyncIterator[Stack]:
+    """Starts PostgreSQL, Temporal on a file, and one worker process with these settings.
+
+    The worker serves its metrics on that port of the loopback address.
+    """
+    metrics = ["--metrics-address", f"127.0.0.1:{metrics_port}"] if metrics_port else []
     with tempfile.TemporaryDirectory(prefix="knit-bench-") as folder, embedded_postgres() as server:
         url = server.url(f"bench_{uuid.uuid4().hex}")
         await migrate(url)
@@ -141,7 +147,7 @@ async def stack(environment: Mapping[str, str]) -> AsyncIterator[Stack]:
                 "TEMPORAL_ADDRESS": client.service_client.config.target_host,
                 **environment,
             }
-            worker = WorkerProcess(whole, Path(folder))
+            worker = WorkerProcess(whole, Path(folder), arguments=metrics)
             worker.start()
             try:
                 await worker.ready()

@@ -4,11 +4,15 @@
 //	knit-pod check FOLDER...               succeeds if all are empty folders; opens them to all users
 //	knit-pod record SHARE LOG [OUTPUT FOLDER]...
 //	                                       puts itself into SHARE, then writes the log
-//	knit-pod ready SHARE                   waits until `record` can be reached
+//	knit-pod admit SHARE [OUTPUT FOLDER]...
+//	                                       the same without a log: ends when the command starts
+//	knit-pod ready SHARE                   waits until `record` or `admit` can be reached
 //	knit-pod run SHARE N FOLDER{N} COMMAND...
 //	                                       runs the command, and sends its output to `record`
+//	knit-pod exec SHARE N FOLDER{N} COMMAND...
+//	                                       asks `admit`, and becomes the command
 //
-// See docs/decisions/0027.
+// See docs/decisions/0027 and 0036.
 package main
 
 import (
@@ -38,12 +42,18 @@ func dispatch(words []string) int {
 			return check(rest)
 		case verb == "record" && len(rest) >= 2 && len(rest)%2 == 0:
 			return record(rest[0], rest[1], pairs(rest[2:]))
+		case verb == "admit" && len(rest) >= 1 && len(rest)%2 == 1:
+			return admit(rest[0], pairs(rest[1:]))
 		case verb == "ready" && len(rest) == 1:
 			return ready(rest[0])
-		case verb == "run" && len(rest) >= 3:
+		case (verb == "run" || verb == "exec") && len(rest) >= 3:
+			start := run
+			if verb == "exec" {
+				start = become
+			}
 			n, err := strconv.Atoi(rest[1])
 			if err == nil && n >= 0 && len(rest) > 2+n {
-				return run(rest[0], rest[2:2+n], rest[2+n:])
+				return start(rest[0], rest[2:2+n], rest[2+n:])
 			}
 		}
 	}

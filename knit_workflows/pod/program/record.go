@@ -18,40 +18,61 @@ import (
 //
 // Exit codes: 0, or 1 if the share cannot be used, or the command may not start.
 func record(share, log string, outputs []output) int {
+	connection := meet(share)
+	if connection < 0 || !permit(connection, []string{log}, outputs) {
+		return 1
+	}
+	return follow(connection, log, outputs)
+}
+
+// admit lets the command start if the outputs are empty, and has nothing more to do then.
+func admit(share string, outputs []output) int {
+	connection := meet(share)
+	if connection < 0 || !permit(connection, nil, outputs) {
+		return 1
+	}
+	return 0
+}
+
+// meet waits for the other container; below 0: it cannot come.
+func meet(share string) (connection int) {
 	var connected atomic.Bool
 	endBeforeStart(&connected)
 	listener, err := provide(share)
 	if err != nil {
 		report("knit-pod: the program cannot be provided: " + reason(err))
-		return 1
+		return -1
 	}
-	connection := accept(listener)
-	if connection < 0 {
+	if connection = accept(listener); connection < 0 {
 		report("knit-pod: nobody can connect.")
-		return 1
+		return -1
 	}
 	connected.Store(true)
 	// One connection, made before the command starts: nothing else in that container gets one.
 	syscall.Close(listener)
 	os.Remove(socketIn(share))
-	return follow(connection, log, outputs)
+	return connection
 }
 
-func follow(connection int, log string, outputs []output) int {
-	var folders []string
+// permit tells the other container whether its command may start: if all folders are empty.
+func permit(connection int, folders []string, outputs []output) bool {
+	var ofOutputs []string
 	for _, each := range outputs {
-		folders = append(folders, each.folder)
+		ofOutputs = append(ofOutputs, each.folder)
 	}
-	why := named(firstProblem(append([]string{log}, folders...)), outputs)
+	why := named(firstProblem(append(folders, ofOutputs...)), outputs)
 	if why == "" {
-		open(folders)
+		open(ofOutputs)
 	}
 	descriptor(connection).Write([]byte("-" + why))
 	syscall.Shutdown(connection, syscall.SHUT_WR)
 	if why != "" {
 		report(why) // as the other container does: what fails is this one
-		return 1
 	}
+	return why == ""
+}
+
+func follow(connection int, log string, outputs []output) int {
 	file := newLogFile(filepath.Join(log, "log"))
 	buffer := make([]byte, 256<<10)
 	for {

@@ -26,14 +26,9 @@ const (
 //
 // The exit code is the command's, 128 + n if signal n killed it, or 128 if it cannot be started.
 func run(share string, outputs, command []string) int {
-	connection, why := connect(share)
-	if why != "" {
-		// As if the command had failed: the reason is the container's message.
-		report(why)
-		if connection < 0 {
-			return exitCannotStart
-		}
-		return 1
+	connection, code := ask(share)
+	if code != 0 {
+		return code
 	}
 	read, stdout, err := takeOver()
 	if err != nil {
@@ -50,6 +45,42 @@ func run(share string, outputs, command []string) int {
 		writeTerminationLog(message)
 	}
 	return code
+}
+
+// become is `run` for a Plan without a log: from the start of the command on it is as if nothing had
+// been in front of it. Returns only if the command cannot be started.
+func become(share string, outputs, command []string) int {
+	if _, code := ask(share); code != 0 { // its end of the connection closes with `exec`
+		return code
+	}
+	warn(outputs)
+	path, err := lookUp(command[0])
+	if err == nil {
+		err = lower(syscall.Exec(path, command, os.Environ()))
+	}
+	report(cannotStart(command, err))
+	return exitCannotStart
+}
+
+// ask gives the connection to `record` or `admit`, or the code with which this container ends if its
+// command may not start.
+func ask(share string) (connection, code int) {
+	connection, why := connect(share)
+	switch {
+	case why == "":
+		return connection, 0
+	case connection < 0:
+		code = exitCannotStart
+	default:
+		code = 1
+	}
+	// As if the command had failed: the reason is the container's message.
+	report(why)
+	return connection, code
+}
+
+func cannotStart(command []string, err error) string {
+	return fmt.Sprintf("exec: %q: %s", command[0], err)
 }
 
 // takeOver makes a pipe stdout and stderr, of this process too: programs write to /proc/1/fd/1.
@@ -148,7 +179,7 @@ func warn(outputs []string) {
 func supervise(command []string) (code int, message string) {
 	path, err := lookUp(command[0])
 	if err != nil {
-		return exitCannotStart, fmt.Sprintf("exec: %q: %s", command[0], err)
+		return exitCannotStart, cannotStart(command, err)
 	}
 	signals := make(chan os.Signal, 64)
 	signal.Notify(signals) // all that can be caught
@@ -159,7 +190,7 @@ func supervise(command []string) (code int, message string) {
 		Sys: &syscall.SysProcAttr{Setpgid: true},
 	})
 	if err != nil {
-		return exitCannotStart, fmt.Sprintf("exec: %q: %s", command[0], lower(err))
+		return exitCannotStart, cannotStart(command, lower(err))
 	}
 	go forward(signals, child)
 	status := reapUntil(child)

@@ -19,14 +19,14 @@ const (
 )
 
 // ready returns when the program and the socket are in the share: only then may the Plan's
-// container start. It is the postStart hook of `record`.
+// container start. It is the postStart hook of `record` and `admit`.
 func ready(share string) int {
 	for begun := time.Now(); time.Since(begun) < readyPatience; time.Sleep(readyPause) {
 		if _, err := os.Stat(socketIn(share)); err == nil {
 			return 0
 		}
 	}
-	report("knit-pod: the log's container is not ready after a minute.")
+	report("knit-pod: knit's container is not ready after a minute.")
 	return 1
 }
 
@@ -70,11 +70,11 @@ func copyProgram(to string) error {
 	return copied.Chmod(0o555) // whatever the umask
 }
 
-// connect reaches `record`, and asks whether the command may start; why says that it may not.
+// connect reaches `record` or `admit`, and asks whether the command may start; why says that it may not.
 func connect(share string) (connection int, why string) {
 	connection, err := syscall.Socket(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return -1, "knit's log container cannot be reached: " + reason(err)
+		return -1, "knit's container cannot be reached: " + reason(err)
 	}
 	for begun := time.Now(); ; time.Sleep(readyPause) {
 		err = syscall.Connect(connection, &syscall.SockaddrUnix{Name: socketIn(share)})
@@ -83,12 +83,12 @@ func connect(share string) (connection int, why string) {
 		}
 		// Refused: who made the socket is dead.
 		if err == syscall.ECONNREFUSED || time.Since(begun) > readyPatience {
-			return -1, "knit's log container cannot be reached: " + reason(err)
+			return -1, "knit's container cannot be reached: " + reason(err)
 		}
 	}
 	answer, err := io.ReadAll(io.LimitReader(descriptor(connection), terminationBytes))
 	if err != nil || len(answer) == 0 {
-		return -1, "knit's log container has gone away"
+		return -1, "knit's container has gone away"
 	}
 	return connection, string(answer[1:])
 }

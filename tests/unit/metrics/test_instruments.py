@@ -13,7 +13,7 @@ from knit_workflows.metrics.instruments import EVERYWHERE, INSTRUMENTS, OF_API, 
 UNITS = ("seconds", "bytes", "info", "connections", "limit", "calls", "open", "up", "runs", "total")
 LABELS = {
     "version", "component", "state", "method", "route", "status", "direction", "outcome", "phase",
-    "kind",
+    "kind", "verb",
 }  # fmt: skip
 """Those whose values are few and known before: a Run, a Data, a Plan or a user are none of them."""
 

@@ -73,6 +73,18 @@ class Room:
         outputs = ["1", output] if output else ["0"]
         return self.start("main", share / "knit-pod", "run", share, *outputs, *command, **more)
 
+    def admit(self) -> subprocess.Popen[bytes]:
+        """Starts the nurse of a Plan without a log; returns when the other one would be started."""
+        share, out = self.path / "share", self.path / "out"
+        nurse = self.start("nurse", self.program, "admit", share, "/out", out)
+        subprocess.run([self.program, "ready", share], check=True)
+        return nurse
+
+    def become(self, *command: str, **more: object) -> subprocess.Popen[bytes]:
+        share = self.path / "share"
+        words = [share / "knit-pod", "exec", share, "1", self.path / "out", *command]
+        return self.start("main", *words, **more)
+
     def whole(self, *command: str, **more: object) -> tuple[int, bytes]:
         """Records and runs; returns the exit code, and what the container's own stdout had."""
         nurse = self.record()
@@ -216,7 +228,7 @@ def test_a_command_does_not_start_without_its_nurse(room: Room) -> None:
     nurse.kill()
     nurse.wait()
     main = room.run("echo", "never")
-    why = "knit's log container cannot be reached: Connection refused"
+    why = "knit's container cannot be reached: Connection refused"
     assert main.communicate(timeout=PATIENCE)[0].decode() == why + "\n"
     assert (main.returncode, room.said("main")) == (128, why)
 
@@ -336,3 +348,51 @@ os.mknod("null", 0o20600, os.makedev(1, 3)) if os.geteuid() == 0 else None
     assert room.whole("python3", "-c", script, str(out))[0] == 0
     assert room.said("nurse") == scan_note("/out", scan(out)) + "\n"
     assert " not kept: " in room.said("nurse")
+
+
+def test_without_a_log_the_program_becomes_the_command(room: Room) -> None:
+    nurse = room.admit()
+    main = room.become("sh", "-c", "echo $$; ls /proc/$$/fd; exit 3")
+    shown = main.communicate(timeout=PATIENCE)[0]
+    # Nothing is in front of it, and no descriptor is left to it.
+    assert shown.split() == [b"%d" % main.pid, b"0", b"1", b"2"]
+    assert (main.returncode, nurse.wait(PATIENCE)) == (3, 0)
+    assert room.said("nurse") == room.said("main") == ""
+    assert not list((room.path / "log").iterdir())
+
+
+def test_without_a_log_the_nurse_ends_when_the_command_starts(room: Room) -> None:
+    (room.path / "out").chmod(0o755)
+    nurse = room.admit()
+    main = room.become("sh", "-c", "echo begun; read line", stdin=subprocess.PIPE)
+    assert nurse.wait(PATIENCE) == 0
+    assert main.stdout is not None and main.stdout.readline() == b"begun\n"
+    assert (room.path / "out").stat().st_mode & 0o7777 == 0o777
+    main.communicate(b"\n", timeout=PATIENCE)
+    assert main.returncode == 0
+
+
+def test_without_a_log_too_outputs_must_be_empty(room: Room) -> None:
+    (room.path / "out" / "file").touch()
+    nurse = room.admit()
+    main = room.become("touch", str(room.path / "started"))
+    assert (main.wait(PATIENCE), nurse.wait(PATIENCE)) == (1, 1)
+    assert room.said("main") == room.said("nurse")
+    assert room.said("main").strip().startswith("/out is not empty: it has 'file' in it.")
+    assert not (room.path / "started").exists()
+
+
+def test_without_a_log_a_command_that_cannot_be_started_is_told(room: Room) -> None:
+    room.admit()
+    assert room.become("no-such-command").wait(PATIENCE) == 128
+    assert (
+        room.said("main").strip() == 'exec: "no-such-command": executable file not found in $PATH'
+    )
+
+
+def test_without_a_log_a_nurse_whose_command_never_starts_ends_when_told(room: Room) -> None:
+    nurse = room.admit()
+    nurse.terminate()
+    assert nurse.wait(PATIENCE) == 0
+    assert room.become("touch", str(room.path / "started")).wait(PATIENCE) == 128
+    assert not (room.path / "started").exists()

@@ -22,6 +22,7 @@ from knit_workflows.compute.base import StartFailureKind
 from knit_workflows.compute.kubernetes.api.objects import JsonObject
 from knit_workflows.compute.kubernetes.api.refusals import QUOTA_EXCEEDED, classify_refusal
 from knit_workflows.domain.errors import BackendRejected, BackendUnavailable, QuotaExceeded
+from knit_workflows.metrics.instruments import KUBERNETES_REQUESTS
 from knit_workflows.settings import KubernetesSettings
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ _WARNING: Final = re.compile(r'\b\d{3} \S+ "((?:[^"\\]|\\.)*)"')
 _ESCAPED: Final = re.compile(r"\\(.)")
 _WARNINGS_KNOWN: Final = 1000
 """Warnings that are remembered as logged: some name an object, and so are all different."""
+_VERBS: Final = {"GET": "read", "POST": "create", "PATCH": "patch", "DELETE": "delete"}
 _COLLECTIONS: Final = {
     "Job": "apis/batch/v1/namespaces/{}/jobs",
     "Role": "apis/rbac.authorization.k8s.io/v1/namespaces/{}/roles",
@@ -169,7 +171,7 @@ class ApiServer:
         silence = self._settings.request_timeout.total_seconds()
         path = f"/api/v1/nodes/{node}/proxy/metrics"
         try:
-            answer = await self._send("GET", path, None, None, silence, accept="text/plain")
+            answer = await self._send("GET", "Node", path, None, None, silence, accept="text/plain")
             text = await answer.read()
         except OSError as error:
             raise BackendUnavailable(f"the node {node} does not answer: {_text(error)}") from error
@@ -238,7 +240,8 @@ class ApiServer:
             "timeoutSeconds": lifetime,
         }
         try:
-            answer = await self._send("GET", self._path(kind, None), watched, None, _WATCH_TIMEOUT)
+            path = self._path(kind, None)
+            answer = await self._send("GET", kind, path, watched, None, _WATCH_TIMEOUT)
             try:
                 if answer.status == 410:
                     raise ResourceExpired
@@ -264,11 +267,11 @@ class ApiServer:
         silence = self._settings.request_timeout.total_seconds()
         path, sent_at = self._path(kind, name), time.monotonic()
         try:
-            answer = await self._send(method, path, query, body, silence)
+            answer = await self._send(method, kind, path, query, body, silence)
             if answer.status == 401:  # expired or rotated: reload the credentials, once
                 answer.close()
                 await self._renew_credentials(refused=sent_at)
-                answer = await self._send(method, path, query, body, silence)
+                answer = await self._send(method, kind, path, query, body, silence)
             text = await answer.read()
         except OSError as error:
             raise BackendUnavailable(
@@ -296,6 +299,7 @@ class ApiServer:
     async def _send(
         self,
         method: str,
+        kind: str,
         path: str,
         query: Mapping[str, str] | None,
         body: JsonObject | None,
@@ -308,9 +312,12 @@ class ApiServer:
         headers = {"Accept": accept}
         if method == "PATCH":
             headers["Content-Type"] = "application/merge-patch+json"
-        return await self._connection.send(
+        answer = await self._connection.send(
             method, path, query, body, headers=headers, silence=silence
         )
+        verb = "watch" if query is not None and "watch" in query else _VERBS[method]
+        KUBERNETES_REQUESTS.labels(verb, kind, str(answer.status)).inc()
+        return answer
 
 
 def warnings_of(headers: Iterable[str]) -> tuple[str, ...]:

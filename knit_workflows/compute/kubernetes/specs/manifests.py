@@ -21,12 +21,12 @@ from knit_workflows.compute.kubernetes.specs.run_containers import (
     literal,
     log_account,
     log_reader,
-    log_writer,
     mounts,
     resources,
     share_folder,
     share_volume,
     supervised,
+    supervisor,
     token_volume,
 )
 from knit_workflows.compute.kubernetes.specs.security import pod_context, user_container_context
@@ -157,10 +157,10 @@ def _pod_spec(pod: RunPod, settings: KubernetesSettings) -> JsonObject:
 def _containers(pod: RunPod, settings: KubernetesSettings) -> JsonObject:
     """Gives the containers, in the order in which they start."""
     main = _main(pod)
-    if is_supervised(pod, settings) and pod.log is not None:
+    if is_supervised(pod, settings):
         folder = share_folder(pod)
-        writer = log_writer(pod.log, pod.outputs, folder, settings)
-        return {"containers": [writer, supervised(main, pod, folder)]}
+        first = supervisor(pod.log, pod.outputs, folder, settings)
+        return {"containers": [first, supervised(main, pod, folder)]}
     containers = [main]
     if pod.log is not None:
         containers.append(log_reader(pod.log, pod.outputs, settings))

@@ -1,9 +1,9 @@
 """knit's own containers in a run pod; pure functions.
 
-A Plan with a log whose command is known is *supervised*: a small static program starts the command
-and sends its output to the container that writes the log. Of other Plans with a log, a container
-reads the log from the cluster's API, which loses what the node rotates away meanwhile (decision
-0027).
+A Plan whose command is known is *supervised*, if it has outputs or a log: a small static program
+asks a container of knit's whether outputs and log are empty, then starts the command, and sends its
+output to that container, which writes the log. Of other Plans with a log, a container reads the log
+from the cluster's API, which loses what the node rotates away meanwhile (decision 0027).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from knit_workflows.settings import KubernetesSettings
 
 MAIN: Final = "main"
 LOG_SIDECAR: Final = "nurse"
-"""Writes the log to its volume, in either way."""
+"""Lets `main` start, and writes the log to its volume if there is one."""
 CHECK: Final = "init-main"
 
 OUTPUTS_FOLDER: Final = "/outputs"
@@ -40,7 +40,8 @@ def is_supervised(pod: RunPod, settings: KubernetesSettings) -> bool:
 
     An image's own entrypoint is known to its registry alone, whose credentials knit does not have.
     """
-    return settings.supervise and pod.log is not None and bool(pod.entrypoint)
+    writes = pod.log is not None or bool(pod.outputs)
+    return settings.supervise and writes and bool(pod.entrypoint)
 
 
 def share_folder(pod: RunPod) -> str:
@@ -99,7 +100,8 @@ def supervised(main: JsonObject, pod: RunPod, folder: str) -> JsonObject:
     anything, and nothing in it can change the program.
     """
     outputs = [literal(mount.path) for mount in pod.outputs]
-    start = [f"{folder}/{_PROGRAM}", "run", folder, str(len(outputs)), *outputs]
+    verb = "exec" if pod.log is None else "run"
+    start = [f"{folder}/{_PROGRAM}", verb, folder, str(len(outputs)), *outputs]
     share = {"name": _SHARE, "mountPath": folder, "readOnly": True}
     return main | {
         "command": [*start, *main["command"]],
@@ -107,24 +109,26 @@ def supervised(main: JsonObject, pod: RunPod, folder: str) -> JsonObject:
     }
 
 
-def log_writer(
-    log: Volume, outputs: Sequence[Mount], folder: str, settings: KubernetesSettings
+def supervisor(
+    log: Volume | None, outputs: Sequence[Mount], folder: str, settings: KubernetesSettings
 ) -> JsonObject:
     """Gives the container that checks that outputs and log are empty, then writes the log.
 
-    It must be the first one: the kubelet starts containers in their order, and the next one only
-    when the hook of the one before has ended. An init container would cost a second more, since
-    its end is noticed once a second.
+    Without a log it ends when the command starts. It must be the first one: the kubelet starts
+    containers in their order, and the next one only when the hook of the one before has ended. An
+    init container would cost a second more, since its end is noticed once a second.
     """
     seen = _below_outputs_folder(outputs)
     pairs = zip(outputs, seen, strict=True)
     words = [word for output, here in pairs for word in (output.path, here.path)]
     ready = {"exec": {"command": [_PROGRAM, "ready", folder]}}
+    verb = ["admit", folder] if log is None else ["record", folder, LOG_PATH]
+    logs = [] if log is None else [Mount(LOG_PATH, log)]
     return _own_container(LOG_SIDECAR, settings) | _static(settings) | {
-        "args": ["record", folder, LOG_PATH, *map(literal, words)],
+        "args": [*verb, *map(literal, words)],
         "lifecycle": {"postStart": ready},
         "volumeMounts": [
-            *mounts([Mount(LOG_PATH, log)], read_only=False),
+            *mounts(logs, read_only=False),
             *mounts(seen, read_only=False),  # to let the image's user write to a fresh one
             {"name": _SHARE, "mountPath": folder},
         ],

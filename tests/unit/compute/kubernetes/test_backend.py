@@ -23,6 +23,7 @@ from knit_workflows.domain.errors import (
 from knit_workflows.domain.plans.options import PodOptions
 from knit_workflows.domain.runs.milestones import Milestone
 from knit_workflows.domain.volumes import Mount, Volume, VolumeOptions
+from knit_workflows.metrics.instruments import KUBERNETES_REQUESTS
 from tests.waiting import PATIENCE, until
 
 POD = RunPod(
@@ -474,6 +475,27 @@ class TestRequests:
         await until(lambda: observations[-1].phase is Phase.SUCCEEDED)
         assert observations[0].phase is Phase.PENDING
         assert api.requests == [f"GET jobs/{POD.name}"]
+
+    async def test_what_is_asked_is_counted(self, api, backend, seen):
+        def counted() -> dict[tuple[str, str, str], float]:
+            [metric] = KUBERNETES_REQUESTS.collect()
+            return {
+                (each.labels["verb"], each.labels["kind"], each.labels["status"]): each.value
+                for each in metric.samples
+            }
+
+        before = counted()
+        await seen()
+        await backend.release(POD.name)
+        api.answers.append((503, "later"))
+        with pytest.raises(BackendUnavailable):
+            await backend.launch(replace(POD, name="worker-run-r2"))
+        found = {key: n - before.get(key, 0) for key, n in counted().items()}
+        assert {key: n for key, n in found.items() if n} == {
+            ("read", "Job", "200"): 1,
+            ("delete", "Job", "200"): 1,
+            ("create", "Job", "503"): 1,
+        }
 
     async def test_a_pod_that_is_known_needs_none(self, api, backend, seen):
         """As when a watch goes on that another activity has begun."""

@@ -170,16 +170,32 @@ def test_other_logs_are_read_from_the_api(pod: RunPod, settings: KubernetesSetti
 
 
 def test_outputs_and_log_are_checked_to_be_empty_before_main():
-    for pod, paths in (
-        (ENTRYPOINT_OF_THE_IMAGE, {"/out": "bb", "/log": "cc"}),
-        (replace(POD, log=None), {"/out": "bb"}),
+    alone = SETTINGS.model_copy(update={"supervise": False})
+    for pod, settings, paths in (
+        (ENTRYPOINT_OF_THE_IMAGE, SETTINGS, {"/out": "bb", "/log": "cc"}),
+        (replace(ENTRYPOINT_OF_THE_IMAGE, log=None), SETTINGS, {"/out": "bb"}),
+        (replace(POD, log=None), alone, {"/out": "bb"}),
     ):
-        (check,) = spec_of(pod)["initContainers"]
+        (check,) = spec_of(pod, settings)["initContainers"]
         assert check["command"] == ["knit-pod"]
         assert check["args"] == ["check", *paths]
         assert check["volumeMounts"] == [
             {"name": name, "mountPath": path, "readOnly": False} for path, name in paths.items()
         ]
+
+
+def test_without_a_log_the_nurse_lets_main_start_and_no_more():
+    spec = spec_of(replace(POD, log=None))
+    assert [each["name"] for each in spec["containers"]] == ["nurse", "main"]
+    assert "initContainers" not in spec
+    nurse, main = spec["containers"]
+    assert nurse["args"] == ["admit", "/.knit", "/out", "/outputs/out"]
+    assert nurse["lifecycle"] == {
+        "postStart": {"exec": {"command": ["knit-pod", "ready", "/.knit"]}}
+    }
+    assert main["command"] == ["/.knit/knit-pod", "exec", "/.knit", "1", "/out", *POD.entrypoint]
+    assert {one["name"] for one in nurse["volumeMounts"]} == {"bb", "knit"}
+    assert "serviceAccountName" not in spec
 
 
 def test_the_nurse_has_rights_of_its_own():
