@@ -34,8 +34,8 @@ class KnitGroup(TopGroup):
         "init": Entry(
             "knit_cli.commands.init:app", "Save a profile, and use it in this folder.", single=True
         ),
-        "data": Entry("knit_cli.commands.data:app", "Push, pull, find, tag and trace Data."),
-        "plan": Entry("knit_cli.commands.plan:app", "Register, show and change Plans."),
+        "data": Entry("knit_cli.commands.data.group:app", "Push, pull, find, tag and trace Data."),
+        "plan": Entry("knit_cli.commands.plan.group:app", "Register, show and change Plans."),
         "run": Entry("knit_cli.commands.run:app", "Find, show, stop, retry and delete Runs."),
         "status": Entry(
             "knit_cli.commands.status:app", "Show what runs, waits and fails.", single=True

@@ -11,8 +11,7 @@ from knit_api.deps import Deps, DepsOf
 from knit_api.error_responses import RETRY_AFTER, error_response
 from knit_api.openapi.document import failures
 from knit_api.responses import json_response
-from knit_workflows.wire.health import Health
-from knit_workflows.wire.version import Version
+from knit_workflows.wire.server import Health, Version
 
 router = APIRouter(tags=["health"])
 

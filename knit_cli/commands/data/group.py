@@ -8,10 +8,10 @@ from typing import Annotated
 
 import typer
 
-from knit_cli.commands.adopt import adopt_data
 from knit_cli.commands.choices import Duration, Since, YesNoBoth, read_period, tag_option
-from knit_cli.commands.lineage import lineage
-from knit_cli.commands.purge import purge_data
+from knit_cli.commands.data.adopt import adopt_data
+from knit_cli.commands.data.lineage import lineage
+from knit_cli.commands.data.purge import purge_data
 from knit_cli.invocation import invocation_of
 from knit_cli.output import print_bytes, print_json, say
 from knit_cli.session import api_of, environment_of

@@ -10,7 +10,7 @@ import typer
 
 from knit_cli.api.client import ApiClient
 from knit_cli.commands.choices import read_hops
-from knit_cli.commands.plan_change import PlanId
+from knit_cli.commands.plan.change import PlanId
 from knit_cli.graphs.formats import Format, GraphFormat, print_graph
 from knit_cli.graphs.plan_graph import to_graph, walk
 from knit_cli.graphs.plan_tree import print_tree

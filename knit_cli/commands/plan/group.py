@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from knit_cli.commands.choices import YesNoBoth
-from knit_cli.commands.plan_apply import apply_plan
-from knit_cli.commands.plan_change import (
+from knit_cli.commands.plan.apply import apply_plan
+from knit_cli.commands.plan.change import (
     PlanId,
     annotate_plan,
     change_options,
@@ -19,8 +19,8 @@ from knit_cli.commands.plan_change import (
     change_service_account,
     switch_plan,
 )
-from knit_cli.commands.plan_check import print_schema, validate_plans
-from knit_cli.commands.plan_graph import graph_plans
+from knit_cli.commands.plan.check import print_schema, validate_plans
+from knit_cli.commands.plan.graph import graph_plans
 from knit_cli.errors import BadInput
 from knit_cli.invocation import Invocation, invocation_of
 from knit_cli.output import print_json, print_text

@@ -1,0 +1,1 @@
+"""`knit data` and its commands."""

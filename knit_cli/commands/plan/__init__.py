@@ -1,0 +1,1 @@
+"""`knit plan` and its commands."""
