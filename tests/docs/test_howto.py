@@ -59,7 +59,7 @@ def test_the_namespace_prerequisites_are_what_the_page_pipes_into_kubectl() -> N
     listed = json.loads(_run("\n".join(lines).replace("| kubectl apply -f -", "")))
     kinds = [item["kind"] for item in listed["items"]]
     of_an_account = ["ServiceAccount", "Role", "RoleBinding"]
-    assert kinds == [*of_an_account, "Secret", *of_an_account]
+    assert kinds == [*of_an_account, *of_an_account]
     assert {item["metadata"]["namespace"] for item in listed["items"]} == {"knit"}
 
 

@@ -99,6 +99,17 @@ def test_the_program_has_no_reason_beside_its_tables() -> None:
     assert found.keys() <= REASONS.keys(), found
 
 
+def test_what_is_said_without_a_code_is_on_the_page() -> None:
+    """Of Runs about which nobody has reported anything."""
+    queue = ast.parse((ROOT / "knit_workflows" / "store" / "runs" / "queue.py").read_text())
+    texts = [node.value for node in ast.walk(queue) if isinstance(node, ast.Constant)]
+    said = [text for text in texts if re.match("no worker|its (workflow|Plan) ", str(text))]
+    assert len(said) >= 7, said
+    for text in said:
+        words = re.split("[:,]", str(text))[0]
+        assert f"{words}`" in PAGE.read_text(), words
+
+
 def test_every_kind_has_its_patience_on_the_page() -> None:
     text = PAGE.read_text().partition("\n## ")[0]
     for kind in StartFailureKind:

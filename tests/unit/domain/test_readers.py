@@ -6,6 +6,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from knit_workflows.contracts.messages import Message
+from knit_workflows.contracts.transfers import CloseTransfer, Opened
 from knit_workflows.domain.readers import (
     JOINABLE_FOR,
     MOST_READERS,
@@ -83,3 +85,13 @@ def test_the_last_reader_decides(
     own: Reader | None, others: list[Reader], linger: timedelta, what: Leaving, stays: timedelta
 ) -> None:
     assert leaving(own, others, linger, NOW) == (what, stays)
+
+
+@pytest.mark.parametrize("message", [Opened, CloseTransfer])
+def test_messages_of_before_name_the_endpoint_otherwise(message: type[Message]) -> None:
+    """Workflows that were under way at an upgrade go on with them."""
+    needed = {"ok": True, "transfer_id": "t"}
+    old = message.model_validate(needed | {"door": "0123456789"})
+    new = message.model_validate_json(old.model_dump_json())
+    assert new == old
+    assert new.model_dump()["endpoint_id"] == "0123456789"

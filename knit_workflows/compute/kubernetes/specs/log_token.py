@@ -15,9 +15,10 @@ from knit_workflows.compute.kubernetes.specs.run_containers import (
 )
 from knit_workflows.settings import KubernetesSettings
 
-LIFETIME: Final = timedelta(days=7)
-"""What is asked for; some clusters give less (`--service-account-max-token-expiration`). A Run that
-takes longer has the rest of its log only as long as the API server does not close the connection.
+LIFETIME: Final = timedelta(days=30)
+"""From the launch on, and a pod may wait long for a node. Some clusters give less
+(`--service-account-max-token-expiration`). A Run that takes longer has the rest of its log only as
+long as the API server keeps the connection open.
 """
 
 

@@ -42,7 +42,7 @@ async def test_a_token_is_asked_for_that_ends_with_the_job(
     assert secrets[f"{READ.name}-log-token"]["stringData"] == {"token": "token of knit-nurse"}
     bound = {"apiVersion": "v1", "kind": "Secret", "name": f"{READ.name}-log"}
     assert [one["spec"]["boundObjectRef"] for one in api.tokens] == [bound, bound]
-    assert all(one["spec"]["expirationSeconds"] <= 7 * 24 * 3600 for one in api.tokens)
+    assert all(one["spec"]["expirationSeconds"] <= 30 * 24 * 3600 for one in api.tokens)
 
 
 @pytest.mark.parametrize(
