@@ -65,6 +65,8 @@ class FakeTransfers:
             "1.29.1", [RoleState(role, "knit", 1, 0) for role in ("engine", "compute", "hooks")]
         )
         """What Temporal says of itself and of the workers."""
+        self.volume_gone = ""
+        """Why an upload fails although its client has sent everything."""
 
     def folder(self, knit_id: str) -> Path:
         return self.root / knit_id
@@ -114,10 +116,14 @@ class FakeTransfers:
         await self._store.transfers.closed(transfer.transfer_id)
         if transfer.run_id is None:
             return Closed()
-        key, target = RunKey(transfer.run_id, 1), RunStatus.COMPLETING if ok else RunStatus.ABORTING
+        good = ok and not self.volume_gone
+        key, target = (
+            RunKey(transfer.run_id, 1),
+            RunStatus.COMPLETING if good else RunStatus.ABORTING,
+        )
         await self._store.execution.advance(key, target, cause=reason or "uploaded")
         status = await self._store.execution.finalize(key, cause="closed")
-        return Closed(status=status.value)
+        return Closed(status=status.value, reason=self.volume_gone)
 
     async def hook_skipped(self, run_id: RunId, generation: int) -> None:
         await self.ping()

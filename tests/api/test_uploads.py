@@ -308,6 +308,15 @@ async def test_an_upload_stopped_by_a_user_is_a_conflict(client, store, transfer
     assert answer.json()["message"]["see"] in store.memory.runs
 
 
+async def test_a_client_hears_why_its_whole_upload_has_failed(client, store, transfers):
+    """Somebody has deleted its volume meanwhile: it may push again."""
+    transfers.volume_gone = "somebody has deleted the volume v meanwhile"
+    answer = await client.post("/data", content=tar_of(HELLO), headers=TAR)
+    assert answer.status_code == 409
+    told = answer.json()["message"]
+    assert told["reason"] == f"the upload ended as failed: {transfers.volume_gone}"
+
+
 async def test_the_end_is_tried_again_while_temporal_is_away(client, transfers):
     transfers.finish_errors = [EngineUnavailable(), EngineUnavailable()]
     answer = await client.post("/data", content=tar_of(HELLO), headers=TAR)

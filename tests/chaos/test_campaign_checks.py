@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import pytest
 
-from tests.chaos.campaign.faults import Kind, drawn
+from tests.chaos.campaign.faults import Fault, Kind, carried_out, drawn
 from tests.chaos.campaign.invariants import Found, Ledger, check
 from tests.chaos.campaign.site import Site
 from tests.chaos.campaign.work import PROGRAMS, Push, Workload
@@ -200,3 +200,20 @@ def test_a_seed_draws_the_same_faults_again() -> None:
     assert first == drawn(kinds, Random("7:3"), 10, 3.0)
     assert first != drawn(kinds, Random("7:4"), 10, 3.0)
     assert [one.at for one in first] == sorted(one.at for one in first)
+
+
+async def test_kinds_of_one_name_differ_by_what_they_hit() -> None:
+    """Jobs and claims are both deleted by hand, with other consequences."""
+
+    async def job(_: object) -> str:
+        return "a Job"
+
+    async def claim(_: object) -> str:
+        return "a claim"
+
+    kinds = [
+        Kind("deleted", ["Pod", "Job"], 0.1, 1, job),
+        Kind("deleted", ["claim"], 0.1, 1, claim),
+    ]
+    for target, hit in (("Job", "a Job"), ("claim", "a claim")):
+        assert (await carried_out(Fault("deleted", target, 0.0, 0.0), kinds))["hit"] == hit

@@ -16,7 +16,7 @@ from tests.chaos.campaign.invariants import Compute, Ledger
 from tests.chaos.campaign.site import Site
 from tests.chaos.campaign.work import KINDS, Workload
 
-MOST_FAULTS: Final = 40
+MOST_FAULTS: Final = 80
 _HOOKS: Final = 0.6
 """Of all batches, so many are carried out under hooks."""
 _ID: Final = re.compile(r"Run \{?\"?(?:run_id\": \")?([0-9a-f-]{36})")
@@ -49,9 +49,9 @@ class Campaign:
     seed: int
     name: str
     """Of the back-end: local or node."""
-    pushes: int = 8
+    pushes: int = 14
     """How many uploads begin in a batch."""
-    spread: float = 10.0
+    spread: float = 20.0
     """Seconds within which all of a batch begins."""
     ledger: Ledger = field(default_factory=Ledger)
 

@@ -74,8 +74,9 @@ class Link:
             for writer in writers:
                 if reset:
                     raw = writer.get_extra_info("socket")
-                    if raw.family != socket.AF_UNIX:
-                        raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+                    with suppress(OSError):  # it is closed already
+                        if raw.family != socket.AF_UNIX:
+                            raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
                 writer.transport.abort()
 
     def hold(self) -> None:
@@ -108,7 +109,8 @@ class Link:
     def cut_one(writer: asyncio.StreamWriter) -> None:
         """Resets one connection."""
         raw = writer.get_extra_info("socket")
-        raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        with suppress(OSError):  # it is closed already
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         writer.transport.abort()
 
     async def _carry_both(

@@ -337,4 +337,4 @@ async def node_campaign(folder: Path, seed: int) -> AsyncIterator[Campaign]:
         compute = NodeCompute(adapter, proxy)
         work = Workload(built)
         await work.register(compute.image, _RESOURCES)
-        yield Campaign(built, compute, work, seed, "node", pushes=6, spread=15.0)
+        yield Campaign(built, compute, work, seed, "node", pushes=10, spread=30.0)
