@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import sys
 from collections import Counter
@@ -34,6 +35,8 @@ from knit_workflows.upkeep.keeper import Keeper
 from knit_workflows.worker import deps_from
 
 GRACE: Final = timedelta(minutes=1)
+_TURN: Final = 300.0
+"""Seconds that the reconciliation may take."""
 _FAILURES: Final = (KnitError, RPCError, RuntimeError, TimeoutError)
 
 
@@ -64,9 +67,10 @@ class Verification:
                 async for one in check:
                     yield one
             except _FAILURES as error:
-                reason = getattr(error, "reason", "") or str(error) or type(error).__name__
                 cure = getattr(error, "advice", None) or "see that it is up, then verify again"
-                yield Finding(name, "the check itself", f"it was not possible: {reason}", cure)
+                yield Finding(
+                    name, "the check itself", f"it was not possible: {_words(error)}", cure
+                )
 
 
 async def repair(
@@ -83,7 +87,8 @@ async def repair(
     if Repair.RECONCILE in kinds:
 
         async def reconcile() -> None:
-            await (await keeper.reconcile(grace=grace)).result()
+            async with asyncio.timeout(_TURN):
+                await (await keeper.reconcile(grace=grace)).result()
 
         yield "the reconciliation has had a turn", await _tried(reconcile())
 
@@ -92,8 +97,14 @@ async def _tried(step: Any) -> str:
     try:
         await step
     except (*_FAILURES, WorkflowFailureError) as error:
-        return getattr(error, "reason", "") or str(error)
+        return _words(error)
     return ""
+
+
+def _words(error: BaseException) -> str:
+    if isinstance(error, TimeoutError):
+        return "it did not end in time; do workers with the roles engine and compute run?"
+    return getattr(error, "reason", "") or str(error) or type(error).__name__
 
 
 def _line(kind: str, value: Any) -> None:

@@ -42,7 +42,8 @@ class EngineSettings(Group):
     page_size: int = Field(default=500, ge=1)
     """The most Runs that are created in one transaction."""
     poll_interval: Span = timedelta(seconds=15)
-    """How often the Projector looks for work without a notification."""
+    """How often the Projector looks for work without a notification, and a worker whether Temporal
+    has lost what it knew."""
     heartbeat: Span = timedelta(seconds=20)
     """Heartbeat timeout of activities: a worker that is silent for longer is considered dead, and
     its watches move to another. Heartbeats are sent three times as often, so that a worker that

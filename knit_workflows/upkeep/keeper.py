@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Final
 
@@ -65,8 +65,7 @@ class Keeper:
             yield
         finally:
             looking.cancel()
-            with suppress(asyncio.CancelledError):
-                await looking
+            await asyncio.gather(looking, return_exceptions=True)
 
     async def _look(self) -> None:
         while True:

@@ -91,7 +91,7 @@ def _measure(environment: dict[str, str]) -> None:
     _, _, used = os.wait4(pid, 0)
     findings = [one["finding"]["subject"] for one in lines if "finding" in one]
     figure(
-        "verify of 100,000 Data",
+        f"verify of {DATA:,} Data",
         time.monotonic() - began,
         "s",
         "<= 60",

@@ -136,7 +136,14 @@ def test_from_nothing_to_a_run_and_back(
     admin.knit("data", "pull", "--extract", copy["knitId"], "results")
     assert (admin.home / "results" / copy["knitId"] / "word").read_text() == "hello"
 
-    assert admin.json("admin", "status")["ready"] is True
+    status = admin.json("admin", "status")
+    assert (status["ready"], status["problems"]) == (True, [])
+    served = {one["role"] for one in status["inside"]["workers"] if one["workers"]}
+    assert served >= {"engine", "compute", "watch", "interactive"}
+    assert admin.json("status")["versions"] == status["inside"]["versions"]
+    verified = admin.json("admin", "verify", "--json", "--grace=0")
+    assert verified["findings"] == []
+    assert verified["counted"]["volumes"] == verified["counted"]["Data"] == 2
     found = admin.json("admin", "doctor", "--json")
     ill = [one for one in found if one["state"] not in ("ok", "warning")]
     assert not ill
