@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from tests.bench import (
     accounts,
     api_figures,
+    backup,
     burst,
     cluster,
     cold_start,
@@ -49,6 +50,7 @@ BENCHES: dict[str, Callable[[], Awaitable[None]]] = {
     "kwok-waiting": kwok.waiting,
     "installed-memory": installed.memory,
     "installed-run": installed.one_run,
+    "backup": backup.backup,
 }
 
 
