@@ -16,9 +16,12 @@ from knit_workflows.store.snapshot.reading import read_database, still_there
 
 
 class DirectInstallation:
-    """A knit by the URL of its database, and its volumes; implements `Installation`."""
+    """A knit by the URL of its database, and its volumes; implements `Installation`.
 
-    def __init__(self, url: str, volumes: Volumes, shown: str) -> None:
+    Without `volumes` only what is about the database can be asked.
+    """
+
+    def __init__(self, url: str, volumes: Volumes | None = None, *, shown: str) -> None:
         self.shown = shown
         self._url = url
         self._volumes = volumes
@@ -35,6 +38,7 @@ class DirectInstallation:
 
     def volumes(self, wanted: Sequence[Wanted]) -> Iterator[Frame]:
         """See `Installation`."""
+        assert self._volumes is not None
         with _problems():
             yield from read_volumes(self._volumes, wanted)
 
@@ -46,6 +50,7 @@ class DirectInstallation:
 
     def make_volumes(self, frames: Iterable[Frame]) -> Iterator[dict[str, Any]]:
         """See `Installation`."""
+        assert self._volumes is not None
         with _problems():
             yield from write_volumes(self._volumes, frames)
 

@@ -10,8 +10,8 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Final
+from dataclasses import asdict
+from typing import Final
 
 from knit_workflows.backup.direct import DirectInstallation
 from knit_workflows.backup.frames import Frame, read_frames, write_frames
@@ -19,7 +19,6 @@ from knit_workflows.backup.pods import PodVolumes
 from knit_workflows.backup.problems import BackupProblem
 from knit_workflows.backup.volumes import Wanted
 from knit_workflows.settings import Settings, SettingsRefused, read_settings
-from knit_workflows.worker import backend_from
 
 VERBS: Final = ("database", "still-there", "volumes", "look", "make-volumes", "load")
 _OF_VOLUMES: Final = ("volumes", "make-volumes")
@@ -43,30 +42,31 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _frames(settings: Settings, verb: str, storage_class: str | None) -> Iterator[Frame]:
-    volumes = PodVolumes(backend_from(settings.compute), storage_class)
     url = settings.store.url.get_secret_value()
-    installation = DirectInstallation(url, volumes, shown=settings.compute.kind)
-    at_work: AbstractContextManager[Any] = (
-        volumes.at_work() if verb in _OF_VOLUMES else nullcontext()
-    )
-    with at_work:
-        yield from _answer(installation, verb)
+    if verb not in _OF_VOLUMES:
+        yield from _of_database(DirectInstallation(url, shown="the database"), verb)
+        return
+    # Here, since it takes longer to load than what else is asked takes to answer.
+    from knit_workflows.worker import backend_from
+
+    volumes = PodVolumes(backend_from(settings.compute), storage_class)
+    with volumes.at_work():
+        installation = DirectInstallation(url, volumes, shown=settings.compute.kind)
+        if verb == "volumes":
+            wanted = [Wanted(**one) for one in json.load(sys.stdin)]
+            yield from installation.volumes(wanted)
+        else:
+            yield from installation.make_volumes(read_frames(sys.stdin.buffer.read))
 
 
-def _answer(installation: DirectInstallation, verb: str) -> Iterator[Frame]:
+def _of_database(installation: DirectInstallation, verb: str) -> Iterator[Frame]:
     match verb:
         case "database":
             yield from installation.database()
         case "still-there":
             yield {"there": sorted(installation.still_there(json.load(sys.stdin)))}
-        case "volumes":
-            wanted = [Wanted(**one) for one in json.load(sys.stdin)]
-            yield from installation.volumes(wanted)
         case "look":
-            found = installation.look()
-            yield {"revision": found.revision, "used": found.used, "restored": found.restored}
-        case "make-volumes":
-            yield from installation.make_volumes(read_frames(sys.stdin.buffer.read))
+            yield asdict(installation.look())
         case "load":
             yield {"loaded": installation.load(read_frames(sys.stdin.buffer.read))}
 

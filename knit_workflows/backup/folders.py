@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from knit_workflows import archive
+from knit_workflows.archive.sync import sync_file_system
 from knit_workflows.backup.volumes import VolumeAbsent, VolumeOccupied, VolumeUnreadable
 from knit_workflows.compute.local.folders import StateFolder
 from knit_workflows.domain.errors import BackendRejected, KnitError
@@ -37,20 +39,31 @@ class FolderVolumes:
         return None
 
     def write(self, volume: Volume, archive_: Iterator[bytes]) -> None:
-        """See `Volumes`: a draft, which is renamed once it is on the disk."""
+        """See `Volumes`: a draft, which is renamed once it is complete."""
         target = self._state.volume_path(volume)
         if target.exists():
             raise VolumeOccupied
         try:
             self._state.make()
             with self._state.draft() as draft:
-                archive.unpack(Stream(archive_), draft, sync=True)
+                archive.unpack(Stream(archive_), draft)
                 draft.chmod(0o777)  # as volumes are: containers of any user may have to read it
                 draft.rename(target)
         except archive.ArchiveRefused as cause:
             raise VolumeUnreadable(f"{volume.name}: {cause}") from cause
         except KnitError as cause:
             raise VolumeUnreadable(f"{volume.name}: {cause.reason}") from cause
+
+    def settle(self) -> None:
+        """See `Volumes`: all at once, since a disk takes as long for one as for hundreds."""
+        try:
+            handle = os.open(self._state.path, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                sync_file_system(handle)
+            finally:
+                os.close(handle)
+        except OSError as cause:
+            raise VolumeUnreadable(f"{self._state.path}: {cause.strerror}") from cause
 
     def expect(self, volumes: Sequence[Volume], *, to_write: bool) -> None:
         """Does nothing: folders need not be opened."""

@@ -82,6 +82,9 @@ class PodVolumes:
         mode = TransferMode.WRITE if to_write else TransferMode.READ
         self._coming.extend((one, mode) for one in volumes)
 
+    def settle(self) -> None:
+        """See `Volumes`: an agent answers only once all is on its disk."""
+
     def read(self, volume: Volume) -> Iterator[bytes]:
         """See `Volumes`."""
         opened = self._open(volume, TransferMode.READ)

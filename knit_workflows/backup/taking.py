@@ -271,6 +271,7 @@ class _Taking:
         kept = [one for one in finished if one.knit_id in there]
         self.gone += [one.knit_id for one in finished if one.knit_id not in there]
         if kept:
+            self.destination.settle()  # a record is never there before what it is about
             self.known.records.append(write_partial(self.destination, kept))
         self.read += len(kept)
         self.watcher.finished(len(finished))

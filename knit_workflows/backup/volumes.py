@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from knit_workflows import names
 from knit_workflows.backup.blobs import PIECE, Piece, pieces_of
 from knit_workflows.backup.frames import Frame, content_until
+from knit_workflows.backup.problems import BackupProblem
 from knit_workflows.domain.volumes import Volume, VolumeOptions
 
 
@@ -64,6 +65,9 @@ class Volumes(Protocol):
             VolumeUnreadable: it cannot be made.
         """
 
+    def settle(self) -> None:
+        """Returns once all that was made survives a loss of power; raises VolumeUnreadable."""
+
     def expect(self, volumes: Sequence[Volume], *, to_write: bool) -> None:
         """Hears which volumes come next, in this order."""
 
@@ -108,6 +112,12 @@ def write_volumes(volumes: Volumes, frames: Iterable[Frame]) -> Iterator[dict[st
             volumes.expect([_own(one) for one in ahead], to_write=True)
             continue
         yield _write_one(volumes, coming.pop(frame["volume"]), content_until(stream, "end"))
+    try:
+        volumes.settle()
+    except VolumeUnreadable as failed:
+        raise BackupProblem(
+            "the volumes cannot be brought to the disk", reason=str(failed)
+        ) from failed
 
 
 def _write_one(volumes: Volumes, entry: Restored, content: Iterator[bytes]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from tests.bench import (
     accounts,
     api_figures,
     argo,
+    backup,
     burst,
     cluster,
     cold_start,
@@ -59,6 +60,7 @@ BENCHES: dict[str, Callable[[], Awaitable[None]]] = {
     "installed-run": installed.one_run,
     "laptop": laptop.laptop,
     "rivals": rivals.rivals,
+    "backup": backup.backup,
 }
 BY_NAME_ONLY = {"rivals"}
 """What installs other tools from a package index."""

@@ -27,7 +27,23 @@ SLOW = """#!/bin/sh
 trap 'echo cleaned > said; exit 0' TERM
 : > begun
 while :; do sleep 0.1; done
-"""  # not `sleep 100 & wait`: dash misses a signal that comes just before its `wait` blocks
+"""
+ENDED_AT_ONCE = """
+import os, signal, subprocess, sys, time
+from pathlib import Path
+
+class Popen(subprocess.Popen):
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        while not Path("begun").exists():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+subprocess.Popen = Popen
+sys.argv = ["knit", "slow"]
+from knit_cli.main import main
+main()
+"""
 CONTENT = os.urandom(5000)
 WHOLE = plain_tar({"y": CONTENT})
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: %s\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -260,20 +276,28 @@ def test_a_kill_between_any_two_steps_leaves_something_that_is_recognised(tmp_pa
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_extension_is_told_to_end_too(tmp_path):
+@pytest.mark.parametrize(
+    ("program_and_arguments", "ends_itself"),
+    [
+        pytest.param(("-m", "knit_cli", "slow"), False, id="while-it-works"),
+        pytest.param(("-c", ENDED_AT_ONCE), True, id="as-it-is-started"),
+    ],
+)
+def test_an_extension_is_told_to_end_too(tmp_path, program_and_arguments, ends_itself):
     """It may have to clean up, and must not go on behind the back of who ended the command."""
     program = tmp_path / "knit-slow"
     program.write_text(SLOW)
     program.chmod(0o755)
     with subprocess.Popen(
-        [sys.executable, "-m", "knit_cli", "slow"],
+        [sys.executable, *program_and_arguments],
         cwd=tmp_path,
         env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
         stderr=subprocess.PIPE,
         start_new_session=True,
     ) as knit:
-        wait_until((tmp_path / "begun").exists)
-        knit.terminate()
+        if not ends_itself:
+            wait_until((tmp_path / "begun").exists)
+            knit.terminate()
         try:
             _, err = knit.communicate(timeout=PATIENCE)
         finally:

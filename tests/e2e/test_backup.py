@@ -58,7 +58,8 @@ def test_a_stack_at_work_comes_back_elsewhere(tmp_path: Path) -> None:
         pushing.start()
         try:
             blobs = kept / "blobs"
-            killed_once(stack, lambda: len(list(blobs.rglob("*.zst"))) > 3, "admin", "backup", kept)
+            drafts = kept / "drafts"
+            killed_once(stack, lambda: len(list(drafts.glob("*"))) > 3, "admin", "backup", kept)
             stored = {one.name for one in blobs.rglob("*.zst")}
             made = stack.knit("admin", "backup", kept, "--json").json()
         finally:

@@ -10,7 +10,9 @@ from typing import Protocol
 class Destination(Protocol):
     """Objects by name (parts separated by `/`), safe for several threads.
 
-    An object is there with all of its content, or not at all, whenever the writer is killed.
+    An object is there with all of its content, or not at all, whenever the writer is killed or the
+    power fails. For others it is there after `settle` at the latest; after a kill, those that were
+    not settled may be missing.
     All methods raise BackupProblem if the destination cannot be reached, read or written.
     """
 
@@ -21,7 +23,7 @@ class Destination(Protocol):
         """Gives the content of an object; None: there is none."""
 
     def write(self, name: str, content: bytes) -> None:
-        """Makes or replaces an object."""
+        """Makes or replaces an object, which the same object can read at once."""
 
     def remove(self, name: str) -> None:
         """Removes an object; a missing one is fine."""
@@ -30,7 +32,7 @@ class Destination(Protocol):
         """Gives the names that begin with a prefix, which ends with `/`, in any order."""
 
     def settle(self) -> None:
-        """Returns once all that was written survives a loss of power."""
+        """Returns once all that was written is there, and survives a loss of power."""
 
     def locked(self) -> AbstractContextManager[Lock]:
         """Lets one at a time change it; raises BackupProblem if another one does.

@@ -1,21 +1,29 @@
-"""A folder: objects are files, which are renamed to their names once they are on the disk."""
+"""A folder: objects are files, which get their names once they are on the disk.
+
+Many are brought there at once, since a disk takes as long for one as for hundreds.
+"""
 
 from __future__ import annotations
 
 import fcntl
 import os
 import threading
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, Self
 
+from knit_workflows.archive.sync import sync_file_system
 from knit_workflows.backup.problems import BackupProblem
 from knit_workflows.domain.os_errors import advice_for, reason_of
 
 _DRAFTS: Final = "drafts"
 _LOCK: Final = "lock"
+_UNSETTLED_BYTES: Final = 256 << 20
+_UNSETTLED_SECONDS: Final = 5.0
+"""So much, or for so long, is not on the disk for sure: a kill loses that."""
 
 
 class Folder:
@@ -24,8 +32,11 @@ class Folder:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.shown = str(root)
-        self._unsettled: set[Path] = set()
+        self._drafts: dict[str, Path] = {}
+        self._bytes = 0
+        self._since = time.monotonic()
         self._guard = threading.Lock()
+        self._settling = threading.Lock()
 
     @classmethod
     def at(cls, root: Path, *, new: bool) -> Self:
@@ -39,34 +50,35 @@ class Folder:
 
     def read(self, name: str) -> bytes | None:
         """See `Destination`."""
-        with _failures("read", self.root / name):
+        with _failures("read", self.root / name), self._settling:
+            path = self._drafts.get(name, self.root / name)
             try:
-                return (self.root / name).read_bytes()
+                return path.read_bytes()
             except FileNotFoundError:
                 return None
 
     def write(self, name: str, content: bytes) -> None:
-        """See `Destination`; the file is on the disk before it has its name."""
-        path = self.root / name
+        """See `Destination`."""
         draft = self.root / _DRAFTS / uuid.uuid4().hex
-        with _failures("write", path):
-            try:
-                handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-                with os.fdopen(handle, "wb") as file:
-                    file.write(content)
-                    file.flush()
-                    os.fsync(file.fileno())
-                _make(path.parent)
-                draft.rename(path)
-            except BaseException:
-                with suppress(OSError):
-                    draft.unlink()
-                raise
+        with _failures("write", self.root / name):
+            handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
         with self._guard:
-            self._unsettled.add(path.parent)
+            replaced = self._drafts.get(name)
+            self._drafts[name] = draft
+            self._bytes += len(content)
+            late = time.monotonic() - self._since > _UNSETTLED_SECONDS
+            is_due = late or self._bytes > _UNSETTLED_BYTES
+        if replaced is not None:
+            with self._settling:  # which may be giving it its name just now
+                replaced.unlink(missing_ok=True)
+        if is_due:
+            self.settle()
 
     def remove(self, name: str) -> None:
         """See `Destination`."""
+        self.settle()
         with _failures("remove", self.root / name):
             (self.root / name).unlink(missing_ok=True)
 
@@ -80,17 +92,26 @@ class Folder:
                     yield (relative / file).as_posix()
 
     def settle(self) -> None:
-        """See `Destination`: the folders' entries, since the files are on the disk already."""
-        with self._guard:
-            folders, self._unsettled = self._unsettled, set()
-        above = {one.parent for one in folders if one != self.root}
-        for folder in sorted(folders | above | {self.root}):
-            with _failures("write", folder):
-                handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-                try:
-                    os.fsync(handle)
-                finally:
-                    os.close(handle)
+        """See `Destination`: all files are brought to the disk, then they get their names."""
+        with self._settling, _failures("write", self.root):
+            with self._guard:
+                drafts = dict(self._drafts)
+                self._bytes, self._since = 0, time.monotonic()
+            if not drafts:
+                return
+            handle = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                sync_file_system(handle)
+                for name, draft in drafts.items():
+                    _make((self.root / name).parent)
+                    draft.rename(self.root / name)
+                sync_file_system(handle)
+            finally:
+                os.close(handle)
+            with self._guard:
+                for name, draft in drafts.items():
+                    if self._drafts.get(name) == draft:
+                        del self._drafts[name]
 
     @contextmanager
     def locked(self) -> Iterator[Held]:

@@ -21,13 +21,15 @@ def test_objects_are_as_they_were_written(destination: Destination):
         for content in (b"", b"x", LARGE, b"replaced"):
             destination.write("blobs/aa/one", content)
             assert destination.read("blobs/aa/one") == content
-    destination.settle()
+        destination.settle()
+        assert destination.read("blobs/aa/one") == b"replaced"
 
 
 def test_names_are_those_below_a_prefix(destination: Destination):
     with destination.locked():
         for name in ("blobs/aa/1", "blobs/ab/2", "sets/3", "blobsy/4"):
             destination.write(name, b"x")
+        destination.settle()
         assert sorted(destination.names("blobs/")) == ["blobs/aa/1", "blobs/ab/2"]
         assert list(destination.names("partial/")) == []
         destination.remove("blobs/aa/1")

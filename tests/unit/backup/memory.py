@@ -162,5 +162,8 @@ class Knit:
             raise VolumeOccupied
         self.archives[volume.knit_id] = b"".join(archive)
 
+    def settle(self) -> None:
+        pass
+
     def expect(self, volumes: Sequence[Volume], *, to_write: bool) -> None:
         pass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -16,11 +17,14 @@ def test_only_the_owner_reads_it(tmp_path: Path):
     folder = Folder.at(tmp_path / "new", new=True)
     with folder.locked():
         folder.write("blobs/aa/1", b"secret")
+        folder.settle()
     modes = {stat.S_IMODE(one.stat().st_mode) for one in (tmp_path / "new").rglob("*")}
     assert modes == {0o700, 0o600}
 
 
-@pytest.mark.parametrize("step", ["os.fsync", "pathlib.Path.rename"])
+@pytest.mark.parametrize(
+    "step", ["knit_workflows.backup.destinations.folder.sync_file_system", "pathlib.Path.rename"]
+)
 def test_what_was_not_finished_has_no_name_and_goes(
     tmp_path: Path, step: str, monkeypatch: pytest.MonkeyPatch
 ):
@@ -36,7 +40,9 @@ def test_what_was_not_finished_has_no_name_and_goes(
     monkeypatch.setattr("pathlib.Path.unlink", killed)  # a killed process removes nothing
     with pytest.raises(Gone), folder.locked():
         folder.write("blobs/aa/1", b"whole")
+        folder.settle()
     monkeypatch.undo()
+    folder = Folder.at(tmp_path, new=True)
     assert len(list((tmp_path / "drafts").iterdir())) == 1
     assert folder.read("blobs/aa/1") is None
     with folder.locked():
@@ -52,3 +58,16 @@ def test_what_cannot_be_is_said_in_words(tmp_path: Path):
     (tmp_path / "file").touch()
     with pytest.raises(BackupProblem, match="cannot make"):
         open_destination("file", tmp_path, new=True)
+
+
+def test_the_same_object_may_be_written_by_many_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("knit_workflows.backup.destinations.folder._UNSETTLED_BYTES", 3)
+    folder = Folder.at(tmp_path, new=True)
+    with folder.locked(), ThreadPoolExecutor(8) as pool:
+        for written in [pool.submit(folder.write, f"blobs/aa/{n % 3}", b"x") for n in range(60)]:
+            written.result()
+        folder.settle()
+    assert sorted(folder.names("blobs/")) == ["blobs/aa/0", "blobs/aa/1", "blobs/aa/2"]
+    assert not list((tmp_path / "drafts").iterdir())

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +10,6 @@ from typing import Any, cast
 import pytest
 
 from knit_workflows import archive
-from knit_workflows.archive.volume import ServedVolume
 from knit_workflows.backup.blobs import Piece, pieces_of
 from knit_workflows.backup.folders import FolderVolumes, Stream
 from knit_workflows.backup.pods import PodVolumes
@@ -26,58 +23,11 @@ from knit_workflows.backup.volumes import (
     read_volumes,
     write_volumes,
 )
-from knit_workflows.compute.base import ComputeBackend, Endpoint, Transfer
-from knit_workflows.domain.errors import BackendRejected, TransferNotReady
+from knit_workflows.compute.base import ComputeBackend
 from knit_workflows.domain.volumes import Volume, VolumeOptions
-from knit_workflows.pod.agent import AgentServer
+from tests.unit.backup.agents import Agents
 
 pytestmark = pytest.mark.patient  # a server per volume
-
-
-class Agents:
-    """A back-end whose transfers are agents in threads; each is ready at the second call only."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.asked: set[str] = set()
-        self.open_names: list[str] = []
-        self.made: dict[str, VolumeOptions] = {}
-        self.most = 0
-        self._servers: dict[str, AgentServer] = {}
-
-    async def open(self) -> None:
-        pass
-
-    async def aclose(self) -> None:
-        assert not self._servers
-
-    async def create_volume(self, volume: Volume) -> VolumeOptions:
-        self.made[volume.name] = volume.options
-        (self.root / volume.name).mkdir(exist_ok=True)
-        return volume.options
-
-    async def measure_volume(self, volume: Volume) -> int | None:
-        return 1 << 30
-
-    async def open_transfer(self, transfer: Transfer) -> Endpoint:
-        folder = self.root / transfer.volume.name
-        if not folder.is_dir():
-            raise BackendRejected(f"the content of {transfer.volume.name} is gone")
-        if transfer.name not in self.asked:
-            self.asked.add(transfer.name)
-            raise TransferNotReady("a pod takes a while")
-        server = AgentServer(ServedVolume(folder), transfer.mode.value, transfer.token, 0, 60.0)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        self._servers[transfer.name] = server
-        self.open_names.append(transfer.name)
-        self.most = max(self.most, len(self._servers))
-        return Endpoint(f"http://127.0.0.1:{server.port}/")
-
-    async def close_transfer(self, transfer: Transfer) -> None:
-        server = self._servers.pop(transfer.name, None)
-        if server is not None:
-            await asyncio.to_thread(server.shutdown)
-            server.server_close()
 
 
 @contextmanager

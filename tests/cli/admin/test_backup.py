@@ -1,0 +1,121 @@
+"""`knit admin backup` and `restore` on a cluster: what kubectl is asked, and through its pipe."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from knit_cli.admin.backup.on_cluster import ClusterInstallation
+from knit_cli.admin.cluster import Cluster
+from knit_cli.errors import CliError
+from knit_workflows import archive
+from knit_workflows.backup.destinations import open_destination
+from knit_workflows.backup.problems import BackupProblem
+from knit_workflows.backup.restoring import choose_set, restore
+from knit_workflows.backup.taking import take_backup
+from knit_workflows.names import volume
+from tests.postgres import Databases
+from tests.store.build import upload
+from tests.unit.backup.memory import Silent
+
+pytestmark = pytest.mark.patient  # each starts kubectl's stand-in many times
+
+ROOT = Path(__file__).parents[3]
+
+
+def template(account: str, **container: Any) -> dict[str, Any]:
+    one = {"name": "main", "image": "knit:1", "command": ["x"], **container}
+    labels = {"app.kubernetes.io/component": account, "app.kubernetes.io/instance": "knit-app"}
+    spec = {"serviceAccountName": account, "containers": [one]}
+    return {"spec": {"template": {"metadata": {"labels": labels}, "spec": spec}}}
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Cluster:
+    (tmp_path / "jobs").write_text(json.dumps({"items": [template("knit-jobs")]}))
+    probed = {"readinessProbe": {"httpGet": {}}, "ports": [{"containerPort": 1}]}
+    worker = template("knit-worker-interactive", **probed)
+    (tmp_path / "deployment").write_text(json.dumps(worker))
+    (tmp_path / "pods").write_text("pod/other\npod/knitid-1-read-backup\n")
+    kubectl = tmp_path / "kubectl"
+    kubectl.write_text(f'#!/bin/sh\nexec {sys.executable} -m tests.cli.admin.far_side "$@"\n')
+    kubectl.chmod(0o755)
+    variables = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "KUBECTL": str(kubectl)}
+    return Cluster(None, "here", {**variables, "FAR_HOME": str(tmp_path)}, cwd=ROOT)
+
+
+def of(cluster: Cluster, url: str, home: Path) -> ClusterInstallation:
+    """The installation with this database, and volumes in this folder."""
+    (home / "volumes").mkdir(parents=True, exist_ok=True)
+    for name in ("jobs", "deployment", "pods"):
+        (home / name).write_bytes((Path(cluster.variables["FAR_HOME"]) / name).read_bytes())
+    variables = {**cluster.variables, "KNIT_STORE__URL": url, "FAR_HOME": str(home)}
+    return ClusterInstallation(replace(cluster, variables=variables), "fast")
+
+
+async def test_it_goes_through_the_pipe_and_back(
+    cluster: Cluster, databases: Databases, tmp_path: Path
+):
+    kept = open_destination("kept", tmp_path, new=True)
+    async with databases.store() as (store, url), databases.store() as (_, other):
+        source, target = (
+            of(cluster, *one) for one in ((url, tmp_path / "a"), (other, tmp_path / "b"))
+        )
+        ids = [await upload(store, "a:1") for _ in range(3)]
+        for number, one in enumerate(ids):
+            folder = tmp_path / "a" / "volumes" / volume(one)
+            folder.mkdir()
+            (folder / "file").write_bytes(bytes([number]) * 3_000_000)
+        with source.at_work():
+            made = take_backup(source, kept, Silent())
+        assert (made.read, made.set.unreadable) == (3, {})
+        with target.at_work():
+            done = restore(kept, choose_set(kept, None), target, Silent(), by="me")
+            assert done.made == 3
+    for one in ids:
+        found, copy = (tmp_path / which / "volumes" / volume(one) for which in "ab")
+        assert [*archive.iter_pack(found)] == [*archive.iter_pack(copy)]
+
+
+def test_its_pods_have_the_rights_of_others_and_go(cluster: Cluster, tmp_path: Path):
+    with ClusterInstallation(cluster).at_work():
+        calls = [json.loads(line) for line in (tmp_path / "calls").read_text().splitlines()]
+    made = [json.loads(given) for words, given in calls if "apply" in words]
+    assert [one["metadata"]["name"] for one in made] == [
+        "knit-backup-database",
+        "knit-backup-volumes",
+    ]
+    accounts = [one["spec"]["serviceAccountName"] for one in made]
+    assert accounts == ["knit-jobs", "knit-worker-interactive"]
+    [container] = made[1]["spec"]["containers"]
+    assert container["command"][0] == "sleep"
+    assert container.keys() == {"name", "image", "command"}
+    assert "app.kubernetes.io/instance" not in made[1]["metadata"]["labels"]
+    calls = [json.loads(line)[0] for line in (tmp_path / "calls").read_text().splitlines()]
+    deleted = [words[3:] for words in calls if "delete" in words]
+    assert len(deleted) == 4  # what a killed command has left, and then its own
+    assert "pod/knitid-1-read-backup" in deleted[1]
+    assert "pod/other" not in str(deleted)
+
+
+def test_a_pipe_that_is_cut_is_told(cluster: Cluster, tmp_path: Path):
+    (tmp_path / "cut").touch()
+    with pytest.raises(BackupProblem, match="the connection to the installation was cut"):
+        ClusterInstallation(cluster).look()
+    with pytest.raises(BackupProblem, match="does not answer"):
+        of(cluster, "postgresql://nobody@127.0.0.1:9/x", tmp_path / "a").look()
+
+
+def test_without_knit_it_says_so(cluster: Cluster, tmp_path: Path):
+    (tmp_path / "jobs").write_text('{"items": []}')
+    with (
+        pytest.raises(CliError, match="not installed in namespace here"),
+        ClusterInstallation(cluster).at_work(),
+    ):
+        pass
