@@ -9,6 +9,7 @@ from pathlib import Path
 
 from knit_cli.errors import CliError
 from knit_cli.invocation import Invocation
+from knit_cli.signals import endings_deferred
 from knit_workflows.domain.os_errors import advice_for, reason_of
 
 _PREFIX = "knit-"
@@ -57,17 +58,20 @@ def run_extension(executable: Path, arguments: Sequence[str], invocation: Invoca
         "KNIT_PROFILE_STORE": str(invocation.store_path),
         "KNIT_ENV": str(invocation.env_path),
     }
+    process = None
     try:
-        with subprocess.Popen(
-            [str(executable), *arguments],
-            env=dict(variables),
-            cwd=invocation.surroundings.cwd,
-        ) as process:
-            try:
-                code = process.wait()
-            except SystemExit:  # pass the signal on
-                process.terminate()
-                raise
+        with endings_deferred():  # or one that came now would end knit, but not the extension
+            process = subprocess.Popen(
+                [str(executable), *arguments],
+                env=dict(variables),
+                cwd=invocation.surroundings.cwd,
+            )
+        code = process.wait()
+    except SystemExit:  # pass the signal on
+        if process is not None:
+            process.terminate()
+            process.wait()
+        raise
     except OSError as cause:
         raise CliError(
             f"cannot start {executable}",

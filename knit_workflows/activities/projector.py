@@ -114,7 +114,7 @@ class StoreProjectorActivities(ProjectorActivities):
                 await starter.start(startable)
                 await self._admission.started([run.key for run in startable])
                 tally.started += len(startable)
-            if await self._admission.has_stops():
+            if self._admission.has_stops():
                 stops.set()
             if is_drained and len(startable) < ADMITTED_AT_ONCE:
                 return

@@ -131,7 +131,7 @@ def _launch_within(queues: ProjectorInput, settings: EngineSettings) -> timedelt
     """
     within = settings.step_timeout / 2
     same = queues.engine_queue == queues.compute_queue
-    return within if same and settings.short_run_wait < within / 2 else None
+    return within if same and settings.short_run_wait <= within / 2 else None
 
 
 def _summary(run: StartableRun) -> str:

@@ -24,6 +24,8 @@ RECOVERY_SETTINGS = {
     "KNIT_ENGINE__STEP_TIMEOUT": "PT2S",
     "KNIT_ENGINE__PROJECTOR_HEARTBEAT": "PT2S",
     "KNIT_ENGINE__POLL_INTERVAL": "PT2S",
+    # So little that a workflow may launch its Run within its own task.
+    "KNIT_ENGINE__SHORT_RUN_WAIT": "PT0.5S",
     "KNIT_QUEUES__COMPUTE": "knit",
 }
 """Short time-outs: a killed worker is missed soon. For the sweeps of all types of workflows."""

@@ -67,6 +67,40 @@ async def test_a_connection_that_died_idle_is_replaced(db: Database, url: str) -
     assert (await db.row("SELECT 1 AS one")).one == 1
 
 
+ADD_ONE = "UPDATE count SET n = n + 1 WHERE id = %(id)s RETURNING n"
+
+
+async def test_statements_that_are_sent_together_are_one_transaction(
+    db: Database, url: str
+) -> None:
+    """Each sees what those before it have done; one that fails takes all back."""
+    both = "SELECT sum(n) AS n FROM count"
+    one, other, none, total = await db.together(
+        [
+            (ADD_ONE, {"id": 1}),
+            (ADD_ONE, {"id": 2}),
+            ("DELETE FROM count WHERE id = 3", None),
+            (both, None),
+        ]
+    )
+    assert [one[0].n, other[0].n, none, total[0].n] == [1, 1, [], 2]
+    with pytest.raises(psycopg.errors.CheckViolation):
+        await db.together([(ADD_ONE, {"id": 1}), ("UPDATE count SET n = -1 WHERE id = 2", None)])
+    assert counts(url) == [1, 1]
+    for _ in range(10):  # prepared by then
+        await db.together([(ADD_ONE, {"id": 1}), (ADD_ONE, {"id": 2})])
+    assert counts(url) == [11, 11]
+
+
+async def test_statements_sent_together_on_a_connection_that_died_idle_go_over_another(
+    db: Database, url: str
+) -> None:
+    await db.together([(ADD_ONE, {"id": 1})])
+    fetch(url, KILL_OTHERS)
+    await db.together([(ADD_ONE, {"id": 1}), (ADD_ONE, {"id": 2})])
+    assert counts(url) == [2, 1]
+
+
 @asynccontextmanager
 async def over_tcp(url: str) -> AsyncIterator[tuple[Link, str]]:
     """Gives a proxy in front of the server, and the URL of the same database behind it."""

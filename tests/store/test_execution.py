@@ -10,7 +10,8 @@ from uuid import uuid4
 
 import pytest
 
-from knit_workflows.domain.errors import IllegalMove, RunNotFound, Superseded
+from knit_workflows.domain.errors import HooksNotCalled, IllegalMove, RunNotFound, Superseded
+from knit_workflows.domain.hooks import Hooks
 from knit_workflows.domain.ids import RunId
 from knit_workflows.domain.plans.model import Image, NodeMode, NodeRule
 from knit_workflows.domain.plans.options import PlanOptions, PodOptions
@@ -91,6 +92,64 @@ async def test_an_order_of_no_run_or_another_generation(store: PostgresStore) ->
         await store.execution.spec(RunKey(RunId("no id"), 1))
     with pytest.raises(Superseded):
         await store.execution.spec(RunKey(key.run_id, 2))
+
+
+async def running(store: PostgresStore) -> RunKey:
+    key = await a_run(store)
+    for target in (S.READY, S.STARTING, S.RUNNING):
+        await store.execution.advance(key, target, cause="test")
+    return key
+
+
+async def test_a_run_whose_pod_is_over_is_concluded_at_once(store: PostgresStore, url: str) -> None:
+    """With all that the two moves record, one by one; a second call finds it so."""
+    key = await running(store)
+    ended = datetime(2026, 11, 1, tzinfo=UTC)
+    for _ in range(2):
+        concluded = await store.execution.conclude(
+            key,
+            S.COMPLETING,
+            cause="ended",
+            exit=Exit(0, "fine"),
+            image_digest="sha256:1",
+            notes=("a note",),
+            timeline={Milestone.ENDED: ended},
+        )
+        assert concluded.status is S.DONE
+        assert concluded.timing.generation == 1
+    events = await store.runs.events(key.run_id)
+    assert [one.to_status for one in events[-3:]] == [S.RUNNING, S.COMPLETING, S.DONE]
+    assert (events[-2].cause, events[-1].cause) == ("ended", "run pod ended")
+    assert events[-2].timeline == {Milestone.ENDED: ended}
+    row = only(fetch(url, "SELECT * FROM run WHERE run_id = %s", key.run_id))
+    assert (row["exit_message"], row["image_digest"], row["notes"]) == (
+        "fine",
+        "sha256:1",
+        ["a note"],
+    )
+    assert len(fetch(url, "SELECT event_id FROM outbox WHERE kind = 'data_ready'")) == 3
+
+
+async def test_a_run_that_a_user_has_stopped_is_concluded_as_that(store: PostgresStore) -> None:
+    key = await running(store)
+    await store.execution.advance(key, S.ABORTING, cause="stopped", exit=Exit(253, "stopped"))
+    concluded = await store.execution.conclude(key, S.COMPLETING, cause="ended", exit=Exit(0, ""))
+    assert concluded.status is S.FAILED
+    assert (await store.runs.get(key.run_id)).summary.exit == Exit(253, "stopped")
+
+
+async def test_no_run_is_concluded_over_hooks_too_early_or_in_another_generation(
+    store: PostgresStore,
+) -> None:
+    execution, key = store.execution, await running(store)
+    with pytest.raises(RunNotFound):
+        await execution.conclude(RunKey(RunId(str(uuid4())), 1), S.COMPLETING, cause="ended")
+    with pytest.raises(Superseded):
+        await execution.conclude(RunKey(key.run_id, 2), S.COMPLETING, cause="ended")
+    await store.hooks.configure(Hooks(before=("http://127.0.0.1:1/",)))
+    with pytest.raises(HooksNotCalled):
+        await execution.conclude(key, S.COMPLETING, cause="ended")
+    assert (await execution.spec(key)).status is S.RUNNING
 
 
 async def test_moves_are_recorded_with_exit_digest_and_resources(

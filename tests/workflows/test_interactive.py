@@ -34,6 +34,10 @@ class Choked(MemoryBackend):
         self.waiting = self.given_up = 0
         self.free = asyncio.Event()
 
+    def is_at_hand(self) -> bool:
+        """Says no."""
+        return False
+
     async def launch(self, pod: RunPod) -> Launch:
         """Launches, or waits."""
         if self.choked:

@@ -131,6 +131,56 @@ async def test_a_database_that_goes_away_again_is_waited_for(
     assert worker.log.read_text().count("start_waits") == 1
 
 
+async def test_a_back_end_that_cannot_be_opened_is_waited_for(
+    postgres: EmbeddedPostgres, temporal_client: Client, tmp_path: Path
+) -> None:
+    """Here its folder cannot be made, because there is a file in the way."""
+    url, in_the_way = postgres.url("no_back_end"), tmp_path / "folder"
+    await migrate(url)
+    in_the_way.touch()
+    environment = {
+        "KNIT_STORE__URL": url,
+        "TEMPORAL_ADDRESS": address_of(temporal_client),
+        "KNIT_COMPUTE__KIND": "local",
+        "KNIT_COMPUTE__LOCAL__STATE": str(in_the_way / "state"),
+    }
+    worker = WorkerProcess(environment, tmp_path, arguments=("--patience", str(PATIENCE)))
+    worker.start()
+    try:
+        await until(lambda: "waits: the state folder cannot be used" in worker.log.read_text())
+        in_the_way.unlink()
+        await worker.ready()
+    finally:
+        await asyncio.to_thread(worker.end)
+    assert worker.code == 0
+
+
+async def test_a_worker_whose_temporal_is_gone_ends_without_telling_it(
+    postgres: EmbeddedPostgres, temporal_client: Client, tmp_path: Path
+) -> None:
+    """It need not report how its activities have ended: Temporal will have them tried again."""
+    url = postgres.url("temporal_gone")
+    await migrate(url)
+    host, port = address_of(temporal_client).split(":")
+    link = Link("temporal", lambda: asyncio.open_connection(host, int(port)))
+    await link.open()
+    environment = {
+        "KNIT_STORE__URL": url,
+        "TEMPORAL_ADDRESS": f"127.0.0.1:{link.port}",
+        "KNIT_COMPUTE__KIND": "memory",
+    }
+    worker = WorkerProcess(environment, tmp_path)
+    worker.start()
+    try:
+        await worker.ready()
+    finally:
+        await link.aclose()
+        await asyncio.to_thread(worker.end)
+    assert worker.code == 0
+    # What the core says when it has given up to report an activity, after several tries.
+    assert "Network error while completing activity" not in worker.log.read_text()
+
+
 async def test_the_wait_has_an_end() -> None:
     async def attempt() -> None:
         raise StoreUnavailable("it is away")

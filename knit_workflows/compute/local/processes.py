@@ -11,6 +11,7 @@ import signal
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -27,6 +28,7 @@ class Process:
     born: int
 
 
+@cache
 def boot_id() -> str:
     """Gives the id of the current boot; process numbers are meaningless after it."""
     return (_PROC / "sys/kernel/random/boot_id").read_text().strip()

@@ -104,8 +104,11 @@ class AdmissionStore(Protocol):
     async def close_event(self, event_id: int) -> None:
         """Removes a delivered event. A second call changes nothing."""
 
-    async def has_stops(self) -> bool:
-        """Says whether `finish_unstarted` or `stop_requests` may find anything."""
+    def has_stops(self) -> bool:
+        """Says whether, at the last `admit`, there was anything to finish or a stop to deliver.
+
+        Of what comes later the Projector is notified.
+        """
 
     async def finish_unstarted(self) -> int:
         """Finalizes aborting Runs that were never admitted; gives how many.

@@ -40,13 +40,17 @@ class PostgresAdmissionStore:
         self._db = db
         self._listener = listener
         self._execution = execution
+        self._has_stops = True
 
     async def admit(self, limits: AdmissionLimits) -> Sequence[StartableRun]:
         """See the port; the order is that of `queue.sql`."""
         lock = (_SQL["lock"], {"lock": _LOCK})
         admit = admitting(limits, await ended_lately(self._db, limits))
         # In one round trip, since a Run that waits for its turn waits for this.
-        *_, startable = await self._db.together([lock, *admit, (_SQL["startable"], None)])
+        *_, startable, [stops] = await self._db.together(
+            [lock, *admit, (_SQL["startable"], None), (_SQL["has_stops"], None)]
+        )
+        self._has_stops = stops.found
         return [startable_run(row) for row in startable]
 
     async def started(self, keys: Sequence[RunKey]) -> None:
@@ -61,9 +65,9 @@ class PostgresAdmissionStore:
             },
         )
 
-    async def has_stops(self) -> bool:
+    def has_stops(self) -> bool:
         """See the port."""
-        return bool((await self._db.row(_SQL["has_stops"])).found)
+        return self._has_stops
 
     async def stop_requests(self) -> Sequence[StopRequest]:
         """See the port."""

@@ -61,7 +61,7 @@ class Store:
     async def started(self, keys: Sequence[RunKey]) -> None:
         self.calls.append(f"started {len(keys)}")
 
-    async def has_stops(self) -> bool:
+    def has_stops(self) -> bool:
         return True
 
     async def finish_unstarted(self) -> int:
