@@ -47,6 +47,7 @@ from knit_workflows.compute.kubernetes.pods.start_failures import (
 )
 from knit_workflows.compute.kubernetes.pods.suspension import SUSPENDED
 from knit_workflows.compute.kubernetes.pods.timeline import pull_is_unknown, remember, with_pull
+from knit_workflows.compute.kubernetes.pods.trimming import trim
 from knit_workflows.compute.kubernetes.pods.waking import is_held_unbound, wake_scheduler
 from knit_workflows.compute.kubernetes.specs import manifests
 from knit_workflows.compute.kubernetes.specs.manifests import LABEL_INSTANCE
@@ -246,7 +247,7 @@ class KubernetesBackend:
 
     def _read_pod(self, pod: JsonObject) -> JsonObject:
         """Gives what is kept of a pod that the watch shows, and when it reached its milestones."""
-        kept = observing.trim(pod)
+        kept = trim(pod)
         remember(kept, self._kept(pod), now())
         return kept
 
