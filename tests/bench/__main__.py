@@ -19,6 +19,7 @@ from tests.bench import (
     installed,
     kwok,
     node_transfers,
+    rolling_upgrade,
     store_figures,
     transfers,
 )
@@ -47,6 +48,7 @@ BENCHES: dict[str, Callable[[], Awaitable[None]]] = {
     "kwok": kwok.together,
     "kwok-killed": kwok.killed,
     "kwok-waiting": kwok.waiting,
+    "rolling-upgrade": rolling_upgrade.rolling_upgrade,
     "installed-memory": installed.memory,
     "installed-run": installed.one_run,
 }

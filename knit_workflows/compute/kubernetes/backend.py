@@ -36,7 +36,7 @@ from knit_workflows.compute.kubernetes.api.objects import (
 )
 from knit_workflows.compute.kubernetes.api.server import ApiServer
 from knit_workflows.compute.kubernetes.pods import endings, observing
-from knit_workflows.compute.kubernetes.pods.asking import Asking, Stall
+from knit_workflows.compute.kubernetes.pods.asking import Asking, Pace, Stall
 from knit_workflows.compute.kubernetes.pods.looking import look_closer, read_warnings
 from knit_workflows.compute.kubernetes.pods.stalled import claims_of, why_stalled
 from knit_workflows.compute.kubernetes.pods.start_failures import (
@@ -62,6 +62,9 @@ from knit_workflows.settings import KubernetesSettings
 
 _EVENTS_AFTER: Final = timedelta(seconds=3)
 """Events of a younger pod are not read; nearly all pods have started by then."""
+_LOOKS_A_SECOND: Final = 4.0
+_LOOKS_AT_ONCE: Final = 100
+"""How often watches look at what a pending pod waits for; see `Pace`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +99,7 @@ class KubernetesBackend:
         self._server = ApiServer(settings)
         self._volumes = Volumes(self._server, settings)
         self._transfers = TransferPods(self._server, settings)
+        self._looks = Pace(_LOOKS_A_SECOND, _LOOKS_AT_ONCE)
         self._pods: Informer[JsonObject] = Informer(
             self._server,
             "Pod",
@@ -304,7 +308,7 @@ class KubernetesBackend:
             stall.over()
             return observation
         clock = asyncio.get_running_loop().time()
-        if stall.is_due(clock, seen.version):
+        if stall.is_due(clock, seen.version) and self._looks.may(clock):
             stall.looked(clock)
             with suppress(BackendUnavailable):  # the watch itself reports that
                 stall.reason = await self._why_stalled(pod_name)
@@ -316,7 +320,7 @@ class KubernetesBackend:
             unseen.over()
             return
         clock = asyncio.get_running_loop().time()
-        if unseen.is_due(clock, seen.version):
+        if unseen.is_due(clock, seen.version) and self._looks.may(clock):
             unseen.looked(clock)
             with suppress(BackendUnavailable):  # the watch itself reports that
                 await wake_scheduler(self._server, seen.unbound)
