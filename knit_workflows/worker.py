@@ -187,6 +187,7 @@ def workers(
             # How long a killed worker's workflows wait for it before another one takes them. With
             # less than a burst of Runs takes, each of them is replayed from its history instead.
             sticky_queue_schedule_to_start_timeout=deps.engine.step_timeout,
+            max_cached_workflows=deps.engine.cached_workflows,
         )
         for queue, served in by_queue(deps.queues, roles).items()
     ]

@@ -426,10 +426,11 @@ async def test_the_web_ui_shows_what_the_last_drain_did(postgres: EmbeddedPostgr
                     await asyncio.sleep(0.05)
 
 
-async def test_a_killed_worker_delays_the_next_step_as_the_settings_say(
-    postgres: EmbeddedPostgres,
-) -> None:
-    """And no less: steps of a burst wait in its queue, and would be replayed on another one."""
+async def test_workers_keep_workflows_as_the_settings_say(postgres: EmbeddedPostgres) -> None:
+    """So many, and when killed they delay the next step for so long, and no less: steps of a burst
+
+    wait in a worker's queue, and would be replayed on another one.
+    """
     async with (
         knit_environment(postgres=postgres, work=False) as knit,
         AsyncExitStack() as stack,
@@ -438,6 +439,7 @@ async def test_a_killed_worker_delays_the_next_step_as_the_settings_say(
             await stack.enter_async_context(worker)
             waits = worker.config()["sticky_queue_schedule_to_start_timeout"]
             assert waits == knit.deps.engine.step_timeout
+            assert worker.config()["max_cached_workflows"] == knit.deps.engine.cached_workflows
 
 
 @pytest.mark.parametrize("kind", [StartFailureKind.IMAGE, StartFailureKind.TRANSIENT])

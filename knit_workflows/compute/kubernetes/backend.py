@@ -38,7 +38,7 @@ from knit_workflows.compute.kubernetes.api.objects import (
 from knit_workflows.compute.kubernetes.api.server import ApiServer
 from knit_workflows.compute.kubernetes.log_tokens import give_log_token
 from knit_workflows.compute.kubernetes.pods import endings, observing
-from knit_workflows.compute.kubernetes.pods.asking import Asking, Stall
+from knit_workflows.compute.kubernetes.pods.asking import Asking, Pace, Stall
 from knit_workflows.compute.kubernetes.pods.looking import look_closer, read_warnings
 from knit_workflows.compute.kubernetes.pods.stalled import claims_of, why_stalled
 from knit_workflows.compute.kubernetes.pods.start_failures import (
@@ -49,6 +49,7 @@ from knit_workflows.compute.kubernetes.pods.start_failures import (
 )
 from knit_workflows.compute.kubernetes.pods.suspension import SUSPENDED
 from knit_workflows.compute.kubernetes.pods.timeline import pull_is_unknown, remember, with_pull
+from knit_workflows.compute.kubernetes.pods.trimming import trim
 from knit_workflows.compute.kubernetes.pods.waking import is_held_unbound, wake_scheduler
 from knit_workflows.compute.kubernetes.specs import manifests
 from knit_workflows.compute.kubernetes.specs.manifests import LABEL_INSTANCE
@@ -63,6 +64,9 @@ from knit_workflows.settings import KubernetesSettings
 
 _EVENTS_AFTER: Final = timedelta(seconds=3)
 """Events of a younger pod are not read; nearly all pods have started by then."""
+_LOOKS_A_SECOND: Final = 4.0
+_LOOKS_AT_ONCE: Final = 100
+"""How often watches look at what a pending pod waits for; see `Pace`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +101,7 @@ class KubernetesBackend:
         self._server = ApiServer(settings)
         self._volumes = Volumes(self._server, settings)
         self._transfers = TransferPods(self._server, settings)
+        self._looks = Pace(_LOOKS_A_SECOND, _LOOKS_AT_ONCE)
         self._pods: Informer[JsonObject] = Informer(
             self._server,
             "Pod",
@@ -265,7 +270,7 @@ class KubernetesBackend:
 
     def _read_pod(self, pod: JsonObject) -> JsonObject:
         """Gives what is kept of a pod that the watch shows, and when it reached its milestones."""
-        kept = observing.trim(pod)
+        kept = trim(pod)
         remember(kept, self._kept(pod), now())
         return kept
 
@@ -322,7 +327,7 @@ class KubernetesBackend:
             stall.over()
             return observation
         clock = asyncio.get_running_loop().time()
-        if stall.is_due(clock, seen.version):
+        if stall.is_due(clock, seen.version) and self._looks.may(clock):
             stall.looked(clock)
             with suppress(BackendUnavailable):  # the watch itself reports that
                 stall.reason = await self._why_stalled(pod_name)
@@ -334,7 +339,7 @@ class KubernetesBackend:
             unseen.over()
             return
         clock = asyncio.get_running_loop().time()
-        if unseen.is_due(clock, seen.version):
+        if unseen.is_due(clock, seen.version) and self._looks.may(clock):
             unseen.looked(clock)
             with suppress(BackendUnavailable):  # the watch itself reports that
                 await wake_scheduler(self._server, seen.unbound)

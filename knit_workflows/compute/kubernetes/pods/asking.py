@@ -71,3 +71,26 @@ class Stall:
         """Notes that it is being looked for."""
         self._since = now
         self._pause = min(2 * self._pause, _RARELY * self.after.total_seconds())
+
+
+@dataclass(slots=True)
+class Pace:
+    """How many looks all watches of a process take: so many a second, and a burst of them at first.
+
+    One look is a handful of requests. A scheduler that has thousands of pods before it, or a
+    provisioner as many claims, has all of them wait for minutes; each has then its turn later.
+    """
+
+    a_second: float
+    burst: int
+    _left: float = 0.0
+    _at: float = float("-inf")
+
+    def may(self, now: float) -> bool:
+        """Says whether to take a look now, and counts it."""
+        self._left = min(self.burst, self._left + (now - self._at) * self.a_second)
+        self._at = now
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True

@@ -18,7 +18,6 @@ from knit_workflows.compute.kubernetes.pods.endings import (
     has_final_phase,
     status_of,
 )
-from knit_workflows.compute.kubernetes.pods.stalled import claims_of
 from knit_workflows.compute.kubernetes.pods.start_failures import (
     WarningEvent,
     start_failure_of_job,
@@ -54,37 +53,6 @@ def is_change(last: Observation | None, present: Observation) -> bool:
     if present.phase is last.phase:
         return present != last and last.exit is None
     return _ORDER[present.phase] > _ORDER[last.phase]
-
-
-def trim(pod: JsonObject) -> JsonObject:
-    """Gives the part of a pod that is read here: a tenth of what the API server sends."""
-    metadata = pod["metadata"]
-    kept = (
-        "name",
-        "uid",
-        "resourceVersion",
-        "creationTimestamp",
-        "deletionTimestamp",
-        "deletionGracePeriodSeconds",
-    )
-    return {
-        "metadata": {key: metadata[key] for key in kept if key in metadata},
-        "spec": {
-            **{
-                key: pod["spec"][key] for key in ("nodeName", "schedulerName") if key in pod["spec"]
-            },
-            "containers": [
-                {key: one[key] for key in ("name", "image") if key in one}
-                for one in pod["spec"]["containers"]
-            ],
-            "initContainers": [
-                {key: one[key] for key in ("name", "restartPolicy") if key in one}
-                for one in pod["spec"].get("initContainers") or ()
-            ],
-            "volumes": [{"persistentVolumeClaim": {"claimName": name}} for name in claims_of(pod)],
-        },
-        "status": pod.get("status", {}),
-    }
 
 
 def relevant_pod(pods: Sequence[JsonObject]) -> JsonObject:

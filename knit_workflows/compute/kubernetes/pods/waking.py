@@ -43,10 +43,11 @@ async def wake_scheduler(server: ApiServer, claims: Sequence[str]) -> bool:
         BackendUnavailable: the server does not answer, or forbids to read claims.
     """
     claim: JsonObject | None = None
-    for name in claims:
-        claim = await server.get(CLAIM, name)
-        if claim is None or (claim.get("status") or {}).get("phase") != "Bound":
+    for name in reversed(claims):  # the last is the likeliest to be unbound, and then the only one
+        found = await server.get(CLAIM, name)
+        if found is None or (found.get("status") or {}).get("phase") != "Bound":
             return False
+        claim = claim or found
     if claim is None:
         return False
     woken = instant((claim["metadata"].get("annotations") or {}).get(WOKEN))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from knit_workflows.compute.kubernetes.pods.asking import Asking, Stall
+from knit_workflows.compute.kubernetes.pods.asking import Asking, Pace, Stall
 
 USUAL, PENDING = timedelta(seconds=60), timedelta(seconds=3)
 
@@ -58,3 +58,13 @@ def test_a_stall_that_was_over_begins_anew():
     assert looks(stall, 100, 1) == [30, 90]
     stall.over()
     assert looks(stall, 100, 1, begun=200) == [230, 290]
+
+
+def test_the_looks_of_all_watches_have_a_pace():
+    """A burst at once, then so many a second, however many are due."""
+    pace = Pace(a_second=4, burst=100)
+    assert sum(pace.may(0.0) for _ in range(1000)) == 100
+    taken = [sum(pace.may(second / 10) for _ in range(1000)) for second in range(1, 101)]
+    assert sum(taken) == 40
+    assert max(taken) == 1
+    assert sum(pace.may(3600.0) for _ in range(1000)) == 100

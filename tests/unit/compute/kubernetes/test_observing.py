@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import ClassVar
@@ -21,10 +22,10 @@ from knit_workflows.compute.kubernetes.pods.observing import (
     observe_job,
     observe_pod,
     relevant_pod,
-    trim,
 )
 from knit_workflows.compute.kubernetes.pods.stalled import why_stalled
 from knit_workflows.compute.kubernetes.pods.start_failures import WarningEvent
+from knit_workflows.compute.kubernetes.pods.trimming import trim
 from knit_workflows.domain.runs.milestones import Milestone
 from knit_workflows.domain.runs.run import Exit
 
@@ -79,7 +80,18 @@ def pod(
 
 
 def seen(thing: dict, *warnings: WarningEvent, job: dict | None = None):
-    return observe_pod(thing, warnings, NOW, job=job)
+    """What is observed of a pod, which is the same of the part that a watch keeps of it."""
+    observation = observe_pod(thing, warnings, NOW, job=job)
+    assert observe_pod(trim(thing), warnings, NOW, job=job) == observation
+    return observation
+
+
+def _strings(thing: object) -> list[str]:
+    if isinstance(thing, dict):
+        return [text for part in (*thing, *thing.values()) for text in _strings(part)]
+    if isinstance(thing, list):
+        return [text for part in thing for text in _strings(part)]
+    return [thing] if isinstance(thing, str) else []
 
 
 class TestPhases:
@@ -153,8 +165,20 @@ class TestPhases:
         whole = pod("Failed", main=ended(3))
         whole["spec"]["dnsPolicy"] = "Default"
         whole["metadata"]["managedFields"] = ["much"]
+        whole["status"]["podIPs"] = [{"ip": "10.0.0.9"}]
+        whole["status"]["containerStatuses"][0]["volumeMounts"] = [{"name": "out"}]
         assert seen(trim(whole)) == seen(whole)
-        assert "dnsPolicy" not in trim(whole)["spec"]
+        kept = str(trim(whole))
+        assert not any(word in kept for word in ("dnsPolicy", "much", "podIPs", "volumeMounts"))
+
+    def test_what_is_kept_of_many_pods_shares_its_strings(self):
+        """Each JSON text that is parsed has brought its own, of the keys too."""
+        first, second = (
+            trim(json.loads(json.dumps(pod("Failed", main=ended(3))))) for _ in range(2)
+        )
+        assert _strings(first) == _strings(second)
+        one, other = ({id(text) for text in _strings(kept)} for kept in (first, second))
+        assert one == other
 
     def test_a_pod_that_was_cut_down_still_tells_what_it_waits_for(self):
         """Its scheduler, its node and its claims: the watch's own copy is what is looked at."""
