@@ -9,23 +9,21 @@ from __future__ import annotations
 import getpass
 import json
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
-from knit_cli.admin import charts
 from knit_cli.admin.cluster import Cluster, ToolFailed
+from knit_cli.admin.job_pod import waiting_pod
 from knit_cli.errors import BadInput, CliError
 from knit_workflows.domain.instants import format_instant
 from knit_workflows.domain.os_errors import advice_for, reason_of
 
 _POD: Final = "knit-prune-audit"
 _MODULE: Final = ("python3", "-m", "knit_workflows.store.audit_pruning")
-_OF_JOBS: Final = ("controller-uid", "job-name")
-_LIFE: Final = 3600
 
 
 @dataclass(frozen=True)
@@ -51,15 +49,8 @@ class Pruner:
         Raises:
             CliError: knit is not installed, or the pod does not start.
         """
-        pod = pod_like(_migration(self._cluster))
-        self._cluster.delete("pod", _POD, "--grace-period=0")
-        self._cluster.apply(pod)
-        try:
-            self._cluster.kubectl("wait", f"pod/{_POD}", "--for=condition=Ready", "--timeout=2m")
+        with waiting_pod(self._cluster, _POD):
             yield
-        finally:
-            with suppress(CliError):
-                self._cluster.delete("pod", _POD, "--grace-period=0", "--wait=false")
 
     def export(self, path: Path) -> Archive:
         """Writes the rows to a new file, which only its owner reads.
@@ -86,7 +77,7 @@ class Pruner:
 
     def remove(self, archive: Archive) -> int:
         """Removes what is in the archive from the log; returns the number of rows."""
-        by = _who(self._cluster)
+        by = who(self._cluster)
         printed = self._run("remove", "--sha256", archive.sha256, "--by", by)
         removed: int = json.loads(printed)["removed"]
         return removed
@@ -94,36 +85,6 @@ class Pruner:
     def _run(self, verb: str, *more: str, into: Any = None) -> str:
         command = [*_MODULE, verb, "--before", self._before, *more]
         return self._cluster.kubectl("exec", _POD, "--", *command, into=into)
-
-
-def pod_like(job: Mapping[str, Any]) -> dict[str, Any]:
-    """Gives a pod that waits, with the environment, rights and labels of a Job's."""
-    template = job["spec"]["template"]
-    spec = {**template["spec"], "restartPolicy": "Never", "activeDeadlineSeconds": _LIFE}
-    [container] = template["spec"]["containers"]
-    spec["containers"] = [{**container, "command": ["sleep", str(_LIFE)]}]
-    spec["terminationGracePeriodSeconds"] = 0
-    labels = {
-        key: value
-        for key, value in template["metadata"].get("labels", {}).items()
-        if key.rpartition("/")[2] not in _OF_JOBS
-    }
-    # Not of the release: neither a Service nor a look at its crashes shall meet it.
-    labels.pop("app.kubernetes.io/instance", None)
-    metadata = {"name": _POD, "labels": labels}
-    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
-
-
-def _migration(cluster: Cluster) -> Any:
-    selector = f"app.kubernetes.io/instance={charts.APP},app.kubernetes.io/component=migrate"
-    jobs = cluster.get("jobs", "--selector", selector)
-    if not jobs:
-        raise CliError(
-            f"knit is not installed in namespace {cluster.namespace}",
-            reason="its migration, whose access to the database is used, is not there",
-            advice="name the namespace (--namespace), or repeat `knit admin install`",
-        )
-    return jobs[-1]
 
 
 def _last_line(file: Any) -> dict[str, Any]:
@@ -139,7 +100,7 @@ def _last_line(file: Any) -> dict[str, Any]:
     raise CliError("the rows did not all arrive", advice="repeat the command: nothing was removed")
 
 
-def _who(cluster: Cluster) -> str:
+def who(cluster: Cluster) -> str:
     """Gives the name of the kubeconfig's user, as the cluster knows it, and of this machine's."""
     here = getpass.getuser()
     try:

@@ -13,6 +13,7 @@ from knit_cli.admin.cluster import Cluster, ToolFailed
 from knit_cli.admin.computed import computed_values
 from knit_cli.admin.crashes import CrashWatch
 from knit_cli.admin.folder import SettingsFolder
+from knit_cli.admin.freezing.record import check_not_frozen
 from knit_cli.admin.preparation import check_api_root
 from knit_cli.admin.progress import Progress
 from knit_cli.admin.secret_objects import apply_secrets, check_owner, ensure_namespace
@@ -52,6 +53,7 @@ def install(folder: SettingsFolder, cluster: Cluster, wishes: Wishes) -> dict[st
         ensure_namespace(held)
         if not wishes.take_over:
             check_owner(folder, held)
+        check_not_frozen(held)
         _repair(folder, held, chosen, force=wishes.force_repair)
         before = releases.find_releases(held)
         changed = apply_secrets(folder, held)

@@ -14,6 +14,7 @@ from knit_cli.admin import certificates, charts, releases, workloads
 from knit_cli.admin.certificates import CertificateRefused
 from knit_cli.admin.cluster import Cluster
 from knit_cli.admin.folder import SettingsFolder
+from knit_cli.admin.freezing.record import Record
 from knit_cli.admin.workloads import Workload
 
 _READY = "deployed"
@@ -38,12 +39,14 @@ class Status:
     releases: list[ReleaseStatus]
     workloads: list[Workload]
     certificates: dict[str, datetime]
+    frozen: Record | None = None
 
     @property
     def is_ready(self) -> bool:
-        """Whether everything is installed and ready, and no certificate has expired."""
+        """Whether all is installed, ready and not frozen, and no certificate has expired."""
         return (
-            all(one.status == _READY for one in self.releases)
+            self.frozen is None
+            and all(one.status == _READY for one in self.releases)
             and all(one.is_ready for one in self.workloads)
             and all(at > datetime.now(UTC) for at in self.certificates.values())
         )
@@ -66,7 +69,7 @@ def find_status(folder: SettingsFolder, cluster: Cluster) -> Status:
             )
         )
     running = workloads.find_workloads(cluster, charts.chosen(folder))
-    return Status(cluster.namespace, rows, running, _ends(folder))
+    return Status(cluster.namespace, rows, running, _ends(folder), Record.find(cluster))
 
 
 def as_json(status: Status) -> dict[str, Any]:
@@ -96,6 +99,12 @@ def as_json(status: Status) -> dict[str, Any]:
             }
             for one in status.workloads
         ],
+        "frozen": status.frozen
+        and {
+            "since": status.frozen.since.isoformat(),
+            "by": status.frozen.by,
+            "replicas": dict(status.frozen.replicas),
+        },
         "certificates": {name: at.isoformat() for name, at in status.certificates.items()},
     }
 
@@ -116,6 +125,9 @@ def shown(status: Status) -> RenderableType:
         running.add_row(one.name, count, ", ".join(one.images))
     troubles = [Text(one.trouble, "red") for one in status.workloads if one.trouble]
     ends = [Text(_until(name, at)) for name, at in status.certificates.items()]
+    if (record := status.frozen) is not None:
+        text = f"frozen since {record.since.isoformat()} by {record.by}: knit admin thaw"
+        troubles.append(Text(text, "red"))
     return Group(parts, Text(), running, *troubles, Text(), *ends)
 
 

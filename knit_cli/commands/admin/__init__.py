@@ -38,6 +38,16 @@ class AdminGroup(LazyGroup):
         "renew-certs": Entry(
             "knit_cli.commands.admin.renew_certs:app", "Renew the certificates.", single=True
         ),
+        "freeze": Entry(
+            "knit_cli.commands.admin.freeze:freezing",
+            "Bring an installation to rest.",
+            single=True,
+        ),
+        "thaw": Entry(
+            "knit_cli.commands.admin.freeze:thawing",
+            "Bring a frozen installation back to work.",
+            single=True,
+        ),
         "uninstall": Entry(
             "knit_cli.commands.admin.uninstall:app", "Remove an installation.", single=True
         ),
