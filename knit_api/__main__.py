@@ -35,13 +35,13 @@ from knit_workflows.client import KnitClient
 from knit_workflows.domain.errors import EngineUnavailable, StoreUnavailable
 from knit_workflows.domain.imports import ImportTimes
 from knit_workflows.domain.ports import ApiStore
-from knit_workflows.extra_apis import ExtraApisRefused
 from knit_workflows.metrics import exposition
 from knit_workflows.metrics.instruments import OF_API
 from knit_workflows.settings import AccountSettings, Settings, SettingsRefused, read_settings
+from knit_workflows.settings.extra_apis import ExtraApisRefused
 from knit_workflows.store import PostgresStore
-from knit_workflows.telemetry import set_up_telemetry
-from knit_workflows.temporal_client import client_config, connect
+from knit_workflows.temporal.connection import client_config, connect
+from knit_workflows.temporal.telemetry import set_up_telemetry
 from knit_workflows.tracing import process as traced_process
 
 log = logging.getLogger(__name__)
@@ -202,8 +202,7 @@ def _settings(extra_apis: Path | None) -> Settings:
     return settings.model_copy(update={"extra_apis": extra})
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Parses the command line and serves until SIGTERM or SIGINT."""
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m knit_api", description="Serves knit's Web API."
     )
@@ -225,6 +224,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--tls-key", type=Path, metavar="FILE", help="the key of that certificate (PEM)"
     )
     exposition.add_argument(parser)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Parses the command line and serves until SIGTERM or SIGINT."""
+    parser = _parser()
     options = parser.parse_args(arguments)
     try:
         settings = _settings(options.extra_apis_config)

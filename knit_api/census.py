@@ -10,7 +10,7 @@ from typing import Final
 from knit_api.watchdog import wait_or_abandon
 from knit_workflows.domain.errors import KnitError
 from knit_workflows.domain.ports import ApiStore
-from knit_workflows.domain.runs import RunStatus
+from knit_workflows.domain.runs.run import RunStatus
 from knit_workflows.metrics.instruments import DATABASE_UP, OLDEST_WAITING, RUNS
 
 log = logging.getLogger(__name__)

@@ -32,7 +32,7 @@ from knit_workflows.domain.hooks import HookPhase
 from knit_workflows.domain.ids import KnitId, RunId
 from knit_workflows.domain.imports import ImportTimes
 from knit_workflows.domain.ports import ApiStore
-from knit_workflows.domain.runs import USER
+from knit_workflows.domain.runs.run import USER
 from knit_workflows.settings import ExtraApisSettings
 
 if TYPE_CHECKING:

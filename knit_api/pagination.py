@@ -16,7 +16,7 @@ from knit_workflows.domain.cursors import Cursor
 from knit_workflows.domain.data import DataDetail
 from knit_workflows.domain.hooks import HookDelivery
 from knit_workflows.domain.plans.model import PlanDetail
-from knit_workflows.domain.runs import RunDetail
+from knit_workflows.domain.runs.run import RunDetail
 from knit_workflows.domain.tags import KEY_TIMESTAMP, parse_timestamp
 from knit_workflows.wire.base import Wire
 

@@ -26,7 +26,7 @@ from pydantic import (
 from pydantic_core.core_schema import is_instance_schema
 
 from knit_workflows.domain import errors
-from knit_workflows.domain.accounts import AuditQuery
+from knit_workflows.domain.accounts.principals import AuditQuery
 from knit_workflows.domain.completions import Noun
 from knit_workflows.domain.cursors import parse_cursor
 from knit_workflows.domain.data import DataQuery
@@ -35,7 +35,7 @@ from knit_workflows.domain.hooks import DeliveryQuery
 from knit_workflows.domain.ids import ID_PATTERN, KnitId, PlanId, RunId, parse_id
 from knit_workflows.domain.instants import parse_instant
 from knit_workflows.domain.plans.model import PlanQuery
-from knit_workflows.domain.runs import RunQuery, RunStatus
+from knit_workflows.domain.runs.run import RunQuery, RunStatus
 from knit_workflows.domain.tags import KEY_TIMESTAMP, Tag, parse_tag, parse_timestamp
 from knit_workflows.wire.times import parse_duration
 

@@ -32,7 +32,7 @@ from knit_workflows import names
 from knit_workflows.domain.errors import EngineUnavailable
 from knit_workflows.settings import SettingsRefused, read_settings
 from knit_workflows.start_up import Patience, reach_temporal, run_and_leave, seconds
-from knit_workflows.temporal_client import client_config
+from knit_workflows.temporal.connection import client_config
 
 log = logging.getLogger(__name__)
 

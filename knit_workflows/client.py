@@ -41,9 +41,9 @@ from knit_workflows.contracts.volumes import (
 from knit_workflows.domain import errors
 from knit_workflows.domain.hooks import HookPhase
 from knit_workflows.domain.ids import KnitId, RunId
-from knit_workflows.domain.runs import KNIT, USER
-from knit_workflows.queue_state import queue_state
+from knit_workflows.domain.runs.run import KNIT, USER
 from knit_workflows.settings import QueueSettings
+from knit_workflows.temporal.queue_state import queue_state
 from knit_workflows.workflows import options
 from knit_workflows.workflows.hook_test import HookTestWorkflow
 from knit_workflows.workflows.transfer import TransferWorkflow
@@ -134,28 +134,7 @@ class KnitClient:
     async def _open(
         self, mode: Literal["read", "write"], transfer: TransferHandle, actor: str = KNIT
     ) -> TransferHandle:
-        start = WithStartWorkflowOperation(
-            TransferWorkflow.run,
-            TransferInput(
-                transfer_id=transfer.transfer_id,
-                mode=mode,
-                knit_id=transfer.knit_id,
-                run_id=transfer.run_id or "",
-                actor=actor,
-                lease=self._lease,
-                opening=self._opening,
-                heartbeat=self._heartbeat,
-                compute_queue=self._queues.interactive,
-            ),
-            id=names.transfer_workflow(transfer.transfer_id),
-            task_queue=self._queues.interactive,
-            priority=options.AT_HAND,
-            # Temporal knows which request started it: only that one, and its retries by the SDK,
-            # get the transfer.
-            id_conflict_policy=WorkflowIDConflictPolicy.FAIL,
-            id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
-            task_timeout=self._step_timeout,
-        )
+        start = self._started(mode, transfer, actor)
         # Longer than the opening itself, which ends with the reason.
         patience = self._opening + max(PROMPT, self._opening / 10)
         try:
@@ -184,6 +163,32 @@ class KnitClient:
             raise await self._opened_before(transfer) from error
         _raise_unless(opened)
         return transfer
+
+    def _started(
+        self, mode: Literal["read", "write"], transfer: TransferHandle, actor: str
+    ) -> WithStartWorkflowOperation[TransferWorkflow, Closed]:
+        return WithStartWorkflowOperation(
+            TransferWorkflow.run,
+            TransferInput(
+                transfer_id=transfer.transfer_id,
+                mode=mode,
+                knit_id=transfer.knit_id,
+                run_id=transfer.run_id or "",
+                actor=actor,
+                lease=self._lease,
+                opening=self._opening,
+                heartbeat=self._heartbeat,
+                compute_queue=self._queues.interactive,
+            ),
+            id=names.transfer_workflow(transfer.transfer_id),
+            task_queue=self._queues.interactive,
+            priority=options.AT_HAND,
+            # Temporal knows which request started it: only that one, and its retries by the SDK,
+            # get the transfer.
+            id_conflict_policy=WorkflowIDConflictPolicy.FAIL,
+            id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
+            task_timeout=self._step_timeout,
+        )
 
     async def _abandon(self, transfer: TransferHandle) -> None:
         """Ends a transfer that nobody waits for any longer; if this fails, its deadline does."""

@@ -22,8 +22,8 @@ from knit_workflows.domain.errors import StoreUnavailable
 from knit_workflows.settings import SettingsRefused, StoreSettings, read_settings
 from knit_workflows.start_up import run_and_leave
 from knit_workflows.store import PostgresStore
-from knit_workflows.temporal_client import client_config, connect
-from knit_workflows.temporal_trial import try_settings
+from knit_workflows.temporal.connection import client_config, connect
+from knit_workflows.temporal.trial import try_settings
 
 _PATIENCE: Final = timedelta(seconds=10)
 _TRIAL: Final = timedelta(seconds=20)

@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from http import HTTPStatus
 from typing import Final
 
-from knit_workflows.plain_http import Answer, answering, everywhere
+from knit_workflows.http1.plain_http import Answer, answering, everywhere
 
 Check = Callable[[], Awaitable[object]]
 

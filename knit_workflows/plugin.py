@@ -40,17 +40,17 @@ from temporalio.worker import Worker, WorkerConfig, WorkflowRunner
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
 from knit_workflows import names
-from knit_workflows.activities.await_run import StoreAwaitRunActivities
-from knit_workflows.activities.hook_test import CallerHookTestActivities
-from knit_workflows.activities.hooks import StoreHookActivities
+from knit_workflows.activities.hooks.hook_test import CallerHookTestActivities
+from knit_workflows.activities.hooks.transitions import StoreHookActivities
 from knit_workflows.activities.housekeeping import StoreHousekeepingActivities
 from knit_workflows.activities.projector import StoreProjectorActivities
 from knit_workflows.activities.run_starter import start_projector
-from knit_workflows.activities.runs import ComputeRunActivities
-from knit_workflows.activities.transfers import ComputeTransferActivities
+from knit_workflows.activities.runs.await_run import StoreAwaitRunActivities
+from knit_workflows.activities.runs.run import ComputeRunActivities
+from knit_workflows.activities.transfers.transfer import ComputeTransferActivities
+from knit_workflows.activities.transfers.warm_volumes import WarmVolumes
 from knit_workflows.activities.trials import ComputeTrialActivities
 from knit_workflows.activities.volumes import ComputeVolumeActivities
-from knit_workflows.activities.warm_volumes import WarmVolumes
 from knit_workflows.compute.base import ComputeBackend, RunLimits
 from knit_workflows.contracts.housekeeping import HousekeepingInput
 from knit_workflows.contracts.projector import ProjectorInput

@@ -27,7 +27,7 @@ from knit_workflows.domain.errors import EngineUnavailable, StoreIsNewer, StoreU
 from knit_workflows.health import Health
 from knit_workflows.settings import StoreSettings
 from knit_workflows.store import PostgresStore
-from knit_workflows.temporal_client import connect
+from knit_workflows.temporal.connection import connect
 
 log = logging.getLogger(__name__)
 

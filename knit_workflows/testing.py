@@ -32,7 +32,7 @@ from knit_workflows.domain.data import DataDetail, DataQuery, TagChange
 from knit_workflows.domain.ids import KnitId, PlanId, RunId
 from knit_workflows.domain.plans.model import PlanDetail
 from knit_workflows.domain.plans.rules import parse_plan
-from knit_workflows.domain.runs import RunDetail, RunQuery
+from knit_workflows.domain.runs.run import RunDetail, RunQuery
 from knit_workflows.domain.tags import Tag
 from knit_workflows.embedded import EmbeddedPostgres, dev_server_settings
 from knit_workflows.plugin import ALL_ROLES, Deps

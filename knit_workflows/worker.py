@@ -56,8 +56,8 @@ from knit_workflows.start_up import (
     seconds,
 )
 from knit_workflows.store import PostgresStore
-from knit_workflows.telemetry import set_up_telemetry
-from knit_workflows.temporal_client import client_config
+from knit_workflows.temporal.connection import client_config
+from knit_workflows.temporal.telemetry import set_up_telemetry
 from knit_workflows.tracing import process as traced_process
 
 log = logging.getLogger(__name__)

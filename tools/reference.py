@@ -45,10 +45,10 @@ from knit_api.app import create_app
 from knit_cli.main import KnitGroup, app
 from knit_cli.plans.schema import plan_schema_text
 from knit_cli.shell.lazy import LazyGroup, load
-from knit_workflows.domain import runs
 from knit_workflows.domain.plans.options import PodOptions
 from knit_workflows.domain.plans.rules import DEFAULT_RESOURCES, MAX_MOUNTPOINTS
 from knit_workflows.domain.plans.size import INPUT_BYTES, OUTPUT_BYTES
+from knit_workflows.domain.runs import run as runs
 from knit_workflows.domain.tags import MAX_KEY_CHARS, MAX_VALUE_CHARS
 from knit_workflows.hooks.file import KEYS as HOOKS_KEYS
 from knit_workflows.hooks.urls import MAX_URL_CHARS

@@ -27,9 +27,9 @@ from knit_api.accounts.verifiers import (
     Verifiers,
 )
 from knit_api.errors import HttpProblem
-from knit_workflows.domain.accounts import Principal, Role
+from knit_workflows.domain.accounts.principals import Principal, Role
 from knit_workflows.domain.ports import ApiStore, AuditStore, TokenStore
-from knit_workflows.domain.runs import USER
+from knit_workflows.domain.runs.run import USER
 from knit_workflows.settings import AccountSettings
 
 log = logging.getLogger(__name__)

@@ -17,9 +17,14 @@ from knit_api.accounts.access import Accounts
 from knit_api.accounts.credentials import SAFE
 from knit_api.accounts.matrix import EXTRA_APIS, MATRIX, Rule
 from knit_api.errors import HttpProblem
-from knit_workflows.domain.accounts import MAX_ROUTE, RESERVED_NAMES, AuditRecord, Principal
+from knit_workflows.domain.accounts.principals import (
+    MAX_ROUTE,
+    RESERVED_NAMES,
+    AuditRecord,
+    Principal,
+)
 from knit_workflows.domain.errors import KnitError
-from knit_workflows.domain.runs import USER
+from knit_workflows.domain.runs.run import USER
 from knit_workflows.domain.tags import Tag
 
 log = logging.getLogger(__name__)

@@ -14,8 +14,8 @@ import httpx
 import jwt
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
+from knit_workflows.domain.accounts.secure_urls import fault_of_url
 from knit_workflows.domain.errors import Unavailable
-from knit_workflows.domain.secure_urls import fault_of_url
 
 log = logging.getLogger(__name__)
 

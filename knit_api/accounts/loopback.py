@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from knit_api.error_responses import error_response
-from knit_workflows.domain.secure_urls import is_loopback
+from knit_workflows.domain.accounts.secure_urls import is_loopback
 
 
 class BindRefused(Exception):

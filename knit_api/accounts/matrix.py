@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from knit_workflows.domain.accounts import Role
+from knit_workflows.domain.accounts.principals import Role
 
 METADATA_PATH: Final = "/.well-known/oauth-protected-resource"
 

@@ -15,7 +15,7 @@ from knit_api.error_responses import response_for
 from knit_api.errors import ClientDisconnected, HttpProblem
 from knit_api.server.streams import finish_despite_cancel
 from knit_api.server.trailers import ResponseAborted
-from knit_workflows.domain.accounts import Principal
+from knit_workflows.domain.accounts.principals import Principal
 
 _CLIENT_LEFT: Final = 499
 """The status in the record of a request whose client left before there was one (nginx's)."""

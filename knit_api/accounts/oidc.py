@@ -17,7 +17,7 @@ import jwt
 
 from knit_api.accounts.issuer import KEYS_OF, IssuerKeys
 from knit_api.accounts.verifiers import NoRole, TokenRefused
-from knit_workflows.domain.accounts import Principal, Role
+from knit_workflows.domain.accounts.principals import Principal, Role
 from knit_workflows.domain.tags import Tag, parse_tag
 from knit_workflows.settings import AccountSettings, SettingsRefused
 

@@ -36,7 +36,7 @@ from knit_workflows.domain.plans.model import (
     PlanSummary,
 )
 from knit_workflows.domain.ports import ApiStore
-from knit_workflows.domain.runs import RunDetail, RunEvent, RunQuery, RunSummary
+from knit_workflows.domain.runs.run import RunDetail, RunEvent, RunQuery, RunSummary
 from knit_workflows.domain.tags import KEY_TIMESTAMP, Tag, parse_timestamp
 
 Projects = frozenset[Tag]

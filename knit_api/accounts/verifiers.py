@@ -13,10 +13,10 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Final, Protocol
 
-from knit_workflows.domain.accounts import Principal, Role, TokenRecord
+from knit_workflows.domain.accounts.principals import Principal, Role, TokenRecord
+from knit_workflows.domain.accounts.tokens import digest_of, is_token
 from knit_workflows.domain.errors import Unavailable
 from knit_workflows.domain.ports import TokenStore
-from knit_workflows.domain.tokens import digest_of, is_token
 
 CACHE_SECONDS: Final = 5.0
 """How long a verified token is believed without another look: so soon a revocation holds."""

@@ -13,7 +13,7 @@ from typing import Final
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from knit_api.errors import HttpProblem
-from knit_workflows.extra_apis import OWN_PATHS, ExtraApi
+from knit_workflows.settings.extra_apis import OWN_PATHS, ExtraApi
 
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 _ORIGIN: Final = re.compile(r"(?:https?:)?//[^/?#]*", re.IGNORECASE)

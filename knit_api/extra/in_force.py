@@ -17,8 +17,8 @@ from knit_api.extra.endpoints import Endpoint, Endpoints, Match
 from knit_api.extra.exchange import Exchange
 from knit_api.extra.pool import Pool
 from knit_api.extra.upstream import StaleConnection, Upstream, UpstreamFailed
-from knit_workflows.extra_apis import ExtraApisRefused, content_of, parse_extra_apis
 from knit_workflows.settings import ExtraApisSettings
+from knit_workflows.settings.extra_apis import ExtraApisRefused, content_of, parse_extra_apis
 
 log = logging.getLogger(__name__)
 

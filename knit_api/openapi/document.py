@@ -19,8 +19,8 @@ from knit_api.parameters import Page
 from knit_api.transfers.codecs import CHECKSUM_TRAILER, GZIPPED_TAR, PLAIN_TAR
 from knit_workflows.wire.accounts import NewToken
 from knit_workflows.wire.adoption import AdoptRequest
-from knit_workflows.wire.deliveries import HookSkip, HookTestRequest
 from knit_workflows.wire.errors import ErrorBody
+from knit_workflows.wire.hooks.deliveries import HookSkip, HookTestRequest
 from knit_workflows.wire.options import OptionsChange
 from knit_workflows.wire.plans import (
     AnnotationsChange,

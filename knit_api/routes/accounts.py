@@ -18,10 +18,10 @@ from knit_api.openapi.document import failures, takes
 from knit_api.pagination import page_response
 from knit_api.parameters import AuditFilter, TokenIdPath, refuse_system_keys
 from knit_api.responses import json_list_response, json_response
-from knit_workflows.domain import accounts as domain
+from knit_workflows.domain.accounts import principals as domain
+from knit_workflows.domain.accounts.tokens import digest_of, new_token, shown_prefix
 from knit_workflows.domain.errors import InvalidRequest
 from knit_workflows.domain.tags import Tag, parse_tag
-from knit_workflows.domain.tokens import digest_of, new_token, shown_prefix
 from knit_workflows.settings import AccountSettings
 from knit_workflows.wire.accounts import (
     AuditEntry,

@@ -19,8 +19,8 @@ from knit_api.responses import json_response
 from knit_workflows.domain.errors import InvalidRequest, KnitError
 from knit_workflows.domain.hooks import HookDelivery as Delivery
 from knit_workflows.domain.hooks import HookPhase
-from knit_workflows.domain.runs import KNIT
-from knit_workflows.wire.deliveries import (
+from knit_workflows.domain.runs.run import KNIT
+from knit_workflows.wire.hooks.deliveries import (
     HookDelivery,
     Hooks,
     HookSkip,

@@ -13,11 +13,11 @@ from knit_api.deps import Deps, DepsOf, StoreOf
 from knit_api.errors import HttpProblem
 from knit_api.openapi.document import failures, gives_token, takes_token
 from knit_api.responses import json_response
-from knit_workflows.domain import jws
+from knit_workflows.domain.accounts import jws
 from knit_workflows.domain.errors import VolumeRefused
 from knit_workflows.domain.imports import CLAIM_ACTOR, Import, import_of
 from knit_workflows.domain.ports import ApiStore
-from knit_workflows.domain.runs import USER
+from knit_workflows.domain.runs.run import USER
 from knit_workflows.wire.data import Data
 from knit_workflows.wire.mapping import ToWire
 

@@ -20,7 +20,7 @@ from knit_api.server.framing import accepts_chunks
 from knit_api.transfers.run_log import MEDIA_TYPE, log_response
 from knit_workflows.domain.ids import RunId
 from knit_workflows.domain.ports import ApiStore
-from knit_workflows.domain.timing import timing
+from knit_workflows.domain.runs.timing import timing
 from knit_workflows.wire.mapping import ToWire, event_to_wire, timing_to_wire
 from knit_workflows.wire.runs import Run, RunEvent, RunTiming
 

@@ -15,7 +15,7 @@ from knit_workflows.domain import errors
 from knit_workflows.domain.data import DataDetail
 from knit_workflows.domain.ids import parse_id
 from knit_workflows.domain.ports import ApiStore
-from knit_workflows.domain.runs import RunStatus
+from knit_workflows.domain.runs.run import RunStatus
 
 HEADER: Final = "Idempotency-Key"
 

@@ -20,7 +20,7 @@ from knit_workflows.domain import errors
 from knit_workflows.domain.ids import KnitId
 from knit_workflows.domain.ports import ApiStore
 from knit_workflows.domain.readers import PRESENT_EVERY
-from knit_workflows.domain.runs import RunStatus
+from knit_workflows.domain.runs.run import RunStatus
 from knit_workflows.metrics.instruments import TRANSFERS_ENDED, TRANSFERS_OPEN
 
 log = logging.getLogger(__name__)

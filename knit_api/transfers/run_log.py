@@ -18,13 +18,7 @@ from knit_api.transfers.lifecycle import reading
 from knit_workflows.domain import errors
 from knit_workflows.domain.ids import KnitId, RunId
 from knit_workflows.domain.ports import ApiStore
-from knit_workflows.domain.runs import (
-    DISRUPTED,
-    OUTPUTS_READ,
-    RunDetail,
-    RunStatus,
-    WaitKind,
-)
+from knit_workflows.domain.runs.run import DISRUPTED, OUTPUTS_READ, RunDetail, RunStatus, WaitKind
 
 MEDIA_TYPE: Final = "application/octet-stream"
 OFFSET_HEADER: Final = "Log-Offset"

@@ -18,7 +18,7 @@ from typing import Final
 
 from knit_api.server.trailers import ResponseAborted
 from knit_workflows.archive import Span
-from knit_workflows.zstd import CODING, is_available, zstd
+from knit_workflows.archive.zstd import CODING, is_available, zstd
 
 _PIECE_BYTES: Final = 512 << 10
 _READ_BYTES: Final = 256 << 10

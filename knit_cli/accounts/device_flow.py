@@ -9,7 +9,7 @@ from typing import Any, Final
 from knit_cli.accounts.provider import DEVICE_GRANT, Endpoints, Provider, ProviderFault, Tokens
 from knit_cli.accounts.provider import tokens_of as _tokens_of
 from knit_cli.errors import ApiUnreachable, CliError
-from knit_workflows.domain.secure_urls import fault_of_url
+from knit_workflows.domain.accounts.secure_urls import fault_of_url
 
 _INTERVAL: Final = 5.0  # seconds; RFC 8628, 3.2 and 3.5
 _SLOWER: Final = 5.0

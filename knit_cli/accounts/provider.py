@@ -12,7 +12,7 @@ from typing import Any, Final
 import httpx
 
 from knit_cli.errors import ApiUnreachable, CliError
-from knit_workflows.domain.secure_urls import fault_of_url
+from knit_workflows.domain.accounts.secure_urls import fault_of_url
 
 DEVICE_GRANT: Final = "urn:ietf:params:oauth:grant-type:device_code"
 _TIMEOUT: Final = httpx.Timeout(15.0, connect=10.0)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from knit_cli.admin.folder import SettingsFolder
-from knit_cli.admin.releases import without_secrets
+from knit_cli.admin.helm.releases import without_secrets
 from knit_cli.errors import BadInput
 from knit_cli.version import version
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import yaml
 
 from knit_cli.admin import charts
-from knit_cli.admin.certificates import LOCAL
 from knit_cli.admin.cluster import Cluster
 from knit_cli.admin.folder import SettingsFolder
+from knit_cli.admin.helm.values import check_name, value_at
 from knit_cli.admin.preparation import (
     check_api_root,
     missing_hosts,
@@ -21,8 +21,8 @@ from knit_cli.admin.preparation import (
     parse_hosts,
 )
 from knit_cli.admin.texts import HANDOUT_README, PLAIN_REGISTRY_README, REGISTRY_README
-from knit_cli.admin.tls_files import check_present
-from knit_cli.admin.values import check_name, value_at
+from knit_cli.admin.tls.certificates import LOCAL
+from knit_cli.admin.tls.files import check_present
 from knit_cli.errors import BadInput, CliError
 
 API_SERVICE = "knit-api"

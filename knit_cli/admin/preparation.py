@@ -13,14 +13,16 @@ from urllib.parse import urlsplit
 
 import yaml
 
-from knit_cli.admin import certificates, charts, tls_files
-from knit_cli.admin.certificates import LOCAL, CertificateRefused
+from knit_cli.admin import charts
 from knit_cli.admin.cluster import Cluster, ToolFailed
 from knit_cli.admin.folder import SettingsFolder
-from knit_cli.admin.fresh_values import Choices, fresh_values
+from knit_cli.admin.helm.fresh_values import Choices, fresh_values
+from knit_cli.admin.helm.values import differences, parse_values
 from knit_cli.admin.texts import FOLDER_README
-from knit_cli.admin.tls_files import GivenFiles
-from knit_cli.admin.values import differences, parse_values
+from knit_cli.admin.tls import certificates
+from knit_cli.admin.tls import files as tls_files
+from knit_cli.admin.tls.certificates import LOCAL, CertificateRefused
+from knit_cli.admin.tls.files import GivenFiles
 from knit_cli.errors import BadInput, CliError
 from knit_workflows.domain.os_errors import advice_for, reason_of
 

@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from knit_cli.admin import charts, releases
+from knit_cli.admin import charts
 from knit_cli.admin.cluster import Cluster
 from knit_cli.admin.folder import SettingsFolder
 from knit_cli.admin.freezing.record import RECORD
+from knit_cli.admin.helm import releases
 from knit_cli.admin.progress import Progress
 from knit_cli.admin.secret_objects import OWN_LABELS
 from knit_cli.errors import CliError

@@ -12,9 +12,9 @@ from typing import Any, Final
 
 from knit_cli.admin.cluster import Cluster, ToolFailed
 from knit_cli.admin.folder import SettingsFolder
-from knit_cli.admin.values import check_name, parse_values
+from knit_cli.admin.helm.values import check_name, parse_values
 from knit_cli.errors import BadInput, CliError
-from knit_workflows.domain.tokens import digest_of, is_token, new_token
+from knit_workflows.domain.accounts.tokens import digest_of, is_token, new_token
 
 TLS_SECRET: Final = "knit-admin-tls"
 TOKEN_SECRET: Final = "knit-admin-bootstrap-token"

@@ -10,11 +10,13 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from knit_cli.admin import certificates, charts, releases, workloads
-from knit_cli.admin.certificates import CertificateRefused
+from knit_cli.admin import charts, workloads
 from knit_cli.admin.cluster import Cluster
 from knit_cli.admin.folder import SettingsFolder
 from knit_cli.admin.freezing.record import Record
+from knit_cli.admin.helm import releases
+from knit_cli.admin.tls import certificates
+from knit_cli.admin.tls.certificates import CertificateRefused
 from knit_cli.admin.workloads import Workload
 
 _READY = "deployed"

@@ -33,7 +33,8 @@ from knit_cli.api.streamed_response import StreamedResponse
 from knit_cli.errors import ApiRefused, ApiUnreachable, ConnectionCut
 from knit_cli.version import version
 from knit_workflows import tracing
-from knit_workflows.proxies import is_this_machine
+from knit_workflows.archive.zstd import CODING
+from knit_workflows.http1.proxies import is_this_machine
 from knit_workflows.wire.adoption import AdoptedVolume, AdoptRequest
 from knit_workflows.wire.base import Request, to_wire
 from knit_workflows.wire.completions import Completion
@@ -53,7 +54,6 @@ from knit_workflows.wire.plans import (
 )
 from knit_workflows.wire.runs import Run, RunEvent, RunTiming
 from knit_workflows.wire.tags import Tag, TagChange
-from knit_workflows.zstd import CODING
 
 T = TypeVar("T")
 

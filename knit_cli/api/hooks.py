@@ -7,7 +7,7 @@ from datetime import datetime
 from knit_cli.api.addresses import segment, window
 from knit_cli.api.requests import Requests
 from knit_workflows.wire.base import to_wire
-from knit_workflows.wire.deliveries import (
+from knit_workflows.wire.hooks.deliveries import (
     HookDelivery,
     Hooks,
     HookSkip,

@@ -13,7 +13,7 @@ import httpx
 from socksio.exceptions import SOCKSError
 
 from knit_cli.errors import ApiUnreachable, ConnectionCut, ProfileProblem
-from knit_workflows.proxies import named_proxy
+from knit_workflows.http1.proxies import named_proxy
 
 _SCHEMES = ("http", "https", "socks5", "socks5h")
 _DEFAULT_PORTS = {"http": 80, "https": 443}

@@ -12,13 +12,13 @@ from pydantic import ValidationError
 
 from knit_cli.commands.choices import Since, read_period
 from knit_cli.errors import BadInput, CliError, printable
-from knit_cli.hook_view import describe
 from knit_cli.invocation import Invocation, invocation_of
 from knit_cli.output import print_json, print_text, say
 from knit_cli.session import api_of
 from knit_cli.shell.completion import complete_delivery, complete_hook, complete_run
-from knit_workflows.domain.runs import USER
-from knit_workflows.wire.deliveries import MAX_NAME, MAX_REASON, HookSkip
+from knit_cli.views.hook import describe
+from knit_workflows.domain.runs.run import USER
+from knit_workflows.wire.hooks.deliveries import MAX_NAME, MAX_REASON, HookSkip
 
 app = typer.Typer()
 

@@ -8,7 +8,6 @@ from typing import Annotated, Final
 
 import typer
 
-from knit_cli.account_view import describe_caller
 from knit_cli.accounts.credentials import CredentialsFile, Login
 from knit_cli.accounts.device_flow import Prompt, log_in, scopes_for
 from knit_cli.accounts.provider import Provider, Tokens
@@ -18,7 +17,8 @@ from knit_cli.errors import CliError, printable
 from knit_cli.invocation import Invocation, invocation_of
 from knit_cli.output import print_json, print_text, say
 from knit_cli.session import api_at, api_of, profile_of
-from knit_workflows.domain.secure_urls import fault_of_url
+from knit_cli.views.account import describe_caller
+from knit_workflows.domain.accounts.secure_urls import fault_of_url
 from knit_workflows.wire.accounts import ProtectedResource
 
 app = typer.Typer()

@@ -12,10 +12,10 @@ from knit_cli.api.client import ApiClient
 from knit_cli.commands.choices import Duration, Since, read_period
 from knit_cli.invocation import invocation_of
 from knit_cli.output import print_bytes, print_json, say
-from knit_cli.run_view import print_history, print_timing, remarks
 from knit_cli.session import api_of
 from knit_cli.shell.completion import complete_data, complete_plan, complete_run, complete_status
 from knit_cli.transfer.run_log import copy_log
+from knit_cli.views.run import print_history, print_timing, remarks
 
 app = typer.Typer()
 

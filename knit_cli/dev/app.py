@@ -24,10 +24,10 @@ from knit_cli.dev.view import disk_facts, disk_line, live, snapshot
 from knit_cli.errors import BadInput, CliError
 from knit_cli.invocation import Invocation, find_upward, invocation_of
 from knit_cli.output import say
-from knit_workflows.extra_apis import ExtraApisRefused, read_extra_apis
 from knit_workflows.hooks.document import HooksRefused
 from knit_workflows.hooks.file import read_hooks_file
 from knit_workflows.settings import path_variables
+from knit_workflows.settings.extra_apis import ExtraApisRefused, read_extra_apis
 
 dev_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 

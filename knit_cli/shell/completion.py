@@ -23,7 +23,7 @@ from knit_cli.invocation import Invocation
 from knit_cli.session import api_of
 from knit_cli.shell.arguments import BASH_PREFIX
 from knit_workflows.domain.hooks import HookPhase
-from knit_workflows.domain.runs import RunStatus
+from knit_workflows.domain.runs.run import RunStatus
 
 Candidates = list[tuple[str, str]]
 """Values to offer, each with a short description."""

@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Callable, Generator, Iterable
 from contextlib import suppress
 
-from knit_workflows.zstd import CODING, LARGEST_WINDOW_LOG, is_available, zstd
+from knit_workflows.archive.zstd import CODING, LARGEST_WINDOW_LOG, is_available, zstd
 
 _PREFETCH = 8  # chunks; of at most 1 MiB each, so memory is bounded whatever the size
 _GZIP_WINDOW = 31  # zlib's number for gzip framing with the largest window

@@ -25,8 +25,8 @@ from knit_cli.transfer.progress import Meter
 from knit_cli.transfer.staging import move_into_place, staging_area, sync
 from knit_cli.transfer.verified_archive import copy_verified
 from knit_workflows.archive import ArchiveCut, ArchiveRefused, unpack
+from knit_workflows.archive.zstd import is_available
 from knit_workflows.domain.os_errors import advice_for, reason_of
-from knit_workflows.zstd import is_available
 
 _WHOLE_FOLDER = f"{PLAIN_TAR};entries=all;holes=kept"
 _WHOLE_FILE = f"{GZIPPED_TAR};entries=all"  # no sparse files: not every tool can read them
@@ -63,14 +63,12 @@ def pull_folder(
     """
     target = folder / knit_id
     _refuse_occupied(target)
-    if compressed is None:
-        compressed = not api.is_on_this_machine
-    compressed = compressed and is_available()
+    wanted = not api.is_on_this_machine if compressed is None else compressed
 
     def attempt() -> None:
         with (
             _placing(knit_id, folder),
-            api.download(knit_id, _WHOLE_FOLDER, compressed=compressed) as stream,
+            api.download(knit_id, _WHOLE_FOLDER, compressed=wanted and is_available()) as stream,
             staging_area(folder) as content,
         ):
             meter.restart()

@@ -9,7 +9,7 @@ from knit_cli.api.retry import UNAVAILABLE
 from knit_cli.api.streamed_response import StreamedResponse
 from knit_cli.errors import ApiBroken, ApiRefused, ApiUnreachable, ConnectionCut, TransferFailed
 from knit_workflows.backoff import Backoff
-from knit_workflows.domain.runs import RunStatus
+from knit_workflows.domain.runs.run import RunStatus
 from knit_workflows.wire.runs import Run
 
 _FINAL = frozenset(status for status in RunStatus if status.is_final)

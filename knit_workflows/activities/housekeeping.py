@@ -19,7 +19,7 @@ from knit_workflows.activities.failures import translated
 from knit_workflows.activities.heartbeat import heartbeating
 from knit_workflows.activities.run_starter import RunStarter, start_projector
 from knit_workflows.activities.search_attributes import search_attributes_known
-from knit_workflows.activities.transfers import ComputeTransferActivities
+from knit_workflows.activities.transfers.transfer import ComputeTransferActivities
 from knit_workflows.compute.base import ComputeBackend
 from knit_workflows.contracts.housekeeping import (
     HousekeepingActivities,

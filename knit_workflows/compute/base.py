@@ -22,10 +22,10 @@ from datetime import timedelta
 from enum import StrEnum
 from typing import Final, Protocol
 
-from knit_workflows.domain.milestones import Timeline
 from knit_workflows.domain.plans.model import NodeRule
 from knit_workflows.domain.plans.options import NO_POD_OPTIONS, PodOptions
-from knit_workflows.domain.runs import Exit
+from knit_workflows.domain.runs.milestones import Timeline
+from knit_workflows.domain.runs.run import Exit
 from knit_workflows.domain.volumes import Mount, Volume, VolumeOptions
 
 

@@ -47,8 +47,8 @@ from knit_workflows.domain.errors import (
     StorageFull,
     VolumeRefused,
 )
-from knit_workflows.domain.milestones import Milestone, Timeline
-from knit_workflows.domain.runs import SUCCEEDED, Exit
+from knit_workflows.domain.runs.milestones import Milestone, Timeline
+from knit_workflows.domain.runs.run import SUCCEEDED, Exit
 from knit_workflows.domain.volumes import Volume, VolumeOptions
 
 Behaviour = Callable[[RunPod], Awaitable[Exit] | Exit]

@@ -8,7 +8,7 @@ from temporalio import activity
 
 from knit_workflows.contracts.messages import Message
 from knit_workflows.contracts.runs import HookCounts
-from knit_workflows.domain.runs import RunStatus
+from knit_workflows.domain.runs.run import RunStatus
 
 
 class CallHooks(Message):

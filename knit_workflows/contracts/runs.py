@@ -10,8 +10,8 @@ from temporalio import activity
 
 from knit_workflows import names
 from knit_workflows.contracts.messages import Message
-from knit_workflows.domain.milestones import Milestone
-from knit_workflows.domain.runs import RunStatus
+from knit_workflows.domain.runs.milestones import Milestone
+from knit_workflows.domain.runs.run import RunStatus
 
 
 class RunResult(Message):

@@ -9,7 +9,7 @@ from typing import Literal
 from temporalio import activity
 
 from knit_workflows.contracts.messages import Message
-from knit_workflows.domain.runs import KNIT
+from knit_workflows.domain.runs.run import KNIT
 
 
 class TransferInput(Message):

@@ -10,7 +10,7 @@ from typing import Final
 from knit_workflows.domain.errors import InvalidRequest, InvalidTag
 from knit_workflows.domain.ids import KnitId
 from knit_workflows.domain.plans.model import Mountpoint, PlanSummary
-from knit_workflows.domain.runs import RunSummary
+from knit_workflows.domain.runs.run import RunSummary
 from knit_workflows.domain.tags import Tag
 
 

@@ -15,7 +15,7 @@ from typing import Final
 
 from knit_workflows.domain.cursors import Cursor
 from knit_workflows.domain.ids import RunId
-from knit_workflows.domain.runs import RunStatus
+from knit_workflows.domain.runs.run import RunStatus
 
 _DELIVERIES: Final = uuid.UUID("5a3c7c5e-5d3f-4c0e-9a38-2f3d1f6f0b52")
 """Namespace of the ids of deliveries."""

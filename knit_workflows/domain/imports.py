@@ -8,9 +8,9 @@ from datetime import timedelta
 from typing import Any, Final
 from uuid import uuid4
 
-from knit_workflows.domain import jws
+from knit_workflows.domain.accounts import jws
 from knit_workflows.domain.ids import KnitId, RunId, is_id
-from knit_workflows.domain.runs import USER, Exit
+from knit_workflows.domain.runs.run import USER, Exit
 
 NOT_ENDED: Final = Exit(1, "the import was not ended in time")
 CLAIM_KNIT_ID: Final = "knitfab/knitId"

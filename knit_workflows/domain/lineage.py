@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from knit_workflows.domain.data import DataDetail
 from knit_workflows.domain.ids import KnitId, RunId
-from knit_workflows.domain.runs import RunDetail
+from knit_workflows.domain.runs.run import RunDetail
 
 
 @dataclass(frozen=True, slots=True)

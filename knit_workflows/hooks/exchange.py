@@ -34,7 +34,7 @@ from knit_workflows.hooks.file import HooksFile
 from knit_workflows.hooks.message import HookMessage
 from knit_workflows.hooks.signing import read_secrets, signature_headers
 from knit_workflows.hooks.trust import Trust
-from knit_workflows.proxies import named_proxy
+from knit_workflows.http1.proxies import named_proxy
 from knit_workflows.settings import HookSettings
 
 _BEGINNING: Final = 4 * MAX_ANSWER

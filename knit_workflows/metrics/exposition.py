@@ -20,8 +20,8 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 
 from knit_workflows import names
+from knit_workflows.http1.plain_http import Answer, answering, at
 from knit_workflows.metrics import instruments
-from knit_workflows.plain_http import Answer, answering, at
 
 log = logging.getLogger(__name__)
 

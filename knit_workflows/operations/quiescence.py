@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from knit_workflows.domain.errors import IllegalMove, RunNotFound, StoreUnavailable
 from knit_workflows.domain.ports import RunStore
-from knit_workflows.domain.runs import RunQuery, RunStatus
+from knit_workflows.domain.runs.run import RunQuery, RunStatus
 from knit_workflows.settings import SettingsRefused, read_settings
 from knit_workflows.store import PostgresStore
 

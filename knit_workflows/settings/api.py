@@ -11,9 +11,9 @@ from typing import Self
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 
-from knit_workflows.domain.accounts import Role
+from knit_workflows.domain.accounts.principals import Role
+from knit_workflows.domain.accounts.secure_urls import fault_of_url
 from knit_workflows.domain.errors import InvalidTag
-from knit_workflows.domain.secure_urls import fault_of_url
 from knit_workflows.domain.tags import parse_tag
 from knit_workflows.settings.forms import Grace, Group, Span
 

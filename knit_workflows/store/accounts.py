@@ -8,7 +8,7 @@ from uuid import uuid4
 
 from psycopg.types.json import Jsonb
 
-from knit_workflows.domain.accounts import (
+from knit_workflows.domain.accounts.principals import (
     AuditEntry,
     AuditQuery,
     AuditRecord,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from knit_workflows.domain.completions import Completion, Noun
-from knit_workflows.domain.runs import RunStatus
+from knit_workflows.domain.runs.run import RunStatus
 from knit_workflows.store import named_sql
 from knit_workflows.store.connection import Database
 

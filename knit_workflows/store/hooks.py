@@ -30,7 +30,7 @@ from knit_workflows.domain.hooks import (
     Transition,
 )
 from knit_workflows.domain.ids import RunId, is_id
-from knit_workflows.domain.runs import RunStatus
+from knit_workflows.domain.runs.run import RunStatus
 from knit_workflows.store import named_sql
 from knit_workflows.store.connection import Database, Session
 

@@ -15,7 +15,7 @@ from knit_workflows.domain.ports import (
     TransferRecord,
     UnfinishedImport,
 )
-from knit_workflows.domain.runs import RunStatus
+from knit_workflows.domain.runs.run import RunStatus
 from knit_workflows.store import named_sql
 from knit_workflows.store.connection import Database
 from knit_workflows.store.runs.admission import RUNS_TO_START, startable_run

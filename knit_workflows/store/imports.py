@@ -13,7 +13,7 @@ from knit_workflows.domain.ids import KnitId, RunId
 from knit_workflows.domain.imports import Import, ImportTimes, SigningKey
 from knit_workflows.domain.plans.model import IMPORTED
 from knit_workflows.domain.ports import RunKey
-from knit_workflows.domain.runs import USER, RunStatus
+from knit_workflows.domain.runs.run import USER, RunStatus
 from knit_workflows.store import named_sql
 from knit_workflows.store.connection import Database, Session
 from knit_workflows.store.runs.execution import PostgresRunExecutionStore

@@ -8,7 +8,7 @@ from typing import Final
 from knit_workflows.domain.errors import TooLarge
 from knit_workflows.domain.ids import KnitId, RunId, is_id
 from knit_workflows.domain.lineage import Edge, Lineage, LineageGraph
-from knit_workflows.domain.runs import RunDetail
+from knit_workflows.domain.runs.run import RunDetail
 from knit_workflows.store import named_sql
 from knit_workflows.store.connection import Database, Session
 from knit_workflows.store.ids import id_array

@@ -26,7 +26,7 @@ from knit_workflows.domain.readers import (
     leaving,
     may_join,
 )
-from knit_workflows.domain.runs import USER
+from knit_workflows.domain.runs.run import USER
 from knit_workflows.store import named_sql
 from knit_workflows.store.connection import Database, Session
 from knit_workflows.store.not_found import missing_data, purged_data

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import Field
 
-from knit_workflows.domain.accounts import Role
+from knit_workflows.domain.accounts.principals import Role
 from knit_workflows.wire.base import Request, Response, Texts, is_absent, is_empty
 from knit_workflows.wire.times import WireTime
 

@@ -14,9 +14,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 
-from knit_workflows.domain import data, hooks, runs, timing
+from knit_workflows.domain import data, hooks
 from knit_workflows.domain.instants import format_instant
 from knit_workflows.domain.plans import model
+from knit_workflows.domain.runs import run as runs
+from knit_workflows.domain.runs import timing
 from knit_workflows.domain.tags import Tag
 from knit_workflows.domain.volumes import VolumeOptions
 from knit_workflows.wire.base import Wire

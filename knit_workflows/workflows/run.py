@@ -49,7 +49,7 @@ from knit_workflows.contracts.runs import (
     StopRun,
     StopUpdate,
 )
-from knit_workflows.domain.runs import RunStatus
+from knit_workflows.domain.runs.run import RunStatus
 from knit_workflows.workflows import options
 
 STATUS: Final = SearchAttributeKey.for_keyword(names.ATTRIBUTE_STATUS)

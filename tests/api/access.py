@@ -7,8 +7,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from knit_api.accounts.access import Accounts
 from knit_api.deps import Lazy
+from knit_workflows.domain.accounts.tokens import digest_of, new_token
 from knit_workflows.domain.ports import ApiStore
-from knit_workflows.domain.tokens import digest_of, new_token
 from knit_workflows.settings import AccountSettings
 from tests.memory_store import MemoryStore
 

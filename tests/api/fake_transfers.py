@@ -22,7 +22,7 @@ from knit_workflows.domain.errors import IdempotencyKeyConsumed, UploadInProgres
 from knit_workflows.domain.hooks import HookPhase
 from knit_workflows.domain.ids import KnitId, RunId
 from knit_workflows.domain.ports import RunKey
-from knit_workflows.domain.runs import USER, RunStatus
+from knit_workflows.domain.runs.run import USER, RunStatus
 from tests.memory_store import MemoryStore
 
 UNKNOWN = "00000000-0000-4000-8000-000000000000"

@@ -22,16 +22,16 @@ from knit_api.accounts.matrix import MATRIX, OPEN_PATHS, OWN_TOKEN_PATHS
 from knit_api.accounts.rates import Rates
 from knit_api.accounts.verifiers import CACHE_SECONDS
 from knit_api.deps import Deps
-from knit_workflows.domain import jws
-from knit_workflows.domain.accounts import AuditQuery, NewToken, Role, TokenRecord
+from knit_workflows.domain.accounts import jws
+from knit_workflows.domain.accounts.principals import AuditQuery, NewToken, Role, TokenRecord
+from knit_workflows.domain.accounts.tokens import digest_of, is_token, new_token, shown_prefix
 from knit_workflows.domain.errors import StoreUnavailable
 from knit_workflows.domain.imports import import_of
-from knit_workflows.domain.runs import RunStatus
+from knit_workflows.domain.runs.run import RunStatus
 from knit_workflows.domain.tags import Tag
-from knit_workflows.domain.tokens import digest_of, is_token, new_token, shown_prefix
 from knit_workflows.domain.volumes import Volume
-from knit_workflows.extra_apis import ExtraApi
 from knit_workflows.settings import ExtraApisSettings
+from knit_workflows.settings.extra_apis import ExtraApi
 from tests.api.access import BEARER, TOKEN, enforced
 from tests.api.archives import HELLO, tar_of
 from tests.api.fake_transfers import FakeTransfers

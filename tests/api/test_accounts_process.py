@@ -12,7 +12,7 @@ import httpx
 import psycopg
 import pytest
 
-from knit_workflows.domain.tokens import digest_of, new_token
+from knit_workflows.domain.accounts.tokens import digest_of, new_token
 from knit_workflows.store import migrate
 from tests.api.test_processes import NOBODY, api
 from tests.postgres import Databases

@@ -12,7 +12,7 @@ import pytest
 from knit_workflows.domain.instants import format_instant
 from knit_workflows.domain.plans.model import UPLOADED, Annotation
 from knit_workflows.domain.plans.options import PlanOptions, PodOptions
-from knit_workflows.domain.runs import Exit, RunStatus, Used, Waiting, WaitKind
+from knit_workflows.domain.runs.run import Exit, RunStatus, Used, Waiting, WaitKind
 from knit_workflows.domain.tags import Tag
 from knit_workflows.domain.volumes import VolumeOptions
 from tests.memory_store import new_id

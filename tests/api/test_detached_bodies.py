@@ -11,7 +11,7 @@ import pytest
 
 from knit_api.server import sockets
 from knit_workflows import archive
-from knit_workflows.domain.runs import RunStatus
+from knit_workflows.domain.runs.run import RunStatus
 from tests.api.archives import HELLO, files_in, tar_of
 from tests.api.live_server import chunk, talk, unchunked
 from tests.api.test_downloads import a_data, get

@@ -19,9 +19,9 @@ import pytest
 from knit_api.deps import Timeouts
 from knit_api.responses import ResponseAborted
 from knit_api.transfers.direct_archive import DirectArchiveResponse
+from knit_workflows.archive.zstd import zstd
 from knit_workflows.domain.errors import BackendRejected, BackendUnavailable, EngineUnavailable
-from knit_workflows.domain.runs import RunStatus
-from knit_workflows.zstd import zstd
+from knit_workflows.domain.runs.run import RunStatus
 from tests.api.archives import HELLO, files_in
 from tests.api.fake_transfers import UNKNOWN, FakeTransfers
 from tests.api.live_server import talk, unchunked

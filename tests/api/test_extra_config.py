@@ -9,9 +9,8 @@ import pytest
 import yaml
 
 from knit_api.extra.in_force import ExtraApis
-from knit_workflows import extra_apis
-from knit_workflows.extra_apis import MAX_BYTES, ExtraApi, ExtraApisRefused
-from knit_workflows.settings import ExtraApisSettings
+from knit_workflows.settings import ExtraApisSettings, extra_apis
+from knit_workflows.settings.extra_apis import MAX_BYTES, ExtraApi, ExtraApisRefused
 
 GOOD = "endpoints:\n- path: /extra\n  proxy_to: http://importer.knit:8000/v1\n"
 

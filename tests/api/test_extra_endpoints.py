@@ -6,7 +6,7 @@ import pytest
 
 from knit_api.errors import HttpProblem
 from knit_api.extra.endpoints import Endpoint, Endpoints
-from knit_workflows.extra_apis import OWN_PATHS
+from knit_workflows.settings.extra_apis import OWN_PATHS
 
 VECTORS = [
     ("/extra-api", "http://example.com/api", "/extra-api", "http://example.com/api"),

@@ -12,7 +12,7 @@ from fastapi import FastAPI
 
 from knit_api.transfers.local_volume import LocalVolume
 from knit_workflows.archive import Form
-from knit_workflows.domain.runs import RunStatus
+from knit_workflows.domain.runs.run import RunStatus
 from tests.api.archives import HELLO, files_in
 from tests.api.live_server import talk, unchunked
 from tests.api.test_downloads import a_data

@@ -27,7 +27,7 @@ from schemathesis import Case, CheckContext, GenerationMode, HookContext, Respon
 from schemathesis.core.failures import FailureGroup
 from schemathesis.schemas import BaseSchema
 
-from knit_workflows.domain.tokens import digest_of
+from knit_workflows.domain.accounts.tokens import digest_of
 from knit_workflows.embedded import EmbeddedPostgres
 from knit_workflows.testing import knit_environment
 from tests.api.access import BEARER, TOKEN

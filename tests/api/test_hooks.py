@@ -13,7 +13,7 @@ from knit_api.deps import Deps
 from knit_workflows.contracts.hook_test import HookTestResult
 from knit_workflows.domain.errors import EngineUnavailable
 from knit_workflows.domain.hooks import HookAnswer, HookPhase, Hooks, HooksSource, Transition
-from knit_workflows.domain.runs import RunStatus
+from knit_workflows.domain.runs.run import RunStatus
 from tests.api.access import nobody_asks
 from tests.api.fake_transfers import UNKNOWN, FakeTransfers
 from tests.api.test_catalogue import refused

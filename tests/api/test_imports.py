@@ -7,10 +7,10 @@ from datetime import timedelta
 
 import pytest
 
-from knit_workflows.domain import jws
+from knit_workflows.domain.accounts import jws
 from knit_workflows.domain.errors import EngineUnavailable
 from knit_workflows.domain.imports import Import, ImportTimes, import_of
-from knit_workflows.domain.runs import RunStatus
+from knit_workflows.domain.runs.run import RunStatus
 from knit_workflows.domain.volumes import Volume
 from tests.api.test_catalogue import refused
 

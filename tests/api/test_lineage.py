@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from knit_workflows.domain.ports import RunKey
-from knit_workflows.domain.runs import RunQuery, RunStatus
+from knit_workflows.domain.runs.run import RunQuery, RunStatus
 from tests.memory_store import MemoryStore
 from tests.store.build import end, register, spec, upload
 

@@ -14,7 +14,7 @@ from knit_api.deps import Deps, Timeouts
 from knit_api.transfers.local_volume import LocalVolume
 from knit_api.transfers.run_log import log_of
 from knit_workflows.domain.errors import StoreUnavailable, TransferNotReady
-from knit_workflows.domain.runs import DISRUPTED, RunStatus, Waiting, WaitKind
+from knit_workflows.domain.runs.run import DISRUPTED, RunStatus, Waiting, WaitKind
 from tests.api.fake_transfers import FakeTransfers
 from tests.memory_store import MemoryStore, new_id
 from tests.waiting import PATIENCE, until

@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 from pydantic_core import to_json
 
-from knit_workflows.domain import data, hooks, runs
+from knit_workflows.domain import data, hooks
 from knit_workflows.domain.plans import model
+from knit_workflows.domain.runs import run as runs
 from knit_workflows.domain.tags import Tag
 from knit_workflows.wire.base import to_wire
 from knit_workflows.wire.data import Data
-from knit_workflows.wire.deliveries import HookDelivery, Hooks
+from knit_workflows.wire.hooks.deliveries import HookDelivery, Hooks
 from knit_workflows.wire.mapping import (
     ToWire,
     delivery_to_wire,

@@ -21,7 +21,7 @@ from knit_api.accounts.issuer import (
 )
 from knit_api.accounts.oidc import MAX_TOKEN_CHARS, OidcVerifier, issuer_client
 from knit_api.accounts.verifiers import NoRole, TokenRefused
-from knit_workflows.domain.accounts import Role
+from knit_workflows.domain.accounts.principals import Role
 from knit_workflows.domain.errors import Unavailable
 from knit_workflows.domain.tags import parse_tag
 from knit_workflows.settings import AccountSettings, SettingsRefused, read_settings

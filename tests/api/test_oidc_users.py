@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from knit_api.accounts.access import Accounts
 from knit_api.accounts.oidc import OidcVerifier
 from knit_api.deps import Deps, Lazy
-from knit_workflows.domain.accounts import AuditQuery
+from knit_workflows.domain.accounts.principals import AuditQuery
 from knit_workflows.settings import AccountSettings
 from tests.api.issuers import AUDIENCE, ISSUER, Issuer, claims, forged, token
 from tests.memory_store import MemoryStore

@@ -11,10 +11,10 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from knit_workflows.domain.accounts import Role
+from knit_workflows.domain.accounts.principals import Role
 from knit_workflows.domain.data import TagChange
 from knit_workflows.domain.ids import KnitId
-from knit_workflows.domain.runs import RunStatus
+from knit_workflows.domain.runs.run import RunStatus
 from knit_workflows.domain.tags import Tag, parse_tag
 from tests.api.archives import HELLO, tar_of
 from tests.api.fake_transfers import FakeTransfers

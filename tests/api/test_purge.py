@@ -6,7 +6,7 @@ import pytest
 
 from knit_workflows.domain.data import Adoption
 from knit_workflows.domain.errors import EngineUnavailable
-from knit_workflows.domain.runs import RunStatus
+from knit_workflows.domain.runs.run import RunStatus
 from tests.api.test_catalogue import refused
 
 UNKNOWN = "11111111-1111-4111-8111-111111111111"

@@ -21,7 +21,7 @@ from knit_api.transfers.volume_access import Threads, open_volume
 from knit_workflows.domain.errors import TransferNotReady
 from knit_workflows.domain.ids import KnitId, RunId
 from knit_workflows.domain.ports import TransferRecord
-from knit_workflows.domain.runs import RunStatus
+from knit_workflows.domain.runs.run import RunStatus
 from tests.api.archives import HELLO, HOSTILE, files_in, tar_of
 from tests.api.live_server import chunk, talk, unchunked
 from tests.api.test_uploads import GZIP, TAR, with_trailer

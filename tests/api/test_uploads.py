@@ -16,7 +16,7 @@ from knit_api.deps import Timeouts
 from knit_workflows import archive
 from knit_workflows.disk import DiskSpace
 from knit_workflows.domain.errors import Conflict, EngineUnavailable, TransferNotReady
-from knit_workflows.domain.runs import RunStatus
+from knit_workflows.domain.runs.run import RunStatus
 from tests.api.access import with_token
 from tests.api.archives import HELLO, HOSTILE, ODD, files_in, tar_of
 from tests.api.fake_transfers import FakeTransfers

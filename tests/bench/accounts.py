@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-from knit_workflows.domain.tokens import digest_of, new_token
+from knit_workflows.domain.accounts.tokens import digest_of, new_token
 from knit_workflows.store import migrate
 from knit_workflows.testing import embedded_postgres
 from tests.api.test_processes import NOBODY, api

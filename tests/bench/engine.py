@@ -18,7 +18,7 @@ import psutil
 from knit_workflows import names
 from knit_workflows.compute.local import LocalBackend
 from knit_workflows.domain.ids import KnitId, PlanId, RunId
-from knit_workflows.domain.runs import RunStatus
+from knit_workflows.domain.runs.run import RunStatus
 from knit_workflows.domain.tags import Tag
 from knit_workflows.domain.volumes import Volume
 from knit_workflows.embedded import free_port

@@ -17,7 +17,7 @@ from knit_workflows import names
 from knit_workflows.compute.local import LocalBackend
 from knit_workflows.domain.hooks import Hooks
 from knit_workflows.domain.ids import KnitId, PlanId
-from knit_workflows.domain.runs import RunQuery, RunStatus
+from knit_workflows.domain.runs.run import RunQuery, RunStatus
 from knit_workflows.domain.tags import Tag
 from knit_workflows.domain.volumes import Volume
 from knit_workflows.settings import LocalSettings

@@ -20,7 +20,7 @@ from pydantic import SecretStr
 from knit_workflows import names
 from knit_workflows.compute.kubernetes.api.server import ApiServer
 from knit_workflows.domain.ids import PlanId
-from knit_workflows.domain.runs import RunQuery
+from knit_workflows.domain.runs.run import RunQuery
 from knit_workflows.settings import KubernetesSettings, StoreSettings
 from knit_workflows.store import PostgresStore
 from tests.bench.by_hand import STEPS, ByHand, Kind, Pods, between, describer

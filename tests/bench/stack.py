@@ -22,7 +22,7 @@ from knit_workflows.domain.data import TagChange
 from knit_workflows.domain.ids import KnitId, PlanId, RunId
 from knit_workflows.domain.plans.rules import parse_plan
 from knit_workflows.domain.ports import RunKey
-from knit_workflows.domain.runs import RunQuery, RunStatus
+from knit_workflows.domain.runs.run import RunQuery, RunStatus
 from knit_workflows.domain.tags import Tag
 from knit_workflows.settings import QueueSettings, StoreSettings
 from knit_workflows.store import PostgresStore, migrate

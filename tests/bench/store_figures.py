@@ -22,7 +22,7 @@ warnings.filterwarnings("ignore", message="XDG_RUNTIME_DIR")
 from knit_workflows.domain.data import DataQuery, TagChange  # noqa: E402
 from knit_workflows.domain.plans.model import PlanQuery  # noqa: E402
 from knit_workflows.domain.ports import AdmissionLimits  # noqa: E402
-from knit_workflows.domain.runs import RunQuery, RunStatus  # noqa: E402
+from knit_workflows.domain.runs.run import RunQuery, RunStatus  # noqa: E402
 from knit_workflows.settings import StoreSettings  # noqa: E402
 from knit_workflows.store import PostgresStore, migrate  # noqa: E402
 from knit_workflows.testing import embedded_postgres  # noqa: E402

@@ -14,7 +14,7 @@ from knit_workflows.domain.hooks import (
 )
 from knit_workflows.domain.ids import RunId
 from knit_workflows.domain.ports import Store
-from knit_workflows.domain.runs import KNIT
+from knit_workflows.domain.runs.run import KNIT
 from tests.receiver import Call, Receiver
 
 BEFORE, AFTER = ("/a", "/b"), ("/c", "/d")

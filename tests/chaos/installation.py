@@ -20,7 +20,7 @@ from knit_workflows.domain.ids import KnitId, RunId
 from knit_workflows.domain.plans.model import PlanDetail
 from knit_workflows.domain.plans.rules import parse_plan
 from knit_workflows.domain.ports import RunKey
-from knit_workflows.domain.runs import RunStatus
+from knit_workflows.domain.runs.run import RunStatus
 from knit_workflows.domain.tags import Tag
 from knit_workflows.domain.volumes import Volume
 from knit_workflows.embedded import EmbeddedPostgres

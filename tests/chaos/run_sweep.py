@@ -17,7 +17,7 @@ from knit_workflows.domain.data import TagChange
 from knit_workflows.domain.ids import KnitId, RunId
 from knit_workflows.domain.plans.rules import parse_plan
 from knit_workflows.domain.ports import RunKey
-from knit_workflows.domain.runs import RunDetail, RunStatus
+from knit_workflows.domain.runs.run import RunDetail, RunStatus
 from knit_workflows.domain.tags import Tag
 from knit_workflows.domain.volumes import Volume
 from knit_workflows.embedded import EmbeddedPostgres

@@ -15,7 +15,7 @@ from temporalio.client import Client
 from knit_workflows import names
 from knit_workflows.domain.ids import KnitId, PlanId, RunId
 from knit_workflows.domain.ports import Store
-from knit_workflows.domain.runs import RunDetail, RunQuery
+from knit_workflows.domain.runs.run import RunDetail, RunQuery
 from tests.chaos.moments import reached
 from tests.processes import WorkerProcess
 

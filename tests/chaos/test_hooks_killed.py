@@ -20,7 +20,7 @@ from temporalio.client import Client
 
 from knit_workflows import names
 from knit_workflows.domain.ids import KnitId, PlanId, RunId
-from knit_workflows.domain.runs import RunQuery, RunStatus
+from knit_workflows.domain.runs.run import RunQuery, RunStatus
 from knit_workflows.domain.tags import Tag
 from knit_workflows.embedded import EmbeddedPostgres
 from knit_workflows.plugin import ALL_ROLES, Role

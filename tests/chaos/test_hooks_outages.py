@@ -18,7 +18,7 @@ from knit_workflows import names
 from knit_workflows.domain.hooks import DeliveryQuery, DeliveryState, HookPhase
 from knit_workflows.domain.ids import RunId
 from knit_workflows.domain.ports import Store
-from knit_workflows.domain.runs import RunQuery, RunStatus, WaitKind
+from knit_workflows.domain.runs.run import RunQuery, RunStatus, WaitKind
 from knit_workflows.domain.tags import Tag
 from knit_workflows.embedded import EmbeddedPostgres
 from knit_workflows.plugin import Role

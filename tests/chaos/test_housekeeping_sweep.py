@@ -28,7 +28,7 @@ from knit_workflows import names
 from knit_workflows.client import KnitClient, TransferHandle
 from knit_workflows.compute.base import RunPod
 from knit_workflows.domain.ids import KnitId, PlanId, RunId
-from knit_workflows.domain.runs import RunQuery, RunStatus
+from knit_workflows.domain.runs.run import RunQuery, RunStatus
 from knit_workflows.domain.tags import Tag
 from knit_workflows.embedded import EmbeddedPostgres
 from knit_workflows.settings import QueueSettings

@@ -23,7 +23,7 @@ from knit_workflows import names
 from knit_workflows.activities.run_starter import start_projector
 from knit_workflows.contracts.projector import ProjectorInput
 from knit_workflows.domain.ids import KnitId, PlanId, RunId
-from knit_workflows.domain.runs import RunDetail, RunQuery, RunStatus
+from knit_workflows.domain.runs.run import RunDetail, RunQuery, RunStatus
 from knit_workflows.domain.tags import Tag
 from knit_workflows.embedded import EmbeddedPostgres
 from tests.chaos.gates import Gate

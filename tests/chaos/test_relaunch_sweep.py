@@ -23,7 +23,7 @@ from knit_workflows import names
 from knit_workflows.compute.local import LocalBackend
 from knit_workflows.compute.local.pod_folder import STATE, read_state
 from knit_workflows.domain.ids import RunId
-from knit_workflows.domain.runs import RunDetail, RunStatus
+from knit_workflows.domain.runs.run import RunDetail, RunStatus
 from knit_workflows.domain.volumes import Volume
 from knit_workflows.embedded import EmbeddedPostgres
 from knit_workflows.settings import LocalSettings

@@ -12,7 +12,7 @@ from temporalio.client import Client
 
 from knit_workflows import names
 from knit_workflows.domain.ids import KnitId, PlanId, RunId
-from knit_workflows.domain.runs import RunDetail, RunQuery, RunStatus
+from knit_workflows.domain.runs.run import RunDetail, RunQuery, RunStatus
 from knit_workflows.domain.tags import Tag
 from knit_workflows.embedded import EmbeddedPostgres
 from tests.chaos.installation import Installation, eventually, installation

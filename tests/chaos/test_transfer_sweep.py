@@ -23,7 +23,7 @@ from temporalio.client import Client, WorkflowHandle
 
 from knit_workflows import names
 from knit_workflows.domain.ids import KnitId, RunId
-from knit_workflows.domain.runs import RunQuery, RunStatus
+from knit_workflows.domain.runs.run import RunQuery, RunStatus
 from knit_workflows.embedded import EmbeddedPostgres
 from tests.api.archives import tar_of
 from tests.api.test_processes import Api, api

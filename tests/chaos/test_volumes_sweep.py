@@ -25,10 +25,10 @@ from temporalio.client import Client, WorkflowHandle
 
 from knit_cli.config.profile import Profile, save_profile
 from knit_workflows import names
-from knit_workflows.domain import jws
+from knit_workflows.domain.accounts import jws
 from knit_workflows.domain.ids import KnitId, RunId
 from knit_workflows.domain.imports import Import, import_of
-from knit_workflows.domain.runs import RunQuery, RunStatus
+from knit_workflows.domain.runs.run import RunQuery, RunStatus
 from knit_workflows.domain.tags import Tag
 from knit_workflows.embedded import EmbeddedPostgres
 from tests.chaos.gates import API, Gate

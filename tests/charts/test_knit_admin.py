@@ -10,9 +10,9 @@ import pytest
 import yaml
 
 from knit_cli.admin import charts
-from knit_cli.admin.computed import computed_values
 from knit_cli.admin.folder import SettingsFolder
-from knit_cli.admin.fresh_values import Choices, fresh_values
+from knit_cli.admin.helm.computed_values import computed_values
+from knit_cli.admin.helm.fresh_values import Choices, fresh_values
 from knit_cli.admin.installation import merged
 from tests.charts.helm import CHARTS, Helm, by_name
 

@@ -240,7 +240,7 @@ def test_temporal_is_reached_as_its_own_variables_say(
     helm: Helm, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """What the pod's environment says is what the SDK reads: every name is one that it knows."""
-    from knit_workflows.temporal_client import client_config
+    from knit_workflows.temporal.connection import client_config
 
     values = CHART / "ci" / "production-values.yaml"
     spec = pods(helm.render("knit-app", "--values", values))["Deployment/knit-worker-engine"]
@@ -268,8 +268,8 @@ def test_temporal_is_reached_as_its_own_variables_say(
 
 
 def test_hooks_and_extra_apis_are_the_files_that_the_processes_read(helm: Helm) -> None:
-    from knit_workflows.extra_apis import parse_extra_apis
     from knit_workflows.hooks.file import parse_hooks_file
+    from knit_workflows.settings.extra_apis import parse_extra_apis
 
     found = by_name(helm.render("knit-app", "--values", CHART / "ci" / "production-values.yaml"))
     hooks = parse_hooks_file(found["ConfigMap/knit-hooks"]["data"]["hooks.yaml"].encode(), "hooks")

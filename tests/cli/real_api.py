@@ -25,7 +25,7 @@ from knit_workflows.archive import WHOLE, iter_pack
 from knit_workflows.archive.volume import LOG_FILE
 from knit_workflows.domain.data import TagChange
 from knit_workflows.domain.ids import KnitId
-from knit_workflows.domain.runs import RunStatus
+from knit_workflows.domain.runs.run import RunStatus
 from knit_workflows.domain.tags import parse_tag
 from knit_workflows.wire.data import Data
 from knit_workflows.wire.mapping import ToWire

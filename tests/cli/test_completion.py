@@ -12,7 +12,7 @@ import pytest
 from knit_cli.accounts.credentials import CredentialsFile, Login
 from knit_cli.shell.arguments import join_bash_words
 from knit_workflows.domain.hooks import HookPhase, Hooks, Transition
-from knit_workflows.domain.runs import RunStatus
+from knit_workflows.domain.runs.run import RunStatus
 from tests.cli.real_api import API_ROOT, at_once, error
 
 

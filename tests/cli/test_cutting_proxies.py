@@ -22,7 +22,7 @@ from knit_cli.transfer.excluded import Exclusions
 from knit_cli.transfer.progress import Silent
 from knit_cli.transfer.pull import pull_file, pull_folder, pull_stream
 from knit_cli.transfer.run_log import copy_log
-from knit_workflows.domain.runs import RunStatus
+from knit_workflows.domain.runs.run import RunStatus
 from tests.api.test_downloads import a_data
 from tests.api.threaded import LiveApi, live_api
 from tests.cli.real_api import files_of

@@ -17,7 +17,7 @@ import pytest
 from knit_cli.api.client import ApiClient
 from knit_cli.api.requests import Requests
 from knit_cli.api.retry import Retry
-from knit_workflows.zstd import zstd
+from knit_workflows.archive.zstd import zstd
 from tests.api.archives import tar_of as plain_tar
 from tests.cli.real_api import error, files_of
 

@@ -9,7 +9,7 @@ from datetime import timedelta
 
 import pytest
 
-from knit_cli.hook_view import describe
+from knit_cli.views.hook import describe
 from knit_workflows.contracts.hook_test import HookTestResult
 from knit_workflows.domain.hooks import (
     DeliveryQuery,
@@ -20,8 +20,8 @@ from knit_workflows.domain.hooks import (
     Transition,
 )
 from knit_workflows.domain.instants import format_instant
-from knit_workflows.domain.runs import RunStatus
-from knit_workflows.wire.deliveries import HookDelivery
+from knit_workflows.domain.runs.run import RunStatus
+from knit_workflows.wire.hooks.deliveries import HookDelivery
 from tests.cli.real_api import START, at_once, error
 
 S = RunStatus

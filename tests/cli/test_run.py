@@ -5,7 +5,7 @@ from __future__ import annotations
 import httpx
 import pytest
 
-from knit_cli.run_view import print_history, print_timing, remarks
+from knit_cli.views.run import print_history, print_timing, remarks
 from knit_workflows.domain.instants import format_instant
 from knit_workflows.wire.options import MadeVolume, Pod
 from knit_workflows.wire.runs import Exit, HookWait, PhaseTime, RunEvent, RunTiming, Used, Waiting

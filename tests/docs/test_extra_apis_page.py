@@ -15,7 +15,7 @@ import yaml
 
 from knit_api.extra.endpoints import Endpoint, Endpoints
 from knit_cli.config.profile import Profile, save_profile
-from knit_workflows.extra_apis import parse_extra_apis
+from knit_workflows.settings.extra_apis import parse_extra_apis
 from tests.api.threaded import live_api
 from tests.docs.blocks import blocks
 

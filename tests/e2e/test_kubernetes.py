@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from knit_workflows.domain.timing import TimedPhase
+from knit_workflows.domain.runs.timing import TimedPhase
 from tests.e2e.cluster_stack import WITHIN, Knit
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]

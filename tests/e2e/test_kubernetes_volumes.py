@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from knit_workflows import names
-from knit_workflows.domain import jws
+from knit_workflows.domain.accounts import jws
 from knit_workflows.domain.ids import KnitId
 from knit_workflows.domain.imports import Import, import_of
 from knit_workflows.domain.volumes import Volume

@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
-from knit_workflows.domain.accounts import (
+from knit_workflows.domain.accounts.principals import (
     AuditEntry,
     AuditQuery,
     AuditRecord,

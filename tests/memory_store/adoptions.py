@@ -10,7 +10,7 @@ from knit_workflows.domain.data import Adopted, Adoption, check_adoptions
 from knit_workflows.domain.errors import VolumeRefused
 from knit_workflows.domain.ids import KnitId, RunId
 from knit_workflows.domain.plans.model import IMPORTED
-from knit_workflows.domain.runs import USER, RunEvent, RunStatus
+from knit_workflows.domain.runs.run import USER, RunEvent, RunStatus
 from tests.memory_store.details import data_detail
 from tests.memory_store.matching import project_data
 from tests.memory_store.memory import DataRow, Memory, Part, RunRow

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from knit_workflows.domain.completions import Completion, Noun
-from knit_workflows.domain.runs import RunStatus
+from knit_workflows.domain.runs.run import RunStatus
 from tests.memory_store.memory import DataRow, Part, PlanRow, RunRow
 
 _LONGEST_TAG = 1000

@@ -10,7 +10,7 @@ from knit_workflows.domain.cursors import parse_cursor
 from knit_workflows.domain.data import DataDetail, DataQuery, Purge, TagChange
 from knit_workflows.domain.errors import IllegalMove, InvalidRequest
 from knit_workflows.domain.ids import KnitId
-from knit_workflows.domain.runs import USER
+from knit_workflows.domain.runs.run import USER
 from knit_workflows.store.not_found import missing_data
 from tests.memory_store.details import all_tags, data_detail
 from tests.memory_store.matching import project_data

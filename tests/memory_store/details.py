@@ -15,7 +15,7 @@ from knit_workflows.domain.plans.model import (
     PlanSummary,
     Requirement,
 )
-from knit_workflows.domain.runs import (
+from knit_workflows.domain.runs.run import (
     Assignment,
     LogAssignment,
     RunDetail,

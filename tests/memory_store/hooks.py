@@ -25,7 +25,7 @@ from knit_workflows.domain.hooks import (
     HooksSource,
     Transition,
 )
-from knit_workflows.domain.runs import RunEvent
+from knit_workflows.domain.runs.run import RunEvent
 from knit_workflows.store.not_found import missing_run
 from tests.memory_store.memory import Part
 

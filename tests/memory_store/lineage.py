@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from knit_workflows.domain.errors import TooLarge
 from knit_workflows.domain.ids import KnitId, RunId
 from knit_workflows.domain.lineage import Edge, Lineage, LineageGraph
-from knit_workflows.domain.runs import RunStatus
+from knit_workflows.domain.runs.run import RunStatus
 from knit_workflows.store.not_found import missing_data
 from tests.memory_store.details import data_detail, run_detail
 from tests.memory_store.memory import Memory, Part

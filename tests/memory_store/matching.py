@@ -11,7 +11,7 @@ from knit_workflows.domain.ids import KnitId, RunId
 from knit_workflows.domain.instants import floor_to_millis
 from knit_workflows.domain.matching import assignment_hash, page
 from knit_workflows.domain.plans.model import Requirement
-from knit_workflows.domain.runs import RunEvent, RunStatus
+from knit_workflows.domain.runs.run import RunEvent, RunStatus
 from knit_workflows.domain.tags import Tag
 from tests.memory_store.memory import DataRow, Memory, PlanRow, RunRow
 

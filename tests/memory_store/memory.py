@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
-from knit_workflows.domain.accounts import AuditEntry, TokenRecord
+from knit_workflows.domain.accounts.principals import AuditEntry, TokenRecord
 from knit_workflows.domain.hooks import HookDelivery, Hooks, HooksInForce
 from knit_workflows.domain.ids import KnitId, PlanId, RunId
 from knit_workflows.domain.imports import SigningKey
@@ -18,7 +18,7 @@ from knit_workflows.domain.plans.model import (
     PlanSpec,
 )
 from knit_workflows.domain.ports import TransferRecord
-from knit_workflows.domain.runs import Exit, RunEvent, RunStatus, Used, Waiting
+from knit_workflows.domain.runs.run import Exit, RunEvent, RunStatus, Used, Waiting
 from knit_workflows.domain.tags import KEY_TIMESTAMP, Tag, parse_timestamp, timestamp_tag
 
 START = datetime(2026, 1, 2, 3, 4, 5, 678_000, UTC)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from knit_workflows.domain.runs import KNIT, Exit, RunEvent, RunStatus
+from knit_workflows.domain.runs.run import KNIT, Exit, RunEvent, RunStatus
 from tests.memory_store.matching import project_data
 from tests.memory_store.memory import Memory, RunRow
 

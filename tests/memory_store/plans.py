@@ -22,7 +22,7 @@ from knit_workflows.domain.plans.model import (
 from knit_workflows.domain.plans.options import PlanOptions
 from knit_workflows.domain.plans.rules import DEFAULT_RESOURCES
 from knit_workflows.domain.quantities import canonical_quantity
-from knit_workflows.domain.runs import USER, RunStatus
+from knit_workflows.domain.runs.run import USER, RunStatus
 from knit_workflows.domain.tags import Tag
 from knit_workflows.store.not_found import missing_plan
 from tests.memory_store.details import input_mountpoint, outputs_and_log, plan_detail

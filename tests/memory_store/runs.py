@@ -17,7 +17,7 @@ from knit_workflows.domain.errors import (
 from knit_workflows.domain.ids import RunId
 from knit_workflows.domain.plans.model import IMPORTED
 from knit_workflows.domain.ports import Relaunched, RunCensus, RunKey
-from knit_workflows.domain.runs import (
+from knit_workflows.domain.runs.run import (
     ABORTED_BY_USER,
     KNIT,
     STOPPED_BY_USER,

@@ -17,7 +17,7 @@ from knit_workflows.domain.plans.model import (
     Requirement,
 )
 from knit_workflows.domain.ports import Projection
-from knit_workflows.domain.runs import SUCCEEDED, Exit, RunDetail, RunStatus
+from knit_workflows.domain.runs.run import SUCCEEDED, Exit, RunDetail, RunStatus
 from knit_workflows.domain.tags import Tag, parse_tag
 from tests.memory_store.accounts import MemoryAudit, MemoryTokens
 from tests.memory_store.adoptions import MemoryAdoptions

@@ -22,7 +22,7 @@ from knit_workflows.domain.readers import (
     leaving,
     may_join,
 )
-from knit_workflows.domain.runs import USER, RunStatus
+from knit_workflows.domain.runs.run import USER, RunStatus
 from knit_workflows.store.not_found import missing_data, purged_data
 from tests.memory_store.matching import add_run
 from tests.memory_store.memory import DataRow, Memory, Part, RunRow

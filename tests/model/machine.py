@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from knit_workflows import names
-from knit_workflows.domain import jws
+from knit_workflows.domain.accounts import jws
 from knit_workflows.domain.ids import KnitId
 from knit_workflows.domain.imports import import_of
 from tests.model.model import (

@@ -22,13 +22,13 @@ from pydantic import SecretStr
 from knit_api.deps import Deps, Lazy
 from knit_api.error_responses import STATUS, nearest
 from knit_workflows import names
-from knit_workflows.activities.transfers import BROKEN_CODE
+from knit_workflows.activities.transfers.transfer import BROKEN_CODE
 from knit_workflows.client import KnitClient, TransferHandle
 from knit_workflows.contracts.volumes import Question, VolumeAnswer
 from knit_workflows.domain.errors import KnitError
 from knit_workflows.domain.ids import KnitId, RunId
 from knit_workflows.domain.ports import AdmissionLimits, RunKey
-from knit_workflows.domain.runs import SUCCEEDED, Exit, RunStatus
+from knit_workflows.domain.runs.run import SUCCEEDED, Exit, RunStatus
 from knit_workflows.domain.volumes import Volume
 from knit_workflows.embedded import EmbeddedPostgres
 from knit_workflows.settings import QueueSettings, StoreSettings

@@ -11,7 +11,7 @@ from knit_workflows.domain.data import TagChange
 from knit_workflows.domain.ids import KnitId, PlanId, RunId
 from knit_workflows.domain.plans.model import Image, PlanInput, PlanOutput, PlanSpec, Requirement
 from knit_workflows.domain.ports import AdmissionLimits, RunKey
-from knit_workflows.domain.runs import Exit, RunStatus
+from knit_workflows.domain.runs.run import Exit, RunStatus
 from knit_workflows.domain.tags import KEY_ID, KEY_TIMESTAMP, Tag, parse_tag, parse_timestamp
 from knit_workflows.store import PostgresStore
 from tests.postgres import fetch

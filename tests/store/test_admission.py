@@ -15,7 +15,7 @@ from pydantic import SecretStr
 from knit_workflows.domain.errors import IllegalMove, PlanNotFound, RunNotFound, Superseded
 from knit_workflows.domain.ids import PlanId, RunId
 from knit_workflows.domain.ports import ADMITTED_AT_ONCE, AdmissionLimits, RunKey
-from knit_workflows.domain.runs import Exit, RunQuery, RunStatus
+from knit_workflows.domain.runs.run import Exit, RunQuery, RunStatus
 from knit_workflows.settings import StoreSettings
 from knit_workflows.store import PostgresStore
 from tests.store.build import (

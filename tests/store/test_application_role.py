@@ -15,7 +15,7 @@ import psycopg
 import pytest
 from pydantic import SecretStr
 
-from knit_workflows.domain.accounts import AuditQuery, AuditRecord
+from knit_workflows.domain.accounts.principals import AuditQuery, AuditRecord
 from knit_workflows.domain.data import TagChange
 from knit_workflows.domain.ids import KnitId, RunId
 from knit_workflows.domain.tags import Tag

@@ -12,7 +12,7 @@ from knit_workflows.domain.errors import (
     InvalidRequest,
     InvalidTag,
 )
-from knit_workflows.domain.runs import RunQuery, RunStatus
+from knit_workflows.domain.runs.run import RunQuery, RunStatus
 from knit_workflows.domain.tags import Tag
 from knit_workflows.store import PostgresStore
 from tests.store.build import (

@@ -10,7 +10,7 @@ import pytest
 from knit_workflows.domain.ids import PlanId
 from knit_workflows.domain.plans.options import PlanOptions, PodOptions, Toleration
 from knit_workflows.domain.ports import AdmissionLimits, RunKey, UsedResources
-from knit_workflows.domain.runs import (
+from knit_workflows.domain.runs.run import (
     Exit,
     PendingReason,
     RunQuery,

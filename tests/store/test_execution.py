@@ -12,11 +12,11 @@ import pytest
 
 from knit_workflows.domain.errors import IllegalMove, RunNotFound, Superseded
 from knit_workflows.domain.ids import RunId
-from knit_workflows.domain.milestones import Milestone
 from knit_workflows.domain.plans.model import Image, NodeMode, NodeRule
 from knit_workflows.domain.plans.options import PlanOptions, PodOptions
 from knit_workflows.domain.ports import RunKey, UsedResources
-from knit_workflows.domain.runs import Exit, PendingReason, RunStatus, WaitKind
+from knit_workflows.domain.runs.milestones import Milestone
+from knit_workflows.domain.runs.run import Exit, PendingReason, RunStatus, WaitKind
 from knit_workflows.domain.volumes import VolumeOptions
 from knit_workflows.store import PostgresStore
 from tests.store.build import (

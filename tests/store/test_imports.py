@@ -8,7 +8,7 @@ import pytest
 
 from knit_workflows.domain.errors import ImportOver
 from knit_workflows.domain.imports import ImportTimes
-from knit_workflows.domain.runs import RunStatus
+from knit_workflows.domain.runs.run import RunStatus
 from knit_workflows.store import PostgresStore
 from tests.store.build import begin, fetch
 

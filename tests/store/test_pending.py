@@ -11,7 +11,7 @@ import pytest
 from knit_workflows.domain.hooks import HookAnswer, HookPhase, Hooks, Transition
 from knit_workflows.domain.ids import PlanId
 from knit_workflows.domain.ports import AdmissionLimits, RunKey
-from knit_workflows.domain.runs import HookWait, PendingReason, RunQuery, RunStatus, WaitKind
+from knit_workflows.domain.runs.run import HookWait, PendingReason, RunQuery, RunStatus, WaitKind
 from knit_workflows.store import PostgresStore
 from tests.store.build import end, fetch, queue_up, register, spec
 from tests.waiting import PATIENCE

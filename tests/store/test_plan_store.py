@@ -19,7 +19,7 @@ from knit_workflows.domain.plans.model import (
 )
 from knit_workflows.domain.plans.options import PlanOptions, PodOptions
 from knit_workflows.domain.ports import AdmissionLimits
-from knit_workflows.domain.runs import RunStatus
+from knit_workflows.domain.runs.run import RunStatus
 from knit_workflows.settings import StoreSettings
 from knit_workflows.store import PostgresStore
 from tests.store.build import (

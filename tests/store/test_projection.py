@@ -12,7 +12,7 @@ from pydantic import SecretStr
 
 from knit_workflows.domain.data import TagChange
 from knit_workflows.domain.ports import RunKey
-from knit_workflows.domain.runs import RunStatus
+from knit_workflows.domain.runs.run import RunStatus
 from knit_workflows.domain.tags import KEY_TIMESTAMP
 from knit_workflows.settings import StoreSettings
 from knit_workflows.store import PostgresStore

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 
-from knit_workflows.domain.runs import RunStatus
+from knit_workflows.domain.runs.run import RunStatus
 from knit_workflows.operations.quiescence import fail_runs, under_way
 from knit_workflows.store import PostgresStore
 from tests.store.build import admit_all, begin, drain, only, register, spec, upload

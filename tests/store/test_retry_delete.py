@@ -11,7 +11,7 @@ from knit_workflows.domain.data import Adoption, TagChange
 from knit_workflows.domain.errors import IllegalMove, KnitError
 from knit_workflows.domain.ids import KnitId, RunId
 from knit_workflows.domain.ports import AdmissionLimits, RunKey
-from knit_workflows.domain.runs import RunQuery, RunStatus
+from knit_workflows.domain.runs.run import RunQuery, RunStatus
 from knit_workflows.store import PostgresStore
 from tests.store.build import admit_all, begin, drain, end, fetch, only, register, spec, tags
 

@@ -17,7 +17,7 @@ from knit_workflows.domain.errors import (
 )
 from knit_workflows.domain.ids import KnitId, RunId
 from knit_workflows.domain.ports import RunKey
-from knit_workflows.domain.runs import RunStatus
+from knit_workflows.domain.runs.run import RunStatus
 from knit_workflows.store import PostgresStore
 from knit_workflows.store.connection import Database, Session
 from knit_workflows.store.plans.details import plan_details

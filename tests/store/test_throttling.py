@@ -13,7 +13,7 @@ from pydantic import SecretStr
 from knit_workflows import names
 from knit_workflows.domain.ids import RunId
 from knit_workflows.domain.ports import AdmissionLimits, RunKey
-from knit_workflows.domain.runs import RunQuery, RunStatus
+from knit_workflows.domain.runs.run import RunQuery, RunStatus
 from knit_workflows.settings import StoreSettings
 from knit_workflows.store import PostgresStore
 from knit_workflows.store.projection import projection_store

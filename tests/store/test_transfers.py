@@ -8,7 +8,7 @@ import psycopg
 import pytest
 
 from knit_workflows.domain.ids import KnitId, RunId
-from knit_workflows.domain.runs import RunStatus
+from knit_workflows.domain.runs.run import RunStatus
 from knit_workflows.store import PostgresStore
 from tests.store.build import begin, fetch
 

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 import knit_api.__main__
 from knit_workflows.domain.plans.options import PodOptions, Toleration
 from knit_workflows.settings import Settings, SettingsRefused, read_settings
-from knit_workflows.temporal_client import client_config
+from knit_workflows.temporal.connection import client_config
 from tests.waiting import PATIENCE
 
 

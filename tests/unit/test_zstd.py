@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from knit_api.transfers.zstd_coding import AdaptiveCompressor, is_wanted
 from knit_cli.transfer.byte_streams import DamagedStream, StreamCut, decoded, unzstd
-from knit_workflows.zstd import zstd
+from knit_workflows.archive.zstd import zstd
 
 MIB = 1 << 20
 TEXT = b"".join(b"%d: a line that says little, %d\n" % (n, n * 7919) for n in range(30_000))[:MIB]

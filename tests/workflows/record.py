@@ -29,7 +29,7 @@ from knit_workflows.contracts.volumes import VolumesInput
 from knit_workflows.domain.errors import BackendUnavailable, KnitError, TransferNotReady
 from knit_workflows.domain.hooks import HookPhase, Hooks
 from knit_workflows.domain.ids import RunId
-from knit_workflows.domain.runs import Exit, RunStatus
+from knit_workflows.domain.runs.run import Exit, RunStatus
 from knit_workflows.testing import QUICK, KnitEnvironment, MemoryBackend, knit_environment
 from knit_workflows.workflows.housekeeping import (
     GarbageCollectionWorkflow,

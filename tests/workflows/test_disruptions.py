@@ -12,7 +12,7 @@ from knit_workflows.compute.base import Observation, Phase
 from knit_workflows.domain.errors import StoreUnavailable
 from knit_workflows.domain.hooks import Hooks
 from knit_workflows.domain.ports import Relaunched, RunKey
-from knit_workflows.domain.runs import ABORTED_BY_USER, KNIT, Exit, RunDetail, RunStatus
+from knit_workflows.domain.runs.run import ABORTED_BY_USER, KNIT, Exit, RunDetail, RunStatus
 from knit_workflows.embedded import EmbeddedPostgres
 from knit_workflows.store.runs.execution import PostgresRunExecutionStore
 from knit_workflows.testing import QUICK, KnitEnvironment, MemoryBackend, knit_environment

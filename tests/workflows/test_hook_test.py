@@ -15,11 +15,11 @@ from aiohttp.test_utils import TestServer as Server
 from temporalio.client import WorkflowExecutionStatus
 
 from knit_workflows import names
-from knit_workflows.activities.hook_test import SAMPLE_RUN
+from knit_workflows.activities.hooks.hook_test import SAMPLE_RUN
 from knit_workflows.domain.errors import EngineUnavailable, Unavailable
 from knit_workflows.domain.hooks import HookPhase
 from knit_workflows.domain.ids import RunId
-from knit_workflows.domain.runs import RunStatus
+from knit_workflows.domain.runs.run import RunStatus
 from knit_workflows.embedded import EmbeddedPostgres
 from knit_workflows.plugin import Role
 from knit_workflows.settings import HookSettings

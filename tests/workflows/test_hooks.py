@@ -15,20 +15,13 @@ import pytest
 from temporalio.api.enums.v1 import EventType
 
 from knit_workflows import names
-from knit_workflows.activities.hooks import TOLD_AT_ONCE
+from knit_workflows.activities.hooks.transitions import TOLD_AT_ONCE
 from knit_workflows.compute.base import Launch, RunPod
 from knit_workflows.domain.data import TagChange
 from knit_workflows.domain.errors import BackendRejected
 from knit_workflows.domain.hooks import DeliveryQuery, DeliveryState, HookPhase, Hooks
 from knit_workflows.domain.ports import RunKey
-from knit_workflows.domain.runs import (
-    SUCCEEDED,
-    Exit,
-    RunDetail,
-    RunQuery,
-    RunStatus,
-    WaitKind,
-)
+from knit_workflows.domain.runs.run import SUCCEEDED, Exit, RunDetail, RunQuery, RunStatus, WaitKind
 from knit_workflows.domain.tags import Tag
 from knit_workflows.embedded import EmbeddedPostgres
 from knit_workflows.settings import EngineSettings, HookSettings

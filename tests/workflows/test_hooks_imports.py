@@ -11,7 +11,7 @@ import pytest
 from knit_workflows.domain.errors import ImportOver
 from knit_workflows.domain.hooks import Hooks
 from knit_workflows.domain.imports import NOT_ENDED
-from knit_workflows.domain.runs import ABORTED_BY_USER, RunStatus
+from knit_workflows.domain.runs.run import ABORTED_BY_USER, RunStatus
 from knit_workflows.embedded import EmbeddedPostgres
 from knit_workflows.testing import QUICK
 from tests.receiver import AGREED, Answer, Call, Receiver, receiver

@@ -19,7 +19,7 @@ from knit_workflows import names
 from knit_workflows.compute.base import Launch, RunPod
 from knit_workflows.domain.errors import BackendRejected, IllegalMove
 from knit_workflows.domain.hooks import DeliveryQuery, Hooks
-from knit_workflows.domain.runs import SUCCEEDED, RunDetail, RunQuery, RunStatus, WaitKind
+from knit_workflows.domain.runs.run import SUCCEEDED, RunDetail, RunQuery, RunStatus, WaitKind
 from knit_workflows.embedded import EmbeddedPostgres, dev_server_settings
 from knit_workflows.plugin import ALL_ROLES, Role
 from knit_workflows.provision.temporal_cli import obtain_temporal

@@ -10,9 +10,9 @@ from datetime import timedelta
 import pytest
 from temporalio.worker import Worker
 
-from knit_workflows.activities.hooks import TOLD_AT_ONCE
+from knit_workflows.activities.hooks.transitions import TOLD_AT_ONCE
 from knit_workflows.domain.hooks import DeliveryQuery, DeliveryState, HookDelivery, Hooks
-from knit_workflows.domain.runs import RunStatus
+from knit_workflows.domain.runs.run import RunStatus
 from knit_workflows.embedded import EmbeddedPostgres
 from knit_workflows.plugin import ALL_ROLES, Role
 from knit_workflows.testing import KnitEnvironment, knit_environment

@@ -19,7 +19,7 @@ from knit_workflows.domain.errors import (
     RunNotFound,
 )
 from knit_workflows.domain.ids import KnitId
-from knit_workflows.domain.runs import Exit, RunQuery, RunStatus
+from knit_workflows.domain.runs.run import Exit, RunQuery, RunStatus
 from knit_workflows.domain.tags import Tag
 from knit_workflows.domain.volumes import Volume, VolumeOptions
 from knit_workflows.embedded import EmbeddedPostgres

@@ -12,7 +12,7 @@ from temporalio.worker import Worker
 from knit_workflows import names
 from knit_workflows.client import KnitClient
 from knit_workflows.compute.base import Launch, Phase, RunPod
-from knit_workflows.domain.runs import RunQuery, RunStatus
+from knit_workflows.domain.runs.run import RunQuery, RunStatus
 from knit_workflows.embedded import EmbeddedPostgres
 from knit_workflows.plugin import ALL_ROLES, KnitPlugin
 from knit_workflows.testing import KnitEnvironment, MemoryBackend, knit_environment

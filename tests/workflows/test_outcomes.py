@@ -9,7 +9,7 @@ import pytest
 
 from knit_workflows import names
 from knit_workflows.compute.base import Launch, RunPod, oom_note
-from knit_workflows.domain.runs import OOM_KILLED, SUCCEEDED, RunQuery, RunStatus
+from knit_workflows.domain.runs.run import OOM_KILLED, SUCCEEDED, RunQuery, RunStatus
 from knit_workflows.embedded import EmbeddedPostgres
 from knit_workflows.testing import QUICK, MemoryBackend, knit_environment
 from tests.workflows.test_run import TRAIN, only_run, until_status

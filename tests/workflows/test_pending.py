@@ -8,7 +8,7 @@ from datetime import timedelta
 from knit_workflows import names
 from knit_workflows.compute.base import Launch, RunPod, StartFailure, StartFailureKind
 from knit_workflows.domain.errors import BackendUnavailable
-from knit_workflows.domain.runs import RunQuery, RunStatus
+from knit_workflows.domain.runs.run import RunQuery, RunStatus
 from knit_workflows.embedded import EmbeddedPostgres
 from knit_workflows.testing import QUICK, MemoryBackend, knit_environment
 from tests.waiting import PATIENCE

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from knit_workflows.compute.base import RunPod
 from knit_workflows.domain.plans.options import NO_OPTIONS, PlanOptions, PodOptions
-from knit_workflows.domain.runs import SUCCEEDED, Exit, RunStatus
+from knit_workflows.domain.runs.run import SUCCEEDED, Exit, RunStatus
 from knit_workflows.domain.volumes import AS_INSTALLED, Volume, VolumeOptions
 from knit_workflows.embedded import EmbeddedPostgres
 from knit_workflows.testing import MemoryBackend, knit_environment

@@ -23,7 +23,7 @@ from knit_workflows.domain.errors import (
     IllegalMove,
     StorageFull,
 )
-from knit_workflows.domain.runs import (
+from knit_workflows.domain.runs.run import (
     STUCK_CODE,
     SUCCEEDED,
     Exit,

@@ -37,7 +37,7 @@ from knit_workflows.domain.errors import (
 )
 from knit_workflows.domain.ids import KnitId
 from knit_workflows.domain.readers import IDLE
-from knit_workflows.domain.runs import RunQuery, RunStatus
+from knit_workflows.domain.runs.run import RunQuery, RunStatus
 from knit_workflows.domain.tags import Tag
 from knit_workflows.embedded import EmbeddedPostgres
 from knit_workflows.plugin import KnitPlugin, Role

@@ -14,7 +14,7 @@ from knit_workflows.compute.base import RunPod
 from knit_workflows.contracts.housekeeping import HousekeepingInput
 from knit_workflows.domain.data import Adoption
 from knit_workflows.domain.errors import BackendUnavailable, DataNotFound, EngineUnavailable
-from knit_workflows.domain.runs import SUCCEEDED, Exit, RunStatus
+from knit_workflows.domain.runs.run import SUCCEEDED, Exit, RunStatus
 from knit_workflows.domain.tags import Tag
 from knit_workflows.embedded import EmbeddedPostgres
 from knit_workflows.testing import MemoryBackend, knit_environment

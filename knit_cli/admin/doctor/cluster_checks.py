@@ -7,12 +7,13 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from knit_cli.admin import charts, releases, workloads
+from knit_cli.admin import charts, workloads
 from knit_cli.admin.cluster import Cluster, documents
 from knit_cli.admin.doctor.findings import Finding, ok, problem, unknown, warning, words
 from knit_cli.admin.doctor.temporal_checks import findings_of
 from knit_cli.admin.folder import SettingsFolder
-from knit_cli.admin.values import value_at
+from knit_cli.admin.helm import releases
+from knit_cli.admin.helm.values import value_at
 from knit_cli.errors import CliError
 
 _API: Final = "deployment/knit-api"

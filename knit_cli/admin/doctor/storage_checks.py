@@ -9,12 +9,13 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Final
 
-from knit_cli.admin import charts, releases
+from knit_cli.admin import charts
 from knit_cli.admin.cluster import Cluster
 from knit_cli.admin.doctor.findings import Finding, ok, problem, unknown, words
 from knit_cli.admin.folder import SettingsFolder
+from knit_cli.admin.helm import releases
+from knit_cli.admin.helm.values import value_at
 from knit_cli.admin.secret_objects import namespace_is_there
-from knit_cli.admin.values import value_at
 from knit_cli.errors import CliError
 
 LABEL: Final = "app.kubernetes.io/managed-by=knit-doctor"

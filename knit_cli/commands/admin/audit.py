@@ -7,12 +7,12 @@ from typing import Annotated
 
 import typer
 
-from knit_cli.account_view import print_audit
 from knit_cli.commands.choices import Since
 from knit_cli.invocation import invocation_of
 from knit_cli.output import print_json, say
 from knit_cli.session import api_of
 from knit_cli.time_flags import read_instant
+from knit_cli.views.account import print_audit
 
 app = typer.Typer()
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from knit_cli.admin import charts
-from knit_cli.admin.fresh_values import Choices
+from knit_cli.admin.helm.fresh_values import Choices
 from knit_cli.admin.preparation import Preparation, copy_kubeconfig, prepare
 from knit_cli.commands.admin.options import (
     Administration,

@@ -8,7 +8,7 @@ import typer
 
 from knit_cli.admin.handout import write_handout
 from knit_cli.admin.preparation import parse_hosts
-from knit_cli.admin.renewal import renew
+from knit_cli.admin.tls.renewal import renew
 from knit_cli.commands.admin.options import (
     CaCertificate,
     CaKey,

@@ -7,14 +7,14 @@ from typing import Annotated
 
 import typer
 
-from knit_cli.account_view import print_tokens
 from knit_cli.errors import BadInput
 from knit_cli.invocation import invocation_of
 from knit_cli.output import print_json, print_text, say
 from knit_cli.session import api_of
 from knit_cli.shell.completion import complete_token
 from knit_cli.time_flags import read_age
-from knit_workflows.domain.accounts import Role
+from knit_cli.views.account import print_tokens
+from knit_workflows.domain.accounts.principals import Role
 from knit_workflows.wire.accounts import NewToken
 from knit_workflows.wire.tags import Tag
 

@@ -9,8 +9,8 @@ from knit_workflows.compute.base import Observation, Phase, oom_note
 from knit_workflows.compute.image_that_ran import image_that_ran
 from knit_workflows.compute.local.pod_folder import SupervisorState
 from knit_workflows.compute.local.start_failures import start_failure_of
-from knit_workflows.domain.milestones import Milestone, Timeline
-from knit_workflows.domain.runs import SUCCEEDED, Exit
+from knit_workflows.domain.runs.milestones import Milestone, Timeline
+from knit_workflows.domain.runs.run import SUCCEEDED, Exit
 
 START_ERROR: Final = 128
 """Exit code of a container that could not be started, as on Kubernetes."""

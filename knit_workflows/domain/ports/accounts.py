@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from knit_workflows.domain.accounts import (
+from knit_workflows.domain.accounts.principals import (
     AuditEntry,
     AuditQuery,
     AuditRecord,

@@ -9,7 +9,7 @@ from typing import Protocol
 from knit_workflows.domain.data import Adopted, Adoption, DataDetail, DataQuery, Purge, TagChange
 from knit_workflows.domain.ids import KnitId
 from knit_workflows.domain.imports import Import, ImportTimes, SigningKey
-from knit_workflows.domain.runs import USER
+from knit_workflows.domain.runs.run import USER
 
 
 class DataStore(Protocol):

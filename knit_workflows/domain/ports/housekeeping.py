@@ -11,7 +11,7 @@ from knit_workflows.domain.ids import KnitId, RunId
 from knit_workflows.domain.ports.projection import StartableRun
 from knit_workflows.domain.ports.runs import RunKey
 from knit_workflows.domain.ports.transfers import TransferRecord
-from knit_workflows.domain.runs import RunStatus
+from knit_workflows.domain.runs.run import RunStatus
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from knit_workflows.domain.plans.model import (
     ResourceChange,
 )
 from knit_workflows.domain.plans.options import PlanOptions
-from knit_workflows.domain.runs import USER
+from knit_workflows.domain.runs.run import USER
 
 
 class PlanStore(Protocol):

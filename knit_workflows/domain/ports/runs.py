@@ -8,10 +8,10 @@ from datetime import timedelta
 from typing import Protocol
 
 from knit_workflows.domain.ids import KnitId, PlanId, RunId
-from knit_workflows.domain.milestones import Timeline
 from knit_workflows.domain.plans.model import Image, NodeRule
 from knit_workflows.domain.plans.options import NO_OPTIONS, NO_POD_OPTIONS, PlanOptions, PodOptions
-from knit_workflows.domain.runs import (
+from knit_workflows.domain.runs.milestones import Timeline
+from knit_workflows.domain.runs.run import (
     KNIT,
     USER,
     Exit,
@@ -21,7 +21,7 @@ from knit_workflows.domain.runs import (
     RunQuery,
     RunStatus,
 )
-from knit_workflows.domain.timing import Timing
+from knit_workflows.domain.runs.timing import Timing
 from knit_workflows.domain.volumes import Mount, Volume
 
 

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from knit_workflows.domain.ids import KnitId, RunId
 from knit_workflows.domain.readers import Left, door_of
-from knit_workflows.domain.runs import USER
+from knit_workflows.domain.runs.run import USER
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from knit_workflows.domain.data import Adopted, Adoption, check_adoptions
 from knit_workflows.domain.errors import VolumeRefused
 from knit_workflows.domain.ids import KnitId
 from knit_workflows.domain.plans.model import IMPORTED
-from knit_workflows.domain.runs import USER
+from knit_workflows.domain.runs.run import USER
 from knit_workflows.domain.tags import Tag
 from knit_workflows.store import named_sql
 from knit_workflows.store.connection import Database, Session

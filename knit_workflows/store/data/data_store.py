@@ -10,7 +10,7 @@ from knit_workflows.domain.cursors import Cursor, parse_cursor
 from knit_workflows.domain.data import DataDetail, DataQuery, Purge, TagChange
 from knit_workflows.domain.errors import InvalidRequest
 from knit_workflows.domain.ids import KnitId, is_id
-from knit_workflows.domain.runs import USER
+from knit_workflows.domain.runs.run import USER
 from knit_workflows.store import named_sql
 from knit_workflows.store.connection import Database, Session
 from knit_workflows.store.data import tags

@@ -9,7 +9,7 @@ from typing import Final
 
 from knit_workflows.domain.errors import IllegalMove
 from knit_workflows.domain.ids import KnitId, is_id
-from knit_workflows.domain.runs import RunStatus
+from knit_workflows.domain.runs.run import RunStatus
 from knit_workflows.store import named_sql
 from knit_workflows.store.connection import Database, Session
 from knit_workflows.store.not_found import missing_data

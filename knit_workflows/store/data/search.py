@@ -17,7 +17,7 @@ from typing import Any, Final
 from knit_workflows.domain.cursors import Cursor
 from knit_workflows.domain.data import DataQuery
 from knit_workflows.domain.ids import is_id
-from knit_workflows.domain.runs import RunStatus
+from knit_workflows.domain.runs.run import RunStatus
 from knit_workflows.domain.tags import (
     KEY_ID,
     KEY_TIMESTAMP,

@@ -24,7 +24,7 @@ from knit_workflows.domain.plans.model import (
 from knit_workflows.domain.plans.options import PlanOptions, options_document
 from knit_workflows.domain.plans.rules import DEFAULT_RESOURCES
 from knit_workflows.domain.quantities import canonical_quantity
-from knit_workflows.domain.runs import USER, RunStatus
+from knit_workflows.domain.runs.run import USER, RunStatus
 from knit_workflows.domain.tags import KEY_ID, KEY_TIMESTAMP, Tag, parse_timestamp
 from knit_workflows.store import named_sql
 from knit_workflows.store.connection import Database, Session, violated

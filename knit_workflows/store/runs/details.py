@@ -9,7 +9,7 @@ from typing import Any, Final
 from knit_workflows.domain.data import DataDetail, Downstream, Nomination, Upstream
 from knit_workflows.domain.ids import KnitId, RunId
 from knit_workflows.domain.plans.options import stored_options
-from knit_workflows.domain.runs import (
+from knit_workflows.domain.runs.run import (
     Assignment,
     Exit,
     LogAssignment,

@@ -12,7 +12,6 @@ from psycopg.types.json import Jsonb
 from knit_workflows import names
 from knit_workflows.domain.errors import HooksNotCalled, IllegalMove, RunNotFound, Superseded
 from knit_workflows.domain.ids import PlanId, is_id
-from knit_workflows.domain.milestones import Timeline
 from knit_workflows.domain.plans.model import NodeMode, NodeRule
 from knit_workflows.domain.plans.options import (
     NO_OPTIONS,
@@ -21,8 +20,9 @@ from knit_workflows.domain.plans.options import (
     stored_options,
 )
 from knit_workflows.domain.ports import Relaunched, RunKey, RunSpec, UsedResources
-from knit_workflows.domain.runs import KNIT, MOVES, Exit, PendingReason, RunStatus, may_move
-from knit_workflows.domain.timing import Timing, timing
+from knit_workflows.domain.runs.milestones import Timeline
+from knit_workflows.domain.runs.run import KNIT, MOVES, Exit, PendingReason, RunStatus, may_move
+from knit_workflows.domain.runs.timing import Timing, timing
 from knit_workflows.domain.volumes import Mount, Volume
 from knit_workflows.store import named_sql
 from knit_workflows.store.connection import Database

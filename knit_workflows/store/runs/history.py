@@ -7,9 +7,9 @@ from datetime import datetime
 from typing import Any, Final
 
 from knit_workflows.domain.ids import is_id
-from knit_workflows.domain.milestones import Milestone
 from knit_workflows.domain.plans.options import stored_options
-from knit_workflows.domain.runs import RunEvent, RunStatus, Used
+from knit_workflows.domain.runs.milestones import Milestone
+from knit_workflows.domain.runs.run import RunEvent, RunStatus, Used
 from knit_workflows.store import named_sql
 from knit_workflows.store.connection import Database
 from knit_workflows.store.not_found import missing_run

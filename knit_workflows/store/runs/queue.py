@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from knit_workflows.domain.hooks import DeliveryState
 from knit_workflows.domain.ports import ADMITTED_AT_ONCE, AdmissionLimits
-from knit_workflows.domain.runs import HookWait, RunStatus, Waiting, WaitKind
+from knit_workflows.domain.runs.run import HookWait, RunStatus, Waiting, WaitKind
 from knit_workflows.store import named_sql
 from knit_workflows.store.connection import Session
 

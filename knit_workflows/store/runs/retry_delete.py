@@ -16,7 +16,7 @@ from knit_workflows.domain.errors import IllegalMove, Superseded
 from knit_workflows.domain.ids import KnitId, RunId, is_id
 from knit_workflows.domain.ports import Relaunched, RunKey
 from knit_workflows.domain.readers import PRESENT_EVERY
-from knit_workflows.domain.runs import KNIT, RunStatus
+from knit_workflows.domain.runs.run import KNIT, RunStatus
 from knit_workflows.store import named_sql
 from knit_workflows.store.connection import Database, Session
 from knit_workflows.store.not_found import missing_run

@@ -15,7 +15,7 @@ from knit_workflows.domain.errors import (
 from knit_workflows.domain.ids import KnitId, PlanId, RunId, is_id
 from knit_workflows.domain.plans.model import IMPORTED
 from knit_workflows.domain.ports import RunCensus, RunKey
-from knit_workflows.domain.runs import (
+from knit_workflows.domain.runs.run import (
     ABORTED_BY_USER,
     STOPPED_BY_USER,
     USER,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from knit_workflows.domain.cursors import Cursor
-from knit_workflows.domain.runs import RunQuery, RunStatus
+from knit_workflows.domain.runs.run import RunQuery, RunStatus
 from knit_workflows.store import named_sql
 from knit_workflows.store.connection import Session
 from knit_workflows.store.ids import only_ids

@@ -15,8 +15,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa, x25519
 from cryptography.x509.oid import NameOID
 
-from knit_cli.admin import certificates
-from knit_cli.admin.certificates import CertificateRefused, Pair
+from knit_cli.admin.tls import certificates
+from knit_cli.admin.tls.certificates import CertificateRefused, Pair
 
 STRICT = ssl.VERIFY_X509_STRICT
 """What Python checks by default from 3.13 on: key identifiers, usages, and the like."""

@@ -15,8 +15,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from knit_cli.admin import reach
-from knit_cli.admin.certificates import Pair, new_server
 from knit_cli.admin.doctor import endpoint_checks
+from knit_cli.admin.tls.certificates import Pair, new_server
 from tests.cli.admin.conftest import Admin
 from tests.cli.admin.test_after_install import deployment
 from tests.cli.admin.test_certificates import made

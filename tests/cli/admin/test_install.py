@@ -21,7 +21,7 @@ from knit_cli.admin.charts import ChartSource
 from knit_cli.admin.reach import Unreachable
 from knit_cli.errors import BadInput
 from knit_cli.version import version
-from knit_workflows.domain.tokens import is_token
+from knit_workflows.domain.accounts.tokens import is_token
 from tests.cli.admin.conftest import Admin
 
 pytestmark = pytest.mark.patient  # each starts helm's and kubectl's stand-ins many times

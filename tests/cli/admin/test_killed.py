@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from knit_cli.admin import tls_files
-from knit_cli.admin.certificates import new_authority, new_server
 from knit_cli.admin.folder import SettingsFolder
+from knit_cli.admin.tls import files as tls_files
+from knit_cli.admin.tls.certificates import new_authority, new_server
 from tests.cli.admin.conftest import Admin
 from tests.cli.admin.test_after_install import fill, names
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from knit_cli.admin import certificates
-from knit_cli.admin.certificates import Pair
-from knit_cli.admin.fresh_values import Choices, fresh_values
+from knit_cli.admin.helm.fresh_values import Choices, fresh_values
+from knit_cli.admin.tls import certificates
+from knit_cli.admin.tls.certificates import Pair
 from tests.cli.admin.conftest import KUBECONFIG, Admin, Tools
 from tests.cli.admin.test_certificates import made
 

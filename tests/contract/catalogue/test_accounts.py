@@ -8,10 +8,10 @@ from uuid import uuid4
 
 import pytest
 
-from knit_workflows.domain.accounts import AuditQuery, AuditRecord, NewToken, Role
+from knit_workflows.domain.accounts.principals import AuditQuery, AuditRecord, NewToken, Role
+from knit_workflows.domain.accounts.tokens import digest_of, new_token, shown_prefix
 from knit_workflows.domain.errors import TokenExists, TokenNotFound
 from knit_workflows.domain.tags import Tag
-from knit_workflows.domain.tokens import digest_of, new_token, shown_prefix
 from tests.contract.catalogue.conftest import AnyStore
 
 

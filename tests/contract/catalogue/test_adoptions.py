@@ -10,7 +10,7 @@ import pytest
 from knit_workflows import names
 from knit_workflows.domain.data import MAX_ADOPTIONS, Adopted, Adoption, DataQuery
 from knit_workflows.domain.errors import DataNotFound, IllegalMove, InvalidRequest, VolumeRefused
-from knit_workflows.domain.runs import RunQuery, RunStatus
+from knit_workflows.domain.runs.run import RunQuery, RunStatus
 from knit_workflows.domain.tags import Tag
 from tests.contract.catalogue.conftest import AnyStore
 from tests.store.build import drain, only, register, spec, tags

@@ -6,7 +6,7 @@ import pytest
 
 from knit_workflows.domain.completions import Completion, Noun
 from knit_workflows.domain.ports import RunKey
-from knit_workflows.domain.runs import RunQuery, RunStatus
+from knit_workflows.domain.runs.run import RunQuery, RunStatus
 from tests.contract.catalogue.conftest import AnyStore
 from tests.store.build import drain, end, register, spec, upload
 

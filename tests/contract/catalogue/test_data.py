@@ -12,7 +12,7 @@ from knit_workflows.domain.errors import DataNotFound, InvalidRequest
 from knit_workflows.domain.ids import KnitId
 from knit_workflows.domain.instants import parse_instant
 from knit_workflows.domain.ports import RunKey
-from knit_workflows.domain.runs import RunQuery, RunStatus
+from knit_workflows.domain.runs.run import RunQuery, RunStatus
 from knit_workflows.domain.tags import KEY_TIMESTAMP, Tag
 from tests.contract.catalogue.conftest import AnyStore
 from tests.store.build import begin, drain, end, only, register, spec, tags, upload

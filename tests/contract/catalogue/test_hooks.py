@@ -26,7 +26,7 @@ from knit_workflows.domain.hooks import (
 )
 from knit_workflows.domain.ids import RunId
 from knit_workflows.domain.ports import RunKey
-from knit_workflows.domain.runs import KNIT, USER, RunStatus
+from knit_workflows.domain.runs.run import KNIT, USER, RunStatus
 from tests.contract.catalogue.conftest import AnyStore
 from tests.contract.catalogue.test_lifecycle import pushed, waiting
 from tests.store.build import drain, register, spec

@@ -12,7 +12,7 @@ from knit_workflows import names
 from knit_workflows.domain.errors import IllegalMove, ImportOver
 from knit_workflows.domain.ids import KnitId
 from knit_workflows.domain.imports import Import, ImportTimes
-from knit_workflows.domain.runs import RunQuery, RunStatus
+from knit_workflows.domain.runs.run import RunQuery, RunStatus
 from knit_workflows.domain.tags import Tag
 from tests.contract.catalogue.conftest import AnyStore
 from tests.store.build import drain, register, spec

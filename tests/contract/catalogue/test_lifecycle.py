@@ -10,7 +10,7 @@ from knit_workflows.domain.data import TagChange
 from knit_workflows.domain.errors import DataNotFound, IllegalMove, RunNotFound
 from knit_workflows.domain.ids import KnitId, RunId
 from knit_workflows.domain.ports import RunKey
-from knit_workflows.domain.runs import RunDetail, RunQuery, RunStatus
+from knit_workflows.domain.runs.run import RunDetail, RunQuery, RunStatus
 from tests.contract.catalogue.conftest import AnyStore
 from tests.store.build import begin, drain, end, only, register, spec, tags
 

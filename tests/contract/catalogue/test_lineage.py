@@ -8,7 +8,7 @@ from knit_workflows.domain.errors import DataNotFound, TooLarge
 from knit_workflows.domain.ids import KnitId
 from knit_workflows.domain.lineage import Edge, LineageGraph
 from knit_workflows.domain.ports import RunKey
-from knit_workflows.domain.runs import RunQuery, RunStatus
+from knit_workflows.domain.runs.run import RunQuery, RunStatus
 from tests.contract.catalogue.conftest import AnyStore
 from tests.store.build import drain, end, only, register, spec, upload
 

@@ -30,7 +30,7 @@ from knit_workflows.domain.plans.options import (
     Spread,
     Toleration,
 )
-from knit_workflows.domain.runs import RunQuery, RunStatus
+from knit_workflows.domain.runs.run import RunQuery, RunStatus
 from knit_workflows.domain.tags import Tag
 from knit_workflows.domain.volumes import VolumeOptions
 from tests.contract.catalogue.conftest import AnyStore

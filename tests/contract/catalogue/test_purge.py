@@ -12,7 +12,7 @@ from knit_workflows.domain.data import Adoption, DataQuery, TagChange
 from knit_workflows.domain.errors import DataNotFound, IllegalMove, KnitError
 from knit_workflows.domain.ids import KnitId
 from knit_workflows.domain.ports import RunKey
-from knit_workflows.domain.runs import RunDetail, RunQuery, RunStatus
+from knit_workflows.domain.runs.run import RunDetail, RunQuery, RunStatus
 from knit_workflows.domain.tags import Tag
 from tests.contract.catalogue.conftest import AnyStore
 from tests.store.build import begin, drain, end, only, register, spec, tags

@@ -9,7 +9,7 @@ import pytest
 from knit_workflows.domain.errors import DataNotFound, IllegalMove, RunNotFound, Superseded
 from knit_workflows.domain.ids import RunId
 from knit_workflows.domain.ports import Relaunched, RunKey
-from knit_workflows.domain.runs import KNIT, RunStatus
+from knit_workflows.domain.runs.run import KNIT, RunStatus
 from tests.contract.catalogue.conftest import AnyStore
 from tests.contract.catalogue.test_lifecycle import outputs_of, pushed, waiting
 from tests.store.build import drain, end, register, spec

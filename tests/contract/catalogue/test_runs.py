@@ -11,7 +11,13 @@ from knit_workflows.domain.cursors import Cursor
 from knit_workflows.domain.errors import IllegalMove, InvalidRequest, RunNotFound
 from knit_workflows.domain.ids import RunId
 from knit_workflows.domain.ports import RunKey
-from knit_workflows.domain.runs import ABORTED_BY_USER, STOPPED_BY_USER, Exit, RunQuery, RunStatus
+from knit_workflows.domain.runs.run import (
+    ABORTED_BY_USER,
+    STOPPED_BY_USER,
+    Exit,
+    RunQuery,
+    RunStatus,
+)
 from tests.contract.catalogue.conftest import AnyStore
 from tests.store.build import begin, drain, end, register, spec, upload
 

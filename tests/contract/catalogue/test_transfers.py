@@ -12,7 +12,7 @@ from knit_workflows.domain.errors import DataExists, DataNotFound, IllegalMove, 
 from knit_workflows.domain.ids import KnitId, RunId
 from knit_workflows.domain.ports import TransferRecord
 from knit_workflows.domain.readers import IDLE, MOST_READERS, Left
-from knit_workflows.domain.runs import RunStatus
+from knit_workflows.domain.runs.run import RunStatus
 from knit_workflows.domain.tags import Tag
 from tests.contract.catalogue.conftest import AnyStore
 from tests.store.build import begin, end, upload

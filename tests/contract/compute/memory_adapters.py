@@ -12,7 +12,7 @@ from pathlib import Path
 
 from knit_workflows.compute.base import ComputeBackend, RunPod
 from knit_workflows.compute.memory import MemoryBackend
-from knit_workflows.domain.runs import SUCCEEDED, Exit
+from knit_workflows.domain.runs.run import SUCCEEDED, Exit
 from knit_workflows.domain.volumes import Volume
 from tests.contract.compute.adapter import ComputeAdapter, bind_socket, read_folder, write_folder
 

@@ -12,8 +12,8 @@ import pytest
 from knit_workflows import names
 from knit_workflows.compute.base import Phase, StartFailureKind
 from knit_workflows.domain.errors import BackendRejected
-from knit_workflows.domain.milestones import Milestone
-from knit_workflows.domain.runs import SUCCEEDED
+from knit_workflows.domain.runs.milestones import Milestone
+from knit_workflows.domain.runs.run import SUCCEEDED
 from knit_workflows.domain.volumes import Mount, Volume
 from tests.contract.compute.abilities import Ability
 from tests.contract.compute.adapter import ComputeAdapter

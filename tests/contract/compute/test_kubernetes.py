@@ -24,7 +24,7 @@ from knit_workflows.compute.base import (
 from knit_workflows.compute.kubernetes import KubernetesBackend
 from knit_workflows.compute.kubernetes.specs import manifests
 from knit_workflows.domain.plans.model import NodeMode, NodeRule
-from knit_workflows.domain.runs import SUCCEEDED, Exit
+from knit_workflows.domain.runs.run import SUCCEEDED, Exit
 from knit_workflows.settings import KubernetesSettings
 from tests.contract.compute.kubernetes_adapter import KubernetesAdapter, kubernetes_adapter
 from tests.contract.compute.pods import INPUT, OUTPUT, Pods

@@ -15,7 +15,7 @@ from knit_workflows.compute.base import Phase, StartFailureKind
 from knit_workflows.compute.kubernetes.api.server import ApiServer
 from knit_workflows.compute.kubernetes.expander import Expander
 from knit_workflows.domain.plans.options import PodOptions, Spread, Toleration
-from knit_workflows.domain.runs import SUCCEEDED
+from knit_workflows.domain.runs.run import SUCCEEDED
 from knit_workflows.domain.volumes import Mount, Volume, VolumeOptions
 from tests.contract.compute.kubernetes_adapter import KubernetesAdapter, kubernetes_adapter
 from tests.contract.compute.pods import OTHER_OUTPUT, OUTPUT, Pods

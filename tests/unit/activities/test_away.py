@@ -12,14 +12,14 @@ from temporalio.service import RPCError, RPCStatusCode
 from temporalio.testing import ActivityEnvironment
 
 from knit_workflows.activities.housekeeping import StoreHousekeepingActivities
-from knit_workflows.activities.pending_reasons import PendingReporter
+from knit_workflows.activities.runs.pending_reasons import PendingReporter
 from knit_workflows.compute.base import StartFailure, StartFailureKind
 from knit_workflows.contracts.housekeeping import HousekeepingInput
 from knit_workflows.contracts.projector import ProjectorInput
 from knit_workflows.domain.errors import StoreUnavailable
 from knit_workflows.domain.ids import KnitId, RunId
 from knit_workflows.domain.ports import RunKey, TransferRecord
-from knit_workflows.domain.runs import PendingReason, RunStatus
+from knit_workflows.domain.runs.run import PendingReason, RunStatus
 from knit_workflows.settings import EngineSettings
 
 KEY = RunKey(RunId("r"), 1)

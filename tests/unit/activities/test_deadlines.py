@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from knit_workflows.activities.deadlines import StartDeadlines
+from knit_workflows.activities.runs.deadlines import StartDeadlines
 from knit_workflows.compute.base import Observation, Phase, StartFailure, StartFailureKind
 
 RUNNING = Observation(Phase.RUNNING)

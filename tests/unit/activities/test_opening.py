@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from knit_workflows.activities.opening import Opening, passes
+from knit_workflows.activities.transfers.opening import Opening, passes
 from knit_workflows.contracts.transfers import OpenTransfer
 from knit_workflows.domain.errors import (
     BackendRejected,

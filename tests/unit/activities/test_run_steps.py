@@ -11,7 +11,7 @@ from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment
 
 from knit_workflows.activities.failures import QUOTA_PAUSE, translated
-from knit_workflows.activities.run_steps import RunSteps
+from knit_workflows.activities.runs.steps import RunSteps
 from knit_workflows.domain.errors import BackendUnavailable, QuotaExceeded
 from knit_workflows.domain.volumes import Mount, Volume, VolumeOptions
 from knit_workflows.settings import EngineSettings

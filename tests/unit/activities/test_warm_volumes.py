@@ -9,7 +9,7 @@ from datetime import timedelta
 import pytest
 
 from knit_workflows import names
-from knit_workflows.activities.warm_volumes import WarmVolumes
+from knit_workflows.activities.transfers.warm_volumes import WarmVolumes
 from knit_workflows.compute.base import Endpoint, Transfer, WarmPool
 from knit_workflows.domain.errors import BackendUnavailable, DataExists, TransferNotReady
 from knit_workflows.domain.ports import WarmVolume

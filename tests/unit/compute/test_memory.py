@@ -19,7 +19,7 @@ from knit_workflows.compute.base import (
 )
 from knit_workflows.compute.memory import MemoryBackend
 from knit_workflows.domain.errors import BackendRejected
-from knit_workflows.domain.runs import SUCCEEDED, Exit
+from knit_workflows.domain.runs.run import SUCCEEDED, Exit
 from knit_workflows.domain.volumes import Mount, Volume
 
 IN, OUT, LOG = Volume("in", "i"), Volume("out", "o"), Volume("log", "l")

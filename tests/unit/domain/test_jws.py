@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from knit_workflows.domain import jws
+from knit_workflows.domain.accounts import jws
 from knit_workflows.domain.ids import KnitId, RunId
 from knit_workflows.domain.imports import Import, import_of
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from knit_workflows.domain.runs import (
+from knit_workflows.domain.runs.run import (
     ABORTED_BY_USER,
     LOST,
     MOVES,

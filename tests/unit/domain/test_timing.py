@@ -8,9 +8,9 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from knit_workflows.domain.milestones import Milestone
-from knit_workflows.domain.runs import RunEvent, RunStatus
-from knit_workflows.domain.timing import Timing, timing
+from knit_workflows.domain.runs.milestones import Milestone
+from knit_workflows.domain.runs.run import RunEvent, RunStatus
+from knit_workflows.domain.runs.timing import Timing, timing
 
 BEGUN = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 M, S = Milestone, RunStatus

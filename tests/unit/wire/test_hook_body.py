@@ -9,7 +9,7 @@ from knit_workflows.domain.hooks import Transition
 from knit_workflows.domain.ids import KnitId, PlanId, RunId
 from knit_workflows.domain.plans.images import parse_image
 from knit_workflows.domain.plans.model import Annotation, PlanSummary
-from knit_workflows.domain.runs import (
+from knit_workflows.domain.runs.run import (
     Assignment,
     Exit,
     LogAssignment,
@@ -20,7 +20,7 @@ from knit_workflows.domain.runs import (
     Waiting,
 )
 from knit_workflows.domain.tags import Tag
-from knit_workflows.wire.hooks import hook_body
+from knit_workflows.wire.hooks.payload import hook_body
 
 RUN, PLAN = RunId("5a5a5a5a-0000-4000-8000-000000000001"), PlanId("plan-1")
 TYPE = Tag("type", "dataset")

@@ -23,7 +23,7 @@ from knit_workflows.compute.kubernetes.api.objects import (
     instant,
 )
 from knit_workflows.compute.kubernetes.specs.run_containers import LOG_SIDECAR, MAIN
-from knit_workflows.domain.runs import LOST, STUCK_CODE, SUCCEEDED, Exit
+from knit_workflows.domain.runs.run import LOST, STUCK_CODE, SUCCEEDED, Exit
 
 _OWN: Final = frozenset({MAIN, LOG_SIDECAR})
 _CLOCKS_AGREE_TO: Final = timedelta(seconds=60)

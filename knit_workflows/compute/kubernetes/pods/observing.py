@@ -27,7 +27,7 @@ from knit_workflows.compute.kubernetes.pods.start_failures import (
 from knit_workflows.compute.kubernetes.pods.suspension import observe_suspended
 from knit_workflows.compute.kubernetes.pods.timeline import timeline_of
 from knit_workflows.compute.kubernetes.specs.run_containers import MAIN
-from knit_workflows.domain.runs import SUCCEEDED
+from knit_workflows.domain.runs.run import SUCCEEDED
 
 ABSENT: Final = Observation(Phase.ABSENT)
 REMOVED: Final = Observation(

@@ -8,7 +8,7 @@ from knit_workflows.compute.base import Observation, Phase
 from knit_workflows.compute.kubernetes.api.objects import JsonObject
 from knit_workflows.compute.kubernetes.pods.waits import WAITS
 from knit_workflows.domain.plans.options import QUEUE_LABEL
-from knit_workflows.domain.runs import LOST, Exit
+from knit_workflows.domain.runs.run import LOST, Exit
 
 SUSPENDED: Final = "JobSuspended"
 """Reason of a Job that has not been started yet."""

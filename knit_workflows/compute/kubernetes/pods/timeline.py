@@ -14,7 +14,7 @@ from typing import Final
 
 from knit_workflows.compute.kubernetes.api.objects import JsonObject, condition, instant
 from knit_workflows.compute.kubernetes.specs.run_containers import MAIN
-from knit_workflows.domain.milestones import Milestone, Timeline
+from knit_workflows.domain.runs.milestones import Milestone, Timeline
 from knit_workflows.wire.times import parse_duration
 
 _SEEN: Final = "milestones"

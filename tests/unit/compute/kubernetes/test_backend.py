@@ -19,8 +19,8 @@ from knit_workflows.domain.errors import (
     DataExists,
     TransferNotReady,
 )
-from knit_workflows.domain.milestones import Milestone
 from knit_workflows.domain.plans.options import PodOptions
+from knit_workflows.domain.runs.milestones import Milestone
 from knit_workflows.domain.volumes import Mount, Volume, VolumeOptions
 from tests.waiting import PATIENCE, until
 

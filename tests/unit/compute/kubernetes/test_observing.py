@@ -25,8 +25,8 @@ from knit_workflows.compute.kubernetes.pods.observing import (
 )
 from knit_workflows.compute.kubernetes.pods.stalled import why_stalled
 from knit_workflows.compute.kubernetes.pods.start_failures import WarningEvent
-from knit_workflows.domain.milestones import Milestone
-from knit_workflows.domain.runs import Exit
+from knit_workflows.domain.runs.milestones import Milestone
+from knit_workflows.domain.runs.run import Exit
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 

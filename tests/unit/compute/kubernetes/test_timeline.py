@@ -12,7 +12,7 @@ from knit_workflows.compute.kubernetes.pods.timeline import (
     timeline_of,
     with_pull,
 )
-from knit_workflows.domain.milestones import Milestone
+from knit_workflows.domain.runs.milestones import Milestone
 
 M = Milestone
 SECOND = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)

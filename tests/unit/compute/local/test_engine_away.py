@@ -17,7 +17,7 @@ from knit_workflows.compute.base import Observation, Phase, RunPod, StartFailure
 from knit_workflows.compute.local import LocalBackend, launching, pod_folder
 from knit_workflows.compute.local import engine as local_engine
 from knit_workflows.domain.errors import BackendUnavailable
-from knit_workflows.domain.runs import Exit
+from knit_workflows.domain.runs.run import Exit
 from knit_workflows.settings import LocalSettings
 from tests.waiting import PATIENCE
 

@@ -9,7 +9,7 @@ import pytest
 from knit_workflows.compute.base import Observation, Phase, oom_note
 from knit_workflows.compute.local.observing import observation_of
 from knit_workflows.compute.local.pod_folder import SupervisorState
-from knit_workflows.domain.runs import SUCCEEDED, Exit
+from knit_workflows.domain.runs.run import SUCCEEDED, Exit
 
 STARTED = SupervisorState(supervisor=(1, 2))
 RUNNING = replace(STARTED, running=True)

@@ -22,7 +22,7 @@ from knit_workflows.compute.local.pod_folder import SupervisorState, read_state
 from knit_workflows.compute.local.processes import find_process
 from knit_workflows.compute.local.supervisor import NICENESS
 from knit_workflows.domain.errors import BackendRejected, BackendUnavailable, KnitError
-from knit_workflows.domain.runs import Exit
+from knit_workflows.domain.runs.run import Exit
 from knit_workflows.domain.volumes import Mount, Volume
 from knit_workflows.settings import LocalSettings
 from tests.waiting import PATIENCE

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from knit_workflows.domain.hooks import Transition
-from knit_workflows.domain.runs import RunDetail
+from knit_workflows.domain.runs.run import RunDetail
 from knit_workflows.wire.base import Wire
 from knit_workflows.wire.mapping import ToWire
 

@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from knit_cli.admin import certificates
-from knit_cli.admin.certificates import LOCAL, CertificateRefused, Pair
 from knit_cli.admin.folder import SettingsFolder
+from knit_cli.admin.tls import certificates
+from knit_cli.admin.tls.certificates import LOCAL, CertificateRefused, Pair
 from knit_cli.errors import BadInput
 from knit_workflows.domain.os_errors import advice_for, reason_of
 

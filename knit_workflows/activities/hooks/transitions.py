@@ -14,14 +14,21 @@ from temporalio import activity
 
 from knit_workflows.activities.failures import translated
 from knit_workflows.activities.heartbeat import heartbeating
-from knit_workflows.activities.hook_calls import Asking, Caller, Hook, HookCalls
+from knit_workflows.activities.hooks.calls import Asking, Caller, Hook, HookCalls
 from knit_workflows.contracts.hooks import BeforeAnswer, CallHooks, HookActivities
 from knit_workflows.contracts.runs import HookCounts
 from knit_workflows.domain.errors import Superseded, WorkerEnds
 from knit_workflows.domain.hooks import LONGEST_PAUSE, HookAnswer, HookPhase, Hooks, Transition
 from knit_workflows.domain.ids import RunId
 from knit_workflows.domain.ports import HookStore, RunExecutionStore, RunKey, RunStore
-from knit_workflows.domain.runs import KNIT, PendingReason, RunDetail, RunEvent, RunStatus, WaitKind
+from knit_workflows.domain.runs.run import (
+    KNIT,
+    PendingReason,
+    RunDetail,
+    RunEvent,
+    RunStatus,
+    WaitKind,
+)
 
 log = logging.getLogger(__name__)
 

@@ -8,9 +8,9 @@ from contextlib import aclosing
 from datetime import timedelta
 
 from knit_workflows import names
-from knit_workflows.activities.deadlines import StartDeadlines
-from knit_workflows.activities.observations import WatchedPod, observations
-from knit_workflows.activities.pending_reasons import PendingReporter
+from knit_workflows.activities.runs.deadlines import StartDeadlines
+from knit_workflows.activities.runs.observations import WatchedPod, observations
+from knit_workflows.activities.runs.pending_reasons import PendingReporter
 from knit_workflows.compute.base import (
     ENDED,
     ComputeBackend,
@@ -22,11 +22,11 @@ from knit_workflows.compute.base import (
 from knit_workflows.contracts.runs import Evidence
 from knit_workflows.domain.errors import BackendRejected, QuotaExceeded
 from knit_workflows.domain.imports import NOT_ENDED
-from knit_workflows.domain.milestones import Timeline
 from knit_workflows.domain.plans.model import LOG_PATH
 from knit_workflows.domain.plans.options import PlanOptions
 from knit_workflows.domain.ports import RunKey, RunSpec
-from knit_workflows.domain.runs import LOST, OOM_KILLED, STUCK_CODE, Exit, RunStatus
+from knit_workflows.domain.runs.milestones import Timeline
+from knit_workflows.domain.runs.run import LOST, OOM_KILLED, STUCK_CODE, Exit, RunStatus
 from knit_workflows.domain.volumes import AS_INSTALLED, Mount
 from knit_workflows.settings import EngineSettings
 

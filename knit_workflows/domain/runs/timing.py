@@ -17,8 +17,8 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final
 
-from knit_workflows.domain.milestones import Milestone
-from knit_workflows.domain.runs import RunEvent, RunStatus
+from knit_workflows.domain.runs.milestones import Milestone
+from knit_workflows.domain.runs.run import RunEvent, RunStatus
 
 
 class TimedPhase(StrEnum):

@@ -12,7 +12,7 @@ from knit_workflows.contracts.hook_test import HookTestActivities, HookTestInput
 from knit_workflows.domain.hooks import HookAnswer, HookPhase, Transition
 from knit_workflows.domain.ids import KnitId, PlanId, RunId
 from knit_workflows.domain.plans.model import Annotation, Image, PlanSummary
-from knit_workflows.domain.runs import (
+from knit_workflows.domain.runs.run import (
     Assignment,
     LogAssignment,
     RunDetail,
@@ -22,7 +22,7 @@ from knit_workflows.domain.runs import (
 from knit_workflows.domain.tags import Tag
 from knit_workflows.hooks.message import HookMessage
 from knit_workflows.wire.base import Wire
-from knit_workflows.wire.hooks import hook_body
+from knit_workflows.wire.hooks.payload import hook_body
 
 SAMPLE_RUN: Final = RunId("00000000-0000-4000-8000-000000000000")
 """The id of the Run in the sample: no real one has it."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from math import inf
 
-from knit_workflows.activities.deadlines import StartDeadlines
+from knit_workflows.activities.runs.deadlines import StartDeadlines
 from knit_workflows.compute.base import ComputeBackend, Observation, StartFailure
 
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from knit_cli.admin import certificates, tls_files
-from knit_cli.admin.certificates import LOCAL, CertificateRefused
 from knit_cli.admin.cluster import Cluster
-from knit_cli.admin.computed import has_own_certificates
 from knit_cli.admin.folder import SettingsFolder
+from knit_cli.admin.helm.computed_values import has_own_certificates
 from knit_cli.admin.preparation import node_addresses
 from knit_cli.admin.secret_objects import TLS_SECRET, tls_secret
-from knit_cli.admin.tls_files import GivenFiles
+from knit_cli.admin.tls import certificates
+from knit_cli.admin.tls import files as tls_files
+from knit_cli.admin.tls.certificates import LOCAL, CertificateRefused
+from knit_cli.admin.tls.files import GivenFiles
 from knit_cli.admin.workloads import pods_with_secret
 
 

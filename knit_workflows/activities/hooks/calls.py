@@ -16,11 +16,11 @@ from knit_workflows.backoff import Backoff
 from knit_workflows.domain.errors import Unavailable
 from knit_workflows.domain.hooks import HookAnswer, HookPhase, Transition
 from knit_workflows.domain.ports import HookStore
-from knit_workflows.domain.runs import RunDetail
+from knit_workflows.domain.runs.run import RunDetail
 from knit_workflows.hooks.answers import environment_fault
 from knit_workflows.hooks.message import HookMessage
 from knit_workflows.metrics.instruments import HOOK_DURATION
-from knit_workflows.wire.hooks import hook_body
+from knit_workflows.wire.hooks.payload import hook_body
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ from datetime import datetime
 
 from knit_workflows.domain.hooks import DeliveryState, HookPhase
 from knit_workflows.domain.instants import format_instant
-from knit_workflows.wire.deliveries import HookDelivery
+from knit_workflows.wire.hooks.deliveries import HookDelivery
 
 
 def describe(one: HookDelivery) -> list[str]:

@@ -19,13 +19,13 @@ from temporalio import activity
 
 from knit_workflows.activities.failures import translated
 from knit_workflows.activities.heartbeat import heartbeating
-from knit_workflows.activities.pending_reasons import (
+from knit_workflows.activities.runs.pending_reasons import (
     ENDING,
     UNDER_WAY,
     PendingReporter,
     signal_workflow,
 )
-from knit_workflows.activities.run_steps import (
+from knit_workflows.activities.runs.steps import (
     RunSteps,
     exit_of,
     is_lost,
@@ -55,7 +55,7 @@ from knit_workflows.domain.ports import (
     RunSpec,
     UsedResources,
 )
-from knit_workflows.domain.runs import USER, Exit, RunStatus
+from knit_workflows.domain.runs.run import USER, Exit, RunStatus
 from knit_workflows.metrics.instruments import PHASE_DURATION, RUNS_ENDED
 from knit_workflows.settings import EngineSettings
 

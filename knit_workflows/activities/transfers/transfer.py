@@ -13,7 +13,7 @@ from temporalio import activity
 from knit_workflows import names
 from knit_workflows.activities.failures import translated
 from knit_workflows.activities.heartbeat import heartbeating
-from knit_workflows.activities.opening import Opening, passes, refusal, transfer_of
+from knit_workflows.activities.transfers.opening import Opening, passes, refusal, transfer_of
 from knit_workflows.compute.base import ComputeBackend
 from knit_workflows.contracts.transfers import (
     Closed,
@@ -39,7 +39,7 @@ from knit_workflows.domain.ports import (
     UnfinishedImport,
 )
 from knit_workflows.domain.readers import Left, door_token
-from knit_workflows.domain.runs import KNIT, Exit, RunStatus
+from knit_workflows.domain.runs.run import KNIT, Exit, RunStatus
 
 log = logging.getLogger(__name__)
 

@@ -21,9 +21,9 @@ from enum import StrEnum
 from typing import Final
 
 from knit_workflows.domain.ids import KnitId, RunId
-from knit_workflows.domain.milestones import Timeline
 from knit_workflows.domain.plans.model import PlanSummary
 from knit_workflows.domain.plans.options import NO_OPTIONS, PlanOptions
+from knit_workflows.domain.runs.milestones import Timeline
 from knit_workflows.domain.tags import Tag
 
 

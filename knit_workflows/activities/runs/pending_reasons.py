@@ -20,7 +20,7 @@ from knit_workflows.domain.errors import (
     StorageFull,
 )
 from knit_workflows.domain.ports import RunExecutionStore, RunKey
-from knit_workflows.domain.runs import (
+from knit_workflows.domain.runs.run import (
     DISRUPTED,
     OUTPUTS_READ,
     PendingReason,

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from knit_cli.errors import printable
 from knit_workflows.domain.instants import format_instant
-from knit_workflows.domain.runs import KNIT
+from knit_workflows.domain.runs.run import KNIT
 from knit_workflows.wire.base import to_wire
 from knit_workflows.wire.options import MadeVolume, Pod
 from knit_workflows.wire.runs import Exit, HookWait, Run, RunEvent, RunTiming, Used, Waiting

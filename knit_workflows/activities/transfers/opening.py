@@ -23,7 +23,7 @@ from knit_workflows.domain.ports import (
     TransferRecord,
     TransferStore,
 )
-from knit_workflows.domain.runs import RunStatus
+from knit_workflows.domain.runs.run import RunStatus
 from knit_workflows.domain.volumes import Volume
 
 FULL_DISKS: Final = (StorageFull, StoreFull)

@@ -1,0 +1,1 @@
+"""What `knit admin` gives to helm and learns from it: values and releases."""

@@ -1,0 +1,1 @@
+"""Describes what the API responds with, for people."""

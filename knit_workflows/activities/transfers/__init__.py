@@ -1,0 +1,1 @@
+"""Activities of transfers: uploads, downloads, and the volumes that wait for them."""

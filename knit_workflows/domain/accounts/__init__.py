@@ -1,0 +1,1 @@
+"""Who calls: principals and their roles, tokens and signatures, addresses safe for secrets."""

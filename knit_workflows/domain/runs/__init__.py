@@ -1,0 +1,1 @@
+"""Runs: their statuses, and where their time goes."""

@@ -1,0 +1,1 @@
+"""What knit needs of Temporal beyond its SDK: a connection, what a server does, its queues."""
