@@ -186,7 +186,7 @@ def freeze_and_thaw(node: Node, admin: Administrator, knit_id: str) -> None:
     parts = [name for name in counts if name.startswith("knit-") or "registry" in name]
     assert len(parts) == 7
     assert not any(counts[name] for name in parts)
-    assert counts["database"] == 1
+    assert counts["database-postgres"] == 1
     pods = json.loads(node.kubectl("get", "pods", "-n", admin.namespace, "-o", "json").stdout)
     names = [one["metadata"]["name"] for one in pods["items"]]
     assert not [one for one in names if one.startswith(("knit-api", "knit-worker", "knit-freeze"))]
