@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import gzip
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
     ExportTraceServiceResponse,
 )
+
+from knit_workflows import tracing
 
 
 @dataclass(frozen=True)
@@ -96,3 +100,16 @@ def _read(request: ExportTraceServiceRequest) -> Iterator[Span]:
                         for one in span.attributes
                     },
                 )
+
+
+@contextmanager
+def traced(patched: Any) -> Iterator[Collector]:
+    """Traces this process, as its environment would have it; `patched` is pytest's monkeypatch."""
+    with collector() as receiving:
+        patched.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiving.origin)
+        patched.setenv("NO_PROXY", "127.0.0.1")
+        tracing.start("knit-test", os.environ)
+        try:
+            yield receiving
+        finally:
+            tracing.stop()

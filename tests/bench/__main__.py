@@ -21,6 +21,7 @@ from tests.bench import (
     node_transfers,
     store_figures,
     transfers,
+    upgrades,
 )
 
 BENCHES: dict[str, Callable[[], Awaitable[None]]] = {
@@ -36,6 +37,7 @@ BENCHES: dict[str, Callable[[], Awaitable[None]]] = {
     "transfers": transfers.transfers,
     "store": store_figures.figures,
     "extra-apis": extra_apis.proxy,
+    "upgrades": upgrades.upgrades,
     "api-at-size": api_figures.at_size,
     "accounts": accounts.accounts,
     "one-run": lambda: cluster.one_run(10),
