@@ -114,6 +114,31 @@ def test_a_migration_lets_others_pass_while_somebody_uses_a_table(
     databases.drop(url)
 
 
+def test_what_is_written_while_tags_are_written_anew_is_kept(
+    databases: Databases, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Revision 0003 copies a table: a tag of a change that had begun before is in the copy."""
+    monkeypatch.setattr(upgrades, "WAITS_FOR_LOCKS", 60)
+    url = databases.empty()
+    upgrade(url, lock=1, folder=FOLDER, revision="0002")
+    with psycopg.connect(url) as writer, ThreadPoolExecutor() as threads:
+        writer.execute(ROWS)
+        writer.commit()
+        writer.execute(
+            """WITH made AS (INSERT INTO tag (digest, key, value)
+                             VALUES (sha256('late'), 'k', 'late') RETURNING tag_id)
+               INSERT INTO data_tag (tag_id, knit_id) SELECT tag_id, knit_id FROM made, data"""
+        )
+        migrating = threads.submit(upgrade, url, lock=1, folder=FOLDER, revision="0003")
+        with pytest.raises(TimeoutError):
+            migrating.result(timeout=1)
+        writer.commit()
+        migrating.result()
+        counted = writer.execute("SELECT count(timestamp) FROM data_tag").fetchone()
+    assert counted == (6,)
+    databases.drop(url)
+
+
 async def test_a_store_on_an_empty_database_asks_for_the_migrations(databases: Databases) -> None:
     url = databases.empty()
     store = opened(url)
