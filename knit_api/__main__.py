@@ -30,6 +30,7 @@ from knit_api.server.streams import cancel_and_wait
 from knit_api.server.tls import Certificate, CertificateRefused
 from knit_api.watchdog import watched
 from knit_workflows import log as logs
+from knit_workflows import tracing
 from knit_workflows.client import KnitClient
 from knit_workflows.domain.errors import EngineUnavailable, StoreUnavailable
 from knit_workflows.domain.imports import ImportTimes
@@ -41,6 +42,7 @@ from knit_workflows.settings.extra_apis import ExtraApisRefused
 from knit_workflows.store import PostgresStore
 from knit_workflows.temporal.connection import client_config, connect
 from knit_workflows.temporal.telemetry import set_up_telemetry
+from knit_workflows.tracing import process as traced_process
 
 log = logging.getLogger(__name__)
 
@@ -240,6 +242,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error(str(refused))
     logs.set_up(settings.log_format, settings.log_level)
     core_port = set_up_telemetry(settings.log_format, with_metrics=listener is not None)
+    traced_process.start("knit-api")
     metrics = exposition.serving(
         listener, "api", OF_API, core_port=core_port, refresh=Census(deps.store.get).refresh
     )
@@ -259,6 +262,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         ssl_context_factory=None if certificate is None else lambda *_: certificate.front(),
     )
     Server(config, deps, certificate, metrics).run()
+    tracing.stop()
     if deps.schema.reason is not None:
         log.error("API ended: %s", deps.schema.reason, extra={"action": "api_ended"})
         parser.exit(1)

@@ -1,4 +1,4 @@
-"""Measures requests: by method, route and class of status."""
+"""Measures requests, by method, route and class of status; traces them, if that is wanted."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from knit_workflows import tracing
 from knit_workflows.metrics.instruments import HTTP_DURATION
 
 EXTRA_API: Final = "(extra API)"
@@ -50,14 +51,19 @@ class MeasuringMiddleware:
                 measured.status, measured.answered_at = message["status"], clock()
             await send(message)
 
-        try:
-            await self._app({**scope, _KEY: measured}, receive, sending)
-        finally:
-            method = scope["method"] if scope["method"] in _METHODS else "(other)"
-            # Without a response it has become another protocol, or its client has left.
-            status = f"{measured.status // 100}xx" if measured.status else "(none)"
-            taken = (measured.answered_at or clock()) - begun
-            HTTP_DURATION.labels(method, measured.route, status).observe(taken)
+        with tracing.serving(scope["method"], scope["path"], scope["headers"]) as traced:
+            try:
+                await self._app({**scope, _KEY: measured}, receive, sending)
+            finally:
+                if traced is not None:
+                    traced.name, traced.status = measured.route, measured.status
+                self._measure(scope, measured, (measured.answered_at or clock()) - begun)
+
+    def _measure(self, scope: Scope, measured: _Measured, taken: float) -> None:
+        method = scope["method"] if scope["method"] in _METHODS else "(other)"
+        # Without a response it has become another protocol, or its client has left.
+        status = f"{measured.status // 100}xx" if measured.status else "(none)"
+        HTTP_DURATION.labels(method, measured.route, status).observe(taken)
 
 
 class RouteMiddleware:

@@ -23,6 +23,7 @@ from knit_cli.shell.lazy import Entry, TopGroup
 from knit_cli.signals import end_on_signals, ended_by
 from knit_cli.standard_streams import close_quietly, open_missing
 from knit_cli.version import version
+from knit_workflows import tracing
 
 _INTERRUPTED = 130  # Typer's exit code for Ctrl-C
 
@@ -177,7 +178,12 @@ def main() -> None:
             render(CliError("the current folder no longer exists", advice="change to another one"))
         )
         sys.exit(EXIT_FAILURE)
-    code = run(sys.argv[1:], Surroundings(cwd=cwd, home=_home(), variables=dict(os.environ)))
+    surroundings = Surroundings(cwd=cwd, home=_home(), variables=dict(os.environ))
+    with suppress(tracing.TracesRefused):  # whoever wants them has the packages
+        tracing.start("knit-cli", os.environ)
+    with tracing.span("knit"):
+        code = run(sys.argv[1:], surroundings)
+    tracing.stop()
     lost = close_quietly()
     if lost is not None and code == 0:
         _print_error(render(cannot_write_result(lost)))

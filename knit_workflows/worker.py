@@ -24,6 +24,7 @@ from temporalio.envconfig import ClientConnectConfig
 from temporalio.worker import Worker
 
 from knit_workflows import log as logs
+from knit_workflows import tracing
 from knit_workflows.compute.base import ComputeBackend
 from knit_workflows.domain.errors import BackendRejected, KnitError, StoreMismatch
 from knit_workflows.domain.ports import Store
@@ -58,6 +59,7 @@ from knit_workflows.store import PostgresStore
 from knit_workflows.temporal.connection import client_config
 from knit_workflows.temporal.telemetry import set_up_telemetry
 from knit_workflows.temporal.workers import Underway, working
+from knit_workflows.tracing import process as traced_process
 
 log = logging.getLogger(__name__)
 
@@ -342,6 +344,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     core = metrics is not None and options.roles is not None
     core_port = set_up_telemetry(settings.log_format, with_metrics=core)
     ports = Ports(options.health_port, metrics, core_port)
+    traced_process.start("knit-worker")
     if options.roles is not None and Role.HOOKS in options.roles:
         allow_connections()
     code = 1
@@ -362,6 +365,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except BaseException:
         log.exception("worker ended", extra={"action": "worker_ended"})
     finally:
+        tracing.stop()
         # The interpreter may crash in its shutdown after it has run a Worker.
         sys.stdout.flush()
         sys.stderr.flush()

@@ -9,23 +9,21 @@ from __future__ import annotations
 import getpass
 import json
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
-from knit_cli.admin import charts
 from knit_cli.admin.cluster import Cluster, ToolFailed
+from knit_cli.admin.job_pod import waiting_pod
 from knit_cli.errors import BadInput, CliError
 from knit_workflows.domain.instants import format_instant
 from knit_workflows.domain.os_errors import advice_for, reason_of
 
 _POD: Final = "knit-prune-audit"
 _MODULE: Final = ("python3", "-m", "knit_workflows.store.audit_pruning")
-_OF_JOBS: Final = ("controller-uid", "job-name")
-_LIFE: Final = 3600
 
 
 @dataclass(frozen=True)
@@ -51,15 +49,8 @@ class Pruner:
         Raises:
             CliError: knit is not installed, or the pod does not start.
         """
-        pod = pod_like(migration_of(self._cluster), _POD, _LIFE)
-        self._cluster.delete("pod", _POD, "--grace-period=0")
-        self._cluster.apply(pod)
-        try:
-            self._cluster.kubectl("wait", f"pod/{_POD}", "--for=condition=Ready", "--timeout=2m")
+        with waiting_pod(self._cluster, _POD):
             yield
-        finally:
-            with suppress(CliError):
-                self._cluster.delete("pod", _POD, "--grace-period=0", "--wait=false")
 
     def export(self, path: Path) -> Archive:
         """Writes the rows to a new file, which only its owner reads.
@@ -94,37 +85,6 @@ class Pruner:
     def _run(self, verb: str, *more: str, into: Any = None) -> str:
         command = [*_MODULE, verb, "--before", self._before, *more]
         return self._cluster.kubectl("exec", _POD, "--", *command, into=into)
-
-
-def pod_like(owner: Mapping[str, Any], name: str, seconds: int) -> dict[str, Any]:
-    """Gives a pod that waits so long, with environment, rights and labels of a Job's or such."""
-    template = owner["spec"]["template"]
-    spec = {**template["spec"], "restartPolicy": "Never", "activeDeadlineSeconds": seconds}
-    [container] = template["spec"]["containers"]
-    spec["containers"] = [{**container, "command": ["sleep", str(seconds)]}]
-    spec["terminationGracePeriodSeconds"] = 0
-    labels = {
-        key: value
-        for key, value in template["metadata"].get("labels", {}).items()
-        if key.rpartition("/")[2] not in _OF_JOBS
-    }
-    # Not of the release: neither a Service nor a look at its crashes shall meet it.
-    labels.pop("app.kubernetes.io/instance", None)
-    metadata = {"name": name, "labels": labels}
-    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
-
-
-def migration_of(cluster: Cluster) -> Any:
-    """Gives the Job that has migrated the database; raises CliError if there is none."""
-    selector = f"app.kubernetes.io/instance={charts.APP},app.kubernetes.io/component=migrate"
-    jobs = cluster.get("jobs", "--selector", selector)
-    if not jobs:
-        raise CliError(
-            f"knit is not installed in namespace {cluster.namespace}",
-            reason="its migration, whose access to the database is used, is not there",
-            advice="name the namespace (--namespace), or repeat `knit admin install`",
-        )
-    return jobs[-1]
 
 
 def _last_line(file: Any) -> dict[str, Any]:

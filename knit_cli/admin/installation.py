@@ -12,6 +12,7 @@ from knit_cli.admin.charts import ChartSource
 from knit_cli.admin.cluster import Cluster, ToolFailed
 from knit_cli.admin.crashes import CrashWatch
 from knit_cli.admin.folder import SettingsFolder
+from knit_cli.admin.freezing.record import check_not_frozen
 from knit_cli.admin.helm import releases
 from knit_cli.admin.helm.computed_values import computed_values
 from knit_cli.admin.helm.values import overridden, read_values
@@ -53,6 +54,7 @@ def install(folder: SettingsFolder, cluster: Cluster, wishes: Wishes) -> dict[st
         ensure_namespace(held)
         if not wishes.take_over:
             check_owner(folder, held)
+        check_not_frozen(held)
         _repair(folder, held, chosen, force=wishes.force_repair)
         before = releases.find_releases(held)
         changed = apply_secrets(folder, held)

@@ -10,6 +10,7 @@ from typing import Any, Final
 from knit_cli.admin import charts
 from knit_cli.admin.cluster import Cluster
 from knit_cli.admin.folder import SettingsFolder
+from knit_cli.admin.freezing.record import RECORD
 from knit_cli.admin.helm import releases
 from knit_cli.admin.progress import Progress
 from knit_cli.admin.secret_objects import OWN_LABELS
@@ -83,6 +84,8 @@ def remove(
             if one not in storage:
                 with progress.step(one):
                     releases.uninstall(cluster, one)
+        if charts.APP in removal.releases:  # what comes next is not frozen
+            cluster.delete("configmap", RECORD)
         if hard:
             _remove_content(cluster, removal)
         # Last: without the driver no volume could be deleted.

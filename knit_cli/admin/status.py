@@ -15,6 +15,7 @@ from rich.text import Text
 from knit_cli.admin import charts, workloads
 from knit_cli.admin.cluster import Cluster
 from knit_cli.admin.folder import SettingsFolder
+from knit_cli.admin.freezing.record import Record
 from knit_cli.admin.helm import releases
 from knit_cli.admin.tls import certificates
 from knit_cli.admin.tls.certificates import CertificateRefused
@@ -53,12 +54,14 @@ class Status:
     certificates: dict[str, datetime]
     inside: InstallationStatus | None = None
     problems: list[str] = field(default_factory=list)
+    frozen: Record | None = None
 
     @property
     def is_ready(self) -> bool:
-        """Whether everything is installed and ready, and no certificate has expired."""
+        """Whether all is installed, ready and not frozen, and no certificate has expired."""
         return (
-            all(one.status == _READY for one in self.releases)
+            self.frozen is None
+            and all(one.status == _READY for one in self.releases)
             and all(one.is_ready for one in self.workloads)
             and all(at > datetime.now(UTC) for at in self.certificates.values())
             and not self.problems
@@ -82,11 +85,12 @@ def find_status(folder: SettingsFolder, cluster: Cluster) -> Status:
             )
         )
     running = workloads.find_workloads(cluster, charts.chosen(folder))
+    frozen = Record.find(cluster)
     inside: InstallationStatus | None = None
     problems: list[str] = []
-    if any(one.name == charts.APP and one.status == _READY for one in rows):
+    if frozen is None and any(one.name == charts.APP and one.status == _READY for one in rows):
         inside, problems = _inside(cluster)
-    return Status(cluster.namespace, rows, running, _ends(folder), inside, problems)
+    return Status(cluster.namespace, rows, running, _ends(folder), inside, problems, frozen)
 
 
 def _inside(cluster: Cluster) -> tuple[InstallationStatus | None, list[str]]:
@@ -131,6 +135,12 @@ def as_json(status: Status) -> dict[str, Any]:
             }
             for one in status.workloads
         ],
+        "frozen": status.frozen
+        and {
+            "since": status.frozen.since.isoformat(),
+            "by": status.frozen.by,
+            "replicas": dict(status.frozen.replicas),
+        },
         "certificates": {name: at.isoformat() for name, at in status.certificates.items()},
         "problems": status.problems,
         "inside": None if status.inside is None else to_wire(status.inside),
@@ -153,6 +163,9 @@ def shown(status: Status) -> RenderableType:
         running.add_row(one.name, count, ", ".join(one.images))
     troubles = [Text(one.trouble, "red") for one in status.workloads if one.trouble]
     ends = [Text(_until(name, at)) for name, at in status.certificates.items()]
+    if (record := status.frozen) is not None:
+        text = f"frozen since {record.since.isoformat()} by {record.by}: knit admin thaw"
+        troubles.append(Text(text, "red"))
     inside = [] if status.inside is None else describe(status.inside)
     if status.inside is None:
         troubles += [Text(one, "red") for one in status.problems]

@@ -32,7 +32,7 @@ class Workload:
 def find_workloads(cluster: Cluster, releases: Sequence[str]) -> list[Workload]:
     """Gives the workloads of these releases, by release and name, with the troubles of each."""
     items = cluster.get("deployments,statefulsets")
-    mine = [one for one in items if _release_of(one) in releases]
+    mine = [one for one in items if release_of(one) in releases]
     if not mine:
         return []
     pods = cluster.get("pods") if any(not _counts(one).is_ready for one in mine) else []
@@ -78,6 +78,11 @@ def restart(cluster: Cluster, workloads: Sequence[str], *, timeout: str) -> None
         cluster.kubectl("rollout", "status", one, "--timeout", timeout)
 
 
+def release_of(item: Any) -> str:
+    """Gives the release that an object belongs to; empty: none."""
+    return str(item["metadata"].get("annotations", {}).get(_RELEASE, ""))
+
+
 def _counts(item: Any, trouble: str | None = None) -> Workload:
     status, spec = item.get("status", {}), item["spec"]
     current = status.get("observedGeneration") == item["metadata"].get("generation")
@@ -86,16 +91,12 @@ def _counts(item: Any, trouble: str | None = None) -> Workload:
     return Workload(
         kind=item["kind"],
         name=item["metadata"]["name"],
-        release=_release_of(item),
+        release=release_of(item),
         ready=min(status.get("readyReplicas", 0), updated),
         wanted=spec.get("replicas", 1),
         images=tuple(one["image"] for one in containers),
         trouble=trouble,
     )
-
-
-def _release_of(item: Any) -> str:
-    return str(item["metadata"].get("annotations", {}).get(_RELEASE, ""))
 
 
 def _troubles(workload: Any, pods: Sequence[Any]) -> Iterator[str]:

@@ -32,6 +32,7 @@ from knit_cli.api.retry import ATTEMPTS, Retry
 from knit_cli.api.streamed_response import StreamedResponse
 from knit_cli.errors import ApiRefused, ApiUnreachable, ConnectionCut
 from knit_cli.version import version
+from knit_workflows import tracing
 from knit_workflows.archive.zstd import CODING
 from knit_workflows.http1.proxies import is_this_machine
 from knit_workflows.wire.adoption import AdoptedVolume, AdoptRequest
@@ -441,6 +442,8 @@ def open_api(
         headers={"User-Agent": f"knit/{version()}"},
         trust_env=False,  # the environment was read by `proxies` and `tls`
     )
+    if tracing.is_on():
+        http.event_hooks["request"].append(lambda one: one.headers.update(tracing.headers()))
     return ApiClient(Requests(http, where=where, retry=Retry(sleep, notify), proxy=proxy))
 
 

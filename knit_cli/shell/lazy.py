@@ -24,6 +24,7 @@ from knit_cli.shell.arguments import (
     split_short_values,
 )
 from knit_cli.shell.extensions import find_extensions, run_extension
+from knit_workflows import tracing
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,13 @@ class Entry:
     target: str
     help: str
     single: bool = False
+
+
+def _named(ctx: Any, resolved: Any) -> Any:
+    """Names the trace of this command, if there is one, by its words without their arguments."""
+    if resolved[0]:
+        tracing.name_command(f"{ctx.command_path} {resolved[0]}")
+    return resolved
 
 
 class LazyGroup(TyperGroup):
@@ -54,7 +62,7 @@ class LazyGroup(TyperGroup):
         name = args[0] if args else ""
         if name in self.entries:
             self.commands[name] = load(name, self.entries[name])
-        return super().resolve_command(ctx, args)
+        return _named(ctx, super().resolve_command(ctx, args))
 
 
 class TopGroup(LazyGroup):
@@ -88,7 +96,7 @@ class NounGroup(TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Finds the command to run, and normalizes its switches, which only it knows."""
-        name, command, rest = super().resolve_command(ctx, args)
+        name, command, rest = _named(ctx, super().resolve_command(ctx, args))
         if command is None:  # while completing
             return name, command, rest
         switches = {

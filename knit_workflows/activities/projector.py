@@ -134,6 +134,8 @@ class StoreProjectorActivities(ProjectorActivities):
 
     async def _held(self) -> str:
         """Says why no Run may be admitted now; empty: nothing prevents it."""
+        if self._settings.hold:
+            return self._settings.hold
         try:
             await self._backend.require_room()
         except StorageFull as error:

@@ -15,7 +15,7 @@ import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
-from knit_workflows import names
+from knit_workflows import names, tracing
 from knit_workflows.domain.hooks import MAX_ANSWER, HookAnswer
 from knit_workflows.hooks.addresses import Guard, Lookup, Names
 from knit_workflows.hooks.answers import (
@@ -85,7 +85,9 @@ class Exchange:
         course = _Course()
         try:
             async with asyncio.timeout(self._settings.timeout.total_seconds()) as timer:
-                answer = await self._called(url, message, course)
+                # Not its URL, which may hold a secret.
+                with tracing.span("POST hook", server_address=URL(url, encoded=True).host or ""):
+                    answer = await self._called(url, message, course)
         except CallFailed as failed:
             answer = _failure(failed.text, failed.status_code or course.status)
         except (aiohttp.ClientError, OSError, ValueError) as error:
@@ -110,10 +112,11 @@ class Exchange:
         body, content_type = written(message.body, message.delivery_id, self._format)
         # Otherwise an unreadable file of authorities would stop calls that need none.
         is_encrypted = "https" in (target.scheme, proxy and proxy.scheme)
+        headers = {"Content-Type": content_type, **self._signature(message, body)}
         async with self._session(is_proxied=proxy is not None).post(
             target,
             data=io.BytesIO(body),  # bytes, if there are many, would go out in one piece
-            headers={"Content-Type": content_type, **self._signature(message, body)},
+            headers={**headers, **tracing.headers()},
             proxy=proxy,
             ssl=self._trust.context() if is_encrypted else True,
             allow_redirects=False,

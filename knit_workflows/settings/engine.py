@@ -37,6 +37,9 @@ class EngineSettings(Group):
     transfer or a stop; others wait. None: what the back-end suggests."""
     max_active_runs_per_plan: int | None = Field(default=None, ge=1)
     """The same for each Plan. None: no limit."""
+    hold: str = ""
+    """Why no Run is admitted, in words for users whose Runs wait; what is under way goes on. Empty:
+    nothing prevents it. `knit admin freeze` sets it for a while."""
     new_runs_limit: int = Field(default=10_000, ge=1)
     """A Plan that would create more Runs than this at once needs a confirmation."""
     page_size: int = Field(default=500, ge=1)

@@ -9,6 +9,7 @@ from temporalio.client import Client
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.envconfig import ClientConfigProfile, ClientConnectConfig
 
+from knit_workflows import tracing
 from knit_workflows.settings import SettingsRefused
 
 
@@ -29,6 +30,9 @@ async def connect(config: ClientConnectConfig) -> Client:
     """Connects; raises RuntimeError, as the SDK does, when Temporal does not answer.
 
     The plugin is not part of the client: each Worker has its own, for its roles, and to the API it
-    would bring the worker's half of the SDK, some 10 MiB.
+    would bring the worker's half of the SDK, some 10 MiB. A client of a process that is traced
+    passes its traces on.
     """
-    return await Client.connect(**config, data_converter=pydantic_data_converter)
+    return await Client.connect(
+        **config, data_converter=pydantic_data_converter, interceptors=tracing.interceptors()
+    )

@@ -26,6 +26,7 @@ from tests.bench import (
     rolling_upgrade,
     store_figures,
     transfers,
+    upgrades,
     verification,
 )
 
@@ -42,6 +43,7 @@ BENCHES: dict[str, Callable[[], Awaitable[None]]] = {
     "transfers": transfers.transfers,
     "store": store_figures.figures,
     "extra-apis": extra_apis.proxy,
+    "upgrades": upgrades.upgrades,
     "api-at-size": api_figures.at_size,
     "accounts": accounts.accounts,
     "one-run": lambda: cluster.one_run(10),

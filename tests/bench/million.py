@@ -152,8 +152,15 @@ _LOADING: Final = (
 )
 
 
-def fill(url: str) -> None:
+_UNSTAMPED: Final = _LABELS.replace(", timestamp)", ")").replace(
+    ", CASE WHEN b.status IN ('done', 'failed') THEN b.at END", ""
+)
+"""Before revision 0003 tags had no time."""
+
+
+def fill(url: str, *, stamped: bool = True) -> None:
     """Makes it in a migrated, empty database, on a server of the bench's own."""
+    labels = _LABELS if stamped else _UNSTAMPED
     with psycopg.connect(url, autocommit=True) as connection:
         for statement in _LOADING:
             connection.execute(statement.encode())
@@ -161,7 +168,7 @@ def fill(url: str) -> None:
         later = connection.execute(_LATER.encode()).fetchall()
         for drop, _ in later:
             connection.execute(drop.encode())
-        for statements in (_TAGS, _PLANS, _SHAPES, _RUNS, _LABELS):
+        for statements in (_TAGS, _PLANS, _SHAPES, _RUNS, labels):
             connection.execute(statements.encode())
         for _, make in later:
             connection.execute(make.encode())

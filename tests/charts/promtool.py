@@ -5,6 +5,7 @@ It is no part of the suite: to build promtool takes five minutes of CPU, for wha
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import tempfile
@@ -17,6 +18,7 @@ from knit_workflows.metrics.instruments import EVERYWHERE, INSTRUMENTS, OF_API, 
 from knit_workflows.provision.go_build import GoPrograms, build_if_needed
 from tests.charts.helm import CHARTS
 
+DASHBOARD: Final = CHARTS / "knit-app" / "files" / "dashboard.json"
 ALERTS: Final = CHARTS / "knit-app" / "files" / "alerts.yaml"
 TESTS_OF_ALERTS: Final = Path(__file__).parent / "alerts_test.yaml"
 PROMTOOL: Final = GoPrograms(
@@ -37,12 +39,35 @@ def exposition() -> bytes:
     return b"".join(map(generate_latest, (EVERYWHERE, OF_API, OF_WORKERS)))
 
 
+def dashboard_expressions() -> dict[str, list[str]]:
+    """The expressions of Grafana's dashboard, by panel, as Prometheus gets them."""
+    panels = json.loads(DASHBOARD.read_text())["panels"]
+    return {
+        panel["title"]: [
+            one["expr"].replace("$__rate_interval", "5m").replace("$namespace", "knit")
+            for one in panel.get("targets", [])
+        ]
+        for panel in panels
+        if panel["type"] != "row"
+    }
+
+
+def rules_of_dashboard() -> str:
+    """The same, as rules: promtool has no other way to look at many."""
+    exprs = [one for many in dashboard_expressions().values() for one in many]
+    rules = [{"record": f"knit:panel:{place}", "expr": one} for place, one in enumerate(exprs)]
+    return json.dumps({"groups": [{"name": "dashboard", "rules": rules}]})
+
+
 def main() -> None:
     """Ends with an error at the first complaint."""
     promtool = build_if_needed(PROMTOOL) / "promtool"
     subprocess.run([promtool, "check", "metrics"], input=exposition(), check=True)
     print("names and help texts: SUCCESS", flush=True)
     with tempfile.TemporaryDirectory() as folder:
+        dashboard = Path(folder) / "dashboard.yaml"
+        dashboard.write_text(rules_of_dashboard())
+        subprocess.run([promtool, "check", "rules", dashboard], check=True)
         for file in (ALERTS, TESTS_OF_ALERTS):
             shutil.copy(file, folder)
         subprocess.run([promtool, "check", "rules", ALERTS.name], cwd=folder, check=True)

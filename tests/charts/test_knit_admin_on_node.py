@@ -156,6 +156,8 @@ def test_from_nothing_to_a_run_and_back(
     assert "the audit log has nothing older than 30d" in pruned.stderr
 
     renew(node, admin, api, registry)
+    if "helm-3" in request.node.name:  # neither command uses helm
+        freeze_and_thaw(node, admin, copy["knitId"])
 
     admin.knit("admin", "uninstall", "--yes")
     assert not node.has("deployment", "knit-api", admin.namespace)
@@ -204,6 +206,43 @@ def restore(node: Node, admin: Administrator, api: int, knit_id: str) -> None:
     assert admin.json("admin", "restore", "kept", "--json")["already"] is True
     left = node.kubectl("get", "pods", "-n", admin.namespace, "-o", "name").stdout
     assert "backup" not in left
+
+
+def freeze_and_thaw(node: Node, admin: Administrator, knit_id: str) -> None:
+    """A Run under way is ended; the script of the freeze and a thaw bring everything back."""
+    slow = PLAN.format(image=node.image("busybox")).replace("cat /in/word >", "sleep 600 >")
+    (admin.home / "slow.yaml").write_text(slow.replace("type:copy", "type:slow"))
+    plan = admin.json("plan", "apply", "slow.yaml")
+    asked = ("run", "find", "--planid", plan["planId"])
+    [run] = admin.wait_for(*asked, "--status", "running")
+    foreseen = admin.knit("admin", "freeze", "--fail", "--dry-run").stdout
+    assert f"Runs under way: 1 running ({run['runId']}): they are ended as failed" in foreseen
+
+    began = time.monotonic()
+    admin.knit("admin", "freeze", "--fail")
+    print(f"frozen in {time.monotonic() - began:.1f} s")
+    listed = node.kubectl("get", "deployments", "-n", admin.namespace, "-o", "json").stdout
+    counts = {
+        one["metadata"]["name"]: one["spec"]["replicas"] for one in json.loads(listed)["items"]
+    }
+    parts = [name for name in counts if name.startswith("knit-") or "registry" in name]
+    assert len(parts) == 7
+    assert not any(counts[name] for name in parts)
+    assert counts["database-postgres"] == 1
+    pods = json.loads(node.kubectl("get", "pods", "-n", admin.namespace, "-o", "json").stdout)
+    names = [one["metadata"]["name"] for one in pods["items"]]
+    assert not [one for one in names if one.startswith(("knit-api", "knit-worker", "knit-freeze"))]
+    assert admin.knit("admin", "status", code=1)
+
+    script = admin.home / "system-unfreeze.sh"
+    subprocess.run([script], check=True, capture_output=True)
+    admin.knit("admin", "thaw")  # nothing is left of the freeze
+    api = ("-n", admin.namespace, "deployment/knit-api", "--timeout=5m")
+    node.kubectl("rollout", "status", *api)
+    [failed] = admin.wait_for(*asked, "--status", "failed")
+    assert failed["exit"] == {"code": 253, "message": "aborted by user"}
+    admin.knit("run", "rm", run["runId"])
+    admin.knit("data", "pull", "--extract", knit_id, "after")
 
 
 def renew(node: Node, admin: Administrator, api: int, registry: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import yaml
 
 from knit_workflows.metrics.instruments import INSTRUMENTS
 from tests.charts.helm import Helm, by_name, ci_values
-from tests.charts.promtool import ALERTS, TESTS_OF_ALERTS
+from tests.charts.promtool import ALERTS, DASHBOARD, TESTS_OF_ALERTS, dashboard_expressions
 
 MINIMAL = ("--set", "temporal.address=temporal:7233")
 MONITORING = "networkPolicy.metricsFrom[0].namespaceSelector.matchLabels.team=monitoring"
@@ -116,3 +117,83 @@ def test_alerts_are_about_metrics_that_there_are_and_each_is_tried() -> None:
         assert f"alertname: {rule['alert']}\n" in tried
         for name in re.findall(r"knit_[a-z_]+", rule["expr"]):
             assert re.sub("_(total|count|sum|bucket)$", "", name) in ours, rule["alert"]
+
+
+def test_the_dashboard_is_made_when_asked_for_and_is_the_file(helm: Helm) -> None:
+    assert "ConfigMap/knit-dashboard" not in rendered(helm)
+    asked = ("--set", "metrics.dashboard.enabled=true")
+    made = rendered(helm, *asked)["ConfigMap/knit-dashboard"]
+    assert json.loads(made["data"]["knit.json"]) == json.loads(DASHBOARD.read_text())
+    assert made["metadata"]["labels"]["grafana_dashboard"] == "1"
+    refused = helm.refusal("knit-app", *MINIMAL, *asked, "--set", "metrics.enabled=false")
+    assert "needs metrics.enabled" in refused
+
+
+OF_OTHERS = {
+    # Of Temporal's core; `tests/workflows/test_worker_process` reads it from a real worker.
+    "temporal_activity_schedule_to_start_latency_seconds_bucket",
+    # Of the client library.
+    "process_resident_memory_bytes",
+    "process_cpu_seconds_total",
+}
+
+
+def test_every_metric_of_the_dashboard_is_there_and_each_has_a_panel() -> None:
+    """`python -m tests.charts.promtool` parses its expressions."""
+    ours = {one._name for one in INSTRUMENTS}
+    used = set()
+    for title, exprs in dashboard_expressions().items():
+        assert exprs, title
+        for name in re.findall(r"\b(?:knit|temporal|process)_[a-z_]+", "\n".join(exprs)):
+            plain = re.sub("_(total|count|sum|bucket)$", "", name)
+            assert plain in ours or name in OF_OTHERS, f"{title}: {name}"
+            used.add(plain)
+    # The limit of connections is for alerts.
+    assert ours - used == {"knit_database_connections_limit"}
+
+
+def test_the_dashboard_is_one_that_grafana_imports() -> None:
+    """Ids are unique, panels do not overlap, and every panel asks the chosen Prometheus."""
+    dashboard = json.loads(DASHBOARD.read_text())
+    panels = dashboard["panels"]
+    assert len({one["id"] for one in panels}) == len(panels)
+    assert {one["type"] for one in panels} == {"row", "stat", "timeseries"}
+    taken = set()
+    for one in panels:
+        place = one["gridPos"]
+        cells = {
+            (x, y)
+            for x in range(place["x"], place["x"] + place["w"])
+            for y in range(place["y"], place["y"] + place["h"])
+        }
+        assert not cells & taken, one["title"]
+        assert max(x for x, _ in cells) < 24
+        taken |= cells
+        if one["type"] != "row":
+            assert one["datasource"]["uid"] == "${datasource}"
+            refs = [target["refId"] for target in one["targets"]]
+            assert len(set(refs)) == len(refs)
+    assert [one["name"] for one in dashboard["templating"]["list"]] == ["datasource", "namespace"]
+
+
+def test_traces_are_off_unless_a_collector_is_named(helm: Helm) -> None:
+    assert "OTEL_" not in str(rendered(helm))
+    asked = (
+        *("--set", "traces.endpoint=http://otel:4318", "--set", "traces.headersSecret=otlp"),
+        *("--set-json", "traces.ratio=0.25", "--set", "traces.attributes.team=ml"),
+    )
+    found = rendered(helm, *asked)
+    settings = found["ConfigMap/knit-settings"]["data"]
+    assert {key: value for key, value in settings.items() if key.startswith("OTEL_")} == {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": "http://otel:4318",
+        "OTEL_RESOURCE_ATTRIBUTES": "k8s.namespace.name=default,team=ml",
+        "OTEL_TRACES_SAMPLER": "parentbased_traceidratio",
+        "OTEL_TRACES_SAMPLER_ARG": "0.25",
+    }
+    headers = {
+        "name": "OTEL_EXPORTER_OTLP_HEADERS",
+        "valueFrom": {"secretKeyRef": {"name": "otlp", "key": "headers"}},
+    }
+    assert all(headers in one["env"] for one in processes(found).values())
+    wrong = ("--set", "traces.endpoint=otel:4317")
+    assert "traces" in helm.refusal("knit-app", *MINIMAL, *wrong)

@@ -30,7 +30,10 @@ _POD_SOURCES = (
     "knit_workflows/http1",
     "knit_workflows/pod",
 )
-_APP_SOURCES = ("requirements/runtime.txt", "knit_workflows", "knit_api", "knit_cli")
+_APP_SOURCES = (
+    *("requirements/runtime.txt", "requirements/traces.txt"),
+    *("knit_workflows", "knit_api", "knit_cli"),
+)
 
 
 def ensure_images(

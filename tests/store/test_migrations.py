@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
 import pytest
@@ -13,10 +14,16 @@ from alembic.script import ScriptDirectory
 from pydantic import SecretStr
 from sqlalchemy import create_engine
 
+from knit_workflows.domain.data import DataQuery
 from knit_workflows.domain.errors import StoreUnavailable
+from knit_workflows.domain.runs.run import RunQuery
+from knit_workflows.domain.tags import Tag
 from knit_workflows.settings import StoreSettings
 from knit_workflows.store import PostgresStore, migrate, migrations
+from knit_workflows.store.migrations import upgrade as upgrades
+from knit_workflows.store.migrations.upgrade import upgrade
 from knit_workflows.store.tables import metadata
+from tests.bench.upgrades import FOLDER, all_revisions
 from tests.postgres import Databases
 
 
@@ -45,6 +52,90 @@ async def test_migrating_at_once_and_again_is_fine(databases: Databases) -> None
     with psycopg.connect(url) as connection:
         plans = connection.execute("SELECT name FROM plan ORDER BY name").fetchall()
     assert plans == [("knit#imported",), ("knit#uploaded",)]
+    databases.drop(url)
+
+
+ROWS = """
+INSERT INTO run (run_id, plan_id, status, created_at, updated_at)
+SELECT gen_random_uuid(), plan_id, 'done', now(), now() FROM plan, generate_series(1, 3)
+ WHERE name = 'knit#uploaded';
+INSERT INTO run_event (run_id, generation, at, to_status, cause)
+SELECT run_id, 1, now(), 'done', 'test' FROM run;
+INSERT INTO data (knit_id, run_id, output_id, volume, timestamp)
+SELECT gen_random_uuid(), run_id, output_id, run_id, now() FROM run, plan_output
+ WHERE path = '/upload';
+INSERT INTO tag (digest, key, value) VALUES (sha256('k\\000v'), 'k', 'v');
+INSERT INTO data_tag (tag_id, knit_id) SELECT tag_id, knit_id FROM tag, data;
+"""
+
+
+async def test_rows_of_the_first_revision_are_kept_by_every_later_one(
+    databases: Databases,
+) -> None:
+    """One revision after the other, as knits that were upgraded each time have done it."""
+    url = databases.empty()
+    first, *later = all_revisions()
+    upgrade(url, lock=1, folder=FOLDER, revision=first)
+    with psycopg.connect(url) as connection:
+        connection.execute(ROWS)
+    for revision in later:
+        upgrade(url, lock=1, folder=FOLDER, revision=revision)
+    store = opened(url)
+    await store.open()
+    found = await store.data.find(DataQuery(tags=(Tag("k", "v"),)))
+    assert len(found) == len(await store.runs.find(RunQuery())) == 3
+    await store.aclose()
+    databases.drop(url)
+
+
+def test_a_migration_lets_others_pass_while_somebody_uses_a_table(
+    databases: Databases, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One long read must not make everybody wait behind the migration; it tries again."""
+    monkeypatch.setattr(upgrades, "WAITS_FOR_LOCKS", 0.05)
+    monkeypatch.setattr(upgrades, "_PAUSE", 0.01)
+    url = databases.empty()
+    upgrade(url, lock=1, folder=FOLDER, revision=all_revisions()[-2])
+    with psycopg.connect(url) as reader, psycopg.connect(url, autocommit=True) as other:
+        reader.execute("SELECT 1 FROM run, run_event, plan, data, admission")
+        with pytest.raises(StoreUnavailable, match="in use all the time"):
+            upgrade(url, lock=1, folder=FOLDER, patience=0)
+        with ThreadPoolExecutor() as threads:
+            migrating = threads.submit(upgrade, url, lock=1, folder=FOLDER)
+            for _ in range(20):
+                other.execute("SELECT 1 FROM run")
+            assert not migrating.done()
+            reader.rollback()
+            migrating.result()
+    with psycopg.connect(url) as connection:
+        assert connection.execute("SELECT version_num FROM alembic_version").fetchone() == (
+            migrations.REVISION,
+        )
+    databases.drop(url)
+
+
+def test_what_is_written_while_tags_are_written_anew_is_kept(
+    databases: Databases, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Revision 0003 copies a table: a tag of a change that had begun before is in the copy."""
+    monkeypatch.setattr(upgrades, "WAITS_FOR_LOCKS", 60)
+    url = databases.empty()
+    upgrade(url, lock=1, folder=FOLDER, revision="0002")
+    with psycopg.connect(url) as writer, ThreadPoolExecutor() as threads:
+        writer.execute(ROWS)
+        writer.commit()
+        writer.execute(
+            """WITH made AS (INSERT INTO tag (digest, key, value)
+                             VALUES (sha256('late'), 'k', 'late') RETURNING tag_id)
+               INSERT INTO data_tag (tag_id, knit_id) SELECT tag_id, knit_id FROM made, data"""
+        )
+        migrating = threads.submit(upgrade, url, lock=1, folder=FOLDER, revision="0003")
+        with pytest.raises(TimeoutError):
+            migrating.result(timeout=1)
+        writer.commit()
+        migrating.result()
+        counted = writer.execute("SELECT count(timestamp) FROM data_tag").fetchone()
+    assert counted == (6,)
     databases.drop(url)
 
 

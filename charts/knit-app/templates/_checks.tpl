@@ -44,6 +44,9 @@
 {{- if and $v.metrics.podMonitor.enabled (not $v.metrics.enabled) }}
 {{-   fail "knit-app: metrics.podMonitor.enabled needs metrics.enabled, or there is nothing to scrape" }}
 {{- end -}}
+{{- if and $v.metrics.dashboard.enabled (not $v.metrics.enabled) }}
+{{-   fail "knit-app: metrics.dashboard.enabled needs metrics.enabled, or there is nothing to show" }}
+{{- end -}}
 {{- if and (or $v.accounts.oidc.roles $v.accounts.oidc.clientId) (not $v.accounts.oidc.issuer) }}
 {{-   fail "knit-app: accounts.oidc.issuer is missing: the URL of the provider whose groups and client these are" }}
 {{- end -}}

@@ -143,6 +143,15 @@ postgresql://{{ $host }}:{{ $db.port | default 5432 | int64 }}/{{ $db.databaseNa
 {{- end }}
 {{- end }}
 
+{{/* What only API and workers have of traces: Jobs read the same ConfigMap, and trace nothing. */}}
+{{- define "knit-app.tracesEnv" -}}
+{{- if and .Values.traces.endpoint .Values.traces.headersSecret }}
+- name: OTEL_EXPORTER_OTLP_HEADERS
+  valueFrom:
+    secretKeyRef: {name: {{ .Values.traces.headersSecret }}, key: headers}
+{{- end }}
+{{- end }}
+
 {{- define "knit-app.metricsArgument" -}}
 {{- if .Values.metrics.enabled }}
 - --metrics-address=:{{ .Values.metrics.port | int64 }}

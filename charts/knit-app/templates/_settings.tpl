@@ -1,4 +1,4 @@
-{{/* The KNIT_ variables of API and workers, as a mapping in YAML; `settings` wins. */}}
+{{/* The KNIT_ variables of API and workers, and those of traces, as a mapping in YAML; `settings` wins. */}}
 {{- define "knit-app.settings" -}}
 {{- $v := .Values -}}
 {{- $all := dict
@@ -54,6 +54,14 @@
 {{-   with $oidc.audience }}{{ $_ := set $all "KNIT_ACCOUNTS__OIDC_AUDIENCE" . }}{{ end }}
 {{-   with $oidc.clientId }}{{ $_ := set $all "KNIT_ACCOUNTS__OIDC_CLIENT_ID" . }}{{ end }}
 {{-   if $oidc.caConfigMap }}{{ $_ := set $all "KNIT_ACCOUNTS__OIDC_CA_FILE" "/etc/knit/oidc-ca/ca.crt" }}{{ end }}
+{{- end -}}
+{{- with $v.traces.endpoint }}
+{{-   $_ := set $all "OTEL_EXPORTER_OTLP_ENDPOINT" . }}
+{{-   $_ := set $all "OTEL_TRACES_SAMPLER" "parentbased_traceidratio" }}
+{{-   $_ := set $all "OTEL_TRACES_SAMPLER_ARG" ($v.traces.ratio | toString) }}
+{{-   $attributes := list (printf "k8s.namespace.name=%s" $.Release.Namespace) }}
+{{-   range $name, $value := $v.traces.attributes }}{{ $attributes = append $attributes (printf "%s=%s" $name $value) }}{{ end }}
+{{-   $_ := set $all "OTEL_RESOURCE_ATTRIBUTES" (join "," $attributes) }}
 {{- end -}}
 {{- range $name, $value := $v.settings }}
 {{-   if kindIs "float64" $value }}{{ $value = printf "%v" (ternary (int64 $value) $value (eq (float64 (int64 $value)) $value)) }}{{ end }}

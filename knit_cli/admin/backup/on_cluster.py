@@ -14,8 +14,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from typing import IO, Any, Final
 
-from knit_cli.admin.audit_pruning import migration_of, pod_like
 from knit_cli.admin.cluster import Cluster
+from knit_cli.admin.job_pod import migration_of, pod_like
 from knit_cli.errors import CliError
 from knit_workflows import names
 from knit_workflows.backup.frames import Frame, read_frames, write_frames
@@ -50,8 +50,8 @@ class ClusterInstallation:
             CliError: knit is not installed, or a pod does not start.
         """
         pods = [
-            pod_like(migration_of(self._cluster), DATABASE_POD, _LIFE),
-            _without_probes(pod_like(self._worker(), VOLUMES_POD, _LIFE)),
+            pod_like(migration_of(self._cluster), DATABASE_POD, life=_LIFE),
+            _without_probes(pod_like(self._worker(), VOLUMES_POD, life=_LIFE)),
         ]
         self._remove()
         try:

@@ -51,6 +51,16 @@ class AdminGroup(LazyGroup):
             "Restore a backup into an empty installation.",
             single=True,
         ),
+        "freeze": Entry(
+            "knit_cli.commands.admin.freeze:freezing",
+            "Bring an installation to rest.",
+            single=True,
+        ),
+        "thaw": Entry(
+            "knit_cli.commands.admin.freeze:thawing",
+            "Bring a frozen installation back to work.",
+            single=True,
+        ),
         "uninstall": Entry(
             "knit_cli.commands.admin.uninstall:app", "Remove an installation.", single=True
         ),

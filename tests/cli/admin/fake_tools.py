@@ -5,7 +5,8 @@ A test's folder has a program of each name, which imports this. Everything is in
 behave: `fail-NAME` (what helm says instead of installing), `hang-NAME`, `crash-NAME` (objects that
 are there while helm waits; it goes on when somebody reads the log of one), `log-POD-CONTAINER`,
 `kill-after` (the number of a call, after which `knit` is killed outright),
-`denied`, `no-cluster`, `no-namespaces` (nobody may ask for one).
+`under-way.json` (what is under way, look by look), `denied`, `no-cluster`,
+`no-namespaces` (nobody may ask for one).
 """
 
 from __future__ import annotations
@@ -115,7 +116,12 @@ def kubectl(words, given, namespace):
         save("objects.json", objects)
     elif verb == "create":
         one = json.loads(given)
-        if one["kind"] == "Namespace":
+        if one["kind"] == "ConfigMap":
+            key = f"configmap/{one['metadata']['name']}"
+            if key in objects:
+                fail(f"Error from server (AlreadyExists): {key} already exists")
+            save("objects.json", {**objects, key: one})
+        elif one["kind"] == "Namespace":
             objects[f"namespace/{one['metadata']['name']}"] = one
             save("objects.json", objects)
         else:
@@ -137,6 +143,15 @@ def kubectl(words, given, namespace):
         sys.stdout.write((STATE / "verified").read_text())
     elif verb == "exec" and "knit_workflows.inspection.status" in rest:
         print((STATE / "inside.json").read_text() if (STATE / "inside.json").exists() else INSIDE)
+    elif verb == "exec" and "knit_workflows.operations.quiescence" in rest:
+        print(json.dumps(under_way("fail" in rest)))
+    elif verb == "scale":
+        for one in names:
+            objects[one]["spec"]["replicas"] = int(rest[-1].partition("=")[2])
+        save("objects.json", objects)
+    elif verb == "set":
+        set_variable(objects[names[1]], names[2])
+        save("objects.json", objects)
     elif verb == "exec":
         now = datetime.now(UTC).isoformat()
         print(json.dumps({"clock": now, **load("examination.json", {})}))
@@ -156,6 +171,22 @@ INSIDE = json.dumps(
         "disk": {"database": 1},
     }
 )
+
+
+def under_way(fails):
+    """Says what is under way next: one of the lines of `under-way` after the other."""
+    lines = load("under-way.json", [])
+    save("under-way.json", lines[1:])
+    statuses = lines[0] if lines else {}
+    stopped = statuses.get("running", 0) if fails else 0
+    return {"statuses": statuses, "runs": ["r1"] if statuses else [], "stopped": stopped}
+
+
+def set_variable(workload, text):
+    container = workload["spec"]["template"]["spec"]["containers"][0]
+    name, _, value = text.partition("=")
+    kept = [one for one in container.get("env", []) if one["name"] != name.removesuffix("-")]
+    container["env"] = kept if name.endswith("-") else [*kept, {"name": name, "value": value}]
 
 
 def get(objects, names, selector):

@@ -167,3 +167,11 @@ async def test_a_back_end_that_shares_no_machine_with_users_is_never_throttled(l
     store.somebody_waits = True
     await drained(store, MemoryBackend, max_active_runs=limit)
     assert [(one.total, one.short) for one in store.limits] == [(limit, limit)]
+
+
+async def test_nobody_is_admitted_while_an_administrator_holds_runs() -> None:
+    """Those who wait are told why."""
+    store = Store(1, 0)
+    await drained(store, hold="knit is frozen")
+    assert {one.held for one in store.limits} == {"knit is frozen"}
+    assert store.calls.count("project") == 1

@@ -1,7 +1,11 @@
+-- Others work with the database meanwhile: what takes long is done first, under locks that stop
+-- writers alone; those that stop readers come last. Writers are stopped, since what they write
+-- between the copy and its taking over would be lost.
+LOCK TABLE run, data, data_tag IN SHARE MODE;
+
 -- Every list of Runs is a merge of ranges, one per status (and Plan).
 CREATE INDEX ix_run_status ON run (status, updated_at, run_id);
 CREATE INDEX ix_run_plan ON run (plan_id, status, updated_at, run_id);
-DROP INDEX ix_run_updated;
 
 -- The time of a Data is kept with its tags too: so those of a tag, by time, are a range.
 -- Written anew: to update every row of a large table takes ten times as long.
@@ -10,16 +14,14 @@ SELECT data_tag.tag_id, data_tag.knit_id, data.timestamp
   FROM data_tag
   JOIN data USING (knit_id)
  ORDER BY data_tag.tag_id, data_tag.knit_id;
-DROP TABLE data_tag;
-ALTER TABLE stamped RENAME TO data_tag;
-ALTER TABLE data_tag
+ALTER TABLE stamped
     ALTER COLUMN tag_id SET NOT NULL,
     ALTER COLUMN knit_id SET NOT NULL,
-    ADD CONSTRAINT pk_data_tag PRIMARY KEY (tag_id, knit_id),
+    ADD CONSTRAINT pk_stamped PRIMARY KEY (tag_id, knit_id),
     ADD CONSTRAINT fk_data_tag_tag_id FOREIGN KEY(tag_id) REFERENCES tag (tag_id),
     ADD CONSTRAINT fk_data_tag_knit_id FOREIGN KEY(knit_id) REFERENCES data (knit_id);
-CREATE INDEX ix_data_tag_data ON data_tag (knit_id, tag_id);
-CREATE INDEX ix_data_tag_time ON data_tag (tag_id, timestamp, knit_id);
+CREATE INDEX ix_stamped_data ON stamped (knit_id, tag_id);
+CREATE INDEX ix_data_tag_time ON stamped (tag_id, timestamp, knit_id);
 
 -- A trigger, because its statement begins after the Data's row is locked: a tag that came while
 -- the end of a Run waited for that lock is stamped too, which a part of the statement that ends
@@ -34,3 +36,10 @@ CREATE TRIGGER data_stamped
     AFTER UPDATE OF timestamp ON data
     FOR EACH ROW WHEN (NEW.timestamp IS DISTINCT FROM OLD.timestamp)
     EXECUTE FUNCTION stamp_data_tags();
+
+-- From here on readers wait, for some milliseconds.
+DROP TABLE data_tag;
+ALTER TABLE stamped RENAME TO data_tag;
+ALTER INDEX pk_stamped RENAME TO pk_data_tag;
+ALTER INDEX ix_stamped_data RENAME TO ix_data_tag_data;
+DROP INDEX ix_run_updated;

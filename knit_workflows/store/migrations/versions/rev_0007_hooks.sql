@@ -1,13 +1,14 @@
+-- Whether knit may delete the volume; not one that it has only adopted. When its content was purged.
+ALTER TABLE data ADD COLUMN owned BOOLEAN NOT NULL DEFAULT true;
+ALTER TABLE data ADD COLUMN purged_at TIMESTAMPTZ(3);
+CREATE UNIQUE INDEX ux_data_adopted ON data (volume) WHERE NOT owned AND purged_at IS NULL;
+
+-- After that index, which looks through all Data: until the end nobody reads these tables.
 -- Who made a change: knit itself, or a user.
 ALTER TABLE run_event ADD COLUMN actor TEXT NOT NULL DEFAULT 'knit';
 
 -- What Before hooks have answered for the pod of a Run; gone once the pod is there.
 ALTER TABLE run ADD COLUMN hook_env JSONB;
-
--- Whether knit may delete the volume; not one that it has only adopted. When its content was purged.
-ALTER TABLE data ADD COLUMN owned BOOLEAN NOT NULL DEFAULT true;
-ALTER TABLE data ADD COLUMN purged_at TIMESTAMPTZ(3);
-CREATE UNIQUE INDEX ux_data_adopted ON data (volume) WHERE NOT owned AND purged_at IS NULL;
 
 -- Keys that sign the tokens of imports.
 CREATE TABLE import_key (

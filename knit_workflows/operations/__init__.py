@@ -1,0 +1,1 @@
+"""Programs that administrators start in a pod of knit, from where its database is reached."""

@@ -1,0 +1,157 @@
+"""The OpenTelemetry SDK, configured by its own variables, and the ids of traces of Runs."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, Final
+from uuid import UUID
+
+from opentelemetry import context as contexts
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.sdk.trace.id_generator import IdGenerator, RandomIdGenerator
+from opentelemetry.sdk.trace.sampling import Sampler, SamplingResult
+from opentelemetry.trace import Link, SpanKind, Status, StatusCode, TraceState
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from opentelemetry.util.types import Attributes
+
+from knit_workflows import names
+from knit_workflows.tracing import Served
+
+_LAST_WORDS: Final = 3000
+"""Milliseconds that a process which ends spends on sending spans."""
+_UNTRACED: Final = frozenset({"/healthz", "/readyz"})
+"""Probes: they come every few seconds, and tell nothing."""
+
+_wanted: ContextVar[int | None] = ContextVar("knit_trace_id", default=None)
+
+
+class _RunIds(IdGenerator):
+    """Random ids, but for traces of Runs."""
+
+    def __init__(self) -> None:
+        self._random = RandomIdGenerator()
+
+    def generate_span_id(self) -> int:
+        return self._random.generate_span_id()
+
+    def generate_trace_id(self) -> int:
+        return _wanted.get() or self._random.generate_trace_id()
+
+
+class _RunSampler(Sampler):
+    """Samples as another sampler does, which takes ids of Runs for as random as others.
+
+    Sampling by ratio looks at the second half of a trace's id, the first bits of which are the same
+    in all UUIDs; those of the first half are random.
+    """
+
+    def __init__(self, chosen: Sampler) -> None:
+        self._chosen = chosen
+
+    def should_sample(
+        self,
+        parent_context: Context | None,
+        trace_id: int,
+        name: str,
+        kind: SpanKind | None = None,
+        attributes: Attributes = None,
+        links: Sequence[Link] | None = None,
+        trace_state: TraceState | None = None,
+    ) -> SamplingResult:
+        if trace_id == _wanted.get():
+            trace_id = trace_id >> 64 | (trace_id & (1 << 64) - 1) << 64
+        return self._chosen.should_sample(
+            parent_context, trace_id, name, kind, attributes, links, trace_state
+        )
+
+    def get_description(self) -> str:
+        return self._chosen.get_description()
+
+
+class Tracing:
+    """Traces one process; made once."""
+
+    def __init__(self, service: str) -> None:
+        # Its own name and attributes of the environment go before ours.
+        about = {"service.name": service, "service.version": names.VERSION}
+        resource = Resource(about).merge(Resource.create())
+        if resource.attributes["service.name"] == "unknown_service":
+            resource = resource.merge(Resource(about))
+        self._provider = TracerProvider(
+            resource=resource, id_generator=_RunIds(), shutdown_on_exit=False
+        )
+        self._provider.sampler = _RunSampler(self._provider.sampler)
+        self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+        self.tracer = self._provider.get_tracer("knit", names.VERSION)
+        self._propagator = TraceContextTextMapPropagator()
+
+    def stop(self) -> None:
+        """Sends what is left, for some seconds at most."""
+        # A collector that is away is no trouble of whoever ends.
+        logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
+        self._provider.force_flush(_LAST_WORDS)
+
+    def headers(self) -> dict[str, str]:
+        """Gives the headers of the current span."""
+        carrier: dict[str, str] = {}
+        self._propagator.inject(carrier)
+        return carrier
+
+    @contextmanager
+    def span(self, name: str, attributes: Mapping[str, str | int]) -> Iterator[None]:
+        """Traces a call to somebody else."""
+        dotted = {key.replace("_", "."): value for key, value in attributes.items()}
+        with self.tracer.start_as_current_span(name, kind=SpanKind.CLIENT, attributes=dotted):
+            yield
+
+    def rename(self, name: str) -> None:
+        """Renames the current span."""
+        trace.get_current_span().update_name(name)
+
+    @contextmanager
+    def serving(
+        self, method: str, path: str, received: Iterable[tuple[bytes, bytes]], served: Served
+    ) -> Iterator[None]:
+        """Traces the service of a request; its name and status are known at its end."""
+        if path in _UNTRACED:
+            yield
+            return
+        carrier = {key.decode("latin-1"): value.decode("latin-1") for key, value in received}
+        parent = self._propagator.extract(carrier, Context())
+        with self.tracer.start_as_current_span(
+            method, parent, kind=SpanKind.SERVER, attributes={"http.request.method": method}
+        ) as one:
+            try:
+                yield
+            finally:
+                one.update_name(f"{method} {served.name}".strip())
+                one.set_attribute("http.route", served.name)
+                one.set_attribute("http.response.status_code", served.status)
+                if served.status >= 500:
+                    one.set_status(Status(StatusCode.ERROR))
+
+    def interceptors(self) -> list[Any]:
+        """Gives Temporal's; loaded late, since they bring the worker's half of its SDK."""
+        from knit_workflows.tracing.temporal import KnitTracing
+
+        return [KnitTracing(self.tracer)]
+
+
+@contextmanager
+def root_of_run(run_id: str) -> Iterator[None]:
+    """Has the next span begin the trace of a Run, whatever is current."""
+    wanted = _wanted.set(UUID(run_id).int)
+    token = contexts.attach(Context())
+    try:
+        yield
+    finally:
+        contexts.detach(token)
+        _wanted.reset(wanted)

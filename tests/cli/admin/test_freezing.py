@@ -1,0 +1,224 @@
+"""Freezing and thawing on a toy cluster, killed after every change of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from knit_cli.admin.cluster import Cluster, ToolFailed
+from knit_cli.admin.freezing import freeze, thaw
+from knit_cli.admin.freezing.record import HOLD, Parts, Record
+from knit_cli.admin.freezing.script import script
+from knit_cli.errors import CliError
+
+COUNTS = {"knit-api": 2, "knit-worker-compute": 0, "knit-worker-engine": 3, "registry": 1}
+NONE = dict.fromkeys(COUNTS, 0)
+
+
+class Killed(BaseException):
+    """Nothing in between may handle it."""
+
+
+@dataclass(frozen=True)
+class Toy(Cluster):
+    """Deployments, ConfigMaps and what is under way, look by look, in memory."""
+
+    counts: dict[str, int] = field(default_factory=lambda: dict(COUNTS))
+    held: list[str] = field(default_factory=list)
+    maps: dict[str, Any] = field(default_factory=dict)
+    looks: list[dict[str, int]] = field(default_factory=list)
+    done: list[str] = field(default_factory=list)
+    kill_after: list[int] = field(default_factory=list)
+
+    def kubectl(self, *arguments: str, given: str | None = None, into: Any = None) -> str:
+        verb, *rest = arguments
+        printed = getattr(self, f"_{verb}")(rest, given)
+        if verb not in ("get", "exec", "wait", "rollout"):
+            self.done.append(" ".join(word for word in arguments if not word.startswith("-")))
+            if len(self.done) in self.kill_after:
+                raise Killed
+        return printed
+
+    def _get(self, rest: list[str], _: str | None) -> str:
+        if rest[:2] == ["configmap", "knit-frozen"]:
+            if "knit-frozen" not in self.maps:
+                raise ToolFailed("kubectl get failed", "Error (NotFound): not found")
+            return json.dumps(self.maps["knit-frozen"])
+        if rest[0] == "pods":
+            return '{"items": []}'
+        if rest[0] == "jobs":
+            container = {"name": "migrate", "image": "knit:1"}
+            template = {"metadata": {}, "spec": {"containers": [container]}}
+            return json.dumps({"items": [{"spec": {"template": template}}]})
+        return json.dumps({"items": [self._deployment(name) for name in self.counts]})
+
+    def _deployment(self, name: str) -> dict[str, Any]:
+        release = "knit-image-registry" if name == "registry" else "knit-app"
+        labels = {"app.kubernetes.io/component": name.removeprefix("knit-")}
+        env = [{"name": HOLD, "value": "x"}] if name in self.held else []
+        pod = {"containers": [{"name": "c", "env": env}]}
+        return {
+            "metadata": {"name": name, "annotations": {"meta.helm.sh/release-name": release}},
+            "spec": {
+                "replicas": self.counts[name],
+                "selector": {"matchLabels": labels},
+                "template": {"spec": pod},
+            },
+        }
+
+    def _scale(self, rest: list[str], _: str | None) -> str:
+        for one in rest[:-1]:
+            self.counts[one.partition("/")[2]] = int(rest[-1].partition("=")[2])
+        return ""
+
+    def _set(self, rest: list[str], _: str | None) -> str:
+        name = rest[1].partition("/")[2]
+        self.held[:] = [] if rest[2].endswith("-") else [name]
+        return ""
+
+    def _create(self, _: list[str], given: str | None) -> str:
+        if "knit-frozen" in self.maps:
+            raise ToolFailed("kubectl create failed", "Error (AlreadyExists)")
+        return self._apply([], given)
+
+    def _apply(self, _: list[str], given: str | None) -> str:
+        made = json.loads(given or "")
+        self.maps[made["metadata"]["name"]] = made
+        return ""
+
+    def _delete(self, rest: list[str], _: str | None) -> str:
+        self.maps.pop(rest[2], None)
+        return ""
+
+    def _wait(self, *_: object) -> str:
+        return ""
+
+    _rollout = _wait
+
+    def _exec(self, rest: list[str], _: str | None) -> str:
+        assert self.counts["knit-api"] == 0
+        statuses = self.looks.pop(0) if self.looks else {}
+        if any(self.counts[name] == 0 for name in ("knit-worker-engine", "knit-worker-compute")):
+            assert "show" in rest, "who shall end it?"
+        stopped = statuses.get("running", 0) if "fail" in rest else 0
+        self.done.append("fail" if "fail" in rest else "show")
+        return json.dumps(
+            {"statuses": statuses, "runs": ["r1"] * len(statuses), "stopped": stopped}
+        )
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(freeze, "LOOKS_EVERY", 0)
+
+
+def toy(*looks: dict[str, int], kill_after: int = 0) -> Toy:
+    return Toy(Path("a config"), "knit", {}, looks=list(looks), kill_after=[kill_after])
+
+
+def frozen(cluster: Toy, *, fail: bool = False, tell: Callable[[str], None] = print) -> str:
+    parts, record = freeze.begin(cluster, "mary")
+    freeze.freeze(cluster, parts, record, freeze.Freeze(fail=fail, by="mary", tell=tell))
+    return script(cluster, parts, record)
+
+
+def test_fail_ends_runs_and_a_run_that_had_just_begun_is_met() -> None:
+    said: list[str] = []
+    cluster = toy({"running": 2}, {}, {"starting": 1}, {"running": 1}, {})
+    frozen(cluster, fail=True, tell=said.append)
+    asked = [one for one in cluster.done if one in ("fail", "show")]
+    assert asked == ["fail", "fail", "show", "fail", "fail", "show"]
+    assert "2 Runs were ended; they will be failed" in said
+    assert "Runs under way: 1 starting (r1); the workers go on" in said
+    assert cluster.counts == NONE
+
+
+def test_a_second_freeze_keeps_the_first_counts_and_learns_of_new_deployments() -> None:
+    cluster = toy()
+    text = frozen(cluster)
+    cluster.done.clear()
+    cluster.counts["knit-worker-hooks"] = 4
+    assert f"{text}" != frozen(cluster, fail=True)
+    assert "fail" not in cluster.done
+    assert thaw.thaw(cluster, timeout="1m", tell=print)
+    assert cluster.counts == {**COUNTS, "knit-worker-hooks": 4}
+    assert not thaw.thaw(cluster, timeout="1m", tell=print)
+
+
+def test_an_api_that_was_started_again_makes_it_look_again() -> None:
+    cluster = toy()
+    frozen(cluster)
+    cluster.done.clear()
+    cluster.counts["knit-api"] = 1
+    frozen(cluster)
+    assert "show" in cluster.done
+    assert cluster.counts == NONE
+
+
+def test_both_killed_after_any_change_are_completed_by_the_next() -> None:
+    whole = toy({"running": 1})
+    frozen(whole)
+    for number in range(1, len(whole.done) + 1):
+        cluster = toy({"running": 1}, kill_after=number)
+        try:
+            frozen(cluster)
+        except Killed:
+            cluster.kill_after.clear()
+            frozen(cluster)
+        assert cluster.counts == NONE
+        assert Record.find(cluster).replicas == COUNTS  # type: ignore[union-attr]
+        assert thaw.thaw(cluster, timeout="1m", tell=print)
+        assert (cluster.counts, cluster.held) == (COUNTS, [])
+    whole.done.clear()
+    assert thaw.thaw(whole, timeout="1m", tell=print)
+    for number in range(1, len(whole.done)):
+        cluster = toy()
+        frozen(cluster)
+        cluster.kill_after[:] = [len(cluster.done) + number]
+        with pytest.raises(Killed):
+            thaw.thaw(cluster, timeout="1m", tell=print)
+        cluster.kill_after.clear()
+        assert thaw.thaw(cluster, timeout="1m", tell=print)
+        assert (cluster.counts, cluster.held) == (COUNTS, [])
+
+
+def test_of_two_that_begin_at_once_one_has_counted() -> None:
+    cluster = toy()
+    first = Record(datetime.now(UTC), "mary", COUNTS).begin(cluster)
+    second = Record(datetime.now(UTC), "john", NONE).begin(cluster)
+    assert second == first
+
+
+def test_a_record_that_nobody_understands() -> None:
+    cluster = toy()
+    frozen(cluster)
+    cluster.maps["knit-frozen"]["data"]["replicas"] = "many"
+    with pytest.raises(CliError, match="cannot be understood"):
+        thaw.thaw(cluster, timeout="1m", tell=print)
+
+
+def test_the_script_has_the_order_of_a_thaw() -> None:
+    cluster = toy()
+    text = frozen(cluster)
+    lines = [line for line in text.splitlines() if line.startswith("$KUBECTL")]
+    assert [line.removeprefix('$KUBECTL --namespace "$NAMESPACE" ') for line in lines] == [
+        f"set env deployment/knit-worker-engine {HOLD}-",
+        "scale deployment/registry --replicas=1",
+        "scale deployment/knit-worker-compute --replicas=0",
+        "scale deployment/knit-worker-engine --replicas=3",
+        "scale deployment/knit-api --replicas=2",
+        "delete configmap knit-frozen --ignore-not-found",
+    ]
+    assert "[ -f 'a config' ]" in text
+
+
+def test_workers_together_admit_runs_too() -> None:
+    cluster = toy()
+    del cluster.counts["knit-worker-engine"]
+    assert Parts.find(cluster).engine.name == "knit-worker-compute"
