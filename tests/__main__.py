@@ -95,9 +95,10 @@ async def _run_on_node(count: Count, environment: dict[str, str]) -> None:
     prepared = await asyncio.create_subprocess_exec(*prepare, stdout=subprocess.DEVNULL)
     # What slow tests need in the other row; it reports itself what it cannot build.
     served = [sys.executable, "-m", "tests.contract.destinations.gateway"]
-    await asyncio.create_subprocess_exec(*served, stdout=subprocess.DEVNULL)
+    serving = await asyncio.create_subprocess_exec(*served, stdout=subprocess.DEVNULL)
     if await node.wait() != 0:
         await prepared.wait()
+        await serving.wait()
         names = f"{KUBERNETES.name}, {CHARTS.name}"
         print(f"SKIPPED TIERS {names}: the real node could not be started (see above)")
         # Where it is known to be possible, not having it is a failure.
@@ -106,6 +107,7 @@ async def _run_on_node(count: Count, environment: dict[str, str]) -> None:
     await _run(count, environment, KUBERNETES)
     await prepared.wait()
     await _run(count, environment, CHARTS)
+    await serving.wait()
     subprocess.run([sys.executable, str(CLUSTER / "down.py")], check=False)
 
 
