@@ -2,8 +2,8 @@
 
 The tiers are pytest runs of their own, in two rows that go on side by side. The one has the quick
 tests and then those that kill processes, each on both cores. The other has those on the real node,
-which mostly wait; it begins as soon as there is one. The programs of the node and of the charts are
-built during the quick tests where they are not cached.
+which mostly wait; it begins as soon as there is one. The programs of the node and of the charts,
+and the S3 server, are built during the quick tests where they are not cached.
 """
 
 from __future__ import annotations
@@ -93,8 +93,12 @@ async def _run_on_node(count: Count, environment: dict[str, str]) -> None:
     # Beside the first tests, so that those of the charts find what they need.
     prepare = [sys.executable, "-m", "tests.charts.prepare"]
     prepared = await asyncio.create_subprocess_exec(*prepare, stdout=subprocess.DEVNULL)
+    # What slow tests need in the other row; it reports itself what it cannot build.
+    served = [sys.executable, "-m", "tests.contract.destinations.gateway"]
+    serving = await asyncio.create_subprocess_exec(*served, stdout=subprocess.DEVNULL)
     if await node.wait() != 0:
         await prepared.wait()
+        await serving.wait()
         names = f"{KUBERNETES.name}, {CHARTS.name}"
         print(f"SKIPPED TIERS {names}: the real node could not be started (see above)")
         # Where it is known to be possible, not having it is a failure.
@@ -103,6 +107,7 @@ async def _run_on_node(count: Count, environment: dict[str, str]) -> None:
     await _run(count, environment, KUBERNETES)
     await prepared.wait()
     await _run(count, environment, CHARTS)
+    await serving.wait()
     subprocess.run([sys.executable, str(CLUSTER / "down.py")], check=False)
 
 

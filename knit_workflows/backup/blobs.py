@@ -137,6 +137,7 @@ class Writer:
         self._pool = ThreadPoolExecutor(_THREADS)
         self._room = threading.Semaphore(2 * _THREADS)
         self._guard = threading.Lock()
+        self._own = threading.local()
         self.stored_bytes = 0
         """What was written, compressed."""
 
@@ -164,11 +165,19 @@ class Writer:
             self._room.release()
             raise
 
+    def _compressor(self) -> zstd.ZstdCompressor:
+        """Gives this thread's own, since to make one takes as long as to compress a little."""
+        if not hasattr(self._own, "compressor"):
+            self._own.compressor = zstd.ZstdCompressor(level=_LEVEL)
+        found: zstd.ZstdCompressor = self._own.compressor
+        return found
+
     def _put(self, content: bytes) -> Piece:
         try:
             piece = Piece.of(content)
             if not self.has(piece.sha256):
-                packed = zstd.compress(content, level=_LEVEL)
+                compressor = self._compressor()
+                packed = compressor.compress(content, mode=compressor.FLUSH_FRAME)
                 self._destination.write(piece.name, packed)
                 with self._guard:
                     self._present.add(piece.sha256)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Final
 
 from knit_workflows.backup.blobs import Piece, Reader
@@ -59,11 +60,11 @@ def check_set(source: Destination, chosen: BackupSet, watcher: Watcher) -> int:
         for content in reader.stream(_of_tables(chosen)):
             total += len(content)
         watcher.begins("check", chosen.volumes, 0)
-        for entry in chosen.entries(reader):
-            for content in reader.stream(entry.pieces):
+        for some in _batches(chosen.entries(reader)):
+            for content in _contents(reader, some):
                 total += len(content)
                 watcher.moved(len(content))
-            watcher.finished(1)
+            watcher.finished(len(some))
     return total
 
 
@@ -141,12 +142,18 @@ def _make_volumes(
 def _volumes(reader: Reader, entries: Iterable[VolumeEntry], watcher: Watcher) -> Iterator[Frame]:
     for some in _batches(entries):
         yield announce([Restored(one.knit_id, one.pieces, one.capacity) for one in some])
+        contents = _contents(reader, some)
         for entry in some:
             yield {"volume": entry.knit_id}
-            for content in reader.stream(entry.pieces):
+            for content in islice(contents, len(entry.pieces)):
                 watcher.moved(len(content))
                 yield content
             yield {"end": True}
+
+
+def _contents(reader: Reader, some: Sequence[VolumeEntry]) -> Iterator[bytes]:
+    """Gives the contents of all pieces of these volumes, read ahead also where one ends."""
+    return reader.stream(piece for entry in some for piece in entry.pieces)
 
 
 def _batches(entries: Iterable[VolumeEntry]) -> Iterator[Sequence[VolumeEntry]]:

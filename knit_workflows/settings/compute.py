@@ -83,9 +83,9 @@ class KubernetesSettings(Group):
     image_pull_secrets: tuple[str, ...] = ()
     """Secrets with which the images of run and transfer pods are pulled, as JSON: `["regcred"]`."""
     supervise: bool = True
-    """Whether a static program of knit starts the command of Plans with `entrypoint` and `log`, and
-    writes their logs. If not, their logs too are read from the API server, which loses what a node
-    rotates away."""
+    """Whether a static program of knit starts the command of Plans with `entrypoint`, and writes
+    their logs. If not, their logs too are read from the API server, which loses what a node rotates
+    away, and their outputs are checked by an init container, which takes a second more."""
     log_service_account: str = "knit-nurse"
     """ServiceAccount with which the log sidecar reads logs; see
     `python -m knit_workflows.compute.kubernetes`."""

@@ -70,10 +70,22 @@ class Side:
     seconds: list[float] = field(default_factory=list)
     cpu: list[float] = field(default_factory=list)
     """Of its controller, per task."""
-    server_cpu: list[float] = field(default_factory=list)
+    engine_cpu: list[float] = field(default_factory=list)
+    """Of Temporal and PostgreSQL, per task."""
+    cluster_cpu: list[float] = field(default_factory=list)
     """Of API server and etcd, per task."""
     requests: list[Counter[str]] = field(default_factory=list)
     most_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Actor:
+    """Who takes a turn: its processes, how many requests they have made, and what it does."""
+
+    name: str
+    controller: Sequence[psutil.Process]
+    requests: Callable[[], Counter[str]]
+    act: Callable[[int, int], Awaitable[float]]
 
 
 @dataclass
@@ -90,6 +102,15 @@ class Beside:
     logged: bool
     phases: list[dict[str, float]] = field(default_factory=list)
     """Where the time of each of knit's Runs went, in ms."""
+
+    def of_knit(self) -> Actor:
+        """Gives knit's side."""
+        return Actor("knit", [self.worker], self.requests_of_knit, self.knit)
+
+    def of_argo(self, its: Argo) -> Actor:
+        """Gives Argo's side."""
+        process = psutil.Process(its.process.pid)
+        return Actor("argo", [process], its.requests, self.workflows)
 
     async def knit(self, count: int, length: int) -> float:
         """Has `count` Runs done in each of `length` Plans, one after the other; gives seconds."""
@@ -202,22 +223,23 @@ class Beside:
         return found
 
 
-async def _turn(
-    side: Side,
-    controller: Iterable[psutil.Process],
-    cluster: Iterable[psutil.Process],
-    requests: Callable[[], Counter[str]],
-    tasks: int,
-    act: Awaitable[float],
-) -> None:
+async def _turn(side: Side, beside: Beside, actor: Actor, count: int, length: int) -> None:
     """Adds to a side what one turn of its takes."""
-    before, cpu, server = requests(), _cpu(controller), _cpu(cluster)
-    sampling = asyncio.create_task(_most_memory(controller, side))
-    side.seconds.append(await act)
-    side.cpu.append((_cpu(controller) - cpu) / tasks)
-    side.server_cpu.append((_cpu(cluster) - server) / tasks)
-    side.requests.append(requests() - before)
+    tasks = count * length
+    before, cpu, cluster = actor.requests(), _cpu(actor.controller), _cpu(beside.cluster)
+    engine = beside.engine_cpu()
+    sampling = asyncio.create_task(_most_memory(actor.controller, side))
+    side.seconds.append(await actor.act(count, length))
+    side.cpu.append((_cpu(actor.controller) - cpu) / tasks)
+    side.engine_cpu.append((beside.engine_cpu() - engine) / tasks)
+    side.cluster_cpu.append((_cpu(beside.cluster) - cluster) / tasks)
+    side.requests.append(actor.requests() - before)
     sampling.cancel()
+    sys.stderr.write(
+        f"{count} x {length}, {actor.name}: {side.seconds[-1]:.2f} s, CPU per task "
+        f"{side.cpu[-1]:.4f}, of the cluster {side.cluster_cpu[-1]:.4f}, requests "
+        f"{_per_task(side.requests[-1:], tasks)}\n"
+    )
 
 
 async def _most_memory(processes: Iterable[psutil.Process], side: Side) -> None:
@@ -288,33 +310,14 @@ async def compare(*parts: str) -> None:
 
 
 async def _shape(beside: Beside, count: int, length: int, turns: int) -> dict[str, Side]:
-    sides = {name: Side() for name in ("knit", "engine", "argo", "bare")}
-    tasks = count * length
+    sides = {name: Side() for name in ("knit", "argo", "bare")}
     beside.phases.clear()
     for _ in range(turns):
-        engine = beside.engine_cpu()
-        await _turn(
-            sides["knit"],
-            [beside.worker],
-            beside.cluster,
-            beside.requests_of_knit,
-            tasks,
-            beside.knit(count, length),
-        )
-        sides["engine"].cpu.append((beside.engine_cpu() - engine) / tasks)
+        await _turn(sides["knit"], beside, beside.of_knit(), count, length)
         if beside.argo is not None:
-            await _turn(
-                sides["argo"],
-                [psutil.Process(beside.argo.process.pid)],
-                beside.cluster,
-                beside.argo.requests,
-                tasks,
-                beside.workflows(count, length),
-            )
+            await _turn(sides["argo"], beside, beside.of_argo(beside.argo), count, length)
             await beside.argo.delete_workflows()
-        await _turn(sides["bare"], [], beside.cluster, Counter, tasks, beside.bare(count, length))
-        latest = {name: round(side.seconds[-1], 2) for name, side in sides.items() if side.seconds}
-        sys.stderr.write(f"{count} x {length}: {latest}\n")
+        await _turn(sides["bare"], beside, Actor("bare", [], Counter, beside.bare), count, length)
     return sides
 
 
@@ -335,14 +338,15 @@ def _print(part: str, sides: dict[str, Side], tasks: int, beside: Beside) -> Non
         f"{_TARGETS[part]}; CPU <= 0.5 x Argo",
         **about,
         seconds={name: _rounded(side.seconds) for name, side in sides.items() if side.seconds},
-        cpu_s_per_task={
-            name: _rounded(side.cpu, 4) for name, side in sides.items() if sum(side.cpu)
-        },
+        cpu_s_per_task={name: _rounded(sides[name].cpu, 4) for name in ("knit", "argo")},
+        engine_cpu_s_per_task=_rounded(knit.engine_cpu, 4),
         cluster_cpu_s_per_task={
-            name: _rounded(side.server_cpu, 4) for name, side in sides.items() if side.server_cpu
+            name: _rounded(side.cluster_cpu, 4) for name, side in sides.items() if side.seconds
         },
         requests_per_task={
-            name: _per_task(side.requests, tasks) for name, side in sides.items() if side.requests
+            name: _per_task(side.requests, tasks)
+            for name, side in sides.items()
+            if any(side.requests)
         },
         median_ms={
             phase: round(percentile([each.get(phase, 0) for each in beside.phases], 0.5))

@@ -17,7 +17,7 @@ import urllib.request
 import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -59,6 +59,15 @@ class Argo:
     api: Any
     log: Path
 
+    async def ready(self) -> None:
+        """Waits until the controller serves its metrics."""
+        while True:
+            self.still_alive()
+            with suppress(OSError):
+                self.requests()
+                return
+            await asyncio.sleep(0.1)
+
     def requests(self) -> Counter[str]:
         """Gives the answers that the controller has had from the API server, as it counts them."""
         url = f"http://127.0.0.1:{self.metrics_port}/metrics"
@@ -82,10 +91,10 @@ class Argo:
         making = asyncio.gather(
             *(custom.create_namespaced_custom_object(*where, body) for body in workflows)
         )
-        async with watch.Watch() as changes:
+        selected = {"label_selector": f"bench={label}", "resource_version": "0"}
+        async with watch.Watch("object") as changes:
             follow = custom.list_namespaced_custom_object
-            async for change in changes.stream(follow, *where, label_selector=f"bench={label}"):
-                self.still_alive()
+            async for change in changes.stream(follow, *where, **selected):
                 thing = change["object"]
                 phase = thing.get("status", {}).get("phase")
                 assert phase not in ("Failed", "Error"), thing["status"]
@@ -174,7 +183,9 @@ async def argo(settings: KubernetesSettings) -> AsyncIterator[Argo]:
                     str(settings.kubeconfig), persist_config=False
                 )
                 async with api:
-                    yield Argo(made["version"], process, metrics_port, settings, api, log)
+                    found = Argo(made["version"], process, metrics_port, settings, api, log)
+                    await found.ready()
+                    yield found
             finally:
                 process.terminate()
                 process.wait()

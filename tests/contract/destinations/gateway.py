@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from knit_workflows.embedded import free_port
+from knit_workflows.provision.cache import SetUpError
 from knit_workflows.provision.go_build import GoPrograms, build_if_needed
 from tests.waiting import wait_until
 
@@ -66,3 +68,15 @@ def gateway(folder: Path) -> Iterator[Gateway]:
 def _listens(port: int) -> bool:
     with socket.socket() as client:
         return client.connect_ex(("127.0.0.1", port)) == 0
+
+
+def main() -> None:
+    """Builds it, so that no test has to wait for it."""
+    try:
+        print(build_if_needed(PROGRAM))
+    except SetUpError as error:
+        sys.exit(f"versitygw: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,4 +1,4 @@
-module knit.example/tests/s3
+module knit.invalid/tests/contract/destinations
 
 go 1.25.0
 

@@ -1,0 +1,86 @@
+"""What `knit admin backup` and `restore` say, with an installation in memory."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import pytest
+
+from knit_cli.commands.admin import which
+from tests.cli.conftest import Ended, Knit
+from tests.unit.backup.memory import Knit as Installation
+
+Asked = Callable[..., Ended]
+
+
+@pytest.fixture
+def source() -> Installation:
+    return Installation({"a": b"1" * 3_000, "b": b"2"}, b"1\n", shown="knit here")
+
+
+@pytest.fixture
+def admin(bare_knit: Knit, source: Installation, monkeypatch: pytest.MonkeyPatch) -> Asked:
+    """`knit admin` for the stack in a folder, which is really the one in memory."""
+    monkeypatch.setattr(which, "dev_installation", lambda _: source)
+    return lambda verb, *more: bare_knit("admin", verb, "kept", "--state", "dev", *more)
+
+
+def test_a_backup_says_what_it_has(admin: Asked, source: Installation):
+    ended = admin("backup")
+    assert ended.code == 0, ended.err
+    assert "2 volumes, 2 of them read; 0.0 MiB read" in ended.err
+    assert "2 Runs were under way at 2026-01-01T00:00:00.000Z" in ended.err
+    source.archives["gone"] = b"x"
+    source.deleted.add("gone")
+    again = admin("backup", "--keep", "1", "--json")
+    made = json.loads(again.out)
+    assert (made["volumes"], made["volumesRead"], made["deletedMeanwhile"]) == (2, 0, ["gone"])
+    assert len(made["removedSets"]) == 1
+    assert "backup: 2 of 3 volumes are there already" in again.err
+    for words in ("1 Data were deleted meanwhile", "removed 1 older sets"):
+        assert words in again.err
+
+
+def test_what_cannot_be_read_is_a_failure_with_a_set(admin: Asked, source: Installation):
+    source.without_volume = frozenset({"lost"})
+    ended = admin("backup")
+    assert ended.code == 1
+    assert "Data lost could not be read: there is no volume data-knitid-lost" in ended.err
+    assert "set 2" in ended.err
+
+
+def test_a_restore_is_tried_and_done_and_not_done_twice(admin: Asked, source: Installation):
+    assert "there is no folder" in admin("restore").err
+    assert admin("backup").code == 0
+    source.archives.clear()
+    tried = admin("restore", "--dry-run")
+    assert "is whole, and knit here can take it: 2 volumes" in tried.err
+    assert not source.archives
+    done = admin("restore", "--json")
+    assert json.loads(done.out)["made"] == 2
+    assert "2 volumes made, 0 were there" in done.err
+    assert "2 Runs were under way then; they have failed: knit run retry" in done.err
+    assert "was restored into knit here before; there is nothing to do" in admin("restore").err
+
+
+def test_sets_are_listed(admin: Asked):
+    assert admin("backup").code == 0
+    [one] = json.loads(admin("restore", "--list", "--json").out)
+    assert one["volumes"] == 2
+    assert one["set"] in admin("restore", "--list").out.decode()
+    assert "there is no set x" in admin("restore", "--set", "x").err
+
+
+def test_what_makes_no_sense_together_is_refused(admin: Asked, bare_knit: Knit):
+    admin("backup")
+    assert "--list and --dry-run exclude" in admin("restore", "--list", "--dry-run").err
+    assert "--storage-class is for clusters" in admin("restore", "--storage-class", "x").err
+    assert "--state means `knit dev`" in admin("restore", "--settings", "x").err
+    assert "there is no settings folder" in bare_knit("admin", "backup", "kept").err
+
+
+def test_a_stack_that_is_down_is_told(bare_knit: Knit):
+    ended = bare_knit("admin", "backup", "kept", "--state", "nowhere")
+    assert ended.code == 1
+    assert "knit is not running in" in ended.err
