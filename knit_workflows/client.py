@@ -90,14 +90,19 @@ class KnitClient:
         *,
         lease: timedelta = timedelta(seconds=60),
         opening: timedelta | None = None,
+        grace: timedelta = PROMPT,
         heartbeat: timedelta = timedelta(seconds=20),
         step_timeout: timedelta = timedelta(seconds=10),
         queues: QueueSettings | None = None,
     ) -> None:
-        """The times are those of `EngineSettings`; `opening` is `open_deadline` (None: `lease`)."""
+        """The times are those of `EngineSettings`; `opening` is `open_deadline` (None: `lease`).
+
+        `grace`: how long the reason may take to get here that something was not open in time.
+        """
         self._client = client
         self._lease = lease
         self._opening = opening or lease
+        self._grace = grace
         self._heartbeat = heartbeat
         self._step_timeout = step_timeout
         self._queues = queues or QueueSettings()
@@ -140,7 +145,7 @@ class KnitClient:
     ) -> TransferHandle:
         start = self._started(mode, transfer, actor)
         # Longer than the opening itself, which ends with the reason.
-        patience = self._opening + max(PROMPT, self._opening / 10)
+        patience = self._opening + max(self._grace, self._opening / 10)
         try:
             with _translated():
                 async with asyncio.timeout(patience.total_seconds()):

@@ -331,6 +331,7 @@ async def test_an_endpoint_that_cannot_open_ends_by_itself_with_the_reason(
             knit.temporal,
             lease=timedelta(seconds=60),
             opening=timedelta(seconds=1),
+            grace=timedelta(seconds=PATIENCE),
             queues=knit.deps.queues,
         )
         key = uuid.uuid4()
