@@ -12,6 +12,7 @@ import pytest
 
 from tests.chaos.campaign.faults import Fault, Kind, carried_out, drawn
 from tests.chaos.campaign.invariants import Found, Ledger, check
+from tests.chaos.campaign.parts import PostgresPart
 from tests.chaos.campaign.site import Site
 from tests.chaos.campaign.work import PROGRAMS, Push, Workload
 
@@ -217,3 +218,30 @@ async def test_kinds_of_one_name_differ_by_what_they_hit() -> None:
     ]
     for target, hit in (("Job", "a Job"), ("claim", "a claim")):
         assert (await carried_out(Fault("deleted", target, 0.0, 0.0), kinds))["hit"] == hit
+
+
+def test_a_backend_is_never_the_server_itself() -> None:
+    """Nobody would start it again; its command has the folder in it, which is named after knit."""
+
+    class Process:
+        def __init__(self, *words: str) -> None:
+            self.words = list(words)
+
+        def cmdline(self) -> list[str]:
+            return self.words
+
+    server = Process("/bin/postgres", "-D", "/tmp/knit-e2e/pg")
+    backend, other = (
+        Process("postgres: postgres knit [local] idle"),
+        Process("postgres: walwriter "),
+    )
+
+    class Server:
+        def __init__(self, *processes: Process) -> None:
+            self.all = processes
+
+        def processes(self) -> tuple[Process, ...]:
+            return self.all
+
+    assert PostgresPart(cast(Any, Server(server, backend, other))).backends() == [backend]
+    assert PostgresPart(cast(Any, Server(server))).backends() == []

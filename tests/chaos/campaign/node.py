@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from http import HTTPStatus
 from pathlib import Path
@@ -95,7 +95,6 @@ class NodeCompute:
             Kind("SIGSTOP of the node's", _COMPONENTS, 4.0, 3, faults.freeze),
             Kind("kill -9 of the node's", _MORTAL, 0.1, 3, faults.kill),
             Kind("SIGSTOP of a pod", ["Pod"], 3.0, 2, faults.freeze_pod),
-            Kind("kill -9 of a shim", ["Pod"], 0.1, 1, faults.kill_shim),
             Kind("deleted by hand", ["Pod", "Job"], 0.1, 2, faults.delete),
             Kind("deleted by hand", ["claim"], 0.1, 2, faults.delete_claim),
             Kind("Pod evicted", ["Pod"], 0.1, 1, faults.evict),
@@ -163,19 +162,11 @@ class _NodeFaults:
         run_id = await self._some_run()
         with suppress(client.ApiException, ValueError):  # it is gone, or has no pod
             if run_id:
-                with frozen(_in_pod(await _answered(lambda: self._cluster.pod_of(run_id)))):
-                    await asyncio.sleep(fault.seconds)
-                return run_id
+                pids = _in_pod(await _answered(lambda: self._cluster.pod_of(run_id)))
+                with frozen(pids):
+                    await asyncio.sleep(fault.seconds if pids else 0)
+                return run_id if pids else ""
         return ""
-
-    async def kill_shim(self, fault: Fault) -> str:
-        """What stands between the node's runtime and a Run's containers dies, and they with it."""
-
-        async def kill_it(run_id: str) -> None:
-            for pid in _shims_of(_in_pod(await self._cluster.pod_of(run_id))):
-                kill(pid)
-
-        return await self._to_some_run(fault, kill_it)
 
     async def delete_claim(self, fault: Fault) -> str:
         """An operator deletes the claim of a Data that is being made, or about to be read."""
@@ -259,17 +250,6 @@ def _is_under_way(pod: Any) -> bool:
         return False
     own = [one for one in pod.status.container_statuses or () if one.name == "main"]
     return all(one.state.terminated is None for one in own)
-
-
-def _shims_of(pids: Sequence[int]) -> set[int]:
-    """Gives the processes of the container runtime that have started these."""
-    found = set()
-    for pid in pids:
-        with suppress(psutil.Error):
-            parent = psutil.Process(pid).parent()
-            if parent is not None and parent.name().startswith("containerd-shim"):
-                found.add(parent.pid)
-    return found
 
 
 def _in_pod(pod: Any) -> list[int]:

@@ -144,7 +144,14 @@ class PostgresPart:
 
     def backends(self) -> list[psutil.Process]:
         """Gives the children that serve connections."""
-        return [one for one in self._server.processes() if "knit" in " ".join(one.cmdline())]
+        found = []
+        for one in self._server.processes():
+            with suppress(psutil.NoSuchProcess):
+                # Their titles; the command of the server itself may have the word in a path.
+                title = " ".join(one.cmdline())
+                if title.startswith("postgres: ") and "knit" in title:
+                    found.append(one)
+        return found
 
     async def kill(self) -> None:
         """kill -9 of the server; its children notice."""

@@ -70,6 +70,7 @@ _MISSING: Final = """\
 * Power loss: what was killed has had its writes in the page cache of a machine that went on.
 * A full disk under PostgreSQL, Temporal or the node: here it is that of volumes, of logs and of the
   local back-end's own files. See `tests/e2e/test_full_disk.py` for the rest.
+* The node's container runtime, its shims and etcd are left alone.
 * Several nodes, and the loss of one."""
 
 
