@@ -44,7 +44,7 @@ from knit_workflows.backup.sets import (
 from knit_workflows.backup.volumes import Wanted
 from knit_workflows.domain.instants import format_instant
 
-_RECORD_SECONDS: Final = 5.0
+_RECORD_SECONDS: Final = 15.0
 _RECORD_VOLUMES: Final = 500
 """A record of what is finished is written after so long, or so many."""
 

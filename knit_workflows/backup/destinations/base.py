@@ -32,7 +32,11 @@ class Destination(Protocol):
         """Gives the names that begin with a prefix, which ends with `/`, in any order."""
 
     def settle(self) -> None:
-        """Returns once all that was written is there, and survives a loss of power."""
+        """Returns once all that was written is there.
+
+        When an object that was written after that is there, what was before survives a loss of
+        power.
+        """
 
     def locked(self) -> AbstractContextManager[Lock]:
         """Lets one at a time change it; raises BackupProblem if another one does.

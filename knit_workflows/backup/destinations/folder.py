@@ -22,8 +22,9 @@ from knit_workflows.domain.os_errors import advice_for, reason_of
 _DRAFTS: Final = "drafts"
 _LOCK: Final = "lock"
 _UNSETTLED_BYTES: Final = 256 << 20
-_UNSETTLED_SECONDS: Final = 5.0
+_UNSETTLED_SECONDS: Final = 15.0
 """So much, or for so long, is not on the disk for sure: a kill loses that."""
+_FEW: Final = 4
 
 
 class Folder:
@@ -92,7 +93,10 @@ class Folder:
                     yield (relative / file).as_posix()
 
     def settle(self) -> None:
-        """See `Destination`: all files are brought to the disk, then they get their names."""
+        """See `Destination`: all files are brought to the disk, then they get their names.
+
+        The names themselves are there for sure with the next call, if they are in many folders.
+        """
         with self._settling, _failures("write", self.root):
             with self._guard:
                 drafts = dict(self._drafts)
@@ -101,13 +105,16 @@ class Folder:
                 return
             handle = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY)
             try:
-                sync_file_system(handle)
-                for name, draft in drafts.items():
-                    _make((self.root / name).parent)
-                    draft.rename(self.root / name)
-                sync_file_system(handle)
+                sync_file_system(handle)  # also the names that others were given before
             finally:
                 os.close(handle)
+            for name, draft in drafts.items():
+                _make((self.root / name).parent)
+                draft.rename(self.root / name)
+            folders = {(self.root / name).parent for name in drafts}
+            if len(folders) <= _FEW:  # such as that of a manifest: the last that is written
+                for folder in folders:
+                    _sync_names(folder)
             with self._guard:
                 for name, draft in drafts.items():
                     if self._drafts.get(name) == draft:
@@ -146,6 +153,14 @@ class Held:
 
     def require(self) -> None:
         """Returns."""
+
+
+def _sync_names(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _make(folder: Path) -> None:
