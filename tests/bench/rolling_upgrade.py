@@ -34,6 +34,7 @@ from tests.bench.burst import HERE, build_at
 from tests.bench.figures import figure
 from tests.e2e.oracle import archive
 from tests.processes import ApiProcess, WorkerProcess
+from tests.workflows.record import without_paths
 
 EARLIER: Final = "ed4c355"
 WORKERS: Final = 3
@@ -253,7 +254,7 @@ def _keep(histories: list[WorkflowHistory]) -> None:
     if kept := os.environ.get("KNIT_BENCH_HISTORIES"):
         Path(kept).mkdir(parents=True, exist_ok=True)
         for history in histories:
-            text = json.dumps(json.loads(history.to_json()), indent=2)
+            text = json.dumps(without_paths(json.loads(history.to_json())), indent=2)
             target = Path(kept) / f"{history.workflow_id.replace(':', '-')}.json"
             target.write_text(text + "\n")
 
