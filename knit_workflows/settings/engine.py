@@ -53,10 +53,10 @@ class EngineSettings(Group):
     stalls for less than two thirds of this time keeps its watches."""
     step_timeout: Span = timedelta(seconds=10)
     """How long a killed worker may delay a Run's next step."""
-    cached_workflows: int = Field(default=500, ge=10)
-    """How many workflows a worker of the role `engine` keeps in memory, at some 90 KiB each. The
-    next step of one that is not kept is taken after a replay of its history: with fewer than there
-    are active Runs, the worker needs a third more processor time for each."""
+    cached_workflows: int = Field(default=1_000, ge=10)
+    """How many workflows a worker of the role `engine` keeps in memory, at some 90 KiB each. With
+    fewer than there are active Runs, the next step of a Run may cost a replay of its history: a
+    third more processor time in all, and more work for Temporal."""
     projector_heartbeat: Span = timedelta(seconds=5)
     """Heartbeat timeout of the Projector; shorter, because all Runs wait for it."""
     image_pull_deadline: Grace = timedelta(seconds=20)

@@ -34,6 +34,7 @@ from tests.bench.burst import HERE, build_at
 from tests.bench.figures import figure
 from tests.e2e.oracle import archive
 from tests.processes import ApiProcess, WorkerProcess
+from tests.workflows.record import without_paths
 
 EARLIER: Final = "ed4c355"
 WORKERS: Final = 3
@@ -42,7 +43,7 @@ AT_ONCE: Final = 60
 BETWEEN: Final = 3.0
 """Seconds for which each mixture of workers works."""
 _SCRIPT: Final = (
-    "echo x >> /out/counter; sleep $(( $(od -An -N1 -tu1 /dev/urandom) % 25 + 5 )); "
+    "echo x >> /out/counter; while [ ! -e /out/go ]; do sleep 0.3; done; "
     "cat /left/word /right/word > /out/words"
 )
 
@@ -72,17 +73,21 @@ class _Upgrade:
                 return
             await asyncio.sleep(0.2)
 
-    async def runs(self) -> list[tuple[str, int, str]]:
-        """Gives the id and the generation of each Run, and the id of what it has made."""
-        query = (
-            "select run.run_id::text, generation, run_output.knit_id::text "
-            "from run join run_output using (run_id) where plan_id = %s"
-        )
+    async def runs(self) -> list[tuple[str, int]]:
+        """Gives the id and the generation of each Run."""
+        query = "select run_id::text, generation from run where plan_id = %s"
         return await self._rows(query, self.plan_id)
 
     async def _rows(self, query: str, *values: object) -> list[Any]:
         async with await psycopg.AsyncConnection.connect(self.url) as connection:
             return await (await connection.execute(query, values)).fetchall()
+
+    def let_go(self, most: int | None = None) -> None:
+        """Lets some of the containers that wait end, or all."""
+        volumes = self.folder / "compute" / "volumes"
+        waiting = [one.parent for one in volumes.glob("*/counter") if not _goes_on(one.parent)]
+        for volume in waiting[:most]:
+            (volume / "go").touch()
 
     async def begin(self, count: int) -> None:
         """Uploads what the Runs read, and registers the Plan that means so many."""
@@ -112,21 +117,23 @@ class _Upgrade:
     async def once_each(self, count: int) -> None:
         """Sees that there are so many Runs, each of one generation, whose containers ran once."""
         runs = await self.runs()
-        made = {knit_id for _, _, knit_id in runs}
-        volumes = self.folder / "compute" / "volumes"
-        assert len({run_id for run_id, _, _ in runs}) == count
-        assert {generation for _, generation, _ in runs} == {1}
-        counters = list(volumes.glob("*/counter"))
-        assert len(counters) == count, f"{len(counters)} containers, {len(made)} Data"
+        assert len(runs) == count
+        assert {generation for _, generation in runs} == {1}
+        counters = list((self.folder / "compute" / "volumes").glob("*/counter"))
+        assert len(counters) == count, f"{len(counters)} containers"
         assert {counter.read_text() for counter in counters} == {"x\n"}
 
     async def histories(self) -> list[WorkflowHistory]:
         """Gives the history of each Run's workflow."""
         handles = [
             self.temporal.get_workflow_handle(names.run_workflow(run_id, generation))
-            for run_id, generation in {(run_id, number) for run_id, number, _ in await self.runs()}
+            for run_id, generation in await self.runs()
         ]
         return [await handle.fetch_history() for handle in handles]
+
+
+def _goes_on(volume: Path) -> bool:
+    return (volume / "go").exists()
 
 
 def _environment(source: Path) -> dict[str, str]:
@@ -183,8 +190,8 @@ async def rolling_upgrade(place: str = EARLIER, count: int = 100) -> None:
                     folder.mkdir()
                     whole = {**environment, **_environment(source)}
                     workers[build, number] = WorkerProcess(whole, folder)
-            for number in range(WORKERS):
-                await _started(stack, workers["earlier", number])
+            earlier_ones = [workers["earlier", number] for number in range(WORKERS)]
+            await asyncio.gather(*(_started(stack, worker) for worker in earlier_ones))
             await knit.begin(count)
             await knit.until(AT_ONCE // 2, "running", "completing", "done")
             begun = time.monotonic()
@@ -192,12 +199,13 @@ async def rolling_upgrade(place: str = EARLIER, count: int = 100) -> None:
             # As the chart does it: the database first. Workers that are older than it end.
             await asyncio.to_thread(_migrate, HERE, knit.url)
             for number in range(WORKERS):
+                knit.let_go(AT_ONCE // 3)  # others are launched in their places
                 await asyncio.sleep(BETWEEN)
                 await _started(stack, workers["present", number])
                 await asyncio.to_thread(workers["earlier", number].end)
             took = time.monotonic() - begun
             at_last = await knit.counts()
-            await knit.until(count, "done")
+            await _all_done(knit, count)
             await knit.once_each(count)
             olds = {str(workers["earlier", n].pid) for n in range(WORKERS)}
             crossed = [each for each in await knit.histories() if _has_crossed(each, olds)]
@@ -213,6 +221,14 @@ async def rolling_upgrade(place: str = EARLIER, count: int = 100) -> None:
         at_last=dict(at_last),
         worked_on_by_both=len(crossed),
     )
+
+
+async def _all_done(knit: _Upgrade, count: int) -> None:
+    """Lets all go on, and those that start later at once."""
+    while (await knit.counts())["done"] < count:
+        knit.let_go()
+        await knit.until(0)
+        await asyncio.sleep(0.5)
 
 
 async def _started(stack: AsyncExitStack, worker: WorkerProcess) -> None:
@@ -238,7 +254,7 @@ def _keep(histories: list[WorkflowHistory]) -> None:
     if kept := os.environ.get("KNIT_BENCH_HISTORIES"):
         Path(kept).mkdir(parents=True, exist_ok=True)
         for history in histories:
-            text = json.dumps(json.loads(history.to_json()), indent=2)
+            text = json.dumps(without_paths(json.loads(history.to_json())), indent=2)
             target = Path(kept) / f"{history.workflow_id.replace(':', '-')}.json"
             target.write_text(text + "\n")
 

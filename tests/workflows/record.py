@@ -47,14 +47,14 @@ async def _save(knit: KnitEnvironment, workflow_id: str, scenario: str) -> None:
     history = await knit.temporal.get_workflow_handle(workflow_id).fetch_history()
     HISTORIES.mkdir(exist_ok=True)
     target = HISTORIES / f"{scenario}.{sys.argv[1]}.json"
-    target.write_text(json.dumps(_without_paths(json.loads(history.to_json())), indent=2) + "\n")
+    target.write_text(json.dumps(without_paths(json.loads(history.to_json())), indent=2) + "\n")
 
 
-def _without_paths(value: Any) -> Any:
+def without_paths(value: Any) -> Any:
     """Drops stack traces, which name the folders of the machine and play no part in a replay."""
     if isinstance(value, dict):
-        return {key: _without_paths(one) for key, one in value.items() if key != "stackTrace"}
-    return [_without_paths(one) for one in value] if isinstance(value, list) else value
+        return {key: without_paths(one) for key, one in value.items() if key != "stackTrace"}
+    return [without_paths(one) for one in value] if isinstance(value, list) else value
 
 
 async def _ended(code: int, scenario: str, *, lasts: timedelta = timedelta()) -> None:
