@@ -27,7 +27,7 @@ from knit_workflows import log
 from knit_workflows.compute.kubernetes.api import credentials
 from knit_workflows.plugin import Role
 from knit_workflows.settings import read_settings
-from knit_workflows.telemetry import set_up_telemetry
+from knit_workflows.temporal.telemetry import set_up_telemetry
 from knit_workflows.worker import deps_from
 
 async def open_what_a_worker_opens(role):
