@@ -27,7 +27,12 @@ from typing import Any, Final
 
 from temporalio import workflow
 from temporalio.common import SearchAttributeKey
-from temporalio.exceptions import ActivityError, ApplicationError, is_cancelled_exception
+from temporalio.exceptions import (
+    ActivityError,
+    ApplicationError,
+    FailureError,
+    is_cancelled_exception,
+)
 
 from knit_workflows import names
 from knit_workflows.contracts import shown
@@ -332,8 +337,9 @@ class RunWorkflow:
                 cancellation_type=workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
                 summary=shown.summary(_LAUNCH),
             )
-        except ActivityError as error:
-            if _superseded(error):
+        except FailureError as error:
+            # Temporal's core gives the failure of such an activity itself, or wrapped as others'.
+            if _superseded(error) or is_cancelled_exception(error):
                 raise
             return None
 
@@ -479,5 +485,5 @@ def _count(hooks: int) -> str:
 
 def _superseded(error: BaseException) -> bool:
     """Says whether the Run was deleted, retried or deactivated meanwhile."""
-    cause = error.cause if isinstance(error, ActivityError) else None
+    cause = error.cause if isinstance(error, ActivityError) else error
     return isinstance(cause, ApplicationError) and cause.type in {"Superseded", "RunNotFound"}
