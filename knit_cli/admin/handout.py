@@ -14,7 +14,7 @@ from knit_cli.admin import charts
 from knit_cli.admin.cluster import Cluster
 from knit_cli.admin.folder import SettingsFolder
 from knit_cli.admin.helm.values import check_name, value_at
-from knit_cli.admin.preparation import (
+from knit_cli.admin.installing.preparation import (
     check_api_root,
     missing_hosts,
     node_addresses,

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import yaml
 
-from knit_cli.admin.installation import merged
+from knit_cli.admin.installing.installation import merged
 
 WITHIN: Final = 400.0
 

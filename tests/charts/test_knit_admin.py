@@ -13,7 +13,7 @@ from knit_cli.admin import charts
 from knit_cli.admin.folder import SettingsFolder
 from knit_cli.admin.helm.computed_values import computed_values
 from knit_cli.admin.helm.fresh_values import Choices, fresh_values
-from knit_cli.admin.installation import merged
+from knit_cli.admin.installing.installation import merged
 from tests.charts.helm import CHARTS, Helm, by_name
 
 NFS = Choices(temporal="temporal.example:7233")

@@ -10,8 +10,8 @@ from typing import Final
 from knit_cli.admin.cluster import Cluster
 from knit_cli.admin.doctor.findings import Finding, ok, problem, unknown, warning, words
 from knit_cli.admin.folder import SettingsFolder
-from knit_cli.admin.installation import check_helm
-from knit_cli.admin.preparation import missing_hosts, node_addresses
+from knit_cli.admin.installing.installation import check_helm
+from knit_cli.admin.installing.preparation import missing_hosts, node_addresses
 from knit_cli.admin.tls import certificates
 from knit_cli.admin.tls.certificates import CertificateRefused
 from knit_cli.admin.tls.files import check_present

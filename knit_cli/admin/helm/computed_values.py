@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from knit_cli.admin import charts
 from knit_cli.admin.folder import SettingsFolder
 from knit_cli.admin.helm.values import read_values, value_at
-from knit_cli.admin.preparation import check_api_root
+from knit_cli.admin.installing.preparation import check_api_root
 from knit_cli.admin.secret_objects import TLS_SECRET, TOKEN_SECRET, pull_secret_name
 
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from knit_cli.admin.cluster import Cluster
 from knit_cli.admin.folder import SettingsFolder
 from knit_cli.admin.helm.computed_values import has_own_certificates
-from knit_cli.admin.preparation import node_addresses
+from knit_cli.admin.installing.preparation import node_addresses
 from knit_cli.admin.secret_objects import TLS_SECRET, tls_secret
 from knit_cli.admin.tls import certificates
 from knit_cli.admin.tls import files as tls_files

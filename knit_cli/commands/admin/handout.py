@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from knit_cli.admin.handout import write_handout
-from knit_cli.admin.preparation import check_api_root
+from knit_cli.admin.installing.preparation import check_api_root
 from knit_cli.commands.admin.options import (
     Kubeconfig,
     Namespace,

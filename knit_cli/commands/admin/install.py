@@ -12,7 +12,7 @@ from knit_cli.admin import charts
 from knit_cli.admin.charts import ChartSource
 from knit_cli.admin.handout import write_handout
 from knit_cli.admin.helm import releases
-from knit_cli.admin.installation import Wishes, install
+from knit_cli.admin.installing.installation import Wishes, install
 from knit_cli.admin.reach import wait_for_api
 from knit_cli.commands.admin.options import (
     Administration,

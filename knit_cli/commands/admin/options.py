@@ -15,7 +15,7 @@ import typer
 
 from knit_cli.admin.cluster import Cluster
 from knit_cli.admin.folder import DEFAULT_FOLDER, SettingsFolder
-from knit_cli.admin.preparation import check_namespace, copy_kubeconfig, source_of
+from knit_cli.admin.installing.preparation import check_namespace, copy_kubeconfig, source_of
 from knit_cli.admin.tls.files import GivenFiles
 from knit_cli.errors import BadInput, CliError
 from knit_cli.invocation import Invocation

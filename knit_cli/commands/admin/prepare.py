@@ -9,7 +9,7 @@ import typer
 
 from knit_cli.admin import charts
 from knit_cli.admin.helm.fresh_values import Choices
-from knit_cli.admin.preparation import Preparation, copy_kubeconfig, prepare
+from knit_cli.admin.installing.preparation import Preparation, copy_kubeconfig, prepare
 from knit_cli.commands.admin.options import (
     Administration,
     CaCertificate,

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from knit_cli.admin.handout import write_handout
-from knit_cli.admin.preparation import parse_hosts
+from knit_cli.admin.installing.preparation import parse_hosts
 from knit_cli.admin.tls.renewal import renew
 from knit_cli.commands.admin.options import (
     CaCertificate,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from knit_cli.admin.removal import Removal, foresee, remove
+from knit_cli.admin.installing.removal import Removal, foresee, remove
 from knit_cli.commands.admin.options import (
     Kubeconfig,
     Namespace,

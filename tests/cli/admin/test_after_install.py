@@ -373,7 +373,7 @@ def test_a_long_list_is_cut(installed: Admin):
 
 def test_claims_in_use_are_told(installed: Admin, monkeypatch):
     fill(installed)
-    monkeypatch.setattr("knit_cli.admin.removal._GONE_WITHIN", 0)
+    monkeypatch.setattr("knit_cli.admin.installing.removal._GONE_WITHIN", 0)
     monkeypatch.setattr("knit_cli.admin.cluster.Cluster.delete", lambda *_, **__: None)
     ended = installed("uninstall", "--hard", "--yes")
     assert ended.code == 1

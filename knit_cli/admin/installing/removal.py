@@ -12,7 +12,7 @@ from knit_cli.admin.cluster import Cluster
 from knit_cli.admin.folder import SettingsFolder
 from knit_cli.admin.freezing.record import RECORD
 from knit_cli.admin.helm import releases
-from knit_cli.admin.progress import Progress
+from knit_cli.admin.installing.progress import Progress
 from knit_cli.admin.secret_objects import OWN_LABELS
 from knit_cli.errors import CliError
 

@@ -10,14 +10,14 @@ from typing import Any
 from knit_cli.admin import charts, workloads
 from knit_cli.admin.charts import ChartSource
 from knit_cli.admin.cluster import Cluster, ToolFailed
-from knit_cli.admin.crashes import CrashWatch
 from knit_cli.admin.folder import SettingsFolder
 from knit_cli.admin.freezing.record import check_not_frozen
 from knit_cli.admin.helm import releases
 from knit_cli.admin.helm.computed_values import computed_values
 from knit_cli.admin.helm.values import overridden, read_values
-from knit_cli.admin.preparation import check_api_root
-from knit_cli.admin.progress import Progress
+from knit_cli.admin.installing.crashes import CrashWatch
+from knit_cli.admin.installing.preparation import check_api_root
+from knit_cli.admin.installing.progress import Progress
 from knit_cli.admin.secret_objects import apply_secrets, check_owner, ensure_namespace
 from knit_cli.admin.tls.files import check_present
 from knit_cli.errors import BadInput, CliError

@@ -1,0 +1,1 @@
+"""Prepares a settings folder; installs, upgrades and removes what it says."""
