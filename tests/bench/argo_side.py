@@ -187,7 +187,7 @@ async def argo(settings: KubernetesSettings) -> AsyncIterator[Argo]:
                     await found.ready()
                     yield found
             finally:
-                process.terminate()
+                process.kill()  # it stays when it is told to end
                 process.wait()
                 if kept := os.environ.get("KNIT_BENCH_LOGS"):
                     Path(kept, "argo-controller.log").write_bytes(log.read_bytes())
