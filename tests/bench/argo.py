@@ -20,7 +20,7 @@ import urllib.request
 import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from itertools import pairwise
@@ -229,12 +229,14 @@ async def _turn(side: Side, beside: Beside, actor: Actor, count: int, length: in
     before, cpu, cluster = actor.requests(), _cpu(actor.controller), _cpu(beside.cluster)
     engine = beside.engine_cpu()
     sampling = asyncio.create_task(_most_memory(actor.controller, side))
-    side.seconds.append(await actor.act(count, length))
+    try:
+        side.seconds.append(await actor.act(count, length))
+    finally:
+        sampling.cancel()
     side.cpu.append((_cpu(actor.controller) - cpu) / tasks)
     side.engine_cpu.append((beside.engine_cpu() - engine) / tasks)
     side.cluster_cpu.append((_cpu(beside.cluster) - cluster) / tasks)
     side.requests.append(actor.requests() - before)
-    sampling.cancel()
     sys.stderr.write(
         f"{count} x {length}, {actor.name}: {side.seconds[-1]:.2f} s, CPU per task "
         f"{side.cpu[-1]:.4f}, of the cluster {side.cluster_cpu[-1]:.4f}, requests "
@@ -250,8 +252,12 @@ async def _most_memory(processes: Iterable[psutil.Process], side: Side) -> None:
 
 
 def _cpu(processes: Iterable[psutil.Process]) -> float:
-    times = [process.cpu_times() for process in processes]
-    return sum(each.user + each.system for each in times)
+    used = 0.0
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):  # a backend of PostgreSQL's
+            times = process.cpu_times()
+            used += times.user + times.system
+    return used
 
 
 @asynccontextmanager

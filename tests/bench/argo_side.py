@@ -187,7 +187,7 @@ async def argo(settings: KubernetesSettings) -> AsyncIterator[Argo]:
                     await found.ready()
                     yield found
             finally:
-                process.terminate()
+                process.kill()  # it stays when it is told to end
                 process.wait()
                 if kept := os.environ.get("KNIT_BENCH_LOGS"):
                     Path(kept, "argo-controller.log").write_bytes(log.read_bytes())
@@ -211,7 +211,12 @@ def _start(
     command += [f"--namespace={settings.kube_namespace}", "--namespaced"]
     command += [f"--executor-image={made['image']}", "--executor-image-pull-policy=IfNotPresent"]
     command += ["--qps=500", "--burst=1000"]
-    environment = os.environ | {"LEADER_ELECTION_DISABLE": "true"}
+    environment = os.environ | {
+        "LEADER_ELECTION_DISABLE": "true",
+        # The node's etcd is older than 3.4.25, without which lists by watches do not work; the
+        # client would try again and again, and learn of what happens seconds late.
+        "KUBE_FEATURE_WatchListClient": "false",
+    }
     with log.open("wb") as output:
         return subprocess.Popen(
             command, stdout=output, stderr=subprocess.STDOUT, env=environment, cwd=log.parent

@@ -146,7 +146,8 @@ def objects_of(
 ) -> list[dict[str, Any]]:
     """Gives the manifests of the claims that a pod writes to, and its own as the last."""
     if kind == "bare":
-        pod = replace(pod, log=None)  # and so without a program in front of its command
+        pod = replace(pod, log=None)
+        settings = settings.model_copy(update={"supervise": False})  # no program in front of it
     outputs = [mount.volume for mount in pod.outputs]
     if pod.log is not None:
         outputs.append(pod.log)
