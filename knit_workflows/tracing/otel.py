@@ -81,10 +81,9 @@ class Tracing:
 
     def __init__(self, service: str) -> None:
         # Its own name and attributes of the environment go before ours.
-        about = {"service.name": service, "service.version": names.VERSION}
-        resource = Resource(about).merge(Resource.create())
-        if resource.attributes["service.name"] == "unknown_service":
-            resource = resource.merge(Resource(about))
+        resource = Resource({"service.version": names.VERSION}).merge(Resource.create())
+        if str(resource.attributes["service.name"]).startswith("unknown_service"):
+            resource = resource.merge(Resource({"service.name": service}))
         self._provider = TracerProvider(
             resource=resource, id_generator=_RunIds(), shutdown_on_exit=False
         )

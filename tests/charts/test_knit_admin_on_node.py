@@ -230,7 +230,8 @@ def freeze_and_thaw(node: Node, admin: Administrator, knit_id: str) -> None:
     assert not any(counts[name] for name in parts)
     assert counts["database-postgres"] == 1
     pods = json.loads(node.kubectl("get", "pods", "-n", admin.namespace, "-o", "json").stdout)
-    names = [one["metadata"]["name"] for one in pods["items"]]
+    about = [one["metadata"] for one in pods["items"]]
+    names = [one["name"] for one in about if "deletionTimestamp" not in one]
     assert not [one for one in names if one.startswith(("knit-api", "knit-worker", "knit-freeze"))]
     assert admin.knit("admin", "status", code=1)
 

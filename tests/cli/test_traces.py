@@ -21,7 +21,7 @@ def test_a_command_and_its_requests_are_one_trace(knit, api, monkeypatch):
             knit("run", "show", "no-such-run")
         tracing.stop()
     [command] = [one for one in receiving.spans if not one.parent]
-    assert command.name == "knit run show"
+    assert (command.service, command.name) == ("knit-test", "knit run show")
     requests = [one for one in receiving.spans if one.parent == command.id]
     assert {one.name for one in requests} == {"GET /api/runs/{run_id}"}
     assert requests[0].attributes["http.response.status_code"] == "404"
