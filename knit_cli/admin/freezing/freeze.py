@@ -55,17 +55,22 @@ def freeze(cluster: Cluster, parts: Parts, record: Record, wishes: Freeze) -> No
     """Freezes it, after `begin`. Repeated, also after it was killed, it goes on from there.
 
     Raises:
-        CliError: a pod does not end, or the database does not answer.
+        CliError: a pod does not end, the database does not answer, or somebody thaws meanwhile.
     """
     if not record.at_rest or any(one.replicas for one in parts.api):
         _come_to_rest(cluster, parts, record, wishes)
+        record.check_in_force(cluster)
         replace(record, at_rest=True).save(cluster)
+    record.check_in_force(cluster)
     stop(cluster, [*parts.workers, *parts.registry])
+    record.check_in_force(cluster)
 
 
 def _come_to_rest(cluster: Cluster, parts: Parts, record: Record, wishes: Freeze) -> None:
+    record.check_in_force(cluster)
     wishes.tell("the API ends: uploads and downloads are cut")
     stop(cluster, parts.api)
+    record.check_in_force(cluster)
     if not parts.engine.held:
         wishes.tell("no Run is admitted any more")
         stop(cluster, [parts.engine])
@@ -75,8 +80,9 @@ def _come_to_rest(cluster: Cluster, parts: Parts, record: Record, wishes: Freeze
             # What is under way needs every kind of worker, also one that was at 0 before.
             needed = [one for one in parts.workers if one.component != "worker-expander"]
             counts = {one.name: max(1, record.replicas.get(one.name, 1)) for one in needed}
+            record.check_in_force(cluster)
             scale(cluster, needed, counts)
-            _wait_for_rest(rest, wishes)
+            _wait_for_rest(rest, wishes, lambda: record.check_in_force(cluster))
             wishes.tell("the workers end")
             stop(cluster, parts.workers)
             # One that had been admitted before may have begun at this very moment.
@@ -85,7 +91,8 @@ def _come_to_rest(cluster: Cluster, parts: Parts, record: Record, wishes: Freeze
             wishes.tell(f"{found}; the workers go on")
 
 
-def _wait_for_rest(rest: Rest, wishes: Freeze) -> None:
+def _wait_for_rest(rest: Rest, wishes: Freeze, check: Callable[[], None]) -> None:
+    """Waits until nothing is under way; `check` raises as soon as the freeze was undone."""
     told = ""
     while found := rest.look(failing_as=wishes.by if wishes.fail else None):
         if found.stopped:
@@ -94,6 +101,9 @@ def _wait_for_rest(rest: Rest, wishes: Freeze) -> None:
             told = str(found)
             wishes.tell(f"waits for what is under way. {told}")
         time.sleep(LOOKS_EVERY)
+        # Before the next look, which might end Runs that have begun after the thaw.
+        check()
+    check()
 
 
 def foreseen(cluster: Cluster, *, fail: bool) -> list[str]:

@@ -89,13 +89,14 @@ class Parts:
 class Record:
     """A freeze. `replicas`: of each Deployment before it; `at_rest`: whether nothing is under way.
 
-    `by`: who has begun it, `since` when.
+    `by`: who has begun it, `since` when. `thawing`: a thaw has begun, and not ended yet.
     """
 
     since: datetime
     by: str
     replicas: Mapping[str, int]
     at_rest: bool = False
+    thawing: bool = False
 
     @classmethod
     def find(cls, cluster: Cluster) -> Self | None:
@@ -115,6 +116,7 @@ class Record:
                 by=str(content["by"]),
                 replicas={str(name): int(count) for name, count in counts.items()},
                 at_rest=content.get("atRest") == "true",
+                thawing=content.get("thawing") == "true",
             )
         except (KeyError, TypeError, ValueError, AttributeError) as cause:
             raise CliError(
@@ -135,13 +137,35 @@ class Record:
         return self
 
     def completed(self, cluster: Cluster, parts: Parts) -> Record:
-        """Adds Deployments that have come since, and says so in the cluster; gives the whole."""
+        """Adds Deployments that have come since, and takes a thaw back that was cut.
+
+        It says so in the cluster, and gives the whole.
+        """
         new = {one.name: one.replicas for one in parts if one.name not in self.replicas}
-        if not new:
+        if not new and not self.thawing:
             return self
-        whole = replace(self, replicas={**self.replicas, **new})
+        whole = replace(self, replicas={**self.replicas, **new}, thawing=False)
         whole.save(cluster)
         return whole
+
+    def check_in_force(self, cluster: Cluster) -> None:
+        """Refuses to go on with a freeze that somebody has undone, or is undoing.
+
+        Raises:
+            CliError: it was thawed meanwhile, or is being thawed.
+        """
+        there = Record.find(cluster)
+        if there is not None and there.since == self.since and not there.thawing:
+            return
+        if there is not None and there.since != self.since:
+            reason = f"since then {there.by} has begun to freeze it again"
+        else:
+            reason = "somebody has run `knit admin thaw`, or the script that thaws"
+        raise CliError(
+            f"the knit in namespace {cluster.namespace} was thawed meanwhile: it is not frozen",
+            reason=reason,
+            advice="see `knit admin status`; to freeze it all the same, repeat the command",
+        )
 
     def save(self, cluster: Cluster) -> None:
         """Writes it over what is there."""
@@ -156,7 +180,9 @@ class Record:
                 "since": self.since.isoformat(),
                 "by": self.by,
                 "replicas": json.dumps(dict(sorted(self.replicas.items()))),
+                # All of them at any time: what another one has set would outlive being left out.
                 "atRest": "true" if self.at_rest else "false",
+                "thawing": "true" if self.thawing else "false",
             },
         }
 

@@ -26,6 +26,14 @@ if [ -z "${{KUBECONFIG:-}}" ] && [ -f {path} ]; then
   export KUBECONFIG
 fi
 """
+# First: a freeze that still waits elsewhere would end what is started here.
+_MARK: Final = """\
+record=$({kubectl} get configmap {record} --ignore-not-found --output name)
+if [ -n "$record" ]; then
+  {kubectl} patch configmap {record} --type merge --patch '{{"data":{{"thawing":"true"}}}}'
+fi
+"""
+_COMMAND: Final = '$KUBECTL --namespace "$NAMESPACE"'
 
 
 def script(cluster: Cluster, parts: Parts, record: Record) -> str:
@@ -38,13 +46,14 @@ def script(cluster: Cluster, parts: Parts, record: Record) -> str:
     )
     if cluster.kubeconfig is not None:
         text += _KUBECONFIG.format(path=shlex.quote(str(cluster.kubeconfig)))
+    text += _MARK.format(kubectl=_COMMAND, record=RECORD)
     lines = [f"set env {parts.engine.workload} {HOLD}-"]
     lines += [
         f"scale {one.workload} --replicas={record.replicas.get(one.name, one.replicas)}"
         for one in parts
     ]
     lines.append(f"delete configmap {RECORD} --ignore-not-found")
-    return text + "".join(f'$KUBECTL --namespace "$NAMESPACE" {line}\n' for line in lines)
+    return text + "".join(f"{_COMMAND} {line}\n" for line in lines)
 
 
 def write_script(path: Path, text: str) -> None:

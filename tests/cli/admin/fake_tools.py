@@ -90,6 +90,8 @@ def kubectl(words, given, namespace):
         "--container",
         "--timeout",
         "--field-selector",
+        "--type",
+        "--patch",
     )
     names = plain(rest, valued)
     if verb == "version":
@@ -101,7 +103,11 @@ def kubectl(words, given, namespace):
     elif verb == "get":
         if names[0] == "namespace" and (STATE / "no-namespaces").exists():
             fail('Error from server (Forbidden): namespaces "knit" is forbidden')
-        get(objects, names, option(rest, "--selector"))
+        if "--ignore-not-found" not in rest or "/".join(names) in objects:
+            get(objects, names, option(rest, "--selector"))
+    elif verb == "patch":
+        objects["/".join(names)]["data"].update(json.loads(option(rest, "--patch"))["data"])
+        save("objects.json", objects)
     elif verb == "apply":
         one = json.loads(given)
         if f"namespace/{namespace}" not in objects:

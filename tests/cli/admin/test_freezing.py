@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -19,6 +20,7 @@ from knit_cli.errors import CliError
 
 COUNTS = {"knit-api": 2, "knit-worker-compute": 0, "knit-worker-engine": 3, "registry": 1}
 NONE = dict.fromkeys(COUNTS, 0)
+KUBECTL = '$KUBECTL --namespace "$NAMESPACE" '
 
 
 class Killed(BaseException):
@@ -92,8 +94,14 @@ class Toy(Cluster):
         self.maps[made["metadata"]["name"]] = made
         return ""
 
+    def _patch(self, rest: list[str], _: str | None) -> str:
+        assert rest[2:5] == ["--type", "merge", "--patch"]
+        self.maps[rest[1]]["data"].update(json.loads(rest[5])["data"])
+        return ""
+
     def _delete(self, rest: list[str], _: str | None) -> str:
-        self.maps.pop(rest[2], None)
+        words = [word for word in rest if not word.startswith("-")]
+        self.maps.pop(words[1], None)
         return ""
 
     def _wait(self, *_: object) -> str:
@@ -126,6 +134,79 @@ def frozen(cluster: Toy, *, fail: bool = False, tell: Callable[[str], None] = pr
     parts, record = freeze.begin(cluster, "mary")
     freeze.freeze(cluster, parts, record, freeze.Freeze(fail=fail, by="mary", tell=tell))
     return script(cluster, parts, record)
+
+
+def scripted(cluster: Toy, text: str) -> None:
+    """Does what the script's lines change; its shell is tried in `test_freeze`."""
+    for line in text.splitlines():
+        _, found, command = line.partition(KUBECTL)
+        if found and not command.startswith("get "):
+            cluster.kubectl(*shlex.split(command))
+
+
+def thawed(cluster: Toy) -> None:
+    assert thaw.thaw(cluster, timeout="1m", tell=print)
+
+
+def thawed_by_script(cluster: Toy) -> None:
+    parts, record = freeze.begin(cluster, "john")
+    scripted(cluster, script(cluster, parts, record))
+
+
+@pytest.mark.parametrize("undo", [thawed, thawed_by_script])
+@pytest.mark.parametrize("fail", [False, True])
+def test_a_thaw_while_a_freeze_waits_ends_the_freeze(
+    undo: Callable[[Toy], None], fail: bool
+) -> None:
+    """Nothing is scaled, ended or remembered any more: Runs may have begun since."""
+    cluster = toy({"running": 1}, {"running": 1}, {})
+
+    def tell(text: str) -> None:
+        if text.startswith("waits for"):
+            undo(cluster)
+            cluster.done.clear()
+
+    with pytest.raises(CliError, match="was thawed meanwhile"):
+        frozen(cluster, fail=fail, tell=tell)
+    assert (cluster.counts, cluster.held, cluster.maps.get("knit-frozen")) == (COUNTS, [], None)
+    assert not [one for one in cluster.done if "pod knit-freeze" not in one]
+
+
+@pytest.mark.parametrize("undo", [thawed, thawed_by_script])
+@pytest.mark.parametrize("number", range(1, 5))
+def test_a_thaw_that_is_cut_while_a_freeze_waits_ends_the_freeze_too(
+    undo: Callable[[Toy], None], number: int
+) -> None:
+    """After any change of it; what it has started stays, and the next thaw completes it."""
+    cluster = toy({"running": 1}, {})
+    seen: list[dict[str, int]] = []
+
+    def tell(text: str) -> None:
+        if text.startswith("waits for"):
+            cluster.kill_after[:] = [len(cluster.done) + number]
+            with pytest.raises(Killed):
+                undo(cluster)
+            cluster.kill_after.clear()
+            seen.append(dict(cluster.counts))
+
+    with pytest.raises(CliError, match="was thawed meanwhile"):
+        frozen(cluster, tell=tell)
+    assert seen == [cluster.counts]
+    thawed(cluster)
+    assert (cluster.counts, cluster.held) == (COUNTS, [])
+
+
+def test_a_freeze_while_a_thaw_waits_is_remembered() -> None:
+    cluster = toy()
+    frozen(cluster)
+
+    def tell(text: str) -> None:
+        if text == "the API starts":
+            freeze.begin(cluster, "john")
+
+    with pytest.raises(CliError, match="is frozen again"):
+        thaw.thaw(cluster, timeout="1m", tell=tell)
+    assert Record.find(cluster).replicas == COUNTS  # type: ignore[union-attr]
 
 
 def test_fail_ends_runs_and_a_run_that_had_just_begun_is_met() -> None:
@@ -206,8 +287,9 @@ def test_a_record_that_nobody_understands() -> None:
 def test_the_script_has_the_order_of_a_thaw() -> None:
     cluster = toy()
     text = frozen(cluster)
-    lines = [line for line in text.splitlines() if line.startswith("$KUBECTL")]
-    assert [line.removeprefix('$KUBECTL --namespace "$NAMESPACE" ') for line in lines] == [
+    lines = [line.strip() for line in text.splitlines() if line.strip().startswith("$KUBECTL")]
+    assert [line.removeprefix(KUBECTL) for line in lines] == [
+        """patch configmap knit-frozen --type merge --patch '{"data":{"thawing":"true"}}'""",
         f"set env deployment/knit-worker-engine {HOLD}-",
         "scale deployment/registry --replicas=1",
         "scale deployment/knit-worker-compute --replicas=0",
