@@ -57,7 +57,8 @@ def freeze(cluster: Cluster, parts: Parts, record: Record, wishes: Freeze) -> No
     Raises:
         CliError: a pod does not end, the database does not answer, or somebody thaws meanwhile.
     """
-    if not record.at_rest or any(one.replicas for one in parts.api):
+    # Workers that are up may have begun something, whoever has started them.
+    if not record.at_rest or any(one.replicas for one in (*parts.api, *parts.workers)):
         _come_to_rest(cluster, parts, record, wishes)
         record.check_in_force(cluster)
         replace(record, at_rest=True).save(cluster)

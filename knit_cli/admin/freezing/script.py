@@ -26,13 +26,15 @@ if [ -z "${{KUBECONFIG:-}}" ] && [ -f {path} ]; then
   export KUBECONFIG
 fi
 """
-# First: a freeze that still waits elsewhere would end what is started here.
+# First: a freeze that still waits elsewhere would end what is started here, and one that comes
+# after a script that was cut would not wait for what has begun in between.
 _MARK: Final = """\
 record=$({kubectl} get configmap {record} --ignore-not-found --output name)
 if [ -n "$record" ]; then
-  {kubectl} patch configmap {record} --type merge --patch '{{"data":{{"thawing":"true"}}}}'
+  {kubectl} patch configmap {record} --type merge --patch '{{"data":{{{reset}}}}}'
 fi
 """
+_RESET: Final = '"atRest":"false","thawing":"true"'
 _COMMAND: Final = '$KUBECTL --namespace "$NAMESPACE"'
 
 
@@ -46,7 +48,7 @@ def script(cluster: Cluster, parts: Parts, record: Record) -> str:
     )
     if cluster.kubeconfig is not None:
         text += _KUBECONFIG.format(path=shlex.quote(str(cluster.kubeconfig)))
-    text += _MARK.format(kubectl=_COMMAND, record=RECORD)
+    text += _MARK.format(kubectl=_COMMAND, record=RECORD, reset=_RESET)
     lines = [f"set env {parts.engine.workload} {HOLD}-"]
     lines += [
         f"scale {one.workload} --replicas={record.replicas.get(one.name, one.replicas)}"

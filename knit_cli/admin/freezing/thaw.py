@@ -24,8 +24,9 @@ def thaw(cluster: Cluster, *, timeout: str, tell: Callable[[str], None]) -> bool
     if record is None:
         return False
     parts = Parts.find(cluster)
-    # First: a freeze that still waits elsewhere would end what is started here.
-    replace(record, thawing=True).save(cluster)
+    # First: a freeze that still waits elsewhere would end what is started here, and one that comes
+    # after a thaw that was cut would not wait for what has begun in between.
+    replace(record, thawing=True, at_rest=False).save(cluster)
     if gone := sorted(set(record.replicas) - {one.name for one in parts}):
         tell(f"these are gone since the freeze: {', '.join(gone)}")
     for one in parts.workers:

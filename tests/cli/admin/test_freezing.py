@@ -226,7 +226,8 @@ def test_a_second_freeze_keeps_the_first_counts_and_learns_of_new_deployments() 
     cluster.done.clear()
     cluster.counts["knit-worker-hooks"] = 4
     assert f"{text}" != frozen(cluster, fail=True)
-    assert "fail" not in cluster.done
+    # A new worker has been up: it may have begun something.
+    assert "fail" in cluster.done
     assert thaw.thaw(cluster, timeout="1m", tell=print)
     assert cluster.counts == {**COUNTS, "knit-worker-hooks": 4}
     assert not thaw.thaw(cluster, timeout="1m", tell=print)
@@ -240,6 +241,46 @@ def test_an_api_that_was_started_again_makes_it_look_again() -> None:
     frozen(cluster)
     assert "show" in cluster.done
     assert cluster.counts == NONE
+
+
+def test_workers_that_were_started_by_hand_make_it_look_again() -> None:
+    cluster = toy()
+    frozen(cluster)
+    cluster.done.clear()
+    cluster.counts["knit-worker-engine"] = 1
+    frozen(cluster)
+    assert "show" in cluster.done
+    assert cluster.counts == NONE
+
+
+def test_what_is_frozen_and_at_rest_is_not_started_for_another_look() -> None:
+    cluster = toy()
+    frozen(cluster)
+    cluster.done.clear()
+    frozen(cluster, fail=True)
+    assert not {"fail", "show"} & set(cluster.done)
+
+
+@pytest.mark.parametrize("undo", [thawed, thawed_by_script])
+@pytest.mark.parametrize("number", range(1, 7))
+def test_a_freeze_after_a_thaw_that_was_cut_waits_for_what_has_begun_since(
+    undo: Callable[[Toy], None], number: int
+) -> None:
+    cluster = toy()
+    frozen(cluster)
+    # With workers at 0 nothing can have begun, but whether they were up in between is not known.
+    cluster.kill_after[:] = [len(cluster.done) + number]
+    with pytest.raises(Killed):
+        undo(cluster)
+    cluster.kill_after.clear()
+    cluster.looks[:] = [{"running": 1}, {}]
+    cluster.done.clear()
+    said: list[str] = []
+    frozen(cluster, tell=said.append)
+    assert "waits for what is under way. Runs under way: 1 running (r1)" in said
+    assert cluster.counts == NONE
+    thawed(cluster)
+    assert (cluster.counts, cluster.held) == (COUNTS, [])
 
 
 def test_both_killed_after_any_change_are_completed_by_the_next() -> None:
@@ -289,7 +330,8 @@ def test_the_script_has_the_order_of_a_thaw() -> None:
     text = frozen(cluster)
     lines = [line.strip() for line in text.splitlines() if line.strip().startswith("$KUBECTL")]
     assert [line.removeprefix(KUBECTL) for line in lines] == [
-        """patch configmap knit-frozen --type merge --patch '{"data":{"thawing":"true"}}'""",
+        "patch configmap knit-frozen --type merge "
+        """--patch '{"data":{"atRest":"false","thawing":"true"}}'""",
         f"set env deployment/knit-worker-engine {HOLD}-",
         "scale deployment/registry --replicas=1",
         "scale deployment/knit-worker-compute --replicas=0",
