@@ -29,6 +29,8 @@ class Span:
     id: str
     parent: str
     attributes: dict[str, str]
+    whole: str
+    """All of it as text, with its events and status."""
 
 
 @dataclass
@@ -99,6 +101,7 @@ def _read(request: ExportTraceServiceRequest) -> Iterator[Span]:
                         one.key: one.value.string_value or str(one.value.int_value)
                         for one in span.attributes
                     },
+                    whole=str(span),
                 )
 
 

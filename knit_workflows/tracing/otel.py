@@ -18,7 +18,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.trace.id_generator import IdGenerator, RandomIdGenerator
 from opentelemetry.sdk.trace.sampling import Sampler, SamplingResult
-from opentelemetry.trace import Link, SpanKind, Status, StatusCode, TraceState
+from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode, TraceState
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from opentelemetry.util.types import Attributes
 
@@ -108,7 +108,7 @@ class Tracing:
     def span(self, name: str, attributes: Mapping[str, str | int]) -> Iterator[None]:
         """Traces a call to somebody else."""
         dotted = {key.replace("_", "."): value for key, value in attributes.items()}
-        with self.tracer.start_as_current_span(name, kind=SpanKind.CLIENT, attributes=dotted):
+        with self._current(name, kind=SpanKind.CLIENT, attributes=dotted):
             yield
 
     def rename(self, name: str) -> None:
@@ -125,9 +125,8 @@ class Tracing:
             return
         carrier = {key.decode("latin-1"): value.decode("latin-1") for key, value in received}
         parent = self._propagator.extract(carrier, Context())
-        with self.tracer.start_as_current_span(
-            method, parent, kind=SpanKind.SERVER, attributes={"http.request.method": method}
-        ) as one:
+        about = {"http.request.method": method}
+        with self._current(method, parent, kind=SpanKind.SERVER, attributes=about) as one:
             try:
                 yield
             finally:
@@ -136,6 +135,22 @@ class Tracing:
                 one.set_attribute("http.response.status_code", served.status)
                 if served.status >= 500:
                     one.set_status(Status(StatusCode.ERROR))
+
+    @contextmanager
+    def _current(self, name: str, parent: Context | None = None, **about: Any) -> Iterator[Span]:
+        """Has a span that tells the type of an error, not its text.
+
+        The text may quote what must not leave the process: the HTTP client's has the whole URL.
+        """
+        with self.tracer.start_as_current_span(
+            name, parent, record_exception=False, set_status_on_exception=False, **about
+        ) as one:
+            try:
+                yield one
+            except Exception as error:
+                one.set_attribute("error.type", type(error).__name__)
+                one.set_status(Status(StatusCode.ERROR))
+                raise
 
     def interceptors(self) -> list[Any]:
         """Gives Temporal's; loaded late, since they bring the worker's half of its SDK."""
