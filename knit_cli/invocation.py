@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -24,6 +25,25 @@ def _open_browser(url: str) -> bool:
     with suppress(webbrowser.Error):
         return webbrowser.open(url)
     return False
+
+
+def login_name(variables: Mapping[str, str]) -> str:
+    """Gives the name of whoever types: that of the environment, else of the system.
+
+    A user without any, as in many containers, is `uid` and a number.
+    """
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        if found := variables.get(name):
+            return found
+    try:
+        import pwd
+    except ImportError:  # no such database here
+        return "user"
+    uid = os.getuid()
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"uid {uid}"
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ which the owner's credential could be read anyway.
 
 from __future__ import annotations
 
-import getpass
 import json
 import os
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from typing import Any, Final
 from knit_cli.admin.cluster import Cluster, ToolFailed
 from knit_cli.admin.job_pod import waiting_pod
 from knit_cli.errors import BadInput, CliError
+from knit_cli.invocation import login_name
 from knit_workflows.domain.instants import format_instant
 from knit_workflows.domain.os_errors import advice_for, reason_of
 
@@ -102,7 +102,7 @@ def _last_line(file: Any) -> dict[str, Any]:
 
 def who(cluster: Cluster) -> str:
     """Gives the name of the kubeconfig's user, as the cluster knows it, and of this machine's."""
-    here = getpass.getuser()
+    here = login_name(cluster.variables)
     try:
         answer = json.loads(cluster.kubectl("auth", "whoami", "--output", "json"))
         return f"{answer['status']['userInfo']['username']} ({here})"

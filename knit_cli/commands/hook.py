@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import sys
-from contextlib import suppress
 from typing import Annotated
 
 import typer
@@ -12,12 +10,11 @@ from pydantic import ValidationError
 
 from knit_cli.commands.choices import Since, read_period
 from knit_cli.errors import BadInput, CliError, printable
-from knit_cli.invocation import Invocation, invocation_of
+from knit_cli.invocation import invocation_of, login_name
 from knit_cli.output import print_json, print_text, say
 from knit_cli.session import api_of
 from knit_cli.shell.completion import complete_delivery, complete_hook, complete_run
 from knit_cli.views.hook import describe
-from knit_workflows.domain.runs.run import USER
 from knit_workflows.wire.hooks.deliveries import MAX_NAME, MAX_REASON, HookSkip
 
 app = typer.Typer()
@@ -92,7 +89,9 @@ def skip_delivery(
     """
     invocation = invocation_of(context)
     try:
-        skip = HookSkip(reason=reason, by=_login(invocation) if by is None else by)
+        skip = HookSkip(
+            reason=reason, by=login_name(invocation.surroundings.variables) if by is None else by
+        )
     except ValidationError as cause:
         [field, *_] = cause.errors()[0]["loc"]
         raise BadInput(
@@ -129,16 +128,3 @@ def test_hook(
             reason=answer.answer or str(answer.status_code or ""),
             advice="only 2xx agrees; see the log of the receiver" if is_refusal else None,
         )
-
-
-def _login(invocation: Invocation) -> str:
-    """Gives the name of whoever types: that of the environment, else of the system."""
-    variables = invocation.surroundings.variables
-    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
-        if found := variables.get(name):
-            return found
-    with suppress(ImportError, KeyError):  # no such database here, or no name in it
-        import pwd
-
-        return pwd.getpwuid(os.getuid()).pw_name
-    return USER

@@ -196,6 +196,18 @@ def test_without_a_login_in_the_environment_the_system_is_asked(knit, call):
     assert knit("hook", "deliveries").json[0]["skipped_by"] == expected
 
 
+def test_where_nobody_has_a_name_it_is_the_number_of_the_user(knit, call, monkeypatch):
+    """As in many containers."""
+
+    def no_entry(uid):
+        raise KeyError(f"getpwuid(): uid not found: {uid}")
+
+    _, delivery = call()
+    monkeypatch.setattr(pwd, "getpwuid", no_entry)
+    assert knit("hook", "skip", delivery, "--reason", "x").code == 0
+    assert knit("hook", "deliveries").json[0]["skipped_by"] == f"uid {os.getuid()}"
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [

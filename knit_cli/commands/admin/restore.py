@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 from typing import Annotated, Any
 
 import typer
@@ -12,7 +11,7 @@ from knit_cli.admin.backup.watching import Bar
 from knit_cli.commands.admin.options import AsJson, Kubeconfig, Namespace, Settings, Verbose
 from knit_cli.commands.admin.which import State, installation
 from knit_cli.errors import BadInput
-from knit_cli.invocation import invocation_of
+from knit_cli.invocation import invocation_of, login_name
 from knit_cli.output import print_json, say
 from knit_workflows.backup.destinations import Destination, open_destination
 from knit_workflows.backup.restoring import (
@@ -82,7 +81,9 @@ def restore_command(
             size = check_set(where, chosen, bar)
             done: dict[str, Any] = {"dryRun": True, "bytes": size, "already": restored is not None}
         else:
-            result = restore(where, chosen, target, bar, by=getpass.getuser())
+            result = restore(
+                where, chosen, target, bar, by=login_name(invocation.surroundings.variables)
+            )
             done = {
                 "dryRun": False,
                 "made": result.made,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pwd
 from collections.abc import Callable
 
 import pytest
@@ -62,6 +63,25 @@ def test_a_restore_is_tried_and_done_and_not_done_twice(admin: Asked, source: In
     assert "2 volumes made, 0 were there" in done.err
     assert "2 Runs were under way then; they have failed: knit run retry" in done.err
     assert "was restored into knit here before; there is nothing to do" in admin("restore").err
+
+
+def test_whoever_has_no_name_may_restore(
+    admin: Asked, source: Installation, bare_knit: Knit, monkeypatch: pytest.MonkeyPatch
+):
+    """As in many containers."""
+
+    def no_entry(uid: int) -> None:
+        raise KeyError(f"getpwuid(): uid not found: {uid}")
+
+    assert admin("backup").code == 0
+    source.archives.clear()
+    monkeypatch.setattr(pwd, "getpwuid", no_entry)
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+        bare_knit.variables.pop(name, None)
+    ended = admin("restore", "--json")
+    assert ended.code == 0, ended.err
+    assert json.loads(ended.out)["made"] == 2
 
 
 def test_sets_are_listed(admin: Asked):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import pwd
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from knit_cli.admin.audit_pruning import who
 from knit_cli.admin.cluster import Cluster, ToolFailed
 from knit_cli.admin.freezing import freeze, thaw
 from knit_cli.admin.freezing.record import HOLD, Parts, Record
@@ -108,6 +111,9 @@ class Toy(Cluster):
         return ""
 
     _rollout = _wait
+
+    def _auth(self, *_: object) -> str:
+        raise ToolFailed("kubectl auth failed", "error: unknown command whoami")
 
     def _exec(self, rest: list[str], _: str | None) -> str:
         assert self.counts["knit-api"] == 0
@@ -308,6 +314,18 @@ def test_both_killed_after_any_change_are_completed_by_the_next() -> None:
         cluster.kill_after.clear()
         assert thaw.thaw(cluster, timeout="1m", tell=print)
         assert (cluster.counts, cluster.held) == (COUNTS, [])
+
+
+def test_whoever_has_no_name_is_remembered_by_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in many containers; here the cluster does not know either."""
+
+    def no_entry(uid: int) -> None:
+        raise KeyError(f"getpwuid(): uid not found: {uid}")
+
+    monkeypatch.setattr(pwd, "getpwuid", no_entry)
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    assert who(toy()) == f"uid {os.getuid()}"
 
 
 def test_of_two_that_begin_at_once_one_has_counted() -> None:
