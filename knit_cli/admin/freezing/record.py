@@ -197,8 +197,14 @@ def check_not_frozen(cluster: Cluster) -> None:
         raise CliError(
             f"the knit in namespace {cluster.namespace} is frozen",
             reason=f"{record.by} has begun to freeze it at {record.since.isoformat()}",
-            advice="thaw it first: knit admin thaw",
+            advice="thaw it first: knit admin thaw; if that fails because a part does not become "
+            f"ready, {forgetting(cluster)}, then repeat",
         )
+
+
+def forgetting(cluster: Cluster) -> str:
+    """Says how an administrator forgets a freeze; goes on with what is done after that."""
+    return f"forget the freeze (kubectl -n {cluster.namespace} delete configmap {RECORD})"
 
 
 def _part(item: Any) -> Part:

@@ -6,8 +6,8 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
-from knit_cli.admin.cluster import Cluster
-from knit_cli.admin.freezing.record import HOLD, Part
+from knit_cli.admin.cluster import Cluster, ToolFailed
+from knit_cli.admin.freezing.record import HOLD, Part, forgetting
 from knit_cli.errors import CliError
 
 HELD: Final = "an administrator has frozen this knit: Runs start again after the thaw"
@@ -60,6 +60,22 @@ def release(cluster: Cluster, part: Part) -> None:
 
 
 def wait_until_ready(cluster: Cluster, parts: Iterable[Part], *, timeout: str) -> None:
-    """Waits for the pods of Deployments; raises ToolFailed if they are not ready in time."""
+    """Waits for the pods of Deployments.
+
+    Raises:
+        CliError: they are not ready in time.
+    """
     for part in parts:
-        cluster.kubectl("rollout", "status", part.workload, "--timeout", timeout)
+        try:
+            cluster.kubectl("rollout", "status", part.workload, "--timeout", timeout)
+        except ToolFailed as failed:
+            if failed.advice is not None:  # the cluster does not answer, or refuses
+                raise
+            raise CliError(
+                f"{part.name} does not become ready",
+                reason=failed.reason,
+                advice=f"see `knit admin status` and kubectl -n {cluster.namespace} logs "
+                f"{part.workload}; mend it and repeat, or, if it needs another installation "
+                f"(a database that has moved), {forgetting(cluster)}, then run "
+                "`knit admin install`",
+            ) from failed

@@ -17,7 +17,7 @@ import pytest
 from knit_cli.admin.audit_pruning import who
 from knit_cli.admin.cluster import Cluster, ToolFailed
 from knit_cli.admin.freezing import freeze, thaw
-from knit_cli.admin.freezing.record import HOLD, Parts, Record
+from knit_cli.admin.freezing.record import HOLD, Parts, Record, check_not_frozen
 from knit_cli.admin.freezing.script import script
 from knit_cli.errors import CliError
 
@@ -40,6 +40,7 @@ class Toy(Cluster):
     looks: list[dict[str, int]] = field(default_factory=list)
     done: list[str] = field(default_factory=list)
     kill_after: list[int] = field(default_factory=list)
+    unready: list[str] = field(default_factory=list)
 
     def kubectl(self, *arguments: str, given: str | None = None, into: Any = None) -> str:
         verb, *rest = arguments
@@ -110,7 +111,10 @@ class Toy(Cluster):
     def _wait(self, *_: object) -> str:
         return ""
 
-    _rollout = _wait
+    def _rollout(self, rest: list[str], _: str | None) -> str:
+        if rest[1] in self.unready:
+            raise ToolFailed("kubectl rollout failed", "error: timed out waiting for the condition")
+        return ""
 
     def _auth(self, *_: object) -> str:
         raise ToolFailed("kubectl auth failed", "error: unknown command whoami")
@@ -333,6 +337,26 @@ def test_of_two_that_begin_at_once_one_has_counted() -> None:
     first = Record(datetime.now(UTC), "mary", COUNTS).begin(cluster)
     second = Record(datetime.now(UTC), "john", NONE).begin(cluster)
     assert second == first
+
+
+def test_a_thaw_that_does_not_become_ready_says_what_is_left_to_do() -> None:
+    """As after the database has moved: only an `install` mends it, which refuses while frozen."""
+    cluster = toy()
+    frozen(cluster)
+    cluster.unready.append("deployment/knit-api")
+    with pytest.raises(CliError) as stuck:
+        thawed(cluster)
+    assert "does not become ready" in stuck.value.summary
+    assert "knit-api" in stuck.value.summary
+    assert "timed out waiting" in (stuck.value.reason or "")
+    with pytest.raises(CliError) as refused:
+        check_not_frozen(cluster)
+    for one in (stuck, refused):
+        assert "kubectl -n knit delete configmap knit-frozen" in (one.value.advice or "")
+    # What was scaled stays, so that nothing but the record is in the way.
+    assert cluster.counts == COUNTS
+    cluster.unready.clear()
+    thawed(cluster)
 
 
 def test_a_record_that_nobody_understands() -> None:
