@@ -21,6 +21,17 @@ from tests.charts.helm import CHARTS
 DASHBOARD: Final = CHARTS / "knit-app" / "files" / "dashboard.json"
 ALERTS: Final = CHARTS / "knit-app" / "files" / "alerts.yaml"
 TESTS_OF_ALERTS: Final = Path(__file__).parent / "alerts_test.yaml"
+OF_OTHERS: Final = frozenset(
+    {
+        # Of Temporal's core.
+        "temporal_activity_schedule_to_start_latency_seconds_bucket",
+        # Of the client library.
+        "process_resident_memory_bytes",
+        "process_cpu_seconds_total",
+    }
+)
+"""What the dashboard shows and we do not measure; `tests/workflows/test_start_up` reads it from a
+real worker."""
 PROMTOOL: Final = GoPrograms(
     name="promtool-3.11.3",
     module=Path(__file__).parent / "programs" / "promtool",

@@ -12,7 +12,13 @@ import yaml
 
 from knit_workflows.metrics.instruments import INSTRUMENTS
 from tests.charts.helm import Helm, by_name, ci_values
-from tests.charts.promtool import ALERTS, DASHBOARD, TESTS_OF_ALERTS, dashboard_expressions
+from tests.charts.promtool import (
+    ALERTS,
+    DASHBOARD,
+    OF_OTHERS,
+    TESTS_OF_ALERTS,
+    dashboard_expressions,
+)
 
 MINIMAL = ("--set", "temporal.address=temporal:7233")
 MONITORING = "networkPolicy.metricsFrom[0].namespaceSelector.matchLabels.team=monitoring"
@@ -127,15 +133,6 @@ def test_the_dashboard_is_made_when_asked_for_and_is_the_file(helm: Helm) -> Non
     assert made["metadata"]["labels"]["grafana_dashboard"] == "1"
     refused = helm.refusal("knit-app", *MINIMAL, *asked, "--set", "metrics.enabled=false")
     assert "needs metrics.enabled" in refused
-
-
-OF_OTHERS = {
-    # Of Temporal's core; `tests/workflows/test_worker_process` reads it from a real worker.
-    "temporal_activity_schedule_to_start_latency_seconds_bucket",
-    # Of the client library.
-    "process_resident_memory_bytes",
-    "process_cpu_seconds_total",
-}
 
 
 def test_every_metric_of_the_dashboard_is_there_and_each_has_a_panel() -> None:
