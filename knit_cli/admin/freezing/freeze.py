@@ -62,19 +62,17 @@ def freeze(cluster: Cluster, parts: Parts, record: Record, wishes: Freeze) -> No
         _come_to_rest(cluster, parts, record, wishes)
         record.check_in_force(cluster)
         replace(record, at_rest=True).save(cluster)
-    record.check_in_force(cluster)
-    stop(cluster, [*parts.workers, *parts.registry])
+    _stop(cluster, record, [*parts.workers, *parts.registry])
     record.check_in_force(cluster)
 
 
 def _come_to_rest(cluster: Cluster, parts: Parts, record: Record, wishes: Freeze) -> None:
-    record.check_in_force(cluster)
     wishes.tell("the API ends: uploads and downloads are cut")
-    stop(cluster, parts.api)
-    record.check_in_force(cluster)
+    _stop(cluster, record, parts.api)
     if not parts.engine.held:
         wishes.tell("no Run is admitted any more")
-        stop(cluster, [parts.engine])
+        _stop(cluster, record, [parts.engine])
+        record.check_in_force(cluster)
         hold(cluster, parts.engine)
     with Rest(cluster) as rest:
         while True:
@@ -85,7 +83,7 @@ def _come_to_rest(cluster: Cluster, parts: Parts, record: Record, wishes: Freeze
             scale(cluster, needed, counts)
             _wait_for_rest(rest, wishes, lambda: record.check_in_force(cluster))
             wishes.tell("the workers end")
-            stop(cluster, parts.workers)
+            _stop(cluster, record, parts.workers)
             # One that had been admitted before may have begun at this very moment.
             if not (found := rest.look()):
                 return
@@ -104,7 +102,11 @@ def _wait_for_rest(rest: Rest, wishes: Freeze, check: Callable[[], None]) -> Non
         time.sleep(LOOKS_EVERY)
         # Before the next look, which might end Runs that have begun after the thaw.
         check()
-    check()
+
+
+def _stop(cluster: Cluster, record: Record, parts: Sequence[Part]) -> None:
+    record.check_in_force(cluster)
+    stop(cluster, parts)
 
 
 def foreseen(cluster: Cluster, *, fail: bool) -> list[str]:

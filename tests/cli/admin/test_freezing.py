@@ -164,15 +164,16 @@ def thawed_by_script(cluster: Toy) -> None:
 
 
 @pytest.mark.parametrize("undo", [thawed, thawed_by_script])
+@pytest.mark.parametrize("at", ["the API ends", "no Run is", "waits for", "the workers end"])
 @pytest.mark.parametrize("fail", [False, True])
-def test_a_thaw_while_a_freeze_waits_ends_the_freeze(
-    undo: Callable[[Toy], None], fail: bool
+def test_a_thaw_while_a_freeze_is_at_work_ends_the_freeze(
+    undo: Callable[[Toy], None], at: str, fail: bool
 ) -> None:
     """Nothing is scaled, ended or remembered any more: Runs may have begun since."""
     cluster = toy({"running": 1}, {"running": 1}, {})
 
     def tell(text: str) -> None:
-        if text.startswith("waits for"):
+        if text.startswith(at):
             undo(cluster)
             cluster.done.clear()
 
