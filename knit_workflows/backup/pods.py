@@ -13,7 +13,7 @@ import threading
 from collections import deque
 from collections.abc import Coroutine, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from datetime import timedelta
 from http import HTTPStatus
@@ -40,6 +40,7 @@ _OPENING: Final = timedelta(minutes=5)
 _IDLE: Final = timedelta(minutes=15)
 _PAUSE: Final = 0.2
 _CHUNK: Final = 1 << 20
+_CONNECTING: Final = 30.0
 _TIMEOUT: Final = 300.0
 
 
@@ -68,9 +69,9 @@ class PodVolumes:
                 for opened in list(self._opened.values()):
                     opened.opening.cancel()
                     self._close(opened)
-                for closing in self._closing:
+                for one in self._closing:
                     with suppress(KnitError):
-                        closing.result()
+                        one.result()
                 self._do(self._backend.aclose())
         finally:
             self._loop.call_soon_threadsafe(self._loop.stop)
@@ -87,11 +88,8 @@ class PodVolumes:
 
     def read(self, volume: Volume) -> Iterator[bytes]:
         """See `Volumes`."""
-        opened = self._open(volume, TransferMode.READ)
-        try:
-            yield from _received(*self._endpoint(opened), volume)
-        finally:
-            self._close(opened)
+        with self._connected(volume, TransferMode.READ) as (connection, token):
+            yield from _received(connection, token, volume)
 
     def capacity(self, volume: Volume) -> int | None:
         """See `Volumes`."""
@@ -102,11 +100,8 @@ class PodVolumes:
 
     def write(self, volume: Volume, archive_: Iterator[bytes]) -> None:
         """See `Volumes`; the agent undoes what is cut."""
-        opened = self._open(volume, TransferMode.WRITE)
-        try:
-            _send(*self._endpoint(opened), archive_, volume)
-        finally:
-            self._close(opened)
+        with self._connected(volume, TransferMode.WRITE) as (connection, token):
+            _send(connection, token, archive_, volume)
 
     # --- transfers ------------------------------------------------------------------------------
 
@@ -118,6 +113,30 @@ class PodVolumes:
         for other in list(self._coming)[:_AHEAD]:
             self._begun(*other)
         return opened
+
+    @contextmanager
+    def _connected(
+        self, volume: Volume, mode: TransferMode
+    ) -> Iterator[tuple[http.client.HTTPConnection, str]]:
+        """Connects to the agent of a volume, and gives the token that it wants.
+
+        An agent that was opened ahead ends by itself if the volume before took long. So one that
+        cannot be reached is closed, and opened anew once.
+        """
+        opened = self._open(volume, mode)
+        try:
+            connection = _connection_to(self._endpoint(opened))
+            if connection is None:
+                with suppress(KnitError):
+                    self._close(opened).result()
+                opened = self._begun(volume, mode)
+                connection = _connection_to(self._endpoint(opened))
+            if connection is None:
+                raise VolumeUnreadable(f"{volume.name}: its pod cannot be reached")
+            with closing(connection), _losses(volume):
+                yield connection, opened.transfer.token
+        finally:
+            self._close(opened)
 
     def _begun(self, volume: Volume, mode: TransferMode) -> _Opened:
         key = (volume.name, mode)
@@ -145,10 +164,10 @@ class PodVolumes:
         except TimeoutError as cause:
             raise VolumeUnreadable(f"{volume.name}: {told}") from cause
 
-    def _endpoint(self, opened: _Opened) -> tuple[str, str]:
-        """Gives address and token of an opened volume."""
+    def _endpoint(self, opened: _Opened) -> str:
+        """Gives the address of an opened volume."""
         try:
-            return opened.opening.result(), opened.transfer.token
+            return opened.opening.result()
         except DataExists as cause:
             raise VolumeOccupied from cause
         except BackendRejected as cause:
@@ -156,11 +175,12 @@ class PodVolumes:
         except KnitError as cause:
             raise VolumeUnreadable(cause.reason) from cause
 
-    def _close(self, opened: _Opened) -> None:
+    def _close(self, opened: _Opened) -> Future[None]:
         self._opened.pop(opened.key, None)
-        closing = self._backend.close_transfer(opened.transfer)
+        ending = self._backend.close_transfer(opened.transfer)
         self._closing = [one for one in self._closing if not one.done()]
-        self._closing.append(asyncio.run_coroutine_threadsafe(closing, self._loop))
+        self._closing.append(asyncio.run_coroutine_threadsafe(ending, self._loop))
+        return self._closing[-1]
 
     def _do(self, coroutine: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
@@ -177,38 +197,50 @@ class _Opened:
         self.opening = opening
 
 
-def _received(url: str, token: str, volume: Volume) -> Iterator[bytes]:
-    with _connected(url, volume) as connection:
-        path = f"/?{archive.WHOLE.query()}"
-        connection.request("GET", path, headers={"Authorization": f"Bearer {token}"})
-        response = connection.getresponse()
-        _require(response, HTTPStatus.OK, volume)
-        while chunk := response.read(_CHUNK):
-            yield chunk
+def _received(
+    connection: http.client.HTTPConnection, token: str, volume: Volume
+) -> Iterator[bytes]:
+    path = f"/?{archive.WHOLE.query()}"
+    connection.request("GET", path, headers={"Authorization": f"Bearer {token}"})
+    response = connection.getresponse()
+    _require(response, HTTPStatus.OK, volume)
+    while chunk := response.read(_CHUNK):
+        yield chunk
 
 
-def _send(url: str, token: str, archive_: Iterator[bytes], volume: Volume) -> None:
+def _send(
+    connection: http.client.HTTPConnection, token: str, archive_: Iterator[bytes], volume: Volume
+) -> None:
     headers = {"Authorization": f"Bearer {token}", "Transfer-Encoding": "chunked"}
-    with _connected(url, volume) as connection:
-        # A refusal is told although the rest of the body does not arrive any more.
-        with suppress(BrokenPipeError, ConnectionResetError):
-            connection.request("POST", "/", archive_, headers, encode_chunked=True)
-        response = connection.getresponse()
-        if response.status == HTTPStatus.CONFLICT:
-            raise VolumeOccupied
-        _require(response, HTTPStatus.NO_CONTENT, volume)
+    # A refusal is told although the rest of the body does not arrive any more.
+    with suppress(BrokenPipeError, ConnectionResetError):
+        connection.request("POST", "/", archive_, headers, encode_chunked=True)
+    response = connection.getresponse()
+    if response.status == HTTPStatus.CONFLICT:
+        raise VolumeOccupied
+    _require(response, HTTPStatus.NO_CONTENT, volume)
+
+
+def _connection_to(url: str) -> http.client.HTTPConnection | None:
+    """Connects to an agent; None: there is none."""
+    address = urlsplit(url)
+    host = address.hostname or ""
+    connection = http.client.HTTPConnection(host, address.port, timeout=_CONNECTING)
+    try:
+        connection.connect()
+    except OSError:
+        connection.close()
+        return None
+    connection.sock.settimeout(_TIMEOUT)
+    return connection
 
 
 @contextmanager
-def _connected(url: str, volume: Volume) -> Iterator[http.client.HTTPConnection]:
-    address = urlsplit(url)
-    connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=_TIMEOUT)
+def _losses(volume: Volume) -> Iterator[None]:
     try:
-        yield connection
+        yield
     except (OSError, http.client.HTTPException) as cause:
         raise VolumeUnreadable(f"{volume.name}: its pod was lost: {cause!r}") from cause
-    finally:
-        connection.close()
 
 
 def _require(response: http.client.HTTPResponse, status: HTTPStatus, volume: Volume) -> None:

@@ -52,6 +52,12 @@ class Agents:
         self.most = max(self.most, len(self._servers))
         return Endpoint(f"http://127.0.0.1:{server.port}/")
 
+    def end_idle(self, transfer_name: str) -> None:
+        """Ends an agent as it ends by itself when nobody connects for long."""
+        server = self._servers.pop(transfer_name)
+        server.shutdown()
+        server.server_close()
+
     async def close_transfer(self, transfer: Transfer) -> None:
         server = self._servers.pop(transfer.name, None)
         if server is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -108,6 +109,34 @@ def test_volumes_are_made_and_equal_ones_are_found(tmp_path: Path):
     for one, whole in archives.items():
         if one != "3":
             assert b"".join(archive.iter_pack(tmp_path / "w" / f"data-knitid-{one}")) == whole
+
+
+@pytest.mark.parametrize("to_write", [False, True])
+def test_agents_that_ended_meanwhile_are_opened_anew(tmp_path: Path, *, to_write: bool):
+    archives = fill(tmp_path / "v")
+    first, second = (Volume(f"data-knitid-{one}", one) for one in "12")
+    folder = tmp_path / ("w" if to_write else "v")
+    with pods(folder) as (volumes, agents):
+        volumes.expect([first, second], to_write=to_write)
+
+        def slow() -> Iterator[bytes]:
+            """The content of the first, whose transfer takes longer than agents wait."""
+            ahead = f"knitid-2-{'write' if to_write else 'read'}-backup"
+            while ahead not in agents.open_names:
+                time.sleep(0.05)
+            agents.end_idle(ahead)
+            yield archives["1"]
+
+        if to_write:
+            volumes.write(first, slow())
+            volumes.write(second, iter([archives["2"]]))
+        else:
+            reading = volumes.read(first)
+            begun = next(reading)
+            next(slow())
+            assert b"".join([begun, *reading]) == archives["1"]
+            assert b"".join(volumes.read(second)) == archives["2"]
+    assert b"".join(archive.iter_pack(folder / second.name)) == archives["2"]
 
 
 def test_what_an_agent_refuses_is_told(tmp_path: Path):
