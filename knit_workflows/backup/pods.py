@@ -25,6 +25,7 @@ from knit_workflows.backup.volumes import VolumeAbsent, VolumeOccupied, VolumeUn
 from knit_workflows.compute.base import ComputeBackend, Transfer, TransferMode
 from knit_workflows.domain.errors import (
     BackendRejected,
+    BackendUnavailable,
     DataExists,
     KnitError,
     TransferNotReady,
@@ -55,6 +56,7 @@ class PodVolumes:
         self._coming: deque[tuple[Volume, TransferMode]] = deque()
         self._opened: dict[tuple[str, TransferMode], _Opened] = {}
         self._closing: list[Future[None]] = []
+        self._made: set[str] = set()
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
@@ -150,19 +152,24 @@ class PodVolumes:
     async def _opening(self, transfer: Transfer) -> str:
         told = "it is not ready"
         volume = transfer.volume
-        if transfer.mode is TransferMode.WRITE:
-            options = VolumeOptions(storage_class=self._storage_class, size=volume.options.size)
-            await self._backend.create_volume(replace(volume, options=options))
         try:
             async with asyncio.timeout(_OPENING.total_seconds()):
                 while True:
                     try:
+                        if transfer.mode is TransferMode.WRITE:
+                            await self._make(volume)
                         return (await self._backend.open_transfer(transfer)).url
-                    except TransferNotReady as not_ready:
-                        told = not_ready.reason
+                    except (TransferNotReady, BackendUnavailable) as not_yet:
+                        told = not_yet.reason
                     await asyncio.sleep(_PAUSE)
         except TimeoutError as cause:
             raise VolumeUnreadable(f"{volume.name}: {told}") from cause
+
+    async def _make(self, volume: Volume) -> None:
+        if volume.name not in self._made:
+            options = VolumeOptions(storage_class=self._storage_class, size=volume.options.size)
+            await self._backend.create_volume(replace(volume, options=options))
+            self._made.add(volume.name)
 
     def _endpoint(self, opened: _Opened) -> str:
         """Gives the address of an opened volume."""

@@ -83,6 +83,9 @@ def take_backup(
 ) -> Taken:
     """Takes a set; afterwards removes all but the newest `keep` sets, and what only those had.
 
+    If the new set is without Data that could not be read, none is removed: an older one may have
+    the last copy of them.
+
     Raises:
         BackupProblem: it cannot be ended; a second call goes on from there.
     """
@@ -95,7 +98,9 @@ def take_backup(
         lock.require()
         for record in known.records:
             destination.remove(record)
-        pruned = () if keep is None else tuple(prune(destination, lock, keep))
+        pruned: tuple[str, ...] = ()
+        if keep is not None and not taken.unreadable:
+            pruned = tuple(prune(destination, lock, keep))
     return Taken(
         taken,
         taking.read,

@@ -44,8 +44,9 @@ def test_a_backup_says_what_it_has(admin: Asked, source: Installation):
 
 def test_what_cannot_be_read_is_a_failure_with_a_set(admin: Asked, source: Installation):
     source.without_volume = frozenset({"lost"})
-    ended = admin("backup")
+    ended = admin("backup", "--keep", "1")
     assert ended.code == 1
+    assert "no older set is removed" in ended.err
     assert "Data lost could not be read: there is no volume data-knitid-lost" in ended.err
     assert "set 2" in ended.err
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from knit_workflows.archive.volume import ServedVolume
 from knit_workflows.compute.base import Endpoint, Transfer
-from knit_workflows.domain.errors import BackendRejected, TransferNotReady
+from knit_workflows.domain.errors import BackendRejected, BackendUnavailable, TransferNotReady
 from knit_workflows.domain.volumes import Volume, VolumeOptions
 from knit_workflows.pod.agent import AgentServer
 
@@ -22,6 +22,8 @@ class Agents:
         self.open_names: list[str] = []
         self.made: dict[str, VolumeOptions] = {}
         self.most = 0
+        self.outages = 0
+        """So many calls that make a volume or open one are not answered."""
         self._servers: dict[str, AgentServer] = {}
 
     async def open(self) -> None:
@@ -31,6 +33,7 @@ class Agents:
         assert not self._servers
 
     async def create_volume(self, volume: Volume) -> VolumeOptions:
+        self._answer()
         self.made[volume.name] = volume.options
         (self.root / volume.name).mkdir(exist_ok=True)
         return volume.options
@@ -39,6 +42,7 @@ class Agents:
         return 1 << 30
 
     async def open_transfer(self, transfer: Transfer) -> Endpoint:
+        self._answer()
         folder = self.root / transfer.volume.name
         if not folder.is_dir():
             raise BackendRejected(f"the content of {transfer.volume.name} is gone")
@@ -51,6 +55,11 @@ class Agents:
         self.open_names.append(transfer.name)
         self.most = max(self.most, len(self._servers))
         return Endpoint(f"http://127.0.0.1:{server.port}/")
+
+    def _answer(self) -> None:
+        if self.outages:
+            self.outages -= 1
+            raise BackendUnavailable("the API server does not answer: 429")
 
     def end_idle(self, transfer_name: str) -> None:
         """Ends an agent as it ends by itself when nobody connects for long."""

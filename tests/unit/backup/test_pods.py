@@ -139,6 +139,18 @@ def test_agents_that_ended_meanwhile_are_opened_anew(tmp_path: Path, *, to_write
     assert b"".join(archive.iter_pack(folder / second.name)) == archives["2"]
 
 
+def test_a_server_that_does_not_answer_for_a_moment_is_asked_again(tmp_path: Path):
+    archives = fill(tmp_path / "v")
+    volume = Volume("data-knitid-3", "3")
+    with pods(tmp_path / "v") as (volumes, agents):
+        agents.outages = 3
+        assert b"".join(volumes.read(volume)) == archives["3"]
+    with pods(tmp_path / "w") as (volumes, agents):
+        agents.outages = 3
+        volumes.write(volume, iter([archives["3"]]))
+    assert b"".join(archive.iter_pack(tmp_path / "w" / volume.name)) == archives["3"]
+
+
 def test_what_an_agent_refuses_is_told(tmp_path: Path):
     with pods(tmp_path / "w") as (volumes, _):
         with pytest.raises(VolumeUnreadable, match="data-knitid-x: 400 "):

@@ -73,6 +73,18 @@ def test_the_newest_sets_are_kept_with_what_they_need():
         assert list(filled.archives) == [name]
 
 
+def test_a_set_without_some_data_removes_no_older_one():
+    objects = Objects()
+    first = take_backup(Knit({"a": b"1", "b": b"2"}), objects, Silent()).set
+    for _ in range(2):
+        away = Knit({"b": b"2"}, adopted=frozenset({"a"}), without_volume=frozenset({"a"}))
+        assert take_backup(away, objects, Silent(), keep=1).pruned == ()
+    filled = Knit()
+    restore(objects, choose_set(objects, first.id), filled, Silent(), by="me")
+    assert filled.archives == {"a": b"1", "b": b"2"}
+    assert len(take_backup(Knit({"b": b"2"}), objects, Silent(), keep=1).pruned) == 3
+
+
 def test_an_installation_that_is_in_use_is_refused_in_words():
     objects = Objects()
     made = take_backup(Knit({"a": b"1"}), objects, Silent()).set
