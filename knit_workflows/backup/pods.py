@@ -35,7 +35,7 @@ from knit_workflows.domain.volumes import Volume, VolumeOptions
 T = TypeVar("T")
 
 TRANSFER_ID: Final = "backup"
-"""The last part of the names of these pods, by which those of a killed one are found."""
+"""With this begins the last part of the names of these pods; up to four characters may follow."""
 _AHEAD: Final = 6
 _OPENING: Final = timedelta(minutes=5)
 _IDLE: Final = timedelta(minutes=15)
@@ -48,9 +48,19 @@ _TIMEOUT: Final = 300.0
 class PodVolumes:
     """The volumes of a back-end that serves them over HTTP; implements `Volumes`."""
 
-    def __init__(self, backend: ComputeBackend, storage_class: str | None = None) -> None:
-        """`storage_class`: that of volumes that are made; None: the installation's."""
+    def __init__(
+        self,
+        backend: ComputeBackend,
+        storage_class: str | None = None,
+        transfer_id: str = TRANSFER_ID,
+    ) -> None:
+        """Says how volumes are opened.
+
+        `storage_class`: that of volumes that are made; None: the installation's. `transfer_id`: the
+        last part of the names of pods; no other command may have the same at the same time.
+        """
         self._backend = backend
+        self._transfer_id = transfer_id
         self._storage_class = storage_class
         self._loop = asyncio.new_event_loop()
         self._coming: deque[tuple[Volume, TransferMode]] = deque()
@@ -143,7 +153,7 @@ class PodVolumes:
     def _begun(self, volume: Volume, mode: TransferMode) -> _Opened:
         key = (volume.name, mode)
         if key not in self._opened:
-            name = names.transfer(volume.knit_id, mode.value, TRANSFER_ID)
+            name = names.transfer(volume.knit_id, mode.value, self._transfer_id)
             transfer = Transfer(name, volume, mode, secrets.token_urlsafe(32), idle=_IDLE)
             opening = asyncio.run_coroutine_threadsafe(self._opening(transfer), self._loop)
             self._opened[key] = _Opened(key, transfer, opening)

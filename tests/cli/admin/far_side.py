@@ -18,7 +18,7 @@ def main() -> None:
     if "exec" in words:
         answer(home, words[words.index("knit_workflows.backup.far") + 1 :])
         return
-    given = sys.stdin.read() if "apply" in words else ""
+    given = sys.stdin.read() if "create" in words else ""
     with (home / "calls").open("a") as calls:
         calls.write(json.dumps([words, given]) + "\n")
     if "get" in words:
