@@ -188,9 +188,19 @@ class PodVolumes:
         except DataExists as cause:
             raise VolumeOccupied from cause
         except BackendRejected as cause:
-            raise VolumeAbsent(cause.reason) from cause
+            # Also an image that cannot be pulled, or an agent that fails, is refused for good.
+            if self._is_missing(opened.transfer.volume):
+                raise VolumeAbsent(cause.reason) from cause
+            raise VolumeUnreadable(f"{opened.transfer.volume.name}: {cause.reason}") from cause
         except KnitError as cause:
             raise VolumeUnreadable(cause.reason) from cause
+
+    def _is_missing(self, volume: Volume) -> bool:
+        """Says whether there is no such volume; where that cannot be asked, there may be one."""
+        try:
+            return bool(self._do(self._backend.missing_volumes([volume])))
+        except KnitError:
+            return False
 
     def _close(self, opened: _Opened) -> Future[None]:
         self._opened.pop(opened.key, None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 from knit_workflows.archive.volume import ServedVolume
@@ -22,6 +23,8 @@ class Agents:
         self.open_names: list[str] = []
         self.made: dict[str, VolumeOptions] = {}
         self.most = 0
+        self.refused: set[str] = set()
+        """Volumes whose pods do not start."""
         self.outages = 0
         """So many calls that make a volume or open one are not answered."""
         self._servers: dict[str, AgentServer] = {}
@@ -41,9 +44,14 @@ class Agents:
     async def measure_volume(self, volume: Volume) -> int | None:
         return 1 << 30
 
+    async def missing_volumes(self, volumes: Sequence[Volume]) -> list[Volume]:
+        return [one for one in volumes if not (self.root / one.name).is_dir()]
+
     async def open_transfer(self, transfer: Transfer) -> Endpoint:
         self._answer()
         folder = self.root / transfer.volume.name
+        if transfer.volume.name in self.refused:
+            raise BackendRejected("the transfer pod cannot start: ErrImagePull")
         if not folder.is_dir():
             raise BackendRejected(f"the content of {transfer.volume.name} is gone")
         if transfer.name not in self.asked:

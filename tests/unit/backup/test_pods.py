@@ -151,6 +151,16 @@ def test_a_server_that_does_not_answer_for_a_moment_is_asked_again(tmp_path: Pat
     assert b"".join(archive.iter_pack(tmp_path / "w" / volume.name)) == archives["3"]
 
 
+def test_only_a_volume_that_is_missing_is_absent(tmp_path: Path):
+    fill(tmp_path / "v")
+    with pods(tmp_path / "v") as (volumes, agents):
+        agents.refused.add("data-knitid-3")
+        with pytest.raises(VolumeUnreadable, match="the transfer pod cannot start"):
+            list(volumes.read(Volume("data-knitid-3", "3")))
+        with pytest.raises(VolumeAbsent):
+            list(volumes.read(Volume("data-knitid-none", "none")))
+
+
 def test_what_an_agent_refuses_is_told(tmp_path: Path):
     with pods(tmp_path / "w") as (volumes, _):
         with pytest.raises(VolumeUnreadable, match="data-knitid-x: 400 "):
