@@ -120,7 +120,7 @@ class Reader:
 
 _ADVICE: Final = (
     "restore another set (--set), or another copy of the destination; to have the next backup read "
-    "this content again, remove the piece"
+    "this content of a volume again, remove the piece"
 )
 
 

@@ -73,6 +73,8 @@ def _tell(taken: Taken, shown: str) -> None:
         say(f"{len(made.gone):,} Data were deleted meanwhile; the set says which")
     for knit_id, why in made.unreadable.items():
         say(f"Data {knit_id} could not be read: {why}")
+    for set_id, why in taken.damaged.items():
+        say(f"the earlier set {set_id} is damaged, and was of no use here: {why}")
     if taken.pruned:
         say(f"removed {len(taken.pruned):,} older sets")
 
@@ -100,4 +102,5 @@ def _as_json(taken: Taken, shown: str) -> dict[str, Any]:
         "deletedMeanwhile": list(made.gone),
         "unreadable": made.unreadable,
         "removedSets": list(taken.pruned),
+        "damagedSets": taken.damaged,
     }

@@ -6,7 +6,7 @@ import pytest
 
 from knit_workflows.backup.problems import BackupProblem
 from knit_workflows.backup.restoring import choose_set, find_obstacles, restore
-from knit_workflows.backup.sets import set_ids
+from knit_workflows.backup.sets import set_ids, set_name
 from knit_workflows.backup.taking import take_backup
 from tests.unit.backup.memory import Knit, Objects, Silent
 
@@ -71,6 +71,24 @@ def test_the_newest_sets_are_kept_with_what_they_need():
         filled = Knit()
         restore(objects, choose_set(objects, one), filled, Silent(), by="me")
         assert list(filled.archives) == [name]
+
+
+@pytest.mark.parametrize("what", ["manifest", "index"])
+def test_a_damaged_set_does_not_keep_the_next_from_being_taken(what: str):
+    objects, knit = Objects(), Knit({"a": b"1"})
+    take_backup(knit, objects, Silent())
+    knit.archives["b"] = b"2"
+    second = take_backup(knit, objects, Silent()).set
+    name = set_name(second.id) if what == "manifest" else second.index[0].name
+    objects.content[name] = b"rotten"
+    knit.read_ids.clear()
+    third = take_backup(knit, objects, Silent())
+    assert list(third.damaged) == [second.id]
+    assert knit.read_ids == ["b"]  # what the first has is known
+    filled = Knit()
+    restore(objects, choose_set(objects, third.set.id), filled, Silent(), by="me")
+    assert filled.archives == {"a": b"1", "b": b"2"}
+    assert take_backup(knit, objects, Silent(), keep=1).damaged == {}
 
 
 def test_a_set_without_some_data_removes_no_older_one():
