@@ -9,6 +9,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from knit_workflows.domain.errors import StoreMismatch
 from knit_workflows.store import PostgresStore
 from knit_workflows.store.migrations import REVISION
 from knit_workflows.store.snapshot import LEFT_OUT, TABLES
@@ -136,6 +137,16 @@ async def test_a_database_in_use_is_refused_and_stays(
             ("knit#imported",),
             ("knit#uploaded",),
         ]
+
+
+async def test_a_database_of_another_revision_is_not_read(databases: Databases):
+    async with databases.store() as (_, url):
+        fetch(url, "UPDATE alembic_version SET version_num = '9999'")
+        try:
+            with pytest.raises(StoreMismatch, match="has revision 9999, this knit knows"):
+                list(read_database(url))
+        finally:
+            fetch(url, "UPDATE alembic_version SET version_num = %s", REVISION)
 
 
 async def test_deleted_and_purged_data_are_not_there_any_more(store: PostgresStore, url: str):

@@ -13,6 +13,7 @@ import pytest
 
 from knit_cli.admin.backup.on_cluster import ClusterInstallation
 from knit_cli.admin.cluster import Cluster
+from knit_cli.admin.job_pod import migration_of
 from knit_cli.errors import CliError
 from knit_workflows import archive
 from knit_workflows.backup.destinations import open_destination
@@ -38,7 +39,8 @@ def template(account: str, **container: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Cluster:
-    (tmp_path / "jobs").write_text(json.dumps({"items": [template("knit-jobs")]}))
+    job = {**template("knit-jobs"), "metadata": {"name": "migrate-1"}}
+    (tmp_path / "jobs").write_text(json.dumps({"items": [job]}))
     probed = {"readinessProbe": {"httpGet": {}}, "ports": [{"containerPort": 1}]}
     worker = template("knit-worker-interactive", **probed)
     (tmp_path / "deployment").write_text(json.dumps(worker))
@@ -98,6 +100,18 @@ def test_its_pods_have_the_rights_of_others_and_go(cluster: Cluster, tmp_path: P
     assert container["command"][0] == "sleep"
     assert container.keys() == {"name", "image", "command"}
     assert "app.kubernetes.io/instance" not in made[1]["metadata"]["labels"]
+
+
+def test_the_newest_migration_is_copied_whatever_its_name(cluster: Cluster, tmp_path: Path):
+    jobs = [
+        {**template("old"), "metadata": {"name": name, "creationTimestamp": created}}
+        for name, created in (
+            ("migrate-10", "2026-02-01T00:00:00Z"),
+            ("migrate-9", "2026-01-01T00:00:00Z"),
+        )
+    ]
+    (tmp_path / "jobs").write_text(json.dumps({"items": jobs}))
+    assert migration_of(cluster)["metadata"]["name"] == "migrate-10"
 
 
 def test_a_command_leaves_the_pods_of_another_alone(cluster: Cluster, tmp_path: Path):
