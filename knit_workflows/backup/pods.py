@@ -113,6 +113,7 @@ class PodVolumes:
     def write(self, volume: Volume, archive_: Iterator[bytes]) -> None:
         """See `Volumes`; the agent undoes what is cut."""
         with self._connected(volume, TransferMode.WRITE) as (connection, token):
+            _require_empty(connection, token)
             _send(connection, token, archive_, volume)
 
     # --- transfers ------------------------------------------------------------------------------
@@ -235,6 +236,21 @@ def _received(
         yield chunk
 
 
+def _require_empty(connection: http.client.HTTPConnection, token: str) -> None:
+    """Raises VolumeOccupied before anything of an archive is read, which is needed to compare.
+
+    An agent looks whether it may write before it misses the body.
+    """
+    connection.putrequest("POST", "/")
+    connection.putheader("Authorization", f"Bearer {token}")
+    connection.endheaders()
+    response = connection.getresponse()
+    response.read()
+    if response.status == HTTPStatus.CONFLICT:
+        raise VolumeOccupied
+    connection.close()  # what comes next connects anew
+
+
 def _send(
     connection: http.client.HTTPConnection, token: str, archive_: Iterator[bytes], volume: Volume
 ) -> None:
@@ -258,6 +274,7 @@ def _connection_to(url: str) -> http.client.HTTPConnection | None:
     except OSError:
         connection.close()
         return None
+    connection.timeout = _TIMEOUT
     connection.sock.settimeout(_TIMEOUT)
     return connection
 

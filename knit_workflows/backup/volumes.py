@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from knit_workflows import names
 from knit_workflows.backup.blobs import PIECE, Piece, pieces_of
+from knit_workflows.backup.comparing import have_same_files
 from knit_workflows.backup.frames import Frame, content_until
 from knit_workflows.backup.problems import BackupProblem
 from knit_workflows.domain.volumes import Volume, VolumeOptions
@@ -120,14 +121,33 @@ def write_volumes(volumes: Volumes, frames: Iterable[Frame]) -> Iterator[dict[st
         ) from failed
 
 
-def _write_one(volumes: Volumes, entry: Restored, content: Iterator[bytes]) -> dict[str, Any]:
+class _Content:
+    """The content of a volume, and whether some of it was read."""
+
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        self._chunks = chunks
+        self.begun = False
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        self.begun = True
+        return next(self._chunks)
+
+
+def _write_one(volumes: Volumes, entry: Restored, chunks: Iterator[bytes]) -> dict[str, Any]:
     volume = _own(entry)
+    content = _Content(chunks)
     try:
         try:
             volumes.write(volume, content)
             return {"made": entry.knit_id}
         except VolumeOccupied:
             if _is_equal(volumes.read(volume), entry.pieces):
+                return {"equal": entry.knit_id}
+            # Other storage may pack the same files into other bytes.
+            if not content.begun and have_same_files(volumes.read(volume), content):
                 return {"equal": entry.knit_id}
             why = f"the volume {volume.name} is there, with other content"
             return {"failed": entry.knit_id, "why": why}

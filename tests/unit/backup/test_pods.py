@@ -12,8 +12,9 @@ import pytest
 
 from knit_workflows import archive
 from knit_workflows.backup.blobs import Piece, pieces_of
-from knit_workflows.backup.folders import FolderVolumes, Stream
+from knit_workflows.backup.folders import FolderVolumes
 from knit_workflows.backup.pods import PodVolumes
+from knit_workflows.backup.streams import Stream
 from knit_workflows.backup.volumes import (
     Restored,
     VolumeAbsent,
@@ -159,6 +160,30 @@ def test_only_a_volume_that_is_missing_is_absent(tmp_path: Path):
             list(volumes.read(Volume("data-knitid-3", "3")))
         with pytest.raises(VolumeAbsent):
             list(volumes.read(Volume("data-knitid-none", "none")))
+
+
+def test_equal_files_are_found_though_their_archive_has_other_bytes(tmp_path: Path):
+    """As where other storage knows no holes, or a mode has been changed for its owner to read."""
+    folder = tmp_path / "v" / "data-knitid-1"
+    folder.mkdir(parents=True)
+    with (folder / "sparse").open("wb") as file:
+        file.write(b"1" * 5_000)
+        file.seek(9_000_000)
+        file.write(b"2" * 70_000)
+        file.truncate(20_000_000)
+    (folder / "closed").write_bytes(b"3")
+    (folder / "closed").chmod(0o244)
+    archives = {"1": b"".join(archive.iter_pack(folder))}
+    with pods(tmp_path / "w") as (volumes, _):
+        assert list(write_volumes(volumes, frames(archives))) == [{"made": "1"}]
+        copy = tmp_path / "w" / "data-knitid-1"
+        whole = (copy / "sparse").read_bytes()
+        (copy / "sparse").write_bytes(whole)
+        assert b"".join(archive.iter_pack(copy)) != archives["1"]
+        assert list(write_volumes(volumes, frames(archives))) == [{"equal": "1"}]
+        (copy / "sparse").write_bytes(whole[:-1] + b"x")
+        told = list(write_volumes(volumes, frames(archives)))
+        assert [one.get("failed") for one in told] == ["1"]
 
 
 def test_what_an_agent_refuses_is_told(tmp_path: Path):
