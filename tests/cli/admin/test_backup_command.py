@@ -8,8 +8,13 @@ from collections.abc import Callable
 import pytest
 
 from knit_cli.commands.admin import which
+from knit_workflows.backup.destinations import open_destination
+from knit_workflows.backup.installation import Found
+from knit_workflows.backup.problems import BackupProblem
+from knit_workflows.backup.taking import take_backup
 from tests.cli.conftest import Ended, Knit
 from tests.unit.backup.memory import Knit as Installation
+from tests.unit.backup.memory import Silent
 
 Asked = Callable[..., Ended]
 
@@ -63,6 +68,28 @@ def test_a_restore_is_tried_and_done_and_not_done_twice(admin: Asked, source: In
     assert "2 volumes made, 0 were there" in done.err
     assert "2 Runs were under way then; they have failed: knit run retry" in done.err
     assert "was restored into knit here before; there is nothing to do" in admin("restore").err
+
+
+@pytest.mark.parametrize("flags", [(), ("--dry-run",)])
+def test_no_backup_removes_the_set_that_is_restored(
+    admin: Asked, source: Installation, bare_knit: Knit, flags: tuple[str, ...]
+):
+    assert admin("backup").code == 0
+    source.archives.clear()
+    really = source.look
+    refused: list[object] = []
+
+    def look() -> Found:
+        """Somebody takes a backup meanwhile."""
+        kept = open_destination("kept", bare_knit.cwd, new=True)
+        with pytest.raises(BackupProblem, match="or a restore reads it") as problem:
+            take_backup(source, kept, Silent(), keep=1)
+        refused.append(problem)
+        return really()
+
+    source.look = look  # type: ignore[method-assign]
+    assert admin("restore", *flags).code == 0
+    assert refused
 
 
 def test_sets_are_listed(admin: Asked):

@@ -62,6 +62,10 @@ class Objects:
     def locked(self) -> Iterator[Objects]:
         yield self
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        yield
+
     def require(self) -> None:
         pass
 
