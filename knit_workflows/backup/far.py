@@ -18,6 +18,7 @@ from knit_workflows.backup.frames import Frame, read_frames, write_frames
 from knit_workflows.backup.pods import TRANSFER_ID, PodVolumes
 from knit_workflows.backup.problems import BackupProblem
 from knit_workflows.backup.volumes import Wanted
+from knit_workflows.domain.quantities import parse_quantity
 from knit_workflows.settings import Settings, SettingsRefused, read_settings
 
 VERBS: Final = ("database", "still-there", "volumes", "look", "make-volumes", "load")
@@ -53,7 +54,9 @@ def _frames(settings: Settings, options: argparse.Namespace) -> Iterator[Frame]:
     # Here, since it takes longer to load than what else is asked takes to answer.
     from knit_workflows.worker import backend_from
 
-    volumes = PodVolumes(backend_from(settings.compute), options.storage_class, options.transfers)
+    usual = int(parse_quantity(settings.compute.kubernetes.initial_capacity))
+    backend = backend_from(settings.compute)
+    volumes = PodVolumes(backend, options.storage_class, options.transfers, usual)
     with volumes.at_work():
         installation = DirectInstallation(url, volumes, shown=settings.compute.kind)
         if verb == "volumes":

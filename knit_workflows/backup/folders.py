@@ -38,6 +38,9 @@ class FolderVolumes:
         """Gives None: a folder takes what the disk has."""
         return None
 
+    def room_for(self, size: int) -> str | None:
+        """See `Volumes`: as above."""
+
     def write(self, volume: Volume, archive_: Iterator[bytes]) -> None:
         """See `Volumes`: a draft, which is renamed once it is complete."""
         target = self._state.volume_path(volume)

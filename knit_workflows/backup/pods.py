@@ -53,12 +53,15 @@ class PodVolumes:
         backend: ComputeBackend,
         storage_class: str | None = None,
         transfer_id: str = TRANSFER_ID,
+        usual: int = 0,
     ) -> None:
         """Says how volumes are opened.
 
         `storage_class`: that of volumes that are made; None: the installation's. `transfer_id`: the
         last part of the names of pods; no other command may have the same at the same time.
+        `usual`: bytes of volumes for which no size is asked.
         """
+        self._usual = usual
         self._backend = backend
         self._transfer_id = transfer_id
         self._storage_class = storage_class
@@ -109,6 +112,10 @@ class PodVolumes:
             return self._do(self._backend.measure_volume(volume))
         except KnitError:
             return None  # what is asked for again is then the installation's own
+
+    def room_for(self, size: int) -> str | None:
+        """See `Volumes`."""
+        return str(size) if size > self._usual else None
 
     def write(self, volume: Volume, archive_: Iterator[bytes]) -> None:
         """See `Volumes`; the agent undoes what is cut."""

@@ -161,6 +161,9 @@ class Knit:
     def capacity(self, volume: Volume) -> int | None:
         return 1 << 30
 
+    def room_for(self, size: int) -> str | None:
+        return None
+
     def write(self, volume: Volume, archive: Iterator[bytes]) -> None:
         if volume.knit_id in self.archives:
             raise VolumeOccupied

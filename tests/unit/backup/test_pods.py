@@ -33,10 +33,12 @@ pytestmark = pytest.mark.patient  # a server per volume
 
 
 @contextmanager
-def pods(root: Path, storage_class: str | None = None) -> Iterator[tuple[PodVolumes, Agents]]:
+def pods(
+    root: Path, storage_class: str | None = None, usual: int = 0
+) -> Iterator[tuple[PodVolumes, Agents]]:
     root.mkdir(exist_ok=True)
     agents = Agents(root)
-    volumes = PodVolumes(cast(ComputeBackend, agents), storage_class)
+    volumes = PodVolumes(cast(ComputeBackend, agents), storage_class, usual=usual)
     with volumes.at_work():
         yield volumes, agents
 
@@ -184,6 +186,20 @@ def test_equal_files_are_found_though_their_archive_has_other_bytes(tmp_path: Pa
         (copy / "sparse").write_bytes(whole[:-1] + b"x")
         told = list(write_volumes(volumes, frames(archives)))
         assert [one.get("failed") for one in told] == ["1"]
+
+
+def test_a_volume_of_unknown_capacity_gets_room_for_its_archive(tmp_path: Path):
+    archives = {one: whole for one, whole in fill(tmp_path / "v").items() if one in "09"}
+    mib = 1 << 20
+    some = [
+        Restored("0", (Piece("", 100 * mib),)),
+        Restored("9", (Piece("", 1000 * mib), Piece("", 24 * mib))),
+    ]
+    with pods(tmp_path / "w", usual=1000 * mib) as (volumes, agents):
+        told = [announce(some), *list(frames(archives))[1:]]
+        assert list(write_volumes(volumes, told)) == [{"made": "0"}, {"made": "9"}]
+        sizes = [agents.made[f"data-knitid-{one}"].size for one in "09"]
+    assert sizes == [None, str((1024 + 256 + 64) * mib)]
 
 
 def test_what_an_agent_refuses_is_told(tmp_path: Path):
