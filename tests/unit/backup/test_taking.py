@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterable, Iterator
+from typing import Any
+
 import pytest
 
+from knit_workflows.backup import restoring
+from knit_workflows.backup.blobs import pieces_of
+from knit_workflows.backup.frames import Frame
 from knit_workflows.backup.problems import BackupProblem
 from knit_workflows.backup.restoring import choose_set, find_obstacles, restore
 from knit_workflows.backup.sets import set_ids, set_name
@@ -112,6 +119,35 @@ def test_an_installation_that_is_in_use_is_refused_in_words():
     assert refused.value.reason == "it has 1 Data"
     with pytest.raises(BackupProblem, match="has revision 0011, the set is of revision 0012"):
         find_obstacles(made, Knit(revision="0011"))
+
+
+def test_volumes_of_many_pieces_are_announced_in_small_messages(monkeypatch: pytest.MonkeyPatch):
+    objects, sizes = Objects(), (0, 1, 1, 1, 5, 1)
+    numbers = itertools.count()
+    monkeypatch.setattr("knit_workflows.backup.taking.pieces_of", lambda it: pieces_of(it, 100))
+    archives = {
+        f"d{n}": b"".join(b"%100d" % next(numbers) for _ in range(size))
+        for n, size in enumerate(sizes)
+    }
+    made = take_backup(Knit(archives), objects, Silent()).set
+    monkeypatch.undo()
+    monkeypatch.setattr(restoring, "_AHEAD_PIECES", 2)
+    coming: list[list[int]] = []
+
+    class Listening(Knit):
+        def make_volumes(self, frames: Iterable[Frame]) -> Iterator[dict[str, Any]]:
+            def heard() -> Iterator[Frame]:
+                for frame in frames:
+                    if isinstance(frame, dict) and "coming" in frame:
+                        coming.append([len(one["pieces"]) for one in frame["coming"]])
+                    yield frame
+
+            return super().make_volumes(heard())
+
+    filled = Listening()
+    restore(objects, made, filled, Silent(), by="me")
+    assert filled.archives == archives
+    assert coming == [[0, 1, 1], [1], [5], [1]]
 
 
 def test_the_same_set_again_is_nothing_to_do():
