@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import random
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -148,6 +149,19 @@ def test_volumes_of_many_pieces_are_announced_in_small_messages(monkeypatch: pyt
     restore(objects, made, filled, Silent(), by="me")
     assert filled.archives == archives
     assert coming == [[0, 1, 1], [1], [5], [1]]
+
+
+def test_a_destination_that_is_full_ends_it_at_once(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("knit_workflows.backup.taking.pieces_of", lambda it: pieces_of(it, 1000))
+
+    class Full(Objects):
+        def write(self, name: str, content: bytes) -> None:
+            raise BackupProblem("cannot write", reason="there is no space left")
+
+    watcher = Silent()
+    with pytest.raises(BackupProblem, match="cannot write"):
+        take_backup(Knit({"a": random.Random(1).randbytes(1_000_000)}), Full(), watcher)
+    assert watcher.bytes < 100_000
 
 
 def test_the_same_set_again_is_nothing_to_do():
