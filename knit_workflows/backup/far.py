@@ -55,7 +55,9 @@ def _frames(settings: Settings, options: argparse.Namespace) -> Iterator[Frame]:
     from knit_workflows.worker import backend_from
 
     usual = int(parse_quantity(settings.compute.kubernetes.initial_capacity))
-    backend = backend_from(settings.compute)
+    # Pods serve all volumes: this one need not have the mounts of the workers' settings.
+    cluster = settings.compute.kubernetes.model_copy(update={"volume_folders": None})
+    backend = backend_from(settings.compute.model_copy(update={"kubernetes": cluster}))
     volumes = PodVolumes(backend, options.storage_class, options.transfers, usual)
     with volumes.at_work():
         installation = DirectInstallation(url, volumes, shown=settings.compute.kind)

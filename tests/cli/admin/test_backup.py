@@ -57,7 +57,12 @@ def of(cluster: Cluster, url: str, home: Path) -> ClusterInstallation:
     (home / "volumes").mkdir(parents=True, exist_ok=True)
     for name in ("jobs", "deployment", "pods"):
         (home / name).write_bytes((Path(cluster.variables["FAR_HOME"]) / name).read_bytes())
-    variables = {**cluster.variables, "KNIT_STORE__URL": url, "FAR_HOME": str(home)}
+    variables = {
+        **cluster.variables,
+        "KNIT_STORE__URL": url,
+        "KNIT_COMPUTE__KUBERNETES__VOLUME_FOLDERS": "/mnt/share/{pv}",  # of no use to it
+        "FAR_HOME": str(home),
+    }
     return ClusterInstallation(replace(cluster, variables=variables), "fast")
 
 
