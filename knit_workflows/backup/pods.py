@@ -140,12 +140,12 @@ class PodVolumes:
     ) -> Iterator[tuple[http.client.HTTPConnection, str]]:
         """Connects to the agent of a volume, and gives the token that it wants.
 
-        An agent that was opened ahead ends by itself if the volume before took long. So one that
-        cannot be reached is closed, and opened anew once.
+        An agent that was opened ahead ends by itself if the volume before took long, and one that
+        could not be opened then may be now. So each of these is closed, and opened anew once.
         """
         opened = self._open(volume, mode)
         try:
-            connection = _connection_to(self._endpoint(opened))
+            connection = None if opened.has_failed() else _connection_to(self._endpoint(opened))
             if connection is None:
                 with suppress(KnitError):
                     self._close(opened).result()
@@ -230,6 +230,13 @@ class _Opened:
         self.key = key
         self.transfer = transfer
         self.opening = opening
+
+    def has_failed(self) -> bool:
+        """Says whether it could not be opened, some time ago; content that is there stays there."""
+        if not self.opening.done():
+            return False
+        failure = self.opening.exception()
+        return failure is not None and not isinstance(failure, DataExists)
 
 
 def _received(

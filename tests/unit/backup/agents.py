@@ -25,6 +25,7 @@ class Agents:
         self.most = 0
         self.refused: set[str] = set()
         """Volumes whose pods do not start."""
+        self.refusals = 0
         self.outages = 0
         """So many calls that make a volume or open one are not answered."""
         self._servers: dict[str, AgentServer] = {}
@@ -51,6 +52,7 @@ class Agents:
         self._answer()
         folder = self.root / transfer.volume.name
         if transfer.volume.name in self.refused:
+            self.refusals += 1
             raise BackendRejected("the transfer pod cannot start: ErrImagePull")
         if not folder.is_dir():
             raise BackendRejected(f"the content of {transfer.volume.name} is gone")

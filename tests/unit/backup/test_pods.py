@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +27,7 @@ from knit_workflows.backup.volumes import (
 from knit_workflows.compute.base import ComputeBackend
 from knit_workflows.domain.volumes import Volume, VolumeOptions
 from tests.unit.backup.agents import Agents
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.patient  # a server per volume
 
@@ -125,8 +125,7 @@ def test_agents_that_ended_meanwhile_are_opened_anew(tmp_path: Path, *, to_write
         def slow() -> Iterator[bytes]:
             """The content of the first, whose transfer takes longer than agents wait."""
             ahead = f"knitid-2-{'write' if to_write else 'read'}-backup"
-            while ahead not in agents.open_names:
-                time.sleep(0.05)
+            wait_until(lambda: ahead in agents.open_names)
             agents.end_idle(ahead)
             yield archives["1"]
 
@@ -140,6 +139,21 @@ def test_agents_that_ended_meanwhile_are_opened_anew(tmp_path: Path, *, to_write
             assert b"".join([begun, *reading]) == archives["1"]
             assert b"".join(volumes.read(second)) == archives["2"]
     assert b"".join(archive.iter_pack(folder / second.name)) == archives["2"]
+
+
+def test_what_could_not_be_opened_ahead_is_tried_once_more(tmp_path: Path):
+    archives = fill(tmp_path / "v")
+    first, second = (Volume(f"data-knitid-{one}", one) for one in "12")
+    with pods(tmp_path / "v") as (volumes, agents):
+        agents.refused.add(second.name)
+        volumes.expect([first, second], to_write=False)
+        reading = volumes.read(first)
+        begun = next(reading)
+        wait_until(lambda: agents.refusals > 0)
+        volumes.capacity(first)  # its answer comes after that refusal
+        agents.refused.clear()
+        assert b"".join([begun, *reading]) == archives["1"]
+        assert b"".join(volumes.read(second)) == archives["2"]
 
 
 def test_a_server_that_does_not_answer_for_a_moment_is_asked_again(tmp_path: Path):
