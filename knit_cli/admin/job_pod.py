@@ -57,7 +57,7 @@ def pod_like(job: Mapping[str, Any], name: str, *, life: int = LIFE) -> dict[str
 
 
 def migration_of(cluster: Cluster) -> Any:
-    """Gives the Job that has migrated the database; raises CliError if there is none."""
+    """Gives the Job that has migrated the database, the last one; raises CliError without any."""
     selector = f"app.kubernetes.io/instance={charts.APP},app.kubernetes.io/component=migrate"
     jobs = cluster.get("jobs", "--selector", selector)
     if not jobs:
@@ -66,4 +66,4 @@ def migration_of(cluster: Cluster) -> Any:
             reason="its migration, whose access to the database is used, is not there",
             advice="name the namespace (--namespace), or repeat `knit admin install`",
         )
-    return jobs[-1]
+    return max(jobs, key=lambda one: str(one["metadata"].get("creationTimestamp", "")))

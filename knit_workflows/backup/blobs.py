@@ -120,7 +120,7 @@ class Reader:
 
 _ADVICE: Final = (
     "restore another set (--set), or another copy of the destination; to have the next backup read "
-    "this content again, remove the piece"
+    "this content of a volume again, remove the piece"
 )
 
 
@@ -139,6 +139,7 @@ class Writer:
         self._room = threading.Semaphore(2 * _THREADS)
         self._guard = threading.Lock()
         self._own = threading.local()
+        self._failure: BaseException | None = None
         self.stored_bytes = 0
         """What was written, compressed."""
 
@@ -158,9 +159,15 @@ class Writer:
         return sha256 in self._present
 
     def put(self, content: bytes) -> Future[Piece]:
-        """Stores a piece; waits while enough others are being stored."""
+        """Stores a piece; waits while enough others are being stored.
+
+        Once one could not be stored this raises what that has met: whoever reads on would do so for
+        nothing.
+        """
         self._room.acquire()
         try:
+            if self._failure is not None:
+                raise self._failure
             return self._pool.submit(self._put, content)
         except BaseException:
             self._room.release()
@@ -184,5 +191,8 @@ class Writer:
                     self._present.add(piece.sha256)
                     self.stored_bytes += len(packed)
             return piece
+        except BaseException as failure:
+            self._failure = failure
+            raise
         finally:
             self._room.release()

@@ -15,9 +15,10 @@ from typing import Final
 
 from knit_workflows.backup.direct import DirectInstallation
 from knit_workflows.backup.frames import Frame, read_frames, write_frames
-from knit_workflows.backup.pods import PodVolumes
+from knit_workflows.backup.pods import TRANSFER_ID, PodVolumes
 from knit_workflows.backup.problems import BackupProblem
 from knit_workflows.backup.volumes import Wanted
+from knit_workflows.domain.quantities import parse_quantity
 from knit_workflows.settings import Settings, SettingsRefused, read_settings
 
 VERBS: Final = ("database", "still-there", "volumes", "look", "make-volumes", "load")
@@ -29,19 +30,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m knit_workflows.backup.far")
     parser.add_argument("verb", choices=VERBS)
     parser.add_argument("--storage-class", help="of the volumes that are made")
+    parser.add_argument(
+        "--transfers", default=TRANSFER_ID, help="what names of transfer pods end with"
+    )
     options = parser.parse_args(arguments)
     try:
         settings = read_settings()
     except SettingsRefused as refused:
         parser.error(str(refused))
     try:
-        write_frames(_frames(settings, options.verb, options.storage_class), _write)
+        write_frames(_frames(settings, options), _write)
         sys.stdout.flush()
     except (BrokenPipeError, BackupProblem) as cut:
         parser.exit(1, f"error: {cut}\n")
 
 
-def _frames(settings: Settings, verb: str, storage_class: str | None) -> Iterator[Frame]:
+def _frames(settings: Settings, options: argparse.Namespace) -> Iterator[Frame]:
+    verb: str = options.verb
     url = settings.store.url.get_secret_value()
     if verb not in _OF_VOLUMES:
         yield from _of_database(DirectInstallation(url, shown="the database"), verb)
@@ -49,7 +54,11 @@ def _frames(settings: Settings, verb: str, storage_class: str | None) -> Iterato
     # Here, since it takes longer to load than what else is asked takes to answer.
     from knit_workflows.worker import backend_from
 
-    volumes = PodVolumes(backend_from(settings.compute), storage_class)
+    usual = int(parse_quantity(settings.compute.kubernetes.initial_capacity))
+    # Pods serve all volumes: this one need not have the mounts of the workers' settings.
+    cluster = settings.compute.kubernetes.model_copy(update={"volume_folders": None})
+    backend = backend_from(settings.compute.model_copy(update={"kubernetes": cluster}))
+    volumes = PodVolumes(backend, options.storage_class, options.transfers, usual)
     with volumes.at_work():
         installation = DirectInstallation(url, volumes, shown=settings.compute.kind)
         if verb == "volumes":

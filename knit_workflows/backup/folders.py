@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from knit_workflows import archive
 from knit_workflows.archive.sync import sync_file_system
+from knit_workflows.backup.streams import Stream
 from knit_workflows.backup.volumes import VolumeAbsent, VolumeOccupied, VolumeUnreadable
 from knit_workflows.compute.local.folders import StateFolder
 from knit_workflows.domain.errors import BackendRejected, KnitError
@@ -37,6 +37,9 @@ class FolderVolumes:
     def capacity(self, volume: Volume) -> int | None:
         """Gives None: a folder takes what the disk has."""
         return None
+
+    def room_for(self, size: int) -> str | None:
+        """See `Volumes`: as above."""
 
     def write(self, volume: Volume, archive_: Iterator[bytes]) -> None:
         """See `Volumes`: a draft, which is renamed once it is complete."""
@@ -67,25 +70,3 @@ class FolderVolumes:
 
     def expect(self, volumes: Sequence[Volume], *, to_write: bool) -> None:
         """Does nothing: folders need not be opened."""
-
-
-class Stream:
-    """Chunks, as a file that is read."""
-
-    def __init__(self, chunks: Iterator[bytes]) -> None:
-        self._chunks = chunks
-        self._rest = memoryview(b"")
-
-    def read(self, size: int, /) -> memoryview:
-        """Gives up to so many bytes, none at the end."""
-        while not self._rest:
-            chunk = b""
-            with suppress(StopIteration):
-                chunk = next(self._chunks)
-                if not chunk:
-                    continue
-            if not chunk:
-                break
-            self._rest = memoryview(chunk)
-        part, self._rest = self._rest[:size], self._rest[size:]
-        return part

@@ -19,7 +19,8 @@ Frame = dict[str, Any] | bytes
 _HEAD: Final = struct.Struct(">cI")
 _MESSAGE: Final = b"M"
 _CONTENT: Final = b"C"
-_LARGEST: Final = 64 << 20
+_LARGEST: Final = 128 << 20
+"""A volume of 16 TiB, the most that an archive may have, has a million pieces: 80 MiB of names."""
 _OVER: Final = "over"
 _PROBLEM: Final = "problem"
 

@@ -13,7 +13,7 @@ import threading
 from collections import deque
 from collections.abc import Coroutine, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from datetime import timedelta
 from http import HTTPStatus
@@ -25,6 +25,7 @@ from knit_workflows.backup.volumes import VolumeAbsent, VolumeOccupied, VolumeUn
 from knit_workflows.compute.base import ComputeBackend, Transfer, TransferMode
 from knit_workflows.domain.errors import (
     BackendRejected,
+    BackendUnavailable,
     DataExists,
     KnitError,
     TransferNotReady,
@@ -34,26 +35,41 @@ from knit_workflows.domain.volumes import Volume, VolumeOptions
 T = TypeVar("T")
 
 TRANSFER_ID: Final = "backup"
-"""The last part of the names of these pods, by which those of a killed one are found."""
+"""With this begins the last part of the names of these pods; up to four characters may follow."""
 _AHEAD: Final = 6
 _OPENING: Final = timedelta(minutes=5)
 _IDLE: Final = timedelta(minutes=15)
 _PAUSE: Final = 0.2
 _CHUNK: Final = 1 << 20
+_CONNECTING: Final = 30.0
 _TIMEOUT: Final = 300.0
 
 
 class PodVolumes:
     """The volumes of a back-end that serves them over HTTP; implements `Volumes`."""
 
-    def __init__(self, backend: ComputeBackend, storage_class: str | None = None) -> None:
-        """`storage_class`: that of volumes that are made; None: the installation's."""
+    def __init__(
+        self,
+        backend: ComputeBackend,
+        storage_class: str | None = None,
+        transfer_id: str = TRANSFER_ID,
+        usual: int = 0,
+    ) -> None:
+        """Says how volumes are opened.
+
+        `storage_class`: that of volumes that are made; None: the installation's. `transfer_id`: the
+        last part of the names of pods; no other command may have the same at the same time.
+        `usual`: bytes of volumes for which no size is asked.
+        """
+        self._usual = usual
         self._backend = backend
+        self._transfer_id = transfer_id
         self._storage_class = storage_class
         self._loop = asyncio.new_event_loop()
         self._coming: deque[tuple[Volume, TransferMode]] = deque()
         self._opened: dict[tuple[str, TransferMode], _Opened] = {}
         self._closing: list[Future[None]] = []
+        self._made: set[str] = set()
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
@@ -68,9 +84,9 @@ class PodVolumes:
                 for opened in list(self._opened.values()):
                     opened.opening.cancel()
                     self._close(opened)
-                for closing in self._closing:
+                for one in self._closing:
                     with suppress(KnitError):
-                        closing.result()
+                        one.result()
                 self._do(self._backend.aclose())
         finally:
             self._loop.call_soon_threadsafe(self._loop.stop)
@@ -87,11 +103,8 @@ class PodVolumes:
 
     def read(self, volume: Volume) -> Iterator[bytes]:
         """See `Volumes`."""
-        opened = self._open(volume, TransferMode.READ)
-        try:
-            yield from _received(*self._endpoint(opened), volume)
-        finally:
-            self._close(opened)
+        with self._connected(volume, TransferMode.READ) as (connection, token):
+            yield from _received(connection, token, volume)
 
     def capacity(self, volume: Volume) -> int | None:
         """See `Volumes`."""
@@ -100,13 +113,15 @@ class PodVolumes:
         except KnitError:
             return None  # what is asked for again is then the installation's own
 
+    def room_for(self, size: int) -> str | None:
+        """See `Volumes`."""
+        return str(size) if size > self._usual else None
+
     def write(self, volume: Volume, archive_: Iterator[bytes]) -> None:
         """See `Volumes`; the agent undoes what is cut."""
-        opened = self._open(volume, TransferMode.WRITE)
-        try:
-            _send(*self._endpoint(opened), archive_, volume)
-        finally:
-            self._close(opened)
+        with self._connected(volume, TransferMode.WRITE) as (connection, token):
+            _require_empty(connection, token)
+            _send(connection, token, archive_, volume)
 
     # --- transfers ------------------------------------------------------------------------------
 
@@ -119,10 +134,34 @@ class PodVolumes:
             self._begun(*other)
         return opened
 
+    @contextmanager
+    def _connected(
+        self, volume: Volume, mode: TransferMode
+    ) -> Iterator[tuple[http.client.HTTPConnection, str]]:
+        """Connects to the agent of a volume, and gives the token that it wants.
+
+        An agent that was opened ahead ends by itself if the volume before took long, and one that
+        could not be opened then may be now. So each of these is closed, and opened anew once.
+        """
+        opened = self._open(volume, mode)
+        try:
+            connection = None if opened.has_failed() else _connection_to(self._endpoint(opened))
+            if connection is None:
+                with suppress(KnitError):
+                    self._close(opened).result()
+                opened = self._begun(volume, mode)
+                connection = _connection_to(self._endpoint(opened))
+            if connection is None:
+                raise VolumeUnreadable(f"{volume.name}: its pod cannot be reached")
+            with closing(connection), _losses(volume):
+                yield connection, opened.transfer.token
+        finally:
+            self._close(opened)
+
     def _begun(self, volume: Volume, mode: TransferMode) -> _Opened:
         key = (volume.name, mode)
         if key not in self._opened:
-            name = names.transfer(volume.knit_id, mode.value, TRANSFER_ID)
+            name = names.transfer(volume.knit_id, mode.value, self._transfer_id)
             transfer = Transfer(name, volume, mode, secrets.token_urlsafe(32), idle=_IDLE)
             opening = asyncio.run_coroutine_threadsafe(self._opening(transfer), self._loop)
             self._opened[key] = _Opened(key, transfer, opening)
@@ -131,36 +170,52 @@ class PodVolumes:
     async def _opening(self, transfer: Transfer) -> str:
         told = "it is not ready"
         volume = transfer.volume
-        if transfer.mode is TransferMode.WRITE:
-            options = VolumeOptions(storage_class=self._storage_class, size=volume.options.size)
-            await self._backend.create_volume(replace(volume, options=options))
         try:
             async with asyncio.timeout(_OPENING.total_seconds()):
                 while True:
                     try:
+                        if transfer.mode is TransferMode.WRITE:
+                            await self._make(volume)
                         return (await self._backend.open_transfer(transfer)).url
-                    except TransferNotReady as not_ready:
-                        told = not_ready.reason
+                    except (TransferNotReady, BackendUnavailable) as not_yet:
+                        told = not_yet.reason
                     await asyncio.sleep(_PAUSE)
         except TimeoutError as cause:
             raise VolumeUnreadable(f"{volume.name}: {told}") from cause
 
-    def _endpoint(self, opened: _Opened) -> tuple[str, str]:
-        """Gives address and token of an opened volume."""
+    async def _make(self, volume: Volume) -> None:
+        if volume.name not in self._made:
+            options = VolumeOptions(storage_class=self._storage_class, size=volume.options.size)
+            await self._backend.create_volume(replace(volume, options=options))
+            self._made.add(volume.name)
+
+    def _endpoint(self, opened: _Opened) -> str:
+        """Gives the address of an opened volume."""
         try:
-            return opened.opening.result(), opened.transfer.token
+            return opened.opening.result()
         except DataExists as cause:
             raise VolumeOccupied from cause
         except BackendRejected as cause:
-            raise VolumeAbsent(cause.reason) from cause
+            # Also an image that cannot be pulled, or an agent that fails, is refused for good.
+            if self._is_missing(opened.transfer.volume):
+                raise VolumeAbsent(cause.reason) from cause
+            raise VolumeUnreadable(f"{opened.transfer.volume.name}: {cause.reason}") from cause
         except KnitError as cause:
             raise VolumeUnreadable(cause.reason) from cause
 
-    def _close(self, opened: _Opened) -> None:
+    def _is_missing(self, volume: Volume) -> bool:
+        """Says whether there is no such volume; where that cannot be asked, there may be one."""
+        try:
+            return bool(self._do(self._backend.missing_volumes([volume])))
+        except KnitError:
+            return False
+
+    def _close(self, opened: _Opened) -> Future[None]:
         self._opened.pop(opened.key, None)
-        closing = self._backend.close_transfer(opened.transfer)
+        ending = self._backend.close_transfer(opened.transfer)
         self._closing = [one for one in self._closing if not one.done()]
-        self._closing.append(asyncio.run_coroutine_threadsafe(closing, self._loop))
+        self._closing.append(asyncio.run_coroutine_threadsafe(ending, self._loop))
+        return self._closing[-1]
 
     def _do(self, coroutine: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
@@ -176,39 +231,74 @@ class _Opened:
         self.transfer = transfer
         self.opening = opening
 
-
-def _received(url: str, token: str, volume: Volume) -> Iterator[bytes]:
-    with _connected(url, volume) as connection:
-        path = f"/?{archive.WHOLE.query()}"
-        connection.request("GET", path, headers={"Authorization": f"Bearer {token}"})
-        response = connection.getresponse()
-        _require(response, HTTPStatus.OK, volume)
-        while chunk := response.read(_CHUNK):
-            yield chunk
+    def has_failed(self) -> bool:
+        """Says whether it could not be opened, some time ago; content that is there stays there."""
+        if not self.opening.done():
+            return False
+        failure = self.opening.exception()
+        return failure is not None and not isinstance(failure, DataExists)
 
 
-def _send(url: str, token: str, archive_: Iterator[bytes], volume: Volume) -> None:
+def _received(
+    connection: http.client.HTTPConnection, token: str, volume: Volume
+) -> Iterator[bytes]:
+    path = f"/?{archive.WHOLE.query()}"
+    connection.request("GET", path, headers={"Authorization": f"Bearer {token}"})
+    response = connection.getresponse()
+    _require(response, HTTPStatus.OK, volume)
+    while chunk := response.read(_CHUNK):
+        yield chunk
+
+
+def _require_empty(connection: http.client.HTTPConnection, token: str) -> None:
+    """Raises VolumeOccupied before anything of an archive is read, which is needed to compare.
+
+    An agent looks whether it may write before it misses the body.
+    """
+    connection.putrequest("POST", "/")
+    connection.putheader("Authorization", f"Bearer {token}")
+    connection.endheaders()
+    response = connection.getresponse()
+    response.read()
+    if response.status == HTTPStatus.CONFLICT:
+        raise VolumeOccupied
+    connection.close()  # what comes next connects anew
+
+
+def _send(
+    connection: http.client.HTTPConnection, token: str, archive_: Iterator[bytes], volume: Volume
+) -> None:
     headers = {"Authorization": f"Bearer {token}", "Transfer-Encoding": "chunked"}
-    with _connected(url, volume) as connection:
-        # A refusal is told although the rest of the body does not arrive any more.
-        with suppress(BrokenPipeError, ConnectionResetError):
-            connection.request("POST", "/", archive_, headers, encode_chunked=True)
-        response = connection.getresponse()
-        if response.status == HTTPStatus.CONFLICT:
-            raise VolumeOccupied
-        _require(response, HTTPStatus.NO_CONTENT, volume)
+    # A refusal is told although the rest of the body does not arrive any more.
+    with suppress(BrokenPipeError, ConnectionResetError):
+        connection.request("POST", "/", archive_, headers, encode_chunked=True)
+    response = connection.getresponse()
+    if response.status == HTTPStatus.CONFLICT:
+        raise VolumeOccupied
+    _require(response, HTTPStatus.NO_CONTENT, volume)
+
+
+def _connection_to(url: str) -> http.client.HTTPConnection | None:
+    """Connects to an agent; None: there is none."""
+    address = urlsplit(url)
+    host = address.hostname or ""
+    connection = http.client.HTTPConnection(host, address.port, timeout=_CONNECTING)
+    try:
+        connection.connect()
+    except OSError:
+        connection.close()
+        return None
+    connection.timeout = _TIMEOUT
+    connection.sock.settimeout(_TIMEOUT)
+    return connection
 
 
 @contextmanager
-def _connected(url: str, volume: Volume) -> Iterator[http.client.HTTPConnection]:
-    address = urlsplit(url)
-    connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=_TIMEOUT)
+def _losses(volume: Volume) -> Iterator[None]:
     try:
-        yield connection
+        yield
     except (OSError, http.client.HTTPException) as cause:
         raise VolumeUnreadable(f"{volume.name}: its pod was lost: {cause!r}") from cause
-    finally:
-        connection.close()
 
 
 def _require(response: http.client.HTTPResponse, status: HTTPStatus, volume: Volume) -> None:

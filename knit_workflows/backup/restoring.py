@@ -23,6 +23,8 @@ from knit_workflows.backup.volumes import Restored, announce
 
 _AHEAD: Final = 64
 """So many volumes are announced before their content comes."""
+_AHEAD_PIECES: Final = 100_000
+"""But not more than that have so many pieces: the message has to stay small."""
 
 
 @dataclass(frozen=True)
@@ -158,11 +160,13 @@ def _contents(reader: Reader, some: Sequence[VolumeEntry]) -> Iterator[bytes]:
 
 def _batches(entries: Iterable[VolumeEntry]) -> Iterator[Sequence[VolumeEntry]]:
     some: list[VolumeEntry] = []
+    pieces = 0
     for entry in entries:
-        some.append(entry)
-        if len(some) == _AHEAD:
+        pieces += len(entry.pieces)
+        if some and (len(some) == _AHEAD or pieces > _AHEAD_PIECES):
             yield some
-            some = []
+            some, pieces = [], len(entry.pieces)
+        some.append(entry)
     if some:
         yield some
 

@@ -28,7 +28,7 @@ from knit_workflows.backup.destinations import Destination
 from knit_workflows.backup.destinations.base import Lock
 from knit_workflows.backup.frames import Frame, content_until
 from knit_workflows.backup.installation import Installation
-from knit_workflows.backup.problems import BackupProblem
+from knit_workflows.backup.problems import BackupProblem, Damaged
 from knit_workflows.backup.retention import prune
 from knit_workflows.backup.sets import (
     BackupSet,
@@ -67,7 +67,8 @@ class Taken:
     """What a backup has made.
 
     `read`: the volumes that were read, the others were known. `stored_bytes`: what was written,
-    compressed. `pruned`: the sets that were removed.
+    compressed. `pruned`: the sets that were removed. `damaged`: earlier sets that are not whole,
+    and why; nothing was taken over from them.
     """
 
     set: BackupSet
@@ -76,12 +77,16 @@ class Taken:
     stored_bytes: int
     seconds: float
     pruned: tuple[str, ...] = ()
+    damaged: dict[str, str] = field(default_factory=dict)
 
 
 def take_backup(
     source: Installation, destination: Destination, watcher: Watcher, *, keep: int | None = None
 ) -> Taken:
     """Takes a set; afterwards removes all but the newest `keep` sets, and what only those had.
+
+    If the new set is without Data that could not be read, none is removed: an older one may have
+    the last copy of them.
 
     Raises:
         BackupProblem: it cannot be ended; a second call goes on from there.
@@ -95,7 +100,9 @@ def take_backup(
         lock.require()
         for record in known.records:
             destination.remove(record)
-        pruned = () if keep is None else tuple(prune(destination, lock, keep))
+        pruned: tuple[str, ...] = ()
+        if keep is not None and not taken.unreadable:
+            pruned = tuple(prune(destination, lock, keep))
     return Taken(
         taken,
         taking.read,
@@ -103,31 +110,59 @@ def take_backup(
         writer.stored_bytes,
         time.monotonic() - began,
         pruned,
+        known.damaged,
     )
 
 
 @dataclass
 class _Known:
-    """What a destination has: its newest set, whose volumes are, and the digests of all pieces."""
+    """What a destination has: its newest set, and the digests of all pieces.
+
+    `entries`: the volumes of the newest set that is whole, and those of records. `damaged`: newer
+    ones that are not, and why.
+    """
 
     newest: str | None
     present: set[str]
     entries: dict[str, VolumeEntry]
     records: list[str]
+    damaged: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def load(cls, destination: Destination) -> _Known:
         present = {digest_in(name) for name in destination.names(FOLDER)}
         records = read_partial(destination)
-        entries: dict[str, VolumeEntry] = {}
-        newest = max(set_ids(destination), default=None)
-        if newest is not None:
-            with Reader(destination) as reader:
-                known = load_set(destination, newest)
-                entries = {one.knit_id: one for one in known.entries(reader)}
+        ids = set_ids(destination)
+        known = cls(ids[-1] if ids else None, present, {}, list(records))
+        with Reader(destination) as reader:
+            for set_id in reversed(ids):
+                if known.take(destination, reader, set_id):
+                    break
         for finished in records.values():
-            entries |= {one.knit_id: one for one in finished}
-        return cls(newest, present, entries, list(records))
+            known.entries |= {one.knit_id: one for one in finished}
+        return known
+
+    def take(self, destination: Destination, reader: Reader, set_id: str) -> bool:
+        """Takes over the volumes of a set; False: it is damaged.
+
+        Pieces of its index that are damaged are written again if they are needed.
+        """
+        try:
+            found = load_set(destination, set_id)
+        except Damaged as damaged:
+            self.damaged[set_id] = damaged.summary
+            return False
+        try:
+            self.entries |= {one.knit_id: one for one in found.entries(reader)}
+        except Damaged as damaged:
+            self.damaged[set_id] = damaged.summary
+            for piece in found.index:
+                try:
+                    reader.read(piece)
+                except Damaged:
+                    self.present.discard(piece.sha256)
+            return False
+        return True
 
     def entry(self, wanted: Wanted) -> VolumeEntry | None:
         """Gives the entry of a volume that need not be read again."""

@@ -8,13 +8,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from knit_workflows import names
 from knit_workflows.backup.blobs import PIECE, Piece, pieces_of
+from knit_workflows.backup.comparing import have_same_files
 from knit_workflows.backup.frames import Frame, content_until
 from knit_workflows.backup.problems import BackupProblem
 from knit_workflows.domain.volumes import Volume, VolumeOptions
+
+_MARGIN: Final = 4
+"""A quarter of an archive is added for what the file system takes where no capacity is known."""
+_LEAST_MARGIN: Final = 64 << 20
 
 
 class VolumeAbsent(Exception):
@@ -56,6 +61,9 @@ class Volumes(Protocol):
 
     def capacity(self, volume: Volume) -> int | None:
         """Gives the bytes that are set aside for a volume, where there is such a thing."""
+
+    def room_for(self, size: int) -> str | None:
+        """Gives what to ask for where so many bytes shall fit; None: what is usual is enough."""
 
     def write(self, volume: Volume, archive: Iterator[bytes]) -> None:
         """Makes a volume of the size in its options from an archive: all of it, or nothing.
@@ -109,7 +117,7 @@ def write_volumes(volumes: Volumes, frames: Iterable[Frame]) -> Iterator[dict[st
         if "coming" in frame:
             ahead = [_restored(one) for one in frame["coming"]]
             coming |= {one.knit_id: one for one in ahead}
-            volumes.expect([_own(one) for one in ahead], to_write=True)
+            volumes.expect([_own(volumes, one) for one in ahead], to_write=True)
             continue
         yield _write_one(volumes, coming.pop(frame["volume"]), content_until(stream, "end"))
     try:
@@ -120,14 +128,33 @@ def write_volumes(volumes: Volumes, frames: Iterable[Frame]) -> Iterator[dict[st
         ) from failed
 
 
-def _write_one(volumes: Volumes, entry: Restored, content: Iterator[bytes]) -> dict[str, Any]:
-    volume = _own(entry)
+class _Content:
+    """The content of a volume, and whether some of it was read."""
+
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        self._chunks = chunks
+        self.begun = False
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        self.begun = True
+        return next(self._chunks)
+
+
+def _write_one(volumes: Volumes, entry: Restored, chunks: Iterator[bytes]) -> dict[str, Any]:
+    volume = _own(volumes, entry)
+    content = _Content(chunks)
     try:
         try:
             volumes.write(volume, content)
             return {"made": entry.knit_id}
         except VolumeOccupied:
             if _is_equal(volumes.read(volume), entry.pieces):
+                return {"equal": entry.knit_id}
+            # Other storage may pack the same files into other bytes.
+            if not content.begun and have_same_files(volumes.read(volume), content):
                 return {"equal": entry.knit_id}
             why = f"the volume {volume.name} is there, with other content"
             return {"failed": entry.knit_id, "why": why}
@@ -148,8 +175,12 @@ def _is_equal(archive: Iterator[bytes], pieces: Sequence[Piece]) -> bool:
     return equal
 
 
-def _own(entry: Restored) -> Volume:
-    size = None if entry.capacity is None else str(entry.capacity)
+def _own(volumes: Volumes, entry: Restored) -> Volume:
+    if entry.capacity is not None:
+        size: str | None = str(entry.capacity)
+    else:
+        content = sum(one.size for one in entry.pieces)
+        size = volumes.room_for(content + content // _MARGIN + _LEAST_MARGIN)
     return Volume(names.volume(entry.knit_id), entry.knit_id, VolumeOptions(size=size))
 
 

@@ -46,7 +46,7 @@ async def test_what_temporal_is_set_to_is_tried(temporal_client: Client, monkeyp
     trial = (await examine_temporal())["trial"]
     assert trial.pop("firstRound") > 0
     assert trial.pop("laterRound") > 0
-    assert trial == {"updateWithStart": True, "eager": True, "priorities": False}
+    assert trial == {"updateWithStart": True, "eager": True, "priorities": True}
     left = 'WorkflowType = "knit.Trial" AND ExecutionStatus = "Running"'
     assert not [one async for one in temporal_client.list_workflows(left)]
 

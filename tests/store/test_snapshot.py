@@ -9,6 +9,8 @@ from typing import Any
 import psycopg
 import pytest
 
+from knit_workflows import names
+from knit_workflows.domain.errors import StoreMismatch
 from knit_workflows.store import PostgresStore
 from knit_workflows.store.migrations import REVISION
 from knit_workflows.store.snapshot import LEFT_OUT, TABLES
@@ -105,6 +107,25 @@ async def test_what_was_loaded_is_what_was_read(
         assert look(into).restored == "s1"
 
 
+async def test_runs_that_wait_write_into_no_volume_that_may_be_there(
+    store: PostgresStore, url: str, databases: Databases
+):
+    await register(store, spec({"/in": "a:1"}, {"/out": "b:1"}, log="l:1"))
+    final = await upload(store, "a:1")
+    await drain(store)
+    ours = {one for (one,) in rows(url, "SELECT knit_id::text FROM data")} - {final}
+    assert len(ours) == 2
+    frames = list(read_database(url))
+    async with databases.store() as (_, into):
+        load_database(into, for_loading(frames, gone=[]))
+        volumes_ = dict(rows(into, "SELECT knit_id::text, volume FROM data"))
+    assert volumes_[final] == names.volume(final)
+    new = [volumes_[one] for one in ours]
+    assert all(names.is_own_volume(one) for one in new)
+    assert not {names.volume(one) for one in ours} & set(new)
+    assert len(set(new)) == 2
+
+
 async def test_ids_go_on_after_those_that_were_loaded(
     store: PostgresStore, url: str, databases: Databases
 ):
@@ -136,6 +157,16 @@ async def test_a_database_in_use_is_refused_and_stays(
             ("knit#imported",),
             ("knit#uploaded",),
         ]
+
+
+async def test_a_database_of_another_revision_is_not_read(databases: Databases):
+    async with databases.store() as (_, url):
+        fetch(url, "UPDATE alembic_version SET version_num = '9999'")
+        try:
+            with pytest.raises(StoreMismatch, match="has revision 9999, this knit knows"):
+                list(read_database(url))
+        finally:
+            fetch(url, "UPDATE alembic_version SET version_num = %s", REVISION)
 
 
 async def test_deleted_and_purged_data_are_not_there_any_more(store: PostgresStore, url: str):

@@ -7,6 +7,8 @@ transfers; both wait, and are told by `kubectl exec` what to do.
 from __future__ import annotations
 
 import json
+import re
+import secrets
 import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Sequence
@@ -24,8 +26,11 @@ from knit_workflows.backup.pods import TRANSFER_ID
 from knit_workflows.backup.problems import BackupProblem
 from knit_workflows.backup.volumes import Wanted
 
-DATABASE_POD: Final = "knit-backup-database"
-VOLUMES_POD: Final = "knit-backup-volumes"
+_DATABASE_POD: Final = "knit-backup-database"
+_VOLUMES_POD: Final = "knit-backup-volumes"
+_LABEL: Final = "knit/backup"
+"""Label of both; its value is that of the command."""
+_ENDED: Final = ("--field-selector", "status.phase!=Running,status.phase!=Pending")
 _LIFE: Final = 7 * 24 * 3600
 _MODULE: Final = ("python3", "-m", "knit_workflows.backup.far")
 _WORKERS: Final = ("knit-worker-interactive", "knit-worker-compute")
@@ -41,23 +46,31 @@ class ClusterInstallation:
         self.shown = f"knit in namespace {cluster.namespace}"
         self._cluster = cluster
         self._storage_class = storage_class
+        # Pods of another command, which may be at work just now, have other names.
+        self._suffix = secrets.token_hex(2)
+        self._database_pod = f"{_DATABASE_POD}-{self._suffix}"
+        self._volumes_pod = f"{_VOLUMES_POD}-{self._suffix}"
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
-        """Makes the pods, and removes them at the end; what a killed command has left goes first.
+        """Makes the pods, and removes them at the end.
+
+        What a killed command has left goes first, once it has ended: after a week, or where it was
+        told to. Others may be at work meanwhile.
 
         Raises:
             CliError: knit is not installed, or a pod does not start.
         """
         pods = [
-            pod_like(migration_of(self._cluster), DATABASE_POD, life=_LIFE),
-            _without_probes(pod_like(self._worker(), VOLUMES_POD, life=_LIFE)),
+            pod_like(migration_of(self._cluster), self._database_pod, life=_LIFE),
+            _without_probes(pod_like(self._worker(), self._volumes_pod, life=_LIFE)),
         ]
-        self._remove()
+        self._remove_ended()
         try:
             for pod in pods:
-                self._cluster.apply(pod)
-            which = [f"pod/{name}" for name in (DATABASE_POD, VOLUMES_POD)]
+                pod["metadata"]["labels"][_LABEL] = self._suffix
+                self._cluster.kubectl("create", "--filename", "-", given=json.dumps(pod))
+            which = [f"pod/{name}" for name in (self._database_pod, self._volumes_pod)]
             self._cluster.kubectl("wait", *which, "--for=condition=Ready", "--timeout=5m")
             yield
         finally:
@@ -66,33 +79,40 @@ class ClusterInstallation:
 
     def database(self) -> Iterator[Frame]:
         """See `Installation`."""
-        yield from self._ask(DATABASE_POD, "database")
+        yield from self._ask(self._database_pod, "database")
 
     def still_there(self, knit_ids: Sequence[str]) -> set[str]:
         """See `Installation`."""
-        return set(self._one(DATABASE_POD, "still-there", list(knit_ids))["there"])
+        return set(self._one(self._database_pod, "still-there", list(knit_ids))["there"])
 
     def volumes(self, wanted: Sequence[Wanted]) -> Iterator[Frame]:
         """See `Installation`."""
-        yield from self._ask(VOLUMES_POD, "volumes", [asdict(one) for one in wanted])
+        yield from self._ask(
+            self._volumes_pod, "volumes", [asdict(one) for one in wanted], *self._transfers
+        )
 
     def look(self) -> Found:
         """See `Installation`."""
-        return Found(**self._one(DATABASE_POD, "look"))
+        return Found(**self._one(self._database_pod, "look"))
 
     def make_volumes(self, frames: Iterable[Frame]) -> Iterator[dict[str, Any]]:
         """See `Installation`."""
         options = ["--storage-class", self._storage_class] if self._storage_class else []
-        for frame in self._ask(VOLUMES_POD, "make-volumes", None, *options, frames=frames):
+        options += self._transfers
+        for frame in self._ask(self._volumes_pod, "make-volumes", None, *options, frames=frames):
             assert isinstance(frame, dict)
             yield frame
 
     def load(self, frames: Iterable[Frame]) -> dict[str, int]:
         """See `Installation`."""
-        [answer] = self._ask(DATABASE_POD, "load", frames=frames)
+        [answer] = self._ask(self._database_pod, "load", frames=frames)
         assert isinstance(answer, dict)
         loaded: dict[str, int] = answer["loaded"]
         return loaded
+
+    @property
+    def _transfers(self) -> list[str]:
+        return ["--transfers", f"{TRANSFER_ID}{self._suffix}"]
 
     # --- pods -----------------------------------------------------------------------------------
 
@@ -108,12 +128,22 @@ class ClusterInstallation:
 
     def _remove(self) -> None:
         """Removes these pods, and the transfer pods that they had opened."""
-        self._cluster.delete("pod", DATABASE_POD, VOLUMES_POD, "--grace-period=0", "--wait=true")
+        pods = (self._database_pod, self._volumes_pod)
+        self._cluster.delete("pod", *pods, "--grace-period=0", "--wait=true")
+        self._remove_transfers(self._suffix)
+
+    def _remove_ended(self) -> None:
+        """Removes pods that have ended, of commands that were killed."""
+        self._cluster.delete("pods", "--selector", _LABEL, *_ENDED)
+        self._remove_transfers("[0-9a-f]*", *_ENDED)
+
+    def _remove_transfers(self, suffix: str, *selected: str) -> None:
         found = self._cluster.kubectl(
-            *("get", "pods", "--output", "name", "--selector", names.LABEL_AGENT_KNIT_ID)
+            *("get", "pods", "--output", "name", "--selector", names.LABEL_AGENT_KNIT_ID),
+            *selected,
         )
-        left = [name for name in found.split() if name.endswith(f"-{TRANSFER_ID}")]
-        if left:
+        is_one = re.compile(f".*-{TRANSFER_ID}{suffix}").fullmatch
+        if left := [name for name in found.split() if is_one(name)]:
             self._cluster.delete(*left, "--grace-period=1")
 
     # --- what they are told ---------------------------------------------------------------------

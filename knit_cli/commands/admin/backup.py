@@ -38,7 +38,8 @@ def backup_command(
     """Take a backup: the database at one instant, and all volumes that were final by then.
 
     Runs go on meanwhile. What the destination has already is not read again. If it is cut, repeat
-    it: it goes on from there. Exit code 1 if Data could not be read; the set is there without them.
+    it: it goes on from there. Exit code 1 if Data could not be read; the set is there without them,
+    and no older one is removed.
     """
     invocation = invocation_of(context)
     with explained():
@@ -52,6 +53,8 @@ def backup_command(
     if as_json:
         print_json(_as_json(taken, target.shown))
     _tell(taken, target.shown)
+    if keep is not None and taken.set.unreadable:
+        say("no older set is removed, since one may have what could not be read")
     if taken.set.unreadable:
         raise typer.Exit(1)
 
@@ -70,6 +73,8 @@ def _tell(taken: Taken, shown: str) -> None:
         say(f"{len(made.gone):,} Data were deleted meanwhile; the set says which")
     for knit_id, why in made.unreadable.items():
         say(f"Data {knit_id} could not be read: {why}")
+    for set_id, why in taken.damaged.items():
+        say(f"the earlier set {set_id} is damaged, and was of no use here: {why}")
     if taken.pruned:
         say(f"removed {len(taken.pruned):,} older sets")
 
@@ -97,4 +102,5 @@ def _as_json(taken: Taken, shown: str) -> dict[str, Any]:
         "deletedMeanwhile": list(made.gone),
         "unreadable": made.unreadable,
         "removedSets": list(taken.pruned),
+        "damagedSets": taken.damaged,
     }

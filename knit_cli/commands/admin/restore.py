@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import Annotated, Any
 
 import typer
@@ -14,6 +15,7 @@ from knit_cli.errors import BadInput
 from knit_cli.invocation import invocation_of, login_name
 from knit_cli.output import print_json, say
 from knit_workflows.backup.destinations import Destination, open_destination
+from knit_workflows.backup.installation import Installation
 from knit_workflows.backup.restoring import (
     check_set,
     choose_set,
@@ -24,29 +26,30 @@ from knit_workflows.backup.sets import BackupSet, load_set, set_ids
 
 app = typer.Typer()
 
+Source = Annotated[
+    str, typer.Argument(metavar="SRC", help="A folder, or s3://BUCKET/PREFIX, with a backup.")
+]
+SetId = Annotated[
+    str | None, typer.Option("--set", metavar="ID", help="The set (default: the newest).")
+]
+ListSets = Annotated[bool, typer.Option("--list", help="List the sets, and do nothing else.")]
+DryRun = Annotated[
+    bool,
+    typer.Option("--dry-run", help="Check the whole set, and the installation; change nothing."),
+]
+StorageClass = Annotated[
+    str | None, typer.Option(metavar="NAME", help="The class of the claims that are made.")
+]
+
 
 @app.command("restore")
 def restore_command(
     context: typer.Context,
-    source: Annotated[
-        str, typer.Argument(metavar="SRC", help="A folder, or s3://BUCKET/PREFIX, with a backup.")
-    ],
-    set_id: Annotated[
-        str | None, typer.Option("--set", metavar="ID", help="The set (default: the newest).")
-    ] = None,
-    list_sets: Annotated[
-        bool, typer.Option("--list", help="List the sets, and do nothing else.")
-    ] = False,
-    dry_run: Annotated[
-        bool,
-        typer.Option(
-            "--dry-run", help="Check the whole set, and the installation; change nothing."
-        ),
-    ] = False,
-    storage_class: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="The class of the claims that are made."),
-    ] = None,
+    source: Source,
+    set_id: SetId = None,
+    list_sets: ListSets = False,
+    dry_run: DryRun = False,
+    storage_class: StorageClass = None,
     state: State = None,
     settings: Settings = None,
     namespace: Namespace = None,
@@ -62,38 +65,44 @@ def restore_command(
     if list_sets and dry_run:
         raise BadInput("--list and --dry-run exclude each other", advice="give one of them")
     invocation = invocation_of(context)
-    with explained():
+    with explained(), ExitStack() as stack:
         where = open_destination(source, invocation.surroundings.cwd, new=False)
         if list_sets:
             _list(where, as_json=as_json)
             return
+        stack.enter_context(where.held())  # so that no backup prunes the set meanwhile
         chosen = choose_set(where, set_id)
-    bar = Bar(quiet=invocation.quiet)
-    with (
-        installation(
-            *(invocation, state, settings, namespace, kubeconfig, verbose),
-            storage_class=storage_class,
-        ) as target,
-        bar.shown(),
-    ):
-        if dry_run:
-            restored = find_obstacles(chosen, target)
-            size = check_set(where, chosen, bar)
-            done: dict[str, Any] = {"dryRun": True, "bytes": size, "already": restored is not None}
-        else:
-            result = restore(
-                where, chosen, target, bar, by=login_name(invocation.surroundings.variables)
+        target = stack.enter_context(
+            installation(
+                *(invocation, state, settings, namespace, kubeconfig, verbose),
+                storage_class=storage_class,
             )
-            done = {
-                "dryRun": False,
-                "made": result.made,
-                "equal": result.equal,
-                "already": result.already,
-                "seconds": round(result.seconds, 1),
-            }
+        )
+        bar = Bar(quiet=invocation.quiet)
+        with bar.shown():
+            done = (_try if dry_run else _restore)(where, chosen, target, bar)
     if as_json:
         print_json(_about(chosen) | done)
     _tell(chosen, done, target.shown)
+
+
+def _try(where: Destination, chosen: BackupSet, target: Installation, bar: Bar) -> dict[str, Any]:
+    restored = find_obstacles(chosen, target)
+    size = check_set(where, chosen, bar)
+    return {"dryRun": True, "bytes": size, "already": restored is not None}
+
+
+def _restore(
+    where: Destination, chosen: BackupSet, target: Installation, bar: Bar
+) -> dict[str, Any]:
+    result = restore(where, chosen, target, bar, by=login_name())
+    return {
+        "dryRun": False,
+        "made": result.made,
+        "equal": result.equal,
+        "already": result.already,
+        "seconds": round(result.seconds, 1),
+    }
 
 
 def _tell(chosen: BackupSet, done: dict[str, Any], shown: str) -> None:

@@ -44,6 +44,12 @@ class Destination(Protocol):
         What a killed one held is taken over.
         """
 
+    def held(self) -> AbstractContextManager[None]:
+        """Lets nobody change it while it is read; raises BackupProblem if somebody does just now.
+
+        Where this one may only read, others are not kept from changing it.
+        """
+
 
 class Lock(Protocol):
     """The lock on a destination."""

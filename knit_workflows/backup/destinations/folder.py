@@ -11,7 +11,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Final, Self
 
@@ -128,18 +128,40 @@ class Folder:
             handle = os.open(self.root / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as cause:
-                raise BackupProblem(
-                    f"another backup is at work on {self.shown}",
-                    advice="wait until it has ended, then repeat the command",
-                ) from cause
+                self._lock(handle, fcntl.LOCK_EX)
             except OSError as cause:
                 raise _failed("lock", self.root, cause) from cause
             self._remove_drafts()
             yield Held()
         finally:
             os.close(handle)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """See `Destination`; several may read at once."""
+        with ExitStack() as stack:
+            with suppress(OSError):  # of a folder, or on a disk, that cannot be written
+                handle = self._open_lock()
+                stack.callback(os.close, handle)
+                self._lock(handle, fcntl.LOCK_SH)
+            yield
+
+    def _open_lock(self) -> int:
+        path = self.root / _LOCK
+        try:
+            return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError:
+            return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def _lock(self, handle: int, kind: int) -> None:
+        """Locks the folder; raises BackupProblem if others have locked it, or OSError."""
+        try:
+            fcntl.flock(handle, kind | fcntl.LOCK_NB)
+        except BlockingIOError as cause:
+            raise BackupProblem(
+                f"another backup is at work on {self.shown}, or a restore reads it",
+                advice="wait until it has ended, then repeat the command",
+            ) from cause
 
     def _remove_drafts(self) -> None:
         """Removes what a killed one had not finished; only the holder of the lock writes any."""

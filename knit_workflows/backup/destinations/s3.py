@@ -25,7 +25,9 @@ try:
         AlreadyExistsError,
         BaseError,
         NotFoundError,
+        PermissionDeniedError,
         PreconditionError,
+        UnauthenticatedError,
     )
     from obstore.store import S3Store
 except ImportError as cause:
@@ -110,6 +112,21 @@ class Bucket:
             lease.release()
 
     @contextmanager
+    def held(self) -> Iterator[None]:
+        """See `Destination`; one at a time reads, unless its key can write nothing."""
+        lease: Lease | None = None
+        with (
+            self._failures("lock", _LOCK),
+            suppress(PermissionDeniedError, UnauthenticatedError, PermissionError),
+        ):
+            lease = Lease.taken(self._store, self.shown)
+        try:
+            yield
+        finally:
+            if lease is not None:
+                lease.release()
+
+    @contextmanager
     def _failures(self, verb: str, name: str) -> Iterator[None]:
         try:
             yield
@@ -144,7 +161,7 @@ class Lease:
                 continue
             if seen is not None and found != seen:  # it was renewed while we watched
                 raise BackupProblem(
-                    f"another backup is at work on {shown}",
+                    f"another backup is at work on {shown}, or a restore reads it",
                     advice="wait until it has ended, then repeat the command",
                 )
             seen = found

@@ -43,7 +43,8 @@ def load_database(url: str, frames: Iterator[dict[str, Any] | bytes]) -> dict[st
 
     Before the tables comes `{"set", "at", "revision", "by", "gone"}`, at the end
     `{"sequences"}`. Runs that were under way have failed, so that they can be retried; those that
-    wait are admitted anew; the Data in `gone` are purged, and all volumes have knit's own names.
+    wait are admitted anew, and write into new volumes; the Data in `gone` are purged, and all
+    volumes have knit's own names.
 
     A second call is refused, since the database is not empty any more.
 

@@ -81,8 +81,17 @@ DELETE FROM outbox
 
 -- name: own_volumes
 
--- All volumes that were restored are knit's own here, under the names that it gives.
-UPDATE data SET volume = %(prefix)s::text || knit_id::text, owned = true WHERE purged_at IS NULL
+-- All volumes that were restored are knit's own here, under the names that it gives. Data of Runs
+-- that wait get new ones: where the claims outlived the database, the Run may have been done since,
+-- and what it wrote then be in the volume of the old name.
+UPDATE data
+   SET volume = %(prefix)s::text
+                || CASE WHEN run.status IN ('waiting', 'deactivated') THEN gen_random_uuid()
+                        ELSE knit_id END::text,
+       owned = true
+  FROM run
+ WHERE run.run_id = data.run_id
+   AND purged_at IS NULL
 
 -- name: purge_missing
 

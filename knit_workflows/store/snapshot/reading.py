@@ -10,8 +10,10 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import dict_row, namedtuple_row
 
+from knit_workflows.domain.errors import StoreMismatch
 from knit_workflows.domain.instants import format_instant
 from knit_workflows.store import named_sql
+from knit_workflows.store.migrations import REVISION
 from knit_workflows.store.snapshot import TABLES, connected
 
 _SQL: Final = named_sql.beside(__file__)
@@ -33,6 +35,7 @@ def read_database(url: str) -> Iterator[dict[str, Any] | bytes]:
 
     Raises:
         StoreUnavailable: the database does not answer.
+        StoreMismatch: it is of another revision than this knit.
     """
     with connected(url) as connection, connection.transaction():
         connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
@@ -42,6 +45,7 @@ def read_database(url: str) -> Iterator[dict[str, Any] | bytes]:
         names = sql.SQL(", ").join(sql.Identifier(name) for name, _ in TABLES)
         connection.execute(sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(names))
         about = _rows(connection, "about")[0]
+        _require_known(about.revision)
         under_way = _rows(connection, "under_way")[0].count
         yield {
             "at": format_instant(about.at),
@@ -55,6 +59,15 @@ def read_database(url: str) -> Iterator[dict[str, Any] | bytes]:
         yield {"volumes": True}
         yield from _volumes(connection)
         yield {"end": True}
+
+
+def _require_known(revision: str) -> None:
+    """Refuses tables that this knit does not know: some might be left out without a word."""
+    if revision != REVISION:
+        raise StoreMismatch(
+            f"the database has revision {revision}, this knit knows revision {REVISION}",
+            advice="complete the upgrade, or use the knit that the database is of; then repeat",
+        )
 
 
 def still_there(url: str, knit_ids: Sequence[str]) -> set[str]:

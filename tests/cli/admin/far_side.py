@@ -18,7 +18,7 @@ def main() -> None:
     if "exec" in words:
         answer(home, words[words.index("knit_workflows.backup.far") + 1 :])
         return
-    given = sys.stdin.read() if "apply" in words else ""
+    given = sys.stdin.read() if "create" in words else ""
     with (home / "calls").open("a") as calls:
         calls.write(json.dumps([words, given]) + "\n")
     if "get" in words:
@@ -31,11 +31,16 @@ def answer(home: Path, words: list[str]) -> None:
         sys.stdout.buffer.write(b"M\0\0")
         return
     from knit_workflows.backup import far  # late: most calls are not these
+    from knit_workflows.settings import ComputeSettings
     from tests.unit.backup.agents import Agents
+
+    def backend_from(settings: ComputeSettings) -> Agents:
+        assert settings.kubernetes.volume_folders is None, "it gives no address of an agent then"
+        return Agents(home / "volumes")
 
     # What it would load for its `backend_from` takes much longer than the test.
     stand_in = ModuleType("knit_workflows.worker")
-    stand_in.__dict__["backend_from"] = lambda _: Agents(home / "volumes")
+    stand_in.__dict__["backend_from"] = backend_from
     sys.modules["knit_workflows.worker"] = stand_in
     far.main(words)
 

@@ -13,6 +13,7 @@ import pytest
 
 from knit_cli.admin.backup.on_cluster import ClusterInstallation
 from knit_cli.admin.cluster import Cluster
+from knit_cli.admin.job_pod import migration_of
 from knit_cli.errors import CliError
 from knit_workflows import archive
 from knit_workflows.backup.destinations import open_destination
@@ -38,11 +39,12 @@ def template(account: str, **container: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Cluster:
-    (tmp_path / "jobs").write_text(json.dumps({"items": [template("knit-jobs")]}))
+    job = {**template("knit-jobs"), "metadata": {"name": "migrate-1"}}
+    (tmp_path / "jobs").write_text(json.dumps({"items": [job]}))
     probed = {"readinessProbe": {"httpGet": {}}, "ports": [{"containerPort": 1}]}
     worker = template("knit-worker-interactive", **probed)
     (tmp_path / "deployment").write_text(json.dumps(worker))
-    (tmp_path / "pods").write_text("pod/other\npod/knitid-1-read-backup\n")
+    (tmp_path / "pods").write_text("pod/other\npod/knitid-1-read-backup12ab\n")
     kubectl = tmp_path / "kubectl"
     kubectl.write_text(f'#!/bin/sh\nexec {sys.executable} -m tests.cli.admin.far_side "$@"\n')
     kubectl.chmod(0o755)
@@ -55,7 +57,12 @@ def of(cluster: Cluster, url: str, home: Path) -> ClusterInstallation:
     (home / "volumes").mkdir(parents=True, exist_ok=True)
     for name in ("jobs", "deployment", "pods"):
         (home / name).write_bytes((Path(cluster.variables["FAR_HOME"]) / name).read_bytes())
-    variables = {**cluster.variables, "KNIT_STORE__URL": url, "FAR_HOME": str(home)}
+    variables = {
+        **cluster.variables,
+        "KNIT_STORE__URL": url,
+        "KNIT_COMPUTE__KUBERNETES__VOLUME_FOLDERS": "/mnt/share/{pv}",  # of no use to it
+        "FAR_HOME": str(home),
+    }
     return ClusterInstallation(replace(cluster, variables=variables), "fast")
 
 
@@ -86,10 +93,11 @@ async def test_it_goes_through_the_pipe_and_back(
 def test_its_pods_have_the_rights_of_others_and_go(cluster: Cluster, tmp_path: Path):
     with ClusterInstallation(cluster).at_work():
         calls = [json.loads(line) for line in (tmp_path / "calls").read_text().splitlines()]
-    made = [json.loads(given) for words, given in calls if "apply" in words]
+    made = [json.loads(given) for words, given in calls if "create" in words]
+    suffix = made[0]["metadata"]["labels"]["knit/backup"]
     assert [one["metadata"]["name"] for one in made] == [
-        "knit-backup-database",
-        "knit-backup-volumes",
+        f"knit-backup-database-{suffix}",
+        f"knit-backup-volumes-{suffix}",
     ]
     accounts = [one["spec"]["serviceAccountName"] for one in made]
     assert accounts == ["knit-jobs", "knit-worker-interactive"]
@@ -97,11 +105,38 @@ def test_its_pods_have_the_rights_of_others_and_go(cluster: Cluster, tmp_path: P
     assert container["command"][0] == "sleep"
     assert container.keys() == {"name", "image", "command"}
     assert "app.kubernetes.io/instance" not in made[1]["metadata"]["labels"]
-    calls = [json.loads(line)[0] for line in (tmp_path / "calls").read_text().splitlines()]
-    deleted = [words[3:] for words in calls if "delete" in words]
-    assert len(deleted) == 4  # what a killed command has left, and then its own
-    assert "pod/knitid-1-read-backup" in deleted[1]
-    assert "pod/other" not in str(deleted)
+
+
+def test_the_newest_migration_is_copied_whatever_its_name(cluster: Cluster, tmp_path: Path):
+    jobs = [
+        {**template("old"), "metadata": {"name": name, "creationTimestamp": created}}
+        for name, created in (
+            ("migrate-10", "2026-02-01T00:00:00Z"),
+            ("migrate-9", "2026-01-01T00:00:00Z"),
+        )
+    ]
+    (tmp_path / "jobs").write_text(json.dumps({"items": jobs}))
+    assert migration_of(cluster)["metadata"]["name"] == "migrate-10"
+
+
+def test_a_command_leaves_the_pods_of_another_alone(cluster: Cluster, tmp_path: Path):
+    def calls() -> list[list[str]]:
+        return [json.loads(line)[0][2:] for line in (tmp_path / "calls").read_text().splitlines()]
+
+    with ClusterInstallation(cluster).at_work():
+        before = calls()
+        with ClusterInstallation(cluster).at_work():
+            pass
+        others = calls()[len(before) :]
+    made = [words for words in calls() if words[0] == "wait"]
+    assert len({pod for words in made for pod in words if pod.startswith("pod/")}) == 4
+    gone = [word for words in others if words[0] == "delete" for word in words]
+    assert not [pod for pod in made[0] if pod.startswith("pod/") and pod[4:] in gone]
+    assert "pod/knitid-1-read-backup12ab" in gone  # has ended, as the next call has asked
+    assert "pod/other" not in gone
+    asked = [words for words in others if "--field-selector" in words]
+    assert all(words[-1] == "status.phase!=Running,status.phase!=Pending" for words in asked)
+    assert [words[0] for words in asked] == ["delete", "get"]
 
 
 def test_a_pipe_that_is_cut_is_told(cluster: Cluster, tmp_path: Path):

@@ -9,8 +9,13 @@ from collections.abc import Callable
 import pytest
 
 from knit_cli.commands.admin import which
+from knit_workflows.backup.destinations import open_destination
+from knit_workflows.backup.installation import Found
+from knit_workflows.backup.problems import BackupProblem
+from knit_workflows.backup.taking import take_backup
 from tests.cli.conftest import Ended, Knit
 from tests.unit.backup.memory import Knit as Installation
+from tests.unit.backup.memory import Silent
 
 Asked = Callable[..., Ended]
 
@@ -45,8 +50,9 @@ def test_a_backup_says_what_it_has(admin: Asked, source: Installation):
 
 def test_what_cannot_be_read_is_a_failure_with_a_set(admin: Asked, source: Installation):
     source.without_volume = frozenset({"lost"})
-    ended = admin("backup")
+    ended = admin("backup", "--keep", "1")
     assert ended.code == 1
+    assert "no older set is removed" in ended.err
     assert "Data lost could not be read: there is no volume data-knitid-lost" in ended.err
     assert "set 2" in ended.err
 
@@ -82,6 +88,28 @@ def test_whoever_has_no_name_may_restore(
     ended = admin("restore", "--json")
     assert ended.code == 0, ended.err
     assert json.loads(ended.out)["made"] == 2
+
+
+@pytest.mark.parametrize("flags", [(), ("--dry-run",)])
+def test_no_backup_removes_the_set_that_is_restored(
+    admin: Asked, source: Installation, bare_knit: Knit, flags: tuple[str, ...]
+):
+    assert admin("backup").code == 0
+    source.archives.clear()
+    really = source.look
+    refused: list[object] = []
+
+    def look() -> Found:
+        """Somebody takes a backup meanwhile."""
+        kept = open_destination("kept", bare_knit.cwd, new=True)
+        with pytest.raises(BackupProblem, match="or a restore reads it") as problem:
+            take_backup(source, kept, Silent(), keep=1)
+        refused.append(problem)
+        return really()
+
+    source.look = look  # type: ignore[method-assign]
+    assert admin("restore", *flags).code == 0
+    assert refused
 
 
 def test_sets_are_listed(admin: Asked):

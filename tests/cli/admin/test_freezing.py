@@ -61,7 +61,7 @@ class Toy(Cluster):
         if rest[0] == "jobs":
             container = {"name": "migrate", "image": "knit:1"}
             template = {"metadata": {}, "spec": {"containers": [container]}}
-            return json.dumps({"items": [{"spec": {"template": template}}]})
+            return json.dumps({"items": [{"metadata": {}, "spec": {"template": template}}]})
         return json.dumps({"items": [self._deployment(name) for name in self.counts]})
 
     def _deployment(self, name: str) -> dict[str, Any]:

@@ -46,6 +46,16 @@ def test_one_at_a_time_changes_it(opened: Callable[[], Destination]):
         lock.require()
 
 
+def test_nobody_changes_it_while_it_is_read(opened: Callable[[], Destination]):
+    refused = pytest.raises(BackupProblem, match=r"another backup is at work on .* or a restore")
+    with opened().held(), refused, opened().locked():
+        pass
+    with opened().locked(), refused, opened().held():
+        pass
+    with opened().held():
+        pass
+
+
 def test_a_backup_goes_there_and_comes_back(opened: Callable[[], Destination]):
     archives = {"a": b"A" * 5_000, "b": b"", "c": LARGE * 2}
     made = take_backup(Knit(archives, b"1\tx\n"), opened(), Silent(), keep=1).set

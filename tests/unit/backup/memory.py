@@ -62,6 +62,10 @@ class Objects:
     def locked(self) -> Iterator[Objects]:
         yield self
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        yield
+
     def require(self) -> None:
         pass
 
@@ -156,6 +160,9 @@ class Knit:
 
     def capacity(self, volume: Volume) -> int | None:
         return 1 << 30
+
+    def room_for(self, size: int) -> str | None:
+        return None
 
     def write(self, volume: Volume, archive: Iterator[bytes]) -> None:
         if volume.knit_id in self.archives:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import stat
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -71,3 +74,26 @@ def test_the_same_object_may_be_written_by_many_at_once(
         folder.settle()
     assert sorted(folder.names("blobs/")) == ["blobs/aa/0", "blobs/aa/1", "blobs/aa/2"]
     assert not list((tmp_path / "drafts").iterdir())
+
+
+def test_a_folder_that_cannot_be_written_is_read_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    folder = Folder.at(tmp_path, new=True)
+    with folder.locked():
+        folder.write("sets/1", b"x")
+        folder.settle()
+    really = os.open
+
+    def read_only(path: Any, flags: int, *rest: Any, **more: Any) -> int:
+        if flags & (os.O_RDWR | os.O_CREAT):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        return really(path, flags, *rest, **more)
+
+    for has_lock in (True, False):
+        if not has_lock:
+            (tmp_path / "lock").unlink()
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "open", read_only)
+            with Folder.at(tmp_path, new=False).held():
+                assert folder.read("sets/1") == b"x"

@@ -11,8 +11,9 @@ import pytest
 
 from knit_workflows import archive
 from knit_workflows.backup.blobs import Piece, pieces_of
-from knit_workflows.backup.folders import FolderVolumes, Stream
+from knit_workflows.backup.folders import FolderVolumes
 from knit_workflows.backup.pods import PodVolumes
+from knit_workflows.backup.streams import Stream
 from knit_workflows.backup.volumes import (
     Restored,
     VolumeAbsent,
@@ -26,15 +27,18 @@ from knit_workflows.backup.volumes import (
 from knit_workflows.compute.base import ComputeBackend
 from knit_workflows.domain.volumes import Volume, VolumeOptions
 from tests.unit.backup.agents import Agents
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.patient  # a server per volume
 
 
 @contextmanager
-def pods(root: Path, storage_class: str | None = None) -> Iterator[tuple[PodVolumes, Agents]]:
+def pods(
+    root: Path, storage_class: str | None = None, usual: int = 0
+) -> Iterator[tuple[PodVolumes, Agents]]:
     root.mkdir(exist_ok=True)
     agents = Agents(root)
-    volumes = PodVolumes(cast(ComputeBackend, agents), storage_class)
+    volumes = PodVolumes(cast(ComputeBackend, agents), storage_class, usual=usual)
     with volumes.at_work():
         yield volumes, agents
 
@@ -108,6 +112,108 @@ def test_volumes_are_made_and_equal_ones_are_found(tmp_path: Path):
     for one, whole in archives.items():
         if one != "3":
             assert b"".join(archive.iter_pack(tmp_path / "w" / f"data-knitid-{one}")) == whole
+
+
+@pytest.mark.parametrize("to_write", [False, True])
+def test_agents_that_ended_meanwhile_are_opened_anew(tmp_path: Path, *, to_write: bool):
+    archives = fill(tmp_path / "v")
+    first, second = (Volume(f"data-knitid-{one}", one) for one in "12")
+    folder = tmp_path / ("w" if to_write else "v")
+    with pods(folder) as (volumes, agents):
+        volumes.expect([first, second], to_write=to_write)
+
+        def slow() -> Iterator[bytes]:
+            """The content of the first, whose transfer takes longer than agents wait."""
+            ahead = f"knitid-2-{'write' if to_write else 'read'}-backup"
+            wait_until(lambda: ahead in agents.open_names)
+            agents.end_idle(ahead)
+            yield archives["1"]
+
+        if to_write:
+            volumes.write(first, slow())
+            volumes.write(second, iter([archives["2"]]))
+        else:
+            reading = volumes.read(first)
+            begun = next(reading)
+            next(slow())
+            assert b"".join([begun, *reading]) == archives["1"]
+            assert b"".join(volumes.read(second)) == archives["2"]
+    assert b"".join(archive.iter_pack(folder / second.name)) == archives["2"]
+
+
+def test_what_could_not_be_opened_ahead_is_tried_once_more(tmp_path: Path):
+    archives = fill(tmp_path / "v")
+    first, second = (Volume(f"data-knitid-{one}", one) for one in "12")
+    with pods(tmp_path / "v") as (volumes, agents):
+        agents.refused.add(second.name)
+        volumes.expect([first, second], to_write=False)
+        reading = volumes.read(first)
+        begun = next(reading)
+        wait_until(lambda: agents.refusals > 0)
+        volumes.capacity(first)  # its answer comes after that refusal
+        agents.refused.clear()
+        assert b"".join([begun, *reading]) == archives["1"]
+        assert b"".join(volumes.read(second)) == archives["2"]
+
+
+def test_a_server_that_does_not_answer_for_a_moment_is_asked_again(tmp_path: Path):
+    archives = fill(tmp_path / "v")
+    volume = Volume("data-knitid-3", "3")
+    with pods(tmp_path / "v") as (volumes, agents):
+        agents.outages = 3
+        assert b"".join(volumes.read(volume)) == archives["3"]
+    with pods(tmp_path / "w") as (volumes, agents):
+        agents.outages = 3
+        volumes.write(volume, iter([archives["3"]]))
+    assert b"".join(archive.iter_pack(tmp_path / "w" / volume.name)) == archives["3"]
+
+
+def test_only_a_volume_that_is_missing_is_absent(tmp_path: Path):
+    fill(tmp_path / "v")
+    with pods(tmp_path / "v") as (volumes, agents):
+        agents.refused.add("data-knitid-3")
+        with pytest.raises(VolumeUnreadable, match="the transfer pod cannot start"):
+            list(volumes.read(Volume("data-knitid-3", "3")))
+        with pytest.raises(VolumeAbsent):
+            list(volumes.read(Volume("data-knitid-none", "none")))
+
+
+def test_equal_files_are_found_though_their_archive_has_other_bytes(tmp_path: Path):
+    """As where other storage knows no holes, or a mode has been changed for its owner to read."""
+    folder = tmp_path / "v" / "data-knitid-1"
+    folder.mkdir(parents=True)
+    with (folder / "sparse").open("wb") as file:
+        file.write(b"1" * 5_000)
+        file.seek(9_000_000)
+        file.write(b"2" * 70_000)
+        file.truncate(20_000_000)
+    (folder / "closed").write_bytes(b"3")
+    (folder / "closed").chmod(0o244)
+    archives = {"1": b"".join(archive.iter_pack(folder))}
+    with pods(tmp_path / "w") as (volumes, _):
+        assert list(write_volumes(volumes, frames(archives))) == [{"made": "1"}]
+        copy = tmp_path / "w" / "data-knitid-1"
+        whole = (copy / "sparse").read_bytes()
+        (copy / "sparse").write_bytes(whole)
+        assert b"".join(archive.iter_pack(copy)) != archives["1"]
+        assert list(write_volumes(volumes, frames(archives))) == [{"equal": "1"}]
+        (copy / "sparse").write_bytes(whole[:-1] + b"x")
+        told = list(write_volumes(volumes, frames(archives)))
+        assert [one.get("failed") for one in told] == ["1"]
+
+
+def test_a_volume_of_unknown_capacity_gets_room_for_its_archive(tmp_path: Path):
+    archives = {one: whole for one, whole in fill(tmp_path / "v").items() if one in "09"}
+    mib = 1 << 20
+    some = [
+        Restored("0", (Piece("", 100 * mib),)),
+        Restored("9", (Piece("", 1000 * mib), Piece("", 24 * mib))),
+    ]
+    with pods(tmp_path / "w", usual=1000 * mib) as (volumes, agents):
+        told = [announce(some), *list(frames(archives))[1:]]
+        assert list(write_volumes(volumes, told)) == [{"made": "0"}, {"made": "9"}]
+        sizes = [agents.made[f"data-knitid-{one}"].size for one in "09"]
+    assert sizes == [None, str((1024 + 256 + 64) * mib)]
 
 
 def test_what_an_agent_refuses_is_told(tmp_path: Path):

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
+import random
+from collections.abc import Iterable, Iterator
+from typing import Any
+
 import pytest
 
+from knit_workflows.backup import restoring
+from knit_workflows.backup.blobs import pieces_of
+from knit_workflows.backup.frames import Frame
 from knit_workflows.backup.problems import BackupProblem
 from knit_workflows.backup.restoring import choose_set, find_obstacles, restore
-from knit_workflows.backup.sets import set_ids
+from knit_workflows.backup.sets import set_ids, set_name
 from knit_workflows.backup.taking import take_backup
 from tests.unit.backup.memory import Knit, Objects, Silent
 
@@ -73,6 +81,36 @@ def test_the_newest_sets_are_kept_with_what_they_need():
         assert list(filled.archives) == [name]
 
 
+@pytest.mark.parametrize("what", ["manifest", "index"])
+def test_a_damaged_set_does_not_keep_the_next_from_being_taken(what: str):
+    objects, knit = Objects(), Knit({"a": b"1"})
+    take_backup(knit, objects, Silent())
+    knit.archives["b"] = b"2"
+    second = take_backup(knit, objects, Silent()).set
+    name = set_name(second.id) if what == "manifest" else second.index[0].name
+    objects.content[name] = b"rotten"
+    knit.read_ids.clear()
+    third = take_backup(knit, objects, Silent())
+    assert list(third.damaged) == [second.id]
+    assert knit.read_ids == ["b"]  # what the first has is known
+    filled = Knit()
+    restore(objects, choose_set(objects, third.set.id), filled, Silent(), by="me")
+    assert filled.archives == {"a": b"1", "b": b"2"}
+    assert take_backup(knit, objects, Silent(), keep=1).damaged == {}
+
+
+def test_a_set_without_some_data_removes_no_older_one():
+    objects = Objects()
+    first = take_backup(Knit({"a": b"1", "b": b"2"}), objects, Silent()).set
+    for _ in range(2):
+        away = Knit({"b": b"2"}, adopted=frozenset({"a"}), without_volume=frozenset({"a"}))
+        assert take_backup(away, objects, Silent(), keep=1).pruned == ()
+    filled = Knit()
+    restore(objects, choose_set(objects, first.id), filled, Silent(), by="me")
+    assert filled.archives == {"a": b"1", "b": b"2"}
+    assert len(take_backup(Knit({"b": b"2"}), objects, Silent(), keep=1).pruned) == 3
+
+
 def test_an_installation_that_is_in_use_is_refused_in_words():
     objects = Objects()
     made = take_backup(Knit({"a": b"1"}), objects, Silent()).set
@@ -82,6 +120,48 @@ def test_an_installation_that_is_in_use_is_refused_in_words():
     assert refused.value.reason == "it has 1 Data"
     with pytest.raises(BackupProblem, match="has revision 0011, the set is of revision 0012"):
         find_obstacles(made, Knit(revision="0011"))
+
+
+def test_volumes_of_many_pieces_are_announced_in_small_messages(monkeypatch: pytest.MonkeyPatch):
+    objects, sizes = Objects(), (0, 1, 1, 1, 5, 1)
+    numbers = itertools.count()
+    monkeypatch.setattr("knit_workflows.backup.taking.pieces_of", lambda it: pieces_of(it, 100))
+    archives = {
+        f"d{n}": b"".join(b"%100d" % next(numbers) for _ in range(size))
+        for n, size in enumerate(sizes)
+    }
+    made = take_backup(Knit(archives), objects, Silent()).set
+    monkeypatch.undo()
+    monkeypatch.setattr(restoring, "_AHEAD_PIECES", 2)
+    coming: list[list[int]] = []
+
+    class Listening(Knit):
+        def make_volumes(self, frames: Iterable[Frame]) -> Iterator[dict[str, Any]]:
+            def heard() -> Iterator[Frame]:
+                for frame in frames:
+                    if isinstance(frame, dict) and "coming" in frame:
+                        coming.append([len(one["pieces"]) for one in frame["coming"]])
+                    yield frame
+
+            return super().make_volumes(heard())
+
+    filled = Listening()
+    restore(objects, made, filled, Silent(), by="me")
+    assert filled.archives == archives
+    assert coming == [[0, 1, 1], [1], [5], [1]]
+
+
+def test_a_destination_that_is_full_ends_it_at_once(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("knit_workflows.backup.taking.pieces_of", lambda it: pieces_of(it, 1000))
+
+    class Full(Objects):
+        def write(self, name: str, content: bytes) -> None:
+            raise BackupProblem("cannot write", reason="there is no space left")
+
+    watcher = Silent()
+    with pytest.raises(BackupProblem, match="cannot write"):
+        take_backup(Knit({"a": random.Random(1).randbytes(1_000_000)}), Full(), watcher)
+    assert watcher.bytes < 100_000
 
 
 def test_the_same_set_again_is_nothing_to_do():
