@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing, asynccontextmanager, suppress
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
@@ -175,6 +175,8 @@ class StoreProjectorActivities(ProjectorActivities):
                     while await self._deliver_stops(client):
                         pass
                 except Exception:
+                    if _is_cancelled():  # which the SDK turns into an error of its own
+                        return
                     # Otherwise nobody hears of it before the drain is over.
                     log.exception("stops are delivered later", extra={"action": "stops_late"})
 
@@ -183,8 +185,7 @@ class StoreProjectorActivities(ProjectorActivities):
             yield wanted
         finally:
             delivering.cancel()
-            with suppress(asyncio.CancelledError):
-                await delivering
+            await asyncio.wait({delivering})
 
     async def _deliver_stops(self, client: Client) -> int:
         await self._admission.finish_unstarted()
@@ -213,6 +214,12 @@ async def _is_woken(work: AsyncGenerator[None, None]) -> bool:
         stops.cancel()
         woken.cancel()
         await asyncio.wait({woken, stops})  # or the generator could not be closed
+
+
+def _is_cancelled() -> bool:
+    """Says whether the current task has been cancelled."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _log_created(step: Projection) -> None:
