@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from temporalio.api.enums.v1 import UpdateWorkflowExecutionLifecycleStage
+from temporalio.api.workflowservice.v1 import (
+    UpdateWorkflowExecutionRequest,
+    UpdateWorkflowExecutionResponse,
+)
 from temporalio.client import Client as TemporalClient
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.service import RPCError, RPCStatusCode
 from temporalio.testing import ActivityEnvironment
 
+from knit_workflows.activities import projector
 from knit_workflows.activities.projector import EVENTS_PER_PASS, PROJECT_FOR
 from knit_workflows.compute.base import RunLimits
 from knit_workflows.compute.memory import MemoryBackend
 from knit_workflows.contracts.projector import ProjectorInput
+from knit_workflows.domain.errors import StoreUnavailable
 from knit_workflows.domain.ids import KnitId, PlanId, RunId
 from knit_workflows.domain.ports import (
     ADMITTED_AT_ONCE,
@@ -29,7 +37,7 @@ from knit_workflows.domain.ports import (
 )
 from knit_workflows.plugin import Deps, Role
 from knit_workflows.settings import EngineSettings
-from tests.waiting import PATIENCE
+from tests.waiting import PATIENCE, until
 
 REQUEST = ProjectorInput(engine_queue="e", compute_queue="c", watch_queue="w")
 """A drain ends with the wake-ups of its store."""
@@ -171,6 +179,60 @@ async def test_a_drain_ends_while_a_stop_is_being_delivered() -> None:
     assert done == {draining}
     draining.result()
     assert store.stops == [A_STOP]  # for the next drain
+
+
+ACCEPTED = UpdateWorkflowExecutionResponse(
+    stage=UpdateWorkflowExecutionLifecycleStage.UPDATE_WORKFLOW_EXECUTION_LIFECYCLE_STAGE_ACCEPTED
+)
+
+
+def woken_once_while_there_are_stops(store: Store) -> None:
+    async def wake_ups(*, fallback: timedelta) -> AsyncGenerator[None, None]:
+        yield
+        await until(lambda: not store.stops)
+
+    store.wake_ups = wake_ups  # type: ignore[method-assign]
+
+
+async def test_a_stop_that_is_not_taken_is_offered_again_and_keeps_no_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Although nothing wakes the Projector: of the stop that is late nobody tells it again."""
+    monkeypatch.setattr(projector, "_AGAIN_AFTER", timedelta(milliseconds=10))
+    store, sent = Store(0, 0), Counter[str]()
+    store.stops = [A_STOP, StopRequest(2, RunKey(RunId("other"), 1), fail=True)]
+    woken_once_while_there_are_stops(store)
+
+    async def update(request: UpdateWorkflowExecutionRequest, **_options: object) -> object:
+        update_id = request.request.meta.update_id
+        sent[update_id] += 1
+        if update_id == "stop-1" and sent["stop-1"] < 4:
+            raise RPCError("late", RPCStatusCode.DEADLINE_EXCEEDED, b"")
+        return ACCEPTED
+
+    await drained(store, client=ClientWithUpdates(update))
+    assert sent == {"stop-1": 4, "stop-2": 1}
+
+
+async def test_stops_are_looked_for_again_after_the_database_was_away(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(projector, "_AGAIN_AFTER", timedelta(milliseconds=10))
+    store, away = Store(0, 0), [StoreUnavailable("blinks")]
+    store.stops = [A_STOP]
+    woken_once_while_there_are_stops(store)
+
+    async def finish_unstarted() -> int:
+        if away:
+            raise away.pop()
+        return 0
+
+    async def update(*_arguments: object, **_options: object) -> object:
+        return ACCEPTED
+
+    store.finish_unstarted = finish_unstarted  # type: ignore[method-assign]
+    await drained(store, client=ClientWithUpdates(update))
+    assert not away
 
 
 def startable(count: int) -> list[StartableRun]:
