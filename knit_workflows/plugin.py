@@ -94,7 +94,7 @@ class Role(StrEnum):
 
 ALL_ROLES: Final = frozenset(Role)
 WITHOUT_BACKEND: Final = frozenset({Role.ENGINE, Role.HOOKS})
-"""Roles that need no right on the back-end: at most they ask it how many Runs it suggests."""
+"""Roles that need no right on a remote back-end: at most they ask how many Runs it suggests."""
 WAITING_ROLES: Final = frozenset({Role.WATCH, Role.HOOKS})
 WORKFLOWS_BY_ROLE: Final = {
     Role.INTERACTIVE: (TransferWorkflow, VolumesWorkflow, TrialWorkflow),
@@ -231,7 +231,11 @@ class Deps:
         trials = ComputeTrialActivities(self.backend)
         awaiting = StoreAwaitRunActivities(self.store.runs, self.engine.poll_interval)
         return {
-            Role.ENGINE: [awaiting.ensure_run, awaiting.await_run],
+            Role.ENGINE: [
+                awaiting.ensure_run,
+                awaiting.await_run,
+                *([runs.launch_run] if self._launches_within_workflows else ()),
+            ],
             Role.COMPUTE: [
                 runs.launch_run,
                 runs.create_volumes,
@@ -246,6 +250,14 @@ class Deps:
             Role.WATCH: [runs.watch_run, runs.watch_pod, runs.relaunch_run],
             Role.INTERACTIVE: [runs.stop_run],
         }
+
+    @property
+    def _launches_within_workflows(self) -> bool:
+        """Says whether workflows launch their Runs themselves: then their worker has to be able to.
+
+        A worker without that activity would fail every task of such a workflow.
+        """
+        return self.queues.engine == self.queues.compute and self.backend.is_at_hand()
 
     def _of_transfers(self, transfers: ComputeTransferActivities) -> _ByRole:
         volumes = ComputeVolumeActivities(self.backend)

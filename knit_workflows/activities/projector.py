@@ -12,7 +12,7 @@ from datetime import timedelta
 from typing import Final
 
 from temporalio import activity
-from temporalio.client import Client, WorkflowUpdateStage
+from temporalio.client import Client, WorkflowUpdateRPCTimeoutOrCancelledError, WorkflowUpdateStage
 from temporalio.service import RPCError, RPCStatusCode
 
 from knit_workflows import names
@@ -42,6 +42,8 @@ PROJECT_FOR: Final = timedelta(milliseconds=250)
 """How many events are projected, and for how long, before Runs are started and stops delivered:
 neither the first Run of a large event nor a stop should wait for its last page."""
 STOP_TIMEOUT: Final = timedelta(seconds=5)
+_AGAIN_AFTER: Final = timedelta(seconds=1)
+"""How long a stop waits that was not taken, as by a workflow that no worker executes just then."""
 
 
 @dataclass(slots=True)
@@ -166,34 +168,42 @@ class StoreProjectorActivities(ProjectorActivities):
         Beside everything else: a workflow that launches its Run hears of a stop only afterwards.
         """
         wanted = asyncio.Event()
-
-        async def deliver() -> None:
-            while True:
-                await wanted.wait()
-                wanted.clear()
-                try:
-                    while await self._deliver_stops(client):
-                        pass
-                except Exception:
-                    # Otherwise nobody hears of it before the drain is over.
-                    log.exception("stops are delivered later", extra={"action": "stops_late"})
-
-        delivering = asyncio.create_task(deliver())
+        delivering = asyncio.create_task(self._deliver_whenever(wanted, client))
         try:
             yield wanted
         finally:
             delivering.cancel()
-            with suppress(asyncio.CancelledError):
-                await delivering
+            await asyncio.wait({delivering})
 
-    async def _deliver_stops(self, client: Client) -> int:
-        await self._admission.finish_unstarted()
-        requests = await self._admission.stop_requests()
-        delivered = await asyncio.gather(*(_stop(client, request) for request in requests))
-        for request, was_delivered in zip(requests, delivered, strict=True):
-            if was_delivered:
-                await self._admission.close_event(request.event_id)
-        return sum(delivered)
+    async def _deliver_whenever(self, wanted: asyncio.Event, client: Client) -> None:
+        """Delivers stops until it is cancelled; what was not taken is offered again soon."""
+        again: float | None = None
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(again):
+                    await wanted.wait()
+            wanted.clear()
+            again = _AGAIN_AFTER.total_seconds()
+            try:
+                if await self._deliver_stops(client):
+                    again = None
+            except Exception:
+                if _is_cancelled():  # of which libraries make errors of their own
+                    return
+                # Otherwise nobody hears of it before the drain is over.
+                log.exception("stops are delivered later", extra={"action": "stops_late"})
+
+    async def _deliver_stops(self, client: Client) -> bool:
+        """Delivers stops as long as some are taken; says whether none is left."""
+        while True:
+            await self._admission.finish_unstarted()
+            requests = await self._admission.stop_requests()
+            delivered = await asyncio.gather(*(_stop(client, request) for request in requests))
+            for request, was_delivered in zip(requests, delivered, strict=True):
+                if was_delivered:
+                    await self._admission.close_event(request.event_id)
+            if not any(delivered):
+                return not requests
 
 
 async def _is_woken(work: AsyncGenerator[None, None]) -> bool:
@@ -213,6 +223,12 @@ async def _is_woken(work: AsyncGenerator[None, None]) -> bool:
         stops.cancel()
         woken.cancel()
         await asyncio.wait({woken, stops})  # or the generator could not be closed
+
+
+def _is_cancelled() -> bool:
+    """Says whether the current task has been cancelled."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _log_created(step: Projection) -> None:
@@ -239,4 +255,8 @@ async def _stop(client: Client, request: StopRequest) -> bool:
     except RPCError as error:
         # A workflow that has ended needs no stop; other errors are retried.
         return error.status is RPCStatusCode.NOT_FOUND
+    except WorkflowUpdateRPCTimeoutOrCancelledError as error:
+        if _is_cancelled():
+            raise asyncio.CancelledError from error
+        return False
     return True

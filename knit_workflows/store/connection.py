@@ -66,13 +66,15 @@ class Session:
     """One connection in use; every method is one statement and one round trip.
 
     `memory` is a cache that all sessions of a `Database` share; modules use their own keys.
+    `is_spoilt`: the connection must not be used by anybody else.
     """
 
-    __slots__ = ("_connection", "memory")
+    __slots__ = ("_connection", "is_spoilt", "memory")
 
     def __init__(self, connection: AsyncConnection[Any], memory: dict[str, Any]) -> None:
         self._connection = connection
         self.memory = memory
+        self.is_spoilt = False
 
     async def rows(self, query: str, params: Params | None = None) -> list[Any]:
         """Runs a statement, returns its rows as named tuples."""
@@ -95,11 +97,15 @@ class Session:
         Outside a transaction they are one: what is sent before a sync is. Each has its own
         snapshot, as otherwise, so a lock that one waits for is held when the next one looks.
         """
+        # After one that fails the server passes over the rest; psycopg may have counted them as
+        # prepared when it sent them, and would go on to use what the server has never heard of.
+        self.is_spoilt = True
         async with self._connection.pipeline():
             cursors = [
                 await self._connection.execute(query.encode(), params)
                 for query, params in statements
             ]
+        self.is_spoilt = False
         return [[] if one.description is None else await one.fetchall() for one in cursors]
 
 
@@ -248,6 +254,9 @@ class Database:
                 await self.drop_idle()
                 raise _Lost(cause, committing) from cause
             raise
+        finally:
+            if session.is_spoilt:
+                await connection.close()
 
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[AsyncConnection[Any]]:

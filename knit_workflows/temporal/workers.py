@@ -82,13 +82,23 @@ async def working(
     try:
         yield all_running
     finally:
-        ending = asyncio.gather(*(worker.shutdown() for worker in workers), return_exceptions=True)
+        ending = asyncio.gather(*map(_end, workers, running))
         while not await _within(ending, _QUICK):
             if not await _has_answer(client):
                 await underway.until_none(patience)
                 break
     if all_running.done():
         all_running.result()
+
+
+async def _end(worker: Worker, run: asyncio.Future[None]) -> None:
+    """Shuts one down; what its plugins do is over then, or goes on in the background.
+
+    If one of them has failed before the Worker itself began, its shutdown would never be over.
+    """
+    shutdown = asyncio.ensure_future(worker.shutdown())
+    await asyncio.wait({shutdown, run}, return_when=asyncio.FIRST_COMPLETED)
+    shutdown.cancel()
 
 
 async def _within(future: asyncio.Future[Any], seconds: float) -> bool:

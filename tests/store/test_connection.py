@@ -92,6 +92,39 @@ async def test_statements_that_are_sent_together_are_one_transaction(
     assert counts(url) == [11, 11]
 
 
+@pytest.fixture
+async def narrow(db: Database, url: str) -> AsyncIterator[Database]:
+    """One connection, on which `ADD_ONE` will be prepared the next time."""
+    database = Database(url, 1)
+    for _ in range(5):
+        await database.do(ADD_ONE, {"id": 2})
+    yield database
+    await database.aclose()
+
+
+async def test_a_statement_that_was_passed_over_is_not_taken_for_prepared(
+    url: str, narrow: Database
+) -> None:
+    """After one that fails the server passes over the rest, which psycopg has counted already."""
+    fails = ("SELECT 1 / n FROM count WHERE id = 1", None)
+    with pytest.raises(psycopg.errors.DivisionByZero):
+        await narrow.together([fails, (ADD_ONE, {"id": 2})])
+    await narrow.do(ADD_ONE, {"id": 2})
+    assert counts(url) == [0, 6]
+
+
+async def test_nor_is_one_of_a_call_that_was_cancelled(url: str, narrow: Database) -> None:
+    waits = ("SELECT pg_sleep(1000)", None)
+    at_work = "SELECT 1 FROM pg_stat_activity WHERE query = %s AND state = 'active'"
+    cancelled = asyncio.create_task(narrow.together([waits, (ADD_ONE, {"id": 2})]))
+    await until(lambda: fetch(url, at_work, waits[0]))
+    cancelled.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await cancelled
+    await narrow.do(ADD_ONE, {"id": 2})
+    assert counts(url) == [0, 6]
+
+
 async def test_statements_sent_together_on_a_connection_that_died_idle_go_over_another(
     db: Database, url: str
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
@@ -24,7 +25,8 @@ from knit_workflows.store.migrations import upgrade as upgrades
 from knit_workflows.store.migrations.upgrade import upgrade
 from knit_workflows.store.tables import metadata
 from tests.bench.upgrades import FOLDER, all_revisions
-from tests.postgres import Databases
+from tests.postgres import Databases, fetch
+from tests.waiting import wait_until
 
 
 def opened(url: str) -> PostgresStore:
@@ -142,6 +144,64 @@ def test_what_is_written_while_tags_are_written_anew_is_kept(
         counted = writer.execute("SELECT count(timestamp) FROM data_tag").fetchone()
     assert counted == (6,)
     databases.drop(url)
+
+
+TOUCH = """
+WITH cur AS MATERIALIZED (SELECT run_id FROM run FOR NO KEY UPDATE)
+UPDATE run SET updated_at = now() FROM cur WHERE run.run_id = cur.run_id
+"""
+"""As a Run is moved: its row is locked, then written."""
+
+
+@pytest.mark.parametrize(
+    ("revision", "in_use", "before", "statement", "repeats"),
+    [
+        ("0003", "data_tag", "SELECT", TOUCH, False),
+        ("0003", "data_tag", "SELECT 1 FROM run", TOUCH, True),
+        ("0007", "run_event", "SELECT", "SELECT 1 FROM run, data", False),
+    ],
+)
+def test_a_migration_comes_through_among_those_who_wait_for_it(
+    databases: Databases,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    revision: str,
+    in_use: str,
+    before: str,
+    statement: str,
+    repeats: bool,
+) -> None:
+    """It must not wait in turn for what they hold; where that cannot be helped, it begins anew."""
+    monkeypatch.setattr(upgrades, "WAITS_FOR_LOCKS", 60)
+    monkeypatch.setattr(upgrades, "_PAUSE", 0.01)
+    caplog.set_level(logging.INFO, upgrades.__name__)
+    url = databases.empty()
+    upgrade(url, lock=1, folder=FOLDER, revision=f"{int(revision) - 1:04}")
+    with psycopg.connect(url) as other, ThreadPoolExecutor() as threads:
+        other.execute(ROWS)
+        other.execute("SET deadlock_timeout = '1h'")  # it is the migration that notices
+        other.commit()
+        other.execute(before)
+        with psycopg.connect(url) as reader:
+            reader.execute(f"LOCK TABLE {in_use} IN ACCESS SHARE MODE")
+            migrating = threads.submit(upgrade, url, lock=1, folder=FOLDER, revision=revision)
+            wait_until(lambda: waiting(url) == 1)
+            doing = threads.submit(lambda: (other.execute(statement), other.commit()))
+            wait_until(lambda: waiting(url) == 2)
+        migrating.result()
+        doing.result()
+    assert ("tries again" in caplog.text) == repeats
+    databases.drop(url)
+
+
+def waiting(url: str) -> int:
+    """Counts those who wait for a table."""
+    [row] = fetch(
+        url,
+        "SELECT count(*) AS n FROM pg_locks JOIN pg_database d ON d.oid = database"
+        " WHERE datname = current_database() AND locktype = 'relation' AND NOT granted",
+    )
+    return int(row["n"])
 
 
 async def test_a_store_on_an_empty_database_asks_for_the_migrations(databases: Databases) -> None:

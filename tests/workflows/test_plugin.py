@@ -172,6 +172,26 @@ def test_what_people_wait_for_has_a_queue_and_a_worker_of_its_own() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("at_hand", "queues", "launches"),
+    [
+        (True, QueueSettings.single("one"), True),
+        (True, QueueSettings(engine="one", compute="one"), True),
+        (True, QueueSettings(), False),
+        (False, QueueSettings.single("one"), False),
+    ],
+)
+def test_whoever_executes_workflows_can_launch_what_they_launch_themselves(
+    monkeypatch: pytest.MonkeyPatch, at_hand: bool, queues: QueueSettings, launches: bool
+) -> None:
+    """A workflow's task fails if it wants a local activity that its worker does not have."""
+    monkeypatch.setattr(MemoryBackend, "is_at_hand", lambda _: at_hand)
+    store = PostgresStore(StoreSettings(url=SecretStr("postgresql:///never-opened")))
+    deps = Deps(store, MemoryBackend(), queues=queues)
+    activities = map(_activity_name, deps.activities(frozenset({Role.ENGINE})))
+    assert ("knit.launch_run" in activities) == launches
+
+
 def test_a_client_only_process_stays_light() -> None:
     """The plugin without deps loads neither the database's nor the cluster's libraries."""
     script = (

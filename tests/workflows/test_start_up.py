@@ -6,15 +6,20 @@ import asyncio
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psycopg
 import pytest
+from temporalio import activity
 from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest
 from temporalio.client import Client
 from temporalio.envconfig import ClientConnectConfig
+from temporalio.plugin import SimplePlugin
+from temporalio.worker import Worker
 
 from knit_workflows.activities.search_attributes import search_attributes_known
 from knit_workflows.bootstrap import bootstrap
@@ -23,6 +28,7 @@ from knit_workflows.embedded import EmbeddedPostgres, free_port
 from knit_workflows.settings import StoreSettings
 from knit_workflows.start_up import Interrupted, Patience, reach_namespace, require_schema
 from knit_workflows.store import migrate
+from knit_workflows.temporal.workers import Underway, working
 from tests.chaos.campaign.links import Link, Streams, to_socket
 from tests.charts.promtool import OF_OTHERS
 from tests.processes import WorkerProcess
@@ -225,6 +231,35 @@ def test_bootstrap_says_what_is_away() -> None:
     wrong = subprocess.run([*command, "--patience", "soon"], capture_output=True, text=True)
     assert wrong.returncode == 2
     assert "'soon' is not a number of seconds" in wrong.stderr
+
+
+@activity.defn
+async def nothing() -> None:
+    """Does nothing, so that a Worker has something to offer."""
+
+
+class Failing(SimplePlugin):
+    """One that fails before its Worker begins."""
+
+    async def run_worker(self, worker: Worker, next: Callable[[Worker], Any]) -> None:
+        raise StoreUnavailable("blinks")
+
+
+async def test_workers_end_when_one_has_failed_before_it_began(temporal_client: Client) -> None:
+    """Temporal answers all the while: nobody waits for the end of what has never begun."""
+    sound = Worker(temporal_client, task_queue="sound", activities=[nothing])
+    failing = Worker(
+        temporal_client, task_queue="failing", activities=[nothing], plugins=[Failing("failing")]
+    )
+
+    async def work() -> None:
+        both = [sound, failing]
+        async with working(both, temporal_client, Underway(), patience=timedelta()) as running:
+            await asyncio.wait({running})
+
+    with pytest.raises(StoreUnavailable, match="blinks"):
+        await asyncio.wait_for(work(), PATIENCE)
+    assert sound.is_shutdown
 
 
 async def test_a_newer_database_is_refused_in_words(postgres: EmbeddedPostgres) -> None:

@@ -27,7 +27,8 @@ behind it, so that one long read would otherwise stop everybody for as long as i
 PATIENCE: Final = 300.0
 """Seconds in which it tries again and again."""
 _PAUSE: Final = 1.0
-_LOCK_NOT_AVAILABLE: Final = "55P03"
+_IN_USE: Final = frozenset({"55P03", "40P01"})
+"""SQLSTATEs: no lock in time; a deadlock, which PostgreSQL finds sooner than that time is over."""
 
 _one_at_a_time: Final = threading.Lock()
 """Alembic keeps the running migration in globals: two threads must not share them."""
@@ -44,7 +45,8 @@ def upgrade(
 ) -> None:
     """Upgrades to a revision and grants, or does neither; holds the lock `lock`.
 
-    If a table is in use for longer than `WAITS_FOR_LOCKS`, it lets everybody pass, and begins anew.
+    If a table is in use for longer than `WAITS_FOR_LOCKS`, or by those who wait for it in turn, it
+    lets everybody pass, and begins anew.
 
     Raises:
         StoreUnavailable: the database does not answer, is of a newer knit, or a table is in use
@@ -86,7 +88,7 @@ def _until_free(
                     grant(connection, role)
                 return
         except OperationalError as cause:
-            if getattr(cause.orig, "sqlstate", None) != _LOCK_NOT_AVAILABLE:
+            if getattr(cause.orig, "sqlstate", None) not in _IN_USE:
                 raise
             if time.monotonic() >= deadline:
                 raise StoreUnavailable(

@@ -98,7 +98,8 @@ class PostgresProjectionStore:
             wanted = [combination for combination, _ in batch.found]
             if len(wanted) > page_size:
                 wanted = await _bounded(session, batch, page_size)
-            # The caller admits Runs anyway.
+            # The caller admits Runs anyway. If it dies before, another one finds them the next time
+            # it looks: after its `fallback` at the latest.
             created = await create_runs(session, wanted, cause="projected", wakes=False)
             if batch.next is not None:
                 await _put_back(session, event, batch.next)

@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections import Counter
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from temporalio.api.enums.v1 import UpdateWorkflowExecutionLifecycleStage
+from temporalio.api.workflowservice.v1 import (
+    UpdateWorkflowExecutionRequest,
+    UpdateWorkflowExecutionResponse,
+)
+from temporalio.client import Client as TemporalClient
+from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.service import RPCError, RPCStatusCode
 from temporalio.testing import ActivityEnvironment
 
+from knit_workflows.activities import projector
 from knit_workflows.activities.projector import EVENTS_PER_PASS, PROJECT_FOR
 from knit_workflows.compute.base import RunLimits
 from knit_workflows.compute.memory import MemoryBackend
 from knit_workflows.contracts.projector import ProjectorInput
+from knit_workflows.domain.errors import StoreUnavailable
 from knit_workflows.domain.ids import KnitId, PlanId, RunId
 from knit_workflows.domain.ports import (
     ADMITTED_AT_ONCE,
@@ -27,10 +37,10 @@ from knit_workflows.domain.ports import (
 )
 from knit_workflows.plugin import Deps, Role
 from knit_workflows.settings import EngineSettings
+from tests.waiting import PATIENCE, until
 
-REQUEST = ProjectorInput(
-    engine_queue="e", compute_queue="c", watch_queue="w", drain_for=timedelta()
-)
+REQUEST = ProjectorInput(engine_queue="e", compute_queue="c", watch_queue="w")
+"""A drain ends with the wake-ups of its store."""
 
 
 class Store:
@@ -45,6 +55,7 @@ class Store:
         self.execution = self.transfers = self.runs = self.data = self.hooks = self
         self.housekeeping = self
         self.somebody_waits = False
+        self.stops: list[StopRequest] = []
 
     async def project(self, *, page_size: int) -> Projection | None:
         if not self.left:
@@ -69,7 +80,10 @@ class Store:
 
     async def stop_requests(self) -> Sequence[StopRequest]:
         self.calls.append("stops")
-        return []
+        return [*self.stops]
+
+    async def close_event(self, event_id: int) -> None:
+        self.stops = [one for one in self.stops if one.event_id != event_id]
 
     def throttled(self) -> bool:
         return self.somebody_waits
@@ -100,13 +114,37 @@ class Machine(MemoryBackend):
         return RunLimits(usual=7, throttled=5, short=9)
 
 
-async def drained(store: Store, backend: type[MemoryBackend] = Machine, **settings: Any) -> None:
+class Updates(SimpleNamespace):
+    """What the SDK's client sends updates with."""
+
+    config = SimpleNamespace(identity="test")
+
+    def __init__(self, update: Callable[..., Awaitable[object]]) -> None:
+        super().__init__(workflow_service=SimpleNamespace(update_workflow_execution=update))
+
+
+class ClientWithUpdates(Client):
+    """One whose updates are the SDK's own, but for what they are sent with."""
+
+    def __init__(self, update: Callable[..., Awaitable[object]]) -> None:
+        super().__init__()
+        service: Any = Updates(update)
+        sdk = TemporalClient(service, data_converter=pydantic_data_converter)
+        self.get_workflow_handle_for = sdk.get_workflow_handle_for
+
+
+async def drained(
+    store: Store,
+    backend: type[MemoryBackend] = Machine,
+    client: Client | None = None,
+    **settings: Any,
+) -> None:
     """Lets the Projector do all there is."""
     deps = Deps(store, backend(), engine=EngineSettings(**settings))  # type: ignore[arg-type]
     [drain] = [
         one for one in deps.activities(frozenset({Role.ENGINE})) if one.__name__ == "drain_outbox"
     ]
-    environment = ActivityEnvironment(client=Client())  # type: ignore[arg-type]
+    environment = ActivityEnvironment(client=client or Client())  # type: ignore[arg-type]
     await environment.run(drain, REQUEST)
 
 
@@ -115,6 +153,86 @@ async def test_stops_do_not_wait_for_the_last_page_of_a_flood() -> None:
     store = Store(3, PROJECT_FOR.total_seconds() * 1.1)
     await drained(store)
     assert store.calls[:5] == ["project", "project", "stops", "project", "stops"]
+
+
+A_STOP = StopRequest(1, RunKey(RunId("r"), 1), fail=True)
+
+
+async def test_a_drain_ends_while_a_stop_is_being_delivered() -> None:
+    """The SDK makes an error of its own of the cancellation: it must not be taken for another."""
+    store, is_sent = Store(0, 0), asyncio.Event()
+    store.stops = [A_STOP]
+
+    async def never_answered(*_arguments: object, **_options: object) -> None:
+        is_sent.set()
+        await asyncio.Event().wait()
+
+    async def woken_once(*, fallback: timedelta) -> AsyncGenerator[None, None]:
+        yield
+        await is_sent.wait()
+
+    store.wake_ups = woken_once  # type: ignore[method-assign]
+    client = ClientWithUpdates(never_answered)
+    draining = asyncio.create_task(drained(store, client=client))
+    done, _ = await asyncio.wait({draining}, timeout=PATIENCE)
+    draining.cancel()
+    assert done == {draining}
+    draining.result()
+    assert store.stops == [A_STOP]  # for the next drain
+
+
+ACCEPTED = UpdateWorkflowExecutionResponse(
+    stage=UpdateWorkflowExecutionLifecycleStage.UPDATE_WORKFLOW_EXECUTION_LIFECYCLE_STAGE_ACCEPTED
+)
+
+
+def woken_once_while_there_are_stops(store: Store) -> None:
+    async def wake_ups(*, fallback: timedelta) -> AsyncGenerator[None, None]:
+        yield
+        await until(lambda: not store.stops)
+
+    store.wake_ups = wake_ups  # type: ignore[method-assign]
+
+
+async def test_a_stop_that_is_not_taken_is_offered_again_and_keeps_no_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Although nothing wakes the Projector: of the stop that is late nobody tells it again."""
+    monkeypatch.setattr(projector, "_AGAIN_AFTER", timedelta(milliseconds=10))
+    store, sent = Store(0, 0), Counter[str]()
+    store.stops = [A_STOP, StopRequest(2, RunKey(RunId("other"), 1), fail=True)]
+    woken_once_while_there_are_stops(store)
+
+    async def update(request: UpdateWorkflowExecutionRequest, **_options: object) -> object:
+        update_id = request.request.meta.update_id
+        sent[update_id] += 1
+        if update_id == "stop-1" and sent["stop-1"] < 4:
+            raise RPCError("late", RPCStatusCode.DEADLINE_EXCEEDED, b"")
+        return ACCEPTED
+
+    await drained(store, client=ClientWithUpdates(update))
+    assert sent == {"stop-1": 4, "stop-2": 1}
+
+
+async def test_stops_are_looked_for_again_after_the_database_was_away(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(projector, "_AGAIN_AFTER", timedelta(milliseconds=10))
+    store, away = Store(0, 0), [StoreUnavailable("blinks")]
+    store.stops = [A_STOP]
+    woken_once_while_there_are_stops(store)
+
+    async def finish_unstarted() -> int:
+        if away:
+            raise away.pop()
+        return 0
+
+    async def update(*_arguments: object, **_options: object) -> object:
+        return ACCEPTED
+
+    store.finish_unstarted = finish_unstarted  # type: ignore[method-assign]
+    await drained(store, client=ClientWithUpdates(update))
+    assert not away
 
 
 def startable(count: int) -> list[StartableRun]:

@@ -1,7 +1,8 @@
 -- Others work with the database meanwhile: what takes long is done first, under locks that stop
 -- writers alone; those that stop readers come last. Writers are stopped, since what they write
--- between the copy and its taking over would be lost.
-LOCK TABLE run, data, data_tag IN SHARE MODE;
+-- between the copy and its taking over would be lost. They are stopped before they lock a row, and
+-- `tag` too: what those who wait for us hold already, we would wait for at the end.
+LOCK TABLE tag, run, data, data_tag IN EXCLUSIVE MODE;
 
 -- Every list of Runs is a merge of ranges, one per status (and Plan).
 CREATE INDEX ix_run_status ON run (status, updated_at, run_id);

@@ -1,9 +1,12 @@
+-- All of them first, in the order in which most statements use them: whoever had one of them already
+-- and waited for `data` would be waited for by us. Until the end nobody reads these tables.
+LOCK TABLE run, run_event, data IN ACCESS EXCLUSIVE MODE;
+
 -- Whether knit may delete the volume; not one that it has only adopted. When its content was purged.
 ALTER TABLE data ADD COLUMN owned BOOLEAN NOT NULL DEFAULT true;
 ALTER TABLE data ADD COLUMN purged_at TIMESTAMPTZ(3);
 CREATE UNIQUE INDEX ux_data_adopted ON data (volume) WHERE NOT owned AND purged_at IS NULL;
 
--- After that index, which looks through all Data: until the end nobody reads these tables.
 -- Who made a change: knit itself, or a user.
 ALTER TABLE run_event ADD COLUMN actor TEXT NOT NULL DEFAULT 'knit';
 
