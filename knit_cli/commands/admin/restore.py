@@ -80,7 +80,11 @@ def restore_command(
         )
         bar = Bar(quiet=invocation.quiet)
         with bar.shown():
-            done = (_try if dry_run else _restore)(where, chosen, target, bar)
+            if dry_run:
+                done = _try(where, chosen, target, bar)
+            else:
+                by = login_name(invocation.surroundings.variables)
+                done = _restore(where, chosen, target, bar, by)
     if as_json:
         print_json(_about(chosen) | done)
     _tell(chosen, done, target.shown)
@@ -93,9 +97,9 @@ def _try(where: Destination, chosen: BackupSet, target: Installation, bar: Bar) 
 
 
 def _restore(
-    where: Destination, chosen: BackupSet, target: Installation, bar: Bar
+    where: Destination, chosen: BackupSet, target: Installation, bar: Bar, by: str
 ) -> dict[str, Any]:
-    result = restore(where, chosen, target, bar, by=login_name())
+    result = restore(where, chosen, target, bar, by=by)
     return {
         "dryRun": False,
         "made": result.made,
