@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import re
 from collections.abc import Iterable, Mapping
@@ -228,11 +229,13 @@ def deployments_in(plain: list[str]) -> list[str]:
     return [*(word for rest in after for word in rest), *filter(None, slashed)]
 
 
+@functools.cache
 def objects() -> list[dict[str, Any]]:
     snapshot = ROOT / "tests" / "charts" / "snapshots" / "knit-app.yaml"
     return [one for one in yaml.safe_load_all(snapshot.read_text("utf-8")) if one]
 
 
+@functools.cache
 def deployments() -> set[str]:
     """Those of knit-app, and those of the other charts, whose names follow from `component`."""
     made = {one["metadata"]["name"] for one in objects() if one["kind"] == "Deployment"}
@@ -246,11 +249,13 @@ def deployments() -> set[str]:
     return made
 
 
+@functools.cache
 def containers() -> set[str]:
     made = [one for one in objects() if one["kind"] == "Deployment"]
     return {box["name"] for one in made for box in one["spec"]["template"]["spec"]["containers"]}
 
 
+@functools.cache
 def labels() -> set[tuple[str, str]]:
     """Key and value of each label of what the charts make, and of Runs and their Data."""
     of_runs = (
@@ -258,6 +263,7 @@ def labels() -> set[tuple[str, str]]:
         *((names.LABEL_KNIT_ID, "KNIT_ID"), (names.LABEL_AGENT_KNIT_ID, "KNIT_ID")),
     )
     made = {pair for one in objects() for pair in (one["metadata"].get("labels") or {}).items()}
+    made.add(("knit/backup", ""))  # which `knit admin backup` and `restore` give their pods
     return made | set(of_runs) | {(key, "") for key, _ in of_runs}
 
 
