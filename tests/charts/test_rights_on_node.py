@@ -35,7 +35,7 @@ ALLOWED: Final[dict[str, dict[str, str]]] = {
         **_ENDS,
         **_FILLS,
         "jobs.batch": "get list create delete",
-        "persistentvolumeclaims": "get create patch delete",
+        "persistentvolumeclaims": "get list create patch delete",
         "serviceaccounts/token[knit-nurse]": "create",
         "storageclasses.storage.k8s.io": "get list",
     },
