@@ -59,7 +59,7 @@ def test_a_trace_goes_from_the_command_to_a_hook_and_a_run_has_its_own(
             ("knit-worker", "RunActivity:knit.test_hook"),
             ("knit-worker", "POST hook"),
         ]
-        assert ("knit-api", "StartUpdateWithStartWorkflow:knit.HookTest") in found
+        assert ("knit-api", "StartWorkflow:knit.TestHook") in found
 
         # A Run's trace is found by its id; its hooks are part of it.
         plan = stack.apply(shell_plan("true", "trace:run"))
