@@ -62,8 +62,8 @@ def pieces_of(stream: Iterable[bytes], size: int = PIECE) -> Iterator[bytes]:
         yield b"".join(waiting)
 
 
-class Reader:
-    """Reads pieces, and checks each."""
+class _Pooled:
+    """Works on the pieces of a destination, with several threads that end with it."""
 
     def __init__(self, destination: Destination) -> None:
         if not is_available():
@@ -83,6 +83,10 @@ class Reader:
         traceback: TracebackType | None,
     ) -> None:
         self._pool.shutdown(cancel_futures=True)
+
+
+class Reader(_Pooled):
+    """Reads pieces, and checks each."""
 
     def read(self, piece: Piece) -> bytes:
         """Gives the content of a piece; raises Damaged if it is missing, or not what it was."""
@@ -124,35 +128,19 @@ _ADVICE: Final = (
 )
 
 
-class Writer:
+class Writer(_Pooled):
     """Stores pieces, several at once; those that are there already are not written again."""
 
     def __init__(self, destination: Destination, present: Iterable[str]) -> None:
         """`present`: the digests of what is there."""
-        if not is_available():
-            raise BackupProblem(
-                "this Python cannot compress with zstd", advice="install backports.zstd"
-            )
-        self._destination = destination
+        super().__init__(destination)
         self._present = set(present)
-        self._pool = ThreadPoolExecutor(_THREADS)
         self._room = threading.Semaphore(2 * _THREADS)
         self._guard = threading.Lock()
         self._own = threading.local()
         self._failure: BaseException | None = None
         self.stored_bytes = 0
         """What was written, compressed."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._pool.shutdown(cancel_futures=True)
 
     def has(self, sha256: str) -> bool:
         """Says whether a piece is there."""
