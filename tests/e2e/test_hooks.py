@@ -52,6 +52,20 @@ class World:
 
         return until(look)
 
+    def all_told(self) -> list[dict[str, Any]] | None:
+        """The deliveries, once After hooks have heard the end of every Run.
+
+        A Run has its status before they are called.
+        """
+        calls: list[dict[str, Any]] = self.stack.get("/hooks/deliveries")
+        told = {
+            (one["runId"], one["to"])
+            for one in calls
+            if one["phase"] == "after" and one["state"] == "succeeded"
+        }
+        runs = self.stack.get("/runs")
+        return calls if all((one["runId"], one["status"]) in told for one in runs) else None
+
 
 @pytest.fixture(scope="module")
 def world(sandbox: dict[str, str]) -> Iterator[World]:
@@ -154,7 +168,7 @@ def test_a_list_that_was_changed_by_others_starts_nothing(world: World) -> None:
 
 def test_without_the_file_there_are_no_hooks(world: World) -> None:
     """They do not stay in force after a start without them."""
-    calls = world.stack.get("/hooks/deliveries")
+    calls = until(world.all_told)
     world.stack.down()
     world.stack.up()
     shown = world.stack.knit("hook", "list").json()
