@@ -35,20 +35,22 @@ class KnitGroup(TopGroup):
         "init": Entry(
             "knit_cli.commands.init:app", "Save a profile, and use it in this folder.", single=True
         ),
-        "data": Entry("knit_cli.commands.data.group:app", "Push, pull, find, tag and trace Data."),
-        "plan": Entry("knit_cli.commands.plan.group:app", "Register, show and change Plans."),
-        "run": Entry("knit_cli.commands.run:app", "Find, show, stop, retry and delete Runs."),
+        "data": Entry("knit_cli.commands.nouns:data", "Push, pull, find, tag and trace Data."),
+        "plan": Entry("knit_cli.commands.nouns:plan", "Register, show and change Plans."),
+        "run": Entry("knit_cli.commands.nouns:run", "Find, show, stop, retry and delete Runs."),
         "status": Entry(
             "knit_cli.commands.status:app", "Show what runs, waits and fails.", single=True
         ),
-        "hook": Entry("knit_cli.commands.hook:app", "See and steer the calls of lifecycle hooks."),
+        "hook": Entry(
+            "knit_cli.commands.nouns:hook", "See and steer the calls of lifecycle hooks."
+        ),
         "login": Entry(
             "knit_cli.commands.login:app", "Log in at your knit's identity provider.", single=True
         ),
         "logout": Entry("knit_cli.commands.login:app", "End your login.", single=True),
         "whoami": Entry("knit_cli.commands.login:app", "Show who you are to knit.", single=True),
         "admin": Entry("knit_cli.commands.admin:app", "Install knit on a cluster, look after it."),
-        "dev": Entry("knit_cli.dev.app:dev_app", "A complete knit on this machine."),
+        "dev": Entry("knit_cli.commands.nouns:dev", "A complete knit on this machine."),
         "version": Entry("knit_cli.commands.about:app", "Show the version.", single=True),
         "license": Entry("knit_cli.commands.about:app", "Show the licences.", single=True),
     }

@@ -2,8 +2,9 @@
 
 The tiers are pytest runs of their own, in two rows that go on side by side. The one has the quick
 tests and then those that kill processes, each on both cores. The other has those on the real node,
-which mostly wait; it begins as soon as there is one. The programs of the node and of the charts,
-and the S3 server, are built during the quick tests where they are not cached.
+which mostly wait; it begins as soon as there is one. Those of its tests that only talk to the API
+server go on beside its pods. The programs of the node and of the charts, and the S3 server, are
+built during the quick tests where they are not cached.
 """
 
 from __future__ import annotations
@@ -45,7 +46,13 @@ SLOW = Tier(
     ),
 )
 KUBERNETES = Tier("kubernetes", ("-m", "cluster", "--ignore=tests/charts", "--durations=10"))
-CHARTS = Tier("charts", ("tests/charts", "-m", "cluster", "--durations=10"))
+WITHOUT_PODS = ("tests/charts/test_knit_admin_cut.py", "tests/charts/test_rights_on_node.py")
+OBJECTS = Tier("objects of charts", (*WITHOUT_PODS, "-m", "cluster", "--durations=10"))
+CHARTS = Tier(
+    "charts",
+    ("tests/charts", *(f"--ignore={one}" for one in WITHOUT_PODS), "-m", "cluster",
+     "--durations=10"),
+)  # fmt: skip
 
 
 @dataclass
@@ -86,7 +93,8 @@ async def main() -> int:
 async def _run_on_node(count: Count, environment: dict[str, str]) -> None:
     """Starts the real node, and runs what needs it.
 
-    One tier after the other: their pods would wait for each other's share of the node's cores.
+    Tiers with pods go one after the other: they would wait for each other's share of the node's
+    cores.
     """
     up = [sys.executable, str(CLUSTER / "up.py")]
     node = await asyncio.create_subprocess_exec(*up, stdout=subprocess.DEVNULL)
@@ -99,13 +107,15 @@ async def _run_on_node(count: Count, environment: dict[str, str]) -> None:
     if await node.wait() != 0:
         await prepared.wait()
         await serving.wait()
-        names = f"{KUBERNETES.name}, {CHARTS.name}"
+        names = ", ".join(one.name for one in (KUBERNETES, OBJECTS, CHARTS))
         print(f"SKIPPED TIERS {names}: the real node could not be started (see above)")
         # Where it is known to be possible, not having it is a failure.
         count.failed += os.geteuid() == 0 and shutil.which("apt-get") is not None
         return
-    await _run(count, environment, KUBERNETES)
-    await prepared.wait()
+    async with asyncio.TaskGroup() as together:
+        together.create_task(_run(count, environment, KUBERNETES))
+        await prepared.wait()
+        together.create_task(_run(count, environment, OBJECTS))
     await _run(count, environment, CHARTS)
     await serving.wait()
     subprocess.run([sys.executable, str(CLUSTER / "down.py")], check=False)

@@ -29,7 +29,7 @@ from knit_workflows.hooks.file import read_hooks_file
 from knit_workflows.settings import path_variables
 from knit_workflows.settings.extra_apis import ExtraApisRefused, read_extra_apis
 
-dev_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+dev_app = typer.Typer()
 
 DEFAULT_STATE: Final = ".knit/dev"
 StateOption = Annotated[
@@ -43,11 +43,6 @@ NearestState = Annotated[
         help=f"Folder of the stack (default: the nearest {DEFAULT_STATE}).",
     ),
 ]
-
-
-@dev_app.callback()
-def dev() -> None:
-    """A complete knit on this machine: PostgreSQL, Temporal with its Web UI, API and workers."""
 
 
 @dev_app.command()

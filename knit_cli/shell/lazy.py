@@ -108,6 +108,10 @@ class NounGroup(TyperGroup):
         return name, command, normalize_switches(rest, switches)
 
 
+class LazyNounGroup(LazyGroup, NounGroup):
+    """The commands of one noun, each imported when it is used."""
+
+
 def _is_switch(parameter: Any) -> bool:
     return isinstance(parameter, TyperOption) and parameter.is_flag
 

@@ -32,8 +32,15 @@ GIB = 1 << 30
 def configured(folder: Path, port: int, path: str = "/x", scheme: str = "http") -> Path:
     file = folder / "extra.yaml"
     entry = {"path": path, "proxy_to": f"{scheme}://localhost:{port}/base"}
-    file.write_text(json.dumps({"endpoints": [entry]}))
+    replaced(file, json.dumps({"endpoints": [entry]}))
     return file
+
+
+def replaced(file: Path, text: str) -> None:
+    """Changes a file at once: who follows it may look at any moment."""
+    draft = file.with_suffix(".draft")
+    draft.write_text(text)
+    draft.replace(file)
 
 
 def started(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -114,7 +121,7 @@ def _change_it(folder: Path, file: Path, port: int, environment: dict[str, str])
         configured(folder, port, path="/y")
         wait_until(lambda: client.get("/y").status_code == 200)
         assert client.get("/x").status_code == 404
-        file.write_text("endpoints: 1")
+        replaced(file, "endpoints: 1")
         # The store is away, so it is not ready; what is wrong besides is told all the same.
         wait_until(lambda: "endpoints: not a list" in client.get("/readyz").text)
         assert client.get("/y").text == "ok", "the last valid file is in force"

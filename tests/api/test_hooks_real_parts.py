@@ -79,7 +79,11 @@ async def test_a_run_that_a_hook_holds_up_goes_on_without_it(
         )
         assert waiting["hook"]["url"] == gate
         query = {"run": run_id, "failed": "true"}
-        (failed,) = (await client.get("/hooks/deliveries", params=query)).json()
+        async with asyncio.timeout(PATIENCE):
+            # It has not failed while it is just being called again.
+            while not (found := (await client.get("/hooks/deliveries", params=query)).json()):
+                await asyncio.sleep(0.05)
+        (failed,) = found
         assert failed["id"] == waiting["hook"]["delivery"]
         assert (failed["from"], failed["to"], failed["status_code"]) == ("ready", "starting", 503)
         answer = await client.post(

@@ -175,8 +175,9 @@ def test_temporal_loses_its_database(stack: DevStack, up: bool) -> None:
 
     until(says_so)
     runs.finish()
-    # What is younger than a minute may be on its way; here everything has arrived.
-    stack.knit("admin", "verify", "--dev", stack.state, "--grace", "0")
+    # What is younger than a minute may be on its way; here everything arrives in a moment.
+    verify = ("admin", "verify", "--dev", stack.state, "--grace", "0")
+    until(lambda: stack.knit(*verify, code=None).code == 0)
 
 
 def test_a_killed_supervisor_leaves_what_up_finds(stack: DevStack) -> None:
@@ -298,7 +299,7 @@ def test_down_in_the_middle_of_a_start(own: DevStack) -> None:
     with own.start("dev", "up", "--detach") as waiting:
         until(lambda: "temporal" in started_so_far(own))
         own.down()
-        waiting.wait(150)
+        waiting.wait(WITHIN)
         # It may have begun anew, if it looked in the very moment between two supervisors.
     if own.status()["running"]:
         own.down()
@@ -312,7 +313,7 @@ def test_two_ups_at_once_make_one_stack_and_many_signals_one_end(own: DevStack) 
     """Both show the same, there is one supervisor; several signals do not disturb its end."""
     with own.start("dev", "up", "-d") as one, own.start("dev", "up", "-d") as other:
         for process in (one, other):
-            shown, _ = process.communicate(timeout=200)
+            shown, _ = process.communicate(timeout=WITHIN)
             assert process.returncode == 0, shown
             assert own.status()["api"].encode() in shown
     (supervisor,) = [p for p in own.processes() if "knit_cli.dev" in p.cmdline()]
@@ -426,12 +427,12 @@ def terminal(stack: DevStack) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
     finally:
         with suppress(OSError):
             os.close(master)
-        process.wait(120)
+        process.wait(WITHIN)
 
 
 def read_until(master: int, word: bytes) -> bytes:
     """Reads what is shown until a word comes."""
-    seen, ends = b"", time.monotonic() + 120
+    seen, ends = b"", time.monotonic() + WITHIN
     while word not in seen:
         assert time.monotonic() < ends, seen[-2000:]
         if select.select([master], [], [], 1)[0]:

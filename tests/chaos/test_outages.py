@@ -207,8 +207,14 @@ class Answers:
 
     async def nothing_came_of_refusals(self) -> None:
         """What was refused is not there, failed Runs aside."""
+        async with asyncio.timeout(WITHIN):
+            while not await self._have_failed():
+                await asyncio.sleep(0.1)
+
+    async def _have_failed(self) -> bool:
+        """Says so of all that was begun and refused; it may take until its lease has ended."""
         answer = await self.knit.client.get("/data", params={"tag": f"{self.tag}-refused"})
-        assert all("knit#transient:failed" in data["tags"] for data in answer.json())
+        return all("knit#transient:failed" in data["tags"] for data in answer.json())
 
 
 def assert_all_json(log: Path) -> None:

@@ -18,6 +18,7 @@ from typing import Any, Final
 
 import pytest
 from temporalio.client import Client, WorkflowExecutionStatus, WorkflowHandle
+from temporalio.service import RPCError, RPCStatusCode
 
 from knit_workflows import names
 from knit_workflows.activities.run_starter import start_projector
@@ -173,11 +174,23 @@ async def workflows_of(scene: Scene, runs: Sequence[RunDetail]) -> list[str]:
     """Gives how many executions the Runs have had, and how they ended; none for the unstarted."""
     found = []
     for run in runs:
-        query = f"WorkflowId = '{names.run_workflow(run.summary.run_id, 1)}'"
-        async for one in scene.site.temporal.list_workflows(query):
+        workflow = names.run_workflow(run.summary.run_id, 1)
+        await eventually(lambda workflow=workflow: is_listed(scene.site.temporal, workflow))  # type: ignore[misc]
+        async for one in scene.site.temporal.list_workflows(f"WorkflowId = '{workflow}'"):
             await scene.site.temporal.get_workflow_handle(one.id, run_id=one.run_id).result()
             found.append(one.workflow_type)
     return found
+
+
+async def is_listed(temporal: Client, workflow: str) -> bool:
+    """Says whether its latest execution, if there is one, is in the lists, which come later."""
+    try:
+        latest = (await temporal.get_workflow_handle(workflow).describe()).run_id
+    except RPCError as error:
+        assert error.status is RPCStatusCode.NOT_FOUND
+        return True
+    listed = temporal.list_workflows(f"WorkflowId = '{workflow}'")
+    return latest in [one.run_id async for one in listed]
 
 
 async def test_events_admissions_and_stops_survive(

@@ -30,6 +30,7 @@ from tests.api.test_processes import Api, api
 from tests.chaos.gates import Gate
 from tests.chaos.installation import Facts, Installation, eventually, installation
 from tests.chaos.moments import AtEvent, Moment, When, chosen, commits
+from tests.chaos.test_projector_sweep import all_is_projected
 from tests.waiting import PATIENCE, until
 
 pytestmark = [pytest.mark.timeout(1200), pytest.mark.engine, pytest.mark.slow]
@@ -235,6 +236,8 @@ async def test_a_pull_survives(
     """It succeeds once a worker is back: the whole content, and no open transfer."""
     async with counter(postgres, temporal_client, tmp_path, *READING) as prepared:
         await pushed(prepared, None)
+        # What the push means for Plans is found after it, and is no matter of the pull.
+        await eventually(lambda: all_is_projected(prepared.site))
         knit_id = (await prepared.http.get("/data")).json()[0]["knitId"]
         expected, events = await pulled(prepared, knit_id, None)
         assert expected["same"]

@@ -56,6 +56,20 @@ class Administrator:
         path = self.folder / "values" / f"{chart}.yaml"
         path.write_text(yaml.safe_dump(merged(yaml.safe_load(path.read_text()) or {}, values)))
 
+    def verified(self) -> Any:
+        """Waits until `knit admin verify` finds nothing amiss; gives what it says.
+
+        It looks at what is just happening, too: when a Run is done, its pod has still to go.
+        """
+        ends = time.monotonic() + WITHIN
+        while True:
+            process = self.start("admin", "verify", "--json", "--grace=0")
+            out, err = process.communicate()
+            if process.returncode == 0:
+                return json.loads(out)
+            assert time.monotonic() < ends, f"{out}\n{err}"
+            time.sleep(0.5)
+
     def wait_for(self, *arguments: str) -> Any:
         ends = time.monotonic() + WITHIN
         while time.monotonic() < ends:

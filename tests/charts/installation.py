@@ -11,11 +11,11 @@ import subprocess
 import tarfile
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
 import httpx
@@ -23,6 +23,8 @@ import httpx
 from tests.charts.helm import CHARTS, Helm
 from tests.charts.surroundings import Surroundings, surroundings
 from tests.waiting import wait_for_port
+
+T = TypeVar("T")
 
 WITHIN: Final = 400.0
 
@@ -132,8 +134,10 @@ class Installation:
 
     def client(self, **headers: str) -> httpx.Client:
         trusting = ssl.create_default_context(cadata=self.authority)
+        # Connections are made again: kube-proxy may still lead to a pod that has just gone.
+        transport = httpx.HTTPTransport(verify=trusting, retries=6)
         return httpx.Client(
-            base_url=self.url, verify=trusting, headers=headers, timeout=60, trust_env=False
+            base_url=self.url, transport=transport, headers=headers, timeout=60, trust_env=False
         )
 
     def ask(self, method: str, path: str, **more: Any) -> Any:
@@ -170,14 +174,19 @@ class Installation:
 
     def ended(self, plan_id: str, count: int) -> list[Any]:
         """Waits until so many Runs of a Plan are final."""
+
+        def final() -> list[Any]:
+            return [run for run in self.runs(plan_id) if run["status"] in ("done", "failed")]
+
+        return self.eventually(final, lambda found: len(found) >= count)
+
+    def eventually(self, look: Callable[[], T], wanted: Callable[[T], object]) -> T:
+        """Looks again and again until what is seen is as wanted; gives it."""
         ends = time.monotonic() + WITHIN
-        while True:
-            found = self.runs(plan_id)
-            final = [run for run in found if run["status"] in ("done", "failed")]
-            if len(final) >= count:
-                return final
-            assert time.monotonic() < ends, f"{found}\n{self.state()}"
+        while not wanted(seen := look()):
+            assert time.monotonic() < ends, f"{seen}\n{self.state()}"
             time.sleep(1)
+        return seen
 
     def served(self) -> str:
         """The certificate that a new connection to the API gets."""

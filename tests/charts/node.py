@@ -96,7 +96,7 @@ class Node:
     def restart(self, deployment: str, namespace: str) -> None:
         target = ("-n", namespace, f"deployment/{deployment}")
         self.kubectl("rollout", "restart", *target)
-        self.kubectl("rollout", "status", *target, "--timeout=180s")
+        self.kubectl("rollout", "status", *target, "--timeout=400s")
 
     def pod(self, deployment: str, namespace: str) -> dict[str, Any]:
         """The one pod of a Deployment."""
@@ -131,7 +131,7 @@ class Node:
         self._create("Pod", {"name": name, "namespace": namespace}, {"spec": spec})
         target = ("-n", namespace, f"pod/{name}")
         phase = "jsonpath={.status.phase}=Succeeded"
-        done = self.kubectl("wait", *target, f"--for={phase}", "--timeout=60s", check=False)
+        done = self.kubectl("wait", *target, f"--for={phase}", "--timeout=400s", check=False)
         assert done.returncode == 0, self.kubectl("describe", *target).stdout
         return self.kubectl("logs", *target).stdout
 

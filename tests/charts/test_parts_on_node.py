@@ -211,7 +211,7 @@ def test_an_image_goes_in_from_outside_and_runs_as_localhost(
     before = node.pod("image-registry-registry", helm.namespace)
     assert served_certificate(node.address, port) == (first / "tls.crt").read_text()
     node.make_tls_secret(helm.namespace, "certs", second)
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + 400
     while served_certificate(node.address, port) != (second / "tls.crt").read_text():
         assert time.monotonic() < deadline, node.logs("image-registry-registry", helm.namespace)
         time.sleep(2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 
 from tests.charts.helm import CHARTS, Helm
 from tests.charts.node import Node, start_node
+from tests.waiting import PATIENCE
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 VALUES: Final = CHARTS / "knit-app" / "ci" / "production-values.yaml"
@@ -107,7 +109,11 @@ def test_every_account_may_do_what_is_on_the_list_and_nothing_else(
             for resource, verbs in ALLOWED[account].items()
             for verb in verbs.split()
         }
-        assert rights(node, namespace, account) - anybody == wanted, account
+        # The authorizer hears of roles a moment after they have been made.
+        ends = time.monotonic() + PATIENCE
+        while (found := rights(node, namespace, account) - anybody) != wanted:
+            assert time.monotonic() < ends, f"{account}: {found ^ wanted}"
+            time.sleep(0.5)
 
 
 def test_no_right_reaches_another_namespace(node: Node, installed: tuple[str, set[str]]) -> None:

@@ -77,7 +77,7 @@ def content_of(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in found}
 
 
-@pytest.mark.parametrize("form", ["folder", "file"])
+@pytest.mark.parametrize("form", ["folder", pytest.param("file", marks=PATIENT)])
 def test_what_arrives_is_whole_wherever_it_was_cut_before(api, hop, client, form, tmp_path):
     """Begun anew until it is."""
     knit_id = a_data(api.store, api.transfers, files=FILES)
@@ -106,7 +106,9 @@ def test_what_goes_into_a_pipe_is_whole_if_it_was_cut_before_its_first_byte(api,
     assert hop.cuts == []
 
 
-@pytest.mark.parametrize("form", ["folder", "file", "stream"])
+@pytest.mark.parametrize(
+    "form", ["stream", *(pytest.param(one, marks=PATIENT) for one in ("folder", "file"))]
+)
 def test_what_is_always_cut_is_an_error_and_leaves_nothing(api, hop, client, form, tmp_path):
     knit_id = a_data(api.store, api.transfers, files=FILES)
     pull = {"folder": pull_folder, "file": pull_file}

@@ -182,10 +182,8 @@ def test_a_push_that_is_told_to_end_is_cut(tmp_path, number):
     assert not received.endswith(b"\r\n0\r\n\r\n")
 
 
-@pytest.mark.parametrize(
-    "number",
-    [signal.SIGINT, *(pytest.param(number, marks=pytest.mark.patient) for number in ENDINGS)],
-)
+@pytest.mark.patient
+@pytest.mark.parametrize("number", [signal.SIGINT, *ENDINGS])
 def test_following_can_be_ended(tmp_path, number):
     done = threading.Event()
 
@@ -280,7 +278,7 @@ def test_a_kill_between_any_two_steps_leaves_something_that_is_recognised(tmp_pa
     ("program_and_arguments", "ends_itself"),
     [
         pytest.param(("-m", "knit_cli", "slow"), False, id="while-it-works"),
-        pytest.param(("-c", ENDED_AT_ONCE), True, id="as-it-is-started"),
+        pytest.param(("-c", ENDED_AT_ONCE), True, id="as-it-is-started", marks=pytest.mark.patient),
     ],
 )
 def test_an_extension_is_told_to_end_too(tmp_path, program_and_arguments, ends_itself):

@@ -65,6 +65,8 @@ def test_a_stack_at_work_comes_back_elsewhere(tmp_path: Path) -> None:
         finally:
             working.set()
             pushing.join()
+        # A Run that is begun here after the backup that counts is begun there with other Data.
+        until(lambda: settled(stack, quick, len(stack.get("/data", tag="a:1", limit="1000"))))
         assert made["unreadable"] == {}
         assert made["runsUnderWay"] >= 1
         assert stored <= {one.name for one in blobs.rglob("*.zst")}
@@ -112,6 +114,12 @@ def test_a_stack_at_work_comes_back_elsewhere(tmp_path: Path) -> None:
             refused = other.knit("admin", "restore", tmp_path / "later", code=1).err
             assert "is not empty" in refused
             assert later["volumes"] > 0
+
+
+def settled(stack: DevStack, plan_id: str, count: int) -> bool:
+    """Says whether so many Runs of a Plan are there, and all have ended."""
+    statuses = [one["status"] for one in stack.get("/runs", plan=plan_id, limit="1000")]
+    return len(statuses) == count and set(statuses) <= {"done", "failed"}
 
 
 def failed(stack: DevStack, plan_id: str) -> int:

@@ -16,7 +16,7 @@ import pytest
 from knit_cli.config.profile import Profile, save_profile
 from tests.e2e.stack import DevStack, shell_plan
 
-pytestmark = [pytest.mark.timeout(300), pytest.mark.engine, pytest.mark.slow]
+pytestmark = [pytest.mark.timeout(900), pytest.mark.engine, pytest.mark.slow]
 
 
 class Swallowing:

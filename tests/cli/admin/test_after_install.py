@@ -347,7 +347,14 @@ def test_uninstall_asks_first(installed: Admin):
     assert len(installed.tools.releases()) == 5
 
 
-@pytest.mark.parametrize(("answer", "flags"), [(True, ()), (True, ("--hard",)), (False, ())])
+@pytest.mark.parametrize(
+    ("answer", "flags"),
+    [
+        (False, ()),
+        pytest.param(True, (), marks=pytest.mark.patient),
+        pytest.param(True, ("--hard",), marks=pytest.mark.patient),
+    ],
+)
 def test_uninstall_on_a_terminal_takes_an_answer(installed: Admin, monkeypatch, answer, flags):
     asked = []
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
@@ -382,6 +389,7 @@ def test_claims_in_use_are_told(installed: Admin, monkeypatch):
     )
 
 
+@pytest.mark.patient
 def test_everything_stays_for_its_owner_alone(installed: Admin):
     installed.succeed("renew-certs", "--renew-ca")
     for path in installed.folder.rglob("*"):

@@ -71,7 +71,7 @@ async def test_volumes_that_exist_are_told(pods: Pods) -> None:
     created = first[kept.name]
     assert created is None or created < began + timedelta(minutes=5)
     await pods.backend.delete_volume(deleted)
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(pods.adapter.patience.total_seconds()):
         while deleted.name in await found():
             await asyncio.sleep(0.1)
     assert kept.name in await found()

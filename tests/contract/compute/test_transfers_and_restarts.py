@@ -76,11 +76,14 @@ async def test_another_process_finds_what_runs_and_its_end(
     pods: Pods, adapter: ComputeAdapter
 ) -> None:
     """Its phase, its end and its log."""
-    pod = await pods.launched("echo before", "sleep 0.7", "echo after", "exit 3")
+    pod = await pods.launched(
+        "echo before", f"until [ -e {OUTPUT}/go ]; do sleep 0.05; done", "echo after", "exit 3"
+    )
     await pods.running(pod.name)
     async with adapter.another() as other:
         assert (await other.observe(pod.name)).phase is Phase.RUNNING
         assert pod.name in await other.run_pods()
+        await pods.adapter.write_volume(pod.outputs[0].volume, {"go": b""})
         end = await pods.ended(pod.name, other)
         assert end.exit is not None
         assert end.exit.code == 3
