@@ -82,18 +82,20 @@ def open_provider(issuer: str, profile: Profile, invocation: Invocation) -> Prov
     Raises:
         ProfileProblem: a proxy or CA that the environment names cannot be used.
     """
+    http = httpx.Client(
+        transport=invocation.surroundings.transport or _transport(issuer, profile, invocation),
+        headers={"User-Agent": f"knit/{version()}"},
+        trust_env=False,  # the transport has read it
+    )
+    return Provider(issuer, http)
+
+
+def _transport(issuer: str, profile: Profile, invocation: Invocation) -> httpx.HTTPTransport:
     variables = invocation.surroundings.variables
     trust = default_context(variables)
     if profile.ca is not None:
         trust.load_verify_locations(cadata=profile.ca)
     proxy = proxy_to(issuer, variables)
-    transport = invocation.surroundings.transport or httpx.HTTPTransport(
+    return httpx.HTTPTransport(
         verify=trust, proxy=None if proxy is None else proxy.for_httpx(trust)
     )
-    http = httpx.Client(
-        verify=trust,
-        transport=transport,
-        headers={"User-Agent": f"knit/{version()}"},
-        trust_env=False,  # read above
-    )
-    return Provider(issuer, http)

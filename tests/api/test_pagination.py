@@ -1,8 +1,9 @@
-"""Lists in pages, on the real store: plain arrays, and headers that say where to go on."""
+"""Lists in pages, on either store: plain arrays, and headers that say where to go on."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from typing import Any
 
 import httpx
@@ -15,6 +16,7 @@ from knit_workflows.domain.plans.rules import parse_plan
 from knit_workflows.store import PostgresStore
 from tests.api.access import nobody_asks
 from tests.api.test_catalogue import refused
+from tests.memory_store import MemoryStore
 from tests.postgres import Databases
 from tests.store.build import begin, upload
 
@@ -24,10 +26,16 @@ PLAN: dict[str, Any] = {
 }
 
 
-@pytest.fixture(scope="module")
-async def store(databases: Databases) -> AsyncIterator[PostgresStore]:
+@pytest.fixture(
+    scope="module", params=["memory", pytest.param("postgres", marks=pytest.mark.patient)]
+)
+async def store(request: pytest.FixtureRequest) -> AsyncIterator[PostgresStore]:
     """Seven uploads and five Plans."""
-    async with databases.store() as (store, _):
+    async with AsyncExitStack() as stack:
+        store: Any = MemoryStore()
+        if request.param == "postgres":
+            databases: Databases = request.getfixturevalue("databases")
+            store, _ = await stack.enter_async_context(databases.store())
         for _ in range(5):
             await upload(store, "k:v&w+é")
         for _ in range(2):

@@ -169,6 +169,7 @@ def test_memory_does_not_grow_with_the_data(tmp_path: Path, media_type: str):
         assert memory_of(pid, "VmHWM") - before <= 40
 
 
+@pytest.mark.patient
 def test_metrics_have_a_port_of_their_own(tmp_path: Path) -> None:
     """With a database that is away, they say so, and nothing of Runs."""
     nobody = {"KNIT_STORE__URL": "postgresql://127.0.0.1:1/knit"}
@@ -186,6 +187,7 @@ def test_metrics_have_a_port_of_their_own(tmp_path: Path) -> None:
     assert counted in told
 
 
+@pytest.mark.patient
 def test_an_address_for_metrics_that_is_in_use_is_refused_in_words(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"

@@ -79,6 +79,7 @@ def read_head(connection: socket.socket) -> bytes:
     return head
 
 
+@pytest.mark.patient
 def test_a_followed_log_is_shown_as_it_comes(tmp_path):
     seen = threading.Event()
 

@@ -130,6 +130,7 @@ async def test_knit_is_answered_while_the_chat_is_away(knit: Knit, notify: str, 
     await until(lambda: len(room.posted) == 4)
 
 
+@pytest.mark.patient
 async def test_they_believe_no_other_secret(knit: Knit, gate: str, notify: str, room: Chat) -> None:
     for url, message in ((gate, told("waiting", "ready")), (notify, told("aborting", "failed"))):
         knit.secrets.write_text(f"{OTHER}\n")

@@ -93,7 +93,9 @@ def test_the_installed_knit_runs_a_plan_on_its_embedded_stack(fresh: Path) -> No
             knit(fresh, folder, "dev", "up", "--detach", KNIT_TEMPORAL_CLI=temporal)
             knit(fresh, folder, "plan", "apply", "plan.yaml")
             knit(fresh, folder, "data", "push", "--tag", "type:word", "data")
-            [copy] = found(fresh, folder, "data", "find", "--tag", "type:copy")
+            # Without `--transient` it would be found while its Run still writes it.
+            find = ("data", "find", "--tag", "type:copy", "--transient", "no")
+            [copy] = found(fresh, folder, *find)
             knit(fresh, folder, "data", "pull", "--extract", copy["knitId"], "results")
             assert (folder / "results" / copy["knitId"] / "word").read_text() == "hello"
         finally:

@@ -9,7 +9,9 @@ import re
 from collections import deque
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
+import certifi
 import pytest
 from aiohttp import web
 
@@ -235,7 +237,7 @@ apiVersion: v1
 kind: Config
 current-context: it
 contexts: [{{name: it, context: {{cluster: it, user: it}}}}]
-clusters: [{{name: it, cluster: {{server: "{url}"}}}}]
+clusters: [{{name: it, cluster: {{server: "{url}", certificate-authority: "{authority}"}}}}]
 users: [{{name: it, user: {{token: secret}}}}]
 """
 
@@ -255,10 +257,19 @@ async def api():
     await runner.cleanup()
 
 
+@pytest.fixture(scope="session")
+def authority(tmp_path_factory):
+    """One, as clusters have it: to read all that are known takes longer than most tests."""
+    path = tmp_path_factory.mktemp("authority") / "ca.crt"
+    one, end, _ = Path(certifi.where()).read_text().partition("-----END CERTIFICATE-----\n")
+    path.write_text(one + end)
+    return path
+
+
 @pytest.fixture
-def settings(api, tmp_path):
+def settings(api, tmp_path, authority):
     kubeconfig = tmp_path / "kubeconfig"
-    kubeconfig.write_text(KUBECONFIG.format(url=api.url))
+    kubeconfig.write_text(KUBECONFIG.format(url=api.url, authority=authority))
     return KubernetesSettings(
         kube_namespace="ns",
         pod_image="pod:1",
