@@ -108,7 +108,7 @@ class ComputeRunActivities(RunActivities):
 
     @activity.defn(name="knit.watch_run")
     async def watch_run(self, request: RunRef) -> Progress:
-        """Watches until the container has started (→ running), then ended (→ completing …)."""
+        """Watches until the container has started (→ running), then ended (→ done or failed)."""
         key = _key(request)
         with translated():
             async with AsyncExitStack() as stack:
@@ -334,15 +334,15 @@ class ComputeRunActivities(RunActivities):
     ) -> AsyncGenerator[Progress, None]:
         """Records and yields what happens to the run pod; ends with it, or after `duration`.
 
-        A disruption is not recorded: the Run may be launched again. One that was `launched` a
-        moment ago is final when its pod is over.
+        A disruption is not recorded: the Run may be launched again. Otherwise the Run is final when
+        its pod is over.
         """
         async with (
             aclosing(self._seen(key, reporter, duration, launched)) as changes,
             aclosing(_bunches(changes, soon=launched is not None)) as bunches,
         ):
             async for *before, evidence in bunches:
-                concludes = launched and evidence.pod_ended and not evidence.disruption
+                concludes = evidence.pod_ended and not evidence.disruption
                 if not concludes:
                     for one in before:
                         yield await self._record(key, one, hooks_called=False)
@@ -402,6 +402,8 @@ class ComputeRunActivities(RunActivities):
             hooks_called=hooks_called,
         )
         _log(key, status, exit)
+        if status.is_final:  # by an attempt that has died before it could say so
+            return Progress(status=status, pod_ended=evidence.pod_ended)
         return _progress(evidence, status)
 
     async def _finalized(self, key: RunKey, *, hooks_called: bool) -> Progress:
