@@ -135,7 +135,11 @@ async def test_what_is_prepared_for_a_launch_counts_once_and_not_for_long(
     store: PostgresStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing else is told what was true a moment ago."""
-    key, other = await a_run(store), await a_run(store)
+    await register(store, spec({"/in": "type:a"}))
+    for _ in range(2):
+        await upload(store, "type:a")
+    await drain(store)
+    key, other = await admit_all(store)
     await store.execution.prepare([key, other])
     for one in (key, other):
         await store.execution.advance(one, S.READY, cause="test")
