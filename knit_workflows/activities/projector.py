@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Final
 
@@ -30,6 +30,8 @@ from knit_workflows.domain.ports import (
     AdmissionStore,
     Projection,
     ProjectionStore,
+    RunKey,
+    StartableRun,
     StopRequest,
 )
 from knit_workflows.settings import EngineSettings
@@ -42,6 +44,8 @@ PROJECT_FOR: Final = timedelta(milliseconds=250)
 """How many events are projected, and for how long, before Runs are started and stops delivered:
 neither the first Run of a large event nor a stop should wait for its last page."""
 STOP_TIMEOUT: Final = timedelta(seconds=5)
+_IDLE_AFTER: Final = timedelta(milliseconds=50)
+"""How long nothing has happened before started workflows are recorded without an admission."""
 _AGAIN_AFTER: Final = timedelta(seconds=1)
 """How long a stop waits that was not taken, as by a workflow that no worker executes just then."""
 
@@ -51,6 +55,23 @@ class _Tally:
     events: int = 0
     created: int = 0
     started: int = 0
+    unrecorded: list[RunKey] = field(default_factory=list)
+    """Runs whose workflows have been started, of which the store does not know yet."""
+
+    def projected(self, step: Projection) -> None:
+        """Counts an event that has been projected."""
+        self.events += 1
+        self.created += step.created
+        if step.created:
+            log.info(
+                "%d runs created",
+                step.created,
+                extra={
+                    "action": "runs_created",
+                    "event_kind": step.event_kind,
+                    "runs": step.created,
+                },
+            )
 
 
 class StoreProjectorActivities(ProjectorActivities):
@@ -96,10 +117,11 @@ class StoreProjectorActivities(ProjectorActivities):
                 )
                 work = self._projection.wake_ups(fallback=self._settings.poll_interval)
                 async with aclosing(work), self._delivering(client) as stops:
-                    while await _is_woken(work):
+                    while await _is_woken(work, lambda: self._record_started(tally)):
                         await self._work_until_idle(starter, stops, tally)
                         if time.monotonic() >= ends:
                             break
+                await self._record_started(tally)
         return Drained(events=tally.events, runs_created=tally.created, runs_started=tally.started)
 
     async def _work_until_idle(
@@ -110,16 +132,29 @@ class StoreProjectorActivities(ProjectorActivities):
         Sets `stops` if there are some to be delivered.
         """
         while True:
-            is_drained = await self._project(tally)
-            startable = await self._admission.admit(await self._limits())
+            startable, is_drained = await self._pass(tally)
             if startable:
-                await starter.start(startable)
-                await self._admission.started([run.key for run in startable])
+                keys = [run.key for run in startable]
+                async with self._preparing(keys if starter.launches_here else []):
+                    await starter.start(startable)
+                tally.unrecorded += keys
                 tally.started += len(startable)
             if self._admission.has_stops():
                 stops.set()
             if is_drained and len(startable) < ADMITTED_AT_ONCE:
                 return
+
+    @asynccontextmanager
+    async def _preparing(self, keys: Sequence[RunKey]) -> AsyncIterator[None]:
+        """Has what the launches of these Runs need read meanwhile; only to save time."""
+        preparing = asyncio.create_task(self._admission.prepare(keys)) if keys else None
+        try:
+            yield
+        finally:
+            if preparing is not None:
+                await asyncio.wait({preparing})
+                if not preparing.cancelled() and (error := preparing.exception()) is not None:
+                    log.info("nothing was read ahead: %s", error)
 
     async def _limits(self) -> AdmissionLimits:
         """Gives how many Runs may be under way at this moment."""
@@ -144,22 +179,36 @@ class StoreProjectorActivities(ProjectorActivities):
             return error.reason
         return ""
 
-    async def _project(self, tally: _Tally) -> bool:
-        """Projects some events; says whether none is left."""
+    async def _pass(self, tally: _Tally) -> tuple[Sequence[StartableRun], bool]:
+        """Projects some events and admits Runs; gives those, and whether no event is left.
+
+        Which workflows were started before is recorded together with that.
+        """
         ends = time.monotonic() + PROJECT_FOR.total_seconds()
         for count in range(EVENTS_PER_PASS):
             if count and time.monotonic() >= ends:
-                return False
-            step = await self._projection.project(page_size=self._settings.page_size)
-            if step is None:
-                return True
-            tally.events += 1
-            tally.created += step.created
-            if step.created:
-                _log_created(step)
-            if not step.has_next:
-                return True
-        return False
+                break
+            done = await self._admission.project_and_admit(
+                page_size=self._settings.page_size,
+                limits=await self._limits(),
+                started=tally.unrecorded,
+            )
+            if done.projection is not None:
+                tally.projected(done.projection)
+            if done.startable is not None:
+                tally.unrecorded.clear()
+                return done.startable, True
+        await self._record_started(tally)
+        return await self._admission.admit(await self._limits()), False
+
+    async def _record_started(self, tally: _Tally) -> None:
+        """Records which workflows have been started, as far as that has not been done.
+
+        What is lost of it, since this process dies, the next one starts again, in vain.
+        """
+        if tally.unrecorded:
+            await self._admission.started(tally.unrecorded)
+            tally.unrecorded.clear()
 
     @asynccontextmanager
     async def _delivering(self, client: Client) -> AsyncIterator[asyncio.Event]:
@@ -206,12 +255,22 @@ class StoreProjectorActivities(ProjectorActivities):
                 return not requests
 
 
-async def _is_woken(work: AsyncGenerator[None, None]) -> bool:
-    """Waits until there may be something to do; False: the worker stops, and another goes on."""
+async def _is_woken(
+    work: AsyncGenerator[None, None], when_idle: Callable[[], Awaitable[None]]
+) -> bool:
+    """Waits until there may be something to do; False: the worker stops, and another goes on.
+
+    After a moment without anything it does what there is to do then.
+    """
     woken = asyncio.ensure_future(anext(work))
     stops = asyncio.ensure_future(activity.wait_for_worker_shutdown())
+    first = asyncio.FIRST_COMPLETED
     try:
-        await asyncio.wait({woken, stops}, return_when=asyncio.FIRST_COMPLETED)
+        moment = _IDLE_AFTER.total_seconds()
+        done, _ = await asyncio.wait({woken, stops}, timeout=moment, return_when=first)
+        if not done:
+            await when_idle()
+            await asyncio.wait({woken, stops}, return_when=first)
         if stops.done():
             return False
         woken.result()
@@ -229,14 +288,6 @@ def _is_cancelled() -> bool:
     """Says whether the current task has been cancelled."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
-
-
-def _log_created(step: Projection) -> None:
-    log.info(
-        "%d runs created",
-        step.created,
-        extra={"action": "runs_created", "event_kind": step.event_kind, "runs": step.created},
-    )
 
 
 async def _stop(client: Client, request: StopRequest) -> bool:

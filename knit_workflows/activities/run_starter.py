@@ -70,6 +70,11 @@ class RunStarter:
         self._attributes = attributes
         self._launch_within = _launch_within(queues, settings) if at_hand else None
 
+    @property
+    def launches_here(self) -> bool:
+        """Says whether this process is likely to launch the Runs that it starts."""
+        return self._launch_within is not None
+
     async def start(self, runs: Sequence[StartableRun], *, restart: bool = False) -> None:
         """Starts the workflows of these Runs, some at a time.
 

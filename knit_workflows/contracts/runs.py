@@ -177,7 +177,7 @@ class RunActivities(ABC):
     @activity.defn(name="knit.watch_run")
     @abstractmethod
     async def watch_run(self, request: RunRef) -> Progress:
-        """Watches until the container has started (→ running), then ended (→ completing …).
+        """Watches until the container has started (→ running), then ended (→ done or failed).
 
         Comes back as soon as hooks are in force.
         """

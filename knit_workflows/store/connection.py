@@ -11,8 +11,9 @@ import asyncio
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Generic, TypeVar
 from urllib.parse import parse_qs, urlsplit
 
 import psycopg
@@ -35,6 +36,8 @@ from knit_workflows.metrics.instruments import (
 T = TypeVar("T")
 Params = Mapping[str, Any]
 Statement = tuple[str, Params | None]
+_BEGIN: Final[Statement] = ("BEGIN", None)
+_COMMIT: Final[Statement] = ("COMMIT", None)
 
 SERIALIZATION_FAILURE: Final = "40001"
 DEADLOCK_DETECTED: Final = "40P01"
@@ -109,6 +112,14 @@ class Session:
         return [[] if one.description is None else await one.fetchall() for one in cursors]
 
 
+@dataclass(frozen=True, slots=True)
+class FollowUp(Generic[T]):
+    """The last statements of a transaction, and what their rows mean."""
+
+    statements: Sequence[Statement]
+    result: Callable[[Sequence[list[Any]]], T]
+
+
 class Database:
     """A pool of at most `size` connections; the only way to use one."""
 
@@ -180,6 +191,23 @@ class Database:
         So `work` must have no side effects outside the database.
         """
         return await self._attempt(work, bare=False)
+
+    async def follow_up(
+        self, first: Statement, work: Callable[[Session, list[Any]], Awaitable[FollowUp[T]]]
+    ) -> T:
+        """Runs a statement and what follows from its rows in one transaction of two round trips.
+
+        `work` may run statements in between; what it gives is sent together with the commit. All of
+        that may run again although it was committed, as with `together`.
+        """
+
+        async def step(session: Session) -> T:
+            _, rows = await session.together([_BEGIN, first])
+            following = await work(session, rows)
+            *found, _ = await session.together([*following.statements, _COMMIT])
+            return following.result(found)
+
+        return await self._attempt(step, bare=True)
 
     async def freeing(self, work: Callable[[Session], Awaitable[T]]) -> T:
         """Runs `work`, which frees disk space, as `transaction` does; it may use up the reserve.

@@ -49,7 +49,7 @@ class PostgresStore:
         self.projection = PostgresProjectionStore(db, listener)
         self.execution = PostgresRunExecutionStore(db)
         self.imports = PostgresImportStore(db, self.execution)
-        self.admission = PostgresAdmissionStore(db, listener, self.execution)
+        self.admission = PostgresAdmissionStore(db, listener, self.execution, self.projection)
         self.hooks = PostgresHookStore(db)
         self.tokens = PostgresTokenStore(db)
         self.audit = PostgresAuditStore(db)

@@ -2,9 +2,9 @@
 
 While no hooks are in force, activities record each change in the store as they see it:
 ```
-launch_run ──► watch_run ──────────────► finalize_run ──►
-     │  │          │ stop, cancellation       ▲
-     │  └──────────┴────► stop_run ───────────┘
+launch_run ──► watch_run ───────────────────────────────►
+     │  │          │ stop, cancellation
+     │  └──────────┴────► stop_run ──► finalize_run ────►
      └── a short Run is over already ───────────────────►
 ```
 Once there are hooks, the Run is a sequence of transitions, each of them

@@ -9,15 +9,17 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 
+import psycopg
 import pytest
 from pydantic import SecretStr
 
 from knit_workflows.domain.errors import IllegalMove, PlanNotFound, RunNotFound, Superseded
 from knit_workflows.domain.ids import PlanId, RunId
-from knit_workflows.domain.ports import ADMITTED_AT_ONCE, AdmissionLimits, RunKey
+from knit_workflows.domain.ports import ADMITTED_AT_ONCE, AdmissionLimits, Pass, RunKey
 from knit_workflows.domain.runs.run import Exit, RunQuery, RunStatus
 from knit_workflows.settings import StoreSettings
 from knit_workflows.store import PostgresStore
+from knit_workflows.store.runs import admission
 from tests.store.build import (
     admit_all,
     begin,
@@ -62,6 +64,61 @@ async def test_admitted_runs_are_given_until_they_are_started(store: PostgresSto
     assert await store.admission.admit(MANY) == first[1:]
     await store.admission.started([one.key for one in first])
     assert await store.admission.admit(MANY) == []
+
+
+async def passes(store: PostgresStore, *started: RunKey, page_size: int = 10) -> list[Pass]:
+    """Projects until nothing is left, then admits; gives what each step did."""
+    done: list[Pass] = []
+    while not done or done[-1].startable is None:
+        one = await store.admission.project_and_admit(
+            page_size=page_size, limits=MANY, started=started
+        )
+        done.append(one)
+    return done
+
+
+async def test_the_last_event_admits_the_runs_that_it_means(store: PostgresStore) -> None:
+    """In one transaction; events before it, and pages of it, admit none."""
+    await register(store, spec({"/a": "k:v"}))
+    for _ in range(3):
+        await upload(store, "k:v")
+    *before, last = await passes(store, page_size=2)
+    assert {one.startable for one in before} == {None}
+    assert last.startable is not None
+    assert len(last.startable) == 3
+    [nothing] = await passes(store, *(one.key for one in last.startable))
+    assert nothing == Pass(None, [])
+    assert await store.admission.admit(MANY) == []
+
+
+async def test_workflows_are_not_taken_for_started_before_the_last_event(
+    store: PostgresStore,
+) -> None:
+    """The caller keeps them in mind until a step has admitted."""
+    await waiting(store, 1)
+    [first] = await admit(store, 10)
+    for _ in range(2):
+        await upload(store, "k:other")
+    step = await store.admission.project_and_admit(page_size=10, limits=MANY, started=[first])
+    assert step.startable is None
+    assert await admit(store, 10) == [first]
+
+
+async def test_a_step_that_fails_at_its_end_has_done_nothing(
+    store: PostgresStore, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither Runs nor the event are touched, and the next step finds it all."""
+    await upload(store, "k:v")
+    await drain(store)
+    await register(store, spec({"/a": "k:v"}))
+    monkeypatch.setattr(admission, "_admission", lambda *_: [("SELECT 1 / 0", None)])
+    with pytest.raises(psycopg.errors.DivisionByZero):
+        await passes(store)
+    assert runs_in(url) == {}
+    monkeypatch.undo()
+    *_, last = await passes(store)
+    assert last.startable is not None
+    assert len(last.startable) == 1
 
 
 async def test_no_more_than_the_limit_are_under_way(store: PostgresStore) -> None:

@@ -15,11 +15,12 @@ from knit_workflows.domain.hooks import Hooks
 from knit_workflows.domain.ids import RunId
 from knit_workflows.domain.plans.model import Image, NodeMode, NodeRule
 from knit_workflows.domain.plans.options import PlanOptions, PodOptions
-from knit_workflows.domain.ports import RunKey, UsedResources
+from knit_workflows.domain.ports import RunKey, Started, UsedResources
 from knit_workflows.domain.runs.milestones import Milestone
 from knit_workflows.domain.runs.run import Exit, PendingReason, RunStatus, WaitKind
 from knit_workflows.domain.volumes import VolumeOptions
 from knit_workflows.store import PostgresStore
+from knit_workflows.store.runs import execution
 from tests.store.build import (
     admit_all,
     begin,
@@ -130,6 +131,55 @@ async def test_a_run_whose_pod_is_over_is_concluded_at_once(store: PostgresStore
     assert len(fetch(url, "SELECT event_id FROM outbox WHERE kind = 'data_ready'")) == 3
 
 
+async def test_what_is_prepared_for_a_launch_counts_once_and_not_for_long(
+    store: PostgresStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing else is told what was true a moment ago."""
+    await register(store, spec({"/in": "type:a"}))
+    for _ in range(2):
+        await upload(store, "type:a")
+    await drain(store)
+    key, other = await admit_all(store)
+    await store.execution.prepare([key, other])
+    for one in (key, other):
+        await store.execution.advance(one, S.READY, cause="test")
+    assert (await store.execution.spec(key)).status is S.READY
+    assert (await store.execution.spec_to_launch(key)).status is S.WAITING
+    assert (await store.execution.spec_to_launch(key)).status is S.READY
+    monkeypatch.setattr(execution, "_PREPARED_FOR", 0.0)
+    assert (await store.execution.spec_to_launch(other)).status is S.READY
+    with pytest.raises(Superseded):
+        await store.execution.spec_to_launch(RunKey(key.run_id, 2))
+
+
+async def test_only_waiting_runs_are_prepared(store: PostgresStore) -> None:
+    """Of any other its launch must know the present status, or might create a second pod."""
+    key = await a_run(store)
+    await store.execution.advance(key, S.READY, cause="test")
+    await store.execution.prepare([key])
+    await store.execution.advance(key, S.STARTING, cause="test")
+    assert (await store.execution.spec_to_launch(key)).status is S.STARTING
+
+
+@pytest.mark.parametrize("before", [(S.READY, S.STARTING), (S.READY, S.STARTING, S.RUNNING)])
+async def test_the_start_of_a_run_is_recorded_with_its_end_unless_it_is_on_record(
+    store: PostgresStore, before: tuple[RunStatus, ...]
+) -> None:
+    key = await a_run(store)
+    for target in before:
+        await store.execution.advance(key, target, cause="started")
+    begun = {Milestone.STARTED: datetime(2026, 11, 1, tzinfo=UTC)}
+    for _ in range(2):
+        concluded = await store.execution.conclude(
+            key, S.COMPLETING, cause="ended", running=Started("started", "sha256:1", begun)
+        )
+        assert concluded.status is S.DONE
+    events = await store.runs.events(key.run_id)
+    assert [one.to_status for one in events[-4:]] == [S.STARTING, S.RUNNING, S.COMPLETING, S.DONE]
+    assert events[-3].cause == "started"
+    assert events[-3].timeline == (begun if S.RUNNING not in before else {})
+
+
 async def test_a_run_that_a_user_has_stopped_is_concluded_as_that(store: PostgresStore) -> None:
     key = await running(store)
     await store.execution.advance(key, S.ABORTING, cause="stopped", exit=Exit(253, "stopped"))
@@ -141,15 +191,15 @@ async def test_a_run_that_a_user_has_stopped_is_concluded_as_that(store: Postgre
 async def test_no_run_is_concluded_over_hooks_too_early_or_in_another_generation(
     store: PostgresStore,
 ) -> None:
-    execution, key = store.execution, await running(store)
+    conclude, key = store.execution.conclude, await running(store)
     with pytest.raises(RunNotFound):
-        await execution.conclude(RunKey(RunId(str(uuid4())), 1), S.COMPLETING, cause="ended")
+        await conclude(RunKey(RunId(str(uuid4())), 1), S.COMPLETING, cause="ended")
     with pytest.raises(Superseded):
-        await execution.conclude(RunKey(key.run_id, 2), S.COMPLETING, cause="ended")
+        await conclude(RunKey(key.run_id, 2), S.COMPLETING, cause="ended")
     await store.hooks.configure(Hooks(before=("http://127.0.0.1:1/",)))
     with pytest.raises(HooksNotCalled):
-        await execution.conclude(key, S.COMPLETING, cause="ended")
-    assert (await execution.spec(key)).status is S.RUNNING
+        await conclude(key, S.COMPLETING, cause="ended")
+    assert (await store.execution.spec(key)).status is S.RUNNING
 
 
 async def test_moves_are_recorded_with_exit_digest_and_resources(

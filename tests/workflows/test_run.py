@@ -102,7 +102,7 @@ async def test_a_chain_runs_by_itself(postgres: EmbeddedPostgres) -> None:
     [
         (timedelta(), timedelta(seconds=1), 0, 8),
         (timedelta(), timedelta(minutes=1), 1, 12),
-        (timedelta(seconds=1), timedelta(seconds=0.5), 2, 24),
+        (timedelta(seconds=1), timedelta(seconds=0.5), 1, 18),
     ],
 )
 async def test_a_run_keeps_to_its_budget(
@@ -112,7 +112,7 @@ async def test_a_run_keeps_to_its_budget(
     activities: int,
     events: int,
 ) -> None:
-    """A short Run costs Temporal no activity, a longer one two.
+    """A short Run costs Temporal no activity, a longer one one.
 
     One whose launch may take long, since it stays for long, has an activity for that too.
     """

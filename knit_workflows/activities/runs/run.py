@@ -19,6 +19,7 @@ from temporalio import activity
 
 from knit_workflows.activities.failures import translated
 from knit_workflows.activities.heartbeat import heartbeating
+from knit_workflows.activities.runs.bunches import in_bunches, one_by_one
 from knit_workflows.activities.runs.pending_reasons import (
     ENDING,
     UNDER_WAY,
@@ -54,6 +55,7 @@ from knit_workflows.domain.ports import (
     RunExecutionStore,
     RunKey,
     RunSpec,
+    Started,
     UsedResources,
 )
 from knit_workflows.domain.runs.run import USER, Exit, RunStatus
@@ -65,6 +67,9 @@ log = logging.getLogger(__name__)
 
 READERS_AGAIN_AFTER: Final = timedelta(seconds=1)
 """How soon a Run is launched again once nobody reads its outputs."""
+TOGETHER: Final = timedelta(milliseconds=5)
+"""What is seen of a pod within this time is recorded together: the start of a container and its end
+moments later cost one transaction."""
 CANCELLED: Final = Exit(253, "cancelled in Temporal")
 SIGNAL_AFTER: Final = timedelta(seconds=2)
 """How long a container has run before its workflow is told: a signal costs a workflow task, which
@@ -103,7 +108,7 @@ class ComputeRunActivities(RunActivities):
 
     @activity.defn(name="knit.watch_run")
     async def watch_run(self, request: RunRef) -> Progress:
-        """Watches until the container has started (→ running), then ended (→ completing …)."""
+        """Watches until the container has started (→ running), then ended (→ done or failed)."""
         key = _key(request)
         with translated():
             async with AsyncExitStack() as stack:
@@ -244,7 +249,7 @@ class ComputeRunActivities(RunActivities):
 
     async def _launched(self, key: RunKey) -> Progress:
         """Goes on from the status that the Run has; gives how far it has come."""
-        spec = await self._store.spec(key)
+        spec = await self._store.spec_to_launch(key)
         if spec.hooked and not spec.status.is_final:
             raise HooksNotCalled
         launched_now = not spec.status.is_under_way
@@ -258,7 +263,7 @@ class ComputeRunActivities(RunActivities):
         _log(key, progress.status)
         if progress.status.is_under_way:
             # A launch clears the reason on record; an earlier attempt may have left one.
-            progress = await self._seen_through(key, progress, launched_now)
+            progress = await self._seen_through(spec, progress, launched_now)
         return progress
 
     async def _taken(self, request: Step, source: RunStatus) -> Progress:
@@ -308,10 +313,12 @@ class ComputeRunActivities(RunActivities):
             hooks_called=hooks_called,
         )
 
-    async def _seen_through(self, key: RunKey, progress: Progress, launched_now: bool) -> Progress:
+    async def _seen_through(
+        self, spec: RunSpec, progress: Progress, launched_now: bool
+    ) -> Progress:
         """Watches for a moment, in which a short Run ends; gives how far the Run has come."""
-        reporter = PendingReporter(self._store, key, nothing_recorded=launched_now)
-        changes = self._recorded(key, reporter, self._settings.short_run_wait, concludes=True)
+        reporter = PendingReporter(self._store, spec.key, nothing_recorded=launched_now)
+        changes = self._recorded(spec.key, reporter, self._settings.short_run_wait, launched=spec)
         async with reporter.failures(RunStatus.STARTING), aclosing(changes):
             async for change in changes:
                 progress = change
@@ -323,32 +330,44 @@ class ComputeRunActivities(RunActivities):
         reporter: PendingReporter,
         duration: timedelta | None,
         *,
-        concludes: bool = False,
+        launched: RunSpec | None = None,
     ) -> AsyncGenerator[Progress, None]:
         """Records and yields what happens to the run pod; ends with it, or after `duration`.
 
-        A disruption is not recorded: the Run may be launched again. With `concludes` the Run is
-        final when its pod is over.
+        A disruption is not recorded: the Run may be launched again. Otherwise the Run is final when
+        its pod is over.
         """
-        async with aclosing(self._seen(key, reporter, duration)) as changes:
-            async for evidence in changes:
+        async with (
+            aclosing(self._seen(key, reporter, duration, launched)) as changes,
+            aclosing(_bunches(changes, soon=launched is not None)) as bunches,
+        ):
+            async for *before, evidence in bunches:
+                concludes = evidence.pod_ended and not evidence.disruption
+                if not concludes:
+                    for one in before:
+                        yield await self._record(key, one, hooks_called=False)
                 if evidence.disruption:
                     status = (await self._store.spec(key)).status
                     yield Progress(
                         status=status, evidence=evidence if status.is_under_way else None
                     )
-                elif concludes and evidence.pod_ended:
-                    yield await self._concluded(key, evidence)
+                elif concludes:
+                    yield await self._concluded(key, evidence, before[0] if before else None)
                 else:
                     yield await self._record(key, evidence, hooks_called=False)
 
     async def _seen(
-        self, key: RunKey, reporter: PendingReporter, duration: timedelta | None = None
+        self,
+        key: RunKey,
+        reporter: PendingReporter,
+        duration: timedelta | None = None,
+        launched: RunSpec | None = None,
     ) -> AsyncGenerator[Evidence, None]:
         """Yields what moves the Run on, as `RunSteps.evidence` does, for imports too.
 
         An import has a workflow only if there are hooks to be called for its end; if it is still
-        running then, that is because nobody has ended it.
+        running then, that is because nobody has ended it. What was `launched` a moment ago is not
+        looked up again: the volumes and the image of a generation never change.
         """
         async with aclosing(self._steps.evidence(key, reporter, duration)) as changes:
             async for evidence in changes:
@@ -356,7 +375,7 @@ class ComputeRunActivities(RunActivities):
                 if not ends and not is_lost(evidence) and not evidence.disruption:
                     yield evidence
                     continue
-                spec = await self._store.spec(key)
+                spec = launched or await self._store.spec(key)
                 if spec.image is None and is_lost(evidence):
                     yield not_ended()
                 elif evidence.disruption and self._relaunches(spec):
@@ -383,6 +402,8 @@ class ComputeRunActivities(RunActivities):
             hooks_called=hooks_called,
         )
         _log(key, status, exit)
+        if status.is_final:  # by an attempt that has died before it could say so
+            return Progress(status=status, pod_ended=evidence.pod_ended)
         return _progress(evidence, status)
 
     async def _finalized(self, key: RunKey, *, hooks_called: bool) -> Progress:
@@ -393,9 +414,18 @@ class ComputeRunActivities(RunActivities):
         spent = await self._store.timing(key)
         return Progress(status=status, timing=_measured(status, spent))
 
-    async def _concluded(self, key: RunKey, evidence: Evidence) -> Progress:
-        """Ends a Run whose pod is over: what `_record` and then `_finalized` do, but at once."""
+    async def _concluded(
+        self, key: RunKey, evidence: Evidence, started: Evidence | None = None
+    ) -> Progress:
+        """Ends a Run whose pod is over: what `_record` and then `_finalized` do, but at once.
+
+        And what `_record` does of its start, if that was seen only a moment before.
+        """
         exit = exit_of(evidence)
+        running = None
+        if started is not None:
+            running = Started(started.cause, started.image_digest, started.timeline)
+            _log(key, RunStatus.RUNNING)
         ended = await self._store.conclude(
             key,
             evidence.target,
@@ -404,6 +434,7 @@ class ComputeRunActivities(RunActivities):
             image_digest=evidence.image_digest,
             notes=evidence.notes,
             timeline=evidence.timeline,
+            running=running,
         )
         _log(key, ended.status, exit)
         await self._steps.release_pod(key)
@@ -418,6 +449,13 @@ class ComputeRunActivities(RunActivities):
     async def _counts(self) -> HookCounts:
         hooks = await self._hooks.hooks()
         return HookCounts(before=len(hooks.before), after=len(hooks.after))
+
+
+def _bunches(
+    changes: AsyncGenerator[Evidence, None], *, soon: bool
+) -> AsyncGenerator[tuple[Evidence, ...], None]:
+    """Takes what follows within a moment together if it is likely to; that keeps one task more."""
+    return in_bunches(changes, TOGETHER) if soon else one_by_one(changes)
 
 
 async def _signal_started() -> None:

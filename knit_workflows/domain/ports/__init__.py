@@ -18,6 +18,7 @@ from knit_workflows.domain.ports.projection import (
     THROTTLE_FOR,
     AdmissionLimits,
     AdmissionStore,
+    Pass,
     Projection,
     ProjectionStore,
     StartableRun,
@@ -31,6 +32,7 @@ from knit_workflows.domain.ports.runs import (
     RunKey,
     RunSpec,
     RunStore,
+    Started,
     UsedResources,
 )
 from knit_workflows.domain.ports.situation import Situation, SituationStore
@@ -58,6 +60,7 @@ __all__ = [
     "HousekeepingStore",
     "ImportStore",
     "LineageStore",
+    "Pass",
     "PlanStore",
     "Projection",
     "ProjectionStore",
@@ -70,6 +73,7 @@ __all__ = [
     "Situation",
     "SituationStore",
     "StartableRun",
+    "Started",
     "StopRequest",
     "Store",
     "TokenStore",

@@ -44,6 +44,17 @@ class Projection:
     has_next: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """What one step of projection did, None if there was no event, and what it has admitted.
+
+    `startable` None: there is more to project first.
+    """
+
+    projection: Projection | None
+    startable: Sequence[StartableRun] | None
+
+
 ADMITTED_AT_ONCE: Final = 64
 """Runs admitted by one call at most: the first of a flood start while the others are chosen."""
 
@@ -94,6 +105,18 @@ class AdmissionStore(Protocol):
         Gives all admitted Runs whose workflow is not known to have been started, including those
         that were admitted by a process that has died. Callers repeat it until it gives none.
         """
+
+    async def project_and_admit(
+        self, *, page_size: int, limits: AdmissionLimits, started: Sequence[RunKey]
+    ) -> Pass:
+        """Takes one outbox event as `ProjectionStore.project` does; if it was the last, admits.
+
+        In that case it first records that the workflows of `started` exist. All or nothing; an
+        admitted Run that is not given, because the caller fails, is given by the next call.
+        """
+
+    async def prepare(self, keys: Sequence[RunKey]) -> None:
+        """Has this process know what the launches of these Runs, which follow, will ask for."""
 
     async def started(self, keys: Sequence[RunKey]) -> None:
         """Records that the workflows of these Runs exist."""

@@ -172,6 +172,15 @@ class RunStore(Protocol):
         """
 
 
+@dataclass(frozen=True, slots=True)
+class Started:
+    """That a container has started: what `advance` to *running* records."""
+
+    cause: str
+    image_digest: str | None = None
+    timeline: Timeline | None = None
+
+
 class RunExecutionStore(Protocol):
     """Moves a Run from step to step. Every call may be repeated.
 
@@ -180,6 +189,16 @@ class RunExecutionStore(Protocol):
 
     async def spec(self, key: RunKey) -> RunSpec:
         """Gives everything needed to launch a Run."""
+
+    async def prepare(self, keys: Sequence[RunKey]) -> None:
+        """Reads ahead what `spec_to_launch` is going to give in this process in a moment."""
+
+    async def spec_to_launch(self, key: RunKey) -> RunSpec:
+        """Gives what `spec` gives, for a launch: as it is now, or was when it was prepared.
+
+        In the latter case it was waiting, two seconds ago at most: `advance` to *ready*, which
+        comes before any pod is created, notices what has changed since. Counts once.
+        """
 
     async def advance(
         self,
@@ -238,11 +257,13 @@ class RunExecutionStore(Protocol):
         image_digest: str | None = None,
         notes: Sequence[str] = (),
         timeline: Timeline | None = None,
+        running: Started | None = None,
     ) -> Concluded:
         """Moves a Run whose pod is over to `target`, as `advance` does, and then finalizes it.
 
-        One transaction, and one round trip. Tells where its time has gone, too. A second call
-        changes nothing and gives the same.
+        If it was seen `running` only a moment before, it becomes that first, unless that is on
+        record. One transaction, and one round trip. Tells where its time has gone, too. A second
+        call changes nothing and gives the same.
 
         Raises:
             IllegalMove: the Run is neither completing nor aborting after the first move.

@@ -37,9 +37,17 @@ class Window:
     limit: int
 
 
+def filled_inputs(knit_id: str) -> str:
+    """Gives the statement that reads the inputs of the Data that this expression of SQL means."""
+    return named_sql.filled(_SQL["fills"], knit_id=knit_id)
+
+
+_FILLED: Final = filled_inputs("%(knit_id)s")
+
+
 async def inputs_filled_by(session: Session, knit_id: str) -> list[FilledInput]:
     """Gives the inputs a Data fills, by Plan and position; none unless its Run is done."""
-    rows = await session.rows(_SQL["fills"], {"knit_id": knit_id})
+    rows = await session.rows(_FILLED, {"knit_id": knit_id})
     return [FilledInput(row.plan_id, row.position, row.inputs) for row in rows]
 
 

@@ -2,19 +2,19 @@
 
 -- The inputs that a Data fills now, and how many inputs each Plan has: those all of whose tags it
 -- has (relational division through the interned tags), and those that only pin its id or time. No
--- rows if its Run is not done, or if it was purged.
+-- rows if its Run is not done, or if it was purged. Which Data that is, whoever asks says.
 WITH one AS MATERIALIZED (
     SELECT d.knit_id, d.timestamp
       FROM data d
       JOIN run r USING (run_id)
-     WHERE d.knit_id = %(knit_id)s
+     WHERE d.knit_id = /*knit_id*/
        AND d.purged_at IS NULL
        AND r.status = 'done'
 ), tagged AS (
     SELECT t.input_id, count(*) AS hits
       FROM data_tag dt
       JOIN plan_input_tag t USING (tag_id)
-     WHERE dt.knit_id = %(knit_id)s
+     WHERE dt.knit_id = /*knit_id*/
      GROUP BY t.input_id
 ), filled AS (
     SELECT i.plan_id, i.position

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 from uuid import uuid4
 
 from knit_workflows import names
 from knit_workflows.domain.matching import assignment_hash
 from knit_workflows.store import named_sql
-from knit_workflows.store.connection import Session
+from knit_workflows.store.connection import Session, Statement
 
 _SQL: Final = named_sql.beside(__file__)
 
@@ -46,10 +46,21 @@ async def without_run(
     return [one for one in enumerate(combinations) if one[0] not in known]
 
 
-async def create_runs(
-    session: Session, combinations: Sequence[Combination], *, cause: str, wakes: bool = True
-) -> int:
+async def create_runs(session: Session, combinations: Sequence[Combination], *, cause: str) -> int:
     """Creates the Runs of those combinations that have none; gives how many were created.
+
+    It wakes the Projector, which admits them.
+    """
+    return created_by(await session.rows(*creating(combinations, cause=cause, wakes=True)))
+
+
+def created_by(rows: Sequence[Any]) -> int:
+    """Reads the rows of `creating`: how many Runs were created."""
+    return int(rows[0].made)
+
+
+def creating(combinations: Sequence[Combination], *, cause: str, wakes: bool) -> Statement:
+    """Gives the statement that creates the Runs of those combinations that have none.
 
     None is made of a Data that is being purged.
 
@@ -57,10 +68,8 @@ async def create_runs(
     exist from now on, with the tags of the Plan's outputs. `wakes` the Projector, which admits
     Runs; not needed where that follows.
     """
-    if not combinations:
-        return 0
     run_ids = [str(uuid4()) for _ in combinations]
-    row = await session.row(
+    return (
         _SQL["create"],
         {
             "run_ids": run_ids,
@@ -78,9 +87,13 @@ async def create_runs(
             "channel": names.OUTBOX_CHANNEL if wakes else None,
         },
     )
-    return int(row.made)
+
+
+def notifying() -> Statement:
+    """Gives the statement that wakes the Projector when its transaction commits."""
+    return _SQL["notify"], {"channel": names.OUTBOX_CHANNEL}
 
 
 async def notify_projector(session: Session) -> None:
     """Wakes the Projector when this transaction commits."""
-    await session.do(_SQL["notify"], {"channel": names.OUTBOX_CHANNEL})
+    await session.do(*notifying())

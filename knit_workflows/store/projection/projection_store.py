@@ -10,10 +10,10 @@ Plan. A long event stops between two combinations and is put back with that posi
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from psycopg.types.json import Jsonb
 
@@ -21,25 +21,32 @@ from knit_workflows import names
 from knit_workflows.domain.matching import Cursor, page
 from knit_workflows.domain.ports import THROTTLE_FOR, Projection
 from knit_workflows.store import named_sql
-from knit_workflows.store.connection import Database, Session
+from knit_workflows.store.connection import Database, FollowUp, Session, Statement
 from knit_workflows.store.listening import Listener
 from knit_workflows.store.projection.candidates import (
     Trigger,
     Window,
     candidates_of,
-    inputs_filled_by,
+    filled_inputs,
 )
 from knit_workflows.store.projection.creation import (
     Combination,
-    create_runs,
-    notify_projector,
+    created_by,
+    creating,
+    notifying,
     without_run,
 )
 
 _SQL: Final = named_sql.beside(__file__)
+_TAKE: Final = named_sql.filled(
+    _SQL["take"], filled_inputs=filled_inputs("(SELECT subject FROM oldest)")
+)
 
 _EXAMINED_PER_CREATED: Final = 10
 """Combinations examined in one transaction per Run it may create: most have a Run already."""
+
+
+_Projected: TypeAlias = tuple[Projection | None, Sequence[list[Any]] | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,23 +96,37 @@ class PostgresProjectionStore:
 
     async def project(self, *, page_size: int) -> Projection | None:
         """See the port."""
+        projection, _ = await self.project_and(page_size, [])
+        return projection
 
-        async def step(session: Session) -> Projection | None:
-            event = await session.row(_SQL["take"])
-            if event is None:
-                return None
+    async def project_and(self, page_size: int, last: Sequence[Statement]) -> _Projected:
+        """Does what `project` does, and the `last` statements in the same transaction.
+
+        Gives their rows; None: more is to be projected first, so that they were not run.
+        """
+
+        async def step(session: Session, rows: list[Any]) -> FollowUp[_Projected]:
+            if not rows:
+                return FollowUp(last, lambda found: (None, found))
+            [event] = rows
             batch = await _next_batch(session, event, page_size * _EXAMINED_PER_CREATED)
             wanted = [combination for combination, _ in batch.found]
             if len(wanted) > page_size:
                 wanted = await _bounded(session, batch, page_size)
             # The caller admits Runs anyway. If it dies before, another one finds them the next time
             # it looks: after its `fallback` at the latest.
-            created = await create_runs(session, wanted, cause="projected", wakes=False)
-            if batch.next is not None:
-                await _put_back(session, event, batch.next)
-            return Projection(event.kind, created, event.has_next or batch.next is not None)
+            create = [creating(wanted, cause="projected", wakes=False)] if wanted else []
+            again = [] if batch.next is None else _putting_back(event, batch.next)
+            has_next = event.has_next or bool(again)
 
-        return await self._db.transaction(step)
+            def projected(found: Sequence[list[Any]]) -> _Projected:
+                created = created_by(found[0]) if create else 0
+                projection = Projection(event.kind, created, has_next)
+                return projection, None if has_next else found[len(create) :]
+
+            return FollowUp([*create, *(again if has_next else last)], projected)
+
+        return await self._db.follow_up((_TAKE, None), step)
 
     async def wake_ups(self, *, fallback: timedelta) -> AsyncGenerator[None, None]:
         """See the port."""
@@ -120,7 +141,7 @@ async def _next_batch(session: Session, event: Any, limit: int) -> _Batch:
     """Collects at most `limit` combinations of the event, from its cursor on."""
     start = None if event.cursor is None else _Position.from_json(event.cursor)
     batch = _Batch([])
-    for one in await _passes(session, event):
+    for one in _passes(event):
         if start is not None and one.order < start.order:
             continue
         last = start.last if start is not None and one.order == start.order else None
@@ -133,12 +154,12 @@ async def _next_batch(session: Session, event: Any, limit: int) -> _Batch:
     return batch
 
 
-async def _passes(session: Session, event: Any) -> list[_Pass]:
+def _passes(event: Any) -> list[_Pass]:
     if event.kind == "plan_registered":
         return [_Pass(event.subject, None, None)]
     return [
-        _Pass(one.plan_id, Trigger(one.position, event.subject), one.inputs)
-        for one in await inputs_filled_by(session, event.subject)
+        _Pass(plan_id, Trigger(position, event.subject), inputs)
+        for plan_id, position, inputs in event.filled or []
     ]
 
 
@@ -175,16 +196,13 @@ async def _bounded(session: Session, batch: _Batch, page_size: int) -> list[Comb
     return [combination for _, combination in new]
 
 
-async def _put_back(session: Session, event: Any, position: _Position) -> None:
-    """Puts the event back, to be continued from a position in its turn."""
-    await session.do(
-        _SQL["put_back"],
-        {
-            "event_id": event.event_id,
-            "kind": event.kind,
-            "subject": event.subject,
-            "cursor": Jsonb(position.to_json()),
-            "created_at": event.created_at,
-        },
-    )
-    await notify_projector(session)
+def _putting_back(event: Any, position: _Position) -> list[Statement]:
+    """Gives the statements that put the event back, to be continued from a position in its turn."""
+    where = {
+        "event_id": event.event_id,
+        "kind": event.kind,
+        "subject": event.subject,
+        "cursor": Jsonb(position.to_json()),
+        "created_at": event.created_at,
+    }
+    return [(_SQL["put_back"], where), notifying()]

@@ -11,16 +11,18 @@ from knit_workflows.domain.ids import KnitId, PlanId, RunId
 from knit_workflows.domain.ports import (
     THROTTLE_FOR,
     AdmissionLimits,
+    Pass,
     RunKey,
     StartableRun,
     StopRequest,
 )
 from knit_workflows.store import named_sql
-from knit_workflows.store.connection import Database
+from knit_workflows.store.connection import Database, Statement
 from knit_workflows.store.listening import Listener
 from knit_workflows.store.plans.images import image_of
+from knit_workflows.store.projection.projection_store import PostgresProjectionStore
 from knit_workflows.store.runs.execution import PostgresRunExecutionStore
-from knit_workflows.store.runs.queue import admitting, ended_lately
+from knit_workflows.store.runs.queue import admitting
 
 _SQL: Final = named_sql.beside(__file__)
 
@@ -35,35 +37,42 @@ class PostgresAdmissionStore:
     """Implements `ports.AdmissionStore`."""
 
     def __init__(
-        self, db: Database, listener: Listener, execution: PostgresRunExecutionStore
+        self,
+        db: Database,
+        listener: Listener,
+        execution: PostgresRunExecutionStore,
+        projection: PostgresProjectionStore,
     ) -> None:
         self._db = db
         self._listener = listener
         self._execution = execution
+        self._projection = projection
         self._has_stops = True
 
     async def admit(self, limits: AdmissionLimits) -> Sequence[StartableRun]:
         """See the port; the order is that of `queue.sql`."""
-        lock = (_SQL["lock"], {"lock": _LOCK})
-        admit = admitting(limits, await ended_lately(self._db, limits))
-        # In one round trip, since a Run that waits for its turn waits for this.
-        *_, startable, [stops] = await self._db.together(
-            [lock, *admit, (_SQL["startable"], None), (_SQL["has_stops"], None)]
-        )
+        return self._startable(await self._db.together(_admission(limits, ())))
+
+    async def project_and_admit(
+        self, *, page_size: int, limits: AdmissionLimits, started: Sequence[RunKey]
+    ) -> Pass:
+        """See the port; one transaction."""
+        last = _admission(limits, started)
+        projection, rows = await self._projection.project_and(page_size, last)
+        return Pass(projection, None if rows is None else self._startable(rows))
+
+    def _startable(self, rows: Sequence[list[Any]]) -> Sequence[StartableRun]:
+        *_, startable, [stops] = rows
         self._has_stops = stops.found
         return [startable_run(row) for row in startable]
 
+    async def prepare(self, keys: Sequence[RunKey]) -> None:
+        """See the port."""
+        await self._execution.prepare(keys)
+
     async def started(self, keys: Sequence[RunKey]) -> None:
         """See the port."""
-        ordered = sorted(keys, key=lambda key: key.run_id)
-        await self._db.rows(
-            _SQL["started"],
-            {
-                "run_ids": [key.run_id for key in ordered],
-                "generations": [key.generation for key in ordered],
-                "channel": names.OUTBOX_CHANNEL,
-            },
-        )
+        await self._db.rows(*_recording_started(keys))
 
     def has_stops(self) -> bool:
         """See the port."""
@@ -95,6 +104,29 @@ class PostgresAdmissionStore:
     def throttled(self) -> bool:
         """See the port."""
         return self._listener.silence(names.THROTTLE_CHANNEL) < THROTTLE_FOR
+
+
+def _admission(limits: AdmissionLimits, started: Sequence[RunKey]) -> list[Statement]:
+    """Gives the statements of one admission, which are one transaction and one round trip.
+
+    A Run that waits for its turn waits for this.
+    """
+    return [
+        *([_recording_started(started)] if started else []),
+        (_SQL["lock"], {"lock": _LOCK}),
+        *admitting(limits),
+        (_SQL["startable"], None),
+        (_SQL["has_stops"], None),
+    ]
+
+
+def _recording_started(keys: Sequence[RunKey]) -> Statement:
+    ordered = sorted(keys, key=lambda key: key.run_id)
+    return _SQL["started"], {
+        "run_ids": [key.run_id for key in ordered],
+        "generations": [key.generation for key in ordered],
+        "channel": names.OUTBOX_CHANNEL,
+    }
 
 
 def startable_run(row: Any) -> StartableRun:

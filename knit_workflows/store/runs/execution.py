@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -11,7 +12,7 @@ from psycopg.types.json import Jsonb
 
 from knit_workflows import names
 from knit_workflows.domain.errors import HooksNotCalled, IllegalMove, RunNotFound, Superseded
-from knit_workflows.domain.ids import PlanId, is_id
+from knit_workflows.domain.ids import PlanId, RunId, is_id
 from knit_workflows.domain.plans.model import NodeMode, NodeRule
 from knit_workflows.domain.plans.options import (
     NO_OPTIONS,
@@ -19,7 +20,14 @@ from knit_workflows.domain.plans.options import (
     options_document,
     stored_options,
 )
-from knit_workflows.domain.ports import Concluded, Relaunched, RunKey, RunSpec, UsedResources
+from knit_workflows.domain.ports import (
+    Concluded,
+    Relaunched,
+    RunKey,
+    RunSpec,
+    Started,
+    UsedResources,
+)
 from knit_workflows.domain.runs.milestones import Timeline
 from knit_workflows.domain.runs.run import (
     KNIT,
@@ -42,6 +50,8 @@ _IN_FORCE: Final = "EXISTS (SELECT FROM hooks WHERE before_urls <> '{}' OR after
 _SQL: Final = named_sql.beside(__file__, in_force=_IN_FORCE)
 
 _POD_ENDED: Final = "run pod ended"
+_PREPARED_FOR: Final = 2.0
+"""Seconds for which what was read ahead of a launch may be used."""
 _MAX_REASONS: Final = 20
 """How many pending reasons the history of one execution records: two may alternate for days."""
 
@@ -55,29 +65,34 @@ class PostgresRunExecutionStore:
 
     def __init__(self, db: Database) -> None:
         self._db = db
+        self._prepared: dict[RunKey, tuple[float, RunSpec]] = {}
 
     async def spec(self, key: RunKey) -> RunSpec:
         """See the port."""
-        row = await self._db.row(_SQL["spec"], {"run_id": _checked(key)})
+        row = await self._db.row(_SQL["specs"], {"run_ids": [_checked(key)]})
         _guard(key, row)
-        outputs, options = row.outputs or [], stored_options(row.options)
-        return RunSpec(
-            key=key,
-            status=RunStatus(row.status),
-            plan_id=PlanId(row.plan_id),
-            image=image_of(row),
-            entrypoint=tuple(row.entrypoint),
-            args=tuple(row.args),
-            inputs=tuple(_mount(one) for one in row.inputs or []),
-            outputs=tuple(_new(_mount(one), options) for one in outputs if not one[3]),
-            log=next((_new(_mount(one), options).volume for one in outputs if one[3]), None),
-            resources=row.resources,
-            on_node=tuple(NodeRule(NodeMode(mode), k, v) for mode, k, v in row.on_node),
-            service_account=row.service_account,
-            options=options.pod,
-            environment=row.hook_env or {},
-            hooked=row.hooked,
-        )
+        return _spec(row)
+
+    async def prepare(self, keys: Sequence[RunKey]) -> None:
+        """See the port."""
+        rows = await self._db.rows(_SQL["specs"], {"run_ids": [key.run_id for key in keys]})
+        now = time.monotonic()
+        self._prepared = {
+            key: (since, spec)
+            for key, (since, spec) in self._prepared.items()
+            if now - since < _PREPARED_FOR
+        }
+        # With any other status a launch might create a pod at once, for a second time.
+        self._prepared |= {
+            spec.key: (now, spec) for spec in map(_spec, rows) if spec.status is RunStatus.WAITING
+        }
+
+    async def spec_to_launch(self, key: RunKey) -> RunSpec:
+        """See the port."""
+        since, spec = self._prepared.pop(key, (0.0, None))
+        if spec is not None and time.monotonic() - since < _PREPARED_FOR:
+            return spec
+        return await self.spec(key)
 
     async def advance(
         self,
@@ -151,8 +166,10 @@ class PostgresRunExecutionStore:
         image_digest: str | None = None,
         notes: Sequence[str] = (),
         timeline: Timeline | None = None,
+        running: Started | None = None,
     ) -> Concluded:
         """See the port."""
+        begun = [] if running is None else [_starting(key, running)]
         statement = _advancing(
             key,
             target,
@@ -164,8 +181,8 @@ class PostgresRunExecutionStore:
             hooks_called=False,
         )
         finalizing = _finalizing(key, cause=_POD_ENDED, hooks_called=False)
-        moved, ended, events = await self._db.together(
-            [statement, finalizing, reading_events(key.run_id)]
+        *_, moved, ended, events = await self._db.together(
+            [*begun, statement, finalizing, reading_events(key.run_id)]
         )
         for rows in (moved, ended):
             _guard(key, rows[0] if rows else None)
@@ -204,6 +221,27 @@ class PostgresRunExecutionStore:
         return (await self.spec(key)).status
 
 
+def _spec(row: Any) -> RunSpec:
+    outputs, options = row.outputs or [], stored_options(row.options)
+    return RunSpec(
+        key=RunKey(RunId(row.run_id), row.generation),
+        status=RunStatus(row.status),
+        plan_id=PlanId(row.plan_id),
+        image=image_of(row),
+        entrypoint=tuple(row.entrypoint),
+        args=tuple(row.args),
+        inputs=tuple(_mount(one) for one in row.inputs or []),
+        outputs=tuple(_new(_mount(one), options) for one in outputs if not one[3]),
+        log=next((_new(_mount(one), options).volume for one in outputs if one[3]), None),
+        resources=row.resources,
+        on_node=tuple(NodeRule(NodeMode(mode), k, v) for mode, k, v in row.on_node),
+        service_account=row.service_account,
+        options=options.pod,
+        environment=row.hook_env or {},
+        hooked=row.hooked,
+    )
+
+
 def _advancing(
     key: RunKey,
     target: RunStatus,
@@ -237,6 +275,19 @@ def _advancing(
         "hooks_called": hooks_called,
         "run_channel": names.RUN_CHANNEL,
     }
+
+
+def _starting(key: RunKey, running: Started) -> Statement:
+    return _advancing(
+        key,
+        RunStatus.RUNNING,
+        cause=running.cause,
+        exit=None,
+        image_digest=running.image_digest,
+        notes=(),
+        timeline=running.timeline,
+        hooks_called=False,
+    )
 
 
 def _finalizing(key: RunKey, *, cause: str, hooks_called: bool) -> Statement:

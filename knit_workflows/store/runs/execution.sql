@@ -1,7 +1,7 @@
--- name: spec
+-- name: specs
 
--- Everything needed to carry out a Run.
-SELECT r.generation, r.status, r.plan_id, p.repository, p.image_tag, p.image_digest,
+-- Everything needed to carry out these Runs.
+SELECT r.run_id, r.generation, r.status, r.plan_id, p.repository, p.image_tag, p.image_digest,
        p.entrypoint, p.args, p.on_node, p.resources, p.service_account, p.options,
        r.hook_env,
        /*in_force*/ AS hooked,
@@ -17,7 +17,7 @@ SELECT r.generation, r.status, r.plan_id, p.repository, p.image_tag, p.image_dig
          WHERE d.run_id = r.run_id) AS outputs
   FROM run r
   JOIN plan p USING (plan_id)
- WHERE r.run_id = %(run_id)s
+ WHERE r.run_id = ANY (%(run_ids)s::uuid[])
 
 -- name: advance
 

@@ -11,7 +11,7 @@ from knit_workflows.domain.hooks import DeliveryState
 from knit_workflows.domain.ports import ADMITTED_AT_ONCE, AdmissionLimits
 from knit_workflows.domain.runs.run import HookWait, RunStatus, Waiting, WaitKind
 from knit_workflows.store import named_sql
-from knit_workflows.store.connection import Database, Session, Statement
+from knit_workflows.store.connection import Session, Statement
 
 _SQL: Final = named_sql.beside(__file__)
 
@@ -71,40 +71,26 @@ _SHOWN: Final = 200
 """Characters of a hook's answer that the reason repeats; its delivery has more of them."""
 
 
-def admitting(limits: AdmissionLimits, ended_lately: int) -> list[Statement]:
+def admitting(limits: AdmissionLimits) -> list[Statement]:
     """Gives the statements that admit the Runs whose turn it is, at most `ADMITTED_AT_ONCE`.
 
     They record the limits as those in force, which depend on how many Runs have ended lately. A
     lock must be held that lets one process admit at a time.
     """
-    total = _total(limits, ended_lately)
-    per_plan = None if limits.per_plan is None else min(limits.per_plan, _UNLIMITED)
-    in_force = {"total": total, "per_plan": per_plan, "held": limits.held or None}
+    in_force = {
+        "usual": min(limits.total, _UNLIMITED),
+        "short": 0 if limits.held else min(limits.short, _UNLIMITED),
+        "per_plan": None if limits.per_plan is None else min(limits.per_plan, _UNLIMITED),
+        "held": limits.held or None,
+    }
     if limits.held:
         return [(_SQL["limits"], in_force)]
     wanted = {
-        "total": total,
-        "ceiling": _ceiling(total),
-        # The Runs of one Plan, all pending for one reason, must not fill all of that, and must not
-        # all go on at once when it is over.
-        "per_plan": total if per_plan is None else min(per_plan, total),
+        "with_pending": _WITH_PENDING,
+        "most_with_pending": _MOST_WITH_PENDING,
         "most": ADMITTED_AT_ONCE,
     }
     return [(_SQL["limits"], in_force), (_SQL["admit"], wanted)]
-
-
-async def ended_lately(db: Database, limits: AdmissionLimits) -> int:
-    """Gives how many Runs have ended within two seconds, as far as that matters for the limits."""
-    if limits.short <= limits.total or limits.held:
-        return 0
-    row = await db.row(_SQL["ended_lately"], {"most": min(limits.total, _UNLIMITED)})
-    return int(row.runs)
-
-
-def _total(limits: AdmissionLimits, ended_lately: int) -> int:
-    """Gives the limit of all Runs that holds now, which follows how quickly they come and go."""
-    total, short = (min(limit, _UNLIMITED) for limit in (limits.total, limits.short))
-    return max(total, short) if ended_lately >= total else total
 
 
 def _ceiling(total: int) -> int:
@@ -128,8 +114,7 @@ async def why_waiting(session: Session, rows: Iterable[Any]) -> Mapping[str, Wai
         elif (found := _under_way(row)) is not None:
             reasons[row.run_id] = found
     if queued:
-        unlimited = dict.fromkeys(("total", "ceiling", "per_plan"))
-        wanted = {"run_ids": queued, "most": _MAX_POSITION, **unlimited}
+        wanted = {"run_ids": queued, "most": _MAX_POSITION}
         places = {row.run_id: row for row in await session.rows(_SQL["places"], wanted)}
         # Without a row it has been admitted since its own row was read.
         reasons |= {one: _queued(places[one]) if one in places else _ADMITTED for one in queued}

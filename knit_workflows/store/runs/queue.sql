@@ -3,8 +3,8 @@
 -- Part of the statements below: `turns`, the first `most` waiting Runs in the order in which they
 -- are admitted. A higher priority goes first; of one priority, the Run that would be its Plan's
 -- earliest: its turn counts the Plan's Runs under way and those that go before it; then the older.
--- `total`, `ceiling` and `per_plan` leave out what the limits forbid now; NULL: no limit. A Run that
--- is pending uses nothing, so `total` does not count it; `ceiling` and `per_plan` do. One whose hook
+-- `in_force` has the limits, which leave out what they forbid now; NULL: no limit. A Run that is
+-- pending uses nothing, so `total` does not count it; `ceiling` and `per_plan` do. One whose hook
 -- holds it up has no pod yet, or none any more: but for a starting one, whose container may run.
 --
 -- The cost follows the Plans that have waiting Runs, and `most`, never how many Runs wait:
@@ -27,9 +27,11 @@ under_way AS MATERIALIZED (
 ), bound AS MATERIALIZED (
     SELECT places, ceil(sqrt(places))::bigint AS front
       FROM (SELECT greatest(0, least(%(most)s::bigint,
-                                     %(total)s::bigint - COALESCE(sum(runs - pending), 0),
-                                     %(ceiling)s::bigint - COALESCE(sum(runs), 0)))::bigint AS places
-              FROM under_way) AS free
+                                     total - COALESCE(sum(runs - pending), 0),
+                                     ceiling - COALESCE(sum(runs), 0)))::bigint AS places
+              FROM in_force
+              LEFT JOIN under_way ON true
+             GROUP BY total, ceiling) AS free
 ), heads AS (
     (SELECT plan_id, priority, created_at, run_id
        FROM run
@@ -52,11 +54,12 @@ under_way AS MATERIALIZED (
      ) following
 ), plans AS MATERIALIZED (
     SELECT heads.plan_id, COALESCE(u.runs, 0) AS runs, bound.front,
-           least(bound.places, %(per_plan)s::bigint - COALESCE(u.runs, 0)) AS room
+           least(bound.places, in_force.per_plan - COALESCE(u.runs, 0)) AS room
       FROM heads
       LEFT JOIN under_way u USING (plan_id)
      CROSS JOIN bound
-     WHERE (COALESCE(u.runs, 0) < %(per_plan)s::bigint) IS NOT FALSE
+     CROSS JOIN in_force
+     WHERE (COALESCE(u.runs, 0) < in_force.per_plan) IS NOT FALSE
      ORDER BY heads.priority DESC, COALESCE(u.runs, 0), heads.created_at, heads.run_id
      LIMIT (SELECT places FROM bound)
 ), fronts AS (
@@ -103,8 +106,15 @@ under_way AS MATERIALIZED (
 
 -- name: admit
 
--- Admits the Runs whose turn it is; skips those that are being stopped or deactivated.
-WITH RECURSIVE /*turns*/, chosen AS (
+-- Admits the Runs whose turn it is, by the limits on record; skips those that are being stopped or
+-- deactivated. The Runs of one Plan, all pending for one reason, must not fill all of that, and must
+-- not all go on at once when it is over.
+WITH RECURSIVE in_force AS MATERIALIZED (
+    SELECT total::bigint AS total,
+           least(per_plan, total)::bigint AS per_plan,
+           greatest(total, least(%(with_pending)s * total::bigint, %(most_with_pending)s)) AS ceiling
+      FROM admission
+), /*turns*/, chosen AS (
     SELECT run_id
       FROM run
      WHERE run_id = ANY (ARRAY(SELECT run_id FROM turns))
@@ -121,7 +131,9 @@ UPDATE run
 -- Where these Runs stand in the queue (NULL: behind its first), and what they wait for: how many
 -- Runs are under way and how many of these are pending, of their Plan and of all, and the limits.
 -- No row: it does not wait any longer.
-WITH RECURSIVE /*turns*/
+WITH RECURSIVE in_force AS MATERIALIZED (
+    SELECT NULL::bigint AS total, NULL::bigint AS per_plan, NULL::bigint AS ceiling
+), /*turns*/
 SELECT r.run_id, turns.place,
        COALESCE(u.runs, 0) AS of_plan,
        COALESCE(u.pending, 0) AS of_plan_pending,
@@ -152,24 +164,27 @@ SELECT DISTINCT ON (d.run_id)
    AND d.state IN ('calling', 'failed')
  ORDER BY d.run_id, d.called_at DESC, d.delivery_id
 
--- name: ended_lately
-
--- How many Runs have ended within the last two seconds, counted up to `most`.
-SELECT count(*) AS runs
-  FROM (SELECT
-          FROM run
-         WHERE status IN ('done', 'failed')
-           AND updated_at > now() - interval '2 seconds'
-         LIMIT %(most)s) AS lately
-
 -- name: limits
 
--- The limits in force, so that the API can say why a Run waits. Written only when they change.
+-- The limits in force, so that the API can say why a Run waits. Written only when they change. Once
+-- as many Runs as are usual have ended within the last two seconds, `short` is the limit.
+WITH wanted AS MATERIALIZED (
+    SELECT CASE WHEN %(short)s::int > %(usual)s::int
+                 AND %(usual)s::int <= (SELECT count(*)
+                                          FROM (SELECT
+                                                  FROM run
+                                                 WHERE status IN ('done', 'failed')
+                                                   AND updated_at > now() - interval '2 seconds'
+                                                 LIMIT %(usual)s::int) AS lately)
+                THEN %(short)s::int
+                ELSE %(usual)s::int END AS total
+)
 INSERT INTO admission (total, per_plan, held)
-SELECT %(total)s::int, %(per_plan)s::int, %(held)s::text
+SELECT wanted.total, %(per_plan)s::int, %(held)s::text
+  FROM wanted
  WHERE NOT EXISTS (SELECT
                      FROM admission a
-                    WHERE a.total = %(total)s::int
+                    WHERE a.total = wanted.total
                       AND a.per_plan IS NOT DISTINCT FROM %(per_plan)s::int
                       AND a.held IS NOT DISTINCT FROM %(held)s::text)
     ON CONFLICT (singleton) DO UPDATE

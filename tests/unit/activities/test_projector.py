@@ -30,6 +30,7 @@ from knit_workflows.domain.ids import KnitId, PlanId, RunId
 from knit_workflows.domain.ports import (
     ADMITTED_AT_ONCE,
     AdmissionLimits,
+    Pass,
     Projection,
     RunKey,
     StartableRun,
@@ -65,9 +66,22 @@ class Store:
         await asyncio.sleep(self.seconds)
         return Projection("data_done", page_size, self.left > 0)
 
+    async def project_and_admit(
+        self, *, page_size: int, limits: AdmissionLimits, started: Sequence[RunKey]
+    ) -> Pass:
+        projection = await self.project(page_size=page_size)
+        if projection is not None and projection.has_next:
+            return Pass(projection, None)
+        if started:
+            await self.started(started)
+        return Pass(projection, await self.admit(limits))
+
     async def admit(self, limits: AdmissionLimits) -> Sequence[StartableRun]:
         self.limits.append(limits)
         return self.startable.pop(0) if self.startable else []
+
+    async def prepare(self, keys: Sequence[RunKey]) -> None:
+        self.calls.append(f"prepared {len(keys)}")
 
     async def started(self, keys: Sequence[RunKey]) -> None:
         self.calls.append(f"started {len(keys)}")
