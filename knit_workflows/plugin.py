@@ -29,6 +29,7 @@ from temporalio.worker import Worker, WorkerConfig, WorkflowRunner
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
 from knit_workflows import names
+from knit_workflows.activities.backups import ProcessBackupActivities
 from knit_workflows.activities.hooks.hook_test import CallerHookTestActivities
 from knit_workflows.activities.hooks.transitions import StoreHookActivities
 from knit_workflows.activities.housekeeping import StoreHousekeepingActivities
@@ -47,7 +48,9 @@ from knit_workflows.domain.ports import Store
 from knit_workflows.hooks.caller import HookCaller
 from knit_workflows.hooks.followed import FollowedHooks
 from knit_workflows.settings import EngineSettings, HookSettings, QueueSettings
+from knit_workflows.upkeep.backups import measured_backups
 from knit_workflows.upkeep.keeper import Keeper
+from knit_workflows.workflows.backup import BackupWorkflow
 from knit_workflows.workflows.hook_test import HookTestWorkflow
 from knit_workflows.workflows.housekeeping import (
     GarbageCollectionWorkflow,
@@ -70,6 +73,7 @@ WORKFLOWS: Final = (
     GarbageCollectionWorkflow,
     HousekeepingWorkflow,
     HookTestWorkflow,
+    BackupWorkflow,
 )
 MIN_SHUTDOWN: Final = timedelta(seconds=1)
 SLOTS: Final = 200
@@ -90,15 +94,20 @@ class Role(StrEnum):
     """Transfers and stops: somebody waits for them, so they never wait behind Runs."""
     HOOKS = "hooks"
     """Calls of lifecycle hooks; it needs no right on the back-end, but the network."""
+    BACKUP = "backup"
+    """Backups that a schedule takes, in processes of their own. It needs the settings of database
+    and back-end in its environment, and the destination, so only who asks for it has it."""
 
 
-ALL_ROLES: Final = frozenset(Role)
-WITHOUT_BACKEND: Final = frozenset({Role.ENGINE, Role.HOOKS})
+ALL_ROLES: Final = frozenset(Role) - {Role.BACKUP}
+"""What every installation needs."""
+WITHOUT_BACKEND: Final = frozenset({Role.ENGINE, Role.HOOKS, Role.BACKUP})
 """Roles that need no right on a remote back-end: at most they ask how many Runs it suggests."""
 WAITING_ROLES: Final = frozenset({Role.WATCH, Role.HOOKS})
 WORKFLOWS_BY_ROLE: Final = {
     Role.INTERACTIVE: (TransferWorkflow, VolumesWorkflow, TrialWorkflow),
     Role.HOOKS: (HookTestWorkflow,),
+    Role.BACKUP: (BackupWorkflow,),
 }
 """For which somebody waits; the role `ENGINE` has them all."""
 
@@ -220,6 +229,7 @@ class Deps:
             self._of_transfers(transfers),
             self._of_upkeep(transfers),
             self._of_hooks(),
+            {Role.BACKUP: [ProcessBackupActivities().take_backup]},
         )
         found = (one for role in sorted(roles) for part in parts for one in part.get(role, ()))
         return list(dict.fromkeys(found))
@@ -347,6 +357,8 @@ class KnitPlugin(SimplePlugin):
             if Role.HOOKS in self._roles:
                 identity = worker.client.identity
                 await stack.enter_async_context(self._deps.following_hooks(identity))
+            if Role.BACKUP in self._roles:
+                await stack.enter_async_context(measured_backups(worker.client))
             await super().run_worker(worker, next)
 
     def _with_workflows(self, existing: Sequence[type] | None) -> Sequence[type]:

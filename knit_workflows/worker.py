@@ -307,9 +307,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--roles",
         type=_roles,
-        default=",".join(sorted(Role)),
-        help=f"what this worker does, comma-separated (default: all of these): {', '.join(Role)}; "
-        f"or {EXPANDER} alone, which expands claims that run full",
+        default=",".join(sorted(ALL_ROLES)),
+        help=f"what this worker does, comma-separated (default: all of these): "
+        f"{', '.join(one for one in Role if one in ALL_ROLES)}; {Role.BACKUP} besides, which takes "
+        f"backups by a schedule; or {EXPANDER} alone, which expands claims that run full",
     )
     parser.add_argument(
         "--patience",

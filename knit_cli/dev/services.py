@@ -72,7 +72,7 @@ def services(
             environment,
             lambda pid: listens(pid, ports.temporal) and listens(pid, ports.web_ui),
         ),
-        _worker(folder, "worker", "engine,compute,watch", environment, niceness=NICENESS),
+        _worker(folder, "worker", "engine,compute,watch,backup", environment, niceness=NICENESS),
         # A separate process, so that a burst of Runs neither fills its slots nor blocks its event
         # loop, nor takes its CPU.
         _worker(folder, "worker-interactive", "interactive,hooks", environment),

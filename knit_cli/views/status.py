@@ -91,6 +91,14 @@ def _rest(status: InstallationStatus) -> Iterator[str]:
     )
     free = "" if disk.free is None else f"; its disk has {format_bytes(disk.free)} free"
     yield f"database: {format_bytes(disk.database)}{free}"
+    if (backups := status.backups) is not None:
+        last = (
+            "none yet" if backups.last_at is None else f"{_span(status.at - backups.last_at)} ago"
+        )
+        yield (
+            f"backups into {backups.destination}, {backups.when}"
+            f"{', paused' if backups.paused else ''}: last complete set {last}"
+        )
     temporal = f", Temporal {versions.temporal}" if versions.temporal else ""
     yield f"versions: knit {versions.knit}, database revision {versions.database}{temporal}"
 

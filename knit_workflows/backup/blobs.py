@@ -20,7 +20,10 @@ FOLDER: Final = "blobs/"
 _ENDING: Final = ".zst"
 _LEVEL: Final = 1
 """With 3, zstd's default, it takes three times as long, for a few per cent."""
-_THREADS: Final = min(4, os.cpu_count() or 1)
+_THREADS: Final = min(4, 2 * (os.cpu_count() or 1))
+"""More than cores, since some wait for the destination."""
+_WAITING: Final = 2
+"""So many pieces wait for a thread; with those at work they are what is held in memory."""
 
 
 class Piece(NamedTuple):
@@ -53,7 +56,7 @@ def pieces_of(stream: Iterable[bytes], size: int = PIECE) -> Iterator[bytes]:
         waiting.append(chunk)
         have += len(chunk)
         if have >= size:
-            whole = b"".join(waiting)
+            whole = waiting[0] if len(waiting) == 1 else b"".join(waiting)
             while len(whole) >= size:
                 yield whole[:size]
                 whole = whole[size:]
@@ -135,7 +138,7 @@ class Writer(_Pooled):
         """`present`: the digests of what is there."""
         super().__init__(destination)
         self._present = set(present)
-        self._room = threading.Semaphore(2 * _THREADS)
+        self._room = threading.Semaphore(_THREADS + _WAITING)
         self._guard = threading.Lock()
         self._own = threading.local()
         self._failure: BaseException | None = None

@@ -18,8 +18,12 @@ from knit_workflows.domain.volumes import Volume
 class FolderVolumes:
     """The volumes in the state folder of a local back-end; implements `Volumes`."""
 
+    at_once = min(4, 2 * (os.cpu_count() or 1))
+    """More than cores, since making files is mostly waiting."""
+
     def __init__(self, state: Path) -> None:
         self._state = StateFolder(state)
+        self._is_made = False
 
     def read(self, volume: Volume) -> Iterator[bytes]:
         """See `Volumes`."""
@@ -47,7 +51,9 @@ class FolderVolumes:
         if target.exists():
             raise VolumeOccupied
         try:
-            self._state.make()
+            if not self._is_made:
+                self._state.make()
+                self._is_made = True
             with self._state.draft() as draft:
                 archive.unpack(Stream(archive_), draft)
                 draft.chmod(0o777)  # as volumes are: containers of any user may have to read it

@@ -48,6 +48,9 @@ _TIMEOUT: Final = 300.0
 class PodVolumes:
     """The volumes of a back-end that serves them over HTTP; implements `Volumes`."""
 
+    at_once = 1
+    """The next ones are opened meanwhile: it is pods that are waited for."""
+
     def __init__(
         self,
         backend: ComputeBackend,

@@ -251,7 +251,7 @@ class _Taking:
     # --- volumes --------------------------------------------------------------------------------
 
     def _read_volumes(self, missing: Sequence[Wanted]) -> Iterator[list[VolumeEntry]]:
-        """Reads volumes, and gives those that are complete and recorded."""
+        """Reads volumes, and gives those that are complete: all but the last are recorded."""
         if not missing:
             return
         by_id = {one.knit_id: one for one in missing}
@@ -271,8 +271,8 @@ class _Taking:
                 yield self._recorded(finished)
                 finished, last = [], time.monotonic()
         finished += [one.entry() for one in pending]
-        if finished:
-            yield self._recorded(finished)
+        if finished:  # the set follows at once, so these need no record
+            yield self._there(finished)
 
     def _read_one(self, wanted: Wanted, frames: Iterator[Frame]) -> _Reading | None:
         """Reads a volume and stores its pieces; None if it cannot be read."""
@@ -300,14 +300,19 @@ class _Taking:
         return None
 
     def _recorded(self, finished: Sequence[VolumeEntry]) -> list[VolumeEntry]:
-        """Records what is finished, without Data that were deleted while they were read."""
+        """Records what is finished, for the next one if this is killed."""
+        kept = self._there(finished)
+        if kept:
+            self.destination.settle()  # a record is never there before what it is about
+            self.known.records.append(write_partial(self.destination, kept))
+        return kept
+
+    def _there(self, finished: Sequence[VolumeEntry]) -> list[VolumeEntry]:
+        """Gives what is finished, without Data that were deleted while they were read."""
         self.lock.require()
         there = self.source.still_there([one.knit_id for one in finished])
         kept = [one for one in finished if one.knit_id in there]
         self.gone += [one.knit_id for one in finished if one.knit_id not in there]
-        if kept:
-            self.destination.settle()  # a record is never there before what it is about
-            self.known.records.append(write_partial(self.destination, kept))
         self.read += len(kept)
         self.watcher.finished(len(finished))
         return kept

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, Final, Protocol
 
 from knit_workflows import names
@@ -15,6 +16,7 @@ from knit_workflows.backup.blobs import PIECE, Piece, pieces_of
 from knit_workflows.backup.comparing import have_same_files
 from knit_workflows.backup.frames import Frame, content_until
 from knit_workflows.backup.problems import BackupProblem
+from knit_workflows.backup.streams import AtOnce
 from knit_workflows.domain.volumes import Volume, VolumeOptions
 
 _MARGIN: Final = 4
@@ -55,6 +57,9 @@ class Restored:
 
 class Volumes(Protocol):
     """Where volumes are."""
+
+    at_once: int
+    """How many volumes may be written at the same time, each by a thread of its own."""
 
     def read(self, volume: Volume) -> Iterator[bytes]:
         """Gives the archive of a volume; raises VolumeAbsent, VolumeUnreadable."""
@@ -107,19 +112,23 @@ def announce(entries: Sequence[Restored]) -> dict[str, Any]:
 def write_volumes(volumes: Volumes, frames: Iterable[Frame]) -> Iterator[dict[str, Any]]:
     """Makes volumes: of each `{"volume": its Data}`, content, `{"end"}`; after `announce`.
 
-    Gives `{"made": its Data}` for each. One that is there already is read: it must be equal, and
-    is `{"equal": …}` then; `{"failed": its Data, "why"}` if not, or if it cannot be made.
+    Gives `{"made": its Data}` for each, in their order. One that is there already is read: it must
+    be equal, and is `{"equal": …}` then; `{"failed": its Data, "why"}` if not, or if it cannot be
+    made.
     """
     coming: dict[str, Restored] = {}
     stream = iter(frames)
-    for frame in stream:
-        assert isinstance(frame, dict)
-        if "coming" in frame:
-            ahead = [_restored(one) for one in frame["coming"]]
-            coming |= {one.knit_id: one for one in ahead}
-            volumes.expect([_own(volumes, one) for one in ahead], to_write=True)
-            continue
-        yield _write_one(volumes, coming.pop(frame["volume"]), content_until(stream, "end"))
+    with AtOnce(volumes.at_once) as writing:
+        for frame in stream:
+            assert isinstance(frame, dict)
+            if "coming" in frame:
+                ahead = [_restored(one) for one in frame["coming"]]
+                coming |= {one.knit_id: one for one in ahead}
+                volumes.expect([_own(volumes, one) for one in ahead], to_write=True)
+                continue
+            one = partial(_write_one, volumes, coming.pop(frame["volume"]))
+            yield from writing.do(one, content_until(stream, "end"))
+        yield from writing.rest()
     try:
         volumes.settle()
     except VolumeUnreadable as failed:

@@ -8,25 +8,28 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
-from datetime import timedelta
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
 from knit_workflows import names
 from knit_workflows.disk import DiskSpace
 from knit_workflows.domain.errors import KnitError
+from knit_workflows.domain.instants import format_instant
 from knit_workflows.domain.ports.situation import LATELY, Situation
 from knit_workflows.settings import Settings, SettingsRefused, read_settings
 from knit_workflows.start_up import reach_temporal, run_and_leave
 from knit_workflows.store import PostgresStore
 from knit_workflows.store.migrations import REVISION
+from knit_workflows.temporal.backup_schedule import FoundSchedule
 from knit_workflows.temporal.connection import client_config
 from knit_workflows.temporal.queue_state import EngineState, engine_state
 from knit_workflows.wire.base import to_wire
 from knit_workflows.wire.runs import Exit
 from knit_workflows.wire.situation import (
     Backlog,
+    Backups,
     Disk,
     EndedRuns,
     FailedRun,
@@ -40,18 +43,19 @@ from knit_workflows.wire.situation import (
 
 _LATE: Final = timedelta(minutes=1)
 """Commits are projected within milliseconds; for so long none waits unless something is wrong."""
-_OPTIONAL: Final = "hooks"
-"""A role that is needed only while there are hooks."""
 
 
 def problems_of(situation: Situation, engine: EngineState, *, has_hooks: bool) -> list[str]:
     """Gives a sentence per thing that needs attention."""
     found = [engine.problem] if engine.problem else []
+    needed = {"hooks": has_hooks, "backup": engine.backups is not None}
     found += [
         f"no worker has the role {one.role}: start one (python -m knit_workflows --roles …)"
         for one in engine.roles
-        if not one.workers and (one.role != _OPTIONAL or has_hooks)
+        if not one.workers and needed.get(one.role, True)
     ]
+    if engine.backups is not None:
+        found += _about_backups(engine.backups, situation.at)
     backlog = situation.backlog
     if backlog.held:
         found.append(f"no Run is admitted: {backlog.held}")
@@ -62,6 +66,20 @@ def problems_of(situation: Situation, engine: EngineState, *, has_hooks: bool) -
             f"workflow {names.projector_workflow(0)} runs, and a worker with the role engine"
         )
     return found
+
+
+def _about_backups(backups: FoundSchedule, at: datetime) -> Iterator[str]:
+    if backups.is_overdue(at):
+        since = backups.last_at or backups.made_at
+        yield (
+            f"no scheduled backup has succeeded since {format_instant(since)}: the last workflow "
+            f"{names.BACKUP_WORKFLOW} in Temporal says why"
+        )
+    if backups.unreadable:
+        yield (
+            f"the last backup is without {backups.unreadable:,} Data that could not be read: "
+            "knit admin backup says which"
+        )
 
 
 def installation_status(
@@ -107,6 +125,7 @@ def installation_status(
             free=None if disk is None else disk.free,
             total=None if disk is None else disk.total,
         ),
+        backups=_backups(engine.backups),
     )
 
 
@@ -122,6 +141,20 @@ def _ended(situation: Situation) -> EndedRuns:
     ]
     hours = LATELY // timedelta(hours=1)
     return EndedRuns(hours=hours, done=situation.done, failed=situation.failed, failures=failures)
+
+
+def _backups(found: FoundSchedule | None) -> Backups | None:
+    if found is None:
+        return None
+    return Backups(
+        destination=found.destination,
+        when=found.when,
+        paused=found.is_paused,
+        last_set=found.last_set,
+        last_at=found.last_at,
+        unreadable=found.unreadable,
+        next_at=found.next_at,
+    )
 
 
 def _workers(engine: EngineState) -> Sequence[WorkersOfRole]:

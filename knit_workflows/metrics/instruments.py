@@ -139,6 +139,20 @@ KUBERNETES_REQUESTS: Final = Counter(
     ("verb", "kind", "status"),
     registry=OF_WORKERS,
 )
+BACKUP_SUCCESS: Final = Gauge(
+    "knit_backup_last_success_timestamp_seconds",
+    "When the last backup that the schedule has taken into its `destination` was complete, in "
+    "seconds since 1970; before the first one: when the schedule was made.",
+    ("destination",),
+    registry=OF_WORKERS,
+)
+BACKUP_PERIOD: Final = Gauge(
+    "knit_backup_period_seconds",
+    "The longest time between two of the next scheduled backups; not there while the schedule is "
+    "paused.",
+    ("destination",),
+    registry=OF_WORKERS,
+)
 
 # There before the first of its kind: a counter that begins with 1 has never been seen to increase.
 for _status in ("done", "failed"):

@@ -120,11 +120,13 @@ class QueueSettings(Group):
     """Transfers and stops, which somebody waits for: they must not queue behind Runs."""
     hooks: str = names.HOOKS_QUEUE
     """Calls of lifecycle hooks, which may take long: only their Runs must wait for them."""
+    backup: str = names.BACKUP_QUEUE
+    """Backups that a schedule takes; their workers reach the destination."""
 
     @classmethod
     def single(cls, name: str) -> QueueSettings:
         """Gives one queue for everything, served by one Worker."""
-        return cls(engine=name, compute=name, watch=name, interactive=name, hooks=name)
+        return cls(engine=name, compute=name, watch=name, interactive=name, hooks=name, backup=name)
 
 
 class HookSettings(Group):

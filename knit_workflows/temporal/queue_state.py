@@ -15,6 +15,7 @@ from temporalio.client import Client
 from temporalio.service import RPCError
 
 from knit_workflows.settings import QueueSettings
+from knit_workflows.temporal.backup_schedule import FoundSchedule, find_schedule
 
 RPC_TIMEOUT: Final = timedelta(seconds=5)
 RECENTLY: Final = timedelta(seconds=90)
@@ -74,6 +75,8 @@ class EngineState:
     version: str | None = None
     roles: Sequence[RoleState] = field(default=())
     problem: str = ""
+    backups: FoundSchedule | None = None
+    """The schedule of backups, if there is one."""
 
 
 async def engine_state(client: Client, queues: QueueSettings) -> EngineState:
@@ -85,6 +88,7 @@ async def engine_state(client: Client, queues: QueueSettings) -> EngineState:
             GetSystemInfoRequest(), timeout=RPC_TIMEOUT
         )
         found = await asyncio.gather(*(activity_queue_state(client, one) for one in wanted))
+        backups = await find_schedule(client)
     except (RPCError, RuntimeError, TimeoutError) as error:
         return EngineState(problem=f"Temporal does not answer: {error}")
     states = dict(zip(wanted, found, strict=True))
@@ -94,4 +98,5 @@ async def engine_state(client: Client, queues: QueueSettings) -> EngineState:
             RoleState(role, queue, states[queue].workers, states[queue].waiting)
             for role, queue in by_role.items()
         ],
+        backups=backups,
     )

@@ -112,11 +112,27 @@ class Disk(Response):
     total: int | None = _absent()
 
 
+class Backups(Response):
+    """The schedule of backups, and what came of it.
+
+    `when` is an interval or a cron expression, `last_at` the instant at which `last_set` was
+    complete, `unreadable` how many Data it is without. `next_at` is left out while it is paused.
+    """
+
+    destination: str
+    when: str
+    paused: bool
+    last_set: str | None = _absent()
+    last_at: WireTime | None = _absent()
+    unreadable: int
+    next_at: WireTime | None = _absent()
+
+
 class InstallationStatus(Response):
     """How an installation is at the instant `at`.
 
     `problems` are sentences about what needs attention; none: all is well. `workers` is empty if
-    Temporal does not answer.
+    Temporal does not answer. Without `backups` none are scheduled.
     """
 
     at: WireTime
@@ -129,3 +145,4 @@ class InstallationStatus(Response):
     workers: list[WorkersOfRole]
     versions: Versions
     disk: Disk
+    backups: Backups | None = _absent()

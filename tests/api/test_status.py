@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from datetime import timedelta
 
 import httpx
@@ -12,6 +13,7 @@ from knit_workflows.domain.ports.situation import Backlog, Situation
 from knit_workflows.domain.runs.run import RunStatus
 from knit_workflows.domain.tags import Tag
 from knit_workflows.inspection.status import problems_of
+from knit_workflows.temporal.backup_schedule import FoundSchedule
 from knit_workflows.temporal.queue_state import EngineState, RoleState
 from tests.api.fake_transfers import FakeTransfers
 from tests.memory_store import MemoryStore
@@ -49,6 +51,28 @@ async def test_without_temporal_it_still_answers_and_says_so(
     found = answer.json()
     assert found["problems"] == ["Temporal does not answer: nobody listens"]
     assert (found["workers"], "temporal" in found["versions"]) == ([], False)
+
+
+def test_backups_that_do_not_come_about_are_said() -> None:
+    now = situation()
+    late = FoundSchedule(
+        destination="/kept",
+        when="every 1:00:00",
+        keep=None,
+        is_paused=False,
+        made_at=now.at - timedelta(hours=3),
+        running=False,
+        period=timedelta(hours=1),
+        unreadable=2,
+    )
+    role = RoleState("backup", "knit-backup", 0, 0)
+    engine = EngineState("1.2", [*IDLE.roles, role], backups=late)
+    found = problems_of(now, engine, has_hooks=False)
+    assert found[0].startswith("no worker has the role backup:")
+    assert "no scheduled backup has succeeded since" in found[1]
+    assert "without 2 Data" in found[2]
+    without = dataclasses.replace(engine, backups=None)
+    assert problems_of(now, without, has_hooks=False) == []
 
 
 async def test_a_caller_bound_to_a_project_sees_the_runs_of_its_plans_alone() -> None:

@@ -65,6 +65,7 @@ BENCHES: dict[str, Callable[[], Awaitable[None]]] = {
     "laptop": laptop.laptop,
     "rivals": rivals.rivals,
     "backup": backup.backup,
+    "backup-pushes": backup.pushes,
 }
 BY_NAME_ONLY = {"rivals"}
 """What installs other tools from a package index."""

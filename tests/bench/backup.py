@@ -7,15 +7,18 @@ else the machine does.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import resource
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import httpx
 import psycopg
 
 from knit_workflows import names
@@ -26,10 +29,15 @@ from knit_workflows.backup.restoring import choose_set, restore
 from knit_workflows.backup.taking import take_backup
 from knit_workflows.embedded import EmbeddedPostgres
 from knit_workflows.store import migrate
-from tests.bench.figures import figure
+from tests.api.archives import tar_of
+from tests.bench.figures import figure, percentile
+from tests.bench.stack import stack
+from tests.bench.transfers import DISK, serving
 from tests.unit.backup.memory import Silent
 
 _DATA = 1000
+_TINY = tar_of({"file": b"tiny"})
+_TAR = {"Content-Type": "application/x-tar", "Accept": "application/x-tar"}
 _ADD = """
 WITH made AS (
     INSERT INTO run (run_id, plan_id, status, created_at, updated_at)
@@ -51,7 +59,7 @@ class Source:
         self._url = url
         self._each = each
         self.volumes = state / "volumes"
-        self.volumes.mkdir(parents=True)
+        self.volumes.mkdir(parents=True, exist_ok=True)
         # Half of it can be compressed, as in most data.
         self._half = b"a line of text that is like others, number %d\n" % each * (each // 80)
         self.installation = DirectInstallation(url, FolderVolumes(state), shown="bench")
@@ -134,3 +142,49 @@ def _tar(folder: Path, into: Path) -> None:
 def _copy(folder: Path, into: Path) -> None:
     script = 'cp -a "$1" "$2" && sync -f "$2"'
     subprocess.run(["sh", "-c", script, "sh", folder, into], check=True)
+
+
+async def pushes() -> None:
+    """Pushes of a tiny file one after another: alone, and while a backup reads 2 GiB."""
+    with tempfile.TemporaryDirectory(prefix="knit-bench-", dir=DISK) as folder:
+        root = Path(folder)
+        state = root / "state"
+        settings = {"KNIT_COMPUTE__KIND": "local", "KNIT_COMPUTE__LOCAL__STATE": str(state)}
+        async with (
+            stack(settings) as running,
+            serving(running, root) as knit,
+            httpx.AsyncClient(trust_env=False, timeout=120) as http,
+        ):
+            source = Source(running.url, state, 2 << 20)
+            source.add(_DATA)
+            await _pushed(http, knit.root, until=lambda count: count >= 20)  # all is loaded
+            alone = await _pushed(http, knit.root, until=lambda count: count >= 200)
+            taking = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", __name__, running.url, state, root / "kept")
+            )
+            beside = await _pushed(http, knit.root, until=lambda _: taking.returncode is not None)
+            assert await taking.wait() == 0
+    for name, share in (("p50", 0.5), ("p99", 0.99)):
+        before, during = percentile(alone, share), percentile(beside, share)
+        figure(f"push of a tiny file during a backup, {name}", during / before, "× without",
+               "≤ 1.5" if name == "p99" else "", seconds=round(during, 4), idle=round(before, 4),
+               samples=len(beside))  # fmt: skip
+
+
+async def _pushed(http: httpx.AsyncClient, root: str, until: Callable[[int], bool]) -> list[float]:
+    took: list[float] = []
+    while not until(len(took)):
+        begun = time.perf_counter()
+        answer = await http.post(f"{root}/data", content=_TINY, headers=_TAR)
+        took.append(time.perf_counter() - begun)
+        answer.raise_for_status()
+    return took
+
+
+def _take(url: str, state: str, destination: str) -> None:
+    source = DirectInstallation(url, FolderVolumes(Path(state)), shown="bench")
+    take_backup(source, open_destination(destination, Path(), new=True), Silent())
+
+
+if __name__ == "__main__":
+    _take(*sys.argv[1:])

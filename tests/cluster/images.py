@@ -31,7 +31,7 @@ _POD_SOURCES = (
     "knit_workflows/pod",
 )
 _APP_SOURCES = (
-    *("requirements/runtime.txt", "requirements/traces.txt"),
+    *(f"requirements/{name}.txt" for name in ("runtime", "traces", "s3")),
     *("knit_workflows", "knit_api", "knit_cli"),
 )
 

@@ -46,7 +46,7 @@ def installation(
     Raises:
         CliError: there is none, or it cannot be reached; also for BackupProblem inside.
     """
-    folder = _dev_folder(invocation, state, named=bool(settings or namespace or kubeconfig))
+    folder = dev_folder(invocation, state, named=bool(settings or namespace or kubeconfig))
     if folder is not None:
         if storage_class is not None:
             raise BadInput(
@@ -61,7 +61,7 @@ def installation(
         yield on_cluster
 
 
-def _dev_folder(invocation: Invocation, state: str | None, *, named: bool) -> DevFolder | None:
+def dev_folder(invocation: Invocation, state: str | None, *, named: bool) -> DevFolder | None:
     """Gives the folder of the stack that is meant; None: a cluster is."""
     if state is not None:
         if named:

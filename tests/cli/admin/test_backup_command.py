@@ -8,7 +8,8 @@ from collections.abc import Callable
 
 import pytest
 
-from knit_cli.commands.admin import which
+from knit_cli.admin.backup.scheduling import Scheduled
+from knit_cli.commands.admin import backup, which
 from knit_workflows.backup.destinations import open_destination
 from knit_workflows.backup.installation import Found
 from knit_workflows.backup.problems import BackupProblem
@@ -132,3 +133,75 @@ def test_a_stack_that_is_down_is_told(bare_knit: Knit):
     ended = bare_knit("admin", "backup", "kept", "--state", "nowhere")
     assert ended.code == 1
     assert "knit is not running in" in ended.err
+
+
+SCHEDULE = {
+    "destination": "/kept",
+    "when": "every 6:00:00",
+    "keep": 14,
+    "paused": False,
+    "running": True,
+    "lastSet": "20261130T100000000000Z-0123abcd",
+    "lastAt": "2026-11-30T10:00:00.000Z",
+    "unreadable": 1,
+    "nextAt": "2026-11-30T12:00:00.000Z",
+}
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """The arguments of the program that knows the schedule, which tells of one."""
+    given: list[list[str]] = []
+
+    def beside(_: object, __: object, arguments: list[str]) -> Scheduled:
+        given.append(arguments)
+        return Scheduled(None if arguments[0] == "none" else SCHEDULE, workers=0)
+
+    monkeypatch.setattr(backup, "beside_dev", beside)
+    return given
+
+
+def test_a_schedule_is_set_and_shown(bare_knit: Knit, asked: list[list[str]]):
+    words = ("admin", "backup", "/kept", "--state", "dev", "--every", "6h", "--keep", "14")
+    ended = bare_knit(*words)
+    assert ended.code == 0, ended.err
+    assert asked == [["set", "--destination=/kept", "--keep=14", "--every=21600"]]
+    for said in (
+        "backups into /kept: every 6:00:00, the newest 14 sets are kept",
+        "the next one begins at 2026-11-30T12:00:00.000Z",
+        "one is being taken",
+        "last complete set: 2026-11-30T10:00:00.000Z, set 20261130T100000000000Z-0123abcd",
+        "without 1 Data",
+        "no worker takes backups",
+    ):
+        assert said in ended.out.decode()
+    bare_knit("admin", "backup", "kept", "--state", "dev", "--cron", "15 2 * * *")
+    [verb, where, cron] = asked[-1]
+    assert (verb, cron) == ("set", "--cron=15 2 * * *")
+    assert where.startswith("--destination=/")
+    assert where.endswith("/kept")
+
+
+def test_a_schedule_is_ended(bare_knit: Knit, asked: list[list[str]]):
+    ended = bare_knit("admin", "backup", "--schedule", "none", "--state", "dev")
+    assert (ended.out.strip(), asked) == (b"no backup is scheduled", [["none"]])
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ((), "where to is missing"),
+        (("kept", "--schedule", "show"), "is about the schedule that is there"),
+        (("--every", "6h"), "needs a destination"),
+        (("kept", "--every", "6h", "--cron", "* * * * *"), "needs a destination, and --every or"),
+        (("kept", "--every", "6"), "--every is not a duration"),
+        (("kept", "--every", "1ms"), "--every is at least 1s"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(
+    bare_knit: Knit, asked: list[list[str]], words: tuple[str, ...], said: str
+):
+    ended = bare_knit("admin", "backup", *words, "--state", "dev")
+    assert ended.code != 0
+    assert said in ended.err
+    assert not asked

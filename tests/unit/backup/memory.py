@@ -104,6 +104,7 @@ class Knit:
     dies_after: int | None = None
     """So many volumes are made before the process is killed."""
     shown: str = "a knit in memory"
+    at_once: int = 1
 
     def database(self) -> Iterator[Frame]:
         yield {"at": "2026-01-01T00:00:00.000Z", "revision": self.revision, "under_way": 2}

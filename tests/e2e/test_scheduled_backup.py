@@ -1,0 +1,65 @@
+"""Backups that nobody takes: by a schedule, with a worker that is killed, and old sets that go."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.e2e.stack import dev_folder, dev_stack, until
+
+pytestmark = [pytest.mark.timeout(300), pytest.mark.engine, pytest.mark.slow]
+
+
+def test_a_schedule_takes_backups_and_removes_old_sets(tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    with dev_folder() as folder, dev_stack(folder) as stack:
+        stack.up()
+
+        def scheduled(*more: str | Path) -> Any:
+            return json.loads(stack.knit("admin", "backup", *more, "--json").out)["schedule"]
+
+        def sets() -> list[str]:
+            return sorted(one.stem for one in (kept / "sets").glob("*.json"))
+
+        assert scheduled("--schedule", "show") is None
+        first = stack.push("first", "a:1")
+        made = scheduled(kept, "--every", "5s", "--keep", "1")
+        assert (made["destination"], made["keep"], made["paused"]) == (str(kept), 1, False)
+        until(sets)
+        [oldest] = sets()
+        later = stack.push("later", "a:1")
+        until(lambda: oldest not in sets() and sets())
+        assert len(sets()) == 1
+
+        # A worker that is killed leaves nobody behind, and what follows is taken all the same.
+        [worker] = [
+            one
+            for one in psutil.process_iter(["cmdline"])
+            if "engine,compute,watch,backup" in (one.info["cmdline"] or [])
+            and one.environ().get("KNIT_DEV_STATE") == str(stack.state)
+        ]
+        os.kill(worker.pid, signal.SIGKILL)
+        before = sets()
+        until(lambda: sets() and sets()[-1] > before[-1])
+
+        paused = scheduled("--schedule", "pause")
+        assert paused["paused"]
+        until(lambda: not scheduled("--schedule", "show")["running"])
+        shown = scheduled("--schedule", "show")
+        assert shown["lastSet"] == sets()[-1]
+        status = stack.get("/status")
+        assert status["backups"]["lastSet"] == sets()[-1]
+        assert scheduled("--schedule", "none") is None
+
+        listed = stack.knit("admin", "restore", kept, "--list", "--json").json()
+        assert len(listed) == 1
+        with dev_folder() as second, dev_stack(second) as other:
+            other.up()
+            other.knit("admin", "restore", kept)
+            assert {first, later} <= {one["knitId"] for one in other.get("/data")}

@@ -1,0 +1,134 @@
+"""Backups that a schedule takes: the process that takes one, and what is told of the schedule."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from temporalio.exceptions import ApplicationError
+from temporalio.testing import ActivityEnvironment
+
+from knit_workflows.activities.backups import COMMAND, ProcessBackupActivities
+from knit_workflows.contracts.backups import TakeBackup
+from knit_workflows.metrics.instruments import BACKUP_PERIOD, BACKUP_SUCCESS
+from knit_workflows.temporal.backup_schedule import FoundSchedule, instant_of
+from knit_workflows.upkeep.backups import measure
+
+NOW = datetime(2026, 11, 30, 12, tzinfo=UTC)
+FOUND = FoundSchedule(
+    destination="/kept",
+    when="every 1:00:00",
+    keep=3,
+    is_paused=False,
+    made_at=NOW - timedelta(days=9),
+    running=False,
+    last_set="20261130T100000000000Z-0123abcd",
+    last_at=NOW - timedelta(hours=2),
+    period=timedelta(hours=1),
+)
+
+
+def printing(words: str) -> ProcessBackupActivities:
+    return ProcessBackupActivities((sys.executable, "-S", "-c", f"print({words!r})"))
+
+
+def take(activities: ProcessBackupActivities) -> object:
+    request = TakeBackup(destination="/kept", keep=2)
+    return asyncio.run(ActivityEnvironment().run(activities.take_backup, request))
+
+
+def test_what_the_process_prints_is_the_result():
+    made = {
+        "set_id": "20261130T120000000000Z-0123abcd",
+        "volumes": 3,
+        "volumes_read": 1,
+        "bytes_stored": 9,
+        "seconds": 0.1,
+    }
+    taken = take(printing(json.dumps(made)))
+    assert taken.model_dump(exclude={"unreadable", "removed_sets"}) == made  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("printed", "said"),
+    [
+        ('{"problem": "cannot write; the disk is full"}', "cannot write; the disk is full"),
+        ("", "ended with code 0"),
+        ("[1", "ended with code 0"),
+    ],
+)
+def test_why_there_is_no_set_is_said(printed: str, said: str):
+    with pytest.raises(ApplicationError, match=said) as failed:
+        take(printing(printed))
+    assert not failed.value.non_retryable
+
+
+def test_a_cancelled_backup_leaves_no_process_behind(capfd: pytest.CaptureFixture[str]):
+    script = "import os,sys,time; sys.stderr.write(f'{os.getpid()}\\n'); time.sleep(60)"
+    activities = ProcessBackupActivities((sys.executable, "-S", "-c", script))
+
+    async def cancelled() -> None:
+        request = TakeBackup(destination="/kept")
+        taking = asyncio.ensure_future(ActivityEnvironment().run(activities.take_backup, request))
+        pid = ""
+        while not pid:
+            await asyncio.sleep(0.02)
+            pid = capfd.readouterr().err.strip()
+        taking.cancel()
+        await asyncio.gather(taking, return_exceptions=True)
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(pid), 0)
+
+    asyncio.run(cancelled())
+
+
+@pytest.mark.patient
+def test_the_process_ends_with_who_has_started_it(tmp_path: Path):
+    """A worker that is killed closes the pipe; the process must not go on with the lock."""
+    began = subprocess.Popen(
+        [*COMMAND, str(tmp_path / "kept")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        env={"KNIT_STORE__URL": "postgresql://192.0.2.1:9/knit"},  # where nobody answers
+    )
+    assert began.stdin is not None
+    began.stdin.close()
+    assert began.wait(20) == 1
+
+
+def test_it_is_overdue_after_two_periods():
+    assert not FOUND.is_overdue(NOW)
+    assert FOUND.is_overdue(NOW + timedelta(seconds=1))
+    assert not dataclasses.replace(FOUND, period=None).is_overdue(NOW + timedelta(days=9))
+    fresh = dataclasses.replace(FOUND, last_at=None, made_at=NOW)
+    assert not fresh.is_overdue(NOW + timedelta(hours=2))
+    assert fresh.is_overdue(NOW + timedelta(hours=3))
+
+
+def test_the_id_of_a_set_says_when_it_was_complete():
+    assert instant_of("20261130T100000000000Z-0123abcd") == NOW - timedelta(hours=2)
+    assert instant_of("something else") is None
+
+
+def test_what_is_measured_is_of_the_schedule_that_is_there():
+    measure(FOUND)
+    [sample] = BACKUP_SUCCESS.collect()[0].samples
+    assert (sample.labels, sample.value) == (
+        {"destination": "/kept"},
+        (NOW - timedelta(hours=2)).timestamp(),
+    )
+    assert [one.value for one in BACKUP_PERIOD.collect()[0].samples] == [3600]
+    measure(dataclasses.replace(FOUND, destination="/other", period=None))
+    assert [one.labels for one in BACKUP_SUCCESS.collect()[0].samples] == [
+        {"destination": "/other"}
+    ]
+    assert not BACKUP_PERIOD.collect()[0].samples
+    measure(None)
+    assert not BACKUP_SUCCESS.collect()[0].samples
