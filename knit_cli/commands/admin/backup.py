@@ -7,9 +7,11 @@ from typing import Annotated, Any
 import typer
 
 from knit_cli.admin.backup import explained
+from knit_cli.admin.backup.to_knitfab import back_up_as_knitfab
 from knit_cli.admin.backup.watching import Bar
 from knit_cli.commands.admin.options import AsJson, Kubeconfig, Namespace, Settings, Verbose
-from knit_cli.commands.admin.which import State, installation
+from knit_cli.commands.admin.which import Layout, State, installation
+from knit_cli.errors import BadInput
 from knit_cli.invocation import invocation_of
 from knit_cli.output import print_json, say
 from knit_workflows.backup.destinations import open_destination
@@ -28,6 +30,10 @@ def backup_command(
         int | None,
         typer.Option(min=1, metavar="N", help="Remove all but the newest N sets afterwards."),
     ] = None,
+    layout: Annotated[
+        Layout,
+        typer.Option(help="knitfab: write db and data as the scripts of Knitfab v1.6 do."),
+    ] = Layout.KNIT,
     state: State = None,
     settings: Settings = None,
     namespace: Namespace = None,
@@ -42,6 +48,12 @@ def backup_command(
     and no older one is removed.
     """
     invocation = invocation_of(context)
+    if layout is Layout.KNITFAB:
+        if keep is not None:
+            raise BadInput("a backup for Knitfab has no sets", advice="leave --keep out")
+        with installation(invocation, state, settings, namespace, kubeconfig, verbose) as source:
+            back_up_as_knitfab(invocation, source, destination, as_json=as_json)
+        return
     with explained():
         target = open_destination(destination, invocation.surroundings.cwd, new=True)
     bar = Bar(quiet=invocation.quiet)
