@@ -121,8 +121,12 @@ class EmbeddedPostgres:
 
     def command(self) -> tuple[str, ...]:
         """Gives the command that runs the server in the foreground."""
-        postgres = Path(self._server.bin_path) / "postgres"
-        return (str(postgres), "-D", str(self._folder), "-h", "", "-k", str(self._sockets))
+        postgres = self.program("postgres")
+        return (postgres, "-D", str(self._folder), "-h", "", "-k", str(self._sockets))
+
+    def program(self, name: str) -> str:
+        """Gives the path of one of PostgreSQL's programs, of this server's version."""
+        return str(Path(self._server.bin_path) / name)
 
     def start(self) -> None:
         """Starts it and waits until it is ready; running already: fine. Blocks."""

@@ -31,7 +31,7 @@ from knit_workflows.archive.packer import (
 from knit_workflows.archive.removal import remove
 from knit_workflows.archive.tar import ArchiveCut, ArchiveRefused, Readable, TarReader
 from knit_workflows.archive.tree import Summary
-from knit_workflows.archive.unpacker import DEFAULT_LIMITS, Limits, unpack
+from knit_workflows.archive.unpacker import DEFAULT_LIMITS, Limits, check, unpack
 from knit_workflows.archive.walk import CannotPack
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ __all__ = [
     "Summary",
     "TarReader",
     "Writable",
+    "check",
     "clear",
     "is_empty",
     "iter_content_spans",

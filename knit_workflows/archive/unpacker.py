@@ -81,6 +81,28 @@ def unpack(
             raise
 
 
+def check(source: Readable, limits: Limits = DEFAULT_LIMITS) -> Summary:
+    """Reads a plain tar stream to its very end, and refuses what `unpack` would refuse.
+
+    Only that what it makes has one name for two things, or needs more room, does not show here.
+
+    Raises:
+        ArchiveRefused: the archive is broken, cut off, or not safe to unpack.
+    """
+    files = total = 0
+    for entries, member in enumerate(TarReader(source).members(), 1):
+        total += member.size
+        _check_limits(entries, total, limits, member)
+        if member.kind == tar.FOLDER:
+            _parts(member.name, limits, member)
+        elif member.kind != tar.NOTE:
+            _checked_parts(member, limits)
+            files += 1
+        if member.kind == tar.HARD_LINK:
+            _link_parts(member, limits)
+    return Summary(files, total)
+
+
 class _Unpacking:
     """One archive on its way into one folder."""
 
@@ -114,11 +136,7 @@ class _Unpacking:
             for member in self._reader.members():
                 entries += 1
                 total += member.size
-                if entries > limits.entries:
-                    raise ArchiveRefused(f"more than {limits.entries} entries")
-                if total > limits.content_bytes:
-                    reason = f"more than {limits.content_bytes} bytes"
-                    raise ArchiveRefused(reason, tar.shown(member.name))
+                _check_limits(entries, total, limits, member)
                 files += self._place(member, sync=sync and entries <= _FEW)
             self._make_links()
             self._finish_folders()
@@ -134,20 +152,18 @@ class _Unpacking:
         if member.kind == tar.NOTE:
             self._left_out(tar.shown(member.name), tar.shown(member.link))
             return False
-        parts = _parts(member.name, self._limits, member)
         if member.kind == tar.FOLDER:
+            parts = _parts(member.name, self._limits, member)
             self._target.folder(parts)
             if parts:  # the root is its owner's
                 self._deferred.add(member)
             return False
-        if not parts or member.name.endswith(b"/"):
-            raise ArchiveRefused("a file or link needs a name", tar.shown(member.name))
+        parts = _checked_parts(member, self._limits)
         if member.kind == tar.FILE:
             self._target.file(parts, member, self._reader.content(), sync=sync)
         elif member.kind == tar.PIPE:
             self._target.pipe(parts, member.mode, member.mtime)
         elif member.kind == tar.SYMLINK:
-            _check_target(member)
             if not self._links:
                 self._left_out(tar.shown(member.name), "link")
                 return False
@@ -157,9 +173,7 @@ class _Unpacking:
         return True
 
     def _hard_link(self, member: Member, parts: list[bytes], *, linked_later: bool) -> None:
-        existing = _parts(member.link, self._limits, member)
-        if not existing:
-            raise ArchiveRefused("a hard link to nothing", tar.shown(member.name))
+        existing = _link_parts(member, self._limits)
         if self._target.hard_link(parts, existing):
             return
         if not linked_later:
@@ -184,6 +198,32 @@ class _Unpacking:
             if member.kind == tar.FOLDER:
                 parts = _parts(member.name, self._limits, member)
                 self._target.finish_folder(parts, member.mode, member.mtime)
+
+
+def _check_limits(entries: int, total: int, limits: Limits, member: Member) -> None:
+    if entries > limits.entries:
+        raise ArchiveRefused(f"more than {limits.entries} entries")
+    if total > limits.content_bytes:
+        reason = f"more than {limits.content_bytes} bytes"
+        raise ArchiveRefused(reason, tar.shown(member.name))
+
+
+def _checked_parts(member: Member, limits: Limits) -> list[bytes]:
+    """Gives the names on the way to what is no folder."""
+    parts = _parts(member.name, limits, member)
+    if not parts or member.name.endswith(b"/"):
+        raise ArchiveRefused("a file or link needs a name", tar.shown(member.name))
+    if member.kind == tar.SYMLINK:
+        _check_target(member)
+    return parts
+
+
+def _link_parts(member: Member, limits: Limits) -> list[bytes]:
+    """Gives the names on the way to what a hard link is another name of."""
+    existing = _parts(member.link, limits, member)
+    if not existing:
+        raise ArchiveRefused("a hard link to nothing", tar.shown(member.name))
+    return existing
 
 
 def _parts(path: bytes, limits: Limits, member: Member) -> list[bytes]:

@@ -19,29 +19,75 @@ _ZEROS: Final = bytes(_BLOCK)
 _EXECUTE: Final = 0o111
 
 
-def have_same_files(one: Iterator[bytes], other: Iterator[bytes]) -> bool:
+def have_same_files(
+    one: Iterator[bytes], other: Iterator[bytes], *, is_foreign: bool = False
+) -> bool:
     """Says whether both have the same entries: paths, kinds, targets of links, and contents.
 
-    They are read side by side, up to the first difference; one that is no archive is like no other.
+    They are read side by side, up to the first difference; what has no counterpart yet is kept in
+    mind. One that is no archive is like no other. `is_foreign`: the other was not packed by knit,
+    so a second name of a file may be a link to the first; the digests of all files are kept in
+    mind for that.
     """
+    mine: dict[bytes, _Entry] = {}
+    theirs: dict[bytes, _Entry] = {}
     try:
-        return all(a == b for a, b in zip_longest(_entries(one), _entries(other)))
+        for a, b in zip_longest(_entries(one), _entries(other, {} if is_foreign else None)):
+            if a == b:
+                continue
+            if not (_meets(a, mine, theirs) and _meets(b, theirs, mine)):
+                return False
     except ArchiveRefused:
         return False
+    return not mine and not theirs
 
 
-def _entries(archive: Iterator[bytes]) -> Iterator[tuple[Any, ...]]:
+_Entry = tuple[Any, ...]
+
+
+def _meets(
+    found: tuple[bytes, _Entry] | None, own: dict[bytes, _Entry], others: dict[bytes, _Entry]
+) -> bool:
+    """Says whether an entry is like its counterpart; one that has none yet waits for it."""
+    if found is None:
+        return True
+    name, about = found
+    if name in others:
+        return others.pop(name) == about
+    own[name] = about
+    return True
+
+
+def _entries(
+    archive: Iterator[bytes], files: dict[bytes, _Entry] | None = None
+) -> Iterator[tuple[bytes, _Entry]]:
+    """Gives names and what is there; the root is everywhere, and is left out.
+
+    With `files`, which are filled, hard links are what they link to.
+    """
     reader = TarReader(Stream(archive))
     for member in reader.members():
-        if member.kind == tar.NOTE:
+        name = _plain(member.name)
+        if member.kind == tar.NOTE or not name:
             continue
-        about = (member.name.rstrip(b"/"), member.kind, member.link, member.size)
+        if member.kind == tar.HARD_LINK:
+            yield name, (files or {}).get(_plain(member.link), (member.kind, member.link))
+            continue
         if member.kind != tar.FILE:
-            yield about
+            yield name, (member.kind, member.link, member.size)
             continue
         segments = member.segments
         places = [(0, member.size)] if segments is None else sparse.pairs(segments)
-        yield *about, member.mode & _EXECUTE, _digest(_placed(reader.content(), places))
+        content = _digest(_placed(reader.content(), places))
+        about = (member.kind, member.size, member.mode & _EXECUTE, content)
+        if files is not None:
+            files[name] = about
+        yield name, about
+
+
+def _plain(name: bytes) -> bytes:
+    """Gives a path without what means nothing in it."""
+    return b"/".join(part for part in name.split(b"/") if part not in (b"", b"."))
 
 
 def _placed(

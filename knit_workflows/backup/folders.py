@@ -71,6 +71,8 @@ class FolderVolumes:
                 sync_file_system(handle)
             finally:
                 os.close(handle)
+        except FileNotFoundError:
+            return  # there is nothing yet: no volume was made
         except OSError as cause:
             raise VolumeUnreadable(f"{self._state.path}: {cause.strerror}") from cause
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from knit_workflows.backup.blobs import Piece, Reader
 from knit_workflows.backup.destinations import Destination
@@ -70,7 +70,23 @@ def check_set(source: Destination, chosen: BackupSet, watcher: Watcher) -> int:
     return total
 
 
-def find_obstacles(chosen: BackupSet, target: Installation) -> str | None:
+class Restorable(Protocol):
+    """What an installation is to be filled with: which it is, and for which knit."""
+
+    @property
+    def id(self) -> str:
+        """That of the set."""
+
+    @property
+    def revision(self) -> str:
+        """That of the tables."""
+
+    @property
+    def knit(self) -> str:
+        """The version of knit that has such tables."""
+
+
+def find_obstacles(chosen: Restorable, target: Installation) -> str | None:
     """Raises BackupProblem if an installation cannot take a set; gives the set that it has had."""
     found = target.look()
     if found.restored == chosen.id:
@@ -106,7 +122,11 @@ def restore(
     with Reader(source) as reader:
         for _ in reader.stream(_of_tables(chosen)):  # before anything is made
             pass
-        made, equal = _make_volumes(reader, chosen, target, watcher)
+        frames = _volumes(reader, chosen.entries(reader), watcher)
+        made, equal = make_volumes(target, frames, chosen.volumes, watcher)
+        if made + equal != chosen.volumes:
+            raise Damaged(f"the index of the set {chosen.id} has {made + equal:,} volumes, "
+                          f"not {chosen.volumes:,}")  # fmt: skip
         target.load(_database(reader, chosen, by))
     return Restoration(chosen, made, equal, time.monotonic() - began)
 
@@ -115,13 +135,17 @@ def _of_tables(chosen: BackupSet) -> Iterator[Piece]:
     return (piece for table in chosen.tables for piece in table.pieces)
 
 
-def _make_volumes(
-    reader: Reader, chosen: BackupSet, target: Installation, watcher: Watcher
+def make_volumes(
+    target: Installation, frames: Iterable[Frame], count: int, watcher: Watcher
 ) -> tuple[int, int]:
-    watcher.begins("restore", chosen.volumes, 0)
+    """Makes volumes of frames, and gives how many were made, and how many were there already.
+
+    Raises BackupProblem if one could not be made, after all others were.
+    """
+    watcher.begins("restore", count, 0)
     made = equal = 0
     failed: dict[str, str] = {}
-    for told in target.make_volumes(_volumes(reader, chosen.entries(reader), watcher)):
+    for told in target.make_volumes(frames):
         watcher.finished(1)
         made += "made" in told
         equal += "equal" in told
@@ -130,13 +154,9 @@ def _make_volumes(
     if failed:
         which, why = next(iter(failed.items()))
         raise BackupProblem(
-            f"{len(failed):,} of {chosen.volumes:,} volumes could not be made",
+            f"{len(failed):,} of {count:,} volumes could not be made",
             reason=f"Data {which}: {why}",
             advice="mend that, then repeat the command: it goes on from here",
-        )
-    if made + equal != chosen.volumes:
-        raise Damaged(
-            f"the index of the set {chosen.id} has {made + equal:,} volumes, not {chosen.volumes:,}"
         )
     return made, equal
 

@@ -48,7 +48,10 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Restored:
-    """The volume of a Data, to be made: the pieces of its archive, and its capacity if known."""
+    """The volume of a Data, to be made: the pieces of its archive, and its capacity if known.
+
+    Without pieces the archive was packed by another program than knit.
+    """
 
     knit_id: str
     pieces: tuple[Piece, ...]
@@ -163,7 +166,9 @@ def _write_one(volumes: Volumes, entry: Restored, chunks: Iterator[bytes]) -> di
             if _is_equal(volumes.read(volume), entry.pieces):
                 return {"equal": entry.knit_id}
             # Other storage may pack the same files into other bytes.
-            if not content.begun and have_same_files(volumes.read(volume), content):
+            is_foreign = not entry.pieces
+            there = volumes.read(volume)
+            if not content.begun and have_same_files(there, content, is_foreign=is_foreign):
                 return {"equal": entry.knit_id}
             why = f"the volume {volume.name} is there, with other content"
             return {"failed": entry.knit_id, "why": why}

@@ -25,6 +25,7 @@ from tests.docs.command_words import commands_of
 
 ROOT: Final = Path(__file__).parents[2]
 PAGES: Final = sorted((ROOT / "docs" / "operations").glob("*.md"))
+MIGRATION: Final = ROOT / "docs" / "how-to" / "migrate-from-knitfab.md"
 TEXT: Final = "\n".join(" ".join(page.read_text("utf-8").split()) for page in PAGES)
 
 FLAGS: Final[Mapping[str, str]] = {
@@ -111,13 +112,13 @@ STATUS: Final = InstallationStatus.model_validate(
 )
 
 
-def commands_in_pages(*programs: str) -> list[Any]:
+def commands_in_pages(*programs: str, pages: Iterable[Path] = PAGES) -> list[Any]:
     """The commands of all pages, once each, for a test each."""
-    every = {tuple(words): page for page in PAGES for words in commands_of(page, *programs)}
+    every = {tuple(words): page for page in pages for words in commands_of(page, *programs)}
     return [pytest.param(words, id=f"{at.stem}: {' '.join(words)}") for words, at in every.items()]
 
 
-@pytest.mark.parametrize("words", commands_in_pages("knit"))
+@pytest.mark.parametrize("words", commands_in_pages("knit", pages=[*PAGES, MIGRATION]))
 def test_each_command_of_knit_is_accepted_by_the_command_line(words: tuple[str, ...]) -> None:
     """Parsed, with all its flags and arguments, but not executed."""
     command: Any = get_command(app)

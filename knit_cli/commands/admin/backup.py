@@ -10,6 +10,7 @@ import typer
 
 from knit_cli.admin.backup import explained
 from knit_cli.admin.backup.scheduling import Scheduled, beside_dev, on_cluster
+from knit_cli.admin.backup.to_knitfab import back_up_as_knitfab
 from knit_cli.admin.backup.watching import Bar
 from knit_cli.commands.admin.options import (
     AsJson,
@@ -19,7 +20,7 @@ from knit_cli.commands.admin.options import (
     Verbose,
     administration,
 )
-from knit_cli.commands.admin.which import State, dev_folder, installation
+from knit_cli.commands.admin.which import Layout, State, dev_folder, installation
 from knit_cli.errors import BadInput, printable
 from knit_cli.invocation import Invocation, invocation_of
 from knit_cli.output import print_json, print_text, say
@@ -66,6 +67,10 @@ def backup_command(
         Verb | None,
         typer.Option(help="Show the schedule, pause or resume it, or end it (none)."),
     ] = None,
+    layout: Annotated[
+        Layout,
+        typer.Option(help="knitfab: write db and data as the scripts of Knitfab v1.6 do."),
+    ] = Layout.KNIT,
     state: State = None,
     settings: Settings = None,
     namespace: Namespace = None,
@@ -84,6 +89,10 @@ def backup_command(
     """
     invocation = invocation_of(context)
     if schedule is not None or every is not None or cron is not None:
+        if layout is Layout.KNITFAB:
+            raise BadInput(
+                "a schedule takes backups as knit's own sets", advice="leave --layout knitfab out"
+            )
         arguments = _of_schedule(invocation, destination, keep, every, cron, schedule)
         folder = dev_folder(invocation, state, named=bool(settings or namespace or kubeconfig))
         if folder is not None:
@@ -98,6 +107,12 @@ def backup_command(
             "where to is missing",
             advice="name a folder or s3://BUCKET/PREFIX, or add --schedule show",
         )
+    if layout is Layout.KNITFAB:
+        if keep is not None:
+            raise BadInput("a backup for Knitfab has no sets", advice="leave --keep out")
+        with installation(invocation, state, settings, namespace, kubeconfig, verbose) as source:
+            back_up_as_knitfab(invocation, source, destination, as_json=as_json)
+        return
     with explained():
         target = open_destination(destination, invocation.surroundings.cwd, new=True)
     bar = Bar(quiet=invocation.quiet)

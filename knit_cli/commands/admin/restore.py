@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from functools import partial
 from typing import Annotated, Any
 
 import typer
 
 from knit_cli.admin.backup import explained
+from knit_cli.admin.backup.from_knitfab import restore_knitfab
 from knit_cli.admin.backup.watching import Bar
 from knit_cli.commands.admin.options import AsJson, Kubeconfig, Namespace, Settings, Verbose
-from knit_cli.commands.admin.which import State, installation
+from knit_cli.commands.admin.which import Layout, State, installation
 from knit_cli.errors import BadInput
 from knit_cli.invocation import invocation_of, login_name
 from knit_cli.output import print_json, say
 from knit_workflows.backup.destinations import Destination, open_destination
 from knit_workflows.backup.installation import Installation
+from knit_workflows.backup.knitfab.migrating import read_backup
 from knit_workflows.backup.restoring import (
     check_set,
     choose_set,
@@ -28,6 +31,19 @@ app = typer.Typer()
 
 Source = Annotated[
     str, typer.Argument(metavar="SRC", help="A folder, or s3://BUCKET/PREFIX, with a backup.")
+]
+OfLayout = Annotated[
+    Layout,
+    typer.Option(
+        help="knitfab: SRC is a folder with db, data and images, by the scripts of Knitfab v1.6."
+    ),
+]
+AllowMissing = Annotated[
+    bool,
+    typer.Option(
+        "--allow-missing",
+        help="With --layout knitfab: purge Data whose content the backup lacks.",
+    ),
 ]
 SetId = Annotated[
     str | None, typer.Option("--set", metavar="ID", help="The set (default: the newest).")
@@ -50,6 +66,8 @@ def restore_command(
     list_sets: ListSets = False,
     dry_run: DryRun = False,
     storage_class: StorageClass = None,
+    layout: OfLayout = Layout.KNIT,
+    allow_missing: AllowMissing = False,
     state: State = None,
     settings: Settings = None,
     namespace: Namespace = None,
@@ -62,9 +80,22 @@ def restore_command(
     Everything is checked by its digest; nothing is switched on before all of it is there. If it is
     cut, repeat it: it goes on from there.
     """
-    if list_sets and dry_run:
-        raise BadInput("--list and --dry-run exclude each other", advice="give one of them")
+    _require_sense(
+        layout, list_sets=list_sets, dry_run=dry_run, set_id=set_id, allow_missing=allow_missing
+    )
     invocation = invocation_of(context)
+    opened = partial(
+        installation,
+        *(invocation, state, settings, namespace, kubeconfig, verbose),
+        storage_class=storage_class,
+    )
+    if layout is Layout.KNITFAB:
+        with explained():
+            backup = read_backup(invocation.path(source))
+        with opened() as target:
+            flags = {"dry_run": dry_run, "allow_missing": allow_missing, "as_json": as_json}
+            restore_knitfab(invocation, backup, target, **flags)
+        return
     with explained(), ExitStack() as stack:
         where = open_destination(source, invocation.surroundings.cwd, new=False)
         if list_sets:
@@ -72,12 +103,7 @@ def restore_command(
             return
         stack.enter_context(where.held())  # so that no backup prunes the set meanwhile
         chosen = choose_set(where, set_id)
-        target = stack.enter_context(
-            installation(
-                *(invocation, state, settings, namespace, kubeconfig, verbose),
-                storage_class=storage_class,
-            )
-        )
+        target = stack.enter_context(opened())
         bar = Bar(quiet=invocation.quiet)
         with bar.shown():
             if dry_run:
@@ -88,6 +114,17 @@ def restore_command(
     if as_json:
         print_json(_about(chosen) | done)
     _tell(chosen, done, target.shown)
+
+
+def _require_sense(
+    layout: Layout, *, list_sets: bool, dry_run: bool, set_id: str | None, allow_missing: bool
+) -> None:
+    if list_sets and dry_run:
+        raise BadInput("--list and --dry-run exclude each other", advice="give one of them")
+    if layout is Layout.KNITFAB and (list_sets or set_id is not None):
+        raise BadInput("a backup of Knitfab has no sets", advice="leave --list and --set out")
+    if layout is Layout.KNIT and allow_missing:
+        raise BadInput("--allow-missing is for --layout knitfab", advice="leave it out")
 
 
 def _try(where: Destination, chosen: BackupSet, target: Installation, bar: Bar) -> dict[str, Any]:

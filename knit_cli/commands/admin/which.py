@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import StrEnum
 from typing import Annotated
 
 import typer
@@ -28,6 +29,13 @@ State = Annotated[
         "there is no settings folder).",
     ),
 ]
+
+
+class Layout(StrEnum):
+    """In which form a backup is."""
+
+    KNIT = "knit"
+    KNITFAB = "knitfab"
 
 
 @contextmanager

@@ -1,0 +1,55 @@
+"""`knit admin backup --layout knitfab`: writes that layout, and tells of it."""
+
+from __future__ import annotations
+
+import typer
+
+from knit_cli.admin.backup.watching import Bar
+from knit_cli.errors import BadInput
+from knit_cli.invocation import Invocation
+from knit_cli.output import print_json, say
+from knit_workflows.backup.installation import Installation
+
+
+def back_up_as_knitfab(
+    invocation: Invocation, source: Installation, destination: str, *, as_json: bool
+) -> None:
+    """Writes an installation into a folder, in the layout of Knitfab's scripts.
+
+    Raises:
+        BadInput: it is no folder.
+        BackupProblem: it cannot be written.
+        typer.Exit: Data could not be read; the backup is there without them.
+    """
+    if "://" in destination:
+        raise BadInput(f"{destination} is no folder", advice="name a folder, and copy it then")
+    # Late: what starts a PostgreSQL takes longer to load than most commands take.
+    from knit_workflows.backup.knitfab.writing import write_layout
+
+    folder = invocation.path(destination)
+    bar = Bar(quiet=invocation.quiet)
+    with bar.shown():
+        written = write_layout(source, folder, bar)
+    if as_json:
+        print_json(
+            {
+                "layout": "knitfab",
+                "destination": str(folder),
+                "at": written.at,
+                "volumes": written.volumes,
+                "volumesRead": written.read,
+                "seconds": round(written.seconds, 1),
+                "unreadable": written.unreadable,
+                "notes": [{"about": what, "why": why} for what, why in written.notes],
+            }
+        )
+    say(
+        f"{folder} has {written.volumes:,} volumes and the database as it was at {written.at}, "
+        f"in the layout of Knitfab; {written.read:,} volumes read, {written.seconds:.1f} s"
+    )
+    for what, why in written.notes:
+        say(f"{what}: {why}")
+    for knit_id, why in written.unreadable.items():
+        say(f"Data {knit_id} could not be read: {why}")
+    if written.unreadable:
+        raise typer.Exit(1)
