@@ -62,24 +62,28 @@ class PostgresStore:
     async def open(self) -> None:
         """Connects and checks the schema; a second call checks it once more.
 
+        A database of a later revision is fine if it says that it serves programs of this one.
+
         Raises:
             StoreMismatch: it is not that of this knit; with advice on what to do.
             StoreIsNewer: and it has been upgraded beyond this knit.
             StoreUnavailable: the database does not answer.
         """
-        found = None
+        row = None
         if (await self._db.row(_SQL["revision"])).versions is not None:
             row = await self._db.row(_SQL["current"])
-            found = None if row is None else row.revision
-        if found == REVISION:
+        if row is None:
+            raise _mismatch("no tables of knit")
+        if row.revision == REVISION:
             return
-        has = "no tables of knit" if found is None else f"its tables in revision {found}"
-        reason = f"the database has {has}, this knit needs revision {REVISION}"
-        if found is not None and found > REVISION:
-            older = "this knit is older than its database: start the newer one"
-            raise StoreIsNewer(reason, advice=older)
-        migrate = "run the database migrations (python -m knit_workflows.store), then start again"
-        raise StoreMismatch(reason, advice=migrate)
+        if row.revision < REVISION:
+            raise _mismatch(f"its tables in revision {row.revision}")
+        if row.serves is None or row.serves > REVISION:
+            raise StoreIsNewer(
+                f"the database has its tables in revision {row.revision}, this knit needs "
+                f"revision {REVISION}",
+                advice="this knit is older than its database: start the newer one",
+            )
 
     async def aclose(self) -> None:
         """Closes all connections; call it once, after the last use of the store."""
@@ -89,3 +93,10 @@ class PostgresStore:
     async def ping(self) -> None:
         """Returns if the database answers; raises StoreUnavailable."""
         await self._db.row(_SQL["ping"])
+
+
+def _mismatch(has: str) -> StoreMismatch:
+    return StoreMismatch(
+        f"the database has {has}, this knit needs revision {REVISION}",
+        advice="run the database migrations (python -m knit_workflows.store), then start again",
+    )

@@ -1,7 +1,9 @@
 """Brings a database to the present tables; Alembic is imported only when that is asked for.
 
 Forward only. To add a revision: change `tables`, write `versions/rev_NNNN_what.py`, raise
-`REVISION`; a test compares the result with `tables`.
+`REVISION`; a test compares the result with `tables`. What a revision may do while programs of the
+one before are at work is in docs/operations/upgrades.md: a test refuses the rest, unless `SERVES`
+is raised with it.
 """
 
 from __future__ import annotations
@@ -11,7 +13,11 @@ from pathlib import Path
 from typing import Final
 
 REVISION: Final = "0013"
-"""The newest revision, the only one this knit works with."""
+"""The newest revision, which this knit needs."""
+
+SERVES: Final = "0013"
+"""The oldest revision whose programs go on working, rightly, with a database of `REVISION`. The
+database keeps it, so that programs of before can read it."""
 
 _LOCK: Final = 5_640_101
 """Advisory lock held while migrating; any number that no other user of the database takes."""

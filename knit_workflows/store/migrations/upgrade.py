@@ -1,4 +1,8 @@
-"""Runs Alembic on one locked connection, beside processes that work with the database."""
+"""Runs Alembic on one locked connection, beside processes that work with the database.
+
+A database keeps, as a comment on Alembic's table, the oldest revision whose programs it serves:
+these go on beside newer ones, and may be started again.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +12,18 @@ import time
 from pathlib import Path
 from typing import Final
 
+import psycopg
 from alembic import command
 from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from alembic.util.exc import CommandError
 from sqlalchemy import Connection, create_engine, text
-from sqlalchemy.engine import make_url
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.pool import NullPool
 
 from knit_workflows.domain.errors import StoreUnavailable
+from knit_workflows.store.migrations import SERVES
 from knit_workflows.store.migrations.grants import grant
 
 log = logging.getLogger(__name__)
@@ -30,6 +37,10 @@ _PAUSE: Final = 1.0
 _IN_USE: Final = frozenset({"55P03", "40P01"})
 """SQLSTATEs: no lock in time; a deadlock, which PostgreSQL finds sooner than that time is over."""
 
+_HEAD: Final = "head"
+_MARK: Final = "serves programs from revision {} on"
+_READ_MARK: Final = text("SELECT obj_description('alembic_version'::regclass, 'pg_class')")
+
 _one_at_a_time: Final = threading.Lock()
 """Alembic keeps the running migration in globals: two threads must not share them."""
 
@@ -40,21 +51,27 @@ def upgrade(
     lock: int,
     folder: Path,
     application_role: str | None = None,
-    revision: str = "head",
+    revision: str = _HEAD,
     patience: float = PATIENCE,
 ) -> None:
     """Upgrades to a revision and grants, or does neither; holds the lock `lock`.
+
+    A database of a newer knit that serves programs of this one is left as it is: so an earlier
+    release can be put in place again.
 
     If a table is in use for longer than `WAITS_FOR_LOCKS`, or by those who wait for it in turn, it
     lets everybody pass, and begins anew.
 
     Raises:
-        StoreUnavailable: the database does not answer, is of a newer knit, or a table is in use
-            all the time.
+        StoreUnavailable: the database does not answer, is of a newer knit and does not serve this
+            one, or a table is in use all the time.
     """
     config = Config()
     config.set_main_option("script_location", str(folder).replace("%", "%%"))
-    engine = create_engine(make_url(url).set(drivername="postgresql+psycopg"), poolclass=NullPool)
+    # By libpq's own reading of the address: it may name several hosts.
+    engine = create_engine(
+        "postgresql+psycopg://", creator=lambda: psycopg.connect(url), poolclass=NullPool
+    )
     try:
         with _one_at_a_time, engine.connect() as connection:
             connection.execute(text("SELECT pg_advisory_lock(:lock)"), {"lock": lock})
@@ -83,7 +100,13 @@ def _until_free(
             # One transaction: a process that starts meanwhile never sees tables it may not read.
             with connection.begin():
                 connection.execute(text(f"SET LOCAL lock_timeout = {WAITS_FOR_LOCKS * 1000:.0f}"))
+                if revision == _HEAD and _is_served(connection, config):
+                    log.info("the database is newer, and serves this knit")
+                    return
                 command.upgrade(config, revision)
+                if revision == _HEAD:
+                    mark = f"COMMENT ON TABLE alembic_version IS '{_MARK.format(SERVES)}'"
+                    connection.execute(text(mark))
                 if role is not None:
                     grant(connection, role)
                 return
@@ -98,3 +121,13 @@ def _until_free(
                 ) from cause
             log.info("a table is in use; tries again", extra={"action": "migration_waits"})
         time.sleep(_PAUSE)
+
+
+def _is_served(connection: Connection, config: Config) -> bool:
+    """Says whether the database is of a newer knit, and says itself that it serves this one."""
+    current = MigrationContext.configure(connection).get_current_revision()
+    known = [one.revision for one in ScriptDirectory.from_config(config).walk_revisions()]
+    if current is None or current in known:
+        return False
+    mark = connection.execute(_READ_MARK).scalar_one()
+    return any(mark == _MARK.format(revision) for revision in known)
