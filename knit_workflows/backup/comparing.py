@@ -25,12 +25,13 @@ def have_same_files(one: Iterator[bytes], other: Iterator[bytes]) -> bool:
     They are read side by side, up to the first difference; one that is no archive is like no other.
     """
     try:
-        return all(a == b for a, b in zip_longest(_entries(one), _entries(other)))
+        return all(a == b for a, b in zip_longest(entries(one), entries(other)))
     except ArchiveRefused:
         return False
 
 
-def _entries(archive: Iterator[bytes]) -> Iterator[tuple[Any, ...]]:
+def entries(archive: Iterator[bytes]) -> Iterator[tuple[Any, ...]]:
+    """Gives of each entry its path, kind, link target and size; of files mode and digest too."""
     reader = TarReader(Stream(archive))
     for member in reader.members():
         if member.kind == tar.NOTE:

@@ -10,7 +10,7 @@ import asyncio
 from pathlib import Path
 from typing import Final
 
-REVISION: Final = "0013"
+REVISION: Final = "0014"
 """The newest revision, the only one this knit works with."""
 
 _LOCK: Final = 5_640_101
