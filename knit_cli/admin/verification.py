@@ -1,4 +1,4 @@
-"""`knit admin verify`: has database, Temporal and back-end compared where all are within reach."""
+"""`knit admin verify` and `rebuild`: what needs database, Temporal and back-end within reach."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from knit_cli.dev.services import environment_of
 from knit_cli.errors import CliError
 from knit_workflows.embedded import EmbeddedPostgres
 
-_MODULE: Final = "knit_workflows.inspection.verify"
+VERIFY: Final = "knit_workflows.inspection.verify"
+REBUILD: Final = "knit_workflows.inspection.rebuild"
 _WORKER: Final = "deployment/knit-worker-compute"
 """Only its account may see claims and pods."""
 
@@ -39,34 +40,34 @@ class Report:
         }
 
 
-def on_cluster(cluster: Cluster, arguments: Sequence[str]) -> Iterator[str]:
-    """Gives the lines of a verification in a pod of a worker; raises CliError."""
-    command = ("python3", "-m", _MODULE, *arguments)
+def on_cluster(cluster: Cluster, module: str, arguments: Sequence[str]) -> Iterator[str]:
+    """Gives the lines that a module prints in a pod of a worker; raises CliError."""
+    command = ("python3", "-m", module, *arguments)
     printed = cluster.kubectl("exec", _WORKER, "--container", "worker", "--", *command)
     yield from printed.splitlines()
 
 
 def beside_dev(
-    folder: DevFolder, variables: Mapping[str, str], arguments: Sequence[str]
+    folder: DevFolder, variables: Mapping[str, str], module: str, arguments: Sequence[str]
 ) -> Iterator[str]:
-    """Gives the lines of a verification of the stack of `knit dev` in a folder.
+    """Gives the lines that a module prints beside the stack of `knit dev` in a folder.
 
     Raises:
-        CliError: it does not run, or the verification ended early.
+        CliError: the stack does not run, or the module ended early.
     """
     record = folder.running()
     if record is None:
         raise CliError("knit is not running here", advice="start it with `knit dev up`")
     database = EmbeddedPostgres(folder.postgres).address()
     environment = environment_of(folder, record.ports, database, {})
-    command = [sys.executable, "-P", "-m", _MODULE, *arguments]
+    command = [sys.executable, "-P", "-m", module, *arguments]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, env={**variables, **environment}, text=True
     ) as process:
         assert process.stdout is not None
         yield from process.stdout
     if process.returncode != 0:
-        raise CliError("the verification ended early", advice="see the messages above")
+        raise CliError("it ended early", advice="see the messages above")
 
 
 def read(lines: Iterator[str], report: Report) -> Iterator[dict[str, Any]]:

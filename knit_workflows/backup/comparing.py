@@ -29,10 +29,10 @@ def have_same_files(
     so a second name of a file may be a link to the first; the digests of all files are kept in
     mind for that.
     """
-    mine: dict[bytes, _Entry] = {}
-    theirs: dict[bytes, _Entry] = {}
+    mine: dict[bytes, Entry] = {}
+    theirs: dict[bytes, Entry] = {}
     try:
-        for a, b in zip_longest(_entries(one), _entries(other, {} if is_foreign else None)):
+        for a, b in zip_longest(entries(one), entries(other, {} if is_foreign else None)):
             if a == b:
                 continue
             if not (_meets(a, mine, theirs) and _meets(b, theirs, mine)):
@@ -42,11 +42,11 @@ def have_same_files(
     return not mine and not theirs
 
 
-_Entry = tuple[Any, ...]
+Entry = tuple[Any, ...]
 
 
 def _meets(
-    found: tuple[bytes, _Entry] | None, own: dict[bytes, _Entry], others: dict[bytes, _Entry]
+    found: tuple[bytes, Entry] | None, own: dict[bytes, Entry], others: dict[bytes, Entry]
 ) -> bool:
     """Says whether an entry is like its counterpart; one that has none yet waits for it."""
     if found is None:
@@ -58,12 +58,13 @@ def _meets(
     return True
 
 
-def _entries(
-    archive: Iterator[bytes], files: dict[bytes, _Entry] | None = None
-) -> Iterator[tuple[bytes, _Entry]]:
-    """Gives names and what is there; the root is everywhere, and is left out.
+def entries(
+    archive: Iterator[bytes], files: dict[bytes, Entry] | None = None
+) -> Iterator[tuple[bytes, Entry]]:
+    """Gives names, and what is there: kind, size, and a link's target or a file's mode and digest.
 
-    With `files`, which are filled, hard links are what they link to.
+    The root is everywhere, and is left out. With `files`, which are filled, hard links are what
+    they link to.
     """
     reader = TarReader(Stream(archive))
     for member in reader.members():

@@ -11,7 +11,7 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from typing import Final
+from typing import Any, Final
 
 from knit_workflows.backup.direct import DirectInstallation
 from knit_workflows.backup.frames import Frame, read_frames, write_frames
@@ -20,9 +20,13 @@ from knit_workflows.backup.problems import BackupProblem
 from knit_workflows.backup.volumes import Wanted
 from knit_workflows.domain.quantities import parse_quantity
 from knit_workflows.settings import Settings, SettingsRefused, read_settings
+from knit_workflows.store.inspection.hashes import SeenContent
 
-VERBS: Final = ("database", "still-there", "volumes", "look", "make-volumes", "load")
-_OF_VOLUMES: Final = ("volumes", "make-volumes")
+_OF_VOLUMES: Final = ("volumes", "make-volumes", "hash-volumes")
+_OF_DATABASE: Final = (
+    "database", "still-there", "look", "load", "known-contents", "record-contents",
+)  # fmt: skip
+VERBS: Final = _OF_DATABASE + _OF_VOLUMES
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -62,8 +66,14 @@ def _frames(settings: Settings, options: argparse.Namespace) -> Iterator[Frame]:
     with volumes.at_work():
         installation = DirectInstallation(url, volumes, shown=settings.compute.kind)
         if verb == "volumes":
-            wanted = [Wanted(**one) for one in json.load(sys.stdin)]
-            yield from installation.volumes(wanted)
+            yield from installation.volumes(_wanted(json.load(sys.stdin)))
+        elif verb == "hash-volumes":
+            asked = json.load(sys.stdin)
+            yield from installation.hash_volumes(
+                _wanted(asked["wanted"]),
+                with_pieces=asked["with_pieces"],
+                seconds=asked["seconds"],
+            )
         else:
             yield from installation.make_volumes(read_frames(sys.stdin.buffer.read))
 
@@ -78,6 +88,18 @@ def _of_database(installation: DirectInstallation, verb: str) -> Iterator[Frame]
             yield asdict(installation.look())
         case "load":
             yield {"loaded": installation.load(read_frames(sys.stdin.buffer.read))}
+        case "known-contents":
+            for one in installation.known_contents(**json.load(sys.stdin)):
+                yield asdict(one)
+        case "record-contents":
+            asked = json.load(sys.stdin)
+            seen = [SeenContent(**one) for one in asked.pop("seen")]
+            installation.record_contents(seen, **asked)
+            yield {"recorded": len(seen)}
+
+
+def _wanted(values: Sequence[dict[str, Any]]) -> list[Wanted]:
+    return [Wanted(**one) for one in values]
 
 
 def _write(body: bytes) -> None:

@@ -93,14 +93,14 @@ async def test_rows_of_the_first_revision_are_kept_by_every_later_one(
 def test_a_migration_lets_others_pass_while_somebody_uses_a_table(
     databases: Databases, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One long read must not make everybody wait behind the migration; it tries again."""
+    """One long write must not make everybody wait behind the migration; it tries again."""
     monkeypatch.setattr(upgrades, "WAITS_FOR_LOCKS", 0.05)
     monkeypatch.setattr(upgrades, "_PAUSE", 0.01)
     url = databases.empty()
     upgrade(url, lock=1, folder=FOLDER, revision=all_revisions()[-2])
     with psycopg.connect(url) as reader, psycopg.connect(url, autocommit=True) as other:
         tables = reader.execute(
-            "SELECT format('LOCK TABLE %I IN ACCESS SHARE MODE', tablename)"
+            "SELECT format('LOCK TABLE %I IN ROW EXCLUSIVE MODE', tablename)"
             "  FROM pg_tables WHERE schemaname = 'public'"
         ).fetchall()
         for [lock] in tables:  # whichever the newest migration changes

@@ -25,6 +25,7 @@ from knit_workflows.backup.installation import Found
 from knit_workflows.backup.pods import TRANSFER_ID
 from knit_workflows.backup.problems import BackupProblem
 from knit_workflows.backup.volumes import Wanted
+from knit_workflows.store.inspection.hashes import KnownContent, SeenContent
 
 _DATABASE_POD: Final = "knit-backup-database"
 _VOLUMES_POD: Final = "knit-backup-volumes"
@@ -39,7 +40,10 @@ _PROBES: Final = ("startupProbe", "readinessProbe", "livenessProbe", "ports", "l
 
 
 class ClusterInstallation:
-    """A knit in a namespace; implements `backup.installation.Installation`."""
+    """A knit in a namespace.
+
+    Implements `backup.installation.Installation`, and `backup.content.checking.Contents`.
+    """
 
     def __init__(self, cluster: Cluster, storage_class: str | None = None) -> None:
         """`storage_class`: that of volumes that are made; None: the installation's."""
@@ -109,6 +113,35 @@ class ClusterInstallation:
         assert isinstance(answer, dict)
         loaded: dict[str, int] = answer["loaded"]
         return loaded
+
+    def known_contents(
+        self, knit_ids: Sequence[str] | None, older_than: float
+    ) -> list[KnownContent]:
+        """See `Contents`."""
+        asked = {"knit_ids": knit_ids, "older_than": older_than}
+        return [
+            KnownContent(**frame)
+            for frame in self._ask(self._database_pod, "known-contents", asked)
+            if isinstance(frame, dict)
+        ]
+
+    def hash_volumes(
+        self, wanted: Sequence[Wanted], *, with_pieces: bool, seconds: float | None
+    ) -> Iterator[dict[str, Any]]:
+        """See `Contents`."""
+        asked = {
+            "wanted": [asdict(one) for one in wanted],
+            "with_pieces": with_pieces,
+            "seconds": seconds,
+        }
+        for frame in self._ask(self._volumes_pod, "hash-volumes", asked, *self._transfers):
+            assert isinstance(frame, dict)
+            yield frame
+
+    def record_contents(self, seen: Sequence[SeenContent], *, by: str, replaces: bool) -> None:
+        """See `Contents`."""
+        asked = {"seen": [asdict(one) for one in seen], "by": by, "replaces": replaces}
+        self._one(self._database_pod, "record-contents", asked)
 
     @property
     def _transfers(self) -> list[str]:

@@ -12,7 +12,7 @@ import asyncio
 from pathlib import Path
 from typing import Final
 
-REVISION: Final = "0013"
+REVISION: Final = "0014"
 """The newest revision, which this knit needs."""
 
 SERVES: Final = "0013"

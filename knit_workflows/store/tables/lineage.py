@@ -13,14 +13,17 @@ from datetime import datetime
 from typing import Any, Final
 
 from sqlalchemy import (
+    BigInteger,
     CheckConstraint,
     Column,
+    ForeignKey,
     Index,
     Integer,
     LargeBinary,
     SmallInteger,
     Text,
     UniqueConstraint,
+    Uuid,
     text,
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
@@ -251,6 +254,26 @@ class DataTag(columns.Table, table=True):
     tag_id: int = columns.reference("tag.tag_id", key=True)
     knit_id: str = columns.reference("data.knit_id", key=True)
     timestamp: datetime | None = columns.instant(nullable=True)
+
+
+class ContentHash(columns.Table, table=True):
+    """What the files of a Data were when they were first read: `backup.content.hashing`.
+
+    `checked_at`: when they were last found to be the same. `size`: bytes of the archive then.
+    """
+
+    __tablename__ = "content_hash"
+
+    knit_id: str = Field(
+        sa_column=Column(
+            Uuid(as_uuid=False), ForeignKey("data.knit_id", ondelete="CASCADE"), primary_key=True
+        )
+    )
+    sha256: str = columns.text()
+    size: int = Field(sa_column=Column(BigInteger, nullable=False))
+    recorded_at: datetime = columns.instant()
+    recorded_by: str = columns.text()
+    checked_at: datetime = columns.instant()
 
 
 class RunInput(columns.Table, table=True):

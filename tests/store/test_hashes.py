@@ -1,0 +1,52 @@
+"""What is remembered of the content of Data."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import psycopg
+
+from knit_workflows.store.inspection.hashes import (
+    KnownContent,
+    SeenContent,
+    known_contents,
+    record_contents,
+)
+from tests.postgres import Databases
+from tests.store.build import upload
+
+
+def by_id(url: str) -> dict[str, KnownContent]:
+    return {one.knit_id: one for one in known_contents(url)}
+
+
+async def test_hashes_are_kept_until_somebody_accepts_others(databases: Databases) -> None:
+    async with databases.store() as (store, url):
+        first, second = [await upload(store, "a:1") for _ in range(2)]
+        assert [(one.knit_id, one.sha256) for one in known_contents(url)] == [
+            (first, None), (second, None),
+        ]  # fmt: skip
+        gone = SeenContent("00000000-0000-4000-8000-000000000000", "x", 1)
+        record_contents(url, [SeenContent(first, "a", 1), gone], by="verify", replaces=False)
+        assert [one.knit_id for one in known_contents(url)] == [second, first], "the longest first"
+        assert [one.knit_id for one in known_contents(url, older_than=timedelta(days=1))] == [
+            second
+        ]
+        before = by_id(url)[first]
+        record_contents(url, [SeenContent(first, "b", 1)], by="verify", replaces=False)
+        assert by_id(url)[first] == before
+        record_contents(url, [SeenContent(first, "b", 2)], by="ann", replaces=True)
+        assert by_id(url)[first].sha256 == "b"
+        assert [one.knit_id for one in known_contents(url, knit_ids=[second])] == [second]
+
+
+async def test_a_hash_goes_with_its_data(databases: Databases) -> None:
+    """Also where a program deletes Data that does not know of hashes."""
+    async with databases.store() as (store, url):
+        one = await upload(store, "a:1")
+        record_contents(url, [SeenContent(one, "a", 1)], by="verify", replaces=False)
+        with psycopg.connect(url) as connection:
+            for table in ("data_tag", "transfer"):
+                connection.execute(f"DELETE FROM {table} WHERE knit_id = %s", [one])
+            connection.execute("DELETE FROM data WHERE knit_id = %s", [one])
+            assert connection.execute("SELECT count(*) FROM content_hash").fetchone() == (0,)
