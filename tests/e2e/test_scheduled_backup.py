@@ -53,7 +53,7 @@ def test_a_schedule_takes_backups_and_removes_old_sets(tmp_path: Path) -> None:
         shown = scheduled("--schedule", "show")
         assert shown["lastSet"] == sets()[-1]
         status = stack.get("/status")
-        assert status["backups"]["lastSet"] == sets()[-1]
+        assert status["backups"]["last_set"] == sets()[-1]
         assert scheduled("--schedule", "none") is None
 
         listed = stack.knit("admin", "restore", kept, "--list", "--json").json()
