@@ -121,7 +121,7 @@ def write_volumes(volumes: Volumes, frames: Iterable[Frame]) -> Iterator[dict[st
     """
     coming: dict[str, Restored] = {}
     stream = iter(frames)
-    with AtOnce(volumes.at_once) as writing:
+    with AtOnce[dict[str, Any]](volumes.at_once) as writing:
         for frame in stream:
             assert isinstance(frame, dict)
             if "coming" in frame:

@@ -32,6 +32,7 @@ class BackupWorkflow:
         return await workflow.execute_activity_method(
             BackupActivities.take_backup,
             request,
+            task_queue=workflow.info().task_queue,
             start_to_close_timeout=_LONGEST,
             heartbeat_timeout=request.heartbeat,
             retry_policy=_A_FEW_TIMES,

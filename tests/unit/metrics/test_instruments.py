@@ -13,9 +13,12 @@ from knit_workflows.metrics.instruments import EVERYWHERE, INSTRUMENTS, OF_API, 
 UNITS = ("seconds", "bytes", "info", "connections", "limit", "calls", "open", "up", "runs", "total")
 LABELS = {
     "version", "component", "state", "method", "route", "status", "direction", "outcome", "phase",
-    "kind", "verb",
+    "kind", "verb", "destination",
 }  # fmt: skip
-"""Those whose values are few and known before: a Run, a Data, a Plan or a user are none of them."""
+"""Those whose values are few and known before: a Run, a Data, a Plan or a user are none of them.
+
+There is one destination of scheduled backups at a time.
+"""
 
 every = pytest.mark.parametrize("one", INSTRUMENTS, ids=lambda one: one._name)
 

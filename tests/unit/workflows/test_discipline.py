@@ -28,6 +28,7 @@ LONG_LIVED = {
     "close_transfer",
     "look_at_volumes",
     "try_plan",
+    "take_backup",
 }
 
 
