@@ -1,5 +1,7 @@
 -- knit's own rows, which are in the schema `knit`, as rows of Knitfab.
 
+ANALYZE;
+
 INSERT INTO tag_key (key) SELECT DISTINCT key FROM knit.tag ORDER BY key;
 INSERT INTO tag (id, key_id, value)
 SELECT t.tag_id, k.id, t.value FROM knit.tag t JOIN tag_key k USING (key);
@@ -61,22 +63,33 @@ SELECT knit_id, "timestamp" FROM knit.data WHERE "timestamp" IS NOT NULL;
 INSERT INTO tag_data (tag_id, knit_id) SELECT tag_id, knit_id FROM knit.data_tag;
 
 -- Which Data satisfies which input; those that an event is about have yet to be combined.
+WITH tagged AS (
+    SELECT input_id, knit_id, count(*) AS tags
+      FROM knit.plan_input_tag
+      JOIN knit.data_tag USING (tag_id)
+     GROUP BY input_id, knit_id
+), candidate AS (
+    SELECT input_id, knit_id
+      FROM tagged
+      JOIN knit.plan_input i USING (input_id)
+     WHERE i.tag_count = tagged.tags
+     UNION ALL
+    SELECT i.input_id, d.knit_id
+      FROM knit.plan_input i
+      JOIN knit.data d ON i.pinned_knit_id = d.knit_id OR i.pinned_timestamp = d."timestamp"
+     WHERE i.tag_count = 0
+)
 INSERT INTO nomination (knit_id, input_id, updated)
 SELECT d.knit_id, i.input_id,
-       EXISTS (SELECT
-                 FROM knit.outbox o
-                WHERE (o.kind IN ('data_ready', 'tags_changed') AND o.subject = d.knit_id)
-                   OR (o.kind = 'plan_registered' AND o.subject = i.plan_id))
-  FROM knit.plan_input i
-  JOIN knit.data d
-    ON (i.pinned_knit_id IS NULL OR i.pinned_knit_id = d.knit_id)
-   AND (i.pinned_timestamp IS NULL OR i.pinned_timestamp = d."timestamp")
+       d.knit_id IN (SELECT subject FROM knit.outbox WHERE kind IN ('data_ready', 'tags_changed'))
+       OR i.plan_id IN (SELECT subject FROM knit.outbox WHERE kind = 'plan_registered')
+  FROM candidate
+  JOIN knit.plan_input i USING (input_id)
+  JOIN knit.data d USING (knit_id)
   JOIN knit.run r ON r.run_id = d.run_id AND r.status = 'done'
  WHERE d.purged_at IS NULL
-   AND i.tag_count = (SELECT count(*)
-                        FROM knit.plan_input_tag p
-                        JOIN knit.data_tag t ON t.tag_id = p.tag_id AND t.knit_id = d.knit_id
-                       WHERE p.input_id = i.input_id);
+   AND (i.pinned_knit_id IS NULL OR i.pinned_knit_id = d.knit_id)
+   AND (i.pinned_timestamp IS NULL OR i.pinned_timestamp = d."timestamp");
 
 SELECT setval('tag_id_seq', greatest((SELECT max(id) FROM tag), 1)),
        setval('input_input_id_seq', greatest((SELECT max(input_id) FROM input), 1)),
