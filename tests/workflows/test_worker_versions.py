@@ -1,0 +1,174 @@
+"""Temporal's worker versions, in workers of users that have knit's plugin: two builds at once.
+
+What knit's own workers would get from them, and why they do without, is in decision 41.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import pytest
+from temporalio import workflow
+from temporalio.api.workflowservice.v1 import (
+    SetWorkerDeploymentCurrentVersionRequest,
+    SetWorkerDeploymentRampingVersionRequest,
+)
+from temporalio.client import Client
+from temporalio.common import VersioningBehavior, WorkerDeploymentVersion
+from temporalio.service import RPCError
+from temporalio.worker import UnsandboxedWorkflowRunner, Worker, WorkerDeploymentConfig
+
+from knit_workflows.plugin import KnitPlugin
+from tests.waiting import PATIENCE
+
+
+@workflow.defn(name="test.Patient")
+class PatientWorkflow:
+    """Waits until it is told to go on; gives the build of the worker that it is with then."""
+
+    def __init__(self) -> None:
+        self._told = False
+
+    @workflow.run
+    async def run(self) -> str:
+        await workflow.wait_condition(lambda: self._told)
+        version = workflow.info().get_current_deployment_version()
+        return version.build_id if version else "none"
+
+    @workflow.signal
+    def go_on(self) -> None:
+        self._told = True
+
+
+class Deployment:
+    """Workers of two builds on one queue."""
+
+    def __init__(self, client: Client, behavior: VersioningBehavior) -> None:
+        self.name = f"knit-{uuid.uuid4().hex[:8]}"
+        self._client, self._behavior = client, behavior
+
+    @asynccontextmanager
+    async def workers(self, *builds: str) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            for build in builds:
+                version = WorkerDeploymentVersion(deployment_name=self.name, build_id=build)
+                worker = Worker(
+                    self._client,
+                    task_queue=self.name,
+                    workflows=[PatientWorkflow],
+                    workflow_runner=UnsandboxedWorkflowRunner(),
+                    plugins=[KnitPlugin()],
+                    deployment_config=WorkerDeploymentConfig(
+                        version=version,
+                        use_worker_versioning=True,
+                        default_versioning_behavior=self._behavior,
+                    ),
+                )
+                await stack.enter_async_context(worker)
+            yield
+
+    async def make_current(self, build: str) -> None:
+        """As `temporal worker deployment set-current-version` does."""
+        service = self._client.workflow_service
+        await self._once_known(
+            lambda: service.set_worker_deployment_current_version(
+                SetWorkerDeploymentCurrentVersionRequest(
+                    namespace=self._client.namespace, deployment_name=self.name, build_id=build
+                )
+            )
+        )
+
+    async def ramp(self, build: str, percentage: float) -> None:
+        """As `temporal worker deployment set-ramping-version` does."""
+        service = self._client.workflow_service
+        await self._once_known(
+            lambda: service.set_worker_deployment_ramping_version(
+                SetWorkerDeploymentRampingVersionRequest(
+                    namespace=self._client.namespace,
+                    deployment_name=self.name,
+                    build_id=build,
+                    percentage=percentage,
+                )
+            )
+        )
+
+    async def begin(self) -> Any:
+        """Starts a workflow, and waits until a worker has it."""
+        handle = await self._client.start_workflow(
+            PatientWorkflow.run, id=f"{self.name}-{uuid.uuid4().hex}", task_queue=self.name
+        )
+        async with asyncio.timeout(PATIENCE):
+            while len([one async for one in handle.fetch_history_events()]) < 4:
+                await asyncio.sleep(0.05)
+        return handle
+
+    async def ends_at(self, handle: Any) -> str:
+        await handle.signal(PatientWorkflow.go_on)
+        async with asyncio.timeout(PATIENCE):
+            return str(await handle.result())
+
+    async def new_one(self) -> str:
+        """Gives at which build a workflow ends that is started now."""
+        return await self.ends_at(await self.begin())
+
+    @staticmethod
+    async def _once_known(call: Any) -> None:
+        """The server hears of a build from its first poll."""
+        async with asyncio.timeout(PATIENCE):
+            while True:
+                try:
+                    await call()
+                    return
+                except RPCError:
+                    await asyncio.sleep(0.1)
+
+
+@pytest.mark.patient
+@pytest.mark.parametrize(
+    ("behavior", "of_before"),
+    [
+        (VersioningBehavior.UNSPECIFIED, "2"),  # the plugin takes AUTO_UPGRADE
+        (VersioningBehavior.PINNED, "1"),
+    ],
+)
+async def test_where_workflows_end_when_another_build_is_made_current(
+    temporal_client: Client, behavior: VersioningBehavior, of_before: str
+) -> None:
+    """Those that began with the first build; new ones; and both ways back."""
+    deployment = Deployment(temporal_client, behavior)
+    async with deployment.workers("1", "2"):
+        await deployment.make_current("1")
+        before = await deployment.begin()
+        await deployment.make_current("2")
+        assert await deployment.new_one() == "2"
+        assert await deployment.ends_at(before) == of_before
+        await deployment.make_current("1")
+        assert await deployment.new_one() == "1"
+        await deployment.ramp("2", 100)
+        assert await deployment.new_one() == "2"
+        await deployment.ramp("2", 0)
+        assert await deployment.new_one() == "1"
+
+
+@pytest.mark.patient
+async def test_a_pinned_workflow_waits_for_ever_once_its_workers_are_gone(
+    temporal_client: Client,
+) -> None:
+    """Which is what would become of Runs when a database ends the workers of before."""
+    deployment = Deployment(temporal_client, VersioningBehavior.PINNED)
+    async with deployment.workers("1"):
+        await deployment.make_current("1")
+        pinned = await deployment.begin()
+    async with deployment.workers("2"):
+        await deployment.make_current("2")
+        await pinned.signal(PatientWorkflow.go_on)
+        assert await deployment.new_one() == "2"
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(2):
+                await pinned.result()
+    async with deployment.workers("1"):
+        assert await deployment.ends_at(pinned) == "1"
