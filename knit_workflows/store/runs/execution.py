@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -42,6 +43,8 @@ _IN_FORCE: Final = "EXISTS (SELECT FROM hooks WHERE before_urls <> '{}' OR after
 _SQL: Final = named_sql.beside(__file__, in_force=_IN_FORCE)
 
 _POD_ENDED: Final = "run pod ended"
+_MOST_ORIGIN: Final = 16 << 10
+"""Bytes of what is kept beside each volume of its origin: clusters hold all of it in memory."""
 _MAX_REASONS: Final = 20
 """How many pending reasons the history of one execution records: two may alternate for days."""
 
@@ -61,6 +64,7 @@ class PostgresRunExecutionStore:
         row = await self._db.row(_SQL["spec"], {"run_id": _checked(key)})
         _guard(key, row)
         outputs, options = row.outputs or [], stored_options(row.options)
+        origin = _origin(row.origin)
         return RunSpec(
             key=key,
             status=RunStatus(row.status),
@@ -69,8 +73,10 @@ class PostgresRunExecutionStore:
             entrypoint=tuple(row.entrypoint),
             args=tuple(row.args),
             inputs=tuple(_mount(one) for one in row.inputs or []),
-            outputs=tuple(_new(_mount(one), options) for one in outputs if not one[3]),
-            log=next((_new(_mount(one), options).volume for one in outputs if one[3]), None),
+            outputs=tuple(_new(_mount(one), options, origin) for one in outputs if not one[3]),
+            log=next(
+                (_new(_mount(one), options, origin).volume for one in outputs if one[3]), None
+            ),
             resources=row.resources,
             on_node=tuple(NodeRule(NodeMode(mode), k, v) for mode, k, v in row.on_node),
             service_account=row.service_account,
@@ -297,6 +303,15 @@ def _mount(entry: Sequence[Any]) -> Mount:
     return Mount(path, Volume(volume, knit_id))
 
 
-def _new(mount: Mount, options: PlanOptions) -> Mount:
+def _new(mount: Mount, options: PlanOptions, origin: str) -> Mount:
     """Says how the volume of an output is made."""
-    return replace(mount, volume=replace(mount.volume, options=options.of_volume(mount.path)))
+    how = options.of_volume(mount.path)
+    return replace(mount, volume=replace(mount.volume, options=how, origin=origin))
+
+
+def _origin(found: Any) -> str:
+    """Writes where the volumes of a Run come from; empty if that is too long to be kept there."""
+    if found is None:
+        return ""
+    text = json.dumps(found, ensure_ascii=False, separators=(",", ":"))
+    return text if len(text.encode()) <= _MOST_ORIGIN else ""
