@@ -61,6 +61,7 @@ LABEL_RUN_ALIAS: Final = "knit/worker.run"
 LABEL_PLAN: Final = "knit/worker.plan"
 LABEL_GENERATION: Final = "knit/worker.generation"
 LABEL_KNIT_ID: Final = "knit/data.knitid"
+ANNOTATION_ORIGIN: Final = "knit/data.origin"
 LABEL_AGENT_KNIT_ID: Final = "knit/dataagt.knitid"
 LABEL_AGENT_MODE: Final = "knit/dataagt.mode"
 

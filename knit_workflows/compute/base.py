@@ -242,10 +242,14 @@ class WarmPool:
 
 @dataclass(frozen=True, slots=True)
 class FoundVolume:
-    """A volume of knit's that exists; `created_at` is None where that is not known."""
+    """A volume of knit's that exists; `created_at` is None where that is not known.
+
+    `origin`: what was kept beside it, if that was asked for.
+    """
 
     name: str
     created_at: datetime | None = None
+    origin: str = ""
 
 
 class ComputeBackend(Protocol):
@@ -362,7 +366,7 @@ class ComputeBackend(Protocol):
     async def close_transfer(self, transfer: Transfer) -> None:
         """Closes the transfer for good; a closed one is fine."""
 
-    def own_volumes(self) -> AsyncGenerator[FoundVolume, None]:
+    def own_volumes(self, *, with_origins: bool = False) -> AsyncGenerator[FoundVolume, None]:
         """Yields the volumes of knit's own that exist, in no order; for comparisons.
 
         It holds a page of them at a time. One that is being deleted may be among them.

@@ -86,6 +86,7 @@ class MemoryBackend:
         self._entries: dict[str, _Entry] = {}
         self._volumes: dict[str, Path | None] = {}
         self._asked: dict[str, VolumeOptions] = {}
+        self._origins: dict[str, str] = {}
         self._logs: set[str] = set()
         self._transfers: set[str] = set()
         self._subscribers: dict[str, set[asyncio.Event]] = {}
@@ -199,17 +200,19 @@ class MemoryBackend:
         """Creates an empty volume; its folder is made when first asked for."""
         refuse_change(volume)
         self._volumes.setdefault(volume.name, None)
+        self._origins.setdefault(volume.name, volume.origin)
         return self._asked.setdefault(volume.name, volume.options)
 
-    async def own_volumes(self) -> AsyncGenerator[FoundVolume, None]:
+    async def own_volumes(self, *, with_origins: bool = False) -> AsyncGenerator[FoundVolume, None]:
         """Yields all volumes."""
         for name in list(self._volumes):
-            yield FoundVolume(name)
+            yield FoundVolume(name, origin=self._origins.get(name, "") if with_origins else "")
 
     async def delete_volume(self, volume: Volume) -> None:
         """Removes a volume and its files."""
         refuse_change(volume)
         path = self._volumes.pop(volume.name, None)
+        self._origins.pop(volume.name, None)
         self._asked.pop(volume.name, None)
         self._logs.discard(volume.name)
         if path is not None:

@@ -28,12 +28,14 @@ class Volume:
     """One volume that holds one Data.
 
     `name` is from `names.volume`; that of an adopted volume is what its back-end calls it.
-    `options` count only when it is created, and tell no volume from another.
+    `options` count only when it is created, and tell no volume from another. So does `origin`: what
+    is kept beside it of the Run that makes it, from which `knit admin rebuild` reads the lineage.
     """
 
     name: str
     knit_id: str
     options: VolumeOptions = field(default=AS_INSTALLED, compare=False)
+    origin: str = field(default="", compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

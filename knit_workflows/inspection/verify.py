@@ -112,7 +112,8 @@ def _line(kind: str, value: Any) -> None:
     sys.stdout.flush()
 
 
-async def _opened(settings: Settings, stack: AsyncExitStack) -> tuple[Client, Deps]:
+async def opened(settings: Settings, stack: AsyncExitStack) -> tuple[Client, Deps]:
+    """Connects to all three parts, until the stack is closed; raises KnitError."""
     client = await reach_namespace(client_config())
     deps = deps_from(settings)
     await stack.enter_async_context(deps.opened())
@@ -123,7 +124,7 @@ async def verify(*, repairs: bool, grace: timedelta) -> int:
     """Prints what it finds; gives the exit code: 1 if it could not begin."""
     async with AsyncExitStack() as stack:
         try:
-            client, deps = await _opened(read_settings(), stack)
+            client, deps = await opened(read_settings(), stack)
         except (KnitError, SettingsRefused) as error:
             reason = getattr(error, "reason", "") or str(error)
             _line("problem", {"reason": reason, "advice": getattr(error, "advice", None)})

@@ -37,7 +37,7 @@ async def test_hashes_are_kept_until_somebody_accepts_others(databases: Database
         assert by_id(url)[first] == before
         record_contents(url, [SeenContent(first, "b", 2)], by="ann", replaces=True)
         assert by_id(url)[first].sha256 == "b"
-        assert [one.knit_id for one in known_contents(url, knit_ids=[second])] == [second]
+        assert [one.knit_id for one in known_contents(url, knit_ids=(second,))] == [second]
 
 
 async def test_a_hash_goes_with_its_data(databases: Databases) -> None:

@@ -37,6 +37,11 @@ class AdminGroup(LazyGroup):
             "Compare database, Temporal and volumes.",
             single=True,
         ),
+        "rebuild": Entry(
+            "knit_cli.commands.admin.rebuild:app",
+            "Rebuild a lost database, without a backup.",
+            single=True,
+        ),
         "handout": Entry(
             "knit_cli.commands.admin.handout:app", "Write what users need.", single=True
         ),

@@ -257,9 +257,9 @@ class KubernetesBackend:
         """Deletes a transfer pod; gone already is fine."""
         await self._transfers.close(transfer)
 
-    async def own_volumes(self) -> AsyncGenerator[FoundVolume, None]:
-        """Yields the claims of knit's."""
-        async with aclosing(self._volumes.found()) as found:
+    async def own_volumes(self, *, with_origins: bool = False) -> AsyncGenerator[FoundVolume, None]:
+        """Yields the claims of knit's; origins are annotations of theirs."""
+        async with aclosing(self._volumes.found(with_origins=with_origins)) as found:
             async for one in found:
                 yield one
 

@@ -70,15 +70,18 @@ class Volumes:
         claims = await asyncio.gather(*(self._server.get(_CLAIM, one.name) for one in volumes))
         return [one for one, claim in zip(volumes, claims, strict=True) if _is_missing(claim)]
 
-    async def found(self) -> AsyncGenerator[FoundVolume, None]:
+    async def found(self, *, with_origins: bool) -> AsyncGenerator[FoundVolume, None]:
         """Yields the claims that have the label and a name of knit's own."""
         async with aclosing(
             self._server.pages(_CLAIM, {"labelSelector": names.LABEL_KNIT_ID})
         ) as pages:
             async for page in pages:
                 for claim in page:
-                    if names.is_own_volume(claim["metadata"]["name"]):
-                        yield FoundVolume(claim["metadata"]["name"], created_at(claim))
+                    about = claim["metadata"]
+                    if names.is_own_volume(about["name"]):
+                        noted = (about.get("annotations") or {}) if with_origins else {}
+                        origin = noted.get(names.ANNOTATION_ORIGIN, "")
+                        yield FoundVolume(about["name"], created_at(claim), origin)
 
     async def adoptable(self, name: str) -> str:
         """Gives the name of a claim of others; raises VolumeRefused."""

@@ -128,9 +128,9 @@ class LocalBackend:
         self._state.create_volume(volume)
         return AS_INSTALLED
 
-    async def own_volumes(self) -> AsyncGenerator[FoundVolume, None]:
+    async def own_volumes(self, *, with_origins: bool = False) -> AsyncGenerator[FoundVolume, None]:
         """Yields the folders of volumes, which are as old as their last change at most."""
-        with closing(self._state.volumes()) as pages:
+        with closing(self._state.volumes(with_origins=with_origins)) as pages:
             while page := await asyncio.to_thread(next, pages, None):
                 for one in page:
                     yield one
@@ -139,6 +139,7 @@ class LocalBackend:
         """Takes the volume's name away; its files are removed in the background."""
         refuse_change(volume)
         self._discard(self._state.volume_path(volume))
+        self._state.forget_origin(volume)
 
     async def missing_volumes(self, volumes: Sequence[Volume]) -> list[Volume]:
         """Looks which have no folder."""

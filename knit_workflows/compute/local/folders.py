@@ -2,6 +2,7 @@
 
 ```
 volumes/<volume>/      the files of a Data
+origins/<volume>       a file: which Run makes it, for `knit admin rebuild`
 transfers/<transfer>   an empty file while the transfer is open
 pods/<pod>/            one folder per run pod, see `pod_folder`
 trash/                 what is being deleted
@@ -17,6 +18,7 @@ import time
 import uuid
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
@@ -49,13 +51,14 @@ class StateFolder:
         self.path = path.resolve()
         self.pods = self.path / "pods"
         self._volumes = self.path / "volumes"
+        self._origins = self.path / "origins"
         self._transfers = self.path / "transfers"
         self._trash = self.path / "trash"
 
     def make(self) -> None:
         """Creates the folders that are missing."""
         with disk_errors():
-            for folder in (self.pods, self._volumes, self._transfers, self._trash):
+            for folder in (self.pods, self._volumes, self._origins, self._transfers, self._trash):
                 folder.mkdir(parents=True, exist_ok=True)
 
     def empty_trash(self) -> None:
@@ -107,15 +110,33 @@ class StateFolder:
         refuse_change(volume)
         path = self.volume_path(volume)
         with disk_errors():
+            if volume.origin:  # first, so that no volume of a Run is without
+                self._origin_path(volume).write_text(volume.origin, encoding="utf-8")
             path.mkdir(exist_ok=True)
             # Also if it exists: an earlier call may have been killed in between.
             path.chmod(0o777)
 
-    def volumes(self) -> Generator[list[FoundVolume], None, None]:
+    def volumes(self, *, with_origins: bool) -> Generator[list[FoundVolume], None, None]:
         """Yields the folders of volumes, some at a time."""
         with os.scandir(self._volumes) as entries:
             for chunk in iter(lambda: list(islice(entries, _PAGE)), []):
-                yield [found for entry in chunk for found in _found(entry)]
+                found = [one for entry in chunk for one in _found(entry)]
+                yield [self._with_origin(one) for one in found] if with_origins else found
+
+    def forget_origin(self, volume: Volume) -> None:
+        """Forgets which Run has made a volume."""
+        with disk_errors():
+            self._origin_path(volume).unlink(missing_ok=True)
+
+    def _origin_path(self, volume: Volume) -> Path:
+        return self._origins / checked_name(volume.name)
+
+    def _with_origin(self, found: FoundVolume) -> FoundVolume:
+        try:
+            origin = (self._origins / found.name).read_text(encoding="utf-8", errors="replace")
+        except OSError:  # whatever it is, this one's origin is not known
+            return found
+        return replace(found, origin=origin)
 
     def volume_path(self, volume: Volume) -> Path:
         """Where a volume's folder is, or would be; an adopted one is where its owner has it."""

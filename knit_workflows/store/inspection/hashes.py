@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Final
+from typing import Any, Final
 
 from psycopg.rows import namedtuple_row
 
@@ -50,20 +50,23 @@ def known_contents(
     Raises:
         StoreUnavailable: the database does not answer.
     """
-    params = {"knit_ids": knit_ids, "older_than": older_than}
+    ids = None if knit_ids is None else list(knit_ids)  # a tuple would be a record
+    params = {"knit_ids": ids, "older_than": older_than}
     with connected(url) as connection, connection.cursor(row_factory=namedtuple_row) as cursor:
-        return [
-            KnownContent(
-                row.knit_id,
-                row.run_id,
-                row.volume,
-                row.owned,
-                row.must_be_there,
-                row.sha256,
-                None if row.recorded_at is None else format_instant(row.recorded_at),
-            )
-            for row in cursor.execute(_SQL["known"].encode(), params)
-        ]
+        return [_known(row) for row in cursor.execute(_SQL["known"].encode(), params)]
+
+
+def _known(row: Any) -> KnownContent:
+    recorded_at = None if row.recorded_at is None else format_instant(row.recorded_at)
+    return KnownContent(
+        row.knit_id,
+        row.run_id,
+        row.volume,
+        row.owned,
+        row.must_be_there,
+        row.sha256,
+        recorded_at,
+    )
 
 
 def record_contents(url: str, seen: Sequence[SeenContent], *, by: str, replaces: bool) -> None:

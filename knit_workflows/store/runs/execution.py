@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -52,6 +53,8 @@ _SQL: Final = named_sql.beside(__file__, in_force=_IN_FORCE)
 _POD_ENDED: Final = "run pod ended"
 _PREPARED_FOR: Final = 2.0
 """Seconds for which what was read ahead of a launch may be used."""
+_MOST_ORIGIN: Final = 16 << 10
+"""Bytes of what is kept beside each volume of its origin: clusters hold all of it in memory."""
 _MAX_REASONS: Final = 20
 """How many pending reasons the history of one execution records: two may alternate for days."""
 
@@ -223,6 +226,7 @@ class PostgresRunExecutionStore:
 
 def _spec(row: Any) -> RunSpec:
     outputs, options = row.outputs or [], stored_options(row.options)
+    origin = _origin(row.origin)
     return RunSpec(
         key=RunKey(RunId(row.run_id), row.generation),
         status=RunStatus(row.status),
@@ -231,8 +235,8 @@ def _spec(row: Any) -> RunSpec:
         entrypoint=tuple(row.entrypoint),
         args=tuple(row.args),
         inputs=tuple(_mount(one) for one in row.inputs or []),
-        outputs=tuple(_new(_mount(one), options) for one in outputs if not one[3]),
-        log=next((_new(_mount(one), options).volume for one in outputs if one[3]), None),
+        outputs=tuple(_new(_mount(one), options, origin) for one in outputs if not one[3]),
+        log=next((_new(_mount(one), options, origin).volume for one in outputs if one[3]), None),
         resources=row.resources,
         on_node=tuple(NodeRule(NodeMode(mode), k, v) for mode, k, v in row.on_node),
         service_account=row.service_account,
@@ -348,6 +352,15 @@ def _mount(entry: Sequence[Any]) -> Mount:
     return Mount(path, Volume(volume, knit_id))
 
 
-def _new(mount: Mount, options: PlanOptions) -> Mount:
+def _new(mount: Mount, options: PlanOptions, origin: str) -> Mount:
     """Says how the volume of an output is made."""
-    return replace(mount, volume=replace(mount.volume, options=options.of_volume(mount.path)))
+    how = options.of_volume(mount.path)
+    return replace(mount, volume=replace(mount.volume, options=how, origin=origin))
+
+
+def _origin(found: Any) -> str:
+    """Writes where the volumes of a Run come from; empty if that is too long to be kept there."""
+    if found is None:
+        return ""
+    text = json.dumps(found, ensure_ascii=False, separators=(",", ":"))
+    return text if len(text.encode()) <= _MOST_ORIGIN else ""

@@ -5,6 +5,7 @@ SELECT r.run_id, r.generation, r.status, r.plan_id, p.repository, p.image_tag, p
        p.entrypoint, p.args, p.on_node, p.resources, p.service_account, p.options,
        r.hook_env,
        /*in_force*/ AS hooked,
+       CASE WHEN r.status = 'waiting' THEN /*origin*/ END AS origin,
        (SELECT jsonb_agg(jsonb_build_array(i.path, d.knit_id, d.volume) ORDER BY i.position)
           FROM run_input ri
           JOIN plan_input i USING (input_id)
@@ -18,6 +19,45 @@ SELECT r.run_id, r.generation, r.status, r.plan_id, p.repository, p.image_tag, p
   FROM run r
   JOIN plan p USING (plan_id)
  WHERE r.run_id = ANY (%(run_ids)s::uuid[])
+
+-- name: origin
+
+-- Part of `specs`: what `knit admin rebuild` needs to know of a Run whose volumes are to be made.
+jsonb_build_object(
+    'version', 1,
+    'run', jsonb_build_object(
+        'run_id', r.run_id, 'generation', r.generation, 'priority', r.priority,
+        'assignment_hash', encode(r.assignment_hash, 'hex'), 'created_at', r.created_at),
+    'inputs', (SELECT jsonb_agg(jsonb_build_array(i.position, d.knit_id, d.volume))
+                 FROM run_input ri
+                 JOIN plan_input i USING (input_id)
+                 JOIN data d ON d.knit_id = ri.knit_id
+                WHERE ri.run_id = r.run_id),
+    'outputs', (SELECT jsonb_agg(jsonb_build_array(o.position, d.knit_id))
+                  FROM data d
+                  JOIN plan_output o USING (output_id)
+                 WHERE d.run_id = r.run_id),
+    'plan', to_jsonb(p) - ARRAY['name', 'active', 'annotations'] || jsonb_build_object(
+        'inputs', (SELECT jsonb_agg(jsonb_build_object(
+                              'position', i.position, 'path', i.path,
+                              'pinned_knit_id', i.pinned_knit_id,
+                              'pinned_timestamp', i.pinned_timestamp,
+                              'tags', (SELECT coalesce(jsonb_agg(jsonb_build_array(t.key, t.value)),
+                                                       '[]')
+                                         FROM plan_input_tag x
+                                         JOIN tag t USING (tag_id)
+                                        WHERE x.input_id = i.input_id)))
+                     FROM plan_input i
+                    WHERE i.plan_id = p.plan_id),
+        'outputs', (SELECT jsonb_agg(jsonb_build_object(
+                               'position', o.position, 'path', o.path, 'is_log', o.is_log,
+                               'tags', (SELECT coalesce(jsonb_agg(jsonb_build_array(t.key, t.value)),
+                                                        '[]')
+                                          FROM plan_output_tag x
+                                          JOIN tag t USING (tag_id)
+                                         WHERE x.output_id = o.output_id)))
+                      FROM plan_output o
+                     WHERE o.plan_id = p.plan_id)))
 
 -- name: advance
 

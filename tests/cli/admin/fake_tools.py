@@ -147,6 +147,8 @@ def kubectl(words, given, namespace):
         sys.stdout.write((STATE / ("audit-export" if "export" in rest else "removed")).read_text())
     elif verb == "exec" and "knit_workflows.inspection.verify" in rest:
         sys.stdout.write((STATE / "verified").read_text())
+    elif verb == "exec" and "knit_workflows.inspection.rebuild" in rest:
+        sys.stdout.write((STATE / ("rebuilt" if "--write" in rest else "found")).read_text())
     elif verb == "exec" and "knit_workflows.inspection.status" in rest:
         print((STATE / "inside.json").read_text() if (STATE / "inside.json").exists() else INSIDE)
     elif verb == "exec" and "knit_workflows.operations.quiescence" in rest:

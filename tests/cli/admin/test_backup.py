@@ -11,11 +11,13 @@ from typing import Any
 
 import pytest
 
+from knit_cli.admin.backup.contents import opened_set
 from knit_cli.admin.backup.on_cluster import ClusterInstallation
 from knit_cli.admin.cluster import Cluster
 from knit_cli.admin.job_pod import migration_of
 from knit_cli.errors import CliError
 from knit_workflows import archive
+from knit_workflows.backup.content.checking import Choice, ContentCheck
 from knit_workflows.backup.destinations import open_destination
 from knit_workflows.backup.problems import BackupProblem
 from knit_workflows.backup.restoring import choose_set, restore
@@ -88,6 +90,30 @@ async def test_it_goes_through_the_pipe_and_back(
     for one in ids:
         found, copy = (tmp_path / which / "volumes" / volume(one) for which in "ab")
         assert [*archive.iter_pack(found)] == [*archive.iter_pack(copy)]
+
+
+async def test_contents_are_hashed_at_the_far_side_and_compared(
+    cluster: Cluster, databases: Databases, tmp_path: Path
+):
+    """Also with a set of a backup; only hashes come through the pipe."""
+    async with databases.store() as (store, url):
+        source = of(cluster, url, tmp_path / "a")
+        one = await upload(store, "a:1")
+        folder = tmp_path / "a" / "volumes" / volume(one)
+        folder.mkdir()
+        (folder / "file").write_bytes(b"content")
+        with source.at_work(), opened_set(None, None, tmp_path) as nothing:
+            assert list(ContentCheck(source, Choice(), Silent(), nothing).changes()) == []
+            take_backup(source, open_destination("kept", tmp_path, new=True), Silent())
+            (folder / "file").write_bytes(b"changed")
+            with opened_set("kept", None, tmp_path) as in_set:
+                [found] = ContentCheck(source, Choice(), Silent(), in_set).changes()
+            assert "is not that of the set" in found.message
+            [found] = ContentCheck(source, Choice((one,)), Silent()).changes()
+            assert "has changed since" in found.message
+            accepted = Choice((one,), accepted_by="ann")
+            assert list(ContentCheck(source, accepted, Silent()).changes()) == []
+            assert list(ContentCheck(source, Choice(), Silent()).changes()) == []
 
 
 def test_its_pods_have_the_rights_of_others_and_go(cluster: Cluster, tmp_path: Path):

@@ -77,6 +77,19 @@ async def test_volumes_that_exist_are_told(pods: Pods) -> None:
     assert kept.name in await found()
 
 
+async def test_where_a_volume_comes_from_is_told_when_it_is_asked_for(pods: Pods) -> None:
+    """Also after a repeated call; nothing of a volume that came from nowhere."""
+    plain = await pods.volume()
+    knit_id = str(uuid.uuid4())
+    made = Volume(names.volume(knit_id), knit_id, origin='{"run": "ü"}')
+    for _ in range(2):
+        await pods.backend.create_volume(made)
+    told = {one.name: one.origin async for one in pods.backend.own_volumes(with_origins=True)}
+    assert (told[made.name], told[plain.name]) == (made.origin, "")
+    assert {one.origin async for one in pods.backend.own_volumes()} == {""}
+    await pods.backend.delete_volume(made)
+
+
 # --- launch ------------------------------------------------------------------------------------
 
 

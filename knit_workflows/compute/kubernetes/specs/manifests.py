@@ -75,13 +75,16 @@ def volume_claim(volume: Volume, settings: KubernetesSettings) -> JsonObject:
     }
     if storage_class := wanted.storage_class or settings.storage_class:
         spec["storageClassName"] = storage_class
+    metadata: JsonObject = {
+        "name": volume.name,
+        "labels": labels("data", volume.name, settings) | {names.LABEL_KNIT_ID: volume.knit_id},
+    }
+    if volume.origin:
+        metadata["annotations"] = {names.ANNOTATION_ORIGIN: volume.origin}
     return {
         "apiVersion": "v1",
         "kind": "PersistentVolumeClaim",
-        "metadata": {
-            "name": volume.name,
-            "labels": labels("data", volume.name, settings) | {names.LABEL_KNIT_ID: volume.knit_id},
-        },
+        "metadata": metadata,
         "spec": spec,
     }
 

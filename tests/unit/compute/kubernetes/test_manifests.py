@@ -367,6 +367,13 @@ def test_a_claim_may_be_mounted_by_many():
     assert "storageClassName" not in manifests.volume_claim(OUT, SETTINGS)["spec"]
 
 
+def test_a_claim_says_where_its_volume_comes_from():
+    plain = manifests.volume_claim(OUT, SETTINGS)["metadata"]
+    assert "annotations" not in plain
+    told = manifests.volume_claim(replace(OUT, origin="{}"), SETTINGS)["metadata"]
+    assert told == plain | {"annotations": {"knit/data.origin": "{}"}}
+
+
 def test_a_transfer_pod_opens_one_volume():
     transfer = Transfer(
         "knitid-aa-write-0", IN, TransferMode.WRITE, "s3cret", timedelta(seconds=90)

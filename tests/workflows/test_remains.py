@@ -1,0 +1,49 @@
+"""What a lost database leaves is read from a working back-end and Temporal."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+
+from knit_workflows.domain.runs.run import RunDetail, RunQuery, RunStatus, RunSummary
+from knit_workflows.embedded import EmbeddedPostgres
+from knit_workflows.inspection.remains import find_remains
+from knit_workflows.testing import KnitEnvironment, MemoryBackend, knit_environment
+from tests.workflows.test_run import TRAIN, only_run, until_status
+
+
+async def another(knit: KnitEnvironment, first: RunDetail) -> RunSummary:
+    """Waits until the Plan of a Run has another one."""
+    plans = frozenset({first.summary.plan.plan_id})
+    async with asyncio.timeout(30):
+        while True:
+            for one in await knit.store.runs.find(RunQuery(plan_ids=plans)):
+                if one.summary.run_id != first.summary.run_id:
+                    return one.summary
+            await asyncio.sleep(0.02)
+
+
+async def test_temporal_says_how_runs_have_ended(postgres: EmbeddedPostgres) -> None:
+    """One that still runs is not known to have ended."""
+    backend = MemoryBackend()
+    async with knit_environment(postgres=postgres, backend=backend) as knit:
+        plan = await knit.apply(TRAIN)
+        pushed = await knit.push({"type": "dataset"})
+        ended = await knit.final((await only_run(knit, plan.summary.plan_id)).summary.run_id)
+        backend.hold()
+        await knit.push({"type": "dataset"})
+        other = await another(knit, ended)
+        await until_status(knit, other.run_id, RunStatus.RUNNING)
+        remains = await find_remains(backend, knit.temporal, unknown_is_done=False)
+        assert list(remains.plans) == [plan.summary.plan_id]
+        assert remains.missing == {"Runs of which nobody knows how they have ended": 1}
+        found, lost = remains.runs[ended.summary.run_id], remains.runs[other.run_id]
+        exit = ended.summary.exit
+        assert exit is not None
+        assert (found.status, found.exit_code, found.exit_message) == (
+            ended.summary.status, exit.code, exit.message,
+        )  # fmt: skip
+        assert found.ended is not None
+        assert abs(found.ended - ended.summary.updated_at) < timedelta(seconds=10)
+        assert (lost.status, lost.known) == (RunStatus.FAILED, False)
+        assert len(remains.uploads()) == 2, pushed
