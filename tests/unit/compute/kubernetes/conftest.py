@@ -9,9 +9,7 @@ import re
 from collections import deque
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
-import certifi
 import pytest
 from aiohttp import web
 
@@ -237,7 +235,7 @@ apiVersion: v1
 kind: Config
 current-context: it
 contexts: [{{name: it, context: {{cluster: it, user: it}}}}]
-clusters: [{{name: it, cluster: {{server: "{url}", certificate-authority: "{authority}"}}}}]
+clusters: [{{name: it, cluster: {{server: "{url}"}}}}]
 users: [{{name: it, user: {{token: secret}}}}]
 """
 
@@ -257,19 +255,10 @@ async def api():
     await runner.cleanup()
 
 
-@pytest.fixture(scope="session")
-def authority(tmp_path_factory):
-    """One, as clusters have it: to read all that are known takes longer than most tests."""
-    path = tmp_path_factory.mktemp("authority") / "ca.crt"
-    one, end, _ = Path(certifi.where()).read_text().partition("-----END CERTIFICATE-----\n")
-    path.write_text(one + end)
-    return path
-
-
 @pytest.fixture
-def settings(api, tmp_path, authority):
+def settings(api, tmp_path):
     kubeconfig = tmp_path / "kubeconfig"
-    kubeconfig.write_text(KUBECONFIG.format(url=api.url, authority=authority))
+    kubeconfig.write_text(KUBECONFIG.format(url=api.url))
     return KubernetesSettings(
         kube_namespace="ns",
         pod_image="pod:1",
