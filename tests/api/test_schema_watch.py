@@ -82,6 +82,9 @@ def upgrade_beneath(url: str, folder: Path) -> None:
     ):
         assert client.get("/healthz").status_code == 200
         with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute(
+                "COMMENT ON TABLE alembic_version IS 'serves programs from revision 9999 on'"
+            )
             connection.execute("UPDATE alembic_version SET version_num = '9999'")
         until = time.monotonic() + PATIENCE
         while client.get("/healthz").status_code == 200 and time.monotonic() < until:

@@ -63,6 +63,9 @@ async def test_it_ends_when_its_database_has_been_upgraded(
     try:
         await worker.ready()
         async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
+            await connection.execute(
+                "COMMENT ON TABLE alembic_version IS 'serves programs from revision 9999 on'"
+            )
             await connection.execute("UPDATE alembic_version SET version_num = '9999'")
         assert await worker.ended() == 1
         assert told in worker.log.read_text()
