@@ -214,8 +214,11 @@ async def test_a_store_on_an_empty_database_asks_for_the_migrations(databases: D
     databases.drop(url)
 
 
-async def test_a_store_refuses_tables_of_another_revision(url: str) -> None:
+async def test_a_store_refuses_tables_of_a_revision_that_does_not_serve_it(url: str) -> None:
     with psycopg.connect(url) as connection:
+        connection.execute(
+            "COMMENT ON TABLE alembic_version IS 'serves programs from revision 9999 on'"
+        )
         connection.execute("UPDATE alembic_version SET version_num = '9999'")
     store = opened(url)
     with pytest.raises(StoreUnavailable, match="9999"):
