@@ -312,9 +312,11 @@ def write_claim(folder: Path, knit_id: str, files: Mapping[str, bytes], size: st
 def archive_of(files: Mapping[str, bytes]) -> bytes:
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w", format=tarfile.GNU_FORMAT) as tar:
-        root = tarfile.TarInfo("./")
-        root.type, root.mode = tarfile.DIRTYPE, 0o777
-        tar.addfile(root)
+        folders = {str(parent) for name in files for parent in Path(name).parents} - {"."}
+        for name in ("./", *(f"./{one}/" for one in sorted(folders))):
+            folder = tarfile.TarInfo(name)
+            folder.type, folder.mode = tarfile.DIRTYPE, 0o777
+            tar.addfile(folder)
         for name, content in files.items():
             one = tarfile.TarInfo(f"./{name}")
             one.size, one.mode = len(content), 0o644

@@ -14,6 +14,7 @@ import pytest
 from knit_workflows import names
 from knit_workflows.backup.direct import DirectInstallation
 from knit_workflows.backup.folders import FolderVolumes
+from knit_workflows.backup.knitfab.dump import open_dump
 from knit_workflows.backup.knitfab.migrating import Migration, read_backup
 from knit_workflows.backup.knitfab.writing import write_layout
 from knit_workflows.backup.problems import BackupProblem, Damaged
@@ -310,7 +311,7 @@ async def test_what_knit_refuses_is_kept_but_not_active(
 
 
 async def test_a_knit_in_use_and_a_kill_in_between(
-    knitfab: Knitfab, store: PostgresStore, url: str, tmp_path: Path
+    knitfab: Knitfab, store: PostgresStore, url: str, databases: Databases, tmp_path: Path
 ):
     """Volumes that are there already are compared; other content is refused, nothing is lost."""
     data = knitfab.upload("a:1")
@@ -324,9 +325,13 @@ async def test_a_knit_in_use_and_a_kill_in_between(
         restored(tmp_path, url, tmp_path / "state")
     assert "is there, with other content" in refused.value.reason
     (volume / "b" / "c").write_bytes(b"2")
-    await upload(store)
-    with pytest.raises(BackupProblem, match="is not empty"):
-        restored(tmp_path, url, tmp_path / "state")
+    assert restored(tmp_path, url, tmp_path / "state").equal == 1
+    blocked = tmp_path / "blocked"
+    async with databases.store() as (used, other):
+        await upload(used)
+        with pytest.raises(BackupProblem, match="is not empty"):
+            restored(tmp_path, other, blocked)
+    assert not blocked.exists()
 
 
 async def test_what_contradicts_itself_is_refused(knitfab: Knitfab, tmp_path: Path):
@@ -372,6 +377,7 @@ async def test_a_knit_is_written_as_a_knitfab_and_read_again(
         args=["b"],
     )
     other = knitfab.plan({"/in": "c:1"}, {}, active=False)
+    knitfab.plan({"/in": f"knit#id:{data}", "/no": "knit#timestamp:2024-11-17T19:25:32Z"}, {})
     _, made = knitfab.run(plan, {"/in": data, "/pin": data}, exit_=(0, ""))
     knitfab.run(plan, {"/in": made["/out"], "/pin": data}, "failed", (1, "(container main) Error"))
     knitfab.run(other, {"/in": made["/out"]}, "deactivated")
@@ -396,6 +402,13 @@ async def test_a_knit_is_written_as_a_knitfab_and_read_again(
     assert b"TABLE DATA public assign" in listed.stdout
     assert b"knit." not in listed.stdout
 
+    with open_dump(folder / "db" / "dump.tar.gz") as dump:
+        inputs = dict(dump.rows("input", ["input_id", "path"]))
+        found = dump.rows("nomination", ["knit_id", "input_id", "updated"])
+        nominations = sorted((inputs[number], one, is_new) for one, number, is_new in found)
+    assert nominations == sorted(
+        [("/in", data, "t"), ("/in", data, "t"), ("/in", made["/out"], "f")]
+    )
     backup = read_backup(folder)
     assert backup.check(Silent()) == 3 * 36
     assert (backup.survey.schema, backup.survey.notes, backup.survey.missing) == (3, (), ())
