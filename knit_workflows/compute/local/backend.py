@@ -298,7 +298,7 @@ class LocalBackend:
         """Finishes a stop that a killed knit has begun; kills what has lost its supervisor."""
         deadline = pod_folder.stop_deadline(folder)
         overdue = deadline is not None and (not reported.running or pod_folder.is_overdue(deadline))
-        if overdue or reported.ended or stopping.is_orphaned(reported):
+        if overdue or reported.ended or stopping.is_orphaned(folder, reported):
             await asyncio.to_thread(self._kill, folder, reported, 0.0)
 
     def _kill(self, folder: Path, reported: SupervisorState, left: float) -> None:

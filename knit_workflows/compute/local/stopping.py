@@ -54,11 +54,14 @@ def is_alive(folder: Path, reported: SupervisorState) -> bool:
     return sandbox is not None and has_children(sandbox)
 
 
-def is_orphaned(reported: SupervisorState) -> bool:
+def is_orphaned(folder: Path, reported: SupervisorState) -> bool:
     """Says whether a living pod has lost its supervisor, so that its end cannot be recorded."""
     if reported.supervisor is None or reported.ended:
         return False
-    return reported.boot != boot_id() or _supervisor(reported) is None
+    if reported.boot == boot_id() and _supervisor(reported) is not None:
+        return False
+    # One that has ended just now has reported that before it was gone.
+    return pod_folder.read_state(folder) == reported
 
 
 def is_of_earlier_boot(reported: SupervisorState) -> bool:
