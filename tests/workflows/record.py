@@ -15,7 +15,10 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from temporalio.worker import Worker
+
 from knit_workflows import names
+from knit_workflows.activities.backups import ProcessBackupActivities
 from knit_workflows.compute.base import (
     Endpoint,
     Launch,
@@ -24,6 +27,7 @@ from knit_workflows.compute.base import (
     StartFailureKind,
     Transfer,
 )
+from knit_workflows.contracts.backups import BackupTaken, TakeBackup
 from knit_workflows.contracts.housekeeping import HousekeepingInput
 from knit_workflows.contracts.volumes import VolumesInput
 from knit_workflows.domain.errors import BackendUnavailable, KnitError, TransferNotReady
@@ -31,6 +35,7 @@ from knit_workflows.domain.hooks import HookPhase, Hooks
 from knit_workflows.domain.ids import RunId
 from knit_workflows.domain.runs.run import Exit, RunStatus
 from knit_workflows.testing import QUICK, KnitEnvironment, MemoryBackend, knit_environment
+from knit_workflows.workflows.backup import BackupWorkflow
 from knit_workflows.workflows.housekeeping import (
     GarbageCollectionWorkflow,
     HousekeepingWorkflow,
@@ -308,6 +313,28 @@ async def _kept() -> None:
         await _save(knit, workflow_id, "transfer.kept")
 
 
+async def _backup() -> None:
+    """One that a schedule has begun, by a worker with that role alone."""
+    taken = BackupTaken(set_id="a", volumes=1, volumes_read=1, bytes_stored=1, seconds=0.1)
+    printed = (sys.executable, "-S", "-c", f"print({taken.model_dump_json()!r})")
+    async with (
+        knit_environment() as knit,
+        Worker(
+            knit.temporal,
+            task_queue=names.BACKUP_QUEUE,
+            workflows=[BackupWorkflow],
+            activities=[ProcessBackupActivities(printed).take_backup],
+        ),
+    ):
+        await knit.temporal.execute_workflow(
+            BackupWorkflow.run,
+            TakeBackup(destination="/backups"),
+            id=names.BACKUP_WORKFLOW,
+            task_queue=names.BACKUP_QUEUE,
+        )
+        await _save(knit, names.BACKUP_WORKFLOW, "backup")
+
+
 async def main() -> None:
     """Records every scenario."""
     await _ended(0, "run.short")
@@ -326,6 +353,7 @@ async def main() -> None:
     await _volumes()
     await _trial()
     await _kept()
+    await _backup()
 
 
 if __name__ == "__main__":
