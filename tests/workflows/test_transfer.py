@@ -296,7 +296,7 @@ async def test_a_back_end_that_does_not_answer_is_named(postgres: EmbeddedPostgr
     reason = "the cluster does not answer"
     async with attended_by_one(postgres, Slow(BackendUnavailable, reason)) as client:
         with pytest.raises(BackendUnavailable, match=reason):
-            await client(3).open_upload()
+            await client(6).open_upload()
 
 
 async def test_what_was_not_opened_in_time_is_not_opened_later(postgres: EmbeddedPostgres) -> None:
