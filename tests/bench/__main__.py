@@ -15,6 +15,7 @@ from tests.bench import (
     burst,
     cluster,
     cold_start,
+    drill,
     engine,
     extra_apis,
     hooks,
@@ -66,6 +67,7 @@ BENCHES: dict[str, Callable[[], Awaitable[None]]] = {
     "rivals": rivals.rivals,
     "backup": backup.backup,
     "backup-pushes": backup.pushes,
+    "drill": drill.drill,
 }
 BY_NAME_ONLY = {"rivals"}
 """What installs other tools from a package index."""
