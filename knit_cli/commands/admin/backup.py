@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
 
 from knit_cli.admin.backup import explained
-from knit_cli.admin.backup.scheduling import Scheduled, beside_dev, on_cluster
+from knit_cli.admin.backup.schedule_options import Verb, program_arguments, show_schedule
+from knit_cli.admin.backup.scheduling import beside_dev, on_cluster
 from knit_cli.admin.backup.to_knitfab import back_up_as_knitfab
 from knit_cli.admin.backup.watching import Bar
 from knit_cli.commands.admin.options import (
@@ -21,23 +20,13 @@ from knit_cli.commands.admin.options import (
     administration,
 )
 from knit_cli.commands.admin.which import Layout, State, dev_folder, installation
-from knit_cli.errors import BadInput, printable
-from knit_cli.invocation import Invocation, invocation_of
-from knit_cli.output import print_json, print_text, say
-from knit_cli.time_flags import read_duration
+from knit_cli.errors import BadInput
+from knit_cli.invocation import invocation_of
+from knit_cli.output import print_json, say
 from knit_workflows.backup.destinations import open_destination
 from knit_workflows.backup.taking import Taken, take_backup
 
 app = typer.Typer()
-
-
-class Verb(StrEnum):
-    """What can be done about the schedule that is there."""
-
-    SHOW = "show"
-    PAUSE = "pause"
-    RESUME = "resume"
-    NONE = "none"
 
 
 @app.command("backup")
@@ -93,14 +82,14 @@ def backup_command(
             raise BadInput(
                 "a schedule takes backups as knit's own sets", advice="leave --layout knitfab out"
             )
-        arguments = _of_schedule(invocation, destination, keep, every, cron, schedule)
+        arguments = program_arguments(invocation, destination, keep, every, cron, schedule)
         folder = dev_folder(invocation, state, named=bool(settings or namespace or kubeconfig))
         if folder is not None:
             found = beside_dev(folder, invocation.surroundings.variables, arguments(True))
         else:
             work = administration(invocation, settings, namespace, kubeconfig, verbose)
             found = on_cluster(work.cluster, arguments(False))
-        _show_schedule(found, as_json)
+        show_schedule(found, as_json)
         return
     if destination is None:
         raise BadInput(
@@ -128,74 +117,6 @@ def backup_command(
         say("no older set is removed, since one may have what could not be read")
     if taken.set.unreadable:
         raise typer.Exit(1)
-
-
-def _of_schedule(
-    invocation: Invocation,
-    destination: str | None,
-    keep: int | None,
-    every: str | None,
-    cron: str | None,
-    schedule: Verb | None,
-) -> Callable[[bool], list[str]]:
-    """Gives the arguments of the program that does it, once it is known whether here or not."""
-    if schedule is not None:
-        if destination is not None or keep is not None or every is not None or cron is not None:
-            raise BadInput(
-                f"--schedule {schedule.value} is about the schedule that is there",
-                advice="leave the rest out; to change it, repeat DEST with --every or --cron",
-            )
-        return lambda _: [schedule.value]
-    if destination is None or (every is None) == (cron is None):
-        raise BadInput(
-            "a schedule needs a destination, and --every or --cron",
-            advice="such as: knit admin backup /backups/knit --every 6h --keep 14",
-        )
-    given = [] if keep is None else [f"--keep={keep}"]
-    if every is not None:
-        seconds = read_duration(every, "--every").total_seconds()
-        if seconds < 1:
-            raise BadInput("--every is at least 1s", advice="write it like 6h or 30m")
-        given.append(f"--every={seconds:g}")
-    else:
-        given.append(f"--cron={cron}")
-    return lambda here: ["set", f"--destination={_named(invocation, destination, here)}", *given]
-
-
-def _named(invocation: Invocation, destination: str, here: bool) -> str:
-    """Gives the destination as it is named where backups are taken."""
-    if "://" in destination or destination.startswith("/"):
-        return destination
-    if not here:
-        raise BadInput(
-            f"{destination} would be a folder in the worker's pod",
-            advice="name s3://BUCKET/PREFIX, or /backups/… on the claim that backup.claim names",
-        )
-    return str(invocation.path(destination))
-
-
-def _show_schedule(found: Scheduled, as_json: bool) -> None:
-    if as_json:
-        print_json({"schedule": found.schedule, "workers": found.workers})
-        return
-    one = found.schedule
-    if one is None:
-        print_text("no backup is scheduled")
-        return
-    kept = "" if one["keep"] is None else f", the newest {one['keep']:,} sets are kept"
-    print_text(printable(f"backups into {one['destination']}: {one['when']}{kept}"))
-    if one["paused"]:
-        print_text("paused: knit admin backup --schedule resume")
-    elif one["nextAt"]:
-        print_text(f"the next one begins at {one['nextAt']}")
-    if one["running"]:
-        print_text("one is being taken")
-    last = "none yet" if one["lastSet"] is None else f"{one['lastAt']}, set {one['lastSet']}"
-    print_text(f"last complete set: {last}")
-    if one["unreadable"]:
-        print_text(f"it is without {one['unreadable']:,} Data that could not be read")
-    if not found.workers:
-        print_text("no worker takes backups: start one with the role backup")
 
 
 def _tell(taken: Taken, shown: str) -> None:
