@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import operator
 import subprocess
 import sys
 import threading
@@ -10,6 +11,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -142,8 +144,12 @@ def every_pod(one: Installation) -> None:
     """Without a word of warning."""
     for name, uid in one.pods().items():
         one.kubectl("delete", "pod", name, "--grace-period=0", "--force", "--wait=false")
-        one.eventually(one.pods, lambda now, uid=uid: uid not in now.values())
+        one.eventually(partial(has_pod, one, uid), operator.not_)
     all_are_up(one)
+
+
+def has_pod(one: Installation, uid: str) -> bool:
+    return uid in one.pods().values()
 
 
 def the_node(one: Installation) -> None:
